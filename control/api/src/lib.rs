@@ -1,0 +1,12 @@
+//! The vocabulary of the Kubernetes API. Pure: no clock, no randomness, no async; every function here is a table test.
+//!
+//! The server speaks JSON objects and schemas; typed structs (k8s-openapi) live at the edges, since typed decoding drops unknown
+//! fields and re-shapes defaults.
+
+mod clock;
+mod object;
+mod status;
+
+pub use clock::Clock;
+pub use object::{GroupVersionKind, GroupVersionResource, Object};
+pub use status::{Cause, CauseKind, FieldPath, Reason, Status, StatusDetails, invalid};

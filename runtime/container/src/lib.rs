@@ -1,0 +1,25 @@
+//! The seam between whoever decides what runs (the agent) and whatever runs it (`wasm`, `runc`).
+//!
+//! Plain types and two families of traits, no Kubernetes in either:
+//! * [`Runtime`]: prepare an artifact, make a sandbox, run containers in it.
+//! * [`net`]: what a pod sees of the network ([`net::Sockets`]) and what the cluster sees of pods ([`net::Dialer`]).
+//!
+//! # Life cycle
+//! ```text
+//! prepare(artifact) ─► Prepared            once per digest, may compile; shared by all containers of the image
+//! sandbox(spec, sockets)                   once per pod
+//!   create(sandbox, spec) ─► start ─► (events: Exited) ─► remove      per container and attempt
+//! remove_sandbox                           after all its containers are removed
+//! ```
+//! Every call that undoes is idempotent: removing what is not there is `Ok`.
+
+mod clock;
+pub mod log;
+pub mod net;
+mod runtime;
+
+pub use clock::Clock;
+pub use runtime::{
+    Artifact, ContainerId, ContainerSpec, ContainerState, Error, Event, Exit, ExitReason, Limits, Mount, Port, Prepared,
+    Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
+};

@@ -1,0 +1,1 @@
+//! CRI log files: format, rotation, rate. Written by the wasm helper.
