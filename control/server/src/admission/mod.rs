@@ -1,0 +1,52 @@
+//! Admission: what changes or refuses a write on grounds that reach beyond its own object. Plugins carry upstream's names; their
+//! order is one visible list, [`all`].
+
+use crate::{Context, Settings, Verb};
+use api::{Object, Status};
+use std::sync::Arc;
+
+/// What admission decides on. `context.verb` is `Create`, `Update` or `Delete`; for `Delete` the object is the one that goes.
+pub struct Attributes {
+    /// Who, when, what.
+    pub context: Context,
+    /// The stored object, for updates and deletes.
+    pub old: Option<Arc<Object>>,
+}
+
+impl Attributes {
+    /// Whether this is about the main resource `resource.group` (no subresource).
+    pub fn is(&self, group: &str, resource: &str) -> bool {
+        let gvr = &self.context.resource.gvr;
+        gvr.group == group && gvr.resource == resource && self.context.subresource.is_empty()
+    }
+
+    /// Whether this is a create of `resource.group`.
+    pub fn creates(&self, group: &str, resource: &str) -> bool {
+        self.context.verb == Verb::Create && self.is(group, resource)
+    }
+}
+
+/// One admission plugin.
+#[async_trait::async_trait]
+pub trait Admission: Send + Sync + 'static {
+    /// Upstream's name: `NamespaceLifecycle`.
+    fn name(&self) -> &'static str;
+
+    /// Whether it looks at such a request at all.
+    fn handles(&self, attributes: &Attributes) -> bool;
+
+    /// Changes or refuses. Not called for deletes.
+    async fn admit(&self, _attributes: &Attributes, _object: &mut Object) -> Result<(), Status> {
+        Ok(())
+    }
+
+    /// Refuses, when nothing changes the object any more. `object` is the last state for deletes.
+    async fn validate(&self, _attributes: &Attributes, _object: &Object) -> Result<(), Status> {
+        Ok(())
+    }
+}
+
+/// Every plugin in its order.
+pub fn all(_settings: &Settings) -> Vec<Arc<dyn Admission>> {
+    Vec::new()
+}

@@ -1,0 +1,130 @@
+//! What a write knows about itself: who asks, when, for which resource, and a view of the other objects. Passed to strategies and
+//! admission so that they need no globals.
+
+use crate::{Resource, Verb};
+use api::Object;
+use ipnet::IpNet;
+use jiff::Timestamp;
+use parking_lot::Mutex;
+use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
+
+/// Who a request comes from.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct User {
+    /// `system:admin`, `system:serviceaccount:ns:name`.
+    pub name: String,
+    /// Uid, where the authenticator knows one.
+    pub uid: String,
+    /// Groups, `system:authenticated` included.
+    pub groups: Vec<String>,
+    /// Extra facts, such as the pod that a token is bound to.
+    pub extra: BTreeMap<String, Vec<String>>,
+}
+
+impl User {
+    /// A user by name and groups.
+    pub fn new(name: &str, groups: &[&str]) -> Self {
+        Self { name: name.into(), groups: groups.iter().map(|g| (*g).into()).collect(), ..Self::default() }
+    }
+
+    /// Whether the user is in a group.
+    pub fn in_group(&self, group: &str) -> bool {
+        self.groups.iter().any(|g| g == group)
+    }
+}
+
+/// A view of the stored objects, always current; never touches the disk. Objects carry `metadata.resourceVersion`.
+pub trait Objects: Send + Sync + 'static {
+    /// One object. `namespace` is empty for cluster-scoped kinds.
+    fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>>;
+    /// All objects of a resource, of one namespace or (if empty) all; ordered by namespace, then name.
+    fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>>;
+}
+
+/// Uids and random name parts from one seeded generator.
+#[derive(Debug)]
+pub struct Ids(Mutex<fastrand::Rng>);
+
+impl Ids {
+    /// From a generator that the composition root seeds.
+    pub fn new(rng: fastrand::Rng) -> Self {
+        Self(Mutex::new(rng))
+    }
+
+    /// A fresh version 4 uuid.
+    pub fn uid(&self) -> String {
+        let mut bytes = [0; 16];
+        self.0.lock().fill(&mut bytes);
+        uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
+    }
+
+    /// `length` characters of Kubernetes' safe alphabet (no vowels, nothing that looks alike), as generated names end in.
+    pub fn suffix(&self, length: usize) -> String {
+        const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+        let mut rng = self.0.lock();
+        (0..length).map(|_| char::from(ALPHABET[rng.usize(..ALPHABET.len())])).collect()
+    }
+
+    /// A number below `bound`, which is not 0.
+    pub fn below(&self, bound: u64) -> u64 {
+        self.0.lock().u64(..bound)
+    }
+}
+
+/// What the kinds need to know about this cluster.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Cluster addresses of Services.
+    pub service_cidr: IpNet,
+    /// Node ports of Services.
+    pub node_ports: RangeInclusive<u16>,
+}
+
+/// What one write knows about itself. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// Who asks.
+    pub user: Arc<User>,
+    /// The time of the request: every stamp of one write is equal.
+    pub now: Timestamp,
+    /// What is done: `Create`, `Update` (also for patch and apply), `Delete`.
+    pub verb: Verb,
+    /// To which resource.
+    pub resource: Arc<Resource>,
+    /// The subresource, or empty.
+    pub subresource: String,
+    /// The namespace of the request, empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// The object's name; empty for a create with `generateName` until the name is made.
+    pub name: String,
+    /// Nothing will be stored.
+    pub dry_run: bool,
+    /// The stored objects.
+    pub objects: Arc<dyn Objects>,
+    /// Uids and name suffixes.
+    pub ids: Arc<Ids>,
+}
+
+/// DNS-1123 subdomain with upstream's messages; a `generateName` prefix may end in a dash.
+pub fn subdomain(name: &str, prefix: bool) -> Vec<String> {
+    const LABEL: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
+    let trimmed =
+        if prefix { name.strip_suffix('-').map_or(name.to_owned(), |n| format!("{n}a")) } else { name.to_owned() };
+    let mut problems = Vec::new();
+    if trimmed.len() > 253 {
+        problems.push("must be no more than 253 bytes".to_owned());
+    }
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
+    let part = |p: &str| p.starts_with(plain) && p.ends_with(plain) && p.chars().all(|c| plain(c) || c == '-');
+    if !trimmed.split('.').all(part) {
+        problems.push(LABEL.to_owned());
+    }
+    problems
+}
+
+/// A `metav1.LabelSelector` as the text that `-l` takes.
+pub fn selector_text(selector: Option<&serde_json::Value>) -> String {
+    let pairs = selector.and_then(|s| s.get("matchLabels")).and_then(serde_json::Value::as_object);
+    let pairs = pairs.into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()));
+    pairs.collect::<Vec<_>>().join(",")
+}
