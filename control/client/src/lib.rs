@@ -1,1 +1,65 @@
-//! client
+//! How every component of sampan reaches the API: as any client could, with no back door.
+//!
+//! * [`Client`]: typed verbs over a `kube::Client`, which itself is any tower service: the in-process router or TLS.
+//! * [`Informers`] and [`Informer`]: one list-and-watch per kind and process, indexed; see [`Informer`] for the guarantees.
+//! * [`Controller`] and [`run`]: the reconcile loop with queue, read-your-writes gate, back-off, span and panic guard outside.
+//! * [`Elector`]: leadership by Lease. [`Recorder`]: Events with upstream's correlation.
+//!
+//! Why not kube-runtime: its shared streams lose deletes, have no indexes, and decode once per controller.
+
+mod client;
+mod controller;
+mod error;
+mod gate;
+mod informer;
+mod informers;
+mod leader;
+mod queue;
+mod recorder;
+mod watch;
+
+pub use client::{Client, DeleteOptions, Kind, List, ListOptions, Patch, Preconditions, Propagation};
+pub use controller::{Controller, Next, RunOptions, Wakeups, run};
+pub use error::{Error, Result};
+pub use informer::{Delta, Informer};
+pub use informers::Informers;
+pub use leader::{Elector, ElectorOptions};
+pub use queue::{Backoff, WorkQueue};
+pub use recorder::{EventType, Recorder, RecorderOptions, reference};
+pub use watch::WatchEvent;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
+use std::fmt;
+
+/// Namespace and name of an object; the namespace of a cluster-scoped object is empty.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct Key {
+    /// Namespace, or empty.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+impl Key {
+    /// From its parts.
+    pub fn new(namespace: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { namespace: namespace.into(), name: name.into() }
+    }
+
+    /// The key of an object.
+    pub fn of<K: Kind>(object: &K) -> Self {
+        let meta = object.metadata();
+        Self::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
+    }
+}
+
+/// The owner reference with `controller: true`, if there is one.
+pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
+    meta.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))
+}

@@ -1,0 +1,251 @@
+use crate::{
+    Backoff, Delta, Informer, Key, Kind, WorkQueue, controller_of,
+    gate::{Watched, Writes, recording},
+};
+use futures::FutureExt;
+use k8s_openapi::Resource;
+use parking_lot::Mutex;
+use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::Instrument;
+
+/// What a reconcile asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Next {
+    /// Nothing until something changes.
+    Done,
+    /// To be called again after this time, unless something changes before.
+    After(Duration),
+}
+
+/// A controller: which events concern which key, and what to do for a key. Level-driven: `reconcile` compares what is with what
+/// should be and acts; it must not rely on seeing every event. Queue, back-off, read-your-writes gate, panic guard and
+/// leadership are outside (see [`run`]).
+#[async_trait::async_trait]
+pub trait Controller: Send + Sync + 'static {
+    /// Upstream's name, for logs and metrics.
+    const NAME: &'static str;
+
+    /// Says which events wake which keys.
+    fn wire(&self, wakeups: &mut Wakeups);
+
+    /// Brings one key closer to what is wanted. Writes go through [`crate::Client`] on the same task, so that the gate sees them.
+    async fn reconcile(&self, key: &Key) -> anyhow::Result<Next>;
+}
+
+/// Connects informers to a controller's queue.
+pub struct Wakeups {
+    queue: WorkQueue<Key>,
+    informers: Vec<Box<dyn Watched>>,
+}
+
+impl Wakeups {
+    /// Wakes the keys that `keys` names for a change.
+    pub fn on<K: Kind>(
+        &mut self,
+        informer: &Informer<K>,
+        keys: impl Fn(&Delta<K>) -> Vec<Key> + Send + Sync + 'static,
+    ) {
+        let queue = self.queue.clone();
+        informer.subscribe(move |delta| keys(delta).into_iter().for_each(|key| queue.add(key)));
+        self.reads(informer);
+    }
+
+    /// Wakes the changed object's own key.
+    pub fn on_self<K: Kind>(&mut self, informer: &Informer<K>) {
+        self.on(informer, |delta| vec![Key::of(&**delta.object())]);
+    }
+
+    /// Wakes the controlling owner of kind `O` in the object's namespace, the old one too if it changed.
+    pub fn on_owner<K: Kind, O: Resource>(&mut self, informer: &Informer<K>) {
+        self.on(informer, |delta| {
+            let mut keys: Vec<Key> = delta.old().and_then(owner::<K, O>).into_iter().collect();
+            keys.extend(owner::<K, O>(delta.object()).filter(|key| keys.first() != Some(key)));
+            keys
+        });
+    }
+
+    /// Declares that `reconcile` reads this informer without being woken by it: the gate and the start wait for it.
+    pub fn reads<K: Kind>(&mut self, informer: &Informer<K>) {
+        self.informers.push(Box::new(informer.clone()));
+    }
+
+    /// The queue, for wake-ups that do not come from an informer.
+    pub fn queue(&self) -> WorkQueue<Key> {
+        self.queue.clone()
+    }
+}
+
+fn owner<K: Kind, O: Resource>(object: &Arc<K>) -> Option<Key> {
+    let meta = object.metadata();
+    let owner = controller_of(meta)?;
+    let same = owner.kind == O::KIND && owner.api_version == O::API_VERSION;
+    same.then(|| Key::new(meta.namespace.clone().unwrap_or_default(), owner.name.clone()))
+}
+
+/// How to run a controller.
+#[derive(Clone, Copy, Debug)]
+pub struct RunOptions {
+    /// Keys worked on at a time.
+    pub workers: usize,
+    /// After failures.
+    pub backoff: Backoff,
+}
+
+impl Default for RunOptions {
+    fn default() -> Self {
+        Self { workers: 5, backoff: Backoff::default() }
+    }
+}
+
+/// Runs a controller until cancelled; returns when its workers have ended.
+pub async fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: CancellationToken) {
+    let queue = WorkQueue::new(options.backoff);
+    let mut wakeups = Wakeups { queue: queue.clone(), informers: Vec::new() };
+    controller.wire(&mut wakeups);
+    let informers: Arc<[Box<dyn Watched>]> = wakeups.informers.into();
+    let ready = async {
+        for informer in informers.iter() {
+            informer.synced().await;
+        }
+    };
+    tokio::select! { () = token.cancelled() => return, () = ready => {} }
+    let work = Arc::new(Work { controller, queue: queue.clone(), informers, gates: Mutex::default() });
+    let tasks = TaskTracker::new();
+    for _ in 0..options.workers.max(1) {
+        tasks.spawn(work.clone().run());
+    }
+    tasks.close();
+    token.cancelled().await;
+    queue.close();
+    tasks.wait().await;
+}
+
+struct Work<C> {
+    controller: Arc<C>,
+    queue: WorkQueue<Key>,
+    informers: Arc<[Box<dyn Watched>]>,
+    /// What the last reconcile of a key wrote; an entry lives until the key's next reconcile has found it seen.
+    gates: Mutex<HashMap<Key, Writes>>,
+}
+
+impl<C: Controller> Work<C> {
+    async fn run(self: Arc<Self>) {
+        while let Some(key) = self.queue.next().await {
+            let span = tracing::info_span!("reconcile", controller = C::NAME, %key);
+            self.one(&key).instrument(span).await;
+            self.queue.done(&key);
+        }
+    }
+
+    async fn one(&self, key: &Key) {
+        let last = self.gates.lock().remove(key);
+        if let Some(writes) = last {
+            writes.seen_by(&self.informers).await;
+        }
+        let reconcile = AssertUnwindSafe(self.controller.reconcile(key)).catch_unwind();
+        let (outcome, writes) = recording(reconcile).await;
+        if !writes.is_empty() {
+            self.gates.lock().insert(key.clone(), writes);
+        }
+        match outcome {
+            Ok(Ok(Next::Done)) => self.queue.forget(key),
+            Ok(Ok(Next::After(delay))) => {
+                self.queue.forget(key);
+                self.queue.add_after(key.clone(), delay);
+            }
+            Ok(Err(error)) => {
+                let delay = self.queue.add_rate_limited(key.clone());
+                let conflict = error.downcast_ref::<crate::Error>().is_some_and(crate::Error::is_conflict);
+                if conflict {
+                    tracing::debug!(%error, ?delay, "the object changed meanwhile, trying again");
+                } else {
+                    tracing::warn!(error = format!("{error:#}"), ?delay, "reconcile failed, trying again");
+                }
+            }
+            Err(panic) => {
+                let delay = self.queue.add_rate_limited(key.clone());
+                tracing::error!(panic = panic_text(&*panic), ?delay, "reconcile panicked, trying again");
+            }
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> &str {
+    panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("(no message)")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{WatchEvent, gate};
+    use k8s_openapi::api::core::v1::ConfigMap;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    struct Probe {
+        maps: Informer<ConfigMap>,
+        calls: AtomicU32,
+        behaviour: fn(u32, &Informer<ConfigMap>) -> anyhow::Result<Next>,
+    }
+
+    #[async_trait::async_trait]
+    impl Controller for Probe {
+        const NAME: &'static str = "probe";
+        fn wire(&self, wakeups: &mut Wakeups) {
+            wakeups.on_self(&self.maps);
+        }
+        async fn reconcile(&self, _: &Key) -> anyhow::Result<Next> {
+            let call = self.calls.fetch_add(1, Ordering::SeqCst);
+            (self.behaviour)(call, &self.maps)
+        }
+    }
+
+    fn object(revision: u64) -> ConfigMap {
+        let mut object = ConfigMap::default();
+        object.metadata.name = Some("a".into());
+        object.metadata.resource_version = Some(revision.to_string());
+        object
+    }
+
+    fn start(behaviour: fn(u32, &Informer<ConfigMap>) -> anyhow::Result<Next>) -> (Arc<Probe>, CancellationToken) {
+        let probe = Arc::new(Probe { maps: Informer::new(), calls: AtomicU32::new(0), behaviour });
+        probe.maps.replace(vec![object(1)], 1);
+        let token = CancellationToken::new();
+        tokio::spawn(run(probe.clone(), RunOptions::default(), token.clone()));
+        (probe, token)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_and_panics_are_tried_again() {
+        let (probe, token) = start(|call, _| match call {
+            0 => anyhow::bail!("no"),
+            1 => panic!("boom"),
+            _ => Ok(Next::Done),
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(probe.calls.load(Ordering::SeqCst), 3);
+        token.cancel();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reconcile_waits_for_its_own_writes_to_be_seen() {
+        let (probe, token) = start(|call, maps| {
+            if call == 0 {
+                gate::wrote(&object(7));
+                return Ok(Next::After(Duration::from_millis(1)));
+            }
+            assert!(maps.revision() >= 7, "reconciled before the write was seen");
+            Ok(Next::Done)
+        });
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert_eq!(probe.calls.load(Ordering::SeqCst), 1, "still waiting");
+        probe.maps.apply(WatchEvent::Modified(object(7)));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        assert!(probe.calls.load(Ordering::SeqCst) >= 2);
+        token.cancel();
+    }
+}

@@ -1,0 +1,79 @@
+//! The read-your-writes gate: a reconcile starts only when the informers it reads have seen what the last one of the same key
+//! wrote. This is what upstream's "expectations" are for, without counting: revisions are global and ordered.
+
+use crate::{Key, Kind};
+use futures::future::BoxFuture;
+use std::{any::TypeId, cell::RefCell, collections::HashMap, future::Future, time::Duration};
+
+/// How long a gate waits for an informer that lost its connection, before the reconcile goes on with what is there (writes carry
+/// preconditions, so a stale view costs a retry, not correctness).
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What one reconcile wrote, by kind.
+#[derive(Default, Debug)]
+pub(crate) struct Writes {
+    revisions: HashMap<TypeId, u64>,
+    deletions: Vec<(TypeId, Key, Option<String>)>,
+}
+
+tokio::task_local! {
+    static WRITES: RefCell<Writes>;
+}
+
+/// Runs a future and collects what it wrote through any [`crate::Client`] on the same task.
+pub(crate) async fn recording<F: Future>(future: F) -> (F::Output, Writes) {
+    WRITES
+        .scope(RefCell::default(), async {
+            let output = future.await;
+            (output, WRITES.with(RefCell::take))
+        })
+        .await
+}
+
+pub(crate) fn wrote<K: Kind>(object: &K) {
+    let Some(revision) = object.metadata().resource_version.as_deref().and_then(|rv| rv.parse::<u64>().ok()) else {
+        return;
+    };
+    let _ = WRITES.try_with(|writes| {
+        let mut writes = writes.borrow_mut();
+        let last = writes.revisions.entry(TypeId::of::<K>()).or_default();
+        *last = revision.max(*last);
+    });
+}
+
+pub(crate) fn deleted<K: Kind>(key: Key, uid: Option<String>) {
+    let _ = WRITES.try_with(|writes| writes.borrow_mut().deletions.push((TypeId::of::<K>(), key, uid)));
+}
+
+/// An informer as the gate sees it.
+pub(crate) trait Watched: Send + Sync {
+    fn kind(&self) -> TypeId;
+    fn synced(&self) -> BoxFuture<'_, ()>;
+    fn seen(&self, revision: u64) -> BoxFuture<'_, ()>;
+    fn gone<'a>(&'a self, key: &'a Key, uid: Option<&'a str>) -> BoxFuture<'a, ()>;
+}
+
+impl Writes {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.revisions.is_empty() && self.deletions.is_empty()
+    }
+
+    /// Waits until every informer given has seen these writes.
+    pub(crate) async fn seen_by(&self, informers: &[Box<dyn Watched>]) {
+        let wait = async {
+            for informer in informers {
+                if let Some(revision) = self.revisions.get(&informer.kind()) {
+                    informer.seen(*revision).await;
+                }
+                for (kind, key, uid) in &self.deletions {
+                    if *kind == informer.kind() {
+                        informer.gone(key, uid.as_deref()).await;
+                    }
+                }
+            }
+        };
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+            tracing::warn!("an informer has not seen our own writes for {PATIENCE:?}; reconciling with what it knows");
+        }
+    }
+}

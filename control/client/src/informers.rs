@@ -1,0 +1,50 @@
+use crate::{Client, Informer, Kind, gate::Watched};
+use parking_lot::Mutex;
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::Arc,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// The informers of a process: one per kind, started on first use.
+#[derive(Clone)]
+pub struct Informers {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    token: CancellationToken,
+    tasks: TaskTracker,
+    kinds: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
+    all: Mutex<Vec<Arc<dyn Watched>>>,
+}
+
+impl Informers {
+    /// No informer yet. All end with `token`; their tasks are tracked in `tasks`.
+    pub fn new(client: Client, token: CancellationToken, tasks: TaskTracker) -> Self {
+        let inner = Inner { client, token, tasks, kinds: Mutex::default(), all: Mutex::default() };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The informer of a kind. Must be called on a tokio runtime, where its task is started the first time.
+    pub fn of<K: Kind>(&self) -> Informer<K> {
+        let mut kinds = self.inner.kinds.lock();
+        let any = kinds.entry(TypeId::of::<K>()).or_insert_with(|| {
+            let informer = Informer::<K>::new();
+            self.inner.all.lock().push(Arc::new(informer.clone()));
+            self.inner.tasks.spawn(informer.clone().run(self.inner.client.clone(), self.inner.token.clone()));
+            Box::new(informer)
+        });
+        any.downcast_ref::<Informer<K>>().expect("stored under its own type").clone()
+    }
+
+    /// Waits until all informers that exist now have their first list.
+    pub async fn synced(&self) {
+        let all = self.inner.all.lock().clone();
+        for informer in all {
+            informer.synced().await;
+        }
+    }
+}

@@ -1,0 +1,339 @@
+//! Events, with upstream's correlation (client-go `tools/events` v1): equal events are counted on one object, many similar ones
+//! become one "(combined from similar events)", and a source that talks too much about an object is cut.
+
+use crate::{Client, Kind, Patch};
+use api::Clock;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Event, EventSource, ObjectReference},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time},
+};
+use serde_json::json;
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::Hash,
+};
+use tokio::sync::mpsc;
+
+/// Upstream's limits.
+const SIMILAR: usize = 10;
+const SIMILAR_WINDOW_SECONDS: i64 = 600;
+const BURST: f64 = 25.0;
+const REFILL_SECONDS: f64 = 300.0;
+const REMEMBERED: usize = 4096;
+/// Waiting events; when full, new ones are dropped (an Event is advice, never state).
+const QUEUE: usize = 4096;
+/// The API refuses longer messages.
+const MAX_MESSAGE: usize = 1024;
+
+/// `type` of an Event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum EventType {
+    /// As it should be.
+    Normal,
+    /// Somebody should look.
+    Warning,
+}
+
+/// Where events come from.
+#[derive(Clone, Debug)]
+pub struct RecorderOptions {
+    /// `deployment-controller`, `default-scheduler`, `kubelet`.
+    pub component: String,
+    /// The node, for events of a node agent.
+    pub host: Option<String>,
+}
+
+/// Records Events in the background. Cheap to clone.
+#[derive(Clone)]
+pub struct Recorder {
+    sender: mpsc::Sender<Note>,
+    clock: Clock,
+}
+
+#[derive(Clone, Debug)]
+struct Note {
+    about: ObjectReference,
+    kind: EventType,
+    reason: String,
+    message: String,
+    at: Timestamp,
+}
+
+/// A reference to an object, as events and owner references need it.
+pub fn reference<K: Kind>(object: &K) -> ObjectReference {
+    let meta = object.metadata();
+    ObjectReference {
+        api_version: Some(K::API_VERSION.into()),
+        kind: Some(K::KIND.into()),
+        name: meta.name.clone(),
+        namespace: meta.namespace.clone(),
+        uid: meta.uid.clone(),
+        resource_version: meta.resource_version.clone(),
+        field_path: None,
+    }
+}
+
+impl Recorder {
+    /// A recorder and the future that writes for it; it ends when the last clone of the recorder is dropped.
+    pub fn new(client: Client, clock: Clock, options: RecorderOptions) -> (Self, impl Future<Output = ()> + Send) {
+        let (sender, mut notes) = mpsc::channel::<Note>(QUEUE);
+        let write = async move {
+            let mut correlator = Correlator::new(options);
+            while let Some(note) = notes.recv().await {
+                if let Some(verdict) = correlator.observe(note) {
+                    correlator.write(&client, verdict).await;
+                }
+            }
+        };
+        (Self { sender, clock }, write)
+    }
+
+    /// Notes that something happened to an object. Never waits; dropped when too much is waiting.
+    pub fn event(&self, about: &ObjectReference, kind: EventType, reason: &str, message: impl Into<String>) {
+        let mut message = message.into();
+        if message.len() > MAX_MESSAGE {
+            let end = (0..=MAX_MESSAGE - 3).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
+            message.truncate(end);
+            message.push_str("...");
+        }
+        let note = Note { about: about.clone(), kind, reason: reason.into(), message, at: self.clock.now() };
+        if self.sender.try_send(note).is_err() {
+            tracing::debug!(reason, "event dropped: too many are waiting");
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct AboutKey {
+    kind: Option<String>,
+    namespace: Option<String>,
+    name: Option<String>,
+    uid: Option<String>,
+    api_version: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct SimilarKey {
+    about: AboutKey,
+    kind: EventType,
+    reason: String,
+}
+
+/// A map that forgets its oldest entries.
+struct Recent<K, V> {
+    map: HashMap<K, V>,
+    order: VecDeque<K>,
+}
+
+impl<K: Clone + Eq + Hash, V> Recent<K, V> {
+    fn new() -> Self {
+        Self { map: HashMap::new(), order: VecDeque::new() }
+    }
+
+    fn entry(&mut self, key: &K, new: impl FnOnce() -> V) -> &mut V {
+        self.room(key);
+        self.map.entry(key.clone()).or_insert_with(new)
+    }
+
+    fn set(&mut self, key: &K, value: V) {
+        self.room(key);
+        self.map.insert(key.clone(), value);
+    }
+
+    /// Makes room for a key that is new.
+    fn room(&mut self, key: &K) {
+        if !self.map.contains_key(key) {
+            if self.order.len() >= REMEMBERED
+                && let Some(oldest) = self.order.pop_front()
+            {
+                self.map.remove(&oldest);
+            }
+            self.order.push_back(key.clone());
+        }
+    }
+}
+
+struct Similar {
+    messages: Vec<String>,
+    last: Timestamp,
+}
+
+struct Bucket {
+    tokens: f64,
+    at: Timestamp,
+}
+
+struct Written {
+    name: String,
+    namespace: String,
+    count: i32,
+}
+
+struct Correlator {
+    options: RecorderOptions,
+    similar: Recent<SimilarKey, Similar>,
+    buckets: Recent<AboutKey, Bucket>,
+    written: Recent<(SimilarKey, Option<String>, String), Written>,
+    sequence: u64,
+}
+
+/// What to do with a note that was not cut.
+struct Verdict {
+    note: Note,
+    key: (SimilarKey, Option<String>, String),
+}
+
+impl Correlator {
+    fn new(options: RecorderOptions) -> Self {
+        Self { options, similar: Recent::new(), buckets: Recent::new(), written: Recent::new(), sequence: 0 }
+    }
+
+    /// Aggregates, then filters; `None` if the note is cut.
+    fn observe(&mut self, mut note: Note) -> Option<Verdict> {
+        let about = AboutKey {
+            kind: note.about.kind.clone(),
+            namespace: note.about.namespace.clone(),
+            name: note.about.name.clone(),
+            uid: note.about.uid.clone(),
+            api_version: note.about.api_version.clone(),
+        };
+        let group = SimilarKey { about: about.clone(), kind: note.kind, reason: note.reason.clone() };
+        let now = note.at;
+        let similar = self.similar.entry(&group, || Similar { messages: Vec::new(), last: now });
+        if seconds(similar.last, now) > SIMILAR_WINDOW_SECONDS as f64 {
+            similar.messages.clear();
+        }
+        similar.last = now;
+        if !similar.messages.contains(&note.message) && similar.messages.len() < SIMILAR {
+            similar.messages.push(note.message.clone());
+        }
+        let combined = similar.messages.len() >= SIMILAR;
+        let key = if combined {
+            note.message = format!("(combined from similar events): {}", note.message);
+            (group, None, String::new())
+        } else {
+            (group, note.about.field_path.clone(), note.message.clone())
+        };
+        let bucket = self.buckets.entry(&about, || Bucket { tokens: BURST, at: now });
+        bucket.tokens = (bucket.tokens + seconds(bucket.at, now).max(0.0) / REFILL_SECONDS).min(BURST);
+        bucket.at = now;
+        if bucket.tokens < 1.0 {
+            return None;
+        }
+        bucket.tokens -= 1.0;
+        Some(Verdict { note, key })
+    }
+
+    async fn write(&mut self, client: &Client, verdict: Verdict) {
+        let Verdict { note, key } = verdict;
+        if let Some(written) = self.written.map.get_mut(&key) {
+            let count = written.count + 1;
+            let patch = json!({"count": count, "message": note.message, "lastTimestamp": Time(note.at)});
+            match client.patch::<Event>(&written.namespace, &written.name, Patch::Merge(patch)).await {
+                Ok(_) => {
+                    written.count = count;
+                    return;
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => {
+                    tracing::debug!(%error, reason = note.reason, "cannot count an event");
+                    return;
+                }
+            }
+        }
+        let event = self.event(&note);
+        let written = Written {
+            name: event.metadata.name.clone().unwrap_or_default(),
+            namespace: event.metadata.namespace.clone().unwrap_or_default(),
+            count: 1,
+        };
+        match client.create(&event).await {
+            Ok(_) => self.written.set(&key, written),
+            Err(error) => tracing::debug!(%error, reason = note.reason, "cannot write an event"),
+        }
+    }
+
+    fn event(&mut self, note: &Note) -> Event {
+        self.sequence += 1;
+        let namespace = note.about.namespace.clone().unwrap_or_else(|| "default".into());
+        let stamp = note.at.as_nanosecond() + i128::from(self.sequence % 1000);
+        Event {
+            metadata: ObjectMeta {
+                name: Some(format!("{}.{stamp:x}", note.about.name.as_deref().unwrap_or_default())),
+                namespace: Some(namespace),
+                ..ObjectMeta::default()
+            },
+            involved_object: note.about.clone(),
+            reason: Some(note.reason.clone()),
+            message: Some(note.message.clone()),
+            type_: Some(match note.kind {
+                EventType::Normal => "Normal".into(),
+                EventType::Warning => "Warning".into(),
+            }),
+            count: Some(1),
+            first_timestamp: Some(Time(note.at)),
+            last_timestamp: Some(Time(note.at)),
+            source: Some(EventSource {
+                component: Some(self.options.component.clone()),
+                host: self.options.host.clone(),
+            }),
+            reporting_component: Some(self.options.component.clone()),
+            reporting_instance: self.options.host.clone(),
+            ..Event::default()
+        }
+    }
+}
+
+fn seconds(from: Timestamp, to: Timestamp) -> f64 {
+    to.duration_since(from).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn note(message: &str, second: i64) -> Note {
+        Note {
+            about: ObjectReference { name: Some("p".into()), uid: Some("u".into()), ..Default::default() },
+            kind: EventType::Normal,
+            reason: "Created".into(),
+            message: message.into(),
+            at: Timestamp::from_second(1_700_000_000 + second).expect("a time"),
+        }
+    }
+
+    fn correlator() -> Correlator {
+        Correlator::new(RecorderOptions { component: "test".into(), host: None })
+    }
+
+    #[test]
+    fn equal_notes_share_a_key() {
+        let mut correlator = correlator();
+        let a = correlator.observe(note("x", 0)).expect("kept");
+        let b = correlator.observe(note("x", 1)).expect("kept");
+        let c = correlator.observe(note("y", 2)).expect("kept");
+        assert_eq!(a.key, b.key);
+        assert_ne!(a.key, c.key);
+    }
+
+    #[test]
+    fn ten_similar_notes_are_combined() {
+        let mut correlator = correlator();
+        let texts: Vec<String> =
+            (0..12).map(|i| correlator.observe(note(&format!("m{i}"), i)).expect("kept").note.message).collect();
+        assert_eq!(texts[8], "m8");
+        assert_eq!(texts[9], "(combined from similar events): m9");
+        let later = correlator.observe(note("m50", 2000)).expect("kept");
+        assert_eq!(later.note.message, "m50", "the window is over");
+    }
+
+    #[test]
+    fn a_talkative_source_is_cut_and_recovers() {
+        let mut correlator = correlator();
+        let kept = (0..100).filter(|_| correlator.observe(note("x", 0)).is_some()).count();
+        assert_eq!(kept, 25);
+        assert!(correlator.observe(note("x", 299)).is_none());
+        assert!(correlator.observe(note("x", 301)).is_some());
+    }
+}

@@ -1,0 +1,140 @@
+//! The watch stream: newline-separated `{"type": …, "object": …}`, decoded straight into the typed object.
+
+use crate::{Error, Result, error::parse_status};
+use bytes::{Buf, BytesMut};
+use futures::{Stream, stream};
+use http_body_util::BodyExt;
+use kube::client::Body;
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+/// The longest event that is read: three times the largest object the server takes.
+const MAX_EVENT: usize = 16 << 20;
+
+/// One event of a watch.
+#[derive(Clone, Debug)]
+pub enum WatchEvent<K> {
+    /// The object entered the selection.
+    Added(K),
+    /// The object changed.
+    Modified(K),
+    /// The object left; its last state, at the revision of its deletion.
+    Deleted(K),
+    /// Nothing happened up to this revision.
+    Bookmark(String),
+}
+
+struct State {
+    body: Body,
+    buffer: BytesMut,
+    searched: usize,
+}
+
+/// Decodes a response body. Ends after an error and when the server closes.
+pub(crate) fn events<K: DeserializeOwned + Send>(body: Body) -> impl Stream<Item = Result<WatchEvent<K>>> + Send {
+    let state = State { body, buffer: BytesMut::new(), searched: 0 };
+    stream::unfold(Some(state), |state| async move {
+        let mut state = state?;
+        match next_line(&mut state).await {
+            Ok(Some(line)) => match decode(&line) {
+                Ok(event) => Some((Ok(event), Some(state))),
+                Err(error) => Some((Err(error), None)),
+            },
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+}
+
+async fn next_line(state: &mut State) -> Result<Option<BytesMut>> {
+    loop {
+        if let Some(at) = state.buffer[state.searched..].iter().position(|b| *b == b'\n') {
+            let line = state.buffer.split_to(state.searched + at);
+            state.buffer.advance(1);
+            state.searched = 0;
+            if line.is_empty() {
+                continue;
+            }
+            return Ok(Some(line));
+        }
+        state.searched = state.buffer.len();
+        if state.searched > MAX_EVENT {
+            return Err(Error::Decode(format!("a watch event is larger than {MAX_EVENT} bytes")));
+        }
+        match state.body.frame().await {
+            None => return Ok(None),
+            Some(Err(error)) => return Err(Error::Transport(error.to_string())),
+            Some(Ok(frame)) => {
+                if let Ok(data) = frame.into_data() {
+                    state.buffer.extend_from_slice(&data);
+                }
+            }
+        }
+    }
+}
+
+fn decode<K: DeserializeOwned>(line: &[u8]) -> Result<WatchEvent<K>> {
+    #[derive(Deserialize)]
+    struct Wire<'a> {
+        #[serde(rename = "type")]
+        kind: &'a str,
+        #[serde(borrow)]
+        object: &'a RawValue,
+    }
+    #[derive(Deserialize)]
+    struct Bookmark {
+        metadata: Meta,
+    }
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Meta {
+        resource_version: String,
+    }
+    fn object<T: DeserializeOwned>(raw: &RawValue) -> Result<T> {
+        serde_json::from_str(raw.get()).map_err(|e| Error::Decode(e.to_string()))
+    }
+    let wire: Wire<'_> = serde_json::from_slice(line).map_err(|e| Error::Decode(e.to_string()))?;
+    match wire.kind {
+        "ADDED" => object(wire.object).map(WatchEvent::Added),
+        "MODIFIED" => object(wire.object).map(WatchEvent::Modified),
+        "DELETED" => object(wire.object).map(WatchEvent::Deleted),
+        "BOOKMARK" => {
+            object::<Bookmark>(wire.object).map(|bookmark| WatchEvent::Bookmark(bookmark.metadata.resource_version))
+        }
+        "ERROR" => Err(Error::Api(Box::new(parse_status(500, wire.object.get().as_bytes())))),
+        other => Err(Error::Decode(format!("unknown watch event type {other:?}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::{StreamExt, TryStreamExt};
+    use k8s_openapi::api::core::v1::ConfigMap;
+
+    fn body(text: &str) -> Body {
+        Body::from(text.as_bytes().to_vec())
+    }
+
+    #[tokio::test]
+    async fn events_are_read_in_order() {
+        let text = concat!(
+            r#"{"type":"ADDED","object":{"metadata":{"name":"a"}}}"#,
+            "\n",
+            r#"{"type":"BOOKMARK","object":{"kind":"ConfigMap","metadata":{"resourceVersion":"7"}}}"#,
+            "\n"
+        );
+        let all: Vec<WatchEvent<ConfigMap>> = events(body(text)).try_collect().await.expect("events");
+        assert!(matches!(&all[0], WatchEvent::Added(c) if c.metadata.name.as_deref() == Some("a")));
+        assert!(matches!(&all[1], WatchEvent::Bookmark(rv) if rv == "7"));
+    }
+
+    #[tokio::test]
+    async fn an_error_event_ends_the_stream_with_its_status() {
+        let text = "{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"reason\":\"Expired\",\"message\":\"too old\",\"code\":410}}\n{}\n";
+        let mut all = Box::pin(events::<ConfigMap>(body(text)));
+        let error = all.next().await.expect("one").expect_err("an error");
+        assert!(error.is_expired());
+        assert!(all.next().await.is_none());
+    }
+}
