@@ -1,1 +1,455 @@
-//! CRI log files: format, rotation, rate. Written by the wasm helper.
+//! Container logs in the CRI format, one file per attempt.
+//!
+//! Each line is `2026-01-02T15:04:05.000000000Z stdout F text`; a line longer than [`Options::max_line`] is cut into pieces tagged
+//! `P`, the last one `F`, as containerd does. The file and its folder are made on the first byte. A file that is full is renamed to
+//! `<name>.20260102-150405` and at most [`Options::max_files`] are kept, the current one included (the kubelet's
+//! `containerLogMaxSize` and `containerLogMaxFiles`; older files stay uncompressed).
+//!
+//! Writing never touches the disk on the caller's thread: bytes go to a bounded buffer which one thread for the whole node ([`Disk`])
+//! writes out. A writer that outruns the disk waits ([`Log::room`]); one that outruns its rate loses lines, and the log says how many.
+//!
+//! Not here: reading logs back (the agent does that), and any notion of which pod a file belongs to.
+
+use crate::Clock;
+use parking_lot::Mutex;
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+    sync::{Arc, OnceLock, Weak, mpsc},
+    time::{Duration, SystemTime},
+};
+use tokio::sync::Notify;
+
+/// Bounds of one container's log.
+#[derive(Clone, Copy, Debug)]
+pub struct Options {
+    /// Bytes after which the file is rotated.
+    pub max_size: u64,
+    /// Files kept per container, the current one included; at least 2.
+    pub max_files: usize,
+    /// Bytes of text after which a line is cut.
+    pub max_line: usize,
+    /// Bytes that may wait for the disk.
+    pub buffer: usize,
+    /// Bytes per second that the container may log in the long run.
+    pub rate: u64,
+    /// Bytes that it may log at once.
+    pub burst: u64,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { max_size: 10 << 20, max_files: 5, max_line: 16 << 10, buffer: 256 << 10, rate: 1 << 20, burst: 8 << 20 }
+    }
+}
+
+/// Where a line comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Source {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl Source {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Files that [`Disk`] keeps open at a time; the longest unused is closed first and opened again when needed.
+const OPEN_FILES: usize = 512;
+
+/// The thread that writes all logs of a node; started on the first byte. It ends when the last handle is gone and all is written.
+#[derive(Clone, Default)]
+pub struct Disk(Arc<OnceLock<mpsc::Sender<Arc<Inner>>>>);
+
+impl Disk {
+    /// A disk whose thread is not started yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    fn queue(&self, log: Arc<Inner>) {
+        let sender = self.0.get_or_init(|| {
+            let (sender, receiver) = mpsc::channel();
+            // A node that cannot start a thread loses its logs, not its containers: the send below then fails.
+            let _ = std::thread::Builder::new().name("container-logs".into()).spawn(move || write_all(&receiver));
+            sender
+        });
+        // Unbounded, but each log is queued at most once.
+        if let Err(mpsc::SendError(log)) = sender.send(log) {
+            log.discard();
+        }
+    }
+}
+
+fn write_all(queue: &mpsc::Receiver<Arc<Inner>>) {
+    let mut open: VecDeque<Weak<Inner>> = VecDeque::new();
+    while let Ok(log) = queue.recv() {
+        let opened = log.write_out();
+        if opened {
+            open.push_back(Arc::downgrade(&log));
+        }
+        while open.len() > OPEN_FILES {
+            if let Some(old) = open.pop_front().and_then(|old| old.upgrade()) {
+                *old.file.lock() = None;
+            }
+        }
+    }
+}
+
+/// The log of one container. Cheap to clone.
+#[derive(Clone)]
+pub struct Log(Arc<Inner>);
+
+struct Inner {
+    path: PathBuf,
+    options: Options,
+    clock: Clock,
+    disk: Disk,
+    pending: Mutex<Pending>,
+    /// Only the disk's thread takes it (and whoever closes a file for it).
+    file: Mutex<Option<Open>>,
+    progress: Notify,
+}
+
+struct Pending {
+    bytes: Vec<u8>,
+    queued: bool,
+    writing: bool,
+    tokens: f64,
+    refilled: Option<SystemTime>,
+    dropped_lines: u64,
+    dropped_bytes: u64,
+}
+
+struct Open {
+    file: File,
+    size: u64,
+}
+
+impl Log {
+    /// A log at `path`. Nothing is made on disk yet.
+    pub fn new(path: PathBuf, options: Options, clock: Clock, disk: &Disk) -> Self {
+        let pending = Pending {
+            bytes: Vec::new(),
+            queued: false,
+            writing: false,
+            tokens: options.burst as f64,
+            refilled: None,
+            dropped_lines: 0,
+            dropped_bytes: 0,
+        };
+        Self(Arc::new(Inner {
+            path,
+            options,
+            clock,
+            disk: disk.clone(),
+            pending: Mutex::new(pending),
+            file: Mutex::new(None),
+            progress: Notify::new(),
+        }))
+    }
+
+    /// A writer with its own unfinished line.
+    pub fn writer(&self, source: Source) -> Writer {
+        Writer { log: self.clone(), source, tail: Vec::new() }
+    }
+
+    /// Writes whole lines at once: what the host has to say in the container's log.
+    pub fn lines(&self, source: Source, text: &str) {
+        let mut writer = self.writer(source);
+        writer.write(text.as_bytes());
+        writer.finish(true);
+    }
+
+    /// Bytes that may be written now without waiting.
+    pub fn free(&self) -> usize {
+        self.0.options.buffer.saturating_sub(self.0.pending.lock().bytes.len())
+    }
+
+    /// Waits until [`Log::free`] is not 0. Cancel-safe.
+    pub async fn room(&self) {
+        self.until(|pending, options| pending.bytes.len() < options.buffer).await;
+    }
+
+    /// Waits until all that was written is on disk (in the operating system's hands, not synced). Cancel-safe.
+    pub async fn flush(&self) {
+        self.note_dropped();
+        self.until(|pending, _| pending.bytes.is_empty() && !pending.writing).await;
+    }
+
+    async fn until(&self, done: impl Fn(&Pending, &Options) -> bool) {
+        loop {
+            let progress = self.0.progress.notified();
+            tokio::pin!(progress);
+            progress.as_mut().enable();
+            if done(&self.0.pending.lock(), &self.0.options) {
+                return;
+            }
+            progress.await;
+        }
+    }
+
+    fn note_dropped(&self) {
+        let now = self.0.clock.now();
+        let mut pending = self.0.pending.lock();
+        self.0.note(&mut pending, now);
+        self.queue(&mut pending);
+    }
+
+    fn emit(&self, pieces: &[(bool, Cow<'_, [u8]>)], source: Source) {
+        if pieces.is_empty() {
+            return;
+        }
+        let now = self.0.clock.now();
+        let mut pending = self.0.pending.lock();
+        for (full, text) in pieces {
+            self.0.append(&mut pending, now, source, *full, text);
+        }
+        self.queue(&mut pending);
+    }
+
+    fn queue(&self, pending: &mut Pending) {
+        if !pending.queued && !pending.bytes.is_empty() {
+            pending.queued = true;
+            self.0.disk.queue(self.0.clone());
+        }
+    }
+}
+
+impl Inner {
+    fn append(&self, pending: &mut Pending, now: SystemTime, source: Source, full: bool, text: &[u8]) {
+        // The prefix counts: a flood of empty lines costs as much disk as any other.
+        let cost = text.len() as u64 + 40;
+        let last = pending.refilled.replace(now).unwrap_or(now);
+        let passed = now.duration_since(last).unwrap_or(Duration::ZERO).as_secs_f64();
+        pending.tokens = (pending.tokens + passed * self.options.rate as f64).min(self.options.burst as f64);
+        if pending.tokens < cost as f64 {
+            pending.dropped_lines += u64::from(full);
+            pending.dropped_bytes += text.len() as u64;
+            return;
+        }
+        pending.tokens -= cost as f64;
+        self.note(pending, now);
+        line(&mut pending.bytes, now, source, full, text);
+    }
+
+    fn note(&self, pending: &mut Pending, now: SystemTime) {
+        if pending.dropped_bytes == 0 && pending.dropped_lines == 0 {
+            return;
+        }
+        let text = format!(
+            "sampan: {} lines ({} bytes) of this container's output were dropped: it logs more than {} bytes per second",
+            pending.dropped_lines, pending.dropped_bytes, self.options.rate
+        );
+        pending.dropped_lines = 0;
+        pending.dropped_bytes = 0;
+        line(&mut pending.bytes, now, Source::Stderr, true, text.as_bytes());
+    }
+
+    /// Writes what is pending. Returns whether the file was opened for it.
+    fn write_out(&self) -> bool {
+        let bytes = {
+            let mut pending = self.pending.lock();
+            pending.queued = false;
+            pending.writing = true;
+            std::mem::take(&mut pending.bytes)
+        };
+        self.progress.notify_waiters();
+        let mut file = self.file.lock();
+        let closed = file.is_none();
+        let lines = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+        let written = self.write_file(&mut file, &bytes);
+        let opened = closed && file.is_some();
+        drop(file);
+        let mut pending = self.pending.lock();
+        if written.is_err() {
+            // A full disk costs lines, and the log says so once there is room again.
+            pending.dropped_lines += lines;
+            pending.dropped_bytes += bytes.len() as u64;
+        }
+        pending.writing = false;
+        drop(pending);
+        self.progress.notify_waiters();
+        opened
+    }
+
+    fn write_file(&self, slot: &mut Option<Open>, bytes: &[u8]) -> io::Result<()> {
+        let mut open = match slot.take() {
+            Some(open) => open,
+            None => self.open()?,
+        };
+        if open.size > 0 && open.size + bytes.len() as u64 > self.options.max_size {
+            drop(open);
+            self.rotate()?;
+            open = self.open()?;
+        }
+        open.file.write_all(bytes)?;
+        open.size += bytes.len() as u64;
+        *slot = Some(open);
+        Ok(())
+    }
+
+    fn open(&self) -> io::Result<Open> {
+        if let Some(folder) = self.path.parent() {
+            fs::create_dir_all(folder)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&self.path)?;
+        let size = file.metadata()?.len();
+        Ok(Open { file, size })
+    }
+
+    fn rotate(&self) -> io::Result<()> {
+        let stamp = compact(self.clock.now());
+        let mut target = suffixed(&self.path, &stamp);
+        let mut count = 0;
+        while target.exists() {
+            count += 1;
+            target = suffixed(&self.path, &format!("{stamp}-{count:03}"));
+        }
+        fs::rename(&self.path, target)?;
+        let mut rotated = rotated(&self.path)?;
+        let keep = self.options.max_files.saturating_sub(1).max(1);
+        while rotated.len() > keep {
+            fs::remove_file(rotated.remove(0))?;
+        }
+        Ok(())
+    }
+
+    fn discard(&self) {
+        let mut pending = self.pending.lock();
+        pending.bytes.clear();
+        pending.queued = false;
+        drop(pending);
+        self.progress.notify_waiters();
+    }
+}
+
+/// The rotated files of the log at `path`, the oldest first.
+pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(Vec::new());
+    };
+    let prefix = format!("{}.", name.to_string_lossy());
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if entry.file_name().to_string_lossy().starts_with(&prefix) {
+            found.push(entry.path());
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".");
+    name.push(suffix);
+    PathBuf::from(name)
+}
+
+/// One stream's way into a log: cuts bytes into lines. What is left unfinished when it is dropped becomes a partial line.
+pub struct Writer {
+    log: Log,
+    source: Source,
+    tail: Vec<u8>,
+}
+
+impl Writer {
+    /// The log it writes to.
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Takes all bytes. A caller that respects [`Log::free`] keeps the buffer within its bound.
+    pub fn write(&mut self, mut bytes: &[u8]) {
+        let max = self.log.0.options.max_line;
+        let mut pieces: Vec<(bool, Cow<'_, [u8]>)> = Vec::new();
+        while !bytes.is_empty() {
+            let end = bytes.iter().position(|byte| *byte == b'\n');
+            let mut rest = &bytes[..end.unwrap_or(bytes.len())];
+            while self.tail.len() + rest.len() > max {
+                let (piece, after) = rest.split_at(max - self.tail.len());
+                pieces.push((false, self.complete(piece)));
+                rest = after;
+            }
+            let Some(end) = end else {
+                self.tail.extend_from_slice(rest);
+                break;
+            };
+            pieces.push((true, self.complete(rest)));
+            bytes = &bytes[end + 1..];
+        }
+        self.log.emit(&pieces, self.source);
+    }
+
+    /// The unfinished line and `rest` as one; copies only if there is an unfinished line.
+    fn complete<'a>(&mut self, rest: &'a [u8]) -> Cow<'a, [u8]> {
+        if self.tail.is_empty() {
+            return Cow::Borrowed(rest);
+        }
+        self.tail.extend_from_slice(rest);
+        Cow::Owned(std::mem::take(&mut self.tail))
+    }
+
+    /// Ends the unfinished line, as a whole line or (as at the end of a process's output) as a partial one.
+    pub fn finish(&mut self, full: bool) {
+        if !self.tail.is_empty() {
+            let tail = std::mem::take(&mut self.tail);
+            self.log.emit(&[(full, Cow::Owned(tail))], self.source);
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.finish(false);
+    }
+}
+
+fn line(out: &mut Vec<u8>, now: SystemTime, source: Source, full: bool, text: &[u8]) {
+    let tag = if full { 'F' } else { 'P' };
+    out.extend_from_slice(format!("{} {} {tag} ", timestamp(now), source.name()).as_bytes());
+    out.extend_from_slice(text);
+    out.push(b'\n');
+}
+
+/// `2026-01-02T15:04:05.000000000Z`: RFC 3339 in UTC with nanoseconds. Times before 1970 read as 1970.
+pub fn timestamp(time: SystemTime) -> String {
+    let (date, clock, nanos) = civil(time);
+    format!("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{nanos:09}Z", date.0, date.1, date.2, clock.0, clock.1, clock.2)
+}
+
+fn compact(time: SystemTime) -> String {
+    let (date, clock, _) = civil(time);
+    format!("{:04}{:02}{:02}-{:02}{:02}{:02}", date.0, date.1, date.2, clock.0, clock.1, clock.2)
+}
+
+type Civil = ((u64, u64, u64), (u64, u64, u64), u32);
+
+/// Year, month, day and hour, minute, second in UTC, by the usual era arithmetic (400 years are 146,097 days).
+fn civil(time: SystemTime) -> Civil {
+    let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let shifted = (5 * day + 2) / 153;
+    let month = if shifted < 10 { shifted + 3 } else { shifted - 9 };
+    let date = (year + era * 400 + u64::from(month <= 2), month, day - (153 * shifted + 2) / 5 + 1);
+    (date, (seconds / 3_600, seconds / 60 % 60, seconds % 60), since.subsec_nanos())
+}
+
+#[cfg(test)]
+mod tests;

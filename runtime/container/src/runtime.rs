@@ -261,7 +261,11 @@ pub trait Runtime: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Compiles or unpacks an artifact, once however many ask at the same time. Cancel-safe.
-    async fn prepare(&self, artifact: &Artifact, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<Arc<dyn Prepared>>;
+    async fn prepare(
+        &self,
+        artifact: &Artifact,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Arc<dyn Prepared>>;
 
     /// Makes the room in which a pod's containers run. Idempotent by id.
     async fn sandbox(&self, spec: SandboxSpec, sockets: Arc<dyn Sockets>) -> Result<()>;
