@@ -1,0 +1,190 @@
+//! The rules of the house, checked: the crate graph, where clocks and `unsafe` may be, the size of files, the documentation of
+//! modules, and that every promise names a test or command that exists. See the README's architecture page for the reasons.
+
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Which of our crates each crate may use outside its tests.
+const MAY_USE: &[(&str, &[&str])] = &[
+    ("api", &[]),
+    ("store", &[]),
+    ("container", &[]),
+    ("image", &[]),
+    ("server", &["api", "store", "container"]),
+    ("client", &["api"]),
+    ("scheduler", &["api", "client"]),
+    ("controllers", &["api", "client"]),
+    ("wasm", &["container"]),
+    ("runc", &["container"]),
+    ("network", &["api", "client", "container"]),
+    ("agent", &["api", "client", "container", "image", "network"]),
+    (
+        "cli",
+        &[
+            "agent", "api", "client", "container", "controllers", "image", "network", "runc", "scheduler", "server",
+            "store", "wasm",
+        ],
+    ),
+    ("sampan", &["cli"]),
+];
+
+/// The longest a source file may be before it is a room nobody knows.
+const LONGEST_FILE: usize = 700;
+
+fn root() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn metadata() -> Value {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--no-deps", "--offline"])
+        .current_dir(root())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("JSON")
+}
+
+fn sources() -> Vec<(PathBuf, String)> {
+    fn walk(folder: &Path, found: &mut Vec<(PathBuf, String)>) {
+        for entry in fs::read_dir(folder).expect("a folder of the checkout") {
+            let path = entry.expect("an entry").path();
+            if path.is_dir() && !path.ends_with("target") {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|e| e == "rs") {
+                let text = fs::read_to_string(&path).expect("UTF-8");
+                found.push((path.strip_prefix(root()).expect("inside").to_owned(), text));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    for folder in ["control", "runtime", "tests", "samples"] {
+        walk(&root().join(folder), &mut found);
+    }
+    found
+}
+
+#[test]
+fn crates_use_only_what_the_design_allows() {
+    let metadata = metadata();
+    let packages = metadata["packages"].as_array().expect("packages");
+    let ours: BTreeSet<&str> = packages.iter().filter_map(|p| p["name"].as_str()).collect();
+    let allowed: BTreeMap<&str, &[&str]> = MAY_USE.iter().copied().collect();
+    for package in packages {
+        let name = package["name"].as_str().expect("a name");
+        let may = allowed.get(name).unwrap_or_else(|| panic!("crate {name} is not in the design's table"));
+        for dependency in package["dependencies"].as_array().expect("dependencies") {
+            let used = dependency["name"].as_str().expect("a name");
+            if dependency["kind"].is_null() && ours.contains(used) {
+                assert!(may.contains(&used), "{name} must not use {used}");
+            }
+        }
+    }
+}
+
+#[test]
+fn every_dependency_names_its_reason_or_its_section() {
+    let text = fs::read_to_string(root().join("Cargo.toml")).expect("Cargo.toml");
+    let section = text.split("[workspace.dependencies]").nth(1).expect("the section");
+    let section = section.split("\n[").next().expect("its end");
+    let mut reason = false;
+    for line in section.lines() {
+        match line.trim() {
+            "" => reason = false,
+            comment if comment.starts_with('#') => reason = true,
+            dependency => assert!(reason || dependency.contains(" # "), "no reason: {dependency}"),
+        }
+    }
+}
+
+#[test]
+fn unsafe_code_is_in_wasm_and_runc_only() {
+    for (path, text) in sources() {
+        if path.starts_with("runtime/wasm") || path.starts_with("runtime/runc") || path.ends_with("tests/tidy.rs") {
+            continue;
+        }
+        for (number, line) in text.lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let found = code.contains("unsafe {") || code.contains("unsafe fn") || code.contains("allow(unsafe_code");
+            assert!(!found, "{}:{}: unsafe", path.display(), number + 1);
+        }
+    }
+}
+
+#[test]
+fn modules_say_what_they_are_and_stay_small() {
+    for (path, text) in sources() {
+        let lines = text.lines().count();
+        assert!(lines <= LONGEST_FILE, "{} has {lines} lines; split it at a border", path.display());
+        let documented = text.lines().take(3).any(|line| line.starts_with("//!"));
+        let small = lines < 60;
+        let is_root = path.ends_with("lib.rs") || path.ends_with("mod.rs") || path.ends_with("main.rs");
+        assert!(documented || !is_root || small, "{} does not say what it is", path.display());
+    }
+}
+
+#[test]
+fn runtimes_know_no_kubernetes_and_the_agent_no_runtime() {
+    for (path, text) in sources() {
+        let banned: &[&str] = if path.starts_with("runtime/wasm/src") || path.starts_with("runtime/container/src") {
+            &["k8s_openapi", "kube::"]
+        } else if path.starts_with("runtime/agent/src") {
+            &["wasmtime::", "wasm::"]
+        } else {
+            continue;
+        };
+        for word in banned {
+            let found = text.lines().any(|line| line.split("//").next().unwrap_or_default().contains(word));
+            assert!(!found, "{} names {word}", path.display());
+        }
+    }
+}
+
+#[test]
+fn nothing_unfinished_is_shipped() {
+    let words = ["todo!(", "unimplemented!(", "FIXME", "XXX"];
+    for (path, text) in sources() {
+        if path.ends_with("tests/tidy.rs") {
+            continue;
+        }
+        for word in words {
+            assert!(!text.contains(word), "{} says {word}", path.display());
+        }
+    }
+}
+
+/// Each line of `tests/PROMISES.md` is a table row: sentence | `test path::name` or `command` | shown or not yet. A shown test must
+/// exist: its last segment is the name of a function in the sources; a shown command must begin with an existing file or `cargo`.
+#[test]
+fn promises_name_tests_that_exist() {
+    let text = fs::read_to_string(root().join("tests/PROMISES.md")).expect("tests/PROMISES.md");
+    let functions: BTreeSet<String> = sources()
+        .iter()
+        .flat_map(|(_, text)| text.lines().map(str::trim).map(str::to_owned).collect::<Vec<_>>())
+        .filter_map(|line| line.split("fn ").nth(1).and_then(|rest| rest.split(['(', '<']).next()).map(str::to_owned))
+        .collect();
+    let mut rows = 0;
+    for line in text.lines().filter(|line| line.starts_with("| ")) {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        let [_, proof, state] = cells.as_slice() else { panic!("not three cells: {line}") };
+        if ["proof", "---"].contains(proof) {
+            continue;
+        }
+        rows += 1;
+        assert!(["shown", "not yet"].contains(state), "neither shown nor not yet: {line}");
+        for quoted in proof.split('`').skip(1).step_by(2).filter(|_| *state == "shown") {
+            let first = quoted.split_whitespace().next().unwrap_or_default();
+            let exists = match quoted.rsplit_once("::") {
+                Some((_, name)) => functions.contains(name),
+                None => first == "cargo" || root().join(first).exists(),
+            };
+            assert!(exists, "the proof `{quoted}` does not exist: {line}");
+        }
+    }
+    assert!(rows > 0, "no promises");
+}
