@@ -5,7 +5,10 @@
 
 mod clock;
 mod object;
+pub mod quantity;
+pub mod schema;
 mod status;
+pub mod time;
 
 pub use clock::Clock;
 pub use object::{GroupVersionKind, GroupVersionResource, Object};

@@ -1,0 +1,281 @@
+//! Types a parsed value as Go's JSON decoder does, with its error texts, and brings it into the form that Go would hold.
+
+use super::types::{Arena, Kind, NodeId, StructId};
+use crate::{quantity::Quantity, time};
+use base64::Engine;
+use serde_json::{Map, Number, Value};
+use std::fmt::Write;
+
+/// As upstream: more problems than these are not listed.
+const MOST_PROBLEMS: usize = 100;
+
+/// See [`super::Schema::decode_check`].
+pub(super) fn check(arena: &Arena, node: NodeId, value: &mut Value) -> Result<Vec<String>, String> {
+    let mut walk =
+        Walk { arena, path: String::new(), fields: Vec::new(), within: None, problems: Vec::new(), silent: 0 };
+    walk.value(node, value)?;
+    Ok(walk.problems)
+}
+
+struct Walk<'a> {
+    arena: &'a Arena,
+    /// With indices, for unknown fields: `spec.containers[0]`.
+    path: String,
+    /// Without, for type errors.
+    fields: Vec<&'a str>,
+    /// The Go struct that is being decoded.
+    within: Option<StructId>,
+    problems: Vec<String>,
+    /// Inside types with a decoder of their own, which drops unknown fields without a word.
+    silent: usize,
+}
+
+impl<'a> Walk<'a> {
+    fn value(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {
+        match (self.arena.node(node).kind, &mut *value) {
+            (Kind::Any | Kind::Raw | Kind::Json, _) => Ok(()),
+            (Kind::Fields, _) => Ok(()),
+            (_, Value::Null) => {
+                // Only elements come here: a null field is dropped by its parent.
+                *value = self.zero(node);
+                Ok(())
+            }
+            (Kind::Struct(id), Value::Object(map)) => self.object(node, id, map),
+            (Kind::Map(item), Value::Object(map)) => {
+                for (key, child) in map.iter_mut() {
+                    let mark = self.enter(key);
+                    self.value(item, child)?;
+                    self.path.truncate(mark);
+                }
+                Ok(())
+            }
+            (Kind::List(item), Value::Array(list)) => {
+                for (index, child) in list.iter_mut().enumerate() {
+                    let mark = self.path.len();
+                    write!(self.path, "[{index}]").expect("a String takes all");
+                    self.value(item, child)?;
+                    self.path.truncate(mark);
+                }
+                Ok(())
+            }
+            (Kind::String, Value::String(_)) | (Kind::Bool, Value::Bool(_)) | (Kind::Double, Value::Number(_)) => {
+                Ok(())
+            }
+            (Kind::Int32, Value::Number(n)) => self.integer(node, n, i32::MIN.into(), i32::MAX.into()),
+            (Kind::Int64, Value::Number(n)) => self.integer(node, n, i64::MIN, i64::MAX),
+            (Kind::IntOrString, Value::String(_)) => Ok(()),
+            (Kind::IntOrString, Value::Number(n)) => self.integer(node, n, i32::MIN.into(), i32::MAX.into()),
+            (Kind::Bytes, Value::String(text)) => canonical_base64(text),
+            (Kind::Bytes, Value::Array(list)) => self.byte_list(list).map(|text| *value = text),
+            (Kind::Quantity, found) => self.quantity(found).map(|text| *value = text),
+            (Kind::Time, Value::String(text)) => time::parse(text).map(|t| *text = time::rfc3339(t)),
+            (Kind::MicroTime, Value::String(text)) => time::parse_micro(text).map(|t| *text = time::rfc3339_micro(t)),
+            (Kind::SchemaOrArray(_) | Kind::SchemaOrBool(_) | Kind::SchemaOrStrings(_), found) => {
+                self.silent += 1;
+                let result = self.wrapped(node, found);
+                self.silent -= 1;
+                result
+            }
+            (_, found) => Err(self.mismatch(node, found)),
+        }
+    }
+
+    fn object(&mut self, node: NodeId, id: StructId, map: &mut Map<String, Value>) -> Result<(), String> {
+        let outer = self.within.replace(id);
+        let keep = self.arena.node(node).preserve;
+        let additional = self.arena.structure(id).additional;
+        let mut failure = None;
+        map.retain(|name, child| {
+            if failure.is_some() {
+                return true;
+            }
+            let Some(field) = self.arena.field(id, name) else {
+                if let Some(additional) = additional {
+                    let mark = self.enter(name);
+                    failure = self.value(additional, child).err();
+                    self.path.truncate(mark);
+                } else if !keep {
+                    self.unknown(name);
+                }
+                return keep || additional.is_some();
+            };
+            if child.is_null() {
+                return self.arena.node(field.node).nullable;
+            }
+            let mark = self.enter(name);
+            self.fields.push(&field.name);
+            failure = self.value(field.node, child).err();
+            self.fields.pop();
+            self.path.truncate(mark);
+            true
+        });
+        self.within = outer;
+        failure.map_or(Ok(()), Err)
+    }
+
+    fn wrapped(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {
+        match (self.arena.node(node).kind, value) {
+            (Kind::SchemaOrArray(schema), Value::Array(list)) => {
+                list.iter_mut().try_for_each(|child| self.value(schema, child))
+            }
+            (Kind::SchemaOrBool(_), Value::Bool(_)) => Ok(()),
+            (
+                Kind::SchemaOrBool(schema) | Kind::SchemaOrArray(schema) | Kind::SchemaOrStrings(schema),
+                found @ Value::Object(_),
+            ) => self.value(schema, found),
+            (Kind::SchemaOrStrings(_), Value::Array(list)) if list.iter().all(Value::is_string) => Ok(()),
+            (Kind::SchemaOrBool(_), _) => Err("boolean or JSON schema expected".into()),
+            (_, found) => Err(self.mismatch(node, found)),
+        }
+    }
+
+    fn enter(&mut self, name: &str) -> usize {
+        let mark = self.path.len();
+        if mark > 0 {
+            self.path.push('.');
+        }
+        self.path.push_str(name);
+        mark
+    }
+
+    fn unknown(&mut self, name: &str) {
+        if self.problems.len() < MOST_PROBLEMS && self.silent == 0 {
+            let dot = if self.path.is_empty() { "" } else { "." };
+            self.problems.push(format!("unknown field \"{}{dot}{name}\"", self.path));
+        }
+    }
+
+    fn integer(&self, node: NodeId, number: &Number, low: i64, high: i64) -> Result<(), String> {
+        match number.as_i64() {
+            Some(n) if (low..=high).contains(&n) => Ok(()),
+            _ => {
+                let wanted = match self.arena.node(node).kind {
+                    Kind::IntOrString => "int32".to_owned(),
+                    _ => self.arena.go_type(node),
+                };
+                Err(self.cannot(&format!("number {number}"), &wanted))
+            }
+        }
+    }
+
+    fn quantity(&self, value: &Value) -> Result<Value, String> {
+        // Go hands over the raw JSON, its quotes cut off.
+        let text = match value {
+            Value::String(text) => text.trim().to_owned(),
+            other => other.to_string(),
+        };
+        Quantity::parse(&text).map(|q| Value::from(q.to_string())).map_err(|e| e.to_string())
+    }
+
+    /// Go reads a list of numbers as bytes, too.
+    fn byte_list(&self, list: &[Value]) -> Result<Value, String> {
+        let mut bytes = Vec::with_capacity(list.len());
+        for item in list {
+            match item.as_u64().and_then(|n| u8::try_from(n).ok()) {
+                Some(byte) => bytes.push(byte),
+                None if item.is_number() => return Err(self.cannot(&format!("number {item}"), "uint8")),
+                None => return Err(self.cannot(kind_of(item), "uint8")),
+            }
+        }
+        Ok(Value::from(base64::engine::general_purpose::STANDARD.encode(bytes)))
+    }
+
+    fn mismatch(&self, node: NodeId, value: &Value) -> String {
+        let wanted = match self.arena.node(node).kind {
+            Kind::Time | Kind::MicroTime => "string".to_owned(),
+            Kind::IntOrString => "int32".to_owned(),
+            _ => self.arena.go_type(node),
+        };
+        self.cannot(kind_of(value), &wanted)
+    }
+
+    fn cannot(&self, what: &str, wanted: &str) -> String {
+        match self.within {
+            Some(id) if !self.fields.is_empty() => {
+                let (name, fields) = (self.arena.struct_name(id), self.fields.join("."));
+                format!("json: cannot unmarshal {what} into Go struct field {name}.{fields} of type {wanted}")
+            }
+            _ => format!("json: cannot unmarshal {what} into Go value of type {wanted}"),
+        }
+    }
+
+    fn zero(&self, node: NodeId) -> Value {
+        match self.arena.node(node).kind {
+            Kind::String => Value::from(""),
+            Kind::Bool => Value::Bool(false),
+            Kind::Int32 | Kind::Int64 | Kind::Double | Kind::IntOrString => Value::from(0),
+            Kind::Quantity => Value::from("0"),
+            Kind::Struct(_) => Value::Object(Map::new()),
+            _ => Value::Null,
+        }
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+/// Checks standard base64 as Go does (line breaks are skipped, spare bits ignored) and writes it anew where that differs.
+fn canonical_base64(text: &mut String) -> Result<(), String> {
+    let bytes = text.as_bytes();
+    let illegal = |at: usize| Err(format!("illegal base64 data at input byte {at}"));
+    let line_break = |at: usize| matches!(bytes.get(at), Some(b'\n' | b'\r'));
+    let (mut at, mut filled) = (0, 0);
+    let mut clean = true;
+    while let Some(&byte) = bytes.get(at) {
+        match byte {
+            b'\n' | b'\r' => clean = false,
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'+' | b'/' => filled = (filled + 1) % 4,
+            b'=' if filled < 2 => return illegal(at),
+            b'=' => {
+                clean = false; // spare bits
+                let mut next = at + 1;
+                if filled == 2 {
+                    while line_break(next) {
+                        next += 1;
+                    }
+                    match bytes.get(next) {
+                        None => return illegal(bytes.len()),
+                        Some(b'=') => next += 1,
+                        Some(_) => return illegal(next - 1),
+                    }
+                }
+                while line_break(next) {
+                    next += 1;
+                }
+                if next < bytes.len() {
+                    return illegal(next);
+                }
+                filled = 0;
+                break;
+            }
+            _ => return illegal(at),
+        }
+        at += 1;
+    }
+    if filled != 0 {
+        return illegal(bytes.len() - filled);
+    }
+    if !clean {
+        use base64::engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig};
+        let lenient = GeneralPurposeConfig::new()
+            .with_decode_allow_trailing_bits(true)
+            .with_decode_padding_mode(DecodePaddingMode::RequireCanonical);
+        let engine = GeneralPurpose::new(&base64::alphabet::STANDARD, lenient);
+        let plain: Vec<u8> = bytes.iter().copied().filter(|b| !matches!(b, b'\n' | b'\r')).collect();
+        let data = engine.decode(plain).map_err(|_| format!("illegal base64 data at input byte {}", bytes.len()))?;
+        *text = engine.encode(data);
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;

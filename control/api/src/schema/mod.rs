@@ -1,0 +1,138 @@
+//! The structural schema: one machine for decoding, pruning, defaulting, strategic merge, server-side apply and OpenAPI.
+//!
+//! A [`Schema`] is a cheap handle on a place in a schema: a kind, a field, an element. Built-in kinds come from the embedded data
+//! file (`data/kubernetes.txt`, made by `data/generate.py`), which is read once, on first use; custom resources get theirs with CRDs.
+//! Value validation (ranges, patterns, required fields) is not done here: it is a strategy's.
+//!
+//! Follows <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy> and
+//! <https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation>.
+
+mod data;
+mod decode;
+mod defaults;
+pub mod openapi;
+mod types;
+
+use crate::GroupVersionKind;
+use serde_json::Value;
+use std::{fmt, sync::Arc};
+
+pub(crate) use data::builtin;
+pub(crate) use types::{Arena, Field, Node, NodeId};
+pub use types::{ListType, PatchStrategy, Shape};
+
+/// A place in a structural schema. Cheap to clone.
+#[derive(Clone)]
+pub struct Schema {
+    pub(crate) arena: Arc<Arena>,
+    pub(crate) node: NodeId,
+}
+
+impl fmt::Debug for Schema {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Schema({})", self.arena.go_type(self.node))
+    }
+}
+
+impl Schema {
+    /// The schema of a built-in kind, lists and options (`DeploymentList`, `DeleteOptions`) included.
+    pub fn for_kind(gvk: &GroupVersionKind) -> Option<Self> {
+        let data = builtin();
+        let node = data.kind(&gvk.group, &gvk.version, &gvk.kind)?;
+        Some(Self { arena: data.arena.clone(), node })
+    }
+
+    /// The schema of a built-in definition by its OpenAPI name, as `io.k8s.api.core.v1.PodSpec`.
+    pub fn named(definition: &str) -> Option<Self> {
+        let data = builtin();
+        let node = data.definition(definition)?;
+        Some(Self { arena: data.arena.clone(), node })
+    }
+
+    /// A schema that knows nothing: any value, no field is unknown, every list atomic.
+    pub fn any() -> Self {
+        let arena = Arena { nodes: vec![Node::new(types::Kind::Any)], ..Arena::default() };
+        Self { arena: Arc::new(arena), node: 0 }
+    }
+
+    fn with(&self, node: NodeId) -> Self {
+        Self { arena: self.arena.clone(), node }
+    }
+
+    pub(crate) fn facts(&self) -> &Node {
+        self.arena.node(self.node)
+    }
+
+    /// What kind of value stands here.
+    pub fn shape(&self) -> Shape {
+        self.arena.shape(self.node)
+    }
+
+    /// The schema of a field of this object; of the value of this key, where this is a map.
+    pub fn field(&self, name: &str) -> Option<Self> {
+        self.arena.child(self.node, name).map(|node| self.with(node))
+    }
+
+    /// The declared fields of this object by name; nothing for other shapes.
+    pub fn fields(&self) -> impl Iterator<Item = (&str, Self)> {
+        self.arena.fields(self.node).iter().map(|field| (&*field.name, self.with(field.node)))
+    }
+
+    /// Whether this object must have that field. The engine does not enforce it.
+    pub fn is_required(&self, name: &str) -> bool {
+        self.arena.fields(self.node).iter().any(|field| field.name == name && field.required)
+    }
+
+    /// The schema of an element of this list, or of a value of this map.
+    pub fn items(&self) -> Option<Self> {
+        self.arena.element(self.node).map(|node| self.with(node))
+    }
+
+    /// How server-side apply merges this list.
+    pub fn list_type(&self) -> &ListType {
+        &self.facts().list
+    }
+
+    /// Whether this object or map is one value for server-side apply (`x-kubernetes-map-type: atomic`), or is not known inside.
+    pub fn is_atomic(&self) -> bool {
+        self.arena.is_atomic(self.node)
+    }
+
+    /// The key by which strategic merge patch finds an element of this list of objects.
+    pub fn patch_merge_key(&self) -> Option<&str> {
+        self.facts().merge_key.as_deref()
+    }
+
+    /// How strategic merge patch treats this field.
+    pub fn patch_strategy(&self) -> PatchStrategy {
+        self.facts().strategy
+    }
+
+    /// The default that this schema gives an absent field.
+    pub fn default_value(&self) -> Option<&Value> {
+        self.facts().default.as_deref()
+    }
+
+    /// Whether unknown fields are kept here (`x-kubernetes-preserve-unknown-fields`, or a place without a schema).
+    pub fn preserves_unknown(&self) -> bool {
+        self.arena.preserves_unknown(self.node)
+    }
+
+    /// Checks the types of a freshly parsed value as Go's decoder does, and brings it into the form that Go would hold: nulls and
+    /// unknown fields are dropped, quantities and times are in canonical form.
+    ///
+    /// Returns what strict decoding complains about: `unknown field "spec.foo"`, at most 100, each once, sorted within an object.
+    /// Use [`crate::json::in_document_order`] to order them as a JSON document has them.
+    ///
+    /// # Errors
+    /// The text of Go's decoder: `json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32`.
+    pub fn decode_check(&self, value: &mut Value) -> Result<Vec<String>, String> {
+        decode::check(&self.arena, self.node, value)
+    }
+
+    /// Fills in the defaults that the schema carries: the keys of list maps for built-ins (`protocol: TCP`), `default` for custom
+    /// resources. Not the defaults that Kubernetes' code sets: those are a strategy's.
+    pub fn default(&self, value: &mut Value) {
+        defaults::apply(&self.arena, self.node, value);
+    }
+}
