@@ -138,7 +138,14 @@ impl<T: Payload> Writer<T> {
                         Some(flying) => flying.commit.as_mut().await,
                         None => std::future::pending().await,
                     }
-                } => self.landed(result),
+                } => {
+                    self.landed(result);
+                    // Who has just been answered may have more to write: let it join this commit, not the one after.
+                    tokio::task::yield_now().await;
+                    while self.prepared.has_room() && let Ok(request) = self.requests.try_recv() {
+                        self.take(request);
+                    }
+                }
                 count = self.requests.recv_many(&mut arrived, MOST_CHANGES), if room => {
                     open = count > 0;
                     for request in arrived.drain(..) {
