@@ -4,11 +4,14 @@
 //! fields and re-shapes defaults.
 
 mod clock;
+pub mod json;
 mod object;
 pub mod quantity;
 pub mod schema;
 mod status;
 pub mod time;
+mod tree;
+pub mod yaml;
 
 pub use clock::Clock;
 pub use object::{GroupVersionKind, GroupVersionResource, Object};

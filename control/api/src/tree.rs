@@ -1,0 +1,204 @@
+//! Builds a JSON value from any serde source and notes the keys that a mapping has twice, by their path. Shared by JSON and YAML.
+
+use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
+use std::{
+    cell::RefCell,
+    collections::{HashMap, HashSet},
+    fmt::{self, Write},
+};
+
+/// How deep lists and objects may nest. Go allows 10,000, which here would be the stack's end: a recursive walk, drop or clone of a
+/// value must be safe on every thread.
+pub(crate) const MOST_DEPTH: usize = 128;
+const TOO_DEEP: &str = "exceeded max depth";
+/// More problems than these are not listed.
+const MOST_PROBLEMS: usize = 100;
+
+/// A value with the paths of the keys that were there twice (the last one wins).
+pub(crate) struct Tree {
+    pub value: Value,
+    pub duplicates: Vec<String>,
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let walk = RefCell::new(Walk::default());
+        let value = Node { walk: &walk, depth: 0 }.deserialize(deserializer)?;
+        Ok(Self { value, duplicates: walk.into_inner().duplicates })
+    }
+}
+
+/// Reads a document only to learn where the wanted paths stand in it.
+pub(crate) struct Order<'a> {
+    /// Path to its rank.
+    pub wanted: HashMap<&'a str, Option<usize>>,
+}
+
+impl<'de> DeserializeSeed<'de> for &mut Order<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        let wanted = self.wanted.keys().map(|k| (*k).to_owned()).collect();
+        let walk = RefCell::new(Walk { wanted, ..Walk::default() });
+        Node { walk: &walk, depth: 0 }.deserialize(deserializer)?;
+        for (rank, path) in walk.into_inner().found.iter().enumerate() {
+            if let Some(place) = self.wanted.get_mut(path.as_str()) {
+                place.get_or_insert(rank);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Walk {
+    path: String,
+    duplicates: Vec<String>,
+    wanted: HashSet<String>,
+    found: Vec<String>,
+}
+
+#[derive(Clone, Copy)]
+struct Node<'a> {
+    walk: &'a RefCell<Walk>,
+    depth: usize,
+}
+
+impl Node<'_> {
+    fn deeper<E: Error>(self) -> Result<Self, E> {
+        if self.depth >= MOST_DEPTH {
+            return Err(E::custom(TOO_DEEP));
+        }
+        Ok(Self { depth: self.depth + 1, ..self })
+    }
+
+    fn enter(self, step: fmt::Arguments<'_>) -> usize {
+        let path = &mut self.walk.borrow_mut().path;
+        let mark = path.len();
+        path.write_fmt(step).expect("a String takes all");
+        mark
+    }
+
+    fn enter_key(self, key: &str, again: bool) -> usize {
+        let dot = if self.walk.borrow().path.is_empty() { "" } else { "." };
+        let mark = self.enter(format_args!("{dot}{key}"));
+        let mut walk = self.walk.borrow_mut();
+        let path = walk.path.clone();
+        if !walk.wanted.is_empty() && walk.wanted.contains(&path) {
+            walk.found.push(path);
+        } else if again && walk.duplicates.len() < MOST_PROBLEMS && !walk.duplicates.contains(&path) {
+            walk.duplicates.push(path);
+        }
+        mark
+    }
+
+    fn leave(self, mark: usize) {
+        self.walk.borrow_mut().path.truncate(mark);
+    }
+}
+
+impl<'de> DeserializeSeed<'de> for Node<'_> {
+    type Value = Value;
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Node<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("any value")
+    }
+
+    fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_u64<E: Error>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i128<E: Error>(self, value: i128) -> Result<Value, E> {
+        self.visit_f64(value as f64)
+    }
+
+    fn visit_u128<E: Error>(self, value: u128) -> Result<Value, E> {
+        self.visit_f64(value as f64)
+    }
+
+    fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("a number must be finite"))
+    }
+
+    fn visit_str<E: Error>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E: Error>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_none<E: Error>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_some<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_newtype_struct<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Value, A::Error> {
+        let node = self.deeper()?;
+        let mut values = Vec::new();
+        loop {
+            let mark = self.enter(format_args!("[{}]", values.len()));
+            let next = list.next_element_seed(node)?;
+            self.leave(mark);
+            match next {
+                Some(value) => values.push(value),
+                None => return Ok(Value::Array(values)),
+            }
+        }
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
+        let node = self.deeper()?;
+        let mut map = Map::new();
+        while let Some(Key(key)) = entries.next_key()? {
+            let mark = self.enter_key(&key, map.contains_key(&key));
+            let value = entries.next_value_seed(node)?;
+            self.leave(mark);
+            map.insert(key, value);
+        }
+        Ok(Value::Object(map))
+    }
+}
+
+/// A key: in JSON a string, in YAML any scalar.
+struct Key(String);
+
+impl<'de> Deserialize<'de> for Key {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let walk = RefCell::new(Walk::default());
+        // Depth at its limit: a list or mapping is no key.
+        let value = deserializer.deserialize_any(Node { walk: &walk, depth: MOST_DEPTH })?;
+        Ok(Self(match value {
+            Value::String(text) => text,
+            other => other.to_string(),
+        }))
+    }
+}

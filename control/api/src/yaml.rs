@@ -1,0 +1,186 @@
+//! YAML in and out, as Kubernetes reads it: YAML 1.1 booleans (`yes`, `on`) and octal numbers (`0777`), every document a JSON value.
+//!
+//! The only module that names `serde_yaml`. Aliases, nesting and sizes are bounded, so that a small text cannot become a large value.
+
+use crate::tree::{MOST_DEPTH, Tree};
+use serde_json::Value;
+use serde_yaml::options::{AliasLimits, DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
+
+/// Parses the first and only YAML document, and returns its duplicate keys as problems, as [`crate::json::parse`] does. Whole floats
+/// become integers, as they do on upstream's way through JSON.
+///
+/// # Errors
+/// A text for people, with line and column, behind upstream's `yaml: `.
+pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
+    let tree: Tree = serde_yaml::from_str_with_options(text, options()).map_err(explain)?;
+    Ok(finish(tree))
+}
+
+/// Every document of a text, empty ones left out, each with its problems.
+///
+/// # Errors
+/// As [`parse`], for the first document that is wrong.
+pub fn documents(text: &str) -> Result<Vec<(Value, Vec<String>)>, String> {
+    let trees: Vec<Tree> = serde_yaml::from_multiple_with_options(text, options()).map_err(explain)?;
+    Ok(trees.into_iter().map(finish).filter(|(value, _)| !value.is_null()).collect())
+}
+
+/// Writes a value as one YAML document with a final line break, keys sorted.
+pub fn to_string(value: &Value) -> String {
+    let options = serde_yaml::ser_options! { prefer_block_scalars: true, folded_wrap_chars: usize::MAX };
+    let mut text = serde_yaml::to_string_with_options(value, options).expect("a JSON value is YAML");
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    text
+}
+
+fn options() -> serde_yaml::Options {
+    serde_yaml::options! {
+        duplicate_keys: DuplicateKeyPolicy::PassThrough,
+        merge_keys: MergeKeyPolicy::Merge,
+        legacy_octal_numbers: true,
+        strict_booleans: false,
+        non_finite_float_policy: NonFiniteFloatPolicy::Reject,
+        alias_limits: AliasLimits::default(),
+        budget: serde_yaml::budget! {
+            max_depth: MOST_DEPTH,
+            max_nodes: 1_000_000,
+            max_events: 4_000_000,
+            max_total_scalar_bytes: 16 << 20,
+        },
+    }
+}
+
+fn finish(tree: Tree) -> (Value, Vec<String>) {
+    let mut value = tree.value;
+    whole_floats(&mut value);
+    (value, tree.duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect())
+}
+
+/// Go writes the float 3.0 as the JSON number 3, so that `replicas: 3.0` is an integer to Kubernetes.
+fn whole_floats(value: &mut Value) {
+    match value {
+        Value::Number(number) => {
+            if let Some(float) =
+                number.as_f64().filter(|f| !number.is_i64() && !number.is_u64() && f.fract() == 0.0 && f.abs() < 1e18)
+            {
+                *value = Value::from(float as i64);
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(whole_floats),
+        Value::Object(map) => map.values_mut().for_each(whole_floats),
+        _ => {}
+    }
+}
+
+fn explain(error: serde_yaml::Error) -> String {
+    let text = error.to_string();
+    format!("yaml: {}", text.lines().next().unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn read(text: &str) -> Value {
+        parse(text.as_bytes()).expect(text).0
+    }
+
+    #[test]
+    fn scalars_are_those_of_yaml_1_1() {
+        for (text, value) in [
+            ("yes", json!(true)),
+            ("Off", json!(false)),
+            ("\"yes\"", json!("yes")),
+            ("0777", json!(511)),
+            ("0o17", json!(15)),
+            ("0x1F", json!(31)),
+            ("1_000", json!(1000)),
+            ("3.0", json!(3)),
+            ("1e3", json!(1000)),
+            ("1.5", json!(1.5)),
+            ("~", json!(null)),
+            ("null", json!(null)),
+            ("''", json!("")),
+            ("2001-12-14", json!("2001-12-14")),
+            ("1.2.3", json!("1.2.3")),
+            ("v1", json!("v1")),
+            ("18446744073709551615", json!(u64::MAX)),
+            ("80:80", json!("80:80")),
+            ("'0777'", json!("0777")),
+            ("500m", json!("500m")),
+        ] {
+            assert_eq!(read(&format!("a: {text}"))["a"], value, "{text}");
+        }
+    }
+
+    #[test]
+    fn keys_are_text_and_duplicates_are_named() {
+        assert_eq!(read("1: a\ntrue: b"), json!({"1": "a", "true": "b"}));
+        let (value, problems) = parse(b"spec:\n  replicas: 1\n  replicas: 2\n").expect("YAML");
+        assert_eq!(
+            (value, problems),
+            (json!({"spec": {"replicas": 2}}), vec![r#"duplicate field "spec.replicas""#.to_owned()])
+        );
+    }
+
+    #[test]
+    fn anchors_merge_keys_and_block_scalars_work() {
+        let value = read("base: &b {x: 1}\nmore:\n  <<: *b\n  z: 2\ntext: |\n  one\n  two\n");
+        assert_eq!(value, json!({"base": {"x": 1}, "more": {"x": 1, "z": 2}, "text": "one\ntwo\n"}));
+    }
+
+    #[test]
+    fn documents_are_split_and_empty_ones_left_out() {
+        let all = documents("# comment\n---\na: 1\n---\n---\nb: 2\n...\n").expect("YAML");
+        assert_eq!(all.into_iter().map(|(v, _)| v).collect::<Vec<_>>(), [json!({"a": 1}), json!({"b": 2})]);
+        assert!(parse(b"a: 1\n---\nb: 2\n").is_err());
+    }
+
+    #[test]
+    fn json_is_yaml() {
+        assert_eq!(
+            read(r#"{"a": [1, "x", null], "b": {"c": false}}"#),
+            json!({"a": [1, "x", null], "b": {"c": false}})
+        );
+    }
+
+    #[test]
+    fn bombs_and_depths_are_refused() {
+        let mut bomb = String::from("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+        for i in 1..9 {
+            let refs = vec![format!("*a{}", i - 1); 10].join(", ");
+            bomb += &format!("a{i}: &a{i} [{refs}]\n");
+        }
+        assert!(parse(bomb.as_bytes()).is_err());
+        assert!(parse("[".repeat(100_000).as_bytes()).is_err());
+        assert!(parse(b"a: .inf").is_err());
+        assert!(parse(b"a: b: c").expect_err("no YAML").starts_with("yaml: "));
+        assert!(parse(&[0xff, 0xfe, 0xff]).is_err());
+    }
+
+    #[test]
+    fn what_is_written_is_read_back() {
+        let value = json!({"yes": "yes", "n": "0777", "t": "a\nb\n", "long": "x ".repeat(200), "e": {}, "l": [], "s": "2001-12-14",
+            "q": "1e3", "tilde": "~", "deep": [{"a": [1, {"b": null}]}], "colon": "a: b", "dash": "- a", "empty": "", "tab": "\t"});
+        let text = to_string(&value);
+        assert_eq!(read(&text), value, "{text}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_string_survives(text in ".*", key in "[ -~]{0,12}") {
+            let value = json!({ key: text });
+            prop_assert_eq!(read(&to_string(&value)), value);
+        }
+
+        #[test]
+        fn any_text_is_refused_or_read(text in ".{0,80}") {
+            let _ = documents(&text);
+        }
+    }
+}
