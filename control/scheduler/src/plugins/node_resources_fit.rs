@@ -1,0 +1,107 @@
+//! A pod fits where what it asks for is left over; the score prefers empty or full nodes.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/resource-bin-packing/>.
+
+use k8s_openapi::api::core::v1::Node;
+
+use crate::{
+    node::NodeInfo,
+    plugin::{Event, MAX_SCORE, Plugin, Reason, Verdict},
+    pod::PodInfo,
+};
+
+/// Which nodes are best.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Strategy {
+    /// Those with most left: load spreads.
+    #[default]
+    LeastAllocated,
+    /// Those with least left: nodes fill one after another.
+    MostAllocated,
+}
+
+/// Compares CPU, memory, storage, extended resources and the number of pods.
+pub struct NodeResourcesFit {
+    strategy: Strategy,
+}
+
+impl NodeResourcesFit {
+    /// With a scoring strategy.
+    pub fn new(strategy: Strategy) -> Self {
+        Self { strategy }
+    }
+
+    fn share(&self, requested: i64, capacity: i64) -> i64 {
+        match self.strategy {
+            Strategy::LeastAllocated if requested > capacity => 0,
+            Strategy::LeastAllocated => (capacity - requested) * MAX_SCORE / capacity,
+            Strategy::MostAllocated => requested.min(capacity) * MAX_SCORE / capacity,
+        }
+    }
+}
+
+impl Plugin for NodeResourcesFit {
+    fn name(&self) -> &'static str {
+        "NodeResourcesFit"
+    }
+
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+        let mut reasons: Vec<Reason> = Vec::new();
+        let mut hopeless = false;
+        if node.pods.len() + 1 > node.max_pods {
+            reasons.push("Too many pods".into());
+        }
+        let (asked, used, all) = (&pod.requests, &node.requested, &node.allocatable);
+        let mut compare = |asked: i64, used: i64, all: i64, reason: &dyn Fn() -> Reason| {
+            if asked > 0 && asked > all - used {
+                reasons.push(reason());
+                hopeless |= asked > all;
+            }
+        };
+        compare(asked.cpu, used.cpu, all.cpu, &|| "Insufficient cpu".into());
+        compare(asked.memory, used.memory, all.memory, &|| "Insufficient memory".into());
+        compare(asked.storage, used.storage, all.storage, &|| "Insufficient ephemeral-storage".into());
+        for (name, amount) in &asked.scalar {
+            let of = |r: &crate::resources::Resources| r.scalar.get(name).copied().unwrap_or(0);
+            compare(*amount, of(used), of(all), &|| format!("Insufficient {name}").into());
+        }
+        match (reasons.is_empty(), hopeless) {
+            (true, _) => Verdict::Fit,
+            (false, true) => Verdict::Unresolvable(reasons),
+            (false, false) => Verdict::Unschedulable(reasons),
+        }
+    }
+
+    fn scores(&self, _: &PodInfo) -> bool {
+        true
+    }
+
+    fn score(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
+        let parts = [
+            (node.scored.0 + pod.scored.0, node.allocatable.cpu),
+            (node.scored.1 + pod.scored.1, node.allocatable.memory),
+        ];
+        let (mut sum, mut count) = (0, 0);
+        for (requested, capacity) in parts.into_iter().filter(|(_, capacity)| *capacity > 0) {
+            sum += self.share(requested, capacity);
+            count += 1;
+        }
+        if count == 0 { 0 } else { sum / count }
+    }
+
+    fn wakes_on(&self, event: &Event<'_>, _: &PodInfo) -> bool {
+        match event {
+            Event::NodeAdded(_) | Event::PodUpdated => true,
+            Event::NodeUpdated { old, new } => allocatable(old) != allocatable(new),
+            // a slot is free again, whatever else the pod held
+            Event::PodRemoved(_) => true,
+            Event::Timeout => false,
+        }
+    }
+}
+
+fn allocatable(
+    node: &Node,
+) -> Option<&std::collections::BTreeMap<String, k8s_openapi::apimachinery::pkg::api::resource::Quantity>> {
+    node.status.as_ref()?.allocatable.as_ref()
+}

@@ -1,0 +1,69 @@
+//! Tainted nodes take only pods that tolerate their taints.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>.
+
+use k8s_openapi::api::core::v1::{Node, Taint};
+
+use super::tolerates;
+use crate::{
+    node::NodeInfo,
+    plugin::{Event, Plugin, Verdict, scale},
+    pod::PodInfo,
+};
+
+/// Filters by NoSchedule and NoExecute, scores by PreferNoSchedule.
+pub struct TaintToleration;
+
+fn taints(node: &Node) -> &[Taint] {
+    node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default()
+}
+
+fn tolerated(pod: &PodInfo, taint: &Taint) -> bool {
+    pod.tolerations().iter().any(|t| tolerates(t, taint))
+}
+
+fn admits(pod: &PodInfo, node: &Node) -> bool {
+    let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
+    taints(node).iter().filter(hard).all(|t| tolerated(pod, t))
+}
+
+impl Plugin for TaintToleration {
+    fn name(&self) -> &'static str {
+        "TaintToleration"
+    }
+
+    fn weight(&self) -> i64 {
+        3
+    }
+
+    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+        if node.node.as_deref().is_none_or(|n| admits(pod, n)) {
+            return Verdict::Fit;
+        }
+        Verdict::Unresolvable(vec!["node(s) had untolerated taint(s)".into()])
+    }
+
+    fn scores(&self, _: &PodInfo) -> bool {
+        true
+    }
+
+    fn score(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
+        let soft = |t: &&Taint| t.effect == "PreferNoSchedule";
+        let taints = node.node.as_deref().map(taints).unwrap_or_default();
+        let count = taints.iter().filter(soft).filter(|t| !tolerated(pod, t)).count();
+        i64::try_from(count).unwrap_or(i64::MAX)
+    }
+
+    fn normalize(&self, scores: &mut [i64]) {
+        scale(scores, true);
+    }
+
+    fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
+        match event {
+            Event::NodeAdded(node) => admits(pod, node),
+            Event::NodeUpdated { old, new } => !admits(pod, old) && admits(pod, new),
+            Event::PodUpdated => true,
+            _ => false,
+        }
+    }
+}

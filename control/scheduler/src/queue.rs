@@ -1,0 +1,336 @@
+//! The pods that wait for a node: ready to be tried, backing off, or waiting for an event that may help. Pure: time is passed in.
+//!
+//! Bounded by nature: it holds one entry per pod that exists and has no node, and nothing else.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use crate::{
+    plugin::{Event, Plugins},
+    pod::PodInfo,
+};
+
+/// After the first failure; doubles with each.
+const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
+/// Never longer.
+const MAX_BACKOFF: Duration = Duration::from_secs(10);
+/// How long a pod waits for an event before it is tried anyway.
+const MAX_WAIT: Duration = Duration::from_secs(300);
+
+/// The order of trying: higher priority first, then first come.
+type Rank = (Reverse<i32>, u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    /// Ready to be tried.
+    Active(Rank),
+    /// Not before its time.
+    Backoff(Instant, u64),
+    /// Refused; since when.
+    Unschedulable(Instant),
+    /// Held back by a plugin before it may enter.
+    Gated,
+    /// Being tried or bound.
+    InFlight,
+}
+
+#[derive(Debug)]
+struct Entry {
+    pod: Arc<PodInfo>,
+    place: Place,
+    attempts: u32,
+    /// When its back-off ends.
+    not_before: Instant,
+    order: u64,
+    /// Names of the plugins that refused it.
+    refused_by: Vec<&'static str>,
+}
+
+/// The waiting pods.
+pub struct Queue {
+    plugins: Plugins,
+    entries: HashMap<String, Entry>,
+    active: BTreeMap<Rank, String>,
+    backoff: BTreeMap<(Instant, u64), String>,
+    unschedulable: BTreeSet<String>,
+    next_order: u64,
+}
+
+/// How many pods wait where; the gauge `scheduler_pending_pods`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// Ready to be tried.
+    pub active: usize,
+    /// Backing off.
+    pub backoff: usize,
+    /// Waiting for an event.
+    pub unschedulable: usize,
+    /// Held back by gates.
+    pub gated: usize,
+}
+
+impl Queue {
+    /// An empty queue.
+    pub fn new(plugins: Plugins) -> Self {
+        Self {
+            plugins,
+            entries: HashMap::new(),
+            active: BTreeMap::new(),
+            backoff: BTreeMap::new(),
+            unschedulable: BTreeSet::new(),
+            next_order: 0,
+        }
+    }
+
+    /// Takes a pod that has no node, new or changed.
+    pub fn set(&mut self, pod: Arc<PodInfo>, now: Instant) {
+        let uid = pod.uid().to_owned();
+        let Some(entry) = self.entries.get_mut(&uid) else {
+            self.next_order += 1;
+            let order = self.next_order;
+            let place = Place::Gated;
+            let entry = Entry { pod, place, attempts: 0, not_before: now, order, refused_by: Vec::new() };
+            self.entries.insert(uid.clone(), entry);
+            return self.activate(&uid, now);
+        };
+        let respecified =
+            entry.pod.pod.spec != pod.pod.spec || entry.pod.pod.metadata.labels != pod.pod.metadata.labels;
+        let priority = pod.priority;
+        entry.pod = pod;
+        match entry.place {
+            Place::Gated => self.activate(&uid, now),
+            Place::Unschedulable(_) if respecified => self.wake(&uid, &Event::PodUpdated, now),
+            Place::Active(rank) if rank.0.0 != priority => self.activate(&uid, now),
+            _ => {}
+        }
+    }
+
+    /// Forgets a pod: it is gone, finished or bound.
+    pub fn remove(&mut self, uid: &str) {
+        self.unlink(uid);
+        self.entries.remove(uid);
+    }
+
+    /// The next pod to try; it stays known until [`Queue::remove`] or [`Queue::refuse`].
+    pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
+        self.promote(now);
+        let (_, uid) = self.active.pop_first()?;
+        let entry = self.entries.get_mut(&uid).expect("active pods are known");
+        entry.place = Place::InFlight;
+        entry.attempts += 1;
+        Some(entry.pod.clone())
+    }
+
+    /// No node took the pod: it waits for an event, and for its back-off at least.
+    pub fn refuse(&mut self, uid: &str, refused_by: Vec<&'static str>, now: Instant) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.refused_by = refused_by;
+        entry.not_before = now + backoff(entry.attempts);
+        entry.place = Place::Unschedulable(now);
+        self.unschedulable.insert(uid.to_owned());
+    }
+
+    /// Trying failed for a reason that may pass by itself: it is tried again after its back-off.
+    pub fn retry(&mut self, uid: &str, now: Instant) {
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        entry.not_before = now + backoff(entry.attempts);
+        self.activate(uid, now);
+    }
+
+    /// Something changed in the cluster: pods that it may help are tried again.
+    pub fn on(&mut self, event: &Event<'_>, now: Instant) {
+        let waiting: Vec<String> = self.unschedulable.iter().cloned().collect();
+        for uid in waiting {
+            self.wake(&uid, event, now);
+        }
+    }
+
+    /// When something is due by time alone.
+    pub fn next_due(&self) -> Option<Instant> {
+        let backoff = self.backoff.first_key_value().map(|((at, _), _)| *at);
+        let waits = self.unschedulable.iter().filter_map(|uid| match self.entries[uid].place {
+            Place::Unschedulable(since) => Some(since + MAX_WAIT),
+            _ => None,
+        });
+        backoff.into_iter().chain(waits.min()).min()
+    }
+
+    /// Whether a pod could be popped now.
+    pub fn is_ready(&mut self, now: Instant) -> bool {
+        self.promote(now);
+        !self.active.is_empty()
+    }
+
+    /// How many pods wait where.
+    pub fn pending(&self) -> Pending {
+        Pending {
+            active: self.active.len(),
+            backoff: self.backoff.len(),
+            unschedulable: self.unschedulable.len(),
+            gated: self.entries.values().filter(|e| e.place == Place::Gated).count(),
+        }
+    }
+
+    fn wake(&mut self, uid: &str, event: &Event<'_>, now: Instant) {
+        let entry = &self.entries[uid];
+        let helps = entry.refused_by.is_empty()
+            || matches!(event, Event::Timeout)
+            || self.plugins.iter().any(|p| entry.refused_by.contains(&p.name()) && p.wakes_on(event, &entry.pod));
+        if helps {
+            self.activate(uid, now);
+        }
+    }
+
+    /// Puts the pod where it can be tried as soon as its back-off and the plugins allow.
+    fn activate(&mut self, uid: &str, now: Instant) {
+        self.unlink(uid);
+        let Some(entry) = self.entries.get_mut(uid) else { return };
+        if !self.plugins.iter().all(|p| p.pre_enqueue(&entry.pod)) {
+            entry.place = Place::Gated;
+        } else if entry.not_before > now {
+            entry.place = Place::Backoff(entry.not_before, entry.order);
+            self.backoff.insert((entry.not_before, entry.order), uid.to_owned());
+        } else {
+            let rank = (Reverse(entry.pod.priority), entry.order);
+            entry.place = Place::Active(rank);
+            self.active.insert(rank, uid.to_owned());
+        }
+    }
+
+    fn unlink(&mut self, uid: &str) {
+        match self.entries.get(uid).map(|e| e.place) {
+            Some(Place::Active(rank)) => drop(self.active.remove(&rank)),
+            Some(Place::Backoff(at, order)) => drop(self.backoff.remove(&(at, order))),
+            Some(Place::Unschedulable(_)) => drop(self.unschedulable.remove(uid)),
+            _ => {}
+        }
+    }
+
+    /// Moves what has become due.
+    fn promote(&mut self, now: Instant) {
+        while let Some((slot, uid)) = self.backoff.first_key_value().filter(|((at, _), _)| *at <= now) {
+            let (slot, uid) = (*slot, uid.clone());
+            self.backoff.remove(&slot);
+            self.activate(&uid, now);
+        }
+        let old = |uid: &&String| matches!(self.entries[*uid].place, Place::Unschedulable(t) if t + MAX_WAIT <= now);
+        let due: Vec<String> = self.unschedulable.iter().filter(old).cloned().collect();
+        for uid in due {
+            self.wake(&uid, &Event::Timeout, now);
+        }
+    }
+}
+
+/// 1 s, 2 s, 4 s, … 10 s.
+fn backoff(attempts: u32) -> Duration {
+    INITIAL_BACKOFF.saturating_mul(1 << attempts.saturating_sub(1).min(10)).min(MAX_BACKOFF)
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::core::v1::Node;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plugins::{Strategy, defaults};
+
+    fn pod(uid: &str, spec: Value) -> Arc<PodInfo> {
+        let mut value = json!({"metadata": {"name": uid, "uid": uid}, "spec": {"containers": []}});
+        for (k, v) in spec.as_object().into_iter().flatten() {
+            value["spec"][k] = v.clone();
+        }
+        Arc::new(PodInfo::new(Arc::new(serde_json::from_value(value).expect("a pod"))))
+    }
+
+    fn queue() -> (Queue, Instant) {
+        (Queue::new(defaults(Strategy::default())), Instant::now())
+    }
+
+    fn drain(q: &mut Queue, now: Instant) -> String {
+        std::iter::from_fn(|| q.pop(now)).map(|p| p.uid().to_owned()).collect::<Vec<_>>().join(" ")
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn priority_goes_before_age() {
+        let (mut q, now) = queue();
+        for (uid, priority) in [("a", 0), ("b", 5), ("c", 0), ("d", 5)] {
+            q.set(pod(uid, json!({"priority": priority})), now);
+        }
+        assert_eq!(drain(&mut q, now), "b d a c");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn gated_pods_wait_for_their_gates() {
+        let (mut q, now) = queue();
+        q.set(pod("a", json!({"schedulingGates": [{"name": "x"}]})), now);
+        assert_eq!((drain(&mut q, now), q.pending().gated), (String::new(), 1));
+        q.set(pod("a", json!({})), now);
+        assert_eq!(drain(&mut q, now), "a");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn refused_pods_wake_on_events_that_help_and_back_off() {
+        let (mut q, now) = queue();
+        let node: Node =
+            serde_json::from_value(json!({"metadata": {"name": "n", "labels": {"zone": "a"}}})).expect("a node");
+        q.set(pod("p", json!({"nodeSelector": {"zone": "b"}})), now);
+        drain(&mut q, now);
+        q.refuse("p", vec!["NodeAffinity"], now);
+        q.on(&Event::NodeAdded(&node), now + Duration::from_secs(60));
+        assert_eq!(drain(&mut q, now + Duration::from_secs(60)), "", "that node does not help");
+        let mut other = node.clone();
+        other.metadata.labels = Some([("zone".to_owned(), "b".to_owned())].into());
+        q.on(&Event::NodeUpdated { old: &node, new: &other }, now);
+        assert_eq!(drain(&mut q, now), "", "backing off for a second");
+        assert_eq!(q.next_due(), Some(now + Duration::from_secs(1)));
+        assert_eq!(drain(&mut q, now + Duration::from_secs(1)), "p");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_ends_after_five_minutes_without_any_event() {
+        let (mut q, now) = queue();
+        q.set(pod("p", json!({})), now);
+        drain(&mut q, now);
+        q.refuse("p", vec!["NodeResourcesFit"], now);
+        assert_eq!(drain(&mut q, now + Duration::from_secs(299)), "");
+        assert_eq!(drain(&mut q, now + Duration::from_secs(300)), "p");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn back_off_doubles_up_to_ten_seconds() {
+        let (mut q, mut now) = queue();
+        q.set(pod("p", json!({})), now);
+        let mut waits = Vec::new();
+        for _ in 0..6 {
+            assert_eq!(drain(&mut q, now), "p");
+            q.retry("p", now);
+            let due = q.next_due().expect("a time");
+            waits.push((due - now).as_secs());
+            now = due;
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 10, 10]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_changed_spec_is_reason_to_try_again_and_a_removed_pod_is_not() {
+        let (mut q, now) = queue();
+        let later = now + Duration::from_secs(5);
+        q.set(pod("p", json!({})), now);
+        q.set(pod("gone", json!({})), now);
+        drain(&mut q, now);
+        q.refuse("p", vec!["TaintToleration"], now);
+        q.refuse("gone", vec!["TaintToleration"], now);
+        q.set(pod("p", json!({})), later);
+        assert_eq!(drain(&mut q, later), "", "nothing changed");
+        q.remove("gone");
+        q.set(pod("p", json!({"tolerations": [{"operator": "Exists"}]})), later);
+        assert_eq!(drain(&mut q, later), "p");
+        assert_eq!(q.pending(), Pending::default());
+    }
+}

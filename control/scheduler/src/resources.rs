@@ -1,0 +1,218 @@
+//! Amounts of CPU, memory and other resources as plain numbers. Pure.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/> and, for init containers and sidecars,
+//! <https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/>.
+
+use std::collections::BTreeMap;
+
+use api::quantity::Quantity;
+use k8s_openapi::{
+    api::core::v1::{Container, PodSpec},
+    apimachinery::pkg::api::resource::Quantity as Text,
+};
+
+/// What a container that names no CPU request counts for in scores, in thousandths of a core.
+const DEFAULT_CPU: i64 = 100;
+/// What a container that names no memory request counts for in scores, in bytes.
+const DEFAULT_MEMORY: i64 = 200 << 20;
+
+/// Amounts; what is not named is zero.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resources {
+    /// Thousandths of a core.
+    pub cpu: i64,
+    /// Bytes.
+    pub memory: i64,
+    /// Bytes.
+    pub storage: i64,
+    /// Huge pages and extended resources, by name.
+    pub scalar: BTreeMap<String, i64>,
+}
+
+impl Resources {
+    /// From a `requests` or `allocatable` map. Text that is no quantity counts as zero: the server has validated it.
+    pub fn parse(map: Option<&BTreeMap<String, Text>>) -> Self {
+        let mut resources = Self::default();
+        for (name, text) in map.into_iter().flatten() {
+            let Ok(quantity) = Quantity::parse(&text.0) else { continue };
+            match name.as_str() {
+                "cpu" => resources.cpu = quantity.milli_value(),
+                "memory" => resources.memory = quantity.value(),
+                "ephemeral-storage" => resources.storage = quantity.value(),
+                "pods" => {}
+                other => {
+                    resources.scalar.insert(other.to_owned(), quantity.value());
+                }
+            }
+        }
+        resources
+    }
+
+    /// Whether nothing is named.
+    pub fn is_zero(&self) -> bool {
+        self.cpu == 0 && self.memory == 0 && self.storage == 0 && self.scalar.is_empty()
+    }
+
+    /// Adds each amount.
+    pub fn add(&mut self, other: &Self) {
+        self.cpu = self.cpu.saturating_add(other.cpu);
+        self.memory = self.memory.saturating_add(other.memory);
+        self.storage = self.storage.saturating_add(other.storage);
+        for (name, amount) in &other.scalar {
+            *self.scalar.entry(name.clone()).or_default() += amount;
+        }
+    }
+
+    /// Takes each amount away.
+    pub fn sub(&mut self, other: &Self) {
+        self.cpu -= other.cpu;
+        self.memory -= other.memory;
+        self.storage -= other.storage;
+        for (name, amount) in &other.scalar {
+            if let Some(left) = self.scalar.get_mut(name) {
+                *left -= amount;
+            }
+        }
+    }
+
+    /// Raises each amount to the other's.
+    fn max(&mut self, other: &Self) {
+        self.cpu = self.cpu.max(other.cpu);
+        self.memory = self.memory.max(other.memory);
+        self.storage = self.storage.max(other.storage);
+        for (name, amount) in &other.scalar {
+            let mine = self.scalar.entry(name.clone()).or_default();
+            *mine = (*mine).max(*amount);
+        }
+    }
+}
+
+/// What the pod asks for.
+pub fn requests(spec: &PodSpec) -> Resources {
+    total(spec, Resources::parse)
+}
+
+/// What the pod counts for in scores: as [`requests`], with a default for each container that names no CPU or memory.
+pub fn non_zero_requests(spec: &PodSpec) -> Resources {
+    total(spec, |map| {
+        let mut resources = Resources::parse(map);
+        let named = |key: &str| map.is_some_and(|m| m.contains_key(key));
+        if !named("cpu") {
+            resources.cpu = DEFAULT_CPU;
+        }
+        if !named("memory") {
+            resources.memory = DEFAULT_MEMORY;
+        }
+        resources
+    })
+}
+
+/// Containers run together, init containers one after another beside the sidecars that began before them; the higher of the two counts, and
+/// the overhead of the runtime on top. Requests of the pod as a whole replace the sum for the resources they name.
+fn total(spec: &PodSpec, parse: impl Fn(Option<&BTreeMap<String, Text>>) -> Resources) -> Resources {
+    let of = |c: &Container| parse(c.resources.as_ref().and_then(|r| r.requests.as_ref()));
+    let mut sum = Resources::default();
+    spec.containers.iter().for_each(|c| sum.add(&of(c)));
+    let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
+    for container in spec.init_containers.iter().flatten() {
+        let mut step = of(container);
+        if container.restart_policy.as_deref() == Some("Always") {
+            sum.add(&step);
+            sidecars.add(&step);
+            peak.max(&sidecars);
+        } else {
+            step.add(&sidecars);
+            peak.max(&step);
+        }
+    }
+    sum.max(&peak);
+    let whole = spec.resources.as_ref().and_then(|r| r.requests.as_ref());
+    for (name, _) in whole.into_iter().flatten() {
+        let amounts = Resources::parse(whole);
+        match name.as_str() {
+            "cpu" => sum.cpu = amounts.cpu,
+            "memory" => sum.memory = amounts.memory,
+            other => {
+                if let Some(amount) = amounts.scalar.get(other) {
+                    sum.scalar.insert(other.to_owned(), *amount);
+                }
+            }
+        }
+    }
+    sum.add(&Resources::parse(spec.overhead.as_ref()));
+    sum
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(spec: Value) -> PodSpec {
+        serde_json::from_value(spec).expect("a pod spec")
+    }
+
+    fn container(cpu: &str, memory: &str) -> Value {
+        json!({"name": "c", "resources": {"requests": {"cpu": cpu, "memory": memory}}})
+    }
+
+    #[test]
+    fn containers_add_up_and_init_containers_peak() {
+        let init = |cpu, policy: Option<&str>| {
+            let mut c = container(cpu, "1Mi");
+            c["restartPolicy"] = json!(policy);
+            c
+        };
+        for (what, spec, cpu) in [
+            ("sum", json!({"containers": [container("100m", "1Mi"), container("0.2", "1Mi")]}), 300),
+            (
+                "a small init container hides",
+                json!({"containers": [container("1", "1Mi")], "initContainers": [init("500m", None)]}),
+                1000,
+            ),
+            (
+                "a large one counts",
+                json!({"containers": [container("1", "1Mi")], "initContainers": [init("3", None)]}),
+                3000,
+            ),
+            (
+                "sidecars add",
+                json!({"containers": [container("1", "1Mi")], "initContainers": [init("2", Some("Always"))]}),
+                3000,
+            ),
+            (
+                "later init containers run beside sidecars",
+                json!({"containers": [container("1", "1Mi")], "initContainers": [init("2", Some("Always")), init("3", None)]}),
+                5000,
+            ),
+            ("overhead", json!({"containers": [container("1", "1Mi")], "overhead": {"cpu": "250m"}}), 1250),
+            (
+                "the whole pod",
+                json!({"containers": [container("1", "1Mi")], "resources": {"requests": {"cpu": "4"}}}),
+                4000,
+            ),
+        ] {
+            assert_eq!(requests(&pod(spec)).cpu, cpu, "{what}");
+        }
+    }
+
+    #[test]
+    fn unnamed_requests_count_only_in_scores() {
+        let spec = pod(json!({"containers": [{"name": "a"}, container("50m", "1Mi")]}));
+        assert_eq!((requests(&spec).cpu, requests(&spec).memory), (50, 1 << 20));
+        let scored = non_zero_requests(&spec);
+        assert_eq!((scored.cpu, scored.memory), (150, (200 << 20) + (1 << 20)));
+        assert!(requests(&pod(json!({"containers": [{"name": "a"}]}))).is_zero());
+    }
+
+    #[test]
+    fn extended_resources_are_kept_by_name() {
+        let spec = pod(json!({"containers": [{"name": "a", "resources": {"requests": {"example.com/gpu": "2"}}}]}));
+        let mut sum = requests(&spec);
+        sum.add(&requests(&spec));
+        assert_eq!(sum.scalar["example.com/gpu"], 4);
+        sum.sub(&requests(&spec));
+        assert_eq!(sum.scalar["example.com/gpu"], 2);
+    }
+}
