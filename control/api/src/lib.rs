@@ -3,6 +3,7 @@
 //! The server speaks JSON objects and schemas; typed structs (k8s-openapi) live at the edges, since typed decoding drops unknown
 //! fields and re-shapes defaults.
 
+pub mod apply;
 mod clock;
 pub mod json;
 mod object;

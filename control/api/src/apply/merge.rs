@@ -1,0 +1,182 @@
+//! Merges an applied configuration into an object, and takes fields out of one.
+
+use super::{
+    set::{self, FieldSet},
+    types::{Shape, Type},
+};
+use serde_json::{Map, Value};
+use std::collections::{HashMap, HashSet};
+
+/// `live` with everything that `config` says. Nothing is removed; atomic values are replaced; items of sets and keyed lists stand in
+/// the order of `config` where it orders them, else in that of `live`.
+pub(super) fn merge(live: &Map<String, Value>, config: &Map<String, Value>, kind: Type<'_>) -> Map<String, Value> {
+    let mut out = live.clone();
+    for (name, value) in config {
+        let merged = match out.get(name) {
+            Some(old) => merge_value(old, value, kind.child(name)),
+            None => value.clone(),
+        };
+        out.insert(name.clone(), merged);
+    }
+    out
+}
+
+fn merge_value(live: &Value, config: &Value, kind: Type<'_>) -> Value {
+    match (kind.shape(config), live, config) {
+        (Shape::Map, Value::Object(a), Value::Object(b)) => Value::Object(merge(a, b, kind)),
+        (shape @ (Shape::Set | Shape::Keyed(_)), Value::Array(a), Value::Array(b)) => {
+            Value::Array(merge_items(a, b, shape, kind))
+        }
+        _ => config.clone(),
+    }
+}
+
+fn merge_items(live: &[Value], config: &[Value], shape: Shape<'_>, kind: Type<'_>) -> Vec<Value> {
+    let elements = |list: &[Value]| -> Vec<String> {
+        // An item without a key stands for itself: it is kept, and never merged.
+        list.iter().enumerate().map(|(i, v)| kind.element(shape, v).unwrap_or_else(|_| format!("{i}"))).collect()
+    };
+    let (left, right) = (elements(live), elements(config));
+    let right_at: HashSet<&str> = right.iter().map(String::as_str).collect();
+    let mut left_at: HashMap<&str, Option<usize>> = HashMap::new();
+    for (i, element) in left.iter().enumerate() {
+        // Several items of one key cannot be merged with one.
+        left_at.entry(element).and_modify(|at| *at = None).or_insert(Some(i));
+    }
+    let item = kind.item();
+    let join = |at: usize| match left_at.get(right[at].as_str()) {
+        Some(Some(old)) => merge_value(&live[*old], &config[at], item),
+        _ => config[at].clone(),
+    };
+    let mut shared = right.iter().map(String::as_str).filter(|e| left_at.contains_key(e));
+    let mut next = shared.next();
+    let mut done: HashSet<&str> = HashSet::new();
+    let mut out = Vec::with_capacity(live.len().max(config.len()));
+    let (mut l, mut r) = (0, 0);
+    while l < left.len() || r < right.len() {
+        if let Some(element) = left.get(l).map(String::as_str) {
+            if !right_at.contains(element) {
+                out.push(live[l].clone());
+                l += 1;
+                continue;
+            }
+            match right.get(r).map(String::as_str) {
+                Some(other) if other == element => {}
+                // Its place is where `config` has it.
+                Some(_) if next.is_some_and(|next| next != element) => {
+                    l += 1;
+                    continue;
+                }
+                _ if done.contains(element) => l += 1,
+                _ => {}
+            }
+        }
+        let Some(element) = right.get(r).map(String::as_str) else { continue };
+        done.insert(element);
+        out.push(join(r));
+        r += 1;
+        if left.get(l).is_some_and(|l| l == element) {
+            l += 1;
+        }
+        if next == Some(element) {
+            next = shared.next();
+        }
+    }
+    out
+}
+
+/// `map` without the fields in `remove`. A container that loses its last entry goes too: Go's decoder drops the null that
+/// upstream leaves in its place.
+pub(super) fn remove(map: &Map<String, Value>, remove: &FieldSet, kind: Type<'_>) -> Map<String, Value> {
+    let mut out = Map::new();
+    for (name, value) in map {
+        let element = set::field(name);
+        if remove.has(&element) {
+            continue;
+        }
+        match remove.below(&element) {
+            None => {
+                out.insert(name.clone(), value.clone());
+            }
+            Some(below) => {
+                if let Some(value) = remove_value(value, below, kind.child(name)) {
+                    out.insert(name.clone(), value);
+                }
+            }
+        }
+    }
+    out
+}
+
+fn remove_value(value: &Value, remove_set: &FieldSet, kind: Type<'_>) -> Option<Value> {
+    match (kind.shape(value), value) {
+        (Shape::Map, Value::Object(map)) => {
+            let out = remove(map, remove_set, kind);
+            (!out.is_empty()).then_some(Value::Object(out))
+        }
+        (shape @ (Shape::Set | Shape::Keyed(_)), Value::Array(list)) => {
+            let item = kind.item();
+            let mut out = Vec::with_capacity(list.len());
+            for value in list {
+                match kind.element(shape, value) {
+                    Ok(element) if remove_set.has(&element) => {}
+                    Ok(element) => match remove_set.below(&element) {
+                        Some(below) => out.push(remove_value(value, below, item).unwrap_or(Value::Null)),
+                        None => out.push(value.clone()),
+                    },
+                    Err(_) => out.push(value.clone()),
+                }
+            }
+            (!out.is_empty()).then_some(Value::Array(out))
+        }
+        (_, Value::Object(_) | Value::Array(_)) => None,
+        _ => Some(value.clone()),
+    }
+}
+
+/// The set with every declared field on the way to a member: structs are removed with what is in them, maps are not.
+pub(super) fn with_structs(fields: &FieldSet, kind: Type<'_>) -> FieldSet {
+    fields.map_nodes(&mut |element, member, below| {
+        let (child, declared) = match element.strip_prefix("f:") {
+            Some(name) => kind.child_declared(name),
+            None => (kind.item(), false),
+        };
+        (member || (declared && !below.is_empty()), with_structs(below, child))
+    })
+}
+
+/// What is wrong with the lists of a configuration: items without their keys, keys that come twice.
+pub(super) fn check(map: &Map<String, Value>, kind: Type<'_>) -> Vec<String> {
+    let mut problems = Vec::new();
+    for (name, value) in map {
+        check_value(value, kind.child(name), &format!(".{name}"), &mut problems);
+    }
+    problems
+}
+
+fn check_value(value: &Value, kind: Type<'_>, path: &str, problems: &mut Vec<String>) {
+    match (kind.shape(value), value) {
+        (Shape::Map, Value::Object(map)) => {
+            for (name, value) in map {
+                check_value(value, kind.child(name), &format!("{path}.{name}"), problems);
+            }
+        }
+        (shape @ (Shape::Set | Shape::Keyed(_)), Value::Array(list)) => {
+            let item = kind.item();
+            let mut seen = HashSet::new();
+            for (i, value) in list.iter().enumerate() {
+                match kind.element(shape, value) {
+                    Err(problem) => problems.push(format!("{path}: element {i}: {problem}")),
+                    Ok(element) => {
+                        let shown = set::show(&element);
+                        if !seen.insert(element) {
+                            problems.push(format!("{path}: duplicate entries for key {shown}"));
+                        }
+                        check_value(value, item, &format!("{path}{shown}"), problems);
+                    }
+                }
+            }
+        }
+        _ => {}
+    }
+}

@@ -1,0 +1,307 @@
+//! Reads objects by their types: which fields an object has, and which two objects differ in.
+
+use super::{
+    set::{self, FieldSet},
+    types::{Shape, Type},
+};
+use serde_json::{Map, Value};
+use std::sync::LazyLock;
+
+/// What differs between two objects. No field is in both sets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Diff {
+    /// Fields of the new object that are new or have a new value.
+    pub(super) changed: FieldSet,
+    /// Fields that only the old object has.
+    pub(super) removed: FieldSet,
+}
+
+impl Diff {
+    /// Whether the objects are equal.
+    pub(super) fn is_empty(&self) -> bool {
+        self.changed.is_empty() && self.removed.is_empty()
+    }
+
+    /// Without the fields in `ignored` and what is below them.
+    pub(super) fn without(self, ignored: Option<&FieldSet>) -> Self {
+        match ignored {
+            Some(ignored) if !ignored.is_empty() => {
+                Self { changed: self.changed.without(ignored), removed: self.removed.without(ignored) }
+            }
+            _ => self,
+        }
+    }
+
+    fn push(&mut self, element: String, mark: Mark, below: Self) {
+        if mark == Mark::Removed || !below.removed.is_empty() {
+            self.removed.push(element.clone(), mark == Mark::Removed, below.removed);
+        }
+        self.changed.push(element, mark == Mark::Changed, below.changed);
+    }
+
+    fn restore_order(&mut self) {
+        self.changed.restore_order();
+        self.removed.restore_order();
+    }
+}
+
+/// What is said about a field itself, besides what is below it.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    Same,
+    Changed,
+    Removed,
+}
+
+/// One side of a comparison.
+#[derive(Clone, Copy)]
+enum Side<'a> {
+    /// There is no such field.
+    Absent,
+    /// Nothing is written, yet the Go type always has it: a struct that is not behind a pointer, a required list. Upstream
+    /// compares Go values, so that nobody comes to own the struct itself by writing into it.
+    Zero,
+    There(&'a Value),
+}
+
+impl<'a> Side<'a> {
+    fn value(self) -> Option<&'a Value> {
+        match self {
+            Self::There(value) if !value.is_null() => Some(value),
+            _ => None,
+        }
+    }
+
+    fn list(self) -> Option<&'a [Value]> {
+        self.value()?.as_array().map(Vec::as_slice)
+    }
+
+    fn is_absent(self) -> bool {
+        matches!(self, Self::Absent)
+    }
+
+    /// The side of a field of this one; `zero` tells whether the type always has that field.
+    fn child(self, value: Option<&'a Value>, zero: bool) -> Self {
+        match value {
+            Some(value) => Self::There(value),
+            None if zero && !self.is_absent() => Self::Zero,
+            None => Self::Absent,
+        }
+    }
+}
+
+fn is_zero(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::Bool(b) => !b,
+        Value::Number(n) => n.as_f64() == Some(0.0),
+        Value::String(s) => s.is_empty(),
+        Value::Array(a) => a.is_empty(),
+        Value::Object(o) => o.is_empty(),
+    }
+}
+
+/// The mark of a field that is compared as a whole.
+fn leaf(old: Side<'_>, new: Side<'_>) -> Mark {
+    match (old, new) {
+        (Side::Absent | Side::Zero, Side::Absent | Side::Zero) => Mark::Same,
+        (Side::Absent, Side::There(_)) => Mark::Changed,
+        (Side::There(_), Side::Absent) => Mark::Removed,
+        (Side::Zero, Side::There(v)) if is_zero(v) => Mark::Same,
+        (Side::There(v), Side::Zero) if is_zero(v) => Mark::Same,
+        (Side::Zero, Side::There(_)) => Mark::Changed,
+        (Side::There(_), Side::Zero) => Mark::Removed,
+        (Side::There(a), Side::There(b)) if a == b => Mark::Same,
+        (Side::There(_), Side::There(_)) => Mark::Changed,
+    }
+}
+
+/// The mark of a field that is compared by what is in it.
+fn branch(old: Side<'_>, new: Side<'_>) -> Mark {
+    match (old.is_absent(), new.is_absent()) {
+        (true, false) => Mark::Changed,
+        (false, true) => Mark::Removed,
+        _ => Mark::Same,
+    }
+}
+
+/// Compares two whole objects, all but their `metadata.managedFields`.
+pub(super) fn diff(old: &Map<String, Value>, new: &Map<String, Value>, root: Type<'_>) -> Diff {
+    let mut out = Diff::default();
+    for name in names(old, new) {
+        if name != "metadata" {
+            diff_field(name, old.get(name), new.get(name), Side::Zero, Side::Zero, root, &mut out);
+            continue;
+        }
+        let kind = root.child(name);
+        let (a, b) = (object(old.get(name)), object(new.get(name)));
+        let mut below = Diff::default();
+        for name in names(a, b).filter(|name| *name != "managedFields") {
+            diff_field(name, a.get(name), b.get(name), Side::Zero, Side::Zero, kind, &mut below);
+        }
+        below.restore_order();
+        out.push("f:metadata".into(), Mark::Same, below);
+    }
+    out.restore_order();
+    out
+}
+
+fn object(value: Option<&Value>) -> &Map<String, Value> {
+    static EMPTY: LazyLock<Map<String, Value>> = LazyLock::new(Map::new);
+    value.and_then(Value::as_object).unwrap_or(&EMPTY)
+}
+
+fn names<'a>(old: &'a Map<String, Value>, new: &'a Map<String, Value>) -> impl Iterator<Item = &'a str> {
+    old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))).map(String::as_str)
+}
+
+/// Compares one field of a map or struct, whose own sides are `parents`.
+fn diff_field<'a>(
+    name: &str,
+    old: Option<&'a Value>,
+    new: Option<&'a Value>,
+    old_parent: Side<'a>,
+    new_parent: Side<'a>,
+    parent: Type<'_>,
+    out: &mut Diff,
+) {
+    if old == new {
+        return;
+    }
+    let missing = |value: Option<_>, parent: Side<'_>| value.is_none() && !parent.is_absent();
+    let zero = (missing(old, old_parent) || missing(new, new_parent)) && parent.always_has(name);
+    diff_value(set::field(name), old_parent.child(old, zero), new_parent.child(new, zero), parent.child(name), out);
+}
+
+fn diff_value(element: String, old: Side<'_>, new: Side<'_>, kind: Type<'_>, out: &mut Diff) {
+    let sample = old.value().or(new.value());
+    let shape = sample.map_or(Shape::Leaf, |value| kind.shape(value));
+    let mut below = Diff::default();
+    let mark = match shape {
+        Shape::Map if same_kind(old, new, Value::is_object) => {
+            let (a, b) = (object(old.value()), object(new.value()));
+            if a.is_empty() && b.is_empty() {
+                leaf(old, new)
+            } else {
+                for name in names(a, b) {
+                    diff_field(name, a.get(name), b.get(name), old, new, kind, &mut below);
+                }
+                branch(old, new)
+            }
+        }
+        Shape::Set | Shape::Keyed(_) if same_kind(old, new, Value::is_array) => {
+            let (a, b) = (old.list().unwrap_or_default(), new.list().unwrap_or_default());
+            if a.is_empty() && b.is_empty() {
+                leaf(old, new)
+            } else {
+                diff_items(a, b, shape, kind, &mut below);
+                branch(old, new)
+            }
+        }
+        _ => leaf(old, new),
+    };
+    below.restore_order();
+    out.push(element, mark, below);
+}
+
+fn same_kind(old: Side<'_>, new: Side<'_>, is: fn(&Value) -> bool) -> bool {
+    old.value().is_none_or(is) && new.value().is_none_or(is)
+}
+
+/// A list's items by their element, sorted; items without one are left out.
+fn items<'a>(list: &'a [Value], shape: Shape<'_>, kind: Type<'_>) -> Vec<(String, &'a Value)> {
+    let named = |item: &'a Value| Some((kind.element(shape, item).ok()?, item));
+    let mut items: Vec<_> = list.iter().filter_map(named).collect();
+    items.sort_by(|a, b| a.0.cmp(&b.0));
+    items
+}
+
+fn diff_items(old: &[Value], new: &[Value], shape: Shape<'_>, kind: Type<'_>, out: &mut Diff) {
+    let (old, new) = (items(old, shape, kind), items(new, shape, kind));
+    let item = kind.item();
+    let (mut i, mut j) = (0, 0);
+    while i < old.len() || j < new.len() {
+        let element = match (old.get(i), new.get(j)) {
+            (Some(a), Some(b)) => (&a.0).min(&b.0),
+            (Some(a), None) => &a.0,
+            (None, Some(b)) => &b.0,
+            (None, None) => break,
+        };
+        let a = &old[i..i + old[i..].iter().take_while(|x| x.0 == *element).count()];
+        let b = &new[j..j + new[j..].iter().take_while(|x| x.0 == *element).count()];
+        i += a.len();
+        j += b.len();
+        diff_same_key(element.clone(), a, b, item, out);
+    }
+}
+
+/// Compares the items of one key: normally one on either side. Several of a key are one atomic value, as upstream has it.
+fn diff_same_key(element: String, old: &[(String, &Value)], new: &[(String, &Value)], item: Type<'_>, out: &mut Diff) {
+    match (old.len(), new.len()) {
+        (0 | 1, 0 | 1) => {
+            let (a, b) = (old.first().map(|x| x.1), new.first().map(|x| x.1));
+            if a != b {
+                let side = |value| Side::Absent.child(value, false);
+                diff_value(element, side(a), side(b), item, out);
+            }
+        }
+        (2.., 2..) => {
+            let same = old.len() == new.len() && old.iter().zip(new).all(|(a, b)| a.1 == b.1);
+            out.push(element, if same { Mark::Same } else { Mark::Changed }, Diff::default());
+        }
+        (2.., few) => {
+            // The many are gone; the one that is left counts as new.
+            if few == 0 {
+                out.push(element, Mark::Removed, Diff::default());
+            } else {
+                diff_value(element, Side::Absent, Side::There(new[0].1), item, out);
+            }
+        }
+        (few, _) => {
+            if few != 0 {
+                diff_value(element.clone(), Side::There(old[0].1), Side::Absent, item, out);
+            }
+            out.push(element, Mark::Changed, Diff::default());
+        }
+    }
+}
+
+/// All fields of an object: leaves, list items, map entries; of structs only what is in them.
+pub(super) fn fields(object: &Map<String, Value>, root: Type<'_>) -> FieldSet {
+    let mut out = FieldSet::new();
+    map_fields(object, root, &mut out);
+    out
+}
+
+fn map_fields(map: &Map<String, Value>, kind: Type<'_>, out: &mut FieldSet) {
+    for (name, value) in map {
+        let (child, declared) = kind.child_declared(name);
+        let (leaf, below) = value_fields(value, child);
+        let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty);
+        out.push(set::field(name), leaf || empty || !declared, below);
+    }
+    out.restore_order();
+}
+
+/// Whether a value is a leaf, and the fields below it.
+fn value_fields(value: &Value, kind: Type<'_>) -> (bool, FieldSet) {
+    let mut out = FieldSet::new();
+    match (kind.shape(value), value) {
+        (Shape::Map, Value::Object(map)) => map_fields(map, kind, &mut out),
+        (shape @ (Shape::Set | Shape::Keyed(_)), Value::Array(list)) => {
+            let item = kind.item();
+            let items = items(list, shape, kind);
+            for (i, (element, value)) in items.iter().enumerate() {
+                let twice = |at: Option<usize>| at.and_then(|at| items.get(at)).is_some_and(|x| x.0 == *element);
+                let below = match twice(i.checked_sub(1)) || twice(Some(i + 1)) {
+                    true => FieldSet::new(),
+                    false => value_fields(value, item).1,
+                };
+                out.push(element.clone(), true, below);
+            }
+            out.restore_order();
+        }
+        _ => return (true, out),
+    }
+    (false, out)
+}
