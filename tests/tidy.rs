@@ -158,6 +158,26 @@ fn nothing_unfinished_is_shipped() {
     }
 }
 
+/// Sources and artefacts of the sample guests are hashed together: one cannot change without the other.
+#[test]
+fn sample_guests_are_what_their_sources_build() {
+    let samples = root().join("samples");
+    let sums = fs::read_to_string(samples.join("guests/SHA256SUMS")).expect("samples/guests/SHA256SUMS");
+    let listed: BTreeSet<&str> = sums.lines().filter_map(|line| line.split_whitespace().nth(1)).collect();
+    for folder in fs::read_dir(&samples).expect("samples").flatten().filter(|e| e.path().is_dir()) {
+        for file in fs::read_dir(folder.path()).expect("a sample").flatten() {
+            if file.path().extension().is_some_and(|e| e == "wasm") {
+                let path = file.path();
+                let name = path.strip_prefix(&samples).expect("inside").to_str().expect("UTF-8");
+                assert!(listed.contains(name), "{name} has no hash: run samples/guests/rebuild");
+            }
+        }
+    }
+    let check = Command::new("sha256sum").args(["--check", "--quiet", "guests/SHA256SUMS"]).current_dir(&samples).output();
+    let check = check.expect("sha256sum runs");
+    assert!(check.status.success(), "run samples/guests/rebuild: {}", String::from_utf8_lossy(&check.stdout));
+}
+
 /// Each line of `tests/PROMISES.md` is a table row: sentence | `test path::name` or `command` | shown or not yet. A shown test must
 /// exist: its last segment is the name of a function in the sources; a shown command must begin with an existing file or `cargo`.
 #[test]

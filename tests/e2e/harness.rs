@@ -1,0 +1,343 @@
+//! A cluster per test: the binary, copied where an unprivileged user may run it, in a process group of its own, reaped at the end.
+
+use serde_json::Value;
+use std::{
+    env, fs,
+    io::{BufRead, BufReader, Read, Write},
+    net::{SocketAddr, TcpStream},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    sync::{
+        OnceLock,
+        atomic::{AtomicU32, Ordering},
+        mpsc,
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+/// Far above what anything here takes: a bound on liveness, not a measurement.
+pub const PATIENCE: Duration = Duration::from_secs(120);
+
+/// The user that clusters run as when the tests are run by root: Debian's `nobody`.
+const NOBODY: u32 = 65534;
+
+/// Whether a missing tool is an error.
+fn required() -> bool {
+    env::var("SAMPAN_TEST_REQUIRE").is_ok_and(|v| v == "all")
+}
+
+/// A tool by the variable that names it, or by its name; `None` (said loudly) if it is missing and not required.
+pub fn tool(variable: &str, name: &str) -> Option<PathBuf> {
+    let named = env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from);
+    let found = Command::new("sh").arg("-c").arg("command -v \"$0\"").arg(&named).output().is_ok_and(|o| o.status.success());
+    if !found {
+        assert!(!required(), "{name} is missing; install it or name it by {variable}");
+        eprintln!("SKIPPED: {name} is missing (name it by {variable})");
+        return None;
+    }
+    Some(named)
+}
+
+/// kubectl 1.32 or newer; an older one counts as missing.
+pub fn kubectl() -> Option<PathBuf> {
+    static FOUND: OnceLock<Option<PathBuf>> = OnceLock::new();
+    FOUND
+        .get_or_init(|| {
+            let path = tool("KUBECTL", "kubectl")?;
+            let output = Command::new(&path).args(["version", "--client", "-o", "json"]).output().expect("kubectl runs");
+            let version: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let minor = version["clientVersion"]["minor"].as_str().unwrap_or("0").trim_end_matches('+').parse().unwrap_or(0);
+            if minor < 32 {
+                assert!(!required(), "kubectl 1.{minor} is too old; 1.32 is needed");
+                eprintln!("SKIPPED: kubectl 1.{minor} is too old");
+                return None;
+            }
+            Some(path)
+        })
+        .clone()
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
+}
+
+/// The binary under test: `SAMPAN_BIN`, else the release build of this checkout.
+pub fn binary() -> PathBuf {
+    static COPY: OnceLock<PathBuf> = OnceLock::new();
+    COPY.get_or_init(|| {
+        let built = env::var_os("SAMPAN_BIN")
+            .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/sampan"), PathBuf::from);
+        assert!(built.exists(), "{} does not exist: cargo build --release, or name one by SAMPAN_BIN", built.display());
+        let folder = env::temp_dir().join(format!("sampan-e2e-{}", std::process::id()));
+        fs::create_dir_all(&folder).expect("a folder");
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("opened");
+        let copy = folder.join("sampan");
+        fs::copy(&built, &copy).expect("copied");
+        fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).expect("runnable");
+        copy
+    })
+    .clone()
+}
+
+/// The folder of a sample, copied where the unprivileged user may read it.
+pub fn sample(name: &str, into: &Path) -> PathBuf {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("samples").join(name);
+    let to = into.join(name);
+    fs::create_dir_all(&to).expect("a folder");
+    for entry in fs::read_dir(from).expect("the sample") {
+        let entry = entry.expect("an entry");
+        fs::copy(entry.path(), to.join(entry.file_name())).expect("copied");
+    }
+    open(&to);
+    to
+}
+
+/// Gives a folder to the unprivileged user.
+fn open(path: &Path) {
+    if is_root() {
+        let status = Command::new("chown").arg("-R").arg(format!("{NOBODY}:{NOBODY}")).arg(path).status();
+        assert!(status.is_ok_and(|s| s.success()), "chown");
+    }
+}
+
+/// One test's machine: a home, a data directory and a loopback address.
+pub struct Machine {
+    pub home: tempfile::TempDir,
+    pub address: String,
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let process = std::process::id();
+        let address = format!("127.{}.{}.{}", 1 + process % 250, 1 + (process / 250) % 250, 2 + number % 250);
+        let home = tempfile::Builder::new().prefix("sampan-e2e-home-").tempdir().expect("a home");
+        fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("opened");
+        let machine = Self { home, address };
+        fs::create_dir_all(machine.path("work")).expect("a folder");
+        open(machine.home.path());
+        machine
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    pub fn data(&self) -> PathBuf {
+        self.path("data")
+    }
+
+    pub fn kubeconfig(&self) -> PathBuf {
+        self.data().join("kubeconfig")
+    }
+
+    /// The binary with arguments, as the unprivileged user, with only its own HOME and XDG.
+    pub fn sampan(&self, args: &[&str]) -> Command {
+        let mut command = if is_root() {
+            let mut command = Command::new("setpriv");
+            let id = NOBODY.to_string();
+            command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(binary());
+            command
+        } else {
+            Command::new(binary())
+        };
+        command.args(args).current_dir(self.path("work")).env_clear();
+        command.env("HOME", self.home.path()).env("XDG_DATA_HOME", self.path("xdg")).env("PATH", "/usr/bin:/bin");
+        command.env("SAMPAN_DATA_DIR", self.data());
+        command.stdin(Stdio::null()).process_group(0);
+        command
+    }
+
+    /// Runs the binary to its end.
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.sampan(args).output().expect("the binary runs")
+    }
+
+    /// Starts `up` on this machine's address and any port, and waits until it is ready.
+    pub fn up(&self, args: &[&str]) -> Cluster<'_> {
+        let listen = format!("{}:0", self.address);
+        let mut all = vec!["up", "--listen", &listen, "--node-address", &self.address];
+        all.extend(args);
+        let mut child = self.sampan(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let (lines, received) = mpsc::channel();
+        for (name, stream) in [
+            ("out", Box::new(child.stdout.take().expect("piped")) as Box<dyn Read + Send>),
+            ("err", Box::new(child.stderr.take().expect("piped"))),
+        ] {
+            let lines = lines.clone();
+            thread::spawn(move || {
+                for line in BufReader::new(stream).lines().map_while(Result::ok) {
+                    eprintln!("[{name}] {line}");
+                    if lines.send((name, line)).is_err() {
+                        // The test has ended; go on draining so that the child does not block.
+                    }
+                }
+            });
+        }
+        let mut cluster = Cluster { machine: self, child, lines: received, endpoint: String::new(), output: Vec::new() };
+        let ready = cluster.wait_for_line("ready ");
+        cluster.endpoint = ready.split_whitespace().nth(1).expect("an address").to_owned();
+        cluster
+    }
+}
+
+/// A running cluster; killed with its whole process group when dropped.
+pub struct Cluster<'m> {
+    pub machine: &'m Machine,
+    child: Child,
+    lines: mpsc::Receiver<(&'static str, String)>,
+    pub endpoint: String,
+    pub output: Vec<String>,
+}
+
+impl Cluster<'_> {
+    /// The next line of standard output that begins so.
+    pub fn wait_for_line(&mut self, start: &str) -> String {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.lines.recv_timeout(left) {
+                Ok(("out", line)) => {
+                    self.output.push(line.clone());
+                    if line.trim_start().starts_with(start) {
+                        return line;
+                    }
+                }
+                Ok((_, line)) => self.output.push(line),
+                Err(_) => panic!("no line {start:?}; so far: {:#?}", self.output),
+            }
+        }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends a signal to the cluster's process.
+    pub fn signal(&self, name: &str) {
+        let status = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status().expect("kill runs");
+        assert!(status.success(), "kill -{name}");
+    }
+
+    /// Ctrl-C, and the exit code.
+    pub fn interrupt(mut self) -> i32 {
+        self.signal("INT");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().expect("a child") {
+                return status.code().unwrap_or(-1);
+            }
+            assert!(Instant::now() < deadline, "still running after Ctrl-C");
+            thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// kill -9, and gone.
+    pub fn kill(mut self) {
+        self.child.kill().expect("killed");
+        self.child.wait().expect("reaped");
+    }
+
+    /// kubectl against this cluster; panics unless it succeeds.
+    pub fn kubectl(&self, args: &[&str]) -> String {
+        let output = self.kubectl_output(args, "");
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "kubectl {args:?}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    /// kubectl with a manifest on standard input.
+    pub fn kubectl_with(&self, args: &[&str], input: &str) -> String {
+        let output = self.kubectl_output(args, input);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success(), "kubectl {args:?}\n{text}\n{}", String::from_utf8_lossy(&output.stderr));
+        text
+    }
+
+    /// kubectl that must fail: what it said.
+    pub fn kubectl_fails(&self, args: &[&str], input: &str) -> String {
+        let output = self.kubectl_output(args, input);
+        assert!(!output.status.success(), "kubectl {args:?} succeeded: {}", String::from_utf8_lossy(&output.stdout));
+        String::from_utf8_lossy(&output.stderr).into_owned()
+    }
+
+    pub fn kubectl_command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(kubectl().expect("checked by the test"));
+        command.args(args).env("KUBECONFIG", self.machine.kubeconfig()).env("HOME", self.machine.path("work"));
+        command.current_dir(self.machine.path("work"));
+        command
+    }
+
+    pub fn kubectl_output(&self, args: &[&str], input: &str) -> Output {
+        let mut command = self.kubectl_command(args);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("kubectl starts");
+        let mut stdin = child.stdin.take().expect("piped");
+        stdin.write_all(input.as_bytes()).expect("written");
+        drop(stdin);
+        child.wait_with_output().expect("kubectl ends")
+    }
+
+    /// A jsonpath of an object.
+    pub fn field(&self, object: &str, path: &str) -> String {
+        self.kubectl(&["get", object, "-o", &format!("jsonpath={path}")])
+    }
+
+    /// Waits until a check holds.
+    pub fn eventually<T>(&self, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(value) = check() {
+                return value;
+            }
+            assert!(Instant::now() < deadline, "never: {what}\n{}", self.describe());
+            thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    fn describe(&self) -> String {
+        let show = |args: &[&str]| String::from_utf8_lossy(&self.kubectl_output(args, "").stdout).into_owned();
+        format!("{}\n{}", show(&["get", "pods", "-A", "-o", "yaml"]), show(&["get", "events", "-A"]))
+    }
+}
+
+impl Drop for Cluster<'_> {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").args(["-9", "--", &format!("-{}", self.pid())]).stderr(Stdio::null()).status();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A plain HTTP GET: status code and body.
+pub fn get(url: &str) -> std::io::Result<(u16, String)> {
+    let rest = url.strip_prefix("http://").expect("http");
+    let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
+    let path = if path.is_empty() { "/" } else { path };
+    let address: SocketAddr = authority.parse().expect("an address");
+    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(10))?;
+    stream.set_read_timeout(Some(Duration::from_secs(60)))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {authority}\r\nConnection: close\r\n\r\n")?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text)?;
+    let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other("no answer"))?;
+    let code = head.split_whitespace().nth(1).and_then(|c| c.parse().ok()).ok_or_else(|| std::io::Error::other("no status"))?;
+    let body = if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() };
+    Ok((code, body))
+}
+
+fn unchunk(mut body: &str) -> String {
+    let mut out = String::new();
+    while let Some((size, rest)) = body.split_once("\r\n") {
+        let size = usize::from_str_radix(size.trim(), 16).unwrap_or(0);
+        if size == 0 || rest.len() < size {
+            break;
+        }
+        out.push_str(&rest[..size]);
+        body = rest[size..].trim_start_matches("\r\n");
+    }
+    out
+}

@@ -1,0 +1,8 @@
+//! End to end: the real binary, started as an unprivileged user, and the real clients (kubectl, curl's protocol, a registry).
+//! Each test has its own cluster, data directory and loopback address; nothing is shared, so they run in parallel.
+#![allow(clippy::disallowed_methods, reason = "tests read the environment and the clock")]
+
+mod harness;
+mod kubectl;
+mod life;
+mod wasm;
