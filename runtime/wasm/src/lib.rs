@@ -1,1 +1,47 @@
-//! wasm
+//! Runs WebAssembly as containers: [`Wasmtime`] is a [`container::Runtime`].
+//!
+//! What an image does is read from its exports:
+//!
+//! | exports | target | life |
+//! | --- | --- | --- |
+//! | component with `wasi:http/incoming-handler` | `http` | a fresh instance per request, none while idle |
+//! | component with `wasi:cli/run` | `command` | one instance until it returns |
+//! | core module with `_start` (WASI preview 1) | `core` | one instance until it returns |
+//!
+//! No Kubernetes in here, no image formats, no addresses: files come compiled from [`compile`]'s child, the network is
+//! [`container::net::Sockets`].
+//!
+//! # Rules that keep guests in their place
+//! * Guest code runs on its own threads (`pool`), gives way every millisecond (epoch), and is held to its CPU limit (`quota`).
+//! * Memory and tables of all instances of a container are summed and held to its limit (`memory`). What a command asks above
+//!   it ends the container as OOMKilled, exit code 137. So it is with an HTTP handler: its instances share the limit as the threads
+//!   of a Linux server do, so growing above it ends the container, with every request under way, and its restart is visible. An
+//!   instance that cannot even *begin* within the limit waits until others are done: load alone does not kill.
+//! * A trap ends one request (answered 500, with the backtrace in the container's log), not its handler. For a command it is the
+//!   end: exit code 134, backtrace in the message.
+//! * WASI has no signals. A stop acts on a command as SIGTERM does on a process without a handler: it ends at once, exit code 143. An
+//!   HTTP handler unbinds, finishes its requests within the grace period and ends with 143, or with 137 if some had to be cut.
+//!
+//! # wasi:sockets
+//! `create-tcp-socket`, `create-udp-socket` and name lookups answer `access-denied` until the host resources over
+//! [`container::net::Sockets`] exist. What a spike of them showed: see [`sockets`].
+
+mod cache;
+pub mod compile;
+mod config;
+mod exit;
+mod guest;
+mod http;
+mod image;
+pub mod key;
+mod memory;
+mod options;
+mod outgoing;
+mod pool;
+mod quota;
+mod runtime;
+pub mod sockets;
+mod stdio;
+
+pub use options::{Compiler, HttpOptions, Options, PoolOptions};
+pub use runtime::Wasmtime;

@@ -1,0 +1,168 @@
+//! The host side of one instance: what it may see and use.
+
+use crate::{
+    memory::{Memory, Share},
+    outgoing::Outgoing,
+    quota::Quota,
+    stdio::Output,
+};
+use container::{
+    ContainerSpec, Mount,
+    log::{Log, Source},
+    net::Sockets,
+};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering::Relaxed},
+};
+use tokio::sync::Semaphore;
+use wasmtime::{Engine, Store, component::Linker};
+use wasmtime_wasi::{FsPerms, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
+use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
+
+/// Host resources (streams, requests, pollables, files) that an instance may hold.
+const RESOURCES: usize = 16_384;
+
+/// Handles in the guest's own tables.
+const HANDLES: usize = 65_536;
+
+/// What all instances of one container share.
+pub(crate) struct Shared {
+    pub(crate) spec: ContainerSpec,
+    pub(crate) sockets: Arc<dyn Sockets>,
+    pub(crate) log: Log,
+    pub(crate) memory: Arc<Memory>,
+    pub(crate) quota: Arc<Quota>,
+    pub(crate) outgoing: Arc<Semaphore>,
+    pub(crate) instances: AtomicU64,
+    pub(crate) requests: AtomicU64,
+}
+
+/// An instance is counted as live until this is dropped.
+struct Live(Arc<Shared>);
+
+impl Live {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.instances.fetch_add(1, Relaxed);
+        Self(shared.clone())
+    }
+}
+
+impl Drop for Live {
+    fn drop(&mut self) {
+        self.0.instances.fetch_sub(1, Relaxed);
+    }
+}
+
+/// The state of a component instance.
+pub(crate) struct Guest {
+    wasi: WasiCtx,
+    table: ResourceTable,
+    http: WasiHttpCtx,
+    outgoing: Outgoing,
+    share: Share,
+    _live: Live,
+}
+
+/// The state of a core module's instance.
+pub(crate) struct CoreGuest {
+    wasi: WasiP1Ctx,
+    share: Share,
+    _live: Live,
+}
+
+impl WasiView for Guest {
+    fn ctx(&mut self) -> WasiCtxView<'_> {
+        WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
+    }
+}
+
+impl WasiHttpView for Guest {
+    fn http(&mut self) -> WasiHttpCtxView<'_> {
+        WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
+    }
+}
+
+/// What components may import: WASI 0.2 and wasi:http.
+pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
+    let mut linker = Linker::new(engine);
+    wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    Ok(linker)
+}
+
+/// What core modules may import: WASI preview 1.
+pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
+    let mut linker = wasmtime::Linker::new(engine);
+    wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest: &mut CoreGuest| &mut guest.wasi)?;
+    Ok(linker)
+}
+
+/// A store for one component instance. `request`: it lives for one HTTP request.
+pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>, request: bool) -> wasmtime::Result<Store<Guest>> {
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(RESOURCES);
+    let guest = Guest {
+        wasi: wasi(shared, request)?.build(),
+        table,
+        http: WasiHttpCtx::new(),
+        outgoing: Outgoing {
+            sockets: shared.sockets.clone(),
+            log: shared.log.clone(),
+            permits: shared.outgoing.clone(),
+        },
+        share: Share::new(shared.memory.clone()),
+        _live: Live::new(shared),
+    };
+    let mut store = Store::new(engine, guest);
+    store.limiter(|guest| &mut guest.share);
+    store.set_max_component_handles(HANDLES);
+    give_way(&mut store);
+    Ok(store)
+}
+
+/// A store for a core module.
+pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<CoreGuest>> {
+    let guest = CoreGuest {
+        wasi: wasi(shared, false)?.build_p1(),
+        share: Share::new(shared.memory.clone()),
+        _live: Live::new(shared),
+    };
+    let mut store = Store::new(engine, guest);
+    store.limiter(|guest| &mut guest.share);
+    give_way(&mut store);
+    Ok(store)
+}
+
+fn give_way<T>(store: &mut Store<T>) {
+    store.set_epoch_deadline(1);
+    store.epoch_deadline_async_yield_and_update(1);
+}
+
+fn wasi(shared: &Shared, request: bool) -> wasmtime::Result<WasiCtxBuilder> {
+    let spec = &shared.spec;
+    let mut builder = WasiCtxBuilder::new();
+    builder
+        .stdout(Output::new(&shared.log, Source::Stdout, request))
+        .stderr(Output::new(&shared.log, Source::Stderr, request))
+        .args(&spec.args)
+        .envs(&spec.env);
+    if spec.args.is_empty() {
+        builder.arg(&spec.name);
+    }
+    if let Some(cwd) = &spec.cwd {
+        builder.initial_cwd(cwd);
+    }
+    for mount in &spec.mounts {
+        preopen(&mut builder, mount)?;
+    }
+    Ok(builder)
+}
+
+fn preopen(builder: &mut WasiCtxBuilder, mount: &Mount) -> wasmtime::Result<()> {
+    let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
+    builder
+        .preopened_dir(&mount.source, &mount.target, perms)
+        .map_err(|error| error.context(format!("mount {} cannot be opened", mount.target)))?;
+    Ok(())
+}

@@ -1,0 +1,194 @@
+//! CPU limits: [`Throttled`] measures the thread's CPU time of every poll and makes a future that used up its [`Quota`] wait.
+//!
+//! Guests give way at every epoch (1 ms), so a quota is overdrawn by that much at most and then paid back. What file operations use
+//! on other threads and what the host spends on parsing HTTP is not counted.
+
+use crate::pool::Ticker;
+use parking_lot::Mutex;
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tokio::time::{Instant, Sleep, sleep_until};
+
+/// Time over which unused quota is saved up, as the kernel's default period for cgroups.
+const PERIOD: Duration = Duration::from_millis(100);
+
+/// CPU time that a guest gets in one piece once it has to wait, so that it is not woken for nothing.
+const SLICE: i64 = 1_000_000;
+
+/// A CPU limit and what was used of it. What is charged here is charged to its parent (the pod's) as well.
+pub(crate) struct Quota {
+    /// Thousandths of a core; 0 is no limit.
+    millis: AtomicU64,
+    bucket: Mutex<Bucket>,
+    used: AtomicU64,
+    throttled: AtomicU64,
+    parent: Option<Arc<Quota>>,
+}
+
+struct Bucket {
+    /// Nanoseconds of CPU time in hand; negative is debt.
+    nanos: i64,
+    /// `None` until first used, then full.
+    refilled: Option<Instant>,
+}
+
+impl Quota {
+    pub(crate) fn new(millis: Option<u64>, parent: Option<Arc<Quota>>) -> Arc<Self> {
+        Arc::new(Self {
+            millis: AtomicU64::new(millis.unwrap_or(0)),
+            bucket: Mutex::new(Bucket { nanos: 0, refilled: None }),
+            used: AtomicU64::new(0),
+            throttled: AtomicU64::new(0),
+            parent,
+        })
+    }
+
+    pub(crate) fn set(&self, millis: Option<u64>) {
+        self.millis.store(millis.unwrap_or(0), Relaxed);
+    }
+
+    /// CPU time used since the start, in nanoseconds.
+    pub(crate) fn used(&self) -> u64 {
+        self.used.load(Relaxed)
+    }
+
+    /// Times that something had to wait.
+    pub(crate) fn throttled(&self) -> u64 {
+        self.throttled.load(Relaxed)
+    }
+
+    fn charge(&self, nanos: u64) {
+        self.used.fetch_add(nanos, Relaxed);
+        if self.millis.load(Relaxed) > 0 {
+            self.bucket.lock().nanos -= nanos as i64;
+        }
+        if let Some(parent) = &self.parent {
+            parent.charge(nanos);
+        }
+    }
+
+    /// When there is something in hand again; `None` is now.
+    fn available(&self, now: Instant) -> Option<Instant> {
+        let own = self.own(now);
+        if own.is_some() {
+            self.throttled.fetch_add(1, Relaxed);
+        }
+        own.max(self.parent.as_ref().and_then(|parent| parent.available(now)))
+    }
+
+    fn own(&self, now: Instant) -> Option<Instant> {
+        let millis = self.millis.load(Relaxed) as i64;
+        if millis == 0 {
+            return None;
+        }
+        let full = (PERIOD.as_nanos() as i64 * millis / 1000).max(SLICE);
+        let mut bucket = self.bucket.lock();
+        let earned = match bucket.refilled.replace(now) {
+            None => full,
+            Some(last) => (now.saturating_duration_since(last).as_nanos() as i64).saturating_mul(millis) / 1000,
+        };
+        bucket.nanos = bucket.nanos.saturating_add(earned).min(full);
+        if bucket.nanos > 0 {
+            return None;
+        }
+        let missing = (SLICE - bucket.nanos) as u64;
+        Some(now + Duration::from_nanos(missing.saturating_mul(1000) / millis as u64))
+    }
+}
+
+/// A guest's future, held to a quota and interrupted by the ticker.
+pub(crate) struct Throttled<F> {
+    future: Pin<Box<F>>,
+    quota: Arc<Quota>,
+    ticker: Arc<Ticker>,
+    wait: Option<Pin<Box<Sleep>>>,
+}
+
+impl<F: Future> Throttled<F> {
+    pub(crate) fn new(future: F, quota: Arc<Quota>, ticker: Arc<Ticker>) -> Self {
+        Self { future: Box::pin(future), quota, ticker, wait: None }
+    }
+}
+
+impl<F: Future> Future for Throttled<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        loop {
+            if let Some(wait) = &mut this.wait {
+                ready!(wait.as_mut().poll(context));
+                this.wait = None;
+            }
+            let Some(until) = this.quota.available(Instant::now()) else { break };
+            this.wait = Some(Box::pin(sleep_until(until)));
+        }
+        let running = this.ticker.run();
+        let before = thread_cpu();
+        let result = this.future.as_mut().poll(context);
+        this.quota.charge(thread_cpu().saturating_sub(before));
+        drop(running);
+        result
+    }
+}
+
+fn thread_cpu() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Polls a guest that uses `slice` of CPU whenever it may; answers what it got in one second.
+    async fn used_in_a_second(quota: &Quota, slice: Duration) -> Duration {
+        let (start, before) = (Instant::now(), quota.used());
+        while start.elapsed() < Duration::from_secs(1) {
+            match quota.available(Instant::now()) {
+                None => {
+                    quota.charge(slice.as_nanos() as u64);
+                    tokio::time::advance(slice).await;
+                }
+                Some(until) => tokio::time::sleep_until(until).await,
+            }
+        }
+        Duration::from_nanos(quota.used() - before)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_guest_gets_its_share_and_no_more() {
+        for millis in [50, 100, 500, 900] {
+            let quota = Quota::new(Some(millis), None);
+            used_in_a_second(&quota, Duration::from_millis(1)).await;
+            let got = used_in_a_second(&quota, Duration::from_millis(1)).await.as_millis() as u64;
+            assert!(got.abs_diff(millis) <= millis / 20 + 2, "{millis}m got {got} ms in a second");
+            assert!(quota.throttled() > 0);
+        }
+        let free = Quota::new(None, None);
+        assert_eq!(used_in_a_second(&free, Duration::from_millis(1)).await, Duration::from_secs(1));
+        assert_eq!(free.throttled(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pods_limit_holds_for_its_containers_and_limits_change_in_place() {
+        let pod = Quota::new(Some(100), None);
+        let container = Quota::new(Some(900), Some(pod.clone()));
+        used_in_a_second(&container, Duration::from_millis(1)).await;
+        let got = used_in_a_second(&container, Duration::from_millis(1)).await.as_millis();
+        assert!((90..=112).contains(&got), "{got}");
+        pod.set(None);
+        container.set(Some(300));
+        used_in_a_second(&container, Duration::from_millis(1)).await;
+        let got = used_in_a_second(&container, Duration::from_millis(1)).await.as_millis();
+        assert!((280..=320).contains(&got), "{got}");
+    }
+}

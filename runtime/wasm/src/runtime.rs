@@ -1,0 +1,500 @@
+//! [`Wasmtime`]: sandboxes and containers, and their way from created to exited.
+
+use crate::{
+    Options,
+    cache::Cache,
+    compile::Compilers,
+    exit::End,
+    guest::{self, Shared},
+    http::{Handler, Served},
+    image::{Image, Target},
+    memory::Memory,
+    pool::Pool,
+    quota::{Quota, Throttled},
+};
+use async_trait::async_trait;
+use container::{
+    Artifact, ContainerId, ContainerSpec, ContainerState, Error, Event, Exit, ExitReason, Limits, Prepared, Progress,
+    Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
+    log::Log,
+    net::{self, Sockets},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+    time::{Duration, SystemTime},
+};
+use tokio::{
+    sync::{OnceCell, Semaphore, broadcast, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+/// Where an HTTP handler listens when no port is declared.
+const DEFAULT_PORT: u16 = 8080;
+
+/// Events that a slow receiver may be behind before it is told that it lagged.
+const EVENTS: usize = 4096;
+
+/// How long an artifact that could not be compiled for want of something is not tried again.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the end of a container waits for its log to reach the disk.
+const FLUSH: Duration = Duration::from_secs(2);
+
+/// Runs WebAssembly on wasmtime. Cheap to clone. Nothing heavy is made before [`Wasmtime::warm`] or the first use.
+#[derive(Clone)]
+pub struct Wasmtime(Arc<Inner>);
+
+struct Inner {
+    options: Options,
+    pool: OnceCell<Arc<Pool>>,
+    compilers: Compilers,
+    images: Mutex<HashMap<String, Arc<Slot>>>,
+    sandboxes: Mutex<HashMap<SandboxId, Sandbox>>,
+    containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
+    memory: Arc<Memory>,
+    events: broadcast::Sender<Event>,
+}
+
+#[derive(Clone)]
+struct Sandbox {
+    sockets: Arc<dyn Sockets>,
+    memory: Arc<Memory>,
+    quota: Arc<Quota>,
+}
+
+/// One artifact. The lock is held while it is compiled, so that those who also want it wait for the result.
+#[derive(Default)]
+struct Slot(tokio::sync::Mutex<Known>);
+
+#[derive(Default)]
+enum Known {
+    #[default]
+    Nothing,
+    Image(Weak<Image>),
+    /// Will not change: the digest names the bytes.
+    Invalid(String),
+    /// Not before this time again.
+    Exhausted(String, Instant),
+}
+
+struct Container {
+    sandbox: SandboxId,
+    shared: Arc<Shared>,
+    /// The image, from `create` if it is prepared by then: holding it keeps it prepared.
+    image: Mutex<Option<Arc<Image>>>,
+    state: watch::Sender<ContainerState>,
+    /// Asked to end.
+    stop: CancellationToken,
+    /// Ended without being asked.
+    kill: CancellationToken,
+    /// How long a stop may take.
+    grace: Mutex<Duration>,
+}
+
+impl Wasmtime {
+    /// A runtime without containers.
+    pub fn new(options: Options) -> Self {
+        let cache = Cache::new(options.cache.clone(), options.key, options.cache_bytes, options.clock.clone());
+        Self(Arc::new(Inner {
+            compilers: Compilers::new(options.compiler.clone(), cache),
+            memory: Memory::new("the node", Some(options.memory), None),
+            pool: OnceCell::new(),
+            images: Mutex::default(),
+            sandboxes: Mutex::default(),
+            containers: Mutex::default(),
+            events: broadcast::Sender::new(EVENTS),
+            options,
+        }))
+    }
+
+    /// Makes the engine and its pool now, in the background of whatever else starts.
+    ///
+    /// # Errors
+    /// When the cache's folder or the engine cannot be made; the first use will try again.
+    pub async fn warm(&self) -> Result<()> {
+        self.0.pool().await.map(drop)
+    }
+
+    /// What is wrong with the node's ability to run Wasm, if anything: for a node condition.
+    pub fn health(&self) -> Option<String> {
+        self.0.pool.get().and_then(|pool| pool.problem.clone())
+    }
+
+    fn container(&self, id: &ContainerId) -> Result<Arc<Container>> {
+        self.0.containers.lock().get(id).cloned().ok_or_else(|| Error::NotFound(format!("container {id}")))
+    }
+}
+
+impl Inner {
+    async fn pool(&self) -> Result<&Arc<Pool>> {
+        let make = async || {
+            let (options, cache) = (self.options.clone(), self.compilers.cache.clone());
+            let made = tokio::task::spawn_blocking(move || -> anyhow::Result<Arc<Pool>> {
+                cache.open()?;
+                Ok(Arc::new(Pool::new(&options)?))
+            });
+            made.await.map_err(anyhow::Error::from)?.map_err(Error::Other)
+        };
+        self.pool.get_or_try_init(make).await
+    }
+
+    async fn image(&self, artifact: &Artifact, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<Arc<Image>> {
+        let pool = self.pool().await?;
+        let slot = self.images.lock().entry(artifact.digest().to_string()).or_default().clone();
+        let mut known = slot.0.lock().await;
+        match &*known {
+            Known::Image(image) => {
+                if let Some(image) = image.upgrade() {
+                    return Ok(image);
+                }
+            }
+            Known::Invalid(text) => return Err(Error::Invalid(text.clone())),
+            Known::Exhausted(text, until) if Instant::now() < *until => return Err(Error::Exhausted(text.clone())),
+            Known::Exhausted(..) | Known::Nothing => {}
+        }
+        let result = self.compilers.image(pool, artifact, progress).await;
+        match result {
+            Ok(image) => {
+                let image = Arc::new(image);
+                *known = Known::Image(Arc::downgrade(&image));
+                Ok(image)
+            }
+            Err(error) => {
+                *known = match &error {
+                    Error::Invalid(text) => Known::Invalid(text.clone()),
+                    Error::Exhausted(text) => Known::Exhausted(text.clone(), Instant::now() + PATIENCE),
+                    _ => Known::Nothing,
+                };
+                Err(error)
+            }
+        }
+    }
+
+    /// Forgets artifacts of which nothing is known but that they once were prepared.
+    fn forget_images(&self) {
+        self.images.lock().retain(|_, slot| {
+            Arc::strong_count(slot) > 1
+                || slot.0.try_lock().map_or(true, |known| match &*known {
+                    Known::Image(image) => image.strong_count() > 0,
+                    Known::Nothing => false,
+                    Known::Invalid(_) | Known::Exhausted(..) => true,
+                })
+        });
+    }
+
+    fn enter(&self, container: &Container, state: ContainerState) {
+        container.state.send_replace(state.clone());
+        // Nobody listening is no fault: `list` has the truth.
+        let _ =
+            self.events.send(Event { id: container.shared.spec.id.clone(), sandbox: container.sandbox.clone(), state });
+    }
+
+    async fn exit(&self, container: &Container, end: End) {
+        let log = &container.shared.log;
+        // A disk that hangs must not keep a container from ending.
+        let _ = tokio::time::timeout(FLUSH, log.flush()).await;
+        *container.image.lock() = None;
+        let started_at = match &*container.state.borrow() {
+            ContainerState::Running { started_at } => Some(*started_at),
+            _ => None,
+        };
+        let End { code, reason, message } = end;
+        let exit = Exit { code, reason, message, started_at, finished_at: self.now() };
+        self.enter(container, ContainerState::Exited(exit));
+    }
+
+    fn now(&self) -> SystemTime {
+        self.options.clock.now()
+    }
+
+    async fn start_http(self: &Arc<Self>, container: &Arc<Container>, image: &Arc<Image>, pool: &Arc<Pool>) {
+        let Target::Http(pre) = &image.target else { return };
+        let shared = &container.shared;
+        let port = http_port(&shared.spec);
+        let (memory_ended, memory_end) = watch::channel(None);
+        let out_of_memory = move |story: String| {
+            memory_ended.send_if_modified(|end| {
+                let first = end.is_none();
+                if first {
+                    *end = Some(story);
+                }
+                first
+            });
+        };
+        let handler = Handler::new(
+            pool.clone(),
+            shared.clone(),
+            pre.clone(),
+            image.initial_memory,
+            self.options.http,
+            out_of_memory,
+        );
+        let serving = match shared.sockets.serve_http(port, Arc::new(Served(handler.clone()))).await {
+            Ok(serving) => serving,
+            Err(net::Error::AddressInUse(address)) => {
+                let message = format!("port {} is taken by another container of this pod", address.port());
+                let end = End { code: 128, reason: ExitReason::AddressInUse, message };
+                return self.exit(container, end).await;
+            }
+            Err(error) => {
+                return self.exit(container, End::cannot_run(format!("cannot serve port {port}: {error}"))).await;
+            }
+        };
+        self.enter(container, ContainerState::Running { started_at: self.now() });
+        let (this, container) = (self.clone(), container.clone());
+        pool.handle().spawn(async move {
+            let end = supervise(&container, &handler, memory_end, serving).await;
+            this.exit(&container, end).await;
+        });
+    }
+
+    fn start_command(self: &Arc<Self>, container: &Arc<Container>, image: &Arc<Image>, pool: &Arc<Pool>) {
+        self.enter(container, ContainerState::Running { started_at: self.now() });
+        let (this, container, image, pool) = (self.clone(), container.clone(), image.clone(), pool.clone());
+        let threads = pool.handle().clone();
+        threads.spawn(async move {
+            let shared = container.shared.clone();
+            let run = Throttled::new(run(&pool, &shared, &image), shared.quota.clone(), pool.ticker.clone());
+            // Dropping the run ends the guest wherever it is: it gives way at least every tick.
+            let end = tokio::select! {
+                biased;
+                () = container.kill.cancelled() => End::killed(),
+                () = container.stop.cancelled() => End::stopped(),
+                result = run => match result {
+                    Ok(end) => end,
+                    Err(error) => End::of(&error),
+                },
+            };
+            this.exit(&container, end).await;
+        });
+    }
+}
+
+/// Watches over an HTTP handler until it is to end, and ends it.
+async fn supervise(
+    container: &Container,
+    handler: &Handler,
+    mut memory: watch::Receiver<Option<String>>,
+    serving: Box<dyn net::Serving>,
+) -> End {
+    let cut = async |end: End| {
+        handler.cut().await;
+        end
+    };
+    tokio::select! {
+        biased;
+        () = container.kill.cancelled() => {
+            drop(serving);
+            return cut(End::killed()).await;
+        }
+        story = async { memory.wait_for(Option::is_some).await.ok().and_then(|story| story.clone()) } => {
+            // The sender lives in the handler, which is borrowed here: there is a story.
+            let story = story.unwrap_or_default();
+            drop(serving);
+            return cut(End::out_of_memory(story)).await;
+        }
+        () = container.stop.cancelled() => drop(serving),
+    }
+    let grace = *container.grace.lock();
+    tokio::select! {
+        biased;
+        () = container.kill.cancelled() => cut(End::killed()).await,
+        drained = handler.drain(grace) => if drained { End::stopped() } else { End::killed() },
+    }
+}
+
+/// Runs a command to its end.
+async fn run(pool: &Pool, shared: &Arc<Shared>, image: &Image) -> wasmtime::Result<End> {
+    match &image.target {
+        Target::Command(pre) => {
+            let mut store = guest::store(&pool.engine, shared, false)?;
+            let command = pre.instantiate_async(&mut store).await?;
+            let returned = command.wasi_cli_run().call_run(&mut store).await?;
+            Ok(End::exited(i32::from(returned.is_err())))
+        }
+        Target::Core(pre) => {
+            let mut store = guest::core_store(&pool.engine, shared)?;
+            let instance = pre.instantiate_async(&mut store).await?;
+            let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+            start.call_async(&mut store, ()).await?;
+            Ok(End::exited(0))
+        }
+        Target::Http(_) => Ok(End::cannot_run("an HTTP handler is not run")),
+    }
+}
+
+fn http_port(spec: &ContainerSpec) -> u16 {
+    spec.ports.iter().find(|port| port.protocol == Protocol::Tcp).map_or(DEFAULT_PORT, |port| port.number)
+}
+
+#[async_trait]
+impl Runtime for Wasmtime {
+    fn name(&self) -> &'static str {
+        "wasmtime"
+    }
+
+    async fn prepare(
+        &self,
+        artifact: &Artifact,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Arc<dyn Prepared>> {
+        Ok(self.0.image(artifact, progress).await?)
+    }
+
+    async fn sandbox(&self, spec: SandboxSpec, sockets: Arc<dyn Sockets>) -> Result<()> {
+        let mut sandboxes = self.0.sandboxes.lock();
+        sandboxes.entry(spec.id).or_insert_with(|| Sandbox {
+            sockets,
+            memory: Memory::new("the pod", spec.limits.memory_bytes, Some(self.0.memory.clone())),
+            quota: Quota::new(spec.limits.cpu_millis, None),
+        });
+        Ok(())
+    }
+
+    async fn remove_sandbox(&self, id: &SandboxId) -> Result<()> {
+        let mine = |container: &&Arc<Container>| container.sandbox == *id;
+        let ids: Vec<ContainerId> =
+            self.0.containers.lock().values().filter(mine).map(|it| it.shared.spec.id.clone()).collect();
+        for id in ids {
+            self.remove(&id).await?;
+        }
+        self.0.sandboxes.lock().remove(id);
+        Ok(())
+    }
+
+    async fn create(&self, sandbox: &SandboxId, spec: ContainerSpec) -> Result<()> {
+        let room = self.0.sandboxes.lock().get(sandbox).cloned();
+        let Sandbox { sockets, memory, quota } = room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
+        let options = &self.0.options;
+        // Whoever prepared it may let go now.
+        let slot = self.0.images.lock().get(spec.artifact.digest()).cloned();
+        let image = slot.and_then(|slot| match &*slot.0.try_lock().ok()? {
+            Known::Image(image) => image.upgrade(),
+            _ => None,
+        });
+        let id = spec.id.clone();
+        let shared = Arc::new(Shared {
+            sockets,
+            log: Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk),
+            memory: Memory::new("the container", spec.limits.memory_bytes, Some(memory)),
+            quota: Quota::new(spec.limits.cpu_millis, Some(quota)),
+            outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
+            instances: AtomicU64::new(0),
+            requests: AtomicU64::new(0),
+            spec,
+        });
+        let container = Arc::new(Container {
+            sandbox: sandbox.clone(),
+            shared,
+            image: Mutex::new(image),
+            state: watch::Sender::new(ContainerState::Created),
+            stop: CancellationToken::new(),
+            kill: CancellationToken::new(),
+            grace: Mutex::new(Duration::ZERO),
+        });
+        let mut containers = self.0.containers.lock();
+        if containers.contains_key(&id) {
+            return Err(Error::Other(anyhow::anyhow!("container {id} exists already")));
+        }
+        containers.insert(id, container.clone());
+        drop(containers);
+        self.0.enter(&container, ContainerState::Created);
+        Ok(())
+    }
+
+    async fn start(&self, id: &ContainerId) -> Result<()> {
+        let container = self.container(id)?;
+        if !matches!(&*container.state.borrow(), ContainerState::Created) {
+            return Ok(());
+        }
+        let held = container.image.lock().clone();
+        let image = match held {
+            Some(image) => image,
+            None => match self.0.image(&container.shared.spec.artifact, &|_| ()).await {
+                Ok(image) => image,
+                Err(error) => {
+                    self.0.exit(&container, End::cannot_run(error.to_string())).await;
+                    return Ok(());
+                }
+            },
+        };
+        *container.image.lock() = Some(image.clone());
+        let pool = self.0.pool().await?;
+        match &image.target {
+            Target::Http(_) => self.0.start_http(&container, &image, pool).await,
+            Target::Command(_) | Target::Core(_) => self.0.start_command(&container, &image, pool),
+        }
+        Ok(())
+    }
+
+    async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<()> {
+        let Ok(container) = self.container(id) else { return Ok(()) };
+        let mut state = container.state.subscribe();
+        match &*state.borrow_and_update() {
+            ContainerState::Exited(_) => return Ok(()),
+            // Nothing to end. It stays created: whoever stops it removes it next.
+            ContainerState::Created => return Ok(()),
+            ContainerState::Running { .. } => {}
+        }
+        let ended = state.wait_for(|state| matches!(state, ContainerState::Exited(_)));
+        if grace.is_zero() {
+            container.kill.cancel();
+        } else {
+            *container.grace.lock() = grace;
+            container.stop.cancel();
+        }
+        tokio::pin!(ended);
+        if tokio::time::timeout(grace + FLUSH, ended.as_mut()).await.is_err() {
+            container.kill.cancel();
+            // The sender is held here, so it cannot be gone.
+            let _ = ended.await;
+        }
+        Ok(())
+    }
+
+    async fn remove(&self, id: &ContainerId) -> Result<()> {
+        self.stop(id, Duration::ZERO).await?;
+        self.0.containers.lock().remove(id);
+        self.0.forget_images();
+        Ok(())
+    }
+
+    async fn list(&self) -> Result<Vec<Status>> {
+        let status = |(id, container): (&ContainerId, &Arc<Container>)| Status {
+            id: id.clone(),
+            sandbox: container.sandbox.clone(),
+            name: container.shared.spec.name.clone(),
+            state: container.state.borrow().clone(),
+        };
+        Ok(self.0.containers.lock().iter().map(status).collect())
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.0.events.subscribe()
+    }
+
+    async fn stats(&self, id: &ContainerId) -> Result<Stats> {
+        let container = self.container(id)?;
+        let shared = &container.shared;
+        Ok(Stats {
+            cpu_nanos: shared.quota.used(),
+            memory_bytes: shared.memory.used(),
+            instances: shared.instances.load(Relaxed),
+            requests: shared.requests.load(Relaxed),
+            throttled: shared.quota.throttled(),
+        })
+    }
+
+    async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<()> {
+        let container = self.container(id)?;
+        container.shared.memory.set_limit(limits.memory_bytes);
+        container.shared.quota.set(limits.cpu_millis);
+        Ok(())
+    }
+}
