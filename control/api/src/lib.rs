@@ -6,9 +6,11 @@
 pub mod apply;
 mod clock;
 pub mod json;
+pub mod names;
 mod object;
 pub mod quantity;
 pub mod schema;
+pub mod selector;
 mod status;
 pub mod time;
 mod tree;

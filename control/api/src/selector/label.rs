@@ -1,0 +1,420 @@
+//! Requirements on labels and how they match.
+
+use super::parse;
+use crate::names;
+use serde_json::Value;
+use std::{collections::BTreeMap, fmt};
+
+/// What a requirement asks of a label.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operator {
+    /// `a in (b,c)`.
+    In,
+    /// `a notin (b,c)`; true without the label, too.
+    NotIn,
+    /// `a=b`.
+    Equals,
+    /// `a==b`.
+    DoubleEquals,
+    /// `a!=b`; true without the label, too.
+    NotEquals,
+    /// `a`.
+    Exists,
+    /// `!a`.
+    DoesNotExist,
+    /// `a>1`, numbers.
+    GreaterThan,
+    /// `a<1`, numbers.
+    LessThan,
+}
+
+/// One condition on one label.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Requirement {
+    /// The label's key.
+    pub key: String,
+    /// The condition.
+    pub operator: Operator,
+    /// What the condition compares with.
+    pub values: Vec<String>,
+}
+
+impl Requirement {
+    /// Checks key, values and their number as upstream does.
+    ///
+    /// # Errors
+    /// Upstream's text; several are joined as `[a, b]`.
+    pub fn new(key: &str, operator: Operator, values: Vec<String>) -> Result<Self, String> {
+        let mut errors = Vec::new();
+        let problems = names::qualified_name(key);
+        if !problems.is_empty() {
+            errors.push(format!("key: Invalid value: {key:?}: {}", problems.join("; ")));
+        }
+        let list = || serde_json::to_string(&values).unwrap_or_default();
+        let wrong = match operator {
+            Operator::In | Operator::NotIn if values.is_empty() => {
+                "for 'in', 'notin' operators, values set can't be empty"
+            }
+            Operator::Equals | Operator::DoubleEquals | Operator::NotEquals if values.len() != 1 => {
+                "exact-match compatibility requires one single value"
+            }
+            Operator::Exists | Operator::DoesNotExist if !values.is_empty() => {
+                "values set must be empty for exists and does not exist"
+            }
+            Operator::GreaterThan | Operator::LessThan if values.len() != 1 => {
+                "for 'Gt', 'Lt' operators, exactly one value is required"
+            }
+            _ => "",
+        };
+        if !wrong.is_empty() {
+            errors.push(format!("values: Invalid value: {}: {wrong}", list()));
+        }
+        if matches!(operator, Operator::GreaterThan | Operator::LessThan) {
+            for (index, value) in values.iter().enumerate().filter(|(_, v)| v.parse::<i64>().is_err()) {
+                let text = "for 'Gt', 'Lt' operators, the value must be an integer";
+                errors.push(format!("values[{index}]: Invalid value: {value:?}: {text}"));
+            }
+        }
+        for (index, value) in values.iter().enumerate() {
+            let problems = names::label_value(value);
+            if !problems.is_empty() {
+                errors.push(format!("values[{index}][{key}]: Invalid value: {value:?}: {}", problems.join("; ")));
+            }
+        }
+        match errors.as_slice() {
+            [] => Ok(Self { key: key.to_owned(), operator, values }),
+            [one] => Err(one.clone()),
+            many => Err(format!("[{}]", many.join(", "))),
+        }
+    }
+
+    /// Whether a label with this value (`None`: no such label) fulfils it.
+    pub fn matches(&self, value: Option<&str>) -> bool {
+        let among = |value: &str| self.values.iter().any(|v| v == value);
+        match self.operator {
+            Operator::In | Operator::Equals | Operator::DoubleEquals => value.is_some_and(among),
+            Operator::NotIn | Operator::NotEquals => !value.is_some_and(among),
+            Operator::Exists => value.is_some(),
+            Operator::DoesNotExist => value.is_none(),
+            Operator::GreaterThan | Operator::LessThan => {
+                let number = |text: &str| text.parse::<i64>().ok();
+                let (Some(left), [right]) = (value.and_then(number), self.values.as_slice()) else { return false };
+                number(right)
+                    .is_some_and(|right| if self.operator == Operator::LessThan { left < right } else { left > right })
+            }
+        }
+    }
+}
+
+impl fmt::Display for Requirement {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut sorted: Vec<&str> = self.values.iter().map(String::as_str).collect();
+        sorted.sort_unstable();
+        let (key, values) = (&self.key, sorted.join(","));
+        match self.operator {
+            Operator::In => write!(f, "{key} in ({values})"),
+            Operator::NotIn => write!(f, "{key} notin ({values})"),
+            Operator::Equals => write!(f, "{key}={values}"),
+            Operator::DoubleEquals => write!(f, "{key}=={values}"),
+            Operator::NotEquals => write!(f, "{key}!={values}"),
+            Operator::Exists => f.write_str(key),
+            Operator::DoesNotExist => write!(f, "!{key}"),
+            Operator::GreaterThan => write!(f, "{key}>{values}"),
+            Operator::LessThan => write!(f, "{key}<{values}"),
+        }
+    }
+}
+
+/// All of its requirements must hold. The empty one matches everything; [`Selector::nothing`] nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Selector {
+    requirements: Vec<Requirement>,
+    nothing: bool,
+}
+
+impl Selector {
+    /// Matches every object.
+    pub fn everything() -> Self {
+        Self::default()
+    }
+
+    /// Matches no object.
+    pub fn nothing() -> Self {
+        Self { nothing: true, ..Self::default() }
+    }
+
+    /// All of these.
+    pub fn new(mut requirements: Vec<Requirement>) -> Self {
+        requirements.sort_by(|a, b| a.key.cmp(&b.key));
+        Self { requirements, nothing: false }
+    }
+
+    /// Parses the text form: `a=b,c in (d,e),!f`.
+    ///
+    /// # Errors
+    /// Upstream's text: `unable to parse requirement: …`.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        parse::selector(text).map(Self::new)
+    }
+
+    /// From a `LabelSelector` object (`matchLabels`, `matchExpressions`). As upstream: null selects nothing, the empty object
+    /// everything.
+    ///
+    /// # Errors
+    /// Upstream's text: `"X" is not a valid label selector operator`, or that of a requirement.
+    pub fn from_label_selector(value: &Value) -> Result<Self, String> {
+        if value.is_null() {
+            return Ok(Self::nothing());
+        }
+        let mut requirements = Vec::new();
+        for (key, value) in value.get("matchLabels").and_then(Value::as_object).into_iter().flatten() {
+            let value = value.as_str().unwrap_or_default().to_owned();
+            requirements.push(Requirement::new(key, Operator::Equals, vec![value])?);
+        }
+        for expression in value.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
+            let name = expression.get("operator").and_then(Value::as_str).unwrap_or_default();
+            let operator = match name {
+                "In" => Operator::In,
+                "NotIn" => Operator::NotIn,
+                "Exists" => Operator::Exists,
+                "DoesNotExist" => Operator::DoesNotExist,
+                other => return Err(format!("{other:?} is not a valid label selector operator")),
+            };
+            requirements.push(expression_requirement(expression, operator)?);
+        }
+        Ok(Self::new(requirements))
+    }
+
+    /// From the `matchExpressions` of a `NodeSelectorTerm`, which know `Gt` and `Lt` as well.
+    ///
+    /// # Errors
+    /// Upstream's text: `"X" is not a valid node selector operator`, or that of a requirement.
+    pub fn from_node_expressions(expressions: &[Value]) -> Result<Self, String> {
+        let mut requirements = Vec::new();
+        for expression in expressions {
+            let name = expression.get("operator").and_then(Value::as_str).unwrap_or_default();
+            let operator = match name {
+                "In" => Operator::In,
+                "NotIn" => Operator::NotIn,
+                "Exists" => Operator::Exists,
+                "DoesNotExist" => Operator::DoesNotExist,
+                "Gt" => Operator::GreaterThan,
+                "Lt" => Operator::LessThan,
+                other => return Err(format!("{other:?} is not a valid node selector operator")),
+            };
+            requirements.push(expression_requirement(expression, operator)?);
+        }
+        Ok(Self::new(requirements))
+    }
+
+    /// Every one of these labels, unchecked: a Service's `spec.selector`.
+    pub fn from_map<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let equals = |(key, value): (&str, &str)| Requirement {
+            key: key.to_owned(),
+            operator: Operator::Equals,
+            values: vec![value.to_owned()],
+        };
+        Self::new(labels.into_iter().map(equals).collect())
+    }
+
+    /// Whether an object with these labels is selected.
+    pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
+        !self.nothing && self.requirements.iter().all(|r| r.matches(label(&r.key)))
+    }
+
+    /// Whether an object with these labels is selected.
+    pub fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
+        self.matches(|key| labels.get(key).map(String::as_str))
+    }
+
+    /// Whether this object is selected.
+    pub fn matches_object(&self, object: &crate::Object) -> bool {
+        self.matches(|key| object.label(key))
+    }
+
+    /// Whether it has no requirement, so that it matches everything.
+    pub fn is_empty(&self) -> bool {
+        self.requirements.is_empty() && !self.nothing
+    }
+
+    /// The requirements, by key.
+    pub fn requirements(&self) -> &[Requirement] {
+        &self.requirements
+    }
+
+    /// The one value that a label must have, if there is just one.
+    pub fn exact(&self, key: &str) -> Option<&str> {
+        let requirement = self.requirements.iter().find(|r| r.key == key)?;
+        match (requirement.operator, requirement.values.as_slice()) {
+            (Operator::Equals | Operator::DoubleEquals | Operator::In, [value]) => Some(value),
+            _ => None,
+        }
+    }
+}
+
+fn expression_requirement(expression: &Value, operator: Operator) -> Result<Requirement, String> {
+    let key = expression.get("key").and_then(Value::as_str).unwrap_or_default();
+    let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
+    let values = values.map(|v| v.as_str().unwrap_or_default().to_owned()).collect();
+    Requirement::new(key, operator, values)
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, requirement) in self.requirements.iter().enumerate() {
+            let comma = if index > 0 { "," } else { "" };
+            write!(f, "{comma}{requirement}")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn labels(text: &str) -> BTreeMap<String, String> {
+        text.split(',').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+    }
+
+    #[test]
+    fn selectors_match_as_upstream() {
+        for (selector, object, matches) in [
+            ("", "", true),
+            ("a=b", "a=b,c=d", true),
+            ("a==b", "a=c", false),
+            ("a!=b", "", true),
+            ("a!=b", "a=b", false),
+            ("a in (b, c)", "a=c", true),
+            ("a in (b,c)", "", false),
+            ("a notin (b,c)", "", true),
+            ("a notin (b,c)", "a=b", false),
+            ("a", "a=", true),
+            ("a", "b=", false),
+            ("!a", "b=", true),
+            ("!a", "a=x", false),
+            ("a>5", "a=6", true),
+            ("a>5", "a=5", false),
+            ("a<5", "a=x", false),
+            ("a=", "a=", true),
+            ("a in ()", "a=", true),
+            ("a,b=c,d notin (e)", "a=1,b=c,d=f", true),
+            ("in=in,notin in (in,notin)", "in=in,notin=notin", true),
+        ] {
+            let parsed = Selector::parse(selector).expect(selector);
+            assert_eq!(parsed.matches_labels(&labels(object)), matches, "{selector} on {object}");
+        }
+    }
+
+    #[test]
+    fn selectors_print_as_upstream() {
+        for (text, printed) in [
+            ("b=1,a=2", "a=2,b=1"),
+            (" x in (b , a) ", "x in (a,b)"),
+            ("x==1", "x==1"),
+            ("!x", "!x"),
+            ("x!=", "x!="),
+            ("x in (,)", "x in ()"),
+            ("x notin (a,,b)", "x notin (,a,b)"),
+            ("x>1", "x>1"),
+            ("a/b=c", ""),
+        ] {
+            match Selector::parse(text) {
+                Ok(selector) => assert_eq!(selector.to_string(), if printed.is_empty() { text } else { printed }),
+                Err(error) => panic!("{text}: {error}"),
+            }
+        }
+    }
+
+    #[test]
+    fn errors_are_upstreams() {
+        for (text, error) in [
+            ("a=b=c", "found '=', expected: ',' or 'end of string'"),
+            ("a,", "found '', expected: identifier after ','"),
+            ("=b", "found '=', expected: !, identifier, or 'end of string'"),
+            ("a b", "unable to parse requirement: found 'b', expected: in, notin, =, ==, !=, gt, lt"),
+            ("a in b", "unable to parse requirement: found 'b' expected: '('"),
+            ("a in (b", "unable to parse requirement: found '', expected: ',' or ')'"),
+            ("a=(", "unable to parse requirement: found '(', expected: identifier"),
+            ("!!a", "unable to parse requirement: found '!', expected: identifier"),
+            (
+                "a>x",
+                "unable to parse requirement: values[0]: Invalid value: \"x\": for 'Gt', 'Lt' operators, the value must be an integer",
+            ),
+            (
+                "a-=b",
+                "unable to parse requirement: <nil>: Invalid value: \"a-\": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')",
+            ),
+        ] {
+            assert_eq!(Selector::parse(text).expect_err(text), error);
+        }
+        let error = Selector::parse("a=b_").expect_err("value");
+        assert!(
+            error
+                .starts_with("unable to parse requirement: values[0][a]: Invalid value: \"b_\": a valid label must be"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn label_selector_objects_become_selectors() {
+        let object = json!({"matchLabels": {"a": "b"}, "matchExpressions": [{"key": "c", "operator": "In", "values": ["d", "e"]},
+            {"key": "f", "operator": "DoesNotExist"}]});
+        let selector = Selector::from_label_selector(&object).expect("valid");
+        assert_eq!(selector.to_string(), "a=b,c in (d,e),!f");
+        assert!(Selector::from_label_selector(&json!({})).expect("valid").is_empty());
+        assert!(!Selector::from_label_selector(&Value::Null).expect("valid").matches(|_| None));
+        assert!(!Selector::nothing().is_empty());
+        for (object, error) in [
+            (
+                json!({"matchExpressions": [{"key": "a", "operator": "Like"}]}),
+                r#""Like" is not a valid label selector operator"#,
+            ),
+            (
+                json!({"matchExpressions": [{"key": "a", "operator": "In"}]}),
+                "values: Invalid value: []: for 'in', 'notin' operators, values set can't be empty",
+            ),
+            (
+                json!({"matchExpressions": [{"key": "a", "operator": "Exists", "values": ["x"]}]}),
+                r#"values: Invalid value: ["x"]: values set must be empty for exists and does not exist"#,
+            ),
+        ] {
+            assert_eq!(Selector::from_label_selector(&object).expect_err(error), error);
+        }
+    }
+
+    #[test]
+    fn node_terms_compare_numbers() {
+        let terms = [json!({"key": "cores", "operator": "Gt", "values": ["4"]})];
+        let selector = Selector::from_node_expressions(&terms).expect("valid");
+        assert!(selector.matches(|_| Some("8")));
+        assert!(!selector.matches(|_| Some("4")));
+        let error = Selector::from_node_expressions(&[json!({"key": "a", "operator": "Ge"})]).expect_err("no operator");
+        assert_eq!(error, r#""Ge" is not a valid node selector operator"#);
+    }
+
+    #[test]
+    fn exact_values_are_found() {
+        let selector = Selector::parse("a=b,c in (d),e in (f,g)").expect("valid");
+        assert_eq!((selector.exact("a"), selector.exact("c"), selector.exact("e")), (Some("b"), Some("d"), None));
+        assert_eq!(Selector::from_map([("a", "b")]).to_string(), "a=b");
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_refused_or_prints_stably(text in "[a-c!=<>(), intox0-2]{0,24}") {
+            if let Ok(selector) = Selector::parse(&text) {
+                let printed = selector.to_string();
+                let again = Selector::parse(&printed);
+                prop_assert_eq!(again.map(|s| s.to_string()), Ok(printed));
+            }
+        }
+
+        #[test]
+        fn any_bytes_do_not_panic(text in ".{0,40}") {
+            let _ = Selector::parse(&text);
+        }
+    }
+}
