@@ -1,0 +1,162 @@
+//! Guests of every target, good and hostile, as pods.
+
+use crate::harness::*;
+use std::{thread, time::Duration};
+
+fn loaded(machine: &Machine) {
+    for (name, tag) in [("hello", "hello:1"), ("fetch", "fetch:1"), ("count", "count:1")] {
+        let folder = sample(name, &machine.path("work"));
+        let file = folder.join(format!("{name}.wasm")).display().to_string();
+        let load = machine.run(&["image", "load", &file, "-t", tag]);
+        assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
+    }
+}
+
+/// A pod of the hello guest behind a NodePort; `extra` goes into its container.
+fn server(name: &str, port: u16, extra: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, labels: {{app: {name}}}}}\nspec:\n  containers:\n  - name: c\n    image: hello:1\n    \
+         ports: [{{containerPort: 8080}}]\n{extra}---\napiVersion: v1\nkind: Service\nmetadata: {{name: {name}}}\nspec:\n  type: NodePort\n  \
+         selector: {{app: {name}}}\n  ports: [{{port: 80, targetPort: 8080, nodePort: {port}}}]\n"
+    )
+}
+
+#[test]
+fn every_target_runs_and_its_output_is_in_the_log() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    loaded(&machine);
+    let cluster = machine.up(&[]);
+    let folder = machine.path("work");
+    let apply = |name: &str| machine.run(&["apply", "-f", &folder.join(format!("{name}/{name}.yaml")).display().to_string()]);
+    for name in ["hello", "fetch", "count"] {
+        let output = apply(name);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+    for job in ["hello-check", "fetch", "count"] {
+        cluster.kubectl(&["wait", "--for=condition=Complete", &format!("job/{job}"), "--timeout=100s"]);
+    }
+    assert!(cluster.kubectl(&["logs", "job/count"]).contains("2 13 70 /poems/poem.txt"));
+    assert!(cluster.kubectl(&["logs", "job/fetch", "--tail=1"]).contains("Hello from hello-"), "DNS names and the pod network");
+    let exit = cluster.field("pods", "{.items[?(@.metadata.labels.job-name==\"count\")].status.containerStatuses[0].state.terminated.reason}");
+    assert_eq!(exit, "Completed");
+}
+
+#[test]
+fn exit_codes_and_traps_are_told() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    loaded(&machine);
+    let cluster = machine.up(&[]);
+    cluster.kubectl(&["run", "usage", "--image=count:1", "--restart=Never"]);
+    cluster.eventually("the pod failed", || Some(()).filter(|()| cluster.field("pod/usage", "{.status.phase}") == "Failed"));
+    assert_eq!(cluster.field("pod/usage", "{.status.containerStatuses[0].state.terminated.exitCode}"), "2");
+    assert!(cluster.kubectl(&["logs", "usage"]).contains("usage: count FILE"));
+    let trap = "(module (memory (export \"memory\") 1) (func $inner unreachable) (func (export \"_start\") (call $inner)))";
+    std::fs::write(machine.path("work").join("trap.wat"), trap).expect("written");
+    let load = machine.run(&["image", "load", "trap.wat", "-t", "trap:1"]);
+    assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
+    cluster.kubectl(&["run", "trap", "--image=trap:1"]);
+    let message = cluster.eventually("the trap is told", || {
+        let text = cluster.field("pod/trap", "{.status.containerStatuses[0].lastState.terminated.message}");
+        Some(text).filter(|t| !t.is_empty())
+    });
+    assert!(message.contains("inner"), "a symbolised backtrace: {message}");
+    cluster.eventually("it backs off", || {
+        let reason = cluster.field("pod/trap", "{.status.containerStatuses[0].state.waiting.reason}");
+        Some(()).filter(|()| reason == "CrashLoopBackOff")
+    });
+}
+
+#[test]
+fn hostile_guests_leave_the_api_and_other_pods_alive() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    loaded(&machine);
+    let cluster = machine.up(&[]);
+    let flood = "(module (import \"wasi_snapshot_preview1\" \"fd_write\" (func $w (param i32 i32 i32 i32) (result i32))) \
+        (memory (export \"memory\") 1) (data (i32.const 16) \"flood flood flood flood flood flood\\n\") \
+        (func (export \"_start\") (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 36)) \
+        (loop $l (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8))) (br $l))))";
+    std::fs::write(machine.path("work").join("flood.wat"), flood).expect("written");
+    assert!(machine.run(&["image", "load", "flood.wat", "-t", "flood:1"]).status.success());
+    cluster.kubectl_with(&["apply", "-f", "-"], &server("good", 30081, ""));
+    cluster.kubectl_with(&["apply", "-f", "-"], &server("bad", 30082, "    resources: {limits: {memory: 32Mi, cpu: 500m}}\n"));
+    cluster.kubectl(&["run", "flood", "--image=flood:1"]);
+    let url = |port: u16, path: &str| format!("http://{}:{port}{path}", machine.address);
+    for port in [30081, 30082] {
+        cluster.eventually("served", || get(&url(port, "/")).ok().filter(|(code, _)| *code == 200));
+    }
+    // An endless loop in several requests at a time, an instance storm, and then memory growth.
+    let attacks: Vec<_> = (0..8)
+        .map(|n| {
+            let target = url(30082, if n % 2 == 0 { "/spin" } else { "/" });
+            thread::spawn(move || (0..20).for_each(|_| drop(get(&target))))
+        })
+        .collect();
+    for _ in 0..40 {
+        assert_eq!(get(&url(30081, "/")).expect("the other pod answers").0, 200);
+        cluster.kubectl(&["get", "--raw", "/readyz"]);
+        thread::sleep(Duration::from_millis(20));
+    }
+    drop(attacks);
+    let _ = get(&url(30082, "/grow"));
+    cluster.eventually("the hoarder is told as OOMKilled", || {
+        let reason = cluster.field("pod/bad", "{.status.containerStatuses[0].lastState.terminated.reason}");
+        Some(()).filter(|()| reason == "OOMKilled")
+    });
+    assert_eq!(get(&url(30081, "/")).expect("the other pod answers").0, 200);
+    assert_eq!(cluster.field("pod/good", "{.status.containerStatuses[0].restartCount}"), "0");
+}
+
+#[test]
+fn a_linux_image_says_that_it_cannot_run_here_yet() {
+    if kubectl().is_none() || tool("SKOPEO", "skopeo").is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    let layout = machine.path("work").join("linux");
+    write_linux_image(&layout);
+    let load = machine.run(&["image", "load", &layout.display().to_string(), "-t", "linux:1"]);
+    assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
+    let cluster = machine.up(&[]);
+    cluster.kubectl(&["run", "linux", "--image=linux:1"]);
+    let message = cluster.eventually("a reason", || {
+        let text = cluster.field("pod/linux", "{.status.containerStatuses[0].state.waiting.message}");
+        Some(text).filter(|t| t.contains("Linux"))
+    });
+    assert!(message.contains("WebAssembly"), "{message}");
+    assert_eq!(cluster.field("pod/linux", "{.status.phase}"), "Pending");
+}
+
+/// The smallest OCI layout of a linux/amd64 image.
+fn write_linux_image(folder: &std::path::Path) {
+    use serde_json::json;
+    use std::{fs, process::Command};
+    let blobs = folder.join("blobs/sha256");
+    fs::create_dir_all(&blobs).expect("a folder");
+    let put = |bytes: &[u8]| {
+        let file = folder.join("blob");
+        fs::write(&file, bytes).expect("written");
+        let sum = Command::new("sha256sum").arg(&file).output().expect("sha256sum runs");
+        let hex = String::from_utf8_lossy(&sum.stdout).split_whitespace().next().expect("a sum").to_owned();
+        fs::rename(&file, blobs.join(&hex)).expect("renamed");
+        (format!("sha256:{hex}"), bytes.len())
+    };
+    let layer = put(&[0; 1024]);
+    let config = put(json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/sh"]},
+        "rootfs": {"type": "layers", "diff_ids": [layer.0]}}).to_string().as_bytes());
+    let manifest = put(json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.0, "size": config.1},
+        "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.0, "size": layer.1}]})
+        .to_string().as_bytes());
+    fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).expect("written");
+    fs::write(folder.join("index.json"), json!({"schemaVersion": 2, "manifests": [
+        {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": manifest.0, "size": manifest.1}]}).to_string()).expect("written");
+}
