@@ -1,0 +1,126 @@
+//! A small HTTPS client for load: keep-alive HTTP/1.1 connections with a client certificate, nothing else.
+
+use crate::server::Server;
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::{Method, Request, client::conn::http1, header};
+use hyper_util::rt::TokioIo;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use serde_json::Value;
+use std::{sync::Arc, time::{Duration, Instant}};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+/// Opens connections to one cluster.
+#[derive(Clone)]
+pub struct Client {
+    tls: TlsConnector,
+    endpoint: String,
+}
+
+/// One connection.
+pub struct Connection {
+    sender: http1::SendRequest<Full<Bytes>>,
+    host: String,
+}
+
+impl Client {
+    pub fn new(server: &Server) -> Self {
+        let [ca, certificate, key] = server.credentials();
+        let mut roots = rustls::RootCertStore::empty();
+        for ca in CertificateDer::pem_slice_iter(&ca) {
+            roots.add(ca.expect("PEM")).expect("a CA");
+        }
+        let chain = CertificateDer::pem_slice_iter(&certificate).collect::<Result<Vec<_>, _>>().expect("PEM");
+        let key = PrivateKeyDer::from_pem_slice(&key).expect("PEM");
+        let config = rustls::ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(chain, key)
+            .expect("a key that fits");
+        Self { tls: TlsConnector::from(Arc::new(config)), endpoint: server.endpoint.clone() }
+    }
+
+    pub async fn connect(&self) -> Connection {
+        let tcp = TcpStream::connect(&self.endpoint).await.expect("connected");
+        tcp.set_nodelay(true).expect("set");
+        let name = ServerName::try_from("localhost").expect("a name");
+        let tls = self.tls.connect(name, tcp).await.expect("TLS");
+        let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.expect("HTTP");
+        tokio::task::spawn_local(connection);
+        Connection { sender, host: self.endpoint.clone() }
+    }
+}
+
+impl Connection {
+    pub async fn send(&mut self, method: Method, path: &str, kind: &str, body: Bytes) -> hyper::Response<hyper::body::Incoming> {
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, &self.host)
+            .header(header::CONTENT_TYPE, kind)
+            .header(header::ACCEPT, "application/json")
+            .body(Full::new(body))
+            .expect("a request");
+        self.sender.ready().await.expect("open");
+        self.sender.send_request(request).await.expect("answered")
+    }
+
+    /// A request that must succeed, and its whole body.
+    pub async fn call(&mut self, method: Method, path: &str, kind: &str, body: Bytes) -> Bytes {
+        let shown = format!("{method} {path}");
+        let response = self.send(method, path, kind, body).await;
+        let status = response.status();
+        let body = response.into_body().collect().await.expect("a body").to_bytes();
+        assert!(status.is_success(), "{shown}: {status} {}", String::from_utf8_lossy(&body));
+        body
+    }
+
+    pub async fn get(&mut self, path: &str) -> Bytes {
+        self.call(Method::GET, path, "application/json", Bytes::new()).await
+    }
+
+    pub async fn post(&mut self, path: &str, body: &Value) -> Bytes {
+        self.call(Method::POST, path, "application/json", body.to_string().into()).await
+    }
+
+    pub async fn apply(&mut self, path: &str, body: &Value) -> Bytes {
+        let url = format!("{path}?fieldManager=bench&force=true");
+        self.call(Method::PATCH, &url, "application/apply-patch+yaml", body.to_string().into()).await
+    }
+}
+
+/// Runs `total` requests over `connections` connections; wall time and the sorted times of each.
+pub async fn spread<F, Fut>(client: &Client, connections: usize, total: usize, request: F) -> (Duration, Vec<Duration>)
+where
+    F: Fn(Connection, usize) -> Fut + Clone + 'static,
+    Fut: Future<Output = Connection> + 'static,
+{
+    let mut open = Vec::new();
+    for _ in 0..connections {
+        open.push(client.connect().await);
+    }
+    let started = Instant::now();
+    let tasks: Vec<_> = open
+        .into_iter()
+        .enumerate()
+        .map(|(first, mut connection)| {
+            let request = request.clone();
+            tokio::task::spawn_local(async move {
+                let mut times = Vec::new();
+                for number in (first..total).step_by(connections) {
+                    let start = Instant::now();
+                    connection = request(connection, number).await;
+                    times.push(start.elapsed());
+                }
+                times
+            })
+        })
+        .collect();
+    let mut times = Vec::new();
+    for task in tasks {
+        times.extend(task.await.expect("no panic"));
+    }
+    let wall = started.elapsed();
+    times.sort();
+    (wall, times)
+}
