@@ -8,6 +8,7 @@ mod clock;
 pub mod json;
 pub mod names;
 mod object;
+pub mod patch;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

@@ -1,0 +1,208 @@
+//! JSON patch (RFC 6902).
+
+use super::PatchError;
+use json_patch::{PatchErrorKind, PatchOperation};
+use serde_json::Value;
+
+/// Upstream's limit of operations in one patch.
+const MOST_OPERATIONS: usize = 10_000;
+/// Upstream's limit of bytes that the `copy` operations of one patch may add.
+const MOST_COPIED: usize = 3 << 20;
+
+/// Applies a JSON patch, an array of operations. All or nothing.
+///
+/// # Errors
+/// [`PatchError::Malformed`] if it is no list of operations, [`PatchError::TooMany`], and [`PatchError::Unprocessable`] where an
+/// operation does not apply.
+pub fn json(document: &Value, patch: &Value) -> Result<Value, PatchError> {
+    let Some(list) = patch.as_array() else {
+        return Err(PatchError::Malformed(format!(
+            "json: cannot unmarshal {} into Go value of type jsonpatch.Patch",
+            kind_of(patch)
+        )));
+    };
+    if list.len() > MOST_OPERATIONS {
+        return Err(PatchError::TooMany { limit: MOST_OPERATIONS, count: list.len() });
+    }
+    let mut result = document.clone();
+    let mut copied = 0;
+    for operation in list {
+        let operation: PatchOperation =
+            serde_json::from_value(complete(operation)).map_err(|e| malformed(operation, &e))?;
+        if let PatchOperation::Copy(copy) = &operation {
+            copied += result.pointer(copy.from.as_str()).map_or(0, |v| v.to_string().len());
+            if copied > MOST_COPIED {
+                return Err(PatchError::Unprocessable(format!(
+                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MOST_COPIED}"
+                )));
+            }
+        }
+        // One at a time on our own copy: the crate's undo log is not needed.
+        if let Err(error) = json_patch::patch_unsafe(&mut result, std::slice::from_ref(&operation)) {
+            return Err(PatchError::Unprocessable(explain(&result, &operation, &error.kind)));
+        }
+    }
+    Ok(result)
+}
+
+/// A missing value is null, as it is in Go.
+fn complete(operation: &Value) -> Value {
+    let mut operation = operation.clone();
+    if let Some(map) = operation.as_object_mut() {
+        map.entry("value").or_insert(Value::Null);
+    }
+    operation
+}
+
+fn malformed(operation: &Value, error: &serde_json::Error) -> PatchError {
+    match operation.get("op").and_then(Value::as_str) {
+        Some("add" | "remove" | "replace" | "move" | "copy" | "test") => PatchError::Malformed(error.to_string()),
+        Some(other) => PatchError::Unprocessable(format!("Unexpected kind: {other}")),
+        None if operation.is_object() => PatchError::Unprocessable("Unexpected kind: unknown".into()),
+        None => PatchError::Malformed(format!(
+            "json: cannot unmarshal {} into Go value of type jsonpatch.Operation",
+            kind_of(operation)
+        )),
+    }
+}
+
+/// Upstream's words for an operation that does not apply.
+fn explain(document: &Value, operation: &PatchOperation, kind: &PatchErrorKind) -> String {
+    let parent_of = |path: &str| path.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned();
+    let key_of = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();
+    let has_parent = |path: &str| document.pointer(&parent_of(path)).is_some_and(|p| p.is_object() || p.is_array());
+    let missing = "missing value";
+    match operation {
+        PatchOperation::Add(op) => {
+            let path = op.path.as_str();
+            if has_parent(path) {
+                format!("error in add for path: '{path}': unable to access invalid index: invalid index referenced")
+            } else {
+                format!("add operation does not apply: doc is missing path: \"{path}\": {missing}")
+            }
+        }
+        PatchOperation::Remove(op) => {
+            let path = op.path.as_str();
+            if has_parent(path) {
+                format!(
+                    "error in remove for path: '{path}': Unable to remove nonexistent key: {}: {missing}",
+                    key_of(path)
+                )
+            } else {
+                format!("remove operation does not apply: doc is missing path: \"{path}\": {missing}")
+            }
+        }
+        PatchOperation::Replace(op) => {
+            let path = op.path.as_str();
+            let what = if has_parent(path) { "key" } else { "path" };
+            format!("replace operation does not apply: doc is missing {what}: {path}: {missing}")
+        }
+        PatchOperation::Move(op) => {
+            format!("move operation does not apply: doc is missing from path: {}: {missing}", op.from)
+        }
+        PatchOperation::Copy(op) => {
+            format!("copy operation does not apply: doc is missing from path: {}: {missing}", op.from)
+        }
+        PatchOperation::Test(op) => match kind {
+            PatchErrorKind::TestFailed => format!("testing value {} failed: test failed", op.path),
+            _ if has_parent(op.path.as_str()) => format!("testing value {} failed: test failed", op.path),
+            _ => format!("test operation does not apply: is missing path: {}: {missing}", op.path),
+        },
+    }
+}
+
+fn kind_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "bool",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    #[test]
+    fn operations_apply_in_order() {
+        let document = json!({"a": [1, 2], "b": {"c/d": 1, "e~f": 2}});
+        let patch = json!([
+            {"op": "test", "path": "/a/0", "value": 1},
+            {"op": "add", "path": "/a/-", "value": 3},
+            {"op": "add", "path": "/a/0", "value": 0},
+            {"op": "replace", "path": "/b/c~1d", "value": 9},
+            {"op": "remove", "path": "/b/e~0f"},
+            {"op": "copy", "from": "/b", "path": "/c"},
+            {"op": "move", "from": "/b", "path": "/d"},
+            {"op": "add", "path": "/n"}
+        ]);
+        let result = json(&document, &patch).expect("applies");
+        assert_eq!(result, json!({"a": [0, 1, 2, 3], "c": {"c/d": 9}, "d": {"c/d": 9}, "n": null}));
+    }
+
+    #[test]
+    fn failures_have_upstreams_text() {
+        let document = json!({"spec": {"replicas": 1, "list": []}});
+        for (patch, error) in [
+            (
+                json!({"op": "test", "path": "/spec/replicas", "value": 2}),
+                "testing value /spec/replicas failed: test failed",
+            ),
+            (
+                json!({"op": "remove", "path": "/spec/x"}),
+                "error in remove for path: '/spec/x': Unable to remove nonexistent key: x: missing value",
+            ),
+            (
+                json!({"op": "remove", "path": "/x/y"}),
+                "remove operation does not apply: doc is missing path: \"/x/y\": missing value",
+            ),
+            (
+                json!({"op": "replace", "path": "/spec/x", "value": 1}),
+                "replace operation does not apply: doc is missing key: /spec/x: missing value",
+            ),
+            (
+                json!({"op": "replace", "path": "/x/y", "value": 1}),
+                "replace operation does not apply: doc is missing path: /x/y: missing value",
+            ),
+            (
+                json!({"op": "add", "path": "/x/y", "value": 1}),
+                "add operation does not apply: doc is missing path: \"/x/y\": missing value",
+            ),
+            (
+                json!({"op": "copy", "from": "/x", "path": "/y"}),
+                "copy operation does not apply: doc is missing from path: /x: missing value",
+            ),
+            (json!({"op": "jump", "path": "/y"}), "Unexpected kind: jump"),
+        ] {
+            assert_eq!(json(&document, &json!([patch])), Err(PatchError::Unprocessable(error.into())));
+        }
+        assert!(json(&document, &json!([{"op": "add", "path": "/spec/list/5", "value": 1}])).is_err());
+        assert!(matches!(json(&document, &json!({})), Err(PatchError::Malformed(_))));
+        assert!(matches!(json(&document, &json!([1])), Err(PatchError::Malformed(_))));
+    }
+
+    #[test]
+    fn size_is_bounded() {
+        let many = vec![json!({"op": "test", "path": "", "value": {}}); 10_001];
+        let error = json(&json!({}), &Value::Array(many)).expect_err("too many");
+        assert_eq!(error.to_string(), "The allowed maximum operations in a JSON patch is 10000, got 10001");
+        // Doubling the document 100 times must not double its memory.
+        let doubling: Vec<Value> =
+            (0..100).map(|i| json!({"op": "copy", "from": "", "path": format!("/x{i}")})).collect();
+        let error = json(&json!({"a": "x".repeat(1000)}), &Value::Array(doubling)).expect_err("too large");
+        assert!(error.to_string().starts_with("Unable to complete the copy"), "{error}");
+    }
+
+    proptest! {
+        #[test]
+        fn any_operation_applies_or_is_refused(op in "add|remove|replace|move|copy|test", path in "(/[a-c0-2~-]{0,2}){0,3}", from in "(/[a-c0-2-]{0,2}){0,3}") {
+            let document = json!({"a": {"b": [1, {"c": 2}]}, "c": [[]], "": 1});
+            let _ = json(&document, &json!([{"op": op, "path": path, "from": from, "value": 1}]));
+        }
+    }
+}
