@@ -1,1 +1,44 @@
-//! agent
+//! The node agent: the kubelet's role. Makes the pods that are bound to its node real: network, volumes, images, containers, probes;
+//! and tells the API how they are.
+//!
+//! It knows no runtime, network or registry by name: they arrive as `Arc<dyn Runtime>`, `Arc<dyn Network>`, `Arc<dyn Dialer>` and
+//! `Arc<dyn Images>`. It has no back door to the API: everything goes through [`client::Client`].
+//!
+//! Where to look: [`plan`] decides what happens to a pod (pure), `worker` does it, [`status`] says how it is (pure), [`volumes`] and
+//! [`env`] give it its configuration, [`logs`] and [`router`] answer `kubectl logs`, [`node`] keeps the Node object.
+
+mod agent;
+pub mod backoff;
+pub mod check;
+mod cluster;
+pub mod config;
+pub mod downward;
+pub mod env;
+pub mod expand;
+mod handle;
+mod hook;
+pub mod images;
+pub mod logs;
+pub mod node;
+mod options;
+pub mod plan;
+pub mod pod;
+pub mod probe;
+mod prober;
+mod reporter;
+pub mod resources;
+mod setup;
+mod shared;
+mod start;
+pub mod state;
+pub mod status;
+pub mod volumes;
+mod worker;
+
+pub use agent::{Agent, Parts};
+pub use handle::ProbeKind;
+pub use images::Images;
+pub use options::{Machine, Options, Runtimes};
+
+#[cfg(test)]
+mod tests;

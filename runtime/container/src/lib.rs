@@ -14,6 +14,10 @@
 //! Every call that undoes is idempotent: removing what is not there is `Ok`.
 
 mod clock;
+#[cfg(feature = "contract")]
+pub mod contract;
+#[cfg(feature = "fake")]
+pub mod fake;
 pub mod log;
 pub mod net;
 mod runtime;

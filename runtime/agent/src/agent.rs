@@ -1,0 +1,292 @@
+//! The agent: a worker for each pod of the node, and the few loops that serve them all.
+
+use crate::{
+    cluster::{BY_NODE, Cluster, Interest, Watched},
+    handle::{Handle, Note},
+    images::Images,
+    node,
+    options::{Options, Runtimes},
+    pod,
+    prober::Prober,
+    reporter::Reporter,
+    setup,
+    shared::Shared,
+    state::{PodState, StateDir},
+    volumes::{self, Tokens},
+    worker::Worker,
+};
+use client::{Client, Delta, Informers, Key, Kind, Recorder};
+use container::{
+    Runtime,
+    net::{Dialer, Network},
+};
+use futures::FutureExt;
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    io,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tokio::sync::broadcast::error::RecvError;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How often runtimes are asked for everything: what no event told is found then.
+const RELIST: Duration = Duration::from_secs(10);
+/// How often unused images are removed.
+const COLLECT: Duration = Duration::from_secs(300);
+/// A worker that panicked is made anew after this.
+const AFTER_PANIC: Duration = Duration::from_secs(10);
+
+/// The parts that an agent joins.
+pub struct Parts {
+    /// By handler.
+    pub runtimes: Runtimes,
+    /// The pod network.
+    pub network: Arc<dyn Network>,
+    /// The cluster's way to pods.
+    pub dialer: Arc<dyn Dialer>,
+    /// Images of the node.
+    pub images: Arc<dyn Images>,
+    /// The API.
+    pub client: Client,
+    /// The informers of the process.
+    pub informers: Informers,
+    /// Events, as component `kubelet`.
+    pub recorder: Recorder,
+}
+
+/// The node agent: the kubelet's role. Cheap to clone.
+#[derive(Clone)]
+pub struct Agent {
+    pub(crate) shared: Arc<Shared>,
+    draining: Arc<AtomicBool>,
+    workers: TaskTracker,
+    token: CancellationToken,
+}
+
+impl Agent {
+    /// Joins the parts. Makes the folders below the data folder; starts nothing. Must be called on a tokio runtime.
+    pub fn new(options: Options, parts: Parts) -> io::Result<Self> {
+        let states = StateDir::open(&options.data_dir.join("state"))?;
+        let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let Parts { runtimes, network, dialer, images, client, informers, recorder } = parts;
+        let shared = Shared {
+            allocatable: Arc::new(node::allocatable(&options)),
+            runtimes,
+            network,
+            dialer: dialer.clone(),
+            images,
+            cluster: Cluster::new(client.clone(), &informers),
+            recorder: recorder.clone(),
+            plugins: volumes::plugins(),
+            tokens: Arc::new(Tokens::new(client.clone())),
+            states,
+            reporter: Reporter::new(client, token.clone(), tasks.clone()),
+            prober: Prober::new(dialer, recorder),
+            interest: Interest::default(),
+            rng: Mutex::new(fastrand::Rng::with_seed(options.seed)),
+            pods: Mutex::default(),
+            tasks,
+            options,
+        };
+        Ok(Self { shared: Arc::new(shared), draining: Arc::default(), workers: TaskTracker::new(), token })
+    }
+
+    /// Runs until `token` is cancelled; then stops what would not outlive the process, within the drain time, and returns. No
+    /// object of the API is changed by that.
+    pub async fn run(&self, token: CancellationToken) -> anyhow::Result<()> {
+        let shared = &self.shared;
+        tokio::select! {
+            () = token.cancelled() => return Ok(()),
+            () = shared.cluster.synced() => {}
+        }
+        let known = self.recall().await?;
+        for runtime in shared.runtimes.iter() {
+            shared.tasks.spawn(self.clone().listen(runtime.clone()));
+        }
+        shared.tasks.spawn(shared.prober.clone().run(self.token.clone(), shared.tasks.clone()));
+        shared.tasks.spawn(node::run(shared.clone(), self.token.clone()));
+        self.subscribe(known);
+        let mut relist = tokio::time::interval(RELIST);
+        let mut collect = tokio::time::interval(COLLECT);
+        loop {
+            tokio::select! {
+                () = token.cancelled() => break,
+                _ = relist.tick() => self.relist().await,
+                _ = collect.tick() => self.collect_images().await,
+            }
+        }
+        self.drain().await;
+        Ok(())
+    }
+
+    /// Reads what was known before the restart, sets it against what still runs, and removes what nobody wants any more.
+    async fn recall(&self) -> anyhow::Result<BTreeMap<String, PodState>> {
+        let shared = &self.shared;
+        let mut known = shared.states.load()?;
+        let mut alive = HashSet::new();
+        let mut sandboxes: HashMap<Arc<str>, Arc<dyn Runtime>> = HashMap::new();
+        for runtime in shared.runtimes.iter() {
+            for status in runtime.list().await? {
+                sandboxes.insert(status.sandbox, runtime.clone());
+                alive.insert(status.id);
+            }
+        }
+        let wanted: HashSet<String> = shared
+            .cluster
+            .pods
+            .by_index(BY_NODE, &shared.options.node)
+            .iter()
+            .map(|p| pod::uid(p).to_owned())
+            .collect();
+        for (sandbox, runtime) in sandboxes.iter().filter(|(s, _)| !wanted.contains(s.as_ref())) {
+            runtime.remove_sandbox(sandbox).await?;
+        }
+        for (uid, state) in known.iter().filter(|(uid, _)| !wanted.contains(*uid)) {
+            shared.network.detach(uid).await;
+            setup::remove_dir(&shared.volumes_dir(uid)).await;
+            setup::remove_dir(&shared.logs_dir(&state.namespace, &state.name, uid)).await;
+            shared.states.remove(uid)?;
+        }
+        known.retain(|uid, _| wanted.contains(uid));
+        known.values_mut().for_each(|state| state.lose(|id| alive.contains(id)));
+        Ok(known)
+    }
+
+    fn subscribe(&self, known: BTreeMap<String, PodState>) {
+        let (agent, known) = (self.clone(), Mutex::new(known));
+        self.shared.cluster.pods.subscribe(move |delta| agent.on_pod(delta, &known));
+        let agent = self.clone();
+        self.shared.cluster.config_maps.subscribe(move |delta| agent.on_config(Watched::ConfigMap, delta));
+        let agent = self.clone();
+        self.shared.cluster.secrets.subscribe(move |delta| agent.on_config(Watched::Secret, delta));
+    }
+
+    fn on_pod(&self, delta: &Delta<Pod>, known: &Mutex<BTreeMap<String, PodState>>) {
+        let pod = delta.object();
+        if pod::spec(pod).node_name.as_deref() != Some(self.shared.options.node.as_str()) {
+            return;
+        }
+        let present = self.shared.pods.lock().get(pod::uid(pod)).cloned();
+        match (delta, present) {
+            (Delta::Deleted(_), Some(handle)) => {
+                handle.update(pod.clone());
+                handle.gone();
+            }
+            (Delta::Deleted(_), None) => {}
+            (_, Some(handle)) => handle.update(pod.clone()),
+            (_, None) => self.adopt(pod.clone(), known.lock().remove(pod::uid(pod))),
+        }
+    }
+
+    /// Gives a pod its worker.
+    fn adopt(&self, pod: Arc<Pod>, state: Option<PodState>) {
+        if self.draining.load(Ordering::Acquire) {
+            return;
+        }
+        let uid: Arc<str> = pod::uid(&pod).into();
+        let handle = Arc::new(Handle::new(uid.clone(), &state.unwrap_or_else(|| PodState::adopt(&pod))));
+        self.shared.interest.add(&uid, &pod);
+        self.shared.pods.lock().insert(uid, handle.clone());
+        let shared = self.shared.clone();
+        self.workers.spawn(async move {
+            loop {
+                let worker = Worker::new(shared.clone(), handle.clone(), pod.clone());
+                if AssertUnwindSafe(worker.run()).catch_unwind().await.is_ok() {
+                    return;
+                }
+                tracing::error!(pod = pod::full_name(&pod), "the pod's worker panicked, it is made anew");
+                tokio::time::sleep(AFTER_PANIC).await;
+            }
+        });
+    }
+
+    fn on_config<K: Kind>(&self, kind: Watched, delta: &Delta<K>) {
+        let Key { namespace, name } = Key::of(delta.object().as_ref());
+        for uid in self.shared.interest.of(kind, &namespace, &name) {
+            self.note(&uid, Note::Config);
+        }
+    }
+
+    fn note(&self, uid: &str, note: Note) {
+        if let Some(handle) = self.shared.pods.lock().get(uid) {
+            handle.note(note);
+        }
+    }
+
+    /// Forwards what a runtime tells.
+    async fn listen(self, runtime: Arc<dyn Runtime>) {
+        let mut events = runtime.events();
+        loop {
+            let event = tokio::select! {
+                () = self.token.cancelled() => return,
+                event = events.recv() => event,
+            };
+            match event {
+                Ok(event) => self.note(&event.sandbox, Note::Container(event.id, event.state)),
+                Err(RecvError::Lagged(missed)) => {
+                    tracing::warn!(runtime = runtime.name(), missed, "missed container events, asking for everything");
+                    self.relist().await;
+                }
+                Err(RecvError::Closed) => return,
+            }
+        }
+    }
+
+    /// Sets what workers believe to run against what runs.
+    async fn relist(&self) {
+        // taken first: what is started while the runtimes are asked is not missed by being too new for their answer
+        let handles: Vec<_> = self.shared.pods.lock().values().cloned().collect();
+        let believed: Vec<_> = handles.into_iter().map(|handle| (handle.state(), handle)).collect();
+        let mut all = HashMap::new();
+        for runtime in self.shared.runtimes.iter() {
+            match runtime.list().await {
+                Ok(list) => all.extend(list.into_iter().map(|status| (status.id, status.state))),
+                Err(error) => {
+                    tracing::warn!(runtime = runtime.name(), %error, "cannot list containers");
+                    return;
+                }
+            }
+        }
+        for (state, handle) in believed {
+            let running = state.containers.values().filter(|record| record.is_running());
+            for attempt in running.filter_map(|record| record.current.as_ref()) {
+                let id: Arc<str> = attempt.id.as_str().into();
+                match all.remove(&id) {
+                    Some(state @ container::ContainerState::Exited(_)) => handle.note(Note::Container(id, state)),
+                    Some(_) => {}
+                    None => handle.note(Note::Lost(id)),
+                }
+            }
+        }
+    }
+
+    async fn collect_images(&self) {
+        let Some(keep) = self.shared.options.image_bytes else { return };
+        let pods = self.shared.cluster.pods.by_index(BY_NODE, &self.shared.options.node);
+        let used: Vec<_> = pods
+            .iter()
+            .flat_map(|pod| pod::containers(pod).filter_map(|(c, _)| c.image.clone()).collect::<Vec<_>>())
+            .collect();
+        self.shared.images.collect(&used, keep).await;
+    }
+
+    async fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+        let handles: Vec<_> = self.shared.pods.lock().values().cloned().collect();
+        handles.iter().for_each(|handle| handle.drain());
+        self.workers.close();
+        if tokio::time::timeout(self.shared.options.drain, self.workers.wait()).await.is_err() {
+            tracing::warn!("some containers did not stop in time");
+        }
+        self.token.cancel();
+        self.shared.tasks.close();
+        self.shared.tasks.wait().await;
+    }
+}

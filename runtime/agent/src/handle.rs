@@ -1,0 +1,122 @@
+//! The mailbox of a pod's worker: everybody else leaves notes here, the worker reads them when it wakes.
+
+use crate::state::PodState;
+use container::ContainerState;
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tokio::sync::Notify;
+
+/// The three probes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum ProbeKind {
+    /// Holds the others back until it passes once.
+    Startup,
+    /// Restarts the container when it fails.
+    Liveness,
+    /// Decides whether the pod gets traffic.
+    Readiness,
+}
+
+impl ProbeKind {
+    /// As in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Startup => "Startup",
+            Self::Liveness => "Liveness",
+            Self::Readiness => "Readiness",
+        }
+    }
+}
+
+/// A note.
+#[derive(Debug)]
+pub(crate) enum Note {
+    /// The runtime says that a container entered a state.
+    Container(Arc<str>, ContainerState),
+    /// The runtime does not know a container that should run.
+    Lost(Arc<str>),
+    /// A probe's verdict on an attempt changed.
+    Probe { container: String, id: String, kind: ProbeKind, passed: bool },
+    /// What a start that takes long is doing.
+    Progress { container: String, message: String },
+    /// A ConfigMap or Secret of the pod changed.
+    Config,
+}
+
+#[derive(Default)]
+struct Inbox {
+    pod: Option<Arc<Pod>>,
+    gone: bool,
+    drain: bool,
+    notes: Vec<Note>,
+}
+
+/// What the worker finds when it wakes.
+pub(crate) struct Mail {
+    pub(crate) pod: Option<Arc<Pod>>,
+    pub(crate) gone: bool,
+    pub(crate) drain: bool,
+    pub(crate) notes: Vec<Note>,
+}
+
+/// A worker as others see it.
+pub(crate) struct Handle {
+    /// The pod's uid.
+    pub(crate) uid: Arc<str>,
+    inbox: Mutex<Inbox>,
+    wake: Notify,
+    /// The latest saved state, for logs and statistics.
+    state: Mutex<Arc<PodState>>,
+}
+
+impl Handle {
+    pub(crate) fn new(uid: Arc<str>, state: &PodState) -> Self {
+        Self { uid, inbox: Mutex::default(), wake: Notify::new(), state: Mutex::new(Arc::new(state.clone())) }
+    }
+
+    /// A newer pod; replaces one that was not yet read.
+    pub(crate) fn update(&self, pod: Arc<Pod>) {
+        self.inbox.lock().pod = Some(pod);
+        self.wake.notify_one();
+    }
+
+    /// The pod is gone from the API.
+    pub(crate) fn gone(&self) {
+        self.inbox.lock().gone = true;
+        self.wake.notify_one();
+    }
+
+    /// The process is going down.
+    pub(crate) fn drain(&self) {
+        self.inbox.lock().drain = true;
+        self.wake.notify_one();
+    }
+
+    /// Leaves a note. The notes of one pod are bounded by what its containers can do between two wake-ups.
+    pub(crate) fn note(&self, note: Note) {
+        self.inbox.lock().notes.push(note);
+        self.wake.notify_one();
+    }
+
+    /// Takes everything.
+    pub(crate) fn read(&self) -> Mail {
+        let mut inbox = self.inbox.lock();
+        let notes = std::mem::take(&mut inbox.notes);
+        Mail { pod: inbox.pod.take(), gone: inbox.gone, drain: inbox.drain, notes }
+    }
+
+    /// Waits for mail. Cancel-safe.
+    pub(crate) async fn woken(&self) {
+        self.wake.notified().await;
+    }
+
+    pub(crate) fn publish(&self, state: &PodState) {
+        *self.state.lock() = Arc::new(state.clone());
+    }
+
+    /// The latest saved state.
+    pub(crate) fn state(&self) -> Arc<PodState> {
+        self.state.lock().clone()
+    }
+}

@@ -1,0 +1,293 @@
+//! Reads container logs back: CRI lines, rotated files, following. The counterpart of `container::log`.
+//!
+//! Follows the semantics of `kubectl logs` and <https://kubernetes.io/docs/concepts/cluster-administration/logging/>. Following polls
+//! the file: a line is seen at most [`POLL`] after it was written.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use jiff::Timestamp;
+use std::{
+    collections::VecDeque,
+    io::{self, Read, Seek, SeekFrom},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+/// How often a followed file is looked at.
+pub const POLL: Duration = Duration::from_millis(200);
+/// Bytes read at a time.
+const CHUNK: usize = 64 << 10;
+/// Bounds of a termination message that is taken from the log.
+const LAST_BYTES: u64 = 8 << 10;
+const LAST_LINES: usize = 80;
+const LAST_TEXT: usize = 2048;
+
+/// What part of a log is wanted, and how.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Only the last lines.
+    pub tail: Option<usize>,
+    /// Only lines from then on.
+    pub since: Option<Timestamp>,
+    /// Put each line's time in front of it.
+    pub timestamps: bool,
+    /// At most so many bytes.
+    pub limit: Option<usize>,
+    /// Go on while the container runs.
+    pub follow: bool,
+    /// Only `stdout` or `stderr`.
+    pub stream: Option<Stream>,
+}
+
+/// Of a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stream {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+/// One line of a CRI log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// As written.
+    pub time: &'a str,
+    /// Where it came from.
+    pub stream: Stream,
+    /// More of the same line follows.
+    pub partial: bool,
+    /// Without the newline.
+    pub text: &'a [u8],
+}
+
+/// Reads `TIME STREAM TAG TEXT`; `None` for anything else.
+pub fn parse(line: &[u8]) -> Option<Line<'_>> {
+    let mut parts = line.splitn(4, |b| *b == b' ');
+    let time = std::str::from_utf8(parts.next()?).ok()?;
+    let stream = match parts.next()? {
+        b"stdout" => Stream::Stdout,
+        b"stderr" => Stream::Stderr,
+        _ => return None,
+    };
+    let partial = parts.next()?.split(|b| *b == b':').next()? == b"P";
+    Some(Line { time, stream, partial, text: parts.next().unwrap_or_default() })
+}
+
+/// The files of an attempt, the oldest first: rotated ones, then the current one.
+pub fn files(current: &Path) -> Vec<PathBuf> {
+    let Some(name) = current.file_name().and_then(|n| n.to_str()) else { return Vec::new() };
+    let prefix = format!("{name}.");
+    let entries = current.parent().and_then(|dir| std::fs::read_dir(dir).ok());
+    let names = entries.into_iter().flatten().flatten().map(|e| e.path());
+    let mut rotated: Vec<_> =
+        names.filter(|p| p.file_name().and_then(|n| n.to_str()).is_some_and(|n| n.starts_with(&prefix))).collect();
+    rotated.sort();
+    rotated.push(current.to_owned());
+    rotated
+}
+
+/// Turns CRI lines into what the user sees.
+struct Printer {
+    wanted: Wanted,
+    left: usize,
+    /// The line before was partial: its time was printed already.
+    inside: bool,
+    /// `since` was reached.
+    begun: bool,
+}
+
+impl Printer {
+    fn new(wanted: Wanted) -> Self {
+        let (left, begun) = (wanted.limit.unwrap_or(usize::MAX), wanted.since.is_none());
+        Self { wanted, left, inside: false, begun }
+    }
+
+    fn shows(&mut self, line: &Line<'_>) -> bool {
+        if !self.begun {
+            let time = line.time.parse::<Timestamp>().ok();
+            self.begun = time.is_none_or(|time| self.wanted.since.is_none_or(|since| time >= since));
+        }
+        self.begun && self.wanted.stream.is_none_or(|wanted| wanted == line.stream)
+    }
+
+    fn print(&mut self, line: &Line<'_>, out: &mut BytesMut) {
+        if self.wanted.timestamps && !self.inside {
+            self.put(line.time.as_bytes(), out);
+            self.put(b" ", out);
+        }
+        self.put(line.text, out);
+        if !line.partial {
+            self.put(b"\n", out);
+        }
+        self.inside = line.partial;
+    }
+
+    fn put(&mut self, bytes: &[u8], out: &mut BytesMut) {
+        let part = &bytes[..bytes.len().min(self.left)];
+        out.put_slice(part);
+        self.left -= part.len();
+    }
+}
+
+/// A log being read. Blocking; call it where that is allowed.
+pub struct Reader {
+    path: PathBuf,
+    printer: Printer,
+    older: VecDeque<PathBuf>,
+    file: Option<std::fs::File>,
+    rest: Vec<u8>,
+}
+
+impl Reader {
+    /// Opens the log whose current file is `path`; the file need not exist yet. For `tail`, old files are read through first.
+    pub fn open(path: &Path, wanted: Wanted) -> io::Result<Self> {
+        let mut older: VecDeque<_> = files(path).into();
+        let mut printer = Printer::new(wanted.clone());
+        let (mut file, mut rest) = (None, Vec::new());
+        if let Some(tail) = wanted.tail {
+            let (index, offset) = find_tail(older.make_contiguous(), tail, &mut printer)?;
+            older.drain(..index);
+            if let Some(mut opened) = older.pop_front().and_then(|path| std::fs::File::open(path).ok()) {
+                opened.seek(SeekFrom::Start(offset))?;
+                file = Some(opened);
+            }
+        }
+        rest.shrink_to_fit();
+        Ok(Self { path: path.to_owned(), printer, older, file, rest })
+    }
+
+    /// The next piece; `None` when there is nothing more now, or when the limit is reached ([`Reader::is_full`]).
+    pub fn next(&mut self) -> io::Result<Option<Bytes>> {
+        let mut out = BytesMut::new();
+        while !self.is_full() && out.len() < CHUNK {
+            if self.file.is_none() {
+                let Some(path) = self.older.pop_front() else { break };
+                match std::fs::File::open(&path) {
+                    Ok(file) => self.file = Some(file),
+                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                    Err(error) => return Err(error),
+                }
+            }
+            let Some(file) = &mut self.file else { break };
+            let begin = self.rest.len();
+            self.rest.resize(begin + CHUNK, 0);
+            let read = file.read(&mut self.rest[begin..])?;
+            self.rest.truncate(begin + read);
+            if read == 0 && !self.advance()? {
+                break;
+            }
+            self.print(&mut out);
+        }
+        Ok((!out.is_empty()).then(|| out.freeze()))
+    }
+
+    /// At the end of a file: goes to the next, or to the new current one after a rotation. False when there is none.
+    fn advance(&mut self) -> io::Result<bool> {
+        use std::os::unix::fs::MetadataExt;
+        if !self.older.is_empty() {
+            self.file = None;
+            return Ok(true);
+        }
+        let Some(file) = &self.file else { return Ok(false) };
+        let open = file.metadata()?;
+        match self.path.metadata() {
+            Ok(now) if now.ino() != open.ino() || now.dev() != open.dev() => {
+                self.file = Some(std::fs::File::open(&self.path)?);
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// Looks for a file that did not exist when the log was opened.
+    pub fn again(&mut self) {
+        if self.file.is_none() && self.older.is_empty() {
+            self.older.push_back(self.path.clone());
+        }
+    }
+
+    /// Whether the limit is reached.
+    pub fn is_full(&self) -> bool {
+        self.printer.left == 0
+    }
+
+    fn print(&mut self, out: &mut BytesMut) {
+        let mut begin = 0;
+        while let Some(end) = self.rest[begin..].iter().position(|b| *b == b'\n') {
+            if let Some(line) = parse(&self.rest[begin..begin + end])
+                && self.printer.shows(&line)
+            {
+                self.printer.print(&line, out);
+            }
+            begin += end + 1;
+        }
+        self.rest.drain(..begin);
+        if self.rest.is_empty() {
+            self.rest = Vec::new();
+        }
+    }
+}
+
+/// File and offset where the last `tail` lines begin that will be shown.
+fn find_tail(files: &[PathBuf], tail: usize, printer: &mut Printer) -> io::Result<(usize, u64)> {
+    let mut starts: VecDeque<(usize, u64)> = VecDeque::new();
+    let mut end = (files.len().saturating_sub(1), 0);
+    let mut inside = false;
+    for (index, path) in files.iter().enumerate() {
+        let file = match std::fs::File::open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
+        };
+        let mut reader = io::BufReader::with_capacity(CHUNK, file);
+        let (mut offset, mut line) = (0, Vec::new());
+        while io::BufRead::read_until(&mut reader, b'\n', &mut line)? > 0 {
+            if line.last() != Some(&b'\n') {
+                break;
+            }
+            if let Some(parsed) = parse(&line[..line.len() - 1])
+                && printer.shows(&parsed)
+            {
+                if !inside {
+                    starts.push_back((index, offset));
+                    if starts.len() > tail {
+                        starts.pop_front();
+                    }
+                }
+                inside = parsed.partial;
+            }
+            offset += line.len() as u64;
+            line.clear();
+        }
+        end = (index, offset);
+    }
+    // `since` is applied again while printing; the tail begins after it, so that changes nothing
+    Ok(starts.front().copied().unwrap_or(end))
+}
+
+/// The end of a log as a termination message: at most 80 lines and 2 KiB.
+pub fn last_words(path: &Path) -> String {
+    let read = || -> io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let size = file.metadata()?.len();
+        file.seek(SeekFrom::Start(size.saturating_sub(LAST_BYTES)))?;
+        let mut bytes = Vec::new();
+        file.take(LAST_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    let bytes = read().unwrap_or_default();
+    let lines: Vec<_> = bytes.split(|b| *b == b'\n').filter_map(parse).collect();
+    let mut text = Vec::new();
+    for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+        text.extend_from_slice(line.text);
+        if !line.partial {
+            text.push(b'\n');
+        }
+    }
+    let text = String::from_utf8_lossy(&text);
+    let from = (text.len().saturating_sub(LAST_TEXT)..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    text[from..].to_owned()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,147 @@
+//! Small questions about a Pod's spec, asked in many places. Pure.
+
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodSpec};
+use std::time::Duration;
+
+/// The three restart policies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Restart whatever the exit code.
+    Always,
+    /// Restart unless the exit code is 0.
+    OnFailure,
+    /// Never restart.
+    Never,
+}
+
+impl Policy {
+    fn parse(text: &str) -> Self {
+        match text {
+            "Never" => Self::Never,
+            "OnFailure" => Self::OnFailure,
+            _ => Self::Always,
+        }
+    }
+
+    /// Whether a container that ended with `code` is started again.
+    pub fn restarts(self, code: i32) -> bool {
+        match self {
+            Self::Always => true,
+            Self::OnFailure => code != 0,
+            Self::Never => false,
+        }
+    }
+}
+
+/// What a container is in its pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Role {
+    /// A regular init container: runs to its end before the next.
+    Init,
+    /// A restartable init container (sidecar): starts in init order, runs as long as the pod.
+    Sidecar,
+    /// An app container.
+    App,
+}
+
+/// The pod's spec; a Pod without one does not come from an API server.
+pub fn spec(pod: &Pod) -> &PodSpec {
+    static EMPTY: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
+    pod.spec.as_ref().unwrap_or(&EMPTY)
+}
+
+/// Namespace, or empty.
+pub fn namespace(pod: &Pod) -> &str {
+    pod.metadata.namespace.as_deref().unwrap_or_default()
+}
+
+/// Name, or empty.
+pub fn name(pod: &Pod) -> &str {
+    pod.metadata.name.as_deref().unwrap_or_default()
+}
+
+/// Uid, or empty.
+pub fn uid(pod: &Pod) -> &str {
+    pod.metadata.uid.as_deref().unwrap_or_default()
+}
+
+/// `name_namespace(uid)`: how messages name a pod.
+pub fn full_name(pod: &Pod) -> String {
+    format!("{}_{}({})", name(pod), namespace(pod), uid(pod))
+}
+
+/// Init containers.
+pub fn init_containers(pod: &Pod) -> &[Container] {
+    spec(pod).init_containers.as_deref().unwrap_or_default()
+}
+
+/// What a container from `spec.initContainers` is.
+pub fn init_role(container: &Container) -> Role {
+    if container.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init }
+}
+
+/// All containers with their roles, in start order.
+pub fn containers(pod: &Pod) -> impl Iterator<Item = (&Container, Role)> {
+    let init = init_containers(pod).iter().map(|c| (c, init_role(c)));
+    init.chain(spec(pod).containers.iter().map(|c| (c, Role::App)))
+}
+
+/// A container by name.
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<(&'a Container, Role)> {
+    containers(pod).find(|(c, _)| c.name == name)
+}
+
+/// The restart policy of one container: its own, else the pod's. An init container is tried again unless the pod says Never.
+pub fn policy(pod: &Pod, container: &Container, role: Role) -> Policy {
+    let of_pod = Policy::parse(spec(pod).restart_policy.as_deref().unwrap_or("Always"));
+    match (role, container.restart_policy.as_deref(), of_pod) {
+        (Role::Sidecar, ..) => Policy::Always,
+        (_, Some(own), _) => Policy::parse(own),
+        (Role::Init, None, Policy::Never) => Policy::Never,
+        (Role::Init, None, _) => Policy::OnFailure,
+        (Role::App, None, of_pod) => of_pod,
+    }
+}
+
+/// Whether deletion has begun.
+pub fn is_deleting(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// The grace period for stopping its containers: what the deletion says, else the spec's; at least a second, as upstream.
+pub fn grace(pod: &Pod) -> Duration {
+    let own = spec(pod).termination_grace_period_seconds.unwrap_or(30);
+    let seconds = if is_deleting(pod) { pod.metadata.deletion_grace_period_seconds.unwrap_or(own) } else { own };
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1))
+}
+
+/// `Succeeded` or `Failed` in the API.
+pub fn is_finished(pod: &Pod) -> bool {
+    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
+}
+
+/// A reference for events about the pod, or about one of its containers.
+pub fn reference(pod: &Pod, container: Option<(&str, Role)>) -> ObjectReference {
+    let field_path = container.map(|(name, role)| match role {
+        Role::App => format!("spec.containers{{{name}}}"),
+        Role::Init | Role::Sidecar => format!("spec.initContainers{{{name}}}"),
+    });
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Pod".into()),
+        namespace: pod.metadata.namespace.clone(),
+        name: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+        resource_version: pod.metadata.resource_version.clone(),
+        field_path,
+    }
+}
+
+/// The host name a guest sees.
+pub fn hostname(pod: &Pod) -> String {
+    let spec = spec(pod);
+    let own = spec.hostname_override.as_ref().or(spec.hostname.as_ref()).filter(|h| !h.is_empty());
+    let full = own.cloned().unwrap_or_else(|| name(pod).to_owned());
+    // Linux allows 63 bytes; a cut name must not end in a separator
+    full.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
+}

@@ -1,0 +1,102 @@
+//! Probes: how often, how many in a row, and what each result means. Pure; the checks themselves are in [`crate::check`], the
+//! timing in [`crate::prober`].
+//!
+//! Follows <https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/>.
+
+use crate::handle::ProbeKind;
+use k8s_openapi::api::core::v1::{Container, Probe};
+use std::time::Duration;
+
+/// Consecutive results of one probe of one attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Tally {
+    last: Option<bool>,
+    run: i32,
+    verdict: Option<bool>,
+}
+
+impl Tally {
+    /// Before the first result: alive, not ready, not known to be started.
+    pub fn new(kind: ProbeKind) -> Self {
+        let verdict = match kind {
+            ProbeKind::Startup => None,
+            ProbeKind::Liveness => Some(true),
+            ProbeKind::Readiness => Some(false),
+        };
+        Self { last: None, run: 0, verdict }
+    }
+
+    /// Adds a result. Returns the verdict if it changed.
+    pub fn add(&mut self, probe: &Probe, passed: bool) -> Option<bool> {
+        self.run = if self.last == Some(passed) { self.run.saturating_add(1) } else { 1 };
+        self.last = Some(passed);
+        let needed = if passed { probe.success_threshold.unwrap_or(1) } else { probe.failure_threshold.unwrap_or(3) };
+        if self.run < needed.max(1) || self.verdict == Some(passed) {
+            return None;
+        }
+        self.verdict = Some(passed);
+        Some(passed)
+    }
+}
+
+/// A container's probe of a kind.
+pub fn of(container: &Container, kind: ProbeKind) -> Option<&Probe> {
+    match kind {
+        ProbeKind::Startup => container.startup_probe.as_ref(),
+        ProbeKind::Liveness => container.liveness_probe.as_ref(),
+        ProbeKind::Readiness => container.readiness_probe.as_ref(),
+    }
+}
+
+fn seconds(value: Option<i32>, default: u64) -> Duration {
+    Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default))
+}
+
+/// Time before the first check.
+pub fn initial_delay(probe: &Probe) -> Duration {
+    seconds(probe.initial_delay_seconds, 0)
+}
+
+/// Time between checks, at least a second.
+pub fn period(probe: &Probe) -> Duration {
+    seconds(probe.period_seconds, 10).max(Duration::from_secs(1))
+}
+
+/// Time for one check, at least a second.
+pub fn timeout(probe: &Probe) -> Duration {
+    seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1))
+}
+
+/// The grace period that a failed probe gives its container, if it has its own.
+pub fn grace(probe: &Probe) -> Option<Duration> {
+    probe.termination_grace_period_seconds.and_then(|s| u64::try_from(s).ok()).map(|s| Duration::from_secs(s.max(1)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdicts(kind: ProbeKind, success: i32, failure: i32, results: &str) -> Vec<Option<bool>> {
+        let probe = Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() };
+        let mut tally = Tally::new(kind);
+        results.chars().map(|c| tally.add(&probe, c == '+')).collect()
+    }
+
+    #[test]
+    fn verdicts_change_after_as_many_results_in_a_row_as_asked() {
+        use ProbeKind::{Liveness, Readiness, Startup};
+        let (yes, no) = (Some(true), Some(false));
+        for (kind, success, failure, results, expected) in [
+            (Readiness, 1, 3, "+", vec![yes]),
+            (Readiness, 2, 3, "+-++", vec![None, None, None, yes]),
+            (Readiness, 1, 2, "+-+--", vec![yes, None, None, None, no]),
+            (Readiness, 1, 1, "--", vec![None, None]),
+            (Liveness, 1, 3, "---", vec![None, None, no]),
+            (Liveness, 1, 3, "--+--", vec![None, None, None, None, None]),
+            (Startup, 1, 2, "-+", vec![None, yes]),
+            (Startup, 1, 2, "--", vec![None, no]),
+        ] {
+            assert_eq!(verdicts(kind, success, failure, results), expected, "{kind:?} {results}");
+        }
+    }
+}

@@ -1,0 +1,244 @@
+//! Runs all probes of the node from one task: a heap of due times, one small task per check under way.
+//!
+//! A worker registers an attempt's probes when it starts and removes them when it ends; verdicts come back as notes.
+
+use crate::{
+    check::{self, Outcome},
+    handle::{Handle, Note, ProbeKind},
+    pod,
+    probe::{self, Tally},
+};
+use client::{EventType, Recorder};
+use container::net::Dialer;
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Checks under way at a time.
+const PARALLEL: usize = 256;
+
+/// An attempt with probes.
+pub(crate) struct Target {
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) container: String,
+    pub(crate) id: String,
+    pub(crate) address: IpAddr,
+}
+
+struct Job {
+    target: Arc<Target>,
+    kind: ProbeKind,
+    tally: Tally,
+    first: Instant,
+    running: bool,
+    /// Not asked any more: started up, or held until the container restarts.
+    done: bool,
+    /// A startup probe of the same attempt has not passed yet.
+    held: bool,
+}
+
+#[derive(Default)]
+struct Table {
+    jobs: HashMap<u64, Job>,
+    by_attempt: HashMap<String, Vec<u64>>,
+    due: BinaryHeap<Reverse<(Instant, u64)>>,
+    next: u64,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Prober {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    dialer: Arc<dyn Dialer>,
+    recorder: Recorder,
+    table: Mutex<Table>,
+    changed: Notify,
+    places: Semaphore,
+}
+
+impl Prober {
+    pub(crate) fn new(dialer: Arc<dyn Dialer>, recorder: Recorder) -> Self {
+        let inner = Inner {
+            dialer,
+            recorder,
+            table: Mutex::default(),
+            changed: Notify::new(),
+            places: Semaphore::new(PARALLEL),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Starts the probes of an attempt. `jitter` (0 to 1) spreads the first checks of many attempts over their period.
+    pub(crate) fn add(&self, target: Target, jitter: f64) {
+        let target = Arc::new(target);
+        let Some((container, _)) = pod::container(&target.pod, &target.container) else { return };
+        let starting = container.startup_probe.is_some();
+        let now = Instant::now();
+        let mut table = self.inner.table.lock();
+        for kind in [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness] {
+            let Some(spec) = probe::of(container, kind) else { continue };
+            let first = now
+                + probe::initial_delay(spec)
+                + probe::period(spec).min(Duration::from_secs(1)).mul_f64(jitter * 0.2);
+            let held = starting && kind != ProbeKind::Startup;
+            let (number, target) = (table.next, target.clone());
+            table.next += 1;
+            table.by_attempt.entry(target.id.clone()).or_default().push(number);
+            let job = Job { target, kind, tally: Tally::new(kind), first, running: false, done: false, held };
+            table.jobs.insert(number, job);
+            if !held {
+                table.due.push(Reverse((first, number)));
+            }
+        }
+        drop(table);
+        self.inner.changed.notify_one();
+    }
+
+    /// Ends the probes of an attempt.
+    pub(crate) fn remove(&self, id: &str) {
+        let mut table = self.inner.table.lock();
+        for number in table.by_attempt.remove(id).into_iter().flatten() {
+            table.jobs.remove(&number);
+        }
+    }
+
+    /// The pod begins to end: it is no longer restarted, but its readiness is still asked.
+    pub(crate) fn keep_readiness(&self, id: &str) {
+        let mut table = self.inner.table.lock();
+        for number in table.by_attempt.get(id).cloned().into_iter().flatten() {
+            if let Some(job) = table.jobs.get_mut(&number).filter(|job| job.kind != ProbeKind::Readiness) {
+                job.done = true;
+            }
+        }
+    }
+
+    /// Runs until `token` is cancelled.
+    pub(crate) async fn run(self, token: CancellationToken, tasks: TaskTracker) {
+        loop {
+            let next = self.start_due(&tasks);
+            let wait = async {
+                match next {
+                    Some(at) => tokio::time::sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = token.cancelled() => return,
+                () = self.inner.changed.notified() => {}
+                () = wait => {}
+            }
+        }
+    }
+
+    /// Starts all checks that are due. Returns when the next one is.
+    fn start_due(&self, tasks: &TaskTracker) -> Option<Instant> {
+        let mut table = self.inner.table.lock();
+        let now = Instant::now();
+        while let Some(Reverse((at, number))) = table.due.peek().copied() {
+            if at > now {
+                return Some(at);
+            }
+            table.due.pop();
+            let Some(job) = table.jobs.get_mut(&number) else { continue };
+            if job.done || job.running {
+                continue;
+            }
+            job.running = true;
+            let (inner, target, kind) = (self.inner.clone(), job.target.clone(), job.kind);
+            tasks.spawn(async move { inner.ask(number, at, &target, kind).await });
+        }
+        None
+    }
+}
+
+impl Inner {
+    async fn ask(&self, number: u64, at: Instant, target: &Arc<Target>, kind: ProbeKind) {
+        let Some((container, role)) = pod::container(&target.pod, &target.container) else { return };
+        let Some(spec) = probe::of(container, kind) else { return };
+        let Ok(_place) = self.places.acquire().await else { return };
+        let outcome = check::check(self.dialer.as_ref(), spec, container, target.address, probe::timeout(spec)).await;
+        if !self.table.lock().jobs.get(&number).is_some_and(|job| !job.done) {
+            return;
+        }
+        let about = pod::reference(&target.pod, Some((&target.container, role)));
+        let name = kind.name();
+        match &outcome {
+            Outcome::Passed => {}
+            Outcome::Warned(text) => {
+                self.recorder.event(
+                    &about,
+                    EventType::Warning,
+                    "ProbeWarning",
+                    format!("{name} probe warning: {text}"),
+                );
+            }
+            Outcome::Failed(text) => {
+                self.recorder.event(&about, EventType::Warning, "Unhealthy", format!("{name} probe failed: {text}"));
+            }
+            Outcome::Unsupported(text) => {
+                self.recorder.event(&about, EventType::Warning, "Unhealthy", format!("{name} probe errored: {text}"));
+            }
+        }
+        let passed = matches!(outcome, Outcome::Passed | Outcome::Warned(_));
+        self.settle(number, at, spec, passed);
+        self.changed.notify_one();
+    }
+
+    /// Counts a result and plans the next check.
+    fn settle(&self, number: u64, at: Instant, spec: &k8s_openapi::api::core::v1::Probe, passed: bool) {
+        let mut table = self.table.lock();
+        let Some(job) = table.jobs.get_mut(&number) else { return };
+        job.running = false;
+        let verdict = job.tally.add(spec, passed);
+        let (kind, target) = (job.kind, job.target.clone());
+        let ended = match (kind, verdict) {
+            (ProbeKind::Startup, Some(_)) | (ProbeKind::Liveness, Some(false)) => true,
+            _ => false,
+        };
+        job.done = ended;
+        if !ended {
+            // checks keep their rhythm; those missed while one took long are left out
+            let (now, period) = (Instant::now(), probe::period(spec));
+            let mut next = at + period;
+            while next <= now {
+                next += period;
+            }
+            table.due.push(Reverse((next, number)));
+        }
+        if kind == ProbeKind::Startup && verdict == Some(true) {
+            release(&mut table, &target.id);
+        }
+        drop(table);
+        if let Some(passed) = verdict {
+            let (container, id) = (target.container.clone(), target.id.clone());
+            target.handle.note(Note::Probe { container, id, kind, passed });
+        }
+    }
+}
+
+/// The startup probe passed: the others begin.
+fn release(table: &mut Table, id: &str) {
+    let now = Instant::now();
+    for number in table.by_attempt.get(id).cloned().into_iter().flatten() {
+        if let Some(job) = table.jobs.get_mut(&number).filter(|job| job.held) {
+            job.held = false;
+            let first = job.first.max(now);
+            table.due.push(Reverse((first, number)));
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! Sends pod statuses to the API: the latest of each pod only, a bounded number at a time, again and again until the API took it.
+//! The last one of a deleted pod is followed by its deletion.
+
+use crate::pod;
+use client::{Client, DeleteOptions, Patch};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::sync::Semaphore;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Calls under way at a time.
+const PARALLEL: usize = 16;
+const FIRST_RETRY: Duration = Duration::from_millis(200);
+const LAST_RETRY: Duration = Duration::from_secs(30);
+
+/// One thing to tell.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Whose.
+    pub pod: Arc<Pod>,
+    /// The status; `None` when only the deletion is wanted.
+    pub status: Arc<PodStatus>,
+    /// Then delete the pod for good.
+    pub delete: bool,
+}
+
+/// Cheap to clone.
+#[derive(Clone)]
+pub struct Reporter {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    client: Client,
+    token: CancellationToken,
+    tasks: TaskTracker,
+    places: Semaphore,
+    /// By uid: what waits behind the call that is under way.
+    waiting: Mutex<HashMap<String, Option<Report>>>,
+}
+
+impl Reporter {
+    /// Sends through `client` until `token` is cancelled, in tasks of `tasks`.
+    pub fn new(client: Client, token: CancellationToken, tasks: TaskTracker) -> Self {
+        let places = Semaphore::new(PARALLEL);
+        Self { inner: Arc::new(Inner { client, token, tasks, places, waiting: Mutex::default() }) }
+    }
+
+    /// Tells the API, replacing what was not yet told of the same pod.
+    pub fn report(&self, report: Report) {
+        let uid = pod::uid(&report.pod).to_owned();
+        match self.inner.waiting.lock().entry(uid.clone()) {
+            Entry::Occupied(mut entry) => {
+                entry.insert(Some(report));
+                return;
+            }
+            Entry::Vacant(entry) => {
+                entry.insert(Some(report));
+            }
+        }
+        let inner = self.inner.clone();
+        self.inner.tasks.spawn(async move {
+            let token = inner.token.clone();
+            tokio::select! {
+                () = token.cancelled() => {}
+                () = inner.send_all(&uid) => {}
+            }
+        });
+    }
+}
+
+impl Inner {
+    async fn send_all(&self, uid: &str) {
+        let mut delay = FIRST_RETRY;
+        while let Some(report) = self.take(uid) {
+            let result = match self.places.acquire().await {
+                Ok(_place) => self.send(&report).await,
+                Err(_) => return,
+            };
+            match result {
+                Ok(()) => delay = FIRST_RETRY,
+                Err(error) => {
+                    tracing::warn!(pod = pod::full_name(&report.pod), %error, "cannot report the pod's status, will try again");
+                    tokio::time::sleep(delay).await;
+                    delay = (delay * 2).min(LAST_RETRY);
+                    // a newer report has precedence, but a wanted deletion stays wanted
+                    let mut waiting = self.waiting.lock();
+                    if let Some(slot @ None) = waiting.get_mut(uid) {
+                        *slot = Some(report);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The next report of a pod; with none the pod's entry goes, so that the next report starts a new task.
+    fn take(&self, uid: &str) -> Option<Report> {
+        let mut waiting = self.waiting.lock();
+        let report = waiting.get_mut(uid).and_then(Option::take);
+        if report.is_none() {
+            waiting.remove(uid);
+        }
+        report
+    }
+
+    async fn send(&self, report: &Report) -> client::Result<()> {
+        let (namespace, name, uid) = (pod::namespace(&report.pod), pod::name(&report.pod), pod::uid(&report.pod));
+        let patch = Patch::Strategic(status_patch(&report.pod, &report.status));
+        match self.client.patch_status::<Pod>(namespace, name, patch).await {
+            Ok(_) => {}
+            // gone, or another pod of that name by now: nobody wants this status
+            Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
+            Err(error) if error.is_invalid() => {
+                tracing::error!(pod = pod::full_name(&report.pod), %error, "the API refuses the pod's status");
+            }
+            Err(error) => return Err(error),
+        }
+        if report.delete {
+            let options = DeleteOptions::uid(uid).grace(0);
+            match self.client.delete::<Pod>(namespace, name, &options).await {
+                Err(error) if !error.is_conflict() => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The strategic merge patch that makes a pod's status ours, and leaves conditions of others alone.
+fn status_patch(pod: &Pod, status: &PodStatus) -> Value {
+    let mut body = serde_json::to_value(status).unwrap_or_default();
+    for field in ["reason", "message", "podIP"] {
+        if body.get(field).is_none() {
+            body[field] = Value::Null;
+        }
+    }
+    for condition in body["conditions"].as_array_mut().into_iter().flatten() {
+        for field in ["reason", "message"] {
+            if condition.get(field).is_none() {
+                condition[field] = Value::Null;
+            }
+        }
+    }
+    let old = pod.status.as_ref().and_then(|s| s.pod_ips.as_ref());
+    if old.is_some_and(|old| Some(old) != status.pod_ips.as_ref())
+        && let Some(addresses) = body["podIPs"].as_array_mut()
+    {
+        // lists of addresses merge by address: without this the old one would stay
+        addresses.insert(0, json!({"$patch": "replace"}));
+    }
+    json!({"metadata": {"uid": pod::uid(pod)}, "status": body})
+}

@@ -1,0 +1,143 @@
+//! Requests, limits and the class of service that follows from them. Pure.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>.
+
+use crate::pod;
+use api::quantity::Quantity;
+use container::Limits;
+use k8s_openapi::{
+    api::core::v1::{Container, Pod, ResourceRequirements},
+    apimachinery::pkg::api::resource::Quantity as Text,
+};
+use std::collections::BTreeMap;
+
+type Amounts = BTreeMap<String, Text>;
+
+/// Parses a quantity; what the API let through parses.
+pub fn quantity(text: &Text) -> Option<Quantity> {
+    Quantity::parse(&text.0).ok()
+}
+
+fn amount(map: Option<&Amounts>, name: &str) -> Option<Quantity> {
+    map?.get(name).and_then(quantity)
+}
+
+/// What a runtime enforces for a container.
+pub fn limits(container: &Container) -> Limits {
+    of(container.resources.as_ref())
+}
+
+/// What a runtime enforces for the whole pod.
+pub fn pod_limits(pod: &Pod) -> Limits {
+    of(pod::spec(pod).resources.as_ref())
+}
+
+fn of(resources: Option<&ResourceRequirements>) -> Limits {
+    let limits = resources.and_then(|r| r.limits.as_ref());
+    let positive = |v: i64| u64::try_from(v).ok().filter(|v| *v > 0);
+    Limits {
+        cpu_millis: amount(limits, "cpu").and_then(|q| positive(q.milli_value())),
+        memory_bytes: amount(limits, "memory").and_then(|q| positive(q.value())),
+    }
+}
+
+/// `Guaranteed`, `Burstable` or `BestEffort`.
+pub fn qos_class(pod: &Pod) -> &'static str {
+    let (mut any, mut guaranteed) = (false, true);
+    for (container, _) in pod::containers(pod) {
+        let resources = container.resources.as_ref();
+        let (requests, limits) =
+            (resources.and_then(|r| r.requests.as_ref()), resources.and_then(|r| r.limits.as_ref()));
+        for name in ["cpu", "memory"] {
+            let limit = amount(limits, name).map(|q| q.milli_value()).filter(|v| *v > 0);
+            let request = amount(requests, name).map(|q| q.milli_value()).filter(|v| *v > 0).or(limit);
+            any |= limit.is_some() || request.is_some();
+            guaranteed &= limit.is_some() && limit == request;
+        }
+    }
+    match (any, guaranteed) {
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+        (false, _) => "BestEffort",
+    }
+}
+
+/// The value of a `resourceFieldRef`: limits default to the node's allocatable amounts, requests to the limit, then 0. Divided and
+/// rounded up.
+pub fn field(
+    container: &Container,
+    resource: &str,
+    divisor: Option<&Text>,
+    allocatable: &Amounts,
+) -> Result<String, String> {
+    let resources = container.resources.as_ref();
+    let limits = resources.and_then(|r| r.limits.as_ref());
+    let requests = resources.and_then(|r| r.requests.as_ref());
+    let Some((kind, name)) = resource.split_once('.') else {
+        return Err(format!("unsupported container resource : {resource}"));
+    };
+    let value = match kind {
+        "limits" => amount(limits, name).filter(|q| q.milli_value() > 0).or_else(|| amount(Some(allocatable), name)),
+        "requests" => amount(requests, name).or_else(|| amount(limits, name)),
+        _ => return Err(format!("unsupported container resource : {resource}")),
+    };
+    let divisor = divisor.and_then(quantity).filter(|d| d.milli_value() > 0);
+    let Some(value) = value else { return Ok("0".into()) };
+    let divided = if name == "cpu" {
+        ceil_div(value.milli_value(), divisor.map_or(1000, |d| d.milli_value()))
+    } else {
+        ceil_div(value.value(), divisor.map_or(1, |d| d.value()))
+    };
+    Ok(divided.to_string())
+}
+
+fn ceil_div(value: i64, by: i64) -> i64 {
+    let by = by.max(1);
+    value / by + i64::from(value % by > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(resources: &[Value]) -> Pod {
+        let containers: Vec<_> =
+            resources.iter().enumerate().map(|(i, r)| json!({"name": i.to_string(), "resources": r})).collect();
+        serde_json::from_value(json!({"spec": {"containers": containers}})).unwrap()
+    }
+
+    #[test]
+    fn classes_of_service() {
+        let full = json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "1000m", "memory": "1Gi"}});
+        let limits_only = json!({"limits": {"cpu": "1", "memory": "1Gi"}});
+        let some = json!({"requests": {"cpu": "100m"}});
+        for (resources, class) in [
+            (vec![json!({})], "BestEffort"),
+            (vec![full.clone()], "Guaranteed"),
+            (vec![limits_only], "Guaranteed"),
+            (vec![some], "Burstable"),
+            (vec![full, json!({})], "Burstable"),
+        ] {
+            assert_eq!(qos_class(&pod(&resources)), class, "{resources:?}");
+        }
+    }
+
+    #[test]
+    fn resource_fields_divide_and_round_up() {
+        let pod = pod(&[json!({"limits": {"cpu": "1500m", "memory": "64Mi"}, "requests": {"cpu": "250m"}})]);
+        let c = &pod::spec(&pod).containers[0];
+        let allocatable: Amounts = [("ephemeral-storage".to_owned(), Text("5Gi".into()))].into();
+        let get = |resource: &str, divisor: Option<&str>| {
+            field(c, resource, divisor.map(|d| Text(d.into())).as_ref(), &allocatable)
+        };
+        assert_eq!(get("limits.cpu", None).as_deref(), Ok("2"));
+        assert_eq!(get("limits.cpu", Some("1m")).as_deref(), Ok("1500"));
+        assert_eq!(get("requests.cpu", Some("1m")).as_deref(), Ok("250"));
+        assert_eq!(get("limits.memory", Some("1Mi")).as_deref(), Ok("64"));
+        assert_eq!(get("limits.memory", Some("0")).as_deref(), Ok("67108864"));
+        assert_eq!(get("requests.memory", None).as_deref(), Ok("67108864"));
+        assert_eq!(get("limits.ephemeral-storage", None).as_deref(), Ok("5368709120"));
+        assert!(get("cpu", None).is_err());
+    }
+}

@@ -1,0 +1,95 @@
+//! What all workers of a node have in common.
+
+use crate::{
+    cluster::{Cluster, Interest},
+    downward::Facts,
+    handle::Handle,
+    images::Images,
+    options::{Options, Runtimes},
+    pod,
+    prober::Prober,
+    reporter::Reporter,
+    state::StateDir,
+    volumes::{Tokens, VolumePlugin},
+};
+use client::{EventType, Recorder};
+use container::net::{Dialer, Network};
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::api::resource::Quantity};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    path::PathBuf,
+    sync::Arc,
+};
+use tokio_util::task::TaskTracker;
+
+pub(crate) struct Shared {
+    pub(crate) options: Options,
+    pub(crate) allocatable: Arc<BTreeMap<String, Quantity>>,
+    pub(crate) runtimes: Runtimes,
+    pub(crate) network: Arc<dyn Network>,
+    pub(crate) dialer: Arc<dyn Dialer>,
+    pub(crate) images: Arc<dyn Images>,
+    pub(crate) cluster: Cluster,
+    pub(crate) recorder: Recorder,
+    pub(crate) plugins: Vec<Box<dyn VolumePlugin>>,
+    pub(crate) tokens: Arc<Tokens>,
+    pub(crate) states: StateDir,
+    pub(crate) reporter: Reporter,
+    pub(crate) prober: Prober,
+    pub(crate) interest: Interest,
+    pub(crate) rng: Mutex<fastrand::Rng>,
+    pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
+    pub(crate) tasks: TaskTracker,
+}
+
+impl Shared {
+    pub(crate) fn now(&self) -> Timestamp {
+        self.options.clock.now()
+    }
+
+    /// An event about a pod or one of its containers.
+    pub(crate) fn event(
+        &self,
+        pod: &Pod,
+        container: Option<&str>,
+        kind: EventType,
+        reason: &str,
+        message: impl Into<String>,
+    ) {
+        let container = container.and_then(|name| pod::container(pod, name)).map(|(c, role)| (c.name.as_str(), role));
+        self.recorder.event(&pod::reference(pod, container), kind, reason, message);
+    }
+
+    pub(crate) fn volumes_dir(&self, uid: &str) -> PathBuf {
+        self.options.data_dir.join("volumes").join(uid)
+    }
+
+    /// `DATA/logs/<namespace>_<name>_<uid>`.
+    pub(crate) fn logs_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
+        self.options.data_dir.join("logs").join(format!("{namespace}_{name}_{uid}"))
+    }
+
+    /// `…/<container>/<n>.log`.
+    pub(crate) fn log_file(&self, pod: &Pod, container: &str, number: i32) -> PathBuf {
+        let dir = self.logs_dir(pod::namespace(pod), pod::name(pod), pod::uid(pod));
+        dir.join(container).join(format!("{number}.log"))
+    }
+
+    pub(crate) fn facts(&self, addresses: &[IpAddr]) -> Facts {
+        Facts { node: self.options.node.clone(), host: self.options.addresses.clone(), addresses: addresses.to_vec() }
+    }
+
+    /// 64 hexadecimal digits, as container runtimes name containers.
+    pub(crate) fn new_id(&self) -> String {
+        let mut rng = self.rng.lock();
+        (0..4).map(|_| format!("{:016x}", rng.u64(..))).collect()
+    }
+
+    /// Between 0 and 1.
+    pub(crate) fn jitter(&self) -> f64 {
+        self.rng.lock().f64()
+    }
+}

@@ -1,0 +1,344 @@
+//! Starting one attempt of a container: image, prepare, environment, mounts, create, start. Every way it can fail has upstream's
+//! waiting reason. Also the postStart hook.
+
+use crate::{
+    config::Configs,
+    env::{self, Environment, Sources},
+    handle::{Handle, Note},
+    hook,
+    images::{self, Auth, Policy, PullError, Pulled},
+    pod, resources,
+    shared::Shared,
+    volumes::{Synced, mounts},
+};
+use client::EventType;
+use container::{ContainerSpec, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Sockets};
+use k8s_openapi::api::core::v1::{Container, Pod};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// Everything one start needs.
+pub(crate) struct Start {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) handle: Arc<Handle>,
+    pub(crate) pod: Arc<Pod>,
+    pub(crate) container: String,
+    pub(crate) id: String,
+    pub(crate) log: i32,
+    pub(crate) addresses: Vec<IpAddr>,
+    pub(crate) sockets: Arc<dyn Sockets>,
+    pub(crate) volumes: Arc<BTreeMap<String, Synced>>,
+    pub(crate) token: CancellationToken,
+}
+
+/// A container that was started; how it is by now, its events say.
+pub(crate) struct Started {
+    pub(crate) runtime: String,
+    pub(crate) image: String,
+    pub(crate) image_id: String,
+    pub(crate) prepared: Arc<dyn Prepared>,
+}
+
+/// Why it was not.
+#[derive(Debug)]
+pub(crate) struct StartError {
+    pub(crate) reason: &'static str,
+    pub(crate) message: String,
+    pub(crate) retry: Retry,
+}
+
+/// When to try again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Retry {
+    /// With the image's back-off.
+    Pull,
+    /// Soon, or when something the pod refers to changes.
+    Soon,
+    /// With the container's own back-off.
+    Later,
+    /// Not: it was given up.
+    Cancelled,
+}
+
+impl StartError {
+    fn new(reason: &'static str, message: impl Into<String>, retry: Retry) -> Self {
+        Self { reason, message: message.into(), retry }
+    }
+
+    fn cancelled() -> Self {
+        Self::new("ContainerCreating", "", Retry::Cancelled)
+    }
+}
+
+type Result<T> = std::result::Result<T, StartError>;
+
+impl Start {
+    /// Runs it. Until the container is created it can be given up.
+    pub(crate) async fn run(self) -> Result<Started> {
+        let Some((container, _)) = pod::container(&self.pod, &self.container) else {
+            return Err(StartError::cancelled());
+        };
+        let ready = tokio::select! {
+            () = self.token.cancelled() => return Err(StartError::cancelled()),
+            ready = self.make_ready(container) => ready,
+        };
+        match ready {
+            Ok((runtime, spec, started)) => self.launch(&runtime, spec, started).await,
+            Err(error) => {
+                let text = match error.retry {
+                    Retry::Pull => error.reason,
+                    _ if matches!(error.reason, "InvalidImageName" | "ErrImageNeverPull") => error.reason,
+                    _ => &error.message,
+                };
+                self.event(EventType::Warning, "Failed", format!("Error: {text}"));
+                Err(error)
+            }
+        }
+    }
+
+    fn event(&self, kind: EventType, reason: &str, message: impl Into<String>) {
+        self.shared.event(&self.pod, Some(&self.container), kind, reason, message);
+    }
+
+    fn progress(&self, message: String) {
+        self.handle.note(Note::Progress { container: self.container.clone(), message });
+    }
+
+    async fn make_ready(&self, container: &Container) -> Result<(Arc<dyn Runtime>, ContainerSpec, Started)> {
+        let image = container.image.clone().unwrap_or_default();
+        let pulled = self.image(&image, container).await?;
+        let handler = self.handler()?;
+        let runtime = self.shared.runtimes.choose(&pulled.artifact, handler.as_deref(), &pulled.platform);
+        let runtime = runtime.map_err(|text| {
+            StartError::new("ImageUnsupported", format!("cannot run image {image:?}: {text}"), Retry::Later)
+        })?;
+        let configs = self.shared.cluster.configs(&self.pod).await;
+        let configs = configs.map_err(|e| StartError::new("CreateContainerConfigError", e.to_string(), Retry::Soon))?;
+        let environment = self.environment(container, &pulled, &configs)?;
+        let prepared = runtime.prepare(&pulled.artifact, &|progress| self.progress(describe(&progress))).await;
+        let prepared = prepared.map_err(|e| {
+            StartError::new("CreateContainerError", format!("failed to prepare image {image:?}: {e}"), Retry::Later)
+        })?;
+        for warning in prepared.warnings() {
+            self.event(EventType::Warning, "ImageAdvice", warning);
+        }
+        let spec = self.spec(container, &pulled, environment).await?;
+        let started = Started { runtime: runtime.name().to_owned(), image, image_id: pulled.image_id, prepared };
+        Ok((runtime.clone(), spec, started))
+    }
+
+    /// The handler that the pod's RuntimeClass forces.
+    fn handler(&self) -> Result<Option<String>> {
+        let Some(class) = pod::spec(&self.pod).runtime_class_name.as_deref().filter(|c| !c.is_empty()) else {
+            return Ok(None);
+        };
+        match self.shared.cluster.classes.get("", class) {
+            Some(class) => Ok(Some(class.handler.clone())),
+            None => Err(StartError::new(
+                "CreateContainerError",
+                format!("runtimeclass.node.k8s.io {class:?} not found"),
+                Retry::Later,
+            )),
+        }
+    }
+
+    async fn auths(&self) -> Vec<Auth> {
+        let mut auths = Vec::new();
+        for reference in pod::spec(&self.pod).image_pull_secrets.iter().flatten() {
+            match self.shared.cluster.secret(pod::namespace(&self.pod), &reference.name).await {
+                Ok(Some(secret)) => auths.extend(images::auths(&secret)),
+                Ok(None) | Err(_) => self.shared.event(
+                    &self.pod,
+                    None,
+                    EventType::Warning,
+                    "FailedToRetrieveImagePullSecret",
+                    format!(
+                        "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
+                        reference.name
+                    ),
+                ),
+            }
+        }
+        auths
+    }
+
+    async fn image(&self, image: &str, container: &Container) -> Result<Pulled> {
+        let policy = Policy::of(image, container.image_pull_policy.as_deref());
+        let present = match self.shared.images.present(image).await {
+            Ok(present) => present,
+            Err(PullError::InvalidName(text)) => {
+                let message = format!("Failed to apply default image tag {image:?}: {text}");
+                self.event(EventType::Warning, "InspectFailed", &*message);
+                return Err(StartError::new("InvalidImageName", message, Retry::Later));
+            }
+            Err(error) => {
+                let message = format!("Failed to inspect image {image:?}: {error}");
+                self.event(EventType::Warning, "InspectFailed", &*message);
+                return Err(StartError::new("ImageInspectError", message, Retry::Later));
+            }
+        };
+        match (policy, present) {
+            (Policy::Never | Policy::IfNotPresent, Some(pulled)) => {
+                let text =
+                    format!("Container image {image:?} already present on machine and can be accessed by the pod");
+                self.event(EventType::Normal, "Pulled", text);
+                Ok(pulled)
+            }
+            (Policy::Never, None) => {
+                let message = format!("Container image {image:?} is not present with pull policy of Never");
+                self.event(EventType::Warning, "ErrImageNeverPull", &*message);
+                Err(StartError::new("ErrImageNeverPull", message, Retry::Later))
+            }
+            (_, present) => self.pull(image, present.is_some()).await,
+        }
+    }
+
+    async fn pull(&self, image: &str, present: bool) -> Result<Pulled> {
+        self.event(EventType::Normal, "Pulling", format!("Pulling image {image:?}"));
+        let auths = self.auths().await;
+        let begin = tokio::time::Instant::now();
+        match self.shared.images.pull(image, &auths).await {
+            Ok(pulled) => {
+                let took = crate::backoff::go_duration(begin.elapsed());
+                let text = format!(
+                    "Successfully pulled image {image:?} in {took} ({took} including waiting). Image size: {} bytes.",
+                    pulled.size
+                );
+                self.event(EventType::Normal, "Pulled", text);
+                Ok(pulled)
+            }
+            Err(error) => {
+                let mut message = format!("failed to pull image {image:?}: {error}");
+                if present {
+                    message += " (an image of this name is on the node: imagePullPolicy IfNotPresent would use it)";
+                } else if !message.contains("sampan image load") && could_be_local(image) {
+                    message += " (if it is meant to be a local image: `sampan image load FILE -t NAME`, and a tag other than latest or imagePullPolicy IfNotPresent)";
+                }
+                self.event(EventType::Warning, "Failed", format!("Failed to pull image {image:?}: {message}"));
+                Err(StartError::new("ErrImagePull", message, Retry::Pull))
+            }
+        }
+    }
+
+    fn environment(&self, container: &Container, pulled: &Pulled, configs: &Configs) -> Result<Environment> {
+        let facts = self.shared.facts(&self.addresses);
+        let sources = Sources { configs, facts: &facts, allocatable: &self.shared.allocatable };
+        let made = env::environment(&self.pod, container, &pulled.command.env, sources);
+        let made = made.map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
+        for text in &made.skipped {
+            self.event(EventType::Warning, "InvalidEnvironmentVariableNames", &**text);
+        }
+        Ok(made)
+    }
+
+    async fn spec(&self, container: &Container, pulled: &Pulled, environment: Environment) -> Result<ContainerSpec> {
+        let args = env::command_line(container, &pulled.command, &environment.variables);
+        let scratch = self.shared.volumes_dir(pod::uid(&self.pod)).join("..files").join(&self.container);
+        let (pod, name, volumes) = (self.pod.clone(), self.container.clone(), self.volumes.clone());
+        let variables = environment.variables.clone();
+        let made = tokio::task::spawn_blocking(move || {
+            let (container, _) = pod::container(&pod, &name).ok_or_else(|| format!("container {name} not found"))?;
+            mounts(&pod, container, &volumes, &variables, &scratch)
+        });
+        let made = made.await.map_err(|e| e.to_string()).and_then(|made| made);
+        let mounts = made.map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
+        Ok(ContainerSpec {
+            id: self.id.as_str().into(),
+            name: self.container.clone(),
+            artifact: pulled.artifact.clone(),
+            args,
+            env: environment.variables,
+            cwd: container.working_dir.clone().filter(|d| !d.is_empty()).or_else(|| pulled.command.working_dir.clone()),
+            mounts,
+            ports: container.ports.iter().flatten().filter_map(declared).collect(),
+            limits: resources::limits(container),
+            log: self.shared.log_file(&self.pod, &self.container, self.log),
+            request_timeout: self.shared.options.request_timeout,
+        })
+    }
+
+    async fn launch(&self, runtime: &Arc<dyn Runtime>, spec: ContainerSpec, started: Started) -> Result<Started> {
+        let sandbox = self.handle.uid.clone();
+        let id = spec.id.clone();
+        let labels = [("pod", pod::name(&self.pod)), ("namespace", pod::namespace(&self.pod))];
+        let room = SandboxSpec {
+            id: sandbox.clone(),
+            hostname: pod::hostname(&self.pod),
+            labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
+            limits: resources::pod_limits(&self.pod),
+        };
+        if let Err(error) = runtime.sandbox(room, self.sockets.clone()).await {
+            let message = format!("Failed to create pod sandbox: {error}");
+            self.shared.event(&self.pod, None, EventType::Warning, "FailedCreatePodSandBox", &*message);
+            return Err(StartError::new("CreateContainerError", message, Retry::Later));
+        }
+        if let Err(error) = runtime.create(&sandbox, spec).await {
+            self.event(EventType::Warning, "Failed", format!("Error: {error}"));
+            return Err(StartError::new("CreateContainerError", error.to_string(), Retry::Later));
+        }
+        self.event(EventType::Normal, "Created", "Container created");
+        if let Err(error) = runtime.start(&id).await {
+            self.event(EventType::Warning, "Failed", format!("Error: {error}"));
+            if !self.is_known(runtime, &id).await {
+                let _ = runtime.remove(&id).await;
+                return Err(StartError::new("RunContainerError", error.to_string(), Retry::Later));
+            }
+            return Ok(started);
+        }
+        self.event(EventType::Normal, "Started", "Container started");
+        Ok(started)
+    }
+
+    /// Whether the runtime has an end of the attempt to tell: then that, not the error, is what happened.
+    async fn is_known(&self, runtime: &Arc<dyn Runtime>, id: &Arc<str>) -> bool {
+        let Ok(list) = runtime.list().await else { return false };
+        let Some(status) = list.into_iter().find(|status| status.id == *id) else { return false };
+        let ended = matches!(status.state, container::ContainerState::Exited(_));
+        if ended {
+            self.handle.note(Note::Container(id.clone(), status.state));
+        }
+        ended
+    }
+}
+
+/// Whether a reference has no registry in it, so that it may be meant for an image on the node.
+fn could_be_local(image: &str) -> bool {
+    match image.split_once('/') {
+        Some((first, _)) => !first.contains(['.', ':']) && first != "localhost",
+        None => true,
+    }
+}
+
+fn declared(port: &k8s_openapi::api::core::v1::ContainerPort) -> Option<Port> {
+    let protocol = match port.protocol.as_deref() {
+        None | Some("TCP") => Protocol::Tcp,
+        Some("UDP") => Protocol::Udp,
+        Some(_) => return None,
+    };
+    let number = u16::try_from(port.container_port).ok()?;
+    Some(Port { name: port.name.clone().unwrap_or_default(), number, protocol })
+}
+
+fn describe(progress: &Progress) -> String {
+    match progress {
+        Progress::Queued => "waiting for a compiler".into(),
+        Progress::Compiling { bytes } => {
+            format!("compiling {:.1} MiB of WebAssembly", *bytes as f64 / (1 << 20) as f64)
+        }
+        Progress::Unpacking => "unpacking the image".into(),
+    }
+}
+
+/// Runs the postStart hook of an attempt. The error is for the user.
+pub(crate) async fn post_start(
+    shared: &Shared,
+    pod: &Pod,
+    container: &str,
+    address: IpAddr,
+) -> std::result::Result<(), String> {
+    let Some((container, _)) = pod::container(pod, container) else { return Ok(()) };
+    match container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
+        Some(handler) => hook::run(shared.dialer.as_ref(), handler, container, address).await,
+        None => Ok(()),
+    }
+}

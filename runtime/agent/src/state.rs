@@ -1,0 +1,331 @@
+//! What the node remembers of each pod (DESIGN §3.15): attempts, ids, restart counts, times, the log file, the address. One small
+//! JSON file per pod, replaced atomically, so that a restart of the process continues where it was.
+//!
+//! Not the truth about what runs (that is [`container::Runtime::list`]) and not the wish (that is the Pod).
+
+use crate::backoff::Backoff;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    io::{self, Write},
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+/// The reason of a container whose end nobody saw.
+pub const LOST_REASON: &str = "ContainerStatusUnknown";
+/// Its exit code, as upstream's.
+pub const LOST_CODE: i32 = 137;
+/// Its message.
+pub const LOST_MESSAGE: &str =
+    "The node agent was restarted and the container, which used to be Running, ended with it";
+
+/// A pod as the node remembers it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct PodState {
+    /// Namespace, name and uid: to clean up after pods that were deleted while the agent was away.
+    pub namespace: String,
+    /// See `namespace`.
+    pub name: String,
+    /// See `namespace`.
+    pub uid: String,
+    /// `status.startTime`.
+    pub started: Option<Timestamp>,
+    /// The pod's address, kept over restarts.
+    pub address: Option<IpAddr>,
+    /// By container name, init containers among them.
+    pub containers: BTreeMap<String, Record>,
+    /// Why the node failed the pod, if it did.
+    pub failure: Option<Failure>,
+}
+
+/// Why a whole pod failed, beyond its containers.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// `DeadlineExceeded`.
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+/// One container over all its attempts.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+pub struct Record {
+    /// Attempts after the first.
+    pub restarts: i32,
+    /// The latest attempt.
+    pub current: Option<Attempt>,
+    /// The end of the attempt before it.
+    pub last: Option<Ended>,
+    /// Holds restarts back.
+    pub backoff: Option<Backoff>,
+}
+
+/// One attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attempt {
+    /// Its id in the runtime.
+    pub id: String,
+    /// The runtime's name: the scheme of `containerID`.
+    pub runtime: String,
+    /// `spec.image` it was made from.
+    pub image: String,
+    /// What the image resolved to.
+    pub image_id: String,
+    /// Number of its log file.
+    pub log: i32,
+    /// How far it got.
+    pub state: AttemptState,
+}
+
+/// How far an attempt got.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum AttemptState {
+    /// Started.
+    Running {
+        /// When.
+        started_at: Timestamp,
+    },
+    /// Ended.
+    Exited(Ended),
+}
+
+/// The end of an attempt.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Ended {
+    /// `containerID` in the status, with its scheme.
+    pub container_id: String,
+    /// The exit code.
+    pub code: i32,
+    /// `Completed`, `Error`, `OOMKilled`, …
+    pub reason: String,
+    /// For people.
+    #[serde(default)]
+    pub message: String,
+    /// When it was started.
+    #[serde(default)]
+    pub started_at: Option<Timestamp>,
+    /// When it ended; unknown for a lost one.
+    #[serde(default)]
+    pub finished_at: Option<Timestamp>,
+}
+
+impl Attempt {
+    /// `wasmtime://<id>`.
+    pub fn container_id(&self) -> String {
+        format!("{}://{}", self.runtime, self.id)
+    }
+}
+
+impl Record {
+    /// Whether the latest attempt runs.
+    pub fn is_running(&self) -> bool {
+        matches!(self.current, Some(Attempt { state: AttemptState::Running { .. }, .. }))
+    }
+
+    /// How the latest attempt ended, if it did.
+    pub fn ended(&self) -> Option<&Ended> {
+        match &self.current {
+            Some(Attempt { state: AttemptState::Exited(ended), .. }) => Some(ended),
+            _ => None,
+        }
+    }
+}
+
+impl PodState {
+    /// The memory of a pod seen for the first time. A pod that already ran here (its status says so) but whose file is lost keeps
+    /// its restart counts.
+    pub fn adopt(pod: &Pod) -> Self {
+        let mut state = Self {
+            namespace: pod.metadata.namespace.clone().unwrap_or_default(),
+            name: pod.metadata.name.clone().unwrap_or_default(),
+            uid: pod.metadata.uid.clone().unwrap_or_default(),
+            ..Self::default()
+        };
+        let Some(status) = &pod.status else { return state };
+        state.started = status.start_time.as_ref().map(|t| t.0);
+        state.address = status.pod_ip.as_ref().and_then(|ip| ip.parse().ok());
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        state.containers = all.filter_map(|c| Some((c.name.clone(), adopt_container(c)?))).collect();
+        state
+    }
+
+    /// Turns attempts that are thought to run but are not among `alive` into lost ones.
+    pub fn lose(&mut self, alive: impl Fn(&str) -> bool) {
+        for record in self.containers.values_mut() {
+            let Some(attempt) = &mut record.current else { continue };
+            let AttemptState::Running { started_at } = attempt.state else { continue };
+            if !alive(&attempt.id) {
+                attempt.state = AttemptState::Exited(Ended {
+                    container_id: attempt.container_id(),
+                    code: LOST_CODE,
+                    reason: LOST_REASON.into(),
+                    message: LOST_MESSAGE.into(),
+                    started_at: Some(started_at),
+                    finished_at: None,
+                });
+            }
+        }
+    }
+}
+
+fn adopt_container(status: &ContainerStatus) -> Option<Record> {
+    let id = status.container_id.clone()?;
+    let (runtime, raw) = id.split_once("://")?;
+    let state = status.state.as_ref()?;
+    let ended = |t: &k8s_openapi::api::core::v1::ContainerStateTerminated| Ended {
+        container_id: t.container_id.clone().unwrap_or_else(|| id.clone()),
+        code: t.exit_code,
+        reason: t.reason.clone().unwrap_or_default(),
+        message: t.message.clone().unwrap_or_default(),
+        started_at: t.started_at.as_ref().map(|t| t.0),
+        finished_at: t.finished_at.as_ref().map(|t| t.0),
+    };
+    let last = status.last_state.as_ref().and_then(|s| s.terminated.as_ref()).map(ended);
+    let (current, last) = match (&state.terminated, &state.running) {
+        (Some(terminated), _) => (AttemptState::Exited(ended(terminated)), last),
+        (None, Some(running)) => {
+            let lost = Ended {
+                container_id: id.clone(),
+                code: LOST_CODE,
+                reason: LOST_REASON.into(),
+                message: LOST_MESSAGE.into(),
+                started_at: running.started_at.as_ref().map(|t| t.0),
+                finished_at: None,
+            };
+            (AttemptState::Exited(lost), last)
+        }
+        (None, None) => (AttemptState::Exited(last?), None),
+    };
+    let current = Attempt {
+        id: raw.to_owned(),
+        runtime: runtime.to_owned(),
+        image: status.image.clone(),
+        image_id: status.image_id.clone(),
+        log: status.restart_count,
+        state: current,
+    };
+    Some(Record { restarts: status.restart_count, current: Some(current), last, backoff: None })
+}
+
+/// Where the files are: `DIR/<uid>.json`.
+#[derive(Clone, Debug)]
+pub struct StateDir(PathBuf);
+
+impl StateDir {
+    /// Makes the folder, private to the user.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        std::fs::create_dir_all(dir)?;
+        Ok(Self(dir.to_owned()))
+    }
+
+    fn path(&self, uid: &str) -> PathBuf {
+        self.0.join(format!("{uid}.json"))
+    }
+
+    /// Replaces a pod's file. Atomic; not synced: after a power cut the containers are gone too, and the status in the API has
+    /// what matters.
+    pub fn save(&self, state: &PodState) -> io::Result<()> {
+        let path = self.path(&state.uid);
+        let temporary = path.with_extension("tmp");
+        let bytes = serde_json::to_vec(state).map_err(io::Error::other)?;
+        std::fs::File::create(&temporary)?.write_all(&bytes)?;
+        std::fs::rename(&temporary, &path)
+    }
+
+    /// Removes a pod's file. Idempotent.
+    pub fn remove(&self, uid: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.path(uid)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// All remembered pods, by uid. A file that cannot be read is skipped with a warning: the pod's status has enough to go on.
+    pub fn load(&self) -> io::Result<BTreeMap<String, PodState>> {
+        let mut states = BTreeMap::new();
+        for entry in std::fs::read_dir(&self.0)? {
+            let path = entry?.path();
+            if path.extension().is_none_or(|e| e != "json") {
+                continue;
+            }
+            let read = std::fs::read(&path).and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other));
+            match read {
+                Ok(state) => drop::<Option<PodState>>(insert(&mut states, state)),
+                Err(error) => tracing::warn!(path = %path.display(), %error, "unreadable pod state, ignored"),
+            }
+        }
+        Ok(states)
+    }
+}
+
+fn insert(states: &mut BTreeMap<String, PodState>, state: PodState) -> Option<PodState> {
+    states.insert(state.uid.clone(), state)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn running() -> PodState {
+        let attempt = Attempt {
+            id: "a".into(),
+            runtime: "wasmtime".into(),
+            image: "i".into(),
+            image_id: "sha256:1".into(),
+            log: 2,
+            state: AttemptState::Running { started_at: Timestamp::UNIX_EPOCH },
+        };
+        let record = Record { restarts: 2, current: Some(attempt), ..Record::default() };
+        PodState { uid: "u".into(), containers: [("c".to_owned(), record)].into(), ..PodState::default() }
+    }
+
+    #[test]
+    fn files_round_trip_and_bad_ones_are_skipped() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StateDir::open(dir.path()).unwrap();
+        store.save(&running()).unwrap();
+        std::fs::write(dir.path().join("bad.json"), "{").unwrap();
+        assert_eq!(store.load().unwrap(), [("u".to_owned(), running())].into());
+        store.remove("u").unwrap();
+        store.remove("u").unwrap();
+        assert!(store.load().unwrap().is_empty());
+    }
+
+    #[test]
+    fn running_attempts_that_are_gone_are_lost_with_137() {
+        let mut state = running();
+        state.lose(|id| id == "a");
+        assert!(state.containers["c"].is_running());
+        state.lose(|_| false);
+        let ended = state.containers["c"].ended().unwrap();
+        assert_eq!((ended.code, ended.reason.as_str(), ended.finished_at), (137, "ContainerStatusUnknown", None));
+        assert_eq!(ended.container_id, "wasmtime://a");
+    }
+
+    #[test]
+    fn a_lost_file_is_replaced_by_what_the_status_says() {
+        let pod: Pod = serde_json::from_value(json!({
+            "metadata": {"namespace": "d", "name": "p", "uid": "u"},
+            "status": {"podIP": "10.32.0.9", "startTime": "2026-01-01T00:00:00Z", "containerStatuses": [
+                {"name": "c", "image": "i", "imageID": "x", "ready": true, "restartCount": 4, "containerID": "wasmtime://z",
+                 "state": {"running": {"startedAt": "2026-01-01T00:00:01Z"}}},
+                {"name": "w", "image": "i", "imageID": "", "ready": false, "restartCount": 0,
+                 "state": {"waiting": {"reason": "ContainerCreating"}}}]}
+        }))
+        .unwrap();
+        let state = PodState::adopt(&pod);
+        assert_eq!(state.address, Some("10.32.0.9".parse().unwrap()));
+        assert_eq!(state.containers.len(), 1, "a container that never ran has no record");
+        assert_eq!(state.containers["c"].restarts, 4);
+        assert_eq!(state.containers["c"].ended().unwrap().code, 137);
+    }
+}

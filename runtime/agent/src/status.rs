@@ -1,0 +1,360 @@
+//! The status of a pod from what is known of it. Pure: phases, conditions and container statuses exactly as Kubernetes reports
+//! them.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
+
+use crate::{
+    plan::{Live, LiveContainer, Setup},
+    pod::{self, Role},
+    resources,
+    state::{Attempt, AttemptState, Ended, LOST_CODE, LOST_REASON, PodState},
+};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{
+        Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
+        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
+    },
+    apimachinery::pkg::apis::meta::v1::Time,
+};
+use std::net::IpAddr;
+
+/// Everything that goes in besides the pod.
+#[derive(Clone, Copy, Debug)]
+pub struct Input<'a> {
+    /// What is remembered.
+    pub state: &'a PodState,
+    /// What is under way.
+    pub live: &'a Live,
+    /// The node's addresses, the primary first.
+    pub host: &'a [IpAddr],
+    /// The pod's addresses, the primary first.
+    pub addresses: &'a [IpAddr],
+    /// What was reported last; newer than what the pod says of itself.
+    pub reported: Option<&'a PodStatus>,
+    /// The pod will not run again: its last report.
+    pub last: bool,
+    /// The time.
+    pub now: Timestamp,
+}
+
+/// Makes the status.
+pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
+    let mut init: Vec<_> =
+        pod::init_containers(pod).iter().map(|c| container_status(pod, c, pod::init_role(c), input)).collect();
+    let mut apps: Vec<_> =
+        pod::spec(pod).containers.iter().map(|c| container_status(pod, c, Role::App, input)).collect();
+    let initialized = crate::plan::was_initialized(pod, input.state);
+    let over = crate::plan::verdict(pod, input.state).is_some();
+    let may_run = init.iter().chain(&apps).any(|s| s.state.as_ref().is_some_and(|s| s.running.is_some()));
+    if input.last && initialized {
+        apps.iter_mut().for_each(locate);
+    }
+    let mut phase = phase(pod, &init, &apps, over || input.last, initialized);
+    let old = pod.status.clone().unwrap_or_default();
+    let mut reason = old.reason.filter(|_| old.phase.as_deref() == Some("Failed"));
+    let mut message = old.message.filter(|_| old.phase.as_deref() == Some("Failed"));
+    if let Some(failure) = &input.state.failure
+        && !may_run
+    {
+        phase = "Failed";
+        reason = Some(failure.reason.clone());
+        message = Some(failure.message.clone());
+    }
+    match old.phase.as_deref() {
+        Some("Succeeded") => phase = "Succeeded",
+        Some("Failed") => phase = "Failed",
+        // what still runs delays the end: nobody may take the pod's place before it is over
+        _ if may_run && matches!(phase, "Succeeded" | "Failed") => phase = "Running",
+        _ if input.last && !matches!(phase, "Succeeded" | "Failed") => phase = "Failed",
+        _ => {}
+    }
+    let conditions = conditions(pod, &init, &apps, phase, input);
+    let addresses: Vec<PodIP> = match input.addresses {
+        [] => old.pod_ips.unwrap_or_default(),
+        addresses => addresses.iter().map(|ip| PodIP { ip: ip.to_string() }).collect(),
+    };
+    for status in &mut init {
+        if status.state.as_ref().is_some_and(|s| s.terminated.is_some()) {
+            status.started = Some(false);
+        }
+    }
+    PodStatus {
+        phase: Some(phase.into()),
+        reason,
+        message,
+        conditions: Some(conditions),
+        host_ip: input.host.first().map(ToString::to_string),
+        host_ips: (!input.host.is_empty()).then(|| input.host.iter().map(|ip| HostIP { ip: ip.to_string() }).collect()),
+        pod_ip: addresses.first().map(|ip| ip.ip.clone()),
+        pod_ips: (!addresses.is_empty()).then_some(addresses),
+        start_time: input.state.started.map(Time),
+        qos_class: Some(old.qos_class.unwrap_or_else(|| resources::qos_class(pod).to_owned())),
+        init_container_statuses: (!init.is_empty()).then_some(init),
+        container_statuses: Some(apps),
+        observed_generation: pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// A container that should have run and of which nothing is known when the pod ends.
+fn locate(status: &mut ContainerStatus) {
+    let state = status.state.get_or_insert_default();
+    if state.terminated.is_none() {
+        *state = ContainerState {
+            terminated: Some(ContainerStateTerminated {
+                exit_code: LOST_CODE,
+                reason: Some(LOST_REASON.into()),
+                message: Some("The container could not be located when the pod was terminated".into()),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+    }
+}
+
+fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> ContainerStatus {
+    let none = LiveContainer::default();
+    let live = input.live.containers.get(&c.name).unwrap_or(&none);
+    let record = input.state.containers.get(&c.name);
+    let attempt = record.and_then(|r| r.current.as_ref());
+    let last = record.and_then(|r| r.last.as_ref());
+    let (state, last) = match attempt.map(|a| &a.state) {
+        Some(AttemptState::Running { started_at }) => {
+            let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
+            (ContainerState { running: Some(running), ..Default::default() }, last)
+        }
+        Some(AttemptState::Exited(ended)) => match &live.waiting {
+            Some(waiting) if !input.last => (waits(&waiting.reason, &waiting.message), Some(ended)),
+            _ => (terminated(ended), last),
+        },
+        None => match &live.waiting {
+            Some(waiting) => (waits(&waiting.reason, &waiting.message), last),
+            None => (waits(default_reason(pod), ""), last),
+        },
+    };
+    let running = state.running.is_some();
+    let succeeded = state.terminated.as_ref().is_some_and(|t| t.exit_code == 0);
+    let resources = c.resources.clone().map(|r| ResourceRequirements { claims: None, ..r });
+    ContainerStatus {
+        name: c.name.clone(),
+        ready: if role == Role::Init { succeeded } else { running && live.started && live.ready },
+        started: Some(running && live.started),
+        restart_count: record.map_or(0, |r| r.restarts),
+        image: attempt.map_or_else(|| c.image.clone().unwrap_or_default(), |a| a.image.clone()),
+        image_id: attempt.map(|a| a.image_id.clone()).unwrap_or_default(),
+        container_id: attempt.map(Attempt::container_id),
+        allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
+        resources,
+        state: Some(state),
+        last_state: Some(last.map(terminated).unwrap_or_default()),
+        volume_mounts: mounts(c),
+        ..ContainerStatus::default()
+    }
+}
+
+fn mounts(c: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let mounts = c.volume_mounts.as_ref()?.iter().map(|m| VolumeMountStatus {
+        name: m.name.clone(),
+        mount_path: m.mount_path.clone(),
+        read_only: m.read_only.filter(|r| *r),
+        recursive_read_only: m.read_only.filter(|r| *r).map(|_| "Disabled".into()),
+        ..Default::default()
+    });
+    Some(mounts.collect())
+}
+
+/// Why a container waits when nothing else is known.
+pub fn default_reason(pod: &Pod) -> &'static str {
+    if pod::init_containers(pod).is_empty() { "ContainerCreating" } else { "PodInitializing" }
+}
+
+fn waits(reason: &str, message: &str) -> ContainerState {
+    let message = (!message.is_empty()).then(|| message.to_owned());
+    ContainerState {
+        waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
+        ..Default::default()
+    }
+}
+
+fn terminated(ended: &Ended) -> ContainerState {
+    ContainerState {
+        terminated: Some(ContainerStateTerminated {
+            container_id: Some(ended.container_id.clone()),
+            exit_code: ended.code,
+            reason: Some(ended.reason.clone()),
+            message: (!ended.message.is_empty()).then(|| ended.message.clone()),
+            started_at: ended.started_at.map(Time),
+            finished_at: ended.finished_at.map(Time),
+            signal: None,
+        }),
+        ..Default::default()
+    }
+}
+
+fn parts(status: &ContainerStatus) -> (bool, Option<i32>, bool, Option<i32>) {
+    let state = status.state.as_ref();
+    let last = status.last_state.as_ref();
+    (
+        state.is_some_and(|s| s.running.is_some()),
+        state.and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code),
+        state.is_some_and(|s| s.waiting.is_some()),
+        last.and_then(|s| s.terminated.as_ref()).map(|t| t.exit_code),
+    )
+}
+
+/// The phase: a summary of the containers, never the other way round.
+pub fn phase(
+    pod: &Pod,
+    init: &[ContainerStatus],
+    apps: &[ContainerStatus],
+    terminal: bool,
+    initialized: bool,
+) -> &'static str {
+    let policy = pod::spec(pod).restart_policy.as_deref().unwrap_or("Always");
+    let (mut pending_init, mut failed_init, mut pending_sidecars) = (0, 0, 0);
+    let (mut running, mut waiting, mut stopped, mut succeeded) = (0, 0, 0, 0);
+    for (container, status) in pod::init_containers(pod).iter().zip(init) {
+        let (runs, ended, waits, last) = parts(status);
+        if pod::init_role(container) == Role::Sidecar {
+            if runs {
+                running += 1;
+                pending_sidecars += usize::from(status.started != Some(true));
+            } else if waits && last.is_none() {
+                waiting += 1;
+                pending_sidecars += 1;
+            }
+            continue;
+        }
+        let code = ended.or(last.filter(|_| waits));
+        pending_init += usize::from(runs || code != Some(0));
+        failed_init += usize::from(!runs && code.is_some_and(|c| c != 0));
+    }
+    for status in apps {
+        let (runs, ended, _, last) = parts(status);
+        if runs {
+            running += 1;
+        } else if let Some(code) = ended {
+            stopped += 1;
+            succeeded += usize::from(code == 0);
+        } else if last.is_some() {
+            stopped += 1;
+        } else {
+            waiting += 1;
+        }
+    }
+    if !initialized && failed_init > 0 && policy == "Never" {
+        return "Failed";
+    }
+    if (!initialized && pending_init > 0) || (pending_sidecars > 0 && !initialized) || waiting > 0 {
+        return "Pending";
+    }
+    match (running, stopped) {
+        (0, 0) => "Pending",
+        (0, _) if stopped == succeeded && (terminal || policy != "Always") => "Succeeded",
+        (0, _) if terminal || policy == "Never" => "Failed",
+        _ => "Running",
+    }
+}
+
+fn conditions(
+    pod: &Pod,
+    init: &[ContainerStatus],
+    apps: &[ContainerStatus],
+    phase: &str,
+    input: &Input<'_>,
+) -> Vec<PodCondition> {
+    let old = pod.status.as_ref().and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+    let containers_ready = containers_ready(pod, init, apps, phase);
+    let ready = pod_ready(pod, old, &containers_ready);
+    let sandbox = (input.live.setup == Setup::Ready, None, None);
+    let wanted = [
+        ("PodReadyToStartContainers", sandbox),
+        ("Initialized", initialized(pod, init, apps, phase)),
+        ("Ready", ready),
+        ("ContainersReady", containers_ready),
+        ("PodScheduled", (true, None, None)),
+    ];
+    let make = |(kind, (status, reason, message)): (&str, Verdict)| {
+        let status = if status { "True" } else { "False" };
+        let reported = input.reported.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
+        let before = reported.iter().chain(old).find(|c| c.type_ == kind);
+        let since = before.filter(|c| c.status == status).and_then(|c| c.last_transition_time.clone());
+        PodCondition {
+            type_: kind.to_owned(),
+            status: status.to_owned(),
+            reason,
+            message,
+            last_transition_time: Some(since.unwrap_or(Time(input.now))),
+            observed_generation: pod.metadata.generation,
+            ..Default::default()
+        }
+    };
+    wanted.into_iter().map(make).collect()
+}
+
+/// Status, reason, message.
+type Verdict = (bool, Option<String>, Option<String>);
+
+fn no(reason: &str, message: String) -> Verdict {
+    (false, Some(reason.to_owned()), (!message.is_empty()).then_some(message))
+}
+
+fn containers_ready(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> Verdict {
+    match phase {
+        "Succeeded" => return no("PodCompleted", String::new()),
+        "Failed" => return no("PodFailed", String::new()),
+        _ => {}
+    }
+    let sidecars = pod::init_containers(pod).iter().zip(init).filter(|(c, _)| pod::init_role(c) == Role::Sidecar);
+    let all = sidecars.map(|(_, s)| s).chain(apps);
+    let unready: Vec<_> = all.filter(|s| !s.ready).map(|s| s.name.as_str()).collect();
+    if unready.is_empty() {
+        return (true, None, None);
+    }
+    no("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))
+}
+
+fn pod_ready(pod: &Pod, old: &[PodCondition], containers: &Verdict) -> Verdict {
+    if !containers.0 {
+        return containers.clone();
+    }
+    let mut messages = Vec::new();
+    for gate in pod::spec(pod).readiness_gates.iter().flatten() {
+        let kind = &gate.condition_type;
+        match old.iter().find(|c| c.type_ == *kind) {
+            None => messages.push(format!("corresponding condition of pod readiness gate {kind:?} does not exist.")),
+            Some(c) if c.status != "True" => {
+                messages.push(format!("the status of pod readiness gate {kind:?} is not \"True\", but {}", c.status));
+            }
+            Some(_) => {}
+        }
+    }
+    if messages.is_empty() { (true, None, None) } else { no("ReadinessGatesNotReady", messages.join(", ")) }
+}
+
+fn initialized(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> Verdict {
+    if phase == "Succeeded" {
+        return (true, Some("PodCompleted".into()), None);
+    }
+    let ever_started = |s: &ContainerStatus| {
+        let (runs, ended, _, last) = parts(s);
+        runs || ended.is_some() || last.is_some()
+    };
+    if apps.iter().any(ever_started) {
+        return (true, None, None);
+    }
+    let done = |(c, s): &(&Container, &ContainerStatus)| match pod::init_role(c) {
+        Role::Sidecar => s.started == Some(true),
+        _ => s.ready,
+    };
+    let incomplete: Vec<_> =
+        pod::init_containers(pod).iter().zip(init).filter(|pair| !done(pair)).map(|(c, _)| c.name.as_str()).collect();
+    if incomplete.is_empty() {
+        return (true, None, None);
+    }
+    no("ContainersNotInitialized", format!("containers with incomplete status: [{}]", incomplete.join(" ")))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,5 @@
+//! The agent as a whole, over a runtime, a network, images and an API that exist in memory, on a paused clock.
+
+mod fake_api;
+mod lifecycle;
+mod world;

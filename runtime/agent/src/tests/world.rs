@@ -1,0 +1,243 @@
+//! A node in memory.
+
+use super::fake_api::FakeApi;
+use crate::{
+    Agent, Machine, Options, Parts, Runtimes,
+    images::{Auth, Command, Images, Listed, PullError, Pulled},
+};
+use client::{Informers, Recorder, RecorderOptions};
+use container::{
+    Artifact, Runtime,
+    fake::{FakeNetwork, FakeRuntime, Script},
+};
+use jiff::{SignedDuration, Timestamp};
+use parking_lot::Mutex;
+use serde_json::{Value, json};
+use std::{cell::Cell, collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use tokio::task::JoinHandle;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+thread_local! {
+    static BEGIN: Cell<Option<tokio::time::Instant>> = const { Cell::new(None) };
+}
+
+pub(super) fn epoch() -> Timestamp {
+    "2026-01-01T00:00:00Z".parse().expect("a time")
+}
+
+/// Paused time since the test began.
+pub(super) fn elapsed() -> Duration {
+    let now = tokio::time::Instant::now();
+    let begin = BEGIN.get().unwrap_or_else(|| {
+        BEGIN.set(Some(now));
+        now
+    });
+    now - begin
+}
+
+pub(super) fn now() -> Timestamp {
+    epoch() + SignedDuration::try_from(elapsed()).expect("in range")
+}
+
+/// Images in memory: any name is in the registry, unless told otherwise.
+#[derive(Default)]
+pub(super) struct FakeImages {
+    pub(super) present: Mutex<BTreeMap<String, Pulled>>,
+    pub(super) broken: Mutex<BTreeMap<String, PullError>>,
+    pub(super) pulls: Mutex<Vec<(String, Vec<Auth>)>>,
+}
+
+fn pulled(image: &str) -> Pulled {
+    let digest = format!("sha256:{image}");
+    let artifact = if image.contains("linux") {
+        Artifact::Linux { layers: Vec::new(), digest }
+    } else {
+        Artifact::Wasm { path: "/image.wasm".into(), digest }
+    };
+    let command = Command { entrypoint: vec!["/image.wasm".into()], ..Command::default() };
+    let platform = if image.contains("linux") { "linux/amd64" } else { "wasm" };
+    Pulled { artifact, image_id: format!("{image}@sha256:0"), size: 1000, command, platform: platform.into() }
+}
+
+#[async_trait::async_trait]
+impl Images for FakeImages {
+    async fn present(&self, image: &str) -> Result<Option<Pulled>, PullError> {
+        if image.contains("INVALID") {
+            return Err(PullError::InvalidName(format!(
+                "couldn't parse image name {image:?}: invalid reference format"
+            )));
+        }
+        Ok(self.present.lock().get(image).cloned())
+    }
+
+    async fn pull(&self, image: &str, auths: &[Auth]) -> Result<Pulled, PullError> {
+        self.pulls.lock().push((image.to_owned(), auths.to_vec()));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        if let Some(error) = self.broken.lock().get(image) {
+            return Err(error.clone());
+        }
+        self.present.lock().insert(image.to_owned(), pulled(image));
+        Ok(pulled(image))
+    }
+
+    async fn list(&self) -> Vec<Listed> {
+        self.present.lock().keys().map(|name| Listed { names: vec![name.clone()], size: 1000 }).collect()
+    }
+
+    async fn collect(&self, _used: &[String], _keep: u64) {}
+}
+
+/// One node and its API.
+pub(super) struct World {
+    pub(super) api: FakeApi,
+    pub(super) runtime: FakeRuntime,
+    pub(super) network: FakeNetwork,
+    pub(super) images: Arc<FakeImages>,
+    pub(super) dir: tempfile::TempDir,
+    pub(super) agent: Option<Agent>,
+    running: Option<(CancellationToken, JoinHandle<()>)>,
+}
+
+impl World {
+    /// A node whose containers run until they are stopped.
+    pub(super) async fn new() -> Self {
+        Self::scripted(|_, _| Script::Run).await
+    }
+
+    pub(super) async fn scripted(scripts: impl Fn(&str, u32) -> Script + Send + Sync + 'static) -> Self {
+        elapsed();
+        let mut world = Self {
+            api: FakeApi::new(),
+            runtime: FakeRuntime::new("wasmtime", container::Clock::new(|| now().into()), scripts),
+            network: FakeNetwork::default(),
+            images: Arc::default(),
+            dir: tempfile::tempdir().expect("a folder"),
+            agent: None,
+            running: None,
+        };
+        world.start().await;
+        world
+    }
+
+    pub(super) async fn start(&mut self) {
+        let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let client = self.api.client();
+        let clock = api::Clock::new(now);
+        let options = RecorderOptions { component: "kubelet".into(), host: Some("node".into()) };
+        let (recorder, write) = Recorder::new(client.clone(), clock.clone(), options);
+        tokio::spawn(write);
+        let informers = Informers::new(client.clone(), token.clone(), tasks);
+        let runtime: Arc<dyn Runtime> = Arc::new(self.runtime.clone());
+        let parts = Parts {
+            runtimes: Runtimes::new([runtime]),
+            network: Arc::new(self.network.clone()),
+            dialer: Arc::new(self.network.clone()),
+            images: self.images.clone(),
+            client,
+            informers,
+            recorder,
+        };
+        let agent = Agent::new(node_options(self.dir.path(), clock), parts).expect("an agent");
+        self.agent = Some(agent.clone());
+        let child = token.clone();
+        let task = tokio::spawn(async move { agent.run(child).await.expect("the agent runs") });
+        self.running = Some((token, task));
+    }
+
+    /// Ends the agent as Ctrl-C does.
+    pub(super) async fn stop(&mut self) {
+        let (token, task) = self.running.take().expect("a running agent");
+        token.cancel();
+        task.await.expect("the agent ends");
+    }
+
+    /// Creates a pod bound to the node. `spec` lacks the node's name.
+    pub(super) fn pod(&self, name: &str, mut spec: Value) {
+        spec["nodeName"] = "node".into();
+        let pod = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "metadata": {"name": name, "namespace": "default", "uid": format!("uid-{name}"), "generation": 1},
+            "spec": spec, "status": {"phase": "Pending", "qosClass": "BestEffort"}
+        });
+        self.api.put(&path(name), pod);
+    }
+
+    pub(super) fn status(&self, name: &str) -> Value {
+        self.api.get(&path(name)).map(|pod| pod["status"].clone()).unwrap_or_default()
+    }
+
+    /// Marks a pod deleted, as the API server does.
+    pub(super) fn delete(&self, name: &str, grace: i64) {
+        self.api.edit(&path(name), |pod| {
+            pod["metadata"]["deletionTimestamp"] = api::time::rfc3339(now()).into();
+            pod["metadata"]["deletionGracePeriodSeconds"] = grace.into();
+        });
+    }
+
+    /// Waits until a pod's status fulfils something, at most an hour of paused time.
+    pub(super) async fn until(&self, name: &str, what: impl Fn(&Value) -> bool) -> Value {
+        let begin = elapsed();
+        loop {
+            let status = self.status(name);
+            if what(&status) {
+                return status;
+            }
+            let text = || serde_json::to_string_pretty(&status).expect("JSON");
+            assert!(elapsed() - begin < Duration::from_secs(3600), "{}\n{:#?}", text(), self.api.events());
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    pub(super) async fn phase(&self, name: &str, phase: &str) -> Value {
+        self.until(name, |status| status["phase"] == phase).await
+    }
+
+    pub(super) async fn gone(&self, name: &str) {
+        self.until(name, Value::is_null).await;
+    }
+}
+
+pub(super) fn path(name: &str) -> String {
+    format!("/api/v1/namespaces/default/pods/{name}")
+}
+
+pub(super) fn node_options(dir: &Path, clock: api::Clock) -> Options {
+    Options {
+        node: "node".into(),
+        addresses: vec!["10.32.0.1".parse().expect("an address")],
+        machine: Machine {
+            operating_system: "linux".into(),
+            architecture: "amd64".into(),
+            hostname: "host".into(),
+            cpus: 4,
+            memory: 8 << 30,
+            storage: 100 << 30,
+            ..Machine::default()
+        },
+        pods: 10_000,
+        reserved: BTreeMap::new(),
+        labels: BTreeMap::new(),
+        pod_cidr: String::new(),
+        data_dir: dir.to_owned(),
+        clock,
+        seed: 7,
+        drain: Duration::from_secs(10),
+        request_timeout: Duration::from_secs(60),
+        version: "v1.36.0".into(),
+        port: None,
+        image_bytes: None,
+    }
+}
+
+/// The waiting reason of the first container.
+pub(super) fn waiting(status: &Value) -> &str {
+    status["containerStatuses"][0]["state"]["waiting"]["reason"].as_str().unwrap_or_default()
+}
+
+/// Status, reason and message of a condition.
+pub(super) fn condition(status: &Value, kind: &str) -> (String, String, String) {
+    let all = status["conditions"].as_array().cloned().unwrap_or_default();
+    let one = all.into_iter().find(|c| c["type"] == kind).unwrap_or_default();
+    let text = |key: &str| one[key].as_str().unwrap_or_default().to_owned();
+    (text("status"), text("reason"), text("message"))
+}

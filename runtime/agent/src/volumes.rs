@@ -1,0 +1,194 @@
+//! Volumes: folders of the node that a pod's containers see. One plugin per kind of source; a plugin brings a folder up to date
+//! again and again, so that changed ConfigMaps, Secrets, labels and tokens reach running containers.
+//!
+//! Not here: persistent volumes (their issue). Follows <https://kubernetes.io/docs/concepts/storage/volumes/>.
+//!
+//! A Wasm guest sees folders only. A `subPath` that names a folder is mounted as it is; one that names a file, and a `hostPath` that
+//! is a file, are copied into a folder of their own when the container starts, which is mounted at the parent of `mountPath`.
+
+mod atomic;
+mod mounts;
+mod payload;
+mod token;
+
+pub use atomic::{File, write};
+pub use mounts::mounts;
+pub use token::{TokenSource, Tokens};
+
+use crate::{config::Configs, downward::Facts, pod};
+use async_trait::async_trait;
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{HostPathVolumeSource, Pod, Volume},
+    apimachinery::pkg::api::resource::Quantity,
+};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// What a plugin may read while it works.
+#[derive(Clone)]
+pub struct Context {
+    /// The pod.
+    pub pod: Arc<Pod>,
+    /// Its ConfigMaps and Secrets.
+    pub configs: Arc<Configs>,
+    /// Names and addresses.
+    pub facts: Arc<Facts>,
+    /// The node's allocatable amounts.
+    pub allocatable: Arc<BTreeMap<String, Quantity>>,
+    /// Service account tokens.
+    pub tokens: Arc<Tokens>,
+    /// The time.
+    pub now: Timestamp,
+    /// The volume's own folder; made by the plugin if it needs it.
+    pub dir: PathBuf,
+}
+
+/// A volume that is up to date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Synced {
+    /// What containers mount.
+    pub path: PathBuf,
+    /// Containers may not write, whatever their mount says.
+    pub read_only: bool,
+    /// Sync again at the latest then.
+    pub again: Option<Timestamp>,
+}
+
+/// Why a volume is not there. The text goes into the event of reason `FailedMount`.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something it refers to is missing or wrong.
+    #[error("{0}")]
+    Source(String),
+    /// The API did not give what it needs.
+    #[error(transparent)]
+    Api(#[from] client::Error),
+    /// The node's disk.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// One kind of volume source.
+#[async_trait]
+pub trait VolumePlugin: Send + Sync + 'static {
+    /// Whether the volume is of this kind.
+    fn handles(&self, volume: &Volume) -> bool;
+    /// Makes the volume or brings it up to date. Idempotent.
+    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<Synced, Error>;
+    /// Removes what `sync` made. Idempotent.
+    async fn teardown(&self, dir: &Path) -> io::Result<()> {
+        match tokio::fs::remove_dir_all(dir).await {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The plugins of this node, the first that handles a volume wins.
+pub fn plugins() -> Vec<Box<dyn VolumePlugin>> {
+    vec![Box::new(EmptyDir), Box::new(HostPath), Box::new(payload::Payloads)]
+}
+
+/// Brings all volumes of a pod up to date. Returns them by name.
+pub async fn sync_all(
+    plugins: &[Box<dyn VolumePlugin>],
+    cx: &Context,
+    root: &Path,
+) -> Result<BTreeMap<String, Synced>, String> {
+    let mut out = BTreeMap::new();
+    for volume in pod::spec(&cx.pod).volumes.iter().flatten() {
+        let Some(plugin) = plugins.iter().find(|p| p.handles(volume)) else {
+            return Err(format!(
+                "MountVolume.SetUp failed for volume {:?} : no volume plugin matched: this node supports emptyDir, configMap, \
+                 secret, downwardAPI, projected and hostPath",
+                volume.name
+            ));
+        };
+        let cx = Context { dir: root.join(&volume.name), ..cx.clone() };
+        let synced = plugin.sync(&cx, volume).await;
+        let synced = synced.map_err(|e| format!("MountVolume.SetUp failed for volume {:?} : {e}", volume.name))?;
+        out.insert(volume.name.clone(), synced);
+    }
+    Ok(out)
+}
+
+/// Runs file work where it may block.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
+}
+
+/// An empty folder that lives as long as the pod. `sizeLimit` is not enforced yet; `medium: Memory` is a folder like any other.
+struct EmptyDir;
+
+#[async_trait]
+impl VolumePlugin for EmptyDir {
+    fn handles(&self, volume: &Volume) -> bool {
+        // a volume without a source is an emptyDir
+        let json = serde_json::to_value(volume).unwrap_or_default();
+        volume.empty_dir.is_some() || json.as_object().is_some_and(|o| o.len() == 1)
+    }
+
+    async fn sync(&self, cx: &Context, _volume: &Volume) -> Result<Synced, Error> {
+        let dir = cx.dir.clone();
+        blocking(move || {
+            std::fs::create_dir_all(&dir)?;
+            std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777))
+        })
+        .await?;
+        Ok(Synced { path: cx.dir.clone(), read_only: false, again: None })
+    }
+}
+
+/// A path of the node.
+struct HostPath;
+
+#[async_trait]
+impl VolumePlugin for HostPath {
+    fn handles(&self, volume: &Volume) -> bool {
+        volume.host_path.is_some()
+    }
+
+    async fn sync(&self, _cx: &Context, volume: &Volume) -> Result<Synced, Error> {
+        let source = volume.host_path.clone().unwrap_or_default();
+        let path = PathBuf::from(&source.path);
+        blocking(move || Ok(host_path(&source))).await?.map_err(Error::Source)?;
+        Ok(Synced { path, read_only: false, again: None })
+    }
+
+    async fn teardown(&self, _dir: &Path) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Checks or makes a host path as its type says.
+fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
+    use std::os::unix::fs::FileTypeExt;
+    let path = Path::new(&source.path);
+    let kind = path.metadata().ok().map(|m| m.file_type());
+    let wrong = |what: &str| Err(format!("hostPath type check failed: {} is not {what}", source.path));
+    let failed = |e: io::Error| format!("cannot make {}: {e}", source.path);
+    match (source.type_.as_deref().unwrap_or_default(), kind) {
+        ("", _) => Ok(()),
+        ("DirectoryOrCreate", None) => std::fs::create_dir_all(path).map_err(failed),
+        ("FileOrCreate", None) => std::fs::File::create(path).map(drop).map_err(failed),
+        ("Directory" | "DirectoryOrCreate", Some(kind)) if kind.is_dir() => Ok(()),
+        ("File" | "FileOrCreate", Some(kind)) if kind.is_file() => Ok(()),
+        ("Socket", Some(kind)) if kind.is_socket() => Ok(()),
+        ("CharDevice", Some(kind)) if kind.is_char_device() => Ok(()),
+        ("BlockDevice", Some(kind)) if kind.is_block_device() => Ok(()),
+        ("Directory" | "DirectoryOrCreate", _) => wrong("a directory"),
+        ("File" | "FileOrCreate", _) => wrong("a file"),
+        ("Socket", _) => wrong("a socket file"),
+        ("CharDevice", _) => wrong("a character device"),
+        ("BlockDevice", _) => wrong("a block device"),
+        (other, _) => Err(format!("{other:?} is an invalid volume type")),
+    }
+}
+
+#[cfg(test)]
+mod tests;

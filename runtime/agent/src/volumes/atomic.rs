@@ -1,0 +1,185 @@
+//! Replaces the files of a folder all at once: they live in a time-named folder, `..data` points to it, and each name is a link
+//! through `..data`. A reader sees the old set or the new one, never a mix.
+//!
+//! The layout is Kubernetes' own: programs watch `..data` for changes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    io,
+    os::unix::fs::{PermissionsExt, symlink},
+    path::{Component, Path},
+};
+
+/// One file to write.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct File {
+    /// Its bytes.
+    pub data: Vec<u8>,
+    /// Its permission bits.
+    pub mode: u32,
+}
+
+/// Makes `dir` hold exactly `files` (relative path → file). Does nothing when it already does. `stamp` names the new version and must
+/// differ from the last one's.
+pub fn write(dir: &Path, files: &BTreeMap<String, File>, stamp: &str) -> io::Result<()> {
+    for path in files.keys() {
+        check(path)?;
+    }
+    std::fs::create_dir_all(dir)?;
+    std::fs::set_permissions(dir, PermissionsExt::from_mode(0o755))?;
+    let data = dir.join("..data");
+    let old = std::fs::read_link(&data).ok();
+    if let Some(old) = &old
+        && same(&dir.join(old), files)
+    {
+        return links(dir, files);
+    }
+    let mut version = format!("..{stamp}");
+    while old.as_deref() == Some(Path::new(&version)) || dir.join(&version).exists() {
+        version.push('_');
+    }
+    let fresh = dir.join(&version);
+    for (path, file) in files {
+        let path = fresh.join(path);
+        if let Some(parent) = path.parent() {
+            std::fs::create_dir_all(parent)?;
+        }
+        std::fs::write(&path, &file.data)?;
+        std::fs::set_permissions(&path, PermissionsExt::from_mode(file.mode))?;
+    }
+    std::fs::create_dir_all(&fresh)?;
+    std::fs::set_permissions(&fresh, PermissionsExt::from_mode(0o755))?;
+    let next = dir.join("..data_tmp");
+    remove(&next)?;
+    symlink(&version, &next)?;
+    std::fs::rename(&next, &data)?;
+    links(dir, files)?;
+    sweep(dir, &version)
+}
+
+fn check(path: &str) -> io::Result<()> {
+    let parts: Vec<_> = Path::new(path).components().collect();
+    let plain = parts.iter().all(|part| matches!(part, Component::Normal(_)));
+    if parts.is_empty() || !plain || path.starts_with("..") {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{path:?} is not a path inside the volume")));
+    }
+    Ok(())
+}
+
+fn same(version: &Path, files: &BTreeMap<String, File>) -> bool {
+    let mut found = 0;
+    let mut folders = vec![version.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let Ok(entries) = std::fs::read_dir(&folder) else { return false };
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let Ok(meta) = entry.metadata() else { return false };
+            if meta.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let name = path.strip_prefix(version).ok().and_then(Path::to_str);
+            let Some(file) = name.and_then(|name| files.get(name)) else { return false };
+            if meta.permissions().mode() & 0o7777 != file.mode || std::fs::read(&path).ok().as_ref() != Some(&file.data)
+            {
+                return false;
+            }
+            found += 1;
+        }
+    }
+    found == files.len()
+}
+
+fn tops(files: &BTreeMap<String, File>) -> BTreeSet<&str> {
+    files.keys().filter_map(|path| path.split('/').next()).collect()
+}
+
+/// Makes the visible names.
+fn links(dir: &Path, files: &BTreeMap<String, File>) -> io::Result<()> {
+    for name in tops(files) {
+        let target = Path::new("..data").join(name);
+        let link = dir.join(name);
+        if std::fs::read_link(&link).ok().as_ref() == Some(&target) {
+            continue;
+        }
+        remove(&link)?;
+        symlink(&target, &link)?;
+    }
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if !name.starts_with("..") && !tops(files).contains(name.as_ref()) {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes older versions.
+fn sweep(dir: &Path, version: &str) -> io::Result<()> {
+    for entry in std::fs::read_dir(dir)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("..") && name != "..data" && name != version {
+            remove(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    let result = match path.symlink_metadata() {
+        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(_) => std::fs::remove_file(path),
+        Err(_) => return Ok(()),
+    };
+    match result {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn files(list: &[(&str, &str)]) -> BTreeMap<String, File> {
+        list.iter().map(|(k, v)| ((*k).to_owned(), File { data: v.as_bytes().to_vec(), mode: 0o640 })).collect()
+    }
+
+    #[test]
+    fn a_new_set_replaces_the_old_at_once() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path().join("v");
+        write(&dir, &files(&[("a", "1"), ("sub/b", "2")]), "one").unwrap();
+        assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "1");
+        assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2");
+        assert_eq!(std::fs::read_link(dir.join("a")).unwrap(), Path::new("..data/a"));
+        assert_eq!(dir.join("a").metadata().unwrap().permissions().mode() & 0o777, 0o640);
+        write(&dir, &files(&[("a", "3")]), "two").unwrap();
+        assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "3");
+        assert!(!dir.join("sub").exists());
+        assert_eq!(std::fs::read_link(dir.join("..data")).unwrap(), Path::new("..two"));
+        assert!(!dir.join("..one").exists());
+    }
+
+    #[test]
+    fn an_unchanged_set_is_left_alone() {
+        let root = tempfile::tempdir().unwrap();
+        write(root.path(), &files(&[("a", "1")]), "one").unwrap();
+        write(root.path(), &files(&[("a", "1")]), "two").unwrap();
+        assert_eq!(std::fs::read_link(root.path().join("..data")).unwrap(), Path::new("..one"));
+        write(root.path(), &BTreeMap::new(), "three").unwrap();
+        assert!(!root.path().join("a").exists());
+    }
+
+    #[test]
+    fn a_path_out_of_the_volume_is_refused() {
+        let root = tempfile::tempdir().unwrap();
+        for path in ["../x", "/etc/x", "a/../../x", "..x", ""] {
+            assert!(write(root.path(), &files(&[(path, "1")]), "one").is_err(), "{path}");
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Volumes whose files come from the API: configMap, secret, downwardAPI, projected. All written by [`super::write`].
+
+use super::{Context, Error, File, Synced, TokenSource, VolumePlugin, blocking, write};
+use crate::{
+    config::{config_map_values, secret_values},
+    downward, pod, resources,
+};
+use async_trait::async_trait;
+use jiff::Timestamp;
+use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume, VolumeProjection};
+use std::collections::BTreeMap;
+
+/// The plugin.
+pub struct Payloads;
+
+type Files = BTreeMap<String, File>;
+
+#[async_trait]
+impl VolumePlugin for Payloads {
+    fn handles(&self, v: &Volume) -> bool {
+        v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some()
+    }
+
+    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<Synced, Error> {
+        let (files, again) = files(cx, volume).await?;
+        let (dir, stamp) = (cx.dir.clone(), cx.now.strftime("%Y_%m_%d_%H_%M_%S.%9f").to_string());
+        blocking(move || write(&dir, &files, &stamp)).await?;
+        Ok(Synced { path: cx.dir.clone(), read_only: true, again })
+    }
+}
+
+async fn files(cx: &Context, volume: &Volume) -> Result<(Files, Option<Timestamp>), Error> {
+    let mut files = Files::new();
+    let mut again: Option<Timestamp> = None;
+    if let Some(source) = &volume.config_map {
+        let mode = mode(source.default_mode);
+        config_map(cx, &source.name, source.items.as_deref(), source.optional == Some(true), mode, &mut files)?;
+    } else if let Some(source) = &volume.secret {
+        let name = source.secret_name.as_deref().unwrap_or_default();
+        let mode = mode(source.default_mode);
+        secret(cx, name, source.items.as_deref(), source.optional == Some(true), mode, &mut files)?;
+    } else if let Some(source) = &volume.downward_api {
+        downward(cx, source.items.as_deref().unwrap_or_default(), mode(source.default_mode), &mut files)?;
+    } else if let Some(projected) = &volume.projected {
+        let mode = mode(projected.default_mode);
+        for source in projected.sources.iter().flatten() {
+            let due = project(cx, source, mode, &mut files).await?;
+            again = match (again, due) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        }
+    }
+    Ok((files, again))
+}
+
+fn mode(bits: Option<i32>) -> u32 {
+    bits.and_then(|b| u32::try_from(b).ok()).unwrap_or(0o644) & 0o777
+}
+
+async fn project(
+    cx: &Context,
+    source: &VolumeProjection,
+    mode: u32,
+    files: &mut Files,
+) -> Result<Option<Timestamp>, Error> {
+    if let Some(s) = &source.config_map {
+        config_map(cx, &s.name, s.items.as_deref(), s.optional == Some(true), mode, files)?;
+    }
+    if let Some(s) = &source.secret {
+        secret(cx, &s.name, s.items.as_deref(), s.optional == Some(true), mode, files)?;
+    }
+    if let Some(s) = &source.downward_api {
+        downward(cx, s.items.as_deref().unwrap_or_default(), mode, files)?;
+    }
+    if source.cluster_trust_bundle.is_some() {
+        return Err(Error::Source("clusterTrustBundle projections are not supported by this node yet".into()));
+    }
+    let Some(token) = &source.service_account_token else { return Ok(None) };
+    let wanted = TokenSource {
+        namespace: pod::namespace(&cx.pod).to_owned(),
+        account: pod::spec(&cx.pod).service_account_name.clone().filter(|a| !a.is_empty()).unwrap_or("default".into()),
+        audience: token.audience.clone().unwrap_or_default(),
+        seconds: token.expiration_seconds.unwrap_or(3600),
+        pod: (pod::name(&cx.pod).to_owned(), pod::uid(&cx.pod).to_owned()),
+    };
+    let (text, refresh) = cx.tokens.get(&wanted, cx.now).await?;
+    // readable for the pod's own user only: there is one user per node, so the mode is what upstream gives such a pod
+    files.insert(token.path.clone(), File { data: text.into_bytes(), mode });
+    Ok(Some(refresh))
+}
+
+fn config_map(
+    cx: &Context,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: bool,
+    mode: u32,
+    files: &mut Files,
+) -> Result<(), Error> {
+    match cx.configs.config_maps.get(name).and_then(Option::as_deref) {
+        Some(map) => select(&config_map_values(map), items, optional, mode, "config key", files),
+        None if optional => Ok(()),
+        None => Err(Error::Source(format!("configmap {name:?} not found"))),
+    }
+}
+
+fn secret(
+    cx: &Context,
+    name: &str,
+    items: Option<&[KeyToPath]>,
+    optional: bool,
+    mode: u32,
+    files: &mut Files,
+) -> Result<(), Error> {
+    match cx.configs.secrets.get(name).and_then(Option::as_deref) {
+        Some(secret) => select(&secret_values(secret), items, optional, mode, "secret key", files),
+        None if optional => Ok(()),
+        None => Err(Error::Source(format!("secret {name:?} not found"))),
+    }
+}
+
+fn select(
+    values: &BTreeMap<&str, &[u8]>,
+    items: Option<&[KeyToPath]>,
+    optional: bool,
+    default: u32,
+    what: &str,
+    files: &mut Files,
+) -> Result<(), Error> {
+    let Some(items) = items.filter(|items| !items.is_empty()) else {
+        for (key, data) in values {
+            files.insert((*key).to_owned(), File { data: data.to_vec(), mode: default });
+        }
+        return Ok(());
+    };
+    for item in items {
+        match values.get(item.key.as_str()) {
+            Some(data) => {
+                let mode = item.mode.map_or(default, |m| mode(Some(m)));
+                files.insert(item.path.clone(), File { data: data.to_vec(), mode });
+            }
+            None if optional => {}
+            None => return Err(Error::Source(format!("references non-existent {what}: {}", item.key))),
+        }
+    }
+    Ok(())
+}
+
+fn downward(cx: &Context, items: &[DownwardAPIVolumeFile], default: u32, files: &mut Files) -> Result<(), Error> {
+    for item in items {
+        let text = if let Some(field) = &item.field_ref {
+            downward::field(&cx.pod, &cx.facts, &field.field_path)
+        } else if let Some(field) = &item.resource_field_ref {
+            let name = field.container_name.as_deref().unwrap_or_default();
+            let container =
+                pod::container(&cx.pod, name).ok_or_else(|| Error::Source(format!("container {name} not found")))?;
+            resources::field(container.0, &field.resource, field.divisor.as_ref(), &cx.allocatable)
+        } else {
+            continue;
+        };
+        let mode = item.mode.map_or(default, |m| mode(Some(m)));
+        files.insert(item.path.clone(), File { data: text.map_err(Error::Source)?.into_bytes(), mode });
+    }
+    Ok(())
+}

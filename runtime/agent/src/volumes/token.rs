@@ -1,0 +1,100 @@
+//! Service account tokens for projected volumes, asked of the API by TokenRequest, kept until 80 % of their life is over.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/storage/projected-volumes/#serviceaccounttoken>.
+
+use client::Client;
+use http::Method;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::{
+    authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec},
+    core::v1::ServiceAccount,
+};
+use parking_lot::Mutex;
+use std::collections::HashMap;
+
+/// What token is wanted.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct TokenSource {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The service account.
+    pub account: String,
+    /// The audience; empty for the API's own.
+    pub audience: String,
+    /// How long it should live.
+    pub seconds: i64,
+    /// Name and uid of the pod it is bound to.
+    pub pod: (String, String),
+}
+
+struct Token {
+    text: String,
+    refresh: Timestamp,
+    expires: Timestamp,
+}
+
+/// The tokens of all pods of the node.
+pub struct Tokens {
+    client: Client,
+    cache: Mutex<HashMap<TokenSource, Token>>,
+}
+
+impl Tokens {
+    /// Asks through this client.
+    pub fn new(client: Client) -> Self {
+        Self { client, cache: Mutex::default() }
+    }
+
+    /// A token and when to ask for the next one. When the API does not answer, a token that is still valid is given again.
+    pub async fn get(&self, source: &TokenSource, now: Timestamp) -> client::Result<(String, Timestamp)> {
+        if let Some(token) = self.cache.lock().get(source).filter(|t| now < t.refresh) {
+            return Ok((token.text.clone(), token.refresh));
+        }
+        match self.request(source, now).await {
+            Ok(token) => {
+                let answer = (token.text.clone(), token.refresh);
+                self.cache.lock().insert(source.clone(), token);
+                Ok(answer)
+            }
+            Err(error) => match self.cache.lock().get(source).filter(|t| now < t.expires) {
+                Some(token) => {
+                    let soon = now.saturating_add(SignedDuration::from_secs(10)).unwrap_or(now);
+                    Ok((token.text.clone(), soon.min(token.expires)))
+                }
+                None => Err(error),
+            },
+        }
+    }
+
+    async fn request(&self, source: &TokenSource, now: Timestamp) -> client::Result<Token> {
+        let audiences = if source.audience.is_empty() { Vec::new() } else { vec![source.audience.clone()] };
+        let request = TokenRequest {
+            spec: Some(TokenRequestSpec {
+                audiences: Some(audiences),
+                expiration_seconds: Some(source.seconds),
+                bound_object_ref: Some(BoundObjectReference {
+                    api_version: Some("v1".into()),
+                    kind: Some("Pod".into()),
+                    name: Some(source.pod.0.clone()),
+                    uid: Some(source.pod.1.clone()),
+                }),
+            }),
+            ..TokenRequest::default()
+        };
+        let at = (source.namespace.as_str(), source.account.as_str(), "token");
+        let answer: TokenRequest = self.client.subresource::<ServiceAccount, _, _>(Method::POST, at, &request).await?;
+        let status = answer.status.and_then(|s| Some((s.token?, s.expiration_timestamp?.0)));
+        let Some((text, expires)) = status else {
+            return Err(client::Error::Decode("a TokenRequest without token and time".into()));
+        };
+        let refresh = now.saturating_add(expires.duration_since(now) * 4 / 5).unwrap_or(expires);
+        // not later than a day, as upstream, however long the token lives
+        let day = now.saturating_add(SignedDuration::from_hours(24)).unwrap_or(expires);
+        Ok(Token { text, refresh: refresh.min(day), expires })
+    }
+
+    /// Forgets the tokens of a pod.
+    pub fn forget(&self, uid: &str) {
+        self.cache.lock().retain(|source, _| source.pod.1 != uid);
+    }
+}

@@ -1,0 +1,348 @@
+//! One task per pod: reads its mail, asks [`plan`] what to do, starts it, remembers, reports, sleeps.
+//!
+//! Nothing here waits for an action: each is a future of its own in `ops`, whose outcome is one more reason to plan again.
+
+mod actions;
+mod outcomes;
+
+use crate::{
+    backoff::Backoff,
+    handle::{Handle, Mail, Note, ProbeKind},
+    hook::Stop,
+    plan::{self, Busy, Live, LiveContainer, Setup, Waiting, plan},
+    pod, probe,
+    reporter::Report,
+    setup::{self, Made},
+    shared::Shared,
+    start::{StartError, Started},
+    state::{Attempt, AttemptState, PodState},
+    status,
+    volumes::Synced,
+};
+use container::{ContainerState, Prepared, Runtime, net::Sockets};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+    time::Duration,
+};
+use tokio_util::sync::CancellationToken;
+
+/// What came of an action.
+enum Outcome {
+    SetUp(Result<Made, String>),
+    TornDown,
+    Volumes(Result<BTreeMap<String, Synced>, String>),
+    Start { container: String, result: Box<Result<Started, StartError>> },
+    Hook { container: String, id: String, result: Result<(), String> },
+    Stopped { container: String, id: String },
+}
+
+/// A start under way.
+struct Starting {
+    id: String,
+    token: CancellationToken,
+    /// What the runtime said of it before the start was known to be over.
+    early: Vec<ContainerState>,
+}
+
+/// A failed pull.
+struct Pull {
+    backoff: Backoff,
+    error: String,
+}
+
+pub(crate) struct Worker {
+    shared: Arc<Shared>,
+    handle: Arc<Handle>,
+    pod: Arc<Pod>,
+    state: PodState,
+    live: Live,
+    sockets: Option<Arc<dyn Sockets>>,
+    addresses: Vec<IpAddr>,
+    volumes: Arc<BTreeMap<String, Synced>>,
+    /// Volumes want to be synced: something they show changed.
+    stale: bool,
+    syncing: bool,
+    prepared: HashMap<String, Arc<dyn Prepared>>,
+    starts: HashMap<String, Starting>,
+    pulls: HashMap<String, Pull>,
+    retries: HashMap<String, Backoff>,
+    setups: u32,
+    reported: Option<Arc<PodStatus>>,
+    last_sent: bool,
+    ops: FuturesUnordered<BoxFuture<'static, Outcome>>,
+}
+
+impl Worker {
+    pub(crate) fn new(shared: Arc<Shared>, handle: Arc<Handle>, pod: Arc<Pod>) -> Self {
+        let mut state = handle.state().as_ref().clone();
+        state.started.get_or_insert_with(|| shared.now());
+        Self {
+            shared,
+            handle,
+            pod,
+            state,
+            live: Live::default(),
+            sockets: None,
+            addresses: Vec::new(),
+            volumes: Arc::default(),
+            stale: false,
+            syncing: false,
+            prepared: HashMap::new(),
+            starts: HashMap::new(),
+            pulls: HashMap::new(),
+            retries: HashMap::new(),
+            setups: 0,
+            reported: None,
+            last_sent: false,
+            ops: FuturesUnordered::new(),
+        }
+    }
+
+    /// Runs until the pod is gone from the API and from the node, or the process ends.
+    pub(crate) async fn run(mut self) {
+        self.rejoin();
+        loop {
+            let mail = self.handle.read();
+            if mail.drain {
+                return self.drain().await;
+            }
+            self.take(mail);
+            let now = self.shared.now();
+            let plan = plan(&self.pod, &self.state, &self.live, now);
+            let mut again = false;
+            for action in plan.actions {
+                again |= self.act(action, now);
+            }
+            let wake = [plan.wake, self.refresh_volumes(now)].into_iter().flatten().min();
+            self.save();
+            self.report();
+            if self.last_sent && self.live.gone {
+                return self.forget().await;
+            }
+            if !again {
+                self.wait(now, wake).await;
+            }
+        }
+    }
+
+    async fn wait(&mut self, now: Timestamp, wake: Option<Timestamp>) {
+        let pause = async {
+            match wake {
+                Some(at) => tokio::time::sleep(at.duration_since(now).try_into().unwrap_or(Duration::ZERO)).await,
+                None => std::future::pending().await,
+            }
+        };
+        let outcome = tokio::select! {
+            () = self.handle.woken() => None,
+            outcome = self.ops.next(), if !self.ops.is_empty() => outcome,
+            () = pause => None,
+        };
+        if let Some(outcome) = outcome {
+            self.on_outcome(outcome);
+        }
+    }
+
+    /// Containers of a runtime that outlived the agent are probed again.
+    fn rejoin(&mut self) {
+        let names: Vec<_> =
+            self.state.containers.iter().filter(|(_, r)| r.is_running()).map(|(n, _)| n.clone()).collect();
+        self.addresses = self.state.address.into_iter().collect();
+        for name in names {
+            self.launched(&name);
+        }
+    }
+
+    fn take(&mut self, mail: Mail) {
+        if let Some(pod) = mail.pod {
+            let (old, new) = (&self.pod.metadata, &pod.metadata);
+            self.stale |= old.labels != new.labels || old.annotations != new.annotations;
+            let ending = pod::is_deleting(&pod) && !pod::is_deleting(&self.pod);
+            self.pod = pod;
+            if ending {
+                let running = self.state.containers.values().filter_map(|r| r.current.as_ref());
+                running.for_each(|attempt| self.shared.prober.keep_readiness(&attempt.id));
+            }
+        }
+        self.live.gone |= mail.gone;
+        for note in mail.notes {
+            match note {
+                Note::Container(id, state) => self.on_container(&id, state),
+                Note::Lost(id) => self.on_lost(&id),
+                Note::Probe { container, id, kind, passed } => self.on_probe(&container, &id, kind, passed),
+                Note::Progress { container, message } => self.on_progress(&container, message),
+                Note::Config => self.on_config(),
+            }
+        }
+    }
+
+    fn live(&mut self, container: &str) -> &mut LiveContainer {
+        if !self.live.containers.contains_key(container) {
+            self.live.containers.insert(container.to_owned(), LiveContainer::default());
+        }
+        self.live.containers.get_mut(container).expect("inserted above")
+    }
+
+    fn running(&self, container: &str) -> Option<&Attempt> {
+        let attempt = self.state.containers.get(container)?.current.as_ref()?;
+        matches!(attempt.state, AttemptState::Running { .. }).then_some(attempt)
+    }
+
+    fn named(&self, id: &str) -> Option<String> {
+        let mut all = self.state.containers.iter();
+        all.find(|(_, r)| r.current.as_ref().is_some_and(|a| a.id == id)).map(|(name, _)| name.clone())
+    }
+
+    fn on_config(&mut self) {
+        self.stale = true;
+        let now = self.shared.now();
+        if let Setup::Failed(until) = &mut self.live.setup {
+            *until = now;
+        }
+        for waiting in self.live.containers.values_mut().filter_map(|c| c.waiting.as_mut()) {
+            if waiting.reason == "CreateContainerConfigError" {
+                waiting.until = None;
+            }
+        }
+    }
+
+    fn on_progress(&mut self, container: &str, message: String) {
+        let reason = status::default_reason(&self.pod).to_owned();
+        let live = self.live(container);
+        if live.busy == Busy::Starting {
+            live.waiting = Some(Waiting { reason, message, until: None });
+        }
+    }
+
+    fn on_probe(&mut self, container: &str, id: &str, kind: ProbeKind, passed: bool) {
+        if self.running(container).is_none_or(|a| a.id != id) {
+            return;
+        }
+        let spec = pod::container(&self.pod, container).and_then(|(c, _)| probe::of(c, kind));
+        let grace = spec.and_then(probe::grace);
+        let live = self.live(container);
+        match (kind, passed) {
+            (ProbeKind::Readiness, passed) => live.ready = passed,
+            (ProbeKind::Startup, true) => live.started = true,
+            (ProbeKind::Liveness, true) => {}
+            (kind, false) => {
+                let name = kind.name().to_lowercase();
+                live.unhealthy = Some((format!("Container {container} failed {name} probe, will be restarted"), grace));
+            }
+        }
+    }
+
+    /// Starts a sync of the volumes if it is due. Returns when the next one is.
+    fn refresh_volumes(&mut self, now: Timestamp) -> Option<Timestamp> {
+        if self.live.setup != Setup::Ready || self.syncing {
+            return None;
+        }
+        let due = setup::next_sync(&self.volumes);
+        if !self.stale && due.is_none_or(|due| now < due) {
+            return due;
+        }
+        self.stale = false;
+        self.syncing = true;
+        let (shared, pod, addresses) = (self.shared.clone(), self.pod.clone(), self.addresses.clone());
+        self.ops.push(Box::pin(async move { Outcome::Volumes(setup::sync_volumes(&shared, &pod, &addresses).await) }));
+        None
+    }
+
+    fn save(&mut self) {
+        if *self.handle.state() == self.state && self.reported.is_some() {
+            return;
+        }
+        if let Err(error) = self.shared.states.save(&self.state) {
+            tracing::error!(pod = pod::full_name(&self.pod), %error, "cannot remember the pod: a restart will not know it");
+        }
+        self.handle.publish(&self.state);
+    }
+
+    fn report(&mut self) {
+        if self.live.gone || self.last_sent {
+            return;
+        }
+        let ending = pod::is_deleting(&self.pod) || plan::verdict(&self.pod, &self.state).is_some();
+        let quiet = self.live.containers.values().all(|c| c.busy == Busy::No)
+            && self.state.containers.values().all(|r| !r.is_running());
+        self.report_as(ending && quiet && matches!(self.live.setup, Setup::None | Setup::Failed(_)), false);
+    }
+
+    fn report_as(&mut self, last: bool, delete: bool) {
+        let input = status::Input {
+            state: &self.state,
+            live: &self.live,
+            host: &self.shared.options.addresses,
+            addresses: &self.addresses,
+            reported: self.reported.as_deref(),
+            last,
+            now: self.shared.now(),
+        };
+        let status = status::generate(&self.pod, &input);
+        if !delete && self.reported.as_deref() == Some(&status) {
+            return;
+        }
+        let status = Arc::new(status);
+        self.reported = Some(status.clone());
+        self.shared.reporter.report(Report { pod: self.pod.clone(), status, delete });
+    }
+
+    /// The process ends: stop what would not survive it, change nothing in the API. What the state file says is running is found
+    /// lost, and started again, by the next process.
+    async fn drain(self) {
+        for starting in self.starts.values() {
+            starting.token.cancel();
+        }
+        let grace = pod::grace(&self.pod).min(self.shared.options.drain);
+        let running = self.state.containers.iter().filter_map(|(name, record)| {
+            let attempt = record.current.as_ref().filter(|_| record.is_running())?;
+            let runtime = self.shared.runtimes.get(&attempt.runtime).filter(|r| !r.survives_restart())?;
+            Some(self.stop(name, attempt, runtime.clone(), grace, String::new(), false).run())
+        });
+        futures::future::join_all(running).await;
+        for runtime in self.shared.runtimes.iter().filter(|r| !r.survives_restart()) {
+            if let Err(error) = runtime.remove_sandbox(&self.handle.uid).await {
+                tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the sandbox");
+            }
+        }
+    }
+
+    fn stop(
+        &self,
+        name: &str,
+        attempt: &Attempt,
+        runtime: Arc<dyn Runtime>,
+        grace: Duration,
+        message: String,
+        again: bool,
+    ) -> Stop {
+        Stop {
+            shared: self.shared.clone(),
+            runtime,
+            pod: self.pod.clone(),
+            container: name.to_owned(),
+            id: attempt.id.clone(),
+            address: self.addresses.first().copied(),
+            grace,
+            message,
+            again,
+        }
+    }
+
+    /// The pod is gone from everywhere.
+    async fn forget(self) {
+        let shared = &self.shared;
+        let (namespace, name, uid) = (pod::namespace(&self.pod), pod::name(&self.pod), pod::uid(&self.pod));
+        setup::remove_dir(&shared.volumes_dir(uid)).await;
+        setup::remove_dir(&shared.logs_dir(namespace, name, uid)).await;
+        if let Err(error) = shared.states.remove(uid) {
+            tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the pod's state file");
+        }
+        shared.interest.remove(&self.handle.uid, &self.pod);
+        shared.pods.lock().remove(&self.handle.uid);
+    }
+}

@@ -1,0 +1,120 @@
+//! From a planned action to the future that does it.
+
+use super::*;
+use crate::{plan::Action, start::Start};
+use client::EventType;
+
+impl Worker {
+    /// Starts an action. True when the plan must be asked again at once, since something was decided on the spot.
+    pub(super) fn act(&mut self, action: Action, now: Timestamp) -> bool {
+        match action {
+            Action::SetUp => self.set_up(),
+            Action::Start(container) => return self.start(container, now),
+            Action::Cancel(container) => {
+                if let Some(starting) = self.starts.get(&container) {
+                    starting.token.cancel();
+                }
+            }
+            Action::BackOff { container, until, delay } => self.back_off(&container, until, delay),
+            Action::Stop { container, grace, message } => return self.begin_stop(&container, grace, message),
+            Action::Fail { reason, message } => {
+                self.shared.event(&self.pod, None, EventType::Normal, reason, message);
+                self.state.failure = Some(crate::state::Failure { reason: reason.into(), message: message.into() });
+                return true;
+            }
+            Action::TearDown => {
+                self.live.setup = Setup::Undoing;
+                let (shared, pod) = (self.shared.clone(), self.pod.clone());
+                self.ops.push(Box::pin(async move {
+                    setup::undo(&shared, &pod).await;
+                    Outcome::TornDown
+                }));
+            }
+            Action::Finish => {
+                if !self.last_sent && !self.live.gone {
+                    self.report_as(true, true);
+                }
+                self.last_sent = true;
+            }
+        }
+        false
+    }
+
+    fn set_up(&mut self) {
+        self.live.setup = Setup::Busy;
+        let (shared, pod, address) = (self.shared.clone(), self.pod.clone(), self.state.address);
+        self.ops.push(Box::pin(async move { Outcome::SetUp(setup::make(&shared, &pod, address).await) }));
+    }
+
+    fn back_off(&mut self, container: &str, until: Timestamp, delay: Duration) {
+        let pod = pod::full_name(&self.pod);
+        let delay = crate::backoff::go_duration(delay);
+        let message = format!("back-off {delay} restarting failed container={container} pod={pod}");
+        let waiting = Waiting { reason: "CrashLoopBackOff".into(), message, until: Some(until) };
+        if self.live(container).waiting.replace(waiting.clone()).as_ref() != Some(&waiting) {
+            let message = format!("Back-off restarting failed container {container} in pod {pod}");
+            self.shared.event(&self.pod, Some(container), EventType::Warning, "BackOff", message);
+        }
+    }
+
+    fn start(&mut self, container: String, now: Timestamp) -> bool {
+        let Some((spec, _)) = pod::container(&self.pod, &container) else { return false };
+        let image = spec.image.clone().unwrap_or_default();
+        if let Some(pull) = self.pulls.get(&image)
+            && let Some(until) = Backoff::since_update(Some(pull.backoff), now)
+        {
+            let text = format!("Back-off pulling image {image:?}");
+            let message = format!("{text}: ErrImagePull: {}", pull.error);
+            self.shared.event(&self.pod, Some(&container), EventType::Normal, "BackOff", text);
+            self.shared.event(&self.pod, Some(&container), EventType::Warning, "Failed", "Error: ImagePullBackOff");
+            let waiting = Waiting { reason: "ImagePullBackOff".into(), message, until: Some(until) };
+            self.live(&container).waiting = Some(waiting);
+            return true;
+        }
+        let Some(sockets) = self.sockets.clone() else { return false };
+        let record = self.state.containers.get(&container);
+        let start = Start {
+            shared: self.shared.clone(),
+            handle: self.handle.clone(),
+            pod: self.pod.clone(),
+            container: container.clone(),
+            id: self.shared.new_id(),
+            log: record.filter(|r| r.current.is_some()).map_or(0, |r| r.restarts + 1),
+            addresses: self.addresses.clone(),
+            sockets,
+            volumes: self.volumes.clone(),
+            token: CancellationToken::new(),
+        };
+        let starting = Starting { id: start.id.clone(), token: start.token.clone(), early: Vec::new() };
+        self.starts.insert(container.clone(), starting);
+        let live = self.live(&container);
+        live.busy = Busy::Starting;
+        if let Some(waiting) = &mut live.waiting {
+            waiting.until = None;
+        }
+        self.ops.push(Box::pin(async move {
+            let result = Box::new(start.run().await);
+            Outcome::Start { container, result }
+        }));
+        false
+    }
+
+    fn begin_stop(&mut self, container: &str, grace: Duration, message: String) -> bool {
+        let Some(attempt) = self.running(container) else { return false };
+        let id = attempt.id.clone();
+        let Some(runtime) = self.shared.runtimes.get(&attempt.runtime).cloned() else {
+            self.on_lost(&id);
+            return true;
+        };
+        let again = self.live.containers.get(container).is_some_and(|l| l.busy != Busy::No);
+        let message = if again { String::new() } else { message };
+        let stop = self.stop(container, attempt, runtime, grace, message, again);
+        self.live(container).busy = Busy::Stopping(grace);
+        let container = container.to_owned();
+        self.ops.push(Box::pin(async move {
+            stop.run().await;
+            Outcome::Stopped { container, id }
+        }));
+        false
+    }
+}

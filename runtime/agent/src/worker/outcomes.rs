@@ -1,0 +1,257 @@
+//! What the worker learns: outcomes of its actions, and what runtimes say of its containers.
+
+use super::*;
+use crate::{
+    start::{self, Retry},
+    state::{Ended, LOST_CODE, LOST_MESSAGE, LOST_REASON},
+};
+use client::EventType;
+use container::{Exit, ExitReason};
+
+/// First and last delay between tries to set a pod up.
+const SETUP_DELAYS: (u64, u64) = (1, 120);
+/// Delay before a container whose configuration is missing is tried again, if nothing changes before.
+const CONFIG_DELAY: SignedDuration = SignedDuration::from_secs(10);
+/// How long `ErrImagePull` is shown before the back-off is.
+const PULL_SHOWN: SignedDuration = SignedDuration::from_secs(2);
+
+impl Worker {
+    pub(super) fn on_outcome(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::SetUp(Ok(made)) => {
+                self.setups = 0;
+                self.state.address = made.attachment.addresses.first().copied();
+                self.addresses = made.attachment.addresses;
+                self.sockets = Some(made.attachment.sockets);
+                self.volumes = Arc::new(made.volumes);
+                self.live.setup = Setup::Ready;
+            }
+            Outcome::SetUp(Err(_told)) => {
+                let (first, last) = SETUP_DELAYS;
+                let delay = (first << self.setups.min(10)).min(last);
+                self.setups += 1;
+                self.live.setup = Setup::Failed(after(self.shared.now(), SignedDuration::from_secs(delay as i64)));
+            }
+            Outcome::TornDown => {
+                self.live.setup = Setup::None;
+                self.sockets = None;
+                self.volumes = Arc::default();
+                self.prepared.clear();
+            }
+            Outcome::Volumes(result) => {
+                self.syncing = false;
+                match result {
+                    Ok(volumes) => self.volumes = Arc::new(volumes),
+                    // told by an event; running containers keep what they have until something changes again
+                    Err(_) => self.postpone_sync(),
+                }
+            }
+            Outcome::Start { container, result } => match *result {
+                Ok(started) => self.on_started(&container, started),
+                Err(error) => self.on_start_failed(&container, error),
+            },
+            Outcome::Hook { container, id, result } => self.on_hook(&container, &id, result),
+            Outcome::Stopped { container, id } => {
+                // until the runtime tells the end (or a relist finds it gone) it counts as stopping
+                let over = self.running(&container).is_none_or(|a| a.id != id);
+                let live = self.live(&container);
+                if over && matches!(live.busy, Busy::Stopping(_)) {
+                    live.busy = Busy::No;
+                }
+            }
+        }
+    }
+
+    fn postpone_sync(&mut self) {
+        let soon = after(self.shared.now(), CONFIG_DELAY);
+        let mut volumes = self.volumes.as_ref().clone();
+        for volume in volumes.values_mut().filter(|v| v.again.is_some()) {
+            volume.again = Some(soon);
+        }
+        self.volumes = Arc::new(volumes);
+    }
+
+    fn on_started(&mut self, container: &str, started: Started) {
+        let now = self.shared.now();
+        let Some(starting) = self.starts.remove(container) else { return };
+        self.pulls.remove(&started.image);
+        self.retries.remove(container);
+        let record = self.state.containers.entry(container.to_owned()).or_default();
+        if let Some(Attempt { state: AttemptState::Exited(ended), .. }) = record.current.take() {
+            // an end that nobody saw (the agent was away) is no crash
+            if let Some(finished) = ended.finished_at {
+                record.backoff = Some(Backoff::next(record.backoff, finished, now));
+            }
+            record.restarts += 1;
+            record.last = Some(ended);
+        }
+        record.current = Some(Attempt {
+            id: starting.id.clone(),
+            runtime: started.runtime,
+            image: started.image,
+            image_id: started.image_id,
+            log: record.restarts,
+            state: AttemptState::Running { started_at: now },
+        });
+        self.prepared.insert(container.to_owned(), started.prepared);
+        let fresh = LiveContainer::default();
+        *self.live(container) = fresh;
+        for state in starting.early {
+            self.on_container(&starting.id, state);
+        }
+        if self.running(container).is_none() {
+            return;
+        }
+        let hooked = pod::container(&self.pod, container)
+            .is_some_and(|(c, _)| c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()));
+        let Some(address) = self.addresses.first().copied().filter(|_| hooked) else {
+            return self.launched(container);
+        };
+        let (shared, pod, container, id) = (self.shared.clone(), self.pod.clone(), container.to_owned(), starting.id);
+        self.ops.push(Box::pin(async move {
+            let result = start::post_start(&shared, &pod, &container, address).await;
+            Outcome::Hook { container, id, result }
+        }));
+    }
+
+    /// A container runs and its hook is done: from now on probes decide.
+    pub(super) fn launched(&mut self, container: &str) {
+        let Some((spec, _)) = pod::container(&self.pod, container) else { return };
+        let (startup, readiness) = (spec.startup_probe.is_some(), spec.readiness_probe.is_some());
+        let probed = startup || readiness || spec.liveness_probe.is_some();
+        let live = self.live(container);
+        live.started = !startup;
+        live.ready = !readiness;
+        if let (true, Some(attempt), Some(address)) = (probed, self.running(container), self.addresses.first()) {
+            let target = crate::prober::Target {
+                handle: self.handle.clone(),
+                pod: self.pod.clone(),
+                container: container.to_owned(),
+                id: attempt.id.clone(),
+                address: *address,
+            };
+            self.shared.prober.add(target, self.shared.jitter());
+        }
+    }
+
+    fn on_hook(&mut self, container: &str, id: &str, result: Result<(), String>) {
+        if self.running(container).is_none_or(|a| a.id != id) {
+            return;
+        }
+        match result {
+            Ok(()) => self.launched(container),
+            Err(text) => {
+                let message = format!("PostStartHook failed: {text}");
+                self.shared.event(&self.pod, Some(container), EventType::Warning, "FailedPostStartHook", message);
+                self.live(container).unhealthy = Some(("FailedPostStartHook".into(), None));
+            }
+        }
+    }
+
+    fn on_start_failed(&mut self, container: &str, error: StartError) {
+        let now = self.shared.now();
+        self.starts.remove(container);
+        self.live(container).busy = Busy::No;
+        let until = match error.retry {
+            Retry::Cancelled => return,
+            Retry::Soon => after(now, CONFIG_DELAY),
+            Retry::Later => {
+                let backoff = Backoff::next(self.retries.get(container).copied(), now, now);
+                self.retries.insert(container.to_owned(), backoff);
+                after(now, backoff.delay)
+            }
+            Retry::Pull => {
+                let image = pod::container(&self.pod, container).and_then(|(c, _)| c.image.clone()).unwrap_or_default();
+                let backoff = Backoff::next(self.pulls.get(&image).map(|p| p.backoff), now, now);
+                self.pulls.insert(image, Pull { backoff, error: error.message.clone() });
+                after(now, PULL_SHOWN)
+            }
+        };
+        let waiting = Waiting { reason: error.reason.to_owned(), message: error.message, until: Some(until) };
+        self.live(container).waiting = Some(waiting);
+    }
+
+    pub(super) fn on_container(&mut self, id: &str, state: ContainerState) {
+        if let Some(starting) = self.starts.values_mut().find(|s| s.id == id) {
+            starting.early.push(state);
+            return;
+        }
+        let Some(name) = self.named(id) else { return };
+        match state {
+            ContainerState::Created => {}
+            ContainerState::Running { started_at } => {
+                if let (Some(record), Ok(at)) = (self.state.containers.get_mut(&name), Timestamp::try_from(started_at))
+                    && let Some(Attempt { state: AttemptState::Running { started_at }, .. }) = &mut record.current
+                {
+                    *started_at = at;
+                }
+            }
+            ContainerState::Exited(exit) => self.on_exit(&name, exit),
+        }
+    }
+
+    fn on_exit(&mut self, container: &str, exit: Exit) {
+        let Some(attempt) = self.running(container) else { return };
+        let AttemptState::Running { started_at } = attempt.state else { return };
+        let mut message = exit.message;
+        let wants_log = pod::container(&self.pod, container)
+            .is_some_and(|(c, _)| c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"));
+        if message.is_empty() && exit.code != 0 && wants_log {
+            let file = self.shared.log_file(&self.pod, container, attempt.log);
+            message = crate::logs::last_words(&file);
+        }
+        let ended = Ended {
+            container_id: attempt.container_id(),
+            code: exit.code,
+            reason: reason(exit.reason).to_owned(),
+            message,
+            started_at: exit.started_at.and_then(|t| t.try_into().ok()).or(Some(started_at)),
+            finished_at: Some(exit.finished_at.try_into().unwrap_or_else(|_| self.shared.now())),
+        };
+        self.end(container, ended);
+    }
+
+    pub(super) fn on_lost(&mut self, id: &str) {
+        let Some(name) = self.named(id) else { return };
+        let Some(attempt) = self.running(&name) else { return };
+        let AttemptState::Running { started_at } = attempt.state else { return };
+        let ended = Ended {
+            container_id: attempt.container_id(),
+            code: LOST_CODE,
+            reason: LOST_REASON.into(),
+            message: LOST_MESSAGE.into(),
+            started_at: Some(started_at),
+            finished_at: None,
+        };
+        self.end(&name, ended);
+    }
+
+    fn end(&mut self, container: &str, ended: Ended) {
+        let Some(attempt) = self.state.containers.get_mut(container).and_then(|r| r.current.as_mut()) else { return };
+        attempt.state = AttemptState::Exited(ended);
+        let (id, runtime) = (attempt.id.clone(), self.shared.runtimes.get(&attempt.runtime).cloned());
+        self.shared.prober.remove(&id);
+        *self.live(container) = LiveContainer::default();
+        if let Some(runtime) = runtime {
+            self.shared.tasks.spawn(async move {
+                if let Err(error) = runtime.remove(&Arc::from(id.as_str())).await {
+                    tracing::warn!(id, %error, "cannot remove an ended container");
+                }
+            });
+        }
+    }
+}
+
+fn after(now: Timestamp, delay: SignedDuration) -> Timestamp {
+    now.saturating_add(delay).unwrap_or(Timestamp::MAX)
+}
+
+fn reason(reason: ExitReason) -> &'static str {
+    match reason {
+        ExitReason::Completed => "Completed",
+        ExitReason::Error => "Error",
+        ExitReason::OomKilled => "OOMKilled",
+        ExitReason::ContainerCannotRun => "ContainerCannotRun",
+        ExitReason::AddressInUse => "AddressInUse",
+    }
+}
