@@ -1,0 +1,82 @@
+//! Addresses in objects: what counts as one, and which make no sense as an endpoint.
+
+use super::at::At;
+use api::Cause;
+use serde_json::json;
+use std::net::IpAddr;
+
+/// Upstream's words for what is not an address.
+pub(crate) const NOT_AN_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
+
+/// An address as older fields take it: leading zeros and IPv4-mapped addresses are tolerated.
+pub(crate) fn parse(text: &str) -> Option<IpAddr> {
+    if let Ok(ip) = text.parse::<IpAddr>() {
+        return Some(match ip {
+            IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(IpAddr::V6(v6), IpAddr::V4),
+            v4 => v4,
+        });
+    }
+    let parts: Vec<u8> = text.split('.').map(|p| p.parse::<u8>()).collect::<Result<_, _>>().ok()?;
+    <[u8; 4]>::try_from(parts).ok().map(IpAddr::from)
+}
+
+/// `Invalid value` unless this is an address.
+pub(crate) fn valid(at: At<'_>, out: &mut Vec<Cause>) -> Option<IpAddr> {
+    let ip = parse(at.str());
+    if ip.is_none() {
+        out.push(Cause::invalid(&at.field(), &json!(at.str()), NOT_AN_IP));
+    }
+    ip
+}
+
+/// An address that traffic can be sent to from another machine.
+pub(crate) fn endpoint(at: At<'_>, ip: IpAddr, out: &mut Vec<Cause>) {
+    let (link_local, multicast) = match ip {
+        IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
+        IpAddr::V6(v6) => (v6.segments()[0] & 0xffc0 == 0xfe80, v6.segments()[0] & 0xff0f == 0xff02),
+    };
+    if ip.is_unspecified() {
+        out.push(at.invalid(&format!("may not be unspecified ({})", at.str())));
+    }
+    if ip.is_loopback() {
+        out.push(at.invalid("may not be in the loopback range (127.0.0.0/8, ::1/128)"));
+    }
+    if link_local {
+        out.push(at.invalid("may not be in the link-local range (169.254.0.0/16, fe80::/10)"));
+    }
+    if multicast {
+        out.push(at.invalid("may not be in the link-local multicast range (224.0.0.0/24, ff02::/10)"));
+    }
+}
+
+/// A spelling that other programs may read differently.
+pub(crate) fn warning(field: &str, text: &str) -> Option<String> {
+    let ip = parse(text)?;
+    if text.parse::<IpAddr>().is_err() {
+        return Some(format!("{field}: non-standard IP address \"{text}\" will be considered invalid in a future Kubernetes release: use \"{ip}\""));
+    }
+    if text.to_ascii_lowercase().starts_with("::ffff:") {
+        return Some(format!("{field}: non-standard IP address \"{text}\" will be considered invalid in a future Kubernetes release: use \"{ip}\""));
+    }
+    (ip.is_ipv6() && ip.to_string() != text)
+        .then(|| format!("{field}: IPv6 address \"{text}\" should be in RFC 5952 canonical format (\"{ip}\")"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_spellings_are_read_and_warned_about() {
+        assert_eq!(parse("010.1.02.3"), Some(IpAddr::from([10, 1, 2, 3])));
+        assert_eq!(parse("::ffff:1.2.3.4"), Some(IpAddr::from([1, 2, 3, 4])));
+        assert_eq!(parse("1.2.3"), None);
+        assert_eq!(parse("1.2.3.256"), None);
+        assert!(warning("f", "01.2.3.4").is_some());
+        assert!(warning("f", "1.2.3.4").is_none());
+        assert_eq!(
+            warning("spec.clusterIPs[0]", "2001:DB8::1").as_deref(),
+            Some("spec.clusterIPs[0]: IPv6 address \"2001:DB8::1\" should be in RFC 5952 canonical format (\"2001:db8::1\")")
+        );
+    }
+}

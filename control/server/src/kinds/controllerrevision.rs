@@ -1,0 +1,47 @@
+//! ControllerRevision: a snapshot of a workload's template, immutable but for its number.
+
+use super::{at::At, cells};
+use crate::{Column, Context, Strategy};
+use api::{Cause, Object};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+pub(crate) const COLUMNS: &[Column] = &[
+    Column::name(),
+    Column::new("Controller", "Controller of the object"),
+    Column::new("Revision", "Revision indicates the revision of the state represented by Data."),
+    Column::age(),
+];
+
+pub(crate) struct Revisions;
+
+impl Strategy for Revisions {
+    fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
+        let mut out = Vec::new();
+        At::of(object, "revision").not_negative(&mut out);
+        let data = At::of(object, "data");
+        if !data.is_set() {
+            out.push(data.required("data is mandatory"));
+        } else if !data.value().is_object() {
+            out.push(data.required("data must be a valid JSON object"));
+        }
+        out
+    }
+
+    fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
+        let mut out = Vec::new();
+        At::of(object, "data").immutable(At::of(old, "data"), &mut out);
+        out
+    }
+
+    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
+        let owners = object.list_at(&["metadata", "ownerReferences"]);
+        let owner = owners.iter().find(|o| o["controller"] == true).map_or("<none>".to_owned(), |owner| {
+            let part = |name: &str| owner[name].as_str().unwrap_or_default();
+            let group = part("apiVersion").split_once('/').map_or(String::new(), |(group, _)| format!(".{group}"));
+            format!("{}{group}/{}", part("kind").to_lowercase(), part("name"))
+        });
+        let revision = cells::number(object, &["revision"]);
+        vec![json!(object.name()), json!(owner), json!(revision), cells::age(object, now)]
+    }
+}

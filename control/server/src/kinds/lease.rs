@@ -1,0 +1,45 @@
+//! Lease: a heartbeat and an election in one object (coordination.k8s.io).
+
+use super::{at::At, cells};
+use crate::{Column, Context, Strategy};
+use api::{Cause, Object};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+pub(crate) const COLUMNS: &[Column] = &[
+    Column::name(),
+    Column::new("Holder", "holderIdentity contains the identity of the holder of a current lease."),
+    Column::age(),
+];
+
+pub(crate) struct Leases;
+
+impl Strategy for Leases {
+    fn default(&self, object: &mut Object) {
+        super::edit::object(&mut object.0, "spec");
+    }
+
+    fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
+        let mut out = Vec::new();
+        let spec = At::of(object, "spec");
+        let duration = spec.get("leaseDurationSeconds");
+        if duration.int().is_some_and(|n| n <= 0) {
+            out.push(duration.invalid("must be greater than 0"));
+        }
+        spec.get("leaseTransitions").not_negative(&mut out);
+        let strategy = spec.get("strategy");
+        if strategy.is_set() && strategy.str() != "OldestEmulationVersion" {
+            let problems = api::names::qualified_name(strategy.str());
+            strategy.invalid_all(problems, &mut out);
+        }
+        if !spec.get("preferredHolder").is_empty() && strategy.is_empty() {
+            out.push(spec.get("preferredHolder").forbidden("may only be specified if `strategy` is defined"));
+        }
+        out
+    }
+
+    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
+        let holder = cells::text(object, &["spec", "holderIdentity"]);
+        vec![json!(object.name()), json!(holder), cells::age(object, now)]
+    }
+}

@@ -1,0 +1,96 @@
+//! Namespace: it ends in two steps. Deletion makes it Terminating; `spec.finalizers` keeps it until the namespace controller has
+//! emptied it and removes the last one by `/finalize`.
+
+use super::{at::At, cells, edit};
+use crate::{Column, Context, Strategy};
+use api::{Cause, Object, names};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+pub(crate) const COLUMNS: &[Column] =
+    &[Column::name(), Column::new("Status", "The status of the namespace"), Column::age()];
+
+const FINALIZER: &str = "kubernetes";
+
+pub(crate) struct Namespaces;
+
+impl Strategy for Namespaces {
+    fn default(&self, object: &mut Object) {
+        if !object.name().is_empty() {
+            let name = object.name().to_owned();
+            object.set(&["metadata", "labels", "kubernetes.io/metadata.name"], name);
+        }
+        edit::object(&mut object.0, "spec");
+        edit::fill_str(edit::object(&mut object.0, "status"), "phase", "Active");
+    }
+
+    fn prepare_create(&self, _cx: &Context, object: &mut Object) {
+        object.set(&["status"], json!({"phase": "Active"}));
+        // The name that `generateName` made was not known to defaulting.
+        self.default(object);
+        let finalizers = object.entry(&["spec", "finalizers"]);
+        if !finalizers.is_array() {
+            *finalizers = json!([]);
+        }
+        let list = finalizers.as_array_mut().expect("made an array above");
+        if !list.iter().any(|f| f == FINALIZER) {
+            list.push(FINALIZER.into());
+        }
+    }
+
+    fn prepare_update(&self, cx: &Context, object: &mut Object, old: &Object) {
+        if cx.subresource != "finalize" {
+            edit::keep_at(object, old, &["spec", "finalizers"]);
+        }
+        self.default(object);
+    }
+
+    fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
+        names::dns1123_label(&crate::kinds::mask_prefix(name, prefix))
+    }
+
+    fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
+        let mut out = Vec::new();
+        for finalizer in At::of(object, "spec").get("finalizers").items() {
+            let name = finalizer.str();
+            finalizer.invalid_all(names::qualified_name(name), &mut out);
+            if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {
+                out.push(finalizer.invalid("name is neither a standard finalizer name nor is it fully qualified"));
+            }
+        }
+        out
+    }
+
+    fn validate_status(&self, _cx: &Context, object: &Object, _old: &Object) -> Vec<Cause> {
+        let phase = object.str_at(&["status", "phase"]).unwrap_or_default();
+        let (allowed, text) = if object.is_deleting() {
+            ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty")
+        } else {
+            ("Active", "may only be 'Active' if `deletionTimestamp` is empty")
+        };
+        if phase == allowed {
+            return Vec::new();
+        }
+        vec![Cause::invalid(&api::FieldPath::new("status.Phase"), &json!(phase), text)]
+    }
+
+    fn field_labels(&self) -> &[&'static str] {
+        &["status.phase"]
+    }
+
+    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
+        vec![json!(object.name()), json!(cells::text(object, &["status", "phase"])), cells::age(object, now)]
+    }
+
+    fn holds(&self, object: &Object) -> bool {
+        !object.list_at(&["spec", "finalizers"]).is_empty()
+    }
+
+    fn begin_deletion(&self, _cx: &Context, object: &mut Object) {
+        object.set(&["status", "phase"], "Terminating");
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
+        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
+    }
+}

@@ -1,0 +1,57 @@
+//! RuntimeClass: which handler runs a pod's containers, what that costs, and where it is found.
+
+use super::{at::At, cells, edit, podspec, quantities, rules};
+use crate::{Column, Context, Strategy};
+use api::{Cause, Object, names};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+pub(crate) const COLUMNS: &[Column] = &[
+    Column::name(),
+    Column::new("Handler", "handler specifies the underlying runtime and configuration that the node will use."),
+    Column::age(),
+];
+
+pub(crate) struct Classes;
+
+impl Strategy for Classes {
+    fn default(&self, object: &mut Object) {
+        if let Some(fixed) = edit::object_if(&mut object.0, "overhead").and_then(|o| o.get_mut("podFixed")) {
+            quantities::canonicalize(fixed);
+        }
+    }
+
+    fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
+        let mut out = Vec::new();
+        let handler = At::of(object, "handler");
+        if handler.str().is_empty() {
+            out.push(handler.required(""));
+        } else {
+            handler.invalid_all(names::dns1123_label(handler.str()), &mut out);
+        }
+        for (name, quantity) in At::of(object, "overhead").get("podFixed").entries() {
+            podspec::resource_name(quantity, name, &mut out);
+            rules::quantity_not_negative(quantity, &mut out);
+        }
+        let scheduling = At::of(object, "scheduling");
+        rules::labels(scheduling.get("nodeSelector"), &mut out);
+        let tolerations = scheduling.get("tolerations");
+        podspec::tolerations(tolerations, &mut out);
+        for (i, toleration) in tolerations.items().enumerate() {
+            if tolerations.items().take(i).any(|earlier| edit::same(earlier.value(), toleration.value())) {
+                out.push(toleration.duplicate());
+            }
+        }
+        out
+    }
+
+    fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
+        let mut out = Vec::new();
+        At::of(object, "handler").immutable(At::of(old, "handler"), &mut out);
+        out
+    }
+
+    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
+        vec![json!(object.name()), json!(cells::text(object, &["handler"])), cells::age(object, now)]
+    }
+}
