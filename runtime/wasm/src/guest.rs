@@ -13,7 +13,10 @@ use container::{
 };
 use std::sync::{
     Arc,
-    atomic::{AtomicU64, Ordering::Relaxed},
+    atomic::{
+        AtomicBool, AtomicU64,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, Store, component::Linker};
@@ -54,8 +57,29 @@ impl Drop for Live {
     }
 }
 
+/// How an instance that answers a request went: its body's reader must tell an end from a cut.
+#[derive(Default)]
+pub(crate) struct Ending {
+    /// The guest returned.
+    pub(crate) returned: AtomicBool,
+    /// The instance is gone, or going.
+    pub(crate) gone: AtomicBool,
+}
+
+/// Tells that the instance is going. Declared before the table in [`Guest`], so dropped before the body's sender.
+struct Going(Option<Arc<Ending>>);
+
+impl Drop for Going {
+    fn drop(&mut self) {
+        if let Some(ending) = &self.0 {
+            ending.gone.store(true, SeqCst);
+        }
+    }
+}
+
 /// The state of a component instance.
 pub(crate) struct Guest {
+    _going: Going,
     wasi: WasiCtx,
     table: ResourceTable,
     http: WasiHttpCtx,
@@ -98,12 +122,32 @@ pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<Core
     Ok(linker)
 }
 
-/// A store for one component instance. `request`: it lives for one HTTP request.
-pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>, request: bool) -> wasmtime::Result<Store<Guest>> {
+/// A store for the one component instance of a command.
+pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<Guest>> {
+    component_store(engine, shared, Share::new(shared.memory.clone()), None)
+}
+
+/// A store for a component instance that answers one request.
+pub(crate) fn request_store(
+    engine: &Engine,
+    shared: &Arc<Shared>,
+    share: Share,
+    ending: Arc<Ending>,
+) -> wasmtime::Result<Store<Guest>> {
+    component_store(engine, shared, share, Some(ending))
+}
+
+fn component_store(
+    engine: &Engine,
+    shared: &Arc<Shared>,
+    share: Share,
+    ending: Option<Arc<Ending>>,
+) -> wasmtime::Result<Store<Guest>> {
     let mut table = ResourceTable::new();
     table.set_max_capacity(RESOURCES);
     let guest = Guest {
-        wasi: wasi(shared, request)?.build(),
+        wasi: wasi(shared, ending.is_some())?.build(),
+        _going: Going(ending),
         table,
         http: WasiHttpCtx::new(),
         outgoing: Outgoing {
@@ -111,7 +155,7 @@ pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>, request: bool) -> was
             log: shared.log.clone(),
             permits: shared.outgoing.clone(),
         },
-        share: Share::new(shared.memory.clone()),
+        share,
         _live: Live::new(shared),
     };
     let mut store = Store::new(engine, guest);

@@ -5,7 +5,8 @@
 
 use crate::{
     HttpOptions, exit,
-    guest::{self, Guest, Shared},
+    guest::{self, Ending, Guest, Shared},
+    memory::Share,
     pool::Pool,
     quota::Throttled,
 };
@@ -26,7 +27,10 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicUsize, Ordering::Relaxed},
+        atomic::{
+            AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll},
     time::Duration,
@@ -132,7 +136,9 @@ impl Handler {
         let what = format!("{} {}", request.method(), request.uri().path());
         let head = request.method() == Method::HEAD;
         let (sender, receiver) = oneshot::channel();
-        let task = self.requests.spawn_on(self.clone().run(request, sender, deadline, what), self.pool.handle());
+        let ending = Arc::new(Ending::default());
+        let run = self.clone().run(request, sender, ending.clone(), deadline, what);
+        let task = self.requests.spawn_on(run, self.pool.handle());
         let mut task = Task { handle: task.abort_handle(), done: false };
         match receiver.await {
             Ok(Ok(Ok(response))) => {
@@ -140,7 +146,7 @@ impl Handler {
                 let length = parts.headers.get(header::CONTENT_LENGTH);
                 let left = if head { Some(0) } else { length.and_then(|it| it.to_str().ok()?.parse().ok()) };
                 task.done = left == Some(0) && !head || body.is_end_stream();
-                http::Response::from_parts(parts, Guarded { body, left, task }.boxed_unsync())
+                http::Response::from_parts(parts, Guarded { body, left, ending, task }.boxed_unsync())
             }
             Ok(Ok(Err(code))) => {
                 task.done = true;
@@ -160,6 +166,7 @@ impl Handler {
         self: Arc<Self>,
         request: http::Request<B>,
         head: oneshot::Sender<Result<Head, Response>>,
+        ending: Arc<Ending>,
         deadline: Instant,
         what: String,
     ) where
@@ -174,9 +181,10 @@ impl Handler {
         };
         let guest = async {
             let _place = self.place().await?;
-            self.shared.memory.room(self.initial_memory).await;
+            let share =
+                self.shared.memory.reserve(self.initial_memory).await.map_err(|full| Failure::Guest(full.into()))?;
             let quota = self.shared.quota.clone();
-            let run = self.instance(request, head.clone());
+            let run = self.instance(request, share, ending, head.clone());
             Throttled::new(run, quota, self.pool.ticker.clone()).await.map_err(Failure::Guest)
         };
         let failure = tokio::select! {
@@ -217,13 +225,15 @@ impl Handler {
     async fn instance<B>(
         &self,
         request: http::Request<B>,
+        share: Share,
+        ending: Arc<Ending>,
         head: Arc<parking_lot::Mutex<Option<oneshot::Sender<Result<Head, Response>>>>>,
     ) -> wasmtime::Result<()>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        let mut store = guest::store(&self.pool.engine, &self.shared, true)?;
+        let mut store = guest::request_store(&self.pool.engine, &self.shared, share, ending.clone())?;
         let request = with_host(request).map(|body| {
             let error = |error: B::Error| wasmtime_wasi_http::Error::InternalError(Some(error.to_string()));
             body.map_err(error).boxed_unsync()
@@ -236,7 +246,9 @@ impl Handler {
             }
         })?;
         let proxy = self.pre.instantiate_async(&mut store).await?;
-        proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
+        proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await?;
+        ending.returned.store(true, SeqCst);
+        Ok(())
     }
 
     fn late(&self, what: &str) -> Response {
@@ -339,6 +351,7 @@ struct Guarded {
     body: HyperOutgoingBody,
     /// Bytes to come, if the guest declared them: hyper does not ask for the end then.
     left: Option<u64>,
+    ending: Arc<Ending>,
     task: Task,
 }
 
@@ -350,6 +363,10 @@ impl http_body::Body for Guarded {
         let this = &mut *self;
         let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(context));
         match (&frame, &mut this.left) {
+            // The body of an instance that was ended looks complete.
+            (None, _) if this.ending.gone.load(SeqCst) && !this.ending.returned.load(SeqCst) => {
+                return Poll::Ready(Some(Err("the component was ended before its answer was complete".into())));
+            }
             (None, _) => this.task.done = true,
             (Some(Ok(frame)), Some(left)) => {
                 *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));

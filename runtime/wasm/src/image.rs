@@ -7,7 +7,7 @@ use crate::{
 use container::{Artifact, Error, Prepared, Result};
 use std::fmt;
 use wasmtime::{
-    InstancePre, Module,
+    InstancePre, Module, ResourcesRequired,
     component::{Component, types::ComponentItem},
 };
 use wasmtime_wasi::p2::bindings::CommandPre;
@@ -17,7 +17,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 pub(crate) struct Image {
     artifact: Artifact,
     pub(crate) target: Target,
-    /// Bytes of memory that an instance begins with, as far as they are known.
+    /// Bytes of memory and tables that an instance begins with at most, 0 if unknown.
     pub(crate) initial_memory: u64,
 }
 
@@ -73,9 +73,17 @@ impl Image {
             return Err(invalid("this core module's _start takes parameters or gives results".to_string()));
         }
         let pre = pool.modules.instantiate_pre(module).map_err(unlinkable)?;
-        let initial = module.resources_required().max_initial_memory_size.unwrap_or(0);
-        Ok(Self { artifact, target: Target::Core(pre), initial_memory: initial })
+        let initial_memory = initial(&module.resources_required());
+        Ok(Self { artifact, target: Target::Core(pre), initial_memory })
     }
+}
+
+/// An upper bound: each memory and table counts as the largest.
+fn initial(needs: &ResourcesRequired) -> u64 {
+    // In pages; other page sizes are not enabled.
+    let memories = u64::from(needs.num_memories) * needs.max_initial_memory_size.unwrap_or(0) * (64 << 10);
+    let tables = u64::from(needs.num_tables) * needs.max_initial_table_size.unwrap_or(0) * size_of::<usize>() as u64;
+    memories + tables
 }
 
 fn invalid(found: String) -> Error {

@@ -67,18 +67,30 @@ impl Memory {
         }
     }
 
-    /// Waits until `bytes` would fit beside the instances that run, or until none runs (then it never will, and asking tells why).
-    /// Not a reservation. Cancel-safe.
-    pub(crate) async fn room(&self, bytes: u64) {
+    /// A share with `bytes` set aside, for an instance that begins with so much. Waits until they fit beside the instances that run;
+    /// fails if they do not fit even alone. Cancel-safe.
+    pub(crate) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Share, OutOfMemory> {
         loop {
-            let freed = self.freed.notified();
+            let full = match self.charge(bytes) {
+                Ok(()) => return Ok(Share { memory: self.clone(), mine: bytes, credit: bytes, last: 0 }),
+                Err(full) => full,
+            };
+            // The account that is full is the one that has to get emptier.
+            let mut account = self;
+            while account.who != full.who {
+                let Some(parent) = &account.parent else { return Err(full) };
+                account = parent;
+            }
+            let freed = account.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
-            let used = self.used();
-            if used == 0 || used.saturating_add(bytes) <= self.limit.load(SeqCst) {
-                return;
+            let used = account.used();
+            if used == 0 {
+                return Err(full);
             }
-            freed.await;
+            if used.saturating_add(bytes) > account.limit.load(SeqCst) {
+                freed.await;
+            }
         }
     }
 }
@@ -87,24 +99,29 @@ impl Memory {
 pub(crate) struct Share {
     memory: Arc<Memory>,
     mine: u64,
+    /// Charged, but not yet asked for by the instance.
+    credit: u64,
+    /// Of the growth under way, in case it fails.
     last: u64,
 }
 
 impl Share {
     pub(crate) fn new(memory: Arc<Memory>) -> Self {
-        Self { memory, mine: 0, last: 0 }
+        Self { memory, mine: 0, credit: 0, last: 0 }
     }
 
     fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
-        self.memory.charge(bytes)?;
-        self.mine += bytes;
+        let credit = self.credit.min(bytes);
+        let more = bytes - credit;
+        self.memory.charge(more)?;
+        self.credit -= credit;
+        self.mine += more;
         self.last = bytes;
         Ok(true)
     }
 
     fn take_back(&mut self) {
-        self.memory.release(self.last);
-        self.mine -= self.last;
+        self.credit += self.last;
         self.last = 0;
     }
 }
@@ -187,19 +204,24 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_beginner_waits_for_room_but_never_alone() {
-        let memory = Memory::new("the container", Some(100), None);
-        memory.room(1000).await;
-        let mut share = Share::new(memory.clone());
-        share.memory_growing(0, 80, None).unwrap();
-        memory.room(20).await;
-        let waiting = tokio::spawn({
-            let memory = memory.clone();
-            async move { memory.room(30).await }
-        });
+    async fn beginners_wait_for_room_unless_they_never_fit() {
+        let node = Memory::new("the node", Some(150), None);
+        let memory = Memory::new("the container", Some(100), Some(node.clone()));
+        let error = memory.reserve(1000).await.map(drop).unwrap_err();
+        assert!(error.to_string().contains("0 of 100 bytes are in use by the container"), "{error}");
+        let mut first = memory.reserve(80).await.unwrap();
+        assert!(first.memory_growing(0, 80, None).unwrap(), "what is set aside is not charged twice");
+        assert_eq!(node.used(), 80);
+        let other = Memory::new("the container", None, Some(node.clone()));
+        let waiting =
+            [memory.clone(), other.clone()].map(|memory| tokio::spawn(async move { memory.reserve(75).await }));
         tokio::task::yield_now().await;
-        assert!(!waiting.is_finished());
-        drop(share);
-        waiting.await.unwrap();
+        assert!(waiting.iter().all(|it| !it.is_finished()), "one for its container, one for the node");
+        drop(first);
+        for waiting in waiting {
+            let share = waiting.await.unwrap().unwrap();
+            assert_eq!(share.mine, 75);
+        }
+        assert_eq!(node.used(), 0);
     }
 }

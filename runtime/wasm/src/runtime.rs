@@ -4,7 +4,7 @@ use crate::{
     Options,
     cache::Cache,
     compile::Compilers,
-    exit::End,
+    exit::{self, End},
     guest::{self, Shared},
     http::{Handler, Served},
     image::{Image, Target},
@@ -16,7 +16,7 @@ use async_trait::async_trait;
 use container::{
     Artifact, ContainerId, ContainerSpec, ContainerState, Error, Event, Exit, ExitReason, Limits, Prepared, Progress,
     Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
-    log::Log,
+    log::{Log, Source},
     net::{self, Sockets},
 };
 use parking_lot::Mutex;
@@ -216,7 +216,12 @@ impl Inner {
     async fn start_http(self: &Arc<Self>, container: &Arc<Container>, image: &Arc<Image>, pool: &Arc<Pool>) {
         let Target::Http(pre) = &image.target else { return };
         let shared = &container.shared;
-        let port = http_port(&shared.spec);
+        let declared = shared.spec.ports.iter().find(|port| port.protocol == Protocol::Tcp).map(|port| port.number);
+        let port = declared.unwrap_or_else(|| {
+            let text = format!("sampan: no containerPort is declared: serving HTTP on port {DEFAULT_PORT}");
+            shared.log.lines(Source::Stderr, &text);
+            DEFAULT_PORT
+        });
         let (memory_ended, memory_end) = watch::channel(None);
         let out_of_memory = move |story: String| {
             memory_ended.send_if_modified(|end| {
@@ -313,13 +318,19 @@ async fn supervise(
 async fn run(pool: &Pool, shared: &Arc<Shared>, image: &Image) -> wasmtime::Result<End> {
     match &image.target {
         Target::Command(pre) => {
-            let mut store = guest::store(&pool.engine, shared, false)?;
+            let mut store = match guest::store(&pool.engine, shared) {
+                Ok(store) => store,
+                Err(error) => return Ok(End::cannot_run(exit::story(&error))),
+            };
             let command = pre.instantiate_async(&mut store).await?;
             let returned = command.wasi_cli_run().call_run(&mut store).await?;
             Ok(End::exited(i32::from(returned.is_err())))
         }
         Target::Core(pre) => {
-            let mut store = guest::core_store(&pool.engine, shared)?;
+            let mut store = match guest::core_store(&pool.engine, shared) {
+                Ok(store) => store,
+                Err(error) => return Ok(End::cannot_run(exit::story(&error))),
+            };
             let instance = pre.instantiate_async(&mut store).await?;
             let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
             start.call_async(&mut store, ()).await?;
@@ -327,10 +338,6 @@ async fn run(pool: &Pool, shared: &Arc<Shared>, image: &Image) -> wasmtime::Resu
         }
         Target::Http(_) => Ok(End::cannot_run("an HTTP handler is not run")),
     }
-}
-
-fn http_port(spec: &ContainerSpec) -> u16 {
-    spec.ports.iter().find(|port| port.protocol == Protocol::Tcp).map_or(DEFAULT_PORT, |port| port.number)
 }
 
 #[async_trait]

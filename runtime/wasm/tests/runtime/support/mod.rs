@@ -22,7 +22,7 @@ use std::{
 use wasm::{Compiler, Options, PoolOptions, Wasmtime};
 use wit_component::{ComponentEncoder, StringEncoding};
 
-const WIT: &str = include_str!("../guests/wasi.wit");
+const WIT: &str = include_str!("../../guests/wasi.wit");
 
 /// A component of `world` around a core module.
 pub fn component(world: &str, wat: &str) -> Vec<u8> {
@@ -35,7 +35,15 @@ pub fn component(world: &str, wat: &str) -> Vec<u8> {
 }
 
 pub fn http_guest() -> Vec<u8> {
-    component("http", include_str!("../guests/http.wat"))
+    component("http", include_str!("../../guests/http.wat"))
+}
+
+pub fn core_guest() -> Vec<u8> {
+    wat::parse_str(include_str!("../../guests/core.wat")).unwrap()
+}
+
+pub fn command_guest() -> Vec<u8> {
+    component("command", include_str!("../../guests/command.wat"))
 }
 
 /// A network of one pod that also knows the host `other`.

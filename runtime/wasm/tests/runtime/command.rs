@@ -1,0 +1,111 @@
+//! Commands: components with `wasi:cli/run`, modules with `_start`.
+
+use crate::support::{Node, command_guest, core_guest};
+use container::{ContainerSpec, ExitReason, Limits, Mount, Runtime};
+use std::time::Duration;
+
+fn spec(node: &Node, argument: &str) -> ContainerSpec {
+    let mut spec = node.spec(&core_guest());
+    spec.args = vec!["main".into(), argument.into()];
+    spec
+}
+
+#[tokio::test]
+async fn a_module_sees_its_arguments_environment_and_mounts() {
+    let node = Node::new().await;
+    let folder = node.folder.path().join("volume");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("greeting"), "from a file\n").unwrap();
+    let mut spec = spec(&node, "print");
+    spec.env = vec![("A".into(), "1".into()), ("B".into(), "two words".into())];
+    spec.mounts = vec![Mount { source: folder, target: "/data".into(), read_only: true }];
+    let id = node.start(spec).await;
+    assert_eq!(node.exit(&id).await.code, 0);
+    let log = node.log(&id, |_| true).await;
+    assert_eq!(log, "stdout F main\nstdout F print\nstdout F A=1\nstdout F B=two words\nstderr F from a file\n");
+}
+
+#[tokio::test]
+async fn a_component_runs_and_may_not_open_sockets_yet() {
+    let node = Node::new().await;
+    for (argument, code) in [("hello", 0), ("x", 1)] {
+        let mut spec = node.spec(&command_guest());
+        spec.args = vec!["main".into(), argument.into()];
+        spec.env = vec![("A".into(), "value".into())];
+        let id = node.start(spec).await;
+        assert_eq!(node.exit(&id).await.code, code);
+        // A1 is access-denied.
+        let log = node.log(&id, |_| true).await;
+        assert_eq!(log, format!("stdout F value\nstdout F A1\nstdout P {argument}\n"));
+    }
+}
+
+#[tokio::test]
+async fn a_mount_that_is_not_there_fails_with_its_name() {
+    let node = Node::new().await;
+    let mut spec = spec(&node, "print");
+    spec.mounts = vec![Mount { source: node.folder.path().join("gone"), target: "/data".into(), read_only: true }];
+    let exit = node.run(spec).await;
+    assert_eq!((exit.code, exit.reason), (128, ExitReason::ContainerCannotRun));
+    assert!(exit.message.contains("mount /data cannot be opened"), "{}", exit.message);
+}
+
+#[tokio::test]
+async fn a_trap_is_code_134_with_a_symbolised_backtrace() {
+    let node = Node::new().await;
+    let exit = node.run(spec(&node, "trap")).await;
+    assert_eq!((exit.code, exit.reason), (134, ExitReason::Error));
+    assert!(exit.message.starts_with("wasm trap: wasm `unreachable` instruction executed"), "{}", exit.message);
+    assert!(exit.message.contains("!step_on_a_mine"), "{}", exit.message);
+    assert!(exit.message.len() <= 4096);
+}
+
+#[tokio::test]
+async fn a_stop_acts_as_an_unhandled_sigterm() {
+    let node = Node::new().await;
+    for argument in ["wait", "spin"] {
+        let id = node.start(spec(&node, argument)).await;
+        node.runtime.stop(&id, Duration::from_secs(3600)).await.unwrap();
+        assert_eq!(node.exit(&id).await.code, 143);
+    }
+}
+
+#[tokio::test]
+async fn a_cpu_limit_holds_and_can_be_changed() {
+    let node = Node::new().await;
+    let mut limited = spec(&node, "spin");
+    limited.limits.cpu_millis = Some(100);
+    let id = node.start(limited).await;
+    let cpu = async |window: Duration| {
+        let before = node.runtime.stats(&id).await.unwrap().cpu_nanos;
+        let started = tokio::time::Instant::now();
+        tokio::time::sleep(window).await;
+        let used = node.runtime.stats(&id).await.unwrap().cpu_nanos - before;
+        used as f64 / started.elapsed().as_nanos() as f64
+    };
+    cpu(Duration::from_millis(300)).await;
+    let share = cpu(Duration::from_secs(2)).await;
+    assert!(share < 0.15, "100m got {share} of a core");
+    assert!(node.runtime.stats(&id).await.unwrap().throttled > 0);
+    node.runtime.update_limits(&id, Limits::default()).await.unwrap();
+    let freed = cpu(Duration::from_secs(1)).await;
+    assert!(freed > share, "without a limit it got {freed}, no more than the {share} before");
+    node.runtime.remove(&id).await.unwrap();
+}
+
+#[tokio::test]
+async fn lowering_a_memory_limit_stops_growth() {
+    let node = Node::new().await;
+    let mut spec = spec(&node, "wait");
+    spec.limits.memory_bytes = Some(1 << 20);
+    let id = node.start(spec).await;
+    let memory = async {
+        while node.runtime.stats(&id).await.unwrap().memory_bytes < 64 << 10 {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), memory).await.unwrap();
+    assert_eq!(node.runtime.stats(&id).await.unwrap().instances, 1);
+    node.runtime.remove(&id).await.unwrap();
+    assert!(node.runtime.stats(&id).await.is_err());
+}

@@ -1,0 +1,204 @@
+//! Compiling: what is refused, what is bounded, what is cached and what is not believed.
+
+use crate::support::{Node, component, core_guest, http_guest, options};
+use container::{Artifact, Error, Progress, Runtime};
+use parking_lot::Mutex;
+use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
+use wasm::Wasmtime;
+
+async fn refused(node: &Node, wasm: &[u8]) -> Error {
+    node.runtime.prepare(&node.artifact(wasm), &|_| ()).await.expect_err("it was accepted")
+}
+
+fn invalid(error: &Error) -> &str {
+    match error {
+        Error::Invalid(text) => text,
+        other => panic!("not Invalid: {other:?}"),
+    }
+}
+
+fn exhausted(error: &Error) -> &str {
+    match error {
+        Error::Exhausted(text) => text,
+        other => panic!("not Exhausted: {other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_wasm_is_refused_with_what_it_is() {
+    let node = Node::new().await;
+    for (bytes, expected) in [
+        (&b""[..], "empty or too short"),
+        (b"\x7fELF\x02\x01\x01\0\0\0\0\0", "a Linux program (ELF)"),
+        (b"\x1f\x8b\x08\0\0\0\0\0\0", "gzip data"),
+        (b"#!/bin/sh\necho", "a script"),
+        (b"(module (func))", "text (compile .wat files first)"),
+    ] {
+        let error = refused(&node, bytes).await;
+        let expected = format!("not WebAssembly: the file does not begin with \\0asm; it is {expected}");
+        assert_eq!(invalid(&error), expected);
+    }
+    let error = refused(&node, b"\0asm\x01\0\0\0garbage follows here").await;
+    assert!(invalid(&error).starts_with("it does not compile: "), "{error}");
+    let error = refused(&node, b"\0asm\x63\0\0\0").await;
+    assert!(invalid(&error).contains("unknown version of WebAssembly"), "{error}");
+    let error = refused(&node, &wat::parse_str("(module (func (result i32) (i64.const 1)))").unwrap()).await;
+    assert!(invalid(&error).contains("type mismatch"), "{error}");
+}
+
+#[tokio::test]
+async fn other_shapes_are_refused_with_what_was_found_and_what_is_expected() {
+    let node = Node::new().await;
+    const EXPECTED: &str = "; expected a component that exports wasi:http/incoming-handler@0.2 or wasi:cli/run@0.2, or a core \
+                            module with the function _start (WASI preview 1)";
+    let add =
+        r#"(module (func (export "add") (param i32 i32) (result i32) (i32.const 1)) (memory (export "memory") 1))"#;
+    let error = refused(&node, &component("library", add)).await;
+    assert_eq!(invalid(&error), format!("this component exports add{EXPECTED}"));
+    let error = refused(&node, &wat::parse_str(add).unwrap()).await;
+    assert_eq!(invalid(&error), format!("this core module exports add, memory{EXPECTED}"));
+    let strange = r#"(module (import "strange" "knock" (func $knock)) (memory (export "memory") 1)
+        (func (export "wasi:cli/run@0.2.0#run") (result i32) (call $knock) (i32.const 0)))"#;
+    let error = refused(&node, &component("stranger", strange)).await;
+    assert!(invalid(&error).starts_with("it imports what this node does not offer"), "{error}");
+    assert!(invalid(&error).contains("strange"), "{error}");
+    let foreign = r#"(module (import "env" "gettimeofday" (func)) (func (export "_start")))"#;
+    let error = refused(&node, &wat::parse_str(foreign).unwrap()).await;
+    assert!(invalid(&error).contains("env::gettimeofday"), "{error}");
+    let shared = r#"(module (memory 1 1 shared) (func (export "_start")))"#;
+    let error = refused(&node, &wat::parse_str(shared).unwrap()).await;
+    assert!(invalid(&error).contains("threads"), "{error}");
+    let error = refused(&node, &wat::parse_str(r#"(module (memory i64 1) (func (export "_start")))"#).unwrap()).await;
+    assert!(invalid(&error).contains("memory64"), "{error}");
+}
+
+/// A module whose functions are long: about `count` megabytes of code to compile.
+fn bomb(count: usize) -> Vec<u8> {
+    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (local.get 0)) (i32.const 3)))".repeat(5000);
+    let function = format!("(func (param i32) {body})");
+    wat::parse_str(format!(r#"(module {} (func (export "_start")))"#, function.repeat(count))).unwrap()
+}
+
+#[tokio::test]
+async fn a_compile_bomb_runs_into_its_limits() {
+    let node = Node::with(|options| options.compiler.cpu = Duration::from_secs(1)).await;
+    let error = refused(&node, &bomb(150)).await;
+    assert_eq!(exhausted(&error), "compiling it takes more than the allowed 1 s of CPU time");
+    let node = Node::with(|options| options.compiler.timeout = Duration::from_millis(300)).await;
+    assert_eq!(exhausted(&refused(&node, &bomb(150)).await), "not compiled after 0 s: given up");
+    let node = Node::with(|options| options.compiler.input = 1000).await;
+    assert!(invalid(&refused(&node, &bomb(1)).await).contains("are more than the 1000 this node compiles"));
+    // The rest of the node goes on compiling.
+    node.runtime
+        .prepare(&node.artifact(&wat::parse_str(r#"(module (func (export "_start")))"#).unwrap()), &|_| ())
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn a_compiler_that_needs_too_much_memory_says_so() {
+    let node = Node::with(|options| options.compiler.memory = 384 << 20).await;
+    node.runtime.prepare(&node.artifact(&core_guest()), &|_| ()).await.expect("384 MiB are enough for a small module");
+    let mut wat = String::from(r#"(module (func (export "_start"))"#);
+    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (local.get 1)) (local.get 2)))".repeat(600_000);
+    wat += &format!("(func (param i32 i32 i32) {body}))");
+    let error = refused(&node, &wat::parse_str(wat).unwrap()).await;
+    assert_eq!(exhausted(&error), "compiling it takes more than the allowed 384 MiB");
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_what_its_digest_says_is_not_compiled() {
+    let node = Node::new().await;
+    let Artifact::Wasm { path, .. } = node.artifact(&core_guest()) else { unreachable!() };
+    let artifact = Artifact::Wasm { path, digest: format!("sha256:{}", "0".repeat(64)) };
+    let error = node.runtime.prepare(&artifact, &|_| ()).await.unwrap_err();
+    assert!(exhausted(&error).contains("is not what its digest sha256:000000"), "{error}");
+    let artifact = Artifact::Wasm { path: PathBuf::from("/nowhere"), digest: "sha256:../../etc/passwd".into() };
+    assert!(invalid(&node.runtime.prepare(&artifact, &|_| ()).await.unwrap_err()).contains("is not a sha256 digest"));
+}
+
+#[tokio::test]
+async fn concurrent_callers_share_one_compilation_and_a_cancelled_one_hands_over() {
+    let node = Node::new().await;
+    let artifact = node.artifact(&http_guest());
+    let compiled = Mutex::new(0);
+    let progress = |step| {
+        if matches!(step, Progress::Compiling { .. }) {
+            *compiled.lock() += 1;
+        }
+    };
+    let prepare = || node.runtime.prepare(&artifact, &progress);
+    let (a, b, c) = tokio::join!(prepare(), prepare(), prepare());
+    assert_eq!((a.unwrap().target(), b.unwrap().target(), c.unwrap().target()), ("http", "http", "http"));
+    assert_eq!(*compiled.lock(), 1);
+
+    let other = node.artifact(&bomb(100));
+    let cancelled = tokio::time::timeout(Duration::from_millis(100), node.runtime.prepare(&other, &|_| ())).await;
+    assert!(cancelled.is_err(), "that was quick");
+    assert_eq!(node.runtime.prepare(&other, &|_| ()).await.unwrap().target(), "core");
+}
+
+#[tokio::test]
+async fn compiled_code_is_reused_after_a_restart_but_only_if_it_is_authentic() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::new().await;
+    let artifact = node.artifact(&core_guest());
+    let compiles = async |key: [u8; 32]| {
+        let mut options = options(folder.path());
+        options.key = key;
+        let compiled = Mutex::new(false);
+        let runtime = Wasmtime::new(options);
+        runtime.prepare(&artifact, &|_| *compiled.lock() = true).await.unwrap();
+        compiled.into_inner()
+    };
+    assert!(compiles([1; 32]).await, "the first time");
+    assert!(!compiles([1; 32]).await, "again");
+    let cache = folder.path().join("cache");
+    assert_eq!(fs::metadata(&cache).unwrap().mode() & 0o777, 0o700);
+    let code = || {
+        let mut paths = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
+        paths.find(|path| path.extension().unwrap() == "cwasm").unwrap()
+    };
+    // One bit of native code changed.
+    let mut bytes = fs::read(code()).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(code(), &bytes).unwrap();
+    assert!(compiles([1; 32]).await, "altered");
+    assert!(!compiles([1; 32]).await);
+    fs::remove_file(code().with_extension("mac")).unwrap();
+    assert!(compiles([1; 32]).await, "without its MAC");
+    assert!(compiles([2; 32]).await, "by another key");
+    assert!(!compiles([2; 32]).await);
+}
+
+#[tokio::test]
+async fn the_cache_forgets_what_was_used_longest_ago() {
+    let node = Node::with(|options| options.cache_bytes = 1).await;
+    node.runtime.prepare(&node.artifact(&core_guest()), &|_| ()).await.unwrap();
+    node.runtime.prepare(&node.artifact(&http_guest()), &|_| ()).await.unwrap();
+    let names: Vec<_> =
+        fs::read_dir(node.folder.path().join("cache")).unwrap().map(|it| it.unwrap().file_name()).collect();
+    assert_eq!(names.len(), 2, "one image and its MAC: {names:?}");
+}
+
+#[tokio::test]
+async fn a_compiler_that_cannot_be_started_is_named() {
+    let node = Node::with(|options| options.compiler.program = "/nowhere/sampan".into()).await;
+    let error = refused(&node, &core_guest()).await;
+    assert!(exhausted(&error).contains("the compiler /nowhere/sampan cannot be started"), "{error}");
+    let node = Node::with(|options| options.compiler.args = vec!["--no-such-flag".into()]).await;
+    assert!(exhausted(&refused(&node, &core_guest()).await).contains("the compiler ended without a result"));
+}
+
+#[tokio::test]
+async fn a_container_of_what_cannot_be_prepared_ends_as_cannot_run() {
+    let node = Node::new().await;
+    let spec = node.spec(b"\x7fELF garbage");
+    let id = spec.id.clone();
+    node.runtime.create(&node.sandbox, spec).await.unwrap();
+    node.runtime.start(&id).await.unwrap();
+    let exit = node.exit(&id).await;
+    assert_eq!((exit.code, exit.reason, exit.started_at), (128, container::ExitReason::ContainerCannotRun, None));
+    assert!(exit.message.contains("a Linux program (ELF)"));
+}
