@@ -1,1 +1,68 @@
-//! controllers
+//! The controllers: each compares what is wanted with what is and closes the gap. One module per controller: a pure `plan`, tested as a
+//! table, and a thin apply. Names, events, conditions, annotations and texts are upstream's.
+//!
+//! Queue, back-off, read-your-writes gate, spans and panic guard are in `client`; leadership is the caller's. What controllers do, any
+//! client could do: there is no back door.
+//!
+//! Not here: StatefulSet, DaemonSet, CronJob, horizontal autoscaling, disruption budgets, volumes.
+
+pub mod claim;
+pub mod context;
+pub mod deployment;
+mod discovery;
+pub mod endpoints;
+pub mod endpointslice;
+pub mod garbagecollector;
+pub mod meta;
+pub mod namespace;
+pub mod nodeipam;
+pub mod nodelifecycle;
+pub mod podcontrol;
+pub mod podgc;
+pub mod pods;
+pub mod replicaset;
+pub mod rootca;
+pub mod serviceaccount;
+mod servicepods;
+pub mod tainteviction;
+pub mod ttlafterfinished;
+
+pub use context::{Context, Options};
+
+use std::{sync::Arc, time::Duration};
+
+use client::{Backoff, Controller, RunOptions, run};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Runs every controller until `token` is cancelled. Each ends with its workers; `tasks` tells when all have.
+pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
+    let go = Starter { token, tasks };
+    go.run(5, replicaset::ReplicaSetController::new(cx));
+    go.run(5, deployment::DeploymentController::new(cx));
+    go.run(5, endpointslice::EndpointSliceController::new(cx));
+    go.run(5, endpoints::EndpointsController::new(cx));
+    go.run(2, serviceaccount::ServiceAccountController::new(cx));
+    go.run(2, rootca::RootCaPublisher::new(cx));
+    go.run(4, namespace::NamespaceController::new(cx));
+    go.run(4, nodelifecycle::NodeLifecycleController::new(cx));
+    go.run(8, tainteviction::TaintEvictionController::new(cx));
+    go.run(2, podgc::PodGarbageCollector::new(cx));
+    go.run(2, ttlafterfinished::TtlAfterFinishedController::new(cx));
+    if cx.options.node_cidrs.is_some() {
+        go.run(1, nodeipam::NodeIpamController::new(cx));
+    }
+    let collector = garbagecollector::GarbageCollector::new(cx);
+    tasks.spawn(collector.run(token.clone()));
+}
+
+struct Starter<'a> {
+    token: &'a CancellationToken,
+    tasks: &'a TaskTracker,
+}
+
+impl Starter<'_> {
+    fn run<C: Controller>(&self, workers: usize, controller: C) {
+        let backoff = Backoff { max: Duration::from_secs(300), ..Backoff::default() };
+        self.tasks.spawn(run(Arc::new(controller), RunOptions { workers, backoff }, self.token.clone()));
+    }
+}

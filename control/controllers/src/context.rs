@@ -1,0 +1,65 @@
+//! What every controller is given.
+
+use std::sync::Arc;
+
+use api::Clock;
+use client::{Client, Informers, Recorder, RecorderOptions};
+use tokio_util::task::TaskTracker;
+
+use crate::nodeipam::NodeCidrs;
+
+/// What the composition root decides.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Wall-clock time.
+    pub clock: Clock,
+    /// The certificate that clients in pods trust, in PEM: published as ConfigMap `kube-root-ca.crt` in each namespace.
+    pub root_ca_pem: String,
+    /// The range that nodes get their pod ranges from; `None` leaves `spec.podCIDR` to others.
+    pub node_cidrs: Option<NodeCidrs>,
+    /// How long a node may be silent before it counts as lost. Upstream's default is 50 s.
+    pub node_grace: std::time::Duration,
+    /// How many finished pods are kept before the oldest are collected. Upstream's default is 12,500.
+    pub terminated_pods: usize,
+}
+
+impl Options {
+    /// Upstream's defaults.
+    pub fn new(clock: Clock, root_ca_pem: String) -> Self {
+        Self {
+            clock,
+            root_ca_pem,
+            node_cidrs: None,
+            node_grace: std::time::Duration::from_secs(50),
+            terminated_pods: 12_500,
+        }
+    }
+}
+
+/// The handles that all controllers share. Cheap to clone.
+#[derive(Clone)]
+pub struct Context {
+    /// The way to the API, with the controllers' identity.
+    pub client: Client,
+    /// One cache per kind, shared with the other components of the process.
+    pub informers: Informers,
+    /// What the composition root decided.
+    pub options: Arc<Options>,
+    /// Owner of the background tasks.
+    pub tasks: TaskTracker,
+}
+
+impl Context {
+    /// The handles for one process.
+    pub fn new(client: Client, informers: Informers, options: Options, tasks: TaskTracker) -> Self {
+        Self { client, informers, options: Arc::new(options), tasks }
+    }
+
+    /// A recorder of events whose source is `component`. It writes in the background until the last clone is dropped.
+    pub fn recorder(&self, component: &str) -> Recorder {
+        let options = RecorderOptions { component: component.to_owned(), host: None };
+        let (recorder, write) = Recorder::new(self.client.clone(), self.options.clock.clone(), options);
+        self.tasks.spawn(write);
+        recorder
+    }
+}

@@ -1,0 +1,221 @@
+//! Namespaces that are being deleted lose all their content, pods first, and then their finalizer.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/overview/working-with-objects/namespaces/> and KEP-5080 (pods go first, so that what guards
+//! them does not disappear before them).
+
+mod plan;
+
+pub use plan::{Findings, conditions};
+
+use std::{collections::BTreeMap, time::Duration};
+
+use client::{Client, Controller, Delta, Error, Informer, Key, Next, Wakeups};
+use http::Method;
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use serde::Deserialize;
+
+use crate::{
+    Context,
+    discovery::{self, Resource},
+    meta,
+};
+
+const FINALIZER: &str = "kubernetes";
+/// How long objects with finalizers are expected to take.
+const FINALIZER_SECONDS: i64 = 15;
+
+/// Whether content may be made in the namespace.
+pub fn is_active(namespace: &Namespace) -> bool {
+    let phase = namespace.status.as_ref().and_then(|s| s.phase.as_deref());
+    namespace.metadata.deletion_timestamp.is_none() && phase != Some("Terminating")
+}
+
+/// Empties and finalizes namespaces. Upstream's `namespace-controller`.
+pub struct NamespaceController {
+    client: Client,
+    clock: api::Clock,
+    namespaces: Informer<Namespace>,
+    pods: Informer<Pod>,
+}
+
+impl NamespaceController {
+    /// Over the shared informers.
+    pub fn new(cx: &Context) -> Self {
+        Self {
+            client: cx.client.clone(),
+            clock: cx.options.clock.clone(),
+            namespaces: cx.informers.of(),
+            pods: cx.informers.of(),
+        }
+    }
+
+    /// Deletes what can be deleted now and tells what is left; the number is how many seconds that may take.
+    async fn empty(&self, name: &str) -> Result<(Findings, i64), Error> {
+        let mut findings = Findings::default();
+        let (resources, failures) = discovery::resources(&self.client).await?;
+        findings.discovery = failures;
+        let content = |r: &&Resource| r.namespaced && r.can(&["delete", "list"]);
+        let (pods, others): (Vec<_>, Vec<_>) =
+            resources.iter().filter(content).partition(|r| r.group.is_empty() && r.resource == "pods");
+        let mut seconds = 0;
+        for resources in [pods, others] {
+            for resource in resources {
+                match self.empty_of(name, resource, &mut findings).await {
+                    Ok(more) => seconds = seconds.max(more),
+                    Err(error) => findings.failures.push(error.to_string()),
+                }
+            }
+            if seconds > 0 || !findings.failures.is_empty() {
+                break;
+            }
+        }
+        Ok((findings, seconds))
+    }
+
+    /// Deletes all objects of one kind; answers how many seconds those that are left may take, 0 when none is.
+    async fn empty_of(&self, namespace: &str, resource: &Resource, findings: &mut Findings) -> Result<i64, Error> {
+        let path = resource.path(namespace, "");
+        let mut left = self.list(&path).await?;
+        if left.items.is_empty() {
+            return Ok(0);
+        }
+        let options = br#"{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Background"}"#;
+        let body = || Some(("application/json", options.to_vec()));
+        if resource.can(&["deletecollection"]) {
+            self.client.raw(Method::DELETE, &path, body()).await?;
+        } else {
+            for item in left.items.iter().filter(|i| i.metadata.deletion_timestamp.is_none()) {
+                match self.client.raw(Method::DELETE, &resource.path(namespace, &item.metadata.name), body()).await {
+                    Err(error) if !error.is_not_found() => return Err(error),
+                    _ => {}
+                }
+            }
+        }
+        left = self.list(&path).await?;
+        Ok(findings.note(resource, &left.items))
+    }
+
+    async fn list(&self, path: &str) -> Result<MetaList, Error> {
+        let body = self.client.raw(Method::GET, path, None).await?;
+        serde_json::from_slice(&body).map_err(|e| Error::Decode(format!("{path}: {e}")))
+    }
+
+    async fn finalize(&self, mut namespace: Namespace) -> Result<(), Error> {
+        let spec = namespace.spec.get_or_insert_default();
+        let kept: Vec<String> = spec.finalizers.iter().flatten().filter(|f| *f != FINALIZER).cloned().collect();
+        spec.finalizers = Some(kept);
+        let name = meta::name(&namespace.metadata).to_owned();
+        let target = ("", name.as_str(), "finalize");
+        match self.client.subresource::<Namespace, _, serde_json::Value>(Method::PUT, target, &namespace).await {
+            Err(error) if !error.is_not_found() => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct MetaList {
+    #[serde(default)]
+    items: Vec<Item>,
+}
+
+/// One object that is left.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Item {
+    metadata: ItemMeta,
+    spec: Option<ItemSpec>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ItemMeta {
+    name: String,
+    deletion_timestamp: Option<String>,
+    deletion_grace_period_seconds: Option<i64>,
+    #[serde(default)]
+    finalizers: Vec<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ItemSpec {
+    termination_grace_period_seconds: Option<i64>,
+}
+
+impl Findings {
+    /// Counts what is left of a kind; answers how long it may take.
+    fn note(&mut self, resource: &Resource, items: &[Item]) -> i64 {
+        if items.is_empty() {
+            return 0;
+        }
+        *self.remaining.entry(format!("{}.{}", resource.resource, resource.group)).or_default() += items.len();
+        let mut finalizers: BTreeMap<&str, usize> = BTreeMap::new();
+        for finalizer in items.iter().flat_map(|i| &i.metadata.finalizers) {
+            *finalizers.entry(finalizer).or_default() += 1;
+        }
+        for (finalizer, count) in &finalizers {
+            *self.finalizers.entry((*finalizer).to_owned()).or_default() += count;
+        }
+        let wait = |i: &Item| {
+            let spec = i.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+            i.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(0)
+        };
+        let grace = items.iter().map(wait).max().unwrap_or(0);
+        if finalizers.is_empty() { grace.max(1) } else { grace.max(FINALIZER_SECONDS) }
+    }
+}
+
+#[async_trait::async_trait]
+impl Controller for NamespaceController {
+    const NAME: &'static str = "namespace-controller";
+
+    fn wire(&self, wakeups: &mut Wakeups) {
+        wakeups.on_self(&self.namespaces);
+        // the last pod of a namespace makes way for the rest
+        let namespaces = self.namespaces.clone();
+        wakeups.on(&self.pods, move |delta| {
+            let Delta::Deleted(pod) = delta else { return Vec::new() };
+            let name = meta::namespace(&pod.metadata);
+            let deleting = namespaces.get("", name).is_some_and(|n| n.metadata.deletion_timestamp.is_some());
+            if deleting { vec![Key::new("", name)] } else { Vec::new() }
+        });
+    }
+
+    async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
+        let deleting = self.namespaces.find(key).is_some_and(|n| n.metadata.deletion_timestamp.is_some());
+        if !deleting {
+            return Ok(Next::Done);
+        }
+        // several writers meet at a namespace that ends: start from its newest state
+        let Some(mut namespace) = self.client.find::<Namespace>("", &key.name).await? else { return Ok(Next::Done) };
+        if namespace.metadata.deletion_timestamp.is_none() {
+            return Ok(Next::Done);
+        }
+        let finalizers = namespace.spec.as_ref().and_then(|s| s.finalizers.clone()).unwrap_or_default();
+        if !finalizers.iter().any(|f| f == FINALIZER) {
+            return Ok(Next::Done);
+        }
+        if is_phase_missing(&namespace) {
+            namespace.status.get_or_insert_default().phase = Some("Terminating".to_owned());
+            namespace = self.client.update_status(&namespace).await?;
+        }
+        let (findings, seconds) = self.empty(&key.name).await?;
+        let status = namespace.status.get_or_insert_default();
+        if let Some(conditions) = conditions(status.conditions.as_deref().unwrap_or_default(), &findings, self.clock.now()) {
+            status.conditions = Some(conditions);
+            namespace = self.client.update_status(&namespace).await?;
+        }
+        anyhow::ensure!(findings.failures.is_empty(), "cannot delete all content: {}", findings.failures.join(", "));
+        anyhow::ensure!(findings.discovery.is_empty(), "cannot discover all kinds: {}", findings.discovery.join(", "));
+        if seconds > 0 {
+            let wait = u64::try_from(seconds / 2 + 1).unwrap_or(1).min(5);
+            return Ok(Next::After(Duration::from_secs(wait)));
+        }
+        self.finalize(namespace).await?;
+        Ok(Next::Done)
+    }
+}
+
+fn is_phase_missing(namespace: &Namespace) -> bool {
+    namespace.status.as_ref().and_then(|s| s.phase.as_deref()) != Some("Terminating")
+}

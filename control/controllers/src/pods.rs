@@ -1,0 +1,108 @@
+//! What every workload controller asks of pods: are they active, ready, available, whose are they. Pure.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Pod, PodCondition, PodTemplateSpec},
+    apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
+};
+
+use crate::meta::non_negative;
+
+/// The phase of `pod`, `Pending` before anybody reported one.
+pub fn phase(pod: &Pod) -> &str {
+    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
+}
+
+/// Whether `pod` ended, well or badly.
+pub fn is_finished(pod: &Pod) -> bool {
+    matches!(phase(pod), "Succeeded" | "Failed")
+}
+
+/// Whether `pod` counts as a replica: neither finished nor being deleted.
+pub fn is_active(pod: &Pod) -> bool {
+    !is_finished(pod) && pod.metadata.deletion_timestamp.is_none()
+}
+
+/// Whether `pod` is being deleted and still holds what it uses.
+pub fn is_terminating(pod: &Pod) -> bool {
+    !is_finished(pod) && pod.metadata.deletion_timestamp.is_some()
+}
+
+/// The condition of type `type_`.
+pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
+    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_)
+}
+
+/// Whether the `Ready` condition is true.
+pub fn is_ready(pod: &Pod) -> bool {
+    condition(pod, "Ready").is_some_and(|c| c.status == "True")
+}
+
+/// When `pod` became ready; `None` when it is not, or did not say when.
+pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
+    condition(pod, "Ready").filter(|c| c.status == "True")?.last_transition_time.as_ref().map(|t| t.0)
+}
+
+/// How long until `pod` is available: zero when it is, `None` when it is not ready.
+pub fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option<Duration> {
+    if !is_ready(pod) {
+        return None;
+    }
+    if min_ready_seconds <= 0 {
+        return Some(Duration::ZERO);
+    }
+    let since = ready_since(pod)?;
+    let due = since.saturating_add(jiff::SignedDuration::from_secs(i64::from(min_ready_seconds))).unwrap_or(since);
+    Some(non_negative(due.duration_since(now)))
+}
+
+/// Whether `pod` has been ready for at least `min_ready_seconds`.
+pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
+    available_in(pod, min_ready_seconds, now).is_some_and(|d| d.is_zero())
+}
+
+/// The node that `pod` is bound to, empty when it is not.
+pub fn node_name(pod: &Pod) -> &str {
+    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
+}
+
+/// The highest restart count among the containers, and among the restartable init containers (sidecars).
+pub fn max_restarts(pod: &Pod) -> (i32, i32) {
+    let Some(status) = &pod.status else { return (0, 0) };
+    let highest = |s: &Option<Vec<k8s_openapi::api::core::v1::ContainerStatus>>| {
+        s.iter().flatten().map(|c| c.restart_count).max().unwrap_or(0)
+    };
+    (highest(&status.container_statuses), highest(&status.init_container_statuses))
+}
+
+/// The pod that `template` describes, owned by `owner`; the server completes `prefix` to a name.
+pub fn from_template(namespace: &str, prefix: &str, template: &PodTemplateSpec, owner: OwnerReference) -> Pod {
+    let meta = template.metadata.clone().unwrap_or_default();
+    Pod {
+        metadata: ObjectMeta {
+            namespace: Some(namespace.to_owned()),
+            generate_name: Some(name_prefix(prefix)),
+            labels: meta.labels,
+            annotations: meta.annotations,
+            finalizers: meta.finalizers,
+            owner_references: Some(vec![owner]),
+            ..ObjectMeta::default()
+        },
+        spec: template.spec.clone(),
+        status: None,
+    }
+}
+
+/// `name-`, or `name` alone where the dash would make it too long for a subdomain.
+fn name_prefix(name: &str) -> String {
+    if name.len() < 253 { format!("{name}-") } else { name.to_owned() }
+}
+
+/// What is left of `pods` after `keep`.
+pub fn filter(pods: &[Arc<Pod>], keep: impl Fn(&Pod) -> bool) -> Vec<Arc<Pod>> {
+    pods.iter().filter(|p| keep(p)).cloned().collect()
+}

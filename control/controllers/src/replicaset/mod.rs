@@ -1,0 +1,171 @@
+//! ReplicaSets: the wished number of pods, no more and no fewer.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>.
+
+mod plan;
+mod rank;
+
+pub use plan::{Plan, plan, status};
+pub use rank::to_delete;
+
+use std::sync::Arc;
+
+use client::{Client, Controller, Delta, Error, Informer, Key, Next, Recorder, Wakeups, reference};
+use k8s_openapi::api::{
+    apps::v1::{ReplicaSet, ReplicaSetStatus},
+    core::v1::Pod,
+};
+
+use crate::{
+    Context, meta,
+    podcontrol::{PodControl, slow_start},
+    pods,
+};
+
+/// The index of pods that nobody controls, by namespace: those that could be adopted.
+pub(crate) const ORPHANS: &str = "orphans";
+
+/// Indexes the pods without a controller.
+pub(crate) fn index_orphans(pods: &Informer<Pod>) {
+    pods.index(ORPHANS, |pod| {
+        let free = meta::controller_of(&pod.metadata).is_none();
+        free.then(|| pod.metadata.namespace.clone().unwrap_or_default()).into_iter().collect()
+    });
+}
+
+/// Keeps the wished number of pods. Upstream's `replicaset-controller`.
+pub struct ReplicaSetController {
+    client: Client,
+    clock: api::Clock,
+    recorder: Recorder,
+    sets: Informer<ReplicaSet>,
+    pods: Informer<Pod>,
+}
+
+impl ReplicaSetController {
+    /// Over the shared informers.
+    pub fn new(cx: &Context) -> Self {
+        let pods = cx.informers.of::<Pod>();
+        index_orphans(&pods);
+        Self {
+            client: cx.client.clone(),
+            clock: cx.options.clock.clone(),
+            recorder: cx.recorder("replicaset-controller"),
+            sets: cx.informers.of(),
+            pods,
+        }
+    }
+
+    /// The pods of every ReplicaSet with the same owner: a rollout's pods crowd nodes together.
+    fn related(&self, rs: &ReplicaSet, own: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
+        let Some(owner) = meta::controller_of(&rs.metadata) else { return own.to_vec() };
+        let sets = self.sets.by_owner(&owner.uid);
+        sets.iter().flat_map(|rs| self.pods.by_owner(meta::uid(&rs.metadata))).collect()
+    }
+
+    async fn act(&self, rs: &ReplicaSet, plan: &Plan) -> Result<(), Error> {
+        let owner = reference(rs);
+        let control = PodControl { client: &self.client, recorder: &self.recorder, owner: &owner };
+        for pod in &plan.release {
+            control.patch(pod, meta::release(meta::uid(&rs.metadata), meta::uid(&pod.metadata), None)).await?;
+        }
+        if plan.create > 0 {
+            let Some(template) = rs.spec.as_ref().and_then(|s| s.template.as_ref()) else { return Ok(()) };
+            let owner = meta::controller_ref("apps/v1", "ReplicaSet", &rs.metadata);
+            let pod = pods::from_template(meta::namespace(&rs.metadata), meta::name(&rs.metadata), template, owner);
+            let (_, failure) = slow_start(plan.create, |_| async {
+                match control.create(&pod).await {
+                    Err(error) if !error.is_namespace_terminating() => Err(error),
+                    _ => Ok(()),
+                }
+            })
+            .await;
+            return failure.map_or(Ok(()), Err);
+        }
+        control.delete_all(&plan.delete).await
+    }
+
+    /// Adopts orphans after asking the API itself whether the ReplicaSet still is, and is not being deleted.
+    async fn adopt(&self, rs: &ReplicaSet, plan: &Plan) -> anyhow::Result<()> {
+        if plan.adopt.is_empty() {
+            return Ok(());
+        }
+        let fresh: ReplicaSet = self.client.get(meta::namespace(&rs.metadata), meta::name(&rs.metadata)).await?;
+        anyhow::ensure!(fresh.metadata.uid == rs.metadata.uid, "the ReplicaSet was replaced by another of its name");
+        anyhow::ensure!(fresh.metadata.deletion_timestamp.is_none(), "the ReplicaSet has just been deleted");
+        let owner = reference(rs);
+        let control = PodControl { client: &self.client, recorder: &self.recorder, owner: &owner };
+        let controller = meta::controller_ref("apps/v1", "ReplicaSet", &rs.metadata);
+        for pod in &plan.adopt {
+            control.patch(pod, meta::adoption(&controller, meta::uid(&pod.metadata), None)).await?;
+        }
+        Ok(())
+    }
+
+    async fn write_status(&self, rs: &ReplicaSet, status: ReplicaSetStatus) -> Result<(), Error> {
+        if !plan::differs(rs, &status) {
+            return Ok(());
+        }
+        let changed = ReplicaSet { status: Some(status), ..rs.clone() };
+        match self.client.update_status(&changed).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl Controller for ReplicaSetController {
+    const NAME: &'static str = "replicaset-controller";
+
+    fn wire(&self, wakeups: &mut Wakeups) {
+        wakeups.on_self(&self.sets);
+        wakeups.on_owner::<Pod, ReplicaSet>(&self.pods);
+        let sets = self.sets.clone();
+        wakeups.on(&self.pods, move |delta| waken_by_orphan(delta, &sets));
+    }
+
+    async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
+        let Some(rs) = self.sets.find(key) else { return Ok(Next::Done) };
+        let Some(spec) = rs.spec.as_ref() else { return Ok(Next::Done) };
+        let selector = match meta::selector(&spec.selector) {
+            Ok(selector) => selector,
+            Err(error) => {
+                tracing::warn!(error, "the selector cannot be read");
+                return Ok(Next::Done);
+            }
+        };
+        let own = self.pods.by_owner(meta::uid(&rs.metadata));
+        let mut candidates = own.clone();
+        candidates.extend(self.pods.by_index(ORPHANS, &key.namespace));
+        let now = self.clock.now();
+        let plan = plan(&rs, &selector, &candidates, || self.related(&rs, &own), now);
+        self.adopt(&rs, &plan).await?;
+        let failure = self.act(&rs, &plan).await.err();
+        let text = failure.as_ref().map(ToString::to_string);
+        self.write_status(&rs, status(&rs, &plan, text.as_deref(), now)).await?;
+        match failure {
+            Some(error) => Err(error.into()),
+            None => Ok(plan::next_availability(&rs, &plan, now).map_or(Next::Done, Next::After)),
+        }
+    }
+}
+
+/// The ReplicaSets that could want a pod without controller.
+fn waken_by_orphan(delta: &Delta<Pod>, sets: &Informer<ReplicaSet>) -> Vec<Key> {
+    let pod = delta.object();
+    if matches!(delta, Delta::Deleted(_)) || meta::controller_of(&pod.metadata).is_some() {
+        return Vec::new();
+    }
+    if delta.old().is_some_and(|old| {
+        old.metadata.labels == pod.metadata.labels && meta::controller_of(&old.metadata).is_none()
+    }) {
+        return Vec::new();
+    }
+    let wants = |rs: &Arc<ReplicaSet>| {
+        let selector = rs.spec.as_ref().and_then(|s| meta::selector(&s.selector).ok());
+        selector.is_some_and(|s| !s.is_empty() && meta::matches(&s, pod.metadata.labels.as_ref()))
+    };
+    let sets = sets.list_in(meta::namespace(&pod.metadata));
+    sets.iter().filter(|rs| wants(rs)).map(|rs| Key::of(&**rs)).collect()
+}

@@ -1,0 +1,127 @@
+//! Which pods are behind a Service, under which ports and in which state: common to `endpointslice` and `endpoints`. Pure.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/services-networking/service/> and the section on terminating endpoints of
+//! <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use client::{Delta, Informer, Key};
+use jiff::Timestamp;
+use k8s_openapi::{
+    api::core::v1::{Container, Pod, Service, ServicePort},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use crate::{meta, pods};
+
+/// When the change that an object reports happened, for measuring how long it took to arrive.
+pub const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+/// Marks the endpoints of Services without an address of their own.
+pub const HEADLESS: &str = "service.kubernetes.io/headless";
+
+/// Whether the endpoints of `service` are ours to keep: it has a selector, and is not a mere name for something outside.
+pub fn is_selecting(service: &Service) -> bool {
+    let spec = service.spec.as_ref();
+    spec.is_some_and(|s| s.selector.is_some() && s.type_.as_deref() != Some("ExternalName"))
+}
+
+/// Whether the Service has no address of its own.
+pub fn is_headless(service: &Service) -> bool {
+    let ip = service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()).unwrap_or("");
+    ip.is_empty() || ip == "None"
+}
+
+/// Whether pods count before they are ready.
+pub fn publishes_unready(service: &Service) -> bool {
+    service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false)
+}
+
+/// The ports of a Service.
+pub fn ports(service: &Service) -> &[ServicePort] {
+    service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default()
+}
+
+/// The pods in the namespace that the Service selects.
+pub fn selected(service: &Service, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
+    let all = pods.list_in(meta::namespace(&service.metadata));
+    all.into_iter().filter(|p| selects(service, p.metadata.labels.as_ref())).collect()
+}
+
+/// Whether the Service selects these labels.
+pub fn selects(service: &Service, labels: Option<&BTreeMap<String, String>>) -> bool {
+    let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
+    let has = |(k, v): (&String, &String)| labels.and_then(|l| l.get(k)) == Some(v);
+    selector.is_some_and(|s| s.iter().all(has))
+}
+
+/// The number behind a Service's port in `pod`; a name that no container has is `None`.
+pub fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
+    let name = match port.target_port.as_ref() {
+        None => return Some(port.port),
+        Some(IntOrString::Int(0)) => return Some(port.port),
+        Some(IntOrString::Int(number)) => return Some(*number),
+        Some(IntOrString::String(name)) => name,
+    };
+    let spec = pod.spec.as_ref()?;
+    let sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
+    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(sidecar));
+    let protocol = |p: &Option<String>| p.clone().unwrap_or_else(|| "TCP".to_owned());
+    let mut all = containers.flat_map(|c| c.ports.iter().flatten());
+    let matching = all.find(|p| p.name.as_ref() == Some(name) && protocol(&p.protocol) == protocol(&port.protocol));
+    matching.map(|p| p.container_port)
+}
+
+/// Whether `pod` has an address and has not ended.
+pub fn is_endpoint(pod: &Pod) -> bool {
+    !pods::is_finished(pod) && !addresses(pod).is_empty()
+}
+
+/// All addresses of a pod.
+pub fn addresses(pod: &Pod) -> Vec<&str> {
+    let Some(status) = &pod.status else { return Vec::new() };
+    let listed: Vec<&str> = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).filter(|ip| !ip.is_empty()).collect();
+    if listed.is_empty() { status.pod_ip.as_deref().filter(|ip| !ip.is_empty()).into_iter().collect() } else { listed }
+}
+
+/// The pod's own name under the Service's, when it asks for one.
+pub fn hostname(pod: &Pod, service: &Service) -> Option<String> {
+    let spec = pod.spec.as_ref()?;
+    let ours = spec.subdomain.as_deref() == service.metadata.name.as_deref()
+        && pod.metadata.namespace == service.metadata.namespace;
+    spec.hostname.clone().filter(|h| ours && !h.is_empty())
+}
+
+/// When the newest of the changes that led to the present state happened: readiness of a pod, or the creation of the Service.
+pub fn trigger_time(service: &Service, pods: &[Arc<Pod>]) -> Option<String> {
+    let changes = pods.iter().filter_map(|p| pods::condition(p, "Ready")?.last_transition_time.as_ref().map(|t| t.0));
+    let created = service.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    let newest: Option<Timestamp> = changes.chain(created).max();
+    newest.map(|t| t.to_string())
+}
+
+/// The Services that a change of a pod concerns; none when nothing that shows in endpoints changed.
+pub fn waken(delta: &Delta<Pod>, services: &Informer<Service>) -> Vec<Key> {
+    let pod = delta.object();
+    let old = delta.old();
+    if old.is_some_and(|old| face(old) == face(pod)) {
+        return Vec::new();
+    }
+    let concerns = |s: &Arc<Service>| {
+        selects(s, pod.metadata.labels.as_ref()) || old.is_some_and(|o| selects(s, o.metadata.labels.as_ref()))
+    };
+    let all = services.list_in(meta::namespace(&pod.metadata));
+    all.iter().filter(|s| is_selecting(s) && concerns(s)).map(|s| Key::of(&**s)).collect()
+}
+
+/// Everything of a pod that shows in endpoints.
+fn face(pod: &Pod) -> impl PartialEq {
+    let spec = pod.spec.as_ref();
+    (
+        addresses(pod).into_iter().map(str::to_owned).collect::<Vec<_>>(),
+        pods::is_ready(pod),
+        pods::is_finished(pod),
+        pod.metadata.deletion_timestamp.is_some(),
+        pod.metadata.labels.clone(),
+        spec.map(|s| (s.node_name.clone(), s.hostname.clone(), s.subdomain.clone())),
+    )
+}
