@@ -57,10 +57,8 @@ impl Image {
         } else {
             Target::Command(CommandPre::new(pre).map_err(unlinkable)?)
         };
-        let needs = component.resources_required();
-        let initial =
-            needs.map_or(0, |needs| u64::from(needs.num_memories) * needs.max_initial_memory_size.unwrap_or(0));
-        Ok(Self { artifact, target, initial_memory: initial })
+        let initial_memory = component.resources_required().as_ref().map_or(0, initial);
+        Ok(Self { artifact, target, initial_memory })
     }
 
     pub(crate) fn module(pool: &Pool, artifact: Artifact, module: &Module) -> Result<Self> {
