@@ -107,24 +107,21 @@ pub struct Context {
 
 /// DNS-1123 subdomain with upstream's messages; a `generateName` prefix may end in a dash.
 pub fn subdomain(name: &str, prefix: bool) -> Vec<String> {
-    const LABEL: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character (e.g. 'example.com', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?(\\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*')";
-    let trimmed =
-        if prefix { name.strip_suffix('-').map_or(name.to_owned(), |n| format!("{n}a")) } else { name.to_owned() };
-    let mut problems = Vec::new();
-    if trimmed.len() > 253 {
-        problems.push("must be no more than 253 bytes".to_owned());
+    api::names::dns1123_subdomain(&maybe_prefix(name, prefix))
+}
+
+/// A `generateName` prefix as a name to check: what follows a trailing dash will be a letter.
+pub fn maybe_prefix(name: &str, prefix: bool) -> String {
+    match name.strip_suffix('-') {
+        Some(rest) if prefix => format!("{rest}a"),
+        _ => name.to_owned(),
     }
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit();
-    let part = |p: &str| p.starts_with(plain) && p.ends_with(plain) && p.chars().all(|c| plain(c) || c == '-');
-    if !trimmed.split('.').all(part) {
-        problems.push(LABEL.to_owned());
-    }
-    problems
 }
 
 /// A `metav1.LabelSelector` as the text that `-l` takes.
 pub fn selector_text(selector: Option<&serde_json::Value>) -> String {
-    let pairs = selector.and_then(|s| s.get("matchLabels")).and_then(serde_json::Value::as_object);
-    let pairs = pairs.into_iter().flatten().map(|(k, v)| format!("{k}={}", v.as_str().unwrap_or_default()));
-    pairs.collect::<Vec<_>>().join(",")
+    selector
+        .and_then(|s| api::selector::Selector::from_label_selector(s).ok())
+        .map(|s| s.to_string())
+        .unwrap_or_default()
 }

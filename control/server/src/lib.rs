@@ -4,11 +4,40 @@
 //! Not here: controllers, scheduling, the node. Whatever those do, they do through this API as any client could.
 
 pub mod admission;
+pub mod authn;
+pub mod authz;
+pub mod bootstrap;
+mod chain;
+mod codec;
 pub mod context;
+mod discovery;
+mod documents;
+pub mod health;
 pub mod kinds;
+mod limits;
+mod metadata;
+mod metrics;
+pub mod negotiate;
+pub mod nodes;
+mod openapi;
+pub mod payload;
+pub mod pki;
+pub mod registry;
+mod reply;
+mod request;
 pub mod resource;
+mod reviews;
+mod select;
+mod server;
 pub mod strategy;
+mod table;
+pub mod tls;
+pub mod tokens;
+mod verbs;
+mod version;
 
 pub use context::{Context, Ids, Objects, Settings, User};
+pub use payload::Item;
 pub use resource::{Column, Resource, Subresource, Verb};
+pub use server::{Options, Server, Service};
 pub use strategy::{Reservation, Strategy};

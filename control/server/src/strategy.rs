@@ -80,6 +80,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// Prepares a create. The core has dropped `status` (if the kind has `/status`) and set generation 1 (if it keeps one).
     fn prepare_create(&self, _cx: &Context, _object: &mut Object) {}
 
+    /// Whether a create may bring its status (Node: a kubelet registers itself with one).
+    fn keeps_status_on_create(&self) -> bool {
+        false
+    }
+
     /// Prepares an update. The core has put the old `status` back (if the kind has `/status`) and, after this returns, counts the
     /// generation.
     fn prepare_update(&self, _cx: &Context, _object: &mut Object, _old: &Object) {}
@@ -96,6 +101,11 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// Gives back what a deleted object held. Called once per deletion, after it is stored.
     fn release(&self, _object: &Object) {}
+
+    /// Whether [`Strategy::loaded`] wants to see the stored objects at start. Must be overridden together with it.
+    fn rebuilds(&self) -> bool {
+        false
+    }
 
     /// An object that was stored when the server started: allocators are rebuilt from these.
     fn loaded(&self, _object: &Object) {}
@@ -158,6 +168,11 @@ pub trait Strategy: Send + Sync + 'static {
     /// Graceful deletion: the grace in seconds for a delete that asked for `requested`; `None` for kinds without it, 0 for now.
     fn grace(&self, _object: &Object, _requested: Option<i64>) -> Option<i64> {
         None
+    }
+
+    /// What becomes of dependents when a delete does not say: `Background`, or `Orphan` (batch/v1 Job).
+    fn default_propagation(&self) -> &'static str {
+        "Background"
     }
 
     /// Whether something besides finalizers keeps a deleted object (Namespace: `spec.finalizers`).

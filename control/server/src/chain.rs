@@ -1,0 +1,97 @@
+//! The way of a request through the server, as one function that reads from top to bottom: request id and span, panic guard, request
+//! info, authentication, in-flight limit, authorization, verb, time limit.
+
+use crate::{
+    User, authn, authz, documents,
+    metrics::RequestLabels,
+    negotiate::{self, Output},
+    reply,
+    request::{Query, RequestInfo},
+    server::{Caller, Server},
+    verbs,
+};
+use api::Status;
+use axum::body::Body;
+use futures::FutureExt;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
+use parking_lot::Mutex;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tracing::Instrument;
+
+/// How long a request that is not long-running may take.
+const TIME_LIMIT: Duration = Duration::from_secs(60);
+
+/// What the chain found out about a request, for the verbs.
+pub(crate) struct Call {
+    pub(crate) server: Server,
+    pub(crate) user: Arc<User>,
+    pub(crate) info: RequestInfo,
+    pub(crate) query: Query,
+    pub(crate) method: Method,
+    pub(crate) headers: HeaderMap,
+    /// In a lock only so that a call can be shared between tasks: bodies cannot.
+    pub(crate) body: Mutex<Body>,
+}
+
+/// Answers one request.
+pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Body>) -> Response<Body> {
+    let id = server.0.ids.uid();
+    let query = Query::of(request.uri());
+    let info = RequestInfo::of(request.method(), request.uri(), &query);
+    let error_form = Output { pretty: negotiate::pretty(request.headers(), &query), ..Output::default() };
+    let span = tracing::debug_span!("request", id, verb = %info.verb, path = %info.path);
+    let labels = (info.verb.clone(), info.resource.clone());
+
+    let work = AssertUnwindSafe(process(server, caller, request, info, query)).catch_unwind().instrument(span.clone());
+    let mut response = match work.await {
+        Ok(Ok(response)) => response,
+        Ok(Err(status)) => reply::status(&status, error_form),
+        Err(_) => {
+            server.0.metrics.panics.inc();
+            span.in_scope(|| tracing::error!("a request panicked; its answer is 500"));
+            reply::status(&Status::internal("the request panicked, see the log of the server"), error_form)
+        }
+    };
+
+    let (verb, resource) = labels;
+    server.0.metrics.requests.get_or_create(&RequestLabels { verb, resource, code: response.status().as_u16() }).inc();
+    let headers = response.headers_mut();
+    headers.entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    if let Ok(id) = HeaderValue::from_str(&id) {
+        headers.insert("audit-id", id);
+    }
+    response
+}
+
+async fn process(
+    server: &Server,
+    caller: &Caller,
+    request: Request<Body>,
+    info: RequestInfo,
+    query: Query,
+) -> Result<Response<Body>, Status> {
+    let user = authn::authenticate(server, caller, request.headers())?;
+    let _room = server.0.limits.enter(caller, &info, &query)?;
+    authz::authorize(&user, &info)?;
+
+    let long_running = info.is_long_running(&query);
+    let (parts, body) = request.into_parts();
+    let call = Call {
+        server: server.clone(),
+        user,
+        info,
+        query,
+        method: parts.method,
+        headers: parts.headers,
+        body: Mutex::new(body),
+    };
+    let work =
+        async move { if call.info.is_resource { verbs::serve(call).await } else { documents::serve(call).await } };
+    if long_running {
+        return work.await;
+    }
+    match tokio::time::timeout(TIME_LIMIT, work).await {
+        Ok(answer) => answer,
+        Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 0)),
+    }
+}

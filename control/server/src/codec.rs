@@ -1,0 +1,269 @@
+//! Request bodies to objects: JSON, YAML or protobuf, checked against the schema the way Go's decoder would, with upstream's texts.
+
+use crate::{
+    Resource,
+    negotiate::{self, Input},
+    request::Query,
+};
+use api::{Cause, FieldPath, GroupVersionKind, Object, Reason, Status, invalid, schema::Schema};
+use axum::body::Body;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde_json::{Value, json};
+
+/// Largest request body, bytes.
+pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
+
+/// The whole body, or 413.
+pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
+    match Limited::new(body, BODY_LIMIT).collect().await {
+        Ok(collected) => Ok(collected.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(BODY_LIMIT)),
+        Err(error) => Err(Status::bad_request(format!("the request body could not be read: {error}"))),
+    }
+}
+
+/// What to do about unknown and duplicate fields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum FieldValidation {
+    Ignore,
+    Warn,
+    Strict,
+}
+
+/// The query parameters of a write.
+#[derive(Clone, Debug)]
+pub(crate) struct WriteOptions {
+    pub(crate) dry_run: bool,
+    pub(crate) manager: String,
+    pub(crate) force: Option<bool>,
+    pub(crate) field_validation: FieldValidation,
+}
+
+impl WriteOptions {
+    /// Reads them; `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`. `apply`: `fieldManager` is needed and `force` allowed.
+    pub(crate) fn parse(kind: &str, query: &Query, headers: &HeaderMap, apply: bool) -> Result<Self, Status> {
+        let mut causes = Vec::new();
+        let dry_run = dry_run(query.all("dryRun"), &mut causes);
+        let field_validation = match query.get("fieldValidation") {
+            None | Some("Warn") => FieldValidation::Warn,
+            Some("Ignore") => FieldValidation::Ignore,
+            Some("Strict") => FieldValidation::Strict,
+            Some(other) => {
+                let supported = ["", "Ignore", "Strict", "Warn"];
+                causes.push(Cause::not_supported(&FieldPath::new("fieldValidation"), &json!(other), &supported));
+                FieldValidation::Warn
+            }
+        };
+        let field = FieldPath::new("fieldManager");
+        let manager = query.get("fieldManager").unwrap_or_default();
+        if manager.len() > 128 {
+            causes.push(Cause::too_long(&field, 128));
+        }
+        if manager.chars().any(|c| c.is_control() || c == '\u{fffd}') {
+            causes.push(Cause::invalid(&field, &json!(manager), "should not contain unprintable characters"));
+        }
+        if apply && manager.is_empty() {
+            causes.push(Cause::required(&field, "is required for apply patch"));
+        }
+        let force = query.get("force").map(|_| query.flag("force"));
+        if kind == "PatchOptions" && !apply && force.is_some() {
+            causes.push(Cause::forbidden(&FieldPath::new("force"), "may not be specified for non-apply patch"));
+        }
+        if !causes.is_empty() {
+            return Err(invalid(&GroupVersionKind::new("meta.k8s.io", "v1", kind), "", &causes));
+        }
+        let manager = if manager.is_empty() { agent(headers) } else { manager.to_owned() };
+        Ok(Self { dry_run, manager, force, field_validation })
+    }
+}
+
+/// `dryRun=All`, or a cause.
+pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>, causes: &mut Vec<Cause>) -> bool {
+    let mut wanted = false;
+    for value in values {
+        match value {
+            "All" => wanted = true,
+            "" => {}
+            other => causes.push(Cause::not_supported(&FieldPath::new("dryRun"), &json!(other), &["All"])),
+        }
+    }
+    wanted
+}
+
+/// The manager of a write that names none: the client's name from its User-Agent.
+fn agent(headers: &HeaderMap) -> String {
+    let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let name = agent.split('/').next().unwrap_or_default();
+    let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
+    if name.is_empty() { "unknown".into() } else { name }
+}
+
+/// What a body turned out to be.
+pub(crate) struct Decoded {
+    /// The object: types checked, unknown fields pruned, schema-borne defaults set.
+    pub(crate) object: Object,
+    /// What strict decoding complains about.
+    pub(crate) problems: Vec<String>,
+}
+
+/// Decodes a body as an object of `kind`.
+pub(crate) fn decode(headers: &HeaderMap, body: &[u8], kind: &GroupVersionKind) -> Result<Decoded, Status> {
+    let (mut value, mut problems) = parse(negotiate::input(headers)?, body, kind)?;
+    check_type(&mut value, kind, body)?;
+    problems.extend(check(&mut value, kind)?);
+    let object = Object::from_value(value).ok_or_else(|| unrecognised(kind, "not an object", body))?;
+    Ok(Decoded { object, problems })
+}
+
+fn parse(input: Input, body: &[u8], kind: &GroupVersionKind) -> Result<(Value, Vec<String>), Status> {
+    let parsed = match input {
+        Input::Json => api::json::parse(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}")),
+        Input::Yaml => api::yaml::parse(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}")),
+        Input::Protobuf => return Err(unrecognised(kind, "protobuf", body)),
+    };
+    parsed.map_err(|e: String| unrecognised(kind, &e, body))
+}
+
+fn unrecognised(kind: &GroupVersionKind, error: &str, body: &[u8]) -> Status {
+    let summary = match body {
+        [] => "<empty>".to_owned(),
+        [b'{', ..] => {
+            let text = String::from_utf8_lossy(&body[..body.len().min(30)]).into_owned();
+            if body.len() > 30 { format!("{text} ...") } else { text }
+        }
+        _ if body.len() > 30 => format!("{} ...", hex::encode(&body[..30])),
+        _ => hex::encode(body),
+    };
+    Status::bad_request(format!(
+        "the object provided is unrecognized (must be of type {}): {error} ({summary})",
+        kind.kind
+    ))
+}
+
+/// `apiVersion` and `kind` must be those of the resource; absent ones are filled in.
+fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result<(), Status> {
+    let Some(map) = value.as_object_mut() else {
+        let error = "couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }";
+        return Err(unrecognised(kind, error, body));
+    };
+    let expected = kind.api_version();
+    for (key, wanted) in [("apiVersion", expected.as_str()), ("kind", kind.kind.as_str())] {
+        let given = map.get(key).and_then(Value::as_str).unwrap_or_default();
+        if given.is_empty() {
+            map.insert(key.into(), Value::from(wanted));
+        }
+    }
+    let version = map["apiVersion"].as_str().unwrap_or_default();
+    let given = map["kind"].as_str().unwrap_or_default();
+    if version != expected {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({version}) does not match the expected API version ({expected})"
+        )));
+    }
+    if given != kind.kind {
+        return Err(Status::bad_request(format!(
+            "{given} in version \"{}\" cannot be handled as a {}: converting ({}.{given}) to ({}.{}): unknown conversion",
+            kind.version,
+            kind.kind,
+            kind.version,
+            if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() },
+            kind.kind
+        )));
+    }
+    Ok(())
+}
+
+/// Checks types, prunes, sets schema-borne defaults. Returns what strict decoding complains about.
+pub(crate) fn check(value: &mut Value, kind: &GroupVersionKind) -> Result<Vec<String>, Status> {
+    let Some(schema) = Schema::for_kind(kind) else { return Ok(Vec::new()) };
+    let problems = schema.decode_check(value).map_err(|e| cannot_be_handled(kind, &e))?;
+    schema.default(value);
+    Ok(problems)
+}
+
+/// 400 for a body whose types are wrong or which strict decoding refuses.
+pub(crate) fn cannot_be_handled(kind: &GroupVersionKind, error: &str) -> Status {
+    Status::bad_request(format!(
+        "{} in version \"{}\" cannot be handled as a {}: {error}",
+        kind.kind, kind.version, kind.kind
+    ))
+}
+
+/// The text of strict decoding.
+pub(crate) fn strict_error(problems: &[String]) -> String {
+    format!("strict decoding error: {}", problems.join(", "))
+}
+
+/// Refuses, collects as warnings or forgets what strict decoding complains about.
+pub(crate) fn judge(
+    decoded: &Decoded,
+    kind: &GroupVersionKind,
+    how: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<(), Status> {
+    if decoded.problems.is_empty() {
+        return Ok(());
+    }
+    match how {
+        FieldValidation::Ignore => Ok(()),
+        FieldValidation::Warn => {
+            warnings.extend(decoded.problems.iter().cloned());
+            Ok(())
+        }
+        FieldValidation::Strict => Err(cannot_be_handled(kind, &strict_error(&decoded.problems))),
+    }
+}
+
+/// Decodes the options of a DELETE: the body if there is one, else the query.
+pub(crate) fn decode_options(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
+    let kind = GroupVersionKind::new("", "v1", "DeleteOptions");
+    let (mut value, _) = parse(negotiate::input(headers)?, body, &kind)?;
+    if let Some(schema) = Schema::for_kind(&GroupVersionKind::new("", "v1", "DeleteOptions")) {
+        schema.decode_check(&mut value).map_err(|e| cannot_be_handled(&kind, &e))?;
+    }
+    if !value.is_object() {
+        return Err(unrecognised(&kind, "not an object", body));
+    }
+    Ok(value)
+}
+
+/// Adds `Warning` headers, each once, within upstream's limit.
+pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &[String]) {
+    const LIMIT: usize = 4096;
+    const CUT: usize = 256;
+    let long = warnings.iter().map(|w| w.chars().count()).sum::<usize>() > LIMIT;
+    let mut seen: Vec<&str> = Vec::new();
+    let mut room = LIMIT;
+    for text in warnings {
+        if seen.contains(&text.as_str()) {
+            continue;
+        }
+        seen.push(text);
+        let text: String = if long { text.chars().take(CUT).collect() } else { text.clone() };
+        let count = text.chars().count();
+        if count > room {
+            return;
+        }
+        room -= count;
+        let text: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let quoted = text.replace('\\', "\\\\").replace('"', "\\\"");
+        if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{quoted}\"").as_bytes()) {
+            headers.append(header::WARNING, value);
+        }
+    }
+}
+
+/// 415 with the patch types that a resource takes.
+pub(crate) fn unsupported_patch(given: &str) -> Status {
+    let types = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
+    let text = format!("the body of the request was in an unknown format - accepted media types include: {types}");
+    tracing::debug!(given, "unknown patch type");
+    Status::new(Reason::UnsupportedMediaType, text)
+}
+
+/// What a resource's objects are decoded as.
+pub(crate) fn kind_of(resource: &Resource, subresource: &str) -> GroupVersionKind {
+    resource.subresource(subresource).map_or_else(|| resource.gvk(), |s| s.kind.clone())
+}

@@ -1,0 +1,234 @@
+//! Discovery: the aggregated documents (v2 and v2beta1) and the legacy ones, made once per registry and kept as bytes with their ETag.
+
+use crate::{Resource, chain::Call, negotiate, registry::Registry, reply};
+use api::Status;
+use axum::body::Body;
+use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use parking_lot::Mutex;
+use serde_json::{Map, Value, json};
+use sha2::{Digest, Sha256, Sha512};
+use std::{collections::HashMap, sync::Arc};
+
+/// The documents made so far, by path and form.
+#[derive(Default)]
+pub(crate) struct Discovery {
+    made: Mutex<HashMap<String, Document>>,
+}
+
+#[derive(Clone)]
+struct Document {
+    bytes: Bytes,
+    etag: HeaderValue,
+}
+
+impl Discovery {
+    /// Forgets everything: the registry has changed.
+    #[allow(dead_code)] // custom resources come and go
+    pub(crate) fn clear(&self) {
+        self.made.lock().clear();
+    }
+
+    fn document(&self, key: String, make: impl FnOnce() -> Option<Value>) -> Option<Document> {
+        if let Some(found) = self.made.lock().get(&key) {
+            return Some(found.clone());
+        }
+        let mut bytes = serde_json::to_vec(&make()?).expect("JSON values serialise");
+        bytes.push(b'\n');
+        let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&bytes)));
+        let etag = HeaderValue::from_str(&etag).expect("hexadecimal is a header value");
+        let document = Document { bytes: Bytes::from(bytes), etag };
+        self.made.lock().insert(key, document.clone());
+        Some(document)
+    }
+}
+
+/// The aggregated version that the client wants most, if any.
+fn aggregated(call: &Call) -> Option<&'static str> {
+    for clause in negotiate::clauses(&call.headers) {
+        match (clause.media, clause.parameter("as"), clause.parameter("g"), clause.parameter("v")) {
+            ("application/json", Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
+                return Some("v2");
+            }
+            ("application/json", Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => {
+                return Some("v2beta1");
+            }
+            ("application/json" | "*/*" | "application/*", None, ..) => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Answers a discovery path; `None` if nothing is there.
+pub(crate) fn answer(call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
+    let registry = call.server.0.registry.load();
+    let discovery = &call.server.0.discovery;
+    let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
+    let (document, media) = match segments.as_slice() {
+        [root @ ("api" | "apis")] => match aggregated(call) {
+            Some(version) => {
+                let made = discovery
+                    .document(format!("{root} {version}"), || Some(aggregate(&registry, *root == "api", version)));
+                (made, format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"))
+            }
+            None => {
+                let advertise = call.server.0.advertise.to_string();
+                let made =
+                    discovery.document((*root).to_owned(), || Some(legacy_root(&registry, *root == "api", &advertise)));
+                (made, "application/json".to_owned())
+            }
+        },
+        ["api", version] => {
+            (discovery.document(path.to_owned(), || resources(&registry, "", version)), "application/json".to_owned())
+        }
+        ["apis", group] => {
+            (discovery.document(path.to_owned(), || group_of(&registry, group)), "application/json".to_owned())
+        }
+        ["apis", group, version] => (
+            discovery.document(path.to_owned(), || resources(&registry, group, version)),
+            "application/json".to_owned(),
+        ),
+        _ => return Ok(None),
+    };
+    let Some(document) = document else { return Ok(None) };
+    // Only the roots can be asked for conditionally, as upstream has it; the others are small.
+    let output = negotiate::Output { pretty: negotiate::pretty(&call.headers, &call.query), ..Default::default() };
+    let matches = call.headers.get(header::IF_NONE_MATCH) == Some(&document.etag);
+    let mut response = if matches {
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::NOT_MODIFIED;
+        response
+    } else {
+        reply::json(StatusCode::OK, output, document.bytes.clone())
+    };
+    let headers = response.headers_mut();
+    if media.contains(';') {
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_str(&media).expect("a media type is a header value"));
+        headers.insert(header::ETAG, document.etag);
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public"));
+    }
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    Ok(Some(response))
+}
+
+fn verbs(verbs: &[crate::Verb]) -> Value {
+    let mut names: Vec<&str> = verbs.iter().map(|v| v.as_str()).collect();
+    names.sort_unstable();
+    json!(names)
+}
+
+fn kind_json(kind: &api::GroupVersionKind) -> Value {
+    json!({"group": kind.group, "version": kind.version, "kind": kind.kind})
+}
+
+fn aggregate(registry: &Registry, core: bool, version: &str) -> Value {
+    let groups = registry.groups().into_iter().filter(|(group, _)| group.is_empty() == core);
+    let items: Vec<Value> = groups
+        .map(|(group, versions)| {
+            let versions: Vec<Value> = versions
+                .iter()
+                .map(|v| {
+                    let resources: Vec<Value> =
+                        registry.group_version(group, v).map(|r| aggregated_resource(r)).collect();
+                    json!({"version": v, "resources": resources, "freshness": "Current"})
+                })
+                .collect();
+            let metadata = if group.is_empty() {
+                json!({"creationTimestamp": null})
+            } else {
+                json!({"name": group, "creationTimestamp": null})
+            };
+            json!({"metadata": metadata, "versions": versions})
+        })
+        .collect();
+    json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items})
+}
+
+fn aggregated_resource(resource: &Arc<Resource>) -> Value {
+    let mut made = Map::new();
+    made.insert("resource".into(), json!(resource.gvr.resource));
+    made.insert("responseKind".into(), kind_json(&resource.gvk()));
+    made.insert("scope".into(), json!(if resource.namespaced { "Namespaced" } else { "Cluster" }));
+    made.insert("singularResource".into(), json!(resource.singular));
+    made.insert("verbs".into(), verbs(&resource.verbs));
+    if !resource.short_names.is_empty() {
+        made.insert("shortNames".into(), json!(resource.short_names));
+    }
+    if !resource.categories.is_empty() {
+        made.insert("categories".into(), json!(resource.categories));
+    }
+    if !resource.subresources.is_empty() {
+        let one = |s: &crate::Subresource| json!({"subresource": s.name, "responseKind": kind_json(&s.kind), "verbs": verbs(&s.verbs)});
+        made.insert("subresources".into(), resource.subresources.iter().map(one).collect());
+    }
+    Value::Object(made)
+}
+
+fn legacy_root(registry: &Registry, core: bool, advertise: &str) -> Value {
+    if core {
+        let versions: Vec<&str> =
+            registry.groups().into_iter().filter(|(g, _)| g.is_empty()).flat_map(|(_, v)| v).collect();
+        let addresses = json!([{"clientCIDR": "0.0.0.0/0", "serverAddress": advertise}]);
+        return json!({"kind": "APIVersions", "versions": versions, "serverAddressByClientCIDRs": addresses});
+    }
+    let names = registry.groups().into_iter().map(|(g, _)| g.to_owned()).filter(|g| !g.is_empty());
+    let groups: Vec<Value> = names.filter_map(|g| group_value(registry, &g)).collect();
+    json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
+}
+
+fn group_value(registry: &Registry, group: &str) -> Option<Value> {
+    let (_, versions) = registry.groups().into_iter().find(|(g, _)| *g == group)?;
+    let one = |v: &&str| json!({"groupVersion": format!("{group}/{v}"), "version": v});
+    let all: Vec<Value> = versions.iter().map(one).collect();
+    Some(json!({"name": group, "versions": all, "preferredVersion": all.first()?}))
+}
+
+fn group_of(registry: &Registry, group: &str) -> Option<Value> {
+    let mut value = group_value(registry, group).filter(|_| !group.is_empty())?;
+    value["kind"] = json!("APIGroup");
+    value["apiVersion"] = json!("v1");
+    Some(value)
+}
+
+fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
+    let mut all = Vec::new();
+    for resource in registry.group_version(group, version) {
+        let mut made = Map::new();
+        made.insert("name".into(), json!(resource.gvr.resource));
+        made.insert("singularName".into(), json!(resource.singular));
+        made.insert("namespaced".into(), json!(resource.namespaced));
+        made.insert("kind".into(), json!(resource.kind));
+        made.insert("verbs".into(), verbs(&resource.verbs));
+        if !resource.short_names.is_empty() {
+            made.insert("shortNames".into(), json!(resource.short_names));
+        }
+        if !resource.categories.is_empty() {
+            made.insert("categories".into(), json!(resource.categories));
+        }
+        if resource.review.is_none() {
+            let text = format!("{group}/{version}/{}", resource.kind);
+            made.insert("storageVersionHash".into(), json!(BASE64_STANDARD.encode(&Sha256::digest(text)[..8])));
+        }
+        all.push(Value::Object(made));
+        for sub in &resource.subresources {
+            let mut made = json!({"name": format!("{}/{}", resource.gvr.resource, sub.name), "singularName": "",
+                "namespaced": resource.namespaced, "kind": sub.kind.kind, "verbs": verbs(&sub.verbs)});
+            if sub.kind.group != group || sub.kind.version != version {
+                made["group"] = json!(sub.kind.group);
+                made["version"] = json!(sub.kind.version);
+            }
+            all.push(made);
+        }
+    }
+    if all.is_empty() {
+        return None;
+    }
+    let group_version = if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") };
+    let mut list = json!({"kind": "APIResourceList", "groupVersion": group_version, "resources": all});
+    if !group.is_empty() {
+        list["apiVersion"] = json!("v1");
+    }
+    Some(list)
+}

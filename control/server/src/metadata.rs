@@ -1,0 +1,218 @@
+//! Object metadata, which is the same for every kind: what the system sets, what cannot change, and upstream's validation of it.
+
+use crate::{Context, Resource};
+use api::{Cause, FieldPath, Object, Status, names};
+use serde_json::{Value, json};
+
+/// Largest sum of annotation keys and values, bytes.
+const ANNOTATIONS_LIMIT: usize = 256 * 1024;
+
+/// Brings the namespace of a body in line with that of the request.
+pub(crate) fn match_namespace(object: &mut Object, namespace: &str, namespaced: bool) -> Result<(), Status> {
+    if !namespaced {
+        object.remove(&["metadata", "namespace"]);
+        return Ok(());
+    }
+    match object.namespace() {
+        given if given == namespace => Ok(()),
+        "" => {
+            object.set(&["metadata", "namespace"], namespace);
+            Ok(())
+        }
+        _ => Err(Status::bad_request(
+            "the namespace of the provided object does not match the namespace sent on the request",
+        )),
+    }
+}
+
+/// Before a create: clears what only the system sets.
+pub(crate) fn clear_for_create(object: &mut Object) -> Result<(), Status> {
+    if !matches!(object.resource_version(), "" | "0") {
+        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
+    }
+    for field in [
+        "resourceVersion",
+        "deletionTimestamp",
+        "deletionGracePeriodSeconds",
+        "selfLink",
+        "uid",
+        "creationTimestamp",
+        "generation",
+    ] {
+        object.remove(&["metadata", field]);
+    }
+    Ok(())
+}
+
+/// On create, after admission: name, uid, times.
+pub(crate) fn stamp(object: &mut Object, cx: &Context) {
+    if object.name().is_empty() && object.str_at(&["metadata", "generateName"]).is_some_and(|g| !g.is_empty()) {
+        generate_name(object, cx);
+    }
+    object.set(&["metadata", "uid"], cx.ids.uid());
+    object.set(&["metadata", "creationTimestamp"], api::time::rfc3339(cx.now));
+}
+
+/// Makes a new name from `generateName`.
+pub(crate) fn generate_name(object: &mut Object, cx: &Context) {
+    let base = object.str_at(&["metadata", "generateName"]).unwrap_or_default();
+    let cut = (0..=base.len().min(58)).rev().find(|at| base.is_char_boundary(*at)).unwrap_or(0);
+    let name = format!("{}{}", &base[..cut], cx.ids.suffix(5));
+    object.set(&["metadata", "name"], name);
+}
+
+/// Before an update: what a client can leave out or cannot change comes from the stored object.
+pub(crate) fn carry_over(object: &mut Object, old: &Object) {
+    for field in ["creationTimestamp", "deletionTimestamp", "generation"] {
+        copy(object, old, &["metadata", field]);
+    }
+    if object.uid().is_empty() {
+        copy(object, old, &["metadata", "uid"]);
+    }
+    if object.at(&["metadata", "deletionGracePeriodSeconds"]).is_none_or(Value::is_null) || !old.is_deleting() {
+        copy(object, old, &["metadata", "deletionGracePeriodSeconds"]);
+    }
+    object.remove(&["metadata", "selfLink"]);
+}
+
+/// Makes a place equal to that of another object, absence included.
+pub(crate) fn copy(object: &mut Object, from: &Object, path: &[&str]) {
+    match from.at(path) {
+        Some(value) => object.set(path, value.clone()),
+        None => drop(object.remove(path)),
+    }
+}
+
+/// Upstream's `ValidateObjectMeta`.
+pub(crate) fn validate(resource: &Resource, object: &Object) -> Vec<Cause> {
+    let root = FieldPath::new("metadata");
+    let mut causes = Vec::new();
+    let generate = object.str_at(&["metadata", "generateName"]).unwrap_or_default();
+    if !generate.is_empty() {
+        for problem in resource.strategy.validate_name(generate, true) {
+            causes.push(Cause::invalid(&root.child("generateName"), &json!(generate), &problem));
+        }
+    }
+    match object.name() {
+        "" => causes.push(Cause::required(&root.child("name"), "name or generateName is required")),
+        name => {
+            for problem in resource.strategy.validate_name(name, false) {
+                causes.push(Cause::invalid(&root.child("name"), &json!(name), &problem));
+            }
+        }
+    }
+    if resource.namespaced {
+        match object.namespace() {
+            "" => causes.push(Cause::required(&root.child("namespace"), "")),
+            namespace => {
+                for problem in names::dns1123_label(namespace) {
+                    causes.push(Cause::invalid(&root.child("namespace"), &json!(namespace), &problem));
+                }
+            }
+        }
+    }
+    labels(object, &root.child("labels"), &mut causes);
+    annotations(object, &root.child("annotations"), &mut causes);
+    owners(object, &root.child("ownerReferences"), &mut causes);
+    finalizers(object, &root.child("finalizers"), &mut causes);
+    causes
+}
+
+fn labels(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
+    for (key, value) in object.labels() {
+        for problem in names::qualified_name(key) {
+            causes.push(Cause::invalid(field, &json!(key), &problem));
+        }
+        for problem in names::label_value(value) {
+            causes.push(Cause::invalid(field, &json!(value), &problem));
+        }
+    }
+}
+
+fn annotations(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
+    let mut size = 0;
+    for (key, value) in object.annotations() {
+        size += key.len() + value.len();
+        for problem in names::qualified_name(&key.to_lowercase()) {
+            causes.push(Cause::invalid(field, &json!(key), &problem));
+        }
+    }
+    if size > ANNOTATIONS_LIMIT {
+        causes.push(Cause::too_long(field, ANNOTATIONS_LIMIT));
+    }
+}
+
+fn owners(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
+    let mut controller: Option<String> = None;
+    for (index, owner) in object.list_at(&["metadata", "ownerReferences"]).iter().enumerate() {
+        let at = field.index(index);
+        let text = |key: &str| owner.get(key).and_then(Value::as_str).unwrap_or_default();
+        if text("apiVersion").is_empty() {
+            causes.push(Cause::invalid(&at.child("apiVersion"), &json!(""), "version must not be empty"));
+        }
+        for key in ["kind", "name", "uid"] {
+            if text(key).is_empty() {
+                causes.push(Cause::invalid(&at.child(key), &json!(""), &format!("{key} must not be empty")));
+            }
+        }
+        if owner.get("controller").and_then(Value::as_bool) == Some(true) {
+            if let Some(first) = &controller {
+                let text = format!(
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}",
+                    text("name")
+                );
+                causes.push(Cause::invalid(
+                    field,
+                    &Value::Array(object.list_at(&["metadata", "ownerReferences"]).to_vec()),
+                    &text,
+                ));
+            } else {
+                controller = Some(text("name").to_owned());
+            }
+        }
+    }
+}
+
+fn finalizers(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
+    let names = object.finalizers();
+    for name in &names {
+        for problem in names::qualified_name(name) {
+            causes.push(Cause::invalid(field, &json!(name), &problem));
+        }
+        if !name.contains('/') && !matches!(*name, "orphan" | "foregroundDeletion" | "kubernetes") {
+            causes.push(Cause::invalid(
+                field,
+                &json!(name),
+                "name is neither a standard finalizer name nor is it fully qualified",
+            ));
+        }
+    }
+    if names.contains(&"orphan") && names.contains(&"foregroundDeletion") {
+        causes.push(Cause::invalid(field, &json!(names), "finalizer orphan and foregroundDeletion cannot be both set"));
+    }
+}
+
+/// Upstream's `ValidateObjectMetaUpdate`.
+pub(crate) fn validate_update(object: &Object, old: &Object) -> Vec<Cause> {
+    let root = FieldPath::new("metadata");
+    let mut causes = Vec::new();
+    if old.is_deleting() {
+        let had = old.finalizers();
+        let new: Vec<String> =
+            object.finalizers().into_iter().filter(|f| !had.contains(f)).map(|f| format!("{f:?}")).collect();
+        if !new.is_empty() {
+            let text = format!(
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                new.join(", ")
+            );
+            causes.push(Cause::forbidden(&root.child("finalizers"), &text));
+        }
+    }
+    for field in ["name", "namespace", "uid"] {
+        let (new, before) = (object.at(&["metadata", field]), old.at(&["metadata", field]));
+        if new != before {
+            causes.push(Cause::immutable(&root.child(field), new.unwrap_or(&json!(""))));
+        }
+    }
+    causes
+}

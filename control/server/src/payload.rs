@@ -1,0 +1,259 @@
+//! What the store keeps beside an object's stored bytes. Served bytes are the stored ones with the resourceVersion between two slices:
+//! a GET, a list and a watch event are a few copies of memory and parse nothing, and no object is held twice. Labels and selectable
+//! fields are parsed on first use and then shared by every reader and watcher.
+
+use crate::Resource;
+use api::Object;
+use bytes::{BufMut, Bytes, BytesMut};
+use serde_json::Value;
+use std::sync::OnceLock;
+use store::{Payload, Revision};
+
+/// The payload of every entry.
+pub struct Item {
+    view: View,
+    /// In another `apiVersion` that shares the storage (events).
+    other: OnceLock<Box<(String, View)>>,
+}
+
+impl Payload for Item {
+    fn publish(_key: &str, revision: Revision, stored: Bytes) -> Self {
+        Self { view: View::new(stored, revision), other: OnceLock::new() }
+    }
+}
+
+impl Item {
+    /// The object as `resource` serves it.
+    pub fn view(&self, resource: &Resource) -> &View {
+        if !resource.converts() {
+            return &self.view;
+        }
+        let api_version = resource.gvr.api_version();
+        let made = self.other.get_or_init(|| {
+            let mut object = self.view.object();
+            resource.strategy.from_storage(&mut object);
+            object.set(&["apiVersion"], api_version.clone());
+            object.set(&["kind"], resource.kind.clone());
+            Box::new((api_version, View::new(stored(&object), self.view.revision)))
+        });
+        &made.1
+    }
+}
+
+/// One object in one version.
+pub struct View {
+    stored: Bytes,
+    /// Where the fields of `metadata` begin.
+    at: usize,
+    revision: Revision,
+    labels: OnceLock<Box<[(Box<str>, Box<str>)]>>,
+    fields: OnceLock<Box<[Box<str>]>>,
+}
+
+impl View {
+    fn new(stored: Bytes, revision: Revision) -> Self {
+        let at = metadata_start(&stored);
+        Self { stored, at, revision, labels: OnceLock::new(), fields: OnceLock::new() }
+    }
+
+    /// Of an object that is not stored; without a resourceVersion (the answer to a dry-run create) it has none.
+    pub fn detached(object: &Object) -> Self {
+        Self::new(stored(object), object.resource_version().parse().unwrap_or(0))
+    }
+
+    /// About how long the served JSON is.
+    pub fn size(&self) -> usize {
+        self.stored.len() + 44
+    }
+
+    /// Appends the served JSON, with another resourceVersion if it is the last state of a deleted object.
+    pub fn write(&self, out: &mut impl BufMut, revision: Option<Revision>) {
+        out.put_slice(&self.stored[..self.at]);
+        self.put_revision(out, revision, self.stored.get(self.at) == Some(&b'}'));
+        out.put_slice(&self.stored[self.at..]);
+    }
+
+    fn put_revision(&self, out: &mut impl BufMut, revision: Option<Revision>, last: bool) {
+        let revision = revision.unwrap_or(self.revision);
+        if revision == 0 {
+            return;
+        }
+        out.put_slice(b"\"resourceVersion\":\"");
+        out.put_slice(revision.to_string().as_bytes());
+        out.put_slice(if last { b"\"" } else { b"\"," });
+    }
+
+    /// The served JSON.
+    pub fn bytes(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.size());
+        self.write(&mut out, None);
+        out.freeze()
+    }
+
+    /// Parsed anew: objects live as bytes, parsed ones would cost several times their memory.
+    pub fn object(&self) -> Object {
+        let mut object: Object =
+            serde_json::from_slice(&self.stored).expect("the server stores only JSON objects that it made");
+        if self.revision > 0 {
+            object.set(&["metadata", "resourceVersion"], self.revision.to_string());
+        }
+        object
+    }
+
+    /// The value of a label.
+    pub fn label(&self, key: &str) -> Option<&str> {
+        let labels = self.labels.get_or_init(|| {
+            let metadata: Value = serde_json::from_slice(self.stored_metadata()).unwrap_or_default();
+            let pairs = metadata.get("labels").and_then(Value::as_object).into_iter().flatten();
+            let mut pairs: Vec<(Box<str>, Box<str>)> =
+                pairs.filter_map(|(k, v)| Some((k.as_str().into(), v.as_str()?.into()))).collect();
+            pairs.sort();
+            pairs.into()
+        });
+        labels.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok().map(|at| labels[at].1.as_ref())
+    }
+
+    /// The value of a selectable field of the resource besides name and namespace.
+    pub fn field(&self, resource: &Resource, label: &str) -> Option<&str> {
+        let known = resource.strategy.field_labels();
+        let at = known.iter().position(|l| *l == label)?;
+        let fields = self.fields.get_or_init(|| {
+            let object = self.object();
+            known.iter().map(|l| resource.strategy.field(&object, l).into_boxed_str()).collect()
+        });
+        fields.get(at).map(AsRef::as_ref)
+    }
+
+    /// The raw JSON of `metadata` as stored, without resourceVersion.
+    fn stored_metadata(&self) -> &[u8] {
+        &self.stored[self.at - 1..metadata_end(&self.stored, self.at - 1)]
+    }
+
+    /// Appends the object as `PartialObjectMetadata` of a version.
+    pub fn write_partial(&self, out: &mut impl BufMut, version: &str, revision: Option<Revision>) {
+        out.put_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
+        out.put_slice(version.as_bytes());
+        out.put_slice(b"\",\"metadata\":{");
+        let rest = &self.stored_metadata()[1..];
+        self.put_revision(out, revision, rest.first() == Some(&b'}'));
+        out.put_slice(rest);
+        out.put_u8(b'}');
+    }
+}
+
+const METADATA: &[u8] = b"\"metadata\":{";
+
+/// The stored form: kind, apiVersion and metadata first, no resourceVersion. The order is what [`splice`] and [`metadata_of`] rely on.
+pub fn stored(object: &Object) -> Bytes {
+    let mut out = Vec::with_capacity(1024);
+    out.extend_from_slice(b"{\"kind\":");
+    write(&mut out, object.0.get("kind").unwrap_or(&Value::Null));
+    out.extend_from_slice(b",\"apiVersion\":");
+    write(&mut out, object.0.get("apiVersion").unwrap_or(&Value::Null));
+    out.extend_from_slice(b",\"metadata\":{");
+    let mut first = true;
+    for (key, value) in object.0.get("metadata").and_then(Value::as_object).into_iter().flatten() {
+        if key != "resourceVersion" {
+            pair(&mut out, &mut first, key, value);
+        }
+    }
+    out.push(b'}');
+    let mut first = false;
+    for (key, value) in &object.0 {
+        if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
+            pair(&mut out, &mut first, key, value);
+        }
+    }
+    out.push(b'}');
+    Bytes::from(out)
+}
+
+fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
+    serde_json::to_writer(out, value).expect("JSON values serialise");
+}
+
+fn pair(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) {
+    if !*first {
+        out.push(b',');
+    }
+    *first = false;
+    write(out, &key);
+    out.push(b':');
+    write(out, value);
+}
+
+/// Where the fields of `metadata` begin.
+fn metadata_start(bytes: &[u8]) -> usize {
+    let at = bytes.windows(METADATA.len()).position(|w| w == METADATA);
+    at.expect("stored objects have metadata after kind and apiVersion") + METADATA.len()
+}
+
+/// Where the object that opens at `start` ends, by counting braces outside of strings.
+fn metadata_end(bytes: &[u8], start: usize) -> usize {
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    for (at, byte) in bytes[start..].iter().enumerate() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' if !quoted => depth += 1,
+            b'}' if !quoted => {
+                depth -= 1;
+                if depth == 0 {
+                    return start + at + 1;
+                }
+            }
+            _ => {}
+        }
+    }
+    bytes.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn object(value: Value) -> Object {
+        Object::from_value(value).expect("an object")
+    }
+
+    #[test]
+    fn the_resource_version_is_spliced_in() {
+        for (value, metadata) in [
+            (
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {}, "data": {"metadata": "\"}{"}}),
+                json!({"resourceVersion": "7"}),
+            ),
+            (
+                json!({"apiVersion": "v1", "kind": "X", "metadata": {"name": "a\"}\\", "resourceVersion": "3", "labels": {"z": "1"}}}),
+                json!({"name": "a\"}\\", "labels": {"z": "1"}, "resourceVersion": "7"}),
+            ),
+        ] {
+            let bytes = stored(&object(value.clone()));
+            assert!(!String::from_utf8_lossy(&bytes).contains("resourceVersion"));
+            let view = View::new(bytes, 7);
+            let mut parsed: Value = serde_json::from_slice(&view.bytes()).expect("JSON");
+            assert_eq!(parsed["metadata"], metadata);
+            assert_eq!(view.object().into_value(), parsed);
+            let mut out = Vec::new();
+            view.write(&mut out, Some(12345));
+            assert_eq!(serde_json::from_slice::<Value>(&out).expect("JSON")["metadata"]["resourceVersion"], "12345");
+            let mut out = Vec::new();
+            view.write_partial(&mut out, "v1", None);
+            let partial =
+                json!({"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata});
+            assert_eq!(serde_json::from_slice::<Value>(&out).expect("JSON"), partial);
+            parsed["metadata"] = value["metadata"].clone();
+            assert_eq!(parsed, value);
+        }
+    }
+
+    #[test]
+    fn labels_are_read_from_bytes() {
+        let bytes =
+            stored(&object(json!({"apiVersion": "v1", "kind": "X", "metadata": {"labels": {"b": "2", "a": "1"}}})));
+        let view = View::new(bytes, 1);
+        assert_eq!((view.label("a"), view.label("b"), view.label("c")), (Some("1"), Some("2"), None));
+    }
+}

@@ -1,0 +1,137 @@
+//! Answers: JSON or YAML, pretty or not, plain text, errors. Bodies have a known length except for streams.
+
+use crate::negotiate::Output;
+use api::Status;
+use axum::body::Body;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body::{Frame, SizeHint};
+use serde_json::Value;
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+/// Plain text.
+pub fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
+    let mut response = Response::new(Body::from(text.into()));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// Upstream's answer to a path that nothing serves.
+pub fn no_such_path() -> Response<Body> {
+    text(StatusCode::NOT_FOUND, "404 page not found\n")
+}
+
+/// JSON bytes in the form the client wants.
+pub fn json(status: StatusCode, output: Output, bytes: Bytes) -> Response<Body> {
+    let (bytes, media) = match (output.yaml, output.pretty) {
+        (true, _) => (yaml(&bytes), "application/yaml"),
+        (false, true) => (pretty(&bytes), "application/json"),
+        (false, false) => (bytes, "application/json"),
+    };
+    let mut response = Response::new(Body::from(bytes));
+    *response.status_mut() = status;
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    response
+}
+
+/// A JSON value in the form the client wants.
+pub fn value(status: StatusCode, output: Output, value: &Value) -> Response<Body> {
+    json(status, output, Bytes::from(serde_json::to_vec(value).expect("JSON values serialise")))
+}
+
+/// An error.
+pub fn status(status: &Status, output: Output) -> Response<Body> {
+    let code = StatusCode::from_u16(status.code).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = json(code, output, Bytes::from(status.to_json()));
+    let headers = response.headers_mut();
+    headers.insert("x-content-type-options", HeaderValue::from_static("nosniff"));
+    if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+fn pretty(bytes: &Bytes) -> Bytes {
+    let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return bytes.clone() };
+    let mut out = serde_json::to_vec_pretty(&value).expect("JSON values serialise");
+    out.push(b'\n');
+    Bytes::from(out)
+}
+
+fn yaml(bytes: &Bytes) -> Bytes {
+    let Ok(value) = serde_json::from_slice::<Value>(bytes) else { return bytes.clone() };
+    Bytes::from(api::yaml::to_string(&value))
+}
+
+/// `{"kind":…,"apiVersion":…,"metadata":{…},` of a list, up to the field that holds its items.
+pub fn list_head(
+    kind: &str,
+    api_version: &str,
+    revision: u64,
+    next: Option<&str>,
+    remaining: Option<usize>,
+) -> BytesMut {
+    let mut out = BytesMut::with_capacity(256);
+    out.put_slice(
+        format!(
+            "{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{{\"resourceVersion\":\"{revision}\""
+        )
+        .as_bytes(),
+    );
+    if let Some(next) = next {
+        out.put_slice(format!(",\"continue\":\"{next}\"").as_bytes());
+    }
+    if let Some(remaining) = remaining {
+        out.put_slice(format!(",\"remainingItemCount\":{remaining}").as_bytes());
+    }
+    out.put_slice(b"},");
+    out
+}
+
+/// A body of several pieces with a known length.
+pub struct Pieces {
+    pieces: VecDeque<Bytes>,
+    length: u64,
+}
+
+impl Pieces {
+    /// All of it.
+    pub fn new(pieces: VecDeque<Bytes>) -> Self {
+        let length = pieces.iter().map(|p| p.len() as u64).sum();
+        Self { pieces, length }
+    }
+
+    /// As one buffer: for forms that need the whole.
+    pub fn concat(self) -> Bytes {
+        let mut out = BytesMut::with_capacity(usize::try_from(self.length).unwrap_or_default());
+        self.pieces.iter().for_each(|p| out.put_slice(p));
+        out.freeze()
+    }
+}
+
+impl http_body::Body for Pieces {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        let piece = self.pieces.pop_front();
+        self.length -= piece.as_ref().map_or(0, |p| p.len() as u64);
+        Poll::Ready(piece.map(|p| Ok(Frame::data(p))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.pieces.is_empty()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        SizeHint::with_exact(self.length)
+    }
+}

@@ -1,0 +1,238 @@
+//! What a request is about, read from method and path before anything looks at it: verb, group, version, namespace, resource, name,
+//! subresource. Follows upstream's `RequestInfo`, the legacy `/watch/` prefix included.
+
+use axum::extract::Query as AxumQuery;
+use http::{Method, Uri};
+
+/// Query parameters in the order sent.
+#[derive(Clone, Debug, Default)]
+pub struct Query(Vec<(String, String)>);
+
+impl Query {
+    /// Of a request's target; what cannot be decoded counts as absent.
+    pub fn of(uri: &Uri) -> Self {
+        Self(AxumQuery::try_from_uri(uri).map(|AxumQuery(pairs)| pairs).unwrap_or_default())
+    }
+
+    /// The first value of a parameter, if it is there and not empty.
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
+    }
+
+    /// All values of a parameter.
+    pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
+        self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
+    /// A flag as Go's conversion reads it: present and neither `false` nor `0`.
+    pub fn flag(&self, name: &str) -> bool {
+        self.0.iter().find(|(k, _)| k == name).is_some_and(|(_, v)| {
+            let v = v.to_lowercase();
+            v != "false" && v != "0"
+        })
+    }
+}
+
+/// What a request is about.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequestInfo {
+    /// The whole decoded path.
+    pub path: String,
+    /// Whether it is about a resource, not a document such as `/version`.
+    pub is_resource: bool,
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; for others the lower-case method.
+    pub verb: String,
+    /// Empty for the core group.
+    pub group: String,
+    /// `v1`.
+    pub version: String,
+    /// Empty for cluster-scoped requests.
+    pub namespace: String,
+    /// `pods`.
+    pub resource: String,
+    /// `status`.
+    pub subresource: String,
+    /// Name of one object; also taken from `fieldSelector=metadata.name=x`.
+    pub name: String,
+    /// The object's name is in the path.
+    pub named: bool,
+    /// What follows the subresource (proxies).
+    pub rest: String,
+}
+
+/// Decodes `%XX`; anything malformed stays as it is.
+pub fn percent_decode(text: &str) -> String {
+    if !text.contains('%') {
+        return text.to_owned();
+    }
+    let bytes = text.as_bytes();
+    let mut out = Vec::with_capacity(bytes.len());
+    let mut at = 0;
+    while at < bytes.len() {
+        let hex = bytes
+            .get(at + 1..at + 3)
+            .and_then(|h| std::str::from_utf8(h).ok())
+            .and_then(|h| u8::from_str_radix(h, 16).ok());
+        match (bytes[at], hex) {
+            (b'%', Some(byte)) => {
+                out.push(byte);
+                at += 3;
+            }
+            (byte, _) => {
+                out.push(byte);
+                at += 1;
+            }
+        }
+    }
+    String::from_utf8_lossy(&out).into_owned()
+}
+
+impl RequestInfo {
+    /// Reads method, path and query.
+    pub fn of(method: &Method, uri: &Uri, query: &Query) -> Self {
+        let segments: Vec<String> = uri.path().split('/').filter(|s| !s.is_empty()).map(percent_decode).collect();
+        let mut info =
+            Self { path: percent_decode(uri.path()), verb: method.as_str().to_lowercase(), ..Self::default() };
+        let parts = match segments.first().map(String::as_str) {
+            Some("api") if segments.len() >= 3 => {
+                info.version = segments[1].clone();
+                &segments[2..]
+            }
+            Some("apis") if segments.len() >= 4 => {
+                info.group = segments[1].clone();
+                info.version = segments[2].clone();
+                &segments[3..]
+            }
+            _ => return info,
+        };
+        info.is_resource = true;
+        info.verb = match *method {
+            Method::POST => "create",
+            Method::GET | Method::HEAD => "get",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE => "delete",
+            _ => "",
+        }
+        .to_owned();
+        let watched = parts.first().is_some_and(|p| p == "watch") && parts.len() > 1;
+        info.read_parts(if watched { &parts[1..] } else { parts });
+        info.finish_verb(query, watched);
+        info
+    }
+
+    fn read_parts(&mut self, mut parts: &[String]) {
+        if parts.first().is_some_and(|p| p == "namespaces") && parts.len() > 1 {
+            self.namespace = parts[1].clone();
+            // `/namespaces/x`, `/namespaces/x/status` and `/finalize` are about the Namespace itself.
+            let itself = parts.len() == 2 || (parts.len() == 3 && matches!(parts[2].as_str(), "status" | "finalize"));
+            if !itself {
+                parts = &parts[2..];
+            }
+        }
+        self.resource = parts.first().cloned().unwrap_or_default();
+        self.name = parts.get(1).cloned().unwrap_or_default();
+        self.named = !self.name.is_empty();
+        self.subresource = parts.get(2).cloned().unwrap_or_default();
+        self.rest = parts.get(3..).unwrap_or_default().join("/");
+        if self.resource == "namespaces" && self.group.is_empty() {
+            self.namespace = self.name.clone();
+        }
+    }
+
+    fn finish_verb(&mut self, query: &Query, watched: bool) {
+        if self.verb == "get" && (watched || (query.flag("watch") && self.subresource.is_empty())) {
+            self.verb = "watch".into();
+        } else if self.verb == "get" && !self.named {
+            self.verb = "list".into();
+        } else if self.verb == "delete" && !self.named {
+            self.verb = "deletecollection".into();
+        }
+        if !self.named && matches!(self.verb.as_str(), "list" | "watch" | "deletecollection") {
+            let selector = query.get("fieldSelector").unwrap_or_default();
+            let name =
+                selector.split(',').find_map(|r| r.strip_prefix("metadata.name=")).map(|n| n.trim_start_matches('='));
+            self.name = name.unwrap_or_default().to_owned();
+        }
+    }
+
+    /// `v1` or `apps/v1`.
+    pub fn api_version(&self) -> String {
+        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// Whether it may run longer than the request timeout and counts for no in-flight limit.
+    pub fn is_long_running(&self, query: &Query) -> bool {
+        self.verb == "watch"
+            || matches!(self.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
+            || (self.subresource == "log" && query.flag("follow"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info(method: &str, target: &str) -> RequestInfo {
+        let uri: Uri = target.parse().expect("a target");
+        RequestInfo::of(&method.parse().expect("a method"), &uri, &Query::of(&uri))
+    }
+
+    #[test]
+    fn paths_are_read_as_upstream_reads_them() {
+        for (method, target, verb, group, namespace, resource, name, subresource) in [
+            ("GET", "/api/v1/namespaces", "list", "", "", "namespaces", "", ""),
+            ("GET", "/api/v1/namespaces/a", "get", "", "a", "namespaces", "a", ""),
+            ("PUT", "/api/v1/namespaces/a/finalize", "update", "", "a", "namespaces", "a", "finalize"),
+            ("GET", "/api/v1/namespaces/a/pods", "list", "", "a", "pods", "", ""),
+            ("GET", "/api/v1/namespaces/a/pods?watch=true", "watch", "", "a", "pods", "", ""),
+            ("GET", "/api/v1/namespaces/a/pods?watch=0", "list", "", "a", "pods", "", ""),
+            ("GET", "/api/v1/watch/namespaces/a/pods/b", "watch", "", "a", "pods", "b", ""),
+            ("GET", "/api/v1/watch/pods", "watch", "", "", "pods", "", ""),
+            ("GET", "/api/v1/pods?fieldSelector=metadata.name%3Dx", "list", "", "", "pods", "x", ""),
+            ("GET", "/api/v1/namespaces/a/pods/b/log", "get", "", "a", "pods", "b", "log"),
+            ("POST", "/apis/apps/v1/namespaces/a/deployments", "create", "apps", "a", "deployments", "", ""),
+            (
+                "PATCH",
+                "/apis/apps/v1/namespaces/a/deployments/d/scale",
+                "patch",
+                "apps",
+                "a",
+                "deployments",
+                "d",
+                "scale",
+            ),
+            (
+                "DELETE",
+                "/apis/apps/v1/namespaces/a/deployments",
+                "deletecollection",
+                "apps",
+                "a",
+                "deployments",
+                "",
+                "",
+            ),
+            ("DELETE", "/apis/apps/v1/namespaces/a/deployments/d", "delete", "apps", "a", "deployments", "d", ""),
+            ("GET", "/api/v1/nodes/system%3Anode", "get", "", "", "nodes", "system:node", ""),
+        ] {
+            let i = info(method, target);
+            assert!(i.is_resource, "{target}");
+            let got = (
+                i.verb.as_str(),
+                i.group.as_str(),
+                i.namespace.as_str(),
+                i.resource.as_str(),
+                i.name.as_str(),
+                i.subresource.as_str(),
+            );
+            assert_eq!(got, (verb, group, namespace, resource, name, subresource), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn documents_are_not_resources() {
+        for target in ["/version", "/api", "/api/v1", "/apis/apps/v1", "/openapi/v3/api/v1", "/readyz"] {
+            assert!(!info("GET", target).is_resource, "{target}");
+        }
+    }
+}

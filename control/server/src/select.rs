@@ -1,0 +1,78 @@
+//! Which objects a list, watch or deletecollection is about: label and field selectors, evaluated on what the entry already knows.
+
+use crate::{Resource, payload::View, request::Query};
+use api::{
+    Status,
+    selector::{FieldSelector, Selector},
+};
+
+/// One requirement on a field.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Requirement {
+    label: String,
+    value: String,
+    equal: bool,
+}
+
+/// Label and field selector together.
+#[derive(Clone, Debug)]
+pub struct Filter {
+    labels: Selector,
+    fields: Vec<Requirement>,
+}
+
+impl Filter {
+    /// From `labelSelector` and `fieldSelector`; 400 for what cannot be parsed or selected.
+    pub fn parse(query: &Query, resource: &Resource, name: Option<&str>) -> Result<Self, Status> {
+        let labels = Selector::parse(query.get("labelSelector").unwrap_or_default()).map_err(|e| {
+            Status::bad_request(format!(
+                "unable to parse requirement: {}",
+                e.to_string().trim_start_matches("unable to parse requirement: ")
+            ))
+        })?;
+        let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
+            .map_err(|e| Status::bad_request(e.to_string()))?;
+        let mut requirements = Vec::new();
+        for r in fields.requirements() {
+            let known = matches!(r.field.as_str(), "metadata.name" | "metadata.namespace")
+                || resource.strategy.field_labels().contains(&r.field.as_str());
+            if !known {
+                return Err(Status::bad_request(resource.strategy.unknown_field(&r.field)));
+            }
+            requirements.push(Requirement { label: r.field.clone(), value: r.value.clone(), equal: r.equal });
+        }
+        if let Some(name) = name {
+            requirements.push(Requirement { label: "metadata.name".into(), value: name.into(), equal: true });
+        }
+        Ok(Self { labels, fields: requirements })
+    }
+
+    /// Whether it selects everything.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty() && self.fields.is_empty()
+    }
+
+    /// The one name it selects, if it does.
+    pub fn name(&self) -> Option<&str> {
+        self.fields.iter().find(|r| r.equal && r.label == "metadata.name").map(|r| r.value.as_str())
+    }
+
+    /// Whether it selects an object. `namespace` and `name` come from the key.
+    pub fn matches(&self, resource: &Resource, namespace: &str, name: &str, view: &View) -> bool {
+        let fields = self.fields.iter().all(|r| {
+            let value = match r.label.as_str() {
+                "metadata.name" => name,
+                "metadata.namespace" => namespace,
+                label => view.field(resource, label).unwrap_or_default(),
+            };
+            (value == r.value) == r.equal
+        });
+        fields && (self.labels.is_empty() || self.labels.matches(|key| view.label(key)))
+    }
+}
+
+/// Namespace and name from a key of the resource.
+pub fn identity<'a>(resource: &Resource, prefix: &str, key: &'a str) -> (&'a str, &'a str) {
+    let rest = key.get(prefix.len()..).unwrap_or_default();
+    if resource.namespaced { rest.split_once('/').unwrap_or(("", rest)) } else { ("", rest) }
+}

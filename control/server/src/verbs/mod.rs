@@ -1,0 +1,152 @@
+//! The verbs. Each takes the call and the resource it is about and answers, or fails with a `Status`.
+
+mod binding;
+mod delete;
+mod log;
+mod patch;
+mod read;
+mod scale;
+mod token;
+mod watch;
+mod write;
+
+use crate::{
+    Context, Resource, Verb,
+    chain::Call,
+    negotiate::{self, Form, Offers, Output},
+    payload::View,
+    reply,
+    table::{self, Include},
+};
+use api::{Object, Status};
+use axum::body::Body;
+use bytes::BytesMut;
+use http::{Response, StatusCode};
+use std::sync::Arc;
+
+pub(crate) use write::{Change, Write, create_object, update_object};
+
+/// Serves a request about a resource.
+pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
+    let info = &call.info;
+    let registry = call.server.0.registry.load();
+    let Some(resource) = registry.get(&info.group, &info.version, &info.resource).cloned() else {
+        return Ok(reply::no_such_path());
+    };
+    drop(registry);
+    let scoped =
+        resource.namespaced || info.namespace.is_empty() || (info.resource == "namespaces" && info.group.is_empty());
+    let somewhere = !resource.namespaced || !info.namespace.is_empty() || !info.named;
+    if !scoped || !somewhere || !info.rest.is_empty() {
+        return Ok(reply::no_such_path());
+    }
+    if !info.subresource.is_empty() {
+        return subresource(call, resource).await;
+    }
+    let verb = match info.verb.as_str() {
+        "create" if !info.named && (!resource.namespaced || !info.namespace.is_empty()) => Verb::Create,
+        "get" => Verb::Get,
+        "list" => Verb::List,
+        "watch" => Verb::Watch,
+        "update" if info.named => Verb::Update,
+        "patch" if info.named => Verb::Patch,
+        "delete" => Verb::Delete,
+        "deletecollection" => Verb::DeleteCollection,
+        _ => return Err(not_allowed()),
+    };
+    if !resource.serves(verb) {
+        return Err(not_allowed());
+    }
+    match verb {
+        Verb::Create => write::create(call, resource).await,
+        Verb::Get => read::get(call, resource).await,
+        Verb::List => read::list(call, resource).await,
+        Verb::Watch => watch::watch(call, resource).await,
+        Verb::Update => write::update(call, resource).await,
+        Verb::Patch => patch::patch(call, resource).await,
+        Verb::Delete => delete::delete(call, resource).await,
+        Verb::DeleteCollection => delete::collection(call, resource).await,
+    }
+}
+
+fn not_allowed() -> Status {
+    Status::new(api::Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+}
+
+async fn subresource(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let Some(found) = resource.subresource(&call.info.subresource) else { return Ok(reply::no_such_path()) };
+    let verb = match call.info.verb.as_str() {
+        "create" => Verb::Create,
+        "get" => Verb::Get,
+        "update" => Verb::Update,
+        "patch" => Verb::Patch,
+        _ => return Err(not_allowed()),
+    };
+    if !found.verbs.contains(&verb) {
+        return Err(not_allowed());
+    }
+    match (call.info.subresource.as_str(), verb) {
+        ("status" | "finalize", Verb::Get) => read::get(call, resource).await,
+        ("status" | "finalize", Verb::Update) => write::update(call, resource).await,
+        ("status", Verb::Patch) => patch::patch(call, resource).await,
+        ("scale", Verb::Get) => scale::get(call, resource).await,
+        ("scale", Verb::Update) => scale::update(call, resource).await,
+        ("scale", Verb::Patch) => scale::patch(call, resource).await,
+        ("binding", Verb::Create) => binding::create(call, resource).await,
+        ("token", Verb::Create) => token::create(call, resource).await,
+        ("log", Verb::Get) => log::get(call, resource).await,
+        _ => Ok(reply::no_such_path()),
+    }
+}
+
+impl Call {
+    /// What strategies and admission know about this call.
+    pub(crate) fn context(&self, verb: Verb, resource: &Arc<Resource>, dry_run: bool) -> Context {
+        Context {
+            user: self.user.clone(),
+            now: self.server.0.clock.now(),
+            verb,
+            resource: resource.clone(),
+            subresource: self.info.subresource.clone(),
+            namespace: if resource.namespaced { self.info.namespace.clone() } else { String::new() },
+            name: self.info.name.clone(),
+            dry_run,
+            objects: self.server.objects(),
+            ids: self.server.0.ids.clone(),
+        }
+    }
+
+    /// The form of the answer.
+    pub(crate) fn output(&self, offers: Offers) -> Result<Output, Status> {
+        negotiate::output(&self.headers, &self.query, offers, false)
+    }
+
+    /// The key of the object that the path names.
+    pub(crate) fn key(&self, resource: &Resource) -> String {
+        resource.key(&self.info.namespace, &self.info.name)
+    }
+}
+
+/// Answers one stored object in the form that was asked for.
+pub(crate) fn answer(
+    call: &Call,
+    code: StatusCode,
+    output: Output,
+    resource: &Resource,
+    view: &View,
+) -> Result<Response<Body>, Status> {
+    let bytes = if output.form == Form::Object {
+        view.bytes()
+    } else {
+        let mut out = BytesMut::with_capacity(view.size());
+        let include = Include::parse(&call.query)?;
+        table::write(&mut out, resource, view, output.form, include, call.server.0.clock.now(), true, None);
+        out.freeze()
+    };
+    Ok(reply::json(code, output, bytes))
+}
+
+/// A view of an object that is not stored: a dry run, or the last state of a deleted one.
+pub(crate) fn view_of(object: &Object) -> View {
+    View::detached(object)
+}

@@ -1,0 +1,274 @@
+//! PATCH: JSON patch, merge patch, strategic merge patch, and server-side apply. Without a resourceVersion in the patch a clash is tried
+//! again here; with one it is the client's.
+
+use super::write::{Change, Write, create_object, finish, update_object};
+use crate::{
+    Resource, Verb,
+    chain::Call,
+    codec::{self, FieldValidation, WriteOptions},
+    metadata,
+    negotiate::{self, Offers},
+};
+use api::{Cause, FieldPath, GroupVersionKind, Object, Reason, Status, apply::ApplyOptions, invalid, schema::Schema};
+use axum::body::Body;
+use http::{HeaderMap, Response, StatusCode};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+/// Most operations in a JSON patch.
+const OPERATIONS: usize = 10_000;
+
+/// A patch as it was sent.
+pub(super) enum Patch {
+    Json(Value),
+    Merge(Value),
+    Strategic(Value),
+}
+
+impl Patch {
+    /// From the body, or 415.
+    pub(super) fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Self, Status> {
+        let media = negotiate::content_type(headers);
+        let make: fn(Value) -> Self = match media {
+            "application/json-patch+json" => Self::Json,
+            "application/merge-patch+json" => Self::Merge,
+            "application/strategic-merge-patch+json" => Self::Strategic,
+            _ => return Err(codec::unsupported_patch(media)),
+        };
+        let (value, _) =
+            api::json::parse(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        match (&value, media) {
+            (Value::Array(operations), "application/json-patch+json") if operations.len() > OPERATIONS => {
+                let text =
+                    format!("The allowed maximum operations in a JSON patch is {OPERATIONS}, got {}", operations.len());
+                return Err(Status::new(Reason::RequestEntityTooLarge, text));
+            }
+            (Value::Array(_), "application/json-patch+json") | (Value::Object(_), _) => {}
+            _ => {
+                return Err(Status::bad_request(
+                    "error decoding patch: json: cannot unmarshal into Go value of the patch's type",
+                ));
+            }
+        }
+        Ok(make(value))
+    }
+
+    /// The patched value.
+    pub(super) fn apply(&self, current: &Value, schema: &Schema) -> Result<Value, Status> {
+        match self {
+            Self::Json(patch) => api::patch::json(current, patch).map_err(|e| rejected(&e.to_string())),
+            Self::Merge(patch) => Ok(api::patch::merge(current, patch)),
+            Self::Strategic(patch) => {
+                api::patch::strategic(current, patch, schema).map_err(|e| Status::bad_request(e.to_string()))
+            }
+        }
+    }
+
+    /// As errors print it.
+    fn show(&self) -> String {
+        match self {
+            Self::Strategic(patch) => go(patch),
+            Self::Json(patch) | Self::Merge(patch) => patch.to_string(),
+        }
+    }
+}
+
+/// 422 for a patch that does not fit the object.
+fn rejected(error: &str) -> Status {
+    Status::new(Reason::Invalid, "the server rejected our request due to an error in our request").with_cause(
+        "UnexpectedServerResponse",
+        error,
+        "",
+    )
+}
+
+/// A value as Go prints it with `%+v`.
+fn go(value: &Value) -> String {
+    match value {
+        Value::Object(map) => {
+            format!("map[{}]", map.iter().map(|(k, v)| format!("{k}:{}", go(v))).collect::<Vec<_>>().join(" "))
+        }
+        Value::Array(list) => format!("[{}]", list.iter().map(go).collect::<Vec<_>>().join(" ")),
+        Value::String(text) => text.clone(),
+        Value::Null => "<nil>".into(),
+        other => other.to_string(),
+    }
+}
+
+fn invalid_patch(patch: &Patch, error: &str) -> Status {
+    let cause = Cause::invalid(&FieldPath::new("patch"), &json!(patch.show()), error);
+    invalid(&GroupVersionKind::new("", "", ""), "", &[cause])
+}
+
+/// The patched form of an object of `kind`: types checked, pruned, strict decoding judged.
+pub(super) fn patched(
+    patch: &Patch,
+    current: &Object,
+    kind: &GroupVersionKind,
+    schema: &Schema,
+    validation: FieldValidation,
+    warnings: &mut Vec<String>,
+) -> Result<Object, Status> {
+    let current = current.clone().into_value();
+    let mut value = patch.apply(&current, schema)?;
+    let problems = schema.decode_check(&mut value).map_err(|e| invalid_patch(patch, &e))?;
+    schema.default(&mut value);
+    if !problems.is_empty() {
+        match validation {
+            FieldValidation::Strict => return Err(invalid_patch(patch, &codec::strict_error(&problems))),
+            FieldValidation::Warn => warnings.extend(problems),
+            FieldValidation::Ignore => {}
+        }
+    }
+    let object = Object::from_value(value).ok_or_else(|| invalid_patch(patch, "not an object"))?;
+    if object.api_version() != kind.api_version() || object.kind() != kind.kind {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({}) does not match the expected API version ({})",
+            object.gvk(),
+            kind
+        )));
+    }
+    Ok(object)
+}
+
+/// PATCH of an object or its status.
+pub(super) async fn patch(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    if negotiate::content_type(&call.headers) == "application/apply-patch+yaml" {
+        return apply(call, resource).await;
+    }
+    let output = call.output(Offers::Tables)?;
+    let options = WriteOptions::parse("PatchOptions", &call.query, &call.headers, false)?;
+    let (call, bytes) = call.with_body().await?;
+    let patch = Patch::decode(&call.headers, &bytes)?;
+    let mut write = Write::new(&call, &resource, Verb::Update, &options);
+    let (kind, schema) = (resource.gvk(), write.schema.clone());
+    let make = |old: &Object, warnings: &mut Vec<String>| {
+        let mut object = patched(&patch, old, &kind, &schema, options.field_validation, warnings)?;
+        let pinned = object.resource_version() != old.resource_version();
+        resource.strategy.default(&mut object);
+        Ok(Change { object, owned: false, pinned })
+    };
+    match update_object(&mut write, make).await? {
+        Some(written) => finish(&call, &write, StatusCode::OK, output, &written),
+        None => Err(Status::not_found(&resource.gvr, &call.info.name)),
+    }
+}
+
+/// The applied configuration from a body.
+fn configuration(
+    call: &Call,
+    resource: &Resource,
+    schema: &Schema,
+    bytes: &[u8],
+    strict: bool,
+) -> Result<Object, Status> {
+    let kind = resource.gvk();
+    let (mut value, duplicates) =
+        api::yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    if strict && !duplicates.is_empty() {
+        return Err(Status::bad_request(format!("error strict decoding YAML: {}", duplicates.join(", "))));
+    }
+    let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    for field in ["kind", "apiVersion"] {
+        if text(&value, field).is_empty() {
+            let title = if field == "kind" { "Kind" } else { "apiVersion" };
+            return Err(Status::bad_request(format!(
+                "Object '{title}' is missing in '{}'",
+                String::from_utf8_lossy(bytes)
+            )));
+        }
+    }
+    let given = GroupVersionKind::from_api_version(&text(&value, "apiVersion"), &text(&value, "kind"));
+    if given != kind {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({}) does not match the expected API version ({})",
+            given.api_version(),
+            kind.api_version()
+        )));
+    }
+    if value.pointer("/metadata/managedFields").is_some_and(|v| !v.is_null()) {
+        return Err(Status::bad_request("metadata.managedFields must be nil"));
+    }
+    let what = format!("{}/{}; {kind}", call.info.namespace, call.info.name);
+    let typed =
+        |why: String| Status::new(Reason::Unknown, format!("failed to create typed patch object ({what}): {why}"));
+    let problems = schema.decode_check(&mut value).map_err(typed)?;
+    if let Some(problem) = problems.iter().find_map(|p| p.strip_prefix("unknown field \"")) {
+        return Err(typed(format!(".{}: field not declared in schema", problem.trim_end_matches('"'))));
+    }
+    Object::from_value(value).ok_or_else(|| Status::bad_request("the applied configuration is not an object"))
+}
+
+/// Server-side apply.
+async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let output = call.output(Offers::Tables)?;
+    let options = WriteOptions::parse("PatchOptions", &call.query, &call.headers, true)?;
+    let (call, bytes) = call.with_body().await?;
+    let mut write = Write::new(&call, &resource, Verb::Update, &options);
+    let schema = write.schema.clone();
+    let strict = options.field_validation == FieldValidation::Strict;
+    let mut config = configuration(&call, &resource, &schema, &bytes, strict)?;
+    super::write::check_name(&call, &mut config)?;
+    metadata::match_namespace(&mut config, &write.cx.namespace, resource.namespaced)?;
+
+    let (api_version, ignored, subresource) =
+        (resource.gvr.api_version(), write.ignored(), write.cx.subresource.clone());
+    let how = ApplyOptions {
+        manager: &options.manager,
+        force: options.force.unwrap_or(false),
+        now: write.cx.now,
+        subresource: &subresource,
+        api_version: &api_version,
+        ignored: ignored.as_ref(),
+    };
+    for _ in 0..2 {
+        let make = |old: &Object, _: &mut Vec<String>| {
+            let pinned = !matches!(config.resource_version(), "" | "0");
+            let mut object = api::apply::apply(Some(old), &config, &how, &schema)?;
+            resource.strategy.default(&mut object);
+            Ok(Change { object, owned: true, pinned })
+        };
+        write.cx.verb = Verb::Update;
+        if let Some(written) = update_object(&mut write, make).await? {
+            return finish(&call, &write, StatusCode::OK, output, &written);
+        }
+        if !call.info.subresource.is_empty() {
+            return Err(Status::not_found(&resource.gvr, &call.info.name));
+        }
+        if !config.uid().is_empty() {
+            let why = format!(
+                "uid mismatch: the provided object specified uid {}, and no existing object was found",
+                config.uid()
+            );
+            return Err(Status::conflict(&resource.gvr, &call.info.name, &why));
+        }
+        let object = api::apply::apply(None, &config, &how, &schema)?;
+        write.cx.verb = Verb::Create;
+        match create_object(&mut write, object, true).await {
+            Ok(written) => return finish(&call, &write, StatusCode::CREATED, output, &written),
+            // Somebody else created it in between: apply to that.
+            Err(status) if status.reason == Reason::AlreadyExists => continue,
+            Err(status) => return Err(status),
+        }
+    }
+    Err(Status::modified(&resource.gvr, &call.info.name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_print_as_go_prints_them() {
+        assert_eq!(go(&json!({"spec": {"a": 1, "b": ["x", null]}})), "map[spec:map[a:1 b:[x <nil>]]]");
+    }
+
+    #[test]
+    fn patch_types_are_told_by_content_type() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(Patch::decode(&headers, b"{}").map(|_| ()).expect_err("no type").code, 415);
+        headers.insert(http::header::CONTENT_TYPE, http::HeaderValue::from_static("application/merge-patch+json"));
+        assert!(matches!(Patch::decode(&headers, b"{}"), Ok(Patch::Merge(_))));
+        assert_eq!(Patch::decode(&headers, b"[]").map(|_| ()).expect_err("not an object").code, 400);
+    }
+}

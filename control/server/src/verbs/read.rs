@@ -1,0 +1,322 @@
+//! GET and LIST. Neither parses JSON unless a selector, a table or YAML asks for it. Follows "Kubernetes API Concepts": resource
+//! versions, chunked lists, consistent reads.
+
+use super::answer;
+use crate::{
+    Resource,
+    chain::Call,
+    negotiate::{Form, Offers, Output},
+    payload::{Item, View},
+    reply::{self, Pieces},
+    request::Query,
+    select::{Filter, identity},
+    table::{self, Include},
+};
+use api::{Cause, FieldPath, GroupVersionKind, Reason, Status, invalid};
+use axum::body::Body;
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use std::{collections::VecDeque, sync::Arc, time::Duration};
+use store::{Entry, Error, Revision, Snapshot};
+
+/// How long a read waits for a revision that has not happened yet.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// GET of one object.
+pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let output = call.output(Offers::Tables)?;
+    if let Some(revision) = call.query.get("resourceVersion") {
+        not_older_than(&call, parse_revision(revision)?).await?;
+    }
+    match call.server.0.store.get(&call.key(&resource)) {
+        Some(entry) => answer(&call, StatusCode::OK, output, &resource, entry.payload.view(&resource)),
+        None => Err(Status::not_found(&resource.gvr, &call.info.name)),
+    }
+}
+
+/// Reads a resourceVersion parameter.
+pub(super) fn parse_revision(text: &str) -> Result<Revision, Status> {
+    text.parse().map_err(|_| {
+        Status::bad_request(format!(
+            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
+        ))
+    })
+}
+
+/// Waits until the store is at least at a revision, or 504.
+pub(super) async fn not_older_than(call: &Call, revision: Revision) -> Result<(), Status> {
+    let store = &call.server.0.store;
+    if store.revision() >= revision {
+        return Ok(());
+    }
+    match tokio::time::timeout(PATIENCE, store.wait_for(revision)).await {
+        Ok(Ok(())) => Ok(()),
+        _ => {
+            let text = format!("Too large resource version: {revision}, current: {}", store.revision());
+            Err(Status::timeout(&text, 1).with_cause("ResourceVersionTooLarge", "Too large resource version", ""))
+        }
+    }
+}
+
+/// A failure of the store as it goes to a client.
+pub(super) fn store_error(error: Error<Item>) -> Status {
+    match error {
+        Error::Compacted { oldest } => {
+            Status::expired(format!("The resourceVersion for the provided list is too old. ({oldest})"))
+        }
+        Error::ReadOnly { .. } | Error::Closed => Status::unavailable(error.to_string()),
+        other => Status::internal(other),
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Token {
+    v: String,
+    rv: i64,
+    start: String,
+}
+
+fn encode_token(revision: i64, start: &str) -> String {
+    let token = Token { v: "meta.k8s.io/v1".into(), rv: revision, start: start.into() };
+    BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&token).expect("a token is plain data"))
+}
+
+fn decode_token(text: &str) -> Result<Token, Status> {
+    let refuse = |why: String| Status::bad_request(format!("continue key is not valid: {why}"));
+    let bytes = BASE64_URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| refuse(e.to_string()))?;
+    let token: Token = serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))?;
+    match token.v.as_str() {
+        "meta.k8s.io/v1" if token.rv != 0 && !token.start.is_empty() => Ok(token),
+        "meta.k8s.io/v1" => Err(refuse("incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into())),
+        other => Err(refuse(format!("server does not recognize this encoded version {other:?}"))),
+    }
+}
+
+/// Violations of upstream's `ValidateListOptions`.
+pub(super) fn validate_options(query: &Query, watch: bool) -> Result<(), Status> {
+    let mut causes = Vec::new();
+    let matching = FieldPath::new("resourceVersionMatch");
+    let initial = FieldPath::new("sendInitialEvents");
+    let revision = query.get("resourceVersion");
+    let given = query.get("resourceVersionMatch");
+    let sends = query.get("sendInitialEvents").is_some();
+    match (watch, given) {
+        (true, None) if sends => causes.push(Cause::forbidden(
+            &matching,
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        )),
+        (true, Some(_)) if !sends => causes.push(Cause::forbidden(
+            &matching,
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        )),
+        (true, Some(m)) if m != "NotOlderThan" => {
+            causes.push(Cause::not_supported(&matching, &json!(m), &["NotOlderThan"]))
+        }
+        (false, Some(m)) => {
+            if revision.is_none() {
+                causes.push(Cause::forbidden(
+                    &matching,
+                    "resourceVersionMatch is forbidden unless resourceVersion is provided",
+                ));
+            }
+            if query.get("continue").is_some() {
+                causes.push(Cause::forbidden(&matching, "resourceVersionMatch is forbidden when continue is provided"));
+            }
+            if m != "Exact" && m != "NotOlderThan" {
+                causes.push(Cause::not_supported(&matching, &json!(m), &["Exact", "NotOlderThan"]));
+            }
+            if m == "Exact" && revision == Some("0") {
+                causes.push(Cause::forbidden(
+                    &matching,
+                    "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+                ));
+            }
+        }
+        _ => {}
+    }
+    if !watch && sends {
+        causes.push(Cause::forbidden(&initial, "sendInitialEvents is forbidden for list"));
+    }
+    if causes.is_empty() {
+        Ok(())
+    } else {
+        Err(invalid(&GroupVersionKind::new("meta.k8s.io", "v1", "ListOptions"), "", &causes))
+    }
+}
+
+/// One page: its entries and where the next begins.
+pub(super) struct Page {
+    pub(super) revision: Revision,
+    pub(super) entries: Vec<Arc<Entry<Item>>>,
+    next: Option<String>,
+    remaining: Option<usize>,
+}
+
+/// The prefix of the keys that a collection request is about.
+pub(super) fn prefix(call: &Call, resource: &Resource) -> String {
+    match call.info.namespace.as_str() {
+        namespace if resource.namespaced && !namespace.is_empty() => format!("{}{namespace}/", resource.prefix()),
+        _ => resource.prefix(),
+    }
+}
+
+/// The entries that the query selects.
+pub(super) async fn page(call: &Call, resource: &Resource, filter: &Filter) -> Result<Page, Status> {
+    let prefix = prefix(call, resource);
+    let limit = match call.query.get("limit").map(str::parse::<i64>) {
+        None => 0,
+        Some(Ok(n)) => usize::try_from(n).unwrap_or(0),
+        Some(Err(_)) => {
+            return Err(Status::bad_request(format!(
+                "limit: Invalid value: {:?}",
+                call.query.get("limit").unwrap_or_default()
+            )));
+        }
+    };
+    let (snapshot, start) = match call.query.get("continue") {
+        Some(token) => resume(call, &prefix, token)?,
+        None => (at_revision(call, limit).await?, None),
+    };
+    let mut page = Page { revision: snapshot.revision(), entries: Vec::new(), next: None, remaining: None };
+    if let (Some(name), true) = (filter.name(), !resource.namespaced || prefix.len() > resource.prefix().len()) {
+        let entry = snapshot.get(&format!("{prefix}{name}")).cloned();
+        page.entries.extend(entry.filter(|e| selects(filter, resource, e)));
+        return Ok(page);
+    }
+    for entry in snapshot.range(&prefix, start.as_deref()) {
+        if !filter.is_empty() && !selects(filter, resource, entry) {
+            continue;
+        }
+        if limit > 0 && page.entries.len() == limit {
+            let last = &page.entries[limit - 1].key;
+            page.next = Some(encode_token(
+                i64::try_from(snapshot.revision()).unwrap_or(i64::MAX),
+                &format!("{}\0", &last[prefix.len()..]),
+            ));
+            page.remaining = filter.is_empty().then(|| snapshot.count_after(&prefix, last));
+            break;
+        }
+        page.entries.push(entry.clone());
+    }
+    Ok(page)
+}
+
+pub(super) fn selects(filter: &Filter, resource: &Resource, entry: &Entry<Item>) -> bool {
+    let (namespace, name) = identity(resource, &resource.prefix(), &entry.key);
+    filter.matches(resource, namespace, name, entry.payload.view(resource))
+}
+
+/// The snapshot that `resourceVersion` and `resourceVersionMatch` ask for.
+async fn at_revision(call: &Call, limit: usize) -> Result<Snapshot<Item>, Status> {
+    let store = &call.server.0.store;
+    let wanted = match call.query.get("resourceVersion") {
+        None | Some("0") => return store.snapshot(None).map_err(store_error),
+        Some(text) => parse_revision(text)?,
+    };
+    let exact = match call.query.get("resourceVersionMatch") {
+        Some(how) => how == "Exact",
+        None => limit > 0,
+    };
+    not_older_than(call, wanted).await?;
+    store.snapshot(exact.then_some(wanted)).map_err(store_error)
+}
+
+/// Goes on where a token says: at its revision, or at the newest for a token that has been renewed.
+fn resume(call: &Call, prefix: &str, token: &str) -> Result<(Snapshot<Item>, Option<String>), Status> {
+    if call.query.get("resourceVersion").is_some_and(|v| v != "0") {
+        return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    let token = decode_token(token)?;
+    let start = format!("{prefix}{}", token.start.trim_end_matches('\0'));
+    let at = u64::try_from(token.rv).ok();
+    match call.server.0.store.snapshot(at) {
+        Ok(snapshot) => Ok((snapshot, Some(start))),
+        Err(Error::Compacted { .. }) => {
+            let mut status = Status::expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new list without the continue parameter, or use the continue token in this response to retrieve the remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were created, modified, or deleted between the time the first chunk was returned and now may show up in the list.",
+            );
+            status.continue_token = Some(encode_token(-1, &token.start));
+            Err(status)
+        }
+        Err(error) => Err(store_error(error)),
+    }
+}
+
+/// LIST.
+pub(super) async fn list(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let output = call.output(Offers::Tables)?;
+    validate_options(&call.query, false)?;
+    let filter = Filter::parse(&call.query, &resource, None)?;
+    let page = page(&call, &resource, &filter).await?;
+    let pieces = render(&call, &resource, output, &page)?;
+    if output.yaml || output.pretty {
+        return Ok(reply::json(StatusCode::OK, output, pieces.concat()));
+    }
+    let mut response = Response::new(Body::new(pieces));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// Size of the pieces of a list: large enough for few writes, small enough to begin early.
+const PIECE: usize = 128 * 1024;
+
+/// The list as bytes, without serialising any object.
+pub(super) fn render(call: &Call, resource: &Resource, output: Output, page: &Page) -> Result<Pieces, Status> {
+    let include = Include::parse(&call.query)?;
+    let now = call.server.0.clock.now();
+    let (kind, api_version) = match output.form {
+        Form::Object => (resource.list_kind.clone(), resource.gvr.api_version()),
+        Form::Table(version) => ("Table".to_owned(), format!("meta.k8s.io/{version}")),
+        Form::Partial(version) => ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}")),
+    };
+    let mut out = reply::list_head(&kind, &api_version, page.revision, page.next.as_deref(), page.remaining);
+    match output.form {
+        Form::Table(_) => {
+            out.put_slice(format!("\"columnDefinitions\":{},\"rows\":[", table::columns(&resource.columns)).as_bytes())
+        }
+        _ => out.put_slice(b"\"items\":["),
+    }
+    let mut pieces = VecDeque::new();
+    for (index, entry) in page.entries.iter().enumerate() {
+        if index > 0 {
+            out.put_u8(b',');
+        }
+        item(&mut out, resource, entry.payload.view(resource), output.form, include, now);
+        if out.len() >= PIECE {
+            pieces.push_back(std::mem::replace(&mut out, BytesMut::with_capacity(PIECE + 4096)).freeze());
+        }
+    }
+    out.put_slice(b"]}\n");
+    pieces.push_back(Bytes::from(out));
+    Ok(Pieces::new(pieces))
+}
+
+fn item(out: &mut BytesMut, resource: &Resource, view: &View, form: Form, include: Include, now: jiff::Timestamp) {
+    match form {
+        Form::Object => view.write(out, None),
+        Form::Partial(version) => view.write_partial(out, version, None),
+        Form::Table(version) => table::row(out, resource, &view.object(), view, include, version, now, None),
+    }
+}
+
+/// 410 of a watch at a revision that is no longer kept.
+pub(super) fn too_old(revision: Revision, oldest: Revision) -> Status {
+    Status::new(Reason::Expired, format!("too old resource version: {revision} ({oldest})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tokens_round_trip_and_bad_ones_are_refused() {
+        let token = decode_token(&encode_token(42, "ns/name\0")).expect("a token");
+        assert_eq!((token.rv, token.start.as_str()), (42, "ns/name\0"));
+        for bad in ["%", "e30", &BASE64_URL_SAFE_NO_PAD.encode(br#"{"v":"v0","rv":1,"start":"a"}"#)] {
+            assert_eq!(decode_token(bad).map(|_| ()).expect_err("refused").code, 400);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! WATCH: a stream of JSON lines. Events are copied from the entries' bytes, never re-encoded; what is ready goes out in one frame. A
+//! reader that is too slow is cut by the store and lists anew.
+
+use super::read::{self, selects};
+use crate::{
+    Resource,
+    chain::Call,
+    negotiate::{self, Form, Offers},
+    payload::Item,
+    request::Query,
+    select::Filter,
+    server::Server,
+    table::{self, Include},
+};
+use api::Status;
+use axum::body::Body;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::{HeaderValue, Response, header};
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use store::{Entry, Error, Event, Revision, Watch};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+
+/// How often a bookmark is sent to a client that allows them.
+const BOOKMARKS: Duration = Duration::from_secs(60);
+/// Shortest and longest life of a watch that names no timeout, seconds.
+const LIFE: (u64, u64) = (1800, 3600);
+/// A frame is sent when it is this long, bytes.
+const FRAME: usize = 128 * 1024;
+
+/// Where a watch begins.
+struct Start {
+    /// Objects to send as `ADDED` first.
+    initial: VecDeque<Arc<Entry<Item>>>,
+    /// Events after this revision follow.
+    since: Revision,
+    /// The end of the initial events is marked by a bookmark.
+    marks_end: bool,
+}
+
+/// GET with `watch=true`.
+pub(super) async fn watch(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let output = negotiate::output(&call.headers, &call.query, Offers::Tables, true)?;
+    read::validate_options(&call.query, true)?;
+    let filter = Filter::parse(&call.query, &resource, call.info.named.then_some(call.info.name.as_str()))?;
+    let include = Include::parse(&call.query)?;
+    let start = start(&call, &resource, &filter).await?;
+    let life = life(&call);
+    let store = &call.server.0.store;
+    let events = match store.watch(&prefix(&call, &resource, &filter), start.since) {
+        Ok(events) => Ok(events),
+        // A revision that has not happened: its events are those to come.
+        Err(Error::Future { current }) => {
+            store.watch(&read::prefix(&call, &resource), current).map_err(|e| read::store_error(e))
+        }
+        Err(Error::Compacted { oldest }) => Err(read::too_old(start.since, oldest)),
+        Err(error) => return Err(read::store_error(error)),
+    };
+    let mut bookmarks = interval_at(Instant::now() + BOOKMARKS, BOOKMARKS);
+    bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let stream = Stream {
+        server: call.server.clone(),
+        resource,
+        filter,
+        form: output.form,
+        include,
+        seen: start.since,
+        since: start.since,
+        initial: start.initial,
+        marks_end: start.marks_end,
+        bookmarks: call.query.flag("allowWatchBookmarks").then_some(bookmarks),
+        deadline: Instant::now() + life,
+        events: events.map_err(Some),
+        head: true,
+        _counted: Counted::new(&call.server),
+    };
+    let frames = futures::stream::unfold(stream, |mut stream| async move {
+        let frame = stream.frame().await?;
+        Some((Ok::<_, Infallible>(frame), stream))
+    });
+    let mut response = Response::new(Body::from_stream(frames));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(response)
+}
+
+/// The keys to watch: as few as the request allows.
+fn prefix(call: &Call, resource: &Resource, filter: &Filter) -> String {
+    let prefix = read::prefix(call, resource);
+    match filter.name() {
+        Some(name) if !resource.namespaced || prefix.len() > resource.prefix().len() => format!("{prefix}{name}"),
+        _ => prefix,
+    }
+}
+
+async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Start, Status> {
+    let asked: &Query = &call.query;
+    let sends = asked.get("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
+    let revision = match asked.get("resourceVersion") {
+        None | Some("0") => None,
+        Some(text) => Some(read::parse_revision(text)?),
+    };
+    let store = &call.server.0.store;
+    match (revision, sends) {
+        (Some(since), None | Some(false)) => return Ok(Start { initial: VecDeque::new(), since, marks_end: false }),
+        (Some(revision), Some(true)) => read::not_older_than(call, revision).await?,
+        (None, Some(false)) => {
+            return Ok(Start { initial: VecDeque::new(), since: store.revision(), marks_end: false });
+        }
+        (None, _) => {}
+    }
+    let snapshot = store.snapshot(None).map_err(read::store_error)?;
+    let prefix = prefix(call, resource, filter);
+    let initial =
+        snapshot.range(&prefix, None).filter(|e| filter.is_empty() || selects(filter, resource, e)).cloned().collect();
+    Ok(Start {
+        initial,
+        since: snapshot.revision(),
+        marks_end: sends == Some(true) && asked.flag("allowWatchBookmarks"),
+    })
+}
+
+fn life(call: &Call) -> Duration {
+    match call.query.get("timeoutSeconds").and_then(|t| t.parse::<u64>().ok()).filter(|s| *s > 0) {
+        Some(seconds) => Duration::from_secs(seconds),
+        None => Duration::from_secs(LIFE.0 + call.server.0.ids.below(LIFE.1 - LIFE.0)),
+    }
+}
+
+/// Counts the watches under way.
+struct Counted(Server);
+
+impl Counted {
+    fn new(server: &Server) -> Self {
+        server.0.metrics.watches.inc();
+        Self(server.clone())
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.0.metrics.watches.dec();
+    }
+}
+
+struct Stream {
+    server: Server,
+    resource: Arc<Resource>,
+    filter: Filter,
+    form: Form,
+    include: Include,
+    /// Every event up to this revision has been sent or did not match.
+    seen: Revision,
+    since: Revision,
+    initial: VecDeque<Arc<Entry<Item>>>,
+    marks_end: bool,
+    bookmarks: Option<Interval>,
+    deadline: Instant,
+    /// `Err`: the watch cannot begin; the status is sent once.
+    events: Result<Watch<Item>, Option<Status>>,
+    /// The next table carries its columns.
+    head: bool,
+    _counted: Counted,
+}
+
+impl Stream {
+    /// The next piece of the answer; `None` ends it.
+    async fn frame(&mut self) -> Option<Bytes> {
+        let mut out = BytesMut::new();
+        if let Err(status) = &mut self.events {
+            return status.take().map(|status| {
+                open(&mut out, "ERROR");
+                out.put_slice(&status.to_json());
+                close(&mut out);
+                out.freeze()
+            });
+        }
+        self.put_initial(&mut out);
+        if !out.is_empty() {
+            return Some(out.freeze());
+        }
+        loop {
+            let Ok(events) = &mut self.events else { return None };
+            let bookmark = async {
+                match &mut self.bookmarks {
+                    Some(interval) => drop(interval.tick().await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = self.server.0.shutdown.cancelled() => return None,
+                event = events.next() => match event {
+                    Some(event) => self.put_event(&mut out, &event),
+                    None => return None,
+                },
+                () = sleep_until(self.deadline) => return None,
+                () = bookmark => self.put_progress(&mut out).await,
+            }
+            self.put_ready(&mut out);
+            if !out.is_empty() {
+                return Some(out.freeze());
+            }
+        }
+    }
+
+    fn put_initial(&mut self, out: &mut BytesMut) {
+        while out.len() < FRAME {
+            let Some(entry) = self.initial.pop_front() else { break };
+            self.put(out, "ADDED", &entry, None);
+        }
+        if self.initial.is_empty() && std::mem::take(&mut self.marks_end) {
+            self.put_bookmark(out, true);
+        }
+    }
+
+    /// Appends the events that are there by now.
+    fn put_ready(&mut self, out: &mut BytesMut) {
+        while out.len() < FRAME {
+            let Ok(events) = &mut self.events else { return };
+            let Some(event) = events.try_next() else { return };
+            self.put_event(out, &event);
+        }
+    }
+
+    fn put_event(&mut self, out: &mut BytesMut, event: &Event<Item>) {
+        if event.revision <= self.since {
+            return;
+        }
+        self.seen = event.revision;
+        let before = event.before.as_ref().filter(|e| selects(&self.filter, &self.resource, e)).cloned();
+        let after = event.after.as_ref().filter(|e| selects(&self.filter, &self.resource, e)).cloned();
+        match (before, after) {
+            (None, Some(after)) => self.put(out, "ADDED", &after, None),
+            (Some(_), Some(after)) => self.put(out, "MODIFIED", &after, None),
+            // The last state that matched, with the revision of the change that ended it.
+            (Some(before), None) => self.put(out, "DELETED", &before, Some(event.revision)),
+            (None, None) => {}
+        }
+    }
+
+    fn put(&mut self, out: &mut BytesMut, kind: &str, entry: &Entry<Item>, revision: Option<Revision>) {
+        let view = entry.payload.view(&self.resource);
+        out.reserve(view.size() + 48);
+        open(out, kind);
+        let now = self.server.0.clock.now();
+        table::write(out, &self.resource, view, self.form, self.include, now, std::mem::take(&mut self.head), revision);
+        close(out);
+    }
+
+    /// A bookmark at the newest revision all of whose events have been sent.
+    async fn put_progress(&mut self, out: &mut BytesMut) {
+        let store = self.server.0.store.clone();
+        let revision = store.revision();
+        if store.wait_for(revision).await.is_err() {
+            return;
+        }
+        // What happened up to that revision is in the queue by now.
+        loop {
+            let Ok(events) = &mut self.events else { return };
+            let Some(event) = events.try_next() else { break };
+            self.put_event(out, &event);
+        }
+        self.seen = self.seen.max(revision);
+        self.put_bookmark(out, false);
+    }
+
+    fn put_bookmark(&mut self, out: &mut BytesMut, initial: bool) {
+        open(out, "BOOKMARK");
+        let (kind, api_version) = match self.form {
+            Form::Object => (self.resource.kind.clone(), self.resource.gvr.api_version()),
+            Form::Partial(v) => ("PartialObjectMetadata".into(), format!("meta.k8s.io/{v}")),
+            Form::Table(v) => ("Table".into(), format!("meta.k8s.io/{v}")),
+        };
+        let annotations = if initial { ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}" } else { "" };
+        let metadata = format!("{{\"resourceVersion\":\"{}\",\"creationTimestamp\":null{annotations}}}", self.seen);
+        let text = match self.form {
+            Form::Table(v) => format!(
+                "{{\"kind\":\"Table\",\"apiVersion\":\"{api_version}\",\"metadata\":{{\"resourceVersion\":\"{}\"}},\"columnDefinitions\":null,\"rows\":[{{\"cells\":[],\"object\":{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{v}\",\"metadata\":{metadata}}}}}]}}",
+                self.seen
+            ),
+            _ => format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata}}}"),
+        };
+        out.put_slice(text.as_bytes());
+        close(out);
+    }
+}
+
+fn open(out: &mut BytesMut, kind: &str) {
+    out.put_slice(b"{\"type\":\"");
+    out.put_slice(kind.as_bytes());
+    out.put_slice(b"\",\"object\":");
+}
+
+fn close(out: &mut BytesMut) {
+    out.put_slice(b"}\n");
+}

@@ -1,0 +1,460 @@
+//! Create and update: the one pipeline that every write goes through. Its order is written in [`crate::strategy`].
+
+use super::{answer, read::store_error, view_of};
+use crate::{
+    Context, Reservation, Resource, Server, Verb,
+    admission::Attributes,
+    chain::Call,
+    codec::{self, WriteOptions},
+    metadata,
+    negotiate::Offers,
+    payload::{self, Item},
+    reply,
+};
+use api::{
+    Cause, CauseKind, FieldPath, Object, Status,
+    apply::{FieldSet, UpdateOptions},
+    invalid,
+    schema::Schema,
+};
+use axum::body::Body;
+use http::{Response, StatusCode};
+use std::sync::Arc;
+use store::{Entry, Error, Expect};
+
+/// How often a generated name or a patch is tried again after a clash.
+const TRIES: usize = 8;
+
+/// One write under way.
+pub(crate) struct Write {
+    pub(crate) server: Server,
+    pub(crate) cx: Context,
+    pub(crate) manager: String,
+    pub(crate) schema: Schema,
+    pub(crate) warnings: Vec<String>,
+}
+
+/// What a write left behind.
+pub(crate) enum Written {
+    /// Stored, or found unchanged.
+    Entry(Arc<Entry<Item>>),
+    /// Not stored: a dry run, or the last state of an object that the write let go.
+    Detached(Box<Object>),
+}
+
+/// What an update makes of the stored object.
+pub(crate) struct Change {
+    /// The new object.
+    pub(crate) object: Object,
+    /// managedFields are done (server-side apply).
+    pub(crate) owned: bool,
+    /// The client named the resourceVersion: a clash is its, not ours to try again.
+    pub(crate) pinned: bool,
+}
+
+impl Write {
+    pub(crate) fn new(call: &Call, resource: &Arc<Resource>, verb: Verb, options: &WriteOptions) -> Self {
+        Self::with(&call.server, call.context(verb, resource, options.dry_run), &options.manager)
+    }
+
+    pub(crate) fn with(server: &Server, cx: Context, manager: &str) -> Self {
+        let schema = Schema::for_kind(&cx.resource.gvk()).unwrap_or_else(Schema::any);
+        Self { server: server.clone(), cx, manager: manager.to_owned(), schema, warnings: Vec::new() }
+    }
+
+    /// Fields that a write here never owns.
+    pub(crate) fn ignored(&self) -> Option<FieldSet> {
+        let own = self.cx.resource.strategy.reset_fields(&self.cx.subresource);
+        let mut paths: Vec<&[&str]> = own.to_vec();
+        if self.cx.subresource.is_empty() && self.cx.resource.subresource("status").is_some() {
+            paths.push(&["status"]);
+        }
+        (!paths.is_empty()).then(|| FieldSet::from_fields(&paths))
+    }
+
+    fn own_fields(&self, old: Option<&Object>, object: &mut Object) {
+        let api_version = self.cx.resource.gvr.api_version();
+        let ignored = self.ignored();
+        let options = UpdateOptions {
+            manager: &self.manager,
+            subresource: &self.cx.subresource,
+            api_version: &api_version,
+            now: self.cx.now,
+            ignored: ignored.as_ref(),
+        };
+        api::apply::update(old, object, &options, &self.schema);
+    }
+
+    fn attributes(&self, old: Option<&Arc<Object>>) -> Attributes {
+        Attributes { context: self.cx.clone(), old: old.cloned() }
+    }
+
+    async fn admit(&self, attributes: &Attributes, object: &mut Object) -> Result<(), Status> {
+        for plugin in self.server.0.admission.iter().filter(|p| p.handles(attributes)) {
+            plugin.admit(attributes, object).await?;
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn admit_finally(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
+        for plugin in self.server.0.admission.iter().filter(|p| p.handles(attributes)) {
+            plugin.validate(attributes, object).await?;
+        }
+        Ok(())
+    }
+
+    /// The bytes to store.
+    pub(crate) fn encode(&self, object: &Object) -> bytes::Bytes {
+        let resource = &self.cx.resource;
+        if !resource.converts() {
+            return payload::stored(object);
+        }
+        let mut object = object.clone();
+        resource.strategy.to_storage(&mut object);
+        object.set(&["apiVersion"], resource.storage_version.clone());
+        payload::stored(&object)
+    }
+
+    fn refuse(&self, object: &Object, causes: &[Cause]) -> Result<(), Status> {
+        if causes.is_empty() { Ok(()) } else { Err(invalid(&self.cx.resource.gvk(), object.name(), causes)) }
+    }
+}
+
+/// POST.
+pub(super) async fn create(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let offers = if resource.review.is_some() { Offers::Objects } else { Offers::Tables };
+    let output = call.output(offers)?;
+    let options = WriteOptions::parse("CreateOptions", &call.query, &call.headers, false)?;
+    let (call, bytes) = call.with_body().await?;
+    let kind = resource.gvk();
+    let decoded = codec::decode(&call.headers, &bytes, &kind)?;
+    let mut write = Write::new(&call, &resource, Verb::Create, &options);
+    codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
+    if let Some(review) = &resource.review {
+        let mut object = decoded.object;
+        metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
+        let answered = review.review(&write.cx, object).await?;
+        let mut response = reply::value(StatusCode::CREATED, output, &answered.into_value());
+        codec::add_warnings(response.headers_mut(), &write.warnings);
+        return Ok(response);
+    }
+    let written = create_object(&mut write, decoded.object, false).await?;
+    finish(&call, &write, StatusCode::CREATED, output, &written)
+}
+
+/// The answer to a write.
+pub(super) fn finish(
+    call: &Call,
+    write: &Write,
+    code: StatusCode,
+    output: crate::negotiate::Output,
+    written: &Written,
+) -> Result<Response<Body>, Status> {
+    let resource = &write.cx.resource;
+    let mut response = match written {
+        Written::Entry(entry) => answer(call, code, output, resource, entry.payload.view(resource)),
+        Written::Detached(object) => answer(call, code, output, resource, &view_of(object)),
+    }?;
+    codec::add_warnings(response.headers_mut(), &write.warnings);
+    Ok(response)
+}
+
+/// Creates an object: everything of a create after decoding. `owned`: managedFields are done (server-side apply).
+pub(crate) async fn create_object(write: &mut Write, mut object: Object, owned: bool) -> Result<Written, Status> {
+    let resource = write.cx.resource.clone();
+    let strategy = &resource.strategy;
+    metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
+    metadata::clear_for_create(&mut object)?;
+    if resource.subresource("status").is_some() && !strategy.keeps_status_on_create() {
+        object.remove(&["status"]);
+    }
+    strategy.default(&mut object);
+    if !owned {
+        write.own_fields(None, &mut object);
+    }
+    let attributes = write.attributes(None);
+    write.admit(&attributes, &mut object).await?;
+
+    let generated = object.name().is_empty();
+    for attempt in 1.. {
+        let last = !generated || attempt == TRIES;
+        let candidate = if last { std::mem::take(&mut object) } else { object.clone() };
+        let (made, stored) = create_once(write, &attributes, candidate).await?;
+        match stored {
+            None => return Ok(Written::Detached(Box::new(made))),
+            Some(Ok(entry)) => return Ok(Written::Entry(entry)),
+            Some(Err(Error::Conflict { .. })) if !last => continue,
+            Some(Err(Error::Conflict { .. })) => {
+                let mut status = Status::already_exists(&resource.gvr, made.name());
+                if generated {
+                    status.message.push_str(", the server was not able to generate a unique name for the object");
+                }
+                return Err(status);
+            }
+            Some(Err(error)) => return Err(store_error(error)),
+        }
+    }
+    unreachable!("the last try returns")
+}
+
+type Stored = Option<Result<Arc<Entry<Item>>, Error<Item>>>;
+
+async fn create_once(
+    write: &mut Write,
+    attributes: &Attributes,
+    mut object: Object,
+) -> Result<(Object, Stored), Status> {
+    let resource = write.cx.resource.clone();
+    let strategy = &resource.strategy;
+    strategy.prepare_create(&write.cx, &mut object);
+    metadata::stamp(&mut object, &write.cx);
+    if resource.generation {
+        object.set(&["metadata", "generation"], 1);
+    }
+    write.cx.name = object.name().to_owned();
+    let reservation = strategy.reserve(&write.cx, &mut object, None)?;
+    let mut causes = metadata::validate(&resource, &object);
+    causes.extend(strategy.validate(&write.cx, &object));
+    write.refuse(&object, &causes)?;
+    write.admit_finally(attributes, &object).await?;
+    write.warnings.extend(strategy.warnings(&write.cx, &object, None));
+    let key = resource.key(object.namespace(), object.name());
+    if write.cx.dry_run {
+        let clash = write.server.0.store.get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
+        return Ok((object, clash));
+    }
+    let result = write.server.0.store.put(&key, Expect::Absent, write.encode(&object), resource.ttl).await;
+    if result.is_ok() {
+        reservation.commit();
+    }
+    Ok((object, Some(result)))
+}
+
+/// PUT, of the main resource, `/status` and `/finalize`.
+pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let output = call.output(Offers::Tables)?;
+    let options = WriteOptions::parse("UpdateOptions", &call.query, &call.headers, false)?;
+    let (call, bytes) = call.with_body().await?;
+    let kind = resource.gvk();
+    let decoded = codec::decode(&call.headers, &bytes, &kind)?;
+    let mut write = Write::new(&call, &resource, Verb::Update, &options);
+    codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
+    let mut object = decoded.object;
+    check_name(&call, &mut object)?;
+    metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
+
+    let pinned = !matches!(object.resource_version(), "" | "0");
+    if !pinned && !resource.unconditional_update && call.server.0.store.get(&call.key(&resource)).is_some() {
+        let cause = Cause {
+            kind: CauseKind::Invalid,
+            field: FieldPath::new("metadata").child("resourceVersion"),
+            message: "Invalid value: 0x0: must be specified for an update".into(),
+        };
+        write.refuse(&object, &[cause])?;
+    }
+    resource.strategy.default(&mut object);
+    let make = |_: &Object, _: &mut Vec<String>| Ok(Change { object: object.clone(), owned: false, pinned });
+    match update_object(&mut write, make).await? {
+        Some(written) => finish(&call, &write, StatusCode::OK, output, &written),
+        None if resource.create_on_update && call.info.subresource.is_empty() => {
+            write.cx.verb = Verb::Create;
+            let written = create_object(&mut write, object, false).await?;
+            finish(&call, &write, StatusCode::CREATED, output, &written)
+        }
+        None => Err(Status::not_found(&resource.gvr, &call.info.name)),
+    }
+}
+
+/// The name in a body must be that of the path.
+pub(super) fn check_name(call: &Call, object: &mut Object) -> Result<(), Status> {
+    match object.name() {
+        given if given == call.info.name => Ok(()),
+        "" => {
+            object.set(&["metadata", "name"], call.info.name.clone());
+            Ok(())
+        }
+        given => Err(Status::bad_request(format!(
+            "the name of the object ({given}) does not match the name on the URL ({})",
+            call.info.name
+        ))),
+    }
+}
+
+/// Changes a stored object: everything of an update after decoding. `make` says what becomes of the stored object and is asked again
+/// when somebody else was faster. `None`: there is no such object.
+pub(crate) async fn update_object(
+    write: &mut Write,
+    mut make: impl FnMut(&Object, &mut Vec<String>) -> Result<Change, Status>,
+) -> Result<Option<Written>, Status> {
+    let resource = write.cx.resource.clone();
+    let key = resource.key(&write.cx.namespace, &write.cx.name);
+    let said = write.warnings.len();
+    for attempt in 1.. {
+        write.warnings.truncate(said);
+        let Some(entry) = write.server.0.store.get(&key) else { return Ok(None) };
+        let old = Arc::new(entry.payload.view(&resource).object());
+        let change = make(&old, &mut write.warnings)?;
+        let pinned = change.pinned;
+        match update_once(write, &entry, &old, change).await? {
+            Ok(written) => return Ok(Some(written)),
+            Err(Error::Conflict { actual: None }) => return Ok(None),
+            Err(Error::Conflict { .. }) if !pinned && attempt < TRIES => continue,
+            Err(Error::Conflict { .. }) => return Err(Status::modified(&resource.gvr, &write.cx.name)),
+            Err(error) => return Err(store_error(error)),
+        }
+    }
+    unreachable!("the last try returns")
+}
+
+/// What must hold between a body and the stored object before anything else.
+fn preconditions(write: &Write, object: &Object, old: &Object) -> Result<(), Status> {
+    let (gvr, name) = (&write.cx.resource.gvr, &write.cx.name);
+    if !object.uid().is_empty() && object.uid() != old.uid() {
+        let why =
+            format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", object.uid(), old.uid());
+        return Err(Status::conflict(gvr, name, &why));
+    }
+    match object.resource_version() {
+        "" | "0" => Ok(()),
+        given if given == old.resource_version() => Ok(()),
+        _ => Err(Status::modified(gvr, name)),
+    }
+}
+
+async fn update_once(
+    write: &mut Write,
+    entry: &Arc<Entry<Item>>,
+    old: &Arc<Object>,
+    change: Change,
+) -> Result<Result<Written, Error<Item>>, Status> {
+    let resource = write.cx.resource.clone();
+    let strategy = &resource.strategy;
+    let mut object = change.object;
+    preconditions(write, &object, old)?;
+    metadata::carry_over(&mut object, old);
+    let attributes = write.attributes(Some(old));
+    restrict(write, &mut object, old);
+    if !change.owned {
+        write.own_fields(Some(old), &mut object);
+    }
+    write.admit(&attributes, &mut object).await?;
+    let reservation = prepare_update(write, &mut object, old)?;
+    write.admit_finally(&attributes, &object).await?;
+    object.set(&["metadata", "resourceVersion"], old.resource_version().to_owned());
+    if write.cx.dry_run {
+        return Ok(Ok(Written::Detached(Box::new(object))));
+    }
+    if object == **old {
+        return Ok(Ok(Written::Entry(entry.clone())));
+    }
+    if lets_go(&resource, &object, old) {
+        let deleted = write.server.0.store.delete(&entry.key, Expect::At(entry.revision)).await;
+        return Ok(deleted.map(|_| {
+            reservation.commit();
+            strategy.release(&object);
+            Written::Detached(Box::new(object))
+        }));
+    }
+    let stored =
+        write.server.0.store.put(&entry.key, Expect::At(entry.revision), write.encode(&object), resource.ttl).await;
+    Ok(stored.map(|entry| {
+        reservation.commit();
+        Written::Entry(entry)
+    }))
+}
+
+/// The kind's part of an update: preparation, reservations, validation, warnings.
+fn prepare_update(write: &mut Write, object: &mut Object, old: &Object) -> Result<Reservation, Status> {
+    let resource = write.cx.resource.clone();
+    let (strategy, cx) = (&resource.strategy, &write.cx);
+    let mut reservation = Reservation::none();
+    let mut causes = metadata::validate(&resource, object);
+    match cx.subresource.as_str() {
+        // A binding is checked by itself: what it sets cannot be set otherwise.
+        "binding" => {}
+        "status" => {
+            strategy.prepare_status(cx, object, old);
+            causes.extend(metadata::validate_update(object, old));
+            causes.extend(strategy.validate_status(cx, object, old));
+        }
+        _ => {
+            strategy.prepare_update(cx, object, old);
+            count_generation(&resource, object, old);
+            reservation = strategy.reserve(cx, object, Some(old))?;
+            causes.extend(metadata::validate_update(object, old));
+            causes.extend(strategy.validate(cx, object));
+            causes.extend(strategy.validate_update(cx, object, old));
+            let warnings = strategy.warnings(cx, object, Some(old));
+            write.warnings.extend(warnings);
+        }
+    }
+    write.refuse(object, &causes)?;
+    Ok(reservation)
+}
+
+/// Puts back what this (sub)resource may not change.
+fn restrict(write: &Write, object: &mut Object, old: &Object) {
+    match write.cx.subresource.as_str() {
+        "status" => {
+            let status = object.remove(&["status"]);
+            let metadata = object.remove(&["metadata"]);
+            *object = old.clone();
+            object.remove(&["status"]);
+            if let Some(status) = status {
+                object.set(&["status"], status);
+            }
+            if let Some(metadata) = metadata {
+                object.set(&["metadata"], metadata);
+            }
+            for field in ["ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds"] {
+                metadata::copy(object, old, &["metadata", field]);
+            }
+        }
+        "finalize" => {
+            let finalizers = object.remove(&["spec", "finalizers"]);
+            *object = old.clone();
+            match finalizers {
+                Some(finalizers) => object.set(&["spec", "finalizers"], finalizers),
+                None => drop(object.remove(&["spec", "finalizers"])),
+            }
+        }
+        "binding" => {}
+        _ => {
+            if write.cx.resource.subresource("status").is_some() {
+                metadata::copy(object, old, &["status"]);
+            }
+        }
+    }
+}
+
+/// `metadata.generation` counts changes to anything but metadata and status.
+fn count_generation(resource: &Resource, object: &mut Object, old: &Object) {
+    if !resource.generation {
+        return;
+    }
+    let outside = |key: &str| !matches!(key, "metadata" | "status");
+    let mut fields = object.0.iter().filter(|(k, _)| outside(k)).count();
+    let same = old.0.iter().filter(|(k, _)| outside(k)).all(|(key, value)| {
+        fields = fields.wrapping_sub(1);
+        object.0.get(key) == Some(value)
+    });
+    let generation = old.generation() + i64::from(!(same && fields == 0));
+    object.set(&["metadata", "generation"], generation);
+}
+
+/// Whether this update takes away the last thing that kept a deleted object.
+fn lets_go(resource: &Resource, object: &Object, old: &Object) -> bool {
+    old.is_deleting()
+        && old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
+        && object.finalizers().is_empty()
+        && !resource.strategy.holds(object)
+}
+
+impl Call {
+    /// Reads the body.
+    pub(crate) async fn with_body(self) -> Result<(Self, bytes::Bytes), Status> {
+        let body = std::mem::take(&mut *self.body.lock());
+        let bytes = codec::read(body).await?;
+        Ok((self, bytes))
+    }
+}

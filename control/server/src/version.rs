@@ -1,0 +1,30 @@
+//! `/version`: what clients parse to learn what they talk to.
+
+use serde_json::{Value, json};
+
+/// The Kubernetes version that is served.
+pub const KUBERNETES: &str = "v1.36.0";
+
+/// `version.Info`.
+pub fn info() -> Value {
+    json!({
+        "major": "1",
+        "minor": "36",
+        "gitVersion": format!("{KUBERNETES}+sampan{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "",
+        "gitTreeState": "clean",
+        "buildDate": "1970-01-01T00:00:00Z",
+        "goVersion": "none (rust)",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, platform()),
+    })
+}
+
+/// The processor as Go names it.
+fn platform() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
