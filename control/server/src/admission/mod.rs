@@ -1,5 +1,15 @@
 //! Admission: what changes or refuses a write on grounds that reach beyond its own object. Plugins carry upstream's names; their
-//! order is one visible list, [`all`].
+//! order is one visible list, [`all`]. They read the other objects from memory ([`crate::Objects`]), never from disk.
+
+mod namespacelifecycle;
+mod pods;
+mod priority;
+mod runtimeclass;
+mod serviceaccount;
+mod taintnodes;
+
+#[cfg(test)]
+mod tests;
 
 use crate::{Context, Settings, Verb};
 use api::{Object, Status};
@@ -48,5 +58,20 @@ pub trait Admission: Send + Sync + 'static {
 
 /// Every plugin in its order.
 pub fn all(_settings: &Settings) -> Vec<Arc<dyn Admission>> {
-    Vec::new()
+    vec![
+        Arc::new(namespacelifecycle::NamespaceLifecycle),
+        Arc::new(serviceaccount::ServiceAccount),
+        Arc::new(taintnodes::TaintNodesByCondition),
+        Arc::new(priority::Priority),
+        Arc::new(pods::DefaultTolerationSeconds),
+        Arc::new(runtimeclass::RuntimeClass),
+    ]
+}
+
+/// The 403 of a plugin. An object that has no name yet is named by its `generateName`.
+fn forbidden(attributes: &Attributes, object: &Object, why: &str) -> Status {
+    let context = &attributes.context;
+    let generated = object.str_at(&["metadata", "generateName"]).unwrap_or_default();
+    let name = [context.name.as_str(), object.name(), generated].into_iter().find(|name| !name.is_empty());
+    Status::forbidden(&context.resource.gvr, name.unwrap_or("Unknown"), why)
 }

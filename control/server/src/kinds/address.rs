@@ -53,10 +53,14 @@ pub(crate) fn endpoint(at: At<'_>, ip: IpAddr, out: &mut Vec<Cause>) {
 pub(crate) fn warning(field: &str, text: &str) -> Option<String> {
     let ip = parse(text)?;
     if text.parse::<IpAddr>().is_err() {
-        return Some(format!("{field}: non-standard IP address \"{text}\" will be considered invalid in a future Kubernetes release: use \"{ip}\""));
+        return Some(format!(
+            "{field}: non-standard IP address \"{text}\" will be considered invalid in a future Kubernetes release: use \"{ip}\""
+        ));
     }
     if text.to_ascii_lowercase().starts_with("::ffff:") {
-        return Some(format!("{field}: non-standard IP address \"{text}\" will be considered invalid in a future Kubernetes release: use \"{ip}\""));
+        return Some(format!(
+            "{field}: non-standard IP address \"{text}\" will be considered invalid in a future Kubernetes release: use \"{ip}\""
+        ));
     }
     (ip.is_ipv6() && ip.to_string() != text)
         .then(|| format!("{field}: IPv6 address \"{text}\" should be in RFC 5952 canonical format (\"{ip}\")"))
@@ -76,7 +80,9 @@ mod tests {
         assert!(warning("f", "1.2.3.4").is_none());
         assert_eq!(
             warning("spec.clusterIPs[0]", "2001:DB8::1").as_deref(),
-            Some("spec.clusterIPs[0]: IPv6 address \"2001:DB8::1\" should be in RFC 5952 canonical format (\"2001:db8::1\")")
+            Some(
+                "spec.clusterIPs[0]: IPv6 address \"2001:DB8::1\" should be in RFC 5952 canonical format (\"2001:db8::1\")"
+            )
         );
     }
 }

@@ -208,7 +208,9 @@ mod tests {
 
     #[test]
     fn a_place_knows_its_path_and_reads_null_as_absent() {
-        let object = Object::from_value(json!({"spec": {"containers": [{"name": "a"}, {"name": null}], "m": {"k": "v"}}})).unwrap();
+        let object =
+            Object::from_value(json!({"spec": {"containers": [{"name": "a"}, {"name": null}], "m": {"k": "v"}}}))
+                .unwrap();
         let spec = At::of(&object, "spec");
         let second = spec.get("containers").items().nth(1).unwrap().get("name");
         assert_eq!(second.field().to_string(), "spec.containers[1].name");

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 pub(crate) const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Ready", "Number of the pod with ready state"),
-    Column::new("Up-to-date", "Total number of non-terminating pods targeted by this deployment that have the desired template spec."),
+    Column::new(
+        "Up-to-date",
+        "Total number of non-terminating pods targeted by this deployment that have the desired template spec.",
+    ),
     Column::new("Available", "Total number of available non-terminating pods targeted by this deployment."),
     Column::age(),
     Column::new("Containers", "Names of each container in the template.").wide(),

@@ -21,11 +21,6 @@ pub(crate) fn object_if<'a>(fields: &'a mut Fields, key: &str) -> Option<&'a mut
     fields.get_mut(key)?.as_object_mut()
 }
 
-/// The object at a path, if there is one.
-pub(crate) fn object_at<'a>(fields: &'a mut Fields, path: &[&str]) -> Option<&'a mut Fields> {
-    path.iter().try_fold(fields, |fields, key| object_if(fields, key))
-}
-
 /// The objects in the list at `key`.
 pub(crate) fn objects<'a>(fields: &'a mut Fields, key: &str) -> impl Iterator<Item = &'a mut Fields> {
     fields.get_mut(key).and_then(Value::as_array_mut).into_iter().flatten().filter_map(Value::as_object_mut)
@@ -69,14 +64,6 @@ pub(crate) fn drop_zero(fields: &mut Fields, keys: &[&str]) {
     }
 }
 
-/// Copies a top-level field from `old`, or removes it when `old` has none.
-pub(crate) fn keep(object: &mut Object, old: &Object, key: &str) {
-    match old.0.get(key) {
-        Some(value) => object.0.insert(key.to_owned(), value.clone()),
-        None => object.0.remove(key),
-    };
-}
-
 /// Copies a field at a path from `old`, or removes it when `old` has none.
 pub(crate) fn keep_at(object: &mut Object, old: &Object, path: &[&str]) {
     match old.at(path) {
@@ -109,11 +96,6 @@ pub(crate) fn same(a: &Value, b: &Value) -> bool {
 /// [`same`] for one place in two objects.
 pub(crate) fn same_at(a: &Object, b: &Object, path: &[&str]) -> bool {
     same(a.at(path).unwrap_or(&Value::Null), b.at(path).unwrap_or(&Value::Null))
-}
-
-/// Gives a new object generation 1.
-pub(crate) fn first_generation(object: &mut Object) {
-    object.set(&["metadata", "generation"], 1);
 }
 
 /// Generation follows the old object, one higher if any of the places differ.

@@ -6,11 +6,8 @@ use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-pub(crate) const COLUMNS: &[Column] = &[
-    Column::name(),
-    Column::new("Endpoints", "The set of all endpoints is the union of all subsets."),
-    Column::age(),
-];
+pub(crate) const COLUMNS: &[Column] =
+    &[Column::name(), Column::new("Endpoints", "The set of all endpoints is the union of all subsets."), Column::age()];
 
 pub(crate) struct AllEndpoints;
 
@@ -57,7 +54,9 @@ impl Strategy for AllEndpoints {
             }
             for port in subset.get("ports").items() {
                 let port = port.get("port").int().unwrap_or(0);
-                all.extend(ips().map(|ip| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }));
+                all.extend(
+                    ips().map(|ip| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }),
+                );
             }
         }
         let empty = if At::of(object, "subsets").is_empty() { "<none>" } else { "" };

@@ -192,7 +192,10 @@ ports: [{port: 80}, {name: x}, {}]
 endpoints: [{addresses: [10.0.0.1]}, {addresses: [10.0.0.2]}, {addresses: [10.0.0.3]}, {addresses: [10.0.0.4]}]
 ";
         assert_eq!(row(&Slices, text), "s | IPv4 | 80,x,* | 10.0.0.1,10.0.0.2,10.0.0.3 + 1 more... | 60s");
-        assert_eq!(row(&Slices, "{metadata: {name: s}, addressType: IPv6}"), "s | IPv6 | <unset> | <unset> | <unknown>");
+        assert_eq!(
+            row(&Slices, "{metadata: {name: s}, addressType: IPv6}"),
+            "s | IPv6 | <unset> | <unset> | <unknown>"
+        );
     }
 
     #[test]

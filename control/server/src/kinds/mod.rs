@@ -31,9 +31,10 @@ mod service;
 mod serviceaccount;
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
-pub use service::{Addresses, NodePorts};
+pub(crate) use podspec::service_account_mirror as mirror_service_account;
+pub(crate) use priorityclass::SYSTEM as SYSTEM_PRIORITY_CLASSES;
 
 use crate::{Resource, Settings, Verb};
 use api::GroupVersionKind;
@@ -43,7 +44,6 @@ use std::time::Duration;
 const CREATE: &[Verb] = &[Verb::Create];
 const UPDATE: &[Verb] = &[Verb::Update];
 const GET: &[Verb] = &[Verb::Get];
-const GET_PATCH_UPDATE: &[Verb] = &[Verb::Get, Verb::Patch, Verb::Update];
 
 /// All verbs but `deletecollection`: namespaces are not deleted by the dozen.
 const NO_COLLECTION: &[Verb] =
@@ -127,8 +127,14 @@ fn core(settings: &Settings) -> Vec<Resource> {
 
 fn groups() -> Vec<Resource> {
     vec![
-        Resource::new("apps", "v1", "controllerrevisions", "ControllerRevision", Arc::new(controllerrevision::Revisions))
-            .columns(controllerrevision::COLUMNS),
+        Resource::new(
+            "apps",
+            "v1",
+            "controllerrevisions",
+            "ControllerRevision",
+            Arc::new(controllerrevision::Revisions),
+        )
+        .columns(controllerrevision::COLUMNS),
         Resource::new("apps", "v1", "deployments", "Deployment", Arc::new(deployment::Deployments))
             .short(&["deploy"])
             .category("all")

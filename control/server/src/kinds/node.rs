@@ -91,11 +91,15 @@ impl Strategy for Nodes {
         let mut out = Vec::new();
         addresses(At::of(object, "status"), &mut out);
         let (spec, before) = (At::of(object, "spec"), At::of(old, "spec"));
-        if !before.get("podCIDRs").is_empty() && !edit::same(spec.get("podCIDRs").value(), before.get("podCIDRs").value()) {
+        if !before.get("podCIDRs").is_empty()
+            && !edit::same(spec.get("podCIDRs").value(), before.get("podCIDRs").value())
+        {
             out.push(spec.get("podCIDRs").forbidden("node updates may not change podCIDR except from \"\" to valid"));
         }
         if !before.get("providerID").is_empty() && spec.get("providerID").str() != before.get("providerID").str() {
-            out.push(spec.get("providerID").forbidden("node updates may not change providerID except from \"\" to valid"));
+            out.push(
+                spec.get("providerID").forbidden("node updates may not change providerID except from \"\" to valid"),
+            );
         }
         out
     }

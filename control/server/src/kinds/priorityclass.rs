@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 pub(crate) const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Value", "value represents the integer value of this priority class.").integer(),
-    Column::new("Global-Default", "globalDefault specifies whether this is the default for pods without a class.").boolean(),
+    Column::new("Global-Default", "globalDefault specifies whether this is the default for pods without a class.")
+        .boolean(),
     Column::age(),
     Column::new("PreemptionPolicy", "preemptionPolicy is the policy for preempting pods with lower priority.").wide(),
 ];
@@ -19,8 +20,16 @@ const HIGHEST: i64 = 1_000_000_000;
 
 /// Kubernetes' own classes: name, value, description.
 pub(crate) const SYSTEM: [(&str, i64, &str); 2] = [
-    ("system-node-critical", 2 * HIGHEST + 1000, "Used for system critical pods that must not be moved from their current node."),
-    ("system-cluster-critical", 2 * HIGHEST, "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary."),
+    (
+        "system-node-critical",
+        2 * HIGHEST + 1000,
+        "Used for system critical pods that must not be moved from their current node.",
+    ),
+    (
+        "system-cluster-critical",
+        2 * HIGHEST,
+        "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
+    ),
 ];
 
 pub(crate) struct Classes;
@@ -37,7 +46,9 @@ impl Strategy for Classes {
         let value = At::of(object, "value");
         if object.name().starts_with("system-") {
             if let Some(problem) = reserved(object) {
-                let text = format!("priority class names with 'system-' prefix are reserved for system use only. error: {problem}");
+                let text = format!(
+                    "priority class names with 'system-' prefix are reserved for system use only. error: {problem}"
+                );
                 out.push(Cause::forbidden(&FieldPath::new("metadata.name"), &text));
             }
         } else if value.int().is_some_and(|v| v > HIGHEST) {

@@ -10,7 +10,8 @@ pub(crate) const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Desired", "replicas is the number of desired pods.").integer(),
     Column::new("Current", "replicas is the most recently observed number of non-terminating pods.").integer(),
-    Column::new("Ready", "The number of non-terminating pods targeted by this ReplicaSet with a Ready condition.").integer(),
+    Column::new("Ready", "The number of non-terminating pods targeted by this ReplicaSet with a Ready condition.")
+        .integer(),
     Column::age(),
     Column::new("Containers", "Names of each container in the template.").wide(),
     Column::new("Images", "Images referenced by each container in the template.").wide(),

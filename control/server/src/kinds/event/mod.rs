@@ -77,7 +77,10 @@ pub(crate) struct Grouped;
 
 impl Strategy for Grouped {
     fn default(&self, object: &mut Object) {
-        edit::drop_zero(&mut object.0, &["deprecatedCount", "action", "type", "reason", "note", "reportingController", "reportingInstance"]);
+        edit::drop_zero(
+            &mut object.0,
+            &["deprecatedCount", "action", "type", "reason", "note", "reportingController", "reportingInstance"],
+        );
     }
 
     fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
@@ -141,7 +144,11 @@ const NAMES: &[(&str, &str)] = &[
     ("deprecatedCount", "count"),
 ];
 
-fn rename(object: &mut Object, api_version: &str, way: impl Fn((&'static str, &'static str)) -> (&'static str, &'static str)) {
+fn rename(
+    object: &mut Object,
+    api_version: &str,
+    way: impl Fn((&'static str, &'static str)) -> (&'static str, &'static str),
+) {
     object.0.insert("apiVersion".into(), api_version.into());
     for pair in NAMES {
         let (from, to) = way(*pair);
@@ -198,7 +205,8 @@ mod tests {
 
     #[test]
     fn both_forms_convert_without_loss() {
-        let served = parse("
+        let served = parse(
+            "
 apiVersion: events.k8s.io/v1
 kind: Event
 metadata: {name: e, namespace: default}
@@ -211,7 +219,8 @@ type: Normal
 reportingController: example.com/c
 reportingInstance: c-1
 deprecatedCount: 3
-");
+",
+        );
         let mut stored = served.clone();
         Grouped.to_storage(&mut stored);
         assert_eq!(stored.api_version(), "v1");

@@ -31,7 +31,10 @@ impl Strategy for Jobs {
     fn default(&self, object: &mut Object) {
         let spec = edit::object(&mut object.0, "spec");
         default_spec(spec);
-        let labels = spec["template"]["metadata"].get("labels").filter(|l| l.as_object().is_some_and(|l| !l.is_empty())).cloned();
+        let labels = spec["template"]["metadata"]
+            .get("labels")
+            .filter(|l| l.as_object().is_some_and(|l| !l.is_empty()))
+            .cloned();
         let metadata = edit::object(&mut object.0, "metadata");
         if let Some(labels) = labels {
             if metadata.get("labels").and_then(Value::as_object).is_none_or(Map::is_empty) {
@@ -127,7 +130,8 @@ fn generate_selector(object: &mut Object) {
     let (name, uid) = (object.name().to_owned(), object.uid().to_owned());
     let spec = edit::object(&mut object.0, "spec");
     let labels = edit::object(edit::object(edit::object(spec, "template"), "metadata"), "labels");
-    for (label, value) in [(LEGACY_NAME_LABEL, &name), (NAME_LABEL, &name), (LEGACY_UID_LABEL, &uid), (UID_LABEL, &uid)] {
+    for (label, value) in [(LEGACY_NAME_LABEL, &name), (NAME_LABEL, &name), (LEGACY_UID_LABEL, &uid), (UID_LABEL, &uid)]
+    {
         labels.entry(label).or_insert_with(|| value.as_str().into());
     }
     let wanted = edit::object(edit::object(spec, "selector"), "matchLabels");
@@ -180,7 +184,9 @@ mod tests {
 
     #[test]
     fn a_job_gets_defaults_labels_and_a_selector() {
-        let job = created(&Jobs, "
+        let job = created(
+            &Jobs,
+            "
 apiVersion: batch/v1
 kind: Job
 metadata: {name: pi, namespace: default, uid: u-1}
@@ -189,7 +195,8 @@ spec:
     spec:
       restartPolicy: Never
       containers: [{name: pi, image: 'perl:5'}]
-");
+",
+        );
         expect![[r#"
             apiVersion: batch/v1
             kind: Job

@@ -74,7 +74,9 @@ fn exit_codes(spec: At<'_>, codes: At<'_>, out: &mut Vec<Cause>) {
     }
     let name = codes.get("containerName");
     let pod = spec.down(&["template", "spec"]);
-    let known = ["containers", "initContainers"].iter().any(|list| pod.get(list).items().any(|c| c.get("name").str() == name.str()));
+    let known = ["containers", "initContainers"]
+        .iter()
+        .any(|list| pod.get(list).items().any(|c| c.get("name").str() == name.str()));
     if name.is_set() && !known {
         out.push(name.invalid("must be one of the container or initContainer names in the pod template"));
     }
@@ -122,7 +124,9 @@ fn success_policy(spec: At<'_>, policy: At<'_>, out: &mut Vec<Cause>) {
         count.not_negative(out);
         let Some(wanted) = count.int() else { continue };
         if wanted > completions {
-            out.push(count.invalid(&format!("must be less than or equal to {completions} (the number of specified completions)")));
+            out.push(count.invalid(&format!(
+                "must be less than or equal to {completions} (the number of specified completions)"
+            )));
         }
         if indexes.is_set() && wanted > total {
             out.push(count.invalid(&format!(
@@ -139,13 +143,20 @@ fn indexes_total(text: &str, completions: i64) -> Result<i64, String> {
     for part in text.split(',').filter(|_| !text.is_empty()) {
         let ends: Vec<&str> = part.split('-').collect();
         if ends.len() > 2 {
-            return Err(format!("the fragment \"{part}\" violates the requirement that an index interval can have at most two parts separated by '-'"));
+            return Err(format!(
+                "the fragment \"{part}\" violates the requirement that an index interval can have at most two parts separated by '-'"
+            ));
         }
-        let number = |text: &str| text.parse::<i64>().map_err(|_| format!("cannot convert string to integer for index: \"{text}\""));
+        let number = |text: &str| {
+            text.parse::<i64>().map_err(|_| format!("cannot convert string to integer for index: \"{text}\""))
+        };
         let first = number(ends[0])?;
         let end = if ends.len() == 2 { number(ends[1])? } else { first };
         if first >= completions || end >= completions {
-            return Err(format!("too large index: \"{}\"", if first >= completions { ends[0] } else { ends[ends.len() - 1] }));
+            return Err(format!(
+                "too large index: \"{}\"",
+                if first >= completions { ends[0] } else { ends[ends.len() - 1] }
+            ));
         }
         if last.is_some_and(|last| first <= last) {
             return Err(format!("non-increasing order, previous: {}, current: {first}", last.unwrap_or(0)));

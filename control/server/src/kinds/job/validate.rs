@@ -43,8 +43,12 @@ fn generated_selector(object: &Object, spec: At<'_>, out: &mut Vec<Cause>) {
         out.push(Cause::required(&FieldPath::new("metadata.uid"), ""));
     }
     let labels = spec.down(&["template", "metadata", "labels"]);
-    let expected =
-        [(LEGACY_UID_LABEL, object.uid()), (LEGACY_NAME_LABEL, object.name()), (UID_LABEL, object.uid()), (NAME_LABEL, object.name())];
+    let expected = [
+        (LEGACY_UID_LABEL, object.uid()),
+        (LEGACY_NAME_LABEL, object.name()),
+        (UID_LABEL, object.uid()),
+        (NAME_LABEL, object.name()),
+    ];
     for (label, wanted) in expected {
         let place = labels.field().key(label);
         let text = format!("must be '{wanted}'");
@@ -112,7 +116,8 @@ fn job_spec(spec: At<'_>, out: &mut Vec<Cause>) {
 }
 
 fn indexed(spec: At<'_>, out: &mut Vec<Cause>) {
-    let (completions, parallelism, failed) = (spec.get("completions"), spec.get("parallelism"), spec.get("maxFailedIndexes"));
+    let (completions, parallelism, failed) =
+        (spec.get("completions"), spec.get("parallelism"), spec.get("maxFailedIndexes"));
     let over = |at: At<'_>, limit: i64| at.int().is_some_and(|n| n > limit);
     if !completions.is_set() {
         out.push(completions.required("when completion mode is Indexed"));
@@ -233,7 +238,12 @@ pub(super) fn status(object: &Object, old: &Object) -> Vec<Cause> {
     let conditions = status.get("conditions");
     let mut forbid = |text: &str| out.push(Cause::invalid(&conditions.field(), &Value::Null, text));
     let now = |kind: &str| has_condition(object, kind);
-    for pair in [["Complete", "Failed"], ["Complete", "FailureTarget"], ["SuccessCriteriaMet", "Failed"], ["SuccessCriteriaMet", "FailureTarget"]] {
+    for pair in [
+        ["Complete", "Failed"],
+        ["Complete", "FailureTarget"],
+        ["SuccessCriteriaMet", "Failed"],
+        ["SuccessCriteriaMet", "FailureTarget"],
+    ] {
         if now(pair[0]) && now(pair[1]) {
             let spelled = if pair[1] == "Failed" { "Failed=true" } else { "FailureTarget=true" };
             forbid(&format!("cannot set {}=True and {spelled} conditions", pair[0]));
@@ -258,7 +268,8 @@ pub(super) fn status(object: &Object, old: &Object) -> Vec<Cause> {
 }
 
 fn finished(object: &Object, old: &Object, status: At<'_>, out: &mut Vec<Cause>) {
-    let (complete, ended) = (has_condition(object, "Complete"), has_condition(object, "Complete") || has_condition(object, "Failed"));
+    let (complete, ended) =
+        (has_condition(object, "Complete"), has_condition(object, "Complete") || has_condition(object, "Failed"));
     let completion = status.get("completionTime");
     let changed = |name: &str| !edit::same_at(object, old, &["status", name]);
     let newly = ended != (has_condition(old, "Complete") || has_condition(old, "Failed"));
@@ -295,8 +306,8 @@ fn finished(object: &Object, old: &Object, status: At<'_>, out: &mut Vec<Cause>)
 #[cfg(test)]
 mod tests {
     use super::super::Jobs;
-    use crate::kinds::testing::{context, created, errors, parse, update_errors};
     use crate::Strategy;
+    use crate::kinds::testing::{context, created, errors, parse, update_errors};
     use expect_test::expect;
 
     const JOB: &str = "
@@ -312,7 +323,9 @@ spec:
 
     #[test]
     fn a_job_needs_a_restart_policy_and_its_own_labels() {
-        let text = JOB.replace("restartPolicy: Never", "restartPolicy: Always").replace("  template:\n", "  parallelism: -1\n  template:\n    metadata: {labels: {job-name: other}}\n");
+        let text = JOB
+            .replace("restartPolicy: Never", "restartPolicy: Always")
+            .replace("  template:\n", "  parallelism: -1\n  template:\n    metadata: {labels: {job-name: other}}\n");
         expect![[r#"
             spec.template.metadata.labels[job-name]: Invalid value: {"batch.kubernetes.io/controller-uid":"u-1","batch.kubernetes.io/job-name":"pi","controller-uid":"u-1","job-name":"other"}: must be 'pi'
             spec.parallelism: Invalid value: -1: must be greater than or equal to 0
@@ -328,14 +341,21 @@ spec:
         new.set(&["spec", "completions"], 5);
         new.set(&["spec", "template", "spec", "restartPolicy"], "OnFailure");
         let texts = update_errors(&Jobs, &new, &old);
-        assert!(texts.starts_with("spec.completions: Invalid value: 5: field is immutable\nspec.template: Invalid value: {"), "{texts}");
+        assert!(
+            texts
+                .starts_with("spec.completions: Invalid value: 5: field is immutable\nspec.template: Invalid value: {"),
+            "{texts}"
+        );
     }
 
     #[test]
     fn a_finished_job_stays_finished() {
-        let old = parse("{spec: {}, status: {startTime: '2026-01-01T00:00:00Z', completionTime: '2026-01-01T00:01:00Z', succeeded: 1, conditions: [{type: Complete, status: 'True'}, {type: SuccessCriteriaMet, status: 'True'}]}}");
+        let old = parse(
+            "{spec: {}, status: {startTime: '2026-01-01T00:00:00Z', completionTime: '2026-01-01T00:01:00Z', succeeded: 1, conditions: [{type: Complete, status: 'True'}, {type: SuccessCriteriaMet, status: 'True'}]}}",
+        );
         let new = parse("{spec: {}, status: {startTime: '2026-01-01T00:00:00Z', succeeded: 0}}");
-        let causes: Vec<String> = Jobs.validate_status(&context(), &new, &old).iter().map(ToString::to_string).collect();
+        let causes: Vec<String> =
+            Jobs.validate_status(&context(), &new, &old).iter().map(ToString::to_string).collect();
         assert_eq!(
             causes,
             [

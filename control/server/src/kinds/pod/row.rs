@@ -24,7 +24,9 @@ pub(super) fn cells(object: &Object, now: Timestamp) -> Vec<Value> {
     let (spec, status) = (At::of(object, "spec"), At::of(object, "status"));
     let summary = summary(object);
     let restarts = match summary.restarts.last.filter(|_| summary.restarts.count != 0) {
-        Some(last) => format!("{} ({} ago)", summary.restarts.count, api::time::human_duration(now.duration_since(last))),
+        Some(last) => {
+            format!("{} ({} ago)", summary.restarts.count, api::time::human_duration(now.duration_since(last)))
+        }
         None => summary.restarts.count.to_string(),
     };
     let or_none = |text: &str| json!(if text.is_empty() { "<none>" } else { text });
@@ -52,11 +54,17 @@ fn summary(object: &Object) -> Summary {
     let (spec, status) = (At::of(object, "spec"), At::of(object, "status"));
     let own = |name| status.get(name).str();
     let mut reason = if own("reason").is_empty() { own("phase") } else { own("reason") }.to_owned();
-    if status.get("conditions").items().any(|c| c.get("type").str() == "PodScheduled" && c.get("reason").str() == "SchedulingGated") {
+    if status
+        .get("conditions")
+        .items()
+        .any(|c| c.get("type").str() == "PodScheduled" && c.get("reason").str() == "SchedulingGated")
+    {
         reason = "SchedulingGated".to_owned();
     }
     let restartable = |name: &str| {
-        spec.get("initContainers").items().any(|c| c.get("name").str() == name && c.get("restartPolicy").str() == "Always")
+        spec.get("initContainers")
+            .items()
+            .any(|c| c.get("name").str() == name && c.get("restartPolicy").str() == "Always")
     };
     let sidecars = spec.get("initContainers").items().filter(|c| c.get("restartPolicy").str() == "Always").count();
     let mut ready = 0;
@@ -86,7 +94,9 @@ fn summary(object: &Object) -> Summary {
         };
         break;
     }
-    let condition = |kind: &str| status.get("conditions").items().any(|c| c.get("type").str() == kind && c.get("status").str() == "True");
+    let condition = |kind: &str| {
+        status.get("conditions").items().any(|c| c.get("type").str() == kind && c.get("status").str() == "True")
+    };
     if !initializing || condition("Initialized") {
         restarts = sidecar_restarts;
         main_containers(status, condition("Ready"), &mut reason, &mut ready, &mut restarts);
@@ -161,7 +171,7 @@ mod tests {
 
     fn shown(status: &str) -> String {
         let text = format!(
-            "{{metadata: {{name: p, creationTimestamp: '2026-01-01T00:00:00Z'}}, spec: {{nodeName: n, containers: [{{name: a}}, {{name: b}}], initContainers: [{{name: i}}, {{name: s, restartPolicy: Always}}]}}, status: {status}}}"
+            "{{metadata: {{name: p, creationTimestamp: '2026-01-01T00:00:00Z'}}, spec: {{nodeName: n1, containers: [{{name: a}}, {{name: b}}], initContainers: [{{name: i}}, {{name: s, restartPolicy: Always}}]}}, status: {status}}}"
         );
         row(&Pods, &text)
     }
@@ -169,28 +179,28 @@ mod tests {
     #[test]
     fn the_reason_that_matters_is_shown() {
         let cases = [
-            ("{phase: Pending}", "p | 0/3 | Pending | 0 | 60s | <none> | n | <none> | <none>"),
-            ("{phase: Pending, initContainerStatuses: [{name: i, state: {running: {}}}]}", "p | 0/3 | Init:0/2 | 0 | 60s | <none> | n | <none> | <none>"),
+            ("{phase: Pending}", "p | 0/3 | Pending | 0 | 60s | <none> | n1 | <none> | <none>"),
+            (
+                "{phase: Pending, initContainerStatuses: [{name: i, state: {running: {}}}]}",
+                "p | 0/3 | Init:0/2 | 0 | 60s | <none> | n1 | <none> | <none>",
+            ),
             (
                 "{phase: Pending, initContainerStatuses: [{name: i, restartCount: 2, state: {terminated: {exitCode: 3}}}]}",
-                "p | 0/3 | Init:ExitCode:3 | 2 | 60s | <none> | n | <none> | <none>",
+                "p | 0/3 | Init:ExitCode:3 | 2 | 60s | <none> | n1 | <none> | <none>",
             ),
             (
                 "{phase: Running, podIPs: [{ip: 10.0.0.1}], initContainerStatuses: [{name: i, restartCount: 2, state: {terminated: {exitCode: 0}}}, {name: s, started: true, ready: true, restartCount: 1}], containerStatuses: [{ready: true, state: {running: {}}}, {ready: false, restartCount: 4, state: {waiting: {reason: CrashLoopBackOff}}, lastState: {terminated: {finishedAt: '2026-01-01T00:00:30Z'}}}]}",
-                "p | 2/3 | CrashLoopBackOff | 5 (30s ago) | 60s | 10.0.0.1 | n | <none> | <none>",
+                "p | 2/3 | CrashLoopBackOff | 5 (30s ago) | 60s | 10.0.0.1 | n1 | <none> | <none>",
             ),
             (
                 "{phase: Running, conditions: [{type: Ready, status: 'True'}], containerStatuses: [{ready: true, state: {running: {}}}, {state: {terminated: {exitCode: 0, reason: Completed}}}]}",
-                "p | 1/3 | Running | 0 | 60s | <none> | n | <none> | <none>",
+                "p | 1/3 | Running | 0 | 60s | <none> | n1 | <none> | <none>",
             ),
             (
                 "{phase: Running, conditions: [{type: Ready, status: 'True'}], containerStatuses: [{state: {terminated: {exitCode: 0, reason: Completed}}}, {ready: true, state: {running: {}}}]}",
-                "p | 1/3 | Running | 0 | 60s | <none> | n | <none> | <none>",
+                "p | 1/3 | Running | 0 | 60s | <none> | n1 | <none> | <none>",
             ),
-            (
-                "{phase: Failed, reason: Evicted}",
-                "p | 0/3 | Evicted | 0 | 60s | <none> | n | <none> | <none>",
-            ),
+            ("{phase: Failed, reason: Evicted}", "p | 0/3 | Evicted | 0 | 60s | <none> | n1 | <none> | <none>"),
         ];
         for (status, wanted) in cases {
             assert_eq!(shown(status), wanted, "{status}");

@@ -42,7 +42,10 @@ pub(super) fn spec(object: &Object, old: &Object) -> Vec<Cause> {
     gates(spec.get("schedulingGates"), before.get("schedulingGates"), &mut out);
     let allowed = allowed(spec, before, &mut out);
     if !edit::same(&allowed, before.value()) {
-        let text = format!("pod updates may not change fields other than {UPDATABLE}\n{}", difference(before.value(), &allowed));
+        let text = format!(
+            "pod updates may not change fields other than {UPDATABLE}\n{}",
+            difference(before.value(), &allowed)
+        );
         out.push(spec.forbidden(&text));
     }
     out
@@ -81,7 +84,10 @@ fn gates(new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
     for gate in new.items() {
         let name = gate.get("name").str();
         if !old.items().any(|old| old.get("name").str() == name) {
-            out.push(gate.get("name").forbidden(&format!("only deletion is allowed, but found new scheduling gate '{name}'")));
+            out.push(
+                gate.get("name")
+                    .forbidden(&format!("only deletion is allowed, but found new scheduling gate '{name}'")),
+            );
         }
     }
 }
@@ -187,12 +193,15 @@ fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
             let name = if one.field().to_string().ends_with("hostIP") { "hostIP" } else { "podIP" };
             out.push(first.invalid(&format!("must be equal to `{name}`")));
         }
-        let parsed: Vec<_> = all.items().filter_map(|entry| {
-            let mut causes = Vec::new();
-            let ip = address::valid(entry.get("ip"), &mut causes);
-            out.extend(causes.into_iter().map(|cause| Cause { field: entry.field(), ..cause }));
-            ip
-        }).collect();
+        let parsed: Vec<_> = all
+            .items()
+            .filter_map(|entry| {
+                let mut causes = Vec::new();
+                let ip = address::valid(entry.get("ip"), &mut causes);
+                out.extend(causes.into_iter().map(|cause| Cause { field: entry.field(), ..cause }));
+                ip
+            })
+            .collect();
         if all.len() > 2 || (parsed.len() == 2 && parsed[0].is_ipv4() == parsed[1].is_ipv4()) {
             out.push(all.invalid("may specify no more than one IP for each IP family"));
         }
@@ -216,7 +225,8 @@ fn restarts(spec: At<'_>, list: &str, new: At<'_>, old: At<'_>, out: &mut Vec<Ca
         let policy = if own.is_empty() { pod_policy } else { own };
         let may = list != "ephemeralContainerStatuses"
             && (by_rules || policy == "Always" || (policy == "OnFailure" && failed));
-        let lives = new.items().any(|now| now.get("name").str() == name && !now.down(&["state", "terminated"]).is_set());
+        let lives =
+            new.items().any(|now| now.get("name").str() == name && !now.down(&["state", "terminated"]).is_set());
         if lives && !may {
             out.push(new.index(i).get("state").forbidden("may not be transitioned to non-terminated state"));
         }
@@ -244,7 +254,10 @@ spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: E
         let mut new = old.clone();
         new.entry(&["spec", "containers"])[0]["image"] = json!("i:2");
         new.set(&["spec", "activeDeadlineSeconds"], 5);
-        new.set(&["spec", "tolerations"], json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 3}, {"operator": "Exists"}]));
+        new.set(
+            &["spec", "tolerations"],
+            json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 3}, {"operator": "Exists"}]),
+        );
         assert_eq!(update_errors(&Pods, &new, &old), "");
     }
 
@@ -264,7 +277,10 @@ spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: E
         .assert_eq(&update_errors(&Pods, &new, &old));
         let mut more = old.clone();
         more.entry(&["spec", "containers"]).as_array_mut().unwrap().push(json!({"name": "b", "image": "i"}));
-        assert_eq!(update_errors(&Pods, &more, &old), "spec.containers: Forbidden: pod updates may not add or remove containers\n");
+        assert_eq!(
+            update_errors(&Pods, &more, &old),
+            "spec.containers: Forbidden: pod updates may not add or remove containers\n"
+        );
     }
 
     #[test]
@@ -273,7 +289,10 @@ spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: E
         let mut new = old.clone();
         new.set(&["status", "containerStatuses"], json!([{"name": "a", "state": {"running": {}}}]));
         for (code, allowed) in [(1, true), (0, false)] {
-            old.set(&["status", "containerStatuses"], json!([{"name": "a", "state": {"terminated": {"exitCode": code}}}]));
+            old.set(
+                &["status", "containerStatuses"],
+                json!([{"name": "a", "state": {"terminated": {"exitCode": code}}}]),
+            );
             assert_eq!(Pods.validate_status(&context(), &new, &old).is_empty(), allowed);
         }
     }

@@ -37,7 +37,10 @@ fn init_containers(spec: At<'_>, known: &[At<'_>], out: &mut Vec<Cause>) {
         common(spec, container, known, out);
         restart_policy(container, out);
         let name = container.get("name");
-        if names(spec.get("containers")).chain(names(list).take(i)).any(|other| other == name.str() && !other.is_empty()) {
+        if names(spec.get("containers"))
+            .chain(names(list).take(i))
+            .any(|other| other == name.str() && !other.is_empty())
+        {
             out.push(name.duplicate());
         }
         host_ports(std::iter::once(container), out);
@@ -48,7 +51,9 @@ fn init_containers(spec: At<'_>, known: &[At<'_>], out: &mut Vec<Cause>) {
         }
         for field in ["lifecycle", "livenessProbe", "readinessProbe", "startupProbe"] {
             if container.get(field).is_set() {
-                out.push(container.get(field).forbidden("may not be set for init containers without restartPolicy=Always"));
+                out.push(
+                    container.get(field).forbidden("may not be set for init containers without restartPolicy=Always"),
+                );
             }
         }
         for policy in container.get("resizePolicy").items().map(|p| p.get("restartPolicy")) {
@@ -210,7 +215,11 @@ fn restart_policy(container: At<'_>, out: &mut Vec<Cause>) {
     for rule in list.items() {
         let (action, codes) = (rule.get("action"), rule.get("exitCodes"));
         if !matches!(action.str(), "Restart" | "RestartAllContainers") {
-            out.push(action.with(if action.is_set() { action.value() } else { &EMPTY }).not_supported(&["Restart", "RestartAllContainers"]));
+            out.push(
+                action
+                    .with(if action.is_set() { action.value() } else { &EMPTY })
+                    .not_supported(&["Restart", "RestartAllContainers"]),
+            );
         }
         if !codes.is_set() {
             out.push(codes.required("must be specified"));
@@ -218,7 +227,11 @@ fn restart_policy(container: At<'_>, out: &mut Vec<Cause>) {
         }
         let operator = codes.get("operator");
         if !matches!(operator.str(), "In" | "NotIn") {
-            out.push(operator.with(if operator.is_set() { operator.value() } else { &EMPTY }).not_supported(&["In", "NotIn"]));
+            out.push(
+                operator
+                    .with(if operator.is_set() { operator.value() } else { &EMPTY })
+                    .not_supported(&["In", "NotIn"]),
+            );
         }
         let values = codes.get("values");
         if values.len() > 255 {

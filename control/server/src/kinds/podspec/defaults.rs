@@ -97,7 +97,9 @@ pub(crate) fn service_account(spec: &mut Fields) {
 
 fn requests_from_limits(container: &mut Fields) {
     let Some(resources) = object_if(container, "resources") else { return };
-    let Some(limits) = resources.get("limits").and_then(Value::as_object).filter(|l| !l.is_empty()).cloned() else { return };
+    let Some(limits) = resources.get("limits").and_then(Value::as_object).filter(|l| !l.is_empty()).cloned() else {
+        return;
+    };
     let requests = object(resources, "requests");
     for (name, value) in limits {
         requests.entry(name).or_insert(value);
@@ -118,7 +120,21 @@ fn container(container: &mut Fields) {
     let latest = is_latest(container.get("image").and_then(Value::as_str).unwrap_or_default());
     drop_zero(
         container,
-        &["image", "command", "args", "workingDir", "ports", "envFrom", "env", "volumeMounts", "volumeDevices", "stdin", "stdinOnce", "tty", "resizePolicy"],
+        &[
+            "image",
+            "command",
+            "args",
+            "workingDir",
+            "ports",
+            "envFrom",
+            "env",
+            "volumeMounts",
+            "volumeDevices",
+            "stdin",
+            "stdinOnce",
+            "tty",
+            "resizePolicy",
+        ],
     );
     fill_str(container, "imagePullPolicy", if latest { "Always" } else { "IfNotPresent" });
     fill_str(container, "terminationMessagePath", "/dev/termination-log");
@@ -167,7 +183,9 @@ fn resources(owner: &mut Fields, always: bool) {
 
 fn probe(probe: &mut Fields) {
     drop_zero(probe, &["initialDelaySeconds"]);
-    for (name, value) in [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)] {
+    for (name, value) in
+        [("timeoutSeconds", 1), ("periodSeconds", 10), ("successThreshold", 1), ("failureThreshold", 3)]
+    {
         fill_int(probe, name, value);
     }
     if let Some(get) = object_if(probe, "httpGet") {
@@ -329,7 +347,9 @@ mod tests {
               "securityContext": {},
               "terminationGracePeriodSeconds": 30
             }"#]]
-        .assert_eq(&defaulted(json!({"containers": [{"name": "a", "image": "nginx"}], "nodeName": "", "hostNetwork": false})));
+        .assert_eq(&defaulted(
+            json!({"containers": [{"name": "a", "image": "nginx"}], "nodeName": "", "hostNetwork": false}),
+        ));
     }
 
     #[test]

@@ -44,7 +44,9 @@ fn empty(at: At<'_>, text: &str) -> Cause {
 
 fn variable_name(at: At<'_>, out: &mut Vec<Cause>) {
     if !at.str().chars().all(|c| (' '..='~').contains(&c) && c != '=') {
-        out.push(at.invalid("a valid environment variable name must consist only of printable ASCII characters other than '='"));
+        out.push(at.invalid(
+            "a valid environment variable name must consist only of printable ASCII characters other than '='",
+        ));
     }
 }
 
@@ -96,7 +98,10 @@ fn source(variable: At<'_>, from: At<'_>, out: &mut Vec<Cause>) {
         resource_selector(resource, false, out);
     }
     for reference in [config, secret].into_iter().filter(|r| r.is_set()) {
-        reference.get("name").with(text(reference.get("name"))).invalid_all(names::dns1123_subdomain(reference.get("name").str()), out);
+        reference
+            .get("name")
+            .with(text(reference.get("name")))
+            .invalid_all(names::dns1123_subdomain(reference.get("name").str()), out);
         let key = reference.get("key");
         if key.is_empty() {
             out.push(key.required(""));
@@ -112,7 +117,9 @@ fn source(variable: At<'_>, from: At<'_>, out: &mut Vec<Cause>) {
             from,
             "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
         )),
-        _ if !variable.get("value").is_empty() => out.push(empty(from, "may not be specified when `value` is not empty")),
+        _ if !variable.get("value").is_empty() => {
+            out.push(empty(from, "may not be specified when `value` is not empty"))
+        }
         1 => {}
         _ => out.push(empty(from, "may not have more than one field specified at a time")),
     }

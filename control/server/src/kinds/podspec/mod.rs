@@ -39,7 +39,11 @@ pub(crate) fn validate_template(template: At<'_>, out: &mut Vec<Cause>) {
     let mut causes = Vec::new();
     rules::labels(metadata.get("labels"), &mut causes);
     let (wrong, right) = (metadata.get("labels").field(), template.get("labels").field());
-    out.extend(causes.into_iter().map(|cause| if cause.field == wrong { Cause { field: right.clone(), ..cause } } else { cause }));
+    out.extend(
+        causes
+            .into_iter()
+            .map(|cause| if cause.field == wrong { Cause { field: right.clone(), ..cause } } else { cause }),
+    );
     let annotations = template.get("annotations").with(metadata.get("annotations").value());
     annotation_keys(annotations, out);
     validate_annotations(annotations, out);
@@ -139,7 +143,9 @@ fn claims(claims: At<'_>, out: &mut Vec<Cause>) {
         let (one, template) = (claim.get("resourceClaimName"), claim.get("resourceClaimTemplateName"));
         match (one.is_set(), template.is_set()) {
             (true, true) => {
-                out.push(claim.invalid("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"));
+                out.push(
+                    claim.invalid("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
+                );
             }
             (false, false) => {
                 out.push(claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"));

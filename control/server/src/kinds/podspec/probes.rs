@@ -12,7 +12,8 @@ pub(super) fn all(spec: At<'_>, container: At<'_>, out: &mut Vec<Cause>) {
             continue;
         }
         handler(spec, probe, &["exec", "httpGet", "tcpSocket", "grpc"], out);
-        for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"] {
+        for field in ["initialDelaySeconds", "timeoutSeconds", "periodSeconds", "successThreshold", "failureThreshold"]
+        {
             probe.get(field).not_negative(out);
         }
         let grace = probe.get("terminationGracePeriodSeconds");

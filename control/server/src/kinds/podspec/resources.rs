@@ -51,7 +51,11 @@ pub(crate) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
     let problems = names::qualified_name(name);
     if !problems.is_empty() {
         out.extend(problems.iter().map(|text| Cause::invalid(&at.field(), &json!(name), text)));
-    } else if !name.contains('/') && !STANDARD.contains(&name) && !is_huge_pages(name) && !name.starts_with("requests.hugepages-") {
+    } else if !name.contains('/')
+        && !STANDARD.contains(&name)
+        && !is_huge_pages(name)
+        && !name.starts_with("requests.hugepages-")
+    {
         out.push(Cause::invalid(&at.field(), &json!(name), "must be a standard resource type or fully qualified"));
     }
 }
@@ -148,7 +152,9 @@ pub(super) fn container(spec: At<'_>, at: At<'_>, out: &mut Vec<Cause>) {
         }
         let same = |other: At<'_>| {
             other.get("name").str() == name.str()
-                && (other.get("request").is_empty() || claim.get("request").is_empty() || other.get("request").str() == claim.get("request").str())
+                && (other.get("request").is_empty()
+                    || claim.get("request").is_empty()
+                    || other.get("request").str() == claim.get("request").str())
         };
         if at.get("claims").items().take(i).any(same) {
             out.push(Cause::duplicate(&claim.field(), name.value()));
@@ -177,15 +183,23 @@ pub(super) fn pod_level(spec: At<'_>, out: &mut Vec<Cause>) {
         let total: Quantity =
             spec.get("containers").items().filter_map(|c| amount(c.down(&["resources", "requests"]), name)).sum();
         if quantities::parse(request.value()).is_some_and(|pod| total > pod) {
-            out.push(request.invalid(&format!("must be greater than or equal to aggregate container requests of {total}")));
+            out.push(
+                request.invalid(&format!("must be greater than or equal to aggregate container requests of {total}")),
+            );
         }
     }
     for (i, container) in spec.get("containers").items().enumerate() {
         for (name, limit) in container.down(&["resources", "limits"]).entries() {
-            let (Some(own), Some(pod)) = (quantities::parse(limit.value()), amount(at.get("limits"), name)) else { continue };
+            let (Some(own), Some(pod)) = (quantities::parse(limit.value()), amount(at.get("limits"), name)) else {
+                continue;
+            };
             if own > pod {
                 let place = at.field().child("containers").index(i).key(name).child("limits");
-                out.push(Cause::invalid(&place, &json!(own.to_string()), &format!("must be less than or equal to pod limits of {pod}")));
+                out.push(Cause::invalid(
+                    &place,
+                    &json!(own.to_string()),
+                    &format!("must be less than or equal to pod limits of {pod}"),
+                ));
             }
         }
     }
@@ -201,7 +215,11 @@ pub(crate) fn qos_class(spec: At<'_>) -> &'static str {
     let all: Vec<At<'_>> = if of_pod {
         vec![pod]
     } else {
-        ["containers", "initContainers"].iter().flat_map(|kind| spec.get(kind).items()).map(|c| c.get("resources")).collect()
+        ["containers", "initContainers"]
+            .iter()
+            .flat_map(|kind| spec.get(kind).items())
+            .map(|c| c.get("resources"))
+            .collect()
     };
     for resources in all {
         let mut limited = 0;
@@ -219,10 +237,12 @@ pub(crate) fn qos_class(spec: At<'_>) -> &'static str {
     }
     if requests.is_empty() && limits.is_empty() {
         "BestEffort"
-    } else if guaranteed && requests.iter().all(|(name, sum)| limits.get(name) == Some(sum)) && requests.len() == limits.len() {
+    } else if guaranteed
+        && requests.iter().all(|(name, sum)| limits.get(name) == Some(sum))
+        && requests.len() == limits.len()
+    {
         "Guaranteed"
     } else {
         "Burstable"
     }
 }
-

@@ -66,7 +66,10 @@ fn node_term(term: At<'_>, strict: bool, out: &mut Vec<Cause>) {
         let (key, operator, values) = (requirement.get("key"), requirement.get("operator"), requirement.get("values"));
         match operator.str() {
             "In" | "NotIn" if values.len() != 1 => {
-                out.push(values.required("must be only one value when `operator` is 'In' or 'NotIn' for node field selector"));
+                out.push(
+                    values
+                        .required("must be only one value when `operator` is 'In' or 'NotIn' for node field selector"),
+                );
             }
             "In" | "NotIn" => {}
             _ => out.push(operator.invalid("not a valid selector operator")),
@@ -93,7 +96,9 @@ fn pod_term(term: At<'_>, out: &mut Vec<Cause>) {
         out.push(topology.required("can not be empty"));
     }
     let value = json!(topology.str());
-    out.extend(names::qualified_name(topology.str()).iter().map(|text| Cause::invalid(&topology.field(), &value, text)));
+    out.extend(
+        names::qualified_name(topology.str()).iter().map(|text| Cause::invalid(&topology.field(), &value, text)),
+    );
 }
 
 /// `matchLabelKeys` and `mismatchLabelKeys` narrow a selector and exclude each other.

@@ -66,7 +66,9 @@ fn sysctls(spec: At<'_>, list: At<'_>, out: &mut Vec<Cause>) {
         if spec.get("hostNetwork").bool() && dotted.starts_with("net.") {
             out.push(name.invalid("may not be specified when 'hostNetwork' is set to true"));
         }
-        if spec.get("hostIPC").bool() && ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| dotted.starts_with(p)) {
+        if spec.get("hostIPC").bool()
+            && ["kernel.shm", "kernel.msg", "kernel.sem", "fs.mqueue."].iter().any(|p| dotted.starts_with(p))
+        {
             out.push(name.invalid("may not be specified when 'hostIPC' is set to true"));
         }
     }
@@ -119,7 +121,9 @@ pub(super) fn container(spec: At<'_>, context: At<'_>, out: &mut Vec<Cause>) {
             out.push(context.invalid("cannot set `allowPrivilegeEscalation` to false and `privileged` to true"));
         }
         if context.down(&["capabilities", "add"]).items().any(|c| c.str() == "CAP_SYS_ADMIN") {
-            out.push(context.invalid("cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"));
+            out.push(
+                context.invalid("cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"),
+            );
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Volumes and how containers mount them.
 
-use super::env;
 use super::defaults::VOLUME_SOURCES;
+use super::env;
 use crate::kinds::at::At;
 use crate::kinds::{quantities, rules};
 use api::Cause;
@@ -192,7 +192,9 @@ fn projected(projected: At<'_>, out: &mut Vec<Cause>) {
     let mut paths = BTreeSet::new();
     for source in projected.get("sources").items() {
         let mut kinds = 0;
-        for name in ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"] {
+        for name in
+            ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"]
+        {
             let part = source.get(name);
             if !part.is_set() {
                 continue;
@@ -241,7 +243,11 @@ fn projected(projected: At<'_>, out: &mut Vec<Cause>) {
 fn token<'a>(projected: At<'a>, token: At<'a>, paths: &mut BTreeSet<&'a str>, out: &mut Vec<Cause>) {
     let expiry = token.get("expirationSeconds");
     if expiry.int().unwrap_or(0) < 600 {
-        out.push(Cause::invalid(&expiry.field(), &json!(expiry.int().unwrap_or(0)), "may not specify a duration less than 10 minutes"));
+        out.push(Cause::invalid(
+            &expiry.field(),
+            &json!(expiry.int().unwrap_or(0)),
+            "may not specify a duration less than 10 minutes",
+        ));
     }
     if expiry.int().is_some_and(|n| n > 1 << 32) {
         out.push(expiry.invalid("may not specify a duration larger than 2^32 seconds"));
@@ -308,7 +314,9 @@ fn how_mounted(container: At<'_>, mounts: At<'_>, mount: At<'_>, out: &mut Vec<C
             out.push(propagation.not_supported(MODES));
         }
         if propagation.str() == "Bidirectional" && !container.down(&["securityContext", "privileged"]).bool() {
-            out.push(propagation.forbidden("Bidirectional mount propagation is available only to privileged containers"));
+            out.push(
+                propagation.forbidden("Bidirectional mount propagation is available only to privileged containers"),
+            );
         }
     }
     let recursive = at("recursiveReadOnly");
@@ -340,7 +348,9 @@ fn device(mounts: At<'_>, devices: At<'_>, i: usize, device: At<'_>, known: &[At
     match volume {
         None => out.push(name.not_found()),
         Some(volume) if !volume.get("persistentVolumeClaim").is_set() && !volume.get("ephemeral").is_set() => {
-            out.push(name.invalid("can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"));
+            out.push(
+                name.invalid("can only use volume source type of PersistentVolumeClaim or Ephemeral for block mode"),
+            );
         }
         Some(_) => {}
     }

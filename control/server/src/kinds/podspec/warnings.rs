@@ -38,7 +38,9 @@ fn warnings(spec: At<'_>, metadata: At<'_>) -> Vec<String> {
         out.push(format!("{}: must be >= 0; negative values are invalid and will be treated as 1", grace.field()));
     }
     selectors(spec, &mut out);
-    for at in spec.down(&["dnsConfig", "nameservers"]).items().chain(spec.get("hostAliases").items().map(|a| a.get("ip"))) {
+    for at in
+        spec.down(&["dnsConfig", "nameservers"]).items().chain(spec.get("hostAliases").items().map(|a| a.get("ip")))
+    {
         out.extend(address::warning(&at.field().to_string(), at.str()));
     }
     not_enforced(spec, &mut out);
@@ -53,9 +55,15 @@ fn deprecated_label(key: &str) -> Option<&'static str> {
     Some(match key {
         "beta.kubernetes.io/arch" => "deprecated since v1.14; use \"kubernetes.io/arch\" instead",
         "beta.kubernetes.io/os" => "deprecated since v1.14; use \"kubernetes.io/os\" instead",
-        "failure-domain.beta.kubernetes.io/region" => "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead",
-        "failure-domain.beta.kubernetes.io/zone" => "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead",
-        "beta.kubernetes.io/instance-type" => "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead",
+        "failure-domain.beta.kubernetes.io/region" => {
+            "deprecated since v1.17; use \"topology.kubernetes.io/region\" instead"
+        }
+        "failure-domain.beta.kubernetes.io/zone" => {
+            "deprecated since v1.17; use \"topology.kubernetes.io/zone\" instead"
+        }
+        "beta.kubernetes.io/instance-type" => {
+            "deprecated since v1.17; use \"node.kubernetes.io/instance-type\" instead"
+        }
         "app.kubernetes.io/created-by" => "deprecated since v1.9",
         "scheduler.alpha.kubernetes.io/preferAvoidPods" => "deprecated since v1.22; use Taints and Tolerations instead",
         "node-role.kubernetes.io/master" => "use \"node-role.kubernetes.io/control-plane\" instead",
@@ -102,7 +110,10 @@ fn annotations(spec: At<'_>, annotations: At<'_>, out: &mut Vec<String>) {
     const SYSCTLS: &str = "non-functional in v1.11+; use the \"sysctls\" field instead";
     const SECCOMP: &str = "non-functional in v1.27+; use the \"seccompProfile\" field instead";
     for (key, text) in [
-        ("scheduler.alpha.kubernetes.io/critical-pod", "non-functional in v1.16+; use the \"priorityClassName\" field instead"),
+        (
+            "scheduler.alpha.kubernetes.io/critical-pod",
+            "non-functional in v1.16+; use the \"priorityClassName\" field instead",
+        ),
         ("security.alpha.kubernetes.io/sysctls", SYSCTLS),
         ("security.alpha.kubernetes.io/unsafe-sysctls", SYSCTLS),
     ] {
@@ -171,7 +182,10 @@ fn hidden_variables(container: At<'_>, out: &mut Vec<String>) {
         let itself = format!("$({name})");
         let value = variable.get("value").str();
         if variable.get("valueFrom").is_set() || value == itself || !value.contains(&itself) {
-            out.push(format!("{}: hides previous definition of \"{name}\", which may be dropped when using apply", variable.field()));
+            out.push(format!(
+                "{}: hides previous definition of \"{name}\", which may be dropped when using apply",
+                variable.field()
+            ));
         }
     }
 }
@@ -183,7 +197,8 @@ fn ports(spec: At<'_>, out: &mut Vec<String>) {
     for port in containers(spec).flat_map(|c| c.get("ports").items()) {
         let key = |port: At<'_>| (port.get("hostPort").int().unwrap_or(0), port.get("hostIP").str().to_owned());
         let (number, ip) = key(port);
-        let others = by_number.entry((port.get("containerPort").int().unwrap_or(0), port.get("protocol").str())).or_default();
+        let others =
+            by_number.entry((port.get("containerPort").int().unwrap_or(0), port.get("protocol").str())).or_default();
         for other in others.iter() {
             let (other_number, other_ip) = key(*other);
             let how = if number == other_number && ip == other_ip {

@@ -72,7 +72,8 @@ fn families(addresses: &Addresses, object: &mut Object, old: Option<&Object>) ->
     let headless = object.str_at(&["spec", "clusterIP"]) == Some("None");
     if object.str_at(&["spec", "ipFamilyPolicy"]).is_none() {
         let before = old.and_then(|old| old.str_at(&["spec", "ipFamilyPolicy"]));
-        let policy = before.unwrap_or(if headless && selectorless { "RequireDualStack" } else { "SingleStack" }).to_owned();
+        let policy =
+            before.unwrap_or(if headless && selectorless { "RequireDualStack" } else { "SingleStack" }).to_owned();
         object.set(&["spec", "ipFamilyPolicy"], policy);
     }
     let causes = super::validate::cluster_ips(object);
@@ -120,7 +121,11 @@ fn families(addresses: &Addresses, object: &mut Object, old: Option<&Object>) ->
         causes.push(Cause::invalid(&place, &json!(policy), "this cluster is not configured for dual-stack services"));
     }
     for (i, family) in families.iter().enumerate().filter(|(_, family)| *family != own) {
-        causes.push(Cause::invalid(&spec.child("ipFamilies").index(i), &json!(family), "not configured on this cluster"));
+        causes.push(Cause::invalid(
+            &spec.child("ipFamilies").index(i),
+            &json!(family),
+            "not configured on this cluster",
+        ));
     }
     if !causes.is_empty() {
         return Err(refuse(object, &causes));
@@ -226,9 +231,9 @@ impl Taking<'_> {
         }
         let wanted = object.int_at(&["spec", "healthCheckNodePort"]).unwrap_or(0);
         let number = match u16::try_from(wanted) {
-            Ok(0) => self
-                .take_any_port()
-                .map_err(|refused| Status::internal(format!("failed to allocate a HealthCheck NodePort 0: {refused}")))?,
+            Ok(0) => self.take_any_port().map_err(|refused| {
+                Status::internal(format!("failed to allocate a HealthCheck NodePort 0: {refused}"))
+            })?,
             asked => {
                 let port = asked.unwrap_or(0);
                 self.take_port(port).map_err(|refused| {

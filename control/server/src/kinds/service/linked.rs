@@ -27,7 +27,8 @@ pub(super) fn needs_node_port(object: &Object) -> bool {
 }
 
 pub(super) fn allocates_node_ports(object: &Object) -> bool {
-    text(object, "type") == "NodePort" || object.at(&["spec", "allocateLoadBalancerNodePorts"]) != Some(&Value::Bool(false))
+    text(object, "type") == "NodePort"
+        || object.at(&["spec", "allocateLoadBalancerNodePorts"]) != Some(&Value::Bool(false))
 }
 
 /// A health check port tells a load balancer which nodes have endpoints of their own.
@@ -62,7 +63,9 @@ fn carry_over(object: &mut Object, old: &Object) {
         }
     }
     if needs_node_port(old) && needs_node_port(object) {
-        let ports = |object: &Object| -> BTreeSet<i64> { list(object, "ports").iter().map(node_port).filter(|p| *p != 0).collect() };
+        let ports = |object: &Object| -> BTreeSet<i64> {
+            list(object, "ports").iter().map(node_port).filter(|p| *p != 0).collect()
+        };
         let used: BTreeSet<i64> = ports(old).intersection(&ports(object)).copied().collect();
         let name = |port: &Value| port["name"].as_str().unwrap_or_default().to_owned();
         let by_name: BTreeMap<String, i64> = list(old, "ports").iter().map(|p| (name(p), node_port(p))).collect();
@@ -122,7 +125,9 @@ fn drop_for_type(object: &mut Object, old: &Object) {
             }
         }
     }
-    let external = |object: &Object| object.0.get("spec").and_then(Value::as_object).is_some_and(super::validate::externally_accessible);
+    let external = |object: &Object| {
+        object.0.get("spec").and_then(Value::as_object).is_some_and(super::validate::externally_accessible)
+    };
     if external(old) && !external(object) && same(object, "externalTrafficPolicy") {
         object.remove(&["spec", "externalTrafficPolicy"]);
     }

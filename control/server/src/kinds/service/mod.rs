@@ -14,13 +14,16 @@ use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-pub use pool::{Addresses, NodePorts};
+use pool::{Addresses, NodePorts};
 
 pub(crate) const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Type", "type determines how the Service is exposed."),
     Column::new("Cluster-IP", "clusterIP is the IP address of the service."),
-    Column::new("External-IP", "externalIPs is a list of IP addresses for which nodes in the cluster will also accept traffic for this service."),
+    Column::new(
+        "External-IP",
+        "externalIPs is a list of IP addresses for which nodes in the cluster will also accept traffic for this service.",
+    ),
     Column::new("Port(s)", "The list of ports that are exposed by this service."),
     Column::age(),
     Column::new("Selector", "Route service traffic to pods with label keys and values matching this selector.").wide(),
@@ -120,7 +123,16 @@ impl Strategy for Services {
 fn default_spec(spec: &mut edit::Fields) {
     edit::drop_zero(
         spec,
-        &["selector", "ports", "clusterIP", "clusterIPs", "externalIPs", "loadBalancerIP", "loadBalancerSourceRanges", "externalName"],
+        &[
+            "selector",
+            "ports",
+            "clusterIP",
+            "clusterIPs",
+            "externalIPs",
+            "loadBalancerIP",
+            "loadBalancerSourceRanges",
+            "externalName",
+        ],
     );
     edit::drop_zero(spec, &["externalTrafficPolicy", "healthCheckNodePort", "publishNotReadyAddresses", "ipFamilies"]);
     edit::fill_str(spec, "sessionAffinity", "None");
@@ -161,9 +173,15 @@ fn external_ip(object: &Object) -> String {
         "ClusterIP" | "NodePort" if given.is_empty() => "<none>".to_owned(),
         "ClusterIP" | "NodePort" => given.join(","),
         "LoadBalancer" => {
-            let address = |i: At<'_>| if i.get("ip").is_empty() { i.get("hostname").str().to_owned() } else { i.get("ip").str().to_owned() };
-            let found: BTreeSet<String> =
-                At::of(object, "status").down(&["loadBalancer", "ingress"]).items().map(address).filter(|a| !a.is_empty()).collect();
+            let address = |i: At<'_>| {
+                if i.get("ip").is_empty() { i.get("hostname").str().to_owned() } else { i.get("ip").str().to_owned() }
+            };
+            let found: BTreeSet<String> = At::of(object, "status")
+                .down(&["loadBalancer", "ingress"])
+                .items()
+                .map(address)
+                .filter(|a| !a.is_empty())
+                .collect();
             let all: Vec<String> = found.into_iter().chain(given.iter().map(|ip| (*ip).to_owned())).collect();
             if all.is_empty() { "<pending>".to_owned() } else { all.join(",") }
         }
@@ -191,7 +209,11 @@ fn warnings(object: &Object) -> Vec<String> {
         out.push("annotation service.kubernetes.io/topology-aware-hints is deprecated, please use service.kubernetes.io/topology-mode instead".to_owned());
     }
     let check = |list: At<'_>, out: &mut Vec<String>| {
-        out.extend(list.items().filter(|ip| ip.str() != "None").filter_map(|ip| address::warning(&ip.field().to_string(), ip.str())));
+        out.extend(
+            list.items()
+                .filter(|ip| ip.str() != "None")
+                .filter_map(|ip| address::warning(&ip.field().to_string(), ip.str())),
+        );
     };
     check(spec.get("clusterIPs"), &mut out);
     let headless = spec.get("type").str() == "ClusterIP" && spec.get("clusterIP").str() == "None";

@@ -94,7 +94,9 @@ impl Addresses {
 
     fn address(&self, number: u64) -> IpAddr {
         match self.cidr.network() {
-            IpAddr::V4(base) => IpAddr::V4(Ipv4Addr::from(u32::from(base) + u32::try_from(number).unwrap_or(u32::MAX) + 1)),
+            IpAddr::V4(base) => {
+                IpAddr::V4(Ipv4Addr::from(u32::from(base) + u32::try_from(number).unwrap_or(u32::MAX) + 1))
+            }
             IpAddr::V6(base) => IpAddr::V6(Ipv6Addr::from(u128::from(base) + u128::from(number) + 1)),
         }
     }
@@ -137,7 +139,11 @@ impl NodePorts {
     pub fn new(range: RangeInclusive<u16>) -> Self {
         let size = (u64::from(*range.end()) + 1).saturating_sub(u64::from(*range.start()));
         let offset = lower_band(size, 32, 128);
-        Self { first: *range.start(), last: *range.end(), numbers: Mutex::new(Numbers { size, offset, taken: HashSet::new() }) }
+        Self {
+            first: *range.start(),
+            last: *range.end(),
+            numbers: Mutex::new(Numbers { size, offset, taken: HashSet::new() }),
+        }
     }
 
     /// Takes this port.

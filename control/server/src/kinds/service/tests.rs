@@ -94,7 +94,8 @@ fn a_refused_write_gives_back_what_it_took() {
         refused,
         "Service \"web\" is invalid: spec.ports[1].nodePort: Invalid value: 80: provided port is not in the valid range. The range of valid ports is 30000-32767"
     );
-    let good = "{metadata: {name: web}, spec: {type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]}}";
+    let good =
+        "{metadata: {name: web}, spec: {type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]}}";
     create(&all, good).unwrap();
     assert!(create(&all, good).unwrap_err().contains("provided IP is already allocated"));
     let same_port = "{metadata: {name: web2}, spec: {type: NodePort, ports: [{port: 80, nodePort: 30080}]}}";
@@ -106,7 +107,11 @@ fn a_refused_write_gives_back_what_it_took() {
 
 #[test]
 fn allocations_are_rebuilt_from_what_is_stored() {
-    let stored = create(&services(), "{metadata: {name: web}, spec: {type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]}}").unwrap();
+    let stored = create(
+        &services(),
+        "{metadata: {name: web}, spec: {type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]}}",
+    )
+    .unwrap();
     let fresh = services();
     fresh.loaded(&stored);
     let again = create(&fresh, "{metadata: {name: b}, spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}}");
@@ -132,14 +137,22 @@ fn tcp_and_udp_of_one_port_share_a_node_port() {
 #[test]
 fn a_change_of_type_gives_back_what_it_no_longer_needs() {
     let all = services();
-    let made = create(&all, "{metadata: {name: web}, spec: {type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]}}").unwrap();
+    let made = create(
+        &all,
+        "{metadata: {name: web}, spec: {type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]}}",
+    )
+    .unwrap();
     let mut new = made.clone();
     new.set(&["spec", "type"], "ExternalName");
     new.set(&["spec", "externalName"], "example.com");
     let named = update(&all, &new, &made).unwrap();
     assert_eq!(named.at(&["spec", "clusterIP"]), None);
     assert_eq!(named.at(&["spec", "ports"]).unwrap()[0].get("nodePort"), None);
-    create(&all, "{metadata: {name: b}, spec: {type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]}}").unwrap();
+    create(
+        &all,
+        "{metadata: {name: b}, spec: {type: NodePort, clusterIP: 10.96.0.10, ports: [{port: 80, nodePort: 30080}]}}",
+    )
+    .unwrap();
     let mut back = named.clone();
     back.set(&["spec", "type"], "ClusterIP");
     let back = update(&all, &back, &named).unwrap();
@@ -194,8 +207,12 @@ spec:
 #[test]
 fn class_and_health_check_port_stay() {
     let all = services();
-    let old = parse("{spec: {type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30001, loadBalancerClass: a/b}}");
-    let new = parse("{spec: {type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30002, loadBalancerClass: a/c}}");
+    let old = parse(
+        "{spec: {type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30001, loadBalancerClass: a/b}}",
+    );
+    let new = parse(
+        "{spec: {type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30002, loadBalancerClass: a/c}}",
+    );
     expect![[r#"
         spec.loadBalancerClass: Invalid value: "a/c": may not change once set
         spec.healthCheckNodePort: Forbidden: field is immutable
@@ -213,7 +230,10 @@ spec: {type: NodePort, clusterIPs: [10.96.0.1], selector: {b: '2', a: '1'}, port
     assert_eq!(row(&all, text), "web | NodePort | 10.96.0.1 | <none> | 80:30080/TCP,53/UDP | 60s | a=1,b=2");
     let balanced = "{metadata: {name: lb}, spec: {type: LoadBalancer, externalIPs: [1.2.3.4]}, status: {loadBalancer: {ingress: [{ip: 9.9.9.9}, {hostname: h}]}}}";
     assert_eq!(row(&all, balanced), "lb | LoadBalancer | <none> | 9.9.9.9,h,1.2.3.4 | <none> | <unknown> | <none>");
-    assert_eq!(row(&all, "{metadata: {name: lb}, spec: {type: LoadBalancer}}"), "lb | LoadBalancer | <none> | <pending> | <none> | <unknown> | <none>");
+    assert_eq!(
+        row(&all, "{metadata: {name: lb}, spec: {type: LoadBalancer}}"),
+        "lb | LoadBalancer | <none> | <pending> | <none> | <unknown> | <none>"
+    );
     assert_eq!(
         row(&all, "{metadata: {name: e}, spec: {type: ExternalName, externalName: example.com}}"),
         "e | ExternalName | <none> | example.com | <none> | <unknown> | <none>"
@@ -222,7 +242,9 @@ spec: {type: NodePort, clusterIPs: [10.96.0.1], selector: {b: '2', a: '1'}, port
 
 #[test]
 fn odd_fields_are_warned_about() {
-    let object = parse("{metadata: {name: h}, spec: {type: ClusterIP, clusterIP: None, clusterIPs: [None], sessionAffinity: ClientIP, externalName: x, trafficDistribution: PreferClose}}");
+    let object = parse(
+        "{metadata: {name: h}, spec: {type: ClusterIP, clusterIP: None, clusterIPs: [None], sessionAffinity: ClientIP, externalName: x, trafficDistribution: PreferClose}}",
+    );
     expect![[r#"
         spec.SessionAffinity is ignored for headless services
         spec.externalName is ignored when spec.type is not "ExternalName"

@@ -72,7 +72,9 @@ fn of_type(spec: At<'_>, kind: &str, out: &mut Vec<Cause>) {
                 "" => out.push(name.required("")),
                 host => {
                     let value = json!(host);
-                    out.extend(names::dns1123_subdomain(host).iter().map(|text| Cause::invalid(&name.field(), &value, text)));
+                    out.extend(
+                        names::dns1123_subdomain(host).iter().map(|text| Cause::invalid(&name.field(), &value, text)),
+                    );
                 }
             }
         }
@@ -132,7 +134,9 @@ pub(super) fn cluster_ips(object: &Object) -> Vec<Cause> {
     let (one, all) = (spec.get("clusterIP"), spec.get("clusterIPs"));
     match (one.is_empty(), all.is_empty()) {
         (false, true) => out.push(all.required("")),
-        (false, false) if all.index(0).str() != one.str() => out.push(all.invalid("first value must match `clusterIP`")),
+        (false, false) if all.index(0).str() != one.str() => {
+            out.push(all.invalid("first value must match `clusterIP`"))
+        }
         (true, false) => out.push(all.invalid("must be empty when `clusterIP` is not specified")),
         _ => {}
     }
