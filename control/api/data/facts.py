@@ -1,6 +1,7 @@
 """Facts about the wire that no published package has: tables for generate.py, by the Go type's short name."""
 
 # Value-typed numbers and booleans with omitempty: Go's protobuf writes their zero, which in JSON means absent.
+# `group.version.Type` where two groups differ.
 OMIT_ZERO = {
     "APIServiceSpec": {"insecureSkipTLSVerify"},
     "AWSElasticBlockStoreVolumeSource": {"partition", "readOnly"},
@@ -28,7 +29,7 @@ OMIT_ZERO = {
     "DeviceSubRequest": {"count"},
     "EphemeralContainer": {"stdin", "stdinOnce", "tty"},
     "Event": {"count", "deprecatedCount"},
-    "EventSeries": {"count"},
+    "core.v1.EventSeries": {"count"},
     "ExactDeviceRequest": {"count"},
     "FCVolumeSource": {"readOnly"},
     "FlexPersistentVolumeSource": {"readOnly"},
@@ -36,7 +37,7 @@ OMIT_ZERO = {
     "GCEPersistentDiskVolumeSource": {"partition", "readOnly"},
     "GlusterfsPersistentVolumeSource": {"readOnly"},
     "GlusterfsVolumeSource": {"readOnly"},
-    "HorizontalPodAutoscalerStatus": {"currentReplicas"},
+    "autoscaling.v2.HorizontalPodAutoscalerStatus": {"currentReplicas"},
     "ISCSIPersistentVolumeSource": {"chapAuthDiscovery", "chapAuthSession", "readOnly"},
     "ISCSIVolumeSource": {"chapAuthDiscovery", "chapAuthSession", "readOnly"},
     "JSONSchemaProps": {"exclusiveMaximum", "exclusiveMinimum", "nullable", "uniqueItems", "x-kubernetes-embedded-resource", "x-kubernetes-int-or-string"},

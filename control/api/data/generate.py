@@ -158,9 +158,9 @@ def field_attributes(definition, name, node, required, tag):
         out.append("required")
     if tag:
         out.append("tag:" + tag)
-    if name in OMIT_ZERO.get(short, ()):
-        out.append("omitzero")
     qualified = ".".join(definition.rsplit(".", 3)[1:])
+    if name in OMIT_ZERO.get(qualified, OMIT_ZERO.get(short, ())):
+        out.append("omitzero")
     if name in POINTER_STRINGS.get(qualified, POINTER_STRINGS.get(short, ())):
         out.append("pointer")
     if (go := GO_TYPES.get(short, {}).get(name)) is not None:

@@ -9,6 +9,7 @@ pub mod json;
 pub mod names;
 mod object;
 pub mod patch;
+pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;

@@ -18,7 +18,7 @@ use serde_json::Value;
 use std::{fmt, sync::Arc};
 
 pub(crate) use data::builtin;
-pub(crate) use types::{Arena, Field, Node, NodeId};
+pub(crate) use types::{Arena, Field, Kind, Node, NodeId, StructId};
 pub use types::{ListType, PatchStrategy, Shape};
 
 /// A place in a structural schema. Cheap to clone.
