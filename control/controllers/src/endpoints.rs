@@ -120,7 +120,7 @@ pub fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -
         namespace: service.metadata.namespace.clone(),
         ..ObjectMeta::default()
     };
-    let mut wanted = current.cloned().unwrap_or_else(|| Endpoints { metadata, subsets: None });
+    let mut wanted = current.cloned().unwrap_or(Endpoints { metadata, subsets: None });
     let annotations = wanted.metadata.annotations.get_or_insert_default();
     annotations.remove(OVER_CAPACITY);
     if truncated {
@@ -239,10 +239,12 @@ mod tests {
         let name = format!("p{i}");
         let deleted = deleting.then_some("2026-01-01T00:00:00Z");
         Arc::new(
-            serde_json::from_value(json!({"metadata": {"name": name, "namespace": "ns", "uid": name, "deletionTimestamp": deleted},
+            serde_json::from_value(
+                json!({"metadata": {"name": name, "namespace": "ns", "uid": name, "deletionTimestamp": deleted},
                 "spec": {"nodeName": "n1", "containers": []},
                 "status": {"phase": "Running", "podIP": format!("10.1.{}.{}", i / 250, i % 250),
-                    "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]}}))
+                    "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]}}),
+            )
             .expect("a pod"),
         )
     }
@@ -253,7 +255,8 @@ mod tests {
 
     #[test]
     fn ready_and_unready_addresses_are_told_apart_and_terminating_ones_left_out() {
-        let e = plan(&service(), &[pod(1, true, false), pod(2, false, false), pod(3, true, true)], None).expect("a change");
+        let e =
+            plan(&service(), &[pod(1, true, false), pod(2, false, false), pod(3, true, true)], None).expect("a change");
         let address = |i: usize| {
             json!({"ip": format!("10.1.0.{i}"), "nodeName": "n1",
                 "targetRef": {"kind": "Pod", "namespace": "ns", "name": format!("p{i}"), "uid": format!("p{i}")}})
@@ -263,7 +266,11 @@ mod tests {
             json!([{"addresses": [address(1)], "notReadyAddresses": [address(2)], "ports": [{"port": 8080, "protocol": "TCP"}]}])
         );
         assert_eq!(e.metadata.labels.as_ref().expect("labels")[MANAGED_BY], CONTROLLER);
-        assert_eq!(plan(&service(), &[pod(1, true, false), pod(2, false, false)], Some(&e)), None, "nothing to do twice");
+        assert_eq!(
+            plan(&service(), &[pod(1, true, false), pod(2, false, false)], Some(&e)),
+            None,
+            "nothing to do twice"
+        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod discovery;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbagecollector;
+pub mod job;
 pub mod meta;
 pub mod namespace;
 pub mod nodeipam;
@@ -39,6 +40,7 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     let go = Starter { token, tasks };
     go.run(5, replicaset::ReplicaSetController::new(cx));
     go.run(5, deployment::DeploymentController::new(cx));
+    go.run(5, job::JobController::new(cx));
     go.run(5, endpointslice::EndpointSliceController::new(cx));
     go.run(5, endpoints::EndpointsController::new(cx));
     go.run(2, serviceaccount::ServiceAccountController::new(cx));

@@ -28,9 +28,11 @@ impl NodeCidrs {
     /// # Errors
     /// Text that says what is wrong with the range.
     pub fn parse(cidr: &str, node_prefix: u8) -> Result<Self, String> {
-        let (address, prefix) = cidr.split_once('/').ok_or_else(|| format!("{cidr:?} is not a range such as 10.32.0.0/11"))?;
+        let (address, prefix) =
+            cidr.split_once('/').ok_or_else(|| format!("{cidr:?} is not a range such as 10.32.0.0/11"))?;
         let address: Ipv4Addr = address.parse().map_err(|_| format!("{address:?} is not an IPv4 address"))?;
-        let prefix: u8 = prefix.parse().ok().filter(|p| *p <= 30).ok_or_else(|| format!("{prefix:?} is not a prefix length"))?;
+        let prefix: u8 =
+            prefix.parse().ok().filter(|p| *p <= 30).ok_or_else(|| format!("{prefix:?} is not a prefix length"))?;
         if node_prefix < prefix || node_prefix > 30 {
             return Err(format!("a node's prefix length must be between {prefix} and 30, not {node_prefix}"));
         }
@@ -134,7 +136,9 @@ mod tests {
 
     #[test]
     fn nonsense_is_refused() {
-        for (cidr, node) in [("10.0.0.0", 24), ("x/8", 24), ("10.0.0.0/40", 24), ("10.0.0.0/24", 16), ("10.0.0.0/8", 31)] {
+        for (cidr, node) in
+            [("10.0.0.0", 24), ("x/8", 24), ("10.0.0.0/40", 24), ("10.0.0.0/24", 16), ("10.0.0.0/8", 31)]
+        {
             assert!(NodeCidrs::parse(cidr, node).is_err(), "{cidr} {node}");
         }
     }

@@ -125,9 +125,14 @@ mod tests {
 
     #[tokio::test]
     async fn batches_double_and_stop_after_a_failure() {
-        for (count, fails_at, expected) in
-            [(0, None, (0, 0)), (10, None, (10, 10)), (500, None, (500, 500)), (10, Some(0), (0, 1)), (10, Some(2), (2, 3)), (10, Some(4), (6, 7))]
-        {
+        for (count, fails_at, expected) in [
+            (0, None, (0, 0)),
+            (10, None, (10, 10)),
+            (500, None, (500, 500)),
+            (10, Some(0), (0, 1)),
+            (10, Some(2), (2, 3)),
+            (10, Some(4), (6, 7)),
+        ] {
             let calls = RefCell::new(0);
             let (done, failure) = slow_start(count, |i| {
                 *calls.borrow_mut() += 1;

@@ -139,7 +139,9 @@ mod tests {
             pod("running", "Running", "2025-01-01T00:00:00Z", None),
             pod("evicted", "Failed", "2026-01-04T00:00:00Z", Some("Evicted")),
         ];
-        for (keep, expected) in [(3, vec![]), (2, vec!["evicted"]), (1, vec!["evicted", "old"]), (0, vec!["evicted", "old", "new"])] {
+        for (keep, expected) in
+            [(3, vec![]), (2, vec!["evicted"]), (1, vec!["evicted", "old"]), (0, vec!["evicted", "old", "new"])]
+        {
             let names: Vec<_> = surplus(&pods, keep).iter().map(|p| meta::name(&p.metadata).to_owned()).collect();
             assert_eq!(names, expected);
         }

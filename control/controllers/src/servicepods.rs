@@ -79,7 +79,8 @@ pub fn is_endpoint(pod: &Pod) -> bool {
 /// All addresses of a pod.
 pub fn addresses(pod: &Pod) -> Vec<&str> {
     let Some(status) = &pod.status else { return Vec::new() };
-    let listed: Vec<&str> = status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).filter(|ip| !ip.is_empty()).collect();
+    let listed: Vec<&str> =
+        status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).filter(|ip| !ip.is_empty()).collect();
     if listed.is_empty() { status.pod_ip.as_deref().filter(|ip| !ip.is_empty()).into_iter().collect() } else { listed }
 }
 

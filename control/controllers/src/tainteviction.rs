@@ -4,7 +4,9 @@
 
 use std::{collections::HashSet, time::Duration};
 
-use client::{Client, Controller, DeleteOptions, Delta, EventType, Informer, Key, Next, Patch, Recorder, Wakeups, reference};
+use client::{
+    Client, Controller, DeleteOptions, Delta, EventType, Informer, Key, Next, Patch, Recorder, Wakeups, reference,
+};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::core::v1::{Node, Pod, Taint, Toleration},
@@ -110,9 +112,9 @@ impl Controller for TaintEvictionController {
         wakeups.on(&self.pods, |delta: &Delta<Pod>| {
             let tolerations = |p: &Pod| p.spec.as_ref().and_then(|s| s.tolerations.clone());
             let new = delta.object();
-            let changed = delta.old().is_none_or(|old| {
-                pods::node_name(old) != pods::node_name(new) || tolerations(old) != tolerations(new)
-            });
+            let changed = delta
+                .old()
+                .is_none_or(|old| pods::node_name(old) != pods::node_name(new) || tolerations(old) != tolerations(new));
             if changed && !pods::node_name(new).is_empty() { vec![Key::of(&**new)] } else { Vec::new() }
         });
         let pods = self.pods.clone();
@@ -163,24 +165,29 @@ mod tests {
     #[test]
     fn pods_stay_as_long_as_they_tolerate_every_taint() {
         let taint = |key: &str| json!({"key": key, "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"});
-        let exists = |key: &str, seconds: Option<i64>| {
-            json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds})
-        };
+        let exists = |key: &str, seconds: Option<i64>| json!({"key": key, "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": seconds});
         let now: Timestamp = "2026-01-01T00:01:00Z".parse().expect("a time");
-        let cases: Vec<(&str, Vec<Value>, Vec<Value>, Option<u64>)> = vec![
+        type Case = (&'static str, Vec<Value>, Vec<Value>, Option<u64>);
+        let cases: Vec<Case> = vec![
             ("no taint", vec![], vec![], None),
             ("not tolerated", vec![taint("a")], vec![], Some(0)),
             ("tolerated for ever", vec![taint("a")], vec![exists("a", None)], None),
             ("tolerated for a while", vec![taint("a")], vec![exists("a", Some(300))], Some(240)),
             ("time is over", vec![taint("a")], vec![exists("a", Some(30))], Some(0)),
-            ("the shortest counts", vec![taint("a"), taint("b")], vec![exists("a", Some(300)), exists("b", Some(90))], Some(30)),
+            (
+                "the shortest counts",
+                vec![taint("a"), taint("b")],
+                vec![exists("a", Some(300)), exists("b", Some(90))],
+                Some(30),
+            ),
             ("one is not tolerated", vec![taint("a"), taint("b")], vec![exists("a", None)], Some(0)),
             ("another effect", vec![json!({"key": "a", "effect": "NoSchedule"})], vec![], None),
             ("everything", vec![taint("a")], vec![json!({"operator": "Exists"})], None),
             ("equal values", vec![taint("a")], vec![json!({"key": "a", "value": "x"})], Some(0)),
         ];
         for (what, taints, tolerations, expected) in cases {
-            let pod = serde_json::from_value(json!({"spec": {"containers": [], "tolerations": tolerations}})).expect("a pod");
+            let pod =
+                serde_json::from_value(json!({"spec": {"containers": [], "tolerations": tolerations}})).expect("a pod");
             let node = serde_json::from_value(json!({"spec": {"taints": taints}})).expect("a node");
             assert_eq!(stay(&pod, &node, now).map(|d| d.as_secs()), expected, "{what}");
         }

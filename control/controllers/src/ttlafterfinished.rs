@@ -28,7 +28,8 @@ impl TtlAfterFinishedController {
 pub fn time_left(job: &Job, now: Timestamp) -> Option<Duration> {
     let ttl = job.spec.as_ref()?.ttl_seconds_after_finished?;
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
-    let finished = conditions.iter().find(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")?;
+    let finished =
+        conditions.iter().find(|c| matches!(c.type_.as_str(), "Complete" | "Failed") && c.status == "True")?;
     let since = finished.last_transition_time.as_ref()?.0;
     let due = since.saturating_add(SignedDuration::from_secs(i64::from(ttl))).ok()?;
     Some(meta::non_negative(due.duration_since(now)))

@@ -15,7 +15,10 @@ pub use plan::{Plan, Step, plan};
 use std::sync::Arc;
 
 use api::selector::Selector;
-use client::{Client, Controller, DeleteOptions, Delta, Error, EventType, Informer, Key, Next, Patch, Recorder, Wakeups, reference};
+use client::{
+    Client, Controller, DeleteOptions, Delta, Error, EventType, Informer, Key, Next, Patch, Recorder, Wakeups,
+    reference,
+};
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     core::v1::Pod,
@@ -221,7 +224,8 @@ fn waken_by_orphan(delta: &Delta<ReplicaSet>, deployments: &Informer<Deployment>
 /// A Recreate Deployment waits for the last old pod to end: tell it.
 fn waken_by_last_pod(delta: &Delta<Pod>, sets: &Informer<ReplicaSet>, deployments: &Informer<Deployment>) -> Vec<Key> {
     let pod = delta.object();
-    let ended = matches!(delta, Delta::Deleted(_)) || delta.old().is_some_and(|o| !pods::is_finished(o)) && pods::is_finished(pod);
+    let ended = matches!(delta, Delta::Deleted(_))
+        || delta.old().is_some_and(|o| !pods::is_finished(o)) && pods::is_finished(pod);
     let owner = meta::controller_of(&pod.metadata).filter(|o| ended && o.kind == "ReplicaSet");
     let Some(owner) = owner else { return Vec::new() };
     let namespace = meta::namespace(&pod.metadata);

@@ -16,7 +16,7 @@ use crate::meta;
 #[derive(Clone, Debug)]
 pub enum Step {
     /// Make the ReplicaSet of the current template.
-    Create(ReplicaSet),
+    Create(Arc<ReplicaSet>),
     /// Write size or annotations; `scaled` says from where to where.
     Update {
         /// The whole new object.
@@ -209,9 +209,7 @@ impl View {
     fn is_saturated(&self) -> bool {
         let size = desired(&self.d);
         self.new.as_ref().is_some_and(|rs| {
-            replicas(rs) == size
-                && count_annotation(rs, DESIRED_REPLICAS) == Some(size)
-                && available(rs) == size
+            replicas(rs) == size && count_annotation(rs, DESIRED_REPLICAS) == Some(size) && available(rs) == size
         })
     }
 
@@ -327,10 +325,11 @@ impl View {
     fn finish(self, before: &Deployment, rollout: bool) -> Plan {
         let mut steps = Vec::new();
         if let Some(new) = self.new.as_ref().filter(|_| self.created) {
-            steps.push(Step::Create((**new).clone()));
+            steps.push(Step::Create(new.clone()));
         }
         for (name, from) in &self.touched {
-            let rs = self.all().find(|rs| rs.metadata.name.as_deref() == Some(name)).expect("touched ones are kept").clone();
+            let rs =
+                self.all().find(|rs| rs.metadata.name.as_deref() == Some(name)).expect("touched ones are kept").clone();
             if self.created && self.new.as_ref().is_some_and(|n| n.metadata.name == rs.metadata.name) {
                 continue;
             }

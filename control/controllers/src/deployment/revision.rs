@@ -193,7 +193,8 @@ mod tests {
         collided.status = serde_json::from_value(json!({"collisionCount": 1})).expect("a status");
         assert_ne!(meta::name(&new_set(&collided).metadata), name);
         let mut changed = d;
-        changed.spec.as_mut().expect("a spec").template.spec.as_mut().expect("a spec").containers[0].image = Some("j".into());
+        changed.spec.as_mut().expect("a spec").template.spec.as_mut().expect("a spec").containers[0].image =
+            Some("j".into());
         assert_ne!(meta::name(&new_set(&changed).metadata), name);
     }
 

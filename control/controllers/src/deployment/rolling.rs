@@ -110,9 +110,14 @@ mod tests {
 
     #[test]
     fn the_new_replica_set_grows_into_the_room_that_is_left() {
-        for (desired, surge, current, new, expected) in
-            [(10, 3, 0, 0, 10), (10, 3, 10, 0, 3), (10, 3, 13, 3, 3), (10, 3, 11, 3, 5), (10, 3, 9, 9, 10), (10, 0, 10, 0, 0)]
-        {
+        for (desired, surge, current, new, expected) in [
+            (10, 3, 0, 0, 10),
+            (10, 3, 10, 0, 3),
+            (10, 3, 13, 3, 3),
+            (10, 3, 11, 3, 5),
+            (10, 3, 9, 9, 10),
+            (10, 0, 10, 0, 0),
+        ] {
             let d = deployment(desired, json!(surge), json!(1));
             assert_eq!(new_size(&d, current, new), expected, "{current} {new}");
         }

@@ -241,6 +241,7 @@ pub fn next_check(d: &Deployment, status: &DeploymentStatus, now: Timestamp) -> 
     if is_complete(d, status) || c.reason.as_deref() == Some(TIMED_OUT) {
         return None;
     }
-    let left = c.last_update_time.as_ref()?.0.saturating_add(SignedDuration::from_secs(seconds)).ok()?.duration_since(now);
+    let left =
+        c.last_update_time.as_ref()?.0.saturating_add(SignedDuration::from_secs(seconds)).ok()?.duration_since(now);
     Some(meta::non_negative(left) + Duration::from_secs(1))
 }

@@ -39,10 +39,13 @@ fn set(d: &Deployment, image: &str, number: i64, size: i32, pods: i32, available
     let spec = rs.spec.as_mut().expect("a spec");
     spec.replicas = Some(size);
     rs.metadata.uid = Some(format!("rs-{image}"));
-    rs.metadata.creation_timestamp = serde_json::from_value(json!(format!("2026-01-01T00:{number:02}:00Z"))).expect("a time");
+    rs.metadata.creation_timestamp =
+        serde_json::from_value(json!(format!("2026-01-01T00:{number:02}:00Z"))).expect("a time");
     rs.metadata.generation = Some(1);
-    rs.status = serde_json::from_value(json!({"replicas": pods, "readyReplicas": available, "availableReplicas": available,
-        "terminatingReplicas": 0, "observedGeneration": 1})).expect("a status");
+    rs.status =
+        serde_json::from_value(json!({"replicas": pods, "readyReplicas": available, "availableReplicas": available,
+        "terminatingReplicas": 0, "observedGeneration": 1}))
+        .expect("a status");
     Arc::new(rs)
 }
 
@@ -57,7 +60,10 @@ fn run(d: &Deployment, sets: &[Arc<ReplicaSet>]) -> Plan {
 /// The steps in short: `+image:size`, `image:from>to`, `image:` for annotations only, `-image`.
 fn steps(p: &Plan) -> String {
     let image = |rs: &ReplicaSet| {
-        rs.spec.as_ref().and_then(|s| s.template.as_ref()?.spec.as_ref()?.containers[0].image.clone()).unwrap_or_default()
+        rs.spec
+            .as_ref()
+            .and_then(|s| s.template.as_ref()?.spec.as_ref()?.containers[0].image.clone())
+            .unwrap_or_default()
     };
     let one = |s: &Step| match s {
         Step::Create(rs) => format!("+{}:{}", image(rs), rs.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)),
@@ -71,7 +77,8 @@ fn steps(p: &Plan) -> String {
 fn condition(p: &Plan, type_: &str) -> String {
     let status = p.write.as_ref().unwrap_or(&p.seen).status.clone().unwrap_or_default();
     let c = status.conditions.unwrap_or_default().into_iter().find(|c| c.type_ == type_);
-    c.map(|c| format!("{} {}: {}", c.status, c.reason.unwrap_or_default(), c.message.unwrap_or_default())).unwrap_or_default()
+    c.map(|c| format!("{} {}: {}", c.status, c.reason.unwrap_or_default(), c.message.unwrap_or_default()))
+        .unwrap_or_default()
 }
 
 #[test]
@@ -100,7 +107,9 @@ fn a_rollout_moves_pods_within_surge_and_unavailability() {
 
 #[test]
 fn a_rollout_ends_whatever_order_pods_become_ready_in() {
-    let d = deployment(json!({"spec": {"replicas": 7, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}));
+    let d = deployment(
+        json!({"spec": {"replicas": 7, "strategy": {"rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}}),
+    );
     let (mut old, mut new) = ((7, 7), (0, 0));
     let mut d = d;
     for _ in 0..40 {
@@ -213,7 +222,10 @@ fn progress_is_told_and_its_lack_too() {
     let some = run(&d, &[set(&d, "new", 1, 10, 5, 5)]);
     let name = meta::name(&set(&d, "new", 1, 1, 1, 1).metadata).to_owned();
     assert_eq!(condition(&some, "Progressing"), format!("True ReplicaSetUpdated: ReplicaSet {name:?} is progressing."));
-    assert_eq!(condition(&some, "Available"), "False MinimumReplicasUnavailable: Deployment does not have minimum availability.");
+    assert_eq!(
+        condition(&some, "Available"),
+        "False MinimumReplicasUnavailable: Deployment does not have minimum availability."
+    );
     assert_eq!(some.after.map(|d| d.as_secs()), Some(601));
     let d = some.write.clone().expect("a status");
     let late = "2026-01-01T01:10:01Z".parse().expect("a time");
@@ -223,7 +235,10 @@ fn progress_is_told_and_its_lack_too() {
         format!("False ProgressDeadlineExceeded: ReplicaSet {name:?} has timed out progressing.")
     );
     let done = run(&d, &[set(&d, "new", 1, 10, 10, 10)]);
-    assert_eq!(condition(&done, "Progressing"), format!("True NewReplicaSetAvailable: ReplicaSet {name:?} has successfully progressed."));
+    assert_eq!(
+        condition(&done, "Progressing"),
+        format!("True NewReplicaSetAvailable: ReplicaSet {name:?} has successfully progressed.")
+    );
     let d = done.write.clone().expect("a status");
     assert!(run(&d, &[set(&d, "new", 1, 10, 10, 10)]).write.is_none(), "nothing more to say");
 }
@@ -232,9 +247,10 @@ fn progress_is_told_and_its_lack_too() {
 fn a_failure_of_a_replica_set_shows_on_the_deployment() {
     let d = deployment(json!({}));
     let mut rs = (*set(&d, "new", 1, 10, 0, 0)).clone();
-    rs.status.as_mut().expect("a status").conditions =
-        serde_json::from_value(json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "quota"}]))
-            .expect("conditions");
+    rs.status.as_mut().expect("a status").conditions = serde_json::from_value(
+        json!([{"type": "ReplicaFailure", "status": "True", "reason": "FailedCreate", "message": "quota"}]),
+    )
+    .expect("conditions");
     assert_eq!(condition(&run(&d, &[Arc::new(rs)]), "ReplicaFailure"), "True FailedCreate: quota");
 }
 

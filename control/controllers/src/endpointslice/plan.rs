@@ -156,9 +156,9 @@ fn placeholders(
         let of_family = |s: &EndpointSlice| s.address_type == *family;
         let dropped = |s: &EndpointSlice| plan.delete.iter().any(|d| d.metadata.uid == s.metadata.uid);
         let in_use = plan.create.iter().chain(&plan.update).any(of_family)
-            || existing.iter().any(|s| {
-                of_family(s) && !dropped(s) && !spare.iter().any(|p| p.metadata.uid == s.metadata.uid)
-            });
+            || existing
+                .iter()
+                .any(|s| of_family(s) && !dropped(s) && !spare.iter().any(|p| p.metadata.uid == s.metadata.uid));
         if in_use {
             continue;
         }
@@ -245,7 +245,8 @@ fn endpoint_ports(service: &Service, pod: &Pod) -> Vec<EndpointPort> {
 }
 
 fn group(family: &'static str, ports: &[EndpointPort]) -> Group {
-    let one = |p: &EndpointPort| (p.name.clone().unwrap_or_default(), p.protocol.clone(), p.port, p.app_protocol.clone());
+    let one =
+        |p: &EndpointPort| (p.name.clone().unwrap_or_default(), p.protocol.clone(), p.port, p.app_protocol.clone());
     let mut ports: Vec<_> = ports.iter().map(one).collect();
     ports.sort();
     (family, ports)
@@ -448,10 +449,17 @@ mod tests {
         let s = service(json!({}));
         let existing = stored(&run(&s, &pods(3), &[]));
         let mut changed = pods(3);
-        changed[1] = pod(1, false, json!({"status": {"conditions": [
-            {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:05Z"}]}}));
+        changed[1] = pod(
+            1,
+            false,
+            json!({"status": {"conditions": [
+            {"type": "Ready", "status": "False", "lastTransitionTime": "2026-01-01T00:00:05Z"}]}}),
+        );
         let p = run(&s, &changed, &existing);
         assert_eq!((p.create.len(), sizes(&p.update), p.delete.len()), (0, vec![3], 0));
-        assert_eq!(p.update[0].metadata.annotations.as_ref().expect("annotations")[TRIGGER_TIME], "2026-01-01T00:00:05Z");
+        assert_eq!(
+            p.update[0].metadata.annotations.as_ref().expect("annotations")[TRIGGER_TIME],
+            "2026-01-01T00:00:05Z"
+        );
     }
 }

@@ -244,9 +244,8 @@ pub enum Verdict {
 pub fn judge(graph: &Graph, meta: &Meta, owners: &[(String, Standing)]) -> Verdict {
     let uid = &meta.uid;
     if meta.waits_for_dependents() {
-        let blocking = |d: &&Node| {
-            d.meta.owner_references.iter().any(|o| o.uid == *uid && o.block_owner_deletion == Some(true))
-        };
+        let blocking =
+            |d: &&Node| d.meta.owner_references.iter().any(|o| o.uid == *uid && o.block_owner_deletion == Some(true));
         let blocking: Vec<&Node> = graph.dependents(uid).filter(blocking).collect();
         if blocking.is_empty() {
             return Verdict::Release;
@@ -374,7 +373,11 @@ mod tests {
     #[test]
     fn an_object_with_one_living_owner_only_loses_the_others() {
         let g = Graph::default();
-        let owners = [("a".to_owned(), Standing::Solid), ("b".to_owned(), Standing::Dangling), ("c".to_owned(), Standing::Waiting)];
+        let owners = [
+            ("a".to_owned(), Standing::Solid),
+            ("b".to_owned(), Standing::Dangling),
+            ("c".to_owned(), Standing::Waiting),
+        ];
         assert_eq!(judge(&g, &object("x", &["a", "b", "c"]), &owners), Verdict::Disown(vec!["b".into(), "c".into()]));
         assert_eq!(judge(&g, &object("x", &["a"]), &owners[..1]), Verdict::Keep);
         assert_eq!(judge(&g, &deleting(object("x", &["b"]), ""), &owners[1..2]), Verdict::Keep, "it goes already");

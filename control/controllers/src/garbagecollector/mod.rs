@@ -279,7 +279,11 @@ impl Shared {
         };
         if resource.namespaced && !dependent.resource.namespaced {
             // an owner that cannot be: nothing may be concluded from it
-            tracing::warn!(name = dependent.meta.name, owner = owner.name, "a cluster-scoped object names a namespaced owner");
+            tracing::warn!(
+                name = dependent.meta.name,
+                owner = owner.name,
+                "a cluster-scoped object names a namespaced owner"
+            );
             return Ok(Standing::Solid);
         }
         match self.live(&resource, &dependent.meta.namespace, &owner.name, &owner.uid).await? {

@@ -201,7 +201,9 @@ impl Controller for NamespaceController {
         }
         let (findings, seconds) = self.empty(&key.name).await?;
         let status = namespace.status.get_or_insert_default();
-        if let Some(conditions) = conditions(status.conditions.as_deref().unwrap_or_default(), &findings, self.clock.now()) {
+        if let Some(conditions) =
+            conditions(status.conditions.as_deref().unwrap_or_default(), &findings, self.clock.now())
+        {
             status.conditions = Some(conditions);
             namespace = self.client.update_status(&namespace).await?;
         }

@@ -34,11 +34,24 @@ pub fn conditions(old: &[NamespaceCondition], findings: &Findings, now: Timestam
         .then(|| format!("Failed to delete all resource types, {} remaining: {}", failures.len(), failures.join(", ")));
     let remaining = (!findings.remaining.is_empty())
         .then(|| format!("Some resources are remaining: {}", list(&findings.remaining, "has")));
-    let finalizers = (!findings.finalizers.is_empty())
-        .then(|| format!("Some content in the namespace has finalizers remaining: {}", list(&findings.finalizers, "in")));
+    let finalizers = (!findings.finalizers.is_empty()).then(|| {
+        format!("Some content in the namespace has finalizers remaining: {}", list(&findings.finalizers, "in"))
+    });
     let wanted = [
-        ("NamespaceDeletionDiscoveryFailure", "DiscoveryFailed", discovery, "ResourcesDiscovered", "All resources successfully discovered"),
-        ("NamespaceDeletionGroupVersionParsingFailure", "", None, "ParsedGroupVersions", "All legacy kube types successfully parsed"),
+        (
+            "NamespaceDeletionDiscoveryFailure",
+            "DiscoveryFailed",
+            discovery,
+            "ResourcesDiscovered",
+            "All resources successfully discovered",
+        ),
+        (
+            "NamespaceDeletionGroupVersionParsingFailure",
+            "",
+            None,
+            "ParsedGroupVersions",
+            "All legacy kube types successfully parsed",
+        ),
         (
             "NamespaceDeletionContentFailure",
             "ContentDeletionFailed",
@@ -46,7 +59,13 @@ pub fn conditions(old: &[NamespaceCondition], findings: &Findings, now: Timestam
             "ContentDeleted",
             "All content successfully deleted, may be waiting on finalization",
         ),
-        ("NamespaceContentRemaining", "SomeResourcesRemain", remaining, "ContentRemoved", "All content successfully removed"),
+        (
+            "NamespaceContentRemaining",
+            "SomeResourcesRemain",
+            remaining,
+            "ContentRemoved",
+            "All content successfully removed",
+        ),
         (
             "NamespaceFinalizersRemaining",
             "SomeFinalizersRemain",
@@ -98,7 +117,10 @@ mod tests {
         assert_eq!(c.len(), 5);
         assert_eq!(
             find(&c, "NamespaceContentRemaining"),
-            ("True", "Some resources are remaining: pods. has 2 resource instances, widgets.example.com has 1 resource instances")
+            (
+                "True",
+                "Some resources are remaining: pods. has 2 resource instances, widgets.example.com has 1 resource instances"
+            )
         );
         assert_eq!(
             find(&c, "NamespaceFinalizersRemaining"),
@@ -118,7 +140,8 @@ mod tests {
         );
         let later = Timestamp::from_second(100).expect("a time");
         let second = conditions(&first, &Findings::default(), later).expect("a change");
-        let moved: Vec<_> = second.iter().filter(|c| c.last_transition_time == Some(Time(later))).map(|c| c.type_.as_str()).collect();
+        let moved: Vec<_> =
+            second.iter().filter(|c| c.last_transition_time == Some(Time(later))).map(|c| c.type_.as_str()).collect();
         assert_eq!(moved, ["NamespaceDeletionContentFailure"]);
     }
 }

@@ -95,7 +95,8 @@ impl NodeLifecycleController {
         let Some(wanted) = taints(node, self.clock.now()) else { return Ok(()) };
         let taints = if wanted.is_empty() { json!(null) } else { json!(wanted) };
         // taints are a list that others write too: the revision guards against losing theirs
-        let patch = json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
+        let patch =
+            json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
         self.client.patch::<Node>("", meta::name(&node.metadata), Patch::Merge(patch)).await?;
         Ok(())
     }
@@ -107,7 +108,9 @@ impl NodeLifecycleController {
                 {"type": "Ready", "status": "False", "lastTransitionTime": now}]}});
             let (namespace, name) = (meta::namespace(&pod.metadata), meta::name(&pod.metadata));
             match self.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await {
-                Ok(_) => self.recorder.event(&reference(&**pod), EventType::Warning, "NodeNotReady", "Node is not ready"),
+                Ok(_) => {
+                    self.recorder.event(&reference(&**pod), EventType::Warning, "NodeNotReady", "Node is not ready")
+                }
                 Err(error) if error.is_not_found() || error.is_conflict() => {}
                 Err(error) => return Err(error.into()),
             }

@@ -22,7 +22,8 @@ impl Heartbeat {
         let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref()).map(|t| t.0);
         let unknown = |c: &&NodeCondition| c.status != "Unknown";
         // a condition that we made Unknown ourselves is no sign of life
-        let reported = condition(node, "Ready").filter(unknown).and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
+        let reported =
+            condition(node, "Ready").filter(unknown).and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
         Self { renewed, reported }
     }
 }
@@ -84,7 +85,8 @@ pub fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
     if node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false) {
         wanted.push((UNSCHEDULABLE, "NoSchedule"));
     }
-    let mut new: Vec<Taint> = old.iter().filter(|t| !is_ours(t) || wanted.contains(&(&t.key, &t.effect))).cloned().collect();
+    let mut new: Vec<Taint> =
+        old.iter().filter(|t| !is_ours(t) || wanted.contains(&(&t.key, &t.effect))).cloned().collect();
     for (key, effect) in wanted {
         if !new.iter().any(|t| t.key == key && t.effect == effect) {
             new.push(Taint {
@@ -115,7 +117,8 @@ mod tests {
     use super::*;
 
     fn node(conditions: Value, spec: Value) -> Node {
-        serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": spec, "status": {"conditions": conditions}})).expect("a node")
+        serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": spec, "status": {"conditions": conditions}}))
+            .expect("a node")
     }
 
     fn keys(taints: &[Taint]) -> Vec<String> {
@@ -129,7 +132,11 @@ mod tests {
             {"key": "node.kubernetes.io/not-ready", "effect": "NoExecute"}]);
         for (conditions, spec, expected) in [
             (json!([{"type": "Ready", "status": "True"}]), json!({}), None),
-            (json!([{"type": "Ready", "status": "False"}]), json!({}), Some(vec!["not-ready:NoSchedule", "not-ready:NoExecute"])),
+            (
+                json!([{"type": "Ready", "status": "False"}]),
+                json!({}),
+                Some(vec!["not-ready:NoSchedule", "not-ready:NoExecute"]),
+            ),
             (
                 json!([{"type": "Ready", "status": "Unknown"}]),
                 json!({"taints": foreign}),
@@ -144,15 +151,23 @@ mod tests {
             ),
         ] {
             let got = taints(&node(conditions.clone(), spec), Timestamp::UNIX_EPOCH).map(|t| keys(&t));
-            assert_eq!(got, expected.map(|e: Vec<&str>| e.into_iter().map(str::to_owned).collect::<Vec<_>>()), "{conditions}");
+            assert_eq!(
+                got,
+                expected.map(|e: Vec<&str>| e.into_iter().map(str::to_owned).collect::<Vec<_>>()),
+                "{conditions}"
+            );
         }
     }
 
     #[test]
     fn silence_makes_every_condition_unknown_once() {
-        let mut n = node(json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]), json!({}));
+        let mut n =
+            node(json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]), json!({}));
         let conditions = silence(&n, Timestamp::UNIX_EPOCH).expect("a change");
-        let told: Vec<_> = conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_deref().unwrap_or(""))).collect();
+        let told: Vec<_> = conditions
+            .iter()
+            .map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_deref().unwrap_or("")))
+            .collect();
         assert_eq!(told[0], ("Ready", "Unknown", "NodeStatusUnknown"));
         assert_eq!(told[1], ("MemoryPressure", "Unknown", "NodeStatusNeverUpdated"));
         n.status.as_mut().expect("a status").conditions = Some(conditions);
@@ -161,9 +176,14 @@ mod tests {
 
     #[test]
     fn our_own_unknown_is_no_sign_of_life() {
-        let alive = node(json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]), json!({}));
-        let given_up = node(json!([{"type": "Ready", "status": "Unknown", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]), json!({}));
-        let lease: Lease = serde_json::from_value(json!({"spec": {"renewTime": "2026-01-01T00:00:10.000000Z"}})).expect("a lease");
+        let alive =
+            node(json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]), json!({}));
+        let given_up = node(
+            json!([{"type": "Ready", "status": "Unknown", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]),
+            json!({}),
+        );
+        let lease: Lease =
+            serde_json::from_value(json!({"spec": {"renewTime": "2026-01-01T00:00:10.000000Z"}})).expect("a lease");
         assert_ne!(Heartbeat::of(&alive, None), Heartbeat::of(&given_up, None));
         assert_ne!(Heartbeat::of(&given_up, None), Heartbeat::of(&given_up, Some(&lease)));
     }

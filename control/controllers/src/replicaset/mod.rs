@@ -157,9 +157,10 @@ fn waken_by_orphan(delta: &Delta<Pod>, sets: &Informer<ReplicaSet>) -> Vec<Key> 
     if matches!(delta, Delta::Deleted(_)) || meta::controller_of(&pod.metadata).is_some() {
         return Vec::new();
     }
-    if delta.old().is_some_and(|old| {
-        old.metadata.labels == pod.metadata.labels && meta::controller_of(&old.metadata).is_none()
-    }) {
+    if delta
+        .old()
+        .is_some_and(|old| old.metadata.labels == pod.metadata.labels && meta::controller_of(&old.metadata).is_none())
+    {
         return Vec::new();
     }
     let wants = |rs: &Arc<ReplicaSet>| {

@@ -13,7 +13,10 @@ use k8s_openapi::{
 };
 
 use super::rank;
-use crate::{claim::{Claim, claim}, meta, pods};
+use crate::{
+    claim::{Claim, claim},
+    meta, pods,
+};
 
 /// How many pods one pass creates or deletes at most.
 pub const BURST: usize = 500;
@@ -182,7 +185,9 @@ mod tests {
     }
 
     fn pod(name: &str, labels: Value, owner: Option<&str>, phase: &str, deleting: bool) -> Arc<Pod> {
-        let owners = owner.map(|uid| json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "o", "uid": uid, "controller": true}]));
+        let owners = owner.map(
+            |uid| json!([{"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "o", "uid": uid, "controller": true}]),
+        );
         let deleted = deleting.then_some("2026-01-01T00:00:00Z");
         Arc::new(
             serde_json::from_value(json!({
@@ -231,7 +236,12 @@ mod tests {
             let p = run(&rs(replicas, json!({})), &pods);
             let got = format!(
                 "{}/{}/{}/{}/{}/{}",
-                p.create, p.delete.len(), p.adopt.len(), p.release.len(), p.active.len(), p.terminating
+                p.create,
+                p.delete.len(),
+                p.adopt.len(),
+                p.release.len(),
+                p.active.len(),
+                p.terminating
             );
             assert_eq!(got, expected, "{what}");
         }
@@ -240,8 +250,17 @@ mod tests {
     #[test]
     fn a_replica_set_that_is_deleted_does_nothing_but_report() {
         let rs = rs(5, json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
-        let p = run(&rs, &[pod("a", json!({"app": "web"}), Some("rs"), "Running", false), pod("b", json!({"app": "web"}), None, "Running", false)]);
-        assert_eq!((p.create, names(&p.delete), names(&p.adopt), names(&p.active)), (0, String::new(), String::new(), "a".into()));
+        let p = run(
+            &rs,
+            &[
+                pod("a", json!({"app": "web"}), Some("rs"), "Running", false),
+                pod("b", json!({"app": "web"}), None, "Running", false),
+            ],
+        );
+        assert_eq!(
+            (p.create, names(&p.delete), names(&p.adopt), names(&p.active)),
+            (0, String::new(), String::new(), "a".into())
+        );
     }
 
     #[test]

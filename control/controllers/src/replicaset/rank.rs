@@ -135,7 +135,9 @@ mod tests {
 
     #[test]
     fn a_cost_that_is_not_a_plain_integer_counts_as_none() {
-        for (text, expected) in [("5", Some(5)), ("-5", Some(-5)), ("0", Some(0)), ("+5", None), ("05", None), ("x", None)] {
+        for (text, expected) in
+            [("5", Some(5)), ("-5", Some(-5)), ("0", Some(0)), ("+5", None), ("05", None), ("x", None)]
+        {
             assert_eq!(cost(text), expected, "{text}");
         }
     }

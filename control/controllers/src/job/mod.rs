@@ -1,0 +1,205 @@
+//! Jobs: pods that run to their end, as often as asked.
+//!
+//! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/job/>: NonIndexed and Indexed, parallelism, back-off, deadline,
+//! suspension, and counting by finalizer (KEP-2307). Deleting old Jobs is `ttlafterfinished`.
+//!
+//! Not here: podFailurePolicy, successPolicy, backoffLimitPerIndex.
+
+mod indexes;
+mod plan;
+#[cfg(test)]
+mod tests;
+
+pub use indexes::INDEX;
+pub use plan::{FINALIZER, Plan, is_finished, plan};
+
+use std::sync::Arc;
+
+use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
+use k8s_openapi::api::{
+    batch::v1::{Job, JobStatus},
+    core::v1::Pod,
+};
+use serde_json::json;
+
+use crate::{
+    Context,
+    claim::{Claim, claim},
+    meta,
+    podcontrol::{PodControl, slow_start},
+    pods,
+    replicaset::{ORPHANS, index_orphans},
+};
+
+/// Runs Jobs. Upstream's `job-controller`.
+pub struct JobController {
+    client: Client,
+    clock: api::Clock,
+    recorder: Recorder,
+    jobs: Informer<Job>,
+    pods: Informer<Pod>,
+}
+
+impl JobController {
+    /// Over the shared informers.
+    pub fn new(cx: &Context) -> Self {
+        let pods = cx.informers.of::<Pod>();
+        index_orphans(&pods);
+        Self {
+            client: cx.client.clone(),
+            clock: cx.options.clock.clone(),
+            recorder: cx.recorder("job-controller"),
+            jobs: cx.informers.of(),
+            pods,
+        }
+    }
+
+    /// The pods of `job`, after taking over those that match and giving free those that do not.
+    async fn claim(&self, job: &Job, control: &PodControl<'_>) -> anyhow::Result<Vec<Arc<Pod>>> {
+        let Some(selector) = job.spec.as_ref().and_then(|s| s.selector.as_ref()) else { return Ok(Vec::new()) };
+        let selector = meta::selector(selector).map_err(|e| anyhow::anyhow!("the selector cannot be read: {e}"))?;
+        let mut candidates = self.pods.by_owner(meta::uid(&job.metadata));
+        candidates.extend(self.pods.by_index(ORPHANS, meta::namespace(&job.metadata)));
+        let owner = meta::controller_ref("batch/v1", "Job", &job.metadata);
+        let (mut kept, mut checked) = (Vec::new(), false);
+        for pod in candidates {
+            match claim(&job.metadata, &selector, &pod.metadata) {
+                Claim::Ignore => {}
+                Claim::Keep => kept.push(pod),
+                Claim::Release => {
+                    let patch = meta::release(meta::uid(&job.metadata), meta::uid(&pod.metadata), Some(FINALIZER));
+                    control.patch(&pod, patch).await?;
+                }
+                Claim::Adopt => {
+                    if !std::mem::replace(&mut checked, true) {
+                        self.still_there(job).await?;
+                    }
+                    // counted from the next pass on, when the cache shows it as ours
+                    control.patch(&pod, meta::adoption(&owner, meta::uid(&pod.metadata), Some(FINALIZER))).await?;
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    async fn still_there(&self, job: &Job) -> anyhow::Result<()> {
+        let fresh: Job = self.client.get(meta::namespace(&job.metadata), meta::name(&job.metadata)).await?;
+        anyhow::ensure!(fresh.metadata.uid == job.metadata.uid, "the Job was replaced by another of its name");
+        anyhow::ensure!(fresh.metadata.deletion_timestamp.is_none(), "the Job has just been deleted");
+        Ok(())
+    }
+
+    /// Creates what is planned; answers how many were, and the first failure.
+    async fn create(&self, job: &Job, control: &PodControl<'_>, indexes: &[Option<i32>]) -> (usize, Option<Error>) {
+        let Some(spec) = &job.spec else { return (0, None) };
+        let owner = meta::controller_ref("batch/v1", "Job", &job.metadata);
+        let name = meta::name(&job.metadata);
+        let mut pod = pods::from_template(meta::namespace(&job.metadata), name, &spec.template, owner);
+        let finalizers = pod.metadata.finalizers.get_or_insert_default();
+        if !finalizers.iter().any(|f| f == FINALIZER) {
+            finalizers.push(FINALIZER.to_owned());
+        }
+        slow_start(indexes.len(), |i| {
+            let mut pod = pod.clone();
+            if let Some(index) = indexes[i] {
+                indexes::mark(&mut pod, name, index);
+            }
+            async move {
+                match control.create(&pod).await {
+                    Err(error) if !error.is_namespace_terminating() => Err(error),
+                    _ => Ok(()),
+                }
+            }
+        })
+        .await
+    }
+
+    async fn write_status(&self, job: &Job, status: JobStatus) -> Result<(), Error> {
+        if !differs(job.status.as_ref(), &status) {
+            return Ok(());
+        }
+        let changed = Job { status: Some(status), ..job.clone() };
+        match self.client.update_status(&changed).await {
+            Err(error) if error.is_not_found() => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+
+    async fn strip(&self, control: &PodControl<'_>, pods: &[Arc<Pod>]) -> Result<(), Error> {
+        let patch =
+            |p: &Pod| json!({"metadata": {"uid": p.metadata.uid, "$deleteFromPrimitiveList/finalizers": [FINALIZER]}});
+        for batch in pods.chunks(128) {
+            let calls = batch.iter().map(|p| control.patch(p, patch(p)));
+            for result in futures::future::join_all(calls).await {
+                result?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pods whose Job is gone have nobody to be counted by.
+    async fn set_free(&self, key: &Key, uid: Option<&str>) -> anyhow::Result<()> {
+        let lost = |p: &Arc<Pod>| {
+            let owner = meta::controller_of(&p.metadata);
+            meta::has_finalizer(&p.metadata, FINALIZER)
+                && owner.is_some_and(|o| o.kind == "Job" && o.name == key.name && Some(o.uid.as_str()) != uid)
+        };
+        let pods: Vec<Arc<Pod>> = self.pods.list_in(&key.namespace).into_iter().filter(lost).collect();
+        let owner = Default::default();
+        let control = PodControl { client: &self.client, recorder: &self.recorder, owner: &owner };
+        Ok(self.strip(&control, &pods).await?)
+    }
+}
+
+/// Whether `new` must be written; zero and absent are the same, and so are an empty list and none.
+fn differs(old: Option<&JobStatus>, new: &JobStatus) -> bool {
+    let normal = |s: &JobStatus| {
+        let mut s = s.clone();
+        s.succeeded = s.succeeded.filter(|n| *n != 0);
+        s.failed = s.failed.filter(|n| *n != 0);
+        s.active = s.active.filter(|n| *n != 0);
+        s.conditions = s.conditions.filter(|c| !c.is_empty());
+        s
+    };
+    normal(old.unwrap_or(&JobStatus::default())) != normal(new)
+}
+
+#[async_trait::async_trait]
+impl Controller for JobController {
+    const NAME: &'static str = "job-controller";
+
+    fn wire(&self, wakeups: &mut Wakeups) {
+        wakeups.on_self(&self.jobs);
+        wakeups.on_owner::<Pod, Job>(&self.pods);
+    }
+
+    async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
+        let Some(job) = self.jobs.find(key) else {
+            self.set_free(key, None).await?;
+            return Ok(Next::Done);
+        };
+        let managed = job.spec.as_ref().and_then(|s| s.managed_by.as_deref());
+        if managed.is_some_and(|m| m != "kubernetes.io/job-controller") {
+            return Ok(Next::Done);
+        }
+        let owner = reference(&*job);
+        let control = PodControl { client: &self.client, recorder: &self.recorder, owner: &owner };
+        let pods = self.claim(&job, &control).await?;
+        let plan = plan(&job, &pods, self.clock.now());
+        control.delete_all(&plan.delete).await?;
+        let (created, failure) = self.create(&job, &control, &plan.create).await;
+        let mut status = plan.status;
+        if created > 0 {
+            status.active = Some(status.active.unwrap_or(0) + i32::try_from(created).unwrap_or(i32::MAX));
+        }
+        self.write_status(&job, status).await?;
+        for (kind, reason, message) in &plan.events {
+            self.recorder.event(&owner, *kind, reason, message.clone());
+        }
+        self.strip(&control, &plan.strip).await?;
+        match failure {
+            Some(error) => Err(error.into()),
+            None => Ok(plan.after.map_or(Next::Done, Next::After)),
+        }
+    }
+}
