@@ -27,6 +27,7 @@ pub mod probe;
 mod prober;
 mod reporter;
 pub mod resources;
+pub mod router;
 mod setup;
 mod shared;
 mod start;

@@ -1,17 +1,379 @@
-//! The Node object and its Lease.
+//! The Node object and its Lease: registered at start, renewed every 10 s, the status sent when it changes and every 5 min.
+//!
+//! Taints and the judgement about a silent node are the node life-cycle controller's. Follows
+//! <https://kubernetes.io/docs/concepts/architecture/nodes/>.
 
 use crate::{options::Options, shared::Shared};
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
-use std::{collections::BTreeMap, sync::Arc};
+use client::{Error, EventType, Patch, Result};
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::{
+    api::{
+        coordination::v1::{Lease, LeaseSpec},
+        core::v1::{Node, ObjectReference},
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference},
+    },
+};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// What pods may use of the machine.
-pub fn allocatable(options: &Options) -> BTreeMap<String, Quantity> {
-    let _ = options;
-    BTreeMap::new()
+const RENEW: Duration = Duration::from_secs(10);
+const RESEND: SignedDuration = SignedDuration::from_mins(5);
+const LEASE_NAMESPACE: &str = "kube-node-lease";
+const LEASE_SECONDS: i32 = 40;
+/// As upstream's `nodeStatusMaxImages` and names per image.
+const IMAGES: usize = 50;
+const NAMES: usize = 5;
+/// Upstream's default eviction thresholds: below them the node says so.
+const LEAST_MEMORY: u64 = 100 << 20;
+const LEAST_DISK_PERCENT: u64 = 10;
+
+type Amounts = BTreeMap<String, Quantity>;
+
+fn kibi(bytes: u64) -> Quantity {
+    Quantity(format!("{}Ki", bytes >> 10))
 }
 
+/// What the machine has.
+pub fn capacity(options: &Options) -> Amounts {
+    let machine = &options.machine;
+    [
+        ("cpu", Quantity(machine.cpus.to_string())),
+        ("memory", kibi(machine.memory)),
+        ("ephemeral-storage", kibi(machine.storage)),
+        ("pods", Quantity(options.pods.to_string())),
+    ]
+    .map(|(name, amount)| (name.to_owned(), amount))
+    .into()
+}
+
+/// What pods may use of the machine.
+pub fn allocatable(options: &Options) -> Amounts {
+    let reserved = |name: &str| options.reserved.get(name).and_then(crate::resources::quantity);
+    let bytes =
+        |name: &str, of: u64| of.saturating_sub(reserved(name).map_or(0, |q| u64::try_from(q.value()).unwrap_or(0)));
+    let cpu = u64::from(options.machine.cpus) * 1000;
+    let cpu = cpu.saturating_sub(reserved("cpu").map_or(0, |q| u64::try_from(q.milli_value()).unwrap_or(0)));
+    let cpu = if cpu % 1000 == 0 { (cpu / 1000).to_string() } else { format!("{cpu}m") };
+    [
+        ("cpu", Quantity(cpu)),
+        ("memory", kibi(bytes("memory", options.machine.memory))),
+        ("ephemeral-storage", kibi(bytes("ephemeral-storage", options.machine.storage))),
+        ("pods", Quantity(options.pods.to_string())),
+    ]
+    .map(|(name, amount)| (name.to_owned(), amount))
+    .into()
+}
+
+/// How full the machine is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Pressure {
+    /// Memory is short.
+    pub memory: bool,
+    /// The disk is short.
+    pub disk: bool,
+}
+
+impl Pressure {
+    /// Looks at the machine.
+    fn read(data_dir: &Path) -> Self {
+        let free = rustix::fs::statvfs(data_dir).ok();
+        let disk = free.is_some_and(|s| s.f_bavail * 100 < s.f_blocks * LEAST_DISK_PERCENT);
+        let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
+        Self { memory: memory.is_some_and(|bytes| bytes < LEAST_MEMORY), disk }
+    }
+}
+
+/// `MemAvailable` in bytes.
+fn available(meminfo: &str) -> Option<u64> {
+    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+/// The four conditions. `since` gives the transition time of a condition that had this status before.
+fn conditions(pressure: Pressure, now: Timestamp, since: impl Fn(&str, &str) -> Option<String>) -> Vec<Value> {
+    let pick = |is: bool, kind: &str, yes: (&str, &str), no: (&str, &str)| {
+        let status = if is { "True" } else { "False" };
+        let (reason, message) = if is { yes } else { no };
+        let now = api::time::rfc3339(now);
+        json!({
+            "type": kind, "status": status, "reason": reason, "message": message,
+            "lastHeartbeatTime": now, "lastTransitionTime": since(kind, status).unwrap_or_else(|| now.clone()),
+        })
+    };
+    vec![
+        pick(
+            pressure.memory,
+            "MemoryPressure",
+            ("KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+            ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+        ),
+        pick(
+            pressure.disk,
+            "DiskPressure",
+            ("KubeletHasDiskPressure", "kubelet has disk pressure"),
+            ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+        ),
+        pick(
+            false,
+            "PIDPressure",
+            ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+            ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
+        pick(
+            true,
+            "Ready",
+            ("KubeletReady", "kubelet is posting ready status"),
+            ("KubeletNotReady", "kubelet is not ready"),
+        ),
+    ]
+}
+
+/// The whole status.
+fn status(options: &Options, runtimes: Vec<String>, images: Vec<Value>, conditions: Vec<Value>) -> Value {
+    let machine = &options.machine;
+    let mut addresses: Vec<_> =
+        options.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
+    let hostname = if machine.hostname.is_empty() { &options.node } else { &machine.hostname };
+    addresses.push(json!({"type": "Hostname", "address": hostname}));
+    let mut handlers = vec![json!({"name": ""})];
+    handlers.extend(runtimes.into_iter().map(|name| json!({"name": name})));
+    json!({
+        "addresses": addresses,
+        "allocatable": allocatable(options),
+        "capacity": capacity(options),
+        "conditions": conditions,
+        "daemonEndpoints": {"kubeletEndpoint": {"Port": options.port.unwrap_or(0)}},
+        "images": images,
+        "nodeInfo": {
+            "architecture": machine.architecture,
+            "bootID": machine.boot_id,
+            "containerRuntimeVersion": options.runtime_version,
+            "kernelVersion": machine.kernel,
+            "kubeProxyVersion": "",
+            "kubeletVersion": options.version,
+            "machineID": machine.machine_id,
+            "operatingSystem": machine.operating_system,
+            "osImage": machine.os_image,
+            "systemUUID": machine.system_uuid,
+        },
+        "runtimeHandlers": handlers,
+    })
+}
+
+fn labels(options: &Options) -> BTreeMap<String, String> {
+    let machine = &options.machine;
+    let hostname = if machine.hostname.is_empty() { &options.node } else { &machine.hostname };
+    let own = [
+        ("kubernetes.io/hostname", hostname),
+        ("kubernetes.io/os", &machine.operating_system),
+        ("kubernetes.io/arch", &machine.architecture),
+        ("beta.kubernetes.io/os", &machine.operating_system),
+        ("beta.kubernetes.io/arch", &machine.architecture),
+    ];
+    let mut labels: BTreeMap<_, _> = own.map(|(k, v)| (k.to_owned(), v.clone())).into();
+    labels.extend(options.labels.clone());
+    labels
+}
+
+/// What is remembered between two heartbeats.
+#[derive(Default)]
+struct Heart {
+    uid: Option<String>,
+    sent: Option<(Value, Timestamp)>,
+    transitions: BTreeMap<String, (String, String)>,
+    lease: Option<Lease>,
+}
+
+/// Keeps the Node until `token` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
-    let _ = shared;
-    token.cancelled().await;
+    let mut heart = Heart::default();
+    let mut tick = tokio::time::interval(RENEW);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut failures = 0u32;
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            _ = tick.tick() => {}
+        }
+        match heart.beat(&shared).await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                // at start the API may still be on its way: the first tries follow each other fast
+                failures += 1;
+                tracing::warn!(node = shared.options.node, %error, failures, "cannot keep the Node, will try again");
+                tick.reset_after(RENEW.min(Duration::from_millis(200) * 2u32.saturating_pow(failures.min(10))));
+            }
+        }
+    }
+}
+
+impl Heart {
+    async fn beat(&mut self, shared: &Shared) -> Result<()> {
+        if self.uid.is_none() {
+            self.register(shared).await?;
+        }
+        match self.send_status(shared).await {
+            Err(error) if error.is_not_found() => {
+                // somebody deleted the Node: it comes back, as upstream's does
+                *self = Self::default();
+                self.register(shared).await?;
+                self.send_status(shared).await?;
+            }
+            other => other?,
+        }
+        self.renew(shared).await
+    }
+
+    async fn register(&mut self, shared: &Shared) -> Result<()> {
+        let options = &shared.options;
+        let node: Node = match shared.cluster.client.find::<Node>("", &options.node).await? {
+            Some(_) => {
+                let patch = json!({"metadata": {"labels": labels(options)}});
+                shared.cluster.client.patch("", &options.node, Patch::Merge(patch)).await?
+            }
+            None => {
+                let spec = if options.pod_cidr.is_empty() {
+                    json!({})
+                } else {
+                    json!({"podCIDR": options.pod_cidr, "podCIDRs": [options.pod_cidr]})
+                };
+                let body = json!({
+                    "apiVersion": "v1", "kind": "Node",
+                    "metadata": {"name": options.node, "labels": labels(options)}, "spec": spec,
+                });
+                let node: Node = serde_json::from_value(body).map_err(|e| Error::Decode(e.to_string()))?;
+                shared.cluster.client.create(&node).await?
+            }
+        };
+        for condition in node.status.iter().flat_map(|s| s.conditions.iter().flatten()) {
+            if let Some(at) = &condition.last_transition_time {
+                let entry = (condition.status.clone(), api::time::rfc3339(at.0));
+                self.transitions.insert(condition.type_.clone(), entry);
+            }
+        }
+        self.uid = Some(node.metadata.uid.unwrap_or_default());
+        shared.recorder.event(&reference(options), EventType::Normal, "Starting", "Starting kubelet.");
+        tracing::info!(node = options.node, "registered the Node");
+        Ok(())
+    }
+
+    async fn send_status(&mut self, shared: &Shared) -> Result<()> {
+        let (now, dir) = (shared.now(), shared.options.data_dir.clone());
+        let pressure = tokio::task::spawn_blocking(move || Pressure::read(&dir)).await.unwrap_or_default();
+        let mut images = shared.images.list().await;
+        images.sort_by_key(|image| std::cmp::Reverse(image.size));
+        let images = images.into_iter().take(IMAGES);
+        let images: Vec<_> = images
+            .map(|i| json!({"names": i.names.iter().take(NAMES).collect::<Vec<_>>(), "sizeBytes": i.size}))
+            .collect();
+        let since = |kind: &str, status: &str| {
+            self.transitions.get(kind).filter(|(before, _)| before == status).map(|(_, at)| at.clone())
+        };
+        let conditions = conditions(pressure, now, since);
+        for condition in &conditions {
+            let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
+            self.transitions.insert(text("type"), (text("status"), text("lastTransitionTime")));
+        }
+        let runtimes = shared.runtimes.iter().map(|r| r.name().to_owned()).collect();
+        let status = status(&shared.options, runtimes, images, conditions);
+        let mut steady = status.clone();
+        for condition in steady["conditions"].as_array_mut().into_iter().flatten() {
+            condition["lastHeartbeatTime"] = Value::Null;
+        }
+        let fresh = self.sent.as_ref().is_some_and(|(sent, at)| *sent == steady && now.duration_since(*at) < RESEND);
+        if fresh {
+            return Ok(());
+        }
+        let patch = Patch::Strategic(json!({"status": status}));
+        shared.cluster.client.patch_status::<Node>("", &shared.options.node, patch).await?;
+        self.sent = Some((steady, now));
+        Ok(())
+    }
+
+    async fn renew(&mut self, shared: &Shared) -> Result<()> {
+        let client = &shared.cluster.client;
+        let node = &shared.options.node;
+        let now = Some(MicroTime(shared.now()));
+        if self.lease.is_none() {
+            self.lease = client.find::<Lease>(LEASE_NAMESPACE, node).await?;
+        }
+        let owner = OwnerReference {
+            api_version: "v1".into(),
+            kind: "Node".into(),
+            name: node.clone(),
+            uid: self.uid.clone().unwrap_or_default(),
+            ..OwnerReference::default()
+        };
+        let spec = LeaseSpec {
+            holder_identity: Some(node.clone()),
+            lease_duration_seconds: Some(LEASE_SECONDS),
+            renew_time: now,
+            ..LeaseSpec::default()
+        };
+        let result = match self.lease.take() {
+            Some(lease) => client.update(&Lease { spec: Some(spec), ..lease }).await,
+            None => {
+                let metadata = ObjectMeta {
+                    name: Some(node.clone()),
+                    namespace: Some(LEASE_NAMESPACE.into()),
+                    owner_references: Some(vec![owner]),
+                    ..ObjectMeta::default()
+                };
+                client.create(&Lease { metadata, spec: Some(spec) }).await
+            }
+        };
+        self.lease = Some(result?);
+        Ok(())
+    }
+}
+
+fn reference(options: &Options) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".into()),
+        kind: Some("Node".into()),
+        name: Some(options.node.clone()),
+        uid: Some(options.node.clone()),
+        ..ObjectReference::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_amounts_are_taken_off() {
+        let dir = Path::new("/");
+        let mut options = crate::tests::node_options(dir, api::Clock::new(|| Timestamp::UNIX_EPOCH));
+        options.reserved =
+            [("cpu", "500m"), ("memory", "1Gi")].map(|(k, v)| (k.to_owned(), Quantity(v.to_owned()))).into();
+        let text = |amounts: &Amounts, name: &str| amounts[name].0.clone();
+        let (all, free) = (capacity(&options), allocatable(&options));
+        assert_eq!((text(&all, "cpu"), text(&free, "cpu")), ("4".into(), "3500m".into()));
+        assert_eq!((text(&all, "memory"), text(&free, "memory")), ("8388608Ki".into(), "7340032Ki".into()));
+        assert_eq!((text(&all, "pods"), text(&free, "pods")), ("10000".into(), "10000".into()));
+    }
+
+    #[test]
+    fn conditions_keep_their_transition_time_until_they_turn() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let since =
+            |kind: &str, status: &str| (kind == "DiskPressure" && status == "True").then(|| "before".to_owned());
+        let all = conditions(Pressure { disk: true, memory: false }, now, since);
+        let disk = all.iter().find(|c| c["type"] == "DiskPressure").unwrap();
+        assert_eq!((&disk["status"], &disk["reason"]), (&json!("True"), &json!("KubeletHasDiskPressure")));
+        assert_eq!(disk["lastTransitionTime"], "before");
+        let ready = all.iter().find(|c| c["type"] == "Ready").unwrap();
+        assert_eq!(ready["lastTransitionTime"], "2026-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn available_memory_is_read() {
+        assert_eq!(available("MemTotal: 1 kB\nMemAvailable:     2048 kB\n"), Some(2 << 20));
+        assert_eq!(available("MemTotal: 1 kB\n"), None);
+    }
 }

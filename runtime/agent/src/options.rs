@@ -34,6 +34,8 @@ pub struct Options {
     pub request_timeout: Duration,
     /// `v1.36.0+sampan`: `kubeletVersion`.
     pub version: String,
+    /// `wasmtime://48.0.8`: `containerRuntimeVersion`.
+    pub runtime_version: String,
     /// The port on which the agent's paths are served, if any: `daemonEndpoints`.
     pub port: Option<u16>,
     /// Bytes of unused images that may stay; `None` keeps all.

@@ -3,3 +3,5 @@
 mod fake_api;
 mod lifecycle;
 mod world;
+
+pub(crate) use world::node_options;

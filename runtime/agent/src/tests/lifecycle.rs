@@ -68,3 +68,439 @@ async fn a_pod_with_environment_and_a_config_map_volume_runs() {
         assert!(events.iter().any(|e| e == expected), "{expected} in {events:#?}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_container_that_crashes_is_restarted_with_back_off() {
+    let world = World::scripted(|_, _| Script::Exit(Duration::from_secs(1), 3)).await;
+    world.pod("p", one(json!({})));
+    let status = world.until("p", |s| waiting(s) == "CrashLoopBackOff").await;
+    assert_eq!(status["phase"], "Running");
+    let container = &status["containerStatuses"][0];
+    assert_eq!(
+        container["state"]["waiting"]["message"],
+        "back-off 10s restarting failed container=c pod=p_default(uid-p)"
+    );
+    assert_eq!(container["lastState"]["terminated"]["exitCode"], 3);
+    assert_eq!(container["lastState"]["terminated"]["reason"], "Error");
+    assert_eq!(container["restartCount"], 1, "the first restart is not held back");
+    assert_eq!(condition(&status, "Ready").2, "containers with unready status: [c]");
+    let begin = super::world::elapsed();
+    world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 4).await;
+    let took = (super::world::elapsed() - begin).as_secs();
+    assert!((70..80).contains(&took), "10 s + 20 s + 40 s and the runs between: {took}");
+    let expected = "BackOff: Back-off restarting failed container c in pod p_default(uid-p)";
+    assert!(world.api.events().iter().any(|e| e == expected));
+}
+
+#[tokio::test(start_paused = true)]
+async fn finished_pods_keep_their_word() {
+    let world = World::scripted(|name, _| Script::Exit(Duration::from_secs(1), i32::from(name != "c"))).await;
+    let mut spec = one(json!({}));
+    spec["restartPolicy"] = "OnFailure".into();
+    world.pod("good", spec.clone());
+    spec["restartPolicy"] = "Never".into();
+    spec["containers"].as_array_mut().unwrap().push(json!({"name": "d", "image": "hello:1"}));
+    world.pod("bad", spec);
+    let good = world.phase("good", "Succeeded").await;
+    assert_eq!(good["containerStatuses"][0]["state"]["terminated"]["reason"], "Completed");
+    assert_eq!(condition(&good, "Ready").1, "PodCompleted");
+    let bad = world.phase("bad", "Failed").await;
+    assert_eq!(bad["containerStatuses"][1]["state"]["terminated"]["exitCode"], 1);
+    // nothing is left of them but their logs and what the API knows
+    world.until("bad", |_| world.runtime.sandboxes().is_empty()).await;
+    let good = world.until("good", |s| condition(s, "PodReadyToStartContainers").0 == "False").await;
+    assert!(good["podIP"].is_string(), "the address stays on record");
+    world.delete("good", 0);
+    world.gone("good").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn init_containers_come_first_and_sidecars_stay() {
+    let world = World::scripted(|name, _| match name {
+        "init" => Script::Exit(Duration::from_secs(2), 0),
+        "app" => Script::Exit(Duration::from_secs(5), 0),
+        _ => Script::Run,
+    })
+    .await;
+    world.pod(
+        "p",
+        json!({
+            "restartPolicy": "Never",
+            "initContainers": [{"name": "init", "image": "i:1"}, {"name": "side", "image": "i:1", "restartPolicy": "Always"}],
+            "containers": [{"name": "app", "image": "i:1"}]
+        }),
+    );
+    let status = world.until("p", |s| s["initContainerStatuses"][0]["state"]["running"].is_object()).await;
+    assert_eq!((&status["phase"], waiting(&status)), (&"Pending".into(), "PodInitializing"));
+    assert_eq!(condition(&status, "Initialized").2, "containers with incomplete status: [init side]");
+    world.phase("p", "Running").await;
+    assert_eq!(world.runtime.running(), ["app", "side"]);
+    let status = world.phase("p", "Succeeded").await;
+    assert_eq!(status["initContainerStatuses"][1]["state"]["terminated"]["exitCode"], 143);
+    let names: Vec<_> = world.runtime.specs().iter().map(|s| s.name.clone()).collect();
+    assert_eq!(names, ["init", "side", "app"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pull_that_fails_is_told_held_back_and_tried_again() {
+    let world = World::new().await;
+    world.images.broken.lock().insert("hello:1".into(), PullError::Failed("no such tag".into()));
+    world.api.put(
+        "/api/v1/namespaces/default/secrets/pull",
+        json!({"metadata": {"name": "pull", "namespace": "default"}, "data": {
+            ".dockerconfigjson": "eyJhdXRocyI6eyJyIjp7InVzZXJuYW1lIjoidSIsInBhc3N3b3JkIjoicCJ9fX0="}}),
+    );
+    let mut spec = one(json!({}));
+    spec["imagePullSecrets"] = json!([{"name": "pull"}]);
+    world.pod("p", spec);
+    let status = world.until("p", |s| waiting(s) == "ErrImagePull").await;
+    let message = status["containerStatuses"][0]["state"]["waiting"]["message"].as_str().unwrap().to_owned();
+    assert!(message.contains("no such tag") && message.contains("sampan image load"), "{message}");
+    let status = world.until("p", |s| waiting(s) == "ImagePullBackOff").await;
+    let message = status["containerStatuses"][0]["state"]["waiting"]["message"].as_str().unwrap();
+    assert!(message.starts_with("Back-off pulling image \"hello:1\": ErrImagePull: "), "{message}");
+    assert_eq!(world.images.pulls.lock()[0].1[0].username, "u");
+    world.images.broken.lock().clear();
+    world.phase("p", "Running").await;
+    let events = world.api.events();
+    for expected in [
+        "Failed: Error: ErrImagePull",
+        "Failed: Error: ImagePullBackOff",
+        "BackOff: Back-off pulling image \"hello:1\"",
+    ] {
+        assert!(events.iter().any(|e| e == expected), "{expected} in {events:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn images_that_cannot_run_say_why_and_never_run() {
+    let world = World::new().await;
+    world.runtime.script(|name, _| match name {
+        "sha256:broken:1" => Script::Invalid("unknown import".into()),
+        "refused" => Script::Refuse("no entry point".into()),
+        _ => Script::Run,
+    });
+    world.pod("never", one(json!({"imagePullPolicy": "Never"})));
+    world.pod("invalid", one(json!({"image": "INVALID"})));
+    world.pod("linux", one(json!({"image": "linux:1"})));
+    world.pod("broken", one(json!({"image": "broken:1"})));
+    world.pod("refused", json!({"containers": [{"name": "refused", "image": "hello:1"}]}));
+    for (name, reason, text) in [
+        ("never", "ErrImageNeverPull", "Container image \"hello:1\" is not present with pull policy of Never"),
+        ("invalid", "InvalidImageName", "invalid reference format"),
+        ("linux", "ImageUnsupported", "this is a Linux image (linux/amd64)"),
+        ("broken", "CreateContainerError", "unknown import"),
+        ("refused", "RunContainerError", "no entry point"),
+    ] {
+        let status = world.until(name, |s| waiting(s) == reason).await;
+        let message = status["containerStatuses"][0]["state"]["waiting"]["message"].as_str().unwrap();
+        assert!(message.contains(text), "{name}: {message}");
+        assert_eq!(status["phase"], "Pending", "{name}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn missing_configuration_is_waited_for() {
+    let world = World::new().await;
+    world.pod("env", one(json!({"envFrom": [{"configMapRef": {"name": "cm"}}]})));
+    let mut spec = one(json!({"volumeMounts": [{"name": "v", "mountPath": "/v"}]}));
+    spec["volumes"] = json!([{"name": "v", "configMap": {"name": "cm"}}]);
+    world.pod("volume", spec);
+    let status = world.until("env", |s| waiting(s) == "CreateContainerConfigError").await;
+    assert_eq!(status["containerStatuses"][0]["state"]["waiting"]["message"], "configmap \"cm\" not found");
+    let text = "FailedMount: MountVolume.SetUp failed for volume \"v\" : configmap \"cm\" not found";
+    world.until("volume", |_| world.api.events().iter().any(|e| e == text)).await;
+    assert_eq!(waiting(&world.status("volume")), "ContainerCreating");
+    world.api.put(
+        "/api/v1/namespaces/default/configmaps/cm",
+        json!({"metadata": {"name": "cm", "namespace": "default"}, "data": {"a": "1"}}),
+    );
+    world.phase("env", "Running").await;
+    world.phase("volume", "Running").await;
+    assert!(world.api.events().iter().any(|e| e == "Failed: Error: configmap \"cm\" not found"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deleted_pod_is_stopped_with_grace_and_then_really_deleted() {
+    let world = World::scripted(|_, _| Script::Linger(Duration::from_secs(4))).await;
+    let stopped = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let seen = stopped.clone();
+    world.network.answer(80, move |request| {
+        seen.fetch_or(request.uri().path() == "/bye", std::sync::atomic::Ordering::SeqCst);
+        (200, vec![])
+    });
+    world.pod("p", one(json!({"lifecycle": {"preStop": {"httpGet": {"path": "/bye", "port": 80}}}})));
+    world.phase("p", "Running").await;
+    world.delete("p", 20);
+    world.gone("p").await;
+    assert!(stopped.load(std::sync::atomic::Ordering::SeqCst), "the hook was called");
+    assert_eq!(world.runtime.stops(), [("c".to_owned(), Duration::from_secs(20))]);
+    let last = world.api.statuses().pop().unwrap().1;
+    assert_eq!(
+        (&last["phase"], &last["containerStatuses"][0]["state"]["terminated"]["exitCode"]),
+        (&"Failed".into(), &143.into())
+    );
+    assert!(world.api.events().iter().any(|e| e == "Killing: Stopping container c"));
+    let left = |dir: &str| std::fs::read_dir(world.dir.path().join(dir)).map_or(0, Iterator::count);
+    world.until("p", |_| left("state") == 0 && left("volumes") == 0 && left("logs") == 0).await;
+    assert!(world.runtime.sandboxes().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_shorter_second_grace_cuts_the_first_and_a_forced_deletion_is_cleaned_up_after() {
+    let world = World::scripted(|_, _| Script::Linger(Duration::from_secs(600))).await;
+    world.pod("p", one(json!({})));
+    world.pod("forced", one(json!({})));
+    world.phase("p", "Running").await;
+    world.phase("forced", "Running").await;
+    world.delete("p", 300);
+    world.until("p", |_| world.runtime.stops().len() == 1).await;
+    world.delete("p", 1);
+    let begin = super::world::elapsed();
+    world.gone("p").await;
+    assert!(super::world::elapsed() - begin < Duration::from_secs(60));
+    world.api.delete(&path("forced"));
+    world.until("forced", |_| world.runtime.sandboxes().is_empty()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn probes_decide_about_readiness_and_restarts() {
+    use std::sync::atomic::{AtomicU16, Ordering};
+    let world = World::new().await;
+    let (live, ready) = (std::sync::Arc::new(AtomicU16::new(200)), std::sync::Arc::new(AtomicU16::new(500)));
+    let (l, r) = (live.clone(), ready.clone());
+    world.network.answer(80, move |request| match request.uri().path() {
+        "/live" => (l.load(Ordering::SeqCst), vec![]),
+        _ => (r.load(Ordering::SeqCst), vec![]),
+    });
+    world.pod(
+        "p",
+        one(json!({
+            "startupProbe": {"tcpSocket": {"port": 80}, "periodSeconds": 1},
+            "livenessProbe": {"httpGet": {"path": "/live", "port": 80}, "periodSeconds": 2, "failureThreshold": 2},
+            "readinessProbe": {"httpGet": {"path": "/ready", "port": 80}, "periodSeconds": 1, "failureThreshold": 1}
+        })),
+    );
+    let started = |s: &Value| s["containerStatuses"][0]["started"] == true;
+    let is_ready = |s: &Value| s["containerStatuses"][0]["ready"] == true;
+    let status = world.until("p", started).await;
+    assert!(!is_ready(&status));
+    ready.store(200, Ordering::SeqCst);
+    let status = world.until("p", is_ready).await;
+    assert_eq!(condition(&status, "Ready").0, "True");
+    ready.store(500, Ordering::SeqCst);
+    world.until("p", |s| !is_ready(s)).await;
+    live.store(503, Ordering::SeqCst);
+    let status = world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
+    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["exitCode"], 143);
+    live.store(200, Ordering::SeqCst);
+    world.until("p", started).await;
+    let events = world.api.events();
+    for expected in [
+        "Unhealthy: Readiness probe failed: HTTP probe failed with statuscode: 500",
+        "Unhealthy: Liveness probe failed: HTTP probe failed with statuscode: 503",
+        "Killing: Container c failed liveness probe, will be restarted",
+    ] {
+        assert!(events.iter().any(|e| e == expected), "{expected} in {events:#?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_exec_probe_says_that_it_cannot() {
+    let world = World::new().await;
+    world.pod("p", one(json!({"readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}})));
+    let says =
+        "Unhealthy: Readiness probe errored: exec probes are not supported by this node yet: use httpGet or tcpSocket";
+    world.until("p", |_| world.api.events().iter().any(|e| e == says)).await;
+    assert_eq!(world.status("p")["containerStatuses"][0]["ready"], false);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_hook_that_fails_after_the_start_restarts_the_container() {
+    let world = World::new().await;
+    world.network.answer(80, |_| (500, vec![]));
+    world.pod("p", one(json!({"lifecycle": {"postStart": {"httpGet": {"port": 80}}}})));
+    world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
+    let text = "FailedPostStartHook: PostStartHook failed: HTTP probe failed with statuscode: 500";
+    assert!(world.api.events().iter().any(|e| e == text));
+    world.network.answer(80, |_| (200, vec![]));
+    world.until("p", |s| s["containerStatuses"][0]["started"] == true).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_restart_of_the_agent_pods_go_on_where_they_were() {
+    let mut world = World::new().await;
+    world.pod("p", one(json!({})));
+    let mut spec = one(json!({}));
+    spec["restartPolicy"] = "Never".into();
+    world.pod("never", spec);
+    let before = world.phase("p", "Running").await;
+    world.phase("never", "Running").await;
+    world.stop().await;
+    assert_eq!(world.status("p"), before, "draining changes nothing in the API");
+    assert!(world.runtime.running().is_empty());
+    // the process is new: the network has forgotten, and another pod comes first
+    world.network = Default::default();
+    world.start().await;
+    let after = world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
+    assert_eq!((&after["podIP"], &after["startTime"]), (&before["podIP"], &before["startTime"]));
+    let last = &after["containerStatuses"][0]["lastState"]["terminated"];
+    assert_eq!((&last["exitCode"], &last["reason"]), (&137.into(), &"ContainerStatusUnknown".into()));
+    assert_eq!(last["containerID"], before["containerStatuses"][0]["containerID"]);
+    assert_eq!(after["phase"], "Running");
+    let never = world.phase("never", "Failed").await;
+    assert_eq!(never["containerStatuses"][0]["state"]["terminated"]["exitCode"], 137);
+    // what was deleted meanwhile leaves nothing behind
+    world.stop().await;
+    world.api.delete(&path("p"));
+    world.start().await;
+    world.until("never", |_| std::fs::read_dir(world.dir.path().join("state")).unwrap().count() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn statuses_reach_an_api_that_says_no_for_a_while() {
+    let world = World::new().await;
+    world.api.fail(5);
+    world.pod("p", one(json!({})));
+    world.phase("p", "Running").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_token_is_mounted_and_rotated_before_it_ends() {
+    let world = World::new().await;
+    let mut spec =
+        one(json!({"volumeMounts": [{"name": "t", "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}]}));
+    spec["volumes"] = json!([{"name": "t", "projected": {"sources": [
+        {"serviceAccountToken": {"path": "token", "expirationSeconds": 1000}},
+        {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}}]}}]);
+    world.pod("p", spec);
+    world.phase("p", "Running").await;
+    let dir = world.runtime.specs()[0].mounts[0].source.clone();
+    let token = || std::fs::read_to_string(dir.join("token")).unwrap();
+    assert_eq!(
+        (token(), std::fs::read_to_string(dir.join("namespace")).unwrap()),
+        ("token-1".into(), "default".into())
+    );
+    let begin = super::world::elapsed();
+    world.until("p", |_| token() == "token-2").await;
+    let took = (super::world::elapsed() - begin).as_secs();
+    assert!((790..=810).contains(&took), "at 80 % of its life: {took}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_past_its_deadline_fails() {
+    let world = World::new().await;
+    let mut spec = one(json!({}));
+    spec["activeDeadlineSeconds"] = 30.into();
+    world.pod("p", spec);
+    let status = world.phase("p", "Failed").await;
+    assert_eq!(status["reason"], "DeadlineExceeded");
+    assert_eq!(status["message"], "Pod was active on the node longer than the specified deadline");
+    assert!(world.runtime.running().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn single_files_are_mounted_by_their_folder() {
+    let world = World::new().await;
+    world.api.put(
+        "/api/v1/namespaces/default/configmaps/cm",
+        json!({"metadata": {"name": "cm", "namespace": "default"}, "data": {"a.conf": "1"}}),
+    );
+    let host = tempfile::tempdir().unwrap();
+    let mut spec = one(json!({"volumeMounts": [
+        {"name": "cm", "mountPath": "/etc/app/a.conf", "subPath": "a.conf"},
+        {"name": "tmp", "mountPath": "/data", "subPath": "sub"},
+        {"name": "host", "mountPath": "/host", "readOnly": true}
+    ]}));
+    spec["volumes"] = json!([
+        {"name": "cm", "configMap": {"name": "cm", "defaultMode": 0o400}},
+        {"name": "tmp", "emptyDir": {}},
+        {"name": "host", "hostPath": {"path": host.path(), "type": "Directory"}}
+    ]);
+    world.pod("p", spec);
+    world.phase("p", "Running").await;
+    let mounts = world.runtime.specs()[0].mounts.clone();
+    let find =
+        |target: &str| mounts.iter().find(|m| m.target == target).unwrap_or_else(|| panic!("{target} in {mounts:#?}"));
+    assert_eq!(std::fs::read_to_string(find("/etc/app").source.join("a.conf")).unwrap(), "1");
+    assert!(find("/data").source.ends_with("tmp/sub") && find("/data").source.is_dir());
+    assert_eq!((find("/host").source.as_path(), find("/host").read_only), (host.path(), true));
+    let mut spec = one(json!({"volumeMounts": [{"name": "x", "mountPath": "/x", "subPath": "../.."}]}));
+    spec["volumes"] = json!([{"name": "x", "emptyDir": {}}]);
+    world.pod("out", spec);
+    world.until("out", |s| waiting(s) == "CreateContainerConfigError").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_node_is_registered_and_its_lease_renewed() {
+    let world = World::new().await;
+    let node = "/api/v1/nodes/node";
+    world.until("none", |_| world.api.get(node).is_some_and(|n| n["status"]["nodeInfo"].is_object())).await;
+    let status = world.api.get(node).unwrap()["status"].clone();
+    assert_eq!(condition(&status, "Ready").1, "KubeletReady");
+    assert_eq!(status["allocatable"]["pods"], "10000");
+    assert_eq!(world.api.get(node).unwrap()["metadata"]["labels"]["kubernetes.io/arch"], "amd64");
+    let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/node";
+    let renewed = || world.api.get(lease).map(|l| l["spec"]["renewTime"].clone());
+    world.until("none", |_| renewed().is_some()).await;
+    let first = renewed();
+    world.until("none", |_| renewed() != first).await;
+    world.api.delete(node);
+    world.until("none", |_| world.api.get(node).is_some()).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn logs_are_served_as_the_kubelet_does() {
+    use tower::ServiceExt;
+    let world = World::new().await;
+    world.images.broken.lock().insert("none:1".into(), PullError::Failed("no".into()));
+    world.pod("p", one(json!({})));
+    world.pod("waits", one(json!({"image": "none:1"})));
+    world.phase("p", "Running").await;
+    world.until("waits", |s| waiting(s) == "ImagePullBackOff").await;
+    let write = |path: &std::path::Path, text: &str| {
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, format!("2026-01-01T00:00:00Z stdout F {text}\n")).unwrap();
+    };
+    write(&world.runtime.specs()[0].log, "first");
+    world.runtime.exit("c", 1);
+    world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 1 && s["phase"] == "Running").await;
+    write(&world.runtime.specs()[1].log, "second");
+    let router = world.agent.as_ref().unwrap().router();
+    let get = async |path: &str| {
+        let request = axum::http::Request::get(path).body(axum::body::Body::empty()).unwrap();
+        let answer = router.clone().oneshot(request).await.unwrap();
+        let code = answer.status().as_u16();
+        let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        (code, String::from_utf8(body.to_vec()).unwrap())
+    };
+    assert_eq!(get("/containerLogs/default/p/c").await, (200, "second\n".into()));
+    assert_eq!(get("/containerLogs/default/p/c?previous=true").await, (200, "first\n".into()));
+    assert_eq!(get("/containerLogs/default/p/x").await, (404, "container \"x\" not found in pod \"p\"\n".into()));
+    let waits = "container \"c\" in pod \"waits\" is waiting to start: trying and failing to pull image";
+    assert_eq!(get("/containerLogs/default/waits/c").await, (400, waits.into()));
+    let none = "previous terminated container \"c\" in pod \"waits\" not found";
+    assert_eq!(get("/containerLogs/default/waits/c?previous=true").await, (400, none.into()));
+    assert_eq!(get("/exec/default/p/c").await.0, 501);
+    assert_eq!(get("/healthz").await, (200, "ok".into()));
+    let summary: Value = serde_json::from_str(&get("/stats/summary").await.1).unwrap();
+    assert_eq!(summary["pods"][0]["containers"][0]["memory"]["workingSetBytes"], 1 << 20);
+    let metrics = get("/metrics/resource").await.1;
+    assert!(
+        metrics.contains("container_memory_working_set_bytes{container=\"c\",namespace=\"default\",pod=\"p\"} 1048576")
+    );
+    // a followed log ends with its container, after its last line
+    let follow = tokio::spawn({
+        let request =
+            axum::http::Request::get("/containerLogs/default/p/c?follow=true").body(axum::body::Body::empty()).unwrap();
+        let answer = router.clone().oneshot(request);
+        async move { axum::body::to_bytes(answer.await.unwrap().into_body(), usize::MAX).await.unwrap() }
+    });
+    use std::io::Write;
+    let mut log = std::fs::OpenOptions::new().append(true).open(&world.runtime.specs()[1].log).unwrap();
+    log.write_all(b"2026-01-01T00:00:01Z stdout F more\n").unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert!(!follow.is_finished());
+    world.runtime.exit("c", 0);
+    assert_eq!(follow.await.unwrap(), "second\nmore\n");
+}

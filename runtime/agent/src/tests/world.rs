@@ -201,7 +201,7 @@ pub(super) fn path(name: &str) -> String {
     format!("/api/v1/namespaces/default/pods/{name}")
 }
 
-pub(super) fn node_options(dir: &Path, clock: api::Clock) -> Options {
+pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
     Options {
         node: "node".into(),
         addresses: vec!["10.32.0.1".parse().expect("an address")],
@@ -224,6 +224,7 @@ pub(super) fn node_options(dir: &Path, clock: api::Clock) -> Options {
         drain: Duration::from_secs(10),
         request_timeout: Duration::from_secs(60),
         version: "v1.36.0".into(),
+        runtime_version: "wasmtime://48".into(),
         port: None,
         image_bytes: None,
     }

@@ -94,6 +94,7 @@ impl Worker {
             state: AttemptState::Running { started_at: now },
         });
         self.prepared.insert(container.to_owned(), started.prepared);
+        self.drop_old_logs(container);
         let fresh = LiveContainer::default();
         *self.live(container) = fresh;
         for state in starting.early {
@@ -112,6 +113,20 @@ impl Worker {
             let result = start::post_start(&shared, &pod, &container, address).await;
             Outcome::Hook { container, id, result }
         }));
+    }
+
+    /// The logs of the present attempt and of the one before it are kept, as upstream.
+    fn drop_old_logs(&self, container: &str) {
+        let Some(number) = self.state.containers.get(container).map(|r| r.restarts - 2).filter(|n| *n >= 0) else {
+            return;
+        };
+        let current = self.shared.log_file(&self.pod, container, number);
+        self.shared.tasks.spawn_blocking(move || {
+            for file in crate::logs::files(&current) {
+                // a container that wrote nothing has no file
+                let _ = std::fs::remove_file(file);
+            }
+        });
     }
 
     /// A container runs and its hook is done: from now on probes decide.

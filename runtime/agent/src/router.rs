@@ -1,0 +1,249 @@
+//! The kubelet's own HTTP paths: container logs, statistics, health. The API server calls them; on one node by function call.
+//!
+//! `exec`, `attach`, `run` and `portForward` answer 501 until their issue. No authentication here: whoever mounts the router decides
+//! who reaches it.
+
+mod stats;
+
+use crate::{
+    agent::Agent,
+    handle::Handle,
+    logs::{self, Reader, Stream, Wanted},
+    pod,
+    shared::Shared,
+    state::PodState,
+};
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{Path, Query, State},
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{any, get},
+};
+use bytes::Bytes;
+use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
+use serde::Deserialize;
+use serde_json::json;
+use std::{io, path::PathBuf, sync::Arc};
+
+/// After the end of a container its log may still be on its way to the disk: so many empty looks end a followed log.
+const LAST_LOOKS: u32 = 3;
+
+impl Agent {
+    /// The kubelet's paths of this node.
+    pub fn router(&self) -> Router {
+        let unsupported = |what: &'static str| any(move || async move { not_here(what) });
+        Router::new()
+            .route("/healthz", get(|| async { "ok" }))
+            .route("/pods", get(pods))
+            .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
+            .route("/stats/summary", get(stats::summary))
+            .route("/metrics/resource", get(stats::resource))
+            .route("/exec/{*rest}", unsupported("exec"))
+            .route("/attach/{*rest}", unsupported("attach"))
+            .route("/run/{*rest}", unsupported("run"))
+            .route("/portForward/{*rest}", unsupported("port-forward"))
+            .with_state(stats::Sampler::new(self.shared.clone()))
+    }
+}
+
+fn not_here(what: &str) -> Response {
+    let message = format!("{what} is not supported by this node yet");
+    let body = json!({
+        "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
+        "message": message, "reason": "NotImplemented", "code": 501,
+    });
+    (StatusCode::NOT_IMPLEMENTED, Json(body)).into_response()
+}
+
+async fn pods(State(sampler): State<stats::Sampler>) -> Response {
+    let shared = sampler.shared();
+    let pods = shared.cluster.pods.by_index(crate::cluster::BY_NODE, &shared.options.node);
+    let items: Vec<_> = pods.iter().map(|pod| serde_json::to_value(pod.as_ref()).unwrap_or_default()).collect();
+    Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})).into_response()
+}
+
+/// `v1.PodLogOptions`, as a query.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct LogQuery {
+    follow: Option<String>,
+    previous: Option<String>,
+    timestamps: Option<String>,
+    tail_lines: Option<i64>,
+    since_seconds: Option<i64>,
+    since_time: Option<String>,
+    limit_bytes: Option<i64>,
+    stream: Option<String>,
+}
+
+fn flag(text: Option<&String>) -> bool {
+    text.is_some_and(|text| !matches!(text.as_str(), "false" | "0"))
+}
+
+impl LogQuery {
+    fn wanted(&self, now: Timestamp) -> Result<Wanted, String> {
+        let since = match (&self.since_time, self.since_seconds) {
+            (Some(time), _) => Some(time.parse().map_err(|e| format!("invalid sinceTime: {e}"))?),
+            (None, Some(seconds)) => now.checked_sub(SignedDuration::from_secs(seconds)).ok(),
+            (None, None) => None,
+        };
+        let size = |n: Option<i64>| n.map(|n| usize::try_from(n).unwrap_or(0));
+        let stream = match self.stream.as_deref() {
+            None | Some("" | "All") => None,
+            Some("Stdout") => Some(Stream::Stdout),
+            Some("Stderr") => Some(Stream::Stderr),
+            Some(other) => return Err(format!("invalid stream {other:?}")),
+        };
+        Ok(Wanted {
+            tail: size(self.tail_lines),
+            since,
+            timestamps: flag(self.timestamps.as_ref()),
+            limit: size(self.limit_bytes),
+            follow: flag(self.follow.as_ref()),
+            stream,
+        })
+    }
+}
+
+fn refuse(code: StatusCode, message: String) -> Response {
+    (code, message).into_response()
+}
+
+async fn container_logs(
+    State(sampler): State<stats::Sampler>,
+    Path((namespace, name, container)): Path<(String, String, String)>,
+    Query(query): Query<LogQuery>,
+) -> Response {
+    let shared = sampler.shared();
+    let Some(pod) = shared.cluster.pods.get(&namespace, &name) else {
+        return refuse(StatusCode::NOT_FOUND, format!("pod {name:?} not found\n"));
+    };
+    if pod::container(&pod, &container).is_none() {
+        return refuse(StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {name:?}\n"));
+    }
+    let wanted = match query.wanted(shared.now()) {
+        Ok(wanted) => wanted,
+        Err(message) => return refuse(StatusCode::UNPROCESSABLE_ENTITY, message),
+    };
+    let handle = shared.pods.lock().get(pod::uid(&pod)).cloned();
+    let state = handle.as_ref().map(|handle| handle.state()).unwrap_or_default();
+    match choose(shared, &pod, &state, &container, flag(query.previous.as_ref())) {
+        Ok((path, id)) => stream(path, wanted, handle, container, id),
+        Err(message) => refuse(StatusCode::BAD_REQUEST, message),
+    }
+}
+
+fn status_of<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
+    let status = pod.status.as_ref()?;
+    let mut all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    all.find(|status| status.name == container)
+}
+
+/// The file that is asked for and the attempt that writes it.
+fn choose(
+    shared: &Shared,
+    pod: &Pod,
+    state: &PodState,
+    container: &str,
+    previous: bool,
+) -> Result<(PathBuf, String), String> {
+    let name = pod::name(pod);
+    let waiting = status_of(pod, container).and_then(|s| s.state.as_ref()?.waiting.as_ref());
+    let record = state.containers.get(container);
+    let current = record.and_then(|r| r.current.as_ref());
+    let number = match (current, previous) {
+        (Some(attempt), false) => Some(attempt.log),
+        // a container that waits for its next attempt: the one that ended is the previous one
+        (Some(attempt), true) if waiting.is_some() && record.is_some_and(|r| !r.is_running()) => Some(attempt.log),
+        (Some(attempt), true) => record.filter(|r| r.last.is_some()).map(|_| attempt.log - 1),
+        (None, _) => None,
+    };
+    match (number, current) {
+        (Some(number), Some(attempt)) => {
+            let id = if number == attempt.log { attempt.id.clone() } else { String::new() };
+            Ok((shared.log_file(pod, container, number), id))
+        }
+        _ if previous => Err(format!("previous terminated container {container:?} in pod {name:?} not found")),
+        _ => {
+            let reason = waiting.and_then(|w| w.reason.as_deref());
+            let why = match reason {
+                Some("ErrImagePull") => ": image can't be pulled".to_owned(),
+                Some("ImagePullBackOff") => ": trying and failing to pull image".to_owned(),
+                Some(reason) => format!(": {reason}"),
+                None => " - no logs yet".to_owned(),
+            };
+            Err(format!("container {container:?} in pod {name:?} is waiting to start{why}"))
+        }
+    }
+}
+
+/// A log on its way.
+struct Following {
+    reader: Option<Reader>,
+    path: PathBuf,
+    wanted: Wanted,
+    handle: Option<Arc<Handle>>,
+    container: String,
+    id: String,
+    empty: u32,
+}
+
+fn stream(path: PathBuf, wanted: Wanted, handle: Option<Arc<Handle>>, container: String, id: String) -> Response {
+    let following = Following { reader: None, path, wanted, handle, container, id, empty: 0 };
+    let body = futures::stream::unfold(following, |mut following| async move {
+        let piece = following.next().await?;
+        Some((piece, following))
+    });
+    ([(header::CONTENT_TYPE, "text/plain")], Body::from_stream(body)).into_response()
+}
+
+impl Following {
+    async fn next(&mut self) -> Option<io::Result<Bytes>> {
+        loop {
+            let runs = self.runs();
+            let (reader, piece) = match self.read().await {
+                Ok(read) => read,
+                Err(error) => return Some(Err(error)),
+            };
+            let full = reader.is_full();
+            self.reader = Some(reader);
+            if let Some(piece) = piece {
+                self.empty = 0;
+                return Some(Ok(piece));
+            }
+            self.empty += 1;
+            if full || !self.wanted.follow || (!runs && self.empty >= LAST_LOOKS) {
+                return None;
+            }
+            tokio::time::sleep(logs::POLL).await;
+        }
+    }
+
+    async fn read(&mut self) -> io::Result<(Reader, Option<Bytes>)> {
+        let (reader, path, wanted) = (self.reader.take(), self.path.clone(), self.wanted.clone());
+        let read = move || {
+            let mut reader = match reader {
+                Some(reader) => reader,
+                None => Reader::open(&path, wanted)?,
+            };
+            let mut piece = reader.next()?;
+            if piece.is_none() {
+                reader.again();
+                piece = reader.next()?;
+            }
+            Ok((reader, piece))
+        };
+        tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?
+    }
+
+    /// Whether the attempt that writes the log still runs.
+    fn runs(&self) -> bool {
+        let Some(handle) = &self.handle else { return false };
+        let state = handle.state();
+        let Some(record) = state.containers.get(&self.container) else { return false };
+        record.is_running() && record.current.as_ref().is_some_and(|attempt| attempt.id == self.id)
+    }
+}
