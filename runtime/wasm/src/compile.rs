@@ -245,7 +245,7 @@ fn not_wasm(head: &[u8]) -> String {
 pub fn child_main() -> ExitCode {
     let mut text = String::new();
     let read = io::stdin().take(64 << 10).read_to_string(&mut text);
-    let order = read.map_err(io::Error::from).and_then(|_| Ok(serde_json::from_str::<Order>(&text)?));
+    let order = read.and_then(|_| Ok(serde_json::from_str::<Order>(&text)?));
     let order = match order {
         Ok(order) => order,
         Err(error) => return fail(&format!("no order on standard input: {error}")),

@@ -22,6 +22,7 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
+use parking_lot::Mutex;
 use std::{
     convert::Infallible,
     pin::Pin,
@@ -59,7 +60,10 @@ const STREAMS: u32 = 128;
 
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 type Response = http::Response<Body>;
+/// The answer's head as the guest gave it.
 type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+/// Tells whoever waits for the answer: what the guest said, or what to say instead.
+type Teller = oneshot::Sender<Result<Head, Response>>;
 
 /// The handler of one container.
 pub(crate) struct Handler {
@@ -165,7 +169,7 @@ impl Handler {
     async fn run<B>(
         self: Arc<Self>,
         request: http::Request<B>,
-        head: oneshot::Sender<Result<Head, Response>>,
+        head: Teller,
         ending: Arc<Ending>,
         deadline: Instant,
         what: String,
@@ -173,7 +177,7 @@ impl Handler {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        let head = Arc::new(parking_lot::Mutex::new(Some(head)));
+        let head = Arc::new(Mutex::new(Some(head)));
         let say = |response: Response| {
             if let Some(head) = head.lock().take() {
                 let _ = head.send(Err(response));
@@ -227,7 +231,7 @@ impl Handler {
         request: http::Request<B>,
         share: Share,
         ending: Arc<Ending>,
-        head: Arc<parking_lot::Mutex<Option<oneshot::Sender<Result<Head, Response>>>>>,
+        head: Arc<Mutex<Option<Teller>>>,
     ) -> wasmtime::Result<()>
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,

@@ -21,10 +21,10 @@ use container::{
 };
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
@@ -95,6 +95,8 @@ struct Container {
     kill: CancellationToken,
     /// How long a stop may take.
     grace: Mutex<Duration>,
+    /// Somebody starts it, or has.
+    started: AtomicBool,
 }
 
 impl Wasmtime {
@@ -340,6 +342,14 @@ async fn run(pool: &Pool, shared: &Arc<Shared>, image: &Image) -> wasmtime::Resu
     }
 }
 
+/// WASI hands out duplicates as they are; a container's environment has none.
+fn last_wins(env: Vec<(String, String)>) -> Vec<(String, String)> {
+    let mut seen = HashSet::new();
+    let mut kept: Vec<_> = env.into_iter().rev().filter(|(name, _)| seen.insert(name.clone())).collect();
+    kept.reverse();
+    kept
+}
+
 #[async_trait]
 impl Runtime for Wasmtime {
     fn name(&self) -> &'static str {
@@ -375,7 +385,8 @@ impl Runtime for Wasmtime {
         Ok(())
     }
 
-    async fn create(&self, sandbox: &SandboxId, spec: ContainerSpec) -> Result<()> {
+    async fn create(&self, sandbox: &SandboxId, mut spec: ContainerSpec) -> Result<()> {
+        spec.env = last_wins(spec.env);
         let room = self.0.sandboxes.lock().get(sandbox).cloned();
         let Sandbox { sockets, memory, quota } = room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
         let options = &self.0.options;
@@ -404,6 +415,7 @@ impl Runtime for Wasmtime {
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             grace: Mutex::new(Duration::ZERO),
+            started: AtomicBool::new(false),
         });
         let mut containers = self.0.containers.lock();
         if containers.contains_key(&id) {
@@ -417,7 +429,7 @@ impl Runtime for Wasmtime {
 
     async fn start(&self, id: &ContainerId) -> Result<()> {
         let container = self.container(id)?;
-        if !matches!(&*container.state.borrow(), ContainerState::Created) {
+        if container.started.swap(true, Relaxed) {
             return Ok(());
         }
         let held = container.image.lock().clone();
@@ -445,8 +457,11 @@ impl Runtime for Wasmtime {
         let mut state = container.state.subscribe();
         match &*state.borrow_and_update() {
             ContainerState::Exited(_) => return Ok(()),
-            // Nothing to end. It stays created: whoever stops it removes it next.
-            ContainerState::Created => return Ok(()),
+            // Nothing to end; a start that is still compiling finds this and ends at once.
+            ContainerState::Created => {
+                container.kill.cancel();
+                return Ok(());
+            }
             ContainerState::Running { .. } => {}
         }
         let ended = state.wait_for(|state| matches!(state, ContainerState::Exited(_)));

@@ -17,7 +17,7 @@ async fn a_module_sees_its_arguments_environment_and_mounts() {
     std::fs::create_dir(&folder).unwrap();
     std::fs::write(folder.join("greeting"), "from a file\n").unwrap();
     let mut spec = spec(&node, "print");
-    spec.env = vec![("A".into(), "1".into()), ("B".into(), "two words".into())];
+    spec.env = vec![("A".into(), "0".into()), ("A".into(), "1".into()), ("B".into(), "two words".into())];
     spec.mounts = vec![Mount { source: folder, target: "/data".into(), read_only: true }];
     let id = node.start(spec).await;
     assert_eq!(node.exit(&id).await.code, 0);
@@ -108,4 +108,30 @@ async fn lowering_a_memory_limit_stops_growth() {
     assert_eq!(node.runtime.stats(&id).await.unwrap().instances, 1);
     node.runtime.remove(&id).await.unwrap();
     assert!(node.runtime.stats(&id).await.is_err());
+}
+
+#[tokio::test]
+async fn what_is_removed_while_it_starts_does_not_run_on() {
+    let node = Node::new().await;
+    let spec = spec(&node, "spin");
+    let id = spec.id.clone();
+    node.runtime.create(&node.sandbox, spec).await.unwrap();
+    // The start has to compile first.
+    let starting = tokio::spawn({
+        let (runtime, id) = (node.runtime.clone(), id.clone());
+        async move { runtime.start(&id).await }
+    });
+    tokio::task::yield_now().await;
+    let mut events = node.runtime.events();
+    node.runtime.remove(&id).await.unwrap();
+    starting.await.unwrap().unwrap();
+    let ended = async {
+        loop {
+            if let container::ContainerState::Exited(exit) = events.recv().await.unwrap().state {
+                return exit;
+            }
+        }
+    };
+    let exit = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it runs on");
+    assert_eq!(exit.code, 137);
 }
