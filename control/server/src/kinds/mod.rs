@@ -59,14 +59,6 @@ pub fn all(settings: &Settings) -> Vec<Resource> {
     all
 }
 
-/// A name to check: the trailing dash that a `generateName` prefix may have counts as a letter.
-pub(crate) fn mask_prefix(name: &str, prefix: bool) -> String {
-    match name.strip_suffix('-') {
-        Some(rest) if prefix => format!("{rest}a"),
-        _ => name.to_owned(),
-    }
-}
-
 fn core(settings: &Settings) -> Vec<Resource> {
     let v1 = |kind: &str| GroupVersionKind::new("", "v1", kind);
     vec![

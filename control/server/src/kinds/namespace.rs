@@ -46,7 +46,7 @@ impl Strategy for Namespaces {
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        names::dns1123_label(&crate::kinds::mask_prefix(name, prefix))
+        names::dns1123_label(&crate::context::maybe_prefix(name, prefix))
     }
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {

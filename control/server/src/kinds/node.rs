@@ -58,6 +58,10 @@ impl Strategy for Nodes {
         edit::fill(port, "Port", 0);
     }
 
+    fn keeps_status_on_create(&self) -> bool {
+        true
+    }
+
     fn prepare_create(&self, _cx: &Context, object: &mut Object) {
         object.remove(&["spec", "configSource"]);
         object.remove(&["status", "config"]);

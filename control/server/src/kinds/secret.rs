@@ -77,11 +77,9 @@ fn typed(object: &Object, data: At<'_>, out: &mut Vec<Cause>) {
         }
         "kubernetes.io/dockercfg" => docker(data, ".dockercfg", out),
         "kubernetes.io/dockerconfigjson" => docker(data, ".dockerconfigjson", out),
-        "kubernetes.io/basic-auth" => {
-            if !data.key("username").is_set() && !data.key("password").is_set() {
-                require("username", out);
-                require("password", out);
-            }
+        "kubernetes.io/basic-auth" if !data.key("username").is_set() && !data.key("password").is_set() => {
+            require("username", out);
+            require("password", out);
         }
         "kubernetes.io/ssh-auth" if data.key("ssh-privatekey").is_empty() => require("ssh-privatekey", out),
         "kubernetes.io/tls" => {

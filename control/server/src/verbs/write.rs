@@ -206,8 +206,9 @@ async fn create_once(
 ) -> Result<(Object, Stored), Status> {
     let resource = write.cx.resource.clone();
     let strategy = &resource.strategy;
-    strategy.prepare_create(&write.cx, &mut object);
+    // Name and uid first: a Job's selector is made of them.
     metadata::stamp(&mut object, &write.cx);
+    strategy.prepare_create(&write.cx, &mut object);
     if resource.generation {
         object.set(&["metadata", "generation"], 1);
     }
@@ -438,7 +439,8 @@ fn count_generation(resource: &Resource, object: &mut Object, old: &Object) {
         fields = fields.wrapping_sub(1);
         object.0.get(key) == Some(value)
     });
-    let generation = old.generation() + i64::from(!(same && fields == 0));
+    // The strategy may have counted a change that lies in the metadata (a Deployment's annotations).
+    let generation = (old.generation() + i64::from(!(same && fields == 0))).max(object.generation());
     object.set(&["metadata", "generation"], generation);
 }
 

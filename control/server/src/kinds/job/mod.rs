@@ -36,10 +36,10 @@ impl Strategy for Jobs {
             .filter(|l| l.as_object().is_some_and(|l| !l.is_empty()))
             .cloned();
         let metadata = edit::object(&mut object.0, "metadata");
-        if let Some(labels) = labels {
-            if metadata.get("labels").and_then(Value::as_object).is_none_or(Map::is_empty) {
-                metadata.insert("labels".into(), labels);
-            }
+        if let Some(labels) = labels
+            && metadata.get("labels").and_then(Value::as_object).is_none_or(Map::is_empty)
+        {
+            metadata.insert("labels".into(), labels);
         }
         edit::object(&mut object.0, "status");
     }
@@ -97,6 +97,10 @@ impl Strategy for Jobs {
             images,
             json!(cells::label_selector(object.at(&["spec", "selector"]))),
         ]
+    }
+
+    fn default_propagation(&self) -> &'static str {
+        "Orphan"
     }
 
     fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {

@@ -16,10 +16,10 @@ pub(super) fn job(object: &Object) -> Vec<Cause> {
     if selector.is_set() {
         rules::label_selector(selector, &mut out);
         let labels = spec.down(&["template", "metadata", "labels"]);
-        if let Ok(parsed) = Selector::from_label_selector(selector.value()) {
-            if !parsed.matches(|key| labels.value().get(key)?.as_str()) {
-                out.push(labels.invalid("`selector` does not match template `labels`"));
-            }
+        if let Ok(parsed) = Selector::from_label_selector(selector.value())
+            && !parsed.matches(|key| labels.value().get(key)?.as_str())
+        {
+            out.push(labels.invalid("`selector` does not match template `labels`"));
         }
     } else {
         out.push(selector.required(""));
@@ -58,10 +58,10 @@ fn generated_selector(object: &Object, spec: At<'_>, out: &mut Vec<Cause>) {
             Some(_) => {}
         }
     }
-    if let Ok(selector) = Selector::from_label_selector(spec.get("selector").value()) {
-        if !selector.matches(|key| expected.iter().find(|(label, _)| *label == key).map(|(_, value)| *value)) {
-            out.push(spec.get("selector").invalid("`selector` not auto-generated"));
-        }
+    if let Ok(selector) = Selector::from_label_selector(spec.get("selector").value())
+        && !selector.matches(|key| expected.iter().find(|(label, _)| *label == key).map(|(_, value)| *value))
+    {
+        out.push(spec.get("selector").invalid("`selector` not auto-generated"));
     }
 }
 

@@ -174,10 +174,10 @@ pub(super) fn status(object: &Object, old: &Object) -> Vec<Cause> {
     for list in ["containerStatuses", "initContainerStatuses", "ephemeralContainerStatuses"] {
         restarts(spec, list, status.get(list), before.get(list), &mut out);
     }
-    if let (Some(class), Some(was)) = (object.str_at(&["status", "qosClass"]), old.str_at(&["status", "qosClass"])) {
-        if class != was {
-            out.push(Cause::immutable(&FieldPath::new("status.qosClass"), &json!(class)));
-        }
+    if let (Some(class), Some(was)) = (object.str_at(&["status", "qosClass"]), old.str_at(&["status", "qosClass"]))
+        && class != was
+    {
+        out.push(Cause::immutable(&FieldPath::new("status.qosClass"), &json!(class)));
     }
     out
 }
@@ -189,7 +189,7 @@ fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
             continue;
         }
         let first = all.index(0).get("ip");
-        if all.len() > 0 && one.is_set() && one.str() != first.str() {
+        if !all.is_empty() && one.is_set() && one.str() != first.str() {
             let name = if one.field().to_string().ends_with("hostIP") { "hostIP" } else { "podIP" };
             out.push(first.invalid(&format!("must be equal to `{name}`")));
         }

@@ -73,10 +73,10 @@ pub(crate) fn pod(spec: &mut Fields) {
     if spec.get("hostNetwork").and_then(Value::as_bool) == Some(true) {
         for kind in ["containers", "initContainers"] {
             for port in objects(spec, kind).flat_map(|container| objects(container, "ports")) {
-                if let Some(number) = port.get("containerPort").cloned() {
-                    if number.as_i64() != Some(0) {
-                        fill_int(port, "hostPort", number.as_i64().unwrap_or_default());
-                    }
+                if let Some(number) = port.get("containerPort").cloned()
+                    && number.as_i64() != Some(0)
+                {
+                    fill_int(port, "hostPort", number.as_i64().unwrap_or_default());
                 }
             }
         }

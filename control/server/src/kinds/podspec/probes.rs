@@ -89,10 +89,10 @@ fn http_get(action: At<'_>, out: &mut Vec<Cause>) {
 
 fn sleep(spec: At<'_>, action: At<'_>, out: &mut Vec<Cause>) {
     let seconds = action.get("seconds");
-    if let (Some(grace), Some(n)) = (spec.get("terminationGracePeriodSeconds").int(), seconds.int()) {
-        if n < 0 || n > grace {
-            let text = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
-            out.push(action.with(seconds.value()).invalid(&text));
-        }
+    if let (Some(grace), Some(n)) = (spec.get("terminationGracePeriodSeconds").int(), seconds.int())
+        && (n < 0 || n > grace)
+    {
+        let text = format!("must be non-negative and less than terminationGracePeriodSeconds ({grace})");
+        out.push(action.with(seconds.value()).invalid(&text));
     }
 }

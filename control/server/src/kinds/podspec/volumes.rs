@@ -100,12 +100,11 @@ fn one_source(volume: At<'_>, name: &str, source: At<'_>, out: &mut Vec<Cause>) 
             }
         }
         "ephemeral" if !source.get("volumeClaimTemplate").is_set() => require(&["volumeClaimTemplate"], out),
-        "gcePersistentDisk" => {
+        "gcePersistentDisk"
             // Upstream's errors name this source differently.
-            if source.get("pdName").is_empty() {
+            if source.get("pdName").is_empty() => {
                 out.push(Cause::required(&volume.field().child("persistentDisk").child("pdName"), ""));
             }
-        }
         "awsElasticBlockStore" | "cinder" => require(&["volumeID"], out),
         "glusterfs" => require(&["endpoints", "path"], out),
         "rbd" => require(&["monitors", "image"], out),

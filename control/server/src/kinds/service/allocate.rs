@@ -144,7 +144,7 @@ impl Taking<'_> {
             return Ok(());
         }
         // A Service keeps the address it has; validation refuses to change it.
-        if old.is_some_and(|old| needs_cluster_ip(old)) {
+        if old.is_some_and(needs_cluster_ip) {
             return Ok(());
         }
         let asked = object.list_at(&["spec", "clusterIPs"]).first().cloned();

@@ -73,12 +73,16 @@ impl Strategy for Services {
         allocate::held(object, |ip| self.addresses.release(ip), |port| self.ports.release(port));
     }
 
+    fn rebuilds(&self) -> bool {
+        true
+    }
+
     fn loaded(&self, object: &Object) {
         allocate::held(object, |ip| self.addresses.mark(ip), |port| self.ports.mark(port));
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        names::dns1123_label(&super::mask_prefix(name, prefix))
+        names::dns1123_label(&crate::context::maybe_prefix(name, prefix))
     }
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {

@@ -47,11 +47,11 @@ pub(super) fn service(object: &Object) -> Vec<Cause> {
 fn topology(object: &Object, out: &mut Vec<Cause>) {
     const HINTS: &str = "service.kubernetes.io/topology-aware-hints";
     const MODE: &str = "service.kubernetes.io/topology-mode";
-    if let (Some(hints), Some(mode)) = (object.annotation(HINTS), object.annotation(MODE)) {
-        if hints != mode {
-            let text = format!("must match annotations[{HINTS}] when both are specified");
-            out.push(Cause::invalid(&FieldPath::new("metadata.annotations").key(MODE), &json!(mode), &text));
-        }
+    if let (Some(hints), Some(mode)) = (object.annotation(HINTS), object.annotation(MODE))
+        && hints != mode
+    {
+        let text = format!("must match annotations[{HINTS}] when both are specified");
+        out.push(Cause::invalid(&FieldPath::new("metadata.annotations").key(MODE), &json!(mode), &text));
     }
 }
 
