@@ -225,3 +225,7 @@ fn list_type(text: &str) -> ListType {
         _ => ListType::Atomic,
     }
 }
+
+#[cfg(test)]
+#[path = "data_tests.rs"]
+mod tests;
