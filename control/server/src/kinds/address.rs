@@ -2,6 +2,7 @@
 
 use super::at::At;
 use api::Cause;
+use ipnet::IpNet;
 use serde_json::json;
 use std::net::IpAddr;
 
@@ -20,13 +21,36 @@ pub(crate) fn parse(text: &str) -> Option<IpAddr> {
     <[u8; 4]>::try_from(parts).ok().map(IpAddr::from)
 }
 
-/// `Invalid value` unless this is an address.
+/// `Invalid value` unless this is an address that every program reads alike.
 pub(crate) fn valid(at: At<'_>, out: &mut Vec<Cause>) -> Option<IpAddr> {
-    let ip = parse(at.str());
-    if ip.is_none() {
-        out.push(Cause::invalid(&at.field(), &json!(at.str()), NOT_AN_IP));
+    let text = at.str();
+    let ip = parse(text);
+    let problem = match ip {
+        None => NOT_AN_IP,
+        Some(_) if text.parse::<IpAddr>().is_err() => "must not have leading 0s",
+        Some(IpAddr::V4(_)) if text.contains(':') => "must not be an IPv4-mapped IPv6 address",
+        Some(_) => return ip,
+    };
+    out.push(Cause::invalid(&at.field(), &json!(text), problem));
+    None
+}
+
+/// What is wrong with a network.
+pub(crate) fn cidr_problem(text: &str) -> Option<&'static str> {
+    const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
+    let Some((address, length)) = text.split_once('/') else { return Some(NOT_A_CIDR) };
+    let (Some(ip), Ok(bits)) = (parse(address), length.parse::<u8>()) else { return Some(NOT_A_CIDR) };
+    if bits > if address.contains(':') { 128 } else { 32 } {
+        return Some(NOT_A_CIDR);
     }
-    ip
+    if address.parse::<IpAddr>().is_err() || length != bits.to_string() {
+        return Some("must not have leading 0s in IP or prefix length");
+    }
+    if ip.is_ipv4() && address.contains(':') {
+        return Some("must not have an IPv4-mapped IPv6 address");
+    }
+    let beyond = IpNet::new(ip, bits).is_ok_and(|net| net.network() != ip);
+    beyond.then_some("must not have bits set beyond the prefix length")
 }
 
 /// An address that traffic can be sent to from another machine.
@@ -49,18 +73,11 @@ pub(crate) fn endpoint(at: At<'_>, ip: IpAddr, out: &mut Vec<Cause>) {
     }
 }
 
-/// A spelling that other programs may read differently.
+/// A spelling that other programs may read differently, or not as they would write it.
 pub(crate) fn warning(field: &str, text: &str) -> Option<String> {
     let ip = parse(text)?;
-    if text.parse::<IpAddr>().is_err() {
-        return Some(format!(
-            "{field}: non-standard IP address \"{text}\" will be considered invalid in a future Kubernetes release: use \"{ip}\""
-        ));
-    }
-    if text.to_ascii_lowercase().starts_with("::ffff:") {
-        return Some(format!(
-            "{field}: non-standard IP address \"{text}\" will be considered invalid in a future Kubernetes release: use \"{ip}\""
-        ));
+    if text.parse::<IpAddr>().is_err() || (ip.is_ipv4() && text.contains(':')) {
+        return Some(format!("{field}: non-standard IP address \"{text}\" is invalid: use \"{ip}\""));
     }
     (ip.is_ipv6() && ip.to_string() != text)
         .then(|| format!("{field}: IPv6 address \"{text}\" should be in RFC 5952 canonical format (\"{ip}\")"))
@@ -84,5 +101,20 @@ mod tests {
                 "spec.clusterIPs[0]: IPv6 address \"2001:DB8::1\" should be in RFC 5952 canonical format (\"2001:db8::1\")"
             )
         );
+    }
+
+    #[test]
+    fn networks_are_plain() {
+        for (text, problem) in [
+            ("10.0.0.0/8", None),
+            ("2001:db8::/64", None),
+            ("10.0.0.1/8", Some("must not have bits set beyond the prefix length")),
+            ("010.0.0.0/8", Some("must not have leading 0s in IP or prefix length")),
+            ("::ffff:10.0.0.0/104", Some("must not have an IPv4-mapped IPv6 address")),
+            ("10.0.0.0/33", Some("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")),
+            ("x", Some("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")),
+        ] {
+            assert_eq!(cidr_problem(text), problem, "{text}");
+        }
     }
 }

@@ -149,9 +149,15 @@ impl<'a> At<'a> {
         Cause::invalid(&self.field(), self.value, detail)
     }
 
-    /// `Invalid value` once for each message.
+    /// The same place, with an empty string where nothing is: how upstream shows a string that is missing.
+    pub(crate) fn or_empty(self) -> Self {
+        static EMPTY: Value = Value::String(String::new());
+        if self.is_set() { self } else { self.with(&EMPTY) }
+    }
+
+    /// `Invalid value` of a string once for each message.
     pub(crate) fn invalid_all(self, details: Vec<String>, out: &mut Vec<Cause>) {
-        out.extend(details.iter().map(|detail| self.invalid(detail)));
+        out.extend(details.iter().map(|detail| self.or_empty().invalid(detail)));
     }
 
     /// `Unsupported value`.

@@ -1,6 +1,6 @@
 //! Node: a machine (or this process) that runs pods. All of it, status included, may be set on create.
 
-use super::{at::At, cells, edit, podspec, quantities, rules};
+use super::{address, at::At, cells, edit, podspec, quantities, rules};
 use crate::{Column, Context, Strategy};
 use api::{Cause, FieldPath, Object, names};
 use jiff::Timestamp;
@@ -80,8 +80,8 @@ impl Strategy for Nodes {
         resources(status, &mut out);
         let ranges = spec.get("podCIDRs");
         for range in ranges.items() {
-            if range.str().parse::<ipnet::IpNet>().is_err() {
-                out.push(range.invalid("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)"));
+            if let Some(problem) = address::cidr_problem(range.str()) {
+                out.push(range.invalid(problem));
             }
         }
         let of_v4 = ranges.items().filter(|r| r.str().contains('.')).count();
@@ -147,8 +147,8 @@ impl Strategy for Nodes {
             json!(roles(object)),
             cells::age(object, now),
             json!(info("kubeletVersion")),
-            json!(address(object, "InternalIP")),
-            json!(address(object, "ExternalIP")),
+            json!(first_address(object, "InternalIP")),
+            json!(first_address(object, "ExternalIP")),
             json!(or_unknown(info("osImage"))),
             json!(kernel),
             json!(or_unknown(info("containerRuntimeVersion"))),
@@ -195,7 +195,7 @@ fn roles(object: &Object) -> String {
     if roles.is_empty() { "<none>".to_owned() } else { roles.into_iter().collect::<Vec<_>>().join(",") }
 }
 
-fn address<'a>(object: &'a Object, kind: &str) -> &'a str {
+fn first_address<'a>(object: &'a Object, kind: &str) -> &'a str {
     let all = object.list_at(&["status", "addresses"]);
     all.iter().find(|a| a["type"] == kind).and_then(|a| a["address"].as_str()).unwrap_or("<none>")
 }

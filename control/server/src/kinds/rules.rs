@@ -116,7 +116,7 @@ pub(crate) fn label_selector(at: At<'_>, out: &mut Vec<Cause>) {
                 out.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
-            _ => out.push(operator.invalid("not a valid selector operator")),
+            _ => out.push(operator.or_empty().invalid("not a valid selector operator")),
         }
         qualified(requirement.get("key"), out);
         for value in values.items() {

@@ -18,14 +18,22 @@ use std::sync::Arc;
 pub(super) async fn create(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Objects)?;
     let options = WriteOptions::parse("CreateOptions", &call.query, &call.headers, false)?;
-    let (call, bytes) = call.with_body().await?;
+    let (mut call, bytes) = call.with_body().await?;
     let kind = GroupVersionKind::new("", "v1", "Binding");
     let decoded = codec::decode(&call.headers, &bytes, &kind)?;
+    if call.info.name.is_empty() {
+        call.info.name = decoded.object.name().to_owned();
+    }
     let mut write = Write::new(&call, &resource, Verb::Update, &options);
     codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
     let binding = decoded.object;
     validate(&binding, &kind)?;
-    let name = call.info.name.clone();
+    // `/bindings` of the namespace names the pod in the body only.
+    if write.cx.name.is_empty() {
+        write.cx.name = binding.name().to_owned();
+        write.cx.subresource = "binding".to_owned();
+    }
+    let name = write.cx.name.clone();
     let now = api::time::rfc3339(write.cx.now);
     let make = |pod: &Object, _: &mut Vec<String>| {
         let mut bound = bind(pod, &binding, &now, &name)?;
@@ -39,7 +47,7 @@ pub(super) async fn create(call: Call, resource: Arc<Resource>) -> Result<Respon
         Ok(Change { object: bound, owned: false, pinned })
     };
     if update_object(&mut write, make).await?.is_none() {
-        return Err(Status::not_found(&resource.gvr, &call.info.name));
+        return Err(Status::not_found(&resource.gvr, &name));
     }
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(reply::value(StatusCode::CREATED, output, &status))

@@ -57,7 +57,14 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
     if !resource.serves(verb) {
         return Err(not_allowed());
     }
+    if resource.kind == "Binding" && resource.gvr.group.is_empty() {
+        return binding_by_name(call).await;
+    }
     match verb {
+        Verb::Create if info.group.is_empty() && info.resource == "bindings" => {
+            let pods = call.server.0.registry.load().get("", "v1", "pods").cloned();
+            binding::create(call, pods.ok_or_else(Status::resource_not_found)?).await
+        }
         Verb::Create => write::create(call, resource).await,
         Verb::Get => read::get(call, resource).await,
         Verb::List => read::list(call, resource).await,
@@ -67,6 +74,15 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
         Verb::Delete => delete::delete(call, resource).await,
         Verb::DeleteCollection => delete::collection(call, resource).await,
     }
+}
+
+/// POST to `bindings`: the older way to `pods/binding`, with the pod's name in the body.
+async fn binding_by_name(mut call: Call) -> Result<Response<Body>, Status> {
+    let pods = call.server.0.registry.load().get("", "v1", "pods").cloned();
+    let Some(pods) = pods else { return Ok(reply::no_such_path()) };
+    call.info.resource = "pods".to_owned();
+    call.info.subresource = "binding".to_owned();
+    binding::create(call, pods).await
 }
 
 fn not_allowed() -> Status {

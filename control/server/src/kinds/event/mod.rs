@@ -38,6 +38,11 @@ impl Strategy for Core {
         edit::drop_zero(fields, &["count", "action", "type", "reason", "message"]);
     }
 
+    fn validate_name(&self, name: &str, _prefix: bool) -> Vec<String> {
+        // The older API never asked for more than a part of a path.
+        api::names::path_segment(name)
+    }
+
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
         validate::legacy(object, "reportingComponent")
     }

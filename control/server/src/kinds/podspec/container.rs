@@ -4,7 +4,7 @@ use super::{env, probes, resources, security, volumes};
 use crate::kinds::at::At;
 use crate::kinds::rules;
 use api::Cause;
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::BTreeSet;
 
 /// All containers of a pod spec; `known` are its volumes.
@@ -215,11 +215,7 @@ fn restart_policy(container: At<'_>, out: &mut Vec<Cause>) {
     for rule in list.items() {
         let (action, codes) = (rule.get("action"), rule.get("exitCodes"));
         if !matches!(action.str(), "Restart" | "RestartAllContainers") {
-            out.push(
-                action
-                    .with(if action.is_set() { action.value() } else { &EMPTY })
-                    .not_supported(&["Restart", "RestartAllContainers"]),
-            );
+            out.push(action.or_empty().not_supported(&["Restart", "RestartAllContainers"]));
         }
         if !codes.is_set() {
             out.push(codes.required("must be specified"));
@@ -227,11 +223,7 @@ fn restart_policy(container: At<'_>, out: &mut Vec<Cause>) {
         }
         let operator = codes.get("operator");
         if !matches!(operator.str(), "In" | "NotIn") {
-            out.push(
-                operator
-                    .with(if operator.is_set() { operator.value() } else { &EMPTY })
-                    .not_supported(&["In", "NotIn"]),
-            );
+            out.push(operator.or_empty().not_supported(&["In", "NotIn"]));
         }
         let values = codes.get("values");
         if values.len() > 255 {
@@ -239,5 +231,3 @@ fn restart_policy(container: At<'_>, out: &mut Vec<Cause>) {
         }
     }
 }
-
-static EMPTY: Value = Value::String(String::new());

@@ -3,7 +3,7 @@
 use crate::kinds::at::At;
 use crate::kinds::{quantities, rules};
 use api::{Cause, names};
-use serde_json::{Value, json};
+use serde_json::json;
 
 pub(super) fn validate(container: At<'_>, out: &mut Vec<Cause>) {
     for variable in container.get("env").items() {
@@ -98,10 +98,7 @@ fn source(variable: At<'_>, from: At<'_>, out: &mut Vec<Cause>) {
         resource_selector(resource, false, out);
     }
     for reference in [config, secret].into_iter().filter(|r| r.is_set()) {
-        reference
-            .get("name")
-            .with(text(reference.get("name")))
-            .invalid_all(names::dns1123_subdomain(reference.get("name").str()), out);
+        reference.get("name").invalid_all(names::dns1123_subdomain(reference.get("name").str()), out);
         let key = reference.get("key");
         if key.is_empty() {
             out.push(key.required(""));
@@ -123,12 +120,6 @@ fn source(variable: At<'_>, from: At<'_>, out: &mut Vec<Cause>) {
         1 => {}
         _ => out.push(empty(from, "may not have more than one field specified at a time")),
     }
-}
-
-/// A string value, empty when absent, so that messages quote it.
-fn text<'a>(at: At<'a>) -> &'a Value {
-    static EMPTY: Value = Value::String(String::new());
-    if at.is_set() { at.value() } else { &EMPTY }
 }
 
 fn file_key(file: At<'_>, out: &mut Vec<Cause>) {

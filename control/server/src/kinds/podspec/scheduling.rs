@@ -55,7 +55,7 @@ fn node_term(term: At<'_>, strict: bool, out: &mut Vec<Cause>) {
                 out.push(values.required("must be specified single value when `operator` is 'Lt' or 'Gt'"));
             }
             "In" | "NotIn" | "Exists" | "DoesNotExist" | "Gt" | "Lt" => {}
-            _ => out.push(operator.invalid("not a valid selector operator")),
+            _ => out.push(operator.or_empty().invalid("not a valid selector operator")),
         }
         rules::qualified(requirement.get("key"), out);
         for value in values.items().filter(|_| strict) {
@@ -72,12 +72,12 @@ fn node_term(term: At<'_>, strict: bool, out: &mut Vec<Cause>) {
                 );
             }
             "In" | "NotIn" => {}
-            _ => out.push(operator.invalid("not a valid selector operator")),
+            _ => out.push(operator.or_empty().invalid("not a valid selector operator")),
         }
         if key.str() == "metadata.name" {
             values.items().for_each(|value| rules::subdomain_name(value, out));
         } else {
-            out.push(key.invalid("not a valid field selector key"));
+            out.push(key.or_empty().invalid("not a valid field selector key"));
         }
     }
 }

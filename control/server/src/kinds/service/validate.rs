@@ -214,9 +214,7 @@ const FOR_BALANCERS: &str = "may only be used when `type` is 'LoadBalancer'";
 
 fn balancer(object: &Object, spec: At<'_>, kind: &str, out: &mut Vec<Cause>) {
     const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
-    const CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
     let balanced = kind == "LoadBalancer";
-    let is_cidr = |text: &str| text.trim().parse::<ipnet::IpNet>().is_ok();
     let ranges = spec.get("loadBalancerSourceRanges");
     // Upstream spells this field with a capital in its errors.
     let place = FieldPath::new("spec.LoadBalancerSourceRanges");
@@ -224,16 +222,17 @@ fn balancer(object: &Object, spec: At<'_>, kind: &str, out: &mut Vec<Cause>) {
         if !balanced {
             out.push(Cause::forbidden(&place, FOR_BALANCERS));
         }
-        for (i, range) in ranges.items().enumerate().filter(|(_, range)| !is_cidr(range.str())) {
-            out.push(Cause::invalid(&place.index(i), &json!(range.str().trim()), CIDR));
+        for (i, range) in ranges.items().map(|range| range.str().trim()).enumerate() {
+            let problem = address::cidr_problem(range);
+            out.extend(problem.map(|text| Cause::invalid(&place.index(i), &json!(range), text)));
         }
     } else if let Some(text) = object.annotation(ANNOTATION) {
         let place = FieldPath::new("metadata.annotations").key(ANNOTATION);
         if !balanced {
             out.push(Cause::forbidden(&place, FOR_BALANCERS));
         }
-        for range in text.split(',').filter(|_| !text.trim().is_empty()).filter(|range| !is_cidr(range)) {
-            out.push(Cause::invalid(&place, &json!(range.trim()), CIDR));
+        for range in text.split(',').map(str::trim).filter(|_| !text.trim().is_empty()) {
+            out.extend(address::cidr_problem(range).map(|text| Cause::invalid(&place, &json!(range), text)));
         }
     }
     let allocate = spec.get("allocateLoadBalancerNodePorts");
