@@ -151,7 +151,11 @@ impl Cause {
     /// `f: Unsupported value: "v": supported values: "A", "B"`. The values are printed sorted as given.
     pub fn not_supported(field: &FieldPath, value: &serde_json::Value, supported: &[&str]) -> Self {
         let list = supported.iter().map(|s| format!("\"{s}\"")).collect::<Vec<_>>().join(", ");
-        Self::new(CauseKind::NotSupported, field, format!("Unsupported value: {}: supported values: {list}", show(value)))
+        Self::new(
+            CauseKind::NotSupported,
+            field,
+            format!("Unsupported value: {}: supported values: {list}", show(value)),
+        )
     }
 
     /// `f: Forbidden: detail`.
@@ -187,11 +191,7 @@ impl Cause {
 
 impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.field.0.is_empty() {
-            f.write_str(&self.message)
-        } else {
-            write!(f, "{}: {}", self.field, self.message)
-        }
+        if self.field.0.is_empty() { f.write_str(&self.message) } else { write!(f, "{}: {}", self.field, self.message) }
     }
 }
 
@@ -275,8 +275,12 @@ impl Status {
     }
 
     fn about(reason: Reason, resource: &GroupVersionResource, name: &str, message: String) -> Self {
-        let details =
-            StatusDetails { name: name.into(), group: resource.group.clone(), kind: resource.resource.clone(), ..Default::default() };
+        let details = StatusDetails {
+            name: name.into(),
+            group: resource.group.clone(),
+            kind: resource.resource.clone(),
+            ..Default::default()
+        };
         Self { details: Some(Box::new(details)), ..Self::new(reason, message) }
     }
 
@@ -294,7 +298,12 @@ impl Status {
 
     /// 409 on create.
     pub fn already_exists(resource: &GroupVersionResource, name: &str) -> Self {
-        Self::about(Reason::AlreadyExists, resource, name, format!("{} \"{name}\" already exists", resource.group_resource()))
+        Self::about(
+            Reason::AlreadyExists,
+            resource,
+            name,
+            format!("{} \"{name}\" already exists", resource.group_resource()),
+        )
     }
 
     /// 409 with a free text: `Operation cannot be fulfilled on R "x": why`.
@@ -305,7 +314,11 @@ impl Status {
 
     /// 409 because of a stale resourceVersion.
     pub fn modified(resource: &GroupVersionResource, name: &str) -> Self {
-        Self::conflict(resource, name, "the object has been modified; please apply your changes to the latest version and try again")
+        Self::conflict(
+            resource,
+            name,
+            "the object has been modified; please apply your changes to the latest version and try again",
+        )
     }
 
     /// 403: `R "x" is forbidden: why`.
@@ -436,8 +449,13 @@ pub fn invalid(kind: &GroupVersionKind, name: &str, causes: &[Cause]) -> Status 
         .iter()
         .map(|c| StatusCause { reason: c.kind.reason().into(), message: c.message.clone(), field: c.field.to_string() })
         .collect();
-    let details =
-        StatusDetails { name: name.into(), group: kind.group.clone(), kind: kind.kind.clone(), causes, ..Default::default() };
+    let details = StatusDetails {
+        name: name.into(),
+        group: kind.group.clone(),
+        kind: kind.kind.clone(),
+        causes,
+        ..Default::default()
+    };
     Status {
         details: Some(Box::new(details)),
         ..Status::new(Reason::Invalid, format!("{what} \"{name}\" is invalid: {text}"))

@@ -12,6 +12,12 @@ use serde_yaml::options::{AliasLimits, DuplicateKeyPolicy, MergeKeyPolicy, NonFi
 /// # Errors
 /// A text for people, with line and column, behind upstream's `yaml: `.
 pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
+    // Server-side apply sends JSON under the name of YAML: nearly always the quick way serves.
+    if bytes.trim_ascii_start().starts_with(b"{")
+        && let Ok(read) = crate::json::parse(bytes)
+    {
+        return Ok(read);
+    }
     let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
     let tree: Tree = serde_yaml::from_str_with_options(text, options()).map_err(explain)?;
     Ok(finish(tree))

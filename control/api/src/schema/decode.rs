@@ -32,32 +32,18 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn value(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {
+        if self.arena.node(node).lenient {
+            return self.lenient(node, value);
+        }
         match (self.arena.node(node).kind, &mut *value) {
-            (Kind::Any | Kind::Raw | Kind::Json, _) => Ok(()),
-            (Kind::Fields, _) => Ok(()),
+            (Kind::Any | Kind::Raw | Kind::Json | Kind::Fields, _) => Ok(()),
             (_, Value::Null) => {
                 // Only elements come here: a null field is dropped by its parent.
                 *value = self.zero(node);
                 Ok(())
             }
             (Kind::Struct(id), Value::Object(map)) => self.object(node, id, map),
-            (Kind::Map(item), Value::Object(map)) => {
-                for (key, child) in map.iter_mut() {
-                    let mark = self.enter(key);
-                    self.value(item, child)?;
-                    self.path.truncate(mark);
-                }
-                Ok(())
-            }
-            (Kind::List(item), Value::Array(list)) => {
-                for (index, child) in list.iter_mut().enumerate() {
-                    let mark = self.path.len();
-                    write!(self.path, "[{index}]").expect("a String takes all");
-                    self.value(item, child)?;
-                    self.path.truncate(mark);
-                }
-                Ok(())
-            }
+            (Kind::Map(_), Value::Object(_)) | (Kind::List(_), Value::Array(_)) => self.elements(node, value),
             (Kind::String, Value::String(_)) | (Kind::Bool, Value::Bool(_)) | (Kind::Double, Value::Number(_)) => {
                 Ok(())
             }
@@ -80,6 +66,37 @@ impl<'a> Walk<'a> {
         }
     }
 
+    /// Custom resources are only pruned: whatever does not fit the schema stays for validation to name.
+    fn lenient(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {
+        match (self.arena.node(node).kind, &mut *value) {
+            (Kind::Struct(id), Value::Object(map)) => self.object(node, id, map),
+            (Kind::Map(_), Value::Object(_)) | (Kind::List(_), Value::Array(_)) => self.elements(node, value),
+            _ => Ok(()),
+        }
+    }
+
+    fn elements(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {
+        match (self.arena.node(node).kind, value) {
+            (Kind::Map(item), Value::Object(map)) => {
+                for (key, child) in map.iter_mut() {
+                    let mark = self.enter(key);
+                    self.value(item, child)?;
+                    self.path.truncate(mark);
+                }
+            }
+            (Kind::List(item), Value::Array(list)) => {
+                for (index, child) in list.iter_mut().enumerate() {
+                    let mark = self.path.len();
+                    write!(self.path, "[{index}]").expect("a String takes all");
+                    self.value(item, child)?;
+                    self.path.truncate(mark);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
     fn object(&mut self, node: NodeId, id: StructId, map: &mut Map<String, Value>) -> Result<(), String> {
         let outer = self.within.replace(id);
         let keep = self.arena.node(node).preserve;
@@ -100,7 +117,7 @@ impl<'a> Walk<'a> {
                 return keep || additional.is_some();
             };
             if child.is_null() {
-                return self.arena.node(field.node).nullable;
+                return self.arena.node(field.node).lenient;
             }
             let mark = self.enter(name);
             self.fields.push(&field.name);

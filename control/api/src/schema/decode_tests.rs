@@ -1,4 +1,5 @@
 use crate::{GroupVersionKind, schema::Schema};
+use proptest::prelude::*;
 use serde_json::{Value, json};
 
 fn decode(api_version: &str, kind: &str, mut value: Value) -> Result<(Value, Vec<String>), String> {
@@ -199,4 +200,54 @@ fn json_schema_props_nest() {
         .expect_err("a number"),
         "boolean or JSON schema expected"
     );
+}
+
+fn any_pod() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        prop_oneof![Just("a"), Just("80"), Just("1Gi"), Just("2026-01-01T00:00:00Z"), Just("aGk=")]
+            .prop_map(Value::from)
+    ];
+    let name = prop::sample::select(vec![
+        "metadata",
+        "spec",
+        "status",
+        "containers",
+        "name",
+        "ports",
+        "containerPort",
+        "env",
+        "resources",
+        "limits",
+        "cpu",
+        "labels",
+        "creationTimestamp",
+        "volumes",
+        "secret",
+        "finalizers",
+        "foo",
+        "hostNetwork",
+        "livenessProbe",
+        "httpGet",
+        "port",
+    ]);
+    leaf.prop_recursive(7, 60, 5, move |inner| {
+        prop_oneof![
+            1 => prop::collection::vec(inner.clone(), 0..3).prop_map(Value::from),
+            4 => prop::collection::vec((name.clone(), inner), 0..5).prop_map(|pairs| pairs.into_iter().map(|(k, v)| (k.to_owned(), v)).collect()),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn decoding_is_idempotent_and_never_panics(value in any_pod()) {
+        if let Ok((once, _)) = decode("v1", "Pod", value) {
+            let (twice, problems) = decode("v1", "Pod", once.clone()).expect("decoded once");
+            prop_assert_eq!(problems, Vec::<String>::new());
+            prop_assert_eq!(twice, once);
+        }
+    }
 }

@@ -1,7 +1,8 @@
 //! The structural schema: one machine for decoding, pruning, defaulting, strategic merge, server-side apply and OpenAPI.
 //!
 //! A [`Schema`] is a cheap handle on a place in a schema: a kind, a field, an element. Built-in kinds come from the embedded data
-//! file (`data/kubernetes.txt`, made by `data/generate.py`), which is read once, on first use; custom resources get theirs with CRDs.
+//! file (`data/kubernetes.txt`, made by `data/generate.py`), which is read once, on first use; a custom resource's
+//! schema is built by [`Schema::from_open_api`].
 //! Value validation (ranges, patterns, required fields) is not done here: it is a strategy's.
 //!
 //! Follows <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy> and
@@ -11,6 +12,7 @@ mod data;
 mod decode;
 mod defaults;
 pub mod openapi;
+mod structural;
 mod types;
 
 use crate::GroupVersionKind;
@@ -47,6 +49,12 @@ impl Schema {
         let data = builtin();
         let node = data.definition(definition)?;
         Some(Self { arena: data.arena.clone(), node })
+    }
+
+    /// The schema of a custom resource from its `openAPIV3Schema`, with the type and metadata that every object has. Values are pruned
+    /// and defaulted by it but not type-checked: that is validation's.
+    pub fn from_open_api(schema: &Value) -> Self {
+        structural::build(schema)
     }
 
     /// A schema that knows nothing: any value, no field is unknown, every list atomic.

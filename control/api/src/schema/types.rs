@@ -93,6 +93,8 @@ pub(crate) struct Node {
     pub atomic: bool,
     pub preserve: bool,
     pub nullable: bool,
+    /// Custom resources: a value of another type is for validation to refuse, not for decoding.
+    pub lenient: bool,
     pub strategy: PatchStrategy,
     pub merge_key: Option<Str>,
     pub default: Option<Box<Value>>,
@@ -108,6 +110,7 @@ impl Node {
             atomic: false,
             preserve: false,
             nullable: false,
+            lenient: false,
             strategy: PatchStrategy::default(),
             merge_key: None,
             default: None,
