@@ -1,1 +1,46 @@
-//! network
+//! The pod network in virtual mode: pod addresses exist only inside this process.
+//!
+//! * [`VirtualNetwork`] implements [`container::net::Network`] (each pod its view) and [`container::net::Dialer`] (the cluster's view).
+//! * [`ServiceTable`] answers which endpoints stand behind an address; [`run`] keeps it, and the node ports, in step with the API.
+//! * [`Egress`] decides what guests may reach outside; names are resolved first and exactly the checked address is dialled.
+//!
+//! A connection to a pod is an in-memory pipe with bounded buffers; an HTTP request to a local handler is a function call. There is no
+//! network namespace, no DNS server and no proxy process. Kernel mode (bridges, nftables) is another implementation of the same seam.
+//!
+//! # A way through it
+//! A guest connects to `10.96.7.7:80` → [`ServiceTable`] picks `10.32.0.9:8080` → the pod with that address → its listener gets one end of
+//! a pipe, or its HTTP handler serves one. From outside: node port → the same table → the handler gets the host's socket whole.
+//!
+//! # wasi:sockets on [`container::net::Sockets`]
+//! `bind` is [`Sockets::listen`](container::net::Sockets::listen) (the address is taken and known from then on; connections wait in the
+//! backlog until `accept`), `start-connect` is `connect`, whose result is the local address while the remote one is what was asked for;
+//! half-close is `shutdown` of the stream; a UDP `stream(remote)` filters what `receive` yields; `resolve-addresses` is `resolve`. A
+//! socket bound to an IPv6 wildcard takes IPv4 peers too and shows them mapped (`::ffff:`), since pods have IPv4 addresses.
+
+mod config;
+mod egress;
+mod follow;
+#[cfg(test)]
+mod host_tests;
+mod http;
+mod names;
+mod network;
+mod nodeport;
+mod pod;
+mod pool;
+mod sockets;
+mod table;
+#[cfg(test)]
+mod table_tests;
+#[cfg(test)]
+mod tests;
+
+pub use config::{Api, Config, Limits, Roots};
+pub use egress::{Egress, is_host_address, unmap};
+pub use follow::run;
+pub use http::certificates;
+pub use names::{Known, lookup};
+pub use network::VirtualNetwork;
+pub use nodeport::{NodePorts, Report};
+pub use pool::AddressPool;
+pub use table::{Answer, Entry, Found, Name, NodePort, Port, Protocol, ServiceTable};

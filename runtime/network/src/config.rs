@@ -1,0 +1,151 @@
+//! Every address, bound and time of the virtual network.
+
+use container::net::Error;
+use ipnet::IpNet;
+use rustls::pki_types::CertificateDer;
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    time::Duration,
+};
+
+/// How the virtual network is laid out. All of it is checked by [`crate::VirtualNetwork::new`].
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The addresses of all pods of the cluster: never dialled outside.
+    pub pod_cidr: IpNet,
+    /// This node's part of them; its first address is the node's own.
+    pub node_cidr: IpNet,
+    /// The addresses of Services: never dialled outside.
+    pub service_cidr: IpNet,
+    /// `cluster.local`.
+    pub domain: String,
+    /// The address of the host where node ports listen.
+    pub node_address: IpAddr,
+    /// The API server.
+    pub api: Api,
+    /// What guests may reach although it is the host's own, link-local, multicast or unspecified.
+    pub allow_egress: Vec<IpNet>,
+    /// Who is trusted when a guest calls `https` inside the cluster: the cluster's own authority.
+    pub cluster_roots: Vec<CertificateDer<'static>>,
+    /// Who is trusted when a guest calls `https` outside.
+    pub roots: Roots,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Where the API server is.
+#[derive(Clone, Copy, Debug)]
+pub struct Api {
+    /// The port on the node's internal address at which Service `kubernetes` points.
+    pub port: u16,
+    /// Where it really listens on the host.
+    pub address: SocketAddr,
+}
+
+/// Trusted certificate authorities.
+#[derive(Clone, Debug, Default)]
+pub enum Roots {
+    /// Those of the system, read from the usual bundle files on first use.
+    #[default]
+    System,
+    /// These.
+    Given(Vec<CertificateDer<'static>>),
+}
+
+/// Bounds of the network. What goes beyond waits or is refused; nothing grows without one.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Listeners, UDP sockets and open connections of one pod.
+    pub sockets_per_pod: usize,
+    /// Connections that wait for a listener's accept; more wait in connect.
+    pub backlog: usize,
+    /// Bytes in flight per direction of an in-memory connection.
+    pub buffer: usize,
+    /// Datagrams that wait at a UDP socket; more are lost.
+    pub datagrams: usize,
+    /// Connections through all node ports, and relayed ones of the dialer.
+    pub relayed: usize,
+    /// Look-ups of outside names at a time.
+    pub lookups: usize,
+    /// Time to establish a connection, or to look up an outside name.
+    pub connect_timeout: Duration,
+    /// Time from a request to the head of its response.
+    pub response_timeout: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            sockets_per_pod: 1024,
+            backlog: 128,
+            buffer: 64 * 1024,
+            datagrams: 256,
+            relayed: 8192,
+            lookups: 32,
+            connect_timeout: Duration::from_secs(10),
+            response_timeout: Duration::from_secs(600),
+        }
+    }
+}
+
+impl Config {
+    /// The default layout: pods in 10.32.0.0/11 with the first /18 for this node, Services in 10.96.0.0/16, node ports on loopback.
+    pub fn new(api: SocketAddr) -> Self {
+        let net = |a, b, prefix| IpNet::new_assert(Ipv4Addr::new(a, b, 0, 0).into(), prefix);
+        Self {
+            pod_cidr: net(10, 32, 11),
+            node_cidr: net(10, 32, 18),
+            service_cidr: net(10, 96, 16),
+            domain: "cluster.local".into(),
+            node_address: Ipv4Addr::LOCALHOST.into(),
+            api: Api { port: api.port(), address: api },
+            allow_egress: Vec::new(),
+            cluster_roots: Vec::new(),
+            roots: Roots::default(),
+            limits: Limits::default(),
+        }
+    }
+
+    /// The node's own address on the pod network, the first of its range: where Service `kubernetes` points.
+    pub fn node_internal(&self) -> IpAddr {
+        match self.node_cidr.network() {
+            IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4) + 1).into(),
+            IpAddr::V6(v6) => std::net::Ipv6Addr::from(u128::from(v6) + 1).into(),
+        }
+    }
+
+    /// What is wrong with the layout, if anything.
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        let wrong = |text: String| Err(Error::Unsupported(text));
+        if !self.pod_cidr.contains(&self.node_cidr) {
+            return wrong(format!("the node's range {} is not within the pod range {}", self.node_cidr, self.pod_cidr));
+        }
+        if self.pod_cidr.contains(&self.service_cidr) || self.service_cidr.contains(&self.pod_cidr) {
+            return wrong(format!("the pod range {} and the service range {} overlap", self.pod_cidr, self.service_cidr));
+        }
+        if self.node_cidr.prefix_len() + 2 > self.node_cidr.max_prefix_len() {
+            return wrong(format!("the node's range {} is too small", self.node_cidr));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_layout_is_sound_and_bad_ones_are_named() {
+        let config = Config::new("127.0.0.1:6443".parse().expect("an address"));
+        config.check().expect("sound");
+        assert_eq!(config.node_internal().to_string(), "10.32.0.1");
+        let net = |text: &str| text.parse::<IpNet>().expect("a network");
+        for bad in [
+            Config { node_cidr: net("10.0.0.0/18"), ..config.clone() },
+            Config { service_cidr: net("10.32.5.0/24"), ..config.clone() },
+            Config { node_cidr: net("10.32.0.0/31"), ..config.clone() },
+        ] {
+            assert!(bad.check().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! Which addresses outside the cluster a guest may reach (DESIGN §3.12). One function, asked with the address that will be dialled,
+//! after names were resolved: raw connects, UDP, HTTP, redirects and hostAliases all end here.
+
+use container::net::Error;
+use ipnet::IpNet;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+
+/// The egress rules.
+#[derive(Clone, Debug, Default)]
+pub struct Egress {
+    /// Reachable whatever they are.
+    pub allow: Vec<IpNet>,
+}
+
+/// The address that an address stands for: IPv4 inside IPv6 is IPv4.
+pub fn unmap(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
+        IpAddr::V4(_) => address,
+    }
+}
+
+/// IPv4 addresses that gateways reach through an IPv6 one: NAT64, 6to4 and the deprecated compatible form.
+fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
+    let part = |at: usize| {
+        let o = v6.octets();
+        Ipv4Addr::new(o[at], o[at + 1], o[at + 2], o[at + 3])
+    };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, _, _] => Some(part(12)),
+        [0x2002, ..] => Some(part(2)),
+        [0, 0, 0, 0, 0, 0, a, b] if (a, b) != (0, 0) && (a, b) != (0, 1) => Some(part(12)),
+        _ => None,
+    }
+}
+
+/// Why nobody should get there, by the address alone.
+fn kind(address: IpAddr) -> Option<&'static str> {
+    match address {
+        IpAddr::V4(v4) if v4.is_loopback() => Some("a loopback address of the host"),
+        IpAddr::V4(v4) if v4.is_link_local() => Some("a link-local address"),
+        IpAddr::V4(v4) if v4.is_multicast() || v4.is_broadcast() => Some("a multicast or broadcast address"),
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => Some("an unspecified address"),
+        IpAddr::V4(v4) if v4.octets()[0] >= 240 => Some("a reserved address"),
+        IpAddr::V4(_) => None,
+        IpAddr::V6(v6) if v6.is_loopback() => Some("a loopback address of the host"),
+        IpAddr::V6(v6) if v6.is_unspecified() => Some("an unspecified address"),
+        IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address"),
+        IpAddr::V6(v6) if v6.is_multicast() => Some("a multicast or broadcast address"),
+        // Where clouds have their metadata service.
+        IpAddr::V6(v6) if v6 == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254) => Some("a metadata service"),
+        IpAddr::V6(v6) => embedded(v6).and_then(|v4| kind(v4.into())),
+    }
+}
+
+impl Egress {
+    /// The address to dial for `to`, or why not. `is_host` tells whether an address is one of the host's interfaces.
+    pub fn check(&self, to: IpAddr, is_host: impl FnOnce(IpAddr) -> bool) -> Result<IpAddr, Error> {
+        let to = unmap(to);
+        if self.allow.iter().any(|net| net.contains(&to)) {
+            return Ok(to);
+        }
+        let what = match kind(to) {
+            Some(what) => what,
+            None if is_host(to) => "an address of the host",
+            None => return Ok(to),
+        };
+        let prefix = if to.is_ipv4() { 32 } else { 128 };
+        Err(Error::Denied(format!("pods may not reach {to}: it is {what}; to allow it, start with --allow-egress {to}/{prefix}")))
+    }
+}
+
+/// Whether an address belongs to an interface of this host: only then can a socket be bound to it.
+pub fn is_host_address(address: IpAddr) -> bool {
+    UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().expect("an address")
+    }
+
+    #[test]
+    fn what_is_the_hosts_or_local_is_refused() {
+        let rules = Egress::default();
+        for bad in [
+            "127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "0.1.2.3", "::", "169.254.169.254", "::ffff:169.254.169.254",
+            "fe80::1", "224.0.0.1", "255.255.255.255", "ff02::1", "240.0.0.1", "fd00:ec2::254", "64:ff9b::127.0.0.1",
+            "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "::127.0.0.1", "192.0.2.7",
+        ] {
+            let is_host = |address| address == ip("192.0.2.7");
+            assert!(matches!(rules.check(ip(bad), is_host), Err(Error::Denied(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_outside_is_open_and_unmapped() {
+        let rules = Egress::default();
+        for (to, dialled) in [("1.1.1.1", "1.1.1.1"), ("::ffff:1.1.1.1", "1.1.1.1"), ("192.168.1.1", "192.168.1.1"), ("2606::1", "2606::1")] {
+            assert_eq!(rules.check(ip(to), |_| false), Ok(ip(dialled)));
+        }
+    }
+
+    #[test]
+    fn allowed_ranges_are_open_and_the_refusal_names_the_flag() {
+        let rules = Egress { allow: vec!["127.0.0.1/32".parse().expect("a network")] };
+        assert_eq!(rules.check(ip("::ffff:127.0.0.1"), |_| true), Ok(ip("127.0.0.1")));
+        let denied = rules.check(ip("127.0.0.2"), |_| true).expect_err("denied");
+        assert_eq!(
+            denied.to_string(),
+            "pods may not reach 127.0.0.2: it is a loopback address of the host; to allow it, start with --allow-egress 127.0.0.2/32"
+        );
+    }
+
+    #[test]
+    fn the_hosts_addresses_are_known() {
+        assert!(is_host_address(ip("127.0.0.1")));
+        assert!(!is_host_address(ip("192.0.2.1")), "a documentation address");
+    }
+}

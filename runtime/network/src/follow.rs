@@ -1,0 +1,110 @@
+//! Keeps the service table and the node ports in step with the API.
+
+use crate::{
+    network::VirtualNetwork,
+    nodeport::{NodePorts, Report},
+    table::Name,
+};
+use client::{EventType, Informer, Informers, Recorder, reference};
+use k8s_openapi::{
+    api::{core::v1::Service, discovery::v1::EndpointSlice},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use parking_lot::Mutex;
+use std::{collections::HashSet, sync::Arc};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// The label that names a slice's Service.
+const SERVICE_NAME: &str = "kubernetes.io/service-name";
+/// The informer's index by it.
+const BY_SERVICE: &str = "service";
+
+fn slice_service(slice: &EndpointSlice) -> Option<Name> {
+    let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;
+    Some((slice.metadata.namespace.clone().unwrap_or_default(), service.clone()))
+}
+
+fn slice_index(slice: &EndpointSlice) -> Vec<String> {
+    slice_service(slice).map(|(namespace, name)| format!("{namespace}/{name}")).into_iter().collect()
+}
+
+fn name_of(meta: &ObjectMeta) -> Name {
+    (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+}
+
+/// Services that changed since they were last looked at. Bounded by the number of Services.
+#[derive(Default)]
+struct Changed {
+    names: Mutex<HashSet<Name>>,
+    some: Notify,
+}
+
+impl Changed {
+    fn note(&self, name: Name) {
+        self.names.lock().insert(name);
+        self.some.notify_one();
+    }
+}
+
+/// Follows Services and EndpointSlices until `token` is cancelled. A node port that cannot be opened is logged and, with a recorder,
+/// told by an Event on its Service.
+pub async fn run(network: VirtualNetwork, informers: Informers, recorder: Option<Recorder>, token: CancellationToken) {
+    let (services, slices) = (informers.of::<Service>(), informers.of::<EndpointSlice>());
+    follow(network, services, slices, recorder, token).await;
+}
+
+pub(crate) async fn follow(
+    network: VirtualNetwork,
+    services: Informer<Service>,
+    slices: Informer<EndpointSlice>,
+    recorder: Option<Recorder>,
+    token: CancellationToken,
+) {
+    slices.index(BY_SERVICE, slice_index);
+    let changed = Arc::new(Changed::default());
+    let noted = changed.clone();
+    services.subscribe(move |delta| noted.note(name_of(&delta.object().metadata)));
+    let noted = changed.clone();
+    slices.subscribe(move |delta| {
+        let both = [delta.old(), Some(delta.object())];
+        both.into_iter().flatten().filter_map(|slice| slice_service(slice)).for_each(|name| noted.note(name));
+    });
+    let told = services.clone();
+    let report: Report = Arc::new(move |port, error| {
+        let (namespace, name) = &port.service;
+        tracing::warn!(service = %format_args!("{namespace}/{name}"), port = port.number, %error, "node port not open");
+        if let (Some(recorder), Some(service)) = (&recorder, told.get(namespace, name)) {
+            let message = format!("node port {} cannot be opened, will be tried again: {error}", port.number);
+            recorder.event(&reference(&*service), EventType::Warning, "NodePortUnavailable", message);
+        }
+    });
+    let mut node_ports = NodePorts::new(network.clone(), report);
+    let work = async {
+        services.synced().await;
+        slices.synced().await;
+        loop {
+            let names = std::mem::take(&mut *changed.names.lock());
+            if !names.is_empty() {
+                update(&network, &services, &slices, names);
+                let wanted = network.table().read().node_ports();
+                node_ports.sync(&wanted);
+            }
+            changed.some.notified().await;
+        }
+    };
+    token.run_until_cancelled(work).await;
+}
+
+fn update(
+    network: &VirtualNetwork,
+    services: &Informer<Service>,
+    slices: &Informer<EndpointSlice>,
+    names: HashSet<Name>,
+) {
+    for name in names {
+        let service = services.get(&name.0, &name.1);
+        let slices = slices.by_index(BY_SERVICE, &format!("{}/{}", name.0, name.1));
+        network.table().write().update(&name, service.as_deref().map(|service| (service, slices.as_slice())));
+    }
+}

@@ -1,0 +1,219 @@
+//! Where the virtual network meets the host: node ports, the API server, TLS, and the informers that feed it.
+
+use crate::table_tests::{name, service, slice};
+use crate::tests::*;
+use crate::*;
+use client::{Informer, WatchEvent};
+use container::net::*;
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use serde_json::json;
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    sync::mpsc,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
+
+#[tokio::test]
+async fn the_api_is_reached_by_service_kubernetes_as_bytes() {
+    let api = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = api.local_addr().expect("bound");
+    let network = network_with(|c| c.api = Api { port: 6443, address });
+    let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"name": "https", "port": 443}]});
+    put_service(&network, "kubernetes", spec, json!([{"name": "https", "port": 6443}]), &[network.node_internal()]);
+    let (a, _) = pod(&network, "a").await;
+    let addresses = a.resolve("kubernetes.default.svc").await.expect("resolved");
+    let (mut stream, _) = a.connect(SocketAddr::new(addresses[0], 443)).await.expect("connected");
+    let (mut server, _) = api.accept().await.expect("accepted");
+    stream.write_all(b"tls bytes").await.expect("written");
+    let mut got = [0; 9];
+    server.read_exact(&mut got).await.expect("read");
+    assert_eq!(&got, b"tls bytes");
+    let denied = a.connect(SocketAddr::new(network.node_internal(), 22)).await.map(drop);
+    assert!(matches!(denied, Err(Error::Refused(_))), "{denied:?}");
+}
+
+fn free_port() -> u16 {
+    let probe = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    probe.local_addr().expect("bound").port()
+}
+
+/// Connects until the listener is open.
+async fn connect_when_open(to: SocketAddr) -> TcpStream {
+    let open = async {
+        loop {
+            match TcpStream::connect(to).await {
+                Ok(stream) => return stream,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    };
+    timeout(LIVENESS, open).await.expect("open in time")
+}
+
+async fn ask(mut stream: TcpStream) -> String {
+    stream.write_all(b"GET /n HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.expect("written");
+    let mut got = String::new();
+    timeout(LIVENESS, stream.read_to_string(&mut got)).await.expect("in time").expect("read");
+    got
+}
+
+#[tokio::test]
+async fn node_ports_hand_connections_to_handlers_and_relay_to_listeners() {
+    let network = network();
+    let ((h, h_ip), (l, l_ip)) = (pod(&network, "h").await, pod(&network, "l").await);
+    let echo = Echo::new("h");
+    let _serving = h.serve_http(8080, Arc::new(echo.clone())).await.expect("bound");
+    let listener = l.listen(at("0.0.0.0:8080")).await.expect("bound");
+    let number = free_port();
+    let spec = json!({"clusterIP": "10.96.0.7", "type": "NodePort", "ports": [{"port": 80, "nodePort": number}]});
+    put_service(&network, "np", spec.clone(), json!([{"port": 8080}]), &[h_ip]);
+    let mut ports = NodePorts::new(network.clone(), Arc::new(|port, error| panic!("{port:?}: {error}")));
+    ports.sync(&network.table().read().node_ports());
+    let to = SocketAddr::new(at("127.0.0.1:0").ip(), number);
+    let got = ask(connect_when_open(to).await).await;
+    assert!(got.ends_with("h GET /n h"), "{got}");
+    assert_eq!(echo.peers.lock()[0].ip(), network.node_internal());
+    // To a listener: byte by byte.
+    put_service(&network, "np", spec.clone(), json!([{"port": 8080}]), &[l_ip]);
+    let mut client = connect_when_open(to).await;
+    let (mut server, peer) = timeout(LIVENESS, listener.accept()).await.expect("in time").expect("accepted");
+    assert_eq!(peer.ip(), network.node_internal());
+    client.write_all(b"ping").await.expect("written");
+    let mut got = [0; 4];
+    server.read_exact(&mut got).await.expect("read");
+    server.write_all(&got).await.expect("written");
+    drop(server);
+    let mut back = String::new();
+    timeout(LIVENESS, client.read_to_string(&mut back)).await.expect("in time").expect("read");
+    assert_eq!(back, "ping");
+    // Nobody ready: reset. Not wanted: closed.
+    put_service(&network, "np", spec, json!([{"port": 8080}]), &[]);
+    let mut client = connect_when_open(to).await;
+    assert!(timeout(LIVENESS, client.read_to_string(&mut back)).await.expect("in time").is_err(), "reset");
+    ports.sync(&[]);
+    let closed = async {
+        while TcpStream::connect(to).await.is_ok() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIVENESS, closed).await.expect("closed in time");
+}
+
+#[tokio::test]
+async fn a_taken_node_port_is_reported_once_and_tried_again() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let number = taken.local_addr().expect("bound").port();
+    let network = network();
+    let (reports, mut reported) = mpsc::unbounded_channel();
+    let report: Report = Arc::new(move |port, error| reports.send((port.number, error.kind())).expect("the test listens"));
+    let mut ports = NodePorts::new(network.clone(), report);
+    let tcp = NodePort { protocol: Protocol::Tcp, number, service: name("np") };
+    let udp = NodePort { protocol: Protocol::Udp, number: 1, service: name("np") };
+    ports.sync(&[udp.clone(), tcp.clone()]);
+    ports.sync(&[udp, tcp]);
+    assert_eq!(reported.recv().await, Some((1, std::io::ErrorKind::Unsupported)));
+    assert_eq!(reported.recv().await, Some((number, std::io::ErrorKind::AddrInUse)));
+    drop(taken);
+    connect_when_open(SocketAddr::new(at("127.0.0.1:0").ip(), number)).await;
+    assert!(reported.try_recv().is_err());
+}
+
+
+/// A TLS server for `kubernetes.default.svc` that answers one request, and its authority.
+fn tls_server(names: &[&str]) -> (Arc<rustls::ServerConfig>, Vec<rustls::pki_types::CertificateDer<'static>>) {
+    let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
+    let made = rcgen::generate_simple_self_signed(names).expect("a certificate");
+    let pem = made.cert.pem();
+    let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    let config = builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).expect("a pair");
+    (Arc::new(config), certificates(pem.as_bytes()))
+}
+
+#[tokio::test]
+async fn https_to_the_api_trusts_the_clusters_authority_only() {
+    let (config, roots) = tls_server(&["kubernetes.default.svc"]);
+    assert_eq!(roots.len(), 1);
+    let api = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = api.local_addr().expect("bound");
+    let acceptor = tokio_rustls::TlsAcceptor::from(config);
+    tokio::spawn(async move {
+        while let Ok((socket, _)) = api.accept().await {
+            let Ok(mut stream) = acceptor.accept(socket).await else { continue };
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                head.push(stream.read_u8().await.expect("a byte"));
+            }
+            stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await.expect("written");
+        }
+    });
+    let spec = json!({"clusterIP": "10.96.0.1", "ports": [{"port": 443}]});
+    for (trusted, url, works) in [
+        (roots.clone(), "https://kubernetes.default.svc/version", true),
+        (roots, "https://kubernetes.default/version", false), // not a name of the certificate
+        (Vec::new(), "https://kubernetes.default.svc/version", false),
+    ] {
+        let network = network_with(|c| {
+            c.api = Api { port: 6443, address };
+            c.cluster_roots = trusted;
+        });
+        put_service(&network, "kubernetes", spec.clone(), json!([{"port": 6443}]), &[network.node_internal()]);
+        let (a, _) = pod(&network, "a").await;
+        match timeout(LIVENESS, a.http(get(url))).await.expect("in time") {
+            Ok(response) => assert_eq!((works, text(response).await.as_str()), (true, "ok")),
+            Err(error) => assert!(!works && matches!(error, Error::Protocol(_)), "{error}"),
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_table_follows_services_and_slices() {
+    let network = network();
+    let (services, slices) = (Informer::<Service>::new(), Informer::<EndpointSlice>::new());
+    let token = CancellationToken::new();
+    let following = tokio::spawn(follow::follow(network.clone(), services.clone(), slices.clone(), None, token.clone()));
+    let web = service("web", json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}));
+    let slice_of = |endpoint: &str| {
+        let mut slice = (*slice(json!([{"port": 8080}]), json!([{"addresses": [endpoint]}]))).clone();
+        slice.metadata.labels = Some([("kubernetes.io/service-name".to_owned(), "web".to_owned())].into());
+        slice
+    };
+    slices.replace(vec![slice_of("10.32.0.2")], 1);
+    services.replace(vec![web], 1);
+    let endpoint = || match network.table().read().find(Protocol::Tcp, at("10.96.0.7:80")) {
+        Found::Port(port) => port.endpoints().first().map(ToString::to_string),
+        _ => None,
+    };
+    let until = |wanted: Option<&'static str>| {
+        let endpoint = &endpoint;
+        let wait = async move {
+            while endpoint().as_deref() != wanted {
+                tokio::task::yield_now().await;
+            }
+        };
+        async { timeout(LIVENESS, wait).await.expect("followed in time") }
+    };
+    until(Some("10.32.0.2:8080")).await;
+    slices.apply(WatchEvent::Modified(slice_of("10.32.0.3")));
+    until(Some("10.32.0.3:8080")).await;
+    slices.replace(Vec::new(), 3);
+    until(None).await;
+    assert!(matches!(network.table().read().find(Protocol::Tcp, at("10.96.0.7:80")), Found::Port(_)));
+    services.replace(Vec::new(), 4);
+    let gone = async {
+        while network.table().read().resolve("default", "web", None).is_some() {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(LIVENESS, gone).await.expect("followed in time");
+    token.cancel();
+    timeout(LIVENESS, following).await.expect("ends in time").expect("no panic");
+}

@@ -1,0 +1,227 @@
+//! HTTP requests: to a local handler as a function call, else over a connection that is made for the request.
+//!
+//! Not a proxy: a redirect is an answer, nothing is cached, and connections are not reused.
+
+use crate::{
+    config::{Config, Roots},
+    network::{From, Inner, Way},
+    pod::{Bound, Pod},
+    table::Protocol,
+};
+use container::net::{BoxError, Error, Peer, Request, Response, Result, Stream};
+use http::{HeaderName, HeaderValue, Uri, header, uri::Scheme};
+use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, ServerName, pem::PemObject},
+};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    sync::{OnceCell, OwnedSemaphorePermit},
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+/// Addresses of one name that are tried.
+const MAX_ADDRESSES: usize = 4;
+/// Bound of a response's head, in bytes and in headers.
+const MAX_HEAD: usize = 64 * 1024;
+const MAX_HEADERS: usize = 256;
+/// Where systems keep their trusted authorities.
+const BUNDLES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/tls/certs/ca-bundle.crt",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
+/// Headers that are about one connection only.
+const HOP_BY_HOP: &[HeaderName] = &[
+    header::CONNECTION,
+    header::PROXY_AUTHENTICATE,
+    header::PROXY_AUTHORIZATION,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+];
+
+/// The certificates of a PEM file; what is not a certificate is skipped.
+pub fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
+    CertificateDer::pem_slice_iter(pem).filter_map(std::result::Result::ok).collect()
+}
+
+/// TLS configurations, made on first use: the system's bundle is a few hundred KiB.
+pub(crate) struct Tls {
+    cluster_roots: Vec<CertificateDer<'static>>,
+    roots: Roots,
+    inside: OnceCell<Arc<ClientConfig>>,
+    outside: OnceCell<Arc<ClientConfig>>,
+}
+
+impl Tls {
+    pub(crate) fn new(config: &Config) -> Self {
+        let (cluster_roots, roots) = (config.cluster_roots.clone(), config.roots.clone());
+        Self { cluster_roots, roots, inside: OnceCell::new(), outside: OnceCell::new() }
+    }
+
+    async fn config(&self, inside: bool) -> Result<Arc<ClientConfig>> {
+        let config = if inside {
+            self.inside.get_or_try_init(async || client_config(self.cluster_roots.clone())).await
+        } else {
+            let make = async || match &self.roots {
+                Roots::Given(roots) => client_config(roots.clone()),
+                Roots::System => client_config(system_roots().await),
+            };
+            self.outside.get_or_try_init(make).await
+        };
+        config.cloned()
+    }
+}
+
+async fn system_roots() -> Vec<CertificateDer<'static>> {
+    for path in BUNDLES {
+        if let Ok(pem) = tokio::fs::read(path).await {
+            return certificates(&pem);
+        }
+    }
+    tracing::warn!("no bundle of trusted authorities found: https to the outside will fail");
+    Vec::new()
+}
+
+fn client_config(roots: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>> {
+    let mut store = RootCertStore::empty();
+    store.add_parsable_certificates(roots);
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+    let builder = builder.map_err(|e| Error::Unsupported(format!("TLS: {e}")))?;
+    let mut config = builder.with_root_certificates(store).with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+/// A guest's request: resolves its host, follows the rules, balances, adds TLS.
+pub(crate) async fn outgoing(
+    inner: &Arc<Inner>,
+    pod: &Arc<Pod>,
+    request: Request,
+    permit: OwnedSemaphorePermit,
+) -> Result<Response> {
+    let uri = request.uri().clone();
+    let tls = match uri.scheme() {
+        Some(scheme) if *scheme == Scheme::HTTP => false,
+        Some(scheme) if *scheme == Scheme::HTTPS => true,
+        _ => return Err(Error::Unsupported(format!("the scheme of {uri}: only http and https"))),
+    };
+    let host = uri.host().filter(|host| !host.is_empty()).ok_or_else(|| Error::NoSuchHost(uri.to_string()))?;
+    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
+    let addresses = inner.resolve(host, pod).await?;
+    let mut first_error = None;
+    for address in addresses.into_iter().take(MAX_ADDRESSES) {
+        match prepare(inner, pod, SocketAddr::new(address, port), tls.then_some(host)).await {
+            Ok(Ready::Handler(way, peer)) => {
+                let response = send(inner, &way, peer, request, inner.config.limits.response_timeout).await?;
+                return Ok(held(response, permit));
+            }
+            Ok(Ready::Stream(stream)) => {
+                let response = over_stream(stream, request, inner.config.limits.response_timeout).await?;
+                return Ok(held(response, permit));
+            }
+            Err(error) => first_error = first_error.or(Some(error)),
+        }
+    }
+    Err(first_error.unwrap_or_else(|| Error::NoSuchHost(host.to_owned())))
+}
+
+/// What a request can be sent to.
+enum Ready {
+    Handler(Way, SocketAddr),
+    Stream(Stream),
+}
+
+async fn prepare(inner: &Arc<Inner>, pod: &Arc<Pod>, to: SocketAddr, tls: Option<&str>) -> Result<Ready> {
+    let way = inner.way(From::Pod(pod), to, Protocol::Tcp)?;
+    let peer = pod.source(to.ip());
+    let Some(host) = tls else {
+        if let Way::Pod { pod, port, by_loopback } = &way
+            && matches!(pod.tcp(*port, *by_loopback)?, Bound::Http(_))
+        {
+            return Ok(Ready::Handler(way, peer));
+        }
+        return Ok(Ready::Stream(inner.open(&way, peer).await?));
+    };
+    let inside = matches!(way, Way::Pod { .. } | Way::Host { inside: true, .. });
+    let connector = TlsConnector::from(inner.tls.config(inside).await?);
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    let name = match host.parse::<IpAddr>() {
+        Ok(address) => ServerName::from(address),
+        Err(_) => ServerName::try_from(host.trim_end_matches('.').to_owned()).map_err(|e| Error::NoSuchHost(format!("{host}: {e}")))?,
+    };
+    let stream = inner.open(&way, peer).await?;
+    let shake = timeout(inner.config.limits.connect_timeout, connector.connect(name, stream)).await;
+    let stream = shake.map_err(|_| Error::TimedOut(format!("TLS with {host}")))?;
+    let stream = stream.map_err(|e| Error::Protocol(format!("TLS with {host}: {e}")))?;
+    Ok(Ready::Stream(Box::new(stream)))
+}
+
+/// Keeps a pod's room for a socket until the response's body has ended.
+fn held(response: Response, permit: OwnedSemaphorePermit) -> Response {
+    response.map(|body| {
+        let hold = move |frame| {
+            let _ = &permit;
+            frame
+        };
+        body.map_frame(hold).boxed_unsync()
+    })
+}
+
+/// A request along a way without TLS: to a handler a call, else HTTP/1.1 on a stream.
+pub(crate) async fn send(inner: &Inner, way: &Way, peer: SocketAddr, request: Request, limit: Duration) -> Result<Response> {
+    if let Way::Pod { pod, port, by_loopback } = way
+        && let Bound::Http(handler) = pod.tcp(*port, *by_loopback)?
+    {
+        let call = handler.call(origin_form(request)?, Peer { address: peer });
+        return timeout(limit, call).await.unwrap_or_else(|_| Err(Error::TimedOut("waiting for the response".into())));
+    }
+    over_stream(inner.open(way, peer).await?, request, limit).await
+}
+
+/// The request as a server gets it: path only, authority in `Host`, nothing about another connection.
+fn origin_form(request: Request) -> Result<Request> {
+    let (mut parts, body) = request.into_parts();
+    for name in HOP_BY_HOP {
+        parts.headers.remove(name);
+    }
+    if let Some(authority) = parts.uri.authority() {
+        // Without user information: it is nobody's business.
+        let host = authority.as_str().rsplit('@').next().unwrap_or_default();
+        let host = HeaderValue::from_str(host).map_err(|e| Error::Protocol(format!("host: {e}")))?;
+        parts.headers.entry(header::HOST).or_insert(host);
+    }
+    let path = parts.uri.path_and_query().cloned();
+    parts.uri = path.map_or_else(|| Uri::from_static("/"), Uri::from);
+    parts.version = http::Version::HTTP_11;
+    Ok(Request::from_parts(parts, body))
+}
+
+async fn over_stream(stream: Stream, request: Request, limit: Duration) -> Result<Response> {
+    let request = origin_form(request)?;
+    let mut builder = hyper::client::conn::http1::Builder::new();
+    builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
+    let exchange = async {
+        let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
+        // Ends with the exchange: when the response's body has ended or was dropped, so is the connection.
+        tokio::spawn(connection);
+        sender.send_request(request).await
+    };
+    let response = timeout(limit, exchange).await.map_err(|_| Error::TimedOut("waiting for the response".into()))?;
+    let response = response.map_err(|e| match e.is_parse() || e.is_user() {
+        true => Error::Protocol(e.to_string()),
+        false => Error::Reset(e.to_string()),
+    })?;
+    Ok(response.map(|body| body.map_err(|e| Box::new(e) as BoxError).boxed_unsync()))
+}

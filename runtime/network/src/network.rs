@@ -1,0 +1,359 @@
+//! The network itself: who is attached, where an address leads, and the cluster's [`Dialer`].
+
+use crate::{
+    config::Config,
+    egress::{self, Egress},
+    http,
+    names::{self, Known},
+    pod::{Bound, Pod},
+    pool::AddressPool,
+    sockets::PodSockets,
+    table::{Found, Protocol, ServiceTable},
+};
+use container::net::{
+    Attachment, Connection, Dialer, Error, Network, Peer, PodNetwork, Request, Response, Result, Sockets, Stream,
+};
+use ::http::{HeaderValue, header::HOST};
+use parking_lot::{Mutex, RwLock};
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
+use tokio::{
+    net::TcpStream,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// ExternalName Services may point at each other so many times.
+const MAX_ALIASES: usize = 5;
+
+/// The virtual network of a node. Cheap to clone; see [`crate::run`] for what keeps its service table current.
+#[derive(Clone)]
+pub struct VirtualNetwork {
+    pub(crate) inner: Arc<Inner>,
+}
+
+pub(crate) struct Inner {
+    pub(crate) config: Config,
+    pub(crate) table: RwLock<ServiceTable>,
+    pub(crate) tls: http::Tls,
+    /// Connections that are relayed byte by byte.
+    relayed: Arc<Semaphore>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) token: CancellationToken,
+    egress: Egress,
+    pods: RwLock<Pods>,
+    pool: Mutex<AddressPool>,
+    lookups: Semaphore,
+}
+
+#[derive(Default)]
+struct Pods {
+    by_address: HashMap<IpAddr, Arc<Pod>>,
+    by_id: HashMap<Arc<str>, Arc<Pod>>,
+}
+
+/// Who asks for a way.
+#[derive(Clone, Copy)]
+pub(crate) enum From<'a> {
+    /// A guest: bound by the egress rules.
+    Pod(&'a Arc<Pod>),
+    /// The cluster, or a client that came in by a node port.
+    Cluster(IpAddr),
+}
+
+impl From<'_> {
+    fn address(self) -> IpAddr {
+        match self {
+            Self::Pod(pod) => pod.address,
+            Self::Cluster(address) => address,
+        }
+    }
+}
+
+/// Where an address leads.
+#[derive(Clone)]
+pub(crate) enum Way {
+    /// A port of a pod here.
+    Pod { pod: Arc<Pod>, port: u16, by_loopback: bool },
+    /// A socket of the host's network: the API server, or the outside after the rules have allowed it.
+    Host { to: SocketAddr, inside: bool },
+}
+
+impl VirtualNetwork {
+    /// A network without pods and Services. Connections that it relays are tracked in `tasks` and end with `token`.
+    ///
+    /// # Errors
+    /// When the ranges of the configuration do not fit together.
+    pub fn new(config: Config, token: CancellationToken, tasks: TaskTracker) -> Result<Self> {
+        config.check()?;
+        let inner = Inner {
+            table: RwLock::default(),
+            tls: http::Tls::new(&config),
+            relayed: Arc::new(Semaphore::new(config.limits.relayed)),
+            tasks,
+            token,
+            egress: Egress { allow: config.allow_egress.clone() },
+            pods: RwLock::default(),
+            pool: Mutex::new(AddressPool::new(config.node_cidr)),
+            lookups: Semaphore::new(config.limits.lookups),
+            config,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The node's own address on the pod network.
+    pub fn node_internal(&self) -> IpAddr {
+        self.inner.config.node_internal()
+    }
+
+    /// The service table, to read or to change.
+    pub fn table(&self) -> &RwLock<ServiceTable> {
+        &self.inner.table
+    }
+}
+
+impl Inner {
+    pub(crate) fn pod_at(&self, address: IpAddr) -> Option<Arc<Pod>> {
+        self.pods.read().by_address.get(&address).cloned()
+    }
+
+    /// Where `to` leads: the pod itself, a Service's endpoint, the API, another pod, the outside.
+    pub(crate) fn way(&self, from: From<'_>, to: SocketAddr, protocol: Protocol) -> Result<Way> {
+        let to = SocketAddr::new(egress::unmap(to.ip()), to.port());
+        if let From::Pod(pod) = from
+            && pod.is_self(to.ip())
+        {
+            let by_loopback = to.ip() != pod.address;
+            return Ok(Way::Pod { pod: pod.clone(), port: to.port(), by_loopback });
+        }
+        let found = self.table.read().find(protocol, to);
+        match found {
+            Found::Port(port) => {
+                let endpoint = port.pick(from.address(), Instant::now());
+                let none = || Error::Refused(format!("no endpoints available for service \"{}\"", port.service));
+                self.endpoint(from, endpoint.ok_or_else(none)?, true)
+            }
+            Found::NoPort(service) => Err(Error::Refused(format!("service \"{service}\" has no port {}", to.port()))),
+            Found::Nothing => self.endpoint_or_node_port(from, to, protocol),
+        }
+    }
+
+    fn endpoint_or_node_port(&self, from: From<'_>, to: SocketAddr, protocol: Protocol) -> Result<Way> {
+        if to.ip() == self.config.node_internal() && to.port() != self.config.api.port {
+            let port = self.table.read().node_port(protocol, to.port());
+            let endpoint = port.and_then(|port| port.pick(from.address(), Instant::now()));
+            let none = || Error::Refused(format!("nothing listens at {to}"));
+            return self.endpoint(from, endpoint.ok_or_else(none)?, true);
+        }
+        self.endpoint(from, to, false)
+    }
+
+    /// Where an address leads that is not a Service's. The endpoints of a Service are `chosen_by_user`: they are bound by the egress
+    /// rules whoever asks, or else anybody who may write EndpointSlices could reach the host through the cluster's own dialer.
+    pub(crate) fn endpoint(&self, from: From<'_>, to: SocketAddr, chosen_by_user: bool) -> Result<Way> {
+        let to = SocketAddr::new(egress::unmap(to.ip()), to.port());
+        let config = &self.config;
+        if let Some(pod) = self.pod_at(to.ip()) {
+            return Ok(Way::Pod { pod, port: to.port(), by_loopback: false });
+        }
+        if to.ip() == config.node_internal() {
+            return match to.port() == config.api.port {
+                true => Ok(Way::Host { to: config.api.address, inside: true }),
+                false => Err(Error::Refused(format!("nothing listens at {to}"))),
+            };
+        }
+        if config.pod_cidr.contains(&to.ip()) {
+            return Err(Error::Unreachable(format!("no pod has the address {}", to.ip())));
+        }
+        if config.service_cidr.contains(&to.ip()) {
+            return Err(Error::Unreachable(format!("no service has the address {}", to.ip())));
+        }
+        if matches!(from, From::Cluster(_)) && !chosen_by_user {
+            return Ok(Way::Host { to, inside: false });
+        }
+        let ip = self.egress.check(to.ip(), egress::is_host_address)?;
+        Ok(Way::Host { to: SocketAddr::new(ip, to.port()), inside: false })
+    }
+
+    /// A byte stream along a way.
+    pub(crate) async fn open(&self, way: &Way, peer: SocketAddr) -> Result<Stream> {
+        match way {
+            Way::Pod { pod, port, by_loopback } => pod.connect(*port, *by_loopback, peer).await,
+            Way::Host { to, .. } => Ok(Box::new(self.open_host(*to).await?)),
+        }
+    }
+
+    pub(crate) async fn open_host(&self, to: SocketAddr) -> Result<TcpStream> {
+        match timeout(self.config.limits.connect_timeout, TcpStream::connect(to)).await {
+            Err(_) => Err(Error::TimedOut(format!("connect to {to}"))),
+            Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused => Err(Error::Refused(to.to_string())),
+            Ok(Err(e)) => Err(Error::Unreachable(format!("{to}: {e}"))),
+            Ok(Ok(stream)) => {
+                // Small writes must not wait for each other; a socket without the option still works.
+                let _ = stream.set_nodelay(true);
+                Ok(stream)
+            }
+        }
+    }
+
+    /// All addresses of a name, as a pod sees it.
+    pub(crate) async fn resolve(&self, name: &str, pod: &Pod) -> Result<Vec<IpAddr>> {
+        let mut name = name.to_owned();
+        for _ in 0..MAX_ALIASES {
+            let known = names::lookup(&name, &pod.spec, pod.address, &self.config.domain, &self.table.read());
+            match known {
+                Known::Addresses(addresses) => {
+                    return match addresses.is_empty() {
+                        true => Err(Error::NoSuchHost(name)),
+                        false => Ok(v4_first(addresses)),
+                    };
+                }
+                Known::Alias(other) => name = format!("{}.", other.trim_end_matches('.')),
+                Known::Missing => return Err(Error::NoSuchHost(name)),
+                Known::Outside(plain) => return self.look_up(&plain).await,
+            }
+        }
+        Err(Error::NoSuchHost(format!("{name}: too many aliases")))
+    }
+
+    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>> {
+        let ask = async {
+            let _turn = self.lookups.acquire().await.map_err(|_| Error::NoSuchHost(name.to_owned()))?;
+            let found = tokio::net::lookup_host((name, 0)).await.map_err(|_| Error::NoSuchHost(name.to_owned()))?;
+            let mut addresses = Vec::new();
+            for address in found.map(|a| a.ip()) {
+                if !addresses.contains(&address) {
+                    addresses.push(address);
+                }
+            }
+            Ok(v4_first(addresses))
+        };
+        let limit = self.config.limits.connect_timeout;
+        timeout(limit, ask).await.unwrap_or_else(|_| Err(Error::TimedOut(format!("looking up {name}"))))
+    }
+
+    /// Room for one more relayed connection.
+    fn relay_permit(&self) -> Result<OwnedSemaphorePermit> {
+        let full = || Error::Exhausted(format!("{} connections are relayed", self.config.limits.relayed));
+        self.relayed.clone().try_acquire_owned().map_err(|_| full())
+    }
+
+    /// Copies bytes both ways until both ends are done, in the background.
+    fn relay(&self, permit: OwnedSemaphorePermit, mut a: Stream, mut b: Stream) {
+        let token = self.token.clone();
+        self.tasks.spawn(async move {
+            let _permit = permit;
+            let copy = tokio::io::copy_bidirectional(&mut a, &mut b);
+            // An error is a peer that went away; both ends are dropped then.
+            let _ = token.run_until_cancelled(copy).await;
+        });
+    }
+}
+
+fn v4_first(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
+    addresses.sort_by_key(IpAddr::is_ipv6);
+    addresses
+}
+
+#[async_trait::async_trait]
+impl Network for VirtualNetwork {
+    async fn attach(&self, spec: PodNetwork) -> Result<Attachment> {
+        let inner = &self.inner;
+        let mut pods = inner.pods.write();
+        let pod = match pods.by_id.get(&spec.id) {
+            Some(pod) => pod.clone(),
+            None => {
+                let mut pool = inner.pool.lock();
+                let wanted = spec.address.filter(|address| pool.claim(*address));
+                let full = || Error::Exhausted(format!("all addresses of {} are taken", inner.config.node_cidr));
+                let address = wanted.or_else(|| pool.take()).ok_or_else(full)?;
+                let pod = Pod::new(spec, address, inner.config.limits);
+                pods.by_address.insert(address, pod.clone());
+                pods.by_id.insert(pod.spec.id.clone(), pod.clone());
+                pod
+            }
+        };
+        drop(pods);
+        let addresses = vec![pod.address];
+        let sockets: Arc<dyn Sockets> = Arc::new(PodSockets::new(self.clone(), pod));
+        Ok(Attachment { addresses, sockets })
+    }
+
+    async fn detach(&self, id: &str) {
+        let mut pods = self.inner.pods.write();
+        if let Some(pod) = pods.by_id.remove(id) {
+            pods.by_address.remove(&pod.address);
+            pod.close();
+            self.inner.pool.lock().free(pod.address);
+        }
+    }
+
+    fn list(&self) -> Vec<(Arc<str>, IpAddr)> {
+        self.inner.pods.read().by_id.iter().map(|(id, pod)| (id.clone(), pod.address)).collect()
+    }
+}
+
+#[async_trait::async_trait]
+impl Dialer for VirtualNetwork {
+    async fn connect(&self, to: SocketAddr) -> Result<Stream> {
+        let way = self.cluster_way(to)?;
+        self.inner.open(&way, self.cluster_peer()).await
+    }
+
+    async fn reachable(&self, to: SocketAddr) -> Result<()> {
+        match self.cluster_way(to)? {
+            Way::Pod { pod, port, by_loopback } => pod.tcp(port, by_loopback).map(drop),
+            Way::Host { to, .. } => self.inner.open_host(to).await.map(drop),
+        }
+    }
+
+    async fn http(&self, to: SocketAddr, mut request: Request) -> Result<Response> {
+        if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
+            let host = HeaderValue::from_str(&to.to_string()).map_err(|e| Error::Protocol(e.to_string()))?;
+            request.headers_mut().insert(HOST, host);
+        }
+        let way = self.cluster_way(to)?;
+        let limit = self.inner.config.limits.response_timeout;
+        http::send(&self.inner, &way, self.cluster_peer(), request, limit).await
+    }
+
+    async fn hand_over(&self, connection: Connection, peer: Peer, to: SocketAddr) -> Result<()> {
+        self.inner.hand_over(connection, peer, &self.cluster_way(to)?).await
+    }
+}
+
+impl VirtualNetwork {
+    fn cluster_way(&self, to: SocketAddr) -> Result<Way> {
+        self.inner.way(From::Cluster(self.node_internal()), to, Protocol::Tcp)
+    }
+
+    fn cluster_peer(&self) -> SocketAddr {
+        SocketAddr::new(self.node_internal(), 0)
+    }
+}
+
+impl Inner {
+    /// Gives a connection to whoever serves at the end of a way: whole to an HTTP handler, else byte by byte.
+    pub(crate) async fn hand_over(&self, connection: Connection, peer: Peer, way: &Way) -> Result<()> {
+        if let Way::Pod { pod, port, by_loopback } = way
+            && let Bound::Http(handler) = pod.tcp(*port, *by_loopback)?
+        {
+            handler.serve(connection, peer);
+            return Ok(());
+        }
+        let permit = self.relay_permit()?;
+        let theirs = self.open(way, peer.address).await?;
+        let ours: Stream = match connection {
+            Connection::Stream(stream) => stream,
+            Connection::Tcp(socket) => {
+                Box::new(TcpStream::from_std(socket).map_err(|e| Error::Reset(format!("the connection: {e}")))?)
+            }
+        };
+        self.relay(permit, ours, theirs);
+        Ok(())
+    }
+}

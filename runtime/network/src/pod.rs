@@ -1,0 +1,295 @@
+//! A pod's sockets: what is bound to its ports, and the in-memory connections and datagrams that reach it.
+
+use crate::config::Limits;
+use bytes::Bytes;
+use container::net::{Connection, Error, HttpHandler, Peer, PodNetwork, Result, Stream};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicU16, AtomicU64, Ordering},
+    },
+    task::{Context, Poll},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    time::timeout,
+};
+
+/// The first port that is chosen for those who ask for none.
+const FIRST_FREE_PORT: u16 = 32768;
+
+/// From where a binding can be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Scope {
+    /// Its pod only.
+    Loopback,
+    /// Others only, and the pod by its address.
+    Pod,
+    /// Both.
+    Any,
+}
+
+impl Scope {
+    fn meets(self, other: Self) -> bool {
+        self == other || self == Self::Any || other == Self::Any
+    }
+}
+
+/// What takes connections at a port.
+#[derive(Clone)]
+pub(crate) enum Bound {
+    Listener(mpsc::Sender<(Stream, SocketAddr)>),
+    Http(Arc<dyn HttpHandler>),
+}
+
+struct Binding<T> {
+    id: u64,
+    scope: Scope,
+    value: T,
+}
+
+/// A datagram on its way.
+pub(crate) type Datagram = (Bytes, SocketAddr);
+
+struct Ports {
+    tcp: HashMap<u16, Vec<Binding<Bound>>>,
+    udp: HashMap<u16, Vec<Binding<mpsc::Sender<Datagram>>>>,
+    closed: bool,
+}
+
+/// One pod on the network.
+pub(crate) struct Pod {
+    pub(crate) spec: PodNetwork,
+    pub(crate) address: IpAddr,
+    pub(crate) limits: Limits,
+    ports: Mutex<Ports>,
+    next_id: AtomicU64,
+    next_port: AtomicU16,
+    /// Listeners, UDP sockets and connections that the pod holds.
+    sockets: Arc<Semaphore>,
+}
+
+/// Which of a pod's tables a binding is in.
+#[derive(Clone, Copy)]
+pub(crate) enum Table {
+    Tcp,
+    Udp,
+}
+
+/// Keeps a port bound; dropping it unbinds.
+pub(crate) struct Lease {
+    pod: Arc<Pod>,
+    table: Table,
+    id: u64,
+    pub(crate) local: SocketAddr,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        let mut ports = self.pod.ports.lock();
+        let Ports { tcp, udp, .. } = &mut *ports;
+        match self.table {
+            Table::Tcp => remove(tcp, self.local.port(), self.id),
+            Table::Udp => remove(udp, self.local.port(), self.id),
+        }
+    }
+}
+
+fn remove<T>(map: &mut HashMap<u16, Vec<Binding<T>>>, port: u16, id: u64) {
+    if let Some(list) = map.get_mut(&port) {
+        list.retain(|binding| binding.id != id);
+        if list.is_empty() {
+            map.remove(&port);
+        }
+    }
+}
+
+impl Pod {
+    pub(crate) fn new(spec: PodNetwork, address: IpAddr, limits: Limits) -> Arc<Self> {
+        let ports = Ports { tcp: HashMap::new(), udp: HashMap::new(), closed: false };
+        Arc::new(Self {
+            spec,
+            address,
+            limits,
+            ports: Mutex::new(ports),
+            next_id: AtomicU64::new(0),
+            next_port: AtomicU16::new(FIRST_FREE_PORT),
+            sockets: Arc::new(Semaphore::new(limits.sockets_per_pod)),
+        })
+    }
+
+    /// How messages name it.
+    pub(crate) fn label(&self) -> String {
+        format!("{}/{}", self.spec.namespace, self.spec.name)
+    }
+
+    /// Room for one more socket.
+    pub(crate) fn permit(&self) -> Result<OwnedSemaphorePermit> {
+        let full = || Error::Exhausted(format!("pod {} has {} sockets open", self.label(), self.limits.sockets_per_pod));
+        self.sockets.clone().try_acquire_owned().map_err(|_| full())
+    }
+
+    fn scope(&self, at: IpAddr) -> Option<Scope> {
+        let at = crate::egress::unmap(at);
+        if at.is_unspecified() {
+            Some(Scope::Any)
+        } else if at.is_loopback() {
+            Some(Scope::Loopback)
+        } else {
+            (at == self.address).then_some(Scope::Pod)
+        }
+    }
+
+    /// Whether the pod means itself by an address.
+    pub(crate) fn is_self(&self, to: IpAddr) -> bool {
+        self.scope(to).is_some()
+    }
+
+    /// The address that a connection from this pod to `to` comes from: its loopback for its loopback.
+    pub(crate) fn source(&self, to: IpAddr) -> SocketAddr {
+        let ip = match to {
+            to if to.is_loopback() => to,
+            to if to.is_unspecified() && to.is_ipv4() => Ipv4Addr::LOCALHOST.into(),
+            to if to.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            _ => self.address,
+        };
+        SocketAddr::new(ip, self.ephemeral())
+    }
+
+    fn ephemeral(&self) -> u16 {
+        self.next_port.fetch_add(1, Ordering::Relaxed).max(FIRST_FREE_PORT)
+    }
+
+    pub(crate) fn bind_tcp(self: &Arc<Self>, at: SocketAddr, bound: Bound) -> Result<Lease> {
+        let (local, id, permit) = self.bind(at, |ports| &mut ports.tcp, bound)?;
+        Ok(Lease { pod: self.clone(), table: Table::Tcp, id, local, _permit: permit })
+    }
+
+    pub(crate) fn bind_udp(self: &Arc<Self>, at: SocketAddr, queue: mpsc::Sender<Datagram>) -> Result<Lease> {
+        let (local, id, permit) = self.bind(at, |ports| &mut ports.udp, queue)?;
+        Ok(Lease { pod: self.clone(), table: Table::Udp, id, local, _permit: permit })
+    }
+
+    fn bind<T>(
+        &self,
+        at: SocketAddr,
+        table: fn(&mut Ports) -> &mut HashMap<u16, Vec<Binding<T>>>,
+        value: T,
+    ) -> Result<(SocketAddr, u64, OwnedSemaphorePermit)> {
+        let scope = self.scope(at.ip()).ok_or(Error::NotAvailable(at))?;
+        let permit = self.permit()?;
+        let mut ports = self.ports.lock();
+        if ports.closed {
+            return Err(Error::Reset(format!("pod {} has left the network", self.label())));
+        }
+        let map = table(&mut ports);
+        let free = |map: &HashMap<u16, Vec<Binding<T>>>, port: u16| {
+            map.get(&port).is_none_or(|list| !list.iter().any(|binding| binding.scope.meets(scope)))
+        };
+        let port = match at.port() {
+            0 => {
+                let mut tries = (0..u16::MAX - FIRST_FREE_PORT).map(|_| self.ephemeral());
+                tries.find(|port| free(map, *port)).ok_or_else(|| Error::Exhausted("no port is free".into()))?
+            }
+            port if free(map, port) => port,
+            _ => return Err(Error::AddressInUse(at)),
+        };
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        map.entry(port).or_default().push(Binding { id, scope, value });
+        Ok((SocketAddr::new(at.ip(), port), id, permit))
+    }
+
+    /// What takes connections at a port, from the pod itself by its loopback or from anywhere by its address.
+    pub(crate) fn tcp(&self, port: u16, by_loopback: bool) -> Result<Bound> {
+        let ports = self.ports.lock();
+        find(&ports.tcp, port, by_loopback).ok_or_else(|| Error::Refused(format!("pod {} does not listen on {port}", self.label())))
+    }
+
+    /// Delivers a datagram; lost when nobody is bound or the queue is full.
+    pub(crate) fn deliver(&self, port: u16, by_loopback: bool, datagram: Datagram) {
+        let queue = find(&self.ports.lock().udp, port, by_loopback);
+        if let Some(queue) = queue {
+            let _ = queue.try_send(datagram); // full: lost, as on any network
+        }
+    }
+
+    /// Unbinds everything: listeners and UDP sockets end with a reset.
+    pub(crate) fn close(&self) {
+        let mut ports = self.ports.lock();
+        ports.closed = true;
+        ports.tcp.clear();
+        ports.udp.clear();
+    }
+
+    /// A connection to what is bound here, from `peer`. Waits, within the connect timeout, while the backlog is full.
+    pub(crate) async fn connect(&self, port: u16, by_loopback: bool, peer: SocketAddr) -> Result<Stream> {
+        match self.tcp(port, by_loopback)? {
+            Bound::Http(handler) => {
+                let (ours, theirs) = tokio::io::duplex(self.limits.buffer);
+                handler.serve(Connection::Stream(Box::new(theirs)), Peer { address: peer });
+                Ok(Box::new(ours))
+            }
+            Bound::Listener(backlog) => {
+                let permit = self.permit()?;
+                let (ours, theirs) = tokio::io::duplex(self.limits.buffer);
+                let theirs: Stream = Box::new(Guarded::new(theirs, permit));
+                match timeout(self.limits.connect_timeout, backlog.send((theirs, peer))).await {
+                    Ok(Ok(())) => Ok(Box::new(ours)),
+                    Ok(Err(_)) => Err(Error::Refused(format!("pod {} no longer listens on {port}", self.label()))),
+                    Err(_) => Err(Error::TimedOut(format!("pod {} does not accept on {port}", self.label()))),
+                }
+            }
+        }
+    }
+}
+
+fn find<T: Clone>(map: &HashMap<u16, Vec<Binding<T>>>, port: u16, by_loopback: bool) -> Option<T> {
+    let wanted = if by_loopback { Scope::Loopback } else { Scope::Pod };
+    map.get(&port)?.iter().find(|binding| binding.scope.meets(wanted)).map(|binding| binding.value.clone())
+}
+
+/// A stream that counts as a socket of its pod while it lives.
+pub(crate) struct Guarded<S> {
+    inner: S,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl<S> Guarded<S> {
+    pub(crate) fn new(inner: S, permit: OwnedSemaphorePermit) -> Self {
+        Self { inner, _permit: permit }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[std::io::IoSlice<'_>],
+    ) -> Poll<std::io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+}

@@ -1,0 +1,227 @@
+//! A pod's own view of the network.
+
+use crate::{
+    config::Limits,
+    egress, http,
+    network::{From, VirtualNetwork, Way},
+    pod::{Bound, Datagram, Guarded, Lease, Pod},
+    table::Protocol,
+};
+use bytes::Bytes;
+use container::net::{Datagrams, Error, HttpHandler, Listener, Request, Response, Result, Serving, Sockets, Stream};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
+use tokio::{
+    net::UdpSocket,
+    sync::{Mutex as AsyncMutex, mpsc},
+    task::JoinHandle,
+};
+
+/// The largest datagram.
+const MAX_DATAGRAM: usize = 65_507;
+/// Peers that a UDP socket remembers, to know whose answers to take and by which Service address they were asked.
+const MAX_PEERS: usize = 256;
+
+pub(crate) struct PodSockets {
+    network: VirtualNetwork,
+    pod: Arc<Pod>,
+}
+
+impl PodSockets {
+    pub(crate) fn new(network: VirtualNetwork, pod: Arc<Pod>) -> Self {
+        Self { network, pod }
+    }
+
+    fn limits(&self) -> Limits {
+        self.pod.limits
+    }
+}
+
+#[async_trait::async_trait]
+impl Sockets for PodSockets {
+    fn addresses(&self) -> Vec<IpAddr> {
+        vec![self.pod.address]
+    }
+
+    async fn listen(&self, at: SocketAddr) -> Result<Box<dyn Listener>> {
+        let (sender, receiver) = mpsc::channel(self.limits().backlog.max(1));
+        let lease = self.pod.bind_tcp(at, Bound::Listener(sender))?;
+        Ok(Box::new(PodListener { lease, waiting: AsyncMutex::new(receiver) }))
+    }
+
+    async fn connect(&self, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
+        let permit = self.pod.permit()?;
+        let way = self.network.inner.way(From::Pod(&self.pod), to, Protocol::Tcp)?;
+        let local = self.pod.source(egress::unmap(to.ip()));
+        let stream = self.network.inner.open(&way, local).await?;
+        Ok((Box::new(Guarded::new(stream, permit)), mapped(local, to)))
+    }
+
+    async fn bind_udp(&self, at: SocketAddr) -> Result<Box<dyn Datagrams>> {
+        let (sender, receiver) = mpsc::channel(self.limits().datagrams.max(1));
+        let incoming = sender.downgrade();
+        let lease = self.pod.bind_udp(at, sender)?;
+        Ok(Box::new(PodDatagrams {
+            lease,
+            network: self.network.clone(),
+            pod: self.pod.clone(),
+            incoming,
+            waiting: AsyncMutex::new(receiver),
+            peers: Arc::default(),
+            outside: [AsyncMutex::default(), AsyncMutex::default()],
+        }))
+    }
+
+    async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>> {
+        self.network.inner.resolve(name, &self.pod).await
+    }
+
+    async fn http(&self, request: Request) -> Result<Response> {
+        let permit = self.pod.permit()?;
+        http::outgoing(&self.network.inner, &self.pod, request, permit).await
+    }
+
+    async fn serve_http(&self, port: u16, handler: Arc<dyn HttpHandler>) -> Result<Box<dyn Serving>> {
+        let at = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), port);
+        Ok(Box::new(PodServing(self.pod.bind_tcp(at, Bound::Http(handler))?)))
+    }
+}
+
+/// An address in the family of another: a guest's IPv6 socket sees IPv4 peers mapped.
+fn mapped(address: SocketAddr, like: SocketAddr) -> SocketAddr {
+    match (address.ip(), like.ip()) {
+        (IpAddr::V4(v4), IpAddr::V6(_)) => SocketAddr::new(v4.to_ipv6_mapped().into(), address.port()),
+        _ => address,
+    }
+}
+
+struct PodServing(Lease);
+
+impl Serving for PodServing {
+    fn local_address(&self) -> SocketAddr {
+        self.0.local
+    }
+}
+
+struct PodListener {
+    lease: Lease,
+    waiting: AsyncMutex<mpsc::Receiver<(Stream, SocketAddr)>>,
+}
+
+#[async_trait::async_trait]
+impl Listener for PodListener {
+    fn local_address(&self) -> SocketAddr {
+        self.lease.local
+    }
+
+    async fn accept(&self) -> Result<(Stream, SocketAddr)> {
+        let next = self.waiting.lock().await.recv().await;
+        let (stream, peer) = next.ok_or_else(|| Error::Reset("the pod has left the network".into()))?;
+        Ok((stream, mapped(peer, self.lease.local)))
+    }
+}
+
+/// A UDP socket. Inside the cluster datagrams are queue entries; for the outside a host socket is opened on the first send.
+struct PodDatagrams {
+    lease: Lease,
+    network: VirtualNetwork,
+    pod: Arc<Pod>,
+    /// Weak: the binding holds the sender, so that a closed pod ends the socket.
+    incoming: mpsc::WeakSender<Datagram>,
+    waiting: AsyncMutex<mpsc::Receiver<Datagram>>,
+    peers: Arc<Mutex<Peers>>,
+    /// For IPv4 and IPv6.
+    outside: [AsyncMutex<Option<Outside>>; 2],
+}
+
+/// Who was sent to: the address that answers, to the address that the guest used.
+#[derive(Default)]
+struct Peers(HashMap<SocketAddr, SocketAddr>);
+
+impl Peers {
+    fn note(&mut self, real: SocketAddr, used: SocketAddr) {
+        if self.0.len() >= MAX_PEERS && !self.0.contains_key(&real) {
+            self.0.clear(); // answers to the forgotten ones are lost or seem to come from the endpoint, as after a NAT timeout
+        }
+        self.0.insert(real, used);
+    }
+}
+
+struct Outside {
+    socket: Arc<UdpSocket>,
+    receiver: JoinHandle<()>,
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        self.receiver.abort();
+    }
+}
+
+#[async_trait::async_trait]
+impl Datagrams for PodDatagrams {
+    fn local_address(&self) -> SocketAddr {
+        self.lease.local
+    }
+
+    async fn send_to(&self, data: Bytes, to: SocketAddr) -> Result<()> {
+        if data.len() > MAX_DATAGRAM {
+            return Err(Error::Unsupported(format!("a datagram of {} bytes", data.len())));
+        }
+        let used = SocketAddr::new(egress::unmap(to.ip()), to.port());
+        match self.network.inner.way(From::Pod(&self.pod), used, Protocol::Udp)? {
+            Way::Pod { pod, port, by_loopback } => {
+                let real = SocketAddr::new(if by_loopback { used.ip() } else { pod.address }, port);
+                if real != used {
+                    self.peers.lock().note(real, used);
+                }
+                let source = SocketAddr::new(self.pod.source(used.ip()).ip(), self.lease.local.port());
+                pod.deliver(port, by_loopback, (data, source));
+                Ok(())
+            }
+            Way::Host { to: real, .. } => {
+                self.peers.lock().note(real, used);
+                let socket = self.outside(real).await?;
+                let sent = socket.send_to(&data, real).await;
+                sent.map(drop).map_err(|e| Error::Unreachable(format!("{real}: {e}")))
+            }
+        }
+    }
+
+    async fn receive(&self) -> Result<(Bytes, SocketAddr)> {
+        let next = self.waiting.lock().await.recv().await;
+        let (data, from) = next.ok_or_else(|| Error::Reset("the pod has left the network".into()))?;
+        let from = self.peers.lock().0.get(&from).copied().unwrap_or(from);
+        Ok((data, mapped(from, self.lease.local)))
+    }
+}
+
+impl PodDatagrams {
+    /// The host socket for a family, with a task that brings the answers of those who were sent to.
+    async fn outside(&self, to: SocketAddr) -> Result<Arc<UdpSocket>> {
+        let mut slot = self.outside[usize::from(to.is_ipv6())].lock().await;
+        if let Some(outside) = &*slot {
+            return Ok(outside.socket.clone());
+        }
+        let any: IpAddr = if to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let socket = UdpSocket::bind(SocketAddr::new(any, 0)).await;
+        let socket = Arc::new(socket.map_err(|e| Error::Exhausted(format!("a UDP socket: {e}")))?);
+        let (receiving, peers, incoming) = (socket.clone(), self.peers.clone(), self.incoming.clone());
+        let receiver = tokio::spawn(async move {
+            let mut buffer = vec![0; MAX_DATAGRAM];
+            while let Ok((size, from)) = receiving.recv_from(&mut buffer).await {
+                let Some(incoming) = incoming.upgrade() else { return };
+                if peers.lock().0.contains_key(&from) {
+                    // Lost when the queue is full, as on any network.
+                    let _ = incoming.try_send((Bytes::copy_from_slice(&buffer[..size]), from));
+                }
+            }
+        });
+        *slot = Some(Outside { socket: socket.clone(), receiver });
+        Ok(socket)
+    }
+}

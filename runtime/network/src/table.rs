@@ -1,0 +1,324 @@
+//! The service table: which endpoints stand behind an address and port. Pure: built from Services and EndpointSlices, asked with the
+//! time passed in. Follows <https://kubernetes.io/docs/reference/networking/virtual-ips/>.
+
+use k8s_openapi::api::{
+    core::v1::{Service, ServicePort as ApiPort},
+    discovery::v1::{Endpoint, EndpointSlice},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::{IpAddr, SocketAddr},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tokio::time::Instant;
+
+/// Transport protocol of a service port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    /// TCP.
+    Tcp,
+    /// UDP.
+    Udp,
+}
+
+impl Protocol {
+    fn parse(text: Option<&str>) -> Option<Self> {
+        match text.unwrap_or("TCP") {
+            "TCP" => Some(Self::Tcp),
+            "UDP" => Some(Self::Udp),
+            _ => None, // SCTP is not done here
+        }
+    }
+}
+
+/// Namespace and name.
+pub type Name = (String, String);
+
+/// Clients that one port with session affinity remembers; the oldest are forgotten beyond that.
+const REMEMBERED_CLIENTS: usize = 16 * 1024;
+
+/// One port of a Service and what stands behind it.
+#[derive(Debug)]
+pub struct Port {
+    /// The Service, `namespace/name`, for messages.
+    pub service: String,
+    protocol: Protocol,
+    number: u16,
+    node_port: Option<u16>,
+    endpoints: Vec<SocketAddr>,
+    affinity: Option<Duration>,
+    /// Kept from one state of the Service to the next.
+    memory: Arc<Memory>,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    turn: AtomicUsize,
+    clients: Mutex<HashMap<IpAddr, (SocketAddr, Instant)>>,
+}
+
+impl Port {
+    /// The endpoint for a client: in turn, or the one it had with session affinity. `None` when none is ready.
+    pub fn pick(&self, client: IpAddr, now: Instant) -> Option<SocketAddr> {
+        if self.endpoints.is_empty() {
+            return None;
+        }
+        let Some(timeout) = self.affinity else { return Some(self.turn()) };
+        let mut clients = self.memory.clients.lock();
+        let kept = clients.get(&client).filter(|(endpoint, seen)| now - *seen < timeout && self.endpoints.contains(endpoint));
+        let endpoint = kept.map_or_else(|| self.turn(), |(endpoint, _)| *endpoint);
+        if clients.len() >= REMEMBERED_CLIENTS && !clients.contains_key(&client) {
+            clients.retain(|_, (_, seen)| now - *seen < timeout);
+            if let Some(oldest) = clients.iter().min_by_key(|(_, (_, seen))| *seen).map(|(ip, _)| *ip)
+                && clients.len() >= REMEMBERED_CLIENTS
+            {
+                clients.remove(&oldest);
+            }
+        }
+        clients.insert(client, (endpoint, now));
+        Some(endpoint)
+    }
+
+    fn turn(&self) -> SocketAddr {
+        let turn = self.memory.turn.fetch_add(1, Ordering::Relaxed);
+        self.endpoints[turn % self.endpoints.len()]
+    }
+
+    /// The endpoints, in the order of their slices.
+    pub fn endpoints(&self) -> &[SocketAddr] {
+        &self.endpoints
+    }
+}
+
+/// What the table knows of a Service.
+#[derive(Debug, Default)]
+pub struct Entry {
+    /// Cluster IPs, external IPs, load balancer IPs. Empty for headless ones.
+    addresses: Vec<IpAddr>,
+    /// The first cluster IPs: what its name resolves to.
+    cluster_ips: Vec<IpAddr>,
+    ports: Vec<Arc<Port>>,
+    headless: bool,
+    /// Of a headless Service: all ready addresses, and their host names.
+    members: Vec<(IpAddr, Option<String>)>,
+    /// `ExternalName`: the name it stands for.
+    alias: Option<String>,
+}
+
+/// What a Service's name stands for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// These addresses; none for a headless Service without endpoints.
+    Addresses(Vec<IpAddr>),
+    /// Another name.
+    Alias(String),
+}
+
+/// A node port and the Service that it belongs to.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodePort {
+    /// Its protocol.
+    pub protocol: Protocol,
+    /// Its number on the node.
+    pub number: u16,
+    /// Namespace and name of the Service.
+    pub service: Name,
+}
+
+/// All Services. Cheap to ask; changed one Service at a time.
+#[derive(Debug, Default)]
+pub struct ServiceTable {
+    services: BTreeMap<Name, Entry>,
+    by_address: HashMap<(Protocol, SocketAddr), Arc<Port>>,
+    by_node_port: HashMap<(Protocol, u16), Arc<Port>>,
+    owners: HashMap<IpAddr, Name>,
+}
+
+/// The result of asking for an address.
+#[derive(Debug)]
+pub enum Found {
+    /// A Service's port.
+    Port(Arc<Port>),
+    /// A Service's address, but no such port.
+    NoPort(String),
+    /// Not a Service's address.
+    Nothing,
+}
+
+fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<IpAddr> {
+    let mut all: Vec<IpAddr> = Vec::new();
+    for address in texts.into_iter().filter_map(|text| text.parse().ok()) {
+        if !all.contains(&address) {
+            all.push(address);
+        }
+    }
+    all
+}
+
+/// The endpoints that take traffic: the ready ones; if there are none, those that still serve while they end.
+fn usable(slices: &[Arc<EndpointSlice>], publish_not_ready: bool) -> Vec<(&EndpointSlice, &Endpoint)> {
+    let all = || {
+        let slices = slices.iter().filter(|slice| slice.address_type != "FQDN");
+        slices.flat_map(|slice| slice.endpoints.iter().flatten().map(move |endpoint| (&**slice, endpoint)))
+    };
+    let condition = |endpoint: &Endpoint, of: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>| {
+        endpoint.conditions.as_ref().and_then(of)
+    };
+    let ready: Vec<_> = all().filter(|(_, e)| publish_not_ready || condition(e, |c| c.ready).unwrap_or(true)).collect();
+    if !ready.is_empty() {
+        return ready;
+    }
+    let ending = |e: &Endpoint| condition(e, |c| c.terminating) == Some(true) && condition(e, |c| c.serving) == Some(true);
+    all().filter(|(_, e)| ending(e)).collect()
+}
+
+fn port_endpoints(port: &ApiPort, protocol: Protocol, usable: &[(&EndpointSlice, &Endpoint)]) -> Vec<SocketAddr> {
+    let name = port.name.as_deref().unwrap_or_default();
+    let mut endpoints = Vec::new();
+    for (slice, endpoint) in usable {
+        let same = |p: &&k8s_openapi::api::discovery::v1::EndpointPort| {
+            p.name.as_deref().unwrap_or_default() == name && Protocol::parse(p.protocol.as_deref()) == Some(protocol)
+        };
+        let number = slice.ports.iter().flatten().find(same).and_then(|p| u16::try_from(p.port?).ok());
+        let address = endpoint.addresses.first().and_then(|text| text.parse::<IpAddr>().ok());
+        if let (Some(number), Some(address)) = (number, address) {
+            let endpoint = SocketAddr::new(address, number);
+            if !endpoints.contains(&endpoint) {
+                endpoints.push(endpoint);
+            }
+        }
+    }
+    endpoints
+}
+
+impl ServiceTable {
+    /// What the table would hold for a Service. `before` lends its memory: whose turn it is, and who came from where.
+    pub fn plan(service: &Service, slices: &[Arc<EndpointSlice>], before: Option<&Entry>) -> Entry {
+        let Some(spec) = &service.spec else { return Entry::default() };
+        if spec.type_.as_deref() == Some("ExternalName") {
+            return Entry { alias: spec.external_name.clone(), ..Entry::default() };
+        }
+        let meta = &service.metadata;
+        let label = format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        let headless = spec.cluster_ip.as_deref() == Some("None");
+        let usable = usable(slices, spec.publish_not_ready_addresses == Some(true));
+        let cluster_ips = addresses(spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()));
+        let balancers = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_ref());
+        let more = spec.external_ips.iter().flatten().chain(balancers.into_iter().flatten().filter_map(|i| i.ip.as_ref()));
+        let mut all = cluster_ips.clone();
+        all.extend(addresses(more));
+        let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
+        let seconds = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
+        let affinity = sticky.then(|| Duration::from_secs(u64::try_from(seconds.unwrap_or(10_800)).unwrap_or(10_800)));
+        let ports = spec.ports.iter().flatten().filter_map(|port| {
+            let protocol = Protocol::parse(port.protocol.as_deref())?;
+            let number = u16::try_from(port.port).ok()?;
+            let old = before.and_then(|b| b.ports.iter().find(|p| p.number == number && p.protocol == protocol));
+            Some(Arc::new(Port {
+                service: label.clone(),
+                protocol,
+                number,
+                node_port: port.node_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0),
+                endpoints: port_endpoints(port, protocol, &usable),
+                affinity,
+                memory: old.map(|old| old.memory.clone()).unwrap_or_default(),
+            }))
+        });
+        let ports = ports.collect();
+        let mut members: Vec<(IpAddr, Option<String>)> = Vec::new();
+        if headless {
+            for (_, endpoint) in &usable {
+                for address in addresses(&endpoint.addresses) {
+                    if !members.iter().any(|(a, _)| *a == address) {
+                        members.push((address, endpoint.hostname.clone()));
+                    }
+                }
+            }
+        }
+        Entry { addresses: if headless { Vec::new() } else { all }, cluster_ips, ports, headless, members, alias: None }
+    }
+
+    /// Replaces what is known of a Service; `None` when it is gone.
+    pub fn update(&mut self, name: &Name, service: Option<(&Service, &[Arc<EndpointSlice>])>) {
+        let entry = service.map(|(service, slices)| Self::plan(service, slices, self.services.get(name)));
+        if let Some(old) = self.services.remove(name) {
+            for address in &old.addresses {
+                if self.owners.get(address) == Some(name) {
+                    self.owners.remove(address);
+                }
+            }
+            for port in &old.ports {
+                for address in &old.addresses {
+                    remove_own(&mut self.by_address, (port.protocol, SocketAddr::new(*address, port.number)), port);
+                }
+                if let Some(number) = port.node_port {
+                    remove_own(&mut self.by_node_port, (port.protocol, number), port);
+                }
+            }
+        }
+        let Some(entry) = entry else { return };
+        self.owners.extend(entry.addresses.iter().map(|address| (*address, name.clone())));
+        for port in &entry.ports {
+            for address in &entry.addresses {
+                self.by_address.insert((port.protocol, SocketAddr::new(*address, port.number)), port.clone());
+            }
+            if let Some(number) = port.node_port {
+                self.by_node_port.insert((port.protocol, number), port.clone());
+            }
+        }
+        self.services.insert(name.clone(), entry);
+    }
+
+    /// What stands at an address and port.
+    pub fn find(&self, protocol: Protocol, to: SocketAddr) -> Found {
+        if let Some(port) = self.by_address.get(&(protocol, to)) {
+            return Found::Port(port.clone());
+        }
+        let owner = self.owners.get(&to.ip());
+        owner.map_or(Found::Nothing, |(namespace, name)| Found::NoPort(format!("{namespace}/{name}")))
+    }
+
+    /// The service port behind a node port.
+    pub fn node_port(&self, protocol: Protocol, number: u16) -> Option<Arc<Port>> {
+        self.by_node_port.get(&(protocol, number)).cloned()
+    }
+
+    /// All node ports, sorted.
+    pub fn node_ports(&self) -> Vec<NodePort> {
+        let of = |(name, entry): (&Name, &Entry)| -> Vec<NodePort> {
+            let ports = entry.ports.iter();
+            let node_port = |p: &Arc<Port>| Some(NodePort { protocol: p.protocol, number: p.node_port?, service: name.clone() });
+            ports.filter_map(node_port).collect()
+        };
+        let mut all: Vec<NodePort> = self.services.iter().flat_map(of).collect();
+        all.sort();
+        all
+    }
+
+    /// What `name.namespace.svc` stands for, and `host.name.namespace.svc` of a headless Service.
+    pub fn resolve(&self, namespace: &str, name: &str, host: Option<&str>) -> Option<Answer> {
+        let entry = self.services.get(&(namespace.to_owned(), name.to_owned()))?;
+        if let Some(host) = host {
+            let of_host = entry.members.iter().filter(|(_, h)| h.as_deref().is_some_and(|h| h.eq_ignore_ascii_case(host)));
+            let found: Vec<IpAddr> = of_host.map(|(address, _)| *address).collect();
+            return (!found.is_empty()).then_some(Answer::Addresses(found));
+        }
+        Some(match (&entry.alias, entry.headless) {
+            (Some(alias), _) => Answer::Alias(alias.clone()),
+            (None, true) => Answer::Addresses(entry.members.iter().map(|(address, _)| *address).collect()),
+            (None, false) => Answer::Addresses(entry.cluster_ips.clone()),
+        })
+    }
+}
+
+/// Removes an entry unless another Service has taken it meanwhile.
+fn remove_own<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Arc<Port>>, key: K, port: &Arc<Port>) {
+    if map.get(&key).is_some_and(|there| Arc::ptr_eq(there, port)) {
+        map.remove(&key);
+    }
+}
