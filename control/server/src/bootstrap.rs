@@ -32,7 +32,7 @@ pub(crate) async fn ensure(server: &Server) -> anyhow::Result<()> {
 
 /// Keeps it so until shutdown.
 pub(crate) async fn run(server: &Server) {
-    let mut period = tokio::time::interval(PERIOD);
+    let mut period = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
     period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {

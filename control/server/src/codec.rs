@@ -1,7 +1,6 @@
 //! Request bodies to objects: JSON, YAML or protobuf, checked against the schema the way Go's decoder would, with upstream's texts.
 
 use crate::{
-    Resource,
     negotiate::{self, Input},
     request::Query,
 };
@@ -110,9 +109,17 @@ pub(crate) struct Decoded {
 
 /// Decodes a body as an object of `kind`.
 pub(crate) fn decode(headers: &HeaderMap, body: &[u8], kind: &GroupVersionKind) -> Result<Decoded, Status> {
-    let (mut value, mut problems) = parse(negotiate::input(headers)?, body, kind)?;
+    let input = negotiate::input(headers)?;
+    let (mut value, duplicates) = parse(input, body, kind)?;
     check_type(&mut value, kind, body)?;
-    problems.extend(check(&mut value, kind)?);
+    let unknown = check(&mut value, kind)?;
+    let problems = match input {
+        // As Go's decoder meets them.
+        Input::Json if !unknown.is_empty() || !duplicates.is_empty() => {
+            api::json::in_document_order(body, duplicates, unknown)
+        }
+        _ => duplicates.into_iter().chain(unknown).collect(),
+    };
     let object = Object::from_value(value).ok_or_else(|| unrecognised(kind, "not an object", body))?;
     Ok(Decoded { object, problems })
 }
@@ -121,7 +128,7 @@ fn parse(input: Input, body: &[u8], kind: &GroupVersionKind) -> Result<(Value, V
     let parsed = match input {
         Input::Json => api::json::parse(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}")),
         Input::Yaml => api::yaml::parse(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}")),
-        Input::Protobuf => return Err(unrecognised(kind, "protobuf", body)),
+        Input::Protobuf => api::protobuf::decode_as(body, Some(kind)).map(|v| (v, Vec::new())),
     };
     parsed.map_err(|e: String| unrecognised(kind, &e, body))
 }
@@ -261,9 +268,4 @@ pub(crate) fn unsupported_patch(given: &str) -> Status {
     let text = format!("the body of the request was in an unknown format - accepted media types include: {types}");
     tracing::debug!(given, "unknown patch type");
     Status::new(Reason::UnsupportedMediaType, text)
-}
-
-/// What a resource's objects are decoded as.
-pub(crate) fn kind_of(resource: &Resource, subresource: &str) -> GroupVersionKind {
-    resource.subresource(subresource).map_or_else(|| resource.gvk(), |s| s.kind.clone())
 }

@@ -34,7 +34,7 @@ mod table;
 pub mod tls;
 pub mod tokens;
 mod verbs;
-mod version;
+pub mod version;
 
 pub use context::{Context, Ids, Objects, Settings, User};
 pub use payload::Item;

@@ -154,7 +154,7 @@ pub fn input(headers: &HeaderMap) -> Result<Input, Status> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{HeaderValue, Uri};
+    use http::HeaderValue;
 
     fn accept(text: &str, offers: Offers, watch: bool) -> Result<Output, Status> {
         let mut headers = HeaderMap::new();

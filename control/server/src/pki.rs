@@ -29,6 +29,9 @@ pub enum Error {
     /// From the library.
     #[error("cannot make a certificate: {0}")]
     Rcgen(#[from] rcgen::Error),
+    /// More than one group was asked for.
+    #[error("cannot make a certificate: it can name one group only")]
+    Groups,
     /// The times are outside of what a certificate can say.
     #[error("cannot make a certificate: the validity is out of range")]
     Validity,
@@ -47,8 +50,11 @@ fn parameters(common_name: &str, organisations: &[&str], validity: Validity) -> 
     let mut parameters = CertificateParams::default();
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, common_name);
-    for organisation in organisations {
-        name.push(DnType::OrganizationName, *organisation);
+    match organisations {
+        [] => {}
+        [one] => name.push(DnType::OrganizationName, *one),
+        // The library keeps one value per attribute.
+        _ => return Err(Error::Groups),
     }
     parameters.distinguished_name = name;
     let seconds = |t: Timestamp| u64::try_from(t.as_second()).map(Duration::from_secs).map_err(|_| Error::Validity);
@@ -125,7 +131,7 @@ pub fn server(authority: &Pair, common_name: &str, names: &Names, validity: Vali
     issue(authority, parameters, ExtendedKeyUsagePurpose::ServerAuth)
 }
 
-/// A client certificate: the user's name and groups.
+/// A client certificate: the user's name and group (at most one).
 ///
 /// # Errors
 /// When the authority cannot be read or the system has no randomness.
@@ -158,11 +164,11 @@ mod tests {
     #[test]
     fn certificates_carry_what_they_are_for() {
         let ca = authority("ca", validity()).expect("an authority");
-        let admin = client(&ca, "admin", &["system:masters", "devs"], validity()).expect("a client");
+        let admin = client(&ca, "admin", &["system:masters"], validity()).expect("a client");
         let der = CertificateDer::from_pem_slice(admin.certificate.as_bytes()).expect("a certificate");
         let user = crate::authn::user_of_certificate(&der).expect("a user");
         assert_eq!(user.name, "admin");
-        assert_eq!(user.groups, ["system:masters", "devs", "system:authenticated"]);
+        assert_eq!(user.groups, ["system:masters", "system:authenticated"]);
         let names = Names::api_server(["10.96.0.1".parse().expect("an address")], ["node".into()]);
         let served = server(&ca, "apiserver", &names, validity()).expect("a serving certificate");
         let der = CertificateDer::from_pem_slice(served.certificate.as_bytes()).expect("a certificate");

@@ -156,11 +156,6 @@ impl RequestInfo {
         }
     }
 
-    /// `v1` or `apps/v1`.
-    pub fn api_version(&self) -> String {
-        if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
-    }
-
     /// Whether it may run longer than the request timeout and counts for no in-flight limit.
     pub fn is_long_running(&self, query: &Query) -> bool {
         self.verb == "watch"

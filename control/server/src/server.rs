@@ -136,6 +136,11 @@ impl Server {
         Service { server: self.clone(), caller: Caller::Process(Arc::new(user)) }
     }
 
+    /// A service for a caller from the network without a client certificate: it is who its bearer token says, or anonymous.
+    pub fn service_for_network(&self) -> Service {
+        self.service_of_connection(None)
+    }
+
     /// A service for one connection from the network; `certificate` is the user of its verified client certificate.
     pub(crate) fn service_of_connection(&self, certificate: Option<Arc<User>>) -> Service {
         Service { server: self.clone(), caller: Caller::Network { certificate } }

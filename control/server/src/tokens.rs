@@ -5,10 +5,14 @@ use crate::{Objects, User};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+};
 
 /// Signs and checks tokens. Cheap to clone.
 #[derive(Clone)]
@@ -21,7 +25,12 @@ struct Inner {
     verify: DecodingKey,
     /// X and Y of the public key, base64url.
     point: (String, String),
+    /// Tokens whose signature has been checked, by digest: a client sends the same one with every request.
+    checked: Mutex<HashMap<[u8; 32], Claims>>,
 }
+
+/// How many checked tokens are remembered; all are forgotten when there are more.
+const CHECKED: usize = 1024;
 
 /// A named object and its uid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -102,7 +111,7 @@ impl Tokens {
         let verify = DecodingKey::from_ec_components(&point.0, &point.1).map_err(|e| Error::Key(e.to_string()))?;
         let sign = EncodingKey::from_ec_pem(key.as_bytes()).map_err(|e| Error::Key(e.to_string()))?;
         let id = BASE64_URL_SAFE_NO_PAD.encode(Sha256::digest(raw));
-        Ok(Self(Arc::new(Inner { issuer: issuer.to_owned(), id, sign, verify, point })))
+        Ok(Self(Arc::new(Inner { issuer: issuer.to_owned(), id, sign, verify, point, checked: Mutex::default() })))
     }
 
     /// The issuer: the `iss` of tokens and their default audience.
@@ -121,16 +130,33 @@ impl Tokens {
 
     /// The claims of a token that this cluster signed and whose time is right. Audiences and bound objects are the caller's to check.
     pub fn verify(&self, token: &str, now: Timestamp) -> Option<Claims> {
+        let digest: [u8; 32] = Sha256::digest(token).into();
+        let known = self.0.checked.lock().get(&digest).cloned();
+        let claims = match known {
+            Some(claims) => claims,
+            None => {
+                let claims = self.check_signature(token)?;
+                let mut checked = self.0.checked.lock();
+                if checked.len() >= CHECKED {
+                    checked.clear();
+                }
+                checked.insert(digest, claims.clone());
+                claims
+            }
+        };
+        let now = now.as_second();
+        (claims.nbf <= now && now < claims.exp).then_some(claims)
+    }
+
+    fn check_signature(&self, token: &str) -> Option<Claims> {
         let mut rules = Validation::new(Algorithm::ES256);
-        // Times are checked below against the clock that was passed in.
+        // Times are checked against the clock that was passed in, at every use.
         rules.validate_exp = false;
         rules.validate_nbf = false;
         rules.validate_aud = false;
         rules.set_required_spec_claims(&["exp", "iss", "sub"]);
         rules.set_issuer(&[self.issuer()]);
-        let claims: Claims = jsonwebtoken::decode(token, &self.0.verify, &rules).ok()?.claims;
-        let now = now.as_second();
-        (claims.nbf <= now && now < claims.exp).then_some(claims)
+        jsonwebtoken::decode(token, &self.0.verify, &rules).ok().map(|token| token.claims)
     }
 
     /// The user of a token, if all that it is bound to still exists.

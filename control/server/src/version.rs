@@ -5,12 +5,17 @@ use serde_json::{Value, json};
 /// The Kubernetes version that is served.
 pub const KUBERNETES: &str = "v1.36.0";
 
+/// `gitVersion` of server and nodes: the Kubernetes version with our own as build metadata.
+pub fn git_version() -> String {
+    format!("{KUBERNETES}+sampan{}", env!("CARGO_PKG_VERSION"))
+}
+
 /// `version.Info`.
 pub fn info() -> Value {
     json!({
         "major": "1",
         "minor": "36",
-        "gitVersion": format!("{KUBERNETES}+sampan{}", env!("CARGO_PKG_VERSION")),
+        "gitVersion": git_version(),
         "gitCommit": "",
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",

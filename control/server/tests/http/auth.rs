@@ -1,0 +1,145 @@
+//! Who may do what, over the service and over TLS.
+
+use crate::*;
+
+/// A request with a bearer token, as from the network.
+pub(crate) async fn bearer(cluster: &Cluster, token: &str, method: &str, target: &str, body: &'static str) -> Answer {
+    let network = cluster.server.service_for_network();
+    let value = format!("Bearer {token}");
+    cluster.send(&network, method, target, &[("authorization", value.as_str())], body).await
+}
+
+#[tokio::test]
+async fn anonymous_sees_health_and_version_only() {
+    let cluster = Cluster::new().await;
+    let network = cluster.server.service_for_network();
+    for (target, code) in
+        [("/readyz", 200), ("/version", 200), ("/api", 403), ("/api/v1/nodes", 403), ("/metrics", 403)]
+    {
+        assert_eq!(cluster.send(&network, "GET", target, &[], Body::empty()).await.code, code, "{target}");
+    }
+    cluster.send(&network, "GET", "/api/v1/namespaces/x/pods", &[], Body::empty()).await.fails(
+        403,
+        r#"pods is forbidden: User "system:anonymous" cannot list resource "pods" in API group "" in the namespace "x""#,
+    );
+    cluster
+        .send(&network, "GET", "/readyz", &[("authorization", "Bearer nonsense")], Body::empty())
+        .await
+        .fails(401, "Unauthorized");
+    cluster
+        .send(&network, "GET", "/readyz", &[("authorization", "Basic eDp5")], Body::empty())
+        .await
+        .fails(401, "Unauthorized");
+    let forged = [("x-remote-user", "admin"), ("x-remote-group", "system:masters"), ("impersonate-user", "admin")];
+    assert_eq!(cluster.send(&network, "GET", "/api/v1/nodes", &forged, Body::empty()).await.code, 403);
+}
+
+#[tokio::test]
+async fn a_user_can_ask_about_itself() {
+    let cluster = Cluster::new().await;
+    let account = User::new("system:serviceaccount:a:b", &["system:serviceaccounts", "system:authenticated"]);
+    let service = cluster.server.service_for(account);
+    let review = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
+    for (attributes, allowed) in [
+        (json!({"resourceAttributes": {"verb": "list", "resource": "pods", "namespace": "a"}}), false),
+        (json!({"nonResourceAttributes": {"verb": "get", "path": "/apis"}}), true),
+    ] {
+        let body =
+            json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": attributes})
+                .to_string();
+        let answer = cluster.send(&service, "POST", review, &[], body.clone()).await;
+        assert_eq!(answer.code, 201);
+        assert_eq!(answer.json()["status"]["allowed"], allowed);
+        let admin = cluster.send(&cluster.admin, "POST", review, &[], body).await.ok();
+        assert_eq!(admin["status"]["allowed"], true);
+    }
+    let rules = cluster
+        .post("/apis/authorization.k8s.io/v1/selfsubjectrulesreviews", json!({"spec": {"namespace": "default"}}))
+        .await
+        .ok();
+    assert_eq!(rules["status"]["resourceRules"][0]["verbs"], json!(["*"]));
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let answer = cluster.send(&cluster.admin, "POST", review, &table, "{}").await;
+    assert_eq!(answer.code, 406, "a review has no metadata to make a table of");
+}
+
+#[tokio::test]
+async fn a_client_certificate_is_an_identity_over_tls() {
+    let cluster = Cluster::new().await;
+    let now = Timestamp::now_for_tests();
+    let validity = server::pki::Validity {
+        from: now - jiff::SignedDuration::from_hours(1),
+        until: now + jiff::SignedDuration::from_hours(1),
+    };
+    let ca = server::pki::authority("ca", validity).unwrap();
+    let stranger = server::pki::authority("ca", validity).unwrap();
+    let serving = server::pki::server(&ca, "apiserver", &server::pki::Names::api_server([], []), validity).unwrap();
+    let tls = Arc::new(server::tls::config(&serving, &ca.certificate).unwrap());
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let token = CancellationToken::new();
+    let (running, stop) = (cluster.server.clone(), token.clone());
+    let task = tokio::spawn(async move { running.serve(listener, tls, stop).await });
+
+    let admin = server::pki::client(&ca, "admin", &["system:masters"], validity).unwrap();
+    let forged = server::pki::client(&stranger, "admin", &["system:masters"], validity).unwrap();
+    for alpn in ["h2", "http/1.1"] {
+        assert_eq!(tls_get(address, &ca, Some(&admin), alpn).await.unwrap(), 200);
+        assert_eq!(tls_get(address, &ca, None, alpn).await.unwrap(), 403);
+    }
+    assert!(tls_get(address, &ca, Some(&forged), "http/1.1").await.is_err(), "signed by a stranger");
+    token.cancel();
+    task.await.unwrap();
+}
+
+trait Now {
+    fn now_for_tests() -> Timestamp;
+}
+
+impl Now for Timestamp {
+    /// TLS checks certificates against the real clock.
+    #[allow(clippy::disallowed_methods)]
+    fn now_for_tests() -> Timestamp {
+        Timestamp::now()
+    }
+}
+
+/// The code of `GET /api/v1/nodes`.
+async fn tls_get(
+    address: std::net::SocketAddr,
+    ca: &server::pki::Pair,
+    client: Option<&server::pki::Pair>,
+    alpn: &str,
+) -> Result<u16, Box<dyn std::error::Error>> {
+    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_slice(ca.certificate.as_bytes())?)?;
+    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots);
+    let mut config = match client {
+        Some(pair) => builder.with_client_auth_cert(
+            vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes())?],
+            PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?,
+        )?,
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream =
+        connector.connect("kubernetes.default.svc".try_into()?, tokio::net::TcpStream::connect(address).await?).await?;
+    let io = hyper_util::rt::TokioIo::new(stream);
+    let request = Request::get("https://kubernetes.default.svc/api/v1/nodes").header("host", "kubernetes.default.svc");
+    let request = request.body(http_body_util::Empty::<Bytes>::new())?;
+    let response = if alpn == "h2" {
+        let (mut sender, connection) =
+            hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await?;
+        tokio::spawn(connection);
+        sender.send_request(request).await?
+    } else {
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
+        tokio::spawn(connection);
+        sender.send_request(request).await?
+    };
+    Ok(response.status().as_u16())
+}

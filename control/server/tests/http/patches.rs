@@ -1,0 +1,136 @@
+//! PATCH in its four types.
+
+use crate::*;
+
+#[tokio::test]
+async fn every_type_patches() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("a", json!({"l": "1"})).await;
+    for (kind, patch, data) in [
+        ("merge-patch+json", json!({"data": {"x": "1", "k": null}}), json!({"x": "1"})),
+        ("strategic-merge-patch+json", json!({"data": {"y": "2"}}), json!({"x": "1", "y": "2"})),
+        (
+            "json-patch+json",
+            json!([{"op": "test", "path": "/data/x", "value": "1"}, {"op": "remove", "path": "/data/x"}]),
+            json!({"y": "2"}),
+        ),
+    ] {
+        assert_eq!(cluster.patch(&map("a"), kind, patch).await.ok()["data"], data, "{kind}");
+    }
+}
+
+#[tokio::test]
+async fn a_strategic_patch_merges_lists_by_key() {
+    let cluster = Cluster::new().await;
+    cluster.post(DEPLOYMENTS, deployment("d", 1)).await.ok();
+    let patch = json!({"spec": {"template": {"spec": {"containers": [{"name": "c", "image": "i:2"}, {"name": "e", "image": "e:1"}]}}}});
+    let object = cluster.patch(&format!("{DEPLOYMENTS}/d"), "strategic-merge-patch+json", patch).await.ok();
+    let mut images: Vec<_> = object["spec"]["template"]["spec"]["containers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|c| c["image"].as_str().unwrap())
+        .collect();
+    images.sort_unstable();
+    assert_eq!(images, ["e:1", "i:2"]);
+}
+
+#[tokio::test]
+async fn refused_patches_use_upstreams_words() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("a", json!({})).await;
+    let unknown = cluster.patch(&map("a"), "x-patch", json!({})).await;
+    assert_eq!((unknown.code, unknown.status().1.as_str()), (415, "UnsupportedMediaType"));
+    assert!(unknown.status().2.ends_with(
+        "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml"
+    ));
+    let test = json!([{"op": "test", "path": "/data/k", "value": "other"}]);
+    cluster
+        .patch(&map("a"), "json-patch+json", test)
+        .await
+        .fails(422, "the server rejected our request due to an error in our request");
+    cluster.patch(&map("b"), "merge-patch+json", json!({})).await.fails(404, r#"configmaps "b" not found"#);
+    cluster.patch(&map("a"), "merge-patch+json", json!({"metadata": {"resourceVersion": "1"}})).await.fails(
+        409,
+        r#"Operation cannot be fulfilled on configmaps "a": the object has been modified; please apply your changes to the latest version and try again"#,
+    );
+    let many: Vec<_> = (0..10_001).map(|_| json!({"op": "remove", "path": "/data"})).collect();
+    cluster
+        .patch(&map("a"), "json-patch+json", json!(many))
+        .await
+        .fails(413, "The allowed maximum operations in a JSON patch is 10000, got 10001");
+    let strict = format!("{}?fieldValidation=Strict", map("a"));
+    let message = cluster.patch(&strict, "merge-patch+json", json!({"dota": {}})).await.status().2;
+    assert!(message.contains(r#"strict decoding error: unknown field "dota""#), "{message}");
+    cluster.patch(&format!("{}?force=true", map("a")), "merge-patch+json", json!({})).await.fails(
+        422,
+        r#"PatchOptions.meta.k8s.io "" is invalid: force: Forbidden: may not be specified for non-apply patch"#,
+    );
+}
+
+#[tokio::test]
+async fn apply_creates_updates_removes_and_conflicts() {
+    let cluster = Cluster::new().await;
+    let apply = |manager: &str, body: Value, more: &str| {
+        let target = format!("{}?fieldManager={manager}{more}", map("a"));
+        let cluster = &cluster;
+        async move { cluster.patch(&target, "apply-patch+yaml", body).await }
+    };
+    let config =
+        |data: Value| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": data});
+    assert_eq!(apply("one", config(json!({"x": "1", "y": "1"})), "").await.code, 201);
+    let before = cluster.store.revision();
+    assert_eq!(apply("one", config(json!({"x": "1", "y": "1"})), "").await.code, 200);
+    assert_eq!(cluster.store.revision(), before, "the same configuration again changes nothing");
+    let removed = apply("one", config(json!({"x": "1"})), "").await.ok();
+    assert_eq!(removed["data"], json!({"x": "1"}));
+
+    let conflict = apply("two", config(json!({"x": "2"})), "").await;
+    assert_eq!(conflict.json()["details"]["causes"][0]["reason"], "FieldManagerConflict");
+    assert_eq!(conflict.json()["details"]["causes"][0]["field"], ".data.x");
+    conflict.fails(409, r#"Apply failed with 1 conflict: conflict with "one": .data.x"#);
+    let forced = apply("two", config(json!({"x": "2"})), "&force=true").await.ok();
+    assert_eq!(forced["data"], json!({"x": "2"}));
+}
+
+#[tokio::test]
+async fn refused_applies_use_upstreams_words() {
+    let cluster = Cluster::new().await;
+    let config = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}});
+    cluster.patch(&map("a"), "apply-patch+yaml", config.clone()).await.fails(
+        422,
+        r#"PatchOptions.meta.k8s.io "" is invalid: fieldManager: Required value: is required for apply patch"#,
+    );
+    let target = format!("{}?fieldManager=m", map("a"));
+    let mut managed = config.clone();
+    managed["metadata"]["managedFields"] = json!([{}]);
+    cluster.patch(&target, "apply-patch+yaml", managed).await.fails(400, "metadata.managedFields must be nil");
+    let mut unknown = config.clone();
+    unknown["dota"] = json!({"a": "b"});
+    cluster.patch(&target, "apply-patch+yaml", unknown).await.fails(
+        500,
+        "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): .dota: field not declared in schema",
+    );
+    let mut uid = config;
+    uid["metadata"]["uid"] = json!("u");
+    assert_eq!(cluster.patch(&target, "apply-patch+yaml", uid).await.code, 409);
+}
+
+#[tokio::test]
+async fn clashing_patches_without_a_version_all_win() {
+    let cluster = Arc::new(Cluster::new().await);
+    cluster.create_map("a", json!({})).await;
+    let tasks: Vec<_> = (0..6)
+        .map(|n| {
+            let cluster = cluster.clone();
+            tokio::spawn(async move {
+                let key = format!("k{n}");
+                cluster.patch(&map("a"), "merge-patch+json", json!({"data": {key: "v"}})).await.ok();
+            })
+        })
+        .collect();
+    for task in tasks {
+        task.await.unwrap();
+    }
+    assert_eq!(cluster.get(&map("a")).await.ok()["data"].as_object().unwrap().len(), 7);
+}

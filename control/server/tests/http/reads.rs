@@ -1,0 +1,188 @@
+//! GET, LIST, tables.
+
+use crate::*;
+
+#[tokio::test]
+async fn lists_come_in_pages_of_one_revision() {
+    let cluster = Cluster::new().await;
+    for name in ["c", "a", "e", "b", "d"] {
+        cluster.create_map(name, json!({})).await;
+    }
+    let mut target = format!("{MAPS}?limit=2");
+    let (mut names, mut revisions, mut remaining) = (Vec::new(), Vec::new(), Vec::new());
+    loop {
+        let page = cluster.get(&target).await.ok();
+        assert_eq!(page["kind"], "ConfigMapList");
+        names.extend(
+            page["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap().to_owned()),
+        );
+        revisions.push(page["metadata"]["resourceVersion"].clone());
+        remaining.push(page["metadata"].get("remainingItemCount").cloned());
+        let Some(next) = page["metadata"].get("continue") else { break };
+        target = format!("{MAPS}?limit=2&continue={}", next.as_str().unwrap());
+        // What comes later is on no page.
+        cluster.post(MAPS, json!({"metadata": {"generateName": "zz-"}})).await.ok();
+    }
+    assert_eq!(names, ["a", "b", "c", "d", "e"]);
+    assert!(revisions.iter().all(|r| *r == revisions[0]), "{revisions:?}");
+    assert_eq!(remaining, [Some(json!(3)), Some(json!(1)), None]);
+}
+
+#[tokio::test]
+async fn an_expired_token_is_410_and_brings_a_fresh_one() {
+    let cluster = Cluster::new().await;
+    for name in ["a", "b", "c"] {
+        cluster.create_map(name, json!({})).await;
+    }
+    let page = cluster.get(&format!("{MAPS}?limit=1")).await.ok();
+    let token = page["metadata"]["continue"].as_str().unwrap();
+    cluster.create_map("d", json!({})).await;
+    cluster.store.compact(cluster.store.revision());
+    let expired = cluster.get(&format!("{MAPS}?limit=5&continue={token}")).await;
+    assert_eq!((expired.code, expired.status().1.as_str()), (410, "Expired"));
+    assert!(
+        expired
+            .status()
+            .2
+            .starts_with("The provided continue parameter is too old to display a consistent list result.")
+    );
+    let fresh = expired.json()["metadata"]["continue"].as_str().unwrap().to_owned();
+    let rest = cluster.get(&format!("{MAPS}?limit=5&continue={fresh}")).await.ok();
+    let names: Vec<_> = rest["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].clone()).collect();
+    assert_eq!(names, ["b", "c", "d"]);
+}
+
+#[tokio::test]
+async fn revisions_are_exact_or_at_least() {
+    let cluster = Cluster::new().await;
+    let first = cluster.create_map("a", json!({})).await;
+    let revision = first["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    cluster.create_map("b", json!({})).await;
+    let count = |answer: Answer| answer.ok()["items"].as_array().unwrap().len();
+    assert_eq!(count(cluster.get(&format!("{MAPS}?resourceVersion={revision}&resourceVersionMatch=Exact")).await), 1);
+    assert_eq!(
+        count(cluster.get(&format!("{MAPS}?resourceVersion={revision}&resourceVersionMatch=NotOlderThan")).await),
+        2
+    );
+    assert_eq!(count(cluster.get(&format!("{MAPS}?resourceVersion=0")).await), 2);
+    assert_eq!(cluster.get(&format!("{MAPS}?resourceVersion=x")).await.code, 400);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_revision_that_never_comes_is_504() {
+    let cluster = Cluster::new().await;
+    let answer = cluster.get(&format!("{MAPS}?resourceVersion=999999&resourceVersionMatch=NotOlderThan")).await;
+    let current = cluster.store.revision();
+    let body = answer.json();
+    assert_eq!(body["details"]["causes"][0]["reason"], "ResourceVersionTooLarge");
+    assert_eq!(answer.header("retry-after"), "1");
+    answer.fails(504, &format!("Timeout: Too large resource version: 999999, current: {current}"));
+}
+
+#[tokio::test]
+async fn list_options_are_checked() {
+    let cluster = Cluster::new().await;
+    for (query, message) in [
+        (
+            "resourceVersionMatch=Exact",
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided",
+        ),
+        (
+            "resourceVersionMatch=Exact&resourceVersion=0",
+            r#"resourceVersionMatch: Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0""#,
+        ),
+        ("sendInitialEvents=true", "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for list"),
+    ] {
+        cluster
+            .get(&format!("{MAPS}?{query}"))
+            .await
+            .fails(422, &format!("ListOptions.meta.k8s.io \"\" is invalid: {message}"));
+    }
+    cluster.get(&format!("{MAPS}?fieldSelector=spec.x%3Dy")).await.fails(400, "field label not supported: spec.x");
+    assert_eq!(cluster.get(&format!("{MAPS}?labelSelector=a%20b")).await.code, 400);
+}
+
+#[tokio::test]
+async fn selectors_select() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("a", json!({"app": "x", "tier": "1"})).await;
+    cluster.create_map("b", json!({"app": "y"})).await;
+    cluster.create_map("c", json!({})).await;
+    for (query, expected) in [
+        ("labelSelector=app%3Dx", vec!["a"]),
+        ("labelSelector=app", vec!["a", "b"]),
+        ("labelSelector=app%21%3Dx", vec!["b", "c"]),
+        ("labelSelector=app%20in%20(x,y),tier", vec!["a"]),
+        ("fieldSelector=metadata.name%3Db", vec!["b"]),
+        ("fieldSelector=metadata.name%21%3Db", vec!["a", "c"]),
+        ("fieldSelector=metadata.namespace%3Dother", vec![]),
+    ] {
+        let list = cluster.get(&format!("{MAPS}?{query}")).await.ok();
+        let names: Vec<_> =
+            list["items"].as_array().unwrap().iter().map(|i| i["metadata"]["name"].as_str().unwrap()).collect();
+        assert_eq!(names, expected, "{query}");
+    }
+    let all = cluster.get("/api/v1/configmaps?labelSelector=tier").await.ok();
+    assert_eq!(all["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn tables_have_columns_rows_and_metadata() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("a", json!({})).await;
+    cluster.seconds.fetch_add(90, Ordering::SeqCst);
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json;as=Table;v=v1beta1;g=meta.k8s.io,application/json";
+    let table = cluster.get_as(MAPS, accept).await.ok();
+    assert_eq!((&table["kind"], &table["apiVersion"]), (&json!("Table"), &json!("meta.k8s.io/v1")));
+    let columns: Vec<_> =
+        table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!(columns, ["Name", "Data", "Age"]);
+    assert_eq!(table["rows"][0]["cells"], json!(["a", 1, "90s"]));
+    assert_eq!(table["rows"][0]["object"]["kind"], "PartialObjectMetadata");
+    assert_eq!(table["rows"][0]["object"]["metadata"]["name"], "a");
+    let single = cluster.get_as(&format!("{}?includeObject=Object", map("a")), accept).await.ok();
+    assert_eq!(single["rows"][0]["object"]["kind"], "ConfigMap");
+    assert_eq!(single["rows"].as_array().unwrap().len(), 1);
+    let none = cluster.get_as(&format!("{MAPS}?includeObject=None"), accept).await.ok();
+    assert_eq!(none["rows"][0]["object"], Value::Null);
+}
+
+#[tokio::test]
+async fn metadata_alone_can_be_had() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("a", json!({"l": "1"})).await;
+    let list = cluster.get_as(MAPS, "application/json;as=PartialObjectMetadataList;v=v1;g=meta.k8s.io").await.ok();
+    assert_eq!(list["kind"], "PartialObjectMetadataList");
+    assert_eq!(list["items"][0]["metadata"]["labels"], json!({"l": "1"}));
+    assert!(list["items"][0].get("data").is_none());
+    let one = cluster.get_as(&map("a"), "application/json;as=PartialObjectMetadata;v=v1;g=meta.k8s.io").await.ok();
+    assert_eq!((&one["kind"], &one["apiVersion"]), (&json!("PartialObjectMetadata"), &json!("meta.k8s.io/v1")));
+}
+
+#[tokio::test]
+async fn an_empty_list_has_items() {
+    let cluster = Cluster::new().await;
+    let list = cluster.get("/api/v1/namespaces/kube-public/configmaps").await.ok();
+    assert_eq!(list["items"], json!([]));
+    assert!(list["metadata"].get("continue").is_none());
+}
+
+#[tokio::test]
+async fn what_is_not_there_is_404_and_what_does_not_fit_406() {
+    let cluster = Cluster::new().await;
+    cluster.get(&map("a")).await.fails(404, r#"configmaps "a" not found"#);
+    for target in [
+        "/api/v1/nothings",
+        "/apis/none/v1/x",
+        "/api/v1/namespaces/default/nodes",
+        "/x",
+        "/api/v1/namespaces/default/configmaps/a/b",
+    ] {
+        let answer = cluster.get(target).await;
+        assert_eq!((answer.code, answer.text().as_str()), (404, "404 page not found\n"), "{target}");
+    }
+    let answer = cluster.get_as(MAPS, "text/html").await;
+    assert_eq!(answer.status().1, "NotAcceptable");
+    let post = cluster.send(&cluster.admin, "POST", &map("a"), &[], "{}").await;
+    assert_eq!(post.status().1, "MethodNotAllowed");
+}

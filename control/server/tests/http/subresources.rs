@@ -1,0 +1,105 @@
+//! scale, binding, log, token.
+
+use crate::*;
+
+#[tokio::test]
+async fn scale_shows_and_sets_replicas() {
+    let cluster = Cluster::new().await;
+    cluster.post(DEPLOYMENTS, deployment("d", 2)).await.ok();
+    let target = format!("{DEPLOYMENTS}/d/scale");
+    let scale = cluster.get(&target).await.ok();
+    assert_eq!((&scale["kind"], &scale["apiVersion"]), (&json!("Scale"), &json!("autoscaling/v1")));
+    assert_eq!((&scale["spec"]["replicas"], &scale["status"]["selector"]), (&json!(2), &json!("app=d")));
+    let patched = cluster.patch(&target, "merge-patch+json", json!({"spec": {"replicas": 5}})).await.ok();
+    assert_eq!((&patched["kind"], &patched["spec"]["replicas"]), (&json!("Scale"), &json!(5)));
+    let mut put = patched.clone();
+    put["spec"]["replicas"] = json!(0);
+    assert_eq!(cluster.put(&target, put.clone()).await.ok()["spec"], json!({}));
+    assert_eq!(cluster.put(&target, put).await.code, 409, "the version is stale");
+    let object = cluster.get(&format!("{DEPLOYMENTS}/d")).await.ok();
+    assert_eq!((&object["spec"]["replicas"], &object["metadata"]["generation"]), (&json!(0), &json!(3)));
+    cluster.patch(&target, "merge-patch+json", json!({"spec": {"replicas": -1}})).await.fails(
+        422,
+        r#"Scale.autoscaling "d" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0"#,
+    );
+}
+
+#[tokio::test]
+async fn a_binding_gives_a_pod_its_node_once() {
+    let cluster = Cluster::new().await;
+    pod(&cluster, "p").await;
+    let body = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    let answer = cluster.post(&format!("{PODS}/p/binding"), body.clone()).await;
+    assert_eq!((answer.code, answer.json()["status"].as_str()), (201, Some("Success")));
+    let bound = cluster.get(&format!("{PODS}/p")).await.ok();
+    assert_eq!(bound["spec"]["nodeName"], "n");
+    let scheduled =
+        bound["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == "PodScheduled").unwrap();
+    assert_eq!(scheduled["status"], "True");
+    cluster
+        .post("/api/v1/namespaces/default/bindings", body.clone())
+        .await
+        .fails(409, r#"Operation cannot be fulfilled on pods/binding "p": pod p is already assigned to node "n""#);
+    cluster.post(&format!("{PODS}/q/binding"), body).await.status();
+    let on_node = cluster.get("/api/v1/pods?fieldSelector=spec.nodeName%3Dn").await.ok();
+    assert_eq!(on_node["items"].as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn logs_come_from_the_pods_node() {
+    let cluster = Cluster::new().await;
+    for (name, node) in [("p", "n"), ("q", "picky"), ("r", "gone")] {
+        pod(&cluster, name).await;
+        let body = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
+        assert_eq!(cluster.get(&format!("{PODS}/{name}/log")).await.text(), "", "no node yet");
+        cluster.post(&format!("{PODS}/{name}/binding"), body).await.ok();
+    }
+    let log = cluster.get(&format!("{PODS}/p/log?tailLines=3&timestamps=true&unknown=1")).await;
+    assert_eq!(content_type(&log), "text/plain");
+    assert_eq!(log.text(), "n /containerLogs/default/p/c?timestamps=true&tailLines=3");
+    cluster.get(&format!("{PODS}/p/log?container=x")).await.fails(400, "container x is not valid for pod p");
+    cluster
+        .get(&format!("{PODS}/q/log"))
+        .await
+        .fails(400, r#"container "c" in pod "p" is waiting to start: ContainerCreating"#);
+    assert_eq!(cluster.get(&format!("{PODS}/r/log")).await.code, 500);
+    cluster.get(&format!("{PODS}/x/log")).await.fails(404, r#"pods "x" not found"#);
+}
+
+#[tokio::test]
+async fn a_token_authenticates_its_account_until_its_pod_is_gone() {
+    let cluster = Cluster::new().await;
+    let object = pod(&cluster, "p").await;
+    let target = "/api/v1/namespaces/default/serviceaccounts/default/token";
+    let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": "p", "uid": object["metadata"]["uid"]});
+    let request = cluster.post(target, json!({"spec": {"boundObjectRef": bound}})).await;
+    assert_eq!(request.code, 201);
+    let request = request.json();
+    assert_eq!(
+        (&request["kind"], &request["apiVersion"]),
+        (&json!("TokenRequest"), &json!("authentication.k8s.io/v1"))
+    );
+    assert_eq!(request["status"]["expirationTimestamp"], "2026-01-02T04:04:05Z");
+    let token = request["status"]["token"].as_str().unwrap();
+    let review = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let info = auth::bearer(&cluster, token, "POST", review, "{}").await.ok()["status"]["userInfo"].clone();
+    assert_eq!(info["username"], "system:serviceaccount:default:default");
+    assert_eq!(
+        info["groups"],
+        json!(["system:serviceaccounts", "system:serviceaccounts:default", "system:authenticated"])
+    );
+    assert_eq!(info["extra"]["authentication.kubernetes.io/pod-name"], json!(["p"]));
+    cluster.seconds.fetch_add(3600, Ordering::SeqCst);
+    assert_eq!(auth::bearer(&cluster, token, "POST", review, "{}").await.code, 401, "expired");
+    cluster.seconds.fetch_sub(3600, Ordering::SeqCst);
+    cluster.delete(&format!("{PODS}/p"), Value::Null).await.ok();
+    assert_eq!(auth::bearer(&cluster, token, "POST", review, "{}").await.code, 401, "the pod is gone");
+    cluster.post(target, json!({"spec": {"expirationSeconds": 5}})).await.fails(
+        422,
+        r#"TokenRequest.authentication.k8s.io "" is invalid: spec.expirationSeconds: Invalid value: 5: may not specify a duration less than 10 minutes"#,
+    );
+    cluster
+        .post(target, json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "none"}}}))
+        .await
+        .fails(404, r#"pods "none" not found"#);
+}
