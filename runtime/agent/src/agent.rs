@@ -268,13 +268,15 @@ impl Agent {
     }
 
     async fn collect_images(&self) {
-        let Some(keep) = self.shared.options.image_bytes else { return };
-        let pods = self.shared.cluster.pods.by_index(BY_NODE, &self.shared.options.node);
-        let used: Vec<_> = pods
-            .iter()
-            .flat_map(|pod| pod::containers(pod).filter_map(|(c, _)| c.image.clone()).collect::<Vec<_>>())
-            .collect();
-        self.shared.images.collect(&used, keep).await;
+        let mut used = Vec::new();
+        for pod in self.shared.cluster.pods.by_index(BY_NODE, &self.shared.options.node) {
+            used.extend(pod::containers(&pod).filter_map(|(c, _)| c.image.clone()));
+        }
+        for handle in self.shared.pods.lock().values() {
+            let state = handle.state();
+            used.extend(state.containers.values().filter_map(|r| Some(r.current.as_ref()?.image_id.clone())));
+        }
+        self.shared.images.collect(&used).await;
     }
 
     async fn drain(&self) {

@@ -4,23 +4,10 @@
 //! Follows <https://kubernetes.io/docs/concepts/containers/images/>.
 
 use container::Artifact;
+use k8s_openapi::api::core::v1::Secret;
+use std::collections::HashSet;
 
-/// User and password for a registry, from one entry of an image pull secret.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Auth {
-    /// Registry host, possibly with port and path, as written in the secret.
-    pub registry: String,
-    /// User.
-    pub username: String,
-    /// Password or token.
-    pub password: String,
-}
-
-impl std::fmt::Debug for Auth {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Auth({}@{})", self.username, self.registry)
-    }
-}
+pub use image::{Error, Keyring};
 
 /// What the image's configuration says about starting it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -59,32 +46,76 @@ pub struct Listed {
     pub size: u64,
 }
 
-/// Why there is no image.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum PullError {
-    /// The reference cannot be read. A retry does not help.
-    #[error("{0}")]
-    InvalidName(String),
-    /// It was pulled, and is nothing that can run: unknown type, hostile layers, wrong digest.
-    #[error("{0}")]
-    Rejected(String),
-    /// The registry did not answer, or said no. A retry may help.
-    #[error("{0}")]
-    Failed(String),
-}
-
 /// Images of the node.
 #[async_trait::async_trait]
 pub trait Images: Send + Sync + 'static {
     /// The image if it is on the node; never asks a registry.
-    async fn present(&self, image: &str) -> Result<Option<Pulled>, PullError>;
+    async fn present(&self, image: &str) -> Result<Option<Pulled>, Error>;
     /// Asks the registry for the image and downloads what is missing. However many ask at the same time, it is pulled once.
     /// Cancel-safe.
-    async fn pull(&self, image: &str, auths: &[Auth]) -> Result<Pulled, PullError>;
+    async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error>;
     /// All images of the node.
     async fn list(&self) -> Vec<Listed>;
-    /// Removes what no name in `used` needs, until at most `keep` bytes are left.
-    async fn collect(&self, used: &[String], keep: u64);
+    /// When the disk is rather full, removes images that nothing in `used` (names and ids) stands for, the oldest first.
+    async fn collect(&self, used: &[String]);
+}
+
+/// Upstream's `imageGCHighThresholdPercent` and `imageGCLowThresholdPercent`.
+const FULL_PERCENT: (u8, u8) = (85, 80);
+
+#[async_trait::async_trait]
+impl Images for image::Images {
+    async fn present(&self, image: &str) -> Result<Option<Pulled>, Error> {
+        Ok(self.get(image)?.map(Pulled::from))
+    }
+
+    async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error> {
+        Self::pull(self, image, keyring).await.map(Pulled::from)
+    }
+
+    async fn list(&self) -> Vec<Listed> {
+        let listed = Self::list(self).await.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot list images");
+            Vec::new()
+        });
+        listed.into_iter().map(|one| Listed { names: one.names, size: one.size }).collect()
+    }
+
+    async fn collect(&self, used: &[String]) {
+        let (high, low) = FULL_PERCENT;
+        let digests: HashSet<_> = used.iter().filter_map(|name| Some(self.get(name).ok()??.digest)).collect();
+        let result = match self.to_free(high, low) {
+            Ok(0) => return,
+            Ok(bytes) => Self::collect(self, digests, bytes).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(done) => tracing::info!(images = done.images.len(), bytes = done.freed, "removed unused images"),
+            Err(error) => tracing::warn!(%error, "cannot remove unused images"),
+        }
+    }
+}
+
+impl From<image::Pulled> for Pulled {
+    fn from(pulled: image::Pulled) -> Self {
+        let image_id = pulled.id();
+        let (artifact, platform) = match pulled.artifact {
+            image::Artifact::Wasm { path, digest } => {
+                (Artifact::Wasm { path, digest: digest.to_string() }, pulled.layout.to_owned())
+            }
+            image::Artifact::Linux { platform } => {
+                (Artifact::Linux { layers: Vec::new(), digest: pulled.digest.to_string() }, platform)
+            }
+        };
+        let pair = |entry: String| entry.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
+        let command = Command {
+            entrypoint: pulled.config.entrypoint,
+            arguments: pulled.config.cmd,
+            env: pulled.config.env.into_iter().filter_map(pair).collect(),
+            working_dir: Some(pulled.config.working_dir).filter(|folder| !folder.is_empty()),
+        };
+        Self { artifact, image_id, size: pulled.size, command, platform }
+    }
 }
 
 /// The three pull policies.
@@ -114,33 +145,14 @@ impl Policy {
     }
 }
 
-/// Reads `.dockerconfigjson` or `.dockercfg` of an image pull secret.
-pub fn auths(secret: &k8s_openapi::api::core::v1::Secret) -> Vec<Auth> {
+/// Adds the credentials of an image pull secret. The error is for the user and holds nothing secret.
+pub fn add_secret(keyring: &mut Keyring, secret: &Secret) -> Result<(), String> {
     let values = crate::config::secret_values(secret);
-    let parse = |key: &str| values.get(key).and_then(|v| serde_json::from_slice::<serde_json::Value>(v).ok());
-    let entries = match (parse(".dockerconfigjson"), parse(".dockercfg")) {
-        (Some(mut config), _) => config["auths"].take(),
-        (None, Some(config)) => config,
-        (None, None) => return Vec::new(),
-    };
-    let read = |(registry, entry): (&String, &serde_json::Value)| {
-        let text = |key: &str| entry[key].as_str().map(str::to_owned);
-        let (username, password) = match (text("username"), text("password"), text("auth")) {
-            (Some(username), Some(password), _) => (username, password),
-            (_, _, Some(auth)) => decode(&auth)?,
-            _ => return None,
-        };
-        Some(Auth { registry: registry.clone(), username, password })
-    };
-    entries.as_object().into_iter().flatten().filter_map(read).collect()
-}
-
-fn decode(auth: &str) -> Option<(String, String)> {
-    use base64::Engine;
-    let bytes = base64::engine::general_purpose::STANDARD.decode(auth.trim()).ok()?;
-    let text = String::from_utf8(bytes).ok()?;
-    let (user, password) = text.split_once(':')?;
-    Some((user.to_owned(), password.to_owned()))
+    match (values.get(".dockerconfigjson"), values.get(".dockercfg")) {
+        (Some(config), _) => keyring.add_docker_config_json(config),
+        (None, Some(config)) => keyring.add_dockercfg(config),
+        (None, None) => Err("it has neither .dockerconfigjson nor .dockercfg".into()),
+    }
 }
 
 #[cfg(test)]
@@ -168,11 +180,14 @@ mod tests {
         use base64::Engine;
         let encode = |t: &str| base64::engine::general_purpose::STANDARD.encode(t);
         let auth = json!({"r:5000": {"auth": encode("u:p:w")}});
+        let mut expected = Keyring::new();
+        expected.add_dockercfg(auth.to_string().as_bytes()).unwrap();
         for (key, value) in [(".dockerconfigjson", json!({"auths": auth})), (".dockercfg", auth.clone())] {
             let secret = serde_json::from_value(json!({"data": {key: encode(&value.to_string())}})).unwrap();
-            let expected = Auth { registry: "r:5000".into(), username: "u".into(), password: "p:w".into() };
-            assert_eq!(auths(&secret), [expected.clone()]);
-            assert!(!format!("{expected:?}").contains("p:w"), "no secret in a log");
+            let mut keyring = Keyring::new();
+            add_secret(&mut keyring, &secret).unwrap();
+            assert_eq!(keyring, expected);
         }
+        assert!(add_secret(&mut Keyring::new(), &Secret::default()).is_err());
     }
 }

@@ -38,8 +38,6 @@ pub struct Options {
     pub runtime_version: String,
     /// The port on which the agent's paths are served, if any: `daemonEndpoints`.
     pub port: Option<u16>,
-    /// Bytes of unused images that may stay; `None` keeps all.
-    pub image_bytes: Option<u64>,
 }
 
 /// What the machine is, as read by the composition root.

@@ -6,7 +6,7 @@ use crate::{
     env::{self, Environment, Sources},
     handle::{Handle, Note},
     hook,
-    images::{self, Auth, Policy, PullError, Pulled},
+    images::{self, Keyring, Policy, Pulled},
     pod, resources,
     shared::Shared,
     volumes::{Synced, mounts},
@@ -87,7 +87,9 @@ impl Start {
             Err(error) => {
                 let text = match error.retry {
                     Retry::Pull => error.reason,
-                    _ if matches!(error.reason, "InvalidImageName" | "ErrImageNeverPull") => error.reason,
+                    _ if matches!(error.reason, "InvalidImageName" | "ErrImageNeverPull" | "ImageInspectError") => {
+                        error.reason
+                    }
                     _ => &error.message,
                 };
                 self.event(EventType::Warning, "Failed", format!("Error: {text}"));
@@ -142,41 +144,30 @@ impl Start {
         }
     }
 
-    async fn auths(&self) -> Vec<Auth> {
-        let mut auths = Vec::new();
+    async fn keyring(&self) -> Keyring {
+        let mut keyring = Keyring::new();
         for reference in pod::spec(&self.pod).image_pull_secrets.iter().flatten() {
-            match self.shared.cluster.secret(pod::namespace(&self.pod), &reference.name).await {
-                Ok(Some(secret)) => auths.extend(images::auths(&secret)),
-                Ok(None) | Err(_) => self.shared.event(
-                    &self.pod,
-                    None,
-                    EventType::Warning,
-                    "FailedToRetrieveImagePullSecret",
-                    format!(
-                        "Unable to retrieve some image pull secrets ({}); attempting to pull the image may not succeed.",
-                        reference.name
-                    ),
-                ),
+            let name = &reference.name;
+            let added = match self.shared.cluster.secret(pod::namespace(&self.pod), name).await {
+                Ok(Some(secret)) => images::add_secret(&mut keyring, &secret).map_err(|e| format!("{name}: {e}")),
+                Ok(None) | Err(_) => Err(name.clone()),
+            };
+            if let Err(which) = added {
+                let text = format!(
+                    "Unable to retrieve some image pull secrets ({which}); attempting to pull the image may not succeed."
+                );
+                self.shared.event(&self.pod, None, EventType::Warning, "FailedToRetrieveImagePullSecret", text);
             }
         }
-        auths
+        keyring
     }
 
     async fn image(&self, image: &str, container: &Container) -> Result<Pulled> {
         let policy = Policy::of(image, container.image_pull_policy.as_deref());
-        let present = match self.shared.images.present(image).await {
-            Ok(present) => present,
-            Err(PullError::InvalidName(text)) => {
-                let message = format!("Failed to apply default image tag {image:?}: {text}");
-                self.event(EventType::Warning, "InspectFailed", &*message);
-                return Err(StartError::new("InvalidImageName", message, Retry::Later));
-            }
-            Err(error) => {
-                let message = format!("Failed to inspect image {image:?}: {error}");
-                self.event(EventType::Warning, "InspectFailed", &*message);
-                return Err(StartError::new("ImageInspectError", message, Retry::Later));
-            }
-        };
+        let present = self.shared.images.present(image).await.map_err(|error| {
+            self.event(EventType::Warning, "InspectFailed", error.to_string());
+            StartError::new(error.reason(), error.to_string(), Retry::Later)
+        })?;
         match (policy, present) {
             (Policy::Never | Policy::IfNotPresent, Some(pulled)) => {
                 let text =
@@ -187,17 +178,18 @@ impl Start {
             (Policy::Never, None) => {
                 let message = format!("Container image {image:?} is not present with pull policy of Never");
                 self.event(EventType::Warning, "ErrImageNeverPull", &*message);
-                Err(StartError::new("ErrImageNeverPull", message, Retry::Later))
+                let hint = format!("; load it with: sampan image load FILE -t {image}");
+                Err(StartError::new("ErrImageNeverPull", message + &hint, Retry::Later))
             }
-            (_, present) => self.pull(image, present.is_some()).await,
+            (Policy::Always, _) | (Policy::IfNotPresent, None) => self.pull(image).await,
         }
     }
 
-    async fn pull(&self, image: &str, present: bool) -> Result<Pulled> {
+    async fn pull(&self, image: &str) -> Result<Pulled> {
         self.event(EventType::Normal, "Pulling", format!("Pulling image {image:?}"));
-        let auths = self.auths().await;
+        let keyring = self.keyring().await;
         let begin = tokio::time::Instant::now();
-        match self.shared.images.pull(image, &auths).await {
+        match self.shared.images.pull(image, &keyring).await {
             Ok(pulled) => {
                 let took = crate::backoff::go_duration(begin.elapsed());
                 let text = format!(
@@ -208,14 +200,8 @@ impl Start {
                 Ok(pulled)
             }
             Err(error) => {
-                let mut message = format!("failed to pull image {image:?}: {error}");
-                if present {
-                    message += " (an image of this name is on the node: imagePullPolicy IfNotPresent would use it)";
-                } else if !message.contains("sampan image load") && could_be_local(image) {
-                    message += " (if it is meant to be a local image: `sampan image load FILE -t NAME`, and a tag other than latest or imagePullPolicy IfNotPresent)";
-                }
-                self.event(EventType::Warning, "Failed", format!("Failed to pull image {image:?}: {message}"));
-                Err(StartError::new("ErrImagePull", message, Retry::Pull))
+                self.event(EventType::Warning, "Failed", format!("Failed to pull image {image:?}: {error}"));
+                Err(StartError::new(error.reason(), error.to_string(), Retry::Pull))
             }
         }
     }
@@ -298,14 +284,6 @@ impl Start {
             self.handle.note(Note::Container(id.clone(), status.state));
         }
         ended
-    }
-}
-
-/// Whether a reference has no registry in it, so that it may be meant for an image on the node.
-fn could_be_local(image: &str) -> bool {
-    match image.split_once('/') {
-        Some((first, _)) => !first.contains(['.', ':']) && first != "localhost",
-        None => true,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::fake_api::FakeApi;
 use crate::{
     Agent, Machine, Options, Parts, Runtimes,
-    images::{Auth, Command, Images, Listed, PullError, Pulled},
+    images::{Command, Error, Images, Keyring, Listed, Pulled},
 };
 use client::{Informers, Recorder, RecorderOptions};
 use container::{
@@ -43,8 +43,8 @@ pub(super) fn now() -> Timestamp {
 #[derive(Default)]
 pub(super) struct FakeImages {
     pub(super) present: Mutex<BTreeMap<String, Pulled>>,
-    pub(super) broken: Mutex<BTreeMap<String, PullError>>,
-    pub(super) pulls: Mutex<Vec<(String, Vec<Auth>)>>,
+    pub(super) broken: Mutex<BTreeMap<String, Error>>,
+    pub(super) pulls: Mutex<Vec<(String, Keyring)>>,
 }
 
 fn pulled(image: &str) -> Pulled {
@@ -61,17 +61,15 @@ fn pulled(image: &str) -> Pulled {
 
 #[async_trait::async_trait]
 impl Images for FakeImages {
-    async fn present(&self, image: &str) -> Result<Option<Pulled>, PullError> {
+    async fn present(&self, image: &str) -> Result<Option<Pulled>, Error> {
         if image.contains("INVALID") {
-            return Err(PullError::InvalidName(format!(
-                "couldn't parse image name {image:?}: invalid reference format"
-            )));
+            return Err(Error::InvalidImageName { image: image.into(), cause: "invalid reference format".into() });
         }
         Ok(self.present.lock().get(image).cloned())
     }
 
-    async fn pull(&self, image: &str, auths: &[Auth]) -> Result<Pulled, PullError> {
-        self.pulls.lock().push((image.to_owned(), auths.to_vec()));
+    async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error> {
+        self.pulls.lock().push((image.to_owned(), keyring.clone()));
         tokio::time::sleep(Duration::from_millis(100)).await;
         if let Some(error) = self.broken.lock().get(image) {
             return Err(error.clone());
@@ -84,7 +82,12 @@ impl Images for FakeImages {
         self.present.lock().keys().map(|name| Listed { names: vec![name.clone()], size: 1000 }).collect()
     }
 
-    async fn collect(&self, _used: &[String], _keep: u64) {}
+    async fn collect(&self, _used: &[String]) {}
+}
+
+/// A pull that fails.
+pub(super) fn failure(image: &str) -> Error {
+    Error::ErrImagePull { image: image.into(), cause: "no such tag".into(), hint: String::new() }
 }
 
 /// One node and its API.
@@ -226,7 +229,6 @@ pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
         version: "v1.36.0".into(),
         runtime_version: "wasmtime://48".into(),
         port: None,
-        image_bytes: None,
     }
 }
 

@@ -64,7 +64,7 @@ impl Worker {
             && let Some(until) = Backoff::since_update(Some(pull.backoff), now)
         {
             let text = format!("Back-off pulling image {image:?}");
-            let message = format!("{text}: ErrImagePull: {}", pull.error);
+            let message = format!("{text}: {}", pull.error);
             self.shared.event(&self.pod, Some(&container), EventType::Normal, "BackOff", text);
             self.shared.event(&self.pod, Some(&container), EventType::Warning, "Failed", "Error: ImagePullBackOff");
             let waiting = Waiting { reason: "ImagePullBackOff".into(), message, until: Some(until) };

@@ -178,7 +178,7 @@ impl Worker {
             Retry::Pull => {
                 let image = pod::container(&self.pod, container).and_then(|(c, _)| c.image.clone()).unwrap_or_default();
                 let backoff = Backoff::next(self.pulls.get(&image).map(|p| p.backoff), now, now);
-                self.pulls.insert(image, Pull { backoff, error: error.message.clone() });
+                self.pulls.insert(image, Pull { backoff, error: format!("{}: {}", error.reason, error.message) });
                 after(now, PULL_SHOWN)
             }
         };
