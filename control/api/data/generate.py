@@ -22,7 +22,7 @@ from facts import EXTRA_TAGS, GO_TYPES, INLINE, LIST_DEFAULTS, OMIT_ZERO, POINTE
 
 HERE = pathlib.Path(__file__).parent
 SDIST = (
-    "https://files.pythonhosted.org/packages/source/k/kubernetes-validate/kubernetes_validate-1.36.0.tar.gz",
+    "https://files.pythonhosted.org/packages/b7/d2/ed9d3a2b5356a4b1b872639ee81d63e6adcd95727e93db44b3b46a47d3b9/kubernetes_validate-1.36.0.tar.gz",
     "edbfd2db9e88b571029aa16ab1116c6502ad2b9628b6738dd39d639323f84715",
 )
 CRATE = (

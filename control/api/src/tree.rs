@@ -73,22 +73,24 @@ impl Node<'_> {
         Ok(Self { depth: self.depth + 1, ..self })
     }
 
-    fn enter(self, step: fmt::Arguments<'_>) -> usize {
+    fn enter_index(self, index: usize) -> usize {
         let path = &mut self.walk.borrow_mut().path;
         let mark = path.len();
-        path.write_fmt(step).expect("a String takes all");
+        write!(path, "[{index}]").expect("a String takes all");
         mark
     }
 
     fn enter_key(self, key: &str, again: bool) -> usize {
-        let dot = if self.walk.borrow().path.is_empty() { "" } else { "." };
-        let mark = self.enter(format_args!("{dot}{key}"));
-        let mut walk = self.walk.borrow_mut();
-        let path = walk.path.clone();
-        if !walk.wanted.is_empty() && walk.wanted.contains(&path) {
-            walk.found.push(path);
-        } else if again && walk.duplicates.len() < MOST_PROBLEMS && !walk.duplicates.contains(&path) {
-            walk.duplicates.push(path);
+        let walk = &mut *self.walk.borrow_mut();
+        let mark = walk.path.len();
+        if mark > 0 {
+            walk.path.push('.');
+        }
+        walk.path.push_str(key);
+        if !walk.wanted.is_empty() && walk.wanted.contains(&walk.path) {
+            walk.found.push(walk.path.clone());
+        } else if again && walk.duplicates.len() < MOST_PROBLEMS && !walk.duplicates.contains(&walk.path) {
+            walk.duplicates.push(walk.path.clone());
         }
         mark
     }
@@ -165,7 +167,7 @@ impl<'de> Visitor<'de> for Node<'_> {
         let node = self.deeper()?;
         let mut values = Vec::new();
         loop {
-            let mark = self.enter(format_args!("[{}]", values.len()));
+            let mark = self.enter_index(values.len());
             let next = list.next_element_seed(node)?;
             self.leave(mark);
             match next {
