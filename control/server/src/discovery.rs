@@ -130,8 +130,7 @@ fn aggregate(registry: &Registry, core: bool, version: &str) -> Value {
             let versions: Vec<Value> = versions
                 .iter()
                 .map(|v| {
-                    let resources: Vec<Value> =
-                        registry.group_version(group, v).map(|r| aggregated_resource(r)).collect();
+                    let resources: Vec<Value> = registry.group_version(group, v).map(aggregated_resource).collect();
                     json!({"version": v, "resources": resources, "freshness": "Current"})
                 })
                 .collect();

@@ -40,13 +40,16 @@ impl Item {
     }
 }
 
+/// Keys and values, sorted.
+type Labels = Box<[(Box<str>, Box<str>)]>;
+
 /// One object in one version.
 pub struct View {
     stored: Bytes,
     /// Where the fields of `metadata` begin.
     at: usize,
     revision: Revision,
-    labels: OnceLock<Box<[(Box<str>, Box<str>)]>>,
+    labels: OnceLock<Labels>,
     fields: OnceLock<Box<[Box<str>]>>,
 }
 
@@ -61,9 +64,12 @@ impl View {
         Self::new(stored(object), object.resource_version().parse().unwrap_or(0))
     }
 
-    /// About how long the served JSON is.
-    pub fn size(&self) -> usize {
-        self.stored.len() + 44
+    /// How long the served JSON is.
+    pub fn length(&self) -> usize {
+        let digits = self.revision.checked_ilog10().map_or(0, |log| log as usize + 1);
+        let comma = usize::from(self.stored.get(self.at) != Some(&b'}'));
+        let field = if self.revision == 0 { 0 } else { "\"resourceVersion\":\"\"".len() + digits + comma };
+        self.stored.len() + field
     }
 
     /// Appends the served JSON, with another resourceVersion if it is the last state of a deleted object.
@@ -85,7 +91,7 @@ impl View {
 
     /// The served JSON.
     pub fn bytes(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.size());
+        let mut out = BytesMut::with_capacity(self.length());
         self.write(&mut out, None);
         out.freeze()
     }
@@ -234,6 +240,7 @@ mod tests {
             assert!(!String::from_utf8_lossy(&bytes).contains("resourceVersion"));
             let view = View::new(bytes, 7);
             let mut parsed: Value = serde_json::from_slice(&view.bytes()).expect("JSON");
+            assert_eq!(view.length(), view.bytes().len());
             assert_eq!(parsed["metadata"], metadata);
             assert_eq!(view.object().into_value(), parsed);
             let mut out = Vec::new();

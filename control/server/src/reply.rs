@@ -5,14 +5,7 @@ use api::Status;
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
-use http_body::{Frame, SizeHint};
 use serde_json::Value;
-use std::{
-    collections::VecDeque,
-    convert::Infallible,
-    pin::Pin,
-    task::{Context, Poll},
-};
 
 /// Plain text.
 pub fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
@@ -94,44 +87,4 @@ pub fn list_head(
     }
     out.put_slice(b"},");
     out
-}
-
-/// A body of several pieces with a known length.
-pub struct Pieces {
-    pieces: VecDeque<Bytes>,
-    length: u64,
-}
-
-impl Pieces {
-    /// All of it.
-    pub fn new(pieces: VecDeque<Bytes>) -> Self {
-        let length = pieces.iter().map(|p| p.len() as u64).sum();
-        Self { pieces, length }
-    }
-
-    /// As one buffer: for forms that need the whole.
-    pub fn concat(self) -> Bytes {
-        let mut out = BytesMut::with_capacity(usize::try_from(self.length).unwrap_or_default());
-        self.pieces.iter().for_each(|p| out.put_slice(p));
-        out.freeze()
-    }
-}
-
-impl http_body::Body for Pieces {
-    type Data = Bytes;
-    type Error = Infallible;
-
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let piece = self.pieces.pop_front();
-        self.length -= piece.as_ref().map_or(0, |p| p.len() as u64);
-        Poll::Ready(piece.map(|p| Ok(Frame::data(p))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.pieces.is_empty()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        SizeHint::with_exact(self.length)
-    }
 }

@@ -187,6 +187,7 @@ pub trait Strategy: Send + Sync + 'static {
     fn to_storage(&self, _object: &mut Object) {}
 
     /// From the stored form to the served one, where they differ.
+    #[allow(clippy::wrong_self_convention)] // the pair of `to_storage`
     fn from_storage(&self, _object: &mut Object) {}
 
     /// What `/scale` shows; default: `spec.replicas`, `status.replicas`, `spec.selector` as a label selector.

@@ -35,77 +35,76 @@ pub fn columns(columns: &[Column]) -> Value {
     Value::Array(columns.iter().map(one).collect())
 }
 
-/// Appends one row.
-pub fn row(
-    out: &mut BytesMut,
-    resource: &Resource,
-    object: &Object,
-    view: &View,
-    include: Include,
-    version: &str,
-    now: Timestamp,
-    revision: Option<u64>,
-) {
-    let cells = resource.strategy.row(object, now);
-    out.put_slice(b"{\"cells\":");
-    put(out, &cells);
-    let conditions = resource.strategy.row_conditions(object);
-    if !conditions.is_empty() {
-        out.put_slice(b",\"conditions\":");
-        put(out, &conditions);
-    }
-    out.put_slice(b",\"object\":");
-    match include {
-        Include::None => out.put_slice(b"null"),
-        Include::Metadata => view.write_partial(out, version, revision),
-        Include::Object => view.write(out, revision),
-    }
-    out.put_u8(b'}');
+/// How objects are shown in one answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Look {
+    /// Whole, as rows or as metadata.
+    pub form: Form,
+    /// What rows carry.
+    pub include: Include,
+    /// The time that ages are counted to.
+    pub now: Timestamp,
 }
 
-/// Appends a table of one row: the answer to a GET, or the object of a watch event.
-#[allow(clippy::too_many_arguments)]
-pub fn single(
-    out: &mut BytesMut,
-    resource: &Resource,
-    view: &View,
-    include: Include,
-    version: &str,
-    now: Timestamp,
-    head: bool,
-    revision: Option<u64>,
-) {
-    let object = view.object();
-    let rv = revision.map_or_else(|| object.resource_version().to_owned(), |r| r.to_string());
-    out.put_slice(format!("{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{{\"resourceVersion\":\"{rv}\"}},\"columnDefinitions\":").as_bytes());
-    if head {
-        put(out, &columns(&resource.columns));
-    } else {
-        out.put_slice(b"null");
+impl Look {
+    /// Appends an object as an element of a list.
+    pub fn item(&self, out: &mut BytesMut, resource: &Resource, view: &View) {
+        match self.form {
+            Form::Object => view.write(out, None),
+            Form::Partial(version) => view.write_partial(out, version, None),
+            Form::Table(version) => self.row(out, resource, (&view.object(), view), version, None),
+        }
     }
-    out.put_slice(b",\"rows\":[");
-    row(out, resource, &object, view, include, version, now, revision);
-    out.put_slice(b"]}");
+
+    /// Appends an object that stands alone: an answer, or the object of a watch event. `head`: a table carries its columns.
+    /// `revision` replaces the object's own (deletions).
+    pub fn single(&self, out: &mut BytesMut, resource: &Resource, view: &View, head: bool, revision: Option<u64>) {
+        let version = match self.form {
+            Form::Object => return view.write(out, revision),
+            Form::Partial(version) => return view.write_partial(out, version, revision),
+            Form::Table(version) => version,
+        };
+        let object = view.object();
+        let rv = revision.map_or_else(|| object.resource_version().to_owned(), |r| r.to_string());
+        let start = format!(
+            "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{{\"resourceVersion\":\"{rv}\"}},\"columnDefinitions\":"
+        );
+        out.put_slice(start.as_bytes());
+        if head {
+            put(out, &columns(&resource.columns));
+        } else {
+            out.put_slice(b"null");
+        }
+        out.put_slice(b",\"rows\":[");
+        self.row(out, resource, (&object, view), version, revision);
+        out.put_slice(b"]}");
+    }
+
+    fn row(
+        &self,
+        out: &mut BytesMut,
+        resource: &Resource,
+        (object, view): (&Object, &View),
+        version: &str,
+        revision: Option<u64>,
+    ) {
+        out.put_slice(b"{\"cells\":");
+        put(out, &resource.strategy.row(object, self.now));
+        let conditions = resource.strategy.row_conditions(object);
+        if !conditions.is_empty() {
+            out.put_slice(b",\"conditions\":");
+            put(out, &conditions);
+        }
+        out.put_slice(b",\"object\":");
+        match self.include {
+            Include::None => out.put_slice(b"null"),
+            Include::Metadata => view.write_partial(out, version, revision),
+            Include::Object => view.write(out, revision),
+        }
+        out.put_u8(b'}');
+    }
 }
 
 fn put(out: &mut BytesMut, value: &impl serde::Serialize) {
     serde_json::to_writer(out.writer(), value).expect("writing JSON values to memory");
-}
-
-/// Appends an object in the form that was asked for.
-pub fn write(
-    out: &mut BytesMut,
-    resource: &Resource,
-    view: &View,
-    form: Form,
-    include: Include,
-    now: Timestamp,
-    head: bool,
-    revision: Option<u64>,
-) {
-    match form {
-        Form::Object => view.write(out, revision),
-        Form::Partial(version) => view.write_partial(out, version, revision),
-        Form::Table(version) => single(out, resource, view, include, version, now, head, revision),
-    }
 }

@@ -39,7 +39,7 @@ impl OpenApi {
         }
         let (made, key) = (self.made.clone(), key.to_owned());
         let work = tokio::task::spawn_blocking(move || {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
+            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
             let bytes = serde_json::to_vec(&make()).expect("JSON values serialise");
             encoder.write_all(&bytes)?;
             let packed = Bytes::from(encoder.finish()?);

@@ -2,6 +2,7 @@
 
 mod binding;
 mod delete;
+mod list;
 mod log;
 mod patch;
 mod read;
@@ -16,7 +17,7 @@ use crate::{
     negotiate::{self, Form, Offers, Output},
     payload::View,
     reply,
-    table::{self, Include},
+    table::{Include, Look},
 };
 use api::{Object, Status};
 use axum::body::Body;
@@ -154,9 +155,9 @@ pub(crate) fn answer(
     let bytes = if output.form == Form::Object {
         view.bytes()
     } else {
-        let mut out = BytesMut::with_capacity(view.size());
-        let include = Include::parse(&call.query)?;
-        table::write(&mut out, resource, view, output.form, include, call.server.0.clock.now(), true, None);
+        let mut out = BytesMut::with_capacity(view.length());
+        let look = Look { form: output.form, include: Include::parse(&call.query)?, now: call.server.0.clock.now() };
+        look.single(&mut out, resource, view, true, None);
         out.freeze()
     };
     Ok(reply::json(code, output, bytes))

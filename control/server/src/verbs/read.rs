@@ -1,25 +1,24 @@
 //! GET and LIST. Neither parses JSON unless a selector, a table or YAML asks for it. Follows "Kubernetes API Concepts": resource
 //! versions, chunked lists, consistent reads.
 
-use super::answer;
+use super::{answer, list::List};
 use crate::{
     Resource,
     chain::Call,
-    negotiate::{Form, Offers, Output},
-    payload::{Item, View},
-    reply::{self, Pieces},
+    negotiate::Offers,
+    payload::Item,
+    reply,
     request::Query,
     select::{Filter, identity},
-    table::{self, Include},
+    table::{Include, Look},
 };
 use api::{Cause, FieldPath, GroupVersionKind, Reason, Status, invalid};
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
-use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, StatusCode, header};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{collections::VecDeque, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use store::{Entry, Error, Revision, Snapshot};
 
 /// How long a read waits for a revision that has not happened yet.
@@ -151,8 +150,8 @@ pub(super) fn validate_options(query: &Query, watch: bool) -> Result<(), Status>
 pub(super) struct Page {
     pub(super) revision: Revision,
     pub(super) entries: Vec<Arc<Entry<Item>>>,
-    next: Option<String>,
-    remaining: Option<usize>,
+    pub(super) next: Option<String>,
+    pub(super) remaining: Option<usize>,
 }
 
 /// The prefix of the keys that a collection request is about.
@@ -251,55 +250,14 @@ pub(super) async fn list(call: Call, resource: Arc<Resource>) -> Result<Response
     validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;
     let page = page(&call, &resource, &filter).await?;
-    let pieces = render(&call, &resource, output, &page)?;
+    let look = Look { form: output.form, include: Include::parse(&call.query)?, now: call.server.0.clock.now() };
+    let list = List::new(resource, look, page);
     if output.yaml || output.pretty {
-        return Ok(reply::json(StatusCode::OK, output, pieces.concat()));
+        return Ok(reply::json(StatusCode::OK, output, list.whole()));
     }
-    let mut response = Response::new(Body::new(pieces));
+    let mut response = Response::new(Body::new(list));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
-}
-
-/// Size of the pieces of a list: large enough for few writes, small enough to begin early.
-const PIECE: usize = 128 * 1024;
-
-/// The list as bytes, without serialising any object.
-pub(super) fn render(call: &Call, resource: &Resource, output: Output, page: &Page) -> Result<Pieces, Status> {
-    let include = Include::parse(&call.query)?;
-    let now = call.server.0.clock.now();
-    let (kind, api_version) = match output.form {
-        Form::Object => (resource.list_kind.clone(), resource.gvr.api_version()),
-        Form::Table(version) => ("Table".to_owned(), format!("meta.k8s.io/{version}")),
-        Form::Partial(version) => ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}")),
-    };
-    let mut out = reply::list_head(&kind, &api_version, page.revision, page.next.as_deref(), page.remaining);
-    match output.form {
-        Form::Table(_) => {
-            out.put_slice(format!("\"columnDefinitions\":{},\"rows\":[", table::columns(&resource.columns)).as_bytes())
-        }
-        _ => out.put_slice(b"\"items\":["),
-    }
-    let mut pieces = VecDeque::new();
-    for (index, entry) in page.entries.iter().enumerate() {
-        if index > 0 {
-            out.put_u8(b',');
-        }
-        item(&mut out, resource, entry.payload.view(resource), output.form, include, now);
-        if out.len() >= PIECE {
-            pieces.push_back(std::mem::replace(&mut out, BytesMut::with_capacity(PIECE + 4096)).freeze());
-        }
-    }
-    out.put_slice(b"]}\n");
-    pieces.push_back(Bytes::from(out));
-    Ok(Pieces::new(pieces))
-}
-
-fn item(out: &mut BytesMut, resource: &Resource, view: &View, form: Form, include: Include, now: jiff::Timestamp) {
-    match form {
-        Form::Object => view.write(out, None),
-        Form::Partial(version) => view.write_partial(out, version, None),
-        Form::Table(version) => table::row(out, resource, &view.object(), view, include, version, now, None),
-    }
 }
 
 /// 410 of a watch at a revision that is no longer kept.

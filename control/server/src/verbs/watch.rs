@@ -10,7 +10,7 @@ use crate::{
     request::Query,
     select::Filter,
     server::Server,
-    table::{self, Include},
+    table::{Include, Look},
 };
 use api::Status;
 use axum::body::Body;
@@ -50,7 +50,7 @@ pub(super) async fn watch(call: Call, resource: Arc<Resource>) -> Result<Respons
         Ok(events) => Ok(events),
         // A revision that has not happened: its events are those to come.
         Err(Error::Future { current }) => {
-            store.watch(&read::prefix(&call, &resource), current).map_err(|e| read::store_error(e))
+            store.watch(&read::prefix(&call, &resource), current).map_err(read::store_error)
         }
         Err(Error::Compacted { oldest }) => Err(read::too_old(start.since, oldest)),
         Err(error) => return Err(read::store_error(error)),
@@ -61,8 +61,7 @@ pub(super) async fn watch(call: Call, resource: Arc<Resource>) -> Result<Respons
         server: call.server.clone(),
         resource,
         filter,
-        form: output.form,
-        include,
+        look: Look { form: output.form, include, now: call.server.0.clock.now() },
         seen: start.since,
         since: start.since,
         initial: start.initial,
@@ -145,8 +144,7 @@ struct Stream {
     server: Server,
     resource: Arc<Resource>,
     filter: Filter,
-    form: Form,
-    include: Include,
+    look: Look,
     /// Every event up to this revision has been sent or did not match.
     seen: Revision,
     since: Revision,
@@ -239,10 +237,11 @@ impl Stream {
 
     fn put(&mut self, out: &mut BytesMut, kind: &str, entry: &Entry<Item>, revision: Option<Revision>) {
         let view = entry.payload.view(&self.resource);
-        out.reserve(view.size() + 48);
+        out.reserve(view.length() + 64);
         open(out, kind);
-        let now = self.server.0.clock.now();
-        table::write(out, &self.resource, view, self.form, self.include, now, std::mem::take(&mut self.head), revision);
+        self.look.now = self.server.0.clock.now();
+        let head = std::mem::take(&mut self.head);
+        self.look.single(out, &self.resource, view, head, revision);
         close(out);
     }
 
@@ -265,14 +264,14 @@ impl Stream {
 
     fn put_bookmark(&mut self, out: &mut BytesMut, initial: bool) {
         open(out, "BOOKMARK");
-        let (kind, api_version) = match self.form {
+        let (kind, api_version) = match self.look.form {
             Form::Object => (self.resource.kind.clone(), self.resource.gvr.api_version()),
             Form::Partial(v) => ("PartialObjectMetadata".into(), format!("meta.k8s.io/{v}")),
             Form::Table(v) => ("Table".into(), format!("meta.k8s.io/{v}")),
         };
         let annotations = if initial { ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}" } else { "" };
         let metadata = format!("{{\"resourceVersion\":\"{}\",\"creationTimestamp\":null{annotations}}}", self.seen);
-        let text = match self.form {
+        let text = match self.look.form {
             Form::Table(v) => format!(
                 "{{\"kind\":\"Table\",\"apiVersion\":\"{api_version}\",\"metadata\":{{\"resourceVersion\":\"{}\"}},\"columnDefinitions\":null,\"rows\":[{{\"cells\":[],\"object\":{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{v}\",\"metadata\":{metadata}}}}}]}}",
                 self.seen

@@ -265,7 +265,7 @@ async fn yaml_goes_in_and_out() {
     let cluster = Cluster::new().await;
     let headers = [("content-type", "application/yaml"), ("accept", "application/yaml")];
     let answer =
-        cluster.send(&cluster.admin, "POST", MAPS, &headers, "metadata:\n  name: y\ndata:\n  k: 'yes'\n").await;
+        cluster.send(&cluster.admin, "POST", MAPS, &headers, "metadata:\n  name: yam\ndata:\n  k: 'yes'\n").await;
     assert_eq!((answer.code, content_type(&answer)), (201, "application/yaml"), "{}", answer.text());
     assert!(answer.text().contains("kind: ConfigMap"), "{}", answer.text());
 }
