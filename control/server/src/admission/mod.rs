@@ -1,8 +1,9 @@
 //! Admission: what changes or refuses a write on grounds that reach beyond its own object. Plugins carry upstream's names; their
 //! order is one visible list, [`all`]. They read the other objects from memory ([`crate::Objects`]), never from disk.
 
+mod defaulttolerationseconds;
 mod namespacelifecycle;
-mod pods;
+
 mod priority;
 mod runtimeclass;
 mod serviceaccount;
@@ -63,7 +64,7 @@ pub fn all(_settings: &Settings) -> Vec<Arc<dyn Admission>> {
         Arc::new(serviceaccount::ServiceAccount),
         Arc::new(taintnodes::TaintNodesByCondition),
         Arc::new(priority::Priority),
-        Arc::new(pods::DefaultTolerationSeconds),
+        Arc::new(defaulttolerationseconds::DefaultTolerationSeconds),
         Arc::new(runtimeclass::RuntimeClass),
     ]
 }

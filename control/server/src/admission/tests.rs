@@ -1,3 +1,5 @@
+//! All plugins in their order over small clusters in memory.
+
 use super::*;
 use crate::kinds::testing::{Stored, context_for, parse, settings, yaml};
 use crate::{Resource, strategy::Plain};

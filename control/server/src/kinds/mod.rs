@@ -33,6 +33,9 @@ mod serviceaccount;
 #[cfg(test)]
 pub(crate) mod testing;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use podspec::service_account_mirror as mirror_service_account;
 pub(crate) use priorityclass::SYSTEM as SYSTEM_PRIORITY_CLASSES;
 

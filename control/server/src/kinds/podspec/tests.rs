@@ -1,3 +1,5 @@
+//! Pod specs that break rules, and the words that say so.
+
 use super::*;
 use crate::Strategy;
 use crate::kinds::pod::Pods;

@@ -1,3 +1,5 @@
+//! Services through defaulting, preparation, reservation and validation, as the server does it.
+
 use super::*;
 use crate::kinds::testing::{self, context, errors, parse, row, update_errors};
 use expect_test::expect;
