@@ -1,1 +1,81 @@
-//! image
+//! Images: names, registries, and the content store of a node.
+//!
+//! What it is: [`Images`] pulls an image by tag or digest, recognises by its manifest and config what it holds
+//! ([`Artifact`]), and keeps it as plain files that are verified while they arrive and appear by atomic renames, so that
+//! `sampan image load` works with the cluster up or down. It collects what nobody uses.
+//!
+//! What it is not: it compiles and runs nothing, and knows no Pod. Images are hostile input: every size, count and time
+//! is bounded ([`Limits`]), and native code inside an image is never looked at.
+//!
+//! It follows the pages *Images* (names, pull policies, imagePullSecrets) and *Garbage Collection* of the Kubernetes
+//! documentation, the OCI image and distribution specifications, and the CNCF "Wasm OCI artifact layout".
+
+mod archive;
+mod auth;
+mod collect;
+mod content;
+mod digest;
+mod error;
+mod images;
+mod layer;
+mod load;
+mod manifest;
+mod pull;
+mod push;
+mod recognise;
+mod reference;
+mod registry;
+
+pub use auth::{Credential, Keyring};
+pub use collect::{Collected, Listed};
+pub use digest::Digest;
+pub use error::Error;
+pub use images::{Images, Limits, Options, Policy, Proxies};
+pub use manifest::Config;
+pub use reference::Reference;
+
+use std::path::PathBuf;
+
+/// An image that is in the content store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pulled {
+    /// The full name it was asked for by, with the defaults filled in: `docker.io/library/hello:latest`.
+    pub name: String,
+    /// The digest of what the name stands for: of the index if it is one, else of the manifest.
+    pub digest: Digest,
+    /// What can be run.
+    pub artifact: Artifact,
+    /// How the image wants to be run.
+    pub config: Config,
+    /// Bytes of all its blobs that are stored.
+    pub size: u64,
+    /// Which of the known layouts the image has, in a word or two, for people.
+    pub layout: &'static str,
+}
+
+impl Pulled {
+    /// The name of the image by content, as Kubernetes shows it in `status.containerStatuses[].imageID`.
+    pub fn id(&self) -> String {
+        let name = self.name.split('@').next().unwrap_or_default();
+        let start = name.rfind('/').map_or(0, |at| at + 1);
+        let end = name[start..].find(':').map_or(name.len(), |at| start + at);
+        format!("{}@{}", &name[..end], self.digest)
+    }
+}
+
+/// What an image holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Artifact {
+    /// One WebAssembly module or component, a verified plain file.
+    Wasm {
+        /// The file. It stays as long as the image is stored.
+        path: PathBuf,
+        /// The digest of the file's content: the key for caches of what is made from it.
+        digest: Digest,
+    },
+    /// A Linux image. Its layers are not fetched.
+    Linux {
+        /// `linux/amd64`, with a variant if it has one.
+        platform: String,
+    },
+}

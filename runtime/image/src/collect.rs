@@ -1,0 +1,172 @@
+//! Listing, removing, and collecting what nobody uses.
+
+use crate::{
+    Digest, Error, Images, Reference,
+    content::{Content, Lock, blocking, remove},
+    error::Fault,
+};
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::Path,
+};
+
+/// A stored image, for people.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listed {
+    /// Its full names, in order; none if all have moved on to other images.
+    pub names: Vec<String>,
+    /// Its digest.
+    pub digest: Digest,
+    /// Bytes of its blobs; images may share some.
+    pub size: u64,
+    /// Which of the known layouts it has.
+    pub layout: &'static str,
+}
+
+/// What a collection has done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// An image was being pulled or loaded: nothing was done, try again later.
+    pub busy: bool,
+    /// The images that were deleted.
+    pub images: Vec<Digest>,
+    /// Bytes that were freed.
+    pub freed: u64,
+}
+
+impl Images {
+    /// All stored images.
+    pub async fn list(&self) -> Result<Vec<Listed>, Error> {
+        let content = self.0.content.clone();
+        let listed = blocking(move || {
+            let mut names: HashMap<Digest, Vec<String>> = HashMap::new();
+            for name in content.names()? {
+                names.entry(name.image).or_default().push(name.name);
+            }
+            let list = content.images()?.into_iter().map(|(digest, record)| Listed {
+                names: names.remove(&digest).unwrap_or_default(),
+                digest,
+                size: record.blobs.iter().map(|(_, size)| size).sum(),
+                layout: record.layout.text(),
+            });
+            Ok(list.collect::<Vec<_>>())
+        });
+        Ok(listed.await?)
+    }
+
+    /// Removes a name, or all of an image given by its digest; the image itself once it has no name left. Waits for pulls.
+    pub async fn remove(&self, image: &str) -> Result<(), Error> {
+        let by_digest = image.parse::<Digest>().ok();
+        let reference = if by_digest.is_none() { Some(Reference::parse(image)?) } else { None };
+        let lock = self.0.content.exclusive().await?;
+        let (content, shown) = (self.0.content.clone(), image.to_owned());
+        let removed = blocking(move || {
+            let names = content.names()?;
+            let name = reference.map(|reference| reference.to_string());
+            let found = names.iter().find(|found| Some(&found.name) == name.as_ref()).map(|found| found.image);
+            let Some(digest) = by_digest.or(found) else { return Ok(None) };
+            let known = content.record(&digest)?.is_some();
+            let (gone, kept): (Vec<_>, Vec<_>) = names
+                .into_iter()
+                .filter(|found| found.image == digest)
+                .partition(|found| name.as_ref().is_none_or(|name| *name == found.name));
+            for found in &gone {
+                content.forget_name(&found.name)?;
+            }
+            if kept.is_empty() {
+                remove(&content.record_path(&digest))?;
+            }
+            sweep(&content, &lock, false)?;
+            Ok(known.then_some(()))
+        });
+        removed.await?.ok_or_else(|| Error::Refused(format!("{shown}: no such image in the store")))
+    }
+
+    /// Deletes images that are not in `in_use`, the least recently pulled first, until `free` bytes are freed; and blobs that
+    /// no image has. With `free` 0 only the latter. Does nothing while an image is put together.
+    pub async fn collect(&self, in_use: HashSet<Digest>, free: u64) -> Result<Collected, Error> {
+        let Some(lock) = self.0.content.try_exclusive()? else {
+            return Ok(Collected { busy: true, ..Default::default() });
+        };
+        let content = self.0.content.clone();
+        Ok(blocking(move || collect(&content, &lock, &in_use, free)).await?)
+    }
+
+    /// How many bytes to free so that the disk under the store is used to at most `low` percent, if it is used to more
+    /// than `high` percent: upstream's imageGCHighThresholdPercent (85) and imageGCLowThresholdPercent (80).
+    pub fn to_free(&self, high: u8, low: u8) -> Result<u64, Error> {
+        let disk = rustix::fs::statvfs(self.0.content.root()).map_err(std::io::Error::from)?;
+        Ok(excess(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, high, low))
+    }
+}
+
+fn excess(capacity: u64, available: u64, high: u8, low: u8) -> u64 {
+    let used = capacity.saturating_sub(available);
+    let percent = |percent: u8| (u128::from(capacity) * u128::from(percent.min(100)) / 100) as u64;
+    if used <= percent(high) { 0 } else { used - percent(low.min(high)) }
+}
+
+fn collect(content: &Content, lock: &Lock, in_use: &HashSet<Digest>, free: u64) -> Result<Collected, Fault> {
+    let mut collected = Collected { freed: sweep(content, lock, free > 0)?, ..Default::default() };
+    let mut candidates = Vec::new();
+    for (digest, _) in content.images()? {
+        let pulled = fs::metadata(content.record_path(&digest)).and_then(|file| file.modified());
+        candidates.push((pulled.ok(), digest));
+    }
+    candidates.sort_unstable();
+    for (_, digest) in candidates.into_iter().filter(|(_, digest)| !in_use.contains(digest)) {
+        if collected.freed >= free {
+            break;
+        }
+        for name in content.names()?.into_iter().filter(|name| name.image == digest) {
+            content.forget_name(&name.name)?;
+        }
+        remove(&content.record_path(&digest))?;
+        collected.freed += sweep(content, lock, false)?;
+        collected.images.push(digest);
+        tracing::info!(%digest, "an unused image was deleted");
+    }
+    Ok(collected)
+}
+
+/// Deletes blobs that no image has, and remains of interrupted writes; `partials`: also of interrupted downloads. Nobody
+/// else is at work: the lock is held exclusively. Answers with the bytes freed.
+fn sweep(content: &Content, _: &Lock, partials: bool) -> Result<u64, Fault> {
+    let images = content.images()?;
+    let used: HashSet<String> =
+        images.iter().flat_map(|(_, record)| &record.blobs).map(|(digest, _)| digest.hex()).collect();
+    let mut freed = clear(&content.blobs(), |name| used.contains(name))?;
+    freed += clear(&content.root().join("tmp"), |_| false)?;
+    if partials {
+        freed += clear(&content.root().join("partial"), |_| false)?;
+    }
+    Ok(freed)
+}
+
+fn clear(folder: &Path, keep: impl Fn(&str) -> bool) -> Result<u64, Fault> {
+    let mut freed = 0;
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        if !entry.file_name().to_str().is_some_and(&keep) {
+            let size = entry.metadata().map_or(0, |metadata| metadata.len());
+            remove(&entry.path())?;
+            freed += size;
+        }
+    }
+    Ok(freed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_disk_above_the_high_mark_is_freed_to_the_low_one() {
+        for (available, high, low, want) in
+            [(200, 85, 80, 0), (150, 85, 80, 0), (149, 85, 80, 51), (0, 85, 80, 200), (0, 80, 90, 200), (0, 100, 50, 0)]
+        {
+            assert_eq!(excess(1000, available, high, low), want, "{available} {high} {low}");
+        }
+    }
+}

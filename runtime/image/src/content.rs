@@ -1,0 +1,322 @@
+//! The content store: plain files that appear by atomic renames.
+//!
+//! ```text
+//! blobs/sha256/HEX    verified content: indexes, manifests, configs, layers, modules
+//! partial/HEX         a download that has been interrupted, or runs
+//! tmp/                what is being written
+//! images/HEX.json     a complete image, by the digest of its index or manifest ([`Record`])
+//! names/HEX.json      a name and the image it stands for; HEX is the digest of the name
+//! lock                held shared while an image is put together, exclusively while something is deleted
+//! ```
+//!
+//! Several processes may use one store: a cluster, and `sampan image load`.
+
+use crate::{Config, Digest, Error, error::Fault, layer::damaged, manifest::Descriptor, recognise::Layout};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use sha2::{Digest as _, Sha256};
+use std::{
+    fs::{self, DirBuilder, File, TryLockError},
+    io::{self, Read, Write},
+    os::unix::fs::DirBuilderExt,
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+/// Copied at a time, bytes.
+const CHUNK: usize = 128 << 10;
+
+/// A complete image.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Record {
+    /// The image manifest; the index that led to it is only in the blobs.
+    pub manifest: Descriptor,
+    /// The module, unless it is a Linux image.
+    pub wasm: Option<Digest>,
+    pub platform: String,
+    pub layout: Layout,
+    pub config: Config,
+    /// Every stored blob that belongs to it, with its size.
+    pub blobs: Vec<(Digest, u64)>,
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Name {
+    pub name: String,
+    pub image: Digest,
+}
+
+/// A cheap handle to the folder.
+#[derive(Clone, Debug)]
+pub(crate) struct Content {
+    root: Arc<Path>,
+    next: Arc<AtomicU64>,
+}
+
+/// The lock of the store, until dropped.
+#[derive(Debug)]
+pub(crate) struct Lock(#[allow(dead_code, reason = "closing it unlocks")] File);
+
+impl Content {
+    pub(crate) fn open(root: &Path) -> io::Result<Self> {
+        for folder in ["", "blobs/sha256", "partial", "tmp", "images", "names"] {
+            DirBuilder::new().recursive(true).mode(0o700).create(root.join(folder))?;
+        }
+        Ok(Self { root: root.into(), next: Arc::default() })
+    }
+
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(crate) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.root.join("blobs/sha256").join(digest.hex())
+    }
+
+    pub(crate) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.root.join("partial").join(digest.hex())
+    }
+
+    pub(crate) fn blobs(&self) -> PathBuf {
+        self.root.join("blobs/sha256")
+    }
+
+    /// Whether a verified blob of that size is there.
+    pub(crate) fn has(&self, digest: &Digest, size: u64) -> bool {
+        fs::metadata(self.blob(digest)).is_ok_and(|found| found.len() == size)
+    }
+
+    /// Waits for the shared lock.
+    pub(crate) async fn shared(&self) -> Result<Lock, Fault> {
+        let file = self.lock_file()?;
+        match file.try_lock_shared() {
+            Ok(()) => Ok(Lock(file)),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+            Err(TryLockError::WouldBlock) => blocking(move || Ok(Lock(file.lock_shared().map(|()| file)?))).await,
+        }
+    }
+
+    /// The exclusive lock, if nobody holds any.
+    pub(crate) fn try_exclusive(&self) -> Result<Option<Lock>, Fault> {
+        let file = self.lock_file()?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Lock(file))),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(error.into()),
+        }
+    }
+
+    /// Waits for the exclusive lock.
+    pub(crate) async fn exclusive(&self) -> Result<Lock, Fault> {
+        let file = self.lock_file()?;
+        blocking(move || Ok(Lock(file.lock().map(|()| file)?))).await
+    }
+
+    fn lock_file(&self) -> io::Result<File> {
+        File::options().create(true).truncate(false).write(true).open(self.root.join("lock"))
+    }
+
+    /// A new file under `tmp`, written from the start.
+    pub(crate) fn incoming(&self) -> Result<Incoming, Fault> {
+        let (file, path) = loop {
+            let number = self.next.fetch_add(1, Ordering::Relaxed);
+            let path = self.root.join("tmp").join(format!("{}-{number}", std::process::id()));
+            match File::options().create_new(true).write(true).open(&path) {
+                Ok(file) => break (file, path),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {} // another store's, or a dead process's
+                Err(error) => return Err(error.into()),
+            }
+        };
+        Ok(Incoming { content: self.clone(), file, path, hasher: Sha256::new(), size: 0, kept: false })
+    }
+
+    /// Reads a file of `size` bytes from an archive.
+    pub(crate) fn receive(&self, data: &mut dyn Read, size: u64, limit: u64) -> Result<Incoming, Fault> {
+        if size > limit {
+            return Err(Fault::content(format!("the archive holds a file of {size} bytes, {limit} are allowed")));
+        }
+        let mut incoming = self.incoming()?;
+        let mut buffer = vec![0; CHUNK];
+        loop {
+            let count = data.read(&mut buffer).map_err(damaged)?;
+            if count == 0 {
+                break;
+            }
+            incoming.write(&buffer[..count])?;
+        }
+        if incoming.size != size {
+            return Err(Fault::content("the archive ends within a file"));
+        }
+        Ok(incoming)
+    }
+
+    /// Stores bytes as a blob.
+    pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest, Fault> {
+        let digest = Digest::of(bytes);
+        if !self.has(&digest, bytes.len() as u64) {
+            let mut incoming = self.incoming()?;
+            incoming.write(bytes)?;
+            incoming.commit(None)?;
+        }
+        Ok(digest)
+    }
+
+    /// Whether a blob begins with these bytes.
+    pub(crate) fn starts_with(&self, digest: &Digest, start: &[u8]) -> Result<bool, Fault> {
+        let mut found = Vec::new();
+        File::open(self.blob(digest))?.take(start.len() as u64).read_to_end(&mut found)?;
+        Ok(found == start)
+    }
+
+    /// Reads a small blob.
+    pub(crate) fn bytes(&self, digest: &Digest, limit: u64) -> Result<Vec<u8>, Fault> {
+        let file = File::open(self.blob(digest))?;
+        let mut bytes = Vec::new();
+        file.take(limit + 1).read_to_end(&mut bytes)?;
+        if bytes.len() as u64 > limit {
+            return Err(Fault::content(format!("{digest} has more than {limit} bytes")));
+        }
+        Ok(bytes)
+    }
+
+    pub(crate) fn record(&self, image: &Digest) -> Result<Option<Record>, Fault> {
+        read_json(&self.root.join("images").join(format!("{}.json", image.hex())))
+    }
+
+    pub(crate) fn name(&self, name: &str) -> Result<Option<Name>, Fault> {
+        read_json(&self.name_path(name))
+    }
+
+    fn name_path(&self, name: &str) -> PathBuf {
+        self.root.join("names").join(format!("{}.json", Digest::of(name.as_bytes()).hex()))
+    }
+
+    pub(crate) fn record_path(&self, image: &Digest) -> PathBuf {
+        self.root.join("images").join(format!("{}.json", image.hex()))
+    }
+
+    pub(crate) fn set_record(&self, image: &Digest, record: &Record) -> Result<(), Fault> {
+        self.write_json(&self.record_path(image), record)
+    }
+
+    pub(crate) fn set_name(&self, name: &str, image: Digest) -> Result<(), Fault> {
+        self.write_json(&self.name_path(name), &Name { name: name.to_owned(), image })
+    }
+
+    pub(crate) fn forget_name(&self, name: &str) -> Result<(), Fault> {
+        remove(&self.name_path(name))
+    }
+
+    /// All names, in order.
+    pub(crate) fn names(&self) -> Result<Vec<Name>, Fault> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(self.root.join("names"))? {
+            names.extend(read_json::<Name>(&entry?.path())?);
+        }
+        names.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(names)
+    }
+
+    /// All images; what cannot be read is skipped and told of.
+    pub(crate) fn images(&self) -> Result<Vec<(Digest, Record)>, Fault> {
+        let mut images = Vec::new();
+        for entry in fs::read_dir(self.root.join("images"))? {
+            let path = entry?.path();
+            let stem = path.file_stem().and_then(|stem| stem.to_str()).unwrap_or_default();
+            let Ok(digest) = format!("sha256:{stem}").parse() else { continue };
+            match read_json(&path) {
+                Ok(Some(record)) => images.push((digest, record)),
+                Ok(None) => {}
+                Err(fault) => tracing::warn!(path = %path.display(), ?fault, "an image record cannot be read"),
+            }
+        }
+        images.sort_by_key(|(digest, _)| *digest);
+        Ok(images)
+    }
+
+    fn write_json(&self, path: &Path, value: &impl Serialize) -> Result<(), Fault> {
+        let mut incoming = self.incoming()?;
+        incoming.write(&serde_json::to_vec(value).map_err(io::Error::other)?)?;
+        incoming.keep_as(path)
+    }
+}
+
+/// A file that is being written under `tmp`; gone when dropped.
+#[derive(Debug)]
+pub(crate) struct Incoming {
+    content: Content,
+    file: File,
+    path: PathBuf,
+    hasher: Sha256,
+    size: u64,
+    kept: bool,
+}
+
+impl Incoming {
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        self.hasher.update(bytes);
+        self.size += bytes.len() as u64;
+        Ok(self.file.write_all(bytes)?)
+    }
+
+    /// Makes it a blob, if it is the one that is expected.
+    pub(crate) fn commit(mut self, expected: Option<Digest>) -> Result<(Digest, u64), Fault> {
+        let digest = Digest::finish(std::mem::take(&mut self.hasher));
+        let size = self.size;
+        if let Some(expected) = expected.filter(|expected| *expected != digest) {
+            return Err(Fault::content(format!("the content of {expected} has digest {digest}")));
+        }
+        let path = self.content.blob(&digest);
+        self.keep_as(&path)?;
+        Ok((digest, size))
+    }
+
+    fn keep_as(mut self, path: &Path) -> Result<(), Fault> {
+        self.file.sync_data()?; // a name must never stand for content that a power cut takes away
+        fs::rename(&self.path, path)?;
+        self.kept = true;
+        Ok(())
+    }
+}
+
+impl Drop for Incoming {
+    fn drop(&mut self) {
+        if !self.kept {
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Fault> {
+    match fs::read(path) {
+        Ok(bytes) => match serde_json::from_slice(&bytes) {
+            Ok(value) => Ok(Some(value)),
+            Err(error) => Err(Fault::Store(format!("{}: {error}", path.display()))),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Fault::Store(format!("{}: {error}", path.display()))),
+    }
+}
+
+/// Removes a file, if it is there.
+pub(crate) fn remove(path: &Path) -> Result<(), Fault> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// Runs file work on a thread that may block.
+pub(crate) async fn blocking<R: Send + 'static>(
+    work: impl FnOnce() -> Result<R, Fault> + Send + 'static,
+) -> Result<R, Fault> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|error| Err(Fault::Store(error.to_string())))
+}
+
+impl From<io::Error> for Error {
+    fn from(error: io::Error) -> Self {
+        Self::Store(error.to_string())
+    }
+}

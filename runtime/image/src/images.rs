@@ -1,0 +1,200 @@
+//! The handle: what to do for a container's image under its pull policy.
+
+use crate::{
+    Artifact, Config, Digest, Error, Keyring, Pulled, Reference,
+    content::{Content, Record},
+    error::Fault,
+    registry,
+};
+use futures::future::{BoxFuture, WeakShared};
+use parking_lot::Mutex;
+use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use tokio::sync::{OnceCell, Semaphore};
+
+/// How a store talks to registries.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    /// Certificate authorities beside those of the system, each a PEM bundle.
+    pub roots: Vec<Vec<u8>>,
+    /// Proxies.
+    pub proxies: Proxies,
+    /// Bounds.
+    pub limits: Limits,
+}
+
+/// Proxies for registries. Loopback registries are always reached directly.
+#[derive(Clone, Debug, Default)]
+pub struct Proxies {
+    /// URL of the proxy for https registries.
+    pub https: Option<String>,
+    /// URL of the proxy for http registries.
+    pub http: Option<String>,
+    /// Hosts, suffixes and networks reached directly, separated by commas.
+    pub no_proxy: Option<String>,
+}
+
+/// What an image may cost. Everything beyond is refused.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Bytes of a manifest, index or config.
+    pub manifest: u64,
+    /// Layers of an image.
+    pub layers: usize,
+    /// Bytes of all layers of an image as they are transferred.
+    pub image: u64,
+    /// Bytes of one module or component.
+    pub module: u64,
+    /// Bytes that the layers of an image, or an archive, may unpack to.
+    pub unpacked: u64,
+    /// Entries of all tar archives of an image.
+    pub entries: usize,
+    /// Pulls at a time; further ones wait.
+    pub pulls: usize,
+    /// For a connection to be made.
+    pub connect: Duration,
+    /// For an answer to begin, and for a document to end.
+    pub answer: Duration,
+    /// Between two pieces of a blob.
+    pub idle: Duration,
+    /// For a whole pull.
+    pub pull: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            manifest: 4 << 20,
+            layers: 128,
+            image: 4 << 30,
+            module: 512 << 20,
+            unpacked: 4 << 30,
+            entries: 100_000,
+            pulls: 4,
+            connect: Duration::from_secs(10),
+            answer: Duration::from_secs(30),
+            idle: Duration::from_secs(30),
+            pull: Duration::from_secs(1800),
+        }
+    }
+}
+
+/// When an image is pulled: a container's `imagePullPolicy`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Policy {
+    /// Each time a container starts.
+    Always,
+    /// If it is not in the store.
+    IfNotPresent,
+    /// Never: it must be in the store.
+    Never,
+}
+
+pub(crate) type Pull = BoxFuture<'static, Result<Pulled, Error>>;
+
+/// A node's images. A clone is the same.
+#[derive(Clone)]
+pub struct Images(pub(crate) Arc<Inner>);
+
+pub(crate) struct Inner {
+    pub content: Content,
+    pub options: Options,
+    pub http: OnceCell<reqwest::Client>,
+    /// Pulls under way. Pulls with other credentials are others: one pod's secret must not fetch for another.
+    pub pulls: Mutex<HashMap<(Reference, Keyring), WeakShared<Pull>>>,
+    pub slots: Semaphore,
+}
+
+impl std::fmt::Debug for Images {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Images({})", self.0.content.root().display())
+    }
+}
+
+impl Images {
+    /// Opens or makes the content store in `folder`. Nothing is connected to.
+    pub fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
+        let content = Content::open(folder.as_ref())
+            .map_err(|error| Error::Store(format!("{}: {error}", folder.as_ref().display())))?;
+        let slots = Semaphore::new(options.limits.pulls.max(1));
+        Ok(Self(Arc::new(Inner { content, options, http: OnceCell::new(), pulls: Mutex::default(), slots })))
+    }
+
+    /// The image of a container under its policy; the one call that the agent needs.
+    pub async fn ensure(&self, image: &str, policy: Policy, keyring: &Keyring) -> Result<Pulled, Error> {
+        let reference = Reference::parse(image)?;
+        match policy {
+            Policy::Always => self.pull(image, keyring).await,
+            Policy::IfNotPresent => match self.get(image)? {
+                Some(pulled) => Ok(pulled),
+                None => self.pull(image, keyring).await,
+            },
+            Policy::Never => self.get(image)?.ok_or_else(|| Error::ErrImageNeverPull {
+                image: image.into(),
+                hint: format!("; load it with: sampan image load FILE -t {}", short(&reference)),
+            }),
+        }
+    }
+
+    /// The image if it is complete in the store. Reads two small files, connects to nothing.
+    pub fn get(&self, image: &str) -> Result<Option<Pulled>, Error> {
+        let reference = Reference::parse(image)?;
+        self.0.local(&reference).map_err(|fault| match fault {
+            Fault::Store(cause) => Error::ImageInspectError { image: image.into(), cause },
+            other => other.into(),
+        })
+    }
+
+    /// The digests of what is stored under the names and images of the store, for caches beside it.
+    pub fn digests(&self) -> Result<Vec<Digest>, Error> {
+        Ok(self.0.content.images()?.into_iter().map(|(digest, _)| digest).collect())
+    }
+}
+
+impl Inner {
+    pub(crate) fn local(&self, reference: &Reference) -> Result<Option<Pulled>, Fault> {
+        let image = match reference.digest {
+            Some(digest) => digest,
+            None => match self.content.name(&reference.to_string())? {
+                Some(name) => name.image,
+                None => return Ok(None),
+            },
+        };
+        let Some(record) = self.content.record(&image)? else { return Ok(None) };
+        if let Some(wasm) = &record.wasm
+            && !record.blobs.iter().any(|(digest, size)| digest == wasm && self.content.has(digest, *size))
+        {
+            tracing::warn!(image = %reference, module = %wasm, "the module of a stored image is missing");
+            return Ok(None);
+        }
+        Ok(Some(self.pulled(reference, image, record)))
+    }
+
+    pub(crate) fn pulled(&self, reference: &Reference, digest: Digest, record: Record) -> Pulled {
+        let artifact = match record.wasm {
+            Some(digest) => Artifact::Wasm { path: self.content.blob(&digest), digest },
+            None => Artifact::Linux { platform: record.platform },
+        };
+        let size = record.blobs.iter().map(|(_, size)| size).sum();
+        let (config, layout): (Config, _) = (record.config, record.layout.text());
+        Pulled { name: reference.to_string(), digest, artifact, config, size, layout }
+    }
+
+    /// The HTTP client, made on first use: reading the system's certificates takes a moment.
+    pub(crate) async fn http(&self) -> Result<reqwest::Client, Fault> {
+        let make = || async {
+            let Options { roots, proxies, limits } = self.options.clone();
+            let made = tokio::task::spawn_blocking(move || registry::client(&roots, &proxies, &limits)).await;
+            made.map_err(|error| error.to_string()).and_then(|client| client)
+        };
+        let client = self.http.get_or_try_init(make).await;
+        client.cloned().map_err(|text| Fault::Network(format!("no connection can be made: {text}")))
+    }
+}
+
+/// The name as a user would write it.
+pub(crate) fn short(reference: &Reference) -> String {
+    let text = reference.to_string();
+    let text =
+        text.strip_prefix("docker.io/").map_or(text.as_str(), |rest| rest.strip_prefix("library/").unwrap_or(rest));
+    text.split('@').next().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,141 @@
+//! The documents of an image: index, manifest and config, as far as they matter here.
+
+use crate::Digest;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+pub(crate) const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub(crate) const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub(crate) const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub(crate) const OCI_LAYER: &str = "application/vnd.oci.image.layer.v1.tar";
+pub(crate) const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// What a registry is asked for.
+pub(crate) const ACCEPT: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
+
+/// Content by digest.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Descriptor {
+    pub media_type: String,
+    pub digest: Digest,
+    pub size: u64,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub platform: Option<Platform>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Platform {
+    #[serde(default)]
+    pub os: String,
+    #[serde(default)]
+    pub architecture: String,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub variant: String,
+}
+
+impl std::fmt::Display for Platform {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}/{}", self.os, self.architecture)?;
+        if self.variant.is_empty() { Ok(()) } else { write!(f, "/{}", self.variant) }
+    }
+}
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(crate) struct Manifest {
+    pub schema_version: u8,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub media_type: Option<String>,
+    pub config: Descriptor,
+    #[serde(default)]
+    pub layers: Vec<Descriptor>,
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(crate) struct Index {
+    pub manifests: Vec<Descriptor>,
+}
+
+/// What a name can stand for.
+#[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
+pub(crate) enum Document {
+    Index(Index),
+    Manifest(Manifest),
+}
+
+/// Reads an index or a manifest. The fields decide, not the media type that a server claims.
+pub(crate) fn read(bytes: &[u8]) -> Result<Document, String> {
+    #[derive(Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Probe {
+        schema_version: Option<u8>,
+        media_type: Option<String>,
+        manifests: Option<serde::de::IgnoredAny>,
+        config: Option<serde::de::IgnoredAny>,
+    }
+    let bad = |error: serde_json::Error| format!("the manifest cannot be read: {error}");
+    let probe: Probe = serde_json::from_slice(bytes).map_err(bad)?;
+    if probe.schema_version != Some(2) {
+        return Err("the manifest does not have schemaVersion 2".into());
+    }
+    if let Some(media_type) = probe.media_type.filter(|found| !ACCEPT.contains(&found.as_str())) {
+        return Err(format!("unknown manifest type {media_type:?}"));
+    }
+    match (probe.manifests.is_some(), probe.config.is_some()) {
+        (true, false) => serde_json::from_slice(bytes).map(Document::Index).map_err(bad),
+        (false, true) => serde_json::from_slice(bytes).map(Document::Manifest).map_err(bad),
+        _ => Err("the manifest is neither an image nor an index".into()),
+    }
+}
+
+/// How an image wants to be run. All empty for plain Wasm artifacts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, rename_all = "PascalCase")]
+pub struct Config {
+    /// The command. The first word of a Wasm image names the module inside it.
+    #[serde(deserialize_with = "nullable")]
+    pub entrypoint: Vec<String>,
+    /// The default arguments.
+    #[serde(deserialize_with = "nullable")]
+    pub cmd: Vec<String>,
+    /// Environment variables, `NAME=value`.
+    #[serde(deserialize_with = "nullable")]
+    pub env: Vec<String>,
+    /// The directory to start in.
+    #[serde(deserialize_with = "nullable")]
+    pub working_dir: String,
+    /// User and group, as names or numbers.
+    #[serde(deserialize_with = "nullable")]
+    pub user: String,
+    /// Ports the image says it listens on, such as `8080/tcp`.
+    #[serde(deserialize_with = "nullable")]
+    pub exposed_ports: BTreeMap<String, serde_json::Value>,
+    /// Labels.
+    #[serde(deserialize_with = "nullable")]
+    pub labels: BTreeMap<String, String>,
+    /// The signal that asks the process to stop; empty for the default.
+    #[serde(deserialize_with = "nullable")]
+    pub stop_signal: String,
+}
+
+fn nullable<'de, D: serde::Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// An image config: the platform, and how to run it.
+#[derive(Clone, Debug, Default, Deserialize)]
+pub(crate) struct ImageConfig {
+    #[serde(flatten)]
+    pub platform: Platform,
+    #[serde(default, deserialize_with = "nullable")]
+    pub config: Config,
+}

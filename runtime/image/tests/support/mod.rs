@@ -1,0 +1,140 @@
+//! Images made by hand, and registries.
+
+#![allow(clippy::unwrap_used, reason = "tests: a panic is the answer")]
+#![allow(dead_code, reason = "each test binary uses its part")]
+
+pub mod fake;
+
+use flate2::{Compression, write::GzEncoder};
+use image::{Digest, Images, Limits, Options};
+use serde_json::{Value, json};
+use std::{fs, io::Write, path::Path};
+
+pub const INDEX: &str = "application/vnd.oci.image.index.v1+json";
+pub const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+pub const CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+pub const GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+pub const ZSTD: &str = "application/vnd.oci.image.layer.v1.tar+zstd";
+pub const TAR: &str = "application/vnd.oci.image.layer.v1.tar";
+pub const WASM_CONFIG: &str = "application/vnd.wasm.config.v0+json";
+
+/// A module that is like no other: `mark` is in it.
+pub fn module(mark: &str) -> Vec<u8> {
+    wat::parse_str(format!(r#"(module (func (export "_start")) (memory 256) (data (i32.const 0) "{mark}"))"#)).unwrap()
+}
+
+pub fn component() -> Vec<u8> {
+    wat::parse_str("(component)").unwrap()
+}
+
+pub fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+pub fn zstd(bytes: &[u8]) -> Vec<u8> {
+    ruzstd::encoding::compress_to_vec(bytes, ruzstd::encoding::CompressionLevel::Fastest)
+}
+
+/// A tar entry: a name, and its content or what it links to.
+pub enum Item<'a> {
+    File(&'a str, &'a [u8]),
+    Symlink(&'a str, &'a str),
+}
+
+pub fn tar(items: &[Item<'_>]) -> Vec<u8> {
+    let mut builder = tar::Builder::new(Vec::new());
+    for item in items {
+        let mut header = tar::Header::new_gnu();
+        header.set_mode(0o644);
+        let (name, data, kind) = match item {
+            Item::File(name, data) => (name, *data, tar::EntryType::Regular),
+            Item::Symlink(name, _) => (name, &b""[..], tar::EntryType::Symlink),
+        };
+        header.set_entry_type(kind);
+        header.set_size(data.len() as u64);
+        if let Item::Symlink(_, to) = item {
+            header.set_link_name_literal(to).unwrap();
+        }
+        // Hostile names are the point: past the checks of the builder.
+        header.as_gnu_mut().unwrap().name[..name.len()].copy_from_slice(name.as_bytes());
+        header.set_cksum();
+        builder.append(&header, data).unwrap();
+    }
+    builder.into_inner().unwrap()
+}
+
+/// Content-addressed documents, to be written as a layout or served.
+#[derive(Clone, Default)]
+pub struct Blobs(pub Vec<(Digest, Vec<u8>)>);
+
+impl Blobs {
+    pub fn add(&mut self, media_type: &str, bytes: Vec<u8>) -> Value {
+        let digest = Digest::of(&bytes);
+        let descriptor = json!({ "mediaType": media_type, "digest": digest, "size": bytes.len() });
+        self.0.push((digest, bytes));
+        descriptor
+    }
+
+    pub fn image(&mut self, config: (&str, Value), layers: &[(&str, Vec<u8>)]) -> Value {
+        let config = self.add(config.0, config.1.to_string().into_bytes());
+        let layers: Vec<_> = layers.iter().map(|(media_type, bytes)| self.add(media_type, bytes.clone())).collect();
+        let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
+        self.add(MANIFEST, manifest.to_string().into_bytes())
+    }
+
+    /// A plain artifact of the CNCF layout.
+    pub fn artifact(&mut self, wasm: Vec<u8>) -> Value {
+        let config = json!({"architecture": "wasm", "os": "wasip1", "layerDigests": [Digest::of(&wasm)]});
+        self.image((WASM_CONFIG, config), &[("application/wasm", wasm)])
+    }
+
+    pub fn index(&mut self, entries: &[(&str, Value)]) -> Value {
+        let entries: Vec<_> = entries
+            .iter()
+            .map(|(platform, descriptor)| {
+                let (os, architecture) = platform.split_once('/').unwrap();
+                let mut descriptor = descriptor.clone();
+                descriptor["platform"] = json!({"os": os, "architecture": architecture});
+                descriptor
+            })
+            .collect();
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries});
+        self.add(INDEX, index.to_string().into_bytes())
+    }
+
+    pub fn layout(&self, folder: &Path, top: &Value) {
+        fs::create_dir_all(folder.join("blobs/sha256")).unwrap();
+        for (digest, bytes) in &self.0 {
+            fs::write(folder.join("blobs/sha256").join(digest.hex()), bytes).unwrap();
+        }
+        fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion":"1.0.0"}"#).unwrap();
+        let index = json!({"schemaVersion": 2, "mediaType": INDEX, "manifests": [top]});
+        fs::write(folder.join("index.json"), index.to_string()).unwrap();
+    }
+}
+
+pub fn digest(descriptor: &Value) -> Digest {
+    descriptor["digest"].as_str().unwrap().parse().unwrap()
+}
+
+/// A config of an image for a platform.
+pub fn config(platform: &str, entrypoint: &[&str]) -> (&'static str, Value) {
+    let (os, architecture) = platform.split_once('/').unwrap();
+    let rest = json!({"Entrypoint": entrypoint, "Env": ["A=b"], "WorkingDir": "/w", "Cmd": null});
+    let rootfs = json!({"type": "layers", "diff_ids": []});
+    (CONFIG, json!({"os": os, "architecture": architecture, "config": rest, "rootfs": rootfs}))
+}
+
+pub fn store(folder: &Path, change: impl FnOnce(&mut Options)) -> Images {
+    // Every binary that uses TLS installs the one provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut options = Options::default();
+    change(&mut options);
+    Images::open(folder, options).unwrap()
+}
+
+pub fn small() -> Limits {
+    Limits { unpacked: 1 << 20, module: 1 << 19, entries: 100, ..Limits::default() }
+}
