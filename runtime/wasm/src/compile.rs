@@ -199,11 +199,12 @@ async fn run(options: &Compiler, order: &Order) -> io::Result<(ExitStatus, Strin
 /// What it means that a child ended without a report.
 fn died(options: &Compiler, status: ExitStatus, words: &str) -> Error {
     let signal = status.signal().and_then(Signal::from_named_raw);
-    if signal == Some(Signal::XCPU) || signal == Some(Signal::KILL) {
-        return Error::Exhausted(format!(
-            "compiling it takes more than the allowed {} s of CPU time",
-            options.cpu.as_secs()
-        ));
+    if signal == Some(Signal::XCPU) {
+        let allowed = options.cpu.as_secs();
+        return Error::Exhausted(format!("compiling it takes more than the allowed {allowed} s of CPU time"));
+    }
+    if signal == Some(Signal::KILL) {
+        return Error::Exhausted("the compiler was killed: this machine is out of memory, or somebody did it".into());
     }
     if words.contains("memory allocation of") || words.contains("annot allocate memory") {
         return Error::Exhausted(format!("compiling it takes more than the allowed {} MiB", options.memory >> 20));

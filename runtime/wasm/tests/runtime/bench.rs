@@ -5,6 +5,7 @@ use container::Runtime;
 use http_body_util::BodyExt;
 use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
+use wasm::PoolOptions;
 
 fn cpu() -> Duration {
     let time = clock_gettime(ClockId::ProcessCPUTime);
@@ -49,7 +50,11 @@ async fn bench_fresh_instances() {
 #[ignore = "prints figures"]
 async fn bench_idle_handlers() {
     const HANDLERS: u16 = 1000;
-    let node = Node::new().await;
+    let before = resident();
+    let node = Node::with(|options| options.pool = PoolOptions::default()).await;
+    node.runtime.warm().await.unwrap();
+    println!("the engine and its pool: {} bytes", resident() - before);
+    assert_eq!(node.runtime.health(), None);
     let wasm = http_guest();
     node.start(node.spec(&wasm)).await;
     assert_eq!(node.net.get(80, "/").await.0, 200);

@@ -72,22 +72,43 @@ async fn other_shapes_are_refused_with_what_was_found_and_what_is_expected() {
     assert!(invalid(&error).contains("memory64"), "{error}");
 }
 
-/// A module whose functions are long: about `count` megabytes of code to compile.
-fn bomb(count: usize) -> Vec<u8> {
-    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (local.get 0)) (i32.const 3)))".repeat(5000);
-    let function = format!("(func (param i32) {body})");
-    wat::parse_str(format!(r#"(module {} (func (export "_start")))"#, function.repeat(count))).unwrap()
+/// A module of `functions` functions, each of `lines` times `x = x * x + 3`, as bytes: text of that size takes longer to parse than
+/// to compile.
+fn bomb(functions: usize, lines: usize) -> Vec<u8> {
+    fn number(mut value: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        while value >= 0x80 {
+            bytes.push(value as u8 | 0x80);
+            value >>= 7;
+        }
+        bytes.push(value as u8);
+        bytes
+    }
+    fn section(id: u8, content: Vec<u8>) -> Vec<u8> {
+        [vec![id], number(content.len()), content].concat()
+    }
+    let line = [0x20, 0, 0x20, 0, 0x6c, 0x41, 3, 0x6a, 0x21, 0];
+    let body = [&[1, 1, 0x7f][..], &line.repeat(lines), &[0x0b]].concat();
+    let code = [number(body.len()), body].concat();
+    [
+        b"\0asm\x01\0\0\0".to_vec(),
+        section(1, vec![1, 0x60, 0, 0]),
+        section(3, [number(functions), vec![0; functions]].concat()),
+        section(7, [&[1, 6][..], b"_start", &[0, 0]].concat()),
+        section(10, [number(functions), code.repeat(functions)].concat()),
+    ]
+    .concat()
 }
 
 #[tokio::test]
 async fn a_compile_bomb_runs_into_its_limits() {
     let node = Node::with(|options| options.compiler.cpu = Duration::from_secs(1)).await;
-    let error = refused(&node, &bomb(150)).await;
+    let error = refused(&node, &bomb(300, 5000)).await;
     assert_eq!(exhausted(&error), "compiling it takes more than the allowed 1 s of CPU time");
     let node = Node::with(|options| options.compiler.timeout = Duration::from_millis(300)).await;
-    assert_eq!(exhausted(&refused(&node, &bomb(150)).await), "not compiled after 0 s: given up");
+    assert_eq!(exhausted(&refused(&node, &bomb(300, 5000)).await), "not compiled after 0 s: given up");
     let node = Node::with(|options| options.compiler.input = 1000).await;
-    assert!(invalid(&refused(&node, &bomb(1)).await).contains("are more than the 1000 this node compiles"));
+    assert!(invalid(&refused(&node, &bomb(1, 5000)).await).contains("are more than the 1000 this node compiles"));
     // The rest of the node goes on compiling.
     node.runtime
         .prepare(&node.artifact(&wat::parse_str(r#"(module (func (export "_start")))"#).unwrap()), &|_| ())
@@ -99,10 +120,7 @@ async fn a_compile_bomb_runs_into_its_limits() {
 async fn a_compiler_that_needs_too_much_memory_says_so() {
     let node = Node::with(|options| options.compiler.memory = 384 << 20).await;
     node.runtime.prepare(&node.artifact(&core_guest()), &|_| ()).await.expect("384 MiB are enough for a small module");
-    let mut wat = String::from(r#"(module (func (export "_start"))"#);
-    let body = "(local.set 0 (i32.add (i32.mul (local.get 0) (local.get 1)) (local.get 2)))".repeat(600_000);
-    wat += &format!("(func (param i32 i32 i32) {body}))");
-    let error = refused(&node, &wat::parse_str(wat).unwrap()).await;
+    let error = refused(&node, &bomb(1, 700_000)).await;
     assert_eq!(exhausted(&error), "compiling it takes more than the allowed 384 MiB");
 }
 
@@ -132,7 +150,7 @@ async fn concurrent_callers_share_one_compilation_and_a_cancelled_one_hands_over
     assert_eq!((a.unwrap().target(), b.unwrap().target(), c.unwrap().target()), ("http", "http", "http"));
     assert_eq!(*compiled.lock(), 1);
 
-    let other = node.artifact(&bomb(100));
+    let other = node.artifact(&bomb(60, 5000));
     let cancelled = tokio::time::timeout(Duration::from_millis(100), node.runtime.prepare(&other, &|_| ())).await;
     assert!(cancelled.is_err(), "that was quick");
     assert_eq!(node.runtime.prepare(&other, &|_| ()).await.unwrap().target(), "core");
