@@ -88,6 +88,8 @@ impl Strategy for Namespaces {
 
     fn begin_deletion(&self, _cx: &Context, object: &mut Object) {
         object.set(&["status", "phase"], "Terminating");
+        // A namespace ends when it is empty, not after a time.
+        object.remove(&["metadata", "deletionGracePeriodSeconds"]);
     }
 
     fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
