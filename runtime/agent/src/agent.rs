@@ -68,6 +68,7 @@ pub struct Agent {
     draining: Arc<AtomicBool>,
     workers: TaskTracker,
     token: CancellationToken,
+    probing: CancellationToken,
 }
 
 impl Agent {
@@ -95,7 +96,8 @@ impl Agent {
             tasks,
             options,
         };
-        Ok(Self { shared: Arc::new(shared), draining: Arc::default(), workers: TaskTracker::new(), token })
+        let probing = token.child_token();
+        Ok(Self { shared: Arc::new(shared), draining: Arc::default(), workers: TaskTracker::new(), token, probing })
     }
 
     /// Runs until `token` is cancelled; then stops what would not outlive the process, within the drain time, and returns. No
@@ -110,7 +112,7 @@ impl Agent {
         for runtime in shared.runtimes.iter() {
             shared.tasks.spawn(self.clone().listen(runtime.clone()));
         }
-        shared.tasks.spawn(shared.prober.clone().run(self.token.clone(), shared.tasks.clone()));
+        shared.tasks.spawn(shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
         shared.tasks.spawn(node::run(shared.clone(), self.token.clone()));
         self.subscribe(known);
         let mut relist = tokio::time::interval(RELIST);
@@ -197,6 +199,9 @@ impl Agent {
         let shared = self.shared.clone();
         self.workers.spawn(async move {
             loop {
+                let latest = shared.cluster.pods.get(pod::namespace(&pod), pod::name(&pod));
+                let pod =
+                    latest.filter(|latest| latest.metadata.uid == pod.metadata.uid).unwrap_or_else(|| pod.clone());
                 let worker = Worker::new(shared.clone(), handle.clone(), pod.clone());
                 if AssertUnwindSafe(worker.run()).catch_unwind().await.is_ok() {
                     return;
@@ -281,6 +286,8 @@ impl Agent {
 
     async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
+        // what ends now fails its probes, and nobody needs to hear of that
+        self.probing.cancel();
         let handles: Vec<_> = self.shared.pods.lock().values().cloned().collect();
         handles.iter().for_each(|handle| handle.drain());
         self.workers.close();

@@ -28,7 +28,7 @@ pub enum Outcome {
     Warned(String),
     /// Failed, and why.
     Failed(String),
-    /// This node cannot check that; counts as failed.
+    /// This node cannot check that: no result.
     Unsupported(String),
 }
 

@@ -97,10 +97,13 @@ pub(crate) enum Watched {
     Secret,
 }
 
+/// Kind, namespace and name.
+type Object = (Watched, String, String);
+
 /// Which pods look at which ConfigMaps and Secrets.
 #[derive(Default)]
 pub(crate) struct Interest {
-    by_object: Mutex<HashMap<(Watched, String, String), BTreeSet<Arc<str>>>>,
+    by_object: Mutex<HashMap<Object, BTreeSet<Arc<str>>>>,
 }
 
 impl Interest {
@@ -132,7 +135,7 @@ impl Interest {
     }
 }
 
-fn keys(pod: &Pod) -> impl Iterator<Item = (Watched, String, String)> {
+fn keys(pod: &Pod) -> impl Iterator<Item = Object> {
     let References { config_maps, secrets } = references(pod);
     let namespace = pod::namespace(pod).to_owned();
     let maps = config_maps.into_iter().map(|name| (Watched::ConfigMap, name));

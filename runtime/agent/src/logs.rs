@@ -157,7 +157,7 @@ impl Reader {
     }
 
     /// The next piece; `None` when there is nothing more now, or when the limit is reached ([`Reader::is_full`]).
-    pub fn next(&mut self) -> io::Result<Option<Bytes>> {
+    pub fn read(&mut self) -> io::Result<Option<Bytes>> {
         let mut out = BytesMut::new();
         while !self.is_full() && out.len() < CHUNK {
             if self.file.is_none() {

@@ -180,15 +180,13 @@ pub fn plan(pod: &Pod, state: &PodState, live: &Live, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let ending = live.gone || pod::is_deleting(pod);
     let over = verdict(pod, state).is_some();
-    if !ending && !over {
-        if let Some(deadline) = deadline(pod, state) {
-            if deadline <= now {
-                let message = "Pod was active on the node longer than the specified deadline";
-                plan.actions.push(Action::Fail { reason: "DeadlineExceeded", message });
-                return plan;
-            }
-            plan.wake_at(deadline);
+    if let Some(deadline) = deadline(pod, state).filter(|_| !ending && !over) {
+        if deadline <= now {
+            let message = "Pod was active on the node longer than the specified deadline";
+            plan.actions.push(Action::Fail { reason: "DeadlineExceeded", message });
+            return plan;
         }
+        plan.wake_at(deadline);
     }
     if ending || over {
         wind_down(pod, state, live, ending, &mut plan);
@@ -266,7 +264,8 @@ fn keep_running(pod: &Pod, state: &PodState, live: &Live, now: Timestamp, plan: 
             },
             Role::Sidecar => {
                 consider(pod, container, role, state, live, now, plan);
-                if !initialized && !(running && started) {
+                let up = running && started;
+                if !initialized && !up {
                     return;
                 }
             }

@@ -172,7 +172,7 @@ impl Inner {
         let Some(spec) = probe::of(container, kind) else { return };
         let Ok(_place) = self.places.acquire().await else { return };
         let outcome = check::check(self.dialer.as_ref(), spec, container, target.address, probe::timeout(spec)).await;
-        if !self.table.lock().jobs.get(&number).is_some_and(|job| !job.done) {
+        if self.table.lock().jobs.get(&number).is_none_or(|job| job.done) {
             return;
         }
         let about = pod::reference(&target.pod, Some((&target.container, role)));
@@ -194,22 +194,24 @@ impl Inner {
                 self.recorder.event(&about, EventType::Warning, "Unhealthy", format!("{name} probe errored: {text}"));
             }
         }
-        let passed = matches!(outcome, Outcome::Passed | Outcome::Warned(_));
+        // a check that cannot be made says nothing, as upstream's: it neither kills a container nor makes it ready
+        let passed = match outcome {
+            Outcome::Passed | Outcome::Warned(_) => Some(true),
+            Outcome::Failed(_) => Some(false),
+            Outcome::Unsupported(_) => None,
+        };
         self.settle(number, at, spec, passed);
         self.changed.notify_one();
     }
 
     /// Counts a result and plans the next check.
-    fn settle(&self, number: u64, at: Instant, spec: &k8s_openapi::api::core::v1::Probe, passed: bool) {
+    fn settle(&self, number: u64, at: Instant, spec: &k8s_openapi::api::core::v1::Probe, passed: Option<bool>) {
         let mut table = self.table.lock();
         let Some(job) = table.jobs.get_mut(&number) else { return };
         job.running = false;
-        let verdict = job.tally.add(spec, passed);
+        let verdict = passed.and_then(|passed| job.tally.add(spec, passed));
         let (kind, target) = (job.kind, job.target.clone());
-        let ended = match (kind, verdict) {
-            (ProbeKind::Startup, Some(_)) | (ProbeKind::Liveness, Some(false)) => true,
-            _ => false,
-        };
+        let ended = matches!((kind, verdict), (ProbeKind::Startup, Some(_)) | (ProbeKind::Liveness, Some(false)));
         job.done = ended;
         if !ended {
             // checks keep their rhythm; those missed while one took long are left out

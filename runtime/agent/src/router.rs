@@ -229,10 +229,10 @@ impl Following {
                 Some(reader) => reader,
                 None => Reader::open(&path, wanted)?,
             };
-            let mut piece = reader.next()?;
+            let mut piece = reader.read()?;
             if piece.is_none() {
                 reader.again();
-                piece = reader.next()?;
+                piece = reader.read()?;
             }
             Ok((reader, piece))
         };

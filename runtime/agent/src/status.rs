@@ -246,7 +246,7 @@ pub fn phase(
     if !initialized && failed_init > 0 && policy == "Never" {
         return "Failed";
     }
-    if (!initialized && pending_init > 0) || (pending_sidecars > 0 && !initialized) || waiting > 0 {
+    if (!initialized && pending_init + pending_sidecars > 0) || waiting > 0 {
         return "Pending";
     }
     match (running, stopped) {

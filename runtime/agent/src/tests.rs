@@ -4,4 +4,5 @@ mod fake_api;
 mod lifecycle;
 mod world;
 
+pub(crate) use fake_api::FakeApi;
 pub(crate) use world::node_options;

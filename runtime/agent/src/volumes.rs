@@ -189,3 +189,6 @@ fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
         (other, _) => Err(format!("{other:?} is an invalid volume type")),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -7,7 +7,7 @@ fn line(second: u32, stream: &str, tag: &str, text: &str) -> String {
 fn read(path: &Path, wanted: Wanted) -> String {
     let mut reader = Reader::open(path, wanted).unwrap();
     let mut out = Vec::new();
-    while let Some(piece) = reader.next().unwrap() {
+    while let Some(piece) = reader.read().unwrap() {
         out.extend_from_slice(&piece);
     }
     String::from_utf8(out).unwrap()
@@ -54,14 +54,14 @@ fn a_reader_follows_growth_and_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("0.log");
     let mut reader = Reader::open(&path, Wanted { tail: Some(10), ..Wanted::default() }).unwrap();
-    assert_eq!(reader.next().unwrap(), None, "no file yet");
+    assert_eq!(reader.read().unwrap(), None, "no file yet");
     std::fs::write(&path, line(1, "stdout", "F", "one")).unwrap();
     reader.again();
-    assert_eq!(reader.next().unwrap().unwrap(), "one\n");
-    assert_eq!(reader.next().unwrap(), None);
+    assert_eq!(reader.read().unwrap().unwrap(), "one\n");
+    assert_eq!(reader.read().unwrap(), None);
     std::fs::rename(&path, dir.path().join("0.log.20260101-000000")).unwrap();
     std::fs::write(&path, line(2, "stdout", "F", "two")).unwrap();
-    assert_eq!(reader.next().unwrap().unwrap(), "two\n");
+    assert_eq!(reader.read().unwrap().unwrap(), "two\n");
 }
 
 #[test]
@@ -71,10 +71,10 @@ fn half_a_line_waits_for_its_end() {
     let whole = line(1, "stdout", "F", "one");
     std::fs::write(&path, &whole[..20]).unwrap();
     let mut reader = Reader::open(&path, Wanted::default()).unwrap();
-    assert_eq!(reader.next().unwrap(), None);
+    assert_eq!(reader.read().unwrap(), None);
     use std::io::Write;
     std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&whole.as_bytes()[20..]).unwrap();
-    assert_eq!(reader.next().unwrap().unwrap(), "one\n");
+    assert_eq!(reader.read().unwrap().unwrap(), "one\n");
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::watch;
 
 #[derive(Clone)]
-pub(super) struct FakeApi(Arc<Inner>);
+pub(crate) struct FakeApi(Arc<Inner>);
 
 struct Inner {
     objects: Mutex<Objects>,
@@ -34,11 +34,11 @@ struct Objects {
 }
 
 impl FakeApi {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self(Arc::new(Inner { objects: Mutex::default(), revision: watch::Sender::new(1) }))
     }
 
-    pub(super) fn client(&self) -> client::Client {
+    pub(crate) fn client(&self) -> client::Client {
         let router = Router::new().fallback(serve).with_state(self.clone());
         let service =
             tower::ServiceExt::<Request>::map_request(router, |request: http::Request<kube::client::Body>| {

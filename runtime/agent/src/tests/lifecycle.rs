@@ -315,6 +315,14 @@ async fn an_exec_probe_says_that_it_cannot() {
         "Unhealthy: Readiness probe errored: exec probes are not supported by this node yet: use httpGet or tcpSocket";
     world.until("p", |_| world.api.events().iter().any(|e| e == says)).await;
     assert_eq!(world.status("p")["containerStatuses"][0]["ready"], false);
+    // and a check that cannot be made kills nothing
+    world.pod(
+        "live",
+        one(json!({"livenessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 1}})),
+    );
+    world.phase("live", "Running").await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(world.status("live")["containerStatuses"][0]["restartCount"], 0);
 }
 
 #[tokio::test(start_paused = true)]
