@@ -134,8 +134,8 @@ pub trait Sockets: Send + Sync + 'static {
     /// Listens on one of the pod's addresses, its loopback or the unspecified address; port 0 chooses one.
     async fn listen(&self, at: SocketAddr) -> Result<Box<dyn Listener>>;
 
-    /// Connects to a pod, a Service or, where the egress rules allow, the outside. Returns the stream with its local and remote
-    /// address. `to` is what the guest asked for; a Service address picks a ready endpoint.
+    /// Connects to a pod, a Service or, where the egress rules allow, the outside. Returns the stream with its local address; its
+    /// remote one is `to`, as the guest asked, also where a Service address picked a ready endpoint.
     async fn connect(&self, to: SocketAddr) -> Result<(Stream, SocketAddr)>;
 
     /// Binds a UDP socket.

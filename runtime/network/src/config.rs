@@ -121,7 +121,10 @@ impl Config {
             return wrong(format!("the node's range {} is not within the pod range {}", self.node_cidr, self.pod_cidr));
         }
         if self.pod_cidr.contains(&self.service_cidr) || self.service_cidr.contains(&self.pod_cidr) {
-            return wrong(format!("the pod range {} and the service range {} overlap", self.pod_cidr, self.service_cidr));
+            return wrong(format!(
+                "the pod range {} and the service range {} overlap",
+                self.pod_cidr, self.service_cidr
+            ));
         }
         if self.node_cidr.prefix_len() + 2 > self.node_cidr.max_prefix_len() {
             return wrong(format!("the node's range {} is too small", self.node_cidr));

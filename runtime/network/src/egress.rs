@@ -66,7 +66,9 @@ impl Egress {
             None => return Ok(to),
         };
         let prefix = if to.is_ipv4() { 32 } else { 128 };
-        Err(Error::Denied(format!("pods may not reach {to}: it is {what}; to allow it, start with --allow-egress {to}/{prefix}")))
+        Err(Error::Denied(format!(
+            "pods may not reach {to}: it is {what}; to allow it, start with --allow-egress {to}/{prefix}"
+        )))
     }
 }
 
@@ -87,9 +89,26 @@ mod tests {
     fn what_is_the_hosts_or_local_is_refused() {
         let rules = Egress::default();
         for bad in [
-            "127.0.0.1", "127.8.9.1", "::1", "::ffff:127.0.0.1", "0.0.0.0", "0.1.2.3", "::", "169.254.169.254", "::ffff:169.254.169.254",
-            "fe80::1", "224.0.0.1", "255.255.255.255", "ff02::1", "240.0.0.1", "fd00:ec2::254", "64:ff9b::127.0.0.1",
-            "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "::127.0.0.1", "192.0.2.7",
+            "127.0.0.1",
+            "127.8.9.1",
+            "::1",
+            "::ffff:127.0.0.1",
+            "0.0.0.0",
+            "0.1.2.3",
+            "::",
+            "169.254.169.254",
+            "::ffff:169.254.169.254",
+            "fe80::1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "ff02::1",
+            "240.0.0.1",
+            "fd00:ec2::254",
+            "64:ff9b::127.0.0.1",
+            "64:ff9b::a9fe:a9fe",
+            "2002:7f00:1::",
+            "::127.0.0.1",
+            "192.0.2.7",
         ] {
             let is_host = |address| address == ip("192.0.2.7");
             assert!(matches!(rules.check(ip(bad), is_host), Err(Error::Denied(_))), "{bad}");
@@ -99,7 +118,12 @@ mod tests {
     #[test]
     fn the_outside_is_open_and_unmapped() {
         let rules = Egress::default();
-        for (to, dialled) in [("1.1.1.1", "1.1.1.1"), ("::ffff:1.1.1.1", "1.1.1.1"), ("192.168.1.1", "192.168.1.1"), ("2606::1", "2606::1")] {
+        for (to, dialled) in [
+            ("1.1.1.1", "1.1.1.1"),
+            ("::ffff:1.1.1.1", "1.1.1.1"),
+            ("192.168.1.1", "192.168.1.1"),
+            ("2606::1", "2606::1"),
+        ] {
             assert_eq!(rules.check(ip(to), |_| false), Ok(ip(dialled)));
         }
     }

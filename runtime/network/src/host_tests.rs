@@ -7,11 +7,7 @@ use client::{Informer, WatchEvent};
 use container::net::*;
 use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
 use serde_json::json;
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -112,7 +108,8 @@ async fn a_taken_node_port_is_reported_once_and_tried_again() {
     let number = taken.local_addr().expect("bound").port();
     let network = network();
     let (reports, mut reported) = mpsc::unbounded_channel();
-    let report: Report = Arc::new(move |port, error| reports.send((port.number, error.kind())).expect("the test listens"));
+    let report: Report =
+        Arc::new(move |port, error| reports.send((port.number, error.kind())).expect("the test listens"));
     let mut ports = NodePorts::new(network.clone(), report);
     let tcp = NodePort { protocol: Protocol::Tcp, number, service: name("np") };
     let udp = NodePort { protocol: Protocol::Udp, number: 1, service: name("np") };
@@ -125,7 +122,6 @@ async fn a_taken_node_port_is_reported_once_and_tried_again() {
     assert!(reported.try_recv().is_err());
 }
 
-
 /// A TLS server for `kubernetes.default.svc` that answers one request, and its authority.
 fn tls_server(names: &[&str]) -> (Arc<rustls::ServerConfig>, Vec<rustls::pki_types::CertificateDer<'static>>) {
     let names: Vec<String> = names.iter().map(|n| (*n).to_owned()).collect();
@@ -133,7 +129,8 @@ fn tls_server(names: &[&str]) -> (Arc<rustls::ServerConfig>, Vec<rustls::pki_typ
     let pem = made.cert.pem();
     let key = rustls::pki_types::PrivateKeyDer::try_from(made.signing_key.serialize_der()).expect("a key");
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
+    let builder =
+        rustls::ServerConfig::builder_with_provider(provider).with_safe_default_protocol_versions().expect("versions");
     let config = builder.with_no_client_auth().with_single_cert(vec![made.cert.der().clone()], key).expect("a pair");
     (Arc::new(config), certificates(pem.as_bytes()))
 }
@@ -179,14 +176,16 @@ async fn the_table_follows_services_and_slices() {
     let network = network();
     let (services, slices) = (Informer::<Service>::new(), Informer::<EndpointSlice>::new());
     let token = CancellationToken::new();
-    let following = tokio::spawn(follow::follow(network.clone(), services.clone(), slices.clone(), None, token.clone()));
+    let following =
+        tokio::spawn(follow::follow(network.clone(), services.clone(), slices.clone(), None, token.clone()));
     let web = service("web", json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}));
-    let slice_of = |endpoint: &str| {
+    let slice_of = |endpoint: &str, revision: &str| {
         let mut slice = (*slice(json!([{"port": 8080}]), json!([{"addresses": [endpoint]}]))).clone();
+        slice.metadata.resource_version = Some(revision.to_owned());
         slice.metadata.labels = Some([("kubernetes.io/service-name".to_owned(), "web".to_owned())].into());
         slice
     };
-    slices.replace(vec![slice_of("10.32.0.2")], 1);
+    slices.replace(vec![slice_of("10.32.0.2", "1")], 1);
     services.replace(vec![web], 1);
     let endpoint = || match network.table().read().find(Protocol::Tcp, at("10.96.0.7:80")) {
         Found::Port(port) => port.endpoints().first().map(ToString::to_string),
@@ -202,7 +201,7 @@ async fn the_table_follows_services_and_slices() {
         async { timeout(LIVENESS, wait).await.expect("followed in time") }
     };
     until(Some("10.32.0.2:8080")).await;
-    slices.apply(WatchEvent::Modified(slice_of("10.32.0.3")));
+    slices.apply(WatchEvent::Modified(slice_of("10.32.0.3", "2")));
     until(Some("10.32.0.3:8080")).await;
     slices.replace(Vec::new(), 3);
     until(None).await;

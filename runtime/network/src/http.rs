@@ -159,7 +159,8 @@ async fn prepare(inner: &Arc<Inner>, pod: &Arc<Pod>, to: SocketAddr, tls: Option
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = match host.parse::<IpAddr>() {
         Ok(address) => ServerName::from(address),
-        Err(_) => ServerName::try_from(host.trim_end_matches('.').to_owned()).map_err(|e| Error::NoSuchHost(format!("{host}: {e}")))?,
+        Err(_) => ServerName::try_from(host.trim_end_matches('.').to_owned())
+            .map_err(|e| Error::NoSuchHost(format!("{host}: {e}")))?,
     };
     let stream = inner.open(&way, peer).await?;
     let shake = timeout(inner.config.limits.connect_timeout, connector.connect(name, stream)).await;
@@ -180,7 +181,13 @@ fn held(response: Response, permit: OwnedSemaphorePermit) -> Response {
 }
 
 /// A request along a way without TLS: to a handler a call, else HTTP/1.1 on a stream.
-pub(crate) async fn send(inner: &Inner, way: &Way, peer: SocketAddr, request: Request, limit: Duration) -> Result<Response> {
+pub(crate) async fn send(
+    inner: &Inner,
+    way: &Way,
+    peer: SocketAddr,
+    request: Request,
+    limit: Duration,
+) -> Result<Response> {
     if let Way::Pod { pod, port, by_loopback } = way
         && let Bound::Http(handler) = pod.tcp(*port, *by_loopback)?
     {

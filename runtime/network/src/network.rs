@@ -10,10 +10,10 @@ use crate::{
     sockets::PodSockets,
     table::{Found, Protocol, ServiceTable},
 };
+use ::http::{HeaderValue, header::HOST};
 use container::net::{
     Attachment, Connection, Dialer, Error, Network, Peer, PodNetwork, Request, Response, Result, Sockets, Stream,
 };
-use ::http::{HeaderValue, header::HOST};
 use parking_lot::{Mutex, RwLock};
 use std::{
     collections::HashMap,

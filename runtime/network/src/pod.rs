@@ -16,7 +16,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::{OwnedSemaphorePermit, Semaphore, mpsc},
+    sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError, mpsc},
     time::timeout,
 };
 
@@ -129,10 +129,18 @@ impl Pod {
         format!("{}/{}", self.spec.namespace, self.spec.name)
     }
 
-    /// Room for one more socket.
+    /// Room for one more socket; none any more after the pod has left.
     pub(crate) fn permit(&self) -> Result<OwnedSemaphorePermit> {
-        let full = || Error::Exhausted(format!("pod {} has {} sockets open", self.label(), self.limits.sockets_per_pod));
-        self.sockets.clone().try_acquire_owned().map_err(|_| full())
+        self.sockets.clone().try_acquire_owned().map_err(|error| match error {
+            TryAcquireError::Closed => self.gone(),
+            TryAcquireError::NoPermits => {
+                Error::Exhausted(format!("pod {} has {} sockets open", self.label(), self.limits.sockets_per_pod))
+            }
+        })
+    }
+
+    fn gone(&self) -> Error {
+        Error::Reset(format!("pod {} has left the network", self.label()))
     }
 
     fn scope(&self, at: IpAddr) -> Option<Scope> {
@@ -186,7 +194,7 @@ impl Pod {
         let permit = self.permit()?;
         let mut ports = self.ports.lock();
         if ports.closed {
-            return Err(Error::Reset(format!("pod {} has left the network", self.label())));
+            return Err(self.gone());
         }
         let map = table(&mut ports);
         let free = |map: &HashMap<u16, Vec<Binding<T>>>, port: u16| {
@@ -208,7 +216,8 @@ impl Pod {
     /// What takes connections at a port, from the pod itself by its loopback or from anywhere by its address.
     pub(crate) fn tcp(&self, port: u16, by_loopback: bool) -> Result<Bound> {
         let ports = self.ports.lock();
-        find(&ports.tcp, port, by_loopback).ok_or_else(|| Error::Refused(format!("pod {} does not listen on {port}", self.label())))
+        find(&ports.tcp, port, by_loopback)
+            .ok_or_else(|| Error::Refused(format!("pod {} does not listen on {port}", self.label())))
     }
 
     /// Delivers a datagram; lost when nobody is bound or the queue is full.
@@ -221,6 +230,7 @@ impl Pod {
 
     /// Unbinds everything: listeners and UDP sockets end with a reset.
     pub(crate) fn close(&self) {
+        self.sockets.close();
         let mut ports = self.ports.lock();
         ports.closed = true;
         ports.tcp.clear();

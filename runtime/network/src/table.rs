@@ -70,7 +70,8 @@ impl Port {
         }
         let Some(timeout) = self.affinity else { return Some(self.turn()) };
         let mut clients = self.memory.clients.lock();
-        let kept = clients.get(&client).filter(|(endpoint, seen)| now - *seen < timeout && self.endpoints.contains(endpoint));
+        let kept =
+            clients.get(&client).filter(|(endpoint, seen)| now - *seen < timeout && self.endpoints.contains(endpoint));
         let endpoint = kept.map_or_else(|| self.turn(), |(endpoint, _)| *endpoint);
         if clients.len() >= REMEMBERED_CLIENTS && !clients.contains_key(&client) {
             clients.retain(|_, (_, seen)| now - *seen < timeout);
@@ -166,14 +167,16 @@ fn usable(slices: &[Arc<EndpointSlice>], publish_not_ready: bool) -> Vec<(&Endpo
         let slices = slices.iter().filter(|slice| slice.address_type != "FQDN");
         slices.flat_map(|slice| slice.endpoints.iter().flatten().map(move |endpoint| (&**slice, endpoint)))
     };
-    let condition = |endpoint: &Endpoint, of: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>| {
+    let condition = |endpoint: &Endpoint,
+                     of: fn(&k8s_openapi::api::discovery::v1::EndpointConditions) -> Option<bool>| {
         endpoint.conditions.as_ref().and_then(of)
     };
     let ready: Vec<_> = all().filter(|(_, e)| publish_not_ready || condition(e, |c| c.ready).unwrap_or(true)).collect();
     if !ready.is_empty() {
         return ready;
     }
-    let ending = |e: &Endpoint| condition(e, |c| c.terminating) == Some(true) && condition(e, |c| c.serving) == Some(true);
+    let ending =
+        |e: &Endpoint| condition(e, |c| c.terminating) == Some(true) && condition(e, |c| c.serving) == Some(true);
     all().filter(|(_, e)| ending(e)).collect()
 }
 
@@ -204,12 +207,15 @@ impl ServiceTable {
             return Entry { alias: spec.external_name.clone(), ..Entry::default() };
         }
         let meta = &service.metadata;
-        let label = format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+        let label =
+            format!("{}/{}", meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
         let headless = spec.cluster_ip.as_deref() == Some("None");
         let usable = usable(slices, spec.publish_not_ready_addresses == Some(true));
         let cluster_ips = addresses(spec.cluster_ip.iter().chain(spec.cluster_ips.iter().flatten()));
-        let balancers = service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_ref());
-        let more = spec.external_ips.iter().flatten().chain(balancers.into_iter().flatten().filter_map(|i| i.ip.as_ref()));
+        let balancers =
+            service.status.as_ref().and_then(|s| s.load_balancer.as_ref()).and_then(|lb| lb.ingress.as_ref());
+        let more =
+            spec.external_ips.iter().flatten().chain(balancers.into_iter().flatten().filter_map(|i| i.ip.as_ref()));
         let mut all = cluster_ips.clone();
         all.extend(addresses(more));
         let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
@@ -292,7 +298,8 @@ impl ServiceTable {
     pub fn node_ports(&self) -> Vec<NodePort> {
         let of = |(name, entry): (&Name, &Entry)| -> Vec<NodePort> {
             let ports = entry.ports.iter();
-            let node_port = |p: &Arc<Port>| Some(NodePort { protocol: p.protocol, number: p.node_port?, service: name.clone() });
+            let node_port =
+                |p: &Arc<Port>| Some(NodePort { protocol: p.protocol, number: p.node_port?, service: name.clone() });
             ports.filter_map(node_port).collect()
         };
         let mut all: Vec<NodePort> = self.services.iter().flat_map(of).collect();
@@ -304,7 +311,8 @@ impl ServiceTable {
     pub fn resolve(&self, namespace: &str, name: &str, host: Option<&str>) -> Option<Answer> {
         let entry = self.services.get(&(namespace.to_owned(), name.to_owned()))?;
         if let Some(host) = host {
-            let of_host = entry.members.iter().filter(|(_, h)| h.as_deref().is_some_and(|h| h.eq_ignore_ascii_case(host)));
+            let of_host =
+                entry.members.iter().filter(|(_, h)| h.as_deref().is_some_and(|h| h.eq_ignore_ascii_case(host)));
             let found: Vec<IpAddr> = of_host.map(|(address, _)| *address).collect();
             return (!found.is_empty()).then_some(Answer::Addresses(found));
         }

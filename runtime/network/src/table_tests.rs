@@ -43,8 +43,11 @@ fn picks(table: &ServiceTable, to: &str, client: &str, n: usize) -> Vec<String> 
 }
 
 fn web() -> Service {
-    service("web", json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "type": "NodePort",
-        "ports": [{"name": "http", "port": 80, "targetPort": "web", "nodePort": 30080}, {"name": "dns", "port": 53, "protocol": "UDP"}]}))
+    service(
+        "web",
+        json!({"clusterIP": "10.96.0.7", "clusterIPs": ["10.96.0.7"], "type": "NodePort",
+        "ports": [{"name": "http", "port": 80, "targetPort": "web", "nodePort": 30080}, {"name": "dns", "port": 53, "protocol": "UDP"}]}),
+    )
 }
 
 fn ready(addresses: &[&str]) -> Value {
@@ -58,10 +61,15 @@ fn http_ports(number: u16) -> Value {
 #[test]
 fn ready_endpoints_are_taken_in_turn() {
     let mut table = ServiceTable::default();
-    let slices = [slice(http_ports(8080), ready(&["10.32.0.2", "10.32.0.3"])), slice(http_ports(9090), ready(&["10.32.0.4"]))];
+    let slices =
+        [slice(http_ports(8080), ready(&["10.32.0.2", "10.32.0.3"])), slice(http_ports(9090), ready(&["10.32.0.4"]))];
     table.update(&name("web"), Some((&web(), &slices)));
     let expected = ["10.32.0.2:8080", "10.32.0.3:8080", "10.32.0.4:9090", "10.32.0.2:8080"];
-    assert_eq!(picks(&table, "10.96.0.7:80", "10.32.0.9", 4), expected, "slices resolve the named target port, each its own");
+    assert_eq!(
+        picks(&table, "10.96.0.7:80", "10.32.0.9", 4),
+        expected,
+        "slices resolve the named target port, each its own"
+    );
     let node_port = table.node_port(Protocol::Tcp, 30080).expect("a node port");
     assert_eq!(node_port.endpoints().len(), 3);
     let Found::Port(dns) = table.find(Protocol::Udp, at("10.96.0.7:53")) else { panic!("a UDP port") };
@@ -72,9 +80,7 @@ fn ready_endpoints_are_taken_in_turn() {
 
 #[test]
 fn readiness_decides() {
-    let conditions = |ready: Value, serving: Value, terminating: Value| {
-        json!({"addresses": ["10.32.0.2"], "conditions": {"ready": ready, "serving": serving, "terminating": terminating}})
-    };
+    let conditions = |ready: Value, serving: Value, terminating: Value| json!({"addresses": ["10.32.0.2"], "conditions": {"ready": ready, "serving": serving, "terminating": terminating}});
     let other = json!({"addresses": ["10.32.0.3"]});
     let not_ready = conditions(json!(false), json!(false), json!(false));
     let ending = conditions(json!(false), json!(true), json!(true));
@@ -122,7 +128,10 @@ fn updates_move_and_remove_addresses_and_node_ports() {
     table.update(&name("web"), Some((&web(), &[])));
     assert_eq!(table.node_ports(), [NodePort { protocol: Protocol::Tcp, number: 30080, service: name("web") }]);
     assert!(picks(&table, "10.96.0.7:80", "10.32.0.9", 1).is_empty(), "no endpoints");
-    let moved = service("web", json!({"clusterIP": "10.96.0.8", "ports": [{"port": 81, "nodePort": 30081}], "externalIPs": ["203.0.113.5"]}));
+    let moved = service(
+        "web",
+        json!({"clusterIP": "10.96.0.8", "ports": [{"port": 81, "nodePort": 30081}], "externalIPs": ["203.0.113.5"]}),
+    );
     table.update(&name("web"), Some((&moved, &[])));
     assert!(matches!(table.find(Protocol::Tcp, at("10.96.0.7:80")), Found::Nothing));
     assert!(matches!(table.find(Protocol::Tcp, at("10.96.0.8:81")), Found::Port(_)));
@@ -132,7 +141,9 @@ fn updates_move_and_remove_addresses_and_node_ports() {
     let other = service("other", json!({"clusterIP": "10.96.0.8", "ports": [{"port": 81}]}));
     table.update(&name("other"), Some((&other, &[])));
     table.update(&name("web"), None);
-    assert!(matches!(table.find(Protocol::Tcp, at("10.96.0.8:81")), Found::Port(port) if port.service == "default/other"));
+    assert!(
+        matches!(table.find(Protocol::Tcp, at("10.96.0.8:81")), Found::Port(port) if port.service == "default/other")
+    );
     assert!(table.node_ports().is_empty());
     assert!(matches!(table.find(Protocol::Tcp, at("203.0.113.5:81")), Found::Nothing));
 }
@@ -184,7 +195,11 @@ fn names_resolve_as_in_a_pod() {
         ("default", "", Known::Missing),
         ("default", "a..b", Known::Missing),
     ] {
-        assert_eq!(lookup(asked, &pod(namespace), ip("10.32.0.5"), "cluster.local", &table), expected, "{asked} in {namespace}");
+        assert_eq!(
+            lookup(asked, &pod(namespace), ip("10.32.0.5"), "cluster.local", &table),
+            expected,
+            "{asked} in {namespace}"
+        );
     }
     let long = "a".repeat(64);
     assert_eq!(lookup(&long, &pod("default"), ip("10.32.0.5"), "cluster.local", &table), Known::Missing);

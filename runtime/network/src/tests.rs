@@ -2,8 +2,8 @@
 
 use crate::table_tests::{name, service, slice};
 use crate::*;
-use bytes::Bytes;
 use ::http::{StatusCode, header};
+use bytes::Bytes;
 use container::net::*;
 use http_body_util::{BodyExt, Empty, Full};
 use parking_lot::Mutex;
@@ -100,7 +100,9 @@ impl HttpHandler for Echo {
         tokio::spawn(async move {
             let stream: Stream = match connection {
                 Connection::Stream(stream) => stream,
-                Connection::Tcp(socket) => Box::new(TcpStream::from_std(socket).expect("a socket that is non-blocking")),
+                Connection::Tcp(socket) => {
+                    Box::new(TcpStream::from_std(socket).expect("a socket that is non-blocking"))
+                }
             };
             let answer = hyper::service::service_fn(move |request: ::http::Request<hyper::body::Incoming>| {
                 let response = this.answer(request.method(), request.uri(), request.headers());
@@ -112,8 +114,15 @@ impl HttpHandler for Echo {
     }
 }
 
-pub(crate) fn put_service(network: &VirtualNetwork, service_name: &str, spec: Value, ports: Value, endpoints: &[IpAddr]) {
-    let endpoints = endpoints.iter().map(|a| json!({"addresses": [a.to_string()], "conditions": {"ready": true}})).collect();
+pub(crate) fn put_service(
+    network: &VirtualNetwork,
+    service_name: &str,
+    spec: Value,
+    ports: Value,
+    endpoints: &[IpAddr],
+) {
+    let endpoints =
+        endpoints.iter().map(|a| json!({"addresses": [a.to_string()], "conditions": {"ready": true}})).collect();
     let slices = [slice(ports, endpoints)];
     network.table().write().update(&name(service_name), Some((&service(service_name, spec), &slices)));
 }
@@ -128,7 +137,11 @@ async fn attaching_is_idempotent_and_detaching_frees() {
     let wanted = PodNetwork { address: Some(at("10.32.0.77:0").ip()), ..spec("b") };
     assert_eq!(network.attach(wanted.clone()).await.expect("attached").addresses, [at("10.32.0.77:0").ip()]);
     let taken = PodNetwork { id: "c".into(), ..wanted };
-    assert_eq!(network.attach(taken).await.expect("attached").addresses, [at("10.32.0.78:0").ip()], "taken: another one");
+    assert_eq!(
+        network.attach(taken).await.expect("attached").addresses,
+        [at("10.32.0.78:0").ip()],
+        "taken: another one"
+    );
     assert_eq!(network.list().len(), 3);
     network.detach("a").await;
     network.detach("a").await;
@@ -236,6 +249,7 @@ async fn detaching_ends_what_waits() {
     assert!(matches!(accepted.map(drop), Err(Error::Reset(_))));
     assert!(matches!(received.map(drop), Err(Error::Reset(_))));
     assert!(matches!(a.listen(at("0.0.0.0:81")).await.map(drop), Err(Error::Reset(_))));
+    assert!(matches!(a.connect(at("192.0.2.1:1")).await.map(drop), Err(Error::Reset(_))), "not even outside");
 }
 
 #[tokio::test]
@@ -340,7 +354,9 @@ async fn guests_do_not_reach_the_host_unless_allowed() {
     let host = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let port = host.local_addr().expect("bound").port();
     let network = network();
-    let attached = network.attach(PodNetwork { host_aliases: vec![(at("127.0.0.1:0").ip(), vec!["sneaky".into()])], ..spec("a") }).await;
+    let attached = network
+        .attach(PodNetwork { host_aliases: vec![(at("127.0.0.1:0").ip(), vec!["sneaky".into()])], ..spec("a") })
+        .await;
     let a = attached.expect("attached").sockets;
     // A guest's localhost is its pod's, however it is written.
     for own in ["127.0.0.1", "127.3.4.5", "0.0.0.0", "[::1]", "[::ffff:127.0.0.1]"] {
@@ -354,13 +370,25 @@ async fn guests_do_not_reach_the_host_unless_allowed() {
         assert!(matches!(a.http(get(&format!("http://{denied}/"))).await.map(drop), Err(Error::Denied(_))), "{denied}");
     }
     // Nor by a Service that somebody points there, whoever dials it.
-    put_service(&network, "trap", json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}), json!([{"port": port}]), &[at("127.0.0.1:0").ip()]);
+    put_service(
+        &network,
+        "trap",
+        json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}),
+        json!([{"port": port}]),
+        &[at("127.0.0.1:0").ip()],
+    );
     assert!(matches!(a.connect(at("10.96.0.9:80")).await.map(drop), Err(Error::Denied(_))));
     assert!(matches!(Dialer::connect(&network, at("10.96.0.9:80")).await.map(drop), Err(Error::Denied(_))));
     // The cluster itself may, and so may guests by the flag.
     Dialer::connect(&network, at(&format!("127.0.0.1:{port}"))).await.expect("allowed");
     let open = network_with(|c| c.allow_egress = vec!["127.0.0.1/32".parse().expect("a network")]);
-    put_service(&open, "host", json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}), json!([{"port": port}]), &[at("127.0.0.1:0").ip()]);
+    put_service(
+        &open,
+        "host",
+        json!({"clusterIP": "10.96.0.9", "ports": [{"port": 80}]}),
+        json!([{"port": port}]),
+        &[at("127.0.0.1:0").ip()],
+    );
     let (b, _) = pod(&open, "b").await;
     b.connect(at("10.96.0.9:80")).await.expect("allowed");
 }
@@ -389,7 +417,9 @@ async fn datagrams_reach_pods_and_services_and_answers_come_back() {
 async fn datagrams_reach_the_outside_by_a_host_socket() {
     let host = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port");
     let to = host.local_addr().expect("bound");
-    let network = network_with(|c| c.allow_egress = vec!["192.0.2.0/24".parse().expect("a network"), "127.0.0.1/32".parse().expect("a network")]);
+    let network = network_with(|c| {
+        c.allow_egress = vec!["192.0.2.0/24".parse().expect("a network"), "127.0.0.1/32".parse().expect("a network")]
+    });
     // A Service is the way to 127.0.0.1 that is not the pod's own.
     let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"port": 53, "protocol": "UDP"}]});
     put_service(&network, "out", spec, json!([{"port": to.port(), "protocol": "UDP"}]), &[to.ip()]);
