@@ -6,7 +6,7 @@
 use crate::{Credential, Digest, Limits, Reference, error::Fault, images::Proxies, manifest::ACCEPT};
 use parking_lot::Mutex;
 use reqwest::{
-    Client, Method, RequestBuilder, Response, StatusCode, Url,
+    Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url,
     header::{ACCEPT as ACCEPT_HEADER, AUTHORIZATION, CONTENT_RANGE, HeaderValue, LOCATION, RANGE, WWW_AUTHENTICATE},
     redirect,
 };
@@ -23,6 +23,22 @@ const MOST_REDIRECTS: usize = 5;
 /// Makes the HTTP client. It reads neither environment nor proxy settings of the system; it asks rustls for the process's
 /// crypto provider, and the system for its certificate authorities.
 pub(crate) fn client(roots: &[Vec<u8>], proxies: &Proxies, limits: &Limits) -> Result<Client, String> {
+    let mut extra = Vec::new();
+    for pem in roots {
+        let found =
+            reqwest::Certificate::from_pem_bundle(pem).map_err(|error| format!("extra certificates: {error}"))?;
+        extra.extend(found);
+    }
+    let system = builder(proxies, limits)?.tls_certs_merge(extra.clone()).build();
+    // A system without any authorities must not keep plain and own registries from working.
+    let only = |error: reqwest::Error| {
+        tracing::warn!(error = chain(&error), "the certificate authorities of the system cannot be used");
+        builder(proxies, limits)?.tls_certs_only(extra).build().map_err(|error| chain(&error))
+    };
+    system.or_else(only)
+}
+
+fn builder(proxies: &Proxies, limits: &Limits) -> Result<ClientBuilder, String> {
     let redirects = redirect::Policy::custom(|attempt| {
         let downgrade =
             attempt.previous().iter().any(|url| url.scheme() == "https") && attempt.url().scheme() != "https";
@@ -41,15 +57,6 @@ pub(crate) fn client(roots: &[Vec<u8>], proxies: &Proxies, limits: &Limits) -> R
         .read_timeout(limits.idle)
         .pool_idle_timeout(Duration::from_secs(10))
         .redirect(redirects);
-    let mut extra = Vec::new();
-    for pem in roots {
-        let found =
-            reqwest::Certificate::from_pem_bundle(pem).map_err(|error| format!("extra certificates: {error}"))?;
-        extra.extend(found);
-    }
-    if !extra.is_empty() {
-        builder = builder.tls_certs_merge(extra);
-    }
     let direct = format!("localhost,127.0.0.0/8,::1,{}", proxies.no_proxy.as_deref().unwrap_or_default());
     let direct = reqwest::NoProxy::from_string(&direct);
     if let Some(url) = &proxies.https {
@@ -60,7 +67,7 @@ pub(crate) fn client(roots: &[Vec<u8>], proxies: &Proxies, limits: &Limits) -> R
         let proxy = reqwest::Proxy::http(url).map_err(|error| format!("proxy for http: {error}"))?;
         builder = builder.proxy(proxy.no_proxy(direct));
     }
-    builder.build().map_err(|error| chain(&error))
+    Ok(builder)
 }
 
 /// Talks to one repository with one credential.
