@@ -40,7 +40,7 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     let info = RequestInfo::of(request.method(), request.uri(), &query);
     let error_form = Output { pretty: negotiate::pretty(request.headers(), &query), ..Output::default() };
     let span = tracing::debug_span!("request", id, verb = %info.verb, path = %info.path);
-    let labels = (info.verb.clone(), info.resource.clone());
+    let labels = labels(server, &info);
 
     let work = AssertUnwindSafe(process(server, caller, request, info, query)).catch_unwind().instrument(span.clone());
     let mut response = match work.await {
@@ -61,6 +61,12 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
         headers.insert("audit-id", id);
     }
     response
+}
+
+/// Verb and resource for the metrics: only what the server knows, so that nobody can make up ever new ones.
+fn labels(server: &Server, info: &RequestInfo) -> (String, String) {
+    let known = info.is_resource && server.0.registry.load().get(&info.group, &info.version, &info.resource).is_some();
+    if known { (info.verb.clone(), info.resource.clone()) } else { ("other".to_owned(), String::new()) }
 }
 
 async fn process(

@@ -42,7 +42,7 @@ pub struct Options {
     pub nodes: Arc<dyn Nodes>,
     /// Where the API can be reached from pods: what Service `default/kubernetes` points to.
     pub advertise: SocketAddr,
-    /// Ends watches and other long answers.
+    /// Ends watches and other long answers; cancel it with (or before) the token of [`Server::serve`], which waits for requests.
     pub shutdown: CancellationToken,
     /// Identifies this process in its Lease; unique per running server.
     pub identity: String,
@@ -99,6 +99,11 @@ impl Server {
             shutdown: options.shutdown,
             identity: options.identity,
         }));
+        let store = server.0.store.clone();
+        server.0.checks.register("store", false, move || match store.failure() {
+            Some(failure) => Err(failure.to_string()),
+            None => Ok(()),
+        });
         server.rebuild_allocators();
         bootstrap::ensure(&server).await?;
         Ok(server)

@@ -44,6 +44,11 @@ impl Reservation {
         self
     }
 
+    /// Whether nothing is reserved and nothing is to be done.
+    pub fn is_empty(&self) -> bool {
+        self.undo.is_empty() && self.commit.is_empty()
+    }
+
     /// The write is stored.
     pub fn commit(mut self) {
         self.undo.clear();

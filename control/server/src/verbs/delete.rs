@@ -1,9 +1,12 @@
 //! DELETE and deletecollection: preconditions, graceful deletion, finalizers and propagation. Follows upstream's generic store and
 //! "Garbage Collection" and "Pod Lifecycle: Termination".
 
-use super::{answer, read, view_of, write::Write};
+use super::{
+    answer, read, view_of,
+    write::{Write, take_away},
+};
 use crate::{
-    Context, Resource, Verb,
+    Context, Reservation, Resource, Verb,
     admission::Attributes,
     chain::Call,
     codec,
@@ -217,8 +220,7 @@ async fn step(
         if cx.dry_run {
             return Ok(Outcome::Gone(Box::new(object)));
         }
-        let (revision, _) = store.delete(&entry.key, Expect::At(entry.revision)).await?;
-        resource.strategy.release(&object);
+        let revision = take_away(&call.server, resource, entry, object.clone(), Reservation::none()).await?;
         object.set(&["metadata", "resourceVersion"], revision.to_string());
         return Ok(Outcome::Gone(Box::new(object)));
     }

@@ -52,7 +52,7 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
         "update" if info.named => Verb::Update,
         "patch" if info.named => Verb::Patch,
         "delete" => Verb::Delete,
-        "deletecollection" => Verb::DeleteCollection,
+        "deletecollection" if !resource.namespaced || !info.namespace.is_empty() => Verb::DeleteCollection,
         _ => return Err(not_allowed()),
     };
     if !resource.serves(verb) {

@@ -20,7 +20,7 @@ use api::{
 use axum::body::Body;
 use http::{Response, StatusCode};
 use std::sync::Arc;
-use store::{Entry, Error, Expect};
+use store::{Entry, Error, Expect, Revision};
 
 /// How often a generated name or a patch is tried again after a clash.
 const TRIES: usize = 8;
@@ -224,10 +224,8 @@ async fn create_once(
         let clash = write.server.0.store.get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
         return Ok((object, clash));
     }
-    let result = write.server.0.store.put(&key, Expect::Absent, write.encode(&object), resource.ttl).await;
-    if result.is_ok() {
-        reservation.commit();
-    }
+    let bytes = write.encode(&object);
+    let result = put(write, key, Expect::Absent, bytes, reservation).await;
     Ok((object, Some(result)))
 }
 
@@ -329,7 +327,6 @@ async fn update_once(
     change: Change,
 ) -> Result<Result<Written, Error<Item>>, Status> {
     let resource = write.cx.resource.clone();
-    let strategy = &resource.strategy;
     let mut object = change.object;
     preconditions(write, &object, old)?;
     metadata::carry_over(&mut object, old);
@@ -349,19 +346,53 @@ async fn update_once(
         return Ok(Ok(Written::Entry(entry.clone())));
     }
     if lets_go(&resource, &object, old) {
-        let deleted = write.server.0.store.delete(&entry.key, Expect::At(entry.revision)).await;
-        return Ok(deleted.map(|_| {
-            reservation.commit();
-            strategy.release(&object);
-            Written::Detached(Box::new(object))
-        }));
+        let deleted = take_away(&write.server, &resource, entry, object.clone(), reservation).await;
+        return Ok(deleted.map(|_| Written::Detached(Box::new(object))));
     }
-    let stored =
-        write.server.0.store.put(&entry.key, Expect::At(entry.revision), write.encode(&object), resource.ttl).await;
-    Ok(stored.map(|entry| {
+    let bytes = write.encode(&object);
+    Ok(put(write, entry.key.to_string(), Expect::At(entry.revision), bytes, reservation).await.map(Written::Entry))
+}
+
+/// Stores, and settles what was reserved for it, also when the client stops waiting in between: a write that happens keeps what it
+/// was given.
+async fn put(
+    write: &Write,
+    key: String,
+    expect: Expect,
+    bytes: bytes::Bytes,
+    reservation: Reservation,
+) -> Result<Arc<Entry<Item>>, Error<Item>> {
+    let (store, ttl) = (write.server.0.store.clone(), write.cx.resource.ttl);
+    if reservation.is_empty() {
+        return store.put(&key, expect, bytes, ttl).await;
+    }
+    let work = async move {
+        let result = store.put(&key, expect, bytes, ttl).await;
+        if result.is_ok() {
+            reservation.commit();
+        }
+        result
+    };
+    tokio::spawn(work).await.unwrap_or(Err(Error::Closed))
+}
+
+/// Deletes the stored object and gives back what its last state held, also when the client stops waiting in between. Answers the
+/// revision of the deletion.
+pub(super) async fn take_away(
+    server: &Server,
+    resource: &Arc<Resource>,
+    entry: &Arc<Entry<Item>>,
+    last: Object,
+    reservation: Reservation,
+) -> Result<Revision, Error<Item>> {
+    let (store, resource, entry) = (server.0.store.clone(), resource.clone(), entry.clone());
+    let work = async move {
+        let (revision, _) = store.delete(&entry.key, Expect::At(entry.revision)).await?;
         reservation.commit();
-        Written::Entry(entry)
-    }))
+        resource.strategy.release(&last);
+        Ok(revision)
+    };
+    tokio::spawn(work).await.unwrap_or(Err(Error::Closed))
 }
 
 /// The kind's part of an update: preparation, reservations, validation, warnings.

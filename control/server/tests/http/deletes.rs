@@ -125,4 +125,5 @@ async fn a_collection_honours_selectors_and_answers_what_it_deleted() {
     assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&json!("ConfigMapList"), 2));
     let rest = cluster.get(MAPS).await.ok();
     assert_eq!(rest["items"].as_array().unwrap().len(), 1);
+    assert_eq!(cluster.delete("/api/v1/configmaps", Value::Null).await.code, 405, "never over all namespaces");
 }

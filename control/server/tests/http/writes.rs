@@ -284,3 +284,21 @@ async fn events_of_both_groups_are_one() {
     let selected = cluster.get("/api/v1/events?fieldSelector=involvedObject.name%3Dp,reason%3DStarted").await.ok();
     assert_eq!(selected["items"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_client_that_stops_waiting_does_not_free_what_its_write_took() {
+    let cluster = Cluster::new().await;
+    let services = "/api/v1/namespaces/default/services";
+    let body =
+        |name: &str| json!({"metadata": {"name": name}, "spec": {"clusterIP": "10.96.0.99", "ports": [{"port": 80}]}});
+    {
+        // Polled once: the write is on its way to the store's writer, then the client is gone.
+        let request = cluster.post(services, body("a"));
+        tokio::pin!(request);
+        assert!(futures::poll!(&mut request).is_pending());
+    }
+    while cluster.get(&format!("{services}/a")).await.code == 404 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(cluster.post(services, body("b")).await.code, 422, "the address is taken");
+}
