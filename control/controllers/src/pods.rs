@@ -4,13 +4,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use client::{Delta, Key};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Pod, PodCondition, PodTemplateSpec},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
-use crate::meta::non_negative;
+use crate::meta::{controller_of, non_negative};
 
 /// The phase of `pod`, `Pending` before anybody reported one.
 pub fn phase(pod: &Pod) -> &str {
@@ -102,7 +103,79 @@ fn name_prefix(name: &str) -> String {
     if name.len() < 253 { format!("{name}-") } else { name.to_owned() }
 }
 
+/// The controllers of kind `O` that a change of a pod concerns. A change that no counter of an owner can show, such as being bound to a
+/// node, concerns nobody: a thousand bindings would otherwise be a thousand looks at a thousand pods.
+pub fn waken_owner<O: k8s_openapi::Resource>(delta: &Delta<Pod>) -> Vec<Key> {
+    let pod = delta.object();
+    let face = |p: &Pod| {
+        let ready = condition(p, "Ready").map(|c| (c.status.clone(), c.last_transition_time.clone()));
+        let status = p.status.as_ref().map(|s| (s.phase.clone(), max_restarts(p)));
+        (ready, status, p.metadata.deletion_timestamp.is_some(), p.metadata.finalizers.clone())
+    };
+    let same = |old: &Arc<Pod>| {
+        old.metadata.labels == pod.metadata.labels
+            && old.metadata.owner_references == pod.metadata.owner_references
+            && face(old) == face(pod)
+    };
+    if delta.old().is_some_and(same) {
+        return Vec::new();
+    }
+    let owner = |p: &Pod| {
+        let owner = controller_of(&p.metadata)?;
+        let ours = owner.kind == O::KIND && owner.api_version == O::API_VERSION;
+        ours.then(|| Key::new(p.metadata.namespace.clone().unwrap_or_default(), owner.name.clone()))
+    };
+    let old = delta.old().and_then(|o| owner(o));
+    let new = owner(pod).filter(|k| Some(k) != old.as_ref());
+    old.into_iter().chain(new).collect()
+}
+
 /// What is left of `pods` after `keep`.
 pub fn filter(pods: &[Arc<Pod>], keep: impl Fn(&Pod) -> bool) -> Vec<Arc<Pod>> {
     pods.iter().filter(|p| keep(p)).cloned().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use k8s_openapi::api::apps::v1::ReplicaSet;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn pod(labels: Value, node: &str, ready: bool) -> Arc<Pod> {
+        let value = json!({"metadata": {"name": "p", "namespace": "ns", "labels": labels, "ownerReferences": [
+                {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "rs", "uid": "u", "controller": true}]},
+            "spec": {"nodeName": node, "containers": []},
+            "status": {"phase": "Pending", "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" }}]}});
+        Arc::new(serde_json::from_value(value).expect("a pod"))
+    }
+
+    #[test]
+    fn only_changes_that_an_owner_can_count_wake_it() {
+        let plain = || pod(json!({}), "", false);
+        let modified = |new| Delta::Modified { old: plain(), new };
+        for (what, delta, wakes) in [
+            ("new", Delta::Added(plain()), true),
+            ("gone", Delta::Deleted(plain()), true),
+            ("bound", modified(pod(json!({}), "n", false)), false),
+            ("ready", modified(pod(json!({}), "", true)), true),
+            ("relabelled", modified(pod(json!({"a": "b"}), "", false)), true),
+        ] {
+            let keys = waken_owner::<ReplicaSet>(&delta);
+            assert_eq!(keys, if wakes { vec![Key::new("ns", "rs")] } else { Vec::new() }, "{what}");
+        }
+        assert!(waken_owner::<k8s_openapi::api::batch::v1::Job>(&Delta::Added(plain())).is_empty());
+    }
+
+    #[test]
+    fn availability_needs_readiness_for_long_enough() {
+        let mut p = (*pod(json!({}), "", true)).clone();
+        let now: Timestamp = "2026-01-01T00:01:00Z".parse().expect("a time");
+        assert!(is_available(&p, 0, now) && !is_available(&p, 10, now), "since when is not known");
+        let conditions = p.status.as_mut().and_then(|s| s.conditions.as_mut()).expect("conditions");
+        conditions[0].last_transition_time = serde_json::from_value(json!("2026-01-01T00:00:30Z")).expect("a time");
+        assert!(is_available(&p, 30, now));
+        assert_eq!(available_in(&p, 40, now), Some(Duration::from_secs(10)));
+        assert_eq!(available_in(&pod(json!({}), "", false), 0, now), None);
+    }
 }

@@ -114,15 +114,18 @@ pub fn waken(delta: &Delta<Pod>, services: &Informer<Service>) -> Vec<Key> {
     all.iter().filter(|s| is_selecting(s) && concerns(s)).map(|s| Key::of(&**s)).collect()
 }
 
-/// Everything of a pod that shows in endpoints.
-fn face(pod: &Pod) -> impl PartialEq {
+/// Everything of a pod that shows in endpoints; nothing before it has an address.
+fn face(pod: &Pod) -> Option<impl PartialEq> {
     let spec = pod.spec.as_ref();
-    (
+    if addresses(pod).is_empty() {
+        return None;
+    }
+    Some((
         addresses(pod).into_iter().map(str::to_owned).collect::<Vec<_>>(),
         pods::is_ready(pod),
         pods::is_finished(pod),
         pod.metadata.deletion_timestamp.is_some(),
         pod.metadata.labels.clone(),
         spec.map(|s| (s.node_name.clone(), s.hostname.clone(), s.subdomain.clone())),
-    )
+    ))
 }

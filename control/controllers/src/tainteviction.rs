@@ -2,7 +2,7 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-based-evictions>.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use client::{
     Client, Controller, DeleteOptions, Delta, EventType, Informer, Key, Next, Patch, Recorder, Wakeups, reference,
@@ -29,7 +29,7 @@ pub struct TaintEvictionController {
     nodes: Informer<Node>,
     pods: Informer<Pod>,
     /// Pods whose eviction was put off, so that its end can be told.
-    waiting: Mutex<HashSet<Key>>,
+    waiting: Arc<Mutex<HashSet<Key>>>,
 }
 
 impl TaintEvictionController {
@@ -43,7 +43,7 @@ impl TaintEvictionController {
             recorder: cx.recorder("taint-eviction-controller"),
             nodes: cx.informers.of(),
             pods,
-            waiting: Mutex::default(),
+            waiting: Arc::default(),
         }
     }
 
@@ -109,13 +109,17 @@ impl Controller for TaintEvictionController {
     const NAME: &'static str = "taint-eviction-controller";
 
     fn wire(&self, wakeups: &mut Wakeups) {
-        wakeups.on(&self.pods, |delta: &Delta<Pod>| {
+        let (nodes, waiting) = (self.nodes.clone(), self.waiting.clone());
+        wakeups.on(&self.pods, move |delta: &Delta<Pod>| {
             let tolerations = |p: &Pod| p.spec.as_ref().and_then(|s| s.tolerations.clone());
             let new = delta.object();
             let changed = delta
                 .old()
                 .is_none_or(|old| pods::node_name(old) != pods::node_name(new) || tolerations(old) != tolerations(new));
-            if changed && !pods::node_name(new).is_empty() { vec![Key::of(&**new)] } else { Vec::new() }
+            // a taint that comes later wakes the pods of its node itself
+            let tainted = || nodes.get("", pods::node_name(new)).is_some_and(|n| !no_execute(&n).is_empty());
+            let key = Key::of(&**new);
+            if changed && (tainted() || waiting.lock().contains(&key)) { vec![key] } else { Vec::new() }
         });
         let pods = self.pods.clone();
         wakeups.on(&self.nodes, move |delta: &Delta<Node>| {

@@ -4,7 +4,7 @@
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
@@ -33,7 +33,7 @@ enum Place {
     /// Not before its time.
     Backoff(Instant, u64),
     /// Refused; since when.
-    Unschedulable(Instant),
+    Unschedulable(Instant, u64),
     /// Held back by a plugin before it may enter.
     Gated,
     /// Being tried or bound.
@@ -58,7 +58,7 @@ pub struct Queue {
     entries: HashMap<String, Entry>,
     active: BTreeMap<Rank, String>,
     backoff: BTreeMap<(Instant, u64), String>,
-    unschedulable: BTreeSet<String>,
+    unschedulable: BTreeMap<(Instant, u64), String>,
     next_order: u64,
 }
 
@@ -83,7 +83,7 @@ impl Queue {
             entries: HashMap::new(),
             active: BTreeMap::new(),
             backoff: BTreeMap::new(),
-            unschedulable: BTreeSet::new(),
+            unschedulable: BTreeMap::new(),
             next_order: 0,
         }
     }
@@ -105,7 +105,7 @@ impl Queue {
         entry.pod = pod;
         match entry.place {
             Place::Gated => self.activate(&uid, now),
-            Place::Unschedulable(_) if respecified => self.wake(&uid, &Event::PodUpdated, now),
+            Place::Unschedulable(..) if respecified => self.wake(&uid, &Event::PodUpdated, now),
             Place::Active(rank) if rank.0.0 != priority => self.activate(&uid, now),
             _ => {}
         }
@@ -132,8 +132,8 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.refused_by = refused_by;
         entry.not_before = now + backoff(entry.attempts);
-        entry.place = Place::Unschedulable(now);
-        self.unschedulable.insert(uid.to_owned());
+        entry.place = Place::Unschedulable(now, entry.order);
+        self.unschedulable.insert((now, entry.order), uid.to_owned());
     }
 
     /// Trying failed for a reason that may pass by itself: it is tried again after its back-off.
@@ -145,7 +145,7 @@ impl Queue {
 
     /// Something changed in the cluster: pods that it may help are tried again.
     pub fn on(&mut self, event: &Event<'_>, now: Instant) {
-        let waiting: Vec<String> = self.unschedulable.iter().cloned().collect();
+        let waiting: Vec<String> = self.unschedulable.values().cloned().collect();
         for uid in waiting {
             self.wake(&uid, event, now);
         }
@@ -154,17 +154,8 @@ impl Queue {
     /// When something is due by time alone.
     pub fn next_due(&self) -> Option<Instant> {
         let backoff = self.backoff.first_key_value().map(|((at, _), _)| *at);
-        let waits = self.unschedulable.iter().filter_map(|uid| match self.entries[uid].place {
-            Place::Unschedulable(since) => Some(since + MAX_WAIT),
-            _ => None,
-        });
-        backoff.into_iter().chain(waits.min()).min()
-    }
-
-    /// Whether a pod could be popped now.
-    pub fn is_ready(&mut self, now: Instant) -> bool {
-        self.promote(now);
-        !self.active.is_empty()
+        let wait = self.unschedulable.first_key_value().map(|((since, _), _)| *since + MAX_WAIT);
+        backoff.into_iter().chain(wait).min()
     }
 
     /// How many pods wait where.
@@ -207,7 +198,7 @@ impl Queue {
         match self.entries.get(uid).map(|e| e.place) {
             Some(Place::Active(rank)) => drop(self.active.remove(&rank)),
             Some(Place::Backoff(at, order)) => drop(self.backoff.remove(&(at, order))),
-            Some(Place::Unschedulable(_)) => drop(self.unschedulable.remove(uid)),
+            Some(Place::Unschedulable(since, order)) => drop(self.unschedulable.remove(&(since, order))),
             _ => {}
         }
     }
@@ -219,9 +210,8 @@ impl Queue {
             self.backoff.remove(&slot);
             self.activate(&uid, now);
         }
-        let old = |uid: &&String| matches!(self.entries[*uid].place, Place::Unschedulable(t) if t + MAX_WAIT <= now);
-        let due: Vec<String> = self.unschedulable.iter().filter(old).cloned().collect();
-        for uid in due {
+        while let Some((_, uid)) = self.unschedulable.first_key_value().filter(|((t, _), _)| *t + MAX_WAIT <= now) {
+            let uid = uid.clone();
             self.wake(&uid, &Event::Timeout, now);
         }
     }

@@ -139,6 +139,11 @@ impl GarbageCollector {
     }
 }
 
+/// A list for a merge patch: an empty one leaves nothing behind.
+fn or_null<T: serde::Serialize>(list: &[T]) -> serde_json::Value {
+    if list.is_empty() { serde_json::Value::Null } else { json!(list) }
+}
+
 /// Whether objects of the kind take part. Events are many and own nothing.
 fn is_collected(resource: &Resource) -> bool {
     resource.can(&["delete", "list", "watch"]) && resource.resource != "events"
@@ -207,11 +212,11 @@ impl Shared {
             }
             Verdict::Release => {
                 let kept: Vec<&String> = live.finalizers.iter().filter(|f| *f != FOREGROUND).collect();
-                self.patch(resource, live, json!({"finalizers": kept})).await
+                self.patch(resource, live, json!({"finalizers": or_null(&kept)})).await
             }
             Verdict::Disown(gone) => {
                 let kept: Vec<&Owner> = live.owner_references.iter().filter(|o| !gone.contains(&o.uid)).collect();
-                self.patch(resource, live, json!({"ownerReferences": kept})).await
+                self.patch(resource, live, json!({"ownerReferences": or_null(&kept)})).await
             }
             Verdict::Delete { foreground } => self.delete(resource, live, foreground).await,
         }
@@ -248,12 +253,12 @@ impl Shared {
             let live = self.live(&node.resource, &node.meta.namespace, &node.meta.name, &node.meta.uid).await?;
             let Some(live) = live.filter(|l| l.owner_references.iter().any(|o| o.uid == uid)) else { continue };
             let kept: Vec<&Owner> = live.owner_references.iter().filter(|o| o.uid != uid).collect();
-            self.patch(&node.resource, &live, json!({"ownerReferences": kept})).await?;
+            self.patch(&node.resource, &live, json!({"ownerReferences": or_null(&kept)})).await?;
         }
         let live = self.live(&owner.resource, &owner.meta.namespace, &owner.meta.name, uid).await?;
         let Some(live) = live.filter(Meta::orphans_dependents) else { return Ok(()) };
         let kept: Vec<&String> = live.finalizers.iter().filter(|f| *f != ORPHAN).collect();
-        self.patch(&owner.resource, &live, json!({"finalizers": kept})).await
+        self.patch(&owner.resource, &live, json!({"finalizers": or_null(&kept)})).await
     }
 
     /// What an owner is, from the graph, or else from the API.

@@ -170,7 +170,7 @@ impl Controller for JobController {
 
     fn wire(&self, wakeups: &mut Wakeups) {
         wakeups.on_self(&self.jobs);
-        wakeups.on_owner::<Pod, Job>(&self.pods);
+        wakeups.on(&self.pods, pods::waken_owner::<Job>);
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {

@@ -120,7 +120,7 @@ impl Controller for ReplicaSetController {
 
     fn wire(&self, wakeups: &mut Wakeups) {
         wakeups.on_self(&self.sets);
-        wakeups.on_owner::<Pod, ReplicaSet>(&self.pods);
+        wakeups.on(&self.pods, pods::waken_owner::<ReplicaSet>);
         let sets = self.sets.clone();
         wakeups.on(&self.pods, move |delta| waken_by_orphan(delta, &sets));
     }
