@@ -1,3 +1,94 @@
-//! cli
-/// Entry.
-pub fn main() -> std::process::ExitCode { std::process::ExitCode::SUCCESS }
+//! Commands, configuration and the composition root: the only place that reads clock, environment and randomness, and the only
+//! one that knows every other crate.
+
+mod args;
+mod cluster;
+mod credentials;
+mod data_dir;
+mod down;
+mod env;
+mod images;
+mod kubeconfig;
+mod machine;
+mod manifests;
+mod port;
+mod progress;
+mod remote;
+mod settle;
+mod up;
+mod version;
+
+use anyhow::Context;
+use args::{Cli, Command, ImageCommand};
+use clap::{CommandFactory, Parser};
+use data_dir::DataDir;
+use std::{future::Future, process::ExitCode};
+use tracing_subscriber::EnvFilter;
+
+/// Runs the command line. Exit codes: 0 ok, 1 failed, 2 usage.
+pub fn main() -> ExitCode {
+    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    if arguments.first().is_some_and(|first| first == args::COMPILE_CHILD) {
+        return wasm::compile::child_main();
+    }
+    let cli = Cli::parse();
+    data_dir::private_umask();
+    start_logging(cli.verbose);
+    rustls::crypto::ring::default_provider().install_default().expect("the first and only provider");
+    match dispatch(cli.command, arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn dispatch(command: Command, arguments: Vec<std::ffi::OsString>) -> anyhow::Result<()> {
+    let open = |data: &args::DataDir| DataDir::open(data.data_dir.as_deref());
+    match command {
+        Command::Up(args) => up::run(&args, arguments),
+        Command::Down(data) => down::down(&open(&data)?),
+        Command::Image(ImageCommand::Load { file, tag, data }) => block(images::load(open(&data)?, &file, &tag)),
+        Command::Image(ImageCommand::Ls(data)) => block(images::list(open(&data)?)),
+        Command::Image(ImageCommand::Rm { images, data }) => block(images::remove(open(&data)?, &images)),
+        Command::Image(ImageCommand::Push { image, data }) => block(images::push(open(&data)?, &image)),
+        Command::Kubeconfig(args) => kubeconfig::run(&args),
+        Command::Apply(args) => block(async move { remote::apply(&args).await }),
+        Command::Get(args) => block(async move { remote::get(&args).await }),
+        Command::Logs(args) => block(async move { remote::logs(&args).await }),
+        Command::Delete(args) => block(async move { remote::delete(&args).await }),
+        Command::Version => {
+            println!("sampan {} (Kubernetes {})", version::VERSION, server::version::KUBERNETES);
+            Ok(())
+        }
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "sampan", &mut std::io::stdout());
+            Ok(())
+        }
+    }
+}
+
+/// The runtime of the control plane: guests have threads of their own.
+pub(crate) fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .thread_name("control")
+        .build()
+        .context("cannot start threads")
+}
+
+fn block<F: Future<Output = anyhow::Result<()>>>(future: F) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
+    runtime.block_on(future)
+}
+
+fn start_logging(verbose: u8) {
+    let level = ["warn", "info", "debug"][usize::from(verbose.min(2))];
+    let filter = env::var_os("SAMPAN_LOG").and_then(|v| v.into_string().ok()).filter(|v| !v.is_empty());
+    let filter = EnvFilter::try_new(filter.as_deref().unwrap_or(level)).unwrap_or_else(|error| {
+        eprintln!("SAMPAN_LOG is not a filter ({error}); logging {level}");
+        EnvFilter::new(level)
+    });
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}

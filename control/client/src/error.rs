@@ -63,8 +63,8 @@ impl Error {
             .is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"))
     }
 
-    /// From an answer's status code and body.
-    pub(crate) fn from_response(code: u16, body: &[u8]) -> Self {
+    /// From the status code and body of an answer.
+    pub fn from_response(code: u16, body: &[u8]) -> Self {
         Self::Api(Box::new(parse_status(code, body)))
     }
 }

@@ -1,0 +1,385 @@
+//! The composition root: one cluster in one process. Read [`Cluster::start`] from top to bottom to see who is joined to whom.
+
+use crate::{
+    args::{COMPILE_CHILD, UpArgs},
+    credentials::Credentials,
+    data_dir::DataDir,
+    env, images, kubeconfig, machine,
+};
+use agent::{Agent, Machine, Parts, Runtimes};
+use anyhow::{Context, bail};
+use api::{Clock, quantity::Quantity};
+use client::{Client, Informers, Recorder, RecorderOptions};
+use container::Runtime;
+use futures::FutureExt;
+use ipnet::IpNet;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
+use network::VirtualNetwork;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use server::{Ids, Server, Settings, User};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr, TcpListener},
+    panic::AssertUnwindSafe,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+use store::{Redb, Store};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How long the node agent may take to stop pods at the end.
+const DRAIN: Duration = Duration::from_secs(10);
+/// Time after which a request to an HTTP guest is cut.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
+/// How long the first lists may take before a start counts as failed.
+const START: Duration = Duration::from_secs(60);
+
+/// What was asked for, checked.
+pub(crate) struct Config {
+    dir: DataDir,
+    node: String,
+    node_address: IpAddr,
+    machine: Machine,
+    reserved: BTreeMap<String, Amount>,
+    max_pods: u32,
+    pod_cidr: IpNet,
+    node_cidr: IpNet,
+    service_cidr: IpNet,
+    allow_host_network: bool,
+}
+
+impl Config {
+    /// Checks everything before a port is bound.
+    pub(crate) fn check(args: &UpArgs, dir: &DataDir) -> anyhow::Result<Self> {
+        let mut machine = machine::read(dir.path());
+        let node = match &args.node.node_name {
+            Some(name) => name.clone(),
+            None => machine::node_name(&machine.hostname),
+        };
+        if let Some(problem) = api::names::dns1123_subdomain(&node).first() {
+            bail!("--node-name {node:?}: {problem}");
+        }
+        if let Some(cpu) = &args.node.cpu {
+            machine.cpus = u32::try_from(quantity("--cpu", cpu)?.value()).context("--cpu is out of range")?;
+        }
+        if let Some(memory) = &args.node.memory {
+            machine.memory =
+                u64::try_from(quantity("--memory", memory)?.value()).context("--memory is out of range")?;
+        }
+        let mut reserved = BTreeMap::new();
+        for (flag, name, text) in [
+            ("--reserved-cpu", "cpu", &args.node.reserved_cpu),
+            ("--reserved-memory", "memory", &args.node.reserved_memory),
+        ] {
+            reserved.insert(name.to_owned(), Amount(quantity(flag, text)?.to_string()));
+        }
+        let pod_cidr = cidr("--pod-cidr", &args.node.pod_cidr)?;
+        let service_cidr = cidr("--service-cidr", &args.node.service_cidr)?;
+        let length = if pod_cidr.prefix_len() > 18 { pod_cidr.prefix_len() } else { 18 };
+        let node_cidr = IpNet::new(pod_cidr.network(), length).context("--pod-cidr is not usable")?;
+        Ok(Self {
+            dir: dir.clone(),
+            node,
+            node_address: args.node_address,
+            machine,
+            reserved,
+            max_pods: args.node.max_pods,
+            pod_cidr,
+            node_cidr,
+            service_cidr,
+            allow_host_network: args.node.allow_host_network,
+        })
+    }
+}
+
+fn quantity(flag: &str, text: &str) -> anyhow::Result<Quantity> {
+    let parsed: Quantity =
+        text.parse().map_err(|error| anyhow::anyhow!("{flag} {text:?}: {error}; use for example 2, 500m or 1Gi"))?;
+    Ok(parsed)
+}
+
+fn cidr(flag: &str, text: &str) -> anyhow::Result<IpNet> {
+    let net: IpNet = text.parse().with_context(|| format!("{flag} {text:?} is not a range such as 10.32.0.0/11"))?;
+    if net.addr().is_ipv6() {
+        bail!("{flag} {text:?}: only IPv4 ranges are supported");
+    }
+    Ok(net.trunc())
+}
+
+/// A running cluster.
+pub(crate) struct Cluster {
+    address: SocketAddr,
+    credentials: Credentials,
+    administrator: Client,
+    store: Store<server::Item>,
+    /// Ends the node agent, which drains; everything else goes on meanwhile.
+    agent: CancellationToken,
+    agent_done: TaskTracker,
+    /// Ends everything else.
+    control: CancellationToken,
+    control_done: TaskTracker,
+    failure: watch::Receiver<Option<String>>,
+}
+
+/// The kubelets' paths of this one node, by function call.
+struct LocalNode {
+    name: String,
+    router: OnceLock<axum::Router>,
+}
+
+#[async_trait::async_trait]
+impl server::nodes::Nodes for LocalNode {
+    async fn call(
+        &self,
+        node: &str,
+        request: http::Request<axum::body::Body>,
+    ) -> Result<http::Response<axum::body::Body>, server::nodes::Unreachable> {
+        let router = self.router.get().filter(|_| node == self.name);
+        let Some(router) = router else {
+            return Err(server::nodes::Unreachable(format!("no way to node {node:?}")));
+        };
+        match tower::ServiceExt::oneshot(router.clone(), request).await {
+            Ok(response) => Ok(response),
+            Err(never) => match never {},
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts everything and returns when requests are served and caches are synced.
+    pub(crate) async fn start(config: Config, listener: TcpListener) -> anyhow::Result<Self> {
+        let address = listener.local_addr()?;
+        let clock = env::clock();
+        let metrics = Arc::new(Mutex::new(Registry::with_prefix("sampan")));
+        let (control, control_done) = (CancellationToken::new(), TaskTracker::new());
+        let (agent_token, agent_done) = (CancellationToken::new(), TaskTracker::new());
+        let (failed, failure) = watch::channel(None);
+
+        // The network's plan: where things will be.
+        let mut net = network::Config::new(address);
+        net.pod_cidr = config.pod_cidr;
+        net.node_cidr = config.node_cidr;
+        net.service_cidr = config.service_cidr;
+        net.node_address = config.node_address;
+        if config.allow_host_network {
+            net.allow_egress = vec!["0.0.0.0/0".parse().expect("a range"), "::/0".parse().expect("a range")];
+        }
+        let node_internal = net.node_internal();
+
+        // Who is who.
+        let service_ip = first_address(&config.service_cidr);
+        let names = vec![config.node.clone()];
+        let addresses = vec![service_ip, node_internal, address.ip()];
+        let credentials = Credentials::open(&config.dir, clock.now(), addresses, names)?;
+        net.cluster_roots = network::certificates(credentials.authority.certificate.as_bytes());
+
+        // The store and the API server.
+        let log = Redb::open(config.dir.join("cluster.redb")).context("cannot open the store")?;
+        let store = Store::open(log, store::Options::new(store_clock())).await.context("cannot read the store")?;
+        let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
+        let options = server::Options {
+            store: store.clone(),
+            clock: clock.clone(),
+            ids: Ids::new(fastrand::Rng::with_seed(env::seed())),
+            settings: Settings { service_cidr: config.service_cidr, node_ports: 30000..=32767 },
+            tokens: credentials.tokens.clone(),
+            nodes: nodes.clone(),
+            advertise: SocketAddr::new(node_internal, address.port()),
+            shutdown: control.clone(),
+            identity: format!("{}-{}", config.node, std::process::id()),
+            metrics,
+        };
+        let server = Server::new(options).await.context("cannot start the API server")?;
+        let tls = Arc::new(server::tls::config(&credentials.serving, &credentials.authority.certificate)?);
+        let listener = tokio::net::TcpListener::from_std(listener)?;
+        let spawn = Spawner { tasks: &control_done, failed: &failed };
+        spawn.essential("API server", {
+            let (server, token) = (server.clone(), control.clone());
+            async move { server.serve(listener, tls, token).await }
+        });
+        spawn.essential("API server's own objects", {
+            let server = server.clone();
+            async move { server.run().await }
+        });
+
+        // One client per component, by function call; one set of informers for all.
+        let client = |user: &str, groups: &[&str]| {
+            let groups: Vec<&str> = groups.iter().copied().chain(["system:authenticated"]).collect();
+            Client::new(kube::Client::new(server.service_for(User::new(user, &groups)), "default"))
+        };
+        let administrator = client("kubernetes-admin", &["system:masters"]);
+        let controllers = client("system:kube-controller-manager", &[]);
+        let scheduling = client("system:kube-scheduler", &[]);
+        let kubelet = client(&format!("system:node:{}", config.node), &["system:nodes"]);
+        let informers = Informers::new(controllers.clone(), control.clone(), control_done.clone());
+
+        // Decide.
+        let options = controllers::Options::new(clock.clone(), credentials.authority.certificate.clone());
+        let context = controllers::Context::new(controllers.clone(), informers.clone(), options, control_done.clone());
+        controllers::start(&context, &control, &control_done);
+        let options = scheduler::Options::new(clock.clone(), env::seed());
+        let scheduler = scheduler::Scheduler::new(scheduling, informers.clone(), options);
+        spawn.essential("scheduler", {
+            let token = control.clone();
+            async move { scheduler.run(token).await }
+        });
+
+        // Run.
+        let network = VirtualNetwork::new(net, control.clone(), control_done.clone())?;
+        let wasm = Arc::new(wasm::Wasmtime::new(wasm_options(&config)?));
+        let recorder = |component: &str| {
+            let options = RecorderOptions { component: component.to_owned(), host: Some(config.node.clone()) };
+            let (recorder, write) = Recorder::new(kubelet.clone(), clock.clone(), options);
+            control_done.spawn(write);
+            recorder
+        };
+        let agent = Agent::new(
+            agent_options(&config, node_internal, &clock),
+            Parts {
+                runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>]),
+                network: Arc::new(network.clone()),
+                dialer: Arc::new(network.clone()),
+                images: Arc::new(images::open(&config.dir)?),
+                client: kubelet.clone(),
+                informers: informers.clone(),
+                recorder: recorder("kubelet"),
+            },
+        )?;
+        let _ = nodes.router.set(agent.router());
+        spawn.essential("pod network", {
+            let (informers, recorder, token) = (informers.clone(), recorder("kube-proxy"), control.clone());
+            async move { network::run(network, informers, Some(recorder), token).await }
+        });
+        let spawn = Spawner { tasks: &agent_done, failed: &failed };
+        spawn.essential("node agent", {
+            let token = agent_token.clone();
+            async move {
+                if let Err(error) = agent.run(token).await {
+                    tracing::error!(error = format!("{error:#}"), "the node agent ended");
+                }
+            }
+        });
+        agent_done.close();
+        control_done.close();
+
+        if tokio::time::timeout(START, informers.synced()).await.is_err() {
+            bail!("the first lists were not there after {START:?}; the log (-v) says why");
+        }
+        Ok(Self {
+            address,
+            credentials,
+            administrator,
+            store,
+            agent: agent_token,
+            agent_done,
+            control,
+            control_done,
+            failure,
+        })
+    }
+
+    /// A client with the administrator's rights.
+    pub(crate) fn client(&self) -> &Client {
+        &self.administrator
+    }
+
+    /// What a kubeconfig needs.
+    pub(crate) fn access(&self) -> kubeconfig::Access<'_> {
+        kubeconfig::Access {
+            address: self.address,
+            ca_pem: &self.credentials.authority.certificate,
+            certificate_pem: &self.credentials.administrator.certificate,
+            key_pem: &self.credentials.administrator.key,
+        }
+    }
+
+    /// Resolves when a part that the cluster cannot be without has ended.
+    pub(crate) async fn failed(&self) -> anyhow::Error {
+        let mut failure = self.failure.clone();
+        match failure.wait_for(Option::is_some).await {
+            Ok(what) => anyhow::anyhow!("{} ended unexpectedly; the log says why", what.as_deref().unwrap_or_default()),
+            Err(_) => std::future::pending().await,
+        }
+    }
+
+    /// Drains the node, then ends everything else. Changes no API object.
+    pub(crate) async fn stop(self) {
+        self.agent.cancel();
+        if tokio::time::timeout(DRAIN * 2, self.agent_done.wait()).await.is_err() {
+            tracing::warn!("the node agent has not drained in time");
+        }
+        self.control.cancel();
+        if tokio::time::timeout(DRAIN, self.control_done.wait()).await.is_err() {
+            tracing::warn!("some tasks have not ended in time");
+        }
+        if let Err(error) = self.store.close().await {
+            tracing::warn!(%error, "the store did not close cleanly");
+        }
+    }
+}
+
+/// Starts parts that must not end before they are told to.
+struct Spawner<'a> {
+    tasks: &'a TaskTracker,
+    failed: &'a watch::Sender<Option<String>>,
+}
+
+impl Spawner<'_> {
+    fn essential(&self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
+        let failed = self.failed.clone();
+        self.tasks.spawn(async move {
+            let outcome = AssertUnwindSafe(part).catch_unwind().await;
+            if outcome.is_err() {
+                tracing::error!(part = name, "panicked");
+            }
+            failed.send_if_modified(|what| {
+                let first = what.is_none();
+                what.get_or_insert_with(|| name.to_owned());
+                first
+            });
+        });
+    }
+}
+
+fn first_address(range: &IpNet) -> IpAddr {
+    range.hosts().next().unwrap_or_else(|| range.addr())
+}
+
+fn store_clock() -> store::Clock {
+    let clock = env::system_clock();
+    store::Clock::new(move || clock.now())
+}
+
+fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
+    let key = wasm::key::load_or_create(&config.dir.join("compile.key"), |key| key.copy_from_slice(&env::random()))
+        .context("cannot read the key of the compile cache")?;
+    let program: PathBuf = std::env::current_exe().context("cannot find this program")?;
+    let compiler = wasm::Compiler::new(program, vec![COMPILE_CHILD.into()]);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut options = wasm::Options::new(config.dir.join("compiled"), key, compiler, threads, env::system_clock());
+    options.memory = config.machine.memory;
+    Ok(options)
+}
+
+fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent::Options {
+    agent::Options {
+        node: config.node.clone(),
+        addresses: vec![node_internal],
+        machine: config.machine.clone(),
+        pods: config.max_pods,
+        reserved: config.reserved.clone(),
+        labels: BTreeMap::new(),
+        pod_cidr: config.node_cidr.to_string(),
+        data_dir: config.dir.join("pods"),
+        clock: clock.clone(),
+        seed: env::seed(),
+        drain: DRAIN,
+        request_timeout: REQUEST_TIMEOUT,
+        version: server::version::git_version(),
+        runtime_version: "wasmtime://48".to_owned(),
+        port: None,
+    }
+}

@@ -1,0 +1,81 @@
+//! Keys and certificates of the cluster. The authority and the token key are made once and kept in DIR/pki (0600); everything
+//! they sign is made anew at each start, so that addresses are right and nothing expires in a file.
+
+use crate::data_dir::{DataDir, read_private, write_private};
+use anyhow::{Context, bail};
+use jiff::{SignedDuration, Timestamp};
+use server::{
+    pki::{self, Names, Pair, Validity},
+    tokens::Tokens,
+};
+use std::net::IpAddr;
+
+/// Issuer of ServiceAccount tokens: upstream's default for clusters without a public name.
+const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+const DAY: SignedDuration = SignedDuration::from_hours(24);
+
+/// Everything that proves who is who.
+pub(crate) struct Credentials {
+    pub(crate) authority: Pair,
+    pub(crate) serving: Pair,
+    pub(crate) administrator: Pair,
+    pub(crate) tokens: Tokens,
+}
+
+impl Credentials {
+    /// Reads what is kept, makes what is not. `addresses` and `names` are those of the API besides loopback and Service
+    /// `kubernetes`.
+    pub(crate) fn open(
+        dir: &DataDir,
+        now: Timestamp,
+        addresses: Vec<IpAddr>,
+        names: Vec<String>,
+    ) -> anyhow::Result<Self> {
+        let folder = DataDir::open(Some(&dir.join("pki")))?;
+        let authority = authority(&folder, now)?;
+        let key = match read_private(&folder.join("sa.key"))? {
+            Some(key) => String::from_utf8(key).context("pki/sa.key is not PEM")?,
+            None => {
+                let key = pki::key()?;
+                write_private(&folder.join("sa.key"), key.as_bytes())?;
+                key
+            }
+        };
+        let year = validity(now, 365)?;
+        let serving = pki::server(&authority, "kube-apiserver", &Names::api_server(addresses, names), year)?;
+        let administrator = pki::client(&authority, "kubernetes-admin", &["system:masters"], year)?;
+        Ok(Self { authority, serving, administrator, tokens: Tokens::new(&key, ISSUER)? })
+    }
+}
+
+fn authority(folder: &DataDir, now: Timestamp) -> anyhow::Result<Pair> {
+    let (certificate, key) = (folder.join("ca.crt"), folder.join("ca.key"));
+    match (read_private(&certificate)?, read_private(&key)?) {
+        (Some(certificate), Some(key)) => Ok(Pair {
+            certificate: String::from_utf8(certificate).context("pki/ca.crt is not PEM")?,
+            key: String::from_utf8(key).context("pki/ca.key is not PEM")?,
+        }),
+        (None, None) => {
+            let made = pki::authority("sampan", validity(now, 3650)?)?;
+            write_private(&key, made.key.as_bytes())?;
+            write_private(&certificate, made.certificate.as_bytes())?;
+            Ok(made)
+        }
+        // The key is written first: a key alone is a start that was cut short.
+        (None, Some(_)) => {
+            std::fs::remove_file(&key)?;
+            authority(folder, now)
+        }
+        (Some(_), None) => bail!(
+            "{} is there, but its key is not; put the key back, or remove the certificate to get a new authority",
+            certificate.display()
+        ),
+    }
+}
+
+/// From an hour ago, for clocks that differ.
+fn validity(now: Timestamp, days: i32) -> anyhow::Result<Validity> {
+    let until =
+        DAY.checked_mul(days).and_then(|span| now.checked_add(span).ok()).context("the clock is out of range")?;
+    Ok(Validity { from: now.checked_sub(SignedDuration::from_hours(1))?, until })
+}

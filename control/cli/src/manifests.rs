@@ -1,0 +1,195 @@
+//! Manifests from files, folders and standard input, and the packaging of relative Wasm images that they name.
+
+use anyhow::{Context, bail};
+use serde_json::{Value, json};
+use std::{
+    fs,
+    io::Read,
+    path::{Path, PathBuf},
+};
+
+/// Manifests larger than this are refused.
+const MAX_FILE: u64 = 16 << 20;
+
+/// One object of a manifest and where it came from.
+#[derive(Clone, Debug)]
+pub(crate) struct Manifest {
+    pub(crate) object: Value,
+    pub(crate) source: String,
+    /// The folder that relative images start from.
+    pub(crate) folder: PathBuf,
+}
+
+/// Reads all objects of files, folders (`*.yaml`, `*.yml`, `*.json`, sorted, not their sub-folders) and `-`.
+pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Manifest>> {
+    let mut all = Vec::new();
+    for path in paths {
+        if path.as_os_str() == "-" {
+            let mut text = String::new();
+            std::io::stdin().take(MAX_FILE).read_to_string(&mut text).context("cannot read standard input")?;
+            parse(&text, "standard input", &std::env::current_dir()?, &mut all)?;
+        } else if path.is_dir() {
+            let mut files: Vec<PathBuf> = fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+            files.retain(|f| f.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") && f.is_file());
+            files.sort();
+            if files.is_empty() {
+                bail!("no manifests (*.yaml, *.yml, *.json) in {}", path.display());
+            }
+            for file in files {
+                read_file(&file, &mut all)?;
+            }
+        } else {
+            read_file(path, &mut all)?;
+        }
+    }
+    if all.is_empty() {
+        bail!("no objects in what was given");
+    }
+    Ok(all)
+}
+
+fn read_file(path: &Path, all: &mut Vec<Manifest>) -> anyhow::Result<()> {
+    let size = fs::metadata(path).with_context(|| format!("cannot read {}", path.display()))?.len();
+    if size > MAX_FILE {
+        bail!("{} is larger than {MAX_FILE} bytes", path.display());
+    }
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let folder = std::path::absolute(path)?.parent().map_or_else(PathBuf::new, Path::to_path_buf);
+    parse(&text, &path.display().to_string(), &folder, all)
+}
+
+fn parse(text: &str, source: &str, folder: &Path, all: &mut Vec<Manifest>) -> anyhow::Result<()> {
+    let documents = api::yaml::documents(text).map_err(|error| anyhow::anyhow!("{source}: {error}"))?;
+    for (object, problems) in documents {
+        if let Some(problem) = problems.first() {
+            bail!("{source}: {problem}");
+        }
+        add(object, source, folder, all)?;
+    }
+    Ok(())
+}
+
+fn add(object: Value, source: &str, folder: &Path, all: &mut Vec<Manifest>) -> anyhow::Result<()> {
+    if object.is_null() {
+        return Ok(());
+    }
+    if object["kind"].as_str().is_some_and(|kind| kind.ends_with("List"))
+        && let Some(items) = object["items"].as_array()
+    {
+        return items.iter().try_for_each(|item| add(item.clone(), source, folder, all));
+    }
+    for field in ["apiVersion", "kind"] {
+        if object[field].as_str().is_none_or(str::is_empty) {
+            bail!("{source}: an object has no {field}");
+        }
+    }
+    all.push(Manifest { object, source: source.into(), folder: folder.to_owned() });
+    Ok(())
+}
+
+/// The files of all relative images (`./hello.wasm`, `../x.wat`), each once.
+pub(crate) fn relative_images(manifests: &mut [Manifest]) -> anyhow::Result<Vec<PathBuf>> {
+    let mut files: Vec<PathBuf> = Vec::new();
+    for manifest in manifests {
+        let folder = manifest.folder.clone();
+        let mut missing = None;
+        each_container(&mut manifest.object, &mut |container| {
+            let Some(image) = container["image"].as_str().filter(|image| is_relative(image)) else { return };
+            let file = folder.join(image);
+            if !file.is_file() {
+                missing.get_or_insert_with(|| {
+                    format!("image {image:?} is a relative path, but there is no file {}", file.display())
+                });
+            } else if !files.contains(&file) {
+                files.push(file);
+            }
+        });
+        if let Some(missing) = missing {
+            bail!("{}: {missing}", manifest.source);
+        }
+    }
+    Ok(files)
+}
+
+/// Puts `name` in the place of a relative image, with `imagePullPolicy: IfNotPresent`.
+pub(crate) fn replace_image(manifests: &mut [Manifest], file: &Path, name: &str) {
+    for manifest in manifests {
+        let folder = manifest.folder.clone();
+        each_container(&mut manifest.object, &mut |container| {
+            if container["image"].as_str().is_some_and(|image| is_relative(image) && folder.join(image) == file) {
+                container["image"] = json!(name);
+                container["imagePullPolicy"] = json!("IfNotPresent");
+            }
+        });
+    }
+}
+
+/// Visits every container, wherever a pod is described.
+fn each_container(value: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
+    match value {
+        Value::Object(map) => {
+            for (name, child) in map.iter_mut() {
+                match child.as_array_mut() {
+                    Some(list) if name == "containers" || name == "initContainers" => {
+                        list.iter_mut().for_each(&mut *visit)
+                    }
+                    _ => each_container(child, visit),
+                }
+            }
+        }
+        Value::Array(list) => list.iter_mut().for_each(|child| each_container(child, visit)),
+        _ => {}
+    }
+}
+
+/// A path and not a name: no registry's name starts with a dot.
+fn is_relative(image: &str) -> bool {
+    image.starts_with("./") || image.starts_with("../")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_are_read_in_order_and_lists_are_opened() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("b.yaml"), "apiVersion: v1\nkind: B\n---\n---\napiVersion: v1\nkind: C\n")
+            .expect("written");
+        let list = r#"{"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "A"}]}"#;
+        fs::write(folder.path().join("a.json"), list).expect("written");
+        fs::write(folder.path().join("notes.txt"), "no").expect("written");
+        let kinds: Vec<Value> =
+            read(&[folder.path().to_owned()]).expect("read").into_iter().map(|m| m.object["kind"].clone()).collect();
+        assert_eq!(kinds, ["A", "B", "C"]);
+    }
+
+    #[test]
+    fn errors_name_the_file() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("bad.yaml");
+        for text in ["kind: Pod\n", "a: [1\n"] {
+            fs::write(&file, text).expect("written");
+            let error = format!("{:#}", read(std::slice::from_ref(&file)).expect_err("refused"));
+            assert!(error.contains("bad.yaml"), "{error}");
+        }
+        assert!(read(&[folder.path().join("absent.yaml")]).is_err());
+    }
+
+    #[test]
+    fn relative_images_are_packaged_wherever_pods_are_described() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::write(folder.path().join("hello.wasm"), "x").expect("written");
+        let object = json!({"kind": "Deployment", "spec": {"template": {"spec": {
+            "containers": [{"image": "./hello.wasm", "imagePullPolicy": "Always"}, {"image": "nginx"}]}}}});
+        let mut all = [Manifest { object, source: "m".into(), folder: folder.path().to_owned() }];
+        let files = relative_images(&mut all).expect("there");
+        assert_eq!(files, [folder.path().join("./hello.wasm")]);
+        replace_image(&mut all, &files[0], "hello@sha256:1");
+        let containers = &mut all[0].object["spec"]["template"]["spec"]["containers"];
+        assert_eq!(containers[0], json!({"image": "hello@sha256:1", "imagePullPolicy": "IfNotPresent"}));
+        assert_eq!(containers[1], json!({"image": "nginx"}));
+        containers[0]["image"] = json!("./absent.wasm");
+        assert!(relative_images(&mut all).expect_err("no file").to_string().contains("absent.wasm"));
+    }
+}

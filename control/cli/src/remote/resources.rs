@@ -1,0 +1,138 @@
+//! What the cluster serves, from aggregated discovery, and how users name it.
+
+use anyhow::bail;
+use client::Client;
+use serde_json::Value;
+
+/// One served resource in its preferred version.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Resource {
+    pub(crate) group: String,
+    pub(crate) version: String,
+    pub(crate) plural: String,
+    pub(crate) kind: String,
+    pub(crate) singular: String,
+    pub(crate) short_names: Vec<String>,
+    pub(crate) namespaced: bool,
+}
+
+impl Resource {
+    /// The path of one object, or of the collection if `name` is empty.
+    pub(crate) fn path(&self, namespace: &str, name: &str) -> String {
+        let mut path = match self.group.as_str() {
+            "" => format!("/api/{}", self.version),
+            group => format!("/apis/{group}/{}", self.version),
+        };
+        if self.namespaced && !namespace.is_empty() {
+            path = format!("{path}/namespaces/{namespace}");
+        }
+        path = format!("{path}/{}", self.plural);
+        if name.is_empty() { path } else { format!("{path}/{name}") }
+    }
+
+    /// `deployment.apps/hello`, as kubectl names objects.
+    pub(crate) fn label(&self, name: &str) -> String {
+        match self.group.as_str() {
+            "" => format!("{}/{name}", self.singular),
+            group => format!("{}.{group}/{name}", self.singular),
+        }
+    }
+}
+
+/// All served resources, the preferred groups first.
+pub(crate) struct Resources(Vec<Resource>);
+
+const ACCEPT: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
+
+impl Resources {
+    /// Asks the cluster.
+    pub(crate) async fn discover(client: &Client) -> anyhow::Result<Self> {
+        let mut all = Vec::new();
+        for url in ["/api", "/apis"] {
+            let answer = super::request(client, http::Method::GET, url, None, ACCEPT).await.map_err(super::explain)?;
+            all.extend(parse(&serde_json::from_slice(&answer.1)?));
+        }
+        Ok(Self(all))
+    }
+
+    /// By what a user types: plural, singular, kind or short name, with or without its group.
+    pub(crate) fn by_name(&self, name: &str) -> anyhow::Result<&Resource> {
+        let wanted = name.to_lowercase();
+        let (word, group) = wanted.split_once('.').map_or((wanted.as_str(), None), |(word, group)| (word, Some(group)));
+        let found = self.0.iter().find(|r| {
+            let named = r.plural == word || r.singular == word || r.kind.to_lowercase() == word;
+            (named || r.short_names.iter().any(|s| s == word)) && group.is_none_or(|g| r.group == g)
+        });
+        match found {
+            Some(resource) => Ok(resource),
+            None => bail!("the server doesn't have a resource type {name:?}"),
+        }
+    }
+
+    /// By `apiVersion` and `kind` of an object.
+    pub(crate) fn by_kind(&self, api_version: &str, kind: &str) -> anyhow::Result<&Resource> {
+        let gvk = api::GroupVersionKind::from_api_version(api_version, kind);
+        let found = self.0.iter().find(|r| r.group == gvk.group && r.version == gvk.version && r.kind == gvk.kind);
+        match found {
+            Some(resource) => Ok(resource),
+            None => bail!("no matches for kind {kind:?} in version {api_version:?}"),
+        }
+    }
+}
+
+fn parse(list: &Value) -> Vec<Resource> {
+    let mut all = Vec::new();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    for group in list["items"].as_array().into_iter().flatten() {
+        for version in group["versions"].as_array().into_iter().flatten() {
+            for resource in version["resources"].as_array().into_iter().flatten() {
+                let names = resource["shortNames"].as_array().into_iter().flatten();
+                all.push(Resource {
+                    group: text(&group["metadata"]["name"]),
+                    version: text(&version["version"]),
+                    plural: text(&resource["resource"]),
+                    kind: text(&resource["responseKind"]["kind"]),
+                    singular: text(&resource["singularResource"]),
+                    short_names: names.map(text).collect(),
+                    namespaced: resource["scope"] == "Namespaced",
+                });
+            }
+        }
+    }
+    all
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn resources() -> Resources {
+        let list = json!({"items": [{"metadata": {"name": "apps"}, "versions": [{"version": "v1", "resources": [{
+            "resource": "deployments", "responseKind": {"kind": "Deployment"}, "scope": "Namespaced",
+            "singularResource": "deployment", "shortNames": ["deploy"]}]}]}]});
+        Resources(parse(&list))
+    }
+
+    #[test]
+    fn users_name_resources_in_many_ways() {
+        let all = resources();
+        for name in ["deployments", "deployment", "Deployment", "deploy", "deployments.apps"] {
+            assert_eq!(all.by_name(name).expect(name).plural, "deployments");
+        }
+        assert!(all.by_name("deployments.batch").is_err());
+        assert_eq!(
+            all.by_name("nope").expect_err("none").to_string(),
+            "the server doesn't have a resource type \"nope\""
+        );
+    }
+
+    #[test]
+    fn paths_and_labels() {
+        let all = resources();
+        let deployment = all.by_kind("apps/v1", "Deployment").expect("served");
+        assert_eq!(deployment.path("n", "x"), "/apis/apps/v1/namespaces/n/deployments/x");
+        assert_eq!(deployment.path("", ""), "/apis/apps/v1/deployments");
+        assert_eq!(deployment.label("x"), "deployment.apps/x");
+    }
+}

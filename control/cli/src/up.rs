@@ -1,0 +1,128 @@
+//! `sampan up`: start, say how to reach it, apply, wait for the end, drain.
+
+use crate::{
+    args::UpArgs,
+    cluster::{Cluster, Config},
+    data_dir::DataDir,
+    down, env, images, kubeconfig, manifests,
+    progress::Progress,
+    remote::{self, Outcome},
+    settle,
+};
+use anyhow::Context;
+use std::{ffi::OsString, io::Write, net::SocketAddr, path::Path};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+/// Runs until Ctrl-C or SIGTERM; `Ok` after a drain. `arguments` are this process's own, for `--detach`.
+pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()> {
+    let started = env::now();
+    let mut manifests = if args.filename.is_empty() { Vec::new() } else { manifests::read(&args.filename)? };
+    let dir = DataDir::open(args.data.data_dir.as_deref())?;
+    if args.detach {
+        return down::detach(args, &dir, arguments);
+    }
+    let config = Config::check(args, &dir)?;
+    let mut lock = dir.lock()?;
+    let listener = crate::port::listen(args.listen)?;
+    let address = listener.local_addr().context("the listener has no address")?;
+    lock.announce(&address.to_string())?;
+    env::raise_file_limit();
+    let runtime = crate::control_runtime()?;
+    let result = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let cluster = tokio::select! {
+            cluster = Cluster::start(config, listener) => cluster?,
+            () = signals.next() => return Ok(()),
+        };
+        let path = args.kubeconfig.clone().unwrap_or_else(|| dir.join("kubeconfig"));
+        write_kubeconfig(args, &dir, &cluster, &path)?;
+        say(&format!("ready https://{address} {:.3}s", started.elapsed().as_secs_f64()));
+        let work = async {
+            if !manifests.is_empty() {
+                let mut progress = Progress::new();
+                images::package(&dir, &mut manifests).await?;
+                let outcomes = remote::apply_all(cluster.client(), &manifests, "default", |outcome| {
+                    progress.line(&format!("{} {}", outcome.label, outcome.verb));
+                })
+                .await?;
+                settle::wait(cluster.client(), &outcomes, &mut progress).await;
+                progress.done();
+                say(&format!("applied {} objects {:.3}s", outcomes.len(), started.elapsed().as_secs_f64()));
+                for line in ways(&outcomes, args) {
+                    say(&line);
+                }
+            }
+            say(&format!("  export KUBECONFIG={}", path.display()));
+            anyhow::Ok(())
+        };
+        let applied = tokio::select! {
+            applied = work => {
+                match applied {
+                    Ok(()) => {}
+                    Err(error) if args.filename.is_empty() => return Err(error),
+                    // A wrong manifest does not take the cluster down: it can be mended and applied again.
+                    Err(error) => eprintln!("error: {error:#}\nthe cluster is running; mend the manifest and run `sampan apply -f`"),
+                }
+                tokio::select! { () = signals.next() => Ok(()), error = cluster.failed() => Err(error) }
+            }
+            () = signals.next() => Ok(()),
+        };
+        eprintln!("stopping (again to stop at once)");
+        tokio::select! {
+            () = cluster.stop() => {}
+            () = signals.next() => eprintln!("stopped without draining"),
+        }
+        applied
+    });
+    runtime.shutdown_background();
+    result
+}
+
+/// A line of standard output that scripts may wait for.
+fn say(line: &str) {
+    let mut out = std::io::stdout();
+    // A closed pipe is the reader's choice; the cluster goes on.
+    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
+}
+
+fn write_kubeconfig(args: &UpArgs, dir: &DataDir, cluster: &Cluster, path: &Path) -> anyhow::Result<()> {
+    let document = kubeconfig::document(&cluster.access());
+    kubeconfig::write(&dir.join("kubeconfig"), &document)?;
+    if args.kubeconfig.is_some() {
+        kubeconfig::write(path, &document)?;
+    }
+    if args.merge_kubeconfig {
+        kubeconfig::merge(&kubeconfig::personal_path()?, &document)?;
+    }
+    Ok(())
+}
+
+/// The URLs of what was applied.
+fn ways(outcomes: &[Outcome], args: &UpArgs) -> Vec<String> {
+    let services = outcomes.iter().filter(|o| o.object["kind"] == "Service");
+    let mut lines = Vec::new();
+    for service in services {
+        let name = service.object["metadata"]["name"].as_str().unwrap_or_default();
+        for port in service.object["spec"]["ports"].as_array().into_iter().flatten() {
+            if let Some(number) = port["nodePort"].as_u64().and_then(|n| u16::try_from(n).ok()) {
+                lines.push(format!("  {name}  http://{}", SocketAddr::new(args.node_address, number)));
+            }
+        }
+    }
+    lines
+}
+
+struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {} }
+    }
+}
