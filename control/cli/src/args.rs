@@ -106,9 +106,10 @@ pub(crate) struct NodeArgs {
     /// Addresses of Services
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
     pub(crate) service_cidr: String,
-    /// Let guests reach addresses of this machine (loopback and interfaces), which is refused otherwise
-    #[arg(long)]
-    pub(crate) allow_host_network: bool,
+    /// Let guests reach this range although it is refused otherwise (this machine's own addresses, link-local, multicast); may be
+    /// given several times
+    #[arg(long, value_name = "CIDR")]
+    pub(crate) allow_egress: Vec<String>,
 }
 
 #[derive(Debug, Subcommand)]

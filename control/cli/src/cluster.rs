@@ -48,7 +48,7 @@ pub(crate) struct Config {
     pod_cidr: IpNet,
     node_cidr: IpNet,
     service_cidr: IpNet,
-    allow_host_network: bool,
+    allow_egress: Vec<IpNet>,
 }
 
 impl Config {
@@ -90,7 +90,12 @@ impl Config {
             pod_cidr,
             node_cidr,
             service_cidr,
-            allow_host_network: args.node.allow_host_network,
+            allow_egress: args
+                .node
+                .allow_egress
+                .iter()
+                .map(|text| range("--allow-egress", text))
+                .collect::<Result<_, _>>()?,
         })
     }
 }
@@ -101,8 +106,14 @@ fn quantity(flag: &str, text: &str) -> anyhow::Result<Quantity> {
     Ok(parsed)
 }
 
+/// A range, or one address as a range of its own.
+fn range(flag: &str, text: &str) -> anyhow::Result<IpNet> {
+    let address = text.parse::<IpAddr>().map(IpNet::from);
+    address.or_else(|_| text.parse()).with_context(|| format!("{flag} {text:?} is not a range such as 10.32.0.0/11"))
+}
+
 fn cidr(flag: &str, text: &str) -> anyhow::Result<IpNet> {
-    let net: IpNet = text.parse().with_context(|| format!("{flag} {text:?} is not a range such as 10.32.0.0/11"))?;
+    let net = range(flag, text)?;
     if net.addr().is_ipv6() {
         bail!("{flag} {text:?}: only IPv4 ranges are supported");
     }
@@ -164,9 +175,7 @@ impl Cluster {
         net.node_cidr = config.node_cidr;
         net.service_cidr = config.service_cidr;
         net.node_address = config.node_address;
-        if config.allow_host_network {
-            net.allow_egress = vec!["0.0.0.0/0".parse().expect("a range"), "::/0".parse().expect("a range")];
-        }
+        net.allow_egress = config.allow_egress.clone();
         let node_internal = net.node_internal();
 
         // Who is who.
@@ -260,6 +269,12 @@ impl Cluster {
                 if let Err(error) = agent.run(token).await {
                     tracing::error!(error = format!("{error:#}"), "the node agent ended");
                 }
+            }
+        });
+        control_done.spawn({
+            let token = control.clone();
+            async move {
+                tokio::select! { () = token.cancelled() => {}, _ = wasm.warm() => {} }
             }
         });
         agent_done.close();

@@ -25,6 +25,14 @@ pub struct Environment {
     pub skipped: Vec<String>,
 }
 
+/// Puts `HOSTNAME` in front, as container runtimes do; a variable of that name that the pod or image sets stays as it is.
+pub fn with_hostname(hostname: String, mut variables: Vec<(String, String)>) -> Vec<(String, String)> {
+    if !variables.iter().any(|(name, _)| name == "HOSTNAME") {
+        variables.insert(0, ("HOSTNAME".to_owned(), hostname));
+    }
+    variables
+}
+
 /// Everything that is read.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {

@@ -233,7 +233,7 @@ impl Start {
             name: self.container.clone(),
             artifact: pulled.artifact.clone(),
             args,
-            env: environment.variables,
+            env: env::with_hostname(pod::hostname(&self.pod), environment.variables),
             cwd: container.working_dir.clone().filter(|d| !d.is_empty()).or_else(|| pulled.command.working_dir.clone()),
             mounts,
             ports: container.ports.iter().flatten().filter_map(declared).collect(),

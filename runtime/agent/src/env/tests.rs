@@ -133,3 +133,10 @@ fn command_lines_follow_the_four_cases() {
     assert_eq!(line(json!({"args": ["y"]}), &none), ["c", "y"]);
     assert!(line(json!({}), &none).is_empty());
 }
+
+#[test]
+fn the_host_name_is_there_unless_the_pod_sets_it() {
+    let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+    assert_eq!(with_hostname("p".into(), vec![pair("A", "1")]), [pair("HOSTNAME", "p"), pair("A", "1")]);
+    assert_eq!(with_hostname("p".into(), vec![pair("HOSTNAME", "x")]), [pair("HOSTNAME", "x")]);
+}
