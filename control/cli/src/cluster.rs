@@ -198,7 +198,7 @@ impl Cluster {
             nodes: nodes.clone(),
             advertise: SocketAddr::new(node_internal, address.port()),
             shutdown: control.clone(),
-            identity: format!("{}-{}", config.node, std::process::id()),
+            identity: config.node.clone(),
             metrics,
         };
         let server = Server::new(options).await.context("cannot start the API server")?;
@@ -242,7 +242,8 @@ impl Cluster {
         let recorder = |component: &str| {
             let options = RecorderOptions { component: component.to_owned(), host: Some(config.node.clone()) };
             let (recorder, write) = Recorder::new(kubelet.clone(), clock.clone(), options);
-            control_done.spawn(write);
+            let token = control.clone();
+            control_done.spawn(async move { tokio::select! { () = token.cancelled() => {}, () = write => {} } });
             recorder
         };
         let agent = Agent::new(
