@@ -1,7 +1,7 @@
 use crate::{Error, Key, Result, gate, watch};
 use bytes::Bytes;
 use futures::Stream;
-use http::{Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use k8s_openapi::{Metadata, Resource, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::client::Body;
@@ -127,12 +127,19 @@ pub struct List<K> {
 #[derive(Clone)]
 pub struct Client {
     inner: kube::Client,
+    agent: Option<HeaderValue>,
 }
 
 impl Client {
     /// Over any kube client: in process, TLS, a test's fake.
     pub fn new(inner: kube::Client) -> Self {
-        Self { inner }
+        Self { inner, agent: None }
+    }
+
+    /// With a `User-Agent`, which names the owner of the fields that it writes (upstream's component names: `kubelet`, …).
+    pub fn named(mut self, agent: &'static str) -> Self {
+        self.agent = Some(HeaderValue::from_static(agent));
+        self
     }
 
     /// The kube client below.
@@ -257,6 +264,9 @@ impl Client {
 
     async fn send(&self, method: Method, url: &str, body: Option<(&str, Vec<u8>)>) -> Result<Response<Body>> {
         let mut request = Request::builder().method(method).uri(url).header(header::ACCEPT, "application/json");
+        if let Some(agent) = &self.agent {
+            request = request.header(header::USER_AGENT, agent);
+        }
         let body = match body {
             Some((kind, bytes)) => {
                 request = request.header(header::CONTENT_TYPE, kind);

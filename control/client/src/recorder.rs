@@ -3,6 +3,7 @@
 
 use crate::{Client, Kind, Patch};
 use api::Clock;
+use futures::{StreamExt, stream::FuturesUnordered};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Event, EventSource, ObjectReference},
@@ -10,7 +11,7 @@ use k8s_openapi::{
 };
 use serde_json::json;
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{HashMap, HashSet, VecDeque},
     hash::Hash,
 };
 use tokio::sync::mpsc;
@@ -23,6 +24,8 @@ const REFILL_SECONDS: f64 = 300.0;
 const REMEMBERED: usize = 4096;
 /// Waiting events; when full, new ones are dropped (an Event is advice, never state).
 const QUEUE: usize = 4096;
+/// Writes under way at a time; those of one Event one after another.
+const IN_FLIGHT: usize = 32;
 /// The API refuses longer messages.
 const MAX_MESSAGE: usize = 1024;
 
@@ -80,11 +83,31 @@ impl Recorder {
         let (sender, mut notes) = mpsc::channel::<Note>(QUEUE);
         let write = async move {
             let mut correlator = Correlator::new(options);
-            while let Some(note) = notes.recv().await {
-                if let Some(verdict) = correlator.observe(note) {
-                    correlator.write(&client, verdict).await;
+            let mut requests = FuturesUnordered::new();
+            let mut busy: HashSet<WrittenKey> = HashSet::new();
+            loop {
+                tokio::select! {
+                    Some(done) = requests.next(), if !requests.is_empty() => {
+                        busy.remove(&done);
+                    }
+                    note = notes.recv(), if requests.len() < IN_FLIGHT => {
+                        let Some(note) = note else { break };
+                        let Some(verdict) = correlator.observe(note) else { continue };
+                        let key = verdict.key.clone();
+                        while busy.contains(&key) {
+                            let Some(done) = requests.next().await else { break };
+                            busy.remove(&done);
+                        }
+                        let (client, request) = (client.clone(), correlator.request(verdict));
+                        busy.insert(key.clone());
+                        requests.push(async move {
+                            request.send(&client).await;
+                            key
+                        });
+                    }
                 }
             }
+            while requests.next().await.is_some() {}
         };
         (Self { sender, clock }, write)
     }
@@ -166,22 +189,53 @@ struct Bucket {
 
 struct Written {
     name: String,
-    namespace: String,
     count: i32,
+    first: Timestamp,
+}
+
+/// A group, and the field and message within it (empty once combined).
+type WrittenKey = (SimilarKey, Option<String>, String);
+
+enum Request {
+    Create(Box<Event>),
+    Count(Box<Event>),
+}
+
+impl Request {
+    async fn send(self, client: &Client) {
+        let outcome = match self {
+            Self::Create(event) => client.create(&*event).await.map(drop),
+            Self::Count(event) => count(client, &event).await,
+        };
+        if let Err(error) = outcome {
+            tracing::debug!(%error, "cannot write an event");
+        }
+    }
+}
+
+/// Raises the count of a written Event; one that has expired since is written anew.
+async fn count(client: &Client, event: &Event) -> crate::Result<()> {
+    let meta = &event.metadata;
+    let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
+    let patch = json!({"count": event.count, "message": event.message, "lastTimestamp": event.last_timestamp});
+    match client.patch::<Event>(namespace, name, Patch::Merge(patch)).await {
+        Err(error) if error.is_not_found() => client.create(event).await.map(drop),
+        other => other.map(drop),
+    }
 }
 
 struct Correlator {
     options: RecorderOptions,
     similar: Recent<SimilarKey, Similar>,
     buckets: Recent<AboutKey, Bucket>,
-    written: Recent<(SimilarKey, Option<String>, String), Written>,
+    written: Recent<WrittenKey, Written>,
     sequence: u64,
 }
 
 /// What to do with a note that was not cut.
 struct Verdict {
     note: Note,
-    key: (SimilarKey, Option<String>, String),
+    key: WrittenKey,
 }
 
 impl Correlator {
@@ -225,33 +279,20 @@ impl Correlator {
         Some(Verdict { note, key })
     }
 
-    async fn write(&mut self, client: &Client, verdict: Verdict) {
+    /// What to ask the API for: a new Event, or a higher count on the one that was written before.
+    fn request(&mut self, verdict: Verdict) -> Request {
         let Verdict { note, key } = verdict;
+        let mut event = self.event(&note);
         if let Some(written) = self.written.map.get_mut(&key) {
-            let count = written.count + 1;
-            let patch = json!({"count": count, "message": note.message, "lastTimestamp": Time(note.at)});
-            match client.patch::<Event>(&written.namespace, &written.name, Patch::Merge(patch)).await {
-                Ok(_) => {
-                    written.count = count;
-                    return;
-                }
-                Err(error) if error.is_not_found() => {}
-                Err(error) => {
-                    tracing::debug!(%error, reason = note.reason, "cannot count an event");
-                    return;
-                }
-            }
+            written.count += 1;
+            event.metadata.name = Some(written.name.clone());
+            event.first_timestamp = Some(Time(written.first));
+            event.count = Some(written.count);
+            return Request::Count(Box::new(event));
         }
-        let event = self.event(&note);
-        let written = Written {
-            name: event.metadata.name.clone().unwrap_or_default(),
-            namespace: event.metadata.namespace.clone().unwrap_or_default(),
-            count: 1,
-        };
-        match client.create(&event).await {
-            Ok(_) => self.written.set(&key, written),
-            Err(error) => tracing::debug!(%error, reason = note.reason, "cannot write an event"),
-        }
+        let name = event.metadata.name.clone().unwrap_or_default();
+        self.written.set(&key, Written { name, count: 1, first: note.at });
+        Request::Create(Box::new(event))
     }
 
     fn event(&mut self, note: &Note) -> Event {
@@ -326,6 +367,19 @@ mod tests {
         assert_eq!(texts[9], "(combined from similar events): m9");
         let later = correlator.observe(note("m50", 2000)).expect("kept");
         assert_eq!(later.note.message, "m50", "the window is over");
+    }
+
+    #[test]
+    fn a_repeated_note_raises_the_count_of_the_first() {
+        let mut correlator = correlator();
+        let mut ask = |second| {
+            let verdict = correlator.observe(note("x", second)).expect("kept");
+            correlator.request(verdict)
+        };
+        let Request::Create(first) = ask(0) else { panic!("counted what was never written") };
+        let Request::Count(second) = ask(5) else { panic!("written twice") };
+        assert_eq!(first.metadata.name, second.metadata.name);
+        assert_eq!((second.count, &second.first_timestamp), (Some(2), &first.first_timestamp));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use crate::{
     Context, Server, User, Verb,
+    kinds::SYSTEM_PRIORITY_CLASSES,
     verbs::{Change, Write, create_object, update_object},
 };
 use api::{Object, Reason, Status};
@@ -25,7 +26,13 @@ pub(crate) async fn ensure(server: &Server) -> anyhow::Result<()> {
         let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
         reconcile(server, "", "namespaces", object, false)
     });
-    futures::future::try_join_all(namespaces).await?;
+    let classes = SYSTEM_PRIORITY_CLASSES.iter().map(|(name, value, description)| {
+        let object = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+            "value": value, "description": description, "preemptionPolicy": "PreemptLowerPriority"});
+        reconcile(server, "scheduling.k8s.io", "priorityclasses", object, false)
+    });
+    futures::future::try_join(futures::future::try_join_all(namespaces), futures::future::try_join_all(classes))
+        .await?;
     owned(server).await?;
     Ok(())
 }

@@ -75,6 +75,22 @@ pub(crate) fn carry_over(object: &mut Object, old: &Object) {
     object.remove(&["metadata", "selfLink"]);
 }
 
+/// Leaves out what Go's JSON leaves out: lists and maps of the metadata that a patch has emptied.
+pub(crate) fn leave_out_empty(object: &mut Object) {
+    for field in ["labels", "annotations", "ownerReferences", "finalizers", "managedFields"] {
+        let path = ["metadata", field];
+        let empty = match object.at(&path) {
+            Some(Value::Array(list)) => list.is_empty(),
+            Some(Value::Object(map)) => map.is_empty(),
+            Some(Value::Null) => true,
+            _ => false,
+        };
+        if empty {
+            object.remove(&path);
+        }
+    }
+}
+
 /// Makes a place equal to that of another object, absence included.
 pub(crate) fn copy(object: &mut Object, from: &Object, path: &[&str]) {
     match from.at(path) {

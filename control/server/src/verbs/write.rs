@@ -218,6 +218,7 @@ async fn create_once(
     causes.extend(strategy.validate(&write.cx, &object));
     write.refuse(&object, &causes)?;
     write.admit_finally(attributes, &object).await?;
+    metadata::leave_out_empty(&mut object);
     write.warnings.extend(strategy.warnings(&write.cx, &object, None));
     let key = resource.key(object.namespace(), object.name());
     if write.cx.dry_run {
@@ -338,6 +339,7 @@ async fn update_once(
     write.admit(&attributes, &mut object).await?;
     let reservation = prepare_update(write, &mut object, old)?;
     write.admit_finally(&attributes, &object).await?;
+    metadata::leave_out_empty(&mut object);
     object.set(&["metadata", "resourceVersion"], old.resource_version().to_owned());
     if write.cx.dry_run {
         return Ok(Ok(Written::Detached(Box::new(object))));

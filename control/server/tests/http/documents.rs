@@ -196,3 +196,22 @@ async fn what_must_exist_exists_and_is_put_right() {
         200
     );
 }
+
+#[tokio::test]
+async fn openapi_v2_is_protobuf_for_those_who_ask_and_json_for_others() {
+    let cluster = Cluster::new().await;
+    for accepted in [
+        "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+        "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+    ] {
+        let answer = cluster.get_as("/openapi/v2", accepted).await;
+        assert_eq!(content_type(&answer), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf");
+        assert!(answer.bytes.len() > 100_000 && answer.bytes.windows(5).any(|w| w == b"\n\x032.0"));
+    }
+    for accepted in
+        ["application/json", "*/*", "application/json,application/com.github.proto-openapi.spec.v2@v1.0+protobuf"]
+    {
+        let answer = cluster.get_as("/openapi/v2", accepted).await;
+        assert_eq!((content_type(&answer), &answer.json()["swagger"]), ("application/json", &json!("2.0")));
+    }
+}

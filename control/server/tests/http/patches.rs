@@ -134,3 +134,14 @@ async fn clashing_patches_without_a_version_all_win() {
     }
     assert_eq!(cluster.get(&map("a")).await.ok()["data"].as_object().unwrap().len(), 7);
 }
+
+#[tokio::test]
+async fn what_a_patch_empties_in_the_metadata_is_left_out() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("a", json!({"l": "1"})).await;
+    let patch = json!({"metadata": {"labels": {"l": "1"}, "finalizers": ["example.com/hold"]}});
+    cluster.patch(&map("a"), "merge-patch+json", patch).await.ok();
+    let patch = json!({"metadata": {"labels": {"l": null}, "finalizers": []}});
+    let object = cluster.patch(&map("a"), "merge-patch+json", patch).await.ok();
+    assert_eq!((&object["metadata"]["labels"], &object["metadata"]["finalizers"]), (&json!(null), &json!(null)));
+}
