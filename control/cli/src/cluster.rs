@@ -219,10 +219,10 @@ impl Cluster {
             let groups: Vec<&str> = groups.iter().copied().chain(["system:authenticated"]).collect();
             Client::new(kube::Client::new(server.service_for(User::new(user, &groups)), "default"))
         };
-        let administrator = client("kubernetes-admin", &["system:masters"]);
-        let controllers = client("system:kube-controller-manager", &[]);
-        let scheduling = client("system:kube-scheduler", &[]);
-        let kubelet = client(&format!("system:node:{}", config.node), &["system:nodes"]);
+        let administrator = client("kubernetes-admin", &["system:masters"]).named("sampan");
+        let controllers = client("system:kube-controller-manager", &[]).named("kube-controller-manager");
+        let scheduling = client("system:kube-scheduler", &[]).named("kube-scheduler");
+        let kubelet = client(&format!("system:node:{}", config.node), &["system:nodes"]).named("kubelet");
         let informers = Informers::new(controllers.clone(), control.clone(), control_done.clone());
 
         // Decide.

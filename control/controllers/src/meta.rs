@@ -35,6 +35,11 @@ pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
     controller_of(meta).is_some_and(|r| r.uid == uid)
 }
 
+/// A count as upstream writes it into a status: none is left out.
+pub fn counted(count: i32) -> Option<i32> {
+    Some(count).filter(|n| *n != 0)
+}
+
 /// The name, which every stored object has.
 pub fn name(meta: &ObjectMeta) -> &str {
     meta.name.as_deref().unwrap_or("")

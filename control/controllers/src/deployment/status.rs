@@ -124,11 +124,11 @@ pub fn calculate(
     let previous = d.status.clone().unwrap_or_default();
     let mut status = DeploymentStatus {
         observed_generation: d.metadata.generation,
-        replicas: Some(sum(actual)),
-        updated_replicas: Some(new.map_or(0, |rs| actual(rs))),
-        ready_replicas: Some(sum(ready)),
-        available_replicas: Some(available),
-        unavailable_replicas: Some((sum(replicas) - available).max(0)),
+        replicas: meta::counted(sum(actual)),
+        updated_replicas: meta::counted(new.map_or(0, |rs| actual(rs))),
+        ready_replicas: meta::counted(sum(ready)),
+        available_replicas: meta::counted(available),
+        unavailable_replicas: meta::counted((sum(replicas) - available).max(0)),
         terminating_replicas: terminating,
         collision_count: previous.collision_count,
         conditions: previous.conditions,

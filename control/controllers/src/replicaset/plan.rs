@@ -105,9 +105,9 @@ pub fn status(rs: &ReplicaSet, plan: &Plan, failure: Option<&str>, now: Timestam
     let conditions = conditions(old.conditions, failure, active - replicas(rs), now);
     ReplicaSetStatus {
         replicas: active,
-        fully_labeled_replicas: Some(labelled),
-        ready_replicas: Some(ready),
-        available_replicas: Some(available),
+        fully_labeled_replicas: meta::counted(labelled),
+        ready_replicas: meta::counted(ready),
+        available_replicas: meta::counted(available),
         terminating_replicas: Some(count(plan.terminating)),
         observed_generation: rs.metadata.generation,
         conditions: (!conditions.is_empty()).then_some(conditions),
@@ -284,6 +284,12 @@ mod tests {
         let mut same = set.clone();
         same.status = Some(s.clone());
         assert!(!differs(&same, &s));
+        let none = serde_json::to_value(status(&set, &run(&set, &[]), None, now)).expect("JSON");
+        assert_eq!(
+            none,
+            json!({"replicas": 0, "terminatingReplicas": 0, "observedGeneration": 2}),
+            "upstream leaves zeros out"
+        );
     }
 
     #[test]

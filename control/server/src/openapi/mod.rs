@@ -1,7 +1,8 @@
-//! OpenAPI v3 per group-version and v2 as JSON, made on first use and kept compressed. Clients take from them: which PATCH types and
+//! OpenAPI v3 per group-version, and v2 as JSON and as protobuf, made on first use and kept compressed. Clients take from them: which PATCH types and
 //! `fieldValidation` a kind knows, merge keys for three-way patches, and the texts of `kubectl explain`. Follows kube-openapi's handlers.
 
 mod paths;
+mod protobuf;
 
 use crate::{chain::Call, registry::Registry, reply, version};
 use api::{Status, schema::openapi as schemas};
@@ -33,15 +34,14 @@ impl OpenApi {
         self.made.lock().clear();
     }
 
-    async fn document(&self, key: &str, make: impl FnOnce() -> Value + Send + 'static) -> Result<Bytes, Status> {
+    async fn document(&self, key: &str, make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Bytes, Status> {
         if let Some(found) = self.made.lock().get(key) {
             return Ok(found.clone());
         }
         let (made, key) = (self.made.clone(), key.to_owned());
         let work = tokio::task::spawn_blocking(move || {
             let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            let bytes = serde_json::to_vec(&make()).expect("JSON values serialise");
-            encoder.write_all(&bytes)?;
+            encoder.write_all(&make())?;
             let packed = Bytes::from(encoder.finish()?);
             made.lock().insert(key, packed.clone());
             Ok::<_, std::io::Error>(packed)
@@ -55,8 +55,13 @@ pub(crate) async fn answer(call: &Call, path: &str) -> Result<Option<Response<Bo
     let registry = call.server.0.registry.load_full();
     if path == "/openapi/v2" {
         let hash = hash(&registry, None);
-        let packed = call.server.0.openapi.document("v2", move || v2(&registry)).await?;
-        return Ok(Some(document(call, &packed, &hash, false)));
+        let documents = &call.server.0.openapi;
+        if wants_protobuf(call) {
+            let packed = documents.document("v2.pb", move || protobuf::document(&v2(&registry))).await?;
+            return Ok(Some(document(call, &packed, &hash, protobuf::MEDIA_TYPE, false)));
+        }
+        let packed = documents.document("v2", move || bytes(&v2(&registry))).await?;
+        return Ok(Some(document(call, &packed, &hash, JSON, false)));
     }
     let Some(rest) = path.strip_prefix("/openapi/v3") else { return Ok(None) };
     if rest.is_empty() {
@@ -80,8 +85,26 @@ pub(crate) async fn answer(call: &Call, path: &str) -> Result<Option<Response<Bo
         return Ok(Some(response));
     }
     let (group, version) = (group.to_owned(), version.to_owned());
-    let packed = call.server.0.openapi.document(rest, move || v3(&registry, &group, &version)).await?;
-    Ok(Some(document(call, &packed, &hash, call.query.get("hash").is_some())))
+    let packed = call.server.0.openapi.document(rest, move || bytes(&v3(&registry, &group, &version))).await?;
+    Ok(Some(document(call, &packed, &hash, JSON, call.query.get("hash").is_some())))
+}
+
+const JSON: &str = "application/json";
+
+fn bytes(document: &Value) -> Vec<u8> {
+    serde_json::to_vec(document).expect("JSON values serialise")
+}
+
+/// Whether the first form of the v2 document that the client names, and there is, is protobuf.
+fn wants_protobuf(call: &Call) -> bool {
+    let accepted =
+        call.headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+    let mut known = accepted.filter_map(|a| {
+        let name = a.split(';').next().unwrap_or_default().trim();
+        let json = matches!(name, "application/json" | "application/*" | "*/*");
+        (json || name.starts_with(protobuf::ACCEPTED)).then_some(!json)
+    });
+    known.next().unwrap_or(false)
 }
 
 /// Changes whenever the document would: it is made of everything that the document is made of, without making it.
@@ -112,7 +135,7 @@ fn index(call: &Call, registry: &Registry) -> Response<Body> {
     reply::value(StatusCode::OK, output, &json!({"paths": paths}))
 }
 
-fn document(call: &Call, packed: &Bytes, hash: &str, forever: bool) -> Response<Body> {
+fn document(call: &Call, packed: &Bytes, hash: &str, media: &'static str, forever: bool) -> Response<Body> {
     let etag = HeaderValue::from_str(&format!("\"{hash}\"")).expect("hexadecimal is a header value");
     let mut response = Response::new(Body::empty());
     if call.headers.get(header::IF_NONE_MATCH) == Some(&etag) {
@@ -129,7 +152,7 @@ fn document(call: &Call, packed: &Bytes, hash: &str, forever: bool) -> Response<
         }
     }
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
     headers.insert(header::ETAG, etag);
     headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
     if forever {
