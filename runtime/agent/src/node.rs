@@ -93,8 +93,13 @@ fn available(meminfo: &str) -> Option<u64> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
-/// The four conditions. `since` gives the transition time of a condition that had this status before.
-fn conditions(pressure: Pressure, now: Timestamp, since: impl Fn(&str, &str) -> Option<String>) -> Vec<Value> {
+/// The conditions: upstream's four, and one for what runtimes say of themselves. `since` gives the transition time of a condition that had this status before.
+fn conditions(
+    pressure: Pressure,
+    problem: Option<&str>,
+    now: Timestamp,
+    since: impl Fn(&str, &str) -> Option<String>,
+) -> Vec<Value> {
     let pick = |is: bool, kind: &str, yes: (&str, &str), no: (&str, &str)| {
         let status = if is { "True" } else { "False" };
         let (reason, message) = if is { yes } else { no };
@@ -122,6 +127,12 @@ fn conditions(pressure: Pressure, now: Timestamp, since: impl Fn(&str, &str) -> 
             "PIDPressure",
             ("KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
             ("KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+        ),
+        pick(
+            problem.is_some(),
+            "RuntimeDegraded",
+            ("RuntimeHasProblem", problem.unwrap_or_default()),
+            ("RuntimeHasNoProblem", "all container runtimes work as configured"),
         ),
         pick(
             true,
@@ -273,7 +284,10 @@ impl Heart {
         let since = |kind: &str, status: &str| {
             self.transitions.get(kind).filter(|(before, _)| before == status).map(|(_, at)| at.clone())
         };
-        let conditions = conditions(pressure, now, since);
+        let problems: Vec<_> =
+            shared.runtimes.iter().filter_map(|r| Some(format!("{}: {}", r.name(), r.health()?))).collect();
+        let problem = Some(problems.join("; ")).filter(|text| !text.is_empty());
+        let conditions = conditions(pressure, problem.as_deref(), now, since);
         for condition in &conditions {
             let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
             self.transitions.insert(text("type"), (text("status"), text("lastTransitionTime")));
@@ -363,7 +377,10 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let since =
             |kind: &str, status: &str| (kind == "DiskPressure" && status == "True").then(|| "before".to_owned());
-        let all = conditions(Pressure { disk: true, memory: false }, now, since);
+        let all = conditions(Pressure { disk: true, memory: false }, Some("wasmtime: address space is short"), now, since);
+        let runtime = all.iter().find(|c| c["type"] == "RuntimeDegraded").unwrap();
+        assert_eq!((&runtime["status"], &runtime["reason"]), (&json!("True"), &json!("RuntimeHasProblem")));
+        assert_eq!(runtime["message"], "wasmtime: address space is short");
         let disk = all.iter().find(|c| c["type"] == "DiskPressure").unwrap();
         assert_eq!((&disk["status"], &disk["reason"]), (&json!("True"), &json!("KubeletHasDiskPressure")));
         assert_eq!(disk["lastTransitionTime"], "before");

@@ -12,7 +12,7 @@ use crate::{
     volumes::{Synced, mounts},
 };
 use client::EventType;
-use container::{ContainerSpec, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Sockets};
+use container::{ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Sockets};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use tokio_util::sync::CancellationToken;
@@ -125,6 +125,13 @@ impl Start {
             self.event(EventType::Warning, "ImageAdvice", warning);
         }
         let spec = self.spec(container, &pulled, environment).await?;
+        if prepared.target() == "http" && !spec.ports.iter().any(|port| port.protocol == Protocol::Tcp) {
+            let text = format!(
+                "Container {} serves HTTP but declares no containerPort: it is served on port {DEFAULT_HTTP_PORT}",
+                self.container
+            );
+            self.event(EventType::Warning, "DefaultPort", text);
+        }
         let started = Started { runtime: runtime.name().to_owned(), image, image_id: pulled.image_id, prepared };
         Ok((runtime.clone(), spec, started))
     }

@@ -8,6 +8,9 @@ use std::{
 };
 use tokio::sync::broadcast;
 
+/// Where an HTTP handler listens when its container declares no TCP port.
+pub const DEFAULT_HTTP_PORT: u16 = 8080;
+
 /// What a runtime can be asked to run: an image after it was pulled and recognised.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Artifact {
@@ -298,6 +301,11 @@ pub trait Runtime: Send + Sync + 'static {
 
     /// Changes the limits of a running container in place.
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<()>;
+
+    /// What is wrong with the node's ability to run this kind of container, if anything: shown as a condition of the Node.
+    fn health(&self) -> Option<String> {
+        None
+    }
 
     /// Whether containers outlive this process.
     fn survives_restart(&self) -> bool {

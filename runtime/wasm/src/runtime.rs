@@ -14,7 +14,7 @@ use crate::{
 };
 use async_trait::async_trait;
 use container::{
-    Artifact, ContainerId, ContainerSpec, ContainerState, Error, Event, Exit, ExitReason, Limits, Prepared, Progress,
+    Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exit, ExitReason, Limits, Prepared, Progress,
     Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
     log::{Log, Source},
     net::{self, Sockets},
@@ -33,9 +33,6 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-
-/// Where an HTTP handler listens when no port is declared.
-const DEFAULT_PORT: u16 = 8080;
 
 /// Events that a slow receiver may be behind before it is told that it lagged.
 const EVENTS: usize = 4096;
@@ -220,9 +217,9 @@ impl Inner {
         let shared = &container.shared;
         let declared = shared.spec.ports.iter().find(|port| port.protocol == Protocol::Tcp).map(|port| port.number);
         let port = declared.unwrap_or_else(|| {
-            let text = format!("sampan: no containerPort is declared: serving HTTP on port {DEFAULT_PORT}");
+            let text = format!("sampan: no containerPort is declared: serving HTTP on port {DEFAULT_HTTP_PORT}");
             shared.log.lines(Source::Stderr, &text);
-            DEFAULT_PORT
+            DEFAULT_HTTP_PORT
         });
         let (memory_ended, memory_end) = watch::channel(None);
         let out_of_memory = move |story: String| {
@@ -511,6 +508,10 @@ impl Runtime for Wasmtime {
             requests: shared.requests.load(Relaxed),
             throttled: shared.quota.throttled(),
         })
+    }
+
+    fn health(&self) -> Option<String> {
+        Self::health(self)
     }
 
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<()> {

@@ -45,11 +45,15 @@ fn print(text: &str) {
 }
 
 fn fetch(url: &str) -> Result<(u16, String), String> {
-    let rest = url.strip_prefix("http://").ok_or("the URL must begin with http://")?;
+    let (scheme, rest) = match (url.strip_prefix("https://"), url.strip_prefix("http://")) {
+        (Some(rest), _) => (Scheme::Https, rest),
+        (None, Some(rest)) => (Scheme::Http, rest),
+        (None, None) => return Err("the URL must begin with http:// or https://".into()),
+    };
     let (authority, path) = rest.split_at(rest.find('/').unwrap_or(rest.len()));
     let request = OutgoingRequest::new(Fields::new());
     let set = request.set_method(&Method::Get).is_ok()
-        && request.set_scheme(Some(&Scheme::Http)).is_ok()
+        && request.set_scheme(Some(&scheme)).is_ok()
         && request.set_authority(Some(authority)).is_ok()
         && request.set_path_with_query(Some(if path.is_empty() { "/" } else { path })).is_ok();
     if !set {
