@@ -162,7 +162,9 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// The cells of a table row, one per column of the resource.
     fn row(&self, object: &Object, _now: Timestamp) -> Vec<Value> {
-        vec![json!(object.name()), object.at(&["metadata", "creationTimestamp"]).cloned().unwrap_or(Value::Null)]
+        let created = object.at(&["metadata", "creationTimestamp"]).cloned();
+        // Go's zero time, as upstream prints it
+        vec![json!(object.name()), created.unwrap_or_else(|| json!("0001-01-01T00:00:00Z"))]
     }
 
     /// The row's conditions (finished pods: `Completed`).

@@ -52,6 +52,8 @@ const GET: &[Verb] = &[Verb::Get];
 const NO_COLLECTION: &[Verb] =
     &[Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
 
+const READ: &[Verb] = &[Verb::Get, Verb::List, Verb::Watch];
+
 /// Events live an hour.
 const EVENT_TTL: Duration = Duration::from_secs(3600);
 
@@ -172,5 +174,17 @@ fn groups() -> Vec<Resource> {
         Resource::new("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", Arc::new(endpointslice::Slices))
             .columns(endpointslice::COLUMNS)
             .with_generation(),
+        // There are none yet, and none can be made. But kubectl asks which there are before it says that it does not know a kind.
+        Resource::new(
+            "apiextensions.k8s.io",
+            "v1",
+            "customresourcedefinitions",
+            "CustomResourceDefinition",
+            Arc::new(crate::strategy::Plain),
+        )
+        .short(&["crd", "crds"])
+        .category("api-extensions")
+        .cluster_scoped()
+        .verbs(READ),
     ]
 }

@@ -59,6 +59,7 @@ fn the_table_is_kubernetes() {
         coordination.k8s.io/v1 | leases | Lease | ns |  |  | all8 |
         node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |
         discovery.k8s.io/v1 | endpointslices | EndpointSlice | ns |  |  | all8 |
+        apiextensions.k8s.io/v1 | customresourcedefinitions | CustomResourceDefinition | cluster | crd,crds | api-extensions | get,list,watch |
     "#]]
     .assert_eq(&table);
 }
