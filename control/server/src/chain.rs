@@ -1,8 +1,8 @@
 //! The way of a request through the server, as one function that reads from top to bottom: request id and span, panic guard, request
-//! info, authentication, in-flight limit, authorization, verb, time limit.
+//! info, authentication, in-flight limit, impersonation, authorization, verb, time limit.
 
 use crate::{
-    User, authn, authz, documents,
+    User, authn, authz, documents, impersonation,
     metrics::RequestLabels,
     negotiate::{self, Output},
     reply,
@@ -78,10 +78,11 @@ async fn process(
 ) -> Result<Response<Body>, Status> {
     let user = authn::authenticate(server, caller, request.headers())?;
     let _room = server.0.limits.enter(caller, &info, &query)?;
+    let (mut parts, body) = request.into_parts();
+    let user = impersonation::impersonate(user, &mut parts.headers)?;
     authz::authorize(&user, &info)?;
 
     let long_running = info.is_long_running(&query);
-    let (parts, body) = request.into_parts();
     let call = Call {
         server: server.clone(),
         user,

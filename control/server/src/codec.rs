@@ -170,13 +170,19 @@ fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result
         )));
     }
     if given != kind.kind {
+        let other = GroupVersionKind { kind: given.to_owned(), ..kind.clone() };
+        let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
+        let error = match Schema::for_kind(&other) {
+            Some(_) => {
+                format!("converting ({}.{given}) to ({group}.{}): unknown conversion", kind.version, kind.kind)
+            }
+            None => format!(
+                "no kind {given:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
+            ),
+        };
         return Err(Status::bad_request(format!(
-            "{given} in version \"{}\" cannot be handled as a {}: converting ({}.{given}) to ({}.{}): unknown conversion",
-            kind.version,
-            kind.kind,
-            kind.version,
-            if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() },
-            kind.kind
+            "{given} in version {:?} cannot be handled as a {}: {error}",
+            kind.version, kind.kind
         )));
     }
     Ok(())

@@ -13,6 +13,7 @@ pub mod context;
 mod discovery;
 mod documents;
 pub mod health;
+mod impersonation;
 pub mod kinds;
 mod limits;
 mod metadata;

@@ -136,17 +136,19 @@ pub(crate) fn selector_and_template(spec: At<'_>, out: &mut Vec<Cause>) {
     } else {
         out.push(selector.required(""));
     }
-    match if selector.is_set() { Selector::from_label_selector(selector.value()) } else { Ok(Selector::default()) } {
-        Err(_) => {
+    let labels = template.get("metadata").get("labels");
+    let fits = if selector.is_set() {
+        let Ok(parsed) = Selector::from_label_selector(selector.value()) else {
             out.push(selector.invalid("invalid label selector"));
             return;
-        }
-        Ok(parsed) => {
-            let labels = template.get("metadata").get("labels");
-            if selector.is_set() && !parsed.is_empty() && !parsed.matches(|key| labels.value().get(key)?.as_str()) {
-                out.push(labels.invalid("`selector` does not match template `labels`"));
-            }
-        }
+        };
+        parsed.is_empty() || parsed.matches(|key| labels.value().get(key)?.as_str())
+    } else {
+        // An absent selector selects nothing, thus not the template either.
+        false
+    };
+    if !fits {
+        out.push(labels.invalid("`selector` does not match template `labels`"));
     }
     podspec::validate_template(template, out);
     let policy = template.down(&["spec", "restartPolicy"]);

@@ -56,11 +56,9 @@ impl Patch {
     /// The patched value.
     pub(super) fn apply(&self, current: &Value, schema: &Schema) -> Result<Value, Status> {
         match self {
-            Self::Json(patch) => api::patch::json(current, patch).map_err(|e| rejected(&e.to_string())),
+            Self::Json(patch) => api::patch::json(current, patch).map_err(|e| e.status()),
             Self::Merge(patch) => Ok(api::patch::merge(current, patch)),
-            Self::Strategic(patch) => {
-                api::patch::strategic(current, patch, schema).map_err(|e| Status::bad_request(e.to_string()))
-            }
+            Self::Strategic(patch) => api::patch::strategic(current, patch, schema).map_err(|e| e.status()),
         }
     }
 
@@ -71,15 +69,6 @@ impl Patch {
             Self::Json(patch) | Self::Merge(patch) => patch.to_string(),
         }
     }
-}
-
-/// 422 for a patch that does not fit the object.
-fn rejected(error: &str) -> Status {
-    Status::new(Reason::Invalid, "the server rejected our request due to an error in our request").with_cause(
-        "UnexpectedServerResponse",
-        error,
-        "",
-    )
 }
 
 /// A value as Go prints it with `%+v`.

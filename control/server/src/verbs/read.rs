@@ -63,9 +63,7 @@ pub(super) async fn not_older_than(call: &Call, revision: Revision) -> Result<()
 /// A failure of the store as it goes to a client.
 pub(super) fn store_error(error: Error<Item>) -> Status {
     match error {
-        Error::Compacted { oldest } => {
-            Status::expired(format!("The resourceVersion for the provided list is too old. ({oldest})"))
-        }
+        Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
         Error::ReadOnly { .. } | Error::Closed => Status::unavailable(error.to_string()),
         other => Status::internal(other),
     }

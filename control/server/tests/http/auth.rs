@@ -143,3 +143,21 @@ async fn tls_get(
     };
     Ok(response.status().as_u16())
 }
+
+#[tokio::test]
+async fn who_impersonates_may_do_what_the_other_may() {
+    let cluster = Cluster::new().await;
+    let as_bob = [("impersonate-user", "bob")];
+    cluster.send(&cluster.admin, "GET", "/api/v1/namespaces/x/pods", &as_bob, Body::empty()).await.fails(
+        403,
+        r#"pods is forbidden: User "bob" cannot list resource "pods" in API group "" in the namespace "x""#,
+    );
+    let review = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}).to_string();
+    let as_account = [("impersonate-user", "system:serviceaccount:a:b")];
+    let path = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+    let who = cluster.send(&cluster.admin, "POST", path, &as_account, review).await.ok();
+    assert_eq!(
+        who["status"]["userInfo"],
+        json!({"username": "system:serviceaccount:a:b", "groups": ["system:serviceaccounts", "system:serviceaccounts:a", "system:authenticated"]})
+    );
+}
