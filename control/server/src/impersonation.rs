@@ -117,7 +117,9 @@ mod tests {
 
     fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
         let mut map = HeaderMap::new();
-        pairs.iter().for_each(|(name, value)| drop(map.append(*name, value.parse().expect("a value"))));
+        pairs.iter().for_each(|(name, value)| {
+            map.append(*name, value.parse().expect("a value"));
+        });
         map
     }
 
