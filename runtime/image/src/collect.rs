@@ -84,7 +84,8 @@ impl Images {
     }
 
     /// Deletes images that are not in `in_use`, the least recently pulled first, until `free` bytes are freed; and blobs that
-    /// no image has. With `free` 0 only the latter. Does nothing while an image is put together.
+    /// no image has. What was loaded from a file stays while it has the name that it was loaded under: nobody could pull it again.
+    /// With `free` 0 only the latter. Does nothing while an image is put together.
     pub async fn collect(&self, in_use: HashSet<Digest>, free: u64) -> Result<Collected, Error> {
         let Some(lock) = self.0.content.try_exclusive()? else {
             return Ok(Collected { busy: true, ..Default::default() });
@@ -115,7 +116,9 @@ fn collect(content: &Content, lock: &Lock, in_use: &HashSet<Digest>, free: u64) 
         candidates.push((pulled.ok(), digest));
     }
     candidates.sort_unstable();
-    for (_, digest) in candidates.into_iter().filter(|(_, digest)| !in_use.contains(digest)) {
+    let loaded: HashSet<_> = content.names()?.into_iter().filter(|name| name.loaded).map(|name| name.image).collect();
+    let spared = |digest: &Digest| in_use.contains(digest) || loaded.contains(digest);
+    for (_, digest) in candidates.into_iter().filter(|(_, digest)| !spared(digest)) {
         if collected.freed >= free {
             break;
         }

@@ -46,6 +46,9 @@ pub(crate) struct Record {
 pub(crate) struct Name {
     pub name: String,
     pub image: Digest,
+    /// Given by `load`: no registry has it, so it is not collected.
+    #[serde(default)]
+    pub loaded: bool,
 }
 
 /// A cheap handle to the folder.
@@ -201,8 +204,8 @@ impl Content {
         self.write_json(&self.record_path(image), record)
     }
 
-    pub(crate) fn set_name(&self, name: &str, image: Digest) -> Result<(), Fault> {
-        self.write_json(&self.name_path(name), &Name { name: name.to_owned(), image })
+    pub(crate) fn set_name(&self, name: &str, image: Digest, loaded: bool) -> Result<(), Fault> {
+        self.write_json(&self.name_path(name), &Name { name: name.to_owned(), image, loaded })
     }
 
     pub(crate) fn forget_name(&self, name: &str) -> Result<(), Fault> {

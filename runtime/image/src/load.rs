@@ -40,7 +40,7 @@ impl Images {
         };
         let (image, record) = assemble(&self.0, &Source::Stored, imported.document).await.map_err(refused)?;
         // A module given without a name is also found by its digest alone.
-        Ok(keep(&self.0, &reference, image, record).await?)
+        Ok(keep(&self.0, &reference, image, record, true).await?)
     }
 }
 

@@ -69,20 +69,21 @@ async fn fetch(inner: &Arc<Inner>, reference: &Reference, keyring: &Keyring) -> 
     let (session, bytes) = resolve(inner, reference, keyring).await?;
     let _lock = inner.content.shared().await?;
     let (image, record) = assemble(inner, &Source::Registry(&session, reference), bytes).await?;
-    keep(inner, reference, image, record).await
+    keep(inner, reference, image, record, false).await
 }
 
-/// Makes an image that is complete known, also under its name.
+/// Makes an image that is complete known, also under its name. `loaded`: it came from a file.
 pub(crate) async fn keep(
     inner: &Arc<Inner>,
     reference: &Reference,
     image: Digest,
     record: Record,
+    loaded: bool,
 ) -> Result<Pulled, Fault> {
     let (this, reference) = (inner.clone(), reference.clone());
     blocking(move || {
         this.content.set_record(&image, &record)?;
-        this.content.set_name(&reference.to_string(), image)?;
+        this.content.set_name(&reference.to_string(), image, loaded)?;
         Ok(this.pulled(&reference, image, record))
     })
     .await

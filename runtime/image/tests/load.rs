@@ -204,6 +204,14 @@ async fn collection_spares_what_is_used_and_waits_for_who_loads() {
     let collected = images.collect(HashSet::new(), 0).await.unwrap();
     assert_eq!((collected.busy, collected.images.len(), collected.freed), (false, 0, 5));
     assert!(!stray.exists());
+    // What was loaded is not deleted while its name stands for it: no registry has it.
+    let collected = images.collect(HashSet::new(), u64::MAX).await.unwrap();
+    assert_eq!(collected.images, []);
+    let file = folder.path().join("next.wasm");
+    fs::write(&file, module("next")).unwrap();
+    for n in 0..4 {
+        images.load(&file, Some(&format!("app:{n}"))).await.unwrap();
+    }
     // The oldest that nobody uses goes first, and no more than needed.
     let used = HashSet::from([digests[0]]);
     let collected = images.collect(used.clone(), 1).await.unwrap();
@@ -211,8 +219,9 @@ async fn collection_spares_what_is_used_and_waits_for_who_loads() {
     assert!(collected.freed > 0);
     let collected = images.collect(used, u64::MAX).await.unwrap();
     assert_eq!(collected.images, [digests[2], digests[3]]);
-    assert_eq!(images.list().await.unwrap().len(), 1);
-    assert_eq!(wasm(&images, "app:0"), module("0"));
+    assert_eq!(images.list().await.unwrap().len(), 2);
+    assert_eq!(wasm(&images, "app:0"), module("next"));
+    assert!(images.get(&format!("app@{}", digests[0])).unwrap().is_some());
 }
 
 #[tokio::test]
