@@ -1,5 +1,7 @@
 //! Every verb of an unmodified kubectl that the issue names, against a real cluster.
 
+mod edges;
+
 use crate::harness::*;
 use std::{
     io::{BufRead, BufReader, Read},
@@ -34,7 +36,17 @@ fn discovery_verbs() {
     assert!(c.kubectl(&["auth", "whoami"]).contains("system:masters"));
     assert!(c.kubectl(&["auth", "can-i", "create", "pods"]).contains("yes"));
     assert!(c.kubectl(&["get", "--raw", "/readyz?verbose"]).contains("readyz check passed"));
-    let anonymous = c.kubectl_fails(&["get", "pods", "--kubeconfig=/dev/null", "--insecure-skip-tls-verify", &format!("--server={}", c.endpoint), "--token=nonsense"], "");
+    let anonymous = c.kubectl_fails(
+        &[
+            "get",
+            "pods",
+            "--kubeconfig=/dev/null",
+            "--insecure-skip-tls-verify",
+            &format!("--server={}", c.endpoint),
+            "--token=nonsense",
+        ],
+        "",
+    );
     assert!(anonymous.contains("Unauthorized") || anonymous.contains("must be logged in"), "{anonymous}");
 }
 
@@ -64,9 +76,24 @@ fn create_get_edit_and_delete() {
     c.kubectl(&["annotate", "cm", "cm", "-n", "n", "note=hello"]);
     c.kubectl(&["patch", "cm", "cm", "-n", "n", "--type=merge", "-p", r#"{"data":{"b":"2"}}"#]);
     c.kubectl(&["patch", "cm", "cm", "-n", "n", "--type=json", "-p", r#"[{"op":"add","path":"/data/c","value":"3"}]"#]);
-    c.kubectl(&["patch", "deploy", "d", "-n", "n", "-p", r#"{"spec":{"template":{"spec":{"containers":[{"name":"hello","env":[{"name":"E","value":"1"}]}]}}}}"#]);
-    assert_eq!(c.kubectl(&["get", "cm", "cm", "-n", "n", "-o", "jsonpath={.data}{.metadata.labels.x}"]), r#"{"a":"1","b":"2","c":"3"}y"#);
-    let edit = c.kubectl_command(&["edit", "cm", "cm", "-n", "n"]).env("KUBE_EDITOR", "sed -i s/hello/bye/").output().expect("runs");
+    c.kubectl(&[
+        "patch",
+        "deploy",
+        "d",
+        "-n",
+        "n",
+        "-p",
+        r#"{"spec":{"template":{"spec":{"containers":[{"name":"hello","env":[{"name":"E","value":"1"}]}]}}}}"#,
+    ]);
+    assert_eq!(
+        c.kubectl(&["get", "cm", "cm", "-n", "n", "-o", "jsonpath={.data}{.metadata.labels.x}"]),
+        r#"{"a":"1","b":"2","c":"3"}y"#
+    );
+    let edit = c
+        .kubectl_command(&["edit", "cm", "cm", "-n", "n"])
+        .env("KUBE_EDITOR", "sed -i s/hello/bye/")
+        .output()
+        .expect("runs");
     assert!(edit.status.success(), "{}", String::from_utf8_lossy(&edit.stderr));
     assert_eq!(c.kubectl(&["get", "cm", "cm", "-n", "n", "-o", "jsonpath={.metadata.annotations.note}"]), "bye");
     let manifest = c.kubectl(&["get", "cm", "cm", "-n", "n", "-o", "json"]);
@@ -77,7 +104,9 @@ fn create_get_edit_and_delete() {
     c.kubectl(&["delete", "deployment", "d", "-n", "n", "--cascade=orphan"]);
     assert!(c.kubectl(&["get", "rs", "-n", "n", "-o", "name"]).contains("/d-"), "orphans stay");
     c.kubectl(&["delete", "rs", "-n", "n", "--all", "--cascade=foreground"]);
-    c.eventually("the pods are gone", || Some(()).filter(|()| c.kubectl(&["get", "pods", "-n", "n", "-o", "name"]).is_empty()));
+    c.eventually("the pods are gone", || {
+        Some(()).filter(|()| c.kubectl(&["get", "pods", "-n", "n", "-o", "name"]).is_empty())
+    });
     c.kubectl(&["patch", "cm", "cm", "-n", "n", "-p", r#"{"metadata":{"finalizers":["example.com/hold"]}}"#]);
     c.kubectl(&["delete", "cm", "cm", "-n", "n", "--wait=false"]);
     assert!(!c.kubectl(&["get", "cm", "cm", "-n", "n", "-o", "jsonpath={.metadata.deletionTimestamp}"]).is_empty());
@@ -110,9 +139,15 @@ fn apply_diff_and_server_side() {
     assert_eq!(c.field("deploy/a", "{.spec.replicas}"), "3");
     let strict = c.kubectl_fails(&["apply", "-f", "-"], &manifest(1).replace("replicas", "replicaz"));
     assert!(strict.contains("unknown field \"spec.replicaz\""), "{strict}");
-    let invalid = c.kubectl_fails(&["create", "-f", "-"], &manifest(1).replace("name: a}", "name: A_B}").replace("replicas: 1", "replicas: -1"));
+    let invalid = c.kubectl_fails(
+        &["create", "-f", "-"],
+        &manifest(1).replace("name: a}", "name: A_B}").replace("replicas: 1", "replicas: -1"),
+    );
     assert!(invalid.contains("is invalid") && invalid.contains("must be greater than or equal to 0"), "{invalid}");
-    assert!(c.kubectl_fails(&["apply", "-f", "-"], "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: x}\n").contains("no matches for kind"));
+    assert!(
+        c.kubectl_fails(&["apply", "-f", "-"], "apiVersion: batch/v1\nkind: CronJob\nmetadata: {name: x}\n")
+            .contains("no matches for kind")
+    );
 }
 
 #[test]
@@ -127,7 +162,13 @@ fn scale_rollout_and_undo() {
     assert_eq!(c.field("deploy/d", "{.status.readyReplicas}"), "5");
     c.kubectl(&["set", "env", "deployment/d", "COLOUR=blue"]);
     done(&c);
-    let output = machine.run(&["image", "load", &machine.path("work").join("hello/hello.wasm").display().to_string(), "-t", "hello:2"]);
+    let output = machine.run(&[
+        "image",
+        "load",
+        &machine.path("work").join("hello/hello.wasm").display().to_string(),
+        "-t",
+        "hello:2",
+    ]);
     assert!(output.status.success());
     c.kubectl(&["set", "image", "deployment/d", "hello=hello:2"]);
     done(&c);
@@ -154,7 +195,8 @@ fn logs_events_watches_and_the_proxy() {
     let folder = sample("count", &machine.path("work"));
     machine.run(&["image", "load", &folder.join("count.wasm").display().to_string(), "-t", "count:1"]);
     let c = machine.up(&[]);
-    let mut watch = c.kubectl_command(&["get", "pods", "-w", "--no-headers"]).stdout(Stdio::piped()).spawn().expect("runs");
+    let mut watch =
+        c.kubectl_command(&["get", "pods", "-w", "--no-headers"]).stdout(Stdio::piped()).spawn().expect("runs");
     c.kubectl(&["run", "w", "--image=count:1", "--restart=OnFailure"]);
     let mut seen = String::new();
     for line in BufReader::new(watch.stdout.take().expect("piped")).lines().map_while(Result::ok) {
@@ -166,7 +208,9 @@ fn logs_events_watches_and_the_proxy() {
     watch.kill().expect("killed");
     watch.wait().expect("reaped");
     assert!(seen.contains("Pending") || seen.contains("ContainerCreating"), "{seen}");
-    c.eventually("it was restarted", || c.field("pod/w", "{.status.containerStatuses[0].restartCount}").parse::<u32>().ok().filter(|n| *n > 0));
+    c.eventually("it was restarted", || {
+        c.field("pod/w", "{.status.containerStatuses[0].restartCount}").parse::<u32>().ok().filter(|n| *n > 0)
+    });
     assert!(c.kubectl(&["logs", "w", "--previous"]).contains("usage: count"));
     assert!(c.kubectl(&["logs", "w", "--tail=1", "--timestamps"]).starts_with("20"));
     assert!(c.kubectl(&["logs", "-l", "run=w", "--since=1h"]).contains("usage"));
@@ -175,7 +219,13 @@ fn logs_events_watches_and_the_proxy() {
     let wrong = c.kubectl_fails(&["logs", "w", "-c", "nope"], "");
     assert!(wrong.contains("container nope is not valid for pod w"), "{wrong}");
 
-    let mut proxy = c.kubectl_command(&["proxy", "--port=0", &format!("--address={}", machine.address)]).stdout(Stdio::piped()).spawn().expect("runs");
+    // kubectl itself refuses names of hosts that it has not been told of
+    let address = format!("--address={}", machine.address);
+    let mut proxy = c
+        .kubectl_command(&["proxy", "--port=0", &address, "--accept-hosts=.*"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("runs");
     let mut line = String::new();
     let mut out = BufReader::new(proxy.stdout.take().expect("piped"));
     out.read_line(&mut line).expect("a line");
@@ -204,6 +254,9 @@ fn logs_follow_until_the_end() {
     let output = follow.wait_with_output().expect("it ends with the container");
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(text.contains("no such host") || text.contains("DNS") || text.contains("http://late/:"), "{text}");
-    assert!(text.trim_end().ends_with(|c: char| c.is_ascii_alphanumeric()) && text.contains("Hello from late-"), "{text}");
+    assert!(
+        text.trim_end().ends_with(|c: char| c.is_ascii_alphanumeric()) && text.contains("Hello from late-"),
+        "{text}"
+    );
     assert_eq!(c.field("pod/f", "{.status.phase}"), "Succeeded");
 }
