@@ -377,7 +377,8 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let since =
             |kind: &str, status: &str| (kind == "DiskPressure" && status == "True").then(|| "before".to_owned());
-        let all = conditions(Pressure { disk: true, memory: false }, Some("wasmtime: address space is short"), now, since);
+        let all =
+            conditions(Pressure { disk: true, memory: false }, Some("wasmtime: address space is short"), now, since);
         let runtime = all.iter().find(|c| c["type"] == "RuntimeDegraded").unwrap();
         assert_eq!((&runtime["status"], &runtime["reason"]), (&json!("True"), &json!("RuntimeHasProblem")));
         assert_eq!(runtime["message"], "wasmtime: address space is short");

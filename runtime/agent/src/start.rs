@@ -12,7 +12,9 @@ use crate::{
     volumes::{Synced, mounts},
 };
 use client::EventType;
-use container::{ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Sockets};
+use container::{
+    ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Sockets,
+};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use tokio_util::sync::CancellationToken;

@@ -24,6 +24,6 @@ mod runtime;
 
 pub use clock::Clock;
 pub use runtime::{
-    Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exit, ExitReason, Limits, Mount,
-    Port, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
+    Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exit, ExitReason, Limits,
+    Mount, Port, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
 };

@@ -14,8 +14,8 @@ use crate::{
 };
 use async_trait::async_trait;
 use container::{
-    Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exit, ExitReason, Limits, Prepared, Progress,
-    Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
+    Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exit, ExitReason, Limits,
+    Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
     log::{Log, Source},
     net::{self, Sockets},
 };
