@@ -106,6 +106,8 @@ fn open(path: &Path) {
 pub struct Machine {
     pub home: tempfile::TempDir,
     pub address: String,
+    /// Environment variables that the binary gets besides its own.
+    pub environment: Vec<(String, String)>,
 }
 
 impl Machine {
@@ -116,7 +118,7 @@ impl Machine {
         let address = format!("127.{}.{}.{}", 1 + process % 250, 1 + (process / 250) % 250, 2 + number % 250);
         let home = tempfile::Builder::new().prefix("sampan-e2e-home-").tempdir().expect("a home");
         fs::set_permissions(home.path(), fs::Permissions::from_mode(0o755)).expect("opened");
-        let machine = Self { home, address };
+        let machine = Self { home, address, environment: Vec::new() };
         fs::create_dir_all(machine.path("work")).expect("a folder");
         open(machine.home.path());
         machine
@@ -146,7 +148,7 @@ impl Machine {
         };
         command.args(args).current_dir(self.path("work")).env_clear();
         command.env("HOME", self.home.path()).env("XDG_DATA_HOME", self.path("xdg")).env("PATH", "/usr/bin:/bin");
-        command.env("SAMPAN_DATA_DIR", self.data());
+        command.env("SAMPAN_DATA_DIR", self.data()).envs(self.environment.iter().cloned());
         command.stdin(Stdio::null()).process_group(0);
         command
     }

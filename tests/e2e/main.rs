@@ -2,7 +2,13 @@
 //! Each test has its own cluster, data directory and loopback address; nothing is shared, so they run in parallel.
 #![allow(clippy::disallowed_methods, reason = "tests read the environment and the clock")]
 
+mod guests;
 mod harness;
+mod images;
 mod kubectl;
 mod life;
+mod network;
+mod probes;
+mod restart;
+mod volumes;
 mod wasm;

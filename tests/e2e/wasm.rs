@@ -38,7 +38,7 @@ fn every_target_runs_and_its_output_is_in_the_log() {
     for job in ["hello-check", "fetch", "count"] {
         cluster.kubectl(&["wait", "--for=condition=Complete", &format!("job/{job}"), "--timeout=100s"]);
     }
-    assert!(cluster.kubectl(&["logs", "job/count"]).contains("2 13 70 /poems/poem.txt"));
+    assert!(cluster.kubectl(&["logs", "job/count"]).contains("2 13 68 /poems/poem.txt"));
     assert!(cluster.kubectl(&["logs", "job/fetch", "--tail=1"]).contains("Hello from hello-"), "DNS names and the pod network");
     let exit = cluster.field("pods", "{.items[?(@.metadata.labels.job-name==\"count\")].status.containerStatuses[0].state.terminated.reason}");
     assert_eq!(exit, "Completed");

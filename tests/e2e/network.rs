@@ -1,0 +1,114 @@
+//! The pod network as guests and clients see it.
+
+use crate::{guests, harness::*};
+use std::{thread, time::Duration};
+
+fn job(name: &str, url: &str) -> String {
+    format!(
+        "apiVersion: batch/v1\nkind: Job\nmetadata: {{name: {name}}}\nspec:\n  template:\n    spec:\n      restartPolicy: Never\n      containers:\n      \
+         - {{name: c, image: 'fetch:1', args: ['{url}']}}\n---\n"
+    )
+}
+
+#[test]
+fn guests_reach_the_api_over_tls_and_pods_by_every_name() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    for name in ["hello", "fetch"] {
+        guests::load_sample(&machine, name);
+    }
+    let cluster = machine.up(&[]);
+    cluster.kubectl(&["run", "web", "--image=hello:1", "--port=8080"]);
+    cluster.kubectl(&["expose", "pod", "web", "--port=80", "--target-port=8080"]);
+    cluster.kubectl(&["create", "namespace", "other"]);
+    let jobs = [
+        ("api", "https://kubernetes.default.svc/version"),
+        ("api-by-address", "https://10.96.0.1/version"),
+        ("short", "http://web/"),
+        ("namespaced", "http://web.default/"),
+        ("full", "http://web.default.svc.cluster.local/"),
+    ];
+    let manifest: String = jobs.iter().map(|(name, url)| job(name, url)).collect();
+    cluster.kubectl_with(&["apply", "-f", "-"], &manifest);
+    cluster.kubectl_with(&["apply", "-n", "other", "-f", "-"], &job("elsewhere", "http://web.default/"));
+    for (name, _) in jobs {
+        cluster.kubectl(&["wait", "--for=condition=Complete", &format!("job/{name}"), "--timeout=100s"]);
+        let log = cluster.kubectl(&["logs", &format!("job/{name}")]);
+        let expected = if name.starts_with("api") { "gitVersion" } else { "Hello from web" };
+        assert!(log.contains(expected), "{name}: {log}");
+    }
+    cluster.kubectl(&["wait", "-n", "other", "--for=condition=Complete", "job/elsewhere", "--timeout=100s"]);
+
+    // What is the host's is refused, and the log says how to allow it.
+    let host = std::net::TcpListener::bind(format!("{}:0", machine.address)).expect("free");
+    let url = format!("http://{}/", host.local_addr().expect("bound"));
+    cluster.kubectl_with(&["apply", "-f", "-"], &job("host", &url));
+    cluster.eventually("the refusal is told", || {
+        let output = cluster.kubectl_output(&["logs", "job/host"], "");
+        Some(()).filter(|()| String::from_utf8_lossy(&output.stdout).contains("--allow-egress"))
+    });
+}
+
+#[test]
+fn handlers_take_their_port_the_second_fails_and_none_declared_is_8080_with_a_warning() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    guests::load_sample(&machine, "hello");
+    let cluster = machine.up(&[]);
+    let two = "apiVersion: v1\nkind: Pod\nmetadata: {name: two}\nspec:\n  containers:\n  - {name: first, image: 'hello:1', ports: [{containerPort: 8080}]}\n  \
+               - {name: second, image: 'hello:1', ports: [{containerPort: 8080}]}\n";
+    cluster.kubectl_with(&["apply", "-f", "-"], two);
+    cluster.kubectl(&["run", "plain", "--image=hello:1"]);
+    cluster.kubectl(&["expose", "pod", "plain", "--type=NodePort", "--port=80", "--target-port=8080", "--overrides={\"spec\":{\"ports\":[{\"port\":80,\"targetPort\":8080,\"nodePort\":30094}]}}"]);
+    cluster.eventually("served on 8080", || {
+        get(&format!("http://{}:30094/", machine.address)).ok().filter(|(_, body)| body == "Hello from plain\n")
+    });
+    cluster.eventually("a warning", || {
+        let events = cluster.kubectl(&["get", "events", "--field-selector=involvedObject.name=plain,type=Warning"]);
+        Some(()).filter(|()| events.contains("8080"))
+    });
+    let message = cluster.eventually("the second handler fails", || {
+        let states = cluster.field("pod/two", "{range .status.containerStatuses[*]}{.lastState.terminated.reason} {.lastState.terminated.message}{end}");
+        Some(states).filter(|s| s.contains("AddressInUse"))
+    });
+    assert!(message.contains("8080"), "{message}");
+    let ready = cluster.field("pod/two", "{.status.containerStatuses[*].ready}");
+    assert!(ready.contains("true") && ready.contains("false"), "one serves, one does not: {ready}");
+}
+
+#[test]
+fn a_storm_of_requests_is_answered_and_the_api_stays_alive() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    guests::load_sample(&machine, "hello");
+    let cluster = machine.up(&[]);
+    cluster.kubectl_with(
+        &["apply", "-f", "-"],
+        "apiVersion: v1\nkind: Pod\nmetadata: {name: storm, labels: {app: storm}}\nspec:\n  containers:\n  - {name: c, image: 'hello:1', ports: [{containerPort: 8080}], \
+         resources: {limits: {cpu: 500m, memory: 64Mi}}}\n---\napiVersion: v1\nkind: Service\nmetadata: {name: storm}\nspec: {type: NodePort, selector: {app: storm}, \
+         ports: [{port: 80, targetPort: 8080, nodePort: 30095}]}\n",
+    );
+    let url = format!("http://{}:30095/", machine.address);
+    cluster.eventually("served", || get(&url).ok().filter(|(code, _)| *code == 200));
+    let attackers: Vec<_> = (0..150)
+        .map(|_| {
+            let url = url.clone();
+            thread::spawn(move || (0..10).filter_map(|_| get(&url).ok()).map(|(code, _)| code).collect::<Vec<_>>())
+        })
+        .collect();
+    for _ in 0..5 {
+        cluster.kubectl(&["get", "--raw", "/readyz"]);
+        thread::sleep(Duration::from_millis(50));
+    }
+    let codes: Vec<u16> = attackers.into_iter().flat_map(|a| a.join().expect("asked")).collect();
+    assert!(codes.contains(&200), "{codes:?}");
+    assert!(codes.iter().all(|code| [200, 503].contains(code)), "answered, or told to come back: {codes:?}");
+    assert_eq!(cluster.field("pod/storm", "{.status.containerStatuses[0].restartCount}"), "0");
+    assert_eq!(get(&url).expect("served after it").0, 200);
+}

@@ -1,0 +1,110 @@
+//! What a restart of the cluster does to pods, after Ctrl-C and after kill -9.
+
+use crate::{guests, harness::*};
+
+const PODS: &str = "
+apiVersion: v1
+kind: Pod
+metadata: {name: always, labels: {app: always}}
+spec:
+  containers: [{name: c, image: 'hello:1', ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: never}
+spec:
+  restartPolicy: Never
+  containers: [{name: c, image: 'hello:1', ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: done}
+spec:
+  restartPolicy: OnFailure
+  containers: [{name: c, image: 'cat:1'}]
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: job}
+spec:
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: c, image: 'hello:1', ports: [{containerPort: 8080}]}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: always}
+spec: {type: NodePort, selector: {app: always}, ports: [{port: 80, targetPort: 8080, nodePort: 30096}]}
+";
+
+fn identity(cluster: &Cluster<'_>) -> String {
+    cluster.field("pod/always", "{.metadata.uid} {.status.podIP} {.status.startTime}")
+}
+
+fn check(cluster: &Cluster<'_>, before: &str, job_pod: &str, round: u32) {
+    let url = format!("http://{}:30096/", cluster.machine.address);
+    cluster.eventually("served again", || get(&url).ok().filter(|(code, _)| *code == 200));
+    assert_eq!(identity(cluster), before, "uid, address and start time are kept");
+    let container = |pod: &str, path: &str| cluster.field(&format!("pod/{pod}"), &format!("{{.status.containerStatuses[0].{path}}}"));
+    cluster.eventually("it was restarted", || Some(()).filter(|()| container("always", "restartCount") == round.to_string()));
+    let last = container("always", "lastState.terminated");
+    assert!(last.contains("\"exitCode\":1"), "a truthful end: {last}");
+    assert!(last.contains("\"finishedAt\"") && last.contains("\"startedAt\""), "{last}");
+    // What must not be restarted has failed, and its controller made another.
+    cluster.eventually("it failed", || Some(()).filter(|()| cluster.field("pod/never", "{.status.phase}") == "Failed"));
+    assert_eq!(container("never", "restartCount"), "0");
+    cluster.eventually("the Job has another pod", || {
+        let pods = cluster.kubectl(&["get", "pods", "-l", "job-name=job", "-o", "jsonpath={range .items[*]}{.metadata.name} {.status.phase}{\"\\n\"}{end}"]);
+        let failed = pods.lines().any(|line| line == format!("{job_pod} Failed"));
+        Some(()).filter(|()| failed && pods.contains("Running"))
+    });
+    // What had ended was left alone.
+    assert_eq!(container("done", "restartCount"), "0");
+}
+
+/// Starts the pods and returns what must not change.
+fn begin(cluster: &Cluster<'_>) -> (String, String) {
+    cluster.kubectl_with(&["apply", "-f", "-"], PODS);
+    for pod in ["always", "never"] {
+        cluster.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{pod}"), "--timeout=100s"]);
+    }
+    cluster.eventually("it ends", || {
+        Some(()).filter(|()| !cluster.field("pod/done", "{.status.containerStatuses[0].state.terminated}").is_empty())
+    });
+    let job = cluster.eventually("the Job runs", || {
+        let names = cluster.kubectl(&["get", "pods", "-l", "job-name=job", "--field-selector=status.phase=Running", "-o", "jsonpath={.items[*].metadata.name}"]);
+        Some(names).filter(|n| !n.is_empty())
+    });
+    (identity(cluster), job)
+}
+
+#[test]
+fn kill_9_resumes_the_pods_and_fails_those_that_must_not_restart() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    guests::load_sample(&machine, "hello");
+    guests::load(&machine, "cat");
+    let cluster = machine.up(&[]);
+    let (before, job) = begin(&cluster);
+    cluster.kill();
+    let cluster = machine.up(&[]);
+    check(&cluster, &before, &job, 1);
+}
+
+#[test]
+fn ctrl_c_changes_no_object_and_the_next_up_resumes() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    guests::load_sample(&machine, "hello");
+    guests::load(&machine, "cat");
+    let cluster = machine.up(&[]);
+    let (before, job) = begin(&cluster);
+    assert_eq!(cluster.interrupt(), 0);
+    let cluster = machine.up(&[]);
+    check(&cluster, &before, &job, 1);
+}
