@@ -151,7 +151,8 @@ impl<K: Kind> Informer<K> {
         self.by_index(OWNER, uid)
     }
 
-    /// Adds an index under a name, unless it is there.
+    /// Adds an index under a name, unless it is there. Informers are shared: name an index after its user, unless all of them mean the
+    /// same by it.
     pub fn index(&self, name: &'static str, of: IndexFn<K>) {
         let mut state = self.shared.state.write();
         let State { objects, indexes } = &mut *state;

@@ -17,8 +17,8 @@ use tokio_util::sync::CancellationToken;
 
 /// The label that names a slice's Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// The informer's index by it.
-const BY_SERVICE: &str = "service";
+/// The index by it, named after its user: informers are shared, and another's index holds other slices.
+const BY_SERVICE: &str = "pod-network/service";
 
 fn slice_service(slice: &EndpointSlice) -> Option<Name> {
     let service = slice.metadata.labels.as_ref()?.get(SERVICE_NAME)?;

@@ -176,6 +176,8 @@ async fn the_table_follows_services_and_slices() {
     let network = network();
     let (services, slices) = (Informer::<Service>::new(), Informer::<EndpointSlice>::new());
     let token = CancellationToken::new();
+    // Informers are shared: what another user indexes, and how, must not matter.
+    slices.index("service", |_| Vec::new());
     let following =
         tokio::spawn(follow::follow(network.clone(), services.clone(), slices.clone(), None, token.clone()));
     let web = service("web", json!({"clusterIP": "10.96.0.7", "ports": [{"port": 80}]}));

@@ -43,6 +43,8 @@ impl Scope {
 /// What takes connections at a port.
 #[derive(Clone)]
 pub(crate) enum Bound {
+    /// Nothing: the port is taken only.
+    Nothing,
     Listener(mpsc::Sender<(Stream, SocketAddr)>),
     Http(Arc<dyn HttpHandler>),
 }
@@ -88,6 +90,30 @@ pub(crate) struct Lease {
     id: u64,
     pub(crate) local: SocketAddr,
     _permit: OwnedSemaphorePermit,
+}
+
+impl Lease {
+    /// Takes connections from now on.
+    pub(crate) fn listen(&self, backlog: mpsc::Sender<(Stream, SocketAddr)>) -> Result<()> {
+        let mut ports = self.pod.ports.lock();
+        let bindings = ports.tcp.get_mut(&self.local.port());
+        let binding = bindings.and_then(|list| list.iter_mut().find(|binding| binding.id == self.id));
+        binding.ok_or_else(|| self.pod.gone())?.value = Bound::Listener(backlog);
+        Ok(())
+    }
+
+    /// The address that a connection from this port to `to` comes from.
+    pub(crate) fn source(&self, to: IpAddr) -> Result<SocketAddr> {
+        if self.pod.ports.lock().closed {
+            return Err(self.pod.gone());
+        }
+        let bound = crate::egress::unmap(self.local.ip());
+        if bound.is_loopback() && !(to.is_loopback() || self.pod.is_self(to)) {
+            return Err(Error::Unreachable(format!("{to}, from the loopback of pod {}", self.pod.label())));
+        }
+        let ip = if bound.is_unspecified() { self.pod.source(to).ip() } else { bound };
+        Ok(SocketAddr::new(ip, self.local.port()))
+    }
 }
 
 impl Drop for Lease {
@@ -216,8 +242,8 @@ impl Pod {
     /// What takes connections at a port, from the pod itself by its loopback or from anywhere by its address.
     pub(crate) fn tcp(&self, port: u16, by_loopback: bool) -> Result<Bound> {
         let ports = self.ports.lock();
-        find(&ports.tcp, port, by_loopback)
-            .ok_or_else(|| Error::Refused(format!("pod {} does not listen on {port}", self.label())))
+        let refused = || Error::Refused(format!("pod {} does not listen on {port}", self.label()));
+        find(&ports.tcp, port, by_loopback).filter(|bound| !matches!(bound, Bound::Nothing)).ok_or_else(refused)
     }
 
     /// Delivers a datagram; lost when nobody is bound or the queue is full.
@@ -245,6 +271,7 @@ impl Pod {
                 handler.serve(Connection::Stream(Box::new(theirs)), Peer { address: peer });
                 Ok(Box::new(ours))
             }
+            Bound::Nothing => Err(Error::Refused(format!("pod {} does not listen on {port}", self.label()))),
             Bound::Listener(backlog) => {
                 let permit = self.permit()?;
                 let (ours, theirs) = tokio::io::duplex(self.limits.buffer);
@@ -264,25 +291,25 @@ fn find<T: Clone>(map: &HashMap<u16, Vec<Binding<T>>>, port: u16, by_loopback: b
     map.get(&port)?.iter().find(|binding| binding.scope.meets(wanted)).map(|binding| binding.value.clone())
 }
 
-/// A stream that counts as a socket of its pod while it lives.
-pub(crate) struct Guarded<S> {
+/// A stream that counts as a socket of its pod while it lives: by a permit, or by the lease of the port that it comes from.
+pub(crate) struct Guarded<S, G = OwnedSemaphorePermit> {
     inner: S,
-    _permit: OwnedSemaphorePermit,
+    _guard: G,
 }
 
-impl<S> Guarded<S> {
-    pub(crate) fn new(inner: S, permit: OwnedSemaphorePermit) -> Self {
-        Self { inner, _permit: permit }
+impl<S, G> Guarded<S, G> {
+    pub(crate) fn new(inner: S, guard: G) -> Self {
+        Self { inner, _guard: guard }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
+impl<S: AsyncRead + Unpin, G: Unpin> AsyncRead for Guarded<S, G> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncWrite + Unpin, G: Unpin> AsyncWrite for Guarded<S, G> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<std::io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }

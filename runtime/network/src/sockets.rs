@@ -8,7 +8,9 @@ use crate::{
     table::Protocol,
 };
 use bytes::Bytes;
-use container::net::{Datagrams, Error, HttpHandler, Listener, Request, Response, Result, Serving, Sockets, Stream};
+use container::net::{
+    BoundPort, Datagrams, Error, HttpHandler, Listener, Request, Response, Result, Serving, Sockets, Stream,
+};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -47,10 +49,9 @@ impl Sockets for PodSockets {
         vec![self.pod.address]
     }
 
-    async fn listen(&self, at: SocketAddr) -> Result<Box<dyn Listener>> {
-        let (sender, receiver) = mpsc::channel(self.limits().backlog.max(1));
-        let lease = self.pod.bind_tcp(at, Bound::Listener(sender))?;
-        Ok(Box::new(PodListener { lease, waiting: AsyncMutex::new(receiver) }))
+    async fn bind(&self, at: SocketAddr) -> Result<Box<dyn BoundPort>> {
+        let lease = self.pod.bind_tcp(at, Bound::Nothing)?;
+        Ok(Box::new(PodPort { lease, network: self.network.clone(), pod: self.pod.clone() }))
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
@@ -104,6 +105,32 @@ struct PodServing(Lease);
 impl Serving for PodServing {
     fn local_address(&self) -> SocketAddr {
         self.0.local
+    }
+}
+
+struct PodPort {
+    lease: Lease,
+    network: VirtualNetwork,
+    pod: Arc<Pod>,
+}
+
+#[async_trait::async_trait]
+impl BoundPort for PodPort {
+    fn local_address(&self) -> SocketAddr {
+        self.lease.local
+    }
+
+    async fn listen(self: Box<Self>) -> Result<Box<dyn Listener>> {
+        let (sender, receiver) = mpsc::channel(self.pod.limits.backlog.max(1));
+        self.lease.listen(sender)?;
+        Ok(Box::new(PodListener { lease: self.lease, waiting: AsyncMutex::new(receiver) }))
+    }
+
+    async fn connect(self: Box<Self>, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
+        let way = self.network.inner.way(From::Pod(&self.pod), to, Protocol::Tcp)?;
+        let local = self.lease.source(egress::unmap(to.ip()))?;
+        let stream = self.network.inner.open(&way, local).await?;
+        Ok((Box::new(Guarded::new(stream, self.lease)), mapped(local, to)))
     }
 }
 

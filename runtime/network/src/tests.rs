@@ -196,6 +196,48 @@ async fn binding_follows_the_rules_of_addresses() {
 }
 
 #[tokio::test]
+async fn a_bound_port_refuses_until_it_listens() {
+    let network = network();
+    let ((a, a_ip), (b, _)) = (pod(&network, "a").await, pod(&network, "b").await);
+    let port = a.bind(at("0.0.0.0:80")).await.expect("bound");
+    assert_eq!(port.local_address(), at("0.0.0.0:80"));
+    assert_eq!(a.listen(at("0.0.0.0:80")).await.err(), Some(Error::AddressInUse(at("0.0.0.0:80"))));
+    let to = SocketAddr::new(a_ip, 80);
+    assert!(matches!(b.connect(to).await, Err(Error::Refused(_))));
+    assert!(matches!(network.reachable(to).await, Err(Error::Refused(_))), "a probe must not take it for ready");
+    let listener = port.listen().await.expect("listens");
+    let (_stream, local) = b.connect(to).await.expect("connected");
+    assert_eq!(listener.accept().await.expect("accepted").1, local);
+    let left = a.bind(at("0.0.0.0:81")).await.expect("bound");
+    let other = a.bind(at("0.0.0.0:82")).await.expect("bound");
+    network.detach("a").await;
+    assert!(matches!(left.listen().await.map(drop), Err(Error::Reset(_))), "the pod has left");
+    assert!(matches!(other.connect(at("192.0.2.1:1")).await.map(drop), Err(Error::Reset(_))), "not even outside");
+}
+
+#[tokio::test]
+async fn a_connection_from_a_bound_port_keeps_it() {
+    let network = network();
+    let ((a, a_ip), (b, b_ip)) = (pod(&network, "a").await, pod(&network, "b").await);
+    let listener = b.listen(at("0.0.0.0:80")).await.expect("bound");
+    let to = SocketAddr::new(b_ip, 80);
+    let port = a.bind(at("0.0.0.0:5555")).await.expect("bound");
+    let (stream, local) = port.connect(to).await.expect("connected");
+    assert_eq!(local, SocketAddr::new(a_ip, 5555));
+    assert_eq!(listener.accept().await.expect("accepted").1, local, "the peer sees it");
+    assert!(matches!(b.connect(local).await, Err(Error::Refused(_))), "nobody listens there");
+    assert!(matches!(a.bind(at("0.0.0.0:5555")).await.map(drop), Err(Error::AddressInUse(_))));
+    drop(stream);
+    let port = a.bind(at("127.0.0.1:5555")).await.expect("free again");
+    assert!(matches!(port.connect(to).await.map(drop), Err(Error::Unreachable(_))), "a loopback leads nowhere else");
+    let port = a.bind(at("127.0.0.1:5555")).await.expect("a failed connection frees it");
+    assert!(
+        matches!(port.connect(at("127.0.0.1:1")).await.map(drop), Err(Error::Refused(_))),
+        "the way itself is open"
+    );
+}
+
+#[tokio::test]
 async fn an_ipv6_listener_takes_ipv4_peers_mapped() {
     let network = network();
     let ((a, a_ip), (b, _)) = (pod(&network, "a").await, pod(&network, "b").await);

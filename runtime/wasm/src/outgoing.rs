@@ -50,6 +50,7 @@ impl WasiHttpHooks for Outgoing {
                         // The guest only sees a code; whoever reads its log sees what to do.
                         log.lines(Source::Stderr, &format!("sampan: outgoing request to {uri} refused: {error}"));
                     }
+                    tracing::debug!(%uri, %error, "an outgoing request failed");
                     return Err(refused(error));
                 }
                 Err(_) => return Err(Error::ConnectionReadTimeout),

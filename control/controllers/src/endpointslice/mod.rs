@@ -17,7 +17,8 @@ use k8s_openapi::api::{
 
 use crate::{Context, meta, servicepods};
 
-const BY_SERVICE: &str = "service";
+/// Managed slices only: the name keeps it apart from the pod network's index of the same informer.
+const BY_SERVICE: &str = "endpointslice-controller/service";
 
 /// Keeps EndpointSlices. Upstream's `endpointslice-controller`.
 pub struct EndpointSliceController {
