@@ -7,7 +7,7 @@ use crate::{
     Artifact, Clock, ContainerId, ContainerSpec, ContainerState, Error, Event, Exit, ExitReason, Limits, Prepared,
     Progress, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
     net::{
-        self, Attachment, Body, Connection, Datagrams, Dialer, HttpHandler, Listener, Network, Peer, PodNetwork,
+        self, Attachment, Body, BoundPort, Connection, Datagrams, Dialer, HttpHandler, Network, Peer, PodNetwork,
         Serving, Sockets, Stream,
     },
 };
@@ -346,7 +346,7 @@ impl Sockets for FakeSockets {
     fn addresses(&self) -> Vec<IpAddr> {
         vec![self.0]
     }
-    async fn listen(&self, _at: SocketAddr) -> net::Result<Box<dyn Listener>> {
+    async fn bind(&self, _at: SocketAddr) -> net::Result<Box<dyn BoundPort>> {
         unsupported()
     }
     async fn connect(&self, _to: SocketAddr) -> net::Result<(Stream, SocketAddr)> {

@@ -99,6 +99,17 @@ pub trait HttpHandler: Send + Sync + 'static {
     fn serve(&self, connection: Connection, peer: Peer);
 }
 
+/// A TCP port that a pod has taken and does nothing with yet: whoever connects to it is refused. Dropping it frees the port.
+#[async_trait::async_trait]
+pub trait BoundPort: Send + Sync {
+    /// Where it is bound; a requested port 0 is chosen by now.
+    fn local_address(&self) -> SocketAddr;
+    /// Listens here from now on.
+    async fn listen(self: Box<Self>) -> Result<Box<dyn Listener>>;
+    /// [`Sockets::connect`] from this port, which stays taken while the stream lives.
+    async fn connect(self: Box<Self>, to: SocketAddr) -> Result<(Stream, SocketAddr)>;
+}
+
 /// A bound TCP listener of a pod. Dropping it unbinds.
 #[async_trait::async_trait]
 pub trait Listener: Send + Sync {
@@ -131,8 +142,13 @@ pub trait Sockets: Send + Sync + 'static {
     /// The pod's addresses, the primary first.
     fn addresses(&self) -> Vec<IpAddr>;
 
-    /// Listens on one of the pod's addresses, its loopback or the unspecified address; port 0 chooses one.
-    async fn listen(&self, at: SocketAddr) -> Result<Box<dyn Listener>>;
+    /// Takes a TCP port on one of the pod's addresses, its loopback or the unspecified address; port 0 chooses one.
+    async fn bind(&self, at: SocketAddr) -> Result<Box<dyn BoundPort>>;
+
+    /// [`Sockets::bind`] and [`BoundPort::listen`].
+    async fn listen(&self, at: SocketAddr) -> Result<Box<dyn Listener>> {
+        self.bind(at).await?.listen().await
+    }
 
     /// Connects to a pod, a Service or, where the egress rules allow, the outside. Returns the stream with its local address; its
     /// remote one is `to`, as the guest asked, also where a Service address picked a ready endpoint.

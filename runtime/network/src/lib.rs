@@ -12,8 +12,8 @@
 //! a pipe, or its HTTP handler serves one. From outside: node port → the same table → the handler gets the host's socket whole.
 //!
 //! # wasi:sockets on [`container::net::Sockets`]
-//! `bind` is [`Sockets::listen`](container::net::Sockets::listen) (the address is taken and known from then on; connections wait in the
-//! backlog until `accept`), `start-connect` is `connect`, whose result is the local address while the remote one is what was asked for;
+//! `start-bind` is [`Sockets::bind`](container::net::Sockets::bind) (the port is taken and known from then on, and refuses until it
+//! listens), `start-connect` is `connect`, whose result is the local address while the remote one is what was asked for;
 //! half-close is `shutdown` of the stream; a UDP `stream(remote)` filters what `receive` yields; `resolve-addresses` is `resolve`. A
 //! socket bound to an IPv6 wildcard takes IPv4 peers too and shows them mapped (`::ffff:`), since pods have IPv4 addresses.
 

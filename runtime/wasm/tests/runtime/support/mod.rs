@@ -100,7 +100,7 @@ impl Sockets for Net {
         vec![address()]
     }
 
-    async fn listen(&self, at: SocketAddr) -> net::Result<Box<dyn net::Listener>> {
+    async fn bind(&self, at: SocketAddr) -> net::Result<Box<dyn net::BoundPort>> {
         Err(net::Error::NotAvailable(at))
     }
 
