@@ -1,0 +1,16 @@
+//! The whole control plane in one process on a paused clock: the API server over a memory log, clients, controllers, scheduler and node
+//! agents over a runtime and a network in memory. Hours pass in seconds; what is left to chance comes from a seed.
+//!
+//! Registered with crate `controllers`, so that no test here links a Wasm engine.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read the clock and panic")]
+
+mod chaos;
+mod collection;
+mod deployments;
+mod jobs;
+mod leaders;
+mod nodes;
+mod scheduling;
+mod unsteady;
+mod watches;
+mod world;
