@@ -415,7 +415,7 @@ fn explain(inner: &Inner, reference: &Reference, keyring: &Keyring, fault: Fault
         Fault::Denied(text) => {
             let secret = match keyring.lookup(&reference.repository()).is_empty() {
                 true => format!(" (no imagePullSecret of the pod is for {})", reference.domain),
-                false => String::new(),
+                false => format!(" (the imagePullSecrets of the pod for {} were refused)", reference.domain),
             };
             resolving(format!(
                 "pull access denied, repository does not exist or may require authorization: {text}{secret}"
