@@ -6,7 +6,7 @@
 
 mod address;
 mod at;
-mod cells;
+pub(crate) mod cells;
 mod configmap;
 mod controllerrevision;
 mod deployment;

@@ -5,17 +5,19 @@ use super::{
     write::{Change, Write, Written, update_object},
 };
 use crate::{
-    Resource, Verb,
+    Column, Resource, Verb,
     chain::Call,
     codec::{self, WriteOptions},
+    kinds::cells,
     metadata,
-    negotiate::{self, Offers, Output},
+    negotiate::{self, Form, Offers, Output},
     reply,
+    table::{self, Include},
 };
 use api::{Cause, FieldPath, GroupVersionKind, Object, Status, invalid, schema::Schema};
 use axum::body::Body;
 use http::{Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 fn kind() -> GroupVersionKind {
@@ -44,11 +46,44 @@ fn scale_of(resource: &Resource, object: &Object) -> Object {
 
 /// GET.
 pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Objects)?;
+    let output = call.output(Offers::Tables)?;
     let entry = call.server.0.store.get(&call.key(&resource));
     let entry = entry.ok_or_else(|| Status::not_found(&resource.gvr, &call.info.name))?;
     let scale = scale_of(&resource, &entry.payload.view(&resource).object());
-    Ok(reply::value(StatusCode::OK, output, &scale.into_value()))
+    let shown = match output.form {
+        Form::Object => scale.into_value(),
+        Form::Partial(version) => partial(&scale, version),
+        Form::Table(version) => table(&call, scale, version)?,
+    };
+    Ok(reply::value(StatusCode::OK, output, &shown))
+}
+
+/// What `kubectl get --subresource=scale` prints.
+const COLUMNS: &[Column] = &[
+    Column::name(),
+    Column::new("Desired", "Number of desired replicas.").integer(),
+    Column::new("Available", "Number of available replicas.").integer(),
+    Column::age(),
+];
+
+fn table(call: &Call, scale: Object, version: &str) -> Result<Value, Status> {
+    let count = |path: &[&str]| scale.at(path).and_then(Value::as_i64).unwrap_or(0);
+    let age = cells::age(&scale, call.server.0.clock.now());
+    let cells = json!([scale.name(), count(&["spec", "replicas"]), count(&["status", "replicas"]), age]);
+    let revision = scale.resource_version().to_owned();
+    let object = match Include::parse(&call.query)? {
+        Include::None => Value::Null,
+        Include::Metadata => partial(&scale, version),
+        Include::Object => scale.into_value(),
+    };
+    Ok(json!({
+        "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": {"resourceVersion": revision},
+        "columnDefinitions": table::columns(COLUMNS), "rows": [{"cells": cells, "object": object}],
+    }))
+}
+
+fn partial(scale: &Object, version: &str) -> Value {
+    json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": scale.at(&["metadata"])})
 }
 
 /// PUT.

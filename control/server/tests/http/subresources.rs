@@ -9,6 +9,13 @@ async fn scale_shows_and_sets_replicas() {
     let target = format!("{DEPLOYMENTS}/d/scale");
     let scale = cluster.get(&target).await.ok();
     assert_eq!((&scale["kind"], &scale["apiVersion"]), (&json!("Scale"), &json!("autoscaling/v1")));
+    let table = cluster.get_as(&target, "application/json;as=Table;v=v1;g=meta.k8s.io,application/json").await.ok();
+    let names: Vec<&Value> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+    assert_eq!(names, ["Name", "Desired", "Available", "Age"]);
+    assert_eq!(
+        table["rows"][0]["cells"].as_array().unwrap()[..3],
+        [json!("d"), scale["spec"]["replicas"].clone(), json!(0)]
+    );
     assert_eq!((&scale["spec"]["replicas"], &scale["status"]["selector"]), (&json!(2), &json!("app=d")));
     let patched = cluster.patch(&target, "merge-patch+json", json!({"spec": {"replicas": 5}})).await.ok();
     assert_eq!((&patched["kind"], &patched["spec"]["replicas"]), (&json!("Scale"), &json!(5)));
