@@ -185,7 +185,7 @@ fn a_pod_pulls_with_its_secret_from_a_private_registry_over_tls() {
     run("without", "absent");
     for pod in ["denied", "without"] {
         let message = waits_with(&cluster, pod, "ErrImagePull");
-        assert!(message.contains("imagePullSecrets"), "{message}");
+        assert!(message.contains("imagePullSecret"), "{message}");
         assert!(!message.contains("guess"), "no password is told: {message}");
     }
     cluster.eventually("the missing secret is told", || {

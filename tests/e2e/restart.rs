@@ -50,7 +50,8 @@ fn check(cluster: &Cluster<'_>, before: &str, job_pod: &str, round: u32) {
     cluster.eventually("it was restarted", || Some(()).filter(|()| container("always", "restartCount") == round.to_string()));
     let last = container("always", "lastState.terminated");
     assert!(last.contains("\"exitCode\":1"), "a truthful end: {last}");
-    assert!(last.contains("\"finishedAt\"") && last.contains("\"startedAt\""), "{last}");
+    assert!(last.contains("ContainerStatusUnknown") && last.contains("\"startedAt\""), "{last}");
+    assert!(!last.contains("finishedAt"), "nobody saw when it ended: {last}");
     // What must not be restarted has failed, and its controller made another.
     cluster.eventually("it failed", || Some(()).filter(|()| cluster.field("pod/never", "{.status.phase}") == "Failed"));
     assert_eq!(container("never", "restartCount"), "0");

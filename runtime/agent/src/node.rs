@@ -81,10 +81,16 @@ impl Pressure {
     /// Looks at the machine.
     fn read(data_dir: &Path) -> Self {
         let free = rustix::fs::statvfs(data_dir).ok();
-        let disk = free.is_some_and(|s| s.f_bavail * 100 < s.f_blocks * LEAST_DISK_PERCENT);
+        let disk = free.is_some_and(|s| is_short(s.f_blocks, s.f_bfree, s.f_bavail));
         let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
         Self { memory: memory.is_some_and(|bytes| bytes < LEAST_MEMORY), disk }
     }
+}
+
+/// Of what may be used at all, as df counts: blocks kept back (for root, by a quota) are neither used nor free.
+fn is_short(blocks: u64, free: u64, available: u64) -> bool {
+    let usable = blocks.saturating_sub(free).saturating_add(available);
+    u128::from(available) * 100 < u128::from(usable) * u128::from(LEAST_DISK_PERCENT)
 }
 
 /// `MemAvailable` in bytes.
@@ -387,6 +393,13 @@ mod tests {
         assert_eq!(disk["lastTransitionTime"], "before");
         let ready = all.iter().find(|c| c["type"] == "Ready").unwrap();
         assert_eq!(ready["lastTransitionTime"], "2026-01-01T00:00:00Z");
+    }
+
+    #[test]
+    fn a_disk_is_short_by_what_may_be_used_of_it() {
+        assert!(is_short(1000, 99, 99));
+        assert!(!is_short(1000, 100, 100));
+        assert!(!is_short(1000, 800, 50), "200 used and 50 available: 20 % are left of what may be used");
     }
 
     #[test]

@@ -98,7 +98,9 @@ impl Images {
     /// than `high` percent: upstream's imageGCHighThresholdPercent (85) and imageGCLowThresholdPercent (80).
     pub fn to_free(&self, high: u8, low: u8) -> Result<u64, Error> {
         let disk = rustix::fs::statvfs(self.0.content.root()).map_err(std::io::Error::from)?;
-        Ok(excess(disk.f_blocks * disk.f_frsize, disk.f_bavail * disk.f_frsize, high, low))
+        // As df counts: blocks kept back (for root, by a quota) are neither used nor free.
+        let usable = disk.f_blocks.saturating_sub(disk.f_bfree).saturating_add(disk.f_bavail);
+        Ok(excess(usable * disk.f_frsize, disk.f_bavail * disk.f_frsize, high, low))
     }
 }
 

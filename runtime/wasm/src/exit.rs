@@ -59,6 +59,11 @@ pub(crate) fn is_out_of_memory(error: &Error) -> bool {
     error.downcast_ref::<OutOfMemory>().is_some()
 }
 
+/// Out of memory only because many instances run beside each other: it is no fault of the one that asked.
+pub(crate) fn is_crowded(error: &Error) -> bool {
+    error.downcast_ref::<OutOfMemory>().is_some_and(|full| !full.is_hoarder())
+}
+
 fn is_trap(error: &Error) -> bool {
     error.downcast_ref::<Trap>().is_some() || error.downcast_ref::<WasmBacktrace>().is_some()
 }

@@ -264,6 +264,9 @@ impl Handler {
     fn failed(&self, error: &wasmtime::Error, what: &str) -> Response {
         let story = exit::story(error);
         self.shared.log.lines(Source::Stderr, &format!("sampan: {what} failed: {story}"));
+        if exit::is_crowded(error) {
+            return plain(StatusCode::SERVICE_UNAVAILABLE, "other requests use all the memory of this container");
+        }
         if exit::is_out_of_memory(error) {
             (self.out_of_memory)(story);
         }

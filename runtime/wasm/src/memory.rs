@@ -20,6 +20,16 @@ pub(crate) struct OutOfMemory {
     used: u64,
     limit: u64,
     who: &'static str,
+    /// What the instance that asked has itself.
+    mine: u64,
+}
+
+impl OutOfMemory {
+    /// Whether whoever asked is to blame: it would have more than half of all. Else many small ones fill the account together, which
+    /// passes when some of them end.
+    pub(crate) fn is_hoarder(&self) -> bool {
+        self.mine.saturating_add(self.wanted) > self.limit / 2
+    }
 }
 
 /// An account. What is charged here is charged to its parents as well.
@@ -50,7 +60,7 @@ impl Memory {
         let limit = self.limit.load(SeqCst);
         let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
         if let Err(used) = self.used.fetch_update(SeqCst, SeqCst, fits) {
-            return Err(OutOfMemory { wanted: bytes, used, limit, who: self.who });
+            return Err(OutOfMemory { wanted: bytes, used, limit, who: self.who, mine: 0 });
         }
         let above = self.parent.as_ref().map_or(Ok(()), |parent| parent.charge(bytes));
         if above.is_err() {
@@ -113,7 +123,7 @@ impl Share {
     fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
         let credit = self.credit.min(bytes);
         let more = bytes - credit;
-        self.memory.charge(more)?;
+        self.memory.charge(more).map_err(|full| OutOfMemory { mine: self.mine, ..full })?;
         self.credit -= credit;
         self.mine += more;
         self.last = bytes;
@@ -190,6 +200,9 @@ mod tests {
             error.downcast_ref::<OutOfMemory>().unwrap().to_string(),
             "out of memory: 300 more bytes do not fit: 400 of 600 bytes are in use by the container"
         );
+        let hoards = |error: wasmtime::Error| error.downcast_ref::<OutOfMemory>().unwrap().is_hoarder();
+        assert!(!hoards(error), "300 of 600 are not more than half: it is only crowded");
+        assert!(hoards(a.memory_growing(400, 700, None).unwrap_err()));
         assert!(b.table_growing(0, 25, None).unwrap());
         assert_eq!((one.used(), node.used()), (600, 600));
         let mut c = Share::new(two.clone());
