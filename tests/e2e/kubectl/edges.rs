@@ -175,6 +175,8 @@ fn rollouts_remember_and_deletions_wait() {
         refused(&c, &["scale", "deployment/d", "--current-replicas=7", "--replicas=1"])
             .contains("Expected replicas to be 7, was 2")
     );
+    let scale = c.kubectl(&["get", "deployment", "d", "--subresource=scale", "--no-headers"]);
+    assert_eq!(scale.split_whitespace().take(3).collect::<Vec<_>>(), ["d", "2", "2"]);
     assert_eq!(c.field("deploy/d", "{.status.unavailableReplicas}"), "", "upstream leaves zeros out");
     assert!(
         c.kubectl(&[
