@@ -31,7 +31,8 @@ fn required() -> bool {
 /// A tool by the variable that names it, or by its name; `None` (said loudly) if it is missing and not required.
 pub fn tool(variable: &str, name: &str) -> Option<PathBuf> {
     let named = env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from);
-    let found = Command::new("sh").arg("-c").arg("command -v \"$0\"").arg(&named).output().is_ok_and(|o| o.status.success());
+    let found =
+        Command::new("sh").arg("-c").arg("command -v \"$0\"").arg(&named).output().is_ok_and(|o| o.status.success());
     if !found {
         assert!(!required(), "{name} is missing; install it or name it by {variable}");
         eprintln!("SKIPPED: {name} is missing (name it by {variable})");
@@ -46,9 +47,11 @@ pub fn kubectl() -> Option<PathBuf> {
     FOUND
         .get_or_init(|| {
             let path = tool("KUBECTL", "kubectl")?;
-            let output = Command::new(&path).args(["version", "--client", "-o", "json"]).output().expect("kubectl runs");
+            let output =
+                Command::new(&path).args(["version", "--client", "-o", "json"]).output().expect("kubectl runs");
             let version: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-            let minor = version["clientVersion"]["minor"].as_str().unwrap_or("0").trim_end_matches('+').parse().unwrap_or(0);
+            let minor =
+                version["clientVersion"]["minor"].as_str().unwrap_or("0").trim_end_matches('+').parse().unwrap_or(0);
             if minor < 32 {
                 assert!(!required(), "kubectl 1.{minor} is too old; 1.32 is needed");
                 eprintln!("SKIPPED: kubectl 1.{minor} is too old");
@@ -63,6 +66,17 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").is_ok_and(|m| std::os::unix::fs::MetadataExt::uid(&m) == 0)
 }
 
+/// Copies of the binary that earlier runs left: hundreds of MiB each.
+fn remove_old_copies() {
+    for entry in fs::read_dir(env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let process = name.to_str().and_then(|n| n.strip_prefix("sampan-e2e-")?.parse::<u32>().ok());
+        if process.is_some_and(|process| !Path::new(&format!("/proc/{process}")).exists()) {
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// The binary under test: `SAMPAN_BIN`, else the release build of this checkout.
 pub fn binary() -> PathBuf {
     static COPY: OnceLock<PathBuf> = OnceLock::new();
@@ -70,6 +84,7 @@ pub fn binary() -> PathBuf {
         let built = env::var_os("SAMPAN_BIN")
             .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/release/sampan"), PathBuf::from);
         assert!(built.exists(), "{} does not exist: cargo build --release, or name one by SAMPAN_BIN", built.display());
+        remove_old_copies();
         let folder = env::temp_dir().join(format!("sampan-e2e-{}", std::process::id()));
         fs::create_dir_all(&folder).expect("a folder");
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).expect("opened");
@@ -163,7 +178,8 @@ impl Machine {
         let listen = format!("{}:0", self.address);
         let mut all = vec!["up", "--listen", &listen, "--node-address", &self.address];
         all.extend(args);
-        let mut child = self.sampan(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+        let mut child =
+            self.sampan(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
         let (lines, received) = mpsc::channel();
         for (name, stream) in [
             ("out", Box::new(child.stdout.take().expect("piped")) as Box<dyn Read + Send>),
@@ -179,7 +195,8 @@ impl Machine {
                 }
             });
         }
-        let mut cluster = Cluster { machine: self, child, lines: received, endpoint: String::new(), output: Vec::new() };
+        let mut cluster =
+            Cluster { machine: self, child, lines: received, endpoint: String::new(), output: Vec::new() };
         let ready = cluster.wait_for_line("ready ");
         cluster.endpoint = ready.split_whitespace().nth(1).expect("an address").to_owned();
         cluster
@@ -220,7 +237,8 @@ impl Cluster<'_> {
 
     /// Sends a signal to the cluster's process.
     pub fn signal(&self, name: &str) {
-        let status = Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status().expect("kill runs");
+        let status =
+            Command::new("kill").args([format!("-{name}"), self.pid().to_string()]).status().expect("kill runs");
         assert!(status.success(), "kill -{name}");
     }
 
@@ -326,7 +344,11 @@ pub fn get(url: &str) -> std::io::Result<(u16, String)> {
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     let (head, body) = text.split_once("\r\n\r\n").ok_or_else(|| std::io::Error::other("no answer"))?;
-    let code = head.split_whitespace().nth(1).and_then(|c| c.parse().ok()).ok_or_else(|| std::io::Error::other("no status"))?;
+    let code = head
+        .split_whitespace()
+        .nth(1)
+        .and_then(|c| c.parse().ok())
+        .ok_or_else(|| std::io::Error::other("no status"))?;
     let body = if head.to_lowercase().contains("transfer-encoding: chunked") { unchunk(body) } else { body.to_owned() };
     Ok((code, body))
 }

@@ -85,7 +85,8 @@ impl Registry {
             described
         };
         let layer = described("application/wasm", &wasm);
-        let config = serde_json::json!({"architecture": "wasm", "os": "wasip2", "layerDigests": [layer["digest"]]}).to_string();
+        let config =
+            serde_json::json!({"architecture": "wasm", "os": "wasip2", "layerDigests": [layer["digest"]]}).to_string();
         let config = described("application/vnd.wasm.config.v0+json", config.as_bytes());
         let media = "application/vnd.oci.image.manifest.v1+json";
         let manifest = serde_json::json!({"schemaVersion": 2, "mediaType": media, "config": config, "layers": [layer]});
@@ -113,13 +114,35 @@ fn certificate(openssl: &std::path::Path, folder: &std::path::Path, address: &st
     };
     fs::write(folder.join("san"), format!("subjectAltName=IP:{address}\n")).expect("written");
     let new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"];
-    run(&[&["req", "-x509", "-days", "2", "-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem"], &new[..]].concat());
+    run(&[
+        &["req", "-x509", "-days", "2", "-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem"],
+        &new[..],
+    ]
+    .concat());
     run(&[&["req", "-subj", "/CN=registry", "-keyout", "key.pem", "-out", "request.pem"], &new[..]].concat());
-    run(&["x509", "-req", "-in", "request.pem", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "san", "-out", "cert.pem"]);
+    run(&[
+        "x509",
+        "-req",
+        "-in",
+        "request.pem",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-CAcreateserial",
+        "-days",
+        "2",
+        "-extfile",
+        "san",
+        "-out",
+        "cert.pem",
+    ]);
 }
 
 fn waiting(cluster: &Cluster<'_>, pod: &str) -> (String, String) {
-    let part = |what: &str| cluster.field(&format!("pod/{pod}"), &format!("{{.status.containerStatuses[0].state.waiting.{what}}}"));
+    let part = |what: &str| {
+        cluster.field(&format!("pod/{pod}"), &format!("{{.status.containerStatuses[0].state.waiting.{what}}}"))
+    };
     (part("reason"), part("message"))
 }
 
@@ -152,7 +175,10 @@ fn a_pod_pulls_from_a_plain_registry_on_loopback_by_tag_and_digest() {
     let message = waits_with(&cluster, "absent", "ErrImagePull");
     assert!(message.contains(&absent) && message.contains("not found"), "{message}");
     let message = waits_with(&cluster, "absent", "ImagePullBackOff");
-    assert!(message.starts_with(&format!("Back-off pulling image \"{absent}\"")) && message.contains("not found"), "{message}");
+    assert!(
+        message.starts_with(&format!("Back-off pulling image \"{absent}\"")) && message.contains("not found"),
+        "{message}"
+    );
     assert!(cluster.kubectl(&["get", "pod", "absent"]).contains("ImagePullBackOff"));
     registry.fill(&machine, "team/hello:v2");
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/absent", "--timeout=100s"]);
@@ -169,15 +195,28 @@ fn a_pod_pulls_with_its_secret_from_a_private_registry_over_tls() {
     let cluster = machine.up(&[]);
     let secret = |name: &str, password: &str| {
         cluster.kubectl(&[
-            "create", "secret", "docker-registry", name, "--docker-username=user",
-            &format!("--docker-password={password}"), &format!("--docker-server={}", registry.address),
+            "create",
+            "secret",
+            "docker-registry",
+            name,
+            "--docker-username=user",
+            &format!("--docker-password={password}"),
+            &format!("--docker-server={}", registry.address),
         ]);
     };
     secret("right", "secret");
     secret("wrong", "guess");
     let run = |name: &str, secret: &str| {
         let overrides = format!("{{\"spec\": {{\"imagePullSecrets\": [{{\"name\": \"{secret}\"}}]}}}}");
-        cluster.kubectl(&["run", name, &format!("--image={image}"), "--port=8080", "--image-pull-policy=Always", "--overrides", &overrides]);
+        cluster.kubectl(&[
+            "run",
+            name,
+            &format!("--image={image}"),
+            "--port=8080",
+            "--image-pull-policy=Always",
+            "--overrides",
+            &overrides,
+        ]);
     };
     run("allowed", "right");
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/allowed", "--timeout=100s"]);
@@ -217,7 +256,10 @@ fn images_that_cannot_be_had_say_why_and_what_to_do() {
     let message = waits_with(&cluster, "unreachable", "ErrImagePull");
     assert!(message.contains(&closed) && message.to_lowercase().contains("refused"), "{message}");
     let message = waits_with(&cluster, "never", "ErrImageNeverPull");
-    assert!(message.contains("is not present with pull policy of Never") && message.contains("sampan image load"), "{message}");
+    assert!(
+        message.contains("is not present with pull policy of Never") && message.contains("sampan image load"),
+        "{message}"
+    );
     let message = waits_with(&cluster, "invalid", "InvalidImageName");
     assert!(message.contains("couldn't parse image name"), "{message}");
     let message = waits_with(&cluster, "library", "CreateContainerError");

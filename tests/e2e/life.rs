@@ -21,7 +21,10 @@ fn one_command_runs_the_sample_and_ctrl_c_ends_it() {
     let mut cluster = machine.up(&["-f", &folder]);
     cluster.wait_for_line("applied");
     cluster.wait_for_line("export KUBECONFIG=");
-    assert!(cluster.output.iter().any(|line| line.contains(&format!("http://{}:30080", machine.address))), "the URL is printed");
+    assert!(
+        cluster.output.iter().any(|line| line.contains(&format!("http://{}:30080", machine.address))),
+        "the URL is printed"
+    );
     let mut pods = BTreeSet::new();
     for _ in 0..30 {
         let (code, body) = get(&url(&cluster)).expect("answered");
@@ -42,13 +45,29 @@ fn a_restart_resumes_the_same_pods() {
     let folder = samples(&machine, "hello");
     let mut cluster = machine.up(&["-f", &folder]);
     cluster.wait_for_line("applied");
-    let names = |cluster: &Cluster<'_>| cluster.kubectl(&["get", "pods", "-l", "app=hello", "-o", "jsonpath={range .items[*]}{.metadata.uid} {.status.podIP}{\"\\n\"}{end}"]);
+    let names = |cluster: &Cluster<'_>| {
+        cluster.kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            "app=hello",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.uid} {.status.podIP}{\"\\n\"}{end}",
+        ])
+    };
     let before = names(&cluster);
     assert_eq!(cluster.interrupt(), 0);
     let cluster = machine.up(&[]);
     cluster.eventually("the Service answers again", || get(&url(&cluster)).ok().filter(|(code, _)| *code == 200));
     assert_eq!(names(&cluster), before, "uid and address are kept");
-    let restarts = cluster.kubectl(&["get", "pods", "-l", "app=hello", "-o", "jsonpath={.items[*].status.containerStatuses[0].restartCount}"]);
+    let restarts = cluster.kubectl(&[
+        "get",
+        "pods",
+        "-l",
+        "app=hello",
+        "-o",
+        "jsonpath={.items[*].status.containerStatuses[0].restartCount}",
+    ]);
     assert_eq!(restarts, "1 1 1");
 }
 
@@ -100,11 +119,22 @@ fn usage_errors_exit_with_2_and_failures_with_1() {
 #[test]
 fn detach_returns_when_ready_and_down_when_gone() {
     let machine = Machine::new();
-    let up = machine.run(&["up", "--detach", "--listen", &format!("{}:0", machine.address), "--node-address", &machine.address]);
+    let up = machine.run(&[
+        "up",
+        "--detach",
+        "--listen",
+        &format!("{}:0", machine.address),
+        "--node-address",
+        &machine.address,
+    ]);
     assert!(up.status.success(), "{}", String::from_utf8_lossy(&up.stderr));
     assert!(String::from_utf8_lossy(&up.stdout).starts_with("ready https://"));
     let get = machine.run(&["get", "namespaces", "-o", "name"]);
-    assert!(String::from_utf8_lossy(&get.stdout).contains("namespace/default"), "{}", String::from_utf8_lossy(&get.stderr));
+    assert!(
+        String::from_utf8_lossy(&get.stdout).contains("namespace/default"),
+        "{}",
+        String::from_utf8_lossy(&get.stderr)
+    );
     assert!(machine.run(&["down"]).status.success());
     assert!(machine.run(&["down"]).status.success(), "down is idempotent");
     let mut cluster = machine.up(&[]);

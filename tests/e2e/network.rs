@@ -41,10 +41,8 @@ fn guests_reach_the_api_over_tls_and_pods_by_every_name() {
     }
     cluster.kubectl(&["wait", "-n", "other", "--for=condition=Complete", "job/elsewhere", "--timeout=100s"]);
 
-    // What is the host's is refused, and the log says how to allow it.
-    let host = std::net::TcpListener::bind(format!("{}:0", machine.address)).expect("free");
-    let url = format!("http://{}/", host.local_addr().expect("bound"));
-    cluster.kubectl_with(&["apply", "-f", "-"], &job("host", &url));
+    // A cloud's metadata service is refused, and the log says how to allow it.
+    cluster.kubectl_with(&["apply", "-f", "-"], &job("host", "http://169.254.169.254/latest"));
     cluster.eventually("the refusal is told", || {
         let output = cluster.kubectl_output(&["logs", "job/host"], "");
         Some(()).filter(|()| String::from_utf8_lossy(&output.stdout).contains("--allow-egress"))
@@ -63,7 +61,15 @@ fn handlers_take_their_port_the_second_fails_and_none_declared_is_8080_with_a_wa
                - {name: second, image: 'hello:1', ports: [{containerPort: 8080}]}\n";
     cluster.kubectl_with(&["apply", "-f", "-"], two);
     cluster.kubectl(&["run", "plain", "--image=hello:1"]);
-    cluster.kubectl(&["expose", "pod", "plain", "--type=NodePort", "--port=80", "--target-port=8080", "--overrides={\"spec\":{\"ports\":[{\"port\":80,\"targetPort\":8080,\"nodePort\":30094}]}}"]);
+    cluster.kubectl(&[
+        "expose",
+        "pod",
+        "plain",
+        "--type=NodePort",
+        "--port=80",
+        "--target-port=8080",
+        "--overrides={\"spec\":{\"ports\":[{\"port\":80,\"targetPort\":8080,\"nodePort\":30094}]}}",
+    ]);
     cluster.eventually("served on 8080", || {
         get(&format!("http://{}:30094/", machine.address)).ok().filter(|(_, body)| body == "Hello from plain\n")
     });
@@ -72,7 +78,10 @@ fn handlers_take_their_port_the_second_fails_and_none_declared_is_8080_with_a_wa
         Some(()).filter(|()| events.contains("8080"))
     });
     let message = cluster.eventually("the second handler fails", || {
-        let states = cluster.field("pod/two", "{range .status.containerStatuses[*]}{.lastState.terminated.reason} {.lastState.terminated.message}{end}");
+        let states = cluster.field(
+            "pod/two",
+            "{range .status.containerStatuses[*]}{.lastState.terminated.reason} {.lastState.terminated.message}{end}",
+        );
         Some(states).filter(|s| s.contains("AddressInUse"))
     });
     assert!(message.contains("8080"), "{message}");

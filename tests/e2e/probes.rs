@@ -46,7 +46,9 @@ fn probes_decide_on_ready_started_and_restarts() {
     cluster.kubectl_with(&["apply", "-f", "-"], &manifest.concat());
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/good", "--timeout=100s"]);
     assert_eq!(status(&cluster, "good", "started"), "true");
-    cluster.eventually("served", || get(&format!("http://{}:30091/", machine.address)).ok().filter(|(code, _)| *code == 200));
+    cluster.eventually("served", || {
+        get(&format!("http://{}:30091/", machine.address)).ok().filter(|(code, _)| *code == 200)
+    });
 
     for name in ["dead", "late"] {
         cluster.eventually("a restart", || {
@@ -55,19 +57,33 @@ fn probes_decide_on_ready_started_and_restarts() {
     }
     assert_eq!(status(&cluster, "late", "started"), "false");
     let events = cluster.eventually("the events", || {
-        let events = cluster.kubectl(&["get", "events", "-o", "jsonpath={range .items[*]}{.involvedObject.name} {.reason} {.message}{\"\\n\"}{end}"]);
+        let events = cluster.kubectl(&[
+            "get",
+            "events",
+            "-o",
+            "jsonpath={range .items[*]}{.involvedObject.name} {.reason} {.message}{\"\\n\"}{end}",
+        ]);
         let told = events.contains("dead Killing Container c failed liveness probe, will be restarted")
             && events.contains("late Killing Container c failed startup probe, will be restarted")
             && events.contains("unready Unhealthy");
         Some(events).filter(|_| told)
     });
-    assert!(events.contains("dead Unhealthy Liveness probe failed: HTTP probe failed with statuscode: 404"), "{events}");
+    assert!(
+        events.contains("dead Unhealthy Liveness probe failed: HTTP probe failed with statuscode: 404"),
+        "{events}"
+    );
     assert!(events.contains("late Unhealthy Startup probe failed: dial tcp"), "{events}");
-    assert!(events.contains("unready Unhealthy Readiness probe failed: HTTP probe failed with statuscode: 404"), "{events}");
+    assert!(
+        events.contains("unready Unhealthy Readiness probe failed: HTTP probe failed with statuscode: 404"),
+        "{events}"
+    );
 
     assert_eq!(status(&cluster, "unready", "ready"), "false");
     assert_eq!(status(&cluster, "unready", "restartCount"), "0");
-    assert!(get(&format!("http://{}:30092/", machine.address)).is_err(), "a pod that is not ready is not behind its Service");
+    assert!(
+        get(&format!("http://{}:30092/", machine.address)).is_err(),
+        "a pod that is not ready is not behind its Service"
+    );
     assert_eq!(status(&cluster, "good", "restartCount"), "0");
 }
 
@@ -115,7 +131,13 @@ fn deletion_waits_for_requests_as_long_as_the_grace_period() {
     let cluster = machine.up(&[]);
     let limited = "    resources: {limits: {cpu: 200m}}\n";
     cluster.kubectl_with(&["apply", "-f", "-"], &(pod("busy", limited) + &service("busy", 30093)));
-    cluster.kubectl(&["run", "spin", "--image=spin:1", "--restart=Never", "--overrides={\"spec\": {\"terminationGracePeriodSeconds\": 1}}"]);
+    cluster.kubectl(&[
+        "run",
+        "spin",
+        "--image=spin:1",
+        "--restart=Never",
+        "--overrides={\"spec\": {\"terminationGracePeriodSeconds\": 1}}",
+    ]);
     let url = format!("http://{}:30093", machine.address);
     cluster.eventually("served", || get(&url).ok().filter(|(code, _)| *code == 200));
     let spinning = thread::spawn({

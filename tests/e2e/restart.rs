@@ -46,8 +46,12 @@ fn check(cluster: &Cluster<'_>, before: &str, job_pod: &str, round: u32) {
     let url = format!("http://{}:30096/", cluster.machine.address);
     cluster.eventually("served again", || get(&url).ok().filter(|(code, _)| *code == 200));
     assert_eq!(identity(cluster), before, "uid, address and start time are kept");
-    let container = |pod: &str, path: &str| cluster.field(&format!("pod/{pod}"), &format!("{{.status.containerStatuses[0].{path}}}"));
-    cluster.eventually("it was restarted", || Some(()).filter(|()| container("always", "restartCount") == round.to_string()));
+    let container = |pod: &str, path: &str| {
+        cluster.field(&format!("pod/{pod}"), &format!("{{.status.containerStatuses[0].{path}}}"))
+    };
+    cluster.eventually("it was restarted", || {
+        Some(()).filter(|()| container("always", "restartCount") == round.to_string())
+    });
     let last = container("always", "lastState.terminated");
     assert!(last.contains("\"exitCode\":1"), "a truthful end: {last}");
     assert!(last.contains("ContainerStatusUnknown") && last.contains("\"startedAt\""), "{last}");
@@ -56,7 +60,14 @@ fn check(cluster: &Cluster<'_>, before: &str, job_pod: &str, round: u32) {
     cluster.eventually("it failed", || Some(()).filter(|()| cluster.field("pod/never", "{.status.phase}") == "Failed"));
     assert_eq!(container("never", "restartCount"), "0");
     cluster.eventually("the Job has another pod", || {
-        let pods = cluster.kubectl(&["get", "pods", "-l", "job-name=job", "-o", "jsonpath={range .items[*]}{.metadata.name} {.status.phase}{\"\\n\"}{end}"]);
+        let pods = cluster.kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            "job-name=job",
+            "-o",
+            "jsonpath={range .items[*]}{.metadata.name} {.status.phase}{\"\\n\"}{end}",
+        ]);
         let failed = pods.lines().any(|line| line == format!("{job_pod} Failed"));
         Some(()).filter(|()| failed && pods.contains("Running"))
     });
@@ -74,7 +85,15 @@ fn begin(cluster: &Cluster<'_>) -> (String, String) {
         Some(()).filter(|()| !cluster.field("pod/done", "{.status.containerStatuses[0].state.terminated}").is_empty())
     });
     let job = cluster.eventually("the Job runs", || {
-        let names = cluster.kubectl(&["get", "pods", "-l", "job-name=job", "--field-selector=status.phase=Running", "-o", "jsonpath={.items[*].metadata.name}"]);
+        let names = cluster.kubectl(&[
+            "get",
+            "pods",
+            "-l",
+            "job-name=job",
+            "--field-selector=status.phase=Running",
+            "-o",
+            "jsonpath={.items[*].metadata.name}",
+        ]);
         Some(names).filter(|n| !n.is_empty())
     });
     (identity(cluster), job)

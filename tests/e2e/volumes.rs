@@ -57,7 +57,10 @@ spec: {type: NodePort, selector: {app: env}, ports: [{port: 80, targetPort: 8080
     // The ConfigMap and the Secret are missing: it waits and says what for, and starts once they are there.
     let message = cluster.eventually("a reason", || {
         assert_ne!(cluster.field("pod/env", "{.status.phase}"), "Running");
-        let text = cluster.field("pod/env", "{.status.containerStatuses[0].state.waiting.reason}: {.status.containerStatuses[0].state.waiting.message}");
+        let text = cluster.field(
+            "pod/env",
+            "{.status.containerStatuses[0].state.waiting.reason}: {.status.containerStatuses[0].state.waiting.message}",
+        );
         Some(text).filter(|t| t.starts_with("CreateContainerConfigError"))
     });
     assert!(message.contains("configmap \"settings\" not found"), "{message}");

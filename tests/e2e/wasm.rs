@@ -30,7 +30,8 @@ fn every_target_runs_and_its_output_is_in_the_log() {
     loaded(&machine);
     let cluster = machine.up(&[]);
     let folder = machine.path("work");
-    let apply = |name: &str| machine.run(&["apply", "-f", &folder.join(format!("{name}/{name}.yaml")).display().to_string()]);
+    let apply =
+        |name: &str| machine.run(&["apply", "-f", &folder.join(format!("{name}/{name}.yaml")).display().to_string()]);
     for name in ["hello", "fetch", "count"] {
         let output = apply(name);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
@@ -39,8 +40,14 @@ fn every_target_runs_and_its_output_is_in_the_log() {
         cluster.kubectl(&["wait", "--for=condition=Complete", &format!("job/{job}"), "--timeout=100s"]);
     }
     assert!(cluster.kubectl(&["logs", "job/count"]).contains("2 13 68 /poems/poem.txt"));
-    assert!(cluster.kubectl(&["logs", "job/fetch", "--tail=1"]).contains("Hello from hello-"), "DNS names and the pod network");
-    let exit = cluster.field("pods", "{.items[?(@.metadata.labels.job-name==\"count\")].status.containerStatuses[0].state.terminated.reason}");
+    assert!(
+        cluster.kubectl(&["logs", "job/fetch", "--tail=1"]).contains("Hello from hello-"),
+        "DNS names and the pod network"
+    );
+    let exit = cluster.field(
+        "pods",
+        "{.items[?(@.metadata.labels.job-name==\"count\")].status.containerStatuses[0].state.terminated.reason}",
+    );
     assert_eq!(exit, "Completed");
 }
 
@@ -53,10 +60,13 @@ fn exit_codes_and_traps_are_told() {
     loaded(&machine);
     let cluster = machine.up(&[]);
     cluster.kubectl(&["run", "usage", "--image=count:1", "--restart=Never"]);
-    cluster.eventually("the pod failed", || Some(()).filter(|()| cluster.field("pod/usage", "{.status.phase}") == "Failed"));
+    cluster.eventually("the pod failed", || {
+        Some(()).filter(|()| cluster.field("pod/usage", "{.status.phase}") == "Failed")
+    });
     assert_eq!(cluster.field("pod/usage", "{.status.containerStatuses[0].state.terminated.exitCode}"), "2");
     assert!(cluster.kubectl(&["logs", "usage"]).contains("usage: count FILE"));
-    let trap = "(module (memory (export \"memory\") 1) (func $inner unreachable) (func (export \"_start\") (call $inner)))";
+    let trap =
+        "(module (memory (export \"memory\") 1) (func $inner unreachable) (func (export \"_start\") (call $inner)))";
     std::fs::write(machine.path("work").join("trap.wat"), trap).expect("written");
     let load = machine.run(&["image", "load", "trap.wat", "-t", "trap:1"]);
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
@@ -87,7 +97,10 @@ fn hostile_guests_leave_the_api_and_other_pods_alive() {
     std::fs::write(machine.path("work").join("flood.wat"), flood).expect("written");
     assert!(machine.run(&["image", "load", "flood.wat", "-t", "flood:1"]).status.success());
     cluster.kubectl_with(&["apply", "-f", "-"], &server("good", 30081, ""));
-    cluster.kubectl_with(&["apply", "-f", "-"], &server("bad", 30082, "    resources: {limits: {memory: 32Mi, cpu: 500m}}\n"));
+    cluster.kubectl_with(
+        &["apply", "-f", "-"],
+        &server("bad", 30082, "    resources: {limits: {memory: 32Mi, cpu: 500m}}\n"),
+    );
     cluster.kubectl(&["run", "flood", "--image=flood:1"]);
     let url = |port: u16, path: &str| format!("http://{}:{port}{path}", machine.address);
     for port in [30081, 30082] {
@@ -113,6 +126,12 @@ fn hostile_guests_leave_the_api_and_other_pods_alive() {
     });
     assert_eq!(get(&url(30081, "/")).expect("the other pod answers").0, 200);
     assert_eq!(cluster.field("pod/good", "{.status.containerStatuses[0].restartCount}"), "0");
+    // The flood is readable, and bounded on the disk: five files of 10 MiB at most.
+    assert!(cluster.kubectl(&["logs", "flood", "--tail=1"]).contains("flood"));
+    let size = std::process::Command::new("du").arg("-sm").arg(machine.data().join("pods")).output().expect("du runs");
+    let size: u32 =
+        String::from_utf8_lossy(&size.stdout).split_whitespace().next().and_then(|n| n.parse().ok()).expect("a size");
+    assert!(size <= 60, "{size} MiB of logs");
 }
 
 #[test]
@@ -151,12 +170,20 @@ fn write_linux_image(folder: &std::path::Path) {
     };
     let layer = put(&[0; 1024]);
     let config = put(json!({"architecture": "amd64", "os": "linux", "config": {"Cmd": ["/bin/sh"]},
-        "rootfs": {"type": "layers", "diff_ids": [layer.0]}}).to_string().as_bytes());
+        "rootfs": {"type": "layers", "diff_ids": [layer.0]}})
+    .to_string()
+    .as_bytes());
     let manifest = put(json!({"schemaVersion": 2, "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": config.0, "size": config.1},
         "layers": [{"mediaType": "application/vnd.oci.image.layer.v1.tar", "digest": layer.0, "size": layer.1}]})
-        .to_string().as_bytes());
+    .to_string()
+    .as_bytes());
     fs::write(folder.join("oci-layout"), r#"{"imageLayoutVersion": "1.0.0"}"#).expect("written");
-    fs::write(folder.join("index.json"), json!({"schemaVersion": 2, "manifests": [
-        {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": manifest.0, "size": manifest.1}]}).to_string()).expect("written");
+    fs::write(
+        folder.join("index.json"),
+        json!({"schemaVersion": 2, "manifests": [
+        {"mediaType": "application/vnd.oci.image.manifest.v1+json", "digest": manifest.0, "size": manifest.1}]})
+        .to_string(),
+    )
+    .expect("written");
 }
