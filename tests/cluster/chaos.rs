@@ -108,9 +108,8 @@ async fn storm(seed: u64) {
         blow(&mut world, &mut rng, &mut wishes).await;
         tokio::time::sleep(Duration::from_millis(rng.u64(..4000))).await;
     }
-    let ended = world.elapsed();
-    world.until(&format!("peace after seed {seed}: {wishes:?}"), |w| at_peace(w, &wishes)).await;
-    assert!(world.elapsed() - ended < Duration::from_secs(900), "peace took {:?}", world.elapsed() - ended);
+    let what = format!("peace after seed {seed}: {wishes:?}");
+    world.until_within(Duration::from_secs(900), &what, |w| at_peace(w, &wishes)).await;
     // and it stays
     world.pass(60).await;
     assert!(at_peace(&world, &wishes), "peace did not last");
@@ -129,11 +128,12 @@ async fn everything_comes_to_rest_after_another_ten_minutes_of_chaos() {
     storm(2).await;
 }
 
-/// More weather, for whoever looks for trouble: `cargo test -p controllers --test cluster -- --ignored`.
+/// More weather, for whoever looks for trouble: `SAMPAN_CHAOS_SEED=3 cargo test -p controllers --test cluster -- --ignored`.
 #[tokio::test(start_paused = true)]
 #[ignore = "takes minutes"]
 async fn everything_comes_to_rest_after_hours_of_chaos() {
-    for seed in 3..15 {
+    let first = std::env::var("SAMPAN_CHAOS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(3);
+    for seed in first..first + 12 {
         storm(seed).await;
     }
 }

@@ -287,9 +287,14 @@ impl World {
 
     /// Waits until something holds, at most an hour of simulated time.
     pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
+        self.until_within(PATIENCE, what, holds).await;
+    }
+
+    /// Waits until something holds, at most so long in simulated time.
+    pub async fn until_within(&self, patience: Duration, what: &str, holds: impl Fn(&Self) -> bool) {
         let begin = Instant::now();
         while !holds(self) {
-            assert!(begin.elapsed() < PATIENCE, "waited in vain for {what}\n{}", self.story());
+            assert!(begin.elapsed() < patience, "waited in vain for {what}\n{}", self.story());
             tokio::time::sleep(LOOK).await;
         }
     }
