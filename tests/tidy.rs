@@ -26,8 +26,18 @@ const MAY_USE: &[(&str, &[&str])] = &[
     (
         "cli",
         &[
-            "agent", "api", "client", "container", "controllers", "image", "network", "runc", "scheduler", "server",
-            "store", "wasm",
+            "agent",
+            "api",
+            "client",
+            "container",
+            "controllers",
+            "image",
+            "network",
+            "runc",
+            "scheduler",
+            "server",
+            "store",
+            "wasm",
         ],
     ),
     ("sampan", &["cli"]),
@@ -173,7 +183,8 @@ fn sample_guests_are_what_their_sources_build() {
             }
         }
     }
-    let check = Command::new("sha256sum").args(["--check", "--quiet", "guests/SHA256SUMS"]).current_dir(&samples).output();
+    let check =
+        Command::new("sha256sum").args(["--check", "--quiet", "guests/SHA256SUMS"]).current_dir(&samples).output();
     let check = check.expect("sha256sum runs");
     assert!(check.status.success(), "run samples/guests/rebuild: {}", String::from_utf8_lossy(&check.stdout));
 }

@@ -137,7 +137,11 @@ fn idle(table: &mut Table, folder: &Path) {
     let before = server.cpu();
     std::thread::sleep(Duration::from_secs(60));
     let cpu = (server.cpu() - before).as_secs_f64() / 60.0 * 100.0;
-    table.row("idle RSS of the whole cluster, 60 s after start", "< 60 MiB", format!("{:.1} MiB ({cpu:.2} % CPU)", server.memory()));
+    table.row(
+        "idle RSS of the whole cluster, 60 s after start",
+        "< 60 MiB",
+        format!("{:.1} MiB ({cpu:.2} % CPU)", server.memory()),
+    );
     server.stop();
 }
 
@@ -254,7 +258,12 @@ async fn replicas(table: &mut Table, folder: &Path) {
     let before = server.cpu();
     for round in 0..3 {
         let namespace = format!("r{round}");
-        connection.post("/api/v1/namespaces", &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})).await;
+        connection
+            .post(
+                "/api/v1/namespaces",
+                &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}),
+            )
+            .await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         let template = json!({"metadata": {"labels": {"app": "bench"}}, "spec": pod("x", "nobody")["spec"]});
         let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "d"},
@@ -269,7 +278,11 @@ async fn replicas(table: &mut Table, folder: &Path) {
         times.push(start.elapsed());
     }
     let cpu = (server.cpu() - before).as_secs_f64() / 3.0;
-    table.row("Deployment of 1,000 replicas → 1,000 Pod objects", "< 0.7 s", format!("{} ({cpu:.2} s CPU)", millis(median(times))));
+    table.row(
+        "Deployment of 1,000 replicas → 1,000 Pod objects",
+        "< 0.7 s",
+        format!("{} ({cpu:.2} s CPU)", millis(median(times))),
+    );
     server.stop();
 }
 
@@ -299,7 +312,9 @@ async fn schedule(table: &mut Table, folder: &Path) {
     })
     .await;
     let created = started.elapsed();
-    while count(&mut connection, "/api/v1/namespaces/default/events").await < 1 && started.elapsed() < Duration::from_secs(1) {
+    while count(&mut connection, "/api/v1/namespaces/default/events").await < 1
+        && started.elapsed() < Duration::from_secs(1)
+    {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
     loop {
@@ -316,14 +331,25 @@ async fn schedule(table: &mut Table, folder: &Path) {
     table.row(
         "2,000 pods created and bound over 100 nodes",
         "≥ 1,500 /s",
-        format!("{:.0} /s ({cpu:.2} ms CPU each; created after {})", total as f64 / wall.as_secs_f64(), millis(created)),
+        format!(
+            "{:.0} /s ({cpu:.2} ms CPU each; created after {})",
+            total as f64 / wall.as_secs_f64(),
+            millis(created)
+        ),
     );
     server.stop();
 }
 
 async fn apply(table: &mut Table, folder: &Path) {
     let load = std::process::Command::new(crate::server::binary())
-        .args(["image", "load", &samples().join("hello/hello.wasm").display().to_string(), "-t", "hello:1", "--data-dir"])
+        .args([
+            "image",
+            "load",
+            &samples().join("hello/hello.wasm").display().to_string(),
+            "-t",
+            "hello:1",
+            "--data-dir",
+        ])
         .arg(folder)
         .output()
         .expect("loads");

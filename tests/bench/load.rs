@@ -7,7 +7,10 @@ use hyper::{Method, Request, client::conn::http1, header};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::Value;
-use std::{sync::Arc, time::{Duration, Instant}};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
@@ -52,7 +55,13 @@ impl Client {
 }
 
 impl Connection {
-    pub async fn send(&mut self, method: Method, path: &str, kind: &str, body: Bytes) -> hyper::Response<hyper::body::Incoming> {
+    pub async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        kind: &str,
+        body: Bytes,
+    ) -> hyper::Response<hyper::body::Incoming> {
         let request = Request::builder()
             .method(method)
             .uri(path)

@@ -243,7 +243,9 @@ impl Cluster {
             let options = RecorderOptions { component: component.to_owned(), host: Some(config.node.clone()) };
             let (recorder, write) = Recorder::new(kubelet.clone(), clock.clone(), options);
             let token = control.clone();
-            control_done.spawn(async move { tokio::select! { () = token.cancelled() => {}, () = write => {} } });
+            control_done.spawn(async move {
+                tokio::select! { () = token.cancelled() => {}, () = write => {} }
+            });
             recorder
         };
         let agent = Agent::new(
