@@ -133,6 +133,7 @@ impl World {
             advertise: "10.32.0.1:6443".parse().unwrap(),
             shutdown: token.clone(),
             identity: "cluster".into(),
+            image_advice: None,
             metrics: Arc::default(),
         })
         .await

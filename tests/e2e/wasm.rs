@@ -145,7 +145,9 @@ fn a_linux_image_says_that_it_cannot_run_here_yet() {
     let load = machine.run(&["image", "load", &layout.display().to_string(), "-t", "linux:1"]);
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
     let cluster = machine.up(&[]);
-    cluster.kubectl(&["run", "linux", "--image=linux:1"]);
+    let run = cluster.kubectl_output(&["run", "linux", "--image=linux:1"], "");
+    let warning = String::from_utf8_lossy(&run.stderr);
+    assert!(warning.contains("Warning: ") && warning.contains("Linux image (linux/amd64)"), "{warning}");
     let message = cluster.eventually("a reason", || {
         let text = cluster.field("pod/linux", "{.status.containerStatuses[0].state.waiting.message}");
         Some(text).filter(|t| t.contains("Linux"))

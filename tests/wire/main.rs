@@ -82,6 +82,7 @@ impl Wire {
             advertise: "10.32.0.1:6443".parse().unwrap(),
             shutdown: CancellationToken::new(),
             identity: "wire".into(),
+            image_advice: None,
             metrics: Arc::default(),
         })
         .await

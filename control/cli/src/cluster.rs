@@ -186,6 +186,7 @@ impl Cluster {
         net.cluster_roots = network::certificates(credentials.authority.certificate.as_bytes());
 
         // The store and the API server.
+        let images = images::open(&config.dir)?;
         let log = Redb::open(config.dir.join("cluster.redb")).context("cannot open the store")?;
         let store = Store::open(log, store::Options::new(store_clock())).await.context("cannot read the store")?;
         let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
@@ -199,6 +200,7 @@ impl Cluster {
             advertise: SocketAddr::new(node_internal, address.port()),
             shutdown: control.clone(),
             identity: config.node.clone(),
+            image_advice: Some(images::advice(&images)),
             metrics,
         };
         let server = Server::new(options).await.context("cannot start the API server")?;
@@ -254,7 +256,7 @@ impl Cluster {
                 runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>]),
                 network: Arc::new(network.clone()),
                 dialer: Arc::new(network.clone()),
-                images: Arc::new(images::open(&config.dir)?),
+                images: Arc::new(images),
                 client: kubelet.clone(),
                 informers: informers.clone(),
                 recorder: recorder("kubelet"),

@@ -8,7 +8,7 @@ use crate::{
 };
 use anyhow::Context;
 use image::{Images, Keyring, Options, Proxies};
-use std::path::Path;
+use std::{path::Path, sync::Arc};
 
 /// Opens the content store of a data directory.
 pub(crate) fn open(dir: &DataDir) -> anyhow::Result<Images> {
@@ -25,6 +25,17 @@ pub(crate) fn open(dir: &DataDir) -> anyhow::Result<Images> {
         None => Vec::new(),
     };
     Ok(Images::open(dir.join("images"), Options { roots, proxies, ..Options::default() })?)
+}
+
+/// What the API server may tell who applies a manifest: that an image of the store is a Linux image.
+pub(crate) fn advice(images: &Images) -> server::ImageAdvice {
+    let images = images.clone();
+    Arc::new(move |name| match images.get(name).ok().flatten()?.artifact {
+        image::Artifact::Wasm { .. } => None,
+        image::Artifact::Linux { platform } => {
+            Some(format!("{name:?} is a Linux image ({platform}), which this node cannot run yet; its pods will wait"))
+        }
+    })
 }
 
 /// `sampan image load`.

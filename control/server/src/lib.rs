@@ -4,6 +4,7 @@
 //! Not here: controllers, scheduling, the node. Whatever those do, they do through this API as any client could.
 
 pub mod admission;
+mod advice;
 pub mod authn;
 pub mod authz;
 pub mod bootstrap;
@@ -37,6 +38,7 @@ pub mod tokens;
 mod verbs;
 pub mod version;
 
+pub use advice::ImageAdvice;
 pub use context::{Context, Ids, Objects, Settings, User};
 pub use payload::Item;
 pub use resource::{Column, Resource, Subresource, Verb};

@@ -3,6 +3,7 @@
 use crate::{
     Ids, Objects, Settings, User,
     admission::{self, Admission},
+    advice::ImageAdvice,
     bootstrap, chain,
     discovery::Discovery,
     health::Checks,
@@ -46,6 +47,8 @@ pub struct Options {
     pub shutdown: CancellationToken,
     /// Identifies this process in its Lease; unique per running server.
     pub identity: String,
+    /// What is known about images, for warnings.
+    pub image_advice: Option<ImageAdvice>,
     /// The process's metrics, shown at `/metrics`.
     pub metrics: Arc<Mutex<prometheus_client::registry::Registry>>,
 }
@@ -68,6 +71,7 @@ pub(crate) struct Inner {
     pub(crate) checks: Checks,
     pub(crate) metrics: Metrics,
     pub(crate) settings: Settings,
+    pub(crate) image_advice: Option<ImageAdvice>,
     pub(crate) advertise: SocketAddr,
     pub(crate) shutdown: CancellationToken,
     pub(crate) identity: String,
@@ -95,6 +99,7 @@ impl Server {
             checks: Checks::default(),
             metrics: Metrics::new(options.metrics),
             settings: options.settings,
+            image_advice: options.image_advice,
             advertise: options.advertise,
             shutdown: options.shutdown,
             identity: options.identity,

@@ -143,7 +143,8 @@ pub enum ExitReason {
 /// The end of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exit {
-    /// 0 to 255: 134 for a trap, 137 when killed or out of memory, 143 when it obeyed a stop, 128 if it never started.
+    /// 0 to 255: 134 for a trap, 137 when killed or out of memory, 143 when a stop ended it, 0 when it ended by itself or a server
+    /// finished its requests after a stop, 128 if it never started.
     pub code: i32,
     /// Why.
     pub reason: ExitReason,

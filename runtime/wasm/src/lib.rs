@@ -20,7 +20,7 @@
 //! * A trap ends one request (answered 500, with the backtrace in the container's log), not its handler. For a command it is the
 //!   end: exit code 134, backtrace in the message.
 //! * WASI has no signals. A stop acts on a command as SIGTERM does on a process without a handler: it ends at once, exit code 143. An
-//!   HTTP handler unbinds, finishes its requests within the grace period and ends with 143, or with 137 if some had to be cut.
+//!   HTTP handler unbinds, finishes its requests within the grace period and ends with 0, or with 137 if some had to be cut.
 //!
 //! # wasi:sockets
 //! `create-tcp-socket`, `create-udp-socket` and name lookups answer `access-denied` until the host resources over

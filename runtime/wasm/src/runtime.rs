@@ -309,7 +309,7 @@ async fn supervise(
     tokio::select! {
         biased;
         () = container.kill.cancelled() => cut(End::killed()).await,
-        drained = handler.drain(grace) => if drained { End::stopped() } else { End::killed() },
+        drained = handler.drain(grace) => if drained { End::exited(0) } else { End::killed() },
     }
 }
 

@@ -4,6 +4,7 @@ use super::{answer, read::store_error, view_of};
 use crate::{
     Context, Reservation, Resource, Server, Verb,
     admission::Attributes,
+    advice,
     chain::Call,
     codec::{self, WriteOptions},
     metadata,
@@ -220,6 +221,7 @@ async fn create_once(
     write.admit_finally(attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
     write.warnings.extend(strategy.warnings(&write.cx, &object, None));
+    write.warnings.extend(advice::warnings(write.server.0.image_advice.as_ref(), &write.cx.user, &object));
     let key = resource.key(object.namespace(), object.name());
     if write.cx.dry_run {
         let clash = write.server.0.store.get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
@@ -420,6 +422,7 @@ fn prepare_update(write: &mut Write, object: &mut Object, old: &Object) -> Resul
             causes.extend(strategy.validate_update(cx, object, old));
             let warnings = strategy.warnings(cx, object, Some(old));
             write.warnings.extend(warnings);
+            write.warnings.extend(advice::warnings(write.server.0.image_advice.as_ref(), &cx.user, object));
         }
     }
     write.refuse(object, &causes)?;

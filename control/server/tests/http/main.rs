@@ -118,6 +118,7 @@ impl Cluster {
             advertise: "10.32.0.1:6443".parse().unwrap(),
             shutdown: shutdown.clone(),
             identity: "test".into(),
+            image_advice: None,
             metrics: Arc::default(),
         })
         .await
