@@ -1,6 +1,6 @@
 //! `sampan down` and `up --detach`: a cluster in the background is this program again, in a process group of its own.
 
-use crate::{args::UpArgs, data_dir::DataDir};
+use crate::data_dir::DataDir;
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -12,6 +12,9 @@ use std::{
     thread,
     time::Duration,
 };
+
+/// The line of standard output by which a cluster in the background says that its manifests could not be applied.
+pub(crate) const NOT_APPLIED: &str = "not applied";
 
 /// How long `down` waits for a drain before it gives up: the drain takes at most 10 s.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -39,13 +42,14 @@ pub(crate) fn down(dir: &DataDir) -> anyhow::Result<()> {
 }
 
 /// Starts `up` again in the background and returns when it is ready. Its output goes to DIR/sampan.log.
-pub(crate) fn detach(args: &UpArgs, dir: &DataDir, mut arguments: Vec<std::ffi::OsString>) -> anyhow::Result<()> {
+pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<std::ffi::OsString>) -> anyhow::Result<()> {
     if let Some(holder) = dir.holder()? {
         bail!("a cluster is already running in {} (process {})", dir.path().display(), holder.pid);
     }
     arguments.retain(|argument| argument != "--detach");
     let log_path: PathBuf = dir.join("sampan.log");
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path)?;
+    let written = log.metadata()?.len();
     let mut child = Command::new(std::env::current_exe().context("cannot find this program")?)
         .args(arguments)
         .stdin(Stdio::null())
@@ -57,12 +61,25 @@ pub(crate) fn detach(args: &UpArgs, dir: &DataDir, mut arguments: Vec<std::ffi::
     let stdout = child.stdout.take().expect("piped above");
     for line in BufReader::new(stdout).lines() {
         let line = line?;
+        if line == NOT_APPLIED {
+            eprint!("{}", since(&log_path, written));
+            bail!(
+                "the cluster runs in the background, but not all of the manifests were applied; stop it with `sampan down`"
+            );
+        }
         println!("{line}");
-        let done = if args.filename.is_empty() { line.starts_with("ready ") } else { line.starts_with("applied") };
-        if done {
+        if line.contains("export KUBECONFIG=") {
             return Ok(());
         }
     }
     let status = child.wait()?;
+    eprint!("{}", since(&log_path, written));
     bail!("the cluster did not start ({status}); its log is {}", log_path.display())
+}
+
+/// What was written to a log after its first `start` bytes; at most the last 16 KiB.
+fn since(path: &std::path::Path, start: u64) -> String {
+    let bytes = std::fs::read(path).unwrap_or_default();
+    let from = usize::try_from(start).unwrap_or(0).max(bytes.len().saturating_sub(16 << 10)).min(bytes.len());
+    String::from_utf8_lossy(&bytes[from..]).into_owned()
 }

@@ -22,7 +22,7 @@ use anyhow::Context;
 use args::{Cli, Command, ImageCommand};
 use clap::{CommandFactory, Parser};
 use data_dir::DataDir;
-use std::{future::Future, process::ExitCode};
+use std::{future::Future, io::IsTerminal, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
 /// Runs the command line. Exit codes: 0 ok, 1 failed, 2 usage.
@@ -90,5 +90,7 @@ fn start_logging(verbose: u8) {
         eprintln!("SAMPAN_LOG is not a filter ({error}); logging {level}");
         EnvFilter::new(level)
     });
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let filter = filter.add_directive("kube_client=off".parse().expect("a valid directive"));
+    let colours = std::io::stderr().is_terminal();
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }

@@ -19,7 +19,7 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
     let mut manifests = if args.filename.is_empty() { Vec::new() } else { manifests::read(&args.filename)? };
     let dir = DataDir::open(args.data.data_dir.as_deref())?;
     if args.detach {
-        return down::detach(args, &dir, arguments);
+        return down::detach(&dir, arguments);
     }
     let config = Config::check(args, &dir)?;
     let mut lock = dir.lock()?;
@@ -61,7 +61,10 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
                     Ok(()) => {}
                     Err(error) if args.filename.is_empty() => return Err(error),
                     // A wrong manifest does not take the cluster down: it can be mended and applied again.
-                    Err(error) => eprintln!("error: {error:#}\nthe cluster is running; mend the manifest and run `sampan apply -f`"),
+                    Err(error) => {
+                        eprintln!("error: {error:#}\nthe cluster is running; mend the manifest and run `sampan apply -f`");
+                        say(down::NOT_APPLIED);
+                    }
                 }
                 tokio::select! { () = signals.next() => Ok(()), error = cluster.failed() => Err(error) }
             }

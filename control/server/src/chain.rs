@@ -1,5 +1,5 @@
 //! The way of a request through the server, as one function that reads from top to bottom: request id and span, panic guard, request
-//! info, authentication, in-flight limit, impersonation, authorization, verb, time limit.
+//! info, authentication, impersonation, authorization, in-flight limit, verb, time limit.
 
 use crate::{
     User, authn, authz, documents, impersonation,
@@ -77,10 +77,11 @@ async fn process(
     query: Query,
 ) -> Result<Response<Body>, Status> {
     let user = authn::authenticate(server, caller, request.headers())?;
-    let _room = server.0.limits.enter(caller, &info, &query)?;
     let (mut parts, body) = request.into_parts();
     let user = impersonation::impersonate(user, &mut parts.headers)?;
     authz::authorize(&user, &info)?;
+    // After authorization: who may do nothing takes no room.
+    let _room = server.0.limits.enter(caller, &info, &query)?;
 
     let long_running = info.is_long_running(&query);
     let call = Call {

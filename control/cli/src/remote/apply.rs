@@ -36,7 +36,7 @@ pub(crate) async fn run(args: &ApplyArgs) -> anyhow::Result<()> {
     .map(|_| ())
 }
 
-/// Applies objects in order, namespaces first, by server-side apply; stops at the first failure.
+/// Applies objects in order, namespaces first, by server-side apply. One that fails does not stop the others.
 pub(crate) async fn apply_all(
     client: &Client,
     manifests: &[Manifest],
@@ -46,13 +46,17 @@ pub(crate) async fn apply_all(
     let resources = Resources::discover(client).await?;
     let mut ordered: Vec<&Manifest> = manifests.iter().collect();
     ordered.sort_by_key(|m| m.object["kind"] != "Namespace");
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut failures) = (Vec::new(), Vec::new());
     for manifest in ordered {
-        let outcome = one(client, &resources, manifest, namespace).await.with_context(|| manifest.source.clone())?;
-        done(&outcome);
-        outcomes.push(outcome);
+        match one(client, &resources, manifest, namespace).await.with_context(|| manifest.source.clone()) {
+            Ok(outcome) => {
+                done(&outcome);
+                outcomes.push(outcome);
+            }
+            Err(error) => failures.push(error),
+        }
     }
-    Ok(outcomes)
+    super::done_or_failed(outcomes, failures)
 }
 
 async fn one(client: &Client, resources: &Resources, manifest: &Manifest, namespace: &str) -> anyhow::Result<Outcome> {

@@ -37,10 +37,13 @@ pub(crate) async fn run(args: &DeleteArgs) -> anyhow::Result<()> {
             targets.push((resource.path(&namespace, &name), resource.label(&name)));
         }
     }
+    let mut failures = Vec::new();
     for (path, label) in &targets {
-        one(&client, path, label).await?;
+        if let Err(error) = one(&client, path, label).await {
+            failures.push(error);
+        }
     }
-    Ok(())
+    super::done_or_failed((), failures)
 }
 
 async fn one(client: &Client, path: &str, label: &str) -> anyhow::Result<()> {

@@ -71,6 +71,15 @@ fn warning_text(header: &str) -> String {
     }
 }
 
+/// What was done if nothing failed; else the last failure, the others printed before it.
+pub(crate) fn done_or_failed<T>(done: T, mut failures: Vec<anyhow::Error>) -> anyhow::Result<T> {
+    let Some(last) = failures.pop() else { return Ok(done) };
+    for failure in failures {
+        eprintln!("error: {failure:#}");
+    }
+    Err(last)
+}
+
 /// The failure as kubectl prints it.
 pub(crate) fn explain(error: Error) -> anyhow::Error {
     match error.status() {

@@ -3,8 +3,10 @@
 use crate::{Resource, chain::Call, reply};
 use api::{Object, Status};
 use axum::body::Body;
+use futures::StreamExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
 
 /// Query parameters that go on to the node.
 const PASSED: [&str; 8] =
@@ -33,14 +35,16 @@ pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<
     *request.uri_mut() = target.parse().map_err(|e| Status::bad_request(format!("invalid log request: {e}")))?;
     let answer = call.server.0.nodes.call(node, request).await;
     let answer = answer.map_err(|e| Status::internal(format!("Get {target:?}: {e}")))?;
-    pass_on(answer).await
+    let shutdown = call.server.0.shutdown.clone();
+    pass_on(answer, shutdown).await
 }
 
-/// The node's answer as the server's: a log streams; an error becomes a Status with the node's text.
-async fn pass_on(answer: Response<Body>) -> Result<Response<Body>, Status> {
+/// The node's answer as the server's: a log streams until its end or the server's; an error becomes a Status with the node's text.
+async fn pass_on(answer: Response<Body>, shutdown: CancellationToken) -> Result<Response<Body>, Status> {
     let (parts, body) = answer.into_parts();
     if parts.status.is_success() {
-        let mut response = Response::new(body);
+        let chunks = body.into_data_stream().take_until(shutdown.cancelled_owned());
+        let mut response = Response::new(Body::from_stream(chunks));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
         return Ok(response);
     }

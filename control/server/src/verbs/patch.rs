@@ -37,6 +37,10 @@ impl Patch {
         };
         let (value, _) =
             api::json::parse(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        let pairs = media == "application/strategic-merge-patch+json";
+        if let Some(cause) = codec::too_long(&value, &FieldPath::default()).filter(|_| pairs) {
+            return Err(Status::bad_request(format!("the patch is not accepted: {cause}")));
+        }
         match (&value, media) {
             (Value::Array(operations), "application/json-patch+json") if operations.len() > OPERATIONS => {
                 let text =

@@ -117,9 +117,12 @@ async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Star
     })
 }
 
+/// The longest time a client may ask a watch to last: a day.
+const LONGEST: u64 = 86_400;
+
 fn life(call: &Call) -> Duration {
     match call.query.get("timeoutSeconds").and_then(|t| t.parse::<u64>().ok()).filter(|s| *s > 0) {
-        Some(seconds) => Duration::from_secs(seconds),
+        Some(seconds) => Duration::from_secs(seconds.min(LONGEST)),
         None => Duration::from_secs(LIFE.0 + call.server.0.ids.below(LIFE.1 - LIFE.0)),
     }
 }

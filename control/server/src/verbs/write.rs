@@ -116,6 +116,12 @@ impl Write {
         payload::stored(&object)
     }
 
+    /// As [`Write::encode`], and no larger than what one request may carry: patches must not add up to more.
+    fn encode_bounded(&self, object: &Object) -> Result<bytes::Bytes, Status> {
+        let bytes = self.encode(object);
+        if bytes.len() > codec::BODY_LIMIT { Err(Status::too_large(codec::BODY_LIMIT)) } else { Ok(bytes) }
+    }
+
     fn refuse(&self, object: &Object, causes: &[Cause]) -> Result<(), Status> {
         if causes.is_empty() { Ok(()) } else { Err(invalid(&self.cx.resource.gvk(), object.name(), causes)) }
     }
@@ -227,7 +233,7 @@ async fn create_once(
         let clash = write.server.0.store.get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
         return Ok((object, clash));
     }
-    let bytes = write.encode(&object);
+    let bytes = write.encode_bounded(&object)?;
     let result = put(write, key, Expect::Absent, bytes, reservation).await;
     Ok((object, Some(result)))
 }
@@ -353,7 +359,7 @@ async fn update_once(
         let deleted = take_away(&write.server, &resource, entry, object.clone(), reservation).await;
         return Ok(deleted.map(|_| Written::Detached(Box::new(object))));
     }
-    let bytes = write.encode(&object);
+    let bytes = write.encode_bounded(&object)?;
     Ok(put(write, entry.key.to_string(), Expect::At(entry.revision), bytes, reservation).await.map(Written::Entry))
 }
 
