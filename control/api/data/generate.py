@@ -12,23 +12,19 @@ Usage: generate.py [SDIST [CRATE]]   (downloads what is not given)
 import hashlib
 import io
 import json
+import os
 import pathlib
 import re
+import subprocess
 import sys
 import tarfile
-import urllib.request
+import tempfile
 
 from facts import EXTRA_TAGS, GO_TYPES, INLINE, LIST_DEFAULTS, OMIT_ZERO, POINTER_STRINGS, QUERY_KINDS, WIRE_NAMES
 
 HERE = pathlib.Path(__file__).parent
-SDIST = (
-    "https://files.pythonhosted.org/packages/b7/d2/ed9d3a2b5356a4b1b872639ee81d63e6adcd95727e93db44b3b46a47d3b9/kubernetes_validate-1.36.0.tar.gz",
-    "edbfd2db9e88b571029aa16ab1116c6502ad2b9628b6738dd39d639323f84715",
-)
-CRATE = (
-    "https://static.crates.io/crates/k8s-pb/k8s-pb-0.9.0.crate",
-    "43b6ba14400b62feaa58ebbbd32ce2d9a4601339b2820af393f68033b9cea620",
-)
+SDIST = ("kubernetes_validate-1.36.0.tar.gz", "edbfd2db9e88b571029aa16ab1116c6502ad2b9628b6738dd39d639323f84715")
+CRATE = ("k8s-pb-0.9.0.crate", "43b6ba14400b62feaa58ebbbd32ce2d9a4601339b2820af393f68033b9cea620")
 SCHEMAS = "kubernetes_validate-1.36.0/src/kubernetes_validate/kubernetes-json-schema/v1.36.0-local/_definitions.json"
 
 # Definitions that are one value on the wire, not a structure. The shape is what the schema engine calls it.
@@ -47,12 +43,31 @@ SCALARS = {
 }
 
 
+def download(name):
+    """The package by its registry's ordinary client, which knows where the registry is: pip, or cargo for a crate."""
+    folder = pathlib.Path(tempfile.mkdtemp())
+    if name.endswith(".crate"):
+        package, version = name.removesuffix(".crate").rsplit("-", 1)
+        manifest = f'[package]\nname = "x"\nversion = "0.0.0"\nedition = "2024"\n[dependencies]\n{package} = "={version}"\n'
+        (folder / "Cargo.toml").write_text(manifest)
+        (folder / "src").mkdir()
+        (folder / "src/lib.rs").write_text("")
+        home = {**os.environ, "CARGO_HOME": str(folder / "home")}
+        subprocess.run(["cargo", "fetch", "--quiet"], cwd=folder, env=home, check=True)
+    else:
+        package = name.removesuffix(".tar.gz").replace("_", "-").rsplit("-", 1)
+        options = ["--quiet", "--no-deps", "--no-binary", ":all:", "--dest", str(folder)]
+        subprocess.run([sys.executable, "-m", "pip", "download", *options, "==".join(package)], check=True)
+    return next(folder.rglob(name))
+
+
 def load(source, path):
-    url, digest = source
-    data = pathlib.Path(path).read_bytes() if path else urllib.request.urlopen(url).read()
+    name, digest = source
+    path = pathlib.Path(path) if path else download(name)
+    data = path.read_bytes()
     found = hashlib.sha256(data).hexdigest()
     if found != digest:
-        sys.exit(f"{path or url}: sha256 is {found}, not {digest}")
+        sys.exit(f"{path}: sha256 is {found}, not {digest}")
     return tarfile.open(fileobj=io.BytesIO(data), mode="r:gz")
 
 
