@@ -76,3 +76,19 @@ async fn a_deleted_node_leaves_no_pods_behind() {
         })
         .await;
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_whose_disk_is_short_takes_nothing_new() {
+    let world = World::start().await;
+    let short = |is: bool| world.machines["n1"].disk_short.store(is, std::sync::atomic::Ordering::SeqCst);
+    let tainted =
+        |w: &World| w.find("", "nodes", "n1").unwrap()["spec"]["taints"].to_string().contains("disk-pressure");
+    short(true);
+    world.until("the taint", tainted).await;
+    world.call("POST", DEPLOYMENTS, deployment("web", 1, "i:1")).await;
+    world.until("the refusal", |w| w.events().iter().any(|e| e.contains("untolerated taint"))).await;
+    assert_eq!(world.in_phase("Running"), 0);
+    short(false);
+    world.until("the Deployment to be complete", |w| complete(w, "web")).await;
+    assert!(!tainted(&world));
+}

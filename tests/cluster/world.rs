@@ -2,7 +2,7 @@
 
 use crate::unsteady::Switch;
 use agent::{
-    Agent, Machine, Parts, Runtimes,
+    Agent, Machine, Parts, Pressure, Runtimes,
     images::{Command, Error, Images, Keyring, Listed, Pulled},
 };
 use api::Object;
@@ -20,7 +20,14 @@ use server::{
     nodes::{Nodes, Unreachable},
     tokens::Tokens,
 };
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -73,6 +80,8 @@ impl Nodes for NoWay {
 /// A machine: it outlives its agent.
 pub struct Machinery {
     pub runtime: FakeRuntime,
+    /// Whether its disk is short. Never the disk of the machine that tests.
+    pub disk_short: Arc<AtomicBool>,
     dir: tempfile::TempDir,
     running: Option<(CancellationToken, tokio::task::JoinHandle<()>)>,
 }
@@ -180,7 +189,8 @@ impl World {
     pub async fn node(&mut self, name: &str, cpus: u32, scripts: impl Fn(&str, u32) -> Script + Send + Sync + 'static) {
         let begin = self.begin;
         let runtime = FakeRuntime::new("wasmtime", container::Clock::new(move || wall(begin).into()), scripts);
-        let machine = Machinery { runtime, dir: tempfile::tempdir().unwrap(), running: None };
+        let machine =
+            Machinery { runtime, disk_short: Arc::default(), dir: tempfile::tempdir().unwrap(), running: None };
         self.machines.insert(name.to_owned(), machine);
         self.run_agent(name, cpus);
         let ready = |w: &Self| w.find("", "nodes", name).is_some_and(|n| condition(&n, "Ready") == "True");
@@ -214,6 +224,10 @@ impl World {
                 memory: 8 << 30,
                 storage: 100 << 30,
                 ..Machine::default()
+            },
+            pressure: {
+                let short = machine.disk_short.clone();
+                Arc::new(move || Pressure { disk: short.load(Ordering::SeqCst), memory: false })
             },
             pods: 100,
             reserved: BTreeMap::new(),

@@ -385,10 +385,12 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
 }
 
 fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent::Options {
+    let disk = config.dir.path().to_owned();
     agent::Options {
         node: config.node.clone(),
         addresses: vec![node_internal],
         machine: config.machine.clone(),
+        pressure: Arc::new(move || agent::Pressure::read(&disk)),
         pods: config.max_pods,
         reserved: config.reserved.clone(),
         labels: BTreeMap::new(),

@@ -23,6 +23,7 @@ pub mod node;
 mod options;
 pub mod plan;
 pub mod pod;
+mod pressure;
 pub mod probe;
 mod prober;
 mod reporter;
@@ -40,6 +41,7 @@ pub use agent::{Agent, Parts};
 pub use handle::ProbeKind;
 pub use images::Images;
 pub use options::{Machine, Options, Runtimes};
+pub use pressure::Pressure;
 
 #[cfg(test)]
 mod tests;

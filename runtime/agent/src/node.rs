@@ -3,7 +3,7 @@
 //! Taints and the judgement about a silent node are the node life-cycle controller's. Follows
 //! <https://kubernetes.io/docs/concepts/architecture/nodes/>.
 
-use crate::{options::Options, shared::Shared};
+use crate::{options::Options, pressure::Pressure, shared::Shared};
 use client::{Error, EventType, Patch, Result};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -17,7 +17,7 @@ use k8s_openapi::{
     },
 };
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 const RENEW: Duration = Duration::from_secs(10);
@@ -27,9 +27,6 @@ const LEASE_SECONDS: i32 = 40;
 /// As upstream's `nodeStatusMaxImages` and names per image.
 const IMAGES: usize = 50;
 const NAMES: usize = 5;
-/// Upstream's default eviction thresholds: below them the node says so.
-const LEAST_MEMORY: u64 = 100 << 20;
-const LEAST_DISK_PERCENT: u64 = 10;
 
 type Amounts = BTreeMap<String, Quantity>;
 
@@ -66,37 +63,6 @@ pub fn allocatable(options: &Options) -> Amounts {
     ]
     .map(|(name, amount)| (name.to_owned(), amount))
     .into()
-}
-
-/// How full the machine is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Pressure {
-    /// Memory is short.
-    pub memory: bool,
-    /// The disk is short.
-    pub disk: bool,
-}
-
-impl Pressure {
-    /// Looks at the machine.
-    fn read(data_dir: &Path) -> Self {
-        let free = rustix::fs::statvfs(data_dir).ok();
-        let disk = free.is_some_and(|s| is_short(s.f_blocks, s.f_bfree, s.f_bavail));
-        let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
-        Self { memory: memory.is_some_and(|bytes| bytes < LEAST_MEMORY), disk }
-    }
-}
-
-/// Of what may be used at all, as df counts: blocks kept back (for root, by a quota) are neither used nor free.
-fn is_short(blocks: u64, free: u64, available: u64) -> bool {
-    let usable = blocks.saturating_sub(free).saturating_add(available);
-    u128::from(available) * 100 < u128::from(usable) * u128::from(LEAST_DISK_PERCENT)
-}
-
-/// `MemAvailable` in bytes.
-fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
 /// The conditions: upstream's four, and one for what runtimes say of themselves. `since` gives the transition time of a condition that had this status before.
@@ -201,6 +167,7 @@ fn labels(options: &Options) -> BTreeMap<String, String> {
 struct Heart {
     uid: Option<String>,
     sent: Option<(Value, Timestamp)>,
+    pressure: Pressure,
     transitions: BTreeMap<String, (String, String)>,
     lease: Option<Lease>,
 }
@@ -279,8 +246,20 @@ impl Heart {
     }
 
     async fn send_status(&mut self, shared: &Shared) -> Result<()> {
-        let (now, dir) = (shared.now(), shared.options.data_dir.clone());
-        let pressure = tokio::task::spawn_blocking(move || Pressure::read(&dir)).await.unwrap_or_default();
+        let (now, pressure) = (shared.now(), shared.options.pressure.clone());
+        let pressure = tokio::task::spawn_blocking(move || pressure()).await.unwrap_or_default();
+        if pressure != self.pressure {
+            self.pressure = pressure;
+            if pressure == Pressure::default() {
+                tracing::info!("memory and disk suffice again");
+            } else {
+                tracing::warn!(
+                    memory = pressure.memory,
+                    disk = pressure.disk,
+                    "the machine is short of memory or disk: the node takes no new pods until some is free"
+                );
+            }
+        }
         let mut images = shared.images.list().await;
         images.sort_by_key(|image| std::cmp::Reverse(image.size));
         let images = images.into_iter().take(IMAGES);
@@ -364,6 +343,7 @@ fn reference(options: &Options) -> ObjectReference {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     #[test]
     fn reserved_amounts_are_taken_off() {
@@ -393,18 +373,5 @@ mod tests {
         assert_eq!(disk["lastTransitionTime"], "before");
         let ready = all.iter().find(|c| c["type"] == "Ready").unwrap();
         assert_eq!(ready["lastTransitionTime"], "2026-01-01T00:00:00Z");
-    }
-
-    #[test]
-    fn a_disk_is_short_by_what_may_be_used_of_it() {
-        assert!(is_short(1000, 99, 99));
-        assert!(!is_short(1000, 100, 100));
-        assert!(!is_short(1000, 800, 50), "200 used and 50 available: 20 % are left of what may be used");
-    }
-
-    #[test]
-    fn available_memory_is_read() {
-        assert_eq!(available("MemTotal: 1 kB\nMemAvailable:     2048 kB\n"), Some(2 << 20));
-        assert_eq!(available("MemTotal: 1 kB\n"), None);
     }
 }

@@ -1,5 +1,6 @@
 //! What an agent is told at its start.
 
+use crate::pressure::Pressure;
 use api::Clock;
 use container::{Artifact, Runtime};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -14,6 +15,8 @@ pub struct Options {
     pub addresses: Vec<IpAddr>,
     /// The machine.
     pub machine: Machine,
+    /// How full the machine is; asked on a thread that may block.
+    pub pressure: Arc<dyn Fn() -> Pressure + Send + Sync>,
     /// Pods that may run at a time.
     pub pods: u32,
     /// Amounts of the machine that pods do not get: `cpu`, `memory`, `ephemeral-storage`.

@@ -217,6 +217,7 @@ pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
             storage: 100 << 30,
             ..Machine::default()
         },
+        pressure: Arc::new(crate::Pressure::default),
         pods: 10_000,
         reserved: BTreeMap::new(),
         labels: BTreeMap::new(),
