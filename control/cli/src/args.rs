@@ -1,5 +1,6 @@
 //! The command line that scripts may rely on.
 
+use crate::check;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{net::IpAddr, net::SocketAddr, path::PathBuf};
 
@@ -61,10 +62,10 @@ pub(crate) struct UpArgs {
     #[command(flatten)]
     pub(crate) data: DataDir,
     /// Where the API listens; port 0 chooses a free one
-    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDR:PORT")]
+    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDR:PORT", value_parser = check::listen)]
     pub(crate) listen: SocketAddr,
-    /// Where NodePorts listen
-    #[arg(long, default_value = "127.0.0.1", value_name = "IP")]
+    /// Address of this machine where NodePorts listen; 0.0.0.0 is all of them
+    #[arg(long, default_value = "127.0.0.1", value_name = "IP", value_parser = check::node_address)]
     pub(crate) node_address: IpAddr,
     /// Where to write the kubeconfig [default: DIR/kubeconfig]
     #[arg(long, value_name = "FILE")]
@@ -83,32 +84,33 @@ pub(crate) struct UpArgs {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct NodeArgs {
     /// Name of the node [default: this machine's host name]
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = check::node_name)]
     pub(crate) node_name: Option<String>,
     /// CPU capacity, as a quantity [default: what this machine has]
-    #[arg(long, value_name = "QUANTITY")]
+    #[arg(long, value_name = "QUANTITY", value_parser = check::cpu, allow_negative_numbers = true)]
     pub(crate) cpu: Option<String>,
     /// Memory capacity, as a quantity [default: what this machine has]
-    #[arg(long, value_name = "QUANTITY")]
+    #[arg(long, value_name = "QUANTITY", value_parser = check::memory, allow_negative_numbers = true)]
     pub(crate) memory: Option<String>,
     /// The most pods the node takes
-    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
+        allow_negative_numbers = true)]
     pub(crate) max_pods: u32,
     /// CPU kept for the cluster itself, as a quantity
-    #[arg(long, default_value = "100m", value_name = "QUANTITY")]
+    #[arg(long, default_value = "100m", value_name = "QUANTITY", value_parser = check::reserved_cpu, allow_negative_numbers = true)]
     pub(crate) reserved_cpu: String,
     /// Memory kept for the cluster itself, as a quantity
-    #[arg(long, default_value = "256Mi", value_name = "QUANTITY")]
+    #[arg(long, default_value = "256Mi", value_name = "QUANTITY", value_parser = check::reserved_memory, allow_negative_numbers = true)]
     pub(crate) reserved_memory: String,
     /// Addresses of pods
-    #[arg(long, default_value = "10.32.0.0/11", value_name = "CIDR")]
+    #[arg(long, default_value = "10.32.0.0/11", value_name = "CIDR", value_parser = check::pod_cidr)]
     pub(crate) pod_cidr: String,
     /// Addresses of Services
-    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR")]
+    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR", value_parser = check::service_cidr)]
     pub(crate) service_cidr: String,
     /// Let guests reach this range although it is refused otherwise (this machine's own addresses, link-local, multicast); may be
     /// given several times
-    #[arg(long, value_name = "CIDR")]
+    #[arg(long, value_name = "CIDR", value_parser = check::allow_egress)]
     pub(crate) allow_egress: Vec<String>,
 }
 

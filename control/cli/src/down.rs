@@ -74,7 +74,10 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<std::ffi::OsString>) -> a
     }
     let status = child.wait()?;
     eprint!("{}", since(&log_path, written));
-    bail!("the cluster did not start ({status}); its log is {}", log_path.display())
+    // The child has said why and its code says of what kind: both are as they would be in the foreground.
+    let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1);
+    let what = format!("the cluster did not start; its log is {}", log_path.display());
+    Err(crate::exit::with_code(code, what))
 }
 
 /// What was written to a log after its first `start` bytes; at most the last 16 KiB.

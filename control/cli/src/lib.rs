@@ -2,11 +2,13 @@
 //! one that knows every other crate.
 
 mod args;
+mod check;
 mod cluster;
 mod credentials;
 mod data_dir;
 mod down;
 mod env;
+mod exit;
 mod images;
 mod kubeconfig;
 mod machine;
@@ -39,7 +41,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("error: {error:#}");
-            ExitCode::FAILURE
+            ExitCode::from(exit::code(&error))
         }
     }
 }

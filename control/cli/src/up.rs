@@ -2,6 +2,7 @@
 
 use crate::{
     args::UpArgs,
+    check,
     cluster::{Cluster, Config},
     data_dir::DataDir,
     down, env, images, kubeconfig, manifests,
@@ -16,6 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// Runs until Ctrl-C or SIGTERM; `Ok` after a drain. `arguments` are this process's own, for `--detach`.
 pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()> {
     let started = env::now();
+    check::together(args)?;
     let mut manifests = if args.filename.is_empty() { Vec::new() } else { manifests::read(&args.filename)? };
     let dir = DataDir::open(args.data.data_dir.as_deref())?;
     if args.detach {

@@ -1,0 +1,65 @@
+//! How a command ends when it fails: 1, unless the error says otherwise. Scripts rely on the codes: 0 ok, 1 failed, 2 usage.
+
+use std::fmt;
+
+/// The code of a failure without one of its own.
+const FAILED: u8 = 1;
+/// The code of a command that cannot be meant; clap's own is the same.
+const USAGE: u8 = 2;
+
+/// An error with an exit code of its own.
+#[derive(Debug)]
+pub(crate) struct Exit {
+    code: u8,
+    message: String,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Exit {}
+
+/// What was asked for cannot be meant: nothing was begun.
+pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
+    with_code(USAGE, message)
+}
+
+/// A failure that another process ended with.
+pub(crate) fn with_code(code: u8, message: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Exit { code, message: message.into() })
+}
+
+/// The exit code of a failure.
+pub(crate) fn code(error: &anyhow::Error) -> u8 {
+    error.downcast_ref::<Exit>().map_or(FAILED, |exit| exit.code)
+}
+
+/// An error of the operating system in words, without its number.
+pub(crate) fn io(error: &std::io::Error) -> String {
+    let text = error.to_string();
+    match text.rsplit_once(" (os error ") {
+        Some((words, _)) => words.to_owned(),
+        None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn usage_is_2_also_with_context_and_all_else_1() {
+        assert_eq!(code(&usage("no").context("more")), 2);
+        assert_eq!(code(&anyhow::anyhow!("no")), 1);
+    }
+
+    #[test]
+    fn the_operating_systems_words_are_told_without_its_number() {
+        let absent = std::fs::read("/absent").expect_err("absent");
+        assert_eq!(io(&absent), "No such file or directory");
+        assert_eq!(io(&std::io::Error::other("own words")), "own words");
+    }
+}
