@@ -28,9 +28,6 @@ use serde::Deserialize;
 use serde_json::json;
 use std::{io, path::PathBuf, sync::Arc};
 
-/// After the end of a container its log may still be on its way to the disk: so many empty looks end a followed log.
-const LAST_LOOKS: u32 = 3;
-
 impl Agent {
     /// The kubelet's paths of this node.
     pub fn router(&self) -> Router {
@@ -188,11 +185,10 @@ struct Following {
     handle: Option<Arc<Handle>>,
     container: String,
     id: String,
-    empty: u32,
 }
 
 fn stream(path: PathBuf, wanted: Wanted, handle: Option<Arc<Handle>>, container: String, id: String) -> Response {
-    let following = Following { reader: None, path, wanted, handle, container, id, empty: 0 };
+    let following = Following { reader: None, path, wanted, handle, container, id };
     let body = futures::stream::unfold(following, |mut following| async move {
         let piece = following.next().await?;
         Some((piece, following))
@@ -211,11 +207,10 @@ impl Following {
             let full = reader.is_full();
             self.reader = Some(reader);
             if let Some(piece) = piece {
-                self.empty = 0;
                 return Some(Ok(piece));
             }
-            self.empty += 1;
-            if full || !self.wanted.follow || (!runs && self.empty >= LAST_LOOKS) {
+            // a container's end is told after its log is on the disk: what was read after the end is all there is
+            if full || !self.wanted.follow || !runs {
                 return None;
             }
             tokio::time::sleep(logs::POLL).await;

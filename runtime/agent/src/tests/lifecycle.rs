@@ -442,24 +442,6 @@ async fn single_files_are_mounted_by_their_folder() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_node_is_registered_and_its_lease_renewed() {
-    let world = World::new().await;
-    let node = "/api/v1/nodes/node";
-    world.until("none", |_| world.api.get(node).is_some_and(|n| n["status"]["nodeInfo"].is_object())).await;
-    let status = world.api.get(node).unwrap()["status"].clone();
-    assert_eq!(condition(&status, "Ready").1, "KubeletReady");
-    assert_eq!(status["allocatable"]["pods"], "10000");
-    assert_eq!(world.api.get(node).unwrap()["metadata"]["labels"]["kubernetes.io/arch"], "amd64");
-    let lease = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/node";
-    let renewed = || world.api.get(lease).map(|l| l["spec"]["renewTime"].clone());
-    world.until("none", |_| renewed().is_some()).await;
-    let first = renewed();
-    world.until("none", |_| renewed() != first).await;
-    world.api.delete(node);
-    world.until("none", |_| world.api.get(node).is_some()).await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn logs_are_served_as_the_kubelet_does() {
     use tower::ServiceExt;
     let world = World::new().await;
@@ -513,4 +495,8 @@ async fn logs_are_served_as_the_kubelet_does() {
     assert!(!follow.is_finished());
     world.runtime.exit("c", 0);
     assert_eq!(follow.await.unwrap(), "second\nmore\n");
+    // following what has ended already waits for nothing
+    let begin = super::world::elapsed();
+    assert_eq!(get("/containerLogs/default/p/c?previous=true&follow=true").await, (200, "second\nmore\n".into()));
+    assert_eq!(super::world::elapsed(), begin);
 }
