@@ -31,7 +31,7 @@ impl Credentials {
         addresses: Vec<IpAddr>,
         names: Vec<String>,
     ) -> anyhow::Result<Self> {
-        let folder = DataDir::open(Some(&dir.join("pki")))?;
+        let folder = dir.private_folder("pki")?;
         let authority = authority(&folder, now)?;
         let key = match read_private(&folder.join("sa.key"))? {
             Some(key) => String::from_utf8(key).context("pki/sa.key is not PEM")?,

@@ -10,13 +10,14 @@
 //!   sampan.log    output of a detached cluster
 //! ```
 
+use crate::exit::io;
 use anyhow::{Context, bail};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
-    io::{Read, Seek, Write},
-    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt},
+    io::{ErrorKind, Read, Seek, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
 };
 
@@ -42,23 +43,74 @@ pub(crate) struct Lock {
     file: File,
 }
 
+/// Files that only a cluster of ours makes: a folder with one of them is ours whatever else it holds.
+const CERTAINLY_OURS: [&str; 4] = ["cluster.redb", "compile.key", "pki/sa.key", "images/blobs"];
+/// Everything that a cluster puts there. A folder with nothing else is ours too: a start may have been cut short.
+const OURS: [&str; 9] =
+    ["lock", "cluster.redb", "pki", "kubeconfig", "images", "compile.key", "compiled", "pods", "sampan.log"];
+/// Not anybody's: the file system's own.
+const LOST_AND_FOUND: &str = "lost+found";
+
+/// Whose a folder is, by what it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Whose {
+    Nobodys,
+    Ours,
+    Foreign,
+}
+
 impl DataDir {
-    /// The folder named by the user, or the default place; made if absent. A folder that others may read is refused.
+    /// The folder named by the user, or the default place; made if absent. An empty one is taken and closed to others. One of
+    /// ours that others may read is refused, as is one with anything else in it: nothing is written there.
     pub(crate) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
-        let path = match path {
-            Some(path) => std::path::absolute(path)?,
-            None => default_path()?,
-        };
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
-        made.with_context(|| format!("cannot make the data directory {}", path.display()))?;
-        let mode = fs::metadata(&path)?.mode();
-        if mode & 0o077 != 0 {
+        let dir = Self::locate(path)?;
+        let path = &dir.path;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
+        made.map_err(|error| anyhow::anyhow!("cannot make the data directory {}: {}", path.display(), io(&error)))?;
+        let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
+        let whose = whose(path).map_err(|error| unreadable(path, &error))?;
+        if whose == Whose::Foreign {
             bail!(
-                "the data directory {} may be read by others (mode {:o}): it holds keys; run: chmod 700 {}",
-                path.display(),
-                mode & 0o777,
+                "the directory {} holds files that are not sampan's; it was left as it is: name an empty or a new one with --data-dir",
                 path.display()
             );
+        }
+        if metadata.mode() & 0o077 == 0 {
+            return Ok(dir);
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            bail!(
+                "the data directory {} belongs to another user (id {}): it would hold your keys; name another with --data-dir",
+                path.display(),
+                metadata.uid()
+            );
+        }
+        if whose == Whose::Ours {
+            bail!("{}", open_to_others(path, metadata.mode()));
+        }
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|error| {
+            anyhow::anyhow!("cannot close the data directory {} to others: {}", path.display(), io(&error))
+        })?;
+        Ok(dir)
+    }
+
+    /// The folder named by the user, or the default place, for a look: it need not exist, and nothing is made or changed.
+    pub(crate) fn locate(path: Option<&Path>) -> anyhow::Result<Self> {
+        let path = match path {
+            Some(path) => std::path::absolute(path).context("--data-dir names no directory")?,
+            None => default_path()?,
+        };
+        Ok(Self { path })
+    }
+
+    /// A folder inside, made if absent, that only the owner may read.
+    pub(crate) fn private_folder(&self, name: &str) -> anyhow::Result<Self> {
+        let path = self.join(name);
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        made.map_err(|error| anyhow::anyhow!("cannot make {}: {}", path.display(), io(&error)))?;
+        let mode = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?.mode();
+        if mode & 0o077 != 0 {
+            bail!("{}", open_to_others(&path, mode));
         }
         Ok(Self { path })
     }
@@ -90,9 +142,14 @@ impl DataDir {
         Ok(lock)
     }
 
-    /// Who runs here now, if anybody does.
+    /// Who runs here now, if anybody does. Makes nothing.
     pub(crate) fn holder(&self) -> anyhow::Result<Option<Holder>> {
-        let mut file = self.open_lock()?;
+        let path = self.join("lock");
+        let mut file = match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => bail!("cannot open {}: {}", path.display(), io(&error)),
+        };
         match file.try_lock() {
             Ok(()) => Ok(None),
             Err(TryLockError::WouldBlock) => Ok(Some(read_holder(&mut file))),
@@ -104,7 +161,7 @@ impl DataDir {
         let path = self.join("lock");
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
-        options.open(&path).with_context(|| format!("cannot open {}", path.display()))
+        options.open(&path).map_err(|error| anyhow::anyhow!("cannot open {}: {}", path.display(), io(&error)))
     }
 }
 
@@ -117,6 +174,36 @@ impl Lock {
         self.file.write_all(&serde_json::to_vec(&holder)?)?;
         Ok(())
     }
+}
+
+/// Whose a folder is.
+fn whose(path: &Path) -> std::io::Result<Whose> {
+    let mut whose = Whose::Nobodys;
+    for entry in fs::read_dir(path)? {
+        let name = entry?.file_name();
+        // Files are written beside their place and moved there: one may be left of a cut start.
+        let known = |name: &str| OURS.iter().any(|ours| name == *ours || name.starts_with(&format!("{ours}.tmp")));
+        if name == LOST_AND_FOUND {
+            continue;
+        }
+        if !name.to_str().is_some_and(known) {
+            let certain = CERTAINLY_OURS.iter().any(|file| path.join(file).exists());
+            return Ok(if certain { Whose::Ours } else { Whose::Foreign });
+        }
+        whose = Whose::Ours;
+    }
+    Ok(whose)
+}
+
+fn open_to_others(path: &Path, mode: u32) -> String {
+    let (path, mode) = (path.display(), mode & 0o777);
+    format!(
+        "{path} is open to other users (mode {mode:o}), and it holds keys; close it and start again: chmod 700 {path}"
+    )
+}
+
+fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    anyhow::anyhow!("cannot read {}: {}", path.display(), io(error))
 }
 
 fn read_holder(file: &mut File) -> Holder {
@@ -152,20 +239,20 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
         file.sync_all()?;
         fs::rename(&temporary, path)
     };
-    write().with_context(|| format!("cannot write {}", path.display()))
+    write().map_err(|error| anyhow::anyhow!("cannot write {}: {}", path.display(), io(&error)))
 }
 
 /// Reads a file that must be private; one that others may read is refused.
 pub(crate) fn read_private(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(path, &error)),
     };
     if metadata.mode() & 0o077 != 0 {
         bail!("{} may be read by others; run: chmod 600 {}", path.display(), path.display());
     }
-    Ok(Some(fs::read(path).with_context(|| format!("cannot read {}", path.display()))?))
+    Ok(Some(fs::read(path).map_err(|error| unreadable(path, &error))?))
 }
 
 /// New files are private unless they say otherwise.
@@ -193,15 +280,73 @@ mod tests {
     }
 
     #[test]
-    fn folders_and_keys_that_others_may_read_are_refused() {
-        use std::os::unix::fs::PermissionsExt;
+    fn keys_that_others_may_read_are_refused() {
         let folder = tempfile::tempdir().expect("a folder");
         let key = folder.path().join("key");
         write_private(&key, b"secret").expect("written");
         assert_eq!(read_private(&key).expect("private"), Some(b"secret".to_vec()));
         fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("changed");
         assert!(read_private(&key).expect_err("readable").to_string().contains("chmod 600"));
+    }
+
+    /// A folder of mode 755 with these files.
+    fn open_folder(files: &[&str]) -> tempfile::TempDir {
+        let folder = tempfile::tempdir().expect("a folder");
+        for file in files {
+            let file = folder.path().join(file);
+            fs::create_dir_all(file.parent().expect("a folder")).expect("made");
+            fs::write(file, "x").expect("written");
+        }
         fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("changed");
-        assert!(DataDir::open(Some(folder.path())).expect_err("readable").to_string().contains("chmod 700"));
+        folder
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).expect("there").mode() & 0o777
+    }
+
+    #[test]
+    fn an_empty_directory_is_taken_and_closed() {
+        let folder = open_folder(&[]);
+        DataDir::open(Some(folder.path())).expect("taken");
+        assert_eq!(mode(folder.path()), 0o700);
+        let mounted = open_folder(&[]);
+        fs::create_dir(mounted.path().join("lost+found")).expect("made");
+        DataDir::open(Some(mounted.path())).expect("a new file system is empty");
+        assert_eq!(mode(mounted.path()), 0o700);
+    }
+
+    #[test]
+    fn ours_but_open_is_refused_with_the_command_that_mends_it() {
+        for files in [&["lock"][..], &["lock", "pki/ca.key"], &["cluster.redb", "notes.txt"], &["images/blobs/x"]] {
+            let folder = open_folder(files);
+            let error = DataDir::open(Some(folder.path())).expect_err("open").to_string();
+            assert!(error.ends_with(&format!(": chmod 700 {}", folder.path().display())), "{files:?}: {error}");
+            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("changed");
+            DataDir::open(Some(folder.path())).expect("as told");
+        }
+    }
+
+    #[test]
+    fn a_directory_with_foreign_files_is_left_as_it_is() {
+        for files in [&["notes.txt"][..], &["pki/ca-trust", "passwd"], &["images/cat.jpeg", "notes.txt"]] {
+            let folder = open_folder(files);
+            for bits in [0o755, 0o700] {
+                fs::set_permissions(folder.path(), fs::Permissions::from_mode(bits)).expect("changed");
+                let before = fs::read_dir(folder.path()).expect("read").count();
+                let error = DataDir::open(Some(folder.path())).expect_err("foreign").to_string();
+                assert!(error.contains("not sampan's") && error.contains("--data-dir"), "{files:?}: {error}");
+                assert_eq!((mode(folder.path()), fs::read_dir(folder.path()).expect("read").count()), (bits, before));
+            }
+        }
+    }
+
+    #[test]
+    fn a_look_makes_nothing() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("absent");
+        let dir = DataDir::locate(Some(&path)).expect("a path");
+        assert_eq!(dir.holder().expect("nobody"), None);
+        assert!(!path.exists());
     }
 }

@@ -88,7 +88,7 @@ pub(crate) fn personal_path() -> anyhow::Result<PathBuf> {
 
 /// `sampan kubeconfig`: prints or merges the one of the data directory.
 pub(crate) fn run(args: &crate::args::KubeconfigArgs) -> anyhow::Result<()> {
-    let dir = DataDir::open(args.data.data_dir.as_deref())?;
+    let dir = DataDir::locate(args.data.data_dir.as_deref())?;
     let path = dir.join("kubeconfig");
     let text = fs::read(&path)
         .with_context(|| format!("no kubeconfig at {}: start a cluster first with `sampan up`", path.display()))?;

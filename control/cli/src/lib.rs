@@ -50,7 +50,7 @@ fn dispatch(command: Command, arguments: Vec<std::ffi::OsString>) -> anyhow::Res
     let open = |data: &args::DataDir| DataDir::open(data.data_dir.as_deref());
     match command {
         Command::Up(args) => up::run(&args, arguments),
-        Command::Down(data) => down::down(&open(&data)?),
+        Command::Down(data) => down::down(&DataDir::locate(data.data_dir.as_deref())?),
         Command::Image(ImageCommand::Load { file, tag, data }) => block(images::load(open(&data)?, &file, &tag)),
         Command::Image(ImageCommand::Ls(data)) => block(images::list(open(&data)?)),
         Command::Image(ImageCommand::Rm { images, data }) => block(images::remove(open(&data)?, &images)),

@@ -23,7 +23,7 @@ use std::path::Path;
 pub(crate) async fn connect(target: &Target) -> anyhow::Result<Client> {
     let path = match &target.kubeconfig {
         Some(path) => path.clone(),
-        None => DataDir::open(target.data.data_dir.as_deref())?.join("kubeconfig"),
+        None => DataDir::locate(target.data.data_dir.as_deref())?.join("kubeconfig"),
     };
     connect_with(&path).await
 }
