@@ -6,6 +6,8 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read the environment and the clock")]
 
 mod errors;
+#[path = "../../control/server/tests/harness/mod.rs"]
+mod harness;
 mod render;
 mod replay;
 
@@ -15,12 +17,10 @@ use http::{Request, Response};
 use http_body_util::BodyExt;
 use serde_json::Value;
 use server::{
-    Ids, Options, Server, Service, Settings, User,
+    Server, Service, User,
     nodes::{Nodes, Unreachable},
-    tokens::Tokens,
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
-use tokio_util::sync::CancellationToken;
 
 /// 2026-11-22T21:00:00Z: shortly after the requests were captured.
 const NOW: i64 = 1_795_381_200;
@@ -68,25 +68,7 @@ fn here(name: &str) -> PathBuf {
 
 impl Wire {
     async fn new() -> Self {
-        let clock = api::Clock::new(|| jiff::Timestamp::from_second(NOW).unwrap());
-        let now = std::time::SystemTime::UNIX_EPOCH + Duration::from_secs(NOW.unsigned_abs());
-        let options = store::Options::new(store::Clock::new(move || now));
-        let store = store::Store::open(store::Memory::default(), options).await.unwrap();
-        let server = Server::new(Options {
-            store: store.clone(),
-            clock,
-            ids: Ids::new(fastrand::Rng::with_seed(1)),
-            settings: Settings { service_cidr: "10.96.0.0/16".parse().unwrap(), node_ports: 30000..=32767 },
-            tokens: Tokens::new(&server::pki::key().unwrap(), "https://kubernetes.default.svc.cluster.local").unwrap(),
-            nodes: Arc::new(OneLine),
-            advertise: "10.32.0.1:6443".parse().unwrap(),
-            shutdown: CancellationToken::new(),
-            identity: "wire".into(),
-            image_advice: None,
-            metrics: Arc::default(),
-        })
-        .await
-        .unwrap();
+        let harness::Harness { server, store, .. } = harness::Harness::new(NOW, Arc::new(OneLine)).await;
         let admin = server.service_for(User::new("kubernetes-admin", &["system:masters", "system:authenticated"]));
         Self { server, admin, store }
     }

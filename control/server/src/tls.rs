@@ -1,12 +1,7 @@
-//! The listener: TLS with optional client certificates, HTTP/1.1 and HTTP/2 by ALPN, bounds on handshakes and headers, and a shutdown
-//! that lets requests end.
+//! The listener: TLS with optional client certificates, bounds on handshakes and on the number of connections, and a shutdown that lets
+//! requests end.
 
-use crate::{authn, pki::Pair, server::Server};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-    service::TowerToHyperService,
-};
+use crate::{authn, connection, pki::Pair, server::Server};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
@@ -14,21 +9,19 @@ use rustls::{
     server::WebPkiClientVerifier,
 };
 use std::{sync::Arc, time::Duration};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long a client may take for the handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long an HTTP/1.1 client may take for its headers.
-const HEADERS: Duration = Duration::from_secs(30);
 /// How long requests may go on after shutdown has begun.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Concurrent streams per HTTP/2 connection: every watch is one.
-const STREAMS: u32 = 4096;
-/// HTTP/2 windows, bytes.
-const STREAM_WINDOW: u32 = 1 << 20;
-const CONNECTION_WINDOW: u32 = 4 << 20;
+/// Most connections at a time; more wait to be accepted.
+pub const CONNECTIONS: usize = 4_096;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -70,18 +63,41 @@ pub fn config(serving: &Pair, client_authority: &str) -> Result<ServerConfig, Er
 impl Server {
     /// Serves the listener until `token` is cancelled; then takes no more connections, lets requests end for a few seconds, and returns.
     pub async fn serve(&self, listener: TcpListener, tls: Arc<ServerConfig>, token: CancellationToken) {
+        self.serve_at_most(CONNECTIONS, listener, tls, token).await;
+    }
+
+    /// [`Server::serve`] with at most `connections` at a time. Those without a client certificate get three quarters of them: who need
+    /// not say who they are cannot lock out those who did.
+    pub async fn serve_at_most(
+        &self,
+        connections: usize,
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        token: CancellationToken,
+    ) {
         let acceptor = TlsAcceptor::from(tls);
-        let connections = TaskTracker::new();
+        let room = Arc::new(Semaphore::new(connections));
+        let strangers = Arc::new(Semaphore::new((connections * 3 / 4).max(1)));
+        let tasks = TaskTracker::new();
         loop {
-            let accepted = tokio::select! {
+            let accepted = async {
+                // Before accepting: who finds no room waits in the listener's queue, which is bounded.
+                let place = room.clone().acquire_owned().await.expect("never closed");
+                (place, listener.accept().await)
+            };
+            let (place, accepted) = tokio::select! {
                 biased;
                 () = token.cancelled() => break,
-                accepted = listener.accept() => accepted,
+                accepted = accepted => accepted,
             };
             match accepted {
                 Ok((stream, _)) => {
                     let (server, acceptor, token) = (self.clone(), acceptor.clone(), token.clone());
-                    connections.spawn(async move { server.connection(stream, acceptor, token).await });
+                    let strangers = strangers.clone();
+                    tasks.spawn(async move {
+                        let _place = place;
+                        server.connection(stream, acceptor, strangers, token).await;
+                    });
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: wait for connections to end.
@@ -90,13 +106,19 @@ impl Server {
                 }
             }
         }
-        connections.close();
-        if tokio::time::timeout(DRAIN, connections.wait()).await.is_err() {
+        tasks.close();
+        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
             tracing::info!("requests were still under way at shutdown");
         }
     }
 
-    async fn connection(&self, stream: TcpStream, acceptor: TlsAcceptor, token: CancellationToken) {
+    async fn connection(
+        &self,
+        stream: TcpStream,
+        acceptor: TlsAcceptor,
+        strangers: Arc<Semaphore>,
+        token: CancellationToken,
+    ) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
@@ -105,30 +127,19 @@ impl Server {
             Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => return tracing::debug!("TLS handshake took too long"),
         };
+        let session = stream.get_ref().1;
+        // Without ALPN it is HTTP/1.1, as upstream has it: looking at the first bytes instead would have to wait for them.
+        let http2 = session.alpn_protocol() == Some(b"h2");
         // Verified against the client authority by rustls; the first one is the client's own.
-        let certificate = stream.get_ref().1.peer_certificates().and_then(<[_]>::first);
+        let certificate = session.peer_certificates().and_then(<[_]>::first);
         let user = certificate.and_then(|c| authn::user_of_certificate(c)).map(Arc::new);
-        let service = TowerToHyperService::new(self.service_of_connection(user));
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADERS);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(Some(Duration::from_secs(30)));
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = token.cancelled() => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+        let _stranger = match &user {
+            Some(_) => None,
+            None => match strangers.try_acquire_owned() {
+                Ok(place) => Some(place),
+                Err(_) => return tracing::debug!("no room for another connection without a client certificate"),
+            },
         };
-        if let Err(error) = result {
-            tracing::debug!(%error, "connection ended");
-        }
+        connection::serve(stream, http2, self.service_of_connection(user), token).await;
     }
 }

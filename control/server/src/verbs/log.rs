@@ -1,6 +1,6 @@
 //! `pods/log`: asks the pod's node for the log of a container. The words are upstream's.
 
-use crate::{Resource, chain::Call, reply};
+use crate::{Resource, chain::Call, pace::Unhurried, reply};
 use api::{Object, Status};
 use axum::body::Body;
 use futures::StreamExt;
@@ -46,6 +46,7 @@ async fn pass_on(answer: Response<Body>, shutdown: CancellationToken) -> Result<
         let chunks = body.into_data_stream().take_until(shutdown.cancelled_owned());
         let mut response = Response::new(Body::from_stream(chunks));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
+        response.extensions_mut().insert(Unhurried);
         return Ok(response);
     }
     let text = crate::codec::read(body).await?;

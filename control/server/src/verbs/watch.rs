@@ -24,8 +24,8 @@ use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_unti
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// Shortest and longest life of a watch that names no timeout, seconds.
 const LIFE: (u64, u64) = (1800, 3600);
-/// A frame is sent when it is this long, bytes.
-const FRAME: usize = 128 * 1024;
+/// A frame is sent when it is this long, bytes. It and the store's queue of references are all that a slow watch holds.
+const FRAME: usize = 64 * 1024;
 
 /// Where a watch begins.
 struct Start {
@@ -179,6 +179,10 @@ impl Stream {
             return Some(out.freeze());
         }
         loop {
+            // Also when there are always events.
+            if Instant::now() >= self.deadline {
+                return None;
+            }
             let Ok(events) = &mut self.events else { return None };
             let bookmark = async {
                 match &mut self.bookmarks {

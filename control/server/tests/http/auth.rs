@@ -65,83 +65,16 @@ async fn a_user_can_ask_about_itself() {
 
 #[tokio::test]
 async fn a_client_certificate_is_an_identity_over_tls() {
-    let cluster = Cluster::new().await;
-    let now = Timestamp::now_for_tests();
-    let validity = server::pki::Validity {
-        from: now - jiff::SignedDuration::from_hours(1),
-        until: now + jiff::SignedDuration::from_hours(1),
-    };
-    let ca = server::pki::authority("ca", validity).unwrap();
-    let stranger = server::pki::authority("ca", validity).unwrap();
-    let serving = server::pki::server(&ca, "apiserver", &server::pki::Names::api_server([], []), validity).unwrap();
-    let tls = Arc::new(server::tls::config(&serving, &ca.certificate).unwrap());
-    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let token = CancellationToken::new();
-    let (running, stop) = (cluster.server.clone(), token.clone());
-    let task = tokio::spawn(async move { running.serve(listener, tls, stop).await });
-
-    let admin = server::pki::client(&ca, "admin", &["system:masters"], validity).unwrap();
-    let forged = server::pki::client(&stranger, "admin", &["system:masters"], validity).unwrap();
+    let network = connections::Network::new(server::tls::CONNECTIONS).await;
+    let admin = network.admin();
+    let stranger = server::pki::authority("ca", network.validity).unwrap();
+    let forged = server::pki::client(&stranger, "admin", &["system:masters"], network.validity).unwrap();
     for alpn in ["h2", "http/1.1"] {
-        assert_eq!(tls_get(address, &ca, Some(&admin), alpn).await.unwrap(), 200);
-        assert_eq!(tls_get(address, &ca, None, alpn).await.unwrap(), 403);
+        assert_eq!(network.get(Some(&admin), alpn, "/api/v1/nodes").await.unwrap(), 200);
+        assert_eq!(network.get(None, alpn, "/api/v1/nodes").await.unwrap(), 403);
     }
-    assert!(tls_get(address, &ca, Some(&forged), "http/1.1").await.is_err(), "signed by a stranger");
-    token.cancel();
-    task.await.unwrap();
-}
-
-trait Now {
-    fn now_for_tests() -> Timestamp;
-}
-
-impl Now for Timestamp {
-    /// TLS checks certificates against the real clock.
-    #[allow(clippy::disallowed_methods)]
-    fn now_for_tests() -> Timestamp {
-        Timestamp::now()
-    }
-}
-
-/// The code of `GET /api/v1/nodes`.
-async fn tls_get(
-    address: std::net::SocketAddr,
-    ca: &server::pki::Pair,
-    client: Option<&server::pki::Pair>,
-    alpn: &str,
-) -> Result<u16, Box<dyn std::error::Error>> {
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject};
-    let mut roots = rustls::RootCertStore::empty();
-    roots.add(CertificateDer::from_pem_slice(ca.certificate.as_bytes())?)?;
-    let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
-    let mut config = match client {
-        Some(pair) => builder.with_client_auth_cert(
-            vec![CertificateDer::from_pem_slice(pair.certificate.as_bytes())?],
-            PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?,
-        )?,
-        None => builder.with_no_client_auth(),
-    };
-    config.alpn_protocols = vec![alpn.as_bytes().to_vec()];
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream =
-        connector.connect("kubernetes.default.svc".try_into()?, tokio::net::TcpStream::connect(address).await?).await?;
-    let io = hyper_util::rt::TokioIo::new(stream);
-    let request = Request::get("https://kubernetes.default.svc/api/v1/nodes").header("host", "kubernetes.default.svc");
-    let request = request.body(http_body_util::Empty::<Bytes>::new())?;
-    let response = if alpn == "h2" {
-        let (mut sender, connection) =
-            hyper::client::conn::http2::handshake(hyper_util::rt::TokioExecutor::new(), io).await?;
-        tokio::spawn(connection);
-        sender.send_request(request).await?
-    } else {
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(io).await?;
-        tokio::spawn(connection);
-        sender.send_request(request).await?
-    };
-    Ok(response.status().as_u16())
+    assert!(network.get(Some(&forged), "http/1.1", "/api/v1/nodes").await.is_err(), "signed by a stranger");
+    network.end().await;
 }
 
 #[tokio::test]

@@ -2,8 +2,11 @@
 #![allow(clippy::unwrap_used)]
 
 mod auth;
+mod connections;
 mod deletes;
 mod documents;
+#[path = "../harness/mod.rs"]
+mod harness;
 mod patches;
 mod reads;
 mod subresources;
@@ -17,9 +20,8 @@ use http_body_util::BodyExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use server::{
-    Ids, Options, Server, Service, Settings, User,
+    Server, Service, User,
     nodes::{Nodes, Unreachable},
-    tokens::Tokens,
 };
 use std::sync::{
     Arc,
@@ -100,29 +102,7 @@ impl Answer {
 
 impl Cluster {
     async fn new() -> Self {
-        let seconds = Arc::new(AtomicI64::new(NOW));
-        let read = seconds.clone();
-        let clock = api::Clock::new(move || Timestamp::from_second(read.load(Ordering::SeqCst)).unwrap());
-        let epoch = std::time::SystemTime::UNIX_EPOCH;
-        let options =
-            store::Options::new(store::Clock::new(move || epoch + std::time::Duration::from_secs(1_767_323_045)));
-        let store = store::Store::open(store::Memory::default(), options).await.unwrap();
-        let shutdown = CancellationToken::new();
-        let server = Server::new(Options {
-            store: store.clone(),
-            clock,
-            ids: Ids::new(fastrand::Rng::with_seed(1)),
-            settings: Settings { service_cidr: "10.96.0.0/16".parse().unwrap(), node_ports: 30000..=32767 },
-            tokens: Tokens::new(&server::pki::key().unwrap(), "https://kubernetes.default.svc.cluster.local").unwrap(),
-            nodes: Arc::new(Echo),
-            advertise: "10.32.0.1:6443".parse().unwrap(),
-            shutdown: shutdown.clone(),
-            identity: "test".into(),
-            image_advice: None,
-            metrics: Arc::default(),
-        })
-        .await
-        .unwrap();
+        let harness::Harness { server, store, shutdown, seconds } = harness::Harness::new(NOW, Arc::new(Echo)).await;
         let admin = server.service_for(User::new("admin", &["system:masters", "system:authenticated"]));
         Self { server, admin, seconds, store, shutdown }
     }
