@@ -1,8 +1,10 @@
 //! The way of a request through the server, as one function that reads from top to bottom: request id and span, panic guard, request
-//! info, authentication, impersonation, authorization, in-flight limit, verb, time limit.
+//! info, authentication, impersonation, authorization, the user's share, body, in-flight limit, verb, time limit.
 
 use crate::{
-    User, authn, authz, documents, impersonation,
+    User, authn, authz,
+    body::{self, Whole},
+    documents, impersonation, limits,
     metrics::RequestLabels,
     negotiate::{self, Output},
     reply,
@@ -12,9 +14,9 @@ use crate::{
 };
 use api::Status;
 use axum::body::Body;
+use bytes::Bytes;
 use futures::FutureExt;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
-use parking_lot::Mutex;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tracing::Instrument;
 
@@ -29,8 +31,8 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     pub(crate) method: Method,
     pub(crate) headers: HeaderMap,
-    /// In a lock only so that a call can be shared between tasks: bodies cannot.
-    pub(crate) body: Mutex<Body>,
+    /// Empty for requests that have none.
+    pub(crate) body: Bytes,
 }
 
 /// Answers one request.
@@ -81,7 +83,13 @@ async fn process(
     let user = impersonation::impersonate(user, &mut parts.headers)?;
     authz::authorize(&user, &info)?;
     // After authorization: who may do nothing takes no room.
-    let _room = server.0.limits.enter(caller, &info, &query)?;
+    let share = server.0.limits.share(caller, &user, &info, &query)?;
+    let body = match has_body(server, &parts.method, &info, &query) {
+        true => body::read(body, server.0.limits.bodies(share.as_ref())).await?,
+        false => Whole::default(),
+    };
+    // After the body: who sends it slowly takes none either.
+    let _room = server.0.limits.enter(caller, share.as_ref(), &info, &query)?;
 
     let long_running = info.is_long_running(&query);
     let call = Call {
@@ -91,15 +99,25 @@ async fn process(
         query,
         method: parts.method,
         headers: parts.headers,
-        body: Mutex::new(body),
+        body: body.bytes,
     };
     let work =
         async move { if call.info.is_resource { verbs::serve(call).await } else { documents::serve(call).await } };
-    if long_running {
-        return work.await;
-    }
-    match tokio::time::timeout(TIME_LIMIT, work).await {
-        Ok(answer) => answer,
-        Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 0)),
-    }
+    let response = if long_running {
+        work.await
+    } else {
+        match tokio::time::timeout(TIME_LIMIT, work).await {
+            Ok(answer) => answer,
+            Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 0)),
+        }
+    };
+    drop(body.room);
+    Ok(limits::hold(response?, share))
+}
+
+/// Whether anything will look at the body.
+fn has_body(server: &Server, method: &Method, info: &RequestInfo, query: &Query) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE)
+        && !info.is_long_running(query)
+        && server.0.registry.load().get(&info.group, &info.version, &info.resource).is_some()
 }

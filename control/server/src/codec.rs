@@ -5,23 +5,11 @@ use crate::{
     request::Query,
 };
 use api::{Cause, FieldPath, GroupVersionKind, Object, Reason, Status, invalid, schema::Schema};
-use axum::body::Body;
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, header};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde_json::{Value, json};
 
 /// Largest request body, bytes.
 pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
-
-/// The whole body, or 413.
-pub(crate) async fn read(body: Body) -> Result<Bytes, Status> {
-    match Limited::new(body, BODY_LIMIT).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(Status::too_large(BODY_LIMIT)),
-        Err(error) => Err(Status::bad_request(format!("the request body could not be read: {error}"))),
-    }
-}
 
 /// What to do about unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

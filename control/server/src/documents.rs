@@ -36,7 +36,8 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
     Ok(found.unwrap_or_else(reply::no_such_path))
 }
 
-fn is_health(path: &str) -> bool {
+/// Whether it is one of the health checks.
+pub(crate) fn is_health(path: &str) -> bool {
     ["/healthz", "/livez", "/readyz"]
         .iter()
         .any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))

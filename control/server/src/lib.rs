@@ -7,6 +7,7 @@ pub mod admission;
 mod advice;
 pub mod authn;
 pub mod authz;
+mod body;
 pub mod bootstrap;
 mod chain;
 mod codec;

@@ -1,46 +1,203 @@
-//! In-flight limits: how many requests are worked on at a time. Long-running requests and parts of this process are not counted; a
-//! request that finds no room is refused at once, so that no queue grows.
+//! How much is worked on at a time. Parts of this process are not counted. `system:masters` and the components have room of their own,
+//! which nobody else can use up; each other user has a share, and all of them together a room. What finds no place is refused at once
+//! with 429, so that no queue grows. Long-running requests (watches, logs that are followed) count for the share of their user only.
 
 use crate::{
+    User, authz,
+    body::too_many,
+    documents,
     request::{Query, RequestInfo},
     server::Caller,
 };
 use api::Status;
-use std::sync::Arc;
+use axum::body::Body;
+use bytes::Bytes;
+use http::Response;
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Requests that change nothing.
-const READING: usize = 400;
-/// Requests that may change something.
-const MUTATING: usize = 200;
+/// Requests that change nothing: of the unrestricted, and of all others.
+const READING: (usize, usize) = (400, 200);
+/// Requests that may change something, likewise.
+const MUTATING: (usize, usize) = (200, 100);
+/// Requests of one restricted user, from authorization to the end of the answer.
+const SHARE: usize = 50;
+/// Long-running requests of one restricted user. A DaemonSet's pods share an account and watch a few resources each.
+const WATCHES: usize = 1_000;
+/// Bodies of restricted users, bytes.
+const BODIES: usize = 64 << 20;
 
-/// The two limits.
+/// The rooms.
 pub(crate) struct Limits {
-    reading: Arc<Semaphore>,
-    mutating: Arc<Semaphore>,
+    reading: (Arc<Semaphore>, Arc<Semaphore>),
+    mutating: (Arc<Semaphore>, Arc<Semaphore>),
+    bodies: Arc<Semaphore>,
+    users: Users,
 }
+
+/// Requests under way by user, short and long-running ones apart.
+type Users = Arc<Mutex<HashMap<(String, bool), usize>>>;
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { reading: Arc::new(Semaphore::new(READING)), mutating: Arc::new(Semaphore::new(MUTATING)) }
+        let room = |(own, others)| (Arc::new(Semaphore::new(own)), Arc::new(Semaphore::new(others)));
+        Self {
+            reading: room(READING),
+            mutating: room(MUTATING),
+            bodies: Arc::new(Semaphore::new(BODIES)),
+            users: Users::default(),
+        }
+    }
+}
+
+/// A place in a user's share.
+pub(crate) struct Share {
+    users: Users,
+    key: (String, bool),
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut users = self.users.lock();
+        if let Some(count) = users.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                users.remove(&self.key);
+            }
+        }
     }
 }
 
 impl Limits {
-    /// Room for a request, held until it is answered, or 429.
+    /// A place in the share of the user, to be held until the answer has been sent, or 429. Health may always be asked.
+    pub(crate) fn share(
+        &self,
+        caller: &Caller,
+        user: &User,
+        info: &RequestInfo,
+        query: &Query,
+    ) -> Result<Option<Share>, Status> {
+        if matches!(caller, Caller::Process(_)) || authz::unrestricted(user) || documents::is_health(&info.path) {
+            return Ok(None);
+        }
+        let long = info.is_long_running(query);
+        let key = (user.name.clone(), long);
+        let mut users = self.users.lock();
+        let count = users.entry(key.clone()).or_default();
+        if *count >= if long { WATCHES } else { SHARE } {
+            return Err(too_many());
+        }
+        *count += 1;
+        Ok(Some(Share { users: self.users.clone(), key }))
+    }
+
+    /// The room for the bodies of a request with a share.
+    pub(crate) fn bodies(&self, share: Option<&Share>) -> Option<&Arc<Semaphore>> {
+        share.map(|_| &self.bodies)
+    }
+
+    /// Room for a request whose body is there, held until it is answered, or 429.
     pub(crate) fn enter(
         &self,
         caller: &Caller,
+        share: Option<&Share>,
         info: &RequestInfo,
         query: &Query,
     ) -> Result<Option<OwnedSemaphorePermit>, Status> {
         if matches!(caller, Caller::Process(_)) || info.is_long_running(query) || !info.is_resource {
             return Ok(None);
         }
-        let limit = if matches!(info.verb.as_str(), "get" | "list") { &self.reading } else { &self.mutating };
-        match limit.clone().try_acquire_owned() {
-            Ok(permit) => Ok(Some(permit)),
-            Err(_) => Err(Status::too_many_requests("Too many requests, please try again later.", 1)),
+        let rooms = if matches!(info.verb.as_str(), "get" | "list") { &self.reading } else { &self.mutating };
+        let room = if share.is_some() { &rooms.1 } else { &rooms.0 };
+        room.clone().try_acquire_owned().map(Some).map_err(|_| too_many())
+    }
+}
+
+/// The answer, holding the share until its end.
+pub(crate) fn hold(response: Response<Body>, share: Option<Share>) -> Response<Body> {
+    match share {
+        Some(share) => response.map(|body| Body::new(Held { body, _share: share })),
+        None => response,
+    }
+}
+
+struct Held {
+    body: Body,
+    _share: Share,
+}
+
+impl http_body::Body for Held {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http::{Method, Uri};
+
+    const NETWORK: Caller = Caller::Network { certificate: None };
+
+    fn asked(target: &str) -> (RequestInfo, Query) {
+        let uri: Uri = target.parse().expect("a target");
+        let query = Query::of(&uri);
+        (RequestInfo::of(&Method::GET, &uri, &query), query)
+    }
+
+    #[test]
+    fn a_user_has_a_share_and_masters_and_components_have_no_bounds() {
+        let limits = Limits::default();
+        let admin = User::new("admin", &["system:masters"]);
+        let scheduler = User::new("system:kube-scheduler", &[]);
+        let jane = User::new("jane", &["system:authenticated"]);
+        let john = User::new("john", &["system:authenticated"]);
+        for (target, most) in [("/api/v1/pods", SHARE), ("/api/v1/pods?watch=1", WATCHES), ("/apis", SHARE)] {
+            let (info, query) = asked(target);
+            let take = |user: &User| limits.share(&NETWORK, user, &info, &query);
+            let mut held: Vec<_> = (0..most).map(|_| take(&jane).expect("a place")).collect();
+            assert_eq!(take(&jane).map(|_| ()).expect_err("no place").code, 429, "{target}");
+            take(&john).expect("a place of his own");
+            held.pop();
+            take(&jane).expect("a place again");
+            for user in [&admin, &scheduler] {
+                assert!((0..2 * most).all(|_| matches!(take(user), Ok(None))), "{} {target}", user.name);
+            }
+            let (health, none) = asked("/readyz");
+            assert!(matches!(limits.share(&NETWORK, &jane, &health, &none), Ok(None)));
         }
+        assert!(limits.users.lock().is_empty(), "nobody is remembered");
+    }
+
+    #[test]
+    fn others_cannot_use_up_the_room_of_masters() {
+        let limits = Limits::default();
+        let (info, query) = asked("/api/v1/pods");
+        let jane = User::new("jane", &["system:authenticated"]);
+        let share = limits.share(&NETWORK, &jane, &info, &query).expect("a place");
+        let enter = |share: Option<&Share>| limits.enter(&NETWORK, share, &info, &query);
+        let held: Vec<_> = (0..READING.1).map(|_| enter(share.as_ref()).expect("room")).collect();
+        assert_eq!(enter(share.as_ref()).expect_err("no room").code, 429);
+        assert!(enter(None).is_ok());
+        drop(held);
+        assert!(enter(share.as_ref()).is_ok());
     }
 }

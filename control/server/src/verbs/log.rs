@@ -49,7 +49,7 @@ async fn pass_on(answer: Response<Body>, shutdown: CancellationToken) -> Result<
         response.extensions_mut().insert(Unhurried);
         return Ok(response);
     }
-    let text = crate::codec::read(body).await?;
+    let text = crate::body::read(body, None).await?.bytes;
     let text = String::from_utf8_lossy(&text).trim_end().to_owned();
     Err(match parts.status {
         StatusCode::BAD_REQUEST => Status::bad_request(text),

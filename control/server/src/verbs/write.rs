@@ -495,10 +495,9 @@ fn lets_go(resource: &Resource, object: &Object, old: &Object) -> bool {
 }
 
 impl Call {
-    /// Reads the body.
-    pub(crate) async fn with_body(self) -> Result<(Self, bytes::Bytes), Status> {
-        let body = std::mem::take(&mut *self.body.lock());
-        let bytes = codec::read(body).await?;
+    /// The call and its body.
+    pub(crate) async fn with_body(mut self) -> Result<(Self, bytes::Bytes), Status> {
+        let bytes = std::mem::take(&mut self.body);
         Ok((self, bytes))
     }
 }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod auth;
+mod bodies;
 mod connections;
 mod deletes;
 mod documents;

@@ -1,0 +1,103 @@
+//! Request bodies, read whole before a request takes any room: who sends slowly holds a place of its own only, and not for long.
+
+use crate::codec::BODY_LIMIT;
+use api::Status;
+use axum::body::Body;
+use bytes::{Bytes, BytesMut};
+use http_body::Body as _;
+use http_body_util::BodyExt;
+use std::{sync::Arc, time::Duration};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// How long a body may take in total.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A whole body, and what it takes of the room for bodies.
+#[derive(Default)]
+pub(crate) struct Whole {
+    pub(crate) bytes: Bytes,
+    /// Held as long as the request is worked on.
+    pub(crate) room: Option<OwnedSemaphorePermit>,
+}
+
+/// Reads a body to its end: 413 when it is too long, 408 when it takes too long, 429 when `room` (in bytes) is used up.
+pub(crate) async fn read(body: Body, room: Option<&Arc<Semaphore>>) -> Result<Whole, Status> {
+    match tokio::time::timeout(PATIENCE, collect(body, room)).await {
+        Ok(whole) => whole,
+        Err(_) => Err(Status { code: 408, ..Status::timeout("the request body did not arrive in time", 0) }),
+    }
+}
+
+async fn collect(mut body: Body, room: Option<&Arc<Semaphore>>) -> Result<Whole, Status> {
+    if body.size_hint().lower() > BODY_LIMIT as u64 {
+        return Err(Status::too_large(BODY_LIMIT));
+    }
+    let mut taken: Option<OwnedSemaphorePermit> = None;
+    let mut first: Option<Bytes> = None;
+    let mut more = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|e| Status::bad_request(format!("the request body could not be read: {e}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        if first.as_ref().map_or(0, Bytes::len) + more.len() + data.len() > BODY_LIMIT {
+            return Err(Status::too_large(BODY_LIMIT));
+        }
+        if let Some(room) = room {
+            let permit = u32::try_from(data.len()).ok().and_then(|n| room.clone().try_acquire_many_owned(n).ok());
+            let permit = permit.ok_or_else(too_many)?;
+            match &mut taken {
+                Some(taken) => taken.merge(permit),
+                None => taken = Some(permit),
+            }
+        }
+        // Most bodies come in one piece, which needs no copy.
+        match &first {
+            None => first = Some(data),
+            Some(_) => more.extend_from_slice(&data),
+        }
+    }
+    let first = first.unwrap_or_default();
+    let bytes = if more.is_empty() { first } else { [&first[..], &more].concat().into() };
+    Ok(Whole { bytes, room: taken })
+}
+
+/// 429, as upstream says it.
+pub(crate) fn too_many() -> Status {
+    Status::too_many_requests("Too many requests, please try again later.", 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::StreamExt;
+    use std::convert::Infallible;
+
+    /// Pieces with a pause before each.
+    fn pieces(count: usize, length: usize, pause: Duration) -> Body {
+        let piece = Bytes::from(vec![b'x'; length]);
+        let pieces = futures::stream::repeat(piece).take(count).then(move |piece| async move {
+            tokio::time::sleep(pause).await;
+            Ok::<_, Infallible>(piece)
+        });
+        Body::from_stream(pieces)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn bodies_are_bounded_in_length_time_and_room() {
+        let room = Arc::new(Semaphore::new(1000));
+        let second = Duration::from_secs(1);
+        for (count, length, pause, room, code) in [
+            (0, 0, second, None, 200),
+            (1, BODY_LIMIT, second, None, 200),
+            (29, 100, second, None, 200),
+            (31, 100, second, None, 408),
+            (2, BODY_LIMIT, second, None, 413),
+            (10, 100, second, Some(&room), 200),
+            (11, 100, second, Some(&room), 429),
+        ] {
+            let got = read(pieces(count, length, pause), room).await;
+            let got = got.map(|whole| whole.bytes.len()).map_err(|status| status.code);
+            assert_eq!(got, if code == 200 { Ok(count * length) } else { Err(code) }, "{count} of {length}");
+        }
+        assert_eq!(room.available_permits(), 1000, "given back");
+    }
+}

@@ -1,0 +1,54 @@
+//! Request bodies that come slowly, or not at all.
+
+use crate::*;
+use futures::StreamExt;
+use std::{convert::Infallible, time::Duration};
+use tokio::task::JoinSet;
+
+const REVIEW: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
+const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
+
+/// The start of a body, and then nothing.
+fn stuck() -> Body {
+    let start = futures::stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"{"))]);
+    Body::from_stream(start.chain(futures::stream::pending()))
+}
+
+/// The token of a new account.
+async fn token(cluster: &Cluster, name: &str) -> String {
+    cluster.post(ACCOUNTS, json!({"metadata": {"name": name}})).await.ok();
+    let request = cluster.post(&format!("{ACCOUNTS}/{name}/token"), json!({"spec": {}})).await.ok();
+    format!("Bearer {}", request["status"]["token"].as_str().unwrap())
+}
+
+fn review(token: &str, body: Body) -> Request<Body> {
+    Request::post(REVIEW).header("authorization", token).body(body).unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn slow_bodies_hold_no_room_and_end() {
+    let cluster = Cluster::new().await;
+    let network = cluster.server.service_for_network();
+    let mut slow = JoinSet::new();
+    // More than there is room for requests that change something.
+    for account in 0..6 {
+        let token = token(&cluster, &format!("slow-{account}")).await;
+        for _ in 0..50 {
+            let (network, request) = (network.clone(), review(&token, stuck()));
+            slow.spawn(async move { network.handle(request).await.status().as_u16() });
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+        let more = network.handle(review(&token, Body::from("{}"))).await;
+        assert_eq!(more.status(), 429, "the account has used up its share");
+        assert_eq!(more.headers()["retry-after"], "1");
+    }
+    let other = token(&cluster, "other").await;
+    assert_eq!(network.handle(review(&other, Body::from("{}"))).await.status(), 201);
+    let begun = tokio::time::Instant::now();
+    while let Some(code) = slow.join_next().await {
+        assert_eq!(code.unwrap(), 408);
+    }
+    assert!(begun.elapsed() < Duration::from_secs(60));
+    let again = token(&cluster, "again").await;
+    assert_eq!(network.handle(review(&again, Body::from("{}"))).await.status(), 201);
+}
