@@ -5,6 +5,8 @@
 
 pub mod apply;
 mod clock;
+#[cfg(test)]
+mod hostile_tests;
 pub mod json;
 pub mod names;
 mod object;
@@ -13,6 +15,7 @@ pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
+mod show;
 mod status;
 pub mod time;
 mod tree;

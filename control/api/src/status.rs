@@ -1,9 +1,9 @@
 //! `Status`: the only error that leaves the API, with upstream's texts, since clients branch on `reason` and people search for
 //! the words.
 
-use crate::{GroupVersionKind, GroupVersionResource};
+use crate::{GroupVersionKind, GroupVersionResource, show};
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{collections::HashSet, fmt};
 
 /// `metav1.StatusReason`: what a client branches on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -197,8 +197,8 @@ impl fmt::Display for Cause {
 
 fn show(value: &serde_json::Value) -> String {
     match value {
-        serde_json::Value::String(text) => format!("{text:?}"),
-        other => other.to_string(),
+        serde_json::Value::String(text) => show::quoted(text),
+        other => show::json(other),
     }
 }
 
@@ -422,7 +422,7 @@ impl Status {
             api_version: "v1",
             metadata: Metadata { token: self.continue_token.as_deref() },
             status: "Failure",
-            message: &self.message,
+            message: &show::cut(&self.message),
             reason: self.reason,
             details: self.details.as_deref(),
             code: self.code,
@@ -431,29 +431,33 @@ impl Status {
     }
 }
 
-/// 422 with every cause: `Kind.group "x" is invalid: …`; equal causes are named once.
+/// 422 with the causes: `Kind.group "x" is invalid: …`; equal causes are named once in the message. Of very many the first
+/// [`show::MOST`] are named, and that there are more: a small hostile body can have a million faults.
 pub fn invalid(kind: &GroupVersionKind, name: &str, causes: &[Cause]) -> Status {
-    let mut texts: Vec<String> = Vec::new();
-    for cause in causes {
-        let text = cause.to_string();
-        if !texts.contains(&text) {
-            texts.push(text);
-        }
-    }
+    let mut room = show::Room::default();
+    let named: Vec<&Cause> = causes.iter().take_while(|c| room.takes(c.field.0.len() + c.message.len())).collect();
+    let omitted = show::omitted(causes.len() - named.len());
+    let mut seen = HashSet::new();
+    let mut texts: Vec<String> = named.iter().map(ToString::to_string).collect();
+    texts.retain(|text| seen.insert(text.clone()));
+    texts.extend(omitted.clone());
     let what = if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) };
     let text = match texts.as_slice() {
         [one] => one.clone(),
         many => format!("[{}]", many.join(", ")),
     };
-    let causes = causes
-        .iter()
-        .map(|c| StatusCause { reason: c.kind.reason().into(), message: c.message.clone(), field: c.field.to_string() })
-        .collect();
+    let listed = named.iter().map(|c| StatusCause {
+        reason: c.kind.reason().into(),
+        message: c.message.clone(),
+        field: c.field.to_string(),
+    });
+    // kubectl prints `field: message` of each.
+    let more = omitted.map(|message| StatusCause { message, field: "...".into(), ..Default::default() });
     let details = StatusDetails {
         name: name.into(),
         group: kind.group.clone(),
         kind: kind.kind.clone(),
-        causes,
+        causes: listed.chain(more).collect(),
         ..Default::default()
     };
     Status {
@@ -517,5 +521,35 @@ mod tests {
         assert_eq!(wire(&status)["details"]["causes"][1]["reason"], "FieldValueInvalid");
         let one = invalid(&GroupVersionKind::new("", "v1", "Pod"), "p", &causes[..1]);
         assert_eq!(one.message, "Pod \"p\" is invalid: spec.selector: Required value");
+    }
+
+    #[test]
+    fn of_very_many_causes_the_first_are_named() {
+        let kind = GroupVersionKind::new("", "v1", "Pod");
+        let cause = |i: usize| Cause::required(&FieldPath::new("spec.containers").index(i).child("name"), "");
+        let causes: Vec<Cause> = (0..250).map(cause).collect();
+        let status = invalid(&kind, "p", &causes);
+        assert!(status.message.ends_with("spec.containers[99].name: Required value, and 150 more]"), "{status}");
+        let listed = &status.details.as_ref().expect("details").causes;
+        assert_eq!(listed.len(), 101);
+        let last = listed.last().expect("the rest");
+        assert_eq!((last.field.as_str(), last.message.as_str()), ("...", "and 150 more"));
+        let status = invalid(&kind, "p", &causes[..100]);
+        assert!(!status.message.contains("more"));
+        // The same fault again and again is one.
+        let status = invalid(&kind, "p", &vec![cause(0); 90]);
+        assert_eq!(status.message, "Pod \"p\" is invalid: spec.containers[0].name: Required value");
+    }
+
+    #[test]
+    fn an_answer_is_short_however_long_the_values_are() {
+        let kind = GroupVersionKind::new("", "v1", "Pod");
+        let long = json!("x".repeat(3 << 20));
+        let causes: Vec<Cause> = (0..500).map(|i| Cause::invalid(&FieldPath::new("a").index(i), &long, "no")).collect();
+        assert!(causes[0].message.ends_with("xxx...: no"), "{}", causes[0].message);
+        assert!(invalid(&kind, "p", &causes).to_json().len() < 512 << 10);
+        let field = FieldPath::new("labels").key(&"k".repeat(3 << 20));
+        assert!(invalid(&kind, "p", &vec![Cause::required(&field, ""); 9]).to_json().len() < 4 << 20);
+        assert!(Status::bad_request("x".repeat(3 << 20)).to_json().len() < 512 << 10);
     }
 }

@@ -12,8 +12,16 @@ use std::{
 /// value must be safe on every thread.
 pub(crate) const MOST_DEPTH: usize = 128;
 const TOO_DEEP: &str = "exceeded max depth";
+/// How many objects and lists a document may have: each takes half a kilobyte once there is something in it, so that two bytes of a
+/// body of brackets would become a thousand times as many. What people write has twenty bytes and more for each.
+pub(crate) const MOST_BRANCHES: usize = 200_000;
+const TOO_MANY: &str = "too many objects and lists";
 /// More problems than these are not listed.
 const MOST_PROBLEMS: usize = 100;
+/// Nor more bytes of paths than these.
+pub(crate) const MOST_PATHS: usize = 64 << 10;
+/// Longer paths are not looked up: each key of a document would cost the length of its path.
+const LONGEST_PATH: usize = 512;
 
 /// A value with the paths of the keys that were there twice (the last one wins).
 pub(crate) struct Tree {
@@ -53,8 +61,11 @@ impl<'de> DeserializeSeed<'de> for &mut Order<'_> {
 
 #[derive(Default)]
 struct Walk {
+    branches: usize,
     path: String,
     duplicates: Vec<String>,
+    /// Bytes in `duplicates`.
+    listed: usize,
     wanted: HashSet<String>,
     found: Vec<String>,
 }
@@ -69,6 +80,11 @@ impl Node<'_> {
     fn deeper<E: Error>(self) -> Result<Self, E> {
         if self.depth >= MOST_DEPTH {
             return Err(E::custom(TOO_DEEP));
+        }
+        let branches = &mut self.walk.borrow_mut().branches;
+        *branches += 1;
+        if *branches > MOST_BRANCHES {
+            return Err(E::custom(TOO_MANY));
         }
         Ok(Self { depth: self.depth + 1, ..self })
     }
@@ -87,9 +103,15 @@ impl Node<'_> {
             walk.path.push('.');
         }
         walk.path.push_str(key);
-        if !walk.wanted.is_empty() && walk.wanted.contains(&walk.path) {
+        let short = walk.path.len() <= LONGEST_PATH;
+        if short && !walk.wanted.is_empty() && walk.wanted.contains(&walk.path) {
             walk.found.push(walk.path.clone());
-        } else if again && walk.duplicates.len() < MOST_PROBLEMS && !walk.duplicates.contains(&walk.path) {
+        } else if again
+            && walk.duplicates.len() < MOST_PROBLEMS
+            && (walk.listed == 0 || walk.listed + walk.path.len() <= MOST_PATHS)
+            && !walk.duplicates.contains(&walk.path)
+        {
+            walk.listed += walk.path.len();
             walk.duplicates.push(walk.path.clone());
         }
         mark

@@ -2,6 +2,7 @@
 
 use super::set::FieldSet;
 use serde_json::{Map, Value};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Entries of `Update` that an object keeps; the oldest are joined beyond that.
 const MAX_UPDATE_MANAGERS: usize = 10;
@@ -139,10 +140,13 @@ impl Managed {
                 api_version: text("apiVersion").into(),
                 subresource: text("subresource").into(),
             };
-            // As in a map, the last of two equal ones counts.
-            managed.0.retain(|entry| !entry.manager.is(&manager));
             managed.0.push(Entry { manager, time: text("time").into(), fields, raw: Some(raw.clone()) });
         }
+        // As in a map, the last of equal ones counts.
+        let mut seen = HashSet::new();
+        let last: Vec<bool> = managed.0.iter().rev().map(|entry| seen.insert(entry.manager.order())).collect();
+        let mut last = last.into_iter().rev();
+        managed.0.retain(|_| last.next().unwrap_or(true));
         Ok(managed)
     }
 
@@ -199,24 +203,31 @@ impl Managed {
             return;
         }
         updaters.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.order().cmp(&b.1.order())));
-        let mut firsts: Vec<Manager> = Vec::new();
+        // By version: who is joined, and the time of the latest write among them. One alone of its version is left alone.
+        let mut firsts: HashMap<String, Manager> = HashMap::new();
+        let mut joined: BTreeMap<String, (Vec<Manager>, String)> = BTreeMap::new();
         for (time, manager) in updaters {
             if count <= MAX_UPDATE_MANAGERS {
                 break;
             }
-            let Some(first) = firsts.iter().find(|first| first.api_version == manager.api_version).cloned() else {
-                firsts.push(manager);
+            let version = manager.api_version.clone();
+            let Some(first) = firsts.get(&version) else {
+                firsts.insert(version, manager);
                 continue;
             };
-            let bucket = Manager::new(ANCIENT, false, &manager.api_version, "");
-            let mut fields = self.get(&manager).map(|e| e.fields.clone()).unwrap_or_default();
-            for joined in [&first, &bucket] {
-                fields = self.get(joined).map(|e| fields.union(&e.fields)).unwrap_or(fields);
-            }
-            self.0.retain(|e| !e.manager.is(&manager) && !e.manager.is(&first));
-            // The bucket bears the time of the latest write in it.
-            self.put(&bucket, fields, Some(&time));
+            let (members, latest) = joined.entry(version).or_insert_with(|| (vec![first.clone()], String::new()));
+            members.push(manager);
+            *latest = time;
             count -= 1;
+        }
+        for (version, (members, latest)) in joined {
+            let bucket = Manager::new(ANCIENT, false, &version, "");
+            let gone: HashSet<_> = members.iter().chain([&bucket]).map(Manager::order).collect();
+            let (joined, kept) =
+                std::mem::take(&mut self.0).into_iter().partition(|entry| gone.contains(&entry.manager.order()));
+            self.0 = kept;
+            let fields = FieldSet::union_all(Vec::into_iter(joined).map(|entry: Entry| entry.fields));
+            self.put(&bucket, fields, Some(&latest));
         }
     }
 }

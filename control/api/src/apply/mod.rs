@@ -18,7 +18,7 @@ mod tests;
 mod types;
 mod walk;
 
-use crate::{Object, Reason, Status, StatusDetails, schema::Schema};
+use crate::{Object, Reason, Status, StatusDetails, schema::Schema, show};
 use jiff::Timestamp;
 use managed::{Managed, Manager};
 use serde_json::{Map, Value};
@@ -189,7 +189,12 @@ pub fn apply(
     if !problems.is_empty() {
         let text = match problems.as_slice() {
             [one] => one.clone(),
-            many => format!("errors:\n  {}", many.join("\n  ")),
+            many => {
+                let mut room = show::Room::default();
+                let mut named: Vec<String> = many.iter().take_while(|p| room.takes(p.len())).cloned().collect();
+                named.extend(show::omitted(many.len() - named.len()));
+                format!("errors:\n  {}", named.join("\n  "))
+            }
         };
         let what = format!("{}/{}; {}", config.namespace(), config.name(), config.gvk());
         return Err(Status::new(Reason::Unknown, format!("failed to create typed patch object ({what}): {text}")));
@@ -256,8 +261,10 @@ fn apply_once(
     }
     let mut merged = merge::merge(&base.object.0, &config.0, root);
     if let Some(before) = before.as_ref().filter(|before| !before.is_empty()) {
-        let others = managed.0.iter().filter(|entry| Some(&entry.manager) != managed.get(&manager).map(|e| &e.manager));
-        let owned = others.fold(applied.clone(), |all, entry| all.union(&entry.fields));
+        let own = managed.get(&manager).map(|entry| &entry.manager);
+        let others = managed.0.iter().filter(|entry| Some(&entry.manager) != own);
+        let others = others.map(|entry| entry.fields.clone());
+        let owned = FieldSet::union_all(std::iter::once(applied.clone()).chain(others));
         let pruned = prune(merged, before, &owned, root);
         // A map or list that lost its last entry stays, empty, if it is applied empty.
         merged = merge::merge(&pruned, &config.0, root);
@@ -342,24 +349,30 @@ fn follow_last_applied(object: &mut Object, config: &Object) {
 fn conflict_status(conflicts: &[Conflict]) -> Status {
     let all: Vec<(String, Vec<String>)> = conflicts.iter().map(|c| (c.manager.describe(), c.fields.paths())).collect();
     let count: usize = all.iter().map(|(_, paths)| paths.len()).sum();
-    let message = match all.as_slice() {
+    let mut status = Status::new(Reason::Conflict, "");
+    status.details = Some(Box::<StatusDetails>::default());
+    let mut room = show::Room::default();
+    let (mut lines, mut named) = (Vec::new(), 0);
+    for (manager, paths) in &all {
+        let fits: Vec<&String> = paths.iter().take_while(|path| room.takes(path.len() + manager.len())).collect();
+        if !fits.is_empty() {
+            lines.push(format!("conflicts with {manager}:"));
+            lines.extend(fits.iter().map(|path| format!("- {path}")));
+        }
+        for path in &fits {
+            status = status.with_cause("FieldManagerConflict", &format!("conflict with {manager}"), path);
+        }
+        named += fits.len();
+    }
+    if let Some(more) = show::omitted(count - named) {
+        status = status.with_cause("FieldManagerConflict", &more, "...");
+        lines.push(more);
+    }
+    status.message = match all.as_slice() {
         [(manager, paths)] if paths.len() == 1 => {
             format!("Apply failed with 1 conflict: conflict with {manager}: {}", paths[0])
         }
-        all => {
-            let lines = all.iter().flat_map(|(manager, paths)| {
-                std::iter::once(format!("conflicts with {manager}:"))
-                    .chain(paths.iter().map(|path| format!("- {path}")))
-            });
-            format!("Apply failed with {count} conflicts: {}", lines.collect::<Vec<_>>().join("\n"))
-        }
+        _ => format!("Apply failed with {count} conflicts: {}", lines.join("\n")),
     };
-    let mut status = Status::new(Reason::Conflict, message);
-    status.details = Some(Box::<StatusDetails>::default());
-    for (manager, paths) in &all {
-        for path in paths {
-            status = status.with_cause("FieldManagerConflict", &format!("conflict with {manager}"), path);
-        }
-    }
     status
 }

@@ -162,18 +162,29 @@ impl FieldSet {
 
     /// Sorts after [`Self::push`]; nodes that came twice are joined.
     pub(super) fn restore_order(&mut self) {
-        if self.nodes.is_sorted_by(|a, b| a.element < b.element) {
-            return;
+        if !self.nodes.is_sorted_by(|a, b| a.element < b.element) {
+            *self = Self::union_all([std::mem::take(self)]);
         }
-        self.nodes.sort_by(|a, b| a.element.cmp(&b.element));
-        self.nodes.dedup_by(|later, kept| {
-            let same = later.element == kept.element;
-            if same {
-                kept.member |= later.member;
-                kept.below = kept.below.union(&later.below);
+    }
+
+    /// Members of any. What the sets have in common is joined at once, not set by set, so that the cost is that of sorting all nodes.
+    pub(super) fn union_all(sets: impl IntoIterator<Item = Self>) -> Self {
+        let mut all: Vec<Node> = sets.into_iter().flat_map(|set| set.nodes).collect();
+        all.sort_by(|a, b| a.element.cmp(&b.element));
+        let mut nodes: Vec<Node> = Vec::with_capacity(all.len());
+        let mut rest = all.into_iter().peekable();
+        while let Some(mut first) = rest.next() {
+            let mut below = Vec::new();
+            while let Some(same) = rest.next_if(|next| next.element == first.element) {
+                first.member |= same.member;
+                below.push(same.below);
             }
-            same
-        });
+            if !below.is_empty() {
+                first.below = Self::union_all(std::iter::once(first.below).chain(below));
+            }
+            nodes.push(first);
+        }
+        Self { nodes }
     }
 
     fn find(&self, element: &str) -> Result<usize, usize> {
@@ -223,31 +234,36 @@ impl FieldSet {
 
     /// Adds the members of `other`.
     pub(super) fn add(&mut self, other: Self) {
-        for theirs in other.nodes {
-            match self.find(&theirs.element) {
-                Ok(at) => {
-                    self.nodes[at].member |= theirs.member;
-                    self.nodes[at].below.add(theirs.below);
-                }
-                Err(at) => self.nodes.insert(at, theirs),
-            }
-        }
+        *self = Self::union_all([std::mem::take(self), other]);
     }
 
     /// Takes the members of `other` away, as [`Self::difference`] does; tells whether there were any.
     pub(super) fn subtract(&mut self, other: &Self) -> bool {
-        let mut changed = false;
-        for theirs in &other.nodes {
-            let Ok(at) = self.find(&theirs.element) else { continue };
-            let own = &mut self.nodes[at];
+        let (mut changed, mut emptied) = (false, false);
+        let mut take = |own: &mut Node, theirs: &Node| {
             if own.member && theirs.member {
                 own.member = false;
                 changed = true;
             }
             changed |= own.below.subtract(&theirs.below);
-            if !own.member && own.below.is_empty() {
-                self.nodes.remove(at);
+            emptied |= !own.member && own.below.is_empty();
+        };
+        // Many small sets lose what one large set has, and the other way round.
+        if self.nodes.len() < other.nodes.len() {
+            for own in &mut self.nodes {
+                if let Ok(at) = other.find(&own.element) {
+                    take(own, &other.nodes[at]);
+                }
             }
+        } else {
+            for theirs in &other.nodes {
+                if let Ok(at) = self.find(&theirs.element) {
+                    take(&mut self.nodes[at], theirs);
+                }
+            }
+        }
+        if emptied {
+            self.nodes.retain(|node| node.member || !node.below.is_empty());
         }
         changed
     }

@@ -1,6 +1,8 @@
-//! How strategic merge patch brings list elements into order.
+//! How strategic merge patch brings list elements into order. Everything here is linear in its lists (but for sorting): a patch is as
+//! hostile as its sender.
 
 use serde_json::Value;
+use std::collections::{HashMap, HashSet};
 
 /// What identifies an element: its merge key's value, or the element itself where there is no merge key.
 pub(super) fn identity<'a>(element: &'a Value, key: Option<&str>) -> Option<&'a Value> {
@@ -10,10 +12,26 @@ pub(super) fn identity<'a>(element: &'a Value, key: Option<&str>) -> Option<&'a 
     }
 }
 
-/// Where an element stands in a list.
-pub(super) fn position(list: &[Value], element: &Value, key: Option<&str>) -> Option<usize> {
-    let wanted = identity(element, key)?;
-    list.iter().position(|other| identity(other, key) == Some(wanted))
+/// Where the elements of a list stand, by what identifies them; of equal ones the first.
+struct Positions<'a> {
+    places: HashMap<&'a Value, usize>,
+    key: Option<&'a str>,
+}
+
+impl<'a> Positions<'a> {
+    fn of(list: &'a [Value], key: Option<&'a str>) -> Self {
+        let mut places = HashMap::with_capacity(list.len());
+        for (at, element) in list.iter().enumerate() {
+            if let Some(identity) = identity(element, key) {
+                places.entry(identity).or_insert(at);
+            }
+        }
+        Self { places, key }
+    }
+
+    fn find(&self, element: &Value) -> Option<usize> {
+        self.places.get(identity(element, self.key)?).copied()
+    }
 }
 
 /// The merged elements, in upstream's order: those that the patch (or its `$setElementOrder`) names in the patch's order, those that only
@@ -24,31 +42,26 @@ pub(super) fn ordered(
     server_order: &[Value],
     key: Option<&str>,
 ) -> Vec<Value> {
-    let (mut ours, mut theirs): (Vec<Value>, Vec<Value>) =
-        merged.into_iter().partition(|element| position(patch_order, element, key).is_some());
-    ours.sort_by_key(|element| position(patch_order, element, key));
-    theirs.sort_by_key(|element| position(server_order, element, key).unwrap_or(usize::MAX));
+    let (patch, server) = (Positions::of(patch_order, key), Positions::of(server_order, key));
+    // Place in the patch's order, place in the server's, element.
+    let placed = merged.into_iter().map(|element| (patch.find(&element), server.find(&element), element));
+    let (mut ours, mut theirs): (Vec<_>, Vec<_>) = placed.partition(|(in_patch, ..)| in_patch.is_some());
+    ours.sort_by_key(|(in_patch, ..)| *in_patch);
+    theirs.sort_by_key(|(_, in_server, _)| in_server.unwrap_or(usize::MAX));
     let mut result = Vec::with_capacity(ours.len() + theirs.len());
     let (mut ours, mut theirs) = (ours.into_iter().peekable(), theirs.into_iter().peekable());
-    while let (Some(mine), Some(server)) = (ours.peek(), theirs.peek()) {
-        let server_first = match (position(server_order, server, key), position(server_order, mine, key)) {
-            (Some(server), Some(mine)) => server < mine,
-            _ => false,
-        };
+    while let (Some((_, mine, _)), Some((_, other, _))) = (ours.peek(), theirs.peek()) {
+        let server_first = matches!((other, mine), (Some(other), Some(mine)) if other < mine);
         result.extend(if server_first { theirs.next() } else { ours.next() });
     }
     result.extend(ours);
     result.extend(theirs);
-    result
+    result.into_iter().map(|(_, _, element)| element).collect()
 }
 
 /// A list without repetitions; the first of each stays.
-pub(super) fn without_repetitions(list: Vec<Value>) -> Vec<Value> {
-    let mut result: Vec<Value> = Vec::with_capacity(list.len());
-    for element in list {
-        if !result.contains(&element) {
-            result.push(element);
-        }
-    }
-    result
+pub(super) fn without_repetitions(mut list: Vec<Value>) -> Vec<Value> {
+    let mut seen = HashSet::with_capacity(list.len());
+    list.retain(|element| seen.insert(element.clone()));
+    list
 }

@@ -10,6 +10,7 @@ mod strategic;
 use crate::Status;
 use serde_json::Value;
 
+pub use crate::show::go as go_text;
 pub use operations::json;
 pub use strategic::strategic;
 

@@ -1,6 +1,7 @@
 //! JSON patch (RFC 6902).
 
 use super::PatchError;
+use crate::tree::MOST_DEPTH;
 use json_patch::{PatchErrorKind, PatchOperation};
 use serde_json::Value;
 
@@ -8,6 +9,9 @@ use serde_json::Value;
 const MOST_OPERATIONS: usize = 10_000;
 /// Upstream's limit of bytes that the `copy` operations of one patch may add.
 const MOST_COPIED: usize = 3 << 20;
+/// List elements that the operations of one patch may shift; to look at a value costs as much as to shift eight. Far beyond what a
+/// patch of the longest lists needs, and well below a tenth of a second.
+const MOST_WORK: usize = 16 << 20;
 
 /// Applies a JSON patch, an array of operations. All or nothing.
 ///
@@ -25,24 +29,106 @@ pub fn json(document: &Value, patch: &Value) -> Result<Value, PatchError> {
         return Err(PatchError::TooMany { limit: MOST_OPERATIONS, count: list.len() });
     }
     let mut result = document.clone();
-    let mut copied = 0;
+    let mut bounds = Bounds::default();
     for operation in list {
         let operation: PatchOperation =
             serde_json::from_value(complete(operation)).map_err(|e| malformed(operation, &e))?;
-        if let PatchOperation::Copy(copy) = &operation {
-            copied += result.pointer(copy.from.as_str()).map_or(0, |v| v.to_string().len());
-            if copied > MOST_COPIED {
-                return Err(PatchError::Unprocessable(format!(
-                    "Unable to complete the copy, the accumulated size increase of copy is {copied}, exceeding the limit {MOST_COPIED}"
-                )));
-            }
-        }
+        bounds.admit(&result, &operation).map_err(PatchError::Unprocessable)?;
         // One at a time on our own copy: the crate's undo log is not needed.
         if let Err(error) = json_patch::patch_unsafe(&mut result, std::slice::from_ref(&operation)) {
             return Err(PatchError::Unprocessable(explain(&result, &operation, &error.kind)));
         }
     }
     Ok(result)
+}
+
+/// What the operations of one patch have cost so far. A few bytes can copy a document into itself, shift a list of a million elements
+/// or nest one level deeper, ten thousand times.
+#[derive(Default)]
+struct Bounds {
+    /// Bytes copied.
+    copied: usize,
+    /// Elements of lists shifted, and values looked at to know how deep they are.
+    work: usize,
+}
+
+impl Bounds {
+    /// Charges for an operation before it is applied; the error says what is exceeded.
+    fn admit(&mut self, document: &Value, operation: &PatchOperation) -> Result<(), String> {
+        match operation {
+            PatchOperation::Add(op) => {
+                self.shift(document, op.path.as_str())?;
+                self.nest(op.path.as_str(), &op.value)
+            }
+            PatchOperation::Replace(op) => self.nest(op.path.as_str(), &op.value),
+            PatchOperation::Remove(op) => self.shift(document, op.path.as_str()),
+            PatchOperation::Move(op) => {
+                self.shift(document, op.from.as_str())?;
+                self.shift(document, op.path.as_str())?;
+                self.nest(op.path.as_str(), document.pointer(op.from.as_str()).unwrap_or(&Value::Null))
+            }
+            PatchOperation::Copy(op) => {
+                let source = document.pointer(op.from.as_str()).unwrap_or(&Value::Null);
+                self.copied += source.to_string().len();
+                if self.copied > MOST_COPIED {
+                    return Err(format!(
+                        "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit {MOST_COPIED}",
+                        self.copied
+                    ));
+                }
+                self.shift(document, op.path.as_str())?;
+                self.nest(op.path.as_str(), source)
+            }
+            PatchOperation::Test(_) => Ok(()),
+        }
+    }
+
+    fn work(&mut self, amount: usize) -> Result<(), String> {
+        self.work += amount;
+        if self.work > MOST_WORK {
+            return Err(
+                "the JSON patch moves too much: its operations shift or nest long lists and large values".into()
+            );
+        }
+        Ok(())
+    }
+
+    /// An element that comes into or goes out of a list moves those behind it.
+    fn shift(&mut self, document: &Value, path: &str) -> Result<(), String> {
+        let Some((parent, last)) = path.rsplit_once('/') else { return Ok(()) };
+        let length = document.pointer(parent).and_then(Value::as_array).map_or(0, Vec::len);
+        self.work(length.saturating_sub(last.parse().unwrap_or(length)))
+    }
+
+    /// A value comes to stand at a path.
+    fn nest(&mut self, path: &str, value: &Value) -> Result<(), String> {
+        let above = path.matches('/').count();
+        let (depth, seen) = depth_of(value, MOST_DEPTH.saturating_sub(above));
+        self.work(seen * 8)?;
+        if depth + above > MOST_DEPTH {
+            return Err("exceeded max depth".into());
+        }
+        Ok(())
+    }
+}
+
+/// How deep a value is, but no deeper than a little more than `most`, and how many values were looked at for it.
+fn depth_of(value: &Value, most: usize) -> (usize, usize) {
+    let children: &mut dyn Iterator<Item = &Value> = match value {
+        Value::Array(list) => &mut list.iter(),
+        Value::Object(map) => &mut map.values(),
+        _ => return (0, 1),
+    };
+    let (mut deepest, mut seen) = (1, 1);
+    if most == 0 {
+        return (deepest, seen);
+    }
+    for child in children {
+        let (depth, count) = depth_of(child, most - 1);
+        deepest = deepest.max(depth + 1);
+        seen += count;
+    }
+    (deepest, seen)
 }
 
 /// A missing value is null, as it is in Go.

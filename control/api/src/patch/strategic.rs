@@ -5,7 +5,9 @@
 
 use super::{PatchError, lists};
 use crate::schema::Schema;
+use crate::show::go;
 use serde_json::{Map, Value};
+use std::collections::{HashMap, HashSet};
 
 const DIRECTIVE: &str = "$patch";
 const RETAIN_KEYS: &str = "$retainKeys";
@@ -89,7 +91,8 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
         Some(Value::Array(keep)) => keep,
         Some(_) => return malformed("retainKeys"),
     };
-    let named = |key: &str| keep.iter().any(|k| k.as_str() == Some(key));
+    let keep: HashSet<&str> = keep.iter().filter_map(Value::as_str).collect();
+    let named = |key: &str| keep.contains(key);
     for (key, value) in patch.iter() {
         if !value.is_null() && !key.starts_with(DELETE_FROM) && !key.starts_with(SET_ORDER) && !named(key) {
             return malformed("retainKeys");
@@ -148,6 +151,7 @@ fn check_order(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<()
 
 fn delete_from(original: &mut Object, field: &str, change: Value) -> Result<(), PatchError> {
     let Value::Array(delete) = change else { return malformed("primitive list") };
+    let delete: HashSet<Value> = delete.into_iter().collect();
     if let Some(Value::Array(list)) = original.get_mut(field) {
         list.retain(|element| !delete.contains(element));
     }
@@ -196,13 +200,23 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, name: &str, field: Option<&Schem
     }
     let items = field.and_then(Schema::items);
     let mut merged = old.clone();
+    let mut places: HashMap<Value, usize> = HashMap::with_capacity(old.len() + new.len());
+    for (at, element) in old.iter().enumerate() {
+        places.entry(element[key].clone()).or_insert(at);
+    }
     for element in new.iter().cloned() {
-        match (lists::position(&merged, &element, Some(key)), element) {
+        match (places.get(&element[key]).copied(), element) {
             (Some(at), Value::Object(change)) => {
                 let Value::Object(current) = merged[at].take() else { unreachable!("all elements are objects") };
                 merged[at] = Value::Object(merge_object(current, change, items.as_ref())?);
             }
-            (_, element) => merged.extend(cleaned(element)),
+            (_, element) => {
+                let Some(element) = cleaned(element) else { continue };
+                if let Some(identity) = element.get(key) {
+                    places.entry(identity.clone()).or_insert(merged.len());
+                }
+                merged.push(element);
+            }
         }
     }
     Ok(lists::ordered(merged, &new, &old, Some(key)))
@@ -212,18 +226,17 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, name: &str, field: Option<&Schem
 fn special_elements(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     let mut plain = Vec::with_capacity(new.len());
     let mut replace = false;
+    let mut deleted = HashSet::new();
     for element in new {
         match element.get(DIRECTIVE).map(|d| d.as_str().unwrap_or_default()) {
             None => plain.push(element),
-            Some("delete") => {
-                needed_identity(&element, Some(key))?;
-                old.retain(|other| lists::identity(other, Some(key)) != element.get(key));
-            }
+            Some("delete") => drop(deleted.insert(needed_identity(&element, Some(key))?.clone())),
             Some("replace") => replace = true,
             Some("merge") => return internal("merging lists cannot yet be specified in the patch".into()),
             Some(other) => return internal(format!("unknown patch type: {other} in map: {}", go(&element))),
         }
     }
+    old.retain(|other| lists::identity(other, Some(key)).is_none_or(|identity| !deleted.contains(identity)));
     if replace { Ok((plain.into_iter().filter_map(cleaned).collect(), Vec::new())) } else { Ok((old, plain)) }
 }
 
@@ -243,19 +256,6 @@ fn cleaned_object(map: Object) -> Object {
         .filter(|(key, value)| !value.is_null() && !directive(key))
         .filter_map(|(key, value)| Some((key, cleaned(value)?)))
         .collect()
-}
-
-/// As Go prints a decoded value: `map[name:a ports:[1 2]]`.
-fn go(value: &Value) -> String {
-    match value {
-        Value::Null => "<nil>".into(),
-        Value::String(text) => text.clone(),
-        Value::Array(list) => format!("[{}]", list.iter().map(go).collect::<Vec<_>>().join(" ")),
-        Value::Object(map) => {
-            format!("map[{}]", map.iter().map(|(k, v)| format!("{k}:{}", go(v))).collect::<Vec<_>>().join(" "))
-        }
-        other => other.to_string(),
-    }
 }
 
 #[cfg(test)]

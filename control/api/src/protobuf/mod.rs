@@ -12,6 +12,7 @@ mod wire;
 use crate::{
     GroupVersionKind,
     schema::{Arena, Field, Kind, NodeId, Schema, StructId},
+    tree::MOST_BRANCHES,
 };
 use base64::Engine;
 use serde_json::{Map, Value};
@@ -42,7 +43,7 @@ pub fn decode(bytes: &[u8]) -> Result<Value, String> {
 /// # Errors
 /// As [`decode`].
 pub fn decode_as(bytes: &[u8], default: Option<&GroupVersionKind>) -> Result<Value, String> {
-    Decoder { values: 0 }.envelope(bytes, default, 0)
+    Decoder { values: 0, messages: 0 }.envelope(bytes, default, 0)
 }
 
 struct Envelope<'a> {
@@ -84,6 +85,7 @@ impl<'a> Envelope<'a> {
 
 struct Decoder {
     values: usize,
+    messages: usize,
 }
 
 impl Decoder {
@@ -125,6 +127,10 @@ impl Decoder {
     ) -> Result<(), String> {
         if depth > MOST_DEPTH {
             return Err("proto: exceeded max depth".into());
+        }
+        self.messages += 1;
+        if self.messages > MOST_BRANCHES {
+            return Err("proto: too many messages".into());
         }
         let fields = &arena.structure(id).fields;
         let level = inline.len();

@@ -1,7 +1,7 @@
 //! Types a parsed value as Go's JSON decoder does, with its error texts, and brings it into the form that Go would hold.
 
 use super::types::{Arena, Kind, NodeId, StructId};
-use crate::{quantity::Quantity, time};
+use crate::{quantity::Quantity, time, tree::MOST_PATHS};
 use base64::Engine;
 use serde_json::{Map, Number, Value};
 use std::fmt::Write;
@@ -11,8 +11,15 @@ const MOST_PROBLEMS: usize = 100;
 
 /// See [`super::Schema::decode_check`].
 pub(super) fn check(arena: &Arena, node: NodeId, value: &mut Value) -> Result<Vec<String>, String> {
-    let mut walk =
-        Walk { arena, path: String::new(), fields: Vec::new(), within: None, problems: Vec::new(), silent: 0 };
+    let mut walk = Walk {
+        arena,
+        path: String::new(),
+        fields: Vec::new(),
+        within: None,
+        problems: Vec::new(),
+        listed: 0,
+        silent: 0,
+    };
     walk.value(node, value)?;
     Ok(walk.problems)
 }
@@ -26,6 +33,8 @@ struct Walk<'a> {
     /// The Go struct that is being decoded.
     within: Option<StructId>,
     problems: Vec<String>,
+    /// Bytes in `problems`.
+    listed: usize,
     /// Inside types with a decoder of their own, which drops unknown fields without a word.
     silent: usize,
 }
@@ -156,7 +165,12 @@ impl<'a> Walk<'a> {
     }
 
     fn unknown(&mut self, name: &str) {
-        if self.problems.len() < MOST_PROBLEMS && self.silent == 0 {
+        let length = self.path.len() + name.len();
+        if self.problems.len() < MOST_PROBLEMS
+            && self.silent == 0
+            && (self.listed == 0 || self.listed + length <= MOST_PATHS)
+        {
+            self.listed += length;
             let dot = if self.path.is_empty() { "" } else { "." };
             self.problems.push(format!("unknown field \"{}{dot}{name}\"", self.path));
         }
