@@ -69,7 +69,7 @@ impl<'a> At<'a> {
     }
 
     /// The elements of this list.
-    pub(crate) fn items(self) -> impl ExactSizeIterator<Item = At<'a>> + Clone {
+    pub(crate) fn items(self) -> impl ExactSizeIterator<Item = At<'a>> + DoubleEndedIterator + Clone {
         let list: &'a [Value] = self.value.as_array().map_or(&[], Vec::as_slice);
         list.iter().enumerate().map(move |(i, value)| self.step(Step::Index(i), Some(value)))
     }

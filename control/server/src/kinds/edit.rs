@@ -93,6 +93,19 @@ pub(crate) fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
+/// A key for telling which elements of a list are the [`same`]: without the fields that hold nothing.
+pub(crate) fn essence(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let held = map.iter().filter(|(_, value)| !is_nothing(value));
+            Value::Object(held.map(|(key, value)| (key.clone(), essence(value))).collect())
+        }
+        Value::Array(list) if list.is_empty() => Value::Null,
+        Value::Array(list) => Value::Array(list.iter().map(essence).collect()),
+        other => other.clone(),
+    }
+}
+
 /// [`same`] for one place in two objects.
 pub(crate) fn same_at(a: &Object, b: &Object, path: &[&str]) -> bool {
     same(a.at(path).unwrap_or(&Value::Null), b.at(path).unwrap_or(&Value::Null))
@@ -125,5 +138,8 @@ mod tests {
         assert!(same(&json!({"a": {}, "b": [], "c": 1}), &json!({"c": 1, "d": null})));
         assert!(!same(&json!({"a": ""}), &json!({})));
         assert!(!same(&json!([1]), &json!([1, 2])));
+        let (a, b) = (json!({"a": {}, "b": [], "c": {"d": null, "e": 1}}), json!({"c": {"e": 1}, "f": null}));
+        assert_eq!(essence(&a), essence(&b));
+        assert_ne!(essence(&json!({"a": ""})), essence(&json!({})));
     }
 }

@@ -33,10 +33,20 @@ impl Strategy for AllEndpoints {
                 out.push(subset.required("must specify `addresses` or `notReadyAddresses`"));
             }
             for list in ["addresses", "notReadyAddresses"] {
-                subset.get(list).items().for_each(|address| endpoint_address(address, &mut out));
+                for address in subset.get(list).items() {
+                    if rules::full(&out) {
+                        return out;
+                    }
+                    endpoint_address(address, &mut out);
+                }
             }
             let ports = subset.get("ports");
-            ports.items().for_each(|port| endpoint_port(port, ports.len() > 1, &mut out));
+            for port in ports.items() {
+                if rules::full(&out) {
+                    return out;
+                }
+                endpoint_port(port, ports.len() > 1, &mut out);
+            }
         }
         out
     }

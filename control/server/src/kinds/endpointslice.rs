@@ -5,6 +5,7 @@ use crate::{Column, Context, Strategy};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 pub(crate) const COLUMNS: &[Column] = &[
     Column::name(),
@@ -92,12 +93,13 @@ fn ports(list: At<'_>, out: &mut Vec<Cause>) {
         out.push(Cause::too_many(&list.field(), list.len(), 20000));
         return;
     }
-    for (i, port) in list.items().enumerate() {
+    let mut seen = HashSet::new();
+    for port in list.items() {
         let name = port.get("name");
         if !name.is_empty() {
             rules::label_name(name, out);
         }
-        if list.items().take(i).any(|earlier| earlier.get("name").str() == name.str()) {
+        if !seen.insert(name.str()) {
             out.push(Cause::duplicate(&name.field(), &json!(name.str())));
         }
         port.get("protocol").one_of(rules::PROTOCOLS, out);
@@ -113,6 +115,9 @@ fn endpoints(list: At<'_>, kind: &str, out: &mut Vec<Cause>) {
         return;
     }
     for endpoint in list.items() {
+        if rules::full(out) {
+            return;
+        }
         let addresses = endpoint.get("addresses");
         if addresses.is_empty() {
             out.push(addresses.required("must contain at least 1 address"));

@@ -31,6 +31,8 @@ mod service;
 mod serviceaccount;
 
 #[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
 pub(crate) mod testing;
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use crate::{Column, Context, Strategy};
 use api::{Cause, FieldPath, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 
 pub(crate) const COLUMNS: &[Column] = &[
     Column::name(),
@@ -201,6 +201,7 @@ fn first_address<'a>(object: &'a Object, kind: &str) -> &'a str {
 }
 
 fn taints(taints: At<'_>, out: &mut Vec<Cause>) {
+    let mut seen = HashSet::new();
     for (i, taint) in taints.items().enumerate() {
         // Upstream names these fields below metadata, for history's sake.
         let place = FieldPath::new("metadata.taints").index(i);
@@ -218,8 +219,7 @@ fn taints(taints: At<'_>, out: &mut Vec<Cause>) {
             "NoSchedule" | "PreferNoSchedule" | "NoExecute" => {}
             _ => out.push(Cause::not_supported(&field, effect.value(), podspec::TAINT_EFFECTS)),
         }
-        let same = |other: At<'_>| ["key", "effect"].iter().all(|name| other.get(name).str() == taint.get(name).str());
-        if taints.items().take(i).any(same) {
+        if !seen.insert((key.str(), effect.str())) {
             let mut cause = Cause::duplicate(&place, taint.value());
             cause.message.push_str(": taints must be unique by key and effect pair");
             out.push(cause);
@@ -242,8 +242,9 @@ fn resources(status: At<'_>, out: &mut Vec<Cause>) {
 
 fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
     let all = status.get("addresses");
-    for (i, address) in all.items().enumerate() {
-        if all.items().take(i).any(|earlier| edit::same(earlier.value(), address.value())) {
+    let mut seen = HashSet::new();
+    for address in all.items() {
+        if !seen.insert(edit::essence(address.value())) {
             out.push(address.duplicate());
         }
     }

@@ -5,6 +5,7 @@ use crate::{Column, Context, Strategy};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 pub(crate) const COLUMNS: &[Column] = &[
     Column::name(),
@@ -37,8 +38,9 @@ impl Strategy for Classes {
         rules::labels(scheduling.get("nodeSelector"), &mut out);
         let tolerations = scheduling.get("tolerations");
         podspec::tolerations(tolerations, &mut out);
-        for (i, toleration) in tolerations.items().enumerate() {
-            if tolerations.items().take(i).any(|earlier| edit::same(earlier.value(), toleration.value())) {
+        let mut seen = HashSet::new();
+        for toleration in tolerations.items() {
+            if !seen.insert(edit::essence(toleration.value())) {
                 out.push(toleration.duplicate());
             }
         }

@@ -69,22 +69,9 @@ impl Patch {
     /// As errors print it.
     fn show(&self) -> String {
         match self {
-            Self::Strategic(patch) => go(patch),
+            Self::Strategic(patch) => api::patch::go_text(patch),
             Self::Json(patch) | Self::Merge(patch) => patch.to_string(),
         }
-    }
-}
-
-/// A value as Go prints it with `%+v`.
-fn go(value: &Value) -> String {
-    match value {
-        Value::Object(map) => {
-            format!("map[{}]", map.iter().map(|(k, v)| format!("{k}:{}", go(v))).collect::<Vec<_>>().join(" "))
-        }
-        Value::Array(list) => format!("[{}]", list.iter().map(go).collect::<Vec<_>>().join(" ")),
-        Value::String(text) => text.clone(),
-        Value::Null => "<nil>".into(),
-        other => other.to_string(),
     }
 }
 
@@ -250,11 +237,6 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn values_print_as_go_prints_them() {
-        assert_eq!(go(&json!({"spec": {"a": 1, "b": ["x", null]}})), "map[spec:map[a:1 b:[x <nil>]]]");
-    }
 
     #[test]
     fn patch_types_are_told_by_content_type() {

@@ -4,6 +4,7 @@ use crate::kinds::at::At;
 use crate::kinds::rules;
 use api::Cause;
 use serde_json::Value;
+use std::collections::HashSet;
 
 pub(super) fn validate(spec: At<'_>, out: &mut Vec<Cause>) {
     let failure = spec.get("podFailurePolicy");
@@ -12,7 +13,18 @@ pub(super) fn validate(spec: At<'_>, out: &mut Vec<Cause>) {
         if list.len() > 20 {
             out.push(Cause::too_many(&list.field(), list.len(), 20));
         }
-        list.items().for_each(|rule| failure_rule(spec, rule, out));
+        let pod = spec.down(&["template", "spec"]);
+        let containers: HashSet<&str> = ["containers", "initContainers"]
+            .into_iter()
+            .flat_map(|kind| pod.get(kind).items())
+            .map(|container| container.get("name").str())
+            .collect();
+        for rule in list.items() {
+            if rules::full(out) {
+                return;
+            }
+            failure_rule(spec, &containers, rule, out);
+        }
     }
     let success = spec.get("successPolicy");
     if success.is_set() {
@@ -31,7 +43,7 @@ pub(super) fn validate(spec: At<'_>, out: &mut Vec<Cause>) {
 
 const ACTIONS: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];
 
-fn failure_rule(spec: At<'_>, rule: At<'_>, out: &mut Vec<Cause>) {
+fn failure_rule(spec: At<'_>, containers: &HashSet<&str>, rule: At<'_>, out: &mut Vec<Cause>) {
     let action = rule.get("action");
     match action.str() {
         "" => out.push(action.required("valid values: [\"Count\" \"FailIndex\" \"FailJob\" \"Ignore\"]")),
@@ -43,7 +55,7 @@ fn failure_rule(spec: At<'_>, rule: At<'_>, out: &mut Vec<Cause>) {
     }
     let (codes, conditions) = (rule.get("onExitCodes"), rule.get("onPodConditions"));
     if codes.is_set() {
-        exit_codes(spec, codes, out);
+        exit_codes(containers, codes, out);
     }
     if conditions.len() > 20 {
         out.push(Cause::too_many(&conditions.field(), conditions.len(), 20));
@@ -65,7 +77,7 @@ fn failure_rule(spec: At<'_>, rule: At<'_>, out: &mut Vec<Cause>) {
     out.push(rule.with(&Value::Null).invalid(text));
 }
 
-fn exit_codes(spec: At<'_>, codes: At<'_>, out: &mut Vec<Cause>) {
+fn exit_codes(containers: &HashSet<&str>, codes: At<'_>, out: &mut Vec<Cause>) {
     let operator = codes.get("operator");
     match operator.str() {
         "" => out.push(operator.required("valid values: [\"In\" \"NotIn\"]")),
@@ -73,11 +85,7 @@ fn exit_codes(spec: At<'_>, codes: At<'_>, out: &mut Vec<Cause>) {
         _ => out.push(operator.not_supported(&["In", "NotIn"])),
     }
     let name = codes.get("containerName");
-    let pod = spec.down(&["template", "spec"]);
-    let known = ["containers", "initContainers"]
-        .iter()
-        .any(|list| pod.get(list).items().any(|c| c.get("name").str() == name.str()));
-    if name.is_set() && !known {
+    if name.is_set() && !containers.contains(name.str()) {
         out.push(name.invalid("must be one of the container or initContainer names in the pod template"));
     }
     let values = codes.get("values");
@@ -87,11 +95,12 @@ fn exit_codes(spec: At<'_>, codes: At<'_>, out: &mut Vec<Cause>) {
         out.push(Cause::too_many(&values.field(), values.len(), 255));
     }
     let numbers: Vec<i64> = values.items().filter_map(At::int).collect();
-    for (i, value) in values.items().enumerate() {
+    let mut seen = HashSet::new();
+    for value in values.items() {
         if operator.str() == "In" && value.int() == Some(0) {
             out.push(value.invalid("must not be 0 for the In operator"));
         }
-        if numbers.iter().take(i).any(|earlier| Some(*earlier) == value.int()) {
+        if value.int().is_some_and(|number| !seen.insert(number)) {
             out.push(value.duplicate());
         }
     }

@@ -4,6 +4,7 @@ use crate::kinds::{at::At, cells};
 use api::Object;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// Restarts so far, and when the last one was.
 #[derive(Default, Clone)]
@@ -61,17 +62,14 @@ fn summary(object: &Object) -> Summary {
     {
         reason = "SchedulingGated".to_owned();
     }
-    let restartable = |name: &str| {
-        spec.get("initContainers")
-            .items()
-            .any(|c| c.get("name").str() == name && c.get("restartPolicy").str() == "Always")
-    };
-    let sidecars = spec.get("initContainers").items().filter(|c| c.get("restartPolicy").str() == "Always").count();
+    let always = spec.get("initContainers").items().filter(|c| c.get("restartPolicy").str() == "Always");
+    let sidecars = always.clone().count();
+    let restartable: HashSet<&str> = always.map(|c| c.get("name").str()).collect();
     let mut ready = 0;
     let (mut restarts, mut sidecar_restarts) = (Restarts::default(), Restarts::default());
     let mut initializing = false;
     for (i, container) in status.get("initContainerStatuses").items().enumerate() {
-        let sidecar = restartable(container.get("name").str());
+        let sidecar = restartable.contains(container.get("name").str());
         restarts.add(container);
         if sidecar {
             sidecar_restarts.add(container);

@@ -4,6 +4,7 @@ use crate::kinds::{address, at::At, edit, rules};
 use crate::{Context, Verb};
 use api::{Cause, FieldPath, Object};
 use serde_json::{Value, json};
+use std::collections::{HashMap, HashSet};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
@@ -72,18 +73,19 @@ fn tolerations(new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
     let plain = |toleration: At<'_>| {
         let mut value = toleration.value().clone();
         value.as_object_mut().map(|fields| fields.remove("tolerationSeconds"));
-        value
+        edit::essence(&value)
     };
-    let kept = |old: At<'_>| new.items().any(|new| edit::same(&plain(new), &plain(old)));
-    if !old.items().all(kept) {
+    let kept: HashSet<Value> = new.items().map(plain).collect();
+    if !old.items().all(|old| kept.contains(&plain(old))) {
         out.push(new.forbidden("existing toleration can not be modified except its tolerationSeconds"));
     }
 }
 
 fn gates(new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
+    let known: HashSet<&str> = old.items().map(|old| old.get("name").str()).collect();
     for gate in new.items() {
         let name = gate.get("name").str();
-        if !old.items().any(|old| old.get("name").str() == name) {
+        if !known.contains(name) {
             out.push(
                 gate.get("name")
                     .forbidden(&format!("only deletion is allowed, but found new scheduling gate '{name}'")),
@@ -211,23 +213,30 @@ fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
 /// A container that ended for good does not come back.
 fn restarts(spec: At<'_>, list: &str, new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
     let pod_policy = spec.get("restartPolicy").str();
+    let by_name: HashMap<&str, At<'_>> = ["containers", "initContainers"]
+        .into_iter()
+        .flat_map(|kind| spec.get(kind).items())
+        .map(|container| (container.get("name").str(), container))
+        .collect();
+    let alive: HashSet<&str> = new
+        .items()
+        .filter(|now| !now.down(&["state", "terminated"]).is_set())
+        .map(|now| now.get("name").str())
+        .collect();
     for (i, was) in old.items().enumerate() {
         let ended = was.down(&["state", "terminated"]);
         if !ended.is_set() {
             continue;
         }
         let name = was.get("name").str();
-        let mut containers = ["containers", "initContainers"].into_iter().flat_map(|kind| spec.get(kind).items());
-        let container = containers.find(|c| c.get("name").str() == name);
+        let container = by_name.get(name);
         let own = container.map_or("", |c| c.get("restartPolicy").str());
         let by_rules = container.is_some_and(|c| !c.get("restartPolicyRules").is_empty());
         let failed = ended.get("exitCode").int().unwrap_or(0) != 0;
         let policy = if own.is_empty() { pod_policy } else { own };
         let may = list != "ephemeralContainerStatuses"
             && (by_rules || policy == "Always" || (policy == "OnFailure" && failed));
-        let lives =
-            new.items().any(|now| now.get("name").str() == name && !now.down(&["state", "terminated"]).is_set());
-        if lives && !may {
+        if alive.contains(name) && !may {
             out.push(new.index(i).get("state").forbidden("may not be transitioned to non-terminated state"));
         }
     }

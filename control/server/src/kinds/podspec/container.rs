@@ -2,20 +2,24 @@
 
 use super::{env, probes, resources, security, volumes};
 use crate::kinds::at::At;
-use crate::kinds::rules;
+use crate::kinds::rules::{self, full};
 use api::Cause;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::HashSet;
 
 /// All containers of a pod spec; `known` are its volumes.
-pub(super) fn validate(spec: At<'_>, known: &[At<'_>], out: &mut Vec<Cause>) {
+pub(super) fn validate(spec: At<'_>, known: &volumes::Known<'_>, out: &mut Vec<Cause>) {
     let containers = spec.get("containers");
     if containers.is_empty() {
         out.push(containers.required(""));
     }
-    for (i, container) in containers.items().enumerate() {
+    let mut seen = HashSet::new();
+    for container in containers.items() {
+        if full(out) {
+            return;
+        }
         common(spec, container, known, out);
-        if names(containers).take(i).any(|name| name == container.get("name").str()) {
+        if !seen.insert(container.get("name").str()) {
             out.push(container.get("name").duplicate());
         }
         probes::lifecycle(spec, container.get("lifecycle"), out);
@@ -31,16 +35,17 @@ fn names(list: At<'_>) -> impl Iterator<Item = &str> {
     list.items().map(|container| container.get("name").str())
 }
 
-fn init_containers(spec: At<'_>, known: &[At<'_>], out: &mut Vec<Cause>) {
+fn init_containers(spec: At<'_>, known: &volumes::Known<'_>, out: &mut Vec<Cause>) {
     let list = spec.get("initContainers");
-    for (i, container) in list.items().enumerate() {
+    let mut others: HashSet<&str> = names(spec.get("containers")).collect();
+    for container in list.items() {
+        if full(out) {
+            return;
+        }
         common(spec, container, known, out);
         restart_policy(container, out);
         let name = container.get("name");
-        if names(spec.get("containers"))
-            .chain(names(list).take(i))
-            .any(|other| other == name.str() && !other.is_empty())
-        {
+        if !others.insert(name.str()) && !name.is_empty() {
             out.push(name.duplicate());
         }
         host_ports(std::iter::once(container), out);
@@ -85,19 +90,23 @@ const EPHEMERAL_FIELDS: &[&str] = &[
     "targetContainerName",
 ];
 
-fn ephemeral_containers(spec: At<'_>, known: &[At<'_>], out: &mut Vec<Cause>) {
+fn ephemeral_containers(spec: At<'_>, known: &volumes::Known<'_>, out: &mut Vec<Cause>) {
     const NOT_HERE: &str = "cannot be set for an Ephemeral Container";
     let list = spec.get("ephemeralContainers");
-    let others = || names(spec.get("containers")).chain(names(spec.get("initContainers")));
-    for (i, container) in list.items().enumerate() {
+    let others: HashSet<&str> = names(spec.get("containers")).chain(names(spec.get("initContainers"))).collect();
+    let mut seen = others.clone();
+    for container in list.items() {
+        if full(out) {
+            return;
+        }
         common(spec, container, known, out);
         only_in_pods(container, out);
         let name = container.get("name");
-        if others().chain(names(list).take(i)).any(|other| other == name.str()) {
+        if !seen.insert(name.str()) {
             out.push(name.duplicate());
         }
         let target = container.get("targetContainerName");
-        if !target.is_empty() && !others().any(|other| other == target.str()) {
+        if !target.is_empty() && !others.contains(target.str()) {
             out.push(target.not_found());
         }
         for key in container.value().as_object().into_iter().flatten().map(|(key, _)| key.as_str()) {
@@ -123,7 +132,7 @@ pub(super) fn only_in_pods(container: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-fn common(spec: At<'_>, container: At<'_>, known: &[At<'_>], out: &mut Vec<Cause>) {
+fn common(spec: At<'_>, container: At<'_>, known: &volumes::Known<'_>, out: &mut Vec<Cause>) {
     let name = container.get("name");
     if name.is_empty() {
         out.push(name.required(""));
@@ -144,11 +153,12 @@ fn common(spec: At<'_>, container: At<'_>, known: &[At<'_>], out: &mut Vec<Cause
 }
 
 fn ports(ports: At<'_>, out: &mut Vec<Cause>) {
-    for (i, port) in ports.items().enumerate() {
+    let mut seen = HashSet::new();
+    for port in ports.items() {
         let name = port.get("name");
         if !name.is_empty() {
             let problems = api::names::port_name(name.str());
-            let repeated = ports.items().take(i).any(|earlier| earlier.get("name").str() == name.str());
+            let repeated = !seen.insert(name.str());
             if problems.is_empty() && repeated {
                 out.push(name.duplicate());
             }
@@ -168,7 +178,7 @@ fn ports(ports: At<'_>, out: &mut Vec<Cause>) {
 }
 
 fn host_ports<'a>(containers: impl Iterator<Item = At<'a>>, out: &mut Vec<Cause>) {
-    let mut seen = BTreeSet::new();
+    let mut seen = HashSet::new();
     for port in containers.flat_map(|container| container.get("ports").items()) {
         let number = port.get("hostPort").int().unwrap_or(0);
         if number == 0 {
@@ -182,9 +192,10 @@ fn host_ports<'a>(containers: impl Iterator<Item = At<'a>>, out: &mut Vec<Cause>
 }
 
 fn resize_policy(spec: At<'_>, list: At<'_>, out: &mut Vec<Cause>) {
-    for (i, policy) in list.items().enumerate() {
+    let mut seen = HashSet::new();
+    for policy in list.items() {
         let (resource, restart) = (policy.get("resourceName"), policy.get("restartPolicy"));
-        if list.items().take(i).any(|earlier| earlier.get("resourceName").str() == resource.str()) {
+        if !seen.insert(resource.str()) {
             out.push(Cause::duplicate(&policy.field(), resource.value()));
         }
         for (at, supported) in [(resource, &["cpu", "memory"]), (restart, &["NotRequired", "RestartContainer"])] {

@@ -1,9 +1,11 @@
 //! Environment variables and where their values come from.
 
 use crate::kinds::at::At;
+use crate::kinds::rules::full;
 use crate::kinds::{quantities, rules};
 use api::{Cause, names};
 use serde_json::json;
+use std::collections::HashMap;
 
 pub(super) fn validate(container: At<'_>, out: &mut Vec<Cause>) {
     for variable in container.get("env").items() {
@@ -211,14 +213,19 @@ pub(super) fn resource_selector(at: At<'_>, in_file: bool, out: &mut Vec<Cause>)
 
 /// A variable from a file needs a volume that containers of the pod write: an emptyDir.
 pub(super) fn file_volumes(spec: At<'_>, out: &mut Vec<Cause>) {
+    let volumes: HashMap<&str, At<'_>> =
+        spec.get("volumes").items().rev().map(|volume| (volume.get("name").str(), volume)).collect();
     for container in super::CONTAINERS.iter().flat_map(|kind| spec.get(kind).items()) {
+        if full(out) {
+            return;
+        }
         for variable in container.get("env").items() {
             let reference = variable.down(&["valueFrom", "fileKeyRef"]);
             if !reference.is_set() {
                 continue;
             }
             let name = reference.get("volumeName");
-            match spec.get("volumes").items().find(|v| v.get("name").str() == name.str()) {
+            match volumes.get(name.str()) {
                 None => out.push(name.not_found()),
                 Some(volume) if !volume.get("emptyDir").is_set() => {
                     out.push(name.invalid("referenced volume must be of type emptyDir"));

@@ -14,6 +14,7 @@ use super::at::At;
 use super::{address, rules};
 use api::{Cause, names};
 use serde_json::json;
+use std::collections::HashSet;
 
 pub(crate) use defaults::{
     CONTAINERS, VOLUME_SOURCES, pod as default_pod, pod_spec as default_pod_spec,
@@ -60,6 +61,9 @@ const MAX_ANNOTATIONS: usize = 256 * 1024;
 fn annotation_keys(annotations: At<'_>, out: &mut Vec<Cause>) {
     let mut size = 0;
     for (key, value) in annotations.entries() {
+        if rules::full(out) {
+            return;
+        }
         let problems = names::qualified_name(&key.to_lowercase());
         out.extend(problems.iter().map(|text| Cause::invalid(&annotations.field(), &json!(key), text)));
         size += key.len() + value.str().len();
@@ -131,11 +135,12 @@ fn validate_spec(spec: At<'_>, is_pod: bool, out: &mut Vec<Cause>) {
 }
 
 fn claims(claims: At<'_>, out: &mut Vec<Cause>) {
-    for (i, claim) in claims.items().enumerate() {
+    let mut seen = HashSet::new();
+    for claim in claims.items() {
         let name = claim.get("name");
         if name.is_empty() {
             out.push(name.required(""));
-        } else if claims.items().take(i).any(|earlier| earlier.get("name").str() == name.str()) {
+        } else if !seen.insert(name.str()) {
             out.push(name.duplicate());
         } else {
             rules::label_name(name, out);
@@ -165,6 +170,9 @@ fn host_network(spec: At<'_>, is_pod: bool, out: &mut Vec<Cause>) {
         return;
     }
     for port in spec.get("containers").items().flat_map(|c| c.get("ports").items()) {
+        if rules::full(out) {
+            return;
+        }
         let number = |name: &'static str| port.get(name).int().unwrap_or(0);
         if (is_pod || number("hostPort") != 0) && number("hostPort") != number("containerPort") {
             let value = json!(number("hostPort"));
@@ -233,6 +241,9 @@ fn host_name(spec: At<'_>, out: &mut Vec<Cause>) {
 
 fn host_aliases(aliases: At<'_>, out: &mut Vec<Cause>) {
     for alias in aliases.items() {
+        if rules::full(out) {
+            return;
+        }
         address::valid(alias.get("ip"), out);
         for name in alias.get("hostnames").items() {
             rules::subdomain_name(name, out);

@@ -5,7 +5,7 @@ use crate::kinds::{quantities, rules};
 use api::quantity::Quantity;
 use api::{Cause, names};
 use serde_json::json;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 const STANDARD: &[&str] = &[
     "cpu",
@@ -102,6 +102,9 @@ pub(crate) fn whole_number(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
 /// A list of amounts by name.
 pub(super) fn list(list: At<'_>, check: fn(At<'_>, &str, &mut Vec<Cause>), out: &mut Vec<Cause>) {
     for (name, at) in list.entries() {
+        if rules::full(out) {
+            return;
+        }
         check(at, name, out);
         rules::quantity_not_negative(at, out);
         whole_number(at, name, out);
@@ -116,6 +119,9 @@ fn requirements(at: At<'_>, check: fn(At<'_>, &str, &mut Vec<Cause>), out: &mut 
     let (limits, requests) = (at.get("limits"), at.get("requests"));
     list(limits, check, out);
     for (name, request) in requests.entries() {
+        if rules::full(out) {
+            return;
+        }
         check(request, name, out);
         rules::quantity_not_negative(request, out);
         whole_number(request, name, out);
@@ -143,26 +149,31 @@ fn requirements(at: At<'_>, check: fn(At<'_>, &str, &mut Vec<Cause>), out: &mut 
 /// `resources` of a container.
 pub(super) fn container(spec: At<'_>, at: At<'_>, out: &mut Vec<Cause>) {
     requirements(at, container_name, out);
-    let claims = spec.get("resourceClaims");
-    for (i, claim) in at.get("claims").items().enumerate() {
+    let wanted = at.get("claims");
+    if wanted.is_empty() {
+        return;
+    }
+    let claims: Vec<&str> = spec.get("resourceClaims").items().map(|claim| claim.get("name").str()).collect();
+    let known: HashSet<&str> = claims.iter().copied().collect();
+    // By name, the requests asked of it; an empty one is all of them.
+    let mut seen: HashMap<&str, HashSet<&str>> = HashMap::new();
+    for claim in wanted.items() {
         let name = claim.get("name");
         if name.is_empty() {
             out.push(claim.required(""));
             continue;
         }
-        let same = |other: At<'_>| {
-            other.get("name").str() == name.str()
-                && (other.get("request").is_empty()
-                    || claim.get("request").is_empty()
-                    || other.get("request").str() == claim.get("request").str())
-        };
-        if at.get("claims").items().take(i).any(same) {
+        let (request, asked) = (claim.get("request").str(), seen.entry(name.str()).or_default());
+        if asked.contains("") || asked.contains(request) || (request.is_empty() && !asked.is_empty()) {
             out.push(Cause::duplicate(&claim.field(), name.value()));
         }
-        if !claims.items().any(|known| known.get("name").str() == name.str()) {
+        asked.insert(request);
+        if !known.contains(name.str()) {
             let mut cause = Cause::not_found(&claim.field(), name.value());
-            let known: Vec<&str> = claims.items().map(|c| c.get("name").str()).collect();
-            let list = if known.is_empty() { " which is empty".to_owned() } else { format!(": {}", known.join(", ")) };
+            let shown = &claims[..claims.len().min(20)];
+            let more = if claims.len() > shown.len() { ", ..." } else { "" };
+            let list =
+                if claims.is_empty() { " which is empty".to_owned() } else { format!(": {}{more}", shown.join(", ")) };
             cause.message.push_str(&format!(": must be one of the names in pod.spec.resourceClaims{list}"));
             out.push(cause);
         }
@@ -179,9 +190,15 @@ pub(super) fn pod_level(spec: At<'_>, out: &mut Vec<Cause>) {
         out.push(at.get("claims").forbidden("claims may not be set for Resources at pod-level"));
     }
     requirements(at, pod_name, out);
+    let mut totals: HashMap<&str, Quantity> = HashMap::new();
+    for container in spec.get("containers").items() {
+        for (name, request) in container.down(&["resources", "requests"]).entries() {
+            let Some(amount) = quantities::parse(request.value()) else { continue };
+            *totals.entry(name).or_default() += amount;
+        }
+    }
     for (name, request) in at.get("requests").entries() {
-        let total: Quantity =
-            spec.get("containers").items().filter_map(|c| amount(c.down(&["resources", "requests"]), name)).sum();
+        let total = totals.remove(name).unwrap_or_default();
         if quantities::parse(request.value()).is_some_and(|pod| total > pod) {
             out.push(
                 request.invalid(&format!("must be greater than or equal to aggregate container requests of {total}")),

@@ -4,6 +4,7 @@ use crate::kinds::at::At;
 use crate::kinds::rules;
 use api::{Cause, names};
 use serde_json::json;
+use std::collections::{HashMap, HashSet};
 
 /// Effects of taints, in the order that upstream lists them.
 pub(crate) const TAINT_EFFECTS: &[&str] = &["NoSchedule", "PreferNoSchedule", "NoExecute"];
@@ -43,6 +44,9 @@ fn weight(at: At<'_>, out: &mut Vec<Cause>) {
 
 fn node_term(term: At<'_>, strict: bool, out: &mut Vec<Cause>) {
     for requirement in term.get("matchExpressions").items() {
+        if rules::full(out) {
+            return;
+        }
         let (operator, values) = (requirement.get("operator"), requirement.get("values"));
         match operator.str() {
             "In" | "NotIn" if values.is_empty() => {
@@ -63,6 +67,9 @@ fn node_term(term: At<'_>, strict: bool, out: &mut Vec<Cause>) {
         }
     }
     for requirement in term.get("matchFields").items() {
+        if rules::full(out) {
+            return;
+        }
         let (key, operator, values) = (requirement.get("key"), requirement.get("operator"), requirement.get("values"));
         match operator.str() {
             "In" | "NotIn" if values.len() != 1 => {
@@ -83,6 +90,9 @@ fn node_term(term: At<'_>, strict: bool, out: &mut Vec<Cause>) {
 }
 
 fn pod_term(term: At<'_>, out: &mut Vec<Cause>) {
+    if rules::full(out) {
+        return;
+    }
     for selector in ["labelSelector", "namespaceSelector"] {
         rules::label_selector(term.get(selector), out);
     }
@@ -113,8 +123,9 @@ fn label_keys(term: At<'_>, out: &mut Vec<Cause>) {
         }
         keys.items().for_each(|key| rules::qualified(key, out));
     }
+    let other: HashSet<&str> = mismatching.items().map(At::str).collect();
     for key in matching.items() {
-        if mismatching.items().any(|other| other.str() == key.str()) {
+        if other.contains(key.str()) {
             out.push(key.invalid("exists in both matchLabelKeys and mismatchLabelKeys"));
         }
     }
@@ -156,11 +167,12 @@ pub(crate) fn tolerations(tolerations: At<'_>, out: &mut Vec<Cause>) {
 }
 
 pub(super) fn gates(gates: At<'_>, out: &mut Vec<Cause>) {
-    for (i, gate) in gates.items().enumerate() {
+    let mut seen = HashSet::new();
+    for gate in gates.items() {
         let name = gate.get("name");
         let value = json!(name.str());
         out.extend(names::qualified_name(name.str()).iter().map(|text| Cause::invalid(&gate.field(), &value, text)));
-        if gates.items().take(i).any(|earlier| earlier.get("name").str() == name.str()) {
+        if !seen.insert(name.str()) {
             out.push(Cause::duplicate(&gate.field(), &value));
         }
     }
@@ -168,7 +180,16 @@ pub(super) fn gates(gates: At<'_>, out: &mut Vec<Cause>) {
 
 pub(super) fn spread(constraints: At<'_>, out: &mut Vec<Cause>) {
     const POSITIVE: &str = "must be greater than zero";
-    for (i, constraint) in constraints.items().enumerate() {
+    // Upstream names the first of equal ones.
+    let mut left: HashMap<(&str, &str), usize> = HashMap::new();
+    for constraint in constraints.items() {
+        let pair = (constraint.get("topologyKey").str(), constraint.get("whenUnsatisfiable").str());
+        *left.entry(pair).or_default() += 1;
+    }
+    for constraint in constraints.items() {
+        if rules::full(out) {
+            return;
+        }
         let skew = constraint.get("maxSkew");
         if skew.int().unwrap_or(0) <= 0 {
             out.push(Cause::invalid(&skew.field(), &json!(skew.int().unwrap_or(0)), POSITIVE));
@@ -181,10 +202,9 @@ pub(super) fn spread(constraints: At<'_>, out: &mut Vec<Cause>) {
             let value = json!(action.str());
             out.push(Cause::not_supported(&action.field(), &value, &["DoNotSchedule", "ScheduleAnyway"]));
         }
-        let same = |other: At<'_>| {
-            other.get("topologyKey").str() == key.str() && other.get("whenUnsatisfiable").str() == action.str()
-        };
-        if constraints.items().skip(i + 1).any(same) {
+        let later = left.entry((key.str(), action.str())).or_default();
+        *later -= 1;
+        if *later > 0 {
             let place = constraint.field().child("{topologyKey, whenUnsatisfiable}");
             out.push(Cause::duplicate(&place, &json!(format!("{{{}, {}}}", key.str(), action.str()))));
         }

@@ -4,6 +4,7 @@ use crate::kinds::at::At;
 use crate::kinds::rules;
 use api::Cause;
 use serde_json::Value;
+use std::collections::HashSet;
 
 /// `securityContext` of the pod and what it excludes.
 pub(super) fn pod(spec: At<'_>, out: &mut Vec<Cause>) {
@@ -45,12 +46,14 @@ fn id(at: At<'_>, out: &mut Vec<Cause>) {
 }
 
 fn sysctls(spec: At<'_>, list: At<'_>, out: &mut Vec<Cause>) {
-    for (i, sysctl) in list.items().enumerate() {
+    let mut seen = HashSet::new();
+    for sysctl in list.items() {
         let name = sysctl.get("name");
         if name.is_empty() {
             out.push(name.required(""));
             continue;
         }
+        let repeated = !seen.insert(name.str());
         let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
         let segment = |s: &str| {
             s.bytes().next().is_some_and(plain)
@@ -59,7 +62,7 @@ fn sysctls(spec: At<'_>, list: At<'_>, out: &mut Vec<Cause>) {
         };
         if name.str().len() > 253 || !name.str().split(['.', '/']).all(segment) {
             out.push(name.invalid("must have at most 253 characters and match regex ^([a-z0-9]([-_a-z0-9]*[a-z0-9])?[\\./])*[a-z0-9]([-_a-z0-9]*[a-z0-9])?$"));
-        } else if list.items().take(i).any(|earlier| earlier.get("name").str() == name.str()) {
+        } else if repeated {
             out.push(name.duplicate());
         }
         let dotted = name.str().replace('/', ".");

@@ -6,14 +6,20 @@ use crate::kinds::at::At;
 use crate::kinds::{quantities, rules};
 use api::Cause;
 use serde_json::json;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive";
 
-/// Checks the volumes; returns those that mounts may refer to.
-pub(super) fn validate<'a>(volumes: At<'a>, out: &mut Vec<Cause>) -> Vec<At<'a>> {
-    let mut good: Vec<At<'a>> = Vec::new();
+/// Volumes that mounts may refer to, by name.
+pub(super) type Known<'a> = HashMap<&'a str, At<'a>>;
+
+/// Checks the volumes; returns the good ones.
+pub(super) fn validate<'a>(volumes: At<'a>, out: &mut Vec<Cause>) -> Known<'a> {
+    let mut good = Known::new();
     for volume in volumes.items() {
+        if rules::full(out) {
+            return good;
+        }
         let before = out.len();
         source(volume, out);
         let name = volume.get("name");
@@ -22,11 +28,11 @@ pub(super) fn validate<'a>(volumes: At<'a>, out: &mut Vec<Cause>) -> Vec<At<'a>>
         } else {
             rules::label_name(name, out);
         }
-        if good.iter().any(|other| other.get("name").str() == name.str()) {
+        if good.contains_key(name.str()) {
             out.push(name.duplicate());
         }
         if out.len() == before {
-            good.push(volume);
+            good.insert(name.str(), volume);
         }
     }
     good
@@ -190,6 +196,9 @@ fn projected(projected: At<'_>, out: &mut Vec<Cause>) {
     mode(projected.get("defaultMode"), out);
     let mut paths = BTreeSet::new();
     for source in projected.get("sources").items() {
+        if rules::full(out) {
+            return;
+        }
         let mut kinds = 0;
         for name in
             ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"]
@@ -264,32 +273,48 @@ fn token<'a>(projected: At<'a>, token: At<'a>, paths: &mut BTreeSet<&'a str>, ou
 }
 
 /// `volumeMounts` and `volumeDevices` of a container.
-pub(super) fn mounts(container: At<'_>, known: &[At<'_>], out: &mut Vec<Cause>) {
+pub(super) fn mounts(container: At<'_>, known: &Known<'_>, out: &mut Vec<Cause>) {
     let (mounts, devices) = (container.get("volumeMounts"), container.get("volumeDevices"));
-    for (i, mount) in mounts.items().enumerate() {
+    let (mut paths, in_devices) = (HashSet::new(), Names::of(devices, "devicePath"));
+    for mount in mounts.items() {
         let (name, path) = (mount.get("name"), mount.get("mountPath"));
         if name.is_empty() {
             out.push(name.required(""));
         }
-        if !known.iter().any(|volume| volume.get("name").str() == name.str()) {
+        if !known.contains_key(name.str()) {
             out.push(Cause::not_found(&name.field(), &json!(name.str())));
         }
         if path.is_empty() {
             out.push(path.required(""));
         }
-        if mounts.items().take(i).any(|earlier| earlier.get("mountPath").str() == path.str()) {
+        if !paths.insert(path.str()) {
             out.push(path.invalid("must be unique"));
         }
-        if devices.items().any(|device| device.get("name").str() == name.str()) {
+        if in_devices.names.contains(name.str()) {
             out.push(name.invalid("must not already exist in volumeDevices"));
         }
-        if devices.items().any(|device| device.get("devicePath").str() == path.str()) {
+        if in_devices.paths.contains(path.str()) {
             out.push(path.invalid("must not already exist as a path in volumeDevices"));
         }
         how_mounted(container, mounts, mount, out);
     }
-    for (i, device) in devices.items().enumerate() {
-        self::device(mounts, devices, i, device, known, out);
+    let (mut earlier, in_mounts) = (Names::default(), Names::of(mounts, "mountPath"));
+    for device in devices.items() {
+        self::device(device, &mut earlier, &in_mounts, known, out);
+    }
+}
+
+/// Names and paths of mounts or devices.
+#[derive(Default)]
+struct Names<'a> {
+    names: HashSet<&'a str>,
+    paths: HashSet<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    fn of(list: At<'a>, path: &'static str) -> Self {
+        let all = |field| list.items().map(|item| item.get(field).str()).collect();
+        Self { names: all("name"), paths: all(path) }
     }
 }
 
@@ -334,14 +359,13 @@ fn how_mounted(container: At<'_>, mounts: At<'_>, mount: At<'_>, out: &mut Vec<C
     }
 }
 
-fn device(mounts: At<'_>, devices: At<'_>, i: usize, device: At<'_>, known: &[At<'_>], out: &mut Vec<Cause>) {
+fn device<'a>(device: At<'a>, earlier: &mut Names<'a>, mounts: &Names<'_>, known: &Known<'_>, out: &mut Vec<Cause>) {
     let (name, path) = (device.get("name"), device.get("devicePath"));
-    let volume = known.iter().find(|volume| volume.get("name").str() == name.str());
+    let volume = known.get(name.str());
     if name.is_empty() {
         out.push(name.required(""));
     }
-    let earlier = |field: &'static str, value: &str| devices.items().take(i).any(|d| d.get(field).str() == value);
-    if !name.is_empty() && earlier("name", name.str()) {
+    if !earlier.names.insert(name.str()) && !name.is_empty() {
         out.push(name.invalid("must be unique"));
     }
     match volume {
@@ -356,16 +380,16 @@ fn device(mounts: At<'_>, devices: At<'_>, i: usize, device: At<'_>, known: &[At
     if path.is_empty() {
         out.push(path.required(""));
     }
-    if earlier("devicePath", path.str()) {
+    if !earlier.paths.insert(path.str()) {
         out.push(path.invalid("must be unique"));
     }
     if path.str().split('/').any(|part| part == "..") {
         out.push(path.invalid("can not contain backsteps ('..')"));
     }
-    if mounts.items().any(|mount| mount.get("name").str() == name.str()) {
+    if mounts.names.contains(name.str()) {
         out.push(name.invalid("must not already exist in volumeMounts"));
     }
-    if mounts.items().any(|mount| mount.get("mountPath").str() == path.str()) {
+    if mounts.paths.contains(path.str()) {
         out.push(path.invalid("must not already exist as a path in volumeMounts"));
     }
 }

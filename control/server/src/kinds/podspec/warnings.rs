@@ -3,7 +3,10 @@
 use crate::kinds::at::At;
 use crate::kinds::{address, quantities};
 use api::Object;
-use std::collections::BTreeMap;
+use std::collections::{HashMap, HashSet};
+
+/// More warnings are not collected: of what the header takes (4 KiB), these are far beyond.
+const MOST: usize = 200;
 
 /// Warnings about a Pod.
 pub(crate) fn pod(object: &Object) -> Vec<String> {
@@ -31,6 +34,9 @@ fn warnings(spec: At<'_>, metadata: At<'_>) -> Vec<String> {
             fractions(container.get("resources").get(list), &mut out);
         }
         hidden_variables(container, &mut out);
+        if out.len() >= MOST {
+            break;
+        }
     }
     ports(spec, &mut out);
     let grace = spec.get("terminationGracePeriodSeconds");
@@ -80,6 +86,9 @@ fn node_labels(spec: At<'_>, out: &mut Vec<String>) {
     let preferred = node.get("preferredDuringSchedulingIgnoredDuringExecution");
     let terms = required.items().chain(preferred.items().map(|p| p.get("preference")));
     for key in terms.flat_map(|term| term.get("matchExpressions").items()).map(|e| e.get("key")) {
+        if out.len() >= MOST {
+            return;
+        }
         out.extend(deprecated_label(key.str()).map(|text| format!("{}: {} is {text}", key.field(), key.str())));
     }
     for constraint in spec.get("topologySpreadConstraints").items() {
@@ -155,9 +164,10 @@ fn old_volumes(spec: At<'_>, out: &mut Vec<String>) {
 }
 
 fn repeated(list: At<'_>, field: &'static str, out: &mut Vec<String>) {
-    for (i, item) in list.items().enumerate() {
+    let mut seen = HashSet::new();
+    for item in list.items() {
         let value = item.get(field);
-        if list.items().take(i).any(|earlier| earlier.get(field).str() == value.str()) {
+        if !seen.insert(value.str()) {
             out.push(format!("{}: duplicate {field} \"{}\"", value.field(), value.str()));
         }
     }
@@ -173,10 +183,10 @@ fn fractions(list: At<'_>, out: &mut Vec<String>) {
 }
 
 fn hidden_variables(container: At<'_>, out: &mut Vec<String>) {
-    let all = container.get("env");
-    for (i, variable) in all.items().enumerate() {
+    let mut seen = HashSet::new();
+    for variable in container.get("env").items() {
         let name = variable.get("name").str();
-        if !all.items().take(i).any(|earlier| earlier.get("name").str() == name) {
+        if out.len() >= MOST || seen.insert(name) {
             continue;
         }
         let itself = format!("$({name})");
@@ -190,36 +200,77 @@ fn hidden_variables(container: At<'_>, out: &mut Vec<String>) {
     }
 }
 
+/// The ports of one number and protocol that were seen, so that each new one is only compared with those that it clashes with.
+#[derive(Default)]
+struct SamePorts<'a> {
+    all: Vec<At<'a>>,
+    /// Without a host port.
+    inner: Vec<usize>,
+    /// By host port and address.
+    outer: HashMap<(i64, &'a str), Vec<usize>>,
+    /// By host port, those that name an address.
+    addressed: HashMap<i64, Vec<usize>>,
+}
+
+impl<'a> SamePorts<'a> {
+    /// Adds a port; calls back for the ones before it, in their order, with how they clash.
+    fn add(&mut self, port: At<'a>, mut clash: impl FnMut(&str, At<'a>)) {
+        let (number, ip) = (port.get("hostPort").int().unwrap_or(0), port.get("hostIP").str());
+        let mut clashes: Vec<(usize, &str)> = Vec::new();
+        const DUPLICATE: &str = "duplicate port definition with";
+        const OVERLAPPING: &str = "overlapping port definition with";
+        const AMBIGUOUS: &str = "dangerously ambiguous port definition with";
+        let at = |key: (i64, &'a str)| self.outer.get(&key).into_iter().flatten().copied();
+        clashes.extend(at((number, ip)).map(|i| (i, DUPLICATE)));
+        if number == 0 {
+            let others = (0..self.all.len()).filter(|i| {
+                let other = self.all[*i];
+                other.get("hostPort").int().unwrap_or(0) != 0 || other.get("hostIP").str() != ip
+            });
+            clashes.extend(others.take(MOST).map(|i| (i, OVERLAPPING)));
+        } else {
+            clashes.extend(self.inner.iter().map(|i| (*i, OVERLAPPING)));
+            if ip.is_empty() {
+                clashes.extend(self.addressed.get(&number).into_iter().flatten().map(|i| (*i, AMBIGUOUS)));
+            } else {
+                clashes.extend(at((number, "")).map(|i| (i, AMBIGUOUS)));
+            }
+        }
+        clashes.sort_unstable();
+        clashes.into_iter().for_each(|(i, how)| clash(how, self.all[i]));
+        let own = self.all.len();
+        self.all.push(port);
+        self.outer.entry((number, ip)).or_default().push(own);
+        if number == 0 {
+            self.inner.push(own);
+        } else if !ip.is_empty() {
+            self.addressed.entry(number).or_default().push(own);
+        }
+    }
+}
+
 fn ports(spec: At<'_>, out: &mut Vec<String>) {
-    let mut by_number: BTreeMap<(i64, &str), Vec<At<'_>>> = BTreeMap::new();
-    let mut by_name: BTreeMap<&str, String> = BTreeMap::new();
+    let mut by_number: HashMap<(i64, &str), SamePorts<'_>> = HashMap::new();
+    let mut by_name: HashMap<&str, At<'_>> = HashMap::new();
     let mut names = Vec::new();
     for port in containers(spec).flat_map(|c| c.get("ports").items()) {
-        let key = |port: At<'_>| (port.get("hostPort").int().unwrap_or(0), port.get("hostIP").str().to_owned());
-        let (number, ip) = key(port);
-        let others =
-            by_number.entry((port.get("containerPort").int().unwrap_or(0), port.get("protocol").str())).or_default();
-        for other in others.iter() {
-            let (other_number, other_ip) = key(*other);
-            let how = if number == other_number && ip == other_ip {
-                "duplicate port definition with"
-            } else if number == 0 || other_number == 0 {
-                "overlapping port definition with"
-            } else if number == other_number && ip.is_empty() != other_ip.is_empty() {
-                "dangerously ambiguous port definition with"
-            } else {
-                continue;
-            };
-            out.push(format!("{}: {how} {}", port.field(), other.field()));
+        if out.len() + names.len() >= MOST {
+            break;
         }
-        others.push(port);
+        let same =
+            by_number.entry((port.get("containerPort").int().unwrap_or(0), port.get("protocol").str())).or_default();
+        same.add(port, |how, other| {
+            if out.len() < MOST {
+                out.push(format!("{}: {how} {}", port.field(), other.field()));
+            }
+        });
         let name = port.get("name").str();
-        match by_name.get(name) {
+        match by_name.get(name).map(|other| other.field()) {
             Some(other) => names.push(format!(
                 "{}: duplicate port name \"{name}\" with {other}, services and probes that select ports by name will use {other}",
                 port.field()
             )),
-            None if !name.is_empty() => drop(by_name.insert(name, port.field().to_string())),
+            None if !name.is_empty() => drop(by_name.insert(name, port)),
             None => {}
         }
     }

@@ -4,6 +4,7 @@ use super::linked::needs_health_check_port;
 use crate::kinds::{address, at::At, edit, rules};
 use api::{Cause, FieldPath, Object, names};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// Whether traffic can come from outside the cluster, so that `externalTrafficPolicy` has a meaning.
 pub(super) fn externally_accessible(spec: &edit::Fields) -> bool {
@@ -83,7 +84,8 @@ fn of_type(spec: At<'_>, kind: &str, out: &mut Vec<Cause>) {
 }
 
 fn port_list(ports: At<'_>, out: &mut Vec<Cause>) {
-    for (i, port) in ports.items().enumerate() {
+    let mut seen = HashSet::new();
+    for port in ports.items() {
         let name = port.get("name");
         if name.is_empty() {
             if ports.len() > 1 {
@@ -91,7 +93,7 @@ fn port_list(ports: At<'_>, out: &mut Vec<Cause>) {
             }
         } else {
             rules::label_name(name, out);
-            if ports.items().take(i).any(|earlier| earlier.get("name").str() == name.str()) {
+            if !seen.insert(name.str()) {
                 out.push(name.duplicate());
             }
         }
@@ -141,11 +143,12 @@ pub(super) fn cluster_ips(object: &Object) -> Vec<Cause> {
         _ => {}
     }
     let families = spec.get("ipFamilies");
-    for (i, family) in families.items().enumerate() {
+    let mut seen = HashSet::new();
+    for family in families.items() {
         if !matches!(family.str(), "IPv4" | "IPv6") {
             out.push(family.not_supported(&["IPv4", "IPv6"]));
         }
-        if families.items().take(i).any(|earlier| earlier.str() == family.str()) {
+        if !seen.insert(family.str()) {
             out.push(family.duplicate());
         }
     }
@@ -192,12 +195,11 @@ fn node_ports(ports: At<'_>, kind: &str, out: &mut Vec<Cause>) {
         }
     }
     for name in ["nodePort", "port"] {
-        for (i, port) in ports.items().enumerate() {
+        let mut seen = HashSet::new();
+        for port in ports.items() {
             let value = number(port, name);
-            let same = |other: At<'_>| {
-                number(other, name) == value && other.get("protocol").str() == port.get("protocol").str()
-            };
-            if (name == "nodePort" && value == 0) || !ports.items().take(i).any(same) {
+            let first = seen.insert((value, port.get("protocol").str()));
+            if (name == "nodePort" && value == 0) || first {
                 continue;
             }
             if name == "nodePort" {
