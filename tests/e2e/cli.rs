@@ -40,3 +40,184 @@ fn an_empty_directory_is_taken_and_one_with_foreign_files_is_not_touched() {
         assert_eq!(std::fs::read_dir(&foreign).expect("read").count(), 1, "{command:?}");
     }
 }
+
+/// A pod of two containers that print who they are, and one that a Job makes.
+const TELLERS: &str = "\
+apiVersion: v1
+kind: Pod
+metadata: {name: two, labels: {app: tell}}
+spec:
+  restartPolicy: Never
+  containers:
+  - {name: a, image: teller:1}
+  - {name: b, image: teller:1}
+---
+apiVersion: batch/v1
+kind: Job
+metadata: {name: once}
+spec:
+  template:
+    metadata: {labels: {app: tell}}
+    spec: {restartPolicy: Never, containers: [{name: a, image: teller:1}]}
+";
+
+const TELLER: &str = "(module (import \"wasi_snapshot_preview1\" \"fd_write\" (func $w (param i32 i32 i32 i32) (result i32))) \
+    (memory (export \"memory\") 1) (data (i32.const 16) \"told\\n\") \
+    (func (export \"_start\") (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 5)) \
+    (drop (call $w (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))";
+
+/// What a command printed, having succeeded.
+fn succeeds(machine: &Machine, args: &[&str]) -> String {
+    let output = machine.run(args);
+    assert!(output.status.success(), "{args:?}: {}", error(&output));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+/// What a command said, having failed with 1.
+fn fails(machine: &Machine, args: &[&str]) -> String {
+    let output = machine.run(args);
+    assert_eq!(output.status.code(), Some(1), "{args:?}: {}", error(&output));
+    error(&output)
+}
+
+/// A cluster in which the tellers have told.
+fn tellers(machine: &Machine) -> Cluster<'_> {
+    std::fs::write(machine.path("work").join("teller.wat"), TELLER).expect("written");
+    std::fs::write(machine.path("work").join("tellers.yaml"), TELLERS).expect("written");
+    succeeds(machine, &["image", "load", "teller.wat", "-t", "teller:1"]);
+    let cluster = machine.up(&[]);
+    succeeds(machine, &["apply", "-f", "tellers.yaml"]);
+    cluster
+}
+
+#[test]
+fn get_names_objects_as_kubectl_does_and_fails_in_its_words() {
+    let machine = Machine::new();
+    let _cluster = machine.up(&[]);
+    let configs = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: one, labels: {tier: test}}\n---\napiVersion: v1\nkind: ConfigMap\nmetadata: {name: two}\n";
+    std::fs::write(machine.path("work").join("c.yaml"), configs).expect("written");
+    succeeds(&machine, &["apply", "-f", "c.yaml"]);
+
+    let several = succeeds(&machine, &["get", "svc,cm"]);
+    assert!(several.contains("service/kubernetes") && several.contains("configmap/one"), "{several}");
+    assert_eq!(several.matches("NAME").count(), 2, "a header for each kind: {several}");
+    let named = succeeds(&machine, &["get", "cm/one", "cm/two"]);
+    assert_eq!(named.matches("NAME").count(), 1, "one header: {named}");
+    assert!(!named.contains("configmap/"), "one kind: {named}");
+    assert!(succeeds(&machine, &["get", "all"]).contains("service/kubernetes"));
+    assert_eq!(succeeds(&machine, &["get", "cm", "-l", "tier=test", "-o", "name"]), "configmap/one\n");
+    let everywhere = succeeds(&machine, &["get", "cm", "-A"]);
+    assert!(everywhere.starts_with("NAMESPACE") && everywhere.contains("kube-system"), "{everywhere}");
+
+    let yaml = succeeds(&machine, &["get", "cm/one", "-o", "yaml"]);
+    assert!(yaml.contains("kind: ConfigMap") && !yaml.contains("managedFields"), "{yaml}");
+    assert!(succeeds(&machine, &["get", "cm/one", "-o", "yaml", "--show-managed-fields"]).contains("managedFields"));
+    assert!(succeeds(&machine, &["get", "cm", "-o", "json"]).contains("\"kind\": \"List\""));
+
+    for (args, want) in [
+        (&["get", "pods", "absent"][..], "Error from server (NotFound): pods \"absent\" not found\n"),
+        (&["get", "nonsense"], "error: the server doesn't have a resource type \"nonsense\"\n"),
+        (&["get", "cm/one", "-A"], "error: a resource cannot be retrieved by name across all namespaces\n"),
+        (&["get", "cm/one", "-l", "a=b"], "error: name cannot be provided when a selector is specified\n"),
+        (&["delete", "cm"], "error: resource(s) were provided, but no name was specified\n"),
+        (&["delete", "cm/absent"], "Error from server (NotFound): configmaps \"absent\" not found\n"),
+    ] {
+        assert_eq!(fails(&machine, args), want, "{args:?}");
+    }
+    let partly = machine.run(&["get", "cm/one", "cm/absent"]);
+    assert_eq!(partly.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&partly.stdout).contains("one"), "what is there is shown");
+    let none = machine.run(&["get", "pods"]);
+    assert_eq!((none.status.code(), error(&none).as_str()), (Some(0), "No resources found in default namespace.\n"));
+    for args in [&["get"][..], &["logs"], &["delete"], &["get", "cm", "-o", "nonsense"]] {
+        assert_eq!(machine.run(args).status.code(), Some(2), "{args:?}");
+    }
+
+    assert_eq!(succeeds(&machine, &["delete", "cm/one", "cm/two"]), "configmap/one deleted\nconfigmap/two deleted\n");
+}
+
+#[test]
+fn get_watch_prints_what_is_there_and_then_each_change() {
+    use std::io::{BufRead, BufReader};
+    let machine = Machine::new();
+    let _cluster = machine.up(&[]);
+    let config = |name: &str| {
+        let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, labels: {{app: w}}}}\n");
+        std::fs::write(machine.path("work").join("c.yaml"), text).expect("written");
+        succeeds(&machine, &["apply", "-f", "c.yaml"]);
+    };
+    config("before");
+    let mut command = machine.sampan(&["get", "cm", "-l", "app=w", "-w"]);
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().expect("starts");
+    let mut lines = BufReader::new(child.stdout.take().expect("piped")).lines().map_while(Result::ok);
+    assert!(lines.next().expect("a header").starts_with("NAME"));
+    assert!(lines.next().expect("what is there").starts_with("before"));
+    config("after");
+    assert!(lines.next().expect("the change").starts_with("after"));
+    child.kill().expect("killed");
+    child.wait().expect("reaped");
+}
+
+#[test]
+fn logs_finds_the_pod_and_the_container_as_kubectl_does() {
+    let machine = Machine::new();
+    let cluster = tellers(&machine);
+    if kubectl().is_none() {
+        return;
+    }
+    cluster.kubectl(&["wait", "--for=jsonpath={.status.phase}=Succeeded", "pod", "-l", "app=tell", "--timeout=60s"]);
+    for args in [&["logs", "two"][..], &["logs", "pod/two"], &["logs", "two", "-c", "b"], &["logs", "job/once"]] {
+        assert_eq!(succeeds(&machine, args), "told\n", "{args:?}");
+    }
+    let defaulted = machine.run(&["logs", "two"]);
+    assert_eq!(error(&defaulted), "Defaulted container \"a\" out of: a, b\n");
+    assert_eq!(succeeds(&machine, &["logs", "-l", "app=tell"]), "told\ntold\n");
+    for (args, want) in [
+        (&["logs", "absent"][..], "Error from server (NotFound): pods \"absent\" not found\n"),
+        (&["logs", "job/absent"], "Error from server (NotFound): jobs.batch \"absent\" not found\n"),
+        (&["logs", "two", "-c", "z"], "error: container z is not valid for pod two\n"),
+        (&["logs", "two", "-l", "a=b"], "error: only a selector (-l) or a POD name is allowed\n"),
+        (
+            &["logs", "namespace/default"],
+            "error: cannot get the logs from *v1.Namespace: selector for *v1.Namespace not implemented\n",
+        ),
+    ] {
+        assert_eq!(fails(&machine, args), want, "{args:?}");
+    }
+}
+
+#[test]
+fn images_in_use_are_removed_by_force_alone_and_latest_is_told_about() {
+    let machine = Machine::new();
+    std::fs::write(machine.path("work").join("spin.wat"), "(module (func (export \"_start\") (loop $l (br $l))))")
+        .expect("written");
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: user}\nspec: {containers: [{name: c, image: 'spin:1', resources: {limits: {cpu: 10m}}}]}\n";
+    std::fs::write(machine.path("work").join("pod.yaml"), pod).expect("written");
+    assert!(succeeds(&machine, &["image", "ls"]).starts_with("NAME"));
+    succeeds(&machine, &["image", "load", "spin.wat", "-t", "spin:1"]);
+    let latest = machine.run(&["image", "load", "spin.wat", "-t", "localhost/x:latest"]);
+    assert!(latest.status.success());
+    assert!(error(&latest).contains("imagePullPolicy: IfNotPresent") && error(&latest).contains("-t localhost/x:1"));
+
+    let _cluster = machine.up(&[]);
+    succeeds(&machine, &["apply", "-f", "pod.yaml"]);
+    let refused = fails(&machine, &["image", "rm", "spin:1"]);
+    assert!(refused.contains("default/user") && refused.contains("--force"), "{refused}");
+    succeeds(&machine, &["image", "rm", "localhost/x:latest"]);
+    succeeds(&machine, &["image", "rm", "--force", "spin:1"]);
+}
+
+#[test]
+fn detach_shows_the_progress_of_what_is_applied() {
+    let machine = Machine::new();
+    for each in ["hello", "fetch"] {
+        sample(each, &machine.path("work"));
+    }
+    let listen = format!("{}:0", machine.address);
+    let up = machine.run(&["up", "--detach", "-f", "hello", "--listen", &listen, "--node-address", &machine.address]);
+    let stopped = machine.run(&["down"]);
+    assert!(up.status.success() && stopped.status.success(), "{}", error(&up));
+    assert!(error(&up).contains("deployment.apps/hello created"), "{}", error(&up));
+    assert!(error(&up).contains("deployment.apps/hello 0/3 ready"), "{}", error(&up));
+    assert!(String::from_utf8_lossy(&up.stdout).contains("applied 4 objects"));
+}

@@ -131,8 +131,11 @@ pub(crate) enum ImageCommand {
     /// Remove images from the store
     Rm {
         /// Names or digests
-        #[arg(required = true)]
+        #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
+        /// Also remove what pods of the running cluster use
+        #[arg(long)]
+        force: bool,
         #[command(flatten)]
         data: DataDir,
     },
@@ -188,38 +191,47 @@ pub(crate) enum Output {
 
 #[derive(Debug, Args)]
 pub(crate) struct GetArgs {
-    /// Resource, such as pods, deploy or services
-    pub(crate) resource: String,
-    /// Name of one object
-    pub(crate) name: Option<String>,
-    /// Every namespace
+    /// Types, such as pods, deploy,svc or all, then names; or TYPE/NAME, which may be repeated
+    #[arg(required = true, value_name = "TYPE[,TYPE]|TYPE/NAME")]
+    pub(crate) what: Vec<String>,
+    /// Objects of every namespace
     #[arg(short = 'A', long)]
     pub(crate) all_namespaces: bool,
-    /// Label selector
-    #[arg(short = 'l', long, default_value = "")]
+    /// Only objects with these labels, such as app=hello,tier!=test [default: all objects]
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true, value_name = "SELECTOR")]
     pub(crate) selector: String,
-    /// Form
-    #[arg(short, long, value_enum, default_value_t = Output::Table)]
+    /// Form of what is printed
+    #[arg(short, long, value_enum, default_value_t = Output::Table, value_name = "FORM")]
     pub(crate) output: Output,
+    /// Go on and print every change, until Ctrl-C
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    /// Print metadata.managedFields too, in YAML and JSON
+    #[arg(long)]
+    pub(crate) show_managed_fields: bool,
     #[command(flatten)]
     pub(crate) target: Target,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct LogsArgs {
-    /// The pod
-    pub(crate) pod: String,
-    /// Its container, if it has several
-    #[arg(short, long)]
+    /// The pod, or something that has pods, such as deploy/hello or job/count: of those the one that tells most
+    #[arg(value_name = "POD|TYPE/NAME")]
+    pub(crate) pod: Option<String>,
+    /// The logs of all pods with these labels, such as app=hello
+    #[arg(short = 'l', long, default_value = "", hide_default_value = true, value_name = "SELECTOR")]
+    pub(crate) selector: String,
+    /// Which container of the pod [default: its only or first one]
+    #[arg(short, long, value_name = "NAME")]
     pub(crate) container: Option<String>,
-    /// Keep following
+    /// Go on and print lines as they come, until Ctrl-C
     #[arg(short, long)]
     pub(crate) follow: bool,
-    /// The instance before the last restart
+    /// The log of the instance before the last restart
     #[arg(short, long)]
     pub(crate) previous: bool,
-    /// Only the last lines
-    #[arg(long)]
+    /// Only the last N lines [default: all; with --selector 10 of each pod]
+    #[arg(long, value_name = "N")]
     pub(crate) tail: Option<u64>,
     #[command(flatten)]
     pub(crate) target: Target,
@@ -227,12 +239,10 @@ pub(crate) struct LogsArgs {
 
 #[derive(Debug, Args)]
 pub(crate) struct DeleteArgs {
-    /// Resource, such as pods or deploy
-    #[arg(required_unless_present = "filename", conflicts_with = "filename")]
-    pub(crate) resource: Option<String>,
-    /// Names
-    pub(crate) names: Vec<String>,
-    /// Delete what these manifests name
+    /// A type, such as pods or deploy, then names; or TYPE/NAME, which may be repeated
+    #[arg(required_unless_present = "filename", conflicts_with = "filename", value_name = "TYPE NAME|TYPE/NAME")]
+    pub(crate) what: Vec<String>,
+    /// Delete what these manifests name: files or folders; - is standard input
     #[arg(short = 'f', long = "filename", value_name = "PATH")]
     pub(crate) filename: Vec<PathBuf>,
     #[command(flatten)]

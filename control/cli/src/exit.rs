@@ -37,13 +37,31 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
     error.downcast_ref::<Exit>().map_or(FAILED, |exit| exit.code)
 }
 
+/// A failure as it is printed: what the server refused in kubectl's form, all else with `error: ` before it.
+pub(crate) fn told(error: &anyhow::Error) -> String {
+    let text = without_numbers(&format!("{error:#}"));
+    if text.starts_with(crate::remote::FROM_SERVER) { text } else { format!("error: {text}") }
+}
+
+/// Without the operating system's error numbers, which stand behind its words.
+fn without_numbers(text: &str) -> String {
+    let mut parts = text.split(" (os error ");
+    let mut out = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|b| b.is_ascii_digit()) => out.push_str(rest),
+            _ => {
+                out.push_str(" (os error ");
+                out.push_str(part);
+            }
+        }
+    }
+    out
+}
+
 /// An error of the operating system in words, without its number.
 pub(crate) fn io(error: &std::io::Error) -> String {
-    let text = error.to_string();
-    match text.rsplit_once(" (os error ") {
-        Some((words, _)) => words.to_owned(),
-        None => text,
-    }
+    without_numbers(&error.to_string())
 }
 
 #[cfg(test)]
@@ -61,5 +79,14 @@ mod tests {
         let absent = std::fs::read("/absent").expect_err("absent");
         assert_eq!(io(&absent), "No such file or directory");
         assert_eq!(io(&std::io::Error::other("own words")), "own words");
+    }
+
+    #[test]
+    fn failures_are_told_as_kubectl_does() {
+        let context = anyhow::Error::new(std::fs::read("/absent").expect_err("absent")).context("cannot read /absent");
+        assert_eq!(told(&context), "error: cannot read /absent: No such file or directory");
+        let refused = anyhow::anyhow!("Error from server (NotFound): pods \"x\" not found");
+        assert_eq!(told(&refused), "Error from server (NotFound): pods \"x\" not found");
+        assert_eq!(without_numbers("a (os error x) b (os error 2): c"), "a (os error x) b: c");
     }
 }

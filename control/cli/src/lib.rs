@@ -9,6 +9,7 @@ mod data_dir;
 mod down;
 mod env;
 mod exit;
+mod image_use;
 mod images;
 mod kubeconfig;
 mod machine;
@@ -40,7 +41,7 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command, arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("{}", exit::told(&error));
             ExitCode::from(exit::code(&error))
         }
     }
@@ -53,7 +54,7 @@ fn dispatch(command: Command, arguments: Vec<std::ffi::OsString>) -> anyhow::Res
         Command::Down(data) => down::down(&DataDir::locate(data.data_dir.as_deref())?),
         Command::Image(ImageCommand::Load { file, tag, data }) => block(images::load(open(&data)?, &file, &tag)),
         Command::Image(ImageCommand::Ls(data)) => block(images::list(open(&data)?)),
-        Command::Image(ImageCommand::Rm { images, data }) => block(images::remove(open(&data)?, &images)),
+        Command::Image(ImageCommand::Rm { images, force, data }) => block(images::remove(open(&data)?, &images, force)),
         Command::Image(ImageCommand::Push { image, data }) => block(images::push(open(&data)?, &image)),
         Command::Kubeconfig(args) => kubeconfig::run(&args),
         Command::Apply(args) => block(async move { remote::apply(&args).await }),

@@ -1,4 +1,4 @@
-use super::{Resources, connect, explain, request};
+use super::{Resources, connect, explain, get::escape, names, request};
 use crate::{args::DeleteArgs, manifests};
 use anyhow::bail;
 use client::Client;
@@ -14,17 +14,11 @@ pub(crate) async fn run(args: &DeleteArgs) -> anyhow::Result<()> {
     let client = connect(&args.target).await?;
     let resources = Resources::discover(&client).await?;
     let mut targets: Vec<(String, String)> = Vec::new();
-    if let Some(name) = &args.resource {
-        let (resource, names) = match name.split_once('/') {
-            Some((resource, name)) => (resource, vec![name.to_owned()]),
-            None => (name.as_str(), args.names.clone()),
-        };
-        if names.is_empty() {
-            bail!("name what to delete: sampan delete {resource} NAME...");
-        }
-        let resource = resources.by_name(resource)?;
-        for name in names {
-            targets.push((resource.path(&args.target.namespace, &name), resource.label(&name)));
+    if args.filename.is_empty() {
+        for one in names::parse(&args.what).map_err(anyhow::Error::msg)? {
+            let resource = resources.by_name(&one.kind)?;
+            let Some(name) = one.name else { bail!("resource(s) were provided, but no name was specified") };
+            targets.push((resource.path(&args.target.namespace, &escape(&name)), resource.label(&name)));
         }
     } else {
         for manifest in manifests::read(&args.filename)? {

@@ -1,80 +1,246 @@
-use super::{Resources, connect, explain, request};
+use super::{
+    Resources, connect, explain,
+    names::{self, Asked},
+    request,
+    resources::Resource,
+    table::Printer,
+};
 use crate::args::{GetArgs, Output};
+use anyhow::bail;
+use client::{Client, Error};
 use http::Method;
-use serde_json::Value;
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
+/// One event of a watch; the server's own bound of an object is lower.
+const MAX_EVENT: usize = 16 << 20;
 
 /// `sampan get`.
 pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
+    let asked = names::parse(&args.what).map_err(anyhow::Error::msg)?;
+    allowed(args, &asked).map_err(anyhow::Error::msg)?;
     let client = connect(&args.target).await?;
     let resources = Resources::discover(&client).await?;
-    let resource = resources.by_name(&args.resource)?;
-    let namespace = if args.all_namespaces { "" } else { &args.target.namespace };
-    let mut url = resource.path(namespace, args.name.as_deref().unwrap_or_default());
-    if !args.selector.is_empty() {
-        url = format!("{url}?labelSelector={}", escape(&args.selector));
-    }
-    let table = matches!(args.output, Output::Table | Output::Wide);
-    let accept = if table { TABLE } else { "application/json" };
-    let (_, body) = request(&client, Method::GET, &url, None, accept).await.map_err(explain)?;
-    let answer: Value = serde_json::from_slice(&body)?;
-    match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&answer)?),
-        Output::Yaml => print!("{}", api::yaml::to_string(&answer)),
-        Output::Name => {
-            let one = std::slice::from_ref(&answer);
-            for object in answer["items"].as_array().map_or(one, Vec::as_slice) {
-                println!("{}", resource.label(object["metadata"]["name"].as_str().unwrap_or_default()));
-            }
-        }
-        Output::Table | Output::Wide => {
-            let lines = render(&answer, args.output == Output::Wide, args.all_namespaces && resource.namespaced);
-            if lines.len() <= 1 {
-                eprintln!("No resources found");
-            } else {
-                lines.iter().for_each(|line| println!("{line}"));
-            }
+    let mut wanted = Vec::new();
+    for one in &asked {
+        for resource in resources.expand(&one.kind)? {
+            wanted.push((resource, one.name.as_deref()));
         }
     }
-    Ok(())
+    let mut kinds: Vec<&Resource> = wanted.iter().map(|(resource, _)| *resource).collect();
+    kinds.dedup();
+    let get = Get { args, client: &client, several: kinds.len() > 1 };
+    if args.watch {
+        return match wanted[..] {
+            [(resource, name)] => get.watch(resource, name).await,
+            _ => bail!("you may only specify a single resource type"),
+        };
+    }
+    let (mut found, mut failures) = (Vec::new(), Vec::new());
+    for (resource, name) in wanted {
+        match get.fetch(resource, name).await {
+            Ok(answer) => found.push((resource, name, answer)),
+            Err(error) => failures.push(error),
+        }
+    }
+    if get.tables() {
+        if !get.print_tables(&found) && failures.is_empty() {
+            let here = !args.all_namespaces && kinds.iter().all(|kind| kind.namespaced);
+            match here {
+                true => eprintln!("No resources found in {} namespace.", args.target.namespace),
+                false => eprintln!("No resources found"),
+            }
+        }
+    } else {
+        get.print_objects(found)?;
+    }
+    super::done_or_failed((), failures)
 }
 
-/// The lines of a `meta.k8s.io/v1 Table`, columns padded as kubectl does.
-fn render(table: &Value, wide: bool, namespaces: bool) -> Vec<String> {
-    let empty = Vec::new();
-    let columns = table["columnDefinitions"].as_array().unwrap_or(&empty);
-    let shown: Vec<usize> =
-        (0..columns.len()).filter(|i| wide || columns[*i]["priority"].as_i64().unwrap_or(0) == 0).collect();
-    let mut rows =
-        vec![shown.iter().map(|i| columns[*i]["name"].as_str().unwrap_or_default().to_uppercase()).collect()];
-    for row in table["rows"].as_array().unwrap_or(&empty) {
-        let cells = shown.iter().map(|i| match &row["cells"][*i] {
-            Value::String(text) => text.clone(),
-            Value::Null => String::new(),
-            other => other.to_string(),
-        });
-        let mut cells: Vec<String> = cells.collect();
-        if namespaces {
-            cells.insert(0, row["object"]["metadata"]["namespace"].as_str().unwrap_or_default().to_owned());
+/// What cannot be asked for together, in kubectl's words.
+fn allowed(args: &GetArgs, asked: &[Asked]) -> Result<(), &'static str> {
+    let named = asked.iter().any(|one| one.name.is_some());
+    match named {
+        true if !args.selector.is_empty() => Err("name cannot be provided when a selector is specified"),
+        true if args.all_namespaces => Err("a resource cannot be retrieved by name across all namespaces"),
+        _ => Ok(()),
+    }
+}
+
+/// One run of the command.
+struct Get<'a> {
+    args: &'a GetArgs,
+    client: &'a Client,
+    /// Kinds are told in front of names.
+    several: bool,
+}
+
+impl Get<'_> {
+    fn tables(&self) -> bool {
+        matches!(self.args.output, Output::Table | Output::Wide)
+    }
+
+    fn accept(&self) -> &'static str {
+        if self.tables() { TABLE } else { "application/json" }
+    }
+
+    fn namespace(&self) -> &str {
+        if self.args.all_namespaces { "" } else { &self.args.target.namespace }
+    }
+
+    fn printer<'r>(&self, resource: &'r Resource) -> Printer<'r> {
+        let namespaces = self.args.all_namespaces && resource.namespaced;
+        Printer::new(self.args.output == Output::Wide, namespaces, self.several.then_some(resource))
+    }
+
+    async fn fetch(&self, resource: &Resource, name: Option<&str>) -> anyhow::Result<Value> {
+        let mut url = resource.path(self.namespace(), &escape(name.unwrap_or_default()));
+        if !self.args.selector.is_empty() {
+            url = format!("{url}?labelSelector={}", escape(&self.args.selector));
         }
-        rows.push(cells);
+        let (_, body) = request(self.client, Method::GET, &url, None, self.accept()).await.map_err(explain)?;
+        Ok(serde_json::from_slice(&body)?)
     }
-    if namespaces {
-        rows[0].insert(0, "NAMESPACE".to_owned());
+
+    /// One table per kind, with an empty line between. Whether there was anything.
+    fn print_tables(&self, found: &[(&Resource, Option<&str>, Value)]) -> bool {
+        let mut any = false;
+        for same in found.chunk_by(|a, b| a.0 == b.0) {
+            let mut printer = self.printer(same[0].0);
+            let lines: Vec<String> = same.iter().flat_map(|(_, _, table)| printer.lines(table)).collect();
+            if !lines.is_empty() && std::mem::replace(&mut any, true) {
+                println!();
+            }
+            lines.iter().for_each(|line| println!("{line}"));
+        }
+        any
     }
-    let widths: Vec<usize> = (0..rows[0].len())
-        .map(|i| rows.iter().filter_map(|r: &Vec<String>| r.get(i)).map(|c| c.chars().count()).max().unwrap_or(0))
-        .collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        cells.collect::<Vec<_>>().join("   ").trim_end().to_owned()
+
+    /// One object as itself; anything else as a `List`, as kubectl does.
+    fn print_objects(&self, found: Vec<(&Resource, Option<&str>, Value)>) -> anyhow::Result<()> {
+        if found.is_empty() {
+            return Ok(());
+        }
+        let single = matches!(found[..], [(_, Some(_), _)]);
+        let mut objects = Vec::new();
+        for (resource, _, answer) in found {
+            for object in items(answer, resource) {
+                match self.args.output {
+                    Output::Name => println!("{}", resource.label(name_of(&object))),
+                    _ => objects.push(self.shown(object)),
+                }
+            }
+        }
+        if self.args.output == Output::Name {
+            return Ok(());
+        }
+        let whole = match single {
+            true => objects.pop().unwrap_or_default(),
+            false => json!({"apiVersion": "v1", "items": objects, "kind": "List", "metadata": {"resourceVersion": ""}}),
+        };
+        self.print(&whole)
+    }
+
+    fn print(&self, object: &Value) -> anyhow::Result<()> {
+        match self.args.output {
+            Output::Json => println!("{}", serde_json::to_string_pretty(object)?),
+            _ => print!("{}", api::yaml::to_string(object)),
+        }
+        Ok(())
+    }
+
+    /// Without what only the server's bookkeeping needs, unless it was asked for.
+    fn shown(&self, mut object: Value) -> Value {
+        if !self.args.show_managed_fields
+            && let Some(metadata) = object["metadata"].as_object_mut()
+        {
+            metadata.remove("managedFields");
+        }
+        object
+    }
+
+    /// What is there, then every change, until the server or the user ends it.
+    async fn watch(&self, resource: &Resource, name: Option<&str>) -> anyhow::Result<()> {
+        let first = self.fetch(resource, name).await?;
+        let revision = first["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
+        let mut printer = self.printer(resource);
+        self.print_change(first, resource, &mut printer)?;
+        let mut url = format!("{}?watch=true&resourceVersion={revision}", resource.path(self.namespace(), ""));
+        if let Some(name) = name {
+            url = format!("{url}&fieldSelector={}", escape(&format!("metadata.name={name}")));
+        }
+        if !self.args.selector.is_empty() {
+            url = format!("{url}&labelSelector={}", escape(&self.args.selector));
+        }
+        let mut body = super::stream(self.client, &url, self.accept()).await.map_err(explain)?;
+        let mut buffer = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame.map_err(|error| explain(Error::Transport(error.to_string())))?.into_data() else {
+                continue;
+            };
+            buffer.extend_from_slice(&data);
+            while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = buffer.drain(..=end).collect();
+                let event: Value = serde_json::from_slice(&line)?;
+                let object = event["object"].clone();
+                match event["type"].as_str() {
+                    Some("BOOKMARK") => {}
+                    Some("ERROR") => bail!("{}", object["message"].as_str().unwrap_or("the watch failed")),
+                    _ => self.print_change(object, resource, &mut printer)?,
+                }
+            }
+            anyhow::ensure!(buffer.len() <= MAX_EVENT, "the server sent an event of more than {MAX_EVENT} bytes");
+        }
+        Ok(())
+    }
+
+    fn print_change(&self, change: Value, resource: &Resource, printer: &mut Printer<'_>) -> anyhow::Result<()> {
+        if self.tables() {
+            printer.lines(&change).iter().for_each(|line| println!("{line}"));
+            return Ok(());
+        }
+        for object in items(change, resource) {
+            match self.args.output {
+                Output::Name => println!("{}", resource.label(name_of(&object))),
+                Output::Yaml => {
+                    println!("---");
+                    self.print(&self.shown(object))?;
+                }
+                _ => self.print(&self.shown(object))?,
+            }
+        }
+        Ok(())
+    }
+}
+
+fn name_of(object: &Value) -> &str {
+    object["metadata"]["name"].as_str().unwrap_or_default()
+}
+
+/// The objects of an answer, each with its kind: a list, or one.
+fn items(mut answer: Value, resource: &Resource) -> Vec<Value> {
+    let Value::Array(mut items) = answer["items"].take() else {
+        if let Some(object) = answer.as_object_mut() {
+            object.remove("items");
+        }
+        return vec![answer];
     };
-    rows.iter().map(line).collect()
+    let version = match resource.group.as_str() {
+        "" => resource.version.clone(),
+        group => format!("{group}/{}", resource.version),
+    };
+    for item in &mut items {
+        if item["kind"].is_null() {
+            item["apiVersion"] = json!(version);
+            item["kind"] = json!(resource.kind);
+        }
+    }
+    items
 }
 
 /// Percent-encodes everything but RFC 3986's unreserved characters.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || b"-._~".contains(&b);
     text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
 }
@@ -82,17 +248,35 @@ fn escape(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::args::{Cli, Command};
+    use clap::Parser;
+
+    fn args(flags: &[&str]) -> GetArgs {
+        let Command::Get(args) = Cli::parse_from(["sampan", "get"].iter().chain(flags)).command else {
+            panic!("not get")
+        };
+        args
+    }
 
     #[test]
-    fn tables_are_padded_and_wide_columns_hidden() {
-        let table = json!({
-        "columnDefinitions": [{"name": "Name"}, {"name": "Ready"}, {"name": "IP", "priority": 1}],
-        "rows": [
-            {"cells": ["hello-1", "1/1", "10.32.0.2"], "object": {"metadata": {"namespace": "a"}}},
-            {"cells": ["x", 2, null], "object": {"metadata": {"namespace": "default"}}},
-        ]});
-        assert_eq!(render(&table, false, false), ["NAME      READY", "hello-1   1/1", "x         2"]);
-        assert_eq!(render(&table, true, true)[1], "a           hello-1   1/1     10.32.0.2");
+    fn names_go_neither_with_selectors_nor_with_all_namespaces() {
+        for (flags, want) in [
+            (&["pods", "-A", "-l", "a=b"][..], Ok(())),
+            (&["pods/x"], Ok(())),
+            (&["pods", "x", "-A"], Err("a resource cannot be retrieved by name across all namespaces")),
+            (&["pods/x", "-l", "a=b"], Err("name cannot be provided when a selector is specified")),
+        ] {
+            let args = args(flags);
+            assert_eq!(allowed(&args, &names::parse(&args.what).expect("names")), want, "{flags:?}");
+        }
+    }
+
+    #[test]
+    fn items_of_a_list_tell_their_kind_and_one_object_is_itself() {
+        let pods = super::super::resources::tests::resource("", "pods", "Pod", "pod");
+        let list = json!({"kind": "PodList", "items": [{"metadata": {"name": "a"}}]});
+        assert_eq!(items(list, &pods), [json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}})]);
+        let one = json!({"kind": "Pod", "metadata": {"name": "a"}});
+        assert_eq!(items(one.clone(), &pods), [one]);
     }
 }

@@ -13,6 +13,7 @@ pub(crate) struct Resource {
     pub(crate) kind: String,
     pub(crate) singular: String,
     pub(crate) short_names: Vec<String>,
+    pub(crate) categories: Vec<String>,
     pub(crate) namespaced: bool,
 }
 
@@ -69,6 +70,17 @@ impl Resources {
         }
     }
 
+    /// As [`Resources::by_name`], and the resources of a category such as `all`, each in its preferred version.
+    pub(crate) fn expand(&self, name: &str) -> anyhow::Result<Vec<&Resource>> {
+        let mut members: Vec<&Resource> = Vec::new();
+        for resource in self.0.iter().filter(|r| r.categories.iter().any(|c| c == name)) {
+            if !members.iter().any(|m| (&m.group, &m.plural) == (&resource.group, &resource.plural)) {
+                members.push(resource);
+            }
+        }
+        if members.is_empty() { Ok(vec![self.by_name(name)?]) } else { Ok(members) }
+    }
+
     /// By `apiVersion` and `kind` of an object.
     pub(crate) fn by_kind(&self, api_version: &str, kind: &str) -> anyhow::Result<&Resource> {
         let gvk = api::GroupVersionKind::from_api_version(api_version, kind);
@@ -86,14 +98,15 @@ fn parse(list: &Value) -> Vec<Resource> {
     for group in list["items"].as_array().into_iter().flatten() {
         for version in group["versions"].as_array().into_iter().flatten() {
             for resource in version["resources"].as_array().into_iter().flatten() {
-                let names = resource["shortNames"].as_array().into_iter().flatten();
+                let list = |field: &str| resource[field].as_array().into_iter().flatten().map(text).collect();
                 all.push(Resource {
                     group: text(&group["metadata"]["name"]),
                     version: text(&version["version"]),
                     plural: text(&resource["resource"]),
                     kind: text(&resource["responseKind"]["kind"]),
                     singular: text(&resource["singularResource"]),
-                    short_names: names.map(text).collect(),
+                    short_names: list("shortNames"),
+                    categories: list("categories"),
                     namespaced: resource["scope"] == "Namespaced",
                 });
             }
@@ -103,9 +116,37 @@ fn parse(list: &Value) -> Vec<Resource> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use serde_json::json;
+
+    /// A namespaced resource of version v1.
+    pub(in crate::remote) fn resource(group: &str, plural: &str, kind: &str, singular: &str) -> Resource {
+        Resource {
+            group: group.into(),
+            version: "v1".into(),
+            plural: plural.into(),
+            kind: kind.into(),
+            singular: singular.into(),
+            short_names: Vec::new(),
+            categories: vec!["all".into()],
+            namespaced: true,
+        }
+    }
+
+    #[test]
+    fn a_category_is_its_resources_in_their_preferred_version() {
+        let mut older = resource("apps", "deployments", "Deployment", "deployment");
+        older.version = "v1beta1".into();
+        let secret = Resource { categories: Vec::new(), ..resource("", "secrets", "Secret", "secret") };
+        let pods = resource("", "pods", "Pod", "pod");
+        let all = Resources(vec![pods, secret, resource("apps", "deployments", "Deployment", "deployment"), older]);
+        let found: Vec<String> =
+            all.expand("all").expect("a category").iter().map(|r| format!("{}/{}", r.plural, r.version)).collect();
+        assert_eq!(found, ["pods/v1", "deployments/v1"]);
+        assert_eq!(all.expand("secrets").expect("a resource").len(), 1);
+        assert!(all.expand("nope").is_err());
+    }
 
     fn resources() -> Resources {
         let list = json!({"items": [{"metadata": {"name": "apps"}, "versions": [{"version": "v1", "resources": [{
