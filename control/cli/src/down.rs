@@ -1,14 +1,16 @@
 //! `sampan down` and `up --detach`: a cluster in the background is this program again, in a process group of its own.
 
-use crate::data_dir::DataDir;
+use crate::{data_dir::DataDir, exit::io};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    fs::OpenOptions,
-    io::{BufRead, BufReader},
+    ffi::OsString,
+    fs::{File, OpenOptions},
+    io::{BufRead, BufReader, Seek, SeekFrom},
     os::unix::{fs::OpenOptionsExt, process::CommandExt},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::mpsc,
     thread,
     time::Duration,
 };
@@ -41,15 +43,17 @@ pub(crate) fn down(dir: &DataDir) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Starts `up` again in the background and returns when it is ready. Its output goes to DIR/sampan.log.
-pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<std::ffi::OsString>) -> anyhow::Result<()> {
+/// Starts `up` again in the background and returns when it is ready. Its standard error goes to DIR/sampan.log, and is shown
+/// here meanwhile: progress as in the foreground.
+pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Result<()> {
     if let Some(holder) = dir.holder()? {
         bail!("a cluster is already running in {} (process {})", dir.path().display(), holder.pid);
     }
     arguments.retain(|argument| argument != "--detach");
     let log_path: PathBuf = dir.join("sampan.log");
-    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path)?;
-    let written = log.metadata()?.len();
+    let unusable = |error: std::io::Error| anyhow::anyhow!("cannot write {}: {}", log_path.display(), io(&error));
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path).map_err(unusable)?;
+    let shown = Shown::start(&log_path).map_err(unusable)?;
     let mut child = Command::new(std::env::current_exe().context("cannot find this program")?)
         .args(arguments)
         .stdin(Stdio::null())
@@ -62,27 +66,53 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<std::ffi::OsString>) -> a
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         if line == NOT_APPLIED {
-            eprint!("{}", since(&log_path, written));
+            shown.end();
             bail!(
                 "the cluster runs in the background, but not all of the manifests were applied; stop it with `sampan down`"
             );
         }
         println!("{line}");
         if line.contains("export KUBECONFIG=") {
+            shown.end();
             return Ok(());
         }
     }
     let status = child.wait()?;
-    eprint!("{}", since(&log_path, written));
+    shown.end();
     // The child has said why and its code says of what kind: both are as they would be in the foreground.
     let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1);
     let what = format!("the cluster did not start; its log is {}", log_path.display());
     Err(crate::exit::with_code(code, what))
 }
 
-/// What was written to a log after its first `start` bytes; at most the last 16 KiB.
-fn since(path: &std::path::Path, start: u64) -> String {
-    let bytes = std::fs::read(path).unwrap_or_default();
-    let from = usize::try_from(start).unwrap_or(0).max(bytes.len().saturating_sub(16 << 10)).min(bytes.len());
-    String::from_utf8_lossy(&bytes[from..]).into_owned()
+/// What comes to a log, shown on standard error as it comes.
+struct Shown {
+    over: mpsc::Sender<()>,
+    thread: thread::JoinHandle<()>,
+}
+
+impl Shown {
+    /// From the present end of the log.
+    fn start(path: &Path) -> std::io::Result<Self> {
+        let mut log = File::open(path)?;
+        log.seek(SeekFrom::End(0))?;
+        let (over, ended) = mpsc::channel();
+        let thread = thread::spawn(move || {
+            loop {
+                let last = ended.recv_timeout(STEP) != Err(mpsc::RecvTimeoutError::Timeout);
+                // A reader that went away does not stop the start.
+                let _ = std::io::copy(&mut log, &mut std::io::stderr());
+                if last {
+                    return;
+                }
+            }
+        });
+        Ok(Self { over, thread })
+    }
+
+    /// After everything that is there now.
+    fn end(self) {
+        drop(self.over);
+        let _ = self.thread.join();
+    }
 }
