@@ -4,10 +4,13 @@
 use crate::{
     data_dir::DataDir,
     env,
+    image_use::{self, Removed},
     manifests::{self, Manifest},
+    remote,
 };
-use anyhow::Context;
-use image::{Images, Keyring, Options, Proxies};
+use anyhow::{Context, bail};
+use image::{Images, Keyring, Listed, Options, Proxies, Reference};
+use k8s_openapi::api::core::v1::Pod;
 use std::{path::Path, sync::Arc};
 
 /// Opens the content store of a data directory.
@@ -40,30 +43,117 @@ pub(crate) fn advice(images: &Images) -> server::ImageAdvice {
 
 /// `sampan image load`.
 pub(crate) async fn load(dir: DataDir, file: &Path, tag: &str) -> anyhow::Result<()> {
-    let loaded = open(&dir)?.load(file, Some(tag)).await?;
+    let loaded = match open(&dir)?.load(file, Some(tag)).await {
+        Ok(loaded) => loaded,
+        Err(image::Error::Refused(text)) => bail!("{}", brief(&text)),
+        Err(error) => return Err(error.into()),
+    };
     println!("loaded {} {} ({} bytes, {})", loaded.name, loaded.digest, loaded.size, loaded.layout);
+    if Reference::parse(&loaded.name)?.is_latest() {
+        eprintln!(
+            "note: Kubernetes gives containers of an image tagged latest imagePullPolicy: Always, which asks a registry and not \
+             this store; write imagePullPolicy: IfNotPresent in the pod, or load it with another tag, such as -t {}:1",
+            tag.strip_suffix(":latest").unwrap_or(tag)
+        );
+    }
     Ok(())
+}
+
+/// Bytes of an error that are shown.
+const MAX_ERROR: usize = 300;
+
+/// How the parser of WebAssembly text names a file that it got as bytes.
+const ANONYMOUS: &str = "<anon>:";
+
+/// What is wrong with a file, in one bounded line: a parser's picture of the place becomes its line and column.
+fn brief(text: &str) -> String {
+    let place = text.find(ANONYMOUS).and_then(|at| {
+        let number = |text: &str| -> String { text.chars().take_while(char::is_ascii_digit).collect() };
+        let rest = &text[at + ANONYMOUS.len()..];
+        let line = number(rest);
+        let column = number(rest[line.len()..].strip_prefix(':')?);
+        Some(format!(" (line {line}, column {column})"))
+    });
+    let first = text.lines().next().unwrap_or_default();
+    let first = first.split(&format!(" at {ANONYMOUS}")).next().unwrap_or_default();
+    let mut shown: String = first.chars().take(MAX_ERROR).map(|c| if c.is_control() { '?' } else { c }).collect();
+    if shown.len() < first.len() {
+        shown.push('…');
+    }
+    shown + &place.unwrap_or_default()
 }
 
 /// `sampan image ls`.
 pub(crate) async fn list(dir: DataDir) -> anyhow::Result<()> {
-    for one in open(&dir)?.list().await? {
-        let names = if one.names.is_empty() { vec!["<none>".to_owned()] } else { one.names };
-        for name in names {
-            println!("{name}  {}  {}  {}", one.digest, one.size, one.layout);
-        }
+    for line in lines(open(&dir)?.list().await?) {
+        println!("{line}");
     }
     Ok(())
 }
 
-/// `sampan image rm`.
-pub(crate) async fn remove(dir: DataDir, names: &[String]) -> anyhow::Result<()> {
-    let images = open(&dir)?;
-    for name in names {
-        images.remove(name).await?;
-        println!("removed {name}");
+/// A header, then a line for each name.
+fn lines(list: Vec<Listed>) -> Vec<String> {
+    let mut rows = vec![["NAME", "DIGEST", "BYTES", "LAYOUT"].map(str::to_owned)];
+    for one in list {
+        let names = if one.names.is_empty() { vec!["<none>".to_owned()] } else { one.names };
+        for name in names {
+            rows.push([name, one.digest.to_string(), one.size.to_string(), one.layout.to_owned()]);
+        }
     }
-    Ok(())
+    let widths = [0, 1, 2, 3].map(|i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
+    let line = |row: &[String; 4]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
+}
+
+/// `sampan image rm`. What a pod of the running cluster uses is removed by force alone.
+pub(crate) async fn remove(dir: DataDir, names: &[String], force: bool) -> anyhow::Result<()> {
+    let images = open(&dir)?;
+    let pods = if force { Vec::new() } else { pods(&dir).await? };
+    let mut failures = Vec::new();
+    for name in names {
+        match remove_one(&images, name, &pods).await {
+            Ok(()) => println!("removed {name}"),
+            Err(error) => failures.push(error),
+        }
+    }
+    remote::done_or_failed((), failures)
+}
+
+async fn remove_one(images: &Images, name: &str, pods: &[Pod]) -> anyhow::Result<()> {
+    let using = image_use::users(pods, &removed(&images.list().await?, name)?);
+    if let Some(first) = using.first() {
+        let others = match using.len() - 1 {
+            0 => String::new(),
+            others => format!(" and {others} more"),
+        };
+        bail!(
+            "conflict: unable to remove {name} (must force): pod {first}{others} uses it; delete the pod, or give --force"
+        );
+    }
+    Ok(images.remove(name).await?)
+}
+
+/// What goes with a name or digest.
+fn removed(list: &[Listed], name: &str) -> anyhow::Result<Removed> {
+    if list.iter().any(|one| one.digest.to_string() == name) {
+        return Ok(Removed { name: None, digest: Some(name.to_owned()) });
+    }
+    let full = Reference::parse(name)?.to_string();
+    let last = list.iter().find(|one| one.names == [full.as_str()]);
+    Ok(Removed { digest: last.map(|one| one.digest.to_string()), name: Some(full) })
+}
+
+/// The pods of the cluster that runs in this directory; none if none runs.
+async fn pods(dir: &DataDir) -> anyhow::Result<Vec<Pod>> {
+    if dir.holder()?.is_none_or(|holder| holder.address.is_empty()) || !dir.join("kubeconfig").exists() {
+        return Ok(Vec::new());
+    }
+    let client = remote::connect_with(&dir.join("kubeconfig")).await?;
+    let list = client.list::<Pod>("", &client::ListOptions::default()).await.map_err(remote::explain);
+    Ok(list.context("cannot ask the cluster which images are used; --force removes without asking")?.items)
 }
 
 /// `sampan image push`, with the credentials of ~/.docker/config.json if there are any.
@@ -87,4 +177,38 @@ pub(crate) async fn package(dir: &DataDir, manifests: &mut [Manifest]) -> anyhow
         manifests::replace_image(manifests, &path, &loaded.id());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parsers_picture_becomes_one_bounded_line_with_its_place() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("bad.wat");
+        let dir = DataDir::open(Some(&folder.path().join("data"))).expect("a directory");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        for filler in [10, 5000] {
+            let text = format!("(module\n  (func ${} nonsense))", "x".repeat(filler));
+            std::fs::write(&file, text).expect("written");
+            let error = runtime.block_on(load(dir.clone(), &file, "bad:1")).expect_err("refused").to_string();
+            assert!(error.starts_with(&file.display().to_string()), "{error}");
+            assert!(error.contains(&format!("(line 2, column {})", filler + 11)), "{error}");
+            assert!(error.len() < 600 && !error.contains('\n') && !error.contains("<anon>"), "{error}");
+        }
+        let long = brief(&format!("x: {}\x1b", "y".repeat(1000)));
+        assert!(long.chars().count() <= MAX_ERROR + 1 && long.ends_with('…'), "{long}");
+    }
+
+    #[test]
+    fn images_are_listed_under_a_header() {
+        let digest = format!("sha256:{}", "a".repeat(64));
+        let one = Listed { names: vec!["b:1".into()], digest: digest.parse().expect("a digest"), size: 7, layout: "x" };
+        let shown = lines(vec![one]);
+        assert_eq!(shown[0].split_whitespace().collect::<Vec<_>>(), ["NAME", "DIGEST", "BYTES", "LAYOUT"]);
+        assert_eq!(shown[1].split_whitespace().collect::<Vec<_>>(), ["b:1", &digest, "7", "x"]);
+        assert_eq!(shown[0].find("BYTES"), shown[1].find(" 7 ").map(|at| at + 1), "{shown:#?}");
+        assert_eq!(lines(Vec::new()).len(), 1, "the header is there also for none");
+    }
 }

@@ -1,0 +1,80 @@
+//! Which pods of a running cluster use an image: `image rm` asks, as `docker rmi` does.
+
+use image::Reference;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+
+/// An image that is to be removed.
+pub(crate) struct Removed {
+    /// Its full name; none if it is named by its digest.
+    pub(crate) name: Option<String>,
+    /// Its digest, if its content goes too: no other name is left.
+    pub(crate) digest: Option<String>,
+}
+
+/// `namespace/name` of the pods that use it and may start it again: finished ones do not.
+pub(crate) fn users(pods: &[Pod], removed: &Removed) -> Vec<String> {
+    let using = pods.iter().filter(|pod| !is_over(pod) && images(pod).iter().any(|image| is_it(image, removed)));
+    let label = |pod: &Pod| {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name))
+    };
+    using.map(label).collect()
+}
+
+fn is_over(pod: &Pod) -> bool {
+    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
+    matches!(phase, Some("Succeeded" | "Failed"))
+}
+
+/// Everything by which a pod names its images: what it asks for, and what it got.
+fn images(pod: &Pod) -> Vec<String> {
+    let asked = pod.spec.iter().flat_map(|spec: &PodSpec| {
+        let init = spec.init_containers.iter().flatten();
+        spec.containers.iter().chain(init).filter_map(|container| container.image.clone())
+    });
+    let got = pod.status.iter().flat_map(|status| {
+        let init = status.init_container_statuses.iter().flatten();
+        status.container_statuses.iter().flatten().chain(init).map(|container| container.image_id.clone())
+    });
+    asked.chain(got).filter(|image| !image.is_empty()).collect()
+}
+
+fn is_it(image: &str, removed: &Removed) -> bool {
+    let same_content = removed.digest.as_deref().is_some_and(|digest| image.ends_with(digest));
+    let full = || Reference::parse(image).map(|reference| reference.to_string()).ok();
+    same_content || removed.name.is_some() && full() == removed.name
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn pod(name: &str, image: &str, id: &str, phase: &str) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": name, "namespace": "n"},
+            "spec": {"containers": [{"name": "c", "image": image}]},
+            "status": {"phase": phase, "containerStatuses": [{"name": "c", "image": image, "imageID": id, "ready": true, "restartCount": 0}]},
+        }))
+        .expect("a pod")
+    }
+
+    #[test]
+    fn pods_use_an_image_by_its_name_or_by_its_content() {
+        let pods = [
+            pod("by-name", "hello:1", "", "Pending"),
+            pod("by-content", "other:1", "docker.io/library/other@sha256:abc", "Running"),
+            pod("over", "hello:1", "docker.io/library/hello@sha256:abc", "Succeeded"),
+            pod("neither", "third:1", "", "Running"),
+        ];
+        let removed = |name: Option<&str>, digest: Option<&str>| Removed {
+            name: name.map(str::to_owned),
+            digest: digest.map(str::to_owned),
+        };
+        let name = Some("docker.io/library/hello:1");
+        assert_eq!(users(&pods, &removed(name, None)), ["n/by-name"], "another name of the content is left");
+        assert_eq!(users(&pods, &removed(name, Some("sha256:abc"))), ["n/by-name", "n/by-content"]);
+        assert_eq!(users(&pods, &removed(None, Some("sha256:abc"))), ["n/by-content"]);
+        assert!(users(&pods, &removed(Some("docker.io/library/free:1"), Some("sha256:def"))).is_empty());
+    }
+}
