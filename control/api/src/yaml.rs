@@ -81,9 +81,31 @@ fn whole_floats(value: &mut Value) {
     }
 }
 
+/// The library's text in the form of Go's: `yaml: line 3: …`. What it says about its own Rust types and functions is said in YAML's words.
 fn explain(error: serde_yaml::Error) -> String {
     let text = error.to_string();
-    format!("yaml: {}", text.lines().next().unwrap_or_default())
+    let text = text.lines().next().unwrap_or_default();
+    let text = text.strip_prefix("error: ").unwrap_or(text);
+    let placed = text.strip_prefix("line ").and_then(|rest| rest.split_once(": "));
+    let (line, what) = match placed {
+        Some((place, what)) => (place.split(' ').next(), what),
+        None => (None, text),
+    };
+    let what = if what.starts_with("multiple YAML documents") {
+        "more than one document"
+    } else if what.starts_with("recursive references") {
+        "an anchor that contains itself"
+    } else if what.starts_with("non-finite float") {
+        "a number that is not finite"
+    } else if ["invalid u", "invalid i", "invalid f"].iter().any(|own| what.starts_with(own)) {
+        "a scalar that its tag does not allow"
+    } else {
+        what
+    };
+    match line {
+        Some(line) => format!("yaml: line {line}: {what}"),
+        None => format!("yaml: {what}"),
+    }
 }
 
 #[cfg(test)]
@@ -121,6 +143,21 @@ mod tests {
             ("500m", json!("500m")),
         ] {
             assert_eq!(read(&format!("a: {text}"))["a"], value, "{text}");
+        }
+    }
+
+    #[test]
+    fn errors_say_the_line_and_nothing_of_rust() {
+        for (text, error) in [
+            ("a: b: c", "yaml: line 1: mapping values are not allowed in this context"),
+            ("a: 1\nb: [", "yaml: line 2: unclosed bracket '['"),
+            ("a: 1\n---\nb: 1", "yaml: line 3: more than one document"),
+            ("a: &x [*x]", "yaml: line 1: an anchor that contains itself"),
+            ("a: .nan", "yaml: line 1: a number that is not finite"),
+            ("a: !!int x", "yaml: line 1: a scalar that its tag does not allow"),
+            ("a: !!float x", "yaml: line 1: a scalar that its tag does not allow"),
+        ] {
+            assert_eq!(parse(text.as_bytes()).expect_err(text), error, "{text}");
         }
     }
 

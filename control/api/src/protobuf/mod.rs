@@ -75,6 +75,10 @@ impl<'a> Envelope<'a> {
                     }
                 }
                 2 => envelope.raw = payload.bytes(tag)?,
+                // Compressed, say: no client of Kubernetes sends that, and to read it as if it were plain would be wrong.
+                3 if !payload.bytes(tag)?.is_empty() => {
+                    return Err(format!("the content encoding {:?} is not supported", payload.text(tag)?));
+                }
                 4 => envelope.content_type = payload.text(tag)?,
                 _ => {}
             }

@@ -46,6 +46,17 @@ fn what_kubectl_sends_is_what_it_prints() {
 }
 
 #[test]
+fn an_encoded_envelope_is_refused() {
+    let (_, bytes, _) = captured().remove(0);
+    let encoded = |name: &str| {
+        let field = [&[3 << 3 | 2, u8::try_from(name.len()).expect("short")], name.as_bytes()].concat();
+        decode(&[&bytes, &field[..]].concat())
+    };
+    encoded("").expect("none");
+    assert_eq!(encoded("gzip").expect_err("refused"), "the content encoding \"gzip\" is not supported");
+}
+
+#[test]
 fn cut_bodies_are_refused_or_shorter_but_never_a_panic() {
     for (_, bytes, _) in captured() {
         for end in 0..bytes.len() {
