@@ -54,7 +54,7 @@ impl WriteOptions {
         if apply && manager.is_empty() {
             causes.push(Cause::required(&field, "is required for apply patch"));
         }
-        let force = query.get("force").map(|_| query.flag("force"));
+        let force = query.given("force").map(|_| query.flag("force"));
         if kind == "PatchOptions" && !apply && force.is_some() {
             causes.push(Cause::forbidden(&FieldPath::new("force"), "may not be specified for non-apply patch"));
         }

@@ -1,8 +1,10 @@
 //! What a request is about, read from method and path before anything looks at it: verb, group, version, namespace, resource, name,
 //! subresource. Follows upstream's `RequestInfo`, the legacy `/watch/` prefix included.
 
+use api::Status;
 use axum::extract::Query as AxumQuery;
 use http::{Method, Uri};
+use std::num::{IntErrorKind, ParseIntError};
 
 /// Query parameters in the order sent.
 #[derive(Clone, Debug, Default)]
@@ -19,17 +21,34 @@ impl Query {
         self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
     }
 
+    /// The first value of a parameter, also an empty one.
+    pub fn given(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
+    }
+
+    /// A number as Go's conversion reads it.
+    ///
+    /// # Errors
+    /// 400 with the text of Go's `ParseInt`.
+    pub fn number(&self, name: &str) -> Result<Option<i64>, Status> {
+        let Some(text) = self.given(name) else { return Ok(None) };
+        text.parse().map(Some).map_err(|error: ParseIntError| {
+            let why = match error.kind() {
+                IntErrorKind::PosOverflow | IntErrorKind::NegOverflow => "value out of range",
+                _ => "invalid syntax",
+            };
+            Status::bad_request(format!("strconv.ParseInt: parsing {text:?}: {why}"))
+        })
+    }
+
     /// All values of a parameter.
     pub fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
-    /// A flag as Go's conversion reads it: present and neither `false` nor `0`.
+    /// A flag as Go's conversion reads it: present and neither `false` nor `0`; also when it is empty.
     pub fn flag(&self, name: &str) -> bool {
-        self.0.iter().find(|(k, _)| k == name).is_some_and(|(_, v)| {
-            let v = v.to_lowercase();
-            v != "false" && v != "0"
-        })
+        self.given(name).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 }
 
@@ -90,9 +109,10 @@ pub fn percent_decode(text: &str) -> String {
 impl RequestInfo {
     /// Reads method, path and query.
     pub fn of(method: &Method, uri: &Uri, query: &Query) -> Self {
-        let segments: Vec<String> = uri.path().split('/').filter(|s| !s.is_empty()).map(percent_decode).collect();
-        let mut info =
-            Self { path: percent_decode(uri.path()), verb: method.as_str().to_lowercase(), ..Self::default() };
+        // Decoded first, as upstream has it: an escaped slash separates like any other, and no name can hold one.
+        let path = percent_decode(uri.path());
+        let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect();
+        let mut info = Self { path, verb: method.as_str().to_lowercase(), ..Self::default() };
         let parts = match segments.first().map(String::as_str) {
             Some("api") if segments.len() >= 3 => {
                 info.version = segments[1].clone();
@@ -208,6 +228,10 @@ mod tests {
                 "",
             ),
             ("DELETE", "/apis/apps/v1/namespaces/a/deployments/d", "delete", "apps", "a", "deployments", "d", ""),
+            ("GET", "/api/v1/namespaces/a/pods/b%2Flog", "get", "", "a", "pods", "b", "log"),
+            ("GET", "/api/v1/namespaces/%2e%2e/pods", "list", "", "..", "pods", "", ""),
+            ("GET", "/api/v1/namespaces/a/pods?watch=", "watch", "", "a", "pods", "", ""),
+            ("GET", "/api/v1/namespaces/a/pods?watch=FALSE", "list", "", "a", "pods", "", ""),
             ("GET", "/api/v1/nodes/system%3Anode", "get", "", "", "nodes", "system:node", ""),
         ] {
             let i = info(method, target);
@@ -221,6 +245,24 @@ mod tests {
                 i.subresource.as_str(),
             );
             assert_eq!(got, (verb, group, namespace, resource, name, subresource), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn numbers_are_read_as_go_reads_them() {
+        for (text, wanted) in [
+            ("", Ok(None)),
+            ("n=5", Ok(Some(5))),
+            ("n=%2B5", Ok(Some(5))),
+            ("n=-1", Ok(Some(-1))),
+            ("n=", Err("strconv.ParseInt: parsing \"\": invalid syntax")),
+            ("n=abc", Err("strconv.ParseInt: parsing \"abc\": invalid syntax")),
+            ("n=1.5", Err("strconv.ParseInt: parsing \"1.5\": invalid syntax")),
+            ("n=99999999999999999999", Err("strconv.ParseInt: parsing \"99999999999999999999\": value out of range")),
+        ] {
+            let uri: Uri = format!("/x?{text}").parse().expect("a target");
+            let got = Query::of(&uri).number("n").map_err(|status| (status.code, status.message));
+            assert_eq!(got, wanted.map_err(|text: &str| (400, text.to_owned())), "{text}");
         }
     }
 

@@ -84,15 +84,13 @@ impl Options {
 
 fn from_query(call: &Call) -> Result<Value, Status> {
     let mut value = json!({});
-    if let Some(grace) = call.query.get("gracePeriodSeconds") {
-        let seconds: i64 =
-            grace.parse().map_err(|_| Status::bad_request(format!("gracePeriodSeconds: Invalid value: {grace:?}")))?;
+    if let Some(seconds) = call.query.number("gracePeriodSeconds")? {
         value["gracePeriodSeconds"] = json!(seconds);
     }
     if let Some(policy) = call.query.get("propagationPolicy") {
         value["propagationPolicy"] = json!(policy);
     }
-    if call.query.get("orphanDependents").is_some() {
+    if call.query.given("orphanDependents").is_some() {
         value["orphanDependents"] = json!(call.query.flag("orphanDependents"));
     }
     Ok(value)

@@ -1,5 +1,7 @@
 //! `pods/log`: asks the pod's node for the log of a container. The words are upstream's.
 
+mod options;
+
 use crate::{Resource, chain::Call, pace::Unhurried, reply};
 use api::{Object, Status};
 use axum::body::Body;
@@ -8,12 +10,9 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// Query parameters that go on to the node.
-const PASSED: [&str; 8] =
-    ["follow", "previous", "sinceSeconds", "sinceTime", "timestamps", "tailLines", "limitBytes", "stream"];
-
 /// GET.
 pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let options = options::parse(&call.query, &call.info.name)?;
     let entry = call.server.0.store.get(&call.key(&resource));
     let entry = entry.ok_or_else(|| Status::not_found(&resource.gvr, &call.info.name))?;
     let pod = entry.payload.view(&resource).object();
@@ -23,13 +22,7 @@ pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<
         // No node yet: nothing to read, as upstream has it.
         return Ok(reply::text(StatusCode::OK, ""));
     }
-    let mut pairs = Vec::new();
-    for name in PASSED {
-        if let Some(value) = call.query.get(name) {
-            pairs.push(format!("{name}={}", encode(value)));
-        }
-    }
-    let target = format!("/containerLogs/{}/{}/{}?{}", pod.namespace(), pod.name(), container, pairs.join("&"));
+    let target = format!("/containerLogs/{}/{}/{}?{}", pod.namespace(), pod.name(), container, options);
     let mut request = Request::new(Body::empty());
     *request.method_mut() = Method::GET;
     *request.uri_mut() = target.parse().map_err(|e| Status::bad_request(format!("invalid log request: {e}")))?;
@@ -83,11 +76,6 @@ fn container(pod: &Object, asked: Option<&str>) -> Result<String, Status> {
             Err(Status::bad_request(text))
         }
     }
-}
-
-fn encode(value: &str) -> String {
-    let plain = |b: &u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_' | b'~');
-    value.as_bytes().iter().map(|b| if plain(b) { char::from(*b).to_string() } else { format!("%{b:02X}") }).collect()
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use crate::{
     negotiate::{self, Form, Offers, Output},
     payload::View,
     reply,
+    request::RequestInfo,
     table::{Include, Look},
 };
 use api::{Object, Status};
@@ -35,6 +36,9 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
         return Ok(reply::no_such_path());
     };
     drop(registry);
+    path_segments(&resource, info)?;
+    not_yet(&call, &resource)?;
+    let info = &call.info;
     let scoped =
         resource.namespaced || info.namespace.is_empty() || (info.resource == "namespaces" && info.group.is_empty());
     let somewhere = !resource.namespaced || !info.namespace.is_empty() || !info.named;
@@ -75,6 +79,45 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
         Verb::Delete => delete::delete(call, resource).await,
         Verb::DeleteCollection => delete::collection(call, resource).await,
     }
+}
+
+/// Refuses names and namespaces that cannot be part of a key, with upstream's words.
+fn path_segments(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
+    let dots = |text: &str| text == "." || text == "..";
+    if info.named {
+        let why = match info.name.as_str() {
+            name if dots(name) => format!("may not be '{name}'"),
+            name if name.contains('%') => "may not contain '%'".to_owned(),
+            _ => String::new(),
+        };
+        if !why.is_empty() {
+            return Err(Status::bad_request(format!("Name parameter invalid: {:?}: {why}", info.name)));
+        }
+    }
+    if resource.namespaced && dots(&info.namespace) {
+        let key = format!("/{}/{}", info.resource, info.namespace);
+        return Err(Status::bad_request(format!("invalid key: {key:?}")));
+    }
+    Ok(())
+}
+
+/// 501 for the streams into pods and the proxies, which Kubernetes has and this server has not yet.
+fn not_yet(call: &Call, resource: &Resource) -> Result<(), Status> {
+    let info = &call.info;
+    let streams = matches!(info.subresource.as_str(), "exec" | "attach" | "portforward");
+    let known = match resource.gvr.resource.as_str() {
+        "pods" => streams || info.subresource == "proxy",
+        "services" | "nodes" => info.subresource == "proxy",
+        _ => false,
+    };
+    if !known || !info.group.is_empty() {
+        return Ok(());
+    }
+    if streams && call.server.0.store.get(&call.key(resource)).is_none() {
+        return Err(Status::not_found(&resource.gvr, &info.name));
+    }
+    let text = format!("{}/{} is not implemented yet", info.resource, info.subresource);
+    Err(Status { code: 501, ..Status::new(api::Reason::Unknown, text) })
 }
 
 /// POST to `bindings`: the older way to `pods/binding`, with the pod's name in the body.

@@ -92,14 +92,16 @@ fn decode_token(text: &str) -> Result<Token, Status> {
     }
 }
 
-/// Violations of upstream's `ValidateListOptions`.
+/// What upstream refuses of `ListOptions`: numbers that are none, then the violations of `ValidateListOptions`.
 pub(super) fn validate_options(query: &Query, watch: bool) -> Result<(), Status> {
+    query.number("timeoutSeconds")?;
+    query.number("limit")?;
     let mut causes = Vec::new();
     let matching = FieldPath::new("resourceVersionMatch");
     let initial = FieldPath::new("sendInitialEvents");
     let revision = query.get("resourceVersion");
     let given = query.get("resourceVersionMatch");
-    let sends = query.get("sendInitialEvents").is_some();
+    let sends = query.given("sendInitialEvents").is_some();
     match (watch, given) {
         (true, None) if sends => causes.push(Cause::forbidden(
             &matching,
@@ -163,16 +165,7 @@ pub(super) fn prefix(call: &Call, resource: &Resource) -> String {
 /// The entries that the query selects.
 pub(super) async fn page(call: &Call, resource: &Resource, filter: &Filter) -> Result<Page, Status> {
     let prefix = prefix(call, resource);
-    let limit = match call.query.get("limit").map(str::parse::<i64>) {
-        None => 0,
-        Some(Ok(n)) => usize::try_from(n).unwrap_or(0),
-        Some(Err(_)) => {
-            return Err(Status::bad_request(format!(
-                "limit: Invalid value: {:?}",
-                call.query.get("limit").unwrap_or_default()
-            )));
-        }
-    };
+    let limit = call.query.number("limit")?.map_or(0, |limit| usize::try_from(limit).unwrap_or(0));
     let (snapshot, start) = match call.query.get("continue") {
         Some(token) => resume(call, &prefix, token)?,
         None => (at_revision(call, limit).await?, None),

@@ -44,7 +44,7 @@ pub(super) async fn watch(call: Call, resource: Arc<Resource>) -> Result<Respons
     let filter = Filter::parse(&call.query, &resource, call.info.named.then_some(call.info.name.as_str()))?;
     let include = Include::parse(&call.query)?;
     let start = start(&call, &resource, &filter).await?;
-    let life = life(&call);
+    let life = life(&call)?;
     let store = &call.server.0.store;
     let events = match store.watch(&prefix(&call, &resource, &filter), start.since) {
         Ok(events) => Ok(events),
@@ -92,7 +92,7 @@ fn prefix(call: &Call, resource: &Resource, filter: &Filter) -> String {
 
 async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Start, Status> {
     let asked: &Query = &call.query;
-    let sends = asked.get("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
+    let sends = asked.given("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
     let revision = match asked.get("resourceVersion") {
         None | Some("0") => None,
         Some(text) => Some(read::parse_revision(text)?),
@@ -120,11 +120,12 @@ async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Star
 /// The longest time a client may ask a watch to last: a day.
 const LONGEST: u64 = 86_400;
 
-fn life(call: &Call) -> Duration {
-    match call.query.get("timeoutSeconds").and_then(|t| t.parse::<u64>().ok()).filter(|s| *s > 0) {
-        Some(seconds) => Duration::from_secs(seconds.min(LONGEST)),
-        None => Duration::from_secs(LIFE.0 + call.server.0.ids.below(LIFE.1 - LIFE.0)),
-    }
+/// How long the watch lasts; one that asks for a negative time is over when it begins, as upstream has it.
+fn life(call: &Call) -> Result<Duration, Status> {
+    Ok(match call.query.number("timeoutSeconds")?.unwrap_or(0) {
+        0 => Duration::from_secs(LIFE.0 + call.server.0.ids.below(LIFE.1 - LIFE.0)),
+        seconds => Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(LONGEST)),
+    })
 }
 
 /// Counts the watches under way.

@@ -1,0 +1,102 @@
+//! Paths and parameters that mean nothing, and what is not there yet: always an answer that says so, never an empty success.
+
+use crate::*;
+
+#[tokio::test(start_paused = true)]
+async fn numbers_and_flags_are_read_as_go_reads_them() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("a", json!({})).await;
+    for parameter in ["timeoutSeconds", "limit"] {
+        for (value, why) in [
+            ("abc", "invalid syntax"),
+            ("", "invalid syntax"),
+            ("1s", "invalid syntax"),
+            ("99999999999999999999", "value out of range"),
+        ] {
+            let text = format!("strconv.ParseInt: parsing {value:?}: {why}");
+            for more in ["", "&watch=true"] {
+                cluster.get(&format!("{MAPS}?{parameter}={value}{more}")).await.fails(400, &text);
+            }
+            cluster.delete(&format!("{MAPS}?{parameter}={value}"), Value::Null).await.fails(400, &text);
+        }
+    }
+    let text = "strconv.ParseInt: parsing \"x\": invalid syntax";
+    cluster.delete(&format!("{}?gracePeriodSeconds=x", map("a")), Value::Null).await.fails(400, text);
+    for (value, watches) in [("", true), ("yes", true), ("1", true), ("0", false), ("False", false)] {
+        let begun = tokio::time::Instant::now();
+        let list = cluster.get(&format!("{MAPS}?watch={value}&timeoutSeconds=5")).await;
+        assert_eq!((list.code, begun.elapsed().as_secs()), (200, if watches { 5 } else { 0 }), "{value}");
+    }
+    let over = cluster.get(&format!("{MAPS}?watch=true&timeoutSeconds=-1&resourceVersion=1")).await;
+    assert_eq!((over.code, over.text().as_str()), (200, ""));
+    let initial = cluster.get(&format!("{MAPS}?sendInitialEvents=")).await;
+    assert!(initial.status().2.contains("sendInitialEvents is forbidden for list"), "{}", initial.text());
+}
+
+#[tokio::test]
+async fn dots_are_no_names_and_an_escaped_slash_separates() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("a", json!({})).await;
+    for (target, text) in [
+        ("/api/v1/namespaces/%2e%2e/configmaps", "invalid key: \"/configmaps/..\""),
+        ("/api/v1/namespaces/./configmaps?watch=true", "invalid key: \"/configmaps/.\""),
+        ("/api/v1/namespaces/default/configmaps/%2E%2E", "Name parameter invalid: \"..\": may not be '..'"),
+        ("/api/v1/namespaces/default/configmaps/a%25b", "Name parameter invalid: \"a%b\": may not contain '%'"),
+        ("/api/v1/namespaces/%2e%2e", "Name parameter invalid: \"..\": may not be '..'"),
+        ("/api/v1/nodes/%2e%2e/status", "Name parameter invalid: \"..\": may not be '..'"),
+    ] {
+        cluster.get(target).await.fails(400, text);
+    }
+    let same = cluster.get("/api/v1/namespaces/default%2Fconfigmaps%2Fa").await.ok();
+    assert_eq!(same["metadata"]["name"], "a");
+    for target in ["/api/v1/namespaces/a%2Fb/pods", "/api/v1/namespaces/default/configmaps/a%2Fb"] {
+        assert_eq!(cluster.get(target).await.code, 404, "{target}");
+    }
+}
+
+#[tokio::test]
+async fn streams_and_proxies_say_that_they_are_not_there_yet() {
+    let cluster = Cluster::new().await;
+    pod(&cluster, "p").await;
+    for (resource, name, subresource) in [
+        ("namespaces/default/pods", "p", "exec?command=ls"),
+        ("namespaces/default/pods", "p", "attach"),
+        ("namespaces/default/pods", "p", "portforward"),
+        ("namespaces/default/pods", "p", "proxy/x/y"),
+        ("namespaces/default/services", "http:s:80", "proxy/"),
+        ("nodes", "n", "proxy/stats/summary"),
+    ] {
+        let plain = subresource.split(['?', '/']).next().unwrap();
+        let kind = resource.rsplit('/').next().unwrap();
+        for method in ["GET", "POST"] {
+            let target = format!("/api/v1/{resource}/{name}/{subresource}");
+            let answer = cluster.send(&cluster.admin, method, &target, &[], Body::empty()).await;
+            answer.fails(501, &format!("{kind}/{plain} is not implemented yet"));
+        }
+    }
+    cluster.get(&format!("{PODS}/q/exec")).await.fails(404, "pods \"q\" not found");
+    assert_eq!(cluster.get(&format!("{PODS}/p/nothing")).await.text(), "404 page not found\n");
+}
+
+#[tokio::test]
+async fn options_of_logs_are_validated_before_anything_is_looked_up() {
+    let cluster = Cluster::new().await;
+    let text = "PodLogOptions \"q\" is invalid: tailLines: Invalid value: -1: must be greater than or equal to 0";
+    cluster.get(&format!("{PODS}/q/log?tailLines=-1")).await.fails(422, text);
+    let time = "parsing time \"zzz\" as \"2006-01-02T15:04:05Z07:00\": cannot parse \"zzz\" as \"2006\"";
+    cluster.get(&format!("{PODS}/q/log?sinceTime=zzz")).await.fails(400, time);
+}
+
+#[tokio::test]
+async fn bodies_that_cannot_be_read_say_why_in_their_own_words() {
+    let cluster = Cluster::new().await;
+    let post = async |media: &str, body: Vec<u8>| {
+        cluster.send(&cluster.admin, "POST", MAPS, &[("content-type", media)], body).await.status()
+    };
+    let (code, _, text) = post("application/yaml", b"a: 1\nb: [".to_vec()).await;
+    assert!(code == 400 && text.contains("yaml: line 2: unclosed bracket '['"), "{text}");
+    // apiVersion v1, kind ConfigMap; an empty message; encoded by gzip.
+    let envelope = b"k8s\0\n\x0f\n\x02v1\x12\tConfigMap\x12\x00\x1a\x04gzip".to_vec();
+    let (code, _, text) = post("application/vnd.kubernetes.protobuf", envelope).await;
+    assert!(code == 400 && text.contains("the content encoding \"gzip\" is not supported"), "{text}");
+}
