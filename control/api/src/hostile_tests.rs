@@ -248,6 +248,8 @@ fn strict_decoding_of_many_strange_fields_is_cheap_and_its_answer_short() {
     };
     let strange = pod(map(200_000, &json!(1))).to_string();
     assert_eq!(in_time("unknown", || check(&strange)).len(), 100);
+    let both = strange.replacen("\"spec\":", &format!("\"data\":{{{}}},\"spec\":", vec!["\"x\":1"; 300].join(",")), 1);
+    assert_eq!(in_time("both", || check(&both)).len(), 100);
     let twice = format!("{{\"spec\": {{{}}}}}", vec!["\"nodeName\": \"a\""; 150_000].join(","));
     assert_eq!(in_time("duplicate", || check(&twice)), ["duplicate field \"spec.nodeName\""]);
     // Every key below a long path costs the length of the path, if one is not careful.

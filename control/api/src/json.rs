@@ -2,7 +2,7 @@
 //!
 //! Follows <https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation>.
 
-use crate::tree::{Order, Tree};
+use crate::tree::{MOST_PROBLEMS, Order, Tree};
 use serde::de::DeserializeSeed;
 use serde_json::{Value, error::Category};
 use std::collections::{HashMap, HashSet};
@@ -39,6 +39,8 @@ pub fn in_document_order(bytes: &[u8], duplicates: Vec<String>, unknown: Vec<Str
             problems.sort_by_key(rank);
         }
     }
+    // As upstream, which stops to collect.
+    problems.truncate(MOST_PROBLEMS);
     problems
 }
 

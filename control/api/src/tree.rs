@@ -17,7 +17,7 @@ const TOO_DEEP: &str = "exceeded max depth";
 pub(crate) const MOST_BRANCHES: usize = 200_000;
 const TOO_MANY: &str = "too many objects and lists";
 /// More problems than these are not listed.
-const MOST_PROBLEMS: usize = 100;
+pub(crate) const MOST_PROBLEMS: usize = 100;
 /// Nor more bytes of paths than these.
 pub(crate) const MOST_PATHS: usize = 64 << 10;
 /// Longer paths are not looked up: each key of a document would cost the length of its path.

@@ -542,3 +542,56 @@ fn what_no_schema_knows_is_granular_with_atomic_lists() {
         json!({"f:spec": {".": {}, "f:a": {}, "f:c": {".": {}, "f:d": {}}}})
     );
 }
+
+#[test]
+fn empty_maps_of_the_metadata_are_none() {
+    let config_map = |annotations: Value, data: &str| {
+        let metadata = json!({"name": "c", "annotations": annotations, "finalizers": []});
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"k": data}})
+    };
+    // What `kubectl diff` sends for an object without the annotation of client-side apply.
+    let mut scene = Scene::new("v1", "ConfigMap");
+    scene.update(
+        "creator",
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c"}, "data": {"k": "1"}}),
+    );
+    scene.update("kubectl-client-side-apply", config_map(json!({}), "2"));
+    assert_eq!(
+        scene.owners(),
+        json!({"creator/Update": {"f:data": {}}, "kubectl-client-side-apply/Update": {"f:data": {"f:k": {}}}})
+    );
+    // Whoever takes the last annotation away takes the map away, as `kubectl annotate a-` does.
+    let mut scene = Scene::new("v1", "ConfigMap");
+    scene.update("creator", config_map(json!({"a": "b"}), "1"));
+    scene.update("kubectl-annotate", config_map(json!({}), "1"));
+    assert_eq!(scene.owners(), json!({"creator/Update": {"f:data": {".": {}, "f:k": {}}}}));
+    // One of several leaves the map with who made it.
+    let mut scene = Scene::new("v1", "ConfigMap");
+    scene.update("creator", config_map(json!({"a": "b", "c": "d"}), "1"));
+    scene.update("other", config_map(json!({"a": "x", "c": "x"}), "1"));
+    assert_eq!(
+        scene.owners(),
+        json!({"creator/Update": {"f:data": {".": {}, "f:k": {}}, "f:metadata": {"f:annotations": {}}},
+            "other/Update": {"f:metadata": {"f:annotations": {"f:a": {}, "f:c": {}}}}})
+    );
+    // A configuration is no Go value: who applies an empty map owns it.
+    let mut scene = Scene::new("v1", "ConfigMap");
+    let applied = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "annotations": {}}});
+    scene.apply("applier", applied).expect("applies");
+    assert_eq!(scene.owners(), json!({"applier/Apply": {"f:metadata": {"f:annotations": {}}}}));
+}
+
+#[test]
+fn empty_structures_and_other_lists_are_something() {
+    let mut scene = Scene::new("v1", "Pod");
+    let volume = json!([{"name": "v", "emptyDir": {}}]);
+    scene.update("u", json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"volumes": volume, "nodeSelector": {}}}));
+    let own =
+        json!({"f:spec": {"f:volumes": {".": {}, "k:{\"name\":\"v\"}": {".": {}, "f:emptyDir": {}, "f:name": {}}}}});
+    assert_eq!(scene.owners(), json!({ "u/Update": own }));
+    let mut scene = Scene::new("discovery.k8s.io/v1", "EndpointSlice");
+    let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"},
+        "addressType": "IPv4", "endpoints": [], "ports": []});
+    scene.update("u", slice);
+    assert!(scene.owners()["u/Update"]["f:ports"].is_object(), "{}", scene.owners());
+}

@@ -111,6 +111,20 @@ impl<'a> Type<'a> {
         (matches!(name, "spec" | "status") || VALUES.contains(&own.as_str())) && !POINTERS.contains(&(&parent, name))
     }
 
+    /// Whether Go leaves this field out when it is empty: maps, and the lists of the metadata. (Of other lists the schema does not
+    /// tell; a few are written even when empty, as the ports of an EndpointSlice.)
+    pub(super) fn omits_empty(self, name: &str) -> bool {
+        let Some(id) = self.node else { return false };
+        let fields = self.arena.fields(id);
+        let Ok(at) = fields.binary_search_by(|field| (*field.name).cmp(name)) else { return false };
+        let parent = self.arena.go_type(id);
+        match self.arena.shape(fields[at].node) {
+            Kind::Map => !fields[at].required && !parent.starts_with("map["), // a custom resource: no Go type
+            Kind::List => parent == "v1.ObjectMeta",
+            _ => false,
+        }
+    }
+
     /// The type of a list's items.
     pub(super) fn item(self) -> Self {
         self.at(self.node.and_then(|id| self.arena.element(id)))

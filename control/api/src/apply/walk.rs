@@ -101,6 +101,11 @@ fn is_zero(value: &Value) -> bool {
     }
 }
 
+/// Whether this is a map or list without entries.
+fn is_hollow(value: &Value) -> bool {
+    value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
+}
+
 /// The mark of a field that is compared as a whole.
 fn leaf(old: Side<'_>, new: Side<'_>) -> Mark {
     match (old, new) {
@@ -165,6 +170,9 @@ fn diff_field<'a>(
     parent: Type<'_>,
     out: &mut Diff,
 ) {
+    // Upstream compares Go values: an empty map is none, so that nobody comes to own it and the last entry takes it along.
+    let there = |value: Option<&'a Value>| value.filter(|value| !(is_hollow(value) && parent.omits_empty(name)));
+    let (old, new) = (there(old), there(new));
     if old == new {
         return;
     }

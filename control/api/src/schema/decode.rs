@@ -1,13 +1,14 @@
 //! Types a parsed value as Go's JSON decoder does, with its error texts, and brings it into the form that Go would hold.
 
 use super::types::{Arena, Kind, NodeId, StructId};
-use crate::{quantity::Quantity, time, tree::MOST_PATHS};
+use crate::{
+    quantity::Quantity,
+    time,
+    tree::{MOST_PATHS, MOST_PROBLEMS},
+};
 use base64::Engine;
 use serde_json::{Map, Number, Value};
 use std::fmt::Write;
-
-/// As upstream: more problems than these are not listed.
-const MOST_PROBLEMS: usize = 100;
 
 /// See [`super::Schema::decode_check`].
 pub(super) fn check(arena: &Arena, node: NodeId, value: &mut Value) -> Result<Vec<String>, String> {

@@ -171,16 +171,9 @@ impl Selector {
             let value = value.as_str().unwrap_or_default().to_owned();
             requirements.push(Requirement::new(key, Operator::Equals, vec![value])?);
         }
-        for expression in value.get("matchExpressions").and_then(Value::as_array).into_iter().flatten() {
-            let name = expression.get("operator").and_then(Value::as_str).unwrap_or_default();
-            let operator = match name {
-                "In" => Operator::In,
-                "NotIn" => Operator::NotIn,
-                "Exists" => Operator::Exists,
-                "DoesNotExist" => Operator::DoesNotExist,
-                other => return Err(format!("{other:?} is not a valid label selector operator")),
-            };
-            requirements.push(expression_requirement(expression, operator)?);
+        let expressions = value.get("matchExpressions").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        for expression in expressions {
+            requirements.push(expression_requirement(expression, &OPERATORS[..4], "label")?);
         }
         Ok(Self::new(requirements))
     }
@@ -190,21 +183,8 @@ impl Selector {
     /// # Errors
     /// Upstream's text: `"X" is not a valid node selector operator`, or that of a requirement.
     pub fn from_node_expressions(expressions: &[Value]) -> Result<Self, String> {
-        let mut requirements = Vec::new();
-        for expression in expressions {
-            let name = expression.get("operator").and_then(Value::as_str).unwrap_or_default();
-            let operator = match name {
-                "In" => Operator::In,
-                "NotIn" => Operator::NotIn,
-                "Exists" => Operator::Exists,
-                "DoesNotExist" => Operator::DoesNotExist,
-                "Gt" => Operator::GreaterThan,
-                "Lt" => Operator::LessThan,
-                other => return Err(format!("{other:?} is not a valid node selector operator")),
-            };
-            requirements.push(expression_requirement(expression, operator)?);
-        }
-        Ok(Self::new(requirements))
+        let requirement = |expression| expression_requirement(expression, &OPERATORS, "node");
+        expressions.iter().map(requirement).collect::<Result<_, _>>().map(Self::new)
     }
 
     /// Every one of these labels, unchecked: a Service's `spec.selector`.
@@ -252,7 +232,21 @@ impl Selector {
     }
 }
 
-fn expression_requirement(expression: &Value, operator: Operator) -> Result<Requirement, String> {
+/// Operators as expressions of objects name them. The last two are for nodes only.
+const OPERATORS: [(&str, Operator); 6] = [
+    ("In", Operator::In),
+    ("NotIn", Operator::NotIn),
+    ("Exists", Operator::Exists),
+    ("DoesNotExist", Operator::DoesNotExist),
+    ("Gt", Operator::GreaterThan),
+    ("Lt", Operator::LessThan),
+];
+
+/// One expression, whose operator must be among `known`; `what` selector it stands in is for the error.
+fn expression_requirement(expression: &Value, known: &[(&str, Operator)], what: &str) -> Result<Requirement, String> {
+    let name = expression.get("operator").and_then(Value::as_str).unwrap_or_default();
+    let operator = known.iter().find(|(other, _)| *other == name).map(|(_, operator)| *operator);
+    let operator = operator.ok_or_else(|| format!("{name:?} is not a valid {what} selector operator"))?;
     let key = expression.get("key").and_then(Value::as_str).unwrap_or_default();
     let values = expression.get("values").and_then(Value::as_array).into_iter().flatten();
     let values = values.map(|v| v.as_str().unwrap_or_default().to_owned()).collect();
