@@ -3,13 +3,14 @@
 //! * [`Client`]: typed verbs over a `kube::Client`, which itself is any tower service: the in-process router or TLS.
 //! * [`Informers`] and [`Informer`]: one list-and-watch per kind and process, indexed; see [`Informer`] for the guarantees.
 //! * [`Controller`] and [`run`]: the reconcile loop with queue, read-your-writes gate, back-off, span and panic guard outside.
-//! * [`Elector`]: leadership by Lease. [`Recorder`]: Events with upstream's correlation.
+//! * [`Elector`]: leadership by Lease. [`Recorder`]: Events with upstream's correlation. [`fit`]: what a pod asks of its node.
 //!
 //! Why not kube-runtime: its shared streams lose deletes, have no indexes, and decode once per controller.
 
 mod client;
 mod controller;
 mod error;
+pub mod fit;
 mod gate;
 mod informer;
 mod informers;

@@ -7,14 +7,12 @@
 //! Not here: preemption (a pod that needs it waits, and its condition says so), pod affinity and topology spread, volumes, extenders,
 //! several profiles. What a pod asks for among these is not enforced.
 
-pub mod affinity;
 pub mod cycle;
 pub mod node;
 pub mod plugin;
 pub mod plugins;
 pub mod pod;
 pub mod queue;
-pub mod resources;
 mod run;
 
 pub use plugin::{Event, Plugin, Plugins, Verdict};

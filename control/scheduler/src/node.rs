@@ -2,12 +2,10 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use client::fit::resources::Resources;
 use k8s_openapi::api::core::v1::{Node, Pod};
 
-use crate::{
-    pod::{HostPort, PodInfo, node_name},
-    resources::Resources,
-};
+use crate::pod::{HostPort, PodInfo, node_name};
 
 /// One node with its pods.
 #[derive(Clone, Debug, Default)]

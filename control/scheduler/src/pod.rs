@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::core::v1::{Pod, Toleration};
-
-use crate::{
+use client::fit::{
     affinity::{Preferred, Required},
     resources::{self, Resources},
 };
+use k8s_openapi::api::core::v1::{Pod, Toleration};
 
 /// A port that a container takes on its node.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -62,7 +62,7 @@ impl Plugin for NodeResourcesFit {
         compare(asked.memory, used.memory, all.memory, &|| "Insufficient memory".into());
         compare(asked.storage, used.storage, all.storage, &|| "Insufficient ephemeral-storage".into());
         for (name, amount) in &asked.scalar {
-            let of = |r: &crate::resources::Resources| r.scalar.get(name).copied().unwrap_or(0);
+            let of = |r: &client::fit::resources::Resources| r.scalar.get(name).copied().unwrap_or(0);
             compare(*amount, of(used), of(all), &|| format!("Insufficient {name}").into());
         }
         match (reasons.is_empty(), hopeless) {
