@@ -92,3 +92,29 @@ async fn a_node_whose_disk_is_short_takes_nothing_new() {
     world.until("the Deployment to be complete", |w| complete(w, "web")).await;
     assert!(!tainted(&world));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_node_that_is_deleted_while_its_agent_runs_comes_back_with_its_pods() {
+    let world = World::start().await;
+    world.call("POST", DEPLOYMENTS, deployment("web", 2, "i:1")).await;
+    world.until("the Deployment to be complete", |w| complete(w, "web")).await;
+    let uids = |w: &World| w.pods().iter().map(|p| p["metadata"]["uid"].clone()).collect::<Vec<_>>();
+    let lease = |w: &World| w.all_in("kube-node-lease", "coordination.k8s.io", "leases").into_iter().next();
+    let (pods, node) = (uids(&world), world.find("", "nodes", "n1").unwrap());
+    world.until("the Lease", |w| lease(w).is_some()).await;
+    world.call("DELETE", "/api/v1/nodes/n1", serde_json::Value::Null).await;
+    let deleted = world.elapsed();
+    let back = |w: &World| {
+        let node = w.find("", "nodes", "n1")?;
+        let lease = lease(w)?;
+        let mine = lease["metadata"]["ownerReferences"][0]["uid"] == node["metadata"]["uid"];
+        (mine && condition(&node, "Ready") == "True").then(|| node["metadata"]["uid"].clone())
+    };
+    world.until("the node to be back", |w| back(w).is_some_and(|uid| uid != node["metadata"]["uid"])).await;
+    let took = (world.elapsed() - deleted).as_secs();
+    assert!(took <= 20, "by the next heartbeats: {took}");
+    world.pass(120).await;
+    assert!(back(&world).is_some(), "and stays");
+    assert_eq!(uids(&world), pods, "its pods never left");
+    assert!(complete(&world, "web"));
+}

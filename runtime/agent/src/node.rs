@@ -120,6 +120,7 @@ fn status(options: &Options, runtimes: Vec<String>, images: Vec<Value>, conditio
     let machine = &options.machine;
     let mut addresses: Vec<_> =
         options.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
+    addresses.extend(options.external.map(|ip| json!({"type": "ExternalIP", "address": ip.to_string()})));
     let hostname = if machine.hostname.is_empty() { &options.node } else { &machine.hostname };
     addresses.push(json!({"type": "Hostname", "address": hostname}));
     let mut handlers = vec![json!({"name": ""})];
@@ -162,6 +163,13 @@ fn labels(options: &Options) -> BTreeMap<String, String> {
     labels
 }
 
+/// The Node as far as it is known before it is registered.
+pub(crate) fn unregistered(options: &Options) -> Node {
+    let metadata =
+        ObjectMeta { name: Some(options.node.clone()), labels: Some(labels(options)), ..ObjectMeta::default() };
+    Node { metadata, ..Node::default() }
+}
+
 /// What is remembered between two heartbeats.
 #[derive(Default)]
 struct Heart {
@@ -197,29 +205,37 @@ pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
 
 impl Heart {
     async fn beat(&mut self, shared: &Shared) -> Result<()> {
-        if self.uid.is_none() {
-            self.register(shared).await?;
+        let node = shared.cluster.client.find::<Node>("", &shared.options.node).await?;
+        let uid = node.as_ref().and_then(|node| node.metadata.uid.clone());
+        if self.uid.is_some() && self.uid == uid {
+            let status = self.observe(shared).await;
+            self.send_status(shared, status).await?;
+            return self.renew(shared).await;
         }
-        match self.send_status(shared).await {
-            Err(error) if error.is_not_found() => {
-                // somebody deleted the Node: it comes back, as upstream's does
-                *self = Self::default();
-                self.register(shared).await?;
-                self.send_status(shared).await?;
+        // The first time, or somebody deleted the Node. Upstream's stays away until the kubelet is restarted; here the cluster would
+        // have to be.
+        *self = Self { pressure: self.pressure, ..Self::default() };
+        for condition in node.iter().filter_map(|node| node.status.as_ref()?.conditions.as_ref()).flatten() {
+            if let Some(at) = &condition.last_transition_time {
+                let entry = (condition.status.clone(), api::time::rfc3339(at.0));
+                self.transitions.insert(condition.type_.clone(), entry);
             }
-            other => other?,
         }
+        let status = self.observe(shared).await;
+        self.register(shared, node.is_some(), &status).await?;
+        self.send_status(shared, status).await?;
         self.renew(shared).await
     }
 
-    async fn register(&mut self, shared: &Shared) -> Result<()> {
+    /// A new Node comes with its status: one that has no room yet would refuse the pods that wait for it.
+    async fn register(&mut self, shared: &Shared, present: bool, status: &Value) -> Result<()> {
         let options = &shared.options;
-        let node: Node = match shared.cluster.client.find::<Node>("", &options.node).await? {
-            Some(_) => {
+        let node: Node = match present {
+            true => {
                 let patch = json!({"metadata": {"labels": labels(options)}});
                 shared.cluster.client.patch("", &options.node, Patch::Merge(patch)).await?
             }
-            None => {
+            false => {
                 let spec = if options.pod_cidr.is_empty() {
                     json!({})
                 } else {
@@ -227,25 +243,21 @@ impl Heart {
                 };
                 let body = json!({
                     "apiVersion": "v1", "kind": "Node",
-                    "metadata": {"name": options.node, "labels": labels(options)}, "spec": spec,
+                    "metadata": {"name": options.node, "labels": labels(options)},
+                    "spec": spec, "status": status,
                 });
                 let node: Node = serde_json::from_value(body).map_err(|e| Error::Decode(e.to_string()))?;
                 shared.cluster.client.create(&node).await?
             }
         };
-        for condition in node.status.iter().flat_map(|s| s.conditions.iter().flatten()) {
-            if let Some(at) = &condition.last_transition_time {
-                let entry = (condition.status.clone(), api::time::rfc3339(at.0));
-                self.transitions.insert(condition.type_.clone(), entry);
-            }
-        }
         self.uid = Some(node.metadata.uid.unwrap_or_default());
         shared.recorder.event(&reference(options), EventType::Normal, "Starting", "Starting kubelet.");
         tracing::info!(node = options.node, "registered the Node");
         Ok(())
     }
 
-    async fn send_status(&mut self, shared: &Shared) -> Result<()> {
+    /// The whole status as it is now.
+    async fn observe(&mut self, shared: &Shared) -> Value {
         let (now, pressure) = (shared.now(), shared.options.pressure.clone());
         let pressure = tokio::task::spawn_blocking(move || pressure()).await.unwrap_or_default();
         if pressure != self.pressure {
@@ -278,7 +290,11 @@ impl Heart {
             self.transitions.insert(text("type"), (text("status"), text("lastTransitionTime")));
         }
         let runtimes = shared.runtimes.iter().map(|r| r.name().to_owned()).collect();
-        let status = status(&shared.options, runtimes, images, conditions);
+        status(&shared.options, runtimes, images, conditions)
+    }
+
+    async fn send_status(&mut self, shared: &Shared, status: Value) -> Result<()> {
+        let now = shared.now();
         let mut steady = status.clone();
         for condition in steady["conditions"].as_array_mut().into_iter().flatten() {
             condition["lastHeartbeatTime"] = Value::Null;
@@ -293,13 +309,25 @@ impl Heart {
         Ok(())
     }
 
+    /// A Lease that was deleted (with its Node, by the garbage collector) or written by somebody else is looked up again.
     async fn renew(&mut self, shared: &Shared) -> Result<()> {
         let client = &shared.cluster.client;
-        let node = &shared.options.node;
-        let now = Some(MicroTime(shared.now()));
-        if self.lease.is_none() {
-            self.lease = client.find::<Lease>(LEASE_NAMESPACE, node).await?;
+        if let Some(known) = self.lease.take()
+            && let Ok(renewed) = client.update(&self.renewed(shared, known.metadata)).await
+        {
+            self.lease = Some(renewed);
+            return Ok(());
         }
+        let lease = match client.find::<Lease>(LEASE_NAMESPACE, &shared.options.node).await? {
+            Some(present) => client.update(&self.renewed(shared, present.metadata)).await?,
+            None => client.create(&self.renewed(shared, ObjectMeta::default())).await?,
+        };
+        self.lease = Some(lease);
+        Ok(())
+    }
+
+    fn renewed(&self, shared: &Shared, metadata: ObjectMeta) -> Lease {
+        let node = &shared.options.node;
         let owner = OwnerReference {
             api_version: "v1".into(),
             kind: "Node".into(),
@@ -310,23 +338,16 @@ impl Heart {
         let spec = LeaseSpec {
             holder_identity: Some(node.clone()),
             lease_duration_seconds: Some(LEASE_SECONDS),
-            renew_time: now,
+            renew_time: Some(MicroTime(shared.now())),
             ..LeaseSpec::default()
         };
-        let result = match self.lease.take() {
-            Some(lease) => client.update(&Lease { spec: Some(spec), ..lease }).await,
-            None => {
-                let metadata = ObjectMeta {
-                    name: Some(node.clone()),
-                    namespace: Some(LEASE_NAMESPACE.into()),
-                    owner_references: Some(vec![owner]),
-                    ..ObjectMeta::default()
-                };
-                client.create(&Lease { metadata, spec: Some(spec) }).await
-            }
+        let metadata = ObjectMeta {
+            name: Some(node.clone()),
+            namespace: Some(LEASE_NAMESPACE.into()),
+            owner_references: Some(vec![owner]),
+            ..metadata
         };
-        self.lease = Some(result?);
-        Ok(())
+        Lease { metadata, spec: Some(spec) }
     }
 }
 

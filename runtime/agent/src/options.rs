@@ -13,6 +13,8 @@ pub struct Options {
     pub node: String,
     /// The node's addresses, the primary first: `InternalIP`, and `hostIPs` of pods.
     pub addresses: Vec<IpAddr>,
+    /// Where the world outside the pod network reaches the node and its node ports, if at all: `ExternalIP`.
+    pub external: Option<IpAddr>,
     /// The machine.
     pub machine: Machine,
     /// How full the machine is; asked on a thread that may block.

@@ -63,6 +63,13 @@ impl FakeApi {
         self.0.objects.lock().by_path.get(path).cloned()
     }
 
+    /// An object as it was first created.
+    pub(super) fn created(&self, path: &str) -> Option<Value> {
+        let objects = self.0.objects.lock();
+        let first = objects.log.iter().find(|(_, at, kind, _)| at == path && *kind == "ADDED");
+        first.map(|(.., object)| object.clone())
+    }
+
     /// Changes an object in place.
     pub(super) fn edit(&self, path: &str, change: impl FnOnce(&mut Value)) {
         let mut object = self.get(path).expect("an object to edit");
@@ -96,7 +103,7 @@ impl FakeApi {
     }
 
     /// `reason: message` of all events, in order of creation.
-    pub(super) fn events(&self) -> Vec<String> {
+    pub(crate) fn events(&self) -> Vec<String> {
         let mut events = self.all("events");
         events.sort_by_key(|e| e["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse::<u64>().ok()));
         let text =
@@ -144,12 +151,23 @@ async fn serve(State(api): State<FakeApi>, request: Request) -> Response {
             if api.get(&path).is_some() {
                 return status(409, "AlreadyExists", "already exists");
             }
+            let mut body = body;
+            if !body["metadata"]["resourceVersion"].is_null() {
+                return status(400, "BadRequest", "resourceVersion should not be set on objects to be created");
+            }
+            if body["metadata"]["uid"].is_null() {
+                body["metadata"]["uid"] = format!("uid-{}", *api.0.revision.borrow()).into();
+            }
             api.put(&path, body);
             axum::Json(api.get(&path)).into_response()
         }
         Method::PUT => {
-            api.put(path.trim_end_matches("/status"), body);
-            axum::Json(api.get(path.trim_end_matches("/status"))).into_response()
+            let path = path.trim_end_matches("/status");
+            if api.get(path).is_none() {
+                return status(404, "NotFound", "not found");
+            }
+            api.put(path, body);
+            axum::Json(api.get(path)).into_response()
         }
         Method::PATCH => api.patch(&path, body),
         Method::DELETE => {

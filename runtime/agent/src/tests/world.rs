@@ -208,6 +208,7 @@ pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
     Options {
         node: "node".into(),
         addresses: vec!["10.32.0.1".parse().expect("an address")],
+        external: Some("192.0.2.7".parse().expect("an address")),
         machine: Machine {
             operating_system: "linux".into(),
             architecture: "amd64".into(),
