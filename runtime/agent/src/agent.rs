@@ -1,6 +1,7 @@
 //! The agent: a worker for each pod of the node, and the few loops that serve them all.
 
 use crate::{
+    admission::Room,
     cluster::{BY_NODE, Cluster, Interest, Watched},
     handle::{Handle, Note},
     images::Images,
@@ -15,7 +16,7 @@ use crate::{
     volumes::{self, Tokens},
     worker::Worker,
 };
-use client::{Client, Delta, Informers, Key, Kind, Recorder};
+use client::{Client, Delta, EventType, Informers, Key, Kind, Recorder, fit::resources::Resources};
 use container::{
     Runtime,
     net::{Dialer, Network},
@@ -77,8 +78,10 @@ impl Agent {
         let states = StateDir::open(&options.data_dir.join("state"))?;
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
         let Parts { runtimes, network, dialer, images, client, informers, recorder } = parts;
+        let allocatable = Arc::new(node::allocatable(&options));
         let shared = Shared {
-            allocatable: Arc::new(node::allocatable(&options)),
+            room: Mutex::new(Room::new(Resources::parse(Some(allocatable.as_ref())), options.pods)),
+            allocatable,
             runtimes,
             network,
             dialer: dialer.clone(),
@@ -161,9 +164,25 @@ impl Agent {
         Ok(known)
     }
 
-    fn subscribe(&self, known: BTreeMap<String, PodState>) {
+    fn subscribe(&self, mut known: BTreeMap<String, PodState>) {
+        // Before news come in: those that were here keep their place, then the others in the order of their creation.
+        let mut pods = self.shared.cluster.pods.by_index(BY_NODE, &self.shared.options.node);
+        pods.sort_by_cached_key(|pod| {
+            let new = !known.contains_key(pod::uid(pod)) && is_new(pod);
+            (new, pod.metadata.creation_timestamp.clone(), pod::name(pod).to_owned())
+        });
+        for pod in &pods {
+            self.adopt(pod.clone(), known.remove(pod::uid(pod)));
+        }
         let (agent, known) = (self.clone(), Mutex::new(known));
         self.shared.cluster.pods.subscribe(move |delta| agent.on_pod(delta, &known));
+        // no news will tell of those that went in between
+        for pod in pods {
+            let present = self.shared.cluster.pods.get(pod::namespace(&pod), pod::name(&pod));
+            if present.is_none_or(|present| present.metadata.uid != pod.metadata.uid) {
+                self.on_pod(&Delta::Deleted(pod), &Mutex::default());
+            }
+        }
         let agent = self.clone();
         self.shared.cluster.config_maps.subscribe(move |delta| agent.on_config(Watched::ConfigMap, delta));
         let agent = self.clone();
@@ -174,6 +193,9 @@ impl Agent {
         let pod = delta.object();
         if pod::spec(pod).node_name.as_deref() != Some(self.shared.options.node.as_str()) {
             return;
+        }
+        if matches!(delta, Delta::Deleted(_)) || pod::is_finished(pod) {
+            self.shared.room.lock().free(pod::uid(pod));
         }
         let present = self.shared.pods.lock().get(pod::uid(pod)).cloned();
         match (delta, present) {
@@ -187,13 +209,24 @@ impl Agent {
         }
     }
 
-    /// Gives a pod its worker.
+    /// Gives a pod its worker, and a place on the node if there is one.
     fn adopt(&self, pod: Arc<Pod>, state: Option<PodState>) {
         if self.draining.load(Ordering::Acquire) {
             return;
         }
         let uid: Arc<str> = pod::uid(&pod).into();
-        let handle = Arc::new(Handle::new(uid.clone(), &state.unwrap_or_else(|| PodState::adopt(&pod))));
+        let new = state.is_none() && is_new(&pod);
+        let mut state = state.unwrap_or_else(|| PodState::adopt(&pod));
+        if new {
+            let admitted = self.shared.room.lock().admit(&pod);
+            if let Err(refusal) = admitted {
+                self.shared.event(&pod, None, EventType::Warning, &refusal.reason, &*refusal.message);
+                state.failure = Some(refusal.failure());
+            }
+        } else if !pod::is_finished(&pod) {
+            self.shared.room.lock().keep(&pod);
+        }
+        let handle = Arc::new(Handle::new(uid.clone(), &state));
         self.shared.interest.add(&uid, &pod);
         self.shared.pods.lock().insert(uid, handle.clone());
         let shared = self.shared.clone();
@@ -298,4 +331,10 @@ impl Agent {
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
     }
+}
+
+/// Whether the node has never taken a pod and is asked to: such a pod is judged, and only once.
+pub(crate) fn is_new(pod: &Pod) -> bool {
+    let started = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+    !started && !pod::is_deleting(pod) && !pod::is_finished(pod)
 }

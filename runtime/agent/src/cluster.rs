@@ -6,7 +6,7 @@ use crate::{
 };
 use client::{Client, Informer, Informers};
 use k8s_openapi::api::{
-    core::v1::{ConfigMap, Pod, Secret, Service},
+    core::v1::{ConfigMap, Node, Pod, Secret, Service},
     node::v1::RuntimeClass,
 };
 use parking_lot::Mutex;
@@ -32,6 +32,8 @@ pub struct Cluster {
     pub services: Informer<Service>,
     /// All RuntimeClasses.
     pub classes: Informer<RuntimeClass>,
+    /// All Nodes; the agent looks at its own.
+    pub nodes: Informer<Node>,
 }
 
 impl Cluster {
@@ -44,6 +46,7 @@ impl Cluster {
             secrets: informers.of(),
             services: informers.of(),
             classes: informers.of(),
+            nodes: informers.of(),
         };
         this.pods.index(BY_NODE, |pod: &Pod| pod::spec(pod).node_name.iter().cloned().collect());
         this
@@ -56,6 +59,7 @@ impl Cluster {
         self.secrets.synced().await;
         self.services.synced().await;
         self.classes.synced().await;
+        self.nodes.synced().await;
     }
 
     /// Everything a pod refers to. What an informer does not have is asked of the API: the object may be younger than the pod.

@@ -4,9 +4,11 @@
 //! It knows no runtime, network or registry by name: they arrive as `Arc<dyn Runtime>`, `Arc<dyn Network>`, `Arc<dyn Dialer>` and
 //! `Arc<dyn Images>`. It has no back door to the API: everything goes through [`client::Client`].
 //!
-//! Where to look: [`plan`] decides what happens to a pod (pure), `worker` does it, [`status`] says how it is (pure), [`volumes`] and
+//! Where to look: [`admission`] decides which pods the node takes (pure), [`plan`] what happens to a pod (pure), `worker` does it,
+//! [`status`] says how it is (pure), [`volumes`] and
 //! [`env`] give it its configuration, [`logs`] and [`router`] answer `kubectl logs`, [`node`] keeps the Node object.
 
+pub mod admission;
 mod agent;
 pub mod backoff;
 pub mod check;

@@ -1,6 +1,7 @@
 //! What all workers of a node have in common.
 
 use crate::{
+    admission::Room,
     cluster::{Cluster, Interest},
     downward::Facts,
     handle::Handle,
@@ -40,6 +41,7 @@ pub(crate) struct Shared {
     pub(crate) reporter: Reporter,
     pub(crate) prober: Prober,
     pub(crate) interest: Interest,
+    pub(crate) room: Mutex<Room>,
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
     pub(crate) tasks: TaskTracker,

@@ -49,6 +49,9 @@ pub struct Failure {
     pub reason: String,
     /// For people.
     pub message: String,
+    /// The node did not take the pod: nothing of it ever ran.
+    #[serde(default)]
+    pub refused: bool,
 }
 
 /// One container over all its attempts.

@@ -7,7 +7,7 @@ use crate::{
     plan::{Live, LiveContainer, Setup},
     pod::{self, Role},
     resources,
-    state::{Attempt, AttemptState, Ended, LOST_CODE, LOST_REASON, PodState},
+    state::{Attempt, AttemptState, Ended, Failure, LOST_CODE, LOST_REASON, PodState},
 };
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -40,6 +40,9 @@ pub struct Input<'a> {
 
 /// Makes the status.
 pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
+    if let Some(failure) = input.state.failure.as_ref().filter(|failure| failure.refused) {
+        return refused(pod, failure, input);
+    }
     let mut init: Vec<_> =
         pod::init_containers(pod).iter().map(|c| container_status(pod, c, pod::init_role(c), input)).collect();
     let mut apps: Vec<_> =
@@ -92,6 +95,19 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
         qos_class: Some(old.qos_class.unwrap_or_else(|| resources::qos_class(pod).to_owned())),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(apps),
+        observed_generation: pod.metadata.generation,
+        ..PodStatus::default()
+    }
+}
+
+/// A pod that the node did not take has no containers, addresses or conditions of the node's.
+fn refused(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
+    PodStatus {
+        phase: Some("Failed".into()),
+        reason: Some(failure.reason.clone()),
+        message: Some(failure.message.clone()),
+        start_time: input.state.started.map(Time),
+        qos_class: Some(resources::qos_class(pod).to_owned()),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }

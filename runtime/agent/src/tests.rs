@@ -1,7 +1,9 @@
 //! The agent as a whole, over a runtime, a network, images and an API that exist in memory, on a paused clock.
 
+mod admission;
 mod fake_api;
 mod lifecycle;
+mod node;
 mod world;
 
 pub(crate) use fake_api::FakeApi;

@@ -6,9 +6,12 @@ mod actions;
 mod outcomes;
 
 use crate::{
+    admission,
+    agent::is_new,
     backoff::Backoff,
     handle::{Handle, Mail, Note, ProbeKind},
     hook::Stop,
+    node,
     plan::{self, Busy, Live, LiveContainer, Setup, Waiting, plan},
     pod, probe,
     reporter::Report,
@@ -19,10 +22,11 @@ use crate::{
     status,
     volumes::Synced,
 };
+use client::EventType;
 use container::{ContainerState, Prepared, Runtime, net::Sockets};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -105,6 +109,7 @@ impl Worker {
 
     /// Runs until the pod is gone from the API and from the node, or the process ends.
     pub(crate) async fn run(mut self) {
+        self.judge().await;
         self.rejoin();
         loop {
             let mail = self.handle.read();
@@ -127,6 +132,25 @@ impl Worker {
             if !again {
                 self.wait(now, wake).await;
             }
+        }
+    }
+
+    /// A pod that the node took but that is not for such a node is refused, once. What an informer says of the node may be old.
+    async fn judge(&mut self) {
+        if self.handle.state().started.is_some() || self.state.failure.is_some() || !is_new(&self.pod) {
+            return;
+        }
+        let (cluster, name) = (&self.shared.cluster, &self.shared.options.node);
+        if cluster.nodes.get("", name).is_some_and(|node| admission::suits(&self.pod, &node).is_ok()) {
+            return;
+        }
+        // not registered yet, or not to be asked: then it is what it will register as
+        let node = cluster.client.find::<Node>("", name).await.ok().flatten();
+        let node = node.unwrap_or_else(|| node::unregistered(&self.shared.options));
+        if let Err(refusal) = admission::suits(&self.pod, &node) {
+            self.shared.room.lock().free(pod::uid(&self.pod));
+            self.shared.event(&self.pod, None, EventType::Warning, &refusal.reason, &*refusal.message);
+            self.state.failure = Some(refusal.failure());
         }
     }
 

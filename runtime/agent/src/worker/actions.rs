@@ -1,8 +1,7 @@
 //! From a planned action to the future that does it.
 
 use super::*;
-use crate::{plan::Action, start::Start};
-use client::EventType;
+use crate::{plan::Action, start::Start, state::Failure};
 
 impl Worker {
     /// Starts an action. True when the plan must be asked again at once, since something was decided on the spot.
@@ -19,7 +18,8 @@ impl Worker {
             Action::Stop { container, grace, message } => return self.begin_stop(&container, grace, message),
             Action::Fail { reason, message } => {
                 self.shared.event(&self.pod, None, EventType::Normal, reason, message);
-                self.state.failure = Some(crate::state::Failure { reason: reason.into(), message: message.into() });
+                let (reason, message) = (reason.to_owned(), message.to_owned());
+                self.state.failure = Some(Failure { reason, message, refused: false });
                 return true;
             }
             Action::TearDown => {

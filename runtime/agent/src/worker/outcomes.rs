@@ -5,7 +5,6 @@ use crate::{
     start::{self, Retry},
     state::{Ended, LOST_CODE, LOST_MESSAGE, LOST_REASON},
 };
-use client::EventType;
 use container::{Exit, ExitReason};
 
 /// First and last delay between tries to set a pod up.

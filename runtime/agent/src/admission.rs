@@ -1,0 +1,195 @@
+//! Whether the node takes a pod that was bound to it: whoever binds may be wrong, or later than somebody else. Pure. A pod that is
+//! refused has failed; its controller makes another.
+//!
+//! Upstream's kubelet refuses by the same filters as the scheduler's; of those, this is NodeResourcesFit and NodeAffinity. Pods that
+//! were taken are never judged again. See
+//! <https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-framework/>.
+
+use crate::{pod, state::Failure};
+use client::fit::{
+    affinity::Required,
+    resources::{Resources, requests},
+};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use std::{collections::HashMap, sync::Arc};
+
+/// What the node has and which pods have taken their share of it.
+#[derive(Clone, Debug)]
+pub struct Room {
+    capacity: Resources,
+    places: usize,
+    used: Resources,
+    taken: HashMap<Arc<str>, Resources>,
+}
+
+/// Why a pod is refused: reason and message as upstream's, the message of the event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// `OutOfcpu`, `NodeAffinity`, …
+    pub reason: String,
+    /// For people.
+    pub message: String,
+}
+
+impl Refusal {
+    /// What the pod's status says.
+    pub fn failure(&self) -> Failure {
+        let message = format!("Pod was rejected: {}", self.message);
+        Failure { reason: self.reason.clone(), message, refused: true }
+    }
+}
+
+impl Room {
+    /// Empty, of a node with that much for pods and so many places.
+    pub fn new(capacity: Resources, places: u32) -> Self {
+        let places = usize::try_from(places).unwrap_or(usize::MAX);
+        Self { capacity, places, used: Resources::default(), taken: HashMap::new() }
+    }
+
+    /// Takes a pod if it fits beside those that were taken.
+    pub fn admit(&mut self, pod: &Pod) -> Result<(), Refusal> {
+        let asked = requests(pod::spec(pod));
+        match self.short_of(&asked) {
+            None => {
+                self.put(pod, asked);
+                Ok(())
+            }
+            Some((resource, requested, used, capacity)) => Err(Refusal {
+                reason: format!("OutOf{resource}"),
+                message: format!(
+                    "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
+                ),
+            }),
+        }
+    }
+
+    /// Takes a pod that is here already, whether it fits or not.
+    pub fn keep(&mut self, pod: &Pod) {
+        self.put(pod, requests(pod::spec(pod)));
+    }
+
+    /// A pod that ended or left gives back what it took. Idempotent.
+    pub fn free(&mut self, uid: &str) {
+        if let Some(share) = self.taken.remove(uid) {
+            self.used.sub(&share);
+        }
+    }
+
+    fn put(&mut self, pod: &Pod, share: Resources) {
+        self.free(pod::uid(pod));
+        self.used.add(&share);
+        self.taken.insert(pod::uid(pod).into(), share);
+    }
+
+    /// The first resource that does not suffice: its name, what is asked for, used and there.
+    fn short_of<'a>(&self, asked: &'a Resources) -> Option<(&'a str, i64, i64, i64)> {
+        let places = i64::try_from(self.places).unwrap_or(i64::MAX);
+        let taken = i64::try_from(self.taken.len()).unwrap_or(i64::MAX);
+        let (used, has) = (&self.used, &self.capacity);
+        let of = |all: &Resources, name: &str| all.scalar.get(name).copied().unwrap_or(0);
+        let named = [
+            ("pods", 1, taken, places),
+            ("cpu", asked.cpu, used.cpu, has.cpu),
+            ("memory", asked.memory, used.memory, has.memory),
+            ("ephemeral-storage", asked.storage, used.storage, has.storage),
+        ];
+        // extended resources that the node does not have are not its own to count
+        let own = asked.scalar.iter().filter(|(name, _)| !name.contains('/') || has.scalar.contains_key(*name));
+        let scalar = own.map(|(name, amount)| (name.as_str(), *amount, of(used, name), of(has, name)));
+        named.into_iter().chain(scalar).find(|(_, asked, used, has)| *asked > 0 && *asked > has - used)
+    }
+}
+
+/// Whether the node is one that the pod's selector and required affinity accept.
+pub fn suits(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+    if Required::of(pod::spec(pod)).matches(node) {
+        return Ok(());
+    }
+    let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned();
+    Err(Refusal { reason: "NodeAffinity".to_owned(), message })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(name: &str, requests: Value) -> Pod {
+        let spec = json!({"containers": [{"name": "c", "resources": {"requests": requests}}]});
+        serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "spec": spec})).unwrap()
+    }
+
+    fn room(places: u32) -> Room {
+        let capacity = Resources { cpu: 4000, memory: 1 << 30, storage: 1 << 30, ..Resources::default() };
+        Room::new(capacity, places)
+    }
+
+    #[test]
+    fn a_pod_that_does_not_fit_is_refused_with_upstreams_words() {
+        let mut room = room(2);
+        room.admit(&pod("a", json!({"cpu": "3", "memory": "512Mi"}))).unwrap();
+        for (requests, reason, numbers) in [
+            (json!({"cpu": "1001m", "memory": "1Gi"}), "OutOfcpu", "cpu, requested: 1001, used: 3000, capacity: 4000"),
+            (
+                json!({"memory": "513Mi"}),
+                "OutOfmemory",
+                "memory, requested: 537919488, used: 536870912, capacity: 1073741824",
+            ),
+            (
+                json!({"ephemeral-storage": "2Gi"}),
+                "OutOfephemeral-storage",
+                "ephemeral-storage, requested: 2147483648, used: 0, capacity: 1073741824",
+            ),
+            (
+                json!({"hugepages-2Mi": "2Mi"}),
+                "OutOfhugepages-2Mi",
+                "hugepages-2Mi, requested: 2097152, used: 0, capacity: 0",
+            ),
+        ] {
+            let refusal = room.admit(&pod("b", requests)).unwrap_err();
+            assert_eq!(refusal.reason, reason);
+            assert_eq!(refusal.message, format!("Node didn't have enough resource: {numbers}"));
+            let failure = refusal.failure();
+            assert_eq!(failure.message, format!("Pod was rejected: Node didn't have enough resource: {numbers}"));
+        }
+        room.admit(&pod("b", json!({"cpu": "1", "memory": "512Mi", "example.com/gpu": "1"}))).unwrap();
+        let refusal = room.admit(&pod("c", json!({"cpu": "1"}))).unwrap_err();
+        assert_eq!(refusal.reason, "OutOfpods", "the number of pods is looked at first");
+        assert_eq!(refusal.message, "Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2");
+    }
+
+    #[test]
+    fn a_share_is_given_back_once_and_kept_pods_count() {
+        let mut room = room(9);
+        room.keep(&pod("a", json!({"cpu": "6"})));
+        assert!(room.admit(&pod("b", json!({"cpu": "1m"}))).is_err(), "too full, and yet nobody leaves");
+        room.admit(&pod("c", json!({}))).expect("asks for nothing");
+        room.free("a");
+        room.free("a");
+        room.free("unknown");
+        room.admit(&pod("b", json!({"cpu": "4"}))).unwrap();
+        assert!(room.admit(&pod("d", json!({"cpu": "1m"}))).is_err());
+    }
+
+    #[test]
+    fn selectors_and_affinity_must_match_the_node() {
+        let node: Node = serde_json::from_value(json!({"metadata": {"name": "n", "labels": {"disk": "ssd"}}})).unwrap();
+        let affinity = |value: &str| {
+            json!({"affinity": {"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [
+                {"matchExpressions": [{"key": "disk", "operator": "In", "values": [value]}]}]}}}})
+        };
+        for (spec, suitable) in [
+            (json!({}), true),
+            (json!({"nodeSelector": {"disk": "ssd"}}), true),
+            (json!({"nodeSelector": {"disk": "hdd"}}), false),
+            (affinity("ssd"), true),
+            (affinity("hdd"), false),
+        ] {
+            let mut pod = pod("p", json!({}));
+            let mut whole = serde_json::to_value(&pod.spec).unwrap();
+            whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
+            pod.spec = serde_json::from_value(whole).unwrap();
+            assert_eq!(suits(&pod, &node).is_ok(), suitable, "{spec}");
+        }
+    }
+}
