@@ -1,5 +1,7 @@
 //! The composition root: one cluster in one process. Read [`Cluster::start`] from top to bottom to see who is joined to whom.
 
+mod ranges;
+
 use crate::{
     args::{COMPILE_CHILD, UpArgs},
     credentials::Credentials,
@@ -17,6 +19,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use network::VirtualNetwork;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
+use ranges::Ranges;
 use server::{Ids, Server, Settings, User};
 use std::{
     collections::BTreeMap,
@@ -30,6 +33,8 @@ use store::{Redb, Store};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// The store's file in the data directory.
+const STORE: &str = "cluster.redb";
 /// How long the node agent may take to stop pods at the end.
 const DRAIN: Duration = Duration::from_secs(10);
 /// Time after which a request to an HTTP guest is cut.
@@ -80,7 +85,7 @@ impl Config {
         let service_cidr = cidr("--service-cidr", &args.node.service_cidr)?;
         let length = if pod_cidr.prefix_len() > 18 { pod_cidr.prefix_len() } else { 18 };
         let node_cidr = IpNet::new(pod_cidr.network(), length).context("--pod-cidr is not usable")?;
-        Ok(Self {
+        let config = Self {
             dir: dir.clone(),
             node,
             node_address: args.node_address,
@@ -96,7 +101,9 @@ impl Config {
                 .iter()
                 .map(|text| range("--allow-egress", text))
                 .collect::<Result<_, _>>()?,
-        })
+        };
+        Ranges::of(&config).check(dir)?;
+        Ok(config)
     }
 }
 
@@ -187,7 +194,8 @@ impl Cluster {
 
         // The store and the API server.
         let images = images::open(&config.dir)?;
-        let log = Redb::open(config.dir.join("cluster.redb")).context("cannot open the store")?;
+        Ranges::of(&config).keep(&config.dir)?;
+        let log = Redb::open(config.dir.join(STORE)).context("cannot open the store")?;
         let store = Store::open(log, store::Options::new(store_clock())).await.context("cannot read the store")?;
         let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
         let options = server::Options {
@@ -389,6 +397,8 @@ fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent
     agent::Options {
         node: config.node.clone(),
         addresses: vec![node_internal],
+        // 0.0.0.0 is no address to go to
+        external: Some(config.node_address).filter(|address| !address.is_unspecified()),
         machine: config.machine.clone(),
         pressure: Arc::new(move || agent::Pressure::read(&disk)),
         pods: config.max_pods,

@@ -147,12 +147,36 @@ fn status_patch(pod: &Pod, status: &PodStatus) -> Value {
             }
         }
     }
-    let old = pod.status.as_ref().and_then(|s| s.pod_ips.as_ref());
-    if old.is_some_and(|old| Some(old) != status.pod_ips.as_ref())
-        && let Some(addresses) = body["podIPs"].as_array_mut()
-    {
+    let old = pod.status.as_ref();
+    let changed = [
+        ("podIPs", old.is_some_and(|old| old.pod_ips.is_some() && old.pod_ips != status.pod_ips)),
+        ("hostIPs", old.is_some_and(|old| old.host_ips.is_some() && old.host_ips != status.host_ips)),
+    ];
+    for (field, _) in changed.into_iter().filter(|(_, changed)| *changed) {
         // lists of addresses merge by address: without this the old one would stay
-        addresses.insert(0, json!({"$patch": "replace"}));
+        if let Some(addresses) = body.get_mut(field).and_then(Value::as_array_mut) {
+            addresses.insert(0, json!({"$patch": "replace"}));
+        }
     }
     json!({"metadata": {"uid": pod::uid(pod)}, "status": body})
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_changed_are_replaced_not_added_to() {
+        let addresses = |host: &str, pod: &str| json!({"hostIP": host, "hostIPs": [{"ip": host}], "podIP": pod, "podIPs": [{"ip": pod}]});
+        let patch = |new: Value| {
+            let pod = json!({"metadata": {"uid": "u"}, "status": addresses("10.32.0.1", "10.32.0.2")});
+            let (pod, new) = (serde_json::from_value(pod).unwrap(), serde_json::from_value(new).unwrap());
+            status_patch(&pod, &new)["status"].clone()
+        };
+        let replaced = |ip: &str| json!([{"$patch": "replace"}, {"ip": ip}]);
+        let same = patch(addresses("10.32.0.1", "10.32.0.2"));
+        assert_eq!((&same["hostIPs"], &same["podIPs"]), (&json!([{"ip": "10.32.0.1"}]), &json!([{"ip": "10.32.0.2"}])));
+        let moved = patch(addresses("10.64.0.1", "10.64.0.2"));
+        assert_eq!((&moved["hostIPs"], &moved["podIPs"]), (&replaced("10.64.0.1"), &replaced("10.64.0.2")));
+    }
 }

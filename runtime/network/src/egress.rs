@@ -8,6 +8,8 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 /// The egress rules.
 #[derive(Clone, Debug, Default)]
 pub struct Egress {
+    /// The cluster's own: nobody is reached there from here, whatever is allowed. Such an address is looked up before, or is nobody's.
+    pub inside: Vec<IpNet>,
     /// Reachable whatever they are.
     pub allow: Vec<IpNet>,
 }
@@ -57,6 +59,13 @@ impl Egress {
     /// The address to dial for `to`, or why not. `is_host` tells whether an address is one of the host's interfaces.
     pub fn check(&self, to: IpAddr, is_host: impl FnOnce(IpAddr) -> bool) -> Result<IpAddr, Error> {
         let to = unmap(to);
+        let meant = match to {
+            IpAddr::V6(v6) => embedded(v6).map_or(to, IpAddr::V4),
+            IpAddr::V4(_) => to,
+        };
+        if self.inside.iter().any(|net| net.contains(&meant)) {
+            return Err(Error::Unreachable(format!("{to} is of the cluster's own ranges, and nobody has it")));
+        }
         if self.allow.iter().any(|net| net.contains(&to)) {
             return Ok(to);
         }
@@ -130,13 +139,27 @@ mod tests {
 
     #[test]
     fn allowed_ranges_are_open_and_the_refusal_names_the_flag() {
-        let rules = Egress { allow: vec!["127.0.0.1/32".parse().expect("a network")] };
+        let rules = Egress { allow: vec!["127.0.0.1/32".parse().expect("a network")], ..Egress::default() };
         assert_eq!(rules.check(ip("::ffff:127.0.0.1"), |_| true), Ok(ip("127.0.0.1")));
         let denied = rules.check(ip("127.0.0.2"), |_| true).expect_err("denied");
         assert_eq!(
             denied.to_string(),
             "pods may not reach 127.0.0.2: it is a loopback address of the host; to allow it, start with --allow-egress 127.0.0.2/32"
         );
+    }
+
+    #[test]
+    fn the_clusters_own_ranges_are_never_outside() {
+        let nets = |texts: &[&str]| texts.iter().map(|text| text.parse().expect("a network")).collect();
+        let rules = Egress { inside: nets(&["10.32.0.0/11", "10.96.0.0/16"]), allow: nets(&["10.0.0.0/8", "::/0"]) };
+        for inside in
+            ["10.32.0.7", "10.63.255.255", "10.96.3.4", "::ffff:10.32.0.7", "64:ff9b::10.32.0.7", "2002:0a20:0007::"]
+        {
+            assert!(matches!(rules.check(ip(inside), |_| false), Err(Error::Unreachable(_))), "{inside}");
+        }
+        for outside in ["10.64.0.1", "10.97.0.1", "64:ff9b::10.64.0.1"] {
+            assert_eq!(rules.check(ip(outside), |_| false), Ok(ip(outside)));
+        }
     }
 
     #[test]

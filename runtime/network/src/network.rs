@@ -96,7 +96,7 @@ impl VirtualNetwork {
             relayed: Arc::new(Semaphore::new(config.limits.relayed)),
             tasks,
             token,
-            egress: Egress { allow: config.allow_egress.clone() },
+            egress: Egress { inside: vec![config.pod_cidr, config.service_cidr], allow: config.allow_egress.clone() },
             pods: RwLock::default(),
             pool: Mutex::new(AddressPool::new(config.node_cidr)),
             lookups: Semaphore::new(config.limits.lookups),
