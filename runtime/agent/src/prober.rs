@@ -130,7 +130,7 @@ impl Prober {
     /// Runs until `token` is cancelled.
     pub(crate) async fn run(self, token: CancellationToken, tasks: TaskTracker) {
         loop {
-            let next = self.start_due(&tasks);
+            let next = self.start_due(&token, &tasks);
             let wait = async {
                 match next {
                     Some(at) => tokio::time::sleep_until(at).await,
@@ -146,7 +146,7 @@ impl Prober {
     }
 
     /// Starts all checks that are due. Returns when the next one is.
-    fn start_due(&self, tasks: &TaskTracker) -> Option<Instant> {
+    fn start_due(&self, token: &CancellationToken, tasks: &TaskTracker) -> Option<Instant> {
         let mut table = self.inner.table.lock();
         let now = Instant::now();
         while let Some(Reverse((at, number))) = table.due.peek().copied() {
@@ -160,7 +160,15 @@ impl Prober {
             }
             job.running = true;
             let (inner, target, kind) = (self.inner.clone(), job.target.clone(), job.kind);
-            tasks.spawn(async move { inner.ask(number, at, &target, kind).await });
+            let token = token.clone();
+            // a check that is under way when the end begins says nothing about the container
+            tasks.spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = token.cancelled() => {}
+                    () = inner.ask(number, at, &target, kind) => {}
+                }
+            });
         }
         None
     }
@@ -242,5 +250,75 @@ fn release(table: &mut Table, id: &str) {
             let first = job.first.max(now);
             table.due.push(Reverse((first, number)));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{state::PodState, tests::FakeApi};
+    use client::RecorderOptions;
+    use container::net::{self, Connection, Peer, Stream};
+    use serde_json::json;
+    use std::net::SocketAddr;
+
+    /// Answers nothing until it is told that nobody listens any more.
+    #[derive(Default)]
+    struct Slow {
+        asked: Notify,
+        gone: Notify,
+    }
+
+    #[async_trait::async_trait]
+    impl Dialer for Slow {
+        async fn connect(&self, to: SocketAddr) -> net::Result<Stream> {
+            Err(net::Error::Refused(to.to_string()))
+        }
+        async fn reachable(&self, to: SocketAddr) -> net::Result<()> {
+            self.asked.notify_one();
+            self.gone.notified().await;
+            Err(net::Error::Refused(to.to_string()))
+        }
+        async fn http(&self, to: SocketAddr, _request: net::Request) -> net::Result<net::Response> {
+            Err(net::Error::Refused(to.to_string()))
+        }
+        async fn hand_over(&self, _connection: Connection, _peer: Peer, to: SocketAddr) -> net::Result<()> {
+            Err(net::Error::Refused(to.to_string()))
+        }
+    }
+
+    /// What came of a check that was under way when containers began to stop, with the prober told of it or not.
+    async fn events(told: bool) -> Vec<String> {
+        let (api, slow, token, tasks) =
+            (FakeApi::new(), Arc::new(Slow::default()), CancellationToken::new(), TaskTracker::new());
+        let options = RecorderOptions { component: "kubelet".into(), host: None };
+        let (recorder, write) = Recorder::new(api.client(), api::Clock::new(|| jiff::Timestamp::UNIX_EPOCH), options);
+        tokio::spawn(write);
+        let prober = Prober::new(slow.clone(), recorder);
+        tasks.spawn(prober.clone().run(token.clone(), tasks.clone()));
+        let probe = json!({"tcpSocket": {"port": 80}, "timeoutSeconds": 1, "periodSeconds": 1000});
+        let pod: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "default", "uid": "u"},
+            "spec": {"containers": [{"name": "c", "readinessProbe": probe}]}}))
+        .unwrap();
+        let handle = Arc::new(Handle::new("u".into(), &PodState::adopt(&pod)));
+        let address = std::net::Ipv4Addr::new(10, 32, 0, 2).into();
+        prober.add(Target { handle, pod: Arc::new(pod), container: "c".into(), id: "a".into(), address }, 0.0);
+        slow.asked.notified().await;
+        if told {
+            token.cancel();
+        }
+        slow.gone.notify_one();
+        tokio::time::sleep(Duration::from_secs(10)).await;
+        token.cancel();
+        tasks.close();
+        tasks.wait().await;
+        api.events()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_check_under_way_at_the_end_says_nothing() {
+        let refused = "Unhealthy: Readiness probe failed: dial tcp 10.32.0.2:80: connect: connection refused";
+        assert_eq!(events(false).await, [refused]);
+        assert_eq!(events(true).await, [""; 0]);
     }
 }
