@@ -7,14 +7,27 @@ use std::{net::IpAddr, net::SocketAddr, path::PathBuf};
 /// The hidden first argument that makes this program the child process which compiles guests.
 pub(crate) const COMPILE_CHILD: &str = "compile-child";
 
+/// What a newcomer tries first, under the list of commands.
+const FIRST_STEPS: &str = "\
+First steps:
+  sampan up -f hello.yaml     start a cluster, apply a manifest, and say how to reach what it makes
+  sampan get pods             in another terminal: what runs; kubectl works too
+  sampan logs deploy/hello    what it printed
+  sampan up --help            every flag of a command
+
+Exit codes: 0 ok, 1 failed, 2 wrong usage.";
+
 /// Kubernetes rebuilt WebAssembly-first, in one binary.
 #[derive(Debug, Parser)]
-#[command(name = "sampan", version = crate::version::VERSION, propagate_version = true, max_term_width = 100)]
+#[command(
+    name = "sampan", version = crate::version::VERSION, propagate_version = true, max_term_width = 100,
+    after_help = FIRST_STEPS
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
-    /// Log more: -v for info, -vv for debug. SAMPAN_LOG takes filters such as `info,scheduler=debug`.
-    #[arg(short, long, global = true, action = clap::ArgAction::Count)]
+    /// Log more to standard error: -v info, -vv debug; or by filters in $SAMPAN_LOG [default: warnings]
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 900)]
     pub(crate) verbose: u8,
 }
 
@@ -22,26 +35,26 @@ pub(crate) struct Cli {
 pub(crate) enum Command {
     /// Start a whole cluster on this machine and keep it running until Ctrl-C
     Up(Box<UpArgs>),
-    /// Stop the cluster of a data directory; returns when it is gone
+    /// Stop the cluster that runs on a data directory, and return when it is gone
     Down(DataDir),
-    /// Load, list, remove and push images
+    /// Load, list, remove and push images of the node's store
     #[command(subcommand)]
     Image(ImageCommand),
     /// Print the kubeconfig of the cluster, or merge it into another file
     Kubeconfig(KubeconfigArgs),
     /// Apply manifests; a relative image such as ./hello.wasm is packaged and loaded
     Apply(ApplyArgs),
-    /// Show objects as tables, YAML or JSON
+    /// Show objects as tables, YAML or JSON, once or as they change
     Get(GetArgs),
-    /// Show the logs of a pod
+    /// Show the log of a pod, or of one of a Deployment's, Job's or Service's pods
     Logs(LogsArgs),
-    /// Delete objects
+    /// Delete objects, and return when they are gone
     Delete(DeleteArgs),
-    /// Print the version
+    /// Print the version of sampan and of the Kubernetes that it serves
     Version,
     /// Print a completion script for a shell
     Completions {
-        /// Which shell
+        /// Which shell; for bash: . <(sampan completions bash)
         shell: clap_complete::Shell,
     },
 }
@@ -50,30 +63,30 @@ pub(crate) enum Command {
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataDir {
     /// Where the cluster keeps everything [default: $XDG_DATA_HOME/sampan or ~/.local/share/sampan]
-    #[arg(long, env = "SAMPAN_DATA_DIR", value_name = "DIR")]
+    #[arg(long, env = "SAMPAN_DATA_DIR", hide_env_values = true, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }
 
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UpArgs {
-    /// Manifests to apply once the cluster is ready: files or folders
+    /// Manifests to apply once the cluster is ready: files or folders; may be repeated [default: none]
     #[arg(short = 'f', long = "filename", value_name = "PATH")]
     pub(crate) filename: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) data: DataDir,
-    /// Where the API listens; port 0 chooses a free one
+    /// Where the API listens: an address of this machine and a port; port 0 chooses a free one
     #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDR:PORT", value_parser = check::listen)]
     pub(crate) listen: SocketAddr,
-    /// Address of this machine where NodePorts listen; 0.0.0.0 is all of them
+    /// Address of this machine where NodePorts listen; 0.0.0.0 is every one of its addresses
     #[arg(long, default_value = "127.0.0.1", value_name = "IP", value_parser = check::node_address)]
     pub(crate) node_address: IpAddr,
-    /// Where to write the kubeconfig [default: DIR/kubeconfig]
+    /// Where to write the kubeconfig too [default: only kubeconfig in the data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Also make the cluster the current context of $KUBECONFIG or ~/.kube/config
     #[arg(long)]
     pub(crate) merge_kubeconfig: bool,
-    /// Return when the cluster is ready and leave it running
+    /// Return when the cluster is ready and leave it running; stop it with `sampan down`
     #[arg(long)]
     pub(crate) detach: bool,
     #[command(flatten)]
@@ -82,34 +95,34 @@ pub(crate) struct UpArgs {
 
 /// The node's size and addresses.
 #[derive(Clone, Debug, Args)]
+#[command(next_help_heading = "Node")]
 pub(crate) struct NodeArgs {
     /// Name of the node [default: this machine's host name]
     #[arg(long, value_name = "NAME", value_parser = check::node_name)]
     pub(crate) node_name: Option<String>,
-    /// CPU capacity, as a quantity [default: what this machine has]
+    /// CPUs of the node, such as 2 or 500m (thousandths), rounded up to whole ones [default: this machine's]
     #[arg(long, value_name = "QUANTITY", value_parser = check::cpu, allow_negative_numbers = true)]
     pub(crate) cpu: Option<String>,
-    /// Memory capacity, as a quantity [default: what this machine has]
+    /// Memory of the node in bytes, such as 512Mi or 2Gi; at least 64Mi [default: this machine's]
     #[arg(long, value_name = "QUANTITY", value_parser = check::memory, allow_negative_numbers = true)]
     pub(crate) memory: Option<String>,
-    /// The most pods the node takes
+    /// The most pods that the node takes
     #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
         allow_negative_numbers = true)]
     pub(crate) max_pods: u32,
-    /// CPU kept for the cluster itself, as a quantity
+    /// CPUs of the node kept for the cluster itself, such as 100m (thousandths)
     #[arg(long, default_value = "100m", value_name = "QUANTITY", value_parser = check::reserved_cpu, allow_negative_numbers = true)]
     pub(crate) reserved_cpu: String,
-    /// Memory kept for the cluster itself, as a quantity
+    /// Memory of the node kept for the cluster itself, in bytes, such as 256Mi
     #[arg(long, default_value = "256Mi", value_name = "QUANTITY", value_parser = check::reserved_memory, allow_negative_numbers = true)]
     pub(crate) reserved_memory: String,
-    /// Addresses of pods
+    /// Addresses of pods, IPv4: a range that this machine does not use
     #[arg(long, default_value = "10.32.0.0/11", value_name = "CIDR", value_parser = check::pod_cidr)]
     pub(crate) pod_cidr: String,
-    /// Addresses of Services
+    /// Addresses of Services, IPv4: at least 8, apart from those of pods
     #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR", value_parser = check::service_cidr)]
     pub(crate) service_cidr: String,
-    /// Let guests reach this range although it is refused otherwise (this machine's own addresses, link-local, multicast); may be
-    /// given several times
+    /// Let guests reach this range of refused ones (this machine's, link-local, multicast); may be repeated [default: none]
     #[arg(long, value_name = "CIDR", value_parser = check::allow_egress)]
     pub(crate) allow_egress: Vec<String>,
 }
@@ -120,17 +133,17 @@ pub(crate) enum ImageCommand {
     Load {
         /// The file or folder
         file: PathBuf,
-        /// Its name, such as hello:1.0
-        #[arg(short, long)]
+        /// The name by which pods ask for it, such as hello:1.0
+        #[arg(short, long, value_name = "NAME")]
         tag: String,
         #[command(flatten)]
         data: DataDir,
     },
-    /// List the images of the store
+    /// List the images of the store: name, digest, bytes and layout
     Ls(DataDir),
     /// Remove images from the store
     Rm {
-        /// Names or digests
+        /// Names, such as hello:1.0, or digests (sha256:HEX)
         #[arg(required = true, value_name = "IMAGE")]
         images: Vec<String>,
         /// Also remove what pods of the running cluster use
@@ -139,9 +152,9 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         data: DataDir,
     },
-    /// Push an image of the store to a registry
+    /// Push an image of the store to a registry, with the credentials of ~/.docker/config.json
     Push {
-        /// Its name, which says where to
+        /// Its name, which says where to, such as localhost:5000/hello:1.0
         image: String,
         #[command(flatten)]
         data: DataDir,
@@ -162,17 +175,17 @@ pub(crate) struct KubeconfigArgs {
 pub(crate) struct Target {
     #[command(flatten)]
     pub(crate) data: DataDir,
-    /// Another kubeconfig than that of the data directory
+    /// Which kubeconfig says how to reach the cluster [default: kubeconfig in the data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Namespace
-    #[arg(short, long, default_value = "default")]
+    /// Namespace of objects that do not name theirs
+    #[arg(short, long, default_value = "default", value_name = "NAME")]
     pub(crate) namespace: String,
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct ApplyArgs {
-    /// Files or folders; - is standard input
+    /// Manifests to apply: files or folders, - is standard input; may be repeated
     #[arg(short = 'f', long = "filename", required = true, value_name = "PATH")]
     pub(crate) filename: Vec<PathBuf>,
     #[command(flatten)]
@@ -242,9 +255,64 @@ pub(crate) struct DeleteArgs {
     /// A type, such as pods or deploy, then names; or TYPE/NAME, which may be repeated
     #[arg(required_unless_present = "filename", conflicts_with = "filename", value_name = "TYPE NAME|TYPE/NAME")]
     pub(crate) what: Vec<String>,
-    /// Delete what these manifests name: files or folders; - is standard input
+    /// Delete what these manifests name: files or folders, - is standard input [default: none]
     #[arg(short = 'f', long = "filename", value_name = "PATH")]
     pub(crate) filename: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) target: Target,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    /// Every command with its path, sub-commands too.
+    fn commands(command: &clap::Command, path: &str, all: &mut Vec<(String, clap::Command)>) {
+        let path = format!("{path} {}", command.get_name()).trim().to_owned();
+        command.get_subcommands().for_each(|sub| commands(sub, &path, all));
+        all.push((path, command.clone()));
+    }
+
+    fn all() -> Vec<(String, clap::Command)> {
+        let mut root = Cli::command();
+        root.build();
+        let mut all = Vec::new();
+        commands(&root, "", &mut all);
+        all.retain(|(path, command)| !path.contains(" help") && !command.is_hide_set());
+        all
+    }
+
+    #[test]
+    fn every_flag_says_what_it_is_and_what_it_is_by_default() {
+        Cli::command().debug_assert();
+        for (path, command) in all() {
+            assert!(command.get_about().is_some(), "{path}");
+            for arg in command.get_arguments().filter(|arg| !arg.is_hide_set()) {
+                let what = format!("{path}: {arg}");
+                let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+                assert!(help.len() > 10 || arg.get_id() == "help" || arg.get_id() == "version", "{what}: {help:?}");
+                assert!(!help.contains('\n') && !help.ends_with('.') && help.len() <= 125, "{what}: one line: {help}");
+                let takes = arg.get_action().takes_values() && arg.get_long().is_some();
+                let shown = !arg.get_default_values().is_empty() || help.contains("[default: ");
+                let chosen = arg.is_required_set() || help.starts_with("The logs of all pods");
+                assert!(!takes || shown || chosen, "{what} tells no default: {help}");
+            }
+        }
+    }
+
+    #[test]
+    fn completions_know_every_command_and_flag() {
+        for shell in [clap_complete::Shell::Bash, clap_complete::Shell::Zsh, clap_complete::Shell::Fish] {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sampan", &mut script);
+            let script = String::from_utf8(script).expect("text");
+            for (path, command) in all() {
+                assert!(script.contains(command.get_name()), "{shell}: {path}");
+                for long in command.get_arguments().filter_map(clap::Arg::get_long) {
+                    assert!(script.contains(long), "{shell}: {path} --{long}");
+                }
+            }
+        }
+    }
 }
