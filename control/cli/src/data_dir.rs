@@ -66,7 +66,13 @@ impl DataDir {
         let dir = Self::locate(path)?;
         let path = &dir.path;
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(path);
-        made.map_err(|error| anyhow::anyhow!("cannot make the data directory {}: {}", path.display(), io(&error)))?;
+        made.map_err(|error| {
+            let why = match error.kind() {
+                ErrorKind::AlreadyExists => "there is a file of that name".to_owned(),
+                _ => io(&error),
+            };
+            anyhow::anyhow!("cannot make the data directory {}: {why}", path.display())
+        })?;
         let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
         let whose = whose(path).map_err(|error| unreadable(path, &error))?;
         if whose == Whose::Foreign {

@@ -39,8 +39,22 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
 
 /// A failure as it is printed: what the server refused in kubectl's form, all else with `error: ` before it.
 pub(crate) fn told(error: &anyhow::Error) -> String {
-    let text = without_numbers(&format!("{error:#}"));
+    let text = causes(error.chain());
     if text.starts_with(crate::remote::FROM_SERVER) { text } else { format!("error: {text}") }
+}
+
+/// An error and its causes in one line. Libraries often repeat a cause in their own words: it is told once.
+pub(crate) fn causes<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
+    let mut whole = String::new();
+    for cause in chain {
+        let text = without_numbers(&cause.to_string());
+        if whole.is_empty() {
+            whole = text;
+        } else if !whole.contains(&text) {
+            whole = format!("{whole}: {text}");
+        }
+    }
+    whole
 }
 
 /// Without the operating system's error numbers, which stand behind its words.
@@ -85,6 +99,8 @@ mod tests {
     fn failures_are_told_as_kubectl_does() {
         let context = anyhow::Error::new(std::fs::read("/absent").expect_err("absent")).context("cannot read /absent");
         assert_eq!(told(&context), "error: cannot read /absent: No such file or directory");
+        let twice = anyhow::anyhow!("no key").context("cannot sign: no key").context("cannot start");
+        assert_eq!(told(&twice), "error: cannot start: cannot sign: no key");
         let refused = anyhow::anyhow!("Error from server (NotFound): pods \"x\" not found");
         assert_eq!(told(&refused), "Error from server (NotFound): pods \"x\" not found");
         assert_eq!(without_numbers("a (os error x) b (os error 2): c"), "a (os error x) b: c");

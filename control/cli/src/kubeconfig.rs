@@ -90,8 +90,12 @@ pub(crate) fn personal_path() -> anyhow::Result<PathBuf> {
 pub(crate) fn run(args: &crate::args::KubeconfigArgs) -> anyhow::Result<()> {
     let dir = DataDir::locate(args.data.data_dir.as_deref())?;
     let path = dir.join("kubeconfig");
-    let text = fs::read(&path)
-        .with_context(|| format!("no kubeconfig at {}: start a cluster first with `sampan up`", path.display()))?;
+    let text = match fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            bail!("no kubeconfig at {}: start a cluster first with `sampan up`", path.display())
+        }
+        text => text.with_context(|| format!("cannot read {}", path.display()))?,
+    };
     if !args.merge {
         print!("{}", String::from_utf8_lossy(&text));
         return Ok(());

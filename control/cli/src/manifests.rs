@@ -29,7 +29,8 @@ pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Manifest>> {
             std::io::stdin().take(MAX_FILE).read_to_string(&mut text).context("cannot read standard input")?;
             parse(&text, "standard input", &std::env::current_dir()?, &mut all)?;
         } else if path.is_dir() {
-            let mut files: Vec<PathBuf> = fs::read_dir(path)?.map(|e| e.map(|e| e.path())).collect::<Result<_, _>>()?;
+            let entries = fs::read_dir(path).and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect());
+            let mut files: Vec<PathBuf> = entries.with_context(|| format!("cannot read {}", path.display()))?;
             files.retain(|f| f.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") && f.is_file());
             files.sort();
             if files.is_empty() {
@@ -53,7 +54,8 @@ fn read_file(path: &Path, all: &mut Vec<Manifest>) -> anyhow::Result<()> {
     if size > MAX_FILE {
         bail!("{} is larger than {MAX_FILE} bytes", path.display());
     }
-    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let text = fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let Ok(text) = String::from_utf8(text) else { bail!("{} is not a manifest: it is not UTF-8 text", path.display()) };
     let folder = std::path::absolute(path)?.parent().map_or_else(PathBuf::new, Path::to_path_buf);
     parse(&text, &path.display().to_string(), &folder, all)
 }

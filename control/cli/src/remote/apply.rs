@@ -73,14 +73,14 @@ async fn one(client: &Client, resources: &Resources, manifest: &Manifest, namesp
     }
     let path = resource.path(&scope, &name);
     let before = match request(client, Method::GET, &path, None, "application/json").await {
-        Ok((_, body)) => Some(serde_json::from_slice::<Value>(&body)?),
+        Ok((_, body)) => Some(super::decode(&body)?),
         Err(error) if error.is_not_found() => None,
         Err(error) => return Err(explain(error)),
     };
     let url = format!("{path}?fieldManager={MANAGER}&force=true&fieldValidation=Strict");
     let body = Some(("application/apply-patch+yaml", serde_json::to_vec(&object)?));
     let (status, body) = request(client, Method::PATCH, &url, body, "application/json").await.map_err(explain)?;
-    let object: Value = serde_json::from_slice(&body)?;
+    let object: Value = super::decode(&body)?;
     let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
     let verb = match (status, before) {
         (StatusCode::CREATED, _) | (_, None) => "created",

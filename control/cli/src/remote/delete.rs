@@ -45,14 +45,14 @@ async fn one(client: &Client, path: &str, label: &str) -> anyhow::Result<()> {
     let answer = request(client, Method::DELETE, path, Some(("application/json", body)), "application/json").await;
     let (_, answer) = answer.map_err(explain)?;
     println!("{label} deleted");
-    let answer: Value = serde_json::from_slice(&answer)?;
+    let answer: Value = super::decode(&answer)?;
     let uid =
         [&answer["details"]["uid"], &answer["metadata"]["uid"]].into_iter().find_map(Value::as_str).map(str::to_owned);
     let gone = async {
         loop {
             match request(client, Method::GET, path, None, "application/json").await {
                 Ok((_, body)) => {
-                    let object: Value = serde_json::from_slice(&body)?;
+                    let object: Value = super::decode(&body)?;
                     if uid.is_some() && object["metadata"]["uid"].as_str() != uid.as_deref() {
                         return Ok(());
                     }

@@ -7,7 +7,7 @@ use super::{
 };
 use crate::args::{GetArgs, Output};
 use anyhow::bail;
-use client::{Client, Error};
+use client::Client;
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::{Value, json};
@@ -100,7 +100,7 @@ impl Get<'_> {
             url = format!("{url}?labelSelector={}", escape(&self.args.selector));
         }
         let (_, body) = request(self.client, Method::GET, &url, None, self.accept()).await.map_err(explain)?;
-        Ok(serde_json::from_slice(&body)?)
+        super::decode(&body)
     }
 
     /// One table per kind, with an empty line between. Whether there was anything.
@@ -176,13 +176,13 @@ impl Get<'_> {
         let mut body = super::stream(self.client, &url, self.accept()).await.map_err(explain)?;
         let mut buffer = Vec::new();
         while let Some(frame) = body.frame().await {
-            let Ok(data) = frame.map_err(|error| explain(Error::Transport(error.to_string())))?.into_data() else {
+            let Ok(data) = frame.map_err(|error| explain(super::transport(&error)))?.into_data() else {
                 continue;
             };
             buffer.extend_from_slice(&data);
             while let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = buffer.drain(..=end).collect();
-                let event: Value = serde_json::from_slice(&line)?;
+                let event: Value = super::decode(&line)?;
                 let object = event["object"].clone();
                 match event["type"].as_str() {
                     Some("BOOKMARK") => {}

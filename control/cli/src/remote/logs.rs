@@ -117,7 +117,7 @@ impl Logs<'_> {
         let mut body = super::stream(&self.client, &url, "*/*").await.map_err(explain)?;
         let (mut out, mut rest) = (std::io::stdout(), Vec::new());
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| explain(client::Error::Transport(error.to_string())))?;
+            let frame = frame.map_err(|error| explain(super::transport(&error)))?;
             if let Ok(data) = frame.into_data() {
                 rest.extend_from_slice(&data);
                 // A line without an end is not held back for ever.
@@ -144,7 +144,7 @@ impl Logs<'_> {
 
     async fn get(&self, url: &str) -> anyhow::Result<Value> {
         let answer = super::request(&self.client, Method::GET, url, None, "application/json").await;
-        Ok(serde_json::from_slice(&answer.map_err(explain)?.1)?)
+        super::decode(&answer.map_err(explain)?.1)
     }
 }
 

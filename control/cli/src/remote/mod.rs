@@ -17,7 +17,7 @@ pub(crate) use logs::run as logs;
 pub(crate) use resources::Resources;
 
 use crate::{args::Target, data_dir::DataDir};
-use anyhow::{Context, bail};
+use anyhow::bail;
 use client::{Client, Error};
 use http_body_util::BodyExt;
 use std::path::Path;
@@ -36,11 +36,26 @@ pub(crate) async fn connect_with(path: &Path) -> anyhow::Result<Client> {
     if !path.exists() {
         bail!("no kubeconfig at {}: start a cluster first with `sampan up`", path.display());
     }
-    let file = kube::config::Kubeconfig::read_from(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let config = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default())
-        .await
-        .with_context(|| format!("{} is not usable", path.display()))?;
-    Ok(Client::new(kube::Client::try_from(config).context("cannot make a client")?))
+    let unusable = |error: &(dyn std::error::Error + 'static)| {
+        anyhow::anyhow!("{} is not usable: {}", path.display(), words(error))
+    };
+    let file = kube::config::Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+    let config = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await;
+    let config = config.map_err(|error| unusable(&error))?;
+    Ok(Client::new(kube::Client::try_from(config).map_err(|error| unusable(&error))?))
+}
+
+/// What a library says of a kubeconfig, in one line: no picture of the file, which holds keys, and paths as they are.
+fn words(error: &(dyn std::error::Error + 'static)) -> String {
+    let chain = std::iter::successors(Some(error), |error| error.source());
+    let text = crate::exit::causes(chain);
+    text.lines().next().unwrap_or_default().replace("'\"", "'").replace("\"'", "'")
+}
+
+/// Why there was no answer: the innermost cause, since the layers above only say that they failed.
+fn transport(error: &(dyn std::error::Error + 'static)) -> Error {
+    let innermost = std::iter::successors(Some(error), |error| error.source()).last();
+    Error::Transport(crate::exit::causes(innermost.into_iter()))
 }
 
 /// One request; a failure of the API becomes its own error, warnings go to stderr.
@@ -53,7 +68,7 @@ pub(crate) async fn request(
 ) -> Result<(http::StatusCode, bytes::Bytes), Error> {
     let response = send(client, method, url, body, accept).await?;
     let status = response.status();
-    let body = response.into_body().collect().await.map_err(|e| Error::Transport(e.to_string()))?.to_bytes();
+    let body = response.into_body().collect().await.map_err(|e| transport(&e))?.to_bytes();
     if status.is_success() { Ok((status, body)) } else { Err(Error::from_response(status.as_u16(), &body)) }
 }
 
@@ -64,7 +79,7 @@ pub(crate) async fn stream(client: &Client, url: &str, accept: &str) -> Result<k
     if status.is_success() {
         return Ok(body);
     }
-    let body = body.collect().await.map_err(|e| Error::Transport(e.to_string()))?.to_bytes();
+    let body = body.collect().await.map_err(|e| transport(&e))?.to_bytes();
     Err(Error::from_response(status.as_u16(), &body))
 }
 
@@ -81,7 +96,7 @@ async fn send(
     }
     let body = body.map(|(_, bytes)| bytes).unwrap_or_default();
     let request = request.body(kube::client::Body::from(body)).map_err(|e| Error::Decode(e.to_string()))?;
-    let response = client.kube().send(request).await.map_err(|e| Error::Transport(e.to_string()))?;
+    let response = client.kube().send(request).await.map_err(|e| transport(&e))?;
     for warning in response.headers().get_all(http::header::WARNING) {
         eprintln!("Warning: {}", warning_text(warning.to_str().unwrap_or_default()));
     }
@@ -94,6 +109,11 @@ fn warning_text(header: &str) -> String {
         Some(quoted) => quoted.replace("\\\"", "\"").replace("\\\\", "\\"),
         None => header.to_owned(),
     }
+}
+
+/// The JSON of an answer.
+pub(crate) fn decode(body: &[u8]) -> anyhow::Result<serde_json::Value> {
+    serde_json::from_slice(body).map_err(|error| Error::Decode(error.to_string()).into())
 }
 
 /// What was done if nothing failed; else the last failure, the others printed before it.
@@ -115,6 +135,49 @@ pub(crate) fn explain(error: Error) -> anyhow::Error {
             anyhow::anyhow!("{FROM_SERVER}: {}", status.message)
         }
         Some(status) => anyhow::anyhow!("{FROM_SERVER} ({:?}): {}", status.reason, status.message),
-        None => anyhow::Error::new(error).context("is the cluster running? start it with `sampan up`"),
+        None if matches!(error, Error::Transport(_)) => {
+            anyhow::anyhow!("{error}; is the cluster running? start it with `sampan up`")
+        }
+        None => error.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(kubeconfig: &str) -> String {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("kubeconfig");
+        std::fs::write(&path, kubeconfig).expect("written");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let error = runtime.block_on(connect_with(&path)).err().expect("refused");
+        crate::exit::told(&error).replace(&path.display().to_string(), "FILE")
+    }
+
+    #[test]
+    fn a_wrong_kubeconfig_is_told_in_one_line_without_its_content() {
+        let secret = refused("users: [{name: a, user: {token: s3cret}}] ][");
+        assert!(!secret.contains("s3cret") && !secret.contains('\n'), "{secret}");
+        assert!(secret.starts_with("error: FILE is not usable: ") && secret.contains("line 1"), "{secret}");
+        let absent = refused(
+            "apiVersion: v1\nkind: Config\nclusters: [{name: a, cluster: {server: 'https://127.0.0.1:1'}}]\n\
+             users: [{name: a, user: {client-certificate: /absent}}]\n\
+             contexts: [{name: a, context: {cluster: a, user: a}}]\ncurrent-context: a\n",
+        );
+        assert!(absent.ends_with("failed to read file '/absent': No such file or directory"), "{absent}");
+        assert_eq!(absent.matches("No such file").count(), 1, "{absent}");
+    }
+
+    #[test]
+    fn no_answer_is_told_by_its_innermost_cause() {
+        let refused = std::io::Error::from_raw_os_error(111);
+        let layers =
+            anyhow::Error::new(refused).context("tcp connect error").context("ServiceError: client error (Connect)");
+        let error = explain(transport(layers.as_ref())).to_string();
+        assert_eq!(
+            error,
+            "the API did not answer: Connection refused; is the cluster running? start it with `sampan up`"
+        );
     }
 }

@@ -51,7 +51,7 @@ impl Resources {
         let mut all = Vec::new();
         for url in ["/api", "/apis"] {
             let answer = super::request(client, http::Method::GET, url, None, ACCEPT).await.map_err(super::explain)?;
-            all.extend(parse(&serde_json::from_slice(&answer.1)?));
+            all.extend(parse(&super::decode(&answer.1)?));
         }
         Ok(Self(all))
     }
