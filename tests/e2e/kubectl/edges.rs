@@ -42,9 +42,9 @@ fn what_is_not_there_says_so_at_once() {
     c.kubectl(&["rollout", "status", "deployment/d", "--timeout=60s"]);
     let missing = "the server could not find the requested resource";
     for (args, said) in [
-        (&["exec", "deploy/d", "--", "ls"][..], "unable to upgrade connection"),
-        (&["attach", "deploy/d"], "unable to upgrade connection"),
-        (&["port-forward", "deploy/d", "0:8080"], "error upgrading connection"),
+        (&["exec", "deploy/d", "--", "ls"][..], "pods/exec is not implemented yet"),
+        (&["attach", "deploy/d"], "pods/attach is not implemented yet"),
+        (&["port-forward", "deploy/d", "0:8080"], "pods/portforward is not implemented yet"),
         (&["cp", "d:/x", "/tmp/x"], "not found"),
         (&["top", "pods"], "Metrics API not available"),
         (&["top", "nodes"], "Metrics API not available"),
@@ -60,7 +60,7 @@ fn what_is_not_there_says_so_at_once() {
         (&["certificate", "approve", "x"], "the server doesn't have a resource type"),
         (&["explain", "cronjob"], "the server doesn't have a resource type \"cronjob\""),
         (&["get", "--raw", "/apis/metrics.k8s.io/v1beta1"], missing),
-        (&["get", "--raw", "/api/v1/namespaces/default/services/d/proxy/"], missing),
+        (&["get", "--raw", "/api/v1/namespaces/default/services/d/proxy/"], "services/proxy is not implemented yet"),
         (&["get", "pods", "--as=bob"], "Forbidden"),
         (&["logs", "nothing"], "pods \"nothing\" not found"),
         (&["rollout", "status", "deployment/nothing"], "deployments.apps \"nothing\" not found"),
