@@ -4,8 +4,6 @@ use crate::{
     load::{Client, spread},
     server::{ADDRESS, Server, fsync},
 };
-use bytes::Bytes;
-use http_body_util::BodyExt;
 use hyper::Method;
 use serde_json::{Value, json};
 use std::{
@@ -14,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
-use tokio::task::LocalSet;
+use tokio::{io::AsyncReadExt, task::LocalSet};
 
 struct Table(Vec<[String; 3]>);
 
@@ -208,16 +206,13 @@ async fn watch(table: &mut Table, folder: &Path) {
     let client = Client::new(&server);
     let (sender, mut seen) = tokio::sync::mpsc::unbounded_channel::<(String, Instant)>();
     for _ in 0..100 {
-        let mut connection = client.connect().await;
-        let url = "/api/v1/namespaces/default/configmaps?watch=true";
-        let mut body = connection.send(Method::GET, url, "application/json", Bytes::new()).await.into_body();
+        let mut stream = client.raw("/api/v1/namespaces/default/configmaps?watch=true").await;
         let sender = sender.clone();
         tokio::task::spawn_local(async move {
-            let _open = connection;
-            while let Some(Ok(frame)) = body.frame().await {
+            let mut buffer = [0; 16 * 1024];
+            while let Ok(length @ 1..) = stream.read(&mut buffer).await {
                 let now = Instant::now();
-                let Some(data) = frame.data_ref() else { continue };
-                let text = String::from_utf8_lossy(data);
+                let text = String::from_utf8_lossy(&buffer[..length]);
                 if let Some(name) = text.split("\"name\":\"w").nth(1).and_then(|rest| rest.split('"').next()) {
                     let _ = sender.send((name.to_owned(), now));
                 }
