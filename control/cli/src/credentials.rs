@@ -34,7 +34,7 @@ impl Credentials {
         let folder = dir.private_folder("pki")?;
         let authority = authority(&folder, now)?;
         let key = match read_private(&folder.join("sa.key"))? {
-            Some(key) => String::from_utf8(key).context("pki/sa.key is not PEM")?,
+            Some(key) => String::from_utf8(key).ok().with_context(|| damaged(&folder, "sa.key"))?,
             None => {
                 let key = pki::key()?;
                 write_private(&folder.join("sa.key"), key.as_bytes())?;
@@ -42,18 +42,25 @@ impl Credentials {
             }
         };
         let year = validity(now, 365)?;
-        let serving = pki::server(&authority, "kube-apiserver", &Names::api_server(addresses, names), year)?;
+        let serving = pki::server(&authority, "kube-apiserver", &Names::api_server(addresses, names), year);
+        let serving = serving.with_context(|| damaged(&folder, "ca.crt and ca.key"))?;
         let administrator = pki::client(&authority, "kubernetes-admin", &["system:masters"], year)?;
-        Ok(Self { authority, serving, administrator, tokens: Tokens::new(&key, ISSUER)? })
+        let tokens = Tokens::new(&key, ISSUER).with_context(|| damaged(&folder, "sa.key"))?;
+        Ok(Self { authority, serving, administrator, tokens })
     }
+}
+
+/// What to do about keys that cannot be used.
+fn damaged(folder: &DataDir, files: &str) -> String {
+    format!("{files} in {} cannot be used; put them back, or remove them to get new ones", folder.path().display())
 }
 
 fn authority(folder: &DataDir, now: Timestamp) -> anyhow::Result<Pair> {
     let (certificate, key) = (folder.join("ca.crt"), folder.join("ca.key"));
     match (read_private(&certificate)?, read_private(&key)?) {
         (Some(certificate), Some(key)) => Ok(Pair {
-            certificate: String::from_utf8(certificate).context("pki/ca.crt is not PEM")?,
-            key: String::from_utf8(key).context("pki/ca.key is not PEM")?,
+            certificate: String::from_utf8(certificate).ok().with_context(|| damaged(folder, "ca.crt"))?,
+            key: String::from_utf8(key).ok().with_context(|| damaged(folder, "ca.key"))?,
         }),
         (None, None) => {
             let made = pki::authority("sampan", validity(now, 3650)?)?;
@@ -78,4 +85,33 @@ fn validity(now: Timestamp, days: i32) -> anyhow::Result<Validity> {
     let until =
         DAY.checked_mul(days).and_then(|span| now.checked_add(span).ok()).context("the clock is out of range")?;
     Ok(Validity { from: now.checked_sub(SignedDuration::from_hours(1))?, until })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn damaged_keys_are_named_with_what_to_do() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(Some(&parent.path().join("data"))).expect("made");
+        let now = Timestamp::from_second(1_800_000_000).expect("in range");
+        let open = || Credentials::open(&dir, now, Vec::new(), Vec::new());
+        open().ok().expect("made");
+        for file in ["ca.crt", "sa.key"] {
+            let path = dir.join("pki").join(file);
+            let good = read_private(&path).expect("read").expect("there");
+            for bad in [&b"garbage"[..], b"\xff"] {
+                write_private(&path, bad).expect("written");
+                let error = crate::exit::told(&open().err().expect(file));
+                let pki = dir.join("pki").display().to_string();
+                assert!(
+                    error.contains(file) && error.contains(&pki) && error.contains("remove them"),
+                    "{file}: {error}"
+                );
+            }
+            write_private(&path, &good).expect("written");
+        }
+        open().ok().expect("as before");
+    }
 }
