@@ -221,3 +221,14 @@ fn detach_shows_the_progress_of_what_is_applied() {
     assert!(error(&up).contains("deployment.apps/hello 0/3 ready"), "{}", error(&up));
     assert!(String::from_utf8_lossy(&up.stdout).contains("applied 4 objects"));
 }
+
+#[test]
+fn a_reader_that_stops_ends_a_command_without_a_word() {
+    let machine = Machine::new();
+    for args in [&["completions", "bash"][..], &["version"], &["image", "ls"]] {
+        let (reader, writer) = std::io::pipe().expect("a pipe");
+        drop(reader);
+        let output = machine.sampan(args).stdout(writer).output().expect("the binary runs");
+        assert_eq!((output.status.code(), error(&output).as_str()), (Some(0), ""), "{args:?}");
+    }
+}

@@ -1,6 +1,6 @@
 //! `sampan down` and `up --detach`: a cluster in the background is this program again, in a process group of its own.
 
-use crate::{data_dir::DataDir, exit::io};
+use crate::{data_dir::DataDir, exit::io, out};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
@@ -71,7 +71,7 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
                 "the cluster runs in the background, but not all of the manifests were applied; stop it with `sampan down`"
             );
         }
-        println!("{line}");
+        out::say(&line);
         if line.contains("export KUBECONFIG=") {
             shown.end();
             return Ok(());

@@ -32,6 +32,11 @@ pub(crate) fn with_code(code: u8, message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Exit { code, message: message.into() })
 }
 
+/// Nobody reads any more what this command prints: it ends, and there is nothing to tell.
+pub(crate) fn unread() -> anyhow::Error {
+    with_code(0, "")
+}
+
 /// The exit code of a failure.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     error.downcast_ref::<Exit>().map_or(FAILED, |exit| exit.code)

@@ -6,7 +6,7 @@ use crate::{
     env,
     image_use::{self, Removed},
     manifests::{self, Manifest},
-    remote,
+    out, remote,
 };
 use anyhow::{Context, bail};
 use image::{Images, Keyring, Listed, Options, Proxies, Reference};
@@ -48,7 +48,7 @@ pub(crate) async fn load(dir: DataDir, file: &Path, tag: &str) -> anyhow::Result
         Err(image::Error::Refused(text)) => bail!("{}", brief(&text)),
         Err(error) => return Err(error.into()),
     };
-    println!("loaded {} {} ({} bytes, {})", loaded.name, loaded.digest, loaded.size, loaded.layout);
+    out::say(&format!("loaded {} {} ({} bytes, {})", loaded.name, loaded.digest, loaded.size, loaded.layout));
     if Reference::parse(&loaded.name)?.is_latest() {
         eprintln!(
             "note: Kubernetes gives containers of an image tagged latest imagePullPolicy: Always, which asks a registry and not \
@@ -86,7 +86,7 @@ fn brief(text: &str) -> String {
 /// `sampan image ls`.
 pub(crate) async fn list(dir: DataDir) -> anyhow::Result<()> {
     for line in lines(open(&dir)?.list().await?) {
-        println!("{line}");
+        out::line(&line)?;
     }
     Ok(())
 }
@@ -115,7 +115,7 @@ pub(crate) async fn remove(dir: DataDir, names: &[String], force: bool) -> anyho
     let mut failures = Vec::new();
     for name in names {
         match remove_one(&images, name, &pods).await {
-            Ok(()) => println!("removed {name}"),
+            Ok(()) => out::say(&format!("removed {name}")),
             Err(error) => failures.push(error),
         }
     }
@@ -165,7 +165,7 @@ pub(crate) async fn push(dir: DataDir, name: &str) -> anyhow::Result<()> {
         add.map_err(|error| anyhow::anyhow!("{}: {error}", path.display()))?;
     }
     let digest = open(&dir)?.push(name, None, &keyring).await?;
-    println!("pushed {name} {digest}");
+    out::say(&format!("pushed {name} {digest}"));
     Ok(())
 }
 

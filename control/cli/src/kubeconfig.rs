@@ -97,8 +97,7 @@ pub(crate) fn run(args: &crate::args::KubeconfigArgs) -> anyhow::Result<()> {
         text => text.with_context(|| format!("cannot read {}", path.display()))?,
     };
     if !args.merge {
-        print!("{}", String::from_utf8_lossy(&text));
-        return Ok(());
+        return crate::out::print(&text);
     }
     let (document, _) = api::yaml::parse(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
     let target = personal_path()?;

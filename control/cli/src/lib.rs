@@ -14,6 +14,7 @@ mod images;
 mod kubeconfig;
 mod machine;
 mod manifests;
+mod out;
 mod port;
 mod progress;
 mod remote;
@@ -41,8 +42,11 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command, arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{}", exit::told(&error));
-            ExitCode::from(exit::code(&error))
+            let code = exit::code(&error);
+            if code != 0 {
+                eprintln!("{}", exit::told(&error));
+            }
+            ExitCode::from(code)
         }
     }
 }
@@ -62,12 +66,12 @@ fn dispatch(command: Command, arguments: Vec<std::ffi::OsString>) -> anyhow::Res
         Command::Logs(args) => block(async move { remote::logs(&args).await }),
         Command::Delete(args) => block(async move { remote::delete(&args).await }),
         Command::Version => {
-            println!("sampan {} (Kubernetes {})", version::VERSION, server::version::KUBERNETES);
-            Ok(())
+            out::line(&format!("sampan {} (Kubernetes {})", version::VERSION, server::version::KUBERNETES))
         }
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "sampan", &mut std::io::stdout());
-            Ok(())
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "sampan", &mut script);
+            out::print(&script)
         }
     }
 }

@@ -6,12 +6,13 @@ use crate::{
     cluster::{Cluster, Config},
     data_dir::DataDir,
     down, env, images, kubeconfig, manifests,
+    out::say,
     progress::Progress,
     remote::{self, Outcome},
     settle,
 };
 use anyhow::Context;
-use std::{ffi::OsString, io::Write, net::SocketAddr, path::Path};
+use std::{ffi::OsString, net::SocketAddr, path::Path};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs until Ctrl-C or SIGTERM; `Ok` after a drain. `arguments` are this process's own, for `--detach`.
@@ -81,13 +82,6 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
     });
     runtime.shutdown_background();
     result
-}
-
-/// A line of standard output that scripts may wait for.
-fn say(line: &str) {
-    let mut out = std::io::stdout();
-    // A closed pipe is the reader's choice; the cluster goes on.
-    let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
 fn write_kubeconfig(args: &UpArgs, dir: &DataDir, cluster: &Cluster, path: &Path) -> anyhow::Result<()> {

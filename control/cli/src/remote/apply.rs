@@ -30,7 +30,7 @@ pub(crate) async fn run(args: &ApplyArgs) -> anyhow::Result<()> {
     images::package(&dir, &mut manifests).await?;
     let client = connect(&args.target).await?;
     apply_all(&client, &manifests, &args.target.namespace, |outcome| {
-        println!("{} {}", outcome.label, outcome.verb);
+        crate::out::say(&format!("{} {}", outcome.label, outcome.verb));
     })
     .await
     .map(|_| ())

@@ -44,7 +44,7 @@ async fn one(client: &Client, path: &str, label: &str) -> anyhow::Result<()> {
     let body = serde_json::to_vec(&json!({"propagationPolicy": "Background"}))?;
     let answer = request(client, Method::DELETE, path, Some(("application/json", body)), "application/json").await;
     let (_, answer) = answer.map_err(explain)?;
-    println!("{label} deleted");
+    crate::out::say(&format!("{label} deleted"));
     let answer: Value = super::decode(&answer)?;
     let uid =
         [&answer["details"]["uid"], &answer["metadata"]["uid"]].into_iter().find_map(Value::as_str).map(str::to_owned);

@@ -5,7 +5,10 @@ use super::{
     resources::Resource,
     table::Printer,
 };
-use crate::args::{GetArgs, Output};
+use crate::{
+    args::{GetArgs, Output},
+    out,
+};
 use anyhow::bail;
 use client::Client;
 use http::Method;
@@ -45,7 +48,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
         }
     }
     if get.tables() {
-        if !get.print_tables(&found) && failures.is_empty() {
+        if !get.print_tables(&found)? && failures.is_empty() {
             let here = !args.all_namespaces && kinds.iter().all(|kind| kind.namespaced);
             match here {
                 true => eprintln!("No resources found in {} namespace.", args.target.namespace),
@@ -104,17 +107,17 @@ impl Get<'_> {
     }
 
     /// One table per kind, with an empty line between. Whether there was anything.
-    fn print_tables(&self, found: &[(&Resource, Option<&str>, Value)]) -> bool {
+    fn print_tables(&self, found: &[(&Resource, Option<&str>, Value)]) -> anyhow::Result<bool> {
         let mut any = false;
         for same in found.chunk_by(|a, b| a.0 == b.0) {
             let mut printer = self.printer(same[0].0);
             let lines: Vec<String> = same.iter().flat_map(|(_, _, table)| printer.lines(table)).collect();
             if !lines.is_empty() && std::mem::replace(&mut any, true) {
-                println!();
+                out::line("")?;
             }
-            lines.iter().for_each(|line| println!("{line}"));
+            lines.iter().try_for_each(|line| out::line(line))?;
         }
-        any
+        Ok(any)
     }
 
     /// One object as itself; anything else as a `List`, as kubectl does.
@@ -127,7 +130,7 @@ impl Get<'_> {
         for (resource, _, answer) in found {
             for object in items(answer, resource) {
                 match self.args.output {
-                    Output::Name => println!("{}", resource.label(name_of(&object))),
+                    Output::Name => out::line(&resource.label(name_of(&object)))?,
                     _ => objects.push(self.shown(object)),
                 }
             }
@@ -144,10 +147,9 @@ impl Get<'_> {
 
     fn print(&self, object: &Value) -> anyhow::Result<()> {
         match self.args.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(object)?),
-            _ => print!("{}", api::yaml::to_string(object)),
+            Output::Json => out::line(&serde_json::to_string_pretty(object)?),
+            _ => out::print(api::yaml::to_string(object).as_bytes()),
         }
-        Ok(())
     }
 
     /// Without what only the server's bookkeeping needs, unless it was asked for.
@@ -197,14 +199,13 @@ impl Get<'_> {
 
     fn print_change(&self, change: Value, resource: &Resource, printer: &mut Printer<'_>) -> anyhow::Result<()> {
         if self.tables() {
-            printer.lines(&change).iter().for_each(|line| println!("{line}"));
-            return Ok(());
+            return printer.lines(&change).iter().try_for_each(|line| out::line(line));
         }
         for object in items(change, resource) {
             match self.args.output {
-                Output::Name => println!("{}", resource.label(name_of(&object))),
+                Output::Name => out::line(&resource.label(name_of(&object)))?,
                 Output::Yaml => {
-                    println!("---");
+                    out::line("---")?;
                     self.print(&self.shown(object))?;
                 }
                 _ => self.print(&self.shown(object))?,

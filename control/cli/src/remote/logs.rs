@@ -1,12 +1,12 @@
 use super::{Resources, connect, explain, get::escape, names, pods};
-use crate::{args::LogsArgs, exit::usage};
+use crate::{args::LogsArgs, exit::usage, out};
 use anyhow::{Context, bail};
 use client::Client;
 use futures::stream::{FuturesUnordered, StreamExt};
 use http::Method;
 use http_body_util::BodyExt;
 use serde_json::Value;
-use std::{io::Write, time::Duration};
+use std::time::Duration;
 
 /// How long to wait for a first pod: kubectl's --pod-running-timeout.
 const FIRST_POD: Duration = Duration::from_secs(20);
@@ -115,7 +115,7 @@ impl Logs<'_> {
             url = format!("{url}&tailLines={tail}");
         }
         let mut body = super::stream(&self.client, &url, "*/*").await.map_err(explain)?;
-        let (mut out, mut rest) = (std::io::stdout(), Vec::new());
+        let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| explain(super::transport(&error)))?;
             if let Ok(data) = frame.into_data() {
@@ -123,14 +123,11 @@ impl Logs<'_> {
                 // A line without an end is not held back for ever.
                 let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
                 let ready = if rest.len() - whole > MAX_LINE { rest.len() } else { whole };
-                if !written(out.write_all(&rest[..ready]).and_then(|()| out.flush()))? {
-                    return Ok(());
-                }
+                out::print(&rest[..ready])?;
                 rest.drain(..ready);
             }
         }
-        written(out.write_all(&rest).and_then(|()| out.flush()))?;
-        Ok(())
+        out::print(&rest)
     }
 
     async fn list(&self, selector: &str) -> anyhow::Result<Vec<Value>> {
@@ -150,12 +147,3 @@ impl Logs<'_> {
 
 /// Bytes of a line without an end that are held back.
 const MAX_LINE: usize = 64 << 10;
-
-/// Whether anybody still reads: a closed pipe is the reader's choice and no failure.
-fn written(result: std::io::Result<()>) -> anyhow::Result<bool> {
-    match result {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => bail!("cannot write to standard output: {}", crate::exit::io(&error)),
-    }
-}
