@@ -65,6 +65,9 @@ impl Strategy for Jobs {
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = deployment::workload_warnings(object, old, "Pod names and hostnames");
+        if old.is_none_or(|old| !edit::same_at(object, old, &["spec"])) {
+            out.extend(policies::unenforced(At::of(object, "spec")));
+        }
         let number = |name| cells::number(object, &["spec", name]);
         let indexed = cells::text(object, &["spec", "completionMode"]) == "Indexed";
         if indexed && number("completions") > 100_000 && number("parallelism") > 10_000 {
@@ -243,6 +246,42 @@ spec:
         "#]]
         .assert_eq(&testing::yaml(&job));
         assert!(Jobs.validate(&testing::context(), &job).is_empty());
+    }
+
+    #[test]
+    fn what_the_controller_does_not_honour_is_said() {
+        let job = created(
+            &Jobs,
+            "
+apiVersion: batch/v1
+kind: Job
+metadata: {name: pi, namespace: default, uid: u-1}
+spec:
+  completionMode: Indexed
+  completions: 3
+  backoffLimitPerIndex: 1
+  maxFailedIndexes: 1
+  podFailurePolicy: {rules: [{action: Ignore, onPodConditions: [{type: DisruptionTarget}]}]}
+  successPolicy: {rules: [{succeededCount: 1}]}
+  managedBy: example.com/other
+  podReplacementPolicy: Failed
+  suspend: true
+  ttlSecondsAfterFinished: 5
+  template:
+    spec:
+      restartPolicy: Never
+      containers: [{name: pi, image: 'perl:5'}]
+",
+        );
+        expect![[r#"
+            spec.podFailurePolicy: is not honoured yet by sampan; every failed pod counts against backoffLimit
+            spec.successPolicy: is not honoured yet by sampan; the Job is complete when all its completions are
+            spec.backoffLimitPerIndex: is not honoured yet by sampan; a failed index is tried again until backoffLimit is reached
+            spec.maxFailedIndexes: is not honoured yet by sampan; no index fails before the Job does"#]]
+        .assert_eq(&Jobs.warnings(&testing::context(), &job, None).join("\n"));
+        let mut labelled = job.clone();
+        labelled.set(&["metadata", "labels"], json!({"a": "b"}));
+        assert!(Jobs.warnings(&testing::context(), &labelled, Some(&job)).is_empty());
     }
 
     #[test]

@@ -41,6 +41,18 @@ pub(super) fn validate(spec: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
+/// What the controller of Jobs does not honour, and what it does instead.
+pub(super) fn unenforced(spec: At<'_>) -> Vec<String> {
+    const FIELDS: [(&str, &str); 4] = [
+        ("podFailurePolicy", "every failed pod counts against backoffLimit"),
+        ("successPolicy", "the Job is complete when all its completions are"),
+        ("backoffLimitPerIndex", "a failed index is tried again until backoffLimit is reached"),
+        ("maxFailedIndexes", "no index fails before the Job does"),
+    ];
+    let set = FIELDS.iter().map(|(name, instead)| (spec.get(name), instead)).filter(|(at, _)| at.is_set());
+    set.map(|(at, instead)| format!("{}: is not honoured yet by sampan; {instead}", at.field())).collect()
+}
+
 const ACTIONS: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];
 
 fn failure_rule(spec: At<'_>, containers: &HashSet<&str>, rule: At<'_>, out: &mut Vec<Cause>) {
