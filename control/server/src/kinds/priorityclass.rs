@@ -70,6 +70,13 @@ impl Strategy for Classes {
         out
     }
 
+    fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
+        if old.is_some() || object.str_at(&["preemptionPolicy"]) == Some("Never") {
+            return Vec::new();
+        }
+        vec!["preemptionPolicy: sampan does not preempt pods yet; the priority only orders those that wait".to_owned()]
+    }
+
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         vec![
             json!(object.name()),
@@ -90,4 +97,19 @@ fn reserved(object: &Object) -> Option<String> {
         return Some(format!("value of {name} PriorityClass must be {value}"));
     }
     object.bool_at(&["globalDefault"]).then(|| format!("globalDefault of {name} must be false"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{context, created};
+
+    #[test]
+    fn preemption_is_said_to_be_missing() {
+        let class = created(&Classes, "{metadata: {name: c}, value: 5}");
+        assert_eq!(Classes.warnings(&context(), &class, None).len(), 1);
+        assert!(Classes.warnings(&context(), &class, Some(&class)).is_empty());
+        let never = created(&Classes, "{metadata: {name: c}, value: 5, preemptionPolicy: Never}");
+        assert!(Classes.warnings(&context(), &never, None).is_empty());
+    }
 }

@@ -7,6 +7,7 @@ mod probes;
 mod resources;
 mod scheduling;
 mod security;
+mod unenforced;
 mod volumes;
 mod warnings;
 

@@ -3,7 +3,7 @@
 use super::*;
 use crate::Strategy;
 use crate::kinds::pod::Pods;
-use crate::kinds::testing::{context, errors, parse};
+use crate::kinds::testing::{context, created, errors, parse};
 use expect_test::expect;
 
 fn of(spec: &str) -> String {
@@ -149,6 +149,64 @@ spec:
         spec.hostPID: has no effect on WebAssembly containers
         spec.containers[1].livenessProbe.exec: sampan does not run exec probes yet; the probe fails"#]]
     .assert_eq(&Pods.warnings(&context(), &pod, None).join("\n"));
+}
+
+#[test]
+fn what_is_not_done_yet_is_said() {
+    let pod = parse("
+metadata: {name: p}
+spec:
+  dnsPolicy: Default
+  dnsConfig: {nameservers: [10.0.0.1]}
+  setHostnameAsFQDN: true
+  schedulingGroup: {podGroupName: g}
+  securityContext: {runAsUser: 1, runAsNonRoot: true, seccompProfile: {type: RuntimeDefault}, supplementalGroups: [1], sysctls: []}
+  volumes: [{name: v, emptyDir: {medium: Memory, sizeLimit: 1Gi}}]
+  containers:
+  - name: a
+    image: i
+    stdin: true
+    tty: true
+    terminationMessagePath: /dev/termination-log
+    restartPolicyRules: [{action: Restart}]
+    resizePolicy: [{resourceName: cpu, restartPolicy: NotRequired}]
+    resources: {limits: {ephemeral-storage: 1Gi}}
+    ports: [{containerPort: 80, hostPort: 80, protocol: TCP}, {containerPort: 81, protocol: SCTP}]
+    volumeMounts: [{name: v, mountPath: /v, mountPropagation: None}, {name: v, mountPath: /w, mountPropagation: HostToContainer}]
+    livenessProbe: {grpc: {port: 80}}
+    lifecycle: {stopSignal: SIGTERM}
+    securityContext: {capabilities: {add: [NET_ADMIN], drop: [ALL]}, readOnlyRootFilesystem: true, runAsGroup: 1}
+  - {name: b, image: i, terminationMessagePath: /m}
+");
+    expect![[r#"
+        spec.volumes[0].emptyDir.sizeLimit: not enforced by sampan yet
+        spec.volumes[0].emptyDir.medium: not honoured by sampan yet; the volume is on disk
+        spec.schedulingGroup: not considered by the scheduler of sampan yet
+        spec.dnsPolicy: not honoured by sampan yet; names are resolved as with ClusterFirst
+        spec.dnsConfig: not honoured by sampan yet
+        spec.setHostnameAsFQDN: not honoured by sampan yet
+        spec.securityContext.runAsUser: has no effect on WebAssembly containers
+        spec.securityContext.supplementalGroups: has no effect on WebAssembly containers
+        spec.containers[0].livenessProbe.grpc: sampan does not run gRPC probes yet; the probe fails
+        spec.containers[0].lifecycle.stopSignal: has no effect on WebAssembly containers
+        spec.containers[0].securityContext.capabilities.add: has no effect on WebAssembly containers
+        spec.containers[0].securityContext.runAsGroup: has no effect on WebAssembly containers
+        spec.containers[0].ports[0].hostPort: sampan does not open ports of the host yet; use a Service of type NodePort
+        spec.containers[0].ports[1].protocol: sampan does not carry SCTP yet
+        spec.containers[0].volumeMounts[1].mountPropagation: has no effect on WebAssembly containers
+        spec.containers[0].stdin: sampan does not attach to containers yet
+        spec.containers[0].tty: sampan does not attach to containers yet
+        spec.containers[0].restartPolicyRules: not honoured by sampan yet
+        spec.containers[0].resizePolicy: sampan does not resize running containers yet
+        spec.containers[0].resources.limits[ephemeral-storage]: not enforced by sampan yet
+        spec.containers[1].terminationMessagePath: sampan does not read termination messages from files yet"#]]
+    .assert_eq(&Pods.warnings(&context(), &pod, None).join("\n"));
+    // A pod that asks for nothing special is not warned about.
+    let plain = created(
+        &Pods,
+        "{metadata: {name: p}, spec: {containers: [{name: a, image: i, ports: [{containerPort: 80}]}]}}",
+    );
+    assert_eq!(Pods.warnings(&context(), &plain, None), Vec::<String>::new());
 }
 
 #[test]

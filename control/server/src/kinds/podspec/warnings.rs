@@ -1,12 +1,13 @@
-//! What is accepted but deprecated, odd or not enforced: upstream's warnings (`pkg/api/pod/warnings.go`), then sampan's own.
+//! What is accepted but deprecated, odd or not enforced: upstream's warnings (`pkg/api/pod/warnings.go`), then sampan's own, which are in [`unenforced`].
 
+use super::unenforced;
 use crate::kinds::at::At;
 use crate::kinds::{address, quantities};
 use api::Object;
 use std::collections::{HashMap, HashSet};
 
 /// More warnings are not collected: of what the header takes (4 KiB), these are far beyond.
-const MOST: usize = 200;
+pub(super) const MOST: usize = 200;
 
 /// Warnings about a Pod.
 pub(crate) fn pod(object: &Object) -> Vec<String> {
@@ -49,11 +50,11 @@ fn warnings(spec: At<'_>, metadata: At<'_>) -> Vec<String> {
     {
         out.extend(address::warning(&at.field().to_string(), at.str()));
     }
-    not_enforced(spec, &mut out);
+    unenforced::all(spec, &mut out);
     out
 }
 
-fn containers<'a>(spec: At<'a>) -> impl Iterator<Item = At<'a>> {
+pub(super) fn containers<'a>(spec: At<'a>) -> impl Iterator<Item = At<'a>> {
     super::CONTAINERS.iter().flat_map(move |kind| spec.get(kind).items())
 }
 
@@ -275,55 +276,4 @@ fn ports(spec: At<'_>, out: &mut Vec<String>) {
         }
     }
     out.extend(names);
-}
-
-/// Volume sources that this cluster mounts.
-const MOUNTED: &[&str] = &["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
-
-/// What sampan takes but does not do yet. A field that is dropped in silence would be worse than one that is refused.
-fn not_enforced(spec: At<'_>, out: &mut Vec<String>) {
-    let mut say = |at: At<'_>, text: &str| out.push(format!("{}: {text}", at.field()));
-    for volume in spec.get("volumes").items() {
-        for source in super::VOLUME_SOURCES.iter().filter(|s| !MOUNTED.contains(*s)).map(|s| volume.get(s)) {
-            if source.is_set() {
-                say(source, "sampan does not mount this kind of volume yet; the pod will wait in ContainerCreating");
-            }
-        }
-    }
-    for kind in ["podAffinity", "podAntiAffinity"] {
-        let at = spec.get("affinity").get(kind);
-        if !at.is_empty() {
-            say(at, "not considered by the scheduler of sampan yet");
-        }
-    }
-    for (name, text) in [
-        ("topologySpreadConstraints", "not considered by the scheduler of sampan yet"),
-        ("resourceClaims", "sampan does not allocate devices yet"),
-    ] {
-        if !spec.get(name).is_empty() {
-            say(spec.get(name), text);
-        }
-    }
-    for name in ["hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"] {
-        if spec.get(name).bool() {
-            say(spec.get(name), "has no effect on WebAssembly containers");
-        }
-    }
-    for container in containers(spec) {
-        for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
-            let exec = container.get(name).get("exec");
-            if exec.is_set() {
-                say(exec, "sampan does not run exec probes yet; the probe fails");
-            }
-        }
-        for hook in ["postStart", "preStop"] {
-            let exec = container.get("lifecycle").get(hook).get("exec");
-            if exec.is_set() {
-                say(exec, "sampan does not run exec hooks yet; the hook is skipped");
-            }
-        }
-        if container.down(&["securityContext", "privileged"]).bool() {
-            say(container.down(&["securityContext", "privileged"]), "has no effect on WebAssembly containers");
-        }
-    }
 }

@@ -97,8 +97,12 @@ impl Strategy for Services {
         validate::status(object)
     }
 
-    fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
-        warnings(object)
+    fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
+        let mut out = warnings(object);
+        if old.is_none_or(|old| !edit::same_at(object, old, &["spec"])) {
+            unenforced(At::of(object, "spec"), &mut out);
+        }
+        out
     }
 
     fn field_labels(&self) -> &[&'static str] {
@@ -247,6 +251,25 @@ fn warnings(object: &Object) -> Vec<String> {
         out.push("spec.trafficDistribution: \"PreferClose\" is deprecated; use \"PreferSameZone\"".to_owned());
     }
     out
+}
+
+/// What sampan takes but does not do yet.
+fn unenforced(spec: At<'_>, out: &mut Vec<String>) {
+    let mut say = |at: At<'_>, text: &str| out.push(format!("{}: {text}", at.field()));
+    if spec.get("type").str() == "LoadBalancer" {
+        say(spec.get("type"), "sampan assigns no load balancer yet; the Service is reachable by its node ports");
+    }
+    for policy in ["externalTrafficPolicy", "internalTrafficPolicy"] {
+        if spec.get(policy).str() == "Local" {
+            say(spec.get(policy), "not honoured by sampan yet; traffic goes to endpoints of all nodes");
+        }
+    }
+    if spec.get("trafficDistribution").is_set() {
+        say(spec.get("trafficDistribution"), "not honoured by sampan yet; traffic goes to all endpoints alike");
+    }
+    for port in spec.get("ports").items().filter(|port| port.get("protocol").str() == "SCTP") {
+        say(port.get("protocol"), "sampan does not carry SCTP yet");
+    }
 }
 
 #[cfg(test)]

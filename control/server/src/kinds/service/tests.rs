@@ -250,6 +250,22 @@ fn odd_fields_are_warned_about() {
     expect![[r#"
         spec.SessionAffinity is ignored for headless services
         spec.externalName is ignored when spec.type is not "ExternalName"
-        spec.trafficDistribution: "PreferClose" is deprecated; use "PreferSameZone""#]]
+        spec.trafficDistribution: "PreferClose" is deprecated; use "PreferSameZone"
+        spec.trafficDistribution: not honoured by sampan yet; traffic goes to all endpoints alike"#]]
     .assert_eq(&services().warnings(&context(), &object, None).join("\n"));
+}
+
+#[test]
+fn what_is_not_done_yet_is_said() {
+    let object = parse(
+        "{metadata: {name: h}, spec: {type: LoadBalancer, externalTrafficPolicy: Local, internalTrafficPolicy: Local, trafficDistribution: PreferSameNode, ports: [{port: 1, protocol: TCP}, {port: 2, protocol: SCTP}]}}",
+    );
+    expect![[r#"
+        spec.type: sampan assigns no load balancer yet; the Service is reachable by its node ports
+        spec.externalTrafficPolicy: not honoured by sampan yet; traffic goes to endpoints of all nodes
+        spec.internalTrafficPolicy: not honoured by sampan yet; traffic goes to endpoints of all nodes
+        spec.trafficDistribution: not honoured by sampan yet; traffic goes to all endpoints alike
+        spec.ports[1].protocol: sampan does not carry SCTP yet"#]]
+    .assert_eq(&services().warnings(&context(), &object, None).join("\n"));
+    assert!(services().warnings(&context(), &object, Some(&object)).is_empty());
 }
