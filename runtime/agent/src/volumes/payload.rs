@@ -34,11 +34,11 @@ async fn files(cx: &Context, volume: &Volume) -> Result<(Files, Option<Timestamp
     let mut again: Option<Timestamp> = None;
     if let Some(source) = &volume.config_map {
         let mode = mode(source.default_mode);
-        config_map(cx, &source.name, source.items.as_deref(), source.optional == Some(true), mode, &mut files)?;
+        config_map(cx, &source.name).files(source.items.as_deref(), source.optional, mode, &mut files)?;
     } else if let Some(source) = &volume.secret {
         let name = source.secret_name.as_deref().unwrap_or_default();
         let mode = mode(source.default_mode);
-        secret(cx, name, source.items.as_deref(), source.optional == Some(true), mode, &mut files)?;
+        secret(cx, name).files(source.items.as_deref(), source.optional, mode, &mut files)?;
     } else if let Some(source) = &volume.downward_api {
         downward(cx, source.items.as_deref().unwrap_or_default(), mode(source.default_mode), &mut files)?;
     } else if let Some(projected) = &volume.projected {
@@ -65,10 +65,10 @@ async fn project(
     files: &mut Files,
 ) -> Result<Option<Timestamp>, Error> {
     if let Some(s) = &source.config_map {
-        config_map(cx, &s.name, s.items.as_deref(), s.optional == Some(true), mode, files)?;
+        config_map(cx, &s.name).files(s.items.as_deref(), s.optional, mode, files)?;
     }
     if let Some(s) = &source.secret {
-        secret(cx, &s.name, s.items.as_deref(), s.optional == Some(true), mode, files)?;
+        secret(cx, &s.name).files(s.items.as_deref(), s.optional, mode, files)?;
     }
     if let Some(s) = &source.downward_api {
         downward(cx, s.items.as_deref().unwrap_or_default(), mode, files)?;
@@ -90,61 +90,59 @@ async fn project(
     Ok(Some(refresh))
 }
 
-fn config_map(
-    cx: &Context,
-    name: &str,
-    items: Option<&[KeyToPath]>,
-    optional: bool,
-    mode: u32,
-    files: &mut Files,
-) -> Result<(), Error> {
-    match cx.configs.config_maps.get(name).and_then(Option::as_deref) {
-        Some(map) => select(&config_map_values(map), items, optional, mode, "config key", files),
-        None if optional => Ok(()),
-        None => Err(Error::Source(format!("configmap {name:?} not found"))),
-    }
+/// A ConfigMap or Secret as a source of files.
+struct Keys<'a> {
+    /// As messages name the object, and its keys.
+    words: (&'static str, &'static str),
+    name: &'a str,
+    /// `None` when there is no such object.
+    values: Option<BTreeMap<&'a str, &'a [u8]>>,
 }
 
-fn secret(
-    cx: &Context,
-    name: &str,
-    items: Option<&[KeyToPath]>,
-    optional: bool,
-    mode: u32,
-    files: &mut Files,
-) -> Result<(), Error> {
-    match cx.configs.secrets.get(name).and_then(Option::as_deref) {
-        Some(secret) => select(&secret_values(secret), items, optional, mode, "secret key", files),
-        None if optional => Ok(()),
-        None => Err(Error::Source(format!("secret {name:?} not found"))),
-    }
+fn config_map<'a>(cx: &'a Context, name: &'a str) -> Keys<'a> {
+    let found = cx.configs.config_maps.get(name).and_then(Option::as_deref);
+    Keys { words: ("configmap", "config key"), name, values: found.map(config_map_values) }
 }
 
-fn select(
-    values: &BTreeMap<&str, &[u8]>,
-    items: Option<&[KeyToPath]>,
-    optional: bool,
-    default: u32,
-    what: &str,
-    files: &mut Files,
-) -> Result<(), Error> {
-    let Some(items) = items.filter(|items| !items.is_empty()) else {
-        for (key, data) in values {
-            files.insert((*key).to_owned(), File { data: data.to_vec(), mode: default });
-        }
-        return Ok(());
-    };
-    for item in items {
-        match values.get(item.key.as_str()) {
-            Some(data) => {
-                let mode = item.mode.map_or(default, |m| mode(Some(m)));
-                files.insert(item.path.clone(), File { data: data.to_vec(), mode });
+fn secret<'a>(cx: &'a Context, name: &'a str) -> Keys<'a> {
+    let found = cx.configs.secrets.get(name).and_then(Option::as_deref);
+    Keys { words: ("secret", "secret key"), name, values: found.map(secret_values) }
+}
+
+impl Keys<'_> {
+    /// One file per item, or per key if no items are named.
+    fn files(
+        &self,
+        items: Option<&[KeyToPath]>,
+        optional: Option<bool>,
+        default: u32,
+        files: &mut Files,
+    ) -> Result<(), Error> {
+        let optional = optional == Some(true);
+        let Some(values) = &self.values else {
+            let missing = || Error::Source(format!("{} {:?} not found", self.words.0, self.name));
+            return if optional { Ok(()) } else { Err(missing()) };
+        };
+        let Some(items) = items.filter(|items| !items.is_empty()) else {
+            files.extend(
+                values.iter().map(|(key, data)| ((*key).to_owned(), File { data: data.to_vec(), mode: default })),
+            );
+            return Ok(());
+        };
+        for item in items {
+            match values.get(item.key.as_str()) {
+                Some(data) => {
+                    let mode = item.mode.map_or(default, |m| mode(Some(m)));
+                    files.insert(item.path.clone(), File { data: data.to_vec(), mode });
+                }
+                None if optional => {}
+                None => {
+                    return Err(Error::Source(format!("references non-existent {}: {}", self.words.1, item.key)));
+                }
             }
-            None if optional => {}
-            None => return Err(Error::Source(format!("references non-existent {what}: {}", item.key))),
         }
+        Ok(())
     }
-    Ok(())
 }
 
 fn downward(cx: &Context, items: &[DownwardAPIVolumeFile], default: u32, files: &mut Files) -> Result<(), Error> {
