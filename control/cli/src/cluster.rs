@@ -171,7 +171,7 @@ impl Cluster {
     pub(crate) async fn start(config: Config, listener: TcpListener) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
         let clock = env::clock();
-        let metrics = Arc::new(Mutex::new(Registry::with_prefix("sampan")));
+        let metrics = Arc::new(Mutex::new(Registry::default()));
         let (control, control_done) = (CancellationToken::new(), TaskTracker::new());
         let (agent_token, agent_done) = (CancellationToken::new(), TaskTracker::new());
         let (failed, failure) = watch::channel(None);
@@ -209,7 +209,7 @@ impl Cluster {
             shutdown: control.clone(),
             identity: config.node.clone(),
             image_advice: Some(images::advice(&images)),
-            metrics,
+            metrics: metrics.clone(),
         };
         let server = Server::new(options).await.context("cannot start the API server")?;
         let tls = Arc::new(server::tls::config(&credentials.serving, &credentials.authority.certificate)?);
@@ -237,10 +237,12 @@ impl Cluster {
 
         // Decide.
         let options = controllers::Options::new(clock.clone(), credentials.authority.certificate.clone());
+        options.queues.register(&mut metrics.lock());
         let context = controllers::Context::new(controllers.clone(), informers.clone(), options, control_done.clone());
         controllers::start(&context, &control, &control_done);
         let options = scheduler::Options::new(clock.clone(), env::seed());
         let scheduler = scheduler::Scheduler::new(scheduling, informers.clone(), options);
+        scheduler.register(&mut metrics.lock());
         spawn.essential("scheduler", {
             let token = control.clone();
             async move { scheduler.run(token).await }
@@ -248,7 +250,9 @@ impl Cluster {
 
         // Run.
         let network = VirtualNetwork::new(net, control.clone(), control_done.clone())?;
+        network.register(&mut metrics.lock());
         let wasm = Arc::new(wasm::Wasmtime::new(wasm_options(&config)?));
+        wasm.register(&mut metrics.lock());
         let recorder = |component: &str| {
             let options = RecorderOptions { component: component.to_owned(), host: Some(config.node.clone()) };
             let (recorder, write) = Recorder::new(kubelet.clone(), clock.clone(), options);
@@ -270,6 +274,7 @@ impl Cluster {
                 recorder: recorder("kubelet"),
             },
         )?;
+        agent.register(&mut metrics.lock());
         let _ = nodes.router.set(agent.router());
         spawn.essential("pod network", {
             let (informers, recorder, token) = (informers.clone(), recorder("kube-proxy"), control.clone());

@@ -1,5 +1,5 @@
 use crate::{
-    Backoff, Delta, Informer, Key, Kind, WorkQueue, controller_of,
+    Backoff, Delta, Informer, Key, Kind, QueueMetrics, WorkQueue, controller_of,
     gate::{Watched, Writes, recording},
 };
 use futures::FutureExt;
@@ -84,23 +84,25 @@ fn owner<K: Kind, O: Resource>(object: &Arc<K>) -> Option<Key> {
 }
 
 /// How to run a controller.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct RunOptions {
     /// Keys worked on at a time.
     pub workers: usize,
     /// After failures.
     pub backoff: Backoff,
+    /// Where its queue is measured, under the controller's name.
+    pub metrics: QueueMetrics,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { workers: 5, backoff: Backoff::default() }
+        Self { workers: 5, backoff: Backoff::default(), metrics: QueueMetrics::default() }
     }
 }
 
 /// Runs a controller until cancelled; returns when its workers have ended.
 pub async fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: CancellationToken) {
-    let queue = WorkQueue::new(options.backoff);
+    let queue = WorkQueue::measured(options.backoff, &options.metrics, C::NAME);
     let mut wakeups = Wakeups { queue: queue.clone(), informers: Vec::new() };
     controller.wire(&mut wakeups);
     let informers: Arc<[Box<dyn Watched>]> = wakeups.informers.into();

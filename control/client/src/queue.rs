@@ -1,3 +1,4 @@
+use crate::metrics::{Meter, QueueMetrics};
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap, HashSet, VecDeque},
@@ -45,12 +46,13 @@ struct Inner<K> {
     state: Mutex<State<K>>,
     changed: Notify,
     backoff: Backoff,
+    meter: Meter,
 }
 
 struct State<K> {
-    ready: VecDeque<K>,
+    ready: VecDeque<(K, Instant)>,
     dirty: HashSet<K>,
-    working: HashSet<K>,
+    working: HashMap<K, Instant>,
     due: BTreeMap<(Instant, u64), K>,
     due_of: HashMap<K, (Instant, u64)>,
     failures: HashMap<K, u32>,
@@ -71,24 +73,30 @@ impl<K: Clone + Eq + Hash> Default for WorkQueue<K> {
 }
 
 impl<K: Clone + Eq + Hash> WorkQueue<K> {
-    /// An empty queue.
+    /// An empty queue that nobody measures.
     pub fn new(backoff: Backoff) -> Self {
+        Self::measured(backoff, &QueueMetrics::default(), "")
+    }
+
+    /// An empty queue, measured under a name.
+    pub fn measured(backoff: Backoff, metrics: &QueueMetrics, name: &str) -> Self {
         let state = State {
             ready: VecDeque::new(),
             dirty: HashSet::new(),
-            working: HashSet::new(),
+            working: HashMap::new(),
             due: BTreeMap::new(),
             due_of: HashMap::new(),
             failures: HashMap::new(),
             sequence: 0,
             closed: false,
         };
-        Self { inner: Arc::new(Inner { state: Mutex::new(state), changed: Notify::new(), backoff }) }
+        let (state, changed, meter) = (Mutex::new(state), Notify::new(), metrics.of(name));
+        Self { inner: Arc::new(Inner { state, changed, backoff, meter }) }
     }
 
     /// Adds a key to be worked on now.
     pub fn add(&self, key: K) {
-        if self.inner.state.lock().add(key) {
+        if self.inner.state.lock().add(key, &self.inner.meter) {
             self.inner.changed.notify_one();
         }
     }
@@ -123,6 +131,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
             *count += 1;
             before
         };
+        self.inner.meter.retries.inc();
         let delay = self.inner.backoff.delay(failures);
         self.add_after(key, delay);
         delay
@@ -142,8 +151,9 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
                 if state.closed {
                     return None;
                 }
-                state.promote(Instant::now());
-                if let Some(key) = state.take() {
+                let now = Instant::now();
+                state.promote(now, &self.inner.meter);
+                if let Some(key) = state.take(now, &self.inner.meter) {
                     if !state.ready.is_empty() {
                         self.inner.changed.notify_one();
                     }
@@ -161,9 +171,13 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
     /// Work on a key is finished, well or not.
     pub fn done(&self, key: &K) {
         let mut state = self.inner.state.lock();
-        state.working.remove(key);
+        let now = Instant::now();
+        if let Some(begin) = state.working.remove(key) {
+            self.inner.meter.worked.observe((now - begin).as_secs_f64());
+        }
         if state.dirty.contains(key) {
-            state.ready.push_back(key.clone());
+            state.ready.push_back((key.clone(), now));
+            self.inner.meter.depth.inc();
             drop(state);
             self.inner.changed.notify_one();
         }
@@ -189,35 +203,42 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 
 impl<K: Clone + Eq + Hash> State<K> {
     /// Whether a worker has something new to take.
-    fn add(&mut self, key: K) -> bool {
+    fn add(&mut self, key: K, meter: &Meter) -> bool {
         if self.closed {
             return false;
         }
         if let Some(slot) = self.due_of.remove(&key) {
             self.due.remove(&slot);
         }
-        if !self.dirty.insert(key.clone()) || self.working.contains(&key) {
+        if !self.dirty.insert(key.clone()) {
             return false;
         }
-        self.ready.push_back(key);
+        meter.adds.inc();
+        if self.working.contains_key(&key) {
+            return false;
+        }
+        self.ready.push_back((key, Instant::now()));
+        meter.depth.inc();
         true
     }
 
-    fn promote(&mut self, now: Instant) {
+    fn promote(&mut self, now: Instant, meter: &Meter) {
         while let Some(entry) = self.due.first_entry() {
             if entry.key().0 > now {
                 break;
             }
             let key = entry.remove();
             self.due_of.remove(&key);
-            self.add(key);
+            self.add(key, meter);
         }
     }
 
-    fn take(&mut self) -> Option<K> {
-        let key = self.ready.pop_front()?;
+    fn take(&mut self, now: Instant, meter: &Meter) -> Option<K> {
+        let (key, since) = self.ready.pop_front()?;
+        meter.depth.dec();
+        meter.waited.observe((now - since).as_secs_f64());
         self.dirty.remove(&key);
-        self.working.insert(key.clone());
+        self.working.insert(key.clone(), now);
         Some(key)
     }
 }
@@ -272,6 +293,33 @@ mod tests {
         assert_eq!(delays, [1, 2, 4, 5, 5]);
         queue.forget(&"a");
         assert_eq!(queue.add_rate_limited("a").as_secs(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_queue_is_measured_under_its_name() {
+        let metrics = QueueMetrics::default();
+        let mut registry = prometheus_client::registry::Registry::default();
+        metrics.register(&mut registry);
+        let shown = |line: &str| {
+            let mut text = String::new();
+            prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+            assert!(text.lines().any(|l| l == line), "{line} in {text}");
+        };
+        let queue = WorkQueue::measured(Backoff::default(), &metrics, "job");
+        queue.add("a");
+        queue.add("a");
+        queue.add("b");
+        shown("workqueue_depth{name=\"job\"} 2");
+        shown("workqueue_adds_total{name=\"job\"} 2");
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert_eq!(queue.next().await, Some("a"));
+        shown("workqueue_depth{name=\"job\"} 1");
+        shown("workqueue_queue_duration_seconds_sum{name=\"job\"} 2.0");
+        tokio::time::advance(Duration::from_secs(3)).await;
+        queue.add_rate_limited("a");
+        queue.done(&"a");
+        shown("workqueue_work_duration_seconds_sum{name=\"job\"} 3.0");
+        shown("workqueue_retries_total{name=\"job\"} 1");
     }
 
     #[tokio::test]

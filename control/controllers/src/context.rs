@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use api::Clock;
-use client::{Client, Informers, Recorder, RecorderOptions};
+use client::{Client, Informers, QueueMetrics, Recorder, RecorderOptions};
 use tokio_util::task::TaskTracker;
 
 use crate::nodeipam::NodeCidrs;
@@ -21,6 +21,8 @@ pub struct Options {
     pub node_grace: std::time::Duration,
     /// How many finished pods are kept before the oldest are collected. Upstream's default is 12,500.
     pub terminated_pods: usize,
+    /// Where the controllers' queues are measured.
+    pub queues: QueueMetrics,
 }
 
 impl Options {
@@ -32,6 +34,7 @@ impl Options {
             node_cidrs: None,
             node_grace: std::time::Duration::from_secs(50),
             terminated_pods: 12_500,
+            queues: QueueMetrics::default(),
         }
     }
 }

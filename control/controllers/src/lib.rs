@@ -32,12 +32,12 @@ pub use context::{Context, Options};
 
 use std::{sync::Arc, time::Duration};
 
-use client::{Backoff, Controller, RunOptions, run};
+use client::{Backoff, Controller, QueueMetrics, RunOptions, run};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Runs every controller until `token` is cancelled. Each ends with its workers; `tasks` tells when all have.
 pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
-    let go = Starter { token, tasks };
+    let go = Starter { token, tasks, queues: &cx.options.queues };
     go.run(5, replicaset::ReplicaSetController::new(cx));
     go.run(5, deployment::DeploymentController::new(cx));
     go.run(5, job::JobController::new(cx));
@@ -60,11 +60,13 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
 struct Starter<'a> {
     token: &'a CancellationToken,
     tasks: &'a TaskTracker,
+    queues: &'a QueueMetrics,
 }
 
 impl Starter<'_> {
     fn run<C: Controller>(&self, workers: usize, controller: C) {
         let backoff = Backoff { max: Duration::from_secs(300), ..Backoff::default() };
-        self.tasks.spawn(run(Arc::new(controller), RunOptions { workers, backoff }, self.token.clone()));
+        let options = RunOptions { workers, backoff, metrics: self.queues.clone() };
+        self.tasks.spawn(run(Arc::new(controller), options, self.token.clone()));
     }
 }

@@ -8,6 +8,7 @@
 //! several profiles. What a pod asks for among these is not enforced.
 
 pub mod cycle;
+mod metrics;
 pub mod node;
 pub mod plugin;
 pub mod plugins;

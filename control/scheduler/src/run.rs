@@ -7,6 +7,7 @@ use client::{Client, Delta, Error, EventType, Informers, Patch, Recorder, Record
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use serde_json::{Value, json};
 use tokio::{
     sync::{Notify, OwnedSemaphorePermit, Semaphore},
@@ -16,6 +17,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
     cycle::{Decision, schedule},
+    metrics::Metrics,
     node::Nodes,
     plugin::{Event, Plugins},
     plugins::{Strategy, defaults},
@@ -56,6 +58,7 @@ struct Inner {
     informers: Informers,
     options: Options,
     plugins: Plugins,
+    metrics: Metrics,
     state: Mutex<State>,
     /// Something changed that may make a pod ready.
     changed: Notify,
@@ -77,13 +80,26 @@ impl Scheduler {
             queue: Queue::new(plugins.clone()),
             chance: fastrand::Rng::with_seed(options.seed),
         };
-        let inner = Inner { client, informers, options, plugins, state: Mutex::new(state), changed: Notify::new() };
+        let (state, changed) = (Mutex::new(state), Notify::new());
+        let inner = Inner { client, informers, options, plugins, metrics: Metrics::default(), state, changed };
         Self { inner: Arc::new(inner) }
     }
 
     /// How many pods wait where.
     pub fn pending(&self) -> Pending {
         self.inner.state.lock().queue.pending()
+    }
+
+    /// Shows its metrics in the process's registry; once.
+    pub fn register(&self, registry: &mut Registry) {
+        self.inner.metrics.register(registry);
+        let this = Arc::downgrade(&self.inner);
+        client::metrics::gauge(registry, ("scheduler_pending_pods", "Pods that wait, by queue"), "queue", move || {
+            let Some(this) = this.upgrade() else { return Vec::new() };
+            let Pending { active, backoff, unschedulable, gated } = this.state.lock().queue.pending();
+            let all = [("active", active), ("backoff", backoff), ("unschedulable", unschedulable), ("gated", gated)];
+            all.map(|(queue, pods)| (queue, i64::try_from(pods).unwrap_or(i64::MAX))).into()
+        });
     }
 
     /// Runs until cancelled; returns when nothing is in flight any more.
@@ -132,12 +148,13 @@ impl Inner {
         let permits = Arc::new(Semaphore::new(self.options.in_flight));
         loop {
             let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-            let (pod, decision) = self.next().await;
+            let (pod, decision, begin) = self.next().await;
             let this = self.clone();
             let recorder = recorder.clone();
             match decision {
-                Decision::Bind(node) => tasks.spawn(this.bind(pod, node, recorder, permit)),
+                Decision::Bind(node) => tasks.spawn(this.bind(pod, node, begin, recorder, permit)),
                 Decision::Refuse { message, .. } => {
+                    self.tried("unschedulable", begin);
                     tasks.spawn(this.report(pod, "Unschedulable", message, recorder, permit))
                 }
             };
@@ -145,13 +162,14 @@ impl Inner {
     }
 
     /// Waits for a pod that can be tried, and decides about it.
-    async fn next(&self) -> (Arc<PodInfo>, Decision) {
+    async fn next(&self) -> (Arc<PodInfo>, Decision, Instant) {
         loop {
             let changed = self.changed.notified();
             let due = {
                 let mut state = self.state.lock();
-                if let Some(made) = state.decide(&self.plugins) {
-                    return made;
+                let begin = Instant::now();
+                if let Some((pod, decision)) = state.decide(&self.plugins) {
+                    return (pod, decision, begin);
                 }
                 state.queue.next_due()
             };
@@ -162,7 +180,18 @@ impl Inner {
         }
     }
 
-    async fn bind(self: Arc<Self>, pod: Arc<PodInfo>, node: String, recorder: Recorder, permit: OwnedSemaphorePermit) {
+    fn tried(&self, result: &'static str, begin: Instant) {
+        self.metrics.tried(&self.options.name, result, begin.elapsed());
+    }
+
+    async fn bind(
+        self: Arc<Self>,
+        pod: Arc<PodInfo>,
+        node: String,
+        begin: Instant,
+        recorder: Recorder,
+        permit: OwnedSemaphorePermit,
+    ) {
         let meta = &pod.pod.metadata;
         let (namespace, name) = (meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
         let binding = json!({"apiVersion": "v1", "kind": "Binding",
@@ -171,6 +200,7 @@ impl Inner {
         let call = self.client.subresource::<Pod, _, Value>(http::Method::POST, (namespace, name, "binding"), &binding);
         let result = std::panic::AssertUnwindSafe(call).catch_unwind().await;
         let result = result.unwrap_or_else(|_| Err(Error::Transport("the call panicked".to_owned())));
+        self.tried(if result.is_ok() { "scheduled" } else { "error" }, begin);
         match result {
             Ok(_) => {
                 let message = format!("Successfully assigned {namespace}/{name} to {node}");

@@ -5,6 +5,7 @@ use crate::{
     cluster::{BY_NODE, Cluster, Interest, Watched},
     handle::{Handle, Note},
     images::Images,
+    metrics::{self, Metrics},
     node,
     options::{Options, Runtimes},
     pod,
@@ -24,6 +25,7 @@ use container::{
 use futures::FutureExt;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     io,
@@ -97,10 +99,16 @@ impl Agent {
             rng: Mutex::new(fastrand::Rng::with_seed(options.seed)),
             pods: Mutex::default(),
             tasks,
+            metrics: Metrics::default(),
             options,
         };
         let probing = token.child_token();
         Ok(Self { shared: Arc::new(shared), draining: Arc::default(), workers: TaskTracker::new(), token, probing })
+    }
+
+    /// Shows its metrics in the process's registry; once.
+    pub fn register(&self, registry: &mut Registry) {
+        metrics::register(&self.shared, registry);
     }
 
     /// Runs until `token` is cancelled; then stops what would not outlive the process, within the drain time, and returns. No

@@ -21,6 +21,7 @@ mod handle;
 mod hook;
 pub mod images;
 pub mod logs;
+mod metrics;
 pub mod node;
 mod options;
 pub mod plan;

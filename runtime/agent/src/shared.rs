@@ -6,6 +6,7 @@ use crate::{
     downward::Facts,
     handle::Handle,
     images::Images,
+    metrics::Metrics,
     options::{Options, Runtimes},
     pod,
     prober::Prober,
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
     pub(crate) tasks: TaskTracker,
+    pub(crate) metrics: Metrics,
 }
 
 impl Shared {

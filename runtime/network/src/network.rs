@@ -4,6 +4,7 @@ use crate::{
     config::Config,
     egress::{self, Egress},
     http,
+    metrics::Metrics,
     names::{self, Known},
     pod::{Bound, Pod},
     pool::AddressPool,
@@ -15,6 +16,7 @@ use container::net::{
     Attachment, Connection, Dialer, Error, Network, Peer, PodNetwork, Request, Response, Result, Sockets, Stream,
 };
 use parking_lot::{Mutex, RwLock};
+use prometheus_client::registry::Registry;
 use std::{
     collections::HashMap,
     net::{IpAddr, SocketAddr},
@@ -48,6 +50,7 @@ pub(crate) struct Inner {
     pods: RwLock<Pods>,
     pool: Mutex<AddressPool>,
     lookups: Semaphore,
+    pub(crate) metrics: Metrics,
 }
 
 #[derive(Default)]
@@ -100,6 +103,7 @@ impl VirtualNetwork {
             pods: RwLock::default(),
             pool: Mutex::new(AddressPool::new(config.node_cidr)),
             lookups: Semaphore::new(config.limits.lookups),
+            metrics: Metrics::default(),
             config,
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -108,6 +112,18 @@ impl VirtualNetwork {
     /// The node's own address on the pod network.
     pub fn node_internal(&self) -> IpAddr {
         self.inner.config.node_internal()
+    }
+
+    /// Shows its metrics in the process's registry; once.
+    pub fn register(&self, registry: &mut Registry) {
+        self.inner.metrics.register(registry);
+        let this = Arc::downgrade(&self.inner);
+        let what = ("sampan_network_connections", "Open connections that are relayed");
+        client::metrics::gauge(registry, what, "", move || {
+            let Some(this) = this.upgrade() else { return Vec::new() };
+            let open = this.config.limits.relayed - this.relayed.available_permits();
+            vec![("", i64::try_from(open).unwrap_or(i64::MAX))]
+        });
     }
 
     /// The service table, to read or to change.
@@ -134,10 +150,18 @@ impl Inner {
         match found {
             Found::Port(port) => {
                 let endpoint = port.pick(from.address(), Instant::now());
-                let none = || Error::Refused(format!("no endpoints available for service \"{}\"", port.service));
-                self.endpoint(from, endpoint.ok_or_else(none)?, true)
+                let none = || {
+                    self.metrics.no_endpoint.inc();
+                    Error::Refused(format!("no endpoints available for service \"{}\"", port.service))
+                };
+                let endpoint = endpoint.ok_or_else(none)?;
+                self.metrics.endpoint.inc();
+                self.endpoint(from, endpoint, true)
             }
-            Found::NoPort(service) => Err(Error::Refused(format!("service \"{service}\" has no port {}", to.port()))),
+            Found::NoPort(service) => {
+                self.metrics.no_port.inc();
+                Err(Error::Refused(format!("service \"{service}\" has no port {}", to.port())))
+            }
             Found::Nothing => self.endpoint_or_node_port(from, to, protocol),
         }
     }

@@ -99,6 +99,8 @@ fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: 
     let from = From::Cluster(client.ip());
     let found = inner.table.read().node_port(port.protocol, port.number);
     let endpoint = found.and_then(|port| port.pick(client.ip(), Instant::now()));
+    let count = if endpoint.is_some() { &inner.metrics.endpoint } else { &inner.metrics.no_endpoint };
+    count.inc();
     let way = endpoint.map(|endpoint| inner.endpoint(from, endpoint, true));
     let Some(Ok(way)) = way else {
         tracing::debug!(service = %format_args!("{}/{}", port.service.0, port.service.1), "no endpoint is ready");

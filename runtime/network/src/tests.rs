@@ -487,3 +487,34 @@ async fn a_socket_is_held_until_the_response_has_ended() {
     drop(first);
     a.http(get(&uri)).await.expect("room again");
 }
+
+#[tokio::test]
+async fn dials_of_services_are_counted_and_relayed_connections_shown() {
+    let network = network();
+    let mut registry = prometheus_client::registry::Registry::default();
+    network.register(&mut registry);
+    let shown = |line: &str| {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).expect("encodes");
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    };
+    let ((a, _), (b, b_ip)) = (pod(&network, "a").await, pod(&network, "b").await);
+    let listening = b.bind(at("0.0.0.0:80")).await.expect("bound").listen().await.expect("listening");
+    let spec = json!({"clusterIP": "10.96.0.10", "ports": [{"port": 80}]});
+    put_service(&network, "full", spec, json!([{"port": 80}]), &[b_ip]);
+    let spec = json!({"clusterIP": "10.96.0.11", "ports": [{"port": 80}]});
+    put_service(&network, "empty", spec, json!([{"port": 80}]), &[]);
+    a.connect(at("10.96.0.10:80")).await.expect("connected");
+    assert!(a.connect(at("10.96.0.11:80")).await.is_err());
+    assert!(a.connect(at("10.96.0.10:81")).await.is_err());
+    for result in ["endpoint", "no_endpoint", "no_port"] {
+        shown(&format!("sampan_network_service_dials_total{{result=\"{result}\"}} 1"));
+    }
+    shown("sampan_network_connections 0");
+    let (_ours, theirs) = tokio::io::duplex(64);
+    let peer = container::net::Peer { address: at("10.32.0.1:9") };
+    let connection = container::net::Connection::Stream(Box::new(theirs));
+    network.hand_over(connection, peer, SocketAddr::new(b_ip, 80)).await.expect("taken");
+    shown("sampan_network_connections 1");
+    drop(listening);
+}

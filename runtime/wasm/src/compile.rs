@@ -9,6 +9,7 @@ use crate::{
     cache::{Cache, Scratch},
     config,
     image::Image,
+    metrics::Metrics,
     pool::Pool,
 };
 use container::{Artifact, Error, Progress, Result};
@@ -68,11 +69,12 @@ pub(crate) struct Compilers {
     pub(crate) cache: Cache,
     queue: Semaphore,
     count: AtomicU64,
+    metrics: Arc<Metrics>,
 }
 
 impl Compilers {
-    pub(crate) fn new(options: Compiler, cache: Cache) -> Self {
-        Self { options, cache, queue: Semaphore::new(1), count: AtomicU64::new(0) }
+    pub(crate) fn new(options: Compiler, cache: Cache, metrics: Arc<Metrics>) -> Self {
+        Self { options, cache, queue: Semaphore::new(1), count: AtomicU64::new(0), metrics }
     }
 
     /// The image of an artifact. Cancel-safe: a child whose order is no longer wanted is killed.
@@ -93,9 +95,12 @@ impl Compilers {
         };
         let name = format!("{hash}.{}", pool.compatibility);
         if let Some(image) = self.cached(pool, &name, artifact).await? {
+            self.metrics.cached.inc();
             return image;
         }
-        let bytes = self.check(path)?;
+        let bytes = self.check(path).inspect_err(|_| {
+            self.metrics.failed.inc();
+        })?;
         let _turn = match self.queue.try_acquire() {
             Ok(turn) => turn,
             Err(_) => {
@@ -109,7 +114,11 @@ impl Compilers {
             let name = format!("{hash}-{number}");
             blocking(move || cache.scratch(&name).map_err(cache_error)).await?
         };
-        self.compile(path, hash, &scratch, pool).await?;
+        let begin = tokio::time::Instant::now();
+        let compiled = self.compile(path, hash, &scratch, pool).await;
+        self.metrics.compile_seconds.observe(begin.elapsed().as_secs_f64());
+        if compiled.is_ok() { &self.metrics.compiled } else { &self.metrics.failed }.inc();
+        compiled?;
         let (cache, code) = (self.cache.clone(), scratch.path().join("code"));
         let taken = name.clone();
         blocking(move || cache.take(&taken, &code).map_err(cache_error)).await?;

@@ -64,7 +64,7 @@ pub(crate) fn is_crowded(error: &Error) -> bool {
     error.downcast_ref::<OutOfMemory>().is_some_and(|full| !full.is_hoarder())
 }
 
-fn is_trap(error: &Error) -> bool {
+pub(crate) fn is_trap(error: &Error) -> bool {
     error.downcast_ref::<Trap>().is_some() || error.downcast_ref::<WasmBacktrace>().is_some()
 }
 

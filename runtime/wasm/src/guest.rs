@@ -2,6 +2,7 @@
 
 use crate::{
     memory::{Memory, Share},
+    metrics::Metrics,
     outgoing::Outgoing,
     quota::Quota,
     stdio::Output,
@@ -39,6 +40,7 @@ pub(crate) struct Shared {
     pub(crate) outgoing: Arc<Semaphore>,
     pub(crate) instances: AtomicU64,
     pub(crate) requests: AtomicU64,
+    pub(crate) metrics: Arc<Metrics>,
 }
 
 /// An instance is counted as live until this is dropped.

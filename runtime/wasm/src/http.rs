@@ -136,7 +136,8 @@ impl Handler {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "this container is being stopped");
         }
         self.shared.requests.fetch_add(1, Relaxed);
-        let deadline = Instant::now() + self.shared.spec.request_timeout;
+        let begin = Instant::now();
+        let deadline = begin + self.shared.spec.request_timeout;
         let what = format!("{} {}", request.method(), request.uri().path());
         let head = request.method() == Method::HEAD;
         let (sender, receiver) = oneshot::channel();
@@ -144,7 +145,7 @@ impl Handler {
         let run = self.clone().run(request, sender, ending.clone(), deadline, what);
         let task = self.requests.spawn_on(run, self.pool.handle());
         let mut task = Task { handle: task.abort_handle(), done: false };
-        match receiver.await {
+        let response = match receiver.await {
             Ok(Ok(Ok(response))) => {
                 let (parts, body) = response.into_parts();
                 let length = parts.headers.get(header::CONTENT_LENGTH);
@@ -162,7 +163,9 @@ impl Handler {
             }
             // The task was aborted or panicked.
             Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "this container was ended"),
-        }
+        };
+        self.shared.metrics.answered(response.status(), begin.elapsed());
+        response
     }
 
     /// Runs one request to its end; `head` gets the answer's head as soon as the guest sets it, or what to say instead.
@@ -263,6 +266,9 @@ impl Handler {
 
     fn failed(&self, error: &wasmtime::Error, what: &str) -> Response {
         let story = exit::story(error);
+        if exit::is_trap(error) {
+            self.shared.metrics.traps.inc();
+        }
         self.shared.log.lines(Source::Stderr, &format!("sampan: {what} failed: {story}"));
         if exit::is_crowded(error) {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "other requests use all the memory of this container");

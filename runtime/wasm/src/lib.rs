@@ -35,6 +35,7 @@ mod http;
 mod image;
 pub mod key;
 mod memory;
+mod metrics;
 mod options;
 mod outgoing;
 mod pool;

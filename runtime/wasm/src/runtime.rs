@@ -9,6 +9,7 @@ use crate::{
     http::{Handler, Served},
     image::{Image, Target},
     memory::Memory,
+    metrics::{Metrics, Now, Present},
     pool::Pool,
     quota::{Quota, Throttled},
 };
@@ -20,6 +21,7 @@ use container::{
     net::{self, Sockets},
 };
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
@@ -56,6 +58,7 @@ struct Inner {
     containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
     memory: Arc<Memory>,
     events: broadcast::Sender<Event>,
+    metrics: Arc<Metrics>,
 }
 
 #[derive(Clone)]
@@ -100,8 +103,10 @@ impl Wasmtime {
     /// A runtime without containers.
     pub fn new(options: Options) -> Self {
         let cache = Cache::new(options.cache.clone(), options.key, options.cache_bytes, options.clock.clone());
+        let metrics = Arc::new(Metrics::default());
         Self(Arc::new(Inner {
-            compilers: Compilers::new(options.compiler.clone(), cache),
+            compilers: Compilers::new(options.compiler.clone(), cache, metrics.clone()),
+            metrics,
             memory: Memory::new("the node", Some(options.memory), None),
             pool: OnceCell::new(),
             images: Mutex::default(),
@@ -123,6 +128,17 @@ impl Wasmtime {
     /// What is wrong with the node's ability to run Wasm, if anything: for a node condition.
     pub fn health(&self) -> Option<String> {
         self.0.pool.get().and_then(|pool| pool.problem.clone())
+    }
+
+    /// Shows its metrics in the process's registry; once.
+    pub fn register(&self, registry: &mut Registry) {
+        self.0.metrics.register(registry);
+        let this = Arc::downgrade(&self.0);
+        registry.register_collector(Box::new(Present(move || {
+            let this = this.upgrade()?;
+            let instances = this.containers.lock().values().map(|it| it.shared.instances.load(Relaxed)).sum();
+            Some(Now { instances, memory: this.memory.used() })
+        })));
     }
 
     fn container(&self, id: &ContainerId) -> Result<Arc<Container>> {
@@ -272,7 +288,12 @@ impl Inner {
                 () = container.stop.cancelled() => End::stopped(),
                 result = run => match result {
                     Ok(end) => end,
-                    Err(error) => End::of(&error),
+                    Err(error) => {
+                        if exit::is_trap(&error) {
+                            shared.metrics.traps.inc();
+                        }
+                        End::of(&error)
+                    }
                 },
             };
             this.exit(&container, end).await;
@@ -402,6 +423,7 @@ impl Runtime for Wasmtime {
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
             instances: AtomicU64::new(0),
             requests: AtomicU64::new(0),
+            metrics: self.0.metrics.clone(),
             spec,
         });
         let container = Arc::new(Container {

@@ -13,7 +13,7 @@ pub use graph::{FOREGROUND, Graph, Meta, Node, ORPHAN, Owner, Standing, Task, Ve
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use client::{Client, Error, WorkQueue};
+use client::{Backoff, Client, Error, WorkQueue};
 use http::Method;
 use parking_lot::Mutex;
 use serde::Deserialize;
@@ -57,7 +57,7 @@ impl GarbageCollector {
         let shared = Shared {
             client: cx.client.clone(),
             graph: Mutex::default(),
-            queue: WorkQueue::default(),
+            queue: WorkQueue::measured(Backoff::default(), &cx.options.queues, "garbage_collector"),
             kinds: Mutex::default(),
         };
         Self { shared: Arc::new(shared) }

@@ -90,6 +90,19 @@ async fn a_container_that_crashes_is_restarted_with_back_off() {
     assert!((70..80).contains(&took), "10 s + 20 s + 40 s and the runs between: {took}");
     let expected = "BackOff: Back-off restarting failed container c in pod p_default(uid-p)";
     assert!(world.api.events().iter().any(|e| e == expected));
+    let mut registry = prometheus_client::registry::Registry::default();
+    world.agent.as_ref().unwrap().register(&mut registry);
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    for line in [
+        "kubelet_container_restarts_total 4",
+        "kubelet_started_containers_total{container_type=\"container\"} 5",
+        "kubelet_pod_start_duration_seconds_count 1",
+        "kubelet_running_pods 1",
+        "kubelet_running_containers{container_state=\"running\"} 1",
+    ] {
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -2,10 +2,12 @@
 
 use super::*;
 use crate::{
+    pod::Role,
     start::{self, Retry},
     state::{Ended, LOST_CODE, LOST_MESSAGE, LOST_REASON},
 };
 use container::{Exit, ExitReason};
+use k8s_openapi::api::core::v1::Container;
 
 /// First and last delay between tries to set a pod up.
 const SETUP_DELAYS: (u64, u64) = (1, 120);
@@ -82,6 +84,7 @@ impl Worker {
                 record.backoff = Some(Backoff::next(record.backoff, finished, now));
             }
             record.restarts += 1;
+            self.shared.metrics.restarts.inc();
             record.last = Some(ended);
         }
         record.current = Some(Attempt {
@@ -93,6 +96,7 @@ impl Worker {
             state: AttemptState::Running { started_at: now },
         });
         self.prepared.insert(container.to_owned(), started.prepared);
+        self.count_start(container, now);
         self.drop_old_logs(container);
         let fresh = LiveContainer::default();
         *self.live(container) = fresh;
@@ -112,6 +116,23 @@ impl Worker {
             let result = start::post_start(&shared, &pod, &container, address).await;
             Outcome::Hook { container, id, result }
         }));
+    }
+
+    fn count_start(&self, container: &str, now: Timestamp) {
+        let metrics = &self.shared.metrics;
+        let Some((this, role)) = pod::container(&self.pod, container) else { return };
+        metrics.started(role);
+        let first = |c: &Container| {
+            let record = self.state.containers.get(&c.name);
+            record.is_some_and(|record| record.restarts == 0 && record.current.is_some())
+        };
+        if role != Role::App || !first(this) || !pod::spec(&self.pod).containers.iter().all(first) {
+            return;
+        }
+        let begin = self.state.started;
+        if let Some(took) = begin.and_then(|begin| Duration::try_from(now.duration_since(begin)).ok()) {
+            metrics.pod_start.observe(took.as_secs_f64());
+        }
     }
 
     /// The logs of the present attempt and of the one before it are kept, as upstream.

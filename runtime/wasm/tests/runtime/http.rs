@@ -271,3 +271,32 @@ async fn load_alone_does_not_exceed_a_memory_limit() {
     assert!(matches!(state, ContainerState::Running { .. }), "{state:?}");
     assert_eq!(statuses, [200; 100]);
 }
+
+#[tokio::test]
+async fn what_happens_is_measured() {
+    let node = Node::new().await;
+    let mut registry = prometheus_client::registry::Registry::default();
+    node.runtime.register(&mut registry);
+    let shown = |line: &str| {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        assert!(text.lines().any(|l| l == line), "{line} in {text}");
+    };
+    shown("sampan_wasm_images_prepared_total{result=\"compiled\"} 0");
+    let spec = node.spec(&http_guest());
+    let id = node.start(spec.clone()).await;
+    shown("sampan_wasm_images_prepared_total{result=\"compiled\"} 1");
+    shown("sampan_wasm_compile_duration_seconds_count 1");
+    assert_eq!(node.net.get(80, "/").await.0, 200);
+    assert_eq!(node.net.get(80, "/trap").await.0, 500);
+    for class in ["2xx", "5xx"] {
+        shown(&format!("sampan_wasm_http_request_duration_seconds_count{{result=\"{class}\"}} 1"));
+    }
+    shown("sampan_wasm_guest_traps_total 1");
+    idle(&node, &id).await;
+    shown("sampan_wasm_instances 0");
+    shown("sampan_wasm_memory_bytes 0");
+    node.runtime.remove(&id).await.unwrap();
+    node.runtime.prepare(&spec.artifact, &|_| ()).await.unwrap();
+    shown("sampan_wasm_images_prepared_total{result=\"cached\"} 1");
+}

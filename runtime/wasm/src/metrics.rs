@@ -1,0 +1,101 @@
+//! The runtime's metrics. What happens is counted as it happens, what is there is read when somebody looks.
+
+use prometheus_client::{
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric},
+    metrics::{
+        MetricType,
+        counter::Counter,
+        family::Family,
+        gauge::ConstGauge,
+        histogram::{Histogram, exponential_buckets},
+    },
+    registry::Registry,
+};
+use std::{fmt, time::Duration};
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Label {
+    result: &'static str,
+}
+
+type Requests = Family<Label, Histogram, fn() -> Histogram>;
+
+/// No map is looked into per request: there is a histogram for each class of status.
+pub(crate) struct Metrics {
+    all_requests: Requests,
+    requests: [Histogram; CLASSES.len()],
+    compilations: Family<Label, Counter>,
+    pub(crate) cached: Counter,
+    pub(crate) compiled: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) compile_seconds: Histogram,
+    pub(crate) traps: Counter,
+}
+
+const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let all_requests = Requests::new_with_constructor(|| Histogram::new(exponential_buckets(1e-5, 4.0, 12)));
+        let compilations = Family::<Label, Counter>::default();
+        let of = |result| compilations.get_or_create_owned(&Label { result });
+        Self {
+            requests: CLASSES.map(|result| all_requests.get_or_create_owned(&Label { result })),
+            all_requests,
+            cached: of("cached"),
+            compiled: of("compiled"),
+            failed: of("failed"),
+            compilations,
+            compile_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 14)),
+            traps: Counter::default(),
+        }
+    }
+}
+
+impl Metrics {
+    /// A request was answered: the head of the response is there.
+    pub(crate) fn answered(&self, status: http::StatusCode, took: Duration) {
+        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        self.requests[class].observe(took.as_secs_f64());
+    }
+
+    pub(crate) fn register(&self, registry: &mut Registry) {
+        let registry = registry.sub_registry_with_prefix("sampan_wasm");
+        let help = "Images made ready, by where the code came from";
+        registry.register("images_prepared", help, self.compilations.clone());
+        registry.register("compile_duration_seconds", "How long compiling takes", self.compile_seconds.clone());
+        registry.register("guest_traps", "Guests that trapped", self.traps.clone());
+        let help = "From a request to the head of its answer, by class of status";
+        registry.register("http_request_duration_seconds", help, self.all_requests.clone());
+    }
+}
+
+/// What is there now.
+pub(crate) struct Now {
+    pub(crate) instances: u64,
+    pub(crate) memory: u64,
+}
+
+/// Reads it; `None` when the runtime is gone.
+pub(crate) struct Present<F>(pub(crate) F);
+
+impl<F> fmt::Debug for Present<F> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Present")
+    }
+}
+
+impl<F: Fn() -> Option<Now> + Send + Sync + 'static> Collector for Present<F> {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let Some(now) = (self.0)() else { return Ok(()) };
+        for (name, help, value) in [
+            ("sampan_wasm_instances", "Guest instances that exist", now.instances),
+            ("sampan_wasm_memory_bytes", "Memory that guests hold", now.memory),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;
+        }
+        Ok(())
+    }
+}
