@@ -97,7 +97,7 @@ mod tests {
         let dir = DataDir::open(Some(&parent.path().join("data"))).expect("made");
         let now = Timestamp::from_second(1_800_000_000).expect("in range");
         let open = || Credentials::open(&dir, now, Vec::new(), Vec::new());
-        open().ok().expect("made");
+        assert!(open().is_ok(), "made");
         for file in ["ca.crt", "sa.key"] {
             let path = dir.join("pki").join(file);
             let good = read_private(&path).expect("read").expect("there");
@@ -112,6 +112,6 @@ mod tests {
             }
             write_private(&path, &good).expect("written");
         }
-        open().ok().expect("as before");
+        assert!(open().is_ok(), "as before");
     }
 }
