@@ -47,8 +47,8 @@ const RESETS: usize = 100;
 /// HTTP/2 windows for request bodies, bytes.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// What a connection (HTTP/1.1) or stream (HTTP/2) buffers on its way out, and the longest headers, bytes.
-const BUFFER: usize = 64 * 1024;
+/// What a connection (HTTP/1.1), a stream (HTTP/2) and TLS each buffer on the way out, and the longest headers, bytes.
+pub(crate) const BUFFER: usize = 32 * 1024;
 
 /// Serves a connection until its end; after `token` has been cancelled, until the requests under way are answered.
 pub(crate) async fn serve<S>(stream: S, http2: bool, service: Service, token: CancellationToken)

@@ -122,12 +122,13 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        let stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        let mut stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => return tracing::debug!("TLS handshake took too long"),
         };
-        let session = stream.get_ref().1;
+        let session = stream.get_mut().1;
+        session.set_buffer_limit(Some(connection::BUFFER));
         // Without ALPN it is HTTP/1.1, as upstream has it: looking at the first bytes instead would have to wait for them.
         let http2 = session.alpn_protocol() == Some(b"h2");
         // Verified against the client authority by rustls; the first one is the client's own.

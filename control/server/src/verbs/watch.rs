@@ -25,7 +25,7 @@ const BOOKMARKS: Duration = Duration::from_secs(60);
 /// Shortest and longest life of a watch that names no timeout, seconds.
 const LIFE: (u64, u64) = (1800, 3600);
 /// A frame is sent when it is this long, bytes. It and the store's queue of references are all that a slow watch holds.
-const FRAME: usize = 64 * 1024;
+const FRAME: usize = 32 * 1024;
 
 /// Where a watch begins.
 struct Start {
