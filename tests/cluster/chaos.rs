@@ -96,6 +96,7 @@ fn at_peace(world: &World, wishes: &Wishes) -> bool {
 }
 
 async fn storm(seed: u64) {
+    println!("chaos seed {seed}");
     let mut rng = Rng::with_seed(seed);
     let mut world = World::with_nodes(3, seed).await;
     let mut wishes = Wishes::new();
@@ -109,7 +110,9 @@ async fn storm(seed: u64) {
         tokio::time::sleep(Duration::from_millis(rng.u64(..4000))).await;
     }
     let what = format!("peace after seed {seed}: {wishes:?}");
+    let calm = world.elapsed();
     world.until_within(Duration::from_secs(900), &what, |w| at_peace(w, &wishes)).await;
+    println!("chaos seed {seed}: at rest after {:?}", world.elapsed() - calm);
     // and it stays
     world.pass(60).await;
     assert!(at_peace(&world, &wishes), "peace did not last");
