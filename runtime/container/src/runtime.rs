@@ -166,7 +166,7 @@ pub enum ContainerState {
         /// When.
         started_at: SystemTime,
     },
-    /// Ended; kept until removed.
+    /// Ended, and all that it logged is on the disk; kept until removed.
     Exited(Exit),
 }
 

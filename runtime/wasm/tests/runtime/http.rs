@@ -8,7 +8,10 @@ use container::{
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{sync::Arc, time::Duration};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    sync::Notify,
+};
 
 /// Waits until the handler has no instance left: what a cancelled request leaves behind.
 async fn idle(node: &Node, id: &ContainerId) {
@@ -299,4 +302,21 @@ async fn what_happens_is_measured() {
     node.runtime.remove(&id).await.unwrap();
     node.runtime.prepare(&spec.artifact, &|_| ()).await.unwrap();
     shown("sampan_wasm_images_prepared_total{result=\"cached\"} 1");
+}
+
+#[tokio::test]
+async fn a_handler_runs_only_once_its_port_is_served() {
+    let node = Node::new().await;
+    let gate = Arc::new((Notify::new(), Notify::new()));
+    *node.net.gate.lock() = Some(gate.clone());
+    let start = async { node.start(node.spec(&http_guest())).await };
+    let look = async {
+        gate.0.notified().await;
+        let state = node.runtime.list().await.unwrap().remove(0).state;
+        assert_eq!(state, ContainerState::Created, "whoever hears of a start may knock at once");
+        gate.1.notify_one();
+    };
+    let (id, ()) = tokio::join!(start, look);
+    assert!(matches!(node.state(&id).await, ContainerState::Running { .. }));
+    assert_eq!(node.net.get(80, "/").await.0, 200);
 }

@@ -19,6 +19,7 @@ use std::{
     },
     time::{Duration, SystemTime},
 };
+use tokio::sync::Notify;
 use wasm::{Compiler, Options, PoolOptions, Wasmtime};
 use wit_component::{ComponentEncoder, StringEncoding};
 
@@ -49,6 +50,8 @@ pub fn command_guest() -> Vec<u8> {
 /// A network of one pod that also knows the host `other`.
 #[derive(Default)]
 pub struct Net {
+    /// Once set, to serve HTTP tells the first and waits for the second.
+    pub gate: parking_lot::Mutex<Option<Arc<(Notify, Notify)>>>,
     ports: Arc<parking_lot::Mutex<HashMap<u16, Arc<dyn net::HttpHandler>>>>,
 }
 
@@ -126,6 +129,11 @@ impl Sockets for Net {
     }
 
     async fn serve_http(&self, port: u16, handler: Arc<dyn net::HttpHandler>) -> net::Result<Box<dyn net::Serving>> {
+        let gate = self.gate.lock().clone();
+        if let Some(gate) = gate {
+            gate.0.notify_one();
+            gate.1.notified().await;
+        }
         let mut ports = self.ports.lock();
         if ports.contains_key(&port) {
             return Err(net::Error::AddressInUse((address(), port).into()));
