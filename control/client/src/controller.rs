@@ -90,7 +90,7 @@ pub struct RunOptions {
     pub workers: usize,
     /// After failures.
     pub backoff: Backoff,
-    /// Where its queue is measured, under the controller's name.
+    /// Where its queue is measured, under the controller's name without `-controller`.
     pub metrics: QueueMetrics,
 }
 
@@ -102,7 +102,9 @@ impl Default for RunOptions {
 
 /// Runs a controller until cancelled; returns when its workers have ended.
 pub async fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: CancellationToken) {
-    let queue = WorkQueue::measured(options.backoff, &options.metrics, C::NAME);
+    // upstream names queues after what they hold
+    let name = C::NAME.trim_end_matches("-controller");
+    let queue = WorkQueue::measured(options.backoff, &options.metrics, name);
     let mut wakeups = Wakeups { queue: queue.clone(), informers: Vec::new() };
     controller.wire(&mut wakeups);
     let informers: Arc<[Box<dyn Watched>]> = wakeups.informers.into();
