@@ -118,3 +118,24 @@ async fn a_node_that_is_deleted_while_its_agent_runs_comes_back_with_its_pods() 
     assert_eq!(uids(&world), pods, "its pods never left");
     assert!(complete(&world, "web"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_was_called_unready_for_its_nodes_sake_is_ready_again_once_the_node_is() {
+    let world = World::start().await;
+    world.call("POST", DEPLOYMENTS, deployment("web", 1, "i:1")).await;
+    world.until("the Deployment to be complete", |w| complete(w, "web")).await;
+    let ready = |w: &World| condition(&w.pods()[0], "Ready");
+    // What the node life cycle writes when a node does not answer; the agent's own view of the pod has not changed.
+    let pod = world.pods().remove(0);
+    let mut conditions = pod["status"]["conditions"].clone();
+    for one in conditions.as_array_mut().unwrap().iter_mut().filter(|c| c["type"] == "Ready") {
+        one["status"] = "False".into();
+    }
+    let status = format!("/api/v1/namespaces/default/pods/{}/status", pod["metadata"]["name"].as_str().unwrap());
+    let said = world.call("PATCH", &status, serde_json::json!({"status": {"conditions": conditions}})).await;
+    assert_eq!(condition(&said, "Ready"), "False");
+    let begin = world.elapsed();
+    world.until("the pod to be ready again", |w| ready(w) == "True" && complete(w, "web")).await;
+    let took = (world.elapsed() - begin).as_secs();
+    assert!(took < 60, "the agent sees it and says so: {took} s");
+}

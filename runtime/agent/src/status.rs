@@ -38,6 +38,17 @@ pub struct Input<'a> {
     pub now: Timestamp,
 }
 
+/// Whether the API has another readiness of the pod than was reported: the node life cycle calls the pods of a node that does not
+/// answer unready, and leaves it to the node to take that back. (Or the pod as it is seen here is older than the report, which is then
+/// said twice and changes nothing.)
+pub(crate) fn overruled(pod: &Pod, reported: &PodStatus) -> bool {
+    let of = |status: Option<&PodStatus>, kind: &str| {
+        let conditions = status.and_then(|status| status.conditions.as_ref());
+        conditions.into_iter().flatten().find(|c| c.type_ == kind).map(|c| c.status.clone())
+    };
+    ["Ready", "ContainersReady"].iter().any(|kind| of(pod.status.as_ref(), kind) != of(Some(reported), kind))
+}
+
 /// Makes the status.
 pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
     if let Some(failure) = input.state.failure.as_ref().filter(|failure| failure.refused) {

@@ -77,6 +77,8 @@ pub(crate) struct Worker {
     retries: HashMap<String, Backoff>,
     setups: u32,
     reported: Option<Arc<PodStatus>>,
+    /// Somebody else has changed what was reported, so that it is said again.
+    overruled: bool,
     last_sent: bool,
     ops: FuturesUnordered<BoxFuture<'static, Outcome>>,
 }
@@ -102,6 +104,7 @@ impl Worker {
             retries: HashMap::new(),
             setups: 0,
             reported: None,
+            overruled: false,
             last_sent: false,
             ops: FuturesUnordered::new(),
         }
@@ -186,6 +189,7 @@ impl Worker {
             let (old, new) = (&self.pod.metadata, &pod.metadata);
             self.stale |= old.labels != new.labels || old.annotations != new.annotations;
             let ending = pod::is_deleting(&pod) && !pod::is_deleting(&self.pod);
+            self.overruled |= self.reported.as_ref().is_some_and(|own| status::overruled(&pod, own));
             self.pod = pod;
             if ending {
                 let running = self.state.containers.values().filter_map(|r| r.current.as_ref());
@@ -307,7 +311,8 @@ impl Worker {
             now: self.shared.now(),
         };
         let status = status::generate(&self.pod, &input);
-        if !delete && self.reported.as_deref() == Some(&status) {
+        let again = std::mem::take(&mut self.overruled);
+        if !delete && !again && self.reported.as_deref() == Some(&status) {
             return;
         }
         let status = Arc::new(status);
