@@ -87,6 +87,35 @@ fn probes_decide_on_ready_started_and_restarts() {
     assert_eq!(status(&cluster, "good", "restartCount"), "0");
 }
 
+/// Requests that guests have answered.
+fn answered(cluster: &Cluster<'_>) -> u64 {
+    let metrics = cluster.kubectl(&["get", "--raw", "/metrics"]);
+    let counts =
+        metrics.lines().filter_map(|line| line.strip_prefix("sampan_wasm_http_request_duration_seconds_count{"));
+    let counts: Vec<u64> =
+        counts.map(|line| line.rsplit(' ').next().expect("a value").parse().expect("a number")).collect();
+    assert!(!counts.is_empty(), "no such metric:\n{metrics}");
+    counts.into_iter().sum()
+}
+
+#[test]
+fn a_tcp_probe_of_an_http_component_runs_no_guest() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    guests::load_sample(&machine, "hello");
+    let cluster = machine.up(&[]);
+    let probes = "    startupProbe: {tcpSocket: {port: web}, periodSeconds: 1}\n    readinessProbe: {tcpSocket: {port: web}, periodSeconds: 1}\n";
+    cluster.kubectl_with(&["apply", "-f", "-"], &(pod("quiet", probes) + &service("quiet", 30093)));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/quiet", "--timeout=100s"]);
+    assert_eq!(answered(&cluster), 0, "two probes have succeeded by now");
+    cluster.eventually("served", || {
+        get(&format!("http://{}:30093/", machine.address)).ok().filter(|(code, _)| *code == 200)
+    });
+    assert_eq!(answered(&cluster), 1);
+}
+
 #[test]
 fn a_deadline_fails_the_pod_and_a_cpu_limit_slows_it() {
     if kubectl().is_none() {

@@ -128,3 +128,42 @@ fn ctrl_c_changes_no_object_and_the_next_up_resumes() {
     let cluster = machine.up(&[]);
     check(&cluster, &before, &job, 1);
 }
+
+#[test]
+fn other_ranges_are_refused_and_lose_nothing_and_a_deleted_node_comes_back() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    guests::load_sample(&machine, "hello");
+    let cluster = machine.up(&[]);
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers: [{name: c, image: 'hello:1', ports: [{containerPort: 8080}]}]\n";
+    cluster.kubectl_with(&["apply", "-f", "-"], pod);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=100s"]);
+    let (name, uid) =
+        (cluster.field("nodes", "{.items[0].metadata.name}"), cluster.field("nodes", "{.items[0].metadata.uid}"));
+    cluster.kubectl(&["delete", &format!("node/{name}")]);
+    cluster.eventually("the Node and its Lease", || {
+        let nodes =
+            cluster.field("nodes", "{.items[*].metadata.uid} {.items[*].status.conditions[?(@.type=='Ready')].status}");
+        let lease = cluster.kubectl(&["get", "lease", "-n", "kube-node-lease", "-o", "name"]);
+        Some(()).filter(|()| nodes.ends_with(" True") && !nodes.contains(&uid) && !lease.is_empty())
+    });
+    cluster.kubectl_with(&["apply", "-f", "-"], &pod.replace("name: p}", "name: q}"));
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/q", "--timeout=100s"]);
+    let address = cluster.field("pod/q", "{.status.podIP}");
+    assert_eq!(cluster.interrupt(), 0);
+
+    for (flag, range, before) in
+        [("--pod-cidr", "10.128.0.0/11", "10.32.0.0/11"), ("--service-cidr", "10.97.0.0/16", "10.96.0.0/16")]
+    {
+        let listen = format!("{}:0", machine.address);
+        let refused = machine.run(&["up", "--listen", &listen, "--node-address", &machine.address, flag, range]);
+        let text = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(1), "{text}");
+        assert!(text.contains(&format!("start with {flag} {before}, or with another --data-dir")), "{text}");
+    }
+    let cluster = machine.up(&[]);
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/q", "--timeout=100s"]);
+    assert_eq!(cluster.field("pod/q", "{.status.podIP}"), address);
+}
