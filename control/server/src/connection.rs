@@ -55,14 +55,22 @@ pub(crate) async fn serve<S>(stream: S, http2: bool, service: Service, token: Ca
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = TokioIo::new(Patient::new(stream));
-    let result = if http2 { serve_http2(io, service, token).await } else { serve_http1(io, service, token).await };
+    // That of an HTTP/1.1 connection; HTTP/2 has one for each stream.
+    let pace = Arc::<Pace>::default();
+    let io = TokioIo::new(Patient::new(stream, pace.clone()));
+    let result =
+        if http2 { serve_http2(io, service, token).await } else { serve_http1(io, pace, service, token).await };
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
     }
 }
 
-async fn serve_http1<S>(io: TokioIo<Patient<S>>, service: Service, token: CancellationToken) -> hyper::Result<()>
+async fn serve_http1<S>(
+    io: TokioIo<Patient<S>>,
+    pace: Arc<Pace>,
+    service: Service,
+    token: CancellationToken,
+) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -82,7 +90,6 @@ where
             }
         }
     };
-    let pace = Arc::<Pace>::default();
     PACE.scope(pace.clone(), pace.run(work)).await.unwrap_or_else(stalled)
 }
 
@@ -128,10 +135,14 @@ async fn answer(service: Service, request: Request<Incoming>) -> Result<Response
         return Ok(refusal);
     }
     let response = service.handle(request).await;
-    if response.extensions().get::<Unhurried>().is_some() {
+    let pace = PACE.with(Arc::clone);
+    // Whoever reads an upgraded connection (a shell, say) may pause as well.
+    let unhurried =
+        response.extensions().get::<Unhurried>().is_some() || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    pace.set_unhurried(unhurried);
+    if unhurried {
         return Ok(response);
     }
-    let pace = PACE.with(Arc::clone);
     Ok(response.map(|body| Body::new(Paced::new(body, pace))))
 }
 
@@ -203,16 +214,17 @@ struct Patient<S> {
     silence: Option<Pin<Box<Sleep>>>,
     /// While written bytes wait.
     stall: Option<Pin<Box<Sleep>>>,
+    pace: Arc<Pace>,
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, silence: Some(Box::pin(sleep(SILENCE))), stall: None }
+    fn new(inner: S, pace: Arc<Pace>) -> Self {
+        Self { inner, silence: Some(Box::pin(sleep(SILENCE))), stall: None, pace }
     }
 
     /// The outcome of writing, or an error when nothing could be written for too long.
     fn written<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
-        if outcome.is_ready() {
+        if outcome.is_ready() || self.pace.is_unhurried() {
             self.stall = None;
             return outcome;
         }
@@ -261,5 +273,42 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let outcome = Pin::new(&mut self.inner).poll_shutdown(cx);
         self.written(cx, outcome)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    #[tokio::test(start_paused = true)]
+    async fn written_bytes_must_be_taken_unless_the_answer_is_unhurried() {
+        for unhurried in [false, true] {
+            let pace = Arc::<Pace>::default();
+            pace.set_unhurried(unhurried);
+            let (ours, mut theirs) = tokio::io::duplex(10);
+            let mut patient = Patient::new(ours, pace);
+            patient.write_all(&[0; 10]).await.expect("there is room");
+            let outcome = timeout(STALL * 3, patient.write_all(&[0; 10])).await;
+            match outcome {
+                Ok(outcome) => assert_eq!(outcome.expect_err("no room").kind(), io::ErrorKind::TimedOut),
+                Err(_) => assert!(unhurried, "waits for ever"),
+            }
+            theirs.read_exact(&mut [0; 10]).await.expect("what was written");
+            patient.write_all(&[0; 5]).await.expect("room again");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_peer_may_be_silent_after_its_first_byte_only() {
+        for speaks in [false, true] {
+            let (ours, mut theirs) = tokio::io::duplex(10);
+            let mut patient = Patient::new(ours, Arc::default());
+            if speaks {
+                theirs.write_all(&[0]).await.expect("room");
+                patient.read_u8().await.expect("a byte");
+            }
+            assert_eq!(timeout(SILENCE * 3, patient.read_u8()).await.is_err(), speaks);
+        }
     }
 }

@@ -9,7 +9,10 @@ use parking_lot::Mutex;
 use std::{
     future::{Future, poll_fn},
     pin::{Pin, pin},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     task::{Context, Poll},
     time::Duration,
 };
@@ -29,11 +32,24 @@ tokio::task_local! {
     pub(crate) static PACE: Arc<Pace>;
 }
 
-/// Since when a piece of the answer has been waiting for the peer.
+/// Since when a piece of the answer has been waiting for the peer, and whether that matters.
 #[derive(Default)]
-pub(crate) struct Pace(Mutex<Option<Instant>>);
+pub(crate) struct Pace {
+    waiting: Mutex<Option<Instant>>,
+    unhurried: AtomicBool,
+}
 
 impl Pace {
+    /// Whether the answer under way may be read as slowly as its reader likes.
+    pub(crate) fn is_unhurried(&self) -> bool {
+        self.unhurried.load(Ordering::Relaxed)
+    }
+
+    /// Says so of the answer that begins.
+    pub(crate) fn set_unhurried(&self, unhurried: bool) {
+        self.unhurried.store(unhurried, Ordering::Relaxed);
+    }
+
     /// Does the work; `None` when the peer stalled. Dropping the work frees what it holds.
     pub(crate) async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
         let mut work = pin!(work);
@@ -43,7 +59,7 @@ impl Pace {
                 return Poll::Ready(Some(done));
             }
             // Pieces are made while the work is polled only: nothing has to wake this.
-            let Some(since) = *self.0.lock() else {
+            let Some(since) = *self.waiting.lock() else {
                 limit = None;
                 return Poll::Pending;
             };
@@ -88,7 +104,7 @@ impl http_body::Body for Paced {
             self.rest = data.split_off(PIECE);
         }
         let waits = matches!(frame, Poll::Ready(Some(Ok(_))));
-        *self.pace.0.lock() = waits.then(Instant::now);
+        *self.pace.waiting.lock() = waits.then(Instant::now);
         frame
     }
 
@@ -110,7 +126,7 @@ impl http_body::Body for Paced {
 
 impl Drop for Paced {
     fn drop(&mut self) {
-        *self.pace.0.lock() = None;
+        *self.pace.waiting.lock() = None;
     }
 }
 
