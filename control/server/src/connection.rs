@@ -50,14 +50,14 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// What a connection (HTTP/1.1), a stream (HTTP/2) and TLS each buffer on the way out, and the longest headers, bytes.
 pub(crate) const BUFFER: usize = 32 * 1024;
 
-/// Serves a connection until its end; after `token` has been cancelled, until the requests under way are answered.
-pub(crate) async fn serve<S>(stream: S, http2: bool, service: Service, token: CancellationToken)
+/// Serves a connection until its end; after `token` has been cancelled, until the requests under way are answered. The pace is that of
+/// [`Taken`], below the stream.
+pub(crate) async fn serve<S>(stream: S, pace: Arc<Pace>, http2: bool, service: Service, token: CancellationToken)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    // That of an HTTP/1.1 connection; HTTP/2 has one for each stream.
-    let pace = Arc::<Pace>::default();
-    let io = TokioIo::new(Patient::new(stream, pace.clone()));
+    let io = TokioIo::new(Speaking::new(stream));
+    // HTTP/2 has a pace for each stream.
     let result =
         if http2 { serve_http2(io, service, token).await } else { serve_http1(io, pace, service, token).await };
     if let Err(error) = result {
@@ -66,7 +66,7 @@ where
 }
 
 async fn serve_http1<S>(
-    io: TokioIo<Patient<S>>,
+    io: TokioIo<Speaking<S>>,
     pace: Arc<Pace>,
     service: Service,
     token: CancellationToken,
@@ -93,7 +93,7 @@ where
     PACE.scope(pace.clone(), pace.run(work)).await.unwrap_or_else(stalled)
 }
 
-async fn serve_http2<S>(io: TokioIo<Patient<S>>, service: Service, token: CancellationToken) -> hyper::Result<()>
+async fn serve_http2<S>(io: TokioIo<Speaking<S>>, service: Service, token: CancellationToken) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -207,23 +207,23 @@ where
     }
 }
 
-/// A stream whose peer must say something soon, and must take what is written.
-struct Patient<S> {
+/// The plain stream below TLS, whose peer must take what is written. Below, because TLS takes some bytes itself: above it, they would look
+/// like taken by the peer.
+pub(crate) struct Taken<S> {
     inner: S,
-    /// Until the first byte.
-    silence: Option<Pin<Box<Sleep>>>,
     /// While written bytes wait.
     stall: Option<Pin<Box<Sleep>>>,
     pace: Arc<Pace>,
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
-    fn new(inner: S, pace: Arc<Pace>) -> Self {
-        Self { inner, silence: Some(Box::pin(sleep(SILENCE))), stall: None, pace }
+impl<S> Taken<S> {
+    /// With the pace of the connection, which may say that nobody hurries.
+    pub(crate) fn new(inner: S, pace: Arc<Pace>) -> Self {
+        Self { inner, stall: None, pace }
     }
 
     /// The outcome of writing, or an error when nothing could be written for too long.
-    fn written<T>(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+    fn written(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         if outcome.is_ready() || self.pace.is_unhurried() {
             self.stall = None;
             return outcome;
@@ -233,20 +233,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Patient<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncRead for Patient<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for Taken<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
-        if read.is_ready() {
-            self.silence = None;
-            return read;
-        }
-        let Some(silence) = &mut self.silence else { return Poll::Pending };
-        ready!(silence.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer says nothing")))
+        Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Taken<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.written(cx, outcome)
@@ -266,13 +259,63 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Patient<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.inner).poll_flush(cx);
-        self.written(cx, outcome)
+        Pin::new(&mut self.inner).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let outcome = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.written(cx, outcome)
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+/// A stream whose peer must say something soon.
+struct Speaking<S> {
+    inner: S,
+    /// Until the first byte.
+    silence: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> Speaking<S> {
+    fn new(inner: S) -> Self {
+        Self { inner, silence: Some(Box::pin(sleep(SILENCE))) }
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Speaking<S> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let read = Pin::new(&mut self.inner).poll_read(cx, buf);
+        if read.is_ready() {
+            self.silence = None;
+            return read;
+        }
+        let Some(silence) = &mut self.silence else { return Poll::Pending };
+        ready!(silence.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer says nothing")))
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Speaking<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
 
@@ -287,15 +330,15 @@ mod tests {
             let pace = Arc::<Pace>::default();
             pace.set_unhurried(unhurried);
             let (ours, mut theirs) = tokio::io::duplex(10);
-            let mut patient = Patient::new(ours, pace);
-            patient.write_all(&[0; 10]).await.expect("there is room");
-            let outcome = timeout(STALL * 3, patient.write_all(&[0; 10])).await;
+            let mut taken = Taken::new(ours, pace);
+            taken.write_all(&[0; 10]).await.expect("there is room");
+            let outcome = timeout(STALL * 3, taken.write_all(&[0; 10])).await;
             match outcome {
                 Ok(outcome) => assert_eq!(outcome.expect_err("no room").kind(), io::ErrorKind::TimedOut),
                 Err(_) => assert!(unhurried, "waits for ever"),
             }
             theirs.read_exact(&mut [0; 10]).await.expect("what was written");
-            patient.write_all(&[0; 5]).await.expect("room again");
+            taken.write_all(&[0; 5]).await.expect("room again");
         }
     }
 
@@ -303,12 +346,12 @@ mod tests {
     async fn a_peer_may_be_silent_after_its_first_byte_only() {
         for speaks in [false, true] {
             let (ours, mut theirs) = tokio::io::duplex(10);
-            let mut patient = Patient::new(ours, Arc::default());
+            let mut speaking = Speaking::new(ours);
             if speaks {
                 theirs.write_all(&[0]).await.expect("room");
-                patient.read_u8().await.expect("a byte");
+                speaking.read_u8().await.expect("a byte");
             }
-            assert_eq!(timeout(SILENCE * 3, patient.read_u8()).await.is_err(), speaks);
+            assert_eq!(timeout(SILENCE * 3, speaking.read_u8()).await.is_err(), speaks);
         }
     }
 }

@@ -1,7 +1,13 @@
 //! The listener: TLS with optional client certificates, bounds on handshakes and on the number of connections, and a shutdown that lets
 //! requests end.
 
-use crate::{authn, connection, pki::Pair, server::Server};
+use crate::{
+    authn,
+    connection::{self, Taken},
+    pace::Pace,
+    pki::Pair,
+    server::Server,
+};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
@@ -122,7 +128,9 @@ impl Server {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        let mut stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+        let pace = Arc::<Pace>::default();
+        let taken = Taken::new(stream, pace.clone());
+        let mut stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(taken)).await {
             Ok(Ok(stream)) => stream,
             Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
             Err(_) => return tracing::debug!("TLS handshake took too long"),
@@ -141,6 +149,6 @@ impl Server {
                 Err(_) => return tracing::debug!("no room for another connection without a client certificate"),
             },
         };
-        connection::serve(stream, http2, self.service_of_connection(user), token).await;
+        connection::serve(stream, pace, http2, self.service_of_connection(user), token).await;
     }
 }
