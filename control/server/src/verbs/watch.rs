@@ -16,9 +16,10 @@ use api::Status;
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, header};
-use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
+use std::{collections::VecDeque, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
 use store::{Entry, Error, Event, Revision, Watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
+use tokio_util::sync::CancellationToken;
 
 /// How often a bookmark is sent to a client that allows them.
 const BOOKMARKS: Duration = Duration::from_secs(60);
@@ -55,6 +56,7 @@ pub(super) async fn watch(call: Call, resource: Arc<Resource>) -> Result<Respons
         Err(Error::Compacted { oldest }) => Err(read::too_old(start.since, oldest)),
         Err(error) => return Err(read::store_error(error)),
     };
+    let deadline = Instant::now() + life;
     let mut bookmarks = interval_at(Instant::now() + BOOKMARKS, BOOKMARKS);
     bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stream = Stream {
@@ -67,7 +69,8 @@ pub(super) async fn watch(call: Call, resource: Arc<Resource>) -> Result<Respons
         initial: start.initial,
         marks_end: start.marks_end,
         bookmarks: call.query.flag("allowWatchBookmarks").then_some(bookmarks),
-        deadline: Instant::now() + life,
+        deadline,
+        end: Box::pin(end(call.server.0.shutdown.clone(), deadline)),
         events: events.map_err(Some),
         head: true,
         _counted: Counted::new(&call.server),
@@ -128,6 +131,14 @@ fn life(call: &Call) -> Result<Duration, Status> {
     })
 }
 
+/// Waits until the server stops or the time is up.
+async fn end(shutdown: CancellationToken, deadline: Instant) {
+    tokio::select! {
+        () = shutdown.cancelled() => {}
+        () = sleep_until(deadline) => {}
+    }
+}
+
 /// Counts the watches under way.
 struct Counted(Server);
 
@@ -156,6 +167,8 @@ struct Stream {
     marks_end: bool,
     bookmarks: Option<Interval>,
     deadline: Instant,
+    /// Made once: an event must not cost a timer.
+    end: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// `Err`: the watch cannot begin; the status is sent once.
     events: Result<Watch<Item>, Option<Status>>,
     /// The next table carries its columns.
@@ -181,7 +194,7 @@ impl Stream {
         }
         loop {
             // Also when there are always events.
-            if Instant::now() >= self.deadline {
+            if Instant::now() >= self.deadline || self.server.0.shutdown.is_cancelled() {
                 return None;
             }
             let Ok(events) = &mut self.events else { return None };
@@ -193,12 +206,11 @@ impl Stream {
             };
             tokio::select! {
                 biased;
-                () = self.server.0.shutdown.cancelled() => return None,
                 event = events.next() => match event {
                     Some(event) => self.put_event(&mut out, &event),
                     None => return None,
                 },
-                () = sleep_until(self.deadline) => return None,
+                () = &mut self.end => return None,
                 () = bookmark => self.put_progress(&mut out).await,
             }
             self.put_ready(&mut out);
