@@ -134,7 +134,11 @@ fn not_allowed() -> Status {
 }
 
 async fn subresource(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let Some(found) = resource.subresource(&call.info.subresource) else { return Ok(reply::no_such_path()) };
+    let Some(found) = resource.subresource(&call.info.subresource) else {
+        // kubectl tells "there are no ephemeral containers here" from "there is no such pod" by the name in the Status.
+        let pods = resource.gvr.group.is_empty() && resource.gvr.resource == "pods";
+        return if pods { Err(Status::resource_not_found()) } else { Ok(reply::no_such_path()) };
+    };
     let verb = match call.info.verb.as_str() {
         "create" => Verb::Create,
         "get" => Verb::Get,

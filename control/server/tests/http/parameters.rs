@@ -75,7 +75,18 @@ async fn streams_and_proxies_say_that_they_are_not_there_yet() {
         }
     }
     cluster.get(&format!("{PODS}/q/exec")).await.fails(404, "pods \"q\" not found");
-    assert_eq!(cluster.get(&format!("{PODS}/p/nothing")).await.text(), "404 page not found\n");
+    assert_eq!(cluster.get("/api/v1/namespaces/default/services/p/nothing").await.text(), "404 page not found\n");
+}
+
+#[tokio::test]
+async fn an_unknown_subresource_of_pods_is_not_a_missing_pod() {
+    let cluster = Cluster::new().await;
+    for (method, subresource) in [("PATCH", "ephemeralcontainers"), ("PATCH", "resize"), ("GET", "nothing")] {
+        let target = format!("{PODS}/p/{subresource}");
+        let answer = cluster.send(&cluster.admin, method, &target, &[], "{}").await;
+        assert_eq!(answer.json()["details"], json!({}), "kubectl looks for a name in the details");
+        answer.fails(404, "the server could not find the requested resource");
+    }
 }
 
 #[tokio::test]
