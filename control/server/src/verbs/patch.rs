@@ -173,8 +173,13 @@ fn configuration(
     let typed =
         |why: String| Status::new(Reason::Unknown, format!("failed to create typed patch object ({what}): {why}"));
     let problems = schema.decode_check(&mut value).map_err(typed)?;
-    if let Some(problem) = problems.iter().find_map(|p| p.strip_prefix("unknown field \"")) {
-        return Err(typed(format!(".{}: field not declared in schema", problem.trim_end_matches('"'))));
+    let undeclared = problems.iter().filter_map(|p| p.strip_prefix("unknown field \""));
+    let undeclared: Vec<String> =
+        undeclared.map(|p| format!(".{}: field not declared in schema", p.trim_end_matches('"'))).collect();
+    match undeclared.as_slice() {
+        [] => {}
+        [one] => return Err(typed(one.clone())),
+        many => return Err(typed(format!("errors:\n  {}", many.join("\n  ")))),
     }
     Object::from_value(value).ok_or_else(|| Status::bad_request("the applied configuration is not an object"))
 }

@@ -106,9 +106,15 @@ async fn refused_applies_use_upstreams_words() {
     cluster.patch(&target, "apply-patch+yaml", managed).await.fails(400, "metadata.managedFields must be nil");
     let mut unknown = config.clone();
     unknown["dota"] = json!({"a": "b"});
-    cluster.patch(&target, "apply-patch+yaml", unknown).await.fails(
+    cluster.patch(&target, "apply-patch+yaml", unknown.clone()).await.fails(
         500,
         "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): .dota: field not declared in schema",
+    );
+    unknown["metadata"]["lables"] = json!({});
+    cluster.patch(&target, "apply-patch+yaml", unknown).await.fails(
+        500,
+        "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): errors:\n  \
+         .dota: field not declared in schema\n  .metadata.lables: field not declared in schema",
     );
     let mut uid = config;
     uid["metadata"]["uid"] = json!("u");
