@@ -118,8 +118,8 @@ pub(crate) fn default_spec(spec: &mut edit::Fields) {
         edit::fill(spec, "completions", 1);
     }
     edit::fill(spec, "parallelism", 1);
-    let limit = if unset(spec, "backoffLimitPerIndex") { 6 } else { i32::MAX };
-    edit::fill(spec, "backoffLimit", limit);
+    // Kubernetes' default is 2147483647 beside `backoffLimitPerIndex`: while that is not honoured, such a Job would be tried for ever.
+    edit::fill(spec, "backoffLimit", 6);
     edit::fill(spec, "completionMode", "NonIndexed");
     edit::fill(spec, "suspend", false);
     edit::fill(spec, "manualSelector", false);
@@ -279,6 +279,7 @@ spec:
             spec.backoffLimitPerIndex: is not honoured yet by sampan; a failed index is tried again until backoffLimit is reached
             spec.maxFailedIndexes: is not honoured yet by sampan; no index fails before the Job does"#]]
         .assert_eq(&Jobs.warnings(&testing::context(), &job, None).join("\n"));
+        assert_eq!(job.int_at(&["spec", "backoffLimit"]), Some(6), "a Job that always fails ends");
         let mut labelled = job.clone();
         labelled.set(&["metadata", "labels"], json!({"a": "b"}));
         assert!(Jobs.warnings(&testing::context(), &labelled, Some(&job)).is_empty());
