@@ -210,6 +210,26 @@ spec:
 }
 
 #[test]
+fn images_that_are_files_are_warned_of() {
+    let warned = |image: &str| {
+        let pod = parse(&format!("{{metadata: {{name: p}}, spec: {{containers: [{{name: a, image: '{image}'}}]}}}}"));
+        Pods.warnings(&context(), &pod, None)
+    };
+    for image in ["./hello.wasm", "../hello", "/tmp/hello", "hello.wasm", "hello.wat"] {
+        assert_eq!(
+            warned(image),
+            [
+                "spec.containers[0].image: looks like a file, which no node can pull; `sampan apply -f` and `sampan up -f` package relative images, `sampan image load` loads others"
+            ],
+            "{image}"
+        );
+    }
+    for image in ["hello", "hello:1", "localhost/hello.wasm:1", "example.com/wasm/hello@sha256:0"] {
+        assert_eq!(warned(image), Vec::<String>::new(), "{image}");
+    }
+}
+
+#[test]
 fn the_class_follows_requests_and_limits() {
     for (spec, class) in [
         ("{containers: [{name: a}]}", "BestEffort"),

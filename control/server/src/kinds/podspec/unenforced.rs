@@ -97,7 +97,19 @@ fn identity(context: At<'_>, say: &mut Say<'_>) {
     }
 }
 
+/// Whether an image is meant as a file, which plain kubectl hands over as it is.
+fn is_file(image: &str) -> bool {
+    ["./", "../", "/"].iter().any(|start| image.starts_with(start))
+        || [".wasm", ".wat"].iter().any(|end| image.ends_with(end))
+}
+
 fn container(container: At<'_>, host_network: bool, say: &mut Say<'_>) {
+    if is_file(container.get("image").str()) {
+        say.say(
+            container.get("image"),
+            "looks like a file, which no node can pull; `sampan apply -f` and `sampan up -f` package relative images, `sampan image load` loads others",
+        );
+    }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         for (kind, shown) in [("exec", "exec"), ("grpc", "gRPC")] {
             let action = container.get(name).get(kind);
