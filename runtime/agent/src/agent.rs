@@ -14,6 +14,7 @@ use crate::{
     setup,
     shared::Shared,
     state::{PodState, StateDir},
+    status,
     volumes::{self, Tokens},
     worker::Worker,
 };
@@ -43,6 +44,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const RELIST: Duration = Duration::from_secs(10);
 /// How often unused images are removed.
 const COLLECT: Duration = Duration::from_secs(300);
+/// What stopping may take beyond the drain time: a container that is killed at its end still tells so.
+const SLACK: Duration = Duration::from_secs(3);
 /// A worker that panicked is made anew after this.
 const AFTER_PANIC: Duration = Duration::from_secs(10);
 
@@ -72,6 +75,8 @@ pub struct Agent {
     workers: TaskTracker,
     token: CancellationToken,
     probing: CancellationToken,
+    /// Cancelled when the API no longer believes what an earlier process told of pods.
+    settled: CancellationToken,
 }
 
 impl Agent {
@@ -103,7 +108,8 @@ impl Agent {
             options,
         };
         let probing = token.child_token();
-        Ok(Self { shared: Arc::new(shared), draining: Arc::default(), workers: TaskTracker::new(), token, probing })
+        let (draining, workers, settled) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
+        Ok(Self { shared: Arc::new(shared), draining, workers, token, probing, settled })
     }
 
     /// Shows its metrics in the process's registry; once.
@@ -111,10 +117,17 @@ impl Agent {
         metrics::register(&self.shared, registry);
     }
 
+    /// Resolves when the agent has made a first pass over the pods of its node: those that the API calls ready, since an earlier process
+    /// said so, and that do not run now are reported as not ready. At once where there are none, and when the agent ends.
+    pub async fn settled(&self) {
+        self.settled.cancelled().await;
+    }
+
     /// Runs until `token` is cancelled; then stops what would not outlive the process, within the drain time, and returns. No
     /// object of the API is changed by that.
     pub async fn run(&self, token: CancellationToken) -> anyhow::Result<()> {
         let shared = &self.shared;
+        let _settled = self.settled.clone().drop_guard();
         tokio::select! {
             () = token.cancelled() => return Ok(()),
             () = shared.cluster.synced() => {}
@@ -179,6 +192,9 @@ impl Agent {
             let new = !known.contains_key(pod::uid(pod)) && is_new(pod);
             (new, pod.metadata.creation_timestamp.clone(), pod::name(pod).to_owned())
         });
+        let stale = pods.iter().filter(|pod| status::is_ready(pod) && !runs(known.get(pod::uid(pod))));
+        let stale = stale.map(|pod| pod::uid(pod).to_owned()).collect();
+        self.shared.reporter.expect(stale, self.settled.clone());
         for pod in &pods {
             self.adopt(pod.clone(), known.remove(pod::uid(pod)));
         }
@@ -332,13 +348,18 @@ impl Agent {
         let handles: Vec<_> = self.shared.pods.lock().values().cloned().collect();
         handles.iter().for_each(|handle| handle.drain());
         self.workers.close();
-        if tokio::time::timeout(self.shared.options.drain, self.workers.wait()).await.is_err() {
+        if tokio::time::timeout(self.shared.options.drain + SLACK, self.workers.wait()).await.is_err() {
             tracing::warn!("some containers did not stop in time");
         }
         self.token.cancel();
         self.shared.tasks.close();
         self.shared.tasks.wait().await;
     }
+}
+
+/// Whether containers of the pod have outlived the process that started them.
+fn runs(state: Option<&PodState>) -> bool {
+    state.is_some_and(|state| state.containers.values().any(|record| record.is_running()))
 }
 
 /// Whether the node has never taken a pod and is asked to: such a pod is judged, and only once.

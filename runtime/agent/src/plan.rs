@@ -317,7 +317,8 @@ fn consider(pod: &Pod, c: &Container, role: Role, state: &PodState, live: &Live,
 }
 
 fn held_back(backoff: Option<Backoff>, ended: &Ended, now: Timestamp) -> Option<(Timestamp, Duration)> {
-    let until = Backoff::until(backoff, ended.finished_at?, now)?;
+    let finished = ended.finished_at.filter(|_| !ended.drained)?;
+    let until = Backoff::until(backoff, finished, now)?;
     Some((until, backoff?.delay.unsigned_abs()))
 }
 

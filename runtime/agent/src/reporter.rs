@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
-    collections::{HashMap, hash_map::Entry},
+    collections::{HashMap, HashSet, hash_map::Entry},
     sync::Arc,
     time::Duration,
 };
@@ -43,13 +43,37 @@ struct Inner {
     places: Semaphore,
     /// By uid: what waits behind the call that is under way.
     waiting: Mutex<HashMap<String, Option<Report>>>,
+    first: Mutex<First>,
+}
+
+/// Pods of which the API believes what it was told by an earlier process.
+#[derive(Default)]
+struct First {
+    uids: HashSet<String>,
+    /// Cancelled when there is none left.
+    told: Option<CancellationToken>,
 }
 
 impl Reporter {
     /// Sends through `client` until `token` is cancelled, in tasks of `tasks`.
     pub fn new(client: Client, token: CancellationToken, tasks: TaskTracker) -> Self {
         let places = Semaphore::new(PARALLEL);
-        Self { inner: Arc::new(Inner { client, token, tasks, places, waiting: Mutex::default() }) }
+        Self {
+            inner: Arc::new(Inner { client, token, tasks, places, waiting: Mutex::default(), first: Mutex::default() }),
+        }
+    }
+
+    /// Cancels `told` once the API has heard of each of these pods, or they are gone.
+    pub(crate) fn expect(&self, uids: HashSet<String>, told: CancellationToken) {
+        if uids.is_empty() {
+            return told.cancel();
+        }
+        *self.inner.first.lock() = First { uids, told: Some(told) };
+    }
+
+    /// Nothing will be told of a pod any more.
+    pub(crate) fn forget(&self, uid: &str) {
+        self.inner.tell(uid);
     }
 
     /// Tells the API, replacing what was not yet told of the same pod.
@@ -84,7 +108,10 @@ impl Inner {
                 Err(_) => return,
             };
             match result {
-                Ok(()) => delay = FIRST_RETRY,
+                Ok(()) => {
+                    self.tell(uid);
+                    delay = FIRST_RETRY;
+                }
                 Err(error) => {
                     tracing::warn!(pod = pod::full_name(&report.pod), %error, "cannot report the pod's status, will try again");
                     tokio::time::sleep(delay).await;
@@ -96,6 +123,14 @@ impl Inner {
                     }
                 }
             }
+        }
+    }
+
+    /// The API has heard of a pod.
+    fn tell(&self, uid: &str) {
+        let mut first = self.first.lock();
+        if first.uids.remove(uid) && first.uids.is_empty() {
+            first.told.take().inspect(CancellationToken::cancel);
         }
     }
 

@@ -118,12 +118,24 @@ pub struct Ended {
     /// When it ended; unknown for a lost one.
     #[serde(default)]
     pub finished_at: Option<Timestamp>,
+    /// The node agent stopped it because the process ended: no crash, and nothing to hold back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub drained: bool,
 }
 
 impl Attempt {
     /// `wasmtime://<id>`.
     pub fn container_id(&self) -> String {
         format!("{}://{}", self.runtime, self.id)
+    }
+}
+
+impl Ended {
+    /// Counts as an end that nobody saw.
+    pub(crate) fn lose(&mut self) {
+        self.code = LOST_CODE;
+        self.reason = LOST_REASON.into();
+        self.message = LOST_MESSAGE.into();
     }
 }
 
@@ -173,6 +185,7 @@ impl PodState {
                     message: LOST_MESSAGE.into(),
                     started_at: Some(started_at),
                     finished_at: None,
+                    drained: false,
                 });
             }
         }
@@ -190,6 +203,7 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
         message: t.message.clone().unwrap_or_default(),
         started_at: t.started_at.as_ref().map(|t| t.0),
         finished_at: t.finished_at.as_ref().map(|t| t.0),
+        drained: false,
     };
     let last = status.last_state.as_ref().and_then(|s| s.terminated.as_ref()).map(ended);
     let (current, last) = match (&state.terminated, &state.running) {
@@ -202,6 +216,7 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
                 message: LOST_MESSAGE.into(),
                 started_at: running.started_at.as_ref().map(|t| t.0),
                 finished_at: None,
+                drained: false,
             };
             (AttemptState::Exited(lost), last)
         }

@@ -49,6 +49,13 @@ pub(crate) fn overruled(pod: &Pod, reported: &PodStatus) -> bool {
     ["Ready", "ContainersReady"].iter().any(|kind| of(pod.status.as_ref(), kind) != of(Some(reported), kind))
 }
 
+/// Whether the API calls a pod ready, itself or its containers.
+pub(crate) fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
+    let ready = |c: &PodCondition| matches!(c.type_.as_str(), "Ready" | "ContainersReady") && c.status == "True";
+    conditions.into_iter().flatten().any(ready)
+}
+
 /// Makes the status.
 pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
     if let Some(failure) = input.state.failure.as_ref().filter(|failure| failure.refused) {

@@ -35,6 +35,9 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
+/// How long a runtime may take to tell the ends of containers whose stop is over.
+const TOLD: Duration = Duration::from_secs(1);
+
 /// What came of an action.
 enum Outcome {
     SetUp(Result<Made, String>),
@@ -116,10 +119,11 @@ impl Worker {
         self.rejoin();
         loop {
             let mail = self.handle.read();
-            if mail.drain {
+            let drain = mail.drain;
+            self.take(mail);
+            if drain {
                 return self.drain().await;
             }
-            self.take(mail);
             let now = self.shared.now();
             let plan = plan(&self.pod, &self.state, &self.live, now);
             let mut again = false;
@@ -320,9 +324,9 @@ impl Worker {
         self.shared.reporter.report(Report { pod: self.pod.clone(), status, delete });
     }
 
-    /// The process ends: stop what would not survive it, change nothing in the API. What the state file says is running is found
-    /// lost, and started again, by the next process.
-    async fn drain(self) {
+    /// The process ends: stop what would not survive it, note how it ended, change nothing in the API. What the state file says is
+    /// running is found lost, and started again, by the next process.
+    async fn drain(mut self) {
         for starting in self.starts.values() {
             starting.token.cancel();
         }
@@ -330,13 +334,52 @@ impl Worker {
         let running = self.state.containers.iter().filter_map(|(name, record)| {
             let attempt = record.current.as_ref().filter(|_| record.is_running())?;
             let runtime = self.shared.runtimes.get(&attempt.runtime).filter(|r| !r.survives_restart())?;
-            Some(self.stop(name, attempt, runtime.clone(), grace, String::new(), false).run())
+            let stop = self.stop(name, attempt, runtime.clone(), grace, String::new(), false);
+            Some((name.clone(), stop.run()))
         });
-        futures::future::join_all(running).await;
+        let (names, stops): (Vec<_>, Vec<_>) = running.unzip();
+        futures::future::join_all(stops).await;
+        if tokio::time::timeout(TOLD, self.hear_ends(&names)).await.is_err() {
+            tracing::warn!(pod = pod::full_name(&self.pod), "the runtime has not told how containers ended");
+        }
+        self.remember_drained(&names);
         for runtime in self.shared.runtimes.iter().filter(|r| !r.survives_restart()) {
             if let Err(error) = runtime.remove_sandbox(&self.handle.uid).await {
                 tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the sandbox");
             }
+        }
+    }
+
+    /// Waits until the runtime has told the ends of these containers: it does, but by another way than it ends a stop.
+    async fn hear_ends(&mut self, names: &[String]) {
+        loop {
+            let mail = self.handle.read();
+            self.take(mail);
+            if names.iter().all(|name| self.running(name).is_none()) {
+                return;
+            }
+            self.handle.woken().await;
+        }
+    }
+
+    /// Saves how containers ended that were stopped because the process ends: the next one starts them again. What is not started again
+    /// after an exit code 0 has not done its work by obeying, and counts as lost.
+    fn remember_drained(&mut self, names: &[String]) {
+        for name in names {
+            let record = self.state.containers.get_mut(name);
+            let Some(AttemptState::Exited(ended)) = record.and_then(|r| r.current.as_mut()).map(|a| &mut a.state)
+            else {
+                continue;
+            };
+            ended.drained = true;
+            let restarts =
+                pod::container(&self.pod, name).is_some_and(|(c, role)| pod::policy(&self.pod, c, role).restarts(0));
+            if ended.code == 0 && !restarts {
+                ended.lose();
+            }
+        }
+        if let Err(error) = self.shared.states.save(&self.state) {
+            tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remember how the pod's containers ended");
         }
     }
 
@@ -371,6 +414,7 @@ impl Worker {
         if let Err(error) = shared.states.remove(uid) {
             tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the pod's state file");
         }
+        shared.reporter.forget(uid);
         shared.interest.remove(&self.handle.uid, &self.pod);
         shared.pods.lock().remove(&self.handle.uid);
     }

@@ -26,6 +26,8 @@ use tokio::sync::broadcast;
 pub enum Script {
     /// Runs until it is stopped; then ends with 143.
     Run,
+    /// Runs until it is stopped; then ends with this code.
+    Obey(i32),
     /// Runs until it is stopped, and needs so long to end; killed with 137 when the grace period is shorter.
     Linger(Duration),
     /// Ends by itself with this code after that time.
@@ -268,6 +270,7 @@ impl Runtime for FakeRuntime {
                 tokio::time::sleep(needs.min(grace)).await;
                 self.end(id, if needs <= grace { 143 } else { 137 });
             }
+            Script::Obey(code) => self.end(id, code),
             _ => self.end(id, 143),
         }
         Ok(())

@@ -72,6 +72,7 @@ impl Case {
             message: String::new(),
             started_at: None,
             finished_at: Some(ago(seconds_ago)),
+            drained: false,
         };
         self.attempt(name, AttemptState::Exited(ended))
     }

@@ -35,6 +35,7 @@ fn make(pod: &Pod, does: &[(&str, Does)]) -> (PodState, Live) {
                 message: String::new(),
                 started_at: Some(now()),
                 finished_at: Some(now()),
+                drained: false,
             })
         };
         let own = live.containers.entry((*name).into()).or_default();

@@ -368,16 +368,61 @@ async fn after_a_restart_of_the_agent_pods_go_on_where_they_were() {
     let after = world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
     assert_eq!((&after["podIP"], &after["startTime"]), (&before["podIP"], &before["startTime"]));
     let last = &after["containerStatuses"][0]["lastState"]["terminated"];
-    assert_eq!((&last["exitCode"], &last["reason"]), (&137.into(), &"ContainerStatusUnknown".into()));
+    assert_eq!((&last["exitCode"], &last["reason"]), (&143.into(), &"Error".into()), "as it really ended");
+    assert!(last["finishedAt"].is_string(), "{last}");
     assert_eq!(last["containerID"], before["containerStatuses"][0]["containerID"]);
     assert_eq!(after["phase"], "Running");
     let never = world.phase("never", "Failed").await;
-    assert_eq!(never["containerStatuses"][0]["state"]["terminated"]["exitCode"], 137);
+    assert_eq!(never["containerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
+    // stopped with the agent again and again, it is never held back as what crashes is
+    let begin = super::world::elapsed();
+    for count in 2..5 {
+        world.stop().await;
+        world.start().await;
+        world.until("p", |s| s["containerStatuses"][0]["restartCount"] == count).await;
+    }
+    assert!(super::world::elapsed() - begin < Duration::from_secs(5));
     // what was deleted meanwhile leaves nothing behind
     world.stop().await;
     world.api.delete(&path("p"));
     world.start().await;
     world.until("never", |_| std::fs::read_dir(world.dir.path().join("state")).unwrap().count() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_obeys_a_drain_with_code_0_has_not_done_its_work() {
+    let mut world = World::scripted(|_, _| Script::Obey(0)).await;
+    for (name, policy) in [("always", "Always"), ("failure", "OnFailure"), ("never", "Never")] {
+        let mut spec = one(json!({}));
+        spec["restartPolicy"] = policy.into();
+        world.pod(name, spec);
+        world.phase(name, "Running").await;
+    }
+    world.stop().await;
+    world.start().await;
+    let last = |s: &Value| s["containerStatuses"][0]["lastState"]["terminated"].clone();
+    for (name, code, reason) in [("always", 0, "Completed"), ("failure", 137, "ContainerStatusUnknown")] {
+        let status = world.until(name, |s| s["containerStatuses"][0]["restartCount"] == 1).await;
+        assert_eq!((&last(&status)["exitCode"], &last(&status)["reason"]), (&code.into(), &reason.into()), "{name}");
+    }
+    world.phase("never", "Failed").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_first_pass_takes_back_what_an_earlier_process_said() {
+    let mut world = World::new().await;
+    world.agent.as_ref().unwrap().settled().await;
+    world.pod("p", one(json!({})));
+    world.until("p", |s| condition(s, "Ready").0 == "True").await;
+    world.stop().await;
+    let before = world.api.statuses().len();
+    world.start().await;
+    world.agent.as_ref().unwrap().settled().await;
+    let said = world.api.statuses();
+    assert!(said.len() > before, "nothing was said of the pod");
+    for kind in ["Ready", "ContainersReady"] {
+        assert_eq!(condition(&said[before].1, kind).0, "False", "{kind}");
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -79,8 +79,8 @@ impl Worker {
         self.retries.remove(container);
         let record = self.state.containers.entry(container.to_owned()).or_default();
         if let Some(Attempt { state: AttemptState::Exited(ended), .. }) = record.current.take() {
-            // an end that nobody saw (the agent was away) is no crash
-            if let Some(finished) = ended.finished_at {
+            // an end that nobody saw (the agent was away), or that came with the agent's, is no crash
+            if let Some(finished) = ended.finished_at.filter(|_| !ended.drained) {
                 record.backoff = Some(Backoff::next(record.backoff, finished, now));
             }
             record.restarts += 1;
@@ -242,6 +242,7 @@ impl Worker {
             message,
             started_at: exit.started_at.and_then(|t| t.try_into().ok()).or(Some(started_at)),
             finished_at: Some(exit.finished_at.try_into().unwrap_or_else(|_| self.shared.now())),
+            drained: false,
         };
         self.end(container, ended);
     }
@@ -257,6 +258,7 @@ impl Worker {
             message: LOST_MESSAGE.into(),
             started_at: Some(started_at),
             finished_at: None,
+            drained: false,
         };
         self.end(&name, ended);
     }
