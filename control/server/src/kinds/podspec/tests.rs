@@ -230,6 +230,25 @@ fn images_that_are_files_are_warned_of() {
 }
 
 #[test]
+fn shells_are_warned_of() {
+    let warned = |command: &str| {
+        let pod =
+            format!("{{metadata: {{name: p}}, spec: {{containers: [{{name: a, image: i, command: {command}}}]}}}}");
+        Pods.warnings(&context(), &parse(&pod), None)
+    };
+    for command in ["[/bin/sh, -c, ls]", "[sh]", "[/usr/bin/bash]", "[bash, -c, ls]"] {
+        assert_eq!(
+            warned(command),
+            ["spec.containers[0].command: there is no shell in a WebAssembly container; command is its argv"],
+            "{command}"
+        );
+    }
+    for command in ["[]", "[hello, sh]", "[/bin/shell]", "['']"] {
+        assert_eq!(warned(command), Vec::<String>::new(), "{command}");
+    }
+}
+
+#[test]
 fn the_class_follows_requests_and_limits() {
     for (spec, class) in [
         ("{containers: [{name: a}]}", "BestEffort"),

@@ -110,6 +110,11 @@ fn container(container: At<'_>, host_network: bool, say: &mut Say<'_>) {
             "looks like a file, which no node can pull; `sampan apply -f` and `sampan up -f` package relative images, `sampan image load` loads others",
         );
     }
+    // Of `command: [/bin/sh, -c, ...]` a guest reads the words as its own arguments.
+    let program = container.get("command").items().next().map_or("", At::str);
+    if matches!(program.rsplit('/').next(), Some("sh" | "bash")) {
+        say.say(container.get("command"), "there is no shell in a WebAssembly container; command is its argv");
+    }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         for (kind, shown) in [("exec", "exec"), ("grpc", "gRPC")] {
             let action = container.get(name).get(kind);
