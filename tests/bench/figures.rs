@@ -14,6 +14,9 @@ use std::{
 };
 use tokio::{io::AsyncReadExt, task::LocalSet};
 
+/// Between the creates that are watched: 25 in a second.
+const PACE: Duration = Duration::from_millis(40);
+
 struct Table(Vec<[String; 3]>);
 
 impl Table {
@@ -28,8 +31,9 @@ pub async fn all(wanted: &[String]) {
     let want = |name: &str| wanted.is_empty() || wanted.iter().any(|w| w == name);
     let mut table = Table(Vec::new());
     let folder = tempfile::Builder::new().prefix("sampan-bench-").tempdir().expect("a folder");
-    let f = fsync(folder.path());
-    table.row("disk: fsync p50, F", "", millis(f));
+    let f = fsync(folder.path(), Duration::ZERO);
+    let paced = fsync(folder.path(), PACE);
+    table.row("disk: fsync p50, F", "", format!("{}; at 25/s {}", millis(f), millis(paced)));
     if want("start") {
         start(&mut table, folder.path());
     }
@@ -231,7 +235,7 @@ async fn watch(table: &mut Table, folder: &Path) {
             assert_eq!(name, number.to_string());
             times.push(at.saturating_duration_since(start));
         }
-        tokio::time::sleep(Duration::from_millis(40)).await;
+        tokio::time::sleep(PACE).await;
     }
     times.sort();
     let text = format!("p50 {}, p99 {}", millis(at(&times, 0.5)), millis(at(&times, 0.99)));
