@@ -126,7 +126,8 @@ impl Column {
 pub const DEFAULT_COLUMNS: &[Column] =
     &[Column::name(), Column::new("Created At", "Time the object was created.").date()];
 
-/// A subresource as discovery lists it. The core serves `status`, `scale`, `binding`, `log`, `finalize` and `token` by name.
+/// A subresource as discovery lists it. The core serves `status`, `scale`, `binding`, `eviction`, `log`, `finalize` and
+/// `token` by name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Subresource {
     /// `status`.

@@ -101,6 +101,7 @@ fn core(settings: &Settings) -> Vec<Resource> {
             .columns(pod::COLUMNS)
             .with_generation()
             .with_subresource("binding", v1("Binding"), CREATE)
+            .with_subresource("eviction", GroupVersionKind::new("policy", "v1", "Eviction"), CREATE)
             .with_subresource("log", v1("Pod"), GET)
             .with_status()
             .returning_deleted(),

@@ -45,7 +45,7 @@ fn the_table_is_kubernetes() {
         v1 | events | Event | ns | ev |  | all8 |
         v1 | namespaces | Namespace | cluster | ns |  | create,delete,get,list,patch,update,watch | finalize(update); status(get,patch,update)
         v1 | nodes | Node | cluster | no |  | all8 | status(get,patch,update)
-        v1 | pods | Pod | ns | po | all | all8 | binding(create) → Binding; log(get); status(get,patch,update)
+        v1 | pods | Pod | ns | po | all | all8 | binding(create) → Binding; eviction(create) → Eviction; log(get); status(get,patch,update)
         v1 | podtemplates | PodTemplate | ns |  |  | all8 |
         v1 | secrets | Secret | ns |  |  | all8 |
         v1 | serviceaccounts | ServiceAccount | ns | sa |  | all8 | token(create) → TokenRequest

@@ -33,17 +33,22 @@ const TRIES: usize = 8;
 
 /// `DeleteOptions`.
 #[derive(Clone, Debug, Default)]
-struct Options {
+pub(super) struct Options {
     grace: Option<i64>,
     propagation: Option<String>,
-    uid: Option<String>,
-    revision: Option<String>,
-    dry_run: bool,
+    pub(super) uid: Option<String>,
+    pub(super) revision: Option<String>,
+    pub(super) dry_run: bool,
 }
 
 impl Options {
     fn parse(call: &Call, body: &[u8]) -> Result<Self, Status> {
         let value = if body.is_empty() { from_query(call)? } else { codec::decode_options(&call.headers, body)? };
+        Self::of(&value, call)
+    }
+
+    /// From a decoded `DeleteOptions`, and the `dryRun` of the query.
+    pub(super) fn of(value: &Value, call: &Call) -> Result<Self, Status> {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let mut causes = Vec::new();
         let dry: Vec<&str> =
@@ -164,6 +169,13 @@ pub(super) async fn collection(call: Call, resource: Arc<Resource>) -> Result<Re
     }
     out.put_slice(b"]}\n");
     Ok(reply::json(StatusCode::OK, output, out.freeze()))
+}
+
+/// Deletes the object that the path names.
+pub(super) async fn by_options(call: &Call, resource: &Arc<Resource>, options: &Options) -> Result<(), Status> {
+    let mut cx = call.context(Verb::Delete, resource, options.dry_run);
+    cx.subresource.clear();
+    remove(call, cx, options).await.map(drop)
 }
 
 async fn remove(call: &Call, cx: Context, options: &Options) -> Result<Outcome, Status> {

@@ -2,6 +2,7 @@
 
 mod binding;
 mod delete;
+mod eviction;
 mod list;
 mod log;
 mod patch;
@@ -157,6 +158,7 @@ async fn subresource(call: Call, resource: Arc<Resource>) -> Result<Response<Bod
         ("scale", Verb::Update) => scale::update(call, resource).await,
         ("scale", Verb::Patch) => scale::patch(call, resource).await,
         ("binding", Verb::Create) => binding::create(call, resource).await,
+        ("eviction", Verb::Create) => eviction::create(call, resource).await,
         ("token", Verb::Create) => token::create(call, resource).await,
         ("log", Verb::Get) => log::get(call, resource).await,
         _ => Ok(reply::no_such_path()),

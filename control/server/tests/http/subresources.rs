@@ -53,6 +53,45 @@ async fn a_binding_gives_a_pod_its_node_once() {
 }
 
 #[tokio::test]
+async fn an_eviction_marks_a_pod_and_deletes_it_by_its_options() {
+    let cluster = Cluster::new().await;
+    let uid = pod(&cluster, "p").await["metadata"]["uid"].clone();
+    let target = format!("{PODS}/p");
+    let binding = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    cluster.post(&format!("{target}/binding"), binding).await.ok();
+    let before = cluster.get(&target).await.ok()["metadata"]["resourceVersion"].clone();
+    let evict = async |name: &str, options: Value| {
+        let body = json!({"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name, "namespace": "default"}, "deleteOptions": options});
+        cluster.post(&format!("{target}/eviction"), body).await
+    };
+
+    evict("q", json!({})).await.fails(400, "name in URL does not match name in Eviction object");
+    let why = format!(
+        "Operation cannot be fulfilled on pods \"p\": Precondition failed: UID in precondition: u, UID in object meta: {}",
+        uid.as_str().unwrap()
+    );
+    evict("p", json!({"preconditions": {"uid": "u"}})).await.fails(409, &why);
+    assert_eq!(evict("p", json!({"preconditions": {"resourceVersion": "1"}})).await.code, 409);
+    evict("p", json!({"dryRun": ["All"]})).await.ok();
+    assert_eq!(cluster.get(&target).await.ok()["metadata"]["resourceVersion"], before, "nothing was done so far");
+
+    let options = json!({"gracePeriodSeconds": 7, "preconditions": {"uid": uid, "resourceVersion": before}});
+    let answer = evict("p", options).await;
+    assert_eq!((answer.code, &answer.json()["status"]), (201, &json!("Success")));
+    let evicted = cluster.get(&target).await.ok();
+    assert_eq!(evicted["metadata"]["deletionGracePeriodSeconds"], 7);
+    let conditions = evicted["status"]["conditions"].as_array().unwrap();
+    let mark = conditions.iter().find(|c| c["type"] == "DisruptionTarget").unwrap();
+    assert_eq!((&mark["status"], &mark["reason"]), (&json!("True"), &json!("EvictionByEvictionAPI")));
+
+    evict("p", json!({"gracePeriodSeconds": 0})).await.ok();
+    evict("p", json!({})).await.fails(404, "pods \"p\" not found");
+    pod(&cluster, "p").await;
+    evict("p", Value::Null).await.ok();
+    assert_eq!(cluster.get(&target).await.code, 404, "it was on no node");
+}
+
+#[tokio::test]
 async fn logs_come_from_the_pods_node() {
     let cluster = Cluster::new().await;
     for (name, node) in [("p", "n"), ("q", "picky"), ("r", "gone")] {
