@@ -1,10 +1,11 @@
-//! Binding the API's port, and saying who has it when it is taken.
+//! Binding the API's port, and who has a port that is taken.
 
 use anyhow::{Context, bail};
 use std::{
     fs,
     io::ErrorKind,
-    net::{SocketAddr, TcpListener},
+    net::{IpAddr, SocketAddr, TcpListener},
+    path::Path,
 };
 
 /// Listens, or says what is in the way and how to choose another port.
@@ -12,7 +13,11 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = match TcpListener::bind(address) {
         Ok(listener) => listener,
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let who = owner_of(address.port()).map_or_else(String::new, |who| format!(" by {who}"));
+            let who = match holder(address) {
+                Held::Other(who) => format!(" by {who}"),
+                Held::Us => format!(" by process {}, this one", std::process::id()),
+                Held::Nobody => String::new(),
+            };
             bail!("{address} is taken{who}; choose another with --listen, for example --listen {}:0", address.ip())
         }
         Err(error) => {
@@ -23,28 +28,72 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-/// Which process listens on a TCP port, as far as this user may see.
-fn owner_of(port: u16) -> Option<String> {
-    let inode = ["/proc/net/tcp", "/proc/net/tcp6"].iter().find_map(|table| {
-        let text = fs::read_to_string(table).ok()?;
-        text.lines().skip(1).find_map(|line| listening_inode(line, port))
-    })?;
-    let wanted = format!("socket:[{inode}]");
+/// Who listens where this process would.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    Nobody,
+    Us,
+    /// `process 7 (nginx)`, as far as this user may see.
+    Other(String),
+}
+
+/// Who has a TCP address: listens on it, or on it and others.
+pub(crate) fn holder(address: SocketAddr) -> Held {
+    let inodes = listeners(address);
+    let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
+    match () {
+        () if sockets.is_empty() => Held::Nobody,
+        () if has_one("/proc/self".as_ref(), &sockets) => Held::Us,
+        () => Held::Other(process_with(&sockets).unwrap_or_else(|| "another process".to_owned())),
+    }
+}
+
+/// Which process has one of these sockets, as far as this user may see.
+fn process_with(sockets: &[String]) -> Option<String> {
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let pid: u32 = process.file_name().to_str()?.parse().ok()?;
-        let mut descriptors = fs::read_dir(process.path().join("fd")).ok()?.flatten();
-        descriptors.find(|fd| fs::read_link(fd.path()).is_ok_and(|link| link.as_os_str() == wanted.as_str()))?;
+        has_one(&process.path(), sockets).then_some(())?;
         let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
         Some(format!("process {pid} ({})", name.trim()))
     })
 }
 
-/// The inode of a line of /proc/net/tcp that listens (state 0A) on `port`.
-fn listening_inode(line: &str, port: u16) -> Option<String> {
+fn has_one(process: &Path, sockets: &[String]) -> bool {
+    let mut descriptors = fs::read_dir(process.join("fd")).into_iter().flatten().flatten();
+    descriptors
+        .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| sockets.iter().any(|socket| link.as_os_str() == &**socket)))
+}
+
+/// The inodes of all sockets that listen where `address` would.
+fn listeners(address: SocketAddr) -> Vec<String> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|table| fs::read_to_string(table).ok());
+    let of = |text: String| -> Vec<String> {
+        text.lines().skip(1).filter_map(|line| listening_inode(line, address)).collect()
+    };
+    tables.flat_map(of).collect()
+}
+
+/// The inode of a line of /proc/net/tcp or tcp6 that listens (state 0A) where `address` would.
+fn listening_inode(line: &str, address: SocketAddr) -> Option<String> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
-    let (_, hex) = local.rsplit_once(':')?;
-    (*state == "0A" && u16::from_str_radix(hex, 16).ok()? == port).then(|| (*inode).to_owned())
+    let (ip, port) = local.rsplit_once(':')?;
+    let (ip, port) = (hex_address(ip)?, u16::from_str_radix(port, 16).ok()?);
+    let same = ip == address.ip().to_canonical() || ip.is_unspecified() || address.ip().is_unspecified();
+    (*state == "0A" && port == address.port() && same).then(|| (*inode).to_owned())
+}
+
+/// An address as /proc/net has it: words of 32 bits, each with its lowest byte first.
+fn hex_address(hex: &str) -> Option<IpAddr> {
+    let word = |at: usize| u32::from_str_radix(hex.get(at..at + 8)?, 16).ok().map(u32::to_le_bytes);
+    if hex.len() == 8 {
+        return word(0).map(IpAddr::from);
+    }
+    let mut bytes = [0; 16];
+    for (index, chunk) in bytes.chunks_exact_mut(4).enumerate() {
+        chunk.copy_from_slice(&word(index * 8)?);
+    }
+    Some(IpAddr::from(bytes).to_canonical())
 }
 
 #[cfg(test)]
@@ -58,5 +107,29 @@ mod tests {
         let error = listen(address).expect_err("taken").to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         assert!(error.contains("--listen 127.0.0.1:0"), "{error}");
+    }
+
+    #[test]
+    fn who_listens_where_is_read_from_proc() {
+        let line = |local: &str, state: &str| format!("0: {local} 00000000:0000 {state} 0:0 00:0 00000000 0 0 77 1");
+        let at = |text: &str| text.parse::<SocketAddr>().expect("an address");
+        for (local, address, found) in [
+            ("0100007F:7580", "127.0.0.1:30080", true),
+            ("0100007F:7580", "127.0.0.2:30080", false),
+            ("0100007F:7580", "127.0.0.1:30081", false),
+            ("0100007F:7580", "0.0.0.0:30080", true),
+            ("00000000:7580", "127.0.0.2:30080", true),
+            ("00000000000000000000000000000000:7580", "127.0.0.1:30080", true),
+            ("0000000000000000FFFF00000100007F:7580", "127.0.0.1:30080", true),
+            ("00000000000000000000000001000000:7580", "[::1]:30080", true),
+        ] {
+            let inode = listening_inode(&line(local, "0A"), at(address));
+            assert_eq!(inode.as_deref() == Some("77"), found, "{local} {address}");
+            assert_eq!(listening_inode(&line(local, "01"), at(address)), None, "connected");
+        }
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("bound");
+        assert_eq!(holder(free), Held::Nobody);
+        let ours = TcpListener::bind("127.0.0.1:0").expect("bound");
+        assert_eq!(holder(ours.local_addr().expect("bound")), Held::Us);
     }
 }
