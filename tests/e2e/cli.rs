@@ -222,6 +222,57 @@ fn detach_shows_the_progress_of_what_is_applied() {
     assert!(String::from_utf8_lossy(&up.stdout).contains("applied 4 objects"));
 }
 
+/// `up --detach -f` of a manifest, then `down`: the output of the first.
+fn up_and_down(machine: &Machine, manifest: &str) -> Output {
+    std::fs::write(machine.path("work").join("m.yaml"), manifest).expect("written");
+    let listen = format!("{}:0", machine.address);
+    let up = machine.run(&["up", "--detach", "-f", "m.yaml", "--listen", &listen, "--node-address", &machine.address]);
+    assert!(succeeds(machine, &["get", "ns", "-o", "name"]).contains("namespace/default"), "the cluster stays up");
+    succeeds(machine, &["down"]);
+    up
+}
+
+#[test]
+fn what_will_not_become_ready_is_told_soon_and_fails_detached() {
+    let missing = "apiVersion: v1\nkind: Pod\nmetadata: {name: lost}\nspec: {containers: [{name: c, image: 'lost:1', imagePullPolicy: Never}]}\n";
+    let failing = "apiVersion: batch/v1\nkind: Job\nmetadata: {name: f}\nspec:\n  backoffLimit: 0\n  template: {spec: {restartPolicy: Never, containers: [{name: c, image: ./trap.wat}]}}\n";
+    for (manifest, reason, label) in
+        [(missing, "pod/lost: ErrImageNeverPull", "pod/lost"), (failing, "BackoffLimitExceeded", "job.batch/f")]
+    {
+        let machine = Machine::new();
+        std::fs::write(machine.path("work").join("trap.wat"), "(module (func (export \"_start\") unreachable))")
+            .expect("written");
+        let start = std::time::Instant::now();
+        let up = up_and_down(&machine, manifest);
+        let (said, out) = (error(&up), String::from_utf8_lossy(&up.stdout));
+        assert_eq!(up.status.code(), Some(1), "{said}");
+        assert!(start.elapsed() < std::time::Duration::from_secs(100), "not after the whole patience: {said}");
+        assert!(said.contains(reason) && said.contains(label), "{said}");
+        assert!(said.contains("kubectl describe -n default ") && said.contains("sampan down"), "{said}");
+        assert!(out.contains("export KUBECONFIG=") && !out.contains("applied"), "{out}");
+    }
+}
+
+#[test]
+fn the_url_of_a_taken_node_port_is_not_printed_but_who_has_it() {
+    let machine = Machine::new();
+    let taken = std::net::TcpListener::bind(format!("{}:30080", machine.address)).expect("free");
+    let up = up_and_down(
+        &machine,
+        "apiVersion: v1\nkind: Service\nmetadata: {name: hello}\nspec: {type: NodePort, ports: [{port: 80, nodePort: 30080}]}\n",
+    );
+    drop(taken);
+    let (said, out) = (error(&up), String::from_utf8_lossy(&up.stdout));
+    assert_eq!(up.status.code(), Some(1), "{said}");
+    // The cluster runs as another user if the tests run as root: whose the port is may then not be seen.
+    let who = ["another process".to_owned(), format!("process {} ", std::process::id())];
+    assert!(
+        who.iter().any(|who| said.contains(&format!("node port 30080 of service/hello is taken by {who}"))),
+        "{said}"
+    );
+    assert!(!out.contains(":30080"), "{out}");
+}
+
 #[test]
 fn a_reader_that_stops_ends_a_command_without_a_word() {
     let machine = Machine::new();

@@ -72,6 +72,21 @@ fn a_restart_resumes_the_same_pods() {
 }
 
 #[test]
+fn a_url_is_printed_after_a_restart_only_when_it_is_served_again() {
+    let machine = Machine::new();
+    let folder = samples(&machine, "hello");
+    for _ in 0..3 {
+        let mut cluster = machine.up(&["-f", &folder]);
+        cluster.wait_for_line("hello  http://");
+        for _ in 0..6 {
+            let answer = get(&url(&cluster));
+            assert!(answer.as_ref().is_ok_and(|(code, _)| *code == 200), "{answer:?}: {:#?}", cluster.output);
+        }
+        assert_eq!(cluster.interrupt(), 0);
+    }
+}
+
+#[test]
 fn what_was_acknowledged_survives_kill_9() {
     if kubectl().is_none() {
         return;

@@ -17,6 +17,13 @@ First steps:
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage.";
 
+/// What `up -f` waits for, under its flags.
+const WAITING: &str = "\
+With -f, up waits at most 120 s until what it applied is there: all pods of Deployments and ReplicaSets ready,
+Jobs complete, pods ready or succeeded, node ports open. It says what pods report meanwhile, and gives up early on
+what will not mend by itself: a failed Job, a missing image, a container that always crashes, a taken port. The
+cluster stays up then; with --detach the exit code is 1. `sampan apply` does not wait.";
+
 /// Kubernetes rebuilt WebAssembly-first, in one binary.
 #[derive(Debug, Parser)]
 #[command(
@@ -34,6 +41,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Start a whole cluster on this machine and keep it running until Ctrl-C
+    #[command(after_help = WAITING)]
     Up(Box<UpArgs>),
     /// Stop the cluster that runs on a data directory, and return when it is gone
     Down(DataDir),

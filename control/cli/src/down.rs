@@ -17,6 +17,8 @@ use std::{
 
 /// The line of standard output by which a cluster in the background says that its manifests could not be applied.
 pub(crate) const NOT_APPLIED: &str = "not applied";
+/// The line by which it says that not everything that it applied is there.
+pub(crate) const NOT_READY: &str = "not ready";
 
 /// How long `down` waits for a drain before it gives up: the drain takes at most 10 s.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -63,18 +65,19 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
         .spawn()
         .context("cannot start the cluster in the background")?;
     let stdout = child.stdout.take().expect("piped above");
+    let mut lacking = None;
     for line in BufReader::new(stdout).lines() {
         let line = line?;
-        if line == NOT_APPLIED {
-            shown.end();
-            bail!(
-                "the cluster runs in the background, but not all of the manifests were applied; stop it with `sampan down`"
-            );
+        match line.as_str() {
+            NOT_APPLIED => lacking = Some("not all of the manifests were applied"),
+            NOT_READY => lacking = Some("not everything in it is ready"),
+            _ => out::say(&line),
         }
-        out::say(&line);
         if line.contains("export KUBECONFIG=") {
             shown.end();
-            return Ok(());
+            return lacking.map_or(Ok(()), |what| {
+                bail!("the cluster runs in the background, but {what}; stop it with `sampan down`")
+            });
         }
     }
     let status = child.wait()?;

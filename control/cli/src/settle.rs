@@ -1,69 +1,258 @@
-//! Waiting until what was applied is there: Deployments available, Jobs finished.
+//! Waiting until what was applied is there: Deployments and pods ready, Jobs complete, node ports open. What pods tell
+//! about why they are not is shown as it comes, and what will not mend by itself is not waited for.
 
-use crate::{progress::Progress, remote::Outcome};
-use client::Client;
-use k8s_openapi::api::{apps::v1::Deployment, batch::v1::Job, core::v1::Pod};
-use std::time::Duration;
+mod state;
 
-/// How long before the user gets the prompt back; the cluster goes on trying.
+use crate::{
+    port::{self, Held},
+    progress::Progress,
+    remote::Outcome,
+};
+use api::selector::Selector;
+use client::{Client, Error, ListOptions};
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    batch::v1::Job,
+    core::v1::Pod,
+};
+use serde_json::Value;
+use state::{State, Trouble};
+use std::{
+    collections::HashSet,
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// How long before the user gets the prompt back; the cluster goes on trying. `up --help` says it.
 const PATIENCE: Duration = Duration::from_secs(120);
-const STEP: Duration = Duration::from_millis(20);
+/// How long something that will not mend by itself is given to do so after all.
+const GRACE: Duration = Duration::from_secs(5);
+const STEP: Duration = Duration::from_millis(50);
 
-/// Shows progress until everything is settled, or says what is not.
-pub(crate) async fn wait(client: &Client, outcomes: &[Outcome], progress: &mut Progress) {
-    let settle = async {
-        for outcome in outcomes {
-            let text = |path: &str| outcome.object["metadata"][path].as_str().unwrap_or_default().to_owned();
-            let (namespace, name) = (text("namespace"), text("name"));
-            loop {
-                let state = match outcome.object["kind"].as_str() {
-                    Some("Deployment") => deployment(client, &namespace, &name).await,
-                    Some("Job") => job(client, &namespace, &name).await,
-                    _ => None,
-                };
-                let Some(state) = state else { break };
-                progress.step(format!("{} {state}", outcome.label));
-                tokio::time::sleep(STEP).await;
+/// Something that was applied is not there.
+#[derive(Debug)]
+pub(crate) struct Unsettled {
+    /// What, and why.
+    what: String,
+    /// What to describe: `-n default pod/hello-1`.
+    look: String,
+}
+
+impl std::fmt::Display for Unsettled {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}\nlook with: kubectl describe {}", self.what, self.look)
+    }
+}
+
+impl std::error::Error for Unsettled {}
+
+/// Something that was applied and is not there yet.
+struct Pending<'a> {
+    outcome: &'a Outcome,
+    /// Since when it is known that it will not mend by itself.
+    stuck: Option<Instant>,
+    last: Look,
+}
+
+/// What one look at an object showed.
+#[derive(Default)]
+struct Look {
+    state: Option<State>,
+    troubles: Vec<Trouble>,
+}
+
+/// Shows progress until everything is there. An error says what is not: at once if it failed, soon if it will not mend by
+/// itself, else after [`PATIENCE`].
+pub(crate) async fn wait(
+    client: &Client,
+    outcomes: &[Outcome],
+    node: IpAddr,
+    progress: &mut Progress,
+) -> Result<(), Unsettled> {
+    let mut pending: Vec<Pending<'_>> =
+        outcomes.iter().map(|outcome| Pending { outcome, stuck: None, last: Look::default() }).collect();
+    let settled = timeout(PATIENCE, settle(client, &mut pending, node, progress)).await;
+    settled.unwrap_or_else(|_| {
+        let Some(first) = pending.first() else { return Ok(()) };
+        let (what, others) = (first.words(), pending.len() - 1);
+        let others = if others == 0 { String::new() } else { format!(" (and {others} more)") };
+        Err(first.unsettled(format!("not ready after {} s: {what}{others}", PATIENCE.as_secs())))
+    })
+}
+
+async fn settle(
+    client: &Client,
+    pending: &mut Vec<Pending<'_>>,
+    node: IpAddr,
+    progress: &mut Progress,
+) -> Result<(), Unsettled> {
+    let mut told = HashSet::new();
+    loop {
+        for one in pending.iter_mut() {
+            one.last = look(client, one.outcome, node).await;
+            for trouble in &one.last.troubles {
+                // Pods of one kind have the same trouble, and its message may count.
+                if told.insert((one.outcome.label.clone(), trouble.reason.clone())) {
+                    progress.line(&format!("  {}: {}", trouble.object, trouble.words()));
+                }
             }
+            if let Some(error) = one.given_up(Instant::now()) {
+                return Err(error);
+            }
+        }
+        pending.retain(|one| one.last.state != Some(State::Done));
+        let Some(first) = pending.first() else { return Ok(()) };
+        if let Some(State::Waiting(what)) = &first.last.state {
+            progress.step(format!("{} {what}", first.outcome.label));
+        }
+        sleep(STEP).await;
+    }
+}
+
+impl Pending<'_> {
+    /// Why it is waited for no longer.
+    fn given_up(&mut self, now: Instant) -> Option<Unsettled> {
+        if let Some(State::Failed(why)) = &self.last.state {
+            return Some(self.unsettled(format!("{}: {why}", self.outcome.label)));
+        }
+        let lasting = self.last.state != Some(State::Done) && self.last.troubles.iter().any(|trouble| trouble.lasting);
+        self.stuck = lasting.then(|| self.stuck.unwrap_or(now));
+        let stuck = self.stuck.is_some_and(|since| now - since >= GRACE);
+        stuck.then(|| self.unsettled(format!("not ready, and it will not mend by itself: {}", self.words())))
+    }
+
+    /// What it waits for and why, in one line.
+    fn words(&self) -> String {
+        let label = &self.outcome.label;
+        match (self.last.worst(), &self.last.state) {
+            (Some(trouble), _) if trouble.object == *label => format!("{label}: {}", trouble.words()),
+            (Some(trouble), _) => format!("{label}: {}: {}", trouble.object, trouble.words()),
+            (None, Some(State::Waiting(what))) => format!("{label}: {what}"),
+            (None, _) => label.clone(),
+        }
+    }
+
+    fn unsettled(&self, what: String) -> Unsettled {
+        let namespace = self.outcome.object["metadata"]["namespace"].as_str().unwrap_or("default");
+        let object = self.last.worst().map_or(&self.outcome.label, |trouble| &trouble.object);
+        Unsettled { what, look: format!("-n {namespace} {object}") }
+    }
+}
+
+impl Look {
+    /// The trouble to tell if only one can be: the one that stays.
+    fn worst(&self) -> Option<&Trouble> {
+        self.troubles.iter().find(|trouble| trouble.lasting).or(self.troubles.first())
+    }
+}
+
+/// Looks once. What is gone is not waited for: a Job may be removed when it is over.
+async fn look(client: &Client, outcome: &Outcome, node: IpAddr) -> Look {
+    let found = match outcome.object["kind"].as_str() {
+        Some("Deployment" | "ReplicaSet" | "Job" | "Pod") => workload(client, &outcome.object).await,
+        Some("Service") => Ok(node_ports(outcome, node)),
+        _ => Ok((State::Done, Vec::new())),
+    };
+    let (state, troubles) = match found {
+        Ok(found) => found,
+        Err(error) if error.is_not_found() => (State::Done, Vec::new()),
+        Err(error) => (State::Waiting(error.to_string()), Vec::new()),
+    };
+    Look { state: Some(state), troubles }
+}
+
+async fn workload(client: &Client, object: &Value) -> Result<(State, Vec<Trouble>), Error> {
+    let text = |path: &str| object["metadata"][path].as_str().unwrap_or_default();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let pods = match object["kind"].as_str() {
+        Some("Pod") => vec![client.get::<Pod>(namespace, name).await?],
+        _ => {
+            let selector = Selector::from_label_selector(&object["spec"]["selector"]).map_err(Error::Decode)?;
+            let options = ListOptions { labels: selector.to_string(), ..ListOptions::default() };
+            client.list::<Pod>(namespace, &options).await?.items
         }
     };
-    if tokio::time::timeout(PATIENCE, settle).await.is_err() {
-        progress.line("not everything is ready yet; look with: sampan get pods");
-        for line in troubles(client).await {
-            progress.line(&line);
+    let state = match object["kind"].as_str() {
+        Some("Deployment") => state::deployment(&client.get::<Deployment>(namespace, name).await?, &pods),
+        Some("ReplicaSet") => state::replica_set(&client.get::<ReplicaSet>(namespace, name).await?, &pods),
+        Some("Job") => state::job(&client.get::<Job>(namespace, name).await?),
+        _ => pods.first().map_or(State::Done, state::pod),
+    };
+    Ok((state, pods.iter().flat_map(state::troubles).collect()))
+}
+
+/// The TCP node ports of a Service.
+pub(crate) fn tcp_node_ports(service: &Value) -> impl Iterator<Item = u16> {
+    let ports = service["spec"]["ports"].as_array().into_iter().flatten();
+    let tcp = ports.filter(|port| port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP"));
+    tcp.filter_map(|port| port["nodePort"].as_u64().and_then(|number| u16::try_from(number).ok()))
+}
+
+/// Whether this process listens on a Service's node ports: an answer there could be somebody else's.
+fn node_ports(outcome: &Outcome, node: IpAddr) -> (State, Vec<Trouble>) {
+    let mut waiting = None;
+    let mut troubles = Vec::new();
+    for number in tcp_node_ports(&outcome.object) {
+        match port::holder(SocketAddr::new(node, number)) {
+            Held::Us => continue,
+            Held::Other(who) => troubles.push(Trouble {
+                object: outcome.label.clone(),
+                reason: "NodePortUnavailable".to_owned(),
+                message: format!("node port {number} of {} is taken by {who}", outcome.label),
+                lasting: true,
+            }),
+            Held::Nobody => {}
         }
+        waiting.get_or_insert_with(|| State::Waiting(format!("node port {number} is not open")));
     }
+    (waiting.unwrap_or(State::Done), troubles)
 }
 
-/// What is still missing, or `None` when settled (or unreadable).
-async fn deployment(client: &Client, namespace: &str, name: &str) -> Option<String> {
-    let found: Deployment = client.get(namespace, name).await.ok()?;
-    let wanted = found.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
-    let status = found.status.unwrap_or_default();
-    let ready = status.available_replicas.unwrap_or(0);
-    let seen = status.observed_generation.unwrap_or(0) >= found.metadata.generation.unwrap_or(0);
-    let updated = status.updated_replicas.unwrap_or(0) >= wanted;
-    (!seen || !updated || ready < wanted).then(|| format!("{ready}/{wanted} ready"))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
 
-async fn job(client: &Client, namespace: &str, name: &str) -> Option<String> {
-    let found: Job = client.get(namespace, name).await.ok()?;
-    let status = found.status.unwrap_or_default();
-    let over = |kind: &str| status.conditions.iter().flatten().any(|c| c.type_ == kind && c.status == "True");
-    (!over("Complete") && !over("Failed")).then(|| format!("{} running", status.active.unwrap_or(0)))
-}
-
-async fn troubles(client: &Client) -> Vec<String> {
-    let Ok(pods) = client.list::<Pod>("", &client::ListOptions::default()).await else { return Vec::new() };
-    let mut lines = Vec::new();
-    for pod in pods.items {
-        let name = pod.metadata.name.unwrap_or_default();
-        for status in pod.status.and_then(|s| s.container_statuses).into_iter().flatten() {
-            if let Some(waiting) = status.state.and_then(|s| s.waiting) {
-                let message = waiting.message.unwrap_or_default();
-                lines.push(format!("  pod/{name}: {} {message}", waiting.reason.unwrap_or_default()));
-            }
-        }
+    fn outcome(object: Value) -> Outcome {
+        Outcome { label: "service/hello".into(), verb: "created", object }
     }
-    lines
+
+    #[test]
+    fn a_node_port_counts_only_if_this_process_has_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("free");
+        let address = listener.local_addr().expect("bound");
+        let service = outcome(json!({"kind": "Service", "spec": {"ports": [
+            {"port": 80, "nodePort": address.port(), "protocol": "TCP"},
+            {"port": 53, "nodePort": 1, "protocol": "UDP"}]}}));
+        assert_eq!(node_ports(&service, address.ip()).0, State::Done);
+        drop(listener);
+        let want = State::Waiting(format!("node port {} is not open", address.port()));
+        assert_eq!(node_ports(&service, address.ip()), (want, Vec::new()));
+    }
+
+    #[test]
+    fn lasting_trouble_is_given_up_after_a_grace_and_other_trouble_is_not() {
+        let object = outcome(json!({"kind": "Deployment", "metadata": {"namespace": "n"}}));
+        let trouble = |lasting| Trouble {
+            object: "pod/p".into(),
+            reason: "ErrImagePull".into(),
+            message: "none".into(),
+            lasting,
+        };
+        let waiting =
+            |lasting| Look { state: Some(State::Waiting("0/1 ready".into())), troubles: vec![trouble(lasting)] };
+        let mut one = Pending { outcome: &object, stuck: None, last: waiting(true) };
+        let start = Instant::now();
+        assert!(one.given_up(start).is_none());
+        let error = one.given_up(start + GRACE).expect("given up").to_string();
+        assert!(error.contains("service/hello: pod/p: ErrImagePull: none"), "{error}");
+        assert!(error.ends_with("kubectl describe -n n pod/p"), "{error}");
+        one.last = waiting(false);
+        assert!(one.given_up(start + GRACE * 2).is_none());
+        one.last = waiting(true);
+        assert!(one.given_up(start + GRACE * 3).is_none(), "the grace begins again");
+        one.last.state = Some(State::Failed("Failed".into()));
+        assert!(one.given_up(start + GRACE * 3).is_some(), "at once");
+    }
 }

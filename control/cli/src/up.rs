@@ -5,14 +5,19 @@ use crate::{
     check,
     cluster::{Cluster, Config},
     data_dir::DataDir,
-    down, env, images, kubeconfig, manifests,
+    down, env, images, kubeconfig,
+    manifests::{self, Manifest},
     out::say,
     progress::Progress,
     remote::{self, Outcome},
-    settle,
+    settle::{self, Unsettled},
 };
 use anyhow::Context;
-use std::{ffi::OsString, net::SocketAddr, path::Path};
+use std::{
+    ffi::OsString,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Runs until Ctrl-C or SIGTERM; `Ok` after a drain. `arguments` are this process's own, for `--detach`.
@@ -42,35 +47,25 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
         say(&format!("ready https://{address} {:.3}s", started.elapsed().as_secs_f64()));
         let work = async {
             if !manifests.is_empty() {
-                let mut progress = Progress::new();
-                images::package(&dir, &mut manifests).await?;
-                let outcomes = remote::apply_all(cluster.client(), &manifests, "default", |outcome| {
-                    progress.line(&format!("{} {}", outcome.label, outcome.verb));
-                })
-                .await?;
-                settle::wait(cluster.client(), &outcomes, &mut progress).await;
-                progress.done();
-                say(&format!("applied {} objects {:.3}s", outcomes.len(), started.elapsed().as_secs_f64()));
-                for line in ways(&outcomes, args) {
-                    say(&line);
-                }
-            }
-            say(&format!("  export KUBECONFIG={}", path.display()));
-            anyhow::Ok(())
-        };
-        let applied = tokio::select! {
-            applied = work => {
-                match applied {
+                // What is wrong with manifests does not take the cluster down: it can be mended and applied again.
+                match fill(args, &dir, &cluster, &mut manifests, started).await {
                     Ok(()) => {}
-                    Err(error) if args.filename.is_empty() => return Err(error),
-                    // A wrong manifest does not take the cluster down: it can be mended and applied again.
+                    Err(error) if error.is::<Unsettled>() => {
+                        eprintln!("error: {error:#}\nthe cluster is running and goes on trying");
+                        say(down::NOT_READY);
+                    }
                     Err(error) => {
-                        eprintln!("error: {error:#}\nthe cluster is running; mend the manifest and run `sampan apply -f`");
+                        eprintln!(
+                            "error: {error:#}\nthe cluster is running; mend the manifest and run `sampan apply -f`"
+                        );
                         say(down::NOT_APPLIED);
                     }
                 }
-                tokio::select! { () = signals.next() => Ok(()), error = cluster.failed() => Err(error) }
             }
+            say(&format!("  export KUBECONFIG={}", path.display()));
+        };
+        let applied = tokio::select! {
+            () = work => tokio::select! { () = signals.next() => Ok(()), error = cluster.failed() => Err(error) },
             () = signals.next() => Ok(()),
         };
         eprintln!("stopping (again to stop at once)");
@@ -82,6 +77,28 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
     });
     runtime.shutdown_background();
     result
+}
+
+/// Applies what was given, waits until it is there, and says how to reach it.
+async fn fill(
+    args: &UpArgs,
+    dir: &DataDir,
+    cluster: &Cluster,
+    manifests: &mut [Manifest],
+    started: std::time::Instant,
+) -> anyhow::Result<()> {
+    let mut progress = Progress::new();
+    images::package(dir, manifests).await?;
+    let outcomes = remote::apply_all(cluster.client(), manifests, "default", |outcome| {
+        progress.line(&format!("{} {}", outcome.label, outcome.verb));
+    })
+    .await?;
+    let settled = settle::wait(cluster.client(), &outcomes, args.node_address, &mut progress).await;
+    progress.done();
+    settled?;
+    say(&format!("applied {} objects {:.3}s", outcomes.len(), started.elapsed().as_secs_f64()));
+    ways(&outcomes, args.node_address).iter().for_each(|line| say(line));
+    Ok(())
 }
 
 fn write_kubeconfig(args: &UpArgs, dir: &DataDir, cluster: &Cluster, path: &Path) -> anyhow::Result<()> {
@@ -96,16 +113,13 @@ fn write_kubeconfig(args: &UpArgs, dir: &DataDir, cluster: &Cluster, path: &Path
     Ok(())
 }
 
-/// The URLs of what was applied.
-fn ways(outcomes: &[Outcome], args: &UpArgs) -> Vec<String> {
-    let services = outcomes.iter().filter(|o| o.object["kind"] == "Service");
+/// The URLs of what was applied. Only for what is settled: this process listens on every node port.
+fn ways(outcomes: &[Outcome], node: IpAddr) -> Vec<String> {
     let mut lines = Vec::new();
-    for service in services {
+    for service in outcomes.iter().filter(|o| o.object["kind"] == "Service") {
         let name = service.object["metadata"]["name"].as_str().unwrap_or_default();
-        for port in service.object["spec"]["ports"].as_array().into_iter().flatten() {
-            if let Some(number) = port["nodePort"].as_u64().and_then(|n| u16::try_from(n).ok()) {
-                lines.push(format!("  {name}  http://{}", SocketAddr::new(args.node_address, number)));
-            }
+        for number in settle::tcp_node_ports(&service.object) {
+            lines.push(format!("  {name}  http://{}", SocketAddr::new(node, number)));
         }
     }
     lines

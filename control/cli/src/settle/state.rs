@@ -1,0 +1,270 @@
+//! Whether something that was applied is there, by what it and its pods say: pure.
+//!
+//! Pods are believed, not only the object that has them: its status may be from before a restart of the cluster.
+
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet},
+    batch::v1::Job,
+    core::v1::{ContainerStatus, Pod},
+};
+
+/// How far something has come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum State {
+    /// It is there, or there is nothing to wait for.
+    Done,
+    /// What is still missing.
+    Waiting(String),
+    /// It will not come.
+    Failed(String),
+}
+
+/// Why something is not there yet, as its pods tell it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Trouble {
+    /// Who tells it: `pod/hello-1`.
+    pub(super) object: String,
+    /// One word, such as `ErrImagePull`.
+    pub(super) reason: String,
+    pub(super) message: String,
+    /// It will not mend by itself.
+    pub(super) lasting: bool,
+}
+
+/// Reasons of waiting containers that are no trouble.
+const ON_THE_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
+/// Reasons that stay until somebody changes something.
+const LASTING: [&str; 8] = [
+    "ErrImagePull",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "ErrImageNeverPull",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "RunContainerError",
+    "CrashLoopBackOff",
+];
+
+/// A Deployment: all of its newest pods are ready, and none is left of an older template.
+pub(super) fn deployment(found: &Deployment, pods: &[Pod]) -> State {
+    let spec = found.spec.as_ref();
+    if spec.is_some_and(|spec| spec.paused == Some(true)) {
+        return State::Done;
+    }
+    let wanted = spec.and_then(|spec| spec.replicas).unwrap_or(1);
+    let status = found.status.clone().unwrap_or_default();
+    let seen = status.observed_generation.unwrap_or(0) >= found.metadata.generation.unwrap_or(0);
+    let updated = status.updated_replicas.unwrap_or(0);
+    let rolled = seen && updated >= wanted && status.replicas.unwrap_or(0) <= updated;
+    let told = status.ready_replicas.unwrap_or(0).min(status.available_replicas.unwrap_or(0));
+    replicas(wanted, told, rolled, pods)
+}
+
+/// A ReplicaSet: all of its pods are ready.
+pub(super) fn replica_set(found: &ReplicaSet, pods: &[Pod]) -> State {
+    let wanted = found.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
+    let status = found.status.clone().unwrap_or_default();
+    let seen = status.observed_generation.unwrap_or(0) >= found.metadata.generation.unwrap_or(0);
+    replicas(wanted, status.available_replicas.unwrap_or(0), seen, pods)
+}
+
+/// What the status tells and what pods are both needed: the status may be old, and pods may be of an older template.
+fn replicas(wanted: i32, told: i32, current: bool, pods: &[Pod]) -> State {
+    let ready = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod)).count();
+    let ready = told.min(i32::try_from(ready).unwrap_or(i32::MAX));
+    match current && ready >= wanted {
+        true => State::Done,
+        false => State::Waiting(format!("{ready}/{wanted} ready")),
+    }
+}
+
+/// A Job: complete.
+pub(super) fn job(found: &Job) -> State {
+    if found.spec.as_ref().is_some_and(|spec| spec.suspend == Some(true)) {
+        return State::Done;
+    }
+    let status = found.status.clone().unwrap_or_default();
+    let conditions = || status.conditions.iter().flatten().filter(|condition| condition.status == "True");
+    if conditions().any(|condition| condition.type_ == "Complete") {
+        return State::Done;
+    }
+    if let Some(failed) = conditions().find(|condition| condition.type_ == "Failed") {
+        let text = |value: &Option<String>| value.clone().unwrap_or_default();
+        return State::Failed(joined("Failed", &[&text(&failed.reason), &text(&failed.message)]));
+    }
+    State::Waiting(format!("{} running", status.active.unwrap_or(0)))
+}
+
+/// A pod of its own: ready, or over with success.
+pub(super) fn pod(found: &Pod) -> State {
+    let status = found.status.clone().unwrap_or_default();
+    let phase = status.phase.unwrap_or_default();
+    match phase.as_str() {
+        "Succeeded" => State::Done,
+        "Failed" => {
+            let why: Vec<String> = troubles(found).iter().map(Trouble::words).collect();
+            State::Failed(joined("Failed", &why.iter().map(String::as_str).collect::<Vec<_>>()))
+        }
+        _ if is_ready(found) => State::Done,
+        "" => State::Waiting("Pending".to_owned()),
+        "Running" => State::Waiting("Running, not ready".to_owned()),
+        _ => State::Waiting(phase),
+    }
+}
+
+fn is_ready(pod: &Pod) -> bool {
+    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
+    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
+}
+
+/// What a pod tells about why it does not run.
+pub(super) fn troubles(pod: &Pod) -> Vec<Trouble> {
+    let name = pod.metadata.name.clone().unwrap_or_default();
+    let Some(status) = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none()) else {
+        return Vec::new();
+    };
+    let trouble = |reason: &str, message: String| Trouble {
+        object: format!("pod/{name}"),
+        reason: reason.to_owned(),
+        message,
+        lasting: LASTING.contains(&reason),
+    };
+    let mut all = Vec::new();
+    let conditions = status.conditions.iter().flatten();
+    for unscheduled in conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False") {
+        all.push(trouble("FailedScheduling", unscheduled.message.clone().unwrap_or_default()));
+    }
+    if status.phase.as_deref() == Some("Failed")
+        && let Some(reason) = &status.reason
+    {
+        all.push(trouble(reason, status.message.clone().unwrap_or_default()));
+    }
+    let init = status.init_container_statuses.iter().flatten();
+    for container in init.chain(status.container_statuses.iter().flatten()) {
+        all.extend(of_container(container, &name).map(|(reason, message)| trouble(&reason, message)));
+    }
+    all
+}
+
+/// The reason and message of a container that does not run as it should.
+fn of_container(status: &ContainerStatus, pod: &str) -> Option<(String, String)> {
+    let state = status.state.as_ref()?;
+    let ended = |ended: &k8s_openapi::api::core::v1::ContainerStateTerminated| {
+        let message = ended.message.clone().unwrap_or_default();
+        joined(&format!("container {} ended with exit code {}", status.name, ended.exit_code), &[message.trim()])
+    };
+    if let Some(terminated) = state.terminated.as_ref().filter(|terminated| terminated.exit_code != 0) {
+        return Some((terminated.reason.clone().unwrap_or_else(|| "Error".to_owned()), ended(terminated)));
+    }
+    let waiting = state.waiting.as_ref()?;
+    let reason = waiting.reason.clone().filter(|reason| !ON_THE_WAY.contains(&reason.as_str()))?;
+    let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
+    let message = match last {
+        Some(last) if reason == "CrashLoopBackOff" => {
+            format!("{}; its output: kubectl logs {pod} -c {} --previous", ended(last), status.name)
+        }
+        _ => waiting.message.clone().unwrap_or_default(),
+    };
+    Some((reason, message))
+}
+
+impl Trouble {
+    /// `ErrImagePull: no such image`.
+    pub(super) fn words(&self) -> String {
+        joined(&self.reason, &[&self.message])
+    }
+}
+
+fn joined(first: &str, rest: &[&str]) -> String {
+    rest.iter().filter(|text| !text.is_empty()).fold(first.to_owned(), |all, text| format!("{all}: {text}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pods(status: &[Value]) -> Vec<Pod> {
+        let pod = |status: &Value| json!({"metadata": {"name": "p"}, "status": status});
+        status.iter().map(|status| serde_json::from_value(pod(status)).expect("a pod")).collect()
+    }
+
+    fn ready(is: &str) -> Value {
+        json!({"phase": "Running", "conditions": [{"type": "Ready", "status": is}]})
+    }
+
+    fn waiting(reason: &str, message: &str) -> Value {
+        json!({"phase": "Pending", "containerStatuses": [{"name": "c", "image": "i", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"waiting": {"reason": reason, "message": message}}}]})
+    }
+
+    #[test]
+    fn a_deployment_is_there_when_its_status_and_its_pods_say_so() {
+        let deployment = |replicas: i32, updated: i32, available: i32| -> Deployment {
+            let status = json!({"observedGeneration": 2, "replicas": replicas, "updatedReplicas": updated,
+                "readyReplicas": available, "availableReplicas": available});
+            serde_json::from_value(json!({"metadata": {"generation": 2},
+                "spec": {"replicas": 2, "selector": {}, "template": {}}, "status": status}))
+            .expect("a deployment")
+        };
+        let both = pods(&[ready("True"), ready("True")]);
+        let is = |found: Deployment, pods: &[Pod]| super::deployment(&found, pods);
+        assert_eq!(is(deployment(2, 2, 2), &both), State::Done);
+        // The status is of the last run: pods have not started in this one.
+        let old = pods(&[ready("False"), ready("False")]);
+        assert_eq!(is(deployment(2, 2, 2), &old), State::Waiting("0/2 ready".into()));
+        // Pods of the older template are ready.
+        assert_eq!(is(deployment(3, 1, 2), &both), State::Waiting("2/2 ready".into()));
+        assert_eq!(is(deployment(3, 2, 2), &both), State::Waiting("2/2 ready".into()));
+        assert_eq!(is(deployment(2, 2, 1), &both), State::Waiting("1/2 ready".into()));
+        let mut unseen = deployment(2, 2, 2);
+        unseen.metadata.generation = Some(3);
+        assert_ne!(is(unseen, &both), State::Done);
+        let mut leaving = both.clone();
+        leaving[0].metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).expect("t"));
+        assert_eq!(is(deployment(2, 2, 2), &leaving), State::Waiting("1/2 ready".into()));
+    }
+
+    #[test]
+    fn a_job_is_there_when_complete_and_failed_with_its_reason() {
+        let job = |conditions: Value| -> State {
+            let value = json!({"metadata": {}, "status": {"active": 1, "conditions": conditions}});
+            super::job(&serde_json::from_value(value).expect("a job"))
+        };
+        assert_eq!(job(json!([])), State::Waiting("1 running".into()));
+        assert_eq!(job(json!([{"type": "Complete", "status": "True"}])), State::Done);
+        let failed = json!([{"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "m"}]);
+        assert_eq!(job(failed), State::Failed("Failed: BackoffLimitExceeded: m".into()));
+    }
+
+    #[test]
+    fn a_pod_is_there_when_ready_or_over_with_success() {
+        let is = |status: Value| super::pod(&pods(&[status])[0]);
+        assert_eq!(is(ready("True")), State::Done);
+        assert_eq!(is(ready("False")), State::Waiting("Running, not ready".into()));
+        assert_eq!(is(json!({"phase": "Succeeded"})), State::Done);
+        let failed = json!({"phase": "Failed", "containerStatuses": [{"name": "c", "image": "i", "imageID": "",
+            "ready": false, "restartCount": 0, "state": {"terminated": {"exitCode": 3, "reason": "Error"}}}]});
+        assert_eq!(is(failed), State::Failed("Failed: Error: container c ended with exit code 3".into()));
+    }
+
+    #[test]
+    fn troubles_are_what_pods_report_and_lasting_ones_are_known() {
+        let of = |status: Value| -> Vec<(String, bool)> {
+            super::troubles(&pods(&[status])[0]).iter().map(|t| (t.words(), t.lasting)).collect()
+        };
+        assert_eq!(of(waiting("ContainerCreating", "")), []);
+        assert_eq!(of(waiting("ErrImagePull", "no such image")), [("ErrImagePull: no such image".into(), true)]);
+        assert_eq!(of(waiting("CreateContainerConfigError", "")), [("CreateContainerConfigError".into(), true)]);
+        let unscheduled = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable", "message": "0/1 nodes are available: 1 Insufficient cpu."}]});
+        let want = "FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu.".to_owned();
+        assert_eq!(of(unscheduled), [(want, false)]);
+        let mut crashing = waiting("CrashLoopBackOff", "back-off 10s");
+        crashing["containerStatuses"][0]["lastState"] = json!({"terminated": {"exitCode": 7, "message": "trap\n"}});
+        let want =
+            "CrashLoopBackOff: container c ended with exit code 7: trap; its output: kubectl logs p -c c --previous";
+        assert_eq!(of(crashing), [(want.to_owned(), true)]);
+    }
+}
