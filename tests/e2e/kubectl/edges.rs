@@ -235,6 +235,46 @@ fn rollouts_remember_and_deletions_wait() {
 }
 
 #[test]
+fn nodes_are_drained_sets_pruned_and_mistakes_named() {
+    let Some(machine) = machine() else { return };
+    let c = machine.up(&[]);
+    c.kubectl(&["create", "deployment", "d", "--image=hello:1"]);
+    c.kubectl(&["rollout", "status", "deployment/d", "--timeout=60s"]);
+    let pod = c.kubectl(&["get", "pods", "-l", "app=d", "-o", "jsonpath={.items[0].metadata.name}"]);
+    let debugged = refused(&c, &["debug", &pod, "--image=hello:1"]);
+    assert!(debugged.contains("ephemeral containers are disabled for this cluster"), "{debugged}");
+    let resized = refused(&c, &["patch", "pod", &pod, "--subresource=resize", "-p", "{}"]);
+    assert!(resized.contains("the server could not find the requested resource"), "{resized}");
+    let node = ["-l", "kubernetes.io/os=linux"];
+    let drained = c.kubectl(&["drain", node[0], node[1], "--timeout=60s"]);
+    assert!(drained.contains(&format!("pod/{pod} evicted")), "{drained}");
+    assert!(c.kubectl_fails(&["get", "pod", &pod], "").contains("not found"));
+    c.kubectl(&["uncordon", node[0], node[1]]);
+    c.kubectl(&["rollout", "status", "deployment/d", "--timeout=60s"]);
+
+    let map = |name: &str| format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}, labels: {{set: x}}}}\n");
+    c.kubectl_with(&["apply", "-f", "-"], &format!("{}---\n{}", map("a"), map("b")));
+    let prune = ["apply", "-f", "-", "--prune", "-l", "set=x"];
+    let all = c.kubectl_fails(&prune, &map("a"));
+    assert!(all.contains("no matches for kind"), "kubectl prunes kinds that are not there: {all}");
+    let some = [&prune[..], &["--prune-allowlist=core/v1/ConfigMap", "--prune-allowlist=apps/v1/Deployment"]].concat();
+    assert!(c.kubectl_with(&some, &map("a")).contains("configmap/b pruned"));
+
+    let wrong = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: w}\nspec: {replica: 1, selectr: {}}\n";
+    let named = c.kubectl_fails(&["apply", "--server-side", "-f", "-"], wrong);
+    for field in [".spec.replica", ".spec.selectr"] {
+        assert!(named.contains(&format!("\n  {field}: field not declared in schema")), "{named}");
+    }
+    let file = "apiVersion: v1\nkind: Pod\nmetadata: {name: w}\nspec: {containers: [{name: a, image: ./hello.wasm, command: [sh]}]}\n";
+    let output = c.kubectl_output(&["create", "-f", "-"], file);
+    let warned = String::from_utf8_lossy(&output.stderr);
+    for text in ["Warning: spec.containers[0].image: looks like a file", "there is no shell in a WebAssembly container"]
+    {
+        assert!(warned.contains(text), "{warned}");
+    }
+}
+
+#[test]
 fn newer_kubectls_work_too() {
     let Some(machine) = machine() else { return };
     let _cluster = machine.up(&[]);
