@@ -176,6 +176,9 @@ pub(crate) struct KubeconfigArgs {
     /// Merge into $KUBECONFIG or ~/.kube/config and make it current, instead of printing
     #[arg(long)]
     pub(crate) merge: bool,
+    /// Replace entries of that name there even if they are another cluster's
+    #[arg(long, requires = "merge")]
+    pub(crate) force: bool,
 }
 
 /// How to reach the cluster.

@@ -109,6 +109,11 @@ impl DataDir {
         Ok(Self { path })
     }
 
+    /// Whether it is the one that is used if none is named.
+    pub(crate) fn is_default(&self) -> bool {
+        default_path().and_then(|path| Ok(std::path::absolute(path)?)).is_ok_and(|path| path == self.path)
+    }
+
     /// A folder inside, made if absent, that only the owner may read.
     pub(crate) fn private_folder(&self, name: &str) -> anyhow::Result<Self> {
         let path = self.join(name);

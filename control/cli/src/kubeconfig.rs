@@ -18,11 +18,19 @@ pub(crate) struct Access<'a> {
     pub(crate) key_pem: &'a str,
 }
 
-/// The name of the cluster, user and context.
-const NAME: &str = "sampan";
+/// The name of cluster, user and context: `sampan` for the default data directory, and of its own for each other one, so that
+/// clusters are beside each other in one kubeconfig.
+pub(crate) fn name(dir: &DataDir) -> String {
+    if dir.is_default() {
+        return "sampan".to_owned();
+    }
+    let folder = dir.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+    format!("sampan-{}", folder.chars().map(plain).collect::<String>())
+}
 
-/// A whole kubeconfig.
-pub(crate) fn document(access: &Access<'_>) -> Value {
+/// A whole kubeconfig, with this name for cluster, user and context.
+pub(crate) fn document(access: &Access<'_>, name: &str) -> Value {
     let host = match access.address {
         any if any.ip().is_unspecified() => format!("127.0.0.1:{}", any.port()),
         one => one.to_string(),
@@ -30,16 +38,16 @@ pub(crate) fn document(access: &Access<'_>) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": NAME, "cluster": {
+        "clusters": [{"name": name, "cluster": {
             "server": format!("https://{host}"),
             "certificate-authority-data": STANDARD.encode(access.ca_pem),
         }}],
-        "users": [{"name": NAME, "user": {
+        "users": [{"name": name, "user": {
             "client-certificate-data": STANDARD.encode(access.certificate_pem),
             "client-key-data": STANDARD.encode(access.key_pem),
         }}],
-        "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": NAME}}],
-        "current-context": NAME,
+        "contexts": [{"name": name, "context": {"cluster": name, "user": name}}],
+        "current-context": name,
         "preferences": {},
     })
 }
@@ -52,8 +60,9 @@ pub(crate) fn write(path: &Path, document: &Value) -> anyhow::Result<()> {
     write_private(path, api::yaml::to_string(document).as_bytes())
 }
 
-/// Adds the cluster to an existing kubeconfig (or a new one), replacing entries of the same name, and makes it current.
-pub(crate) fn merge(path: &Path, ours: &Value) -> anyhow::Result<()> {
+/// Adds the cluster to an existing kubeconfig (or a new one) and makes it current. Its own older entries are replaced, those of
+/// another cluster only by force. What was done, in words.
+pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<String> {
     let mut whole = match fs::read(path) {
         Ok(text) => match api::yaml::parse(&text) {
             Ok((Value::Object(map), _)) => Value::Object(map),
@@ -63,14 +72,45 @@ pub(crate) fn merge(path: &Path, ours: &Value) -> anyhow::Result<()> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => json!({"apiVersion": "v1", "kind": "Config"}),
         Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
     };
-    for list in ["clusters", "users", "contexts"] {
+    let name = ours["current-context"].as_str().unwrap_or_default();
+    if !force && let Some(what) = of_another(&whole, ours, name) {
+        bail!(
+            "{} was left as it is: its {what} {name:?} is of another cluster; replace it with `sampan kubeconfig --merge --force`",
+            path.display()
+        );
+    }
+    for list in LISTS {
         let mut entries = whole[list].as_array().cloned().unwrap_or_default();
-        entries.retain(|entry| entry["name"] != NAME);
+        entries.retain(|entry| entry["name"] != name);
         entries.extend(ours[list].as_array().cloned().unwrap_or_default());
         whole[list] = Value::Array(entries);
     }
     whole["current-context"] = ours["current-context"].clone();
-    write(path, &whole)
+    write(path, &whole)?;
+    let server = ours["clusters"][0]["cluster"]["server"].as_str().unwrap_or_default();
+    Ok(format!(
+        "wrote cluster, user and context {name:?} ({server}) to {}, and made it the current context",
+        path.display()
+    ))
+}
+
+const LISTS: [&str; 3] = ["clusters", "users", "contexts"];
+
+/// Which entry of this name is another cluster's: a cluster is known by its certificate authority, which stays, and not by its
+/// address.
+fn of_another(whole: &Value, ours: &Value, name: &str) -> Option<&'static str> {
+    let entry = |of: &Value, list: &str| {
+        let found = of[list].as_array().into_iter().flatten().find(|entry| entry["name"] == name);
+        found.cloned()
+    };
+    let authority = |of: &Value| entry(of, "clusters").map(|e| e["cluster"]["certificate-authority-data"].clone());
+    match authority(whole) {
+        Some(theirs) if Some(&theirs) != authority(ours).as_ref() => return Some("cluster"),
+        None if entry(whole, "users").is_some() => return Some("user"),
+        _ => {}
+    }
+    let context = entry(whole, "contexts")?;
+    (context["context"]["cluster"] != name).then_some("context")
 }
 
 /// Where people's kubeconfig is: the first file of $KUBECONFIG, else ~/.kube/config.
@@ -101,8 +141,7 @@ pub(crate) fn run(args: &crate::args::KubeconfigArgs) -> anyhow::Result<()> {
     }
     let (document, _) = api::yaml::parse(&text).map_err(|e| anyhow::anyhow!("{}: {e}", path.display()))?;
     let target = personal_path()?;
-    merge(&target, &document)?;
-    eprintln!("merged into {} as the current context {NAME:?}", target.display());
+    eprintln!("{}", merge(&target, &document, args.force)?);
     Ok(())
 }
 
@@ -110,28 +149,63 @@ pub(crate) fn run(args: &crate::args::KubeconfigArgs) -> anyhow::Result<()> {
 mod tests {
     use super::*;
 
-    fn ours() -> Value {
+    fn ours(ca: &str, name: &str) -> Value {
         let access = Access {
             address: "127.0.0.1:6443".parse().expect("an address"),
-            ca_pem: "ca",
+            ca_pem: ca,
             certificate_pem: "cert",
             key_pem: "key",
         };
-        document(&access)
+        document(&access, name)
+    }
+
+    fn names(path: &Path) -> Vec<String> {
+        let (merged, _) = api::yaml::parse(&fs::read(path).expect("read")).expect("YAML");
+        let clusters = merged["clusters"].as_array().expect("a list").iter();
+        clusters.map(|c| c["name"].as_str().expect("a name").to_owned()).collect()
     }
 
     #[test]
     fn merging_keeps_what_others_wrote_and_replaces_our_own() {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("config");
-        let theirs = "apiVersion: v1\nkind: Config\ncurrent-context: other\nclusters:\n- name: other\n  cluster: {server: https://o}\n- name: sampan\n  cluster: {server: https://old}\n";
+        let ca = STANDARD.encode("ca");
+        let theirs = format!(
+            "apiVersion: v1\nkind: Config\ncurrent-context: other\nclusters:\n- name: other\n  cluster: {{server: https://o}}\n\
+             - name: sampan\n  cluster: {{server: https://old, certificate-authority-data: {ca}}}\n"
+        );
         fs::write(&path, theirs).expect("written");
-        merge(&path, &ours()).expect("merged");
+        let told = merge(&path, &ours("ca", "sampan"), false).expect("merged");
+        assert!(told.contains("\"sampan\" (https://127.0.0.1:6443)") && told.contains("config"), "{told}");
         let (merged, _) = api::yaml::parse(&fs::read(&path).expect("read")).expect("YAML");
         assert_eq!(merged["current-context"], "sampan");
-        let names: Vec<_> = merged["clusters"].as_array().expect("a list").iter().map(|c| &c["name"]).collect();
-        assert_eq!(names, ["other", "sampan"]);
+        assert_eq!(names(&path), ["other", "sampan"]);
         assert_eq!(merged["clusters"][1]["cluster"]["server"], "https://127.0.0.1:6443");
+    }
+
+    #[test]
+    fn entries_of_another_cluster_are_replaced_by_force_alone() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config");
+        merge(&path, &ours("first", "sampan"), false).expect("new");
+        let before = fs::read(&path).expect("read");
+        let error = merge(&path, &ours("second", "sampan"), false).expect_err("another's").to_string();
+        assert!(error.contains("--force") && error.contains("cluster \"sampan\""), "{error}");
+        assert_eq!(fs::read(&path).expect("read"), before, "left as it is");
+        merge(&path, &ours("second", "sampan-two"), false).expect("beside it");
+        assert_eq!(names(&path), ["sampan", "sampan-two"]);
+        merge(&path, &ours("second", "sampan"), true).expect("by force");
+        for others in ["users: [{name: sampan, user: {}}]", "contexts: [{name: sampan, context: {cluster: other}}]"] {
+            fs::write(&path, others).expect("written");
+            merge(&path, &ours("ca", "sampan"), false).expect_err(others);
+        }
+    }
+
+    #[test]
+    fn each_data_directory_has_its_own_name() {
+        let named = |path: &str| name(&DataDir::locate(Some(path.as_ref())).expect("a path"));
+        assert_eq!(named("/tmp/two clusters"), "sampan-two-clusters");
+        assert_eq!(name(&DataDir::locate(None).expect("a path")), "sampan");
     }
 
     #[test]
@@ -139,7 +213,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let path = folder.path().join("config");
         fs::write(&path, "- just a list\n").expect("written");
-        assert!(merge(&path, &ours()).is_err());
+        assert!(merge(&path, &ours("ca", "sampan"), true).is_err());
         assert_eq!(fs::read_to_string(&path).expect("read"), "- just a list\n");
     }
 }

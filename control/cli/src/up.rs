@@ -43,7 +43,10 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
             () = signals.next() => return Ok(()),
         };
         let path = args.kubeconfig.clone().unwrap_or_else(|| dir.join("kubeconfig"));
-        write_kubeconfig(args, &dir, &cluster, &path)?;
+        if let Err(error) = write_kubeconfig(args, &dir, &cluster, &path) {
+            cluster.stop().await;
+            return Err(error);
+        }
         say(&format!("ready https://{address} {:.3}s", started.elapsed().as_secs_f64()));
         let work = async {
             if !manifests.is_empty() {
@@ -102,13 +105,13 @@ async fn fill(
 }
 
 fn write_kubeconfig(args: &UpArgs, dir: &DataDir, cluster: &Cluster, path: &Path) -> anyhow::Result<()> {
-    let document = kubeconfig::document(&cluster.access());
+    let document = kubeconfig::document(&cluster.access(), &kubeconfig::name(dir));
     kubeconfig::write(&dir.join("kubeconfig"), &document)?;
     if args.kubeconfig.is_some() {
         kubeconfig::write(path, &document)?;
     }
     if args.merge_kubeconfig {
-        kubeconfig::merge(&kubeconfig::personal_path()?, &document)?;
+        eprintln!("{}", kubeconfig::merge(&kubeconfig::personal_path()?, &document, false)?);
     }
     Ok(())
 }
