@@ -25,6 +25,7 @@ use serde_json::{Map, Value};
 pub use set::{Error, FieldSet};
 use std::sync::LazyLock;
 use types::Type;
+pub use types::field_path;
 use walk::Diff;
 
 /// The annotation of client-side apply.

@@ -174,8 +174,8 @@ fn configuration(
         |why: String| Status::new(Reason::Unknown, format!("failed to create typed patch object ({what}): {why}"));
     let problems = schema.decode_check(&mut value).map_err(typed)?;
     let undeclared = problems.iter().filter_map(|p| p.strip_prefix("unknown field \""));
-    let undeclared: Vec<String> =
-        undeclared.map(|p| format!(".{}: field not declared in schema", p.trim_end_matches('"'))).collect();
+    let path = |p: &str| api::apply::field_path(p.trim_end_matches('"'), &value, schema);
+    let undeclared: Vec<String> = undeclared.map(|p| format!("{}: field not declared in schema", path(p))).collect();
     match undeclared.as_slice() {
         [] => {}
         [one] => return Err(typed(one.clone())),

@@ -116,6 +116,13 @@ async fn refused_applies_use_upstreams_words() {
         "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): errors:\n  \
          .dota: field not declared in schema\n  .metadata.lables: field not declared in schema",
     );
+    let container = json!({"name": "c", "image": "i", "imag": "x"});
+    let pod =
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [container]}});
+    cluster.patch(&format!("{PODS}/a?fieldManager=m"), "apply-patch+yaml", pod).await.fails(
+        500,
+        "failed to create typed patch object (default/a; /v1, Kind=Pod): .spec.containers[name=\"c\"].imag: field not declared in schema",
+    );
     let mut uid = config;
     uid["metadata"]["uid"] = json!("u");
     assert_eq!(cluster.patch(&target, "apply-patch+yaml", uid).await.code, 409);
