@@ -274,6 +274,29 @@ fn the_url_of_a_taken_node_port_is_not_printed_but_who_has_it() {
 }
 
 #[test]
+fn a_second_data_directory_is_beside_the_first_in_a_kubeconfig_and_its_path_is_quoted() {
+    let machine = Machine::new();
+    let listen = format!("{}:0", machine.address);
+    let (first, second) = (machine.path("data"), machine.path("two words"));
+    let mut seen = Vec::new();
+    for dir in [&first, &second] {
+        let dir = dir.display().to_string();
+        let out = succeeds(
+            &machine,
+            &["up", "--detach", "--data-dir", &dir, "--listen", &listen, "--node-address", &machine.address],
+        );
+        seen.push(out.lines().last().expect("a line").trim().to_owned());
+        let merged = machine.run(&["kubeconfig", "--merge", "--data-dir", &dir]);
+        assert!(merged.status.success() && error(&merged).contains(".kube/config"), "{}", error(&merged));
+        succeeds(&machine, &["down", "--data-dir", &dir]);
+    }
+    assert_eq!(seen[0], format!("export KUBECONFIG={}/kubeconfig", first.display()));
+    assert_eq!(seen[1], format!("export KUBECONFIG='{}/kubeconfig'", second.display()));
+    let merged = std::fs::read_to_string(machine.path(".kube/config")).expect("merged");
+    assert!(merged.contains("name: sampan-data") && merged.contains("name: sampan-two-words"), "{merged}");
+}
+
+#[test]
 fn a_reader_that_stops_ends_a_command_without_a_word() {
     let machine = Machine::new();
     for args in [&["completions", "bash"][..], &["version"], &["image", "ls"]] {

@@ -207,9 +207,10 @@ fn whose(path: &Path) -> std::io::Result<Whose> {
 }
 
 fn open_to_others(path: &Path, mode: u32) -> String {
-    let (path, mode) = (path.display(), mode & 0o777);
+    let (shown, mode) = (path.display(), mode & 0o777);
     format!(
-        "{path} is open to other users (mode {mode:o}), and it holds keys; close it and start again: chmod 700 {path}"
+        "{shown} is open to other users (mode {mode:o}), and it holds keys; close it and start again: chmod 700 {}",
+        crate::out::shell(path)
     )
 }
 
@@ -261,7 +262,7 @@ pub(crate) fn read_private(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
         Err(error) => return Err(unreadable(path, &error)),
     };
     if metadata.mode() & 0o077 != 0 {
-        bail!("{} may be read by others; run: chmod 600 {}", path.display(), path.display());
+        bail!("{} may be read by others; run: chmod 600 {}", path.display(), crate::out::shell(path));
     }
     Ok(Some(fs::read(path).map_err(|error| unreadable(path, &error))?))
 }

@@ -23,3 +23,29 @@ pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
         Err(error) => anyhow::bail!("cannot write to standard output: {}", crate::exit::io(&error)),
     }
 }
+
+/// A path as a shell reads it back: quoted if it has to be.
+pub(crate) fn shell(path: &std::path::Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+=:@,%".contains(c);
+    if !text.is_empty() && text.chars().all(plain) { text } else { format!("'{}'", text.replace('\'', r"'\''")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_quoted_for_a_shell_if_they_have_to_be() {
+        for (path, want) in [
+            ("/home/a-b/.local/share/sampan", "/home/a-b/.local/share/sampan"),
+            ("/home/jörg/x", "/home/jörg/x"),
+            ("/my data/x", "'/my data/x'"),
+            ("/$HOME", "'/$HOME'"),
+            ("/it's", r"'/it'\''s'"),
+            ("~/x", "'~/x'"),
+        ] {
+            assert_eq!(shell(path.as_ref()), want);
+        }
+    }
+}

@@ -7,7 +7,7 @@ use crate::{
     data_dir::DataDir,
     down, env, images, kubeconfig,
     manifests::{self, Manifest},
-    out::say,
+    out::{self, say},
     progress::Progress,
     remote::{self, Outcome},
     settle::{self, Unsettled},
@@ -65,7 +65,7 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
                     }
                 }
             }
-            say(&format!("  export KUBECONFIG={}", path.display()));
+            say(&format!("  export KUBECONFIG={}", out::shell(&path)));
         };
         let applied = tokio::select! {
             () = work => tokio::select! { () = signals.next() => Ok(()), error = cluster.failed() => Err(error) },
