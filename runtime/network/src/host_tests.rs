@@ -89,6 +89,15 @@ async fn node_ports_hand_connections_to_handlers_and_relay_to_listeners() {
     let mut back = String::new();
     timeout(LIVENESS, client.read_to_string(&mut back)).await.expect("in time").expect("read");
     assert_eq!(back, "ping");
+    // One that has stopped and is still in the table, and one that has left: each is passed over.
+    drop(listener);
+    network.detach("l").await;
+    let (_, idle_ip) = pod(&network, "idle").await;
+    put_service(&network, "np", spec.clone(), json!([{"port": 8080}]), &[idle_ip, h_ip, at("10.32.9.9:0").ip()]);
+    for _ in 0..6 {
+        let got = ask(connect_when_open(to).await).await;
+        assert!(got.ends_with("h GET /n h"), "{got}");
+    }
     // Nobody ready: reset. Not wanted: closed.
     put_service(&network, "np", spec, json!([{"port": 8080}]), &[]);
     let mut client = connect_when_open(to).await;

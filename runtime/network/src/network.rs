@@ -9,7 +9,7 @@ use crate::{
     pod::{Bound, Pod},
     pool::AddressPool,
     sockets::PodSockets,
-    table::{Found, Protocol, ServiceTable},
+    table::{Found, Port, Protocol, ServiceTable},
 };
 use ::http::{HeaderValue, header::HOST};
 use container::net::{
@@ -149,14 +149,14 @@ impl Inner {
         let found = self.table.read().find(protocol, to);
         match found {
             Found::Port(port) => {
-                let endpoint = port.pick(from.address(), Instant::now());
+                let way = self.endpoint_of(from, &port, protocol);
                 let none = || {
                     self.metrics.no_endpoint.inc();
                     Error::Refused(format!("no endpoints available for service \"{}\"", port.service))
                 };
-                let endpoint = endpoint.ok_or_else(none)?;
+                let way = way.ok_or_else(none)?;
                 self.metrics.endpoint.inc();
-                self.endpoint(from, endpoint, true)
+                way
             }
             Found::NoPort(service) => {
                 self.metrics.no_port.inc();
@@ -169,11 +169,31 @@ impl Inner {
     fn endpoint_or_node_port(&self, from: From<'_>, to: SocketAddr, protocol: Protocol) -> Result<Way> {
         if to.ip() == self.config.node_internal() && to.port() != self.config.api.port {
             let port = self.table.read().node_port(protocol, to.port());
-            let endpoint = port.and_then(|port| port.pick(from.address(), Instant::now()));
-            let none = || Error::Refused(format!("nothing listens at {to}"));
-            return self.endpoint(from, endpoint.ok_or_else(none)?, true);
+            let way = port.and_then(|port| self.endpoint_of(from, &port, protocol));
+            return way.unwrap_or_else(|| Err(Error::Refused(format!("nothing listens at {to}"))));
         }
         self.endpoint(from, to, false)
+    }
+
+    /// The way to the first of a port's endpoints that takes a connection, in their order for this client: one that has stopped is in the
+    /// table until the news have come around. If none does, the way to the first, which says why. `None` when there is none.
+    pub(crate) fn endpoint_of(&self, from: From<'_>, port: &Port, protocol: Protocol) -> Option<Result<Way>> {
+        let takes = |way: &Result<Way>| match way {
+            Ok(Way::Pod { pod, port, by_loopback }) => {
+                protocol != Protocol::Tcp || pod.tcp(*port, *by_loopback).is_ok()
+            }
+            Ok(Way::Host { .. }) => true,
+            Err(_) => false,
+        };
+        let mut first = None;
+        for endpoint in port.candidates(from.address(), Instant::now()) {
+            let way = self.endpoint(from, endpoint, true);
+            if takes(&way) {
+                return Some(way);
+            }
+            first.get_or_insert(way);
+        }
+        first
     }
 
     /// Where an address leads that is not a Service's. The endpoints of a Service are `chosen_by_user`: they are bound by the egress

@@ -9,7 +9,7 @@ use container::net::{Connection, Peer};
 use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::{TcpListener, TcpStream},
-    time::{Instant, sleep},
+    time::sleep,
 };
 use tokio_util::sync::CancellationToken;
 
@@ -98,10 +98,9 @@ fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: 
     let inner = &network.inner;
     let from = From::Cluster(client.ip());
     let found = inner.table.read().node_port(port.protocol, port.number);
-    let endpoint = found.and_then(|port| port.pick(client.ip(), Instant::now()));
-    let count = if endpoint.is_some() { &inner.metrics.endpoint } else { &inner.metrics.no_endpoint };
+    let way = found.and_then(|port| inner.endpoint_of(from, &port, Protocol::Tcp));
+    let count = if way.is_some() { &inner.metrics.endpoint } else { &inner.metrics.no_endpoint };
     count.inc();
-    let way = endpoint.map(|endpoint| inner.endpoint(from, endpoint, true));
     let Some(Ok(way)) = way else {
         tracing::debug!(service = %format_args!("{}/{}", port.service.0, port.service.1), "no endpoint is ready");
         let _ = socket.set_zero_linger(); // without it the client sees an end instead of a reset

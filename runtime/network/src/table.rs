@@ -85,6 +85,13 @@ impl Port {
         Some(endpoint)
     }
 
+    /// The endpoints for a client in the order to try them: the one of [`Port::pick`], then the others. None when none is ready.
+    pub fn candidates(&self, client: IpAddr, now: Instant) -> impl Iterator<Item = SocketAddr> {
+        let first = self.pick(client, now);
+        let at = self.endpoints.iter().position(|endpoint| Some(*endpoint) == first).unwrap_or(0);
+        self.endpoints[at..].iter().chain(&self.endpoints[..at]).copied()
+    }
+
     fn turn(&self) -> SocketAddr {
         let turn = self.memory.turn.fetch_add(1, Ordering::Relaxed);
         self.endpoints[turn % self.endpoints.len()]
