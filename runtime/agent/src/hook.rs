@@ -54,6 +54,8 @@ pub(crate) struct Stop {
     pub(crate) message: String,
     /// A stop with a longer grace period is under way: the hook has its chance already.
     pub(crate) again: bool,
+    /// Whether clients have somewhere else to go, and are asked to.
+    pub(crate) retire: bool,
 }
 
 impl Stop {
@@ -61,6 +63,10 @@ impl Stop {
     pub(crate) async fn run(self) {
         if !self.message.is_empty() {
             self.shared.event(&self.pod, Some(&self.container), EventType::Normal, "Killing", &*self.message);
+        }
+        let id: Arc<str> = self.id.as_str().into();
+        if self.retire {
+            self.runtime.retire(&id);
         }
         let begin = Instant::now();
         let hook = pod::container(&self.pod, &self.container)
@@ -89,7 +95,6 @@ impl Stop {
             }
             grace = grace.saturating_sub(begin.elapsed()).max(LEAST.min(self.grace));
         }
-        let id: Arc<str> = self.id.as_str().into();
         if let Err(error) = self.runtime.stop(&id, grace).await
             && !matches!(error, container::Error::NotFound(_))
         {

@@ -335,6 +335,7 @@ impl Worker {
             let attempt = record.current.as_ref().filter(|_| record.is_running())?;
             let runtime = self.shared.runtimes.get(&attempt.runtime).filter(|r| !r.survives_restart())?;
             let stop = self.stop(name, attempt, runtime.clone(), grace, String::new(), false);
+            let stop = Stop { retire: false, ..stop };
             Some((name.clone(), stop.run()))
         });
         let (names, stops): (Vec<_>, Vec<_>) = running.unzip();
@@ -402,6 +403,7 @@ impl Worker {
             grace,
             message,
             again,
+            retire: true,
         }
     }
 

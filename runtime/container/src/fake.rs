@@ -48,6 +48,7 @@ struct State {
     prepared: Vec<String>,
     specs: Vec<ContainerSpec>,
     stops: Vec<(String, Duration)>,
+    retired: Vec<String>,
 }
 
 struct Entry {
@@ -110,6 +111,11 @@ impl FakeRuntime {
     /// All stops that were asked for: container name and grace.
     pub fn stops(&self) -> Vec<(String, Duration)> {
         lock(&self.0.state).stops.clone()
+    }
+
+    /// Names of the containers that were retired, in order.
+    pub fn retired(&self) -> Vec<String> {
+        lock(&self.0.state).retired.clone()
     }
 
     /// Names of running containers, sorted.
@@ -252,6 +258,11 @@ impl Runtime for FakeRuntime {
             }
         }
         Ok(())
+    }
+
+    fn retire(&self, id: &ContainerId) {
+        let Ok(name) = self.entry(id, |entry| entry.spec.name.clone()) else { return };
+        lock(&self.0.state).retired.push(name);
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<()> {

@@ -284,6 +284,10 @@ pub trait Runtime: Send + Sync + 'static {
     /// in [`Runtime::list`] and [`Runtime::events`], never only in the error.
     async fn start(&self, id: &ContainerId) -> Result<()>;
 
+    /// The container is about to be stopped: it goes on serving, and asks whoever is connected to go elsewhere once what is under way is
+    /// done. A stop that follows waits a moment for those to leave. Idempotent; nothing where there is nobody to ask.
+    fn retire(&self, _id: &ContainerId) {}
+
     /// Asks a container to end and ends it after `grace`. An HTTP handler stops accepting and finishes its requests. Returns
     /// when it has ended. Idempotent.
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<()>;

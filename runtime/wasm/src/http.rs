@@ -39,7 +39,7 @@ use std::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{Semaphore, oneshot},
+    sync::{Notify, Semaphore, oneshot},
     task::AbortHandle,
     time::Instant,
 };
@@ -75,6 +75,10 @@ pub(crate) struct Handler {
     places: Semaphore,
     waiting: AtomicUsize,
     connections: Arc<Semaphore>,
+    /// Clients are asked to leave: HTTP/1.1 connections end with their next answer, HTTP/2 ones with the requests under way.
+    retire: CancellationToken,
+    /// Connections.
+    open: TaskTracker,
     /// No new requests; connections close when theirs are done.
     drain: CancellationToken,
     /// Requests under way end now.
@@ -92,6 +96,7 @@ impl Handler {
         pre: ProxyPre<Guest>,
         initial_memory: u64,
         options: HttpOptions,
+        retire: CancellationToken,
         out_of_memory: impl Fn(String) + Send + Sync + 'static,
     ) -> Arc<Self> {
         Arc::new(Self {
@@ -103,11 +108,22 @@ impl Handler {
             places: Semaphore::new(options.concurrency.max(1)),
             waiting: AtomicUsize::new(0),
             connections: Arc::new(Semaphore::new(options.connections.max(1))),
+            retire,
+            open: TaskTracker::new(),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
             requests: TaskTracker::new(),
             out_of_memory: Box::new(out_of_memory),
         })
+    }
+
+    /// Goes on serving the connections there are until they have left, if clients were asked to: one that is closed while its client sends
+    /// the next request fails that.
+    pub(crate) async fn linger(&self, limit: Duration) {
+        if self.retire.is_cancelled() {
+            self.open.close();
+            let _ = tokio::time::timeout(limit, self.open.wait()).await;
+        }
     }
 
     /// Takes no more requests and finishes those under way within `grace`. Returns whether none had to be cut.
@@ -283,19 +299,38 @@ impl Handler {
     }
 
     async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self: Arc<Self>, stream: S) {
-        let handler = self.clone();
-        let service = hyper::service::service_fn(move |request| {
+        // Told of each request on HTTP/2: only a client that has sent one can be sent away by a frame.
+        let streams = Arc::new(Notify::new());
+        let (handler, told) = (self.clone(), streams.clone());
+        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
             let handler = handler.clone();
-            async move { Ok::<_, Infallible>(handler.answer(request).await) }
+            let multiplexed = request.version() == http::Version::HTTP_2;
+            if multiplexed {
+                told.notify_one();
+            }
+            async move {
+                let mut response = handler.clone().answer(request).await;
+                if !multiplexed && handler.retire.is_cancelled() {
+                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
+            }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
         builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS).keep_alive_interval(IDLE);
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         tokio::pin!(connection);
+        let leave = async {
+            let retired = async {
+                self.retire.cancelled().await;
+                streams.notified().await;
+            };
+            tokio::select! { () = self.drain.cancelled() => {}, () = retired => {} }
+        };
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = self.drain.cancelled() => {
+            () = leave => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -328,8 +363,8 @@ impl HttpHandler for Served {
             // Dropping it closes it: the client sees a reset and may try another endpoint.
             return;
         };
-        let threads = this.pool.handle().clone();
-        threads.spawn(async move {
+        let (open, threads) = (this.open.clone(), this.pool.handle().clone());
+        let serve = async move {
             match connection {
                 Connection::Tcp(socket) => {
                     // Fails only if the socket is not non-blocking or the reactor is gone.
@@ -341,7 +376,8 @@ impl HttpHandler for Served {
                 Connection::Stream(stream) => this.connection(stream).await,
             }
             drop(permit);
-        });
+        };
+        open.spawn_on(serve, &threads);
     }
 }
 

@@ -42,6 +42,8 @@ const EVENTS: usize = 4096;
 /// How long an artifact that could not be compiled for want of something is not tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long a container that is stopped waits for clients that were asked to leave: those that have nothing to ask are closed then.
+const LINGER: Duration = Duration::from_secs(1);
 /// How long the end of a container waits for its log to reach the disk.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -89,6 +91,8 @@ struct Container {
     /// The image, from `create` if it is prepared by then: holding it keeps it prepared.
     image: Mutex<Option<Arc<Image>>>,
     state: watch::Sender<ContainerState>,
+    /// Clients are asked to leave.
+    retire: CancellationToken,
     /// Asked to end.
     stop: CancellationToken,
     /// Ended without being asked.
@@ -253,6 +257,7 @@ impl Inner {
             pre.clone(),
             image.initial_memory,
             self.options.http,
+            container.retire.clone(),
             out_of_memory,
         );
         let serving = match shared.sockets.serve_http(port, Arc::new(Served(handler.clone()))).await {
@@ -330,7 +335,11 @@ async fn supervise(
     tokio::select! {
         biased;
         () = container.kill.cancelled() => cut(End::killed()).await,
-        drained = handler.drain(grace) => if drained { End::exited(0) } else { End::killed() },
+        drained = async {
+            let begin = Instant::now();
+            handler.linger(LINGER.min(grace / 2)).await;
+            handler.drain(grace.saturating_sub(begin.elapsed())).await
+        } => if drained { End::exited(0) } else { End::killed() },
     }
 }
 
@@ -431,6 +440,7 @@ impl Runtime for Wasmtime {
             shared,
             image: Mutex::new(image),
             state: watch::Sender::new(ContainerState::Created),
+            retire: CancellationToken::new(),
             stop: CancellationToken::new(),
             kill: CancellationToken::new(),
             grace: Mutex::new(Duration::ZERO),
@@ -469,6 +479,12 @@ impl Runtime for Wasmtime {
             Target::Command(_) | Target::Core(_) => self.0.start_command(&container, &image, pool),
         }
         Ok(())
+    }
+
+    fn retire(&self, id: &ContainerId) {
+        if let Ok(container) = self.container(id) {
+            container.retire.cancel();
+        }
     }
 
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<()> {

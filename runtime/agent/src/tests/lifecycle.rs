@@ -239,16 +239,20 @@ async fn missing_configuration_is_waited_for() {
 async fn a_deleted_pod_is_stopped_with_grace_and_then_really_deleted() {
     let world = World::scripted(|_, _| Script::Linger(Duration::from_secs(4))).await;
     let stopped = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
-    let seen = stopped.clone();
+    let (seen, runtime) = (stopped.clone(), world.runtime.clone());
     world.network.answer(80, move |request| {
-        seen.fetch_or(request.uri().path() == "/bye", std::sync::atomic::Ordering::SeqCst);
+        let retired = runtime.retired() == ["c"] && runtime.stops().is_empty();
+        seen.fetch_or(request.uri().path() == "/bye" && retired, std::sync::atomic::Ordering::SeqCst);
         (200, vec![])
     });
     world.pod("p", one(json!({"lifecycle": {"preStop": {"httpGet": {"path": "/bye", "port": 80}}}})));
     world.phase("p", "Running").await;
     world.delete("p", 20);
     world.gone("p").await;
-    assert!(stopped.load(std::sync::atomic::Ordering::SeqCst), "the hook was called");
+    assert!(
+        stopped.load(std::sync::atomic::Ordering::SeqCst),
+        "the hook was called, and clients were asked to leave before"
+    );
     assert_eq!(world.runtime.stops(), [("c".to_owned(), Duration::from_secs(20))]);
     let last = world.api.statuses().pop().unwrap().1;
     assert_eq!(
@@ -361,6 +365,7 @@ async fn after_a_restart_of_the_agent_pods_go_on_where_they_were() {
     world.phase("never", "Running").await;
     world.stop().await;
     assert_eq!(world.status("p"), before, "draining changes nothing in the API");
+    assert!(world.runtime.retired().is_empty(), "nobody else is there to go to");
     assert!(world.runtime.running().is_empty());
     // the process is new: the network has forgotten, and another pod comes first
     world.network = Default::default();
@@ -416,6 +421,8 @@ async fn the_first_pass_takes_back_what_an_earlier_process_said() {
     world.until("p", |s| condition(s, "Ready").0 == "True").await;
     world.stop().await;
     let before = world.api.statuses().len();
+    // what must be pulled again is not up before the first pass is over
+    world.images.present.lock().clear();
     world.start().await;
     world.agent.as_ref().unwrap().settled().await;
     let said = world.api.statuses();

@@ -320,3 +320,55 @@ async fn a_handler_runs_only_once_its_port_is_served() {
     assert!(matches!(node.state(&id).await, ContainerState::Running { .. }));
     assert_eq!(node.net.get(80, "/").await.0, 200);
 }
+
+/// Reads one answer of the guest's `/`.
+async fn read_answer(client: &mut (impl tokio::io::AsyncRead + Unpin)) -> String {
+    let mut text = String::new();
+    while !text.ends_with("hello\n\r\n0\r\n\r\n") {
+        let mut buffer = [0; 1024];
+        let count = client.read(&mut buffer).await.unwrap();
+        assert!(count > 0, "closed after {text:?}");
+        text += std::str::from_utf8(&buffer[..count]).unwrap();
+    }
+    text
+}
+
+#[tokio::test]
+async fn a_retired_handler_sends_its_clients_away_and_serves_them_until_then() {
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nhost: hello\r\n\r\n";
+    let node = Node::new().await;
+    let id = node.start(node.spec(&http_guest())).await;
+    let handler = node.net.handler(80).unwrap();
+    let connect = || {
+        let (mine, theirs) = tokio::io::duplex(64 << 10);
+        handler.serve(Connection::Stream(Box::new(theirs)), peer());
+        mine
+    };
+    let (mut early, mut late) = (connect(), connect());
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(connect())).await.unwrap();
+    let connection = tokio::spawn(connection);
+    sender.send_request(request("/")).await.unwrap().into_body().collect().await.unwrap();
+    for client in [&mut early, &mut late] {
+        client.write_all(GET).await.unwrap();
+        assert!(!read_answer(client).await.contains("connection: close"));
+    }
+
+    node.runtime.retire(&id);
+    // HTTP/2: GOAWAY, and the end. HTTP/1.1: with the next answer.
+    tokio::time::timeout(Duration::from_secs(20), connection).await.expect("sent away").unwrap().unwrap();
+    early.write_all(GET).await.unwrap();
+    assert!(read_answer(&mut early).await.contains("connection: close\r\n"));
+    assert_eq!(early.read(&mut [0; 1]).await.unwrap(), 0, "ended");
+    // It still serves whoever comes, and after the stop whoever is there.
+    assert_eq!(node.net.get(80, "/").await.0, 200);
+    let (runtime, stopped) = (node.runtime.clone(), id.clone());
+    let stop = tokio::spawn(async move { runtime.stop(&stopped, Duration::from_secs(60)).await });
+    while node.net.handler(80).is_some() {
+        tokio::task::yield_now().await;
+    }
+    late.write_all(GET).await.unwrap();
+    assert!(read_answer(&mut late).await.contains("connection: close\r\n"));
+    stop.await.unwrap().unwrap();
+    assert_eq!(node.exit(&id).await.code, 0);
+}
