@@ -56,9 +56,7 @@ fn check(cluster: &Cluster<'_>, before: &str, job_pod: &str, end: End) {
     let container = |pod: &str, path: &str| {
         cluster.field(&format!("pod/{pod}"), &format!("{{.status.containerStatuses[0].{path}}}"))
     };
-    cluster.eventually("it was restarted", || {
-        Some(()).filter(|()| container("always", "restartCount") == "1")
-    });
+    cluster.eventually("it was restarted", || Some(()).filter(|()| container("always", "restartCount") == "1"));
     let last = container("always", "lastState.terminated");
     assert!(last.contains("\"startedAt\""), "{last}");
     match end {
@@ -178,6 +176,10 @@ fn other_ranges_are_refused_and_lose_nothing_and_a_deleted_node_comes_back() {
         assert_eq!(refused.status.code(), Some(1), "{text}");
         assert!(text.contains(&format!("start with {flag} {before}, or with another --data-dir")), "{text}");
     }
+    let listen = format!("{}:0", machine.address);
+    let refused = machine.run(&["up", "--listen", &listen, "--node-address", &machine.address, "--node-name", "ghost"]);
+    let text = String::from_utf8_lossy(&refused.stderr);
+    assert!(text.contains(&format!("start with --node-name {name} or without --node-name")), "{text}");
     let cluster = machine.up(&[]);
     cluster.kubectl(&["wait", "--for=condition=Ready", "pod/q", "--timeout=100s"]);
     assert_eq!(cluster.field("pod/q", "{.status.podIP}"), address);

@@ -1,6 +1,6 @@
 //! The composition root: one cluster in one process. Read [`Cluster::start`] from top to bottom to see who is joined to whom.
 
-mod ranges;
+mod chosen;
 
 use crate::{
     args::{COMPILE_CHILD, UpArgs},
@@ -11,6 +11,7 @@ use crate::{
 use agent::{Agent, Machine, Parts, Runtimes};
 use anyhow::{Context, bail};
 use api::{Clock, quantity::Quantity};
+use chosen::Chosen;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
 use futures::FutureExt;
@@ -19,17 +20,17 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use network::VirtualNetwork;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use ranges::Ranges;
 use server::{Ids, Server, Settings, User};
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener},
     panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use store::{Redb, Store};
+use store::{LogError, Redb, Store};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -64,7 +65,7 @@ impl Config {
         let mut machine = machine::read(dir.path());
         let node = match &args.node.node_name {
             Some(name) => name.clone(),
-            None => machine::node_name(&machine.hostname),
+            None => Chosen::node(dir)?.unwrap_or_else(|| machine::node_name(&machine.hostname)),
         };
         if let Some(problem) = api::names::dns1123_subdomain(&node).first() {
             bail!("--node-name {node:?}: {problem}");
@@ -104,7 +105,7 @@ impl Config {
                 .map(|text| range("--allow-egress", text))
                 .collect::<Result<_, _>>()?,
         };
-        Ranges::of(&config).check(dir)?;
+        Chosen::of(&config).check(dir)?;
         Ok(config)
     }
 }
@@ -196,9 +197,8 @@ impl Cluster {
 
         // The store and the API server.
         let images = images::open(&config.dir)?;
-        Ranges::of(&config).keep(&config.dir)?;
-        let log = Redb::open(config.dir.join(STORE)).context("cannot open the store")?;
-        let store = Store::open(log, store::Options::new(store_clock())).await.context("cannot read the store")?;
+        Chosen::of(&config).keep(&config.dir)?;
+        let store = open_store(&config.dir).await?;
         let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
         let options = server::Options {
             store: store.clone(),
@@ -387,6 +387,29 @@ fn first_address(range: &IpNet) -> IpAddr {
     range.hosts().next().unwrap_or_else(|| range.addr())
 }
 
+/// Opens the store, or says which file cannot be one and what to do.
+async fn open_store(dir: &DataDir) -> anyhow::Result<Store<server::Item>> {
+    let path = dir.join(STORE);
+    let unusable = |error: &dyn std::fmt::Display, damaged: bool| {
+        let advice = match damaged {
+            true => "; put back a copy of it, or begin anew with another --data-dir",
+            false => "",
+        };
+        anyhow::anyhow!("cannot read the store {}: {error}{advice}", path.display())
+    };
+    let log = Redb::open(&path).map_err(|error| match error {
+        // `Held` names the file and who has it; the disk's own troubles are not mended by another file
+        LogError::Held { .. } => anyhow::Error::new(error),
+        LogError::Io(ref io) if io.kind() != ErrorKind::InvalidData => unusable(&error, false),
+        LogError::Full(_) => unusable(&error, false),
+        error => unusable(&error, true),
+    })?;
+    Store::open(log, store::Options::new(store_clock())).await.map_err(|error| match error {
+        store::Error::Log(LogError::Io(_) | LogError::Full(_)) => unusable(&error, false),
+        error => unusable(&error, true),
+    })
+}
+
 fn store_clock() -> store::Clock {
     let clock = env::system_clock();
     store::Clock::new(move || clock.now())
@@ -424,5 +447,23 @@ fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent
         version: server::version::git_version(),
         runtime_version: "wasmtime://48".to_owned(),
         port: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_damaged_store_is_named_with_what_to_do() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
+        for damage in [&b"not a database, but of a length that one might have".repeat(200)[..], b"short"] {
+            std::fs::write(dir.join(STORE), damage).expect("written");
+            let error = format!("{:#}", open_store(&dir).await.err().expect("refused"));
+            assert!(error.contains(&dir.join(STORE).display().to_string()), "{error}");
+            assert!(error.contains("put back a copy of it, or begin anew with another --data-dir"), "{error}");
+            assert_eq!(std::fs::read(dir.join(STORE)).expect("there"), damage, "left as it is");
+        }
     }
 }

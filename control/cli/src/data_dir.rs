@@ -4,6 +4,7 @@
 //! DIR/            0700
 //!   lock          held by the running cluster; names its process and address
 //!   cluster.redb  the store
+//!   chosen.json   what the first start chose for good: the node's name, address ranges
 //!   pki/          keys and certificates, 0600
 //!   kubeconfig    0600
 //!   images/       content store; compiled/ the compile cache; pods/ volumes and logs; agent/ the node agent's notes
@@ -46,8 +47,8 @@ pub(crate) struct Lock {
 /// Files that only a cluster of ours makes: a folder with one of them is ours whatever else it holds.
 const CERTAINLY_OURS: [&str; 4] = ["cluster.redb", "compile.key", "pki/sa.key", "images/blobs"];
 /// Everything that a cluster puts there. A folder with nothing else is ours too: a start may have been cut short.
-const OURS: [&str; 9] =
-    ["lock", "cluster.redb", "pki", "kubeconfig", "images", "compile.key", "compiled", "pods", "sampan.log"];
+const OURS: [&str; 10] =
+    ["lock", "chosen.json", "cluster.redb", "pki", "kubeconfig", "images", "compile.key", "compiled", "pods", "sampan.log"];
 /// Not anybody's: the file system's own.
 const LOST_AND_FOUND: &str = "lost+found";
 
