@@ -50,7 +50,7 @@ pub(crate) enum Command {
     Image(ImageCommand),
     /// Print the kubeconfig of the cluster, or merge it into another file
     Kubeconfig(KubeconfigArgs),
-    /// Apply manifests; a relative image such as ./hello.wasm is packaged and loaded
+    /// Apply manifests; an image that is a file, such as ./hello.wasm, is packaged and loaded
     Apply(ApplyArgs),
     /// Show objects as tables, YAML or JSON, once or as they change
     Get(GetArgs),

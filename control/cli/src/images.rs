@@ -1,4 +1,4 @@
-//! `sampan image`, the packaging of relative images; the node agent has the same store. It is plain files with a lock
+//! `sampan image`, the packaging of images that are files; the node agent has the same store. It is plain files with a lock
 //! for collection, so all of it works with the cluster up or down.
 
 use crate::{
@@ -43,11 +43,7 @@ pub(crate) fn advice(images: &Images) -> server::ImageAdvice {
 
 /// `sampan image load`.
 pub(crate) async fn load(dir: DataDir, file: &Path, tag: &str) -> anyhow::Result<()> {
-    let loaded = match open(&dir)?.load(file, Some(tag)).await {
-        Ok(loaded) => loaded,
-        Err(image::Error::Refused(text)) => bail!("{}", brief(&text)),
-        Err(error) => return Err(error.into()),
-    };
+    let loaded = open(&dir)?.load(file, Some(tag)).await.map_err(unloadable)?;
     out::say(&format!("loaded {} {} ({} bytes, {})", loaded.name, loaded.digest, loaded.size, loaded.layout));
     if Reference::parse(&loaded.name)?.is_latest() {
         eprintln!(
@@ -57,6 +53,17 @@ pub(crate) async fn load(dir: DataDir, file: &Path, tag: &str) -> anyhow::Result
         );
     }
     Ok(())
+}
+
+/// Why a file could not be loaded, in one line. What an archive's reader says of a file that is none is no help.
+fn unloadable(error: image::Error) -> anyhow::Error {
+    match error {
+        image::Error::Refused(text) if text.contains(": it is none of: ") && !text.contains(".tar: ") => {
+            anyhow::anyhow!("{}", brief(text.rsplit_once(" (the archive").map_or(text.as_str(), |(what, _)| what)))
+        }
+        image::Error::Refused(text) => anyhow::anyhow!("{}", brief(&text)),
+        error => error.into(),
+    }
 }
 
 /// Bytes of an error that are shown.
@@ -169,11 +176,11 @@ pub(crate) async fn push(dir: DataDir, name: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Packages and loads every relative image of the manifests, and names it there by its digest.
+/// Packages and loads every image of the manifests that is a file, and names it there by its digest.
 pub(crate) async fn package(dir: &DataDir, manifests: &mut [Manifest]) -> anyhow::Result<()> {
     let images = open(dir)?;
-    for path in manifests::relative_images(manifests)? {
-        let loaded = images.load(&path, None).await?;
+    for path in manifests::image_files(manifests)? {
+        let loaded = images.load(&path, None).await.map_err(unloadable)?;
         manifests::replace_image(manifests, &path, &loaded.id());
     }
     Ok(())
@@ -199,6 +206,18 @@ mod tests {
         }
         let long = brief(&format!("x: {}\x1b", "y".repeat(1000)));
         assert!(long.chars().count() <= MAX_ERROR + 1 && long.ends_with('…'), "{long}");
+    }
+
+    #[test]
+    fn a_file_that_is_no_image_is_told_what_one_is() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("notes.txt");
+        std::fs::write(&file, "no image").expect("written");
+        let dir = DataDir::open(Some(&folder.path().join("data"))).expect("a directory");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let error = runtime.block_on(load(dir, &file, "n:1")).expect_err("refused").to_string();
+        let want = "it is none of: .wasm, .wat, an OCI layout folder, an OCI archive, a docker-save archive";
+        assert_eq!(error, format!("{}: {want}", file.display()));
     }
 
     #[test]

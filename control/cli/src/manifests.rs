@@ -1,4 +1,4 @@
-//! Manifests from files, folders and standard input, and the packaging of relative Wasm images that they name.
+//! Manifests from files, folders and standard input, and the files among the images that they name.
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -89,19 +89,24 @@ fn add(object: Value, source: &str, folder: &Path, all: &mut Vec<Manifest>) -> a
     Ok(())
 }
 
-/// The files of all relative images (`./hello.wasm`, `../x.wat`), each once.
-pub(crate) fn relative_images(manifests: &mut [Manifest]) -> anyhow::Result<Vec<PathBuf>> {
+/// The files of all images that are paths (`./hello.wasm`, `/home/me/x.wat`, `hello.wasm` beside the manifest), each once. One
+/// that is not there is refused.
+pub(crate) fn image_files(manifests: &mut [Manifest]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for manifest in manifests {
         let folder = manifest.folder.clone();
         let mut missing = None;
         each_container(&mut manifest.object, &mut |container| {
-            let Some(image) = container["image"].as_str().filter(|image| is_relative(image)) else { return };
-            let file = folder.join(image);
+            let Some(image) = container["image"].as_str() else { return };
+            let Some(file) = image_file(image, &folder) else { return };
             if !file.is_file() {
-                missing.get_or_insert_with(|| {
-                    format!("image {image:?} is a relative path, but there is no file {}", file.display())
-                });
+                let what = if file.is_dir() { "that is a folder" } else { "there is no such file" };
+                let name = match is_path(image) {
+                    true => String::new(),
+                    false => format!("; if it is the name of an image, give its tag: {image}:TAG"),
+                };
+                missing
+                    .get_or_insert_with(|| format!("image {image:?} is a path, {}, but {what}{name}", file.display()));
             } else if !files.contains(&file) {
                 files.push(file);
             }
@@ -113,12 +118,13 @@ pub(crate) fn relative_images(manifests: &mut [Manifest]) -> anyhow::Result<Vec<
     Ok(files)
 }
 
-/// Puts `name` in the place of a relative image, with `imagePullPolicy: IfNotPresent`.
+/// Puts `name` in the place of images that are this file, with `imagePullPolicy: IfNotPresent`.
 pub(crate) fn replace_image(manifests: &mut [Manifest], file: &Path, name: &str) {
     for manifest in manifests {
         let folder = manifest.folder.clone();
         each_container(&mut manifest.object, &mut |container| {
-            if container["image"].as_str().is_some_and(|image| is_relative(image) && folder.join(image) == file) {
+            let image = container["image"].as_str();
+            if image.and_then(|image| image_file(image, &folder)).is_some_and(|of| of == file) {
                 container["image"] = json!(name);
                 container["imagePullPolicy"] = json!("IfNotPresent");
             }
@@ -144,9 +150,17 @@ fn each_container(value: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
     }
 }
 
-/// A path and not a name: no registry's name starts with a dot.
-fn is_relative(image: &str) -> bool {
-    image.starts_with("./") || image.starts_with("../")
+/// The file that an image is, if it is a path: as written, or ending like a guest and either there or without anything that only
+/// names have.
+fn image_file(image: &str, folder: &Path) -> Option<PathBuf> {
+    let file: PathBuf = folder.join(image).components().collect();
+    let guest = [".wasm", ".wat"].iter().any(|ending| image.ends_with(ending));
+    (is_path(image) || guest && (file.is_file() || !image.contains(['/', ':', '@']))).then_some(file)
+}
+
+/// A path and not a name: no registry's name starts with a dot or a slash.
+fn is_path(image: &str) -> bool {
+    ["./", "../", "/"].iter().any(|start| image.starts_with(start))
 }
 
 #[cfg(test)]
@@ -185,13 +199,37 @@ mod tests {
         let object = json!({"kind": "Deployment", "spec": {"template": {"spec": {
             "containers": [{"image": "./hello.wasm", "imagePullPolicy": "Always"}, {"image": "nginx"}]}}}});
         let mut all = [Manifest { object, source: "m".into(), folder: folder.path().to_owned() }];
-        let files = relative_images(&mut all).expect("there");
+        let files = image_files(&mut all).expect("there");
         assert_eq!(files, [folder.path().join("./hello.wasm")]);
         replace_image(&mut all, &files[0], "hello@sha256:1");
         let containers = &mut all[0].object["spec"]["template"]["spec"]["containers"];
         assert_eq!(containers[0], json!({"image": "hello@sha256:1", "imagePullPolicy": "IfNotPresent"}));
         assert_eq!(containers[1], json!({"image": "nginx"}));
-        containers[0]["image"] = json!("./absent.wasm");
-        assert!(relative_images(&mut all).expect_err("no file").to_string().contains("absent.wasm"));
+    }
+
+    #[test]
+    fn paths_are_told_from_names_and_must_be_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let there = folder.path().join("count.wasm");
+        fs::write(&there, "x").expect("written");
+        fs::create_dir_all(folder.path().join("sub")).expect("made");
+        fs::write(folder.path().join("sub/two.wat"), "x").expect("written");
+        let files = |image: &str| {
+            let object = json!({"kind": "Pod", "spec": {"containers": [{"image": image}]}});
+            image_files(&mut [Manifest { object, source: "m.yaml".into(), folder: folder.path().to_owned() }])
+                .map_err(|error| error.to_string())
+        };
+        let absolute = there.display().to_string();
+        for image in ["count.wasm", "./count.wasm", &absolute, "sub/two.wat"] {
+            assert_eq!(files(image), Ok(vec![folder.path().join(image)]), "{image}");
+        }
+        for name in ["nginx", "count:1", "registry.example/sub/absent.wasm", "localhost/count.wasm:1"] {
+            assert_eq!(files(name), Ok(Vec::new()), "{name}");
+        }
+        for absent in ["./absent.wasm", "/absent/x.wasm", "absent.wasm", "./sub"] {
+            let error = files(absent).expect_err(absent);
+            assert!(error.starts_with("m.yaml: image ") && error.contains(absent), "{error}");
+            assert_eq!(error.contains("absent.wasm:TAG"), absent == "absent.wasm", "{error}");
+        }
     }
 }

@@ -25,6 +25,7 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
     let started = env::now();
     check::together(args)?;
     let mut manifests = if args.filename.is_empty() { Vec::new() } else { manifests::read(&args.filename)? };
+    manifests::image_files(&mut manifests)?;
     let dir = DataDir::open(args.data.data_dir.as_deref())?;
     if args.detach {
         return down::detach(&dir, arguments);
