@@ -47,8 +47,18 @@ pub(crate) struct Lock {
 /// Files that only a cluster of ours makes: a folder with one of them is ours whatever else it holds.
 const CERTAINLY_OURS: [&str; 4] = ["cluster.redb", "compile.key", "pki/sa.key", "images/blobs"];
 /// Everything that a cluster puts there. A folder with nothing else is ours too: a start may have been cut short.
-const OURS: [&str; 10] =
-    ["lock", "chosen.json", "cluster.redb", "pki", "kubeconfig", "images", "compile.key", "compiled", "pods", "sampan.log"];
+const OURS: [&str; 10] = [
+    "lock",
+    "chosen.json",
+    "cluster.redb",
+    "pki",
+    "kubeconfig",
+    "images",
+    "compile.key",
+    "compiled",
+    "pods",
+    "sampan.log",
+];
 /// Not anybody's: the file system's own.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -101,6 +111,11 @@ impl DataDir {
         Ok(dir)
     }
 
+    /// As [`DataDir::open`], but only if there is such a folder: for commands that have nothing to do in a new one.
+    pub(crate) fn open_existing(path: Option<&Path>) -> anyhow::Result<Option<Self>> {
+        if Self::locate(path)?.path.exists() { Self::open(path).map(Some) } else { Ok(None) }
+    }
+
     /// The folder named by the user, or the default place, for a look: it need not exist, and nothing is made or changed.
     pub(crate) fn locate(path: Option<&Path>) -> anyhow::Result<Self> {
         let path = match path {
@@ -142,16 +157,21 @@ impl DataDir {
         let mut file = self.open_lock()?;
         match file.try_lock() {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => bail!(
-                "the data directory {} is in use by {}; stop it with `sampan down`, or choose another with --data-dir",
-                self.path.display(),
-                describe(&read_holder(&mut file))
-            ),
+            Err(TryLockError::WouldBlock) => return Err(self.in_use(&read_holder(&mut file))),
             Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the data directory"),
         }
         let mut lock = Lock { file };
         lock.announce("")?;
         Ok(lock)
+    }
+
+    /// What a second cluster is told.
+    pub(crate) fn in_use(&self, holder: &Holder) -> anyhow::Error {
+        anyhow::anyhow!(
+            "the data directory {} is in use by {}; stop it with `sampan down`, or choose another with --data-dir",
+            self.path.display(),
+            describe(holder)
+        )
     }
 
     /// Who runs here now, if anybody does. Makes nothing.
