@@ -297,6 +297,19 @@ fn a_second_data_directory_is_beside_the_first_in_a_kubeconfig_and_its_path_is_q
 }
 
 #[test]
+fn looking_for_images_makes_no_data_directory() {
+    let machine = Machine::new();
+    let listed = machine.run(&["image", "ls"]);
+    assert!(listed.status.success() && String::from_utf8_lossy(&listed.stdout).starts_with("NAME"));
+    let data = machine.data().display().to_string();
+    assert!(error(&listed).contains(&data), "{}", error(&listed));
+    for args in [&["image", "rm", "x:1"][..], &["image", "push", "localhost:1/x:1"]] {
+        assert!(fails(&machine, args).contains(&data), "{args:?}");
+    }
+    assert!(!machine.data().exists(), "nothing was made");
+}
+
+#[test]
 fn a_reader_that_stops_ends_a_command_without_a_word() {
     let machine = Machine::new();
     for args in [&["completions", "bash"][..], &["version"], &["image", "ls"]] {

@@ -106,10 +106,13 @@ fn what_was_acknowledged_survives_kill_9() {
 fn a_second_up_says_who_holds_the_data_and_a_taken_port_how_to_choose_another() {
     let machine = Machine::new();
     let cluster = machine.up(&[]);
-    let second = machine.run(&["up", "--listen", &format!("{}:0", machine.address)]);
-    assert_eq!(second.status.code(), Some(1));
-    let text = String::from_utf8_lossy(&second.stderr);
-    assert!(text.contains(&format!("process {}", cluster.pid())), "{text}");
+    let said = [&[][..], &["--detach"]].map(|detach| {
+        let second = machine.run(&[&["up", "--listen", &format!("{}:0", machine.address)], detach].concat());
+        assert_eq!(second.status.code(), Some(1));
+        String::from_utf8_lossy(&second.stderr).into_owned()
+    });
+    assert!(said[0].contains(&format!("process {}", cluster.pid())) && said[0].contains("sampan down"), "{}", said[0]);
+    assert_eq!(said[0], said[1], "in the background as in the foreground");
     drop(cluster);
 
     let other = Machine::new();

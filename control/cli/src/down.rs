@@ -49,7 +49,7 @@ pub(crate) fn down(dir: &DataDir) -> anyhow::Result<()> {
 /// here meanwhile: progress as in the foreground.
 pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Result<()> {
     if let Some(holder) = dir.holder()? {
-        bail!("a cluster is already running in {} (process {})", dir.path().display(), holder.pid);
+        return Err(dir.in_use(&holder));
     }
     arguments.retain(|argument| argument != "--detach");
     let log_path: PathBuf = dir.join("sampan.log");

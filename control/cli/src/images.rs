@@ -91,11 +91,27 @@ fn brief(text: &str) -> String {
 }
 
 /// `sampan image ls`.
-pub(crate) async fn list(dir: DataDir) -> anyhow::Result<()> {
-    for line in lines(open(&dir)?.list().await?) {
+pub(crate) async fn list(path: Option<&Path>) -> anyhow::Result<()> {
+    let dir = DataDir::open_existing(path)?;
+    let images = match &dir {
+        Some(dir) => open(dir)?.list().await?,
+        None => Vec::new(),
+    };
+    for line in lines(images) {
         out::line(&line)?;
     }
+    if dir.is_none() {
+        eprintln!("there is no data directory {} yet", DataDir::locate(path)?.path().display());
+    }
     Ok(())
+}
+
+/// The data directory of commands that need images in it.
+fn existing(path: Option<&Path>) -> anyhow::Result<DataDir> {
+    match DataDir::open_existing(path)? {
+        Some(dir) => Ok(dir),
+        None => bail!("there is no data directory {} yet", DataDir::locate(path)?.path().display()),
+    }
 }
 
 /// A header, then a line for each name.
@@ -116,7 +132,8 @@ fn lines(list: Vec<Listed>) -> Vec<String> {
 }
 
 /// `sampan image rm`. What a pod of the running cluster uses is removed by force alone.
-pub(crate) async fn remove(dir: DataDir, names: &[String], force: bool) -> anyhow::Result<()> {
+pub(crate) async fn remove(path: Option<&Path>, names: &[String], force: bool) -> anyhow::Result<()> {
+    let dir = existing(path)?;
     let images = open(&dir)?;
     let pods = if force { Vec::new() } else { pods(&dir).await? };
     let mut failures = Vec::new();
@@ -164,7 +181,8 @@ async fn pods(dir: &DataDir) -> anyhow::Result<Vec<Pod>> {
 }
 
 /// `sampan image push`, with the credentials of ~/.docker/config.json if there are any.
-pub(crate) async fn push(dir: DataDir, name: &str) -> anyhow::Result<()> {
+pub(crate) async fn push(path: Option<&Path>, name: &str) -> anyhow::Result<()> {
+    let dir = existing(path)?;
     let mut keyring = Keyring::new();
     let config = env::var_os("HOME").map(|home| Path::new(&home).join(".docker/config.json"));
     if let Some(path) = config.filter(|path| path.exists()) {

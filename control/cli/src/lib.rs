@@ -52,14 +52,17 @@ pub fn main() -> ExitCode {
 }
 
 fn dispatch(command: Command, arguments: Vec<std::ffi::OsString>) -> anyhow::Result<()> {
-    let open = |data: &args::DataDir| DataDir::open(data.data_dir.as_deref());
     match command {
         Command::Up(args) => up::run(&args, arguments),
         Command::Down(data) => down::down(&DataDir::locate(data.data_dir.as_deref())?),
-        Command::Image(ImageCommand::Load { file, tag, data }) => block(images::load(open(&data)?, &file, &tag)),
-        Command::Image(ImageCommand::Ls(data)) => block(images::list(open(&data)?)),
-        Command::Image(ImageCommand::Rm { images, force, data }) => block(images::remove(open(&data)?, &images, force)),
-        Command::Image(ImageCommand::Push { image, data }) => block(images::push(open(&data)?, &image)),
+        Command::Image(ImageCommand::Load { file, tag, data }) => {
+            block(images::load(DataDir::open(data.data_dir.as_deref())?, &file, &tag))
+        }
+        Command::Image(ImageCommand::Ls(data)) => block(images::list(data.data_dir.as_deref())),
+        Command::Image(ImageCommand::Rm { images, force, data }) => {
+            block(images::remove(data.data_dir.as_deref(), &images, force))
+        }
+        Command::Image(ImageCommand::Push { image, data }) => block(images::push(data.data_dir.as_deref(), &image)),
         Command::Kubeconfig(args) => kubeconfig::run(&args),
         Command::Apply(args) => block(async move { remote::apply(&args).await }),
         Command::Get(args) => block(async move { remote::get(&args).await }),
