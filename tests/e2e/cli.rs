@@ -117,13 +117,20 @@ fn get_names_objects_as_kubectl_does_and_fails_in_its_words() {
     for (args, want) in [
         (&["get", "pods", "absent"][..], "Error from server (NotFound): pods \"absent\" not found\n"),
         (&["get", "nonsense"], "error: the server doesn't have a resource type \"nonsense\"\n"),
-        (&["get", "cm/one", "-A"], "error: a resource cannot be retrieved by name across all namespaces\n"),
-        (&["get", "cm/one", "-l", "a=b"], "error: name cannot be provided when a selector is specified\n"),
-        (&["delete", "cm"], "error: resource(s) were provided, but no name was specified\n"),
         (&["delete", "cm/absent"], "Error from server (NotFound): configmaps \"absent\" not found\n"),
     ] {
         assert_eq!(fails(&machine, args), want, "{args:?}");
     }
+    for (args, want) in [
+        (&["get", "cm/one", "-A"][..], "error: a resource cannot be retrieved by name across all namespaces\n"),
+        (&["get", "cm/one", "-l", "a=b"], "error: name cannot be provided when a selector is specified\n"),
+        (&["get", "svc,cm", "-w"], "error: you may only specify a single resource type\n"),
+        (&["delete", "cm"], "error: resource(s) were provided, but no name was specified\n"),
+    ] {
+        let wrong = machine.run(args);
+        assert_eq!((wrong.status.code(), error(&wrong).as_str()), (Some(2), want), "{args:?}");
+    }
+    assert_eq!(machine.run(&["get", "svc/x", "pods"]).status.code(), Some(2));
     let partly = machine.run(&["get", "cm/one", "cm/absent"]);
     assert_eq!(partly.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&partly.stdout).contains("one"), "what is there is shown");
@@ -176,7 +183,6 @@ fn logs_finds_the_pod_and_the_container_as_kubectl_does() {
         (&["logs", "absent"][..], "Error from server (NotFound): pods \"absent\" not found\n"),
         (&["logs", "job/absent"], "Error from server (NotFound): jobs.batch \"absent\" not found\n"),
         (&["logs", "two", "-c", "z"], "error: container z is not valid for pod two\n"),
-        (&["logs", "two", "-l", "a=b"], "error: only a selector (-l) or a POD name is allowed\n"),
         (
             &["logs", "namespace/default"],
             "error: cannot get the logs from *v1.Namespace: selector for *v1.Namespace not implemented\n",
@@ -184,6 +190,20 @@ fn logs_finds_the_pod_and_the_container_as_kubectl_does() {
     ] {
         assert_eq!(fails(&machine, args), want, "{args:?}");
     }
+}
+
+#[test]
+fn the_data_directory_of_the_environment_may_be_empty_and_is_in_no_usage_line() {
+    let mut machine = Machine::new();
+    let wrong = machine.run(&["delete"]);
+    assert!(error(&wrong).contains("Usage: ") && !error(&wrong).contains("--data-dir"), "{}", error(&wrong));
+    let both = machine.run(&["logs", "two", "-l", "a=b"]);
+    assert_eq!(error(&both), "error: only a selector (-l) or a POD name is allowed\n");
+    assert_eq!(both.status.code(), Some(2));
+    assert!(fails(&machine, &["get", "pods"]).contains(&machine.kubeconfig().display().to_string()));
+    machine.environment.push(("SAMPAN_DATA_DIR".into(), String::new()));
+    let default = machine.path("xdg").join("sampan/kubeconfig").display().to_string();
+    assert!(fails(&machine, &["get", "pods"]).contains(&default));
 }
 
 #[test]

@@ -70,8 +70,9 @@ pub(crate) enum Command {
 /// Which cluster on this machine.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct DataDir {
-    /// Where the cluster keeps everything [default: $XDG_DATA_HOME/sampan or ~/.local/share/sampan]
-    #[arg(long, env = "SAMPAN_DATA_DIR", hide_env_values = true, value_name = "DIR")]
+    /// Where the cluster keeps everything [default: $SAMPAN_DATA_DIR, else $XDG_DATA_HOME/sampan, else ~/.local/share/sampan]
+    // Not by clap's `env`: its usage lines then show the flag as if it were needed, and it takes an empty one for a name.
+    #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: Option<PathBuf>,
 }
 
@@ -97,6 +98,10 @@ pub(crate) struct UpArgs {
     /// Return when the cluster is ready and leave it running; stop it with `sampan down`
     #[arg(long)]
     pub(crate) detach: bool,
+    /// How long pods may take to end at Ctrl-C or `sampan down`, in seconds, within their own grace periods
+    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600),
+        allow_negative_numbers = true)]
+    pub(crate) drain: u32,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
 }

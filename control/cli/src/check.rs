@@ -3,7 +3,7 @@
 //!
 //! The first half are clap's value parsers, one flag each; [`together`] is what only several flags show.
 
-use crate::{args::UpArgs, exit::usage};
+use crate::{args::UpArgs, exit::usage, machine};
 use api::quantity::Quantity;
 use ipnet::IpNet;
 use std::{
@@ -166,22 +166,55 @@ fn least_prefix(pods: u64) -> Option<u8> {
     (NODE_PREFIX..=29).rev().find(|prefix| (1_u64 << (32 - prefix)) - NOT_FOR_PODS >= pods)
 }
 
+/// What this machine has of what a node has: the flag, and the amount as a quantity and as it is told.
+fn machine() -> [(&'static str, Quantity, String); 2] {
+    let (cpus, bytes) = (machine::cpus(), machine::total_memory());
+    let amount = |text: String| Quantity::parse(&text).expect("a number is a quantity");
+    // What cannot be read is not held against anybody.
+    let memory = if bytes == 0 { u64::MAX >> 1 } else { bytes };
+    [("cpu", amount(cpus.to_string()), format!("{cpus}")), ("memory", amount(memory.to_string()), mebibytes(memory))]
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{}Mi", bytes >> 20)
+}
+
 fn reserves(args: &UpArgs) -> Result<(), String> {
-    for (flag, all, reserved_flag, reserved) in [
-        ("--cpu", &args.node.cpu, "--reserved-cpu", &args.node.reserved_cpu),
-        ("--memory", &args.node.memory, "--reserved-memory", &args.node.reserved_memory),
-    ] {
-        let Some(all) = all else { continue };
+    let node = &args.node;
+    let wanted = [(&node.cpu, &node.reserved_cpu), (&node.memory, &node.reserved_memory)];
+    for ((name, has, shown), (all, reserved)) in machine().into_iter().zip(wanted) {
         let parsed = |text: &str| Quantity::parse(text).ok();
-        if let (Some(a), Some(r)) = (parsed(all), parsed(reserved))
-            && a <= r
-        {
-            return Err(format!(
-                "{flag} {all} is not more than {reserved_flag} {reserved}: nothing is left for pods; give more {flag}, or less {reserved_flag}"
-            ));
+        let Some(kept) = parsed(reserved) else { continue };
+        match all {
+            Some(all) if parsed(all).is_some_and(|all| all <= kept) => {
+                return Err(format!(
+                    "--{name} {all} is not more than --reserved-{name} {reserved}: nothing is left for pods; give more --{name}, or less --reserved-{name}"
+                ));
+            }
+            None if has <= kept => {
+                return Err(format!(
+                    "--reserved-{name} {reserved} is all that this machine has ({shown}): nothing is left for pods; give less --reserved-{name}"
+                ));
+            }
+            _ => {}
         }
     }
     Ok(())
+}
+
+/// What may be meant, but will not go well.
+pub(crate) fn warnings(args: &UpArgs) -> Vec<String> {
+    let mut all = Vec::new();
+    for ((name, has, shown), wanted) in machine().into_iter().zip([&args.node.cpu, &args.node.memory]) {
+        if let Some(wanted) = wanted
+            && Quantity::parse(wanted).is_ok_and(|wanted| wanted > has)
+        {
+            all.push(format!(
+                "warning: --{name} {wanted} is more than this machine has ({shown}): pods may not get what they ask for"
+            ));
+        }
+    }
+    all
 }
 
 /// Whether this machine has the addresses: asked by binding any port of them.
@@ -251,6 +284,8 @@ mod tests {
             (&["--cpu", "100m"], "--reserved-cpu", "less --reserved-cpu"),
             (&["--reserved-cpu=-1"], "--reserved-cpu", "0 or more"),
             (&["--reserved-memory", "x"], "--reserved-memory", "256Mi"),
+            (&["--reserved-memory", "1Pi"], "--reserved-memory 1Pi", "this machine has"),
+            (&["--reserved-cpu", "1M"], "--reserved-cpu 1M", "this machine has"),
             (&["--node-name", "A_b"], "--node-name", "lower case"),
             (&["--node-address", "8.8.8.8"], "--node-address", "0.0.0.0 for all"),
             (&["--node-address", "home"], "--node-address", "0.0.0.0 for all"),
@@ -278,5 +313,20 @@ mod tests {
             let error = up(flags).expect_err(&format!("{flags:?}"));
             assert!(error.contains(flag) && error.contains(right), "{flags:?}: {error}");
         }
+    }
+
+    #[test]
+    fn more_than_the_machine_has_is_warned_of() {
+        let warnings = |flags: &[&str]| {
+            let Ok(Cli { command: Command::Up(args), .. }) = Cli::try_parse_from(["sampan", "up"].iter().chain(flags))
+            else {
+                panic!("not up")
+            };
+            super::warnings(&args)
+        };
+        assert_eq!(warnings(&["--cpu", "1", "--memory", "64Mi"]), Vec::<String>::new());
+        let both = warnings(&["--cpu", "1M", "--memory", "1Pi"]);
+        assert_eq!(both.len(), 2, "{both:?}");
+        assert!(both[0].contains("--cpu 1M is more") && both[1].contains("--memory 1Pi is more"), "{both:?}");
     }
 }

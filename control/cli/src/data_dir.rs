@@ -36,6 +36,9 @@ pub(crate) struct Holder {
     /// Where its API listens, once it does.
     #[serde(default)]
     pub(crate) address: String,
+    /// How many seconds its pods may take to end.
+    #[serde(default)]
+    pub(crate) drain: u32,
 }
 
 /// The lock on a data directory; free when dropped or when the process ends, however it ends.
@@ -120,7 +123,10 @@ impl DataDir {
     pub(crate) fn locate(path: Option<&Path>) -> anyhow::Result<Self> {
         let path = match path {
             Some(path) => std::path::absolute(path).context("--data-dir names no directory")?,
-            None => default_path()?,
+            None => match crate::env::var_os("SAMPAN_DATA_DIR").filter(|path| !path.is_empty()) {
+                Some(path) => std::path::absolute(path).context("SAMPAN_DATA_DIR names no directory")?,
+                None => default_path()?,
+            },
         };
         Ok(Self { path })
     }
@@ -161,7 +167,7 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the data directory"),
         }
         let mut lock = Lock { file };
-        lock.announce("")?;
+        lock.announce("", 0)?;
         Ok(lock)
     }
 
@@ -199,8 +205,8 @@ impl DataDir {
 
 impl Lock {
     /// Writes who holds the lock and where it listens.
-    pub(crate) fn announce(&mut self, address: &str) -> anyhow::Result<()> {
-        let holder = Holder { pid: std::process::id(), address: address.to_owned() };
+    pub(crate) fn announce(&mut self, address: &str, drain: u32) -> anyhow::Result<()> {
+        let holder = Holder { pid: std::process::id(), address: address.to_owned(), drain };
         self.file.set_len(0)?;
         self.file.rewind()?;
         self.file.write_all(&serde_json::to_vec(&holder)?)?;
@@ -253,7 +259,8 @@ fn describe(holder: &Holder) -> String {
     }
 }
 
-fn default_path() -> anyhow::Result<PathBuf> {
+/// The place of those who name none.
+pub(crate) fn default_path() -> anyhow::Result<PathBuf> {
     if let Some(base) = crate::env::var_os("XDG_DATA_HOME").filter(|v| !v.is_empty()) {
         return Ok(PathBuf::from(base).join("sampan"));
     }
@@ -303,7 +310,7 @@ mod tests {
         let path = folder.path().join("data");
         let dir = DataDir::open(Some(&path)).expect("made");
         let mut lock = dir.lock().expect("free");
-        lock.announce("127.0.0.1:6443").expect("written");
+        lock.announce("127.0.0.1:6443", 10).expect("written");
         let error = dir.lock().expect_err("taken").to_string();
         assert!(error.contains(&format!("process {} (https://127.0.0.1:6443)", std::process::id())), "{error}");
         assert_eq!(dir.holder().expect("read").map(|h| h.address), Some("127.0.0.1:6443".to_owned()));

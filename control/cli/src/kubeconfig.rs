@@ -205,7 +205,8 @@ mod tests {
     fn each_data_directory_has_its_own_name() {
         let named = |path: &str| name(&DataDir::locate(Some(path.as_ref())).expect("a path"));
         assert_eq!(named("/tmp/two clusters"), "sampan-two-clusters");
-        assert_eq!(name(&DataDir::locate(None).expect("a path")), "sampan");
+        let default = crate::data_dir::default_path().expect("a home");
+        assert_eq!(name(&DataDir::locate(Some(&default)).expect("a path")), "sampan");
     }
 
     #[test]

@@ -23,11 +23,21 @@ pub(crate) fn read(data: &Path) -> Machine {
         machine_id: trimmed("/etc/machine-id"),
         system_uuid: trimmed("/etc/machine-id"),
         boot_id: trimmed("/proc/sys/kernel/random/boot_id"),
-        cpus: std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX)),
-        memory: memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default()),
+        cpus: cpus(),
+        memory: total_memory(),
         storage: disk,
         hostname: text(uname.nodename()),
     }
+}
+
+/// CPUs that this process may use.
+pub(crate) fn cpus() -> u32 {
+    std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
+}
+
+/// Memory in bytes; 0 if it cannot be read.
+pub(crate) fn total_memory() -> u64 {
+    memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())
 }
 
 fn os_image(os_release: &str) -> String {

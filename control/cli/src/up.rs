@@ -30,11 +30,12 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
     if args.detach {
         return down::detach(&dir, arguments);
     }
+    check::warnings(args).iter().for_each(|warning| eprintln!("{warning}"));
     let config = Config::check(args, &dir)?;
     let mut lock = dir.lock()?;
     let listener = crate::port::listen(args.listen)?;
     let address = listener.local_addr().context("the listener has no address")?;
-    lock.announce(&address.to_string())?;
+    lock.announce(&address.to_string(), args.drain)?;
     env::raise_file_limit();
     let runtime = crate::control_runtime()?;
     let result = runtime.block_on(async {
@@ -74,7 +75,11 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
         };
         eprintln!("stopping (again to stop at once)");
         tokio::select! {
-            () = cluster.stop() => {}
+            cut = cluster.stop() => {
+                if cut > 0 {
+                    eprintln!("{cut} containers did not end within {} s and were cut; --drain SECONDS gives them more time", args.drain);
+                }
+            }
             () = signals.next() => eprintln!("stopped without draining"),
         }
         applied

@@ -1,5 +1,5 @@
 use super::{Resources, connect, explain, get::escape, names, request};
-use crate::{args::DeleteArgs, manifests};
+use crate::{args::DeleteArgs, exit::usage, manifests};
 use anyhow::bail;
 use client::Client;
 use http::Method;
@@ -11,13 +11,17 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `sampan delete`: in the background, then waits until the objects are gone.
 pub(crate) async fn run(args: &DeleteArgs) -> anyhow::Result<()> {
+    let asked = names::parse(&args.what).map_err(usage)?;
+    if asked.iter().any(|one| one.name.is_none()) {
+        return Err(usage("resource(s) were provided, but no name was specified"));
+    }
     let client = connect(&args.target).await?;
     let resources = Resources::discover(&client).await?;
     let mut targets: Vec<(String, String)> = Vec::new();
     if args.filename.is_empty() {
-        for one in names::parse(&args.what).map_err(anyhow::Error::msg)? {
+        for one in asked {
             let resource = resources.by_name(&one.kind)?;
-            let Some(name) = one.name else { bail!("resource(s) were provided, but no name was specified") };
+            let name = one.name.unwrap_or_default();
             targets.push((resource.path(&args.target.namespace, &escape(&name)), resource.label(&name)));
         }
     } else {

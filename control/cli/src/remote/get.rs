@@ -7,6 +7,7 @@ use super::{
 };
 use crate::{
     args::{GetArgs, Output},
+    exit::usage,
     out,
 };
 use anyhow::bail;
@@ -21,8 +22,8 @@ const MAX_EVENT: usize = 16 << 20;
 
 /// `sampan get`.
 pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
-    let asked = names::parse(&args.what).map_err(anyhow::Error::msg)?;
-    allowed(args, &asked).map_err(anyhow::Error::msg)?;
+    let asked = names::parse(&args.what).map_err(usage)?;
+    allowed(args, &asked).map_err(usage)?;
     let client = connect(&args.target).await?;
     let resources = Resources::discover(&client).await?;
     let mut wanted = Vec::new();
@@ -37,7 +38,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     if args.watch {
         return match wanted[..] {
             [(resource, name)] => get.watch(resource, name).await,
-            _ => bail!("you may only specify a single resource type"),
+            _ => Err(usage("you may only specify a single resource type")),
         };
     }
     let (mut found, mut failures) = (Vec::new(), Vec::new());

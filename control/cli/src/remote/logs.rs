@@ -24,7 +24,9 @@ pub(crate) async fn run(args: &LogsArgs) -> anyhow::Result<()> {
                 "expected 'logs [-f] [-p] (POD | TYPE/NAME) [-c CONTAINER]'.\nPOD or TYPE/NAME is a required argument for the logs command",
             ));
         }
-        (Some(_), selector) if !selector.is_empty() => bail!("only a selector (-l) or a POD name is allowed"),
+        (Some(_), selector) if !selector.is_empty() => {
+            return Err(usage("only a selector (-l) or a POD name is allowed"));
+        }
         _ => Logs { args, client: connect(&args.target).await? },
     };
     match &args.pod {
@@ -43,7 +45,7 @@ impl Logs<'_> {
     /// The pod that is meant by `NAME` or `TYPE/NAME`.
     async fn pod(&self, what: &str) -> anyhow::Result<Value> {
         let asked = match what.contains('/') {
-            true => names::parse(&[what.to_owned()]).map_err(anyhow::Error::msg)?.swap_remove(0),
+            true => names::parse(&[what.to_owned()]).map_err(usage)?.swap_remove(0),
             false => names::Asked { kind: "pods".to_owned(), name: Some(what.to_owned()) },
         };
         let resources = Resources::discover(&self.client).await?;
