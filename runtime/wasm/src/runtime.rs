@@ -235,6 +235,14 @@ impl Inner {
     async fn start_http(self: &Arc<Self>, container: &Arc<Container>, image: &Arc<Image>, pool: &Arc<Pool>) {
         let Target::Http(pre) = &image.target else { return };
         let shared = &container.shared;
+        let limit = shared.spec.limits.memory_bytes.unwrap_or(u64::MAX);
+        if limit < image.initial_memory {
+            let needs = image.initial_memory;
+            let message = format!(
+                "it begins with {needs} bytes of memory, and its limit is {limit}: no request could be answered"
+            );
+            return self.exit(container, End::cannot_run(message)).await;
+        }
         let declared = shared.spec.ports.iter().find(|port| port.protocol == Protocol::Tcp).map(|port| port.number);
         let port = declared.unwrap_or_else(|| {
             let text = format!("sampan: no containerPort is declared: serving HTTP on port {DEFAULT_HTTP_PORT}");

@@ -263,6 +263,18 @@ async fn growing_above_the_limit_ends_the_handler() {
 }
 
 #[tokio::test]
+async fn a_limit_below_what_an_instance_begins_with_fails_the_start() {
+    let node = Node::new().await;
+    let mut spec = node.spec(&http_guest());
+    spec.limits = Limits { memory_bytes: Some(100 << 10), cpu_millis: None };
+    let exit = node.run(spec).await;
+    assert_eq!((exit.code, exit.reason, exit.started_at), (128, ExitReason::ContainerCannotRun, None));
+    assert!(exit.message.starts_with("it begins with 131"), "{}", exit.message);
+    assert!(exit.message.contains("bytes of memory, and its limit is 102400"), "{}", exit.message);
+    assert!(node.net.handler(80).is_none());
+}
+
+#[tokio::test]
 async fn load_alone_does_not_exceed_a_memory_limit() {
     let node = Node::new().await;
     let mut spec = node.spec(&http_guest());
