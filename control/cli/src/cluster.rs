@@ -36,8 +36,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The store's file in the data directory.
 const STORE: &str = "cluster.redb";
-/// How long the node agent may take to stop pods at the end.
-const DRAIN: Duration = Duration::from_secs(10);
+/// How long what is not a pod may take to end, each of two times.
+const END: Duration = Duration::from_secs(10);
 /// Time after which a request to an HTTP guest is cut.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the first lists may take before a start counts as failed.
@@ -50,6 +50,7 @@ pub(crate) struct Config {
     dir: DataDir,
     node: String,
     node_address: IpAddr,
+    drain: Duration,
     machine: Machine,
     reserved: BTreeMap<String, Amount>,
     max_pods: u32,
@@ -92,6 +93,7 @@ impl Config {
             dir: dir.clone(),
             node,
             node_address: args.node_address,
+            drain: Duration::from_secs(args.drain.into()),
             machine,
             reserved,
             max_pods: args.node.max_pods,
@@ -136,6 +138,9 @@ pub(crate) struct Cluster {
     credentials: Credentials,
     administrator: Client,
     store: Store<server::Item>,
+    node: Agent,
+    /// How long the agent may take to stop pods at the end.
+    drain: Duration,
     /// Ends the node agent, which drains; everything else goes on meanwhile.
     agent: CancellationToken,
     agent_done: TaskTracker,
@@ -312,6 +317,8 @@ impl Cluster {
             credentials,
             administrator,
             store,
+            node: agent,
+            drain: config.drain,
             agent: agent_token,
             agent_done,
             control,
@@ -344,19 +351,21 @@ impl Cluster {
         }
     }
 
-    /// Drains the node, then ends everything else. Changes no API object.
-    pub(crate) async fn stop(self) {
+    /// Drains the node, then ends everything else. Changes no API object. Returns how many containers had to be cut.
+    pub(crate) async fn stop(self) -> usize {
         self.agent.cancel();
-        if tokio::time::timeout(DRAIN * 2, self.agent_done.wait()).await.is_err() {
+        if tokio::time::timeout(self.drain + END, self.agent_done.wait()).await.is_err() {
             tracing::warn!("the node agent has not drained in time");
         }
+        let cut = self.node.cut();
         self.control.cancel();
-        if tokio::time::timeout(DRAIN, self.control_done.wait()).await.is_err() {
+        if tokio::time::timeout(END, self.control_done.wait()).await.is_err() {
             tracing::warn!("some tasks have not ended in time");
         }
         if let Err(error) = self.store.close().await {
             tracing::warn!(%error, "the store did not close cleanly");
         }
+        cut
     }
 }
 
@@ -442,7 +451,7 @@ fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent
         data_dir: config.dir.join("pods"),
         clock: clock.clone(),
         seed: env::seed(),
-        drain: DRAIN,
+        drain: config.drain,
         request_timeout: REQUEST_TIMEOUT,
         version: server::version::git_version(),
         runtime_version: "wasmtime://48".to_owned(),

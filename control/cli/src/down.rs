@@ -20,7 +20,7 @@ pub(crate) const NOT_APPLIED: &str = "not applied";
 /// The line by which it says that not everything that it applied is there.
 pub(crate) const NOT_READY: &str = "not ready";
 
-/// How long `down` waits for a drain before it gives up: the drain takes at most 10 s.
+/// How long `down` waits beyond the drain before it gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(20);
 
@@ -33,10 +33,11 @@ pub(crate) fn down(dir: &DataDir) -> anyhow::Result<()> {
     let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw);
     let pid = pid.context("the lock does not say which process holds it; stop it by hand")?;
     kill_process(pid, Signal::TERM).with_context(|| format!("cannot stop process {}", holder.pid))?;
+    let patience = PATIENCE + Duration::from_secs(holder.drain.into());
     let mut waited = Duration::ZERO;
     while dir.holder()?.is_some() {
-        if waited >= PATIENCE {
-            bail!("process {} has not ended within {PATIENCE:?}; look at its log, or kill it", holder.pid);
+        if waited >= patience {
+            bail!("process {} has not ended within {patience:?}; look at its log, or kill it", holder.pid);
         }
         thread::sleep(STEP);
         waited += STEP;

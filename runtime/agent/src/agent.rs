@@ -33,7 +33,7 @@ use std::{
     panic::AssertUnwindSafe,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -72,6 +72,8 @@ pub struct Parts {
 pub struct Agent {
     pub(crate) shared: Arc<Shared>,
     draining: Arc<AtomicBool>,
+    /// Workers that a drain did not wait for.
+    late: Arc<AtomicUsize>,
     workers: TaskTracker,
     token: CancellationToken,
     probing: CancellationToken,
@@ -105,11 +107,12 @@ impl Agent {
             pods: Mutex::default(),
             tasks,
             metrics: Metrics::default(),
+            cut: AtomicUsize::new(0),
             options,
         };
         let probing = token.child_token();
         let (draining, workers, settled) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
-        Ok(Self { shared: Arc::new(shared), draining, workers, token, probing, settled })
+        Ok(Self { shared: Arc::new(shared), draining, late: Arc::default(), workers, token, probing, settled })
     }
 
     /// Shows its metrics in the process's registry; once.
@@ -121,6 +124,11 @@ impl Agent {
     /// said so, and that do not run now are reported as not ready. At once where there are none, and when the agent ends.
     pub async fn settled(&self) {
         self.settled.cancelled().await;
+    }
+
+    /// After a run: how many containers had to be ended since they did not stop within the drain time.
+    pub fn cut(&self) -> usize {
+        self.shared.cut.load(Ordering::Acquire) + self.late.load(Ordering::Acquire)
     }
 
     /// Runs until `token` is cancelled; then stops what would not outlive the process, within the drain time, and returns. No
@@ -350,6 +358,7 @@ impl Agent {
         self.workers.close();
         if tokio::time::timeout(self.shared.options.drain + SLACK, self.workers.wait()).await.is_err() {
             tracing::warn!("some containers did not stop in time");
+            self.late.store(self.workers.len(), Ordering::Release);
         }
         self.token.cancel();
         self.shared.tasks.close();

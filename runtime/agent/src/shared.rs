@@ -23,7 +23,7 @@ use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, atomic::AtomicUsize},
 };
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +47,8 @@ pub(crate) struct Shared {
     pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Metrics,
+    /// Containers that a drain had to end.
+    pub(crate) cut: AtomicUsize,
 }
 
 impl Shared {

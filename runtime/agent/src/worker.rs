@@ -30,11 +30,13 @@ use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
-    sync::Arc,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 use tokio_util::sync::CancellationToken;
 
+/// The exit code of a container that did not end by itself when it was told to.
+const CUT_CODE: i32 = 137;
 /// How long a runtime may take to tell the ends of containers whose stop is over.
 const TOLD: Duration = Duration::from_secs(1);
 
@@ -373,6 +375,9 @@ impl Worker {
                 continue;
             };
             ended.drained = true;
+            if ended.code == CUT_CODE {
+                self.shared.cut.fetch_add(1, Ordering::AcqRel);
+            }
             let restarts =
                 pod::container(&self.pod, name).is_some_and(|(c, role)| pod::policy(&self.pod, c, role).restarts(0));
             if ended.code == 0 && !restarts {

@@ -414,6 +414,21 @@ async fn what_obeys_a_drain_with_code_0_has_not_done_its_work() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn what_takes_longer_than_the_drain_is_cut_counted_and_remembered() {
+    let mut world =
+        World::scripted(|name, _| Script::Linger(Duration::from_secs(if name == "slow" { 600 } else { 9 }))).await;
+    world.pod("p", json!({"containers": [{"name": "slow", "image": "i:1"}, {"name": "fast", "image": "i:1"}]}));
+    world.until("p", |s| condition(s, "Ready").0 == "True").await;
+    world.stop().await;
+    assert_eq!(world.agent.as_ref().unwrap().cut(), 1);
+    world.start().await;
+    let status = world.until("p", |s| s["containerStatuses"][1]["restartCount"] == 1).await;
+    let code = |n: usize| status["containerStatuses"][n]["lastState"]["terminated"]["exitCode"].clone();
+    assert_eq!((code(0), code(1)), (137.into(), 143.into()));
+    assert!(status["containerStatuses"][0]["lastState"]["terminated"]["finishedAt"].is_string(), "{status}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_first_pass_takes_back_what_an_earlier_process_said() {
     let mut world = World::new().await;
     world.agent.as_ref().unwrap().settled().await;
