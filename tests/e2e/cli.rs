@@ -330,6 +330,19 @@ fn looking_for_images_makes_no_data_directory() {
 }
 
 #[test]
+fn one_object_is_one_and_every_address_is_told_as_one_to_go_to() {
+    let machine = Machine::new();
+    std::fs::write(machine.path("work").join("c.yaml"), "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: one}\n")
+        .expect("written");
+    let out = succeeds(&machine, &["up", "--detach", "-f", "c.yaml", "--listen", "0.0.0.0:0"]);
+    assert!(out.starts_with("ready https://127.0.0.1:") && out.contains("\napplied 1 object "), "{out}");
+    std::fs::remove_file(machine.kubeconfig()).expect("there");
+    let gone = fails(&machine, &["get", "pods"]);
+    assert!(gone.contains("is gone, but the cluster runs (process "), "{gone}");
+    succeeds(&machine, &["down"]);
+}
+
+#[test]
 fn a_reader_that_stops_ends_a_command_without_a_word() {
     let machine = Machine::new();
     for args in [&["completions", "bash"][..], &["version"], &["image", "ls"]] {

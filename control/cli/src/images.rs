@@ -149,13 +149,11 @@ pub(crate) async fn remove(path: Option<&Path>, names: &[String], force: bool) -
 async fn remove_one(images: &Images, name: &str, pods: &[Pod]) -> anyhow::Result<()> {
     let using = image_use::users(pods, &removed(&images.list().await?, name)?);
     if let Some(first) = using.first() {
-        let others = match using.len() - 1 {
-            0 => String::new(),
-            others => format!(" and {others} more"),
+        let (who, what) = match using.len() - 1 {
+            0 => (format!("pod {first} uses it"), "the pod"),
+            others => (format!("pod {first} and {others} more use it"), "the pods"),
         };
-        bail!(
-            "conflict: unable to remove {name} (must force): pod {first}{others} uses it; delete the pod, or give --force"
-        );
+        bail!("conflict: unable to remove {name} (must force): {who}; delete {what}, or give --force");
     }
     Ok(images.remove(name).await?)
 }
@@ -172,12 +170,14 @@ fn removed(list: &[Listed], name: &str) -> anyhow::Result<Removed> {
 
 /// The pods of the cluster that runs in this directory; none if none runs.
 async fn pods(dir: &DataDir) -> anyhow::Result<Vec<Pod>> {
-    if dir.holder()?.is_none_or(|holder| holder.address.is_empty()) || !dir.join("kubeconfig").exists() {
+    if dir.holder()?.is_none_or(|holder| holder.address.is_empty()) {
         return Ok(Vec::new());
     }
-    let client = remote::connect_with(&dir.join("kubeconfig")).await?;
-    let list = client.list::<Pod>("", &client::ListOptions::default()).await.map_err(remote::explain);
-    Ok(list.context("cannot ask the cluster which images are used; --force removes without asking")?.items)
+    let ask = async {
+        let client = remote::connect_in(dir).await?;
+        client.list::<Pod>("", &client::ListOptions::default()).await.map_err(remote::explain)
+    };
+    Ok(ask.await.context("cannot ask the cluster which images are used; --force removes without asking")?.items)
 }
 
 /// `sampan image push`, with the credentials of ~/.docker/config.json if there are any.

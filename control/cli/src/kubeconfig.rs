@@ -31,10 +31,7 @@ pub(crate) fn name(dir: &DataDir) -> String {
 
 /// A whole kubeconfig, with this name for cluster, user and context.
 pub(crate) fn document(access: &Access<'_>, name: &str) -> Value {
-    let host = match access.address {
-        any if any.ip().is_unspecified() => format!("127.0.0.1:{}", any.port()),
-        one => one.to_string(),
-    };
+    let host = crate::port::reachable(access.address);
     json!({
         "apiVersion": "v1",
         "kind": "Config",
@@ -126,14 +123,28 @@ pub(crate) fn personal_path() -> anyhow::Result<PathBuf> {
     }
 }
 
+/// Why there is no kubeconfig in a data directory, and what to do.
+pub(crate) fn absent(dir: &DataDir) -> anyhow::Error {
+    let path = dir.join("kubeconfig");
+    match dir.holder() {
+        Ok(Some(holder)) if !holder.address.is_empty() => anyhow::anyhow!(
+            "{} is gone, but the cluster runs (process {}); `sampan down` and then `sampan up` write it again",
+            path.display(),
+            holder.pid
+        ),
+        Ok(Some(holder)) => {
+            anyhow::anyhow!("no kubeconfig at {} yet: the cluster is starting (process {})", path.display(), holder.pid)
+        }
+        _ => anyhow::anyhow!("no kubeconfig at {}: start a cluster first with `sampan up`", path.display()),
+    }
+}
+
 /// `sampan kubeconfig`: prints or merges the one of the data directory.
 pub(crate) fn run(args: &crate::args::KubeconfigArgs) -> anyhow::Result<()> {
     let dir = DataDir::locate(args.data.data_dir.as_deref())?;
     let path = dir.join("kubeconfig");
     let text = match fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            bail!("no kubeconfig at {}: start a cluster first with `sampan up`", path.display())
-        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(absent(&dir)),
         text => text.with_context(|| format!("cannot read {}", path.display()))?,
     };
     if !args.merge {
@@ -199,6 +210,18 @@ mod tests {
             fs::write(&path, others).expect("written");
             merge(&path, &ours("ca", "sampan"), false).expect_err(others);
         }
+    }
+
+    #[test]
+    fn an_absent_kubeconfig_is_told_with_what_to_do() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
+        assert!(absent(&dir).to_string().ends_with("start a cluster first with `sampan up`"));
+        let mut lock = dir.lock().expect("free");
+        assert!(absent(&dir).to_string().contains("is starting"));
+        lock.announce("127.0.0.1:6443", 10).expect("written");
+        let running = absent(&dir).to_string();
+        assert!(running.contains("is gone") && running.contains("`sampan down` and then `sampan up`"), "{running}");
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! Manifests from files, folders and standard input, and the files among the images that they name.
 
+use crate::out;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
 use std::{
@@ -28,11 +29,19 @@ pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Manifest>> {
             let mut text = String::new();
             std::io::stdin().take(MAX_FILE).read_to_string(&mut text).context("cannot read standard input")?;
             parse(&text, "standard input", &std::env::current_dir()?, &mut all)?;
+        } else if let Some(url) = path.to_str().filter(|text| is_url(text)) {
+            bail!("manifests are not read from the network; download it first: curl -fLO {}", out::shell(url.as_ref()));
         } else if path.is_dir() {
             let entries = fs::read_dir(path).and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect());
             let mut files: Vec<PathBuf> = entries.with_context(|| format!("cannot read {}", path.display()))?;
             files.retain(|f| f.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") && f.is_file());
             files.sort();
+            // It says which of the others are meant, and it may have neither kind nor apiVersion.
+            let kustomization = |file: &&PathBuf| file.file_stem().is_some_and(|stem| stem == "kustomization");
+            if let Some(file) = files.iter().find(kustomization) {
+                let (file, folder) = (file.display(), out::shell(path));
+                bail!("{file} makes the folder a kustomization, which only kubectl builds: kubectl apply -k {folder}");
+            }
             if files.is_empty() {
                 bail!("no manifests (*.yaml, *.yml, *.json) in {}", path.display());
             }
@@ -47,6 +56,10 @@ pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Manifest>> {
         bail!("no objects in what was given");
     }
     Ok(all)
+}
+
+fn is_url(text: &str) -> bool {
+    ["http://", "https://"].iter().any(|start| text.starts_with(start))
 }
 
 fn read_file(path: &Path, all: &mut Vec<Manifest>) -> anyhow::Result<()> {
@@ -79,6 +92,9 @@ fn add(object: Value, source: &str, folder: &Path, all: &mut Vec<Manifest>) -> a
         && let Some(items) = object["items"].as_array()
     {
         return items.iter().try_for_each(|item| add(item.clone(), source, folder, all));
+    }
+    if object["kind"] == "Kustomization" {
+        bail!("{source} is a kustomization, which only kubectl builds: kubectl apply -k {}", out::shell(folder));
     }
     for field in ["apiVersion", "kind"] {
         if object[field].as_str().is_none_or(str::is_empty) {
@@ -190,6 +206,21 @@ mod tests {
             assert!(error.contains("bad.yaml"), "{error}");
         }
         assert!(read(&[folder.path().join("absent.yaml")]).is_err());
+    }
+
+    #[test]
+    fn kustomizations_and_urls_are_refused_with_what_to_do() {
+        let refused = |path: &Path| read(&[path.to_owned()]).expect_err("refused").to_string();
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("kustomization.yaml");
+        fs::write(&file, "resources: [a.yaml]\n").expect("written");
+        let hint = format!("kubectl apply -k {}", folder.path().display());
+        assert!(refused(folder.path()).ends_with(&hint), "{}", refused(folder.path()));
+        let other = folder.path().join("k.yaml");
+        fs::write(&other, "kind: Kustomization\n").expect("written");
+        assert!(refused(&other).ends_with(&hint), "{}", refused(&other));
+        let url = "https://example.com/m.yaml?a=1&b=2";
+        assert!(refused(url.as_ref()).ends_with(&format!("curl -fLO '{url}'")), "{}", refused(url.as_ref()));
     }
 
     #[test]

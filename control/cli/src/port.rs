@@ -4,7 +4,7 @@ use anyhow::{Context, bail};
 use std::{
     fs,
     io::ErrorKind,
-    net::{IpAddr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::Path,
 };
 
@@ -26,6 +26,14 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     };
     listener.set_nonblocking(true)?;
     Ok(listener)
+}
+
+/// An address to go to: every address of the machine is none, 127.0.0.1 is one of them.
+pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
+    match address.ip().is_unspecified() {
+        true => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
+        false => address,
+    }
 }
 
 /// Who listens where this process would.
@@ -107,6 +115,13 @@ mod tests {
         let error = listen(address).expect_err("taken").to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
         assert!(error.contains("--listen 127.0.0.1:0"), "{error}");
+    }
+
+    #[test]
+    fn every_address_is_told_as_one_to_go_to() {
+        for (listen, told) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "127.0.0.1:1"), ("10.1.2.3:4", "10.1.2.3:4")] {
+            assert_eq!(reachable(listen.parse().expect("an address")).to_string(), told);
+        }
     }
 
     #[test]

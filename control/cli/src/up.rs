@@ -34,7 +34,7 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
     let config = Config::check(args, &dir)?;
     let mut lock = dir.lock()?;
     let listener = crate::port::listen(args.listen)?;
-    let address = listener.local_addr().context("the listener has no address")?;
+    let address = crate::port::reachable(listener.local_addr().context("the listener has no address")?);
     lock.announce(&address.to_string(), args.drain)?;
     env::raise_file_limit();
     let runtime = crate::control_runtime()?;
@@ -105,7 +105,8 @@ async fn fill(
     let settled = settle::wait(cluster.client(), &outcomes, args.node_address, &mut progress).await;
     progress.done();
     settled?;
-    say(&format!("applied {} objects {:.3}s", outcomes.len(), started.elapsed().as_secs_f64()));
+    let objects = if outcomes.len() == 1 { "object" } else { "objects" };
+    say(&format!("applied {} {objects} {:.3}s", outcomes.len(), started.elapsed().as_secs_f64()));
     ways(&outcomes, args.node_address).iter().for_each(|line| say(line));
     Ok(())
 }
@@ -128,7 +129,7 @@ fn ways(outcomes: &[Outcome], node: IpAddr) -> Vec<String> {
     for service in outcomes.iter().filter(|o| o.object["kind"] == "Service") {
         let name = service.object["metadata"]["name"].as_str().unwrap_or_default();
         for number in settle::tcp_node_ports(&service.object) {
-            lines.push(format!("  {name}  http://{}", SocketAddr::new(node, number)));
+            lines.push(format!("  {name}  http://{}", crate::port::reachable(SocketAddr::new(node, number))));
         }
     }
     lines

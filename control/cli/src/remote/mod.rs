@@ -16,7 +16,7 @@ pub(crate) use get::run as get;
 pub(crate) use logs::run as logs;
 pub(crate) use resources::Resources;
 
-use crate::{args::Target, data_dir::DataDir};
+use crate::{args::Target, data_dir::DataDir, kubeconfig};
 use anyhow::bail;
 use client::{Client, Error};
 use http_body_util::BodyExt;
@@ -24,15 +24,20 @@ use std::path::Path;
 
 /// A client for the cluster that the arguments name.
 pub(crate) async fn connect(target: &Target) -> anyhow::Result<Client> {
-    let path = match &target.kubeconfig {
-        Some(path) => path.clone(),
-        None => DataDir::locate(target.data.data_dir.as_deref())?.join("kubeconfig"),
-    };
-    connect_with(&path).await
+    match &target.kubeconfig {
+        Some(path) => connect_with(path).await,
+        None => connect_in(&DataDir::locate(target.data.data_dir.as_deref())?).await,
+    }
+}
+
+/// A client for the cluster of a data directory.
+pub(crate) async fn connect_in(dir: &DataDir) -> anyhow::Result<Client> {
+    let path = dir.join("kubeconfig");
+    if path.exists() { connect_with(&path).await } else { Err(kubeconfig::absent(dir)) }
 }
 
 /// A client by kubeconfig.
-pub(crate) async fn connect_with(path: &Path) -> anyhow::Result<Client> {
+async fn connect_with(path: &Path) -> anyhow::Result<Client> {
     if !path.exists() {
         bail!("no kubeconfig at {}: start a cluster first with `sampan up`", path.display());
     }
