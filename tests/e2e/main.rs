@@ -11,5 +11,6 @@ mod life;
 mod network;
 mod probes;
 mod restart;
+mod rollout;
 mod volumes;
 mod wasm;
