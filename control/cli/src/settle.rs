@@ -29,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// How long something that will not mend by itself is given to do so after all.
 const GRACE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(50);
+/// How long pods without a readiness probe must stay ready: such a pod is, until its guest traps.
+const STEADY: Duration = Duration::from_millis(300);
 
 /// Something that was applied is not there.
 #[derive(Debug)]
@@ -52,6 +54,8 @@ struct Pending<'a> {
     outcome: &'a Outcome,
     /// Since when it is known that it will not mend by itself.
     stuck: Option<Instant>,
+    /// Since when it is there.
+    done: Option<Instant>,
     last: Look,
 }
 
@@ -71,7 +75,7 @@ pub(crate) async fn wait(
     progress: &mut Progress,
 ) -> Result<(), Unsettled> {
     let mut pending: Vec<Pending<'_>> =
-        outcomes.iter().map(|outcome| Pending { outcome, stuck: None, last: Look::default() }).collect();
+        outcomes.iter().map(|outcome| Pending { outcome, stuck: None, done: None, last: Look::default() }).collect();
     let settled = timeout(PATIENCE, settle(client, &mut pending, node, progress)).await;
     settled.unwrap_or_else(|_| {
         let Some(first) = pending.first() else { return Ok(()) };
@@ -93,7 +97,7 @@ async fn settle(
             one.last = look(client, one.outcome, node).await;
             for trouble in &one.last.troubles {
                 // Pods of one kind have the same trouble, and its message may count.
-                if told.insert((one.outcome.label.clone(), trouble.reason.clone())) {
+                if told.insert((one.outcome.label.clone(), trouble.cause().to_owned())) {
                     progress.line(&format!("  {}: {}", trouble.object, trouble.words()));
                 }
             }
@@ -101,7 +105,7 @@ async fn settle(
                 return Err(error);
             }
         }
-        pending.retain(|one| one.last.state != Some(State::Done));
+        pending.retain_mut(|one| !one.settled(Instant::now()));
         let Some(first) = pending.first() else { return Ok(()) };
         if let Some(State::Waiting(what)) = &first.last.state {
             progress.step(format!("{} {what}", first.outcome.label));
@@ -122,12 +126,21 @@ impl Pending<'_> {
         stuck.then(|| self.unsettled(format!("not ready, and it will not mend by itself: {}", self.words())))
     }
 
+    /// Whether it is there, and not for a moment only.
+    fn settled(&mut self, now: Instant) -> bool {
+        let done = self.last.state == Some(State::Done);
+        self.done = done.then(|| self.done.unwrap_or(now));
+        let steady = if is_unprobed(&self.outcome.object) { STEADY } else { Duration::ZERO };
+        self.done.is_some_and(|since| now - since >= steady)
+    }
+
     /// What it waits for and why, in one line.
     fn words(&self) -> String {
         let label = &self.outcome.label;
         match (self.last.worst(), &self.last.state) {
-            (Some(trouble), _) if trouble.object == *label => format!("{label}: {}", trouble.words()),
-            (Some(trouble), _) => format!("{label}: {}: {}", trouble.object, trouble.words()),
+            (Some(trouble), _) if trouble.object == *label => trouble.message.clone(),
+            // What it means was told when it came.
+            (Some(trouble), _) => format!("{label}: {}: {}", trouble.object, trouble.reason),
             (None, Some(State::Waiting(what))) => format!("{label}: {what}"),
             (None, _) => label.clone(),
         }
@@ -145,6 +158,16 @@ impl Look {
     fn worst(&self) -> Option<&Trouble> {
         self.troubles.iter().find(|trouble| trouble.lasting).or(self.troubles.first())
     }
+}
+
+/// Whether it has pods that are ready as soon as they run.
+fn is_unprobed(object: &Value) -> bool {
+    let pod = match object["kind"].as_str() {
+        Some("Deployment" | "ReplicaSet") => &object["spec"]["template"]["spec"],
+        Some("Pod") => &object["spec"],
+        _ => return false,
+    };
+    pod["containers"].as_array().into_iter().flatten().any(|container| container["readinessProbe"].is_null())
 }
 
 /// Looks once. What is gone is not waited for: a Job may be removed when it is over.
@@ -232,6 +255,25 @@ mod tests {
     }
 
     #[test]
+    fn pods_without_a_readiness_probe_must_stay_ready() {
+        let deployment = |container: Value| {
+            outcome(json!({"kind": "Deployment", "spec": {"template": {"spec": {"containers": [container]}}}}))
+        };
+        let start = Instant::now();
+        let look = |state| Look { state: Some(state), troubles: Vec::new() };
+        let probed = deployment(json!({"readinessProbe": {}}));
+        assert!(Pending { outcome: &probed, stuck: None, done: None, last: look(State::Done) }.settled(start));
+        let unprobed = deployment(json!({}));
+        let mut one = Pending { outcome: &unprobed, stuck: None, done: None, last: look(State::Done) };
+        assert!(!one.settled(start));
+        one.last = look(State::Waiting("0/1 ready".into()));
+        assert!(!one.settled(start + STEADY), "its guest trapped");
+        one.last = look(State::Done);
+        assert!(!one.settled(start + STEADY * 2));
+        assert!(one.settled(start + STEADY * 3));
+    }
+
+    #[test]
     fn lasting_trouble_is_given_up_after_a_grace_and_other_trouble_is_not() {
         let object = outcome(json!({"kind": "Deployment", "metadata": {"namespace": "n"}}));
         let trouble = |lasting| Trouble {
@@ -242,11 +284,11 @@ mod tests {
         };
         let waiting =
             |lasting| Look { state: Some(State::Waiting("0/1 ready".into())), troubles: vec![trouble(lasting)] };
-        let mut one = Pending { outcome: &object, stuck: None, last: waiting(true) };
+        let mut one = Pending { outcome: &object, stuck: None, done: None, last: waiting(true) };
         let start = Instant::now();
         assert!(one.given_up(start).is_none());
         let error = one.given_up(start + GRACE).expect("given up").to_string();
-        assert!(error.contains("service/hello: pod/p: ErrImagePull: none"), "{error}");
+        assert!(error.contains("service/hello: pod/p: ErrImagePull\n"), "{error}");
         assert!(error.ends_with("kubectl describe -n n pod/p"), "{error}");
         one.last = waiting(false);
         assert!(one.given_up(start + GRACE * 2).is_none());

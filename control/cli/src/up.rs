@@ -56,12 +56,13 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
                 match fill(args, &dir, &cluster, &mut manifests, started).await {
                     Ok(()) => {}
                     Err(error) if error.is::<Unsettled>() => {
-                        eprintln!("error: {error:#}\nthe cluster is running and goes on trying");
+                        eprintln!("{}\nthe cluster is running and goes on trying", crate::exit::told(&error));
                         say(down::NOT_READY);
                     }
                     Err(error) => {
                         eprintln!(
-                            "error: {error:#}\nthe cluster is running; mend the manifest and run `sampan apply -f`"
+                            "{}\nthe cluster is running; mend the manifest and run `sampan apply -f`",
+                            crate::exit::told(&error)
                         );
                         say(down::NOT_APPLIED);
                     }

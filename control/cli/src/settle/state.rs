@@ -150,8 +150,9 @@ pub(super) fn troubles(pod: &Pod) -> Vec<Trouble> {
 fn of_container(status: &ContainerStatus, pod: &str) -> Option<(String, String)> {
     let state = status.state.as_ref()?;
     let ended = |ended: &k8s_openapi::api::core::v1::ContainerStateTerminated| {
-        let message = ended.message.clone().unwrap_or_default();
-        joined(&format!("container {} ended with exit code {}", status.name, ended.exit_code), &[message.trim()])
+        // The lines after the first are a trap's picture of the guest's stack.
+        let message = ended.message.as_deref().unwrap_or_default().trim().lines().next().unwrap_or_default();
+        joined(&format!("container {} ended with exit code {}", status.name, ended.exit_code), &[message])
     };
     if let Some(terminated) = state.terminated.as_ref().filter(|terminated| terminated.exit_code != 0) {
         return Some((terminated.reason.clone().unwrap_or_else(|| "Error".to_owned()), ended(terminated)));
@@ -169,6 +170,11 @@ fn of_container(status: &ContainerStatus, pod: &str) -> Option<(String, String)>
 }
 
 impl Trouble {
+    /// The reason by which it is told once: two of them alternate for one cause.
+    pub(super) fn cause(&self) -> &str {
+        if self.reason == "ImagePullBackOff" { "ErrImagePull" } else { &self.reason }
+    }
+
     /// `ErrImagePull: no such image`.
     pub(super) fn words(&self) -> String {
         joined(&self.reason, &[&self.message])
@@ -262,7 +268,8 @@ mod tests {
         let want = "FailedScheduling: 0/1 nodes are available: 1 Insufficient cpu.".to_owned();
         assert_eq!(of(unscheduled), [(want, false)]);
         let mut crashing = waiting("CrashLoopBackOff", "back-off 10s");
-        crashing["containerStatuses"][0]["lastState"] = json!({"terminated": {"exitCode": 7, "message": "trap\n"}});
+        crashing["containerStatuses"][0]["lastState"] =
+            json!({"terminated": {"exitCode": 7, "message": "trap\nstack\n"}});
         let want =
             "CrashLoopBackOff: container c ended with exit code 7: trap; its output: kubectl logs p -c c --previous";
         assert_eq!(of(crashing), [(want.to_owned(), true)]);
