@@ -469,7 +469,8 @@ mod tests {
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
         for damage in [&b"not a database, but of a length that one might have".repeat(200)[..], b"short"] {
             std::fs::write(dir.join(STORE), damage).expect("written");
-            let error = format!("{:#}", open_store(&dir).await.err().expect("refused"));
+            let Err(error) = open_store(&dir).await else { panic!("taken for a store") };
+            let error = format!("{error:#}");
             assert!(error.contains(&dir.join(STORE).display().to_string()), "{error}");
             assert!(error.contains("put back a copy of it, or begin anew with another --data-dir"), "{error}");
             assert_eq!(std::fs::read(dir.join(STORE)).expect("there"), damage, "left as it is");
