@@ -78,7 +78,9 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
         tokio::select! {
             cut = cluster.stop() => {
                 if cut > 0 {
-                    eprintln!("{cut} containers did not end within {} s and were cut; --drain SECONDS gives them more time", args.drain);
+                    let what = if cut == 1 { "container" } else { "containers" };
+                    let within = args.drain;
+                    eprintln!("cut {cut} {what} that did not end within {within} s; --drain SECONDS gives more time");
                 }
             }
             () = signals.next() => eprintln!("stopped without draining"),
