@@ -260,11 +260,7 @@ impl Session {
 
     async fn token(&self, challenge: &Challenge) -> Result<HeaderValue, Fault> {
         let realm = challenge.get("realm").unwrap_or_default();
-        let mut url =
-            Url::parse(realm).map_err(|_| Fault::content(format!("the registry names no token service: {realm:?}")))?;
-        if url.scheme() != "https" && !url.host_str().is_some_and(is_loopback) {
-            return Err(Fault::content(format!("the token service {url} is not https")));
-        }
+        let mut url = token_service(realm, &self.base)?;
         for name in ["service", "scope"] {
             if let Some(value) = challenge.get(name) {
                 url.query_pairs_mut().append_pair(name, value);
@@ -292,6 +288,21 @@ impl Session {
         header.set_sensitive(true);
         Ok(header)
     }
+}
+
+/// Where to ask for a token. Plain HTTP is for a registry on this machine only: another one must not send us, and a password, to whatever
+/// listens here.
+fn token_service(realm: &str, registry: &str) -> Result<Url, Fault> {
+    let url =
+        Url::parse(realm).map_err(|_| Fault::content(format!("the registry names no token service: {realm:?}")))?;
+    let here = |url: &Url| url.host_str().is_some_and(is_loopback);
+    let registry_here = Url::parse(registry).is_ok_and(|registry| here(&registry));
+    if url.scheme() == "https" && (registry_here || !here(&url)) || registry_here && here(&url) {
+        return Ok(url);
+    }
+    Err(Fault::content(format!(
+        "the registry names {url} as its token service, which is not https or is on this machine"
+    )))
 }
 
 fn basic_header(credential: &Credential) -> Option<HeaderValue> {
@@ -413,6 +424,23 @@ mod tests {
         assert_eq!((challenge.get("realm"), challenge.get("charset")), (Some("plain"), Some("UTF-8")));
         for odd in ["", "Bearer", "Bearer realm=\"open", "Bearer ===,,,"] {
             Challenge::parse(odd);
+        }
+    }
+
+    #[test]
+    fn passwords_go_to_services_on_this_machine_for_registries_on_it_only() {
+        for (realm, registry, allowed) in [
+            ("https://auth.io/token", "https://r.io/v2/a", true),
+            ("http://auth.io/token", "https://r.io/v2/a", false),
+            ("http://127.0.0.1:7002/token", "https://r.io/v2/a", false),
+            ("https://localhost/token", "https://r.io/v2/a", false),
+            ("http://127.0.0.1:7002/token", "http://localhost:5000/v2/a", true),
+            ("https://auth.io/token", "http://localhost:5000/v2/a", true),
+            ("http://auth.io/token", "http://localhost:5000/v2/a", false),
+            ("file:///etc/passwd", "http://localhost:5000/v2/a", false),
+            ("nothing", "https://r.io/v2/a", false),
+        ] {
+            assert_eq!(token_service(realm, registry).is_ok(), allowed, "{realm} of {registry}");
         }
     }
 

@@ -24,8 +24,12 @@ use wasmtime::{Engine, Store, component::Linker};
 use wasmtime_wasi::{FsPerms, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Host resources (streams, requests, pollables, files) that an instance may hold.
-const RESOURCES: usize = 16_384;
+/// Host resources (streams, requests, pollables, files) that an instance may hold. An open file is a descriptor of this process, of which
+/// there may be 20,000 or fewer: no instance may come near that.
+const RESOURCES: usize = 4_096;
+
+/// The same of a core module, which holds files and little else.
+const FILES: usize = 1_024;
 
 /// Handles in the guest's own tables.
 const HANDLES: usize = 65_536;
@@ -169,11 +173,9 @@ fn component_store(
 
 /// A store for a core module.
 pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<CoreGuest>> {
-    let guest = CoreGuest {
-        wasi: wasi(shared, false)?.build_p1(),
-        share: Share::new(shared.memory.clone()),
-        _live: Live::new(shared),
-    };
+    let mut wasi = wasi(shared, false)?.build_p1();
+    wasi.ctx().table.set_max_capacity(FILES);
+    let guest = CoreGuest { wasi, share: Share::new(shared.memory.clone()), _live: Live::new(shared) };
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.share);
     give_way(&mut store);

@@ -6,6 +6,7 @@ use container::Mount;
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
 use std::{
     collections::BTreeMap,
+    io::ErrorKind,
     path::{Component, Path, PathBuf},
 };
 
@@ -72,17 +73,29 @@ fn source(
     if !inside {
         return Err(failed(&"it must stay inside the volume"));
     }
-    let path = volume.path.join(&sub);
-    if !path.exists() {
-        if volume.read_only {
-            return Err(failed(&format!("{sub} does not exist")));
+    walk(&volume.path, Path::new(&sub), !volume.read_only).map_err(|e| failed(&e))
+}
+
+/// The real path of `sub` below `root`, part by part; what is not there is made if it may be. Guests write into volumes: a link of theirs
+/// must not lead out, nor may anything be made where it leads.
+fn walk(root: &Path, sub: &Path, make: bool) -> Result<PathBuf, String> {
+    let root = root.canonicalize().map_err(|e| e.to_string())?;
+    let mut at = root.clone();
+    for part in sub.components().filter(|c| matches!(c, Component::Normal(_))) {
+        let next = at.join(part);
+        match next.canonicalize() {
+            Ok(real) if real.starts_with(&root) => at = real,
+            Ok(_) => return Err("it leads out of the volume".into()),
+            Err(_) if next.is_symlink() => return Err("it leads nowhere".into()),
+            Err(e) if e.kind() == ErrorKind::NotFound && make => {
+                std::fs::create_dir(&next).map_err(|e| e.to_string())?;
+                at = next;
+            }
+            Err(e) if e.kind() == ErrorKind::NotFound => return Err(format!("{} does not exist", sub.display())),
+            Err(e) => return Err(e.to_string()),
         }
-        std::fs::create_dir_all(&path).map_err(|e| failed(&e))?;
     }
-    // a link inside the volume must not lead out of it
-    let real = path.canonicalize().map_err(|e| failed(&e))?;
-    let root = volume.path.canonicalize().map_err(|e| failed(&e))?;
-    if real.starts_with(&root) { Ok(real) } else { Err(failed(&"it leads out of the volume")) }
+    Ok(at)
 }
 
 /// Copies one file into the folder that stands for the parent of its mount path.
@@ -101,4 +114,30 @@ fn copy(
     std::fs::create_dir_all(&*folder)
         .and_then(|()| std::fs::copy(source, folder.join(name)).map(drop))
         .map_err(|e| format!("failed to copy {} for {}: {e}", source.display(), mount.mount_path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn links_in_a_volume_lead_nowhere_else_and_nothing_is_made_there() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let (volume, outside) = (folder.path().join("volume"), folder.path().join("outside"));
+        std::fs::create_dir_all(volume.join("real")).expect("made");
+        std::fs::create_dir(&outside).expect("made");
+        symlink(&outside, volume.join("out")).expect("made");
+        symlink("../outside/new", volume.join("dangling")).expect("made");
+        symlink("real", volume.join("in")).expect("made");
+        let root = volume.canonicalize().expect("there");
+        let real = |sub: &str, make| walk(&volume, Path::new(sub), make);
+        assert_eq!(real("a/./b", true), Ok(root.join("a/b")));
+        assert_eq!(real("in/c", true), Ok(root.join("real/c")));
+        assert_eq!(real("absent", false), Err("absent does not exist".into()));
+        for sub in ["out", "out/EVIL/deep", "dangling", "dangling/deep"] {
+            assert!(real(sub, true).is_err(), "{sub}");
+        }
+        assert_eq!(std::fs::read_dir(&outside).expect("there").count(), 0);
+    }
 }

@@ -1,7 +1,7 @@
 //! Guests that mean harm leave others alone. Bounds on time only tell alive from dead.
 
 use crate::support::{Node, core_guest, http_guest};
-use container::{ContainerState, ExitReason, Limits, Runtime};
+use container::{ContainerState, ExitReason, Limits, Mount, Runtime};
 use std::time::Duration;
 
 const ALIVE: Duration = Duration::from_secs(20);
@@ -117,4 +117,25 @@ async fn limits_of_the_pod_hold_for_all_its_containers() {
     let exit = node.exit(&id).await;
     assert_eq!(exit.reason, ExitReason::OomKilled);
     assert!(exit.message.contains("4194304 bytes are in use by the pod"), "{}", exit.message);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_that_hoards_files_ends_long_before_the_process_has_none_left() {
+    let node = Node::new().await;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("f"), "x").unwrap();
+    let hoarder = r#"(module
+      (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+      (memory (export "memory") 1) (data (i32.const 0) "f")
+      (func (export "_start") (local $i i32)
+        (loop $more
+          (if (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0) (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 16))
+            (then (call $exit (i32.div_u (local.get $i) (i32.const 100)))))
+          (local.set $i (i32.add (local.get $i) (i32.const 1)))
+          (br_if $more (i32.lt_u (local.get $i) (i32.const 1500))))))"#;
+    let mut spec = node.spec(&wat::parse_str(hoarder).unwrap());
+    spec.mounts = vec![Mount { source: folder.path().into(), target: "/data".into(), read_only: false }];
+    let exit = node.run(spec).await;
+    assert!(exit.message.contains("resource table has no free keys"), "{exit:?}");
 }
