@@ -7,6 +7,7 @@ use crate::{
     documents, impersonation, limits,
     metrics::RequestLabels,
     negotiate::{self, Output},
+    pace::Unhurried,
     reply,
     request::{Query, RequestInfo},
     server::{Caller, Server},
@@ -89,7 +90,7 @@ async fn process(
         false => Whole::default(),
     };
     // After the body: who sends it slowly takes none either.
-    let _room = server.0.limits.enter(caller, share.as_ref(), &info, &query)?;
+    let room = server.0.limits.enter(caller, share.as_ref(), &info, &query)?;
 
     let long_running = info.is_long_running(&query);
     let call = Call {
@@ -112,7 +113,10 @@ async fn process(
         }
     };
     drop(body.room);
-    Ok(limits::hold(response?, share))
+    let response = response?;
+    // Who may read as slowly as they like must not keep others out meanwhile.
+    let room = room.filter(|_| response.extensions().get::<Unhurried>().is_none());
+    Ok(limits::hold(limits::hold(response, room), share))
 }
 
 /// Whether anything will look at the body.

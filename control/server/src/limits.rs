@@ -1,6 +1,8 @@
 //! How much is worked on at a time. Parts of this process are not counted. `system:masters` and the components have room of their own,
 //! which nobody else can use up; each other user has a share, and all of them together a room. What finds no place is refused at once
 //! with 429, so that no queue grows. Long-running requests (watches, logs that are followed) count for the share of their user only.
+//! Places are held until the answer has been sent or dropped: an answer that nobody reads is there all the same. Answers that are
+//! built whole share a budget of bytes.
 
 use crate::{
     User, authz,
@@ -13,7 +15,7 @@ use api::Status;
 use axum::body::Body;
 use bytes::Bytes;
 use http::Response;
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
@@ -34,11 +36,17 @@ const WATCHES: usize = 1_000;
 /// Bodies of restricted users, bytes.
 const BODIES: usize = 64 << 20;
 
+/// Answers that are built whole, of everybody, KiB.
+const WHOLE: usize = 256 << 10;
+/// What a JSON answer costs while it is parsed and written anew, in its own sizes.
+pub(crate) const REWRITTEN: usize = 8;
+
 /// The rooms.
 pub(crate) struct Limits {
     reading: (Arc<Semaphore>, Arc<Semaphore>),
     mutating: (Arc<Semaphore>, Arc<Semaphore>),
     bodies: Arc<Semaphore>,
+    whole: Arc<Semaphore>,
     users: Users,
 }
 
@@ -52,6 +60,7 @@ impl Default for Limits {
             reading: room(READING),
             mutating: room(MUTATING),
             bodies: Arc::new(Semaphore::new(BODIES)),
+            whole: Arc::new(Semaphore::new(WHOLE)),
             users: Users::default(),
         }
     }
@@ -103,7 +112,13 @@ impl Limits {
         share.map(|_| &self.bodies)
     }
 
-    /// Room for a request whose body is there, held until it is answered, or 429.
+    /// Room in memory for building an answer whole, or 429; one that is larger than all of it takes all of it. To be given to [`keep`].
+    pub(crate) fn whole(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
+        let size = u32::try_from(bytes.div_ceil(1024).min(WHOLE)).expect("at most a small constant");
+        self.whole.clone().try_acquire_many_owned(size).map_err(|_| too_many())
+    }
+
+    /// Room for a request whose body is there, to be held until the answer has been sent, or 429.
     pub(crate) fn enter(
         &self,
         caller: &Caller,
@@ -111,29 +126,37 @@ impl Limits {
         info: &RequestInfo,
         query: &Query,
     ) -> Result<Option<OwnedSemaphorePermit>, Status> {
-        if matches!(caller, Caller::Process(_)) || info.is_long_running(query) || !info.is_resource {
+        if matches!(caller, Caller::Process(_)) || info.is_long_running(query) || documents::is_health(&info.path) {
             return Ok(None);
         }
-        let rooms = if matches!(info.verb.as_str(), "get" | "list") { &self.reading } else { &self.mutating };
+        let reading = !info.is_resource || matches!(info.verb.as_str(), "get" | "list");
+        let rooms = if reading { &self.reading } else { &self.mutating };
         let room = if share.is_some() { &rooms.1 } else { &rooms.0 };
         room.clone().try_acquire_owned().map(Some).map_err(|_| too_many())
     }
 }
 
-/// The answer, holding the share until its end.
-pub(crate) fn hold(response: Response<Body>, share: Option<Share>) -> Response<Body> {
-    match share {
-        Some(share) => response.map(|body| Body::new(Held { body, _share: share })),
+/// The answer, holding something until its end.
+pub(crate) fn hold<T: Send + Unpin + 'static>(response: Response<Body>, held: Option<T>) -> Response<Body> {
+    match held {
+        Some(held) => response.map(|body| Body::new(Held { body, _held: held })),
         None => response,
     }
 }
 
-struct Held {
-    body: Body,
-    _share: Share,
+/// An answer that was built whole: of the room for building it, it holds until its end what it takes itself.
+pub(crate) fn keep(response: Response<Body>, mut room: OwnedSemaphorePermit) -> Response<Body> {
+    let size = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX).div_ceil(1024);
+    drop(room.split(room.num_permits().saturating_sub(size)));
+    hold(response, Some(room))
 }
 
-impl http_body::Body for Held {
+struct Held<T> {
+    body: Body,
+    _held: T,
+}
+
+impl<T: Send + Unpin + 'static> http_body::Body for Held<T> {
     type Data = Bytes;
     type Error = axum::Error;
 
@@ -197,7 +220,25 @@ mod tests {
         let held: Vec<_> = (0..READING.1).map(|_| enter(share.as_ref()).expect("room")).collect();
         assert_eq!(enter(share.as_ref()).expect_err("no room").code, 429);
         assert!(enter(None).is_ok());
+        let (document, none) = asked("/apis");
+        let entered = limits.enter(&NETWORK, share.as_ref(), &document, &none);
+        assert_eq!(entered.expect_err("documents are read as well").code, 429);
+        let (health, none) = asked("/readyz");
+        assert!(matches!(limits.enter(&NETWORK, share.as_ref(), &health, &none), Ok(None)));
         drop(held);
         assert!(enter(share.as_ref()).is_ok());
+        assert!(matches!(limits.enter(&NETWORK, share.as_ref(), &document, &none), Ok(Some(_))));
+    }
+
+    #[test]
+    fn what_is_built_whole_takes_room_until_it_is_gone_and_the_largest_takes_all() {
+        let limits = Limits::default();
+        let free = || limits.whole.available_permits();
+        let all = limits.whole(usize::MAX).expect("room");
+        assert_eq!(limits.whole(1).expect_err("no room").code, 429);
+        let answer = keep(Response::new(Body::from(vec![0; 5000])), all);
+        assert_eq!(free(), WHOLE - 5, "what was needed for building only is given back");
+        drop(answer);
+        assert_eq!(free(), WHOLE);
     }
 }

@@ -84,6 +84,8 @@ pub(crate) struct Paced {
 impl Paced {
     /// Of an answer to the stream or connection that is being served.
     pub(crate) fn new(body: Body, pace: Arc<Pace>) -> Self {
+        // A peer without room for the first byte is a stall too: the body is then never asked for anything.
+        *pace.waiting.lock() = Some(Instant::now());
         Self { body, rest: Bytes::new(), pace }
     }
 }
@@ -157,6 +159,17 @@ mod tests {
             assert_eq!(pace.run(read(endless(&pace, 5), pause)).await.is_some(), served);
             assert_eq!(begun.elapsed() < STALL * 2, !served, "{:?}", begun.elapsed());
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_never_begun_to_be_read_is_cut() {
+        let pace = Arc::<Pace>::default();
+        let unread = async {
+            let _body = Paced::new(Body::from("all"), pace.clone());
+            std::future::pending::<()>().await;
+        };
+        let ended = tokio::time::timeout(STALL * 2, pace.run(unread)).await;
+        assert!(ended.expect("an end").is_none());
     }
 
     #[tokio::test]

@@ -4,11 +4,15 @@
 mod paths;
 mod protobuf;
 
-use crate::{chain::Call, registry::Registry, reply, version};
+use crate::{chain::Call, limits, registry::Registry, reply, version};
 use api::{Status, schema::openapi as schemas};
 use axum::body::Body;
 use bytes::Bytes;
 use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
 use http::{HeaderValue, Response, StatusCode, header};
 use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
@@ -16,15 +20,40 @@ use sha2::{Digest, Sha512};
 use std::{
     collections::{BTreeSet, HashMap},
     io::{Read, Write},
-    sync::Arc,
 };
 
 pub(crate) use paths::Version;
 
-/// The documents made so far, gzip-compressed, by path.
+/// The documents made so far or being made, by what they are about.
 #[derive(Default)]
 pub(crate) struct OpenApi {
-    made: Arc<Mutex<HashMap<String, Bytes>>>,
+    made: Mutex<HashMap<String, Making>>,
+}
+
+/// A document that is made once, however many wait for it; not undone when they no longer do.
+type Making = Shared<BoxFuture<'static, Result<Document, String>>>;
+
+/// A document as it is kept.
+#[derive(Clone)]
+struct Document {
+    /// gzip-compressed.
+    packed: Bytes,
+    /// Unpacked, bytes.
+    length: usize,
+}
+
+impl Document {
+    fn pack(bytes: &[u8]) -> std::io::Result<Self> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes)?;
+        Ok(Self { packed: encoder.finish()?.into(), length: bytes.len() })
+    }
+
+    fn unpack(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.length);
+        GzDecoder::new(self.packed.as_ref()).read_to_end(&mut bytes).expect("the server packed it");
+        bytes
+    }
 }
 
 impl OpenApi {
@@ -34,20 +63,24 @@ impl OpenApi {
         self.made.lock().clear();
     }
 
-    async fn document(&self, key: &str, make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Bytes, Status> {
-        if let Some(found) = self.made.lock().get(key) {
-            return Ok(found.clone());
+    async fn document(&self, key: &str, make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Document, Status> {
+        let making = self.made.lock().entry(key.to_owned()).or_insert_with(|| begin(make)).clone();
+        let made = making.clone().await;
+        if made.is_err() {
+            // The next one tries again, unless somebody does already.
+            let mut all = self.made.lock();
+            if all.get(key).is_some_and(|kept| kept.ptr_eq(&making)) {
+                all.remove(key);
+            }
         }
-        let (made, key) = (self.made.clone(), key.to_owned());
-        let work = tokio::task::spawn_blocking(move || {
-            let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-            encoder.write_all(&make())?;
-            let packed = Bytes::from(encoder.finish()?);
-            made.lock().insert(key, packed.clone());
-            Ok::<_, std::io::Error>(packed)
-        });
-        work.await.map_err(Status::internal)?.map_err(Status::internal)
+        made.map_err(Status::internal)
     }
+}
+
+fn begin(make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Making {
+    let work = tokio::task::spawn_blocking(move || Document::pack(&make()));
+    let made = async move { work.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string()) };
+    made.boxed().shared()
 }
 
 /// Answers `/openapi/…`; `None` if nothing is there.
@@ -58,10 +91,10 @@ pub(crate) async fn answer(call: &Call, path: &str) -> Result<Option<Response<Bo
         let documents = &call.server.0.openapi;
         if wants_protobuf(call) {
             let packed = documents.document("v2.pb", move || protobuf::document(&v2(&registry))).await?;
-            return Ok(Some(document(call, &packed, &hash, protobuf::MEDIA_TYPE, false)));
+            return Ok(Some(document(call, &packed, &hash, protobuf::MEDIA_TYPE, false)?));
         }
         let packed = documents.document("v2", move || bytes(&v2(&registry))).await?;
-        return Ok(Some(document(call, &packed, &hash, JSON, false)));
+        return Ok(Some(document(call, &packed, &hash, JSON, false)?));
     }
     let Some(rest) = path.strip_prefix("/openapi/v3") else { return Ok(None) };
     if rest.is_empty() {
@@ -85,8 +118,10 @@ pub(crate) async fn answer(call: &Call, path: &str) -> Result<Option<Response<Bo
         return Ok(Some(response));
     }
     let (group, version) = (group.to_owned(), version.to_owned());
-    let packed = call.server.0.openapi.document(rest, move || bytes(&v3(&registry, &group, &version))).await?;
-    Ok(Some(document(call, &packed, &hash, JSON, call.query.get("hash").is_some())))
+    // Not by the path: that can be written in any number of ways.
+    let key = format!("{group}/{version}");
+    let packed = call.server.0.openapi.document(&key, move || bytes(&v3(&registry, &group, &version))).await?;
+    Ok(Some(document(call, &packed, &hash, JSON, call.query.get("hash").is_some())?))
 }
 
 const JSON: &str = "application/json";
@@ -135,7 +170,13 @@ fn index(call: &Call, registry: &Registry) -> Response<Body> {
     reply::value(StatusCode::OK, output, &json!({"paths": paths}))
 }
 
-fn document(call: &Call, packed: &Bytes, hash: &str, media: &'static str, forever: bool) -> Response<Body> {
+fn document(
+    call: &Call,
+    document: &Document,
+    hash: &str,
+    media: &'static str,
+    forever: bool,
+) -> Result<Response<Body>, Status> {
     let etag = HeaderValue::from_str(&format!("\"{hash}\"")).expect("hexadecimal is a header value");
     let mut response = Response::new(Body::empty());
     if call.headers.get(header::IF_NONE_MATCH) == Some(&etag) {
@@ -143,12 +184,11 @@ fn document(call: &Call, packed: &Bytes, hash: &str, media: &'static str, foreve
     } else {
         let accepts = call.headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if accepts.split(',').any(|e| e.trim().starts_with("gzip")) {
-            *response.body_mut() = Body::from(packed.clone());
+            *response.body_mut() = Body::from(document.packed.clone());
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         } else {
-            let mut bytes = Vec::new();
-            GzDecoder::new(packed.as_ref()).read_to_end(&mut bytes).expect("the server packed it");
-            *response.body_mut() = Body::from(bytes);
+            let room = call.server.0.limits.whole(document.length)?;
+            response = limits::keep(Response::new(Body::from(document.unpack())), room);
         }
     }
     let headers = response.headers_mut();
@@ -163,7 +203,7 @@ fn document(call: &Call, packed: &Bytes, hash: &str, media: &'static str, foreve
             headers.insert(header::EXPIRES, value);
         }
     }
-    response
+    Ok(response)
 }
 
 /// Definitions that documents need besides those of the kinds.
@@ -209,4 +249,42 @@ fn v2(registry: &Registry) -> Value {
         "securityDefinitions": {"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"}},
         "security": [{"BearerToken": []}],
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    #[tokio::test]
+    async fn a_document_is_made_once_for_all_who_wait_and_for_who_left() {
+        let (documents, made) = (OpenApi::default(), Arc::<AtomicUsize>::default());
+        let ask = || {
+            let made = made.clone();
+            documents.document("v2", move || {
+                made.fetch_add(1, Ordering::SeqCst);
+                b"text".to_vec()
+            })
+        };
+        // Begun, and left.
+        assert!(ask().now_or_never().is_none());
+        for answer in futures::future::join_all((0..10).map(|_| ask())).await {
+            let document = answer.expect("a document");
+            assert_eq!((document.unpack(), document.length), (b"text".to_vec(), 4));
+        }
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_document_that_could_not_be_made_is_tried_again() {
+        let documents = OpenApi::default();
+        assert_eq!(
+            documents.document("v2", || panic!("on purpose")).await.map(|_| ()).expect_err("an error").code,
+            500
+        );
+        assert!(documents.document("v2", Vec::new).await.is_ok());
+    }
 }

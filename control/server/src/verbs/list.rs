@@ -60,6 +60,16 @@ impl List {
         Self { resource, look, head, entries: page.entries.into_iter(), first: true, done: false, left }
     }
 
+    /// How long it is in total, as far as that can be known before it is made; rather too much.
+    pub(super) fn estimate(&self) -> usize {
+        let entry = |e: &Arc<Entry<Item>>| e.payload.view(&self.resource).length();
+        match self.left {
+            Some(left) => usize::try_from(left).unwrap_or(usize::MAX),
+            // Rows may carry the object, and cells repeat some of it.
+            None => self.head.len() + self.entries.as_slice().iter().map(|e| 2 * entry(e) + 256).sum::<usize>(),
+        }
+    }
+
     /// All of it: for forms that need the whole.
     pub(super) fn whole(mut self) -> Bytes {
         let mut out = BytesMut::new();

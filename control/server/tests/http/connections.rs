@@ -85,10 +85,15 @@ impl Network {
     }
 
     async fn client(&self, certificate: Option<&Pair>, alpn: &str) -> Result<Client, Box<dyn Error>> {
+        self.client_with(certificate, alpn, 65_535).await
+    }
+
+    /// With room for so many bytes in each HTTP/2 stream.
+    async fn client_with(&self, certificate: Option<&Pair>, alpn: &str, window: u32) -> Result<Client, Box<dyn Error>> {
         let io = TokioIo::new(self.connect(certificate, alpn).await?);
         Ok(if alpn == "h2" {
             let mut builder = http2::Builder::new(TokioExecutor::new());
-            builder.initial_stream_window_size(65_535).initial_connection_window_size(1 << 20);
+            builder.initial_stream_window_size(window).initial_connection_window_size(1 << 20);
             let (sender, connection) = builder.handshake(io).await?;
             Client::Two(sender, tokio::spawn(async move { drop(connection.await) }))
         } else {
@@ -301,5 +306,27 @@ async fn a_list_that_nobody_reads_ends_and_the_other_streams_go_on() {
     pass(120).await;
     assert!(unread.into_body().collect().await.is_err(), "reset by the server");
     assert_eq!(client.get("/readyz").await.unwrap().status(), 200);
+    network.end().await;
+}
+
+#[tokio::test]
+async fn answers_that_nobody_reads_take_room_and_only_for_a_while() {
+    let network = Network::new(100).await;
+    let admin = network.admin();
+    let mut deaf = network.client_with(Some(&admin), "h2", 0).await.unwrap();
+    let mut client = network.client(Some(&admin), "h2").await.unwrap();
+    let mut unread = Vec::new();
+    for _ in 0..200 {
+        for path in ["/api/v1/nodes", "/version"] {
+            unread.push(deaf.get(path).await.unwrap());
+            assert_eq!(unread.last().unwrap().status(), 200);
+        }
+    }
+    for (path, code) in [("/api/v1/nodes", 429), ("/openapi/v3", 429), ("/readyz", 200)] {
+        assert_eq!(client.get(path).await.unwrap().status(), code, "{path}");
+    }
+    pass(65).await;
+    soon!(client.get("/api/v1/nodes").await.unwrap().status() == 200);
+    drop(unread);
     network.end().await;
 }

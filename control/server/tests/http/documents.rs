@@ -215,3 +215,26 @@ async fn openapi_v2_is_protobuf_for_those_who_ask_and_json_for_others() {
         assert_eq!((content_type(&answer), &answer.json()["swagger"]), ("application/json", &json!("2.0")));
     }
 }
+
+#[tokio::test]
+async fn documents_are_unpacked_for_as_many_as_there_is_memory_for() {
+    let cluster = Cluster::new().await;
+    let ask = async |encoding: &str| {
+        let request = Request::get("/openapi/v2").header("accept-encoding", encoding).body(Body::empty()).unwrap();
+        cluster.admin.handle(request).await
+    };
+    let mut unread = Vec::new();
+    let refused = loop {
+        let answer = ask("identity").await;
+        if answer.status() != 200 {
+            break answer;
+        }
+        unread.push(answer);
+        assert!(unread.len() < 1_000, "more than there is memory for");
+    };
+    assert_eq!(refused.status(), 429);
+    assert!(unread.len() > 10, "{}", unread.len());
+    assert_eq!(ask("gzip").await.status(), 200, "nothing is unpacked");
+    drop(unread);
+    assert_eq!(ask("identity").await.status(), 200);
+}

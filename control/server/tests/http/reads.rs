@@ -186,3 +186,42 @@ async fn what_is_not_there_is_404_and_what_does_not_fit_406() {
     let post = cluster.send(&cluster.admin, "POST", &map("a"), &[], "{}").await;
     assert_eq!(post.status().1, "MethodNotAllowed");
 }
+
+#[tokio::test]
+async fn answers_that_are_built_whole_have_a_budget_until_they_are_gone() {
+    let cluster = Cluster::new().await;
+    let text = "v".repeat(3 << 20);
+    for at in 0..11 {
+        let object = format!(
+            r#"{{"kind":"ConfigMap","apiVersion":"v1","metadata":{{"name":"m-{at}","namespace":"default","uid":"{at}"}},"data":{{"k":"{text}"}}}}"#
+        );
+        let key = format!("/core/configmaps/default/m-{at}");
+        cluster.store.put(&key, store::Expect::Absent, Bytes::from(object), None).await.map(drop).unwrap();
+    }
+    let ask = async |target: &str| {
+        let request = Request::get(format!("{MAPS}{target}")).body(Body::empty()).unwrap();
+        cluster.admin.handle(request).await
+    };
+    // It costs several times its size to make it, which is all there is.
+    let unread = ask("?pretty=true").await;
+    assert_eq!(unread.status(), 200);
+    let refused = ask("?pretty=true").await;
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (429, "1"));
+    assert_eq!(cluster.get_as(MAPS, "application/yaml").await.code, 429);
+    let streamed = ask("").await;
+    assert_eq!(streamed.status(), 200, "made as it is read");
+    drop(streamed);
+    // One object of 3 MiB is a small part of what is left.
+    let mut objects = Vec::new();
+    let refused = loop {
+        let one = ask("/m-1").await;
+        if one.status() != 200 {
+            break one;
+        }
+        objects.push(one);
+        assert!(objects.len() < 100, "more than there is room for");
+    };
+    assert_eq!((refused.status().as_u16(), objects.len() > 10), (429, true));
+    drop((unread, objects));
+    assert_eq!(ask("?pretty=true").await.status(), 200);
+}
