@@ -39,7 +39,9 @@ const BODIES: usize = 64 << 20;
 /// Answers that are built whole, of everybody, KiB.
 const WHOLE: usize = 256 << 10;
 /// What a JSON answer costs while it is parsed and written anew, in its own sizes.
-pub(crate) const REWRITTEN: usize = 8;
+const REWRITTEN: usize = 8;
+/// Answers up to this length, bytes, are bounded well enough by their number.
+const SMALL: usize = 256 << 10;
 
 /// The rooms.
 pub(crate) struct Limits {
@@ -112,10 +114,15 @@ impl Limits {
         share.map(|_| &self.bodies)
     }
 
-    /// Room in memory for building an answer whole, or 429; one that is larger than all of it takes all of it. To be given to [`keep`].
-    pub(crate) fn whole(&self, bytes: usize) -> Result<OwnedSemaphorePermit, Status> {
-        let size = u32::try_from(bytes.div_ceil(1024).min(WHOLE)).expect("at most a small constant");
-        self.whole.clone().try_acquire_many_owned(size).map_err(|_| too_many())
+    /// Room in memory for building an answer whole that is made of so many bytes of JSON, to be given to [`keep`], or 429. What is larger
+    /// than all of it takes all of it; small answers need none.
+    pub(crate) fn whole(&self, bytes: usize) -> Result<Option<OwnedSemaphorePermit>, Status> {
+        if bytes <= SMALL {
+            return Ok(None);
+        }
+        let size = bytes.saturating_mul(REWRITTEN).div_ceil(1024).min(WHOLE);
+        let size = u32::try_from(size).expect("at most a small constant");
+        self.whole.clone().try_acquire_many_owned(size).map(Some).map_err(|_| too_many())
     }
 
     /// Room for a request whose body is there, to be held until the answer has been sent, or 429.
@@ -145,10 +152,13 @@ pub(crate) fn hold<T: Send + Unpin + 'static>(response: Response<Body>, held: Op
 }
 
 /// An answer that was built whole: of the room for building it, it holds until its end what it takes itself.
-pub(crate) fn keep(response: Response<Body>, mut room: OwnedSemaphorePermit) -> Response<Body> {
+pub(crate) fn keep(response: Response<Body>, room: Option<OwnedSemaphorePermit>) -> Response<Body> {
     let size = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX).div_ceil(1024);
-    drop(room.split(room.num_permits().saturating_sub(size)));
-    hold(response, Some(room))
+    let kept = room.map(|mut room| {
+        drop(room.split(room.num_permits().saturating_sub(size)));
+        room
+    });
+    hold(response, kept)
 }
 
 struct Held<T> {
@@ -235,7 +245,8 @@ mod tests {
         let limits = Limits::default();
         let free = || limits.whole.available_permits();
         let all = limits.whole(usize::MAX).expect("room");
-        assert_eq!(limits.whole(1).expect_err("no room").code, 429);
+        assert_eq!(limits.whole(SMALL + 1).expect_err("no room").code, 429);
+        assert!(matches!(limits.whole(SMALL), Ok(None)), "small ones need none");
         let answer = keep(Response::new(Body::from(vec![0; 5000])), all);
         assert_eq!(free(), WHOLE - 5, "what was needed for building only is given back");
         drop(answer);

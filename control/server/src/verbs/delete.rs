@@ -9,7 +9,7 @@ use crate::{
     Context, Reservation, Resource, Verb,
     admission::Attributes,
     chain::Call,
-    codec,
+    codec, limits,
     negotiate::Offers,
     payload::{Item, View},
     reply,
@@ -140,6 +140,8 @@ pub(super) async fn collection(call: Call, resource: Arc<Resource>) -> Result<Re
     read::validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;
     let page = read::page(&call, &resource, &filter).await?;
+    // Before anything is deleted.
+    let room = call.server.0.limits.whole(page.entries.iter().map(|e| e.payload.view(&resource).length()).sum())?;
     let prefix = resource.prefix();
     let context = |entry: &Arc<Entry<Item>>| {
         let (namespace, name) = identity(&resource, &prefix, &entry.key);
@@ -168,7 +170,7 @@ pub(super) async fn collection(call: Call, resource: Arc<Resource>) -> Result<Re
         View::detached(&object).write(&mut out, None);
     }
     out.put_slice(b"]}\n");
-    Ok(reply::json(StatusCode::OK, output, out.freeze()))
+    Ok(limits::keep(reply::json(StatusCode::OK, output, out.freeze()), room))
 }
 
 /// Deletes the object that the path names.

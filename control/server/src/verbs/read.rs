@@ -25,9 +25,6 @@ use store::{Entry, Error, Revision, Snapshot};
 /// How long a read waits for a revision that has not happened yet.
 const PATIENCE: Duration = Duration::from_secs(3);
 
-/// Objects up to this length, bytes, are bounded well enough by the number of requests.
-const SMALL: usize = 256 << 10;
-
 /// GET of one object.
 pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Tables)?;
@@ -37,13 +34,8 @@ pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<
     match call.server.0.store.get(&call.key(&resource)) {
         Some(entry) => {
             let view = entry.payload.view(&resource);
-            let long = view.length() > SMALL;
-            let room = long.then(|| call.server.0.limits.whole(view.length() * limits::REWRITTEN)).transpose()?;
-            let response = answer(&call, StatusCode::OK, output, &resource, view)?;
-            Ok(match room {
-                Some(room) => limits::keep(response, room),
-                None => response,
-            })
+            let room = call.server.0.limits.whole(view.length())?;
+            Ok(limits::keep(answer(&call, StatusCode::OK, output, &resource, view)?, room))
         }
         None => Err(Status::not_found(&resource.gvr, &call.info.name)),
     }
@@ -257,7 +249,7 @@ pub(super) async fn list(call: Call, resource: Arc<Resource>) -> Result<Response
     let look = Look { form: output.form, include: Include::parse(&call.query)?, now: call.server.0.clock.now() };
     let list = List::new(resource, look, page);
     if output.yaml || output.pretty {
-        let room = call.server.0.limits.whole(list.estimate().saturating_mul(limits::REWRITTEN))?;
+        let room = call.server.0.limits.whole(list.estimate())?;
         return Ok(limits::keep(reply::json(StatusCode::OK, output, list.whole()), room));
     }
     let mut response = Response::new(Body::new(list));

@@ -208,6 +208,7 @@ async fn answers_that_are_built_whole_have_a_budget_until_they_are_gone() {
     let refused = ask("?pretty=true").await;
     assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (429, "1"));
     assert_eq!(cluster.get_as(MAPS, "application/yaml").await.code, 429);
+    assert_eq!(cluster.delete(&format!("{MAPS}?dryRun=All"), Value::Null).await.code, 429);
     let streamed = ask("").await;
     assert_eq!(streamed.status(), 200, "made as it is read");
     drop(streamed);
