@@ -84,7 +84,7 @@ pub(crate) struct Paced {
 impl Paced {
     /// Of an answer to the stream or connection that is being served.
     pub(crate) fn new(body: Body, pace: Arc<Pace>) -> Self {
-        // A peer without room for the first byte is a stall too: the body is then never asked for anything.
+        // A peer without room for the first byte stalls too, whether or not hyper asks for a piece before there is room.
         *pace.waiting.lock() = Some(Instant::now());
         Self { body, rest: Bytes::new(), pace }
     }
