@@ -297,12 +297,13 @@ fn token_service(realm: &str, registry: &str) -> Result<Url, Fault> {
         Url::parse(realm).map_err(|_| Fault::content(format!("the registry names no token service: {realm:?}")))?;
     let here = |url: &Url| url.host_str().is_some_and(is_loopback);
     let registry_here = Url::parse(registry).is_ok_and(|registry| here(&registry));
-    if url.scheme() == "https" && (registry_here || !here(&url)) || registry_here && here(&url) {
-        return Ok(url);
+    if here(&url) && !registry_here {
+        return Err(Fault::content(format!("the token service {url} is on this machine, and the registry is not")));
     }
-    Err(Fault::content(format!(
-        "the registry names {url} as its token service, which is not https or is on this machine"
-    )))
+    if url.scheme() != "https" && !(url.scheme() == "http" && here(&url)) {
+        return Err(Fault::content(format!("the token service {url} is not https")));
+    }
+    Ok(url)
 }
 
 fn basic_header(credential: &Credential) -> Option<HeaderValue> {

@@ -6,7 +6,12 @@ mod support;
 
 use image::{Artifact, Error, Images, Keyring, Policy};
 use serde_json::json;
-use std::{collections::HashSet, fs, path::Path};
+use std::{
+    collections::HashSet,
+    fs,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 use support::*;
 use tempfile::tempdir;
 
@@ -211,6 +216,12 @@ async fn collection_spares_what_is_used_and_waits_for_who_loads() {
     fs::write(&file, module("next")).unwrap();
     for n in 0..4 {
         images.load(&file, Some(&format!("app:{n}"))).await.unwrap();
+    }
+    // File systems count time in ticks of milliseconds: loaded within one, nobody is the oldest.
+    for (n, digest) in (0..).zip(&digests) {
+        let record = folder.path().join("store/images").join(format!("{}.json", digest.hex()));
+        let loaded = SystemTime::UNIX_EPOCH + Duration::from_secs(n);
+        fs::File::options().write(true).open(record).unwrap().set_modified(loaded).unwrap();
     }
     // The oldest that nobody uses goes first, and no more than needed.
     let used = HashSet::from([digests[0]]);
