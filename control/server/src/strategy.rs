@@ -172,7 +172,7 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// Graceful deletion: the grace in seconds for a delete that asked for `requested`; `None` for kinds without it, 0 for now.
+    /// Graceful deletion: the grace in seconds for a delete that asked for `requested`; `None` for kinds without it, 0 for at once.
     fn grace(&self, _object: &Object, _requested: Option<i64>) -> Option<i64> {
         None
     }
