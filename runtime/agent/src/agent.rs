@@ -99,6 +99,7 @@ impl Agent {
             recorder: recorder.clone(),
             plugins: volumes::plugins(),
             tokens: Arc::new(Tokens::new(client.clone())),
+            private: volumes::Private::new(options.private.clone()),
             states,
             reporter: Reporter::new(client, token.clone(), tasks.clone()),
             prober: Prober::new(dialer, recorder),
