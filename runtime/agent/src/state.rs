@@ -52,6 +52,9 @@ pub struct Failure {
     /// The node did not take the pod: nothing of it ever ran.
     #[serde(default)]
     pub refused: bool,
+    /// The node had too little of something: the pod is told to be disrupted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pressure: bool,
 }
 
 /// One container over all its attempts.
