@@ -234,6 +234,7 @@ impl World {
             reserved: BTreeMap::new(),
             labels: BTreeMap::new(),
             pod_cidr: String::new(),
+            private: Default::default(),
             data_dir: machine.dir.path().to_owned(),
             clock: self.clock.clone(),
             seed: self.seed,

@@ -449,6 +449,7 @@ fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent
         labels: BTreeMap::new(),
         pod_cidr: config.node_cidr.to_string(),
         data_dir: config.dir.join("pods"),
+        private: config.dir.path().to_owned(),
         clock: clock.clone(),
         seed: env::seed(),
         drain: config.drain,

@@ -351,7 +351,7 @@ impl Heart {
     }
 }
 
-fn reference(options: &Options) -> ObjectReference {
+pub(crate) fn reference(options: &Options) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Node".into()),

@@ -29,6 +29,8 @@ pub struct Options {
     pub pod_cidr: String,
     /// Where state, volumes and logs are: `DIR/{state,volumes,logs}`. Must be private to the user.
     pub data_dir: PathBuf,
+    /// The folder of which no pod may see anything by a hostPath: it holds the cluster's keys and store.
+    pub private: PathBuf,
     /// Wall clock.
     pub clock: Clock,
     /// Seed of ids and jitter.

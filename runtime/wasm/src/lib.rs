@@ -30,6 +30,7 @@ mod cache;
 pub mod compile;
 mod config;
 mod exit;
+mod files;
 mod guest;
 mod http;
 mod image;
