@@ -241,6 +241,7 @@ impl Cluster {
         let scheduling = client("system:kube-scheduler", &[]).named("kube-scheduler");
         let kubelet = client(&format!("system:node:{}", config.node), &["system:nodes"]).named("kubelet");
         let informers = Informers::new(controllers.clone(), control.clone(), control_done.clone());
+        informers.register(&mut metrics.lock());
 
         // Decide.
         let options = controllers::Options::new(clock.clone(), credentials.authority.certificate.clone());
@@ -306,7 +307,9 @@ impl Cluster {
         control_done.close();
 
         if tokio::time::timeout(START, informers.synced()).await.is_err() {
-            bail!("the first lists were not there after {START:?}; the log (-v) says why");
+            let missing: Vec<String> =
+                informers.missing().into_iter().map(|(kind, why)| format!("{kind} ({why})")).collect();
+            bail!("these lists were not there after {START:?}: {}", missing.join(", "));
         }
         // what is ready by the last run's word is not; too many pods to say so in time say it later
         if tokio::time::timeout(FIRST_PASS, agent.settled()).await.is_err() {
