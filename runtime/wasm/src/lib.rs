@@ -29,10 +29,12 @@
 mod cache;
 pub mod compile;
 mod config;
+pub mod descriptors;
 mod exit;
 mod guest;
 mod http;
 mod image;
+pub mod inspect;
 pub mod key;
 mod memory;
 mod metrics;
