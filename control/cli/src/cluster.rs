@@ -11,7 +11,7 @@ use crate::{
 use agent::{Agent, Machine, Parts, Runtimes};
 use anyhow::{Context, bail};
 use api::{Clock, quantity::Quantity};
-use chosen::Chosen;
+pub(crate) use chosen::Chosen;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
 use futures::FutureExt;
@@ -85,14 +85,14 @@ impl Config {
         ] {
             reserved.insert(name.to_owned(), Amount(quantity(flag, text)?.to_string()));
         }
-        let pod_cidr = cidr("--pod-cidr", &args.node.pod_cidr)?;
-        let service_cidr = cidr("--service-cidr", &args.node.service_cidr)?;
+        let pod_cidr = cidr("--pod-cidr", args.pod_cidr())?;
+        let service_cidr = cidr("--service-cidr", args.service_cidr())?;
         let length = if pod_cidr.prefix_len() > 18 { pod_cidr.prefix_len() } else { 18 };
         let node_cidr = IpNet::new(pod_cidr.network(), length).context("--pod-cidr is not usable")?;
         let config = Self {
             dir: dir.clone(),
             node,
-            node_address: args.node_address,
+            node_address: args.node_address(),
             drain: Duration::from_secs(args.drain.into()),
             machine,
             reserved,
@@ -202,7 +202,7 @@ impl Cluster {
 
         // The store and the API server.
         let images = images::open(&config.dir)?;
-        Chosen::of(&config).keep(&config.dir)?;
+        Chosen::of(&config).at(address).keep(&config.dir)?;
         let store = open_store(&config.dir).await?;
         let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
         let options = server::Options {
@@ -271,7 +271,7 @@ impl Cluster {
             recorder
         };
         let agent = Agent::new(
-            agent_options(&config, node_internal, &clock),
+            agent_options(&config, &clock),
             Parts {
                 runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>]),
                 network: Arc::new(network.clone()),
@@ -438,13 +438,12 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     Ok(options)
 }
 
-fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent::Options {
+fn agent_options(config: &Config, clock: &Clock) -> agent::Options {
     let disk = config.dir.path().to_owned();
     agent::Options {
         node: config.node.clone(),
-        addresses: vec![node_internal],
-        // 0.0.0.0 is no address to go to
-        external: Some(config.node_address).filter(|address| !address.is_unspecified()),
+        // where its node ports answer: the gateway of the pod network is on no machine, and in a network of 10/8 another's
+        addresses: vec![machine::address(config.node_address)],
         machine: config.machine.clone(),
         pressure: Arc::new(move || agent::Pressure::read(&disk)),
         pods: config.max_pods,

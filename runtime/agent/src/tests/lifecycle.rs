@@ -34,7 +34,7 @@ async fn a_pod_with_environment_and_a_config_map_volume_runs() {
     );
     let status = world.phase("p", "Running").await;
     assert_eq!(status["podIP"], "10.32.0.2");
-    assert_eq!(status["hostIP"], "10.32.0.1");
+    assert_eq!(status["hostIP"], "192.0.2.7");
     assert_eq!(status["observedGeneration"], 1);
     let container = &status["containerStatuses"][0];
     assert_eq!(

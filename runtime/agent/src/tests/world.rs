@@ -216,8 +216,7 @@ pub(super) fn path(name: &str) -> String {
 pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
     Options {
         node: "node".into(),
-        addresses: vec!["10.32.0.1".parse().expect("an address")],
-        external: Some("192.0.2.7".parse().expect("an address")),
+        addresses: vec!["192.0.2.7".parse().expect("an address")],
         machine: Machine {
             operating_system: "linux".into(),
             architecture: "amd64".into(),
