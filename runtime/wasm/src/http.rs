@@ -5,8 +5,10 @@
 
 use crate::{
     HttpOptions, exit,
-    guest::{self, Ending, Guest, Shared},
+    guest::{self, Ending, Shared},
+    image::{Image, Target},
     memory::Share,
+    places::Place,
     pool::Pool,
     quota::Throttled,
 };
@@ -45,10 +47,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wasmtime_wasi_http::p2::{
-    bindings::{
-        ProxyPre,
-        http::types::{ErrorCode, Scheme},
-    },
+    bindings::http::types::{ErrorCode, Scheme},
     body::HyperOutgoingBody,
 };
 
@@ -57,6 +56,8 @@ const IDLE: Duration = Duration::from_secs(75);
 
 /// Concurrent streams per HTTP/2 connection.
 const STREAMS: u32 = 128;
+
+const FULL: &str = "this node runs as many instances as it can";
 
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 type Response = http::Response<Body>;
@@ -69,8 +70,7 @@ type Teller = oneshot::Sender<Result<Head, Response>>;
 pub(crate) struct Handler {
     pool: Arc<Pool>,
     shared: Arc<Shared>,
-    pre: ProxyPre<Guest>,
-    initial_memory: u64,
+    image: Arc<Image>,
     options: HttpOptions,
     places: Semaphore,
     waiting: AtomicUsize,
@@ -93,8 +93,7 @@ impl Handler {
     pub(crate) fn new(
         pool: Arc<Pool>,
         shared: Arc<Shared>,
-        pre: ProxyPre<Guest>,
-        initial_memory: u64,
+        image: Arc<Image>,
         options: HttpOptions,
         retire: CancellationToken,
         out_of_memory: impl Fn(String) + Send + Sync + 'static,
@@ -102,8 +101,7 @@ impl Handler {
         Arc::new(Self {
             pool,
             shared,
-            pre,
-            initial_memory,
+            image,
             options,
             places: Semaphore::new(options.concurrency.max(1)),
             waiting: AtomicUsize::new(0),
@@ -204,10 +202,11 @@ impl Handler {
         };
         let guest = async {
             let _place = self.place().await?;
-            let share =
-                self.shared.memory.reserve(self.initial_memory).await.map_err(|full| Failure::Guest(full.into()))?;
+            let memory = self.shared.memory.reserve(self.image.initial_memory).await;
+            let share = memory.map_err(|full| Failure::Guest(full.into()))?;
+            let seat = self.pool.places.request(&self.shared.places, self.image.need()).await.ok_or(Failure::Full)?;
             let quota = self.shared.quota.clone();
-            let run = self.instance(request, share, ending, head.clone());
+            let run = self.instance(request, share, &seat, ending, head.clone());
             Throttled::new(run, quota, self.pool.ticker.clone()).await.map_err(Failure::Guest)
         };
         let failure = tokio::select! {
@@ -222,6 +221,10 @@ impl Handler {
         match failure {
             Failure::Busy => {
                 say(plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this container"))
+            }
+            Failure::Full => {
+                self.shared.log.lines(Source::Stderr, &format!("sampan: {what} refused: {FULL}"));
+                say(plain(StatusCode::SERVICE_UNAVAILABLE, FULL))
             }
             Failure::Guest(error) => say(self.failed(&error, &what)),
         }
@@ -249,6 +252,7 @@ impl Handler {
         &self,
         request: http::Request<B>,
         share: Share,
+        place: &Place,
         ending: Arc<Ending>,
         head: Arc<Mutex<Option<Teller>>>,
     ) -> wasmtime::Result<()>
@@ -256,7 +260,11 @@ impl Handler {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        let mut store = guest::request_store(&self.pool.engine, &self.shared, share, ending.clone())?;
+        let target = self.image.target(&self.pool, place.seat).await?;
+        let (Target::Http(pre), Some(side)) = (target, self.pool.side(place.seat)) else {
+            return Err(wasmtime::format_err!("this is no HTTP handler"));
+        };
+        let mut store = guest::request_store(&side.engine, &self.shared, share, ending.clone())?;
         let request = with_host(request).map(|body| {
             let error = |error: B::Error| wasmtime_wasi_http::Error::InternalError(Some(error.to_string()));
             body.map_err(error).boxed_unsync()
@@ -268,8 +276,11 @@ impl Handler {
                 let _ = head.send(Ok(answer));
             }
         })?;
-        let proxy = self.pre.instantiate_async(&mut store).await?;
-        proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await?;
+        let ran = async {
+            let proxy = pre.instantiate_async(&mut store).await?;
+            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
+        };
+        ran.await.map_err(|error| store.data().blame(error))?;
         ending.returned.store(true, SeqCst);
         Ok(())
     }
@@ -293,7 +304,7 @@ impl Handler {
             (self.out_of_memory)(story);
         }
         if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "this node runs as many instances as it can");
+            return plain(StatusCode::SERVICE_UNAVAILABLE, FULL);
         }
         plain(StatusCode::INTERNAL_SERVER_ERROR, "the component failed; its log has the backtrace")
     }
@@ -347,6 +358,8 @@ pub(crate) struct Served(pub(crate) Arc<Handler>);
 enum Failure {
     /// The queue is full.
     Busy,
+    /// The node has no place for another instance.
+    Full,
     Guest(wasmtime::Error),
 }
 

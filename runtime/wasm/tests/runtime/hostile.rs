@@ -78,7 +78,11 @@ async fn an_instance_storm_is_served_through_a_small_pool() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_handlers_than_the_pool_has_instances_get_a_503_not_a_crash() {
-    let node = Node::with(|options| options.pool.instances = 2).await;
+    let node = Node::with(|options| {
+        options.pool.instances = 2;
+        options.pool.more = 0;
+    })
+    .await;
     let mut waiting = Vec::new();
     for _ in 0..2 {
         let mut spec = node.spec(&core_guest());

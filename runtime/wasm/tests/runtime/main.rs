@@ -9,6 +9,7 @@ mod compile;
 mod hostile;
 mod http;
 mod mounts;
+mod resources;
 mod samples;
 mod support;
 
