@@ -431,7 +431,11 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let compiler = wasm::Compiler::new(program, vec![COMPILE_CHILD.into()]);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut options = wasm::Options::new(config.dir.join("compiled"), key, compiler, threads, env::system_clock());
-    options.memory = config.machine.memory;
+    let reserved = config.reserved.get("memory").and_then(|amount| quantity("--reserved-memory", &amount.0).ok());
+    let reserved = reserved.map_or(0, |amount| u64::try_from(amount.value()).unwrap_or(0));
+    options.memory = config.machine.memory.saturating_sub(reserved);
+    options.room = machine::room(config.machine.memory, reserved);
+    options.pool = wasm::PoolOptions::within(machine::memory_maps());
     Ok(options)
 }
 
@@ -443,7 +447,7 @@ fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent
         // 0.0.0.0 is no address to go to
         external: Some(config.node_address).filter(|address| !address.is_unspecified()),
         machine: config.machine.clone(),
-        pressure: Arc::new(move || agent::Pressure::read(&disk)),
+        pressure: Arc::new(move || agent::Pressure::read(&disk, machine::available_memory())),
         pods: config.max_pods,
         reserved: config.reserved.clone(),
         labels: BTreeMap::new(),

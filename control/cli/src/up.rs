@@ -36,7 +36,7 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
     let listener = crate::port::listen(args.listen)?;
     let address = crate::port::reachable(listener.local_addr().context("the listener has no address")?);
     lock.announce(&address.to_string(), args.drain)?;
-    env::raise_file_limit();
+    env::raise_file_limit().iter().for_each(|warning| eprintln!("{warning}"));
     let runtime = crate::control_runtime()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;
