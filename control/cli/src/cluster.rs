@@ -434,7 +434,11 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let compiler = wasm::Compiler::new(program, vec![COMPILE_CHILD.into()]);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut options = wasm::Options::new(config.dir.join("compiled"), key, compiler, threads, env::system_clock());
-    options.memory = config.machine.memory;
+    let reserved = config.reserved.get("memory").and_then(|amount| quantity("--reserved-memory", &amount.0).ok());
+    let reserved = reserved.map_or(0, |amount| u64::try_from(amount.value()).unwrap_or(0));
+    options.memory = config.machine.memory.saturating_sub(reserved);
+    options.room = machine::room(config.machine.memory, reserved);
+    options.pool = wasm::PoolOptions::within(machine::memory_maps());
     Ok(options)
 }
 
@@ -445,7 +449,7 @@ fn agent_options(config: &Config, clock: &Clock) -> agent::Options {
         // where its node ports answer: the gateway of the pod network is on no machine, and in a network of 10/8 another's
         addresses: vec![machine::address(config.node_address)],
         machine: config.machine.clone(),
-        pressure: Arc::new(move || agent::Pressure::read(&disk)),
+        pressure: Arc::new(move || agent::Pressure::read(&disk, machine::available_memory())),
         pods: config.max_pods,
         reserved: config.reserved.clone(),
         labels: BTreeMap::new(),

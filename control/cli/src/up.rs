@@ -60,7 +60,7 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
     if start.background {
         std::env::set_current_dir("/").context("cannot leave the folder of the caller")?;
     }
-    env::raise_file_limit();
+    env::raise_file_limit().iter().for_each(|warning| eprintln!("{warning}"));
     let runtime = crate::control_runtime()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;

@@ -175,6 +175,8 @@ struct Heart {
     uid: Option<String>,
     sent: Option<(Value, Timestamp)>,
     pressure: Pressure,
+    /// What runtimes said of themselves last.
+    problem: Option<String>,
     transitions: BTreeMap<String, (String, String)>,
     lease: Option<Lease>,
 }
@@ -213,7 +215,7 @@ impl Heart {
         }
         // The first time, or somebody deleted the Node. Upstream's stays away until the kubelet is restarted; here the cluster would
         // have to be.
-        *self = Self { pressure: self.pressure, ..Self::default() };
+        *self = Self { pressure: self.pressure, problem: self.problem.take(), ..Self::default() };
         for condition in node.iter().filter_map(|node| node.status.as_ref()?.conditions.as_ref()).flatten() {
             if let Some(at) = &condition.last_transition_time {
                 let entry = (condition.status.clone(), api::time::rfc3339(at.0));
@@ -277,12 +279,13 @@ impl Heart {
         let images: Vec<_> = images
             .map(|i| json!({"names": i.names.iter().take(NAMES).collect::<Vec<_>>(), "sizeBytes": i.size}))
             .collect();
-        let since = |kind: &str, status: &str| {
-            self.transitions.get(kind).filter(|(before, _)| before == status).map(|(_, at)| at.clone())
-        };
         let problems: Vec<_> =
             shared.runtimes.iter().filter_map(|r| Some(format!("{}: {}", r.name(), r.health()?))).collect();
         let problem = Some(problems.join("; ")).filter(|text| !text.is_empty());
+        self.tell(shared, problem.clone());
+        let since = |kind: &str, status: &str| {
+            self.transitions.get(kind).filter(|(before, _)| before == status).map(|(_, at)| at.clone())
+        };
         let conditions = conditions(pressure, problem.as_deref(), now, since);
         for condition in &conditions {
             let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
@@ -290,6 +293,19 @@ impl Heart {
         }
         let runtimes = shared.runtimes.iter().map(|r| r.name().to_owned()).collect();
         status(&shared.options, runtimes, images, conditions)
+    }
+
+    /// Says once what runtimes say of themselves, and once that it is over.
+    fn tell(&mut self, shared: &Shared, problem: Option<String>) {
+        if problem == self.problem {
+            return;
+        }
+        let (kind, reason, text) = match &problem {
+            Some(text) => (EventType::Warning, "RuntimeHasProblem", text.as_str()),
+            None => (EventType::Normal, "RuntimeHasNoProblem", "all container runtimes work as configured"),
+        };
+        shared.recorder.event(&reference(&shared.options), kind, reason, text);
+        self.problem = problem;
     }
 
     async fn send_status(&mut self, shared: &Shared, status: Value) -> Result<()> {

@@ -103,7 +103,10 @@ impl Runtimes {
         platform: &str,
     ) -> Result<&Arc<dyn Runtime>, String> {
         if let Some(handler) = handler {
-            return self.get(handler).ok_or_else(|| format!("no runtime for {handler:?} is configured"));
+            return self.get(handler).ok_or_else(|| {
+                let known: Vec<_> = self.by_handler.keys().map(|name| format!("{name:?}")).collect();
+                format!("no runtime for {handler:?} is configured: this node has {}", known.join(", "))
+            });
         }
         let (handler, what) = match artifact {
             Artifact::Wasm { .. } => ("wasmtime", "a WebAssembly image"),

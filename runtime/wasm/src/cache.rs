@@ -4,7 +4,7 @@
 //! loaded whose HMAC-SHA256, over its name and its bytes, does not match. The folder is 0700 and files come into it by rename.
 
 use crate::{
-    image::{Code, Image, Source, Target},
+    image::{Code, Image, Kind, Loaded, Source, Target},
     places::Seat,
     pool::Pool,
 };
@@ -20,7 +20,7 @@ use std::{
 use wasmtime::{Engine, Module, Precompiled, component::Component};
 
 /// What is in the cache.
-pub(crate) enum Loaded {
+pub(crate) enum Found {
     /// Nothing, or nothing authentic.
     Absent,
     Image(Result<Image>),
@@ -111,25 +111,37 @@ impl Cache {
         Some(path)
     }
 
-    /// The image under `name`: for the pool, or for single instances if it does not have the pool's shape.
-    pub(crate) fn load(&self, pool: &Pool, name: &str, artifact: &Artifact) -> Loaded {
-        let Some(path) = self.authentic(name) else { return Loaded::Absent };
-        let mut reason = None;
-        for seat in [Seat::Pool, Seat::Single] {
-            let Some(side) = pool.side(seat) else { continue };
-            match self.deserialize(&side.engine, &path) {
-                Ok(code) => {
-                    let source = Source { cache: self.clone(), name: name.to_owned() };
-                    return Loaded::Image(Image::new(pool, artifact.clone(), source, seat, &code));
-                }
-                Err(error) => {
-                    tracing::debug!(file = %path.display(), ?seat, error = %format_args!("{error:#}"), "does not fit");
-                    reason = Some(error);
-                }
+    /// The image under `name`: for the pool if it has its shape, and for single instances if it has not, or is a command.
+    pub(crate) fn load(&self, pool: &Pool, name: &str, artifact: &Artifact) -> Found {
+        let Some(path) = self.authentic(name) else { return Found::Absent };
+        let load = |seat| {
+            let side = pool.side(seat)?;
+            Some(self.deserialize(&side.engine, &path).map(|code| Loaded::new(side, &code)))
+        };
+        let pooled = match load(Seat::Pool) {
+            Some(Ok(Ok(loaded))) => Some(loaded),
+            Some(Ok(Err(error))) => return Found::Image(Err(error)),
+            Some(Err(error)) => {
+                tracing::debug!(file = %path.display(), error = %format_args!("{error:#}"), "not for the pool");
+                None
             }
-        }
-        self.remove(name);
-        Loaded::Unfit(reason.unwrap_or_else(|| wasmtime::format_err!("there is no engine")))
+            None => None,
+        };
+        let single = match pooled.as_ref().map(|loaded| loaded.target.kind()) {
+            Some(Kind::Http) => None,
+            _ => load(Seat::Single),
+        };
+        let single = match single {
+            Some(Ok(Ok(loaded))) => Some(loaded),
+            Some(Ok(Err(error))) => return Found::Image(Err(error)),
+            Some(Err(error)) => {
+                self.remove(name);
+                return Found::Unfit(error);
+            }
+            None => None,
+        };
+        let source = Source { cache: self.clone(), name: name.to_owned() };
+        Found::Image(Image::new(artifact.clone(), source, pooled, single))
     }
 
     /// The code under `name` for single instances.
@@ -137,7 +149,7 @@ impl Cache {
         let path =
             self.authentic(name).ok_or_else(|| wasmtime::format_err!("the compiled code is gone from the cache"))?;
         let code = self.deserialize(&pool.single.engine, &path)?;
-        Ok(Target::new(&pool.single, &code)?)
+        Ok(Loaded::new(&pool.single, &code)?.target)
     }
 
     /// # Proof of safety

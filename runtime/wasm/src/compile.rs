@@ -6,7 +6,7 @@
 
 use crate::{
     Compiler,
-    cache::{Cache, Loaded, Scratch},
+    cache::{Cache, Found, Scratch},
     config,
     image::Image,
     metrics::Metrics,
@@ -94,7 +94,7 @@ impl Compilers {
             return Err(Error::Invalid(format!("{digest} is not a sha256 digest")));
         };
         let name = format!("{hash}.{}", pool.compatibility);
-        if let Loaded::Image(image) = self.cached(pool, &name, artifact).await? {
+        if let Found::Image(image) = self.cached(pool, &name, artifact).await? {
             self.metrics.cached.inc();
             return image;
         }
@@ -123,16 +123,16 @@ impl Compilers {
         let taken = name.clone();
         blocking(move || cache.take(&taken, &code).map_err(cache_error)).await?;
         match self.cached(pool, &name, artifact).await? {
-            Loaded::Image(image) => image,
-            Loaded::Absent => {
+            Found::Image(image) => image,
+            Found::Absent => {
                 Err(Error::Exhausted(format!("the compiled code of {digest} could not be read back from the cache")))
             }
             // Compiling the same bytes again would make the same code.
-            Loaded::Unfit(error) => Err(Error::Invalid(format!("this node cannot run it: {error:#}"))),
+            Found::Unfit(error) => Err(Error::Invalid(format!("this node cannot run it: {error:#}"))),
         }
     }
 
-    async fn cached(&self, pool: &Arc<Pool>, name: &str, artifact: &Artifact) -> Result<Loaded> {
+    async fn cached(&self, pool: &Arc<Pool>, name: &str, artifact: &Artifact) -> Result<Found> {
         let (cache, pool, name, artifact) = (self.cache.clone(), pool.clone(), name.to_string(), artifact.clone());
         blocking(move || Ok(cache.load(&pool, &name, &artifact))).await
     }

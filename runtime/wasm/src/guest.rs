@@ -38,7 +38,7 @@ const REQUEST_RESOURCES: usize = 1_024;
 const CALL: usize = 32 << 20;
 
 /// Bytes of randomness in one call.
-const RANDOM: u64 = 1 << 20;
+const RANDOM: u64 = 16 << 20;
 
 /// The same of a core module, which holds files and little else.
 const FILES: usize = 1_024;

@@ -22,7 +22,7 @@ pub(crate) struct Image {
     pub(crate) kind: Kind,
     /// Absent if it does not have the pool's shape.
     pool: Option<Target>,
-    /// Made when it is first needed, if it has the pool's shape.
+    /// Made when it is first needed, of a handler that has the pool's shape.
     single: OnceCell<Target>,
     source: Source,
     /// Bytes of memory and tables that an instance begins with at most, 0 if unknown.
@@ -54,6 +54,12 @@ pub(crate) enum Target {
     Core(InstancePre<CoreGuest>),
 }
 
+/// Code on one engine, linked, and what an instance of it requires.
+pub(crate) struct Loaded {
+    pub(crate) target: Target,
+    needs: Option<ResourcesRequired>,
+}
+
 /// Compiled code on one engine.
 pub(crate) enum Code {
     Component(Component),
@@ -64,23 +70,21 @@ pub(crate) const EXPECTED: &str = "expected a component that exports wasi:http/i
                         with the function _start (WASI preview 1)";
 
 impl Image {
-    /// An image whose code was loaded where `seat` says.
-    pub(crate) fn new(pool: &Pool, artifact: Artifact, source: Source, seat: Seat, code: &Code) -> Result<Self> {
-        let side = pool.side(seat).ok_or_else(|| Error::Other(anyhow::anyhow!("there is no pool")))?;
-        let target = Target::new(side, code)?;
-        let kind = match target {
-            Target::Http(_) => Kind::Http,
-            Target::Command(_) => Kind::Command,
-            Target::Core(_) => Kind::Core,
+    /// An image of what was loaded for the pool and for single instances: at least one of them.
+    pub(crate) fn new(
+        artifact: Artifact,
+        source: Source,
+        pool: Option<Loaded>,
+        single: Option<Loaded>,
+    ) -> Result<Self> {
+        let Some(known) = pool.as_ref().or(single.as_ref()) else {
+            return Err(Error::Other(anyhow::anyhow!("nothing was loaded")));
         };
-        let (pooled, single) = match seat {
-            Seat::Pool => (Some(target), OnceCell::new()),
-            Seat::Single => (None, OnceCell::new_with(Some(target))),
-        };
-        let needs = code.resources();
-        let initial_memory = needs.as_ref().map_or(0, initial);
-        let memories = needs.map_or(1, |it| it.num_memories.max(1)) as usize;
-        Ok(Self { artifact, kind, pool: pooled, single, source, initial_memory, memories })
+        let kind = known.target.kind();
+        let initial_memory = known.needs.as_ref().map_or(0, initial);
+        let memories = known.needs.as_ref().map_or(1, |it| it.num_memories.max(1)) as usize;
+        let single = OnceCell::new_with(single.map(|it| it.target));
+        Ok(Self { artifact, kind, pool: pool.map(|it| it.target), single, source, initial_memory, memories })
     }
 
     /// What an instance of it needs.
@@ -102,11 +106,25 @@ impl Image {
     }
 }
 
-impl Target {
+impl Loaded {
     pub(crate) fn new(side: &Side, code: &Code) -> Result<Self> {
-        match code {
-            Code::Component(component) => Self::component(side, component),
-            Code::Module(module) => Self::module(side, module),
+        Ok(match code {
+            Code::Component(component) => {
+                Self { target: Target::component(side, component)?, needs: component.resources_required() }
+            }
+            Code::Module(module) => {
+                Self { target: Target::module(side, module)?, needs: Some(module.resources_required()) }
+            }
+        })
+    }
+}
+
+impl Target {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Http(_) => Kind::Http,
+            Self::Command(_) => Kind::Command,
+            Self::Core(_) => Kind::Core,
         }
     }
 
@@ -144,15 +162,6 @@ impl Target {
             return Err(invalid("this core module's _start takes parameters or gives results".to_string()));
         }
         Ok(Self::Core(side.modules.instantiate_pre(module).map_err(unlinkable)?))
-    }
-}
-
-impl Code {
-    fn resources(&self) -> Option<ResourcesRequired> {
-        match self {
-            Self::Component(component) => component.resources_required(),
-            Self::Module(module) => Some(module.resources_required()),
-        }
     }
 }
 

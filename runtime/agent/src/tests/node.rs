@@ -63,3 +63,34 @@ async fn a_lease_that_goes_or_changes_is_renewed_all_the_same() {
     assert!(elapsed() - before <= Duration::from_secs(11), "{:?}", elapsed() - before);
     assert_eq!(world.lease()["spec"]["holderIdentity"], "node");
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_a_runtime_says_of_itself_is_a_condition_and_an_event_once() {
+    let world = World::new().await;
+    world.ready().await;
+    let degraded = || condition(&world.api.get(NODE).unwrap_or_default()["status"], "RuntimeDegraded").0;
+    let told = || world.api.events().into_iter().filter(|event| event.starts_with("RuntimeHas")).collect::<Vec<_>>();
+    assert_eq!((degraded().as_str(), told()), ("False", vec![]), "no word of what works");
+    world.runtime.set_problem(Some("few places are left"));
+    world.until("none", |_| degraded() == "True" && told().len() == 1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    world.runtime.set_problem(None);
+    world.until("none", |_| degraded() == "False" && told().len() == 2).await;
+    let texts = [
+        "RuntimeHasProblem: wasmtime: few places are left",
+        "RuntimeHasNoProblem: all container runtimes work as configured",
+    ];
+    assert_eq!(told(), texts);
+}
+
+#[test]
+fn a_handler_without_runtime_is_told_with_those_that_are_there() {
+    let clock = container::Clock::new(|| std::time::SystemTime::UNIX_EPOCH);
+    let fake = |name| -> std::sync::Arc<dyn container::Runtime> {
+        std::sync::Arc::new(container::fake::FakeRuntime::new(name, clock.clone(), |_, _| container::fake::Script::Run))
+    };
+    let runtimes = crate::Runtimes::new([fake("wasmtime"), fake("runc")]);
+    let artifact = container::Artifact::Wasm { path: "/none".into(), digest: "sha256:0".into() };
+    let error = runtimes.choose(&artifact, Some("spin"), "").map(|it| it.name()).unwrap_err();
+    assert_eq!(error, r#"no runtime for "spin" is configured: this node has "runc", "wasmtime""#);
+}
