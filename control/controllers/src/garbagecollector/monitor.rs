@@ -1,5 +1,5 @@
 //! Follows the objects of one kind: a list, then a watch, again when it ends. Full objects are read, since the server has their bytes ready;
-//! only their metadata are decoded.
+//! only their metadata are decoded. An object that cannot be decoded is told of and skipped: it must not hide the others of its kind.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -8,6 +8,7 @@ use client::Client;
 use http::Method;
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{Shared, graph::Meta};
 use crate::discovery::Resource;
@@ -16,10 +17,10 @@ use crate::discovery::Resource;
 const MAX_EVENT: usize = 16 << 20;
 
 #[derive(Deserialize)]
-struct List {
+struct List<'a> {
     metadata: ListMeta,
-    #[serde(default)]
-    items: Vec<Object>,
+    #[serde(default, borrow)]
+    items: Option<Vec<&'a RawValue>>,
 }
 
 #[derive(Deserialize)]
@@ -35,10 +36,22 @@ struct Object {
 }
 
 #[derive(Deserialize)]
-struct Event {
+struct Event<'a> {
     #[serde(rename = "type")]
     type_: String,
-    object: Object,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// The metadata of an object, unless they cannot be read.
+fn decode(resource: &Resource, object: &RawValue) -> Option<Meta> {
+    match serde_json::from_str::<Object>(object.get()) {
+        Ok(object) => Some(object.metadata),
+        Err(error) => {
+            tracing::warn!(resource = resource.resource, %error, "an object cannot be read: it is not collected");
+            None
+        }
+    }
 }
 
 /// Feeds the graph with one kind until dropped. `listed` is called after the first complete list.
@@ -59,31 +72,29 @@ pub(super) async fn follow(shared: Arc<Shared>, resource: Arc<Resource>, listed:
 
 async fn once(shared: &Shared, resource: &Arc<Resource>, listed: &impl Fn()) -> anyhow::Result<()> {
     let path = resource.path("", "");
-    let list: List = serde_json::from_slice(&shared.client.raw(Method::GET, &path, None).await?)?;
-    let there: HashSet<&str> = list.items.iter().map(|o| o.metadata.uid.as_str()).collect();
+    let body = shared.client.raw(Method::GET, &path, None).await?;
+    let list: List = serde_json::from_slice(&body)?;
+    let items: Vec<Meta> = list.items.iter().flatten().filter_map(|o| decode(resource, o)).collect();
+    let there: HashSet<&str> = items.iter().map(|m| m.uid.as_str()).collect();
     let gone: Vec<String> = {
         let graph = shared.graph.lock();
         graph.of(resource).into_iter().filter(|uid| !there.contains(uid.as_str())).collect()
     };
     gone.iter().for_each(|uid| shared.removed(uid));
     let mut revision = list.metadata.resource_version;
-    list.items.into_iter().for_each(|o| shared.changed(resource, o.metadata));
+    items.into_iter().for_each(|meta| shared.changed(resource, meta));
+    drop(body);
     listed();
     loop {
         let url = format!("{path}?watch=true&allowWatchBookmarks=true&resourceVersion={revision}");
         watch(&shared.client, &url, |event| {
-            let meta = event.object.metadata;
+            anyhow::ensure!(event.type_ != "ERROR", "the watch must begin anew");
+            let Some(meta) = decode(resource, event.object) else { return Ok(()) };
+            revision.clone_from(&meta.resource_version);
             match event.type_.as_str() {
-                "ERROR" => anyhow::bail!("the watch must begin anew"),
-                "BOOKMARK" => revision = meta.resource_version,
-                "DELETED" => {
-                    revision.clone_from(&meta.resource_version);
-                    shared.removed(&meta.uid);
-                }
-                _ => {
-                    revision.clone_from(&meta.resource_version);
-                    shared.changed(resource, meta);
-                }
+                "BOOKMARK" => {}
+                "DELETED" => shared.removed(&meta.uid),
+                _ => shared.changed(resource, meta),
             }
             Ok(())
         })
@@ -91,7 +102,11 @@ async fn once(shared: &Shared, resource: &Arc<Resource>, listed: &impl Fn()) -> 
     }
 }
 
-async fn watch(client: &Client, url: &str, mut each: impl FnMut(Event) -> anyhow::Result<()>) -> anyhow::Result<()> {
+async fn watch(
+    client: &Client,
+    url: &str,
+    mut each: impl FnMut(Event<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut body = client.raw_stream(Method::GET, url).await?.into_body();
     let mut buffer = BytesMut::new();
     let mut searched = 0;
