@@ -370,7 +370,12 @@ async fn after_a_restart_of_the_agent_pods_go_on_where_they_were() {
     // the process is new: the network has forgotten, and another pod comes first
     world.network = Default::default();
     world.start().await;
-    let after = world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
+    let again = |s: &Value| {
+        let container = &s["containerStatuses"][0];
+        container["lastState"]["terminated"].is_object() && container["ready"] == true
+    };
+    let after = world.until("p", again).await;
+    assert_eq!(after["containerStatuses"][0]["restartCount"], 0, "it goes on: nobody is to be alarmed");
     assert_eq!((&after["podIP"], &after["startTime"]), (&before["podIP"], &before["startTime"]));
     let last = &after["containerStatuses"][0]["lastState"]["terminated"];
     assert_eq!((&last["exitCode"], &last["reason"]), (&143.into(), &"Error".into()), "as it really ended");
@@ -381,12 +386,18 @@ async fn after_a_restart_of_the_agent_pods_go_on_where_they_were() {
     assert_eq!(never["containerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
     // stopped with the agent again and again, it is never held back as what crashes is
     let begin = super::world::elapsed();
-    for count in 2..5 {
+    for _ in 2..5 {
         world.stop().await;
+        let starts = world.runtime.specs().len();
         world.start().await;
-        world.until("p", |s| s["containerStatuses"][0]["restartCount"] == count).await;
+        world.until("p", |s| world.runtime.specs().len() > starts && again(s)).await;
     }
+    let last = world.status("p");
     assert!(super::world::elapsed() - begin < Duration::from_secs(5));
+    assert_eq!(last["containerStatuses"][0]["restartCount"], 0);
+    let mut logs: Vec<_> = world.runtime.specs().iter().filter(|s| s.name == "c").map(|s| s.log.clone()).collect();
+    logs.sort();
+    assert!(logs.iter().any(|log| log.ends_with("4.log")), "each attempt has a log of its own: {logs:?}");
     // what was deleted meanwhile leaves nothing behind
     world.stop().await;
     world.api.delete(&path("p"));
@@ -407,7 +418,7 @@ async fn what_obeys_a_drain_with_code_0_has_not_done_its_work() {
     world.start().await;
     let last = |s: &Value| s["containerStatuses"][0]["lastState"]["terminated"].clone();
     for (name, code, reason) in [("always", 0, "Completed"), ("failure", 137, "ContainerStatusUnknown")] {
-        let status = world.until(name, |s| s["containerStatuses"][0]["restartCount"] == 1).await;
+        let status = world.until(name, |s| last(s).is_object() && s["containerStatuses"][0]["ready"] == true).await;
         assert_eq!((&last(&status)["exitCode"], &last(&status)["reason"]), (&code.into(), &reason.into()), "{name}");
     }
     world.phase("never", "Failed").await;
@@ -422,7 +433,7 @@ async fn what_takes_longer_than_the_drain_is_cut_counted_and_remembered() {
     world.stop().await;
     assert_eq!(world.agent.as_ref().unwrap().cut(), 1);
     world.start().await;
-    let status = world.until("p", |s| s["containerStatuses"][1]["restartCount"] == 1).await;
+    let status = world.until("p", |s| s["containerStatuses"][1]["lastState"]["terminated"].is_object()).await;
     let code = |n: usize| status["containerStatuses"][n]["lastState"]["terminated"]["exitCode"].clone();
     assert_eq!((code(0), code(1)), (137.into(), 143.into()));
     assert!(status["containerStatuses"][0]["lastState"]["terminated"]["finishedAt"].is_string(), "{status}");
@@ -453,6 +464,80 @@ async fn statuses_reach_an_api_that_says_no_for_a_while() {
     world.api.fail(5);
     world.pod("p", one(json!({})));
     world.phase("p", "Running").await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_conflict_is_not_the_end_of_a_pod() {
+    let world = World::new().await;
+    world.api.conflict(4, "pods");
+    world.pod("p", one(json!({})));
+    world.phase("p", "Running").await;
+    assert_eq!(world.api.conflict(0, "pods"), 0, "the first report met conflicts");
+    // of the last report and of the deletion after it
+    for conflicts in [1, 6] {
+        let name = format!("p{conflicts}");
+        world.pod(&name, one(json!({})));
+        world.phase(&name, "Running").await;
+        world.api.conflict(conflicts, "pods");
+        world.delete(&name, 1);
+        world.gone(&name).await;
+        assert_eq!(world.api.conflict(0, "pods"), 0);
+    }
+    // another pod of the name is left alone
+    world.delete("p", 1);
+    world.api.conflict(3, "pods");
+    world.until("p", |_| world.runtime.stops().len() == 3).await;
+    world.api.edit(&path("p"), |pod| {
+        pod["metadata"] = json!({"name": "p", "namespace": "default", "uid": "another"});
+        pod["spec"]["nodeName"] = "elsewhere".into();
+        pod["status"] = json!({"phase": "Pending"});
+    });
+    let left = || std::fs::read_dir(world.dir.path().join("state")).unwrap().count();
+    world.until("p", |_| left() == 0).await;
+    assert_eq!(world.status("p"), json!({"phase": "Pending"}));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_container_writes_before_its_end_is_told() {
+    let world = World::new().await;
+    world.pod("p", one(json!({"terminationMessagePolicy": "FallbackToLogsOnError"})));
+    world.phase("p", "Running").await;
+    let mount = |n: usize| world.runtime.specs()[n].mounts.last().unwrap().clone();
+    assert_eq!((mount(0).target.as_str(), mount(0).read_only), ("/dev", false));
+    std::fs::write(mount(0).source.join("termination-log"), "why").unwrap();
+    let log = world.runtime.specs()[0].log.clone();
+    std::fs::create_dir_all(log.parent().unwrap()).unwrap();
+    std::fs::write(&log, "2026-01-01T00:00:00Z stdout F the log\n").unwrap();
+    world.runtime.exit("c", 3);
+    let status = world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
+    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["message"], "why");
+    // the next one begins with an empty file, and says nothing: then its log counts
+    let log = world.runtime.specs()[1].log.clone();
+    std::fs::write(&log, "2026-01-01T00:00:00Z stdout F the log\n").unwrap();
+    world.runtime.exit("c", 3);
+    let status = world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 2).await;
+    assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["message"], "the log\n");
+}
+
+#[tokio::test(start_paused = true)]
+async fn app_containers_do_not_wait_for_a_sidecar_that_crashed() {
+    let world = World::scripted(|name, attempt| match (name, attempt) {
+        ("init", _) => Script::Exit(Duration::from_secs(2), 0),
+        ("side", _) => Script::Exit(Duration::from_millis(100), 7),
+        _ => Script::Run,
+    })
+    .await;
+    world.pod(
+        "p",
+        json!({
+            "initContainers": [{"name": "side", "image": "i:1", "restartPolicy": "Always"}, {"name": "init", "image": "i:1"}],
+            "containers": [{"name": "app", "image": "i:1"}]
+        }),
+    );
+    let begin = super::world::elapsed();
+    world.until("p", |s| s["containerStatuses"][0]["state"]["running"].is_object()).await;
+    let took = super::world::elapsed() - begin;
+    assert!(took < Duration::from_secs(4), "{took:?}");
 }
 
 #[tokio::test(start_paused = true)]

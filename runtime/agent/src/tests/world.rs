@@ -61,7 +61,7 @@ fn pulled(image: &str) -> Pulled {
 
 #[async_trait::async_trait]
 impl Images for FakeImages {
-    async fn present(&self, image: &str) -> Result<Option<Pulled>, Error> {
+    async fn present(&self, image: &str, _keyring: &Keyring) -> Result<Option<Pulled>, Error> {
         if image.contains("INVALID") {
             return Err(Error::InvalidImageName { image: image.into(), cause: "invalid reference format".into() });
         }
