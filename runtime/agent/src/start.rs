@@ -10,7 +10,7 @@ use crate::{
     pod, resources,
     shared::Shared,
     termination::{self, LastWords},
-    volumes::{Synced, mounts},
+    volumes::{Synced, Wanted, mounts},
 };
 use client::EventType;
 use container::{
@@ -249,10 +249,11 @@ impl Start {
         let scratch = root.join("..files").join(&self.container);
         let messages = root.join("..termination").join(&self.container);
         let (pod, name, volumes) = (self.pod.clone(), self.container.clone(), self.volumes.clone());
-        let variables = environment.variables.clone();
+        let (variables, private) = (environment.variables.clone(), self.shared.private.clone());
         let made = tokio::task::spawn_blocking(move || {
             let (container, _) = pod::container(&pod, &name).ok_or_else(|| format!("container {name} not found"))?;
-            let mut mounts = mounts(&pod, container, &volumes, &variables, &scratch)?;
+            let (variables, scratch, private) = (&variables[..], &*scratch, &private);
+            let mut mounts = mounts(&Wanted { pod: &pod, container, volumes: &volumes, variables, scratch, private })?;
             let last_words = termination::prepare(container, &mut mounts, &messages);
             Ok((mounts, last_words.map_err(|e| format!("failed to prepare the termination message file: {e}"))?))
         });

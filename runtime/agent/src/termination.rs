@@ -82,8 +82,8 @@ pub(crate) fn prepare(container: &Container, mounts: &mut Vec<Mount>, folder: &P
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
     let covering = mounts.iter().filter(|m| parent.starts_with(&m.target)).max_by_key(|m| m.target.len());
     if let Some(mount) = covering {
-        let way = path.strip_prefix(&mount.target).unwrap_or(path);
-        let words = LastWords::at(mount.source.clone(), way.to_owned());
+        let way = mount.below.join(path.strip_prefix(&mount.target).unwrap_or(path));
+        let words = LastWords::at(mount.root.clone(), way);
         if !mount.read_only && words.before.is_none() {
             // the folder may be missing, or be no place for files: then there is no message
             drop(words.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL));
@@ -95,7 +95,7 @@ pub(crate) fn prepare(container: &Container, mounts: &mut Vec<Mount>, folder: &P
         _ => std::fs::create_dir_all(folder)?,
     }
     File::create(folder.join(name))?;
-    mounts.push(Mount { source: folder.to_owned(), target: parent.to_string_lossy().into_owned(), read_only: false });
+    mounts.push(Mount::new(folder, "", parent.to_string_lossy(), false).map_err(io::Error::other)?);
     Ok(Some(LastWords::at(folder.to_owned(), name.into())))
 }
 
@@ -109,7 +109,7 @@ mod tests {
     }
 
     fn mount(source: &Path, target: &str) -> Mount {
-        Mount { source: source.to_owned(), target: target.into(), read_only: false }
+        Mount::new(source, "", target, false).unwrap()
     }
 
     #[test]
@@ -120,7 +120,7 @@ mod tests {
             let mut mounts = vec![mount(dir.path(), "/dev/shm")];
             let words = prepare(&container(None), &mut mounts, &folder).unwrap().unwrap();
             assert_eq!((mounts.len(), mounts[1].target.as_str()), (2, "/dev"));
-            let file = mounts[1].source.join("termination-log");
+            let file = mounts[1].root.join("termination-log");
             assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
             std::fs::write(file, text).unwrap();
             assert_eq!(words.read(), text);
@@ -133,7 +133,7 @@ mod tests {
         let mut mounts = Vec::new();
         let words = prepare(&container(Some("/a/b/c")), &mut mounts, &dir.path().join("own")).unwrap().unwrap();
         assert_eq!(mounts[0].target, "/a/b");
-        std::fs::write(mounts[0].source.join("c"), "x".repeat(5000) + "end").unwrap();
+        std::fs::write(mounts[0].root.join("c"), "x".repeat(5000) + "end").unwrap();
         let text = words.read();
         assert_eq!((text.len(), text.ends_with("xend")), (4096, true));
     }

@@ -2,6 +2,7 @@
 
 mod admission;
 mod endings;
+mod eviction;
 mod fake_api;
 mod lifecycle;
 mod node;

@@ -1,7 +1,7 @@
 //! Follows the objects of one kind: a list, then a watch, again when it ends. Full objects are read, since the server has their bytes ready;
-//! only their metadata are decoded. An object that cannot be decoded is told of and skipped: it must not hide the others of its kind.
+//! only their metadata are decoded.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use client::Client;
@@ -20,7 +20,7 @@ const MAX_EVENT: usize = 16 << 20;
 struct List<'a> {
     metadata: ListMeta,
     #[serde(default, borrow)]
-    items: Option<Vec<&'a RawValue>>,
+    items: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -35,23 +35,33 @@ struct Object {
     metadata: Meta,
 }
 
+/// What is read of an object whose metadata cannot be.
+#[derive(Deserialize)]
+struct Bare {
+    metadata: Identity,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
+    uid: String,
+    resource_version: String,
+}
+
 #[derive(Deserialize)]
 struct Event<'a> {
-    #[serde(rename = "type")]
-    type_: String,
+    #[serde(rename = "type", borrow)]
+    type_: Cow<'a, str>,
     #[serde(borrow)]
     object: &'a RawValue,
 }
 
-/// The metadata of an object, unless they cannot be read.
-fn decode(resource: &Resource, object: &RawValue) -> Option<Meta> {
-    match serde_json::from_str::<Object>(object.get()) {
-        Ok(object) => Some(object.metadata),
-        Err(error) => {
-            tracing::warn!(resource = resource.resource, %error, "an object cannot be read: it is not collected");
-            None
-        }
-    }
+/// The metadata of an object, or who it is: nothing is concluded from an object that cannot be read, and it stops nothing.
+fn read(resource: &Resource, object: &RawValue) -> Result<Meta, Option<Identity>> {
+    serde_json::from_str::<Object>(object.get()).map(|object| object.metadata).map_err(|error| {
+        tracing::warn!(resource = resource.resource, %error, "the metadata of an object cannot be read");
+        serde_json::from_str::<Bare>(object.get()).ok().map(|bare| bare.metadata)
+    })
 }
 
 /// Feeds the graph with one kind until dropped. `listed` is called after the first complete list.
@@ -73,28 +83,53 @@ pub(super) async fn follow(shared: Arc<Shared>, resource: Arc<Resource>, listed:
 async fn once(shared: &Shared, resource: &Arc<Resource>, listed: &impl Fn()) -> anyhow::Result<()> {
     let path = resource.path("", "");
     let body = shared.client.raw(Method::GET, &path, None).await?;
-    let list: List = serde_json::from_slice(&body)?;
-    let items: Vec<Meta> = list.items.iter().flatten().filter_map(|o| decode(resource, o)).collect();
-    let there: HashSet<&str> = items.iter().map(|m| m.uid.as_str()).collect();
+    let list: List<'_> = serde_json::from_slice(&body)?;
+    let (mut there, mut found) = (HashSet::new(), Vec::with_capacity(list.items.len()));
+    for object in list.items {
+        match read(resource, object) {
+            Ok(meta) => {
+                there.insert(meta.uid.clone());
+                found.push(meta);
+            }
+            Err(known) => there.extend(known.map(|known| known.uid)),
+        }
+    }
     let gone: Vec<String> = {
         let graph = shared.graph.lock();
-        graph.of(resource).into_iter().filter(|uid| !there.contains(uid.as_str())).collect()
+        graph.of(resource).into_iter().filter(|uid| !there.contains(uid)).collect()
     };
     gone.iter().for_each(|uid| shared.removed(uid));
     let mut revision = list.metadata.resource_version;
-    items.into_iter().for_each(|meta| shared.changed(resource, meta));
-    drop(body);
+    found.into_iter().for_each(|meta| shared.changed(resource, meta));
     listed();
     loop {
         let url = format!("{path}?watch=true&allowWatchBookmarks=true&resourceVersion={revision}");
         watch(&shared.client, &url, |event| {
-            anyhow::ensure!(event.type_ != "ERROR", "the watch must begin anew");
-            let Some(meta) = decode(resource, event.object) else { return Ok(()) };
-            revision.clone_from(&meta.resource_version);
-            match event.type_.as_str() {
-                "BOOKMARK" => {}
-                "DELETED" => shared.removed(&meta.uid),
-                _ => shared.changed(resource, meta),
+            if event.type_ == "ERROR" {
+                anyhow::bail!("the watch must begin anew");
+            }
+            let meta = match read(resource, event.object) {
+                Ok(meta) => meta,
+                Err(known) => {
+                    if let Some(known) = known {
+                        revision = known.resource_version;
+                        if event.type_ == "DELETED" {
+                            shared.removed(&known.uid);
+                        }
+                    }
+                    return Ok(());
+                }
+            };
+            match &*event.type_ {
+                "BOOKMARK" => revision = meta.resource_version,
+                "DELETED" => {
+                    revision.clone_from(&meta.resource_version);
+                    shared.removed(&meta.uid);
+                }
+                _ => {
+                    revision.clone_from(&meta.resource_version);
+                    shared.changed(resource, meta);
+                }
             }
             Ok(())
         })

@@ -50,7 +50,7 @@ async fn what_a_container_writes_before_its_end_is_told() {
     world.phase("p", "Running").await;
     let mount = |n: usize| world.runtime.specs()[n].mounts.last().unwrap().clone();
     assert_eq!((mount(0).target.as_str(), mount(0).read_only), ("/dev", false));
-    std::fs::write(mount(0).source.join("termination-log"), "why").unwrap();
+    std::fs::write(mount(0).root.join("termination-log"), "why").unwrap();
     let log = world.runtime.specs()[0].log.clone();
     std::fs::create_dir_all(log.parent().unwrap()).unwrap();
     std::fs::write(&log, "2026-01-01T00:00:00Z stdout F the log\n").unwrap();
