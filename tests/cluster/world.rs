@@ -51,7 +51,7 @@ fn pulled(image: &str) -> Pulled {
 
 #[async_trait::async_trait]
 impl Images for AnyImage {
-    async fn present(&self, _image: &str) -> Result<Option<Pulled>, Error> {
+    async fn present(&self, _image: &str, _keyring: &Keyring) -> Result<Option<Pulled>, Error> {
         Ok(None)
     }
 

@@ -173,12 +173,20 @@ pub(crate) fn unregistered(options: &Options) -> Node {
 #[derive(Default)]
 struct Heart {
     uid: Option<String>,
-    sent: Option<(Value, Timestamp)>,
+    sent: Option<Sent>,
     pressure: Pressure,
     /// What runtimes said of themselves last.
     problem: Option<String>,
     transitions: BTreeMap<String, (String, String)>,
     lease: Option<Lease>,
+}
+
+/// What was sent last, without the times of heartbeats.
+struct Sent {
+    status: Value,
+    /// What the API made of it.
+    stored: Value,
+    at: Timestamp,
 }
 
 /// Keeps the Node until `token` is cancelled.
@@ -208,14 +216,14 @@ impl Heart {
     async fn beat(&mut self, shared: &Shared) -> Result<()> {
         let node = shared.cluster.client.find::<Node>("", &shared.options.node).await?;
         let uid = node.as_ref().and_then(|node| node.metadata.uid.clone());
-        if self.uid.is_some() && self.uid == uid {
-            let status = self.observe(shared).await;
-            self.send_status(shared, status).await?;
-            return self.renew(shared).await;
+        let known = self.uid.is_some() && self.uid == uid;
+        if !known {
+            // The first time, or somebody deleted the Node. Upstream's stays away until the kubelet is restarted; here the cluster would
+            // have to be.
+            *self = Self { pressure: self.pressure, problem: self.problem.take(), ..Self::default() };
         }
-        // The first time, or somebody deleted the Node. Upstream's stays away until the kubelet is restarted; here the cluster would
-        // have to be.
-        *self = Self { pressure: self.pressure, problem: self.problem.take(), ..Self::default() };
+        // The API's word counts: what another hand has changed turns back now, and not when it last turned here.
+        self.transitions.clear();
         for condition in node.iter().filter_map(|node| node.status.as_ref()?.conditions.as_ref()).flatten() {
             if let Some(at) = &condition.last_transition_time {
                 let entry = (condition.status.clone(), api::time::rfc3339(at.0));
@@ -223,8 +231,14 @@ impl Heart {
             }
         }
         let status = self.observe(shared).await;
+        if let Some(node) = node.as_ref().filter(|_| known) {
+            self.send_status(shared, status, Some(node)).await?;
+            return self.renew(shared).await;
+        }
+        // The first time, or somebody deleted the Node. Upstream's stays away until the kubelet is restarted; here the cluster would
+        // have to be.
         self.register(shared, node.is_some(), &status).await?;
-        self.send_status(shared, status).await?;
+        self.send_status(shared, status, None).await?;
         self.renew(shared).await
     }
 
@@ -287,10 +301,6 @@ impl Heart {
             self.transitions.get(kind).filter(|(before, _)| before == status).map(|(_, at)| at.clone())
         };
         let conditions = conditions(pressure, problem.as_deref(), now, since);
-        for condition in &conditions {
-            let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
-            self.transitions.insert(text("type"), (text("status"), text("lastTransitionTime")));
-        }
         let runtimes = shared.runtimes.iter().map(|r| r.name().to_owned()).collect();
         status(&shared.options, runtimes, images, conditions)
     }
@@ -308,19 +318,22 @@ impl Heart {
         self.problem = problem;
     }
 
-    async fn send_status(&mut self, shared: &Shared, status: Value) -> Result<()> {
+    /// Sends the status when it is another than was sent last, when somebody has changed what the API has, and now and then. `present` is
+    /// the Node as the API has it.
+    async fn send_status(&mut self, shared: &Shared, status: Value, present: Option<&Node>) -> Result<()> {
         let now = shared.now();
-        let mut steady = status.clone();
-        for condition in steady["conditions"].as_array_mut().into_iter().flatten() {
-            condition["lastHeartbeatTime"] = Value::Null;
-        }
-        let fresh = self.sent.as_ref().is_some_and(|(sent, at)| *sent == steady && now.duration_since(*at) < RESEND);
+        let steady = without_heartbeats(status.clone());
+        let fresh = self.sent.as_ref().is_some_and(|sent| {
+            sent.status == steady
+                && present.is_none_or(|node| stored(node) == sent.stored)
+                && now.duration_since(sent.at) < RESEND
+        });
         if fresh {
             return Ok(());
         }
         let patch = Patch::Strategic(json!({"status": status}));
-        shared.cluster.client.patch_status::<Node>("", &shared.options.node, patch).await?;
-        self.sent = Some((steady, now));
+        let node = shared.cluster.client.patch_status::<Node>("", &shared.options.node, patch).await?;
+        self.sent = Some(Sent { status: steady, stored: stored(&node), at: now });
         Ok(())
     }
 
@@ -364,6 +377,17 @@ impl Heart {
         };
         Lease { metadata, spec: Some(spec) }
     }
+}
+
+fn without_heartbeats(mut status: Value) -> Value {
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        condition["lastHeartbeatTime"] = Value::Null;
+    }
+    status
+}
+
+fn stored(node: &Node) -> Value {
+    without_heartbeats(serde_json::to_value(&node.status).unwrap_or_default())
 }
 
 pub(crate) fn reference(options: &Options) -> ObjectReference {

@@ -53,6 +53,31 @@ async fn a_deleted_node_is_back_at_the_next_heartbeat_with_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn conditions_that_another_hand_changed_are_taken_back_at_the_next_heartbeat() {
+    let world = World::new().await;
+    world.ready().await;
+    let find = |kind: &str| {
+        let node = world.api.get(NODE).unwrap();
+        node["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).unwrap().clone()
+    };
+    let (ready, disk) = (find("Ready"), find("DiskPressure"));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(find("Ready"), ready, "what has not changed is not sent again");
+    world.api.edit(NODE, |node| {
+        let conditions = node["status"]["conditions"].as_array_mut().unwrap();
+        let ready = conditions.iter_mut().find(|c| c["type"] == "Ready").unwrap();
+        ready["status"] = "Unknown".into();
+        ready["lastTransitionTime"] = api::time::rfc3339(super::world::now()).into();
+    });
+    let changed = elapsed();
+    world.until("none", |_| find("Ready")["status"] == "True").await;
+    assert!(elapsed() - changed <= Duration::from_secs(11), "{:?}", elapsed() - changed);
+    let since = |condition: &Value| condition["lastTransitionTime"].as_str().unwrap().to_owned();
+    assert!(since(&find("Ready")) > since(&ready), "it turned just now");
+    assert_eq!(since(&find("DiskPressure")), since(&disk));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_goes_or_changes_is_renewed_all_the_same() {
     let world = World::new().await;
     world.ready().await;

@@ -44,6 +44,8 @@ pub(super) fn now() -> Timestamp {
 pub(super) struct FakeImages {
     pub(super) present: Mutex<BTreeMap<String, Pulled>>,
     pub(super) broken: Mutex<BTreeMap<String, Error>>,
+    /// Images that are here for those with these credentials only.
+    pub(super) private: Mutex<BTreeMap<String, Keyring>>,
     pub(super) pulls: Mutex<Vec<(String, Keyring)>>,
 }
 
@@ -61,7 +63,10 @@ fn pulled(image: &str) -> Pulled {
 
 #[async_trait::async_trait]
 impl Images for FakeImages {
-    async fn present(&self, image: &str) -> Result<Option<Pulled>, Error> {
+    async fn present(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>, Error> {
+        if self.private.lock().get(image).is_some_and(|private| private != keyring) {
+            return Ok(None);
+        }
         if image.contains("INVALID") {
             return Err(Error::InvalidImageName { image: image.into(), cause: "invalid reference format".into() });
         }

@@ -198,8 +198,7 @@ spec:
         spec.containers[0].tty: sampan does not attach to containers yet
         spec.containers[0].restartPolicyRules: not honoured by sampan yet
         spec.containers[0].resizePolicy: sampan does not resize running containers yet
-        spec.containers[0].resources.limits[ephemeral-storage]: not enforced by sampan yet
-        spec.containers[1].terminationMessagePath: sampan does not read termination messages from files yet"#]]
+        spec.containers[0].resources.limits[ephemeral-storage]: not enforced by sampan yet"#]]
     .assert_eq(&Pods.warnings(&context(), &pod, None).join("\n"));
     // A pod that asks for nothing special is not warned about.
     let plain = created(
