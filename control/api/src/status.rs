@@ -148,6 +148,11 @@ impl Cause {
         Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show(value)))
     }
 
+    /// As [`Cause::invalid`], with the value as it is to be printed: for structures, whose fields Go prints in the order of the type.
+    pub fn invalid_shown(field: &FieldPath, shown: &str, detail: &str) -> Self {
+        Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show::cut(shown)))
+    }
+
     /// `f: Unsupported value: "v": supported values: "A", "B"`. The values are printed sorted as given.
     pub fn not_supported(field: &FieldPath, value: &serde_json::Value, supported: &[&str]) -> Self {
         let list = supported.iter().map(|s| format!("\"{s}\"")).collect::<Vec<_>>().join(", ");

@@ -301,8 +301,14 @@ fn duplicate_keys_are_refused() {
             "failed to create typed patch object (/s; /v1, Kind=Service): .spec.ports: duplicate entries for key [port=80,protocol=\"TCP\"]"
         )
     );
-    let status = scene.apply("a", service(json!([{"name": "x"}]))).expect_err("no key");
-    assert!(status.message.contains("omits key field \"port\""), "{}", status.message);
+}
+
+#[test]
+fn a_key_that_is_left_out_is_the_zero_that_go_writes() {
+    let mut scene = Scene::new("v1", "Service");
+    scene.apply("a", service(json!([{"name": "x"}]))).expect("validation is not apply's");
+    let twice = scene.apply("a", service(json!([{"name": "x"}, {"port": 0}]))).expect_err("both are port 0");
+    assert!(twice.message.contains("duplicate entries for key [port=0,protocol=\"TCP\"]"), "{}", twice.message);
 }
 
 #[test]

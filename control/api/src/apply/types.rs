@@ -148,17 +148,36 @@ impl<'a> Type<'a> {
         let kind = self.item();
         let mut pairs = Vec::with_capacity(keys.len());
         for name in keys {
-            let default = || kind.child(name).node.and_then(|id| self.arena.node(id).default.as_deref());
-            match map.get(name).or_else(default) {
-                Some(value) => pairs.push((name.as_str(), Cow::Borrowed(value))),
-                None => {
-                    return Err(format!(
-                        "associative list with keys has an element that omits key field {name:?} (and doesn't have default value)"
-                    ));
-                }
+            if let Some(value) = map.get(name).map(Cow::Borrowed).or_else(|| kind.default_of(name)) {
+                pairs.push((name.as_str(), value));
             }
         }
+        if pairs.is_empty() {
+            return Err(format!(
+                "associative list with keys has an element that omits all key fields {keys:?} (and doesn't have default values for any key fields)"
+            ));
+        }
         Ok(set::key(pairs))
+    }
+
+    /// What a key that is left out stands for: its default, or the zero that Go's type has where it always writes the field.
+    fn default_of(self, name: &str) -> Option<Cow<'a, Value>> {
+        let id = self.node?;
+        let fields = self.arena.fields(id);
+        let field = &fields[fields.binary_search_by(|field| (*field.name).cmp(name)).ok()?];
+        if let Some(default) = self.arena.node(field.node).default.as_deref() {
+            return Some(Cow::Borrowed(default));
+        }
+        // Of a custom resource no Go type is known; a reference's name is the one optional key with a default upstream.
+        let written = field.required || self.arena.go_type(id) == "v1.LocalObjectReference";
+        if !written || self.arena.go_type(id).starts_with("map[") {
+            return None;
+        }
+        match self.arena.shape(field.node) {
+            Kind::String if !field.pointer => Some(Cow::Owned(Value::from(""))),
+            Kind::Integer => Some(Cow::Owned(Value::from(0))),
+            _ => None,
+        }
     }
 }
 
@@ -205,7 +224,7 @@ mod tests {
         for (path, shown) in [
             ("spec.replica", ".spec.replica"),
             ("spec.containers[0].imag", r#".spec.containers[name="a"].imag"#),
-            ("spec.containers[1].imag", ".spec.containers[1].imag"),
+            ("spec.containers[1].imag", r#".spec.containers[name=""].imag"#),
             ("spec.containers[2].imag", ".spec.containers[2].imag"),
             ("spec.containers[0].ports[0].x", r#".spec.containers[name="a"].ports[containerPort=80,protocol="TCP"].x"#),
             ("spec.tolerations[0].x", ".spec.tolerations[0].x"),

@@ -23,7 +23,7 @@ use http::{Response, StatusCode};
 use std::sync::Arc;
 use store::{Entry, Error, Expect, Revision};
 
-/// How often a generated name or a patch is tried again after a clash.
+/// How often a generated name is tried again after a clash.
 const TRIES: usize = 8;
 
 /// One write under way.
@@ -51,6 +51,17 @@ pub(crate) struct Change {
     pub(crate) owned: bool,
     /// The client named the resourceVersion: a clash is its, not ours to try again.
     pub(crate) pinned: bool,
+    /// What the uid of the new object means.
+    pub(crate) uid: Uid,
+}
+
+/// What the uid of a new object means, where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Uid {
+    /// The object it is meant for: another one is a conflict (PUT).
+    Expected,
+    /// A value like others: it cannot change (patches).
+    Given,
 }
 
 impl Write {
@@ -177,10 +188,12 @@ pub(crate) async fn create_object(write: &mut Write, mut object: Object, owned: 
     }
     strategy.default(&mut object);
     if !owned {
+        write.warnings.extend(metadata::dedup_owners(&mut object, false));
         write.own_fields(None, &mut object);
     }
     let attributes = write.attributes(None);
     write.admit(&attributes, &mut object).await?;
+    write.warnings.extend(metadata::dedup_owners(&mut object, true));
 
     let generated = object.name().is_empty();
     for attempt in 1.. {
@@ -248,8 +261,8 @@ pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Respon
     let mut write = Write::new(&call, &resource, Verb::Update, &options);
     codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
     let mut object = decoded.object;
-    check_name(&call, &mut object)?;
     metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
+    same_name(&call.info.name, &object)?;
 
     let pinned = !matches!(object.resource_version(), "" | "0");
     if !pinned && !resource.unconditional_update && call.server.0.store.get(&call.key(&resource)).is_some() {
@@ -261,7 +274,9 @@ pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Respon
         write.refuse(&object, &[cause])?;
     }
     resource.strategy.default(&mut object);
-    let make = |_: &Object, _: &mut Vec<String>| Ok(Change { object: object.clone(), owned: false, pinned });
+    let make = |_: &Object, _: &mut Vec<String>| {
+        Ok(Change { object: object.clone(), owned: false, pinned, uid: Uid::Expected })
+    };
     match update_object(&mut write, make).await? {
         Some(written) => finish(&call, &write, StatusCode::OK, output, &written),
         None if resource.create_on_update && call.info.subresource.is_empty() => {
@@ -273,17 +288,15 @@ pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Respon
     }
 }
 
-/// The name in a body must be that of the path.
-pub(super) fn check_name(call: &Call, object: &mut Object) -> Result<(), Status> {
+/// The name in a body must be there and be that of the path.
+pub(super) fn same_name(name: &str, object: &Object) -> Result<(), Status> {
     match object.name() {
-        given if given == call.info.name => Ok(()),
-        "" => {
-            object.set(&["metadata", "name"], call.info.name.clone());
-            Ok(())
-        }
+        given if given == name => Ok(()),
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
         given => Err(Status::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({})",
-            call.info.name
+            "the name of the object ({given}) does not match the name on the URL ({name})"
         ))),
     }
 }
@@ -297,7 +310,7 @@ pub(crate) async fn update_object(
     let resource = write.cx.resource.clone();
     let key = resource.key(&write.cx.namespace, &write.cx.name);
     let said = write.warnings.len();
-    for attempt in 1.. {
+    loop {
         write.warnings.truncate(said);
         let Some(entry) = write.server.0.store.get(&key) else { return Ok(None) };
         let old = Arc::new(entry.payload.view(&resource).object());
@@ -306,18 +319,18 @@ pub(crate) async fn update_object(
         match update_once(write, &entry, &old, change).await? {
             Ok(written) => return Ok(Some(written)),
             Err(Error::Conflict { actual: None }) => return Ok(None),
-            Err(Error::Conflict { .. }) if !pinned && attempt < TRIES => continue,
+            // Tried again until the request's time is up, as upstream does: each round of writers has one that wins.
+            Err(Error::Conflict { .. }) if !pinned => continue,
             Err(Error::Conflict { .. }) => return Err(Status::modified(&resource.gvr, &write.cx.name)),
             Err(error) => return Err(store_error(error)),
         }
     }
-    unreachable!("the last try returns")
 }
 
 /// What must hold between a body and the stored object before anything else.
-fn preconditions(write: &Write, object: &Object, old: &Object) -> Result<(), Status> {
+fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Result<(), Status> {
     let (gvr, name) = (&write.cx.resource.gvr, &write.cx.name);
-    if !object.uid().is_empty() && object.uid() != old.uid() {
+    if uid == Uid::Expected && !object.uid().is_empty() && object.uid() != old.uid() {
         let why =
             format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", object.uid(), old.uid());
         return Err(Status::conflict(gvr, name, &why));
@@ -337,14 +350,18 @@ async fn update_once(
 ) -> Result<Result<Written, Error<Item>>, Status> {
     let resource = write.cx.resource.clone();
     let mut object = change.object;
-    preconditions(write, &object, old)?;
+    preconditions(write, &object, old, change.uid)?;
     metadata::carry_over(&mut object, old);
     let attributes = write.attributes(Some(old));
     restrict(write, &mut object, old);
+    if change.uid == Uid::Expected {
+        write.warnings.extend(metadata::dedup_owners(&mut object, false));
+    }
     if !change.owned {
         write.own_fields(Some(old), &mut object);
     }
     write.admit(&attributes, &mut object).await?;
+    write.warnings.extend(metadata::dedup_owners(&mut object, true));
     let reservation = prepare_update(write, &mut object, old)?;
     write.admit_finally(&attributes, &object).await?;
     metadata::leave_out_empty(&mut object);

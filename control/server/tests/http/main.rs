@@ -8,6 +8,7 @@ mod deletes;
 mod documents;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod identity;
 mod parameters;
 mod patches;
 mod reads;
