@@ -148,7 +148,19 @@ impl Cause {
         Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show(value)))
     }
 
-    /// As [`Cause::invalid`], with the value as it is to be printed: for structures, whose fields Go prints in the order of the type.
+    /// A cause about a value that is printed as it is given: for structures, whose fields Go prints in the order of the type and, where
+    /// the type is one of the server's own, by Go's names.
+    pub fn shown(kind: CauseKind, field: &FieldPath, shown: &str, detail: &str) -> Self {
+        let title = match kind {
+            CauseKind::Duplicate => "Duplicate value",
+            CauseKind::NotSupported => "Unsupported value",
+            _ => "Invalid value",
+        };
+        let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+        Self::new(kind, field, format!("{title}: {}{detail}", show::cut(shown)))
+    }
+
+    /// As [`Cause::invalid`], with the value as it is to be printed.
     pub fn invalid_shown(field: &FieldPath, shown: &str, detail: &str) -> Self {
         Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show::cut(shown)))
     }

@@ -26,11 +26,10 @@ pub(crate) fn match_namespace(object: &mut Object, namespace: &str, namespaced: 
     }
 }
 
-/// Before a create: clears what only the system sets.
-pub(crate) fn clear_for_create(object: &mut Object) -> Result<(), Status> {
-    if !matches!(object.resource_version(), "" | "0") {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
-    }
+/// Before a create: clears what only the system sets. Tells whether the object had a resourceVersion, which upstream's storage refuses
+/// at the very end; one that is no number counts as none.
+pub(crate) fn clear_for_create(object: &mut Object) -> bool {
+    let versioned = object.resource_version().parse::<u64>().is_ok_and(|revision| revision != 0);
     for field in [
         "resourceVersion",
         "deletionTimestamp",
@@ -42,7 +41,7 @@ pub(crate) fn clear_for_create(object: &mut Object) -> Result<(), Status> {
     ] {
         object.remove(&["metadata", field]);
     }
-    Ok(())
+    versioned
 }
 
 /// On create, after admission: name, uid, times.

@@ -11,12 +11,7 @@ use serde_json::{Map, Number, Value};
 use std::fmt::Write;
 
 /// See [`super::Schema::decode_check_in`].
-pub(super) fn check(
-    arena: &Arena,
-    node: NodeId,
-    value: &mut Value,
-    document: Option<&[u8]>,
-) -> Result<Vec<String>, String> {
+pub(super) fn check(arena: &Arena, node: NodeId, value: &mut Value, source: Source<'_>) -> Result<Vec<String>, String> {
     let mut walk = Walk {
         arena,
         path: String::new(),
@@ -26,12 +21,24 @@ pub(super) fn check(
         listed: 0,
         silent: 0,
         mistakes: Vec::new(),
+        converted: source == Source::Map,
     };
     walk.value(node, value);
-    match first(walk.mistakes, document) {
+    match first(walk.mistakes, source) {
         Some(text) => Err(text),
         None => Ok(walk.problems),
     }
+}
+
+/// Where a value comes from, which decides the order and the words of its errors.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source<'a> {
+    /// Text whose keys Go's decoder meets sorted (YAML).
+    Sorted,
+    /// This JSON text.
+    Json(&'a [u8]),
+    /// A map that upstream's converter of unstructured objects turns into a struct (a strategic merge patch).
+    Map,
 }
 
 /// A value that its type does not take.
@@ -44,11 +51,11 @@ struct Mistake {
 
 /// The mistake that Go names. It goes on after a value of a wrong type and keeps the first such error, but stops at the first value that
 /// a decoder of its own refuses and names that one.
-fn first(mut mistakes: Vec<Mistake>, document: Option<&[u8]>) -> Option<String> {
-    if mistakes.iter().any(|m| m.own) {
+fn first(mut mistakes: Vec<Mistake>, source: Source<'_>) -> Option<String> {
+    if source != Source::Map && mistakes.iter().any(|m| m.own) {
         mistakes.retain(|m| m.own);
     }
-    if let (Some(document), [_, _, ..]) = (document, mistakes.as_slice()) {
+    if let (Source::Json(document), [_, _, ..]) = (source, mistakes.as_slice()) {
         // An element of a list stands where its list does.
         let place = |m: &Mistake| {
             let mut path = m.path.as_str();
@@ -79,6 +86,8 @@ struct Walk<'a> {
     silent: usize,
     /// In the order of the walk.
     mistakes: Vec<Mistake>,
+    /// See [`Source::Map`].
+    converted: bool,
 }
 
 impl<'a> Walk<'a> {
@@ -248,6 +257,7 @@ impl<'a> Walk<'a> {
     fn integer(&self, node: NodeId, number: &Number, low: i64, high: i64) -> Result<(), String> {
         match number.as_i64() {
             Some(n) if (low..=high).contains(&n) => Ok(()),
+            _ if self.converted => Err(self.unconverted(node, &Value::Number(number.clone()))),
             _ => {
                 let wanted = match self.arena.node(node).kind {
                     Kind::IntOrString => "int32".to_owned(),
@@ -280,7 +290,43 @@ impl<'a> Walk<'a> {
         Ok(Value::from(base64::engine::general_purpose::STANDARD.encode(bytes)))
     }
 
+    /// The words of upstream's converter.
+    fn unconverted(&self, node: NodeId, value: &Value) -> String {
+        let found = match value {
+            Value::Number(n) if n.is_f64() => "float64",
+            Value::Number(_) => "int64",
+            Value::Array(_) => "slice",
+            Value::Object(_) => "map",
+            other => kind_of(other),
+        };
+        match (self.arena.node(node).kind, value) {
+            (Kind::Struct(_), _) => format!("cannot restore struct from: {found}"),
+            (Kind::Map(_), _) => format!("cannot restore map from {found}"),
+            (Kind::List(_) | Kind::Bytes, _) => format!("cannot restore slice from {found}"),
+            (Kind::Time | Kind::MicroTime, _) => {
+                format!("json: cannot unmarshal {} into Go value of type string", kind_of(value))
+            }
+            (Kind::IntOrString, _) => {
+                format!("json: cannot unmarshal {} into Go value of type int32", shown_kind(value))
+            }
+            (Kind::String, Value::Number(n)) if !n.is_f64() => {
+                format!("cannot convert int64 to {}", self.arena.go_type(node))
+            }
+            (Kind::Int32 | Kind::Int64, Value::Number(_)) => {
+                format!("cannot convert {found} to {}", self.arena.go_type(node))
+            }
+            (Kind::String, _) => "unrecognized type: string".to_owned(),
+            (Kind::Bool, _) => "unrecognized type: bool".to_owned(),
+            (Kind::Int32, _) => "unrecognized type: int32".to_owned(),
+            (Kind::Int64, _) => "unrecognized type: int64".to_owned(),
+            _ => format!("cannot convert {found} to {}", self.arena.go_type(node)),
+        }
+    }
+
     fn mismatch(&self, node: NodeId, value: &Value) -> String {
+        if self.converted {
+            return self.unconverted(node, value);
+        }
         let wanted = match self.arena.node(node).kind {
             Kind::Time | Kind::MicroTime => "string".to_owned(),
             Kind::IntOrString => "int32".to_owned(),
@@ -310,6 +356,14 @@ impl<'a> Walk<'a> {
             Kind::Struct(_) => Value::Object(Map::new()),
             _ => Value::Null,
         }
+    }
+}
+
+/// As [`kind_of`]; numbers with what they are.
+fn shown_kind(value: &Value) -> String {
+    match value {
+        Value::Number(n) => format!("number {n}"),
+        other => kind_of(other).to_owned(),
     }
 }
 

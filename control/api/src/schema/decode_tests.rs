@@ -303,3 +303,23 @@ fn of_several_errors_gos_is_named() {
         "without a document as Go sorts keys"
     );
 }
+
+#[test]
+fn strategic_patches_have_the_words_of_upstreams_converter() {
+    let schema = Schema::for_kind(&GroupVersionKind::new("apps", "v1", "Deployment")).expect("a built-in kind");
+    for (value, error) in [
+        (json!({"spec": {"replicas": "x"}}), "unrecognized type: int32"),
+        (json!({"spec": {"replicas": 1.5}}), "cannot convert float64 to int32"),
+        (json!({"spec": " x"}), "cannot restore struct from: string"),
+        (json!({"status": {"conditions": {"x": "y"}}}), "cannot restore slice from map"),
+        (json!({"metadata": {"labels": "x"}}), "cannot restore map from string"),
+        (json!({"spec": {"template": {"spec": {"dnsPolicy": 1}}}}), "cannot convert int64 to v1.DNSPolicy"),
+        (json!({"spec": {"template": {"spec": {"dnsPolicy": {}}}}}), "unrecognized type: string"),
+        (
+            json!({"metadata": {"creationTimestamp": ["x"]}}),
+            "json: cannot unmarshal array into Go value of type string",
+        ),
+    ] {
+        assert_eq!(schema.convert_check(&mut value.clone()).expect_err("refused"), error, "{value}");
+    }
+}

@@ -1,4 +1,5 @@
-//! What Go's JSON leaves out: fields with `omitempty` that hold the zero of their type.
+//! The form that Go's JSON has: fields with `omitempty` that hold the zero of their type are left out, times of conditions and states are
+//! null where there is none.
 
 use super::types::{Arena, Field, Kind, NodeId};
 use serde_json::Value;
@@ -19,6 +20,19 @@ const KEPT: &[(&str, &str)] = &[
     ("EndpointPort", "protocol"),
 ];
 
+/// Times that are not behind a pointer: Go writes null where there is none. Not those of `metav1.Condition`, which Rust's types need:
+/// for them no time at all is a zero one, and null is an error.
+const TIMES: &[(&str, &[&str])] = &[
+    ("ContainerStateRunning", &["startedAt"]),
+    ("ContainerStateTerminated", &["finishedAt", "startedAt"]),
+    ("DeploymentCondition", &["lastTransitionTime", "lastUpdateTime"]),
+    ("JobCondition", &["lastProbeTime", "lastTransitionTime"]),
+    ("NamespaceCondition", &["lastTransitionTime"]),
+    ("NodeCondition", &["lastHeartbeatTime", "lastTransitionTime"]),
+    ("PodCondition", &["lastProbeTime", "lastTransitionTime"]),
+    ("ReplicaSetCondition", &["lastTransitionTime"]),
+];
+
 /// See [`super::Schema::leave_out_empty`].
 pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
     if arena.node(node).lenient {
@@ -32,6 +46,11 @@ pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
                 leave_out(arena, field.node, child);
                 !is_empty(arena, field, child) || KEPT.contains(&(name, key.as_str()))
             });
+            if let Ok(at) = TIMES.binary_search_by(|(kind, _)| (*kind).cmp(name)) {
+                for field in TIMES[at].1 {
+                    map.entry(*field).or_insert(Value::Null);
+                }
+            }
         }
         (Kind::Map(item), Value::Object(map)) => map.values_mut().for_each(|child| leave_out(arena, item, child)),
         (Kind::List(item), Value::Array(list)) => list.iter_mut().for_each(|child| leave_out(arena, item, child)),

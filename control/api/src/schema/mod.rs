@@ -137,7 +137,7 @@ impl Schema {
     /// # Errors
     /// The text of Go's decoder: `json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32`.
     pub fn decode_check(&self, value: &mut Value) -> Result<Vec<String>, String> {
-        decode::check(&self.arena, self.node, value, None)
+        decode::check(&self.arena, self.node, value, decode::Source::Sorted)
     }
 
     /// As [`Schema::decode_check`], for a value that was parsed from this JSON document: of several errors the one that Go meets there.
@@ -145,7 +145,15 @@ impl Schema {
     /// # Errors
     /// As [`Schema::decode_check`].
     pub fn decode_check_in(&self, value: &mut Value, document: &[u8]) -> Result<Vec<String>, String> {
-        decode::check(&self.arena, self.node, value, Some(document))
+        decode::check(&self.arena, self.node, value, decode::Source::Json(document))
+    }
+
+    /// As [`Schema::decode_check`], for a map that upstream converts without writing it as JSON in between: a strategic merge patch.
+    ///
+    /// # Errors
+    /// The text of upstream's converter: `unrecognized type: int32`, `cannot restore struct from: string`.
+    pub fn convert_check(&self, value: &mut Value) -> Result<Vec<String>, String> {
+        decode::check(&self.arena, self.node, value, decode::Source::Map)
     }
 
     /// Leaves out what Go's JSON leaves out of the built-in kinds: empty texts that are not behind a pointer, zeroes and `false` of fields

@@ -95,7 +95,11 @@ pub(super) fn patched(
 ) -> Result<Object, Status> {
     let current = current.clone().into_value();
     let mut value = patch.apply(&current, schema)?;
-    let problems = schema.decode_check(&mut value).map_err(|e| invalid_patch(patch, &e))?;
+    let checked = match patch {
+        Patch::Strategic(_) => schema.convert_check(&mut value),
+        Patch::Json(_) | Patch::Merge(_) => schema.decode_check(&mut value),
+    };
+    let problems = checked.map_err(|e| invalid_patch(patch, &e))?;
     schema.leave_out_empty(&mut value);
     schema.default(&mut value);
     if !problems.is_empty() {
@@ -105,7 +109,14 @@ pub(super) fn patched(
             FieldValidation::Ignore => {}
         }
     }
-    let object = Object::from_value(value).ok_or_else(|| invalid_patch(patch, "not an object"))?;
+    let mut object = Object::from_value(value).ok_or_else(|| invalid_patch(patch, "not an object"))?;
+    // What a patch takes away is what the path says.
+    if object.api_version().is_empty() {
+        object.set(&["apiVersion"], kind.api_version());
+    }
+    if object.kind().is_empty() {
+        object.set(&["kind"], kind.kind.clone());
+    }
     if object.api_version() != kind.api_version() || object.kind() != kind.kind {
         return Err(Status::bad_request(format!(
             "the API version in the data ({}) does not match the expected API version ({})",
@@ -143,7 +154,6 @@ pub(super) async fn patch(call: Call, resource: Arc<Resource>) -> Result<Respons
 
 /// The applied configuration of a `kind` from a body.
 pub(super) fn configuration(
-    call: &Call,
     kind: &GroupVersionKind,
     schema: &Schema,
     bytes: &[u8],
@@ -180,19 +190,14 @@ pub(super) fn configuration(
     if value.pointer("/metadata/managedFields").is_some_and(|v| !v.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let what = format!("{}/{}; {kind}", call.info.namespace, call.info.name);
+    let named = |field: &str| value.get("metadata").map(|metadata| text(metadata, field)).unwrap_or_default();
+    let what = format!("{}/{}; {kind}", named("namespace"), named("name"));
     let typed =
         |why: String| Status::new(Reason::Unknown, format!("failed to create typed patch object ({what}): {why}"));
+    let fields = value.as_object().ok_or_else(|| Status::bad_request("the applied configuration is not an object"))?;
+    api::apply::check(fields, schema).map_err(typed)?;
     let written = value.clone();
-    let problems = schema.decode_check(&mut value).map_err(typed)?;
-    let undeclared = problems.iter().filter_map(|p| p.strip_prefix("unknown field \""));
-    let path = |p: &str| api::apply::field_path(p.trim_end_matches('"'), &value, schema);
-    let undeclared: Vec<String> = undeclared.map(|p| format!("{}: field not declared in schema", path(p))).collect();
-    match undeclared.as_slice() {
-        [] => {}
-        [one] => return Err(typed(one.clone())),
-        many => return Err(typed(format!("errors:\n  {}", many.join("\n  ")))),
-    }
+    schema.decode_check(&mut value).map_err(typed)?;
     keep_nulls(&mut value, &written);
     Object::from_value(value).ok_or_else(|| Status::bad_request("the applied configuration is not an object"))
 }
@@ -231,7 +236,7 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
     let (call, bytes) = call.with_body().await?;
     let mut write = Write::new(&call, &resource, Verb::Update, &options);
     let schema = write.schema.clone();
-    let mut config = configuration(&call, &resource.gvk(), &schema, &bytes, &options, &mut write.warnings)?;
+    let mut config = configuration(&resource.gvk(), &schema, &bytes, &options, &mut write.warnings)?;
     metadata::match_namespace(&mut config, &write.cx.namespace, resource.namespaced)?;
 
     let (api_version, ignored, subresource) =

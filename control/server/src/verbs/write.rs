@@ -13,7 +13,7 @@ use crate::{
     reply,
 };
 use api::{
-    Cause, CauseKind, FieldPath, Object, Status,
+    Cause, CauseKind, FieldPath, Object, Reason, Status,
     apply::{FieldSet, UpdateOptions},
     invalid,
     schema::Schema,
@@ -182,7 +182,7 @@ pub(crate) async fn create_object(write: &mut Write, mut object: Object, owned: 
     let resource = write.cx.resource.clone();
     let strategy = &resource.strategy;
     metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
-    metadata::clear_for_create(&mut object)?;
+    let versioned = metadata::clear_for_create(&mut object);
     if resource.subresource("status").is_some() && !strategy.keeps_status_on_create() {
         object.remove(&["status"]);
     }
@@ -199,7 +199,7 @@ pub(crate) async fn create_object(write: &mut Write, mut object: Object, owned: 
     for attempt in 1.. {
         let last = !generated || attempt == TRIES;
         let candidate = if last { std::mem::take(&mut object) } else { object.clone() };
-        let (made, stored) = create_once(write, &attributes, candidate).await?;
+        let (made, stored) = create_once(write, &attributes, candidate, versioned).await?;
         match stored {
             None => return Ok(Written::Detached(Box::new(made))),
             Some(Ok(entry)) => return Ok(Written::Entry(entry)),
@@ -223,6 +223,7 @@ async fn create_once(
     write: &mut Write,
     attributes: &Attributes,
     mut object: Object,
+    versioned: bool,
 ) -> Result<(Object, Stored), Status> {
     let resource = write.cx.resource.clone();
     let strategy = &resource.strategy;
@@ -245,6 +246,10 @@ async fn create_once(
     if write.cx.dry_run {
         let clash = write.server.0.store.get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
         return Ok((object, clash));
+    }
+    if versioned {
+        let text = "resourceVersion should not be set on objects to be created";
+        return Err(Status::new(Reason::Unknown, text));
     }
     let bytes = write.encode_bounded(&object)?;
     let result = put(write, key, Expect::Absent, bytes, reservation).await;
@@ -338,6 +343,10 @@ fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Resu
     match object.resource_version() {
         "" | "0" => Ok(()),
         given if given == old.resource_version() => Ok(()),
+        given if given.parse::<u64>().is_err() => {
+            // To upstream one that is no number is an error of the server.
+            Err(Status::new(Reason::Unknown, format!("strconv.ParseUint: parsing {given:?}: invalid syntax")))
+        }
         _ => Err(Status::modified(gvr, name)),
     }
 }

@@ -108,12 +108,12 @@ async fn refused_applies_use_upstreams_words() {
     unknown["dota"] = json!({"a": "b"});
     cluster.patch(&target, "apply-patch+yaml", unknown.clone()).await.fails(
         500,
-        "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): .dota: field not declared in schema",
+        "failed to create typed patch object (/a; /v1, Kind=ConfigMap): .dota: field not declared in schema",
     );
     unknown["metadata"]["lables"] = json!({});
     cluster.patch(&target, "apply-patch+yaml", unknown).await.fails(
         500,
-        "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): errors:\n  \
+        "failed to create typed patch object (/a; /v1, Kind=ConfigMap): errors:\n  \
          .dota: field not declared in schema\n  .metadata.lables: field not declared in schema",
     );
     let container = json!({"name": "c", "image": "i", "imag": "x"});
@@ -121,7 +121,7 @@ async fn refused_applies_use_upstreams_words() {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [container]}});
     cluster.patch(&format!("{PODS}/a?fieldManager=m"), "apply-patch+yaml", pod).await.fails(
         500,
-        "failed to create typed patch object (default/a; /v1, Kind=Pod): .spec.containers[name=\"c\"].imag: field not declared in schema",
+        "failed to create typed patch object (/a; /v1, Kind=Pod): .spec.containers[name=\"c\"].imag: field not declared in schema",
     );
     let mut uid = config;
     uid["metadata"]["uid"] = json!("u");
