@@ -30,18 +30,23 @@ pub fn in_document_order(bytes: &[u8], duplicates: Vec<String>, unknown: Vec<Str
     };
     let mut problems: Vec<String> = duplicates.into_iter().filter(|p| !below(&path(p))).chain(unknown).collect();
     if problems.len() > 1 {
-        let paths: Vec<String> = problems.iter().map(|p| path(p)).collect();
-        let mut order = Order { wanted: paths.iter().map(|p| (p.as_str(), None)).collect::<HashMap<_, _>>() };
-        let mut reader = serde_json::Deserializer::from_slice(bytes);
-        if (&mut order).deserialize(&mut reader).is_ok() {
-            let rank =
-                |problem: &String| order.wanted.get(path(problem).as_str()).copied().flatten().unwrap_or(usize::MAX);
-            problems.sort_by_key(rank);
-        }
+        let mut ranks = ranks(bytes, problems.iter().map(|p| path(p))).into_iter();
+        problems.sort_by_cached_key(|_| ranks.next());
     }
     // As upstream, which stops to collect.
     problems.truncate(MOST_PROBLEMS);
     problems
+}
+
+/// Where paths stand in a document, as numbers to compare; those that are not in it come last.
+pub(crate) fn ranks(bytes: &[u8], paths: impl Iterator<Item = String>) -> Vec<usize> {
+    let paths: Vec<String> = paths.collect();
+    let mut order = Order { wanted: paths.iter().map(|p| (p.as_str(), None)).collect::<HashMap<_, _>>() };
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let read = (&mut order).deserialize(&mut reader).is_ok();
+    let rank =
+        |path: &String| order.wanted.get(path.as_str()).copied().flatten().filter(|_| read).unwrap_or(usize::MAX);
+    paths.iter().map(rank).collect()
 }
 
 fn explain(bytes: &[u8], error: &serde_json::Error) -> String {

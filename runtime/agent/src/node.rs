@@ -235,8 +235,6 @@ impl Heart {
             self.send_status(shared, status, Some(node)).await?;
             return self.renew(shared).await;
         }
-        // The first time, or somebody deleted the Node. Upstream's stays away until the kubelet is restarted; here the cluster would
-        // have to be.
         self.register(shared, node.is_some(), &status).await?;
         self.send_status(shared, status, None).await?;
         self.renew(shared).await

@@ -11,6 +11,7 @@
 mod data;
 mod decode;
 mod defaults;
+mod empty;
 pub mod openapi;
 mod structural;
 mod types;
@@ -21,6 +22,7 @@ use serde_json::Value;
 use std::{fmt, sync::Arc};
 
 pub(crate) use data::builtin;
+pub use decode::kind_of as json_kind;
 pub(crate) use types::{Arena, Field, Kind, Node, NodeId, StructId};
 pub use types::{ListType, PatchStrategy, Shape};
 
@@ -136,7 +138,29 @@ impl Schema {
     /// # Errors
     /// The text of Go's decoder: `json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32`.
     pub fn decode_check(&self, value: &mut Value) -> Result<Vec<String>, String> {
-        decode::check(&self.arena, self.node, value)
+        decode::check(&self.arena, self.node, value, decode::Source::Sorted)
+    }
+
+    /// As [`Schema::decode_check`], for a value that was parsed from this JSON document: of several errors the one that Go meets there.
+    ///
+    /// # Errors
+    /// As [`Schema::decode_check`].
+    pub fn decode_check_in(&self, value: &mut Value, document: &[u8]) -> Result<Vec<String>, String> {
+        decode::check(&self.arena, self.node, value, decode::Source::Json(document))
+    }
+
+    /// As [`Schema::decode_check`], for a map that upstream converts without writing it as JSON in between: a strategic merge patch.
+    ///
+    /// # Errors
+    /// The text of upstream's converter: `unrecognized type: int32`, `cannot restore struct from: string`.
+    pub fn convert_check(&self, value: &mut Value) -> Result<Vec<String>, String> {
+        decode::check(&self.arena, self.node, value, decode::Source::Map)
+    }
+
+    /// Leaves out what Go's JSON leaves out of the built-in kinds: empty texts that are not behind a pointer, zeroes and `false` of fields
+    /// with `omitempty`, empty lists and maps. Required fields stay.
+    pub fn leave_out_empty(&self, value: &mut Value) {
+        empty::leave_out(&self.arena, self.node, value);
     }
 
     /// Makes a stored value readable for typed decoders in Rust, which refuse what Go reads: a null is dropped, an element that is null

@@ -51,9 +51,6 @@ impl Options {
     pub(super) fn of(value: &Value, call: &Call) -> Result<Self, Status> {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let mut causes = Vec::new();
-        let dry: Vec<&str> =
-            value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-        let dry_run = codec::dry_run(dry.into_iter().chain(call.query.all("dryRun")), &mut causes);
         let mut propagation = text("/propagationPolicy");
         let field = FieldPath::new("propagationPolicy");
         match (propagation.as_deref(), value.get("orphanDependents").and_then(Value::as_bool)) {
@@ -68,10 +65,13 @@ impl Options {
                 causes.push(Cause::not_supported(
                     &field,
                     &json!(other),
-                    &["Background", "Foreground", "Orphan", "nil"],
+                    &["Foreground", "Background", "Orphan", "nil"],
                 ));
             }
         }
+        let dry: Vec<&str> =
+            value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let dry_run = codec::dry_run(dry.into_iter().chain(call.query.all("dryRun")), &mut causes);
         if !causes.is_empty() {
             return Err(invalid(&GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"), "", &causes));
         }
@@ -92,7 +92,7 @@ fn from_query(call: &Call) -> Result<Value, Status> {
     if let Some(seconds) = call.query.number("gracePeriodSeconds")? {
         value["gracePeriodSeconds"] = json!(seconds);
     }
-    if let Some(policy) = call.query.get("propagationPolicy") {
+    if let Some(policy) = call.query.given("propagationPolicy") {
         value["propagationPolicy"] = json!(policy);
     }
     if call.query.given("orphanDependents").is_some() {
@@ -139,7 +139,7 @@ pub(super) async fn collection(call: Call, resource: Arc<Resource>) -> Result<Re
     let options = Options::parse(&call, &bytes)?;
     read::validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;
-    let page = read::page(&call, &resource, &filter).await?;
+    let page = read::page(&call, &resource, &filter, true).await?;
     // Before anything is deleted.
     let room = call.server.0.limits.whole(page.entries.iter().map(|e| e.payload.view(&resource).length()).sum())?;
     let prefix = resource.prefix();

@@ -5,14 +5,14 @@ use super::read::{self, selects};
 use crate::{
     Resource,
     chain::Call,
-    negotiate::{self, Form, Offers},
-    payload::Item,
+    negotiate::{self, Offers},
+    payload::{Item, View},
     request::Query,
     select::Filter,
     server::Server,
     table::{Include, Look},
 };
-use api::Status;
+use api::{Object, Status};
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, header};
@@ -21,6 +21,8 @@ use store::{Entry, Error, Event, Revision, Watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+/// The annotation of the bookmark that ends the initial events.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 /// How often a bookmark is sent to a client that allows them.
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// Shortest and longest life of a watch that names no timeout, seconds.
@@ -95,11 +97,15 @@ fn prefix(call: &Call, resource: &Resource, filter: &Filter) -> String {
 
 async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Start, Status> {
     let asked: &Query = &call.query;
-    let sends = asked.given("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
     let revision = match asked.get("resourceVersion") {
         None | Some("0") => None,
         Some(text) => Some(read::parse_revision(text)?),
     };
+    let mut sends = asked.given("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
+    if sends.is_none() && revision.is_none() && asked.get("resourceVersionMatch").is_none() {
+        // Upstream's default for watches that begin with the objects that are there (`SetListOptionsDefaults`).
+        sends = Some(true);
+    }
     let store = &call.server.0.store;
     match (revision, sends) {
         (Some(since), None | Some(false)) => return Ok(Start { initial: VecDeque::new(), since, marks_end: false }),
@@ -285,22 +291,17 @@ impl Stream {
     }
 
     fn put_bookmark(&mut self, out: &mut BytesMut, initial: bool) {
+        let mut object = Object::default();
+        object.set(&["kind"], self.resource.kind.clone());
+        object.set(&["apiVersion"], self.resource.gvr.api_version());
+        object.set(&["metadata", "resourceVersion"], self.seen.to_string());
+        if initial {
+            object.set(&["metadata", "annotations", INITIAL_EVENTS_END], "true");
+        }
         open(out, "BOOKMARK");
-        let (kind, api_version) = match self.look.form {
-            Form::Object => (self.resource.kind.clone(), self.resource.gvr.api_version()),
-            Form::Partial(v) => ("PartialObjectMetadata".into(), format!("meta.k8s.io/{v}")),
-            Form::Table(v) => ("Table".into(), format!("meta.k8s.io/{v}")),
-        };
-        let annotations = if initial { ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}" } else { "" };
-        let metadata = format!("{{\"resourceVersion\":\"{}\",\"creationTimestamp\":null{annotations}}}", self.seen);
-        let text = match self.look.form {
-            Form::Table(v) => format!(
-                "{{\"kind\":\"Table\",\"apiVersion\":\"{api_version}\",\"metadata\":{{\"resourceVersion\":\"{}\"}},\"columnDefinitions\":null,\"rows\":[{{\"cells\":[],\"object\":{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{v}\",\"metadata\":{metadata}}}}}]}}",
-                self.seen
-            ),
-            _ => format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata}}}"),
-        };
-        out.put_slice(text.as_bytes());
+        self.look.now = self.server.0.clock.now();
+        let head = std::mem::take(&mut self.head);
+        self.look.single(out, &self.resource, &View::detached(&object), head, None);
         close(out);
     }
 }

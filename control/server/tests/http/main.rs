@@ -9,6 +9,7 @@ mod documents;
 #[path = "../harness/mod.rs"]
 mod harness;
 mod hostile;
+mod identity;
 mod parameters;
 mod patches;
 mod reads;
