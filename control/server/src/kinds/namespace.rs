@@ -119,12 +119,12 @@ impl Strategy for Namespaces {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::testing::context;
+    use crate::kinds::testing::{context, parse};
 
     #[test]
     fn labels_of_pod_security_are_said_not_to_be_enforced() {
         let of = |labels: Value| {
-            let object = Object(json!({"metadata": {"name": "n", "labels": labels}}));
+            let object = parse(&json!({"metadata": {"name": "n", "labels": labels}}).to_string());
             Namespaces.warnings(&context(), &object, None)
         };
         let label = |mode: &str, level: &str| json!({format!("pod-security.kubernetes.io/{mode}"): level});
