@@ -162,6 +162,9 @@ pub(crate) struct UpArgs {
     /// Also make the cluster the current context of $KUBECONFIG or ~/.kube/config
     #[arg(long)]
     pub(crate) merge_kubeconfig: bool,
+    /// Another name or address by which clients reach the API; may be repeated, and is remembered [default: none]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = check::tls_san)]
+    pub(crate) tls_san: Vec<String>,
     /// Return when the cluster is ready and leave it running; stop it with `sampan down`
     #[arg(long)]
     pub(crate) detach: bool,
