@@ -268,7 +268,7 @@ fn what_will_not_become_ready_is_told_soon_and_fails_detached() {
         assert_eq!(up.status.code(), Some(1), "{said}");
         assert!(start.elapsed() < std::time::Duration::from_secs(100), "not after the whole patience: {said}");
         assert!(said.contains(reason) && said.contains(label), "{said}");
-        assert!(said.contains("kubectl describe -n default ") && said.contains("sampan down"), "{said}");
+        assert!(said.contains(" describe -n default ") && said.contains("kubectl --kubeconfig ") && said.contains("sampan down"), "{said}");
         assert!(out.contains("export KUBECONFIG=") && !out.contains("applied"), "{out}");
     }
 }
