@@ -64,8 +64,10 @@ pub(crate) enum Command {
     /// List the clusters of this machine
     Ls(LsArgs),
     /// Load, list, tag, remove and push images of the node's store
-    #[command(subcommand, visible_alias = "images")]
+    #[command(subcommand)]
     Image(ImageCommand),
+    /// List the images of the node's store, as `image ls` does
+    Images(DataDir),
     /// Print the kubeconfig of the cluster, or merge it into another file
     Kubeconfig(KubeconfigArgs),
     /// Apply manifests; an image that is a file, such as ./hello.wasm, is packaged and loaded

@@ -85,6 +85,7 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
         Command::Down(args) => down::run(&args),
         Command::Ls(args) => running::run(&args),
         Command::Image(command) => block(image(command)),
+        Command::Images(data) => block(image(ImageCommand::Ls(data))),
         Command::Kubeconfig(args) => kubeconfig::run(&args),
         Command::Apply(args) => block(async move { remote::apply(&args).await }),
         Command::Get(args) => block(async move { remote::get(&args).await }),
