@@ -14,6 +14,7 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     batch::v1::Job,
     core::v1::Pod,
+    discovery::v1::EndpointSlice,
 };
 use serde_json::Value;
 use state::{State, Trouble};
@@ -31,6 +32,10 @@ const GRACE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(50);
 /// How long pods without a readiness probe must stay ready: such a pod is, until its guest traps.
 const STEADY: Duration = Duration::from_millis(300);
+/// How long nothing but Services without pods may be waited for: their node ports refuse until there are some.
+const BARE: Duration = Duration::from_secs(1);
+/// What such a Service waits for.
+const NO_PODS: &str = "no pod behind it is ready";
 
 /// Something that was applied is not there.
 #[derive(Debug)]
@@ -92,6 +97,7 @@ async fn settle(
     progress: &mut Progress,
 ) -> Result<(), Unsettled> {
     let mut told = HashSet::new();
+    let mut bare: Option<Instant> = None;
     loop {
         for one in pending.iter_mut() {
             one.last = look(client, one.outcome, node).await;
@@ -107,6 +113,10 @@ async fn settle(
         }
         pending.retain_mut(|one| !one.settled(Instant::now()));
         let Some(first) = pending.first() else { return Ok(()) };
+        bare = pending.iter().all(Pending::is_bare).then(|| bare.unwrap_or_else(Instant::now));
+        if bare.is_some_and(|since| since.elapsed() >= BARE) {
+            return Ok(());
+        }
         if let Some(State::Waiting(what)) = &first.last.state {
             progress.step(format!("{} {what}", first.outcome.label));
         }
@@ -115,6 +125,11 @@ async fn settle(
 }
 
 impl Pending<'_> {
+    /// Whether it is a Service that only lacks pods.
+    fn is_bare(&self) -> bool {
+        matches!(&self.last.state, Some(State::Waiting(what)) if what == NO_PODS)
+    }
+
     /// Why it is waited for no longer.
     fn given_up(&mut self, now: Instant) -> Option<Unsettled> {
         if let Some(State::Failed(why)) = &self.last.state {
@@ -174,7 +189,7 @@ fn is_unprobed(object: &Value) -> bool {
 async fn look(client: &Client, outcome: &Outcome, node: IpAddr) -> Look {
     let found = match outcome.object["kind"].as_str() {
         Some("Deployment" | "ReplicaSet" | "Job" | "Pod") => workload(client, &outcome.object).await,
-        Some("Service") => Ok(node_ports(outcome, node)),
+        Some("Service") => service(client, outcome, node).await,
         _ => Ok((State::Done, Vec::new())),
     };
     let (state, troubles) = match found {
@@ -183,6 +198,20 @@ async fn look(client: &Client, outcome: &Outcome, node: IpAddr) -> Look {
         Err(error) => (State::Waiting(error.to_string()), Vec::new()),
     };
     Look { state: Some(state), troubles }
+}
+
+async fn service(client: &Client, outcome: &Outcome, node: IpAddr) -> Result<(State, Vec<Trouble>), Error> {
+    let (state, troubles) = node_ports(outcome, node);
+    if !matches!(state, State::Waiting(_)) || !troubles.is_empty() {
+        return Ok((state, troubles));
+    }
+    let text = |path: &str| outcome.object["metadata"][path].as_str().unwrap_or_default();
+    let labels = format!("kubernetes.io/service-name={}", text("name"));
+    let options = ListOptions { labels, ..ListOptions::default() };
+    let slices = client.list::<EndpointSlice>(text("namespace"), &options).await?.items;
+    let mut endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+    let ready = endpoints.any(|it| it.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true));
+    Ok(if ready { (state, troubles) } else { (State::Waiting(NO_PODS.to_owned()), troubles) })
 }
 
 async fn workload(client: &Client, object: &Value) -> Result<(State, Vec<Trouble>), Error> {

@@ -69,8 +69,6 @@ pub struct Limits {
     pub lookups: usize,
     /// Time to establish a connection, or to look up an outside name.
     pub connect_timeout: Duration,
-    /// Time from a request to the head of its response.
-    pub response_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -83,7 +81,6 @@ impl Default for Limits {
             relayed: 8192,
             lookups: 32,
             connect_timeout: Duration::from_secs(10),
-            response_timeout: Duration::from_secs(600),
         }
     }
 }

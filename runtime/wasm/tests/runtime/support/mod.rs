@@ -89,7 +89,7 @@ impl Net {
 }
 
 pub fn peer() -> net::Peer {
-    net::Peer { address: ([10, 32, 0, 1], 40_000).into() }
+    net::Peer { address: ([10, 32, 0, 1], 40_000).into(), via: net::Via::NodePort }
 }
 
 pub fn request(path: &str) -> net::Request {
