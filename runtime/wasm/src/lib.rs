@@ -27,8 +27,10 @@
 //! [`container::net::Sockets`] exist. What a spike of them showed: see [`sockets`].
 
 mod cache;
+mod clients;
 pub mod compile;
 mod config;
+mod connection;
 mod exit;
 mod guest;
 mod http;
@@ -43,6 +45,8 @@ mod quota;
 mod runtime;
 pub mod sockets;
 mod stdio;
+mod turns;
 
+pub use clients::ClientOptions;
 pub use options::{Compiler, HttpOptions, Options, PoolOptions};
 pub use runtime::Wasmtime;

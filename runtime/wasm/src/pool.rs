@@ -1,6 +1,6 @@
 //! The guests' own threads, their engine, and the clock that makes them give way.
 
-use crate::{Options, config, guest};
+use crate::{Options, clients::Clients, config, guest};
 use std::{
     sync::{
         Arc,
@@ -26,6 +26,7 @@ pub(crate) struct Pool {
     pub(crate) components: component::Linker<guest::Guest>,
     pub(crate) modules: wasmtime::Linker<guest::CoreGuest>,
     pub(crate) ticker: Arc<Ticker>,
+    pub(crate) clients: Arc<Clients>,
     pub(crate) problem: Option<String>,
     handle: Handle,
     runtime: Option<Runtime>,
@@ -43,11 +44,14 @@ impl Pool {
             .event_interval(1)
             .enable_all()
             .build()?;
+        let clients = Clients::new(options.http.clients);
+        runtime.spawn(Clients::watch(Arc::downgrade(&clients)));
         Ok(Self {
             compatibility: config::compatibility(&engine),
             components: guest::components(&engine)?,
             modules: guest::modules(&engine)?,
             ticker: Ticker::start(engine.weak())?,
+            clients,
             engine,
             problem,
             handle: runtime.handle().clone(),
