@@ -238,7 +238,6 @@ impl World {
             clock: self.clock.clone(),
             seed: self.seed,
             drain: Duration::from_secs(10),
-            request_timeout: Duration::from_secs(60),
             version: "v1.36.0".into(),
             runtime_version: "wasmtime://48".into(),
             port: None,

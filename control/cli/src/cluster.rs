@@ -38,8 +38,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const STORE: &str = "cluster.redb";
 /// How long what is not a pod may take to end, each of two times.
 const END: Duration = Duration::from_secs(10);
-/// Time after which a request to an HTTP guest is cut.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the first lists may take before a start counts as failed.
 const START: Duration = Duration::from_secs(60);
 /// How long a start waits until no pod is called ready that does not run yet.
@@ -197,6 +195,7 @@ impl Cluster {
         net.service_cidr = config.service_cidr;
         net.node_address = config.node_address;
         net.allow_egress = config.allow_egress.clone();
+        net.limits.relayed = relayed_connections(env::file_limit());
         let node_internal = net.node_internal();
 
         // Who is who.
@@ -469,9 +468,21 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let reserved = config.reserved.get("memory").and_then(|amount| quantity("--reserved-memory", &amount.0).ok());
     let reserved = reserved.map_or(0, |amount| u64::try_from(amount.value()).unwrap_or(0));
     options.memory = config.machine.memory.saturating_sub(reserved);
+    options.http.clients.connections = guest_connections(env::file_limit());
+    options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
     options.room = machine::room(config.machine.memory, reserved);
     options.pool = wasm::PoolOptions::within(machine::memory_maps());
     Ok(options)
+}
+
+/// Connections to HTTP guests, each a file descriptor: few enough that those of the API, the store and the images remain.
+fn guest_connections(files: usize) -> usize {
+    (files / 8).clamp(16, 16_384)
+}
+
+/// Connections that are relayed byte by byte, two descriptors each.
+fn relayed_connections(files: usize) -> usize {
+    (files / 32).clamp(8, 8_192)
 }
 
 fn agent_options(config: &Config, clock: &Clock) -> agent::Options {
@@ -491,7 +502,6 @@ fn agent_options(config: &Config, clock: &Clock) -> agent::Options {
         clock: clock.clone(),
         seed: env::seed(),
         drain: config.drain,
-        request_timeout: REQUEST_TIMEOUT,
         version: server::version::git_version(),
         runtime_version: "wasmtime://48".to_owned(),
         port: None,

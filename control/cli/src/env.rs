@@ -45,6 +45,12 @@ fn few_files(limit: Option<u64>) -> Option<String> {
     ))
 }
 
+/// How many files this process may have open.
+pub(crate) fn file_limit() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
+}
+
 /// Random bytes of the operating system.
 pub(crate) fn random() -> [u8; 32] {
     use ring::rand::{SecureRandom, SystemRandom};

@@ -20,6 +20,8 @@ const GRACE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(50);
 /// How long pods without a readiness probe must stay ready: such a pod is, until its guest traps.
 const STEADY: Duration = Duration::from_millis(300);
+/// How long nothing but Services without pods may be waited for: their node ports refuse until there are some.
+const BARE: Duration = Duration::from_secs(1);
 
 /// Where the node ports of the cluster are.
 #[derive(Clone, Copy, Debug)]
@@ -107,6 +109,7 @@ async fn settle(
     let (all, start) = (pending.len(), Instant::now());
     let mut told = HashSet::new();
     let mut warnings = Warnings::since(patience.since);
+    let mut bare: Option<Instant> = None;
     loop {
         for one in pending.iter_mut() {
             one.last = look(client, one.outcome, patience.node).await;
@@ -128,6 +131,10 @@ async fn settle(
         if pending.is_empty() {
             return Ok(());
         }
+        bare = pending.iter().all(Pending::is_bare).then(|| bare.unwrap_or_else(Instant::now));
+        if bare.is_some_and(|since| since.elapsed() >= BARE) {
+            return Ok(());
+        }
         let missing: Vec<_> = pending.iter().filter_map(Pending::missing).collect();
         progress.waiting(&missing, all - pending.len(), start.elapsed().as_secs());
         sleep(STEP).await;
@@ -145,6 +152,11 @@ impl Pending<'_> {
             Some(State::Waiting(what)) => Some((self.outcome.label.clone(), what.clone())),
             _ => None,
         }
+    }
+
+    /// Whether it is a Service that only lacks pods.
+    fn is_bare(&self) -> bool {
+        matches!(&self.last.state, Some(State::Waiting(what)) if what == look::NO_PODS)
     }
 
     /// Why it is waited for no longer.

@@ -36,8 +36,6 @@ pub struct Options {
     pub seed: u64,
     /// How long stopping may take when the process ends.
     pub drain: Duration,
-    /// Time after which a request to an HTTP guest is cut.
-    pub request_timeout: Duration,
     /// `v1.36.0+sampan`: `kubeletVersion`.
     pub version: String,
     /// `wasmtime://48.0.8`: `containerRuntimeVersion`.

@@ -271,7 +271,7 @@ impl Start {
             ports: container.ports.iter().flatten().filter_map(declared).collect(),
             limits: resources::limits(container),
             log: self.shared.log_file(&self.pod, &self.container, self.log),
-            request_timeout: self.shared.options.request_timeout,
+            request_timeout: None,
         };
         Ok((spec, last_words))
     }

@@ -71,8 +71,6 @@ pub struct Limits {
     pub lookups_per_pod: usize,
     /// Time to establish a connection, or to look up an outside name.
     pub connect_timeout: Duration,
-    /// Time from a request to the head of its response.
-    pub response_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -86,7 +84,6 @@ impl Default for Limits {
             lookups: 32,
             lookups_per_pod: 4,
             connect_timeout: Duration::from_secs(10),
-            response_timeout: Duration::from_secs(600),
         }
     }
 }

@@ -14,7 +14,7 @@ use crate::{
 };
 use ::http::{HeaderValue, header::HOST};
 use container::net::{
-    Attachment, Connection, Dialer, Error, Network, Peer, PodNetwork, Request, Response, Result, Sockets, Stream,
+    Attachment, Connection, Dialer, Error, Network, Peer, PodNetwork, Request, Response, Result, Sockets, Stream, Via,
 };
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
@@ -239,7 +239,7 @@ impl Inner {
     }
 
     /// A byte stream along a way.
-    pub(crate) async fn open(&self, way: &Way, peer: SocketAddr) -> Result<Stream> {
+    pub(crate) async fn open(&self, way: &Way, peer: Peer) -> Result<Stream> {
         match way {
             Way::Pod { pod, port, by_loopback } => pod.connect(*port, *by_loopback, peer).await,
             Way::Host { to, .. } => Ok(Box::new(self.open_host(*to).await?)),
@@ -366,8 +366,7 @@ impl Dialer for VirtualNetwork {
             request.headers_mut().insert(HOST, host);
         }
         let way = self.cluster_way(to)?;
-        let limit = self.inner.config.limits.response_timeout;
-        http::send(&self.inner, &way, self.cluster_peer(), request, limit).await
+        http::send(&self.inner, &way, self.cluster_peer(), request).await
     }
 
     async fn hand_over(&self, connection: Connection, peer: Peer, to: SocketAddr) -> Result<()> {
@@ -380,8 +379,8 @@ impl VirtualNetwork {
         self.inner.way(From::Cluster(self.node_internal()), to, Protocol::Tcp)
     }
 
-    fn cluster_peer(&self) -> SocketAddr {
-        SocketAddr::new(self.node_internal(), 0)
+    fn cluster_peer(&self) -> Peer {
+        Peer { address: SocketAddr::new(self.node_internal(), 0), via: Via::Cluster }
     }
 }
 
@@ -395,7 +394,7 @@ impl Inner {
             return Ok(());
         }
         let permit = self.relay_permit()?;
-        let theirs = self.open(way, peer.address).await?;
+        let theirs = self.open(way, peer).await?;
         let ours: Stream = match connection {
             Connection::Stream(stream) => stream,
             Connection::Tcp(socket) => {

@@ -267,11 +267,11 @@ impl Pod {
     }
 
     /// A connection to what is bound here, from `peer`. Waits, within the connect timeout, while the backlog is full.
-    pub(crate) async fn connect(&self, port: u16, by_loopback: bool, peer: SocketAddr) -> Result<Stream> {
+    pub(crate) async fn connect(&self, port: u16, by_loopback: bool, peer: Peer) -> Result<Stream> {
         match self.tcp(port, by_loopback)? {
             Bound::Http(handler) => {
                 let (ours, theirs) = tokio::io::duplex(self.limits.buffer);
-                handler.serve(Connection::Stream(Box::new(theirs)), Peer { address: peer });
+                handler.serve(Connection::Stream(Box::new(theirs)), peer);
                 Ok(Box::new(ours))
             }
             Bound::Nothing => Err(Error::Refused(format!("pod {} does not listen on {port}", self.label()))),
@@ -279,7 +279,7 @@ impl Pod {
                 let permit = self.permit()?;
                 let (ours, theirs) = tokio::io::duplex(self.limits.buffer);
                 let theirs: Stream = Box::new(Guarded::new(theirs, permit));
-                match timeout(self.limits.connect_timeout, backlog.send((theirs, peer))).await {
+                match timeout(self.limits.connect_timeout, backlog.send((theirs, peer.address))).await {
                     Ok(Ok(())) => Ok(Box::new(ours)),
                     Ok(Err(_)) => Err(Error::Refused(format!("pod {} no longer listens on {port}", self.label()))),
                     Err(_) => Err(Error::TimedOut(format!("pod {} does not accept on {port}", self.label()))),

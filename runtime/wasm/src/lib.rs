@@ -32,8 +32,10 @@
 //! [`container::net::Sockets`] exist. What a spike of them showed: see [`sockets`].
 
 mod cache;
+mod clients;
 pub mod compile;
 mod config;
+mod connection;
 pub mod descriptors;
 mod exit;
 mod files;
@@ -54,6 +56,8 @@ mod quota;
 mod runtime;
 pub mod sockets;
 mod stdio;
+mod turns;
 
+pub use clients::ClientOptions;
 pub use options::{Compiler, HttpOptions, Options, PoolOptions, Room};
 pub use runtime::Wasmtime;

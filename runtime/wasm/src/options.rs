@@ -1,5 +1,6 @@
 //! What whoever composes the node decides.
 
+use crate::ClientOptions;
 use container::{Clock, log};
 use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
@@ -115,18 +116,18 @@ impl Default for PoolOptions {
 /// Bounds of each HTTP handler.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpOptions {
-    /// Requests, so instances, at a time. Further ones wait.
+    /// Guests of one container that compute at a time. Further requests wait; those that wait for something else do not count.
     pub concurrency: usize,
-    /// Requests that wait. Further ones are answered 503.
+    /// Bytes that the requests that wait for one container may take. Further ones are answered 503.
     pub queue: usize,
-    /// Connections at a time. Further ones are closed.
-    pub connections: usize,
     /// Outgoing requests under way per container.
     pub outgoing: usize,
+    /// Bounds of clients, of the whole node.
+    pub clients: ClientOptions,
 }
 
 impl Default for HttpOptions {
     fn default() -> Self {
-        Self { concurrency: 64, queue: 1024, connections: 4096, outgoing: 256 }
+        Self { concurrency: 64, queue: 64 << 20, outgoing: 256, clients: ClientOptions::default() }
     }
 }

@@ -1,7 +1,9 @@
 //! The guests' own threads, their engines, and the clock that makes them give way.
 
 use crate::{
-    Options, config, guest,
+    Options,
+    clients::Clients,
+    config, guest,
     places::{Places, Seat},
 };
 use std::{
@@ -31,6 +33,7 @@ pub(crate) struct Pool {
     pub(crate) single: Side,
     pub(crate) places: Arc<Places>,
     pub(crate) ticker: Arc<Ticker>,
+    pub(crate) clients: Arc<Clients>,
     problem: Option<String>,
     handle: Handle,
     runtime: Option<Runtime>,
@@ -61,6 +64,8 @@ impl Pool {
             .event_interval(1)
             .enable_all()
             .build()?;
+        let clients = Clients::new(options.http.clients);
+        runtime.spawn(Clients::watch(Arc::downgrade(&clients)));
         let pooled = engines.pool.as_ref().map_or(0, |(_, instances)| *instances);
         // Without a pool all are allocated one by one.
         let single = options.pool.more + if pooled == 0 { options.pool.instances } else { 0 };
@@ -71,6 +76,7 @@ impl Pool {
             single: Side::new(engines.single)?,
             places: Places::new(pooled as usize, single as usize),
             ticker: Ticker::start(weak)?,
+            clients,
             problem: engines.problem,
             handle: runtime.handle().clone(),
             runtime: Some(runtime),

@@ -313,7 +313,13 @@ impl Inner {
                         if exit::is_trap(&error) {
                             shared.metrics.traps.inc();
                         }
-                        End::of(&error)
+                        let end = End::of(&error);
+                        if !end.message.is_empty() {
+                            // Where whoever reads the log looks for it, as for HTTP handlers.
+                            let text = format!("sampan: {} failed: {}", shared.spec.name, end.message);
+                            shared.log.lines(Source::Stderr, &text);
+                        }
+                        end
                     }
                 },
             };

@@ -16,11 +16,15 @@ use k8s_openapi::{
         apps::v1::{Deployment, ReplicaSet},
         batch::v1::Job,
         core::v1::{Node as NodeObject, Pod},
+        discovery::v1::EndpointSlice,
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use serde_json::Value;
 use std::{collections::HashSet, net::SocketAddr};
+
+/// What a Service waits for whose node ports refuse as long as nothing can answer.
+pub(super) const NO_PODS: &str = "no pod behind it is ready";
 
 /// What one look at an object showed.
 #[derive(Default)]
@@ -51,7 +55,7 @@ impl Look {
 pub(super) async fn look(client: &Client, outcome: &Outcome, node: Option<Node>) -> Look {
     let found = match outcome.object["kind"].as_str() {
         Some("Deployment" | "ReplicaSet" | "Job" | "Pod") => workload(client, &outcome.object).await,
-        Some("Service") => Ok(node.map_or_else(|| Look::of(State::Done), |node| node_ports(outcome, node))),
+        Some("Service") => service(client, outcome, node).await,
         _ => Ok(Look::of(State::Done)),
     };
     match found {
@@ -59,6 +63,22 @@ pub(super) async fn look(client: &Client, outcome: &Outcome, node: Option<Node>)
         Err(error) if error.is_not_found() => Look::of(State::Done),
         Err(error) => Look::of(State::Waiting(error.to_string())),
     }
+}
+
+/// A Service is there once its node ports are open, which they are not before a pod can answer.
+async fn service(client: &Client, outcome: &Outcome, node: Option<Node>) -> Result<Look, Error> {
+    let Some(node) = node else { return Ok(Look::of(State::Done)) };
+    let look = node_ports(outcome, node);
+    if !matches!(look.state, Some(State::Waiting(_))) || !look.troubles.is_empty() {
+        return Ok(look);
+    }
+    let text = |path: &str| outcome.object["metadata"][path].as_str().unwrap_or_default();
+    let labels = format!("kubernetes.io/service-name={}", text("name"));
+    let options = ListOptions { labels, ..ListOptions::default() };
+    let slices = client.list::<EndpointSlice>(text("namespace"), &options).await?.items;
+    let mut endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+    let ready = endpoints.any(|it| it.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true));
+    Ok(if ready { look } else { Look::of(State::Waiting(NO_PODS.to_owned())) })
 }
 
 async fn workload(client: &Client, object: &Value) -> Result<Look, Error> {

@@ -241,7 +241,6 @@ pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
         clock,
         seed: 7,
         drain: Duration::from_secs(10),
-        request_timeout: Duration::from_secs(60),
         version: "v1.36.0".into(),
         runtime_version: "wasmtime://48".into(),
         port: None,

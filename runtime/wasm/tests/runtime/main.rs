@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
 mod bench;
+mod clients;
 mod command;
 mod compile;
 mod hostile;

@@ -56,6 +56,8 @@ pub fn command_guest() -> Vec<u8> {
 pub struct Net {
     /// Once set, to serve HTTP tells the first and waits for the second.
     pub gate: parking_lot::Mutex<Option<Arc<(Notify, Notify)>>>,
+    /// Once set, `other` is the handler on port 80, which is asked when so many ask it.
+    pub circle: parking_lot::Mutex<Option<Arc<tokio::sync::Barrier>>>,
     ports: Arc<parking_lot::Mutex<HashMap<u16, Arc<dyn net::HttpHandler>>>>,
 }
 
@@ -93,7 +95,7 @@ impl Net {
 }
 
 pub fn peer() -> net::Peer {
-    net::Peer { address: ([10, 32, 0, 1], 40_000).into() }
+    net::Peer { address: ([10, 32, 0, 1], 40_000).into(), via: net::Via::NodePort }
 }
 
 pub fn request(path: &str) -> net::Request {
@@ -126,6 +128,14 @@ impl Sockets for Net {
     async fn http(&self, request: net::Request) -> net::Result<net::Response> {
         if self.ports.lock().contains_key(&9) {
             return Err(net::Error::Denied("10.0.0.1 is not allowed: pass --allow-egress".into()));
+        }
+        let circle = self.circle.lock().clone();
+        if let Some(circle) = circle {
+            circle.wait().await;
+            let handler = self.handler(80).unwrap();
+            let mut request = request;
+            *request.uri_mut() = http::Uri::from_static("/");
+            return handler.call(request, net::Peer { via: net::Via::Pod, ..peer() }).await;
         }
         let text = format!("{} {} {:?}", request.method(), request.uri(), request.headers().get("host").unwrap());
         let body = http_body_util::Full::from(text).map_err(|never: std::convert::Infallible| match never {});
@@ -207,7 +217,7 @@ impl Node {
             ports: vec![Port { name: "http".into(), number: 80, protocol: Protocol::Tcp }],
             limits: Limits::default(),
             log: self.log_path(number),
-            request_timeout: Duration::from_secs(60),
+            request_timeout: None,
         }
     }
 
