@@ -4,6 +4,7 @@
 //! Registered with crate `controllers`, so that no test here links a Wasm engine.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read the clock and panic")]
 
+mod accepted;
 mod chaos;
 mod collection;
 mod deployments;

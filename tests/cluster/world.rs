@@ -101,6 +101,8 @@ pub struct World {
     network: FakeNetwork,
     begin: Instant,
     seed: u64,
+    token: CancellationToken,
+    tasks: TaskTracker,
 }
 
 fn wall(begin: Instant) -> Timestamp {
@@ -127,10 +129,14 @@ impl World {
 
     /// A cluster without nodes.
     pub async fn empty(seed: u64) -> Self {
-        let begin = Instant::now();
+        Self::over(store::Memory::default(), seed, Instant::now()).await
+    }
+
+    /// A cluster without nodes over what a log holds. `begin`: when the clock of the first cluster over it began.
+    pub async fn over(log: store::Memory, seed: u64, begin: Instant) -> Self {
         let clock = api::Clock::new(move || wall(begin));
         let options = store::Options::new(store::Clock::new(move || wall(begin).into()));
-        let store = store::Store::open(store::Memory::default(), options).await.unwrap();
+        let store = store::Store::open(log, options).await.unwrap();
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
         let server = Server::new(server::Options {
             store: store.clone(),
@@ -179,6 +185,8 @@ impl World {
             network: FakeNetwork::default(),
             begin,
             seed,
+            token,
+            tasks,
         };
         world.network.answer(8080, |_| (200, Vec::new()));
         world.until("the default ServiceAccount", |w| w.find("", "serviceaccounts", "default").is_some()).await;
@@ -254,6 +262,17 @@ impl World {
         let (token, task) = self.machines.get_mut(name).unwrap().running.take().unwrap();
         token.cancel();
         task.await.unwrap();
+    }
+
+    /// Ends the control plane and the agents; what is stored stays in the log.
+    pub async fn end(mut self) {
+        for name in self.machines.keys().cloned().collect::<Vec<_>>() {
+            self.stop_agent(&name).await;
+        }
+        self.token.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+        self.store.close().await.unwrap();
     }
 
     /// Simulated time since the start.

@@ -1,0 +1,526 @@
+//! Whatever the API accepts, everybody can live with: it is listed, watched and read as its type, it stops no component and no start, and
+//! it can be deleted. Thousands of mutants of every kind, from a seed.
+
+use crate::world::{DEPLOYMENTS, World, complete, deployment};
+use api::{
+    GroupVersionKind,
+    schema::{Schema, Shape},
+};
+use client::{Kind, ListOptions};
+use fastrand::Rng;
+use http::Method;
+use k8s_openapi::api::{
+    apps::v1 as apps, batch::v1 as batch, coordination::v1 as coordination, core::v1 as core,
+    discovery::v1 as discovery, events::v1 as events, node::v1 as node, scheduling::v1 as scheduling,
+};
+use serde_json::{Map, Value, json};
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::Instant;
+
+/// A kind that is served, and an object of it that is taken.
+struct Served {
+    kind: GroupVersionKind,
+    /// Of the collection in namespace `default`, or of the cluster.
+    path: &'static str,
+    whole: Value,
+}
+
+impl Served {
+    fn body(&self, name: &str) -> Value {
+        let mut body = self.whole.clone();
+        body["apiVersion"] = self.kind.api_version().into();
+        body["kind"] = self.kind.kind.clone().into();
+        body["metadata"]["name"] = name.into();
+        body
+    }
+
+    fn schema(&self) -> Schema {
+        Schema::for_kind(&self.kind).unwrap()
+    }
+}
+
+fn served() -> Vec<Served> {
+    let spec = json!({"containers": [{"name": "c", "image": "i:1", "env": [{"name": "A", "value": "b"}],
+        "ports": [{"containerPort": 80}], "resources": {"requests": {"cpu": "1m"}}, "livenessProbe": {"tcpSocket": {"port": 80}},
+        "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "volumes": [{"name": "v", "emptyDir": {}}], "tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 1});
+    let template = json!({"metadata": {"labels": {"app": "mutant"}}, "spec": spec});
+    let selected = json!({"replicas": 1, "selector": {"matchLabels": {"app": "mutant"}}, "template": template});
+    let mut once = template.clone();
+    once["spec"]["restartPolicy"] = "Never".into();
+    let about = json!({"kind": "Pod", "namespace": "default", "name": "p"});
+    let table = [
+        (
+            "v1 ConfigMap",
+            "/api/v1/namespaces/default/configmaps",
+            json!({"data": {"k": "v"}, "binaryData": {"b": "AA=="}}),
+        ),
+        (
+            "v1 Endpoints",
+            "/api/v1/namespaces/default/endpoints",
+            json!({"subsets": [{"addresses": [{"ip": "10.1.2.3"}], "ports": [{"port": 80}]}]}),
+        ),
+        (
+            "v1 Event",
+            "/api/v1/namespaces/default/events",
+            json!({"involvedObject": about, "reason": "R", "message": "m", "type": "Normal", "count": 1, "series": {"count": 2}}),
+        ),
+        ("v1 Namespace", "/api/v1/namespaces", json!({})),
+        (
+            "v1 Node",
+            "/api/v1/nodes",
+            json!({"spec": {"taints": [{"key": "a", "effect": "NoSchedule"}], "podCIDR": "10.9.0.0/24"}}),
+        ),
+        ("v1 Pod", "/api/v1/namespaces/default/pods", json!({"spec": spec})),
+        ("v1 PodTemplate", "/api/v1/namespaces/default/podtemplates", json!({"template": template})),
+        ("v1 Secret", "/api/v1/namespaces/default/secrets", json!({"data": {"k": "dg=="}, "stringData": {"s": "v"}})),
+        (
+            "v1 ServiceAccount",
+            "/api/v1/namespaces/default/serviceaccounts",
+            json!({"secrets": [{"name": "s"}], "imagePullSecrets": [{"name": "p"}]}),
+        ),
+        (
+            "v1 Service",
+            "/api/v1/namespaces/default/services",
+            json!({"spec": {"selector": {"app": "mutant"}, "ports": [{"port": 80}], "type": "NodePort"}}),
+        ),
+        (
+            "apps/v1 ControllerRevision",
+            "/apis/apps/v1/namespaces/default/controllerrevisions",
+            json!({"data": {"a": 1}, "revision": 1}),
+        ),
+        ("apps/v1 Deployment", "/apis/apps/v1/namespaces/default/deployments", json!({"spec": selected})),
+        ("apps/v1 ReplicaSet", "/apis/apps/v1/namespaces/default/replicasets", json!({"spec": selected})),
+        ("batch/v1 Job", "/apis/batch/v1/namespaces/default/jobs", json!({"spec": {"template": once}})),
+        (
+            "events.k8s.io/v1 Event",
+            "/apis/events.k8s.io/v1/namespaces/default/events",
+            json!({"regarding": about, "reason": "R", "note": "m", "type": "Normal", "action": "A",
+                "reportingController": "c", "reportingInstance": "i", "eventTime": "2026-01-01T00:00:00.000000Z",
+                "series": {"count": 2, "lastObservedTime": "2026-01-01T00:00:00.000000Z"}}),
+        ),
+        ("scheduling.k8s.io/v1 PriorityClass", "/apis/scheduling.k8s.io/v1/priorityclasses", json!({"value": 5})),
+        (
+            "coordination.k8s.io/v1 Lease",
+            "/apis/coordination.k8s.io/v1/namespaces/default/leases",
+            json!({"spec": {"holderIdentity": "h", "renewTime": "2026-01-01T00:00:00.000000Z", "leaseDurationSeconds": 5}}),
+        ),
+        ("node.k8s.io/v1 RuntimeClass", "/apis/node.k8s.io/v1/runtimeclasses", json!({"handler": "wasmtime"})),
+        (
+            "discovery.k8s.io/v1 EndpointSlice",
+            "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices",
+            json!({"addressType": "IPv4", "endpoints": [{"addresses": ["10.1.2.3"]}], "ports": [{"port": 80}]}),
+        ),
+    ];
+    let kind = |text: &str| {
+        let (version, kind) = text.split_once(' ').unwrap();
+        GroupVersionKind::from_api_version(version, kind)
+    };
+    table.into_iter().map(|(name, path, whole)| Served { kind: kind(name), path, whole }).collect()
+}
+
+/// Values that somewhere mean something odd.
+fn odd(rng: &mut Rng) -> Value {
+    let deep = |depth: usize| (0..depth).fold(json!({}), |inner, _| json!({"f:a": inner}));
+    match rng.u8(..34) {
+        0..4 => Value::Null,
+        4 => json!({}),
+        5 => json!([]),
+        6 => json!([null]),
+        7 => json!({"k": null}),
+        8 => json!([{}]),
+        9 => json!(""),
+        10 => json!("x"),
+        11 => json!("0000-01-01T00:00:00+23:59"),
+        12 => json!("9999-12-31T23:59:59-23:59"),
+        13 => json!("0000-01-01T00:00:00Z"),
+        14 => json!("0001-01-01T00:00:00.000000Z"),
+        15 => json!("2026-01-01T00:00:00.123456+05:30"),
+        16 => json!("1e999"),
+        17 => json!("999999999999999999E"),
+        18 => json!("-0.0000000001"),
+        19 => json!(i64::MAX),
+        20 => json!(i64::MIN),
+        21 => json!(i32::MAX),
+        22 => json!(-1),
+        23 => json!(0),
+        24 => json!(1.5e300),
+        25 => json!(true),
+        26 => deep(40),
+        27 => deep(55),
+        28 => deep(70),
+        29 => json!("AA==\n"),
+        30 => json!("50%"),
+        31 => json!("10.300.0.1"),
+        32 => json!("\u{0}\u{feff}\u{2028}"),
+        _ => json!("é".repeat(300)),
+    }
+}
+
+/// A value that a schema allows, mostly.
+fn fitting(schema: &Schema, rng: &mut Rng, depth: usize) -> Value {
+    if depth == 0 || rng.u8(..10) == 0 {
+        return odd(rng);
+    }
+    match schema.shape() {
+        Shape::Any => odd(rng),
+        Shape::Object => {
+            let mut map = Map::new();
+            for (name, field) in schema.fields() {
+                if schema.is_required(name) || rng.u8(..4) == 0 {
+                    map.insert(name.to_owned(), fitting(&field, rng, depth - 1));
+                }
+            }
+            Value::Object(map)
+        }
+        Shape::Map => json!({"a": fitting(&schema.items().unwrap(), rng, depth - 1)}),
+        Shape::List => (0..rng.u8(..3)).map(|_| fitting(&schema.items().unwrap(), rng, depth - 1)).collect(),
+        Shape::Integer | Shape::IntOrString | Shape::Number => json!(rng.i32(-2..70_000)),
+        Shape::Boolean => json!(rng.bool()),
+        Shape::Quantity => json!(["1", "100m", "1Gi", "0"][rng.usize(..4)]),
+        Shape::String => {
+            let words = [
+                "x",
+                "True",
+                "a/b",
+                "2026-01-01T00:00:00Z",
+                "2026-01-01T00:00:00.000001Z",
+                "AA==",
+                "10.0.0.7",
+                "Always",
+                "http",
+            ];
+            let fits = |word: &&&str| schema.decode_check(&mut json!(word)).is_ok();
+            let fitting: Vec<&&str> = words.iter().filter(fits).collect();
+            json!(fitting[rng.usize(..fitting.len())])
+        }
+    }
+}
+
+/// Changes one place of a value.
+fn mutate(value: &mut Value, schema: &Schema, rng: &mut Rng) {
+    let further = rng.u8(..8) != 0;
+    match value {
+        Value::Object(map) if further && schema.shape() == Shape::Object => {
+            let there: Vec<String> =
+                map.keys().filter(|k| !matches!(k.as_str(), "kind" | "apiVersion")).cloned().collect();
+            let known: Vec<(&str, Schema)> =
+                schema.fields().filter(|(name, _)| !matches!(*name, "kind" | "apiVersion")).collect();
+            let name = match rng.u8(..5) {
+                0..3 if !there.is_empty() => there[rng.usize(..there.len())].clone(),
+                _ if known.is_empty() => return,
+                _ => known[rng.usize(..known.len())].0.to_owned(),
+            };
+            let Some(field) = schema.field(&name) else { return };
+            match (map.get_mut(&name), rng.u8(..12)) {
+                (Some(_), 0) => drop(map.remove(&name)),
+                (Some(child), _) => mutate(child, &field, rng),
+                (None, _) => drop(map.insert(name, fitting(&field, rng, 5))),
+            }
+        }
+        Value::Object(map) if further && schema.shape() == Shape::Map => {
+            let item = schema.items().unwrap();
+            map.insert(format!("k{}", rng.u8(..3)), fitting(&item, rng, 4));
+        }
+        Value::Array(list) if further && schema.shape() == Shape::List => {
+            let item = schema.items().unwrap();
+            match (list.is_empty(), rng.u8(..3)) {
+                (false, 0) => list.push(list[0].clone()),
+                (false, 1) => {
+                    let at = rng.usize(..list.len());
+                    mutate(&mut list[at], &item, rng);
+                }
+                _ => list.push(fitting(&item, rng, 4)),
+            }
+        }
+        other => *other = if rng.bool() { odd(rng) } else { fitting(schema, rng, 4) },
+    }
+}
+
+/// Few pods: what a million of them cost is another test's.
+fn few(value: &mut Value) {
+    let Some(map) = value.as_object_mut() else { return };
+    for (name, child) in map {
+        match name.as_str() {
+            "replicas" | "parallelism" | "completions" if child.as_i64().is_some_and(|n| n > 2) => *child = json!(2),
+            _ => few(child),
+        }
+    }
+}
+
+/// One request: a create, an update, or a patch of the object or its status.
+async fn send(world: &World, served: &Served, names: &mut Vec<String>, number: usize, rng: &mut Rng) -> bool {
+    let schema = served.schema();
+    let mut changes = |value: &mut Value, schema: &Schema| {
+        (0..=rng.u8(..3)).for_each(|_| mutate(value, schema, rng));
+        few(value);
+    };
+    let (how, pick, yaml) = (number % 7, number / 7, number.is_multiple_of(3));
+    if how < 3 || names.is_empty() {
+        let name = format!("m{number}");
+        let mut body = served.body(&name);
+        changes(&mut body, &schema);
+        let done = call(world, Method::POST, served.path, text(&body, yaml)).await;
+        if done {
+            // it may have been given another one
+            names.push(body["metadata"]["name"].as_str().unwrap_or(&name).to_owned());
+        }
+        return done;
+    }
+    let path = format!("{}/{}", served.path, names[pick % names.len()]);
+    match how {
+        3 => {
+            let Ok(mut body) = world.try_call("GET", &path, Value::Null).await else { return false };
+            changes(&mut body, &schema);
+            call(world, Method::PUT, &path, text(&body, yaml)).await
+        }
+        4 => {
+            let mut body = json!({"metadata": {"labels": {"a": "b"}}});
+            changes(&mut body, &schema);
+            let media = ["application/merge-patch+json", "application/strategic-merge-patch+json"][pick % 2];
+            call(world, Method::PATCH, &path, (media, body.to_string())).await
+        }
+        5 => {
+            let mut body = served.body(path.rsplit('/').next().unwrap());
+            changes(&mut body, &schema);
+            let path = format!("{path}?fieldManager=mutant&force=true");
+            call(world, Method::PATCH, &path, ("application/apply-patch+yaml", body.to_string())).await
+        }
+        _ => {
+            let Some(status) = schema.field("status") else { return false };
+            let mut body = json!({"status": {}});
+            changes(&mut body["status"], &status);
+            call(world, Method::PATCH, &format!("{path}/status"), ("application/merge-patch+json", body.to_string()))
+                .await
+        }
+    }
+}
+
+fn text(body: &Value, yaml: bool) -> (&'static str, String) {
+    if yaml { ("application/yaml", api::yaml::to_string(body)) } else { ("application/json", body.to_string()) }
+}
+
+/// Whether the request was accepted. A mutant may be refused, but must not trip the server.
+async fn call(world: &World, method: Method, path: &str, (media, body): (&str, String)) -> bool {
+    match world.admin.raw(method.clone(), path, Some((media, body.clone().into_bytes()))).await {
+        Ok(_) => true,
+        Err(error) => {
+            let code = error.status().map_or(0, |status| status.code);
+            // upstream answers 500 to some patches that do not fit
+            let tripped =
+                code < 400 || error.to_string().contains("panicked") || error.to_string().contains("cannot be read");
+            assert!(!tripped, "{method} {path} {body}: {code} {error}");
+            false
+        }
+    }
+}
+
+async fn read_as<K: Kind>(world: &World, path: &str) {
+    let raw: Value = world.call("GET", &everywhere(path), Value::Null).await;
+    let count = raw["items"].as_array().unwrap().len();
+    let list = world.admin.list::<K>("", &ListOptions::default()).await.unwrap();
+    assert!(list.undecodable.is_empty(), "{}: {:?}", K::KIND, list.undecodable);
+    assert_eq!(list.items.len(), count, "{}", K::KIND);
+    // what components of this process see, by watching
+    let informer = world.informers.of::<K>();
+    let revision = world.store.revision();
+    let seen = tokio::time::timeout(Duration::from_secs(120), informer.synced()).await;
+    assert!(seen.is_ok(), "{}: no list: {:?}", K::KIND, world.informers.missing());
+    let seen = tokio::time::timeout(Duration::from_secs(120), informer.wait_for(revision)).await;
+    assert!(seen.is_ok(), "{}: stands at {} of {revision}", K::KIND, informer.revision());
+    assert!(informer.undecodable().is_empty(), "{}: {:?}", K::KIND, informer.undecodable());
+}
+
+/// The path of a kind's objects in all namespaces.
+fn everywhere(path: &str) -> String {
+    path.replace("/namespaces/default", "")
+}
+
+async fn everybody_reads_everything(world: &World) {
+    macro_rules! all {
+        ($($kind:ty),+ $(,)?) => {{
+            let paths: BTreeMap<String, &str> = served().iter().map(|s| (format!("{}/{}", s.kind.group, s.kind.kind), s.path)).collect();
+            let mut read = 0;
+            $(
+                let of = <$kind as k8s_openapi::Resource>::GROUP;
+                read_as::<$kind>(world, paths[&format!("{of}/{}", <$kind as k8s_openapi::Resource>::KIND)]).await;
+                read += 1;
+            )+
+            assert_eq!(read, paths.len(), "every kind is read");
+        }};
+    }
+    all![
+        core::ConfigMap,
+        core::Endpoints,
+        core::Event,
+        core::Namespace,
+        core::Node,
+        core::Pod,
+        core::PodTemplate,
+        core::Secret,
+        core::ServiceAccount,
+        core::Service,
+        apps::ControllerRevision,
+        apps::Deployment,
+        apps::ReplicaSet,
+        batch::Job,
+        events::Event,
+        scheduling::PriorityClass,
+        coordination::Lease,
+        node::RuntimeClass,
+        discovery::EndpointSlice,
+    ];
+}
+
+/// A new Deployment comes up and goes: scheduler, controllers and agent work.
+async fn all_is_alive(world: &World, name: &str) {
+    world.call("POST", DEPLOYMENTS, deployment(name, 2, "i:1")).await;
+    world.until_within(Duration::from_secs(600), "a new Deployment", |w| complete(w, name)).await;
+    world.call("DELETE", &format!("{DEPLOYMENTS}/{name}"), Value::Null).await;
+    let gone = |w: &World| w.all("", "pods").iter().all(|pod| pod["metadata"]["labels"]["app"] != name);
+    world.until_within(Duration::from_secs(600), "its pods to go", gone).await;
+}
+
+async fn every_kind_is_served_here(world: &World) {
+    let known: Vec<String> = served().into_iter().map(|s| s.kind.to_string()).collect();
+    let groups = world.call("GET", "/apis", Value::Null).await;
+    let versions = groups["groups"].as_array().unwrap().iter().flat_map(|g| g["versions"].as_array().unwrap());
+    let roots =
+        versions.map(|v| format!("/apis/{}", v["groupVersion"].as_str().unwrap())).chain(["/api/v1".to_owned()]);
+    for root in roots {
+        for resource in world.call("GET", &root, Value::Null).await["resources"].as_array().unwrap() {
+            let can = |verb: &str| resource["verbs"].as_array().unwrap().iter().any(|v| v == verb);
+            if can("create") && can("list") {
+                let version = root.trim_start_matches("/apis/").trim_start_matches("/api/");
+                let kind = GroupVersionKind::from_api_version(version, resource["kind"].as_str().unwrap()).to_string();
+                assert!(known.contains(&kind), "{kind} is served and has no mutants");
+            }
+        }
+    }
+}
+
+/// Takes off what the mutants' finalizers hold and deletes everything that was made.
+async fn everything_can_be_deleted(world: &World) {
+    for served in served() {
+        let list = world.call("GET", served.path, Value::Null).await;
+        for object in list["items"].as_array().unwrap() {
+            let name = object["metadata"]["name"].as_str().unwrap();
+            if !name.starts_with('m') {
+                continue;
+            }
+            let path = format!("{}/{name}", served.path);
+            let done = world.try_call("DELETE", &path, json!({"gracePeriodSeconds": 0})).await;
+            assert!(done.is_ok() || done.as_ref().is_err_and(client::Error::is_not_found), "{path}: {done:?} {object}");
+            let freed = world.try_call("PATCH", &path, json!({"metadata": {"finalizers": null}})).await;
+            assert!(
+                freed.is_ok() || freed.as_ref().is_err_and(client::Error::is_not_found),
+                "{path}: {freed:?} {object}"
+            );
+        }
+    }
+    for served in served().iter().filter(|s| s.kind.kind != "Event") {
+        let begin = Instant::now();
+        loop {
+            let list = world.call("GET", served.path, Value::Null).await;
+            let left: Vec<&Value> = list["items"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .filter(|o| o["metadata"]["name"].as_str().unwrap().starts_with('m'))
+                .collect();
+            if left.is_empty() {
+                break;
+            }
+            assert!(begin.elapsed() < Duration::from_secs(600), "{} of {} stay: {}", left.len(), served.kind, left[0]);
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    }
+}
+
+/// The panics of this test's thread, on which all components run.
+fn panics() -> std::sync::Arc<parking_lot::Mutex<Vec<String>>> {
+    let seen = std::sync::Arc::<parking_lot::Mutex<Vec<String>>>::default();
+    let (own, log, before) = (std::thread::current().id(), seen.clone(), std::panic::take_hook());
+    std::panic::set_hook(Box::new(move |info| {
+        if std::thread::current().id() == own {
+            log.lock().push(info.to_string());
+        }
+        before(info);
+    }));
+    seen
+}
+
+async fn mutants(seed: u64, requests: usize) {
+    println!("seed {seed}");
+    let panics = panics();
+    let mut rng = Rng::with_seed(seed);
+    let (log, begin) = (store::Memory::default(), Instant::now());
+    let mut world = World::over(log.clone(), seed, begin).await;
+    world.node("n1", 4, |_, _| container::fake::Script::Run).await;
+    every_kind_is_served_here(&world).await;
+    let kinds = served();
+    let mut names: Vec<Vec<String>> = Vec::new();
+    for (at, served) in kinds.iter().enumerate() {
+        let name = format!("m-{at}");
+        world.call("POST", served.path, served.body(&name)).await;
+        names.push(vec![name]);
+    }
+    let (mut sent, mut accepted) = (0, 0);
+    for number in 0..requests {
+        let at = rng.usize(..kinds.len());
+        sent += 1;
+        accepted += usize::from(send(&world, &kinds[at], &mut names[at], number, &mut rng).await);
+        if number % 50 == 0 {
+            tokio::time::sleep(Duration::from_millis(rng.u64(..500))).await;
+        }
+    }
+    println!("seed {seed}: {accepted} of {sent} accepted");
+    assert!(accepted * 5 > sent, "too few mutants are accepted for the test to mean much: {accepted} of {sent}");
+    everybody_reads_everything(&world).await;
+    all_is_alive(&world, "canary").await;
+    world.end().await;
+    let mut world = World::over(log, seed, begin).await;
+    everybody_reads_everything(&world).await;
+    world.node("n1", 4, |_, _| container::fake::Script::Run).await;
+    all_is_alive(&world, "canary").await;
+    everything_can_be_deleted(&world).await;
+    world.end().await;
+    assert_eq!(*panics.lock(), Vec::<String>::new());
+}
+
+/// What the public conformance suite does: Go reads a condition without its time, and so must everybody here.
+#[tokio::test(start_paused = true)]
+async fn a_condition_without_its_time_stops_no_work_on_services() {
+    const SERVICES: &str = "/api/v1/namespaces/default/services";
+    let world = World::start().await;
+    let service =
+        |name: &str| json!({"metadata": {"name": name}, "spec": {"selector": {"app": "d"}, "ports": [{"port": 80}]}});
+    world.call("POST", SERVICES, service("odd")).await;
+    let status = json!({"status": {"conditions": [{"type": "Foo", "status": "True"}]}});
+    world.call("PATCH", &format!("{SERVICES}/odd/status"), status).await;
+    world.call("POST", SERVICES, service("new")).await;
+    world.call("POST", DEPLOYMENTS, deployment("d", 2, "i:1")).await;
+    for name in ["odd", "new"] {
+        let ready = |w: &World| {
+            let slices = w.all("discovery.k8s.io", "endpointslices");
+            let own = slices.iter().filter(|s| s["metadata"]["labels"]["kubernetes.io/service-name"] == name);
+            own.map(|s| s["endpoints"].as_array().map_or(0, Vec::len)).sum::<usize>() == 2
+        };
+        world.until_within(Duration::from_secs(120), name, ready).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_the_api_accepts_stops_nobody() {
+    mutants(1, 1_000).await;
+}
+
+/// More mutants, for whoever looks for trouble: `SAMPAN_MUTANTS_SEED=3 cargo test -p controllers --test cluster accepted -- --ignored`.
+#[tokio::test(start_paused = true)]
+#[ignore = "takes minutes"]
+async fn what_the_api_accepts_stops_nobody_for_many_seeds() {
+    let first = std::env::var("SAMPAN_MUTANTS_SEED").ok().and_then(|text| text.parse().ok()).unwrap_or(2);
+    for seed in first..first + 12 {
+        mutants(seed, 2_000).await;
+    }
+}
