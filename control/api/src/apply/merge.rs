@@ -158,8 +158,9 @@ fn check_fields(map: &Map<String, Value>, kind: Type<'_>, path: &str, problems: 
     for (name, value) in map {
         let path = format!("{path}.{name}");
         if kind.forbids(name) {
+            // Upstream stops at the first one of an object, in the random order of Go's maps.
             problems.push(format!("{path}: field not declared in schema"));
-            return; // of one object only the first
+            continue;
         }
         check_value(value, kind.child(name), &path, problems);
     }

@@ -43,7 +43,8 @@ impl PatchError {
         match self {
             Self::Malformed(text) => Status::bad_request(text.clone()),
             Self::TooMany { .. } => Status::new(Reason::RequestEntityTooLarge, self.to_string()),
-            Self::Internal(text) => Status::internal(text),
+            // Without a reason and a prefix: upstream hands the error of its merge on as it is.
+            Self::Internal(text) => Status::new(Reason::Unknown, text.clone()),
             // As upstream, whose generic answer does not carry the text.
             Self::Unprocessable(_) => {
                 let mut status =
