@@ -432,6 +432,7 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut options = wasm::Options::new(config.dir.join("compiled"), key, compiler, threads, env::system_clock());
     options.memory = config.machine.memory;
+    options.files.open = env::open_files() / 2;
     Ok(options)
 }
 

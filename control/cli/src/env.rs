@@ -32,6 +32,13 @@ pub(crate) fn raise_file_limit() {
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
 }
 
+/// How many files this process may hold open.
+pub(crate) fn open_files() -> usize {
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+    // no limit is none that anybody comes near
+    limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(1 << 20)
+}
+
 /// Random bytes of the operating system.
 pub(crate) fn random() -> [u8; 32] {
     use ring::rand::{SecureRandom, SystemRandom};

@@ -35,6 +35,7 @@ mod guest;
 mod http;
 mod image;
 pub mod key;
+mod limits;
 mod memory;
 mod metrics;
 mod options;
@@ -45,5 +46,5 @@ mod runtime;
 pub mod sockets;
 mod stdio;
 
-pub use options::{Compiler, HttpOptions, Options, PoolOptions};
+pub use options::{Compiler, FileOptions, HttpOptions, Options, PoolOptions};
 pub use runtime::Wasmtime;

@@ -1,6 +1,6 @@
 //! The guests' own threads, their engine, and the clock that makes them give way.
 
-use crate::{Options, config, guest};
+use crate::{Options, config, guest, limits};
 use std::{
     sync::{
         Arc,
@@ -45,8 +45,8 @@ impl Pool {
             .build()?;
         Ok(Self {
             compatibility: config::compatibility(&engine),
-            components: guest::components(&engine)?,
-            modules: guest::modules(&engine)?,
+            components: limits::components(guest::components(&engine)?)?,
+            modules: limits::modules(guest::modules(&engine)?)?,
             ticker: Ticker::start(engine.weak())?,
             engine,
             problem,
