@@ -51,7 +51,7 @@ fn pulled(image: &str) -> Pulled {
 
 #[async_trait::async_trait]
 impl Images for AnyImage {
-    async fn present(&self, _image: &str) -> Result<Option<Pulled>, Error> {
+    async fn present(&self, _image: &str, _keyring: &Keyring) -> Result<Option<Pulled>, Error> {
         Ok(None)
     }
 
@@ -216,7 +216,6 @@ impl World {
         let options = agent::Options {
             node: name.to_owned(),
             addresses: vec!["10.32.0.1".parse().unwrap()],
-            external: None,
             machine: Machine {
                 operating_system: "linux".into(),
                 architecture: "amd64".into(),
@@ -239,7 +238,6 @@ impl World {
             clock: self.clock.clone(),
             seed: self.seed,
             drain: Duration::from_secs(10),
-            request_timeout: Duration::from_secs(60),
             version: "v1.36.0".into(),
             runtime_version: "wasmtime://48".into(),
             port: None,

@@ -4,14 +4,14 @@ mod chosen;
 
 use crate::{
     args::{COMPILE_CHILD, UpArgs},
-    credentials::Credentials,
+    credentials::{self, Credentials, Signed},
     data_dir::DataDir,
     env, images, kubeconfig, machine,
 };
 use agent::{Agent, Machine, Parts, Runtimes};
 use anyhow::{Context, bail};
 use api::{Clock, quantity::Quantity};
-use chosen::Chosen;
+pub(crate) use chosen::Chosen;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
 use futures::FutureExt;
@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use network::VirtualNetwork;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use server::{Ids, Server, Settings, User};
+use server::{Ids, Server, Settings, User, pki::Pair};
 use std::{
     collections::BTreeMap,
     io::ErrorKind,
@@ -38,8 +38,6 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const STORE: &str = "cluster.redb";
 /// How long what is not a pod may take to end, each of two times.
 const END: Duration = Duration::from_secs(10);
-/// Time after which a request to an HTTP guest is cut.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long the first lists may take before a start counts as failed.
 const START: Duration = Duration::from_secs(60);
 /// How long a start waits until no pod is called ready that does not run yet.
@@ -58,6 +56,7 @@ pub(crate) struct Config {
     node_cidr: IpNet,
     service_cidr: IpNet,
     allow_egress: Vec<IpNet>,
+    tls_san: Vec<String>,
 }
 
 impl Config {
@@ -85,14 +84,14 @@ impl Config {
         ] {
             reserved.insert(name.to_owned(), Amount(quantity(flag, text)?.to_string()));
         }
-        let pod_cidr = cidr("--pod-cidr", &args.node.pod_cidr)?;
-        let service_cidr = cidr("--service-cidr", &args.node.service_cidr)?;
+        let pod_cidr = cidr("--pod-cidr", args.pod_cidr())?;
+        let service_cidr = cidr("--service-cidr", args.service_cidr())?;
         let length = if pod_cidr.prefix_len() > 18 { pod_cidr.prefix_len() } else { 18 };
         let node_cidr = IpNet::new(pod_cidr.network(), length).context("--pod-cidr is not usable")?;
         let config = Self {
             dir: dir.clone(),
             node,
-            node_address: args.node_address,
+            node_address: args.node_address(),
             drain: Duration::from_secs(args.drain.into()),
             machine,
             reserved,
@@ -100,6 +99,7 @@ impl Config {
             pod_cidr,
             node_cidr,
             service_cidr,
+            tls_san: args.tls_san.clone(),
             allow_egress: args
                 .node
                 .allow_egress
@@ -135,7 +135,11 @@ fn cidr(flag: &str, text: &str) -> anyhow::Result<IpNet> {
 /// A running cluster.
 pub(crate) struct Cluster {
     address: SocketAddr,
-    credentials: Credentials,
+    credentials: Arc<Credentials>,
+    /// The certificates of the start.
+    signed: Signed,
+    serving: server::tls::Serving,
+    clock: Clock,
     administrator: Client,
     store: Store<server::Item>,
     node: Agent,
@@ -191,18 +195,26 @@ impl Cluster {
         net.service_cidr = config.service_cidr;
         net.node_address = config.node_address;
         net.allow_egress = config.allow_egress.clone();
+        net.limits.relayed = relayed_connections(env::file_limit());
         let node_internal = net.node_internal();
 
         // Who is who.
         let service_ip = first_address(&config.service_cidr);
         let names = vec![config.node.clone()];
-        let addresses = vec![service_ip, node_internal, address.ip()];
-        let credentials = Credentials::open(&config.dir, clock.now(), addresses, names)?;
+        let mut addresses = vec![service_ip, node_internal];
+        match address.ip() {
+            // clients come by any of them
+            every if every.is_unspecified() => addresses.extend(machine::addresses()),
+            one => addresses.push(one),
+        }
+        let asked = credentials::remember(&config.dir, &config.tls_san)?;
+        let (credentials, signed) = Credentials::open(&config.dir, clock.now(), addresses, [names, asked].concat())?;
+        let serving = server::tls::Serving::new(&signed.serving)?;
         net.cluster_roots = network::certificates(credentials.authority.certificate.as_bytes());
 
         // The store and the API server.
         let images = images::open(&config.dir)?;
-        Chosen::of(&config).keep(&config.dir)?;
+        Chosen::of(&config).at(address).keep(&config.dir)?;
         let store = open_store(&config.dir).await?;
         let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
         let options = server::Options {
@@ -219,7 +231,7 @@ impl Cluster {
             metrics: metrics.clone(),
         };
         let server = Server::new(options).await.context("cannot start the API server")?;
-        let tls = Arc::new(server::tls::config(&credentials.serving, &credentials.authority.certificate)?);
+        let tls = Arc::new(server::tls::config(&serving, &credentials.authority.certificate)?);
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let spawn = Spawner { tasks: &control_done, failed: &failed };
         spawn.essential("API server", {
@@ -241,6 +253,7 @@ impl Cluster {
         let scheduling = client("system:kube-scheduler", &[]).named("kube-scheduler");
         let kubelet = client(&format!("system:node:{}", config.node), &["system:nodes"]).named("kubelet");
         let informers = Informers::new(controllers.clone(), control.clone(), control_done.clone());
+        informers.register(&mut metrics.lock());
 
         // Decide.
         let options = controllers::Options::new(clock.clone(), credentials.authority.certificate.clone());
@@ -270,7 +283,7 @@ impl Cluster {
             recorder
         };
         let agent = Agent::new(
-            agent_options(&config, node_internal, &clock),
+            agent_options(&config, &clock),
             Parts {
                 runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>]),
                 network: Arc::new(network.clone()),
@@ -306,7 +319,9 @@ impl Cluster {
         control_done.close();
 
         if tokio::time::timeout(START, informers.synced()).await.is_err() {
-            bail!("the first lists were not there after {START:?}; the log (-v) says why");
+            let missing: Vec<String> =
+                informers.missing().into_iter().map(|(kind, why)| format!("{kind} ({why})")).collect();
+            bail!("these lists were not there after {START:?}: {}", missing.join(", "));
         }
         // what is ready by the last run's word is not; too many pods to say so in time say it later
         if tokio::time::timeout(FIRST_PASS, agent.settled()).await.is_err() {
@@ -314,7 +329,10 @@ impl Cluster {
         }
         Ok(Self {
             address,
-            credentials,
+            credentials: Arc::new(credentials),
+            signed,
+            serving,
+            clock,
             administrator,
             store,
             node: agent,
@@ -332,14 +350,30 @@ impl Cluster {
         &self.administrator
     }
 
-    /// What a kubeconfig needs.
-    pub(crate) fn access(&self) -> kubeconfig::Access<'_> {
-        kubeconfig::Access {
-            address: self.address,
-            ca_pem: &self.credentials.authority.certificate,
-            certificate_pem: &self.credentials.administrator.certificate,
-            key_pem: &self.credentials.administrator.key,
-        }
+    /// Hands out what a kubeconfig needs: now, and again whenever the certificates are made anew, which this sees to from now on.
+    pub(crate) fn give_access(
+        &self,
+        mut write: impl FnMut(&kubeconfig::Access<'_>) -> anyhow::Result<()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let (address, credentials, clock) = (self.address, self.credentials.clone(), self.clock.clone());
+        let mut show = move |authority: &Pair, signed: &Signed| {
+            write(&kubeconfig::Access {
+                address,
+                ca_pem: &authority.certificate,
+                certificate_pem: &signed.administrator.certificate,
+                key_pem: &signed.administrator.key,
+            })
+        };
+        show(&credentials.authority, &self.signed)?;
+        let (due, serving, token) = (self.signed.due(), self.serving.clone(), self.control.clone());
+        self.control_done.spawn(async move {
+            let renew = credentials.renew(&clock, due, |signed| {
+                serving.replace(&signed.serving)?;
+                show(&credentials.authority, &signed)
+            });
+            tokio::select! { () = token.cancelled() => {}, () = renew => {} }
+        });
+        Ok(())
     }
 
     /// Resolves when a part that the cluster cannot be without has ended.
@@ -431,20 +465,35 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let compiler = wasm::Compiler::new(program, vec![COMPILE_CHILD.into()]);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut options = wasm::Options::new(config.dir.join("compiled"), key, compiler, threads, env::system_clock());
-    options.memory = config.machine.memory;
-    options.files.open = env::open_files() / 2;
+    let reserved = config.reserved.get("memory").and_then(|amount| quantity("--reserved-memory", &amount.0).ok());
+    let reserved = reserved.map_or(0, |amount| u64::try_from(amount.value()).unwrap_or(0));
+    options.memory = config.machine.memory.saturating_sub(reserved);
+    options.http.clients.connections = guest_connections(env::file_limit());
+    options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
+    options.room = machine::room(config.machine.memory, reserved);
+    options.pool = wasm::PoolOptions::within(machine::memory_maps());
+    options.files.open = env::file_limit() / 2;
     Ok(options)
 }
 
-fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent::Options {
+/// Connections to HTTP guests, each a file descriptor: few enough that those of the API, the store and the images remain.
+fn guest_connections(files: usize) -> usize {
+    (files / 8).clamp(16, 16_384)
+}
+
+/// Connections that are relayed byte by byte, two descriptors each.
+fn relayed_connections(files: usize) -> usize {
+    (files / 32).clamp(8, 8_192)
+}
+
+fn agent_options(config: &Config, clock: &Clock) -> agent::Options {
     let disk = config.dir.path().to_owned();
     agent::Options {
         node: config.node.clone(),
-        addresses: vec![node_internal],
-        // 0.0.0.0 is no address to go to
-        external: Some(config.node_address).filter(|address| !address.is_unspecified()),
+        // where its node ports answer: the gateway of the pod network is on no machine, and in a network of 10/8 another's
+        addresses: vec![machine::address(config.node_address)],
         machine: config.machine.clone(),
-        pressure: Arc::new(move || agent::Pressure::read(&disk)),
+        pressure: Arc::new(move || agent::Pressure::read(&disk, machine::available_memory())),
         pods: config.max_pods,
         reserved: config.reserved.clone(),
         labels: BTreeMap::new(),
@@ -454,7 +503,6 @@ fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent
         clock: clock.clone(),
         seed: env::seed(),
         drain: config.drain,
-        request_timeout: REQUEST_TIMEOUT,
         version: server::version::git_version(),
         runtime_version: "wasmtime://48".to_owned(),
         port: None,

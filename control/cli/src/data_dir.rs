@@ -50,8 +50,10 @@ pub(crate) struct Lock {
 /// Files that only a cluster of ours makes: a folder with one of them is ours whatever else it holds.
 const CERTAINLY_OURS: [&str; 4] = ["cluster.redb", "compile.key", "pki/sa.key", "images/blobs"];
 /// Everything that a cluster puts there. A folder with nothing else is ours too: a start may have been cut short.
-const OURS: [&str; 10] = [
+const OURS: [&str; 12] = [
+    "agent",
     "lock",
+    "ranges.json",
     "chosen.json",
     "cluster.redb",
     "pki",
@@ -136,11 +138,38 @@ impl DataDir {
         default_path().and_then(|path| Ok(std::path::absolute(path)?)).is_ok_and(|path| path == self.path)
     }
 
+    /// A command of ours that means this directory, as it can be pasted: `sampan down --data-dir /d`.
+    pub(crate) fn command(&self, command: &str) -> String {
+        match Self::locate(None).is_ok_and(|meant| meant.path == self.path) {
+            true => format!("sampan {command}"),
+            false => format!("sampan {command} --data-dir {}", crate::out::shell(&self.path)),
+        }
+    }
+
+    /// As [`DataDir::command`], for those that follow $KUBECONFIG.
+    pub(crate) fn client_command(&self, command: &str) -> String {
+        let set = |name: &str| crate::env::var_os(name).is_some_and(|value| !value.is_empty());
+        match set("KUBECONFIG") && !set("SAMPAN_DATA_DIR") {
+            true => format!("sampan {command} --data-dir {}", crate::out::shell(&self.path)),
+            false => self.command(command),
+        }
+    }
+
+    /// kubectl for the cluster of this directory, as it can be pasted.
+    pub(crate) fn kubectl(&self) -> String {
+        let path = self.join("kubeconfig");
+        match crate::env::var_os("KUBECONFIG").is_some_and(|value| value == path) {
+            true => "kubectl".to_owned(),
+            false => format!("kubectl --kubeconfig {}", crate::out::shell(&path)),
+        }
+    }
+
     /// A folder inside, made if absent, that only the owner may read.
     pub(crate) fn private_folder(&self, name: &str) -> anyhow::Result<Self> {
         let path = self.join(name);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(|error| anyhow::anyhow!("cannot make {}: {}", path.display(), io(&error)))?;
+        sync_folder_of(&path).map_err(|error| unreadable(&path, &error))?;
         let mode = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?.mode();
         if mode & 0o077 != 0 {
             bail!("{}", open_to_others(&path, mode));
@@ -156,6 +185,44 @@ impl DataDir {
     /// A path inside.
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+
+    /// Removes what a cluster of ours has put there, and the folder if nothing else is in it. Answers with what is left.
+    pub(crate) fn remove(&self) -> anyhow::Result<Vec<String>> {
+        if !self.path.exists() {
+            return Ok(Vec::new());
+        }
+        let failed =
+            |path: &Path, error: &std::io::Error| anyhow::anyhow!("cannot remove {}: {}", path.display(), io(error));
+        if whose(&self.path).map_err(|error| unreadable(&self.path, &error))? == Whose::Foreign {
+            bail!("the directory {} holds files that are not sampan's; it was left as it is", self.path.display());
+        }
+        // Nobody starts a cluster here meanwhile.
+        let lock = self.lock()?;
+        let mut left = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))? {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+            match name.to_str() {
+                Some(LOST_AND_FOUND) => {}
+                Some(name) if is_ours(name) => {
+                    let folder = path.is_dir() && !path.is_symlink();
+                    let removed = if folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                    removed.map_err(|error| failed(&path, &error))?;
+                }
+                _ => left.push(name.to_string_lossy().into_owned()),
+            }
+        }
+        drop(lock);
+        if left.is_empty() {
+            match fs::remove_dir(&self.path) {
+                // A mount point stays, and so does its lost+found.
+                Err(error) if !matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty) => {
+                    return Err(failed(&self.path, &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(left)
     }
 
     /// Takes the lock, or says who has it.
@@ -174,9 +241,10 @@ impl DataDir {
     /// What a second cluster is told.
     pub(crate) fn in_use(&self, holder: &Holder) -> anyhow::Error {
         anyhow::anyhow!(
-            "the data directory {} is in use by {}; stop it with `sampan down`, or choose another with --data-dir",
+            "the data directory {} is in use by {}; stop it with `{}`, or choose another with --data-dir",
             self.path.display(),
-            describe(holder)
+            describe(holder),
+            self.command("down")
         )
     }
 
@@ -207,10 +275,24 @@ impl Lock {
     /// Writes who holds the lock and where it listens.
     pub(crate) fn announce(&mut self, address: &str, drain: u32) -> anyhow::Result<()> {
         let holder = Holder { pid: std::process::id(), address: address.to_owned(), drain };
-        self.file.set_len(0)?;
+        let text = serde_json::to_vec(&holder)?;
+        // Over what is there, then cut: on a full disk a file keeps the space it has, and gets no new one.
         self.file.rewind()?;
-        self.file.write_all(&serde_json::to_vec(&holder)?)?;
+        self.file.write_all(&text)?;
+        self.file.set_len(text.len() as u64)?;
         Ok(())
+    }
+
+    /// Whether the directory still has this lock: somebody may have removed it, and perhaps made it anew.
+    pub(crate) fn is_there(&self, dir: &DataDir) -> bool {
+        let ours = self.file.metadata().map(|file| (file.dev(), file.ino()));
+        let there = fs::metadata(dir.join("lock")).map(|file| (file.dev(), file.ino()));
+        match (ours, there) {
+            (Ok(ours), Ok(there)) => ours == there,
+            // What cannot be read now may be readable again.
+            (_, Err(error)) => error.kind() != ErrorKind::NotFound,
+            (Err(_), _) => true,
+        }
     }
 }
 
@@ -219,18 +301,23 @@ fn whose(path: &Path) -> std::io::Result<Whose> {
     let mut whose = Whose::Nobodys;
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
-        // Files are written beside their place and moved there: one may be left of a cut start.
-        let known = |name: &str| OURS.iter().any(|ours| name == *ours || name.starts_with(&format!("{ours}.tmp")));
         if name == LOST_AND_FOUND {
             continue;
         }
-        if !name.to_str().is_some_and(known) {
+        if !name.to_str().is_some_and(is_ours) {
             let certain = CERTAINLY_OURS.iter().any(|file| path.join(file).exists());
             return Ok(if certain { Whose::Ours } else { Whose::Foreign });
         }
         whose = Whose::Ours;
     }
     Ok(whose)
+}
+
+/// Whether a cluster of ours makes a file of this name. Files are written beside their place and moved there: one may be left of a start
+/// that was cut.
+fn is_ours(name: &str) -> bool {
+    let stem = |ours: &str| ours.rsplit_once('.').map_or(ours, |(stem, _)| stem).to_owned();
+    OURS.iter().any(|ours| name == *ours || name.starts_with(&format!("{}.tmp", stem(ours))))
 }
 
 fn open_to_others(path: &Path, mode: u32) -> String {
@@ -270,16 +357,32 @@ pub(crate) fn default_path() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Writes a file that only its owner may read, all of it or nothing.
+/// Writes a file that only its owner may read, all of it or nothing: also over a power cut, and only if it differs.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    if fs::read(path).is_ok_and(|old| old == content) && fs::metadata(path).is_ok_and(|m| m.mode() & 0o177 == 0) {
+        return Ok(());
+    }
     let temporary = path.with_extension(format!("tmp{}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        sync_folder_of(path)
     };
-    write().map_err(|error| anyhow::anyhow!("cannot write {}: {}", path.display(), io(&error)))
+    write().map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        anyhow::anyhow!("cannot write {}: {}", path.display(), io(&error))
+    })
+}
+
+/// Makes a file's entry in its folder durable, after it was made or renamed. Where a folder cannot be synced, it need not be.
+fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    match File::open(folder)?.sync_all() {
+        Err(error) if error.kind() != ErrorKind::InvalidInput => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Reads a file that must be private; one that others may read is refused.
@@ -317,6 +420,64 @@ mod tests {
         drop(lock);
         assert_eq!(dir.holder().expect("read"), None);
         dir.lock().expect("free again");
+    }
+
+    #[test]
+    fn a_lock_knows_when_its_directory_was_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("data");
+        let dir = DataDir::open(Some(&path)).expect("made");
+        let lock = dir.lock().expect("free");
+        assert!(lock.is_there(&dir));
+        fs::remove_dir_all(&path).expect("removed");
+        assert!(!lock.is_there(&dir));
+        let anew = DataDir::open(Some(&path)).expect("made again").lock().expect("free");
+        assert!(!lock.is_there(&dir) && anew.is_there(&dir), "another one is not ours");
+    }
+
+    #[test]
+    fn what_is_ours_is_removed_and_nothing_else() {
+        let folder = open_folder(&["lock", "cluster.redb", "images/blobs/x", "chosen.tmp77", "agent/notes"]);
+        let dir = DataDir { path: folder.path().to_owned() };
+        assert!(dir.remove().expect("removed").is_empty());
+        assert!(!folder.path().exists());
+        assert!(dir.remove().expect("nothing is there").is_empty());
+        let mixed = open_folder(&["cluster.redb", "notes.txt"]);
+        let dir = DataDir { path: mixed.path().to_owned() };
+        assert_eq!(dir.remove().expect("removed"), ["notes.txt"]);
+        assert!(mixed.path().join("notes.txt").exists() && !mixed.path().join("cluster.redb").exists());
+        let foreign = open_folder(&["notes.txt"]);
+        DataDir { path: foreign.path().to_owned() }.remove().expect_err("not ours");
+        let running = open_folder(&["cluster.redb"]);
+        let dir = DataDir { path: running.path().to_owned() };
+        let _lock = dir.lock().expect("free");
+        dir.remove().expect_err("in use");
+        assert!(running.path().join("cluster.redb").exists());
+    }
+
+    #[test]
+    fn hints_name_the_directory_that_is_meant() {
+        let dir = DataDir::locate(Some(Path::new("/tmp/my data"))).expect("a path");
+        assert_eq!(dir.command("down"), "sampan down --data-dir '/tmp/my data'");
+        assert_eq!(dir.client_command("apply"), "sampan apply --data-dir '/tmp/my data'");
+        assert_eq!(dir.kubectl(), "kubectl --kubeconfig '/tmp/my data/kubeconfig'");
+    }
+
+    #[test]
+    fn a_private_file_is_written_only_if_it_differs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        write_private(&path, b"one").expect("written");
+        let inode = fs::metadata(&path).expect("there").ino();
+        // Nothing can be made in the folder, as on a full disk.
+        let closed = |to: u32| fs::set_permissions(folder.path(), fs::Permissions::from_mode(to)).expect("changed");
+        closed(0o500);
+        write_private(&path, b"one").expect("nothing is to be done");
+        closed(0o700);
+        assert_eq!(fs::metadata(&path).expect("there").ino(), inode);
+        write_private(&path, b"two").expect("written");
+        assert_eq!(fs::read(&path).expect("read"), b"two");
+        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 1, "nothing is left beside it");
     }
 
     #[test]

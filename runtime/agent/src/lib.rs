@@ -38,6 +38,7 @@ mod shared;
 mod start;
 pub mod state;
 pub mod status;
+mod termination;
 pub mod volumes;
 mod worker;
 

@@ -130,43 +130,40 @@ impl Printer {
 }
 
 /// A log being read. Blocking; call it where that is allowed.
+///
+/// Files are told apart by their inode, since a rotation gives another name to the file that is read: the next one is always the one that
+/// was begun after it.
 pub struct Reader {
     path: PathBuf,
     printer: Printer,
-    older: VecDeque<PathBuf>,
     file: Option<std::fs::File>,
+    /// A newer file was seen: what this one holds now is all it will ever hold.
+    closed: bool,
     rest: Vec<u8>,
 }
 
 impl Reader {
     /// Opens the log whose current file is `path`; the file need not exist yet. For `tail`, old files are read through first.
     pub fn open(path: &Path, wanted: Wanted) -> io::Result<Self> {
-        let mut older: VecDeque<_> = files(path).into();
         let mut printer = Printer::new(wanted.clone());
-        let (mut file, mut rest) = (None, Vec::new());
+        let mut file = None;
         if let Some(tail) = wanted.tail {
-            let (index, offset) = find_tail(older.make_contiguous(), tail, &mut printer)?;
-            older.drain(..index);
-            if let Some(mut opened) = older.pop_front().and_then(|path| std::fs::File::open(path).ok()) {
+            let files = files(path);
+            let (index, offset) = find_tail(&files, tail, &mut printer)?;
+            if let Some(mut opened) = files.get(index).and_then(|path| std::fs::File::open(path).ok()) {
                 opened.seek(SeekFrom::Start(offset))?;
                 file = Some(opened);
             }
         }
-        rest.shrink_to_fit();
-        Ok(Self { path: path.to_owned(), printer, older, file, rest })
+        Ok(Self { path: path.to_owned(), printer, file, closed: false, rest: Vec::new() })
     }
 
     /// The next piece; `None` when there is nothing more now, or when the limit is reached ([`Reader::is_full`]).
     pub fn read(&mut self) -> io::Result<Option<Bytes>> {
         let mut out = BytesMut::new();
         while !self.is_full() && out.len() < CHUNK {
-            if self.file.is_none() {
-                let Some(path) = self.older.pop_front() else { break };
-                match std::fs::File::open(&path) {
-                    Ok(file) => self.file = Some(file),
-                    Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                    Err(error) => return Err(error),
-                }
+            if self.file.is_none() && !self.advance()? {
+                break;
             }
             let Some(file) = &mut self.file else { break };
             let begin = self.rest.len();
@@ -181,28 +178,31 @@ impl Reader {
         Ok((!out.is_empty()).then(|| out.freeze()))
     }
 
-    /// At the end of a file: goes to the next, or to the new current one after a rotation. False when there is none.
+    /// At the end of a file: goes to the next one. False when there is none.
     fn advance(&mut self) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
-        if !self.older.is_empty() {
-            self.file = None;
-            return Ok(true);
-        }
-        let Some(file) = &self.file else { return Ok(false) };
-        let open = file.metadata()?;
-        match self.path.metadata() {
-            Ok(now) if now.ino() != open.ino() || now.dev() != open.dev() => {
-                self.file = Some(std::fs::File::open(&self.path)?);
-                Ok(true)
+        let name = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
+        loop {
+            let files: Vec<_> =
+                files(&self.path).into_iter().filter_map(|path| Some((name(path.metadata().ok()?), path))).collect();
+            let open = self.file.as_ref().map(|file| file.metadata().map(name)).transpose()?;
+            // One that is gone was the oldest of all.
+            let at = open.and_then(|open| files.iter().position(|(file, _)| *file == open));
+            let Some((wanted, path)) = files.get(at.map_or(0, |at| at + 1)) else { return Ok(false) };
+            if open.is_some() && !std::mem::replace(&mut self.closed, true) {
+                // Its last lines may have come after it was read to its end.
+                return Ok(true);
             }
-            _ => Ok(false),
-        }
-    }
-
-    /// Looks for a file that did not exist when the log was opened.
-    pub fn again(&mut self) {
-        if self.file.is_none() && self.older.is_empty() {
-            self.older.push_back(self.path.clone());
+            match std::fs::File::open(path) {
+                Ok(file) if name(file.metadata()?) == *wanted => {
+                    (self.file, self.closed) = (Some(file), false);
+                    return Ok(true);
+                }
+                // Rotated or removed meanwhile.
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
         }
     }
 

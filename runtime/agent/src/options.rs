@@ -11,10 +11,9 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Du
 pub struct Options {
     /// The Node's name.
     pub node: String,
-    /// The node's addresses, the primary first: `InternalIP`, and `hostIPs` of pods.
+    /// The node's addresses, the primary first: `InternalIP`, and `hostIPs` of pods. They are the machine's own, where its node ports
+    /// answer.
     pub addresses: Vec<IpAddr>,
-    /// Where the world outside the pod network reaches the node and its node ports, if at all: `ExternalIP`.
-    pub external: Option<IpAddr>,
     /// The machine.
     pub machine: Machine,
     /// How full the machine is; asked on a thread that may block.
@@ -37,8 +36,6 @@ pub struct Options {
     pub seed: u64,
     /// How long stopping may take when the process ends.
     pub drain: Duration,
-    /// Time after which a request to an HTTP guest is cut.
-    pub request_timeout: Duration,
     /// `v1.36.0+sampan`: `kubeletVersion`.
     pub version: String,
     /// `wasmtime://48.0.8`: `containerRuntimeVersion`.
@@ -104,7 +101,10 @@ impl Runtimes {
         platform: &str,
     ) -> Result<&Arc<dyn Runtime>, String> {
         if let Some(handler) = handler {
-            return self.get(handler).ok_or_else(|| format!("no runtime for {handler:?} is configured"));
+            return self.get(handler).ok_or_else(|| {
+                let known: Vec<_> = self.by_handler.keys().map(|name| format!("{name:?}")).collect();
+                format!("no runtime for {handler:?} is configured: this node has {}", known.join(", "))
+            });
         }
         let (handler, what) = match artifact {
             Artifact::Wasm { .. } => ("wasmtime", "a WebAssembly image"),

@@ -254,7 +254,8 @@ fn keep_running(pod: &Pod, state: &PodState, live: &Live, now: Timestamp, plan: 
         stop_if_wrong(pod, container, state, live, plan);
     }
     let initialized = was_initialized(pod, state);
-    for (container, role) in pod::containers(pod) {
+    let reached = reached(pod, state);
+    for (place, (container, role)) in pod::containers(pod).enumerate() {
         let record = state.containers.get(&container.name);
         let started = live.containers.get(&container.name).is_some_and(|c| c.started);
         let running = record.is_some_and(Record::is_running);
@@ -266,14 +267,22 @@ fn keep_running(pod: &Pod, state: &PodState, live: &Live, now: Timestamp, plan: 
             },
             Role::Sidecar => {
                 consider(pod, container, role, state, live, now, plan);
-                let up = running && started;
-                if !initialized && !up {
+                // what came after it once it was up does not wait for it again, unless all begins anew with the process
+                let passed =
+                    place < reached && !record.and_then(Record::ended).is_some_and(Ended::came_with_the_agents);
+                if !initialized && !passed && !(running && started) {
                     return;
                 }
             }
             Role::App => consider(pod, container, role, state, live, now, plan),
         }
     }
+}
+
+/// The place of the last init container that was ever started. Upstream's `computeInitContainerActions` goes on from there.
+fn reached(pod: &Pod, state: &PodState) -> usize {
+    let started = |c: &Container| state.containers.get(&c.name).is_some_and(|r| r.current.is_some());
+    pod::init_containers(pod).iter().rposition(started).unwrap_or(0)
 }
 
 /// Stops a running container that a probe gave up on, or whose image was changed in the spec.

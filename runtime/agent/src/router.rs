@@ -224,11 +224,7 @@ impl Following {
                 Some(reader) => reader,
                 None => Reader::open(&path, wanted)?,
             };
-            let mut piece = reader.read()?;
-            if piece.is_none() {
-                reader.again();
-                piece = reader.read()?;
-            }
+            let piece = reader.read()?;
             Ok((reader, piece))
         };
         tokio::task::spawn_blocking(read).await.map_err(io::Error::other)?

@@ -61,7 +61,7 @@ pub struct Failure {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Record {
-    /// Attempts after the first.
+    /// Attempts after the first, but for those that only continue what the end of the agent's process broke off.
     pub restarts: i32,
     /// The latest attempt.
     pub current: Option<Attempt>,
@@ -134,6 +134,11 @@ impl Attempt {
 }
 
 impl Ended {
+    /// Whether it ended since the process of the agent did.
+    pub(crate) fn came_with_the_agents(&self) -> bool {
+        self.drained || self.reason == LOST_REASON
+    }
+
     /// Counts as an end that nobody saw.
     pub(crate) fn lose(&mut self) {
         self.code = LOST_CODE;

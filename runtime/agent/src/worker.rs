@@ -21,6 +21,7 @@ use crate::{
     start::{StartError, Started},
     state::{Attempt, AttemptState, Failure, PodState},
     status,
+    termination::LastWords,
     volumes::Synced,
 };
 use client::EventType;
@@ -78,6 +79,8 @@ pub(crate) struct Worker {
     stale: bool,
     syncing: bool,
     prepared: HashMap<String, Arc<dyn Prepared>>,
+    /// Where containers leave their termination messages.
+    last_words: HashMap<String, LastWords>,
     starts: HashMap<String, Starting>,
     pulls: HashMap<String, Pull>,
     retries: HashMap<String, Backoff>,
@@ -105,6 +108,7 @@ impl Worker {
             stale: false,
             syncing: false,
             prepared: HashMap::new(),
+            last_words: HashMap::new(),
             starts: HashMap::new(),
             pulls: HashMap::new(),
             retries: HashMap::new(),
@@ -277,6 +281,12 @@ impl Worker {
                 live.unhealthy = Some((format!("Container {container} failed {name} probe, will be restarted"), grace));
             }
         }
+    }
+
+    /// The number of the log of the next attempt.
+    fn next_log(&self, container: &str) -> i32 {
+        let current = self.state.containers.get(container).and_then(|r| r.current.as_ref());
+        current.map_or(0, |attempt| attempt.log + 1)
     }
 
     /// Starts a sync of the volumes if it is due. Returns when the next one is.

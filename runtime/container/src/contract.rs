@@ -100,7 +100,7 @@ impl<'a> Pod<'a> {
             ports: vec![],
             limits: Limits::default(),
             log: self.fixture.folder().join(format!("logs/{id}.log")),
-            request_timeout: PATIENCE,
+            request_timeout: Some(PATIENCE),
         }
     }
 

@@ -6,7 +6,12 @@
 //! `containerLogMaxSize` and `containerLogMaxFiles`; older files stay uncompressed).
 //!
 //! Writing never touches the disk on the caller's thread: bytes go to a bounded buffer which one thread for the whole node ([`Disk`])
-//! writes out. A writer that outruns the disk waits ([`Log::room`]); one that outruns its rate loses lines, and the log says how many.
+//! writes out. A writer that outruns the disk, or its own rate, waits ([`Log::room`]); no line is lost for that. The rate is such that
+//! who reads along at least every 200 ms sees every file before it is removed.
+//!
+//! A disk that fails does not stop containers: what it refuses (because it is full, say) is lost at once, and a writer waits at most
+//! [`PATIENCE`] for one that hangs; then output is lost until the disk goes on. The node's own log says that and how much, the container's
+//! output holds nothing that is not its own.
 //!
 //! Not here: reading logs back (the agent does that), and any notion of which pod a file belongs to.
 
@@ -21,7 +26,16 @@ use std::{
     sync::{Arc, OnceLock, Weak, mpsc},
     time::{Duration, SystemTime},
 };
-use tokio::sync::Notify;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep, timeout},
+};
+
+/// How long a writer waits for a disk that takes nothing.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Of [`Options::buffer`], what may be in memory when the host itself has much to say and does not wait.
+const OVERFLOW: usize = 64;
 
 /// Bounds of one container's log.
 #[derive(Clone, Copy, Debug)]
@@ -34,15 +48,16 @@ pub struct Options {
     pub max_line: usize,
     /// Bytes that may wait for the disk.
     pub buffer: usize,
-    /// Bytes per second that the container may log in the long run.
+    /// Bytes per second that the container may log in the long run: a faster writer waits.
     pub rate: u64,
-    /// Bytes that it may log at once.
+    /// Bytes that it may log at once. Together with what the rate allows in 200 ms less than all files but one hold.
     pub burst: u64,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { max_size: 10 << 20, max_files: 5, max_line: 16 << 10, buffer: 256 << 10, rate: 1 << 20, burst: 8 << 20 }
+        let (rate, burst) = (16 << 20, 32 << 20);
+        Self { max_size: 10 << 20, max_files: 5, max_line: 16 << 10, buffer: 256 << 10, rate, burst }
     }
 }
 
@@ -93,10 +108,25 @@ impl Disk {
 
 fn write_all(queue: &mpsc::Receiver<Arc<Inner>>) {
     let mut open: VecDeque<Weak<Inner>> = VecDeque::new();
+    // What was lost since the disk failed.
+    let mut lost: Option<Lost> = None;
     while let Ok(log) = queue.recv() {
-        let opened = log.write_out();
+        let Written { opened, missing, error } = log.write_out();
         if opened {
             open.push_back(Arc::downgrade(&log));
+        }
+        if let Some(error) = &error
+            && lost.is_none()
+        {
+            tracing::warn!(log = %log.path.display(), %error, "output of containers cannot be written and is lost");
+        }
+        if error.is_some() || missing.lines > 0 {
+            lost.get_or_insert_default().add(missing);
+        }
+        if error.is_none()
+            && let Some(Lost { lines, bytes }) = lost.take()
+        {
+            tracing::warn!(lines, bytes, "output of containers was lost; it is written again");
         }
         while open.len() > OPEN_FILES {
             if let Some(old) = open.pop_front().and_then(|old| old.upgrade()) {
@@ -125,10 +155,34 @@ struct Pending {
     bytes: Vec<u8>,
     queued: bool,
     writing: bool,
+    /// A writer has waited for the disk in vain: until it goes on, output is lost.
+    hangs: bool,
+    lost: Lost,
+    /// Bytes that may be logged at once; negative is debt.
     tokens: f64,
-    refilled: Option<SystemTime>,
-    dropped_lines: u64,
-    dropped_bytes: u64,
+    refilled: Option<Instant>,
+}
+
+/// Output that nobody will read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Lost {
+    lines: u64,
+    bytes: u64,
+}
+
+impl Lost {
+    fn add(&mut self, more: Self) {
+        self.lines += more.lines;
+        self.bytes += more.bytes;
+    }
+}
+
+/// The outcome of a write to the disk.
+struct Written {
+    /// The file was opened for it.
+    opened: bool,
+    missing: Lost,
+    error: Option<io::Error>,
 }
 
 struct Open {
@@ -143,10 +197,10 @@ impl Log {
             bytes: Vec::new(),
             queued: false,
             writing: false,
+            hangs: false,
+            lost: Lost::default(),
             tokens: options.burst as f64,
             refilled: None,
-            dropped_lines: 0,
-            dropped_bytes: 0,
         };
         Self(Arc::new(Inner {
             path,
@@ -173,17 +227,32 @@ impl Log {
 
     /// Bytes that may be written now without waiting.
     pub fn free(&self) -> usize {
-        self.0.options.buffer.saturating_sub(self.0.pending.lock().bytes.len())
+        let (mut pending, options) = (self.0.pending.lock(), &self.0.options);
+        if pending.hangs {
+            return options.buffer;
+        }
+        match pending.debt(options) {
+            Some(_) => 0,
+            None => options.buffer.saturating_sub(pending.bytes.len()),
+        }
     }
 
     /// Waits until [`Log::free`] is not 0. Cancel-safe.
     pub async fn room(&self) {
-        self.until(|pending, options| pending.bytes.len() < options.buffer).await;
+        let taken = self.until(|pending, options| pending.hangs || pending.bytes.len() < options.buffer);
+        if timeout(PATIENCE, taken).await.is_err() {
+            self.0.pending.lock().hangs = true;
+            self.0.progress.notify_waiters();
+        }
+        loop {
+            let debt = self.0.pending.lock().debt(&self.0.options);
+            let Some(debt) = debt else { return };
+            sleep(debt).await;
+        }
     }
 
     /// Waits until all that was written is on disk (in the operating system's hands, not synced). Cancel-safe.
     pub async fn flush(&self) {
-        self.note_dropped();
         self.until(|pending, _| pending.bytes.is_empty() && !pending.writing).await;
     }
 
@@ -199,22 +268,23 @@ impl Log {
         }
     }
 
-    fn note_dropped(&self) {
-        let now = self.0.clock.now();
-        let mut pending = self.0.pending.lock();
-        self.0.note(&mut pending, now);
-        self.queue(&mut pending);
-    }
-
     fn emit(&self, pieces: &[(bool, Cow<'_, [u8]>)], source: Source) {
         if pieces.is_empty() {
             return;
         }
-        let now = self.0.clock.now();
+        let stamp = format!("{} {}", timestamp(self.0.clock.now()), source.name());
         let mut pending = self.0.pending.lock();
-        for (full, text) in pieces {
-            self.0.append(&mut pending, now, source, *full, text);
+        let before = pending.bytes.len();
+        if pending.hangs || before > self.0.options.buffer.saturating_mul(OVERFLOW) {
+            let bytes = pieces.iter().map(|(_, text)| text.len() as u64).sum();
+            pending.lost.add(Lost { lines: pieces.len() as u64, bytes });
+            return;
         }
+        for (full, text) in pieces {
+            line(&mut pending.bytes, &stamp, *full, text);
+        }
+        // The time stamps count: a flood of empty lines costs as much disk as any other.
+        pending.tokens -= (pending.bytes.len() - before) as f64;
         self.queue(&mut pending);
     }
 
@@ -226,61 +296,38 @@ impl Log {
     }
 }
 
+impl Pending {
+    /// How long to wait until there is something in hand again; `None` is not at all.
+    fn debt(&mut self, options: &Options) -> Option<Duration> {
+        let now = Instant::now();
+        let passed = now - self.refilled.replace(now).unwrap_or(now);
+        self.tokens = (self.tokens + passed.as_secs_f64() * options.rate as f64).min(options.burst as f64);
+        let debt = -self.tokens / options.rate.max(1) as f64;
+        (debt > 0.0).then(|| Duration::from_secs_f64(debt).max(Duration::from_millis(1)))
+    }
+}
+
 impl Inner {
-    fn append(&self, pending: &mut Pending, now: SystemTime, source: Source, full: bool, text: &[u8]) {
-        // The prefix counts: a flood of empty lines costs as much disk as any other.
-        let cost = text.len() as u64 + 40;
-        let last = pending.refilled.replace(now).unwrap_or(now);
-        let passed = now.duration_since(last).unwrap_or(Duration::ZERO).as_secs_f64();
-        pending.tokens = (pending.tokens + passed * self.options.rate as f64).min(self.options.burst as f64);
-        if pending.tokens < cost as f64 {
-            pending.dropped_lines += u64::from(full);
-            pending.dropped_bytes += text.len() as u64;
-            return;
-        }
-        pending.tokens -= cost as f64;
-        self.note(pending, now);
-        line(&mut pending.bytes, now, source, full, text);
-    }
-
-    fn note(&self, pending: &mut Pending, now: SystemTime) {
-        if pending.dropped_bytes == 0 && pending.dropped_lines == 0 {
-            return;
-        }
-        let text = format!(
-            "sampan: {} lines ({} bytes) of this container's output were dropped: it logs more than {} bytes per second",
-            pending.dropped_lines, pending.dropped_bytes, self.options.rate
-        );
-        pending.dropped_lines = 0;
-        pending.dropped_bytes = 0;
-        line(&mut pending.bytes, now, Source::Stderr, true, text.as_bytes());
-    }
-
-    /// Writes what is pending. Returns whether the file was opened for it.
-    fn write_out(&self) -> bool {
-        let bytes = {
+    /// Writes what is pending.
+    fn write_out(&self) -> Written {
+        let (bytes, mut missing) = {
             let mut pending = self.pending.lock();
-            pending.queued = false;
-            pending.writing = true;
-            std::mem::take(&mut pending.bytes)
+            (pending.queued, pending.writing, pending.hangs) = (false, true, false);
+            (std::mem::take(&mut pending.bytes), std::mem::take(&mut pending.lost))
         };
         self.progress.notify_waiters();
         let mut file = self.file.lock();
         let closed = file.is_none();
-        let lines = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
-        let written = self.write_file(&mut file, &bytes);
+        let error = self.write_file(&mut file, &bytes).err();
         let opened = closed && file.is_some();
         drop(file);
-        let mut pending = self.pending.lock();
-        if written.is_err() {
-            // A full disk costs lines, and the log says so once there is room again.
-            pending.dropped_lines += lines;
-            pending.dropped_bytes += bytes.len() as u64;
+        if error.is_some() {
+            let lines = bytes.iter().filter(|byte| **byte == b'\n').count() as u64;
+            missing.add(Lost { lines, bytes: bytes.len() as u64 });
         }
-        pending.writing = false;
-        drop(pending);
+        self.pending.lock().writing = false;
         self.progress.notify_waiters();
-        opened
+        Written { opened, missing, error }
     }
 
     fn write_file(&self, slot: &mut Option<Open>, bytes: &[u8]) -> io::Result<()> {
@@ -293,7 +340,11 @@ impl Inner {
             self.rotate()?;
             open = self.open()?;
         }
-        open.file.write_all(bytes)?;
+        if let Err(error) = open.file.write_all(bytes) {
+            // Half a line would spoil the next one.
+            let _ = open.file.set_len(open.size);
+            return Err(error);
+        }
         open.size += bytes.len() as u64;
         *slot = Some(open);
         Ok(())
@@ -417,9 +468,9 @@ impl Drop for Writer {
     }
 }
 
-fn line(out: &mut Vec<u8>, now: SystemTime, source: Source, full: bool, text: &[u8]) {
-    let tag = if full { 'F' } else { 'P' };
-    out.extend_from_slice(format!("{} {} {tag} ", timestamp(now), source.name()).as_bytes());
+fn line(out: &mut Vec<u8>, stamp: &str, full: bool, text: &[u8]) {
+    out.extend_from_slice(stamp.as_bytes());
+    out.extend_from_slice(if full { b" F " } else { b" P " });
     out.extend_from_slice(text);
     out.push(b'\n');
 }

@@ -85,6 +85,21 @@ pub type Result<T> = std::result::Result<T, Error>;
 pub struct Peer {
     /// Source address: a pod's or, from outside, the node's internal address.
     pub address: SocketAddr,
+    /// By which way it came.
+    pub via: Via,
+}
+
+/// The way by which a connection or request reaches a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Via {
+    /// From a pod.
+    Pod,
+    /// From the cluster itself: a probe. It is served however many others wait.
+    Cluster,
+    /// By a port of the node that only this machine reaches: every program on it, the user's browser with pages of any site among them.
+    Loopback,
+    /// By a port of the node that others reach too, or one whose Service takes requests of any site.
+    NodePort,
 }
 
 /// An HTTP server inside the process: a guest that exports an HTTP handler.

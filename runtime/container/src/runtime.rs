@@ -110,8 +110,8 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// The file for standard output and error in CRI log format; it and its folder are made on the first byte.
     pub log: PathBuf,
-    /// Time after which a request to an HTTP handler is cut.
-    pub request_timeout: Duration,
+    /// Time after which a request to an HTTP handler is cut; `None` is never.
+    pub request_timeout: Option<Duration>,
 }
 
 /// Why a container ended.

@@ -67,10 +67,10 @@ pub struct Limits {
     pub relayed: usize,
     /// Look-ups of outside names at a time.
     pub lookups: usize,
+    /// Those of one pod.
+    pub lookups_per_pod: usize,
     /// Time to establish a connection, or to look up an outside name.
     pub connect_timeout: Duration,
-    /// Time from a request to the head of its response.
-    pub response_timeout: Duration,
 }
 
 impl Default for Limits {
@@ -82,8 +82,8 @@ impl Default for Limits {
             datagrams: 256,
             relayed: 8192,
             lookups: 32,
+            lookups_per_pod: 4,
             connect_timeout: Duration::from_secs(10),
-            response_timeout: Duration::from_secs(600),
         }
     }
 }

@@ -36,9 +36,19 @@ fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
+/// Where clouds tell a machine its credentials, outside the link-local range: Alibaba, Azure, Oracle, AWS, Google.
+const METADATA: [IpAddr; 5] = [
+    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
+    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
+    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
+    IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
+];
+
 /// Why nobody should get there, by the address alone.
 fn kind(address: IpAddr) -> Option<&'static str> {
     match address {
+        _ if METADATA.contains(&address) => Some("a metadata service"),
         IpAddr::V4(v4) if v4.is_loopback() => Some("a loopback address of the host"),
         IpAddr::V4(v4) if v4.is_link_local() => Some("a link-local address"),
         IpAddr::V4(v4) if v4.is_multicast() || v4.is_broadcast() => Some("a multicast or broadcast address"),
@@ -49,8 +59,8 @@ fn kind(address: IpAddr) -> Option<&'static str> {
         IpAddr::V6(v6) if v6.is_unspecified() => Some("an unspecified address"),
         IpAddr::V6(v6) if v6.is_unicast_link_local() => Some("a link-local address"),
         IpAddr::V6(v6) if v6.is_multicast() => Some("a multicast or broadcast address"),
-        // Where clouds have their metadata service.
-        IpAddr::V6(v6) if v6 == Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254) => Some("a metadata service"),
+        // Which IPv4 address is meant depends on the gateway's configuration.
+        IpAddr::V6(v6) if v6.segments()[..3] == [0x64, 0xff9b, 1] => Some("an address of a local NAT64 gateway"),
         IpAddr::V6(v6) => embedded(v6).and_then(|v4| kind(v4.into())),
     }
 }
@@ -113,6 +123,16 @@ mod tests {
             "ff02::1",
             "240.0.0.1",
             "fd00:ec2::254",
+            "fd20:ce::254",
+            "100.100.100.200",
+            "::ffff:100.100.100.200",
+            "168.63.129.16",
+            "192.0.0.192",
+            "64:ff9b::6464:64c8",
+            "2002:a83f:8110::",
+            "64:ff9b:1::7f00:1",
+            "64:ff9b:1:a9fe:a9:fe00::",
+            "64:ff9b:1:ffff:ffff:ffff:ffff:ffff",
             "64:ff9b::127.0.0.1",
             "64:ff9b::a9fe:a9fe",
             "2002:7f00:1::",
@@ -132,6 +152,8 @@ mod tests {
             ("::ffff:1.1.1.1", "1.1.1.1"),
             ("192.168.1.1", "192.168.1.1"),
             ("2606::1", "2606::1"),
+            ("100.100.100.201", "100.100.100.201"),
+            ("64:ff9b:2::1", "64:ff9b:2::1"),
         ] {
             assert_eq!(rules.check(ip(to), |_| false), Ok(ip(dialled)));
         }

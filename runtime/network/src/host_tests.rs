@@ -1,5 +1,6 @@
 //! Where the virtual network meets the host: node ports, the API server, TLS, and the informers that feed it.
 
+use crate::table::CROSS_SITE;
 use crate::table_tests::{name, service, slice};
 use crate::tests::*;
 use crate::*;
@@ -61,6 +62,22 @@ async fn ask(mut stream: TcpStream) -> String {
 }
 
 #[tokio::test]
+async fn pods_reach_node_ports_at_the_address_that_the_node_tells_and_nothing_else_there() {
+    let network = network_with(|c| c.node_address = at("192.0.2.9:0").ip());
+    let ((h, h_ip), (a, _)) = (pod(&network, "h").await, pod(&network, "a").await);
+    let _serving = h.serve_http(8080, Arc::new(Echo::new("h"))).await.expect("bound");
+    let spec = json!({"clusterIP": "10.96.0.7", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
+    put_service(&network, "np", spec, json!([{"port": 8080}]), &[h_ip]);
+    for node in [at("192.0.2.9:0").ip(), network.node_internal()] {
+        a.connect(SocketAddr::new(node, 30080)).await.expect("a node port answers at every address of the node");
+    }
+    let local = network_with(|c| c.node_address = at("127.0.0.1:0").ip());
+    let (b, _) = pod(&local, "b").await;
+    let own = b.connect(at("127.0.0.1:30080")).await.map(drop);
+    assert!(matches!(own, Err(Error::Refused(_))), "a guest's localhost is its own pod's: {own:?}");
+}
+
+#[tokio::test]
 async fn node_ports_hand_connections_to_handlers_and_relay_to_listeners() {
     let network = network();
     let ((h, h_ip), (l, l_ip)) = (pod(&network, "h").await, pod(&network, "l").await);
@@ -98,17 +115,90 @@ async fn node_ports_hand_connections_to_handlers_and_relay_to_listeners() {
         let got = ask(connect_when_open(to).await).await;
         assert!(got.ends_with("h GET /n h"), "{got}");
     }
-    // Nobody ready: reset. Not wanted: closed.
+    // Nobody ready, and the port has not heard of it: reset.
     put_service(&network, "np", spec, json!([{"port": 8080}]), &[]);
     let mut client = connect_when_open(to).await;
     assert!(timeout(LIVENESS, client.read_to_string(&mut back)).await.expect("in time").is_err(), "reset");
     ports.sync(&[]);
-    let closed = async {
-        while TcpStream::connect(to).await.is_ok() {
-            tokio::task::yield_now().await;
+    refused_soon(to).await;
+}
+
+async fn refused_soon(to: SocketAddr) {
+    let refused = async {
+        loop {
+            match TcpStream::connect(to).await {
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionRefused => return,
+                _ => tokio::task::yield_now().await,
+            }
         }
     };
-    timeout(LIVENESS, closed).await.expect("closed in time");
+    timeout(LIVENESS, refused).await.expect("refused in time");
+}
+
+#[tokio::test]
+async fn handlers_are_told_whether_only_this_machine_reaches_them() {
+    let allow = [(CROSS_SITE.to_owned(), "allow".to_owned())];
+    for (annotations, via) in [(None, Via::Loopback), (Some(allow.into()), Via::NodePort)] {
+        let network = network();
+        let (h, h_ip) = pod(&network, "h").await;
+        let echo = Echo::new("h");
+        let _serving = h.serve_http(8080, Arc::new(echo.clone())).await.expect("bound");
+        let number = free_port();
+        let spec = json!({"clusterIP": "10.96.0.7", "type": "NodePort", "ports": [{"port": 80, "nodePort": number}]});
+        let mut np = service("np", spec);
+        np.metadata.annotations = annotations;
+        let slices = [slice(json!([{"port": 8080}]), json!([{"addresses": [h_ip.to_string()]}]))];
+        network.table().write().update(&name("np"), Some((&np, &slices)));
+        let mut ports = NodePorts::new(network.clone(), Arc::new(|port, error| panic!("{port:?}: {error}")));
+        ports.sync(&network.table().read().node_ports());
+        ask(connect_when_open(SocketAddr::new(at("127.0.0.1:0").ip(), number)).await).await;
+        h.http(get(&format!("http://{h_ip}:8080/"))).await.expect("answered");
+        Dialer::http(&network, SocketAddr::new(h_ip, 8080), get("/")).await.expect("answered");
+        assert_eq!(*echo.vias.lock(), [via, Via::Pod, Via::Cluster]);
+    }
+}
+
+#[tokio::test]
+async fn a_node_port_refuses_while_no_endpoint_is_ready_and_nobody_else_gets_it() {
+    let network = network();
+    let (h, h_ip) = pod(&network, "h").await;
+    let _serving = h.serve_http(8080, Arc::new(Echo::new("h"))).await.expect("bound");
+    let number = free_port();
+    let to = SocketAddr::new(at("127.0.0.1:0").ip(), number);
+    let spec = json!({"clusterIP": "10.96.0.7", "type": "NodePort", "ports": [{"port": 80, "nodePort": number}]});
+    let mut ports = NodePorts::new(network.clone(), Arc::new(|port, error| panic!("{port:?}: {error}")));
+    let mut ready = |endpoints: &[std::net::IpAddr]| {
+        put_service(&network, "np", spec.clone(), json!([{"port": 8080}]), endpoints);
+        ports.sync(&network.table().read().node_ports());
+    };
+    // A foreign program that is content with any address, as servers are.
+    let foreign = || {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.set_reuseaddr(true).expect("set");
+        socket.bind(to).and_then(|()| socket.listen(1)).map(drop).map_err(|error| error.kind())
+    };
+    // As a new Service, whose pods come later; scaled to zero and up again.
+    for _ in 0..3 {
+        ready(&[]);
+        let taken = async {
+            while foreign().is_ok() {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(LIVENESS, taken).await.expect("taken in time");
+        refused_soon(to).await;
+        for _ in 0..20 {
+            assert_eq!(
+                TcpStream::connect(to).await.map(drop).map_err(|e| e.kind()),
+                Err(std::io::ErrorKind::ConnectionRefused)
+            );
+            assert_eq!(foreign(), Err(std::io::ErrorKind::AddrInUse));
+        }
+        ready(&[h_ip]);
+        let got = ask(connect_when_open(to).await).await;
+        assert!(got.ends_with("h GET /n h"), "{got}");
+        assert_eq!(foreign(), Err(std::io::ErrorKind::AddrInUse));
+    }
 }
 
 #[tokio::test]
@@ -119,6 +209,8 @@ async fn a_taken_node_port_is_reported_once_and_tried_again() {
     let (reports, mut reported) = mpsc::unbounded_channel();
     let report: Report =
         Arc::new(move |port, error| reports.send((port.number, error.kind())).expect("the test listens"));
+    let spec = json!({"clusterIP": "10.96.0.7", "type": "NodePort", "ports": [{"port": 80, "nodePort": number}]});
+    put_service(&network, "np", spec, json!([{"port": 8080}]), &[at("10.32.0.9:0").ip()]);
     let mut ports = NodePorts::new(network.clone(), report);
     let tcp = NodePort { protocol: Protocol::Tcp, number, service: name("np") };
     let udp = NodePort { protocol: Protocol::Udp, number: 1, service: name("np") };

@@ -1,6 +1,7 @@
 //! HTTP requests: to a local handler as a function call, else over a connection that is made for the request.
 //!
-//! Not a proxy: a redirect is an answer, nothing is cached, and connections are not reused.
+//! Not a proxy: a redirect is an answer, nothing is cached, and connections are not reused. How long an answer may take is the
+//! caller's affair: it drops the future.
 
 use crate::{
     config::{Config, Roots},
@@ -8,7 +9,7 @@ use crate::{
     pod::{Bound, Pod},
     table::Protocol,
 };
-use container::net::{BoxError, Error, Peer, Request, Response, Result, Stream};
+use container::net::{BoxError, Error, Peer, Request, Response, Result, Stream, Via};
 use http::{HeaderName, HeaderValue, Uri, header, uri::Scheme};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
@@ -19,7 +20,6 @@ use rustls::{
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 use tokio::{
     sync::{OnceCell, OwnedSemaphorePermit},
@@ -124,11 +124,11 @@ pub(crate) async fn outgoing(
     for address in addresses.into_iter().take(MAX_ADDRESSES) {
         match prepare(inner, pod, SocketAddr::new(address, port), tls.then_some(host)).await {
             Ok(Ready::Handler(way, peer)) => {
-                let response = send(inner, &way, peer, request, inner.config.limits.response_timeout).await?;
+                let response = send(inner, &way, peer, request).await?;
                 return Ok(held(response, permit));
             }
             Ok(Ready::Stream(stream)) => {
-                let response = over_stream(stream, request, inner.config.limits.response_timeout).await?;
+                let response = over_stream(stream, request).await?;
                 return Ok(held(response, permit));
             }
             Err(error) => first_error = first_error.or(Some(error)),
@@ -139,13 +139,13 @@ pub(crate) async fn outgoing(
 
 /// What a request can be sent to.
 enum Ready {
-    Handler(Way, SocketAddr),
+    Handler(Way, Peer),
     Stream(Stream),
 }
 
 async fn prepare(inner: &Arc<Inner>, pod: &Arc<Pod>, to: SocketAddr, tls: Option<&str>) -> Result<Ready> {
     let way = inner.way(From::Pod(pod), to, Protocol::Tcp)?;
-    let peer = pod.source(to.ip());
+    let peer = Peer { address: pod.source(to.ip()), via: Via::Pod };
     let Some(host) = tls else {
         if let Way::Pod { pod, port, by_loopback } = &way
             && matches!(pod.tcp(*port, *by_loopback)?, Bound::Http(_))
@@ -181,20 +181,13 @@ fn held(response: Response, permit: OwnedSemaphorePermit) -> Response {
 }
 
 /// A request along a way without TLS: to a handler a call, else HTTP/1.1 on a stream.
-pub(crate) async fn send(
-    inner: &Inner,
-    way: &Way,
-    peer: SocketAddr,
-    request: Request,
-    limit: Duration,
-) -> Result<Response> {
+pub(crate) async fn send(inner: &Inner, way: &Way, peer: Peer, request: Request) -> Result<Response> {
     if let Way::Pod { pod, port, by_loopback } = way
         && let Bound::Http(handler) = pod.tcp(*port, *by_loopback)?
     {
-        let call = handler.call(origin_form(request)?, Peer { address: peer });
-        return timeout(limit, call).await.unwrap_or_else(|_| Err(Error::TimedOut("waiting for the response".into())));
+        return handler.call(origin_form(request)?, peer).await;
     }
-    over_stream(inner.open(way, peer).await?, request, limit).await
+    over_stream(inner.open(way, peer).await?, request).await
 }
 
 /// The request as a server gets it: path only, authority in `Host`, nothing about another connection.
@@ -215,7 +208,7 @@ fn origin_form(request: Request) -> Result<Request> {
     Ok(Request::from_parts(parts, body))
 }
 
-async fn over_stream(stream: Stream, request: Request, limit: Duration) -> Result<Response> {
+async fn over_stream(stream: Stream, request: Request) -> Result<Response> {
     let request = origin_form(request)?;
     let mut builder = hyper::client::conn::http1::Builder::new();
     builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
@@ -225,8 +218,7 @@ async fn over_stream(stream: Stream, request: Request, limit: Duration) -> Resul
         tokio::spawn(connection);
         sender.send_request(request).await
     };
-    let response = timeout(limit, exchange).await.map_err(|_| Error::TimedOut("waiting for the response".into()))?;
-    let response = response.map_err(|e| match e.is_parse() || e.is_user() {
+    let response = exchange.await.map_err(|e| match e.is_parse() || e.is_user() {
         true => Error::Protocol(e.to_string()),
         false => Error::Reset(e.to_string()),
     })?;

@@ -1,93 +1,183 @@
 //! Node ports: real listeners of the host, one per port, each connection given to a ready endpoint.
+//!
+//! As kube-proxy has it, a port refuses connections while no endpoint is ready, so that whoever waits for the port waits for the
+//! application. The port stays taken meanwhile, by a socket that is bound and does not listen: another program that wants it is told that
+//! it is in use. A program that had it before is named in the report, and the port is tried again until it is free.
 
 use crate::{
     network::{From, VirtualNetwork, Way},
     pod::Bound,
     table::{NodePort, Protocol},
 };
-use container::net::{Connection, Peer};
-use std::{collections::BTreeMap, io, net::SocketAddr, sync::Arc, time::Duration};
+use container::net::{Connection, Peer, Via};
+use std::{collections::BTreeMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
-    net::{TcpListener, TcpStream},
-    time::sleep,
+    net::{TcpListener, TcpSocket, TcpStream},
+    sync::watch,
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
 
 /// How long to wait before a port that could not be opened is tried again: doubled up to the second.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
+/// How long to wait after a connection could not be accepted (out of file descriptors, mostly): doubled up to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
+
+/// How often a port says at most that it cannot accept.
+const TELL: Duration = Duration::from_secs(60);
+
+/// Connections that wait to be accepted.
+const BACKLOG: u32 = 1024;
+
 /// Told once when a node port cannot be opened; it is tried again until it works or is no longer wanted.
 pub type Report = Arc<dyn Fn(&NodePort, &io::Error) + Send + Sync>;
 
-/// The listeners of a node. Dropping it closes them; connections go on.
+/// The ports of a node. Dropping it closes them; connections go on.
 pub struct NodePorts {
     network: VirtualNetwork,
     report: Report,
-    open: BTreeMap<NodePort, CancellationToken>,
+    taken: BTreeMap<NodePort, Taken>,
+}
+
+struct Taken {
+    token: CancellationToken,
+    /// Whether an endpoint is ready.
+    ready: watch::Sender<bool>,
 }
 
 impl NodePorts {
-    /// No listener yet.
+    /// No port yet.
     pub fn new(network: VirtualNetwork, report: Report) -> Self {
-        Self { network, report, open: BTreeMap::new() }
+        Self { network, report, taken: BTreeMap::new() }
     }
 
-    /// Opens what is wanted and closes what is not. TCP only: UDP node ports are reported as unsupported.
+    /// Takes what is wanted and leaves what is not; listens where the table has endpoints. TCP only: UDP node ports are reported as
+    /// unsupported.
     pub fn sync(&mut self, wanted: &[NodePort]) {
-        self.open.retain(|port, token| {
+        self.taken.retain(|port, taken| {
             let keep = wanted.contains(port);
             if !keep {
-                token.cancel();
+                taken.token.cancel();
             }
             keep
         });
         for port in wanted {
-            if self.open.contains_key(port) {
-                continue;
+            let found = self.network.inner.table.read().node_port(port.protocol, port.number);
+            let ready = found.is_some_and(|port| !port.endpoints().is_empty());
+            match self.taken.get(port) {
+                Some(taken) => {
+                    taken.ready.send_if_modified(|was| std::mem::replace(was, ready) != ready);
+                }
+                None => self.take(port, ready),
             }
-            let inner = &self.network.inner;
-            let token = inner.token.child_token();
-            self.open.insert(port.clone(), token.clone());
-            if port.protocol != Protocol::Tcp {
-                (self.report)(port, &io::Error::new(io::ErrorKind::Unsupported, "UDP node ports are not served"));
-                continue;
-            }
-            let (network, report, port) = (self.network.clone(), self.report.clone(), port.clone());
-            inner.tasks.spawn(async move { token.run_until_cancelled(listen(&network, &port, &report)).await });
         }
+    }
+
+    fn take(&mut self, port: &NodePort, ready: bool) {
+        let inner = &self.network.inner;
+        let (token, ready) = (inner.token.child_token(), watch::Sender::new(ready));
+        let changes = ready.subscribe();
+        self.taken.insert(port.clone(), Taken { token: token.clone(), ready });
+        if port.protocol != Protocol::Tcp {
+            (self.report)(port, &io::Error::new(io::ErrorKind::Unsupported, "UDP node ports are not served"));
+            return;
+        }
+        let (network, report, port) = (self.network.clone(), self.report.clone(), port.clone());
+        inner.tasks.spawn(async move { token.run_until_cancelled(keep(&network, &port, &report, changes)).await });
     }
 }
 
 impl Drop for NodePorts {
     fn drop(&mut self) {
-        self.open.values().for_each(CancellationToken::cancel);
+        self.taken.values().for_each(|taken| taken.token.cancel());
     }
 }
 
-async fn listen(network: &VirtualNetwork, port: &NodePort, report: &Report) {
+/// Has the port, and listens while an endpoint is ready.
+async fn keep(network: &VirtualNetwork, port: &NodePort, report: &Report, mut ready: watch::Receiver<bool>) {
     let at = SocketAddr::new(network.inner.config.node_address, port.number);
     let mut wait = RETRY.0;
     let mut reported = false;
-    let listener = loop {
-        match TcpListener::bind(at).await {
-            Ok(listener) => break listener,
-            Err(error) => {
-                if !std::mem::replace(&mut reported, true) {
-                    report(port, &error);
-                }
-            }
+    loop {
+        let error = match reserve(at) {
+            Ok(reserved) => listen_while_ready(network, port, at, &reserved, &mut ready).await,
+            Err(error) => error,
+        };
+        if !std::mem::replace(&mut reported, true) {
+            report(port, &error);
         }
         sleep(wait).await;
         wait = (wait * 2).min(RETRY.1);
-    };
-    tracing::info!(service = %format_args!("{}/{}", port.service.0, port.service.1), %at, "node port open");
+    }
+}
+
+/// A socket that has the address and refuses connections.
+fn reserve(at: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = bind(at)?;
+    // From now on nobody else gets it, not even who is content with an address that does not listen.
+    socket.set_reuseaddr(false)?;
+    Ok(socket)
+}
+
+fn bind(at: SocketAddr) -> io::Result<TcpSocket> {
+    let socket = if at.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // Without it, connections of before that have not quite ended would keep the port taken.
+    socket.set_reuseaddr(true)?;
+    socket.bind(at)?;
+    Ok(socket)
+}
+
+/// A second socket at the reserved address, so that the port is still taken when that is closed.
+fn listen(at: SocketAddr, reserved: &TcpSocket) -> io::Result<TcpListener> {
+    reserved.set_reuseaddr(true)?;
+    let listener = bind(at).and_then(|socket| socket.listen(BACKLOG));
+    reserved.set_reuseaddr(false)?;
+    listener
+}
+
+/// Returns when it cannot listen.
+async fn listen_while_ready(
+    network: &VirtualNetwork,
+    port: &NodePort,
+    at: SocketAddr,
+    reserved: &TcpSocket,
+    ready: &mut watch::Receiver<bool>,
+) -> io::Error {
+    let service = || format!("{}/{}", port.service.0, port.service.1);
+    loop {
+        // The sender lives as long as this task is wanted.
+        let _ = ready.wait_for(|ready| *ready).await;
+        let listener = match listen(at, reserved) {
+            Ok(listener) => listener,
+            Err(error) => return error,
+        };
+        tracing::info!(service = service(), %at, "node port open");
+        tokio::select! {
+            never = accept_all(network, port, at, &listener) => match never {},
+            _ = ready.wait_for(|ready| !ready) => {}
+        }
+        tracing::info!(service = service(), %at, "node port closed: no endpoint is ready");
+    }
+}
+
+async fn accept_all(network: &VirtualNetwork, port: &NodePort, at: SocketAddr, listener: &TcpListener) -> Infallible {
+    let mut pause = PAUSE.0;
+    let mut told: Option<Instant> = None;
     loop {
         match listener.accept().await {
-            Ok((socket, client)) => accept(network, port, socket, client),
+            Ok((socket, client)) => {
+                pause = PAUSE.0;
+                accept(network, port, socket, client);
+            }
             // Out of file descriptors, or the client was gone already: the listener lives on.
             Err(error) => {
-                tracing::warn!(%at, %error, "accept failed");
-                sleep(RETRY.0 / 10).await;
+                if told.is_none_or(|told| told.elapsed() >= TELL) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%at, %error, "a node port cannot accept connections: it tries again");
+                }
+                sleep(pause).await;
+                pause = (pause * 2).min(PAUSE.1);
             }
         }
     }
@@ -98,6 +188,7 @@ fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: 
     let inner = &network.inner;
     let from = From::Cluster(client.ip());
     let found = inner.table.read().node_port(port.protocol, port.number);
+    let any_site = found.as_ref().is_some_and(|port| port.any_site);
     let way = found.and_then(|port| inner.endpoint_of(from, &port, Protocol::Tcp));
     let count = if way.is_some() { &inner.metrics.endpoint } else { &inner.metrics.no_endpoint };
     count.inc();
@@ -108,7 +199,8 @@ fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: 
     };
     let _ = socket.set_nodelay(true); // a socket without the option still works
     let Ok(socket) = socket.into_std() else { return };
-    let peer = Peer { address: SocketAddr::new(network.node_internal(), client.port()) };
+    let via = if inner.config.node_address.is_loopback() && !any_site { Via::Loopback } else { Via::NodePort };
+    let peer = Peer { address: SocketAddr::new(network.node_internal(), client.port()), via };
     if let Way::Pod { pod, port, by_loopback } = &way
         && let Ok(Bound::Http(handler)) = pod.tcp(*port, *by_loopback)
     {

@@ -74,6 +74,8 @@ pub(crate) struct Pod {
     next_port: AtomicU16,
     /// Listeners, UDP sockets and connections that the pod holds.
     sockets: Arc<Semaphore>,
+    /// Look-ups of outside names that it may have under way.
+    pub(crate) lookups: Arc<Semaphore>,
 }
 
 /// Which of a pod's tables a binding is in.
@@ -147,6 +149,7 @@ impl Pod {
             next_id: AtomicU64::new(0),
             next_port: AtomicU16::new(FIRST_FREE_PORT),
             sockets: Arc::new(Semaphore::new(limits.sockets_per_pod)),
+            lookups: Arc::new(Semaphore::new(limits.lookups_per_pod)),
         })
     }
 
@@ -264,11 +267,11 @@ impl Pod {
     }
 
     /// A connection to what is bound here, from `peer`. Waits, within the connect timeout, while the backlog is full.
-    pub(crate) async fn connect(&self, port: u16, by_loopback: bool, peer: SocketAddr) -> Result<Stream> {
+    pub(crate) async fn connect(&self, port: u16, by_loopback: bool, peer: Peer) -> Result<Stream> {
         match self.tcp(port, by_loopback)? {
             Bound::Http(handler) => {
                 let (ours, theirs) = tokio::io::duplex(self.limits.buffer);
-                handler.serve(Connection::Stream(Box::new(theirs)), Peer { address: peer });
+                handler.serve(Connection::Stream(Box::new(theirs)), peer);
                 Ok(Box::new(ours))
             }
             Bound::Nothing => Err(Error::Refused(format!("pod {} does not listen on {port}", self.label()))),
@@ -276,7 +279,7 @@ impl Pod {
                 let permit = self.permit()?;
                 let (ours, theirs) = tokio::io::duplex(self.limits.buffer);
                 let theirs: Stream = Box::new(Guarded::new(theirs, permit));
-                match timeout(self.limits.connect_timeout, backlog.send((theirs, peer))).await {
+                match timeout(self.limits.connect_timeout, backlog.send((theirs, peer.address))).await {
                     Ok(Ok(())) => Ok(Box::new(ours)),
                     Ok(Err(_)) => Err(Error::Refused(format!("pod {} no longer listens on {port}", self.label()))),
                     Err(_) => Err(Error::TimedOut(format!("pod {} does not accept on {port}", self.label()))),

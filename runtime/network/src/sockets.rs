@@ -9,7 +9,7 @@ use crate::{
 };
 use bytes::Bytes;
 use container::net::{
-    BoundPort, Datagrams, Error, HttpHandler, Listener, Request, Response, Result, Serving, Sockets, Stream,
+    BoundPort, Datagrams, Error, HttpHandler, Listener, Peer, Request, Response, Result, Serving, Sockets, Stream, Via,
 };
 use parking_lot::Mutex;
 use std::{
@@ -58,7 +58,7 @@ impl Sockets for PodSockets {
         let permit = self.pod.permit()?;
         let way = self.network.inner.way(From::Pod(&self.pod), to, Protocol::Tcp)?;
         let local = self.pod.source(egress::unmap(to.ip()));
-        let stream = self.network.inner.open(&way, local).await?;
+        let stream = self.network.inner.open(&way, Peer { address: local, via: Via::Pod }).await?;
         Ok((Box::new(Guarded::new(stream, permit)), mapped(local, to)))
     }
 
@@ -129,7 +129,7 @@ impl BoundPort for PodPort {
     async fn connect(self: Box<Self>, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
         let way = self.network.inner.way(From::Pod(&self.pod), to, Protocol::Tcp)?;
         let local = self.lease.source(egress::unmap(to.ip()))?;
-        let stream = self.network.inner.open(&way, local).await?;
+        let stream = self.network.inner.open(&way, Peer { address: local, via: Via::Pod }).await?;
         Ok((Box::new(Guarded::new(stream, self.lease)), mapped(local, to)))
     }
 }

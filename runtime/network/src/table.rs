@@ -39,6 +39,9 @@ impl Protocol {
 /// Namespace and name.
 pub type Name = (String, String);
 
+/// The annotation that opens a Service's node ports to pages of other web sites, with the value `allow`.
+pub(crate) const CROSS_SITE: &str = "sampan.dev/cross-site-requests";
+
 /// Clients that one port with session affinity remembers; the oldest are forgotten beyond that.
 const REMEMBERED_CLIENTS: usize = 16 * 1024;
 
@@ -52,6 +55,8 @@ pub struct Port {
     node_port: Option<u16>,
     endpoints: Vec<SocketAddr>,
     affinity: Option<Duration>,
+    /// Its node port takes requests that pages of any web site make, though only this machine reaches it.
+    pub(crate) any_site: bool,
     /// Kept from one state of the Service to the next.
     memory: Arc<Memory>,
 }
@@ -228,6 +233,7 @@ impl ServiceTable {
         let sticky = spec.session_affinity.as_deref() == Some("ClientIP");
         let seconds = spec.session_affinity_config.as_ref().and_then(|c| c.client_ip.as_ref()?.timeout_seconds);
         let affinity = sticky.then(|| Duration::from_secs(u64::try_from(seconds.unwrap_or(10_800)).unwrap_or(10_800)));
+        let any_site = meta.annotations.as_ref().and_then(|all| all.get(CROSS_SITE)).is_some_and(|it| it == "allow");
         let ports = spec.ports.iter().flatten().filter_map(|port| {
             let protocol = Protocol::parse(port.protocol.as_deref())?;
             let number = u16::try_from(port.port).ok()?;
@@ -239,6 +245,7 @@ impl ServiceTable {
                 node_port: port.node_port.and_then(|n| u16::try_from(n).ok()).filter(|n| *n != 0),
                 endpoints: port_endpoints(port, protocol, &usable),
                 affinity,
+                any_site,
                 memory: old.map(|old| old.memory.clone()).unwrap_or_default(),
             }))
         });

@@ -71,11 +71,12 @@ pub(crate) async fn text(response: Response) -> String {
 pub(crate) struct Echo {
     name: &'static str,
     pub(crate) peers: Arc<Mutex<Vec<SocketAddr>>>,
+    pub(crate) vias: Arc<Mutex<Vec<Via>>>,
 }
 
 impl Echo {
     pub(crate) fn new(name: &'static str) -> Self {
-        Self { name, peers: Arc::default() }
+        Self { name, peers: Arc::default(), vias: Arc::default() }
     }
 
     fn answer(&self, method: &::http::Method, uri: &::http::Uri, headers: &::http::HeaderMap) -> Response {
@@ -89,6 +90,7 @@ impl Echo {
 impl HttpHandler for Echo {
     async fn call(&self, request: Request, peer: Peer) -> Result<Response> {
         self.peers.lock().push(peer.address);
+        self.vias.lock().push(peer.via);
         let mut response = self.answer(request.method(), request.uri(), request.headers());
         response.headers_mut().insert("x-called", ::http::HeaderValue::from_static("yes"));
         Ok(response)
@@ -96,6 +98,7 @@ impl HttpHandler for Echo {
 
     fn serve(&self, connection: Connection, peer: Peer) {
         self.peers.lock().push(peer.address);
+        self.vias.lock().push(peer.via);
         let this = self.clone();
         tokio::spawn(async move {
             let stream: Stream = match connection {
@@ -512,7 +515,7 @@ async fn dials_of_services_are_counted_and_relayed_connections_shown() {
     }
     shown("sampan_network_connections 0");
     let (_ours, theirs) = tokio::io::duplex(64);
-    let peer = container::net::Peer { address: at("10.32.0.1:9") };
+    let peer = container::net::Peer { address: at("10.32.0.1:9"), via: container::net::Via::NodePort };
     let connection = container::net::Connection::Stream(Box::new(theirs));
     network.hand_over(connection, peer, SocketAddr::new(b_ip, 80)).await.expect("taken");
     shown("sampan_network_connections 1");

@@ -1,10 +1,13 @@
 //! The host side of one instance: what it may see and use.
 
 use crate::{
+    exit,
     files::{self, Folders, budget},
+    host::{self, Scales},
     memory::{Memory, Share},
     metrics::Metrics,
     outgoing::Outgoing,
+    places::Held,
     quota::Quota,
     stdio::Output,
 };
@@ -22,11 +25,20 @@ use std::sync::{
 };
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, Store, component::Linker};
-use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
+use wasmtime_wasi::{I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Host resources (streams, requests, pollables, files) that an instance may hold. Open files have a bound of their own, far below it.
 const RESOURCES: usize = 4_096;
+
+/// The same of an instance that answers one request.
+const REQUEST_RESOURCES: usize = 1_024;
+
+/// Bytes that one call may copy out of the guest (`from-list`, a write to a file): the copy is the host's for the time of the call.
+const CALL: usize = 32 << 20;
+
+/// Bytes of randomness in one call.
+const RANDOM: u64 = 16 << 20;
 
 /// Handles in the guest's own tables.
 const HANDLES: usize = 65_536;
@@ -41,6 +53,7 @@ pub(crate) struct Shared {
     pub(crate) outgoing: Arc<Semaphore>,
     pub(crate) files: Arc<budget::Pod>,
     pub(crate) space: Arc<budget::Space>,
+    pub(crate) places: Arc<Held>,
     pub(crate) instances: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
@@ -94,6 +107,7 @@ pub(crate) struct Guest {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     share: Share,
+    scales: Scales,
     live: Live,
 }
 
@@ -140,12 +154,14 @@ impl CoreGuest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.scales.pass(&mut self.table, &mut self.share);
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }
 }
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.scales.pass(&mut self.table, &mut self.share);
         WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
     }
 }
@@ -162,7 +178,34 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
 pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     let mut linker = wasmtime::Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest: &mut CoreGuest| &mut guest.wasi)?;
+    // wasmtime's makes a trap of 126 and above; a process may end with these.
+    linker.allow_shadowing(true);
+    let exit = |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) };
+    linker.func_wrap("wasi_snapshot_preview1", "proc_exit", exit)?;
+    linker.allow_shadowing(false);
     Ok(linker)
+}
+
+impl Guest {
+    /// The error that ended the guest, with what was behind it.
+    pub(crate) fn blame(&self, error: wasmtime::Error) -> wasmtime::Error {
+        blame(error, &self.share, self.scales.refused)
+    }
+}
+
+impl CoreGuest {
+    /// The error that ended the guest, with what was behind it.
+    pub(crate) fn blame(&self, error: wasmtime::Error) -> wasmtime::Error {
+        blame(error, &self.share, false)
+    }
+}
+
+/// Where the account refused memory and the guest only saw what came of it, the refusal is the reason.
+fn blame(error: wasmtime::Error, share: &Share, table_gone: bool) -> wasmtime::Error {
+    match share.refused() {
+        Some(full) if table_gone || exit::is_full_heap(&error) => error.context(full),
+        _ => error,
+    }
 }
 
 /// A store for the one component instance of a command.
@@ -188,25 +231,29 @@ fn component_store(
     ending: Option<Arc<Ending>>,
 ) -> wasmtime::Result<Store<Guest>> {
     let mut table = ResourceTable::new();
-    table.set_max_capacity(RESOURCES);
+    table.set_max_capacity(if ending.is_some() { REQUEST_RESOURCES } else { RESOURCES });
+    let mut http = WasiHttpCtx::new();
+    http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
         wasi: wasi(shared, ending.is_some()).build(),
         _going: Going(ending),
         table,
         files: budget::Held::new(shared.files.clone()),
         folders: None,
-        http: WasiHttpCtx::new(),
+        http,
         outgoing: Outgoing {
             sockets: shared.sockets.clone(),
             log: shared.log.clone(),
             permits: shared.outgoing.clone(),
         },
         share,
+        scales: Scales::default(),
         live: Live::new(shared),
     };
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.share);
     store.set_max_component_handles(HANDLES);
+    store.set_hostcall_fuel(CALL);
     give_way(&mut store);
     Ok(store)
 }
@@ -221,6 +268,7 @@ pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Res
     let guest = CoreGuest { wasi, files: held, moved: false, share, live: Live::new(shared) };
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.share);
+    store.set_hostcall_fuel(CALL);
     give_way(&mut store);
     Ok(store)
 }
@@ -237,7 +285,8 @@ fn wasi(shared: &Shared, request: bool) -> WasiCtxBuilder {
         .stdout(Output::new(&shared.log, Source::Stdout, request))
         .stderr(Output::new(&shared.log, Source::Stderr, request))
         .args(&spec.args)
-        .envs(&spec.env);
+        .envs(&spec.env)
+        .max_random_size(RANDOM);
     if spec.args.is_empty() {
         builder.arg(&spec.name);
     }

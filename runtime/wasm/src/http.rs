@@ -1,65 +1,65 @@
 //! HTTP handlers: a fresh instance per request, on the guests' threads.
 //!
-//! A request waits for a free place, then for memory, then runs in a task of its own, so that one that spins does not hold up its
-//! connection. It is cut when its client goes away, when its time is up, and when its container is ended.
+//! A request waits for its turn, then for memory, then runs in a task of its own, so that one that spins does not hold up its
+//! connection. It is cut when its client goes away or does nothing, and when its container is ended; it may take any time.
 
 use crate::{
-    HttpOptions, exit,
-    guest::{self, Ending, Guest, Shared},
+    HttpOptions, clients, connection, exit,
+    guest::{self, Ending, Shared},
+    image::{Image, Target},
     memory::Share,
+    places::Place,
     pool::Pool,
     quota::Throttled,
+    turns::{Alternating, Turn, Turns},
 };
 use bytes::Bytes;
 use container::{
     log::Source,
-    net::{self, BoxError, Connection, HttpHandler, Peer},
+    net::{self, BoxError, Connection, HttpHandler, Peer, Via},
 };
-use http::{HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::{Body as _, Frame, SizeHint};
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
 use parking_lot::Mutex;
 use std::{
     convert::Infallible,
     pin::Pin,
     sync::{
         Arc,
-        atomic::{
-            AtomicUsize,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::Ordering::{Relaxed, SeqCst},
     },
     task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
-    sync::{Notify, Semaphore, oneshot},
+    sync::{Notify, oneshot},
     task::AbortHandle,
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wasmtime_wasi_http::p2::{
-    bindings::{
-        ProxyPre,
-        http::types::{ErrorCode, Scheme},
-    },
+    bindings::http::types::{ErrorCode, Scheme},
     body::HyperOutgoingBody,
 };
 
-/// How long a connection may be idle, or take to send a request's head.
-const IDLE: Duration = Duration::from_secs(75);
+/// What a request that waits takes besides its head, bytes: its task and its connection's buffers.
+const WAITING: usize = 4 << 10;
 
-/// Concurrent streams per HTTP/2 connection.
-const STREAMS: u32 = 128;
+/// How often a request that waits for memory looks for others that only wait for their clients.
+const PRESSED: Duration = Duration::from_secs(1);
+
+/// How long a client may do nothing while others wait for its request's memory.
+const STALL: Duration = Duration::from_secs(5);
+
+/// How long nothing may move while a request waits for memory that others keep while they wait, perhaps for this very request.
+const STUCK: Duration = Duration::from_secs(10);
+
+const FULL: &str = "this node runs as many instances as it can";
 
 type Body = UnsyncBoxBody<Bytes, BoxError>;
-type Response = http::Response<Body>;
+pub(crate) type Response = http::Response<Body>;
 /// The answer's head as the guest gave it.
 type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
 /// Tells whoever waits for the answer: what the guest said, or what to say instead.
@@ -69,12 +69,9 @@ type Teller = oneshot::Sender<Result<Head, Response>>;
 pub(crate) struct Handler {
     pool: Arc<Pool>,
     shared: Arc<Shared>,
-    pre: ProxyPre<Guest>,
-    initial_memory: u64,
+    image: Arc<Image>,
     options: HttpOptions,
-    places: Semaphore,
-    waiting: AtomicUsize,
-    connections: Arc<Semaphore>,
+    turns: Arc<Turns>,
     /// Clients are asked to leave: HTTP/1.1 connections end with their next answer, HTTP/2 ones with the requests under way.
     retire: CancellationToken,
     /// Connections.
@@ -87,14 +84,14 @@ pub(crate) struct Handler {
     requests: TaskTracker,
     /// A request asked for more memory than its container may have.
     out_of_memory: Box<dyn Fn(String) + Send + Sync>,
+    other_sites: connection::Once,
 }
 
 impl Handler {
     pub(crate) fn new(
         pool: Arc<Pool>,
         shared: Arc<Shared>,
-        pre: ProxyPre<Guest>,
-        initial_memory: u64,
+        image: Arc<Image>,
         options: HttpOptions,
         retire: CancellationToken,
         out_of_memory: impl Fn(String) + Send + Sync + 'static,
@@ -102,18 +99,16 @@ impl Handler {
         Arc::new(Self {
             pool,
             shared,
-            pre,
-            initial_memory,
+            image,
             options,
-            places: Semaphore::new(options.concurrency.max(1)),
-            waiting: AtomicUsize::new(0),
-            connections: Arc::new(Semaphore::new(options.connections.max(1))),
+            turns: Turns::new(options.concurrency, options.queue),
             retire,
             open: TaskTracker::new(),
             drain: CancellationToken::new(),
             cut: CancellationToken::new(),
             requests: TaskTracker::new(),
             out_of_memory: Box::new(out_of_memory),
+            other_sites: connection::Once::default(),
         })
     }
 
@@ -143,9 +138,45 @@ impl Handler {
         self.requests.wait().await;
     }
 
-    async fn answer<B>(self: Arc<Self>, request: http::Request<B>) -> Response
+    /// Names the container among the clients'.
+    fn owner(&self) -> usize {
+        Arc::as_ptr(&self.shared).addr()
+    }
+
+    /// A client asks, over a connection or by a call.
+    pub(crate) fn client(&self, connection: Option<&clients::Connection>) -> clients::Request {
+        self.pool.clients.request(self.owner(), connection)
+    }
+
+    pub(crate) fn id(&self) -> &str {
+        &self.shared.spec.id
+    }
+
+    pub(crate) fn is_retired(&self) -> bool {
+        self.retire.is_cancelled()
+    }
+
+    /// Waits until a connection is to end with the requests under way: HTTP/2 ones that were told of a stream also when retired.
+    pub(crate) async fn leaving(&self, streams: &Notify) {
+        let retired = async {
+            self.retire.cancelled().await;
+            streams.notified().await;
+        };
+        tokio::select! { () = self.drain.cancelled() => {}, () = retired => {} }
+    }
+
+    pub(crate) fn tell_of_other_sites(&self, text: &str) {
+        self.other_sites.tell(&self.shared.log, text);
+    }
+
+    pub(crate) async fn answer<B>(
+        self: Arc<Self>,
+        request: http::Request<B>,
+        client: clients::Request,
+        via: Via,
+    ) -> Response
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
         if self.drain.is_cancelled() {
@@ -153,24 +184,34 @@ impl Handler {
         }
         self.shared.requests.fetch_add(1, Relaxed);
         let begin = Instant::now();
-        let deadline = begin + self.shared.spec.request_timeout;
-        let what = format!("{} {}", request.method(), request.uri().path());
+        let what: Arc<str> = format!("{} {}", request.method(), request.uri().path()).into();
         let head = request.method() == Method::HEAD;
+        let client = Arc::new(client);
+        let call = Call { what: what.clone(), client: client.clone(), via, ending: Arc::new(Ending::default()) };
+        let ending = call.ending.clone();
         let (sender, receiver) = oneshot::channel();
-        let ending = Arc::new(Ending::default());
-        let run = self.clone().run(request, sender, ending.clone(), deadline, what);
-        let task = self.requests.spawn_on(run, self.pool.handle());
+        let request = request.map(|body| Sent { body, client: client.clone() });
+        let task = self.requests.spawn_on(self.clone().run(request, sender, call), self.pool.handle());
         let mut task = Task { handle: task.abort_handle(), done: false };
         let response = match receiver.await {
+            Ok(Ok(Ok(response))) if response.status().is_informational() => {
+                let status = response.status();
+                self.log(&what, &format!("the component answered {status}, which is not the end of an answer"));
+                plain(StatusCode::BAD_GATEWAY, &format!("the component answered {status}"))
+            }
             Ok(Ok(Ok(response))) => {
                 let (parts, body) = response.into_parts();
                 let length = parts.headers.get(header::CONTENT_LENGTH);
                 let left = if head { Some(0) } else { length.and_then(|it| it.to_str().ok()?.parse().ok()) };
                 task.done = left == Some(0) && !head || body.is_end_stream();
-                http::Response::from_parts(parts, Guarded { body, left, ending, task }.boxed_unsync())
+                client.untaken(true);
+                let body =
+                    Guarded { body, left, ending, task, client, what, shared: self.shared.clone(), broken: None };
+                http::Response::from_parts(parts, body.boxed_unsync())
             }
             Ok(Ok(Err(code))) => {
                 task.done = true;
+                self.log(&what, &format!("the component answered with an error: {code:?}"));
                 plain(StatusCode::BAD_GATEWAY, &format!("the component answered with an error: {code:?}"))
             }
             Ok(Err(failure)) => {
@@ -184,71 +225,109 @@ impl Handler {
         response
     }
 
+    fn log(&self, what: &str, text: &str) {
+        self.shared.log.lines(Source::Stderr, &format!("sampan: {what}: {text}"));
+    }
+
     /// Runs one request to its end; `head` gets the answer's head as soon as the guest sets it, or what to say instead.
-    async fn run<B>(
-        self: Arc<Self>,
-        request: http::Request<B>,
-        head: Teller,
-        ending: Arc<Ending>,
-        deadline: Instant,
-        what: String,
-    ) where
+    async fn run<B>(self: Arc<Self>, request: http::Request<B>, head: Teller, call: Call)
+    where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
+        let Call { what, client, via, ending } = call;
         let head = Arc::new(Mutex::new(Some(head)));
+        // Returns whether there was no answer yet.
         let say = |response: Response| {
-            if let Some(head) = head.lock().take() {
-                let _ = head.send(Err(response));
-            }
+            let head = head.lock().take();
+            head.map(|head| head.send(Err(response))).is_some()
         };
+        let bytes = WAITING + size(request.uri(), request.headers());
         let guest = async {
-            let _place = self.place().await?;
-            let share =
-                self.shared.memory.reserve(self.initial_memory).await.map_err(|full| Failure::Guest(full.into()))?;
+            let turn = self.turn(bytes, via).await?;
+            let share = self.memory().await?;
+            let seat = self.pool.places.request(&self.shared.places, self.image.need()).await.ok_or(Failure::Full)?;
             let quota = self.shared.quota.clone();
-            let run = self.instance(request, share, ending, head.clone());
-            Throttled::new(run, quota, self.pool.ticker.clone()).await.map_err(Failure::Guest)
+            let run = self.instance(request, share, &seat, ending, head.clone());
+            Throttled::new(Alternating::new(run, turn), quota, self.pool.ticker.clone()).await.map_err(Failure::Guest)
+        };
+        let late = async {
+            match self.shared.spec.request_timeout {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
         };
         let failure = tokio::select! {
             biased;
-            () = self.cut.cancelled() => return say(plain(StatusCode::SERVICE_UNAVAILABLE, "this container was ended")),
-            result = tokio::time::timeout_at(deadline, guest) => match result {
-                Ok(Ok(())) => return say(plain(StatusCode::BAD_GATEWAY, "the component gave no answer")),
-                Ok(Err(failure)) => failure,
-                Err(_) => return say(self.late(&what)),
-            },
-        };
-        match failure {
-            Failure::Busy => {
-                say(plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this container"))
+            () = self.cut.cancelled() => {
+                say(plain(StatusCode::SERVICE_UNAVAILABLE, "this container was ended"));
+                return;
             }
-            Failure::Guest(error) => say(self.failed(&error, &what)),
-        }
+            () = client.cut().cancelled() => {
+                self.log(&what, "ended, since its client neither sent nor took anything for too long");
+                say(plain(StatusCode::REQUEST_TIMEOUT, "nothing came for too long"));
+                return;
+            }
+            result = guest => match result {
+                Ok(()) => {
+                    if say(plain(StatusCode::BAD_GATEWAY, "the component gave no answer")) {
+                        self.log(&what, "the component gave no answer");
+                    }
+                    return;
+                }
+                Err(failure) => failure,
+            },
+            () = late => {
+                say(self.late(&what));
+                return;
+            }
+        };
+        say(match failure {
+            Failure::Busy => plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this container"),
+            Failure::Stuck => {
+                self.log(&what, "refused: all memory is kept by requests that wait, and nothing moves");
+                plain(StatusCode::SERVICE_UNAVAILABLE, "other requests use all the memory there is, and they wait")
+            }
+            Failure::Full => {
+                self.log(&what, &format!("refused: {FULL}"));
+                plain(StatusCode::SERVICE_UNAVAILABLE, FULL)
+            }
+            Failure::Guest(error) => self.failed(&error, &what),
+        });
     }
 
-    async fn place(&self) -> Result<tokio::sync::SemaphorePermit<'_>, Failure> {
-        if let Ok(place) = self.places.try_acquire() {
-            return Ok(place);
+    /// The cluster's own requests, probes, wait for nobody: there are few, and a container that is busy is not a dead one.
+    async fn turn(&self, bytes: usize, via: Via) -> Result<Turn, Failure> {
+        if via == Via::Cluster {
+            return Ok(self.turns.extra());
         }
-        struct Waiting<'a>(&'a AtomicUsize);
-        impl Drop for Waiting<'_> {
-            fn drop(&mut self) {
-                self.0.fetch_sub(1, Relaxed);
+        self.turns.begin(bytes).await.map_err(|_| Failure::Busy)
+    }
+
+    /// Memory for an instance. While it is short, clients that do nothing lose theirs. In a circle of calls (over any number of pods)
+    /// whose requests have taken all there is, those that have not begun are refused, so that the others go on.
+    async fn memory(&self) -> Result<Share, Failure> {
+        let begin = Instant::now();
+        let share = self.shared.memory.reserve(self.image.initial_memory);
+        tokio::pin!(share);
+        loop {
+            if let Ok(share) = tokio::time::timeout(PRESSED, share.as_mut()).await {
+                return share.map_err(|full| Failure::Guest(full.into()));
+            }
+            self.pool.clients.relieve(self.owner(), STALL);
+            let calls = self.shared.outgoing.available_permits() < self.options.outgoing;
+            let alone = self.shared.instances.load(Relaxed) == 0;
+            if begin.elapsed() >= STUCK && self.turns.quiet() >= STUCK && (calls || alone) {
+                return Err(Failure::Stuck);
             }
         }
-        let before = self.waiting.fetch_add(1, Relaxed);
-        let _waiting = Waiting(&self.waiting);
-        if before >= self.options.queue {
-            return Err(Failure::Busy);
-        }
-        self.places.acquire().await.map_err(|_| Failure::Busy)
     }
 
     async fn instance<B>(
         &self,
         request: http::Request<B>,
         share: Share,
+        place: &Place,
         ending: Arc<Ending>,
         head: Arc<Mutex<Option<Teller>>>,
     ) -> wasmtime::Result<()>
@@ -256,7 +335,11 @@ impl Handler {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        let mut store = guest::request_store(&self.pool.engine, &self.shared, share, ending.clone())?;
+        let target = self.image.target(&self.pool, place.seat).await?;
+        let (Target::Http(pre), Some(side)) = (target, self.pool.side(place.seat)) else {
+            return Err(wasmtime::format_err!("this is no HTTP handler"));
+        };
+        let mut store = guest::request_store(&side.engine, &self.shared, share, ending.clone())?;
         let request = with_host(request).map(|body| {
             let error = |error: B::Error| wasmtime_wasi_http::Error::InternalError(Some(error.to_string()));
             body.map_err(error).boxed_unsync()
@@ -268,15 +351,18 @@ impl Handler {
                 let _ = head.send(Ok(answer));
             }
         })?;
-        let proxy = self.pre.instantiate_async(&mut store).await?;
-        proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await?;
+        let ran = async {
+            let proxy = pre.instantiate_async(&mut store).await?;
+            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
+        };
+        ran.await.map_err(|error| store.data().blame(error))?;
         ending.returned.store(true, SeqCst);
         Ok(())
     }
 
     fn late(&self, what: &str) -> Response {
-        let limit = self.shared.spec.request_timeout.as_secs_f32();
-        self.shared.log.lines(Source::Stderr, &format!("sampan: {what}: cut after {limit} s"));
+        let limit = self.shared.spec.request_timeout.unwrap_or_default().as_secs_f32();
+        self.log(what, &format!("cut after {limit} s"));
         plain(StatusCode::GATEWAY_TIMEOUT, &format!("no answer from the component within {limit} s"))
     }
 
@@ -293,51 +379,9 @@ impl Handler {
             (self.out_of_memory)(story);
         }
         if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "this node runs as many instances as it can");
+            return plain(StatusCode::SERVICE_UNAVAILABLE, FULL);
         }
         plain(StatusCode::INTERNAL_SERVER_ERROR, "the component failed; its log has the backtrace")
-    }
-
-    async fn connection<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(self: Arc<Self>, stream: S) {
-        // Told of each request on HTTP/2: only a client that has sent one can be sent away by a frame.
-        let streams = Arc::new(Notify::new());
-        let (handler, told) = (self.clone(), streams.clone());
-        let service = hyper::service::service_fn(move |request: http::Request<hyper::body::Incoming>| {
-            let handler = handler.clone();
-            let multiplexed = request.version() == http::Version::HTTP_2;
-            if multiplexed {
-                told.notify_one();
-            }
-            async move {
-                let mut response = handler.clone().answer(request).await;
-                if !multiplexed && handler.retire.is_cancelled() {
-                    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-                }
-                Ok::<_, Infallible>(response)
-            }
-        });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
-        builder.http2().timer(TokioTimer::new()).max_concurrent_streams(STREAMS).keep_alive_interval(IDLE);
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        tokio::pin!(connection);
-        let leave = async {
-            let retired = async {
-                self.retire.cancelled().await;
-                streams.notified().await;
-            };
-            tokio::select! { () = self.drain.cancelled() => {}, () = retired => {} }
-        };
-        let ended = tokio::select! {
-            ended = connection.as_mut() => ended,
-            () = leave => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        };
-        if let Err(error) = ended {
-            tracing::debug!(container = %self.shared.spec.id, error, "connection ended");
-        }
     }
 }
 
@@ -345,21 +389,26 @@ impl Handler {
 pub(crate) struct Served(pub(crate) Arc<Handler>);
 
 enum Failure {
-    /// The queue is full.
+    /// Too many wait.
     Busy,
+    /// The node has no place for another instance.
+    Full,
+    /// Those who have the memory wait for something that does not come.
+    Stuck,
     Guest(wasmtime::Error),
 }
 
 #[async_trait::async_trait]
 impl HttpHandler for Served {
-    async fn call(&self, request: net::Request, _peer: Peer) -> net::Result<net::Response> {
+    async fn call(&self, request: net::Request, peer: Peer) -> net::Result<net::Response> {
         let this = self.0.clone();
-        Ok(this.answer(request).await)
+        let client = this.client(None);
+        Ok(this.answer(request, client, peer.via).await)
     }
 
-    fn serve(&self, connection: Connection, _peer: Peer) {
+    fn serve(&self, connection: Connection, peer: Peer) {
         let this = self.0.clone();
-        let Ok(permit) = this.connections.clone().try_acquire_owned() else {
+        let Some(client) = this.pool.clients.connect(this.owner()) else {
             // Dropping it closes it: the client sees a reset and may try another endpoint.
             return;
         };
@@ -370,14 +419,58 @@ impl HttpHandler for Served {
                     // Fails only if the socket is not non-blocking or the reactor is gone.
                     if let Ok(socket) = TcpStream::from_std(socket) {
                         let _ = socket.set_nodelay(true);
-                        this.connection(socket).await;
+                        connection::serve(this, socket, client, peer.via).await;
                     }
                 }
-                Connection::Stream(stream) => this.connection(stream).await,
+                Connection::Stream(stream) => connection::serve(this, stream, client, peer.via).await,
             }
-            drop(permit);
         };
         open.spawn_on(serve, &threads);
+    }
+}
+
+/// What a request's task needs to know of it.
+struct Call {
+    /// Method and path, for the log.
+    what: Arc<str>,
+    client: Arc<clients::Request>,
+    via: Via,
+    ending: Arc<Ending>,
+}
+
+fn size(uri: &Uri, headers: &HeaderMap) -> usize {
+    let headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    headers + uri.path_and_query().map_or(0, |it| it.as_str().len())
+}
+
+/// A request's body that notes whether its client sends it.
+struct Sent<B> {
+    body: B,
+    client: Arc<clients::Request>,
+}
+
+impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Sent<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        self.client.unsent(frame.is_pending());
+        frame
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B> Drop for Sent<B> {
+    fn drop(&mut self) {
+        self.client.unsent(false);
     }
 }
 
@@ -402,6 +495,23 @@ struct Guarded {
     left: Option<u64>,
     ending: Arc<Ending>,
     task: Task,
+    client: Arc<clients::Request>,
+    what: Arc<str>,
+    shared: Arc<Shared>,
+    /// Why the answer ends before it is complete.
+    broken: Option<BoxError>,
+}
+
+impl Guarded {
+    /// Why the answer broke off, told in the log.
+    fn told(&self, why: &str) -> BoxError {
+        let why = match self.left {
+            Some(left) if left > 0 => format!("{why}, {left} bytes before its content-length"),
+            _ => why.to_string(),
+        };
+        self.shared.log.lines(Source::Stderr, &format!("sampan: {}: {why}", self.what));
+        why.into()
+    }
 }
 
 impl http_body::Body for Guarded {
@@ -410,17 +520,29 @@ impl http_body::Body for Guarded {
 
     fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
-        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(context));
+        if let Some(error) = this.broken.take() {
+            return Poll::Ready(Some(Err(error)));
+        }
+        let frame = Pin::new(&mut this.body).poll_frame(context);
+        this.client.untaken(matches!(frame, Poll::Ready(Some(Ok(_)))));
+        let frame = std::task::ready!(frame);
         match (&frame, &mut this.left) {
-            // The body of an instance that was ended looks complete.
+            // The body of an instance that was ended looks complete. Its log has said why.
             (None, _) if this.ending.gone.load(SeqCst) && !this.ending.returned.load(SeqCst) => {
-                return Poll::Ready(Some(Err("the component was ended before its answer was complete".into())));
+                this.broken = Some("the component was ended before its answer was complete".into());
             }
+            (None, Some(left)) if *left > 0 => this.broken = Some(this.told("the answer ended")),
+            (Some(Err(_)), _) => this.broken = Some(this.told("the component broke its answer off")),
             (None, _) => this.task.done = true,
             (Some(Ok(frame)), Some(left)) => {
                 *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
             }
             _ => {}
+        }
+        if this.broken.is_some() {
+            // hyper sends what there is before it waits, not before it fails.
+            context.waker().wake_by_ref();
+            return Poll::Pending;
         }
         if this.left == Some(0) || this.body.is_end_stream() {
             this.task.done = true;
@@ -445,7 +567,7 @@ fn with_host<B>(mut request: http::Request<B>) -> http::Request<B> {
     request
 }
 
-fn plain(status: StatusCode, text: &str) -> Response {
+pub(crate) fn plain(status: StatusCode, text: &str) -> Response {
     let body = Full::from(format!("{text}\n")).map_err(|never: Infallible| match never {}).boxed_unsync();
     let mut response = http::Response::new(body);
     *response.status_mut() = status;

@@ -15,6 +15,8 @@ pub(crate) struct Resource {
     pub(crate) short_names: Vec<String>,
     pub(crate) categories: Vec<String>,
     pub(crate) namespaced: bool,
+    /// It has the verb list.
+    pub(crate) listed: bool,
 }
 
 impl Resource {
@@ -56,6 +58,20 @@ impl Resources {
         Ok(Self(all))
     }
 
+    /// What can be listed, each kind once, in its preferred version. Reviews and the like only answer what they are asked.
+    pub(crate) fn listed(&self) -> Vec<&Resource> {
+        let mut all: Vec<&Resource> = Vec::new();
+        for resource in self.0.iter().filter(|resource| resource.listed) {
+            // Events are served in two groups.
+            let known =
+                |one: &&Resource| one.kind == resource.kind && (one.group == resource.group || one.kind == "Event");
+            if !all.iter().any(known) {
+                all.push(resource);
+            }
+        }
+        all
+    }
+
     /// By what a user types: plural, singular, kind or short name, with or without its group.
     pub(crate) fn by_name(&self, name: &str) -> anyhow::Result<&Resource> {
         let wanted = name.to_lowercase();
@@ -87,9 +103,17 @@ impl Resources {
         let found = self.0.iter().find(|r| r.group == gvk.group && r.version == gvk.version && r.kind == gvk.kind);
         match found {
             Some(resource) => Ok(resource),
+            None if is_kubernetes_own(&gvk.group) => {
+                bail!("no matches for kind {kind:?} in version {api_version:?}: sampan does not have it yet")
+            }
             None => bail!("no matches for kind {kind:?} in version {api_version:?}"),
         }
     }
+}
+
+/// Whether a group is one of Kubernetes itself: its kinds are not installed, they are there or not.
+fn is_kubernetes_own(group: &str) -> bool {
+    !group.contains('.') || group.ends_with(".k8s.io")
 }
 
 fn parse(list: &Value) -> Vec<Resource> {
@@ -108,6 +132,7 @@ fn parse(list: &Value) -> Vec<Resource> {
                     short_names: list("shortNames"),
                     categories: list("categories"),
                     namespaced: resource["scope"] == "Namespaced",
+                    listed: resource["verbs"].as_array().is_some_and(|verbs| verbs.iter().any(|verb| verb == "list")),
                 });
             }
         }
@@ -131,6 +156,7 @@ pub(super) mod tests {
             short_names: Vec::new(),
             categories: vec!["all".into()],
             namespaced: true,
+            listed: true,
         }
     }
 
@@ -166,6 +192,13 @@ pub(super) mod tests {
             all.by_name("nope").expect_err("none").to_string(),
             "the server doesn't have a resource type \"nope\""
         );
+    }
+
+    #[test]
+    fn a_kind_of_kubernetes_that_is_not_served_is_told_apart_from_a_wrong_one() {
+        let refused = |version: &str| resources().by_kind(version, "X").expect_err("none").to_string();
+        assert_eq!(refused("apps/v1"), "no matches for kind \"X\" in version \"apps/v1\": sampan does not have it yet");
+        assert_eq!(refused("example.com/v1"), "no matches for kind \"X\" in version \"example.com/v1\"");
     }
 
     #[test]

@@ -56,7 +56,6 @@ fn a_reader_follows_growth_and_rotation() {
     let mut reader = Reader::open(&path, Wanted { tail: Some(10), ..Wanted::default() }).unwrap();
     assert_eq!(reader.read().unwrap(), None, "no file yet");
     std::fs::write(&path, line(1, "stdout", "F", "one")).unwrap();
-    reader.again();
     assert_eq!(reader.read().unwrap().unwrap(), "one\n");
     assert_eq!(reader.read().unwrap(), None);
     std::fs::rename(&path, dir.path().join("0.log.20260101-000000")).unwrap();
@@ -86,4 +85,87 @@ fn last_words_are_bounded() {
     let words = last_words(&path);
     assert!(words.ends_with("line 499\n") && words.lines().count() <= 80 && words.len() <= 2048, "{words}");
     assert_eq!(last_words(&dir.path().join("none")), "");
+}
+
+#[test]
+fn a_reader_misses_no_file_however_often_the_log_was_rotated() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    let rotate = |to: &str| std::fs::rename(&path, dir.path().join(format!("0.log.20260101-{to}"))).unwrap();
+    let write = |n: u32| std::fs::write(&path, line(n, "stdout", "F", &n.to_string())).unwrap();
+    let all = |reader: &mut Reader| {
+        let mut out = Vec::new();
+        while let Some(piece) = reader.read().unwrap() {
+            out.extend_from_slice(&piece);
+        }
+        String::from_utf8(out).unwrap()
+    };
+    write(1);
+    let mut reader = Reader::open(&path, Wanted::default()).unwrap();
+    assert_eq!(all(&mut reader), "1\n");
+    // What came just before the rotation, and files in between.
+    use std::io::Write;
+    let late = line(2, "stdout", "F", "2");
+    std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(late.as_bytes()).unwrap();
+    rotate("000000");
+    write(3);
+    rotate("000000-001");
+    write(4);
+    rotate("000001");
+    write(5);
+    assert_eq!(all(&mut reader), "2\n3\n4\n5\n");
+    // The one that was read is gone by now: it was the oldest.
+    rotate("000002");
+    for name in ["000000", "000000-001", "000001", "000002"] {
+        std::fs::remove_file(dir.path().join(format!("0.log.20260101-{name}"))).unwrap();
+    }
+    write(6);
+    assert_eq!(all(&mut reader), "6\n");
+    // Who begins while it is read begins with the oldest.
+    rotate("000003");
+    write(7);
+    assert_eq!(all(&mut Reader::open(&path, Wanted::default()).unwrap()), "6\n7\n");
+    assert_eq!(all(&mut Reader::open(&path, Wanted { tail: Some(2), ..Wanted::default() }).unwrap()), "6\n7\n");
+}
+
+/// 64 MiB at full speed: all of it is seen, across rotations, by who follows.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_output_is_seen_by_who_follows() {
+    use container::log::{Disk, Log, Options, Source};
+    const LINES: usize = (64 << 20) / 64;
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("0.log");
+    let clock = container::Clock::new(|| std::time::SystemTime::UNIX_EPOCH);
+    let log = Log::new(path.clone(), Options::default(), clock, &Disk::new());
+    let writing = tokio::spawn(async move {
+        let mut out = log.writer(Source::Stdout);
+        for begin in (0..LINES).step_by(100) {
+            let text: String = (begin..LINES.min(begin + 100)).map(|n| format!("{n:063}\n")).collect();
+            log.room().await;
+            out.write(text.as_bytes());
+        }
+        log.flush().await;
+    });
+    let following = tokio::task::spawn_blocking(move || {
+        let mut reader = Reader::open(&path, Wanted { follow: true, ..Wanted::default() }).unwrap();
+        let (mut seen, mut rest) = (0, Vec::new());
+        while seen < LINES {
+            let ended = writing.is_finished();
+            let Some(piece) = reader.read().unwrap() else {
+                assert!(!ended, "{seen} of {LINES} lines");
+                std::thread::sleep(Duration::from_millis(10));
+                continue;
+            };
+            rest.extend_from_slice(&piece);
+            let whole = rest.len() / 64 * 64;
+            for line in rest[..whole].chunks(64) {
+                let number: usize = std::str::from_utf8(&line[..63]).unwrap().parse().unwrap();
+                assert_eq!((number, line[63]), (seen, b'\n'), "a gap");
+                seen += 1;
+            }
+            rest.drain(..whole);
+        }
+    });
+    following.await.unwrap();
+    assert!(container::log::rotated(&dir.path().join("0.log")).unwrap().len() < Options::default().max_files);
 }

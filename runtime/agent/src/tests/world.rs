@@ -44,6 +44,8 @@ pub(super) fn now() -> Timestamp {
 pub(super) struct FakeImages {
     pub(super) present: Mutex<BTreeMap<String, Pulled>>,
     pub(super) broken: Mutex<BTreeMap<String, Error>>,
+    /// Images that are here for those with these credentials only.
+    pub(super) private: Mutex<BTreeMap<String, Keyring>>,
     pub(super) pulls: Mutex<Vec<(String, Keyring)>>,
 }
 
@@ -61,7 +63,10 @@ fn pulled(image: &str) -> Pulled {
 
 #[async_trait::async_trait]
 impl Images for FakeImages {
-    async fn present(&self, image: &str) -> Result<Option<Pulled>, Error> {
+    async fn present(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>, Error> {
+        if self.private.lock().get(image).is_some_and(|private| private != keyring) {
+            return Ok(None);
+        }
         if image.contains("INVALID") {
             return Err(Error::InvalidImageName { image: image.into(), cause: "invalid reference format".into() });
         }
@@ -216,8 +221,7 @@ pub(super) fn path(name: &str) -> String {
 pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
     Options {
         node: "node".into(),
-        addresses: vec!["10.32.0.1".parse().expect("an address")],
-        external: Some("192.0.2.7".parse().expect("an address")),
+        addresses: vec!["192.0.2.7".parse().expect("an address")],
         machine: Machine {
             operating_system: "linux".into(),
             architecture: "amd64".into(),
@@ -237,7 +241,6 @@ pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
         clock,
         seed: 7,
         drain: Duration::from_secs(10),
-        request_timeout: Duration::from_secs(60),
         version: "v1.36.0".into(),
         runtime_version: "wasmtime://48".into(),
         port: None,

@@ -1,9 +1,13 @@
 ;; An HTTP handler whose behaviour is the first letter of the path:
 ;;   /     says hello              /t traps               /s spins for ever      /g grows memory until it may not
 ;;   /o    asks http://other/x     /n gives no answer     /l logs "a line"       /w answers, then spins in its body
+;;   /b    answers without end     /r reads the request   /e answers an error    /1 answers 101
+;;   /c    breaks its own content-length
 (module
   (import "wasi:http/types@0.2.0" "[method]incoming-request.path-with-query" (func $path (param i32 i32)))
   (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
+  (import "wasi:http/types@0.2.0" "[method]incoming-request.consume" (func $consume_request (param i32 i32)))
+  (import "wasi:http/types@0.2.0" "[method]fields.append" (func $append (param i32 i32 i32 i32 i32 i32)))
   (import "wasi:http/types@0.2.0" "[constructor]outgoing-response" (func $response (param i32) (result i32)))
   (import "wasi:http/types@0.2.0" "[method]outgoing-response.set-status-code" (func $set_status (param i32 i32) (result i32)))
   (import "wasi:http/types@0.2.0" "[method]outgoing-response.body" (func $body (param i32 i32)))
@@ -36,6 +40,8 @@
   (data (i32.const 1050) "/x")
   (data (i32.const 1060) "a line")
   (data (i32.const 1070) "error ")
+  (data (i32.const 1090) "content-length")
+  (data (i32.const 1110) "10")
 
   (func $cabi_realloc (export "cabi_realloc") (param $old i32) (param $size i32) (param $align i32) (param $new i32) (result i32)
     (local $at i32)
@@ -62,6 +68,43 @@
   (func $spin_for_ever (loop $again (br $again)))
 
   (func $step_on_a_mine (unreachable))
+
+  ;; Answers pieces of 4 KiB until nobody takes them.
+  (func $answer_without_end (param $out i32)
+    (local $res i32) (local $to i32)
+    (local.set $res (call $response (call $fields)))
+    (call $body (local.get $res) (i32.const 16))
+    (call $write (i32.load (i32.const 20)) (i32.const 24))
+    (local.set $to (i32.load (i32.const 28)))
+    (call $set (local.get $out) (i32.const 0) (local.get $res) (i32.const 0) (i64.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+    (loop $more
+      (call $put (local.get $to) (i32.const 65536) (i32.const 4096) (i32.const 16))
+      (br_if $more (i32.eqz (i32.load8_u (i32.const 16))))))
+
+  (func $read_request (param $in i32)
+    (call $consume_request (local.get $in) (i32.const 200))
+    (call $stream (i32.load (i32.const 204)) (i32.const 208))
+    (loop $more
+      (global.set $heap (i32.const 8192))
+      (call $read (i32.load (i32.const 212)) (i64.const 4096) (i32.const 220))
+      (br_if $more (i32.eqz (i32.load8_u (i32.const 220))))))
+
+  ;; Ten bytes are promised, six are given.
+  (func $break_the_promise (param $out i32)
+    (local $fields i32) (local $res i32) (local $body i32) (local $to i32)
+    (local.set $fields (call $fields))
+    (call $append (local.get $fields) (i32.const 1090) (i32.const 14) (i32.const 1110) (i32.const 2) (i32.const 16))
+    (local.set $res (call $response (local.get $fields)))
+    (call $body (local.get $res) (i32.const 16))
+    (local.set $body (i32.load (i32.const 20)))
+    (call $set (local.get $out) (i32.const 0) (local.get $res) (i32.const 0) (i64.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+    (call $write (local.get $body) (i32.const 16))
+    (local.set $to (i32.load (i32.const 20)))
+    (call $put (local.get $to) (i32.const 1024) (i32.const 6) (i32.const 16))
+    (call $drop_output (local.get $to))
+    (call $finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 16)))
 
   (func $grow_until_refused
     (loop $again (br_if $again (i32.ne (memory.grow (i32.const 16)) (i32.const -1))))
@@ -100,6 +143,16 @@
     (if (i32.eq (local.get $letter) (i32.const 115)) (then (call $spin_for_ever)))
     (if (i32.eq (local.get $letter) (i32.const 103)) (then (call $grow_until_refused)))
     (if (i32.eq (local.get $letter) (i32.const 110)) (then (return)))
+    (if (i32.eq (local.get $letter) (i32.const 98)) (then (call $answer_without_end (local.get $out)) (return)))
+    (if (i32.eq (local.get $letter) (i32.const 99)) (then (call $break_the_promise (local.get $out)) (return)))
+    (if (i32.eq (local.get $letter) (i32.const 101))
+      (then
+        (call $set (local.get $out) (i32.const 1) (i32.const 0) (i32.const 0) (i64.const 0)
+          (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+        (return)))
+    (if (i32.eq (local.get $letter) (i32.const 49))
+      (then (call $answer (local.get $out) (i32.const 101) (i32.const 1024) (i32.const 6) (i32.const 0)) (return)))
+    (if (i32.eq (local.get $letter) (i32.const 114)) (then (call $read_request (local.get $in))))
     (if (i32.eq (local.get $letter) (i32.const 111)) (then (call $ask (local.get $out)) (return)))
     (if (i32.eq (local.get $letter) (i32.const 108))
       (then (call $put (call $stdout) (i32.const 1060) (i32.const 6) (i32.const 16))))

@@ -56,11 +56,19 @@ async fn a_mount_that_is_not_there_fails_with_its_name() {
 #[tokio::test]
 async fn a_trap_is_code_134_with_a_symbolised_backtrace() {
     let node = Node::new().await;
-    let exit = node.run(spec(&node, "trap")).await;
+    let id = node.start(spec(&node, "trap")).await;
+    let exit = node.exit(&id).await;
     assert_eq!((exit.code, exit.reason), (134, ExitReason::Error));
     assert!(exit.message.starts_with("wasm trap: wasm `unreachable` instruction executed"), "{}", exit.message);
     assert!(exit.message.contains("!step_on_a_mine"), "{}", exit.message);
     assert!(exit.message.len() <= 4096);
+    // The log has all of it by then, each line on standard error.
+    let log = node.log(&id, |_| true).await;
+    let expected: String = format!("sampan: main failed: {}", exit.message.trim_end())
+        .lines()
+        .map(|line| format!("stderr F {line}\n"))
+        .collect();
+    assert_eq!(log, expected);
 }
 
 #[tokio::test]

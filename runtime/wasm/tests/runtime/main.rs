@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
 mod bench;
+mod clients;
 mod command;
 mod compile;
 mod hostile;
 mod http;
 mod limits;
 mod mounts;
+mod resources;
 mod samples;
 mod support;
 

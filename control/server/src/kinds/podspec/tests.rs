@@ -196,8 +196,7 @@ spec:
         spec.containers[0].stdin: sampan does not attach to containers yet
         spec.containers[0].tty: sampan does not attach to containers yet
         spec.containers[0].restartPolicyRules: not honoured by sampan yet
-        spec.containers[0].resizePolicy: sampan does not resize running containers yet
-        spec.containers[1].terminationMessagePath: sampan does not read termination messages from files yet"#]]
+        spec.containers[0].resizePolicy: sampan does not resize running containers yet"#]]
     .assert_eq(&Pods.warnings(&context(), &pod, None).join("\n"));
     // A pod that asks for nothing special is not warned about.
     let plain = created(

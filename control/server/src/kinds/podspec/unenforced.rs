@@ -150,10 +150,6 @@ fn container(container: At<'_>, host_network: bool, say: &mut Say<'_>) {
     for name in ["stdin", "tty"] {
         say.on(container.get(name), "sampan does not attach to containers yet");
     }
-    let message = container.get("terminationMessagePath");
-    if !matches!(message.str(), "" | "/dev/termination-log") {
-        say.say(message, "sampan does not read termination messages from files yet");
-    }
     say.of(container.get("restartPolicyRules"), NOT_HONOURED);
     say.of(container.get("resizePolicy"), "sampan does not resize running containers yet");
 }
