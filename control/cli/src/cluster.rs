@@ -472,6 +472,7 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
     options.room = machine::room(config.machine.memory, reserved);
     options.pool = wasm::PoolOptions::within(machine::memory_maps());
+    options.files.open = env::file_limit() / 2;
     Ok(options)
 }
 

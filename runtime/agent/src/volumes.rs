@@ -140,7 +140,7 @@ pub(crate) async fn blocking<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// An empty folder that lives as long as the pod. `sizeLimit` is not enforced yet; `medium: Memory` is a folder like any other.
+/// An empty folder that lives as long as the pod. How much is in it, [`crate::eviction`] watches; `medium: Memory` is a folder like any other.
 struct EmptyDir;
 
 #[async_trait]

@@ -1,7 +1,8 @@
 //! The host side of one instance: what it may see and use.
 
 use crate::{
-    exit, files,
+    exit,
+    files::{self, Folders, budget},
     host::{self, Scales},
     memory::{Memory, Share},
     metrics::Metrics,
@@ -27,8 +28,7 @@ use wasmtime::{Engine, Store, component::Linker};
 use wasmtime_wasi::{I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Host resources (streams, requests, pollables, files) that an instance may hold. An open file is a descriptor of this process, of which
-/// there may be 20,000 or fewer: no instance may come near that.
+/// Host resources (streams, requests, pollables, files) that an instance may hold. Open files have a bound of their own, far below it.
 const RESOURCES: usize = 4_096;
 
 /// The same of an instance that answers one request.
@@ -39,9 +39,6 @@ const CALL: usize = 32 << 20;
 
 /// Bytes of randomness in one call.
 const RANDOM: u64 = 16 << 20;
-
-/// The same of a core module, which holds files and little else.
-const FILES: usize = 1_024;
 
 /// Handles in the guest's own tables.
 const HANDLES: usize = 65_536;
@@ -54,6 +51,8 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<Memory>,
     pub(crate) quota: Arc<Quota>,
     pub(crate) outgoing: Arc<Semaphore>,
+    pub(crate) files: Arc<budget::Pod>,
+    pub(crate) space: Arc<budget::Space>,
     pub(crate) places: Arc<Held>,
     pub(crate) instances: AtomicU64,
     pub(crate) requests: AtomicU64,
@@ -101,6 +100,10 @@ pub(crate) struct Guest {
     _going: Going,
     wasi: WasiCtx,
     table: ResourceTable,
+    /// After the table: what it holds is closed first.
+    files: budget::Held,
+    /// Its folders, once it asked for them.
+    pub(crate) folders: Option<Folders>,
     http: WasiHttpCtx,
     outgoing: Outgoing,
     share: Share,
@@ -111,14 +114,41 @@ pub(crate) struct Guest {
 /// The state of a core module's instance.
 pub(crate) struct CoreGuest {
     wasi: WasiP1Ctx,
+    /// After the files themselves: they are closed first.
+    files: budget::Held,
+    /// The guest has closed a standard stream: its number may be a file's by now.
+    pub(crate) moved: bool,
     share: Share,
-    _live: Live,
+    live: Live,
 }
 
 impl Guest {
-    /// What its folders are opened from, and where they go.
-    pub(crate) fn files(&mut self) -> (&Shared, &mut ResourceTable) {
-        (&self.live.0, &mut self.table)
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.live.0
+    }
+
+    pub(crate) fn space(&self) -> &Arc<budget::Space> {
+        &self.live.0.space
+    }
+
+    /// Its share of the node's open files, and where it holds them.
+    pub(crate) fn held(&mut self) -> (&mut budget::Held, &mut ResourceTable) {
+        (&mut self.files, &mut self.table)
+    }
+}
+
+impl CoreGuest {
+    pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
+        &mut self.wasi
+    }
+
+    pub(crate) fn space(&self) -> &Arc<budget::Space> {
+        &self.live.0.space
+    }
+
+    /// Its share of the node's open files, and where it holds them.
+    pub(crate) fn held(&mut self) -> (&mut budget::Held, &mut ResourceTable) {
+        (&mut self.files, self.wasi.ctx().table)
     }
 }
 
@@ -141,7 +171,6 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
-    files::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
@@ -209,6 +238,8 @@ fn component_store(
         wasi: wasi(shared, ending.is_some()).build(),
         _going: Going(ending),
         table,
+        files: budget::Held::new(shared.files.clone()),
+        folders: None,
         http,
         outgoing: Outgoing {
             sockets: shared.sockets.clone(),
@@ -229,11 +260,12 @@ fn component_store(
 
 /// A store for a core module.
 pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<CoreGuest>> {
-    let mut builder = wasi(shared, false);
-    files::preopen(&mut builder, &shared.spec.mounts)?;
+    let (mut builder, mut held) = (wasi(shared, false), budget::Held::new(shared.files.clone()));
+    files::preopen(&mut builder, &shared.spec.mounts, &mut held)?;
     let mut wasi = builder.build_p1();
-    wasi.ctx().table.set_max_capacity(FILES);
-    let guest = CoreGuest { wasi, share: Share::new(shared.memory.clone()), _live: Live::new(shared) };
+    wasi.ctx().table.set_max_capacity(RESOURCES);
+    let share = Share::new(shared.memory.clone());
+    let guest = CoreGuest { wasi, files: held, moved: false, share, live: Live::new(shared) };
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.share);
     store.set_hostcall_fuel(CALL);

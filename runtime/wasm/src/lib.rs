@@ -46,6 +46,7 @@ mod http;
 mod image;
 pub mod inspect;
 pub mod key;
+mod limits;
 mod memory;
 mod metrics;
 mod options;
@@ -59,5 +60,5 @@ mod stdio;
 mod turns;
 
 pub use clients::ClientOptions;
-pub use options::{Compiler, HttpOptions, Options, PoolOptions, Room};
+pub use options::{Compiler, FileOptions, HttpOptions, Options, PoolOptions, Room};
 pub use runtime::Wasmtime;

@@ -29,6 +29,8 @@ pub struct Options {
     pub room: Room,
     /// Bounds of HTTP handlers.
     pub http: HttpOptions,
+    /// What guests may take of the node's files.
+    pub files: FileOptions,
     /// Bounds of each container's log.
     pub log: log::Options,
     /// Writes the logs.
@@ -40,6 +42,7 @@ pub struct Options {
 impl Options {
     /// Sensible bounds for one node.
     pub fn new(cache: PathBuf, key: [u8; 32], compiler: Compiler, threads: usize, clock: Clock) -> Self {
+        let files = FileOptions::new(cache.clone());
         Self {
             cache,
             cache_bytes: 2 << 30,
@@ -50,6 +53,7 @@ impl Options {
             memory: 16 << 30,
             room: Arc::new(|_| u64::MAX),
             http: HttpOptions::default(),
+            files,
             log: log::Options::default(),
             disk: log::Disk::new(),
             clock,
@@ -130,4 +134,34 @@ impl Default for HttpOptions {
     fn default() -> Self {
         Self { concurrency: 64, queue: 64 << 20, outgoing: 256, clients: ClientOptions::default() }
     }
+}
+
+/// What guests may take of the node's files.
+#[derive(Clone)]
+pub struct FileOptions {
+    /// Files that all guests may hold open: well below what the process may, so that connections, logs and the store have theirs.
+    pub open: usize,
+    /// Bytes that all guests may still write to the node's disk. Asked once in some megabytes, on threads that may block.
+    pub room: Arc<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// Of a disk guests leave a twentieth free, and of a large one this: what the store, logs and images need until pods are evicted.
+const KEPT_FREE: u64 = 256 << 20;
+
+impl FileOptions {
+    /// Few open files, and room as long as the disk of `folder` has some.
+    fn new(folder: PathBuf) -> Self {
+        let room = move || rustix::fs::statvfs(&folder).map_or(0, |disk| room(&disk));
+        Self { open: 512, room: Arc::new(room) }
+    }
+}
+
+fn room(disk: &rustix::fs::StatVfs) -> u64 {
+    // file systems without a table of inodes say 0
+    if disk.f_files > 0 && disk.f_favail < disk.f_files / 50 {
+        return 0;
+    }
+    let usable = disk.f_blocks.saturating_sub(disk.f_bfree).saturating_add(disk.f_bavail);
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    bytes(disk.f_bavail).saturating_sub(KEPT_FREE.min(bytes(usable) / 20))
 }

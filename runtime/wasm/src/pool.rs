@@ -3,7 +3,7 @@
 use crate::{
     Options,
     clients::Clients,
-    config, guest,
+    config, guest, limits,
     places::{Places, Seat},
 };
 use std::{
@@ -48,7 +48,9 @@ pub(crate) struct Side {
 
 impl Side {
     fn new(engine: Engine) -> wasmtime::Result<Self> {
-        Ok(Self { components: guest::components(&engine)?, modules: guest::modules(&engine)?, engine })
+        let components = limits::components(guest::components(&engine)?)?;
+        let modules = limits::modules(guest::modules(&engine)?)?;
+        Ok(Self { components, modules, engine })
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{
     cache::Cache,
     compile::Compilers,
     exit::{self, End},
-    files,
+    files::{self, budget},
     give_back::GiveBack,
     guest::{self, Shared},
     http::{Handler, Served},
@@ -61,6 +61,8 @@ struct Inner {
     sandboxes: Mutex<HashMap<SandboxId, Sandbox>>,
     containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
     memory: Arc<Memory>,
+    files: Arc<budget::Node>,
+    space: Arc<budget::Space>,
     events: broadcast::Sender<Event>,
     metrics: Arc<Metrics>,
     give_back: GiveBack,
@@ -71,6 +73,7 @@ struct Sandbox {
     sockets: Arc<dyn Sockets>,
     memory: Arc<Memory>,
     quota: Arc<Quota>,
+    files: Arc<budget::Pod>,
 }
 
 /// One artifact. The lock is held while it is compiled, so that those who also want it wait for the result.
@@ -116,6 +119,8 @@ impl Wasmtime {
             metrics,
             memory: Memory::node(options.memory, options.room.clone()),
             give_back: GiveBack::default(),
+            files: budget::Node::new(options.files.open),
+            space: budget::Space::new(options.files.room.clone()),
             pool: OnceCell::new(),
             images: Mutex::default(),
             sandboxes: Mutex::default(),
@@ -135,7 +140,7 @@ impl Wasmtime {
 
     /// What is wrong with the node's ability to run Wasm, if anything: for a node condition.
     pub fn health(&self) -> Option<String> {
-        self.0.pool.get().and_then(|pool| pool.problem())
+        self.0.pool.get().and_then(|pool| pool.problem()).or_else(|| self.0.files.problem())
     }
 
     /// Shows its metrics in the process's registry; once.
@@ -437,6 +442,7 @@ impl Runtime for Wasmtime {
             sockets,
             memory: Memory::new("the pod", spec.limits.memory_bytes, Some(self.0.memory.clone())),
             quota: Quota::new(spec.limits.cpu_millis, None),
+            files: budget::Pod::new(self.0.files.clone()),
         });
         Ok(())
     }
@@ -455,7 +461,8 @@ impl Runtime for Wasmtime {
     async fn create(&self, sandbox: &SandboxId, mut spec: ContainerSpec) -> Result<()> {
         spec.env = last_wins(spec.env);
         let room = self.0.sandboxes.lock().get(sandbox).cloned();
-        let Sandbox { sockets, memory, quota } = room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
+        let Sandbox { sockets, memory, quota, files } =
+            room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
         let options = &self.0.options;
         // Whoever prepared it may let go now.
         let slot = self.0.images.lock().get(spec.artifact.digest()).cloned();
@@ -470,6 +477,8 @@ impl Runtime for Wasmtime {
             memory: Memory::new("the container", spec.limits.memory_bytes, Some(memory)),
             quota: Quota::new(spec.limits.cpu_millis, Some(quota)),
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
+            files,
+            space: self.0.space.clone(),
             places: Arc::default(),
             instances: AtomicU64::new(0),
             requests: AtomicU64::new(0),

@@ -537,6 +537,29 @@ async fn single_files_are_mounted_by_their_folder() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_host_path_of_the_data_directory_is_refused_with_the_reason() {
+    let world = World::new().await;
+    let inside = world.dir.path().join("state");
+    let above = world.dir.path().parent().expect("it lies somewhere").to_owned();
+    let made = world.dir.path().join("volumes/new/er");
+    for (name, path, kind, why) in [
+        ("in", &inside, "", "it lies in the data directory of this node, which pods may not see"),
+        ("above", &above, "Directory", "it holds the data directory of this node, which pods may not see"),
+        ("made", &made, "DirectoryOrCreate", "it lies in the data directory of this node, which pods may not see"),
+    ] {
+        let mut spec = one(json!({"volumeMounts": [{"name": "h", "mountPath": "/h"}]}));
+        spec["volumes"] = json!([{"name": "h", "hostPath": {"path": path, "type": kind}}]);
+        world.pod(name, spec);
+        let path = path.display();
+        let event =
+            format!("FailedMount: MountVolume.SetUp failed for volume \"h\" : hostPath {path} is refused: {why}");
+        world.until(name, |_| world.api.events().contains(&event)).await;
+        assert_eq!(waiting(&world.status(name)), "ContainerCreating");
+    }
+    assert!(!made.exists() && !made.parent().expect("a folder").exists(), "nor is anything made there");
+}
+
+#[tokio::test(start_paused = true)]
 async fn logs_are_served_as_the_kubelet_does() {
     use tower::ServiceExt;
     let world = World::new().await;

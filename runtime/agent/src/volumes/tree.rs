@@ -161,7 +161,7 @@ mod tests {
         let root = tempfile::tempdir().expect("a folder");
         let volume = root.path().join("volume");
         std::fs::create_dir(&volume).expect("made");
-        let deepest = nest(&volume, 30_000);
+        let deepest = nest(&volume, 2_500);
         let file = openat(&deepest, "f", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o600)).expect("made");
         io::Write::write_all(&mut std::fs::File::from(file), &vec![1; 1 << 20]).expect("written");
         std::fs::create_dir(volume.join("..1")).expect("made");

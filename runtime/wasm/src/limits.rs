@@ -1,0 +1,371 @@
+//! WASI's functions that give folders, open files and write them, held to the node's budgets: each does what wasmtime-wasi's does, if there is room. What is
+//! refused gets an error that programs know (EMFILE, ENOSPC); nobody traps for it.
+
+use crate::{
+    files::{
+        self,
+        budget::{ENTRY, Space},
+    },
+    guest::{CoreGuest, Guest},
+};
+use bytes::Bytes;
+use std::{io, sync::Arc};
+use wasmtime::{
+    Caller, Extern, Memory, StoreContextMut,
+    component::{HasData, Linker, Resource},
+};
+use wasmtime_wasi::{
+    ResourceTable, WasiView,
+    filesystem::{Descriptor, WasiFilesystemView},
+    p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1 as _},
+    p2::{
+        DynInputStream, DynOutputStream, FsResult, OutputStream, Pollable, StreamError, StreamResult,
+        bindings::filesystem::{
+            preopens,
+            types::{DescriptorFlags, ErrorCode, HostDescriptor, OpenFlags, PathFlags},
+        },
+    },
+};
+
+/// The interface whose functions are replaced, as wasmtime-wasi 48 names it. (Were it named otherwise, the tests of the limits would fail.)
+const TYPES: &str = "wasi:filesystem/types@0.2.12";
+
+/// Preview 1's words for it.
+const MFILE: i32 = 33;
+const NOSPC: i32 = 51;
+const CREATE: i32 = 1;
+const MODULE: &str = "wasi_snapshot_preview1";
+/// Standard output and error have their own way to the disk, the log's.
+const STDERR: i32 = 2;
+
+/// What of a component's table may hold a file: a stream does so longer than the file's own entry.
+pub(crate) fn count(table: &mut ResourceTable) -> usize {
+    let holds = |entry: &&mut (dyn std::any::Any + Send)| {
+        entry.is::<Descriptor>() || entry.is::<DynInputStream>() || entry.is::<DynOutputStream>()
+    };
+    table.iter_mut().filter(holds).count()
+}
+
+/// What of a core module's table holds a file.
+fn descriptors(table: &mut ResourceTable) -> usize {
+    table.iter_mut().filter(|entry| entry.is::<Descriptor>()).count()
+}
+
+fn told<T>(result: FsResult<T>) -> wasmtime::Result<Result<T, ErrorCode>> {
+    match result {
+        Ok(value) => Ok(Ok(value)),
+        Err(error) => Ok(Err(error.downcast()?)),
+    }
+}
+
+/// What gives a component its folders, in place of wasmtime-wasi's list of folders that are open already.
+struct Preopens<'a>(&'a mut Guest);
+
+struct HasPreopens;
+
+impl HasData for HasPreopens {
+    type Data<'a> = Preopens<'a>;
+}
+
+impl preopens::Host for Preopens<'_> {
+    fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
+        let guest = &mut *self.0;
+        let folders = match guest.folders.take() {
+            Some(folders) => folders,
+            None => {
+                let shared = guest.shared().clone();
+                let (held, table) = guest.held();
+                files::folders(&shared.spec.mounts, held, || count(table))?
+            }
+        };
+        // handed out again, they are the same open folders
+        let folders = guest.folders.insert(folders).clone();
+        let table = guest.ctx().table;
+        folders.into_iter().map(|(dir, name)| Ok((table.push(Descriptor::Dir(dir))?, name))).collect()
+    }
+}
+
+/// Limits what components import.
+pub(crate) fn components(mut linker: Linker<Guest>) -> wasmtime::Result<Linker<Guest>> {
+    linker.allow_shadowing(true);
+    preopens::add_to_linker::<Guest, HasPreopens>(&mut linker, |guest| Preopens(guest))?;
+    descriptors_of_components(&mut linker)?;
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
+    type Opened = Result<Resource<Descriptor>, ErrorCode>;
+    let mut types = linker.instance(TYPES)?;
+    types.func_wrap_async(
+        "[method]descriptor.open-at",
+        |mut store: StoreContextMut<'_, Guest>,
+         (fd, follow, path, how, flags): (Resource<Descriptor>, PathFlags, String, OpenFlags, DescriptorFlags)| {
+            Box::new(async move {
+                let guest = store.data_mut();
+                if how.contains(OpenFlags::CREATE) && !guest.space().take(ENTRY) {
+                    return Ok((Opened::Err(ErrorCode::InsufficientSpace),));
+                }
+                let (held, table) = guest.held();
+                // WASI 0.2 has no word for too many open files
+                if !held.open(1, || count(table)) {
+                    return Ok((Opened::Err(ErrorCode::InsufficientMemory),));
+                }
+                Ok((told(guest.filesystem().open_at(fd, follow, path, how, flags).await)?,))
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.write",
+        |mut store: StoreContextMut<'_, Guest>, (fd, bytes, at): (Resource<Descriptor>, Vec<u8>, u64)| {
+            Box::new(async move {
+                let guest = store.data_mut();
+                if !guest.space().take(bytes.len() as u64) {
+                    return Ok((Err(ErrorCode::InsufficientSpace),));
+                }
+                Ok((told(guest.filesystem().write(fd, bytes, at).await)?,))
+            })
+        },
+    )?;
+    types.func_wrap(
+        "[method]descriptor.write-via-stream",
+        |mut store: StoreContextMut<'_, Guest>, (fd, at): (Resource<Descriptor>, u64)| {
+            let stream = told(store.data_mut().filesystem().write_via_stream(fd, at))?;
+            Ok((meter(store.data_mut(), stream)?,))
+        },
+    )?;
+    types.func_wrap(
+        "[method]descriptor.append-via-stream",
+        |mut store: StoreContextMut<'_, Guest>, (fd,): (Resource<Descriptor>,)| {
+            let stream = told(store.data_mut().filesystem().append_via_stream(fd))?;
+            Ok((meter(store.data_mut(), stream)?,))
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.create-directory-at",
+        |mut store: StoreContextMut<'_, Guest>, (fd, path): (Resource<Descriptor>, String)| {
+            Box::new(async move {
+                let guest = store.data_mut();
+                if !guest.space().take(ENTRY) {
+                    return Ok((Err(ErrorCode::InsufficientSpace),));
+                }
+                Ok((told(guest.filesystem().create_directory_at(fd, path).await)?,))
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.symlink-at",
+        |mut store: StoreContextMut<'_, Guest>, (fd, target, path): (Resource<Descriptor>, String, String)| {
+            Box::new(async move {
+                let guest = store.data_mut();
+                if !guest.space().take(ENTRY) {
+                    return Ok((Err(ErrorCode::InsufficientSpace),));
+                }
+                Ok((told(guest.filesystem().symlink_at(fd, target, path).await)?,))
+            })
+        },
+    )
+}
+
+/// Puts a metered stream in the place of a file's.
+fn meter(
+    guest: &mut Guest,
+    stream: Result<Resource<DynOutputStream>, ErrorCode>,
+) -> wasmtime::Result<Result<Resource<DynOutputStream>, ErrorCode>> {
+    let Ok(stream) = stream else { return Ok(stream) };
+    let space = guest.space().clone();
+    let table = guest.ctx().table;
+    let inner = table.delete(stream)?;
+    let metered: DynOutputStream = Box::new(Metered { inner, space });
+    Ok(Ok(table.push(metered)?))
+}
+
+/// A stream into a file that takes what it writes from the node's room.
+struct Metered {
+    inner: DynOutputStream,
+    space: Arc<Space>,
+}
+
+impl Metered {
+    fn take(&self, bytes: &Bytes) -> StreamResult<()> {
+        match self.space.take(bytes.len() as u64) {
+            true => Ok(()),
+            false => Err(StreamError::LastOperationFailed(io::Error::from(rustix::io::Errno::NOSPC).into())),
+        }
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for Metered {
+    async fn ready(&mut self) {
+        self.inner.ready().await;
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl OutputStream for Metered {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes)?;
+        self.inner.write(bytes)
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        self.inner.flush()
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        self.inner.check_write()
+    }
+
+    async fn blocking_write_and_flush(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.take(&bytes)?;
+        self.inner.blocking_write_and_flush(bytes).await
+    }
+
+    async fn cancel(&mut self) {
+        self.inner.cancel().await;
+    }
+}
+
+fn memory(caller: &mut Caller<'_, CoreGuest>) -> wasmtime::Result<Memory> {
+    match caller.get_export("memory") {
+        Some(Extern::Memory(memory)) => Ok(memory),
+        _ => wasmtime::bail!("missing required memory export"),
+    }
+}
+
+/// Calls preview 1's own function.
+macro_rules! original {
+    ($caller:ident, $name:ident, $($argument:expr),*) => {{
+        let memory = memory(&mut $caller)?;
+        let fuel = wasmtime::AsContextMut::as_context_mut(&mut $caller).hostcall_fuel();
+        let (bytes, guest) = memory.data_and_store_mut(&mut $caller);
+        let wasi = guest.wasi();
+        wasi.set_hostcall_fuel(fuel);
+        p1::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*).await
+    }};
+}
+
+/// What a write of preview 1 writes: its first buffer that is not empty.
+fn length(caller: &mut Caller<'_, CoreGuest>, buffers: i32, count: i32) -> wasmtime::Result<u64> {
+    let memory = memory(caller)?;
+    let bytes = memory.data(caller);
+    let length = |i: usize| {
+        let at = (buffers.cast_unsigned() as usize).checked_add(i.checked_mul(8)?)?.checked_add(4)?;
+        bytes.get(at..at.checked_add(4)?)?.try_into().ok().map(u32::from_le_bytes)
+    };
+    let lengths = (0..count.cast_unsigned() as usize).map_while(length);
+    Ok(lengths.into_iter().find(|length| *length > 0).unwrap_or(0).into())
+}
+
+/// Limits what core modules import.
+pub(crate) fn modules(mut linker: wasmtime::Linker<CoreGuest>) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
+    linker.allow_shadowing(true);
+    opening(&mut linker)?;
+    writing(&mut linker)?;
+    standard_streams(&mut linker)?;
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+fn opening(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+    type Open = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
+    linker.func_wrap_async(
+        MODULE,
+        "path_open",
+        |mut caller: Caller<'_, CoreGuest>, (fd, follow, path, length, how, base, inheriting, flags, to): Open| {
+            Box::new(async move {
+                let guest = caller.data_mut();
+                if how & CREATE != 0 && !guest.space().take(ENTRY) {
+                    return Ok(NOSPC);
+                }
+                let (held, table) = guest.held();
+                if !held.open(1, || descriptors(table)) {
+                    return Ok(MFILE);
+                }
+                original!(caller, path_open, fd, follow, path, length, how, base, inheriting, flags, to)
+            })
+        },
+    )?;
+    Ok(())
+}
+
+fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(
+        MODULE,
+        "fd_write",
+        |mut caller: Caller<'_, CoreGuest>, (fd, buffers, count, to): (i32, i32, i32, i32)| {
+            Box::new(async move {
+                if caller.data().is_file(fd) {
+                    let bytes = length(&mut caller, buffers, count)?;
+                    if !caller.data().space().take(bytes) {
+                        return Ok(NOSPC);
+                    }
+                }
+                original!(caller, fd_write, fd, buffers, count, to)
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_pwrite",
+        |mut caller: Caller<'_, CoreGuest>, (fd, buffers, count, at, to): (i32, i32, i32, i64, i32)| {
+            Box::new(async move {
+                let bytes = length(&mut caller, buffers, count)?;
+                if !caller.data().space().take(bytes) {
+                    return Ok(NOSPC);
+                }
+                original!(caller, fd_pwrite, fd, buffers, count, at, to)
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "path_create_directory",
+        |mut caller: Caller<'_, CoreGuest>, (fd, path, length): (i32, i32, i32)| {
+            Box::new(async move {
+                if !caller.data().space().take(ENTRY) {
+                    return Ok(NOSPC);
+                }
+                original!(caller, path_create_directory, fd, path, length)
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        MODULE,
+        "path_symlink",
+        |mut caller: Caller<'_, CoreGuest>, (target, length, fd, path, path_length): (i32, i32, i32, i32, i32)| {
+            Box::new(async move {
+                if !caller.data().space().take(ENTRY) {
+                    return Ok(NOSPC);
+                }
+                original!(caller, path_symlink, target, length, fd, path, path_length)
+            })
+        },
+    )?;
+    Ok(())
+}
+
+/// A guest that closes a standard stream, or puts a file in its place, may write files by its number.
+fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(MODULE, "fd_close", |mut caller: Caller<'_, CoreGuest>, (fd,): (i32,)| {
+        Box::new(async move {
+            caller.data_mut().moved |= fd.cast_unsigned() <= STDERR.cast_unsigned();
+            original!(caller, fd_close, fd)
+        })
+    })?;
+    linker.func_wrap_async(MODULE, "fd_renumber", |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
+        Box::new(async move {
+            caller.data_mut().moved |= to.cast_unsigned() <= STDERR.cast_unsigned();
+            original!(caller, fd_renumber, fd, to)
+        })
+    })?;
+    Ok(())
+}
+
+impl CoreGuest {
+    /// Whether writes to this number may reach a file of a volume.
+    fn is_file(&self, fd: i32) -> bool {
+        self.moved || fd.cast_unsigned() > STDERR.cast_unsigned()
+    }
+}
