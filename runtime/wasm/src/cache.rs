@@ -23,7 +23,7 @@ use wasmtime::{Engine, Module, Precompiled, component::Component};
 pub(crate) enum Found {
     /// Nothing, or nothing authentic.
     Absent,
-    Image(Result<Image>),
+    Image(Result<Box<Image>>),
     /// Code that no engine takes, and why.
     Unfit(wasmtime::Error),
 }
@@ -141,7 +141,7 @@ impl Cache {
             None => None,
         };
         let source = Source { cache: self.clone(), name: name.to_owned() };
-        Found::Image(Image::new(artifact.clone(), source, pooled, single))
+        Found::Image(Image::new(artifact.clone(), source, pooled, single).map(Box::new))
     }
 
     /// The code under `name` for single instances.

@@ -96,7 +96,7 @@ impl Compilers {
         let name = format!("{hash}.{}", pool.compatibility);
         if let Found::Image(image) = self.cached(pool, &name, artifact).await? {
             self.metrics.cached.inc();
-            return image;
+            return image.map(|image| *image);
         }
         let bytes = self.check(path).inspect_err(|_| {
             self.metrics.failed.inc();
@@ -123,7 +123,7 @@ impl Compilers {
         let taken = name.clone();
         blocking(move || cache.take(&taken, &code).map_err(cache_error)).await?;
         match self.cached(pool, &name, artifact).await? {
-            Found::Image(image) => image,
+            Found::Image(image) => image.map(|image| *image),
             Found::Absent => {
                 Err(Error::Exhausted(format!("the compiled code of {digest} could not be read back from the cache")))
             }
