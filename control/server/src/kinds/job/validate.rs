@@ -179,49 +179,52 @@ pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
     out
 }
 
-/// The template is immutable, but where pods go and what they may use can change while the job is suspended and runs nothing.
+/// The template is immutable, but where pods go and what they may use can change while the job is suspended and runs nothing. Upstream's
+/// `validatePodTemplateUpdate`.
 fn template_update(spec: At<'_>, before: At<'_>, old: &Object, out: &mut Vec<Cause>) {
     let idle = before.get("suspend").bool()
         && (old.at(&["status", "startTime"]).is_none() || has_condition(old, "Suspended"))
         && old.int_at(&["status", "active"]).unwrap_or(0) == 0;
     let template = spec.get("template");
     let mut allowed = before.get("template").value().clone();
-    if idle {
-        allow_scheduling(&mut allowed, template.value());
+    if !idle {
+        if !edit::same(template.value(), &allowed) {
+            out.push(template.invalid("field is immutable"));
+        }
+        return;
     }
-    if !edit::same(template.value(), &allowed) {
-        out.push(template.invalid("field is immutable"));
+    let pod = template.get("spec");
+    let allowed = &mut allowed["spec"];
+    allow_scheduling(allowed, pod.value());
+    allow_resources(allowed, pod.value());
+    if !edit::same(pod.value(), allowed) {
+        out.push(pod.invalid("field is immutable"));
     }
 }
 
+/// Takes over where pods may go: of the affinity only what concerns nodes.
 fn allow_scheduling(old: &mut Value, new: &Value) {
-    let mut take = |path: &[&str]| {
-        let mut from = new;
-        for name in path {
-            from = from.get(*name).unwrap_or(&Value::Null);
-        }
-        let mut place = &mut *old;
-        for name in path {
-            if !place.is_object() {
-                *place = json!({});
-            }
-            place = place.as_object_mut().expect("made an object above").entry(*name).or_insert(Value::Null);
-        }
-        *place = from.clone();
-    };
-    for path in [
-        &["metadata", "annotations"][..],
-        &["metadata", "labels"],
-        &["spec", "nodeSelector"],
-        &["spec", "tolerations"],
-        &["spec", "schedulingGates"],
-        &["spec", "affinity", "nodeAffinity"],
-    ] {
-        take(path);
+    for name in ["nodeSelector", "tolerations", "schedulingGates"] {
+        old[name] = new[name].clone();
     }
+    let fresh = &new["affinity"]["nodeAffinity"];
+    let affinity = &mut old["affinity"];
+    if !affinity.is_object() {
+        *affinity = if fresh.is_null() { Value::Null } else { json!({ "nodeAffinity": fresh }) };
+        return;
+    }
+    affinity["nodeAffinity"] = fresh.clone();
+    if new["affinity"].is_null() && affinity.as_object().is_some_and(|a| a.values().all(Value::is_null)) {
+        *affinity = Value::Null;
+    }
+}
+
+/// Takes over what containers may use, while they are the same containers.
+fn allow_resources(old: &mut Value, new: &Value) {
     for list in ["containers", "initContainers"] {
-        let fresh = new["spec"][list].as_array().cloned().unwrap_or_default();
-        for (container, new) in old["spec"][list].as_array_mut().into_iter().flatten().zip(fresh) {
+        let fresh = new[list].as_array().map(Vec::as_slice).unwrap_or_default();
+        let Some(containers) = old[list].as_array_mut().filter(|c| c.len() == fresh.len()) else { continue };
+        for (container, new) in containers.iter_mut().zip(fresh) {
             if container["name"] == new["name"] {
                 container["resources"] = new["resources"].clone();
             }
@@ -308,7 +311,9 @@ mod tests {
     use super::super::Jobs;
     use crate::Strategy;
     use crate::kinds::testing::{context, created, errors, parse, update_errors};
+    use api::Object;
     use expect_test::expect;
+    use serde_json::Value;
 
     const JOB: &str = "
 apiVersion: batch/v1
@@ -346,6 +351,94 @@ spec:
                 .starts_with("spec.completions: Invalid value: 5: field is immutable\nspec.template: Invalid value: {"),
             "{texts}"
         );
+    }
+
+    /// What upstream's `validatePodTemplateUpdate` takes and refuses, one patch of `spec` a line.
+    #[test]
+    fn a_suspended_jobs_pods_may_go_elsewhere_and_use_more() {
+        const NODES: &str = r#"{"requiredDuringSchedulingIgnoredDuringExecution": {"nodeSelectorTerms": [{"matchExpressions": [{"key": "a", "operator": "Exists"}]}]}}"#;
+        const PODS: &str = r#"{"requiredDuringSchedulingIgnoredDuringExecution": [{"topologyKey": "zone"}]}"#;
+        let patch = |job: &mut Object, path: &str, value: &str| {
+            let value = value.replace("NODES", NODES).replace("PODS", PODS);
+            let mut path: Vec<&str> = path.split('.').collect();
+            if let Some(at) = path.iter().position(|p| *p == "0") {
+                let mut list = job.at(&path[..at]).cloned().expect("a list");
+                list[0][path[at + 1]] = serde_json::from_str(&value).expect("JSON");
+                path.truncate(at);
+                job.set(&path, list);
+            } else {
+                job.set(&path, serde_json::from_str::<Value>(&value).expect("JSON"));
+            }
+        };
+        let affinities = [
+            "null",
+            r#"{"nodeAffinity": NODES}"#,
+            r#"{"podAffinity": PODS}"#,
+            r#"{"nodeAffinity": NODES, "podAffinity": PODS}"#,
+        ];
+        let refused = |old_affinity: &str, path: &str, value: &str| {
+            let mut old = created(&Jobs, JOB);
+            old.set(&["spec", "suspend"], true);
+            patch(&mut old, "spec.template.spec.affinity", old_affinity);
+            let mut new = old.clone();
+            patch(&mut new, path, value);
+            update_errors(&Jobs, &new, &old)
+        };
+        for affinity in affinities {
+            for (path, value) in [
+                ("spec.suspend", "true"),
+                ("spec.suspend", "false"),
+                ("spec.parallelism", "3"),
+                ("spec.ttlSecondsAfterFinished", "100"),
+                ("spec.backoffLimit", "2"),
+                ("spec.activeDeadlineSeconds", "60"),
+                ("metadata.labels", r#"{"a": "b"}"#),
+                ("spec.template.metadata.annotations", r#"{"a": "b"}"#),
+                ("spec.template.spec.nodeSelector", r#"{"a": "b"}"#),
+                ("spec.template.spec.tolerations", r#"[{"operator": "Exists"}]"#),
+                ("spec.template.spec.schedulingGates", r#"[{"name": "a/b"}]"#),
+                ("spec.template.spec.containers.0.resources", r#"{"requests": {"cpu": "1"}}"#),
+            ] {
+                assert_eq!(refused(affinity, path, value), "", "{affinity}: {path}={value}");
+            }
+            for (path, value) in [
+                ("spec.template.spec.restartPolicy", r#""OnFailure""#),
+                ("spec.template.spec.containers.0.image", r#""other""#),
+                ("spec.template.spec.containers.0.name", r#""other""#),
+                ("spec.template.spec.containers", "[]"),
+                ("spec.template.spec.priorityClassName", r#""high""#),
+                ("spec.template.spec.topologySpreadConstraints", r#"[{"maxSkew": 1}]"#),
+            ] {
+                let text = refused(affinity, path, value);
+                assert!(text.starts_with("spec.template.spec: Invalid value: {"), "{affinity}: {path}={value}: {text}");
+                assert!(text.ends_with(": field is immutable\n"), "{text}");
+            }
+        }
+        // whether each of the affinities may follow each
+        for (old, taken) in affinities.iter().zip([
+            [true, true, false, false],
+            [true, true, false, false],
+            [false, false, true, true],
+            [false, false, true, true],
+        ]) {
+            for (new, taken) in affinities.iter().zip(taken) {
+                let text = refused(*old, "spec.template.spec.affinity", *new);
+                assert_eq!(text.is_empty(), taken, "{old} → {new}: {text}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_suspended_job_that_runs_still_is_as_immutable_as_any() {
+        let mut old = created(&Jobs, JOB);
+        old.set(&["spec", "suspend"], true);
+        old.set(&["status"], serde_json::json!({"startTime": "2026-01-01T00:00:00Z", "active": 1}));
+        let mut new = old.clone();
+        new.set(&["spec", "template", "spec", "nodeSelector"], serde_json::json!({"a": "b"}));
+        let text = update_errors(&Jobs, &new, &old);
+        assert!(text.starts_with("spec.template: Invalid value: {"), "{text}");
+        old.set(&["status"], serde_json::json!({"conditions": [{"type": "Suspended", "status": "True"}]}));
+        assert_eq!(update_errors(&Jobs, &new, &old), "");
     }
 
     #[test]
