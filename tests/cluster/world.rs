@@ -216,7 +216,6 @@ impl World {
         let options = agent::Options {
             node: name.to_owned(),
             addresses: vec!["10.32.0.1".parse().unwrap()],
-            external: None,
             machine: Machine {
                 operating_system: "linux".into(),
                 architecture: "amd64".into(),
@@ -234,6 +233,7 @@ impl World {
             reserved: BTreeMap::new(),
             labels: BTreeMap::new(),
             pod_cidr: String::new(),
+            private: Default::default(),
             data_dir: machine.dir.path().to_owned(),
             clock: self.clock.clone(),
             seed: self.seed,

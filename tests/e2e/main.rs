@@ -3,6 +3,7 @@
 #![allow(clippy::disallowed_methods, reason = "tests read the environment and the clock")]
 
 mod cli;
+mod disk;
 mod guests;
 mod harness;
 mod images;

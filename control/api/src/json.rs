@@ -8,7 +8,7 @@ use serde_json::{Value, error::Category};
 use std::collections::{HashMap, HashSet};
 
 /// Parses one JSON document. Of a key that is there twice the last value stays, and the path of it is returned as a problem:
-/// `duplicate field "spec.replicas"`. The caller bounds the size of the text; nesting is bounded here (128).
+/// `duplicate field "spec.replicas"`. The caller bounds the size of the text; nesting is bounded here ([`crate::MOST_DEPTH`]).
 ///
 /// # Errors
 /// Go's text where that is possible: `unexpected end of JSON input`, `exceeded max depth`, `invalid character '}' …`.
@@ -81,6 +81,7 @@ fn explain(bytes: &[u8], error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::MOST_DEPTH;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -128,8 +129,10 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert_eq!(parse(deep.as_bytes()).expect_err("deep"), "exceeded max depth");
-        let wide = format!("{}1{}", "[".repeat(100), "]".repeat(100));
-        assert!(parse(wide.as_bytes()).is_ok());
+        for (depth, fits) in [(MOST_DEPTH, true), (MOST_DEPTH + 1, false)] {
+            let text = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+            assert_eq!(parse(text.as_bytes()).is_ok(), fits, "{depth}");
+        }
     }
 
     proptest! {

@@ -2,7 +2,11 @@
 
 use agent::Machine;
 use rustix::{fs::statvfs, system};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    path::Path,
+};
 
 /// Reads the machine. What cannot be read stays empty.
 pub(crate) fn read(data: &Path) -> Machine {
@@ -40,6 +44,24 @@ pub(crate) fn total_memory() -> u64 {
     memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())
 }
 
+/// The address at which this machine answers if it listens on `wanted`: itself, unless that is every address. Then the one that
+/// traffic to the world would leave from, by the routing table (nothing is sent), or its own loopback where there is no way out.
+pub(crate) fn address(wanted: IpAddr) -> IpAddr {
+    let (elsewhere, own): (IpAddr, IpAddr) = match wanted {
+        IpAddr::V4(v4) if v4.is_unspecified() => (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(v6) if v6.is_unspecified() => {
+            (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), Ipv6Addr::LOCALHOST.into())
+        }
+        given => return given,
+    };
+    let leaves_from = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind((wanted, 0))?;
+        socket.connect((elsewhere, 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    leaves_from().ok().filter(|address| !address.is_unspecified()).unwrap_or(own)
+}
+
 fn os_image(os_release: &str) -> String {
     let line = os_release.lines().find_map(|line| line.strip_prefix("PRETTY_NAME="));
     line.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
@@ -66,6 +88,17 @@ mod tests {
     fn host_names_become_node_names() {
         for (host, node) in [("My_Laptop.local", "my-laptop.local"), ("--", "node"), ("a", "a")] {
             assert_eq!(node_name(host), node);
+        }
+    }
+
+    #[test]
+    fn the_nodes_address_is_one_of_this_machine() {
+        let given: IpAddr = "127.0.0.9".parse().expect("an address");
+        assert_eq!(address(given), given);
+        for all in ["0.0.0.0", "::"] {
+            let found = address(all.parse().expect("an address"));
+            assert!(!found.is_unspecified());
+            UdpSocket::bind((found, 0)).expect("an address of this machine");
         }
     }
 

@@ -7,9 +7,16 @@ use crate::{
 use api::{Cause, FieldPath, GroupVersionKind, Object, Reason, Status, invalid, schema::Schema};
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
+use tokio::runtime::RuntimeFlavor;
 
 /// Largest request body, bytes.
 pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
+
+/// Largest body of a review from a restricted user, bytes.
+pub(crate) const REVIEW_LIMIT: usize = 64 * 1024;
+
+/// Bodies from this length on, bytes, are heavy: to parse one may take longer than other requests of the thread should wait.
+pub(crate) const HEAVY: usize = 32 * 1024;
 
 /// What to do about unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -112,12 +119,21 @@ pub(crate) fn decode(headers: &HeaderMap, body: &[u8], kind: &GroupVersionKind) 
     Ok(Decoded { object, problems })
 }
 
+/// Parses a body; one that is heavy, beside the threads that serve: what else is to be done there goes on on another.
+pub(crate) fn aside<T>(body: &[u8], parse: impl FnOnce(&[u8]) -> T) -> T {
+    let threads = tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    match threads {
+        Ok(RuntimeFlavor::MultiThread) if body.len() >= HEAVY => tokio::task::block_in_place(|| parse(body)),
+        _ => parse(body),
+    }
+}
+
 fn parse(input: Input, body: &[u8], kind: &GroupVersionKind) -> Result<(Value, Vec<String>), Status> {
-    let parsed = match input {
+    let parsed = aside(body, |body| match input {
         Input::Json => api::json::parse(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}")),
         Input::Yaml => api::yaml::parse(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}")),
         Input::Protobuf => api::protobuf::decode_as(body, Some(kind)).map(|v| (v, Vec::new())),
-    };
+    });
     parsed.map_err(|e: String| unrecognised(kind, &e, body))
 }
 

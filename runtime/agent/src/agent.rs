@@ -3,6 +3,7 @@
 use crate::{
     admission::Room,
     cluster::{BY_NODE, Cluster, Interest, Watched},
+    eviction,
     handle::{Handle, Note},
     images::Images,
     metrics::{self, Metrics},
@@ -99,6 +100,7 @@ impl Agent {
             recorder: recorder.clone(),
             plugins: volumes::plugins(),
             tokens: Arc::new(Tokens::new(client.clone())),
+            private: volumes::Private::new(options.private.clone()),
             states,
             reporter: Reporter::new(client, token.clone(), tasks.clone()),
             prober: Prober::new(dialer, recorder),
@@ -144,20 +146,32 @@ impl Agent {
         for runtime in shared.runtimes.iter() {
             shared.tasks.spawn(self.clone().listen(runtime.clone()));
         }
-        shared.tasks.spawn(shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
-        shared.tasks.spawn(node::run(shared.clone(), self.token.clone()));
+        let ended = CancellationToken::new();
+        self.essential(&ended, shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
+        self.essential(&ended, node::run(shared.clone(), self.token.clone()));
+        self.essential(&ended, eviction::run(self.clone(), self.token.clone()));
         self.subscribe(known);
         let mut relist = tokio::time::interval(RELIST);
         let mut collect = tokio::time::interval(COLLECT);
         loop {
             tokio::select! {
                 () = token.cancelled() => break,
+                () = ended.cancelled() => anyhow::bail!("one of its loops (probes, node status, eviction) ended"),
                 _ = relist.tick() => self.relist().await,
                 _ = collect.tick() => self.collect_images().await,
             }
         }
         self.drain().await;
         Ok(())
+    }
+
+    /// Starts a loop that the agent cannot be without: `ended` is cancelled when it ends.
+    fn essential(&self, ended: &CancellationToken, part: impl Future<Output = ()> + Send + 'static) {
+        let ended = ended.clone().drop_guard();
+        self.shared.tasks.spawn(async move {
+            let _ended = ended;
+            part.await;
+        });
     }
 
     /// Reads what was known before the restart, sets it against what still runs, and removes what nobody wants any more.
@@ -337,7 +351,12 @@ impl Agent {
         }
     }
 
-    async fn collect_images(&self) {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Removes images that no pod of the node uses.
+    pub(crate) async fn collect_images(&self) {
         let mut used = Vec::new();
         for pod in self.shared.cluster.pods.by_index(BY_NODE, &self.shared.options.node) {
             used.extend(pod::containers(&pod).filter_map(|(c, _)| c.image.clone()));

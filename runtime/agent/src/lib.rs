@@ -16,6 +16,7 @@ mod cluster;
 pub mod config;
 pub mod downward;
 pub mod env;
+mod eviction;
 pub mod expand;
 mod handle;
 mod hook;

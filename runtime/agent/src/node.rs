@@ -120,7 +120,6 @@ fn status(options: &Options, runtimes: Vec<String>, images: Vec<Value>, conditio
     let machine = &options.machine;
     let mut addresses: Vec<_> =
         options.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
-    addresses.extend(options.external.map(|ip| json!({"type": "ExternalIP", "address": ip.to_string()})));
     let hostname = if machine.hostname.is_empty() { &options.node } else { &machine.hostname };
     addresses.push(json!({"type": "Hostname", "address": hostname}));
     let mut handlers = vec![json!({"name": ""})];
@@ -351,7 +350,7 @@ impl Heart {
     }
 }
 
-fn reference(options: &Options) -> ObjectReference {
+pub(crate) fn reference(options: &Options) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Node".into()),

@@ -5,6 +5,7 @@
 
 use crate::{
     backoff::Backoff,
+    eviction::{self, EVICTED},
     pod::{self, Policy, Role},
     state::{Ended, PodState, Record},
 };
@@ -209,7 +210,8 @@ fn deadline(pod: &Pod, state: &PodState) -> Option<Timestamp> {
 
 /// App and init containers are stopped together; sidecars after them, the last started first.
 fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, plan: &mut Plan) {
-    let grace = pod::grace(pod);
+    let evicted = state.failure.as_ref().is_some_and(|failure| failure.reason == EVICTED);
+    let grace = if evicted { pod::grace(pod).min(eviction::GRACE) } else { pod::grace(pod) };
     let mut others_alive = false;
     let stop = |container: &Container, plan: &mut Plan| -> bool {
         let name = &container.name;

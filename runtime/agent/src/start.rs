@@ -9,7 +9,7 @@ use crate::{
     images::{self, Keyring, Policy, Pulled},
     pod, resources,
     shared::Shared,
-    volumes::{Synced, mounts},
+    volumes::{Synced, Wanted, mounts},
 };
 use client::EventType;
 use container::{
@@ -230,10 +230,11 @@ impl Start {
         let args = env::command_line(container, &pulled.command, &environment.variables);
         let scratch = self.shared.volumes_dir(pod::uid(&self.pod)).join("..files").join(&self.container);
         let (pod, name, volumes) = (self.pod.clone(), self.container.clone(), self.volumes.clone());
-        let variables = environment.variables.clone();
+        let (variables, private) = (environment.variables.clone(), self.shared.private.clone());
         let made = tokio::task::spawn_blocking(move || {
             let (container, _) = pod::container(&pod, &name).ok_or_else(|| format!("container {name} not found"))?;
-            mounts(&pod, container, &volumes, &variables, &scratch)
+            let (variables, scratch, private) = (&variables[..], &*scratch, &private);
+            mounts(&Wanted { pod: &pod, container, volumes: &volumes, variables, scratch, private })
         });
         let made = made.await.map_err(|e| e.to_string()).and_then(|made| made);
         let mounts = made.map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;

@@ -9,6 +9,7 @@ use crate::{
     admission,
     agent::is_new,
     backoff::Backoff,
+    eviction::{EVICTED, Eviction},
     handle::{Handle, Mail, Note, ProbeKind},
     hook::Stop,
     node,
@@ -18,7 +19,7 @@ use crate::{
     setup::{self, Made},
     shared::Shared,
     start::{StartError, Started},
-    state::{Attempt, AttemptState, PodState},
+    state::{Attempt, AttemptState, Failure, PodState},
     status,
     volumes::Synced,
 };
@@ -210,6 +211,7 @@ impl Worker {
                 Note::Probe { container, id, kind, passed } => self.on_probe(&container, &id, kind, passed),
                 Note::Progress { container, message } => self.on_progress(&container, message),
                 Note::Config => self.on_config(),
+                Note::Evict(eviction) => self.on_eviction(eviction),
             }
         }
     }
@@ -241,6 +243,13 @@ impl Worker {
             if waiting.reason == "CreateContainerConfigError" {
                 waiting.until = None;
             }
+        }
+    }
+
+    /// From now on the pod is failed; its containers are stopped.
+    fn on_eviction(&mut self, Eviction { message, pressure }: Eviction) {
+        if self.state.failure.is_none() && plan::verdict(&self.pod, &self.state).is_none() {
+            self.state.failure = Some(Failure { reason: EVICTED.into(), message, refused: false, pressure });
         }
     }
 

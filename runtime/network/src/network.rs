@@ -172,7 +172,21 @@ impl Inner {
             let way = port.and_then(|port| self.endpoint_of(from, &port, protocol));
             return way.unwrap_or_else(|| Err(Error::Refused(format!("nothing listens at {to}"))));
         }
+        if self.is_node_address(to.ip()) {
+            let port = self.table.read().node_port(protocol, to.port());
+            if let Some(way) = port.and_then(|port| self.endpoint_of(from, &port, protocol)) {
+                return way;
+            }
+        }
         self.endpoint(from, to, false)
+    }
+
+    /// Whether it is the node's address as its status and `hostIP` tell it: its node ports answer there from inside too. A loopback
+    /// address is the pod's own there.
+    fn is_node_address(&self, address: IpAddr) -> bool {
+        let node = self.config.node_address;
+        let named = node == address || node.is_unspecified() && egress::is_host_address(address);
+        named && !egress::unmap(address).is_loopback()
     }
 
     /// The way to the first of a port's endpoints that takes a connection, in their order for this client: one that has stopped is in the

@@ -1,6 +1,7 @@
 //! The host side of one instance: what it may see and use.
 
 use crate::{
+    files,
     memory::{Memory, Share},
     metrics::Metrics,
     outgoing::Outgoing,
@@ -8,7 +9,7 @@ use crate::{
     stdio::Output,
 };
 use container::{
-    ContainerSpec, Mount,
+    ContainerSpec,
     log::{Log, Source},
     net::Sockets,
 };
@@ -21,7 +22,7 @@ use std::sync::{
 };
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, Store, component::Linker};
-use wasmtime_wasi::{FsPerms, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
+use wasmtime_wasi::{ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Host resources (streams, requests, pollables, files) that an instance may hold. An open file is a descriptor of this process, of which
@@ -91,7 +92,7 @@ pub(crate) struct Guest {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     share: Share,
-    _live: Live,
+    live: Live,
 }
 
 /// The state of a core module's instance.
@@ -99,6 +100,13 @@ pub(crate) struct CoreGuest {
     wasi: WasiP1Ctx,
     share: Share,
     _live: Live,
+}
+
+impl Guest {
+    /// What its folders are opened from, and where they go.
+    pub(crate) fn files(&mut self) -> (&Shared, &mut ResourceTable) {
+        (&self.live.0, &mut self.table)
+    }
 }
 
 impl WasiView for Guest {
@@ -118,6 +126,7 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    files::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
@@ -130,6 +139,7 @@ pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<Core
 
 /// A store for the one component instance of a command.
 pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<Guest>> {
+    files::check(&shared.spec.mounts)?;
     component_store(engine, shared, Share::new(shared.memory.clone()), None)
 }
 
@@ -152,7 +162,7 @@ fn component_store(
     let mut table = ResourceTable::new();
     table.set_max_capacity(RESOURCES);
     let guest = Guest {
-        wasi: wasi(shared, ending.is_some())?.build(),
+        wasi: wasi(shared, ending.is_some()).build(),
         _going: Going(ending),
         table,
         http: WasiHttpCtx::new(),
@@ -162,7 +172,7 @@ fn component_store(
             permits: shared.outgoing.clone(),
         },
         share,
-        _live: Live::new(shared),
+        live: Live::new(shared),
     };
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.share);
@@ -173,7 +183,9 @@ fn component_store(
 
 /// A store for a core module.
 pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<CoreGuest>> {
-    let mut wasi = wasi(shared, false)?.build_p1();
+    let mut builder = wasi(shared, false);
+    files::preopen(&mut builder, &shared.spec.mounts)?;
+    let mut wasi = builder.build_p1();
     wasi.ctx().table.set_max_capacity(FILES);
     let guest = CoreGuest { wasi, share: Share::new(shared.memory.clone()), _live: Live::new(shared) };
     let mut store = Store::new(engine, guest);
@@ -187,7 +199,7 @@ fn give_way<T>(store: &mut Store<T>) {
     store.epoch_deadline_async_yield_and_update(1);
 }
 
-fn wasi(shared: &Shared, request: bool) -> wasmtime::Result<WasiCtxBuilder> {
+fn wasi(shared: &Shared, request: bool) -> WasiCtxBuilder {
     let spec = &shared.spec;
     let mut builder = WasiCtxBuilder::new();
     builder
@@ -201,16 +213,5 @@ fn wasi(shared: &Shared, request: bool) -> wasmtime::Result<WasiCtxBuilder> {
     if let Some(cwd) = &spec.cwd {
         builder.initial_cwd(cwd);
     }
-    for mount in &spec.mounts {
-        preopen(&mut builder, mount)?;
-    }
-    Ok(builder)
-}
-
-fn preopen(builder: &mut WasiCtxBuilder, mount: &Mount) -> wasmtime::Result<()> {
-    let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
     builder
-        .preopened_dir(&mount.source, &mount.target, perms)
-        .map_err(|error| error.context(format!("mount {} cannot be opened", mount.target)))?;
-    Ok(())
 }

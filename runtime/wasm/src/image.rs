@@ -31,7 +31,7 @@ pub(crate) enum Target {
     Core(InstancePre<CoreGuest>),
 }
 
-const EXPECTED: &str = "expected a component that exports wasi:http/incoming-handler@0.2 or wasi:cli/run@0.2, or a core module \
+pub(crate) const EXPECTED: &str = "expected a component that exports wasi:http/incoming-handler@0.2 or wasi:cli/run@0.2, or a core module \
                         with the function _start (WASI preview 1)";
 
 impl Image {
@@ -89,13 +89,14 @@ fn invalid(found: String) -> Error {
 }
 
 fn unlinkable(error: wasmtime::Error) -> Error {
-    Error::Invalid(format!(
-        "it imports what this node does not offer (WASI preview 1 for modules, WASI 0.2 with wasi:http for components): {error:#}"
-    ))
+    Error::Invalid(format!("{NOT_OFFERED}: {error:#}"))
 }
 
+pub(crate) const NOT_OFFERED: &str =
+    "it imports what this node does not offer (WASI preview 1 for modules, WASI 0.2 with wasi:http for components)";
+
 /// At most a handful of names: a hostile module has a million.
-fn listed(names: &[&str]) -> String {
+pub(crate) fn listed(names: &[&str]) -> String {
     const MOST: usize = 8;
     if names.is_empty() {
         return "nothing".to_string();

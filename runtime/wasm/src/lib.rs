@@ -29,10 +29,13 @@
 mod cache;
 pub mod compile;
 mod config;
+pub mod descriptors;
 mod exit;
+mod files;
 mod guest;
 mod http;
 mod image;
+pub mod inspect;
 pub mod key;
 mod memory;
 mod metrics;

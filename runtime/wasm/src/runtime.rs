@@ -5,6 +5,7 @@ use crate::{
     cache::Cache,
     compile::Compilers,
     exit::{self, End},
+    files,
     guest::{self, Shared},
     http::{Handler, Served},
     image::{Image, Target},
@@ -242,6 +243,10 @@ impl Inner {
                 "it begins with {needs} bytes of memory, and its limit is {limit}: no request could be answered"
             );
             return self.exit(container, End::cannot_run(message)).await;
+        }
+        // Requests open them anew: what is wrong from the start ends the container with the reason, not each request.
+        if let Err(error) = files::check(&shared.spec.mounts) {
+            return self.exit(container, End::cannot_run(exit::story(&error))).await;
         }
         let declared = shared.spec.ports.iter().find(|port| port.protocol == Protocol::Tcp).map(|port| port.number);
         let port = declared.unwrap_or_else(|| {

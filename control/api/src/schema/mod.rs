@@ -14,6 +14,7 @@ mod defaults;
 pub mod openapi;
 mod structural;
 mod types;
+mod zeros;
 
 use crate::GroupVersionKind;
 use serde_json::Value;
@@ -136,6 +137,13 @@ impl Schema {
     /// The text of Go's decoder: `json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32`.
     pub fn decode_check(&self, value: &mut Value) -> Result<Vec<String>, String> {
         decode::check(&self.arena, self.node, value)
+    }
+
+    /// Makes a stored value readable for typed decoders in Rust, which refuse what Go reads: a null is dropped, an element that is null
+    /// becomes zero, a required time that is missing becomes Go's zero time, `0001-01-01T00:00:00Z`, and the type of an object within
+    /// another is dropped.
+    pub fn fill_zeros(&self, value: &mut Value) {
+        zeros::fill(&self.arena, self.node, value);
     }
 
     /// Fills in the defaults that the schema carries: the keys of list maps for built-ins (`protocol: TCP`), `default` for custom

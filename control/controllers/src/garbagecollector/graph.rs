@@ -21,12 +21,16 @@ pub const ORPHAN: &str = "orphan";
 #[serde(rename_all = "camelCase")]
 pub struct Owner {
     /// `group/version`.
+    #[serde(default)]
     pub api_version: String,
     /// Kind.
+    #[serde(default)]
     pub kind: String,
     /// Name.
+    #[serde(default)]
     pub name: String,
     /// Uid.
+    #[serde(default)]
     pub uid: String,
     /// Whether it manages the dependent.
     #[serde(default, skip_serializing_if = "Option::is_none")]

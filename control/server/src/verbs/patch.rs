@@ -35,8 +35,8 @@ impl Patch {
             "application/strategic-merge-patch+json" => Self::Strategic,
             _ => return Err(codec::unsupported_patch(media)),
         };
-        let (value, _) =
-            api::json::parse(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
+        let (value, _) = codec::aside(body, api::json::parse)
+            .map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
         let pairs = media == "application/strategic-merge-patch+json";
         if let Some(cause) = codec::too_long(&value, &FieldPath::default()).filter(|_| pairs) {
             return Err(Status::bad_request(format!("the patch is not accepted: {cause}")));
@@ -144,7 +144,7 @@ fn configuration(
 ) -> Result<Object, Status> {
     let kind = resource.gvk();
     let (mut value, duplicates) =
-        api::yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+        codec::aside(bytes, api::yaml::parse).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
     if strict && !duplicates.is_empty() {
         return Err(Status::bad_request(format!("error strict decoding YAML: {}", duplicates.join(", "))));
     }

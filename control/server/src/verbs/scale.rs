@@ -107,7 +107,11 @@ pub(super) async fn patch(call: Call, resource: Arc<Resource>) -> Result<Respons
     let (call, bytes) = call.with_body().await?;
     // An applied Scale has one field to own: it is merged.
     let patch = if apply {
-        Patch::Merge(api::yaml::parse(&bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?.0)
+        Patch::Merge(
+            codec::aside(&bytes, api::yaml::parse)
+                .map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?
+                .0,
+        )
     } else {
         Patch::decode(&call.headers, &bytes)?
     };

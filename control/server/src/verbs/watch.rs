@@ -272,11 +272,13 @@ impl Stream {
         if store.wait_for(revision).await.is_err() {
             return;
         }
-        // What happened up to that revision is in the queue by now.
-        loop {
-            let Ok(events) = &mut self.events else { return };
-            let Some(event) = events.try_next() else { break };
+        let Ok(events) = &mut self.events else { return };
+        let (ready, all) = take_ready(events);
+        for event in ready {
             self.put_event(out, &event);
+        }
+        if !all {
+            return;
         }
         self.seen = self.seen.max(revision);
         self.put_bookmark(out, false);
@@ -303,6 +305,13 @@ impl Stream {
     }
 }
 
+/// The events in the queue, and whether they are all that have happened: of a watch that was cut, what came after them is lost, and no
+/// bookmark may go beyond.
+fn take_ready<T>(events: &mut Watch<T>) -> (Vec<Event<T>>, bool) {
+    let ready = std::iter::from_fn(|| events.try_next()).collect();
+    (ready, !events.lagged())
+}
+
 fn open(out: &mut BytesMut, kind: &str) {
     out.put_slice(b"{\"type\":\"");
     out.put_slice(kind.as_bytes());
@@ -311,4 +320,27 @@ fn open(out: &mut BytesMut, kind: &str) {
 
 fn close(out: &mut BytesMut) {
     out.put_slice(b"}\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::{Expect, Memory, Options, Store};
+
+    #[tokio::test]
+    async fn a_watch_that_was_cut_is_not_taken_for_one_that_has_seen_all() {
+        let mut options = Options::new(store::Clock::new(|| std::time::SystemTime::UNIX_EPOCH));
+        options.watch_queue = 4;
+        let store: Store<Item> = Store::open(Memory::default(), options).await.expect("a store");
+        let mut events = store.watch("/a/", store.revision()).expect("a watch");
+        for (more, seen, all) in [(3, 3, true), (6, 4, false)] {
+            for _ in 0..more {
+                let key = format!("/a/{}", store.revision());
+                store.put(&key, Expect::Absent, Bytes::from_static(b"{}"), None).await.expect("stored");
+            }
+            store.wait_for(store.revision()).await.expect("told");
+            let (ready, complete) = take_ready(&mut events);
+            assert_eq!((ready.len(), complete), (seen, all));
+        }
+    }
 }

@@ -26,6 +26,9 @@ use store::{Entry, Error, Expect, Revision};
 /// How often a generated name or a patch is tried again after a clash.
 const TRIES: usize = 8;
 
+/// How deep a stored object may nest: what a client may send, and what managedFields add when they describe it.
+const DEEPEST: usize = api::MOST_DEPTH + 16;
+
 /// One write under way.
 pub(crate) struct Write {
     pub(crate) server: Server,
@@ -116,8 +119,12 @@ impl Write {
         payload::stored(&object)
     }
 
-    /// As [`Write::encode`], and no larger than what one request may carry: patches must not add up to more.
+    /// As [`Write::encode`], and no larger than what one request may carry: patches must not add up to more. Nor deeper than every reader
+    /// follows.
     fn encode_bounded(&self, object: &Object) -> Result<bytes::Bytes, Status> {
+        if object.0.values().any(|value| api::nests_deeper(value, DEEPEST - 1)) {
+            return Err(Status::bad_request("the object is not accepted: exceeded max depth"));
+        }
         let bytes = self.encode(object);
         if bytes.len() > codec::BODY_LIMIT { Err(Status::too_large(codec::BODY_LIMIT)) } else { Ok(bytes) }
     }
@@ -300,7 +307,9 @@ pub(crate) async fn update_object(
     for attempt in 1.. {
         write.warnings.truncate(said);
         let Some(entry) = write.server.0.store.get(&key) else { return Ok(None) };
-        let old = Arc::new(entry.payload.view(&resource).object());
+        // Not what is left of it: the rest would be lost.
+        let old = entry.payload.view(&resource).read().map_err(|e| unreadable(write, &e))?;
+        let old = Arc::new(old);
         let change = make(&old, &mut write.warnings)?;
         let pinned = change.pinned;
         match update_once(write, &entry, &old, change).await? {
@@ -312,6 +321,14 @@ pub(crate) async fn update_object(
         }
     }
     unreachable!("the last try returns")
+}
+
+/// 500 for an object that only a delete can take away.
+fn unreadable(write: &Write, error: &str) -> Status {
+    let (resource, name) = (&write.cx.resource.gvr.resource, &write.cx.name);
+    Status::internal(format!(
+        "the stored object {resource} {name:?} cannot be read: {error}; delete it and create it anew"
+    ))
 }
 
 /// What must hold between a body and the stored object before anything else.

@@ -278,8 +278,12 @@ fn a_deadline_fails_the_pod_when_it_is_over() {
     deadline(60).plans(expect!["fail DeadlineExceeded"]);
     deadline(60)
         .with(|c| {
-            c.state.failure =
-                Some(Failure { reason: "DeadlineExceeded".into(), message: String::new(), refused: false })
+            c.state.failure = Some(Failure {
+                reason: "DeadlineExceeded".into(),
+                message: String::new(),
+                refused: false,
+                pressure: false,
+            })
         })
         .plans(expect!["stop a 30s: Stopping container a"]);
 }

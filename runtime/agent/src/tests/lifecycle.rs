@@ -34,7 +34,7 @@ async fn a_pod_with_environment_and_a_config_map_volume_runs() {
     );
     let status = world.phase("p", "Running").await;
     assert_eq!(status["podIP"], "10.32.0.2");
-    assert_eq!(status["hostIP"], "10.32.0.1");
+    assert_eq!(status["hostIP"], "192.0.2.7");
     assert_eq!(status["observedGeneration"], 1);
     let container = &status["containerStatuses"][0];
     assert_eq!(
@@ -50,13 +50,13 @@ async fn a_pod_with_environment_and_a_config_map_volume_runs() {
     assert!(spec.env.contains(&("COLOR".into(), "blue".into())));
     let mount = &spec.mounts[0];
     assert_eq!((mount.target.as_str(), mount.read_only), ("/etc/cm", true));
-    assert_eq!(std::fs::read_to_string(mount.source.join("color")).unwrap(), "blue");
+    assert_eq!(std::fs::read_to_string(mount.root.join("color")).unwrap(), "blue");
     let statuses = world.api.statuses();
     assert_eq!(statuses[0].1["phase"], "Pending", "the first report is Pending");
     assert!(statuses.len() < 6, "statuses are not repeated: {statuses:#?}");
     // the volume follows the ConfigMap
     world.api.edit("/api/v1/namespaces/default/configmaps/cm", |cm| cm["data"]["color"] = "red".into());
-    let file = mount.source.join("color");
+    let file = mount.root.join("color");
     world.until("p", |_| std::fs::read_to_string(&file).unwrap() == "red").await;
     let events = world.api.events();
     for expected in [
@@ -465,7 +465,7 @@ async fn a_token_is_mounted_and_rotated_before_it_ends() {
         {"downwardAPI": {"items": [{"path": "namespace", "fieldRef": {"fieldPath": "metadata.namespace"}}]}}]}}]);
     world.pod("p", spec);
     world.phase("p", "Running").await;
-    let dir = world.runtime.specs()[0].mounts[0].source.clone();
+    let dir = world.runtime.specs()[0].mounts[0].root.clone();
     let token = || std::fs::read_to_string(dir.join("token")).unwrap();
     assert_eq!(
         (token(), std::fs::read_to_string(dir.join("namespace")).unwrap()),
@@ -512,13 +512,17 @@ async fn single_files_are_mounted_by_their_folder() {
     let mounts = world.runtime.specs()[0].mounts.clone();
     let find =
         |target: &str| mounts.iter().find(|m| m.target == target).unwrap_or_else(|| panic!("{target} in {mounts:#?}"));
-    assert_eq!(std::fs::read_to_string(find("/etc/app").source.join("a.conf")).unwrap(), "1");
-    assert!(find("/data").source.ends_with("tmp/sub") && find("/data").source.is_dir());
-    assert_eq!((find("/host").source.as_path(), find("/host").read_only), (host.path(), true));
+    assert_eq!(std::fs::read_to_string(find("/etc/app").root.join("a.conf")).unwrap(), "1");
+    assert!(find("/etc/app").read_only, "the volume is");
+    assert!(find("/data").root.ends_with("tmp") && find("/data").below == std::path::Path::new("sub"));
+    assert!(find("/data").open().is_ok() && !find("/data").read_only);
+    assert_eq!((find("/host").root.as_path(), find("/host").read_only), (host.path(), true));
     let mut spec = one(json!({"volumeMounts": [{"name": "x", "mountPath": "/x", "subPath": "../.."}]}));
     spec["volumes"] = json!([{"name": "x", "emptyDir": {}}]);
     world.pod("out", spec);
-    world.until("out", |s| waiting(s) == "CreateContainerConfigError").await;
+    let status = world.until("out", |s| waiting(s) == "CreateContainerConfigError").await;
+    let message = &status["containerStatuses"][0]["state"]["waiting"]["message"];
+    assert_eq!(message, "unable to provision SubPath `../..`: must not contain '..'");
 }
 
 #[tokio::test(start_paused = true)]

@@ -96,6 +96,8 @@ pub(super) struct World {
     pub(super) runtime: FakeRuntime,
     pub(super) network: FakeNetwork,
     pub(super) images: Arc<FakeImages>,
+    /// The disk is short.
+    pub(super) short: Arc<std::sync::atomic::AtomicBool>,
     pub(super) dir: tempfile::TempDir,
     pub(super) agent: Option<Agent>,
     running: Option<(CancellationToken, JoinHandle<()>)>,
@@ -114,6 +116,7 @@ impl World {
             runtime: FakeRuntime::new("wasmtime", container::Clock::new(|| now().into()), scripts),
             network: FakeNetwork::default(),
             images: Arc::default(),
+            short: Arc::default(),
             dir: tempfile::tempdir().expect("a folder"),
             agent: None,
             running: None,
@@ -140,7 +143,13 @@ impl World {
             informers,
             recorder,
         };
-        let agent = Agent::new(node_options(self.dir.path(), clock), parts).expect("an agent");
+        let mut options = node_options(self.dir.path(), clock);
+        let short = self.short.clone();
+        options.pressure = Arc::new(move || crate::Pressure {
+            disk: short.load(std::sync::atomic::Ordering::SeqCst),
+            ..crate::Pressure::default()
+        });
+        let agent = Agent::new(options, parts).expect("an agent");
         self.agent = Some(agent.clone());
         let child = token.clone();
         let task = tokio::spawn(async move { agent.run(child).await.expect("the agent runs") });
@@ -207,8 +216,7 @@ pub(super) fn path(name: &str) -> String {
 pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
     Options {
         node: "node".into(),
-        addresses: vec!["10.32.0.1".parse().expect("an address")],
-        external: Some("192.0.2.7".parse().expect("an address")),
+        addresses: vec!["192.0.2.7".parse().expect("an address")],
         machine: Machine {
             operating_system: "linux".into(),
             architecture: "amd64".into(),
@@ -224,6 +232,7 @@ pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
         labels: BTreeMap::new(),
         pod_cidr: String::new(),
         data_dir: dir.to_owned(),
+        private: dir.to_owned(),
         clock,
         seed: 7,
         drain: Duration::from_secs(10),

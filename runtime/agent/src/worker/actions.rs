@@ -19,7 +19,7 @@ impl Worker {
             Action::Fail { reason, message } => {
                 self.shared.event(&self.pod, None, EventType::Normal, reason, message);
                 let (reason, message) = (reason.to_owned(), message.to_owned());
-                self.state.failure = Some(Failure { reason, message, refused: false });
+                self.state.failure = Some(Failure { reason, message, refused: false, pressure: false });
                 return true;
             }
             Action::TearDown => {

@@ -135,7 +135,7 @@ async fn a_guest_that_hoards_files_ends_long_before_the_process_has_none_left() 
           (local.set $i (i32.add (local.get $i) (i32.const 1)))
           (br_if $more (i32.lt_u (local.get $i) (i32.const 1500))))))"#;
     let mut spec = node.spec(&wat::parse_str(hoarder).unwrap());
-    spec.mounts = vec![Mount { source: folder.path().into(), target: "/data".into(), read_only: false }];
+    spec.mounts = vec![Mount::new(folder.path(), "", "/data", false).unwrap()];
     let exit = node.run(spec).await;
     assert!(exit.message.contains("resource table has no free keys"), "{exit:?}");
 }

@@ -8,6 +8,7 @@ mod command;
 mod compile;
 mod hostile;
 mod http;
+mod mounts;
 mod samples;
 mod support;
 

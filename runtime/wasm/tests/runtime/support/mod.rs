@@ -39,6 +39,10 @@ pub fn http_guest() -> Vec<u8> {
     component("http", include_str!("../../guests/http.wat"))
 }
 
+pub fn files_guest() -> Vec<u8> {
+    component("files", include_str!("../../guests/files.wat"))
+}
+
 pub fn core_guest() -> Vec<u8> {
     wat::parse_str(include_str!("../../guests/core.wat")).unwrap()
 }
