@@ -66,7 +66,7 @@ impl Informers {
         metrics::gauge(registry, what, "kind", read);
     }
 
-    /// Resolves when the task of any informer has ended: cancelled, or by a panic in a handler. What it shows is not kept up any more.
+    /// Resolves when the task of any informer has ended: cancelled, or by a panic outside a handler. What it shows is not kept up any more.
     pub async fn ended(&self) {
         self.inner.ended.cancelled().await;
     }
@@ -99,11 +99,10 @@ mod tests {
     async fn an_informer_that_panics_is_told() {
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
         let informers = Informers::new(client(), token, tasks);
-        let maps = informers.of::<ConfigMap>();
+        informers.of::<ConfigMap>();
         tokio::time::timeout(Duration::from_secs(60), informers.ended()).await.expect_err("it runs");
-        maps.subscribe(|_| {});
         let other = Informers::new(client(), CancellationToken::new(), TaskTracker::new());
-        other.of::<ConfigMap>().subscribe(|_| panic!("a handler of a test"));
+        other.of::<ConfigMap>().index("odd", |_| panic!("an index of a test"));
         tokio::time::timeout(Duration::from_secs(60), other.ended()).await.expect("told");
     }
 }
