@@ -5,6 +5,7 @@
 mod apply;
 mod cli;
 mod clusters;
+mod disk;
 mod guests;
 mod harness;
 mod images;

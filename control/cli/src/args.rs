@@ -63,6 +63,13 @@ pub(crate) enum Command {
     Down(DownArgs),
     /// List the clusters of this machine
     Ls(LsArgs),
+    /// Copy the store of a cluster, up or down, to a file that can be put back in its place
+    Backup {
+        /// Where to; replaced if it exists
+        file: PathBuf,
+        #[command(flatten)]
+        data: DataDir,
+    },
     /// Load, list, tag, remove and push images of the node's store
     #[command(subcommand)]
     Image(ImageCommand),

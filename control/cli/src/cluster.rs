@@ -1,6 +1,8 @@
 //! The composition root: one cluster in one process. Read [`Cluster::start`] from top to bottom to see who is joined to whom.
 
 mod chosen;
+mod parts;
+mod stored;
 
 use crate::{
     args::{COMPILE_CHILD, UpArgs},
@@ -14,28 +16,26 @@ use api::{Clock, quantity::Quantity};
 pub(crate) use chosen::Chosen;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
-use futures::FutureExt;
 use ipnet::IpNet;
-use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::api::resource::Quantity as Amount};
 use network::VirtualNetwork;
 use parking_lot::Mutex;
+use parts::Spawner;
 use prometheus_client::registry::Registry;
 use server::{Ids, Server, Settings, User, pki::Pair};
 use std::{
     collections::BTreeMap,
-    io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener},
-    panic::AssertUnwindSafe,
     path::PathBuf,
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use store::{LogError, Redb, Store};
+use store::{LogError, Store};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// The store's file in the data directory.
-const STORE: &str = "cluster.redb";
+pub(crate) const STORE: &str = "cluster.redb";
 /// How long what is not a pod may take to end, each of two times.
 const END: Duration = Duration::from_secs(10);
 /// How long the first lists may take before a start counts as failed.
@@ -215,7 +215,7 @@ impl Cluster {
         // The store and the API server.
         let images = images::open(&config.dir)?;
         Chosen::of(&config).at(address).keep(&config.dir)?;
-        let store = open_store(&config.dir).await?;
+        let store = stored::open(&config.dir).await?;
         let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
         let options = server::Options {
             store: store.clone(),
@@ -234,13 +234,20 @@ impl Cluster {
         let tls = Arc::new(server::tls::config(&serving, &credentials.authority.certificate)?);
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let spawn = Spawner { tasks: &control_done, failed: &failed };
-        spawn.essential("API server", {
+        spawn.essential_silent("API server", {
             let (server, token) = (server.clone(), control.clone());
             async move { server.serve(listener, tls, token).await }
         });
-        spawn.essential("API server's own objects", {
+        spawn.essential_silent("API server's own objects", {
             let server = server.clone();
             async move { server.run().await }
+        });
+
+        spawn.essential_silent("writer of the store", {
+            let (store, token) = (store.clone(), control.clone());
+            async move {
+                tokio::select! { () = token.cancelled() => {}, () = store.ended() => {} }
+            }
         });
 
         // One client per component, by function call; one set of informers for all.
@@ -255,15 +262,24 @@ impl Cluster {
         let informers = Informers::new(controllers.clone(), control.clone(), control_done.clone());
         informers.register(&mut metrics.lock());
 
+        spawn.essential_silent("informers", {
+            let informers = informers.clone();
+            async move { informers.ended().await }
+        });
+
         // Decide.
         let options = controllers::Options::new(clock.clone(), credentials.authority.certificate.clone());
         options.queues.register(&mut metrics.lock());
         let context = controllers::Context::new(controllers.clone(), informers.clone(), options, control_done.clone());
         controllers::start(&context, &control, &control_done);
+        spawn.essential_silent("controllers", {
+            let context = context.clone();
+            async move { context.ended().await }
+        });
         let options = scheduler::Options::new(clock.clone(), env::seed());
         let scheduler = scheduler::Scheduler::new(scheduling, informers.clone(), options);
         scheduler.register(&mut metrics.lock());
-        spawn.essential("scheduler", {
+        spawn.essential_silent("scheduler", {
             let token = control.clone();
             async move { scheduler.run(token).await }
         });
@@ -282,8 +298,19 @@ impl Cluster {
             });
             recorder
         };
+        control_done.spawn({
+            // as the kubelet names it: by name, in no namespace
+            let node = ObjectReference {
+                api_version: Some("v1".to_owned()),
+                kind: Some("Node".to_owned()),
+                name: Some(config.node.clone()),
+                uid: Some(config.node.clone()),
+                ..ObjectReference::default()
+            };
+            stored::tell(store.clone(), recorder("store"), node, control.clone())
+        });
         let agent = Agent::new(
-            agent_options(&config, &clock),
+            agent_options(&config, &clock, &store),
             Parts {
                 runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>]),
                 network: Arc::new(network.clone()),
@@ -296,18 +323,14 @@ impl Cluster {
         )?;
         agent.register(&mut metrics.lock());
         let _ = nodes.router.set(agent.router());
-        spawn.essential("pod network", {
+        spawn.essential_silent("pod network", {
             let (informers, recorder, token) = (informers.clone(), recorder("kube-proxy"), control.clone());
             async move { network::run(network, informers, Some(recorder), token).await }
         });
         let spawn = Spawner { tasks: &agent_done, failed: &failed };
         spawn.essential("node agent", {
             let (agent, token) = (agent.clone(), agent_token.clone());
-            async move {
-                if let Err(error) = agent.run(token).await {
-                    tracing::error!(error = format!("{error:#}"), "the node agent ended");
-                }
-            }
+            async move { agent.run(token).await }
         });
         control_done.spawn({
             let token = control.clone();
@@ -380,7 +403,9 @@ impl Cluster {
     pub(crate) async fn failed(&self) -> anyhow::Error {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await {
-            Ok(what) => anyhow::anyhow!("{} ended unexpectedly; the log says why", what.as_deref().unwrap_or_default()),
+            Ok(what) => {
+                anyhow::anyhow!("{}, and the cluster cannot be without it", what.as_deref().unwrap_or_default())
+            }
             Err(_) => std::future::pending().await,
         }
     }
@@ -403,59 +428,8 @@ impl Cluster {
     }
 }
 
-/// Starts parts that must not end before they are told to.
-struct Spawner<'a> {
-    tasks: &'a TaskTracker,
-    failed: &'a watch::Sender<Option<String>>,
-}
-
-impl Spawner<'_> {
-    fn essential(&self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
-        let failed = self.failed.clone();
-        self.tasks.spawn(async move {
-            let outcome = AssertUnwindSafe(part).catch_unwind().await;
-            if outcome.is_err() {
-                tracing::error!(part = name, "panicked");
-            }
-            failed.send_if_modified(|what| {
-                let first = what.is_none();
-                what.get_or_insert_with(|| name.to_owned());
-                first
-            });
-        });
-    }
-}
-
 fn first_address(range: &IpNet) -> IpAddr {
     range.hosts().next().unwrap_or_else(|| range.addr())
-}
-
-/// Opens the store, or says which file cannot be one and what to do.
-async fn open_store(dir: &DataDir) -> anyhow::Result<Store<server::Item>> {
-    let path = dir.join(STORE);
-    let unusable = |error: &dyn std::fmt::Display, damaged: bool| {
-        let advice = match damaged {
-            true => "; put back a copy of it, or begin anew with another --data-dir",
-            false => "",
-        };
-        anyhow::anyhow!("cannot read the store {}: {error}{advice}", path.display())
-    };
-    let log = Redb::open(&path).map_err(|error| match error {
-        // `Held` names the file and who has it; the disk's own troubles are not mended by another file
-        LogError::Held { .. } => anyhow::Error::new(error),
-        LogError::Io(ref io) if io.kind() != ErrorKind::InvalidData => unusable(&error, false),
-        LogError::Full(_) => unusable(&error, false),
-        error => unusable(&error, true),
-    })?;
-    Store::open(log, store::Options::new(store_clock())).await.map_err(|error| match error {
-        store::Error::Log(LogError::Io(_) | LogError::Full(_)) => unusable(&error, false),
-        error => unusable(&error, true),
-    })
-}
-
-fn store_clock() -> store::Clock {
-    let clock = env::system_clock();
-    store::Clock::new(move || clock.now())
 }
 
 fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
@@ -486,14 +460,19 @@ fn relayed_connections(files: usize) -> usize {
     (files / 32).clamp(8, 8_192)
 }
 
-fn agent_options(config: &Config, clock: &Clock) -> agent::Options {
-    let disk = config.dir.path().to_owned();
+fn agent_options(config: &Config, clock: &Clock, store: &Store<server::Item>) -> agent::Options {
+    let (disk, store) = (config.dir.path().to_owned(), store.clone());
     agent::Options {
         node: config.node.clone(),
         // where its node ports answer: the gateway of the pod network is on no machine, and in a network of 10/8 another's
         addresses: vec![machine::address(config.node_address)],
         machine: config.machine.clone(),
-        pressure: Arc::new(move || agent::Pressure::read(&disk, machine::available_memory())),
+        pressure: Arc::new(move || {
+            let mut pressure = agent::Pressure::read(&disk, machine::available_memory());
+            // a quota or a limit of file sizes is no less full than a disk
+            pressure.disk |= store.failure().is_some_and(|failure| matches!(*failure, LogError::Full(_)));
+            pressure
+        }),
         pods: config.max_pods,
         reserved: config.reserved.clone(),
         labels: BTreeMap::new(),
@@ -506,24 +485,5 @@ fn agent_options(config: &Config, clock: &Clock) -> agent::Options {
         version: server::version::git_version(),
         runtime_version: "wasmtime://48".to_owned(),
         port: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn a_damaged_store_is_named_with_what_to_do() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
-        for damage in [&b"not a database, but of a length that one might have".repeat(200)[..], b"short"] {
-            std::fs::write(dir.join(STORE), damage).expect("written");
-            let Err(error) = open_store(&dir).await else { panic!("taken for a store") };
-            let error = format!("{error:#}");
-            assert!(error.contains(&dir.join(STORE).display().to_string()), "{error}");
-            assert!(error.contains("put back a copy of it, or begin anew with another --data-dir"), "{error}");
-            assert_eq!(std::fs::read(dir.join(STORE)).expect("there"), damage, "left as it is");
-        }
     }
 }

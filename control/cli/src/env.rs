@@ -51,6 +51,14 @@ pub(crate) fn file_limit() -> usize {
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
+/// Whether this process was started with a signal ignored. Where the system does not say, it is not.
+pub(crate) fn is_ignored(signal: i32) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).unwrap_or(0);
+    mask & (1 << (signal - 1)) != 0
+}
+
 /// Random bytes of the operating system.
 pub(crate) fn random() -> [u8; 32] {
     use ring::rand::{SecureRandom, SystemRandom};

@@ -57,6 +57,12 @@ pub(crate) fn write(path: &Path, document: &Value) -> anyhow::Result<()> {
     write_private(path, api::yaml::to_string(document).as_bytes())
 }
 
+/// Whether a kubeconfig of an earlier start has the same server and authority: its certificate is good for a year.
+pub(crate) fn leads_to(path: &Path, document: &Value) -> bool {
+    let there = fs::read(path).ok().and_then(|text| api::yaml::parse(&text).ok());
+    there.is_some_and(|(there, _)| there["clusters"] == document["clusters"] && there["users"][0]["user"].is_object())
+}
+
 /// Adds the cluster to an existing kubeconfig (or a new one) and makes it current. Its own older entries are replaced, those of
 /// another cluster only by force. What was done, in words.
 pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<String> {

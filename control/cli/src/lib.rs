@@ -6,6 +6,7 @@ mod logging;
 
 mod advice;
 mod args;
+mod backup;
 mod check;
 mod cluster;
 mod credentials;
@@ -83,6 +84,9 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
     match command {
         Command::Up(args) => up::run(*args, start),
         Command::Down(args) => down::run(&args),
+        Command::Backup { file, data } => {
+            block(async move { backup::run(&DataDir::locate(data.data_dir.as_deref())?, &file).await })
+        }
         Command::Ls(args) => running::run(&args),
         Command::Image(command) => block(image(command)),
         Command::Images(data) => block(image(ImageCommand::Ls(data))),

@@ -26,7 +26,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 /// How often a cluster looks whether its directory is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Runs until Ctrl-C or SIGTERM; `Ok` after a drain. With `--detach` and where the cluster runs already, returns when all is done.
+/// Runs until Ctrl-C, SIGTERM or SIGHUP; `Ok` after a drain. With `--detach` and where the cluster runs already, returns when all is done.
 pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
     let started = env::now();
     let recalled = Chosen::recall(&DataDir::locate(args.data.data_dir.as_deref())?, &mut args)?;
@@ -93,13 +93,15 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
             }
             report.end(&args.filename);
         };
+        let forever = async {
+            work.await;
+            std::future::pending::<()>().await;
+        };
         let applied = tokio::select! {
-            () = work => tokio::select! {
-                () = signals.next() => Ok(()),
-                error = cluster.failed() => Err(error),
-                error = removed(&lock, &dir) => Err(error),
-            },
+            () = forever => Ok(()),
             () = signals.next() => Ok(()),
+            error = cluster.failed() => Err(error),
+            error = removed(&lock, &dir) => Err(error),
         };
         if !out::is_quiet() {
             eprintln!("stopping (again to stop at once)");
@@ -187,7 +189,13 @@ fn kubeconfigs(
     let other = args.kubeconfig.is_some().then(|| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
     move |access| {
         let document = kubeconfig::document(access, &name);
-        kubeconfig::write(&own, &document)?;
+        if let Err(error) = kubeconfig::write(&own, &document) {
+            // As on a full disk, which shall not keep a cluster from starting.
+            if !kubeconfig::leads_to(&own, &document) {
+                return Err(error);
+            }
+            eprintln!("warning: {error}; that of an earlier start stays, which leads to this cluster too");
+        }
         if let Some(other) = &other {
             kubeconfig::write(other, &document)?;
         }
@@ -209,14 +217,30 @@ async fn removed(lock: &Lock, dir: &DataDir) -> anyhow::Error {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
+    /// The terminal is gone; `None` where the caller chose to outlive it (`nohup`).
+    hangup: Option<Signal>,
+    /// Without a handler the signal for a file above `ulimit -f` ends the process; with one the write fails, as on a full disk.
+    _file_size: Signal,
 }
 
 impl Signals {
     fn new() -> anyhow::Result<Self> {
-        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        let hangup = SignalKind::hangup();
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+            hangup: if env::is_ignored(hangup.as_raw_value()) { None } else { Some(signal(hangup)?) },
+            _file_size: signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))?,
+        })
     }
 
     async fn next(&mut self) {
-        tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {} }
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => drop(hangup.recv().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {}, () = hangup => {} }
     }
 }

@@ -115,12 +115,17 @@ pub async fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: 
     };
     tokio::select! { () = token.cancelled() => return, () = ready => {} }
     let work = Arc::new(Work { controller, queue: queue.clone(), informers, gates: Mutex::default() });
-    let tasks = TaskTracker::new();
+    let (tasks, ended) = (TaskTracker::new(), CancellationToken::new());
     for _ in 0..options.workers.max(1) {
-        tasks.spawn(work.clone().run());
+        let (work, ended) = (work.clone(), ended.clone().drop_guard());
+        tasks.spawn(async move {
+            let _ended = ended;
+            work.run().await;
+        });
     }
     tasks.close();
-    token.cancelled().await;
+    // A worker ends by a panic outside its guard only: a controller that is not whole ends.
+    tokio::select! { () = token.cancelled() => {}, () = ended.cancelled() => {} }
     queue.close();
     tasks.wait().await;
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use api::Clock;
 use client::{Client, Informers, QueueMetrics, Recorder, RecorderOptions};
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::nodeipam::NodeCidrs;
 
@@ -50,12 +50,19 @@ pub struct Context {
     pub options: Arc<Options>,
     /// Owner of the background tasks.
     pub tasks: TaskTracker,
+    /// Cancelled when any controller ends.
+    pub(crate) ended: CancellationToken,
 }
 
 impl Context {
     /// The handles for one process.
     pub fn new(client: Client, informers: Informers, options: Options, tasks: TaskTracker) -> Self {
-        Self { client, informers, options: Arc::new(options), tasks }
+        Self { client, informers, options: Arc::new(options), tasks, ended: CancellationToken::new() }
+    }
+
+    /// Resolves when any controller has ended: cancelled, or by a panic.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
     }
 
     /// A recorder of events whose source is `component`. It writes in the background until the last clone is dropped.

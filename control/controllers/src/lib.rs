@@ -37,7 +37,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Runs every controller until `token` is cancelled. Each ends with its workers; `tasks` tells when all have.
 pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
-    let go = Starter { token, tasks, queues: &cx.options.queues };
+    let go = Starter { token, tasks, queues: &cx.options.queues, ended: &cx.ended };
     go.run(5, replicaset::ReplicaSetController::new(cx));
     go.run(5, deployment::DeploymentController::new(cx));
     go.run(5, job::JobController::new(cx));
@@ -54,19 +54,28 @@ pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
         go.run(1, nodeipam::NodeIpamController::new(cx));
     }
     let collector = garbagecollector::GarbageCollector::new(cx);
-    tasks.spawn(collector.run(token.clone()));
+    go.spawn(collector.run(token.clone()));
 }
 
 struct Starter<'a> {
     token: &'a CancellationToken,
     tasks: &'a TaskTracker,
     queues: &'a QueueMetrics,
+    ended: &'a CancellationToken,
 }
 
 impl Starter<'_> {
+    fn spawn(&self, controller: impl Future<Output = ()> + Send + 'static) {
+        let ended = self.ended.clone().drop_guard();
+        self.tasks.spawn(async move {
+            let _ended = ended;
+            controller.await;
+        });
+    }
+
     fn run<C: Controller>(&self, workers: usize, controller: C) {
         let backoff = Backoff { max: Duration::from_secs(300), ..Backoff::default() };
         let options = RunOptions { workers, backoff, metrics: self.queues.clone() };
-        self.tasks.spawn(run(Arc::new(controller), options, self.token.clone()));
+        self.spawn(run(Arc::new(controller), options, self.token.clone()));
     }
 }

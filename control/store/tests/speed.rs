@@ -44,6 +44,38 @@ async fn measure(name: &str, log: impl Log, writers: usize, each: usize) {
     store.close().await.unwrap();
 }
 
+/// How long a start waits for the store: every page and record is checked.
+async fn start(objects: usize) {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("store.redb");
+    let options = || Options::new(Clock::new(SystemTime::now));
+    let store: Store<()> = Store::open(Redb::open(&path).unwrap(), options()).await.unwrap();
+    let value = Bytes::from(vec![b'x'; 1500]);
+    let puts = (0..objects).map(|n| {
+        let (store, value) = (store.clone(), value.clone());
+        async move { drop(store.put(&format!("/core/pods/default/{n:06}"), Expect::Absent, value, None).await.unwrap()) }
+    });
+    futures::future::join_all(puts).await;
+    store.close().await.unwrap();
+    let began = Instant::now();
+    let log = Redb::open(&path).unwrap();
+    let opened = began.elapsed();
+    let store: Store<()> = Store::open(log, options()).await.unwrap();
+    println!("start with {objects} objects: open {opened:?}, with replay {:?}", began.elapsed());
+    store.close().await.unwrap();
+}
+
+#[test]
+#[ignore = "prints figures"]
+fn speed_of_a_start() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        for objects in [0, 100, 20_000] {
+            start(objects).await;
+        }
+    });
+}
+
 #[test]
 #[ignore = "prints figures"]
 fn speed() {

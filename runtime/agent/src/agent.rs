@@ -146,21 +146,32 @@ impl Agent {
         for runtime in shared.runtimes.iter() {
             shared.tasks.spawn(self.clone().listen(runtime.clone()));
         }
-        shared.tasks.spawn(shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
-        shared.tasks.spawn(node::run(shared.clone(), self.token.clone()));
-        shared.tasks.spawn(eviction::run(self.clone(), self.token.clone()));
+        let ended = CancellationToken::new();
+        self.essential(&ended, shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
+        self.essential(&ended, node::run(shared.clone(), self.token.clone()));
+        self.essential(&ended, eviction::run(self.clone(), self.token.clone()));
         self.subscribe(known);
         let mut relist = tokio::time::interval(RELIST);
         let mut collect = tokio::time::interval(COLLECT);
         loop {
             tokio::select! {
                 () = token.cancelled() => break,
+                () = ended.cancelled() => anyhow::bail!("one of its loops (probes, node status, eviction) ended"),
                 _ = relist.tick() => self.relist().await,
                 _ = collect.tick() => self.collect_images().await,
             }
         }
         self.drain().await;
         Ok(())
+    }
+
+    /// Starts a loop that the agent cannot be without: `ended` is cancelled when it ends.
+    fn essential(&self, ended: &CancellationToken, part: impl Future<Output = ()> + Send + 'static) {
+        let ended = ended.clone().drop_guard();
+        self.shared.tasks.spawn(async move {
+            let _ended = ended;
+            part.await;
+        });
     }
 
     /// Reads what was known before the restart, sets it against what still runs, and removes what nobody wants any more.

@@ -290,10 +290,16 @@ impl Incoming {
 
     fn keep_as(mut self, path: &Path) -> Result<(), Fault> {
         self.file.sync_data()?; // a name must never stand for content that a power cut takes away
-        fs::rename(&self.path, path)?;
+        rename(&self.path, path)?;
         self.kept = true;
         Ok(())
     }
+}
+
+/// Moves a synced file to its place, durably: the entry in the folder survives a power cut as well.
+pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    to.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 impl Drop for Incoming {

@@ -410,7 +410,7 @@ impl Partial {
             return Err(Fault::content(format!("the content of {} has digest {found}", self.expected)));
         }
         self.file.sync_data()?;
-        Ok(fs::rename(&self.path, content.blob(&self.expected))?)
+        Ok(crate::content::rename(&self.path, &content.blob(&self.expected))?)
     }
 }
 

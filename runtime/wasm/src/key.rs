@@ -1,16 +1,17 @@
 //! The key that authenticates compiled code: 32 random bytes in a file that only its owner may read.
 
 use std::{
-    fs::{self, OpenOptions},
+    fs::{self, File, OpenOptions},
     io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::Path,
 };
 
-/// Reads the key at `path`, or makes it with bytes from `random`.
+/// Reads the key at `path`, or makes it with bytes from `random`. A file of another length, such as a cut start or a full disk leave, holds
+/// no key and is made anew: what was compiled before is then not trusted any more, and compiled again when it is needed.
 ///
 /// # Errors
-/// A key that others may read or write, or of the wrong length, is refused.
+/// A key that others may read or write is refused.
 pub fn load_or_create(path: &Path, random: impl FnOnce(&mut [u8; 32])) -> io::Result<[u8; 32]> {
     match fs::metadata(path) {
         Ok(metadata) => {
@@ -18,22 +19,28 @@ pub fn load_or_create(path: &Path, random: impl FnOnce(&mut [u8; 32])) -> io::Re
                 let text = format!("{}: others may read this key; chmod 600 it, or remove it", path.display());
                 return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
             }
-            let bytes = fs::read(path)?;
-            bytes.try_into().map_err(|_| {
-                let text = format!("{}: a key has 32 bytes; remove the file to get a new one", path.display());
-                io::Error::new(io::ErrorKind::InvalidData, text)
-            })
+            if let Ok(key) = fs::read(path)?.try_into() {
+                return Ok(key);
+            }
+            tracing::warn!(path = %path.display(), "the key of the compile cache is damaged; a new one is made");
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let mut key = [0; 32];
-            random(&mut key);
-            let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
-            file.write_all(&key)?;
-            file.sync_all()?;
-            Ok(key)
-        }
-        Err(error) => Err(error),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
     }
+    let mut key = [0; 32];
+    random(&mut key);
+    write(path, &key)?;
+    Ok(key)
+}
+
+/// Writes the key beside its place and moves it there: all of it or nothing, also over a power cut.
+fn write(path: &Path, key: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension("tmp");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
+    file.write_all(key)?;
+    file.sync_all()?;
+    fs::rename(&temporary, path)?;
+    path.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
 }
 
 #[cfg(test)]
@@ -52,7 +59,12 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(load_or_create(&path, |_| ()).unwrap_err().to_string().contains("chmod 600"));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
-        fs::write(&path, "short").unwrap();
-        assert!(load_or_create(&path, |_| ()).unwrap_err().to_string().contains("32 bytes"));
+        for cut in [&b""[..], b"short"] {
+            fs::write(&path, cut).unwrap();
+            assert_eq!(load_or_create(&path, |key| key.fill(9)).unwrap(), [9; 32]);
+            assert_eq!(load_or_create(&path, |_| panic!("made twice")).unwrap(), [9; 32]);
+        }
+        assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "nothing is left beside it");
     }
 }

@@ -121,7 +121,12 @@ impl Chosen {
     /// Notes it for later starts.
     pub(super) fn keep(&self, dir: &DataDir) -> anyhow::Result<()> {
         self.check(dir)?;
-        write_private(&dir.join(FILE), &serde_json::to_vec(self)?)
+        match write_private(&dir.join(FILE), &serde_json::to_vec(self)?) {
+            // What binds is noted already; a full disk does not keep a cluster from starting.
+            Err(error) if Self::before(dir)?.is_some() => eprintln!("warning: {error}; an older one stays"),
+            result => result?,
+        }
+        Ok(())
     }
 }
 

@@ -1,0 +1,105 @@
+//! The store's file: opened, or refused with what to do; and what is told when it does not take every write.
+
+use super::STORE;
+use crate::{data_dir::DataDir, env};
+use client::{EventType, Recorder};
+use k8s_openapi::api::core::v1::ObjectReference;
+use std::{fmt::Display, io::ErrorKind};
+use store::{LogError, Redb, Store};
+use tokio_util::sync::CancellationToken;
+
+/// Opens the store, or says which file cannot be one and what to do.
+pub(super) async fn open(dir: &DataDir) -> anyhow::Result<Store<server::Item>> {
+    let path = dir.join(STORE);
+    // An empty file is that of a start that was cut short, unless a cluster has run on it.
+    if std::fs::metadata(&path).is_ok_and(|file| file.len() == 0) && dir.join("kubeconfig").exists() {
+        return Err(damaged(dir, &"it is empty"));
+    }
+    let opened = tokio::task::spawn_blocking({
+        let path = path.clone();
+        move || Redb::open(path)
+    });
+    let log = opened.await?.map_err(|error| match error {
+        // `Held` names the file and who has it; the disk's own troubles are not mended by another file
+        LogError::Held { .. } => anyhow::Error::new(error),
+        LogError::Io(ref io) if !is_damage(io) => unusable(dir, &error),
+        LogError::Full(_) => full(dir, &error),
+        error => damaged(dir, &error),
+    })?;
+    let clock = env::system_clock();
+    let options = store::Options::new(store::Clock::new(move || clock.now()));
+    Store::open(log, options).await.map_err(|error| match error {
+        store::Error::Log(LogError::Io(ref io)) if !is_damage(io) => unusable(dir, &error),
+        store::Error::Log(LogError::Full(_)) => full(dir, &error),
+        error => damaged(dir, &error),
+    })
+}
+
+/// A file that ends too soon, or is no store, is not mended by another try.
+fn is_damage(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
+}
+
+fn unusable(dir: &DataDir, error: &dyn Display) -> anyhow::Error {
+    anyhow::anyhow!("cannot read the store {}: {error}", dir.join(STORE).display())
+}
+
+fn full(dir: &DataDir, error: &dyn Display) -> anyhow::Error {
+    anyhow::anyhow!("cannot open the store {}: {error}; free some space and start again", dir.join(STORE).display())
+}
+
+fn damaged(dir: &DataDir, error: &dyn Display) -> anyhow::Error {
+    let path = dir.join(STORE);
+    anyhow::anyhow!(
+        "cannot read the store {}: {error}; put back a copy made with `{}` (cp FILE {}), or begin anew with another --data-dir",
+        path.display(),
+        dir.command("backup FILE"),
+        crate::out::shell(&path)
+    )
+}
+
+/// Tells as events of the node what the store itself logs: that it does not take every write, and that it does again.
+pub(super) async fn tell(
+    store: Store<server::Item>,
+    recorder: Recorder,
+    node: ObjectReference,
+    token: CancellationToken,
+) {
+    let mut failures = store.failures();
+    let follow = async {
+        while let Ok(failure) = failures.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
+            let cause = failure.map(|failure| failure.to_string()).unwrap_or_default();
+            let text = format!("the store does not take every write: {cause}");
+            // A full disk may have no room for this one; the next one, which has, tells of both.
+            recorder.event(&node, EventType::Warning, "StoreFailed", &text);
+            if failures.wait_for(Option::is_none).await.is_err() {
+                return;
+            }
+            let text = format!("the store takes every write again; it did not: {cause}");
+            recorder.event(&node, EventType::Normal, "StoreRecovered", &text);
+        }
+    };
+    tokio::select! { () = token.cancelled() => {}, () = follow => {} }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_damaged_store_is_named_with_what_to_do() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
+        std::fs::write(dir.join("kubeconfig"), "").expect("a cluster has run");
+        for damage in [&b"not a database, but of a length that one might have".repeat(200)[..], b"short", b""] {
+            std::fs::write(dir.join(STORE), damage).expect("written");
+            let Err(error) = open(&dir).await else { panic!("taken for a store") };
+            let error = format!("{error:#}");
+            let path = dir.join(STORE).display().to_string();
+            assert!(error.contains(&path) && error.contains(&format!("(cp FILE {path})")), "{error}");
+            assert!(error.contains("put back a copy made with `sampan backup FILE --data-dir "), "{error}");
+            assert!(error.contains("or begin anew with another --data-dir"), "{error}");
+            assert_eq!(std::fs::read(dir.join(STORE)).expect("there"), damage, "left as it is");
+        }
+    }
+}
