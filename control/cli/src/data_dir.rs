@@ -4,7 +4,7 @@
 //! DIR/            0700
 //!   lock          held by the running cluster; names its process and address
 //!   cluster.redb  the store
-//!   chosen.json   what the first start chose for good: the node's name, address ranges
+//!   chosen.json   what the first start chose for good, the node's name and address ranges; and where the last one listened
 //!   pki/          keys and certificates, 0600
 //!   kubeconfig    0600
 //!   images/       content store; compiled/ the compile cache; pods/ volumes and logs; agent/ the node agent's notes
