@@ -128,3 +128,90 @@ async fn a_deleted_pod_is_given_its_grace() {
     let took = (world.elapsed() - asked).as_secs();
     assert!((12..20).contains(&took), "{took}");
 }
+
+/// A pod that is owned, blocking, by the one before it in a ring.
+fn owned(name: &str, owner: Option<&Value>) -> Value {
+    let owners: Vec<Value> = owner.iter().map(|o| owner_reference(o)).collect();
+    json!({"metadata": {"name": name, "ownerReferences": owners}, "spec": {"containers": [{"name": "c", "image": "i:1"}]}})
+}
+
+fn owner_reference(owner: &Value) -> Value {
+    json!({"apiVersion": "v1", "kind": "Pod", "name": owner["metadata"]["name"], "uid": owner["metadata"]["uid"],
+        "controller": true, "blockOwnerDeletion": true})
+}
+
+/// The public conformance suite's "should not be blocked by dependency circle", and the same with all of them deleted at once.
+#[tokio::test(start_paused = true)]
+async fn a_circle_of_owners_goes() {
+    for deleted in [&["pod1"][..], &["pod1", "pod2", "pod3"]] {
+        let world = World::start().await;
+        let first = world.call("POST", PODS, owned("pod1", None)).await;
+        let second = world.call("POST", PODS, owned("pod2", Some(&first))).await;
+        let third = world.call("POST", PODS, owned("pod3", Some(&second))).await;
+        let circle = json!({"metadata": {"ownerReferences": [owner_reference(&third)]}});
+        world.call("PATCH", &format!("{PODS}/pod1"), circle).await;
+        world.until("all to run", |w| w.in_phase("Running") == 3).await;
+        for name in deleted {
+            let foreground = json!({"propagationPolicy": "Foreground"});
+            // the collector may have been faster
+            drop(world.try_call("DELETE", &format!("{PODS}/{name}"), foreground).await);
+        }
+        let patience = std::time::Duration::from_secs(90);
+        world.until_within(patience, "all to go", |w| w.all("", "pods").is_empty()).await;
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_owner_is_named_by_every_coordinate() {
+    let world = World::start().await;
+    let maps = "/api/v1/namespaces/default/configmaps";
+    let other = "/api/v1/namespaces/other/configmaps";
+    world.call("POST", "/api/v1/namespaces", json!({"metadata": {"name": "other"}})).await;
+    let own = world.call("POST", maps, json!({"metadata": {"name": "own"}})).await;
+    let of = |name: &str, wrong: Value| {
+        let mut owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "own", "uid": own["metadata"]["uid"]});
+        owner.as_object_mut().unwrap().extend(wrong.as_object().unwrap().clone());
+        json!({"metadata": {"name": name, "ownerReferences": [owner]}})
+    };
+    for (name, wrong) in [
+        ("right", json!({})),
+        ("wrong-name", json!({"name": "wrong"})),
+        ("wrong-kind", json!({"kind": "Secret"})),
+        ("wrong-uid", json!({"uid": "00000000-0000-0000-0000-000000000000"})),
+        ("wrong-version", json!({"apiVersion": "v2"})),
+        ("no-such-kind", json!({"apiVersion": "gone.example.com/v1", "kind": "Gone"})),
+    ] {
+        world.call("POST", maps, of(name, wrong)).await;
+    }
+    world.call("POST", other, of("elsewhere", json!({}))).await;
+    world.call("POST", "/api/v1/namespaces", of("cluster-scoped", json!({}))).await;
+    let names = |w: &World| {
+        let all = w.all("", "configmaps").into_iter().chain(w.all_in("other", "", "configmaps"));
+        let names = all.map(|m| m["metadata"]["name"].as_str().unwrap().to_owned());
+        let mut names: Vec<String> = names.filter(|n| n != "kube-root-ca.crt").collect();
+        names.sort();
+        names
+    };
+    // what cannot be looked up is kept, as upstream: the kind may come back
+    let kept = ["no-such-kind", "own", "right", "wrong-version"];
+    world.until("the wrong ones to go", |w| names(w) == kept).await;
+    world.pass(600).await;
+    assert_eq!(names(&world), kept);
+    assert!(world.find("", "namespaces", "cluster-scoped").is_some());
+    let told = |namespace: &str, name: &str| {
+        let told = world.all_in(namespace, "", "events").into_iter().filter(|e| e["involvedObject"]["name"] == name);
+        told.map(|e| [e["type"].clone(), e["reason"].clone(), e["message"].clone()]).collect::<Vec<_>>()
+    };
+    let text = |namespace: &str| {
+        let uid = own["metadata"]["uid"].as_str().unwrap();
+        let message = format!(
+            "ownerRef [v1/ConfigMap, namespace: {namespace}, name: own, uid: {uid}] does not exist in namespace \"{namespace}\""
+        );
+        [json!("Warning"), json!("OwnerRefInvalidNamespace"), json!(message)]
+    };
+    assert_eq!(told("other", "elsewhere"), [text("other")]);
+    assert_eq!(told("default", "cluster-scoped"), [text("")]);
+    assert!(told("default", "wrong-name").is_empty());
+    world.call("DELETE", &format!("{maps}/own"), json!({"propagationPolicy": "Foreground"})).await;
+    world.until("the right one to go", |w| names(w) == ["no-such-kind", "wrong-version"]).await;
+}

@@ -1,6 +1,6 @@
 //! Jobs: completions, failures with back-off, and the end of their time.
 
-use crate::world::{World, condition};
+use crate::world::{PODS, World, condition};
 use container::fake::Script;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -102,4 +102,63 @@ async fn a_job_past_its_deadline_fails_and_stops_its_pods() {
     let status = world.find("batch", "jobs", "j").unwrap()["status"].take();
     assert!(status["conditions"].as_array().unwrap().iter().any(|c| c["reason"] == "DeadlineExceeded"), "{status}");
     world.until("its containers to end", |w| w.machines["n1"].runtime.running().is_empty()).await;
+}
+
+/// A Job of four that run until they are stopped and end badly then.
+async fn four(world: &World) {
+    world.call("POST", JOBS, job(json!({"parallelism": 4, "completions": 5, "backoffLimit": 1}))).await;
+    world.until("four pods to run", |w| w.in_phase("Running") == 4).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_that_the_job_takes_away_are_no_failures() {
+    let world = World::start().await;
+    four(&world).await;
+    let url = format!("{JOBS}/j");
+    world.call("PATCH", &url, json!({"spec": {"parallelism": 1}})).await;
+    world.until("one pod to be left", |w| w.all("", "pods").len() == 1).await;
+    world.pass(300).await;
+    let status = world.find("batch", "jobs", "j").unwrap()["status"].take();
+    assert_eq!((&status["failed"], &status["active"], &status["conditions"]), (&Value::Null, &json!(1), &Value::Null));
+    world.call("PATCH", &url, json!({"spec": {"suspend": true}})).await;
+    world.until("all to go", |w| w.all("", "pods").is_empty()).await;
+    let status = world.find("batch", "jobs", "j").unwrap()["status"].take();
+    assert_eq!((&status["failed"], &status["startTime"]), (&Value::Null, &Value::Null));
+    world.call("PATCH", &url, json!({"spec": {"parallelism": 2, "suspend": false}})).await;
+    let resumed = world.elapsed();
+    world.until("two pods to run", |w| w.in_phase("Running") == 2).await;
+    assert!((world.elapsed() - resumed).as_secs() < 5, "no pause: nothing failed");
+    assert!(world.find("batch", "jobs", "j").unwrap()["status"]["startTime"].is_string());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_somebody_deletes_is_a_failure_and_is_replaced_after_the_pause() {
+    let world = World::start().await;
+    world.call("POST", JOBS, job(json!({}))).await;
+    world.until("a pod to run", |w| w.in_phase("Running") == 1).await;
+    world.pass(60).await;
+    let name = world.pods()[0]["metadata"]["name"].as_str().unwrap().to_owned();
+    let deleted = world.elapsed();
+    world.call("DELETE", &format!("{PODS}/{name}"), Value::Null).await;
+    world.until("another pod", |w| !w.pods().is_empty()).await;
+    let took = (world.elapsed() - deleted).as_secs();
+    assert!((9..12).contains(&took), "{took}");
+    assert_eq!(world.find("batch", "jobs", "j").unwrap()["status"]["failed"], 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn pods_of_a_job_that_was_replaced_by_another_of_its_name_go() {
+    let world = World::start().await;
+    world.call("POST", JOBS, job(json!({"suspend": true}))).await;
+    let owner = json!({"apiVersion": "batch/v1", "kind": "Job", "name": "j", "uid": "the-old-one", "controller": true});
+    let foreign =
+        json!({"apiVersion": "batch.example.com/v1", "kind": "Job", "name": "j", "uid": "u", "controller": true});
+    for (name, owner) in [("old", owner), ("foreign", foreign)] {
+        let pod = json!({"metadata": {"name": name, "finalizers": ["batch.kubernetes.io/job-tracking"], "ownerReferences": [owner]},
+            "spec": {"containers": [{"name": "c", "image": "i:1"}]}});
+        world.call("POST", PODS, pod).await;
+    }
+    world.until("the old one to go", |w| w.find("", "pods", "old").is_none()).await;
+    let foreign = world.find("", "pods", "foreign").unwrap();
+    assert_eq!(foreign["metadata"]["finalizers"], json!(["batch.kubernetes.io/job-tracking"]), "not ours");
 }

@@ -54,11 +54,17 @@ async fn a_restarted_agent_goes_on_with_the_same_pods() {
     assert!(world.machines["n1"].runtime.running().is_empty(), "drained");
     assert_eq!(names(&world), before, "no object changed");
     world.run_agent("n1", 4);
-    let restarted = |w: &World| w.pods().iter().all(|p| p["status"]["containerStatuses"][0]["restartCount"] == 1);
+    let restarted = |w: &World| {
+        w.pods().iter().all(|p| {
+            let container = &p["status"]["containerStatuses"][0];
+            container["lastState"]["terminated"].is_object() && container["state"]["running"].is_object()
+        })
+    };
     world.until("the containers to run again", |w| restarted(w) && complete(w, "web")).await;
     assert_eq!(names(&world).iter().map(|n| &n.0).collect::<Vec<_>>(), before.iter().map(|n| &n.0).collect::<Vec<_>>());
     let state = &world.pods()[0]["status"]["containerStatuses"][0]["lastState"]["terminated"];
     assert!(state["exitCode"].is_number(), "{state}");
+    assert_eq!(world.pods()[0]["status"]["containerStatuses"][0]["restartCount"], 0, "a planned stop is not counted");
 }
 
 #[tokio::test(start_paused = true)]

@@ -51,7 +51,7 @@ fn pulled(image: &str) -> Pulled {
 
 #[async_trait::async_trait]
 impl Images for AnyImage {
-    async fn present(&self, _image: &str) -> Result<Option<Pulled>, Error> {
+    async fn present(&self, _image: &str, _keyring: &Keyring) -> Result<Option<Pulled>, Error> {
         Ok(None)
     }
 
@@ -216,7 +216,6 @@ impl World {
         let options = agent::Options {
             node: name.to_owned(),
             addresses: vec!["10.32.0.1".parse().unwrap()],
-            external: None,
             machine: Machine {
                 operating_system: "linux".into(),
                 architecture: "amd64".into(),
@@ -234,6 +233,7 @@ impl World {
             reserved: BTreeMap::new(),
             labels: BTreeMap::new(),
             pod_cidr: String::new(),
+            private: Default::default(),
             data_dir: machine.dir.path().to_owned(),
             clock: self.clock.clone(),
             seed: self.seed,

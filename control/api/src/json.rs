@@ -8,7 +8,7 @@ use serde_json::{Value, error::Category};
 use std::collections::{HashMap, HashSet};
 
 /// Parses one JSON document. Of a key that is there twice the last value stays, and the path of it is returned as a problem:
-/// `duplicate field "spec.replicas"`. The caller bounds the size of the text; nesting is bounded here (128).
+/// `duplicate field "spec.replicas"`. The caller bounds the size of the text; nesting is bounded here ([`crate::MOST_DEPTH`]).
 ///
 /// # Errors
 /// Go's text where that is possible: `unexpected end of JSON input`, `exceeded max depth`, `invalid character '}' …`.
@@ -30,18 +30,23 @@ pub fn in_document_order(bytes: &[u8], duplicates: Vec<String>, unknown: Vec<Str
     };
     let mut problems: Vec<String> = duplicates.into_iter().filter(|p| !below(&path(p))).chain(unknown).collect();
     if problems.len() > 1 {
-        let paths: Vec<String> = problems.iter().map(|p| path(p)).collect();
-        let mut order = Order { wanted: paths.iter().map(|p| (p.as_str(), None)).collect::<HashMap<_, _>>() };
-        let mut reader = serde_json::Deserializer::from_slice(bytes);
-        if (&mut order).deserialize(&mut reader).is_ok() {
-            let rank =
-                |problem: &String| order.wanted.get(path(problem).as_str()).copied().flatten().unwrap_or(usize::MAX);
-            problems.sort_by_key(rank);
-        }
+        let mut ranks = ranks(bytes, problems.iter().map(|p| path(p))).into_iter();
+        problems.sort_by_cached_key(|_| ranks.next());
     }
     // As upstream, which stops to collect.
     problems.truncate(MOST_PROBLEMS);
     problems
+}
+
+/// Where paths stand in a document, as numbers to compare; those that are not in it come last.
+pub(crate) fn ranks(bytes: &[u8], paths: impl Iterator<Item = String>) -> Vec<usize> {
+    let paths: Vec<String> = paths.collect();
+    let mut order = Order { wanted: paths.iter().map(|p| (p.as_str(), None)).collect::<HashMap<_, _>>() };
+    let mut reader = serde_json::Deserializer::from_slice(bytes);
+    let read = (&mut order).deserialize(&mut reader).is_ok();
+    let rank =
+        |path: &String| order.wanted.get(path.as_str()).copied().flatten().filter(|_| read).unwrap_or(usize::MAX);
+    paths.iter().map(rank).collect()
 }
 
 fn explain(bytes: &[u8], error: &serde_json::Error) -> String {
@@ -81,6 +86,7 @@ fn explain(bytes: &[u8], error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::MOST_DEPTH;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -128,8 +134,10 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert_eq!(parse(deep.as_bytes()).expect_err("deep"), "exceeded max depth");
-        let wide = format!("{}1{}", "[".repeat(100), "]".repeat(100));
-        assert!(parse(wide.as_bytes()).is_ok());
+        for (depth, fits) in [(MOST_DEPTH, true), (MOST_DEPTH + 1, false)] {
+            let text = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+            assert_eq!(parse(text.as_bytes()).is_ok(), fits, "{depth}");
+        }
     }
 
     proptest! {

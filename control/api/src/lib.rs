@@ -24,3 +24,4 @@ pub mod yaml;
 pub use clock::Clock;
 pub use object::{GroupVersionKind, GroupVersionResource, Object};
 pub use status::{Cause, CauseKind, FieldPath, Reason, Status, StatusDetails, invalid};
+pub use tree::{MOST_DEPTH, nests_deeper};

@@ -94,6 +94,49 @@ pub fn go(value: &Value) -> String {
     Short::of(|out| write_go(value, out))
 }
 
+/// Go's name of the type that a decoded value has: `string`, `map[string]interface {}`.
+pub(crate) fn go_type(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "<nil>",
+        Value::Bool(_) => "bool",
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::String(_) => "string",
+        Value::Array(_) => "[]interface {}",
+        Value::Object(_) => "map[string]interface {}",
+    }
+}
+
+/// As Go writes a decoded value in its own syntax: `map[string]interface {}{"x":"y"}`.
+pub(crate) fn go_syntax(value: &Value) -> String {
+    Short::of(|out| write_syntax(value, out))
+}
+
+fn write_syntax(value: &Value, out: &mut Short) -> fmt::Result {
+    let comma = |i: usize| if i > 0 { ", " } else { "" };
+    match value {
+        Value::Null => out.write_str("interface {}(nil)"),
+        Value::String(text) => write!(out, "{text:?}"),
+        Value::Array(list) => {
+            out.write_str("[]interface {}{")?;
+            for (i, element) in list.iter().enumerate() {
+                out.write_str(comma(i))?;
+                write_syntax(element, out)?;
+            }
+            out.write_char('}')
+        }
+        Value::Object(map) => {
+            out.write_str("map[string]interface {}{")?;
+            for (i, (key, element)) in map.iter().enumerate() {
+                write!(out, "{}{key:?}:", comma(i))?;
+                write_syntax(element, out)?;
+            }
+            out.write_char('}')
+        }
+        other => write!(out, "{other}"),
+    }
+}
+
 fn write_go(value: &Value, out: &mut Short) -> fmt::Result {
     match value {
         Value::Null => out.write_str("<nil>"),
@@ -129,6 +172,10 @@ mod tests {
         assert_eq!(go(&value), "map[spec:map[a:1 b:[x <nil>]]]");
         assert_eq!(json(&value), r#"{"spec":{"a":1,"b":["x",null]}}"#);
         assert_eq!(quoted("a\"b"), r#""a\"b""#);
+        assert_eq!(
+            go_syntax(&value),
+            r#"map[string]interface {}{"spec":map[string]interface {}{"a":1, "b":[]interface {}{"x", interface {}(nil)}}}"#
+        );
     }
 
     #[test]

@@ -148,6 +148,23 @@ impl Cause {
         Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show(value)))
     }
 
+    /// A cause about a value that is printed as it is given: for structures, whose fields Go prints in the order of the type and, where
+    /// the type is one of the server's own, by Go's names.
+    pub fn shown(kind: CauseKind, field: &FieldPath, shown: &str, detail: &str) -> Self {
+        let title = match kind {
+            CauseKind::Duplicate => "Duplicate value",
+            CauseKind::NotSupported => "Unsupported value",
+            _ => "Invalid value",
+        };
+        let detail = if detail.is_empty() { String::new() } else { format!(": {detail}") };
+        Self::new(kind, field, format!("{title}: {}{detail}", show::cut(shown)))
+    }
+
+    /// As [`Cause::invalid`], with the value as it is to be printed.
+    pub fn invalid_shown(field: &FieldPath, shown: &str, detail: &str) -> Self {
+        Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show::cut(shown)))
+    }
+
     /// `f: Unsupported value: "v": supported values: "A", "B"`. The values are printed sorted as given.
     pub fn not_supported(field: &FieldPath, value: &serde_json::Value, supported: &[&str]) -> Self {
         let list = supported.iter().map(|s| format!("\"{s}\"")).collect::<Vec<_>>().join(", ");

@@ -33,6 +33,12 @@ pub fn parse_micro(text: &str) -> Result<Timestamp, String> {
     Parser { text, rest: text, layout: RFC3339_MICRO }.run()
 }
 
+/// Whether a time can be written: in UTC its year has four digits. Go refuses to marshal others; written all the same, nobody could read
+/// them back.
+pub fn is_writable(time: Timestamp) -> bool {
+    (0..=9999).contains(&tz::Offset::UTC.to_datetime(time).year())
+}
+
 /// How old something is, as the AGE column shows it.
 pub fn age(since: Timestamp, now: Timestamp) -> String {
     human_duration(now.duration_since(since))
@@ -126,7 +132,8 @@ impl<'a> Parser<'a> {
         };
         let time = civil::Time::new(hour, minute, second, nanos).map_err(|_| self.out_of_range("second"))?;
         let offset = tz::Offset::from_seconds(offset).map_err(|_| self.out_of_range("time zone offset hour"))?;
-        offset.to_timestamp(date.to_datetime(time)).map_err(|_| self.out_of_range("year"))
+        let time = offset.to_timestamp(date.to_datetime(time)).ok().filter(|time| is_writable(*time));
+        time.ok_or_else(|| self.out_of_range("year"))
     }
 
     fn bad<T>(&self, rest: &str, element: &str) -> Result<T, String> {
@@ -230,6 +237,7 @@ mod tests {
             ("2026-11-22T19:11:00Z", "2026-11-22T19:11:00Z", "2026-11-22T19:11:00.000000Z"),
             ("2026-11-22T19:11:00+02:00", "2026-11-22T17:11:00Z", "2026-11-22T17:11:00.000000Z"),
             ("2026-11-22T19:11:00.123456789-01:30", "2026-11-22T20:41:00Z", "2026-11-22T20:41:00.123456Z"),
+            ("0000-01-01T00:00:00-00:01", "0000-01-01T00:01:00Z", "0000-01-01T00:01:00.000000Z"),
             ("0001-01-01T00:00:00Z", "0001-01-01T00:00:00Z", "0001-01-01T00:00:00.000000Z"),
         ] {
             let time = parse(text).expect(text);
@@ -248,6 +256,8 @@ mod tests {
             ),
             ("2026/01", r#"parsing time "2026/01" as "2006-01-02T15:04:05Z07:00": cannot parse "/01" as "-""#),
             ("2026-13-01T00:00:00Z", r#"parsing time "2026-13-01T00:00:00Z": month out of range"#),
+            ("0000-01-01T00:00:00+23:59", r#"parsing time "0000-01-01T00:00:00+23:59": year out of range"#),
+            ("9999-12-31T23:59:59-23:59", r#"parsing time "9999-12-31T23:59:59-23:59": year out of range"#),
             ("2026-02-30T00:00:00Z", r#"parsing time "2026-02-30T00:00:00Z": day out of range"#),
             (
                 "2026-01-01T00:00:00",

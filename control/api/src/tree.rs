@@ -8,9 +8,11 @@ use std::{
     fmt::{self, Write},
 };
 
-/// How deep lists and objects may nest. Go allows 10,000, which here would be the stack's end: a recursive walk, drop or clone of a
-/// value must be safe on every thread.
-pub(crate) const MOST_DEPTH: usize = 128;
+/// How deep lists and objects may nest in what a client sends, in each of the three encodings. Go allows 10,000, which here would be the
+/// stack's end: a recursive walk, drop or clone of a value must be safe on every thread. Half of the 128 that `serde_json` reads: a
+/// list or a watch event around the object and `managedFields` within it add a few levels. The deepest honest body is a
+/// CustomResourceDefinition, with about 40.
+pub const MOST_DEPTH: usize = 64;
 const TOO_DEEP: &str = "exceeded max depth";
 /// How many objects and lists a document may have: each takes half a kilobyte once there is something in it, so that two bytes of a
 /// body of brackets would become a thousand times as many. What people write has twenty bytes and more for each.
@@ -22,6 +24,15 @@ pub(crate) const MOST_PROBLEMS: usize = 100;
 pub(crate) const MOST_PATHS: usize = 64 << 10;
 /// Longer paths are not looked up: each key of a document would cost the length of its path.
 const LONGEST_PATH: usize = 512;
+
+/// Whether lists and objects nest deeper than `most`. Looks no deeper than that.
+pub fn nests_deeper(value: &Value, most: usize) -> bool {
+    match value {
+        Value::Array(list) => most == 0 || list.iter().any(|child| nests_deeper(child, most - 1)),
+        Value::Object(map) => most == 0 || map.values().any(|child| nests_deeper(child, most - 1)),
+        _ => false,
+    }
+}
 
 /// A value with the paths of the keys that were there twice (the last one wins).
 pub(crate) struct Tree {

@@ -1,6 +1,7 @@
 //! YAML in and out, as Kubernetes reads it: YAML 1.1 booleans (`yes`, `on`) and octal numbers (`0777`), every document a JSON value.
 //!
-//! The only module that names `serde_yaml`. Aliases, nesting and sizes are bounded, so that a small text cannot become a large value.
+//! The only module that names `serde_yaml`. Nesting is bounded, and what aliases may add by the length of the text, so that a small text
+//! can neither become a large value nor a lot of work.
 
 use crate::tree::{MOST_DEPTH, Tree};
 use serde_json::Value;
@@ -19,7 +20,7 @@ pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
         return Ok(read);
     }
     let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
-    let tree: Tree = serde_yaml::from_str_with_options(text, options()).map_err(explain)?;
+    let tree: Tree = serde_yaml::from_str_with_options(text, options(text.len())).map_err(explain)?;
     Ok(finish(tree))
 }
 
@@ -28,7 +29,7 @@ pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
 /// # Errors
 /// As [`parse`], for the first document that is wrong.
 pub fn documents(text: &str) -> Result<Vec<(Value, Vec<String>)>, String> {
-    let trees: Vec<Tree> = serde_yaml::from_multiple_with_options(text, options()).map_err(explain)?;
+    let trees: Vec<Tree> = serde_yaml::from_multiple_with_options(text, options(text.len())).map_err(explain)?;
     Ok(trees.into_iter().map(finish).filter(|(value, _)| !value.is_null()).collect())
 }
 
@@ -42,19 +43,33 @@ pub fn to_string(value: &Value) -> String {
     text
 }
 
-fn options() -> serde_yaml::Options {
+/// Nodes that any text may become, however short it is: a few milliseconds of work.
+const FEW: usize = 10_000;
+
+/// The bounds of a text of so many bytes. Without anchors no text reaches them: a node takes a byte at least, a character of a scalar at
+/// least two thirds of its own length. What is anchored is kept once for each anchor around it.
+fn options(length: usize) -> serde_yaml::Options {
+    let most = FEW + length;
     serde_yaml::options! {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::Merge,
         legacy_octal_numbers: true,
         strict_booleans: false,
         non_finite_float_policy: NonFiniteFloatPolicy::Reject,
+        // What an alias adds counts for the budget.
         alias_limits: AliasLimits::default(),
         budget: serde_yaml::budget! {
             max_depth: MOST_DEPTH,
-            max_nodes: 1_000_000,
-            max_events: 4_000_000,
-            max_total_scalar_bytes: 16 << 20,
+            max_nodes: most,
+            max_events: 2 * most + 16,
+            max_aliases: most,
+            max_anchors: most,
+            max_merge_keys: most,
+            max_documents: most,
+            max_recorded_anchor_events: 4 * most,
+            max_recorded_anchor_bytes: 64 * most,
+            max_total_scalar_bytes: 2 * most,
+            enforce_alias_anchor_ratio: false,
         },
     }
 }
@@ -91,7 +106,11 @@ fn explain(error: serde_yaml::Error) -> String {
         Some((place, what)) => (place.split(' ').next(), what),
         None => (None, text),
     };
-    let what = if what.starts_with("multiple YAML documents") {
+    let what = if what.starts_with("budget breached: Depth") {
+        "exceeded max depth"
+    } else if what.starts_with("budget breached") || what.starts_with("alias replay") {
+        "document contains excessive aliasing"
+    } else if what.starts_with("multiple YAML documents") {
         "more than one document"
     } else if what.starts_with("recursive references") {
         "an anchor that contains itself"
@@ -113,6 +132,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+    use std::{cell::Cell, rc::Rc};
 
     fn read(text: &str) -> Value {
         parse(text.as_bytes()).expect(text).0
@@ -199,11 +219,70 @@ mod tests {
             let refs = vec![format!("*a{}", i - 1); 10].join(", ");
             bomb += &format!("a{i}: &a{i} [{refs}]\n");
         }
-        assert!(parse(bomb.as_bytes()).is_err());
+        let error = parse(bomb.as_bytes()).expect_err("a bomb");
+        assert!(
+            error.starts_with("yaml: line ") && error.ends_with(": document contains excessive aliasing"),
+            "{error}"
+        );
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
+        for (depth, fits) in [(MOST_DEPTH, true), (MOST_DEPTH + 1, false)] {
+            let text = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
+            let read = parse(text.as_bytes());
+            assert_eq!(read.is_ok(), fits, "{depth}");
+            assert!(fits || read == Err("yaml: line 1: exceeded max depth".into()));
+        }
         assert!(parse(b"a: .inf").is_err());
         assert!(parse(b"a: b: c").expect_err("no YAML").starts_with("yaml: "));
         assert!(parse(&[0xff, 0xfe, 0xff]).is_err());
+    }
+
+    /// How many nodes are looked at until a text is read or refused.
+    fn nodes_of(text: &str) -> (bool, usize) {
+        let nodes = Rc::new(Cell::new(0));
+        let seen = nodes.clone();
+        let options = options(text.len()).with_budget_report(move |report| seen.set(report.nodes));
+        let read: Result<Tree, _> = serde_yaml::from_str_with_options(text, options);
+        (read.is_ok(), nodes.get())
+    }
+
+    #[test]
+    fn the_work_for_a_text_is_bounded_by_its_length() {
+        let list = |one: &str, count: usize| vec![one; count].join(",");
+        let scalar = "x".repeat(3_000);
+        let nested = (0..60).fold("x".to_owned(), |inner, level| format!("[&a{level} {inner}]"));
+        for (text, fits) in [
+            // 6 KB that would be 810,000 nodes, and the same in other ways
+            (format!("a: &a [{}]\nb: [{}]", list("x", 900), list("*a", 900)), false),
+            (
+                format!(
+                    "a: &a {{{}}}\nb:\n{}",
+                    (0..500).map(|i| format!("k{i}: 1,")).collect::<String>(),
+                    "- <<: *a\n".repeat(500)
+                ),
+                false,
+            ),
+            (format!("a: &a {scalar}\nb: [{}]", list("*a", 1_500)), false),
+            (format!("a: &a []\nb: [{}]", list("*a", 5_000)), true),
+            (format!("[{}]", list("&a x", 5_000)), true),
+            (format!("[{}]", list(&nested, 50)), false),
+            // honest: a hundred containers that share their variables
+            (format!("a: &a {{x: 1, y: 2, z: 3}}\nb:\n{}", "- env: *a\n".repeat(300)), true),
+            (format!("[{}]", list("", 0)), true),
+            (format!("{{{}}}", (0..100_000).map(|i| format!("{i},")).collect::<String>()), true),
+            ("- \n".repeat(20_000), true),
+            (format!("\"{}\"", "\\L".repeat(20_000)), true),
+        ] {
+            let (read, nodes) = nodes_of(&text);
+            let start: String = text.chars().take(40).collect();
+            assert_eq!(
+                read,
+                fits,
+                "{start}: {nodes} nodes of {} bytes: {:?}",
+                text.len(),
+                parse(text.as_bytes()).err()
+            );
+            assert!(nodes <= FEW + text.len() + 1, "{start}: {nodes} nodes of {} bytes", text.len());
+        }
     }
 
     #[test]

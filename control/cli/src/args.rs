@@ -2,16 +2,22 @@
 
 use crate::check;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::{net::IpAddr, net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 /// The hidden first argument that makes this program the child process which compiles guests.
 pub(crate) const COMPILE_CHILD: &str = "compile-child";
+/// The hidden first argument of a cluster in the background: `up --detach` starts this program again with it.
+pub(crate) const BACKGROUND: &str = "background";
 
 /// What a newcomer tries first, under the list of commands.
 const FIRST_STEPS: &str = "\
 First steps:
   sampan up -f hello.yaml     start a cluster, apply a manifest, and say how to reach what it makes
-  sampan get pods             in another terminal: what runs; kubectl works too
+  sampan get pods             in another terminal: what runs; kubectl is the full client
   sampan logs deploy/hello    what it printed
   sampan up --help            every flag of a command
 
@@ -19,10 +25,17 @@ Exit codes: 0 ok, 1 failed, 2 wrong usage.";
 
 /// What `up -f` waits for, under its flags.
 const WAITING: &str = "\
-With -f, up waits at most 120 s until what it applied is there: all pods of Deployments and ReplicaSets ready,
-Jobs complete, pods ready or succeeded, node ports open. It says what pods report meanwhile, and gives up early on
-what will not mend by itself: a failed Job, a missing image, a container that always crashes, a taken port. The
-cluster stays up then; with --detach the exit code is 1. `sampan apply` does not wait.";
+With -f, up waits until what it applied is there: all pods of Deployments and ReplicaSets ready, Jobs complete, pods \
+ready or succeeded, node ports open. It shows what pods report meanwhile, and gives up early on what will not recover: \
+a failed Job, a missing image, a container that always crashes, a request that no node can meet, a taken port. The \
+cluster stays up then; with --detach the exit code is 1. If the cluster of the data directory runs already, up -f \
+applies to it.
+
+The name of the node, the address ranges, --listen and --node-address are remembered: a later start needs no flags.";
+
+/// Which cluster the client commands mean, under their flags.
+const WHICH: &str = "\
+Which cluster: --kubeconfig, else --data-dir or $SAMPAN_DATA_DIR, else $KUBECONFIG, else the default data directory.";
 
 /// Kubernetes rebuilt WebAssembly-first, in one binary.
 #[derive(Debug, Parser)]
@@ -36,6 +49,9 @@ pub(crate) struct Cli {
     /// Log more to standard error: -v info, -vv debug; or by filters in $SAMPAN_LOG [default: warnings]
     #[arg(short, long, global = true, action = clap::ArgAction::Count, display_order = 900)]
     pub(crate) verbose: u8,
+    /// Print only what was asked for, warnings and errors: no progress, no confirmations
+    #[arg(short, long, global = true, display_order = 901)]
+    pub(crate) quiet: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -44,22 +60,35 @@ pub(crate) enum Command {
     #[command(after_help = WAITING)]
     Up(Box<UpArgs>),
     /// Stop the cluster that runs on a data directory, and return when it is gone
-    Down(DataDir),
-    /// Load, list, remove and push images of the node's store
-    #[command(subcommand)]
+    Down(DownArgs),
+    /// List the clusters of this machine
+    Ls(LsArgs),
+    /// Load, list, tag, remove and push images of the node's store
+    #[command(subcommand, visible_alias = "images")]
     Image(ImageCommand),
     /// Print the kubeconfig of the cluster, or merge it into another file
     Kubeconfig(KubeconfigArgs),
     /// Apply manifests; an image that is a file, such as ./hello.wasm, is packaged and loaded
+    #[command(after_help = WHICH)]
     Apply(ApplyArgs),
     /// Show objects as tables, YAML or JSON, once or as they change
+    #[command(after_help = WHICH)]
     Get(GetArgs),
     /// Show the log of a pod, or of one of a Deployment's, Job's or Service's pods
+    #[command(after_help = WHICH)]
     Logs(LogsArgs),
     /// Delete objects, and return when they are gone
+    #[command(after_help = WHICH)]
     Delete(DeleteArgs),
+    /// Write objects, events, logs and metrics of the cluster into a folder, for a bug report or a CI job
+    #[command(after_help = WHICH)]
+    Dump(DumpArgs),
     /// Print the version of sampan and of the Kubernetes that it serves
-    Version,
+    Version {
+        /// Form of what is printed
+        #[arg(short, long, value_enum, default_value_t = Report::Text, value_name = "FORM")]
+        output: Report,
+    },
     /// Print a completion script for a shell
     Completions {
         /// Which shell; for bash: . <(sampan completions bash)
@@ -76,6 +105,38 @@ pub(crate) struct DataDir {
     pub(crate) data_dir: Option<PathBuf>,
 }
 
+/// Output form of commands that report on a cluster.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Report {
+    Text,
+    Json,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DownArgs {
+    #[command(flatten)]
+    pub(crate) data: DataDir,
+    /// Also remove the data directory with everything in it, and the cluster's entries in $KUBECONFIG or ~/.kube/config
+    #[arg(long)]
+    pub(crate) purge: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct LsArgs {
+    /// Form of what is printed
+    #[arg(short, long, value_enum, default_value_t = Report::Text, value_name = "FORM")]
+    pub(crate) output: Report,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DumpArgs {
+    /// The folder; made if absent
+    #[arg(value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
 #[derive(Clone, Debug, Args)]
 pub(crate) struct UpArgs {
     /// Manifests to apply once the cluster is ready: files or folders; may be repeated [default: none]
@@ -83,12 +144,18 @@ pub(crate) struct UpArgs {
     pub(crate) filename: Vec<PathBuf>,
     #[command(flatten)]
     pub(crate) data: DataDir,
-    /// Where the API listens: an address of this machine and a port; port 0 chooses a free one
-    #[arg(long, default_value = "127.0.0.1:6443", value_name = "ADDR:PORT", value_parser = check::listen)]
-    pub(crate) listen: SocketAddr,
-    /// Address of this machine where NodePorts listen; 0.0.0.0 is every one of its addresses
-    #[arg(long, default_value = "127.0.0.1", value_name = "IP", value_parser = check::node_address)]
-    pub(crate) node_address: IpAddr,
+    /// Search folders given with -f to the bottom
+    #[arg(short = 'R', long, requires = "filename")]
+    pub(crate) recursive: bool,
+    /// How long -f waits until everything is ready, such as 90s, 2m or 1h
+    #[arg(long, default_value = "2m", value_name = "TIME", value_parser = check::timeout, allow_negative_numbers = true)]
+    pub(crate) timeout: Duration,
+    /// Where the API listens; port 0 chooses a free one [default: as at the last start, at first 127.0.0.1:6443]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = check::listen)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where NodePorts listen; 0.0.0.0 is every address of this machine [default: as at the last start, at first 127.0.0.1]
+    #[arg(long, value_name = "IP", value_parser = check::node_address)]
+    pub(crate) node_address: Option<IpAddr>,
     /// Where to write the kubeconfig too [default: only kubeconfig in the data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
@@ -98,12 +165,36 @@ pub(crate) struct UpArgs {
     /// Return when the cluster is ready and leave it running; stop it with `sampan down`
     #[arg(long)]
     pub(crate) detach: bool,
-    /// How long pods may take to end at Ctrl-C or `sampan down`, in seconds, within their own grace periods
-    #[arg(long, default_value_t = 10, value_name = "SECONDS", value_parser = clap::value_parser!(u32).range(1..=3600),
-        allow_negative_numbers = true)]
+    /// How long pods may take to end at Ctrl-C or `sampan down`, such as 30s or 2m, within their own grace periods
+    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = check::drain, allow_negative_numbers = true)]
     pub(crate) drain: u32,
+    /// Form of what is printed when the cluster is ready
+    #[arg(short, long, value_enum, default_value_t = Report::Text, value_name = "FORM")]
+    pub(crate) output: Report,
     #[command(flatten)]
     pub(crate) node: NodeArgs,
+}
+
+impl UpArgs {
+    /// `--listen`.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen.unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 6443))
+    }
+
+    /// `--node-address`.
+    pub(crate) fn node_address(&self) -> IpAddr {
+        self.node_address.unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// `--pod-cidr`.
+    pub(crate) fn pod_cidr(&self) -> &str {
+        self.node.pod_cidr.as_deref().unwrap_or("10.32.0.0/11")
+    }
+
+    /// `--service-cidr`.
+    pub(crate) fn service_cidr(&self) -> &str {
+        self.node.service_cidr.as_deref().unwrap_or("10.96.0.0/16")
+    }
 }
 
 /// The node's size and addresses.
@@ -129,12 +220,12 @@ pub(crate) struct NodeArgs {
     /// Memory of the node kept for the cluster itself, in bytes, such as 256Mi
     #[arg(long, default_value = "256Mi", value_name = "QUANTITY", value_parser = check::reserved_memory, allow_negative_numbers = true)]
     pub(crate) reserved_memory: String,
-    /// Addresses of pods, IPv4: a range that this machine does not use
-    #[arg(long, default_value = "10.32.0.0/11", value_name = "CIDR", value_parser = check::pod_cidr)]
-    pub(crate) pod_cidr: String,
-    /// Addresses of Services, IPv4: at least 8, apart from those of pods
-    #[arg(long, default_value = "10.96.0.0/16", value_name = "CIDR", value_parser = check::service_cidr)]
-    pub(crate) service_cidr: String,
+    /// Addresses of pods, IPv4, which this machine does not use [default: the first start's, there 10.32.0.0/11]
+    #[arg(long, value_name = "CIDR", value_parser = check::pod_cidr)]
+    pub(crate) pod_cidr: Option<String>,
+    /// Addresses of Services, IPv4, at least 8, apart from those of pods [default: the first start's, there 10.96.0.0/16]
+    #[arg(long, value_name = "CIDR", value_parser = check::service_cidr)]
+    pub(crate) service_cidr: Option<String>,
     /// Let guests reach this range of refused ones (this machine's, link-local, multicast); may be repeated [default: none]
     #[arg(long, value_name = "CIDR", value_parser = check::allow_egress)]
     pub(crate) allow_egress: Vec<String>,
@@ -152,8 +243,26 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         data: DataDir,
     },
-    /// List the images of the store: name, digest, bytes and layout
+    /// List the images of the store, the newest first, and which pods use them
+    #[command(visible_alias = "list")]
     Ls(DataDir),
+    /// Give an image of the store another name
+    Tag {
+        /// Its name or digest
+        image: String,
+        /// The new name, such as hello:2
+        name: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
+    /// Remove images that no pod uses: those without a name, or all of them
+    Prune {
+        /// Also those that have a name
+        #[arg(short, long)]
+        all: bool,
+        #[command(flatten)]
+        data: DataDir,
+    },
     /// Remove images from the store
     Rm {
         /// Names, such as hello:1.0, or digests (sha256:HEX)
@@ -191,12 +300,12 @@ pub(crate) struct KubeconfigArgs {
 pub(crate) struct Target {
     #[command(flatten)]
     pub(crate) data: DataDir,
-    /// Which kubeconfig says how to reach the cluster [default: kubeconfig in the data directory]
+    /// Which kubeconfig says how to reach the cluster [default: see below]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Namespace of objects that do not name theirs
-    #[arg(short, long, default_value = "default", value_name = "NAME")]
-    pub(crate) namespace: String,
+    /// Namespace of objects that do not name theirs [default: the kubeconfig's, else default]
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) namespace: Option<String>,
 }
 
 #[derive(Debug, Args)]
@@ -204,6 +313,15 @@ pub(crate) struct ApplyArgs {
     /// Manifests to apply: files or folders, - is standard input; may be repeated
     #[arg(short = 'f', long = "filename", required = true, value_name = "PATH")]
     pub(crate) filename: Vec<PathBuf>,
+    /// Search folders to the bottom
+    #[arg(short = 'R', long)]
+    pub(crate) recursive: bool,
+    /// Return when everything is ready, as `up -f` does
+    #[arg(long)]
+    pub(crate) wait: bool,
+    /// How long --wait waits, such as 90s, 2m or 1h
+    #[arg(long, default_value = "2m", value_name = "TIME", value_parser = check::timeout, allow_negative_numbers = true)]
+    pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) target: Target,
 }
@@ -235,6 +353,12 @@ pub(crate) struct GetArgs {
     /// Go on and print every change, until Ctrl-C
     #[arg(short, long)]
     pub(crate) watch: bool,
+    /// Print tables without their header
+    #[arg(long)]
+    pub(crate) no_headers: bool,
+    /// Print labels as the last column of tables
+    #[arg(long)]
+    pub(crate) show_labels: bool,
     /// Print metadata.managedFields too, in YAML and JSON
     #[arg(long)]
     pub(crate) show_managed_fields: bool,
@@ -262,6 +386,12 @@ pub(crate) struct LogsArgs {
     /// Only the last N lines [default: all; with --selector 10 of each pod]
     #[arg(long, value_name = "N")]
     pub(crate) tail: Option<u64>,
+    /// Only lines that are no older, such as 30s, 5m or 2h [default: all]
+    #[arg(long, value_name = "TIME", value_parser = check::timeout)]
+    pub(crate) since: Option<Duration>,
+    /// Print the time of each line before it
+    #[arg(long)]
+    pub(crate) timestamps: bool,
     #[command(flatten)]
     pub(crate) target: Target,
 }
@@ -274,6 +404,15 @@ pub(crate) struct DeleteArgs {
     /// Delete what these manifests name: files or folders, - is standard input [default: none]
     #[arg(short = 'f', long = "filename", value_name = "PATH")]
     pub(crate) filename: Vec<PathBuf>,
+    /// Search folders given with -f to the bottom
+    #[arg(short = 'R', long, requires = "filename")]
+    pub(crate) recursive: bool,
+    /// All objects of the types in the namespace
+    #[arg(long, conflicts_with_all = ["filename", "selector"])]
+    pub(crate) all: bool,
+    /// The objects of the types with these labels, such as app=hello [default: none]
+    #[arg(short = 'l', long, value_name = "SELECTOR", conflicts_with = "filename")]
+    pub(crate) selector: Option<String>,
     #[command(flatten)]
     pub(crate) target: Target,
 }

@@ -9,6 +9,7 @@ use ipnet::IpNet;
 use std::{
     io::ErrorKind,
     net::{IpAddr, SocketAddr, TcpListener},
+    time::Duration,
 };
 
 /// Below this not even one guest runs.
@@ -80,6 +81,48 @@ fn not_negative(text: &str, example: &str) -> Result<String, String> {
     }
 }
 
+/// The longest drain.
+const MAX_DRAIN: u64 = 3600;
+
+/// `--drain`: whole seconds.
+pub(crate) fn drain(text: &str) -> Result<u32, String> {
+    let seconds = duration(text, "10s or 1m")?.as_secs();
+    match seconds {
+        1..=MAX_DRAIN => Ok(u32::try_from(seconds).unwrap_or(u32::MAX)),
+        _ => Err("use 1s to 1h, for example 10s or 1m".to_owned()),
+    }
+}
+
+/// `--timeout`, `--since`: more than nothing.
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text, "90s, 2m or 1h")? {
+        Duration::ZERO => Err("use more than 0, for example 90s, 2m or 1h".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// A time as Go writes it, such as 90s, 2m or 1h30m; a number without a unit counts seconds.
+fn duration(text: &str, example: &str) -> Result<Duration, String> {
+    let wrong = || format!("it is not a time; use for example {example}");
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    let (mut total, mut rest) = (0_u64, text);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u32 = rest[..digits].parse().map_err(|_| wrong())?;
+        let unit = match rest[digits..].chars().next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3600,
+            _ => return Err(wrong()),
+        };
+        total = total.saturating_add(u64::from(number) * unit);
+        rest = &rest[digits + 1..];
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_secs(total)) }
+}
+
 fn quantity(text: &str, example: &str) -> Result<Quantity, String> {
     Quantity::parse(text).map_err(|_| format!("it is not a quantity; use for example {example}"))
 }
@@ -127,15 +170,15 @@ pub(crate) fn together(args: &UpArgs) -> anyhow::Result<()> {
 }
 
 fn ranges(args: &UpArgs) -> Result<(), String> {
-    let pods = cidr(&args.node.pod_cidr, "10.32.0.0/11").map_err(|e| format!("--pod-cidr: {e}"))?;
-    let services = cidr(&args.node.service_cidr, "10.96.0.0/16").map_err(|e| format!("--service-cidr: {e}"))?;
+    let pods = cidr(args.pod_cidr(), "10.32.0.0/11").map_err(|e| format!("--pod-cidr: {e}"))?;
+    let services = cidr(args.service_cidr(), "10.96.0.0/16").map_err(|e| format!("--service-cidr: {e}"))?;
     if pods.contains(&services) || services.contains(&pods) {
         return Err(format!(
             "--pod-cidr {pods} and --service-cidr {services} overlap; give ranges apart, for example 10.32.0.0/11 and 10.96.0.0/16"
         ));
     }
     for (flag, range) in [("--pod-cidr", pods), ("--service-cidr", services)] {
-        for (other, address) in [("--listen", args.listen.ip()), ("--node-address", args.node_address)] {
+        for (other, address) in [("--listen", args.listen().ip()), ("--node-address", args.node_address())] {
             // Unspecified is every address of the machine: the range 0.0.0.0/0 alone holds it.
             if range.contains(&address) {
                 return Err(format!(
@@ -219,7 +262,7 @@ pub(crate) fn warnings(args: &UpArgs) -> Vec<String> {
 
 /// Whether this machine has the addresses: asked by binding any port of them.
 fn addresses(args: &UpArgs) -> Result<(), String> {
-    for (flag, address) in [("--listen", args.listen.ip()), ("--node-address", args.node_address)] {
+    for (flag, address) in [("--listen", args.listen().ip()), ("--node-address", args.node_address())] {
         if let Err(error) = TcpListener::bind((address, 0)) {
             let what = match error.kind() {
                 ErrorKind::AddrNotAvailable => "this machine has no such address".to_owned(),
@@ -249,6 +292,19 @@ mod tests {
             assert_eq!(crate::exit::code(&error), 2, "{error}");
             error.to_string()
         })
+    }
+
+    #[test]
+    fn times_are_read_as_go_writes_them() {
+        let seconds = |text: &str| super::duration(text, "x").map(|time| time.as_secs());
+        for (text, want) in [("90", 90), ("90s", 90), ("2m", 120), ("1h30m", 5400), ("0", 0)] {
+            assert_eq!(seconds(text), Ok(want), "{text}");
+        }
+        for wrong in ["", "m", "1d", "1.5h", "-1s", "1h2", "99999999999s", "1µ"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+        assert!(super::drain("0").is_err() && super::drain("2h").is_err() && super::timeout("0s").is_err());
+        assert_eq!((super::drain("1h"), super::drain("1")), (Ok(3600), Ok(1)));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
 use agent::{Agent, Machine, Parts, Runtimes};
 use anyhow::{Context, bail};
 use api::{Clock, quantity::Quantity};
-use chosen::Chosen;
+pub(crate) use chosen::Chosen;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
 use futures::FutureExt;
@@ -83,14 +83,14 @@ impl Config {
         ] {
             reserved.insert(name.to_owned(), Amount(quantity(flag, text)?.to_string()));
         }
-        let pod_cidr = cidr("--pod-cidr", &args.node.pod_cidr)?;
-        let service_cidr = cidr("--service-cidr", &args.node.service_cidr)?;
+        let pod_cidr = cidr("--pod-cidr", args.pod_cidr())?;
+        let service_cidr = cidr("--service-cidr", args.service_cidr())?;
         let length = if pod_cidr.prefix_len() > 18 { pod_cidr.prefix_len() } else { 18 };
         let node_cidr = IpNet::new(pod_cidr.network(), length).context("--pod-cidr is not usable")?;
         let config = Self {
             dir: dir.clone(),
             node,
-            node_address: args.node_address,
+            node_address: args.node_address(),
             drain: Duration::from_secs(args.drain.into()),
             machine,
             reserved,
@@ -201,7 +201,7 @@ impl Cluster {
 
         // The store and the API server.
         let images = images::open(&config.dir)?;
-        Chosen::of(&config).keep(&config.dir)?;
+        Chosen::of(&config).at(address).keep(&config.dir)?;
         let store = open_store(&config.dir).await?;
         let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
         let options = server::Options {
@@ -240,6 +240,7 @@ impl Cluster {
         let scheduling = client("system:kube-scheduler", &[]).named("kube-scheduler");
         let kubelet = client(&format!("system:node:{}", config.node), &["system:nodes"]).named("kubelet");
         let informers = Informers::new(controllers.clone(), control.clone(), control_done.clone());
+        informers.register(&mut metrics.lock());
 
         // Decide.
         let options = controllers::Options::new(clock.clone(), credentials.authority.certificate.clone());
@@ -269,7 +270,7 @@ impl Cluster {
             recorder
         };
         let agent = Agent::new(
-            agent_options(&config, node_internal, &clock),
+            agent_options(&config, &clock),
             Parts {
                 runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>]),
                 network: Arc::new(network.clone()),
@@ -305,7 +306,9 @@ impl Cluster {
         control_done.close();
 
         if tokio::time::timeout(START, informers.synced()).await.is_err() {
-            bail!("the first lists were not there after {START:?}; the log (-v) says why");
+            let missing: Vec<String> =
+                informers.missing().into_iter().map(|(kind, why)| format!("{kind} ({why})")).collect();
+            bail!("these lists were not there after {START:?}: {}", missing.join(", "));
         }
         // what is ready by the last run's word is not; too many pods to say so in time say it later
         if tokio::time::timeout(FIRST_PASS, agent.settled()).await.is_err() {
@@ -430,7 +433,11 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let compiler = wasm::Compiler::new(program, vec![COMPILE_CHILD.into()]);
     let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
     let mut options = wasm::Options::new(config.dir.join("compiled"), key, compiler, threads, env::system_clock());
-    options.memory = config.machine.memory;
+    let reserved = config.reserved.get("memory").and_then(|amount| quantity("--reserved-memory", &amount.0).ok());
+    let reserved = reserved.map_or(0, |amount| u64::try_from(amount.value()).unwrap_or(0));
+    options.memory = config.machine.memory.saturating_sub(reserved);
+    options.room = machine::room(config.machine.memory, reserved);
+    options.pool = wasm::PoolOptions::within(machine::memory_maps());
     options.http.clients.connections = guest_connections(env::file_limit());
     options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
     Ok(options)
@@ -446,20 +453,20 @@ fn relayed_connections(files: usize) -> usize {
     (files / 32).clamp(8, 8_192)
 }
 
-fn agent_options(config: &Config, node_internal: IpAddr, clock: &Clock) -> agent::Options {
+fn agent_options(config: &Config, clock: &Clock) -> agent::Options {
     let disk = config.dir.path().to_owned();
     agent::Options {
         node: config.node.clone(),
-        addresses: vec![node_internal],
-        // 0.0.0.0 is no address to go to
-        external: Some(config.node_address).filter(|address| !address.is_unspecified()),
+        // where its node ports answer: the gateway of the pod network is on no machine, and in a network of 10/8 another's
+        addresses: vec![machine::address(config.node_address)],
         machine: config.machine.clone(),
-        pressure: Arc::new(move || agent::Pressure::read(&disk)),
+        pressure: Arc::new(move || agent::Pressure::read(&disk, machine::available_memory())),
         pods: config.max_pods,
         reserved: config.reserved.clone(),
         labels: BTreeMap::new(),
         pod_cidr: config.node_cidr.to_string(),
         data_dir: config.dir.join("pods"),
+        private: config.dir.path().to_owned(),
         clock: clock.clone(),
         seed: env::seed(),
         drain: config.drain,

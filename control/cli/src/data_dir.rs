@@ -50,8 +50,10 @@ pub(crate) struct Lock {
 /// Files that only a cluster of ours makes: a folder with one of them is ours whatever else it holds.
 const CERTAINLY_OURS: [&str; 4] = ["cluster.redb", "compile.key", "pki/sa.key", "images/blobs"];
 /// Everything that a cluster puts there. A folder with nothing else is ours too: a start may have been cut short.
-const OURS: [&str; 10] = [
+const OURS: [&str; 12] = [
+    "agent",
     "lock",
+    "ranges.json",
     "chosen.json",
     "cluster.redb",
     "pki",
@@ -136,6 +138,32 @@ impl DataDir {
         default_path().and_then(|path| Ok(std::path::absolute(path)?)).is_ok_and(|path| path == self.path)
     }
 
+    /// A command of ours that means this directory, as it can be pasted: `sampan down --data-dir /d`.
+    pub(crate) fn command(&self, command: &str) -> String {
+        match Self::locate(None).is_ok_and(|meant| meant.path == self.path) {
+            true => format!("sampan {command}"),
+            false => format!("sampan {command} --data-dir {}", crate::out::shell(&self.path)),
+        }
+    }
+
+    /// As [`DataDir::command`], for those that follow $KUBECONFIG.
+    pub(crate) fn client_command(&self, command: &str) -> String {
+        let set = |name: &str| crate::env::var_os(name).is_some_and(|value| !value.is_empty());
+        match set("KUBECONFIG") && !set("SAMPAN_DATA_DIR") {
+            true => format!("sampan {command} --data-dir {}", crate::out::shell(&self.path)),
+            false => self.command(command),
+        }
+    }
+
+    /// kubectl for the cluster of this directory, as it can be pasted.
+    pub(crate) fn kubectl(&self) -> String {
+        let path = self.join("kubeconfig");
+        match crate::env::var_os("KUBECONFIG").is_some_and(|value| value == path) {
+            true => "kubectl".to_owned(),
+            false => format!("kubectl --kubeconfig {}", crate::out::shell(&path)),
+        }
+    }
+
     /// A folder inside, made if absent, that only the owner may read.
     pub(crate) fn private_folder(&self, name: &str) -> anyhow::Result<Self> {
         let path = self.join(name);
@@ -158,6 +186,44 @@ impl DataDir {
         self.path.join(name)
     }
 
+    /// Removes what a cluster of ours has put there, and the folder if nothing else is in it. Answers with what is left.
+    pub(crate) fn remove(&self) -> anyhow::Result<Vec<String>> {
+        if !self.path.exists() {
+            return Ok(Vec::new());
+        }
+        let failed =
+            |path: &Path, error: &std::io::Error| anyhow::anyhow!("cannot remove {}: {}", path.display(), io(error));
+        if whose(&self.path).map_err(|error| unreadable(&self.path, &error))? == Whose::Foreign {
+            bail!("the directory {} holds files that are not sampan's; it was left as it is", self.path.display());
+        }
+        // Nobody starts a cluster here meanwhile.
+        let lock = self.lock()?;
+        let mut left = Vec::new();
+        for entry in fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))? {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+            match name.to_str() {
+                Some(LOST_AND_FOUND) => {}
+                Some(name) if is_ours(name) => {
+                    let folder = path.is_dir() && !path.is_symlink();
+                    let removed = if folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+                    removed.map_err(|error| failed(&path, &error))?;
+                }
+                _ => left.push(name.to_string_lossy().into_owned()),
+            }
+        }
+        drop(lock);
+        if left.is_empty() {
+            match fs::remove_dir(&self.path) {
+                // A mount point stays, and so does its lost+found.
+                Err(error) if !matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty) => {
+                    return Err(failed(&self.path, &error));
+                }
+                _ => {}
+            }
+        }
+        Ok(left)
+    }
+
     /// Takes the lock, or says who has it.
     pub(crate) fn lock(&self) -> anyhow::Result<Lock> {
         let mut file = self.open_lock()?;
@@ -174,9 +240,10 @@ impl DataDir {
     /// What a second cluster is told.
     pub(crate) fn in_use(&self, holder: &Holder) -> anyhow::Error {
         anyhow::anyhow!(
-            "the data directory {} is in use by {}; stop it with `sampan down`, or choose another with --data-dir",
+            "the data directory {} is in use by {}; stop it with `{}`, or choose another with --data-dir",
             self.path.display(),
-            describe(holder)
+            describe(holder),
+            self.command("down")
         )
     }
 
@@ -212,6 +279,18 @@ impl Lock {
         self.file.write_all(&serde_json::to_vec(&holder)?)?;
         Ok(())
     }
+
+    /// Whether the directory still has this lock: somebody may have removed it, and perhaps made it anew.
+    pub(crate) fn is_there(&self, dir: &DataDir) -> bool {
+        let ours = self.file.metadata().map(|file| (file.dev(), file.ino()));
+        let there = fs::metadata(dir.join("lock")).map(|file| (file.dev(), file.ino()));
+        match (ours, there) {
+            (Ok(ours), Ok(there)) => ours == there,
+            // What cannot be read now may be readable again.
+            (_, Err(error)) => error.kind() != ErrorKind::NotFound,
+            (Err(_), _) => true,
+        }
+    }
 }
 
 /// Whose a folder is.
@@ -219,18 +298,23 @@ fn whose(path: &Path) -> std::io::Result<Whose> {
     let mut whose = Whose::Nobodys;
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
-        // Files are written beside their place and moved there: one may be left of a cut start.
-        let known = |name: &str| OURS.iter().any(|ours| name == *ours || name.starts_with(&format!("{ours}.tmp")));
         if name == LOST_AND_FOUND {
             continue;
         }
-        if !name.to_str().is_some_and(known) {
+        if !name.to_str().is_some_and(is_ours) {
             let certain = CERTAINLY_OURS.iter().any(|file| path.join(file).exists());
             return Ok(if certain { Whose::Ours } else { Whose::Foreign });
         }
         whose = Whose::Ours;
     }
     Ok(whose)
+}
+
+/// Whether a cluster of ours makes a file of this name. Files are written beside their place and moved there: one may be left of a start
+/// that was cut.
+fn is_ours(name: &str) -> bool {
+    let stem = |ours: &str| ours.rsplit_once('.').map_or(ours, |(stem, _)| stem).to_owned();
+    OURS.iter().any(|ours| name == *ours || name.starts_with(&format!("{}.tmp", stem(ours))))
 }
 
 fn open_to_others(path: &Path, mode: u32) -> String {
@@ -317,6 +401,47 @@ mod tests {
         drop(lock);
         assert_eq!(dir.holder().expect("read"), None);
         dir.lock().expect("free again");
+    }
+
+    #[test]
+    fn a_lock_knows_when_its_directory_was_removed() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("data");
+        let dir = DataDir::open(Some(&path)).expect("made");
+        let lock = dir.lock().expect("free");
+        assert!(lock.is_there(&dir));
+        fs::remove_dir_all(&path).expect("removed");
+        assert!(!lock.is_there(&dir));
+        let anew = DataDir::open(Some(&path)).expect("made again").lock().expect("free");
+        assert!(!lock.is_there(&dir) && anew.is_there(&dir), "another one is not ours");
+    }
+
+    #[test]
+    fn what_is_ours_is_removed_and_nothing_else() {
+        let folder = open_folder(&["lock", "cluster.redb", "images/blobs/x", "chosen.tmp77", "agent/notes"]);
+        let dir = DataDir { path: folder.path().to_owned() };
+        assert!(dir.remove().expect("removed").is_empty());
+        assert!(!folder.path().exists());
+        assert!(dir.remove().expect("nothing is there").is_empty());
+        let mixed = open_folder(&["cluster.redb", "notes.txt"]);
+        let dir = DataDir { path: mixed.path().to_owned() };
+        assert_eq!(dir.remove().expect("removed"), ["notes.txt"]);
+        assert!(mixed.path().join("notes.txt").exists() && !mixed.path().join("cluster.redb").exists());
+        let foreign = open_folder(&["notes.txt"]);
+        DataDir { path: foreign.path().to_owned() }.remove().expect_err("not ours");
+        let running = open_folder(&["cluster.redb"]);
+        let dir = DataDir { path: running.path().to_owned() };
+        let _lock = dir.lock().expect("free");
+        dir.remove().expect_err("in use");
+        assert!(running.path().join("cluster.redb").exists());
+    }
+
+    #[test]
+    fn hints_name_the_directory_that_is_meant() {
+        let dir = DataDir::locate(Some(Path::new("/tmp/my data"))).expect("a path");
+        assert_eq!(dir.command("down"), "sampan down --data-dir '/tmp/my data'");
+        assert_eq!(dir.client_command("apply"), "sampan apply --data-dir '/tmp/my data'");
+        assert_eq!(dir.kubectl(), "kubectl --kubeconfig '/tmp/my data/kubeconfig'");
     }
 
     #[test]

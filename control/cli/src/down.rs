@@ -1,13 +1,18 @@
-//! `sampan down` and `up --detach`: a cluster in the background is this program again, in a process group of its own.
+//! `sampan down` and `up --detach`: a cluster in the background is this program again, in a session of its own.
 
-use crate::{data_dir::DataDir, exit::io, out};
+use crate::{
+    args::{BACKGROUND, DownArgs},
+    data_dir::DataDir,
+    exit::io,
+    kubeconfig, out,
+};
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
     ffi::OsString,
-    fs::{File, OpenOptions},
+    fs::{self, File, OpenOptions, TryLockError},
     io::{BufRead, BufReader, Seek, SeekFrom},
-    os::unix::{fs::OpenOptionsExt, process::CommandExt},
+    os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::mpsc,
@@ -19,13 +24,25 @@ use std::{
 pub(crate) const NOT_APPLIED: &str = "not applied";
 /// The line by which it says that not everything that it applied is there.
 pub(crate) const NOT_READY: &str = "not ready";
+/// The line after which it has nothing more to report.
+pub(crate) const REPORTED: &str = "reported";
+
+/// What a cluster in the background prints, in its directory.
+const LOG: &str = "sampan.log";
 
 /// How long `down` waits beyond the drain before it gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(20);
 
+/// `sampan down`.
+pub(crate) fn run(args: &DownArgs) -> anyhow::Result<()> {
+    let dir = DataDir::locate(args.data.data_dir.as_deref())?;
+    down(&dir)?;
+    if args.purge { purge(&dir) } else { Ok(()) }
+}
+
 /// Stops the cluster of a data directory and returns when its lock is free. No cluster is success: the wish is fulfilled.
-pub(crate) fn down(dir: &DataDir) -> anyhow::Result<()> {
+fn down(dir: &DataDir) -> anyhow::Result<()> {
     let Some(holder) = dir.holder()? else {
         eprintln!("no cluster is running in {}", dir.path().display());
         return Ok(());
@@ -37,13 +54,49 @@ pub(crate) fn down(dir: &DataDir) -> anyhow::Result<()> {
     let mut waited = Duration::ZERO;
     while dir.holder()?.is_some() {
         if waited >= patience {
-            bail!("process {} has not ended within {patience:?}; look at its log, or kill it", holder.pid);
+            bail!(
+                "process {} has not ended within {patience:?}; look at {} or kill it",
+                holder.pid,
+                dir.join(LOG).display()
+            );
         }
         thread::sleep(STEP);
         waited += STEP;
     }
-    eprintln!("stopped process {}", holder.pid);
+    note(&format!("stopped process {}", holder.pid));
     Ok(())
+}
+
+fn note(text: &str) {
+    if !out::is_quiet() {
+        eprintln!("{text}");
+    }
+}
+
+/// Removes what the cluster has left: its entries in the user's kubeconfig and its directory. Files that are not ours stay.
+fn purge(dir: &DataDir) -> anyhow::Result<()> {
+    if let (Ok(personal), Ok(ours)) = (kubeconfig::personal_path(), fs::read(dir.join("kubeconfig")))
+        && !personal.starts_with(dir.path())
+        && let Some(told) = kubeconfig::forget(&personal, &ours)?
+    {
+        note(&told);
+    }
+    let path = dir.path().display();
+    match dir.remove()?.as_slice() {
+        [] => note(&format!("removed {path}")),
+        left => {
+            note(&format!("removed the cluster's files from {path}; left what is not sampan's: {}", left.join(", ")))
+        }
+    }
+    Ok(())
+}
+
+/// First of all in a cluster in the background: it holds no descriptor of the caller, who may wait for a lock or a pipe to be free, and
+/// has neither its session nor its terminal. It leaves the caller's folder too, once it has read the files that it was given.
+pub(crate) fn leave_the_caller() {
+    // What fails here leaves the cluster as it would be in the foreground.
+    let _ = wasm::descriptors::close_inherited();
+    let _ = rustix::process::setsid();
 }
 
 /// Starts `up` again in the background and returns when it is ready. Its standard error goes to DIR/sampan.log, and is shown
@@ -53,16 +106,21 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
         return Err(dir.in_use(&holder));
     }
     arguments.retain(|argument| argument != "--detach");
-    let log_path: PathBuf = dir.join("sampan.log");
+    let log_path: PathBuf = dir.join(LOG);
     let unusable = |error: std::io::Error| anyhow::anyhow!("cannot write {}: {}", log_path.display(), io(&error));
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path).map_err(unusable)?;
+    // One start at a time: the log is shown, and another start would write there too.
+    let turn = File::open(&log_path).map_err(unusable)?;
+    if let Err(TryLockError::WouldBlock) = turn.try_lock() {
+        bail!("another `sampan up --detach` is starting a cluster in {}", dir.path().display());
+    }
     let shown = Shown::start(&log_path).map_err(unusable)?;
     let mut child = Command::new(std::env::current_exe().context("cannot find this program")?)
+        .arg(BACKGROUND)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(log)
-        .process_group(0)
         .spawn()
         .context("cannot start the cluster in the background")?;
     let stdout = child.stdout.take().expect("piped above");
@@ -72,13 +130,16 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
         match line.as_str() {
             NOT_APPLIED => lacking = Some("not all of the manifests were applied"),
             NOT_READY => lacking = Some("not everything in it is ready"),
+            REPORTED => {
+                shown.end();
+                if let Some(what) = lacking {
+                    bail!("the cluster runs in the background, but {what}; stop it with `{}`", dir.command("down"));
+                }
+                note(&format!("the cluster runs in the background; stop it with `{}`", dir.command("down")));
+                return Ok(());
+            }
+            json if json.starts_with('{') => out::tell(json),
             _ => out::say(&line),
-        }
-        if line.contains("export KUBECONFIG=") {
-            shown.end();
-            return lacking.map_or(Ok(()), |what| {
-                bail!("the cluster runs in the background, but {what}; stop it with `sampan down`")
-            });
         }
     }
     let status = child.wait()?;

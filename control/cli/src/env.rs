@@ -24,12 +24,25 @@ pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// Raises the limit of open files to what is allowed: each connection and pod log is one.
-pub(crate) fn raise_file_limit() {
+/// Open files below which a node with a few pods and clients may already have none left.
+const FEW_FILES: u64 = 4096;
+
+/// Raises the limit of open files to what is allowed: each connection and pod log is one. Says what is wrong if that is little.
+pub(crate) fn raise_file_limit() -> Option<String> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     // Refused only where a sandbox forbids it; the soft limit then stays.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+    few_files(getrlimit(Resource::Nofile).current)
+}
+
+/// `None` is no limit.
+fn few_files(limit: Option<u64>) -> Option<String> {
+    let limit = limit.filter(|limit| *limit < FEW_FILES)?;
+    Some(format!(
+        "warning: this process may have only {limit} files open, connections and pod logs included: raise the hard limit (ulimit -Hn) to \
+         {FEW_FILES} or more"
+    ))
 }
 
 /// How many files this process may have open.
@@ -50,4 +63,16 @@ pub(crate) fn random() -> [u8; 32] {
 pub(crate) fn seed() -> u64 {
     let bytes = random();
     u64::from_le_bytes(bytes[..8].try_into().expect("eight bytes"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_files_are_told() {
+        assert_eq!((few_files(None), few_files(Some(4096))), (None, None));
+        let told = few_files(Some(256)).expect("256 are few");
+        assert!(told.starts_with("warning: this process may have only 256 files open"), "{told}");
+    }
 }

@@ -1,7 +1,9 @@
 //! How a command ends when it fails: 1, unless the error says otherwise. Scripts rely on the codes: 0 ok, 1 failed, 2 usage.
 
-use std::fmt;
+use std::{fmt, io::IsTerminal};
 
+/// How a failure of our own begins, as clap's and kubectl's.
+const PREFIX: &str = "error:";
 /// The code of a failure without one of its own.
 const FAILED: u8 = 1;
 /// The code of a command that cannot be meant; clap's own is the same.
@@ -45,7 +47,23 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
 /// A failure as it is printed: what the server refused in kubectl's form, all else with `error: ` before it.
 pub(crate) fn told(error: &anyhow::Error) -> String {
     let text = causes(error.chain());
-    if text.starts_with(crate::remote::FROM_SERVER) { text } else { format!("error: {text}") }
+    if text.starts_with(crate::remote::FROM_SERVER) { text } else { format!("{PREFIX} {text}") }
+}
+
+/// Prints a failure that has no error value of its own.
+pub(crate) fn tell_text(text: &str) {
+    tell(&anyhow::anyhow!("{text}"));
+}
+
+/// Prints a failure; on a terminal in clap's colours.
+pub(crate) fn tell(error: &anyhow::Error) {
+    let text = told(error);
+    let colours =
+        std::io::stderr().is_terminal() && crate::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    match text.strip_prefix(PREFIX).filter(|_| colours) {
+        Some(rest) => eprintln!("\x1b[1m\x1b[31m{PREFIX}\x1b[0m{rest}"),
+        None => eprintln!("{text}"),
+    }
 }
 
 /// An error and its causes in one line. Libraries often repeat a cause in their own words: it is told once.

@@ -1,7 +1,8 @@
 //! Which pods of a running cluster use an image: `image rm` asks, as `docker rmi` does.
 
-use image::Reference;
+use image::{Listed, Reference};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
+use std::collections::BTreeSet;
 
 /// An image that is to be removed.
 pub(crate) struct Removed {
@@ -19,6 +20,14 @@ pub(crate) fn users(pods: &[Pod], removed: &Removed) -> Vec<String> {
         format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name))
     };
     using.map(label).collect()
+}
+
+/// As [`users`], of an image under any of its names.
+pub(crate) fn users_of(pods: &[Pod], image: &Listed) -> BTreeSet<String> {
+    let digest = Some(image.digest.to_string());
+    let by_content = users(pods, &Removed { name: None, digest });
+    let by_name = image.names.iter().flat_map(|name| users(pods, &Removed { name: Some(name.clone()), digest: None }));
+    by_content.into_iter().chain(by_name).collect()
 }
 
 fn is_over(pod: &Pod) -> bool {

@@ -9,9 +9,15 @@ use crate::{
     out, remote,
 };
 use anyhow::{Context, bail};
-use image::{Images, Keyring, Listed, Options, Proxies, Reference};
-use k8s_openapi::api::core::v1::Pod;
-use std::{path::Path, sync::Arc};
+use client::ListOptions;
+use image::{Images, Keyring, Listed, Options, Proxies, Pulled, Reference};
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
+use std::{
+    cmp::Reverse,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 /// Opens the content store of a data directory.
 pub(crate) fn open(dir: &DataDir) -> anyhow::Result<Images> {
@@ -43,7 +49,9 @@ pub(crate) fn advice(images: &Images) -> server::ImageAdvice {
 
 /// `sampan image load`.
 pub(crate) async fn load(dir: DataDir, file: &Path, tag: &str) -> anyhow::Result<()> {
+    check_name(tag)?;
     let loaded = open(&dir)?.load(file, Some(tag)).await.map_err(unloadable)?;
+    warn_of_what_never_runs(&loaded, &file.display().to_string());
     out::say(&format!("loaded {} {} ({} bytes, {})", loaded.name, loaded.digest, loaded.size, loaded.layout));
     if Reference::parse(&loaded.name)?.is_latest() {
         eprintln!(
@@ -53,6 +61,24 @@ pub(crate) async fn load(dir: DataDir, file: &Path, tag: &str) -> anyhow::Result
         );
     }
     Ok(())
+}
+
+/// Says in advance what a pod of it would say.
+fn warn_of_what_never_runs(loaded: &Pulled, what: &str) {
+    let image::Artifact::Wasm { path, .. } = &loaded.artifact else { return };
+    if let Some(why) = std::fs::read(path).ok().and_then(|bytes| wasm::inspect::never_runs(&bytes)) {
+        eprintln!("warning: {what} cannot run on this node: {why}");
+    }
+}
+
+/// A name that people give, with advice where it cannot be one.
+fn check_name(name: &str) -> anyhow::Result<()> {
+    let Err(error) = Reference::parse(name) else { return Ok(()) };
+    let lower = name.to_lowercase();
+    match lower != name && Reference::parse(&lower).is_ok() {
+        true => bail!("{name:?} is no name of an image: names are in lower case, such as {lower}"),
+        false => Err(error.into()),
+    }
 }
 
 /// Why a file could not be loaded, in one line. What an archive's reader says of a file that is none is no help.
@@ -93,16 +119,52 @@ fn brief(text: &str) -> String {
 /// `sampan image ls`.
 pub(crate) async fn list(path: Option<&Path>) -> anyhow::Result<()> {
     let dir = DataDir::open_existing(path)?;
-    let images = match &dir {
-        Some(dir) => open(dir)?.list().await?,
-        None => Vec::new(),
+    let (images, users) = match &dir {
+        // Without an answer of the cluster the column says nothing; the images are there anyway.
+        Some(dir) => (open(dir)?.list().await?, running_pods(dir).await.ok().flatten()),
+        None => (Vec::new(), None),
     };
-    for line in lines(images) {
+    for line in lines(images, users.as_deref(), env::system_clock().now()) {
         out::line(&line)?;
     }
     if dir.is_none() {
         eprintln!("there is no data directory {} yet", DataDir::locate(path)?.path().display());
     }
+    Ok(())
+}
+
+/// `sampan image tag`.
+pub(crate) async fn tag(path: Option<&Path>, image: &str, name: &str) -> anyhow::Result<()> {
+    check_name(name)?;
+    open(&existing(path)?)?.tag(image, name).await?;
+    out::say(&format!("tagged {image} as {name}"));
+    Ok(())
+}
+
+/// `sampan image prune`: what nothing in the cluster could start again.
+pub(crate) async fn prune(path: Option<&Path>, all: bool) -> anyhow::Result<()> {
+    let dir = existing(path)?;
+    let users = match users(&dir).await? {
+        Some(users) => users,
+        None if dir.join("cluster.redb").exists() => bail!(
+            "the cluster of {} does not run, so which images its pods use is not known; start it first: {}",
+            dir.path().display(),
+            dir.command("up")
+        ),
+        None => Vec::new(),
+    };
+    let images = open(&dir)?;
+    let (mut count, mut freed) = (0_usize, 0);
+    for one in images.list().await? {
+        if (all || one.names.is_empty()) && image_use::users_of(&users, &one).is_empty() {
+            images.remove(&one.digest.to_string()).await?;
+            let name = one.names.first().map_or_else(|| "<none>".to_owned(), |name| short(name).to_owned());
+            out::say(&format!("removed {name} {}", one.digest));
+            (count, freed) = (count + 1, freed + one.size);
+        }
+    }
+    let what = if count == 1 { "image" } else { "images" };
+    out::say(&format!("removed {count} {what}, {}", bytes(freed)));
     Ok(())
 }
 
@@ -114,21 +176,56 @@ fn existing(path: Option<&Path>) -> anyhow::Result<DataDir> {
     }
 }
 
-/// A header, then a line for each name.
-fn lines(list: Vec<Listed>) -> Vec<String> {
-    let mut rows = vec![["NAME", "DIGEST", "BYTES", "LAYOUT"].map(str::to_owned)];
+/// A header, then a line for each name, the newest image first. `users`: what runs, if that is known.
+fn lines(mut list: Vec<Listed>, users: Option<&[Pod]>, now: SystemTime) -> Vec<String> {
+    let mut rows = vec![["NAME", "CREATED", "SIZE", "USED BY", "LAYOUT", "DIGEST"].map(str::to_owned).to_vec()];
+    list.sort_by_key(|one| Reverse(one.added));
     for one in list {
+        let used = users.map_or_else(|| "-".to_owned(), |users| count(image_use::users_of(users, &one).len()));
+        let age = one.added.and_then(|added| now.duration_since(added).ok()).map_or_else(|| "-".to_owned(), ago);
         let names = if one.names.is_empty() { vec!["<none>".to_owned()] } else { one.names };
         for name in names {
-            rows.push([name, one.digest.to_string(), one.size.to_string(), one.layout.to_owned()]);
+            let (layout, digest) = (one.layout.to_owned(), one.digest.to_string());
+            rows.push(vec![short(&name).to_owned(), age.clone(), bytes(one.size), used.clone(), layout, digest]);
         }
     }
-    let widths = [0, 1, 2, 3].map(|i: usize| rows.iter().map(|row| row[i].chars().count()).max().unwrap_or(0));
-    let line = |row: &[String; 4]| {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:width$}")).collect();
-        cells.join("  ").trim_end().to_owned()
+    out::columns(&rows)
+}
+
+/// A name as people type it: without what is added to one without a registry.
+fn short(name: &str) -> &str {
+    let name = name.strip_prefix("docker.io/").unwrap_or(name);
+    name.strip_prefix("library/").unwrap_or(name)
+}
+
+fn count(pods: usize) -> String {
+    match pods {
+        0 => "none".to_owned(),
+        1 => "1 pod".to_owned(),
+        pods => format!("{pods} pods"),
+    }
+}
+
+/// `5m ago`: one unit, as kubectl's ages.
+fn ago(age: Duration) -> String {
+    let seconds = age.as_secs();
+    let (number, unit) = match seconds {
+        0..120 => (seconds, "s"),
+        120..7200 => (seconds / 60, "m"),
+        7200..172_800 => (seconds / 3600, "h"),
+        _ => (seconds / 86_400, "d"),
     };
-    rows.iter().map(line).collect()
+    format!("{number}{unit} ago")
+}
+
+/// A size for people, in decimal units as disks and docker count.
+fn bytes(size: u64) -> String {
+    match size {
+        0..1000 => format!("{size} B"),
+        1000..1_000_000 => format!("{:.1} kB", size as f64 / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", size as f64 / 1e6),
+        _ => format!("{:.1} GB", size as f64 / 1e9),
+    }
 }
 
 /// `sampan image rm`. What a pod of the running cluster uses is removed by force alone.
@@ -170,14 +267,31 @@ fn removed(list: &[Listed], name: &str) -> anyhow::Result<Removed> {
 
 /// The pods of the cluster that runs in this directory; none if none runs.
 async fn pods(dir: &DataDir) -> anyhow::Result<Vec<Pod>> {
+    let ask = "cannot ask the cluster which images are used; --force removes without asking";
+    Ok(running_pods(dir).await.context(ask)?.unwrap_or_default())
+}
+
+async fn running_pods(dir: &DataDir) -> anyhow::Result<Option<Vec<Pod>>> {
     if dir.holder()?.is_none_or(|holder| holder.address.is_empty()) {
-        return Ok(Vec::new());
+        return Ok(None);
     }
-    let ask = async {
-        let client = remote::connect_in(dir).await?;
-        client.list::<Pod>("", &client::ListOptions::default()).await.map_err(remote::explain)
-    };
-    Ok(ask.await.context("cannot ask the cluster which images are used; --force removes without asking")?.items)
+    let client = remote::connect_in(dir).await?;
+    Ok(Some(client.list::<Pod>("", &ListOptions::default()).await.map_err(remote::explain)?.items))
+}
+
+/// The pods, and the templates from which others may be made at any time, each as a pod: a Deployment of no replicas, and what a rollback
+/// goes back to. None if no cluster runs here.
+async fn users(dir: &DataDir) -> anyhow::Result<Option<Vec<Pod>>> {
+    let Some(mut users) = running_pods(dir).await? else { return Ok(None) };
+    let client = remote::connect_in(dir).await?;
+    let all = ListOptions::default();
+    let sets = client.list::<ReplicaSet>("", &all).await.map_err(remote::explain)?.items;
+    let templates = sets.into_iter().filter_map(|set| {
+        let spec = set.spec.and_then(|spec| spec.template?.spec)?;
+        Some(Pod { metadata: set.metadata, spec: Some(spec), status: None })
+    });
+    users.extend(templates);
+    Ok(Some(users))
 }
 
 /// `sampan image push`, with the credentials of ~/.docker/config.json if there are any.
@@ -199,6 +313,7 @@ pub(crate) async fn package(dir: &DataDir, manifests: &mut [Manifest]) -> anyhow
     let images = open(dir)?;
     for path in manifests::image_files(manifests)? {
         let loaded = images.load(&path, None).await.map_err(unloadable)?;
+        warn_of_what_never_runs(&loaded, &path.display().to_string());
         manifests::replace_image(manifests, &path, &loaded.id());
     }
     Ok(())
@@ -239,13 +354,36 @@ mod tests {
     }
 
     #[test]
-    fn images_are_listed_under_a_header() {
-        let digest = format!("sha256:{}", "a".repeat(64));
-        let one = Listed { names: vec!["b:1".into()], digest: digest.parse().expect("a digest"), size: 7, layout: "x" };
-        let shown = lines(vec![one]);
-        assert_eq!(shown[0].split_whitespace().collect::<Vec<_>>(), ["NAME", "DIGEST", "BYTES", "LAYOUT"]);
-        assert_eq!(shown[1].split_whitespace().collect::<Vec<_>>(), ["b:1", &digest, "7", "x"]);
-        assert_eq!(shown[0].find("BYTES"), shown[1].find(" 7 ").map(|at| at + 1), "{shown:#?}");
-        assert_eq!(lines(Vec::new()).len(), 1, "the header is there also for none");
+    fn images_are_listed_with_the_newest_first_and_who_uses_them() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_000_000);
+        let digest = |c: &str| format!("sha256:{}", c.repeat(64));
+        let one = |name: &str, c: &str, age: u64| Listed {
+            names: vec![name.into()],
+            digest: digest(c).parse().expect("a digest"),
+            size: 1_234_567,
+            layout: "x",
+            added: Some(now - Duration::from_secs(age)),
+        };
+        let list = vec![one("docker.io/library/old:1", "a", 86_400 * 3), one("localhost/new:1", "b", 5)];
+        let pod: Pod = serde_json::from_value(serde_json::json!({"metadata": {"name": "p", "namespace": "n"},
+            "spec": {"containers": [{"name": "c", "image": "old:1"}]}}))
+        .expect("a pod");
+        let shown = lines(list.clone(), Some(&[pod]), now);
+        let cells = |line: &str| {
+            line.split("  ").map(str::trim).filter(|c| !c.is_empty()).map(str::to_owned).collect::<Vec<_>>()
+        };
+        assert_eq!(cells(&shown[0]), ["NAME", "CREATED", "SIZE", "USED BY", "LAYOUT", "DIGEST"]);
+        assert_eq!(cells(&shown[1]), ["localhost/new:1", "5s ago", "1.2 MB", "none", "x", &digest("b")]);
+        assert_eq!(cells(&shown[2]), ["old:1", "3d ago", "1.2 MB", "1 pod", "x", &digest("a")]);
+        assert_eq!(cells(&lines(list, None, now)[1])[3], "-", "nobody was asked");
+        assert_eq!(lines(Vec::new(), None, now).len(), 1, "the header is there also for none");
+    }
+
+    #[test]
+    fn names_in_capitals_are_told_how_they_would_be_right() {
+        let error = check_name("Hello:2").expect_err("capitals").to_string();
+        assert_eq!(error, "\"Hello:2\" is no name of an image: names are in lower case, such as hello:2");
+        assert!(check_name("hello:V2").is_ok());
+        assert!(!check_name("a b").expect_err("no name").to_string().contains("lower case"));
     }
 }

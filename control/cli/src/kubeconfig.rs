@@ -72,7 +72,7 @@ pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<St
     let name = ours["current-context"].as_str().unwrap_or_default();
     if !force && let Some(what) = of_another(&whole, ours, name) {
         bail!(
-            "{} was left as it is: its {what} {name:?} is of another cluster; replace it with `sampan kubeconfig --merge --force`",
+            "{} was left as it is: its {what} {name:?} is of another cluster; replace it with kubeconfig --merge --force",
             path.display()
         );
     }
@@ -89,6 +89,30 @@ pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<St
         "wrote cluster, user and context {name:?} ({server}) to {}, and made it the current context",
         path.display()
     ))
+}
+
+/// Removes the cluster's entries from another kubeconfig, if they are there and its own. What was done, in words.
+pub(crate) fn forget(path: &Path, ours: &[u8]) -> anyhow::Result<Option<String>> {
+    let Ok((ours, _)) = api::yaml::parse(ours) else { return Ok(None) };
+    let Ok(text) = fs::read(path) else { return Ok(None) };
+    let Ok((mut whole, _)) = api::yaml::parse(&text) else { return Ok(None) };
+    let name = ours["current-context"].as_str().unwrap_or_default();
+    let has = |list: &str| whole[list].as_array().into_iter().flatten().any(|entry| entry["name"] == name);
+    if !LISTS.iter().any(|list| has(list)) || of_another(&whole, &ours, name).is_some() {
+        return Ok(None);
+    }
+    for list in LISTS {
+        if let Some(entries) = whole[list].as_array_mut() {
+            entries.retain(|entry| entry["name"] != name);
+        }
+    }
+    let was_current = whole["current-context"] == name;
+    if was_current {
+        whole["current-context"] = json!("");
+    }
+    write(path, &whole)?;
+    let current = if was_current { ", and no context is current there now" } else { "" };
+    Ok(Some(format!("removed cluster, user and context {name:?} from {}{current}", path.display())))
 }
 
 const LISTS: [&str; 3] = ["clusters", "users", "contexts"];
@@ -128,14 +152,16 @@ pub(crate) fn absent(dir: &DataDir) -> anyhow::Error {
     let path = dir.join("kubeconfig");
     match dir.holder() {
         Ok(Some(holder)) if !holder.address.is_empty() => anyhow::anyhow!(
-            "{} is gone, but the cluster runs (process {}); `sampan down` and then `sampan up` write it again",
+            "{} is gone, but the cluster runs (process {}); `{}` and then `{}` write it again",
             path.display(),
-            holder.pid
+            holder.pid,
+            dir.command("down"),
+            dir.command("up")
         ),
         Ok(Some(holder)) => {
             anyhow::anyhow!("no kubeconfig at {} yet: the cluster is starting (process {})", path.display(), holder.pid)
         }
-        _ => anyhow::anyhow!("no kubeconfig at {}: start a cluster first with `sampan up`", path.display()),
+        _ => anyhow::anyhow!("no kubeconfig at {}: start a cluster first with `{}`", path.display(), dir.command("up")),
     }
 }
 
@@ -216,12 +242,34 @@ mod tests {
     fn an_absent_kubeconfig_is_told_with_what_to_do() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
-        assert!(absent(&dir).to_string().ends_with("start a cluster first with `sampan up`"));
+        let up = format!("`sampan up --data-dir {}`", dir.path().display());
+        assert!(absent(&dir).to_string().ends_with(&format!("start a cluster first with {up}")));
         let mut lock = dir.lock().expect("free");
         assert!(absent(&dir).to_string().contains("is starting"));
         lock.announce("127.0.0.1:6443", 10).expect("written");
         let running = absent(&dir).to_string();
-        assert!(running.contains("is gone") && running.contains("`sampan down` and then `sampan up`"), "{running}");
+        assert!(
+            running.contains("is gone") && running.contains("`sampan down --data-dir ") && running.contains(&up),
+            "{running}"
+        );
+    }
+
+    #[test]
+    fn our_entries_are_forgotten_and_no_others() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("config");
+        let text = |document: &Value| api::yaml::to_string(document).into_bytes();
+        let (first, second) = (ours("first", "sampan"), ours("second", "sampan-two"));
+        assert!(forget(&path, &text(&first)).expect("no file").is_none());
+        merge(&path, &second, false).expect("new");
+        merge(&path, &first, false).expect("beside it");
+        assert!(forget(&path, &text(&ours("third", "sampan"))).expect("another's").is_none());
+        assert_eq!(names(&path), ["sampan-two", "sampan"]);
+        let told = forget(&path, &text(&first)).expect("written").expect("it was there");
+        assert!(told.contains("\"sampan\"") && told.contains("no context is current"), "{told}");
+        assert_eq!(names(&path), ["sampan-two"]);
+        let (left, _) = api::yaml::parse(&fs::read(&path).expect("read")).expect("YAML");
+        assert_eq!(left["current-context"], "");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Commands, configuration and the composition root: the only place that reads clock, environment and randomness, and the only
 //! one that knows every other crate.
 
+mod advice;
 mod args;
 mod check;
 mod cluster;
@@ -18,6 +19,7 @@ mod out;
 mod port;
 mod progress;
 mod remote;
+mod running;
 mod settle;
 mod up;
 mod version;
@@ -26,56 +28,85 @@ use anyhow::Context;
 use args::{Cli, Command, ImageCommand};
 use clap::{CommandFactory, Parser};
 use data_dir::DataDir;
-use std::{future::Future, io::IsTerminal, process::ExitCode};
+use std::{ffi::OsString, future::Future, io::IsTerminal, process::ExitCode};
 use tracing_subscriber::EnvFilter;
 
 /// Runs the command line. Exit codes: 0 ok, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
-    let arguments: Vec<_> = std::env::args_os().skip(1).collect();
+    let mut arguments: Vec<_> = std::env::args_os().skip(1).collect();
     if arguments.first().is_some_and(|first| first == args::COMPILE_CHILD) {
+        let _ = wasm::descriptors::close_inherited();
         return wasm::compile::child_main();
     }
-    let cli = Cli::parse();
+    let background = arguments.first().is_some_and(|first| first == args::BACKGROUND);
+    if background {
+        arguments.remove(0);
+        down::leave_the_caller();
+    }
+    let cli = match parse(&arguments) {
+        Ok(cli) => cli,
+        Err(error) => error.exit(),
+    };
+    out::be_quiet(cli.quiet);
     data_dir::private_umask();
     start_logging(cli.verbose);
     rustls::crypto::ring::default_provider().install_default().expect("the first and only provider");
-    match dispatch(cli.command, arguments) {
+    match dispatch(cli.command, Start { background, arguments }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = exit::code(&error);
             if code != 0 {
-                eprintln!("{}", exit::told(&error));
+                exit::tell(&error);
             }
             ExitCode::from(code)
         }
     }
 }
 
-fn dispatch(command: Command, arguments: Vec<std::ffi::OsString>) -> anyhow::Result<()> {
+/// How this process was started.
+pub(crate) struct Start {
+    /// By `up --detach`.
+    pub(crate) background: bool,
+    /// Its arguments without that.
+    pub(crate) arguments: Vec<OsString>,
+}
+
+fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
+    let own = std::iter::once(OsString::from("sampan"));
+    Cli::try_parse_from(own.chain(arguments.iter().cloned())).map_err(|error| advice::better(error, arguments))
+}
+
+fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
     match command {
-        Command::Up(args) => up::run(&args, arguments),
-        Command::Down(data) => down::down(&DataDir::locate(data.data_dir.as_deref())?),
-        Command::Image(ImageCommand::Load { file, tag, data }) => {
-            block(images::load(DataDir::open(data.data_dir.as_deref())?, &file, &tag))
-        }
-        Command::Image(ImageCommand::Ls(data)) => block(images::list(data.data_dir.as_deref())),
-        Command::Image(ImageCommand::Rm { images, force, data }) => {
-            block(images::remove(data.data_dir.as_deref(), &images, force))
-        }
-        Command::Image(ImageCommand::Push { image, data }) => block(images::push(data.data_dir.as_deref(), &image)),
+        Command::Up(args) => up::run(*args, start),
+        Command::Down(args) => down::run(&args),
+        Command::Ls(args) => running::run(&args),
+        Command::Image(command) => block(image(command)),
         Command::Kubeconfig(args) => kubeconfig::run(&args),
         Command::Apply(args) => block(async move { remote::apply(&args).await }),
         Command::Get(args) => block(async move { remote::get(&args).await }),
         Command::Logs(args) => block(async move { remote::logs(&args).await }),
         Command::Delete(args) => block(async move { remote::delete(&args).await }),
-        Command::Version => {
-            out::line(&format!("sampan {} (Kubernetes {})", version::VERSION, server::version::KUBERNETES))
-        }
+        Command::Dump(args) => block(async move { remote::dump(&args).await }),
+        Command::Version { output } => out::line(&version::text(output)),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "sampan", &mut script);
             out::print(&script)
         }
+    }
+}
+
+async fn image(command: ImageCommand) -> anyhow::Result<()> {
+    match command {
+        ImageCommand::Load { file, tag, data } => {
+            images::load(DataDir::open(data.data_dir.as_deref())?, &file, &tag).await
+        }
+        ImageCommand::Ls(data) => images::list(data.data_dir.as_deref()).await,
+        ImageCommand::Tag { image, name, data } => images::tag(data.data_dir.as_deref(), &image, &name).await,
+        ImageCommand::Prune { all, data } => images::prune(data.data_dir.as_deref(), all).await,
+        ImageCommand::Rm { images, force, data } => images::remove(data.data_dir.as_deref(), &images, force).await,
+        ImageCommand::Push { image, data } => images::push(data.data_dir.as_deref(), &image).await,
     }
 }
 

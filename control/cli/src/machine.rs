@@ -2,7 +2,15 @@
 
 use agent::Machine;
 use rustix::{fs::statvfs, system};
-use std::{fs, path::Path};
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
+};
 
 /// Reads the machine. What cannot be read stays empty.
 pub(crate) fn read(data: &Path) -> Machine {
@@ -35,9 +43,145 @@ pub(crate) fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
 
-/// Memory in bytes; 0 if it cannot be read.
+/// Memory in bytes that this machine, or the control group that this process lives in, has; 0 if it cannot be read.
 pub(crate) fn total_memory() -> u64 {
-    memory(&fs::read_to_string("/proc/meminfo").unwrap_or_default())
+    let all = field(&read_text("/proc/meminfo"), "MemTotal:").unwrap_or(0);
+    groups().iter().filter_map(Group::limit).fold(all, |least, limit| if least == 0 { limit } else { least.min(limit) })
+}
+
+/// Memory in bytes that can be had without anybody being killed: on the machine and in the control groups.
+pub(crate) fn available_memory() -> u64 {
+    let machine = field(&read_text("/proc/meminfo"), "MemAvailable:").unwrap_or(u64::MAX);
+    groups().iter().filter_map(Group::available).fold(machine, u64::min)
+}
+
+/// How many memory maps the kernel allows a process.
+pub(crate) fn memory_maps() -> u64 {
+    read_text("/proc/sys/vm/max_map_count").trim().parse().unwrap_or(65_530)
+}
+
+/// What guests may have together of a node with `capacity` bytes, of which `reserved` are kept for the cluster itself.
+pub(crate) fn room(capacity: u64, reserved: u64) -> wasm::Room {
+    let own = AtomicU64::new(resident());
+    // The kernel needs some, and what guests take comes in pieces between two looks.
+    let margin = (capacity / 16).clamp(32 << 20, 512 << 20);
+    Arc::new(move |charged| {
+        let resident = resident();
+        let now = resident.saturating_sub(charged);
+        // With few guests this is what the cluster itself uses; with many, guests hide it.
+        let own = match charged.saturating_mul(8) < resident {
+            true => {
+                own.store(now, Relaxed);
+                now
+            }
+            false => own.fetch_max(now, Relaxed).max(now),
+        };
+        Use { capacity, reserved, own, resident, available: available_memory(), margin }.room()
+    })
+}
+
+struct Use {
+    capacity: u64,
+    reserved: u64,
+    /// What of this process is not guests'.
+    own: u64,
+    /// The whole process.
+    resident: u64,
+    available: u64,
+    margin: u64,
+}
+
+impl Use {
+    /// What is not the cluster's, and no more than guests have by now with what is available: what they were given and have not touched
+    /// yet is taken from that.
+    fn room(&self) -> u64 {
+        let theirs = self.capacity.saturating_sub(self.own.max(self.reserved));
+        let touched = self.resident.saturating_sub(self.own);
+        theirs.min(touched.saturating_add(self.available.saturating_sub(self.margin)))
+    }
+}
+
+/// Resident memory of this process in bytes.
+fn resident() -> u64 {
+    field(&read_text("/proc/self/status"), "VmRSS:").unwrap_or(0)
+}
+
+fn read_text(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// A memory control group that this process is in.
+#[derive(Debug, PartialEq, Eq)]
+struct Group {
+    folder: PathBuf,
+    unified: bool,
+}
+
+fn groups() -> Vec<Group> {
+    groups_of(&read_text("/proc/self/cgroup"))
+}
+
+/// The groups of `/proc/self/cgroup` up the tree. In a container its own group may be mounted as the root: what is not there counts for
+/// nothing.
+fn groups_of(text: &str) -> Vec<Group> {
+    let mut groups = Vec::new();
+    for line in text.lines() {
+        let mut parts = line.splitn(3, ':').skip(1);
+        let (Some(controllers), Some(path)) = (parts.next(), parts.next()) else { continue };
+        let roots: &[&str] = match controllers {
+            "" => &["/sys/fs/cgroup", "/sys/fs/cgroup/unified"],
+            some if some.split(',').any(|it| it == "memory") => &["/sys/fs/cgroup/memory"],
+            _ => continue,
+        };
+        for root in roots {
+            let root = Path::new(root);
+            let leaf = root.join(path.trim_start_matches('/'));
+            let up = leaf.ancestors().take_while(|folder| folder.starts_with(root));
+            groups.extend(up.map(|folder| Group { folder: folder.to_owned(), unified: controllers.is_empty() }));
+        }
+    }
+    groups
+}
+
+impl Group {
+    fn read(&self, unified: &str, legacy: &str) -> Option<String> {
+        fs::read_to_string(self.folder.join(if self.unified { unified } else { legacy })).ok()
+    }
+
+    fn limit(&self) -> Option<u64> {
+        limit(&self.read("memory.max", "memory.limit_in_bytes")?)
+    }
+
+    fn available(&self) -> Option<u64> {
+        let limit = self.limit()?;
+        let used: u64 = self.read("memory.current", "memory.usage_in_bytes")?.trim().parse().ok()?;
+        let stat = fs::read_to_string(self.folder.join("memory.stat")).unwrap_or_default();
+        let reclaimable = field(&stat, if self.unified { "inactive_file " } else { "total_inactive_file " });
+        Some(limit.saturating_sub(used.saturating_sub(reclaimable.unwrap_or(0))))
+    }
+}
+
+/// A limit in bytes; `max`, and what the first version writes for it, is none.
+fn limit(text: &str) -> Option<u64> {
+    text.trim().parse().ok().filter(|bytes| *bytes < 1 << 62)
+}
+
+/// The address at which this machine answers if it listens on `wanted`: itself, unless that is every address. Then the one that
+/// traffic to the world would leave from, by the routing table (nothing is sent), or its own loopback where there is no way out.
+pub(crate) fn address(wanted: IpAddr) -> IpAddr {
+    let (elsewhere, own): (IpAddr, IpAddr) = match wanted {
+        IpAddr::V4(v4) if v4.is_unspecified() => (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(v6) if v6.is_unspecified() => {
+            (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), Ipv6Addr::LOCALHOST.into())
+        }
+        given => return given,
+    };
+    let leaves_from = || -> std::io::Result<IpAddr> {
+        let socket = UdpSocket::bind((wanted, 0))?;
+        socket.connect((elsewhere, 9))?;
+        Ok(socket.local_addr()?.ip())
+    };
+    leaves_from().ok().filter(|address| !address.is_unspecified()).unwrap_or(own)
 }
 
 fn os_image(os_release: &str) -> String {
@@ -45,9 +189,12 @@ fn os_image(os_release: &str) -> String {
     line.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
 }
 
-fn memory(meminfo: &str) -> u64 {
-    let line = meminfo.lines().find_map(|line| line.strip_prefix("MemTotal:"));
-    line.and_then(|rest| rest.split_whitespace().next()?.parse::<u64>().ok()).map_or(0, |kib| kib * 1024)
+/// The number after `name` at the beginning of a line, in bytes.
+fn field(text: &str, name: &str) -> Option<u64> {
+    let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
+    let mut words = rest.split_whitespace();
+    let number: u64 = words.next()?.parse().ok()?;
+    Some(if words.next() == Some("kB") { number << 10 } else { number })
 }
 
 /// A valid Node name from a host name: lower case, and nothing that a DNS-1123 name may not hold.
@@ -70,8 +217,96 @@ mod tests {
     }
 
     #[test]
+    fn the_nodes_address_is_one_of_this_machine() {
+        let given: IpAddr = "127.0.0.9".parse().expect("an address");
+        assert_eq!(address(given), given);
+        for all in ["0.0.0.0", "::"] {
+            let found = address(all.parse().expect("an address"));
+            assert!(!found.is_unspecified());
+            UdpSocket::bind((found, 0)).expect("an address of this machine");
+        }
+    }
+
+    #[test]
     fn proc_files_are_read() {
-        assert_eq!(memory("MemTotal:       24576 kB\nMemFree: 1 kB\n"), 24576 * 1024);
+        assert_eq!(field("MemTotal:       24576 kB\nMemFree: 1 kB\n", "MemTotal:"), Some(24576 * 1024));
+        assert_eq!(field("cache 7\ntotal_inactive_file 4096\n", "total_inactive_file "), Some(4096));
+        assert_eq!(field("MemTotal: much\n", "MemTotal:"), None);
         assert_eq!(os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
+    }
+
+    #[test]
+    fn control_groups_are_found_up_the_tree() {
+        let folders = |text: &str| -> Vec<String> {
+            groups_of(text)
+                .into_iter()
+                .map(|it| format!("{}{}", it.folder.display(), ["", " v2"][it.unified as usize]))
+                .collect()
+        };
+        assert_eq!(
+            folders("12:cpu:/x\n4:memory,hugetlb:/docker/ab\n"),
+            ["/sys/fs/cgroup/memory/docker/ab", "/sys/fs/cgroup/memory/docker", "/sys/fs/cgroup/memory"]
+        );
+        assert_eq!(
+            folders("0::/user.slice\n"),
+            [
+                "/sys/fs/cgroup/user.slice v2",
+                "/sys/fs/cgroup v2",
+                "/sys/fs/cgroup/unified/user.slice v2",
+                "/sys/fs/cgroup/unified v2"
+            ]
+        );
+        assert_eq!(folders("nonsense\n4:memory\n"), Vec::<String>::new());
+        for (text, expected) in
+            [("max\n", None), ("9223372036854771712\n", None), ("1073741824\n", Some(1 << 30)), ("", None)]
+        {
+            assert_eq!(limit(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_groups_limit_and_what_is_left_of_it_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, text: &str| fs::write(folder.path().join(name), text).unwrap();
+        let group = |unified| Group { folder: folder.path().to_owned(), unified };
+        assert_eq!((group(true).limit(), group(true).available()), (None, None));
+        write("memory.max", "1000\n");
+        write("memory.current", "900\n");
+        write("memory.stat", "anon 500\ninactive_file 300\n");
+        assert_eq!((group(true).limit(), group(true).available()), (Some(1000), Some(400)));
+        write("memory.limit_in_bytes", "2000\n");
+        write("memory.usage_in_bytes", "2500\n");
+        assert_eq!((group(false).limit(), group(false).available()), (Some(2000), Some(0)));
+    }
+
+    #[test]
+    fn guests_have_what_the_cluster_and_others_leave() {
+        const GIB: u64 = 1 << 30;
+        const MIB: u64 = 1 << 20;
+        let idle = Use {
+            capacity: 24 * GIB,
+            reserved: 256 * MIB,
+            own: 200 * MIB,
+            resident: 200 * MIB,
+            available: 20 * GIB,
+            margin: 512 * MIB,
+        };
+        for (what, usage, expected) in [
+            ("others use 4 GiB", Use { ..idle }, 20 * GIB - 512 * MIB),
+            ("nobody else is there", Use { available: 24 * GIB, ..idle }, 24 * GIB - 512 * MIB),
+            (
+                "the cluster uses more than it reserved",
+                Use { own: GIB, resident: GIB, available: 23 * GIB + 600 * MIB, ..idle },
+                23 * GIB,
+            ),
+            (
+                "guests have touched 3 GiB",
+                Use { resident: 3 * GIB + 200 * MIB, available: GIB, ..idle },
+                4 * GIB - 512 * MIB,
+            ),
+            ("others have taken all", Use { resident: GIB + 200 * MIB, available: 100 * MIB, ..idle }, GIB),
+        ] {
+            assert_eq!(usage.room(), expected, "{what}");
+        }
     }
 }

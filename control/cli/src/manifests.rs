@@ -21,10 +21,11 @@ pub(crate) struct Manifest {
     pub(crate) folder: PathBuf,
 }
 
-/// Reads all objects of files, folders (`*.yaml`, `*.yml`, `*.json`, sorted, not their sub-folders) and `-`.
-pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Manifest>> {
+/// Reads all objects of files, folders (`*.yaml`, `*.yml`, `*.json`, sorted; their sub-folders only if `recursive`) and `-`.
+pub(crate) fn read(paths: &[PathBuf], recursive: bool) -> anyhow::Result<Vec<Manifest>> {
     let mut all = Vec::new();
     for path in paths {
+        let before = all.len();
         if path.as_os_str() == "-" {
             let mut text = String::new();
             std::io::stdin().take(MAX_FILE).read_to_string(&mut text).context("cannot read standard input")?;
@@ -32,18 +33,11 @@ pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Manifest>> {
         } else if let Some(url) = path.to_str().filter(|text| is_url(text)) {
             bail!("manifests are not read from the network; download it first: curl -fLO {}", out::shell(url.as_ref()));
         } else if path.is_dir() {
-            let entries = fs::read_dir(path).and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect());
-            let mut files: Vec<PathBuf> = entries.with_context(|| format!("cannot read {}", path.display()))?;
-            files.retain(|f| f.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json") && f.is_file());
-            files.sort();
-            // It says which of the others are meant, and it may have neither kind nor apiVersion.
-            let kustomization = |file: &&PathBuf| file.file_stem().is_some_and(|stem| stem == "kustomization");
-            if let Some(file) = files.iter().find(kustomization) {
-                let (file, folder) = (file.display(), out::shell(path));
-                bail!("{file} makes the folder a kustomization, which only kubectl builds: kubectl apply -k {folder}");
-            }
+            let files = files(path, recursive)?;
             if files.is_empty() {
-                bail!("no manifests (*.yaml, *.yml, *.json) in {}", path.display());
+                let folders = fs::read_dir(path).into_iter().flatten().flatten().any(|entry| entry.path().is_dir());
+                let hint = if folders && !recursive { "; -R searches its sub-folders too" } else { "" };
+                bail!("no manifests (*.yaml, *.yml, *.json) in {}{hint}", path.display());
             }
             for file in files {
                 read_file(&file, &mut all)?;
@@ -51,11 +45,34 @@ pub(crate) fn read(paths: &[PathBuf]) -> anyhow::Result<Vec<Manifest>> {
         } else {
             read_file(path, &mut all)?;
         }
-    }
-    if all.is_empty() {
-        bail!("no objects in what was given");
+        if all.len() == before {
+            let shown = if path.as_os_str() == "-" { "standard input".to_owned() } else { path.display().to_string() };
+            bail!("no objects in {shown}");
+        }
     }
     Ok(all)
+}
+
+/// The manifests of a folder, in order.
+fn files(folder: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
+    let entries = fs::read_dir(folder).and_then(|entries| entries.map(|e| e.map(|e| e.path())).collect());
+    let mut entries: Vec<PathBuf> = entries.with_context(|| format!("cannot read {}", folder.display()))?;
+    entries.sort();
+    let mut found = Vec::new();
+    for entry in entries {
+        let manifest = entry.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
+        if manifest && entry.is_file() {
+            // It says which of the others are meant, and it may have neither kind nor apiVersion.
+            if entry.file_stem().is_some_and(|stem| stem == "kustomization") {
+                let (file, folder) = (entry.display(), out::shell(folder));
+                bail!("{file} makes the folder a kustomization, which only kubectl builds: kubectl apply -k {folder}");
+            }
+            found.push(entry);
+        } else if recursive && entry.is_dir() && !entry.is_symlink() {
+            found.extend(files(&entry, recursive)?);
+        }
+    }
+    Ok(found)
 }
 
 fn is_url(text: &str) -> bool {
@@ -191,9 +208,26 @@ mod tests {
         let list = r#"{"apiVersion": "v1", "kind": "List", "items": [{"apiVersion": "v1", "kind": "A"}]}"#;
         fs::write(folder.path().join("a.json"), list).expect("written");
         fs::write(folder.path().join("notes.txt"), "no").expect("written");
-        let kinds: Vec<Value> =
-            read(&[folder.path().to_owned()]).expect("read").into_iter().map(|m| m.object["kind"].clone()).collect();
+        let kinds: Vec<Value> = read(&[folder.path().to_owned()], false)
+            .expect("read")
+            .into_iter()
+            .map(|m| m.object["kind"].clone())
+            .collect();
         assert_eq!(kinds, ["A", "B", "C"]);
+    }
+
+    #[test]
+    fn sub_folders_are_searched_when_asked_and_told_of_when_not() {
+        let folder = tempfile::tempdir().expect("a folder");
+        fs::create_dir_all(folder.path().join("a/b")).expect("made");
+        fs::write(folder.path().join("a/b/m.yaml"), "apiVersion: v1\nkind: A\n").expect("written");
+        let given = [folder.path().to_owned()];
+        assert!(read(&given, false).expect_err("none").to_string().ends_with("; -R searches its sub-folders too"));
+        assert_eq!(read(&given, true).expect("found").len(), 1);
+        let empty = folder.path().join("empty.yaml");
+        fs::write(&empty, "# nothing\n").expect("written");
+        let error = read(&[folder.path().join("a/b/m.yaml"), empty], false).expect_err("one is empty").to_string();
+        assert!(error.starts_with("no objects in ") && error.ends_with("empty.yaml"), "{error}");
     }
 
     #[test]
@@ -202,15 +236,15 @@ mod tests {
         let file = folder.path().join("bad.yaml");
         for text in ["kind: Pod\n", "a: [1\n"] {
             fs::write(&file, text).expect("written");
-            let error = format!("{:#}", read(std::slice::from_ref(&file)).expect_err("refused"));
+            let error = format!("{:#}", read(std::slice::from_ref(&file), false).expect_err("refused"));
             assert!(error.contains("bad.yaml"), "{error}");
         }
-        assert!(read(&[folder.path().join("absent.yaml")]).is_err());
+        assert!(read(&[folder.path().join("absent.yaml")], false).is_err());
     }
 
     #[test]
     fn kustomizations_and_urls_are_refused_with_what_to_do() {
-        let refused = |path: &Path| read(&[path.to_owned()]).expect_err("refused").to_string();
+        let refused = |path: &Path| read(&[path.to_owned()], false).expect_err("refused").to_string();
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("kustomization.yaml");
         fs::write(&file, "resources: [a.yaml]\n").expect("written");

@@ -1,10 +1,33 @@
 //! Standard output. Whoever reads it may stop to (`sampan get pods | head -1`): a command that only prints then ends without a
 //! word, as kubectl does; one that does something does it to the end.
 
-use std::io::{ErrorKind, Write, stdout};
+use std::{
+    io::{ErrorKind, Write, stdout},
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
+
+/// `--quiet`.
+static QUIET: AtomicBool = AtomicBool::new(false);
+
+/// No lines about what was done, and no progress, from here on.
+pub(crate) fn be_quiet(quiet: bool) {
+    QUIET.store(quiet, Relaxed);
+}
+
+/// Whether `--quiet` was given.
+pub(crate) fn is_quiet() -> bool {
+    QUIET.load(Relaxed)
+}
 
 /// A line about what was done. A closed pipe is the reader's choice; the work goes on.
 pub(crate) fn say(line: &str) {
+    if !is_quiet() {
+        tell(line);
+    }
+}
+
+/// As [`say`], also if `--quiet` was given.
+pub(crate) fn tell(line: &str) {
     let mut out = stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
@@ -22,6 +45,22 @@ pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(crate::exit::unread()),
         Err(error) => anyhow::bail!("cannot write to standard output: {}", crate::exit::io(&error)),
     }
+}
+
+/// Rows as lines, each column as wide as its widest cell.
+pub(crate) fn columns(rows: &[Vec<String>]) -> Vec<String> {
+    let mut widths: Vec<usize> = Vec::new();
+    for row in rows {
+        widths.resize(widths.len().max(row.len()), 0);
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let line = |row: &Vec<String>| {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect()
 }
 
 /// A path as a shell reads it back: quoted if it has to be.

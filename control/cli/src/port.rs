@@ -13,12 +13,15 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = match TcpListener::bind(address) {
         Ok(listener) => listener,
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
-            let who = match holder(address) {
-                Held::Other(who) => format!(" by {who}"),
-                Held::Us => format!(" by process {}, this one", std::process::id()),
-                Held::Nobody => String::new(),
-            };
-            bail!("{address} is taken{who}; choose another with --listen, for example --listen {}:0", address.ip())
+            let elsewhere = format!("choose another with --listen, for example --listen {}:0", address.ip());
+            match holder(address, std::process::id()) {
+                Held::Other(who) => bail!("{address} is taken by {who}; {elsewhere}"),
+                Held::Us => bail!("{address} is taken by process {}, this one; {elsewhere}", std::process::id()),
+                // The kernel keeps the port of a connection for a minute after its end.
+                Held::Nobody => bail!(
+                    "{address} is taken by a connection, open or just ended (nobody listens there); wait a minute, or {elsewhere}"
+                ),
+            }
         }
         Err(error) => {
             return Err(error).with_context(|| format!("cannot listen on {address}; choose another with --listen"));
@@ -36,22 +39,23 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Who listens where this process would.
+/// Who listens where a process of ours would.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
     Nobody,
+    /// The process that was asked about.
     Us,
     /// `process 7 (nginx)`, as far as this user may see.
     Other(String),
 }
 
-/// Who has a TCP address: listens on it, or on it and others.
-pub(crate) fn holder(address: SocketAddr) -> Held {
+/// Who has a TCP address: listens on it, or on it and others. `ours` is the process that should.
+pub(crate) fn holder(address: SocketAddr, ours: u32) -> Held {
     let inodes = listeners(address);
     let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
     match () {
         () if sockets.is_empty() => Held::Nobody,
-        () if has_one("/proc/self".as_ref(), &sockets) => Held::Us,
+        () if has_one(format!("/proc/{ours}").as_ref(), &sockets) => Held::Us,
         () => Held::Other(process_with(&sockets).unwrap_or_else(|| "another process".to_owned())),
     }
 }
@@ -118,6 +122,14 @@ mod tests {
     }
 
     #[test]
+    fn a_port_that_only_a_connection_has_is_told_so() {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("free");
+        let client = std::net::TcpStream::connect(listener.local_addr().expect("bound")).expect("connected");
+        let error = listen(client.local_addr().expect("bound")).expect_err("taken").to_string();
+        assert!(error.contains("a connection, open or just ended"), "{error}");
+    }
+
+    #[test]
     fn every_address_is_told_as_one_to_go_to() {
         for (listen, told) in [("0.0.0.0:1", "127.0.0.1:1"), ("[::]:1", "127.0.0.1:1"), ("10.1.2.3:4", "10.1.2.3:4")] {
             assert_eq!(reachable(listen.parse().expect("an address")).to_string(), told);
@@ -143,8 +155,14 @@ mod tests {
             assert_eq!(listening_inode(&line(local, "01"), at(address)), None, "connected");
         }
         let free = TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("bound");
-        assert_eq!(holder(free), Held::Nobody);
+        assert_eq!(holder(free, std::process::id()), Held::Nobody);
         let ours = TcpListener::bind("127.0.0.1:0").expect("bound");
-        assert_eq!(holder(ours.local_addr().expect("bound")), Held::Us);
+        let address = ours.local_addr().expect("bound");
+        assert_eq!(holder(address, std::process::id()), Held::Us);
+        let who = holder(address, u32::MAX);
+        assert!(
+            matches!(&who, Held::Other(who) if who.contains(&format!("process {}", std::process::id()))),
+            "{who:?}"
+        );
     }
 }

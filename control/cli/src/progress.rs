@@ -1,46 +1,55 @@
-//! What the user sees while waiting: a spinner on a terminal, plain lines otherwise. All on standard error.
+//! What the user sees while waiting: a spinner on a terminal, plain lines otherwise. All on standard error; nothing with `--quiet`.
 
+use crate::out;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::{
+    collections::HashMap,
     io::{IsTerminal, stderr},
     time::Duration,
 };
 
+/// Lines of what is waited for that a terminal shows at once.
+const SHOWN: usize = 8;
+
 /// Progress of one command.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
-    last: String,
+    /// What each of the things that are waited for said last.
+    last: HashMap<String, String>,
 }
 
 impl Progress {
     /// On a terminal or not.
     pub(crate) fn new() -> Self {
-        let bar = stderr().is_terminal().then(|| {
+        let bar = (stderr().is_terminal() && !out::is_quiet()).then(|| {
             let style = ProgressStyle::with_template("{spinner} {msg}").expect("a valid template");
             let bar = ProgressBar::new_spinner().with_style(style);
             bar.enable_steady_tick(Duration::from_millis(100));
             bar
         });
-        Self { bar, last: String::new() }
+        Self { bar, last: HashMap::new() }
     }
 
-    /// What is being waited for; an unchanged text is not repeated.
-    pub(crate) fn step(&mut self, text: impl Into<String>) {
-        let text = text.into();
-        if text == self.last {
+    /// What is being waited for, each with what is missing. A terminal shows all of it, with `ready` of how many and since when;
+    /// elsewhere a line tells each change.
+    pub(crate) fn waiting(&mut self, missing: &[(String, String)], ready: usize, seconds: u64) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(picture(missing, ready, seconds));
             return;
         }
-        match &self.bar {
-            Some(bar) => bar.set_message(text.clone()),
-            None => eprintln!("{text}"),
+        for (label, what) in missing {
+            if self.last.get(label) != Some(what) {
+                self.line(&format!("{label} {what}"));
+                self.last.insert(label.clone(), what.clone());
+            }
         }
-        self.last = text;
     }
 
     /// A line that stays.
     pub(crate) fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
+            None if out::is_quiet() => {}
             None => eprintln!("{text}"),
         }
     }
@@ -50,5 +59,28 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// A line that counts, then one for each.
+fn picture(missing: &[(String, String)], ready: usize, seconds: u64) -> String {
+    let mut lines = vec![format!("{ready} of {} ready, {seconds} s", ready + missing.len())];
+    lines.extend(missing.iter().take(SHOWN).map(|(label, what)| format!("    {label} {what}")));
+    if missing.len() > SHOWN {
+        lines.push(format!("    and {} more", missing.len() - SHOWN));
+    }
+    lines.join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_terminal_shows_what_is_missing_and_since_when() {
+        let missing = |n: usize| (0..n).map(|i| (format!("pod/p{i}"), "Pending".to_owned())).collect::<Vec<_>>();
+        assert_eq!(picture(&missing(2), 3, 7), "3 of 5 ready, 7 s\n    pod/p0 Pending\n    pod/p1 Pending");
+        let many = picture(&missing(SHOWN + 2), 0, 0);
+        assert!(many.ends_with("    and 2 more") && many.lines().count() == SHOWN + 2, "{many}");
     }
 }

@@ -1,33 +1,21 @@
-//! Waiting until what was applied is there: Deployments and pods ready, Jobs complete, node ports open. What pods tell
-//! about why they are not is shown as it comes, and what will not mend by itself is not waited for.
+//! Waiting until what was applied is there: Deployments and pods ready, Jobs complete, node ports open. What pods and events tell
+//! about why they are not is shown as it comes, and what will not recover is not waited for.
 
+mod events;
+mod look;
 mod state;
 
-use crate::{
-    port::{self, Held},
-    progress::Progress,
-    remote::Outcome,
-};
-use api::selector::Selector;
-use client::{Client, Error, ListOptions};
-use k8s_openapi::api::{
-    apps::v1::{Deployment, ReplicaSet},
-    batch::v1::Job,
-    core::v1::Pod,
-    discovery::v1::EndpointSlice,
-};
+use crate::{data_dir::DataDir, out, progress::Progress, remote::Outcome};
+use client::Client;
+use events::Warnings;
+use jiff::Timestamp;
+use look::{Look, look};
 use serde_json::Value;
 use state::{State, Trouble};
-use std::{
-    collections::HashSet,
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{collections::HashSet, net::IpAddr, time::Duration};
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long before the user gets the prompt back; the cluster goes on trying. `up --help` says it.
-const PATIENCE: Duration = Duration::from_secs(120);
-/// How long something that will not mend by itself is given to do so after all.
+/// How long something that will not recover is given to do so after all.
 const GRACE: Duration = Duration::from_secs(5);
 const STEP: Duration = Duration::from_millis(50);
 /// How long pods without a readiness probe must stay ready: such a pod is, until its guest traps.
@@ -37,18 +25,49 @@ const BARE: Duration = Duration::from_secs(1);
 /// What such a Service waits for.
 const NO_PODS: &str = "no pod behind it is ready";
 
+/// Where the node ports of the cluster are.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Node {
+    pub(crate) address: IpAddr,
+    /// The process that listens there.
+    pub(crate) pid: u32,
+}
+
+/// How to wait.
+pub(crate) struct Patience<'a> {
+    /// How long before the user gets the prompt back; the cluster goes on trying.
+    pub(crate) timeout: Duration,
+    /// When it was applied: older events tell of something else.
+    pub(crate) since: Timestamp,
+    /// None for a cluster that is not on this machine, whose ports cannot be seen.
+    pub(crate) node: Option<Node>,
+    /// None for a cluster that is not in a data directory: hints then leave the kubeconfig to the user.
+    pub(crate) dir: Option<&'a DataDir>,
+}
+
+impl Patience<'_> {
+    fn kubectl(&self) -> String {
+        self.dir.map_or_else(|| "kubectl".to_owned(), DataDir::kubectl)
+    }
+
+    /// Where the output of what is in trouble is.
+    fn output(&self, trouble: &Trouble) -> String {
+        trouble.output.as_ref().map_or_else(String::new, |logs| format!("; its output: {} {logs}", self.kubectl()))
+    }
+}
+
 /// Something that was applied is not there.
 #[derive(Debug)]
 pub(crate) struct Unsettled {
     /// What, and why.
     what: String,
-    /// What to describe: `-n default pod/hello-1`.
-    look: String,
+    /// The command that tells more.
+    inspect: String,
 }
 
 impl std::fmt::Display for Unsettled {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{}\nlook with: kubectl describe {}", self.what, self.look)
+        write!(f, "{}\ninspect with: {}", self.what, self.inspect)
     }
 }
 
@@ -57,69 +76,69 @@ impl std::error::Error for Unsettled {}
 /// Something that was applied and is not there yet.
 struct Pending<'a> {
     outcome: &'a Outcome,
-    /// Since when it is known that it will not mend by itself.
+    /// Since when it is known that it will not recover.
     stuck: Option<Instant>,
     /// Since when it is there.
     done: Option<Instant>,
     last: Look,
 }
 
-/// What one look at an object showed.
-#[derive(Default)]
-struct Look {
-    state: Option<State>,
-    troubles: Vec<Trouble>,
-}
-
-/// Shows progress until everything is there. An error says what is not: at once if it failed, soon if it will not mend by
-/// itself, else after [`PATIENCE`].
+/// Shows progress until everything is there. An error says what is not: at once if it failed, soon if it will not recover, else after
+/// the timeout.
 pub(crate) async fn wait(
     client: &Client,
     outcomes: &[Outcome],
-    node: IpAddr,
+    patience: &Patience<'_>,
     progress: &mut Progress,
 ) -> Result<(), Unsettled> {
     let mut pending: Vec<Pending<'_>> =
         outcomes.iter().map(|outcome| Pending { outcome, stuck: None, done: None, last: Look::default() }).collect();
-    let settled = timeout(PATIENCE, settle(client, &mut pending, node, progress)).await;
+    let settled = timeout(patience.timeout, settle(client, &mut pending, patience, progress)).await;
     settled.unwrap_or_else(|_| {
         let Some(first) = pending.first() else { return Ok(()) };
         let (what, others) = (first.words(), pending.len() - 1);
         let others = if others == 0 { String::new() } else { format!(" (and {others} more)") };
-        Err(first.unsettled(format!("not ready after {} s: {what}{others}", PATIENCE.as_secs())))
+        Err(first.unsettled(format!("not ready after {} s: {what}{others}", patience.timeout.as_secs()), patience))
     })
 }
 
 async fn settle(
     client: &Client,
     pending: &mut Vec<Pending<'_>>,
-    node: IpAddr,
+    patience: &Patience<'_>,
     progress: &mut Progress,
 ) -> Result<(), Unsettled> {
+    let (all, start) = (pending.len(), Instant::now());
     let mut told = HashSet::new();
+    let mut warnings = Warnings::since(patience.since);
     let mut bare: Option<Instant> = None;
     loop {
         for one in pending.iter_mut() {
-            one.last = look(client, one.outcome, node).await;
+            one.last = look(client, one.outcome, patience.node).await;
+            if one.last.is_unexplained() {
+                let newest = warnings.newest(client, one.namespace(), &one.last.uids, Instant::now()).await;
+                one.last.troubles.extend(newest);
+            }
             for trouble in &one.last.troubles {
                 // Pods of one kind have the same trouble, and its message may count.
                 if told.insert((one.outcome.label.clone(), trouble.cause().to_owned())) {
-                    progress.line(&format!("  {}: {}", trouble.object, trouble.words()));
+                    progress.line(&format!("  {}: {}{}", trouble.object, trouble.words(), patience.output(trouble)));
                 }
             }
-            if let Some(error) = one.given_up(Instant::now()) {
+            if let Some(error) = one.given_up(Instant::now(), patience) {
                 return Err(error);
             }
         }
         pending.retain_mut(|one| !one.settled(Instant::now()));
-        let Some(first) = pending.first() else { return Ok(()) };
+        if pending.is_empty() {
+            return Ok(());
+        }
         bare = pending.iter().all(Pending::is_bare).then(|| bare.unwrap_or_else(Instant::now));
         if bare.is_some_and(|since| since.elapsed() >= BARE) {
             return Ok(());
         }
-        if let Some(State::Waiting(what)) = &first.last.state {
-            progress.step(format!("{} {what}", first.outcome.label));
-        }
+        let missing: Vec<_> = pending.iter().filter_map(Pending::missing).collect();
+        progress.waiting(&missing, all - pending.len(), start.elapsed().as_secs());
         sleep(STEP).await;
     }
 }
@@ -130,15 +149,27 @@ impl Pending<'_> {
         matches!(&self.last.state, Some(State::Waiting(what)) if what == NO_PODS)
     }
 
+    fn namespace(&self) -> &str {
+        self.outcome.object["metadata"]["namespace"].as_str().unwrap_or("default")
+    }
+
+    /// What it is and what is missing.
+    fn missing(&self) -> Option<(String, String)> {
+        match &self.last.state {
+            Some(State::Waiting(what)) => Some((self.outcome.label.clone(), what.clone())),
+            _ => None,
+        }
+    }
+
     /// Why it is waited for no longer.
-    fn given_up(&mut self, now: Instant) -> Option<Unsettled> {
+    fn given_up(&mut self, now: Instant, patience: &Patience<'_>) -> Option<Unsettled> {
         if let Some(State::Failed(why)) = &self.last.state {
-            return Some(self.unsettled(format!("{}: {why}", self.outcome.label)));
+            return Some(self.unsettled(format!("{}: {why}", self.outcome.label), patience));
         }
         let lasting = self.last.state != Some(State::Done) && self.last.troubles.iter().any(|trouble| trouble.lasting);
         self.stuck = lasting.then(|| self.stuck.unwrap_or(now));
         let stuck = self.stuck.is_some_and(|since| now - since >= GRACE);
-        stuck.then(|| self.unsettled(format!("not ready, and it will not mend by itself: {}", self.words())))
+        stuck.then(|| self.unsettled(format!("not ready, and it will not recover: {}", self.words()), patience))
     }
 
     /// Whether it is there, and not for a moment only.
@@ -149,29 +180,21 @@ impl Pending<'_> {
         self.done.is_some_and(|since| now - since >= steady)
     }
 
-    /// What it waits for and why, in one line.
+    /// What it waits for and why, in one line. What a trouble means was told when it came, unless nothing is told on the way.
     fn words(&self) -> String {
         let label = &self.outcome.label;
+        let why = |trouble: &Trouble| if out::is_quiet() { trouble.words() } else { trouble.reason.clone() };
         match (self.last.worst(), &self.last.state) {
-            (Some(trouble), _) if trouble.object == *label => trouble.message.clone(),
-            // What it means was told when it came.
-            (Some(trouble), _) => format!("{label}: {}: {}", trouble.object, trouble.reason),
+            (Some(trouble), _) if trouble.object == *label => format!("{label}: {}", why(trouble)),
+            (Some(trouble), _) => format!("{label}: {}: {}", trouble.object, why(trouble)),
             (None, Some(State::Waiting(what))) => format!("{label}: {what}"),
             (None, _) => label.clone(),
         }
     }
 
-    fn unsettled(&self, what: String) -> Unsettled {
-        let namespace = self.outcome.object["metadata"]["namespace"].as_str().unwrap_or("default");
+    fn unsettled(&self, what: String, patience: &Patience<'_>) -> Unsettled {
         let object = self.last.worst().map_or(&self.outcome.label, |trouble| &trouble.object);
-        Unsettled { what, look: format!("-n {namespace} {object}") }
-    }
-}
-
-impl Look {
-    /// The trouble to tell if only one can be: the one that stays.
-    fn worst(&self) -> Option<&Trouble> {
-        self.troubles.iter().find(|trouble| trouble.lasting).or(self.troubles.first())
+        Unsettled { what, inspect: format!("{} describe -n {} {object}", patience.kubectl(), self.namespace()) }
     }
 }
 
@@ -185,80 +208,11 @@ fn is_unprobed(object: &Value) -> bool {
     pod["containers"].as_array().into_iter().flatten().any(|container| container["readinessProbe"].is_null())
 }
 
-/// Looks once. What is gone is not waited for: a Job may be removed when it is over.
-async fn look(client: &Client, outcome: &Outcome, node: IpAddr) -> Look {
-    let found = match outcome.object["kind"].as_str() {
-        Some("Deployment" | "ReplicaSet" | "Job" | "Pod") => workload(client, &outcome.object).await,
-        Some("Service") => service(client, outcome, node).await,
-        _ => Ok((State::Done, Vec::new())),
-    };
-    let (state, troubles) = match found {
-        Ok(found) => found,
-        Err(error) if error.is_not_found() => (State::Done, Vec::new()),
-        Err(error) => (State::Waiting(error.to_string()), Vec::new()),
-    };
-    Look { state: Some(state), troubles }
-}
-
-async fn service(client: &Client, outcome: &Outcome, node: IpAddr) -> Result<(State, Vec<Trouble>), Error> {
-    let (state, troubles) = node_ports(outcome, node);
-    if !matches!(state, State::Waiting(_)) || !troubles.is_empty() {
-        return Ok((state, troubles));
-    }
-    let text = |path: &str| outcome.object["metadata"][path].as_str().unwrap_or_default();
-    let labels = format!("kubernetes.io/service-name={}", text("name"));
-    let options = ListOptions { labels, ..ListOptions::default() };
-    let slices = client.list::<EndpointSlice>(text("namespace"), &options).await?.items;
-    let mut endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
-    let ready = endpoints.any(|it| it.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true));
-    Ok(if ready { (state, troubles) } else { (State::Waiting(NO_PODS.to_owned()), troubles) })
-}
-
-async fn workload(client: &Client, object: &Value) -> Result<(State, Vec<Trouble>), Error> {
-    let text = |path: &str| object["metadata"][path].as_str().unwrap_or_default();
-    let (namespace, name) = (text("namespace"), text("name"));
-    let pods = match object["kind"].as_str() {
-        Some("Pod") => vec![client.get::<Pod>(namespace, name).await?],
-        _ => {
-            let selector = Selector::from_label_selector(&object["spec"]["selector"]).map_err(Error::Decode)?;
-            let options = ListOptions { labels: selector.to_string(), ..ListOptions::default() };
-            client.list::<Pod>(namespace, &options).await?.items
-        }
-    };
-    let state = match object["kind"].as_str() {
-        Some("Deployment") => state::deployment(&client.get::<Deployment>(namespace, name).await?, &pods),
-        Some("ReplicaSet") => state::replica_set(&client.get::<ReplicaSet>(namespace, name).await?, &pods),
-        Some("Job") => state::job(&client.get::<Job>(namespace, name).await?),
-        _ => pods.first().map_or(State::Done, state::pod),
-    };
-    Ok((state, pods.iter().flat_map(state::troubles).collect()))
-}
-
 /// The TCP node ports of a Service.
 pub(crate) fn tcp_node_ports(service: &Value) -> impl Iterator<Item = u16> {
     let ports = service["spec"]["ports"].as_array().into_iter().flatten();
     let tcp = ports.filter(|port| port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP"));
     tcp.filter_map(|port| port["nodePort"].as_u64().and_then(|number| u16::try_from(number).ok()))
-}
-
-/// Whether this process listens on a Service's node ports: an answer there could be somebody else's.
-fn node_ports(outcome: &Outcome, node: IpAddr) -> (State, Vec<Trouble>) {
-    let mut waiting = None;
-    let mut troubles = Vec::new();
-    for number in tcp_node_ports(&outcome.object) {
-        match port::holder(SocketAddr::new(node, number)) {
-            Held::Us => continue,
-            Held::Other(who) => troubles.push(Trouble {
-                object: outcome.label.clone(),
-                reason: "NodePortUnavailable".to_owned(),
-                message: format!("node port {number} of {} is taken by {who}", outcome.label),
-                lasting: true,
-            }),
-            Held::Nobody => {}
-        }
-        waiting.get_or_insert_with(|| State::Waiting(format!("node port {number} is not open")));
-    }
-    (waiting.unwrap_or(State::Done), troubles)
 }
 
 #[cfg(test)]
@@ -271,25 +225,12 @@ mod tests {
     }
 
     #[test]
-    fn a_node_port_counts_only_if_this_process_has_it() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("free");
-        let address = listener.local_addr().expect("bound");
-        let service = outcome(json!({"kind": "Service", "spec": {"ports": [
-            {"port": 80, "nodePort": address.port(), "protocol": "TCP"},
-            {"port": 53, "nodePort": 1, "protocol": "UDP"}]}}));
-        assert_eq!(node_ports(&service, address.ip()).0, State::Done);
-        drop(listener);
-        let want = State::Waiting(format!("node port {} is not open", address.port()));
-        assert_eq!(node_ports(&service, address.ip()), (want, Vec::new()));
-    }
-
-    #[test]
     fn pods_without_a_readiness_probe_must_stay_ready() {
         let deployment = |container: Value| {
             outcome(json!({"kind": "Deployment", "spec": {"template": {"spec": {"containers": [container]}}}}))
         };
         let start = Instant::now();
-        let look = |state| Look { state: Some(state), troubles: Vec::new() };
+        let look = |state| Look { state: Some(state), ..Look::default() };
         let probed = deployment(json!({"readinessProbe": {}}));
         assert!(Pending { outcome: &probed, stuck: None, done: None, last: look(State::Done) }.settled(start));
         let unprobed = deployment(json!({}));
@@ -310,20 +251,26 @@ mod tests {
             reason: "ErrImagePull".into(),
             message: "none".into(),
             lasting,
+            output: None,
         };
-        let waiting =
-            |lasting| Look { state: Some(State::Waiting("0/1 ready".into())), troubles: vec![trouble(lasting)] };
+        let waiting = |lasting| Look {
+            state: Some(State::Waiting("0/1 ready".into())),
+            troubles: vec![trouble(lasting)],
+            ..Look::default()
+        };
+        let dir = DataDir::locate(Some("/tmp/my data".as_ref())).expect("a path");
+        let patience = Patience { timeout: GRACE, since: Timestamp::UNIX_EPOCH, node: None, dir: Some(&dir) };
         let mut one = Pending { outcome: &object, stuck: None, done: None, last: waiting(true) };
         let start = Instant::now();
-        assert!(one.given_up(start).is_none());
-        let error = one.given_up(start + GRACE).expect("given up").to_string();
+        assert!(one.given_up(start, &patience).is_none());
+        let error = one.given_up(start + GRACE, &patience).expect("given up").to_string();
         assert!(error.contains("service/hello: pod/p: ErrImagePull\n"), "{error}");
-        assert!(error.ends_with("kubectl describe -n n pod/p"), "{error}");
+        assert!(error.ends_with("kubectl --kubeconfig '/tmp/my data/kubeconfig' describe -n n pod/p"), "{error}");
         one.last = waiting(false);
-        assert!(one.given_up(start + GRACE * 2).is_none());
+        assert!(one.given_up(start + GRACE * 2, &patience).is_none());
         one.last = waiting(true);
-        assert!(one.given_up(start + GRACE * 3).is_none(), "the grace begins again");
+        assert!(one.given_up(start + GRACE * 3, &patience).is_none(), "the grace begins again");
         one.last.state = Some(State::Failed("Failed".into()));
-        assert!(one.given_up(start + GRACE * 3).is_some(), "at once");
+        assert!(one.given_up(start + GRACE * 3, &patience).is_some(), "at once");
     }
 }

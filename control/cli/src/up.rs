@@ -1,42 +1,66 @@
 //! `sampan up`: start, say how to reach it, apply, wait for the end, drain.
 
+mod report;
+
 use crate::{
-    args::UpArgs,
+    Start,
+    args::{Report as Form, UpArgs},
     check,
-    cluster::{Cluster, Config},
-    data_dir::DataDir,
+    cluster::{Chosen, Cluster, Config},
+    data_dir::{DataDir, Holder, Lock},
     down, env, images, kubeconfig,
     manifests::{self, Manifest},
-    out::{self, say},
+    out,
     progress::Progress,
-    remote::{self, Outcome},
-    settle::{self, Unsettled},
+    remote,
+    settle::{self, Node, Patience, Unsettled},
 };
 use anyhow::Context;
+use report::{Filled, Report};
 use std::{
-    ffi::OsString,
-    net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
+    time::Duration,
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// Runs until Ctrl-C or SIGTERM; `Ok` after a drain. `arguments` are this process's own, for `--detach`.
-pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()> {
+/// How often a cluster looks whether its directory is still there.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Runs until Ctrl-C or SIGTERM; `Ok` after a drain. With `--detach` and where the cluster runs already, returns when all is done.
+pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
     let started = env::now();
-    check::together(args)?;
-    let mut manifests = if args.filename.is_empty() { Vec::new() } else { manifests::read(&args.filename)? };
+    let recalled = Chosen::recall(&DataDir::locate(args.data.data_dir.as_deref())?, &mut args)?;
+    check::together(&args)?;
+    if args.detach && args.filename.iter().any(|path| path.as_os_str() == "-") {
+        return Err(crate::exit::usage("with --detach, -f takes files and folders; standard input stays the caller's"));
+    }
+    let mut manifests = match args.filename.is_empty() {
+        true => Vec::new(),
+        false => manifests::read(&args.filename, args.recursive)?,
+    };
     manifests::image_files(&mut manifests)?;
     let dir = DataDir::open(args.data.data_dir.as_deref())?;
-    if args.detach {
-        return down::detach(&dir, arguments);
+    if !manifests.is_empty()
+        && let Some(holder) = dir.holder()?.filter(|holder| !holder.address.is_empty())
+    {
+        return crate::block(join(&args, &dir, &holder, &mut manifests, started));
     }
-    check::warnings(args).iter().for_each(|warning| eprintln!("{warning}"));
-    let config = Config::check(args, &dir)?;
+    if args.detach {
+        return down::detach(&dir, start.arguments);
+    }
+    if let Some(path) = &mut args.kubeconfig {
+        *path = std::path::absolute(&path).context("--kubeconfig names no file")?;
+    }
+    check::warnings(&args).iter().for_each(|warning| eprintln!("{warning}"));
+    let config = Config::check(&args, &dir)?;
     let mut lock = dir.lock()?;
-    let listener = crate::port::listen(args.listen)?;
+    let listener = crate::port::listen(args.listen())?;
     let address = crate::port::reachable(listener.local_addr().context("the listener has no address")?);
     lock.announce(&address.to_string(), args.drain)?;
-    env::raise_file_limit();
+    if start.background {
+        std::env::set_current_dir("/").context("cannot leave the folder of the caller")?;
+    }
+    env::raise_file_limit().iter().for_each(|warning| eprintln!("{warning}"));
     let runtime = crate::control_runtime()?;
     let result = runtime.block_on(async {
         let mut signals = Signals::new()?;
@@ -45,42 +69,47 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
             () = signals.next() => return Ok(()),
         };
         let path = args.kubeconfig.clone().unwrap_or_else(|| dir.join("kubeconfig"));
-        if let Err(error) = write_kubeconfig(args, &dir, &cluster, &path) {
+        if let Err(error) = write_kubeconfig(&args, &dir, &cluster, &path) {
             cluster.stop().await;
             return Err(error);
         }
-        say(&format!("ready https://{address} {:.3}s", started.elapsed().as_secs_f64()));
+        let mut report = Report {
+            form: args.output,
+            background: start.background,
+            api: format!("https://{address}"),
+            node_address: args.node_address(),
+            dir: dir.clone(),
+            kubeconfig: path,
+            recalled,
+            started,
+            filled: None,
+        };
+        report.ready();
         let work = async {
             if !manifests.is_empty() {
-                // What is wrong with manifests does not take the cluster down: it can be mended and applied again.
-                match fill(args, &dir, &cluster, &mut manifests, started).await {
-                    Ok(()) => {}
-                    Err(error) if error.is::<Unsettled>() => {
-                        eprintln!("{}\nthe cluster is running and goes on trying", crate::exit::told(&error));
-                        say(down::NOT_READY);
-                    }
-                    Err(error) => {
-                        eprintln!(
-                            "{}\nthe cluster is running; mend the manifest and run `sampan apply -f`",
-                            crate::exit::told(&error)
-                        );
-                        say(down::NOT_APPLIED);
-                    }
-                }
+                let node = Node { address: args.node_address(), pid: std::process::id() };
+                // What is wrong with manifests does not take the cluster down: it can be fixed and applied again.
+                report.filled = Some(fill(&args, &dir, cluster.client(), node, &mut manifests).await);
             }
-            say(&format!("  export KUBECONFIG={}", out::shell(&path)));
+            report.end(&args.filename);
         };
         let applied = tokio::select! {
-            () = work => tokio::select! { () = signals.next() => Ok(()), error = cluster.failed() => Err(error) },
+            () = work => tokio::select! {
+                () = signals.next() => Ok(()),
+                error = cluster.failed() => Err(error),
+                error = removed(&lock, &dir) => Err(error),
+            },
             () = signals.next() => Ok(()),
         };
-        eprintln!("stopping (again to stop at once)");
+        if !out::is_quiet() {
+            eprintln!("stopping (again to stop at once)");
+        }
         tokio::select! {
             cut = cluster.stop() => {
                 if cut > 0 {
                     let what = if cut == 1 { "container" } else { "containers" };
                     let within = args.drain;
-                    eprintln!("cut {cut} {what} that did not end within {within} s; --drain SECONDS gives more time");
+                    eprintln!("cut {cut} {what} that did not end within {within} s; --drain gives more time");
                 }
             }
             () = signals.next() => eprintln!("stopped without draining"),
@@ -91,27 +120,60 @@ pub(crate) fn run(args: &UpArgs, arguments: Vec<OsString>) -> anyhow::Result<()>
     result
 }
 
-/// Applies what was given, waits until it is there, and says how to reach it.
-async fn fill(
+/// `up -f` where the cluster runs already: applies to it.
+async fn join(
     args: &UpArgs,
     dir: &DataDir,
-    cluster: &Cluster,
+    holder: &Holder,
     manifests: &mut [Manifest],
     started: std::time::Instant,
 ) -> anyhow::Result<()> {
+    if !out::is_quiet() {
+        eprintln!("the cluster of {} runs already (process {}): applying to it", dir.path().display(), holder.pid);
+    }
+    let client = remote::connect_in(dir).await?;
+    let node = Node { address: args.node_address(), pid: holder.pid };
+    let filled = fill(args, dir, &client, node, manifests).await;
+    let report = Report {
+        form: args.output,
+        background: false,
+        api: format!("https://{}", holder.address),
+        node_address: args.node_address(),
+        dir: dir.clone(),
+        kubeconfig: dir.join("kubeconfig"),
+        recalled: Vec::new(),
+        started,
+        filled: Some(filled),
+    };
+    report.joined()
+}
+
+/// Applies what was given and waits until it is there.
+async fn fill(args: &UpArgs, dir: &DataDir, client: &client::Client, node: Node, manifests: &mut [Manifest]) -> Filled {
     let mut progress = Progress::new();
-    images::package(dir, manifests).await?;
-    let outcomes = remote::apply_all(cluster.client(), manifests, "default", |outcome| {
-        progress.line(&format!("{} {}", outcome.label, outcome.verb));
-    })
-    .await?;
-    let settled = settle::wait(cluster.client(), &outcomes, args.node_address, &mut progress).await;
+    let since = env::clock().now();
+    let apply = async {
+        images::package(dir, manifests).await?;
+        remote::apply_all(client, manifests, "default", |outcome| {
+            progress.line(&format!("{} {}", outcome.label, outcome.verb));
+        })
+        .await
+    };
+    let outcomes = match apply.await {
+        Ok(outcomes) => outcomes,
+        Err(error) => {
+            progress.done();
+            return Filled::NotApplied(error);
+        }
+    };
+    remote::notes(client, &outcomes).await.iter().for_each(|note| progress.line(&format!("note: {note}")));
+    let patience = Patience { timeout: args.timeout, since, node: Some(node), dir: Some(dir) };
+    let settled = settle::wait(client, &outcomes, &patience, &mut progress).await;
     progress.done();
-    settled?;
-    let objects = if outcomes.len() == 1 { "object" } else { "objects" };
-    say(&format!("applied {} {objects} {:.3}s", outcomes.len(), started.elapsed().as_secs_f64()));
-    ways(&outcomes, args.node_address).iter().for_each(|line| say(line));
-    Ok(())
+    match settled {
+        Ok(()) => Filled::Ready(outcomes),
+        Err(error) => Filled::NotReady(outcomes, error),
+    }
 }
 
 fn write_kubeconfig(args: &UpArgs, dir: &DataDir, cluster: &Cluster, path: &Path) -> anyhow::Result<()> {
@@ -126,16 +188,12 @@ fn write_kubeconfig(args: &UpArgs, dir: &DataDir, cluster: &Cluster, path: &Path
     Ok(())
 }
 
-/// The URLs of what was applied. Only for what is settled: this process listens on every node port.
-fn ways(outcomes: &[Outcome], node: IpAddr) -> Vec<String> {
-    let mut lines = Vec::new();
-    for service in outcomes.iter().filter(|o| o.object["kind"] == "Service") {
-        let name = service.object["metadata"]["name"].as_str().unwrap_or_default();
-        for number in settle::tcp_node_ports(&service.object) {
-            lines.push(format!("  {name}  http://{}", crate::port::reachable(SocketAddr::new(node, number))));
-        }
+/// Resolves when somebody has removed the directory of the cluster: `down` could not find it any more, and what it writes is lost.
+async fn removed(lock: &Lock, dir: &DataDir) -> anyhow::Error {
+    while lock.is_there(dir) {
+        tokio::time::sleep(LOOK).await;
     }
-    lines
+    anyhow::anyhow!("the data directory {} was removed while the cluster ran", dir.path().display())
 }
 
 struct Signals {

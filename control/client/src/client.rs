@@ -1,4 +1,4 @@
-use crate::{Error, Key, Result, gate, watch};
+use crate::{Error, Key, Result, Undecodable, decode as typed, gate, watch};
 use bytes::Bytes;
 use futures::Stream;
 use http::{HeaderValue, Method, Request, Response, header};
@@ -6,7 +6,7 @@ use http_body_util::BodyExt;
 use k8s_openapi::{Metadata, Resource, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::client::Body;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
+use serde_json::{Value, value::RawValue};
 use std::fmt::Write;
 
 /// Any typed object of the API.
@@ -116,6 +116,8 @@ pub struct ListOptions {
 pub struct List<K> {
     /// The objects.
     pub items: Vec<K>,
+    /// Those that cannot be read as their kind. They are not among `items`.
+    pub undecodable: Vec<Undecodable>,
     /// The revision they were read at.
     pub resource_version: String,
     /// Token of the next page, or empty.
@@ -149,7 +151,7 @@ impl Client {
 
     /// Reads an object.
     pub async fn get<K: Kind>(&self, namespace: &str, name: &str) -> Result<K> {
-        decode(&self.call(Method::GET, &path::<K>(namespace, name, ""), None).await?)
+        decode_object(&self.call(Method::GET, &path::<K>(namespace, name, ""), None).await?)
     }
 
     /// Reads an object that may be absent.
@@ -161,7 +163,7 @@ impl Client {
         }
     }
 
-    /// Lists objects; an empty namespace is all of them.
+    /// Lists objects; an empty namespace is all of them. An object that cannot be read does not keep the others from being read.
     pub async fn list<K: Kind>(&self, namespace: &str, options: &ListOptions) -> Result<List<K>> {
         let url = format!("{}{}", path::<K>(namespace, "", ""), query(options, false));
         decode_list(&self.call(Method::GET, &url, None).await?)
@@ -252,7 +254,7 @@ impl Client {
     }
 
     async fn write<K: Kind>(&self, method: Method, url: &str, body: Option<(&str, Vec<u8>)>) -> Result<K> {
-        let object: K = decode(&self.call(method, url, body).await?)?;
+        let object: K = decode_object(&self.call(method, url, body).await?)?;
         gate::wrote(&object);
         Ok(object)
     }
@@ -356,6 +358,10 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(|e| Error::Decode(e.to_string()))
 }
 
+fn decode_object<K: Kind>(body: &[u8]) -> Result<K> {
+    typed::object(body).map_err(Error::Decode)
+}
+
 fn decode_list<K: Kind>(body: &[u8]) -> Result<List<K>> {
     #[derive(Deserialize, Default)]
     #[serde(rename_all = "camelCase", default)]
@@ -364,13 +370,22 @@ fn decode_list<K: Kind>(body: &[u8]) -> Result<List<K>> {
         r#continue: String,
     }
     #[derive(Deserialize)]
-    struct Wire<K> {
+    struct Wire<'a> {
         metadata: Meta,
-        items: Vec<K>,
+        #[serde(borrow)]
+        items: Vec<&'a RawValue>,
     }
-    let list: Wire<K> = decode(body)?;
+    let list: Wire<'_> = serde_json::from_slice(body).map_err(|e| Error::Decode(e.to_string()))?;
+    let (mut items, mut undecodable) = (Vec::with_capacity(list.items.len()), Vec::new());
+    for raw in list.items {
+        match typed::item(raw.get().as_bytes()) {
+            Ok(item) => items.push(item),
+            Err(bad) => undecodable.push(bad),
+        }
+    }
     Ok(List {
-        items: list.items,
+        items,
+        undecodable,
         resource_version: list.metadata.resource_version,
         continue_token: list.metadata.r#continue,
     })
@@ -386,6 +401,17 @@ mod tests {
         assert_eq!(path::<Pod>("default", "a", "status"), "/api/v1/namespaces/default/pods/a/status");
         assert_eq!(path::<Deployment>("", "", ""), "/apis/apps/v1/deployments");
         assert_eq!(path::<Pod>("a/b", "..", ""), "/api/v1/namespaces/a%2Fb/pods/..");
+    }
+
+    #[test]
+    fn a_list_is_read_item_by_item() {
+        let text = br#"{"kind":"PodList","metadata":{"resourceVersion":"5"},"items":[{"metadata":{"name":"a"}},
+            {"metadata":{"name":"b","namespace":"n","creationTimestamp":"-001-12-31T00:01:00Z"}}, {"metadata":{"name":"c"}}]}"#;
+        let list = decode_list::<Pod>(text).expect("a list");
+        let names: Vec<_> = list.items.iter().filter_map(|pod| pod.metadata.name.as_deref()).collect();
+        assert_eq!((names.as_slice(), list.resource_version.as_str()), (["a", "c"].as_slice(), "5"));
+        let bad: Vec<_> = list.undecodable.iter().map(|bad| bad.key.to_string()).collect();
+        assert_eq!(bad, ["n/b"]);
     }
 
     #[test]

@@ -48,6 +48,11 @@ pub(crate) fn deleted<K: Kind>(key: Key, uid: Option<String>) {
 /// An informer as the gate sees it.
 pub(crate) trait Watched: Send + Sync {
     fn kind(&self) -> TypeId;
+    fn name(&self) -> &'static str;
+    /// Why there is no first list yet.
+    fn missing(&self) -> Option<String>;
+    /// How many objects cannot be read now.
+    fn undecodable(&self) -> usize;
     fn synced(&self) -> BoxFuture<'_, ()>;
     fn seen(&self, revision: u64) -> BoxFuture<'_, ()>;
     fn gone<'a>(&'a self, key: &'a Key, uid: Option<&'a str>) -> BoxFuture<'a, ()>;

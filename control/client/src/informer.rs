@@ -1,9 +1,12 @@
-use crate::{Client, Error, Key, Kind, ListOptions, Result, controller_of, gate::Watched, watch::WatchEvent};
+use crate::{
+    Client, Error, Key, Kind, List, ListOptions, Result, Undecodable, controller_of, gate::Watched, watch::WatchEvent,
+};
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
 use std::{
     any::TypeId,
     collections::{BTreeMap, BTreeSet, HashMap},
+    panic::{AssertUnwindSafe, catch_unwind},
     pin::pin,
     sync::Arc,
     time::Duration,
@@ -58,6 +61,10 @@ type IndexFn<K> = fn(&K) -> Vec<String>;
 ///   task: they must not block, and usually only add keys to queues.
 /// * [`Informer::revision`] is announced after the handlers have run.
 /// * `metadata.managedFields` is stripped.
+/// * An object that cannot be read as its kind ends nothing and keeps no other object from being seen. It is logged once and counted
+///   until it can be read again or is gone. What was known of it stays, since to take it for deleted would delete what belongs to it;
+///   an object of which nothing was known is not seen. It is `Deleted` when the server says so, when a fresh list lacks it, and when
+///   another uid has come under its name.
 pub struct Informer<K> {
     shared: Arc<Shared<K>>,
 }
@@ -66,6 +73,10 @@ struct Shared<K> {
     state: RwLock<State<K>>,
     /// Held while a change is applied and told, so that a new handler's replay and the changes do not interleave.
     handlers: Mutex<Vec<Handler<K>>>,
+    /// Those that cannot be read now.
+    undecodable: Mutex<BTreeMap<Key, String>>,
+    /// Why there is no list or watch at the moment.
+    trouble: Mutex<Option<String>>,
     revision: signal::Sender<u64>,
     synced: signal::Sender<bool>,
 }
@@ -107,6 +118,8 @@ impl<K: Kind> Informer<K> {
         let shared = Shared {
             state: RwLock::new(state),
             handlers: Mutex::default(),
+            undecodable: Mutex::default(),
+            trouble: Mutex::default(),
             revision: signal::Sender::new(0),
             synced: signal::Sender::new(false),
         };
@@ -206,11 +219,19 @@ impl<K: Kind> Informer<K> {
 
     /// Takes a complete list: what it lacks is told as deleted.
     pub fn replace(&self, items: Vec<K>, revision: u64) {
+        self.replace_all(items, &[], revision);
+    }
+
+    fn replace_all(&self, items: Vec<K>, undecodable: &[Undecodable], revision: u64) {
         let handlers = self.shared.handlers.lock();
+        self.shared.undecodable.lock().retain(|key, _| undecodable.iter().any(|bad| bad.key == *key));
+        undecodable.iter().for_each(|bad| self.note(bad));
+        let kept: HashMap<&Key, &str> = undecodable.iter().map(|bad| (&bad.key, bad.uid.as_str())).collect();
+        let stays = |key: &Key| kept.get(key).is_some_and(|uid| self.find(key).is_some_and(|known| is(&*known, uid)));
         let mut fresh: BTreeMap<Key, K> = items.into_iter().map(|item| (Key::of(&item), item)).collect();
         let known: Vec<Arc<Key>> = self.shared.state.read().objects.keys().cloned().collect();
         for key in known {
-            if !fresh.contains_key(&*key) {
+            if !fresh.contains_key(&*key) && !stays(&key) {
                 self.change(&handlers, key, None);
             }
         }
@@ -228,14 +249,28 @@ impl<K: Kind> Informer<K> {
             let handlers = self.shared.handlers.lock();
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
+                    self.forget(&Key::of(&object));
                     let revision = revision_of(&object);
                     self.change(&handlers, Arc::new(Key::of(&object)), Some(object));
                     revision
                 }
                 WatchEvent::Deleted(object) => {
                     let revision = revision_of(&object);
+                    self.forget(&Key::of(&object));
                     self.change(&handlers, Arc::new(Key::of(&object)), None);
                     revision
+                }
+                WatchEvent::Undecodable(bad) => {
+                    self.note(&bad);
+                    if self.find(&bad.key).is_some_and(|known| !is(&*known, &bad.uid)) {
+                        self.change(&handlers, Arc::new(bad.key), None);
+                    }
+                    bad.revision
+                }
+                WatchEvent::DeletedUndecodable(bad) => {
+                    self.forget(&bad.key);
+                    self.change(&handlers, Arc::new(bad.key), None);
+                    bad.revision
                 }
                 WatchEvent::Bookmark(revision) => revision.parse().ok(),
             }
@@ -245,13 +280,30 @@ impl<K: Kind> Informer<K> {
         }
     }
 
+    /// The objects that cannot be read now, and why.
+    pub fn undecodable(&self) -> Vec<(Key, String)> {
+        self.shared.undecodable.lock().iter().map(|(key, error)| (key.clone(), error.clone())).collect()
+    }
+
+    fn note(&self, bad: &Undecodable) {
+        let before = self.shared.undecodable.lock().insert(bad.key.clone(), bad.error.clone());
+        if before.is_none() {
+            let (kind, error) = (K::KIND, &bad.error);
+            tracing::warn!(kind, object = %bad.key, error, "an object cannot be read; work goes on without its last change");
+        }
+    }
+
+    fn forget(&self, key: &Key) {
+        self.shared.undecodable.lock().remove(key);
+    }
+
     fn change(&self, handlers: &[Handler<K>], key: Arc<Key>, new: Option<K>) {
         let new = new.map(|mut object| {
             object.metadata_mut().managed_fields = None;
             Arc::new(object)
         });
         let old = self.shared.state.write().set(key, new.clone());
-        let tell = |delta: Delta<K>| handlers.iter().for_each(|handler| handler(&delta));
+        let tell = |delta: Delta<K>| handlers.iter().for_each(|handler| call(handler, &delta));
         match (old, new) {
             (None, None) => {}
             (None, Some(new)) => tell(Delta::Added(new)),
@@ -274,6 +326,7 @@ impl<K: Kind> Informer<K> {
                 match self.follow(&client, &mut at).await {
                     Ok(()) => failures = 0,
                     Err(error) => {
+                        *self.shared.trouble.lock() = Some(error.to_string());
                         if error.is_expired() {
                             at = None;
                         }
@@ -293,23 +346,37 @@ impl<K: Kind> Informer<K> {
         let from = match at.take() {
             Some(revision) => revision,
             None => {
-                let list = client.list::<K>("", &ListOptions::default()).await?;
-                let revision = list.resource_version.parse().map_err(|_| {
-                    Error::Decode(format!("resourceVersion {:?} of a list is not a number", list.resource_version))
+                let List { items, undecodable, resource_version, .. } =
+                    client.list::<K>("", &ListOptions::default()).await?;
+                let revision = resource_version.parse().map_err(|_| {
+                    Error::Decode(format!("resourceVersion {resource_version:?} of a list is not a number"))
                 })?;
-                self.replace(list.items, revision);
-                list.resource_version
+                self.replace_all(items, &undecodable, revision);
+                resource_version
             }
         };
         *at = Some(from.clone());
         let options = ListOptions { resource_version: from, ..ListOptions::default() };
         let mut events = pin!(client.watch::<K>("", &options).await?);
+        *self.shared.trouble.lock() = None;
         while let Some(event) = events.next().await {
             self.apply(event?);
             *at = Some(self.revision().to_string());
         }
         Ok(())
     }
+}
+
+/// A handler that panics over one object must not keep the others from being seen.
+fn call<K: Kind>(handler: &Handler<K>, delta: &Delta<K>) {
+    if catch_unwind(AssertUnwindSafe(|| handler(delta))).is_err() {
+        tracing::error!(kind = K::KIND, object = %Key::of(&**delta.object()), "a handler of changes panicked");
+    }
+}
+
+/// Whether what is known is the object with this uid; without a uid nothing says that it is another one.
+fn is<K: Kind>(known: &K, uid: &str) -> bool {
+    uid.is_empty() || known.metadata().uid.as_deref() == Some(uid)
 }
 
 fn revision_of<K: Kind>(object: &K) -> Option<u64> {
@@ -357,6 +424,18 @@ impl<K> Index<K> {
 impl<K: Kind> Watched for Informer<K> {
     fn kind(&self) -> TypeId {
         TypeId::of::<K>()
+    }
+
+    fn name(&self) -> &'static str {
+        K::KIND
+    }
+
+    fn missing(&self) -> Option<String> {
+        (!self.has_synced()).then(|| self.shared.trouble.lock().clone().unwrap_or_else(|| "no answer yet".to_owned()))
+    }
+
+    fn undecodable(&self) -> usize {
+        self.shared.undecodable.lock().len()
     }
 
     fn synced(&self) -> BoxFuture<'_, ()> {
@@ -451,6 +530,45 @@ mod tests {
         informer.apply(WatchEvent::Deleted(object("a", "2", 3)));
         assert!(informer.by_index("uid", "2").is_empty());
         assert_eq!(informer.revision(), 3);
+    }
+
+    fn bad(name: &str, uid: &str, revision: u64) -> Undecodable {
+        Undecodable {
+            key: Key::new("n", name),
+            uid: uid.into(),
+            revision: Some(revision),
+            error: "a year of six digits".into(),
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_read_stays_as_it_was_known_until_it_is_gone_or_another() {
+        let (informer, log) = watched();
+        informer.replace(vec![object("a", "1", 1), object("b", "2", 2), object("c", "3", 3)], 3);
+        log.lock().clear();
+        informer.apply(WatchEvent::Undecodable(bad("a", "1", 4)));
+        informer.apply(WatchEvent::Undecodable(bad("never-seen", "9", 5)));
+        assert_eq!((log.lock().len(), informer.len(), informer.revision()), (0, 3, 5));
+        let count = || informer.undecodable().len();
+        assert_eq!(count(), 2);
+        informer.replace_all(vec![object("b", "2", 2)], &[bad("a", "1", 4), bad("c", "7", 6)], 6);
+        assert_eq!((std::mem::take(&mut *log.lock()), count()), (vec!["deleted c 3".to_owned()], 2));
+        informer.apply(WatchEvent::Modified(object("a", "1", 7)));
+        informer.apply(WatchEvent::DeletedUndecodable(bad("b", "2", 8)));
+        informer.apply(WatchEvent::Undecodable(bad("a", "5", 9)));
+        assert_eq!(*log.lock(), ["modified a 1", "deleted b 2", "deleted a 1"]);
+        informer.apply(WatchEvent::DeletedUndecodable(bad("a", "5", 10)));
+        informer.replace(Vec::new(), 11);
+        assert_eq!((count(), informer.revision()), (0, 11));
+    }
+
+    #[test]
+    fn a_handler_that_panics_keeps_nothing_from_the_others() {
+        let (informer, log) = watched();
+        let first = Informer::<ConfigMap>::clone(&informer);
+        first.subscribe(|_| panic!("over this one"));
+        informer.replace(vec![object("a", "1", 1), object("b", "2", 2)], 2);
+        assert_eq!((log.lock().len(), informer.revision()), (2, 2));
     }
 
     #[tokio::test(start_paused = true)]

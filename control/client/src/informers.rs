@@ -1,5 +1,6 @@
-use crate::{Client, Informer, Kind, gate::Watched};
+use crate::{Client, Informer, Kind, gate::Watched, metrics};
 use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
 use std::{
     any::{Any, TypeId},
     collections::HashMap,
@@ -38,6 +39,23 @@ impl Informers {
             Box::new(informer)
         });
         any.downcast_ref::<Informer<K>>().expect("stored under its own type").clone()
+    }
+
+    /// The kinds whose first list is not there, each with the reason.
+    pub fn missing(&self) -> Vec<(&'static str, String)> {
+        let all = self.inner.all.lock();
+        all.iter().filter_map(|informer| Some((informer.name(), informer.missing()?))).collect()
+    }
+
+    /// Shows in a registry how many objects of each kind cannot be read; once.
+    pub fn register(&self, registry: &mut Registry) {
+        let informers = self.clone();
+        let read = move || {
+            let all = informers.inner.all.lock();
+            all.iter().map(|i| (i.name(), i64::try_from(i.undecodable()).unwrap_or(i64::MAX))).collect()
+        };
+        let what = ("informer_undecodable_objects", "Objects that cannot be read as their kind and are left out");
+        metrics::gauge(registry, what, "kind", read);
     }
 
     /// Waits until all informers that exist now have their first list.

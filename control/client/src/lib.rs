@@ -9,6 +9,7 @@
 
 mod client;
 mod controller;
+mod decode;
 mod error;
 pub mod fit;
 mod gate;
@@ -22,6 +23,7 @@ mod watch;
 
 pub use client::{Client, DeleteOptions, Kind, List, ListOptions, Patch, Preconditions, Propagation};
 pub use controller::{Controller, Next, RunOptions, Wakeups, run};
+pub use decode::Undecodable;
 pub use error::{Error, Result};
 pub use informer::{Delta, Informer};
 pub use informers::Informers;

@@ -1,11 +1,11 @@
 //! The watch stream: newline-separated `{"type": …, "object": …}`, decoded straight into the typed object.
 
-use crate::{Error, Result, error::parse_status};
+use crate::{Error, Key, Kind, Result, Undecodable, decode as typed, error::parse_status};
 use bytes::{Buf, BytesMut};
 use futures::{Stream, stream};
 use http_body_util::BodyExt;
 use kube::client::Body;
-use serde::{Deserialize, de::DeserializeOwned};
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 /// The longest event that is read: three times the largest object the server takes.
@@ -22,6 +22,10 @@ pub enum WatchEvent<K> {
     Deleted(K),
     /// Nothing happened up to this revision.
     Bookmark(String),
+    /// The object entered the selection or changed, and cannot be read.
+    Undecodable(Undecodable),
+    /// The object left, and its last state cannot be read.
+    DeletedUndecodable(Undecodable),
 }
 
 struct State {
@@ -30,8 +34,8 @@ struct State {
     searched: usize,
 }
 
-/// Decodes a response body. Ends after an error and when the server closes.
-pub(crate) fn events<K: DeserializeOwned + Send>(body: Body) -> impl Stream<Item = Result<WatchEvent<K>>> + Send {
+/// Decodes a response body. Ends after an error of the stream and when the server closes; an object that cannot be read ends nothing.
+pub(crate) fn events<K: Kind>(body: Body) -> impl Stream<Item = Result<WatchEvent<K>>> + Send {
     let state = State { body, buffer: BytesMut::new(), searched: 0 };
     stream::unfold(Some(state), |state| async move {
         let mut state = state?;
@@ -73,7 +77,7 @@ async fn next_line(state: &mut State) -> Result<Option<BytesMut>> {
     }
 }
 
-fn decode<K: DeserializeOwned>(line: &[u8]) -> Result<WatchEvent<K>> {
+fn decode<K: Kind>(line: &[u8]) -> Result<WatchEvent<K>> {
     #[derive(Deserialize)]
     struct Wire<'a> {
         #[serde(rename = "type")]
@@ -90,19 +94,24 @@ fn decode<K: DeserializeOwned>(line: &[u8]) -> Result<WatchEvent<K>> {
     struct Meta {
         resource_version: String,
     }
-    fn object<T: DeserializeOwned>(raw: &RawValue) -> Result<T> {
-        serde_json::from_str(raw.get()).map_err(|e| Error::Decode(e.to_string()))
-    }
-    let wire: Wire<'_> = serde_json::from_slice(line).map_err(|e| Error::Decode(e.to_string()))?;
+    // Lines are apart whatever is in them: one that cannot be read says nothing of those after it.
+    let unknown = |error: String| Undecodable { key: Key::default(), uid: String::new(), revision: None, error };
+    let wire: Wire<'_> = match serde_json::from_slice(line) {
+        Ok(wire) => wire,
+        Err(error) => return Ok(WatchEvent::Undecodable(unknown(error.to_string()))),
+    };
+    let object = || typed::item(wire.object.get().as_bytes());
     match wire.kind {
-        "ADDED" => object(wire.object).map(WatchEvent::Added),
-        "MODIFIED" => object(wire.object).map(WatchEvent::Modified),
-        "DELETED" => object(wire.object).map(WatchEvent::Deleted),
+        "ADDED" => Ok(object().map_or_else(WatchEvent::Undecodable, WatchEvent::Added)),
+        "MODIFIED" => Ok(object().map_or_else(WatchEvent::Undecodable, WatchEvent::Modified)),
+        "DELETED" => Ok(object().map_or_else(WatchEvent::DeletedUndecodable, WatchEvent::Deleted)),
         "BOOKMARK" => {
-            object::<Bookmark>(wire.object).map(|bookmark| WatchEvent::Bookmark(bookmark.metadata.resource_version))
+            let bookmark: Bookmark =
+                serde_json::from_str(wire.object.get()).map_err(|e| Error::Decode(e.to_string()))?;
+            Ok(WatchEvent::Bookmark(bookmark.metadata.resource_version))
         }
         "ERROR" => Err(Error::Api(Box::new(parse_status(500, wire.object.get().as_bytes())))),
-        other => Err(Error::Decode(format!("unknown watch event type {other:?}"))),
+        other => Ok(WatchEvent::Undecodable(unknown(format!("unknown watch event type {other:?}")))),
     }
 }
 
@@ -127,6 +136,22 @@ mod tests {
         let all: Vec<WatchEvent<ConfigMap>> = events(body(text)).try_collect().await.expect("events");
         assert!(matches!(&all[0], WatchEvent::Added(c) if c.metadata.name.as_deref() == Some("a")));
         assert!(matches!(&all[1], WatchEvent::Bookmark(rv) if rv == "7"));
+    }
+
+    #[tokio::test]
+    async fn an_object_that_cannot_be_read_does_not_end_the_watch() {
+        let bad =
+            r#"{"metadata":{"name":"a","namespace":"n","uid":"u","resourceVersion":"7","creationTimestamp":"never"}}"#;
+        let text = format!(
+            "{{\"type\":\"MODIFIED\",\"object\":{bad}}}\n{{\"type\":\"DELETED\",\"object\":{bad}}}\n{}\n",
+            r#"{"type":"ADDED","object":{"metadata":{"name":"b"}}}"#
+        );
+        let all: Vec<WatchEvent<ConfigMap>> = events(body(&text)).try_collect().await.expect("events");
+        assert!(
+            matches!(&all[0], WatchEvent::Undecodable(bad) if bad.key.to_string() == "n/a" && bad.revision == Some(7))
+        );
+        assert!(matches!(&all[1], WatchEvent::DeletedUndecodable(bad) if bad.uid == "u"));
+        assert!(matches!(&all[2], WatchEvent::Added(c) if c.metadata.name.as_deref() == Some("b")));
     }
 
     #[tokio::test]

@@ -1,6 +1,6 @@
 //! Which kinds the server serves now, and their objects as metadata only: for the controllers that concern themselves with every kind.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, hash_map::Entry};
 
 use client::{Client, Error};
 use http::Method;
@@ -13,6 +13,8 @@ pub struct Resource {
     pub group: String,
     /// Version.
     pub version: String,
+    /// The other versions in which it is served.
+    pub others: Vec<String>,
     /// Plural name, as in paths.
     pub resource: String,
     /// Kind.
@@ -32,6 +34,12 @@ impl Resource {
     /// `group/version`, or the version alone.
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
+    }
+
+    /// `group/version` of every version in which it is served.
+    pub fn api_versions(&self) -> impl Iterator<Item = String> {
+        let other = |version: &String| Self { version: version.clone(), ..self.clone() }.api_version();
+        std::iter::once(self.api_version()).chain(self.others.iter().map(other))
     }
 
     /// The path of a collection, or of one object; an empty namespace is all of them.
@@ -69,11 +77,11 @@ struct GroupVersion {
 
 #[derive(Deserialize)]
 struct ResourceList {
-    resources: Vec<Entry>,
+    resources: Vec<Named>,
 }
 
 #[derive(Deserialize)]
-struct Entry {
+struct Named {
     name: String,
     kind: String,
     #[serde(default)]
@@ -95,16 +103,20 @@ pub async fn resources(client: &Client) -> Result<(Vec<Resource>, Vec<String>), 
         versions.extend(preferred.clone());
         versions.extend(group.versions.into_iter().map(|v| v.group_version).filter(|v| Some(v) != preferred.as_ref()));
     }
-    let (mut found, mut failures) = (HashMap::new(), Vec::new());
-    let mut order = Vec::new();
+    let (mut found, mut failures) = (HashMap::<(String, String), usize>::new(), Vec::new());
+    let mut order: Vec<Resource> = Vec::new();
     for version in versions {
         let root = if version.contains('/') { "/apis" } else { "/api" };
         match get::<ResourceList>(client, &format!("{root}/{version}")).await {
             Ok(list) => {
                 for resource in list.resources.into_iter().filter_map(|e| resource(&version, e)) {
                     let key = (resource.group.clone(), resource.resource.clone());
-                    if found.insert(key, ()).is_none() {
-                        order.push(resource);
+                    match found.entry(key) {
+                        Entry::Occupied(at) => order[*at.get()].others.push(resource.version),
+                        Entry::Vacant(place) => {
+                            place.insert(order.len());
+                            order.push(resource);
+                        }
                     }
                 }
             }
@@ -114,12 +126,13 @@ pub async fn resources(client: &Client) -> Result<(Vec<Resource>, Vec<String>), 
     Ok((order, failures))
 }
 
-fn resource(version: &str, entry: Entry) -> Option<Resource> {
+fn resource(version: &str, entry: Named) -> Option<Resource> {
     let (group, version) = version.split_once('/').unwrap_or(("", version));
     let whole = !entry.name.contains('/');
     whole.then(|| Resource {
         group: group.to_owned(),
         version: version.to_owned(),
+        others: Vec::new(),
         resource: entry.name,
         kind: entry.kind,
         namespaced: entry.namespaced,

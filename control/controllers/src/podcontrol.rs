@@ -48,13 +48,11 @@ impl PodControl<'_> {
     /// Those of the API.
     pub async fn delete(&self, pod: &Pod) -> Result<(), Error> {
         let name = meta::name(&pod.metadata);
-        let options = DeleteOptions::uid(meta::uid(&pod.metadata));
-        match self.client.delete::<Pod>(meta::namespace(&pod.metadata), name, &options).await {
+        match delete(self.client, pod, &DeleteOptions::uid(meta::uid(&pod.metadata))).await {
             Ok(()) => {
                 self.recorder.event(self.owner, EventType::Normal, "SuccessfulDelete", format!("Deleted pod: {name}"));
                 Ok(())
             }
-            Err(error) if error.is_conflict() => Ok(()),
             Err(error) => {
                 self.recorder.event(self.owner, EventType::Warning, "FailedDelete", format!("Error deleting: {error}"));
                 Err(error)
@@ -83,10 +81,36 @@ impl PodControl<'_> {
         let (namespace, name) = (meta::namespace(&pod.metadata), meta::name(&pod.metadata));
         match self.client.patch::<Pod>(namespace, name, Patch::Strategic(patch)).await {
             Ok(_) => Ok(()),
-            Err(error) if error.is_not_found() || error.is_invalid() || error.is_conflict() => Ok(()),
-            Err(error) => Err(error),
+            Err(error) => gone_or(self.client, pod, error).await,
         }
     }
+}
+
+/// Deletes exactly this incarnation of `pod`; one that is gone is fine.
+///
+/// # Errors
+/// Those of the API.
+pub async fn delete(client: &Client, pod: &Pod, options: &DeleteOptions) -> Result<(), Error> {
+    match client.delete::<Pod>(meta::namespace(&pod.metadata), meta::name(&pod.metadata), options).await {
+        Ok(()) => Ok(()),
+        Err(error) => gone_or(client, pod, error).await,
+    }
+}
+
+/// What an error of a call that named the uid of `pod` comes to: nothing, when the pod is gone or another has its name by now. The error
+/// alone does not say so: a conflict is also what the API answers when others wrote the object faster again and again.
+///
+/// # Errors
+/// `error`, while the pod is there; else those of asking for it.
+pub async fn gone_or(client: &Client, pod: &Pod, error: Error) -> Result<(), Error> {
+    if error.is_not_found() {
+        return Ok(());
+    }
+    if !(error.is_conflict() || error.is_invalid()) {
+        return Err(error);
+    }
+    let found = client.find::<Pod>(meta::namespace(&pod.metadata), meta::name(&pod.metadata)).await?;
+    if found.is_some_and(|f| f.metadata.uid == pod.metadata.uid) { Err(error) } else { Ok(()) }
 }
 
 /// Calls `call` `count` times in batches of 1, 2, 4, … that run in parallel; after a batch with a failure no other begins, so that what

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{Context, meta, pods};
+use crate::{Context, meta, podcontrol, pods};
 
 /// Time between looks. Upstream's figures, as the next.
 const PERIOD: Duration = Duration::from_secs(20);
@@ -66,16 +66,12 @@ impl PodGarbageCollector {
                     "message": "PodGC: node no longer exists", "lastTransitionTime": Time(self.clock.now())}]);
             }
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
-            match self.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await {
-                Err(error) if error.is_not_found() => return Ok(()),
-                other => other.map(|_| ())?,
+            if let Err(error) = self.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await {
+                return Ok(podcontrol::gone_or(&self.client, pod, error).await?);
             }
         }
         let options = DeleteOptions::uid(meta::uid(&pod.metadata)).grace(0);
-        match self.client.delete::<Pod>(namespace, name, &options).await {
-            Err(error) if !error.is_conflict() => Err(error.into()),
-            _ => Ok(()),
-        }
+        Ok(podcontrol::delete(&self.client, pod, &options).await?)
     }
 }
 

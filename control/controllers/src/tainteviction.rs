@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::{
     Context, meta,
     nodelifecycle::{BY_NODE, index_nodes},
-    pods,
+    podcontrol, pods,
 };
 
 /// Deletes pods that do not tolerate their node. Upstream's `taint-eviction-controller`.
@@ -54,14 +54,10 @@ impl TaintEvictionController {
         let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [{
             "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
             "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": Time(self.clock.now())}]}});
-        match self.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await {
-            Err(error) if error.is_not_found() => return Ok(()),
-            other => other.map(|_| ())?,
+        if let Err(error) = self.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await {
+            return Ok(podcontrol::gone_or(&self.client, pod, error).await?);
         }
-        match self.client.delete::<Pod>(namespace, name, &DeleteOptions::uid(meta::uid(&pod.metadata))).await {
-            Err(error) if !error.is_conflict() => Err(error.into()),
-            _ => Ok(()),
-        }
+        Ok(podcontrol::delete(&self.client, pod, &DeleteOptions::uid(meta::uid(&pod.metadata))).await?)
     }
 }
 

@@ -283,6 +283,27 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn an_uncordoned_node_is_tried_once_its_taint_is_gone_and_at_once() {
+        let node = |cordoned: bool, tainted: bool| -> Node {
+            let taint = json!({"key": "node.kubernetes.io/unschedulable", "effect": "NoSchedule"});
+            let taints = if tainted { json!([taint]) } else { json!([]) };
+            let node = json!({"metadata": {"name": "n"}, "spec": {"unschedulable": cordoned, "taints": taints}});
+            serde_json::from_value(node).expect("a node")
+        };
+        for refused_by in ["NodeUnschedulable", "TaintToleration"] {
+            let (mut q, now) = queue();
+            let later = now + Duration::from_secs(5);
+            q.set(pod("p", json!({})), now);
+            drain(&mut q, now);
+            q.refuse("p", vec![refused_by], now);
+            q.on(&Event::NodeUpdated { old: &node(true, true), new: &node(false, true) }, later);
+            assert_eq!(drain(&mut q, later), "", "{refused_by}: the taint is still there");
+            q.on(&Event::NodeUpdated { old: &node(false, true), new: &node(false, false) }, later);
+            assert_eq!(drain(&mut q, later), "p", "{refused_by}");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn waiting_ends_after_five_minutes_without_any_event() {
         let (mut q, now) = queue();
         q.set(pod("p", json!({})), now);

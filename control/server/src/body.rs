@@ -1,6 +1,5 @@
 //! Request bodies, read whole before a request takes any room: who sends slowly holds a place of its own only, and not for long.
 
-use crate::codec::BODY_LIMIT;
 use api::Status;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -20,17 +19,17 @@ pub(crate) struct Whole {
     pub(crate) room: Option<OwnedSemaphorePermit>,
 }
 
-/// Reads a body to its end: 413 when it is too long, 408 when it takes too long, 429 when `room` (in bytes) is used up.
-pub(crate) async fn read(body: Body, room: Option<&Arc<Semaphore>>) -> Result<Whole, Status> {
-    match tokio::time::timeout(PATIENCE, collect(body, room)).await {
+/// Reads a body to its end: 413 when it is longer than `limit` bytes, 408 when it takes too long, 429 when `room` (in bytes) is used up.
+pub(crate) async fn read(body: Body, limit: usize, room: Option<&Arc<Semaphore>>) -> Result<Whole, Status> {
+    match tokio::time::timeout(PATIENCE, collect(body, limit, room)).await {
         Ok(whole) => whole,
         Err(_) => Err(Status { code: 408, ..Status::timeout("the request body did not arrive in time", 0) }),
     }
 }
 
-async fn collect(mut body: Body, room: Option<&Arc<Semaphore>>) -> Result<Whole, Status> {
-    if body.size_hint().lower() > BODY_LIMIT as u64 {
-        return Err(Status::too_large(BODY_LIMIT));
+async fn collect(mut body: Body, limit: usize, room: Option<&Arc<Semaphore>>) -> Result<Whole, Status> {
+    if body.size_hint().lower() > limit as u64 {
+        return Err(Status::too_large(limit));
     }
     let mut taken: Option<OwnedSemaphorePermit> = None;
     let mut first: Option<Bytes> = None;
@@ -38,8 +37,8 @@ async fn collect(mut body: Body, room: Option<&Arc<Semaphore>>) -> Result<Whole,
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|e| Status::bad_request(format!("the request body could not be read: {e}")))?;
         let Ok(data) = frame.into_data() else { continue };
-        if first.as_ref().map_or(0, Bytes::len) + more.len() + data.len() > BODY_LIMIT {
-            return Err(Status::too_large(BODY_LIMIT));
+        if first.as_ref().map_or(0, Bytes::len) + more.len() + data.len() > limit {
+            return Err(Status::too_large(limit));
         }
         if let Some(room) = room {
             let permit = u32::try_from(data.len()).ok().and_then(|n| room.clone().try_acquire_many_owned(n).ok());
@@ -68,6 +67,7 @@ pub(crate) fn too_many() -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::codec::BODY_LIMIT;
     use futures::StreamExt;
     use std::convert::Infallible;
 
@@ -94,7 +94,7 @@ mod tests {
             (10, 100, second, Some(&room), 200),
             (11, 100, second, Some(&room), 429),
         ] {
-            let got = read(pieces(count, length, pause), room).await;
+            let got = read(pieces(count, length, pause), BODY_LIMIT, room).await;
             let got = got.map(|whole| whole.bytes.len()).map_err(|status| status.code);
             assert_eq!(got, if code == 200 { Ok(count * length) } else { Err(code) }, "{count} of {length}");
         }

@@ -4,7 +4,7 @@
 use crate::{
     Context, Server, User, Verb,
     kinds::SYSTEM_PRIORITY_CLASSES,
-    verbs::{Change, Write, create_object, update_object},
+    verbs::{Change, Uid, Write, create_object, update_object},
 };
 use api::{Object, Reason, Status};
 use serde_json::{Value, json};
@@ -151,7 +151,7 @@ async fn reconcile(server: &Server, group: &str, plural: &str, wanted: Value, ke
         let patched = api::patch::merge(&old.clone().into_value(), &object.clone().into_value());
         let mut object = Object::from_value(patched).expect("an object merged with an object is one");
         resource.strategy.default(&mut object);
-        Ok(Change { object, owned: false, pinned: false })
+        Ok(Change { object, owned: false, pinned: false, uid: Uid::Expected })
     };
     update_object(&mut write, change).await.map(drop)
 }

@@ -4,6 +4,7 @@
 use crate::{
     User, authn, authz,
     body::{self, Whole},
+    codec::{BODY_LIMIT, REVIEW_LIMIT},
     documents, impersonation, limits,
     metrics::RequestLabels,
     negotiate::{self, Output},
@@ -85,12 +86,13 @@ async fn process(
     authz::authorize(&user, &info)?;
     // After authorization: who may do nothing takes no room.
     let share = server.0.limits.share(caller, &user, &info, &query)?;
-    let body = match has_body(server, &parts.method, &info, &query) {
-        true => body::read(body, server.0.limits.bodies(share.as_ref())).await?,
-        false => Whole::default(),
+    let body = match body_limit(server, &parts.method, &info, &query, share.is_some()) {
+        Some(limit) => body::read(body, limit, server.0.limits.bodies(share.as_ref())).await?,
+        None => Whole::default(),
     };
     // After the body: who sends it slowly takes none either.
     let room = server.0.limits.enter(caller, share.as_ref(), &info, &query)?;
+    let heavy = server.0.limits.heavy(share.as_ref(), body.bytes.len());
 
     let long_running = info.is_long_running(&query);
     let call = Call {
@@ -102,8 +104,10 @@ async fn process(
         headers: parts.headers,
         body: body.bytes,
     };
-    let work =
-        async move { if call.info.is_resource { verbs::serve(call).await } else { documents::serve(call).await } };
+    let work = async move {
+        let _turn = heavy.await;
+        if call.info.is_resource { verbs::serve(call).await } else { documents::serve(call).await }
+    };
     let response = if long_running {
         work.await
     } else {
@@ -119,9 +123,13 @@ async fn process(
     Ok(limits::hold(limits::hold(response, room), share))
 }
 
-/// Whether anything will look at the body.
-fn has_body(server: &Server, method: &Method, info: &RequestInfo, query: &Query) -> bool {
-    matches!(*method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE)
-        && !info.is_long_running(query)
-        && server.0.registry.load().get(&info.group, &info.version, &info.resource).is_some()
+/// The longest body that is read; `None` where nothing will look at it. A review says a few words about one request, and whoever may ask
+/// for nothing else must not make the server parse megabytes for it.
+fn body_limit(server: &Server, method: &Method, info: &RequestInfo, query: &Query, restricted: bool) -> Option<usize> {
+    if !matches!(*method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) || info.is_long_running(query) {
+        return None;
+    }
+    let registry = server.0.registry.load();
+    let resource = registry.get(&info.group, &info.version, &info.resource)?;
+    Some(if restricted && resource.review.is_some() { REVIEW_LIMIT } else { BODY_LIMIT })
 }

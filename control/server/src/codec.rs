@@ -7,9 +7,16 @@ use crate::{
 use api::{Cause, FieldPath, GroupVersionKind, Object, Reason, Status, invalid, schema::Schema};
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
+use tokio::runtime::RuntimeFlavor;
 
 /// Largest request body, bytes.
 pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
+
+/// Largest body of a review from a restricted user, bytes.
+pub(crate) const REVIEW_LIMIT: usize = 64 * 1024;
+
+/// Bodies from this length on, bytes, are heavy: to parse one may take longer than other requests of the thread should wait.
+pub(crate) const HEAVY: usize = 32 * 1024;
 
 /// What to do about unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,7 +107,7 @@ pub(crate) fn decode(headers: &HeaderMap, body: &[u8], kind: &GroupVersionKind) 
     let input = negotiate::input(headers)?;
     let (mut value, duplicates) = parse(input, body, kind)?;
     check_type(&mut value, kind, body)?;
-    let unknown = check(&mut value, kind)?;
+    let unknown = check(&mut value, kind, (input == Input::Json).then_some(body))?;
     let problems = match input {
         // As Go's decoder meets them.
         Input::Json if !unknown.is_empty() || !duplicates.is_empty() => {
@@ -112,13 +119,25 @@ pub(crate) fn decode(headers: &HeaderMap, body: &[u8], kind: &GroupVersionKind) 
     Ok(Decoded { object, problems })
 }
 
+/// Parses a body; one that is heavy, beside the threads that serve: what else is to be done there goes on on another.
+pub(crate) fn aside<T>(body: &[u8], parse: impl FnOnce(&[u8]) -> T) -> T {
+    let threads = tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    match threads {
+        Ok(RuntimeFlavor::MultiThread) if body.len() >= HEAVY => tokio::task::block_in_place(|| parse(body)),
+        _ => parse(body),
+    }
+}
+
 fn parse(input: Input, body: &[u8], kind: &GroupVersionKind) -> Result<(Value, Vec<String>), Status> {
-    let parsed = match input {
+    aside(body, |body| read(input, body, kind)).map_err(|e| unrecognised(kind, &e, body))
+}
+
+fn read(input: Input, body: &[u8], kind: &GroupVersionKind) -> Result<(Value, Vec<String>), String> {
+    match input {
         Input::Json => api::json::parse(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}")),
         Input::Yaml => api::yaml::parse(body).map_err(|e| format!("couldn't get version/kind; json parse error: {e}")),
         Input::Protobuf => api::protobuf::decode_as(body, Some(kind)).map(|v| (v, Vec::new())),
-    };
-    parsed.map_err(|e: String| unrecognised(kind, &e, body))
+    }
 }
 
 fn unrecognised(kind: &GroupVersionKind, error: &str, body: &[u8]) -> Status {
@@ -177,13 +196,23 @@ fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result
 }
 
 /// Checks types, prunes, sets schema-borne defaults. Returns what strict decoding complains about.
-pub(crate) fn check(value: &mut Value, kind: &GroupVersionKind) -> Result<Vec<String>, Status> {
+/// `document`: the JSON text that it was parsed from.
+pub(crate) fn check(
+    value: &mut Value,
+    kind: &GroupVersionKind,
+    document: Option<&[u8]>,
+) -> Result<Vec<String>, Status> {
     if let Some(cause) = too_long(value, &FieldPath::default()).filter(|_| kind.kind != "Endpoints") {
         let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         return Err(api::invalid(kind, name, &[cause]));
     }
     let Some(schema) = Schema::for_kind(kind) else { return Ok(Vec::new()) };
-    let problems = schema.decode_check(value).map_err(|e| cannot_be_handled(kind, &e))?;
+    let checked = match document {
+        Some(document) => schema.decode_check_in(value, document),
+        None => schema.decode_check(value),
+    };
+    let problems = checked.map_err(|e| cannot_be_handled(kind, &e))?;
+    schema.leave_out_empty(value);
     schema.default(value);
     Ok(problems)
 }
@@ -241,14 +270,32 @@ pub(crate) fn judge(
 /// Decodes the options of a DELETE: the body if there is one, else the query.
 pub(crate) fn decode_options(headers: &HeaderMap, body: &[u8]) -> Result<Value, Status> {
     let kind = GroupVersionKind::new("", "v1", "DeleteOptions");
-    let (mut value, _) = parse(negotiate::input(headers)?, body, &kind)?;
-    if let Some(schema) = Schema::for_kind(&GroupVersionKind::new("", "v1", "DeleteOptions")) {
-        schema.decode_check(&mut value).map_err(|e| cannot_be_handled(&kind, &e))?;
+    let (mut value, _) = read(negotiate::input(headers)?, body, &kind).map_err(Status::bad_request)?;
+    options_kind(&value)?;
+    if let Some(schema) = Schema::for_kind(&kind) {
+        schema.decode_check(&mut value).map_err(Status::bad_request)?;
     }
     if !value.is_object() {
         return Err(unrecognised(&kind, "not an object", body));
     }
     Ok(value)
+}
+
+/// A DELETE takes the DeleteOptions of any group and no other kind: a body meant for another request deletes nothing.
+fn options_kind(value: &Value) -> Result<(), Status> {
+    let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|t| !t.is_empty());
+    let version = text("apiVersion").unwrap_or("v1");
+    match text("kind") {
+        None | Some("DeleteOptions") => Ok(()),
+        // The kinds that upstream's decoder of options knows in every version.
+        Some(
+            kind @ ("CreateOptions" | "UpdateOptions" | "Status" | "APIVersions" | "APIGroup" | "APIGroupList"
+            | "APIResourceList"),
+        ) => Err(Status::bad_request(format!("converting (v1.{kind}) to (v1.DeleteOptions): unknown conversion"))),
+        Some(kind) => Err(Status::bad_request(format!(
+            "no kind {kind:?} is registered for version {version:?} in scheme \"pkg/apis/meta/internalversion/scheme/register.go:27\""
+        ))),
+    }
 }
 
 /// Adds `Warning` headers, each once, within upstream's limit.

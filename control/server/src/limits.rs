@@ -7,6 +7,7 @@
 use crate::{
     User, authz,
     body::too_many,
+    codec::HEAVY,
     documents,
     request::{Query, RequestInfo},
     server::Caller,
@@ -36,6 +37,10 @@ const WATCHES: usize = 1_000;
 /// Bodies of restricted users, bytes.
 const BODIES: usize = 64 << 20;
 
+/// Requests with a heavy body that are worked on at a time, of all restricted users. The others wait their turn: they take no thread from
+/// anybody meanwhile.
+const HEAVY_TURNS: usize = 2;
+
 /// Answers that are built whole, of everybody, KiB.
 const WHOLE: usize = 256 << 10;
 /// What a JSON answer costs while it is parsed and written anew, in its own sizes.
@@ -48,6 +53,7 @@ pub(crate) struct Limits {
     reading: (Arc<Semaphore>, Arc<Semaphore>),
     mutating: (Arc<Semaphore>, Arc<Semaphore>),
     bodies: Arc<Semaphore>,
+    heavy: Arc<Semaphore>,
     whole: Arc<Semaphore>,
     users: Users,
 }
@@ -62,6 +68,7 @@ impl Default for Limits {
             reading: room(READING),
             mutating: room(MUTATING),
             bodies: Arc::new(Semaphore::new(BODIES)),
+            heavy: Arc::new(Semaphore::new(HEAVY_TURNS)),
             whole: Arc::new(Semaphore::new(WHOLE)),
             users: Users::default(),
         }
@@ -112,6 +119,17 @@ impl Limits {
     /// The room for the bodies of a request with a share.
     pub(crate) fn bodies(&self, share: Option<&Share>) -> Option<&Arc<Semaphore>> {
         share.map(|_| &self.bodies)
+    }
+
+    /// Waits for the turn of a request with a body of so many bytes, to be kept until the request is done. Without a share, or with a light
+    /// body, there is nothing to wait for.
+    pub(crate) fn heavy(
+        &self,
+        share: Option<&Share>,
+        bytes: usize,
+    ) -> impl Future<Output = Option<OwnedSemaphorePermit>> + Send + use<> {
+        let turns = share.filter(|_| bytes >= HEAVY).map(|_| self.heavy.clone());
+        async move { turns?.acquire_owned().await.ok() }
     }
 
     /// Room in memory for building an answer whole that is made of so many bytes of JSON, to be given to [`keep`], or 429. What is larger
@@ -238,6 +256,23 @@ mod tests {
         drop(held);
         assert!(enter(share.as_ref()).is_ok());
         assert!(matches!(limits.enter(&NETWORK, share.as_ref(), &document, &none), Ok(Some(_))));
+    }
+
+    #[tokio::test]
+    async fn heavy_bodies_of_others_take_turns_and_nobody_else_waits_for_them() {
+        let limits = Limits::default();
+        let (info, query) = asked("/api/v1/pods");
+        let share = limits.share(&NETWORK, &User::new("jane", &[]), &info, &query).expect("a place");
+        let mut turns = Vec::new();
+        for _ in 0..HEAVY_TURNS {
+            turns.push(limits.heavy(share.as_ref(), HEAVY).await.expect("a turn"));
+        }
+        let mut next = std::pin::pin!(limits.heavy(share.as_ref(), HEAVY));
+        assert!(futures::poll!(&mut next).is_pending());
+        assert!(limits.heavy(share.as_ref(), HEAVY - 1).await.is_none(), "a light one");
+        assert!(limits.heavy(None, usize::MAX).await.is_none(), "masters and components");
+        turns.pop();
+        assert!(futures::poll!(&mut next).is_ready());
     }
 
     #[test]

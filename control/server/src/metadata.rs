@@ -3,6 +3,7 @@
 use crate::{Context, Resource};
 use api::{Cause, FieldPath, Object, Status, names};
 use serde_json::{Value, json};
+use std::collections::HashSet;
 
 /// Largest sum of annotation keys and values, bytes.
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
@@ -25,11 +26,10 @@ pub(crate) fn match_namespace(object: &mut Object, namespace: &str, namespaced: 
     }
 }
 
-/// Before a create: clears what only the system sets.
-pub(crate) fn clear_for_create(object: &mut Object) -> Result<(), Status> {
-    if !matches!(object.resource_version(), "" | "0") {
-        return Err(Status::bad_request("resourceVersion should not be set on objects to be created"));
-    }
+/// Before a create: clears what only the system sets. Tells whether the object had a resourceVersion, which upstream's storage refuses
+/// at the very end; one that is no number counts as none.
+pub(crate) fn clear_for_create(object: &mut Object) -> bool {
+    let versioned = object.resource_version().parse::<u64>().is_ok_and(|revision| revision != 0);
     for field in [
         "resourceVersion",
         "deletionTimestamp",
@@ -41,7 +41,7 @@ pub(crate) fn clear_for_create(object: &mut Object) -> Result<(), Status> {
     ] {
         object.remove(&["metadata", field]);
     }
-    Ok(())
+    versioned
 }
 
 /// On create, after admission: name, uid, times.
@@ -63,14 +63,16 @@ pub(crate) fn generate_name(object: &mut Object, cx: &Context) {
 
 /// Before an update: what a client can leave out or cannot change comes from the stored object.
 pub(crate) fn carry_over(object: &mut Object, old: &Object) {
-    for field in ["creationTimestamp", "deletionTimestamp", "generation"] {
+    for field in ["creationTimestamp", "generation"] {
         copy(object, old, &["metadata", field]);
     }
-    if object.uid().is_empty() {
-        copy(object, old, &["metadata", "uid"]);
+    for field in ["uid", "deletionGracePeriodSeconds"] {
+        if object.at(&["metadata", field]).is_none_or(|v| v.is_null() || *v == json!("")) {
+            copy(object, old, &["metadata", field]);
+        }
     }
-    if object.at(&["metadata", "deletionGracePeriodSeconds"]).is_none_or(Value::is_null) || !old.is_deleting() {
-        copy(object, old, &["metadata", "deletionGracePeriodSeconds"]);
+    if old.is_deleting() {
+        copy(object, old, &["metadata", "deletionTimestamp"]);
     }
     object.remove(&["metadata", "selfLink"]);
 }
@@ -158,32 +160,92 @@ fn annotations(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
     }
 }
 
-fn owners(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
+/// The version in an `apiVersion`, if it has at most a group before it.
+fn version_of(api_version: &str) -> Option<&str> {
+    let version = api_version.split_once('/').map_or(api_version, |(_, version)| version);
+    (!version.is_empty() && !version.contains('/')).then_some(version)
+}
+
+/// An owner reference as Go's JSON has it.
+fn owner_text(owner: &Value) -> String {
+    let text = |key: &str| owner.get(key).cloned().unwrap_or_else(|| json!(""));
+    let mut out = format!(
+        "{{\"apiVersion\":{},\"kind\":{},\"name\":{},\"uid\":{}",
+        text("apiVersion"),
+        text("kind"),
+        text("name"),
+        text("uid")
+    );
+    for key in ["controller", "blockOwnerDeletion"] {
+        if let Some(flag) = owner.get(key).filter(|f| f.is_boolean()) {
+            out.push_str(&format!(",\"{key}\":{flag}"));
+        }
+    }
+    out.push('}');
+    out
+}
+
+/// Takes out owner references that are there already, and says so as upstream does: it looks before admission at what was sent whole,
+/// after admission at what was patched.
+pub(crate) fn dedup_owners(object: &mut Object, patched: bool) -> Option<String> {
+    let owners = object.list_at(&["metadata", "ownerReferences"]);
+    let (mut kept, mut doubled): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
+    let mut seen = HashSet::new();
+    for owner in owners {
+        if seen.insert(owner.to_string()) {
+            kept.push(owner.clone());
+        } else {
+            doubled.push(owner.get("uid").and_then(Value::as_str).unwrap_or_default().to_owned());
+        }
+    }
+    if doubled.is_empty() {
+        return None;
+    }
+    object.set(&["metadata", "ownerReferences"], kept);
+    let when = if patched { " after mutating admission happens" } else { "" };
+    Some(format!(
+        ".metadata.ownerReferences contains duplicate entries{when}; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {}",
+        doubled.join(", ")
+    ))
+}
+
+/// Upstream's `ValidateOwnerReferences`; its paths have no index.
+fn owners(object: &Object, at: &FieldPath, causes: &mut Vec<Cause>) {
     let mut controller: Option<String> = None;
-    for (index, owner) in object.list_at(&["metadata", "ownerReferences"]).iter().enumerate() {
-        let at = field.index(index);
+    for owner in object.list_at(&["metadata", "ownerReferences"]) {
         let text = |key: &str| owner.get(key).and_then(Value::as_str).unwrap_or_default();
-        if text("apiVersion").is_empty() {
-            causes.push(Cause::invalid(&at.child("apiVersion"), &json!(""), "version must not be empty"));
+        let version = version_of(text("apiVersion"));
+        if version.is_none() {
+            causes.push(Cause::invalid(
+                &at.child("apiVersion"),
+                &json!(text("apiVersion")),
+                "version must not be empty",
+            ));
         }
         for key in ["kind", "name", "uid"] {
             if text(key).is_empty() {
-                causes.push(Cause::invalid(&at.child(key), &json!(""), &format!("{key} must not be empty")));
+                causes.push(Cause::invalid(&at.child(key), &json!(""), "must not be empty"));
             }
+        }
+        if (text("apiVersion"), text("kind")) == ("v1", "Event") {
+            causes.push(Cause::invalid_shown(
+                at,
+                &owner_text(owner),
+                "/v1, Kind=Event is disallowed from being an owner",
+            ));
         }
         if owner.get("controller").and_then(Value::as_bool) == Some(true) {
             if let Some(first) = &controller {
                 let text = format!(
-                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}",
+                    "Only one reference can have Controller set to true. Found \"true\" in references for {first} and {}/{}",
+                    text("kind"),
                     text("name")
                 );
-                causes.push(Cause::invalid(
-                    field,
-                    &Value::Array(object.list_at(&["metadata", "ownerReferences"]).to_vec()),
-                    &text,
-                ));
+                let owners = object.list_at(&["metadata", "ownerReferences"]);
+                let shown: Vec<String> = owners.iter().map(owner_text).collect();
+                causes.push(Cause::invalid_shown(at, &format!("[{}]", shown.join(",")), &text));
             } else {
-                controller = Some(text("name").to_owned());
+                controller = Some(format!("{}/{}", text("kind"), text("name")));
             }
         }
     }
@@ -195,16 +257,19 @@ fn finalizers(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
         for problem in names::qualified_name(name) {
             causes.push(Cause::invalid(field, &json!(name), &problem));
         }
+    }
+    if names.contains(&"orphan") && names.contains(&"foregroundDeletion") {
+        let text = "finalizer foregroundDeletion and orphan cannot be both set";
+        causes.push(Cause::invalid(field, &json!(names), text));
+    }
+    for (index, name) in names.iter().enumerate() {
         if !name.contains('/') && !matches!(*name, "orphan" | "foregroundDeletion" | "kubernetes") {
             causes.push(Cause::invalid(
-                field,
+                &field.index(index),
                 &json!(name),
                 "name is neither a standard finalizer name nor is it fully qualified",
             ));
         }
-    }
-    if names.contains(&"orphan") && names.contains(&"foregroundDeletion") {
-        causes.push(Cause::invalid(field, &json!(names), "finalizer orphan and foregroundDeletion cannot be both set"));
     }
 }
 
@@ -224,10 +289,11 @@ pub(crate) fn validate_update(object: &Object, old: &Object) -> Vec<Cause> {
             causes.push(Cause::forbidden(&root.child("finalizers"), &text));
         }
     }
-    for field in ["name", "namespace", "uid"] {
+    for field in ["name", "namespace", "uid", "deletionTimestamp", "deletionGracePeriodSeconds"] {
         let (new, before) = (object.at(&["metadata", field]), old.at(&["metadata", field]));
         if new != before {
-            causes.push(Cause::immutable(&root.child(field), new.unwrap_or(&json!(""))));
+            let none = if field.starts_with("deletion") { Value::Null } else { json!("") };
+            causes.push(Cause::immutable(&root.child(field), new.unwrap_or(&none)));
         }
     }
     causes

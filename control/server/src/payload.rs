@@ -46,8 +46,8 @@ type Labels = Box<[(Box<str>, Box<str>)]>;
 /// One object in one version.
 pub struct View {
     stored: Bytes,
-    /// Where the fields of `metadata` begin.
-    at: usize,
+    /// Where the fields of `metadata` begin; nowhere in bytes that this server did not write.
+    at: Option<usize>,
     revision: Revision,
     labels: OnceLock<Labels>,
     fields: OnceLock<Box<[Box<str>]>>,
@@ -67,16 +67,19 @@ impl View {
     /// How long the served JSON is.
     pub fn length(&self) -> usize {
         let digits = self.revision.checked_ilog10().map_or(0, |log| log as usize + 1);
-        let comma = usize::from(self.stored.get(self.at) != Some(&b'}'));
-        let field = if self.revision == 0 { 0 } else { "\"resourceVersion\":\"\"".len() + digits + comma };
-        self.stored.len() + field
+        let Some(at) = self.at.filter(|_| self.revision > 0) else { return self.stored.len() };
+        let comma = usize::from(self.stored.get(at) != Some(&b'}'));
+        self.stored.len() + "\"resourceVersion\":\"\"".len() + digits + comma
     }
 
     /// Appends the served JSON, with another resourceVersion if it is the last state of a deleted object.
     pub fn write(&self, out: &mut impl BufMut, revision: Option<Revision>) {
-        out.put_slice(&self.stored[..self.at]);
-        self.put_revision(out, revision, self.stored.get(self.at) == Some(&b'}'));
-        out.put_slice(&self.stored[self.at..]);
+        let (head, tail) = self.stored.split_at(self.at.unwrap_or(self.stored.len()));
+        out.put_slice(head);
+        if self.at.is_some() {
+            self.put_revision(out, revision, tail.first() == Some(&b'}'));
+        }
+        out.put_slice(tail);
     }
 
     fn put_revision(&self, out: &mut impl BufMut, revision: Option<Revision>, last: bool) {
@@ -96,12 +99,45 @@ impl View {
         out.freeze()
     }
 
-    /// Parsed anew: objects live as bytes, parsed ones would cost several times their memory.
+    /// Parsed anew: objects live as bytes, parsed ones would cost several times their memory. Of stored bytes that cannot be read, what is
+    /// left: type and metadata, or less. Enough to show and to delete it; see [`View::read`].
     pub fn object(&self) -> Object {
-        let mut object: Object =
-            serde_json::from_slice(&self.stored).expect("the server stores only JSON objects that it made");
+        self.read().unwrap_or_else(|error| {
+            tracing::warn!(error, revision = self.revision, "a stored object cannot be read");
+            self.with_revision(self.remains())
+        })
+    }
+
+    /// The whole object, for who would write it back.
+    ///
+    /// # Errors
+    /// Why the stored bytes cannot be read: another program wrote them, or the disk changed them.
+    pub fn read(&self) -> Result<Object, String> {
+        serde_json::from_slice(&self.stored).map(|object| self.with_revision(object)).map_err(|e| e.to_string())
+    }
+
+    fn with_revision(&self, mut object: Object) -> Object {
         if self.revision > 0 {
             object.set(&["metadata", "resourceVersion"], self.revision.to_string());
+        }
+        object
+    }
+
+    /// Type and metadata by themselves, as far as they can be read.
+    fn remains(&self) -> Object {
+        #[derive(serde::Deserialize, Default)]
+        #[serde(rename_all = "camelCase", default)]
+        struct Type {
+            kind: Value,
+            api_version: Value,
+        }
+        let named: Type = serde_json::from_slice(&self.stored).unwrap_or_default();
+        let metadata: Value = serde_json::from_slice(self.stored_metadata()).unwrap_or_default();
+        let mut object = Object::default();
+        for (field, value) in [("kind", named.kind), ("apiVersion", named.api_version), ("metadata", metadata)] {
+            if !value.is_null() {
+                object.set(&[field], value);
+            }
         }
         object
     }
@@ -132,7 +168,8 @@ impl View {
 
     /// The raw JSON of `metadata` as stored, without resourceVersion.
     fn stored_metadata(&self) -> &[u8] {
-        &self.stored[self.at - 1..metadata_end(&self.stored, self.at - 1)]
+        let Some(at) = self.at else { return b"{}" };
+        &self.stored[at - 1..metadata_end(&self.stored, at - 1)]
     }
 
     /// Appends the object as `PartialObjectMetadata` of a version.
@@ -189,9 +226,8 @@ fn pair(out: &mut Vec<u8>, first: &mut bool, key: &str, value: &Value) {
 }
 
 /// Where the fields of `metadata` begin.
-fn metadata_start(bytes: &[u8]) -> usize {
-    let at = bytes.windows(METADATA.len()).position(|w| w == METADATA);
-    at.expect("stored objects have metadata after kind and apiVersion") + METADATA.len()
+fn metadata_start(bytes: &[u8]) -> Option<usize> {
+    bytes.windows(METADATA.len()).position(|w| w == METADATA).map(|at| at + METADATA.len())
 }
 
 /// Where the object that opens at `start` ends, by counting braces outside of strings.
@@ -253,6 +289,30 @@ mod tests {
             assert_eq!(serde_json::from_slice::<Value>(&out).expect("JSON"), partial);
             parsed["metadata"] = value["metadata"].clone();
             assert_eq!(parsed, value);
+        }
+    }
+
+    #[test]
+    fn whatever_is_stored_can_be_shown() {
+        let deep = format!("{}1{}", "[".repeat(500), "]".repeat(500));
+        let head = r#"{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"c","labels":{"a":"1"}}"#;
+        for (bytes, name) in [
+            (format!("{head},\"data\":{deep}}}"), "c"),
+            (format!("{head},\"data\":{{"), "c"),
+            (head.replace("}}", ""), ""),
+            (String::from("{\"metadata\":{"), ""),
+            (String::from("[]"), ""),
+            (String::from("\u{0}\u{1}"), ""),
+            (String::new(), ""),
+        ] {
+            let view = View::new(Bytes::from(bytes.clone()), 7);
+            assert!(view.read().is_err(), "{bytes}");
+            let object = view.object();
+            assert_eq!((object.name(), object.resource_version()), (name, "7"), "{bytes}");
+            assert_eq!(view.bytes().len(), view.length(), "{bytes}");
+            let _ = view.label("a");
+            view.write_partial(&mut Vec::new(), "v1", None);
+            assert!(View::detached(&object).read().is_ok(), "{bytes}");
         }
     }
 

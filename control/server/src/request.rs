@@ -90,6 +90,8 @@ pub fn percent_decode(text: &str) -> String {
     while at < bytes.len() {
         let hex = bytes
             .get(at + 1..at + 3)
+            // `from_str_radix` takes a sign as well
+            .filter(|h| h.iter().all(u8::is_ascii_hexdigit))
             .and_then(|h| std::str::from_utf8(h).ok())
             .and_then(|h| u8::from_str_radix(h, 16).ok());
         match (bytes[at], hex) {
@@ -245,6 +247,15 @@ mod tests {
                 i.subresource.as_str(),
             );
             assert_eq!(got, (verb, group, namespace, resource, name, subresource), "{method} {target}");
+        }
+    }
+
+    #[test]
+    fn only_two_hexadecimal_digits_are_a_byte() {
+        for (text, decoded) in
+            [("%41%2f", "A/"), ("%+5%-1", "%+5%-1"), ("%4", "%4"), ("%", "%"), ("%4g%%41", "%4g%A"), ("% 5", "% 5")]
+        {
+            assert_eq!(percent_decode(text), decoded, "{text}");
         }
     }
 

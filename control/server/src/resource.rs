@@ -185,6 +185,8 @@ pub struct Resource {
     pub ttl: Option<Duration>,
     /// Not stored: a create is answered by this.
     pub review: Option<Arc<dyn Review>>,
+    /// The server has no such kind yet: it lists none, and refuses to make one with a sentence of its own.
+    pub absent: bool,
 }
 
 impl Resource {
@@ -211,6 +213,7 @@ impl Resource {
             unconditional_update: true,
             ttl: None,
             review: None,
+            absent: false,
         }
     }
 
@@ -238,6 +241,12 @@ impl Resource {
     /// Categories.
     pub fn category(mut self, name: &str) -> Self {
         self.categories.push(name.to_owned());
+        self
+    }
+
+    /// Lists none: the kind is not here yet.
+    pub fn not_here_yet(mut self) -> Self {
+        self.absent = true;
         self
     }
 

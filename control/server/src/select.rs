@@ -34,9 +34,7 @@ impl Filter {
             .map_err(|e| Status::bad_request(e.to_string()))?;
         let mut requirements = Vec::new();
         for r in fields.requirements() {
-            let known = matches!(r.field.as_str(), "metadata.name" | "metadata.namespace")
-                || resource.strategy.field_labels().contains(&r.field.as_str());
-            if !known {
+            if !known(resource, &r.field) {
                 return Err(Status::bad_request(resource.strategy.unknown_field(&r.field)));
             }
             requirements.push(Requirement { label: r.field.clone(), value: r.value.clone(), equal: r.equal });
@@ -68,6 +66,17 @@ impl Filter {
             (value == r.value) == r.equal
         });
         fields && (self.labels.is_empty() || self.labels.matches(|key| view.label(key)))
+    }
+}
+
+/// Whether a field can be selected. Kinds with fields of their own list them all, so that those without a namespace have none to
+/// select by; the others take both fields of the metadata.
+fn known(resource: &Resource, field: &str) -> bool {
+    let own = resource.strategy.field_labels();
+    match field {
+        "metadata.name" => true,
+        "metadata.namespace" => resource.namespaced || own.is_empty(),
+        field => own.contains(&field),
     }
 }
 

@@ -157,6 +157,9 @@ pub trait Strategy: Send + Sync + 'static {
 
     /// The 400 text for a label that is not selectable.
     fn unknown_field(&self, label: &str) -> String {
+        if self.field_labels().is_empty() {
+            return format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
+        }
         format!("field label not supported: {label}")
     }
 

@@ -5,6 +5,9 @@ use serde_json::{Value, json};
 /// The Kubernetes version that is served.
 pub const KUBERNETES: &str = "v1.36.0";
 
+/// The commit, if whoever builds says it: `SAMPAN_COMMIT=$(git rev-parse HEAD) cargo build --release`.
+const COMMIT: Option<&str> = option_env!("SAMPAN_COMMIT");
+
 /// `gitVersion` of server and nodes: the Kubernetes version with our own as build metadata.
 pub fn git_version() -> String {
     format!("{KUBERNETES}+sampan{}", env!("CARGO_PKG_VERSION"))
@@ -16,7 +19,7 @@ pub fn info() -> Value {
         "major": "1",
         "minor": "36",
         "gitVersion": git_version(),
-        "gitCommit": "",
+        "gitCommit": COMMIT.unwrap_or_default(),
         "gitTreeState": "clean",
         "buildDate": "1970-01-01T00:00:00Z",
         "goVersion": "none (rust)",

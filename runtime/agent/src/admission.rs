@@ -35,7 +35,7 @@ impl Refusal {
     /// What the pod's status says.
     pub fn failure(&self) -> Failure {
         let message = format!("Pod was rejected: {}", self.message);
-        Failure { reason: self.reason.clone(), message, refused: true }
+        Failure { reason: self.reason.clone(), message, refused: true, pressure: false }
     }
 }
 

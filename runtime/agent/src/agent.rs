@@ -3,6 +3,7 @@
 use crate::{
     admission::Room,
     cluster::{BY_NODE, Cluster, Interest, Watched},
+    eviction,
     handle::{Handle, Note},
     images::Images,
     metrics::{self, Metrics},
@@ -99,6 +100,7 @@ impl Agent {
             recorder: recorder.clone(),
             plugins: volumes::plugins(),
             tokens: Arc::new(Tokens::new(client.clone())),
+            private: volumes::Private::new(options.private.clone()),
             states,
             reporter: Reporter::new(client, token.clone(), tasks.clone()),
             prober: Prober::new(dialer, recorder),
@@ -146,6 +148,7 @@ impl Agent {
         }
         shared.tasks.spawn(shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
         shared.tasks.spawn(node::run(shared.clone(), self.token.clone()));
+        shared.tasks.spawn(eviction::run(self.clone(), self.token.clone()));
         self.subscribe(known);
         let mut relist = tokio::time::interval(RELIST);
         let mut collect = tokio::time::interval(COLLECT);
@@ -337,7 +340,12 @@ impl Agent {
         }
     }
 
-    async fn collect_images(&self) {
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Removes images that no pod of the node uses.
+    pub(crate) async fn collect_images(&self) {
         let mut used = Vec::new();
         for pod in self.shared.cluster.pods.by_index(BY_NODE, &self.shared.options.node) {
             used.extend(pod::containers(&pod).filter_map(|(c, _)| c.image.clone()));

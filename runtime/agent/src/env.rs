@@ -19,14 +19,19 @@ use std::collections::BTreeMap;
 /// The environment, and keys of `envFrom` that cannot be names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
-    /// In order; no name twice.
+    /// The pod's own and those of Services, in order; no name twice. Only these can be referred to.
     pub variables: Vec<(String, String)>,
+    /// Those of the image that are not overridden.
+    pub image: Vec<(String, String)>,
     /// Texts for events of reason `InvalidEnvironmentVariableNames`.
     pub skipped: Vec<String>,
 }
 
-/// Puts `HOSTNAME` in front, as container runtimes do; a variable of that name that the pod or image sets stays as it is.
-pub fn with_hostname(hostname: String, mut variables: Vec<(String, String)>) -> Vec<(String, String)> {
+/// All that the program sees: the image's variables first, and in front of them `HOSTNAME`, as container runtimes do; one of that name that
+/// the pod or image sets stays as it is.
+pub fn with_hostname(hostname: String, environment: Environment) -> Vec<(String, String)> {
+    let mut variables = environment.image;
+    variables.extend(environment.variables);
     if !variables.iter().any(|(name, _)| name == "HOSTNAME") {
         variables.insert(0, ("HOSTNAME".to_owned(), hostname));
     }
@@ -100,12 +105,11 @@ pub fn environment(
             set(&mut own, &variable.name, value);
         }
     }
-    for (name, value) in image.iter().chain(&services) {
-        if !own.iter().any(|(n, _)| n == name) {
-            out.variables.push((name.clone(), value.clone()));
-        }
-    }
+    let free = |(name, _): &&(String, String)| !own.iter().any(|(n, _)| n == name);
+    out.variables = services.iter().filter(free).cloned().collect();
     out.variables.extend(own);
+    let free = |(name, _): &&(String, String)| !out.variables.iter().any(|(n, _)| n == name);
+    out.image = image.iter().filter(free).cloned().collect();
     Ok(out)
 }
 
@@ -226,7 +230,8 @@ fn service_variables(pod: &Pod, services: &[std::sync::Arc<Service>]) -> Vec<(St
 }
 
 /// The command line: the container's command replaces the image's entry point and its arguments; its arguments replace the
-/// image's. Empty means that the runtime names the program.
+/// image's. Empty means that the runtime names the program. `$(NAME)` is one of `variables`: what the image sets is not known to
+/// upstream's kubelet, which leaves such a reference as it is.
 pub fn command_line(c: &Container, image: &Command, variables: &[(String, String)]) -> Vec<String> {
     let lookup = |name: &str| find(variables, name);
     let expanded = |list: &Option<Vec<String>>| -> Vec<String> {

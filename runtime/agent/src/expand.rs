@@ -3,7 +3,7 @@
 //! Follows <https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/>.
 
 /// Replaces `$(NAME)` by what `lookup` knows; an unknown reference stays as it is, `$$` is a single `$`.
-pub fn expand(text: &str, lookup: impl Fn(&str) -> Option<String>) -> String {
+pub fn expand(text: &str, mut lookup: impl FnMut(&str) -> Option<String>) -> String {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {

@@ -1,6 +1,6 @@
 //! The mailbox of a pod's worker: everybody else leaves notes here, the worker reads them when it wakes.
 
-use crate::state::PodState;
+use crate::{eviction::Eviction, state::PodState};
 use container::ContainerState;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
@@ -42,6 +42,8 @@ pub(crate) enum Note {
     Progress { container: String, message: String },
     /// A ConfigMap or Secret of the pod changed.
     Config,
+    /// The pod takes too much of the node, or the node has too little.
+    Evict(Eviction),
 }
 
 #[derive(Default)]

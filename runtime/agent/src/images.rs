@@ -49,8 +49,8 @@ pub struct Listed {
 /// Images of the node.
 #[async_trait::async_trait]
 pub trait Images: Send + Sync + 'static {
-    /// The image if it is on the node; never asks a registry.
-    async fn present(&self, image: &str) -> Result<Option<Pulled>, Error>;
+    /// The image if it is on the node and a pod with these credentials may use it; never asks a registry.
+    async fn present(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>, Error>;
     /// Asks the registry for the image and downloads what is missing. However many ask at the same time, it is pulled once.
     /// Cancel-safe.
     async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error>;
@@ -65,8 +65,8 @@ const FULL_PERCENT: (u8, u8) = (85, 80);
 
 #[async_trait::async_trait]
 impl Images for image::Images {
-    async fn present(&self, image: &str) -> Result<Option<Pulled>, Error> {
-        Ok(self.get(image)?.map(Pulled::from))
+    async fn present(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>, Error> {
+        Ok(self.usable(image, keyring)?.map(Pulled::from))
     }
 
     async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error> {

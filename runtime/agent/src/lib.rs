@@ -16,6 +16,7 @@ mod cluster;
 pub mod config;
 pub mod downward;
 pub mod env;
+mod eviction;
 pub mod expand;
 mod handle;
 mod hook;
@@ -37,6 +38,7 @@ mod shared;
 mod start;
 pub mod state;
 pub mod status;
+mod termination;
 pub mod volumes;
 mod worker;
 

@@ -120,7 +120,6 @@ fn status(options: &Options, runtimes: Vec<String>, images: Vec<Value>, conditio
     let machine = &options.machine;
     let mut addresses: Vec<_> =
         options.addresses.iter().map(|ip| json!({"type": "InternalIP", "address": ip.to_string()})).collect();
-    addresses.extend(options.external.map(|ip| json!({"type": "ExternalIP", "address": ip.to_string()})));
     let hostname = if machine.hostname.is_empty() { &options.node } else { &machine.hostname };
     addresses.push(json!({"type": "Hostname", "address": hostname}));
     let mut handlers = vec![json!({"name": ""})];
@@ -174,10 +173,20 @@ pub(crate) fn unregistered(options: &Options) -> Node {
 #[derive(Default)]
 struct Heart {
     uid: Option<String>,
-    sent: Option<(Value, Timestamp)>,
+    sent: Option<Sent>,
     pressure: Pressure,
+    /// What runtimes said of themselves last.
+    problem: Option<String>,
     transitions: BTreeMap<String, (String, String)>,
     lease: Option<Lease>,
+}
+
+/// What was sent last, without the times of heartbeats.
+struct Sent {
+    status: Value,
+    /// What the API made of it.
+    stored: Value,
+    at: Timestamp,
 }
 
 /// Keeps the Node until `token` is cancelled.
@@ -207,14 +216,14 @@ impl Heart {
     async fn beat(&mut self, shared: &Shared) -> Result<()> {
         let node = shared.cluster.client.find::<Node>("", &shared.options.node).await?;
         let uid = node.as_ref().and_then(|node| node.metadata.uid.clone());
-        if self.uid.is_some() && self.uid == uid {
-            let status = self.observe(shared).await;
-            self.send_status(shared, status).await?;
-            return self.renew(shared).await;
+        let known = self.uid.is_some() && self.uid == uid;
+        if !known {
+            // The first time, or somebody deleted the Node. Upstream's stays away until the kubelet is restarted; here the cluster would
+            // have to be.
+            *self = Self { pressure: self.pressure, problem: self.problem.take(), ..Self::default() };
         }
-        // The first time, or somebody deleted the Node. Upstream's stays away until the kubelet is restarted; here the cluster would
-        // have to be.
-        *self = Self { pressure: self.pressure, ..Self::default() };
+        // The API's word counts: what another hand has changed turns back now, and not when it last turned here.
+        self.transitions.clear();
         for condition in node.iter().filter_map(|node| node.status.as_ref()?.conditions.as_ref()).flatten() {
             if let Some(at) = &condition.last_transition_time {
                 let entry = (condition.status.clone(), api::time::rfc3339(at.0));
@@ -222,8 +231,12 @@ impl Heart {
             }
         }
         let status = self.observe(shared).await;
+        if let Some(node) = node.as_ref().filter(|_| known) {
+            self.send_status(shared, status, Some(node)).await?;
+            return self.renew(shared).await;
+        }
         self.register(shared, node.is_some(), &status).await?;
-        self.send_status(shared, status).await?;
+        self.send_status(shared, status, None).await?;
         self.renew(shared).await
     }
 
@@ -278,34 +291,47 @@ impl Heart {
         let images: Vec<_> = images
             .map(|i| json!({"names": i.names.iter().take(NAMES).collect::<Vec<_>>(), "sizeBytes": i.size}))
             .collect();
-        let since = |kind: &str, status: &str| {
-            self.transitions.get(kind).filter(|(before, _)| before == status).map(|(_, at)| at.clone())
-        };
         let problems: Vec<_> =
             shared.runtimes.iter().filter_map(|r| Some(format!("{}: {}", r.name(), r.health()?))).collect();
         let problem = Some(problems.join("; ")).filter(|text| !text.is_empty());
+        self.tell(shared, problem.clone());
+        let since = |kind: &str, status: &str| {
+            self.transitions.get(kind).filter(|(before, _)| before == status).map(|(_, at)| at.clone())
+        };
         let conditions = conditions(pressure, problem.as_deref(), now, since);
-        for condition in &conditions {
-            let text = |key: &str| condition[key].as_str().unwrap_or_default().to_owned();
-            self.transitions.insert(text("type"), (text("status"), text("lastTransitionTime")));
-        }
         let runtimes = shared.runtimes.iter().map(|r| r.name().to_owned()).collect();
         status(&shared.options, runtimes, images, conditions)
     }
 
-    async fn send_status(&mut self, shared: &Shared, status: Value) -> Result<()> {
-        let now = shared.now();
-        let mut steady = status.clone();
-        for condition in steady["conditions"].as_array_mut().into_iter().flatten() {
-            condition["lastHeartbeatTime"] = Value::Null;
+    /// Says once what runtimes say of themselves, and once that it is over.
+    fn tell(&mut self, shared: &Shared, problem: Option<String>) {
+        if problem == self.problem {
+            return;
         }
-        let fresh = self.sent.as_ref().is_some_and(|(sent, at)| *sent == steady && now.duration_since(*at) < RESEND);
+        let (kind, reason, text) = match &problem {
+            Some(text) => (EventType::Warning, "RuntimeHasProblem", text.as_str()),
+            None => (EventType::Normal, "RuntimeHasNoProblem", "all container runtimes work as configured"),
+        };
+        shared.recorder.event(&reference(&shared.options), kind, reason, text);
+        self.problem = problem;
+    }
+
+    /// Sends the status when it is another than was sent last, when somebody has changed what the API has, and now and then. `present` is
+    /// the Node as the API has it.
+    async fn send_status(&mut self, shared: &Shared, status: Value, present: Option<&Node>) -> Result<()> {
+        let now = shared.now();
+        let steady = without_heartbeats(status.clone());
+        let fresh = self.sent.as_ref().is_some_and(|sent| {
+            sent.status == steady
+                && present.is_none_or(|node| stored(node) == sent.stored)
+                && now.duration_since(sent.at) < RESEND
+        });
         if fresh {
             return Ok(());
         }
         let patch = Patch::Strategic(json!({"status": status}));
-        shared.cluster.client.patch_status::<Node>("", &shared.options.node, patch).await?;
-        self.sent = Some((steady, now));
+        let node = shared.cluster.client.patch_status::<Node>("", &shared.options.node, patch).await?;
+        self.sent = Some(Sent { status: steady, stored: stored(&node), at: now });
         Ok(())
     }
 
@@ -351,7 +377,18 @@ impl Heart {
     }
 }
 
-fn reference(options: &Options) -> ObjectReference {
+fn without_heartbeats(mut status: Value) -> Value {
+    for condition in status["conditions"].as_array_mut().into_iter().flatten() {
+        condition["lastHeartbeatTime"] = Value::Null;
+    }
+    status
+}
+
+fn stored(node: &Node) -> Value {
+    without_heartbeats(serde_json::to_value(&node.status).unwrap_or_default())
+}
+
+pub(crate) fn reference(options: &Options) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("Node".into()),

@@ -11,10 +11,9 @@ use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Du
 pub struct Options {
     /// The Node's name.
     pub node: String,
-    /// The node's addresses, the primary first: `InternalIP`, and `hostIPs` of pods.
+    /// The node's addresses, the primary first: `InternalIP`, and `hostIPs` of pods. They are the machine's own, where its node ports
+    /// answer.
     pub addresses: Vec<IpAddr>,
-    /// Where the world outside the pod network reaches the node and its node ports, if at all: `ExternalIP`.
-    pub external: Option<IpAddr>,
     /// The machine.
     pub machine: Machine,
     /// How full the machine is; asked on a thread that may block.
@@ -29,6 +28,8 @@ pub struct Options {
     pub pod_cidr: String,
     /// Where state, volumes and logs are: `DIR/{state,volumes,logs}`. Must be private to the user.
     pub data_dir: PathBuf,
+    /// The folder of which no pod may see anything by a hostPath: it holds the cluster's keys and store.
+    pub private: PathBuf,
     /// Wall clock.
     pub clock: Clock,
     /// Seed of ids and jitter.
@@ -100,7 +101,10 @@ impl Runtimes {
         platform: &str,
     ) -> Result<&Arc<dyn Runtime>, String> {
         if let Some(handler) = handler {
-            return self.get(handler).ok_or_else(|| format!("no runtime for {handler:?} is configured"));
+            return self.get(handler).ok_or_else(|| {
+                let known: Vec<_> = self.by_handler.keys().map(|name| format!("{name:?}")).collect();
+                format!("no runtime for {handler:?} is configured: this node has {}", known.join(", "))
+            });
         }
         let (handler, what) = match artifact {
             Artifact::Wasm { .. } => ("wasmtime", "a WebAssembly image"),

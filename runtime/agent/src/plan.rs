@@ -5,6 +5,7 @@
 
 use crate::{
     backoff::Backoff,
+    eviction::{self, EVICTED},
     pod::{self, Policy, Role},
     state::{Ended, PodState, Record},
 };
@@ -209,7 +210,8 @@ fn deadline(pod: &Pod, state: &PodState) -> Option<Timestamp> {
 
 /// App and init containers are stopped together; sidecars after them, the last started first.
 fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, plan: &mut Plan) {
-    let grace = pod::grace(pod);
+    let evicted = state.failure.as_ref().is_some_and(|failure| failure.reason == EVICTED);
+    let grace = if evicted { pod::grace(pod).min(eviction::GRACE) } else { pod::grace(pod) };
     let mut others_alive = false;
     let stop = |container: &Container, plan: &mut Plan| -> bool {
         let name = &container.name;
@@ -252,7 +254,8 @@ fn keep_running(pod: &Pod, state: &PodState, live: &Live, now: Timestamp, plan: 
         stop_if_wrong(pod, container, state, live, plan);
     }
     let initialized = was_initialized(pod, state);
-    for (container, role) in pod::containers(pod) {
+    let reached = reached(pod, state);
+    for (place, (container, role)) in pod::containers(pod).enumerate() {
         let record = state.containers.get(&container.name);
         let started = live.containers.get(&container.name).is_some_and(|c| c.started);
         let running = record.is_some_and(Record::is_running);
@@ -264,14 +267,22 @@ fn keep_running(pod: &Pod, state: &PodState, live: &Live, now: Timestamp, plan: 
             },
             Role::Sidecar => {
                 consider(pod, container, role, state, live, now, plan);
-                let up = running && started;
-                if !initialized && !up {
+                // what came after it once it was up does not wait for it again, unless all begins anew with the process
+                let passed =
+                    place < reached && !record.and_then(Record::ended).is_some_and(Ended::came_with_the_agents);
+                if !initialized && !passed && !(running && started) {
                     return;
                 }
             }
             Role::App => consider(pod, container, role, state, live, now, plan),
         }
     }
+}
+
+/// The place of the last init container that was ever started. Upstream's `computeInitContainerActions` goes on from there.
+fn reached(pod: &Pod, state: &PodState) -> usize {
+    let started = |c: &Container| state.containers.get(&c.name).is_some_and(|r| r.current.is_some());
+    pod::init_containers(pod).iter().rposition(started).unwrap_or(0)
 }
 
 /// Stops a running container that a probe gave up on, or whose image was changed in the spec.

@@ -19,12 +19,11 @@ pub struct Pressure {
 }
 
 impl Pressure {
-    /// Looks at the machine and at the disk of a folder. What cannot be read is not short.
-    pub fn read(folder: &Path) -> Self {
+    /// Looks at the disk of a folder; `available` bytes of memory can be had. What cannot be read is not short.
+    pub fn read(folder: &Path, available: u64) -> Self {
         let disk = rustix::fs::statvfs(folder).ok();
         let disk = disk.is_some_and(|s| is_short(s.f_frsize, s.f_blocks, s.f_bfree, s.f_bavail));
-        let memory = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| available(&text));
-        Self { memory: memory.is_some_and(|bytes| bytes < LEAST_MEMORY), disk }
+        Self { memory: available < LEAST_MEMORY, disk }
     }
 }
 
@@ -33,12 +32,6 @@ fn is_short(block: u64, blocks: u64, free: u64, available: u64) -> bool {
     let usable = blocks.saturating_sub(free).saturating_add(available);
     let few = u128::from(available) * 100 < u128::from(usable) * u128::from(LEAST_DISK_PERCENT);
     few && available.saturating_mul(block) < ENOUGH_DISK
-}
-
-/// `MemAvailable` in bytes.
-fn available(meminfo: &str) -> Option<u64> {
-    let line = meminfo.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
 #[cfg(test)]
@@ -56,8 +49,9 @@ mod tests {
     }
 
     #[test]
-    fn available_memory_is_read() {
-        assert_eq!(available("MemTotal: 1 kB\nMemAvailable:     2048 kB\n"), Some(2 << 20));
-        assert_eq!(available("MemTotal: 1 kB\n"), None);
+    fn memory_is_short_below_100_mebibytes() {
+        let here = Path::new("/");
+        assert!(Pressure::read(here, (100 << 20) - 1).memory);
+        assert!(!Pressure::read(here, 100 << 20).memory);
     }
 }

@@ -149,8 +149,8 @@ impl Inner {
         let patch = Patch::Strategic(status_patch(&report.pod, &report.status));
         match self.client.patch_status::<Pod>(namespace, name, patch).await {
             Ok(_) => {}
-            // gone, or another pod of that name by now: nobody wants this status
-            Err(error) if error.is_not_found() || error.is_conflict() => return Ok(()),
+            // nobody wants this status any more
+            Err(error) if self.is_gone(&report.pod, &error).await? => return Ok(()),
             Err(error) if error.is_invalid() => {
                 tracing::error!(pod = pod::full_name(&report.pod), %error, "the API refuses the pod's status");
             }
@@ -159,11 +159,21 @@ impl Inner {
         if report.delete {
             let options = DeleteOptions::uid(uid).grace(0);
             match self.client.delete::<Pod>(namespace, name, &options).await {
-                Err(error) if !error.is_conflict() => return Err(error),
+                Err(error) if !self.is_gone(&report.pod, &error).await? => return Err(error),
                 _ => {}
             }
         }
         Ok(())
+    }
+
+    /// Whether a call failed since the pod is gone, or another has its name. A conflict alone does not say so: it is also what the API
+    /// answers when others wrote the pod faster again and again.
+    async fn is_gone(&self, pod: &Pod, error: &client::Error) -> client::Result<bool> {
+        if !(error.is_conflict() || error.is_invalid()) {
+            return Ok(error.is_not_found());
+        }
+        let found = self.client.find::<Pod>(pod::namespace(pod), pod::name(pod)).await?;
+        Ok(found.is_none_or(|found| found.metadata.uid != pod.metadata.uid))
     }
 }
 

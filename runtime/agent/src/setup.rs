@@ -64,6 +64,7 @@ pub(crate) async fn sync_volumes(
         tokens: shared.tokens.clone(),
         now: shared.now(),
         dir: root.clone(),
+        private: shared.private.clone(),
     };
     volumes::sync_all(&shared.plugins, &cx, &root).await.map_err(told)
 }
@@ -96,10 +97,8 @@ pub(crate) async fn undo(shared: &Arc<Shared>, pod: &Arc<Pod>) {
 
 /// Removes a folder of the agent's own. Idempotent.
 pub(crate) async fn remove_dir(dir: &std::path::Path) {
-    match tokio::fs::remove_dir_all(dir).await {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            tracing::warn!(dir = %dir.display(), %error, "cannot remove a folder");
-        }
-        _ => {}
+    let owned = dir.to_owned();
+    if let Err(error) = volumes::blocking(move || volumes::tree::remove(&owned)).await {
+        tracing::warn!(dir = %dir.display(), %error, "cannot remove a folder");
     }
 }

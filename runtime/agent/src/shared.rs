@@ -12,7 +12,7 @@ use crate::{
     prober::Prober,
     reporter::Reporter,
     state::StateDir,
-    volumes::{Tokens, VolumePlugin},
+    volumes::{Private, Tokens, VolumePlugin},
 };
 use client::{EventType, Recorder};
 use container::net::{Dialer, Network};
@@ -38,6 +38,7 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) plugins: Vec<Box<dyn VolumePlugin>>,
     pub(crate) tokens: Arc<Tokens>,
+    pub(crate) private: Private,
     pub(crate) states: StateDir,
     pub(crate) reporter: Reporter,
     pub(crate) prober: Prober,

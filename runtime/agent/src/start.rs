@@ -9,7 +9,8 @@ use crate::{
     images::{self, Keyring, Policy, Pulled},
     pod, resources,
     shared::Shared,
-    volumes::{Synced, mounts},
+    termination::{self, LastWords},
+    volumes::{Synced, Wanted, mounts},
 };
 use client::EventType;
 use container::{
@@ -39,6 +40,8 @@ pub(crate) struct Started {
     pub(crate) image: String,
     pub(crate) image_id: String,
     pub(crate) prepared: Arc<dyn Prepared>,
+    /// Where it leaves its termination message.
+    pub(crate) last_words: Option<LastWords>,
 }
 
 /// Why it was not.
@@ -126,7 +129,7 @@ impl Start {
         for warning in prepared.warnings() {
             self.event(EventType::Warning, "ImageAdvice", warning);
         }
-        let spec = self.spec(container, &pulled, environment).await?;
+        let (spec, last_words) = self.spec(container, &pulled, environment).await?;
         if prepared.target() == "http" && !spec.ports.iter().any(|port| port.protocol == Protocol::Tcp) {
             let text = format!(
                 "Container {} serves HTTP but declares no containerPort: it is served on port {DEFAULT_HTTP_PORT}",
@@ -134,7 +137,8 @@ impl Start {
             );
             self.event(EventType::Warning, "DefaultPort", text);
         }
-        let started = Started { runtime: runtime.name().to_owned(), image, image_id: pulled.image_id, prepared };
+        let (runtime_name, image_id) = (runtime.name().to_owned(), pulled.image_id);
+        let started = Started { runtime: runtime_name, image, image_id, prepared, last_words };
         Ok((runtime.clone(), spec, started))
     }
 
@@ -173,10 +177,11 @@ impl Start {
 
     async fn image(&self, image: &str, container: &Container) -> Result<Pulled> {
         let policy = Policy::of(image, container.image_pull_policy.as_deref());
-        let present = self.shared.images.present(image).await.map_err(|error| {
-            self.event(EventType::Warning, "InspectFailed", error.to_string());
-            StartError::new(error.reason(), error.to_string(), Retry::Later)
-        })?;
+        let mut present = self.present(image, &Keyring::new()).await?;
+        let secrets = pod::spec(&self.pod).image_pull_secrets.as_ref().is_some_and(|s| !s.is_empty());
+        if present.is_none() && secrets && policy != Policy::Always {
+            present = self.present(image, &self.keyring().await).await?;
+        }
         match (policy, present) {
             (Policy::Never | Policy::IfNotPresent, Some(pulled)) => {
                 let text =
@@ -192,6 +197,13 @@ impl Start {
             }
             (Policy::Always, _) | (Policy::IfNotPresent, None) => self.pull(image).await,
         }
+    }
+
+    async fn present(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>> {
+        self.shared.images.present(image, keyring).await.map_err(|error| {
+            self.event(EventType::Warning, "InspectFailed", error.to_string());
+            StartError::new(error.reason(), error.to_string(), Retry::Later)
+        })
     }
 
     async fn pull(&self, image: &str) -> Result<Pulled> {
@@ -226,30 +238,42 @@ impl Start {
         Ok(made)
     }
 
-    async fn spec(&self, container: &Container, pulled: &Pulled, environment: Environment) -> Result<ContainerSpec> {
+    async fn spec(
+        &self,
+        container: &Container,
+        pulled: &Pulled,
+        environment: Environment,
+    ) -> Result<(ContainerSpec, Option<LastWords>)> {
         let args = env::command_line(container, &pulled.command, &environment.variables);
-        let scratch = self.shared.volumes_dir(pod::uid(&self.pod)).join("..files").join(&self.container);
+        let root = self.shared.volumes_dir(pod::uid(&self.pod));
+        let scratch = root.join("..files").join(&self.container);
+        let messages = root.join("..termination").join(&self.container);
         let (pod, name, volumes) = (self.pod.clone(), self.container.clone(), self.volumes.clone());
-        let variables = environment.variables.clone();
+        let (variables, private) = (environment.variables.clone(), self.shared.private.clone());
         let made = tokio::task::spawn_blocking(move || {
             let (container, _) = pod::container(&pod, &name).ok_or_else(|| format!("container {name} not found"))?;
-            mounts(&pod, container, &volumes, &variables, &scratch)
+            let (variables, scratch, private) = (&variables[..], &*scratch, &private);
+            let mut mounts = mounts(&Wanted { pod: &pod, container, volumes: &volumes, variables, scratch, private })?;
+            let last_words = termination::prepare(container, &mut mounts, &messages);
+            Ok((mounts, last_words.map_err(|e| format!("failed to prepare the termination message file: {e}"))?))
         });
         let made = made.await.map_err(|e| e.to_string()).and_then(|made| made);
-        let mounts = made.map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
-        Ok(ContainerSpec {
+        let (mounts, last_words) =
+            made.map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
+        let spec = ContainerSpec {
             id: self.id.as_str().into(),
             name: self.container.clone(),
             artifact: pulled.artifact.clone(),
             args,
-            env: env::with_hostname(pod::hostname(&self.pod), environment.variables),
+            env: env::with_hostname(pod::hostname(&self.pod), environment),
             cwd: container.working_dir.clone().filter(|d| !d.is_empty()).or_else(|| pulled.command.working_dir.clone()),
             mounts,
             ports: container.ports.iter().flatten().filter_map(declared).collect(),
             limits: resources::limits(container),
             log: self.shared.log_file(&self.pod, &self.container, self.log),
             request_timeout: None,
-        })
+        };
+        Ok((spec, last_words))
     }
 
     async fn launch(&self, runtime: &Arc<dyn Runtime>, spec: ContainerSpec, started: Started) -> Result<Started> {

@@ -52,13 +52,16 @@ pub struct Failure {
     /// The node did not take the pod: nothing of it ever ran.
     #[serde(default)]
     pub refused: bool,
+    /// The node had too little of something: the pod is told to be disrupted.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub pressure: bool,
 }
 
 /// One container over all its attempts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Record {
-    /// Attempts after the first.
+    /// Attempts after the first, but for those that only continue what the end of the agent's process broke off.
     pub restarts: i32,
     /// The latest attempt.
     pub current: Option<Attempt>,
@@ -131,6 +134,11 @@ impl Attempt {
 }
 
 impl Ended {
+    /// Whether it ended since the process of the agent did.
+    pub(crate) fn came_with_the_agents(&self) -> bool {
+        self.drained || self.reason == LOST_REASON
+    }
+
     /// Counts as an end that nobody saw.
     pub(crate) fn lose(&mut self) {
         self.code = LOST_CODE;
@@ -233,14 +241,22 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
     Some(Record { restarts: status.restart_count, current: Some(current), last, backoff: None })
 }
 
+/// The extension of a file that is not in its place yet.
+const UNFINISHED: &str = "tmp";
+
 /// Where the files are: `DIR/<uid>.json`.
 #[derive(Clone, Debug)]
 pub struct StateDir(PathBuf);
 
 impl StateDir {
-    /// Makes the folder, private to the user.
+    /// Makes the folder, private to the user, and removes the unfinished files that a kill left in it.
     pub fn open(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
+        for entry in std::fs::read_dir(dir)?.flatten() {
+            if entry.path().extension().is_some_and(|e| e == UNFINISHED) {
+                std::fs::remove_file(entry.path())?;
+            }
+        }
         Ok(Self(dir.to_owned()))
     }
 
@@ -252,7 +268,7 @@ impl StateDir {
     /// what matters.
     pub fn save(&self, state: &PodState) -> io::Result<()> {
         let path = self.path(&state.uid);
-        let temporary = path.with_extension("tmp");
+        let temporary = path.with_extension(UNFINISHED);
         let bytes = serde_json::to_vec(state).map_err(io::Error::other)?;
         std::fs::File::create(&temporary)?.write_all(&bytes)?;
         std::fs::rename(&temporary, &path)
@@ -312,6 +328,9 @@ mod tests {
         let store = StateDir::open(dir.path()).unwrap();
         store.save(&running()).unwrap();
         std::fs::write(dir.path().join("bad.json"), "{").unwrap();
+        std::fs::write(dir.path().join("u.tmp"), "{").unwrap();
+        let store = StateDir::open(dir.path()).unwrap();
+        assert!(!dir.path().join("u.tmp").exists(), "a kill left it");
         assert_eq!(store.load().unwrap(), [("u".to_owned(), running())].into());
         store.remove("u").unwrap();
         store.remove("u").unwrap();

@@ -324,7 +324,11 @@ fn conditions(
             ..Default::default()
         }
     };
-    wanted.into_iter().map(make).collect()
+    let pressure = input.state.failure.as_ref().filter(|failure| failure.pressure);
+    let disrupted = pressure.map(|failure| {
+        ("DisruptionTarget", (true, Some("TerminationByKubelet".to_owned()), Some(failure.message.clone())))
+    });
+    wanted.into_iter().chain(disrupted).map(make).collect()
 }
 
 /// Status, reason, message.

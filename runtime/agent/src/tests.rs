@@ -1,9 +1,12 @@
 //! The agent as a whole, over a runtime, a network, images and an API that exist in memory, on a paused clock.
 
 mod admission;
+mod endings;
+mod eviction;
 mod fake_api;
 mod lifecycle;
 mod node;
+mod private;
 mod world;
 
 pub(crate) use fake_api::FakeApi;

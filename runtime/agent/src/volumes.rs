@@ -7,12 +7,16 @@
 //! is a file, are copied into a folder of their own when the container starts, which is mounted at the parent of `mountPath`.
 
 mod atomic;
+mod beneath;
 mod mounts;
 mod payload;
+mod private;
 mod token;
+pub(crate) mod tree;
 
 pub use atomic::{File, write};
-pub use mounts::mounts;
+pub use mounts::{Wanted, mounts};
+pub use private::Private;
 pub use token::{TokenSource, Tokens};
 
 use crate::{config::Configs, downward::Facts, pod};
@@ -46,6 +50,8 @@ pub struct Context {
     pub now: Timestamp,
     /// The volume's own folder; made by the plugin if it needs it.
     pub dir: PathBuf,
+    /// What no volume may show.
+    pub private: Private,
 }
 
 /// A volume that is up to date.
@@ -53,10 +59,22 @@ pub struct Context {
 pub struct Synced {
     /// What containers mount.
     pub path: PathBuf,
-    /// Containers may not write, whatever their mount says.
-    pub read_only: bool,
+    /// Whose it is.
+    pub kind: Kind,
     /// Sync again at the latest then.
     pub again: Option<Timestamp>,
+}
+
+/// Whose a volume is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// The pod's: its containers may write.
+    Pod,
+    /// The agent's: its files are replaced as a whole and old versions are swept (see [`write`]). Containers only read, whatever their
+    /// mount says.
+    Versions,
+    /// The node's.
+    Host,
 }
 
 /// Why a volume is not there. The text goes into the event of reason `FailedMount`.
@@ -82,10 +100,8 @@ pub trait VolumePlugin: Send + Sync + 'static {
     async fn sync(&self, cx: &Context, volume: &Volume) -> Result<Synced, Error>;
     /// Removes what `sync` made. Idempotent.
     async fn teardown(&self, dir: &Path) -> io::Result<()> {
-        match tokio::fs::remove_dir_all(dir).await {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
-        }
+        let dir = dir.to_owned();
+        blocking(move || tree::remove(&dir)).await
     }
 }
 
@@ -118,7 +134,9 @@ pub async fn sync_all(
 }
 
 /// Runs file work where it may block.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> io::Result<T> + Send + 'static,
+) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
@@ -140,7 +158,7 @@ impl VolumePlugin for EmptyDir {
             std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777))
         })
         .await?;
-        Ok(Synced { path: cx.dir.clone(), read_only: false, again: None })
+        Ok(Synced { path: cx.dir.clone(), kind: Kind::Pod, again: None })
     }
 }
 
@@ -153,11 +171,11 @@ impl VolumePlugin for HostPath {
         volume.host_path.is_some()
     }
 
-    async fn sync(&self, _cx: &Context, volume: &Volume) -> Result<Synced, Error> {
+    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<Synced, Error> {
         let source = volume.host_path.clone().unwrap_or_default();
-        let path = PathBuf::from(&source.path);
-        blocking(move || Ok(host_path(&source))).await?.map_err(Error::Source)?;
-        Ok(Synced { path, read_only: false, again: None })
+        let (path, private) = (PathBuf::from(&source.path), cx.private.clone());
+        blocking(move || Ok(host_path(&source, &private))).await?.map_err(Error::Source)?;
+        Ok(Synced { path, kind: Kind::Host, again: None })
     }
 
     async fn teardown(&self, _dir: &Path) -> io::Result<()> {
@@ -165,10 +183,15 @@ impl VolumePlugin for HostPath {
     }
 }
 
-/// Checks or makes a host path as its type says.
-fn host_path(source: &HostPathVolumeSource) -> Result<(), String> {
+/// Checks or makes a host path as its type says. Looked at again whenever a container mounts it: by then something else may be there.
+fn host_path(source: &HostPathVolumeSource, private: &Private) -> Result<(), String> {
     use std::os::unix::fs::FileTypeExt;
     let path = Path::new(&source.path);
+    // what is to be made must not be made in there either
+    if let Some(handle) = path.ancestors().find_map(|folder| beneath::root(folder).ok()) {
+        let refused = if path.is_dir() { private.refuse(&handle) } else { private.refuse_inside(&handle) };
+        refused.map_err(|why| format!("hostPath {} is refused: {why}", source.path))?;
+    }
     let kind = path.metadata().ok().map(|m| m.file_type());
     let wrong = |what: &str| Err(format!("hostPath type check failed: {} is not {what}", source.path));
     let failed = |e: io::Error| format!("cannot make {}: {e}", source.path);

@@ -9,6 +9,7 @@ use crate::{
     admission,
     agent::is_new,
     backoff::Backoff,
+    eviction::{EVICTED, Eviction},
     handle::{Handle, Mail, Note, ProbeKind},
     hook::Stop,
     node,
@@ -18,8 +19,9 @@ use crate::{
     setup::{self, Made},
     shared::Shared,
     start::{StartError, Started},
-    state::{Attempt, AttemptState, PodState},
+    state::{Attempt, AttemptState, Failure, PodState},
     status,
+    termination::LastWords,
     volumes::Synced,
 };
 use client::EventType;
@@ -77,6 +79,8 @@ pub(crate) struct Worker {
     stale: bool,
     syncing: bool,
     prepared: HashMap<String, Arc<dyn Prepared>>,
+    /// Where containers leave their termination messages.
+    last_words: HashMap<String, LastWords>,
     starts: HashMap<String, Starting>,
     pulls: HashMap<String, Pull>,
     retries: HashMap<String, Backoff>,
@@ -104,6 +108,7 @@ impl Worker {
             stale: false,
             syncing: false,
             prepared: HashMap::new(),
+            last_words: HashMap::new(),
             starts: HashMap::new(),
             pulls: HashMap::new(),
             retries: HashMap::new(),
@@ -210,6 +215,7 @@ impl Worker {
                 Note::Probe { container, id, kind, passed } => self.on_probe(&container, &id, kind, passed),
                 Note::Progress { container, message } => self.on_progress(&container, message),
                 Note::Config => self.on_config(),
+                Note::Evict(eviction) => self.on_eviction(eviction),
             }
         }
     }
@@ -244,6 +250,13 @@ impl Worker {
         }
     }
 
+    /// From now on the pod is failed; its containers are stopped.
+    fn on_eviction(&mut self, Eviction { message, pressure }: Eviction) {
+        if self.state.failure.is_none() && plan::verdict(&self.pod, &self.state).is_none() {
+            self.state.failure = Some(Failure { reason: EVICTED.into(), message, refused: false, pressure });
+        }
+    }
+
     fn on_progress(&mut self, container: &str, message: String) {
         let reason = status::default_reason(&self.pod).to_owned();
         let live = self.live(container);
@@ -268,6 +281,12 @@ impl Worker {
                 live.unhealthy = Some((format!("Container {container} failed {name} probe, will be restarted"), grace));
             }
         }
+    }
+
+    /// The number of the log of the next attempt.
+    fn next_log(&self, container: &str) -> i32 {
+        let current = self.state.containers.get(container).and_then(|r| r.current.as_ref());
+        current.map_or(0, |attempt| attempt.log + 1)
     }
 
     /// Starts a sync of the volumes if it is due. Returns when the next one is.

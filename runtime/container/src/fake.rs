@@ -69,6 +69,7 @@ struct Inner {
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
     survives: bool,
+    problem: Mutex<Option<String>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -93,14 +94,26 @@ impl FakeRuntime {
         survives: bool,
     ) -> Self {
         let scripts: Mutex<Scripts> = Mutex::new(Box::new(scripts));
-        let inner =
-            Inner { name, clock, scripts, state: Mutex::default(), events: broadcast::channel(1024).0, survives };
+        let inner = Inner {
+            name,
+            clock,
+            scripts,
+            state: Mutex::default(),
+            events: broadcast::channel(1024).0,
+            survives,
+            problem: Mutex::default(),
+        };
         Self(Arc::new(inner))
     }
 
     /// Changes what containers created from now on do.
     pub fn script(&self, scripts: impl Fn(&str, u32) -> Script + Send + Sync + 'static) {
         *lock(&self.0.scripts) = Box::new(scripts);
+    }
+
+    /// What it says is wrong with it from now on.
+    pub fn set_problem(&self, problem: Option<&str>) {
+        *lock(&self.0.problem) = problem.map(str::to_owned);
     }
 
     /// All specs that were created, in order.
@@ -186,6 +199,10 @@ impl Prepared for FakePrepared {
 impl Runtime for FakeRuntime {
     fn name(&self) -> &'static str {
         self.0.name
+    }
+
+    fn health(&self) -> Option<String> {
+        lock(&self.0.problem).clone()
     }
 
     async fn prepare(

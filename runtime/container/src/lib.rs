@@ -19,11 +19,13 @@ pub mod contract;
 #[cfg(feature = "fake")]
 pub mod fake;
 pub mod log;
+mod mount;
 pub mod net;
 mod runtime;
 
 pub use clock::Clock;
+pub use mount::{FileId, Mount, MountError};
 pub use runtime::{
     Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exit, ExitReason, Limits,
-    Mount, Port, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
+    Port, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
 };

@@ -1,4 +1,4 @@
-use crate::net::Sockets;
+use crate::{Mount, net::Sockets};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -65,17 +65,6 @@ pub struct Limits {
     pub cpu_millis: Option<u64>,
     /// Bytes of linear memory (Wasm) or of the cgroup (Linux).
     pub memory_bytes: Option<u64>,
-}
-
-/// A folder of the host that the container sees. Files are mounted by their folder.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// On the host.
-    pub source: PathBuf,
-    /// Inside the container, absolute.
-    pub target: String,
-    /// Refuse writes.
-    pub read_only: bool,
 }
 
 /// Transport protocol of a declared port.

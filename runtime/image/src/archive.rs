@@ -31,7 +31,11 @@ pub(crate) struct Imported {
 /// Imports an OCI layout folder.
 pub(crate) fn folder(inner: &Inner, folder: &Path) -> Result<Imported, Fault> {
     let limit = inner.options.limits.manifest;
-    let index = read(&folder.join("index.json"), limit).map_err(|_| Fault::content("the folder is no OCI layout"))?;
+    let root = folder.canonicalize().map_err(|error| Fault::content(error.to_string()))?;
+    let index = read(&root, &folder.join("index.json"), limit).map_err(|fault| match fault {
+        Fault::Store(_) => Fault::content("the folder is no OCI layout"),
+        other => other,
+    })?;
     let blob = |digest: &Digest| folder.join("blobs/sha256").join(digest.hex());
     let mut todo: Vec<Descriptor> = descriptors(&index)?;
     let mut seen = HashSet::new();
@@ -47,11 +51,15 @@ pub(crate) fn folder(inner: &Inner, folder: &Path) -> Result<Imported, Fault> {
         }
         let path = blob(&descriptor.digest);
         // Other platforms may be left out; what is needed and missing is found out later.
-        let Ok(mut file) = File::open(&path) else { continue };
+        let mut file = match open(&root, &path) {
+            Ok(file) => file,
+            Err(Fault::Store(_)) => continue,
+            Err(fault) => return Err(fault),
+        };
         left = left.checked_sub(descriptor.size).ok_or_else(|| Fault::content("the layout is too large"))?;
         inner.content.receive(&mut file, descriptor.size, descriptor.size)?.commit(Some(descriptor.digest))?;
         if is_document(&descriptor) {
-            todo.extend(descriptors(&read(&path, limit)?)?);
+            todo.extend(descriptors(&read(&root, &path, limit)?)?);
         }
     }
     from_index(&inner.content, index, limit)
@@ -68,9 +76,22 @@ fn descriptors(document: &[u8]) -> Result<Vec<Descriptor>, Fault> {
     })
 }
 
-fn read(path: &Path, limit: u64) -> Result<Vec<u8>, Fault> {
+/// Opens a file of a layout folder; one that is not there is a fault of the store. A link must not lead out of the folder: what is behind
+/// it was not given to us.
+fn open(root: &Path, path: &Path) -> Result<File, Fault> {
+    let real = path.canonicalize()?;
+    if !real.starts_with(root) {
+        return Err(Fault::content(format!("{} leads out of the folder", path.display())));
+    }
+    if !std::fs::metadata(&real)?.is_file() {
+        return Err(Fault::content(format!("{} is no file", path.display())));
+    }
+    Ok(File::open(real)?)
+}
+
+fn read(root: &Path, path: &Path, limit: u64) -> Result<Vec<u8>, Fault> {
     let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    open(root, path)?.take(limit + 1).read_to_end(&mut bytes)?;
     match bytes.len() as u64 > limit {
         true => Err(Fault::content(format!("{} is longer than {limit} bytes", path.display()))),
         false => Ok(bytes),

@@ -9,6 +9,7 @@ use std::{
     collections::{HashMap, HashSet},
     fs,
     path::Path,
+    time::SystemTime,
 };
 
 /// A stored image, for people.
@@ -22,6 +23,8 @@ pub struct Listed {
     pub size: u64,
     /// Which of the known layouts it has.
     pub layout: &'static str,
+    /// When it came into the store last.
+    pub added: Option<SystemTime>,
 }
 
 /// What a collection has done.
@@ -44,8 +47,11 @@ impl Images {
             for name in content.names()? {
                 names.entry(name.image).or_default().push(name.name);
             }
+            let added =
+                |digest: &Digest| fs::metadata(content.record_path(digest)).and_then(|file| file.modified()).ok();
             let list = content.images()?.into_iter().map(|(digest, record)| Listed {
                 names: names.remove(&digest).unwrap_or_default(),
+                added: added(&digest),
                 digest,
                 size: record.blobs.iter().map(|(_, size)| size).sum(),
                 layout: record.layout.text(),
@@ -53,6 +59,25 @@ impl Images {
             Ok(list.collect::<Vec<_>>())
         });
         Ok(listed.await?)
+    }
+
+    /// Gives an image, named or by its digest, one more name, which is kept as one given by [`Images::load`].
+    pub async fn tag(&self, image: &str, name: &str) -> Result<(), Error> {
+        let by_digest = image.parse::<Digest>().ok();
+        let reference = if by_digest.is_none() { Some(Reference::parse(image)?.to_string()) } else { None };
+        let name = Reference::parse(name)?.to_string();
+        let _lock = self.0.content.shared().await?;
+        let content = self.0.content.clone();
+        let tagged = blocking(move || {
+            let names = content.names()?;
+            let found = names.iter().find(|found| Some(&found.name) == reference.as_ref()).map(|found| found.image);
+            let Some(digest) = by_digest.or(found) else { return Ok(None) };
+            if content.record(&digest)?.is_none() {
+                return Ok(None);
+            }
+            content.set_name(&name, digest, true).map(Some)
+        });
+        tagged.await?.ok_or_else(|| Error::Refused(format!("{image}: no such image in the store")))
     }
 
     /// Removes a name, or all of an image given by its digest; the image itself once it has no name left. Waits for pulls.

@@ -11,7 +11,9 @@
 //!
 //! Several processes may use one store: a cluster, and `sampan image load`.
 
-use crate::{Config, Digest, Error, error::Fault, layer::damaged, manifest::Descriptor, recognise::Layout};
+use crate::{
+    Config, Digest, Error, access::Access, error::Fault, layer::damaged, manifest::Descriptor, recognise::Layout,
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -40,6 +42,8 @@ pub(crate) struct Record {
     pub config: Config,
     /// Every stored blob that belongs to it, with its size.
     pub blobs: Vec<(Digest, u64)>,
+    #[serde(default)]
+    pub access: Access,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -135,13 +139,14 @@ impl Content {
         Ok(Incoming { content: self.clone(), file, path, hasher: Sha256::new(), size: 0, kept: false })
     }
 
-    /// Reads a file of `size` bytes from an archive.
+    /// Reads a file of `size` bytes from an archive or a layout: of one that has more, only a byte more than that.
     pub(crate) fn receive(&self, data: &mut dyn Read, size: u64, limit: u64) -> Result<Incoming, Fault> {
         if size > limit {
             return Err(Fault::content(format!("the archive holds a file of {size} bytes, {limit} are allowed")));
         }
         let mut incoming = self.incoming()?;
         let mut buffer = vec![0; CHUNK];
+        let mut data = data.take(size.saturating_add(1));
         loop {
             let count = data.read(&mut buffer).map_err(damaged)?;
             if count == 0 {
@@ -149,7 +154,10 @@ impl Content {
             }
             incoming.write(&buffer[..count])?;
         }
-        if incoming.size != size {
+        if incoming.size > size {
+            return Err(Fault::content(format!("it holds a file of more than the {size} bytes that it tells")));
+        }
+        if incoming.size < size {
             return Err(Fault::content("the archive ends within a file"));
         }
         Ok(incoming)
@@ -212,11 +220,15 @@ impl Content {
         remove(&self.name_path(name))
     }
 
-    /// All names, in order.
+    /// All names, in order; what cannot be read is skipped and told of.
     pub(crate) fn names(&self) -> Result<Vec<Name>, Fault> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.root.join("names"))? {
-            names.extend(read_json::<Name>(&entry?.path())?);
+            let path = entry?.path();
+            match read_json::<Name>(&path) {
+                Ok(name) => names.extend(name),
+                Err(fault) => tracing::warn!(path = %path.display(), ?fault, "the name of an image cannot be read"),
+            }
         }
         names.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(names)

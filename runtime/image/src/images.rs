@@ -124,11 +124,11 @@ impl Images {
         let reference = Reference::parse(image)?;
         match policy {
             Policy::Always => self.pull(image, keyring).await,
-            Policy::IfNotPresent => match self.get(image)? {
+            Policy::IfNotPresent => match self.usable(image, keyring)? {
                 Some(pulled) => Ok(pulled),
                 None => self.pull(image, keyring).await,
             },
-            Policy::Never => self.get(image)?.ok_or_else(|| Error::ErrImageNeverPull {
+            Policy::Never => self.usable(image, keyring)?.ok_or_else(|| Error::ErrImageNeverPull {
                 image: image.into(),
                 hint: format!("; load it with: sampan image load FILE -t {}", short(&reference)),
             }),
@@ -142,6 +142,14 @@ impl Images {
             Fault::Store(cause) => Error::ImageInspectError { image: image.into(), cause },
             other => other.into(),
         })
+    }
+
+    /// The image as [`Images::get`], if a pod with these credentials may use it: it was loaded by hand, or the registry gave it to everybody
+    /// or to one of them. (KEP-2535. Nobody learns that an image is here which is not for him.)
+    pub fn usable(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>, Error> {
+        let Some(pulled) = self.get(image)? else { return Ok(None) };
+        let permitted = self.0.permits(&Reference::parse(image)?, &pulled.digest, keyring)?;
+        Ok(Some(pulled).filter(|_| permitted))
     }
 
     /// The digests of what is stored under the names and images of the store, for caches beside it.
@@ -167,6 +175,10 @@ impl Inner {
             return Ok(None);
         }
         Ok(Some(self.pulled(reference, image, record)))
+    }
+
+    pub(crate) fn permits(&self, reference: &Reference, image: &Digest, keyring: &Keyring) -> Result<bool, Fault> {
+        Ok(self.content.record(image)?.is_some_and(|record| record.access.permits(reference, keyring)))
     }
 
     pub(crate) fn pulled(&self, reference: &Reference, digest: Digest, record: Record) -> Pulled {

@@ -236,6 +236,35 @@ pub(crate) fn find(
     Err(Fault::content(format!("the path of the module is a link to a link, more than {MOST_LINKS} times")))
 }
 
+/// Names told at most.
+const NAMED: usize = 10;
+
+/// What files the layers hold, for a message: the first few, Wasm before others.
+pub(crate) fn names(layers: Vec<PathBuf>, limits: &Limits) -> Result<String, Fault> {
+    let mut budget = Budget::new(limits);
+    let (mut names, mut count) = (Vec::new(), 0);
+    for layer in layers {
+        walk(File::open(layer)?, &mut budget, |entry| {
+            if matches!(entry.kind, EntryType::Regular | EntryType::Continuous) {
+                count += 1;
+                let wasm = [".wasm", ".wat"].iter().any(|end| entry.path.ends_with(end));
+                if names.len() < NAMED || wasm {
+                    names.push((!wasm, crate::registry::printable(&entry.path)));
+                    names.sort();
+                    names.truncate(NAMED);
+                }
+            }
+            Ok(())
+        })?;
+    }
+    let shown: Vec<String> = names.into_iter().map(|(_, name)| format!("{name:?}")).collect();
+    Ok(match count - shown.len() {
+        _ if count == 0 => "no files".into(),
+        0 => shown.join(", "),
+        more => format!("{} and {more} more", shown.join(", ")),
+    })
+}
+
 fn look(content: &Content, layer: &PathBuf, path: &str, budget: &mut Budget, limits: &Limits) -> Result<Hit, Fault> {
     let mut hit = Hit::Nothing;
     let mut hidden = false;

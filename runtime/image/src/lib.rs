@@ -10,6 +10,7 @@
 //! It follows the pages *Images* (names, pull policies, imagePullSecrets) and *Garbage Collection* of the Kubernetes
 //! documentation, the OCI image and distribution specifications, and the CNCF "Wasm OCI artifact layout".
 
+mod access;
 mod archive;
 mod auth;
 mod collect;

@@ -2,6 +2,7 @@
 
 use crate::{
     Error, Images, Pulled, Reference,
+    access::Origin,
     archive::{self, Imported},
     content::blocking,
     error::Fault,
@@ -40,7 +41,7 @@ impl Images {
         };
         let (image, record) = assemble(&self.0, &Source::Stored, imported.document).await.map_err(refused)?;
         // A module given without a name is also found by its digest alone.
-        Ok(keep(&self.0, &reference, image, record, true).await?)
+        Ok(keep(&self.0, &reference, image, record, Origin::Loaded).await?)
     }
 }
 

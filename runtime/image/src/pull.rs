@@ -2,6 +2,7 @@
 
 use crate::{
     Credential, Digest, Error, Images, Keyring, Pulled, Reference,
+    access::Origin,
     content::{Content, Record, blocking},
     error::Fault,
     images::{Inner, short},
@@ -69,21 +70,26 @@ async fn fetch(inner: &Arc<Inner>, reference: &Reference, keyring: &Keyring) -> 
     let (session, bytes) = resolve(inner, reference, keyring).await?;
     let _lock = inner.content.shared().await?;
     let (image, record) = assemble(inner, &Source::Registry(&session, reference), bytes).await?;
-    keep(inner, reference, image, record, false).await
+    keep(inner, reference, image, record, Origin::Pulled(session.admitted())).await
 }
 
-/// Makes an image that is complete known, also under its name. `loaded`: it came from a file.
+/// Makes an image that is complete known, also under its name.
 pub(crate) async fn keep(
     inner: &Arc<Inner>,
     reference: &Reference,
     image: Digest,
-    record: Record,
-    loaded: bool,
+    mut record: Record,
+    origin: Origin,
 ) -> Result<Pulled, Fault> {
     let (this, reference) = (inner.clone(), reference.clone());
     blocking(move || {
+        // what was known of the same image stays known; a record that cannot be read is replaced
+        if let Ok(Some(known)) = this.content.record(&image) {
+            record.access = known.access;
+        }
+        record.access.grant(&reference, &origin);
         this.content.set_record(&image, &record)?;
-        this.content.set_name(&reference.to_string(), image, loaded)?;
+        this.content.set_name(&reference.to_string(), image, matches!(origin, Origin::Loaded))?;
         Ok(this.pulled(&reference, image, record))
     })
     .await
@@ -231,6 +237,7 @@ async fn realise(inner: &Arc<Inner>, source: &Source<'_>, manifest: &Manifest, p
         layout: Layout::Linux,
         config: Default::default(),
         blobs: Vec::new(),
+        access: Default::default(),
     };
     let (path, platform, config, layout) = match plan {
         Plan::Linux { platform, config } => return Ok(Record { platform, config, ..record }),
@@ -260,7 +267,13 @@ async fn realise(inner: &Arc<Inner>, source: &Source<'_>, manifest: &Manifest, p
             record.blobs.push((digest, size));
             Ok(Record { wasm: Some(digest), layout: layout.unwrap_or(Layout::Compat), platform, config, ..record })
         }
-        (None, Some(_)) => Err(Fault::content(format!("the image has no file {path:?}, which its entry point names"))),
+        (None, Some(_)) => {
+            let layers: Vec<_> = manifest.layers.iter().map(|layer| inner.content.blob(&layer.digest)).collect();
+            let this = inner.clone();
+            let held = blocking(move || layer::names(layers, &this.options.limits)).await?;
+            let text = format!("the image has no file {path:?}, which its entry point names; it holds {held}");
+            Err(Fault::content(text))
+        }
         (None, None) => Ok(Record { platform, config, ..record }),
     }
 }
@@ -405,7 +418,7 @@ impl Partial {
 fn explain(inner: &Inner, reference: &Reference, keyring: &Keyring, fault: Fault) -> Error {
     let image = reference.to_string();
     let resolving = |text: String| format!("failed to resolve reference \"{image}\": {text}");
-    let hint = local_hint(inner, reference);
+    let hint = local_hint(inner, reference, keyring);
     let cause = match fault {
         Fault::Store(text) => return Error::Store(text),
         Fault::Unavailable(cause) => return Error::RegistryUnavailable { image, cause, hint },
@@ -426,10 +439,11 @@ fn explain(inner: &Inner, reference: &Reference, keyring: &Keyring, fault: Fault
 }
 
 /// What to do if the image was meant to be a local one.
-fn local_hint(inner: &Inner, reference: &Reference) -> String {
+fn local_hint(inner: &Inner, reference: &Reference, keyring: &Keyring) -> String {
     let name = short(reference);
     let latest = if reference.is_latest() { ", because :latest and no tag mean Always" } else { "" };
-    let present = inner.local(reference).is_ok_and(|found| found.is_some());
+    let usable = |image: &Pulled| inner.permits(reference, &image.digest, keyring).unwrap_or(false);
+    let present = inner.local(reference).is_ok_and(|found| found.as_ref().is_some_and(usable));
     let host = reference.domain.rsplit_once(':').map_or(reference.domain.as_str(), |(host, _)| host);
     if present {
         format!("; a local image of this name exists: imagePullPolicy: IfNotPresent uses it{latest}")

@@ -40,14 +40,15 @@ pub(crate) fn client(roots: &[Vec<u8>], proxies: &Proxies, limits: &Limits) -> R
 
 fn builder(proxies: &Proxies, limits: &Limits) -> Result<ClientBuilder, String> {
     let redirects = redirect::Policy::custom(|attempt| {
-        let downgrade =
-            attempt.previous().iter().any(|url| url.scheme() == "https") && attempt.url().scheme() != "https";
         if attempt.previous().len() > MOST_REDIRECTS {
-            attempt.error("too many redirects")
-        } else if downgrade {
-            attempt.error("redirect from https to http")
-        } else {
-            attempt.follow()
+            return attempt.error("too many redirects");
+        }
+        if attempt.previous().iter().any(|url| url.scheme() == "https") && attempt.url().scheme() != "https" {
+            return attempt.error("redirect from https to http");
+        }
+        match attempt.previous().iter().find_map(|from| led(from, attempt.url()).err()) {
+            Some(why) => attempt.error(format!("the registry leads to an address that {why}")),
+            None => attempt.follow(),
         }
     });
     let mut builder = Client::builder()
@@ -179,9 +180,20 @@ impl Session {
 
     fn location(&self, response: &Response) -> Result<Url, Fault> {
         let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
-        location
-            .and_then(|location| response.url().join(location).ok())
-            .ok_or_else(|| Fault::content("the registry did not say where to upload to"))
+        let to = location.and_then(|location| response.url().join(location).ok());
+        let to = to.ok_or_else(|| Fault::content("the registry did not say where to upload to"))?;
+        led(response.url(), &to)
+            .map_err(|why| Fault::content(format!("the place for uploads {} {why}", printable(to.as_str()))))?;
+        Ok(to)
+    }
+
+    /// The credential that the registry has let in; `None` when it asked for none.
+    pub(crate) fn admitted(&self) -> Option<Credential> {
+        self.credential.clone().filter(|_| self.authorization.lock().is_some())
+    }
+
+    fn is_own(&self, url: &Url) -> bool {
+        url.as_str().starts_with(&self.base[..self.base.find("/v2/").map_or(0, |at| at + 4)])
     }
 
     /// Sends a request, once more with a token if the registry asks for one. Answers only success.
@@ -200,8 +212,7 @@ impl Session {
         let mut request = request().build().map_err(|error| Fault::content(chain(&error)))?;
         let authorization = self.authorization.lock().clone();
         // An upload may lead to another host: the token is for this one.
-        let home = request.url().as_str().starts_with(&self.base[..self.base.find("/v2/").map_or(0, |at| at + 4)]);
-        if let Some(authorization) = authorization.filter(|_| home) {
+        if let Some(authorization) = authorization.filter(|_| self.is_own(request.url())) {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }
         let what = format!("{} {}", request.method(), request.url());
@@ -219,8 +230,11 @@ impl Session {
         if status.is_success() {
             return Ok(response);
         }
-        let body = self.body(response, SMALL).await.unwrap_or_default();
-        let text = message(&body);
+        // What others say whom the registry led us to is nobody's business: it would end in the pod's status.
+        let text = match self.is_own(response.url()) {
+            true => message(&self.body(response, SMALL).await.unwrap_or_default()),
+            false => String::new(),
+        };
         let said = if text.is_empty() { status.to_string() } else { format!("{status}: {text}") };
         Err(match status {
             StatusCode::NOT_FOUND => Fault::NotFound(said),
@@ -290,20 +304,26 @@ impl Session {
     }
 }
 
-/// Where to ask for a token. Plain HTTP is for a registry on this machine only: another one must not send us, and a password, to whatever
-/// listens here.
+/// Where to ask for a token.
 fn token_service(realm: &str, registry: &str) -> Result<Url, Fault> {
-    let url =
-        Url::parse(realm).map_err(|_| Fault::content(format!("the registry names no token service: {realm:?}")))?;
-    let here = |url: &Url| url.host_str().is_some_and(is_loopback);
-    let registry_here = Url::parse(registry).is_ok_and(|registry| here(&registry));
-    if here(&url) && !registry_here {
-        return Err(Fault::content(format!("the token service {url} is on this machine, and the registry is not")));
-    }
-    if url.scheme() != "https" && !(url.scheme() == "http" && here(&url)) {
-        return Err(Fault::content(format!("the token service {url} is not https")));
-    }
+    let unknown = |_| Fault::content(format!("the registry names no token service: {:?}", printable(realm)));
+    let (url, registry) = (Url::parse(realm).map_err(unknown)?, Url::parse(registry).map_err(unknown)?);
+    led(&registry, &url)
+        .map_err(|why| Fault::content(format!("the token service {} {why}", printable(url.as_str()))))?;
     Ok(url)
+}
+
+/// Whether a registry may lead us, perhaps with a password, from one address to another. Plain HTTP is for this machine only, and only a
+/// registry on it knows what else listens here. The error says what is wrong with the address.
+fn led(from: &Url, to: &Url) -> Result<(), &'static str> {
+    let here = |url: &Url| url.host_str().is_some_and(is_loopback);
+    if here(to) && !here(from) {
+        return Err("is on this machine, and the registry is not");
+    }
+    if to.scheme() != "https" && !(to.scheme() == "http" && here(to)) {
+        return Err("is not https");
+    }
+    Ok(())
 }
 
 fn basic_header(credential: &Credential) -> Option<HeaderValue> {
@@ -378,7 +398,7 @@ fn message(body: &[u8]) -> String {
 }
 
 /// One short line: what strangers say ends up in statuses and terminals.
-fn printable(text: &str) -> String {
+pub(crate) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect::<String>().trim().to_owned()
 }
 
@@ -442,6 +462,10 @@ mod tests {
             ("nothing", "https://r.io/v2/a", false),
         ] {
             assert_eq!(token_service(realm, registry).is_ok(), allowed, "{realm} of {registry}");
+            if let Ok(to) = Url::parse(realm) {
+                let from = Url::parse(registry).unwrap();
+                assert_eq!(led(&from, &to).is_ok(), allowed, "a redirect from {registry} to {realm}");
+            }
         }
     }
 

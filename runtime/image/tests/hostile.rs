@@ -301,7 +301,10 @@ async fn files_are_found_through_layers_links_and_whiteouts() {
                 assert_eq!(pulled.config.entrypoint, [entrypoint, "arg"]);
                 assert_eq!((&*pulled.config.env[0], &*pulled.config.working_dir), ("A=b", "/w"));
             }
-            (Err(error), None) => assert!(error.to_string().contains("has no file"), "{error}"),
+            (Err(error), None) => {
+                let error = error.to_string();
+                assert!(error.contains("has no file") && error.contains("; it holds \""), "{error}");
+            }
             (result, _) => panic!("{entrypoint}: {result:?}"),
         }
     }
@@ -388,4 +391,64 @@ async fn policies_decide_whether_the_registry_is_asked() {
     let record = std::fs::read_dir(scene.folder.path().join("images")).unwrap().next().unwrap().unwrap().path();
     std::fs::write(record, "{").unwrap();
     assert_eq!(ensure(Policy::IfNotPresent).await.unwrap_err().reason(), "ImageInspectError");
+}
+
+#[tokio::test]
+async fn what_others_say_whom_a_registry_leads_to_is_not_told() {
+    let (scene, other) = (scene().await, Fake::start().await);
+    other.on("/secret", [Answer::new(404, "the secret of another service")]);
+    let to = |url: &str| Answer::new(307, "").header("location", url);
+    scene.fake.on("/v2/a/manifests/t", [to(&format!("http://{}/secret", other.address))]);
+    let error = scene.pull().await.unwrap_err().to_string();
+    assert!(!error.contains("secret of another"), "{error}");
+    // not even asked: neither this machine's plain services for others, nor plain HTTP elsewhere
+    scene.fake.on("/v2/a/manifests/t", [to("http://registry.invalid/v2/")]);
+    scene.fails("ErrImagePull", "the registry leads to an address that is not https").await;
+}
+
+#[tokio::test]
+async fn a_private_image_runs_for_those_who_may_pull_it() {
+    let scene = scene().await;
+    let mut blobs = Blobs::default();
+    let top = blobs.artifact(module("x"));
+    scene.fake.serve(&blobs, digest(&top));
+    let manifest = Answer::new(200, blobs.0.last().unwrap().1.clone());
+    let challenge = Answer::new(401, "").header("www-authenticate", "Basic realm=\"r\"");
+    let keyring = |user: &str| {
+        let mut keyring = Keyring::new();
+        let json = json!({"auths": {scene.fake.address.to_string(): {"username": user, "password": "p"}}});
+        keyring.add_docker_config_json(json.to_string().as_bytes()).unwrap();
+        keyring
+    };
+    let name = scene.fake.name();
+    let ensure = async |policy, keyring: &Keyring| scene.images.ensure(&scene.fake.name(), policy, keyring).await;
+    scene.fake.on("/v2/a/manifests/t", [challenge.clone(), manifest.clone()]);
+    ensure(Policy::IfNotPresent, &keyring("owner")).await.unwrap();
+    // the owner's other pods ask nobody
+    let asked = scene.fake.asked().len();
+    ensure(Policy::IfNotPresent, &keyring("owner")).await.unwrap();
+    ensure(Policy::Never, &keyring("owner")).await.unwrap();
+    assert_eq!(scene.fake.asked().len(), asked);
+    // others must be let in by the registry, and do not learn that the image is here
+    scene.fake.on("/v2/a/manifests/t", [challenge.clone()]);
+    for other in [Keyring::new(), keyring("other")] {
+        let error = ensure(Policy::IfNotPresent, &other).await.unwrap_err();
+        assert_eq!(error.reason(), "ErrImagePull");
+        assert!(error.to_string().contains("pull access denied"), "{error}");
+        assert!(!error.to_string().contains("a local image of this name exists"), "{error}");
+        assert_eq!(ensure(Policy::Never, &other).await.unwrap_err().reason(), "ErrImageNeverPull");
+    }
+    // nor by its digest under another name
+    let elsewhere = format!("localhost:1/b@{}", digest(&top));
+    assert_eq!(scene.images.usable(&elsewhere, &keyring("owner")).unwrap(), None);
+    scene.fake.on("/v2/a/manifests/t", [challenge, manifest.clone()]);
+    ensure(Policy::IfNotPresent, &keyring("other")).await.unwrap();
+    for user in ["owner", "other"] {
+        assert!(scene.images.usable(&name, &keyring(user)).unwrap().is_some(), "{user}");
+    }
+    assert!(scene.images.usable(&name, &Keyring::new()).unwrap().is_none());
+    // once it is public it is for all
+    scene.fake.on("/v2/a/manifests/t", [manifest]);
+    ensure(Policy::IfNotPresent, &Keyring::new()).await.unwrap();
+    assert!(scene.images.usable(&name, &keyring("third")).unwrap().is_some());
 }

@@ -256,3 +256,48 @@ async fn two_stores_on_one_folder_see_each_other() {
     use std::os::unix::fs::PermissionsExt;
     assert_eq!(fs::metadata(folder.path().join("s")).unwrap().permissions().mode() & 0o777, 0o700);
 }
+
+#[tokio::test]
+async fn a_layout_leads_nowhere_else_and_holds_no_more_than_it_tells() {
+    use std::os::unix::fs::symlink;
+    let folder = tempdir().unwrap();
+    let images = store(&folder.path().join("store"), |_| {});
+    let layout = folder.path().join("layout");
+    let mut blobs = Blobs::default();
+    let top = blobs.artifact(module("x"));
+    blobs.layout(&layout, &top);
+    let (digest, bytes) = blobs.0[0].clone();
+    let path = layout.join("blobs/sha256").join(digest.hex());
+    for target in [Path::new("/dev/zero"), &folder.path().join("outside")] {
+        std::fs::write(folder.path().join("outside"), &bytes).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        symlink(target, &path).unwrap();
+        let error = refused(&images, &layout, Some("a:1")).await;
+        assert!(error.contains("leads out of the folder"), "{error}");
+    }
+    // within the folder links are fine
+    std::fs::remove_file(&path).unwrap();
+    std::fs::write(layout.join("elsewhere"), &bytes).unwrap();
+    symlink("../../elsewhere", &path).unwrap();
+    images.load(&layout, Some("a:1")).await.unwrap();
+    // more than it tells is not read to its end
+    images.remove("a:1").await.unwrap();
+    let huge = std::fs::File::create(layout.join("elsewhere")).unwrap();
+    huge.set_len(1 << 40).unwrap();
+    let error = refused(&images, &layout, Some("a:1")).await;
+    assert!(error.contains("more than the"), "{error}");
+}
+
+#[tokio::test]
+async fn a_damaged_name_hides_no_other() {
+    let folder = tempdir().unwrap();
+    let images = store(folder.path(), |_| {});
+    let file = folder.path().join("m.wasm");
+    std::fs::write(&file, module("x")).unwrap();
+    images.load(&file, Some("a:1")).await.unwrap();
+    std::fs::write(folder.path().join("names/damaged.json"), "{").unwrap();
+    let listed = images.list().await.unwrap();
+    assert_eq!(listed.iter().map(|one| &*one.names[0]).collect::<Vec<_>>(), ["docker.io/library/a:1"]);
+    assert!(!images.collect(HashSet::new(), u64::MAX).await.unwrap().busy);
+    assert!(images.get("a:1").unwrap().is_some(), "it was loaded by hand");
+}

@@ -67,6 +67,8 @@ pub struct Limits {
     pub relayed: usize,
     /// Look-ups of outside names at a time.
     pub lookups: usize,
+    /// Those of one pod.
+    pub lookups_per_pod: usize,
     /// Time to establish a connection, or to look up an outside name.
     pub connect_timeout: Duration,
 }
@@ -80,6 +82,7 @@ impl Default for Limits {
             datagrams: 256,
             relayed: 8192,
             lookups: 32,
+            lookups_per_pod: 4,
             connect_timeout: Duration::from_secs(10),
         }
     }

@@ -62,6 +62,22 @@ async fn ask(mut stream: TcpStream) -> String {
 }
 
 #[tokio::test]
+async fn pods_reach_node_ports_at_the_address_that_the_node_tells_and_nothing_else_there() {
+    let network = network_with(|c| c.node_address = at("192.0.2.9:0").ip());
+    let ((h, h_ip), (a, _)) = (pod(&network, "h").await, pod(&network, "a").await);
+    let _serving = h.serve_http(8080, Arc::new(Echo::new("h"))).await.expect("bound");
+    let spec = json!({"clusterIP": "10.96.0.7", "type": "NodePort", "ports": [{"port": 80, "nodePort": 30080}]});
+    put_service(&network, "np", spec, json!([{"port": 8080}]), &[h_ip]);
+    for node in [at("192.0.2.9:0").ip(), network.node_internal()] {
+        a.connect(SocketAddr::new(node, 30080)).await.expect("a node port answers at every address of the node");
+    }
+    let local = network_with(|c| c.node_address = at("127.0.0.1:0").ip());
+    let (b, _) = pod(&local, "b").await;
+    let own = b.connect(at("127.0.0.1:30080")).await.map(drop);
+    assert!(matches!(own, Err(Error::Refused(_))), "a guest's localhost is its own pod's: {own:?}");
+}
+
+#[tokio::test]
 async fn node_ports_hand_connections_to_handlers_and_relay_to_listeners() {
     let network = network();
     let ((h, h_ip), (l, l_ip)) = (pod(&network, "h").await, pod(&network, "l").await);

@@ -23,6 +23,7 @@ mod follow;
 #[cfg(test)]
 mod host_tests;
 mod http;
+mod lookup;
 mod metrics;
 mod names;
 mod network;

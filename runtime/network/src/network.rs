@@ -4,6 +4,7 @@ use crate::{
     config::Config,
     egress::{self, Egress},
     http,
+    lookup::Lookups,
     metrics::Metrics,
     names::{self, Known},
     pod::{Bound, Pod},
@@ -49,7 +50,7 @@ pub(crate) struct Inner {
     egress: Egress,
     pods: RwLock<Pods>,
     pool: Mutex<AddressPool>,
-    lookups: Semaphore,
+    lookups: Lookups,
     pub(crate) metrics: Metrics,
 }
 
@@ -102,7 +103,7 @@ impl VirtualNetwork {
             egress: Egress { inside: vec![config.pod_cidr, config.service_cidr], allow: config.allow_egress.clone() },
             pods: RwLock::default(),
             pool: Mutex::new(AddressPool::new(config.node_cidr)),
-            lookups: Semaphore::new(config.limits.lookups),
+            lookups: Lookups::new(config.limits.lookups),
             metrics: Metrics::default(),
             config,
         };
@@ -172,7 +173,21 @@ impl Inner {
             let way = port.and_then(|port| self.endpoint_of(from, &port, protocol));
             return way.unwrap_or_else(|| Err(Error::Refused(format!("nothing listens at {to}"))));
         }
+        if self.is_node_address(to.ip()) {
+            let port = self.table.read().node_port(protocol, to.port());
+            if let Some(way) = port.and_then(|port| self.endpoint_of(from, &port, protocol)) {
+                return way;
+            }
+        }
         self.endpoint(from, to, false)
+    }
+
+    /// Whether it is the node's address as its status and `hostIP` tell it: its node ports answer there from inside too. A loopback
+    /// address is the pod's own there.
+    fn is_node_address(&self, address: IpAddr) -> bool {
+        let node = self.config.node_address;
+        let named = node == address || node.is_unspecified() && egress::is_host_address(address);
+        named && !egress::unmap(address).is_loopback()
     }
 
     /// The way to the first of a port's endpoints that takes a connection, in their order for this client: one that has stopped is in the
@@ -258,24 +273,14 @@ impl Inner {
                 }
                 Known::Alias(other) => name = format!("{}.", other.trim_end_matches('.')),
                 Known::Missing => return Err(Error::NoSuchHost(name)),
-                Known::Outside(plain) => return self.look_up(&plain).await,
+                Known::Outside(plain) => return self.look_up(&plain, pod).await,
             }
         }
         Err(Error::NoSuchHost(format!("{name}: too many aliases")))
     }
 
-    async fn look_up(&self, name: &str) -> Result<Vec<IpAddr>> {
-        let ask = async {
-            let _turn = self.lookups.acquire().await.map_err(|_| Error::NoSuchHost(name.to_owned()))?;
-            let found = tokio::net::lookup_host((name, 0)).await.map_err(|_| Error::NoSuchHost(name.to_owned()))?;
-            let mut addresses = Vec::new();
-            for address in found.map(|a| a.ip()) {
-                if !addresses.contains(&address) {
-                    addresses.push(address);
-                }
-            }
-            Ok(v4_first(addresses))
-        };
+    async fn look_up(&self, name: &str, pod: &Pod) -> Result<Vec<IpAddr>> {
+        let ask = async { self.lookups.addresses(name, &pod.lookups).await.map(v4_first) };
         let limit = self.config.limits.connect_timeout;
         timeout(limit, ask).await.unwrap_or_else(|_| Err(Error::TimedOut(format!("looking up {name}"))))
     }

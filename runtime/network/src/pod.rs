@@ -74,6 +74,8 @@ pub(crate) struct Pod {
     next_port: AtomicU16,
     /// Listeners, UDP sockets and connections that the pod holds.
     sockets: Arc<Semaphore>,
+    /// Look-ups of outside names that it may have under way.
+    pub(crate) lookups: Arc<Semaphore>,
 }
 
 /// Which of a pod's tables a binding is in.
@@ -147,6 +149,7 @@ impl Pod {
             next_id: AtomicU64::new(0),
             next_port: AtomicU16::new(FIRST_FREE_PORT),
             sockets: Arc::new(Semaphore::new(limits.sockets_per_pod)),
+            lookups: Arc::new(Semaphore::new(limits.lookups_per_pod)),
         })
     }
 

@@ -3,7 +3,11 @@
 //! wasmtime refuses code of another version, configuration or CPU by itself, but runs altered code without noticing: so nothing is
 //! loaded whose HMAC-SHA256, over its name and its bytes, does not match. The folder is 0700 and files come into it by rename.
 
-use crate::pool::Pool;
+use crate::{
+    image::{Code, Image, Kind, Loaded, Source, Target},
+    places::Seat,
+    pool::Pool,
+};
 use container::{Artifact, Clock, Result};
 use hmac::{Hmac, Mac};
 use sha2::Sha256;
@@ -15,7 +19,14 @@ use std::{
 };
 use wasmtime::{Engine, Module, Precompiled, component::Component};
 
-use crate::image::Image;
+/// What is in the cache.
+pub(crate) enum Found {
+    /// Nothing, or nothing authentic.
+    Absent,
+    Image(Result<Image>),
+    /// Code that no engine takes, and why.
+    Unfit(wasmtime::Error),
+}
 
 /// The cache of one node.
 #[derive(Clone)]
@@ -83,8 +94,8 @@ impl Cache {
         self.evict(name)
     }
 
-    /// The image under `name`, if it is there and authentic. What is not is removed: it will be compiled again.
-    pub(crate) fn load(&self, pool: &Pool, name: &str, artifact: &Artifact) -> Option<Result<Image>> {
+    /// The code under `name`, if it is there and authentic. What is not authentic is removed: it will be compiled again.
+    fn authentic(&self, name: &str) -> Option<PathBuf> {
         let path = self.path(name, "cwasm");
         let file = File::open(&path).ok()?;
         let authentic = fs::read(self.path(name, "mac"))
@@ -97,35 +108,62 @@ impl Cache {
         }
         // Marks it as used. A cache that cannot is only less clever about what to remove.
         let _ = file.set_modified(self.clock.now());
-        let image = self.deserialize(pool, &path, artifact);
-        if image.is_none() {
-            self.remove(name);
-        }
-        image
+        Some(path)
+    }
+
+    /// The image under `name`: for the pool if it has its shape, and for single instances if it has not, or is a command.
+    pub(crate) fn load(&self, pool: &Pool, name: &str, artifact: &Artifact) -> Found {
+        let Some(path) = self.authentic(name) else { return Found::Absent };
+        let load = |seat| {
+            let side = pool.side(seat)?;
+            Some(self.deserialize(&side.engine, &path).map(|code| Loaded::new(side, &code)))
+        };
+        let pooled = match load(Seat::Pool) {
+            Some(Ok(Ok(loaded))) => Some(loaded),
+            Some(Ok(Err(error))) => return Found::Image(Err(error)),
+            Some(Err(error)) => {
+                tracing::debug!(file = %path.display(), error = %format_args!("{error:#}"), "not for the pool");
+                None
+            }
+            None => None,
+        };
+        let single = match pooled.as_ref().map(|loaded| loaded.target.kind()) {
+            Some(Kind::Http) => None,
+            _ => load(Seat::Single),
+        };
+        let single = match single {
+            Some(Ok(Ok(loaded))) => Some(loaded),
+            Some(Ok(Err(error))) => return Found::Image(Err(error)),
+            Some(Err(error)) => {
+                self.remove(name);
+                return Found::Unfit(error);
+            }
+            None => None,
+        };
+        let source = Source { cache: self.clone(), name: name.to_owned() };
+        Found::Image(Image::new(artifact.clone(), source, pooled, single))
+    }
+
+    /// The code under `name` for single instances.
+    pub(crate) fn load_single(&self, pool: &Pool, name: &str) -> wasmtime::Result<Target> {
+        let path =
+            self.authentic(name).ok_or_else(|| wasmtime::format_err!("the compiled code is gone from the cache"))?;
+        let code = self.deserialize(&pool.single.engine, &path)?;
+        Ok(Loaded::new(&pool.single, &code)?.target)
     }
 
     /// # Proof of safety
     /// `deserialize_file` runs what is in the file as native code, so the bytes must be what a compiler of this node wrote.
-    /// [`Cache::load`] has just checked their HMAC under a key that only this user can read; the compiler that wrote them had its
+    /// [`Cache::authentic`] has just checked their HMAC under a key that only this user can read; the compiler that wrote them had its
     /// input's digest checked and was this program. Between check and use nobody else can replace the file: the folder is this
     /// user's and 0700 ([`Cache::open`]), and this process only ever renames complete files into it or unlinks them, which leaves a
     /// mapped file as it is.
     #[allow(unsafe_code)]
-    fn deserialize(&self, pool: &Pool, path: &Path, artifact: &Artifact) -> Option<Result<Image>> {
-        let engine = &pool.engine;
-        let loaded = match Engine::detect_precompiled_file(path).ok()?? {
-            Precompiled::Component => unsafe { Component::deserialize_file(engine, path) }
-                .map(|it| Image::component(pool, artifact.clone(), &it)),
-            Precompiled::Module => {
-                unsafe { Module::deserialize_file(engine, path) }.map(|it| Image::module(pool, artifact.clone(), &it))
-            }
-        };
-        match loaded {
-            Ok(image) => Some(image),
-            Err(error) => {
-                tracing::warn!(file = %path.display(), %error, "compiled code does not fit this engine; compiling again");
-                None
-            }
+    fn deserialize(&self, engine: &Engine, path: &Path) -> wasmtime::Result<Code> {
+        match Engine::detect_precompiled_file(path)? {
+            Some(Precompiled::Component) => unsafe { Component::deserialize_file(engine, path) }.map(Code::Component),
+            Some(Precompiled::Module) => unsafe { Module::deserialize_file(engine, path) }.map(Code::Module),
+            None => Err(wasmtime::format_err!("it is not compiled code")),
         }
     }
 

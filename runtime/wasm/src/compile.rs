@@ -6,7 +6,7 @@
 
 use crate::{
     Compiler,
-    cache::{Cache, Scratch},
+    cache::{Cache, Found, Scratch},
     config,
     image::Image,
     metrics::Metrics,
@@ -94,7 +94,7 @@ impl Compilers {
             return Err(Error::Invalid(format!("{digest} is not a sha256 digest")));
         };
         let name = format!("{hash}.{}", pool.compatibility);
-        if let Some(image) = self.cached(pool, &name, artifact).await? {
+        if let Found::Image(image) = self.cached(pool, &name, artifact).await? {
             self.metrics.cached.inc();
             return image;
         }
@@ -122,12 +122,17 @@ impl Compilers {
         let (cache, code) = (self.cache.clone(), scratch.path().join("code"));
         let taken = name.clone();
         blocking(move || cache.take(&taken, &code).map_err(cache_error)).await?;
-        self.cached(pool, &name, artifact).await?.unwrap_or_else(|| {
-            Err(Error::Exhausted(format!("the compiled code of {digest} could not be read back from the cache")))
-        })
+        match self.cached(pool, &name, artifact).await? {
+            Found::Image(image) => image,
+            Found::Absent => {
+                Err(Error::Exhausted(format!("the compiled code of {digest} could not be read back from the cache")))
+            }
+            // Compiling the same bytes again would make the same code.
+            Found::Unfit(error) => Err(Error::Invalid(format!("this node cannot run it: {error:#}"))),
+        }
     }
 
-    async fn cached(&self, pool: &Arc<Pool>, name: &str, artifact: &Artifact) -> Result<Option<Result<Image>>> {
+    async fn cached(&self, pool: &Arc<Pool>, name: &str, artifact: &Artifact) -> Result<Found> {
         let (cache, pool, name, artifact) = (self.cache.clone(), pool.clone(), name.to_string(), artifact.clone());
         blocking(move || Ok(cache.load(&pool, &name, &artifact))).await
     }

@@ -36,21 +36,32 @@ pub(crate) fn compiler() -> wasmtime::Result<Engine> {
 /// Pools smaller than this are not worth their bounds.
 const SMALLEST_POOL: u32 = 64;
 
-/// The node's engine, and what is wrong with it if the pool had to shrink.
-pub(crate) fn engine(pool: PoolOptions) -> wasmtime::Result<(Engine, Option<String>)> {
+/// The node's engines. Compiled code fits both.
+pub(crate) struct Engines {
+    /// Instances from a pool, and how many; `None` where address space is too short for one.
+    pub(crate) pool: Option<(Engine, u32)>,
+    /// Instances allocated one by one, of any shape.
+    pub(crate) single: Engine,
+    /// What is wrong, if the pool had to shrink.
+    pub(crate) problem: Option<String>,
+}
+
+pub(crate) fn engines(pool: PoolOptions) -> wasmtime::Result<Engines> {
+    let single = Engine::new(&code())?;
     let mut instances = pool.instances.max(1);
     loop {
         let mut config = code();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(instances)));
         let error = match Engine::new(&config) {
-            Ok(engine) if instances == pool.instances => return Ok((engine, None)),
             Ok(engine) => {
-                let text = format!(
-                    "address space is short: {instances} Wasm instances at a time instead of {} (check ulimit -v and \
-                     vm.max_map_count)",
-                    pool.instances
-                );
-                return Ok((engine, Some(text)));
+                let problem = (instances != pool.instances.max(1)).then(|| {
+                    format!(
+                        "address space is short: {instances} Wasm instances in the pool at a time instead of {} (check \
+                         ulimit -v and vm.max_map_count)",
+                        pool.instances
+                    )
+                });
+                return Ok(Engines { pool: Some((engine, instances)), single, problem });
             }
             Err(error) => error,
         };
@@ -58,22 +69,32 @@ pub(crate) fn engine(pool: PoolOptions) -> wasmtime::Result<(Engine, Option<Stri
             let text = format!(
                 "address space is too short for a pool of Wasm instances ({error:#}): they are allocated one by one, which is slower"
             );
-            return Ok((Engine::new(&code())?, Some(text)));
+            return Ok(Engines { pool: None, single, problem: Some(text) });
         }
         instances /= 2;
     }
 }
 
-/// Interpreters built as components (CPython) are several core modules with tables each, so these are scarcer than instances.
+/// Core instances and tables of one component in the pool. Interpreters built as components (CPython) are many core modules. What needs
+/// more is allocated by itself.
+const CORE_INSTANCES: u32 = 32;
+const TABLES: u32 = 8;
+
+/// A place in the pool is all that an instance needs: whoever has one finds a memory, tables and a stack too. So there is one number to
+/// share out, and no component can take what is another's by having many parts.
 fn pooling(instances: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(4))
-        .total_memories(instances)
-        .total_tables(instances.saturating_mul(4))
+        .max_core_instances_per_component(CORE_INSTANCES)
+        .total_core_instances(instances.saturating_mul(CORE_INSTANCES))
+        .max_memories_per_component(1)
+        // The heap of garbage-collected objects is a memory as well.
+        .total_memories(instances.saturating_mul(2))
+        .total_gc_heaps(instances)
+        .max_tables_per_component(TABLES)
+        .max_tables_per_module(TABLES)
+        .total_tables(instances.saturating_mul(TABLES))
         .total_stacks(instances)
-        .total_gc_heaps((instances / 8).max(8))
-        .max_tables_per_module(8)
         .table_elements(20_000)
         .max_memory_size(4 << 30)
         .max_unused_warm_slots(64)
@@ -105,16 +126,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn compiler_and_node_agree_on_the_code() {
-        let (node, problem) = engine(PoolOptions { instances: 64 }).unwrap();
-        assert_eq!(problem, None);
-        assert_eq!(compatibility(&node), compatibility(&compiler().unwrap()));
+    fn compiler_and_both_engines_agree_on_the_code() {
+        let engines = engines(PoolOptions { instances: 64, more: 0 }).unwrap();
+        assert_eq!(engines.problem, None);
+        let code = compatibility(&compiler().unwrap());
+        assert_eq!(compatibility(&engines.pool.unwrap().0), code);
+        assert_eq!(compatibility(&engines.single), code);
     }
 
     #[test]
     fn a_pool_that_does_not_fit_shrinks_and_says_so() {
-        let (_, problem) = engine(PoolOptions { instances: 50_000 }).unwrap();
-        let problem = problem.expect("50,000 x 4 GiB is more than a process can address");
+        let engines = engines(PoolOptions { instances: 50_000, more: 0 }).unwrap();
+        let problem = engines.problem.expect("100,000 x 4 GiB is more than a process can address");
         assert!(problem.contains("address space is short"), "{problem}");
+        assert!(engines.pool.unwrap().1 < 50_000);
     }
 }

@@ -2,7 +2,7 @@
 
 use crate::memory::OutOfMemory;
 use container::ExitReason;
-use wasmtime::{Error, Trap, WasmBacktrace};
+use wasmtime::{Error, GcHeapOutOfMemory, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
 /// Bytes of a message, as Kubernetes bounds termination messages.
@@ -18,9 +18,10 @@ pub(crate) struct End {
 
 impl End {
     pub(crate) fn exited(code: i32) -> Self {
-        let reason = if code == 0 { ExitReason::Completed } else { ExitReason::Error };
         // As a process's: the low eight bits.
-        Self { code: code & 0xff, reason, message: String::new() }
+        let code = code & 0xff;
+        let reason = if code == 0 { ExitReason::Completed } else { ExitReason::Error };
+        Self { code, reason, message: String::new() }
     }
 
     /// Never started.
@@ -56,7 +57,12 @@ impl End {
 }
 
 pub(crate) fn is_out_of_memory(error: &Error) -> bool {
-    error.downcast_ref::<OutOfMemory>().is_some()
+    error.downcast_ref::<OutOfMemory>().is_some() || is_full_heap(error)
+}
+
+/// The heap of garbage-collected objects could not grow, and collecting freed too little: wasmtime does not pass on why.
+pub(crate) fn is_full_heap(error: &Error) -> bool {
+    error.downcast_ref::<GcHeapOutOfMemory<()>>().is_some()
 }
 
 /// Out of memory only because many instances run beside each other: it is no fault of the one that asked.
@@ -112,8 +118,10 @@ mod tests {
         for (code, expected, reason) in [
             (0, 0, ExitReason::Completed),
             (3, 3, ExitReason::Error),
-            (256, 0, ExitReason::Error),
+            (256, 0, ExitReason::Completed),
             (-1, 255, ExitReason::Error),
+            (127, 127, ExitReason::Error),
+            (200, 200, ExitReason::Error),
         ] {
             let end = End::of(&Error::from(I32Exit(code)));
             assert_eq!((end.code, end.reason), (expected, reason));

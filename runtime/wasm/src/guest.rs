@@ -1,14 +1,17 @@
 //! The host side of one instance: what it may see and use.
 
 use crate::{
+    exit, files,
+    host::{self, Scales},
     memory::{Memory, Share},
     metrics::Metrics,
     outgoing::Outgoing,
+    places::Held,
     quota::Quota,
     stdio::Output,
 };
 use container::{
-    ContainerSpec, Mount,
+    ContainerSpec,
     log::{Log, Source},
     net::Sockets,
 };
@@ -21,12 +24,21 @@ use std::sync::{
 };
 use tokio::sync::Semaphore;
 use wasmtime::{Engine, Store, component::Linker};
-use wasmtime_wasi::{FsPerms, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
+use wasmtime_wasi::{I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView, p1::WasiP1Ctx};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 /// Host resources (streams, requests, pollables, files) that an instance may hold. An open file is a descriptor of this process, of which
 /// there may be 20,000 or fewer: no instance may come near that.
 const RESOURCES: usize = 4_096;
+
+/// The same of an instance that answers one request.
+const REQUEST_RESOURCES: usize = 1_024;
+
+/// Bytes that one call may copy out of the guest (`from-list`, a write to a file): the copy is the host's for the time of the call.
+const CALL: usize = 32 << 20;
+
+/// Bytes of randomness in one call.
+const RANDOM: u64 = 16 << 20;
 
 /// The same of a core module, which holds files and little else.
 const FILES: usize = 1_024;
@@ -42,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) memory: Arc<Memory>,
     pub(crate) quota: Arc<Quota>,
     pub(crate) outgoing: Arc<Semaphore>,
+    pub(crate) places: Arc<Held>,
     pub(crate) instances: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
@@ -91,7 +104,8 @@ pub(crate) struct Guest {
     http: WasiHttpCtx,
     outgoing: Outgoing,
     share: Share,
-    _live: Live,
+    scales: Scales,
+    live: Live,
 }
 
 /// The state of a core module's instance.
@@ -101,14 +115,23 @@ pub(crate) struct CoreGuest {
     _live: Live,
 }
 
+impl Guest {
+    /// What its folders are opened from, and where they go.
+    pub(crate) fn files(&mut self) -> (&Shared, &mut ResourceTable) {
+        (&self.live.0, &mut self.table)
+    }
+}
+
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
+        self.scales.pass(&mut self.table, &mut self.share);
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }
 }
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
+        self.scales.pass(&mut self.table, &mut self.share);
         WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
     }
 }
@@ -118,6 +141,7 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    files::add_to_linker(&mut linker)?;
     Ok(linker)
 }
 
@@ -125,11 +149,39 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
 pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     let mut linker = wasmtime::Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest: &mut CoreGuest| &mut guest.wasi)?;
+    // wasmtime's makes a trap of 126 and above; a process may end with these.
+    linker.allow_shadowing(true);
+    let exit = |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) };
+    linker.func_wrap("wasi_snapshot_preview1", "proc_exit", exit)?;
+    linker.allow_shadowing(false);
     Ok(linker)
+}
+
+impl Guest {
+    /// The error that ended the guest, with what was behind it.
+    pub(crate) fn blame(&self, error: wasmtime::Error) -> wasmtime::Error {
+        blame(error, &self.share, self.scales.refused)
+    }
+}
+
+impl CoreGuest {
+    /// The error that ended the guest, with what was behind it.
+    pub(crate) fn blame(&self, error: wasmtime::Error) -> wasmtime::Error {
+        blame(error, &self.share, false)
+    }
+}
+
+/// Where the account refused memory and the guest only saw what came of it, the refusal is the reason.
+fn blame(error: wasmtime::Error, share: &Share, table_gone: bool) -> wasmtime::Error {
+    match share.refused() {
+        Some(full) if table_gone || exit::is_full_heap(&error) => error.context(full),
+        _ => error,
+    }
 }
 
 /// A store for the one component instance of a command.
 pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<Guest>> {
+    files::check(&shared.spec.mounts)?;
     component_store(engine, shared, Share::new(shared.memory.clone()), None)
 }
 
@@ -150,34 +202,41 @@ fn component_store(
     ending: Option<Arc<Ending>>,
 ) -> wasmtime::Result<Store<Guest>> {
     let mut table = ResourceTable::new();
-    table.set_max_capacity(RESOURCES);
+    table.set_max_capacity(if ending.is_some() { REQUEST_RESOURCES } else { RESOURCES });
+    let mut http = WasiHttpCtx::new();
+    http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
-        wasi: wasi(shared, ending.is_some())?.build(),
+        wasi: wasi(shared, ending.is_some()).build(),
         _going: Going(ending),
         table,
-        http: WasiHttpCtx::new(),
+        http,
         outgoing: Outgoing {
             sockets: shared.sockets.clone(),
             log: shared.log.clone(),
             permits: shared.outgoing.clone(),
         },
         share,
-        _live: Live::new(shared),
+        scales: Scales::default(),
+        live: Live::new(shared),
     };
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.share);
     store.set_max_component_handles(HANDLES);
+    store.set_hostcall_fuel(CALL);
     give_way(&mut store);
     Ok(store)
 }
 
 /// A store for a core module.
 pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<CoreGuest>> {
-    let mut wasi = wasi(shared, false)?.build_p1();
+    let mut builder = wasi(shared, false);
+    files::preopen(&mut builder, &shared.spec.mounts)?;
+    let mut wasi = builder.build_p1();
     wasi.ctx().table.set_max_capacity(FILES);
     let guest = CoreGuest { wasi, share: Share::new(shared.memory.clone()), _live: Live::new(shared) };
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.share);
+    store.set_hostcall_fuel(CALL);
     give_way(&mut store);
     Ok(store)
 }
@@ -187,30 +246,20 @@ fn give_way<T>(store: &mut Store<T>) {
     store.epoch_deadline_async_yield_and_update(1);
 }
 
-fn wasi(shared: &Shared, request: bool) -> wasmtime::Result<WasiCtxBuilder> {
+fn wasi(shared: &Shared, request: bool) -> WasiCtxBuilder {
     let spec = &shared.spec;
     let mut builder = WasiCtxBuilder::new();
     builder
         .stdout(Output::new(&shared.log, Source::Stdout, request))
         .stderr(Output::new(&shared.log, Source::Stderr, request))
         .args(&spec.args)
-        .envs(&spec.env);
+        .envs(&spec.env)
+        .max_random_size(RANDOM);
     if spec.args.is_empty() {
         builder.arg(&spec.name);
     }
     if let Some(cwd) = &spec.cwd {
         builder.initial_cwd(cwd);
     }
-    for mount in &spec.mounts {
-        preopen(&mut builder, mount)?;
-    }
-    Ok(builder)
-}
-
-fn preopen(builder: &mut WasiCtxBuilder, mount: &Mount) -> wasmtime::Result<()> {
-    let perms = if mount.read_only { FsPerms::ReadOnly } else { FsPerms::ReadWrite };
     builder
-        .preopened_dir(&mount.source, &mount.target, perms)
-        .map_err(|error| error.context(format!("mount {} cannot be opened", mount.target)))?;
-    Ok(())
 }

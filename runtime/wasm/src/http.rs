@@ -5,8 +5,10 @@
 
 use crate::{
     HttpOptions, clients, connection, exit,
-    guest::{self, Ending, Guest, Shared},
+    guest::{self, Ending, Shared},
+    image::{Image, Target},
     memory::Share,
+    places::Place,
     pool::Pool,
     quota::Throttled,
     turns::{Alternating, Turn, Turns},
@@ -38,10 +40,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use wasmtime_wasi_http::p2::{
-    bindings::{
-        ProxyPre,
-        http::types::{ErrorCode, Scheme},
-    },
+    bindings::http::types::{ErrorCode, Scheme},
     body::HyperOutgoingBody,
 };
 
@@ -57,6 +56,8 @@ const STALL: Duration = Duration::from_secs(5);
 /// How long nothing may move while a request waits for memory that others keep while they wait, perhaps for this very request.
 const STUCK: Duration = Duration::from_secs(10);
 
+const FULL: &str = "this node runs as many instances as it can";
+
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 pub(crate) type Response = http::Response<Body>;
 /// The answer's head as the guest gave it.
@@ -68,8 +69,7 @@ type Teller = oneshot::Sender<Result<Head, Response>>;
 pub(crate) struct Handler {
     pool: Arc<Pool>,
     shared: Arc<Shared>,
-    pre: ProxyPre<Guest>,
-    initial_memory: u64,
+    image: Arc<Image>,
     options: HttpOptions,
     turns: Arc<Turns>,
     /// Clients are asked to leave: HTTP/1.1 connections end with their next answer, HTTP/2 ones with the requests under way.
@@ -91,8 +91,7 @@ impl Handler {
     pub(crate) fn new(
         pool: Arc<Pool>,
         shared: Arc<Shared>,
-        pre: ProxyPre<Guest>,
-        initial_memory: u64,
+        image: Arc<Image>,
         options: HttpOptions,
         retire: CancellationToken,
         out_of_memory: impl Fn(String) + Send + Sync + 'static,
@@ -100,8 +99,7 @@ impl Handler {
         Arc::new(Self {
             pool,
             shared,
-            pre,
-            initial_memory,
+            image,
             options,
             turns: Turns::new(options.concurrency, options.queue),
             retire,
@@ -247,9 +245,9 @@ impl Handler {
         let bytes = WAITING + size(request.uri(), request.headers());
         let guest = async {
             let turn = self.turn(bytes, via).await?;
-            let share = self.memory().await?;
+            let (share, seat) = self.room().await?;
             let quota = self.shared.quota.clone();
-            let run = self.instance(request, share, ending, head.clone());
+            let run = self.instance(request, share, &seat, ending, head.clone());
             Throttled::new(Alternating::new(run, turn), quota, self.pool.ticker.clone()).await.map_err(Failure::Guest)
         };
         let late = async {
@@ -286,8 +284,15 @@ impl Handler {
         say(match failure {
             Failure::Busy => plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this container"),
             Failure::Stuck => {
-                self.log(&what, "refused: all memory is kept by requests that wait, and nothing moves");
-                plain(StatusCode::SERVICE_UNAVAILABLE, "other requests use all the memory there is, and they wait")
+                self.log(
+                    &what,
+                    "refused: requests that wait keep all the memory or places there are, and nothing moves",
+                );
+                plain(StatusCode::SERVICE_UNAVAILABLE, "other requests keep all the room there is, and they wait")
+            }
+            Failure::Full => {
+                self.log(&what, &format!("refused: {FULL}"));
+                plain(StatusCode::SERVICE_UNAVAILABLE, FULL)
             }
             Failure::Guest(error) => self.failed(&error, &what),
         });
@@ -301,15 +306,20 @@ impl Handler {
         self.turns.begin(bytes).await.map_err(|_| Failure::Busy)
     }
 
-    /// Memory for an instance. While it is short, clients that do nothing lose theirs. In a circle of calls (over any number of pods)
-    /// whose requests have taken all there is, those that have not begun are refused, so that the others go on.
-    async fn memory(&self) -> Result<Share, Failure> {
+    /// Memory and a place for an instance. While they are short, clients that do nothing lose theirs. In a circle of calls (over any
+    /// number of pods) whose requests have taken all there is, those that have not begun are refused, so that the others go on.
+    async fn room(&self) -> Result<(Share, Place), Failure> {
         let begin = Instant::now();
-        let share = self.shared.memory.reserve(self.initial_memory);
-        tokio::pin!(share);
+        let room = async {
+            let memory = self.shared.memory.reserve(self.image.initial_memory).await;
+            let share = memory.map_err(|full| Failure::Guest(full.into()))?;
+            let seat = self.pool.places.request(&self.shared.places, self.image.need()).await.ok_or(Failure::Full)?;
+            Ok((share, seat))
+        };
+        tokio::pin!(room);
         loop {
-            if let Ok(share) = tokio::time::timeout(PRESSED, share.as_mut()).await {
-                return share.map_err(|full| Failure::Guest(full.into()));
+            if let Ok(room) = tokio::time::timeout(PRESSED, room.as_mut()).await {
+                return room;
             }
             self.pool.clients.relieve(self.owner(), STALL);
             let calls = self.shared.outgoing.available_permits() < self.options.outgoing;
@@ -324,6 +334,7 @@ impl Handler {
         &self,
         request: http::Request<B>,
         share: Share,
+        place: &Place,
         ending: Arc<Ending>,
         head: Arc<Mutex<Option<Teller>>>,
     ) -> wasmtime::Result<()>
@@ -331,7 +342,11 @@ impl Handler {
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: std::fmt::Display,
     {
-        let mut store = guest::request_store(&self.pool.engine, &self.shared, share, ending.clone())?;
+        let target = self.image.target(&self.pool, place.seat).await?;
+        let (Target::Http(pre), Some(side)) = (target, self.pool.side(place.seat)) else {
+            return Err(wasmtime::format_err!("this is no HTTP handler"));
+        };
+        let mut store = guest::request_store(&side.engine, &self.shared, share, ending.clone())?;
         let request = with_host(request).map(|body| {
             let error = |error: B::Error| wasmtime_wasi_http::Error::InternalError(Some(error.to_string()));
             body.map_err(error).boxed_unsync()
@@ -343,8 +358,11 @@ impl Handler {
                 let _ = head.send(Ok(answer));
             }
         })?;
-        let proxy = self.pre.instantiate_async(&mut store).await?;
-        proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await?;
+        let ran = async {
+            let proxy = pre.instantiate_async(&mut store).await?;
+            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
+        };
+        ran.await.map_err(|error| store.data().blame(error))?;
         ending.returned.store(true, SeqCst);
         Ok(())
     }
@@ -368,7 +386,7 @@ impl Handler {
             (self.out_of_memory)(story);
         }
         if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "this node runs as many instances as it can");
+            return plain(StatusCode::SERVICE_UNAVAILABLE, FULL);
         }
         plain(StatusCode::INTERNAL_SERVER_ERROR, "the component failed; its log has the backtrace")
     }
@@ -382,6 +400,8 @@ enum Failure {
     Busy,
     /// Those who have the memory wait for something that does not come.
     Stuck,
+    /// The node has no place for another instance.
+    Full,
     Guest(wasmtime::Error),
 }
 

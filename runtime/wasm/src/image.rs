@@ -1,11 +1,14 @@
 //! A compiled artifact, linked: what its containers start instances from.
 
 use crate::{
+    cache::Cache,
     guest::{CoreGuest, Guest},
-    pool::Pool,
+    places::{Need, Seat},
+    pool::{Pool, Side},
 };
 use container::{Artifact, Error, Prepared, Result};
-use std::fmt;
+use std::{fmt, sync::Arc};
+use tokio::sync::OnceCell;
 use wasmtime::{
     InstancePre, Module, ResourcesRequired,
     component::{Component, types::ComponentItem},
@@ -13,32 +16,122 @@ use wasmtime::{
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
-/// A prepared artifact: one `InstancePre` for all containers of the image.
+/// A prepared artifact: one `InstancePre` for all containers of the image, on each engine that it runs on.
 pub(crate) struct Image {
     artifact: Artifact,
-    pub(crate) target: Target,
+    pub(crate) kind: Kind,
+    /// Absent if it does not have the pool's shape.
+    pool: Option<Target>,
+    /// Made when it is first needed, of a handler that has the pool's shape.
+    single: OnceCell<Target>,
+    source: Source,
     /// Bytes of memory and tables that an instance begins with at most, 0 if unknown.
     pub(crate) initial_memory: u64,
+    memories: usize,
+}
+
+/// Where the compiled code is.
+pub(crate) struct Source {
+    pub(crate) cache: Cache,
+    pub(crate) name: String,
 }
 
 /// What the artifact's exports make it.
-pub(crate) enum Target {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
     /// `wasi:http/incoming-handler`.
-    Http(ProxyPre<Guest>),
+    Http,
     /// `wasi:cli/run`.
-    Command(CommandPre<Guest>),
+    Command,
     /// `_start`.
+    Core,
+}
+
+/// The same, ready to be instantiated on one engine.
+pub(crate) enum Target {
+    Http(ProxyPre<Guest>),
+    Command(CommandPre<Guest>),
     Core(InstancePre<CoreGuest>),
 }
 
-const EXPECTED: &str = "expected a component that exports wasi:http/incoming-handler@0.2 or wasi:cli/run@0.2, or a core module \
+/// Code on one engine, linked, and what an instance of it requires.
+pub(crate) struct Loaded {
+    pub(crate) target: Target,
+    needs: Option<ResourcesRequired>,
+}
+
+/// Compiled code on one engine.
+pub(crate) enum Code {
+    Component(Component),
+    Module(Module),
+}
+
+pub(crate) const EXPECTED: &str = "expected a component that exports wasi:http/incoming-handler@0.2 or wasi:cli/run@0.2, or a core module \
                         with the function _start (WASI preview 1)";
 
 impl Image {
-    pub(crate) fn component(pool: &Pool, artifact: Artifact, component: &Component) -> Result<Self> {
+    /// An image of what was loaded for the pool and for single instances: at least one of them.
+    pub(crate) fn new(
+        artifact: Artifact,
+        source: Source,
+        pool: Option<Loaded>,
+        single: Option<Loaded>,
+    ) -> Result<Self> {
+        let Some(known) = pool.as_ref().or(single.as_ref()) else {
+            return Err(Error::Other(anyhow::anyhow!("nothing was loaded")));
+        };
+        let kind = known.target.kind();
+        let initial_memory = known.needs.as_ref().map_or(0, initial);
+        let memories = known.needs.as_ref().map_or(1, |it| it.num_memories.max(1)) as usize;
+        let single = OnceCell::new_with(single.map(|it| it.target));
+        Ok(Self { artifact, kind, pool: pool.map(|it| it.target), single, source, initial_memory, memories })
+    }
+
+    /// What an instance of it needs.
+    pub(crate) fn need(&self) -> Need {
+        Need { fits_pool: self.pool.is_some(), alone: self.memories }
+    }
+
+    /// What to instantiate in a place.
+    pub(crate) async fn target(self: &Arc<Self>, pool: &Arc<Pool>, seat: Seat) -> wasmtime::Result<&Target> {
+        if seat == Seat::Pool {
+            return self.pool.as_ref().ok_or_else(|| wasmtime::format_err!("it does not fit the pool"));
+        }
+        let load = async || {
+            let (this, node) = (self.clone(), pool.clone());
+            let load = move || this.source.cache.load_single(&node, &this.source.name);
+            pool.handle().spawn_blocking(load).await?
+        };
+        self.single.get_or_try_init(load).await
+    }
+}
+
+impl Loaded {
+    pub(crate) fn new(side: &Side, code: &Code) -> Result<Self> {
+        Ok(match code {
+            Code::Component(component) => {
+                Self { target: Target::component(side, component)?, needs: component.resources_required() }
+            }
+            Code::Module(module) => {
+                Self { target: Target::module(side, module)?, needs: Some(module.resources_required()) }
+            }
+        })
+    }
+}
+
+impl Target {
+    pub(crate) fn kind(&self) -> Kind {
+        match self {
+            Self::Http(_) => Kind::Http,
+            Self::Command(_) => Kind::Command,
+            Self::Core(_) => Kind::Core,
+        }
+    }
+
+    fn component(side: &Side, component: &Component) -> Result<Self> {
         let ty = component.component_type();
         let exports: Vec<&str> = ty
-            .exports(&pool.engine)
+            .exports(&side.engine)
             .filter(|(_, item)| {
                 matches!(item.ty, ComponentItem::ComponentInstance(_) | ComponentItem::ComponentFunc(_))
             })
@@ -51,17 +144,15 @@ impl Image {
             let hint = if later { "; WASI 0.3 is not supported yet" } else { "" };
             return Err(invalid(format!("this component exports {}{hint}", listed(&exports))));
         }
-        let pre = pool.components.instantiate_pre(component).map_err(unlinkable)?;
-        let target = if http {
-            Target::Http(ProxyPre::new(pre).map_err(unlinkable)?)
+        let pre = side.components.instantiate_pre(component).map_err(unlinkable)?;
+        Ok(if http {
+            Self::Http(ProxyPre::new(pre).map_err(unlinkable)?)
         } else {
-            Target::Command(CommandPre::new(pre).map_err(unlinkable)?)
-        };
-        let initial_memory = component.resources_required().as_ref().map_or(0, initial);
-        Ok(Self { artifact, target, initial_memory })
+            Self::Command(CommandPre::new(pre).map_err(unlinkable)?)
+        })
     }
 
-    pub(crate) fn module(pool: &Pool, artifact: Artifact, module: &Module) -> Result<Self> {
+    fn module(side: &Side, module: &Module) -> Result<Self> {
         let entry = module.get_export("_start").and_then(|export| export.func().cloned());
         let Some(entry) = entry else {
             let exports: Vec<&str> = module.exports().map(|export| export.name()).collect();
@@ -70,9 +161,7 @@ impl Image {
         if entry.params().len() + entry.results().len() > 0 {
             return Err(invalid("this core module's _start takes parameters or gives results".to_string()));
         }
-        let pre = pool.modules.instantiate_pre(module).map_err(unlinkable)?;
-        let initial_memory = initial(&module.resources_required());
-        Ok(Self { artifact, target: Target::Core(pre), initial_memory })
+        Ok(Self::Core(side.modules.instantiate_pre(module).map_err(unlinkable)?))
     }
 }
 
@@ -89,13 +178,14 @@ fn invalid(found: String) -> Error {
 }
 
 fn unlinkable(error: wasmtime::Error) -> Error {
-    Error::Invalid(format!(
-        "it imports what this node does not offer (WASI preview 1 for modules, WASI 0.2 with wasi:http for components): {error:#}"
-    ))
+    Error::Invalid(format!("{NOT_OFFERED}: {error:#}"))
 }
 
+pub(crate) const NOT_OFFERED: &str =
+    "it imports what this node does not offer (WASI preview 1 for modules, WASI 0.2 with wasi:http for components)";
+
 /// At most a handful of names: a hostile module has a million.
-fn listed(names: &[&str]) -> String {
+pub(crate) fn listed(names: &[&str]) -> String {
     const MOST: usize = 8;
     if names.is_empty() {
         return "nothing".to_string();
@@ -114,10 +204,10 @@ impl Prepared for Image {
     }
 
     fn target(&self) -> &'static str {
-        match self.target {
-            Target::Http(_) => "http",
-            Target::Command(_) => "command",
-            Target::Core(_) => "core",
+        match self.kind {
+            Kind::Http => "http",
+            Kind::Command => "command",
+            Kind::Core => "core",
         }
     }
 }

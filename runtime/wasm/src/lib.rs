@@ -17,6 +17,11 @@
 //!   it ends the container as OOMKilled, exit code 137. So it is with an HTTP handler: its instances share the limit as the threads
 //!   of a Linux server do, so growing above it ends the container, with every request under way, and its restart is visible. An
 //!   instance that cannot even *begin* within the limit waits until others are done: load alone does not kill.
+//! * What the host holds for an instance (headers, bodies, listings) counts as its memory (`host`). The node's account follows what the
+//!   machine has room for, so that a guest is OOMKilled and not the cluster.
+//! * Instances have places (`places`): in a pool set aside at the start, or by themselves. A container has a quarter of them at most, some
+//!   are kept for first requests and for HTTP, and the node tells before they run out. What does not have the pool's shape (large tables,
+//!   several memories) runs by itself.
 //! * A trap ends one request (answered 500, with the backtrace in the container's log), not its handler. For a command it is the
 //!   end: exit code 134, backtrace in the message.
 //! * WASI has no signals. A stop acts on a command as SIGTERM does on a process without a handler: it ends at once, exit code 143. An
@@ -31,15 +36,21 @@ mod clients;
 pub mod compile;
 mod config;
 mod connection;
+pub mod descriptors;
 mod exit;
+mod files;
+mod give_back;
 mod guest;
+mod host;
 mod http;
 mod image;
+pub mod inspect;
 pub mod key;
 mod memory;
 mod metrics;
 mod options;
 mod outgoing;
+mod places;
 mod pool;
 mod quota;
 mod runtime;
@@ -48,5 +59,5 @@ mod stdio;
 mod turns;
 
 pub use clients::ClientOptions;
-pub use options::{Compiler, HttpOptions, Options, PoolOptions};
+pub use options::{Compiler, HttpOptions, Options, PoolOptions, Room};
 pub use runtime::Wasmtime;

@@ -1,15 +1,24 @@
 //! Who uses how much guest memory: a tree of accounts, node → pod → container → instance.
+//!
+//! The node's account knows what the machine has left: what guests may have together is less than all when others use the machine.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::SeqCst},
+use crate::Room;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 use tokio::sync::Notify;
 use wasmtime::ResourceLimiter;
 
+/// How often those who wait for memory look at the machine again: nobody tells them when another process has left.
+const LOOK: Duration = Duration::from_secs(1);
+
 /// Core instances, memories and tables in one component instance.
 const INSTANCES: usize = 256;
-const MEMORIES: usize = 64;
+const MEMORIES: usize = 4;
 const TABLES: usize = 256;
 
 /// Asked for more than allowed. The whole story, for the message of the container's end.
@@ -38,13 +47,48 @@ pub(crate) struct Memory {
     used: AtomicU64,
     limit: AtomicU64,
     parent: Option<Arc<Memory>>,
+    machine: Option<Machine>,
     freed: Notify,
+}
+
+/// How the limit of the node's account follows the machine.
+struct Machine {
+    /// Never more than this.
+    most: u64,
+    room: Room,
+    /// The machine is asked again when guests have taken so much more.
+    step: u64,
+    /// Up to here the limit holds without asking.
+    asked: AtomicU64,
 }
 
 impl Memory {
     pub(crate) fn new(who: &'static str, limit: Option<u64>, parent: Option<Arc<Memory>>) -> Arc<Self> {
-        let limit = AtomicU64::new(limit.unwrap_or(u64::MAX));
-        Arc::new(Self { who, used: AtomicU64::new(0), limit, parent, freed: Notify::new() })
+        Arc::new(Self::account(who, limit.unwrap_or(u64::MAX), parent, None))
+    }
+
+    /// The account of all guests: at most `most` bytes, and no more than there is room for.
+    pub(crate) fn node(most: u64, room: Room) -> Arc<Self> {
+        let machine = Machine { most, room, step: (most / 64).clamp(1 << 20, 256 << 20), asked: AtomicU64::new(0) };
+        Arc::new(Self::account("the node", most, None, Some(machine)))
+    }
+
+    fn account(who: &'static str, limit: u64, parent: Option<Arc<Memory>>, machine: Option<Machine>) -> Self {
+        Self { who, used: AtomicU64::new(0), limit: AtomicU64::new(limit), parent, machine, freed: Notify::new() }
+    }
+
+    /// The limit, whatever else the machine does.
+    fn most(&self) -> u64 {
+        self.machine.as_ref().map_or_else(|| self.limit.load(SeqCst), |machine| machine.most)
+    }
+
+    /// Asks the machine, if it is the node's account, for one who wants `bytes`. Returns whether it is.
+    fn ask(&self, bytes: u64) -> bool {
+        let Some(machine) = &self.machine else { return false };
+        let used = self.used();
+        self.limit.store(machine.most.min((machine.room)(used)), SeqCst);
+        machine.asked.store(used.saturating_add(bytes).saturating_add(machine.step), SeqCst);
+        true
     }
 
     pub(crate) fn set_limit(&self, limit: Option<u64>) {
@@ -56,12 +100,20 @@ impl Memory {
         self.used.load(SeqCst)
     }
 
-    fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
+    /// Charges this account alone.
+    fn add(&self, bytes: u64) -> Result<(), OutOfMemory> {
         let limit = self.limit.load(SeqCst);
         let fits = |used: u64| used.checked_add(bytes).filter(|sum| *sum <= limit);
-        if let Err(used) = self.used.fetch_update(SeqCst, SeqCst, fits) {
-            return Err(OutOfMemory { wanted: bytes, used, limit, who: self.who, mine: 0 });
+        let error = |used| OutOfMemory { wanted: bytes, used, limit, who: self.who, mine: 0 };
+        self.used.fetch_update(SeqCst, SeqCst, fits).map(drop).map_err(error)
+    }
+
+    fn charge(&self, bytes: u64) -> Result<(), OutOfMemory> {
+        if self.machine.as_ref().is_some_and(|it| self.used().saturating_add(bytes) > it.asked.load(SeqCst)) {
+            self.ask(bytes);
         }
+        // What the machine lacked it may have again.
+        self.add(bytes).or_else(|full| if self.ask(bytes) { self.add(bytes) } else { Err(full) })?;
         let above = self.parent.as_ref().map_or(Ok(()), |parent| parent.charge(bytes));
         if above.is_err() {
             self.used.fetch_sub(bytes, SeqCst);
@@ -70,7 +122,10 @@ impl Memory {
     }
 
     fn release(&self, bytes: u64) {
-        self.used.fetch_sub(bytes, SeqCst);
+        let used = self.used.fetch_sub(bytes, SeqCst) - bytes;
+        if let Some(machine) = &self.machine {
+            machine.asked.fetch_min(used.saturating_add(machine.step), SeqCst);
+        }
         self.freed.notify_waiters();
         if let Some(parent) = &self.parent {
             parent.release(bytes);
@@ -82,7 +137,11 @@ impl Memory {
     pub(crate) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Share, OutOfMemory> {
         loop {
             let full = match self.charge(bytes) {
-                Ok(()) => return Ok(Share { memory: self.clone(), mine: bytes, credit: bytes, last: 0 }),
+                Ok(()) => {
+                    let mut share = Share::new(self.clone());
+                    (share.mine, share.credit) = (bytes, bytes);
+                    return Ok(share);
+                }
                 Err(full) => full,
             };
             // The account that is full is the one that has to get emptier.
@@ -95,11 +154,12 @@ impl Memory {
             tokio::pin!(freed);
             freed.as_mut().enable();
             let used = account.used();
-            if used == 0 {
+            if bytes > account.most() || used == 0 && account.machine.is_none() {
                 return Err(full);
             }
             if used.saturating_add(bytes) > account.limit.load(SeqCst) {
-                freed.await;
+                // Nobody tells when the machine has room again.
+                let _ = tokio::time::timeout(LOOK, freed).await;
             }
         }
     }
@@ -113,19 +173,50 @@ pub(crate) struct Share {
     credit: u64,
     /// Of the growth under way, in case it fails.
     last: u64,
+    /// Of `mine`, what the host holds for the instance.
+    held: u64,
+    /// The last charge that was refused.
+    refused: Option<OutOfMemory>,
 }
 
 impl Share {
     pub(crate) fn new(memory: Arc<Memory>) -> Self {
-        Self { memory, mine: 0, credit: 0, last: 0 }
+        Self { memory, mine: 0, credit: 0, last: 0, held: 0, refused: None }
+    }
+
+    /// The host holds `bytes` for the instance now.
+    pub(crate) fn hold(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+        match bytes.checked_sub(self.held) {
+            Some(more) => self.charge(more)?,
+            None => {
+                let less = self.held - bytes;
+                self.memory.release(less);
+                self.mine -= less;
+            }
+        }
+        self.held = bytes;
+        Ok(())
+    }
+
+    /// Why the last charge was refused, if one was.
+    pub(crate) fn refused(&self) -> Option<OutOfMemory> {
+        self.refused.clone()
+    }
+
+    fn charge(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
+        if bytes > 0 {
+            let charged = self.memory.charge(bytes).map_err(|full| OutOfMemory { mine: self.mine, ..full });
+            charged.inspect_err(|full| self.refused = Some(full.clone()))?;
+            self.mine += bytes;
+        }
+        Ok(())
     }
 
     fn grow(&mut self, bytes: u64) -> wasmtime::Result<bool> {
         let credit = self.credit.min(bytes);
         let more = bytes - credit;
-        self.memory.charge(more).map_err(|full| OutOfMemory { mine: self.mine, ..full })?;
+        self.charge(more)?;
         self.credit -= credit;
-        self.mine += more;
         self.last = bytes;
         Ok(true)
     }
@@ -218,7 +309,7 @@ mod tests {
 
     #[tokio::test]
     async fn beginners_wait_for_room_unless_they_never_fit() {
-        let node = Memory::new("the node", Some(150), None);
+        let node = Memory::node(150, Arc::new(|_| u64::MAX));
         let memory = Memory::new("the container", Some(100), Some(node.clone()));
         let error = memory.reserve(1000).await.map(drop).unwrap_err();
         assert!(error.to_string().contains("0 of 100 bytes are in use by the container"), "{error}");
@@ -236,5 +327,40 @@ mod tests {
             assert_eq!(share.mine, 75);
         }
         assert_eq!(node.used(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn guests_have_no_more_than_the_machine_has_room_for() {
+        const MIB: u64 = 1 << 20;
+        let left = Arc::new(AtomicU64::new(100 * MIB));
+        let (asked, count) = (left.clone(), Arc::new(AtomicU64::new(0)));
+        let counted = count.clone();
+        let room: Room = Arc::new(move |_| {
+            counted.fetch_add(1, SeqCst);
+            asked.load(SeqCst)
+        });
+        let node = Memory::node(640 * MIB, room);
+        let memory = Memory::new("the container", None, Some(node.clone()));
+        let mut share = Share::new(memory.clone());
+        assert!(share.memory_growing(0, 90 << 20, None).unwrap());
+        let error = share.memory_growing(90 << 20, 110 << 20, None).unwrap_err();
+        assert!(error.to_string().ends_with("94371840 of 104857600 bytes are in use by the node"), "{error}");
+        left.store(200 * MIB, SeqCst);
+        assert!(share.memory_growing(90 << 20, 110 << 20, None).unwrap(), "a refusal asks again");
+        let before = count.load(SeqCst);
+        for _ in 0..1000 {
+            drop(memory.reserve(MIB).await.unwrap());
+        }
+        assert_eq!(count.load(SeqCst), before, "what comes and goes costs no look at the machine");
+        left.store(0, SeqCst);
+        let late = tokio::spawn({
+            let memory = memory.clone();
+            async move { memory.reserve(300 * MIB).await.map(drop) }
+        });
+        tokio::time::sleep(10 * LOOK).await;
+        assert!(!late.is_finished(), "it waits: the machine may have room again");
+        left.store(u64::MAX, SeqCst);
+        late.await.unwrap().unwrap();
+        assert!(memory.reserve(700 * MIB).await.is_err(), "and never will it have so much");
     }
 }

@@ -2,7 +2,11 @@
 
 use crate::ClientOptions;
 use container::{Clock, log};
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
+
+/// Tells how many bytes guests may have together right now, given how many are charged to them. Asked on the guests' own threads, when
+/// they have taken much more than before: it may read a few files of /proc, and must not wait.
+pub type Room = Arc<dyn Fn(u64) -> u64 + Send + Sync>;
 
 /// Options of [`crate::Wasmtime`].
 #[derive(Clone)]
@@ -19,8 +23,10 @@ pub struct Options {
     pub threads: usize,
     /// Size of the instance pool.
     pub pool: PoolOptions,
-    /// Bytes of guest memory on the whole node.
+    /// Bytes of guest memory on the whole node, at most.
     pub memory: u64,
+    /// What the machine has room for now.
+    pub room: Room,
     /// Bounds of HTTP handlers.
     pub http: HttpOptions,
     /// Bounds of each container's log.
@@ -42,6 +48,7 @@ impl Options {
             threads: threads.max(1),
             pool: PoolOptions::default(),
             memory: 16 << 30,
+            room: Arc::new(|_| u64::MAX),
             http: HttpOptions::default(),
             log: log::Options::default(),
             disk: log::Disk::new(),
@@ -81,16 +88,28 @@ impl Compiler {
     }
 }
 
-/// Address space set aside for instances. Where it is short, the pool is halved until it fits, and given up below 64 instances.
+/// Instances at a time on the node. Each takes 4 GiB of address space (not of memory) and about 7 of `vm.max_map_count`.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolOptions {
-    /// Instances at a time. Each takes 4 GiB of address space (not of memory) and about 6 of `vm.max_map_count`.
+    /// In the pool, whose address space is set aside at the start. Where that is short, the pool is halved until it fits, and given up
+    /// below 64 instances.
     pub instances: u32,
+    /// Beside the pool, allocated one by one: commands, what does not have the pool's shape, and all when the pool is full.
+    pub more: u32,
+}
+
+impl PoolOptions {
+    /// As many as fit into `maps` memory maps (`vm.max_map_count`), of which the rest of the process keeps 8,192.
+    pub fn within(maps: u64) -> Self {
+        let instances = Self::default().instances;
+        let left = maps.saturating_sub(8_192 + 6 * u64::from(instances)) / 7;
+        Self { instances, more: u32::try_from(left).unwrap_or(u32::MAX).clamp(256, 32_768) }
+    }
 }
 
 impl Default for PoolOptions {
     fn default() -> Self {
-        Self { instances: 4096 }
+        Self { instances: 2048, more: 4096 }
     }
 }
 

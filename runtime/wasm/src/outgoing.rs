@@ -24,6 +24,10 @@ type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Answer = Result<(http::Response<WasiBody>, Io), Error>;
 
 impl WasiHttpHooks for Outgoing {
+    fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        crate::host::CHUNK
+    }
+
     fn send_request(
         &mut self,
         request: http::Request<WasiBody>,

@@ -1,6 +1,11 @@
-//! The guests' own threads, their engine, and the clock that makes them give way.
+//! The guests' own threads, their engines, and the clock that makes them give way.
 
-use crate::{Options, clients::Clients, config, guest};
+use crate::{
+    Options,
+    clients::Clients,
+    config, guest,
+    places::{Places, Seat},
+};
 use std::{
     sync::{
         Arc,
@@ -21,21 +26,36 @@ const IDLE_TICKS: u32 = 50;
 
 /// Everything that running a guest needs. Made once, not before the first use.
 pub(crate) struct Pool {
-    pub(crate) engine: Engine,
     pub(crate) compatibility: String,
-    pub(crate) components: component::Linker<guest::Guest>,
-    pub(crate) modules: wasmtime::Linker<guest::CoreGuest>,
+    /// Instances from the pool, where there is one.
+    pool: Option<Side>,
+    /// Instances allocated one by one.
+    pub(crate) single: Side,
+    pub(crate) places: Arc<Places>,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clients: Arc<Clients>,
-    pub(crate) problem: Option<String>,
+    problem: Option<String>,
     handle: Handle,
     runtime: Option<Runtime>,
+}
+
+/// An engine and what guests may import there.
+pub(crate) struct Side {
+    pub(crate) engine: Engine,
+    pub(crate) components: component::Linker<guest::Guest>,
+    pub(crate) modules: wasmtime::Linker<guest::CoreGuest>,
+}
+
+impl Side {
+    fn new(engine: Engine) -> wasmtime::Result<Self> {
+        Ok(Self { components: guest::components(&engine)?, modules: guest::modules(&engine)?, engine })
+    }
 }
 
 impl Pool {
     /// Takes some 50 ms of system calls: not for a thread that others wait for.
     pub(crate) fn new(options: &Options) -> wasmtime::Result<Self> {
-        let (engine, problem) = config::engine(options.pool)?;
+        let engines = config::engines(options.pool)?;
         // `event_interval(1)`: with tokio's default, two spinning guests delay every socket by 61 ticks.
         let runtime = Builder::new_multi_thread()
             .thread_name("guest")
@@ -46,17 +66,41 @@ impl Pool {
             .build()?;
         let clients = Clients::new(options.http.clients);
         runtime.spawn(Clients::watch(Arc::downgrade(&clients)));
+        let pooled = engines.pool.as_ref().map_or(0, |(_, instances)| *instances);
+        // Without a pool all are allocated one by one.
+        let single = options.pool.more + if pooled == 0 { options.pool.instances } else { 0 };
+        let weak = engines.pool.iter().map(|(engine, _)| engine.weak()).chain([engines.single.weak()]).collect();
         Ok(Self {
-            compatibility: config::compatibility(&engine),
-            components: guest::components(&engine)?,
-            modules: guest::modules(&engine)?,
-            ticker: Ticker::start(engine.weak())?,
+            compatibility: config::compatibility(&engines.single),
+            pool: engines.pool.map(|(engine, _)| Side::new(engine)).transpose()?,
+            single: Side::new(engines.single)?,
+            places: Places::new(pooled as usize, single as usize),
+            ticker: Ticker::start(weak)?,
             clients,
-            engine,
-            problem,
+            problem: engines.problem,
             handle: runtime.handle().clone(),
             runtime: Some(runtime),
         })
+    }
+
+    pub(crate) fn side(&self, seat: Seat) -> Option<&Side> {
+        match seat {
+            Seat::Pool => self.pool.as_ref(),
+            Seat::Single => Some(&self.single),
+        }
+    }
+
+    /// What is wrong with the node's ability to run Wasm, if anything. The text stays the same as long as the trouble does.
+    pub(crate) fn problem(&self) -> Option<String> {
+        let short = self.places.is_short().then(|| {
+            let all = self.places.count().0;
+            format!(
+                "more than 90% of the places for {all} Wasm instances are taken: when all are, commands do not start and HTTP \
+                 guests answer 503 (run fewer, or raise vm.max_map_count)"
+            )
+        });
+        let all: Vec<_> = self.problem.iter().cloned().chain(short).collect();
+        (!all.is_empty()).then(|| all.join("; "))
     }
 
     pub(crate) fn handle(&self) -> &Handle {
@@ -86,7 +130,7 @@ pub(crate) struct Ticker {
 pub(crate) struct Running<'a>(&'a Ticker);
 
 impl Ticker {
-    fn start(engine: EngineWeak) -> std::io::Result<Arc<Self>> {
+    fn start(engines: Vec<EngineWeak>) -> std::io::Result<Arc<Self>> {
         let ticker = Arc::new(Self {
             active: AtomicUsize::new(0),
             parked: AtomicBool::new(false),
@@ -95,19 +139,20 @@ impl Ticker {
         });
         let thread: JoinHandle<()> = thread::Builder::new().name("guest-epoch".into()).spawn({
             let ticker = ticker.clone();
-            move || ticker.tick(&engine)
+            move || ticker.tick(&engines)
         })?;
         *ticker.thread.lock() = Some(thread.thread().clone());
         Ok(ticker)
     }
 
-    fn tick(&self, engine: &EngineWeak) {
+    fn tick(&self, engines: &[EngineWeak]) {
         let mut idle = 0;
         while !self.stopped.load(SeqCst) {
             thread::sleep(TICK);
-            let Some(engine) = engine.upgrade() else { return };
-            engine.increment_epoch();
-            drop(engine);
+            for engine in engines {
+                let Some(engine) = engine.upgrade() else { return };
+                engine.increment_epoch();
+            }
             idle = if self.active.load(SeqCst) == 0 { idle + 1 } else { 0 };
             if idle < IDLE_TICKS {
                 continue;

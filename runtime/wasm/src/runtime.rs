@@ -5,9 +5,11 @@ use crate::{
     cache::Cache,
     compile::Compilers,
     exit::{self, End},
+    files,
+    give_back::GiveBack,
     guest::{self, Shared},
     http::{Handler, Served},
-    image::{Image, Target},
+    image::{Image, Kind, Target},
     memory::Memory,
     metrics::{Metrics, Now, Present},
     pool::Pool,
@@ -61,6 +63,7 @@ struct Inner {
     memory: Arc<Memory>,
     events: broadcast::Sender<Event>,
     metrics: Arc<Metrics>,
+    give_back: GiveBack,
 }
 
 #[derive(Clone)]
@@ -111,7 +114,8 @@ impl Wasmtime {
         Self(Arc::new(Inner {
             compilers: Compilers::new(options.compiler.clone(), cache, metrics.clone()),
             metrics,
-            memory: Memory::new("the node", Some(options.memory), None),
+            memory: Memory::node(options.memory, options.room.clone()),
+            give_back: GiveBack::default(),
             pool: OnceCell::new(),
             images: Mutex::default(),
             sandboxes: Mutex::default(),
@@ -131,7 +135,7 @@ impl Wasmtime {
 
     /// What is wrong with the node's ability to run Wasm, if anything: for a node condition.
     pub fn health(&self) -> Option<String> {
-        self.0.pool.get().and_then(|pool| pool.problem.clone())
+        self.0.pool.get().and_then(|pool| pool.problem())
     }
 
     /// Shows its metrics in the process's registry; once.
@@ -141,7 +145,9 @@ impl Wasmtime {
         registry.register_collector(Box::new(Present(move || {
             let this = this.upgrade()?;
             let instances = this.containers.lock().values().map(|it| it.shared.instances.load(Relaxed)).sum();
-            Some(Now { instances, memory: this.memory.used() })
+            let (places, taken) = this.pool.get().map_or((0, 0), |pool| pool.places.count());
+            let (places, places_taken) = (places as u64, taken as u64);
+            Some(Now { instances, places, places_taken, memory: this.memory.used() })
         })));
     }
 
@@ -233,7 +239,6 @@ impl Inner {
     }
 
     async fn start_http(self: &Arc<Self>, container: &Arc<Container>, image: &Arc<Image>, pool: &Arc<Pool>) {
-        let Target::Http(pre) = &image.target else { return };
         let shared = &container.shared;
         let limit = shared.spec.limits.memory_bytes.unwrap_or(u64::MAX);
         if limit < image.initial_memory {
@@ -242,6 +247,10 @@ impl Inner {
                 "it begins with {needs} bytes of memory, and its limit is {limit}: no request could be answered"
             );
             return self.exit(container, End::cannot_run(message)).await;
+        }
+        // Requests open them anew: what is wrong from the start ends the container with the reason, not each request.
+        if let Err(error) = files::check(&shared.spec.mounts) {
+            return self.exit(container, End::cannot_run(exit::story(&error))).await;
         }
         let declared = shared.spec.ports.iter().find(|port| port.protocol == Protocol::Tcp).map(|port| port.number);
         let port = declared.unwrap_or_else(|| {
@@ -262,8 +271,7 @@ impl Inner {
         let handler = Handler::new(
             pool.clone(),
             shared.clone(),
-            pre.clone(),
-            image.initial_memory,
+            image.clone(),
             self.options.http,
             container.retire.clone(),
             out_of_memory,
@@ -358,26 +366,44 @@ async fn supervise(
 }
 
 /// Runs a command to its end.
-async fn run(pool: &Pool, shared: &Arc<Shared>, image: &Image) -> wasmtime::Result<End> {
-    match &image.target {
+async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Image>) -> wasmtime::Result<End> {
+    let Some(place) = pool.places.command(&shared.places, image.need()) else {
+        let all = pool.places.count().0;
+        return Ok(End::cannot_run(format!(
+            "this node runs as many Wasm instances as it can: it has places for {all}"
+        )));
+    };
+    let cannot = |error| Ok(End::cannot_run(exit::story(&error)));
+    let target = match image.target(pool, place.seat).await {
+        Ok(target) => target,
+        Err(error) => return cannot(error),
+    };
+    let Some(side) = pool.side(place.seat) else { return Ok(End::cannot_run("there is no such engine")) };
+    match target {
         Target::Command(pre) => {
-            let mut store = match guest::store(&pool.engine, shared) {
+            let mut store = match guest::store(&side.engine, shared) {
                 Ok(store) => store,
-                Err(error) => return Ok(End::cannot_run(exit::story(&error))),
+                Err(error) => return cannot(error),
             };
-            let command = pre.instantiate_async(&mut store).await?;
-            let returned = command.wasi_cli_run().call_run(&mut store).await?;
-            Ok(End::exited(i32::from(returned.is_err())))
+            let ran = async {
+                let command = pre.instantiate_async(&mut store).await?;
+                command.wasi_cli_run().call_run(&mut store).await
+            };
+            let returned = ran.await;
+            returned.map(|returned| End::exited(i32::from(returned.is_err()))).map_err(|e| store.data().blame(e))
         }
         Target::Core(pre) => {
-            let mut store = match guest::core_store(&pool.engine, shared) {
+            let mut store = match guest::core_store(&side.engine, shared) {
                 Ok(store) => store,
-                Err(error) => return Ok(End::cannot_run(exit::story(&error))),
+                Err(error) => return cannot(error),
             };
-            let instance = pre.instantiate_async(&mut store).await?;
-            let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
-            start.call_async(&mut store, ()).await?;
-            Ok(End::exited(0))
+            let ran = async {
+                let instance = pre.instantiate_async(&mut store).await?;
+                let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
+                start.call_async(&mut store, ()).await
+            };
+            let returned = ran.await;
+            returned.map(|()| End::exited(0)).map_err(|error| store.data().blame(error))
         }
         Target::Http(_) => Ok(End::cannot_run("an HTTP handler is not run")),
     }
@@ -444,6 +470,7 @@ impl Runtime for Wasmtime {
             memory: Memory::new("the container", spec.limits.memory_bytes, Some(memory)),
             quota: Quota::new(spec.limits.cpu_millis, Some(quota)),
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
+            places: Arc::default(),
             instances: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             metrics: self.0.metrics.clone(),
@@ -488,9 +515,9 @@ impl Runtime for Wasmtime {
         };
         *container.image.lock() = Some(image.clone());
         let pool = self.0.pool().await?;
-        match &image.target {
-            Target::Http(_) => self.0.start_http(&container, &image, pool).await,
-            Target::Command(_) | Target::Core(_) => self.0.start_command(&container, &image, pool),
+        match image.kind {
+            Kind::Http => self.0.start_http(&container, &image, pool).await,
+            Kind::Command | Kind::Core => self.0.start_command(&container, &image, pool),
         }
         Ok(())
     }
@@ -533,6 +560,9 @@ impl Runtime for Wasmtime {
         self.stop(id, Duration::ZERO).await?;
         self.0.containers.lock().remove(id);
         self.0.forget_images();
+        if let Some(pool) = self.0.pool.get() {
+            self.0.give_back.soon(pool.handle());
+        }
         Ok(())
     }
 

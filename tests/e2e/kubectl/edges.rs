@@ -278,7 +278,7 @@ fn nodes_are_drained_sets_pruned_and_mistakes_named() {
 fn newer_kubectls_work_too() {
     let Some(machine) = machine() else { return };
     let _cluster = machine.up(&[]);
-    for version in ["1.33", "1.34", "1.35", "1.36"] {
+    for version in ["1.33", "1.34", "1.35", "1.36", "1.37"] {
         let Some(path) = sibling(version) else { continue };
         let run = |args: &[&str]| {
             let output = Command::new(&path)

@@ -4,6 +4,7 @@ use super::{
     set::{self, FieldSet},
     types::{Shape, Type},
 };
+use crate::show;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 
@@ -145,28 +146,65 @@ pub(super) fn with_structs(fields: &FieldSet, kind: Type<'_>) -> FieldSet {
     })
 }
 
-/// What is wrong with the lists of a configuration: items without their keys, keys that come twice.
+/// What structured-merge-diff refuses of a configuration: values of another type, fields that the schema does not have, items without
+/// their keys, keys that come twice.
 pub(super) fn check(map: &Map<String, Value>, kind: Type<'_>) -> Vec<String> {
     let mut problems = Vec::new();
-    for (name, value) in map {
-        check_value(value, kind.child(name), &format!(".{name}"), &mut problems);
-    }
+    check_fields(map, kind, "", &mut problems);
     problems
 }
 
-fn check_value(value: &Value, kind: Type<'_>, path: &str, problems: &mut Vec<String>) {
-    match (kind.shape(value), value) {
-        (Shape::Map, Value::Object(map)) => {
-            for (name, value) in map {
-                check_value(value, kind.child(name), &format!("{path}.{name}"), problems);
-            }
+fn check_fields(map: &Map<String, Value>, kind: Type<'_>, path: &str, problems: &mut Vec<String>) {
+    for (name, value) in map {
+        let path = format!("{path}.{name}");
+        if kind.forbids(name) {
+            problems.push(format!("{path}: field not declared in schema"));
+            return; // of one object only the first
         }
+        check_value(value, kind.child(name), &path, problems);
+    }
+}
+
+/// What is wrong with the type of a value.
+fn mistyped(value: &Value, kind: Type<'_>) -> Option<String> {
+    use crate::schema::Shape as Wanted;
+    let (wanted, fits) = match kind.wants() {
+        Wanted::Any => return None,
+        Wanted::Object | Wanted::Map => ("map", value.is_object()),
+        Wanted::List => ("list", value.is_array()),
+        Wanted::String if !value.is_string() => {
+            return Some(format!("expected string, got &value.valueUnstructured{{Value:{}}}", show::go_syntax(value)));
+        }
+        Wanted::String => return None,
+        Wanted::Integer | Wanted::Number if !value.is_number() => {
+            return Some(format!("expected numeric (int or float), got {}", show::go_type(value)));
+        }
+        Wanted::Integer | Wanted::Number => return None,
+        Wanted::Boolean => ("boolean", value.is_boolean()),
+        Wanted::Quantity | Wanted::IntOrString => ("any scalar", !value.is_object() && !value.is_array()),
+    };
+    (!fits).then(|| format!("expected {wanted}, got &{{{}}}", show::go(value)))
+}
+
+fn check_value(value: &Value, kind: Type<'_>, path: &str, problems: &mut Vec<String>) {
+    if value.is_null() {
+        return;
+    }
+    if let Some(problem) = mistyped(value, kind) {
+        problems.push(format!("{path}: {problem}"));
+        return;
+    }
+    match (kind.shape(value), value) {
+        (Shape::Map, Value::Object(map)) => check_fields(map, kind, path, problems),
         (shape @ (Shape::Set | Shape::Keyed(_)), Value::Array(list)) => {
             let item = kind.item();
             let mut seen = HashSet::new();
             for (i, value) in list.iter().enumerate() {
                 match kind.element(shape, value) {
-                    Err(problem) => problems.push(format!("{path}: element {i}: {problem}")),
+                    Err(problem) => {
+                        problems.push(format!("{path}: element {i}: {problem}"));
+                        return;
+                    }
                     Ok(element) => {
                         let shown = set::show(&element);
                         if !seen.insert(element) {
@@ -175,6 +213,13 @@ fn check_value(value: &Value, kind: Type<'_>, path: &str, problems: &mut Vec<Str
                         check_value(value, item, &format!("{path}{shown}"), problems);
                     }
                 }
+            }
+        }
+        // Owned as a whole, and yet of a type.
+        (Shape::Leaf, Value::Object(map)) => check_fields(map, kind, path, problems),
+        (Shape::Leaf, Value::Array(list)) => {
+            for (i, value) in list.iter().enumerate() {
+                check_value(value, kind.item(), &format!("{path}[{i}]"), problems);
             }
         }
         _ => {}

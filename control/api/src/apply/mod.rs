@@ -25,7 +25,6 @@ use serde_json::{Map, Value};
 pub use set::{Error, FieldSet};
 use std::sync::LazyLock;
 use types::Type;
-pub use types::field_path;
 use walk::Diff;
 
 /// The annotation of client-side apply.
@@ -166,6 +165,24 @@ struct Conflict {
     fields: FieldSet,
 }
 
+/// Checks a configuration as it was written.
+///
+/// # Errors
+/// The text of structured-merge-diff: `.spec.replicas: expected numeric (int or float), got string`, several of them below `errors:`.
+pub fn check(config: &Map<String, Value>, schema: &Schema) -> Result<(), String> {
+    let problems = merge::check(config, Type::of(schema));
+    match problems.as_slice() {
+        [] => Ok(()),
+        [one] => Err(one.clone()),
+        many => {
+            let mut room = show::Room::default();
+            let mut named: Vec<String> = many.iter().take_while(|p| room.takes(p.len())).cloned().collect();
+            named.extend(show::omitted(many.len() - named.len()));
+            Err(format!("errors:\n  {}", named.join("\n  ")))
+        }
+    }
+}
+
 /// Applies a configuration to the live object, or makes the object where there is none. The result has its `managedFields`; it
 /// equals `live` when there was nothing to do.
 ///
@@ -186,17 +203,7 @@ pub fn apply(
         return Err(Status::bad_request(format!("invalid object type: {}", config.gvk())));
     }
     let root = Type::of(schema);
-    let problems = merge::check(&config.0, root);
-    if !problems.is_empty() {
-        let text = match problems.as_slice() {
-            [one] => one.clone(),
-            many => {
-                let mut room = show::Room::default();
-                let mut named: Vec<String> = many.iter().take_while(|p| room.takes(p.len())).cloned().collect();
-                named.extend(show::omitted(many.len() - named.len()));
-                format!("errors:\n  {}", named.join("\n  "))
-            }
-        };
+    if let Err(text) = check(&config.0, schema) {
         let what = format!("{}/{}; {}", config.namespace(), config.name(), config.gvk());
         return Err(Status::new(Reason::Unknown, format!("failed to create typed patch object ({what}): {text}")));
     }

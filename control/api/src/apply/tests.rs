@@ -301,8 +301,14 @@ fn duplicate_keys_are_refused() {
             "failed to create typed patch object (/s; /v1, Kind=Service): .spec.ports: duplicate entries for key [port=80,protocol=\"TCP\"]"
         )
     );
-    let status = scene.apply("a", service(json!([{"name": "x"}]))).expect_err("no key");
-    assert!(status.message.contains("omits key field \"port\""), "{}", status.message);
+}
+
+#[test]
+fn a_key_that_is_left_out_is_the_zero_that_go_writes() {
+    let mut scene = Scene::new("v1", "Service");
+    scene.apply("a", service(json!([{"name": "x"}]))).expect("validation is not apply's");
+    let twice = scene.apply("a", service(json!([{"name": "x"}, {"port": 0}]))).expect_err("both are port 0");
+    assert!(twice.message.contains("duplicate entries for key [port=0,protocol=\"TCP\"]"), "{}", twice.message);
 }
 
 #[test]
@@ -594,4 +600,44 @@ fn empty_structures_and_other_lists_are_something() {
         "addressType": "IPv4", "endpoints": [], "ports": []});
     scene.update("u", slice);
     assert!(scene.owners()["u/Update"]["f:ports"].is_object(), "{}", scene.owners());
+}
+
+#[test]
+fn configurations_of_other_types_are_refused_in_upstreams_words() {
+    let schema = Schema::for_kind(&crate::GroupVersionKind::new("", "v1", "Pod")).expect("a built-in kind");
+    for (config, text) in [
+        (json!({"spec": "x"}), ".spec: expected map, got &{x}"),
+        (json!({"metadata": {"labels": 1}}), ".metadata.labels: expected map, got &{1}"),
+        (
+            json!({"metadata": {"name": {"x": "y"}}}),
+            r#".metadata.name: expected string, got &value.valueUnstructured{Value:map[string]interface {}{"x":"y"}}"#,
+        ),
+        (json!({"spec": {"containers": 1}}), ".spec.containers: expected list, got &{1}"),
+        (json!({"spec": {"priority": "1"}}), ".spec.priority: expected numeric (int or float), got string"),
+        (json!({"spec": {"hostNetwork": "1"}}), ".spec.hostNetwork: expected boolean, got &{1}"),
+        (
+            json!({"spec": {"containers": ["x", "y"]}}),
+            ".spec.containers: element 0: associative list with keys may not have non-map elements",
+        ),
+        (
+            json!({"spec": {"containers": [{"name": "a", "command": [1]}]}}),
+            r#".spec.containers[name="a"].command[0]: expected string, got &value.valueUnstructured{Value:1}"#,
+        ),
+        (
+            json!({"spec": {"containers": [{"name": "a", "x": 1, "y": 2}]}}),
+            r#".spec.containers[name="a"].x: field not declared in schema"#,
+        ),
+        (json!({"spec": {"overhead": {"cpu": []}}}), ".spec.overhead.cpu: expected any scalar, got &{[]}"),
+        (json!({"a": 1, "spec": {"nodeName": 1, "hostname": 2}}), ".a: field not declared in schema"),
+        (
+            json!({"spec": {"nodeName": 1, "hostname": 2}}),
+            "errors:\n  .spec.hostname: expected string, got &value.valueUnstructured{Value:2}\n  .spec.nodeName: expected string, got &value.valueUnstructured{Value:1}",
+        ),
+    ] {
+        let fields = config.as_object().expect("an object");
+        assert_eq!(check(fields, &schema).expect_err("refused"), text);
+    }
+    let fine =
+        json!({"spec": {"nodeName": null, "overhead": {"cpu": 1}, "containers": [{"name": "a", "resources": null}]}});
+    check(fine.as_object().expect("an object"), &schema).expect("nulls and scalars");
 }

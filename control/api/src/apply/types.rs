@@ -76,6 +76,18 @@ impl<'a> Type<'a> {
         }
     }
 
+    /// What kind of value the schema wants here.
+    pub(super) fn wants(self) -> Kind {
+        self.node.map_or(Kind::Any, |id| self.arena.shape(id))
+    }
+
+    /// Whether an object here may not have this field.
+    pub(super) fn forbids(self, name: &str) -> bool {
+        let Some(id) = self.node else { return false };
+        let known = self.arena.child(id, name).is_some();
+        self.arena.shape(id) == Kind::Object && !known && !self.arena.preserves_unknown(id)
+    }
+
     /// The type of a field.
     pub(super) fn child(self, name: &str) -> Self {
         self.at(self.node.and_then(|id| self.arena.child(id, name)))
@@ -148,75 +160,35 @@ impl<'a> Type<'a> {
         let kind = self.item();
         let mut pairs = Vec::with_capacity(keys.len());
         for name in keys {
-            let default = || kind.child(name).node.and_then(|id| self.arena.node(id).default.as_deref());
-            match map.get(name).or_else(default) {
-                Some(value) => pairs.push((name.as_str(), Cow::Borrowed(value))),
-                None => {
-                    return Err(format!(
-                        "associative list with keys has an element that omits key field {name:?} (and doesn't have default value)"
-                    ));
-                }
+            if let Some(value) = map.get(name).map(Cow::Borrowed).or_else(|| kind.default_of(name)) {
+                pairs.push((name.as_str(), value));
             }
+        }
+        if pairs.is_empty() {
+            return Err(format!(
+                "associative list with keys has an element that omits all key fields {keys:?} (and doesn't have default values for any key fields)"
+            ));
         }
         Ok(set::key(pairs))
     }
-}
 
-/// Longer elements are left as indices, so that many paths into one item do not multiply it.
-const LONGEST: usize = 512;
-
-/// A field's path as server-side apply writes it: `spec.containers[0].imag` of the decoder is `.spec.containers[name="a"].imag`.
-/// `object` is what the path leads into.
-pub fn field_path(path: &str, object: &Value, schema: &Schema) -> String {
-    let (mut kind, mut value, mut out) = (Type::of(schema), object, String::new());
-    for part in path.split('.') {
-        let (name, indices) = part.split_once('[').unwrap_or((part, ""));
-        out.extend([".", name]);
-        (kind, value) = (kind.child(name), &value[name]);
-        for text in indices.split_terminator(']').map(|text| text.trim_start_matches('[')) {
-            let item = text.parse::<usize>().map_or(&Value::Null, |index| &value[index]);
-            let element = match kind.shape(value) {
-                shape @ (Shape::Set | Shape::Keyed(_)) => kind.element(shape, item).ok().filter(|e| e.len() <= LONGEST),
-                _ => None,
-            };
-            out.push_str(&element.map_or_else(|| format!("[{text}]"), |element| set::show(&element)));
-            (kind, value) = (kind.item(), item);
+    /// What a key that is left out stands for: its default, or the zero that Go's type has where it always writes the field.
+    fn default_of(self, name: &str) -> Option<Cow<'a, Value>> {
+        let id = self.node?;
+        let fields = self.arena.fields(id);
+        let field = &fields[fields.binary_search_by(|field| (*field.name).cmp(name)).ok()?];
+        if let Some(default) = self.arena.node(field.node).default.as_deref() {
+            return Some(Cow::Borrowed(default));
         }
-    }
-    out
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::GroupVersionKind;
-    use serde_json::json;
-
-    #[test]
-    fn items_are_named_by_their_keys_in_paths() {
-        let schema = Schema::for_kind(&GroupVersionKind::new("", "v1", "Pod")).expect("a kind");
-        let pod = json!({
-            "metadata": {"finalizers": ["a/b"]},
-            "spec": {
-                "containers": [{"name": "a", "command": ["x"], "ports": [{"containerPort": 80}]}, {}],
-                "tolerations": [{}],
-            }
-        });
-        for (path, shown) in [
-            ("spec.replica", ".spec.replica"),
-            ("spec.containers[0].imag", r#".spec.containers[name="a"].imag"#),
-            ("spec.containers[1].imag", ".spec.containers[1].imag"),
-            ("spec.containers[2].imag", ".spec.containers[2].imag"),
-            ("spec.containers[0].ports[0].x", r#".spec.containers[name="a"].ports[containerPort=80,protocol="TCP"].x"#),
-            ("spec.tolerations[0].x", ".spec.tolerations[0].x"),
-            ("metadata.finalizers[0]", r#".metadata.finalizers[="a/b"]"#),
-            ("a.b[0", ".a.b[0]"),
-            ("a[][1][x]", ".a[][1][x]"),
-            ("", "."),
-        ] {
-            assert_eq!(field_path(path, &pod, &schema), shown);
+        // Of a custom resource no Go type is known; a reference's name is the one optional key with a default upstream.
+        let written = field.required || self.arena.go_type(id) == "v1.LocalObjectReference";
+        if !written || self.arena.go_type(id).starts_with("map[") {
+            return None;
         }
-        let long = json!({"spec": {"containers": [{"name": "a".repeat(LONGEST)}]}});
-        assert_eq!(field_path("spec.containers[0].x", &long, &schema), ".spec.containers[0].x");
+        match self.arena.shape(field.node) {
+            Kind::String if !field.pointer => Some(Cow::Owned(Value::from(""))),
+            Kind::Integer => Some(Cow::Owned(Value::from(0))),
+            _ => None,
+        }
     }
 }

@@ -12,7 +12,7 @@ mod wire;
 use crate::{
     GroupVersionKind,
     schema::{Arena, Field, Kind, NodeId, Schema, StructId},
-    tree::MOST_BRANCHES,
+    tree::{MOST_BRANCHES, MOST_DEPTH, nests_deeper},
 };
 use base64::Engine;
 use serde_json::{Map, Value};
@@ -20,8 +20,6 @@ use wire::{Payload, Reader};
 
 /// What every body starts with.
 const MAGIC: &[u8] = b"k8s\0";
-/// How deep messages may nest; the deepest honest one is a JSON schema in a CustomResourceDefinition.
-const MOST_DEPTH: usize = 100;
 /// How many values one body may hold: two bytes on the wire must not become kilobytes without end.
 const MOST_VALUES: usize = 1_000_000;
 
@@ -43,7 +41,9 @@ pub fn decode(bytes: &[u8]) -> Result<Value, String> {
 /// # Errors
 /// As [`decode`].
 pub fn decode_as(bytes: &[u8], default: Option<&GroupVersionKind>) -> Result<Value, String> {
-    Decoder { values: 0, messages: 0 }.envelope(bytes, default, 0)
+    let value = Decoder { values: 0, messages: 0 }.envelope(bytes, default, 0)?;
+    // Raw JSON in a message may nest as deep as a whole body.
+    if nests_deeper(&value, MOST_DEPTH) { Err("proto: exceeded max depth".into()) } else { Ok(value) }
 }
 
 struct Envelope<'a> {

@@ -30,7 +30,8 @@ pub(super) fn time(bytes: &[u8], micro: bool) -> Result<Value, String> {
     if (seconds == 0 || seconds == ZERO) && nanos == 0 {
         return Ok(Value::Null);
     }
-    let time = Timestamp::new(seconds, if micro { nanos } else { 0 }).map_err(|_| "proto: a time is out of range")?;
+    let time = Timestamp::new(seconds, if micro { nanos } else { 0 }).ok().filter(|time| time::is_writable(*time));
+    let time = time.ok_or("proto: a time is out of range")?;
     Ok(if micro { time::rfc3339_micro(time) } else { time::rfc3339(time) }.into())
 }
 

@@ -10,8 +10,8 @@ use base64::Engine;
 use serde_json::{Map, Number, Value};
 use std::fmt::Write;
 
-/// See [`super::Schema::decode_check`].
-pub(super) fn check(arena: &Arena, node: NodeId, value: &mut Value) -> Result<Vec<String>, String> {
+/// See [`super::Schema::decode_check_in`].
+pub(super) fn check(arena: &Arena, node: NodeId, value: &mut Value, source: Source<'_>) -> Result<Vec<String>, String> {
     let mut walk = Walk {
         arena,
         path: String::new(),
@@ -20,9 +20,55 @@ pub(super) fn check(arena: &Arena, node: NodeId, value: &mut Value) -> Result<Ve
         problems: Vec::new(),
         listed: 0,
         silent: 0,
+        mistakes: Vec::new(),
+        converted: source == Source::Map,
     };
-    walk.value(node, value)?;
-    Ok(walk.problems)
+    walk.value(node, value);
+    match first(walk.mistakes, source) {
+        Some(text) => Err(text),
+        None => Ok(walk.problems),
+    }
+}
+
+/// Where a value comes from, which decides the order and the words of its errors.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Source<'a> {
+    /// Text whose keys Go's decoder meets sorted (YAML).
+    Sorted,
+    /// This JSON text.
+    Json(&'a [u8]),
+    /// A map that upstream's converter of unstructured objects turns into a struct (a strategic merge patch).
+    Map,
+}
+
+/// A value that its type does not take.
+struct Mistake {
+    path: String,
+    text: String,
+    /// The type has a decoder of its own.
+    own: bool,
+}
+
+/// The mistake that Go names. It goes on after a value of a wrong type and keeps the first such error, but stops at the first value that
+/// a decoder of its own refuses and names that one.
+fn first(mut mistakes: Vec<Mistake>, source: Source<'_>) -> Option<String> {
+    if source != Source::Map && mistakes.iter().any(|m| m.own) {
+        mistakes.retain(|m| m.own);
+    }
+    if let (Source::Json(document), [_, _, ..]) = (source, mistakes.as_slice()) {
+        // An element of a list stands where its list does.
+        let place = |m: &Mistake| {
+            let mut path = m.path.as_str();
+            while let Some((before, _)) = path.strip_suffix(']').and_then(|p| p.rsplit_once('[')) {
+                path = before;
+            }
+            path.to_owned()
+        };
+        let ranks = crate::json::ranks(document, mistakes.iter().map(place));
+        let at = (0..mistakes.len()).min_by_key(|at| ranks[*at])?;
+        return Some(mistakes.swap_remove(at).text);
+    }
+    mistakes.into_iter().next().map(|m| m.text)
 }
 
 struct Walk<'a> {
@@ -38,22 +84,32 @@ struct Walk<'a> {
     listed: usize,
     /// Inside types with a decoder of their own, which drops unknown fields without a word.
     silent: usize,
+    /// In the order of the walk.
+    mistakes: Vec<Mistake>,
+    /// See [`Source::Map`].
+    converted: bool,
 }
 
 impl<'a> Walk<'a> {
-    fn value(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {
+    fn value(&mut self, node: NodeId, value: &mut Value) {
         if self.arena.node(node).lenient {
             return self.lenient(node, value);
         }
-        match (self.arena.node(node).kind, &mut *value) {
+        let outcome = match (self.arena.node(node).kind, &mut *value) {
             (Kind::Any | Kind::Raw | Kind::Json | Kind::Fields, _) => Ok(()),
             (_, Value::Null) => {
                 // Only elements come here: a null field is dropped by its parent.
                 *value = self.zero(node);
                 Ok(())
             }
-            (Kind::Struct(id), Value::Object(map)) => self.object(node, id, map),
-            (Kind::Map(_), Value::Object(_)) | (Kind::List(_), Value::Array(_)) => self.elements(node, value),
+            (Kind::Struct(id), Value::Object(map)) => {
+                self.object(node, id, map);
+                Ok(())
+            }
+            (Kind::Map(_), Value::Object(_)) | (Kind::List(_), Value::Array(_)) => {
+                self.elements(node, value);
+                Ok(())
+            }
             (Kind::String, Value::String(_)) | (Kind::Bool, Value::Bool(_)) | (Kind::Double, Value::Number(_)) => {
                 Ok(())
             }
@@ -73,24 +129,45 @@ impl<'a> Walk<'a> {
                 result
             }
             (_, found) => Err(self.mismatch(node, found)),
+        };
+        if let Err(text) = outcome {
+            self.refuse(node, text);
         }
+    }
+
+    fn refuse(&mut self, node: NodeId, text: String) {
+        if self.mistakes.len() >= MOST_PROBLEMS {
+            return;
+        }
+        let own = self.silent > 0
+            || matches!(
+                self.arena.node(node).kind,
+                Kind::Quantity
+                    | Kind::Time
+                    | Kind::MicroTime
+                    | Kind::IntOrString
+                    | Kind::SchemaOrArray(_)
+                    | Kind::SchemaOrBool(_)
+                    | Kind::SchemaOrStrings(_)
+            );
+        self.mistakes.push(Mistake { path: self.path.clone(), text, own });
     }
 
     /// Custom resources are only pruned: whatever does not fit the schema stays for validation to name.
-    fn lenient(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {
+    fn lenient(&mut self, node: NodeId, value: &mut Value) {
         match (self.arena.node(node).kind, &mut *value) {
             (Kind::Struct(id), Value::Object(map)) => self.object(node, id, map),
             (Kind::Map(_), Value::Object(_)) | (Kind::List(_), Value::Array(_)) => self.elements(node, value),
-            _ => Ok(()),
+            _ => {}
         }
     }
 
-    fn elements(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {
+    fn elements(&mut self, node: NodeId, value: &mut Value) {
         match (self.arena.node(node).kind, value) {
             (Kind::Map(item), Value::Object(map)) => {
                 for (key, child) in map.iter_mut() {
                     let mark = self.enter(key);
-                    self.value(item, child)?;
+                    self.value(item, child);
                     self.path.truncate(mark);
                 }
             }
@@ -98,28 +175,23 @@ impl<'a> Walk<'a> {
                 for (index, child) in list.iter_mut().enumerate() {
                     let mark = self.path.len();
                     write!(self.path, "[{index}]").expect("a String takes all");
-                    self.value(item, child)?;
+                    self.value(item, child);
                     self.path.truncate(mark);
                 }
             }
             _ => {}
         }
-        Ok(())
     }
 
-    fn object(&mut self, node: NodeId, id: StructId, map: &mut Map<String, Value>) -> Result<(), String> {
+    fn object(&mut self, node: NodeId, id: StructId, map: &mut Map<String, Value>) {
         let outer = self.within.replace(id);
         let keep = self.arena.node(node).preserve;
         let additional = self.arena.structure(id).additional;
-        let mut failure = None;
         map.retain(|name, child| {
-            if failure.is_some() {
-                return true;
-            }
             let Some(field) = self.arena.field(id, name) else {
                 if let Some(additional) = additional {
                     let mark = self.enter(name);
-                    failure = self.value(additional, child).err();
+                    self.value(additional, child);
                     self.path.truncate(mark);
                 } else if !keep {
                     self.unknown(name);
@@ -130,26 +202,31 @@ impl<'a> Walk<'a> {
                 return self.arena.node(field.node).lenient;
             }
             let mark = self.enter(name);
+            let depth = self.fields.len();
+            self.fields.extend(self.arena.embedded(id, field));
             self.fields.push(&field.name);
-            failure = self.value(field.node, child).err();
-            self.fields.pop();
+            self.value(field.node, child);
+            self.fields.truncate(depth);
             self.path.truncate(mark);
             true
         });
         self.within = outer;
-        failure.map_or(Ok(()), Err)
     }
 
     fn wrapped(&mut self, node: NodeId, value: &mut Value) -> Result<(), String> {
         match (self.arena.node(node).kind, value) {
             (Kind::SchemaOrArray(schema), Value::Array(list)) => {
-                list.iter_mut().try_for_each(|child| self.value(schema, child))
+                list.iter_mut().for_each(|child| self.value(schema, child));
+                Ok(())
             }
             (Kind::SchemaOrBool(_), Value::Bool(_)) => Ok(()),
             (
                 Kind::SchemaOrBool(schema) | Kind::SchemaOrArray(schema) | Kind::SchemaOrStrings(schema),
                 found @ Value::Object(_),
-            ) => self.value(schema, found),
+            ) => {
+                self.value(schema, found);
+                Ok(())
+            }
             (Kind::SchemaOrStrings(_), Value::Array(list)) if list.iter().all(Value::is_string) => Ok(()),
             (Kind::SchemaOrBool(_), _) => Err("boolean or JSON schema expected".into()),
             (_, found) => Err(self.mismatch(node, found)),
@@ -180,6 +257,7 @@ impl<'a> Walk<'a> {
     fn integer(&self, node: NodeId, number: &Number, low: i64, high: i64) -> Result<(), String> {
         match number.as_i64() {
             Some(n) if (low..=high).contains(&n) => Ok(()),
+            _ if self.converted => Err(self.unconverted(node, &Value::Number(number.clone()))),
             _ => {
                 let wanted = match self.arena.node(node).kind {
                     Kind::IntOrString => "int32".to_owned(),
@@ -212,7 +290,43 @@ impl<'a> Walk<'a> {
         Ok(Value::from(base64::engine::general_purpose::STANDARD.encode(bytes)))
     }
 
+    /// The words of upstream's converter.
+    fn unconverted(&self, node: NodeId, value: &Value) -> String {
+        let found = match value {
+            Value::Number(n) if n.is_f64() => "float64",
+            Value::Number(_) => "int64",
+            Value::Array(_) => "slice",
+            Value::Object(_) => "map",
+            other => kind_of(other),
+        };
+        match (self.arena.node(node).kind, value) {
+            (Kind::Struct(_), _) => format!("cannot restore struct from: {found}"),
+            (Kind::Map(_), _) => format!("cannot restore map from {found}"),
+            (Kind::List(_) | Kind::Bytes, _) => format!("cannot restore slice from {found}"),
+            (Kind::Time | Kind::MicroTime, _) => {
+                format!("json: cannot unmarshal {} into Go value of type string", kind_of(value))
+            }
+            (Kind::IntOrString, _) => {
+                format!("json: cannot unmarshal {} into Go value of type int32", shown_kind(value))
+            }
+            (Kind::String, Value::Number(n)) if !n.is_f64() => {
+                format!("cannot convert int64 to {}", self.arena.go_type(node))
+            }
+            (Kind::Int32 | Kind::Int64, Value::Number(_)) => {
+                format!("cannot convert {found} to {}", self.arena.go_type(node))
+            }
+            (Kind::String, _) => "unrecognized type: string".to_owned(),
+            (Kind::Bool, _) => "unrecognized type: bool".to_owned(),
+            (Kind::Int32, _) => "unrecognized type: int32".to_owned(),
+            (Kind::Int64, _) => "unrecognized type: int64".to_owned(),
+            _ => format!("cannot convert {found} to {}", self.arena.go_type(node)),
+        }
+    }
+
     fn mismatch(&self, node: NodeId, value: &Value) -> String {
+        if self.converted {
+            return self.unconverted(node, value);
+        }
         let wanted = match self.arena.node(node).kind {
             Kind::Time | Kind::MicroTime => "string".to_owned(),
             Kind::IntOrString => "int32".to_owned(),
@@ -237,13 +351,24 @@ impl<'a> Walk<'a> {
             Kind::Bool => Value::Bool(false),
             Kind::Int32 | Kind::Int64 | Kind::Double | Kind::IntOrString => Value::from(0),
             Kind::Quantity => Value::from("0"),
+            // Stored as no bytes, which JSON shows as the empty text.
+            Kind::Bytes => Value::from(""),
             Kind::Struct(_) => Value::Object(Map::new()),
             _ => Value::Null,
         }
     }
 }
 
-fn kind_of(value: &Value) -> &'static str {
+/// As [`kind_of`]; numbers with what they are.
+fn shown_kind(value: &Value) -> String {
+    match value {
+        Value::Number(n) => format!("number {n}"),
+        other => kind_of(other).to_owned(),
+    }
+}
+
+/// The kind of a JSON value, as Go's errors name it.
+pub fn kind_of(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "bool",

@@ -251,3 +251,75 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn embedded_structs_are_part_of_the_path_in_errors() {
+    let pod = |spec: Value| decode("v1", "Pod", json!({"spec": spec})).expect_err("refused");
+    for (spec, error) in [
+        (
+            json!({"volumes": [{"emptyDir": "x"}]}),
+            "json: cannot unmarshal string into Go struct field Volume.spec.volumes.VolumeSource.emptyDir of type v1.EmptyDirVolumeSource",
+        ),
+        (
+            json!({"volumes": [{"secret": {"secretName": 1}}]}),
+            "json: cannot unmarshal number into Go struct field SecretVolumeSource.spec.volumes.VolumeSource.secret.secretName of type string",
+        ),
+        (
+            json!({"volumes": [{"configMap": {"name": 1}}]}),
+            "json: cannot unmarshal number into Go struct field ConfigMapVolumeSource.spec.volumes.VolumeSource.configMap.LocalObjectReference.name of type string",
+        ),
+        (
+            json!({"containers": [{"livenessProbe": {"exec": []}}]}),
+            "json: cannot unmarshal array into Go struct field Probe.spec.containers.livenessProbe.ProbeHandler.exec of type v1.ExecAction",
+        ),
+        (
+            json!({"ephemeralContainers": [{"image": 1}]}),
+            "json: cannot unmarshal number into Go struct field EphemeralContainer.spec.ephemeralContainers.EphemeralContainerCommon.image of type string",
+        ),
+    ] {
+        assert_eq!(pod(spec), error);
+    }
+}
+
+#[test]
+fn of_several_errors_gos_is_named() {
+    let schema = Schema::for_kind(&GroupVersionKind::new("", "v1", "Pod")).expect("a built-in kind");
+    let error = |text: &str| {
+        let mut value: Value = serde_json::from_str(text).expect("JSON");
+        schema.decode_check_in(&mut value, text.as_bytes()).expect_err("refused")
+    };
+    // The first in the document, although `nodeName` and `hostname` are sorted the other way round.
+    let first = error(r#"{"spec": {"nodeName": 1, "hostname": 2}, "metadata": {"name": 3}}"#);
+    assert_eq!(first, "json: cannot unmarshal number into Go struct field PodSpec.spec.nodeName of type string");
+    // A decoder of its own ends decoding, whatever came before.
+    let own = error(
+        r#"{"spec": {"nodeName": 1, "containers": [{"resources": {"limits": {"cpu": "x"}}}], "overhead": {"cpu": "1."}}}"#,
+    );
+    assert_eq!(own, crate::quantity::Quantity::parse("x").expect_err("no quantity").to_string());
+    let mut value = json!({"spec": {"nodeName": 1, "hostname": 2}});
+    assert_eq!(
+        schema.decode_check(&mut value).expect_err("refused"),
+        "json: cannot unmarshal number into Go struct field PodSpec.spec.hostname of type string",
+        "without a document as Go sorts keys"
+    );
+}
+
+#[test]
+fn strategic_patches_have_the_words_of_upstreams_converter() {
+    let schema = Schema::for_kind(&GroupVersionKind::new("apps", "v1", "Deployment")).expect("a built-in kind");
+    for (value, error) in [
+        (json!({"spec": {"replicas": "x"}}), "unrecognized type: int32"),
+        (json!({"spec": {"replicas": 1.5}}), "cannot convert float64 to int32"),
+        (json!({"spec": " x"}), "cannot restore struct from: string"),
+        (json!({"status": {"conditions": {"x": "y"}}}), "cannot restore slice from map"),
+        (json!({"metadata": {"labels": "x"}}), "cannot restore map from string"),
+        (json!({"spec": {"template": {"spec": {"dnsPolicy": 1}}}}), "cannot convert int64 to v1.DNSPolicy"),
+        (json!({"spec": {"template": {"spec": {"dnsPolicy": {}}}}}), "unrecognized type: string"),
+        (
+            json!({"metadata": {"creationTimestamp": ["x"]}}),
+            "json: cannot unmarshal array into Go value of type string",
+        ),
+    ] {
+        assert_eq!(schema.convert_check(&mut value.clone()).expect_err("refused"), error, "{value}");
+    }
+}

@@ -11,15 +11,18 @@
 mod data;
 mod decode;
 mod defaults;
+mod empty;
 pub mod openapi;
 mod structural;
 mod types;
+mod zeros;
 
 use crate::GroupVersionKind;
 use serde_json::Value;
 use std::{fmt, sync::Arc};
 
 pub(crate) use data::builtin;
+pub use decode::kind_of as json_kind;
 pub(crate) use types::{Arena, Field, Kind, Node, NodeId, StructId};
 pub use types::{ListType, PatchStrategy, Shape};
 
@@ -135,7 +138,36 @@ impl Schema {
     /// # Errors
     /// The text of Go's decoder: `json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32`.
     pub fn decode_check(&self, value: &mut Value) -> Result<Vec<String>, String> {
-        decode::check(&self.arena, self.node, value)
+        decode::check(&self.arena, self.node, value, decode::Source::Sorted)
+    }
+
+    /// As [`Schema::decode_check`], for a value that was parsed from this JSON document: of several errors the one that Go meets there.
+    ///
+    /// # Errors
+    /// As [`Schema::decode_check`].
+    pub fn decode_check_in(&self, value: &mut Value, document: &[u8]) -> Result<Vec<String>, String> {
+        decode::check(&self.arena, self.node, value, decode::Source::Json(document))
+    }
+
+    /// As [`Schema::decode_check`], for a map that upstream converts without writing it as JSON in between: a strategic merge patch.
+    ///
+    /// # Errors
+    /// The text of upstream's converter: `unrecognized type: int32`, `cannot restore struct from: string`.
+    pub fn convert_check(&self, value: &mut Value) -> Result<Vec<String>, String> {
+        decode::check(&self.arena, self.node, value, decode::Source::Map)
+    }
+
+    /// Leaves out what Go's JSON leaves out of the built-in kinds: empty texts that are not behind a pointer, zeroes and `false` of fields
+    /// with `omitempty`, empty lists and maps. Required fields stay.
+    pub fn leave_out_empty(&self, value: &mut Value) {
+        empty::leave_out(&self.arena, self.node, value);
+    }
+
+    /// Makes a stored value readable for typed decoders in Rust, which refuse what Go reads: a null is dropped, an element that is null
+    /// becomes zero, a required time that is missing becomes Go's zero time, `0001-01-01T00:00:00Z`, and the type of an object within
+    /// another is dropped.
+    pub fn fill_zeros(&self, value: &mut Value) {
+        zeros::fill(&self.arena, self.node, value);
     }
 
     /// Fills in the defaults that the schema carries: the keys of list maps for built-ins (`protocol: TCP`), `default` for custom

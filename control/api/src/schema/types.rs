@@ -210,6 +210,27 @@ impl Arena {
         fields.binary_search_by(|f| (*f.name).cmp(name)).ok().map(|i| &fields[i])
     }
 
+    /// The name of the Go struct that a struct embeds and that holds this field, as decoding errors print it. Protobuf has embedded
+    /// structs as messages of their own, so that the tags lead through them.
+    pub fn embedded(&self, id: StructId, field: &Field) -> Option<&'static str> {
+        if field.tags.as_slice().len() < 2 {
+            return None;
+        }
+        Some(match self.struct_name(id) {
+            "Volume" => "VolumeSource",
+            "PersistentVolumeSpec" => "PersistentVolumeSource",
+            "Probe" => "ProbeHandler",
+            "EphemeralContainer" => "EphemeralContainerCommon",
+            "IngressRule" => "IngressRuleValue",
+            "RuleWithOperations" => "Rule",
+            "NamedRuleWithOperations" => "RuleWithOperations",
+            "DeviceClassConfiguration" | "DeviceClaimConfiguration" | "DeviceAllocationConfiguration" => {
+                "DeviceConfiguration"
+            }
+            _ => "LocalObjectReference",
+        })
+    }
+
     pub fn child(&self, id: NodeId, name: &str) -> Option<NodeId> {
         match self.node(id).kind {
             Kind::Struct(s) => self.field(s, name).map(|f| f.node).or(self.structure(s).additional),

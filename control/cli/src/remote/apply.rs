@@ -1,12 +1,15 @@
 use super::{Resources, connect, explain, request};
 use crate::{
     args::ApplyArgs,
+    cluster::Chosen,
     data_dir::DataDir,
-    images,
+    env, images,
     manifests::{self, Manifest},
+    progress::Progress,
+    settle::{self, Patience},
 };
-use anyhow::Context;
-use client::Client;
+use anyhow::{Context, bail};
+use client::{Client, Error};
 use http::{Method, StatusCode};
 use serde_json::{Value, json};
 
@@ -17,7 +20,7 @@ const MANAGER: &str = "sampan";
 pub(crate) struct Outcome {
     /// `deployment.apps/hello`.
     pub(crate) label: String,
-    /// `created`, `configured` or `unchanged`.
+    /// `created`, `configured`, `unchanged`, or `replaced` for a finished Job that could not change.
     pub(crate) verb: &'static str,
     /// The object as the server has it now.
     pub(crate) object: Value,
@@ -25,15 +28,39 @@ pub(crate) struct Outcome {
 
 /// `sampan apply -f`.
 pub(crate) async fn run(args: &ApplyArgs) -> anyhow::Result<()> {
-    let mut manifests = manifests::read(&args.filename)?;
-    let dir = DataDir::open(args.target.data.data_dir.as_deref())?;
-    images::package(&dir, &mut manifests).await?;
-    let client = connect(&args.target).await?;
-    apply_all(&client, &manifests, &args.target.namespace, |outcome| {
+    let mut manifests = manifests::read(&args.filename, args.recursive)?;
+    let files = manifests::image_files(&mut manifests)?;
+    let reached = connect(&args.target).await?;
+    match (&reached.dir, files.first()) {
+        (_, None) => {}
+        (Some(dir), _) => images::package(&DataDir::open(Some(dir.path()))?, &mut manifests).await?,
+        (None, Some(file)) => bail!(
+            "the image {} is a file, and the cluster is not one of this machine; push it to a registry and name it there",
+            file.display()
+        ),
+    }
+    let since = env::clock().now();
+    let outcomes = apply_all(&reached.client, &manifests, &reached.namespace, |outcome| {
         crate::out::say(&format!("{} {}", outcome.label, outcome.verb));
     })
-    .await
-    .map(|_| ())
+    .await?;
+    super::notes(&reached.client, &outcomes).await.iter().for_each(|note| eprintln!("note: {note}"));
+    if !args.wait {
+        return Ok(());
+    }
+    let node = reached.dir.as_ref().and_then(node);
+    let patience = Patience { timeout: args.timeout, since, node, dir: reached.dir.as_ref() };
+    let mut progress = Progress::new();
+    let settled = settle::wait(&reached.client, &outcomes, &patience, &mut progress).await;
+    progress.done();
+    Ok(settled?)
+}
+
+/// Where the node ports of a cluster of this machine are.
+fn node(dir: &DataDir) -> Option<settle::Node> {
+    let holder = dir.holder().ok()??;
+    let address = Chosen::node_address(dir).ok()??;
+    Some(settle::Node { address, pid: holder.pid })
 }
 
 /// Applies objects in order, namespaces first, by server-side apply. One that fails does not stop the others.
@@ -64,7 +91,13 @@ async fn one(client: &Client, resources: &Resources, manifest: &Manifest, namesp
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let resource = resources.by_kind(&text(&object["apiVersion"]), &text(&object["kind"]))?;
     let name = text(&object["metadata"]["name"]);
-    anyhow::ensure!(!name.is_empty(), "a {} has no metadata.name", resource.kind);
+    if name.is_empty() {
+        let hint = match object["metadata"]["generateName"].is_string() {
+            true => "; apply needs the name of what it changes, kubectl create takes a generateName",
+            false => "",
+        };
+        bail!("a {} has no metadata.name{hint}", resource.kind);
+    }
     let mut scope = String::new();
     if resource.namespaced {
         scope =
@@ -78,14 +111,102 @@ async fn one(client: &Client, resources: &Resources, manifest: &Manifest, namesp
         Err(error) => return Err(explain(error)),
     };
     let url = format!("{path}?fieldManager={MANAGER}&force=true&fieldValidation=Strict");
-    let body = Some(("application/apply-patch+yaml", serde_json::to_vec(&object)?));
-    let (status, body) = request(client, Method::PATCH, &url, body, "application/json").await.map_err(explain)?;
-    let object: Value = super::decode(&body)?;
+    let label = resource.label(&name);
+    let body = serde_json::to_vec(&object)?;
+    let (answer, replaced) = match patch(client, &url, body.clone()).await {
+        Err(error) if resource.kind == "Job" && is_immutable(&error) && before.is_some() => {
+            let before = before.as_ref().unwrap_or(&Value::Null);
+            if !is_finished(before) {
+                bail!(
+                    "{label} is still running, and its template cannot change; delete it first: sampan delete -n {scope} job {name}"
+                );
+            }
+            super::delete::one(client, &path, &label, |_| {}).await?;
+            (patch(client, &url, body).await, true)
+        }
+        answer => (answer, false),
+    };
+    let (status, object) = answer.map_err(|error| explain(brief(error)))?;
     let version = |object: &Value| object["metadata"]["resourceVersion"].clone();
     let verb = match (status, before) {
+        _ if replaced => "replaced",
         (StatusCode::CREATED, _) | (_, None) => "created",
         (_, Some(before)) if version(&before) == version(&object) => "unchanged",
         _ => "configured",
     };
-    Ok(Outcome { label: resource.label(&name), verb, object })
+    Ok(Outcome { label, verb, object })
+}
+
+/// Server-side apply of one object.
+async fn patch(client: &Client, url: &str, body: Vec<u8>) -> Result<(StatusCode, Value), Error> {
+    let body = Some(("application/apply-patch+yaml", body));
+    let (status, body) = request(client, Method::PATCH, url, body, "application/json").await?;
+    Ok((status, serde_json::from_slice(&body).map_err(|error| Error::Decode(error.to_string()))?))
+}
+
+const IMMUTABLE: &str = ": field is immutable";
+
+/// Whether the server refused it since what is there cannot become it.
+fn is_immutable(error: &Error) -> bool {
+    error.status().is_some_and(|status| status.message.contains(IMMUTABLE))
+}
+
+/// A Job that is over: nothing of it runs.
+fn is_finished(job: &Value) -> bool {
+    let conditions = job["status"]["conditions"].as_array();
+    let over = |c: &Value| (c["type"] == "Complete" || c["type"] == "Failed") && c["status"] == "True";
+    conditions.into_iter().flatten().any(over)
+}
+
+/// The longest value that an error shows.
+const MAX_VALUE: usize = 200;
+
+/// Without the value of a field that cannot change: a whole template says nothing about what is wrong with it.
+fn brief(error: Error) -> Error {
+    let Error::Api(mut status) = error else { return error };
+    status.message = without_values(&status.message);
+    Error::Api(status)
+}
+
+fn without_values(message: &str) -> String {
+    const VALUE: &str = "Invalid value: ";
+    let mut parts = message.split(VALUE);
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        whole.push_str(VALUE);
+        match part.split_once(IMMUTABLE) {
+            Some((value, rest)) if value.len() > MAX_VALUE => {
+                whole.truncate(whole.len() - VALUE.len());
+                whole.push_str(&IMMUTABLE[2..]);
+                whole.push_str(rest);
+            }
+            _ => whole.push_str(part),
+        }
+    }
+    whole
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_template_that_cannot_change_is_not_dumped() {
+        let long = "x".repeat(900);
+        let message =
+            format!("Job.batch \"j\" is invalid: spec.template: Invalid value: {{{long}}}: field is immutable");
+        assert_eq!(without_values(&message), "Job.batch \"j\" is invalid: spec.template: field is immutable");
+        let short = "Service \"s\" is invalid: spec.clusterIP: Invalid value: \"10.96.0.9\": field is immutable";
+        assert_eq!(without_values(short), short);
+        let two = format!("[a: Invalid value: {long}: field is immutable, b: Invalid value: 3: must be 4]");
+        assert_eq!(without_values(&two), "[a: field is immutable, b: Invalid value: 3: must be 4]");
+    }
+
+    #[test]
+    fn a_job_is_replaced_only_when_it_is_over() {
+        let job = |kind: &str, status: &str| json!({"status": {"conditions": [{"type": kind, "status": status}]}});
+        assert!(is_finished(&job("Complete", "True")) && is_finished(&job("Failed", "True")));
+        assert!(!is_finished(&job("Complete", "False")) && !is_finished(&job("Suspended", "True")));
+        assert!(!is_finished(&json!({})));
+    }
 }

@@ -12,43 +12,82 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// `sampan delete`: in the background, then waits until the objects are gone.
 pub(crate) async fn run(args: &DeleteArgs) -> anyhow::Result<()> {
     let asked = names::parse(&args.what).map_err(usage)?;
-    if asked.iter().any(|one| one.name.is_none()) {
-        return Err(usage("resource(s) were provided, but no name was specified"));
-    }
-    let client = connect(&args.target).await?;
-    let resources = Resources::discover(&client).await?;
-    let mut targets: Vec<(String, String)> = Vec::new();
-    if args.filename.is_empty() {
-        for one in asked {
-            let resource = resources.by_name(&one.kind)?;
-            let name = one.name.unwrap_or_default();
-            targets.push((resource.path(&args.target.namespace, &escape(&name)), resource.label(&name)));
+    let by_type = args.all || args.selector.is_some();
+    match asked.iter().any(|one| one.name.is_some()) {
+        true if args.selector.is_some() => return Err(usage("name cannot be provided when a selector is specified")),
+        true if args.all => return Err(usage("name cannot be provided when --all is specified")),
+        false if !by_type && args.filename.is_empty() => {
+            return Err(usage("resource(s) were provided, but no name was specified"));
         }
-    } else {
-        for manifest in manifests::read(&args.filename)? {
+        _ => {}
+    }
+    let reached = connect(&args.target).await?;
+    let (client, resources) = (&reached.client, Resources::discover(&reached.client).await?);
+    let mut targets: Vec<(String, String)> = Vec::new();
+    if !args.filename.is_empty() {
+        for manifest in manifests::read(&args.filename, args.recursive)? {
             let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
             let object = &manifest.object;
             let resource = resources.by_kind(&text(&object["apiVersion"]), &text(&object["kind"]))?;
             let name = text(&object["metadata"]["name"]);
             let namespace = Some(text(&object["metadata"]["namespace"])).filter(|n| !n.is_empty());
-            let namespace = namespace.unwrap_or_else(|| args.target.namespace.clone());
+            let namespace = namespace.unwrap_or_else(|| reached.namespace.clone());
             targets.push((resource.path(&namespace, &name), resource.label(&name)));
         }
     }
+    for one in asked {
+        if let Some(name) = one.name {
+            let resource = resources.by_name(&one.kind)?;
+            targets.push((resource.path(&reached.namespace, &escape(&name)), resource.label(&name)));
+            continue;
+        }
+        for resource in resources.expand(&one.kind)? {
+            let selector = escape(args.selector.as_deref().unwrap_or_default());
+            let url = format!("{}?labelSelector={selector}", resource.path(&reached.namespace, ""));
+            let (_, body) = request(client, Method::GET, &url, None, "application/json").await.map_err(explain)?;
+            let list: Value = super::decode(&body)?;
+            let names = list["items"].as_array().into_iter().flatten();
+            for name in names.filter_map(|item| item["metadata"]["name"].as_str()) {
+                targets.push((resource.path(&reached.namespace, &escape(name)), resource.label(name)));
+            }
+        }
+    }
+    if targets.is_empty() {
+        eprintln!("No resources found");
+    }
     let mut failures = Vec::new();
     for (path, label) in &targets {
-        if let Err(error) = one(&client, path, label).await {
-            failures.push(error);
+        match one(client, path, label, crate::out::say).await {
+            // Deleted with what owned it.
+            Err(error) if by_type && error.downcast_ref::<Gone>().is_some() => {}
+            Err(error) => failures.push(error),
+            Ok(()) => {}
         }
     }
     super::done_or_failed((), failures)
 }
 
-async fn one(client: &Client, path: &str, label: &str) -> anyhow::Result<()> {
+/// There was nothing to delete.
+#[derive(Debug)]
+struct Gone(String);
+
+impl std::fmt::Display for Gone {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Gone {}
+
+/// Deletes one object and waits until it is gone.
+pub(super) async fn one(client: &Client, path: &str, label: &str, say: impl Fn(&str)) -> anyhow::Result<()> {
     let body = serde_json::to_vec(&json!({"propagationPolicy": "Background"}))?;
     let answer = request(client, Method::DELETE, path, Some(("application/json", body)), "application/json").await;
-    let (_, answer) = answer.map_err(explain)?;
-    crate::out::say(&format!("{label} deleted"));
+    let (_, answer) = answer.map_err(|error| match error.is_not_found() {
+        true => Gone(explain(error).to_string()).into(),
+        false => explain(error),
+    })?;
+    say(&format!("{label} deleted"));
     let answer: Value = super::decode(&answer)?;
     let uid =
         [&answer["details"]["uid"], &answer["metadata"]["uid"]].into_iter().find_map(Value::as_str).map(str::to_owned);

@@ -24,8 +24,8 @@ const MAX_EVENT: usize = 16 << 20;
 pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     let asked = names::parse(&args.what).map_err(usage)?;
     allowed(args, &asked).map_err(usage)?;
-    let client = connect(&args.target).await?;
-    let resources = Resources::discover(&client).await?;
+    let reached = connect(&args.target).await?;
+    let resources = Resources::discover(&reached.client).await?;
     let mut wanted = Vec::new();
     for one in &asked {
         for resource in resources.expand(&one.kind)? {
@@ -34,7 +34,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     }
     let mut kinds: Vec<&Resource> = wanted.iter().map(|(resource, _)| *resource).collect();
     kinds.dedup();
-    let get = Get { args, client: &client, several: kinds.len() > 1 };
+    let get = Get { args, client: &reached.client, namespace: &reached.namespace, several: kinds.len() > 1 };
     if args.watch {
         return match wanted[..] {
             [(resource, name)] => get.watch(resource, name).await,
@@ -52,7 +52,7 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
         if !get.print_tables(&found)? && failures.is_empty() {
             let here = !args.all_namespaces && kinds.iter().all(|kind| kind.namespaced);
             match here {
-                true => eprintln!("No resources found in {} namespace.", args.target.namespace),
+                true => eprintln!("No resources found in {} namespace.", reached.namespace),
                 false => eprintln!("No resources found"),
             }
         }
@@ -76,6 +76,7 @@ fn allowed(args: &GetArgs, asked: &[Asked]) -> Result<(), &'static str> {
 struct Get<'a> {
     args: &'a GetArgs,
     client: &'a Client,
+    namespace: &'a str,
     /// Kinds are told in front of names.
     several: bool,
 }
@@ -89,22 +90,38 @@ impl Get<'_> {
         if self.tables() { TABLE } else { "application/json" }
     }
 
+    /// The query of a list: what is asked for, and rows with their whole object where the order depends on it.
+    fn query(&self, resource: &Resource) -> String {
+        let mut query = Vec::new();
+        if !self.args.selector.is_empty() {
+            query.push(format!("labelSelector={}", escape(&self.args.selector)));
+        }
+        if self.tables() && resource.kind == "Event" {
+            query.push("includeObject=Object".to_owned());
+        }
+        if query.is_empty() { String::new() } else { format!("?{}", query.join("&")) }
+    }
+
     fn namespace(&self) -> &str {
-        if self.args.all_namespaces { "" } else { &self.args.target.namespace }
+        if self.args.all_namespaces { "" } else { self.namespace }
     }
 
     fn printer<'r>(&self, resource: &'r Resource) -> Printer<'r> {
         let namespaces = self.args.all_namespaces && resource.namespaced;
-        Printer::new(self.args.output == Output::Wide, namespaces, self.several.then_some(resource))
+        let mut printer = Printer::new(self.args.output == Output::Wide, namespaces, self.several.then_some(resource));
+        (printer.bare, printer.labels) = (self.args.no_headers, self.args.show_labels);
+        printer
     }
 
     async fn fetch(&self, resource: &Resource, name: Option<&str>) -> anyhow::Result<Value> {
-        let mut url = resource.path(self.namespace(), &escape(name.unwrap_or_default()));
-        if !self.args.selector.is_empty() {
-            url = format!("{url}?labelSelector={}", escape(&self.args.selector));
-        }
+        let path = resource.path(self.namespace(), &escape(name.unwrap_or_default()));
+        let url = path + &self.query(resource);
         let (_, body) = request(self.client, Method::GET, &url, None, self.accept()).await.map_err(explain)?;
-        super::decode(&body)
+        let mut answer = super::decode(&body)?;
+        if resource.kind == "Event" {
+            by_time(&mut answer, if self.tables() { "rows" } else { "items" });
+        }
+        Ok(answer)
     }
 
     /// One table per kind, with an empty line between. Whether there was anything.
@@ -216,12 +233,26 @@ impl Get<'_> {
     }
 }
 
+/// Events in the order in which they happened, as `kubectl events` shows them; stored by name they are in none.
+fn by_time(answer: &mut Value, list: &str) {
+    let time = |entry: &Value| {
+        let event = if entry["object"].is_object() { &entry["object"] } else { entry };
+        let series = &event["series"]["lastObservedTime"];
+        let times = [series, &event["lastTimestamp"], &event["eventTime"], &event["metadata"]["creationTimestamp"]];
+        // Compared as times: some have fractions of a second.
+        times.into_iter().find_map(Value::as_str).and_then(|text| text.parse::<jiff::Timestamp>().ok())
+    };
+    if let Some(entries) = answer[list].as_array_mut() {
+        entries.sort_by_key(time);
+    }
+}
+
 fn name_of(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
 /// The objects of an answer, each with its kind: a list, or one.
-fn items(mut answer: Value, resource: &Resource) -> Vec<Value> {
+pub(super) fn items(mut answer: Value, resource: &Resource) -> Vec<Value> {
     let Value::Array(mut items) = answer["items"].take() else {
         if let Some(object) = answer.as_object_mut() {
             object.remove("items");
@@ -271,6 +302,24 @@ mod tests {
             let args = args(flags);
             assert_eq!(allowed(&args, &names::parse(&args.what).expect("names")), want, "{flags:?}");
         }
+    }
+
+    #[test]
+    fn events_are_in_the_order_in_which_they_happened() {
+        let mut list = json!({"items": [
+            {"n": 3, "lastTimestamp": "2026-01-01T00:00:09Z"},
+            {"n": 1, "lastTimestamp": null, "eventTime": "2026-01-01T00:00:01.5Z"},
+            {"n": 2, "lastTimestamp": "2026-01-01T00:00:02Z"},
+            {"n": 4, "lastTimestamp": "2026-01-01T00:00:01Z", "series": {"lastObservedTime": "2026-01-01T00:00:10.000000Z"}}]});
+        by_time(&mut list, "items");
+        assert_eq!(
+            list["items"].as_array().expect("a list").iter().map(|e| e["n"].clone()).collect::<Vec<_>>(),
+            [1, 2, 3, 4]
+        );
+        let mut table = json!({"rows": [{"object": {"lastTimestamp": "2026-01-01T00:00:09Z"}, "cells": [2]},
+            {"object": {"lastTimestamp": "2026-01-01T00:00:01Z"}, "cells": [1]}]});
+        by_time(&mut table, "rows");
+        assert_eq!(table["rows"][0]["cells"][0], 1);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-use super::{Resources, connect, explain, get::escape, names, pods};
+use super::{Reached, Resources, connect, explain, get::escape, names, pods};
 use crate::{args::LogsArgs, exit::usage, out};
 use anyhow::{Context, bail};
 use client::Client;
@@ -27,7 +27,10 @@ pub(crate) async fn run(args: &LogsArgs) -> anyhow::Result<()> {
         (Some(_), selector) if !selector.is_empty() => {
             return Err(usage("only a selector (-l) or a POD name is allowed"));
         }
-        _ => Logs { args, client: connect(&args.target).await? },
+        _ => {
+            let Reached { client, namespace, .. } = connect(&args.target).await?;
+            Logs { args, client, namespace }
+        }
     };
     match &args.pod {
         Some(pod) => logs.print(&logs.pod(pod).await?, args.tail).await,
@@ -39,6 +42,7 @@ pub(crate) async fn run(args: &LogsArgs) -> anyhow::Result<()> {
 struct Logs<'a> {
     args: &'a LogsArgs,
     client: Client,
+    namespace: String,
 }
 
 impl Logs<'_> {
@@ -51,7 +55,7 @@ impl Logs<'_> {
         let resources = Resources::discover(&self.client).await?;
         let resource = resources.by_name(&asked.kind)?;
         let name = escape(asked.name.as_deref().unwrap_or_default());
-        let object = self.get(&resource.path(&self.args.target.namespace, &name)).await?;
+        let object = self.get(&resource.path(&self.namespace, &name)).await?;
         if resource.kind == "Pod" {
             return Ok(object);
         }
@@ -79,7 +83,7 @@ impl Logs<'_> {
     async fn selected(&self) -> anyhow::Result<()> {
         let found = self.list(&self.args.selector).await?;
         if found.is_empty() {
-            eprintln!("No resources found in {} namespace.", self.args.target.namespace);
+            eprintln!("No resources found in {} namespace.", self.namespace);
             return Ok(());
         }
         if self.args.follow && found.len() > MAX_FOLLOWED {
@@ -108,7 +112,7 @@ impl Logs<'_> {
         if let Some(told) = told {
             eprintln!("{told}");
         }
-        let path = format!("/api/v1/namespaces/{}/pods/{}/log", self.args.target.namespace, pods::name(pod));
+        let path = format!("/api/v1/namespaces/{}/pods/{}/log", self.namespace, pods::name(pod));
         let mut url = format!("{path}?follow={}&container={}", self.args.follow, escape(&container));
         if self.args.previous {
             url.push_str("&previous=true");
@@ -116,7 +120,17 @@ impl Logs<'_> {
         if let Some(tail) = tail {
             url = format!("{url}&tailLines={tail}");
         }
-        let mut body = super::stream(&self.client, &url, "*/*").await.map_err(explain)?;
+        if let Some(since) = self.args.since {
+            url = format!("{url}&sinceSeconds={}", since.as_secs());
+        }
+        if self.args.timestamps {
+            url.push_str("&timestamps=true");
+        }
+        let body = super::stream(&self.client, &url, "*/*").await.map_err(explain);
+        let mut body = body.map_err(|error| match pods::why_waiting(pod, &container) {
+            Some(why) => anyhow::anyhow!("{error}\n{container}: {why}"),
+            None => error,
+        })?;
         let mut rest = Vec::new();
         while let Some(frame) = body.frame().await {
             let frame = frame.map_err(|error| explain(super::transport(&error)))?;
@@ -133,7 +147,7 @@ impl Logs<'_> {
     }
 
     async fn list(&self, selector: &str) -> anyhow::Result<Vec<Value>> {
-        let path = format!("/api/v1/namespaces/{}/pods", self.args.target.namespace);
+        let path = format!("/api/v1/namespaces/{}/pods", self.namespace);
         let mut list = self.get(&format!("{path}?labelSelector={}", escape(selector))).await?;
         match list["items"].take() {
             Value::Array(items) => Ok(items),

@@ -3,51 +3,110 @@
 
 mod apply;
 mod delete;
+mod dump;
 mod get;
 mod logs;
 mod names;
+mod notes;
 mod pods;
 mod resources;
 mod table;
 
 pub(crate) use apply::{Outcome, apply_all, run as apply};
 pub(crate) use delete::run as delete;
+pub(crate) use dump::run as dump;
 pub(crate) use get::run as get;
 pub(crate) use logs::run as logs;
+pub(crate) use notes::notes;
 pub(crate) use resources::Resources;
 
-use crate::{args::Target, data_dir::DataDir, kubeconfig};
+use crate::{args::Target, data_dir::DataDir, env, kubeconfig, running};
 use anyhow::bail;
 use client::{Client, Error};
 use http_body_util::BodyExt;
-use std::path::Path;
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use std::{ffi::OsStr, path::Path};
 
-/// A client for the cluster that the arguments name.
-pub(crate) async fn connect(target: &Target) -> anyhow::Result<Client> {
-    match &target.kubeconfig {
-        Some(path) => connect_with(path).await,
-        None => connect_in(&DataDir::locate(target.data.data_dir.as_deref())?).await,
-    }
+/// The cluster that is meant.
+pub(crate) struct Reached {
+    pub(crate) client: Client,
+    /// The namespace of objects that do not name theirs.
+    pub(crate) namespace: String,
+    /// Its data directory, if it is on this machine.
+    pub(crate) dir: Option<DataDir>,
+}
+
+/// Reaches the cluster that the arguments name: by --kubeconfig, else --data-dir or $SAMPAN_DATA_DIR, else $KUBECONFIG as kubectl
+/// does, else in the default data directory.
+pub(crate) async fn connect(target: &Target) -> anyhow::Result<Reached> {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    let (config, dir) = match (&target.kubeconfig, set("KUBECONFIG")) {
+        (Some(path), _) => (config_of(path).await?, None),
+        (None, Some(paths)) if target.data.data_dir.is_none() && set("SAMPAN_DATA_DIR").is_none() => {
+            (config_of_all(&paths).await?, None)
+        }
+        (None, _) => {
+            let dir = DataDir::locate(target.data.data_dir.as_deref())?;
+            (config_in(&dir).await?, Some(dir))
+        }
+    };
+    let namespace = target.namespace.clone().unwrap_or_else(|| config.default_namespace.clone());
+    let dir = match dir {
+        Some(dir) => Some(dir),
+        None => {
+            let address = config.cluster_url.authority().map(|authority| authority.to_string()).unwrap_or_default();
+            running::with_api(&address).map(|path| DataDir::locate(Some(&path))).transpose()?
+        }
+    };
+    Ok(Reached { client: client(config)?, namespace, dir })
 }
 
 /// A client for the cluster of a data directory.
 pub(crate) async fn connect_in(dir: &DataDir) -> anyhow::Result<Client> {
-    let path = dir.join("kubeconfig");
-    if path.exists() { connect_with(&path).await } else { Err(kubeconfig::absent(dir)) }
+    client(config_in(dir).await?)
 }
 
-/// A client by kubeconfig.
-async fn connect_with(path: &Path) -> anyhow::Result<Client> {
+fn client(config: kube::Config) -> anyhow::Result<Client> {
+    let client = kube::Client::try_from(config)
+        .map_err(|error| anyhow::anyhow!("the kubeconfig is not usable: {}", words(&error)))?;
+    Ok(Client::new(client))
+}
+
+async fn config_in(dir: &DataDir) -> anyhow::Result<kube::Config> {
+    let path = dir.join("kubeconfig");
+    if path.exists() { config_of(&path).await } else { Err(kubeconfig::absent(dir)) }
+}
+
+/// By one kubeconfig.
+async fn config_of(path: &Path) -> anyhow::Result<kube::Config> {
     if !path.exists() {
-        bail!("no kubeconfig at {}: start a cluster first with `sampan up`", path.display());
+        bail!("no kubeconfig at {}", path.display());
     }
     let unusable = |error: &(dyn std::error::Error + 'static)| {
         anyhow::anyhow!("{} is not usable: {}", path.display(), words(error))
     };
-    let file = kube::config::Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
-    let config = kube::Config::from_custom_kubeconfig(file, &kube::config::KubeConfigOptions::default()).await;
-    let config = config.map_err(|error| unusable(&error))?;
-    Ok(Client::new(kube::Client::try_from(config).map_err(|error| unusable(&error))?))
+    let file = Kubeconfig::read_from(path).map_err(|error| unusable(&error))?;
+    let config = kube::Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await;
+    config.map_err(|error| unusable(&error))
+}
+
+/// By the files of $KUBECONFIG: those that are there, together.
+async fn config_of_all(paths: &OsStr) -> anyhow::Result<kube::Config> {
+    let shown = paths.to_string_lossy();
+    let unusable = |error: &(dyn std::error::Error + 'static)| {
+        anyhow::anyhow!("$KUBECONFIG ({shown}) is not usable: {}", words(error))
+    };
+    let mut whole: Option<Kubeconfig> = None;
+    for path in std::env::split_paths(paths).filter(|path| path.exists()) {
+        let file = Kubeconfig::read_from(&path).map_err(|error| unusable(&error))?;
+        whole = Some(match whole {
+            Some(whole) => whole.merge(file).map_err(|error| unusable(&error))?,
+            None => file,
+        });
+    }
+    let Some(whole) = whole else { bail!("no kubeconfig at {shown}, which $KUBECONFIG names") };
+    let config = kube::Config::from_custom_kubeconfig(whole, &KubeConfigOptions::default()).await;
+    config.map_err(|error| unusable(&error))
 }
 
 /// What a library says of a kubeconfig, in one line: no picture of the file, which holds keys, and paths as they are.
@@ -156,7 +215,7 @@ mod tests {
         let path = folder.path().join("kubeconfig");
         std::fs::write(&path, kubeconfig).expect("written");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-        let error = runtime.block_on(connect_with(&path)).err().expect("refused");
+        let error = runtime.block_on(async { client(config_of(&path).await?) }).err().expect("refused");
         crate::exit::told(&error).replace(&path.display().to_string(), "FILE")
     }
 

@@ -66,6 +66,20 @@ pub(super) fn by_logging(a: &Value, b: &Value) -> Ordering {
         .then_with(|| since(&a["metadata"]["creationTimestamp"]).cmp(&since(&b["metadata"]["creationTimestamp"])))
 }
 
+/// The names of all containers.
+pub(super) fn containers(pod: &Value) -> Vec<String> {
+    let lists = ["initContainers", "containers", "ephemeralContainers"].map(|list| pod["spec"][list].as_array());
+    lists.into_iter().flatten().flatten().map(|container| text(&container["name"])).collect()
+}
+
+/// What a container that does not run waits for, in its own words: its reason alone does not say what is wrong.
+pub(super) fn why_waiting(pod: &Value, container: &str) -> Option<String> {
+    let lists = ["containerStatuses", "initContainerStatuses"].map(|list| pod["status"][list].as_array());
+    let status = lists.into_iter().flatten().flatten().find(|status| status["name"] == container)?;
+    let message = status["state"]["waiting"]["message"].as_str().filter(|message| !message.is_empty())?;
+    Some(message.to_owned())
+}
+
 /// The container to show, and what to tell about the choice.
 pub(super) fn container(pod: &Value, asked: Option<&str>) -> Result<(String, Option<String>), String> {
     let names = |field: &str, suffix: &str| -> Vec<(String, String)> {
@@ -138,6 +152,15 @@ mod tests {
         let mut sorted: Vec<Value> = order.iter().rev().cloned().collect();
         sorted.sort_by(by_logging);
         assert_eq!(sorted.iter().map(name).collect::<Vec<_>>(), order.iter().map(name).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_container_that_waits_says_why() {
+        let pod = json!({"status": {"containerStatuses": [
+            {"name": "a", "state": {"waiting": {"reason": "CreateContainerError", "message": "it imports env::foo"}}},
+            {"name": "b", "state": {"running": {}}}]}});
+        assert_eq!(why_waiting(&pod, "a").as_deref(), Some("it imports env::foo"));
+        assert_eq!((why_waiting(&pod, "b"), why_waiting(&pod, "c")), (None, None));
     }
 
     #[test]

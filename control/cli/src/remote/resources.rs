@@ -15,6 +15,8 @@ pub(crate) struct Resource {
     pub(crate) short_names: Vec<String>,
     pub(crate) categories: Vec<String>,
     pub(crate) namespaced: bool,
+    /// It has the verb list.
+    pub(crate) listed: bool,
 }
 
 impl Resource {
@@ -54,6 +56,20 @@ impl Resources {
             all.extend(parse(&super::decode(&answer.1)?));
         }
         Ok(Self(all))
+    }
+
+    /// What can be listed, each kind once, in its preferred version. Reviews and the like only answer what they are asked.
+    pub(crate) fn listed(&self) -> Vec<&Resource> {
+        let mut all: Vec<&Resource> = Vec::new();
+        for resource in self.0.iter().filter(|resource| resource.listed) {
+            // Events are served in two groups.
+            let known =
+                |one: &&Resource| one.kind == resource.kind && (one.group == resource.group || one.kind == "Event");
+            if !all.iter().any(known) {
+                all.push(resource);
+            }
+        }
+        all
     }
 
     /// By what a user types: plural, singular, kind or short name, with or without its group.
@@ -108,6 +124,7 @@ fn parse(list: &Value) -> Vec<Resource> {
                     short_names: list("shortNames"),
                     categories: list("categories"),
                     namespaced: resource["scope"] == "Namespaced",
+                    listed: resource["verbs"].as_array().is_some_and(|verbs| verbs.iter().any(|verb| verb == "list")),
                 });
             }
         }
@@ -131,6 +148,7 @@ pub(super) mod tests {
             short_names: Vec::new(),
             categories: vec!["all".into()],
             namespaced: true,
+            listed: true,
         }
     }
 

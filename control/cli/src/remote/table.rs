@@ -11,30 +11,41 @@ pub(crate) struct Printer<'a> {
     pub(crate) namespaces: bool,
     /// Names as `deployment.apps/hello`, for several kinds at once.
     pub(crate) prefix: Option<&'a Resource>,
+    /// No header.
+    pub(crate) bare: bool,
+    /// The labels last.
+    pub(crate) labels: bool,
     widths: Vec<usize>,
+    /// Which columns are shown: known from the first table. The later ones of a watch come without columns, as Kubernetes sends them.
+    shown: Vec<usize>,
+    headed: bool,
 }
 
 impl<'a> Printer<'a> {
     /// For the objects of one kind.
     pub(crate) fn new(wide: bool, namespaces: bool, prefix: Option<&'a Resource>) -> Self {
-        Self { wide, namespaces, prefix, widths: Vec::new() }
+        let (widths, shown) = (Vec::new(), Vec::new());
+        Self { wide, namespaces, prefix, bare: false, labels: false, widths, shown, headed: false }
     }
 
     /// The lines of a table; none if it has no rows. The header comes before the first.
     pub(crate) fn lines(&mut self, table: &Value) -> Vec<String> {
         let empty = Vec::new();
         let columns = table["columnDefinitions"].as_array().unwrap_or(&empty);
-        let shown: Vec<usize> =
-            (0..columns.len()).filter(|i| self.wide || columns[*i]["priority"].as_i64().unwrap_or(0) == 0).collect();
+        if !columns.is_empty() {
+            let is_shown = |i: &usize| self.wide || columns[*i]["priority"].as_i64().unwrap_or(0) == 0;
+            self.shown = (0..columns.len()).filter(is_shown).collect();
+        }
         let rows = table["rows"].as_array().unwrap_or(&empty);
-        let mut lines: Vec<Vec<String>> = rows.iter().map(|row| self.cells(row, &shown)).collect();
+        let mut lines: Vec<Vec<String>> = rows.iter().map(|row| self.cells(row)).collect();
         if lines.is_empty() {
             return Vec::new();
         }
-        // Later tables of a watch come without columns; their cells stand under the first header.
-        if self.widths.is_empty() {
-            let names = shown.iter().map(|i| columns[*i]["name"].as_str().unwrap_or_default().to_uppercase());
-            lines.insert(0, self.namespaces.then(|| "NAMESPACE".to_owned()).into_iter().chain(names).collect());
+        if !std::mem::replace(&mut self.headed, true) && !self.bare {
+            let names = self.shown.iter().map(|i| columns[*i]["name"].as_str().unwrap_or_default().to_uppercase());
+            let first = self.namespaces.then(|| "NAMESPACE".to_owned());
+            let last = self.labels.then(|| "LABELS".to_owned());
+            lines.insert(0, first.into_iter().chain(names).chain(last).collect());
         }
         for line in &lines {
             self.widths.resize(self.widths.len().max(line.len()), 0);
@@ -49,8 +60,8 @@ impl<'a> Printer<'a> {
         lines.iter().map(line).collect()
     }
 
-    fn cells(&self, row: &Value, shown: &[usize]) -> Vec<String> {
-        let cells = shown.iter().map(|i| match &row["cells"][*i] {
+    fn cells(&self, row: &Value) -> Vec<String> {
+        let cells = self.shown.iter().map(|i| match &row["cells"][*i] {
             Value::String(text) => text.clone(),
             Value::Null => String::new(),
             other => other.to_string(),
@@ -62,8 +73,19 @@ impl<'a> Printer<'a> {
         if self.namespaces {
             cells.insert(0, row["object"]["metadata"]["namespace"].as_str().unwrap_or_default().to_owned());
         }
+        if self.labels {
+            cells.push(labels(&row["object"]["metadata"]["labels"]));
+        }
         cells
     }
+}
+
+/// `a=b,c=d`, in order, as kubectl's --show-labels.
+fn labels(labels: &Value) -> String {
+    let pairs = labels.as_object().into_iter().flatten();
+    let mut pairs: Vec<String> = pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
+    pairs.sort();
+    if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") }
 }
 
 #[cfg(test)]
@@ -88,10 +110,24 @@ mod tests {
     }
 
     #[test]
+    fn labels_stand_last_and_a_header_may_be_left_out() {
+        let mut printer = Printer::new(false, false, None);
+        (printer.bare, printer.labels) = (true, true);
+        let rows =
+            json!([{"cells": ["x"], "object": {"metadata": {"labels": {"b": "2", "a": "1"}}}}, {"cells": ["y"]}]);
+        let table = json!({"columnDefinitions": [{"name": "Name"}], "rows": rows});
+        assert_eq!(printer.lines(&table), ["x   a=1,b=2", "y   <none>"]);
+    }
+
+    #[test]
     fn one_header_for_several_tables_and_none_for_nothing() {
         let mut printer = Printer::new(false, false, None);
         assert!(printer.lines(&json!({"columnDefinitions": [{"name": "Name"}], "rows": []})).is_empty());
         assert_eq!(printer.lines(&table()).len(), 3);
         assert_eq!(printer.lines(&table()), ["hello-1   1/1", "x         2"]);
+        // What a watch sends from its second event on.
+        let later = json!({"columnDefinitions": null, "rows": [{"cells": ["y", "0/1", "10.32.0.3"]}]});
+        assert_eq!(printer.lines(&later), ["y         0/1"]);
+        assert_eq!(printer.lines(&later), ["y         0/1"]);
     }
 }

@@ -2,10 +2,11 @@
 //!
 //! Pods are believed, not only the object that has them: its status may be from before a restart of the cluster.
 
+use client::fit::resources::{Resources, requests};
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     batch::v1::Job,
-    core::v1::{ContainerStatus, Pod},
+    core::v1::{ContainerStatus, Node, Pod},
 };
 
 /// How far something has come.
@@ -27,10 +28,14 @@ pub(super) struct Trouble {
     /// One word, such as `ErrImagePull`.
     pub(super) reason: String,
     pub(super) message: String,
-    /// It will not mend by itself.
+    /// It will not recover.
     pub(super) lasting: bool,
+    /// The arguments of kubectl that show its output.
+    pub(super) output: Option<String>,
 }
 
+/// The reason of a pod that no node takes now.
+pub(super) const UNSCHEDULED: &str = "FailedScheduling";
 /// Reasons of waiting containers that are no trouble.
 const ON_THE_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Reasons that stay until somebody changes something.
@@ -128,11 +133,13 @@ pub(super) fn troubles(pod: &Pod) -> Vec<Trouble> {
         reason: reason.to_owned(),
         message,
         lasting: LASTING.contains(&reason),
+        output: None,
     };
+    let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
     let mut all = Vec::new();
     let conditions = status.conditions.iter().flatten();
     for unscheduled in conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False") {
-        all.push(trouble("FailedScheduling", unscheduled.message.clone().unwrap_or_default()));
+        all.push(trouble(UNSCHEDULED, unscheduled.message.clone().unwrap_or_default()));
     }
     if status.phase.as_deref() == Some("Failed")
         && let Some(reason) = &status.reason
@@ -141,13 +148,16 @@ pub(super) fn troubles(pod: &Pod) -> Vec<Trouble> {
     }
     let init = status.init_container_statuses.iter().flatten();
     for container in init.chain(status.container_statuses.iter().flatten()) {
-        all.extend(of_container(container, &name).map(|(reason, message)| trouble(&reason, message)));
+        let Some((reason, message)) = of_container(container) else { continue };
+        let output = (reason == "CrashLoopBackOff")
+            .then(|| format!("logs -n {namespace} {name} -c {} --previous", container.name));
+        all.push(Trouble { output, ..trouble(&reason, message) });
     }
     all
 }
 
 /// The reason and message of a container that does not run as it should.
-fn of_container(status: &ContainerStatus, pod: &str) -> Option<(String, String)> {
+fn of_container(status: &ContainerStatus) -> Option<(String, String)> {
     let state = status.state.as_ref()?;
     let ended = |ended: &k8s_openapi::api::core::v1::ContainerStateTerminated| {
         // The lines after the first are a trap's picture of the guest's stack.
@@ -161,12 +171,42 @@ fn of_container(status: &ContainerStatus, pod: &str) -> Option<(String, String)>
     let reason = waiting.reason.clone().filter(|reason| !ON_THE_WAY.contains(&reason.as_str()))?;
     let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     let message = match last {
-        Some(last) if reason == "CrashLoopBackOff" => {
-            format!("{}; its output: kubectl logs {pod} -c {} --previous", ended(last), status.name)
-        }
+        Some(last) if reason == "CrashLoopBackOff" => ended(last),
         _ => waiting.message.clone().unwrap_or_default(),
     };
     Some((reason, message))
+}
+
+/// A pod that waits for room waits for ever if it asks for more than any node has: that is told instead, and it stays.
+pub(super) fn mark_what_never_fits(troubles: &mut [Trouble], pod: &Pod, nodes: &[Node]) {
+    let name = format!("pod/{}", pod.metadata.name.as_deref().unwrap_or_default());
+    let Some(what) = never_fits(pod, nodes) else { return };
+    for trouble in troubles.iter_mut().filter(|trouble| trouble.object == name && trouble.reason == UNSCHEDULED) {
+        (trouble.message, trouble.lasting) = (what.clone(), true);
+    }
+}
+
+/// What a pod asks for that no node has, however empty.
+fn never_fits(pod: &Pod, nodes: &[Node]) -> Option<String> {
+    let asked = requests(pod.spec.as_ref()?);
+    let has: Vec<Resources> = nodes
+        .iter()
+        .map(|node| Resources::parse(node.status.as_ref().and_then(|status| status.allocatable.as_ref())))
+        .collect();
+    let beyond = |of: fn(&Resources) -> i64| {
+        let most = has.iter().map(of).max()?;
+        (of(&asked) > most).then_some((of(&asked), most))
+    };
+    if let Some((asked, most)) = beyond(|resources| resources.cpu) {
+        return Some(format!("it requests {asked}m of cpu, and no node has more than {most}m"));
+    }
+    let bytes = [("memory", beyond(|resources| resources.memory)), ("ephemeral-storage", beyond(|r| r.storage))];
+    let (what, (asked, most)) = bytes.into_iter().find_map(|(what, found)| Some((what, found?)))?;
+    Some(format!(
+        "it requests {} MiB of {what}, and no node has more than {} MiB",
+        asked.div_euclid(1 << 20),
+        most >> 20
+    ))
 }
 
 impl Trouble {
@@ -189,6 +229,35 @@ fn joined(first: &str, rest: &[&str]) -> String {
 mod tests {
     use super::*;
     use serde_json::{Value, json};
+
+    #[test]
+    fn a_request_beyond_every_node_is_told_as_such_and_stays() {
+        let node = |cpu: &str, memory: &str| -> Node {
+            serde_json::from_value(json!({"status": {"allocatable": {"cpu": cpu, "memory": memory}}})).expect("a node")
+        };
+        let pod = |requests: Value| -> Pod {
+            let containers = json!([{"name": "c", "resources": {"requests": requests}}]);
+            serde_json::from_value(json!({"metadata": {"name": "p"}, "spec": {"containers": containers}}))
+                .expect("a pod")
+        };
+        let nodes = [node("1900m", "4Gi"), node("3", "2Gi")];
+        let cpu = never_fits(&pod(json!({"cpu": "64"})), &nodes);
+        assert_eq!(cpu.as_deref(), Some("it requests 64000m of cpu, and no node has more than 3000m"));
+        let memory = never_fits(&pod(json!({"memory": "5Gi"})), &nodes);
+        assert_eq!(memory.as_deref(), Some("it requests 5120 MiB of memory, and no node has more than 4096 MiB"));
+        assert_eq!(never_fits(&pod(json!({"cpu": "3", "memory": "2Gi"})), &nodes), None, "it waits for room");
+        assert_eq!(never_fits(&pod(json!({"cpu": "64"})), &[]), None, "a node may come");
+        let object = "pod/p".to_owned();
+        let mut troubles = [UNSCHEDULED, "Other"].map(|reason| Trouble {
+            object: object.clone(),
+            reason: reason.into(),
+            message: "0/2 nodes".into(),
+            lasting: false,
+            output: None,
+        });
+        mark_what_never_fits(&mut troubles, &pod(json!({"cpu": "64"})), &nodes);
+        assert!(troubles[0].lasting && troubles[0].message.contains("64000m") && !troubles[1].lasting);
+    }
 
     fn pods(status: &[Value]) -> Vec<Pod> {
         let pod = |status: &Value| json!({"metadata": {"name": "p"}, "status": status});
@@ -270,8 +339,7 @@ mod tests {
         let mut crashing = waiting("CrashLoopBackOff", "back-off 10s");
         crashing["containerStatuses"][0]["lastState"] =
             json!({"terminated": {"exitCode": 7, "message": "trap\nstack\n"}});
-        let want =
-            "CrashLoopBackOff: container c ended with exit code 7: trap; its output: kubectl logs p -c c --previous";
+        let want = "CrashLoopBackOff: container c ended with exit code 7: trap";
         assert_eq!(of(crashing), [(want.to_owned(), true)]);
     }
 }

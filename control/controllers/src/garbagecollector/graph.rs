@@ -21,12 +21,16 @@ pub const ORPHAN: &str = "orphan";
 #[serde(rename_all = "camelCase")]
 pub struct Owner {
     /// `group/version`.
+    #[serde(default)]
     pub api_version: String,
     /// Kind.
+    #[serde(default)]
     pub kind: String,
     /// Name.
+    #[serde(default)]
     pub name: String,
     /// Uid.
+    #[serde(default)]
     pub uid: String,
     /// Whether it manages the dependent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -81,6 +85,60 @@ pub struct Node {
     pub meta: Meta,
 }
 
+impl Node {
+    /// Where it is, as references to it have to say.
+    pub fn coordinates(&self) -> Coordinates {
+        Coordinates {
+            api_version: self.resource.api_version(),
+            kind: self.resource.kind.clone(),
+            namespace: self.meta.namespace.clone(),
+            name: self.meta.name.clone(),
+        }
+    }
+
+    /// Whether an object of `namespace` can name this one as its owner at all.
+    fn is_reachable_from(&self, namespace: &str) -> bool {
+        !self.resource.namespaced || self.meta.namespace == namespace
+    }
+
+    /// Whether `owner`, as an object of `namespace` names it, is this one: the uid alone does not say so.
+    pub fn is(&self, owner: &Owner, namespace: &str) -> bool {
+        let (meta, kind) = (&self.meta, &self.resource);
+        meta.uid == owner.uid
+            && meta.name == owner.name
+            && kind.kind == owner.kind
+            && kind.api_version() == owner.api_version
+            && self.is_reachable_from(namespace)
+    }
+
+    /// Whether it keeps the object with this uid from going first.
+    fn blocks(&self, uid: &str) -> bool {
+        self.meta.owner_references.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true))
+    }
+}
+
+/// What besides the uid must agree between an owner and a reference to it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Coordinates {
+    /// `group/version`.
+    pub api_version: String,
+    /// Kind.
+    pub kind: String,
+    /// Namespace; empty for cluster-scoped kinds.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+}
+
+/// What a change of an object asks for.
+#[derive(Debug, Default)]
+pub struct Change {
+    /// What must be looked at.
+    pub tasks: Vec<Task>,
+    /// Objects and those references of theirs that name an owner of another namespace.
+    pub misplaced: Vec<(Node, Owner)>,
+}
+
 /// What must be looked at because something changed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Task {
@@ -95,8 +153,8 @@ pub enum Task {
 pub struct Graph {
     nodes: HashMap<String, Node>,
     dependents: HashMap<String, HashSet<String>>,
-    /// Owners that do not exist; uids are never used twice, so this stays true.
-    absent: HashSet<String>,
+    /// Where no owner of a uid is; uids are never used twice, so this stays true.
+    absent: HashMap<String, HashSet<Coordinates>>,
 }
 
 impl Graph {
@@ -125,48 +183,78 @@ impl Graph {
         self.nodes.iter().filter(|(_, n)| *n.resource == *resource).map(|(uid, _)| uid.clone()).collect()
     }
 
-    /// Takes a new or changed object; answers what must be looked at.
-    pub fn set(&mut self, resource: &Arc<Resource>, meta: Meta) -> Vec<Task> {
+    /// Takes a new or changed object; answers what follows from it.
+    pub fn set(&mut self, resource: &Arc<Resource>, meta: Meta) -> Change {
         let uid = meta.uid.clone();
         let old = self.nodes.get(&uid).map(|n| n.meta.clone());
-        let mut tasks = Vec::new();
+        let mut change = Change::default();
         if let Some(old) = &old {
             for owner in &old.owner_references {
                 self.unlink(&owner.uid, &uid);
             }
-            self.freed(old, &meta, &mut tasks);
+            self.freed(old, &meta, &mut change.tasks);
         }
         for owner in &meta.owner_references {
             self.dependents.entry(owner.uid.clone()).or_default().insert(uid.clone());
         }
-        let unknown = meta.owner_references.iter().any(|o| !self.nodes.contains_key(&o.uid));
-        let new_owners = old.as_ref().is_none_or(|o| o.owner_references != meta.owner_references);
-        let waits = |m: &Meta| m.waits_for_dependents();
-        let joined = meta.owner_references.iter().any(|o| self.nodes.get(&o.uid).is_some_and(|n| waits(&n.meta)));
-        if new_owners && (unknown || joined) {
-            tasks.push(Task::Delete(uid.clone()));
+        let node = Node { resource: resource.clone(), meta };
+        if old.is_none() {
+            self.first_seen(&node, &mut change);
         }
-        if waits(&meta) && !old.as_ref().is_some_and(waits) {
-            tasks.push(Task::Delete(uid.clone()));
-            tasks.extend(self.dependents(&uid).map(|d| Task::Delete(d.meta.uid.clone())));
+        if old.as_ref().is_none_or(|o| o.owner_references != node.meta.owner_references) {
+            self.new_owners(&node, &mut change);
+        }
+        let waits = |m: &Meta| m.waits_for_dependents();
+        if waits(&node.meta) && !old.as_ref().is_some_and(waits) {
+            change.tasks.push(Task::Delete(uid.clone()));
+            change.tasks.extend(self.dependents(&uid).map(|d| Task::Delete(d.meta.uid.clone())));
         }
         // a dependent that starts to wait itself no longer needs to be deleted by its owner
-        if meta.orphans_dependents() && !old.as_ref().is_some_and(Meta::orphans_dependents) {
-            tasks.push(Task::Orphan(uid.clone()));
+        if node.meta.orphans_dependents() && !old.as_ref().is_some_and(Meta::orphans_dependents) {
+            change.tasks.push(Task::Orphan(uid.clone()));
         }
-        self.nodes.insert(uid, Node { resource: resource.clone(), meta });
-        tasks
+        self.nodes.insert(uid, node);
+        change
+    }
+
+    /// An object that is known at last: who names its uid but not it has no such owner.
+    fn first_seen(&self, node: &Node, change: &mut Change) {
+        for dependent in self.dependents(&node.meta.uid) {
+            let namespace = &dependent.meta.namespace;
+            let mut named = dependent.meta.owner_references.iter().filter(|o| o.uid == node.meta.uid);
+            let Some(wrong) = named.find(|o| !node.is(o, namespace)) else { continue };
+            if !node.is_reachable_from(namespace) {
+                change.misplaced.push((dependent.clone(), wrong.clone()));
+            }
+            change.tasks.push(Task::Delete(dependent.meta.uid.clone()));
+        }
+    }
+
+    /// An object whose owners are new: it is looked at when one is not known, is not what the reference says, or waits for its dependents.
+    fn new_owners(&self, node: &Node, change: &mut Change) {
+        let (mut doubted, namespace) = (false, &node.meta.namespace);
+        for owner in &node.meta.owner_references {
+            match self.nodes.get(&owner.uid) {
+                Some(known) if known.is(owner, namespace) => doubted |= known.meta.waits_for_dependents(),
+                Some(known) => {
+                    doubted = true;
+                    if !known.is_reachable_from(namespace) {
+                        change.misplaced.push((node.clone(), owner.clone()));
+                    }
+                }
+                None => doubted = true,
+            }
+        }
+        if doubted {
+            change.tasks.push(Task::Delete(node.meta.uid.clone()));
+        }
     }
 
     /// Forgets an object that is gone; answers what must be looked at.
     pub fn remove(&mut self, uid: &str) -> Vec<Task> {
-        self.absent.insert(uid.to_owned());
         let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
         let mut tasks: Vec<Task> = self.dependents(uid).map(|d| Task::Delete(d.meta.uid.clone())).collect();
-        if tasks.is_empty() {
-            // nobody will ask about it again
-            self.absent.remove(uid);
-        }
+        self.set_absent(uid, node.coordinates());
         for owner in &node.meta.owner_references {
             self.unlink(&owner.uid, uid);
             if self.nodes.get(&owner.uid).is_some_and(|n| n.meta.waits_for_dependents()) {
@@ -176,16 +264,46 @@ impl Graph {
         tasks
     }
 
-    /// Remembers that an owner does not exist.
-    pub fn set_absent(&mut self, uid: &str) {
-        if !self.nodes.contains_key(uid) && self.dependents.contains_key(uid) {
-            self.absent.insert(uid.to_owned());
+    /// Forgets the objects of a kind that is no longer served. They may well be there still: nothing is concluded about their dependents.
+    pub fn forget(&mut self, resource: &Resource) {
+        for uid in self.of(resource) {
+            let Some(node) = self.nodes.remove(&uid) else { continue };
+            node.meta.owner_references.iter().for_each(|owner| self.unlink(&owner.uid, &uid));
         }
     }
 
-    /// Whether the owner is known not to exist.
-    pub fn is_absent(&self, uid: &str) -> bool {
-        self.absent.contains(uid)
+    /// Remembers that no owner of this uid is there, as long as somebody names it.
+    pub fn set_absent(&mut self, uid: &str, at: Coordinates) {
+        if !self.nodes.contains_key(uid) && self.dependents.contains_key(uid) {
+            self.absent.entry(uid.to_owned()).or_default().insert(at);
+        }
+    }
+
+    /// Whether the owner is known not to exist for an object of `namespace`.
+    pub fn is_absent(&self, owner: &Owner, namespace: &str) -> bool {
+        let Some(places) = self.absent.get(&owner.uid) else { return false };
+        places.iter().any(|at| {
+            at.api_version == owner.api_version
+                && at.kind == owner.kind
+                && at.name == owner.name
+                && (at.namespace.is_empty() || at.namespace == namespace)
+        })
+    }
+
+    /// Whether the object waits, over whatever others, for itself.
+    fn is_in_circle(&self, uid: &str) -> bool {
+        let (mut open, mut seen) = (vec![uid], HashSet::new());
+        while let Some(at) = open.pop() {
+            for next in self.dependents(at).filter(|d| d.blocks(at) && d.meta.waits_for_dependents()) {
+                if next.meta.uid == uid {
+                    return true;
+                }
+                if seen.insert(&next.meta.uid) {
+                    open.push(&next.meta.uid);
+                }
+            }
+        }
+        false
     }
 
     /// Owners that `new` no longer blocks may go now.
@@ -238,17 +356,23 @@ pub enum Verdict {
     Release,
     /// Its blocking dependents must go first.
     Await(Vec<String>),
+    /// It waits for itself: it must no longer block its owners.
+    Unblock,
 }
 
 /// Decides about the live object `meta`, given what its owners are.
 pub fn judge(graph: &Graph, meta: &Meta, owners: &[(String, Standing)]) -> Verdict {
     let uid = &meta.uid;
     if meta.waits_for_dependents() {
-        let blocking =
-            |d: &&Node| d.meta.owner_references.iter().any(|o| o.uid == *uid && o.block_owner_deletion == Some(true));
-        let blocking: Vec<&Node> = graph.dependents(uid).filter(blocking).collect();
+        // who cannot have it as an owner cannot hold it either: a cluster-scoped object that names it would do so for ever
+        let reachable = |d: &&Node| graph.get(uid).is_none_or(|n| n.is_reachable_from(&d.meta.namespace));
+        let blocking: Vec<&Node> = graph.dependents(uid).filter(|d| d.blocks(uid)).filter(reachable).collect();
         if blocking.is_empty() {
             return Verdict::Release;
+        }
+        let blocks = meta.owner_references.iter().any(|o| o.block_owner_deletion == Some(true));
+        if blocks && graph.is_in_circle(uid) {
+            return Verdict::Unblock;
         }
         let untouched = blocking.iter().filter(|d| d.meta.deletion_timestamp.is_none());
         return Verdict::Await(untouched.map(|d| d.meta.uid.clone()).collect());
@@ -266,121 +390,4 @@ pub fn judge(graph: &Graph, meta: &Meta, owners: &[(String, Standing)]) -> Verdi
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn kind() -> Arc<Resource> {
-        Arc::new(Resource {
-            group: String::new(),
-            version: "v1".into(),
-            resource: "things".into(),
-            kind: "Thing".into(),
-            namespaced: true,
-            verbs: Vec::new(),
-        })
-    }
-
-    fn object(uid: &str, owners: &[&str]) -> Meta {
-        let owner = |uid: &&str| Owner {
-            api_version: "v1".into(),
-            kind: "Thing".into(),
-            name: (*uid).into(),
-            uid: (*uid).into(),
-            controller: None,
-            block_owner_deletion: Some(true),
-        };
-        Meta {
-            uid: uid.into(),
-            name: uid.into(),
-            owner_references: owners.iter().map(owner).collect(),
-            ..Meta::default()
-        }
-    }
-
-    fn deleting(mut meta: Meta, finalizer: &str) -> Meta {
-        meta.deletion_timestamp = Some("2026-01-01T00:00:00Z".into());
-        meta.finalizers = if finalizer.is_empty() { Vec::new() } else { vec![finalizer.into()] };
-        meta
-    }
-
-    fn delete(uid: &str) -> Task {
-        Task::Delete(uid.into())
-    }
-
-    #[test]
-    fn dependents_are_looked_at_when_their_owner_is_gone() {
-        let mut g = Graph::default();
-        assert!(g.set(&kind(), object("a", &[])).is_empty());
-        assert!(g.set(&kind(), object("b", &["a"])).is_empty(), "the owner is known");
-        assert_eq!(g.remove("a"), [delete("b")]);
-        assert!(g.is_absent("a"));
-        let verdict = judge(&g, &object("b", &["a"]), &[("a".into(), Standing::Dangling)]);
-        assert_eq!(verdict, Verdict::Delete { foreground: false });
-        g.remove("b");
-        assert!(!g.is_absent("a") && g.is_empty(), "nothing is remembered for nobody");
-    }
-
-    #[test]
-    fn an_owner_that_was_never_seen_is_looked_for() {
-        let mut g = Graph::default();
-        assert_eq!(g.set(&kind(), object("b", &["ghost"])), [delete("b")]);
-        assert!(g.set(&kind(), object("b", &["ghost"])).is_empty(), "once");
-    }
-
-    #[test]
-    fn foreground_deletion_waits_for_blocking_dependents() {
-        let mut g = Graph::default();
-        g.set(&kind(), object("a", &[]));
-        g.set(&kind(), object("b", &["a"]));
-        let waiting = deleting(object("a", &[]), FOREGROUND);
-        assert_eq!(g.set(&kind(), waiting.clone()), [delete("a"), delete("b")]);
-        assert_eq!(judge(&g, &waiting, &[]), Verdict::Await(vec!["b".into()]));
-        let verdict = judge(&g, &object("b", &["a"]), &[("a".into(), Standing::Waiting)]);
-        assert_eq!(verdict, Verdict::Delete { foreground: false }, "it has no dependents itself");
-        assert_eq!(g.remove("b"), [delete("a")]);
-        assert_eq!(judge(&g, &waiting, &[]), Verdict::Release);
-    }
-
-    #[test]
-    fn foreground_deletion_goes_down_the_tree() {
-        let mut g = Graph::default();
-        g.set(&kind(), object("a", &[]));
-        g.set(&kind(), object("b", &["a"]));
-        g.set(&kind(), object("c", &["b"]));
-        let verdict = judge(&g, &object("b", &["a"]), &[("a".into(), Standing::Waiting)]);
-        assert_eq!(verdict, Verdict::Delete { foreground: true });
-    }
-
-    #[test]
-    fn a_dependent_that_stops_blocking_lets_its_owner_go() {
-        let mut g = Graph::default();
-        g.set(&kind(), object("a", &[]));
-        g.set(&kind(), object("b", &["a"]));
-        g.set(&kind(), deleting(object("a", &[]), FOREGROUND));
-        let mut freed = object("b", &["a"]);
-        freed.owner_references[0].block_owner_deletion = Some(false);
-        assert!(g.set(&kind(), freed).contains(&delete("a")));
-    }
-
-    #[test]
-    fn orphaning_is_asked_for_once() {
-        let mut g = Graph::default();
-        g.set(&kind(), object("a", &[]));
-        assert_eq!(g.set(&kind(), deleting(object("a", &[]), ORPHAN)), [Task::Orphan("a".into())]);
-        assert!(g.set(&kind(), deleting(object("a", &[]), ORPHAN)).is_empty());
-    }
-
-    #[test]
-    fn an_object_with_one_living_owner_only_loses_the_others() {
-        let g = Graph::default();
-        let owners = [
-            ("a".to_owned(), Standing::Solid),
-            ("b".to_owned(), Standing::Dangling),
-            ("c".to_owned(), Standing::Waiting),
-        ];
-        assert_eq!(judge(&g, &object("x", &["a", "b", "c"]), &owners), Verdict::Disown(vec!["b".into(), "c".into()]));
-        assert_eq!(judge(&g, &object("x", &["a"]), &owners[..1]), Verdict::Keep);
-        assert_eq!(judge(&g, &deleting(object("x", &["b"]), ""), &owners[1..2]), Verdict::Keep, "it goes already");
-        assert_eq!(judge(&g, &object("x", &[]), &[]), Verdict::Keep);
-    }
-}
+mod tests;

@@ -4,17 +4,19 @@
 //! orphaning deletion. The graph of owners comes from a watch per served kind, CustomResources included; before anything is deleted the API
 //! itself is asked, and the deletion names uid and revision, so that a stale graph costs a request and never an object.
 //!
-//! Not here: untangling circles of owners that block each other.
+//! Unlike upstream, a circle of owners that wait for each other is opened only once it is one, and also where all of them were deleted at
+//! once; and a cluster-scoped object that names a namespaced owner does not hold it.
 
 mod graph;
 mod monitor;
 
-pub use graph::{FOREGROUND, Graph, Meta, Node, ORPHAN, Owner, Standing, Task, Verdict, judge};
+pub use graph::{Change, Coordinates, FOREGROUND, Graph, Meta, Node, ORPHAN, Owner, Standing, Task, Verdict, judge};
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
-use client::{Backoff, Client, Error, WorkQueue};
+use client::{Backoff, Client, Error, EventType, Recorder, WorkQueue};
 use http::Method;
+use k8s_openapi::api::core::v1::ObjectReference;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use serde_json::json;
@@ -42,8 +44,9 @@ pub(crate) struct Shared {
     graph: Mutex<Graph>,
     /// Bounded by the objects there are: each waits at most once per kind of task.
     queue: WorkQueue<Task>,
-    /// Owners are named by kind, paths by resource.
+    /// Owners are named by version and kind, paths by resource.
     kinds: Mutex<HashMap<(String, String), Arc<Resource>>>,
+    recorder: Recorder,
 }
 
 #[derive(Deserialize)]
@@ -59,6 +62,7 @@ impl GarbageCollector {
             graph: Mutex::default(),
             queue: WorkQueue::measured(Backoff::default(), &cx.options.queues, "garbage_collector"),
             kinds: Mutex::default(),
+            recorder: cx.recorder("garbage-collector-controller"),
         };
         Self { shared: Arc::new(shared) }
     }
@@ -122,8 +126,7 @@ impl GarbageCollector {
             let dropped: Vec<_> = running.keys().filter(|r| !wanted.contains(r)).cloned().collect();
             for resource in dropped {
                 running.remove(&resource);
-                let uids = self.shared.graph.lock().of(&resource);
-                uids.iter().for_each(|uid| self.shared.removed(uid));
+                self.shared.graph.lock().forget(&resource);
             }
             for resource in &wanted {
                 if !running.contains_key(resource) {
@@ -151,8 +154,27 @@ fn is_collected(resource: &Resource) -> bool {
 
 impl Shared {
     fn changed(&self, resource: &Arc<Resource>, meta: Meta) {
-        let tasks = self.graph.lock().set(resource, meta);
-        tasks.into_iter().for_each(|t| self.queue.add(t));
+        let change = self.graph.lock().set(resource, meta);
+        change.tasks.into_iter().for_each(|t| self.queue.add(t));
+        change.misplaced.iter().for_each(|(node, owner)| self.report(node, owner));
+    }
+
+    /// Tells that an owner cannot be one, since it lives in another namespace.
+    fn report(&self, node: &Node, owner: &Owner) {
+        let meta = &node.meta;
+        let about = ObjectReference {
+            api_version: Some(node.resource.api_version()),
+            kind: Some(node.resource.kind.clone()),
+            namespace: Some(meta.namespace.clone()).filter(|n| !n.is_empty()),
+            name: Some(meta.name.clone()),
+            uid: Some(meta.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let message = format!(
+            "ownerRef [{}/{}, namespace: {}, name: {}, uid: {}] does not exist in namespace {:?}",
+            owner.api_version, owner.kind, meta.namespace, owner.name, owner.uid, meta.namespace
+        );
+        self.recorder.event(&about, EventType::Warning, "OwnerRefInvalidNamespace", message);
     }
 
     fn removed(&self, uid: &str) {
@@ -163,8 +185,10 @@ impl Shared {
     fn learn(&self, resources: &[Arc<Resource>]) {
         let mut kinds = self.kinds.lock();
         kinds.clear();
-        for r in resources {
-            kinds.insert((r.group.clone(), r.kind.clone()), r.clone());
+        for resource in resources {
+            for version in resource.api_versions() {
+                kinds.insert((version, resource.kind.clone()), resource.clone());
+            }
         }
     }
 
@@ -197,7 +221,9 @@ impl Shared {
         };
         let mut owners = Vec::with_capacity(live.owner_references.len());
         for owner in &live.owner_references {
-            owners.push((owner.uid.clone(), self.standing(&node, owner).await?));
+            // an owner that cannot be one: nothing is concluded about the object, as upstream
+            let Some(standing) = self.standing(&node, owner).await? else { return Ok(()) };
+            owners.push((owner.uid.clone(), standing));
         }
         let verdict = judge(&self.graph.lock(), &live, &owners);
         self.act(&node.resource, &live, verdict).await
@@ -218,6 +244,11 @@ impl Shared {
                 let kept: Vec<&Owner> = live.owner_references.iter().filter(|o| !gone.contains(&o.uid)).collect();
                 self.patch(resource, live, json!({"ownerReferences": or_null(&kept)})).await
             }
+            Verdict::Unblock => {
+                let mut freed = live.owner_references.clone();
+                freed.iter_mut().for_each(|o| o.block_owner_deletion = Some(false));
+                self.patch(resource, live, json!({"ownerReferences": freed})).await
+            }
             Verdict::Delete { foreground } => self.delete(resource, live, foreground).await,
         }
     }
@@ -229,12 +260,33 @@ impl Shared {
             None if foreground => "Foreground",
             None => "Background",
         };
+        match self.try_delete(resource, live, policy, Some(&live.resource_version)).await {
+            // whoever else writes the object all the time must not keep it: only its owners matter
+            Err(error) if error.is_conflict() => {
+                let Some(now) = self.live(resource, &live.namespace, &live.name, &live.uid).await? else {
+                    return Ok(());
+                };
+                anyhow::ensure!(now.owner_references == live.owner_references, "its owners changed");
+                self.try_delete(resource, live, policy, None).await.map_err(Into::into)
+            }
+            other => other.map_err(Into::into),
+        }
+    }
+
+    /// Deletes exactly this object; one that is gone is fine.
+    async fn try_delete(
+        &self,
+        resource: &Resource,
+        live: &Meta,
+        policy: &str,
+        revision: Option<&str>,
+    ) -> Result<(), Error> {
         let options = json!({"kind": "DeleteOptions", "apiVersion": "v1", "propagationPolicy": policy,
-            "preconditions": {"uid": live.uid, "resourceVersion": live.resource_version}});
+            "preconditions": {"uid": live.uid, "resourceVersion": revision}});
         let path = resource.path(&live.namespace, &live.name);
         let body = Some(("application/json", options.to_string().into_bytes()));
         match self.client.raw(Method::DELETE, &path, body).await {
-            Err(error) if !error.is_not_found() => Err(error.into()),
+            Err(error) if !error.is_not_found() => Err(error),
             _ => {
                 tracing::debug!(path, policy, "collected");
                 Ok(())
@@ -261,44 +313,40 @@ impl Shared {
         self.patch(&owner.resource, &live, json!({"finalizers": or_null(&kept)})).await
     }
 
-    /// What an owner is, from the graph, or else from the API.
-    async fn standing(&self, dependent: &Node, owner: &Owner) -> anyhow::Result<Standing> {
+    /// What an owner is, from the graph, or else from the API; `None` where a cluster-scoped object names a namespaced one.
+    async fn standing(&self, dependent: &Node, owner: &Owner) -> anyhow::Result<Option<Standing>> {
+        let namespace = &dependent.meta.namespace;
         {
             let graph = self.graph.lock();
-            if let Some(node) = graph.get(&owner.uid) {
-                let elsewhere = node.resource.namespaced && node.meta.namespace != dependent.meta.namespace;
-                return Ok(match (elsewhere, node.meta.waits_for_dependents()) {
-                    (true, _) => Standing::Dangling,
-                    (false, true) => Standing::Waiting,
-                    (false, false) => Standing::Solid,
-                });
+            if let Some(node) = graph.get(&owner.uid).filter(|n| n.is(owner, namespace)) {
+                let waits = node.meta.waits_for_dependents();
+                return Ok(Some(if waits { Standing::Waiting } else { Standing::Solid }));
             }
-            if graph.is_absent(&owner.uid) {
-                return Ok(Standing::Dangling);
+            if graph.is_absent(owner, namespace) {
+                return Ok(Some(Standing::Dangling));
             }
         }
-        let group = owner.api_version.split_once('/').map_or("", |(group, _)| group);
-        let known = self.kinds.lock().get(&(group.to_owned(), owner.kind.clone())).cloned();
+        let known = self.kinds.lock().get(&(owner.api_version.clone(), owner.kind.clone())).cloned();
         let Some(resource) = known else {
             anyhow::bail!("no kind {} in {} is served", owner.kind, owner.api_version);
         };
         if resource.namespaced && !dependent.resource.namespaced {
-            // an owner that cannot be: nothing may be concluded from it
-            tracing::warn!(
-                name = dependent.meta.name,
-                owner = owner.name,
-                "a cluster-scoped object names a namespaced owner"
-            );
-            return Ok(Standing::Solid);
+            return Ok(None);
         }
-        match self.live(&resource, &dependent.meta.namespace, &owner.name, &owner.uid).await? {
-            Some(live) if live.waits_for_dependents() => Ok(Standing::Waiting),
-            Some(_) => Ok(Standing::Solid),
+        Ok(Some(match self.live(&resource, namespace, &owner.name, &owner.uid).await? {
+            Some(live) if live.waits_for_dependents() => Standing::Waiting,
+            Some(_) => Standing::Solid,
             None => {
-                self.graph.lock().set_absent(&owner.uid);
-                Ok(Standing::Dangling)
+                let at = Coordinates {
+                    api_version: owner.api_version.clone(),
+                    kind: owner.kind.clone(),
+                    namespace: if resource.namespaced { namespace.clone() } else { String::new() },
+                    name: owner.name.clone(),
+                };
+                self.graph.lock().set_absent(&owner.uid, at);
+                Standing::Dangling
             }
-        }
+        }))
     }
 
     /// The object as it is now; `None` when it is gone, or another has its name.

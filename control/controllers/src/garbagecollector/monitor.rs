@@ -1,13 +1,14 @@
 //! Follows the objects of one kind: a list, then a watch, again when it ends. Full objects are read, since the server has their bytes ready;
 //! only their metadata are decoded.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{borrow::Cow, collections::HashSet, sync::Arc, time::Duration};
 
 use bytes::{Buf, BytesMut};
 use client::Client;
 use http::Method;
 use http_body_util::BodyExt;
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use super::{Shared, graph::Meta};
 use crate::discovery::Resource;
@@ -16,10 +17,10 @@ use crate::discovery::Resource;
 const MAX_EVENT: usize = 16 << 20;
 
 #[derive(Deserialize)]
-struct List {
+struct List<'a> {
     metadata: ListMeta,
-    #[serde(default)]
-    items: Vec<Object>,
+    #[serde(default, borrow)]
+    items: Vec<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
@@ -34,11 +35,33 @@ struct Object {
     metadata: Meta,
 }
 
+/// What is read of an object whose metadata cannot be.
 #[derive(Deserialize)]
-struct Event {
-    #[serde(rename = "type")]
-    type_: String,
-    object: Object,
+struct Bare {
+    metadata: Identity,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Identity {
+    uid: String,
+    resource_version: String,
+}
+
+#[derive(Deserialize)]
+struct Event<'a> {
+    #[serde(rename = "type", borrow)]
+    type_: Cow<'a, str>,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+/// The metadata of an object, or who it is: nothing is concluded from an object that cannot be read, and it stops nothing.
+fn read(resource: &Resource, object: &RawValue) -> Result<Meta, Option<Identity>> {
+    serde_json::from_str::<Object>(object.get()).map(|object| object.metadata).map_err(|error| {
+        tracing::warn!(resource = resource.resource, %error, "the metadata of an object cannot be read");
+        serde_json::from_str::<Bare>(object.get()).ok().map(|bare| bare.metadata)
+    })
 }
 
 /// Feeds the graph with one kind until dropped. `listed` is called after the first complete list.
@@ -59,22 +82,45 @@ pub(super) async fn follow(shared: Arc<Shared>, resource: Arc<Resource>, listed:
 
 async fn once(shared: &Shared, resource: &Arc<Resource>, listed: &impl Fn()) -> anyhow::Result<()> {
     let path = resource.path("", "");
-    let list: List = serde_json::from_slice(&shared.client.raw(Method::GET, &path, None).await?)?;
-    let there: HashSet<&str> = list.items.iter().map(|o| o.metadata.uid.as_str()).collect();
+    let body = shared.client.raw(Method::GET, &path, None).await?;
+    let list: List<'_> = serde_json::from_slice(&body)?;
+    let (mut there, mut found) = (HashSet::new(), Vec::with_capacity(list.items.len()));
+    for object in list.items {
+        match read(resource, object) {
+            Ok(meta) => {
+                there.insert(meta.uid.clone());
+                found.push(meta);
+            }
+            Err(known) => there.extend(known.map(|known| known.uid)),
+        }
+    }
     let gone: Vec<String> = {
         let graph = shared.graph.lock();
-        graph.of(resource).into_iter().filter(|uid| !there.contains(uid.as_str())).collect()
+        graph.of(resource).into_iter().filter(|uid| !there.contains(uid)).collect()
     };
     gone.iter().for_each(|uid| shared.removed(uid));
     let mut revision = list.metadata.resource_version;
-    list.items.into_iter().for_each(|o| shared.changed(resource, o.metadata));
+    found.into_iter().for_each(|meta| shared.changed(resource, meta));
     listed();
     loop {
         let url = format!("{path}?watch=true&allowWatchBookmarks=true&resourceVersion={revision}");
         watch(&shared.client, &url, |event| {
-            let meta = event.object.metadata;
-            match event.type_.as_str() {
-                "ERROR" => anyhow::bail!("the watch must begin anew"),
+            if event.type_ == "ERROR" {
+                anyhow::bail!("the watch must begin anew");
+            }
+            let meta = match read(resource, event.object) {
+                Ok(meta) => meta,
+                Err(known) => {
+                    if let Some(known) = known {
+                        revision = known.resource_version;
+                        if event.type_ == "DELETED" {
+                            shared.removed(&known.uid);
+                        }
+                    }
+                    return Ok(());
+                }
+            };
+            match &*event.type_ {
                 "BOOKMARK" => revision = meta.resource_version,
                 "DELETED" => {
                     revision.clone_from(&meta.resource_version);
@@ -91,7 +137,11 @@ async fn once(shared: &Shared, resource: &Arc<Resource>, listed: &impl Fn()) -> 
     }
 }
 
-async fn watch(client: &Client, url: &str, mut each: impl FnMut(Event) -> anyhow::Result<()>) -> anyhow::Result<()> {
+async fn watch(
+    client: &Client,
+    url: &str,
+    mut each: impl FnMut(Event<'_>) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
     let mut body = client.raw_stream(Method::GET, url).await?.into_body();
     let mut buffer = BytesMut::new();
     let mut searched = 0;

@@ -5,21 +5,24 @@
 //!
 //! Not here: podFailurePolicy, successPolicy, backoffLimitPerIndex.
 
+mod backoff;
 mod indexes;
 mod plan;
 #[cfg(test)]
 mod tests;
 
+pub use backoff::Failures;
 pub use indexes::INDEX;
 pub use plan::{FINALIZER, Plan, is_finished, plan};
 
-use std::sync::Arc;
+use std::{collections::HashMap, sync::Arc};
 
 use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
 use k8s_openapi::api::{
     batch::v1::{Job, JobStatus},
     core::v1::Pod,
 };
+use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
@@ -31,6 +34,9 @@ use crate::{
     replicaset::{ORPHANS, index_orphans},
 };
 
+/// The index of pods that are not counted yet, by namespace and name of the Job that they name.
+const UNCOUNTED: &str = "job/uncounted";
+
 /// Runs Jobs. Upstream's `job-controller`.
 pub struct JobController {
     client: Client,
@@ -38,6 +44,8 @@ pub struct JobController {
     recorder: Recorder,
     jobs: Informer<Job>,
     pods: Informer<Pod>,
+    /// Failures of Jobs that are not over, with the Job's uid: pods that were deleted tell of none any more.
+    failures: Mutex<HashMap<Key, (Option<String>, Failures)>>,
 }
 
 impl JobController {
@@ -45,12 +53,18 @@ impl JobController {
     pub fn new(cx: &Context) -> Self {
         let pods = cx.informers.of::<Pod>();
         index_orphans(&pods);
+        pods.index(UNCOUNTED, |pod| {
+            let owner = meta::controller_of(&pod.metadata).filter(|o| o.kind == "Job" && o.api_version == "batch/v1");
+            let owner = owner.filter(|_| meta::has_finalizer(&pod.metadata, FINALIZER));
+            owner.map(|o| Key::new(meta::namespace(&pod.metadata), &o.name).to_string()).into_iter().collect()
+        });
         Self {
             client: cx.client.clone(),
             clock: cx.options.clock.clone(),
             recorder: cx.recorder("job-controller"),
             jobs: cx.informers.of(),
             pods,
+            failures: Mutex::default(),
         }
     }
 
@@ -137,14 +151,31 @@ impl JobController {
         Ok(())
     }
 
-    /// Pods whose Job is gone have nobody to be counted by.
+    fn known_failures(&self, key: &Key, job: &Job) -> Failures {
+        let known = self.failures.lock().get(key).cloned();
+        known.filter(|(uid, _)| *uid == job.metadata.uid).map(|(_, failures)| failures).unwrap_or_default()
+    }
+
+    fn remember(&self, key: &Key, job: &Job, failures: &Failures) {
+        let mut all = self.failures.lock();
+        if *failures == Failures::default() {
+            all.remove(key);
+        } else {
+            all.insert(key.clone(), (job.metadata.uid.clone(), failures.clone()));
+        }
+    }
+
+    /// Pods whose Job is gone, also when another has its name by now, have nobody to be counted by.
     async fn set_free(&self, key: &Key, uid: Option<&str>) -> anyhow::Result<()> {
         let lost = |p: &Arc<Pod>| {
             let owner = meta::controller_of(&p.metadata);
-            meta::has_finalizer(&p.metadata, FINALIZER)
-                && owner.is_some_and(|o| o.kind == "Job" && o.name == key.name && Some(o.uid.as_str()) != uid)
+            owner.is_some_and(|o| Some(o.uid.as_str()) != uid)
         };
-        let pods: Vec<Arc<Pod>> = self.pods.list_in(&key.namespace).into_iter().filter(lost).collect();
+        let pods = self.pods.by_index(UNCOUNTED, &key.to_string());
+        let pods: Vec<Arc<Pod>> = pods.into_iter().filter(lost).collect();
+        if pods.is_empty() {
+            return Ok(());
+        }
         let owner = Default::default();
         let control = PodControl { client: &self.client, recorder: &self.recorder, owner: &owner };
         Ok(self.strip(&control, &pods).await?)
@@ -175,9 +206,11 @@ impl Controller for JobController {
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let Some(job) = self.jobs.find(key) else {
+            self.failures.lock().remove(key);
             self.set_free(key, None).await?;
             return Ok(Next::Done);
         };
+        self.set_free(key, job.metadata.uid.as_deref()).await?;
         let managed = job.spec.as_ref().and_then(|s| s.managed_by.as_deref());
         if managed.is_some_and(|m| m != "kubernetes.io/job-controller") {
             return Ok(Next::Done);
@@ -185,8 +218,12 @@ impl Controller for JobController {
         let owner = reference(&*job);
         let control = PodControl { client: &self.client, recorder: &self.recorder, owner: &owner };
         let pods = self.claim(&job, &control).await?;
-        let plan = plan(&job, &pods, self.clock.now());
+        let plan = plan(&job, &pods, &self.known_failures(key, &job), self.clock.now());
+        self.remember(key, &job, &plan.failures);
         control.delete_all(&plan.delete).await?;
+        // without the finalizer first, so that what the Job itself takes away is not counted
+        self.strip(&control, &plan.remove).await?;
+        control.delete_all(&plan.remove).await?;
         let (created, failure) = self.create(&job, &control, &plan.create).await;
         let mut status = plan.status;
         if created > 0 {

@@ -16,7 +16,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::indexes;
+use super::{backoff::Failures, indexes};
 use crate::{meta, pods, replicaset};
 
 /// The finalizer of pods that are not counted yet.
@@ -25,16 +25,14 @@ pub const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 const BURST: usize = 500;
 /// Uids in the status at most.
 const MAX_UNCOUNTED: usize = 500;
-/// The pause after the first failure; doubles with each until a success.
-const BACKOFF: Duration = Duration::from_secs(10);
-/// The longest pause.
-const MAX_BACKOFF: Duration = Duration::from_secs(600);
 
 /// The work of one pass. Deletions come first, then creations, then the status, then `strip`.
 #[derive(Debug, Default)]
 pub struct Plan {
-    /// Pods to delete.
+    /// Pods to delete that count as failures: the Job has failed.
     pub delete: Vec<Arc<Pod>>,
+    /// Pods to delete that count as nothing: there are too many, or the Job is suspended.
+    pub remove: Vec<Arc<Pod>>,
     /// Pods to create, with their completion index if the Job is Indexed.
     pub create: Vec<Option<i32>>,
     /// The status after the deletions; what is created adds to `active`.
@@ -45,6 +43,8 @@ pub struct Plan {
     pub events: Vec<(EventType, String, String)>,
     /// When to look again although nothing changes.
     pub after: Option<Duration>,
+    /// What is to be known in the next pass.
+    pub failures: Failures,
 }
 
 /// Whether the Job is over.
@@ -67,8 +67,8 @@ struct View<'a> {
     plan: Plan,
 }
 
-/// Compares `job` with the pods it controls.
-pub fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
+/// Compares `job` with the pods it controls; `failures` are those of the pass before.
+pub fn plan(job: &Job, pods: &[Arc<Pod>], failures: &Failures, now: Timestamp) -> Plan {
     let spec = job.spec.clone().unwrap_or_default();
     let mut view = View {
         spec: &spec,
@@ -77,9 +77,10 @@ pub fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
         status: job.status.clone().unwrap_or_default(),
         done: None,
         now,
-        plan: Plan::default(),
+        plan: Plan { failures: failures.clone(), ..Plan::default() },
     };
     if is_finished(job) {
+        view.plan.failures = Failures::default();
         view.plan.strip = pods::filter(pods, is_tracked);
         view.plan.status = view.status;
         return view.plan;
@@ -87,6 +88,7 @@ pub fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
     view.start();
     view.settle();
     view.find_done_indexes();
+    view.note_failures();
     let interim = view.interim();
     let failing = interim.as_ref().is_some_and(|c| c.type_ == "FailureTarget");
     view.count(interim.is_some(), failing);
@@ -163,6 +165,16 @@ impl View<'_> {
         let patient = self.spec.pod_replacement_policy.as_deref() == Some("Failed");
         let leaving = pod.metadata.deletion_timestamp.is_some() && pods::phase(pod) != "Succeeded";
         pods::phase(pod) == "Failed" || (leaving && !patient)
+    }
+
+    /// Remembers failures for the pauses between tries. A pod that is being deleted without the finalizer was taken away by the Job itself,
+    /// or was noted before.
+    fn note_failures(&mut self) {
+        let mut failures = std::mem::take(&mut self.plan.failures);
+        let counts = |p: &Pod| is_tracked(p) || p.metadata.deletion_timestamp.is_none();
+        let failed = self.pods.iter().filter(|p| counts(p) && self.is_failed(p));
+        failures.note(self.pods.iter().filter(|p| pods::phase(p) == "Succeeded"), failed);
+        self.plan.failures = failures;
     }
 
     /// Successes and failures so far, with those that are finished but not counted yet.
@@ -295,7 +307,7 @@ impl View<'_> {
         let suspended = is_suspended(self.spec);
         self.note_suspension(suspended);
         if suspended {
-            self.plan.delete = active;
+            self.plan.remove = active;
             return;
         }
         let parallelism = self.spec.parallelism.unwrap_or(1);
@@ -304,8 +316,8 @@ impl View<'_> {
             None => parallelism,
             Some(completions) => (completions - succeeded).min(parallelism).max(0),
         };
-        self.plan.delete = self.surplus(&active, wanted);
-        if self.plan.delete.is_empty() {
+        self.plan.remove = self.surplus(&active, wanted);
+        if self.plan.remove.is_empty() {
             self.grow(&active, wanted);
         }
     }
@@ -335,7 +347,7 @@ impl View<'_> {
         if missing == 0 {
             return;
         }
-        let pause = backoff(self.pods, self.now, |p| self.is_failed(p));
+        let pause = self.plan.failures.pause(self.now);
         if !pause.is_zero() {
             self.look_again(pause);
             return;
@@ -372,9 +384,8 @@ impl View<'_> {
             Some(i) => conditions[i] = condition,
             None => conditions.push(condition),
         }
-        if !suspended {
-            self.status.start_time = Some(Time(self.now));
-        }
+        // the time that a Job may take begins anew when it is resumed
+        self.status.start_time = (!suspended).then_some(Time(self.now));
         self.plan.events.push((EventType::Normal, event.to_owned(), message.to_owned()));
     }
 
@@ -384,7 +395,8 @@ impl View<'_> {
 
     /// Counts what is there after the deletions and, when nothing is left to wait for, ends the Job.
     fn finish(mut self) -> Plan {
-        let deleted: BTreeSet<&str> = self.plan.delete.iter().map(|p| meta::uid(&p.metadata)).collect();
+        let going = self.plan.delete.iter().chain(&self.plan.remove);
+        let deleted: BTreeSet<&str> = going.map(|p| meta::uid(&p.metadata)).collect();
         let left: Vec<Arc<Pod>> = pods::filter(&self.active(), |p| !deleted.contains(meta::uid(&p.metadata)));
         let terminating = self.pods.iter().filter(|p| pods::is_terminating(p)).count() + deleted.len();
         self.status.active = Some(count(left.len()));
@@ -427,29 +439,6 @@ impl View<'_> {
         }
         self.plan.events.push((EventType::Normal, "Completed".to_owned(), "Job completed".to_owned()));
     }
-}
-
-/// How long to wait before the next pod: 10 s after a failure, doubled for each further one since the last success. Worked out from the pods
-/// themselves, so that a restart forgets nothing.
-fn backoff(pods: &[Arc<Pod>], now: Timestamp, is_failed: impl Fn(&Pod) -> bool) -> Duration {
-    let succeeded = pods.iter().filter(|p| pods::phase(p) == "Succeeded");
-    let last_success = succeeded.map(|p| finished_at(p)).max();
-    let failures: Vec<Timestamp> = pods.iter().filter(|p| is_failed(p)).map(|p| finished_at(p)).collect();
-    let since = |t: &&Timestamp| last_success.is_none_or(|s| **t > s);
-    let count = failures.iter().filter(since).count();
-    let Some(last) = failures.iter().filter(since).max() else { return Duration::ZERO };
-    let pause = BACKOFF.saturating_mul(1u32 << (count - 1).min(10)).min(MAX_BACKOFF);
-    pause.saturating_sub(meta::non_negative(now.duration_since(*last)))
-}
-
-/// When the last container of the pod ended, or the best that is known about it.
-fn finished_at(pod: &Pod) -> Timestamp {
-    let status = pod.status.as_ref();
-    let containers = status.and_then(|s| s.container_statuses.as_ref()).into_iter().flatten();
-    let ends = containers.filter_map(|c| c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()).map(|t| t.0);
-    let ready = || pods::condition(pod, "Ready").and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0);
-    let deleted = || pod.metadata.deletion_timestamp.as_ref().map(|t| t.0);
-    ends.max().or_else(ready).or_else(deleted).unwrap_or_else(|| meta::created(&pod.metadata))
 }
 
 fn count(n: usize) -> i32 {

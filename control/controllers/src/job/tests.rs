@@ -4,11 +4,16 @@ use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};
 
-use super::{FINALIZER, INDEX, Plan, differs, is_finished, plan};
+use super::{FINALIZER, Failures, INDEX, Plan, differs, is_finished};
 use crate::meta;
 
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().expect("a time")
+}
+
+/// A pass of a controller that has just started.
+fn plan(job: &Job, pods: &[Arc<Pod>], now: Timestamp) -> Plan {
+    super::plan(job, pods, &Failures::default(), now)
 }
 
 fn job(spec: Value, status: Value) -> Job {
@@ -65,8 +70,8 @@ fn as_many_pods_run_as_are_asked_for_and_still_needed() {
         let job = job(json!({"parallelism": parallelism, "completions": completions}), json!({"succeeded": succeeded}));
         let p = plan(&job, &running(active), now());
         assert_eq!(
-            (p.create.len(), p.delete.len()),
-            (created, deleted),
+            (p.create.len(), p.remove.len(), p.delete.len()),
+            (created, deleted, 0),
             "{parallelism} {completions:?} {succeeded} {active}"
         );
         assert_eq!(p.status.active, Some(i32::try_from(active - deleted).expect("small")));
@@ -173,8 +178,13 @@ fn the_deadline_ends_the_job() {
 fn a_job_that_is_suspended_rests_and_starts_its_time_anew() {
     let mut j = job(json!({"suspend": true}), json!({"startTime": "2026-01-01T00:00:00Z"}));
     let p = plan(&j, &[plain("a", "Running")], now());
-    assert_eq!((names(&p.delete), conditions(&p)), ("a".into(), "Suspended=True".into()));
-    assert_eq!(p.events[0].1, "Suspended");
+    assert_eq!((names(&p.remove), conditions(&p)), ("a".into(), "Suspended=True".into()));
+    assert_eq!((p.events[0].1.as_str(), p.status.start_time.clone()), ("Suspended", None));
+    assert!(p.delete.is_empty() && p.strip.is_empty(), "nothing of it is counted");
+    j.status = Some(p.status);
+    let removed = pod("a", "Running", true, json!({"metadata": {"deletionTimestamp": "2026-01-01T01:00:30Z"}}));
+    let p = plan(&j, &[removed], now());
+    assert_eq!((p.status.failed, p.failures.pause(now()), p.status.start_time.clone()), (None, Duration::ZERO, None));
     j.status = Some(p.status);
     j.spec.as_mut().expect("a spec").suspend = Some(false);
     let p = plan(&j, &[], now());
@@ -195,7 +205,7 @@ fn indexed_jobs_fill_the_free_indexes_and_write_ranges() {
     assert_eq!(names(&p.strip), "a");
     let twice = [at("b", "Running", 1), at("c", "Running", 1), at("d", "Running", 2), at("e", "Running", 9)];
     j.status = Some(p.status);
-    assert_eq!(names(&plan(&j, &twice, now()).delete), "c d e", "doubled, done and impossible indexes");
+    assert_eq!(names(&plan(&j, &twice, now()).remove), "c d e", "doubled, done and impossible indexes");
     let all =
         job(json!({"completionMode": "Indexed", "completions": 2}), json!({"completedIndexes": "0,1", "succeeded": 2}));
     assert_eq!(conditions(&plan(&all, &[], now())), "SuccessCriteriaMet=True Complete=True", "nothing to wait for");
@@ -208,4 +218,49 @@ fn a_terminating_pod_is_replaced_at_once_unless_the_policy_waits() {
     assert_eq!((eager.create.len(), eager.status.terminating), (1, Some(1)));
     let patient = plan(&job(json!({"podReplacementPolicy": "Failed"}), json!({})), &[leaving()], now());
     assert_eq!((patient.create.len(), names(&patient.strip)), (0, String::new()));
+}
+
+#[test]
+fn a_pod_that_somebody_deleted_is_replaced_after_the_pause() {
+    let mut j = job(json!({}), json!({}));
+    let left = |counted: bool| {
+        pod(
+            "a",
+            "Running",
+            counted,
+            json!({"metadata": {"deletionTimestamp": "2026-01-01T01:00:30Z", "deletionGracePeriodSeconds": 30},
+                "status": {"conditions": [{"type": "Ready", "status": "True", "lastTransitionTime": "2026-01-01T00:00:01Z"}]}}),
+        )
+    };
+    let p = plan(&j, &[left(false)], now());
+    assert_eq!((p.create.len(), p.after, names(&p.strip)), (0, Some(Duration::from_secs(10)), "a".into()));
+    j.status = Some(p.status);
+    let second = now() + jiff::SignedDuration::from_secs(1);
+    let p = super::plan(&j, &[left(true)], &p.failures, second);
+    assert_eq!((p.create.len(), p.after, p.status.failed), (0, Some(Duration::from_secs(9)), Some(1)));
+    j.status = Some(p.status);
+    let p = super::plan(&j, &[], &p.failures, second);
+    assert_eq!((p.create.len(), p.after), (0, Some(Duration::from_secs(9))), "also once it is gone");
+    let p = super::plan(&j, &[], &p.failures, now() + jiff::SignedDuration::from_secs(10));
+    assert_eq!((p.create.len(), p.after), (1, None));
+}
+
+#[test]
+fn a_success_ends_the_pauses_and_many_failures_take_no_room() {
+    let mut failures = Failures::default();
+    let ended = |name: &str, at: Timestamp| {
+        pod(
+            name,
+            "Failed",
+            true,
+            json!({"status": {"containerStatuses": [{"name": "c", "image": "", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"terminated": {"exitCode": 1, "finishedAt": at.to_string()}}}]}}),
+        )
+    };
+    let many: Vec<_> = (0..50).map(|i| ended(&format!("p{i}"), now())).collect();
+    failures.note([].iter(), many.iter());
+    assert_eq!(failures.pause(now()), Duration::from_secs(600));
+    let success = ended("s", now() + jiff::SignedDuration::from_secs(1));
+    failures.note([success].iter(), many.iter());
+    assert_eq!(failures.pause(now()), Duration::ZERO);
 }

@@ -13,6 +13,7 @@ use client::{Client, Controller, Delta, Error, Informer, Key, Next, Wakeups};
 use http::Method;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
 use serde::Deserialize;
+use serde_json::value::RawValue;
 
 use crate::{
     Context,
@@ -123,23 +124,25 @@ struct MetaList {
 #[derive(Clone, Debug, Deserialize)]
 pub struct Item {
     metadata: ItemMeta,
-    spec: Option<ItemSpec>,
+    /// Of any kind, read only as far as it matters.
+    spec: Option<Box<RawValue>>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ItemSpec {
+    termination_grace_period_seconds: Option<i64>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct ItemMeta {
+    #[serde(default)]
     name: String,
     deletion_timestamp: Option<String>,
     deletion_grace_period_seconds: Option<i64>,
     #[serde(default)]
     finalizers: Vec<String>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ItemSpec {
-    termination_grace_period_seconds: Option<i64>,
 }
 
 impl Findings {
@@ -157,7 +160,8 @@ impl Findings {
             *self.finalizers.entry((*finalizer).to_owned()).or_default() += count;
         }
         let wait = |i: &Item| {
-            let spec = i.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+            let spec = i.spec.as_ref().and_then(|spec| serde_json::from_str::<ItemSpec>(spec.get()).ok());
+            let spec = spec.and_then(|spec| spec.termination_grace_period_seconds);
             i.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(0)
         };
         let grace = items.iter().map(wait).max().unwrap_or(0);

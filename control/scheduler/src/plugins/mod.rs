@@ -18,9 +18,12 @@ pub use node_unschedulable::NodeUnschedulable;
 pub use scheduling_gates::SchedulingGates;
 pub use taint_toleration::TaintToleration;
 
-use k8s_openapi::api::core::v1::{Taint, Toleration};
+use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
 
-use crate::plugin::Plugins;
+use crate::{
+    plugin::{Event, Plugins},
+    pod::PodInfo,
+};
 
 /// Upstream's default order.
 pub fn defaults(strategy: Strategy) -> Plugins {
@@ -33,6 +36,19 @@ pub fn defaults(strategy: Strategy) -> Plugins {
         Box::new(NodePorts),
         Box::new(NodeResourcesFit::new(strategy)),
     ])
+}
+
+/// Whether a node that was cordoned or tainted for `pod` is so no longer, or a new one is not. Both at once, since a node that is uncordoned
+/// loses the mark first and the taint a moment later: a try in between would be refused, and held back for seconds. Upstream's
+/// `preCheckForNode`.
+fn opens(event: &Event<'_>, pod: &PodInfo) -> bool {
+    let open = |node: &Node| node_unschedulable::admits(pod, node) && taint_toleration::admits(pod, node);
+    match event {
+        Event::NodeAdded(node) => open(node),
+        Event::NodeUpdated { old, new } => !open(old) && open(new),
+        Event::PodUpdated => true,
+        Event::PodRemoved(_) | Event::Timeout => false,
+    }
 }
 
 /// Whether `toleration` covers `taint`.

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use super::tolerates;
+use super::{opens, tolerates};
 use crate::{
     node::NodeInfo,
     plugin::{Event, Plugin, Verdict},
@@ -16,32 +16,29 @@ fn cordoned(node: &Node) -> bool {
     node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false)
 }
 
+/// Whether the node is not cordoned, or the pod does not mind.
+pub(super) fn admits(pod: &PodInfo, node: &Node) -> bool {
+    let taint = Taint {
+        key: "node.kubernetes.io/unschedulable".to_owned(),
+        effect: "NoSchedule".to_owned(),
+        ..Taint::default()
+    };
+    !cordoned(node) || pod.tolerations().iter().any(|t| tolerates(t, &taint))
+}
+
 impl Plugin for NodeUnschedulable {
     fn name(&self) -> &'static str {
         "NodeUnschedulable"
     }
 
     fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Verdict {
-        if !node.node.as_deref().is_some_and(cordoned) {
-            return Verdict::Fit;
-        }
-        let taint = Taint {
-            key: "node.kubernetes.io/unschedulable".to_owned(),
-            effect: "NoSchedule".to_owned(),
-            ..Taint::default()
-        };
-        if pod.tolerations().iter().any(|t| tolerates(t, &taint)) {
+        if node.node.as_deref().is_none_or(|n| admits(pod, n)) {
             return Verdict::Fit;
         }
         Verdict::Unresolvable(vec!["node(s) were unschedulable".into()])
     }
 
-    fn wakes_on(&self, event: &Event<'_>, _: &PodInfo) -> bool {
-        match event {
-            Event::NodeAdded(node) => !cordoned(node),
-            Event::NodeUpdated { old, new } => cordoned(old) && !cordoned(new),
-            Event::PodUpdated => true,
-            _ => false,
-        }
+    fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
+        opens(event, pod)
     }
 }

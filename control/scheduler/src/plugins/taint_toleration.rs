@@ -4,7 +4,7 @@
 
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use super::tolerates;
+use super::{opens, tolerates};
 use crate::{
     node::NodeInfo,
     plugin::{Event, Plugin, Verdict, scale},
@@ -22,7 +22,8 @@ fn tolerated(pod: &PodInfo, taint: &Taint) -> bool {
     pod.tolerations().iter().any(|t| tolerates(t, taint))
 }
 
-fn admits(pod: &PodInfo, node: &Node) -> bool {
+/// Whether the pod tolerates what keeps others away from the node.
+pub(super) fn admits(pod: &PodInfo, node: &Node) -> bool {
     let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
     taints(node).iter().filter(hard).all(|t| tolerated(pod, t))
 }
@@ -59,11 +60,6 @@ impl Plugin for TaintToleration {
     }
 
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
-        match event {
-            Event::NodeAdded(node) => admits(pod, node),
-            Event::NodeUpdated { old, new } => !admits(pod, old) && admits(pod, new),
-            Event::PodUpdated => true,
-            _ => false,
-        }
+        opens(event, pod)
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{at::At, cells, edit, podspec, rules};
 use crate::{Column, Context, Strategy};
-use api::{Cause, Object, selector::Selector};
+use api::{Cause, CauseKind, Object, selector::Selector};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -186,6 +186,18 @@ pub(crate) fn replica_counts(status: At<'_>, names: &[&'static str], out: &mut V
     }
 }
 
+/// A rolling update as Go prints the server's own type.
+fn rolling_text(rolling: At<'_>) -> String {
+    if !rolling.is_set() {
+        return "null".to_owned();
+    }
+    let part = |name: &'static str| match rolling.get(name).value() {
+        Value::Null => json!(0),
+        given => given.clone(),
+    };
+    format!("{{\"MaxUnavailable\":{},\"MaxSurge\":{}}}", part("maxUnavailable"), part("maxSurge"))
+}
+
 fn strategy(strategy: At<'_>, out: &mut Vec<Cause>) {
     let rolling = strategy.get("rollingUpdate");
     match strategy.get("type").str() {
@@ -205,7 +217,11 @@ fn strategy(strategy: At<'_>, out: &mut Vec<Cause>) {
                 out.push(unavailable.invalid("must not be greater than 100%"));
             }
         }
-        _ => out.push(strategy.not_supported(&["Recreate", "RollingUpdate"])),
+        kind => {
+            let shown = format!("{{\"Type\":{kind:?},\"RollingUpdate\":{}}}", rolling_text(rolling));
+            let known = "supported values: \"Recreate\", \"RollingUpdate\"";
+            out.push(Cause::shown(CauseKind::NotSupported, &strategy.field(), &shown, known));
+        }
     }
 }
 

@@ -12,11 +12,24 @@ pub(crate) const COLUMNS: &[Column] = &[
     Column::age(),
 ];
 
+/// Fields of the feature gate CoordinatedLeaderElection, which is off: dropped unless they are there already.
+const COORDINATED: &[&str] = &["strategy", "preferredHolder"];
+
 pub(crate) struct Leases;
 
 impl Strategy for Leases {
     fn default(&self, object: &mut Object) {
         super::edit::object(&mut object.0, "spec");
+    }
+
+    fn prepare_create(&self, _cx: &Context, object: &mut Object) {
+        COORDINATED.iter().for_each(|field| drop(object.remove(&["spec", field])));
+    }
+
+    fn prepare_update(&self, _cx: &Context, object: &mut Object, old: &Object) {
+        for field in COORDINATED.iter().filter(|field| old.at(&["spec", field]).is_none()) {
+            object.remove(&["spec", field]);
+        }
     }
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {

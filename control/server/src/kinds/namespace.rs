@@ -10,6 +10,13 @@ use serde_json::{Value, json};
 pub(crate) const COLUMNS: &[Column] =
     &[Column::name(), Column::new("Status", "The status of the namespace"), Column::age()];
 
+/// Labels of Pod Security, and what does not come of them yet.
+const POD_SECURITY: [(&str, &str); 3] = [
+    ("enforce", "not enforced by sampan yet: pods of any security level are taken"),
+    ("audit", "not honoured by sampan yet: nothing is noted of pods beyond that level"),
+    ("warn", "not honoured by sampan yet: nobody is warned of pods beyond that level"),
+];
+
 const FINALIZER: &str = "kubernetes";
 
 pub(crate) struct Namespaces;
@@ -61,6 +68,18 @@ impl Strategy for Namespaces {
         out
     }
 
+    fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
+        let mut out = Vec::new();
+        for (mode, text) in POD_SECURITY {
+            let label = format!("pod-security.kubernetes.io/{mode}");
+            // the lowest level allows everything, which is what happens
+            if object.str_at(&["metadata", "labels", &label]).is_some_and(|level| level != "privileged") {
+                out.push(format!("metadata.labels[{label}]: {text}"));
+            }
+        }
+        out
+    }
+
     fn validate_status(&self, _cx: &Context, object: &Object, _old: &Object) -> Vec<Cause> {
         let phase = object.str_at(&["status", "phase"]).unwrap_or_default();
         let (allowed, text) = if object.is_deleting() {
@@ -94,5 +113,29 @@ impl Strategy for Namespaces {
 
     fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
         if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kinds::testing::{context, parse};
+
+    #[test]
+    fn labels_of_pod_security_are_said_not_to_be_enforced() {
+        let of = |labels: Value| {
+            let object = parse(&json!({"metadata": {"name": "n", "labels": labels}}).to_string());
+            Namespaces.warnings(&context(), &object, None)
+        };
+        let label = |mode: &str, level: &str| json!({format!("pod-security.kubernetes.io/{mode}"): level});
+        assert_eq!(
+            of(label("enforce", "restricted")),
+            [
+                "metadata.labels[pod-security.kubernetes.io/enforce]: not enforced by sampan yet: pods of any security level are taken"
+            ]
+        );
+        assert_eq!((of(label("audit", "baseline")).len(), of(label("warn", "baseline")).len()), (1, 1));
+        assert!(of(label("enforce", "privileged")).is_empty());
+        assert!(of(label("enforce-version", "v1.30")).is_empty() && of(json!({"a": "b"})).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{address, at::At, cells, edit, podspec, quantities, rules};
 use crate::{Column, Context, Strategy};
-use api::{Cause, FieldPath, Object, names};
+use api::{Cause, CauseKind, FieldPath, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeSet, HashSet};
@@ -207,7 +207,7 @@ fn taints(taints: At<'_>, out: &mut Vec<Cause>) {
         let place = FieldPath::new("metadata.taints").index(i);
         let at = |name: &'static str| (place.child(name), taint.get(name));
         let (field, key) = at("key");
-        out.extend(names::qualified_name(key.str()).iter().map(|text| Cause::invalid(&field, key.value(), text)));
+        out.extend(names::qualified_name(key.str()).iter().map(|text| Cause::invalid(&field, &json!(key.str()), text)));
         let (field, value) = at("value");
         let problems = names::label_value(value.str());
         if !problems.is_empty() {
@@ -220,9 +220,15 @@ fn taints(taints: At<'_>, out: &mut Vec<Cause>) {
             _ => out.push(Cause::not_supported(&field, effect.value(), podspec::TAINT_EFFECTS)),
         }
         if !seen.insert((key.str(), effect.str())) {
-            let mut cause = Cause::duplicate(&place, taint.value());
-            cause.message.push_str(": taints must be unique by key and effect pair");
-            out.push(cause);
+            let added = taint.get("timeAdded").value();
+            let shown = format!(
+                "{{\"Key\":{:?},\"Value\":{:?},\"Effect\":{:?},\"TimeAdded\":{added}}}",
+                key.str(),
+                value.str(),
+                effect.str()
+            );
+            let rule = "taints must be unique by key and effect pair";
+            out.push(Cause::shown(CauseKind::Duplicate, &place, &shown, rule));
         }
     }
 }
@@ -232,7 +238,7 @@ fn resources(status: At<'_>, out: &mut Vec<Cause>) {
         for (name, quantity) in status.get(list).entries() {
             let place = FieldPath::new("status").child(list).child(name);
             let mut causes = Vec::new();
-            podspec::resource_name(quantity, name, &mut causes);
+            // Their names are not checked upstream either.
             rules::quantity_not_negative(quantity, &mut causes);
             podspec::whole_number(quantity, name, &mut causes);
             out.extend(causes.into_iter().map(|cause| Cause { field: place.clone(), ..cause }));
@@ -284,7 +290,7 @@ spec: {taints: [{key: a, effect: NoSchedule}, {key: a, effect: NoSchedule}, {key
 status: {capacity: {cpu: '-1'}}
 ";
         expect![[r#"
-            metadata.taints[1]: Duplicate value: {"effect":"NoSchedule","key":"a"}: taints must be unique by key and effect pair
+            metadata.taints[1]: Duplicate value: {"Key":"a","Value":"","Effect":"NoSchedule","TimeAdded":null}: taints must be unique by key and effect pair
             metadata.taints[2].key: Invalid value: "b c": name part must consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character (e.g. 'MyName',  or 'my.name',  or '123-abc', regex used for validation is '([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9]')
             metadata.taints[2].effect: Unsupported value: "Never": supported values: "NoSchedule", "PreferNoSchedule", "NoExecute"
             status.capacity.cpu: Invalid value: "-1": must be greater than or equal to 0

@@ -68,14 +68,6 @@ impl Strategy for ReplicaSets {
         deployment::workload_warnings(object, old, "Pod names and hostnames")
     }
 
-    fn field_labels(&self) -> &[&'static str] {
-        &["status.replicas"]
-    }
-
-    fn field(&self, object: &Object, _label: &str) -> String {
-        cells::number(object, &["status", "replicas"]).to_string()
-    }
-
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         let [names, images] = cells::containers(At::of(object, "spec").down(&["template", "spec"]));
         vec![

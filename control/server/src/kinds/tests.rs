@@ -47,10 +47,12 @@ fn the_table_is_kubernetes() {
         v1 | nodes | Node | cluster | no |  | all8 | status(get,patch,update)
         v1 | pods | Pod | ns | po | all | all8 | binding(create) → Binding; eviction(create) → Eviction; log(get); status(get,patch,update)
         v1 | podtemplates | PodTemplate | ns |  |  | all8 |
+        v1 | replicationcontrollers | ReplicationController | ns | rc |  | get,list,watch |
         v1 | secrets | Secret | ns |  |  | all8 |
         v1 | serviceaccounts | ServiceAccount | ns | sa |  | all8 | token(create) → TokenRequest
         v1 | services | Service | ns | svc | all | all8 | status(get,patch,update)
         apps/v1 | controllerrevisions | ControllerRevision | ns |  |  | all8 |
+        apps/v1 | daemonsets | DaemonSet | ns | ds |  | get,list,watch |
         apps/v1 | deployments | Deployment | ns | deploy | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
         apps/v1 | replicasets | ReplicaSet | ns | rs | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
         events.k8s.io/v1 | events | Event | ns | ev |  | all8 |

@@ -1,6 +1,6 @@
 //! `pods/binding`: gives a pod its node.
 
-use super::write::{Change, Write, update_object};
+use super::write::{Change, Uid, Write, update_object};
 use crate::{
     Resource, Verb,
     chain::Call,
@@ -44,7 +44,7 @@ pub(super) async fn create(call: Call, resource: Arc<Resource>) -> Result<Respon
         if !binding.uid().is_empty() {
             bound.set(&["metadata", "uid"], binding.uid().to_owned());
         }
-        Ok(Change { object: bound, owned: false, pinned })
+        Ok(Change { object: bound, owned: false, pinned, uid: Uid::Expected })
     };
     if update_object(&mut write, make).await?.is_none() {
         return Err(Status::not_found(&resource.gvr, &name));

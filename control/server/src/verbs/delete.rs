@@ -51,9 +51,6 @@ impl Options {
     pub(super) fn of(value: &Value, call: &Call) -> Result<Self, Status> {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let mut causes = Vec::new();
-        let dry: Vec<&str> =
-            value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-        let dry_run = codec::dry_run(dry.into_iter().chain(call.query.all("dryRun")), &mut causes);
         let mut propagation = text("/propagationPolicy");
         let field = FieldPath::new("propagationPolicy");
         match (propagation.as_deref(), value.get("orphanDependents").and_then(Value::as_bool)) {
@@ -68,10 +65,13 @@ impl Options {
                 causes.push(Cause::not_supported(
                     &field,
                     &json!(other),
-                    &["Background", "Foreground", "Orphan", "nil"],
+                    &["Foreground", "Background", "Orphan", "nil"],
                 ));
             }
         }
+        let dry: Vec<&str> =
+            value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
+        let dry_run = codec::dry_run(dry.into_iter().chain(call.query.all("dryRun")), &mut causes);
         if !causes.is_empty() {
             return Err(invalid(&GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"), "", &causes));
         }
@@ -92,7 +92,7 @@ fn from_query(call: &Call) -> Result<Value, Status> {
     if let Some(seconds) = call.query.number("gracePeriodSeconds")? {
         value["gracePeriodSeconds"] = json!(seconds);
     }
-    if let Some(policy) = call.query.get("propagationPolicy") {
+    if let Some(policy) = call.query.given("propagationPolicy") {
         value["propagationPolicy"] = json!(policy);
     }
     if call.query.given("orphanDependents").is_some() {
@@ -139,7 +139,7 @@ pub(super) async fn collection(call: Call, resource: Arc<Resource>) -> Result<Re
     let options = Options::parse(&call, &bytes)?;
     read::validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;
-    let page = read::page(&call, &resource, &filter).await?;
+    let page = read::page(&call, &resource, &filter, true).await?;
     // Before anything is deleted.
     let room = call.server.0.limits.whole(page.entries.iter().map(|e| e.payload.view(&resource).length()).sum())?;
     let prefix = resource.prefix();
@@ -186,12 +186,20 @@ async fn remove(call: &Call, cx: Context, options: &Options) -> Result<Outcome, 
     let store = &call.server.0.store;
     for attempt in 1.. {
         let Some(entry) = store.get(&key) else { return Err(Status::not_found(&resource.gvr, &cx.name)) };
-        let object = Arc::new(entry.payload.view(&resource).object());
+        let view = entry.payload.view(&resource);
+        let whole = view.read();
+        let broken = whole.is_err();
+        let object = Arc::new(whole.unwrap_or_else(|_| view.object()));
         preconditions(&cx, options, &object)?;
         let write = Write::with(&call.server, cx.clone(), "");
         let attributes = Attributes { context: cx.clone(), old: Some(object.clone()) };
         write.admit_finally(&attributes, &object).await?;
-        match step(call, &cx, options, &entry, &object).await {
+        // Of an object that cannot be read nobody could take off the finalizers either.
+        let step = match broken {
+            false => step(call, &cx, options, &entry, &object).await,
+            true => at_once(call, &cx, &entry, Object::clone(&object)).await,
+        };
+        match step {
             Ok(outcome) => return Ok(outcome),
             Err(Error::Conflict { actual: None }) => return Err(Status::not_found(&resource.gvr, &cx.name)),
             Err(Error::Conflict { .. }) if attempt < TRIES && options.revision.is_none() => continue,
@@ -214,6 +222,21 @@ fn preconditions(cx: &Context, options: &Options, object: &Object) -> Result<(),
     Ok(())
 }
 
+/// Takes the object away whatever it holds.
+async fn at_once(
+    call: &Call,
+    cx: &Context,
+    entry: &Arc<Entry<Item>>,
+    mut object: Object,
+) -> Result<Outcome, Error<Item>> {
+    if !cx.dry_run {
+        let last = object.clone();
+        let revision = take_away(&call.server, &cx.resource, entry, last, Reservation::none()).await?;
+        object.set(&["metadata", "resourceVersion"], revision.to_string());
+    }
+    Ok(Outcome::Gone(Box::new(object)))
+}
+
 /// One attempt.
 async fn step(
     call: &Call,
@@ -229,12 +252,7 @@ async fn step(
     let grace = resource.strategy.grace(old, options.grace);
     let kept = !object.finalizers().is_empty() || resource.strategy.holds(&object);
     if !kept && grace.unwrap_or(0) == 0 {
-        if cx.dry_run {
-            return Ok(Outcome::Gone(Box::new(object)));
-        }
-        let revision = take_away(&call.server, resource, entry, object.clone(), Reservation::none()).await?;
-        object.set(&["metadata", "resourceVersion"], revision.to_string());
-        return Ok(Outcome::Gone(Box::new(object)));
+        return at_once(call, cx, entry, object).await;
     }
     mark(&mut object, cx, grace.unwrap_or(0));
     if !old.is_deleting() {

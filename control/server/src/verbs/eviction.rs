@@ -3,7 +3,7 @@
 
 use super::{
     delete::{self, Options},
-    write::{Change, Write, Written, update_object},
+    write::{Change, Uid, Write, Written, update_object},
 };
 use crate::{
     Resource, Verb,
@@ -66,7 +66,7 @@ async fn mark(write: &mut Write, deletion: &Options) -> Result<Option<Written>, 
                 object.set(&["metadata", field], wanted.clone());
             }
         }
-        Ok(Change { object, owned: false, pinned: deletion.revision.is_some() })
+        Ok(Change { object, owned: false, pinned: deletion.revision.is_some(), uid: Uid::Expected })
     };
     update_object(write, make).await
 }

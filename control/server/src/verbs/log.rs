@@ -42,7 +42,7 @@ async fn pass_on(answer: Response<Body>, shutdown: CancellationToken) -> Result<
         response.extensions_mut().insert(Unhurried);
         return Ok(response);
     }
-    let text = crate::body::read(body, None).await?.bytes;
+    let text = crate::body::read(body, crate::codec::BODY_LIMIT, None).await?.bytes;
     let text = String::from_utf8_lossy(&text).trim_end().to_owned();
     Err(match parts.status {
         StatusCode::BAD_REQUEST => Status::bad_request(text),

@@ -24,19 +24,24 @@ use crate::{
 use api::{Object, Status};
 use axum::body::Body;
 use bytes::BytesMut;
-use http::{Response, StatusCode};
+use http::{Method, Response, StatusCode};
 use std::sync::Arc;
 
-pub(crate) use write::{Change, Write, create_object, update_object};
+pub(crate) use write::{Change, Uid, Write, create_object, update_object};
 
 /// Serves a request about a resource.
 pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
     let info = &call.info;
     let registry = call.server.0.registry.load();
     let Some(resource) = registry.get(&info.group, &info.version, &info.resource).cloned() else {
-        return Ok(reply::no_such_path());
+        // Below a group that is served, upstream answers a Status; elsewhere a page.
+        let served = registry.all().iter().any(|r| r.gvr.group == info.group);
+        return if served { Err(Status::resource_not_found()) } else { Ok(reply::no_such_path()) };
     };
     drop(registry);
+    if call.method == Method::HEAD {
+        return Err(not_allowed());
+    }
     path_segments(&resource, info)?;
     not_yet(&call, &resource)?;
     let info = &call.info;
@@ -44,7 +49,7 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
         resource.namespaced || info.namespace.is_empty() || (info.resource == "namespaces" && info.group.is_empty());
     let somewhere = !resource.namespaced || !info.namespace.is_empty() || !info.named;
     if !scoped || !somewhere || !info.rest.is_empty() {
-        return Ok(reply::no_such_path());
+        return Err(Status::resource_not_found());
     }
     if !info.subresource.is_empty() {
         return subresource(call, resource).await;
@@ -61,7 +66,7 @@ pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
         _ => return Err(not_allowed()),
     };
     if !resource.serves(verb) {
-        return Err(not_allowed());
+        return Err(if resource.absent { absent(&resource) } else { not_allowed() });
     }
     if resource.kind == "Binding" && resource.gvr.group.is_empty() {
         return binding_by_name(call).await;
@@ -124,7 +129,7 @@ fn not_yet(call: &Call, resource: &Resource) -> Result<(), Status> {
 /// POST to `bindings`: the older way to `pods/binding`, with the pod's name in the body.
 async fn binding_by_name(mut call: Call) -> Result<Response<Body>, Status> {
     let pods = call.server.0.registry.load().get("", "v1", "pods").cloned();
-    let Some(pods) = pods else { return Ok(reply::no_such_path()) };
+    let pods = pods.ok_or_else(Status::resource_not_found)?;
     call.info.resource = "pods".to_owned();
     call.info.subresource = "binding".to_owned();
     binding::create(call, pods).await
@@ -134,12 +139,19 @@ fn not_allowed() -> Status {
     Status::new(api::Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
 }
 
+/// A write of a kind that is only listed.
+fn absent(resource: &Resource) -> Status {
+    let text = format!(
+        "sampan has no {kind} yet: the list of {plural} is served, and is always empty, since kubectl asks for it",
+        kind = resource.kind,
+        plural = resource.gvr.resource
+    );
+    Status::new(api::Reason::MethodNotAllowed, text)
+}
+
 async fn subresource(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let Some(found) = resource.subresource(&call.info.subresource) else {
-        // kubectl tells "there are no ephemeral containers here" from "there is no such pod" by the name in the Status.
-        let pods = resource.gvr.group.is_empty() && resource.gvr.resource == "pods";
-        return if pods { Err(Status::resource_not_found()) } else { Ok(reply::no_such_path()) };
-    };
+    // kubectl tells "there are no ephemeral containers here" from "there is no such pod" by the name in the Status.
+    let found = resource.subresource(&call.info.subresource).ok_or_else(Status::resource_not_found)?;
     let verb = match call.info.verb.as_str() {
         "create" => Verb::Create,
         "get" => Verb::Get,
@@ -161,7 +173,7 @@ async fn subresource(call: Call, resource: Arc<Resource>) -> Result<Response<Bod
         ("eviction", Verb::Create) => eviction::create(call, resource).await,
         ("token", Verb::Create) => token::create(call, resource).await,
         ("log", Verb::Get) => log::get(call, resource).await,
-        _ => Ok(reply::no_such_path()),
+        _ => Err(Status::resource_not_found()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch, and server-side apply. Without a resourceVersion in the patch a clash is tried
 //! again here; with one it is the client's.
 
-use super::write::{Change, Write, create_object, finish, update_object};
+use super::write::{self, Change, Uid, Write, create_object, finish, update_object};
 use crate::{
     Resource, Verb,
     chain::Call,
@@ -35,9 +35,10 @@ impl Patch {
             "application/strategic-merge-patch+json" => Self::Strategic,
             _ => return Err(codec::unsupported_patch(media)),
         };
-        let (value, _) =
-            api::json::parse(body).map_err(|e| Status::bad_request(format!("error decoding patch: {e}")))?;
         let pairs = media == "application/strategic-merge-patch+json";
+        let refuse =
+            |why: String| Status::bad_request(if pairs { why } else { format!("error decoding patch: {why}") });
+        let (value, _) = codec::aside(body, api::json::parse).map_err(refuse)?;
         if let Some(cause) = codec::too_long(&value, &FieldPath::default()).filter(|_| pairs) {
             return Err(Status::bad_request(format!("the patch is not accepted: {cause}")));
         }
@@ -48,10 +49,13 @@ impl Patch {
                 return Err(Status::new(Reason::RequestEntityTooLarge, text));
             }
             (Value::Array(_), "application/json-patch+json") | (Value::Object(_), _) => {}
-            _ => {
-                return Err(Status::bad_request(
-                    "error decoding patch: json: cannot unmarshal into Go value of the patch's type",
-                ));
+            (other, _) => {
+                let wanted = match media {
+                    "application/json-patch+json" => "[]handlers.jsonPatchOp",
+                    _ => "map[string]interface {}",
+                };
+                let found = api::schema::json_kind(other);
+                return Err(refuse(format!("json: cannot unmarshal {found} into Go value of type {wanted}")));
             }
         }
         Ok(make(value))
@@ -91,7 +95,12 @@ pub(super) fn patched(
 ) -> Result<Object, Status> {
     let current = current.clone().into_value();
     let mut value = patch.apply(&current, schema)?;
-    let problems = schema.decode_check(&mut value).map_err(|e| invalid_patch(patch, &e))?;
+    let checked = match patch {
+        Patch::Strategic(_) => schema.convert_check(&mut value),
+        Patch::Json(_) | Patch::Merge(_) => schema.decode_check(&mut value),
+    };
+    let problems = checked.map_err(|e| invalid_patch(patch, &e))?;
+    schema.leave_out_empty(&mut value);
     schema.default(&mut value);
     if !problems.is_empty() {
         match validation {
@@ -100,7 +109,14 @@ pub(super) fn patched(
             FieldValidation::Ignore => {}
         }
     }
-    let object = Object::from_value(value).ok_or_else(|| invalid_patch(patch, "not an object"))?;
+    let mut object = Object::from_value(value).ok_or_else(|| invalid_patch(patch, "not an object"))?;
+    // What a patch takes away is what the path says.
+    if object.api_version().is_empty() {
+        object.set(&["apiVersion"], kind.api_version());
+    }
+    if object.kind().is_empty() {
+        object.set(&["kind"], kind.kind.clone());
+    }
     if object.api_version() != kind.api_version() || object.kind() != kind.kind {
         return Err(Status::bad_request(format!(
             "the API version in the data ({}) does not match the expected API version ({})",
@@ -121,12 +137,14 @@ pub(super) async fn patch(call: Call, resource: Arc<Resource>) -> Result<Respons
     let (call, bytes) = call.with_body().await?;
     let patch = Patch::decode(&call.headers, &bytes)?;
     let mut write = Write::new(&call, &resource, Verb::Update, &options);
-    let (kind, schema) = (resource.gvk(), write.schema.clone());
+    let (kind, schema, namespace) = (resource.gvk(), write.schema.clone(), write.cx.namespace.clone());
     let make = |old: &Object, warnings: &mut Vec<String>| {
         let mut object = patched(&patch, old, &kind, &schema, options.field_validation, warnings)?;
+        metadata::match_namespace(&mut object, &namespace, resource.namespaced)?;
+        write::same_name(&call.info.name, &object)?;
         let pinned = object.resource_version() != old.resource_version();
         resource.strategy.default(&mut object);
-        Ok(Change { object, owned: false, pinned })
+        Ok(Change { object, owned: false, pinned, uid: Uid::Given })
     };
     match update_object(&mut write, make).await? {
         Some(written) => finish(&call, &write, StatusCode::OK, output, &written),
@@ -134,19 +152,22 @@ pub(super) async fn patch(call: Call, resource: Arc<Resource>) -> Result<Respons
     }
 }
 
-/// The applied configuration from a body.
-fn configuration(
-    call: &Call,
-    resource: &Resource,
+/// The applied configuration of a `kind` from a body.
+pub(super) fn configuration(
+    kind: &GroupVersionKind,
     schema: &Schema,
     bytes: &[u8],
-    strict: bool,
+    options: &WriteOptions,
+    warnings: &mut Vec<String>,
 ) -> Result<Object, Status> {
-    let kind = resource.gvk();
     let (mut value, duplicates) =
-        api::yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
-    if strict && !duplicates.is_empty() {
-        return Err(Status::bad_request(format!("error strict decoding YAML: {}", duplicates.join(", "))));
+        codec::aside(bytes, api::yaml::parse).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    match options.field_validation {
+        FieldValidation::Strict if !duplicates.is_empty() => {
+            return Err(Status::bad_request(format!("error strict decoding YAML: {}", duplicates.join(", "))));
+        }
+        FieldValidation::Warn => warnings.extend(duplicates),
+        _ => {}
     }
     let text = |value: &Value, field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     for field in ["kind", "apiVersion"] {
@@ -159,7 +180,7 @@ fn configuration(
         }
     }
     let given = GroupVersionKind::from_api_version(&text(&value, "apiVersion"), &text(&value, "kind"));
-    if given != kind {
+    if given != *kind {
         return Err(Status::bad_request(format!(
             "the API version in the data ({}) does not match the expected API version ({})",
             given.api_version(),
@@ -169,19 +190,43 @@ fn configuration(
     if value.pointer("/metadata/managedFields").is_some_and(|v| !v.is_null()) {
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
-    let what = format!("{}/{}; {kind}", call.info.namespace, call.info.name);
+    let named = |field: &str| value.get("metadata").map(|metadata| text(metadata, field)).unwrap_or_default();
+    let what = format!("{}/{}; {kind}", named("namespace"), named("name"));
     let typed =
         |why: String| Status::new(Reason::Unknown, format!("failed to create typed patch object ({what}): {why}"));
-    let problems = schema.decode_check(&mut value).map_err(typed)?;
-    let undeclared = problems.iter().filter_map(|p| p.strip_prefix("unknown field \""));
-    let path = |p: &str| api::apply::field_path(p.trim_end_matches('"'), &value, schema);
-    let undeclared: Vec<String> = undeclared.map(|p| format!("{}: field not declared in schema", path(p))).collect();
-    match undeclared.as_slice() {
-        [] => {}
-        [one] => return Err(typed(one.clone())),
-        many => return Err(typed(format!("errors:\n  {}", many.join("\n  ")))),
-    }
+    let fields = value.as_object().ok_or_else(|| Status::bad_request("the applied configuration is not an object"))?;
+    api::apply::check(fields, schema).map_err(typed)?;
+    let written = value.clone();
+    schema.decode_check(&mut value).map_err(typed)?;
+    keep_nulls(&mut value, &written);
     Object::from_value(value).ok_or_else(|| Status::bad_request("the applied configuration is not an object"))
+}
+
+/// Puts back the fields that were written as null: whoever applies null owns the field.
+fn keep_nulls(value: &mut Value, written: &Value) {
+    match (value, written) {
+        (Value::Object(map), Value::Object(written)) => {
+            for (name, given) in written {
+                match map.get_mut(name) {
+                    Some(value) => keep_nulls(value, given),
+                    None if given.is_null() => drop(map.insert(name.clone(), Value::Null)),
+                    None => {}
+                }
+            }
+        }
+        (Value::Array(list), Value::Array(written)) if list.len() == written.len() => {
+            list.iter_mut().zip(written).for_each(|(value, given)| keep_nulls(value, given));
+        }
+        _ => {}
+    }
+}
+
+/// The object that an apply leaves: what was applied as null is not there.
+fn settled(object: Object, schema: &Schema) -> Result<Object, Status> {
+    let mut value = object.into_value();
+    schema.decode_check(&mut value).map_err(Status::internal)?;
+    schema.leave_out_empty(&mut value);
+    Object::from_value(value).ok_or_else(|| Status::internal("an applied object is one"))
 }
 
 /// Server-side apply.
@@ -191,9 +236,7 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
     let (call, bytes) = call.with_body().await?;
     let mut write = Write::new(&call, &resource, Verb::Update, &options);
     let schema = write.schema.clone();
-    let strict = options.field_validation == FieldValidation::Strict;
-    let mut config = configuration(&call, &resource, &schema, &bytes, strict)?;
-    super::write::check_name(&call, &mut config)?;
+    let mut config = configuration(&resource.gvk(), &schema, &bytes, &options, &mut write.warnings)?;
     metadata::match_namespace(&mut config, &write.cx.namespace, resource.namespaced)?;
 
     let (api_version, ignored, subresource) =
@@ -209,9 +252,10 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
     for _ in 0..2 {
         let make = |old: &Object, _: &mut Vec<String>| {
             let pinned = !matches!(config.resource_version(), "" | "0");
-            let mut object = api::apply::apply(Some(old), &config, &how, &schema)?;
+            let mut object = settled(api::apply::apply(Some(old), &config, &how, &schema)?, &schema)?;
+            write::same_name(&call.info.name, &object)?;
             resource.strategy.default(&mut object);
-            Ok(Change { object, owned: true, pinned })
+            Ok(Change { object, owned: true, pinned, uid: Uid::Given })
         };
         write.cx.verb = Verb::Update;
         if let Some(written) = update_object(&mut write, make).await? {
@@ -227,7 +271,8 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
             );
             return Err(Status::conflict(&resource.gvr, &call.info.name, &why));
         }
-        let object = api::apply::apply(None, &config, &how, &schema)?;
+        let object = settled(api::apply::apply(None, &config, &how, &schema)?, &schema)?;
+        write::same_name(&call.info.name, &object)?;
         write.cx.verb = Verb::Create;
         match create_object(&mut write, object, true).await {
             Ok(written) => return finish(&call, &write, StatusCode::CREATED, output, &written),

@@ -41,13 +41,18 @@ pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<
     }
 }
 
-/// Reads a resourceVersion parameter.
+/// Reads the resourceVersion parameter of a get or a watch. One that is no number is an error of the server to upstream.
 pub(super) fn parse_revision(text: &str) -> Result<Revision, Status> {
     text.parse().map_err(|_| {
-        Status::bad_request(format!(
-            "resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax"
-        ))
+        let why =
+            format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
+        Status::new(Reason::Unknown, why)
     })
+}
+
+/// Reads that of a list.
+fn parse_list_revision(text: &str) -> Result<Revision, Status> {
+    parse_revision(text).map_err(|status| Status::bad_request(format!("invalid resource version: {}", status.message)))
 }
 
 /// Waits until the store is at least at a revision, or 504.
@@ -87,14 +92,26 @@ fn encode_token(revision: i64, start: &str) -> String {
 }
 
 fn decode_token(text: &str) -> Result<Token, Status> {
-    let refuse = |why: String| Status::bad_request(format!("continue key is not valid: {why}"));
+    let refuse = |why: String| Status::bad_request(format!("invalid continue token: continue key is not valid: {why}"));
     let bytes = BASE64_URL_SAFE_NO_PAD.decode(text.trim_end_matches('=')).map_err(|e| refuse(e.to_string()))?;
     let token: Token = serde_json::from_slice(&bytes).map_err(|e| refuse(e.to_string()))?;
     match token.v.as_str() {
-        "meta.k8s.io/v1" if token.rv != 0 && !token.start.is_empty() => Ok(token),
-        "meta.k8s.io/v1" => Err(refuse("incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into())),
-        other => Err(refuse(format!("server does not recognize this encoded version {other:?}"))),
+        "meta.k8s.io/v1" if token.rv == 0 => {
+            Err(refuse("incorrect encoded start resourceVersion (version meta.k8s.io/v1)".into()))
+        }
+        "meta.k8s.io/v1" if token.start.is_empty() => {
+            Err(refuse("encoded start key empty (version meta.k8s.io/v1)".into()))
+        }
+        "meta.k8s.io/v1" if !is_clean(&token.start) => Err(refuse(token.start)),
+        "meta.k8s.io/v1" => Ok(token),
+        other => Err(refuse(format!("server does not recognize this encoded version {other}"))),
     }
+}
+
+/// Whether a start key is what Go's `path.Clean` would leave: nothing that leads out of the prefix it is appended to.
+fn is_clean(start: &str) -> bool {
+    let key = start.strip_prefix('/').unwrap_or(start);
+    !key.is_empty() && key.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
 /// What upstream refuses of `ListOptions`: numbers that are none, then the violations of `ValidateListOptions`.
@@ -107,17 +124,26 @@ pub(super) fn validate_options(query: &Query, watch: bool) -> Result<(), Status>
     let revision = query.get("resourceVersion");
     let given = query.get("resourceVersionMatch");
     let sends = query.given("sendInitialEvents").is_some();
-    match (watch, given) {
-        (true, None) if sends => causes.push(Cause::forbidden(
+    if watch && sends && given != Some("NotOlderThan") {
+        causes.push(Cause::forbidden(
             &matching,
             "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        )),
-        (true, Some(_)) if !sends => causes.push(Cause::forbidden(
-            &matching,
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        )),
-        (true, Some(m)) if m != "NotOlderThan" => {
-            causes.push(Cause::not_supported(&matching, &json!(m), &["NotOlderThan"]))
+        ));
+    }
+    match (watch, given) {
+        (true, Some(m)) => {
+            if !sends {
+                causes.push(Cause::forbidden(
+                    &matching,
+                    "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+                ));
+            }
+            if m != "NotOlderThan" {
+                causes.push(Cause::not_supported(&matching, &json!(m), &["NotOlderThan"]));
+            }
+            if query.get("continue").is_some() {
+                causes.push(Cause::forbidden(&matching, "resourceVersionMatch is forbidden when continue is provided"));
+            }
         }
         (false, Some(m)) => {
             if revision.is_none() {
@@ -130,7 +156,7 @@ pub(super) fn validate_options(query: &Query, watch: bool) -> Result<(), Status>
                 causes.push(Cause::forbidden(&matching, "resourceVersionMatch is forbidden when continue is provided"));
             }
             if m != "Exact" && m != "NotOlderThan" {
-                causes.push(Cause::not_supported(&matching, &json!(m), &["Exact", "NotOlderThan"]));
+                causes.push(Cause::not_supported(&matching, &json!(m), &["Exact", "NotOlderThan", ""]));
             }
             if m == "Exact" && revision == Some("0") {
                 causes.push(Cause::forbidden(
@@ -167,13 +193,14 @@ pub(super) fn prefix(call: &Call, resource: &Resource) -> String {
     }
 }
 
-/// The entries that the query selects.
-pub(super) async fn page(call: &Call, resource: &Resource, filter: &Filter) -> Result<Page, Status> {
+/// The entries that the query selects. `pages`: the list is made in pages although the query names no limit, as that of what is to be
+/// deleted is upstream; its resourceVersion is then an exact one.
+pub(super) async fn page(call: &Call, resource: &Resource, filter: &Filter, pages: bool) -> Result<Page, Status> {
     let prefix = prefix(call, resource);
     let limit = call.query.number("limit")?.map_or(0, |limit| usize::try_from(limit).unwrap_or(0));
     let (snapshot, start) = match call.query.get("continue") {
-        Some(token) => resume(call, &prefix, token)?,
-        None => (at_revision(call, limit).await?, None),
+        Some(token) => resume(call, &prefix, token).await?,
+        None => (at_revision(call, limit > 0 || pages).await?, None),
     };
     let mut page = Page { revision: snapshot.revision(), entries: Vec::new(), next: None, remaining: None };
     if let (Some(name), true) = (filter.name(), !resource.namespaced || prefix.len() > resource.prefix().len()) {
@@ -205,28 +232,31 @@ pub(super) fn selects(filter: &Filter, resource: &Resource, entry: &Entry<Item>)
 }
 
 /// The snapshot that `resourceVersion` and `resourceVersionMatch` ask for.
-async fn at_revision(call: &Call, limit: usize) -> Result<Snapshot<Item>, Status> {
+async fn at_revision(call: &Call, paged: bool) -> Result<Snapshot<Item>, Status> {
     let store = &call.server.0.store;
     let wanted = match call.query.get("resourceVersion") {
         None | Some("0") => return store.snapshot(None).map_err(store_error),
-        Some(text) => parse_revision(text)?,
+        Some(text) => parse_list_revision(text)?,
     };
     let exact = match call.query.get("resourceVersionMatch") {
         Some(how) => how == "Exact",
-        None => limit > 0,
+        None => paged,
     };
     not_older_than(call, wanted).await?;
     store.snapshot(exact.then_some(wanted)).map_err(store_error)
 }
 
 /// Goes on where a token says: at its revision, or at the newest for a token that has been renewed.
-fn resume(call: &Call, prefix: &str, token: &str) -> Result<(Snapshot<Item>, Option<String>), Status> {
+async fn resume(call: &Call, prefix: &str, token: &str) -> Result<(Snapshot<Item>, Option<String>), Status> {
+    let token = decode_token(token)?;
     if call.query.get("resourceVersion").is_some_and(|v| v != "0") {
         return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
     }
-    let token = decode_token(token)?;
-    let start = format!("{prefix}{}", token.start.trim_end_matches('\0'));
+    let start = format!("{prefix}{}", token.start.trim_start_matches('/').trim_end_matches('\0'));
     let at = u64::try_from(token.rv).ok();
+    if let Some(revision) = at {
+        not_older_than(call, revision).await?;
+    }
     match call.server.0.store.snapshot(at) {
         Ok(snapshot) => Ok((snapshot, Some(start))),
         Err(Error::Compacted { .. }) => {
@@ -245,7 +275,7 @@ pub(super) async fn list(call: Call, resource: Arc<Resource>) -> Result<Response
     let output = call.output(Offers::Tables)?;
     validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;
-    let page = page(&call, &resource, &filter).await?;
+    let page = page(&call, &resource, &filter, false).await?;
     let look = Look { form: output.form, include: Include::parse(&call.query)?, now: call.server.0.clock.now() };
     let list = List::new(resource, look, page);
     if output.yaml || output.pretty {
@@ -273,5 +303,10 @@ mod tests {
         for bad in ["%", "e30", &BASE64_URL_SAFE_NO_PAD.encode(br#"{"v":"v0","rv":1,"start":"a"}"#)] {
             assert_eq!(decode_token(bad).map(|_| ()).expect_err("refused").code, 400);
         }
+        for start in ["../x", "a/../../b", "a//b", "a/./b", "a/", "/", ".."] {
+            let refused = decode_token(&encode_token(7, start)).map(|_| ()).expect_err(start);
+            assert_eq!(refused.message, format!("invalid continue token: continue key is not valid: {start}"));
+        }
+        assert!(decode_token(&encode_token(7, "..a/b..\0")).is_ok());
     }
 }

@@ -2,7 +2,7 @@
 
 use super::{
     patch::{self, Patch},
-    write::{Change, Write, Written, update_object},
+    write::{self, Change, Uid, Write, Written, update_object},
 };
 use crate::{
     Column, Resource, Verb,
@@ -14,7 +14,10 @@ use crate::{
     reply,
     table::{self, Include},
 };
-use api::{Cause, FieldPath, GroupVersionKind, Object, Status, invalid, schema::Schema};
+use api::{
+    Cause, FieldPath, GroupVersionKind, GroupVersionResource, Object, Status, apply::ApplyOptions, invalid,
+    schema::Schema,
+};
 use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -94,67 +97,114 @@ pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Respon
     let decoded = codec::decode(&call.headers, &bytes, &kind())?;
     let mut write = Write::new(&call, &resource, Verb::Update, &options);
     codec::judge(&decoded, &kind(), options.field_validation, &mut write.warnings)?;
-    let scale = decoded.object;
-    let written = set(&call, &mut write, |_, _| Ok(scale.clone())).await?;
-    finish(&write, output, &resource, written)
+    let mut scale = decoded.object;
+    metadata::match_namespace(&mut scale, &write.cx.namespace, resource.namespaced)?;
+    let make = |old: &Object, _: &mut Vec<String>| change(&call, &scale, old, old.clone(), false);
+    match update_object(&mut write, make).await? {
+        Some(written) => finish(&write, output, &resource, written),
+        None => Err(Status::not_found(&resource.gvr, &call.info.name)),
+    }
 }
 
 /// PATCH: the patch is one of the Scale.
 pub(super) async fn patch(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    if negotiate::content_type(&call.headers) == "application/apply-patch+yaml" {
+        return apply(call, resource).await;
+    }
     let output = call.output(Offers::Objects)?;
-    let apply = negotiate::content_type(&call.headers) == "application/apply-patch+yaml";
-    let options = WriteOptions::parse("PatchOptions", &call.query, &call.headers, apply)?;
+    let options = WriteOptions::parse("PatchOptions", &call.query, &call.headers, false)?;
     let (call, bytes) = call.with_body().await?;
-    // An applied Scale has one field to own: it is merged.
-    let patch = if apply {
-        Patch::Merge(api::yaml::parse(&bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?.0)
-    } else {
-        Patch::decode(&call.headers, &bytes)?
-    };
+    let patch = Patch::decode(&call.headers, &bytes)?;
     let mut write = Write::new(&call, &resource, Verb::Update, &options);
     let schema = Schema::for_kind(&kind()).unwrap_or_else(Schema::any);
-    let strategy = resource.clone();
-    let written = set(&call, &mut write, |old, warnings| {
-        patch::patched(&patch, &scale_of(&strategy, old), &kind(), &schema, options.field_validation, warnings)
-    })
-    .await?;
-    finish(&write, output, &resource, written)
+    let scales = resource.clone();
+    let make = |old: &Object, warnings: &mut Vec<String>| {
+        let scale = scale_of(&scales, old);
+        let scale = patch::patched(&patch, &scale, &kind(), &schema, options.field_validation, warnings)?;
+        change(&call, &scale, old, old.clone(), false)
+    };
+    match update_object(&mut write, make).await? {
+        Some(written) => finish(&write, output, &resource, written),
+        None => Err(Status::not_found(&resource.gvr, &call.info.name)),
+    }
 }
 
-async fn set(
-    call: &Call,
-    write: &mut Write,
-    mut make: impl FnMut(&Object, &mut Vec<String>) -> Result<Object, Status>,
-) -> Result<Written, Status> {
-    let resource = write.cx.resource.clone();
-    let change = |old: &Object, warnings: &mut Vec<String>| {
-        let scale = make(old, warnings)?;
-        let replicas = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
-        if scale.name() != call.info.name && !scale.name().is_empty() {
-            return Err(Status::bad_request(format!(
-                "the name of the object ({}) does not match the name on the URL ({})",
-                scale.name(),
-                call.info.name
-            )));
+/// Server-side apply of a Scale. Its one field is `spec.replicas` of the object under the same path, so that the configuration is applied
+/// there: whoever owns the replicas of the object owns those of the Scale. Follows upstream's `managedfields.ScaleHandler`.
+async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let output = call.output(Offers::Objects)?;
+    let options = WriteOptions::parse("PatchOptions", &call.query, &call.headers, true)?;
+    let (call, bytes) = call.with_body().await?;
+    let mut write = Write::new(&call, &resource, Verb::Update, &options);
+    let scales = Schema::for_kind(&kind()).unwrap_or_else(Schema::any);
+    let config = patch::configuration(&kind(), &scales, &bytes, &options, &mut write.warnings)?;
+
+    let (gvk, schema, now) = (resource.gvk(), write.schema.clone(), write.cx.now);
+    let mut own = Object::default();
+    own.set(&["apiVersion"], gvk.api_version());
+    own.set(&["kind"], gvk.kind.clone());
+    if let Some(replicas) = config.at(&["spec", "replicas"]) {
+        own.set(&["spec", "replicas"], replicas.clone());
+    }
+    let make = |old: &Object, _: &mut Vec<String>| {
+        let how = ApplyOptions {
+            manager: &options.manager,
+            force: options.force.unwrap_or(false),
+            now,
+            subresource: "scale",
+            api_version: &gvk.api_version(),
+            ignored: None,
+        };
+        let object =
+            api::apply::apply(Some(old), &own, &how, &schema).map_err(|e| of_the_scale(e, &gvk.api_version()))?;
+        let mut scale = config.clone();
+        if scale.name().is_empty() {
+            scale.set(&["metadata", "name"], old.name().to_owned());
         }
-        if replicas < 0 {
-            let field = FieldPath::new("spec").child("replicas");
-            let cause = Cause::invalid(&field, &json!(replicas), "must be greater than or equal to 0");
-            return Err(invalid(&kind(), &call.info.name, &[cause]));
-        }
-        let mut object = old.clone();
-        object.set(&["spec", "replicas"], replicas);
-        let version = scale.resource_version();
-        let pinned = !matches!(version, "" | "0") && version != old.resource_version();
-        if pinned {
-            object.set(&["metadata", "resourceVersion"], version.to_owned());
-        }
-        if !scale.uid().is_empty() {
-            object.set(&["metadata", "uid"], scale.uid().to_owned());
-        }
-        Ok(Change { object, owned: false, pinned })
+        // Nobody's replicas are Go's zero, not the default of the kind.
+        scale.set(&["spec", "replicas"], object.int_at(&["spec", "replicas"]).unwrap_or(0));
+        change(&call, &scale, old, object, true)
     };
-    update_object(write, change).await?.ok_or_else(|| Status::not_found(&resource.gvr, &call.info.name))
+    match update_object(&mut write, make).await? {
+        Some(written) => finish(&write, output, &resource, written),
+        None => Err(Status::not_found(&path_of(&resource), &call.info.name)),
+    }
+}
+
+/// The resource as errors of its scale name it.
+fn path_of(resource: &Resource) -> GroupVersionResource {
+    GroupVersionResource { resource: format!("{}/scale", resource.gvr.resource), ..resource.gvr.clone() }
+}
+
+/// Conflicts name the version of the Scale, whatever that of the object is.
+fn of_the_scale(mut status: Status, api_version: &str) -> Status {
+    let (from, to) = (format!(" using {api_version}"), format!(" using {}", kind().api_version()));
+    status.message = status.message.replace(&from, &to);
+    for cause in status.details.iter_mut().flat_map(|details| details.causes.iter_mut()) {
+        cause.message = cause.message.replace(&from, &to);
+    }
+    status
+}
+
+/// What a new Scale makes of the object `old`: `object` with the replicas of the Scale, once the two are found to belong together.
+fn change(call: &Call, scale: &Object, old: &Object, mut object: Object, owned: bool) -> Result<Change, Status> {
+    write::same_name(&call.info.name, scale)?;
+    let replicas = scale.int_at(&["spec", "replicas"]).unwrap_or(0);
+    if replicas < 0 {
+        let field = FieldPath::new("spec").child("replicas");
+        let cause = Cause::invalid(&field, &json!(replicas), "must be greater than or equal to 0");
+        return Err(invalid(&kind(), &call.info.name, &[cause]));
+    }
+    object.set(&["spec", "replicas"], replicas);
+    let version = scale.resource_version();
+    let pinned = !matches!(version, "" | "0") && version != old.resource_version();
+    if pinned {
+        object.set(&["metadata", "resourceVersion"], version.to_owned());
+    }
+    if !scale.uid().is_empty() {
+        object.set(&["metadata", "uid"], scale.uid().to_owned());
+    }
+    Ok(Change { object, owned, pinned, uid: Uid::Expected })
 }
 
 fn finish(write: &Write, output: Output, resource: &Resource, written: Written) -> Result<Response<Body>, Status> {

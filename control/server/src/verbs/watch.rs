@@ -5,14 +5,14 @@ use super::read::{self, selects};
 use crate::{
     Resource,
     chain::Call,
-    negotiate::{self, Form, Offers},
-    payload::Item,
+    negotiate::{self, Offers},
+    payload::{Item, View},
     request::Query,
     select::Filter,
     server::Server,
     table::{Include, Look},
 };
-use api::Status;
+use api::{Object, Status};
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
 use http::{HeaderValue, Response, header};
@@ -21,6 +21,8 @@ use store::{Entry, Error, Event, Revision, Watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+/// The annotation of the bookmark that ends the initial events.
+const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 /// How often a bookmark is sent to a client that allows them.
 const BOOKMARKS: Duration = Duration::from_secs(60);
 /// Shortest and longest life of a watch that names no timeout, seconds.
@@ -95,11 +97,15 @@ fn prefix(call: &Call, resource: &Resource, filter: &Filter) -> String {
 
 async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Start, Status> {
     let asked: &Query = &call.query;
-    let sends = asked.given("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
     let revision = match asked.get("resourceVersion") {
         None | Some("0") => None,
         Some(text) => Some(read::parse_revision(text)?),
     };
+    let mut sends = asked.given("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
+    if sends.is_none() && revision.is_none() && asked.get("resourceVersionMatch").is_none() {
+        // Upstream's default for watches that begin with the objects that are there (`SetListOptionsDefaults`).
+        sends = Some(true);
+    }
     let store = &call.server.0.store;
     match (revision, sends) {
         (Some(since), None | Some(false)) => return Ok(Start { initial: VecDeque::new(), since, marks_end: false }),
@@ -272,35 +278,39 @@ impl Stream {
         if store.wait_for(revision).await.is_err() {
             return;
         }
-        // What happened up to that revision is in the queue by now.
-        loop {
-            let Ok(events) = &mut self.events else { return };
-            let Some(event) = events.try_next() else { break };
+        let Ok(events) = &mut self.events else { return };
+        let (ready, all) = take_ready(events);
+        for event in ready {
             self.put_event(out, &event);
+        }
+        if !all {
+            return;
         }
         self.seen = self.seen.max(revision);
         self.put_bookmark(out, false);
     }
 
     fn put_bookmark(&mut self, out: &mut BytesMut, initial: bool) {
+        let mut object = Object::default();
+        object.set(&["kind"], self.resource.kind.clone());
+        object.set(&["apiVersion"], self.resource.gvr.api_version());
+        object.set(&["metadata", "resourceVersion"], self.seen.to_string());
+        if initial {
+            object.set(&["metadata", "annotations", INITIAL_EVENTS_END], "true");
+        }
         open(out, "BOOKMARK");
-        let (kind, api_version) = match self.look.form {
-            Form::Object => (self.resource.kind.clone(), self.resource.gvr.api_version()),
-            Form::Partial(v) => ("PartialObjectMetadata".into(), format!("meta.k8s.io/{v}")),
-            Form::Table(v) => ("Table".into(), format!("meta.k8s.io/{v}")),
-        };
-        let annotations = if initial { ",\"annotations\":{\"k8s.io/initial-events-end\":\"true\"}" } else { "" };
-        let metadata = format!("{{\"resourceVersion\":\"{}\",\"creationTimestamp\":null{annotations}}}", self.seen);
-        let text = match self.look.form {
-            Form::Table(v) => format!(
-                "{{\"kind\":\"Table\",\"apiVersion\":\"{api_version}\",\"metadata\":{{\"resourceVersion\":\"{}\"}},\"columnDefinitions\":null,\"rows\":[{{\"cells\":[],\"object\":{{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/{v}\",\"metadata\":{metadata}}}}}]}}",
-                self.seen
-            ),
-            _ => format!("{{\"kind\":\"{kind}\",\"apiVersion\":\"{api_version}\",\"metadata\":{metadata}}}"),
-        };
-        out.put_slice(text.as_bytes());
+        self.look.now = self.server.0.clock.now();
+        let head = std::mem::take(&mut self.head);
+        self.look.single(out, &self.resource, &View::detached(&object), head, None);
         close(out);
     }
+}
+
+/// The events in the queue, and whether they are all that have happened: of a watch that was cut, what came after them is lost, and no
+/// bookmark may go beyond.
+fn take_ready<T>(events: &mut Watch<T>) -> (Vec<Event<T>>, bool) {
+    let ready = std::iter::from_fn(|| events.try_next()).collect();
+    (ready, !events.lagged())
 }
 
 fn open(out: &mut BytesMut, kind: &str) {
@@ -311,4 +321,27 @@ fn open(out: &mut BytesMut, kind: &str) {
 
 fn close(out: &mut BytesMut) {
     out.put_slice(b"}\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use store::{Expect, Memory, Options, Store};
+
+    #[tokio::test]
+    async fn a_watch_that_was_cut_is_not_taken_for_one_that_has_seen_all() {
+        let mut options = Options::new(store::Clock::new(|| std::time::SystemTime::UNIX_EPOCH));
+        options.watch_queue = 4;
+        let store: Store<Item> = Store::open(Memory::default(), options).await.expect("a store");
+        let mut events = store.watch("/a/", store.revision()).expect("a watch");
+        for (more, seen, all) in [(3, 3, true), (6, 4, false)] {
+            for _ in 0..more {
+                let key = format!("/a/{}", store.revision());
+                store.put(&key, Expect::Absent, Bytes::from_static(b"{}"), None).await.expect("stored");
+            }
+            store.wait_for(store.revision()).await.expect("told");
+            let (ready, complete) = take_ready(&mut events);
+            assert_eq!((ready.len(), complete), (seen, all));
+        }
+    }
 }

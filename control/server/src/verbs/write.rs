@@ -13,7 +13,7 @@ use crate::{
     reply,
 };
 use api::{
-    Cause, CauseKind, FieldPath, Object, Status,
+    Cause, CauseKind, FieldPath, Object, Reason, Status,
     apply::{FieldSet, UpdateOptions},
     invalid,
     schema::Schema,
@@ -23,8 +23,11 @@ use http::{Response, StatusCode};
 use std::sync::Arc;
 use store::{Entry, Error, Expect, Revision};
 
-/// How often a generated name or a patch is tried again after a clash.
+/// How often a generated name is tried again after a clash.
 const TRIES: usize = 8;
+
+/// How deep a stored object may nest: what a client may send, and what managedFields add when they describe it.
+const DEEPEST: usize = api::MOST_DEPTH + 16;
 
 /// One write under way.
 pub(crate) struct Write {
@@ -51,6 +54,17 @@ pub(crate) struct Change {
     pub(crate) owned: bool,
     /// The client named the resourceVersion: a clash is its, not ours to try again.
     pub(crate) pinned: bool,
+    /// What the uid of the new object means.
+    pub(crate) uid: Uid,
+}
+
+/// What the uid of a new object means, where it has one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Uid {
+    /// The object it is meant for: another one is a conflict (PUT).
+    Expected,
+    /// A value like others: it cannot change (patches).
+    Given,
 }
 
 impl Write {
@@ -116,8 +130,12 @@ impl Write {
         payload::stored(&object)
     }
 
-    /// As [`Write::encode`], and no larger than what one request may carry: patches must not add up to more.
+    /// As [`Write::encode`], and no larger than what one request may carry: patches must not add up to more. Nor deeper than every reader
+    /// follows.
     fn encode_bounded(&self, object: &Object) -> Result<bytes::Bytes, Status> {
+        if object.0.values().any(|value| api::nests_deeper(value, DEEPEST - 1)) {
+            return Err(Status::bad_request("the object is not accepted: exceeded max depth"));
+        }
         let bytes = self.encode(object);
         if bytes.len() > codec::BODY_LIMIT { Err(Status::too_large(codec::BODY_LIMIT)) } else { Ok(bytes) }
     }
@@ -171,22 +189,24 @@ pub(crate) async fn create_object(write: &mut Write, mut object: Object, owned: 
     let resource = write.cx.resource.clone();
     let strategy = &resource.strategy;
     metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
-    metadata::clear_for_create(&mut object)?;
+    let versioned = metadata::clear_for_create(&mut object);
     if resource.subresource("status").is_some() && !strategy.keeps_status_on_create() {
         object.remove(&["status"]);
     }
     strategy.default(&mut object);
     if !owned {
+        write.warnings.extend(metadata::dedup_owners(&mut object, false));
         write.own_fields(None, &mut object);
     }
     let attributes = write.attributes(None);
     write.admit(&attributes, &mut object).await?;
+    write.warnings.extend(metadata::dedup_owners(&mut object, true));
 
     let generated = object.name().is_empty();
     for attempt in 1.. {
         let last = !generated || attempt == TRIES;
         let candidate = if last { std::mem::take(&mut object) } else { object.clone() };
-        let (made, stored) = create_once(write, &attributes, candidate).await?;
+        let (made, stored) = create_once(write, &attributes, candidate, versioned).await?;
         match stored {
             None => return Ok(Written::Detached(Box::new(made))),
             Some(Ok(entry)) => return Ok(Written::Entry(entry)),
@@ -210,6 +230,7 @@ async fn create_once(
     write: &mut Write,
     attributes: &Attributes,
     mut object: Object,
+    versioned: bool,
 ) -> Result<(Object, Stored), Status> {
     let resource = write.cx.resource.clone();
     let strategy = &resource.strategy;
@@ -233,6 +254,10 @@ async fn create_once(
         let clash = write.server.0.store.get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
         return Ok((object, clash));
     }
+    if versioned {
+        let text = "resourceVersion should not be set on objects to be created";
+        return Err(Status::new(Reason::Unknown, text));
+    }
     let bytes = write.encode_bounded(&object)?;
     let result = put(write, key, Expect::Absent, bytes, reservation).await;
     Ok((object, Some(result)))
@@ -248,8 +273,8 @@ pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Respon
     let mut write = Write::new(&call, &resource, Verb::Update, &options);
     codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
     let mut object = decoded.object;
-    check_name(&call, &mut object)?;
     metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
+    same_name(&call.info.name, &object)?;
 
     let pinned = !matches!(object.resource_version(), "" | "0");
     if !pinned && !resource.unconditional_update && call.server.0.store.get(&call.key(&resource)).is_some() {
@@ -261,7 +286,9 @@ pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Respon
         write.refuse(&object, &[cause])?;
     }
     resource.strategy.default(&mut object);
-    let make = |_: &Object, _: &mut Vec<String>| Ok(Change { object: object.clone(), owned: false, pinned });
+    let make = |_: &Object, _: &mut Vec<String>| {
+        Ok(Change { object: object.clone(), owned: false, pinned, uid: Uid::Expected })
+    };
     match update_object(&mut write, make).await? {
         Some(written) => finish(&call, &write, StatusCode::OK, output, &written),
         None if resource.create_on_update && call.info.subresource.is_empty() => {
@@ -273,17 +300,15 @@ pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Respon
     }
 }
 
-/// The name in a body must be that of the path.
-pub(super) fn check_name(call: &Call, object: &mut Object) -> Result<(), Status> {
+/// The name in a body must be there and be that of the path.
+pub(super) fn same_name(name: &str, object: &Object) -> Result<(), Status> {
     match object.name() {
-        given if given == call.info.name => Ok(()),
-        "" => {
-            object.set(&["metadata", "name"], call.info.name.clone());
-            Ok(())
-        }
+        given if given == name => Ok(()),
+        "" => Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        ))),
         given => Err(Status::bad_request(format!(
-            "the name of the object ({given}) does not match the name on the URL ({})",
-            call.info.name
+            "the name of the object ({given}) does not match the name on the URL ({name})"
         ))),
     }
 }
@@ -297,27 +322,37 @@ pub(crate) async fn update_object(
     let resource = write.cx.resource.clone();
     let key = resource.key(&write.cx.namespace, &write.cx.name);
     let said = write.warnings.len();
-    for attempt in 1.. {
+    loop {
         write.warnings.truncate(said);
         let Some(entry) = write.server.0.store.get(&key) else { return Ok(None) };
-        let old = Arc::new(entry.payload.view(&resource).object());
+        // Not what is left of it: the rest would be lost.
+        let old = entry.payload.view(&resource).read().map_err(|e| unreadable(write, &e))?;
+        let old = Arc::new(old);
         let change = make(&old, &mut write.warnings)?;
         let pinned = change.pinned;
         match update_once(write, &entry, &old, change).await? {
             Ok(written) => return Ok(Some(written)),
             Err(Error::Conflict { actual: None }) => return Ok(None),
-            Err(Error::Conflict { .. }) if !pinned && attempt < TRIES => continue,
+            // Tried again until the request's time is up, as upstream does: each round of writers has one that wins.
+            Err(Error::Conflict { .. }) if !pinned => continue,
             Err(Error::Conflict { .. }) => return Err(Status::modified(&resource.gvr, &write.cx.name)),
             Err(error) => return Err(store_error(error)),
         }
     }
-    unreachable!("the last try returns")
+}
+
+/// 500 for an object that only a delete can take away.
+fn unreadable(write: &Write, error: &str) -> Status {
+    let (resource, name) = (&write.cx.resource.gvr.resource, &write.cx.name);
+    Status::internal(format!(
+        "the stored object {resource} {name:?} cannot be read: {error}; delete it and create it anew"
+    ))
 }
 
 /// What must hold between a body and the stored object before anything else.
-fn preconditions(write: &Write, object: &Object, old: &Object) -> Result<(), Status> {
+fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Result<(), Status> {
     let (gvr, name) = (&write.cx.resource.gvr, &write.cx.name);
-    if !object.uid().is_empty() && object.uid() != old.uid() {
+    if uid == Uid::Expected && !object.uid().is_empty() && object.uid() != old.uid() {
         let why =
             format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", object.uid(), old.uid());
         return Err(Status::conflict(gvr, name, &why));
@@ -325,6 +360,10 @@ fn preconditions(write: &Write, object: &Object, old: &Object) -> Result<(), Sta
     match object.resource_version() {
         "" | "0" => Ok(()),
         given if given == old.resource_version() => Ok(()),
+        given if given.parse::<u64>().is_err() => {
+            // To upstream one that is no number is an error of the server.
+            Err(Status::new(Reason::Unknown, format!("strconv.ParseUint: parsing {given:?}: invalid syntax")))
+        }
         _ => Err(Status::modified(gvr, name)),
     }
 }
@@ -337,14 +376,18 @@ async fn update_once(
 ) -> Result<Result<Written, Error<Item>>, Status> {
     let resource = write.cx.resource.clone();
     let mut object = change.object;
-    preconditions(write, &object, old)?;
+    preconditions(write, &object, old, change.uid)?;
     metadata::carry_over(&mut object, old);
     let attributes = write.attributes(Some(old));
     restrict(write, &mut object, old);
+    if change.uid == Uid::Expected {
+        write.warnings.extend(metadata::dedup_owners(&mut object, false));
+    }
     if !change.owned {
         write.own_fields(Some(old), &mut object);
     }
     write.admit(&attributes, &mut object).await?;
+    write.warnings.extend(metadata::dedup_owners(&mut object, true));
     let reservation = prepare_update(write, &mut object, old)?;
     write.admit_finally(&attributes, &object).await?;
     metadata::leave_out_empty(&mut object);

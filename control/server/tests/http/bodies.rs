@@ -52,3 +52,16 @@ async fn slow_bodies_hold_no_room_and_end() {
     let again = token(&cluster, "again").await;
     assert_eq!(network.handle(review(&again, Body::from("{}"))).await.status(), 201);
 }
+
+#[tokio::test]
+async fn what_an_account_asks_about_itself_is_short() {
+    let cluster = Cluster::new().await;
+    let network = cluster.server.service_for_network();
+    let token = token(&cluster, "a").await;
+    let padded = |length: usize| format!("{{{}}}", " ".repeat(length - 2));
+    for (length, code) in [(64 << 10, 201), ((64 << 10) + 1, 413), (3 << 20, 413)] {
+        let answer = network.handle(review(&token, Body::from(padded(length)))).await;
+        assert_eq!(answer.status(), code, "{length}");
+        assert_eq!(cluster.send(&cluster.admin, "POST", REVIEW, &[], padded(length)).await.code, 201, "{length}");
+    }
+}

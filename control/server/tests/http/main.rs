@@ -8,6 +8,8 @@ mod deletes;
 mod documents;
 #[path = "../harness/mod.rs"]
 mod harness;
+mod hostile;
+mod identity;
 mod parameters;
 mod patches;
 mod reads;
@@ -152,6 +154,11 @@ impl Cluster {
     async fn delete(&self, target: &str, body: Value) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
         self.send(&self.admin, "DELETE", target, &[], body).await
+    }
+
+    /// The store's prefix of the ConfigMaps of namespace `default`.
+    fn map_key(&self) -> String {
+        "/core/configmaps/default/".to_owned()
     }
 
     async fn create_map(&self, name: &str, labels: Value) -> Value {

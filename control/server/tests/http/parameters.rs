@@ -75,7 +75,8 @@ async fn streams_and_proxies_say_that_they_are_not_there_yet() {
         }
     }
     cluster.get(&format!("{PODS}/q/exec")).await.fails(404, "pods \"q\" not found");
-    assert_eq!(cluster.get("/api/v1/namespaces/default/services/p/nothing").await.text(), "404 page not found\n");
+    let nothing = cluster.get("/api/v1/namespaces/default/services/p/nothing").await;
+    nothing.fails(404, "the server could not find the requested resource");
 }
 
 #[tokio::test]

@@ -108,12 +108,12 @@ async fn refused_applies_use_upstreams_words() {
     unknown["dota"] = json!({"a": "b"});
     cluster.patch(&target, "apply-patch+yaml", unknown.clone()).await.fails(
         500,
-        "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): .dota: field not declared in schema",
+        "failed to create typed patch object (/a; /v1, Kind=ConfigMap): .dota: field not declared in schema",
     );
     unknown["metadata"]["lables"] = json!({});
     cluster.patch(&target, "apply-patch+yaml", unknown).await.fails(
         500,
-        "failed to create typed patch object (default/a; /v1, Kind=ConfigMap): errors:\n  \
+        "failed to create typed patch object (/a; /v1, Kind=ConfigMap): errors:\n  \
          .dota: field not declared in schema\n  .metadata.lables: field not declared in schema",
     );
     let container = json!({"name": "c", "image": "i", "imag": "x"});
@@ -121,7 +121,7 @@ async fn refused_applies_use_upstreams_words() {
         json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": {"containers": [container]}});
     cluster.patch(&format!("{PODS}/a?fieldManager=m"), "apply-patch+yaml", pod).await.fails(
         500,
-        "failed to create typed patch object (default/a; /v1, Kind=Pod): .spec.containers[name=\"c\"].imag: field not declared in schema",
+        "failed to create typed patch object (/a; /v1, Kind=Pod): .spec.containers[name=\"c\"].imag: field not declared in schema",
     );
     let mut uid = config;
     uid["metadata"]["uid"] = json!("u");
@@ -156,4 +156,69 @@ async fn what_a_patch_empties_in_the_metadata_is_left_out() {
     let patch = json!({"metadata": {"labels": {"l": null}, "finalizers": []}});
     let object = cluster.patch(&map("a"), "merge-patch+json", patch).await.ok();
     assert_eq!((&object["metadata"]["labels"], &object["metadata"]["finalizers"]), (&json!(null), &json!(null)));
+}
+
+#[tokio::test]
+async fn many_patches_of_one_object_all_arrive() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("a", json!({})).await;
+    let cluster = std::sync::Arc::new(cluster);
+    let patches = (0..48).map(|n| {
+        let cluster = cluster.clone();
+        tokio::spawn(async move {
+            let body = json!({"data": {format!("k{n}"): "v"}});
+            cluster.patch(&map("a"), "merge-patch+json", body).await.code
+        })
+    });
+    for patch in patches.collect::<Vec<_>>() {
+        assert_eq!(patch.await.unwrap(), 200);
+    }
+    assert_eq!(cluster.get(&map("a")).await.ok()["data"].as_object().unwrap().len(), 49);
+}
+
+#[tokio::test]
+async fn whoever_applies_null_owns_the_field() {
+    let cluster = Cluster::new().await;
+    let body = r#"{"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "labels": null}, "data": {"k": null, "l": "m"}}"#;
+    let headers = [("content-type", "application/apply-patch+yaml")];
+    let target = format!("{}?fieldManager=one", map("a"));
+    let object = cluster.send(&cluster.admin, "PATCH", &target, &headers, body).await.ok();
+    assert_eq!(object["metadata"].get("labels"), None);
+    let fields = &object["metadata"]["managedFields"][0]["fieldsV1"];
+    assert_eq!(fields["f:metadata"], json!({"f:labels": {}}));
+    assert_eq!(fields["f:data"]["f:l"], json!({}));
+}
+
+#[tokio::test]
+async fn what_go_leaves_out_is_not_stored() {
+    let cluster = Cluster::new().await;
+    let body = r#"{"metadata": {"name": "a", "labels": {}, "generateName": ""}, "data": {}, "binaryData": {"b": null}, "immutable": false}"#;
+    let object = cluster.send(&cluster.admin, "POST", MAPS, &[], body).await.ok();
+    assert_eq!((object.get("data"), &object["immutable"]), (None, &json!(false)));
+    assert_eq!(object["binaryData"], json!({"b": ""}));
+    assert_eq!((object["metadata"].get("labels"), object["metadata"].get("generateName")), (None, None));
+    let event = json!({"metadata": {"name": "e"}, "involvedObject": {"namespace": "default"}});
+    let event = cluster.post("/api/v1/namespaces/default/events", event).await.ok();
+    for field in ["eventTime", "firstTimestamp", "lastTimestamp"] {
+        assert_eq!(event.get(field), Some(&Value::Null), "{field}");
+    }
+    let lease = json!({"metadata": {"name": "l"}, "spec": {"strategy": "OldestEmulationVersion", "preferredHolder": "x", "holderIdentity": "y"}});
+    let lease = cluster.post("/apis/coordination.k8s.io/v1/namespaces/default/leases", lease).await.ok();
+    assert_eq!(lease["spec"], json!({"holderIdentity": "y"}));
+    let service = json!({"metadata": {"name": "s"}, "spec": {"type": "ExternalName", "externalName": "a.b", "internalTrafficPolicy": "Local"}});
+    let service = cluster.post("/api/v1/namespaces/default/services", service).await.ok();
+    assert_eq!(service["spec"].get("internalTrafficPolicy"), None);
+}
+
+#[tokio::test]
+async fn the_address_of_a_pod_is_one() {
+    let cluster = Cluster::new().await;
+    pod(&cluster, "p").await;
+    let target = format!("{PODS}/p/status");
+    cluster.patch(&target, "merge-patch+json", json!({"status": {"podIP": "x"}})).await.fails(
+        422,
+        "Pod \"p\" is invalid: status.podIPs[0]: Invalid value: \"x\": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)",
+    );
+    let set = cluster.patch(&target, "merge-patch+json", json!({"status": {"podIP": "10.0.0.1"}})).await.ok();
+    assert_eq!(set["status"]["podIPs"], json!([{"ip": "10.0.0.1"}]));
 }

@@ -98,7 +98,21 @@ async fn list_options_are_checked() {
             .await
             .fails(422, &format!("ListOptions.meta.k8s.io \"\" is invalid: {message}"));
     }
-    cluster.get(&format!("{MAPS}?fieldSelector=spec.x%3Dy")).await.fails(400, "field label not supported: spec.x");
+    let only = |label: &str| {
+        format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"")
+    };
+    for (target, label, text) in [
+        (MAPS, "spec.x", only("spec.x")),
+        ("/apis/apps/v1/replicasets", "status.replicas", only("status.replicas")),
+        (PODS, "spec.x", "field label not supported: spec.x".to_owned()),
+        ("/api/v1/nodes", "metadata.namespace", "field label not supported: metadata.namespace".to_owned()),
+        ("/api/v1/namespaces", "metadata.namespace", "field label not supported: metadata.namespace".to_owned()),
+    ] {
+        cluster.get(&format!("{target}?fieldSelector={label}%3Dy")).await.fails(400, &text);
+    }
+    for target in [MAPS, "/apis/node.k8s.io/v1/runtimeclasses", PODS] {
+        cluster.get(&format!("{target}?fieldSelector=metadata.namespace%3Dx")).await.ok();
+    }
     assert_eq!(cluster.get(&format!("{MAPS}?labelSelector=a%20b")).await.code, 400);
 }
 
@@ -171,15 +185,23 @@ async fn an_empty_list_has_items() {
 async fn what_is_not_there_is_404_and_what_does_not_fit_406() {
     let cluster = Cluster::new().await;
     cluster.get(&map("a")).await.fails(404, r#"configmaps "a" not found"#);
-    for target in [
-        "/api/v1/nothings",
-        "/apis/none/v1/x",
-        "/api/v1/namespaces/default/nodes",
-        "/x",
-        "/api/v1/namespaces/default/configmaps/a/b",
-    ] {
+    for target in ["/apis/none/v1/x", "/x"] {
         let answer = cluster.get(target).await;
         assert_eq!((answer.code, answer.text().as_str()), (404, "404 page not found\n"), "{target}");
+    }
+    for target in [
+        "/api/v1/nothings",
+        "/api/v2/pods",
+        "/apis/apps/v9/deployments",
+        "/apis/apps/v1/namespaces/default/nothings/x",
+        "/api/v1/namespaces/default/nodes",
+        "/api/v1/namespaces/default/configmaps/a/b",
+        "/api/v1/namespaces/default/pods/p/log/more",
+    ] {
+        cluster.get(target).await.fails(404, "the server could not find the requested resource");
+    }
+    for target in [MAPS.to_owned(), map("a"), "/api/v1/pods".to_owned()] {
+        assert_eq!(cluster.send(&cluster.admin, "HEAD", &target, &[], "").await.code, 405, "{target}");
     }
     let answer = cluster.get_as(MAPS, "text/html").await;
     assert_eq!(answer.status().1, "NotAcceptable");

@@ -32,6 +32,61 @@ async fn scale_shows_and_sets_replicas() {
 }
 
 #[tokio::test]
+async fn an_applied_scale_owns_the_replicas_of_the_object() {
+    let cluster = Cluster::new().await;
+    let send = async |target: String, body: Value| {
+        let headers = [("content-type", "application/apply-patch+yaml")];
+        cluster.send(&cluster.admin, "PATCH", &target, &headers, body.to_string()).await
+    };
+    let main = format!("{DEPLOYMENTS}/d");
+    send(format!("{main}?fieldManager=one"), deployment("d", 1)).await.ok();
+    let scale = |replicas: i64| json!({"apiVersion": "autoscaling/v1", "kind": "Scale", "metadata": {"name": "d"}, "spec": {"replicas": replicas}});
+    let target = |query: &str| format!("{main}/scale?fieldManager={query}");
+    let owner = |object: &Value| -> Vec<(String, String, String)> {
+        let text = |entry: &Value, field: &str| entry[field].as_str().unwrap_or_default().to_owned();
+        let entries = object["metadata"]["managedFields"].as_array().unwrap();
+        let owning = entries.iter().filter(|e| e["fieldsV1"]["f:spec"].get("f:replicas").is_some());
+        owning.map(|e| (text(e, "manager"), text(e, "operation"), text(e, "subresource"))).collect()
+    };
+    let named = |manager: &str, operation: &str, subresource: &str| {
+        (manager.to_owned(), operation.to_owned(), subresource.to_owned())
+    };
+    send(target("two"), scale(2))
+        .await
+        .fails(409, "Apply failed with 1 conflict: conflict with \"one\": .spec.replicas");
+    let object = cluster.get(&main).await.ok();
+    assert_eq!((object["spec"]["replicas"].clone(), owner(&object)), (json!(1), vec![named("one", "Apply", "")]));
+
+    send(target("two&force=true"), scale(2)).await.ok();
+    let object = cluster.get(&main).await.ok();
+    assert_eq!((object["spec"]["replicas"].clone(), owner(&object)), (json!(2), vec![named("two", "Apply", "scale")]));
+
+    // Who applies the same value shares it.
+    let same = send(target("three"), scale(2)).await.ok();
+    assert_eq!(same["spec"]["replicas"], 2);
+    let shared = [named("three", "Apply", "scale"), named("two", "Apply", "scale")];
+    assert_eq!(owner(&cluster.get(&main).await.ok()), shared);
+
+    // A plain write takes it, and its owner is named with the version of the Scale.
+    let patch = [("content-type", "application/merge-patch+json")];
+    let text = json!({"spec": {"replicas": 4}}).to_string();
+    cluster.send(&cluster.admin, "PATCH", &target("four"), &patch, text).await.ok();
+    assert_eq!(owner(&cluster.get(&main).await.ok()), [named("four", "Update", "scale")]);
+    send(target("two"), scale(3)).await.fails(
+        409,
+        "Apply failed with 1 conflict: conflict with \"four\" with subresource \"scale\" using autoscaling/v1: .spec.replicas",
+    );
+    let mut other = scale(3);
+    other["metadata"]["name"] = json!("e");
+    send(target("two&force=true"), other)
+        .await
+        .fails(400, "the name of the object (e) does not match the name on the URL (d)");
+    send(format!("{DEPLOYMENTS}/none/scale?fieldManager=x"), scale(1))
+        .await
+        .fails(404, "deployments/scale.apps \"none\" not found");
+}
+
+#[tokio::test]
 async fn a_binding_gives_a_pod_its_node_once() {
     let cluster = Cluster::new().await;
     pod(&cluster, "p").await;

@@ -198,3 +198,36 @@ async fn all_watchers_see_the_same_order() {
     }
     assert!(orders.iter().all(|o| *o == orders[0]));
 }
+
+#[tokio::test]
+async fn a_watch_without_a_revision_marks_the_end_of_what_was_there() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("a", json!({})).await;
+    for query in ["", "&resourceVersion=0", "&sendInitialEvents=true&resourceVersionMatch=NotOlderThan"] {
+        let target = format!("{MAPS}?watch=true&allowWatchBookmarks=true{query}");
+        let mut watch = Watching::open(&cluster, &target, "").await;
+        watch.expect("ADDED", "a").await;
+        let mark = watch.next().await.unwrap();
+        assert_eq!(mark["type"], "BOOKMARK");
+        assert_eq!(mark["object"]["metadata"]["annotations"], json!({"k8s.io/initial-events-end": "true"}), "{query}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_event_of_a_table_has_the_columns_whatever_it_is() {
+    let cluster = Cluster::new().await;
+    let target =
+        format!("{MAPS}?watch=true&allowWatchBookmarks=true&sendInitialEvents=true&resourceVersionMatch=NotOlderThan");
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let mut watch = Watching::open(&cluster, &target, table).await;
+    let mark = watch.next().await.unwrap();
+    assert_eq!(mark["type"], "BOOKMARK");
+    let names: Vec<&Value> =
+        mark["object"]["columnDefinitions"].as_array().unwrap().iter().map(|c| &c["name"]).collect();
+    assert_eq!(names, ["Name", "Data", "Age"]);
+    let row = &mark["object"]["rows"][0];
+    assert_eq!(row["cells"], json!(["", 0, "<unknown>"]));
+    assert_eq!(row["object"]["metadata"]["annotations"], json!({"k8s.io/initial-events-end": "true"}));
+    cluster.create_map("a", json!({})).await;
+    assert_eq!(watch.next().await.unwrap()["object"]["columnDefinitions"], Value::Null);
+}

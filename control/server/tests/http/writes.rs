@@ -38,7 +38,7 @@ async fn refused_creates_use_upstreams_words() {
         (
             MAPS.to_owned(),
             json!({"metadata": {"name": "b", "resourceVersion": "5"}}),
-            400,
+            500,
             "resourceVersion should not be set on objects to be created",
         ),
         (

@@ -38,8 +38,8 @@ fn run(container: Value, links: bool) -> Result<Environment, String> {
 }
 
 fn get(container: Value) -> BTreeMap<String, String> {
-    let env = run(container, false).unwrap().variables;
-    env.into_iter().filter(|(k, _)| !k.starts_with("KUBERNETES")).collect()
+    let env = run(container, false).unwrap();
+    env.image.into_iter().chain(env.variables).filter(|(k, _)| !k.starts_with("KUBERNETES")).collect()
 }
 
 fn pairs(list: &[(&str, &str)]) -> BTreeMap<String, String> {
@@ -137,6 +137,23 @@ fn command_lines_follow_the_four_cases() {
 #[test]
 fn the_host_name_is_there_unless_the_pod_sets_it() {
     let pair = |name: &str, value: &str| (name.to_owned(), value.to_owned());
-    assert_eq!(with_hostname("p".into(), vec![pair("A", "1")]), [pair("HOSTNAME", "p"), pair("A", "1")]);
-    assert_eq!(with_hostname("p".into(), vec![pair("HOSTNAME", "x")]), [pair("HOSTNAME", "x")]);
+    let all = |image: &[(String, String)], own: &[(String, String)]| {
+        let environment = Environment { image: image.to_vec(), variables: own.to_vec(), skipped: Vec::new() };
+        with_hostname("p".into(), environment)
+    };
+    assert_eq!(all(&[pair("I", "0")], &[pair("A", "1")]), [pair("HOSTNAME", "p"), pair("I", "0"), pair("A", "1")]);
+    assert_eq!(all(&[], &[pair("HOSTNAME", "x")]), [pair("HOSTNAME", "x")]);
+    assert_eq!(all(&[pair("HOSTNAME", "x")], &[]), [pair("HOSTNAME", "x")]);
+}
+
+#[test]
+fn variables_of_the_image_can_be_overridden_and_not_referred_to() {
+    let path = ("PATH".to_owned(), "/bin".to_owned());
+    let env = run(json!({"env": [{"name": "A", "value": "$(PATH)"}]}), false).unwrap();
+    assert_eq!(env.image, [path.clone()]);
+    assert!(env.variables.contains(&("A".into(), "$(PATH)".into())));
+    let container = serde_json::from_value(json!({"name": "c", "args": ["$(PATH)", "$(A)"]})).unwrap();
+    assert_eq!(command_line(&container, &Command::default(), &env.variables), ["c", "$(PATH)", "$(PATH)"]);
+    let env = run(json!({"env": [{"name": "PATH", "value": "/own"}]}), false).unwrap();
+    assert!(env.image.is_empty() && env.variables.contains(&("PATH".into(), "/own".into())));
 }

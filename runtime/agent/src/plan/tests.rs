@@ -182,6 +182,32 @@ fn init_containers_run_one_after_another_and_sidecars_when_started() {
 }
 
 #[test]
+fn what_came_after_a_sidecar_does_not_wait_for_it_again() {
+    let crashed = || with_init("Always").ended("init", 0, 9).ended("side", 7, 3).backoff("side", 10);
+    crashed().runs("init2").plans(expect![[r#"
+        back off side 10s
+        wake in 7s"#]]);
+    crashed().ended("init2", 0, 1).plans(expect![[r#"
+        back off side 10s
+        start app
+        wake in 7s"#]]);
+    crashed().ended("init2", 1, 1).plans(expect![[r#"
+        back off side 10s
+        start init2
+        wake in 7s"#]]);
+    // after a restart of the process the order is that of the first start
+    let drained = |case: &mut Case| {
+        for record in case.state.containers.values_mut() {
+            let Some(Attempt { state: AttemptState::Exited(ended), .. }) = &mut record.current else { continue };
+            ended.drained = true;
+        }
+    };
+    let cut = || with_init("Always").ended("init", 0, 9).ended("side", 143, 1).ended("init2", 143, 1).with(drained);
+    cut().plans(expect!["start side"]);
+    cut().runs("side").plans(expect!["start init2"]);
+}
+
+#[test]
 fn failed_init_containers_are_tried_again_unless_the_pod_says_never() {
     with_init("Always").ended("init", 1, 1).plans(expect!["start init"]);
     with_init("OnFailure").ended("init", 1, 1).backoff("init", 20).plans(expect![[r#"
@@ -278,8 +304,12 @@ fn a_deadline_fails_the_pod_when_it_is_over() {
     deadline(60).plans(expect!["fail DeadlineExceeded"]);
     deadline(60)
         .with(|c| {
-            c.state.failure =
-                Some(Failure { reason: "DeadlineExceeded".into(), message: String::new(), refused: false })
+            c.state.failure = Some(Failure {
+                reason: "DeadlineExceeded".into(),
+                message: String::new(),
+                refused: false,
+                pressure: false,
+            })
         })
         .plans(expect!["stop a 30s: Stopping container a"]);
 }

@@ -224,7 +224,8 @@ fn a_deadline_is_told_only_when_nothing_runs_any_more() {
     let p = pod("Always", &[], &["a"]);
     let told = |does, last| {
         let (mut state, live) = make(&p, &[("a", does)]);
-        state.failure = Some(Failure { reason: "DeadlineExceeded".into(), message: "m".into(), refused: false });
+        state.failure =
+            Some(Failure { reason: "DeadlineExceeded".into(), message: "m".into(), refused: false, pressure: false });
         let input = Input { state: &state, live: &live, host: &[], addresses: &[], reported: None, last, now: now() };
         let status = generate(&p, &input);
         (status.phase.unwrap(), status.reason)

@@ -39,7 +39,9 @@ async fn pods_that_do_not_fit_are_refused_and_those_that_run_stay() {
     created("a-later", "2026-01-01T00:00:09Z");
     created("b-earlier", "2026-01-01T00:00:08Z");
     world.start().await;
-    world.until("first", |s| s["containerStatuses"][0]["restartCount"] == 1 && s["phase"] == "Running").await;
+    world
+        .until("first", |s| s["containerStatuses"][0]["lastState"]["terminated"].is_object() && s["phase"] == "Running")
+        .await;
     world.phase("b-earlier", "Running").await;
     assert_eq!(world.phase("a-later", "Failed").await["reason"], "OutOfcpu");
     // a place that is given up can be had

@@ -28,8 +28,8 @@ struct Objects {
     log: Vec<(u64, String, &'static str, Value)>,
     /// Statuses patched into pods, by name.
     statuses: Vec<(String, Value)>,
-    /// Answer this many writes with 500.
-    failures: u32,
+    /// Answer this many writes of this resource (any, when it is empty; never Events) with this code and reason.
+    failures: (u32, &'static str, u16, &'static str),
     tokens: u32,
 }
 
@@ -99,7 +99,12 @@ impl FakeApi {
     }
 
     pub(super) fn fail(&self, times: u32) {
-        self.0.objects.lock().failures = times;
+        self.0.objects.lock().failures = (times, "", 500, "InternalError");
+    }
+
+    /// Answers writes of a resource with conflicts, as when others were faster; answers how many are left of those asked for before.
+    pub(super) fn conflict(&self, times: u32, resource: &'static str) -> u32 {
+        std::mem::replace(&mut self.0.objects.lock().failures, (times, resource, 409, "Conflict")).0
     }
 
     /// `reason: message` of all events, in order of creation.
@@ -136,9 +141,11 @@ async fn serve(State(api): State<FakeApi>, request: Request) -> Response {
     let body: Value = serde_json::from_slice(&body).unwrap_or(Value::Null);
     if parts.method != Method::GET {
         let mut objects = api.0.objects.lock();
-        if objects.failures > 0 && resource_of(&path) != "events" {
-            objects.failures -= 1;
-            return status(500, "InternalError", "the test says no");
+        let (left, only, code, reason) = objects.failures;
+        let resource = resource_of(&path);
+        if left > 0 && resource != "events" && (only.is_empty() || only == resource) {
+            objects.failures.0 -= 1;
+            return status(code, reason, "the test says no");
         }
     }
     match parts.method {

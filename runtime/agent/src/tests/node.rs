@@ -25,8 +25,7 @@ async fn the_node_is_registered_and_its_lease_renewed() {
     let node = world.api.get(NODE).unwrap();
     assert_eq!(condition(&node["status"], "Ready").1, "KubeletReady");
     assert_eq!(node["status"]["allocatable"]["pods"], "10000");
-    let addresses = json!([{"type": "InternalIP", "address": "10.32.0.1"},
-        {"type": "ExternalIP", "address": "192.0.2.7"}, {"type": "Hostname", "address": "host"}]);
+    let addresses = json!([{"type": "InternalIP", "address": "192.0.2.7"}, {"type": "Hostname", "address": "host"}]);
     assert_eq!(node["status"]["addresses"], addresses);
     let created = world.api.created(NODE).unwrap();
     assert_eq!(created["status"]["allocatable"]["pods"], "10000", "there is room from the first moment: {created}");
@@ -54,6 +53,31 @@ async fn a_deleted_node_is_back_at_the_next_heartbeat_with_its_lease() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn conditions_that_another_hand_changed_are_taken_back_at_the_next_heartbeat() {
+    let world = World::new().await;
+    world.ready().await;
+    let find = |kind: &str| {
+        let node = world.api.get(NODE).unwrap();
+        node["status"]["conditions"].as_array().unwrap().iter().find(|c| c["type"] == kind).unwrap().clone()
+    };
+    let (ready, disk) = (find("Ready"), find("DiskPressure"));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(find("Ready"), ready, "what has not changed is not sent again");
+    world.api.edit(NODE, |node| {
+        let conditions = node["status"]["conditions"].as_array_mut().unwrap();
+        let ready = conditions.iter_mut().find(|c| c["type"] == "Ready").unwrap();
+        ready["status"] = "Unknown".into();
+        ready["lastTransitionTime"] = api::time::rfc3339(super::world::now()).into();
+    });
+    let changed = elapsed();
+    world.until("none", |_| find("Ready")["status"] == "True").await;
+    assert!(elapsed() - changed <= Duration::from_secs(11), "{:?}", elapsed() - changed);
+    let since = |condition: &Value| condition["lastTransitionTime"].as_str().unwrap().to_owned();
+    assert!(since(&find("Ready")) > since(&ready), "it turned just now");
+    assert_eq!(since(&find("DiskPressure")), since(&disk));
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_lease_that_goes_or_changes_is_renewed_all_the_same() {
     let world = World::new().await;
     world.ready().await;
@@ -63,4 +87,35 @@ async fn a_lease_that_goes_or_changes_is_renewed_all_the_same() {
     world.until("none", |_| world.lease().is_object()).await;
     assert!(elapsed() - before <= Duration::from_secs(11), "{:?}", elapsed() - before);
     assert_eq!(world.lease()["spec"]["holderIdentity"], "node");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_a_runtime_says_of_itself_is_a_condition_and_an_event_once() {
+    let world = World::new().await;
+    world.ready().await;
+    let degraded = || condition(&world.api.get(NODE).unwrap_or_default()["status"], "RuntimeDegraded").0;
+    let told = || world.api.events().into_iter().filter(|event| event.starts_with("RuntimeHas")).collect::<Vec<_>>();
+    assert_eq!((degraded().as_str(), told()), ("False", vec![]), "no word of what works");
+    world.runtime.set_problem(Some("few places are left"));
+    world.until("none", |_| degraded() == "True" && told().len() == 1).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    world.runtime.set_problem(None);
+    world.until("none", |_| degraded() == "False" && told().len() == 2).await;
+    let texts = [
+        "RuntimeHasProblem: wasmtime: few places are left",
+        "RuntimeHasNoProblem: all container runtimes work as configured",
+    ];
+    assert_eq!(told(), texts);
+}
+
+#[test]
+fn a_handler_without_runtime_is_told_with_those_that_are_there() {
+    let clock = container::Clock::new(|| std::time::SystemTime::UNIX_EPOCH);
+    let fake = |name| -> std::sync::Arc<dyn container::Runtime> {
+        std::sync::Arc::new(container::fake::FakeRuntime::new(name, clock.clone(), |_, _| container::fake::Script::Run))
+    };
+    let runtimes = crate::Runtimes::new([fake("wasmtime"), fake("runc")]);
+    let artifact = container::Artifact::Wasm { path: "/none".into(), digest: "sha256:0".into() };
+    let error = runtimes.choose(&artifact, Some("spin"), "").map(|it| it.name()).unwrap_err();
+    assert_eq!(error, r#"no runtime for "spin" is configured: this node has "runc", "wasmtime""#);
 }

@@ -44,6 +44,8 @@ pub(super) fn now() -> Timestamp {
 pub(super) struct FakeImages {
     pub(super) present: Mutex<BTreeMap<String, Pulled>>,
     pub(super) broken: Mutex<BTreeMap<String, Error>>,
+    /// Images that are here for those with these credentials only.
+    pub(super) private: Mutex<BTreeMap<String, Keyring>>,
     pub(super) pulls: Mutex<Vec<(String, Keyring)>>,
 }
 
@@ -61,7 +63,10 @@ fn pulled(image: &str) -> Pulled {
 
 #[async_trait::async_trait]
 impl Images for FakeImages {
-    async fn present(&self, image: &str) -> Result<Option<Pulled>, Error> {
+    async fn present(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>, Error> {
+        if self.private.lock().get(image).is_some_and(|private| private != keyring) {
+            return Ok(None);
+        }
         if image.contains("INVALID") {
             return Err(Error::InvalidImageName { image: image.into(), cause: "invalid reference format".into() });
         }
@@ -96,6 +101,8 @@ pub(super) struct World {
     pub(super) runtime: FakeRuntime,
     pub(super) network: FakeNetwork,
     pub(super) images: Arc<FakeImages>,
+    /// The disk is short.
+    pub(super) short: Arc<std::sync::atomic::AtomicBool>,
     pub(super) dir: tempfile::TempDir,
     pub(super) agent: Option<Agent>,
     running: Option<(CancellationToken, JoinHandle<()>)>,
@@ -114,6 +121,7 @@ impl World {
             runtime: FakeRuntime::new("wasmtime", container::Clock::new(|| now().into()), scripts),
             network: FakeNetwork::default(),
             images: Arc::default(),
+            short: Arc::default(),
             dir: tempfile::tempdir().expect("a folder"),
             agent: None,
             running: None,
@@ -140,7 +148,13 @@ impl World {
             informers,
             recorder,
         };
-        let agent = Agent::new(node_options(self.dir.path(), clock), parts).expect("an agent");
+        let mut options = node_options(self.dir.path(), clock);
+        let short = self.short.clone();
+        options.pressure = Arc::new(move || crate::Pressure {
+            disk: short.load(std::sync::atomic::Ordering::SeqCst),
+            ..crate::Pressure::default()
+        });
+        let agent = Agent::new(options, parts).expect("an agent");
         self.agent = Some(agent.clone());
         let child = token.clone();
         let task = tokio::spawn(async move { agent.run(child).await.expect("the agent runs") });
@@ -207,8 +221,7 @@ pub(super) fn path(name: &str) -> String {
 pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
     Options {
         node: "node".into(),
-        addresses: vec!["10.32.0.1".parse().expect("an address")],
-        external: Some("192.0.2.7".parse().expect("an address")),
+        addresses: vec!["192.0.2.7".parse().expect("an address")],
         machine: Machine {
             operating_system: "linux".into(),
             architecture: "amd64".into(),
@@ -224,6 +237,7 @@ pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
         labels: BTreeMap::new(),
         pod_cidr: String::new(),
         data_dir: dir.to_owned(),
+        private: dir.to_owned(),
         clock,
         seed: 7,
         drain: Duration::from_secs(10),

@@ -1,30 +1,59 @@
 //! From a container's volume mounts to the folders a runtime shows it.
+//!
+//! Everything is found from handles (see [`super::beneath`]) and handed on as a [`Mount`], which is found again in the same way at each
+//! opening. What a runtime cannot show by itself is copied into a folder of the container: single files, and folders within volumes
+//! whose versions are swept (a container with a `subPath` of a ConfigMap keeps what it began with, as upstream).
 
-use super::Synced;
+use super::{
+    Kind, Private, Synced,
+    beneath::{self, Found},
+    tree,
+};
 use crate::{expand::expand, pod};
 use container::Mount;
 use k8s_openapi::api::core::v1::{Container, Pod, VolumeMount};
+use rustix::fs::{FileType, Mode, OFlags, openat};
 use std::{
     collections::BTreeMap,
-    io::ErrorKind,
-    path::{Component, Path, PathBuf},
+    ffi::OsStr,
+    fs::{File, OpenOptions, Permissions},
+    io,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{OpenOptionsExt, PermissionsExt},
+    },
+    path::{Path, PathBuf},
 };
 
-/// Makes the mounts of one start. `scratch` is a folder of this container for copies of single files; it is emptied first. Blocks on
-/// the disk. The error is the message of `CreateContainerConfigError`.
-pub fn mounts(
-    pod: &Pod,
-    container: &Container,
-    volumes: &BTreeMap<String, Synced>,
-    variables: &[(String, String)],
-    scratch: &Path,
-) -> Result<Vec<Mount>, String> {
-    if scratch.exists() {
-        std::fs::remove_dir_all(scratch).map_err(|e| format!("failed to prepare subPath: {e}"))?;
-    }
+/// What the mounts of one start are made from.
+pub struct Wanted<'a> {
+    /// The pod.
+    pub pod: &'a Pod,
+    /// Its container.
+    pub container: &'a Container,
+    /// Its volumes by name.
+    pub volumes: &'a BTreeMap<String, Synced>,
+    /// What `subPathExpr` may refer to.
+    pub variables: &'a [(String, String)],
+    /// A folder of this container for copies; it is emptied first.
+    pub scratch: &'a Path,
+    /// What no mount may show.
+    pub private: &'a Private,
+}
+
+/// Files that are mounted into one folder.
+struct Files {
+    folder: PathBuf,
+    read_only: bool,
+}
+
+/// Makes the mounts of one start. Blocks on the disk. The error is the message of `CreateContainerConfigError`.
+pub fn mounts(wanted: &Wanted<'_>) -> Result<Vec<Mount>, String> {
+    let Wanted { pod, container, volumes, scratch, .. } = *wanted;
+    tree::remove(scratch).map_err(|error| format!("failed to prepare subPath: {error}"))?;
     let mut out: Vec<Mount> = Vec::new();
-    let mut files: BTreeMap<String, PathBuf> = BTreeMap::new();
-    for mount in container.volume_mounts.iter().flatten() {
+    let mut files: BTreeMap<String, Files> = BTreeMap::new();
+    for (number, mount) in container.volume_mounts.iter().flatten().enumerate() {
         let Some(volume) = volumes.get(&mount.name) else {
             let name = pod::full_name(pod);
             return Err(format!(
@@ -32,112 +61,155 @@ pub fn mounts(
                 mount.name, container.name
             ));
         };
-        let source = source(container, mount, volume, variables)?;
-        let read_only = mount.read_only == Some(true) || volume.read_only;
-        if source.is_file() {
-            copy(mount, &source, scratch, &mut files)?;
-        } else {
-            out.push(Mount { source, target: mount.mount_path.clone(), read_only });
-        }
+        let sub = sub_path(mount, wanted.variables)?;
+        let read_only = mount.read_only == Some(true) || volume.kind == Kind::Versions;
+        let failed = |e: &dyn std::fmt::Display| match sub.is_empty() {
+            true => format!("failed to mount volume {:?} into container {:?}: {e}", mount.name, container.name),
+            false => {
+                format!(
+                    "failed to prepare subPath for volumeMount {:?} of container {:?}: {e}",
+                    mount.name, container.name
+                )
+            }
+        };
+        let (root, found) = find(volume, Path::new(&sub), wanted.private).map_err(|e| failed(&e))?;
+        let (root, below) = match found {
+            Found::File(file) => {
+                let number = files.len();
+                add_file(mount, file, read_only, &scratch.join(format!("files-{number}")), &mut files)?;
+                continue;
+            }
+            Found::Folder(_, handle) if volume.kind == Kind::Versions && !sub.is_empty() => {
+                let copy = scratch.join(format!("folder-{number}"));
+                copy_folder(&handle, &copy).map_err(|e| failed(&e))?;
+                (copy, PathBuf::new())
+            }
+            Found::Folder(below, _) => (root, below),
+        };
+        out.push(Mount::new(root, below, &*mount.mount_path, read_only).map_err(|e| failed(&e))?);
     }
-    for (target, folder) in files {
+    for (target, Files { folder, read_only }) in files {
         if out.iter().any(|m| m.target == target) {
             return Err(format!(
                 "a single file cannot be mounted into {target}, which is a volume itself: a Wasm guest sees whole folders"
             ));
         }
-        out.push(Mount { source: folder, target, read_only: false });
+        out.push(
+            Mount::new(folder, "", &*target, read_only).map_err(|e| format!("failed to mount into {target}: {e}"))?,
+        );
     }
     Ok(out)
 }
 
-fn source(
-    container: &Container,
-    mount: &VolumeMount,
-    volume: &Synced,
-    variables: &[(String, String)],
-) -> Result<PathBuf, String> {
-    let lookup = |name: &str| variables.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+/// `subPath`, or `subPathExpr` with its variables. Texts as upstream's `makeMounts` and `ExpandContainerVolumeMounts`.
+fn sub_path(mount: &VolumeMount, variables: &[(String, String)]) -> Result<String, String> {
     let sub = match (&mount.sub_path_expr, &mount.sub_path) {
-        (Some(text), _) if !text.is_empty() => expand(text, lookup),
-        (_, Some(text)) => text.clone(),
-        _ => String::new(),
+        (Some(text), _) if !text.is_empty() => expand_all(text, variables)?,
+        (_, text) => text.clone().unwrap_or_default(),
     };
-    if sub.is_empty() {
-        return Ok(volume.path.clone());
+    if sub.starts_with('/') {
+        return Err(format!("error SubPath `{sub}` must not be an absolute path"));
     }
-    let failed = |e: &dyn std::fmt::Display| {
-        format!("failed to prepare subPath for volumeMount {:?} of container {:?}: {e}", mount.name, container.name)
-    };
-    let inside = Path::new(&sub).components().all(|c| matches!(c, Component::Normal(_) | Component::CurDir));
-    if !inside {
-        return Err(failed(&"it must stay inside the volume"));
+    if sub.split('/').any(|part| part == "..") {
+        return Err(format!("unable to provision SubPath `{sub}`: must not contain '..'"));
     }
-    walk(&volume.path, Path::new(&sub), !volume.read_only).map_err(|e| failed(&e))
+    Ok(sub)
 }
 
-/// The real path of `sub` below `root`, part by part; what is not there is made if it may be. Guests write into volumes: a link of theirs
-/// must not lead out, nor may anything be made where it leads.
-fn walk(root: &Path, sub: &Path, make: bool) -> Result<PathBuf, String> {
-    let root = root.canonicalize().map_err(|e| e.to_string())?;
-    let mut at = root.clone();
-    for part in sub.components().filter(|c| matches!(c, Component::Normal(_))) {
-        let next = at.join(part);
-        match next.canonicalize() {
-            Ok(real) if real.starts_with(&root) => at = real,
-            Ok(_) => return Err("it leads out of the volume".into()),
-            Err(_) if next.is_symlink() => return Err("it leads nowhere".into()),
-            Err(e) if e.kind() == ErrorKind::NotFound && make => {
-                std::fs::create_dir(&next).map_err(|e| e.to_string())?;
-                at = next;
-            }
-            Err(e) if e.kind() == ErrorKind::NotFound => return Err(format!("{} does not exist", sub.display())),
-            Err(e) => return Err(e.to_string()),
+/// A variable that is not set, or is empty, must not put several pods' files into one folder.
+fn expand_all(text: &str, variables: &[(String, String)]) -> Result<String, String> {
+    let mut missing = std::collections::BTreeSet::new();
+    let sub = expand(text, |name| {
+        let value = variables.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone());
+        if value.as_ref().is_none_or(String::is_empty) {
+            missing.insert(name.to_owned());
         }
+        value
+    });
+    if missing.is_empty() {
+        return Ok(sub);
     }
-    Ok(at)
+    Err(format!("missing value for {}", Vec::from_iter(missing).join(", ")))
+}
+
+/// What a mount shows, and the folder from which a way to it is told.
+fn find(volume: &Synced, sub: &Path, private: &Private) -> Result<(PathBuf, Found), String> {
+    let path = &volume.path;
+    let metadata = path.metadata().map_err(|e| format!("the volume is not there: {e}"))?;
+    let mode = metadata.permissions().mode() & 0o7777;
+    if metadata.is_dir() {
+        let make = (volume.kind != Kind::Versions).then(|| Mode::from_raw_mode(mode as rustix::fs::RawMode));
+        let accept = |root: &OwnedFd| if volume.kind == Kind::Host { private.refuse(root) } else { Ok(()) };
+        let found = beneath::find(path, sub, make, accept)?;
+        return Ok((path.clone(), found));
+    }
+    // a hostPath that is a file: it is opened in its folder, which must not be the data directory either
+    let real = path.canonicalize().map_err(|e| format!("the volume is not there: {e}"))?;
+    let (Some(parent), Some(name)) = (real.parent(), real.file_name()) else { return Err("it is not a folder".into()) };
+    if !sub.as_os_str().is_empty() {
+        return Err("the volume is a single file".into());
+    }
+    let parent = beneath::root(parent)?;
+    private.refuse_inside(&parent)?;
+    Ok((real.clone(), beneath::file(&parent, name)?))
 }
 
 /// Copies one file into the folder that stands for the parent of its mount path.
-fn copy(
+fn add_file(
     mount: &VolumeMount,
-    source: &Path,
-    scratch: &Path,
-    files: &mut BTreeMap<String, PathBuf>,
+    source: File,
+    read_only: bool,
+    folder: &Path,
+    files: &mut BTreeMap<String, Files>,
 ) -> Result<(), String> {
     let target = Path::new(&mount.mount_path);
     let (Some(parent), Some(name)) = (target.parent().and_then(Path::to_str), target.file_name()) else {
         return Err(format!("{} cannot hold a file", mount.mount_path));
     };
-    let next = scratch.join(files.len().to_string());
-    let folder = files.entry(parent.to_owned()).or_insert(next);
-    std::fs::create_dir_all(&*folder)
-        .and_then(|()| std::fs::copy(source, folder.join(name)).map(drop))
-        .map_err(|e| format!("failed to copy {} for {}: {e}", source.display(), mount.mount_path))
+    let files = files.entry(parent.to_owned()).or_insert_with(|| Files { folder: folder.to_owned(), read_only });
+    if files.read_only != read_only {
+        return Err(format!(
+            "single files of {parent} cannot be mounted some read-only and some not: a Wasm guest sees whole folders"
+        ));
+    }
+    std::fs::create_dir_all(&files.folder)
+        .and_then(|()| copy_file(source, &files.folder.join(name)))
+        .map_err(|e| format!("failed to copy the file for {}: {e}", mount.mount_path))
+}
+
+/// From a handle into a new file, so that no link is followed on either side.
+fn copy_file(mut source: File, target: &Path) -> io::Result<()> {
+    let metadata = source.metadata()?;
+    let disk = rustix::fs::statvfs(target.parent().unwrap_or(target))?;
+    if metadata.len() > disk.f_bavail.saturating_mul(disk.f_frsize) / 2 {
+        return Err(io::Error::new(io::ErrorKind::StorageFull, "it is larger than half of what is free on the disk"));
+    }
+    let mut copy = OpenOptions::new().write(true).create_new(true).mode(0o600).open(target)?;
+    io::copy(&mut io::Read::take(&mut source, metadata.len()), &mut copy)?;
+    copy.set_permissions(Permissions::from_mode(metadata.permissions().mode() & 0o777))
+}
+
+/// Copies a folder of a volume that only the agent writes. Its files and folders: there are no links in a version.
+fn copy_folder(source: &OwnedFd, target: &Path) -> io::Result<()> {
+    std::fs::create_dir_all(target)?;
+    for entry in rustix::fs::Dir::read_from(source)? {
+        let entry = entry?;
+        let name = OsStr::new(entry.file_name().to_str().map_err(io::Error::other)?);
+        if name == "." || name == ".." {
+            continue;
+        }
+        let path = target.join(name);
+        match FileType::from_raw_mode(rustix::fs::statat(source, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW)?.st_mode)
+        {
+            FileType::Directory => {
+                copy_folder(&openat(source, name, beneath::FOLDER | OFlags::NOFOLLOW, Mode::empty())?, &path)?
+            }
+            FileType::RegularFile => copy_file(openat(source, name, beneath::FILE, Mode::empty())?.into(), &path)?,
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::os::unix::fs::symlink;
-
-    #[test]
-    fn links_in_a_volume_lead_nowhere_else_and_nothing_is_made_there() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (volume, outside) = (folder.path().join("volume"), folder.path().join("outside"));
-        std::fs::create_dir_all(volume.join("real")).expect("made");
-        std::fs::create_dir(&outside).expect("made");
-        symlink(&outside, volume.join("out")).expect("made");
-        symlink("../outside/new", volume.join("dangling")).expect("made");
-        symlink("real", volume.join("in")).expect("made");
-        let root = volume.canonicalize().expect("there");
-        let real = |sub: &str, make| walk(&volume, Path::new(sub), make);
-        assert_eq!(real("a/./b", true), Ok(root.join("a/b")));
-        assert_eq!(real("in/c", true), Ok(root.join("real/c")));
-        assert_eq!(real("absent", false), Err("absent does not exist".into()));
-        for sub in ["out", "out/EVIL/deep", "dangling", "dangling/deep"] {
-            assert!(real(sub, true).is_err(), "{sub}");
-        }
-        assert_eq!(std::fs::read_dir(&outside).expect("there").count(), 0);
-    }
-}
+mod tests;

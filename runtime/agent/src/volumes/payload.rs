@@ -1,6 +1,6 @@
 //! Volumes whose files come from the API: configMap, secret, downwardAPI, projected. All written by [`super::write`].
 
-use super::{Context, Error, File, Synced, TokenSource, VolumePlugin, blocking, write};
+use super::{Context, Error, File, Kind, Synced, TokenSource, VolumePlugin, blocking, write};
 use crate::{
     config::{config_map_values, secret_values},
     downward, pod, resources,
@@ -25,7 +25,7 @@ impl VolumePlugin for Payloads {
         let (files, again) = files(cx, volume).await?;
         let (dir, stamp) = (cx.dir.clone(), cx.now.strftime("%Y_%m_%d_%H_%M_%S.%9f").to_string());
         blocking(move || write(&dir, &files, &stamp)).await?;
-        Ok(Synced { path: cx.dir.clone(), read_only: true, again })
+        Ok(Synced { path: cx.dir.clone(), kind: Kind::Versions, again })
     }
 }
 

@@ -28,6 +28,7 @@ async fn sync(root: &Path, volume: Value) -> Result<Synced, String> {
         tokens: Arc::new(Tokens::new(crate::tests::FakeApi::new().client())),
         now: Timestamp::UNIX_EPOCH,
         dir: root.to_owned(),
+        private: Private::new(root.join("none")),
     };
     Ok(sync_all(&plugins(), &cx, root).await?.remove("v").unwrap())
 }

@@ -19,7 +19,7 @@ impl Worker {
             Action::Fail { reason, message } => {
                 self.shared.event(&self.pod, None, EventType::Normal, reason, message);
                 let (reason, message) = (reason.to_owned(), message.to_owned());
-                self.state.failure = Some(Failure { reason, message, refused: false });
+                self.state.failure = Some(Failure { reason, message, refused: false, pressure: false });
                 return true;
             }
             Action::TearDown => {
@@ -72,14 +72,13 @@ impl Worker {
             return true;
         }
         let Some(sockets) = self.sockets.clone() else { return false };
-        let record = self.state.containers.get(&container);
         let start = Start {
             shared: self.shared.clone(),
             handle: self.handle.clone(),
             pod: self.pod.clone(),
             container: container.clone(),
             id: self.shared.new_id(),
-            log: record.filter(|r| r.current.is_some()).map_or(0, |r| r.restarts + 1),
+            log: self.next_log(&container),
             addresses: self.addresses.clone(),
             sockets,
             volumes: self.volumes.clone(),

@@ -77,14 +77,18 @@ impl Worker {
         let Some(starting) = self.starts.remove(container) else { return };
         self.pulls.remove(&started.image);
         self.retries.remove(container);
+        let log = self.next_log(container);
         let record = self.state.containers.entry(container.to_owned()).or_default();
         if let Some(Attempt { state: AttemptState::Exited(ended), .. }) = record.current.take() {
             // an end that nobody saw (the agent was away), or that came with the agent's, is no crash
             if let Some(finished) = ended.finished_at.filter(|_| !ended.drained) {
                 record.backoff = Some(Backoff::next(record.backoff, finished, now));
             }
-            record.restarts += 1;
-            self.shared.metrics.restarts.inc();
+            // what was stopped with the agent, in good order, goes on where it was: nobody needs to be alarmed
+            if !ended.drained {
+                record.restarts += 1;
+                self.shared.metrics.restarts.inc();
+            }
             record.last = Some(ended);
         }
         record.current = Some(Attempt {
@@ -92,10 +96,14 @@ impl Worker {
             runtime: started.runtime,
             image: started.image,
             image_id: started.image_id,
-            log: record.restarts,
+            log,
             state: AttemptState::Running { started_at: now },
         });
         self.prepared.insert(container.to_owned(), started.prepared);
+        match started.last_words {
+            Some(words) => self.last_words.insert(container.to_owned(), words),
+            None => self.last_words.remove(container),
+        };
         self.count_start(container, now);
         self.drop_old_logs(container);
         let fresh = LiveContainer::default();
@@ -124,7 +132,7 @@ impl Worker {
         metrics.started(role);
         let first = |c: &Container| {
             let record = self.state.containers.get(&c.name);
-            record.is_some_and(|record| record.restarts == 0 && record.current.is_some())
+            record.and_then(|record| record.current.as_ref()).is_some_and(|attempt| attempt.log == 0)
         };
         if role != Role::App || !first(this) || !pod::spec(&self.pod).containers.iter().all(first) {
             return;
@@ -137,9 +145,7 @@ impl Worker {
 
     /// The logs of the present attempt and of the one before it are kept, as upstream.
     fn drop_old_logs(&self, container: &str) {
-        let Some(number) = self.state.containers.get(container).map(|r| r.restarts - 2).filter(|n| *n >= 0) else {
-            return;
-        };
+        let Some(number) = self.running(container).map(|attempt| attempt.log - 2).filter(|n| *n >= 0) else { return };
         let current = self.shared.log_file(&self.pod, container, number);
         self.shared.tasks.spawn_blocking(move || {
             for file in crate::logs::files(&current) {
@@ -228,13 +234,7 @@ impl Worker {
     fn on_exit(&mut self, container: &str, exit: Exit) {
         let Some(attempt) = self.running(container) else { return };
         let AttemptState::Running { started_at } = attempt.state else { return };
-        let mut message = exit.message;
-        let wants_log = pod::container(&self.pod, container)
-            .is_some_and(|(c, _)| c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"));
-        if message.is_empty() && exit.code != 0 && wants_log {
-            let file = self.shared.log_file(&self.pod, container, attempt.log);
-            message = crate::logs::last_words(&file);
-        }
+        let message = self.last_message(container, attempt.log, exit.code, exit.message);
         let ended = Ended {
             container_id: attempt.container_id(),
             code: exit.code,
@@ -245,6 +245,23 @@ impl Worker {
             drained: false,
         };
         self.end(container, ended);
+    }
+
+    /// What the container has to say about its end: the runtime's word, and what it wrote itself; the end of its log where it asks for that.
+    fn last_message(&self, container: &str, log: i32, code: i32, mut message: String) -> String {
+        let own = self.last_words.get(container).map(LastWords::read).unwrap_or_default();
+        if !own.is_empty() {
+            if !message.is_empty() {
+                message.push_str(": ");
+            }
+            return message + &own;
+        }
+        let wants_log = pod::container(&self.pod, container)
+            .is_some_and(|(c, _)| c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"));
+        if message.is_empty() && code != 0 && wants_log {
+            message = crate::logs::last_words(&self.shared.log_file(&self.pod, container, log));
+        }
+        message
     }
 
     pub(super) fn on_lost(&mut self, id: &str) {

@@ -18,7 +18,7 @@ async fn a_module_sees_its_arguments_environment_and_mounts() {
     std::fs::write(folder.join("greeting"), "from a file\n").unwrap();
     let mut spec = spec(&node, "print");
     spec.env = vec![("A".into(), "0".into()), ("A".into(), "1".into()), ("B".into(), "two words".into())];
-    spec.mounts = vec![Mount { source: folder, target: "/data".into(), read_only: true }];
+    spec.mounts = vec![Mount::new(folder, "", "/data", true).unwrap()];
     let id = node.start(spec).await;
     assert_eq!(node.exit(&id).await.code, 0);
     let log = node.log(&id, |_| true).await;
@@ -43,11 +43,14 @@ async fn a_component_runs_and_may_not_open_sockets_yet() {
 #[tokio::test]
 async fn a_mount_that_is_not_there_fails_with_its_name() {
     let node = Node::new().await;
+    let gone = node.folder.path().join("gone");
+    std::fs::create_dir(&gone).unwrap();
     let mut spec = spec(&node, "print");
-    spec.mounts = vec![Mount { source: node.folder.path().join("gone"), target: "/data".into(), read_only: true }];
+    spec.mounts = vec![Mount::new(&gone, "", "/data", true).unwrap()];
+    std::fs::remove_dir(&gone).unwrap();
     let exit = node.run(spec).await;
     assert_eq!((exit.code, exit.reason), (128, ExitReason::ContainerCannotRun));
-    assert!(exit.message.contains("mount /data cannot be opened"), "{}", exit.message);
+    assert!(exit.message.contains("mount /data cannot be opened: the volume: No such file"), "{}", exit.message);
 }
 
 #[tokio::test]

@@ -79,7 +79,11 @@ async fn an_instance_storm_is_served_through_a_small_pool() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn more_handlers_than_the_pool_has_instances_get_a_503_not_a_crash() {
-    let node = Node::with(|options| options.pool.instances = 2).await;
+    let node = Node::with(|options| {
+        options.pool.instances = 2;
+        options.pool.more = 0;
+    })
+    .await;
     let mut waiting = Vec::new();
     for _ in 0..2 {
         let mut spec = node.spec(&core_guest());
@@ -136,7 +140,7 @@ async fn a_guest_that_hoards_files_ends_long_before_the_process_has_none_left() 
           (local.set $i (i32.add (local.get $i) (i32.const 1)))
           (br_if $more (i32.lt_u (local.get $i) (i32.const 1500))))))"#;
     let mut spec = node.spec(&wat::parse_str(hoarder).unwrap());
-    spec.mounts = vec![Mount { source: folder.path().into(), target: "/data".into(), read_only: false }];
+    spec.mounts = vec![Mount::new(folder.path(), "", "/data", false).unwrap()];
     let exit = node.run(spec).await;
     assert!(exit.message.contains("resource table has no free keys"), "{exit:?}");
 }

@@ -9,6 +9,8 @@ mod command;
 mod compile;
 mod hostile;
 mod http;
+mod mounts;
+mod resources;
 mod samples;
 mod support;
 

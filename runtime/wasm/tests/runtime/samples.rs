@@ -36,7 +36,7 @@ async fn count_reads_a_mounted_file() {
     ] {
         let mut spec = node.spec(&sample("count"));
         spec.args = vec!["count".into(), path.into()];
-        spec.mounts = vec![Mount { source: folder.clone(), target: "/poems".into(), read_only: true }];
+        spec.mounts = vec![Mount::new(&folder, "", "/poems", true).unwrap()];
         let id = node.start(spec).await;
         assert_eq!(node.exit(&id).await.code, code);
         assert_eq!(node.log(&id, |_| true).await, expected);

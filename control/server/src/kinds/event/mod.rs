@@ -38,6 +38,14 @@ impl Strategy for Core {
         edit::drop_zero(fields, &["count", "action", "type", "reason", "message"]);
     }
 
+    fn prepare_create(&self, _cx: &Context, object: &mut Object) {
+        times(object, &["eventTime", "firstTimestamp", "lastTimestamp"]);
+    }
+
+    fn prepare_update(&self, cx: &Context, object: &mut Object, _old: &Object) {
+        self.prepare_create(cx, object);
+    }
+
     fn validate_name(&self, name: &str, _prefix: bool) -> Vec<String> {
         // The older API never asked for more than a part of a path.
         api::names::path_segment(name)
@@ -77,6 +85,13 @@ impl Strategy for Core {
     }
 }
 
+/// Times that Go writes as null where there is none. Nobody owns a null: this comes after managedFields.
+fn times(object: &mut Object, fields: &[&str]) {
+    for field in fields {
+        object.0.entry(*field).or_insert(Value::Null);
+    }
+}
+
 /// `events.k8s.io/v1` Event.
 pub(crate) struct Grouped;
 
@@ -86,6 +101,16 @@ impl Strategy for Grouped {
             &mut object.0,
             &["deprecatedCount", "action", "type", "reason", "note", "reportingController", "reportingInstance"],
         );
+        edit::object(&mut object.0, "regarding");
+        edit::object(&mut object.0, "deprecatedSource");
+    }
+
+    fn prepare_create(&self, _cx: &Context, object: &mut Object) {
+        times(object, &["eventTime", "deprecatedFirstTimestamp", "deprecatedLastTimestamp"]);
+    }
+
+    fn prepare_update(&self, cx: &Context, object: &mut Object, _old: &Object) {
+        self.prepare_create(cx, object);
     }
 
     fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
@@ -134,7 +159,7 @@ impl Strategy for Grouped {
 
     fn from_storage(&self, object: &mut Object) {
         rename(object, "events.k8s.io/v1", |(served, stored)| (stored, served));
-        edit::drop_zero(&mut object.0, &["reportingController", "reportingInstance", "deprecatedSource", "regarding"]);
+        edit::drop_zero(&mut object.0, &["reportingController", "reportingInstance"]);
     }
 }
 
@@ -224,6 +249,7 @@ type: Normal
 reportingController: example.com/c
 reportingInstance: c-1
 deprecatedCount: 3
+deprecatedSource: {}
 ",
         );
         let mut stored = served.clone();

@@ -31,16 +31,7 @@ impl Strategy for Jobs {
     fn default(&self, object: &mut Object) {
         let spec = edit::object(&mut object.0, "spec");
         default_spec(spec);
-        let labels = spec["template"]["metadata"]
-            .get("labels")
-            .filter(|l| l.as_object().is_some_and(|l| !l.is_empty()))
-            .cloned();
-        let metadata = edit::object(&mut object.0, "metadata");
-        if let Some(labels) = labels
-            && metadata.get("labels").and_then(Value::as_object).is_none_or(Map::is_empty)
-        {
-            metadata.insert("labels".into(), labels);
-        }
+        default_labels(object);
         edit::object(&mut object.0, "status");
     }
 
@@ -49,6 +40,8 @@ impl Strategy for Jobs {
         if !object.bool_at(&["spec", "manualSelector"]) {
             generate_selector(object);
         }
+        // Upstream defaults what it reads back from the store once more: a Job without labels shows those of its template.
+        default_labels(object);
     }
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
@@ -133,6 +126,16 @@ pub(crate) fn default_spec(spec: &mut edit::Fields) {
     podspec::default_template(spec);
 }
 
+/// A Job without labels has those of its template.
+fn default_labels(object: &mut Object) {
+    let labels = object.at(&["spec", "template", "metadata", "labels"]);
+    let labels = labels.filter(|l| l.as_object().is_some_and(|l| !l.is_empty())).cloned();
+    let none = object.at(&["metadata", "labels"]).and_then(Value::as_object).is_none_or(Map::is_empty);
+    if let Some(labels) = labels.filter(|_| none) {
+        object.set(&["metadata", "labels"], labels);
+    }
+}
+
 fn generate_selector(object: &mut Object) {
     let (name, uid) = (object.name().to_owned(), object.uid().to_owned());
     let spec = edit::object(&mut object.0, "spec");
@@ -208,6 +211,11 @@ spec:
             apiVersion: batch/v1
             kind: Job
             metadata:
+              labels:
+                batch.kubernetes.io/controller-uid: u-1
+                batch.kubernetes.io/job-name: pi
+                controller-uid: u-1
+                job-name: pi
               name: pi
               namespace: default
               uid: u-1

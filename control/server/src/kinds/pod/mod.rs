@@ -31,7 +31,9 @@ impl Strategy for Pods {
         let spec = edit::object(&mut object.0, "spec");
         podspec::default_pod_spec(spec);
         podspec::default_pod(spec);
-        edit::fill_str(edit::object(&mut object.0, "status"), "phase", "Pending");
+        let status = edit::object(&mut object.0, "status");
+        edit::fill_str(status, "phase", "Pending");
+        update::align_ips(status);
     }
 
     fn prepare_create(&self, _cx: &Context, object: &mut Object) {

@@ -184,6 +184,21 @@ pub(super) fn status(object: &Object, old: &Object) -> Vec<Cause> {
     out
 }
 
+/// `podIP` is what older kubelets know: where it is set it decides, else it is the first of `podIPs`.
+pub(super) fn align_ips(status: &mut edit::Fields) {
+    let first = status.get("podIPs").and_then(|all| all.get(0)?.get("ip")).cloned();
+    let one = status.get("podIP").filter(|ip| ip.as_str().is_some_and(|ip| !ip.is_empty())).cloned();
+    match (one, first) {
+        (Some(one), first) if first.as_ref() != Some(&one) => {
+            status.insert("podIPs".into(), json!([{"ip": one}]));
+        }
+        (None, Some(first)) => {
+            status.insert("podIP".into(), first);
+        }
+        _ => {}
+    }
+}
+
 fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
     for (one, all) in [("podIP", "podIPs"), ("hostIP", "hostIPs")] {
         let (one, all) = (status.get(one), status.get(all));
@@ -191,9 +206,8 @@ fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
             continue;
         }
         let first = all.index(0).get("ip");
-        if !all.is_empty() && one.is_set() && one.str() != first.str() {
-            let name = if one.field().to_string().ends_with("hostIP") { "hostIP" } else { "podIP" };
-            out.push(first.invalid(&format!("must be equal to `{name}`")));
+        if one.str() != first.str() && one.field().to_string().ends_with("hostIP") {
+            out.push(first.invalid("must be equal to `hostIP`"));
         }
         let parsed: Vec<_> = all
             .items()

@@ -106,13 +106,13 @@ fn requests_from_limits(container: &mut Fields) {
     }
 }
 
-/// The part of an image reference that decides the pull policy: a missing tag without a digest is `latest`.
+/// Whether an image is pulled always unless its pod says otherwise: its tag is `latest`, or it has neither tag nor digest. Of what is no
+/// reference nothing is known, and it is not.
 pub(crate) fn is_latest(image: &str) -> bool {
-    let (name, digest) = image.split_once('@').map_or((image, ""), |(name, digest)| (name, digest));
-    let last = name.rsplit('/').next().unwrap_or(name);
-    match last.split_once(':') {
-        Some((_, tag)) => tag == "latest",
-        None => digest.is_empty() && !image.is_empty(),
+    match super::image::parse(image) {
+        Some((Some(tag), _)) => tag == "latest",
+        Some((None, digest)) => digest.is_none(),
+        None => false,
     }
 }
 

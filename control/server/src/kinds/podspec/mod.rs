@@ -3,6 +3,7 @@
 mod container;
 mod defaults;
 mod env;
+mod image;
 mod probes;
 mod resources;
 mod scheduling;

@@ -179,7 +179,6 @@ spec:
   - {name: b, image: i, terminationMessagePath: /m}
 ");
     expect![[r#"
-        spec.volumes[0].emptyDir.sizeLimit: not enforced by sampan yet
         spec.volumes[0].emptyDir.medium: not honoured by sampan yet; the volume is on disk
         spec.schedulingGroup: not considered by the scheduler of sampan yet
         spec.dnsPolicy: not honoured by sampan yet; names are resolved as with ClusterFirst
@@ -197,9 +196,7 @@ spec:
         spec.containers[0].stdin: sampan does not attach to containers yet
         spec.containers[0].tty: sampan does not attach to containers yet
         spec.containers[0].restartPolicyRules: not honoured by sampan yet
-        spec.containers[0].resizePolicy: sampan does not resize running containers yet
-        spec.containers[0].resources.limits[ephemeral-storage]: not enforced by sampan yet
-        spec.containers[1].terminationMessagePath: sampan does not read termination messages from files yet"#]]
+        spec.containers[0].resizePolicy: sampan does not resize running containers yet"#]]
     .assert_eq(&Pods.warnings(&context(), &pod, None).join("\n"));
     // A pod that asks for nothing special is not warned about.
     let plain = created(

@@ -3,7 +3,6 @@
 
 use super::warnings::{MOST, containers};
 use crate::kinds::at::At;
-use serde_json::Value;
 
 /// Volume sources that this cluster mounts.
 const MOUNTED: &[&str] = &["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
@@ -85,7 +84,6 @@ fn volume(volume: At<'_>, say: &mut Say<'_>) {
         }
     }
     let folder = volume.get("emptyDir");
-    say.of(folder.get("sizeLimit"), "not enforced by sampan yet");
     if folder.get("medium").str() == "Memory" {
         say.say(folder.get("medium"), "not honoured by sampan yet; the volume is on disk");
     }
@@ -152,14 +150,6 @@ fn container(container: At<'_>, host_network: bool, say: &mut Say<'_>) {
     for name in ["stdin", "tty"] {
         say.on(container.get(name), "sampan does not attach to containers yet");
     }
-    let message = container.get("terminationMessagePath");
-    if !matches!(message.str(), "" | "/dev/termination-log") {
-        say.say(message, "sampan does not read termination messages from files yet");
-    }
     say.of(container.get("restartPolicyRules"), NOT_HONOURED);
     say.of(container.get("resizePolicy"), "sampan does not resize running containers yet");
-    let storage = container.down(&["resources", "limits"]).key("ephemeral-storage");
-    if storage.value() != &Value::Null {
-        say.say(storage, "not enforced by sampan yet");
-    }
 }

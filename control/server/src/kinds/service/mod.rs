@@ -169,6 +169,10 @@ fn default_spec(spec: &mut edit::Fields) {
     if matches!(spec["type"].as_str(), Some("ClusterIP" | "NodePort" | "LoadBalancer")) {
         edit::fill(spec, "internalTrafficPolicy", "Cluster");
     }
+    if spec["type"] == "ExternalName" {
+        // Upstream keeps it and never shows it.
+        spec.remove("internalTrafficPolicy");
+    }
     if spec["type"] == "LoadBalancer" {
         edit::fill(spec, "allocateLoadBalancerNodePorts", true);
     }

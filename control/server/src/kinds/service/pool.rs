@@ -18,8 +18,8 @@ pub enum Refused {
     #[error("provided IP is already allocated")]
     AddressTaken,
     /// Not an address of this cluster's Services.
-    #[error("the provided network does not match the current range")]
-    OtherNetwork,
+    #[error("the provided IP ({0}) is not in the valid range. The range of valid IPs is {1}")]
+    OtherNetwork(IpAddr, IpNet),
     /// Someone has that port.
     #[error("provided port is already allocated")]
     PortTaken,
@@ -103,7 +103,7 @@ impl Addresses {
 
     /// Takes this address.
     pub fn take(&self, ip: IpAddr) -> Result<(), Refused> {
-        let number = self.number(ip).ok_or(Refused::OtherNetwork)?;
+        let number = self.number(ip).ok_or(Refused::OtherNetwork(ip, self.cidr))?;
         if self.numbers.lock().taken.insert(number) { Ok(()) } else { Err(Refused::AddressTaken) }
     }
 
@@ -203,7 +203,8 @@ mod tests {
         assert_eq!(pool.take("10.96.0.1".parse().unwrap()), Ok(()));
         assert_eq!(pool.take("10.96.0.1".parse().unwrap()), Err(Refused::AddressTaken));
         for outside in ["10.95.255.255", "10.96.0.0", "10.96.255.255", "10.97.0.1", "::1"] {
-            assert_eq!(pool.take(outside.parse().unwrap()), Err(Refused::OtherNetwork), "{outside}");
+            let ip = outside.parse().unwrap();
+            assert_eq!(pool.take(ip), Err(Refused::OtherNetwork(ip, pool.cidr)), "{outside}");
         }
     }
 

@@ -200,7 +200,7 @@ spec:
         spec.ports[2].protocol: Unsupported value: "XTP": supported values: "SCTP", "TCP", "UDP"
         spec.sessionAffinity: Unsupported value: "Sticky": supported values: "ClientIP", "None"
         spec.ports[0].nodePort: Forbidden: may not be used when `type` is 'ClusterIP'
-        spec.ports[2]: Duplicate value: {"port":80,"protocol":"XTP","targetPort":0}
+        spec.ports[2]: Duplicate value: {"Name":"","Protocol":"XTP","AppProtocol":null,"Port":80,"TargetPort":0,"NodePort":0}
         spec.externalTrafficPolicy: Invalid value: "Local": may only be set for externally-accessible services
     "#]]
     .assert_eq(&errors(&services(), text));

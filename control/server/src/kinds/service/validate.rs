@@ -2,7 +2,7 @@
 
 use super::linked::needs_health_check_port;
 use crate::kinds::{address, at::At, edit, rules};
-use api::{Cause, FieldPath, Object, names};
+use api::{Cause, CauseKind, FieldPath, Object, names};
 use serde_json::{Value, json};
 use std::collections::HashSet;
 
@@ -205,8 +205,11 @@ fn node_ports(ports: At<'_>, kind: &str, out: &mut Vec<Cause>) {
             if name == "nodePort" {
                 out.push(port.get(name).duplicate());
             } else {
-                let key = json!({"port": value, "protocol": port.get("protocol").str(), "targetPort": 0});
-                out.push(Cause::duplicate(&port.field(), &key));
+                let shown = format!(
+                    "{{\"Name\":\"\",\"Protocol\":{:?},\"AppProtocol\":null,\"Port\":{value},\"TargetPort\":0,\"NodePort\":0}}",
+                    port.get("protocol").str()
+                );
+                out.push(Cause::shown(CauseKind::Duplicate, &port.field(), &shown, ""));
             }
         }
     }

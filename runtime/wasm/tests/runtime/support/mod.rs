@@ -39,6 +39,10 @@ pub fn http_guest() -> Vec<u8> {
     component("http", include_str!("../../guests/http.wat"))
 }
 
+pub fn files_guest() -> Vec<u8> {
+    component("files", include_str!("../../guests/files.wat"))
+}
+
 pub fn core_guest() -> Vec<u8> {
     wat::parse_str(include_str!("../../guests/core.wat")).unwrap()
 }
@@ -171,7 +175,7 @@ pub fn compiler() -> Compiler {
 pub fn options(folder: &Path) -> Options {
     let clock = Clock::new(SystemTime::now);
     let mut options = Options::new(folder.join("cache"), [1; 32], compiler(), 2, clock);
-    options.pool = PoolOptions { instances: 256 };
+    options.pool = PoolOptions { instances: 256, more: 256 };
     options
 }
 
@@ -259,8 +263,9 @@ impl Node {
         let read = async {
             loop {
                 let text = std::fs::read_to_string(self.log_path(number)).unwrap_or_default();
-                let lines = text.lines().map(|line| line.split_once(' ').unwrap().1.to_string() + "\n");
-                let text: String = lines.collect();
+                // The last line may be half written.
+                let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+                let text: String = whole.filter_map(|line| Some(line.split_once(' ')?.1)).collect();
                 if done(&text) {
                     return text;
                 }

@@ -1,0 +1,128 @@
+//! What a wrong command line is told beside clap's own words: which command was meant, and what only kubectl can do.
+
+use crate::args::Cli;
+use clap::{
+    CommandFactory,
+    builder::StyledStr,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
+use std::ffi::OsString;
+
+/// Commands of kubectl that sampan leaves to it.
+const KUBECTLS: [&str; 34] = [
+    "annotate",
+    "api-resources",
+    "api-versions",
+    "attach",
+    "auth",
+    "autoscale",
+    "cluster-info",
+    "config",
+    "cordon",
+    "cp",
+    "create",
+    "debug",
+    "describe",
+    "diff",
+    "drain",
+    "edit",
+    "events",
+    "exec",
+    "explain",
+    "expose",
+    "label",
+    "patch",
+    "port-forward",
+    "proxy",
+    "replace",
+    "rollout",
+    "run",
+    "scale",
+    "set",
+    "taint",
+    "top",
+    "uncordon",
+    "wait",
+    "certificate",
+];
+
+/// Words for what another command does.
+const MEANT: [(&str, &str); 8] = [
+    ("start", "sampan up"),
+    ("stop", "sampan down"),
+    ("ps", "sampan get pods"),
+    ("status", "sampan ls` or `sampan get all"),
+    ("clusters", "sampan ls"),
+    ("pull", "sampan image load"),
+    ("load", "sampan image load"),
+    ("push", "sampan image push"),
+];
+
+/// Commands whose flags are some of kubectl's.
+const SMALLER: [&str; 4] = ["apply", "delete", "get", "logs"];
+
+/// The same error with better advice.
+pub(crate) fn better(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+    match error.kind() {
+        ErrorKind::InvalidSubcommand => {
+            let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return error };
+            match instead(word) {
+                Some(advice) => Cli::command().error(ErrorKind::InvalidSubcommand, advice),
+                None => error,
+            }
+        }
+        ErrorKind::UnknownArgument => {
+            let ours = arguments.iter().filter_map(|argument| argument.to_str()).find(|word| SMALLER.contains(word));
+            // clap's own advice here is to pass the flag as a value.
+            error.remove(ContextKind::Suggested);
+            if let Some(command) = ours {
+                let tip = format!("`kubectl {command}` has more flags than `sampan {command}`");
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
+            }
+            error
+        }
+        _ => error,
+    }
+}
+
+fn instead(word: &str) -> Option<String> {
+    if KUBECTLS.contains(&word) {
+        return Some(format!(
+            "sampan has no `{word}`; use `kubectl {word}` (1.32 or newer; `sampan up` prints its KUBECONFIG)"
+        ));
+    }
+    let (_, command) = MEANT.iter().find(|(other, _)| *other == word)?;
+    Some(format!("sampan has no `{word}`; use `{command}`"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    fn told(arguments: &[&str]) -> (i32, String) {
+        let own: Vec<OsString> = arguments.iter().map(OsString::from).collect();
+        let error = Cli::try_parse_from(["sampan"].iter().chain(arguments)).expect_err("wrong");
+        let error = better(error, &own);
+        (error.exit_code(), error.render().to_string())
+    }
+
+    #[test]
+    fn commands_of_kubectl_and_of_other_tools_are_told_where_they_are() {
+        let (code, text) = told(&["describe", "pod/x"]);
+        assert_eq!(code, 2);
+        assert!(text.starts_with("error: sampan has no `describe`; use `kubectl describe`"), "{text}");
+        assert!(told(&["ps"]).1.contains("use `sampan get pods`"));
+        assert!(told(&["gett"]).1.contains("'get'"), "clap's guess of a typing error stays: {}", told(&["gett"]).1);
+        assert!(KUBECTLS.iter().all(|verb| Cli::command().find_subcommand(verb).is_none()));
+    }
+
+    #[test]
+    fn a_flag_that_only_kubectl_has_is_told_so() {
+        let (code, text) = told(&["get", "pods", "--sort-by", "x"]);
+        assert_eq!(code, 2);
+        assert!(text.contains("tip: `kubectl get` has more flags"), "{text}");
+        assert!(!text.contains("as a value"), "{text}");
+        assert!(!told(&["up", "--sort-by"]).1.contains("as a value"));
+    }
+}

@@ -1,0 +1,72 @@
+//! What an apply leaves undone, as Kubernetes does: environment variables keep the values that a container began with.
+
+use super::Outcome;
+use client::{Client, ListOptions};
+use k8s_openapi::api::apps::v1::Deployment;
+use serde_json::Value;
+
+/// A line for each Deployment that goes on with older values of what was applied.
+pub(crate) async fn notes(client: &Client, outcomes: &[Outcome]) -> Vec<String> {
+    let mut notes = Vec::new();
+    for changed in outcomes.iter().filter(|outcome| outcome.verb == "configured") {
+        let kind = match changed.object["kind"].as_str() {
+            Some(kind @ ("ConfigMap" | "Secret")) => kind,
+            _ => continue,
+        };
+        let text = |field: &str| changed.object["metadata"][field].as_str().unwrap_or_default();
+        // A note less is no failure of what was applied.
+        let Ok(found) = client.list::<Deployment>(text("namespace"), &ListOptions::default()).await else { continue };
+        for deployment in found.items {
+            let Ok(deployment) = serde_json::to_value(&deployment) else { continue };
+            let name = deployment["metadata"]["name"].as_str().unwrap_or_default();
+            let rolled = |outcome: &Outcome| {
+                let same = |field: &str| outcome.object["metadata"][field] == deployment["metadata"][field];
+                outcome.object["kind"] == "Deployment"
+                    && outcome.verb != "unchanged"
+                    && same("name")
+                    && same("namespace")
+            };
+            if reads(&deployment["spec"]["template"]["spec"], kind, text("name")) && !outcomes.iter().any(rolled) {
+                notes.push(format!(
+                    "deployment/{name} has the values of {} from its start; to give it the new ones: kubectl rollout restart -n {} \
+                     deployment/{name}",
+                    changed.label,
+                    text("namespace")
+                ));
+            }
+        }
+    }
+    notes
+}
+
+/// Whether a container has environment variables from it. Volumes follow by themselves.
+fn reads(pod: &Value, kind: &str, name: &str) -> bool {
+    let (whole, one) = match kind {
+        "ConfigMap" => ("configMapRef", "configMapKeyRef"),
+        _ => ("secretRef", "secretKeyRef"),
+    };
+    let list = |of: &Value, field: &str| of[field].as_array().cloned().unwrap_or_default();
+    ["containers", "initContainers"].iter().flat_map(|field| list(pod, field)).any(|container| {
+        list(&container, "envFrom").iter().any(|from| from[whole]["name"] == name)
+            || list(&container, "env").iter().any(|var| var["valueFrom"][one]["name"] == name)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn environment_variables_are_found_wherever_they_come_from() {
+        let pod = |container: Value| json!({"containers": [{"name": "other"}, container]});
+        let whole = pod(json!({"envFrom": [{"configMapRef": {"name": "c"}}]}));
+        assert!(reads(&whole, "ConfigMap", "c") && !reads(&whole, "ConfigMap", "d") && !reads(&whole, "Secret", "c"));
+        let one = pod(json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}));
+        assert!(reads(&one, "Secret", "s") && !reads(&one, "ConfigMap", "s"));
+        let init = json!({"initContainers": [{"envFrom": [{"secretRef": {"name": "s"}}]}]});
+        assert!(reads(&init, "Secret", "s"));
+        let volume = json!({"containers": [], "volumes": [{"configMap": {"name": "c"}}]});
+        assert!(!reads(&volume, "ConfigMap", "c"), "files are kept up to date");
+    }
+}

@@ -1,0 +1,143 @@
+//! `sampan ls`: which clusters there are on this machine. Nothing keeps a list of them: each holds its lock and its store open, which
+//! `/proc` tells, also when their folder is gone.
+
+use crate::{
+    args::{LsArgs, Report},
+    data_dir::DataDir,
+    kubeconfig, out,
+};
+use serde_json::json;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
+
+/// A cluster that runs, as far as this user may see.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Running {
+    pub(crate) pid: u32,
+    /// Its data directory.
+    pub(crate) dir: PathBuf,
+    /// The directory was removed under it.
+    pub(crate) gone: bool,
+}
+
+/// How the kernel tells that a file that is open has no name any more.
+const DELETED: &str = " (deleted)";
+const LOCK: &str = "/lock";
+const STORE: &str = "/cluster.redb";
+
+/// All clusters that run, by directory.
+pub(crate) fn all() -> Vec<Running> {
+    let mut found = Vec::new();
+    for process in fs::read_dir("/proc").into_iter().flatten().flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        let links = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        let links: Vec<String> =
+            links.filter_map(|fd| fs::read_link(fd.path()).ok()?.into_os_string().into_string().ok()).collect();
+        found.extend(of_process(pid, &links));
+    }
+    found.sort_by(|a, b| a.dir.cmp(&b.dir).then(a.pid.cmp(&b.pid)));
+    found
+}
+
+/// The cluster of a process, by the files that it has open.
+fn of_process(pid: u32, links: &[String]) -> Option<Running> {
+    links.iter().find_map(|link| {
+        let (path, gone) = link.strip_suffix(DELETED).map_or((link.as_str(), false), |path| (path, true));
+        let dir = path.strip_suffix(STORE)?;
+        let lock = format!("{dir}{LOCK}");
+        let locked = links.iter().any(|other| other.strip_suffix(DELETED).unwrap_or(other) == lock);
+        locked.then(|| Running { pid, dir: PathBuf::from(dir), gone })
+    })
+}
+
+/// The directory of the cluster of this machine whose API is at an address, such as `127.0.0.1:6443`.
+pub(crate) fn with_api(address: &str) -> Option<PathBuf> {
+    let at = |one: &Running| api(&one.dir).is_some_and(|api| api == address);
+    all().into_iter().find(at).map(|one| one.dir)
+}
+
+fn api(dir: &Path) -> Option<String> {
+    let holder = DataDir::locate(Some(dir)).ok()?.holder().ok()??;
+    Some(holder.address).filter(|address| !address.is_empty())
+}
+
+/// One line of the list.
+struct Line {
+    name: String,
+    status: &'static str,
+    api: String,
+    pid: Option<u32>,
+    dir: PathBuf,
+}
+
+/// `sampan ls`.
+pub(crate) fn run(args: &LsArgs) -> anyhow::Result<()> {
+    let lines = lines()?;
+    match args.output {
+        Report::Json => {
+            let all: Vec<_> = lines
+                .iter()
+                .map(|line| {
+                    json!({"name": line.name, "status": line.status, "api": line.api, "pid": line.pid,
+                        "dataDirectory": line.dir.display().to_string()})
+                })
+                .collect();
+            out::line(&serde_json::to_string_pretty(&all)?)
+        }
+        Report::Text if lines.is_empty() => {
+            eprintln!("there is no cluster on this machine; start one with `sampan up`");
+            Ok(())
+        }
+        Report::Text => {
+            let mut rows = vec![["NAME", "STATUS", "API", "PID", "DATA DIRECTORY"].map(str::to_owned).to_vec()];
+            rows.extend(lines.iter().map(|line| {
+                let pid = line.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+                let api = if line.api.is_empty() { "-" } else { &line.api };
+                vec![line.name.clone(), line.status.to_owned(), api.to_owned(), pid, line.dir.display().to_string()]
+            }));
+            out::columns(&rows).iter().try_for_each(|line| out::line(line))
+        }
+    }
+}
+
+/// What runs, and the directory that is meant if none is named, if a cluster has been there.
+fn lines() -> anyhow::Result<Vec<Line>> {
+    let mut lines = Vec::new();
+    for one in all() {
+        let dir = DataDir::locate(Some(&one.dir))?;
+        let api = if one.gone { None } else { api(&one.dir) };
+        lines.push(Line {
+            name: kubeconfig::name(&dir),
+            status: if one.gone { "removed" } else { "running" },
+            api: api.map(|address| format!("https://{address}")).unwrap_or_default(),
+            pid: Some(one.pid),
+            dir: one.dir,
+        });
+    }
+    if let Ok(dir) = DataDir::locate(None)
+        && dir.join("cluster.redb").exists()
+        && !lines.iter().any(|line| line.dir == dir.path())
+    {
+        let (name, dir) = (kubeconfig::name(&dir), dir.path().to_owned());
+        lines.push(Line { name, status: "stopped", api: String::new(), pid: None, dir });
+    }
+    Ok(lines)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_is_known_by_the_lock_and_the_store_that_it_holds() {
+        let links = |all: &[&str]| all.iter().map(|link| (*link).to_owned()).collect::<Vec<_>>();
+        let dir = |gone| Some(Running { pid: 7, dir: "/d 1".into(), gone });
+        assert_eq!(of_process(7, &links(&["/dev/null", "/d 1/lock", "/d 1/cluster.redb"])), dir(false));
+        assert_eq!(of_process(7, &links(&["/d 1/cluster.redb (deleted)", "/d 1/lock (deleted)"])), dir(true));
+        for other in [&["/d/lock"][..], &["/d/cluster.redb"], &["/d/lock", "/e/cluster.redb"], &["socket:[1]"]] {
+            assert_eq!(of_process(7, &links(other)), None, "{other:?}");
+        }
+    }
+}

@@ -1,0 +1,222 @@
+//! One look at something that was applied, and at the pods that it owns: those of another with the same labels are not its trouble.
+
+use super::{
+    NO_PODS, Node,
+    state::{self, State, Trouble},
+    tcp_node_ports,
+};
+use crate::{
+    port::{self, Held},
+    remote::Outcome,
+};
+use api::selector::Selector;
+use client::{Client, Error, Kind, ListOptions};
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, ReplicaSet},
+        batch::v1::Job,
+        core::v1::{Node as NodeObject, Pod},
+        discovery::v1::EndpointSlice,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use serde_json::Value;
+use std::{collections::HashSet, net::SocketAddr};
+
+/// What one look at an object showed.
+#[derive(Default)]
+pub(super) struct Look {
+    pub(super) state: Option<State>,
+    pub(super) troubles: Vec<Trouble>,
+    /// It, what it owns, and the pods of these.
+    pub(super) uids: HashSet<String>,
+}
+
+impl Look {
+    fn of(state: State) -> Self {
+        Self { state: Some(state), ..Self::default() }
+    }
+
+    /// The trouble to tell if only one can be: the one that stays.
+    pub(super) fn worst(&self) -> Option<&Trouble> {
+        self.troubles.iter().find(|trouble| trouble.lasting).or(self.troubles.first())
+    }
+
+    /// Something is missing, and nothing says why.
+    pub(super) fn is_unexplained(&self) -> bool {
+        matches!(self.state, Some(State::Waiting(_))) && self.troubles.is_empty()
+    }
+}
+
+/// Looks once. What is gone is not waited for: a Job may be removed when it is over.
+pub(super) async fn look(client: &Client, outcome: &Outcome, node: Option<Node>) -> Look {
+    let found = match outcome.object["kind"].as_str() {
+        Some("Deployment" | "ReplicaSet" | "Job" | "Pod") => workload(client, &outcome.object).await,
+        Some("Service") => service(client, outcome, node).await,
+        _ => Ok(Look::of(State::Done)),
+    };
+    match found {
+        Ok(found) => found,
+        Err(error) if error.is_not_found() => Look::of(State::Done),
+        Err(error) => Look::of(State::Waiting(error.to_string())),
+    }
+}
+
+async fn service(client: &Client, outcome: &Outcome, node: Option<Node>) -> Result<Look, Error> {
+    let Some(node) = node else { return Ok(Look::of(State::Done)) };
+    let look = node_ports(outcome, node);
+    if !look.is_unexplained() {
+        return Ok(look);
+    }
+    let text = |path: &str| outcome.object["metadata"][path].as_str().unwrap_or_default();
+    let labels = format!("kubernetes.io/service-name={}", text("name"));
+    let options = ListOptions { labels, ..ListOptions::default() };
+    let slices = client.list::<EndpointSlice>(text("namespace"), &options).await?.items;
+    let mut endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
+    let ready = endpoints.any(|it| it.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true));
+    Ok(if ready { look } else { Look::of(State::Waiting(NO_PODS.to_owned())) })
+}
+
+async fn workload(client: &Client, object: &Value) -> Result<Look, Error> {
+    let text = |path: &str| object["metadata"][path].as_str().unwrap_or_default();
+    let (namespace, name) = (text("namespace"), text("name"));
+    let selector = Selector::from_label_selector(&object["spec"]["selector"]).map(|selector| selector.to_string());
+    let (state, pods, mut uids) = match object["kind"].as_str() {
+        Some("Deployment") => {
+            let found: Deployment = client.get(namespace, name).await?;
+            let selector = selector.map_err(Error::Decode)?;
+            let sets = owned::<ReplicaSet>(client, namespace, &selector, &uid(&found.metadata)).await?;
+            let mut uids = uid(&found.metadata);
+            uids.extend(sets.iter().flat_map(|set| uid(&set.metadata)));
+            let pods = owned::<Pod>(client, namespace, &selector, &uids).await?;
+            (state::deployment(&found, &pods), pods, uids)
+        }
+        Some("ReplicaSet") => {
+            let found: ReplicaSet = client.get(namespace, name).await?;
+            let uids = uid(&found.metadata);
+            let pods = owned::<Pod>(client, namespace, &selector.map_err(Error::Decode)?, &uids).await?;
+            (state::replica_set(&found, &pods), pods, uids)
+        }
+        Some("Job") => {
+            let found: Job = client.get(namespace, name).await?;
+            let uids = uid(&found.metadata);
+            let pods = owned::<Pod>(client, namespace, &selector.map_err(Error::Decode)?, &uids).await?;
+            (state::job(&found), pods, uids)
+        }
+        _ => {
+            let found: Pod = client.get(namespace, name).await?;
+            (state::pod(&found), vec![found], HashSet::new())
+        }
+    };
+    let mut troubles: Vec<Trouble> = pods.iter().flat_map(state::troubles).collect();
+    if troubles.iter().any(|trouble| trouble.reason == state::UNSCHEDULED) {
+        let nodes = client.list::<NodeObject>("", &ListOptions::default()).await?.items;
+        pods.iter().for_each(|pod| state::mark_what_never_fits(&mut troubles, pod, &nodes));
+    }
+    uids.extend(pods.iter().flat_map(|pod| uid(&pod.metadata)));
+    Ok(Look { state: Some(state), troubles, uids })
+}
+
+fn uid(meta: &ObjectMeta) -> HashSet<String> {
+    meta.uid.iter().cloned().collect()
+}
+
+/// What a selector finds and one of these controls.
+async fn owned<K: Kind>(
+    client: &Client,
+    namespace: &str,
+    selector: &str,
+    owners: &HashSet<String>,
+) -> Result<Vec<K>, Error> {
+    let options = ListOptions { labels: selector.to_owned(), ..ListOptions::default() };
+    let mut items = client.list::<K>(namespace, &options).await?.items;
+    items.retain(|item| is_controlled(item.metadata(), owners));
+    Ok(items)
+}
+
+fn is_controlled(meta: &ObjectMeta, owners: &HashSet<String>) -> bool {
+    client::controller_of(meta).is_some_and(|owner| owners.contains(&owner.uid))
+}
+
+/// Whether the cluster's process listens on a Service's node ports: an answer there could be somebody else's.
+fn node_ports(outcome: &Outcome, node: Node) -> Look {
+    let mut waiting = None;
+    let mut troubles = Vec::new();
+    for number in tcp_node_ports(&outcome.object) {
+        match port::holder(SocketAddr::new(node.address, number), node.pid) {
+            Held::Us => continue,
+            Held::Other(who) => troubles.push(Trouble {
+                object: outcome.label.clone(),
+                reason: "NodePortUnavailable".to_owned(),
+                message: taken(number, &outcome.label, &who, node),
+                lasting: true,
+                output: None,
+            }),
+            Held::Nobody => {}
+        }
+        waiting.get_or_insert_with(|| State::Waiting(format!("node port {number} is not open")));
+    }
+    Look { state: Some(waiting.unwrap_or(State::Done)), troubles, uids: HashSet::new() }
+}
+
+/// Who is in the way of a node port, and what to do about it.
+fn taken(number: u16, label: &str, who: &str, node: Node) -> String {
+    // Another cluster's: on loopback each can have an address of its own.
+    let hint = match who.contains("(sampan)") && node.address.is_loopback() {
+        true => "; give one of the two clusters an address of its own: --node-address 127.0.0.2",
+        false => "",
+    };
+    format!("node port {number} of {label} is taken by {who}{hint}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn outcome(object: Value) -> Outcome {
+        Outcome { label: "service/hello".into(), verb: "created", object }
+    }
+
+    #[test]
+    fn a_node_port_counts_only_if_the_clusters_process_has_it() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("free");
+        let address = listener.local_addr().expect("bound");
+        let node = |pid| Node { address: address.ip(), pid };
+        let service = outcome(json!({"kind": "Service", "spec": {"ports": [
+            {"port": 80, "nodePort": address.port(), "protocol": "TCP"},
+            {"port": 53, "nodePort": 1, "protocol": "UDP"}]}}));
+        assert_eq!(node_ports(&service, node(std::process::id())).state, Some(State::Done));
+        let other = node_ports(&service, node(u32::MAX));
+        assert!(other.troubles[0].message.contains("is taken by process "), "{:?}", other.troubles);
+        drop(listener);
+        let closed = node_ports(&service, node(std::process::id()));
+        let want = State::Waiting(format!("node port {} is not open", address.port()));
+        assert_eq!((closed.state, closed.troubles), (Some(want), Vec::new()));
+    }
+
+    #[test]
+    fn a_port_of_another_cluster_is_told_with_the_way_out() {
+        let node = |address: &str| Node { address: address.parse().expect("an address"), pid: 1 };
+        let hint = "--node-address 127.0.0.2";
+        assert!(taken(30080, "service/a", "process 7 (sampan)", node("127.0.0.1")).ends_with(hint));
+        assert!(!taken(30080, "service/a", "process 7 (nginx)", node("127.0.0.1")).contains(hint));
+        assert!(!taken(30080, "service/a", "process 7 (sampan)", node("192.0.2.1")).contains(hint));
+    }
+
+    #[test]
+    fn pods_are_those_that_are_owned_not_those_with_the_same_labels() {
+        let owners = HashSet::from(["mine".to_owned()]);
+        let meta = |uid: &str, controller: bool| ObjectMeta {
+            owner_references: Some(vec![k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference {
+                uid: uid.to_owned(),
+                controller: Some(controller),
+                ..Default::default()
+            }]),
+            ..Default::default()
+        };
+        assert!(is_controlled(&meta("mine", true), &owners));
+        assert!(!is_controlled(&meta("other", true), &owners) && !is_controlled(&meta("mine", false), &owners));
+        assert!(!is_controlled(&ObjectMeta::default(), &owners));
+    }
+}

@@ -1,0 +1,168 @@
+//! What `up` tells when the cluster is ready and what it was given is applied: for people, or as one JSON object.
+
+use super::{DataDir, Form, PathBuf, Unsettled, down};
+use crate::{out, port, remote::Outcome, settle};
+use serde_json::{Value, json};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Instant,
+};
+
+/// What became of the manifests.
+pub(super) enum Filled {
+    Ready(Vec<Outcome>),
+    NotReady(Vec<Outcome>, Unsettled),
+    NotApplied(anyhow::Error),
+}
+
+/// A cluster and what it was given.
+pub(super) struct Report {
+    pub(super) form: Form,
+    /// Standard output is read by `up --detach`.
+    pub(super) background: bool,
+    pub(super) api: String,
+    pub(super) node_address: IpAddr,
+    pub(super) dir: DataDir,
+    pub(super) kubeconfig: PathBuf,
+    /// Flags of the last start.
+    pub(super) recalled: Vec<String>,
+    pub(super) started: Instant,
+    /// None if there were no manifests.
+    pub(super) filled: Option<Filled>,
+}
+
+impl Report {
+    /// The API answers.
+    pub(super) fn ready(&self) {
+        if self.form == Form::Json {
+            return;
+        }
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.say(&format!("ready {} (the API) in {seconds:.3} s; node ports are at {}", self.api, self.node_address));
+        if !self.recalled.is_empty() && !out::is_quiet() {
+            eprintln!("as at the last start: {}", self.recalled.join(" "));
+        }
+    }
+
+    /// All is done that will be; `files` are the manifests, as given.
+    pub(super) fn end(&self, files: &[PathBuf]) {
+        let trouble = self.trouble();
+        match &self.filled {
+            Some(Filled::NotReady(_, error)) => {
+                crate::exit::tell_text(&format!("{error}\nthe cluster is running and goes on trying"));
+            }
+            Some(Filled::NotApplied(error)) => {
+                let files: Vec<String> = files.iter().map(|file| format!(" -f {}", out::shell(file))).collect();
+                let again = format!("{}{}", self.dir.client_command("apply"), files.concat());
+                crate::exit::tell(error);
+                eprintln!("the cluster is running; fix the manifest and run: {again}");
+            }
+            _ => self.applied(),
+        }
+        match self.form {
+            Form::Json => self.say(&self.json().to_string()),
+            Form::Text => self.say(&format!("  export KUBECONFIG={}", out::shell(&self.kubeconfig))),
+        }
+        if self.background {
+            trouble.into_iter().for_each(out::tell);
+            out::tell(down::REPORTED);
+        } else if !out::is_quiet() {
+            let next = match self.filled {
+                Some(_) => "kubectl get pods".to_owned(),
+                None => format!("kubectl get nodes, or {} -f FILE", self.dir.client_command("apply")),
+            };
+            eprintln!("Ctrl-C stops the cluster; in another terminal: {next}");
+        }
+    }
+
+    /// The cluster ran already, and goes on running.
+    pub(super) fn joined(self) -> anyhow::Result<()> {
+        if self.form == Form::Json {
+            self.say(&self.json().to_string());
+        }
+        match self.filled {
+            Some(Filled::NotReady(_, error)) => Err(error.into()),
+            Some(Filled::NotApplied(error)) => Err(error),
+            _ => {
+                self.applied();
+                Ok(())
+            }
+        }
+    }
+
+    fn say(&self, line: &str) {
+        // One in the background is heard by `up --detach`, which keeps quiet itself.
+        if self.background || self.form == Form::Json { out::tell(line) } else { out::say(line) }
+    }
+
+    fn trouble(&self) -> Option<&'static str> {
+        match self.filled {
+            Some(Filled::NotReady(..)) => Some(down::NOT_READY),
+            Some(Filled::NotApplied(_)) => Some(down::NOT_APPLIED),
+            _ => None,
+        }
+    }
+
+    fn applied(&self) {
+        let Some(Filled::Ready(outcomes)) = &self.filled else { return };
+        if self.form == Form::Json {
+            return;
+        }
+        let objects = if outcomes.len() == 1 { "object" } else { "objects" };
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.say(&format!("applied {} {objects} in {seconds:.3} s", outcomes.len()));
+        for (_, name, url) in self.urls() {
+            self.say(&format!("  {name}  {url}"));
+        }
+    }
+
+    fn outcomes(&self) -> &[Outcome] {
+        match &self.filled {
+            Some(Filled::Ready(outcomes) | Filled::NotReady(outcomes, _)) => outcomes,
+            _ => &[],
+        }
+    }
+
+    /// Namespace, name and URL of the node ports of what is ready: the cluster's process listens on every one.
+    fn urls(&self) -> Vec<(&str, &str, String)> {
+        let mut all = Vec::new();
+        if !matches!(self.filled, Some(Filled::Ready(_))) {
+            return all;
+        }
+        for service in self.outcomes().iter().filter(|outcome| outcome.object["kind"] == "Service") {
+            let text = |field: &str| service.object["metadata"][field].as_str().unwrap_or_default();
+            for number in settle::tcp_node_ports(&service.object) {
+                let address = port::reachable(SocketAddr::new(self.node_address, number));
+                all.push((text("namespace"), text("name"), format!("http://{address}")));
+            }
+        }
+        all
+    }
+
+    fn json(&self) -> Value {
+        let services: Vec<Value> = self
+            .urls()
+            .into_iter()
+            .map(|(namespace, name, url)| json!({"namespace": namespace, "name": name, "url": url}))
+            .collect();
+        let objects: Vec<Value> =
+            self.outcomes().iter().map(|outcome| json!({"object": outcome.label, "outcome": outcome.verb})).collect();
+        let error = match &self.filled {
+            Some(Filled::NotReady(_, error)) => json!(error.to_string()),
+            Some(Filled::NotApplied(error)) => json!(crate::exit::told(error)),
+            _ => Value::Null,
+        };
+        json!({
+            "api": self.api,
+            "kubeconfig": self.kubeconfig.display().to_string(),
+            "dataDirectory": self.dir.path().display().to_string(),
+            "nodeAddress": self.node_address.to_string(),
+            "pid": self.dir.holder().ok().flatten().map(|holder| holder.pid),
+            "seconds": self.started.elapsed().as_secs_f64(),
+            "ready": error.is_null(),
+            "error": error,
+            "applied": objects,
+            "services": services,
+        })
+    }
+}

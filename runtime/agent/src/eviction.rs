@@ -1,0 +1,338 @@
+//! Ends pods that take more of the disk than they may, and pods by rank while the disk is short.
+//!
+//! Follows the kubelet's eviction manager: <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/> and
+//! <https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#local-ephemeral-storage>. Only pods with a limit are
+//! measured while the disk is not short, and none again before fifty times what that took: the measuring costs at most 2 % of a core for
+//! each. How fast the disk can fill between two looks is bounded elsewhere, where guests write.
+
+use crate::{
+    agent::Agent,
+    handle::Note,
+    node, pod, resources,
+    shared::Shared,
+    volumes::{blocking, tree},
+};
+use api::quantity::{Format, Quantity};
+use client::EventType;
+use k8s_openapi::api::core::v1::{Container, Pod, ResourceRequirements};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+/// `status.reason` of a pod that was evicted.
+pub(crate) const EVICTED: &str = "Evicted";
+/// How long its containers may take to stop.
+pub(crate) const GRACE: Duration = Duration::from_secs(1);
+
+const PERIOD: Duration = Duration::from_secs(10);
+const RESOURCE: &str = "ephemeral-storage";
+/// A pod that takes less is not evicted for a short disk: it would free nothing.
+const WORTH_IT: u64 = 1 << 20;
+/// The priority from which on a pod is critical to the cluster.
+const CRITICAL: i32 = 2_000_000_000;
+
+/// What a pod takes of the disk, in bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Usage {
+    /// Each emptyDir.
+    volumes: BTreeMap<String, u64>,
+    /// The logs of each container.
+    logs: BTreeMap<String, u64>,
+    /// All volumes on the node's disk, and logs.
+    total: u64,
+}
+
+/// Why a pod is evicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Eviction {
+    /// For people: upstream's text.
+    pub(crate) message: String,
+    /// The node needs the room: no fault of the pod's own.
+    pub(crate) pressure: bool,
+}
+
+fn measure(pod: &Pod, volumes: &Path, logs: &Path) -> std::io::Result<Usage> {
+    let mut usage = Usage { total: tree::usage(volumes)?, ..Usage::default() };
+    for volume in pod::spec(pod).volumes.iter().flatten().filter(|v| v.empty_dir.is_some()) {
+        usage.volumes.insert(volume.name.clone(), tree::usage(&volumes.join(&volume.name))?);
+    }
+    for (container, _) in pod::containers(pod) {
+        let bytes = tree::usage(&logs.join(&container.name))?;
+        usage.logs.insert(container.name.clone(), bytes);
+        usage.total += bytes;
+    }
+    Ok(usage)
+}
+
+fn storage(resources: Option<&ResourceRequirements>, limit: bool) -> Option<(u64, String)> {
+    let of = resources.and_then(|r| if limit { r.limits.as_ref() } else { r.requests.as_ref() })?.get(RESOURCE)?;
+    let bytes = u64::try_from(resources::quantity(of)?.value()).ok()?;
+    Some((bytes, of.0.clone()))
+}
+
+/// What the pod's containers may take together: upstream's `PodLimits` and `PodRequests`.
+fn sum(pod: &Pod, limit: bool) -> Option<u64> {
+    let of = |c: &Container| storage(c.resources.as_ref(), limit).map(|(bytes, _)| bytes);
+    let (mut all, mut most, mut found) = (0, 0, false);
+    for (container, role) in pod::containers(pod) {
+        let Some(bytes) = of(container) else { continue };
+        found = true;
+        match role {
+            pod::Role::Init => most = most.max(all + bytes),
+            pod::Role::Sidecar | pod::Role::App => all += bytes,
+        }
+    }
+    found.then_some(most.max(all))
+}
+
+fn binary(bytes: u64) -> String {
+    Quantity::new(i64::try_from(bytes).unwrap_or(i64::MAX), Format::BinarySi).to_string()
+}
+
+/// Whether a pod has any limit that measuring can find exceeded.
+fn is_limited(pod: &Pod) -> bool {
+    let sized = |v: &k8s_openapi::api::core::v1::Volume| v.empty_dir.as_ref().is_some_and(|e| e.size_limit.is_some());
+    pod::spec(pod).volumes.iter().flatten().any(sized) || sum(pod, true).is_some()
+}
+
+/// The limit that a pod exceeds. The texts are upstream's, with the blank at their end.
+fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
+    for volume in pod::spec(pod).volumes.iter().flatten() {
+        let Some(limit) = volume.empty_dir.as_ref().and_then(|e| e.size_limit.as_ref()) else { continue };
+        let Some(bytes) = resources::quantity(limit).map(|q| q.value()).filter(|v| *v > 0) else { continue };
+        if usage.volumes.get(&volume.name).is_some_and(|used| *used > bytes.unsigned_abs()) {
+            return Some(format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", volume.name, limit.0));
+        }
+    }
+    if let Some(limit) = sum(pod, true).filter(|limit| usage.total > *limit) {
+        let limit = binary(limit);
+        return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));
+    }
+    for container in &pod::spec(pod).containers {
+        let Some((limit, text)) = storage(container.resources.as_ref(), true).filter(|(v, _)| *v > 0) else { continue };
+        if usage.logs.get(&container.name).is_some_and(|used| *used > limit) {
+            let name = &container.name;
+            return Some(format!("Container {name} exceeded its local ephemeral storage limit {text:?}. "));
+        }
+    }
+    None
+}
+
+/// The order in which pods are evicted: who takes more than requested, then who matters less, then who takes most beyond it.
+fn rank(pod: &Pod, usage: &Usage) -> (bool, i32, Reverse<i128>) {
+    let beyond = i128::from(usage.total) - i128::from(sum(pod, false).unwrap_or(0));
+    (beyond <= 0, pod::spec(pod).priority.unwrap_or(0), Reverse(beyond))
+}
+
+/// Why the first in that order must go.
+fn short(pod: &Pod, usage: &Usage) -> String {
+    let mut message = format!("The node was low on resource: {RESOURCE}. ");
+    for (container, _) in pod::containers(pod) {
+        let (request, text) = storage(container.resources.as_ref(), false).unwrap_or((0, "0".into()));
+        let used = usage.logs.get(&container.name).copied().unwrap_or(0);
+        if used > request {
+            let (name, used) = (&container.name, binary(used));
+            message += &format!(
+                "Container {name} was using {used}, request is {text}, has larger consumption of {RESOURCE}. "
+            );
+        }
+    }
+    message
+}
+
+fn is_critical(pod: &Pod) -> bool {
+    pod::spec(pod).priority.is_some_and(|p| p >= CRITICAL)
+}
+
+/// What is known of one pod's usage.
+struct Known {
+    usage: Usage,
+    /// Not measured again before.
+    due: Instant,
+}
+
+/// Looks at the pods of the node until `token` is cancelled.
+pub(crate) async fn run(agent: Agent, token: CancellationToken) {
+    let mut known = HashMap::new();
+    let mut tick = tokio::time::interval(PERIOD);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = token.cancelled() => return,
+            _ = tick.tick() => look(&agent, &mut known).await,
+        }
+    }
+}
+
+async fn look(agent: &Agent, known: &mut HashMap<String, Known>) {
+    let shared = agent.shared();
+    let pods = active(shared);
+    known.retain(|uid, _| pods.iter().any(|pod| pod::uid(pod) == uid));
+    let mut any = false;
+    for pod in pods.iter().filter(|pod| is_limited(pod)) {
+        let usage = take(shared, pod, known, false).await;
+        if let Some(message) = usage.and_then(|usage| exceeded(pod, &usage)) {
+            any = true;
+            evict(shared, pod, Eviction { message, pressure: false });
+        }
+    }
+    if any || !is_short(shared).await {
+        return;
+    }
+    let node = node::reference(&shared.options);
+    let text = format!("Attempting to reclaim {RESOURCE}");
+    shared.recorder.event(&node, EventType::Warning, "EvictionThresholdMet", text);
+    agent.collect_images().await;
+    if !is_short(shared).await {
+        return;
+    }
+    let mut ranked = Vec::new();
+    for pod in pods.iter().filter(|pod| !is_critical(pod)) {
+        if let Some(usage) = take(shared, pod, known, true).await.filter(|usage| usage.total >= WORTH_IT) {
+            ranked.push((rank(pod, &usage), pod, usage));
+        }
+    }
+    // one at a time, as upstream: its room may be enough
+    match ranked.into_iter().min_by_key(|(rank, ..)| *rank) {
+        Some((_, pod, usage)) => evict(shared, pod, Eviction { message: short(pod, &usage), pressure: true }),
+        None => tracing::warn!("the disk is short, and no pod takes enough of it to be evicted"),
+    }
+}
+
+fn active(shared: &Shared) -> Vec<Arc<Pod>> {
+    let pods = shared.cluster.pods.by_index(crate::cluster::BY_NODE, &shared.options.node);
+    let handles = shared.pods.lock();
+    let running = |pod: &Arc<Pod>| {
+        let handle = handles.get(pod::uid(pod));
+        let failed = handle.is_none_or(|handle| handle.state().failure.is_some());
+        !failed && !pod::is_finished(pod) && !pod::is_deleting(pod)
+    };
+    pods.into_iter().filter(running).collect()
+}
+
+async fn is_short(shared: &Shared) -> bool {
+    let pressure = shared.options.pressure.clone();
+    blocking(move || Ok(pressure())).await.is_ok_and(|pressure| pressure.disk)
+}
+
+async fn take(shared: &Shared, pod: &Arc<Pod>, known: &mut HashMap<String, Known>, new: bool) -> Option<Usage> {
+    let (uid, begin) = (pod::uid(pod), Instant::now());
+    if let Some(known) = known.get(uid).filter(|known| begin < known.due && !new) {
+        return Some(known.usage.clone());
+    }
+    let (volumes, logs): (PathBuf, PathBuf) =
+        (shared.volumes_dir(uid), shared.logs_dir(pod::namespace(pod), pod::name(pod), uid));
+    let measured = pod.clone();
+    match blocking(move || measure(&measured, &volumes, &logs)).await {
+        Ok(usage) => {
+            let due = begin + PERIOD / 2 + begin.elapsed() * 50;
+            known.insert(uid.to_owned(), Known { usage: usage.clone(), due });
+            Some(usage)
+        }
+        Err(error) => {
+            tracing::warn!(pod = pod::full_name(pod), %error, "cannot measure what the pod takes of the disk");
+            None
+        }
+    }
+}
+
+fn evict(shared: &Shared, pod: &Pod, eviction: Eviction) {
+    if is_critical(pod) {
+        tracing::warn!(pod = pod::full_name(pod), message = eviction.message, "a critical pod is not evicted");
+        return;
+    }
+    tracing::info!(pod = pod::full_name(pod), message = eviction.message, "evicted");
+    shared.event(pod, None, EventType::Warning, EVICTED, &*eviction.message);
+    if let Some(handle) = shared.pods.lock().get(pod::uid(pod)) {
+        handle.note(Note::Evict(eviction));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(name: &str, spec: Value) -> Pod {
+        serde_json::from_value(json!({"metadata": {"name": name}, "spec": spec})).expect("a pod")
+    }
+
+    fn limited(limits: &[Option<&str>]) -> Pod {
+        let container = |(i, limit): (usize, &Option<&str>)| {
+            let limits = limit.map_or(json!({}), |l| json!({"ephemeral-storage": l}));
+            json!({"name": format!("c{i}"), "resources": {"limits": limits, "requests": limits}})
+        };
+        let volumes = json!([{"name": "v", "emptyDir": {"sizeLimit": "1Mi"}}, {"name": "free", "emptyDir": {}}]);
+        let containers: Vec<_> = limits.iter().enumerate().map(container).collect();
+        pod("p", json!({"volumes": volumes, "containers": containers}))
+    }
+
+    fn usage(volumes: &[(&str, u64)], logs: &[(&str, u64)]) -> Usage {
+        let of = |list: &[(&str, u64)]| list.iter().map(|(n, b)| ((*n).to_owned(), *b)).collect();
+        let total = volumes.iter().chain(logs).map(|(_, bytes)| bytes).sum();
+        Usage { volumes: of(volumes), logs: of(logs), total }
+    }
+
+    #[test]
+    fn each_limit_is_told_as_upstream_does() {
+        const MIB: u64 = 1 << 20;
+        let volume = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ";
+        let total = "Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. ";
+        let one = "Container c1 exceeded its local ephemeral storage limit \"1Mi\". ";
+        let cases: [(&[Option<&str>], Usage, Option<&str>); 7] = [
+            (&[None], usage(&[("v", MIB)], &[]), None),
+            (&[None], usage(&[("v", MIB + 1)], &[]), Some(volume)),
+            (&[None], usage(&[("free", 1 << 40)], &[("c0", 1 << 40)]), None),
+            (&[Some("2Mi"), Some("1Mi")], usage(&[("free", 3 * MIB)], &[]), None),
+            (&[Some("2Mi"), Some("1Mi")], usage(&[("free", 2 * MIB)], &[("c0", MIB + 1)]), Some(total)),
+            (&[Some("2Mi"), Some("1Mi")], usage(&[], &[("c1", MIB + 1)]), Some(one)),
+            (&[Some("2Mi"), None], usage(&[], &[("c1", MIB)]), None),
+        ];
+        for (limits, usage, expected) in cases {
+            assert_eq!(exceeded(&limited(limits), &usage).as_deref(), expected, "{limits:?} {usage:?}");
+        }
+    }
+
+    #[test]
+    fn only_pods_with_limits_are_measured() {
+        assert!(is_limited(&limited(&[None])));
+        let free = |limits: Value| {
+            pod(
+                "p",
+                json!({"volumes": [{"name": "v", "emptyDir": {}}], "containers": [{"name": "c", "resources": {"limits": limits}}]}),
+            )
+        };
+        assert!(!is_limited(&free(json!({"memory": "1Gi"}))));
+        assert!(is_limited(&free(json!({"ephemeral-storage": "1Gi"}))));
+    }
+
+    #[test]
+    fn who_takes_more_than_requested_and_matters_less_goes_first() {
+        let make = |name: &str, priority: i32, request: &str| {
+            let resources = json!({"requests": {"ephemeral-storage": request}});
+            pod(name, json!({"priority": priority, "containers": [{"name": "c", "resources": resources}]}))
+        };
+        let mib = |n: u64| usage(&[("v", n << 20)], &[]);
+        let pods = [
+            (make("within", 0, "1Gi"), mib(900)),
+            (make("important", 1000, "0"), mib(800)),
+            (make("large", 0, "0"), mib(100)),
+            (make("larger", 0, "50Mi"), mib(200)),
+        ];
+        let mut order: Vec<_> = pods.iter().map(|(pod, usage)| (rank(pod, usage), pod::name(pod))).collect();
+        order.sort();
+        assert_eq!(order.into_iter().map(|(_, n)| n).collect::<Vec<_>>(), ["larger", "large", "important", "within"]);
+        let text = short(&pods[2].0, &usage(&[("v", 1)], &[("c", 12 << 10)]));
+        assert_eq!(
+            text,
+            "The node was low on resource: ephemeral-storage. Container c was using 12Ki, request is 0, has larger consumption of \
+             ephemeral-storage. "
+        );
+    }
+}

@@ -1,0 +1,189 @@
+//! Termination messages: a file that each container can write, read once when it ends.
+//!
+//! Follows <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>. A Wasm guest sees whole folders: the
+//! file lies in a folder of its own, shown at the parent of `terminationMessagePath`, or else in the volume that is mounted there.
+
+use container::Mount;
+use k8s_openapi::api::core::v1::Container;
+use rustix::fs::{Mode, OFlags, open, openat};
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    path::{Component, Path, PathBuf},
+    time::SystemTime,
+};
+
+/// What a container that says nothing about it gets.
+const DEFAULT_PATH: &str = "/dev/termination-log";
+/// As much of the end of the file is read. Upstream's figure.
+const MOST: u64 = 4096;
+/// Guests write next to the file: a link of theirs is never followed, and a pipe is not waited for.
+const NEVER_WAIT: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+
+/// Where a container leaves its message.
+#[derive(Clone, Debug)]
+pub(crate) struct LastWords {
+    /// A folder that no guest can replace.
+    root: PathBuf,
+    /// The way from there to the file.
+    way: PathBuf,
+    /// What was there when the container was started: an old message, or a file that is none.
+    before: Option<(SystemTime, u64)>,
+}
+
+impl LastWords {
+    fn at(root: PathBuf, way: PathBuf) -> Self {
+        let mut this = Self { root, way, before: None };
+        this.before = this.open(OFlags::RDONLY).ok().and_then(|file| stamp(&file));
+        this
+    }
+
+    /// What the container wrote, empty when it wrote nothing. Blocks on the disk for some microseconds.
+    pub(crate) fn read(&self) -> String {
+        let read = || -> io::Result<Vec<u8>> {
+            let mut file = self.open(OFlags::RDONLY)?;
+            if stamp(&file).is_none_or(|now| Some(now) == self.before) {
+                return Ok(Vec::new());
+            }
+            let size = file.metadata()?.len();
+            file.seek(SeekFrom::Start(size.saturating_sub(MOST)))?;
+            let mut bytes = Vec::new();
+            file.take(MOST).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        // a container that removed the file says nothing
+        String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
+    }
+
+    /// Opens the file, from one folder to the next through no link.
+    fn open(&self, how: OFlags) -> io::Result<File> {
+        let folder = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
+        let mut at = open(&self.root, folder, Mode::empty())?;
+        let mut parts = self.way.components().peekable();
+        while let Some(part) = parts.next() {
+            let Component::Normal(part) = part else { return Err(io::ErrorKind::InvalidInput.into()) };
+            let how = if parts.peek().is_some() { folder | OFlags::NOFOLLOW } else { how | NEVER_WAIT };
+            at = openat(&at, part, how, Mode::from_raw_mode(0o666))?;
+        }
+        Ok(at.into())
+    }
+}
+
+/// When a regular file was last written, and its size.
+fn stamp(file: &File) -> Option<(SystemTime, u64)> {
+    let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
+    Some((metadata.modified().ok()?, metadata.len()))
+}
+
+/// Makes the file and shows it. `folder` is the container's own for this; it is emptied first. Blocks on the disk.
+pub(crate) fn prepare(container: &Container, mounts: &mut Vec<Mount>, folder: &Path) -> io::Result<Option<LastWords>> {
+    let path = container.termination_message_path.as_deref().filter(|p| !p.is_empty()).unwrap_or(DEFAULT_PATH);
+    let path = Path::new(path);
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
+    let covering = mounts.iter().filter(|m| parent.starts_with(&m.target)).max_by_key(|m| m.target.len());
+    if let Some(mount) = covering {
+        let way = mount.below.join(path.strip_prefix(&mount.target).unwrap_or(path));
+        let words = LastWords::at(mount.root.clone(), way);
+        if !mount.read_only && words.before.is_none() {
+            // the folder may be missing, or be no place for files: then there is no message
+            drop(words.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL));
+        }
+        return Ok(Some(LastWords::at(words.root, words.way)));
+    }
+    match std::fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => std::fs::create_dir_all(folder)?,
+    }
+    File::create(folder.join(name))?;
+    mounts.push(Mount::new(folder, "", parent.to_string_lossy(), false).map_err(io::Error::other)?);
+    Ok(Some(LastWords::at(folder.to_owned(), name.into())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    fn container(path: Option<&str>) -> Container {
+        Container { termination_message_path: path.map(str::to_owned), ..Container::default() }
+    }
+
+    fn mount(source: &Path, target: &str) -> Mount {
+        Mount::new(source, "", target, false).unwrap()
+    }
+
+    #[test]
+    fn the_file_is_there_and_each_start_begins_with_an_empty_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().join("own");
+        for text in ["why", "", "again"] {
+            let mut mounts = vec![mount(dir.path(), "/dev/shm")];
+            let words = prepare(&container(None), &mut mounts, &folder).unwrap().unwrap();
+            assert_eq!((mounts.len(), mounts[1].target.as_str()), (2, "/dev"));
+            let file = mounts[1].root.join("termination-log");
+            assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
+            std::fs::write(file, text).unwrap();
+            assert_eq!(words.read(), text);
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_long_message_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mounts = Vec::new();
+        let words = prepare(&container(Some("/a/b/c")), &mut mounts, &dir.path().join("own")).unwrap().unwrap();
+        assert_eq!(mounts[0].target, "/a/b");
+        std::fs::write(mounts[0].root.join("c"), "x".repeat(5000) + "end").unwrap();
+        let text = words.read();
+        assert_eq!((text.len(), text.ends_with("xend")), (4096, true));
+    }
+
+    #[test]
+    fn a_volume_at_its_place_holds_the_file_and_nothing_else_in_it_is_a_message() {
+        let dir = tempfile::tempdir().unwrap();
+        let data = dir.path().join("data");
+        std::fs::create_dir_all(data.join("sub")).unwrap();
+        std::fs::write(data.join("app.log"), "not written by this container").unwrap();
+        let own = dir.path().join("own");
+        let at = |path: &str| {
+            let mut mounts = vec![mount(&data, "/data")];
+            let words = prepare(&container(Some(path)), &mut mounts, &own).unwrap().unwrap();
+            assert_eq!(mounts.len(), 1);
+            words
+        };
+        assert_eq!(at("/data/app.log").read(), "");
+        let words = at("/data/sub/why");
+        assert!(data.join("sub/why").is_file(), "it can be opened without making it");
+        std::fs::write(data.join("sub/why"), "because").unwrap();
+        assert_eq!(words.read(), "because");
+        assert_eq!(at("/data/none/why").read(), "");
+    }
+
+    #[test]
+    fn links_of_the_guest_lead_nowhere() {
+        let dir = tempfile::tempdir().unwrap();
+        let (data, secret) = (dir.path().join("data"), dir.path().join("secret"));
+        std::fs::create_dir_all(data.join("sub")).unwrap();
+        std::fs::create_dir(&secret).unwrap();
+        std::fs::write(secret.join("why"), "secret").unwrap();
+        let mut mounts = vec![mount(&data, "/data")];
+        let words = prepare(&container(Some("/data/sub/why")), &mut mounts, dir.path()).unwrap().unwrap();
+        std::fs::remove_file(data.join("sub/why")).unwrap();
+        symlink(secret.join("why"), data.join("sub/why")).unwrap();
+        assert_eq!(words.read(), "");
+        std::fs::remove_dir_all(data.join("sub")).unwrap();
+        symlink(&secret, data.join("sub")).unwrap();
+        assert_eq!(words.read(), "");
+        std::fs::remove_file(data.join("sub")).unwrap();
+        std::fs::create_dir(data.join("sub")).unwrap();
+        rustix::fs::mknodat(
+            rustix::fs::CWD,
+            data.join("sub/why"),
+            rustix::fs::FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
+        assert_eq!(words.read(), "", "a pipe is not waited for");
+    }
+}

@@ -1,0 +1,73 @@
+//! Pods that fill the disk.
+
+use super::world::{World, condition};
+use serde_json::{Value, json};
+use std::{path::PathBuf, sync::atomic::Ordering};
+
+fn spec(size_limit: Option<&str>) -> Value {
+    let source = size_limit.map_or(json!({}), |limit| json!({"sizeLimit": limit}));
+    json!({
+        "terminationGracePeriodSeconds": 3600,
+        "containers": [{"name": "c", "image": "hello:1", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
+        "volumes": [{"name": "v", "emptyDir": source}]
+    })
+}
+
+async fn running(world: &World, name: &str, size_limit: Option<&str>) -> PathBuf {
+    world.pod(name, spec(size_limit));
+    world.phase(name, "Running").await;
+    world.dir.path().join("volumes").join(format!("uid-{name}")).join("v")
+}
+
+fn fill(volume: &std::path::Path, mib: usize) {
+    std::fs::write(volume.join("data"), vec![1; mib << 20]).expect("written");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_volume_above_its_size_limit_ends_its_pod() {
+    let world = World::new().await;
+    let small = running(&world, "small", Some("2Mi")).await;
+    let large = running(&world, "large", Some("1Mi")).await;
+    fill(&small, 1);
+    fill(&large, 2);
+    let status = world.phase("large", "Failed").await;
+    assert_eq!(status["reason"], "Evicted");
+    assert_eq!(status["message"], "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ");
+    assert_eq!(condition(&status, "DisruptionTarget").0, "", "the pod's own doing");
+    let event = "Evicted: Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ".to_owned();
+    assert!(world.api.events().contains(&event), "{:?}", world.api.events());
+    assert!(super::world::elapsed().as_secs() < 60, "its grace period does not count");
+    let gone = async {
+        while large.exists() {
+            tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        }
+    };
+    gone.await;
+    assert_eq!(world.status("small")["phase"], "Running");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_the_disk_is_short_the_pod_that_takes_most_goes() {
+    let world = World::new().await;
+    running(&world, "idle", None).await;
+    let small = running(&world, "small", None).await;
+    let large = running(&world, "large", None).await;
+    fill(&small, 2);
+    fill(&large, 3);
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert_eq!(world.status("large")["phase"], "Running", "there is room");
+    world.short.store(true, Ordering::SeqCst);
+    let status = world.phase("large", "Failed").await;
+    assert_eq!(world.status("small")["phase"], "Running", "one at a time");
+    assert_eq!(
+        (&status["reason"], &status["message"]),
+        (&json!("Evicted"), &json!("The node was low on resource: ephemeral-storage. "))
+    );
+    let (is, reason, message) = condition(&status, "DisruptionTarget");
+    assert_eq!((&*is, &*reason), ("True", "TerminationByKubelet"));
+    assert_eq!(message, "The node was low on resource: ephemeral-storage. ");
+    assert!(world.api.events().contains(&"EvictionThresholdMet: Attempting to reclaim ephemeral-storage".to_owned()));
+    world.phase("small", "Failed").await;
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert_eq!(world.status("idle")["phase"], "Running", "its end would free nothing");
+}

@@ -1,0 +1,94 @@
+//! What no pod may see of the node: the cluster's own data directory, which holds its keys and the code that it runs. Compared by device and
+//! inode, so that neither links nor bind mounts of it are a way around.
+
+use container::FileId;
+use rustix::fs::{Mode, OFlags, open, openat};
+use std::{os::fd::OwnedFd, path::PathBuf};
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// More folders than any path holds (`PATH_MAX / 2`).
+const DEEPEST: usize = 2048;
+
+/// A folder that is kept from pods.
+#[derive(Clone, Debug, Default)]
+pub struct Private(PathBuf);
+
+impl Private {
+    /// This folder.
+    pub fn new(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
+    /// Refuses a folder that holds it or lies in it. The error is for the user.
+    pub fn refuse(&self, folder: &OwnedFd) -> Result<(), String> {
+        self.refuse_inside(folder)?;
+        let (Some(ours), Ok(it)) = (self.upwards(), FileId::of(folder)) else { return Ok(()) };
+        if ours.contains(&it) {
+            return Err("it holds the data directory of this node, which pods may not see".into());
+        }
+        Ok(())
+    }
+
+    /// Refuses a folder that lies in it, and what is in such a folder.
+    pub fn refuse_inside(&self, folder: &OwnedFd) -> Result<(), String> {
+        let Some(ours) = self.upwards() else { return Ok(()) };
+        let up = upwards(folder).map_err(|e| format!("it cannot be looked at: {e}"))?;
+        if ours.first().is_some_and(|private| up.contains(private)) {
+            return Err("it lies in the data directory of this node, which pods may not see".into());
+        }
+        Ok(())
+    }
+
+    /// Itself and all that hold it, if it is there.
+    fn upwards(&self) -> Option<Vec<FileId>> {
+        upwards(&open(&self.0, FOLDER, Mode::empty()).ok()?).ok()
+    }
+}
+
+/// A folder and all that hold it.
+fn upwards(folder: &OwnedFd) -> std::io::Result<Vec<FileId>> {
+    let mut chain = vec![FileId::of(folder)?];
+    let mut at = openat(folder, ".", FOLDER, Mode::empty())?;
+    while chain.len() < DEEPEST {
+        at = openat(&at, "..", FOLDER, Mode::empty())?;
+        let id = FileId::of(&at)?;
+        if chain.last() == Some(&id) {
+            break;
+        }
+        chain.push(id);
+    }
+    Ok(chain)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    #[test]
+    fn what_holds_it_or_lies_in_it_is_refused_however_it_is_called() {
+        let root = tempfile::tempdir().expect("a folder");
+        let at = |name: &str| root.path().join(name);
+        for name in ["home/data/pki", "home/other", "home/data2"] {
+            std::fs::create_dir_all(at(name)).expect("made");
+        }
+        symlink("home/data/pki", at("link")).expect("made");
+        let private = Private::new(at("home/data"));
+        for (path, text) in [
+            ("home/data", "lies in"),
+            ("home/data/pki", "lies in"),
+            ("link", "lies in"),
+            ("home/other/../data", "lies in"),
+            ("home", "holds"),
+            ("", "holds"),
+            ("/", "holds"),
+            ("home/other", ""),
+            ("home/data2", ""),
+        ] {
+            let result = private.refuse(&open(at(path), FOLDER, Mode::empty()).expect("open"));
+            assert_eq!(result.is_err(), !text.is_empty(), "{path}: {result:?}");
+            assert!(result.err().unwrap_or_default().contains(text), "{path}");
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Folders that guests have filled: how much is in them, and how they are removed. A guest may nest folders as deep as it likes; a walk that
+//! keeps a handle or a stack frame per level would use up the process's descriptors, or its stack. These walks hold two handles at a time,
+//! follow no link, and go by names of one level only.
+
+use container::FileId;
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, open, openat, renameat, statat, unlinkat},
+    io::Errno,
+};
+use std::{collections::HashSet, ffi::CString, io, os::fd::OwnedFd, path::Path};
+
+const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What a file takes on the disk is counted in these.
+const BLOCK: u64 = 512;
+
+/// Entries after which a measurement ends: some seconds' work. What it has found until then counts.
+const MOST_ENTRIES: u64 = 4_000_000;
+
+fn names(folder: &OwnedFd) -> io::Result<Vec<(CString, FileType)>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            names.push((name.to_owned(), entry.file_type()));
+        }
+    }
+    Ok(names)
+}
+
+fn is_folder(at: &OwnedFd, name: &CString, kind: FileType) -> io::Result<bool> {
+    if kind != FileType::Unknown {
+        return Ok(kind == FileType::Directory);
+    }
+    Ok(FileType::from_raw_mode(statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode) == FileType::Directory)
+}
+
+/// Removes a folder and all that is in it. Idempotent. Folders within are moved up into it before they are emptied, so that none is ever
+/// deeper than one level.
+pub fn remove(path: &Path) -> io::Result<()> {
+    let top = match open(path, FOLDER, Mode::empty()) {
+        Ok(top) => top,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(errno.into()),
+    };
+    let mut fresh = 0u64;
+    loop {
+        let found = names(&top)?;
+        if found.is_empty() {
+            break;
+        }
+        for (name, kind) in found {
+            if is_folder(&top, &name, kind)? {
+                empty(&top, &name, &mut fresh)?;
+                unlinkat(&top, &name, AtFlags::REMOVEDIR)?;
+            } else {
+                unlinkat(&top, &name, AtFlags::empty())?;
+            }
+        }
+    }
+    drop(top);
+    std::fs::remove_dir(path)
+}
+
+/// Empties a folder in `top`: files are removed, folders moved to `top`.
+fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
+    let folder = openat(top, name, FOLDER, Mode::empty())?;
+    for (name, kind) in names(&folder)? {
+        if !is_folder(&folder, &name, kind)? {
+            unlinkat(&folder, &name, AtFlags::empty())?;
+            continue;
+        }
+        // the first name that is free: a guest may have used some
+        loop {
+            *fresh += 1;
+            let to = format!("..{fresh}");
+            match statat(top, &to, AtFlags::SYMLINK_NOFOLLOW) {
+                Err(Errno::NOENT) => {
+                    renameat(&folder, &name, top, &to)?;
+                    break;
+                }
+                Ok(_) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Bytes that a folder and all in it take on the disk, as `du` counts: blocks, a file with several names once. What changes meanwhile is
+/// counted as it was met, or not at all.
+pub fn usage(path: &Path) -> io::Result<u64> {
+    let mut at = match open(path, FOLDER, Mode::empty()) {
+        Ok(folder) => folder,
+        Err(Errno::NOENT) => return Ok(0),
+        Err(errno) => return Err(errno.into()),
+    };
+    let (mut bytes, mut entries, mut linked) = (0u64, 0u64, HashSet::new());
+    // of each level: the folder itself, and its folders that are still to be looked at
+    let mut stack: Vec<(FileId, Vec<CString>)> = Vec::new();
+    let mut down = true;
+    loop {
+        if down {
+            let mut folders = Vec::new();
+            for (name, _) in names(&at)? {
+                let Ok(stat) = statat(&at, &name, AtFlags::SYMLINK_NOFOLLOW) else { continue };
+                entries += 1;
+                #[allow(clippy::unnecessary_cast)] // the types differ between systems
+                let (blocks, links, id) =
+                    (stat.st_blocks as u64, stat.st_nlink as u64, (stat.st_dev as u64, stat.st_ino as u64));
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                    folders.push(name);
+                } else if links > 1 && !linked.insert(id) {
+                    continue;
+                }
+                bytes = bytes.saturating_add(blocks.saturating_mul(BLOCK));
+            }
+            stack.push((FileId::of(&at)?, folders));
+        }
+        let Some((_, folders)) = stack.last_mut() else { break };
+        if entries > MOST_ENTRIES {
+            break;
+        }
+        down = false;
+        if let Some(name) = folders.pop() {
+            // a folder that is gone, or a link by now, is passed over
+            if let Ok(folder) = openat(&at, &name, FOLDER, Mode::empty()) {
+                (at, down) = (folder, true);
+            }
+            continue;
+        }
+        stack.pop();
+        let Some((parent, _)) = stack.last() else { break };
+        at = openat(&at, "..", FOLDER, Mode::empty())?;
+        if FileId::of(&at)? != *parent {
+            // it was moved while it was looked at
+            break;
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::symlink;
+
+    /// Folders in each other, deeper than any path can name, and the innermost.
+    fn nest(root: &Path, levels: usize) -> OwnedFd {
+        let mut at = open(root, FOLDER, Mode::empty()).expect("open");
+        for _ in 0..levels {
+            rustix::fs::mkdirat(&at, "d", Mode::from_raw_mode(0o755)).expect("made");
+            at = openat(&at, "d", FOLDER, Mode::empty()).expect("open");
+        }
+        at
+    }
+
+    #[test]
+    fn folders_of_any_depth_are_measured_and_removed() {
+        let root = tempfile::tempdir().expect("a folder");
+        let volume = root.path().join("volume");
+        std::fs::create_dir(&volume).expect("made");
+        let deepest = nest(&volume, 30_000);
+        let file = openat(&deepest, "f", OFlags::CREATE | OFlags::WRONLY, Mode::from_raw_mode(0o600)).expect("made");
+        io::Write::write_all(&mut std::fs::File::from(file), &vec![1; 1 << 20]).expect("written");
+        std::fs::create_dir(volume.join("..1")).expect("made");
+        std::fs::write(volume.join("..2"), "").expect("written");
+        let used = usage(&volume).expect("measured");
+        assert!(used >= 1 << 20, "{used}");
+        remove(&volume).expect("removed");
+        assert!(!volume.exists());
+        remove(&volume).expect("idempotent");
+        assert_eq!(usage(&volume).expect("nothing is there"), 0);
+    }
+
+    #[test]
+    fn links_are_neither_followed_nor_counted() {
+        let root = tempfile::tempdir().expect("a folder");
+        let (volume, outside) = (root.path().join("volume"), root.path().join("outside"));
+        for folder in [&volume, &outside] {
+            std::fs::create_dir(folder).expect("made");
+        }
+        std::fs::write(outside.join("f"), vec![1; 1 << 20]).expect("written");
+        symlink(&outside, volume.join("link")).expect("made");
+        symlink("../outside/f", volume.join("file")).expect("made");
+        assert!(usage(&volume).expect("measured") < 1 << 16);
+        std::fs::write(volume.join("a"), vec![1; 1 << 18]).expect("written");
+        std::fs::hard_link(volume.join("a"), volume.join("b")).expect("linked");
+        let used = usage(&volume).expect("measured");
+        assert!((1 << 18..2 << 18).contains(&used), "{used}");
+        std::fs::File::create(volume.join("hole")).and_then(|f| f.set_len(1 << 40)).expect("made");
+        assert!(usage(&volume).expect("measured") < 2 << 18, "a hole takes no room");
+        remove(&volume).expect("removed");
+        assert!(outside.join("f").exists());
+        symlink(&outside, &volume).expect("made");
+        assert!(remove(&volume).is_err() && outside.join("f").exists(), "nor is the root a link");
+    }
+}

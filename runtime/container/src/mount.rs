@@ -1,0 +1,192 @@
+//! A folder of the host that a container sees, and the one way to open it.
+//!
+//! Guests write into volumes. Between two looks at a path a guest may have put a link in its way, so a path that was once checked is worth
+//! nothing. [`Mount::open`] begins at a root that no guest can replace, takes one name after the other through no link, and gives only
+//! the very folder that was there when the container was made. Nothing is held open in between: an idle container costs no descriptor.
+//! (`openat2` with `RESOLVE_BENEATH` gives the same for paths without links and `..`, but on Linux only, and not in every sandbox.)
+
+use rustix::{
+    fs::{Mode, OFlags, fstat, open, openat},
+    io::Errno,
+};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsFd, OwnedFd},
+    path::{Component, Path, PathBuf},
+};
+
+/// Enough to resolve from, and to look at; on Linux it needs no permission to read.
+#[cfg(target_os = "linux")]
+const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+#[cfg(not(target_os = "linux"))]
+const HANDLE: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+
+/// Tells one folder or file of the host from all others, as long as it exists.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct FileId {
+    /// The file system.
+    pub device: u64,
+    /// Its number there.
+    pub inode: u64,
+}
+
+impl FileId {
+    /// Of what is open.
+    pub fn of(file: impl AsFd) -> io::Result<Self> {
+        let stat = fstat(file)?;
+        #[allow(clippy::unnecessary_cast)] // the types differ between systems
+        Ok(Self { device: stat.st_dev as u64, inode: stat.st_ino as u64 })
+    }
+}
+
+/// A folder of the host that the container sees. Files are mounted by their folder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mount {
+    /// A folder of the host that no guest can replace by another.
+    pub root: PathBuf,
+    /// The way from there to the folder that is shown: names, neither links nor `..`; empty for the root itself.
+    pub below: PathBuf,
+    /// The folder that was there when the container was made.
+    pub id: FileId,
+    /// Inside the container, absolute.
+    pub target: String,
+    /// Refuse writes.
+    pub read_only: bool,
+}
+
+/// Why a mount cannot be opened, in words that name nothing of the host outside of the volume.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// The root or a part of the way is not there or may not be opened.
+    #[error("{what}: {error}")]
+    Io {
+        /// `the volume`, or the way within it.
+        what: String,
+        /// The operating system's word.
+        error: io::Error,
+    },
+    /// The way holds something that is no folder, for example a link.
+    #[error("{0}: it is not a folder, or it was replaced by a link")]
+    NotAFolder(String),
+    /// The way holds `..` or begins at the host's root.
+    #[error("{0}: it leads out of the volume")]
+    Outside(String),
+    /// Another folder is there now.
+    #[error("{0}: it was replaced since the container was made")]
+    Replaced(String),
+}
+
+impl Mount {
+    /// The folder that is there now.
+    pub fn new(
+        root: impl Into<PathBuf>,
+        below: impl Into<PathBuf>,
+        target: impl Into<String>,
+        read_only: bool,
+    ) -> Result<Self, MountError> {
+        let (root, below) = (root.into(), below.into());
+        let id = look(&below, FileId::of(folder(&root, &below)?))?;
+        Ok(Self { root, below, id, target: target.into(), read_only })
+    }
+
+    /// A handle of the folder, to resolve from. Blocks on the disk for some microseconds.
+    pub fn open(&self) -> Result<File, MountError> {
+        let handle = folder(&self.root, &self.below)?;
+        if look(&self.below, FileId::of(&handle))? != self.id {
+            return Err(MountError::Replaced(name(&self.below)));
+        }
+        Ok(handle.into())
+    }
+}
+
+fn name(below: &Path) -> String {
+    if below.as_os_str().is_empty() { "the volume".into() } else { below.display().to_string() }
+}
+
+fn look<T>(below: &Path, found: io::Result<T>) -> Result<T, MountError> {
+    found.map_err(|error| MountError::Io { what: name(below), error })
+}
+
+fn folder(root: &Path, below: &Path) -> Result<OwnedFd, MountError> {
+    let failed = |way: &Path, errno: Errno| match errno {
+        Errno::NOTDIR | Errno::LOOP => MountError::NotAFolder(name(way)),
+        other => MountError::Io { what: name(way), error: other.into() },
+    };
+    let mut at = open(root, HANDLE, Mode::empty()).map_err(|errno| failed(Path::new(""), errno))?;
+    let mut way = PathBuf::new();
+    for part in below.components() {
+        let Component::Normal(part) = part else { return Err(MountError::Outside(name(below))) };
+        way.push(part);
+        at = openat(&at, part, HANDLE | OFlags::NOFOLLOW, Mode::empty()).map_err(|errno| failed(&way, errno))?;
+    }
+    Ok(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::{fs, os::unix::fs::symlink};
+
+    fn volume() -> (tempfile::TempDir, PathBuf) {
+        let folder = tempfile::tempdir().expect("a folder");
+        let volume = folder.path().join("volume");
+        fs::create_dir_all(volume.join("sub/deep")).expect("made");
+        fs::create_dir_all(folder.path().join("outside/deep")).expect("made");
+        (folder, volume)
+    }
+
+    #[test]
+    fn what_was_there_is_opened_again_and_again() {
+        let (_folder, volume) = volume();
+        for below in ["", "sub", "sub/deep"] {
+            let mount = Mount::new(&volume, below, "/v", false).expect("there");
+            for _ in 0..2 {
+                assert_eq!(FileId::of(mount.open().expect("still there")).expect("open"), mount.id, "{below}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_link_anywhere_on_the_way_is_refused() {
+        let (_folder, volume) = volume();
+        let mount = Mount::new(&volume, "sub/deep", "/v", false).expect("there");
+        fs::rename(volume.join("sub"), volume.join("old")).expect("renamed");
+        symlink("../outside", volume.join("sub")).expect("made");
+        assert_eq!(
+            mount.open().expect_err("a link").to_string(),
+            "sub: it is not a folder, or it was replaced by a link"
+        );
+        fs::remove_file(volume.join("sub")).expect("removed");
+        symlink("old", volume.join("sub")).expect("made");
+        assert!(mount.open().is_err(), "a link that stays inside is one too");
+        fs::remove_file(volume.join("sub")).expect("removed");
+        fs::rename(volume.join("old"), volume.join("sub")).expect("renamed");
+        assert!(mount.open().is_ok(), "it is there again");
+    }
+
+    #[test]
+    fn another_folder_in_its_place_is_told() {
+        let (_folder, volume) = volume();
+        let mount = Mount::new(&volume, "sub", "/v", false).expect("there");
+        fs::rename(volume.join("sub"), volume.join("old")).expect("renamed");
+        let error = mount.open().expect_err("gone").to_string();
+        assert_eq!(error, "sub: No such file or directory (os error 2)");
+        fs::create_dir(volume.join("sub")).expect("made");
+        assert_eq!(mount.open().expect_err("another").to_string(), "sub: it was replaced since the container was made");
+        fs::rename(&volume, volume.with_extension("old")).expect("renamed");
+        fs::create_dir(&volume).expect("made");
+        let mount = Mount { below: PathBuf::new(), ..mount };
+        assert!(mount.open().is_err(), "the root itself is held to it too");
+    }
+
+    #[test]
+    fn only_names_are_taken() {
+        let (_folder, volume) = volume();
+        for below in ["..", "sub/../../outside", "/etc"] {
+            assert!(matches!(Mount::new(&volume, below, "/v", false), Err(MountError::Outside(_))), "{below}");
+        }
+        fs::write(volume.join("file"), "").expect("written");
+        assert!(matches!(Mount::new(&volume, "file", "/v", false), Err(MountError::NotAFolder(_))));
+    }
+}

@@ -1,0 +1,124 @@
+//! What a look at a Wasm file tells about whether it can run here, without compiling it: the names that it imports and exports. Whoever
+//! loads or applies it learns at once what its pod would say later. What this lets pass may still be refused by the compiler.
+
+use crate::image::{EXPECTED, NOT_OFFERED, listed};
+use wasmparser::{Encoding, ExternalKind, Parser, Payload};
+
+/// What modules may import from.
+const PREVIEW_1: &str = "wasi_snapshot_preview1";
+/// What components may import from, in version 0.2.
+const PACKAGES: [&str; 7] =
+    ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:http/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+
+/// Why a module or component can never run on this node; `None` if nothing is seen that speaks against it, or if it is neither.
+pub fn never_runs(bytes: &[u8]) -> Option<String> {
+    let names = Names::read(bytes).ok()?;
+    let exports: Vec<&str> = names.exports.iter().map(String::as_str).collect();
+    let entry = match names.component {
+        true => exports.iter().any(|name| {
+            ["wasi:http/incoming-handler@0.2.", "wasi:cli/run@0.2."].iter().any(|known| name.starts_with(known))
+        }),
+        false => exports.contains(&"_start"),
+    };
+    if !entry {
+        let what = if names.component { "component" } else { "core module" };
+        let later = names.component && exports.iter().any(|name| name.starts_with("wasi:") && name.contains("@0.3."));
+        let hint = if later { "; WASI 0.3 is not supported yet" } else { "" };
+        return Some(format!("this {what} exports {}{hint}; {EXPECTED}", listed(&exports)));
+    }
+    let unknown: Vec<&str> = names.imports.iter().map(String::as_str).filter(|name| !names.is_offered(name)).collect();
+    (!unknown.is_empty()).then(|| format!("{NOT_OFFERED}: {}", listed(&unknown)))
+}
+
+/// The names of the outermost module or component.
+#[derive(Default)]
+struct Names {
+    component: bool,
+    /// Functions of a module as `MODULE::NAME`.
+    imports: Vec<String>,
+    exports: Vec<String>,
+}
+
+impl Names {
+    fn read(bytes: &[u8]) -> wasmparser::Result<Self> {
+        let (mut names, mut depth) = (Self::default(), 0_u32);
+        for payload in Parser::new(0).parse_all(bytes) {
+            match payload? {
+                Payload::Version { encoding, .. } if depth == 0 => names.component = encoding == Encoding::Component,
+                Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
+                Payload::End(_) => depth = depth.saturating_sub(1),
+                _ if depth > 0 => {}
+                Payload::ImportSection(section) => {
+                    for import in section.into_imports() {
+                        let import = import?;
+                        names.imports.push(format!("{}::{}", import.module, import.name));
+                    }
+                }
+                Payload::ExportSection(section) => {
+                    for export in section {
+                        let export = export?;
+                        if export.kind == ExternalKind::Func || export.name != "_start" {
+                            names.exports.push(export.name.to_owned());
+                        }
+                    }
+                }
+                Payload::ComponentImportSection(section) => {
+                    for import in section {
+                        names.imports.push(import?.name.name.to_owned());
+                    }
+                }
+                Payload::ComponentExportSection(section) => {
+                    for export in section {
+                        names.exports.push(export?.name.name.to_owned());
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(names)
+    }
+
+    fn is_offered(&self, import: &str) -> bool {
+        match self.component {
+            true => import.contains("@0.2.") && PACKAGES.iter().any(|package| import.starts_with(package)),
+            false => import.starts_with(&format!("{PREVIEW_1}::")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(text: &str) -> Option<String> {
+        never_runs(&wat::parse_str(text).expect("a module"))
+    }
+
+    #[test]
+    fn a_module_needs_a_start_and_imports_that_are_there() {
+        let offered = r#"(import "wasi_snapshot_preview1" "proc_exit" (func (param i32)))"#;
+        assert_eq!(told(&format!(r#"(module {offered} (func (export "_start")))"#)), None);
+        let library = told(r#"(module (func (export "add")))"#).expect("no entry");
+        assert!(library.starts_with("this core module exports add; expected"), "{library}");
+        let foreign = told(r#"(module (import "env" "foo" (func)) (func (export "_start")))"#).expect("unknown");
+        assert!(
+            foreign.starts_with("it imports what this node does not offer") && foreign.ends_with(": env::foo"),
+            "{foreign}"
+        );
+        assert_eq!(never_runs(b"no wasm at all"), None);
+    }
+
+    #[test]
+    fn a_component_is_judged_by_its_outermost_names() {
+        let run = r#"(instance $i) (export "wasi:cli/run@0.2.0" (instance $i))"#;
+        let inner = r#"(core module (import "env" "foo" (func)))"#;
+        assert_eq!(told(&format!("(component {inner} {run})")), None, "what is inside is its own business");
+        let import = r#"(import "wasi:nn/graph@0.2.0" (instance))"#;
+        let told_import = told(&format!("(component {import} {run})")).expect("unknown");
+        assert!(told_import.ends_with(": wasi:nn/graph@0.2.0"), "{told_import}");
+        assert_eq!(told(&format!(r#"(component (import "wasi:io/poll@0.2.3" (instance)) {run})"#)), None);
+        let later =
+            told(r#"(component (instance $i) (export "wasi:http/handler@0.3.0" (instance $i)))"#).expect("later");
+        assert!(later.contains("WASI 0.3 is not supported yet"), "{later}");
+    }
+}

@@ -1,0 +1,43 @@
+;; An HTTP handler that keeps what the host gives it. The first letter of the path says what:
+;;   /f  1,000 sets of fields with 6 × 8,000 bytes each      /b  1,000 bodies      /  nothing: an empty 200
+(module
+  (import "wasi:http/types@0.2.0" "[method]incoming-request.path-with-query" (func $path (param i32 i32)))
+  (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
+  (import "wasi:http/types@0.2.0" "[method]fields.append" (func $append (param i32 i32 i32 i32 i32 i32)))
+  (import "wasi:http/types@0.2.0" "[constructor]outgoing-response" (func $response (param i32) (result i32)))
+  (import "wasi:http/types@0.2.0" "[method]outgoing-response.body" (func $body (param i32 i32)))
+  (import "wasi:http/types@0.2.0" "[static]response-outparam.set"
+    (func $set (param i32 i32 i32 i32 i64 i32 i32 i32 i32)))
+  (memory (export "memory") 2)
+  (global $heap (mut i32) (i32.const 32768))
+  (data (i32.const 1000) "a")
+  (func (export "cabi_realloc") (param $old i32) (param $size i32) (param $align i32) (param $new i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
+    (global.set $heap (i32.add (local.get $at) (local.get $new)))
+    (local.get $at))
+  (func $hoard_fields (local $i i32) (local $k i32) (local $it i32)
+    (memory.fill (i32.const 2048) (i32.const 120) (i32.const 8000))
+    (loop $next
+      (local.set $it (call $fields))
+      (local.set $k (i32.const 6))
+      (loop $more
+        (call $append (local.get $it) (i32.const 1000) (i32.const 1) (i32.const 2048) (i32.const 8000) (i32.const 16))
+        (local.set $k (i32.sub (local.get $k) (i32.const 1)))
+        (br_if $more (local.get $k)))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br_if $next (i32.lt_u (local.get $i) (i32.const 1000)))))
+  (func $hoard_bodies (local $i i32)
+    (loop $next
+      (call $body (call $response (call $fields)) (i32.const 16))
+      (local.set $i (i32.add (local.get $i) (i32.const 1)))
+      (br_if $next (i32.lt_u (local.get $i) (i32.const 500)))))
+  (func (export "wasi:http/incoming-handler@0.2.0#handle") (param $in i32) (param $out i32)
+    (local $letter i32)
+    (call $path (local.get $in) (i32.const 0))
+    (if (i32.gt_u (i32.load (i32.const 8)) (i32.const 1))
+      (then (local.set $letter (i32.load8_u (i32.add (i32.load (i32.const 4)) (i32.const 1))))))
+    (if (i32.eq (local.get $letter) (i32.const 102)) (then (call $hoard_fields)))
+    (if (i32.eq (local.get $letter) (i32.const 98)) (then (call $hoard_bodies)))
+    (call $set (local.get $out) (i32.const 0) (call $response (call $fields)) (i32.const 0) (i64.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))))
