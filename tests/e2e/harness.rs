@@ -153,13 +153,18 @@ impl Machine {
 
     /// The binary with arguments, as the unprivileged user, with only its own HOME and XDG.
     pub fn sampan(&self, args: &[&str]) -> Command {
+        self.command(&binary(), args)
+    }
+
+    /// Any program as that user, with that environment.
+    pub fn command(&self, program: &Path, args: &[&str]) -> Command {
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
             let id = NOBODY.to_string();
-            command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(binary());
+            command.args(["--reuid", &id, "--regid", &id, "--clear-groups", "--"]).arg(program);
             command
         } else {
-            Command::new(binary())
+            Command::new(program)
         };
         command.args(args).current_dir(self.path("work")).env_clear();
         command.env("HOME", self.home.path()).env("XDG_DATA_HOME", self.path("xdg")).env("PATH", "/usr/bin:/bin");
@@ -243,14 +248,19 @@ impl Cluster<'_> {
     }
 
     /// Ctrl-C, and the exit code.
-    pub fn interrupt(mut self) -> i32 {
+    pub fn interrupt(self) -> i32 {
         self.signal("INT");
+        self.ended()
+    }
+
+    /// The exit code, once it has ended.
+    pub fn ended(mut self) -> i32 {
         let deadline = Instant::now() + PATIENCE;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 return status.code().unwrap_or(-1);
             }
-            assert!(Instant::now() < deadline, "still running after Ctrl-C");
+            assert!(Instant::now() < deadline, "still running");
             thread::sleep(Duration::from_millis(10));
         }
     }

@@ -2,7 +2,9 @@
 //! Each test has its own cluster, data directory and loopback address; nothing is shared, so they run in parallel.
 #![allow(clippy::disallowed_methods, reason = "tests read the environment and the clock")]
 
+mod apply;
 mod cli;
+mod clusters;
 mod guests;
 mod harness;
 mod images;

@@ -64,8 +64,10 @@ pub(crate) enum Command {
     /// List the clusters of this machine
     Ls(LsArgs),
     /// Load, list, tag, remove and push images of the node's store
-    #[command(subcommand, visible_alias = "images")]
+    #[command(subcommand)]
     Image(ImageCommand),
+    /// List the images of the node's store, as `image ls` does
+    Images(DataDir),
     /// Print the kubeconfig of the cluster, or merge it into another file
     Kubeconfig(KubeconfigArgs),
     /// Apply manifests; an image that is a file, such as ./hello.wasm, is packaged and loaded
@@ -162,6 +164,9 @@ pub(crate) struct UpArgs {
     /// Also make the cluster the current context of $KUBECONFIG or ~/.kube/config
     #[arg(long)]
     pub(crate) merge_kubeconfig: bool,
+    /// Another name or address by which clients reach the API; may be repeated, and is remembered [default: none]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = check::tls_san)]
+    pub(crate) tls_san: Vec<String>,
     /// Return when the cluster is ready and leave it running; stop it with `sampan down`
     #[arg(long)]
     pub(crate) detach: bool,

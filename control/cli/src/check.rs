@@ -36,6 +36,16 @@ pub(crate) fn node_address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| "use an IP address of this machine, for example 127.0.0.1, or 0.0.0.0 for all".to_owned())
 }
 
+/// `--tls-san`: what a certificate can name.
+pub(crate) fn tls_san(text: &str) -> Result<String, String> {
+    // One label may be left open, as in a certificate.
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    if text.parse::<IpAddr>().is_ok() || api::names::dns1123_subdomain(name).is_empty() {
+        return Ok(text.to_owned());
+    }
+    Err("use a DNS name in lower case or an IP address, for example host.docker.internal or 192.168.1.7".to_owned())
+}
+
 /// `--node-name`.
 pub(crate) fn node_name(text: &str) -> Result<String, String> {
     match api::names::dns1123_subdomain(text).into_iter().next() {

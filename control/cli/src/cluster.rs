@@ -4,7 +4,7 @@ mod chosen;
 
 use crate::{
     args::{COMPILE_CHILD, UpArgs},
-    credentials::Credentials,
+    credentials::{self, Credentials, Signed},
     data_dir::DataDir,
     env, images, kubeconfig, machine,
 };
@@ -20,7 +20,7 @@ use k8s_openapi::apimachinery::pkg::api::resource::Quantity as Amount;
 use network::VirtualNetwork;
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use server::{Ids, Server, Settings, User};
+use server::{Ids, Server, Settings, User, pki::Pair};
 use std::{
     collections::BTreeMap,
     io::ErrorKind,
@@ -56,6 +56,7 @@ pub(crate) struct Config {
     node_cidr: IpNet,
     service_cidr: IpNet,
     allow_egress: Vec<IpNet>,
+    tls_san: Vec<String>,
 }
 
 impl Config {
@@ -98,6 +99,7 @@ impl Config {
             pod_cidr,
             node_cidr,
             service_cidr,
+            tls_san: args.tls_san.clone(),
             allow_egress: args
                 .node
                 .allow_egress
@@ -133,7 +135,11 @@ fn cidr(flag: &str, text: &str) -> anyhow::Result<IpNet> {
 /// A running cluster.
 pub(crate) struct Cluster {
     address: SocketAddr,
-    credentials: Credentials,
+    credentials: Arc<Credentials>,
+    /// The certificates of the start.
+    signed: Signed,
+    serving: server::tls::Serving,
+    clock: Clock,
     administrator: Client,
     store: Store<server::Item>,
     node: Agent,
@@ -195,8 +201,15 @@ impl Cluster {
         // Who is who.
         let service_ip = first_address(&config.service_cidr);
         let names = vec![config.node.clone()];
-        let addresses = vec![service_ip, node_internal, address.ip()];
-        let credentials = Credentials::open(&config.dir, clock.now(), addresses, names)?;
+        let mut addresses = vec![service_ip, node_internal];
+        match address.ip() {
+            // clients come by any of them
+            every if every.is_unspecified() => addresses.extend(machine::addresses()),
+            one => addresses.push(one),
+        }
+        let asked = credentials::remember(&config.dir, &config.tls_san)?;
+        let (credentials, signed) = Credentials::open(&config.dir, clock.now(), addresses, [names, asked].concat())?;
+        let serving = server::tls::Serving::new(&signed.serving)?;
         net.cluster_roots = network::certificates(credentials.authority.certificate.as_bytes());
 
         // The store and the API server.
@@ -218,7 +231,7 @@ impl Cluster {
             metrics: metrics.clone(),
         };
         let server = Server::new(options).await.context("cannot start the API server")?;
-        let tls = Arc::new(server::tls::config(&credentials.serving, &credentials.authority.certificate)?);
+        let tls = Arc::new(server::tls::config(&serving, &credentials.authority.certificate)?);
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let spawn = Spawner { tasks: &control_done, failed: &failed };
         spawn.essential("API server", {
@@ -316,7 +329,10 @@ impl Cluster {
         }
         Ok(Self {
             address,
-            credentials,
+            credentials: Arc::new(credentials),
+            signed,
+            serving,
+            clock,
             administrator,
             store,
             node: agent,
@@ -334,14 +350,30 @@ impl Cluster {
         &self.administrator
     }
 
-    /// What a kubeconfig needs.
-    pub(crate) fn access(&self) -> kubeconfig::Access<'_> {
-        kubeconfig::Access {
-            address: self.address,
-            ca_pem: &self.credentials.authority.certificate,
-            certificate_pem: &self.credentials.administrator.certificate,
-            key_pem: &self.credentials.administrator.key,
-        }
+    /// Hands out what a kubeconfig needs: now, and again whenever the certificates are made anew, which this sees to from now on.
+    pub(crate) fn give_access(
+        &self,
+        mut write: impl FnMut(&kubeconfig::Access<'_>) -> anyhow::Result<()> + Send + 'static,
+    ) -> anyhow::Result<()> {
+        let (address, credentials, clock) = (self.address, self.credentials.clone(), self.clock.clone());
+        let mut show = move |authority: &Pair, signed: &Signed| {
+            write(&kubeconfig::Access {
+                address,
+                ca_pem: &authority.certificate,
+                certificate_pem: &signed.administrator.certificate,
+                key_pem: &signed.administrator.key,
+            })
+        };
+        show(&credentials.authority, &self.signed)?;
+        let (due, serving, token) = (self.signed.due(), self.serving.clone(), self.control.clone());
+        self.control_done.spawn(async move {
+            let renew = credentials.renew(&clock, due, |signed| {
+                serving.replace(&signed.serving)?;
+                show(&credentials.authority, &signed)
+            });
+            tokio::select! { () = token.cancelled() => {}, () = renew => {} }
+        });
+        Ok(())
     }
 
     /// Resolves when a part that the cluster cannot be without has ended.
@@ -436,10 +468,10 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let reserved = config.reserved.get("memory").and_then(|amount| quantity("--reserved-memory", &amount.0).ok());
     let reserved = reserved.map_or(0, |amount| u64::try_from(amount.value()).unwrap_or(0));
     options.memory = config.machine.memory.saturating_sub(reserved);
-    options.room = machine::room(config.machine.memory, reserved);
-    options.pool = wasm::PoolOptions::within(machine::memory_maps());
     options.http.clients.connections = guest_connections(env::file_limit());
     options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
+    options.room = machine::room(config.machine.memory, reserved);
+    options.pool = wasm::PoolOptions::within(machine::memory_maps());
     Ok(options)
 }
 

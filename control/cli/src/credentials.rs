@@ -1,36 +1,56 @@
 //! Keys and certificates of the cluster. The authority and the token key are made once and kept in DIR/pki (0600); everything
-//! they sign is made anew at each start, so that addresses are right and nothing expires in a file.
+//! they sign is made anew at each start, so that addresses are right, and again long before it ends. Nothing that was signed can be
+//! called back but by a new authority: stop, remove `ca.crt` and `ca.key` of DIR/pki, start.
 
 use crate::data_dir::{DataDir, read_private, write_private};
 use anyhow::{Context, bail};
+use api::Clock;
 use jiff::{SignedDuration, Timestamp};
 use server::{
     pki::{self, Names, Pair, Validity},
     tokens::Tokens,
 };
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 /// Issuer of ServiceAccount tokens: upstream's default for clusters without a public name.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
+/// How long what the authority signs is good, in days: a kubeconfig that got into wrong hands is not for ever, and a copy of one serves for
+/// some time after the cluster was stopped.
+const LIFE: i32 = 90;
+/// How old it is, in days, when it is made anew.
+const RENEW: i32 = 60;
+/// How often the clock is asked whether that is so: no timer runs while a machine sleeps.
+const LOOK: Duration = Duration::from_secs(3600);
+/// How soon it is tried again when it did not work.
+const AGAIN: Duration = Duration::from_secs(60);
+
 /// Everything that proves who is who.
 pub(crate) struct Credentials {
     pub(crate) authority: Pair,
+    pub(crate) tokens: Tokens,
+    /// Whom the serving certificate is for.
+    names: Names,
+}
+
+/// What the authority signs for this process.
+pub(crate) struct Signed {
     pub(crate) serving: Pair,
     pub(crate) administrator: Pair,
-    pub(crate) tokens: Tokens,
+    /// When new ones are due.
+    renew: Timestamp,
 }
 
 impl Credentials {
-    /// Reads what is kept, makes what is not. `addresses` and `names` are those of the API besides loopback and Service
-    /// `kubernetes`.
+    /// Reads what is kept, makes what is not, and signs what is needed. `addresses` and `names` (also
+    /// addresses as text) are those of the API besides loopback and Service `kubernetes`.
     pub(crate) fn open(
         dir: &DataDir,
         now: Timestamp,
         addresses: Vec<IpAddr>,
         names: Vec<String>,
-    ) -> anyhow::Result<Self> {
+    ) -> anyhow::Result<(Self, Signed)> {
         let folder = dir.private_folder("pki")?;
         let authority = authority(&folder, now)?;
         let key = match read_private(&folder.join("sa.key"))? {
@@ -41,13 +61,79 @@ impl Credentials {
                 key
             }
         };
-        let year = validity(now, 365)?;
-        let serving = pki::server(&authority, "kube-apiserver", &Names::api_server(addresses, names), year);
-        let serving = serving.with_context(|| damaged(&folder, "ca.crt and ca.key"))?;
-        let administrator = pki::client(&authority, "kubernetes-admin", &["system:masters"], year)?;
         let tokens = Tokens::new(&key, ISSUER).with_context(|| damaged(&folder, "sa.key"))?;
-        Ok(Self { authority, serving, administrator, tokens })
+        let (more, names): (Vec<_>, Vec<_>) = names.into_iter().partition(|name| name.parse::<IpAddr>().is_ok());
+        let more = more.iter().filter_map(|address| address.parse().ok());
+        let made = Self { authority, tokens, names: Names::api_server(addresses.into_iter().chain(more), names) };
+        let signed = made.sign(now).with_context(|| damaged(&folder, "ca.crt and ca.key"))?;
+        Ok((made, signed))
     }
+
+    /// New certificates, good from now on.
+    fn sign(&self, now: Timestamp) -> anyhow::Result<Signed> {
+        let life = validity(now, LIFE)?;
+        Ok(Signed {
+            serving: pki::server(&self.authority, "kube-apiserver", &self.names, life)?,
+            administrator: pki::client(&self.authority, "kubernetes-admin", &["system:masters"], life)?,
+            renew: validity(now, RENEW)?.until,
+        })
+    }
+
+    /// Makes new certificates whenever those before are old, for ever, and gives them to `show`; what fails is logged and tried again.
+    pub(crate) async fn renew(
+        &self,
+        clock: &Clock,
+        mut due: Timestamp,
+        mut show: impl FnMut(Signed) -> anyhow::Result<()>,
+    ) {
+        let mut pause = LOOK;
+        loop {
+            tokio::time::sleep(pause).await;
+            pause = LOOK;
+            if clock.now() < due {
+                continue;
+            }
+            let renewed = self.sign(clock.now()).and_then(|signed| {
+                let next = signed.renew;
+                show(signed).map(|()| next)
+            });
+            match renewed {
+                Ok(next) => {
+                    due = next;
+                    tracing::info!("made new certificates");
+                }
+                Err(error) => {
+                    pause = AGAIN;
+                    tracing::error!(error = format!("{error:#}"), "cannot renew the certificates");
+                }
+            }
+        }
+    }
+}
+
+impl Signed {
+    /// When new ones are due.
+    pub(crate) fn due(&self) -> Timestamp {
+        self.renew
+    }
+}
+
+/// The names and addresses of `--tls-san`, of this start and of those before: DIR/pki/names has one a line.
+pub(crate) fn remember(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<String>> {
+    let path = dir.private_folder("pki")?.join("names");
+    let before = read_private(&path)?.unwrap_or_default();
+    let before = String::from_utf8(before).ok().with_context(|| format!("{} is not text", path.display()))?;
+    let mut names: Vec<String> = before.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
+    let known = names.len();
+    for name in asked {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    if names.len() > known {
+        write_private(&path, format!("{}\n", names.join("\n")).as_bytes())?;
+    }
+    Ok(names)
 }
 
 /// What to do about keys that cannot be used.
@@ -90,6 +176,58 @@ fn validity(now: Timestamp, days: i32) -> anyhow::Result<Validity> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn certificates_are_renewed_long_before_they_end_also_after_failures() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(Some(&parent.path().join("data"))).expect("made");
+        let (begin, epoch) = (tokio::time::Instant::now(), Timestamp::from_second(1_800_000_000).expect("in range"));
+        let clock = Clock::new(move || {
+            epoch + SignedDuration::try_from(begin.elapsed()).expect("the test does not last for ever")
+        });
+        let (credentials, first) = Credentials::open(&dir, clock.now(), Vec::new(), Vec::new()).expect("made");
+        let days = |count: i64| SignedDuration::from_hours(24 * count);
+        let mut made = Vec::new();
+        let mut failures = 3;
+        let show = |signed: Signed| {
+            if failures > 0 && made.len() == 1 {
+                failures -= 1;
+                anyhow::bail!("the disk is full");
+            }
+            made.push((clock.now(), signed.serving.certificate, signed.administrator.certificate));
+            Ok(())
+        };
+        let year = Duration::from_secs(365 * 86_400);
+        let ended = tokio::time::timeout(year, credentials.renew(&clock, first.due(), show)).await;
+        assert!(ended.is_err(), "goes on for ever");
+        assert_eq!(made.len(), 6, "every 60 days");
+        let mut before = (epoch, first.serving.certificate, first.administrator.certificate);
+        for (at, serving, administrator) in made {
+            let age = at.duration_since(before.0);
+            assert!((days(60)..days(61)).contains(&age), "{age:?} of {LIFE} days");
+            assert!(serving != before.1 && administrator != before.2);
+            before = (at, serving, administrator);
+        }
+    }
+
+    #[test]
+    fn names_that_were_asked_for_are_in_the_certificate_of_later_starts_too() {
+        let parent = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(Some(&parent.path().join("data"))).expect("made");
+        let asked = |names: &[&str]| remember(&dir, &names.iter().map(|n| (*n).to_owned()).collect::<Vec<_>>());
+        assert!(asked(&[]).expect("none").is_empty());
+        assert!(!dir.join("pki").join("names").exists());
+        assert_eq!(asked(&["host.docker.internal", "192.0.2.7"]).expect("kept"), ["host.docker.internal", "192.0.2.7"]);
+        let names = asked(&["*.example.com", "192.0.2.7"]).expect("kept");
+        assert_eq!(names, ["host.docker.internal", "192.0.2.7", "*.example.com"]);
+        let now = Timestamp::from_second(1_800_000_000).expect("in range");
+        let (credentials, _) = Credentials::open(&dir, now, Vec::new(), names).expect("made");
+        assert!(credentials.names.addresses.contains(&IpAddr::from([192, 0, 2, 7])));
+        for name in ["host.docker.internal", "*.example.com", "localhost"] {
+            assert!(credentials.names.dns.iter().any(|n| n == name), "{name}");
+        }
+        assert!(!credentials.names.dns.iter().any(|n| n == "192.0.2.7"));
+    }
 
     #[test]
     fn damaged_keys_are_named_with_what_to_do() {

@@ -169,6 +169,7 @@ impl DataDir {
         let path = self.join(name);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
         made.map_err(|error| anyhow::anyhow!("cannot make {}: {}", path.display(), io(&error)))?;
+        sync_folder_of(&path).map_err(|error| unreadable(&path, &error))?;
         let mode = fs::metadata(&path).map_err(|error| unreadable(&path, &error))?.mode();
         if mode & 0o077 != 0 {
             bail!("{}", open_to_others(&path, mode));
@@ -274,9 +275,11 @@ impl Lock {
     /// Writes who holds the lock and where it listens.
     pub(crate) fn announce(&mut self, address: &str, drain: u32) -> anyhow::Result<()> {
         let holder = Holder { pid: std::process::id(), address: address.to_owned(), drain };
-        self.file.set_len(0)?;
+        let text = serde_json::to_vec(&holder)?;
+        // Over what is there, then cut: on a full disk a file keeps the space it has, and gets no new one.
         self.file.rewind()?;
-        self.file.write_all(&serde_json::to_vec(&holder)?)?;
+        self.file.write_all(&text)?;
+        self.file.set_len(text.len() as u64)?;
         Ok(())
     }
 
@@ -354,16 +357,32 @@ pub(crate) fn default_path() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Writes a file that only its owner may read, all of it or nothing.
+/// Writes a file that only its owner may read, all of it or nothing: also over a power cut, and only if it differs.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    if fs::read(path).is_ok_and(|old| old == content) && fs::metadata(path).is_ok_and(|m| m.mode() & 0o177 == 0) {
+        return Ok(());
+    }
     let temporary = path.with_extension(format!("tmp{}", std::process::id()));
     let write = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        sync_folder_of(path)
     };
-    write().map_err(|error| anyhow::anyhow!("cannot write {}: {}", path.display(), io(&error)))
+    write().map_err(|error| {
+        let _ = fs::remove_file(&temporary);
+        anyhow::anyhow!("cannot write {}: {}", path.display(), io(&error))
+    })
+}
+
+/// Makes a file's entry in its folder durable, after it was made or renamed. Where a folder cannot be synced, it need not be.
+fn sync_folder_of(path: &Path) -> std::io::Result<()> {
+    let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
+    match File::open(folder)?.sync_all() {
+        Err(error) if error.kind() != ErrorKind::InvalidInput => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Reads a file that must be private; one that others may read is refused.
@@ -442,6 +461,23 @@ mod tests {
         assert_eq!(dir.command("down"), "sampan down --data-dir '/tmp/my data'");
         assert_eq!(dir.client_command("apply"), "sampan apply --data-dir '/tmp/my data'");
         assert_eq!(dir.kubectl(), "kubectl --kubeconfig '/tmp/my data/kubeconfig'");
+    }
+
+    #[test]
+    fn a_private_file_is_written_only_if_it_differs() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let path = folder.path().join("file");
+        write_private(&path, b"one").expect("written");
+        let inode = fs::metadata(&path).expect("there").ino();
+        // Nothing can be made in the folder, as on a full disk.
+        let closed = |to: u32| fs::set_permissions(folder.path(), fs::Permissions::from_mode(to)).expect("changed");
+        closed(0o500);
+        write_private(&path, b"one").expect("nothing is to be done");
+        closed(0o700);
+        assert_eq!(fs::metadata(&path).expect("there").ino(), inode);
+        write_private(&path, b"two").expect("written");
+        assert_eq!(fs::read(&path).expect("read"), b"two");
+        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 1, "nothing is left beside it");
     }
 
     #[test]

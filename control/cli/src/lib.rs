@@ -1,6 +1,9 @@
 //! Commands, configuration and the composition root: the only place that reads clock, environment and randomness, and the only
 //! one that knows every other crate.
 
+#[macro_use]
+mod logging;
+
 mod advice;
 mod args;
 mod check;
@@ -28,8 +31,7 @@ use anyhow::Context;
 use args::{Cli, Command, ImageCommand};
 use clap::{CommandFactory, Parser};
 use data_dir::DataDir;
-use std::{ffi::OsString, future::Future, io::IsTerminal, process::ExitCode};
-use tracing_subscriber::EnvFilter;
+use std::{ffi::OsString, future::Future, process::ExitCode};
 
 /// Runs the command line. Exit codes: 0 ok, 1 failed, 2 usage.
 pub fn main() -> ExitCode {
@@ -49,7 +51,8 @@ pub fn main() -> ExitCode {
     };
     out::be_quiet(cli.quiet);
     data_dir::private_umask();
-    start_logging(cli.verbose);
+    let filter = env::var_os("SAMPAN_LOG").and_then(|value| value.into_string().ok()).filter(|value| !value.is_empty());
+    logging::start(cli.verbose, filter.as_deref());
     rustls::crypto::ring::default_provider().install_default().expect("the first and only provider");
     match dispatch(cli.command, Start { background, arguments }) {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,6 +85,7 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
         Command::Down(args) => down::run(&args),
         Command::Ls(args) => running::run(&args),
         Command::Image(command) => block(image(command)),
+        Command::Images(data) => block(image(ImageCommand::Ls(data))),
         Command::Kubeconfig(args) => kubeconfig::run(&args),
         Command::Apply(args) => block(async move { remote::apply(&args).await }),
         Command::Get(args) => block(async move { remote::get(&args).await }),
@@ -122,16 +126,4 @@ pub(crate) fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 fn block<F: Future<Output = anyhow::Result<()>>>(future: F) -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("cannot start")?;
     runtime.block_on(future)
-}
-
-fn start_logging(verbose: u8) {
-    let level = ["warn", "info", "debug"][usize::from(verbose.min(2))];
-    let filter = env::var_os("SAMPAN_LOG").and_then(|v| v.into_string().ok()).filter(|v| !v.is_empty());
-    let filter = EnvFilter::try_new(filter.as_deref().unwrap_or(level)).unwrap_or_else(|error| {
-        eprintln!("SAMPAN_LOG is not a filter ({error}); logging {level}");
-        EnvFilter::new(level)
-    });
-    let filter = filter.add_directive("kube_client=off".parse().expect("a valid directive"));
-    let colours = std::io::stderr().is_terminal();
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).with_writer(std::io::stderr).init();
 }

@@ -4,7 +4,7 @@ use agent::Machine;
 use rustix::{fs::statvfs, system};
 use std::{
     fs,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -36,6 +36,39 @@ pub(crate) fn read(data: &Path) -> Machine {
         storage: disk,
         hostname: text(uname.nodename()),
     }
+}
+
+/// The addresses of this machine's interfaces but loopback and link-local ones, by which others may reach it. What the system does not
+/// tell is left out.
+pub(crate) fn addresses() -> Vec<IpAddr> {
+    let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let mut all: Vec<IpAddr> = local_v4(&text("/proc/net/fib_trie")).into_iter().map(IpAddr::from).collect();
+    all.extend(local_v6(&text("/proc/net/if_inet6")).into_iter().map(IpAddr::from));
+    all.retain(|address| !address.is_loopback());
+    all.sort();
+    all.dedup();
+    all
+}
+
+/// The addresses before `/32 host LOCAL` in the kernel's routing table.
+fn local_v4(fib_trie: &str) -> Vec<Ipv4Addr> {
+    let mut last: Option<Ipv4Addr> = None;
+    let mut found = Vec::new();
+    for line in fib_trie.lines().map(str::trim) {
+        match line.strip_prefix("|-- ") {
+            Some(address) => last = address.parse().ok(),
+            None if line == "/32 host LOCAL" => found.extend(last),
+            None => {}
+        }
+    }
+    found
+}
+
+/// The first column of the kernel's table, 32 digits, without link-local addresses (fe80::/10), which say nothing without an interface.
+fn local_v6(if_inet6: &str) -> Vec<Ipv6Addr> {
+    let digits = if_inet6.lines().filter_map(|line| line.split_whitespace().next()).filter(|d| d.len() == 32);
+    let addresses = digits.filter_map(|digits| u128::from_str_radix(digits, 16).ok()).map(Ipv6Addr::from);
+    addresses.filter(|address| !address.is_unicast_link_local()).collect()
 }
 
 /// CPUs that this process may use.
@@ -166,22 +199,15 @@ fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|bytes| *bytes < 1 << 62)
 }
 
-/// The address at which this machine answers if it listens on `wanted`: itself, unless that is every address. Then the one that
-/// traffic to the world would leave from, by the routing table (nothing is sent), or its own loopback where there is no way out.
+/// The address at which this machine answers if it listens on `wanted`: itself, unless that is every address. Then the first of an
+/// interface that others may reach, or its own loopback where there is none.
 pub(crate) fn address(wanted: IpAddr) -> IpAddr {
-    let (elsewhere, own): (IpAddr, IpAddr) = match wanted {
-        IpAddr::V4(v4) if v4.is_unspecified() => (Ipv4Addr::new(192, 0, 2, 1).into(), Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(v6) if v6.is_unspecified() => {
-            (Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into(), Ipv6Addr::LOCALHOST.into())
-        }
+    let own: IpAddr = match wanted {
+        IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(v6) if v6.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
         given => return given,
     };
-    let leaves_from = || -> std::io::Result<IpAddr> {
-        let socket = UdpSocket::bind((wanted, 0))?;
-        socket.connect((elsewhere, 9))?;
-        Ok(socket.local_addr()?.ip())
-    };
-    leaves_from().ok().filter(|address| !address.is_unspecified()).unwrap_or(own)
+    addresses().into_iter().find(|address| address.is_ipv4() == own.is_ipv4()).unwrap_or(own)
 }
 
 fn os_image(os_release: &str) -> String {
@@ -223,8 +249,20 @@ mod tests {
         for all in ["0.0.0.0", "::"] {
             let found = address(all.parse().expect("an address"));
             assert!(!found.is_unspecified());
-            UdpSocket::bind((found, 0)).expect("an address of this machine");
+            std::net::UdpSocket::bind((found, 0)).expect("an address of this machine");
         }
+    }
+
+    #[test]
+    fn addresses_are_those_of_interfaces() {
+        let trie = "Main:\n  +-- 0.0.0.0/0 3 0 5\n     |-- 10.0.0.0\n        /8 universe UNICAST\nLocal:\n     |-- 127.0.0.1\n        /32 host LOCAL\n     \
+            |-- 192.168.1.7\n        /32 host LOCAL\n     |-- 192.168.1.255\n        /32 link BROADCAST\n";
+        assert_eq!(local_v4(trie), [Ipv4Addr::LOCALHOST, Ipv4Addr::new(192, 168, 1, 7)]);
+        let table = "00000000000000000000000000000001 01 80 10 80 lo\n20010db8000000000000000000000007 02 40 00 80 eth0\n\
+            fe800000000000000000000000000001 02 40 20 80 eth0\nnonsense\n";
+        let wanted: Vec<Ipv6Addr> = ["::1", "2001:db8::7"].map(|a| a.parse().expect("an address")).into();
+        assert_eq!(local_v6(table), wanted);
+        assert!(local_v4("").is_empty() && local_v6("").is_empty());
     }
 
     #[test]

@@ -22,8 +22,6 @@ const STEP: Duration = Duration::from_millis(50);
 const STEADY: Duration = Duration::from_millis(300);
 /// How long nothing but Services without pods may be waited for: their node ports refuse until there are some.
 const BARE: Duration = Duration::from_secs(1);
-/// What such a Service waits for.
-const NO_PODS: &str = "no pod behind it is ready";
 
 /// Where the node ports of the cluster are.
 #[derive(Clone, Copy, Debug)]
@@ -144,11 +142,6 @@ async fn settle(
 }
 
 impl Pending<'_> {
-    /// Whether it is a Service that only lacks pods.
-    fn is_bare(&self) -> bool {
-        matches!(&self.last.state, Some(State::Waiting(what)) if what == NO_PODS)
-    }
-
     fn namespace(&self) -> &str {
         self.outcome.object["metadata"]["namespace"].as_str().unwrap_or("default")
     }
@@ -159,6 +152,11 @@ impl Pending<'_> {
             Some(State::Waiting(what)) => Some((self.outcome.label.clone(), what.clone())),
             _ => None,
         }
+    }
+
+    /// Whether it is a Service that only lacks pods.
+    fn is_bare(&self) -> bool {
+        matches!(&self.last.state, Some(State::Waiting(what)) if what == look::NO_PODS)
     }
 
     /// Why it is waited for no longer.

@@ -69,7 +69,7 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
             () = signals.next() => return Ok(()),
         };
         let path = args.kubeconfig.clone().unwrap_or_else(|| dir.join("kubeconfig"));
-        if let Err(error) = write_kubeconfig(&args, &dir, &cluster, &path) {
+        if let Err(error) = cluster.give_access(kubeconfigs(&args, &dir, &path)) {
             cluster.stop().await;
             return Err(error);
         }
@@ -176,16 +176,26 @@ async fn fill(args: &UpArgs, dir: &DataDir, client: &client::Client, node: Node,
     }
 }
 
-fn write_kubeconfig(args: &UpArgs, dir: &DataDir, cluster: &Cluster, path: &Path) -> anyhow::Result<()> {
-    let document = kubeconfig::document(&cluster.access(), &kubeconfig::name(dir));
-    kubeconfig::write(&dir.join("kubeconfig"), &document)?;
-    if args.kubeconfig.is_some() {
-        kubeconfig::write(path, &document)?;
+/// Writes the kubeconfigs that were asked for, and merges the personal one.
+fn kubeconfigs(
+    args: &UpArgs,
+    dir: &DataDir,
+    path: &Path,
+) -> impl FnMut(&kubeconfig::Access<'_>) -> anyhow::Result<()> + Send + 'static {
+    let (name, own, merge) = (kubeconfig::name(dir), dir.join("kubeconfig"), args.merge_kubeconfig);
+    // Written again later, when this process may work in another folder.
+    let other = args.kubeconfig.is_some().then(|| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    move |access| {
+        let document = kubeconfig::document(access, &name);
+        kubeconfig::write(&own, &document)?;
+        if let Some(other) = &other {
+            kubeconfig::write(other, &document)?;
+        }
+        if merge {
+            eprintln!("{}", kubeconfig::merge(&kubeconfig::personal_path()?, &document, false)?);
+        }
+        Ok(())
     }
-    if args.merge_kubeconfig {
-        eprintln!("{}", kubeconfig::merge(&kubeconfig::personal_path()?, &document, false)?);
-    }
-    Ok(())
 }
 
 /// Resolves when somebody has removed the directory of the cluster: `down` could not find it any more, and what it writes is lost.

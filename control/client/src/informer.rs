@@ -11,8 +11,11 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::watch as signal;
+use tokio::{sync::watch as signal, time::Instant};
 use tokio_util::sync::CancellationToken;
+
+/// A watch that lasts less ended for a reason that a new one would meet as well.
+const SHORT: Duration = Duration::from_secs(1);
 
 /// A change as handlers see it.
 #[derive(Clone, Debug)]
@@ -323,7 +326,13 @@ impl<K: Kind> Informer<K> {
             let mut failures = 0u32;
             let mut at: Option<String> = None;
             loop {
-                match self.follow(&client, &mut at).await {
+                let began = Instant::now();
+                // A watch that ends as soon as it begins, as those of a store that is closed do, is a failure too.
+                let followed = match self.follow(&client, &mut at).await {
+                    Ok(()) if began.elapsed() < SHORT => Err(Error::Transport("the watch ended at once".into())),
+                    followed => followed,
+                };
+                match followed {
                     Ok(()) => failures = 0,
                     Err(error) => {
                         *self.shared.trouble.lock() = Some(error.to_string());

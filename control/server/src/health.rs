@@ -55,11 +55,11 @@ impl Checks {
         for (name, _, check) in &checks {
             if excluded.contains(&name.as_str()) {
                 lines.push_str(&format!("[+]{name} excluded: ok\n"));
-            } else if check().is_ok() {
-                lines.push_str(&format!("[+]{name} ok\n"));
-            } else {
+            } else if let Err(reason) = check() {
                 failed = true;
-                lines.push_str(&format!("[-]{name} failed: reason withheld\n"));
+                lines.push_str(&format!("[-]{name} failed: {reason}\n"));
+            } else {
+                lines.push_str(&format!("[+]{name} ok\n"));
             }
         }
         Some(match failed {

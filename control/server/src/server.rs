@@ -105,8 +105,9 @@ impl Server {
             identity: options.identity,
         }));
         let store = server.0.store.clone();
-        server.0.checks.register("store", false, move || match store.failure() {
-            Some(failure) => Err(failure.to_string()),
+        // Not for liveness: a store that fails mends itself when it can, and a restart mends nothing that it cannot.
+        server.0.checks.register("store", true, move || match store.failure() {
+            Some(failure) => Err(format!("not every write can be stored: {failure}")),
             None => Ok(()),
         });
         server.rebuild_allocators();

@@ -4,20 +4,25 @@
 use crate::{
     authn,
     connection::{self, Taken},
+    handshake::Waiting,
     pace::Pace,
     pki::Pair,
     server::Server,
 };
+use arc_swap::ArcSwap;
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::ring,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::WebPkiClientVerifier,
+    server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier},
+    sign::CertifiedKey,
 };
-use std::{sync::Arc, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::Semaphore,
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{error::Elapsed, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -26,8 +31,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long requests may go on after shutdown has begun.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Most connections at a time; more wait to be accepted.
+/// Most connections at a time; with more, those without a client certificate are closed, and the others wait for a place.
 pub const CONNECTIONS: usize = 4_096;
+/// Connections that have said nothing yet, and as many whose handshake is under way, besides those. A client with something to say is
+/// among them for milliseconds.
+const HANDSHAKES: usize = 256;
+/// What Go's server answers to HTTP without TLS.
+const PLAIN: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -43,11 +53,52 @@ pub enum Error {
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
+/// The certificate that is shown to clients. It may be replaced at any time; connections that are there go on. Cheap to clone.
+#[derive(Clone)]
+pub struct Serving(Arc<ArcSwap<CertifiedKey>>);
+
+impl fmt::Debug for Serving {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Serving")
+    }
+}
+
+impl Serving {
+    /// Shows this certificate.
+    ///
+    /// # Errors
+    /// When it is not PEM, or the key is not its own.
+    pub fn new(pair: &Pair) -> Result<Self, Error> {
+        Ok(Self(Arc::new(ArcSwap::from_pointee(certified(pair)?))))
+    }
+
+    /// Shows this one from now on.
+    ///
+    /// # Errors
+    /// As [`Serving::new`]; the one before stays.
+    pub fn replace(&self, pair: &Pair) -> Result<(), Error> {
+        self.0.store(Arc::new(certified(pair)?));
+        Ok(())
+    }
+}
+
+impl ResolvesServerCert for Serving {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+fn certified(pair: &Pair) -> Result<CertifiedKey, Error> {
+    let chain = CertificateDer::pem_slice_iter(pair.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
+    let key = PrivateKeyDer::from_pem_slice(pair.key.as_bytes())?;
+    Ok(CertifiedKey::from_der(chain, key, &ring::default_provider())?)
+}
+
 /// The server's side of TLS: `serving` is shown; client certificates of `client_authority` (PEM) are verified if they are sent.
 ///
 /// # Errors
 /// When something is not PEM or does not fit.
-pub fn config(serving: &Pair, client_authority: &str) -> Result<ServerConfig, Error> {
+pub fn config(serving: &Serving, client_authority: &str) -> Result<ServerConfig, Error> {
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(client_authority.as_bytes()) {
@@ -56,14 +107,52 @@ pub fn config(serving: &Pair, client_authority: &str) -> Result<ServerConfig, Er
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider.clone())
         .allow_unauthenticated()
         .build()?;
-    let chain = CertificateDer::pem_slice_iter(serving.certificate.as_bytes()).collect::<Result<Vec<_>, _>>()?;
-    let key = PrivateKeyDer::from_pem_slice(serving.key.as_bytes())?;
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(Arc::new(serving.clone()));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// Where connections are, in their order.
+#[derive(Clone)]
+struct Rooms {
+    silent: Waiting,
+    shaking: Waiting,
+    all: Arc<Semaphore>,
+    /// Of these, what those without a client certificate may have.
+    strangers: Arc<Semaphore>,
+}
+
+impl Rooms {
+    /// The places of a connection that is served; those with a client certificate wait until there are some.
+    async fn places(&self, known: bool) -> Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)> {
+        if known {
+            return Some((None, self.all.clone().acquire_owned().await.ok()?));
+        }
+        let stranger = self.strangers.clone().try_acquire_owned().ok()?;
+        Some((Some(stranger), self.all.clone().try_acquire_owned().ok()?))
+    }
+}
+
+/// What came in time.
+fn flat<T>(outcome: Result<Option<T>, Elapsed>) -> Option<T> {
+    outcome.ok().flatten()
+}
+
+/// Whether the first five bytes are of HTTP instead of TLS, as Go tells it.
+fn is_http(start: &[u8]) -> bool {
+    [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"].iter().any(|method| start == *method)
+}
+
+/// Says what is wrong, and reads what the client sends until it closes: to close before would take the answer back.
+async fn refuse_http(mut stream: TcpStream) -> std::io::Result<()> {
+    stream.write_all(PLAIN).await?;
+    stream.shutdown().await?;
+    let mut rest = [0; 4096];
+    while stream.read(&mut rest).await? > 0 {}
+    Ok(())
 }
 
 impl Server {
@@ -82,28 +171,24 @@ impl Server {
         token: CancellationToken,
     ) {
         let acceptor = TlsAcceptor::from(tls);
-        let room = Arc::new(Semaphore::new(connections));
-        let strangers = Arc::new(Semaphore::new((connections * 3 / 4).max(1)));
+        let rooms = Rooms {
+            silent: Waiting::new(HANDSHAKES),
+            shaking: Waiting::new(HANDSHAKES),
+            all: Arc::new(Semaphore::new(connections)),
+            strangers: Arc::new(Semaphore::new((connections * 3 / 4).max(1))),
+        };
         let tasks = TaskTracker::new();
         loop {
-            let accepted = async {
-                // Before accepting: who finds no room waits in the listener's queue, which is bounded.
-                let place = room.clone().acquire_owned().await.expect("never closed");
-                (place, listener.accept().await)
-            };
-            let (place, accepted) = tokio::select! {
+            let accepted = tokio::select! {
                 biased;
                 () = token.cancelled() => break,
-                accepted = accepted => accepted,
+                accepted = listener.accept() => accepted,
             };
             match accepted {
                 Ok((stream, _)) => {
                     let (server, acceptor, token) = (self.clone(), acceptor.clone(), token.clone());
-                    let strangers = strangers.clone();
-                    tasks.spawn(async move {
-                        let _place = place;
-                        server.connection(stream, acceptor, strangers, token).await;
-                    });
+                    let rooms = rooms.clone();
+                    tasks.spawn(async move { server.connection(stream, acceptor, rooms, token).await });
                 }
                 Err(error) => {
                     // Out of file descriptors, mostly: wait for connections to end.
@@ -118,22 +203,27 @@ impl Server {
         }
     }
 
-    async fn connection(
-        &self,
-        stream: TcpStream,
-        acceptor: TlsAcceptor,
-        strangers: Arc<Semaphore>,
-        token: CancellationToken,
-    ) {
+    async fn connection(&self, stream: TcpStream, acceptor: TlsAcceptor, rooms: Rooms, token: CancellationToken) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
+        let silent = rooms.silent.enter();
+        let mut start = [0; 5];
+        let Some(Ok(Ok(seen @ 1..))) = silent.keep(timeout(HANDSHAKE, stream.peek(&mut start))).await else {
+            return tracing::debug!("a connection said nothing");
+        };
+        drop(silent);
+        let shaking = rooms.shaking.enter();
+        if is_http(&start[..seen]) {
+            return shaking.keep(timeout(HANDSHAKE, refuse_http(stream))).await.map_or((), drop);
+        }
         let pace = Arc::<Pace>::default();
         let taken = Taken::new(stream, pace.clone());
-        let mut stream = match tokio::time::timeout(HANDSHAKE, acceptor.accept(taken)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake failed"),
-            Err(_) => return tracing::debug!("TLS handshake took too long"),
+        let mut stream = match shaking.keep(timeout(HANDSHAKE, acceptor.accept(taken))).await {
+            Some(Ok(Ok(stream))) => stream,
+            Some(Ok(Err(error))) => return tracing::debug!(%error, "TLS handshake failed"),
+            Some(Err(_)) => return tracing::debug!("TLS handshake took too long"),
+            None => return tracing::debug!("a TLS handshake made place for newer ones"),
         };
         let session = stream.get_mut().1;
         session.set_buffer_limit(Some(connection::BUFFER));
@@ -142,13 +232,10 @@ impl Server {
         // Verified against the client authority by rustls; the first one is the client's own.
         let certificate = session.peer_certificates().and_then(<[_]>::first);
         let user = certificate.and_then(|c| authn::user_of_certificate(c)).map(Arc::new);
-        let _stranger = match &user {
-            Some(_) => None,
-            None => match strangers.try_acquire_owned() {
-                Ok(place) => Some(place),
-                Err(_) => return tracing::debug!("no room for another connection without a client certificate"),
-            },
+        let Some(_places) = shaking.keep(timeout(HANDSHAKE, rooms.places(user.is_some()))).await.and_then(flat) else {
+            return tracing::debug!(known = user.is_some(), "no room for another connection");
         };
+        drop(shaking);
         connection::serve(stream, pace, http2, self.service_of_connection(user), token).await;
     }
 }

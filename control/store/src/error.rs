@@ -26,12 +26,29 @@ pub enum Error<T> {
         /// The newest published revision.
         current: Revision,
     },
-    /// A commit failed (disk full, I/O error): the store takes no more writes until it is opened again. Reads and
-    /// watches go on, and everything that was acknowledged is intact. Whether the write that failed first has
-    /// reached the disk is only known after the next open.
-    #[error("the store is read-only since a commit failed: {cause}")]
+    /// A commit failed and the log is not yet open again: the store tries to open it, with a pause between the tries, and takes
+    /// no writes meanwhile. Nothing was written. Reads and watches go on, and everything that was acknowledged is intact.
+    #[error(
+        "nothing was stored: the store is read-only since a commit failed, and tries to open its file again: {cause}"
+    )]
     ReadOnly {
         /// The failure of the log.
+        cause: Arc<LogError>,
+    },
+    /// The disk is full. Nothing was written. What makes the store no larger (deletions, changes of objects that are there) is
+    /// still taken, and the rest again as soon as there is room.
+    #[error(
+        "nothing was stored: the disk of the store is full; free some space on it, or delete objects, which still works ({cause})"
+    )]
+    Full {
+        /// What the operating system says.
+        cause: Arc<LogError>,
+    },
+    /// The commit of this write failed, and the log could not be read since: whether the write is stored is known only when it can
+    /// be. Read the object then, before writing again.
+    #[error("it is not known whether this was stored, since its commit failed: {cause}")]
+    Unknown {
+        /// The failure of the commit.
         cause: Arc<LogError>,
     },
     /// The key or the value cannot be stored. Nothing was written.

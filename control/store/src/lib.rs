@@ -17,6 +17,7 @@ mod error;
 mod history;
 mod log;
 mod map;
+mod repair;
 mod store;
 mod watch;
 mod writer;

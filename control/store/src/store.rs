@@ -7,11 +7,7 @@ use crate::{
     writer::{Request, Writer},
 };
 use parking_lot::{Mutex, RwLock};
-use std::{
-    fmt,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Writes that may wait for the writer task; a further one waits for room in the call.
@@ -65,8 +61,8 @@ pub(crate) struct Shared<T> {
     /// The newest published state.
     pub(crate) head: RwLock<Head<T>>,
     pub(crate) history: Mutex<History<T>>,
-    /// Set once, by the first commit that fails.
-    pub(crate) failure: OnceLock<Arc<LogError>>,
+    /// Why the store does not take every write at the moment.
+    pub(crate) failure: watch::Sender<Option<Arc<LogError>>>,
     pub(crate) options: Options,
 }
 
@@ -90,7 +86,7 @@ impl<T: Payload> Store<T> {
         let shared = Arc::new(Shared {
             head: RwLock::new(Head { revision, map: map.clone() }),
             history: Mutex::new(History::new(revision, map.clone())),
-            failure: OnceLock::new(),
+            failure: watch::Sender::new(None),
             options,
         });
         let (requests, queue) = mpsc::channel(WAITING);
@@ -170,9 +166,19 @@ impl<T: Payload> Store<T> {
         self.shared.history.lock().compact(revision);
     }
 
-    /// The failure that made the store read-only, if one did.
+    /// Why the store does not take every write at the moment; `None` if it does.
     pub fn failure(&self) -> Option<Arc<LogError>> {
-        self.shared.failure.get().cloned()
+        self.shared.failure()
+    }
+
+    /// The same, to wait for changes of it.
+    pub fn failures(&self) -> watch::Receiver<Option<Arc<LogError>>> {
+        self.shared.failure.subscribe()
+    }
+
+    /// Resolves when the writer has ended: after [`Store::close`], or because of a fault in it. Nothing can be written any more.
+    pub async fn ended(&self) {
+        let _ = self.published.clone().wait_for(|_| false).await;
     }
 
     /// Ends what is queued, gives back the log's files and ends all watches. Later writes fail with [`Error::Closed`];
@@ -256,6 +262,10 @@ impl<'a, T> Iterator for Range<'a, T> {
 }
 
 impl<T> Shared<T> {
+    pub(crate) fn failure(&self) -> Option<Arc<LogError>> {
+        self.failure.borrow().clone()
+    }
+
     /// Makes a commit visible: to readers, then to watchers. Both see whole commits in order.
     pub(crate) fn publish(&self, revision: Revision, map: Map<T>, events: Vec<Event<T>>) {
         let now = tokio::time::Instant::now();

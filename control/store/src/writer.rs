@@ -2,11 +2,14 @@
 //!
 //! While one commit is on its way to the disk the next one is prepared from what arrives; it starts when the first has
 //! ended. So a lone write is committed at once, and under load a commit carries whatever queued during the last one,
-//! without a timer. A prepared change becomes visible only when its commit has ended well. If a commit fails, it and
-//! all later writes fail.
+//! without a timer. A prepared change becomes visible only when its commit has ended well. If a commit fails, what was prepared after it
+//! fails too, and so does everything until the log has been opened again: see [`crate::repair`]. While the disk is full, what makes
+//! the store no larger is taken still.
 
 use crate::{
-    Action, Batch, Bytes, Change, Entry, Error, Event, Expect, Log, LogError, Payload, Revision, map::Map,
+    Action, Batch, Bytes, Change, Entry, Error, Event, Expect, Log, LogError, Payload, Replay, Revision,
+    map::Map,
+    repair::{Commit, Found, Repair},
     store::Shared,
 };
 use futures::future::BoxFuture;
@@ -28,6 +31,10 @@ const MOST_CHANGES: usize = 1024;
 const MOST_BYTES: usize = 16 << 20;
 /// Longest sleep, so that a wall clock that was set is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+/// How often a full disk is looked at, and how long a commit that failed for want of space is the word on it.
+const LOOK: Duration = Duration::from_secs(1);
+/// By how many bytes an object may grow on a full disk: a deletion is first a note in the object, then reports of its end.
+const GROWTH: usize = 1024;
 
 type PutReply<T> = oneshot::Sender<Result<Arc<Entry<T>>, Error<T>>>;
 type DeleteReply<T> = oneshot::Sender<Result<(Revision, Arc<Entry<T>>), Error<T>>>;
@@ -39,7 +46,7 @@ pub(crate) enum Request<T> {
 }
 
 /// An answer that is sent when everything it tells of is durable and published.
-enum Answer<T> {
+pub(crate) enum Answer<T> {
     Put(PutReply<T>, Result<Arc<Entry<T>>, Error<T>>),
     Delete(DeleteReply<T>, Result<(Revision, Arc<Entry<T>>), Error<T>>),
 }
@@ -53,8 +60,8 @@ impl<T> Answer<T> {
         }
     }
 
-    fn fail(self, cause: &Arc<LogError>) {
-        let error = Error::ReadOnly { cause: cause.clone() };
+    /// Answers with an error instead. What is refused anyway stays refused for its own reason, but tells nothing unpublished.
+    fn fail(self, error: Error<T>) {
         match self {
             Answer::Put(reply, _) => drop(reply.send(Err(error))),
             Answer::Delete(reply, _) => drop(reply.send(Err(error))),
@@ -80,13 +87,14 @@ impl<T> Prepared<T> {
     }
 }
 
-/// A commit on its way to the disk.
-struct Flying<T> {
-    commit: BoxFuture<'static, Result<(), LogError>>,
-    revision: Revision,
-    map: Map<T>,
-    events: Vec<Event<T>>,
-    answers: Vec<Answer<T>>,
+/// A commit on its way to the disk, then whether there is room for more.
+type Flying<T> = (BoxFuture<'static, (Result<(), LogError>, Result<(), LogError>)>, Commit<T>);
+
+/// What the writer waits for.
+enum Woken<T> {
+    Landed(Commit<T>, Result<(), LogError>, Result<(), LogError>),
+    Reopened(Result<Replay, LogError>),
+    Looked(Result<(), LogError>),
 }
 
 pub(crate) struct Writer<T: Payload> {
@@ -99,6 +107,11 @@ pub(crate) struct Writer<T: Payload> {
     revision: Revision,
     prepared: Prepared<T>,
     flying: Option<Flying<T>>,
+    /// The log is not open: a commit has failed.
+    repair: Option<Repair<T>>,
+    /// The disk is full: when to look again, and the look that is under way.
+    short: Option<Instant>,
+    look: Option<BoxFuture<'static, Result<(), LogError>>>,
     /// When which key expires, for exactly the entries of `map` that do.
     expiries: BTreeSet<(NonZeroU64, Arc<str>)>,
     closing: Option<oneshot::Sender<Result<(), LogError>>>,
@@ -119,27 +132,36 @@ impl<T: Payload> Writer<T> {
         revision: Revision,
         map: Map<T>,
     ) -> Self {
-        let expiring = map.iter_from(|_| false).filter_map(|entry| Some((entry.expires?, entry.key.clone())));
-        let expiries = expiring.collect();
-        let (prepared, flying, closing) = (Prepared::new(), None, None);
-        Self { shared, log, requests, publish, map, revision, prepared, flying, expiries, closing }
+        let expiries = expiries(&map);
+        Self {
+            shared,
+            log,
+            requests,
+            publish,
+            map,
+            revision,
+            prepared: Prepared::new(),
+            flying: None,
+            repair: None,
+            short: None,
+            // A disk may be full from the start.
+            look: None,
+            expiries,
+            closing: None,
+        }
     }
 
     pub(crate) async fn run(mut self) {
         let mut arrived = Vec::new();
         let mut open = true;
+        self.roomed(self.log.room().await);
         while open || self.flying.is_some() || !self.prepared.answers.is_empty() || !self.prepared.changes.is_empty() {
             let room = open && self.prepared.has_room();
             let wake = self.next_wake();
             tokio::select! {
                 biased;
-                result = async {
-                    match &mut self.flying {
-                        Some(flying) => flying.commit.as_mut().await,
-                        None => std::future::pending().await,
-                    }
-                } => {
-                    self.landed(result);
+                woken = woken(&mut self.flying, &mut self.repair, &mut self.look) => {
+                    self.wake(woken);
                     // Who has just been answered may have more to write: let it join this commit, not the one after.
                     tokio::task::yield_now().await;
                     while self.prepared.has_room() && let Ok(request) = self.requests.try_recv() {
@@ -154,10 +176,14 @@ impl<T: Payload> Writer<T> {
                 }
                 () = sleep_until(wake), if room => {} // what is due is done below
             }
+            self.mend();
             if open {
                 self.expire();
             }
             self.launch();
+        }
+        if let Some(repair) = self.repair.take() {
+            self.unknown(repair.lost.answers);
         }
         let result = self.log.close().await;
         if let Some(reply) = self.closing.take() {
@@ -167,26 +193,40 @@ impl<T: Payload> Writer<T> {
         }
     }
 
+    fn wake(&mut self, woken: Woken<T>) {
+        match woken {
+            Woken::Landed(commit, Ok(()), room) => {
+                self.publish(commit);
+                self.roomed(room);
+            }
+            Woken::Landed(commit, Err(error), _) => self.broke(commit, error),
+            Woken::Reopened(result) => self.reopened(result),
+            Woken::Looked(room) => self.roomed(room),
+        }
+    }
+
     /// Forgets old history. Returns when something is to be done although nobody asks: an expiry, or more to forget.
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
         let expiry =
-            self.expiries.first().filter(|_| self.shared.failure.get().is_none()).map(|(at, _)| {
+            self.expiries.first().filter(|_| self.repair.is_none()).map(|(at, _)| {
                 now + Duration::from_millis(at.get().saturating_sub(self.shared.options.clock.millis()))
             });
         let old = self.shared.history.lock().prune(now, &self.shared.options);
+        let try_again = self.repair.as_ref().filter(|repair| repair.work.is_none()).map(|repair| repair.next);
+        let look = self.short.filter(|_| self.look.is_none());
         let longest = now + LONGEST_SLEEP;
-        [expiry, old].into_iter().flatten().fold(longest, Instant::min)
+        [expiry, old, try_again, look].into_iter().flatten().fold(longest, Instant::min)
     }
 
     fn take(&mut self, request: Request<T>) {
         match request {
             Request::Put { key, expect, value, ttl, reply } => match self.put(key, expect, value, ttl) {
-                Err(Error::ReadOnly { cause }) => drop(reply.send(Err(Error::ReadOnly { cause }))),
+                Err(error @ (Error::ReadOnly { .. } | Error::Full { .. })) => drop(reply.send(Err(error))),
                 result => self.prepared.answers.push(Answer::Put(reply, result)),
             },
             Request::Delete { key, expect, reply } => match self.delete(&key, expect) {
-                Err(Error::ReadOnly { cause }) => drop(reply.send(Err(Error::ReadOnly { cause }))),
+                Err(error @ Error::ReadOnly { .. }) => drop(reply.send(Err(error))),
                 result => self.prepared.answers.push(Answer::Delete(reply, result)),
             },
             Request::Close { reply } => {
@@ -204,6 +244,12 @@ impl<T: Payload> Writer<T> {
         ttl: Option<Duration>,
     ) -> Result<Arc<Entry<T>>, Error<T>> {
         let before = self.check(&key, expect)?;
+        if self.short.is_some()
+            && before.as_ref().is_none_or(|before| value.len() > before.stored.len() + GROWTH)
+            && let Some(cause) = self.shared.failure()
+        {
+            return Err(Error::Full { cause });
+        }
         let revision = self.revision + 1;
         let payload = catch_unwind(AssertUnwindSafe(|| T::publish(&key, revision, value.clone())))
             .map_err(|_| Error::Invalid("the value cannot be published"))?;
@@ -238,8 +284,10 @@ impl<T: Payload> Writer<T> {
 
     /// The entry that a write replaces, if it is what the writer expects.
     fn check(&self, key: &str, expect: Expect) -> Result<Option<Arc<Entry<T>>>, Error<T>> {
-        if let Some(cause) = self.shared.failure.get() {
-            return Err(Error::ReadOnly { cause: cause.clone() });
+        if self.repair.is_some()
+            && let Some(cause) = self.shared.failure()
+        {
+            return Err(Error::ReadOnly { cause });
         }
         let actual = self.map.get(key).cloned();
         let revision = actual.as_ref().map(|entry| entry.revision);
@@ -272,7 +320,7 @@ impl<T: Payload> Writer<T> {
 
     /// Deletes what has expired, as far as the commit in the making has room.
     fn expire(&mut self) {
-        if self.shared.failure.get().is_some() {
+        if self.repair.is_some() {
             return;
         }
         let now = self.shared.options.clock.millis();
@@ -296,25 +344,139 @@ impl<T: Payload> Writer<T> {
             return;
         }
         let (log, batch) = (self.log.clone(), Batch { revision: self.revision, changes });
-        let commit = Box::pin(async move { log.commit(batch).await });
-        self.flying = Some(Flying { commit, revision: self.revision, map: self.map.clone(), events, answers });
+        let work = async move {
+            let committed = log.commit(batch).await;
+            let room = if committed.is_ok() { log.room().await } else { Ok(()) };
+            (committed, room)
+        };
+        let commit = Commit { revision: self.revision, map: self.map.clone(), events, answers };
+        self.flying = Some((Box::pin(work), commit));
     }
 
-    /// A commit has ended: publishes it, or gives up writing.
-    fn landed(&mut self, result: Result<(), LogError>) {
-        let Some(Flying { revision, map, events, answers, .. }) = self.flying.take() else { return };
-        match result {
-            Ok(()) => {
-                self.shared.publish(revision, map, events);
-                self.publish.send_replace(revision);
-                answers.into_iter().for_each(Answer::send);
-            }
+    /// A commit is durable.
+    fn publish(&mut self, commit: Commit<T>) {
+        self.shared.publish(commit.revision, commit.map, commit.events);
+        self.publish.send_replace(commit.revision);
+        commit.answers.into_iter().for_each(Answer::send);
+    }
+
+    /// A commit has failed: what was prepared on top of it never happens, and whether it did is asked of the log.
+    fn broke(&mut self, commit: Commit<T>, error: LogError) {
+        tracing::error!(%error, "a commit failed: the store is read-only until its file could be opened again");
+        let cause = Arc::new(error);
+        self.shared.failure.send_replace(Some(cause.clone()));
+        let prepared = std::mem::replace(&mut self.prepared, Prepared::new());
+        prepared.answers.into_iter().for_each(|answer| answer.fail(Error::ReadOnly { cause: cause.clone() }));
+        (self.short, self.look) = (None, None);
+        self.repair = Some(Repair::new(commit));
+    }
+
+    /// Begins what is due of the repair, or a look at a full disk.
+    fn mend(&mut self) {
+        let now = Instant::now();
+        if let Some(repair) = self.repair.as_mut().filter(|repair| repair.work.is_none() && repair.next <= now) {
+            let log = self.log.clone();
+            repair.work = Some(Box::pin(async move { log.reopen().await }));
+        }
+        if self.short.is_some_and(|at| at <= now) && self.look.is_none() && self.flying.is_none() {
+            let log = self.log.clone();
+            self.look = Some(Box::pin(async move { log.room().await }));
+        }
+    }
+
+    /// The log has been opened again, or not.
+    fn reopened(&mut self, result: Result<Replay, LogError>) {
+        let Some(mut repair) = self.repair.take() else { return };
+        let (revision, map) = {
+            let head = self.shared.head.read();
+            (head.revision, head.map.clone())
+        };
+        match result.and_then(|replay| repair.judge(&replay, revision, &map)) {
+            Ok(found) => self.recovered(repair.lost, found, revision, map),
             Err(error) => {
-                tracing::error!(%error, "a commit failed, the store is read-only");
-                let cause = self.shared.failure.get_or_init(|| Arc::new(error)).clone();
-                let prepared = std::mem::replace(&mut self.prepared, Prepared::new());
-                answers.into_iter().chain(prepared.answers).for_each(|answer| answer.fail(&cause));
+                tracing::error!(%error, "the store's file cannot be opened again yet");
+                self.unknown(std::mem::take(&mut repair.lost.answers));
+                repair.wait();
+                self.repair = Some(repair);
             }
         }
+    }
+
+    fn recovered(&mut self, lost: Commit<T>, found: Found, revision: Revision, map: Map<T>) {
+        let Some(cause) = self.shared.failure() else { return };
+        tracing::warn!(?found, %cause, "the store's file is open again after a failed commit");
+        let full = matches!(*cause, LogError::Full(_));
+        (self.map, self.revision) = (map, revision);
+        match found {
+            Found::Stored => {
+                (self.map, self.revision) = (lost.map.clone(), lost.revision);
+                self.publish(lost);
+            }
+            Found::Absent => lost.answers.into_iter().for_each(|answer| {
+                let cause = cause.clone();
+                answer.fail(if full { Error::Full { cause } } else { Error::ReadOnly { cause } });
+            }),
+        }
+        self.expiries = expiries(&self.map);
+        if full {
+            self.short = Some(Instant::now() + LOOK);
+        } else {
+            self.shared.failure.send_replace(None);
+        }
+    }
+
+    /// Whether there is room for more.
+    fn roomed(&mut self, room: Result<(), LogError>) {
+        match room {
+            Ok(()) if self.short.is_none() => {}
+            // The word of a commit that failed a moment ago is worth more.
+            Ok(()) if self.look.is_none() && self.short.is_some_and(|at| at > Instant::now()) => {}
+            Ok(()) => {
+                tracing::warn!("the store's disk has room again");
+                self.short = None;
+                self.shared.failure.send_replace(None);
+            }
+            Err(error) => {
+                if self.short.is_none() {
+                    tracing::error!(%error, "the store's disk is full: it takes only what makes it no larger");
+                    self.shared.failure.send_replace(Some(Arc::new(error)));
+                }
+                self.short = Some(Instant::now() + LOOK);
+            }
+        }
+        self.look = None;
+    }
+
+    fn unknown(&self, answers: Vec<Answer<T>>) {
+        let Some(cause) = self.shared.failure() else { return };
+        answers.into_iter().for_each(|answer| answer.fail(Error::Unknown { cause: cause.clone() }));
+    }
+}
+
+fn expiries<T>(map: &Map<T>) -> BTreeSet<(NonZeroU64, Arc<str>)> {
+    map.iter_from(|_| false).filter_map(|entry| Some((entry.expires?, entry.key.clone()))).collect()
+}
+
+/// The next of what is under way to end.
+async fn woken<T>(
+    flying: &mut Option<Flying<T>>,
+    repair: &mut Option<Repair<T>>,
+    look: &mut Option<BoxFuture<'static, Result<(), LogError>>>,
+) -> Woken<T> {
+    if let Some((work, _)) = flying {
+        let (committed, room) = work.as_mut().await;
+        let (_, commit) = flying.take().expect("it was there");
+        return Woken::Landed(commit, committed, room);
+    }
+    if let Some(work) = repair.as_mut().and_then(|repair| repair.work.as_mut()) {
+        let result = work.as_mut().await;
+        if let Some(repair) = repair {
+            repair.work = None;
+        }
+        return Woken::Reopened(result);
+    }
+    match look {
+        Some(look) => Woken::Looked(look.as_mut().await),
+        None => std::future::pending().await,
     }
 }

@@ -73,7 +73,8 @@ pub(crate) async fn follow(
     let told = services.clone();
     let report: Report = Arc::new(move |port, error| {
         let (namespace, name) = &port.service;
-        tracing::warn!(service = %format_args!("{namespace}/{name}"), port = port.number, %error, "node port not open");
+        // The Event below is the warning: who waits for the port, or looks at the Service, is told once.
+        tracing::info!(service = %format_args!("{namespace}/{name}"), port = port.number, %error, "node port not open");
         if let (Some(recorder), Some(service)) = (&recorder, told.get(namespace, name)) {
             let message = format!("node port {} cannot be opened, will be tried again: {error}", port.number);
             recorder.event(&reference(&*service), EventType::Warning, "NodePortUnavailable", message);

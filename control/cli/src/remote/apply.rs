@@ -161,11 +161,19 @@ fn is_finished(job: &Value) -> bool {
 /// The longest value that an error shows.
 const MAX_VALUE: usize = 200;
 
-/// Without the value of a field that cannot change: a whole template says nothing about what is wrong with it.
+/// What the server says, for people: without the value of a field that cannot change, since a whole template says nothing about what is
+/// wrong with it, and a list that holds an entry twice in plain words.
 fn brief(error: Error) -> Error {
     let Error::Api(mut status) = error else { return error };
-    status.message = without_values(&status.message);
+    status.message = doubled(&status.message).unwrap_or_else(|| without_values(&status.message));
     Error::Api(status)
+}
+
+/// The server tells doubled entries of a list in the words of its own machinery.
+fn doubled(message: &str) -> Option<String> {
+    let (before, key) = message.split_once(": duplicate entries for key [")?;
+    let path = before.rsplit(' ').next()?.trim_start_matches('.');
+    Some(format!("{path} has two entries with {}; an apply takes each once", key.trim_end_matches(']')))
 }
 
 fn without_values(message: &str) -> String {
@@ -200,6 +208,15 @@ mod tests {
         assert_eq!(without_values(short), short);
         let two = format!("[a: Invalid value: {long}: field is immutable, b: Invalid value: 3: must be 4]");
         assert_eq!(without_values(&two), "[a: field is immutable, b: Invalid value: 3: must be 4]");
+    }
+
+    #[test]
+    fn an_entry_that_is_there_twice_is_told_in_plain_words() {
+        let message = "failed to create typed patch object (default/s; /v1, Kind=Service): .spec.ports: duplicate entries for key \
+                       [port=80,protocol=\"TCP\"]";
+        let want = "spec.ports has two entries with port=80,protocol=\"TCP\"; an apply takes each once";
+        assert_eq!(doubled(message).as_deref(), Some(want));
+        assert_eq!(doubled("something else"), None);
     }
 
     #[test]

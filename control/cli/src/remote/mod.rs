@@ -200,7 +200,7 @@ pub(crate) fn explain(error: Error) -> anyhow::Error {
         }
         Some(status) => anyhow::anyhow!("{FROM_SERVER} ({:?}): {}", status.reason, status.message),
         None if matches!(error, Error::Transport(_)) => {
-            anyhow::anyhow!("{error}; is the cluster running? start it with `sampan up`")
+            anyhow::anyhow!("{error}; is the cluster running? `sampan ls` lists those of this machine")
         }
         None => error.into(),
     }
@@ -241,7 +241,7 @@ mod tests {
         let error = explain(transport(layers.as_ref())).to_string();
         assert_eq!(
             error,
-            "the API did not answer: Connection refused; is the cluster running? start it with `sampan up`"
+            "the API did not answer: Connection refused; is the cluster running? `sampan ls` lists those of this machine"
         );
     }
 }

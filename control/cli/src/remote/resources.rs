@@ -103,9 +103,17 @@ impl Resources {
         let found = self.0.iter().find(|r| r.group == gvk.group && r.version == gvk.version && r.kind == gvk.kind);
         match found {
             Some(resource) => Ok(resource),
+            None if is_kubernetes_own(&gvk.group) => {
+                bail!("no matches for kind {kind:?} in version {api_version:?}: sampan does not have it yet")
+            }
             None => bail!("no matches for kind {kind:?} in version {api_version:?}"),
         }
     }
+}
+
+/// Whether a group is one of Kubernetes itself: its kinds are not installed, they are there or not.
+fn is_kubernetes_own(group: &str) -> bool {
+    !group.contains('.') || group.ends_with(".k8s.io")
 }
 
 fn parse(list: &Value) -> Vec<Resource> {
@@ -184,6 +192,13 @@ pub(super) mod tests {
             all.by_name("nope").expect_err("none").to_string(),
             "the server doesn't have a resource type \"nope\""
         );
+    }
+
+    #[test]
+    fn a_kind_of_kubernetes_that_is_not_served_is_told_apart_from_a_wrong_one() {
+        let refused = |version: &str| resources().by_kind(version, "X").expect_err("none").to_string();
+        assert_eq!(refused("apps/v1"), "no matches for kind \"X\" in version \"apps/v1\": sampan does not have it yet");
+        assert_eq!(refused("example.com/v1"), "no matches for kind \"X\" in version \"example.com/v1\"");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One look at something that was applied, and at the pods that it owns: those of another with the same labels are not its trouble.
 
 use super::{
-    NO_PODS, Node,
+    Node,
     state::{self, State, Trouble},
     tcp_node_ports,
 };
@@ -22,6 +22,9 @@ use k8s_openapi::{
 };
 use serde_json::Value;
 use std::{collections::HashSet, net::SocketAddr};
+
+/// What a Service waits for whose node ports refuse as long as nothing can answer.
+pub(super) const NO_PODS: &str = "no pod behind it is ready";
 
 /// What one look at an object showed.
 #[derive(Default)]
@@ -62,10 +65,11 @@ pub(super) async fn look(client: &Client, outcome: &Outcome, node: Option<Node>)
     }
 }
 
+/// A Service is there once its node ports are open, which they are not before a pod can answer.
 async fn service(client: &Client, outcome: &Outcome, node: Option<Node>) -> Result<Look, Error> {
     let Some(node) = node else { return Ok(Look::of(State::Done)) };
     let look = node_ports(outcome, node);
-    if !look.is_unexplained() {
+    if !matches!(look.state, Some(State::Waiting(_))) || !look.troubles.is_empty() {
         return Ok(look);
     }
     let text = |path: &str| outcome.object["metadata"][path].as_str().unwrap_or_default();

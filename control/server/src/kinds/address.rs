@@ -17,8 +17,13 @@ pub(crate) fn parse(text: &str) -> Option<IpAddr> {
             v4 => v4,
         });
     }
-    let parts: Vec<u8> = text.split('.').map(|p| p.parse::<u8>()).collect::<Result<_, _>>().ok()?;
+    let parts: Vec<u8> = text.split('.').map(digits).collect::<Option<_>>()?;
     <[u8; 4]>::try_from(parts).ok().map(IpAddr::from)
+}
+
+/// A number without a sign, which Rust's own parser takes.
+fn digits(text: &str) -> Option<u8> {
+    text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
 }
 
 /// `Invalid value` unless this is an address that every program reads alike.
@@ -39,7 +44,7 @@ pub(crate) fn valid(at: At<'_>, out: &mut Vec<Cause>) -> Option<IpAddr> {
 pub(crate) fn cidr_problem(text: &str) -> Option<&'static str> {
     const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
     let Some((address, length)) = text.split_once('/') else { return Some(NOT_A_CIDR) };
-    let (Some(ip), Ok(bits)) = (parse(address), length.parse::<u8>()) else { return Some(NOT_A_CIDR) };
+    let (Some(ip), Some(bits)) = (parse(address), digits(length)) else { return Some(NOT_A_CIDR) };
     if bits > if address.contains(':') { 128 } else { 32 } {
         return Some(NOT_A_CIDR);
     }
@@ -93,6 +98,8 @@ mod tests {
         assert_eq!(parse("::ffff:1.2.3.4"), Some(IpAddr::from([1, 2, 3, 4])));
         assert_eq!(parse("1.2.3"), None);
         assert_eq!(parse("1.2.3.256"), None);
+        assert_eq!(parse("+1.2.3.4"), None);
+        assert_eq!(parse("1.2.3.+4"), None);
         assert!(warning("f", "01.2.3.4").is_some());
         assert!(warning("f", "1.2.3.4").is_none());
         assert_eq!(
@@ -112,6 +119,7 @@ mod tests {
             ("010.0.0.0/8", Some("must not have leading 0s in IP or prefix length")),
             ("::ffff:10.0.0.0/104", Some("must not have an IPv4-mapped IPv6 address")),
             ("10.0.0.0/33", Some("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")),
+            ("10.0.0.0/+8", Some("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")),
             ("x", Some("must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)")),
         ] {
             assert_eq!(cidr_problem(text), problem, "{text}");

@@ -74,7 +74,9 @@ pub(super) async fn not_older_than(call: &Call, revision: Revision) -> Result<()
 pub(super) fn store_error(error: Error<Item>) -> Status {
     match error {
         Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
-        Error::ReadOnly { .. } | Error::Closed => Status::unavailable(error.to_string()),
+        Error::ReadOnly { .. } | Error::Full { .. } | Error::Unknown { .. } | Error::Closed => {
+            Status::unavailable(error.to_string())
+        }
         other => Status::internal(other),
     }
 }

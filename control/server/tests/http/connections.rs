@@ -20,6 +20,7 @@ pub(crate) struct Network {
     pub(crate) cluster: Cluster,
     pub(crate) validity: Validity,
     ca: Pair,
+    pub(crate) serving: server::tls::Serving,
     address: SocketAddr,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -38,6 +39,7 @@ impl Network {
         let validity = Validity { from: real_time() - hour, until: real_time() + hour };
         let ca = pki::authority("ca", validity).unwrap();
         let serving = pki::server(&ca, "apiserver", &pki::Names::api_server([], []), validity).unwrap();
+        let serving = server::tls::Serving::new(&serving).unwrap();
         let tls = Arc::new(server::tls::config(&serving, &ca.certificate).unwrap());
         // Small buffers in the kernel, so that little has to be sent until nothing more can be.
         let socket = TcpSocket::new_v4().unwrap();
@@ -48,7 +50,7 @@ impl Network {
         let stop = CancellationToken::new();
         let (running, token) = (cluster.server.clone(), stop.clone());
         let task = tokio::spawn(async move { running.serve_at_most(connections, listener, tls, token).await });
-        Self { cluster, validity, ca, address, stop, task }
+        Self { cluster, validity, ca, serving, address, stop, task }
     }
 
     pub(crate) fn admin(&self) -> Pair {
@@ -328,5 +330,65 @@ async fn answers_that_nobody_reads_take_room_and_only_for_a_while() {
     pass(65).await;
     soon!(client.get("/api/v1/nodes").await.unwrap().status() == 200);
     drop(unread);
+    network.end().await;
+}
+
+#[tokio::test]
+async fn connections_that_never_shake_hands_keep_nobody_out() {
+    let network = Network::new(100).await;
+    let admin = network.admin();
+    // Nothing, and the first byte of a handshake.
+    for bytes in [&b""[..], &[0x16]] {
+        let mut held = Vec::new();
+        for _ in 0..300 {
+            let mut stream = TcpStream::connect(network.address).await.unwrap();
+            stream.write_all(bytes).await.unwrap();
+            held.push(stream);
+        }
+        for certificate in [Some(&admin), None] {
+            for alpn in ["h2", "http/1.1"] {
+                let got = tokio::time::timeout(Duration::from_secs(5), network.get(certificate, alpn, "/readyz")).await;
+                assert_eq!(got.expect("in time").unwrap(), 200, "{bytes:?} {alpn}");
+            }
+        }
+        // the oldest made place
+        let closed = tokio::time::timeout(Duration::from_secs(5), held[0].read(&mut [0; 16])).await.expect("closed");
+        assert!(!matches!(closed, Ok(1..)), "{closed:?}");
+    }
+    network.end().await;
+}
+
+#[tokio::test]
+async fn http_without_tls_is_told_so_in_gos_words() {
+    let network = Network::new(10).await;
+    for request in
+        ["GET /readyz HTTP/1.1\r\nHost: a\r\n\r\n", "POST /api HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\n{}"]
+    {
+        let mut stream = TcpStream::connect(network.address).await.unwrap();
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        assert_eq!(answer, "HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n");
+    }
+    network.end().await;
+}
+
+#[tokio::test]
+async fn another_certificate_is_shown_without_a_pause() {
+    let network = Network::new(10).await;
+    let shown = async || {
+        let stream = network.connect(None, "h2").await.unwrap();
+        stream.get_ref().1.peer_certificates().unwrap()[0].clone().into_owned()
+    };
+    let mut client = network.client(Some(&network.admin()), "h2").await.unwrap();
+    let first = shown().await;
+    let next = pki::server(&network.ca, "apiserver", &pki::Names::api_server([], []), network.validity).unwrap();
+    let other = pki::server(&network.ca, "other", &pki::Names::api_server([], []), network.validity).unwrap();
+    let mixed = Pair { certificate: next.certificate.clone(), key: other.key };
+    assert!(network.serving.replace(&mixed).is_err(), "a key of another certificate");
+    assert_eq!(shown().await, first, "the one before stays");
+    network.serving.replace(&next).unwrap();
+    assert_eq!(shown().await, CertificateDer::from_pem_slice(next.certificate.as_bytes()).unwrap());
+    assert_eq!(client.get("/api/v1/nodes").await.unwrap().status(), 200, "connections that are there go on");
     network.end().await;
 }

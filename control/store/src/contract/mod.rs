@@ -56,7 +56,11 @@ macro_rules! contract_suite {
             compaction_forgets_the_past_but_no_entry
             an_entry_with_a_time_to_live_is_deleted_in_time
             expiry_is_kept_over_a_restart
-            a_failed_commit_makes_the_store_read_only_and_loses_nothing
+            a_failed_commit_never_happened_and_writing_goes_on
+            a_failed_commit_that_is_there_after_all_has_happened
+            a_log_that_does_not_open_is_tried_with_pauses_and_nothing_is_claimed
+            a_log_that_lost_what_was_acknowledged_is_written_no_more
+            a_full_disk_takes_what_makes_the_store_no_larger
             a_closed_store_refuses_writes_and_ends_watches
             waiting_for_a_revision_ends_when_it_is_published
             a_key_that_cannot_be_stored_is_refused
@@ -123,6 +127,11 @@ impl Fixture {
             waiting: Semaphore::new(0),
             commits: AtomicUsize::new(0),
             broken: AtomicBool::new(false),
+            after: AtomicBool::new(false),
+            shut: AtomicBool::new(false),
+            forgetful: AtomicBool::new(false),
+            full: AtomicBool::new(false),
+            opens: AtomicUsize::new(0),
         });
         (Store::open(gate.clone(), self.options()).await.unwrap(), gate)
     }
@@ -134,7 +143,15 @@ struct Gate {
     open: Semaphore,
     waiting: Semaphore,
     commits: AtomicUsize,
+    /// Whether commits fail: before they are there, or after.
     broken: AtomicBool,
+    after: AtomicBool,
+    /// Whether opening again fails, and how often it was tried.
+    shut: AtomicBool,
+    opens: AtomicUsize,
+    /// Whether a record is missing when it is opened again.
+    forgetful: AtomicBool,
+    full: AtomicBool,
 }
 
 impl Gate {
@@ -155,9 +172,32 @@ impl Log for Gate {
         self.waiting.add_permits(1);
         self.open.acquire().await.unwrap().forget();
         if self.broken.load(Ordering::SeqCst) {
-            return Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into());
+            return Err(std::io::Error::other("the disk is gone").into());
         }
-        self.log.commit(batch).await
+        self.log.commit(batch).await?;
+        if self.after.load(Ordering::SeqCst) {
+            return Err(std::io::Error::other("the sync failed").into());
+        }
+        Ok(())
+    }
+
+    async fn reopen(&self) -> Result<Replay, LogError> {
+        self.opens.fetch_add(1, Ordering::SeqCst);
+        if self.shut.load(Ordering::SeqCst) {
+            return Err(std::io::Error::other("the disk is gone").into());
+        }
+        let mut replay = self.log.reopen().await?;
+        if self.forgetful.load(Ordering::SeqCst) {
+            replay.records.pop();
+        }
+        Ok(replay)
+    }
+
+    async fn room(&self) -> Result<(), LogError> {
+        match self.full.load(Ordering::SeqCst) {
+            true => Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into()),
+            false => self.log.room().await,
+        }
     }
 
     async fn close(&self) -> Result<(), LogError> {

@@ -7,7 +7,9 @@
 //! above needs to know a revision before the commit has ended, because stored bytes hold none.
 
 pub mod memory;
+mod record;
 pub mod redb;
+mod space;
 
 use crate::Revision;
 use async_trait::async_trait;
@@ -15,15 +17,27 @@ use bytes::Bytes;
 use std::{io, num::NonZeroU64, path::PathBuf, sync::Arc};
 
 /// Where the store keeps what it must not lose. Life cycle: `replay` once, then `commit`, one at a time and each waited for,
-/// then `close`.
+/// after a failed one `reopen` until it succeeds, then `close`.
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
     /// Everything that was committed and not overwritten or deleted since, and the newest revision.
     async fn replay(&self) -> Result<Replay, LogError>;
 
     /// Makes the whole batch durable, or none of it: when this returns `Ok`, it survives a kill and a power cut.
-    /// After an error it is unknown until the next `replay` whether the batch is there; the store commits nothing more.
+    /// After an error it is unknown until the next `reopen` whether the batch is there; the store commits nothing before.
     async fn commit(&self, batch: Batch) -> Result<(), LogError>;
+
+    /// Gives back what is open, opens it anew, and reads what is there as after a restart: from the disk itself, since what the
+    /// operating system still has in memory after a failed sync may never reach it. May be called again after an error.
+    async fn reopen(&self) -> Result<Replay, LogError> {
+        self.replay().await
+    }
+
+    /// Whether more can be stored than is now: [`LogError::Full`] if the space that is kept back for deletions had to be touched.
+    /// Called after each commit and while it says no: cheap if there is room.
+    async fn room(&self) -> Result<(), LogError> {
+        Ok(())
+    }
 
     /// Gives back files and locks. Nothing is called after it.
     async fn close(&self) -> Result<(), LogError> {
@@ -39,6 +53,14 @@ impl<L: Log + ?Sized> Log for Arc<L> {
 
     async fn commit(&self, batch: Batch) -> Result<(), LogError> {
         (**self).commit(batch).await
+    }
+
+    async fn reopen(&self) -> Result<Replay, LogError> {
+        (**self).reopen().await
+    }
+
+    async fn room(&self) -> Result<(), LogError> {
+        (**self).room().await
     }
 
     async fn close(&self) -> Result<(), LogError> {
@@ -116,14 +138,14 @@ pub enum LogError {
         /// The file.
         path: PathBuf,
     },
-    /// The disk is full.
-    #[error("no space left on the device: {0}")]
+    /// The disk is full, or a quota or limit of file sizes is reached.
+    #[error("{0}")]
     Full(#[source] io::Error),
     /// Reading or writing failed.
     #[error("input/output error: {0}")]
     Io(#[source] io::Error),
-    /// What is stored cannot be understood.
-    #[error("the log is damaged: {0}")]
+    /// What is stored is not what was written.
+    #[error("it is damaged: {0}")]
     Corrupt(String),
     /// The log was closed, or its thread ended.
     #[error("the log is closed")]
@@ -133,7 +155,9 @@ pub enum LogError {
 impl From<io::Error> for LogError {
     fn from(error: io::Error) -> Self {
         match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full(error),
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => {
+                Self::Full(error)
+            }
             _ => Self::Io(error),
         }
     }

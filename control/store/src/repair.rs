@@ -1,0 +1,71 @@
+//! What happens after a failed commit: the log is opened again, with a pause between the tries, and what is in it decides.
+//!
+//! Nothing is believed that was not read again: the log is either where it was before the failed commit, which then never happened, or
+//! where it would be after it, which then did happen; and all that was acknowledged must be in it. A log in any other state is damaged,
+//! and the store stays read-only.
+
+use crate::{Event, LogError, Replay, Revision, map::Map, writer::Answer};
+use futures::future::BoxFuture;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// The first try comes at once, the second after this, each next one after twice the time.
+const PAUSE: Duration = Duration::from_millis(250);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A commit: what it makes of the store, and who waits for it.
+pub(crate) struct Commit<T> {
+    pub(crate) revision: Revision,
+    pub(crate) map: Map<T>,
+    pub(crate) events: Vec<Event<T>>,
+    pub(crate) answers: Vec<Answer<T>>,
+}
+
+/// A log that is not open.
+pub(crate) struct Repair<T> {
+    /// The commit that failed.
+    pub(crate) lost: Commit<T>,
+    /// A try that is under way.
+    pub(crate) work: Option<BoxFuture<'static, Result<Replay, LogError>>>,
+    /// When the next one begins.
+    pub(crate) next: Instant,
+    pause: Duration,
+}
+
+/// What the log says about a commit that failed.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// It is there.
+    Stored,
+    /// It never was.
+    Absent,
+}
+
+impl<T> Repair<T> {
+    pub(crate) fn new(lost: Commit<T>) -> Self {
+        Self { lost, work: None, next: Instant::now(), pause: PAUSE }
+    }
+
+    /// A try has failed.
+    pub(crate) fn wait(&mut self) {
+        self.next = Instant::now() + self.pause;
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+    }
+
+    /// Compares what was read with what was published before the commit.
+    pub(crate) fn judge(&self, replay: &Replay, revision: Revision, map: &Map<T>) -> Result<Found, LogError> {
+        let (found, expected) = match replay.revision {
+            at if at == self.lost.revision => (Found::Stored, &self.lost.map),
+            at if at == revision => (Found::Absent, map),
+            at => return Err(LogError::Corrupt(format!("it is at revision {at}, and {revision} was acknowledged"))),
+        };
+        let same = |record: &crate::Record| {
+            expected.get(&record.key).is_some_and(|e| e.revision == record.revision && e.stored == record.value)
+        };
+        match replay.records.iter().find(|record| !same(record)) {
+            None if replay.records.len() == expected.len() => Ok(found),
+            None => Err(LogError::Corrupt("it has lost records that were acknowledged".into())),
+            Some(record) => Err(LogError::Corrupt(format!("the record {} is not the acknowledged one", record.key))),
+        }
+    }
+}
