@@ -245,8 +245,7 @@ impl Handler {
         let bytes = WAITING + size(request.uri(), request.headers());
         let guest = async {
             let turn = self.turn(bytes, via).await?;
-            let share = self.memory().await?;
-            let seat = self.pool.places.request(&self.shared.places, self.image.need()).await.ok_or(Failure::Full)?;
+            let (share, seat) = self.room().await?;
             let quota = self.shared.quota.clone();
             let run = self.instance(request, share, &seat, ending, head.clone());
             Throttled::new(Alternating::new(run, turn), quota, self.pool.ticker.clone()).await.map_err(Failure::Guest)
@@ -285,8 +284,11 @@ impl Handler {
         say(match failure {
             Failure::Busy => plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this container"),
             Failure::Stuck => {
-                self.log(&what, "refused: all memory is kept by requests that wait, and nothing moves");
-                plain(StatusCode::SERVICE_UNAVAILABLE, "other requests use all the memory there is, and they wait")
+                self.log(
+                    &what,
+                    "refused: requests that wait keep all the memory or places there are, and nothing moves",
+                );
+                plain(StatusCode::SERVICE_UNAVAILABLE, "other requests keep all the room there is, and they wait")
             }
             Failure::Full => {
                 self.log(&what, &format!("refused: {FULL}"));
@@ -304,15 +306,20 @@ impl Handler {
         self.turns.begin(bytes).await.map_err(|_| Failure::Busy)
     }
 
-    /// Memory for an instance. While it is short, clients that do nothing lose theirs. In a circle of calls (over any number of pods)
-    /// whose requests have taken all there is, those that have not begun are refused, so that the others go on.
-    async fn memory(&self) -> Result<Share, Failure> {
+    /// Memory and a place for an instance. While they are short, clients that do nothing lose theirs. In a circle of calls (over any
+    /// number of pods) whose requests have taken all there is, those that have not begun are refused, so that the others go on.
+    async fn room(&self) -> Result<(Share, Place), Failure> {
         let begin = Instant::now();
-        let share = self.shared.memory.reserve(self.image.initial_memory);
-        tokio::pin!(share);
+        let room = async {
+            let memory = self.shared.memory.reserve(self.image.initial_memory).await;
+            let share = memory.map_err(|full| Failure::Guest(full.into()))?;
+            let seat = self.pool.places.request(&self.shared.places, self.image.need()).await.ok_or(Failure::Full)?;
+            Ok((share, seat))
+        };
+        tokio::pin!(room);
         loop {
-            if let Ok(share) = tokio::time::timeout(PRESSED, share.as_mut()).await {
-                return share.map_err(|full| Failure::Guest(full.into()));
+            if let Ok(room) = tokio::time::timeout(PRESSED, room.as_mut()).await {
+                return room;
             }
             self.pool.clients.relieve(self.owner(), STALL);
             let calls = self.shared.outgoing.available_permits() < self.options.outgoing;
@@ -391,10 +398,10 @@ pub(crate) struct Served(pub(crate) Arc<Handler>);
 enum Failure {
     /// Too many wait.
     Busy,
-    /// The node has no place for another instance.
-    Full,
     /// Those who have the memory wait for something that does not come.
     Stuck,
+    /// The node has no place for another instance.
+    Full,
     Guest(wasmtime::Error),
 }
 

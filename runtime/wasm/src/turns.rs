@@ -260,7 +260,8 @@ mod tests {
             task.await.unwrap();
         }
         assert!(next.await.unwrap());
-        assert_eq!((turns.state.lock().running, turns.state.lock().taken), (0, 0));
+        assert_eq!(turns.state.lock().running, 0);
+        assert_eq!(turns.state.lock().taken, 0);
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(turns.quiet(), Duration::from_secs(3));
     }

@@ -128,7 +128,7 @@ fn a_reader_misses_no_file_however_often_the_log_was_rotated() {
     assert_eq!(all(&mut Reader::open(&path, Wanted { tail: Some(2), ..Wanted::default() }).unwrap()), "6\n7\n");
 }
 
-/// 64 MiB at full speed: all of it is seen, across rotations, by who follows.
+/// 64 MiB: all of it is seen, across rotations, by who follows. No file is removed here: how fast a reader is differs between machines.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_output_is_seen_by_who_follows() {
     use container::log::{Disk, Log, Options, Source};
@@ -136,7 +136,7 @@ async fn all_output_is_seen_by_who_follows() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("0.log");
     let clock = container::Clock::new(|| std::time::SystemTime::UNIX_EPOCH);
-    let log = Log::new(path.clone(), Options::default(), clock, &Disk::new());
+    let log = Log::new(path.clone(), Options { max_files: 100, ..Options::default() }, clock, &Disk::new());
     let writing = tokio::spawn(async move {
         let mut out = log.writer(Source::Stdout);
         for begin in (0..LINES).step_by(100) {
@@ -167,5 +167,5 @@ async fn all_output_is_seen_by_who_follows() {
         }
     });
     following.await.unwrap();
-    assert!(container::log::rotated(&dir.path().join("0.log")).unwrap().len() < Options::default().max_files);
+    assert!(container::log::rotated(&dir.path().join("0.log")).unwrap().len() > 5, "it was rotated");
 }
