@@ -270,7 +270,8 @@ fn keep_running(pod: &Pod, state: &PodState, live: &Live, now: Timestamp, plan: 
                 // what came after it once it was up does not wait for it again, unless all begins anew with the process
                 let passed =
                     place < reached && !record.and_then(Record::ended).is_some_and(Ended::came_with_the_agents);
-                if !initialized && !passed && !(running && started) {
+                let up = running && started;
+                if !(initialized || passed || up) {
                     return;
                 }
             }
