@@ -285,7 +285,8 @@ mod tests {
         let volume = "Usage of EmptyDir volume \"v\" exceeds the limit \"1Mi\". ";
         let total = "Pod ephemeral local storage usage exceeds the total limit of containers 3Mi. ";
         let one = "Container c1 exceeded its local ephemeral storage limit \"1Mi\". ";
-        let cases: [(&[Option<&str>], Usage, Option<&str>); 7] = [
+        type Case<'a> = (&'a [Option<&'a str>], Usage, Option<&'a str>);
+        let cases: [Case<'_>; 7] = [
             (&[None], usage(&[("v", MIB)], &[]), None),
             (&[None], usage(&[("v", MIB + 1)], &[]), Some(volume)),
             (&[None], usage(&[("free", 1 << 40)], &[("c0", 1 << 40)]), None),

@@ -239,8 +239,9 @@ impl Handler {
         let head = Arc::new(Mutex::new(Some(head)));
         // Returns whether there was no answer yet.
         let say = |response: Response| {
-            let head = head.lock().take();
-            head.map(|head| head.send(Err(response))).is_some()
+            let Some(head) = head.lock().take() else { return false };
+            let _ = head.send(Err(response));
+            true
         };
         let bytes = WAITING + size(request.uri(), request.headers());
         let guest = async {

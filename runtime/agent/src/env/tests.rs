@@ -150,7 +150,7 @@ fn the_host_name_is_there_unless_the_pod_sets_it() {
 fn variables_of_the_image_can_be_overridden_and_not_referred_to() {
     let path = ("PATH".to_owned(), "/bin".to_owned());
     let env = run(json!({"env": [{"name": "A", "value": "$(PATH)"}]}), false).unwrap();
-    assert_eq!(env.image, [path.clone()]);
+    assert_eq!(env.image, std::slice::from_ref(&path));
     assert!(env.variables.contains(&("A".into(), "$(PATH)".into())));
     let container = serde_json::from_value(json!({"name": "c", "args": ["$(PATH)", "$(A)"]})).unwrap();
     assert_eq!(command_line(&container, &Command::default(), &env.variables), ["c", "$(PATH)", "$(PATH)"]);

@@ -422,7 +422,7 @@ spec:
             [false, false, true, true],
         ]) {
             for (new, taken) in affinities.iter().zip(taken) {
-                let text = refused(*old, "spec.template.spec.affinity", *new);
+                let text = refused(old, "spec.template.spec.affinity", new);
                 assert_eq!(text.is_empty(), taken, "{old} → {new}: {text}");
             }
         }
