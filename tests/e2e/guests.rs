@@ -55,14 +55,15 @@ const CAT: &str = r#"
      (br $next))))
 "#;
 
-/// Writes its second argument into the file that the first one names, in the first mount that lets it.
+/// Writes its second argument into the file that the first one names, in the first mount. Traps if that does not let it.
 const PUT: &str = r#"
  (func (export "_start")
    (drop (call $arguments))
    (i32.store (i32.const 0) (call $argument (i32.const 2)))
    (i32.store (i32.const 4) (call $length (call $argument (i32.const 2))))
-   (drop (call $write (call $find (call $argument (i32.const 1)) (i32.const 1) (i64.const 64))
-                      (i32.const 0) (i32.const 1) (i32.const 8))))
+   (if (call $open (i32.const 3) (i32.const 1) (call $argument (i32.const 1)) (call $length (call $argument (i32.const 1)))
+                   (i32.const 1) (i64.const 64) (i64.const 0) (i32.const 0) (i32.const 24)) (then unreachable))
+   (drop (call $write (i32.load (i32.const 24)) (i32.const 0) (i32.const 1) (i32.const 8))))
 "#;
 
 /// Works for two seconds of wall time and exits with how many pieces of work (of some milliseconds each, at most 250) it did.

@@ -81,7 +81,7 @@ fn what_is_not_there_says_so_at_once() {
     let definition = "apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: foos.example.com}\nspec:\n  group: example.com\n  \
          scope: Namespaced\n  names: {plural: foos, singular: foo, kind: Foo}\n  versions: [{name: v1, served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]\n";
     let text = c.kubectl_fails(&["apply", "-f", "-"], definition);
-    assert!(text.contains("the server does not allow this method on the requested resource"), "{text}");
+    assert!(text.contains("sampan has no CustomResourceDefinition yet"), "{text}");
 }
 
 #[test]
