@@ -124,6 +124,9 @@ fn which_cluster_is_meant_follows_the_flags_then_the_environment() {
     assert!(run(&["--data-dir", &data], "", "/absent").status.success());
     let both = format!("/absent:{ours}");
     assert!(run(&[], "", &both).status.success(), "the files that are there, as kubectl does");
+    let down = machine.sampan(&["down"]).env("SAMPAN_DATA_DIR", "").env("KUBECONFIG", &ours).output().expect("it runs");
+    let said = String::from_utf8_lossy(&down.stderr).into_owned() + &String::from_utf8_lossy(&down.stdout);
+    assert!(down.status.success() && said.contains("stopped process"), "the cluster that kubectl speaks to: {said}");
 }
 
 #[test]

@@ -86,6 +86,19 @@ pub(crate) fn better(mut error: clap::Error, arguments: &[OsString]) -> clap::Er
 }
 
 fn instead(word: &str) -> Option<String> {
+    match word {
+        "exec" | "attach" | "cp" | "debug" => {
+            return Some(format!("sampan has no `{word}` yet, not by kubectl either; a Wasm container has no shell"));
+        }
+        "port-forward" => {
+            return Some(format!(
+                "sampan has no `{word}` yet; reach a Service by a NodePort: kubectl patch svc NAME -p \
+                 '{{\"spec\":{{\"type\":\"NodePort\"}}}}'"
+            ));
+        }
+        "top" => return Some("sampan has no `top` yet, not by kubectl either".to_owned()),
+        _ => {}
+    }
     if KUBECTLS.contains(&word) {
         return Some(format!(
             "sampan has no `{word}`; use `kubectl {word}` (1.32 or newer; `sampan up` prints its KUBECONFIG)"

@@ -133,6 +133,22 @@ impl DataDir {
         Ok(Self { path })
     }
 
+    /// The folder that a command about a cluster that is there means where none is named: that of `$KUBECONFIG`, if a data directory
+    /// holds that file. Without it, `down --purge` would end another cluster than kubectl beside it speaks to.
+    pub(crate) fn meant(named: Option<PathBuf>) -> Option<PathBuf> {
+        let set = |name: &str| crate::env::var_os(name).filter(|value| !value.is_empty());
+        if named.is_some() || set("SAMPAN_DATA_DIR").is_some() {
+            return named;
+        }
+        std::env::split_paths(&set("KUBECONFIG")?).find_map(|file| Self::of_kubeconfig(&file))
+    }
+
+    /// The data directory that a kubeconfig lies in, if it lies in one.
+    fn of_kubeconfig(file: &Path) -> Option<PathBuf> {
+        let folder = file.parent().filter(|_| file.file_name().is_some_and(|name| name == "kubeconfig"))?;
+        folder.join("lock").is_file().then(|| folder.to_owned())
+    }
+
     /// Whether it is the one that is used if none is named.
     pub(crate) fn is_default(&self) -> bool {
         default_path().and_then(|path| Ok(std::path::absolute(path)?)).is_ok_and(|path| path == self.path)
@@ -420,6 +436,16 @@ mod tests {
         drop(lock);
         assert_eq!(dir.holder().expect("read"), None);
         dir.lock().expect("free again");
+    }
+
+    #[test]
+    fn a_kubeconfig_leads_to_the_directory_that_holds_it() {
+        let folder = open_folder(&["lock", "kubeconfig", "other"]);
+        let of = |name: &str| DataDir::of_kubeconfig(&folder.path().join(name));
+        assert_eq!(of("kubeconfig"), Some(folder.path().to_owned()));
+        assert_eq!((of("other"), of("sub/kubeconfig")), (None, None));
+        let elsewhere = open_folder(&["kubeconfig"]);
+        assert_eq!(DataDir::of_kubeconfig(&elsewhere.path().join("kubeconfig")), None, "no data directory");
     }
 
     #[test]

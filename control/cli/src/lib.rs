@@ -83,9 +83,13 @@ fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
 fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
     match command {
         Command::Up(args) => up::run(*args, start),
-        Command::Down(args) => down::run(&args),
+        Command::Down(mut args) => {
+            args.data.data_dir = DataDir::meant(args.data.data_dir);
+            down::run(&args)
+        }
         Command::Backup { file, data } => {
-            block(async move { backup::run(&DataDir::locate(data.data_dir.as_deref())?, &file).await })
+            let dir = DataDir::meant(data.data_dir);
+            block(async move { backup::run(&DataDir::locate(dir.as_deref())?, &file).await })
         }
         Command::Ls(args) => running::run(&args),
         Command::Image(command) => block(image(command)),
@@ -106,15 +110,14 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
 }
 
 async fn image(command: ImageCommand) -> anyhow::Result<()> {
+    let dir = |data: args::DataDir| DataDir::meant(data.data_dir);
     match command {
-        ImageCommand::Load { file, tag, data } => {
-            images::load(DataDir::open(data.data_dir.as_deref())?, &file, &tag).await
-        }
-        ImageCommand::Ls(data) => images::list(data.data_dir.as_deref()).await,
-        ImageCommand::Tag { image, name, data } => images::tag(data.data_dir.as_deref(), &image, &name).await,
-        ImageCommand::Prune { all, data } => images::prune(data.data_dir.as_deref(), all).await,
-        ImageCommand::Rm { images, force, data } => images::remove(data.data_dir.as_deref(), &images, force).await,
-        ImageCommand::Push { image, data } => images::push(data.data_dir.as_deref(), &image).await,
+        ImageCommand::Load { file, tag, data } => images::load(DataDir::open(dir(data).as_deref())?, &file, &tag).await,
+        ImageCommand::Ls(data) => images::list(dir(data).as_deref()).await,
+        ImageCommand::Tag { image, name, data } => images::tag(dir(data).as_deref(), &image, &name).await,
+        ImageCommand::Prune { all, data } => images::prune(dir(data).as_deref(), all).await,
+        ImageCommand::Rm { images, force, data } => images::remove(dir(data).as_deref(), &images, force).await,
+        ImageCommand::Push { image, data } => images::push(dir(data).as_deref(), &image).await,
     }
 }
 

@@ -118,8 +118,8 @@ async fn settle(
                 one.last.troubles.extend(newest);
             }
             for trouble in &one.last.troubles {
-                // Pods of one kind have the same trouble, and its message may count.
-                if told.insert((one.outcome.label.clone(), trouble.cause().to_owned())) {
+                // Pods of one kind have the same trouble, and its message may count. What turns out to stay is told with its reason.
+                if told.insert((one.outcome.label.clone(), trouble.cause().to_owned(), trouble.lasting)) {
                     progress.line(&format!("  {}: {}{}", trouble.object, trouble.words(), patience.output(trouble)));
                 }
             }
