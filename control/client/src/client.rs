@@ -359,6 +359,7 @@ fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
 }
 
 fn decode_object<K: Kind>(body: &[u8]) -> Result<K> {
+    let body = std::str::from_utf8(body).map_err(|e| Error::Decode(e.to_string()))?;
     typed::object(body).map_err(Error::Decode)
 }
 
@@ -378,7 +379,7 @@ fn decode_list<K: Kind>(body: &[u8]) -> Result<List<K>> {
     let list: Wire<'_> = serde_json::from_slice(body).map_err(|e| Error::Decode(e.to_string()))?;
     let (mut items, mut undecodable) = (Vec::with_capacity(list.items.len()), Vec::new());
     for raw in list.items {
-        match typed::item(raw.get().as_bytes()) {
+        match typed::item(raw.get()) {
             Ok(item) => items.push(item),
             Err(bad) => undecodable.push(bad),
         }

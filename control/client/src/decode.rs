@@ -22,15 +22,15 @@ pub struct Undecodable {
 ///
 /// # Errors
 /// Why that cannot be done.
-pub(crate) fn object<K: Kind>(json: &[u8]) -> Result<K, String> {
-    let error = match serde_json::from_slice(json) {
+pub(crate) fn object<K: Kind>(json: &str) -> Result<K, String> {
+    let error = match serde_json::from_str(json) {
         Ok(object) => return Ok(object),
         Err(error) => error,
     };
     // The types of Rust demand more than those of Go; it is seldom that this matters.
     let kind = GroupVersionKind::new(K::GROUP, K::VERSION, K::KIND);
     let filled =
-        Schema::for_kind(&kind).zip(serde_json::from_slice::<Value>(json).ok()).and_then(|(schema, mut value)| {
+        Schema::for_kind(&kind).zip(serde_json::from_str::<Value>(json).ok()).and_then(|(schema, mut value)| {
             schema.fill_zeros(&mut value);
             serde_json::from_value(value).ok()
         });
@@ -41,9 +41,9 @@ pub(crate) fn object<K: Kind>(json: &[u8]) -> Result<K, String> {
 ///
 /// # Errors
 /// What is known of it nevertheless.
-pub(crate) fn item<K: Kind>(json: &[u8]) -> Result<K, Undecodable> {
+pub(crate) fn item<K: Kind>(json: &str) -> Result<K, Undecodable> {
     object(json).map_err(|error| {
-        let meta = serde_json::from_slice::<Bare>(json).unwrap_or_default().metadata;
+        let meta = serde_json::from_str::<Bare>(json).unwrap_or_default().metadata;
         Undecodable {
             key: Key::new(meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default()),
             uid: meta.uid.unwrap_or_default(),
@@ -79,7 +79,7 @@ mod tests {
     fn what_is_missing_is_zero() {
         let service = json!({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"},
             "status": {"conditions": [{"type": "Foo", "status": "True"}]}});
-        let service: Service = object(service.to_string().as_bytes()).expect("Go reads it");
+        let service: Service = object(&service.to_string()).expect("Go reads it");
         let condition = &service.status.expect("there").conditions.expect("there")[0];
         assert_eq!(condition.last_transition_time.0.to_string(), "0001-01-01T00:00:00Z");
         assert_eq!((condition.type_.as_str(), condition.reason.as_str()), ("Foo", ""));
@@ -91,10 +91,10 @@ mod tests {
         let text = format!(
             r#"{{"apiVersion":"v1","kind":"ConfigMap","x":{deep},"metadata":{{"name":"c","namespace":"n","uid":"u","resourceVersion":"7","managedFields":[{{"fieldsV1":{deep}}}]}}}}"#
         );
-        let bad = item::<ConfigMap>(text.as_bytes()).expect_err("too deep");
+        let bad = item::<ConfigMap>(&text).expect_err("too deep");
         assert_eq!((bad.key.to_string().as_str(), bad.uid.as_str(), bad.revision), ("n/c", "u", Some(7)));
         assert!(bad.error.contains("recursion limit exceeded"), "{}", bad.error);
-        let bad = item::<ConfigMap>(b"[]").expect_err("no object");
+        let bad = item::<ConfigMap>("[]").expect_err("no object");
         assert_eq!((bad.key, bad.revision), (Key::default(), None));
     }
 }

@@ -80,7 +80,7 @@ fn reads<K: Kind>(counted: &mut usize) {
         let as_sent = whole.to_string();
         schema.decode_check(&mut whole).unwrap_or_else(|e| panic!("{as_sent}: the server refuses it: {e}"));
         for text in [as_sent, whole.to_string()] {
-            object::<K>(text.as_bytes()).unwrap_or_else(|e| panic!("{text}: {e}"));
+            object::<K>(&text).unwrap_or_else(|e| panic!("{text}: {e}"));
             *counted += 1;
         }
     });

@@ -252,15 +252,15 @@ impl<K: Kind> Informer<K> {
             let handlers = self.shared.handlers.lock();
             match event {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) => {
-                    self.forget(&Key::of(&object));
-                    let revision = revision_of(&object);
-                    self.change(&handlers, Arc::new(Key::of(&object)), Some(object));
+                    let (key, revision) = (Key::of(&object), revision_of(&object));
+                    self.forget(&key);
+                    self.change(&handlers, Arc::new(key), Some(object));
                     revision
                 }
                 WatchEvent::Deleted(object) => {
-                    let revision = revision_of(&object);
-                    self.forget(&Key::of(&object));
-                    self.change(&handlers, Arc::new(Key::of(&object)), None);
+                    let (key, revision) = (Key::of(&object), revision_of(&object));
+                    self.forget(&key);
+                    self.change(&handlers, Arc::new(key), None);
                     revision
                 }
                 WatchEvent::Undecodable(bad) => {

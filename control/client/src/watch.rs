@@ -77,30 +77,40 @@ async fn next_line(state: &mut State) -> Result<Option<BytesMut>> {
     }
 }
 
+#[derive(Deserialize)]
+struct Wire<'a> {
+    #[serde(rename = "type")]
+    kind: &'a str,
+    #[serde(borrow)]
+    object: &'a RawValue,
+}
+
+#[derive(Deserialize)]
+struct Bookmark {
+    metadata: Meta,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Meta {
+    resource_version: String,
+}
+
 fn decode<K: Kind>(line: &[u8]) -> Result<WatchEvent<K>> {
-    #[derive(Deserialize)]
-    struct Wire<'a> {
-        #[serde(rename = "type")]
-        kind: &'a str,
-        #[serde(borrow)]
-        object: &'a RawValue,
-    }
-    #[derive(Deserialize)]
-    struct Bookmark {
-        metadata: Meta,
-    }
-    #[derive(Deserialize)]
-    #[serde(rename_all = "camelCase")]
-    struct Meta {
-        resource_version: String,
-    }
     // Lines are apart whatever is in them: one that cannot be read says nothing of those after it.
     let unknown = |error: String| Undecodable { key: Key::default(), uid: String::new(), revision: None, error };
-    let wire: Wire<'_> = match serde_json::from_slice(line) {
+    let line = match std::str::from_utf8(line) {
+        Ok(line) => line,
+        Err(error) => return Ok(WatchEvent::Undecodable(unknown(error.to_string()))),
+    };
+    if let Some(event) = usual(line) {
+        return Ok(event);
+    }
+    let wire: Wire<'_> = match serde_json::from_str(line) {
         Ok(wire) => wire,
         Err(error) => return Ok(WatchEvent::Undecodable(unknown(error.to_string()))),
     };
-    let object = || typed::item(wire.object.get().as_bytes());
+    let object = || typed::item(wire.object.get());
     match wire.kind {
         "ADDED" => Ok(object().map_or_else(WatchEvent::Undecodable, WatchEvent::Added)),
         "MODIFIED" => Ok(object().map_or_else(WatchEvent::Undecodable, WatchEvent::Modified)),
@@ -113,6 +123,20 @@ fn decode<K: Kind>(line: &[u8]) -> Result<WatchEvent<K>> {
         "ERROR" => Err(Error::Api(Box::new(parse_status(500, wire.object.get().as_bytes())))),
         other => Ok(WatchEvent::Undecodable(unknown(format!("unknown watch event type {other:?}")))),
     }
+}
+
+/// Reads an event that has the form and the order that API servers write, in one pass. `None` for any other, and for objects that the
+/// types do not take as they are.
+fn usual<K: Kind>(line: &str) -> Option<WatchEvent<K>> {
+    let (kind, rest) = line.strip_prefix("{\"type\":\"")?.split_once('"')?;
+    let made = match kind {
+        "ADDED" => WatchEvent::Added,
+        "MODIFIED" => WatchEvent::Modified,
+        "DELETED" => WatchEvent::Deleted,
+        _ => return None,
+    };
+    let object = rest.strip_prefix(",\"object\":")?.strip_suffix('}')?;
+    serde_json::from_str(object).ok().map(made)
 }
 
 #[cfg(test)]
@@ -136,6 +160,23 @@ mod tests {
         let all: Vec<WatchEvent<ConfigMap>> = events(body(text)).try_collect().await.expect("events");
         assert!(matches!(&all[0], WatchEvent::Added(c) if c.metadata.name.as_deref() == Some("a")));
         assert!(matches!(&all[1], WatchEvent::Bookmark(rv) if rv == "7"));
+    }
+
+    #[test]
+    fn events_of_any_form_are_read() {
+        for line in [
+            r#"{"type":"ADDED","object":{"metadata":{"name":"a"}}}"#,
+            r#"{"type":"ADDED","object":{"metadata":{"name":"a"}},"more":{}}"#,
+            r#"{"object":{"metadata":{"name":"a"}},"type":"ADDED"}"#,
+            r#" { "type" : "ADDED" , "object" : {"metadata":{"name":"a"}} } "#,
+        ] {
+            let event = decode::<ConfigMap>(line.as_bytes()).expect(line);
+            assert!(matches!(&event, WatchEvent::Added(c) if c.metadata.name.as_deref() == Some("a")), "{line}");
+        }
+        for line in [&b"{\"type\":\"ADDED\",\"object\":\xff}"[..], b"{\"type\":\"ADDED\",\"object\":[]}", b"[]", b"}"] {
+            let event = decode::<ConfigMap>(line).expect("no end of the watch");
+            assert!(matches!(event, WatchEvent::Undecodable(_)), "{event:?}");
+        }
     }
 
     #[tokio::test]
