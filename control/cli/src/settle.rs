@@ -97,7 +97,7 @@ pub(crate) async fn wait(
     patience: &Patience<'_>,
     progress: &mut Progress,
 ) -> Result<(), Unsettled> {
-    let mut pending: Vec<Pending<'_>> = outcomes.iter().map(|outcome| Pending::of(outcome)).collect();
+    let mut pending: Vec<Pending<'_>> = outcomes.iter().map(Pending::of).collect();
     let settled = timeout(patience.timeout, settle(client, &mut pending, patience, progress)).await;
     settled.unwrap_or_else(|_| {
         let Some(first) = pending.first() else { return Ok(()) };
