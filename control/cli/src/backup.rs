@@ -24,7 +24,7 @@ pub(crate) async fn run(dir: &DataDir, file: &Path) -> anyhow::Result<()> {
     let mut name = file.file_name().context("the copy needs the name of a file")?.to_owned();
     name.push(format!(".tmp{}", std::process::id()));
     let unfinished = file.with_file_name(name);
-    let copied = copy(dir, &store, &unfinished).await;
+    let copied = copy(dir, &store, &unfinished, file).await;
     let moved = copied.and_then(|replay| {
         fs::rename(&unfinished, file)
             .map_err(|error| anyhow::anyhow!("cannot write {}: {}", file.display(), io(&error)))?;
@@ -43,12 +43,12 @@ pub(crate) async fn run(dir: &DataDir, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies until a copy is whole.
-async fn copy(dir: &DataDir, store: &Path, to: &Path) -> anyhow::Result<Replay> {
+/// Copies until a copy is whole. `named` is what the user called the copy, which lies beside its place until it is whole.
+async fn copy(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::Result<Replay> {
     let mut tries = 0;
     loop {
         let running = dir.holder()?.is_some();
-        let written = |error| anyhow::anyhow!("cannot copy {} to {}: {}", store.display(), to.display(), io(&error));
+        let written = |error| anyhow::anyhow!("cannot copy {} to {}: {}", store.display(), named.display(), io(&error));
         fs::copy(store, to).map_err(written)?;
         tries += 1;
         match whole(to).await {
@@ -131,5 +131,8 @@ mod tests {
         let error = run(&dir, &file).await.expect_err("damaged").to_string();
         assert!(error.starts_with("cannot copy the store ") && error.len() > 60, "{error}");
         assert!(!file.exists());
+        let nowhere = folder.path().join("absent/copy");
+        let error = run(&dir, &nowhere).await.expect_err("no such folder").to_string();
+        assert!(error.ends_with(&format!(" to {}: No such file or directory", nowhere.display())), "{error}");
     }
 }

@@ -79,8 +79,8 @@ impl Config {
         }
         let mut reserved = BTreeMap::new();
         for (flag, name, text) in [
-            ("--reserved-cpu", "cpu", &args.node.reserved_cpu),
-            ("--reserved-memory", "memory", &args.node.reserved_memory),
+            ("--reserved-cpu", "cpu", args.node.reserved_cpu()),
+            ("--reserved-memory", "memory", args.node.reserved_memory()),
         ] {
             reserved.insert(name.to_owned(), Amount(quantity(flag, text)?.to_string()));
         }
@@ -92,10 +92,10 @@ impl Config {
             dir: dir.clone(),
             node,
             node_address: args.node_address(),
-            drain: Duration::from_secs(args.drain.into()),
+            drain: Duration::from_secs(args.drain().into()),
             machine,
             reserved,
-            max_pods: args.node.max_pods,
+            max_pods: args.node.max_pods(),
             pod_cidr,
             node_cidr,
             service_cidr,
@@ -109,6 +109,11 @@ impl Config {
         };
         Chosen::of(&config).check(dir)?;
         Ok(config)
+    }
+
+    /// The name of the node.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
     }
 }
 

@@ -16,6 +16,7 @@ mod env;
 mod exit;
 mod image_use;
 mod images;
+mod known;
 mod kubeconfig;
 mod machine;
 mod manifests;
@@ -24,6 +25,7 @@ mod port;
 mod progress;
 mod remote;
 mod running;
+mod settings;
 mod settle;
 mod up;
 mod version;
@@ -58,11 +60,8 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command, Start { background, arguments }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let code = exit::code(&error);
-            if code != 0 {
-                exit::tell(&error);
-            }
-            ExitCode::from(code)
+            exit::tell(&error);
+            ExitCode::from(exit::code(&error))
         }
     }
 }

@@ -58,20 +58,22 @@ async fn dots_are_no_names_and_an_escaped_slash_separates() {
 async fn streams_and_proxies_say_that_they_are_not_there_yet() {
     let cluster = Cluster::new().await;
     pod(&cluster, "p").await;
-    for (resource, name, subresource) in [
-        ("namespaces/default/pods", "p", "exec?command=ls"),
-        ("namespaces/default/pods", "p", "attach"),
-        ("namespaces/default/pods", "p", "portforward"),
-        ("namespaces/default/pods", "p", "proxy/x/y"),
-        ("namespaces/default/services", "http:s:80", "proxy/"),
-        ("nodes", "n", "proxy/stats/summary"),
+    let logs = ": a Wasm container has no shell; kubectl logs shows what it prints";
+    let port = ": reach it by the NodePort of a Service, such as kubectl patch service NAME -p '{\"spec\":{\"type\":\"NodePort\"}}'";
+    for (resource, name, subresource, instead) in [
+        ("namespaces/default/pods", "p", "exec?command=ls", logs),
+        ("namespaces/default/pods", "p", "attach", logs),
+        ("namespaces/default/pods", "p", "portforward", port),
+        ("namespaces/default/pods", "p", "proxy/x/y", port),
+        ("namespaces/default/services", "http:s:80", "proxy/", port),
+        ("nodes", "n", "proxy/stats/summary", ""),
     ] {
         let plain = subresource.split(['?', '/']).next().unwrap();
         let kind = resource.rsplit('/').next().unwrap();
         for method in ["GET", "POST"] {
             let target = format!("/api/v1/{resource}/{name}/{subresource}");
             let answer = cluster.send(&cluster.admin, method, &target, &[], Body::empty()).await;
-            answer.fails(501, &format!("{kind}/{plain} is not implemented yet"));
+            answer.fails(501, &format!("{kind}/{plain} is not implemented yet{instead}"));
         }
     }
     cluster.get(&format!("{PODS}/q/exec")).await.fails(404, "pods \"q\" not found");
