@@ -28,6 +28,12 @@ fn required() -> bool {
     env::var("SAMPAN_TEST_REQUIRE").is_ok_and(|v| v == "all")
 }
 
+/// Says loudly that a test cannot run here, which is an error where everything is required.
+pub fn skipped(why: &str) {
+    assert!(!required(), "{why}");
+    eprintln!("SKIPPED: {why}");
+}
+
 /// A tool by the variable that names it, or by its name; `None` (said loudly) if it is missing and not required.
 pub fn tool(variable: &str, name: &str) -> Option<PathBuf> {
     let named = env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from);
@@ -75,8 +81,7 @@ pub fn alone(test: &str) -> bool {
         command
     };
     if !is_root() || !unshared(Path::new("true")).status().is_ok_and(|status| status.success()) {
-        assert!(!required(), "{test} needs root and a mount namespace");
-        eprintln!("SKIPPED: {test} needs root and a mount namespace");
+        skipped(&format!("{test} needs root and a mount namespace"));
         return false;
     }
     let mut command = unshared(&env::current_exe().expect("this test"));
@@ -272,17 +277,25 @@ pub struct Cluster<'m> {
 impl Cluster<'_> {
     /// The next line of standard output that begins so.
     pub fn wait_for_line(&mut self, start: &str) -> String {
+        self.wait_for("out", start)
+    }
+
+    /// The next line of standard error that begins so.
+    pub fn wait_for_error(&mut self, start: &str) -> String {
+        self.wait_for("err", start)
+    }
+
+    fn wait_for(&mut self, stream: &str, start: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
-                Ok(("out", line)) => {
+                Ok((from, line)) => {
                     self.output.push(line.clone());
-                    if line.trim_start().starts_with(start) {
+                    if from == stream && line.trim_start().starts_with(start) {
                         return line;
                     }
                 }
-                Ok((_, line)) => self.output.push(line),
                 Err(_) => panic!("no line {start:?}; so far: {:#?}", self.output),
             }
         }
