@@ -88,14 +88,16 @@ impl Salvage {
         };
         let mut revision = None;
         if let Some(pages) = Pages::new(file) {
-            let indexes = pages.roots().map(|root| tables(&pages, root)).enumerate();
-            let index = indexes.into_iter().find(|(_, tables)| tables.contains_key(RECORDS.name()));
+            let mut indexes = pages.roots().map(|root| tables(&pages, root)).enumerate();
+            let index = indexes.find(|(_, tables)| tables.contains_key(RECORDS.name()));
             let (order, tables) = index.unwrap_or_default();
             found.previous = order > 0;
             if let Some(root) = tables.get(RECORDS.name()) {
                 found.lost.clear();
                 let mut walk = Walk { pages: &pages, seen: HashSet::new(), found: &mut found };
-                root.map(|root| walk.descend(root, Gap::EVERYTHING, 0));
+                if let Some(root) = root {
+                    walk.descend(*root, Gap::EVERYTHING, 0);
+                }
             }
             if let Some(Page::Leaf(leaf)) = tables.get(NUMBERS.name()).and_then(|root| pages.page((*root)?)) {
                 let numbers: BTreeMap<_, _> = leaf.numbers().flatten().collect();
