@@ -67,6 +67,9 @@ pub(crate) enum Command {
     Backup {
         /// Where to; replaced if it exists
         file: PathBuf,
+        /// Of a damaged store, copy the objects that are whole, and say what was lost
+        #[arg(long)]
+        salvage: bool,
         #[command(flatten)]
         data: DataDir,
     },

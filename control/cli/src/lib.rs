@@ -86,9 +86,9 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
             args.data.data_dir = DataDir::meant(args.data.data_dir);
             down::run(&args)
         }
-        Command::Backup { file, data } => {
+        Command::Backup { file, salvage, data } => {
             let dir = DataDir::meant(data.data_dir);
-            block(async move { backup::run(&DataDir::locate(dir.as_deref())?, &file).await })
+            block(async move { backup::run(&DataDir::locate(dir.as_deref())?, &file, salvage).await })
         }
         Command::Ls(args) => running::run(&args),
         Command::Image(command) => block(image(command)),

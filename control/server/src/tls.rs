@@ -190,6 +190,11 @@ impl Server {
                     let rooms = rooms.clone();
                     tasks.spawn(async move { server.connection(stream, acceptor, rooms, token).await });
                 }
+                // accept(2): the socket does not listen any more; something outside has shut it down, and waiting mends nothing.
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                    tracing::error!(%error, "the API's socket has stopped listening");
+                    return;
+                }
                 Err(error) => {
                     // Out of file descriptors, mostly: wait for connections to end.
                     tracing::warn!(%error, "cannot accept a connection");

@@ -261,6 +261,7 @@ impl Agent {
             return;
         }
         let uid: Arc<str> = pod::uid(&pod).into();
+        let state = state.filter(|state| !state.is_behind(&pod));
         let new = state.is_none() && is_new(&pod);
         let mut state = state.unwrap_or_else(|| PodState::adopt(&pod));
         if new {
