@@ -1,7 +1,7 @@
 //! Endpoints: the addresses behind a Service, in the older form.
 
 use super::{address, at::At, cells, edit, rules};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,6 +12,10 @@ pub(crate) const COLUMNS: &[Column] =
 pub(crate) struct AllEndpoints;
 
 impl Strategy for AllEndpoints {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
     fn default(&self, object: &mut Object) {
         for subset in edit::objects(&mut object.0, "subsets") {
             edit::drop_zero(subset, &["addresses", "notReadyAddresses", "ports"]);

@@ -75,6 +75,7 @@ fn core(settings: &Settings) -> Vec<Resource> {
             .columns(configmap::COLUMNS),
         Resource::new("", "v1", "endpoints", "Endpoints", Arc::new(endpoints::AllEndpoints))
             .short(&["ep"])
+            .in_upstream_directory("services/endpoints")
             .columns(endpoints::COLUMNS)
             .creating_on_update(),
         Resource::new("", "v1", "events", "Event", Arc::new(event::Core))
@@ -92,6 +93,7 @@ fn core(settings: &Settings) -> Vec<Resource> {
             .returning_deleted(),
         Resource::new("", "v1", "nodes", "Node", Arc::new(node::Nodes))
             .short(&["no"])
+            .in_upstream_directory("minions")
             .cluster_scoped()
             .columns(node::COLUMNS)
             .with_status(),
@@ -118,6 +120,7 @@ fn core(settings: &Settings) -> Vec<Resource> {
             .returning_deleted(),
         Resource::new("", "v1", "services", "Service", Arc::new(service::Services::new(settings)))
             .short(&["svc"])
+            .in_upstream_directory("services/specs")
             .category("all")
             .columns(service::COLUMNS)
             .with_status()

@@ -1,7 +1,7 @@
 //! RuntimeClass: which handler runs a pod's containers, what that costs, and where it is found.
 
 use super::{at::At, cells, edit, podspec, quantities, rules};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -16,6 +16,14 @@ pub(crate) const COLUMNS: &[Column] = &[
 pub(crate) struct Classes;
 
 impl Strategy for Classes {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
+    fn free_finalizers(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         if let Some(fixed) = edit::object_if(&mut object.0, "overhead").and_then(|o| o.get_mut("podFixed")) {
             quantities::canonicalize(fixed);

@@ -11,6 +11,7 @@ use crate::{
     negotiate::Offers,
     payload::{self, Item},
     reply,
+    strategy::Recheck,
 };
 use api::{
     Cause, CauseKind, FieldPath, Object, Reason, Status,
@@ -236,6 +237,7 @@ async fn create_once(
     let strategy = &resource.strategy;
     // Name and uid first: a Job's selector is made of them.
     metadata::stamp(&mut object, &write.cx);
+    write.warnings.extend(strategy.early_warnings(&object));
     strategy.prepare_create(&write.cx, &mut object);
     if resource.generation {
         object.set(&["metadata", "generation"], 1);
@@ -353,8 +355,12 @@ fn unreadable(write: &Write, error: &str) -> Status {
 fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Result<(), Status> {
     let (gvr, name) = (&write.cx.resource.gvr, &write.cx.name);
     if uid == Uid::Expected && !object.uid().is_empty() && object.uid() != old.uid() {
-        let why =
-            format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", object.uid(), old.uid());
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {}, UID in object meta: {}",
+            write.cx.resource.upstream_key(&write.cx.namespace, name),
+            object.uid(),
+            old.uid()
+        );
         return Err(Status::conflict(gvr, name, &why));
     }
     match object.resource_version() {
@@ -453,20 +459,20 @@ fn prepare_update(write: &mut Write, object: &mut Object, old: &Object) -> Resul
     let resource = write.cx.resource.clone();
     let (strategy, cx) = (&resource.strategy, &write.cx);
     let mut reservation = Reservation::none();
-    let mut causes = metadata::validate(&resource, object);
+    let mut causes = Vec::new();
     match cx.subresource.as_str() {
         // A binding is checked by itself: what it sets cannot be set otherwise.
-        "binding" => {}
+        "binding" => causes.extend(metadata::validate(&resource, object)),
         "status" => {
             strategy.prepare_status(cx, object, old);
-            causes.extend(metadata::validate_update(object, old));
+            causes.extend(metadata::validate_update(&resource, object, old, Recheck::Change));
             causes.extend(strategy.validate_status(cx, object, old));
         }
         _ => {
             strategy.prepare_update(cx, object, old);
             count_generation(&resource, object, old);
             reservation = strategy.reserve(cx, object, Some(old))?;
-            causes.extend(metadata::validate_update(object, old));
+            causes.extend(metadata::validate_update(&resource, object, old, strategy.rechecks_metadata()));
             causes.extend(strategy.validate(cx, object));
             causes.extend(strategy.validate_update(cx, object, old));
             let warnings = strategy.warnings(cx, object, Some(old));

@@ -202,7 +202,7 @@ async fn refused_updates_use_upstreams_words() {
     let uid = object["metadata"]["uid"].as_str().unwrap();
     cluster.put(&map("a"), json!({"metadata": {"name": "a", "uid": "other"}})).await.fails(
         409,
-        &format!(r#"Operation cannot be fulfilled on configmaps "a": Precondition failed: UID in precondition: other, UID in object meta: {uid}"#),
+        &format!(r#"Operation cannot be fulfilled on configmaps "a": StorageError: invalid object, Code: 4, Key: /configmaps/default/a, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: other, UID in object meta: {uid}"#),
     );
     cluster.patch(&map("a"), "merge-patch+json", json!({"metadata": {"labels": {"-": "x"}}})).await.status();
 }

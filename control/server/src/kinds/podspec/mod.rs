@@ -1,7 +1,9 @@
 //! Everything about a pod spec, wherever it stands: in a Pod, in a workload's template, in a PodTemplate.
 
+pub(crate) mod apparmor;
 mod container;
 mod defaults;
+mod disks;
 mod env;
 mod image;
 mod probes;
@@ -49,8 +51,8 @@ pub(crate) fn validate_template(template: At<'_>, out: &mut Vec<Cause>) {
     );
     let annotations = template.get("annotations").with(metadata.get("annotations").value());
     annotation_keys(annotations, out);
-    validate_annotations(annotations, out);
     let spec = template.get("spec");
+    validate_annotations(spec, annotations, out);
     validate_spec(spec, false, out);
     let ephemeral = spec.get("ephemeralContainers");
     if !ephemeral.is_empty() {
@@ -76,7 +78,7 @@ fn annotation_keys(annotations: At<'_>, out: &mut Vec<Cause>) {
 }
 
 /// Annotations that mean something to pods.
-pub(crate) fn validate_annotations(annotations: At<'_>, out: &mut Vec<Cause>) {
+pub(crate) fn validate_annotations(spec: At<'_>, annotations: At<'_>, out: &mut Vec<Cause>) {
     const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
     let cost = annotations.key(COST);
     if cost.is_set() {
@@ -86,6 +88,7 @@ pub(crate) fn validate_annotations(annotations: At<'_>, out: &mut Vec<Cause>) {
             out.push(cost.invalid("must be a 32bit integer"));
         }
     }
+    apparmor::annotations(spec, annotations, out);
 }
 
 fn validate_spec(spec: At<'_>, is_pod: bool, out: &mut Vec<Cause>) {
