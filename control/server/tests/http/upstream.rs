@@ -72,6 +72,17 @@ async fn a_body_whose_type_is_no_text_is_not_recognised() {
 }
 
 #[tokio::test]
+async fn a_namespace_that_is_no_name_is_an_error_of_the_server() {
+    let cluster = Cluster::new().await;
+    let body = json!({"metadata": {"name": "a"}});
+    cluster
+        .post("/api/v1/namespaces/-5%25/configmaps", body.clone())
+        .await
+        .fails(500, r#"Internal error occurred: invalid resource name "-5%": [may not contain '%']"#);
+    cluster.post("/api/v1/namespaces/none/configmaps", body).await.fails(404, r#"namespaces "none" not found"#);
+}
+
+#[tokio::test]
 async fn metadata_is_named_as_often_as_upstream_looks_at_it() {
     let cluster = Cluster::new().await;
     let accounts = "/api/v1/namespaces/default/serviceaccounts";
