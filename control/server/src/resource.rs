@@ -187,6 +187,8 @@ pub struct Resource {
     pub ttl: Option<Duration>,
     /// Not stored: a create is answered by this.
     pub review: Option<Arc<dyn Review>>,
+    /// What every answer about it warns of.
+    pub deprecation: Option<&'static str>,
     /// The server has no such kind yet: it lists none, and refuses to make one with a sentence of its own.
     pub absent: bool,
 }
@@ -216,6 +218,7 @@ impl Resource {
             unconditional_update: true,
             ttl: None,
             review: None,
+            deprecation: None,
             absent: false,
         }
     }
@@ -245,6 +248,12 @@ impl Resource {
     pub(crate) fn upstream_key(&self, namespace: &str, name: &str) -> String {
         let directory = if self.upstream_directory.is_empty() { &self.gvr.resource } else { self.upstream_directory };
         if self.namespaced { format!("/{directory}/{namespace}/{name}") } else { format!("/{directory}/{name}") }
+    }
+
+    /// Every answer about it warns of this.
+    pub fn deprecated(mut self, warning: &'static str) -> Self {
+        self.deprecation = Some(warning);
+        self
     }
 
     /// Short names.

@@ -175,8 +175,8 @@ fn check_fields(map: &Map<String, Value>, kind: Type<'_>, path: &str, problems: 
 fn mistyped(value: &Value, kind: Type<'_>) -> Option<String> {
     use crate::schema::Shape as Wanted;
     let (wanted, fits) = match kind.wants() {
-        // Quantities and the like have no type there.
-        Wanted::Any | Wanted::Quantity | Wanted::IntOrString => return None,
+        // Integers or texts have no type there.
+        Wanted::Any | Wanted::IntOrString => return None,
         Wanted::Object | Wanted::Map => ("map", value.is_object()),
         Wanted::List => ("list", value.is_array()),
         Wanted::String if !value.is_string() => {
@@ -188,6 +188,7 @@ fn mistyped(value: &Value, kind: Type<'_>) -> Option<String> {
         }
         Wanted::Integer | Wanted::Number => return None,
         Wanted::Boolean => ("boolean", value.is_boolean()),
+        Wanted::Quantity => ("any scalar", !value.is_object() && !value.is_array()),
     };
     (!fits).then(|| format!("expected {wanted}, got &{{{}}}", show::go(value)))
 }

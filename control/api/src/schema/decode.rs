@@ -122,7 +122,10 @@ impl<'a> Walk<'a> {
             (Kind::Int64, Value::Number(n)) => self.integer(node, n, i64::MIN, i64::MAX),
             (Kind::IntOrString, Value::String(_)) => Ok(()),
             (Kind::IntOrString, Value::Number(n)) => self.integer(node, n, i32::MIN.into(), i32::MAX.into()),
-            (Kind::Bytes, Value::String(text)) => canonical_base64(text),
+            (Kind::Bytes, Value::String(text)) => canonical_base64(text).map_err(|error| match self.converted {
+                true => format!("error decoding from json: {error}"),
+                false => error,
+            }),
             (Kind::Bytes, Value::Array(list)) => self.byte_list(list).map(|text| *value = text),
             (Kind::Quantity, found) => self.quantity(found).map(|text| *value = text),
             (Kind::Time, Value::String(text)) => time::parse(text).map(|t| *text = time::rfc3339(t)),

@@ -1,6 +1,6 @@
 //! ControllerRevision: a snapshot of a workload's template, immutable but for its number.
 
-use super::{at::At, cells};
+use super::{at::At, cells, edit};
 use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object};
 use jiff::Timestamp;
@@ -18,6 +18,10 @@ pub(crate) struct Revisions;
 impl Strategy for Revisions {
     fn rechecks_metadata(&self) -> Recheck {
         Recheck::Both
+    }
+
+    fn default(&self, object: &mut Object) {
+        edit::fill(&mut object.0, "revision", 0);
     }
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {

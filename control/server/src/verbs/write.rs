@@ -14,13 +14,14 @@ use crate::{
     strategy::Recheck,
 };
 use api::{
-    Cause, CauseKind, FieldPath, Object, Reason, Status,
+    Cause, FieldPath, GroupVersionKind, Object, Reason, Status,
     apply::{FieldSet, UpdateOptions},
     invalid,
     schema::Schema,
 };
 use axum::body::Body;
 use http::{Response, StatusCode};
+use serde_json::Value;
 use std::sync::Arc;
 use store::{Entry, Error, Expect, Revision};
 
@@ -142,7 +143,12 @@ impl Write {
     }
 
     fn refuse(&self, object: &Object, causes: &[Cause]) -> Result<(), Status> {
-        if causes.is_empty() { Ok(()) } else { Err(invalid(&self.cx.resource.gvk(), object.name(), causes)) }
+        if causes.is_empty() {
+            return Ok(());
+        }
+        // Of kinds that share their storage upstream has one inside, which it names.
+        let kind = GroupVersionKind { group: self.cx.resource.storage.0.clone(), ..self.cx.resource.gvk() };
+        Err(invalid(&kind, object.name(), causes))
     }
 }
 
@@ -279,14 +285,6 @@ pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Respon
     same_name(&call.info.name, &object)?;
 
     let pinned = !matches!(object.resource_version(), "" | "0");
-    if !pinned && !resource.unconditional_update && call.server.0.store.get(&call.key(&resource)).is_some() {
-        let cause = Cause {
-            kind: CauseKind::Invalid,
-            field: FieldPath::new("metadata").child("resourceVersion"),
-            message: "Invalid value: 0x0: must be specified for an update".into(),
-        };
-        write.refuse(&object, &[cause])?;
-    }
     resource.strategy.default(&mut object);
     let make = |_: &Object, _: &mut Vec<String>| {
         Ok(Change { object: object.clone(), owned: false, pinned, uid: Uid::Expected })
@@ -363,7 +361,15 @@ fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Resu
         );
         return Err(Status::conflict(gvr, name, &why));
     }
+    let resource = &write.cx.resource;
     match object.resource_version() {
+        "" | "0" if !resource.unconditional_update => {
+            let field = FieldPath::new("metadata").child("resourceVersion");
+            let cause = Cause::invalid(&field, &Value::from(0), "must be specified for an update");
+            // Upstream's storage names the resource here, not the kind.
+            let named = GroupVersionKind { kind: gvr.resource.clone(), ..resource.gvk() };
+            Err(invalid(&named, name, &[cause]))
+        }
         "" | "0" => Ok(()),
         given if given == old.resource_version() => Ok(()),
         given if given.parse::<u64>().is_err() => {

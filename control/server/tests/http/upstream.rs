@@ -211,3 +211,50 @@ async fn apparmor_annotations_become_fields() {
     let refused = cluster.post(PODS, unknown).await;
     assert!(refused.status().2.contains("invalid AppArmor profile name"), "{}", refused.text());
 }
+
+#[tokio::test]
+async fn every_answer_about_endpoints_says_that_they_are_old() {
+    let cluster = Cluster::new().await;
+    let path = "/api/v1/namespaces/default/endpoints";
+    let wrong = json!({"metadata": {"name": "a"}, "subsets": [{"addresses": [{"ip": "x"}], "ports": []}]});
+    let refused = cluster.post(path, wrong).await;
+    assert_eq!(causes(&refused), vec!["subsets[0].addresses[0].ip"; 2]);
+    for answer in [refused, cluster.get(path).await, cluster.get(&format!("{path}/none")).await] {
+        assert_eq!(
+            answer.header("warning"),
+            "299 - \"v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice\""
+        );
+    }
+}
+
+#[tokio::test]
+async fn events_of_both_groups_are_one_kind_in_refusals() {
+    let cluster = Cluster::new().await;
+    let event = json!({"metadata": {"name": "-"}, "regarding": {"namespace": "default"}});
+    let refused = cluster.post("/apis/events.k8s.io/v1/namespaces/default/events", event).await;
+    assert!(refused.status().2.starts_with("Event \"-\" is invalid: "), "{}", refused.text());
+}
+
+#[tokio::test]
+async fn a_gated_pod_says_since_when() {
+    let cluster = Cluster::new().await;
+    pod(&cluster, "seed").await;
+    let body = json!({"metadata": {"name": "x"}, "spec": {"schedulingGates": [{"name": "a/b"}], "containers": [{"name": "c", "image": "i:1"}]}});
+    let object = cluster.post(PODS, body).await.ok();
+    assert_eq!(object["status"]["conditions"][0]["lastTransitionTime"], "2026-01-02T03:04:05Z");
+}
+
+#[tokio::test]
+async fn a_json_patch_may_replace_what_is_not_there_and_nulls_in_merged_lists_are_none() {
+    let cluster = Cluster::new().await;
+    cluster.post(DEPLOYMENTS, deployment("x", 1)).await.ok();
+    let target = format!("{DEPLOYMENTS}/x");
+    let replace = json!([{"op": "replace", "path": "/metadata/annotations", "value": {"a": "b"}}]);
+    let object = cluster.patch(&target, "json-patch+json", replace).await.ok();
+    assert_eq!(object["metadata"]["annotations"], json!({"a": "b"}));
+    let containers = json!([{"name": "d", "image": "i:1", "resources": {"requests": {"cpu": null, "memory": "1Mi"}}}]);
+    let merge = json!({"spec": {"template": {"spec": {"initContainers": containers}}}});
+    let object = cluster.patch(&target, "merge-patch+json", merge).await.ok();
+    let requests = &object["spec"]["template"]["spec"]["initContainers"][0]["resources"]["requests"];
+    assert_eq!(requests, &json!({"memory": "1Mi"}));
+}

@@ -215,7 +215,7 @@ async fn a_lease_is_created_by_put_and_needs_a_version_afterwards() {
     assert_eq!(cluster.put(target, body.clone()).await.code, 201);
     cluster.put(target, body).await.fails(
         422,
-        r#"Lease.coordination.k8s.io "l" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"#,
+        r#"leases.coordination.k8s.io "l" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"#,
     );
 }
 

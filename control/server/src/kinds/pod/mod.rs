@@ -40,7 +40,7 @@ impl Strategy for Pods {
         update::align_ips(status);
     }
 
-    fn prepare_create(&self, _cx: &Context, object: &mut Object) {
+    fn prepare_create(&self, cx: &Context, object: &mut Object) {
         podspec::apparmor::copy(object);
         let class = podspec::qos_class(At::of(object, "spec"));
         object.set(&["status"], json!({"phase": "Pending", "qosClass": class}));
@@ -48,7 +48,8 @@ impl Strategy for Pods {
             object.set(
                 &["status", "conditions"],
                 json!([{
-                    "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null, "lastTransitionTime": null,
+                    "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
+                    "lastTransitionTime": api::time::rfc3339(cx.now),
                     "message": "Scheduling is blocked due to non-empty scheduling gates",
                 }]),
             );

@@ -151,16 +151,19 @@ fn claims(claims: At<'_>, out: &mut Vec<Cause>) {
             rules::label_name(name, out);
         }
         let (one, template) = (claim.get("resourceClaimName"), claim.get("resourceClaimTemplateName"));
-        match (one.is_set(), template.is_set()) {
-            (true, true) => {
-                out.push(
-                    claim.invalid("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
-                );
-            }
-            (false, false) => {
-                out.push(claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"));
-            }
-            _ => {}
+        let choice = match (one.is_set(), template.is_set()) {
+            (true, true) => "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
+            (false, false) => "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
+            _ => "",
+        };
+        if !choice.is_empty() {
+            let shown = format!(
+                "{{\"Name\":{},\"ResourceClaimName\":{},\"ResourceClaimTemplateName\":{}}}",
+                json!(name.str()),
+                one.value(),
+                template.value()
+            );
+            out.push(Cause::invalid_shown(&claim.field(), &shown, choice));
         }
         for at in [one, template] {
             if at.is_set() {

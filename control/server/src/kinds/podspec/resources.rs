@@ -153,7 +153,10 @@ pub(super) fn container(spec: At<'_>, at: At<'_>, out: &mut Vec<Cause>) {
     if wanted.is_empty() {
         return;
     }
-    let claims: Vec<&str> = spec.get("resourceClaims").items().map(|claim| claim.get("name").str()).collect();
+    let mut claims: Vec<&str> = spec.get("resourceClaims").items().map(|claim| claim.get("name").str()).collect();
+    claims.retain(|name| !name.is_empty());
+    claims.sort_unstable();
+    claims.dedup();
     let known: HashSet<&str> = claims.iter().copied().collect();
     // By name, the requests asked of it; an empty one is all of them.
     let mut seen: HashMap<&str, HashSet<&str>> = HashMap::new();

@@ -222,9 +222,7 @@ fn projected(projected: At<'_>, out: &mut Vec<Cause>) {
             }
         }
         if kinds > 1 {
-            out.push(source.forbidden("may not specify more than 1 volume type"));
-        } else if kinds == 0 {
-            out.push(source.required("must specify one of the projected volume sources"));
+            out.push(source.forbidden("may not specify more than 1 volume type per source"));
         }
     }
 }
