@@ -62,7 +62,9 @@ impl Strategy for Namespaces {
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
-        for finalizer in At::of(object, "spec").get("finalizers").items() {
+        let all = At::of(object, "spec").get("finalizers");
+        // Upstream's errors name the list, not its element.
+        for finalizer in all.items().map(|finalizer| all.with(finalizer.value())) {
             let name = finalizer.str();
             finalizer.invalid_all(names::qualified_name(name), &mut out);
             if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {

@@ -38,10 +38,9 @@ impl Strategy for Classes {
         } else {
             handler.invalid_all(names::dns1123_label(handler.str()), &mut out);
         }
-        for (name, quantity) in At::of(object, "overhead").get("podFixed").entries() {
-            podspec::resource_name(quantity, name, &mut out);
-            rules::quantity_not_negative(quantity, &mut out);
-        }
+        let overhead = At::of(object, "overhead");
+        // Upstream looks at it as at the limits of a container, and names it so.
+        podspec::container_resources(overhead.get("limits").with(overhead.get("podFixed").value()), &mut out);
         let scheduling = At::of(object, "scheduling");
         rules::labels(scheduling.get("nodeSelector"), &mut out);
         let tolerations = scheduling.get("tolerations");

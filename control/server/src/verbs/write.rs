@@ -374,7 +374,8 @@ fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Resu
         given if given == old.resource_version() => Ok(()),
         given if given.parse::<u64>().is_err() => {
             // To upstream one that is no number is an error of the server.
-            Err(Status::new(Reason::Unknown, format!("strconv.ParseUint: parsing {given:?}: invalid syntax")))
+            let what = if given.bytes().all(|b| b.is_ascii_digit()) { "value out of range" } else { "invalid syntax" };
+            Err(Status::new(Reason::Unknown, format!("strconv.ParseUint: parsing {given:?}: {what}")))
         }
         _ => Err(Status::modified(gvr, name)),
     }

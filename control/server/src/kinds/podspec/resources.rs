@@ -47,7 +47,7 @@ fn overcommits(name: &str) -> bool {
 }
 
 /// The name of any resource.
-pub(crate) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
+pub(super) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
     let problems = names::qualified_name(name);
     if !problems.is_empty() {
         out.extend(problems.iter().map(|text| Cause::invalid(&at.field(), &json!(name), text)));
@@ -109,6 +109,11 @@ pub(super) fn list(list: At<'_>, check: fn(At<'_>, &str, &mut Vec<Cause>), out: 
         rules::quantity_not_negative(at, out);
         whole_number(at, name, out);
     }
+}
+
+/// Resources of a container: their names and amounts.
+pub(crate) fn container_resources(resources: At<'_>, out: &mut Vec<Cause>) {
+    list(resources, container_name, out);
 }
 
 fn amount(list: At<'_>, name: &str) -> Option<Quantity> {
