@@ -4,7 +4,7 @@
 use crate::{
     User, authn, authz,
     body::{self, Whole},
-    codec::{BODY_LIMIT, REVIEW_LIMIT},
+    codec::{self, BODY_LIMIT, REVIEW_LIMIT},
     documents, impersonation, limits,
     metrics::RequestLabels,
     negotiate::{self, Output},
@@ -44,7 +44,7 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     let info = RequestInfo::of(request.method(), request.uri(), &query);
     let error_form = Output { pretty: negotiate::pretty(request.headers(), &query), ..Output::default() };
     let span = tracing::debug_span!("request", id, verb = %info.verb, path = %info.path);
-    let labels = labels(server, &info);
+    let (labels, deprecation) = labels(server, &info);
 
     let work = AssertUnwindSafe(process(server, caller, request, info, query)).catch_unwind().instrument(span.clone());
     let mut response = match work.await {
@@ -57,6 +57,9 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
         }
     };
 
+    if let Some(deprecation) = deprecation {
+        codec::add_warnings(response.headers_mut(), &[deprecation.to_owned()]);
+    }
     let (verb, resource) = labels;
     server.0.metrics.requests.get_or_create(&RequestLabels { verb, resource, code: response.status().as_u16() }).inc();
     let headers = response.headers_mut();
@@ -67,10 +70,15 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     response
 }
 
-/// Verb and resource for the metrics: only what the server knows, so that nobody can make up ever new ones.
-fn labels(server: &Server, info: &RequestInfo) -> (String, String) {
-    let known = info.is_resource && server.0.registry.load().get(&info.group, &info.version, &info.resource).is_some();
-    if known { (info.verb.clone(), info.resource.clone()) } else { ("other".to_owned(), String::new()) }
+/// Verb and resource for the metrics: only what the server knows, so that nobody can make up ever new ones. And what every answer about
+/// the resource warns of.
+fn labels(server: &Server, info: &RequestInfo) -> ((String, String), Option<&'static str>) {
+    let registry = server.0.registry.load();
+    let resource = registry.get(&info.group, &info.version, &info.resource).filter(|_| info.is_resource);
+    match resource {
+        Some(resource) => ((info.verb.clone(), info.resource.clone()), resource.deprecation),
+        None => (("other".to_owned(), String::new()), None),
+    }
 }
 
 async fn process(

@@ -3,6 +3,7 @@
 use crate::{
     negotiate::{self, Input},
     request::Query,
+    typemeta,
 };
 use api::{Cause, FieldPath, GroupVersionKind, Object, Reason, Status, invalid, schema::Schema};
 use http::{HeaderMap, HeaderValue, header};
@@ -158,11 +159,18 @@ fn unrecognised(kind: &GroupVersionKind, error: &str, body: &[u8]) -> Status {
 
 /// `apiVersion` and `kind` must be those of the resource; absent ones are filled in.
 fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result<(), Status> {
-    let Some(map) = value.as_object_mut() else {
+    if !value.is_object() {
         let error = "couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }";
         return Err(unrecognised(kind, error, body));
     };
     let expected = kind.api_version();
+    if value["apiVersion"] == expected && value["kind"] == kind.kind {
+        return Ok(());
+    }
+    if let Err(error) = typemeta::interpret(&*value) {
+        return Err(unrecognised(kind, &error, body));
+    }
+    let Some(map) = value.as_object_mut() else { return Ok(()) };
     for (key, wanted) in [("apiVersion", expected.as_str()), ("kind", kind.kind.as_str())] {
         let given = map.get(key).and_then(Value::as_str).unwrap_or_default();
         if given.is_empty() {
@@ -178,18 +186,11 @@ fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result
     }
     if given != kind.kind {
         let other = GroupVersionKind { kind: given.to_owned(), ..kind.clone() };
-        let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
-        let error = match Schema::for_kind(&other) {
-            Some(_) => {
-                format!("converting ({}.{given}) to ({group}.{}): unknown conversion", kind.version, kind.kind)
-            }
-            None => format!(
-                "no kind {given:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
-            ),
-        };
         return Err(Status::bad_request(format!(
-            "{given} in version {:?} cannot be handled as a {}: {error}",
-            kind.version, kind.kind
+            "{given} in version {:?} cannot be handled as a {}: {}",
+            kind.version,
+            kind.kind,
+            typemeta::no_conversion(&other, kind)
         )));
     }
     Ok(())
