@@ -8,6 +8,7 @@ use crate::{
     args::{COMPILE_CHILD, UpArgs},
     credentials::{self, Credentials, Signed},
     data_dir::DataDir,
+    descriptors::Shares,
     env, images, kubeconfig, machine,
 };
 use agent::{Agent, Machine, Parts, Runtimes};
@@ -200,7 +201,8 @@ impl Cluster {
         net.service_cidr = config.service_cidr;
         net.node_address = config.node_address;
         net.allow_egress = config.allow_egress.clone();
-        net.limits.relayed = relayed_connections(env::file_limit());
+        let descriptors = Shares::of(env::file_limit());
+        net.limits.relayed = descriptors.relayed;
         let node_internal = net.node_internal();
 
         // Who is who.
@@ -238,10 +240,11 @@ impl Cluster {
         let server = Server::new(options).await.context("cannot start the API server")?;
         let tls = Arc::new(server::tls::config(&serving, &credentials.authority.certificate)?);
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        let places = server::tls::Places { connections: descriptors.api, handshakes: descriptors.handshakes };
         let spawn = Spawner { tasks: &control_done, failed: &failed };
         spawn.essential_silent("API server", {
             let (server, token) = (server.clone(), control.clone());
-            async move { server.serve(listener, tls, token).await }
+            async move { server.serve(places, listener, tls, token).await }
         });
         spawn.essential_silent("API server's own objects", {
             let server = server.clone();
@@ -447,22 +450,13 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let reserved = config.reserved.get("memory").and_then(|amount| quantity("--reserved-memory", &amount.0).ok());
     let reserved = reserved.map_or(0, |amount| u64::try_from(amount.value()).unwrap_or(0));
     options.memory = config.machine.memory.saturating_sub(reserved);
-    options.http.clients.connections = guest_connections(env::file_limit());
+    let descriptors = Shares::of(env::file_limit());
+    options.http.clients.connections = descriptors.guest_connections;
     options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
     options.room = machine::room(config.machine.memory, reserved);
     options.pool = wasm::PoolOptions::within(machine::memory_maps());
-    options.files.open = env::file_limit() / 2;
+    options.files.open = descriptors.guest_files;
     Ok(options)
-}
-
-/// Connections to HTTP guests, each a file descriptor: few enough that those of the API, the store and the images remain.
-fn guest_connections(files: usize) -> usize {
-    (files / 8).clamp(16, 16_384)
-}
-
-/// Connections that are relayed byte by byte, two descriptors each.
-fn relayed_connections(files: usize) -> usize {
-    (files / 32).clamp(8, 8_192)
 }
 
 fn agent_options(config: &Config, clock: &Clock, store: &Store<server::Item>) -> agent::Options {

@@ -11,6 +11,7 @@ mod check;
 mod cluster;
 mod credentials;
 mod data_dir;
+mod descriptors;
 mod down;
 mod env;
 mod exit;

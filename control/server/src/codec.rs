@@ -8,7 +8,6 @@ use crate::{
 use api::{Cause, FieldPath, GroupVersionKind, Object, Reason, Status, invalid, schema::Schema};
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
-use tokio::runtime::RuntimeFlavor;
 
 /// Largest request body, bytes.
 pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -95,6 +94,18 @@ fn agent(headers: &HeaderMap) -> String {
     if name.is_empty() { "unknown".into() } else { name }
 }
 
+/// A number as Go's `ParseUint` takes it, or its error: Rust takes a sign.
+pub(crate) fn unsigned(text: &str) -> Result<u64, String> {
+    let why = match text.parse() {
+        Ok(number) if !text.starts_with('+') => return Ok(number),
+        Err(error) if *error.kind() == std::num::IntErrorKind::PosOverflow && !text.starts_with('+') => {
+            "value out of range"
+        }
+        _ => "invalid syntax",
+    };
+    Err(format!("strconv.ParseUint: parsing {text:?}: {why}"))
+}
+
 /// What a body turned out to be.
 pub(crate) struct Decoded {
     /// The object: types checked, unknown fields pruned, schema-borne defaults set.
@@ -120,17 +131,8 @@ pub(crate) fn decode(headers: &HeaderMap, body: &[u8], kind: &GroupVersionKind) 
     Ok(Decoded { object, problems })
 }
 
-/// Parses a body; one that is heavy, beside the threads that serve: what else is to be done there goes on on another.
-pub(crate) fn aside<T>(body: &[u8], parse: impl FnOnce(&[u8]) -> T) -> T {
-    let threads = tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor());
-    match threads {
-        Ok(RuntimeFlavor::MultiThread) if body.len() >= HEAVY => tokio::task::block_in_place(|| parse(body)),
-        _ => parse(body),
-    }
-}
-
 fn parse(input: Input, body: &[u8], kind: &GroupVersionKind) -> Result<(Value, Vec<String>), Status> {
-    aside(body, |body| read(input, body, kind)).map_err(|e| unrecognised(kind, &e, body))
+    read(input, body, kind).map_err(|e| unrecognised(kind, &e, body))
 }
 
 fn read(input: Input, body: &[u8], kind: &GroupVersionKind) -> Result<(Value, Vec<String>), String> {

@@ -1,6 +1,6 @@
 //! Object metadata, which is the same for every kind: what the system sets, what cannot change, and upstream's validation of it.
 
-use crate::{Context, Resource, strategy::Recheck};
+use crate::{Context, Resource, codec::unsigned, strategy::Recheck};
 use api::{Cause, FieldPath, Object, Status, names};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -29,7 +29,7 @@ pub(crate) fn match_namespace(object: &mut Object, namespace: &str, namespaced: 
 /// Before a create: clears what only the system sets. Tells whether the object had a resourceVersion, which upstream's storage refuses
 /// at the very end; one that is no number counts as none.
 pub(crate) fn clear_for_create(object: &mut Object) -> bool {
-    let versioned = object.resource_version().parse::<u64>().is_ok_and(|revision| revision != 0);
+    let versioned = unsigned(object.resource_version()).is_ok_and(|revision| revision != 0);
     for field in [
         "resourceVersion",
         "deletionTimestamp",

@@ -39,7 +39,7 @@ impl Patch {
         let pairs = media == "application/strategic-merge-patch+json";
         let refuse =
             |why: String| Status::bad_request(if pairs { why } else { format!("error decoding patch: {why}") });
-        let (value, _) = codec::aside(body, api::json::parse).map_err(refuse)?;
+        let (value, _) = api::json::parse(body).map_err(refuse)?;
         if let Some(cause) = codec::too_long(&value, &FieldPath::default()).filter(|_| pairs) {
             return Err(Status::bad_request(format!("the patch is not accepted: {cause}")));
         }
@@ -95,7 +95,16 @@ pub(super) fn patched(
     warnings: &mut Vec<String>,
 ) -> Result<Object, Status> {
     let current = current.clone().into_value();
-    let mut value = patch.apply(&current, schema)?;
+    let mut value = match patch.apply(&current, schema) {
+        // What was stored may lack what Go always writes, as the key of an element. Upstream reads it as Go's and patches that.
+        Err(_) if matches!(patch, Patch::Strategic(_)) => {
+            let mut whole = current;
+            schema.decode_check(&mut whole).map_err(Status::internal)?;
+            schema.leave_out_empty(&mut whole);
+            patch.apply(&whole, schema)?
+        }
+        outcome => outcome?,
+    };
     let problems = match patch {
         Patch::Strategic(_) => schema.convert_check(&mut value),
         Patch::Json(_) | Patch::Merge(_) => decoded(&mut value, kind, schema),
@@ -172,7 +181,7 @@ pub(super) fn configuration(
     warnings: &mut Vec<String>,
 ) -> Result<Object, Status> {
     let (value, duplicates) =
-        codec::aside(bytes, api::yaml::parse).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+        api::yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
     match options.field_validation {
         FieldValidation::Strict if !duplicates.is_empty() => {
             return Err(Status::bad_request(format!("error strict decoding YAML: {}", duplicates.join(", "))));

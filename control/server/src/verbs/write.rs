@@ -6,7 +6,7 @@ use crate::{
     admission::Attributes,
     advice,
     chain::Call,
-    codec::{self, WriteOptions},
+    codec::{self, WriteOptions, unsigned},
     metadata,
     negotiate::Offers,
     payload::{self, Item},
@@ -372,12 +372,12 @@ fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Resu
         }
         "" | "0" => Ok(()),
         given if given == old.resource_version() => Ok(()),
-        given if given.parse::<u64>().is_err() => {
+        given => match unsigned(given) {
+            Ok(number) if Ok(number) == unsigned(old.resource_version()) => Ok(()),
+            Ok(_) => Err(Status::modified(gvr, name)),
             // To upstream one that is no number is an error of the server.
-            let what = if given.bytes().all(|b| b.is_ascii_digit()) { "value out of range" } else { "invalid syntax" };
-            Err(Status::new(Reason::Unknown, format!("strconv.ParseUint: parsing {given:?}: {what}")))
-        }
-        _ => Err(Status::modified(gvr, name)),
+            Err(why) => Err(Status::new(Reason::Unknown, why)),
+        },
     }
 }
 

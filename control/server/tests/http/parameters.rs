@@ -33,6 +33,34 @@ async fn numbers_and_flags_are_read_as_go_reads_them() {
     assert!(initial.status().2.contains("sendInitialEvents is forbidden for list"), "{}", initial.text());
 }
 
+/// As `strconv.ParseUint`: without a sign, within 64 bits, with leading zeros.
+#[tokio::test]
+async fn a_resource_version_is_a_number_without_a_sign() {
+    let cluster = Cluster::new().await;
+    let made = cluster.create_map("a", json!({})).await;
+    let revision = made["metadata"]["resourceVersion"].as_str().unwrap();
+    for (given, why) in
+        [("+5", "invalid syntax"), ("-1", "invalid syntax"), ("99999999999999999999", "value out of range")]
+    {
+        let text = format!("resourceVersion: Invalid value: {given:?}: strconv.ParseUint: parsing {given:?}: {why}");
+        let escaped = given.replace('+', "%2B");
+        cluster.get(&format!("{}?resourceVersion={escaped}", map("a"))).await.fails(500, &text);
+        cluster
+            .get(&format!("{MAPS}?resourceVersion={escaped}"))
+            .await
+            .fails(400, &format!("invalid resource version: {text}"));
+        let body = json!({"metadata": {"resourceVersion": given}});
+        let text = format!("strconv.ParseUint: parsing {given:?}: {why}");
+        cluster.patch(&map("a"), "merge-patch+json", body.clone()).await.fails(500, &text);
+        let mut body = body;
+        body["metadata"]["name"] = "a".into();
+        cluster.put(&map("a"), body).await.fails(500, &text);
+    }
+    let body = json!({"metadata": {"name": "a", "resourceVersion": format!("0{revision}")}, "data": {"k": "w"}});
+    cluster.put(&map("a"), body).await.ok();
+    cluster.post(MAPS, json!({"metadata": {"name": "b", "resourceVersion": "+5"}})).await.ok();
+}
+
 #[tokio::test]
 async fn dots_are_no_names_and_an_escaped_slash_separates() {
     let cluster = Cluster::new().await;
