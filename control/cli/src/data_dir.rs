@@ -393,6 +393,15 @@ pub(crate) fn default_path() -> anyhow::Result<PathBuf> {
 
 /// Writes a file that only its owner may read, all of it or nothing: also over a power cut, and only if it differs.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    replace_private(path, content, true)
+}
+
+/// As [`write_private`], without waiting for the disk: a power cut may take the file.
+pub(crate) fn note_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
+    replace_private(path, content, false)
+}
+
+fn replace_private(path: &Path, content: &[u8], durably: bool) -> anyhow::Result<()> {
     if fs::read(path).is_ok_and(|old| old == content) && fs::metadata(path).is_ok_and(|m| m.mode() & 0o177 == 0) {
         return Ok(());
     }
@@ -400,9 +409,11 @@ pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     let write = || -> std::io::Result<()> {
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(content)?;
-        file.sync_all()?;
+        if durably {
+            file.sync_all()?;
+        }
         fs::rename(&temporary, path)?;
-        sync_folder_of(path)
+        if durably { sync_folder_of(path) } else { Ok(()) }
     };
     write().map_err(|error| {
         let _ = fs::remove_file(&temporary);

@@ -5,7 +5,7 @@
 //! without a home, or where nothing can be written, clusters start all the same.
 
 use crate::{
-    data_dir::{DataDir, canonical, write_private},
+    data_dir::{DataDir, canonical, note_private},
     env,
 };
 use ring::digest::{SHA256, digest};
@@ -107,7 +107,7 @@ impl Clusters {
             return;
         };
         // What cannot be noted is not listed and not renewed later, and stops nobody.
-        if let Err(error) = fs::create_dir_all(folder).map_err(Into::into).and_then(|()| write_private(&file, &text)) {
+        if let Err(error) = fs::create_dir_all(folder).map_err(Into::into).and_then(|()| note_private(&file, &text)) {
             tracing::info!("{error}; the cluster is not listed when it is stopped");
         }
     }
