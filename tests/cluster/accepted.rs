@@ -510,6 +510,38 @@ async fn a_condition_without_its_time_stops_no_work_on_services() {
     }
 }
 
+/// Upstream's words for a status that lacks everything: the kubelet and the node life cycle still say theirs.
+#[tokio::test(start_paused = true)]
+async fn a_status_of_empty_elements_stops_no_node_and_no_pod() {
+    let mut world = World::start().await;
+    world.call("POST", DEPLOYMENTS, deployment("d", 1, "i:1")).await;
+    world.until_within(Duration::from_secs(120), "a pod", |w| complete(w, "d")).await;
+    let media = ["application/merge-patch+json", "application/strategic-merge-patch+json"];
+    let of = |object: &Value, kind: &str| {
+        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.into_iter().find(|c| c["type"] == kind).map(|c| c["status"].clone())
+    };
+    let lists = ["conditions", "addresses", "images", "volumesAttached", "runtimeHandlers"];
+    for (list, element) in lists.into_iter().flat_map(|list| [(list, json!({})), (list, Value::Null)]) {
+        for media in media {
+            let body = json!({"status": {list: [element]}}).to_string();
+            call(&world, Method::PATCH, "/api/v1/nodes/n1/status", (media, body)).await;
+            let whole = |w: &World| {
+                let node = &w.all("", "nodes")[0];
+                let has =
+                    |kind: &str| node["status"]["addresses"].as_array().unwrap().iter().any(|a| a["type"] == kind);
+                of(node, "Ready") == Some(json!("True")) && has("Hostname") && has("InternalIP")
+            };
+            world.until_within(Duration::from_secs(30), "the Node is Ready again", whole).await;
+        }
+    }
+    world.stop_agent("n1").await;
+    let body = json!({"status": {"conditions": [{}], "addresses": [{}]}}).to_string();
+    assert!(call(&world, Method::PATCH, "/api/v1/nodes/n1/status", (media[0], body)).await);
+    let silent = |w: &World| of(&w.all("", "nodes")[0], "Ready") == Some(json!("Unknown"));
+    world.until_within(Duration::from_secs(600), "the life cycle says that the node is silent", silent).await;
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_the_api_accepts_stops_nobody() {
     mutants(1, 1_000).await;

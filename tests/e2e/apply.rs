@@ -114,6 +114,29 @@ fn what_can_never_run_is_told_when_it_is_loaded_and_in_the_log() {
     assert!(log.contains("is waiting to start") && log.contains("env::foo"), "the reason too: {log}");
     let capitals = fails(&machine, &["image", "load", "lib.wat", "-t", "Lib:1"]);
     assert!(capitals.contains("names are in lower case, such as lib:1"), "{capitals}");
+    write(&machine, "d.yaml", &deployment("d", "Lib:1", ""));
+    let capitals = fails(&machine, &["apply", "-f", "d.yaml"]);
+    assert!(capitals.contains("d.yaml: ") && capitals.contains("in lower case, such as lib:1"), "{capitals}");
+}
+
+#[test]
+fn an_image_that_was_loaded_since_is_waited_for() {
+    let machine = Machine::new();
+    let _cluster = machine.up(&[]);
+    write(&machine, "spin.wat", SPIN);
+    // Nobody listens on port 1.
+    write(&machine, "d.yaml", &deployment("d", "'127.0.0.1:1/late:1'", ", resources: {limits: {cpu: 10m}}"));
+    let absent = fails(&machine, &["apply", "-f", "d.yaml", "--wait"]);
+    assert!(absent.contains("ErrImagePull") && absent.contains("it will not recover"), "{absent}");
+    let pods = || succeeds(&machine, &["get", "pods", "--no-headers"]);
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while !pods().contains("ImagePullBackOff") {
+        assert!(std::time::Instant::now() < deadline, "{}", pods());
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    succeeds(&machine, &["image", "load", "spin.wat", "-t", "127.0.0.1:1/late:1"]);
+    let applied = succeeds(&machine, &["apply", "-f", "d.yaml", "--wait"]);
+    assert!(applied.contains("deployment.apps/d unchanged") && applied.contains("ready: 1 object"), "{applied}");
 }
 
 #[test]
@@ -127,6 +150,8 @@ fn images_are_tagged_and_pruned_but_not_what_a_rollback_needs() {
     assert!(succeeds(&machine, &["image", "ls"]).contains("free:2"));
     write(&machine, "d.yaml", &deployment("d", "./spin.wat", ", resources: {limits: {cpu: 10m}}"));
     succeeds(&machine, &["apply", "-f", "d.yaml", "--wait"]);
+    succeeds(&machine, &["image", "tag", "spin:latest", "kept:1"]);
+    succeeds(&machine, &["image", "rm", "kept:1"]);
     let replicas = fs::read_to_string(machine.path("work").join("d.yaml"))
         .expect("read")
         .replace("spec:\n  selector", "spec:\n  replicas: 0\n  selector");

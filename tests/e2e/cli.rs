@@ -197,6 +197,25 @@ fn logs_finds_the_pod_and_the_container_as_kubectl_does() {
 }
 
 #[test]
+fn logs_of_what_will_have_no_pods_are_not_waited_for() {
+    let machine = Machine::new();
+    let _cluster = tellers(&machine);
+    let more = "apiVersion: v1\nkind: Service\nmetadata: {name: bare}\nspec: {selector: {app: nobody}, ports: [{port: 80}]}\n---\n\
+        apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: none}\nspec:\n  replicas: 0\n  selector: {matchLabels: {app: none}}\n  \
+        template: {metadata: {labels: {app: none}}, spec: {containers: [{name: c, image: 'teller:1'}]}}\n";
+    std::fs::write(machine.path("work").join("more.yaml"), more).expect("written");
+    succeeds(&machine, &["apply", "-f", "tellers.yaml", "-f", "more.yaml", "--wait"]);
+    succeeds(&machine, &["delete", "pods", "-l", "app=tell"]);
+    for (what, why) in [
+        ("job/once", "error: job.batch/once has no pods: it is over, and its pods were removed\n"),
+        ("deploy/none", "error: deployment.apps/none has no pods: it is scaled to 0 replicas\n"),
+        ("svc/bare", "error: service/bare has no pods: its selector finds none\n"),
+    ] {
+        assert_eq!(fails(&machine, &["logs", what]), why, "{what}");
+    }
+}
+
+#[test]
 fn the_data_directory_of_the_environment_may_be_empty_and_is_in_no_usage_line() {
     let mut machine = Machine::new();
     let wrong = machine.run(&["delete"]);
@@ -278,6 +297,7 @@ fn what_will_not_become_ready_is_told_soon_and_fails_detached() {
                 && said.contains("sampan down"),
             "{said}"
         );
+        assert_eq!(said.matches("error:").count(), 1, "one failure is told once: {said}");
         assert!(out.contains("export KUBECONFIG=") && !out.contains("applied"), "{out}");
     }
 }

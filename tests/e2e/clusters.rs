@@ -1,6 +1,6 @@
 //! The clusters of a machine: in the background, several, listed, remembered and removed.
 
-use crate::cli::{error, succeeds};
+use crate::cli::{error, fails, succeeds};
 use crate::harness::*;
 use serde_json::Value;
 use std::{fs, path::Path, process::Command};
@@ -36,6 +36,28 @@ fn a_detached_cluster_holds_nothing_of_its_caller() {
         "a session of its own, and no terminal: {stat}"
     );
     assert_eq!(fs::read_link(format!("/proc/{pid}/cwd")).expect("readable"), Path::new("/"));
+    succeeds(&machine, &["down"]);
+}
+
+#[test]
+fn ctrl_c_at_a_detached_start_says_that_the_cluster_goes_on() {
+    use std::{io::BufRead, process::Stdio};
+    let machine = Machine::new();
+    // It is never ready: the manifest asks for what no node has, and the wait is long.
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec: {nodeSelector: {no: node}, containers: [{name: c, image: 'c:1'}]}\n";
+    fs::write(machine.path("work").join("p.yaml"), pod).expect("written");
+    let listen = format!("{}:0", machine.address);
+    let start = ["up", "--detach", "-f", "p.yaml", "--timeout", "1h", "--listen", &listen];
+    let mut up = machine.sampan(&[&start[..], &["--node-address", &machine.address]].concat());
+    let mut up = up.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");
+    let mut ready = String::new();
+    std::io::BufReader::new(up.stdout.take().expect("piped")).read_line(&mut ready).expect("a line");
+    assert!(ready.starts_with("ready "), "{ready}");
+    assert!(Command::new("kill").args(["-INT", &up.id().to_string()]).status().expect("kill").success());
+    let ended = up.wait_with_output().expect("it ends");
+    assert_eq!(ended.status.code(), Some(130), "{}", error(&ended));
+    assert!(error(&ended).contains("goes on in the background; stop it with `sampan down`"), "{}", error(&ended));
+    assert_eq!(listed(&machine).expect("listed")["status"], "running");
     succeeds(&machine, &["down"]);
 }
 
@@ -90,6 +112,102 @@ fn up_with_a_manifest_joins_the_cluster_that_runs() {
     assert_eq!(get(&format!("http://{}:30080/", machine.address)).expect("answered").0, 200);
 }
 
+/// A manifest of one ConfigMap.
+fn config_map(machine: &Machine, name: &str) {
+    let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: {name}}}\n");
+    fs::write(machine.path("work").join("c.yaml"), text).expect("written");
+}
+
+#[test]
+fn a_cluster_that_runs_refuses_flags_of_a_start_and_takes_those_of_the_call() {
+    let machine = Machine::new();
+    let cluster = machine.up(&["--max-pods", "100"]);
+    config_map(&machine, "one");
+    for flags in [&["--max-pods", "7"][..], &["--detach", "--tls-san", "a.example"], &["--listen", "127.0.0.1:7"]] {
+        let refused = fails(&machine, &[&["up", "-f", "c.yaml"], flags].concat());
+        let why = format!("runs already (process {}), without {}", cluster.pid(), flags[flags.len() - 2..].join(" "));
+        assert!(refused.contains(&why) && refused.contains("stop it first with `sampan down`"), "{refused}");
+        assert_eq!(refused.lines().count(), 1, "{refused}");
+    }
+    fails(&machine, &["get", "cm/one"]);
+    let listen = format!("{}:0", machine.address);
+    let so = ["--listen", &listen, "--node-address", &machine.address, "--max-pods", "100"];
+    let call = ["--merge-kubeconfig", "--kubeconfig", "copy", "--detach"];
+    let joined = succeeds(&machine, &[&["up", "-f", "c.yaml"], &so[..], &call].concat());
+    let copy = machine.path("work").join("copy").display().to_string();
+    assert!(
+        joined.contains("applied 1 object") && joined.ends_with(&format!("export KUBECONFIG={copy}\n")),
+        "{joined}"
+    );
+    let personal = machine.path(".kube").join("config").display().to_string();
+    for each in [copy, personal] {
+        assert!(succeeds(&machine, &["get", "cm/one", "--kubeconfig", &each]).contains("one"));
+    }
+}
+
+#[test]
+fn copies_of_the_kubeconfig_follow_the_cluster_and_go_with_it() {
+    let machine = Machine::new();
+    let (copy, personal) = (machine.path("work").join("copy"), machine.path(".kube").join("config"));
+    let up = |more: &[&str]| {
+        // Each start has another port.
+        let free = std::net::TcpListener::bind(format!("{}:0", machine.address)).expect("free");
+        let listen = free.local_addr().expect("bound").to_string();
+        drop(free);
+        let start = ["up", "--detach", "--listen", &listen, "--node-address", &machine.address];
+        error(&machine.run(&[&start[..], more].concat()))
+    };
+    up(&["--kubeconfig", "copy"]);
+    // As the tour exports it: what a cluster keeps for itself is nobody's to merge into.
+    let mut merge = machine.sampan(&["kubeconfig", "--merge"]);
+    let merged = merge.env("KUBECONFIG", machine.kubeconfig()).output().expect("the binary runs");
+    assert!(error(&merged).contains(&personal.display().to_string()), "{}", error(&merged));
+    let down = machine.run(&["down"]);
+    let stays = format!("\"sampan-data\" stays the current context of {}", personal.display());
+    assert!(down.status.success() && error(&down).contains(&stays), "{}", error(&down));
+    let renewed = up(&[]);
+    for each in [&copy, &personal] {
+        let each = each.display().to_string();
+        assert!(renewed.contains("renewed") && renewed.contains(&each), "{renewed}");
+        succeeds(&machine, &["get", "ns", "--kubeconfig", &each]);
+    }
+    succeeds(&machine, &["down"]);
+
+    fs::remove_dir_all(machine.data()).expect("removed");
+    let purged = machine.run(&["down", "--purge"]);
+    assert!(purged.status.success() && error(&purged).contains("was gone already"), "{}", error(&purged));
+    for each in [&copy, &personal] {
+        assert!(!fs::read_to_string(each).expect("kept").contains("sampan-data"), "{}", each.display());
+    }
+    let none = machine.run(&["down", "--purge"]);
+    assert!(none.status.success() && error(&none).contains("there is no data directory"), "{}", error(&none));
+    assert!(!error(&none).contains("removed cluster"), "{}", error(&none));
+}
+
+#[test]
+fn clusters_that_are_stopped_are_listed_wherever_they_are() {
+    let machine = Machine::new();
+    let listed = || -> Vec<(String, String)> {
+        let all: Value = serde_json::from_str(&succeeds(&machine, &["ls", "-o", "json"])).expect("JSON");
+        let text = |value: &Value| value.as_str().expect("text").to_owned();
+        let all = all.as_array().expect("a list").iter().map(|one| (text(&one["name"]), text(&one["status"])));
+        all.filter(|(name, _)| name == "sampan-one" || name == "sampan-two").collect()
+    };
+    let listen = format!("{}:0", machine.address);
+    for name in ["one", "two"] {
+        let dir = machine.path(name).display().to_string();
+        let place = ["--data-dir", &dir, "--listen", &listen, "--node-address", &machine.address];
+        succeeds(&machine, &[&["up", "--detach"], &place[..]].concat());
+    }
+    let down = |name: &str| succeeds(&machine, &["down", "--data-dir", &machine.path(name).display().to_string()]);
+    let is = |name: &str, status: &str| (name.to_owned(), status.to_owned());
+    down("one");
+    assert_eq!(listed(), [is("sampan-one", "stopped"), is("sampan-two", "running")]);
+    down("two");
+    fs::remove_dir_all(machine.path("one")).expect("removed");
+    assert_eq!(listed(), [is("sampan-two", "stopped")]);
+}
+
 #[test]
 fn the_node_is_where_its_node_ports_answer_and_pods_are_told_so() {
     let machine = Machine::new();
@@ -97,7 +215,10 @@ fn the_node_is_where_its_node_ports_answer_and_pods_are_told_so() {
         sample(each, &machine.path("work"));
     }
     let _cluster = machine.up(&[]);
-    succeeds(&machine, &["apply", "-f", "hello", "--wait"]);
+    let applied = succeeds(&machine, &["apply", "-f", "hello", "--wait"]);
+    let closing = applied.lines().position(|line| line.starts_with("ready: 4 objects in ")).expect("a closing line");
+    let url = format!("  hello  http://{}:30080", machine.address);
+    assert_eq!(applied.lines().skip(closing + 1).collect::<Vec<_>>(), [url], "{applied}");
     let nodes: Value = serde_json::from_str(&succeeds(&machine, &["get", "nodes", "-o", "json"])).expect("JSON");
     let addresses = nodes["items"][0]["status"]["addresses"].as_array().expect("addresses").clone();
     let internal: Vec<&Value> = addresses.iter().filter(|one| one["type"] == "InternalIP").collect();

@@ -28,6 +28,12 @@ fn required() -> bool {
     env::var("SAMPAN_TEST_REQUIRE").is_ok_and(|v| v == "all")
 }
 
+/// Says loudly that a test cannot run here, which is an error where everything is required.
+pub fn skipped(why: &str) {
+    assert!(!required(), "{why}");
+    eprintln!("SKIPPED: {why}");
+}
+
 /// A tool by the variable that names it, or by its name; `None` (said loudly) if it is missing and not required.
 pub fn tool(variable: &str, name: &str) -> Option<PathBuf> {
     let named = env::var_os(variable).map_or_else(|| PathBuf::from(name), PathBuf::from);
@@ -60,6 +66,57 @@ pub fn kubectl() -> Option<PathBuf> {
             Some(path)
         })
         .clone()
+}
+
+/// Whether the test runs in a mount namespace of its own. If not, it is run once more there, as root, so that what it mounts is nobody else's
+/// and goes with it; or skipped (said loudly) where that cannot be and is not required. `test` is its whole name.
+pub fn alone(test: &str) -> bool {
+    const INSIDE: &str = "SAMPAN_TEST_INSIDE";
+    if env::var_os(INSIDE).is_some() {
+        return true;
+    }
+    let unshared = |program: &Path| {
+        let mut command = Command::new("unshare");
+        command.arg("--mount").arg(program);
+        command
+    };
+    if !is_root() || !unshared(Path::new("true")).status().is_ok_and(|status| status.success()) {
+        skipped(&format!("{test} needs root and a mount namespace"));
+        return false;
+    }
+    let mut command = unshared(&env::current_exe().expect("this test"));
+    command.args(["--exact", test, "--nocapture"]).env(INSIDE, "1");
+    assert!(command.status().expect("it runs").success(), "{test} failed in its mount namespace");
+    false
+}
+
+/// A file system of a size in a folder, for the unprivileged user, until it is dropped.
+pub struct SmallDisk(PathBuf);
+
+impl SmallDisk {
+    pub fn mount(folder: PathBuf, mebibytes: u32) -> Self {
+        fs::create_dir_all(&folder).expect("a folder");
+        let options = format!("size={mebibytes}m,mode=0700,uid={NOBODY},gid={NOBODY}");
+        let status = Command::new("mount").args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(&folder).status();
+        assert!(status.is_ok_and(|status| status.success()), "mount");
+        Self(folder)
+    }
+
+    /// Takes all that is free, until the file is dropped.
+    pub fn fill(&self) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new_in(&self.0).expect("a file");
+        let error = std::io::copy(&mut std::io::repeat(1), &mut file).expect_err("it is not endless");
+        assert_eq!(error.kind(), std::io::ErrorKind::StorageFull, "{error}");
+        // What is left of the last page's worth.
+        while file.write(&[1]).is_ok_and(|written| written == 1) {}
+        file
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
 }
 
 fn is_root() -> bool {
@@ -220,17 +277,25 @@ pub struct Cluster<'m> {
 impl Cluster<'_> {
     /// The next line of standard output that begins so.
     pub fn wait_for_line(&mut self, start: &str) -> String {
+        self.wait_for("out", start)
+    }
+
+    /// The next line of standard error that begins so.
+    pub fn wait_for_error(&mut self, start: &str) -> String {
+        self.wait_for("err", start)
+    }
+
+    fn wait_for(&mut self, stream: &str, start: &str) -> String {
         let deadline = Instant::now() + PATIENCE;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
-                Ok(("out", line)) => {
+                Ok((from, line)) => {
                     self.output.push(line.clone());
-                    if line.trim_start().starts_with(start) {
+                    if from == stream && line.trim_start().starts_with(start) {
                         return line;
                     }
                 }
-                Ok((_, line)) => self.output.push(line),
                 Err(_) => panic!("no line {start:?}; so far: {:#?}", self.output),
             }
         }
@@ -238,6 +303,14 @@ impl Cluster<'_> {
 
     pub fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    /// Seconds of processor time that it has taken.
+    pub fn cpu(&self) -> f64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
+        let fields: Vec<_> = stat.rsplit(") ").next().expect("fields").split(' ').collect();
+        let ticks = |at: usize| fields[at].parse::<f64>().expect("a number");
+        (ticks(11) + ticks(12)) / 100.0
     }
 
     /// Sends a signal to the cluster's process.

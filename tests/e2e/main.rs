@@ -6,6 +6,7 @@ mod apply;
 mod cli;
 mod clusters;
 mod disk;
+mod essential;
 mod guests;
 mod harness;
 mod images;

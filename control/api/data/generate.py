@@ -178,7 +178,7 @@ def field_attributes(definition, name, node, required, tag):
         out.append("omitzero")
     if name in POINTER_STRINGS.get(qualified, POINTER_STRINGS.get(short, ())):
         out.append("pointer")
-    if (go := GO_TYPES.get(short, {}).get(name)) is not None:
+    if (go := GO_TYPES.get(qualified, GO_TYPES.get(short, {})).get(name)) is not None:
         out.append("go:" + go)
     if "x-kubernetes-list-type" in node:
         out.append("list:" + node["x-kubernetes-list-type"])

@@ -125,7 +125,7 @@ impl<'a> Parser<'a> {
         let nanos = self.fraction()?;
         let offset = self.zone()?;
         if !self.rest.is_empty() {
-            return Err(format!("parsing time {:?}: extra text: {:?}", self.text, self.rest));
+            return Err(format!("parsing time {}: extra text: {}", quoted(self.text), quoted(self.rest)));
         }
         let Ok(date) = civil::Date::new(year, month, day) else {
             return Err(self.out_of_range("day"));
@@ -137,11 +137,17 @@ impl<'a> Parser<'a> {
     }
 
     fn bad<T>(&self, rest: &str, element: &str) -> Result<T, String> {
-        Err(format!("parsing time {:?} as {:?}: cannot parse {rest:?} as {element:?}", self.text, self.layout))
+        Err(format!(
+            "parsing time {} as {}: cannot parse {} as {}",
+            quoted(self.text),
+            quoted(self.layout),
+            quoted(rest),
+            quoted(element)
+        ))
     }
 
     fn out_of_range(&self, what: &str) -> String {
-        format!("parsing time {:?}: {what} out of range", self.text)
+        format!("parsing time {}: {what} out of range", quoted(self.text))
     }
 
     fn within(&self, value: i8, low: i8, high: i8, what: &str) -> Result<i8, String> {
@@ -227,6 +233,20 @@ impl<'a> Parser<'a> {
     }
 }
 
+/// As Go quotes in errors of times: what is not plain ASCII byte by byte.
+fn quoted(text: &str) -> String {
+    let mut out = String::from("\"");
+    for byte in text.bytes() {
+        match byte {
+            b'"' | b'\\' => out.extend(['\\', char::from(byte)]),
+            b' '..=b'\x7f' => out.push(char::from(byte)),
+            _ => out.push_str(&format!("\\x{byte:02x}")),
+        }
+    }
+    out.push('"');
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -265,8 +285,8 @@ mod tests {
             ),
             ("2026-01-01T00:00:00Zx", r#"parsing time "2026-01-01T00:00:00Zx": extra text: "x""#),
             (
-                "2026-01-01T00:00:00é☃☃",
-                r#"parsing time "2026-01-01T00:00:00é☃☃" as "2006-01-02T15:04:05Z07:00": cannot parse "é☃☃" as "Z07:00""#,
+                "2026-01-01T00:00:00é\n",
+                r#"parsing time "2026-01-01T00:00:00\xc3\xa9\x0a" as "2006-01-02T15:04:05Z07:00": cannot parse "\xc3\xa9\x0a" as "Z07:00""#,
             ),
         ] {
             assert_eq!(parse(text).expect_err(text), error);

@@ -81,6 +81,12 @@ struct Walk {
     found: Vec<String>,
 }
 
+impl Walk {
+    fn is_wanted(&self) -> bool {
+        !self.wanted.is_empty() && self.path.len() <= LONGEST_PATH && self.wanted.contains(&self.path)
+    }
+}
+
 #[derive(Clone, Copy)]
 struct Node<'a> {
     walk: &'a RefCell<Walk>,
@@ -101,9 +107,12 @@ impl Node<'_> {
     }
 
     fn enter_index(self, index: usize) -> usize {
-        let path = &mut self.walk.borrow_mut().path;
-        let mark = path.len();
-        write!(path, "[{index}]").expect("a String takes all");
+        let walk = &mut *self.walk.borrow_mut();
+        let mark = walk.path.len();
+        write!(walk.path, "[{index}]").expect("a String takes all");
+        if walk.is_wanted() {
+            walk.found.push(walk.path.clone());
+        }
         mark
     }
 
@@ -114,8 +123,7 @@ impl Node<'_> {
             walk.path.push('.');
         }
         walk.path.push_str(key);
-        let short = walk.path.len() <= LONGEST_PATH;
-        if short && !walk.wanted.is_empty() && walk.wanted.contains(&walk.path) {
+        if walk.is_wanted() {
             walk.found.push(walk.path.clone());
         } else if again
             && walk.duplicates.len() < MOST_PROBLEMS

@@ -29,7 +29,7 @@ With -f, up waits until what it applied is there: all pods of Deployments and Re
 ready or succeeded, node ports open. It shows what pods report meanwhile, and gives up early on what will not recover: \
 a failed Job, a missing image, a container that always crashes, a request that no node can meet, a taken port. The \
 cluster stays up then; with --detach the exit code is 1. If the cluster of the data directory runs already, up -f \
-applies to it.
+applies to it; flags that only a start can take are refused unless the cluster has them.
 
 The name of the node, the address ranges, --listen and --node-address are remembered: a later start needs no flags.";
 
@@ -67,6 +67,9 @@ pub(crate) enum Command {
     Backup {
         /// Where to; replaced if it exists
         file: PathBuf,
+        /// Of a damaged store, copy the objects that are whole, and say what was lost
+        #[arg(long)]
+        salvage: bool,
         #[command(flatten)]
         data: DataDir,
     },
@@ -165,7 +168,7 @@ pub(crate) struct UpArgs {
     /// Where NodePorts listen; 0.0.0.0 is every address of this machine [default: as at the last start, at first 127.0.0.1]
     #[arg(long, value_name = "IP", value_parser = check::node_address)]
     pub(crate) node_address: Option<IpAddr>,
-    /// Where to write the kubeconfig too [default: only kubeconfig in the data directory]
+    /// A file to add the cluster to as its current context, made if absent [default: only kubeconfig in the data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Also make the cluster the current context of $KUBECONFIG or ~/.kube/config
@@ -177,9 +180,9 @@ pub(crate) struct UpArgs {
     /// Return when the cluster is ready and leave it running; stop it with `sampan down`
     #[arg(long)]
     pub(crate) detach: bool,
-    /// How long pods may take to end at Ctrl-C or `sampan down`, such as 30s or 2m, within their own grace periods
-    #[arg(long, default_value = "10s", value_name = "TIME", value_parser = check::drain, allow_negative_numbers = true)]
-    pub(crate) drain: u32,
+    /// How long pods may take to end at Ctrl-C or `sampan down`, such as 30s, within their own grace periods [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = check::drain, allow_negative_numbers = true)]
+    pub(crate) drain: Option<u32>,
     /// Form of what is printed when the cluster is ready
     #[arg(short, long, value_enum, default_value_t = Report::Text, value_name = "FORM")]
     pub(crate) output: Report,
@@ -196,6 +199,11 @@ impl UpArgs {
     /// `--node-address`.
     pub(crate) fn node_address(&self) -> IpAddr {
         self.node_address.unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// `--drain`, in seconds.
+    pub(crate) fn drain(&self) -> u32 {
+        self.drain.unwrap_or(10)
     }
 
     /// `--pod-cidr`.
@@ -222,16 +230,15 @@ pub(crate) struct NodeArgs {
     /// Memory of the node in bytes, such as 512Mi or 2Gi; at least 64Mi [default: this machine's]
     #[arg(long, value_name = "QUANTITY", value_parser = check::memory, allow_negative_numbers = true)]
     pub(crate) memory: Option<String>,
-    /// The most pods that the node takes
-    #[arg(long, default_value_t = 10_000, value_name = "N", value_parser = clap::value_parser!(u32).range(1..),
-        allow_negative_numbers = true)]
-    pub(crate) max_pods: u32,
-    /// CPUs of the node kept for the cluster itself, such as 100m (thousandths)
-    #[arg(long, default_value = "100m", value_name = "QUANTITY", value_parser = check::reserved_cpu, allow_negative_numbers = true)]
-    pub(crate) reserved_cpu: String,
-    /// Memory of the node kept for the cluster itself, in bytes, such as 256Mi
-    #[arg(long, default_value = "256Mi", value_name = "QUANTITY", value_parser = check::reserved_memory, allow_negative_numbers = true)]
-    pub(crate) reserved_memory: String,
+    /// The most pods that the node takes [default: 10000]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
+    pub(crate) max_pods: Option<u32>,
+    /// CPUs of the node kept for the cluster itself, such as 100m (thousandths) [default: 100m]
+    #[arg(long, value_name = "QUANTITY", value_parser = check::reserved_cpu, allow_negative_numbers = true)]
+    pub(crate) reserved_cpu: Option<String>,
+    /// Memory of the node kept for the cluster itself, in bytes, such as 256Mi [default: 256Mi]
+    #[arg(long, value_name = "QUANTITY", value_parser = check::reserved_memory, allow_negative_numbers = true)]
+    pub(crate) reserved_memory: Option<String>,
     /// Addresses of pods, IPv4, which this machine does not use [default: the first start's, there 10.32.0.0/11]
     #[arg(long, value_name = "CIDR", value_parser = check::pod_cidr)]
     pub(crate) pod_cidr: Option<String>,
@@ -241,6 +248,23 @@ pub(crate) struct NodeArgs {
     /// Let guests reach this range of refused ones (this machine's, link-local, multicast); may be repeated [default: none]
     #[arg(long, value_name = "CIDR", value_parser = check::allow_egress)]
     pub(crate) allow_egress: Vec<String>,
+}
+
+impl NodeArgs {
+    /// `--max-pods`.
+    pub(crate) fn max_pods(&self) -> u32 {
+        self.max_pods.unwrap_or(10_000)
+    }
+
+    /// `--reserved-cpu`.
+    pub(crate) fn reserved_cpu(&self) -> &str {
+        self.reserved_cpu.as_deref().unwrap_or("100m")
+    }
+
+    /// `--reserved-memory`.
+    pub(crate) fn reserved_memory(&self) -> &str {
+        self.reserved_memory.as_deref().unwrap_or("256Mi")
+    }
 }
 
 #[derive(Debug, Subcommand)]

@@ -2,18 +2,26 @@
 //!
 //! The file of a running cluster may change while it is copied. A copy is therefore opened and read whole before it counts: the checksums
 //! of pages and records and their number say whether it is the state after one commit, and if not, it is copied again.
+//!
+//! With `--salvage` the store may be damaged: the copy has what is whole of it, and what was lost is told.
 
 use crate::{data_dir::DataDir, exit::io, out};
 use anyhow::{Context, bail};
 use std::{fs, path::Path, time::Duration};
-use store::{Log, LogError, Redb, Replay};
+use store::{Log, LogError, Redb, Revision, Salvage};
 
 /// How often a store that is written to is copied until a copy is whole.
 const TRIES: u32 = 50;
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Copies the store of a data directory to a file, which it replaces.
-pub(crate) async fn run(dir: &DataDir, file: &Path) -> anyhow::Result<()> {
+/// What a copy holds.
+struct Copied {
+    objects: usize,
+    revision: Revision,
+}
+
+/// Copies the store of a data directory to a file, which it replaces; with `salvage` what is whole of a damaged one.
+pub(crate) async fn run(dir: &DataDir, file: &Path, salvage: bool) -> anyhow::Result<()> {
     let store = dir.join(crate::cluster::STORE);
     if !store.exists() {
         bail!("there is no store in {}", dir.path().display());
@@ -24,14 +32,13 @@ pub(crate) async fn run(dir: &DataDir, file: &Path) -> anyhow::Result<()> {
     let mut name = file.file_name().context("the copy needs the name of a file")?.to_owned();
     name.push(format!(".tmp{}", std::process::id()));
     let unfinished = file.with_file_name(name);
-    let copied = copy(dir, &store, &unfinished).await;
-    let moved = copied.and_then(|replay| {
-        fs::rename(&unfinished, file)
-            .map_err(|error| anyhow::anyhow!("cannot write {}: {}", file.display(), io(&error)))?;
-        Ok(replay)
+    let copied =
+        if salvage { save(dir, &store, &unfinished, file).await } else { copy(dir, &store, &unfinished, file).await };
+    let moved = copied.and_then(|copied| {
+        put(&unfinished, file).map_err(|error| anyhow::anyhow!("cannot write {}: {}", file.display(), io(&error)))?;
+        Ok(copied)
     });
-    let replay = moved.inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
-    let (objects, revision) = (replay.records.len(), replay.revision);
+    let Copied { objects, revision } = moved.inspect_err(|_| drop(fs::remove_file(&unfinished)))?;
     out::line(&format!("copied {objects} objects at revision {revision} to {}", file.display()))?;
     eprintln!(
         "to put it back: {}, then cp {} {}, then {}",
@@ -43,21 +50,68 @@ pub(crate) async fn run(dir: &DataDir, file: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Copies until a copy is whole.
-async fn copy(dir: &DataDir, store: &Path, to: &Path) -> anyhow::Result<Replay> {
+/// Moves a synced file to its place, durably.
+fn put(from: &Path, to: &Path) -> std::io::Result<()> {
+    fs::rename(from, to)?;
+    let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    fs::File::open(folder)?.sync_all()
+}
+
+/// Saves what is whole, and tells what is not. `named` is what the user called the copy, which lies beside its place until it is whole.
+async fn save(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::Result<Copied> {
+    if dir.holder()?.is_some() {
+        bail!("the cluster is up, so its store is not damaged: leave --salvage out");
+    }
+    let failed = |error: LogError| anyhow::anyhow!("cannot save {} to {}: {error}", store.display(), named.display());
+    let salvage = Salvage::read(store).map_err(failed)?;
+    if salvage.records.is_empty() {
+        bail!("nothing in {} is whole", store.display());
+    }
+    salvage.write(to).await.map_err(failed)?;
+    fs::File::open(to)?.sync_all()?;
+    for text in losses(&salvage) {
+        eprintln!("{text}");
+    }
+    Ok(Copied { objects: salvage.records.len(), revision: salvage.revision })
+}
+
+/// What a damaged store has lost, for people: a line each.
+fn losses(salvage: &Salvage) -> Vec<String> {
+    let saved = (salvage.records.len() - salvage.doubtful.len()) as u64;
+    let mut lines = Vec::new();
+    if let Some(count) = salvage.count.filter(|count| *count > saved && !salvage.previous) {
+        lines.push(format!("damaged: {} of {count} objects", count - saved));
+    }
+    lines.extend(salvage.lost.iter().map(|gap| format!("damaged: objects {gap}")));
+    if salvage.previous {
+        lines.push("damaged: the newest index; what was deleted since the one before it is back".to_owned());
+    }
+    let doubtful = |key| format!("saved as it once was, perhaps changed or deleted since: {key}");
+    lines.extend(salvage.doubtful.iter().map(doubtful));
+    if lines.is_empty() {
+        lines.push("no object is damaged".to_owned());
+    }
+    lines
+}
+
+/// Copies until a copy is whole. `named` as in [`save`].
+async fn copy(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::Result<Copied> {
     let mut tries = 0;
     loop {
         let running = dir.holder()?.is_some();
-        let written = |error| anyhow::anyhow!("cannot copy {} to {}: {}", store.display(), to.display(), io(&error));
+        let written = |error| anyhow::anyhow!("cannot copy {} to {}: {}", store.display(), named.display(), io(&error));
         fs::copy(store, to).map_err(written)?;
         tries += 1;
         match whole(to).await {
-            Ok(replay) => return Ok(replay),
+            Ok(copied) => return Ok(copied),
             Err(LogError::Corrupt(_)) if running && tries < TRIES => tokio::time::sleep(PAUSE).await,
             Err(error @ LogError::Corrupt(_)) if running => {
                 bail!(
                     "the store was written to during each of {tries} copies ({error}); try again, or stop the cluster first"
                 )
+            }
+            Err(error @ LogError::Corrupt(_)) => {
+                bail!("cannot copy the store {}: {error}; --salvage copies what is whole of it", store.display())
             }
             Err(error) => bail!("cannot copy the store {}: {error}", store.display()),
         }
@@ -65,12 +119,12 @@ async fn copy(dir: &DataDir, store: &Path, to: &Path) -> anyhow::Result<Replay> 
 }
 
 /// Reads a copy, and leaves it as a store that was closed.
-async fn whole(copy: &Path) -> Result<Replay, LogError> {
+async fn whole(copy: &Path) -> Result<Copied, LogError> {
     let log = Redb::open(copy)?;
     let replay = log.replay().await?;
     log.close().await?;
     fs::File::open(copy)?.sync_all()?;
-    Ok(replay)
+    Ok(Copied { objects: replay.records.len(), revision: replay.revision })
 }
 
 #[cfg(test)]
@@ -105,7 +159,7 @@ mod tests {
         for _ in 0..3 {
             let before = store.revision();
             let file = folder.path().join("copy");
-            run(&dir, &file).await.expect("copied");
+            run(&dir, &file, false).await.expect("copied");
             let copy = open(&file).await;
             assert!(copy.revision() >= before, "what was acknowledged before is in it");
             // Revision 2 wrote the first key, and each one after it the next.
@@ -122,14 +176,55 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
         let (path, file) = (dir.join(crate::cluster::STORE), folder.path().join("copy"));
-        run(&dir, &file).await.expect_err("there is none");
+        run(&dir, &file, false).await.expect_err("there is none");
         open(&path).await.close().await.expect("closed");
-        run(&dir, &path).await.expect_err("itself");
+        run(&dir, &path, false).await.expect_err("itself");
         let mut bytes = fs::read(&path).expect("read");
         bytes.truncate(5000);
         fs::write(&path, bytes).expect("written");
-        let error = run(&dir, &file).await.expect_err("damaged").to_string();
+        let error = run(&dir, &file, false).await.expect_err("damaged").to_string();
         assert!(error.starts_with("cannot copy the store ") && error.len() > 60, "{error}");
         assert!(!file.exists());
+        let nowhere = folder.path().join("absent/copy");
+        let error = run(&dir, &nowhere, false).await.expect_err("no such folder").to_string();
+        assert!(error.ends_with(&format!(" to {}: No such file or directory", nowhere.display())), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_is_whole_of_a_damaged_store_is_saved_and_the_rest_is_named() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
+        let (path, file) = (dir.join(crate::cluster::STORE), folder.path().join("copy"));
+        let store = open(&path).await;
+        for n in 0..50 {
+            let value = Bytes::from(format!("value {n} ").repeat(300));
+            store.put(&format!("/pods/default/{n:03}"), Expect::Absent, value, None).await.expect("written");
+        }
+        store.close().await.expect("closed");
+        let mut bytes = fs::read(&path).expect("read");
+        let wanted = b"value 33 value 33 ";
+        // In every copy of it that the file holds.
+        let places: Vec<_> = (0..bytes.len() - wanted.len()).filter(|at| bytes[*at..].starts_with(wanted)).collect();
+        places.into_iter().for_each(|at| bytes[at] = b'V');
+        fs::write(&path, bytes).expect("written");
+        run(&dir, &file, false).await.expect_err("it is damaged");
+        run(&dir, &file, true).await.expect("saved");
+        let copy = open(&file).await;
+        assert_eq!((copy.snapshot(None).expect("the newest").count("/"), copy.revision()), (49, 51));
+        assert!(copy.get("/pods/default/033").is_none());
+        copy.put("/pods/default/033", Expect::Absent, Bytes::from("again"), None).await.expect("it can be written to");
+        copy.close().await.expect("closed");
+        let lines = losses(&Salvage::read(&path).expect("read"));
+        assert_eq!((lines.len(), &*lines[0]), (2, "damaged: 1 of 50 objects"));
+        assert!(
+            lines[1].starts_with("damaged: objects between /pods/default/032 and /pods/default/03"),
+            "{}",
+            lines[1]
+        );
+        run(&dir, &folder.path().join("whole"), true).await.expect("a store that is not damaged is saved too");
+        fs::write(&path, [7; 9000]).expect("written");
+        let error = run(&dir, &file, true).await.expect_err("nothing").to_string();
+        assert!(error.starts_with("nothing in ") && error.ends_with(" is whole"), "{error}");
+        assert_eq!(open(&file).await.revision(), 52, "the older copy is left alone");
     }
 }

@@ -197,7 +197,7 @@ fn ranges(args: &UpArgs) -> Result<(), String> {
             }
         }
     }
-    let max = u64::from(args.node.max_pods);
+    let max = u64::from(args.node.max_pods());
     let node = pods.prefix_len().max(NODE_PREFIX);
     let room = (1_u64 << (pods.max_prefix_len() - node)).saturating_sub(NOT_FOR_PODS);
     if room >= max {
@@ -234,7 +234,7 @@ fn mebibytes(bytes: u64) -> String {
 
 fn reserves(args: &UpArgs) -> Result<(), String> {
     let node = &args.node;
-    let wanted = [(&node.cpu, &node.reserved_cpu), (&node.memory, &node.reserved_memory)];
+    let wanted = [(&node.cpu, node.reserved_cpu()), (&node.memory, node.reserved_memory())];
     for ((name, has, shown), (all, reserved)) in machine().into_iter().zip(wanted) {
         let parsed = |text: &str| Quantity::parse(text).ok();
         let Some(kept) = parsed(reserved) else { continue };

@@ -8,6 +8,7 @@ use crate::{
     args::{COMPILE_CHILD, UpArgs},
     credentials::{self, Credentials, Signed},
     data_dir::DataDir,
+    descriptors::Shares,
     env, images, kubeconfig, machine,
 };
 use agent::{Agent, Machine, Parts, Runtimes};
@@ -79,8 +80,8 @@ impl Config {
         }
         let mut reserved = BTreeMap::new();
         for (flag, name, text) in [
-            ("--reserved-cpu", "cpu", &args.node.reserved_cpu),
-            ("--reserved-memory", "memory", &args.node.reserved_memory),
+            ("--reserved-cpu", "cpu", args.node.reserved_cpu()),
+            ("--reserved-memory", "memory", args.node.reserved_memory()),
         ] {
             reserved.insert(name.to_owned(), Amount(quantity(flag, text)?.to_string()));
         }
@@ -92,10 +93,10 @@ impl Config {
             dir: dir.clone(),
             node,
             node_address: args.node_address(),
-            drain: Duration::from_secs(args.drain.into()),
+            drain: Duration::from_secs(args.drain().into()),
             machine,
             reserved,
-            max_pods: args.node.max_pods,
+            max_pods: args.node.max_pods(),
             pod_cidr,
             node_cidr,
             service_cidr,
@@ -109,6 +110,11 @@ impl Config {
         };
         Chosen::of(&config).check(dir)?;
         Ok(config)
+    }
+
+    /// The name of the node.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
     }
 }
 
@@ -195,7 +201,8 @@ impl Cluster {
         net.service_cidr = config.service_cidr;
         net.node_address = config.node_address;
         net.allow_egress = config.allow_egress.clone();
-        net.limits.relayed = relayed_connections(env::file_limit());
+        let descriptors = Shares::of(env::file_limit());
+        net.limits.relayed = descriptors.relayed;
         let node_internal = net.node_internal();
 
         // Who is who.
@@ -233,10 +240,11 @@ impl Cluster {
         let server = Server::new(options).await.context("cannot start the API server")?;
         let tls = Arc::new(server::tls::config(&serving, &credentials.authority.certificate)?);
         let listener = tokio::net::TcpListener::from_std(listener)?;
+        let places = server::tls::Places { connections: descriptors.api, handshakes: descriptors.handshakes };
         let spawn = Spawner { tasks: &control_done, failed: &failed };
         spawn.essential_silent("API server", {
             let (server, token) = (server.clone(), control.clone());
-            async move { server.serve(listener, tls, token).await }
+            async move { server.serve(places, listener, tls, token).await }
         });
         spawn.essential_silent("API server's own objects", {
             let server = server.clone();
@@ -442,22 +450,13 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let reserved = config.reserved.get("memory").and_then(|amount| quantity("--reserved-memory", &amount.0).ok());
     let reserved = reserved.map_or(0, |amount| u64::try_from(amount.value()).unwrap_or(0));
     options.memory = config.machine.memory.saturating_sub(reserved);
-    options.http.clients.connections = guest_connections(env::file_limit());
+    let descriptors = Shares::of(env::file_limit());
+    options.http.clients.connections = descriptors.guest_connections;
     options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
     options.room = machine::room(config.machine.memory, reserved);
     options.pool = wasm::PoolOptions::within(machine::memory_maps());
-    options.files.open = env::file_limit() / 2;
+    options.files.open = descriptors.guest_files;
     Ok(options)
-}
-
-/// Connections to HTTP guests, each a file descriptor: few enough that those of the API, the store and the images remain.
-fn guest_connections(files: usize) -> usize {
-    (files / 8).clamp(16, 16_384)
-}
-
-/// Connections that are relayed byte by byte, two descriptors each.
-fn relayed_connections(files: usize) -> usize {
-    (files / 32).clamp(8, 8_192)
 }
 
 fn agent_options(config: &Config, clock: &Clock, store: &Store<server::Item>) -> agent::Options {

@@ -14,6 +14,8 @@ use std::{net::IpAddr, time::Duration};
 
 /// Issuer of ServiceAccount tokens: upstream's default for clusters without a public name.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
+/// The file of the API's other names.
+const NAMES: &str = "names";
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long what the authority signs is good, in days: a kubeconfig that got into wrong hands is not for ever, and a copy of one serves for
@@ -119,19 +121,24 @@ impl Signed {
 }
 
 /// The names and addresses of `--tls-san`, of this start and of those before: DIR/pki/names has one a line.
-pub(crate) fn remember(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<String>> {
-    let path = dir.private_folder("pki")?.join("names");
+pub(crate) fn names(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<String>> {
+    let path = dir.join("pki").join(NAMES);
     let before = read_private(&path)?.unwrap_or_default();
     let before = String::from_utf8(before).ok().with_context(|| format!("{} is not text", path.display()))?;
     let mut names: Vec<String> = before.lines().filter(|line| !line.is_empty()).map(str::to_owned).collect();
-    let known = names.len();
     for name in asked {
         if !names.contains(name) {
             names.push(name.clone());
         }
     }
-    if names.len() > known {
-        write_private(&path, format!("{}\n", names.join("\n")).as_bytes())?;
+    Ok(names)
+}
+
+/// As [`names`], and keeps them for later starts.
+pub(crate) fn remember(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<String>> {
+    let names = names(dir, asked)?;
+    if !names.is_empty() {
+        write_private(&dir.private_folder("pki")?.join(NAMES), format!("{}\n", names.join("\n")).as_bytes())?;
     }
     Ok(names)
 }

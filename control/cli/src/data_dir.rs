@@ -16,6 +16,7 @@ use anyhow::{Context, bail};
 use rustix::fs::Mode;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fs::{self, File, OpenOptions, TryLockError},
     io::{ErrorKind, Read, Seek, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
@@ -39,6 +40,9 @@ pub(crate) struct Holder {
     /// How many seconds its pods may take to end.
     #[serde(default)]
     pub(crate) drain: u32,
+    /// What it was started with: [`crate::settings`].
+    #[serde(default)]
+    pub(crate) flags: BTreeMap<String, String>,
 }
 
 /// The lock on a data directory; free when dropped or when the process ends, however it ends.
@@ -64,6 +68,8 @@ const OURS: [&str; 12] = [
     "pods",
     "sampan.log",
 ];
+/// Bytes of a lock that are read.
+const MAX_HOLDER: u64 = 64 << 10;
 /// Not anybody's: the file system's own.
 const LOST_AND_FOUND: &str = "lost+found";
 
@@ -144,14 +150,15 @@ impl DataDir {
     }
 
     /// The data directory that a kubeconfig lies in, if it lies in one.
-    fn of_kubeconfig(file: &Path) -> Option<PathBuf> {
+    pub(crate) fn of_kubeconfig(file: &Path) -> Option<PathBuf> {
         let folder = file.parent().filter(|_| file.file_name().is_some_and(|name| name == "kubeconfig"))?;
         folder.join("lock").is_file().then(|| folder.to_owned())
     }
 
     /// Whether it is the one that is used if none is named.
     pub(crate) fn is_default(&self) -> bool {
-        default_path().and_then(|path| Ok(std::path::absolute(path)?)).is_ok_and(|path| path == self.path)
+        let same = |path: PathBuf| canonical(&path) == canonical(&self.path);
+        default_path().and_then(|path| Ok(std::path::absolute(path)?)).is_ok_and(same)
     }
 
     /// A command of ours that means this directory, as it can be pasted: `sampan down --data-dir /d`.
@@ -250,7 +257,7 @@ impl DataDir {
             Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the data directory"),
         }
         let mut lock = Lock { file };
-        lock.announce("", 0)?;
+        lock.announce("", 0, BTreeMap::new())?;
         Ok(lock)
     }
 
@@ -288,9 +295,14 @@ impl DataDir {
 }
 
 impl Lock {
-    /// Writes who holds the lock and where it listens.
-    pub(crate) fn announce(&mut self, address: &str, drain: u32) -> anyhow::Result<()> {
-        let holder = Holder { pid: std::process::id(), address: address.to_owned(), drain };
+    /// Writes who holds the lock, where it listens, and with what it was started.
+    pub(crate) fn announce(
+        &mut self,
+        address: &str,
+        drain: u32,
+        flags: BTreeMap<String, String>,
+    ) -> anyhow::Result<()> {
+        let holder = Holder { pid: std::process::id(), address: address.to_owned(), drain, flags };
         let text = serde_json::to_vec(&holder)?;
         // Over what is there, then cut: on a full disk a file keeps the space it has, and gets no new one.
         self.file.rewind()?;
@@ -350,7 +362,7 @@ fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
 
 fn read_holder(file: &mut File) -> Holder {
     let mut text = String::new();
-    let read = file.rewind().and_then(|()| Read::by_ref(file).take(4096).read_to_string(&mut text));
+    let read = file.rewind().and_then(|()| Read::by_ref(file).take(MAX_HOLDER).read_to_string(&mut text));
     read.ok().and_then(|_| serde_json::from_str(&text).ok()).unwrap_or_default()
 }
 
@@ -360,6 +372,12 @@ fn describe(holder: &Holder) -> String {
         (pid, "") => format!("process {pid}"),
         (pid, address) => format!("process {pid} (https://{address})"),
     }
+}
+
+/// A directory as the kernel names it; one that is gone by its place in the folder that is there.
+pub(crate) fn canonical(path: &Path) -> PathBuf {
+    let within = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
+    fs::canonicalize(path).ok().or_else(within).unwrap_or_else(|| path.to_owned())
 }
 
 /// The place of those who name none.
@@ -429,7 +447,7 @@ mod tests {
         let path = folder.path().join("data");
         let dir = DataDir::open(Some(&path)).expect("made");
         let mut lock = dir.lock().expect("free");
-        lock.announce("127.0.0.1:6443", 10).expect("written");
+        lock.announce("127.0.0.1:6443", 10, BTreeMap::new()).expect("written");
         let error = dir.lock().expect_err("taken").to_string();
         assert!(error.contains(&format!("process {} (https://127.0.0.1:6443)", std::process::id())), "{error}");
         assert_eq!(dir.holder().expect("read").map(|h| h.address), Some("127.0.0.1:6443".to_owned()));

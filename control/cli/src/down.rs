@@ -4,13 +4,15 @@ use crate::{
     args::{BACKGROUND, DownArgs},
     data_dir::DataDir,
     exit::io,
+    known::{Clusters, Known},
     kubeconfig, out,
 };
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
 use std::{
+    collections::BTreeSet,
     ffi::OsString,
-    fs::{self, File, OpenOptions, TryLockError},
+    fs::{File, OpenOptions, TryLockError},
     io::{BufRead, BufReader, Seek, SeekFrom},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
@@ -19,11 +21,10 @@ use std::{
     thread,
     time::Duration,
 };
+use tokio::signal::unix::{SignalKind, signal};
 
-/// The line of standard output by which a cluster in the background says that its manifests could not be applied.
-pub(crate) const NOT_APPLIED: &str = "not applied";
-/// The line by which it says that not everything that it applied is there.
-pub(crate) const NOT_READY: &str = "not ready";
+/// The line of standard output by which a cluster in the background says that its manifests could not be applied, or are not all there.
+pub(crate) const LACKING: &str = "lacking";
 /// The line after which it has nothing more to report.
 pub(crate) const REPORTED: &str = "reported";
 
@@ -33,19 +34,79 @@ const LOG: &str = "sampan.log";
 /// How long `down` waits beyond the drain before it gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const STEP: Duration = Duration::from_millis(20);
+/// The exit code of a command that Ctrl-C ends, as shells count: 128 and the signal.
+const INTERRUPTED: i32 = 130;
 
 /// `sampan down`.
 pub(crate) fn run(args: &DownArgs) -> anyhow::Result<()> {
     let dir = DataDir::locate(args.data.data_dir.as_deref())?;
-    down(&dir)?;
-    if args.purge { purge(&dir) } else { Ok(()) }
+    if args.purge && !dir.path().exists() {
+        let what = match forget(&dir)? {
+            0 => format!("there is no data directory {}: nothing was removed", dir.path().display()),
+            _ => format!("the data directory {} was gone already", dir.path().display()),
+        };
+        note(&what);
+        return Ok(());
+    }
+    let stopped = down(&dir)?;
+    if args.purge {
+        return purge(&dir);
+    }
+    if stopped {
+        still_current(&dir).iter().for_each(|told| note(told));
+    }
+    Ok(())
 }
 
-/// Stops the cluster of a data directory and returns when its lock is free. No cluster is success: the wish is fulfilled.
-fn down(dir: &DataDir) -> anyhow::Result<()> {
+/// The kubeconfigs besides its own in which a cluster may have entries, and what these are called there.
+fn named(dir: &DataDir) -> Option<(Known, Vec<PathBuf>)> {
+    let known = Clusters::of_user().get(dir);
+    let own = kubeconfig::of(dir).map(|ours| Known {
+        dir: dir.path().to_owned(),
+        name: kubeconfig::name_of(&ours).to_owned(),
+        authority: kubeconfig::authority_of(&ours).to_owned(),
+        copies: Vec::new(),
+    });
+    let copies = known.iter().flat_map(|known| known.copies.clone()).chain(kubeconfig::personal_path().ok());
+    let copies: BTreeSet<PathBuf> = copies.filter(|path| !path.starts_with(dir.path())).collect();
+    Some((own.or(known)?, copies.into_iter().collect()))
+}
+
+/// Where kubectl goes on to speak to a cluster that is stopped.
+fn still_current(dir: &DataDir) -> Vec<String> {
+    let Some((known, files)) = named(dir) else { return Vec::new() };
+    let current = files.into_iter().filter(|file| kubeconfig::is_current(file, &known.name, &known.authority));
+    let told = |file: PathBuf| {
+        format!(
+            "{:?} stays the current context of {}: kubectl has no answer until `{}`",
+            known.name,
+            file.display(),
+            dir.command("up")
+        )
+    };
+    current.map(told).collect()
+}
+
+/// Removes the entries of a cluster from the user's kubeconfigs. Answers with how many had some.
+fn forget(dir: &DataDir) -> anyhow::Result<usize> {
+    let mut count = 0;
+    if let Some((known, files)) = named(dir) {
+        for file in files {
+            if let Some(told) = kubeconfig::forget(&file, &known.name, &known.authority)? {
+                note(&told);
+                count += 1;
+            }
+        }
+    }
+    Clusters::of_user().forget(dir);
+    Ok(count)
+}
+
+/// Stops the cluster of a data directory and returns when its lock is free. No cluster is success: the wish is fulfilled. Whether one ran.
+fn down(dir: &DataDir) -> anyhow::Result<bool> {
     let Some(holder) = dir.holder()? else {
         eprintln!("no cluster is running in {}", dir.path().display());
-        return Ok(());
+        return Ok(false);
     };
     let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw);
     let pid = pid.context("the lock does not say which process holds it; stop it by hand")?;
@@ -64,7 +125,7 @@ fn down(dir: &DataDir) -> anyhow::Result<()> {
         waited += STEP;
     }
     note(&format!("stopped process {}", holder.pid));
-    Ok(())
+    Ok(true)
 }
 
 fn note(text: &str) {
@@ -73,14 +134,9 @@ fn note(text: &str) {
     }
 }
 
-/// Removes what the cluster has left: its entries in the user's kubeconfig and its directory. Files that are not ours stay.
+/// Removes what the cluster has left: its entries in the user's kubeconfigs and its directory. Files that are not ours stay.
 fn purge(dir: &DataDir) -> anyhow::Result<()> {
-    if let (Ok(personal), Ok(ours)) = (kubeconfig::personal_path(), fs::read(dir.join("kubeconfig")))
-        && !personal.starts_with(dir.path())
-        && let Some(told) = kubeconfig::forget(&personal, &ours)?
-    {
-        note(&told);
-    }
+    forget(dir)?;
     let path = dir.path().display();
     match dir.remove()?.as_slice() {
         [] => note(&format!("removed {path}")),
@@ -123,20 +179,18 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
         .stderr(log)
         .spawn()
         .context("cannot start the cluster in the background")?;
+    when_interrupted(format!("the cluster goes on in the background; stop it with `{}`", dir.command("down")));
     let stdout = child.stdout.take().expect("piped above");
-    let mut lacking = None;
+    let mut lacking = false;
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         match line.as_str() {
-            NOT_APPLIED => lacking = Some("not all of the manifests were applied"),
-            NOT_READY => lacking = Some("not everything in it is ready"),
+            LACKING => lacking = true,
             REPORTED => {
                 shown.end();
-                if let Some(what) = lacking {
-                    bail!("the cluster runs in the background, but {what}; stop it with `{}`", dir.command("down"));
-                }
                 note(&format!("the cluster runs in the background; stop it with `{}`", dir.command("down")));
-                return Ok(());
+                // Why was told by the child, in its one line.
+                return if lacking { Err(crate::exit::silent(1)) } else { Ok(()) };
             }
             json if json.starts_with('{') => out::tell(json),
             _ => out::say(&line),
@@ -146,8 +200,19 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
     shown.end();
     // The child has said why and its code says of what kind: both are as they would be in the foreground.
     let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1);
-    let what = format!("the cluster did not start; its log is {}", log_path.display());
-    Err(crate::exit::with_code(code, what))
+    eprintln!("the cluster did not start; its log is {}", log_path.display());
+    Err(crate::exit::silent(code))
+}
+
+/// Ends this process with a word at Ctrl-C, which a cluster in the background does not get: it has a session of its own.
+fn when_interrupted(word: String) {
+    thread::spawn(move || {
+        crate::block(async move {
+            signal(SignalKind::interrupt())?.recv().await;
+            eprintln!("{word}");
+            std::process::exit(INTERRUPTED)
+        })
+    });
 }
 
 /// What comes to a log, shown on standard error as it comes.

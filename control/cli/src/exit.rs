@@ -29,14 +29,18 @@ pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     with_code(USAGE, message)
 }
 
-/// A failure that another process ended with.
-pub(crate) fn with_code(code: u8, message: impl Into<String>) -> anyhow::Error {
+fn with_code(code: u8, message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Exit { code, message: message.into() })
+}
+
+/// A failure that has been told already, by this process or by another.
+pub(crate) fn silent(code: u8) -> anyhow::Error {
+    with_code(code, "")
 }
 
 /// Nobody reads any more what this command prints: it ends, and there is nothing to tell.
 pub(crate) fn unread() -> anyhow::Error {
-    with_code(0, "")
+    silent(0)
 }
 
 /// The exit code of a failure.
@@ -55,15 +59,26 @@ pub(crate) fn tell_text(text: &str) {
     tell(&anyhow::anyhow!("{text}"));
 }
 
-/// Prints a failure; on a terminal in clap's colours.
+/// Prints a failure, unless it has been told; on a terminal in clap's colours.
 pub(crate) fn tell(error: &anyhow::Error) {
-    let text = told(error);
+    if error.downcast_ref::<Exit>().is_some_and(|exit| exit.message.is_empty()) {
+        return;
+    }
     let colours =
         std::io::stderr().is_terminal() && crate::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    match text.strip_prefix(PREFIX).filter(|_| colours) {
-        Some(rest) => eprintln!("\x1b[1m\x1b[31m{PREFIX}\x1b[0m{rest}"),
-        None => eprintln!("{text}"),
-    }
+    let text = told(error);
+    eprintln!("{}", if colours { coloured(&text) } else { text });
+}
+
+/// A failure with its beginning in red, whoever refused.
+fn coloured(text: &str) -> String {
+    let beginning = match text.starts_with(crate::remote::FROM_SERVER) {
+        // `Error from server (NotFound):`
+        true => text.find(':').map_or(0, |colon| colon + 1),
+        false => PREFIX.len(),
+    };
+    let (red, rest) = text.split_at(beginning);
+    format!("\x1b[1m\x1b[31m{red}\x1b[0m{rest}")
 }
 
 /// An error and its causes in one line. Libraries often repeat a cause in their own words: it is told once.
@@ -126,6 +141,12 @@ mod tests {
         assert_eq!(told(&twice), "error: cannot start: cannot sign: no key");
         let refused = anyhow::anyhow!("Error from server (NotFound): pods \"x\" not found");
         assert_eq!(told(&refused), "Error from server (NotFound): pods \"x\" not found");
+        let red = |text: &str| coloured(text).replace("\x1b[1m\x1b[31m", "<").replace("\x1b[0m", ">");
+        assert_eq!(red("Error from server (NotFound): pods"), "<Error from server (NotFound):> pods");
+        assert_eq!(
+            (red("Error from server: no"), red("error: no: no")),
+            ("<Error from server:> no".into(), "<error:> no: no".into())
+        );
         assert_eq!(without_numbers("a (os error x) b (os error 2): c"), "a (os error x) b: c");
     }
 }

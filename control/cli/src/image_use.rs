@@ -12,9 +12,9 @@ pub(crate) struct Removed {
     pub(crate) digest: Option<String>,
 }
 
-/// `namespace/name` of the pods that use it and may start it again: finished ones do not.
+/// `namespace/name` of the pods that use it: all that are there, as docker counts containers that have ended.
 pub(crate) fn users(pods: &[Pod], removed: &Removed) -> Vec<String> {
-    let using = pods.iter().filter(|pod| !is_over(pod) && images(pod).iter().any(|image| is_it(image, removed)));
+    let using = pods.iter().filter(|pod| images(pod).iter().any(|image| is_it(image, removed)));
     let label = |pod: &Pod| {
         let text = |value: &Option<String>| value.clone().unwrap_or_default();
         format!("{}/{}", text(&pod.metadata.namespace), text(&pod.metadata.name))
@@ -28,11 +28,6 @@ pub(crate) fn users_of(pods: &[Pod], image: &Listed) -> BTreeSet<String> {
     let by_content = users(pods, &Removed { name: None, digest });
     let by_name = image.names.iter().flat_map(|name| users(pods, &Removed { name: Some(name.clone()), digest: None }));
     by_content.into_iter().chain(by_name).collect()
-}
-
-fn is_over(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|status| status.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
 }
 
 /// Everything by which a pod names its images: what it asks for, and what it got.
@@ -81,9 +76,9 @@ mod tests {
             digest: digest.map(str::to_owned),
         };
         let name = Some("docker.io/library/hello:1");
-        assert_eq!(users(&pods, &removed(name, None)), ["n/by-name"], "another name of the content is left");
-        assert_eq!(users(&pods, &removed(name, Some("sha256:abc"))), ["n/by-name", "n/by-content"]);
-        assert_eq!(users(&pods, &removed(None, Some("sha256:abc"))), ["n/by-content"]);
+        assert_eq!(users(&pods, &removed(name, None)), ["n/by-name", "n/over"], "another name of the content is left");
+        assert_eq!(users(&pods, &removed(name, Some("sha256:abc"))), ["n/by-name", "n/by-content", "n/over"]);
+        assert_eq!(users(&pods, &removed(None, Some("sha256:abc"))), ["n/by-content", "n/over"]);
         assert!(users(&pods, &removed(Some("docker.io/library/free:1"), Some("sha256:def"))).is_empty());
     }
 }

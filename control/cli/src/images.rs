@@ -49,7 +49,7 @@ pub(crate) fn advice(images: &Images) -> server::ImageAdvice {
 
 /// `sampan image load`.
 pub(crate) async fn load(dir: DataDir, file: &Path, tag: &str) -> anyhow::Result<()> {
-    check_name(tag)?;
+    manifests::check_name(tag)?;
     let loaded = open(&dir)?.load(file, Some(tag)).await.map_err(unloadable)?;
     warn_of_what_never_runs(&loaded, &file.display().to_string());
     out::say(&format!("loaded {} {} ({} bytes, {})", loaded.name, loaded.digest, loaded.size, loaded.layout));
@@ -71,13 +71,22 @@ fn warn_of_what_never_runs(loaded: &Pulled, what: &str) {
     }
 }
 
-/// A name that people give, with advice where it cannot be one.
-fn check_name(name: &str) -> anyhow::Result<()> {
-    let Err(error) = Reference::parse(name) else { return Ok(()) };
-    let lower = name.to_lowercase();
-    match lower != name && Reference::parse(&lower).is_ok() {
-        true => bail!("{name:?} is no name of an image: names are in lower case, such as {lower}"),
-        false => Err(error.into()),
+/// The image of the store that people mean by a name or digest: a name without a registry is Docker Hub's, as everywhere, or else the one
+/// that a file got, which is `localhost/` and the file's.
+fn named(list: &[Listed], name: &str) -> anyhow::Result<String> {
+    let has = |full: &str| list.iter().any(|one| one.names.iter().any(|there| there == full));
+    if list.iter().any(|one| one.digest.to_string() == name) {
+        return Ok(name.to_owned());
+    }
+    manifests::check_name(name)?;
+    let full = Reference::parse(name)?.to_string();
+    if has(&full) {
+        return Ok(full);
+    }
+    let local = Reference::parse(&format!("localhost/{name}")).map(|local| local.to_string()).ok();
+    match local.filter(|local| has(local)) {
+        Some(local) => Ok(local),
+        None => bail!("{name}: no such image in the store; `sampan image ls` lists them"),
     }
 }
 
@@ -135,8 +144,10 @@ pub(crate) async fn list(path: Option<&Path>) -> anyhow::Result<()> {
 
 /// `sampan image tag`.
 pub(crate) async fn tag(path: Option<&Path>, image: &str, name: &str) -> anyhow::Result<()> {
-    check_name(name)?;
-    open(&existing(path)?)?.tag(image, name).await?;
+    manifests::check_name(name)?;
+    let images = open(&existing(path)?)?;
+    let image = &named(&images.list().await?, image)?;
+    images.tag(image, name).await?;
     out::say(&format!("tagged {image} as {name}"));
     Ok(())
 }
@@ -244,7 +255,9 @@ pub(crate) async fn remove(path: Option<&Path>, names: &[String], force: bool) -
 }
 
 async fn remove_one(images: &Images, name: &str, pods: &[Pod]) -> anyhow::Result<()> {
-    let using = image_use::users(pods, &removed(&images.list().await?, name)?);
+    let list = images.list().await?;
+    let meant = &named(&list, name)?;
+    let using = image_use::users(pods, &removed(&list, meant)?);
     if let Some(first) = using.first() {
         let (who, what) = match using.len() - 1 {
             0 => (format!("pod {first} uses it"), "the pod"),
@@ -252,7 +265,7 @@ async fn remove_one(images: &Images, name: &str, pods: &[Pod]) -> anyhow::Result
         };
         bail!("conflict: unable to remove {name} (must force): {who}; delete {what}, or give --force");
     }
-    Ok(images.remove(name).await?)
+    Ok(images.remove(meant).await?)
 }
 
 /// What goes with a name or digest.
@@ -380,10 +393,31 @@ mod tests {
     }
 
     #[test]
-    fn names_in_capitals_are_told_how_they_would_be_right() {
-        let error = check_name("Hello:2").expect_err("capitals").to_string();
-        assert_eq!(error, "\"Hello:2\" is no name of an image: names are in lower case, such as hello:2");
-        assert!(check_name("hello:V2").is_ok());
-        assert!(!check_name("a b").expect_err("no name").to_string().contains("lower case"));
+    fn a_name_is_docker_hubs_or_that_of_a_file() {
+        let digest = |c: &str| format!("sha256:{}", c.repeat(64));
+        let one = |names: &[&str], c: &str| Listed {
+            names: names.iter().map(|name| (*name).to_owned()).collect(),
+            digest: digest(c).parse().expect("a digest"),
+            size: 1,
+            layout: "x",
+            added: None,
+        };
+        let list = [
+            one(&["localhost/hello:latest", "localhost/both:1"], "a"),
+            one(&["docker.io/library/both:1", "localhost:5000/r:1"], "b"),
+        ];
+        for (name, want) in [
+            ("hello", "localhost/hello:latest"),
+            ("hello:latest", "localhost/hello:latest"),
+            ("localhost/hello", "localhost/hello:latest"),
+            ("both:1", "docker.io/library/both:1"),
+            ("localhost:5000/r:1", "localhost:5000/r:1"),
+            (&digest("b"), &digest("b")),
+        ] {
+            assert_eq!(named(&list, name).expect(name), want);
+        }
+        let refused = |name: &str| named(&list, name).expect_err(name).to_string();
+        assert_eq!(refused("absent:1"), "absent:1: no such image in the store; `sampan image ls` lists them");
+        assert!(refused("Hello").contains("such as hello"));
     }
 }

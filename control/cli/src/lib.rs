@@ -11,11 +11,13 @@ mod check;
 mod cluster;
 mod credentials;
 mod data_dir;
+mod descriptors;
 mod down;
 mod env;
 mod exit;
 mod image_use;
 mod images;
+mod known;
 mod kubeconfig;
 mod machine;
 mod manifests;
@@ -24,6 +26,7 @@ mod port;
 mod progress;
 mod remote;
 mod running;
+mod settings;
 mod settle;
 mod up;
 mod version;
@@ -58,11 +61,8 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command, Start { background, arguments }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            let code = exit::code(&error);
-            if code != 0 {
-                exit::tell(&error);
-            }
-            ExitCode::from(code)
+            exit::tell(&error);
+            ExitCode::from(exit::code(&error))
         }
     }
 }
@@ -87,9 +87,9 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
             args.data.data_dir = DataDir::meant(args.data.data_dir);
             down::run(&args)
         }
-        Command::Backup { file, data } => {
+        Command::Backup { file, salvage, data } => {
             let dir = DataDir::meant(data.data_dir);
-            block(async move { backup::run(&DataDir::locate(dir.as_deref())?, &file).await })
+            block(async move { backup::run(&DataDir::locate(dir.as_deref())?, &file, salvage).await })
         }
         Command::Ls(args) => running::run(&args),
         Command::Image(command) => block(image(command)),

@@ -2,6 +2,7 @@
 
 use crate::out;
 use anyhow::{Context, bail};
+use image::Reference;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -123,7 +124,7 @@ fn add(object: Value, source: &str, folder: &Path, all: &mut Vec<Manifest>) -> a
 }
 
 /// The files of all images that are paths (`./hello.wasm`, `/home/me/x.wat`, `hello.wasm` beside the manifest), each once. One
-/// that is not there is refused.
+/// that is not there is refused, as is a name that no image can have: its pods could never run.
 pub(crate) fn image_files(manifests: &mut [Manifest]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for manifest in manifests {
@@ -131,7 +132,15 @@ pub(crate) fn image_files(manifests: &mut [Manifest]) -> anyhow::Result<Vec<Path
         let mut missing = None;
         each_container(&mut manifest.object, &mut |container| {
             let Some(image) = container["image"].as_str() else { return };
-            let Some(file) = image_file(image, &folder) else { return };
+            let Some(file) = image_file(image, &folder) else {
+                // The server says what it thinks of an empty one.
+                if !image.is_empty()
+                    && let Err(error) = check_name(image)
+                {
+                    missing.get_or_insert_with(|| error.to_string());
+                }
+                return;
+            };
             if !file.is_file() {
                 let what = if file.is_dir() { "that is a folder" } else { "there is no such file" };
                 let name = match is_path(image) {
@@ -149,6 +158,16 @@ pub(crate) fn image_files(manifests: &mut [Manifest]) -> anyhow::Result<Vec<Path
         }
     }
     Ok(files)
+}
+
+/// A name that people give, with advice where it cannot be one.
+pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
+    let Err(error) = Reference::parse(name) else { return Ok(()) };
+    let lower = name.to_lowercase();
+    match lower != name && Reference::parse(&lower).is_ok() {
+        true => bail!("{name:?} is no name of an image: names are in lower case, such as {lower}"),
+        false => Err(error.into()),
+    }
 }
 
 /// Puts `name` in the place of images that are this file, with `imagePullPolicy: IfNotPresent`.
@@ -296,5 +315,16 @@ mod tests {
             assert!(error.starts_with("m.yaml: image ") && error.contains(absent), "{error}");
             assert_eq!(error.contains("absent.wasm:TAG"), absent == "absent.wasm", "{error}");
         }
+        let capitals = files("Hello:2").expect_err("no name");
+        assert!(capitals.starts_with("m.yaml: \"Hello:2\" is no name of an image: "), "{capitals}");
+        assert_eq!(files(""), Ok(Vec::new()), "what the server refuses");
+    }
+
+    #[test]
+    fn names_in_capitals_are_told_how_they_would_be_right() {
+        let error = check_name("Hello:2").expect_err("capitals").to_string();
+        assert_eq!(error, "\"Hello:2\" is no name of an image: names are in lower case, such as hello:2");
+        assert!(check_name("hello:V2").is_ok());
+        assert!(!check_name("a b").expect_err("no name").to_string().contains("lower case"));
     }
 }

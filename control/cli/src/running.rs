@@ -1,13 +1,15 @@
-//! `sampan ls`: which clusters there are on this machine. Nothing keeps a list of them: each holds its lock and its store open, which
-//! `/proc` tells, also when their folder is gone.
+//! `sampan ls`: which clusters there are on this machine. One that runs holds its lock and its store open, which `/proc` tells, also when
+//! its folder is gone and whoever started it; one that is stopped is known to who started it.
 
 use crate::{
     args::{LsArgs, Report},
-    data_dir::DataDir,
+    data_dir::{DataDir, canonical},
+    known::Clusters,
     kubeconfig, out,
 };
 use serde_json::json;
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -102,7 +104,7 @@ pub(crate) fn run(args: &LsArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What runs, and the directory that is meant if none is named, if a cluster has been there.
+/// What runs, and what was started here before and is still there.
 fn lines() -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for one in all() {
@@ -116,14 +118,25 @@ fn lines() -> anyhow::Result<Vec<Line>> {
             dir: one.dir,
         });
     }
-    if let Ok(dir) = DataDir::locate(None)
-        && dir.join("cluster.redb").exists()
-        && !lines.iter().any(|line| line.dir == dir.path())
-    {
-        let (name, dir) = (kubeconfig::name(&dir), dir.path().to_owned());
-        lines.push(Line { name, status: "stopped", api: String::new(), pid: None, dir });
+    let default = DataDir::locate(None).map(|dir| canonical(dir.path()));
+    let known = Clusters::of_user().all().into_iter().map(|known| known.dir);
+    for dir in stopped(default.into_iter().chain(known), &lines) {
+        lines.push(Line {
+            name: kubeconfig::name(&DataDir::locate(Some(&dir))?),
+            status: "stopped",
+            api: String::new(),
+            pid: None,
+            dir,
+        });
     }
+    lines.sort_by(|a, b| a.dir.cmp(&b.dir));
     Ok(lines)
+}
+
+/// The directories that have a store, each once, without those of clusters that run. Folders that were removed are passed over.
+fn stopped(known: impl Iterator<Item = PathBuf>, running: &[Line]) -> BTreeSet<PathBuf> {
+    let there = known.filter(|dir| dir.join(&STORE[1..]).exists());
+    there.filter(|dir| !running.iter().any(|line| line.dir == *dir)).collect()
 }
 
 #[cfg(test)]
@@ -139,5 +152,18 @@ mod tests {
         for other in [&["/d/lock"][..], &["/d/cluster.redb"], &["/d/lock", "/e/cluster.redb"], &["socket:[1]"]] {
             assert_eq!(of_process(7, &links(other)), None, "{other:?}");
         }
+    }
+
+    #[test]
+    fn what_is_stopped_is_told_once_and_neither_what_runs_nor_what_is_gone() {
+        let place = tempfile::tempdir().expect("a folder");
+        let dir = |name: &str| place.path().join(name);
+        for name in ["a", "b"] {
+            fs::create_dir(dir(name)).expect("made");
+            fs::write(dir(name).join("cluster.redb"), "").expect("written");
+        }
+        let runs = Line { name: "b".into(), status: "running", api: String::new(), pid: Some(7), dir: dir("b") };
+        let known = ["a", "gone", "b", "a"].map(dir);
+        assert_eq!(stopped(known.into_iter(), &[runs]), BTreeSet::from([dir("a")]));
     }
 }

@@ -12,11 +12,17 @@ use jiff::Timestamp;
 use look::{Look, look};
 use serde_json::Value;
 use state::{State, Trouble};
-use std::{collections::HashSet, net::IpAddr, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long something that will not recover is given to do so after all.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long what a pod told before the apply is given: the node may be waiting before it tries again.
+const OLD_GRACE: Duration = Duration::from_secs(30);
 const STEP: Duration = Duration::from_millis(50);
 /// How long pods without a readiness probe must stay ready: such a pod is, until its guest traps.
 const STEADY: Duration = Duration::from_millis(300);
@@ -76,6 +82,8 @@ struct Pending<'a> {
     outcome: &'a Outcome,
     /// Since when it is known that it will not recover.
     stuck: Option<Instant>,
+    /// Pods of before the apply that wait to pull their image again, and whether they have tried it since.
+    tried: HashMap<String, bool>,
     /// Since when it is there.
     done: Option<Instant>,
     last: Look,
@@ -89,8 +97,7 @@ pub(crate) async fn wait(
     patience: &Patience<'_>,
     progress: &mut Progress,
 ) -> Result<(), Unsettled> {
-    let mut pending: Vec<Pending<'_>> =
-        outcomes.iter().map(|outcome| Pending { outcome, stuck: None, done: None, last: Look::default() }).collect();
+    let mut pending: Vec<Pending<'_>> = outcomes.iter().map(Pending::of).collect();
     let settled = timeout(patience.timeout, settle(client, &mut pending, patience, progress)).await;
     settled.unwrap_or_else(|_| {
         let Some(first) = pending.first() else { return Ok(()) };
@@ -112,7 +119,7 @@ async fn settle(
     let mut bare: Option<Instant> = None;
     loop {
         for one in pending.iter_mut() {
-            one.last = look(client, one.outcome, patience.node).await;
+            one.last = look(client, one.outcome, patience.node, patience.since).await;
             if one.last.is_unexplained() {
                 let newest = warnings.newest(client, one.namespace(), &one.last.uids, Instant::now()).await;
                 one.last.troubles.extend(newest);
@@ -141,7 +148,11 @@ async fn settle(
     }
 }
 
-impl Pending<'_> {
+impl<'a> Pending<'a> {
+    fn of(outcome: &'a Outcome) -> Self {
+        Self { outcome, stuck: None, tried: HashMap::new(), done: None, last: Look::default() }
+    }
+
     fn namespace(&self) -> &str {
         self.outcome.object["metadata"]["namespace"].as_str().unwrap_or("default")
     }
@@ -164,9 +175,19 @@ impl Pending<'_> {
         if let Some(State::Failed(why)) = &self.last.state {
             return Some(self.unsettled(format!("{}: {why}", self.outcome.label), patience));
         }
-        let lasting = self.last.state != Some(State::Done) && self.last.troubles.iter().any(|trouble| trouble.lasting);
-        self.stuck = lasting.then(|| self.stuck.unwrap_or(now));
-        let stuck = self.stuck.is_some_and(|since| now - since >= GRACE);
+        let lasting = || self.last.troubles.iter().filter(|trouble| trouble.lasting);
+        let is_stuck = self.last.state != Some(State::Done) && lasting().next().is_some();
+        self.stuck = is_stuck.then(|| self.stuck.unwrap_or(now));
+        for trouble in lasting() {
+            if trouble.reason == state::PULL_BACK_OFF {
+                self.tried.entry(trouble.object.clone()).or_default();
+            } else if let Some(tried) = self.tried.get_mut(&trouble.object) {
+                *tried = true;
+            }
+        }
+        let is_old = |trouble: &Trouble| trouble.old && self.tried.get(&trouble.object) != Some(&true);
+        let grace = if lasting().all(is_old) { OLD_GRACE } else { GRACE };
+        let stuck = self.stuck.is_some_and(|since| now - since >= grace);
         stuck.then(|| self.unsettled(format!("not ready, and it will not recover: {}", self.words()), patience))
     }
 
@@ -207,10 +228,24 @@ fn is_unprobed(object: &Value) -> bool {
 }
 
 /// The TCP node ports of a Service.
-pub(crate) fn tcp_node_ports(service: &Value) -> impl Iterator<Item = u16> {
+fn tcp_node_ports(service: &Value) -> impl Iterator<Item = u16> {
     let ports = service["spec"]["ports"].as_array().into_iter().flatten();
     let tcp = ports.filter(|port| port["protocol"].as_str().is_none_or(|protocol| protocol == "TCP"));
     tcp.filter_map(|port| port["nodePort"].as_u64().and_then(|number| u16::try_from(number).ok()))
+}
+
+/// Namespace, name and URL of the node ports of Services that are ready; none if the node is not of this machine.
+pub(crate) fn urls(outcomes: &[Outcome], node: Option<IpAddr>) -> Vec<(&str, &str, String)> {
+    let mut all = Vec::new();
+    let Some(node) = node else { return all };
+    for service in outcomes.iter().filter(|outcome| outcome.object["kind"] == "Service") {
+        let text = |field: &str| service.object["metadata"][field].as_str().unwrap_or_default();
+        for number in tcp_node_ports(&service.object) {
+            let address = crate::port::reachable(SocketAddr::new(node, number));
+            all.push((text("namespace"), text("name"), format!("http://{address}")));
+        }
+    }
+    all
 }
 
 #[cfg(test)]
@@ -230,9 +265,9 @@ mod tests {
         let start = Instant::now();
         let look = |state| Look { state: Some(state), ..Look::default() };
         let probed = deployment(json!({"readinessProbe": {}}));
-        assert!(Pending { outcome: &probed, stuck: None, done: None, last: look(State::Done) }.settled(start));
+        assert!(Pending { last: look(State::Done), ..Pending::of(&probed) }.settled(start));
         let unprobed = deployment(json!({}));
-        let mut one = Pending { outcome: &unprobed, stuck: None, done: None, last: look(State::Done) };
+        let mut one = Pending { last: look(State::Done), ..Pending::of(&unprobed) };
         assert!(!one.settled(start));
         one.last = look(State::Waiting("0/1 ready".into()));
         assert!(!one.settled(start + STEADY), "its guest trapped");
@@ -249,6 +284,7 @@ mod tests {
             reason: "ErrImagePull".into(),
             message: "none".into(),
             lasting,
+            old: false,
             output: None,
         };
         let waiting = |lasting| Look {
@@ -258,7 +294,7 @@ mod tests {
         };
         let dir = DataDir::locate(Some("/tmp/my data".as_ref())).expect("a path");
         let patience = Patience { timeout: GRACE, since: Timestamp::UNIX_EPOCH, node: None, dir: Some(&dir) };
-        let mut one = Pending { outcome: &object, stuck: None, done: None, last: waiting(true) };
+        let mut one = Pending { last: waiting(true), ..Pending::of(&object) };
         let start = Instant::now();
         assert!(one.given_up(start, &patience).is_none());
         let error = one.given_up(start + GRACE, &patience).expect("given up").to_string();
@@ -270,5 +306,40 @@ mod tests {
         assert!(one.given_up(start + GRACE * 3, &patience).is_none(), "the grace begins again");
         one.last.state = Some(State::Failed("Failed".into()));
         assert!(one.given_up(start + GRACE * 3, &patience).is_some(), "at once");
+    }
+
+    #[test]
+    fn a_pod_of_before_the_apply_is_given_time_until_it_has_tried_again() {
+        let object = outcome(json!({"kind": "Deployment", "metadata": {"namespace": "n"}}));
+        let waiting = |reason: &str| Look {
+            state: Some(State::Waiting("0/1 ready".into())),
+            troubles: vec![Trouble {
+                object: "pod/p".into(),
+                reason: reason.into(),
+                message: String::new(),
+                lasting: true,
+                old: true,
+                output: None,
+            }],
+            ..Look::default()
+        };
+        let patience = Patience { timeout: OLD_GRACE, since: Timestamp::UNIX_EPOCH, node: None, dir: None };
+        let start = Instant::now();
+        let begun = |reason: &str| {
+            let mut one = Pending { last: waiting(reason), ..Pending::of(&object) };
+            assert!(one.given_up(start, &patience).is_none());
+            one
+        };
+        let mut one = begun(state::PULL_BACK_OFF);
+        assert!(one.given_up(start + GRACE * 2, &patience).is_none(), "it has not tried again");
+        assert!(one.given_up(start + OLD_GRACE, &patience).is_some(), "but it is not waited for for ever");
+        let mut one = begun(state::PULL_BACK_OFF);
+        for reason in ["ErrImagePull", state::PULL_BACK_OFF] {
+            one.last = waiting(reason);
+            assert!(one.given_up(start + GRACE, &patience).is_some(), "{reason} is the answer of now");
+        }
+        let mut one = begun("ErrImagePull");
+        one.last = waiting(state::PULL_BACK_OFF);
+        assert!(one.given_up(start + GRACE, &patience).is_none(), "that was the answer of before");
     }
 }

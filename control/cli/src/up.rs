@@ -7,20 +7,20 @@ use crate::{
     args::{Report as Form, UpArgs},
     check,
     cluster::{Chosen, Cluster, Config},
+    credentials,
     data_dir::{DataDir, Holder, Lock},
-    down, env, images, kubeconfig,
+    down, env, images,
+    known::Clusters,
+    kubeconfig,
     manifests::{self, Manifest},
     out,
     progress::Progress,
-    remote,
+    remote, settings,
     settle::{self, Node, Patience, Unsettled},
 };
 use anyhow::Context;
 use report::{Filled, Report};
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often a cluster looks whether its directory is still there.
@@ -29,6 +29,7 @@ const LOOK: Duration = Duration::from_secs(1);
 /// Runs until Ctrl-C, SIGTERM or SIGHUP; `Ok` after a drain. With `--detach` and where the cluster runs already, returns when all is done.
 pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
     let started = env::now();
+    let asked = settings::asked(&args);
     let recalled = Chosen::recall(&DataDir::locate(args.data.data_dir.as_deref())?, &mut args)?;
     check::together(&args)?;
     if args.detach && args.filename.iter().any(|path| path.as_os_str() == "-") {
@@ -40,23 +41,25 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
     };
     manifests::image_files(&mut manifests)?;
     let dir = DataDir::open(args.data.data_dir.as_deref())?;
+    if let Some(path) = &mut args.kubeconfig {
+        *path = std::path::absolute(&path).context("--kubeconfig names no file")?;
+    }
     if !manifests.is_empty()
         && let Some(holder) = dir.holder()?.filter(|holder| !holder.address.is_empty())
     {
+        settings::check(&asked, &dir, &holder)?;
         return crate::block(join(&args, &dir, &holder, &mut manifests, started));
     }
     if args.detach {
         return down::detach(&dir, start.arguments);
-    }
-    if let Some(path) = &mut args.kubeconfig {
-        *path = std::path::absolute(&path).context("--kubeconfig names no file")?;
     }
     check::warnings(&args).iter().for_each(|warning| eprintln!("{warning}"));
     let config = Config::check(&args, &dir)?;
     let mut lock = dir.lock()?;
     let listener = crate::port::listen(args.listen())?;
     let address = crate::port::reachable(listener.local_addr().context("the listener has no address")?);
-    lock.announce(&address.to_string(), args.drain)?;
+    let flags = settings::of(&args, config.node(), &credentials::names(&dir, &args.tls_san)?);
+    lock.announce(&address.to_string(), args.drain(), flags)?;
     if start.background {
         std::env::set_current_dir("/").context("cannot leave the folder of the caller")?;
     }
@@ -68,8 +71,7 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
             cluster = Cluster::start(config, listener) => cluster?,
             () = signals.next() => return Ok(()),
         };
-        let path = args.kubeconfig.clone().unwrap_or_else(|| dir.join("kubeconfig"));
-        if let Err(error) = cluster.give_access(kubeconfigs(&args, &dir, &path)) {
+        if let Err(error) = cluster.give_access(kubeconfigs(&args, &dir)) {
             cluster.stop().await;
             return Err(error);
         }
@@ -79,7 +81,7 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
             api: format!("https://{address}"),
             node_address: args.node_address(),
             dir: dir.clone(),
-            kubeconfig: path,
+            kubeconfig: args.kubeconfig.clone().unwrap_or_else(|| dir.join("kubeconfig")),
             recalled,
             started,
             filled: None,
@@ -110,7 +112,7 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
             cut = cluster.stop() => {
                 if cut > 0 {
                     let what = if cut == 1 { "container" } else { "containers" };
-                    let within = args.drain;
+                    let within = args.drain();
                     eprintln!("cut {cut} {what} that did not end within {within} s; --drain gives more time");
                 }
             }
@@ -134,6 +136,8 @@ async fn join(
         eprintln!("the cluster of {} runs already (process {}): applying to it", dir.path().display(), holder.pid);
     }
     let client = remote::connect_in(dir).await?;
+    let ours = kubeconfig::of(dir).ok_or_else(|| kubeconfig::absent(dir))?;
+    kubeconfig::copy(dir, &ours, args.kubeconfig.as_deref(), args.merge_kubeconfig)?;
     let node = Node { address: args.node_address(), pid: holder.pid };
     let filled = fill(args, dir, &client, node, manifests).await;
     let report = Report {
@@ -142,7 +146,7 @@ async fn join(
         api: format!("https://{}", holder.address),
         node_address: args.node_address(),
         dir: dir.clone(),
-        kubeconfig: dir.join("kubeconfig"),
+        kubeconfig: args.kubeconfig.clone().unwrap_or_else(|| dir.join("kubeconfig")),
         recalled: Vec::new(),
         started,
         filled: Some(filled),
@@ -178,15 +182,13 @@ async fn fill(args: &UpArgs, dir: &DataDir, client: &client::Client, node: Node,
     }
 }
 
-/// Writes the kubeconfigs that were asked for, and merges the personal one.
+/// Writes the kubeconfigs: the cluster's own at each call, at the first one what was asked for besides, and the copies of before.
 fn kubeconfigs(
     args: &UpArgs,
     dir: &DataDir,
-    path: &Path,
 ) -> impl FnMut(&kubeconfig::Access<'_>) -> anyhow::Result<()> + Send + 'static {
-    let (name, own, merge) = (kubeconfig::name(dir), dir.join("kubeconfig"), args.merge_kubeconfig);
-    // Written again later, when this process may work in another folder.
-    let other = args.kubeconfig.is_some().then(|| std::path::absolute(path).unwrap_or_else(|_| path.to_owned()));
+    let (dir, name, own) = (dir.clone(), kubeconfig::name(dir), dir.join("kubeconfig"));
+    let mut asked = Some((args.kubeconfig.clone(), args.merge_kubeconfig));
     move |access| {
         let document = kubeconfig::document(access, &name);
         if let Err(error) = kubeconfig::write(&own, &document) {
@@ -196,12 +198,11 @@ fn kubeconfigs(
             }
             eprintln!("warning: {error}; that of an earlier start stays, which leads to this cluster too");
         }
-        if let Some(other) = &other {
-            kubeconfig::write(other, &document)?;
+        if let Some((file, personal)) = asked.take() {
+            Clusters::of_user().tidy(|copy, gone| kubeconfig::names(copy, &gone.name, &gone.authority));
+            kubeconfig::copy(&dir, &document, file.as_deref(), personal)?;
         }
-        if merge {
-            eprintln!("{}", kubeconfig::merge(&kubeconfig::personal_path()?, &document, false)?);
-        }
+        kubeconfig::renew_copies(&dir, &document);
         Ok(())
     }
 }

@@ -4,7 +4,7 @@
 use crate::{
     User, authn, authz,
     body::{self, Whole},
-    codec::{BODY_LIMIT, REVIEW_LIMIT},
+    codec::{self, BODY_LIMIT, HEAVY, REVIEW_LIMIT},
     documents, impersonation, limits,
     metrics::RequestLabels,
     negotiate::{self, Output},
@@ -17,9 +17,10 @@ use crate::{
 use api::Status;
 use axum::body::Body;
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, future::Either};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
-use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use tokio::runtime::{Handle, RuntimeFlavor};
 use tracing::Instrument;
 
 /// How long a request that is not long-running may take.
@@ -44,7 +45,7 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     let info = RequestInfo::of(request.method(), request.uri(), &query);
     let error_form = Output { pretty: negotiate::pretty(request.headers(), &query), ..Output::default() };
     let span = tracing::debug_span!("request", id, verb = %info.verb, path = %info.path);
-    let labels = labels(server, &info);
+    let (labels, deprecation) = labels(server, &info);
 
     let work = AssertUnwindSafe(process(server, caller, request, info, query)).catch_unwind().instrument(span.clone());
     let mut response = match work.await {
@@ -57,6 +58,9 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
         }
     };
 
+    if let Some(deprecation) = deprecation {
+        codec::add_warnings(response.headers_mut(), &[deprecation.to_owned()]);
+    }
     let (verb, resource) = labels;
     server.0.metrics.requests.get_or_create(&RequestLabels { verb, resource, code: response.status().as_u16() }).inc();
     let headers = response.headers_mut();
@@ -67,10 +71,15 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     response
 }
 
-/// Verb and resource for the metrics: only what the server knows, so that nobody can make up ever new ones.
-fn labels(server: &Server, info: &RequestInfo) -> (String, String) {
-    let known = info.is_resource && server.0.registry.load().get(&info.group, &info.version, &info.resource).is_some();
-    if known { (info.verb.clone(), info.resource.clone()) } else { ("other".to_owned(), String::new()) }
+/// Verb and resource for the metrics: only what the server knows, so that nobody can make up ever new ones. And what every answer about
+/// the resource warns of.
+fn labels(server: &Server, info: &RequestInfo) -> ((String, String), Option<&'static str>) {
+    let registry = server.0.registry.load();
+    let resource = registry.get(&info.group, &info.version, &info.resource).filter(|_| info.is_resource);
+    match resource {
+        Some(resource) => ((info.verb.clone(), info.resource.clone()), resource.deprecation),
+        None => (("other".to_owned(), String::new()), None),
+    }
 }
 
 async fn process(
@@ -104,10 +113,13 @@ async fn process(
         headers: parts.headers,
         body: body.bytes,
     };
+    let threads = Handle::try_current().map(|runtime| runtime.runtime_flavor());
+    let beside = matches!(threads, Ok(RuntimeFlavor::MultiThread)) && weight(&call) >= HEAVY;
     let work = async move {
         let _turn = heavy.await;
         if call.info.is_resource { verbs::serve(call).await } else { documents::serve(call).await }
     };
+    let work = if beside { Either::Left(polled(Box::pin(work))) } else { Either::Right(work) };
     let response = if long_running {
         work.await
     } else {
@@ -121,6 +133,25 @@ async fn process(
     // Who may read as slowly as they like must not keep others out meanwhile.
     let room = room.filter(|_| response.extensions().get::<Unhurried>().is_none());
     Ok(limits::hold(limits::hold(response, room), share))
+}
+
+/// How many bytes a write has to work on: its body, or the object that it changes.
+fn weight(call: &Call) -> usize {
+    if !matches!(call.method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE) {
+        return 0;
+    }
+    let registry = call.server.0.registry.load();
+    let stored = registry.get(&call.info.group, &call.info.version, &call.info.resource).and_then(|resource| {
+        let entry = call.server.0.store.get(&call.key(resource)).filter(|_| !call.info.name.is_empty())?;
+        Some(entry.payload.view(resource).length())
+    });
+    call.body.len().max(stored.unwrap_or(0))
+}
+
+/// Does heavy work beside the threads that serve: to parse, check, validate and write megabytes takes a tenth of a second,
+/// and what else is to be done on that thread goes on on another.
+async fn polled<T>(mut work: Pin<Box<impl Future<Output = T>>>) -> T {
+    std::future::poll_fn(|cx| tokio::task::block_in_place(|| work.as_mut().poll(cx))).await
 }
 
 /// The longest body that is read; `None` where nothing will look at it. A review says a few words about one request, and whoever may ask

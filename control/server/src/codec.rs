@@ -3,11 +3,11 @@
 use crate::{
     negotiate::{self, Input},
     request::Query,
+    typemeta,
 };
 use api::{Cause, FieldPath, GroupVersionKind, Object, Reason, Status, invalid, schema::Schema};
 use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
-use tokio::runtime::RuntimeFlavor;
 
 /// Largest request body, bytes.
 pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
@@ -94,6 +94,18 @@ fn agent(headers: &HeaderMap) -> String {
     if name.is_empty() { "unknown".into() } else { name }
 }
 
+/// A number as Go's `ParseUint` takes it, or its error: Rust takes a sign.
+pub(crate) fn unsigned(text: &str) -> Result<u64, String> {
+    let why = match text.parse() {
+        Ok(number) if !text.starts_with('+') => return Ok(number),
+        Err(error) if *error.kind() == std::num::IntErrorKind::PosOverflow && !text.starts_with('+') => {
+            "value out of range"
+        }
+        _ => "invalid syntax",
+    };
+    Err(format!("strconv.ParseUint: parsing {text:?}: {why}"))
+}
+
 /// What a body turned out to be.
 pub(crate) struct Decoded {
     /// The object: types checked, unknown fields pruned, schema-borne defaults set.
@@ -119,17 +131,8 @@ pub(crate) fn decode(headers: &HeaderMap, body: &[u8], kind: &GroupVersionKind) 
     Ok(Decoded { object, problems })
 }
 
-/// Parses a body; one that is heavy, beside the threads that serve: what else is to be done there goes on on another.
-pub(crate) fn aside<T>(body: &[u8], parse: impl FnOnce(&[u8]) -> T) -> T {
-    let threads = tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor());
-    match threads {
-        Ok(RuntimeFlavor::MultiThread) if body.len() >= HEAVY => tokio::task::block_in_place(|| parse(body)),
-        _ => parse(body),
-    }
-}
-
 fn parse(input: Input, body: &[u8], kind: &GroupVersionKind) -> Result<(Value, Vec<String>), Status> {
-    aside(body, |body| read(input, body, kind)).map_err(|e| unrecognised(kind, &e, body))
+    read(input, body, kind).map_err(|e| unrecognised(kind, &e, body))
 }
 
 fn read(input: Input, body: &[u8], kind: &GroupVersionKind) -> Result<(Value, Vec<String>), String> {
@@ -158,11 +161,18 @@ fn unrecognised(kind: &GroupVersionKind, error: &str, body: &[u8]) -> Status {
 
 /// `apiVersion` and `kind` must be those of the resource; absent ones are filled in.
 fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result<(), Status> {
-    let Some(map) = value.as_object_mut() else {
+    if !value.is_object() {
         let error = "couldn't get version/kind; json parse error: json: cannot unmarshal into Go value of type struct { APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }";
         return Err(unrecognised(kind, error, body));
     };
     let expected = kind.api_version();
+    if value["apiVersion"] == expected && value["kind"] == kind.kind {
+        return Ok(());
+    }
+    if let Err(error) = typemeta::interpret(&*value) {
+        return Err(unrecognised(kind, &error, body));
+    }
+    let Some(map) = value.as_object_mut() else { return Ok(()) };
     for (key, wanted) in [("apiVersion", expected.as_str()), ("kind", kind.kind.as_str())] {
         let given = map.get(key).and_then(Value::as_str).unwrap_or_default();
         if given.is_empty() {
@@ -178,18 +188,11 @@ fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result
     }
     if given != kind.kind {
         let other = GroupVersionKind { kind: given.to_owned(), ..kind.clone() };
-        let group = if kind.group.is_empty() { "core" } else { kind.group.split('.').next().unwrap_or_default() };
-        let error = match Schema::for_kind(&other) {
-            Some(_) => {
-                format!("converting ({}.{given}) to ({group}.{}): unknown conversion", kind.version, kind.kind)
-            }
-            None => format!(
-                "no kind {given:?} is registered for version {version:?} in scheme \"pkg/api/legacyscheme/scheme.go:30\""
-            ),
-        };
         return Err(Status::bad_request(format!(
-            "{given} in version {:?} cannot be handled as a {}: {error}",
-            kind.version, kind.kind
+            "{given} in version {:?} cannot be handled as a {}: {}",
+            kind.version,
+            kind.kind,
+            typemeta::no_conversion(&other, kind)
         )));
     }
     Ok(())

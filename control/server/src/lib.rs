@@ -39,6 +39,7 @@ pub mod strategy;
 mod table;
 pub mod tls;
 pub mod tokens;
+mod typemeta;
 mod verbs;
 pub mod version;
 

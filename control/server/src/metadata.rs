@@ -1,6 +1,6 @@
 //! Object metadata, which is the same for every kind: what the system sets, what cannot change, and upstream's validation of it.
 
-use crate::{Context, Resource};
+use crate::{Context, Resource, codec::unsigned, strategy::Recheck};
 use api::{Cause, FieldPath, Object, Status, names};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -29,7 +29,7 @@ pub(crate) fn match_namespace(object: &mut Object, namespace: &str, namespaced: 
 /// Before a create: clears what only the system sets. Tells whether the object had a resourceVersion, which upstream's storage refuses
 /// at the very end; one that is no number counts as none.
 pub(crate) fn clear_for_create(object: &mut Object) -> bool {
-    let versioned = object.resource_version().parse::<u64>().is_ok_and(|revision| revision != 0);
+    let versioned = unsigned(object.resource_version()).is_ok_and(|revision| revision != 0);
     for field in [
         "resourceVersion",
         "deletionTimestamp",
@@ -103,6 +103,17 @@ pub(crate) fn copy(object: &mut Object, from: &Object, path: &[&str]) {
 
 /// Upstream's `ValidateObjectMeta`.
 pub(crate) fn validate(resource: &Resource, object: &Object) -> Vec<Cause> {
+    let mut causes = identity(resource, object);
+    causes.extend(carried(object));
+    finalizers(object, &FieldPath::new("metadata").child("finalizers"), &mut causes);
+    if !resource.strategy.free_finalizers() {
+        causes.extend(standard_finalizers(object));
+    }
+    causes
+}
+
+/// Name and namespace.
+fn identity(resource: &Resource, object: &Object) -> Vec<Cause> {
     let root = FieldPath::new("metadata");
     let mut causes = Vec::new();
     let generate = object.str_at(&["metadata", "generateName"]).unwrap_or_default();
@@ -129,10 +140,16 @@ pub(crate) fn validate(resource: &Resource, object: &Object) -> Vec<Cause> {
             }
         }
     }
+    causes
+}
+
+/// What upstream checks on creates and updates alike.
+fn carried(object: &Object) -> Vec<Cause> {
+    let root = FieldPath::new("metadata");
+    let mut causes = Vec::new();
     labels(object, &root.child("labels"), &mut causes);
     annotations(object, &root.child("annotations"), &mut causes);
     owners(object, &root.child("ownerReferences"), &mut causes);
-    finalizers(object, &root.child("finalizers"), &mut causes);
     causes
 }
 
@@ -262,7 +279,13 @@ fn finalizers(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
         let text = "finalizer foregroundDeletion and orphan cannot be both set";
         causes.push(Cause::invalid(field, &json!(names), text));
     }
-    for (index, name) in names.iter().enumerate() {
+}
+
+/// Most kinds want finalizers without a slash to be known ones.
+fn standard_finalizers(object: &Object) -> Vec<Cause> {
+    let field = FieldPath::new("metadata").child("finalizers");
+    let mut causes = Vec::new();
+    for (index, name) in object.finalizers().iter().enumerate() {
         if !name.contains('/') && !matches!(*name, "orphan" | "foregroundDeletion" | "kubernetes") {
             causes.push(Cause::invalid(
                 &field.index(index),
@@ -271,10 +294,32 @@ fn finalizers(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
             ));
         }
     }
+    causes
 }
 
-/// Upstream's `ValidateObjectMetaUpdate`.
-pub(crate) fn validate_update(object: &Object, old: &Object) -> Vec<Cause> {
+/// All that upstream says about the metadata of an update, which it looks at several times: for every kind alike (whole, then as a
+/// change), then for the kind itself as `again` says.
+pub(crate) fn validate_update(resource: &Resource, object: &Object, old: &Object, again: Recheck) -> Vec<Cause> {
+    let (identity, carried) = (identity(resource, object), carried(object));
+    let mut ends = Vec::new();
+    finalizers(object, &FieldPath::new("metadata").child("finalizers"), &mut ends);
+    let standard = if resource.strategy.free_finalizers() { Vec::new() } else { standard_finalizers(object) };
+    let changes = changes(object, old);
+    let (whole, change) = ([&identity, &carried, &ends], [&changes, &carried]);
+    let mut parts: Vec<&Vec<Cause>> = whole.into_iter().chain(change).collect();
+    if matches!(again, Recheck::Change | Recheck::Both) {
+        parts.extend(change);
+        parts.push(&standard);
+    }
+    if matches!(again, Recheck::Whole | Recheck::Both) {
+        parts.extend(whole);
+        parts.push(&standard);
+    }
+    parts.into_iter().flatten().cloned().collect()
+}
+
+/// Upstream's `ValidateObjectMetaUpdate`, but for what [`carried`] says.
+fn changes(object: &Object, old: &Object) -> Vec<Cause> {
     let root = FieldPath::new("metadata");
     let mut causes = Vec::new();
     if old.is_deleting() {

@@ -21,16 +21,24 @@ pub(crate) struct Metrics {
     pub(crate) requests: Family<RequestLabels, Counter>,
     pub(crate) watches: Gauge,
     pub(crate) panics: Counter,
+    pub(crate) unreadable: Counter,
 }
 
 impl Metrics {
     pub(crate) fn new(registry: Arc<Mutex<Registry>>) -> Self {
-        let made =
-            Self { registry, requests: Family::default(), watches: Gauge::default(), panics: Counter::default() };
+        let made = Self {
+            registry,
+            requests: Family::default(),
+            watches: Gauge::default(),
+            panics: Counter::default(),
+            unreadable: Counter::default(),
+        };
         let mut registry = made.registry.lock();
         registry.register("apiserver_request", "Requests by verb, resource and code", made.requests.clone());
         registry.register("apiserver_longrunning_requests", "Watches under way", made.watches.clone());
         registry.register("apiserver_request_panics", "Requests that panicked", made.panics.clone());
+        let what = "Stored objects that lists left out since they are none";
+        registry.register("sampan_store_unreadable_objects", what, made.unreadable.clone());
         drop(registry);
         made
     }

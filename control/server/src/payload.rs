@@ -40,6 +40,14 @@ impl Item {
     }
 }
 
+impl Item {
+    /// Whether the stored bytes look like an object that this server wrote. Damage within them is for the checksums of the log to find.
+    pub fn is_whole(&self) -> bool {
+        let View { stored, at, .. } = &self.view;
+        at.is_some() && stored.starts_with(b"{\"kind\":") && stored.ends_with(b"}")
+    }
+}
+
 /// Keys and values, sorted.
 type Labels = Box<[(Box<str>, Box<str>)]>;
 

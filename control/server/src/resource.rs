@@ -171,6 +171,8 @@ pub struct Resource {
     pub strategy: Arc<dyn Strategy>,
     /// Group and resource under which objects are stored: its own, or another's that shares the storage (events).
     pub storage: (String, String),
+    /// The directory of upstream's storage, which errors of a write's preconditions name: mostly the resource.
+    pub upstream_directory: &'static str,
     /// `apiVersion` of the stored form.
     pub storage_version: String,
     /// `metadata.generation` is kept: 1 on create, + 1 when anything but metadata and status changes, and on deletion.
@@ -185,6 +187,8 @@ pub struct Resource {
     pub ttl: Option<Duration>,
     /// Not stored: a create is answered by this.
     pub review: Option<Arc<dyn Review>>,
+    /// What every answer about it warns of.
+    pub deprecation: Option<&'static str>,
     /// The server has no such kind yet: it lists none, and refuses to make one with a sentence of its own.
     pub absent: bool,
 }
@@ -195,6 +199,7 @@ impl Resource {
         let gvr = GroupVersionResource::new(group, version, resource);
         Self {
             storage: (group.to_owned(), resource.to_owned()),
+            upstream_directory: "",
             storage_version: gvr.api_version(),
             gvr,
             kind: kind.to_owned(),
@@ -213,6 +218,7 @@ impl Resource {
             unconditional_update: true,
             ttl: None,
             review: None,
+            deprecation: None,
             absent: false,
         }
     }
@@ -229,6 +235,24 @@ impl Resource {
     /// Its objects have no namespace.
     pub fn cluster_scoped(mut self) -> Self {
         self.namespaced = false;
+        self
+    }
+
+    /// Upstream stores its objects in a directory of another name.
+    pub fn in_upstream_directory(mut self, name: &'static str) -> Self {
+        self.upstream_directory = name;
+        self
+    }
+
+    /// The key that upstream's errors name: `/pods/default/web`.
+    pub(crate) fn upstream_key(&self, namespace: &str, name: &str) -> String {
+        let directory = if self.upstream_directory.is_empty() { &self.gvr.resource } else { self.upstream_directory };
+        if self.namespaced { format!("/{directory}/{namespace}/{name}") } else { format!("/{directory}/{name}") }
+    }
+
+    /// Every answer about it warns of this.
+    pub fn deprecated(mut self, warning: &'static str) -> Self {
+        self.deprecation = Some(warning);
         self
     }
 

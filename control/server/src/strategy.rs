@@ -77,6 +77,19 @@ pub struct Scale {
     pub selector: String,
 }
 
+/// What a kind of upstream checks of the metadata itself on an update, besides what is checked for all.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Recheck {
+    /// Nothing.
+    Nothing,
+    /// The change (`ValidateObjectMetaUpdate`).
+    Change,
+    /// All of it (`ValidateObjectMeta`).
+    Whole,
+    /// The change, and all of it.
+    Both,
+}
+
 /// What belongs to one kind. Objects given in have the served `apiVersion` and `kind`.
 pub trait Strategy: Send + Sync + 'static {
     /// Kubernetes' defaulting of this kind. Must be idempotent.
@@ -130,8 +143,23 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
+    /// How upstream's update of the kind looks at the metadata once more, so that a violation there is named that often.
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Change
+    }
+
+    /// Whether finalizers of the kind may have any name; of others a name without a slash must be a known one.
+    fn free_finalizers(&self) -> bool {
+        false
+    }
+
     /// All violations of a write of `/status`.
     fn validate_status(&self, _cx: &Context, _object: &Object, _old: &Object) -> Vec<Cause> {
+        Vec::new()
+    }
+
+    /// `Warning` headers about what [`Strategy::prepare_create`] is going to change.
+    fn early_warnings(&self, _object: &Object) -> Vec<String> {
         Vec::new()
     }
 

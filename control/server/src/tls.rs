@@ -22,7 +22,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::{OwnedSemaphorePermit, Semaphore},
-    time::{error::Elapsed, timeout},
+    time::{Instant, error::Elapsed, timeout},
 };
 use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -31,13 +31,27 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long requests may go on after shutdown has begun.
 const DRAIN: Duration = Duration::from_secs(5);
-/// Most connections at a time; with more, those without a client certificate are closed, and the others wait for a place.
-pub const CONNECTIONS: usize = 4_096;
-/// Connections that have said nothing yet, and as many whose handshake is under way, besides those. A client with something to say is
-/// among them for milliseconds.
-const HANDSHAKES: usize = 256;
+/// How often it is said at most that no connection can be accepted.
+const TELL: Duration = Duration::from_secs(60);
 /// What Go's server answers to HTTP without TLS.
 const PLAIN: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+
+/// Most connections at a time. Each is a file descriptor.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// Those that are served; with more, those without a client certificate are closed, and the others wait for a place. Those without one
+    /// get three quarters of them: who need not say who they are cannot lock out those who did.
+    pub connections: usize,
+    /// Those that have said nothing yet, and as many whose handshake is under way, besides. A client with something to say is among them
+    /// for milliseconds.
+    pub handshakes: usize,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { connections: 4_096, handshakes: 256 }
+    }
+}
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -157,27 +171,16 @@ async fn refuse_http(mut stream: TcpStream) -> std::io::Result<()> {
 
 impl Server {
     /// Serves the listener until `token` is cancelled; then takes no more connections, lets requests end for a few seconds, and returns.
-    pub async fn serve(&self, listener: TcpListener, tls: Arc<ServerConfig>, token: CancellationToken) {
-        self.serve_at_most(CONNECTIONS, listener, tls, token).await;
-    }
-
-    /// [`Server::serve`] with at most `connections` at a time. Those without a client certificate get three quarters of them: who need
-    /// not say who they are cannot lock out those who did.
-    pub async fn serve_at_most(
-        &self,
-        connections: usize,
-        listener: TcpListener,
-        tls: Arc<ServerConfig>,
-        token: CancellationToken,
-    ) {
+    pub async fn serve(&self, places: Places, listener: TcpListener, tls: Arc<ServerConfig>, token: CancellationToken) {
         let acceptor = TlsAcceptor::from(tls);
         let rooms = Rooms {
-            silent: Waiting::new(HANDSHAKES),
-            shaking: Waiting::new(HANDSHAKES),
-            all: Arc::new(Semaphore::new(connections)),
-            strangers: Arc::new(Semaphore::new((connections * 3 / 4).max(1))),
+            silent: Waiting::new(places.handshakes),
+            shaking: Waiting::new(places.handshakes),
+            all: Arc::new(Semaphore::new(places.connections)),
+            strangers: Arc::new(Semaphore::new((places.connections * 3 / 4).max(1))),
         };
         let tasks = TaskTracker::new();
+        let mut told: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -190,9 +193,17 @@ impl Server {
                     let rooms = rooms.clone();
                     tasks.spawn(async move { server.connection(stream, acceptor, rooms, token).await });
                 }
+                // accept(2): the socket does not listen any more; something outside has shut it down, and waiting mends nothing.
+                Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                    tracing::error!(%error, "the API's socket has stopped listening");
+                    return;
+                }
                 Err(error) => {
                     // Out of file descriptors, mostly: wait for connections to end.
-                    tracing::warn!(%error, "cannot accept a connection");
+                    if told.is_none_or(|told| told.elapsed() >= TELL) {
+                        told = Some(Instant::now());
+                        tracing::warn!(%error, "the API cannot accept connections: it tries again");
+                    }
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }

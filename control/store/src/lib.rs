@@ -24,7 +24,12 @@ mod writer;
 
 pub use bytes::Bytes;
 pub use error::Error;
-pub use log::{Action, Batch, Change, Log, LogError, Record, Replay, memory::Memory, redb::Redb};
+pub use log::{
+    Action, Batch, Change, Log, LogError, Record, Replay,
+    memory::Memory,
+    redb::Redb,
+    salvage::{Gap, Salvage},
+};
 pub use store::{Options, Snapshot, Store};
 pub use watch::Watch;
 

@@ -1,11 +1,11 @@
 //! A damaged file is refused with a word, or serves exactly what was there: whatever bits, pages or tails of it are wrong.
 //!
-//! The copies are of a file that was closed cleanly, which a database has no reason to mistrust.
+//! The copies are of a file that was closed cleanly, which a database has no reason to mistrust. What is whole of one can be saved.
 
 #![allow(clippy::unwrap_used, reason = "tests: a panic is the answer")]
 
 use std::{collections::BTreeMap, path::Path, time::SystemTime};
-use store::{Bytes, Clock, Expect, Options, Redb, Revision, Store};
+use store::{Bytes, Clock, Expect, Options, Redb, Revision, Salvage, Store};
 
 const PAGE: usize = 4096;
 const COPIES: u64 = 200;
@@ -116,4 +116,76 @@ async fn a_damaged_copy_is_refused_or_serves_exactly_what_was_there() {
     let _ = std::panic::take_hook();
     assert!(wrong.is_empty(), "{wrong:#?}");
     assert!(refused > 40 && served > 0, "{refused} refused, {served} served");
+}
+
+fn saved(salvage: &Salvage) -> Content {
+    salvage.records.values().map(|r| (r.key.to_string(), (r.revision, r.value.clone()))).collect()
+}
+
+#[tokio::test]
+async fn what_is_whole_of_a_damaged_copy_is_saved_and_the_rest_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let (good, copy) = (directory.path().join("good.redb"), directory.path().join("copy.redb"));
+    let (revision, made) = made(&good).await;
+    let whole = Salvage::read(&good).unwrap();
+    assert_eq!((whole.revision, saved(&whole)), (revision, made.clone()));
+    assert_eq!((whole.count, whole.previous), (Some(made.len() as u64), false));
+    assert!(whole.lost.is_empty() && whole.doubtful.is_empty());
+    let bytes = std::fs::read(&good).unwrap();
+    let (mut lost, mut intact) = (0, 0);
+    for seed in 0..COPIES {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut damaged = bytes.clone();
+        let what = damage(&mut damaged, &mut random);
+        std::fs::write(&copy, &damaged).unwrap();
+        let salvage = Salvage::read(&copy).unwrap();
+        let doubtful: Vec<_> = salvage.doubtful.iter().map(|key| key.to_string()).collect();
+        let found = saved(&salvage);
+        for (key, record) in &found {
+            let is_doubtful = doubtful.contains(key);
+            assert!(is_doubtful || made.get(key) == Some(record), "{seed}, {what}: {key} is not what it was");
+            assert!(record.0 <= salvage.revision, "{seed}, {what}: the revision would be given again");
+        }
+        let missing: Vec<_> = made.iter().filter(|(key, record)| found.get(*key) != Some(record)).collect();
+        if !missing.is_empty() {
+            lost += 1;
+            assert!(
+                !salvage.lost.is_empty() || salvage.previous,
+                "{seed}, {what}: {} lost without a word",
+                missing.len()
+            );
+        } else if salvage.doubtful.is_empty() {
+            intact += 1;
+        }
+        // A page or two are damaged, and a cut tail takes what was behind it.
+        let most = if what == "a cut tail" { made.len() } else { 40 };
+        assert!(missing.len() <= most, "{seed}, {what}: {} lost", missing.len());
+    }
+    assert!(lost > 20 && intact > 4, "{lost} lost something, {intact} nothing");
+}
+
+#[tokio::test]
+async fn a_salvage_is_a_store_that_goes_on_behind_what_was_there() {
+    let directory = tempfile::tempdir().unwrap();
+    let (good, copy) = (directory.path().join("good.redb"), directory.path().join("copy.redb"));
+    let (revision, made) = made(&good).await;
+    let mut bytes = std::fs::read(&good).unwrap();
+    Salvage::read(&good).unwrap().write(&copy).await.unwrap();
+    let store = open(&copy).await.unwrap();
+    assert_eq!((store.revision(), content(&store)), (revision, made.clone()));
+    store.close().await.unwrap();
+    // Without the header nothing leads to the records: all are found by looking everywhere, and also what was deleted.
+    bytes[..PAGE].fill(0);
+    std::fs::write(&good, bytes).unwrap();
+    std::fs::remove_file(&copy).unwrap();
+    let salvage = Salvage::read(&good).unwrap();
+    assert_eq!(salvage.lost.iter().map(ToString::to_string).collect::<Vec<_>>(), ["anywhere"]);
+    assert_eq!(salvage.doubtful.len(), salvage.records.len());
+    salvage.write(&copy).await.unwrap();
+    let store = open(&copy).await.unwrap();
+    let found = content(&store);
+    assert!(made.iter().all(|(key, record)| found.get(key) == Some(record)), "the newest of each");
+    let next = store.put("/new", Expect::Absent, Bytes::from("x"), None).await.unwrap();
+    assert!(next.revision > revision, "no revision is given twice");
+    store.close().await.unwrap();
 }

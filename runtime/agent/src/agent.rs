@@ -2,6 +2,7 @@
 
 use crate::{
     admission::Room,
+    awaited::{self, Awaited},
     cluster::{BY_NODE, Cluster, Interest, Watched},
     eviction,
     handle::{Handle, Note},
@@ -105,6 +106,7 @@ impl Agent {
             reporter: Reporter::new(client, token.clone(), tasks.clone()),
             prober: Prober::new(dialer, recorder),
             interest: Interest::default(),
+            awaited: Awaited::default(),
             rng: Mutex::new(fastrand::Rng::with_seed(options.seed)),
             pods: Mutex::default(),
             tasks,
@@ -150,13 +152,14 @@ impl Agent {
         self.essential(&ended, shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
         self.essential(&ended, node::run(shared.clone(), self.token.clone()));
         self.essential(&ended, eviction::run(self.clone(), self.token.clone()));
+        self.essential(&ended, awaited::run(shared.clone(), self.token.clone()));
         self.subscribe(known);
         let mut relist = tokio::time::interval(RELIST);
         let mut collect = tokio::time::interval(COLLECT);
         loop {
             tokio::select! {
                 () = token.cancelled() => break,
-                () = ended.cancelled() => anyhow::bail!("one of its loops (probes, node status, eviction) ended"),
+                () = ended.cancelled() => anyhow::bail!("one of its loops (probes, node status, eviction, awaited images) ended"),
                 _ = relist.tick() => self.relist().await,
                 _ = collect.tick() => self.collect_images().await,
             }
@@ -242,6 +245,9 @@ impl Agent {
         }
         if matches!(delta, Delta::Deleted(_)) || pod::is_finished(pod) {
             self.shared.room.lock().free(pod::uid(pod));
+        } else if delta.old().is_some_and(|old| pod::is_finished(old)) {
+            // somebody wrote that it was over, and it never was
+            self.shared.room.lock().keep(pod);
         }
         let present = self.shared.pods.lock().get(pod::uid(pod)).cloned();
         match (delta, present) {
@@ -261,6 +267,7 @@ impl Agent {
             return;
         }
         let uid: Arc<str> = pod::uid(&pod).into();
+        let state = state.filter(|state| !state.is_behind(&pod));
         let new = state.is_none() && is_new(&pod);
         let mut state = state.unwrap_or_else(|| PodState::adopt(&pod));
         if new {

@@ -40,6 +40,8 @@ pub(crate) enum Note {
     Probe { container: String, id: String, kind: ProbeKind, passed: bool },
     /// What a start that takes long is doing.
     Progress { container: String, message: String },
+    /// An image that could not be pulled is on the node now.
+    Image(String),
     /// A ConfigMap or Secret of the pod changed.
     Config,
     /// The pod takes too much of the node, or the node has too little.

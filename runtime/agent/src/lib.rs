@@ -10,6 +10,7 @@
 
 pub mod admission;
 mod agent;
+mod awaited;
 pub mod backoff;
 pub mod check;
 mod cluster;

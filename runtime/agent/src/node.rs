@@ -329,7 +329,12 @@ impl Heart {
         if fresh {
             return Ok(());
         }
-        let patch = Patch::Strategic(json!({"status": status}));
+        let mut body = json!({"status": status});
+        if let Some(addresses) = body["status"]["addresses"].as_array_mut() {
+            // they merge by type, and all of them are the node's: without this those of another hand would stay
+            addresses.insert(0, json!({"$patch": "replace"}));
+        }
+        let patch = Patch::Strategic(body);
         let node = shared.cluster.client.patch_status::<Node>("", &shared.options.node, patch).await?;
         self.sent = Some(Sent { status: steady, stored: stored(&node), at: now });
         Ok(())

@@ -1,7 +1,7 @@
 //! Sends pod statuses to the API: the latest of each pod only, a bounded number at a time, again and again until the API took it.
 //! The last one of a deleted pod is followed by its deletion.
 
-use crate::pod;
+use crate::{pod, status};
 use client::{Client, DeleteOptions, Patch};
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
 use parking_lot::Mutex;
@@ -180,7 +180,7 @@ impl Inner {
 /// The strategic merge patch that makes a pod's status ours, and leaves conditions of others alone.
 fn status_patch(pod: &Pod, status: &PodStatus) -> Value {
     let mut body = serde_json::to_value(status).unwrap_or_default();
-    for field in ["reason", "message", "podIP"] {
+    for field in status::OWN {
         if body.get(field).is_none() {
             body[field] = Value::Null;
         }
@@ -192,13 +192,8 @@ fn status_patch(pod: &Pod, status: &PodStatus) -> Value {
             }
         }
     }
-    let old = pod.status.as_ref();
-    let changed = [
-        ("podIPs", old.is_some_and(|old| old.pod_ips.is_some() && old.pod_ips != status.pod_ips)),
-        ("hostIPs", old.is_some_and(|old| old.host_ips.is_some() && old.host_ips != status.host_ips)),
-    ];
-    for (field, _) in changed.into_iter().filter(|(_, changed)| *changed) {
-        // lists of addresses merge by address: without this the old one would stay
+    for field in ["podIPs", "hostIPs"] {
+        // lists of addresses merge by address: without this another one would stay
         if let Some(addresses) = body.get_mut(field).and_then(Value::as_array_mut) {
             addresses.insert(0, json!({"$patch": "replace"}));
         }
@@ -211,17 +206,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_that_changed_are_replaced_not_added_to() {
+    fn addresses_are_replaced_not_added_to() {
         let addresses = |host: &str, pod: &str| json!({"hostIP": host, "hostIPs": [{"ip": host}], "podIP": pod, "podIPs": [{"ip": pod}]});
-        let patch = |new: Value| {
-            let pod = json!({"metadata": {"uid": "u"}, "status": addresses("10.32.0.1", "10.32.0.2")});
-            let (pod, new) = (serde_json::from_value(pod).unwrap(), serde_json::from_value(new).unwrap());
-            status_patch(&pod, &new)["status"].clone()
-        };
+        let pod = json!({"metadata": {"uid": "u"}, "status": addresses("10.32.0.1", "10.32.0.2")});
+        let (pod, new): (Pod, PodStatus) = (
+            serde_json::from_value(pod.clone()).unwrap(),
+            serde_json::from_value(addresses("10.64.0.1", "10.64.0.2")).unwrap(),
+        );
+        let patch = status_patch(&pod, &new)["status"].clone();
         let replaced = |ip: &str| json!([{"$patch": "replace"}, {"ip": ip}]);
-        let same = patch(addresses("10.32.0.1", "10.32.0.2"));
-        assert_eq!((&same["hostIPs"], &same["podIPs"]), (&json!([{"ip": "10.32.0.1"}]), &json!([{"ip": "10.32.0.2"}])));
-        let moved = patch(addresses("10.64.0.1", "10.64.0.2"));
-        assert_eq!((&moved["hostIPs"], &moved["podIPs"]), (&replaced("10.64.0.1"), &replaced("10.64.0.2")));
+        assert_eq!((&patch["hostIPs"], &patch["podIPs"]), (&replaced("10.64.0.1"), &replaced("10.64.0.2")));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::{
     admission::Room,
+    awaited::Awaited,
     cluster::{Cluster, Interest},
     downward::Facts,
     handle::Handle,
@@ -43,6 +44,7 @@ pub(crate) struct Shared {
     pub(crate) reporter: Reporter,
     pub(crate) prober: Prober,
     pub(crate) interest: Interest,
+    pub(crate) awaited: Awaited,
     pub(crate) room: Mutex<Room>,
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,

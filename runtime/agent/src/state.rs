@@ -180,6 +180,16 @@ impl PodState {
         state
     }
 
+    /// Whether the API has acknowledged more than this: the file is older than the pod's status, as a power cut may leave it. While there is
+    /// power it is written before the status is sent.
+    pub fn is_behind(&self, pod: &Pod) -> bool {
+        Self::adopt(pod).containers.iter().any(|(name, told)| {
+            let Some(known) = self.containers.get(name) else { return true };
+            let other = |told: &Ended| known.ended().is_some_and(|known| is_other_end(known, told));
+            told.restarts > known.restarts || told.restarts == known.restarts && told.ended().is_some_and(other)
+        })
+    }
+
     /// Turns attempts that are thought to run but are not among `alive` into lost ones.
     pub fn lose(&mut self, alive: impl Fn(&str) -> bool) {
         for record in self.containers.values_mut() {
@@ -198,6 +208,11 @@ impl PodState {
             }
         }
     }
+}
+
+/// Whether an attempt that is taken for lost is known to have ended in another way.
+fn is_other_end(known: &Ended, told: &Ended) -> bool {
+    known.container_id == told.container_id && known.reason == LOST_REASON && told.reason != LOST_REASON
 }
 
 fn adopt_container(status: &ContainerStatus) -> Option<Record> {
@@ -264,8 +279,8 @@ impl StateDir {
         self.0.join(format!("{uid}.json"))
     }
 
-    /// Replaces a pod's file. Atomic; not synced: after a power cut the containers are gone too, and the status in the API has
-    /// what matters.
+    /// Replaces a pod's file. Atomic, and not synced, which would cost each start of a container milliseconds: after a power cut the
+    /// containers are gone too, a file may be cut short or [behind](PodState::is_behind), and the status in the API has what matters.
     pub fn save(&self, state: &PodState) -> io::Result<()> {
         let path = self.path(&state.uid);
         let temporary = path.with_extension(UNFINISHED);
@@ -346,6 +361,28 @@ mod tests {
         let ended = state.containers["c"].ended().unwrap();
         assert_eq!((ended.code, ended.reason.as_str(), ended.finished_at), (137, "ContainerStatusUnknown", None));
         assert_eq!(ended.container_id, "wasmtime://a");
+    }
+
+    #[test]
+    fn a_file_that_a_power_cut_left_behind_the_status_is_noticed() {
+        let told = |restarts: i32, state: serde_json::Value| -> Pod {
+            let id = format!("wasmtime://{}", if restarts == 2 { "a" } else { "other" });
+            let status = json!({"name": "c", "image": "i", "imageID": "x", "ready": true, "restartCount": restarts, "containerID": id, "state": state});
+            let pod = json!({"metadata": {"name": "p", "uid": "u"}, "status": {"containerStatuses": [status]}});
+            serde_json::from_value(pod).unwrap()
+        };
+        let runs = || json!({"running": {"startedAt": "2026-01-01T00:00:01Z"}});
+        let ended =
+            |reason: &str| json!({"terminated": {"exitCode": 0, "reason": reason, "containerID": "wasmtime://a"}});
+        let mut known = running();
+        known.lose(|_| false);
+        assert!(!known.is_behind(&told(1, runs())), "the file is written first");
+        assert!(!known.is_behind(&told(2, runs())));
+        assert!(!known.is_behind(&told(2, ended(LOST_REASON))));
+        assert!(known.is_behind(&told(2, ended("Completed"))), "a Job's pod must not run twice");
+        assert!(known.is_behind(&told(3, runs())), "a restart count never falls");
+        assert!(PodState::default().is_behind(&told(2, runs())));
+        assert!(!PodState::default().is_behind(&Pod::default()));
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::{
     resources,
     state::{Attempt, AttemptState, Ended, Failure, LOST_CODE, LOST_REASON, PodState},
 };
+use api::schema::Schema;
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
@@ -17,7 +18,8 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-use std::net::IpAddr;
+use serde_json::Value;
+use std::{net::IpAddr, sync::LazyLock};
 
 /// Everything that goes in besides the pod.
 #[derive(Clone, Copy, Debug)]
@@ -38,15 +40,54 @@ pub struct Input<'a> {
     pub now: Timestamp,
 }
 
-/// Whether the API has another readiness of the pod than was reported: the node life cycle calls the pods of a node that does not
-/// answer unready, and leaves it to the node to take that back. (Or the pod as it is seen here is older than the report, which is then
-/// said twice and changes nothing.)
+/// What of a pod's status the node alone says. Others say conditions of their own, and what scheduler and resource claims need.
+pub(crate) const OWN: &[&str] = &[
+    "phase",
+    "reason",
+    "message",
+    "hostIP",
+    "hostIPs",
+    "podIP",
+    "podIPs",
+    "startTime",
+    "qosClass",
+    "initContainerStatuses",
+    "containerStatuses",
+];
+
+/// Whether the API has another status of the pod than was reported, as far as it is the node's to say: somebody wrote over it, and it
+/// is to be said again (upstream's `needsReconcile`). Or the pod as it is seen here is older than the report.
 pub(crate) fn overruled(pod: &Pod, reported: &PodStatus) -> bool {
-    let of = |status: Option<&PodStatus>, kind: &str| {
-        let conditions = status.and_then(|status| status.conditions.as_ref());
-        conditions.into_iter().flatten().find(|c| c.type_ == kind).map(|c| c.status.clone())
+    let (seen, said) = (in_go_form(pod.status.as_ref()), in_go_form(Some(reported)));
+    if OWN.iter().any(|field| seen.get(field) != said.get(field)) {
+        return true;
+    }
+    let find = |kind: &str| {
+        let all = pod.status.as_ref().and_then(|status| status.conditions.as_ref()).into_iter().flatten();
+        all.into_iter().find(|c| c.type_ == kind)
     };
-    ["Ready", "ContainersReady"].iter().any(|kind| of(pod.status.as_ref(), kind) != of(Some(reported), kind))
+    let text = |text: &Option<String>| text.as_deref().unwrap_or_default().to_owned();
+    reported.conditions.iter().flatten().any(|own| {
+        find(&own.type_).is_none_or(|c| {
+            c.status != own.status || text(&c.reason) != text(&own.reason) || text(&c.message) != text(&own.message)
+        })
+    })
+}
+
+/// A status as the API writes it.
+fn in_go_form(status: Option<&PodStatus>) -> Value {
+    static SCHEMA: LazyLock<Option<Schema>> = LazyLock::new(|| Schema::named("io.k8s.api.core.v1.PodStatus"));
+    let mut value = status.and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default();
+    if let Some(schema) = &*SCHEMA {
+        schema.leave_out_empty(&mut value);
+    }
+    value
+}
+
+/// The pod with the status that was reported of it in place of what another hand wrote; what others say in conditions stays.
+pub(crate) fn with_own_status(pod: &Pod, reported: &PodStatus) -> Pod {
+    let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone());
+    Pod { status: Some(PodStatus { conditions, ..reported.clone() }), ..pod.clone() }
 }
 
 /// Whether the API calls a pod ready, itself or its containers.

@@ -6,6 +6,7 @@ mod eviction;
 mod fake_api;
 mod lifecycle;
 mod node;
+mod overwritten;
 mod private;
 mod world;
 

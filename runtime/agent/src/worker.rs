@@ -39,6 +39,9 @@ use tokio_util::sync::CancellationToken;
 
 /// The exit code of a container that did not end by itself when it was told to.
 const CUT_CODE: i32 = 137;
+/// How long after it was seen a status of another hand is overwritten: what is only older than the last report is no more by then, and
+/// two who do not agree write no more often.
+const OVERRULED: SignedDuration = SignedDuration::from_secs(1);
 /// How long a runtime may take to tell the ends of containers whose stop is over.
 const TOLD: Duration = Duration::from_secs(1);
 
@@ -86,8 +89,8 @@ pub(crate) struct Worker {
     retries: HashMap<String, Backoff>,
     setups: u32,
     reported: Option<Arc<PodStatus>>,
-    /// Somebody else has changed what was reported, so that it is said again.
-    overruled: bool,
+    /// Somebody else has changed what was reported, so that it is said again at this time.
+    overruled: Option<Timestamp>,
     last_sent: bool,
     ops: FuturesUnordered<BoxFuture<'static, Outcome>>,
 }
@@ -114,7 +117,7 @@ impl Worker {
             retries: HashMap::new(),
             setups: 0,
             reported: None,
-            overruled: false,
+            overruled: None,
             last_sent: false,
             ops: FuturesUnordered::new(),
         }
@@ -137,9 +140,10 @@ impl Worker {
             for action in plan.actions {
                 again |= self.act(action, now);
             }
-            let wake = [plan.wake, self.refresh_volumes(now)].into_iter().flatten().min();
+            let due = self.refresh_volumes(now);
             self.save();
             self.report();
+            let wake = [plan.wake, due, self.overruled].into_iter().flatten().min();
             if self.last_sent && self.live.gone {
                 return self.forget().await;
             }
@@ -200,8 +204,7 @@ impl Worker {
             let (old, new) = (&self.pod.metadata, &pod.metadata);
             self.stale |= old.labels != new.labels || old.annotations != new.annotations;
             let ending = pod::is_deleting(&pod) && !pod::is_deleting(&self.pod);
-            self.overruled |= self.reported.as_ref().is_some_and(|own| status::overruled(&pod, own));
-            self.pod = pod;
+            self.pod = self.unless_overruled(pod);
             if ending {
                 let running = self.state.containers.values().filter_map(|r| r.current.as_ref());
                 running.for_each(|attempt| self.shared.prober.keep_readiness(&attempt.id));
@@ -214,8 +217,24 @@ impl Worker {
                 Note::Lost(id) => self.on_lost(&id),
                 Note::Probe { container, id, kind, passed } => self.on_probe(&container, &id, kind, passed),
                 Note::Progress { container, message } => self.on_progress(&container, message),
+                Note::Image(image) => self.on_image(&image),
                 Note::Config => self.on_config(),
                 Note::Evict(eviction) => self.on_eviction(eviction),
+            }
+        }
+    }
+
+    /// A pod as the API has it, but with the status that this node reported: as the kubelet, it believes itself.
+    fn unless_overruled(&mut self, pod: Arc<Pod>) -> Arc<Pod> {
+        match self.reported.as_ref().filter(|own| status::overruled(&pod, own)) {
+            Some(own) => {
+                let at = self.shared.now().saturating_add(OVERRULED).unwrap_or(Timestamp::MAX);
+                self.overruled.get_or_insert(at);
+                Arc::new(status::with_own_status(&pod, own))
+            }
+            None => {
+                self.overruled = None;
+                pod
             }
         }
     }
@@ -245,6 +264,19 @@ impl Worker {
         }
         for waiting in self.live.containers.values_mut().filter_map(|c| c.waiting.as_mut()) {
             if waiting.reason == "CreateContainerConfigError" {
+                waiting.until = None;
+            }
+        }
+    }
+
+    /// What waits for this image is started now.
+    fn on_image(&mut self, image: &str) {
+        self.pulls.remove(image);
+        let containers = pod::init_containers(&self.pod).iter().chain(&pod::spec(&self.pod).containers);
+        for container in containers.filter(|c| c.image.as_deref() == Some(image)) {
+            if let Some(waiting) = self.live.containers.get_mut(&container.name).and_then(|c| c.waiting.as_mut())
+                && waiting.reason != "CrashLoopBackOff"
+            {
                 waiting.until = None;
             }
         }
@@ -317,6 +349,7 @@ impl Worker {
 
     fn report(&mut self) {
         if self.live.gone || self.last_sent {
+            self.overruled = None;
             return;
         }
         let ending = pod::is_deleting(&self.pod) || plan::verdict(&self.pod, &self.state).is_some();
@@ -326,6 +359,7 @@ impl Worker {
     }
 
     fn report_as(&mut self, last: bool, delete: bool) {
+        let now = self.shared.now();
         let input = status::Input {
             state: &self.state,
             live: &self.live,
@@ -333,10 +367,10 @@ impl Worker {
             addresses: &self.addresses,
             reported: self.reported.as_deref(),
             last,
-            now: self.shared.now(),
+            now,
         };
         let status = status::generate(&self.pod, &input);
-        let again = std::mem::take(&mut self.overruled);
+        let again = self.overruled.take_if(|at| *at <= now).is_some();
         if !delete && !again && self.reported.as_deref() == Some(&status) {
             return;
         }

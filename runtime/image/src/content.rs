@@ -29,6 +29,8 @@ use std::{
 
 /// Copied at a time, bytes.
 const CHUNK: usize = 128 << 10;
+/// Images leave a twentieth of a disk free, and of a large one this: what the cluster's store needs, and pods until they are evicted.
+const KEPT_FREE: u64 = 256 << 20;
 
 /// A complete image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -125,6 +127,17 @@ impl Content {
         File::options().create(true).truncate(false).write(true).open(self.root.join("lock"))
     }
 
+    /// Whether so many bytes more can be stored, and leave the others room.
+    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), Fault> {
+        let disk = rustix::fs::statvfs(&*self.root).map_err(io::Error::from)?;
+        match room(&disk) {
+            Some(room) if room < bytes => Err(Fault::full(&format!(
+                "no space left on device: {bytes} bytes are needed, and images may take {room}"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// A new file under `tmp`, written from the start.
     pub(crate) fn incoming(&self) -> Result<Incoming, Fault> {
         let (file, path) = loop {
@@ -144,6 +157,7 @@ impl Content {
         if size > limit {
             return Err(Fault::content(format!("the archive holds a file of {size} bytes, {limit} are allowed")));
         }
+        self.check_room(size)?;
         let mut incoming = self.incoming()?;
         let mut buffer = vec![0; CHUNK];
         let mut data = data.take(size.saturating_add(1));
@@ -167,6 +181,7 @@ impl Content {
     pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest, Fault> {
         let digest = Digest::of(bytes);
         if !self.has(&digest, bytes.len() as u64) {
+            self.check_room(bytes.len() as u64)?;
             let mut incoming = self.incoming()?;
             incoming.write(bytes)?;
             incoming.commit(None)?;
@@ -256,6 +271,14 @@ impl Content {
         incoming.write(&serde_json::to_vec(value).map_err(io::Error::other)?)?;
         incoming.keep_as(path)
     }
+}
+
+/// What images may still take of a disk, bytes; `None` if its file system does not tell.
+fn room(disk: &rustix::fs::StatVfs) -> Option<u64> {
+    // As df counts: blocks kept back (for root, by a quota) are neither used nor free.
+    let usable = disk.f_blocks.saturating_sub(disk.f_bfree).saturating_add(disk.f_bavail);
+    let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
+    (usable > 0).then(|| bytes(disk.f_bavail).saturating_sub(KEPT_FREE.min(bytes(usable) / 20)))
 }
 
 /// A file that is being written under `tmp`; gone when dropped.

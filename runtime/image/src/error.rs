@@ -93,11 +93,21 @@ impl Fault {
     pub(crate) fn content(text: impl Into<String>) -> Self {
         Self::Content(text.into())
     }
+
+    /// The disk is full, for that reason.
+    pub(crate) fn full(why: &str) -> Self {
+        Self::Store(format!(
+            "{why}; free some space on its disk, or remove images that no pod uses: sampan image prune"
+        ))
+    }
 }
 
 impl From<io::Error> for Fault {
     fn from(error: io::Error) -> Self {
-        Self::Store(error.to_string())
+        match error.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::full(&error.to_string()),
+            _ => Self::Store(error.to_string()),
+        }
     }
 }
 

@@ -379,6 +379,7 @@ impl Partial {
                 if size > limit {
                     partial.restart()?;
                 }
+                content.check_room(limit - partial.size).inspect_err(|_| partial.give_up())?;
                 return Ok(Some(partial));
             }
         })
@@ -396,11 +397,17 @@ impl Partial {
     fn write(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         self.size += bytes.len() as u64;
         if self.size > self.limit {
-            let _ = fs::remove_file(&self.path);
+            self.give_up();
             return Err(Fault::content(format!("the blob {} has more than its {} bytes", self.expected, self.limit)));
         }
         self.hasher.update(bytes);
-        Ok(self.file.write_all(bytes)?)
+        // A disk that is full needs the room, and what was written last may be cut.
+        Ok(self.file.write_all(bytes).inspect_err(|_| self.give_up())?)
+    }
+
+    /// Removes what has arrived.
+    fn give_up(&self) {
+        let _ = fs::remove_file(&self.path);
     }
 
     fn finish(self, content: &Content) -> Result<(), Fault> {

@@ -137,6 +137,38 @@ async fn a_download_that_breaks_off_is_resumed() {
 }
 
 #[tokio::test]
+async fn an_image_that_the_disk_has_no_room_for_is_refused_before_it_fills_it() {
+    const SIZE: u64 = 1 << 50;
+    let scene = scene().await;
+    let mut blobs = Blobs::default();
+    let wasm = module("short");
+    let mut layer = blobs.add("application/wasm", wasm.clone());
+    layer["size"] = json!(SIZE);
+    let config = json!({"architecture": "wasm", "os": "wasip1", "layerDigests": [image::Digest::of(&wasm)]});
+    let config = blobs.add(WASM_CONFIG, config.to_string().into_bytes());
+    let manifest = json!({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]});
+    let top = blobs.add(MANIFEST, manifest.to_string().into_bytes());
+    scene.fake.serve(&blobs, digest(&top));
+    let limits = image::Limits { image: u64::MAX, module: u64::MAX, unpacked: u64::MAX, ..image::Limits::default() };
+    let folder = tempdir().unwrap();
+    let images = store(folder.path(), |options| options.limits = limits);
+    let partial = folder.path().join("partial").join(image::Digest::of(&wasm).hex());
+    std::fs::write(&partial, &wasm[..4]).unwrap();
+    let error = images.pull(&scene.fake.name(), &Keyring::new()).await.unwrap_err();
+    assert_eq!(error.reason(), "ErrImagePull");
+    let wanted = format!("content store: no space left on device: {} bytes are needed, and images may take ", SIZE - 4);
+    assert!(error.to_string().starts_with(&wanted), "{error}");
+    assert!(
+        error
+            .to_string()
+            .ends_with("; free some space on its disk, or remove images that no pod uses: sampan image prune"),
+        "{error}"
+    );
+    assert!(!partial.exists(), "what had arrived makes room");
+    assert!(!scene.fake.asked().iter().any(|asked| asked.starts_with(&format!("blobs/{}", image::Digest::of(&wasm)))));
+}
+
+#[tokio::test]
 async fn a_download_that_always_breaks_off_fails_in_the_end() {
     let scene = scene().await;
     let mut blobs = Blobs::default();

@@ -30,6 +30,7 @@ mod network;
 mod nodeport;
 mod pod;
 mod pool;
+mod relay;
 mod sockets;
 mod table;
 #[cfg(test)]

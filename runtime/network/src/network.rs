@@ -9,6 +9,7 @@ use crate::{
     names::{self, Known},
     pod::{Bound, Pod},
     pool::AddressPool,
+    relay::Relayed,
     sockets::PodSockets,
     table::{Found, Port, Protocol, ServiceTable},
 };
@@ -25,7 +26,6 @@ use std::{
 };
 use tokio::{
     net::TcpStream,
-    sync::{OwnedSemaphorePermit, Semaphore},
     time::{Instant, timeout},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -44,7 +44,7 @@ pub(crate) struct Inner {
     pub(crate) table: RwLock<ServiceTable>,
     pub(crate) tls: http::Tls,
     /// Connections that are relayed byte by byte.
-    relayed: Arc<Semaphore>,
+    relayed: Relayed,
     pub(crate) tasks: TaskTracker,
     pub(crate) token: CancellationToken,
     egress: Egress,
@@ -97,7 +97,7 @@ impl VirtualNetwork {
         let inner = Inner {
             table: RwLock::default(),
             tls: http::Tls::new(&config),
-            relayed: Arc::new(Semaphore::new(config.limits.relayed)),
+            relayed: Relayed::new(config.limits.relayed),
             tasks,
             token,
             egress: Egress { inside: vec![config.pod_cidr, config.service_cidr], allow: config.allow_egress.clone() },
@@ -122,8 +122,7 @@ impl VirtualNetwork {
         let what = ("sampan_network_connections", "Open connections that are relayed");
         client::metrics::gauge(registry, what, "", move || {
             let Some(this) = this.upgrade() else { return Vec::new() };
-            let open = this.config.limits.relayed - this.relayed.available_permits();
-            vec![("", i64::try_from(open).unwrap_or(i64::MAX))]
+            vec![("", i64::try_from(this.relayed.open()).unwrap_or(i64::MAX))]
         });
     }
 
@@ -284,23 +283,6 @@ impl Inner {
         let limit = self.config.limits.connect_timeout;
         timeout(limit, ask).await.unwrap_or_else(|_| Err(Error::TimedOut(format!("looking up {name}"))))
     }
-
-    /// Room for one more relayed connection.
-    fn relay_permit(&self) -> Result<OwnedSemaphorePermit> {
-        let full = || Error::Exhausted(format!("{} connections are relayed", self.config.limits.relayed));
-        self.relayed.clone().try_acquire_owned().map_err(|_| full())
-    }
-
-    /// Copies bytes both ways until both ends are done, in the background.
-    fn relay(&self, permit: OwnedSemaphorePermit, mut a: Stream, mut b: Stream) {
-        let token = self.token.clone();
-        self.tasks.spawn(async move {
-            let _permit = permit;
-            let copy = tokio::io::copy_bidirectional(&mut a, &mut b);
-            // An error is a peer that went away; both ends are dropped then.
-            let _ = token.run_until_cancelled(copy).await;
-        });
-    }
 }
 
 fn v4_first(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
@@ -393,7 +375,9 @@ impl Inner {
             handler.serve(connection, peer);
             return Ok(());
         }
-        let permit = self.relay_permit()?;
+        let full =
+            || Error::Exhausted(format!("{} connections are relayed, and all are busy", self.config.limits.relayed));
+        let place = self.relayed.enter().ok_or_else(full)?;
         let theirs = self.open(way, peer).await?;
         let ours: Stream = match connection {
             Connection::Stream(stream) => stream,
@@ -401,7 +385,8 @@ impl Inner {
                 Box::new(TcpStream::from_std(socket).map_err(|e| Error::Reset(format!("the connection: {e}")))?)
             }
         };
-        self.relay(permit, ours, theirs);
+        let token = self.token.clone();
+        self.tasks.spawn(async move { token.run_until_cancelled(place.copy(ours, theirs)).await });
         Ok(())
     }
 }

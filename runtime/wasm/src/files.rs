@@ -1,14 +1,24 @@
 //! Files of guests: the folders that they see, and their share of the node's open files and disk.
 //!
-//! Folders are opened for each instance anew, from [`Mount`]s and never by a path that a guest may have changed meanwhile; a component's
-//! only when it asks for them, so that a request which needs no files costs nothing.
+//! Folders are opened for each instance anew, from [`Mount`]s and never by a path that a guest may have changed meanwhile; and only when it
+//! uses one, so that a request which needs no files, and a command that waits, cost nothing: a node has fewer descriptors than room for pods
+//! with a token each. Guests list their folders when they begin, so that what a command is shown until then is [`nowhere`].
 
 pub(crate) mod budget;
 
 use budget::Held;
 use container::{Mount, MountError};
-use std::os::fd::{AsRawFd, OwnedFd};
-use wasmtime_wasi::{FsPerms, OpenMode, WasiCtxBuilder, filesystem::Dir};
+use std::{
+    fs::File,
+    io,
+    os::fd::{AsRawFd, OwnedFd},
+    path::Path,
+};
+use wasmtime_wasi::{
+    FsPerms, OpenMode, ResourceTable, WasiCtxBuilder,
+    filesystem::{Descriptor, Dir},
+    p2::{DynInputStream, DynOutputStream},
+};
 
 /// Open folders, and where a guest sees them.
 pub(crate) type Folders = Vec<(Dir, String)>;
@@ -20,7 +30,29 @@ fn permissions(mount: &Mount) -> (FsPerms, OpenMode) {
     }
 }
 
-fn open(mount: &Mount) -> wasmtime::Result<std::fs::File> {
+/// What of a component's table may hold a file: a stream does so longer than the file's own entry.
+pub(crate) fn count(table: &mut ResourceTable) -> usize {
+    let holds = |entry: &&mut (dyn std::any::Any + Send)| {
+        entry.is::<Descriptor>() || entry.is::<DynInputStream>() || entry.is::<DynOutputStream>()
+    };
+    table.iter_mut().filter(holds).count()
+}
+
+/// A folder that is none any more: nothing is in it, and nothing can be made there. One for all guests.
+pub(crate) fn nowhere(beside: &Path) -> io::Result<Dir> {
+    let path = beside.join(format!("nowhere-{}", std::process::id()));
+    std::fs::create_dir_all(&path)?;
+    let handle = File::open(&path)?;
+    std::fs::remove_dir(&path)?;
+    Ok(Dir::new(handle, FsPerms::ReadOnly, OpenMode::READ, false))
+}
+
+/// The folders of a command that has used none yet.
+pub(crate) fn unopened(mounts: &[Mount], nowhere: &Dir) -> Folders {
+    mounts.iter().map(|mount| (nowhere.clone(), mount.target.clone())).collect()
+}
+
+fn open(mount: &Mount) -> wasmtime::Result<File> {
     let told = |error: MountError| wasmtime::format_err!("mount {} cannot be opened: {error}", mount.target);
     mount.open().map_err(told)
 }

@@ -16,13 +16,13 @@ use wasmtime::{
 };
 use wasmtime_wasi::{
     ResourceTable, WasiView,
-    filesystem::{Descriptor, WasiFilesystemView},
+    filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView},
     p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1 as _},
     p2::{
-        DynInputStream, DynOutputStream, FsResult, OutputStream, Pollable, StreamError, StreamResult,
+        DynOutputStream, FsResult, OutputStream, Pollable, StreamError, StreamResult,
         bindings::filesystem::{
             preopens,
-            types::{DescriptorFlags, ErrorCode, HostDescriptor, OpenFlags, PathFlags},
+            types::{self, DescriptorFlags, DescriptorType, ErrorCode, HostDescriptor, OpenFlags, PathFlags},
         },
     },
 };
@@ -33,18 +33,15 @@ const TYPES: &str = "wasi:filesystem/types@0.2.12";
 /// Preview 1's words for it.
 const MFILE: i32 = 33;
 const NOSPC: i32 = 51;
+const BADF: i32 = 8;
+const NAMETOOLONG: i32 = 37;
+const NOTDIR: i32 = 54;
 const CREATE: i32 = 1;
+/// The number of the first folder.
+const FIRST_FOLDER: usize = 3;
 const MODULE: &str = "wasi_snapshot_preview1";
 /// Standard output and error have their own way to the disk, the log's.
 const STDERR: i32 = 2;
-
-/// What of a component's table may hold a file: a stream does so longer than the file's own entry.
-pub(crate) fn count(table: &mut ResourceTable) -> usize {
-    let holds = |entry: &&mut (dyn std::any::Any + Send)| {
-        entry.is::<Descriptor>() || entry.is::<DynInputStream>() || entry.is::<DynOutputStream>()
-    };
-    table.iter_mut().filter(holds).count()
-}
 
 /// What of a core module's table holds a file.
 fn descriptors(table: &mut ResourceTable) -> usize {
@@ -70,18 +67,17 @@ impl HasData for HasPreopens {
 impl preopens::Host for Preopens<'_> {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
         let guest = &mut *self.0;
-        let folders = match guest.folders.take() {
-            Some(folders) => folders,
-            None => {
-                let shared = guest.shared().clone();
-                let (held, table) = guest.held();
-                files::folders(&shared.spec.mounts, held, || count(table))?
+        let folders = guest.folders()?;
+        let opened = guest.folders.is_some();
+        let mut shown = Vec::with_capacity(folders.len());
+        for (mount, (dir, name)) in folders.into_iter().enumerate() {
+            let handle = guest.ctx().table.push(Descriptor::Dir(dir))?;
+            if !opened {
+                guest.unopened.push((handle.rep(), mount));
             }
-        };
-        // handed out again, they are the same open folders
-        let folders = guest.folders.insert(folders).clone();
-        let table = guest.ctx().table;
-        folders.into_iter().map(|(dir, name)| Ok((table.push(Descriptor::Dir(dir))?, name))).collect()
+            shown.push((handle, name));
+        }
+        Ok(shown)
     }
 }
 
@@ -89,6 +85,7 @@ impl preopens::Host for Preopens<'_> {
 pub(crate) fn components(mut linker: Linker<Guest>) -> wasmtime::Result<Linker<Guest>> {
     linker.allow_shadowing(true);
     preopens::add_to_linker::<Guest, HasPreopens>(&mut linker, |guest| Preopens(guest))?;
+    types::add_to_linker::<Guest, WasiFilesystem>(&mut linker, Guest::files)?;
     descriptors_of_components(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
@@ -97,6 +94,16 @@ pub(crate) fn components(mut linker: Linker<Guest>) -> wasmtime::Result<Linker<G
 fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     type Opened = Result<Resource<Descriptor>, ErrorCode>;
     let mut types = linker.instance(TYPES)?;
+    // Asked of each folder when a program begins.
+    types.func_wrap_async(
+        "[method]descriptor.get-type",
+        |mut store: StoreContextMut<'_, Guest>, (fd,): (Resource<Descriptor>,)| {
+            Box::new(async move {
+                let kind: Result<DescriptorType, ErrorCode> = told(store.data_mut().filesystem().get_type(fd).await)?;
+                Ok((kind,))
+            })
+        },
+    )?;
     types.func_wrap_async(
         "[method]descriptor.open-at",
         |mut store: StoreContextMut<'_, Guest>,
@@ -106,9 +113,10 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if how.contains(OpenFlags::CREATE) && !guest.space().take(ENTRY) {
                     return Ok((Opened::Err(ErrorCode::InsufficientSpace),));
                 }
+                guest.open_shown()?;
                 let (held, table) = guest.held();
                 // WASI 0.2 has no word for too many open files
-                if !held.open(1, || count(table)) {
+                if !held.open(1, || files::count(table)) {
                     return Ok((Opened::Err(ErrorCode::InsufficientMemory),));
                 }
                 Ok((told(guest.filesystem().open_at(fd, follow, path, how, flags).await)?,))
@@ -123,7 +131,7 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if !guest.space().take(bytes.len() as u64) {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
-                Ok((told(guest.filesystem().write(fd, bytes, at).await)?,))
+                Ok((told(guest.files().write(fd, bytes, at).await)?,))
             })
         },
     )?;
@@ -149,7 +157,7 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if !guest.space().take(ENTRY) {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
-                Ok((told(guest.filesystem().create_directory_at(fd, path).await)?,))
+                Ok((told(guest.files().create_directory_at(fd, path).await)?,))
             })
         },
     )?;
@@ -161,7 +169,7 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if !guest.space().take(ENTRY) {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
-                Ok((told(guest.filesystem().symlink_at(fd, target, path).await)?,))
+                Ok((told(guest.files().symlink_at(fd, target, path).await)?,))
             })
         },
     )
@@ -234,16 +242,18 @@ fn memory(caller: &mut Caller<'_, CoreGuest>) -> wasmtime::Result<Memory> {
     }
 }
 
-/// Calls preview 1's own function.
+/// Calls preview 1's own function; `now`: one that is not asynchronous.
 macro_rules! original {
-    ($caller:ident, $name:ident, $($argument:expr),*) => {{
+    (now $($call:tt)*) => { original!(@ () $($call)*) };
+    (@ ($($wait:tt)*) $caller:ident, $name:ident, $($argument:expr),*) => {{
         let memory = memory(&mut $caller)?;
         let fuel = wasmtime::AsContextMut::as_context_mut(&mut $caller).hostcall_fuel();
         let (bytes, guest) = memory.data_and_store_mut(&mut $caller);
         let wasi = guest.wasi();
         wasi.set_hostcall_fuel(fuel);
-        p1::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*).await
+        p1::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*)$($wait)*
     }};
+    ($($call:tt)*) => { original!(@ (.await) $($call)*) };
 }
 
 /// What a write of preview 1 writes: its first buffer that is not empty.
@@ -261,11 +271,63 @@ fn length(caller: &mut Caller<'_, CoreGuest>, buffers: i32, count: i32) -> wasmt
 /// Limits what core modules import.
 pub(crate) fn modules(mut linker: wasmtime::Linker<CoreGuest>) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     linker.allow_shadowing(true);
+    listing(&mut linker)?;
     opening(&mut linker)?;
     writing(&mut linker)?;
     standard_streams(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
+}
+
+/// Programs list their folders, and ask what their standard streams are, when they begin: that opens none.
+fn listing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(MODULE, "fd_prestat_get", |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
+        Box::new(async move {
+            let Some(name) = unopened(caller.data(), fd) else { return original!(now caller, fd_prestat_get, fd, to) };
+            let Some(name) = name else { return Ok(BADF) };
+            // the tag of a folder, and how long its name is
+            let mut bytes = [0; 8];
+            bytes[4..].copy_from_slice(&u32::try_from(name.len())?.to_le_bytes());
+            memory(&mut caller)?.write(&mut caller, to.cast_unsigned() as usize, &bytes)?;
+            Ok(0)
+        })
+    })?;
+    linker.func_wrap_async(
+        MODULE,
+        "fd_prestat_dir_name",
+        |mut caller: Caller<'_, CoreGuest>, (fd, to, length): (i32, i32, i32)| {
+            Box::new(async move {
+                let Some(name) = unopened(caller.data(), fd) else {
+                    return original!(now caller, fd_prestat_dir_name, fd, to, length);
+                };
+                match name {
+                    None => Ok(NOTDIR),
+                    Some(name) if name.len() > length.cast_unsigned() as usize => Ok(NAMETOOLONG),
+                    Some(name) => {
+                        memory(&mut caller)?.write(&mut caller, to.cast_unsigned() as usize, name.as_bytes())?;
+                        Ok(0)
+                    }
+                }
+            })
+        },
+    )?;
+    linker.func_wrap_async(MODULE, "fd_fdstat_get", |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
+        Box::new(async move {
+            if caller.data().is_file(fd) {
+                caller.data_mut().open_folders()?;
+            }
+            original!(caller, fd_fdstat_get, fd, to)
+        })
+    })?;
+    Ok(())
+}
+
+/// What a guest sees of the folder with this number, if its folders are not open yet.
+#[allow(clippy::option_option)]
+fn unopened(guest: &CoreGuest, fd: i32) -> Option<Option<String>> {
+    let mounts = guest.unopened()?;
+    let at = usize::try_from(fd).ok().and_then(|fd| fd.checked_sub(FIRST_FOLDER));
+    Some(at.and_then(|at| mounts.get(at)).map(|mount| mount.target.clone()))
 }
 
 fn opening(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
@@ -279,6 +341,7 @@ fn opening(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if how & CREATE != 0 && !guest.space().take(ENTRY) {
                     return Ok(NOSPC);
                 }
+                guest.open_folders()?;
                 let (held, table) = guest.held();
                 if !held.open(1, || descriptors(table)) {
                     return Ok(MFILE);
@@ -297,6 +360,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
         |mut caller: Caller<'_, CoreGuest>, (fd, buffers, count, to): (i32, i32, i32, i32)| {
             Box::new(async move {
                 if caller.data().is_file(fd) {
+                    caller.data_mut().open_folders()?;
                     let bytes = length(&mut caller, buffers, count)?;
                     if !caller.data().space().take(bytes) {
                         return Ok(NOSPC);
@@ -311,6 +375,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
         "fd_pwrite",
         |mut caller: Caller<'_, CoreGuest>, (fd, buffers, count, at, to): (i32, i32, i32, i64, i32)| {
             Box::new(async move {
+                caller.data_mut().open_folders()?;
                 let bytes = length(&mut caller, buffers, count)?;
                 if !caller.data().space().take(bytes) {
                     return Ok(NOSPC);
@@ -327,6 +392,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !caller.data().space().take(ENTRY) {
                     return Ok(NOSPC);
                 }
+                caller.data_mut().open_folders()?;
                 original!(caller, path_create_directory, fd, path, length)
             })
         },
@@ -339,6 +405,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !caller.data().space().take(ENTRY) {
                     return Ok(NOSPC);
                 }
+                caller.data_mut().open_folders()?;
                 original!(caller, path_symlink, target, length, fd, path, path_length)
             })
         },
@@ -350,12 +417,14 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
 fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     linker.func_wrap_async(MODULE, "fd_close", |mut caller: Caller<'_, CoreGuest>, (fd,): (i32,)| {
         Box::new(async move {
+            caller.data_mut().open_folders()?;
             caller.data_mut().moved |= fd.cast_unsigned() <= STDERR.cast_unsigned();
             original!(caller, fd_close, fd)
         })
     })?;
     linker.func_wrap_async(MODULE, "fd_renumber", |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
         Box::new(async move {
+            caller.data_mut().open_folders()?;
             caller.data_mut().moved |= to.cast_unsigned() <= STDERR.cast_unsigned();
             original!(caller, fd_renumber, fd, to)
         })

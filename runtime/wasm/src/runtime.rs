@@ -37,6 +37,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
+use wasmtime_wasi::filesystem::Dir;
 
 /// Events that a slow receiver may be behind before it is told that it lagged.
 const EVENTS: usize = 4096;
@@ -63,6 +64,7 @@ struct Inner {
     memory: Arc<Memory>,
     files: Arc<budget::Node>,
     space: Arc<budget::Space>,
+    nowhere: Option<Dir>,
     events: broadcast::Sender<Event>,
     metrics: Arc<Metrics>,
     give_back: GiveBack,
@@ -121,6 +123,9 @@ impl Wasmtime {
             give_back: GiveBack::default(),
             files: budget::Node::new(options.files.open),
             space: budget::Space::new(options.files.room.clone()),
+            nowhere: files::nowhere(&options.cache)
+                .inspect_err(|error| tracing::warn!(%error, "commands hold their folders open from their beginning"))
+                .ok(),
             pool: OnceCell::new(),
             images: Mutex::default(),
             sandboxes: Mutex::default(),
@@ -479,6 +484,7 @@ impl Runtime for Wasmtime {
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
             files,
             space: self.0.space.clone(),
+            nowhere: self.0.nowhere.clone(),
             places: Arc::default(),
             instances: AtomicU64::new(0),
             requests: AtomicU64::new(0),

@@ -18,7 +18,8 @@ use wasmtime_wasi::{
 /// Bytes taken at once. Small, since a write of newlines alone grows by the prefix of each line.
 const PERMIT: usize = 8 << 10;
 
-/// One of a guest's two output streams. All streams made of it share its unfinished line.
+/// One of a guest's two output streams. A clone, and all streams made of it, share its unfinished line.
+#[derive(Clone)]
 pub(crate) struct Output(Arc<Shared>);
 
 struct Shared {

@@ -23,6 +23,11 @@ pub(super) fn merge(live: &Map<String, Value>, config: &Map<String, Value>, kind
 }
 
 fn merge_value(live: &Value, config: &Value, kind: Type<'_>) -> Value {
+    if config.is_null() {
+        // Null takes nothing away from what is owned item by item.
+        let parts = kind.shape(live) != Shape::Leaf && !super::walk::is_hollow(live);
+        return if parts { live.clone() } else { Value::Null };
+    }
     match (kind.shape(config), live, config) {
         (Shape::Map, Value::Object(a), Value::Object(b)) => Value::Object(merge(a, b, kind)),
         (shape @ (Shape::Set | Shape::Keyed(_)), Value::Array(a), Value::Array(b)) => {
@@ -170,7 +175,8 @@ fn check_fields(map: &Map<String, Value>, kind: Type<'_>, path: &str, problems: 
 fn mistyped(value: &Value, kind: Type<'_>) -> Option<String> {
     use crate::schema::Shape as Wanted;
     let (wanted, fits) = match kind.wants() {
-        Wanted::Any => return None,
+        // Integers or texts have no type there.
+        Wanted::Any | Wanted::IntOrString => return None,
         Wanted::Object | Wanted::Map => ("map", value.is_object()),
         Wanted::List => ("list", value.is_array()),
         Wanted::String if !value.is_string() => {
@@ -182,7 +188,7 @@ fn mistyped(value: &Value, kind: Type<'_>) -> Option<String> {
         }
         Wanted::Integer | Wanted::Number => return None,
         Wanted::Boolean => ("boolean", value.is_boolean()),
-        Wanted::Quantity | Wanted::IntOrString => ("any scalar", !value.is_object() && !value.is_array()),
+        Wanted::Quantity => ("any scalar", !value.is_object() && !value.is_array()),
     };
     (!fits).then(|| format!("expected {wanted}, got &{{{}}}", show::go(value)))
 }

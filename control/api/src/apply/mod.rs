@@ -321,7 +321,12 @@ fn conflicts(managed: &Managed, difference: &Diff, manager: &Manager) -> Vec<Con
         })
         .filter(|conflict| !conflict.fields.is_empty())
         .collect();
-    conflicts.sort_by(|a, b| a.manager.order().cmp(&b.manager.order()));
+    // By the text of upstream's identifiers, in which one with a subresource comes before one without.
+    let whole = |manager: &Manager| manager.subresource.is_empty();
+    conflicts.sort_by(|a, b| {
+        let (x, y) = (a.manager.order(), b.manager.order());
+        (x.0, x.1, x.2, whole(&a.manager), x.3).cmp(&(y.0, y.1, y.2, whole(&b.manager), y.3))
+    });
     conflicts
 }
 

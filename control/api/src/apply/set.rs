@@ -361,12 +361,21 @@ pub(super) fn show(element: &str) -> String {
     match kind {
         "k:" => {
             let pairs: Map<String, Value> = serde_json::from_str(text).unwrap_or_default();
-            let pairs: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}={v}")).collect();
+            let pairs: Vec<String> = pairs.iter().map(|(k, v)| format!("{k}={}", shown(v))).collect();
             format!("[{}]", pairs.join(","))
         }
         "v:" => format!("[={text}]"),
         "i:" => format!("[{text}]"),
         _ => format!(".{text}"),
+    }
+}
+
+/// A value as structured-merge-diff prints it.
+fn shown(value: &Value) -> String {
+    match value {
+        Value::Array(list) => format!("[{}]", list.iter().map(shown).collect::<Vec<_>>().join(",")),
+        Value::Object(map) => map.iter().map(|(name, value)| format!("{name}={}", shown(value))).collect(),
+        scalar => scalar.to_string(),
     }
 }
 

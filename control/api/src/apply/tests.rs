@@ -627,6 +627,10 @@ fn configurations_of_other_types_are_refused_in_upstreams_words() {
             json!({"spec": {"containers": [{"name": "a", "x": 1, "y": 2}]}}),
             "errors:\n  .spec.containers[name=\"a\"].x: field not declared in schema\n  .spec.containers[name=\"a\"].y: field not declared in schema",
         ),
+        (
+            json!({"spec": {"containers": [{"name": {"x": "y"}}]}}),
+            r#".spec.containers[name=x="y"].name: expected string, got &value.valueUnstructured{Value:map[string]interface {}{"x":"y"}}"#,
+        ),
         (json!({"spec": {"overhead": {"cpu": []}}}), ".spec.overhead.cpu: expected any scalar, got &{[]}"),
         (
             json!({"spec": {"nodeName": 1, "hostname": 2}}),

@@ -109,6 +109,9 @@ impl<'a> Type<'a> {
         let Ok(at) = fields.binary_search_by(|field| (*field.name).cmp(name)) else { return false };
         let field = &fields[at];
         let shape = self.arena.shape(field.node);
+        if matches!(name, "reportingComponent" | "reportingInstance") && self.arena.go_type(id) == "v1.Event" {
+            return true; // optional, and yet written when empty
+        }
         if !matches!(shape, Kind::Object | Kind::Map | Kind::List) && !field.required {
             return false;
         }

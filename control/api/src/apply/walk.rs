@@ -102,7 +102,7 @@ fn is_zero(value: &Value) -> bool {
 }
 
 /// Whether this is a map or list without entries.
-fn is_hollow(value: &Value) -> bool {
+pub(super) fn is_hollow(value: &Value) -> bool {
     value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty)
 }
 

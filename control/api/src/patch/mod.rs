@@ -56,11 +56,38 @@ impl PatchError {
     }
 }
 
-/// Applies a JSON merge patch (RFC 7386): null removes, objects merge, everything else replaces.
+/// Applies a JSON merge patch (RFC 7386): null removes, objects merge, everything else replaces. As upstream's library has it, nulls
+/// within lists are taken out of the objects there where no list stood.
 pub fn merge(document: &Value, patch: &Value) -> Value {
-    let mut result = document.clone();
-    json_patch::merge(&mut result, patch);
-    result
+    match (document, patch) {
+        (Value::Object(old), Value::Object(new)) => {
+            let mut merged = old.clone();
+            for (name, change) in new {
+                match merged.get(name) {
+                    _ if change.is_null() => drop(merged.remove(name)),
+                    None | Some(Value::Null) => drop(merged.insert(name.clone(), without_nulls(change))),
+                    Some(old) => {
+                        let value = merge(old, change);
+                        merged.insert(name.clone(), value);
+                    }
+                }
+            }
+            Value::Object(merged)
+        }
+        (Value::Object(_), other) => other.clone(),
+        (_, new) => without_nulls(new),
+    }
+}
+
+/// A value without the fields that are null; elements of lists stay.
+fn without_nulls(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            map.iter().filter(|(_, v)| !v.is_null()).map(|(k, v)| (k.clone(), without_nulls(v))).collect()
+        }
+        Value::Array(list) => list.iter().map(without_nulls).collect(),
+        other => other.clone(),
+    }
 }
 
 #[cfg(test)]
@@ -78,6 +105,8 @@ mod tests {
             (json!({"e": null}), json!({"a": 1}), json!({"e": null, "a": 1})),
             (json!({}), json!({"a": {"bb": {"ccc": null}}}), json!({"a": {"bb": {}}})),
             (json!([1]), json!({"a": "b"}), json!({"a": "b"})),
+            (json!({"a": [1]}), json!({"a": [{"b": null}, null]}), json!({"a": [{}, null]})),
+            (json!({"a": {"b": 1}}), json!({"a": [{"b": null}]}), json!({"a": [{"b": null}]})),
         ] {
             assert_eq!(merge(&document, &patch), result);
         }

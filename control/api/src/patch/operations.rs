@@ -33,6 +33,7 @@ pub fn json(document: &Value, patch: &Value) -> Result<Value, PatchError> {
     for operation in list {
         let operation: PatchOperation =
             serde_json::from_value(complete(operation)).map_err(|e| malformed(operation, &e))?;
+        let operation = lenient(&result, operation);
         bounds.admit(&result, &operation).map_err(PatchError::Unprocessable)?;
         // One at a time on our own copy: the crate's undo log is not needed.
         if let Err(error) = json_patch::patch_unsafe(&mut result, std::slice::from_ref(&operation)) {
@@ -129,6 +130,22 @@ fn depth_of(value: &Value, most: usize) -> (usize, usize) {
         seen += count;
     }
     (deepest, seen)
+}
+
+/// Upstream's library replaces a member of an object that is not there, too.
+fn lenient(document: &Value, operation: PatchOperation) -> PatchOperation {
+    match operation {
+        PatchOperation::Replace(op) if document.pointer(op.path.as_str()).is_none() => {
+            let parent = op.path.as_str().rsplit_once('/').and_then(|(parent, _)| document.pointer(parent));
+            match parent {
+                Some(Value::Object(_)) => {
+                    PatchOperation::Add(json_patch::AddOperation { path: op.path, value: op.value })
+                }
+                _ => PatchOperation::Replace(op),
+            }
+        }
+        other => other,
+    }
 }
 
 /// A missing value is null, as it is in Go.
@@ -246,10 +263,6 @@ mod tests {
             (
                 json!({"op": "remove", "path": "/x/y"}),
                 "remove operation does not apply: doc is missing path: \"/x/y\": missing value",
-            ),
-            (
-                json!({"op": "replace", "path": "/spec/x", "value": 1}),
-                "replace operation does not apply: doc is missing key: /spec/x: missing value",
             ),
             (
                 json!({"op": "replace", "path": "/x/y", "value": 1}),

@@ -179,17 +179,18 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, name: &str, field: Option<&Schem
     if old.is_empty() && new.is_empty() {
         return Ok(old);
     }
-    if old.iter().chain(&new).any(Value::is_array) {
+    let mut kinds = old.iter().chain(&new).map(element_kind);
+    let first = kinds.next().unwrap_or_default();
+    if first == "slice" {
         return Err(PatchError::Unprocessable("lists of lists are not supported".into()));
     }
-    let objects = old.iter().chain(&new).filter(|e| e.is_object()).count();
-    if objects == 0 {
-        let both = lists::without_repetitions(old.iter().chain(&new).cloned().collect());
-        return Ok(lists::ordered(both, &new, &old, None));
-    }
-    if objects != old.len() + new.len() {
+    if kinds.any(|kind| kind != first) {
         let both = format!("[{} {}]", go(&Value::from(old)), go(&Value::from(new)));
         return internal(format!("list element types are not identical: {both}"));
+    }
+    if first != "map" {
+        let both = lists::without_repetitions(old.iter().chain(&new).cloned().collect());
+        return Ok(lists::ordered(both, &new, &old, None));
     }
     let Some(key) = merge_key(field) else {
         return internal(format!("cannot merge lists without merge key for {name}"));
@@ -220,6 +221,17 @@ fn merge_list(old: Vec<Value>, new: Vec<Value>, name: &str, field: Option<&Schem
         }
     }
     Ok(lists::ordered(merged, &new, &old, Some(key)))
+}
+
+/// Go's type of an element.
+fn element_kind(element: &Value) -> &'static str {
+    match element {
+        Value::Number(n) if n.is_f64() => "float64",
+        Value::Number(_) => "int64",
+        Value::Array(_) => "slice",
+        Value::Object(_) => "map",
+        other => crate::schema::json_kind(other),
+    }
 }
 
 /// Takes out the elements that carry `$patch`: what is to be deleted, or that the list is to be replaced.

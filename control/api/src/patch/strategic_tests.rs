@@ -218,7 +218,10 @@ fn what_is_wrong_is_said_in_upstreams_words() {
             json!({"spec": {"containers": ["x"]}}),
             PatchError::Internal("list element types are not identical: [[map[name:a]] [x]]".into()),
         ),
-        (json!({"spec": {"containers": [[]]}}), PatchError::Unprocessable("lists of lists are not supported".into())),
+        (
+            json!({"spec": {"containers": [[]]}}),
+            PatchError::Internal("list element types are not identical: [[map[name:a]] [[]]]".into()),
+        ),
         (
             json!({"spec": {"$setElementOrder/containers": "x"}}),
             PatchError::Malformed("invalid patch format of setElementOrder list".into()),

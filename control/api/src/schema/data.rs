@@ -168,7 +168,7 @@ impl Reader {
                         "keys" => keys = Some(value.split(',').map(str::to_owned).collect()),
                         "map" => node.atomic = value == "atomic",
                         "key" => node.merge_key = Some(Str::Borrowed(value)),
-                        "go" => node.go = Some(Str::Borrowed(value)),
+                        "go" => self.name_types(&mut node, value),
                         "default" => node.default = Some(Box::new(Value::from(value))),
                         "strategy" => {
                             for strategy in value.split(',') {
@@ -191,6 +191,18 @@ impl Reader {
             field.node = self.arena.add(node);
         }
         field
+    }
+
+    /// Gives a place the type that Go prints, and its elements theirs: `[]v1.IPFamily`.
+    fn name_types(&mut self, node: &mut Node, name: &'static str) {
+        let inner = name.strip_prefix("[]").or_else(|| Some(name.strip_prefix("map[")?.split_once(']')?.1));
+        if let (Some(inner), Kind::List(item) | Kind::Map(item)) = (inner, node.kind) {
+            let mut element = Node::new(self.arena.node(item).kind);
+            self.name_types(&mut element, inner);
+            let element = self.arena.add(element);
+            node.kind = if matches!(node.kind, Kind::List(_)) { Kind::List(element) } else { Kind::Map(element) };
+        }
+        node.go = Some(Str::Borrowed(name));
     }
 
     /// The shared place of a shape: `s`, `[X`, `{X`, `@name`.

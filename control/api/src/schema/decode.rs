@@ -56,15 +56,7 @@ fn first(mut mistakes: Vec<Mistake>, source: Source<'_>) -> Option<String> {
         mistakes.retain(|m| m.own);
     }
     if let (Source::Json(document), [_, _, ..]) = (source, mistakes.as_slice()) {
-        // An element of a list stands where its list does.
-        let place = |m: &Mistake| {
-            let mut path = m.path.as_str();
-            while let Some((before, _)) = path.strip_suffix(']').and_then(|p| p.rsplit_once('[')) {
-                path = before;
-            }
-            path.to_owned()
-        };
-        let ranks = crate::json::ranks(document, mistakes.iter().map(place));
+        let ranks = crate::json::ranks(document, mistakes.iter().map(|m| m.path.clone()));
         let at = (0..mistakes.len()).min_by_key(|at| ranks[*at])?;
         return Some(mistakes.swap_remove(at).text);
     }
@@ -113,11 +105,27 @@ impl<'a> Walk<'a> {
             (Kind::String, Value::String(_)) | (Kind::Bool, Value::Bool(_)) | (Kind::Double, Value::Number(_)) => {
                 Ok(())
             }
+            (Kind::Int32 | Kind::Int64, Value::Number(n)) if self.converted => match wrapped(n) {
+                Some(n) if self.arena.node(node).kind == Kind::Int32 => {
+                    #[allow(clippy::cast_possible_truncation, reason = "upstream's converter wraps around, too")]
+                    let n = n as i32;
+                    *value = n.into();
+                    Ok(())
+                }
+                Some(n) => {
+                    *value = n.into();
+                    Ok(())
+                }
+                None => Err(self.unconverted(node, &Value::Number(n.clone()))),
+            },
             (Kind::Int32, Value::Number(n)) => self.integer(node, n, i32::MIN.into(), i32::MAX.into()),
             (Kind::Int64, Value::Number(n)) => self.integer(node, n, i64::MIN, i64::MAX),
             (Kind::IntOrString, Value::String(_)) => Ok(()),
             (Kind::IntOrString, Value::Number(n)) => self.integer(node, n, i32::MIN.into(), i32::MAX.into()),
-            (Kind::Bytes, Value::String(text)) => canonical_base64(text),
+            (Kind::Bytes, Value::String(text)) => canonical_base64(text).map_err(|error| match self.converted {
+                true => format!("error decoding from json: {error}"),
+                false => error,
+            }),
             (Kind::Bytes, Value::Array(list)) => self.byte_list(list).map(|text| *value = text),
             (Kind::Quantity, found) => self.quantity(found).map(|text| *value = text),
             (Kind::Time, Value::String(text)) => time::parse(text).map(|t| *text = time::rfc3339(t)),
@@ -353,9 +361,28 @@ impl<'a> Walk<'a> {
             Kind::Quantity => Value::from("0"),
             // Stored as no bytes, which JSON shows as the empty text.
             Kind::Bytes => Value::from(""),
-            Kind::Struct(_) => Value::Object(Map::new()),
+            // Go writes all fields that are not `omitempty`.
+            Kind::Struct(id) => {
+                let required = self.arena.structure(id).fields.iter().filter(|field| field.required);
+                let zeros = required.map(|field| (field.name.to_string(), self.zero(field.node)));
+                Value::Object(zeros.filter(|(_, zero)| !zero.is_null() && !zero.is_object()).collect())
+            }
             _ => Value::Null,
         }
+    }
+}
+
+/// The integer that upstream's converter makes of a number; none of one with a fraction.
+fn wrapped(number: &Number) -> Option<i64> {
+    const END: f64 = 9_223_372_036_854_775_808.0;
+    match (number.as_i64(), number.as_f64()) {
+        (Some(n), _) => Some(n),
+        (None, Some(x)) if x.fract() != 0.0 => None,
+        #[allow(clippy::cast_possible_truncation, reason = "it is in range")]
+        (None, Some(x)) if (-END..END).contains(&x) => Some(x as i64),
+        // As Go's conversion has it on the usual processors.
+        (None, Some(_)) => Some(i64::MIN),
+        (None, None) => None,
     }
 }
 

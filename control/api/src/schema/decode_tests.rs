@@ -115,7 +115,7 @@ fn nulls_are_dropped_from_objects_and_zero_in_lists_and_maps() {
     .expect("decodes");
     assert_eq!(
         value,
-        json!({"metadata": {"finalizers": ["", "a"], "annotations": {"a": ""}}, "spec": {"containers": [{}, {}]}})
+        json!({"metadata": {"finalizers": ["", "a"], "annotations": {"a": ""}}, "spec": {"containers": [{"name": ""}, {}]}})
     );
 }
 

@@ -1,8 +1,8 @@
-//! The form that Go's JSON has: fields with `omitempty` that hold the zero of their type are left out, times of conditions and states are
-//! null where there is none.
+//! The form that Go's JSON has: fields with `omitempty` that hold the zero of their type are left out, fields without it are always there,
+//! the keys of elements among them; times of conditions and states are null where there is none.
 
-use super::types::{Arena, Field, Kind, NodeId};
-use serde_json::Value;
+use super::types::{Arena, Field, Kind, NodeId, StructId};
+use serde_json::{Map, Value};
 
 /// Fields that Go writes although they are optional and may be empty (no `omitempty`): by type and name.
 const KEPT: &[(&str, &str)] = &[
@@ -18,6 +18,7 @@ const KEPT: &[(&str, &str)] = &[
     ("PodFailurePolicyOnExitCodesRequirement", "values"),
     ("NodeAllocatableResourceClaimStatus", "resources"),
     ("EndpointPort", "protocol"),
+    ("NodeRuntimeHandler", "name"),
 ];
 
 /// Times that are not behind a pointer: Go writes null where there is none. Not those of `metav1.Condition`, which Rust's types need:
@@ -33,6 +34,19 @@ const TIMES: &[(&str, &[&str])] = &[
     ("ReplicaSetCondition", &["lastTransitionTime"]),
 ];
 
+/// Required fields that Go leaves out nevertheless: by type and name.
+const OMITTED: &[(&str, &str)] = &[
+    ("ContainerRestartRule", "action"),
+    ("ContainerRestartRuleOnExitCodes", "operator"),
+    ("ImageVolumeStatus", "imageRef"),
+    ("ParentReference", "name"),
+    ("ParentReference", "resource"),
+    ("PodCertificateProjection", "keyType"),
+    ("PodCertificateProjection", "signerName"),
+    ("TokenReviewSpec", "token"),
+    ("ValidatingAdmissionPolicyBindingSpec", "policyName"),
+];
+
 /// See [`super::Schema::leave_out_empty`].
 pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
     if arena.node(node).lenient {
@@ -46,6 +60,7 @@ pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
                 leave_out(arena, field.node, child);
                 !is_empty(arena, field, child) || KEPT.contains(&(name, key.as_str()))
             });
+            write_required(arena, id, map);
             if let Ok(at) = TIMES.binary_search_by(|(kind, _)| (*kind).cmp(name)) {
                 for field in TIMES[at].1 {
                     map.entry(*field).or_insert(Value::Null);
@@ -55,6 +70,22 @@ pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
         (Kind::Map(item), Value::Object(map)) => map.values_mut().for_each(|child| leave_out(arena, item, child)),
         (Kind::List(item), Value::Array(list)) => list.iter_mut().for_each(|child| leave_out(arena, item, child)),
         _ => {}
+    }
+}
+
+/// Go writes the zero of a required scalar that is missing: an element of a list always has its key.
+fn write_required(arena: &Arena, id: StructId, map: &mut Map<String, Value>) {
+    for field in arena.structure(id).fields.iter().filter(|f| f.required && !f.pointer) {
+        let zero = match arena.node(field.node).kind {
+            Kind::String => Value::from(""),
+            Kind::Bool => Value::from(false),
+            Kind::Int32 | Kind::Int64 | Kind::IntOrString => Value::from(0),
+            Kind::Quantity => Value::from("0"),
+            _ => continue,
+        };
+        if !map.contains_key(&*field.name) && !OMITTED.contains(&(arena.struct_name(id), &*field.name)) {
+            map.insert(field.name.to_string(), zero);
+        }
     }
 }
 
@@ -78,6 +109,35 @@ fn is_empty(arena: &Arena, field: &Field, value: &Value) -> bool {
 mod tests {
     use crate::{GroupVersionKind, schema::Schema};
     use serde_json::json;
+
+    #[test]
+    fn what_go_always_writes_is_there_and_every_element_has_its_key() {
+        let status = |kind: &str, status: serde_json::Value| {
+            let group = if kind == "Deployment" { "apps" } else { "" };
+            let schema = Schema::for_kind(&GroupVersionKind::new(group, "v1", kind)).expect("a built-in kind");
+            let mut object = json!({"status": status});
+            schema.decode_check(&mut object).expect("it fits");
+            schema.leave_out_empty(&mut object);
+            object["status"].take()
+        };
+        let node = json!({"conditions": [{}], "addresses": [null], "images": [{}], "volumesAttached": [{}]});
+        let times = json!({"lastHeartbeatTime": null, "lastTransitionTime": null, "type": "", "status": ""});
+        let wanted = json!({"conditions": [times], "addresses": [{"type": "", "address": ""}], "images": [{}],
+            "volumesAttached": [{"name": "", "devicePath": ""}]});
+        assert_eq!(status("Node", node), wanted);
+        let pod = json!({"conditions": [null], "podIPs": [{}], "containerStatuses": [{}]});
+        let wanted = json!({"conditions": [{"type": "", "status": "", "lastProbeTime": null, "lastTransitionTime": null}],
+            "podIPs": [{"ip": ""}],
+            "containerStatuses": [{"name": "", "ready": false, "restartCount": 0, "image": "", "imageID": ""}]});
+        assert_eq!(status("Pod", pod), wanted);
+        let deployment = status("Deployment", json!({"conditions": [{}]}));
+        assert_eq!(
+            (&deployment["conditions"][0]["type"], &deployment["conditions"][0]["status"]),
+            (&json!(""), &json!(""))
+        );
+        let service = status("Service", json!({"loadBalancer": {"ingress": [{"ports": [{}]}]}}));
+        assert_eq!(service["loadBalancer"]["ingress"][0]["ports"][0], json!({"port": 0, "protocol": ""}));
+    }
 
     #[test]
     fn what_go_omits_is_left_out_and_nothing_else() {

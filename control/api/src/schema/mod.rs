@@ -158,7 +158,7 @@ impl Schema {
     }
 
     /// Leaves out what Go's JSON leaves out of the built-in kinds: empty texts that are not behind a pointer, zeroes and `false` of fields
-    /// with `omitempty`, empty lists and maps. Required fields stay.
+    /// with `omitempty`, empty lists and maps. Required fields stay, and required scalars that are missing are written as their zero.
     pub fn leave_out_empty(&self, value: &mut Value) {
         empty::leave_out(&self.arena, self.node, value);
     }

@@ -51,10 +51,11 @@ fn full(dir: &DataDir, error: &dyn Display) -> anyhow::Error {
 fn damaged(dir: &DataDir, error: &dyn Display) -> anyhow::Error {
     let path = dir.join(STORE);
     anyhow::anyhow!(
-        "cannot read the store {}: {error}; put back a copy made with `{}` (cp FILE {}), or begin anew with another --data-dir",
+        "cannot read the store {}: {error}; put back a copy made with `{}` (cp FILE {}), save what is whole of it with `{}`, or begin anew with another --data-dir",
         path.display(),
         dir.command("backup FILE"),
-        crate::out::shell(&path)
+        crate::out::shell(&path),
+        dir.command("backup --salvage FILE")
     )
 }
 
@@ -98,6 +99,10 @@ mod tests {
             let path = dir.join(STORE).display().to_string();
             assert!(error.contains(&path) && error.contains(&format!("(cp FILE {path})")), "{error}");
             assert!(error.contains("put back a copy made with `sampan backup FILE --data-dir "), "{error}");
+            assert!(
+                error.contains("save what is whole of it with `sampan backup --salvage FILE --data-dir "),
+                "{error}"
+            );
             assert!(error.contains("or begin anew with another --data-dir"), "{error}");
             assert_eq!(std::fs::read(dir.join(STORE)).expect("there"), damage, "left as it is");
         }

@@ -28,6 +28,7 @@ pub(crate) struct Outcome {
 
 /// `sampan apply -f`.
 pub(crate) async fn run(args: &ApplyArgs) -> anyhow::Result<()> {
+    let started = env::now();
     let mut manifests = manifests::read(&args.filename, args.recursive)?;
     let files = manifests::image_files(&mut manifests)?;
     let reached = connect(&args.target).await?;
@@ -53,7 +54,13 @@ pub(crate) async fn run(args: &ApplyArgs) -> anyhow::Result<()> {
     let mut progress = Progress::new();
     let settled = settle::wait(&reached.client, &outcomes, &patience, &mut progress).await;
     progress.done();
-    Ok(settled?)
+    settled?;
+    let objects = if outcomes.len() == 1 { "object" } else { "objects" };
+    crate::out::say(&format!("ready: {} {objects} in {:.3} s", outcomes.len(), started.elapsed().as_secs_f64()));
+    for (_, name, url) in settle::urls(&outcomes, patience.node.map(|node| node.address)) {
+        crate::out::say(&format!("  {name}  {url}"));
+    }
+    Ok(())
 }
 
 /// Where the node ports of a cluster of this machine are.

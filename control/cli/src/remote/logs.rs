@@ -62,6 +62,7 @@ impl Logs<'_> {
         let go = format!("*{}.{}", resource.version, resource.kind);
         let selector = pods::selector(&resource.kind, &go, &object);
         let selector = selector.map_err(|why| anyhow::anyhow!("cannot get the logs from {go}: {why}"))?;
+        let label = resource.label(asked.name.as_deref().unwrap_or_default());
         let first = async {
             loop {
                 let mut found = self.list(&selector).await?;
@@ -69,10 +70,14 @@ impl Logs<'_> {
                     found.sort_by(pods::by_logging);
                     return anyhow::Ok(found);
                 }
+                if let Some(why) = pods::why_none(&resource.kind, &object) {
+                    bail!("{label} has no pods: {why}");
+                }
                 tokio::time::sleep(STEP).await;
             }
         };
-        let found = tokio::time::timeout(FIRST_POD, first).await.context("timed out waiting for the condition")??;
+        let found = tokio::time::timeout(FIRST_POD, first).await;
+        let found = found.with_context(|| format!("{label} has no pods after {} s", FIRST_POD.as_secs()))??;
         if found.len() > 1 {
             eprintln!("Found {} pods, using pod/{}", found.len(), pods::name(&found[0]));
         }

@@ -183,9 +183,7 @@ pub(crate) fn decode(body: &[u8]) -> anyhow::Result<serde_json::Value> {
 /// What was done if nothing failed; else the last failure, the others printed before it.
 pub(crate) fn done_or_failed<T>(done: T, mut failures: Vec<anyhow::Error>) -> anyhow::Result<T> {
     let Some(last) = failures.pop() else { return Ok(done) };
-    for failure in &failures {
-        eprintln!("{}", crate::exit::told(failure));
-    }
+    failures.iter().for_each(crate::exit::tell);
     Err(last)
 }
 

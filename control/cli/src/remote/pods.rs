@@ -72,6 +72,24 @@ pub(super) fn containers(pod: &Value) -> Vec<String> {
     lists.into_iter().flatten().flatten().map(|container| text(&container["name"])).collect()
 }
 
+/// Why something has no pods and will get none by itself: they are not waited for.
+pub(super) fn why_none(kind: &str, object: &Value) -> Option<&'static str> {
+    let has = |condition: &str| {
+        let conditions = object["status"]["conditions"].as_array();
+        conditions.into_iter().flatten().any(|it| it["type"] == condition && it["status"] == "True")
+    };
+    match kind {
+        "Deployment" | "ReplicaSet" | "ReplicationController" => {
+            (object["spec"]["replicas"] == 0).then_some("it is scaled to 0 replicas")
+        }
+        "Job" if has("Complete") || has("Failed") => Some("it is over, and its pods were removed"),
+        "Job" if object["spec"]["suspend"] == true => Some("it is suspended"),
+        "Job" if object["spec"]["completions"] == 0 || object["spec"]["parallelism"] == 0 => Some("it asks for none"),
+        "Service" => Some("its selector finds none"),
+        _ => None,
+    }
+}
+
 /// What a container that does not run waits for, in its own words: its reason alone does not say what is wrong.
 pub(super) fn why_waiting(pod: &Value, container: &str) -> Option<String> {
     let lists = ["containerStatuses", "initContainerStatuses"].map(|list| pod["status"][list].as_array());
@@ -152,6 +170,21 @@ mod tests {
         let mut sorted: Vec<Value> = order.iter().rev().cloned().collect();
         sorted.sort_by(by_logging);
         assert_eq!(sorted.iter().map(name).collect::<Vec<_>>(), order.iter().map(name).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn pods_that_will_not_come_are_not_waited_for() {
+        let none = |kind: &str, object: Value| why_none(kind, &object);
+        assert_eq!(none("Deployment", json!({"spec": {"replicas": 0}})), Some("it is scaled to 0 replicas"));
+        assert_eq!(none("Deployment", json!({"spec": {"replicas": 1}})), None);
+        let over = |condition: &str, status: &str| {
+            none("Job", json!({"status": {"conditions": [{"type": condition, "status": status}]}}))
+        };
+        assert_eq!(over("Complete", "True"), Some("it is over, and its pods were removed"));
+        assert!(over("Failed", "True").is_some() && over("Complete", "False").is_none());
+        assert_eq!(none("Job", json!({"spec": {"suspend": true}})), Some("it is suspended"));
+        assert_eq!(none("Job", json!({"spec": {"parallelism": 1}})), None);
+        assert_eq!(none("Service", json!({})), Some("its selector finds none"));
     }
 
     #[test]

@@ -52,6 +52,7 @@ fn newest(events: &[Event], uids: &HashSet<String>, since: Timestamp) -> Option<
         reason: text(&event.reason),
         message: text(&event.message).trim().lines().next().unwrap_or_default().to_owned(),
         lasting: false,
+        old: false,
         output: None,
     })
 }

@@ -11,6 +11,7 @@ use crate::{
 };
 use api::selector::Selector;
 use client::{Client, Error, Kind, ListOptions};
+use jiff::Timestamp;
 use k8s_openapi::{
     api::{
         apps::v1::{Deployment, ReplicaSet},
@@ -52,9 +53,9 @@ impl Look {
 }
 
 /// Looks once. What is gone is not waited for: a Job may be removed when it is over.
-pub(super) async fn look(client: &Client, outcome: &Outcome, node: Option<Node>) -> Look {
+pub(super) async fn look(client: &Client, outcome: &Outcome, node: Option<Node>, since: Timestamp) -> Look {
     let found = match outcome.object["kind"].as_str() {
-        Some("Deployment" | "ReplicaSet" | "Job" | "Pod") => workload(client, &outcome.object).await,
+        Some("Deployment" | "ReplicaSet" | "Job" | "Pod") => workload(client, &outcome.object, since).await,
         Some("Service") => service(client, outcome, node).await,
         _ => Ok(Look::of(State::Done)),
     };
@@ -81,7 +82,7 @@ async fn service(client: &Client, outcome: &Outcome, node: Option<Node>) -> Resu
     Ok(if ready { look } else { Look::of(State::Waiting(NO_PODS.to_owned())) })
 }
 
-async fn workload(client: &Client, object: &Value) -> Result<Look, Error> {
+async fn workload(client: &Client, object: &Value, since: Timestamp) -> Result<Look, Error> {
     let text = |path: &str| object["metadata"][path].as_str().unwrap_or_default();
     let (namespace, name) = (text("namespace"), text("name"));
     let selector = Selector::from_label_selector(&object["spec"]["selector"]).map(|selector| selector.to_string());
@@ -90,10 +91,14 @@ async fn workload(client: &Client, object: &Value) -> Result<Look, Error> {
             let found: Deployment = client.get(namespace, name).await?;
             let selector = selector.map_err(Error::Decode)?;
             let sets = owned::<ReplicaSet>(client, namespace, &selector, &uid(&found.metadata)).await?;
-            let mut uids = uid(&found.metadata);
-            uids.extend(sets.iter().flat_map(|set| uid(&set.metadata)));
-            let pods = owned::<Pod>(client, namespace, &selector, &uids).await?;
-            (state::deployment(&found, &pods), pods, uids)
+            let mut uids: HashSet<String> = sets.iter().flat_map(|set| uid(&set.metadata)).collect();
+            let mut pods = owned::<Pod>(client, namespace, &selector, &uids).await?;
+            let state = state::deployment(&found, &pods);
+            // The trouble of an older template is over when the new one is there.
+            uids = sets.iter().max_by_key(|set| revision(set)).map(|set| uid(&set.metadata)).unwrap_or_default();
+            pods.retain(|pod| is_controlled(&pod.metadata, &uids));
+            uids.extend(uid(&found.metadata));
+            (state, pods, uids)
         }
         Some("ReplicaSet") => {
             let found: ReplicaSet = client.get(namespace, name).await?;
@@ -112,13 +117,19 @@ async fn workload(client: &Client, object: &Value) -> Result<Look, Error> {
             (state::pod(&found), vec![found], HashSet::new())
         }
     };
-    let mut troubles: Vec<Trouble> = pods.iter().flat_map(state::troubles).collect();
+    let mut troubles: Vec<Trouble> = pods.iter().flat_map(|pod| state::troubles_since(pod, since)).collect();
     if troubles.iter().any(|trouble| trouble.reason == state::UNSCHEDULED) {
         let nodes = client.list::<NodeObject>("", &ListOptions::default()).await?.items;
         pods.iter().for_each(|pod| state::mark_what_never_fits(&mut troubles, pod, &nodes));
     }
     uids.extend(pods.iter().flat_map(|pod| uid(&pod.metadata)));
     Ok(Look { state: Some(state), troubles, uids })
+}
+
+/// Which template of its Deployment a ReplicaSet has.
+fn revision(set: &ReplicaSet) -> u64 {
+    let annotations = set.metadata.annotations.as_ref();
+    annotations.and_then(|all| all.get("deployment.kubernetes.io/revision")?.parse().ok()).unwrap_or(0)
 }
 
 fn uid(meta: &ObjectMeta) -> HashSet<String> {
@@ -154,6 +165,7 @@ fn node_ports(outcome: &Outcome, node: Node) -> Look {
                 reason: "NodePortUnavailable".to_owned(),
                 message: taken(number, &outcome.label, &who, node),
                 lasting: true,
+                old: false,
                 output: None,
             }),
             Held::Nobody => {}

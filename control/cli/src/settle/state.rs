@@ -3,6 +3,7 @@
 //! Pods are believed, not only the object that has them: its status may be from before a restart of the cluster.
 
 use client::fit::resources::{Resources, requests};
+use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     batch::v1::Job,
@@ -30,6 +31,8 @@ pub(super) struct Trouble {
     pub(super) message: String,
     /// It will not recover.
     pub(super) lasting: bool,
+    /// It may be from before what was applied now: its pod is.
+    pub(super) old: bool,
     /// The arguments of kubectl that show its output.
     pub(super) output: Option<String>,
 }
@@ -41,14 +44,18 @@ const ON_THE_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Reasons that stay until somebody changes something.
 const LASTING: [&str; 8] = [
     "ErrImagePull",
-    "ImagePullBackOff",
+    PULL_BACK_OFF,
     "InvalidImageName",
     "ErrImageNeverPull",
     "CreateContainerConfigError",
     "CreateContainerError",
     "RunContainerError",
-    "CrashLoopBackOff",
+    CRASHING,
 ];
+/// The reason of a container that waits before its image is pulled again.
+pub(super) const PULL_BACK_OFF: &str = "ImagePullBackOff";
+/// The reason of a container that ends again and again.
+const CRASHING: &str = "CrashLoopBackOff";
 
 /// A Deployment: all of its newest pods are ready, and none is left of an older template.
 pub(super) fn deployment(found: &Deployment, pods: &[Pod]) -> State {
@@ -79,6 +86,7 @@ fn replicas(wanted: i32, told: i32, current: bool, pods: &[Pod]) -> State {
     let ready = told.min(i32::try_from(ready).unwrap_or(i32::MAX));
     match current && ready >= wanted {
         true => State::Done,
+        false if ready >= wanted => State::Waiting(format!("{wanted}/{wanted} ready, with others that are to go")),
         false => State::Waiting(format!("{ready}/{wanted} ready")),
     }
 }
@@ -122,8 +130,26 @@ fn is_ready(pod: &Pod) -> bool {
     conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
+/// What a pod tells about why it does not run. What it told before `since` may have been mended since.
+pub(super) fn troubles_since(pod: &Pod, since: Timestamp) -> Vec<Trouble> {
+    let mut all = troubles(pod);
+    // Objects have whole seconds.
+    let is_old = |time: &Timestamp| time.as_second() < since.as_second();
+    if pod.metadata.creation_timestamp.as_ref().is_none_or(|created| !is_old(&created.0)) {
+        return all;
+    }
+    let status = pod.status.as_ref();
+    let ends = status.into_iter().flat_map(|status| status.container_statuses.iter().flatten());
+    let ends = ends.filter_map(|status| status.last_state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    let crashed = ends.map(|time| time.0).max().is_some_and(|time| !is_old(&time));
+    for trouble in all.iter_mut().filter(|trouble| trouble.lasting) {
+        trouble.old = !(crashed && trouble.reason == CRASHING);
+    }
+    all
+}
+
 /// What a pod tells about why it does not run.
-pub(super) fn troubles(pod: &Pod) -> Vec<Trouble> {
+fn troubles(pod: &Pod) -> Vec<Trouble> {
     let name = pod.metadata.name.clone().unwrap_or_default();
     let Some(status) = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none()) else {
         return Vec::new();
@@ -133,6 +159,7 @@ pub(super) fn troubles(pod: &Pod) -> Vec<Trouble> {
         reason: reason.to_owned(),
         message,
         lasting: LASTING.contains(&reason),
+        old: false,
         output: None,
     };
     let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
@@ -149,8 +176,8 @@ pub(super) fn troubles(pod: &Pod) -> Vec<Trouble> {
     let init = status.init_container_statuses.iter().flatten();
     for container in init.chain(status.container_statuses.iter().flatten()) {
         let Some((reason, message)) = of_container(container) else { continue };
-        let output = (reason == "CrashLoopBackOff")
-            .then(|| format!("logs -n {namespace} {name} -c {} --previous", container.name));
+        let output =
+            (reason == CRASHING).then(|| format!("logs -n {namespace} {name} -c {} --previous", container.name));
         all.push(Trouble { output, ..trouble(&reason, message) });
     }
     all
@@ -171,7 +198,7 @@ fn of_container(status: &ContainerStatus) -> Option<(String, String)> {
     let reason = waiting.reason.clone().filter(|reason| !ON_THE_WAY.contains(&reason.as_str()))?;
     let last = status.last_state.as_ref().and_then(|state| state.terminated.as_ref());
     let message = match last {
-        Some(last) if reason == "CrashLoopBackOff" => ended(last),
+        Some(last) if reason == CRASHING => ended(last),
         _ => waiting.message.clone().unwrap_or_default(),
     };
     Some((reason, message))
@@ -212,7 +239,7 @@ fn never_fits(pod: &Pod, nodes: &[Node]) -> Option<String> {
 impl Trouble {
     /// The reason by which it is told once: two of them alternate for one cause.
     pub(super) fn cause(&self) -> &str {
-        if self.reason == "ImagePullBackOff" { "ErrImagePull" } else { &self.reason }
+        if self.reason == PULL_BACK_OFF { "ErrImagePull" } else { &self.reason }
     }
 
     /// `ErrImagePull: no such image`.
@@ -253,6 +280,7 @@ mod tests {
             reason: reason.into(),
             message: "0/2 nodes".into(),
             lasting: false,
+            old: false,
             output: None,
         });
         mark_what_never_fits(&mut troubles, &pod(json!({"cpu": "64"})), &nodes);
@@ -289,8 +317,9 @@ mod tests {
         let old = pods(&[ready("False"), ready("False")]);
         assert_eq!(is(deployment(2, 2, 2), &old), State::Waiting("0/2 ready".into()));
         // Pods of the older template are ready.
-        assert_eq!(is(deployment(3, 1, 2), &both), State::Waiting("2/2 ready".into()));
-        assert_eq!(is(deployment(3, 2, 2), &both), State::Waiting("2/2 ready".into()));
+        let more = State::Waiting("2/2 ready, with others that are to go".into());
+        assert_eq!(is(deployment(3, 1, 2), &both), more);
+        assert_eq!(is(deployment(3, 2, 2), &both), more);
         assert_eq!(is(deployment(2, 2, 1), &both), State::Waiting("1/2 ready".into()));
         let mut unseen = deployment(2, 2, 2);
         unseen.metadata.generation = Some(3);
@@ -341,5 +370,29 @@ mod tests {
             json!({"terminated": {"exitCode": 7, "message": "trap\nstack\n"}});
         let want = "CrashLoopBackOff: container c ended with exit code 7: trap";
         assert_eq!(of(crashing), [(want.to_owned(), true)]);
+    }
+
+    #[test]
+    fn what_a_pod_told_before_the_apply_may_be_mended() {
+        let since: Timestamp = "2026-01-01T00:00:10.9Z".parse().expect("a time");
+        let old = |created: &str, status: Value| {
+            let pod = json!({"metadata": {"name": "p", "creationTimestamp": created}, "status": status});
+            let all = troubles_since(&serde_json::from_value(pod).expect("a pod"), since);
+            assert_eq!(all.len(), 1);
+            all[0].old
+        };
+        let (before, now) = ("2026-01-01T00:00:09Z", "2026-01-01T00:00:10Z");
+        assert!(
+            old(before, waiting("ImagePullBackOff", "back-off")) && !old(now, waiting("ImagePullBackOff", "back-off"))
+        );
+        assert!(!old(before, json!({"phase": "Failed", "reason": "Evicted"})), "it is no back-off");
+        let crashing = |finished: &str| {
+            let mut status = waiting(CRASHING, "back-off");
+            status["containerStatuses"][0]["lastState"] =
+                json!({"terminated": {"exitCode": 7, "finishedAt": finished}});
+            status
+        };
+        assert!(old(before, crashing(before)));
+        assert!(!old(before, crashing(now)), "it crashed since");
     }
 }

@@ -1,12 +1,9 @@
 //! What `up` tells when the cluster is ready and what it was given is applied: for people, or as one JSON object.
 
 use super::{DataDir, Form, PathBuf, Unsettled, down};
-use crate::{out, port, remote::Outcome, settle};
+use crate::{out, remote::Outcome, settle};
 use serde_json::{Value, json};
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Instant,
-};
+use std::{net::IpAddr, time::Instant};
 
 /// What became of the manifests.
 pub(super) enum Filled {
@@ -39,8 +36,9 @@ impl Report {
         }
         let seconds = self.started.elapsed().as_secs_f64();
         self.say(&format!("ready {} (the API) in {seconds:.3} s; node ports are at {}", self.api, self.node_address));
-        if !self.recalled.is_empty() && !out::is_quiet() {
-            eprintln!("as at the last start: {}", self.recalled.join(" "));
+        // Beside it and not on standard error: in which order two streams are read is chance.
+        if !self.recalled.is_empty() {
+            self.say(&format!("  as at the last start: {}", self.recalled.join(" ")));
         }
     }
 
@@ -61,10 +59,12 @@ impl Report {
         }
         match self.form {
             Form::Json => self.say(&self.json().to_string()),
-            Form::Text => self.say(&format!("  export KUBECONFIG={}", out::shell(&self.kubeconfig))),
+            Form::Text => self.export(),
         }
         if self.background {
-            trouble.into_iter().for_each(out::tell);
+            if trouble {
+                out::tell(down::LACKING);
+            }
             out::tell(down::REPORTED);
         } else if !out::is_quiet() {
             let next = match self.filled {
@@ -85,8 +85,16 @@ impl Report {
             Some(Filled::NotApplied(error)) => Err(error),
             _ => {
                 self.applied();
+                self.export();
                 Ok(())
             }
+        }
+    }
+
+    /// How kubectl finds it.
+    fn export(&self) {
+        if self.form == Form::Text {
+            self.say(&format!("  export KUBECONFIG={}", out::shell(&self.kubeconfig)));
         }
     }
 
@@ -95,12 +103,8 @@ impl Report {
         if self.background || self.form == Form::Json { out::tell(line) } else { out::say(line) }
     }
 
-    fn trouble(&self) -> Option<&'static str> {
-        match self.filled {
-            Some(Filled::NotReady(..)) => Some(down::NOT_READY),
-            Some(Filled::NotApplied(_)) => Some(down::NOT_APPLIED),
-            _ => None,
-        }
+    fn trouble(&self) -> bool {
+        matches!(self.filled, Some(Filled::NotReady(..) | Filled::NotApplied(_)))
     }
 
     fn applied(&self) {
@@ -123,20 +127,12 @@ impl Report {
         }
     }
 
-    /// Namespace, name and URL of the node ports of what is ready: the cluster's process listens on every one.
+    /// Of what is ready: the cluster's process listens on every one.
     fn urls(&self) -> Vec<(&str, &str, String)> {
-        let mut all = Vec::new();
-        if !matches!(self.filled, Some(Filled::Ready(_))) {
-            return all;
+        match &self.filled {
+            Some(Filled::Ready(outcomes)) => settle::urls(outcomes, Some(self.node_address)),
+            _ => Vec::new(),
         }
-        for service in self.outcomes().iter().filter(|outcome| outcome.object["kind"] == "Service") {
-            let text = |field: &str| service.object["metadata"][field].as_str().unwrap_or_default();
-            for number in settle::tcp_node_ports(&service.object) {
-                let address = port::reachable(SocketAddr::new(self.node_address, number));
-                all.push((text("namespace"), text("name"), format!("http://{address}")));
-            }
-        }
-        all
     }
 
     fn json(&self) -> Value {

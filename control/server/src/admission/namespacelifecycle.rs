@@ -3,7 +3,7 @@
 
 use super::{Admission, Attributes, forbidden};
 use crate::Verb;
-use api::{GroupVersionResource, Object, Status};
+use api::{GroupVersionResource, Object, Status, names};
 
 /// Namespaces that may not be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -29,7 +29,12 @@ impl Admission for NamespaceLifecycle {
         let context = &attributes.context;
         let name = context.namespace.as_str();
         let Some(namespace) = context.objects.get("", "namespaces", "", name) else {
-            return Err(Status::not_found(&GroupVersionResource::new("", "v1", "namespaces"), name));
+            // Upstream asks itself for the namespace, and its client refuses names that are none.
+            let problems = names::path_segment(name);
+            return Err(match problems.as_slice() {
+                [] => Status::not_found(&GroupVersionResource::new("", "v1", "namespaces"), name),
+                _ => Status::internal(format!("invalid resource name {name:?}: [{}]", problems.join(" "))),
+            });
         };
         if context.verb == Verb::Create && namespace.str_at(&["status", "phase"]) == Some("Terminating") {
             let why = format!("unable to create new content in namespace {name} because it is being terminated");

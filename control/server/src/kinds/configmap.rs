@@ -1,7 +1,7 @@
 //! ConfigMap: data for pods, at most 1 MiB, with a key syntax that fits file names.
 
 use super::{at::At, cells, edit::drop_zero, rules};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, FieldPath, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -15,6 +15,10 @@ const MAX_DATA: usize = 1024 * 1024;
 pub(crate) struct ConfigMaps;
 
 impl Strategy for ConfigMaps {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
     fn default(&self, object: &mut Object) {
         drop_zero(&mut object.0, &["data", "binaryData"]);
     }

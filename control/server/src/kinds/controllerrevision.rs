@@ -1,7 +1,7 @@
 //! ControllerRevision: a snapshot of a workload's template, immutable but for its number.
 
-use super::{at::At, cells};
-use crate::{Column, Context, Strategy};
+use super::{at::At, cells, edit};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -16,6 +16,14 @@ pub(crate) const COLUMNS: &[Column] = &[
 pub(crate) struct Revisions;
 
 impl Strategy for Revisions {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
+    fn default(&self, object: &mut Object) {
+        edit::fill(&mut object.0, "revision", 0);
+    }
+
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
         At::of(object, "revision").not_negative(&mut out);

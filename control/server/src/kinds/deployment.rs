@@ -178,11 +178,13 @@ pub(crate) fn replica_counts(status: At<'_>, names: &[&'static str], out: &mut V
     let count = |name: &'static str| status.get(name).int().unwrap_or(0);
     for name in names {
         if count(name) > count("replicas") {
-            out.push(status.get(name).invalid("cannot be greater than status.replicas"));
+            let (field, value) = (status.get(name).field(), json!(count(name)));
+            out.push(Cause::invalid(&field, &value, "cannot be greater than status.replicas"));
         }
     }
     if count("availableReplicas") > count("readyReplicas") {
-        out.push(status.get("availableReplicas").invalid("cannot be greater than readyReplicas"));
+        let (field, value) = (status.get("availableReplicas").field(), json!(count("availableReplicas")));
+        out.push(Cause::invalid(&field, &value, "cannot be greater than readyReplicas"));
     }
 }
 

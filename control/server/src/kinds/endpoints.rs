@@ -1,7 +1,7 @@
 //! Endpoints: the addresses behind a Service, in the older form.
 
 use super::{address, at::At, cells, edit, rules};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -12,6 +12,10 @@ pub(crate) const COLUMNS: &[Column] =
 pub(crate) struct AllEndpoints;
 
 impl Strategy for AllEndpoints {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
     fn default(&self, object: &mut Object) {
         for subset in edit::objects(&mut object.0, "subsets") {
             edit::drop_zero(subset, &["addresses", "notReadyAddresses", "ports"]);
@@ -51,10 +55,6 @@ impl Strategy for AllEndpoints {
         out
     }
 
-    fn warnings(&self, _cx: &Context, _object: &Object, _old: Option<&Object>) -> Vec<String> {
-        vec!["v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice".to_owned()]
-    }
-
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         let mut all = Vec::new();
         for subset in At::of(object, "subsets").items() {
@@ -76,6 +76,10 @@ impl Strategy for AllEndpoints {
 
 fn endpoint_address(at: At<'_>, out: &mut Vec<Cause>) {
     let ip = address::valid(at.get("ip"), out);
+    if ip.is_none() {
+        // Upstream looks twice, with other words.
+        out.push(at.get("ip").or_empty().invalid("must be a valid IP address"));
+    }
     if !at.get("hostname").is_empty() {
         rules::label_name(at.get("hostname"), out);
     }
@@ -127,6 +131,7 @@ subsets: [{ports: [{port: 80}]}, {addresses: [{ip: 127.0.0.1}, {ip: x}], ports: 
             subsets[0]: Required value: must specify `addresses` or `notReadyAddresses`
             subsets[1].addresses[0].ip: Invalid value: "127.0.0.1": may not be in the loopback range (127.0.0.0/8, ::1/128)
             subsets[1].addresses[1].ip: Invalid value: "x": must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)
+            subsets[1].addresses[1].ip: Invalid value: "x": must be a valid IP address
             subsets[1].ports[0].name: Required value
             subsets[1].ports[0].port: Invalid value: 0: must be between 1 and 65535, inclusive
             subsets[1].ports[1].name: Invalid value: "A": a lowercase RFC 1123 label must consist of lower case alphanumeric characters or '-', and must start and end with an alphanumeric character (e.g. 'my-name',  or '123-abc', regex used for validation is '[a-z0-9]([-a-z0-9]*[a-z0-9])?')

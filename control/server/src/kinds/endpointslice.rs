@@ -1,7 +1,7 @@
 //! EndpointSlice: up to a thousand endpoints of a Service (discovery.k8s.io).
 
 use super::{address, at::At, cells, edit, rules};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -18,6 +18,10 @@ pub(crate) const COLUMNS: &[Column] = &[
 pub(crate) struct Slices;
 
 impl Strategy for Slices {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Whole
+    }
+
     fn default(&self, object: &mut Object) {
         for port in edit::objects(&mut object.0, "ports") {
             edit::fill(port, "name", "");

@@ -18,6 +18,10 @@ const COORDINATED: &[&str] = &["strategy", "preferredHolder"];
 pub(crate) struct Leases;
 
 impl Strategy for Leases {
+    fn free_finalizers(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         super::edit::object(&mut object.0, "spec");
     }

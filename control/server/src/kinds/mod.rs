@@ -75,6 +75,8 @@ fn core(settings: &Settings) -> Vec<Resource> {
             .columns(configmap::COLUMNS),
         Resource::new("", "v1", "endpoints", "Endpoints", Arc::new(endpoints::AllEndpoints))
             .short(&["ep"])
+            .in_upstream_directory("services/endpoints")
+            .deprecated("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
             .columns(endpoints::COLUMNS)
             .creating_on_update(),
         Resource::new("", "v1", "events", "Event", Arc::new(event::Core))
@@ -92,6 +94,7 @@ fn core(settings: &Settings) -> Vec<Resource> {
             .returning_deleted(),
         Resource::new("", "v1", "nodes", "Node", Arc::new(node::Nodes))
             .short(&["no"])
+            .in_upstream_directory("minions")
             .cluster_scoped()
             .columns(node::COLUMNS)
             .with_status(),
@@ -118,6 +121,7 @@ fn core(settings: &Settings) -> Vec<Resource> {
             .returning_deleted(),
         Resource::new("", "v1", "services", "Service", Arc::new(service::Services::new(settings)))
             .short(&["svc"])
+            .in_upstream_directory("services/specs")
             .category("all")
             .columns(service::COLUMNS)
             .with_status()
@@ -165,8 +169,7 @@ fn groups() -> Vec<Resource> {
         Resource::new("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", Arc::new(priorityclass::Classes))
             .short(&["pc"])
             .cluster_scoped()
-            .columns(priorityclass::COLUMNS)
-            .with_generation(),
+            .columns(priorityclass::COLUMNS),
         Resource::new("coordination.k8s.io", "v1", "leases", "Lease", Arc::new(lease::Leases))
             .columns(lease::COLUMNS)
             .creating_on_update()

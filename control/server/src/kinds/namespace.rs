@@ -2,7 +2,7 @@
 //! emptied it and removes the last one by `/finalize`.
 
 use super::{at::At, cells, edit};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -22,6 +22,10 @@ const FINALIZER: &str = "kubernetes";
 pub(crate) struct Namespaces;
 
 impl Strategy for Namespaces {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
     fn default(&self, object: &mut Object) {
         if !object.name().is_empty() {
             let name = object.name().to_owned();
@@ -58,7 +62,9 @@ impl Strategy for Namespaces {
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
-        for finalizer in At::of(object, "spec").get("finalizers").items() {
+        let all = At::of(object, "spec").get("finalizers");
+        // Upstream's errors name the list, not its element.
+        for finalizer in all.items().map(|finalizer| all.with(finalizer.value())) {
             let name = finalizer.str();
             finalizer.invalid_all(names::qualified_name(name), &mut out);
             if !name.contains('/') && !matches!(name, "kubernetes" | "orphan" | "foregroundDeletion") {

@@ -1,7 +1,7 @@
 //! Node: a machine (or this process) that runs pods. All of it, status included, may be set on create.
 
 use super::{address, at::At, cells, edit, podspec, quantities, rules};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, CauseKind, FieldPath, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -37,6 +37,10 @@ const NODE_INFO: &[&str] = &[
 pub(crate) struct Nodes;
 
 impl Strategy for Nodes {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
     fn default(&self, object: &mut Object) {
         let spec = edit::object(&mut object.0, "spec");
         edit::drop_zero(spec, &["podCIDR", "podCIDRs", "providerID", "unschedulable", "taints", "externalID"]);
@@ -93,6 +97,7 @@ impl Strategy for Nodes {
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
+        resources(At::of(object, "status"), &mut out);
         addresses(At::of(object, "status"), &mut out);
         let (spec, before) = (At::of(object, "spec"), At::of(old, "spec"));
         if !before.get("podCIDRs").is_empty()
@@ -105,6 +110,8 @@ impl Strategy for Nodes {
                 spec.get("providerID").forbidden("node updates may not change providerID except from \"\" to valid"),
             );
         }
+        // Upstream looks at them twice.
+        taints(spec.get("taints"), &mut out);
         out
     }
 

@@ -41,6 +41,11 @@ impl Strategy for Classes {
         edit::fill(&mut object.0, "preemptionPolicy", "PreemptLowerPriority");
     }
 
+    fn prepare_create(&self, _cx: &Context, object: &mut Object) {
+        // It never counts on.
+        object.set(&["metadata", "generation"], 1);
+    }
+
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
         let value = At::of(object, "value");

@@ -1,7 +1,7 @@
 //! RuntimeClass: which handler runs a pod's containers, what that costs, and where it is found.
 
 use super::{at::At, cells, edit, podspec, quantities, rules};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -16,6 +16,14 @@ pub(crate) const COLUMNS: &[Column] = &[
 pub(crate) struct Classes;
 
 impl Strategy for Classes {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
+    fn free_finalizers(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         if let Some(fixed) = edit::object_if(&mut object.0, "overhead").and_then(|o| o.get_mut("podFixed")) {
             quantities::canonicalize(fixed);
@@ -30,10 +38,9 @@ impl Strategy for Classes {
         } else {
             handler.invalid_all(names::dns1123_label(handler.str()), &mut out);
         }
-        for (name, quantity) in At::of(object, "overhead").get("podFixed").entries() {
-            podspec::resource_name(quantity, name, &mut out);
-            rules::quantity_not_negative(quantity, &mut out);
-        }
+        let overhead = At::of(object, "overhead");
+        // Upstream looks at it as at the limits of a container, and names it so.
+        podspec::container_resources(overhead.get("limits").with(overhead.get("podFixed").value()), &mut out);
         let scheduling = At::of(object, "scheduling");
         rules::labels(scheduling.get("nodeSelector"), &mut out);
         let tolerations = scheduling.get("tolerations");

@@ -1,7 +1,7 @@
 //! Secret: like a ConfigMap, but typed, with base64 data and the write-only `stringData`.
 
 use super::{at::At, cells, edit, rules};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, FieldPath, Object};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
@@ -19,6 +19,10 @@ const MAX_DATA: usize = 1024 * 1024;
 pub(crate) struct Secrets;
 
 impl Strategy for Secrets {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
     fn default(&self, object: &mut Object) {
         edit::fill_str(&mut object.0, "type", "Opaque");
         if let Some(Value::Object(plain)) = object.0.remove("stringData") {

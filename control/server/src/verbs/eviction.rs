@@ -13,7 +13,7 @@ use crate::{
     negotiate::Offers,
     reply,
 };
-use api::{GroupVersionKind, Object, Status};
+use api::{GroupVersionKind, GroupVersionResource, Object, Status};
 use axum::body::Body;
 use http::{Response, StatusCode};
 use serde_json::{Value, json};
@@ -53,7 +53,10 @@ pub(super) async fn create(call: Call, resource: Arc<Resource>) -> Result<Respon
 async fn mark(write: &mut Write, deletion: &Options) -> Result<Option<Written>, Status> {
     write.cx.subresource = "status".to_owned();
     let now = api::time::rfc3339(write.cx.now);
+    // Upstream's errors name the kind here.
+    let named = GroupVersionResource { resource: write.cx.resource.kind.clone(), ..write.cx.resource.gvr.clone() };
     let make = |pod: &Object, _: &mut Vec<String>| {
+        preconditions(deletion, pod).map_err(|why| Status::conflict(&named, pod.name(), &why))?;
         let mut object = pod.clone();
         let mut conditions: Vec<Value> = pod.list_at(&["status", "conditions"]).to_vec();
         conditions.retain(|c| c["type"] != "DisruptionTarget");
@@ -61,12 +64,25 @@ async fn mark(write: &mut Write, deletion: &Options) -> Result<Option<Written>, 
             "lastTransitionTime": now, "reason": "EvictionByEvictionAPI", "message": "Eviction API: evicting",
             "observedGeneration": pod.generation()}));
         object.set(&["status", "conditions"], conditions);
-        for (field, wanted) in [("uid", &deletion.uid), ("resourceVersion", &deletion.revision)] {
-            if let Some(wanted) = wanted {
-                object.set(&["metadata", field], wanted.clone());
-            }
-        }
-        Ok(Change { object, owned: false, pinned: deletion.revision.is_some(), uid: Uid::Expected })
+        Ok(Change { object, owned: false, pinned: deletion.revision.is_some(), uid: Uid::Given })
     };
     update_object(write, make).await
+}
+
+/// The pod must be the one that is meant.
+fn preconditions(deletion: &Options, pod: &Object) -> Result<(), String> {
+    let differs = |wanted: &Option<String>, is: &str| wanted.clone().filter(|w| !w.is_empty() && w != is);
+    if let Some(uid) = differs(&deletion.uid, pod.uid()) {
+        return Err(format!(
+            "the UID in the precondition ({uid}) does not match the UID in record ({}). The object might have been deleted and then recreated",
+            pod.uid()
+        ));
+    }
+    if let Some(revision) = differs(&deletion.revision, pod.resource_version()) {
+        return Err(format!(
+            "the ResourceVersion in the precondition ({revision}) does not match the ResourceVersion in record ({}). The object might have been modified",
+            pod.resource_version()
+        ));
+    }
+    Ok(())
 }

@@ -122,8 +122,19 @@ fn not_yet(call: &Call, resource: &Resource) -> Result<(), Status> {
     if streams && call.server.0.store.get(&call.key(resource)).is_none() {
         return Err(Status::not_found(&resource.gvr, &info.name));
     }
-    let text = format!("{}/{} is not implemented yet", info.resource, info.subresource);
+    let text = format!("{}/{} is not implemented yet{}", info.resource, info.subresource, instead(info));
     Err(Status { code: 501, ..Status::new(api::Reason::Unknown, text) })
+}
+
+/// What serves the purpose of a stream or proxy meanwhile: kubectl shows it to the user.
+fn instead(info: &RequestInfo) -> &'static str {
+    match (info.resource.as_str(), info.subresource.as_str()) {
+        (_, "exec" | "attach") => ": a Wasm container has no shell; kubectl logs shows what it prints",
+        ("nodes", _) => "",
+        _ => {
+            ": reach it by the NodePort of a Service, such as kubectl patch service NAME -p '{\"spec\":{\"type\":\"NodePort\"}}'"
+        }
+    }
 }
 
 /// POST to `bindings`: the older way to `pods/binding`, with the pod's name in the body.

@@ -8,6 +8,7 @@ use crate::{
     codec::{self, FieldValidation, WriteOptions},
     metadata,
     negotiate::{self, Offers},
+    typemeta,
 };
 use api::{Cause, FieldPath, GroupVersionKind, Object, Reason, Status, apply::ApplyOptions, invalid, schema::Schema};
 use axum::body::Body;
@@ -38,7 +39,7 @@ impl Patch {
         let pairs = media == "application/strategic-merge-patch+json";
         let refuse =
             |why: String| Status::bad_request(if pairs { why } else { format!("error decoding patch: {why}") });
-        let (value, _) = codec::aside(body, api::json::parse).map_err(refuse)?;
+        let (value, _) = api::json::parse(body).map_err(refuse)?;
         if let Some(cause) = codec::too_long(&value, &FieldPath::default()).filter(|_| pairs) {
             return Err(Status::bad_request(format!("the patch is not accepted: {cause}")));
         }
@@ -94,12 +95,21 @@ pub(super) fn patched(
     warnings: &mut Vec<String>,
 ) -> Result<Object, Status> {
     let current = current.clone().into_value();
-    let mut value = patch.apply(&current, schema)?;
-    let checked = match patch {
-        Patch::Strategic(_) => schema.convert_check(&mut value),
-        Patch::Json(_) | Patch::Merge(_) => schema.decode_check(&mut value),
+    let mut value = match patch.apply(&current, schema) {
+        // What was stored may lack what Go always writes, as the key of an element. Upstream reads it as Go's and patches that.
+        Err(_) if matches!(patch, Patch::Strategic(_)) => {
+            let mut whole = current;
+            schema.decode_check(&mut whole).map_err(Status::internal)?;
+            schema.leave_out_empty(&mut whole);
+            patch.apply(&whole, schema)?
+        }
+        outcome => outcome?,
     };
-    let problems = checked.map_err(|e| invalid_patch(patch, &e))?;
+    let problems = match patch {
+        Patch::Strategic(_) => schema.convert_check(&mut value),
+        Patch::Json(_) | Patch::Merge(_) => decoded(&mut value, kind, schema),
+    };
+    let problems = problems.map_err(|e| invalid_patch(patch, &e))?;
     schema.leave_out_empty(&mut value);
     schema.default(&mut value);
     if !problems.is_empty() {
@@ -110,21 +120,31 @@ pub(super) fn patched(
         }
     }
     let mut object = Object::from_value(value).ok_or_else(|| invalid_patch(patch, "not an object"))?;
-    // What a patch takes away is what the path says.
-    if object.api_version().is_empty() {
-        object.set(&["apiVersion"], kind.api_version());
-    }
-    if object.kind().is_empty() {
-        object.set(&["kind"], kind.kind.clone());
-    }
-    if object.api_version() != kind.api_version() || object.kind() != kind.kind {
-        return Err(Status::bad_request(format!(
-            "the API version in the data ({}) does not match the expected API version ({})",
-            object.gvk(),
-            kind
-        )));
-    }
+    // What a strategic merge patch says about them, upstream overlooks; what another takes away is what the path says.
+    object.set(&["apiVersion"], kind.api_version());
+    object.set(&["kind"], kind.kind.clone());
     Ok(object)
+}
+
+/// Decodes the patched text as upstream does: as what it says it is.
+fn decoded(value: &mut Value, kind: &GroupVersionKind, schema: &Schema) -> Result<Vec<String>, String> {
+    let mut given = typemeta::interpret(value)?;
+    if given.version.is_empty() && (given.group.is_empty() || given.group == kind.group) {
+        // Without a version it is the internal type, which has nothing of what is there.
+        let problems = typemeta::internal_problems(value);
+        *value = json!({});
+        return Ok(problems);
+    }
+    if given.kind.is_empty() {
+        given.kind.clone_from(&kind.kind);
+    }
+    if given == *kind {
+        return schema.decode_check(value);
+    }
+    if let Some(other) = Schema::for_kind(&given) {
+        other.decode_check(value)?;
+    }
+    Err(typemeta::no_conversion(&given, kind))
 }
 
 /// PATCH of an object or its status.
@@ -160,8 +180,8 @@ pub(super) fn configuration(
     options: &WriteOptions,
     warnings: &mut Vec<String>,
 ) -> Result<Object, Status> {
-    let (mut value, duplicates) =
-        codec::aside(bytes, api::yaml::parse).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
+    let (value, duplicates) =
+        api::yaml::parse(bytes).map_err(|e| Status::bad_request(format!("error decoding YAML: {e}")))?;
     match options.field_validation {
         FieldValidation::Strict if !duplicates.is_empty() => {
             return Err(Status::bad_request(format!("error strict decoding YAML: {}", duplicates.join(", "))));
@@ -191,40 +211,24 @@ pub(super) fn configuration(
         return Err(Status::bad_request("metadata.managedFields must be nil"));
     }
     let named = |field: &str| value.get("metadata").map(|metadata| text(metadata, field)).unwrap_or_default();
-    let what = format!("{}/{}; {kind}", named("namespace"), named("name"));
-    let typed =
-        |why: String| Status::new(Reason::Unknown, format!("failed to create typed patch object ({what}): {why}"));
     let fields = value.as_object().ok_or_else(|| Status::bad_request("the applied configuration is not an object"))?;
-    api::apply::check(fields, schema).map_err(typed)?;
-    let written = value.clone();
-    schema.decode_check(&mut value).map_err(typed)?;
-    keep_nulls(&mut value, &written);
+    api::apply::check(fields, schema).map_err(|why| {
+        let what = format!("{}/{}; {kind}", named("namespace"), named("name"));
+        Status::new(Reason::Unknown, format!("failed to create typed patch object ({what}): {why}"))
+    })?;
     Object::from_value(value).ok_or_else(|| Status::bad_request("the applied configuration is not an object"))
 }
 
-/// Puts back the fields that were written as null: whoever applies null owns the field.
-fn keep_nulls(value: &mut Value, written: &Value) {
-    match (value, written) {
-        (Value::Object(map), Value::Object(written)) => {
-            for (name, given) in written {
-                match map.get_mut(name) {
-                    Some(value) => keep_nulls(value, given),
-                    None if given.is_null() => drop(map.insert(name.clone(), Value::Null)),
-                    None => {}
-                }
-            }
-        }
-        (Value::Array(list), Value::Array(written)) if list.len() == written.len() => {
-            list.iter_mut().zip(written).for_each(|(value, given)| keep_nulls(value, given));
-        }
-        _ => {}
-    }
-}
-
-/// The object that an apply leaves: what was applied as null is not there.
-fn settled(object: Object, schema: &Schema) -> Result<Object, Status> {
+/// The object that an apply of `config` leaves, in the form that Go would hold: what was applied as null is not there, quantities are
+/// canonical. Until then values are compared as they are written, so that `0.5` is another value than `500m`.
+pub(super) fn settled(object: Object, config: &Object, schema: &Schema) -> Result<Object, Status> {
     let mut value = object.into_value();
-    schema.decode_check(&mut value).map_err(Status::internal)?;
+    schema.convert_check(&mut value).map_err(|why| {
+        let kind = config.gvk();
+        let what = format!("{}/{}; {kind}", config.namespace(), config.name());
+        let how = format!("unable to convert unstructured object to {kind}: {why}");
+        Status::new(Reason::Unknown, format!("failed to convert new object ({what}) to proper version: {how}"))
+    })?;
     schema.leave_out_empty(&mut value);
     Object::from_value(value).ok_or_else(|| Status::internal("an applied object is one"))
 }
@@ -236,11 +240,11 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
     let (call, bytes) = call.with_body().await?;
     let mut write = Write::new(&call, &resource, Verb::Update, &options);
     let schema = write.schema.clone();
-    let mut config = configuration(&resource.gvk(), &schema, &bytes, &options, &mut write.warnings)?;
-    metadata::match_namespace(&mut config, &write.cx.namespace, resource.namespaced)?;
+    let config = configuration(&resource.gvk(), &schema, &bytes, &options, &mut write.warnings)?;
 
     let (api_version, ignored, subresource) =
         (resource.gvr.api_version(), write.ignored(), write.cx.subresource.clone());
+    let namespace = write.cx.namespace.clone();
     let how = ApplyOptions {
         manager: &options.manager,
         force: options.force.unwrap_or(false),
@@ -252,7 +256,8 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
     for _ in 0..2 {
         let make = |old: &Object, _: &mut Vec<String>| {
             let pinned = !matches!(config.resource_version(), "" | "0");
-            let mut object = settled(api::apply::apply(Some(old), &config, &how, &schema)?, &schema)?;
+            let mut object = settled(api::apply::apply(Some(old), &config, &how, &schema)?, &config, &schema)?;
+            metadata::match_namespace(&mut object, &namespace, resource.namespaced)?;
             write::same_name(&call.info.name, &object)?;
             resource.strategy.default(&mut object);
             Ok(Change { object, owned: true, pinned, uid: Uid::Given })
@@ -271,7 +276,8 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
             );
             return Err(Status::conflict(&resource.gvr, &call.info.name, &why));
         }
-        let object = settled(api::apply::apply(None, &config, &how, &schema)?, &schema)?;
+        let mut object = settled(api::apply::apply(None, &config, &how, &schema)?, &config, &schema)?;
+        metadata::match_namespace(&mut object, &namespace, resource.namespaced)?;
         write::same_name(&call.info.name, &object)?;
         write.cx.verb = Verb::Create;
         match create_object(&mut write, object, true).await {

@@ -5,7 +5,7 @@ use super::{answer, list::List};
 use crate::{
     Resource,
     chain::Call,
-    limits,
+    codec, limits,
     negotiate::Offers,
     payload::Item,
     reply,
@@ -43,11 +43,8 @@ pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<
 
 /// Reads the resourceVersion parameter of a get or a watch. One that is no number is an error of the server to upstream.
 pub(super) fn parse_revision(text: &str) -> Result<Revision, Status> {
-    text.parse().map_err(|_| {
-        let why =
-            format!("resourceVersion: Invalid value: {text:?}: strconv.ParseUint: parsing {text:?}: invalid syntax");
-        Status::new(Reason::Unknown, why)
-    })
+    codec::unsigned(text)
+        .map_err(|why| Status::new(Reason::Unknown, format!("resourceVersion: Invalid value: {text:?}: {why}")))
 }
 
 /// Reads that of a list.
@@ -228,6 +225,18 @@ pub(super) async fn page(call: &Call, resource: &Resource, filter: &Filter, page
     Ok(page)
 }
 
+/// Whether a list may hold an entry. Bytes that another program wrote or the disk changed would make all of the list unreadable, for every
+/// client and at every start: they are left out, named and counted.
+pub(super) fn readable(call: &Call, entry: &Entry<Item>) -> bool {
+    let whole = entry.payload.is_whole();
+    if !whole {
+        call.server.0.metrics.unreadable.inc();
+        let (key, revision) = (&entry.key, entry.revision);
+        tracing::error!(%key, revision, "a stored object cannot be read and is left out of lists: delete it and create it anew");
+    }
+    whole
+}
+
 pub(super) fn selects(filter: &Filter, resource: &Resource, entry: &Entry<Item>) -> bool {
     let (namespace, name) = identity(resource, &resource.prefix(), &entry.key);
     filter.matches(resource, namespace, name, entry.payload.view(resource))
@@ -277,7 +286,8 @@ pub(super) async fn list(call: Call, resource: Arc<Resource>) -> Result<Response
     let output = call.output(Offers::Tables)?;
     validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;
-    let page = page(&call, &resource, &filter, false).await?;
+    let mut page = page(&call, &resource, &filter, false).await?;
+    page.entries.retain(|entry| readable(&call, entry));
     let look = Look { form: output.form, include: Include::parse(&call.query)?, now: call.server.0.clock.now() };
     let list = List::new(resource, look, page);
     if output.yaml || output.pretty {

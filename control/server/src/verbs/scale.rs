@@ -138,6 +138,7 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
     let mut write = Write::new(&call, &resource, Verb::Update, &options);
     let scales = Schema::for_kind(&kind()).unwrap_or_else(Schema::any);
     let config = patch::configuration(&kind(), &scales, &bytes, &options, &mut write.warnings)?;
+    let config = patch::settled(config.clone(), &config, &scales)?;
 
     let (gvk, schema, now) = (resource.gvk(), write.schema.clone(), write.cx.now);
     let mut own = Object::default();

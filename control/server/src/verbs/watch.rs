@@ -1,7 +1,7 @@
 //! WATCH: a stream of JSON lines. Events are copied from the entries' bytes, never re-encoded; what is ready goes out in one frame. A
 //! reader that is too slow is cut by the store and lists anew.
 
-use super::read::{self, selects};
+use super::read::{self, readable, selects};
 use crate::{
     Resource,
     chain::Call,
@@ -117,8 +117,8 @@ async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Star
     }
     let snapshot = store.snapshot(None).map_err(read::store_error)?;
     let prefix = prefix(call, resource, filter);
-    let initial =
-        snapshot.range(&prefix, None).filter(|e| filter.is_empty() || selects(filter, resource, e)).cloned().collect();
+    let chosen = |e: &&Arc<Entry<Item>>| (filter.is_empty() || selects(filter, resource, e)) && readable(call, e);
+    let initial = snapshot.range(&prefix, None).filter(chosen).cloned().collect();
     Ok(Start {
         initial,
         since: snapshot.revision(),
@@ -250,8 +250,9 @@ impl Stream {
             return;
         }
         self.seen = event.revision;
-        let before = event.before.as_ref().filter(|e| selects(&self.filter, &self.resource, e)).cloned();
-        let after = event.after.as_ref().filter(|e| selects(&self.filter, &self.resource, e)).cloned();
+        let shown = |e: &Entry<Item>| e.payload.is_whole() && selects(&self.filter, &self.resource, e);
+        let before = event.before.as_ref().filter(|e| shown(e)).cloned();
+        let after = event.after.as_ref().filter(|e| shown(e)).cloned();
         match (before, after) {
             (None, Some(after)) => self.put(out, "ADDED", &after, None),
             (Some(_), Some(after)) => self.put(out, "MODIFIED", &after, None),

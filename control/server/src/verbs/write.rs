@@ -6,20 +6,22 @@ use crate::{
     admission::Attributes,
     advice,
     chain::Call,
-    codec::{self, WriteOptions},
+    codec::{self, WriteOptions, unsigned},
     metadata,
     negotiate::Offers,
     payload::{self, Item},
     reply,
+    strategy::Recheck,
 };
 use api::{
-    Cause, CauseKind, FieldPath, Object, Reason, Status,
+    Cause, FieldPath, GroupVersionKind, Object, Reason, Status,
     apply::{FieldSet, UpdateOptions},
     invalid,
     schema::Schema,
 };
 use axum::body::Body;
 use http::{Response, StatusCode};
+use serde_json::Value;
 use std::sync::Arc;
 use store::{Entry, Error, Expect, Revision};
 
@@ -141,7 +143,12 @@ impl Write {
     }
 
     fn refuse(&self, object: &Object, causes: &[Cause]) -> Result<(), Status> {
-        if causes.is_empty() { Ok(()) } else { Err(invalid(&self.cx.resource.gvk(), object.name(), causes)) }
+        if causes.is_empty() {
+            return Ok(());
+        }
+        // Of kinds that share their storage upstream has one inside, which it names.
+        let kind = GroupVersionKind { group: self.cx.resource.storage.0.clone(), ..self.cx.resource.gvk() };
+        Err(invalid(&kind, object.name(), causes))
     }
 }
 
@@ -236,6 +243,7 @@ async fn create_once(
     let strategy = &resource.strategy;
     // Name and uid first: a Job's selector is made of them.
     metadata::stamp(&mut object, &write.cx);
+    write.warnings.extend(strategy.early_warnings(&object));
     strategy.prepare_create(&write.cx, &mut object);
     if resource.generation {
         object.set(&["metadata", "generation"], 1);
@@ -277,14 +285,6 @@ pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Respon
     same_name(&call.info.name, &object)?;
 
     let pinned = !matches!(object.resource_version(), "" | "0");
-    if !pinned && !resource.unconditional_update && call.server.0.store.get(&call.key(&resource)).is_some() {
-        let cause = Cause {
-            kind: CauseKind::Invalid,
-            field: FieldPath::new("metadata").child("resourceVersion"),
-            message: "Invalid value: 0x0: must be specified for an update".into(),
-        };
-        write.refuse(&object, &[cause])?;
-    }
     resource.strategy.default(&mut object);
     let make = |_: &Object, _: &mut Vec<String>| {
         Ok(Change { object: object.clone(), owned: false, pinned, uid: Uid::Expected })
@@ -353,18 +353,31 @@ fn unreadable(write: &Write, error: &str) -> Status {
 fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Result<(), Status> {
     let (gvr, name) = (&write.cx.resource.gvr, &write.cx.name);
     if uid == Uid::Expected && !object.uid().is_empty() && object.uid() != old.uid() {
-        let why =
-            format!("Precondition failed: UID in precondition: {}, UID in object meta: {}", object.uid(), old.uid());
+        let why = format!(
+            "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {}, UID in object meta: {}",
+            write.cx.resource.upstream_key(&write.cx.namespace, name),
+            object.uid(),
+            old.uid()
+        );
         return Err(Status::conflict(gvr, name, &why));
     }
+    let resource = &write.cx.resource;
     match object.resource_version() {
+        "" | "0" if !resource.unconditional_update => {
+            let field = FieldPath::new("metadata").child("resourceVersion");
+            let cause = Cause::invalid(&field, &Value::from(0), "must be specified for an update");
+            // Upstream's storage names the resource here, not the kind.
+            let named = GroupVersionKind { kind: gvr.resource.clone(), ..resource.gvk() };
+            Err(invalid(&named, name, &[cause]))
+        }
         "" | "0" => Ok(()),
         given if given == old.resource_version() => Ok(()),
-        given if given.parse::<u64>().is_err() => {
+        given => match unsigned(given) {
+            Ok(number) if Ok(number) == unsigned(old.resource_version()) => Ok(()),
+            Ok(_) => Err(Status::modified(gvr, name)),
             // To upstream one that is no number is an error of the server.
-            Err(Status::new(Reason::Unknown, format!("strconv.ParseUint: parsing {given:?}: invalid syntax")))
-        }
-        _ => Err(Status::modified(gvr, name)),
+            Err(why) => Err(Status::new(Reason::Unknown, why)),
+        },
     }
 }
 
@@ -453,20 +466,20 @@ fn prepare_update(write: &mut Write, object: &mut Object, old: &Object) -> Resul
     let resource = write.cx.resource.clone();
     let (strategy, cx) = (&resource.strategy, &write.cx);
     let mut reservation = Reservation::none();
-    let mut causes = metadata::validate(&resource, object);
+    let mut causes = Vec::new();
     match cx.subresource.as_str() {
         // A binding is checked by itself: what it sets cannot be set otherwise.
-        "binding" => {}
+        "binding" => causes.extend(metadata::validate(&resource, object)),
         "status" => {
             strategy.prepare_status(cx, object, old);
-            causes.extend(metadata::validate_update(object, old));
+            causes.extend(metadata::validate_update(&resource, object, old, Recheck::Change));
             causes.extend(strategy.validate_status(cx, object, old));
         }
         _ => {
             strategy.prepare_update(cx, object, old);
             count_generation(&resource, object, old);
             reservation = strategy.reserve(cx, object, Some(old))?;
-            causes.extend(metadata::validate_update(object, old));
+            causes.extend(metadata::validate_update(&resource, object, old, strategy.rechecks_metadata()));
             causes.extend(strategy.validate(cx, object));
             causes.extend(strategy.validate_update(cx, object, old));
             let warnings = strategy.warnings(cx, object, Some(old));

@@ -65,7 +65,7 @@ async fn a_user_can_ask_about_itself() {
 
 #[tokio::test]
 async fn a_client_certificate_is_an_identity_over_tls() {
-    let network = connections::Network::new(server::tls::CONNECTIONS).await;
+    let network = connections::Network::new(100).await;
     let admin = network.admin();
     let stranger = server::pki::authority("ca", network.validity).unwrap();
     let forged = server::pki::client(&stranger, "admin", &["system:masters"], network.validity).unwrap();

@@ -2,7 +2,11 @@
 
 use crate::*;
 use futures::StreamExt;
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::atomic::{AtomicU64, Ordering::SeqCst},
+    time::Duration,
+};
 use tokio::task::JoinSet;
 
 const REVIEW: &str = "/apis/authentication.k8s.io/v1/selfsubjectreviews";
@@ -63,5 +67,47 @@ async fn what_an_account_asks_about_itself_is_short() {
         let answer = network.handle(review(&token, Body::from(padded(length)))).await;
         assert_eq!(answer.status(), code, "{length}");
         assert_eq!(cluster.send(&cluster.admin, "POST", REVIEW, &[], padded(length)).await.code, 201, "{length}");
+    }
+}
+
+/// What a thread is kept busy with at a stretch: all of a large body's parsing, checking and writing is done beside it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn a_large_body_does_not_hold_up_the_thread_that_serves() {
+    let cluster = Cluster::new().await;
+    cluster.create_map("m", json!({})).await;
+    let data: serde_json::Map<_, _> = (0..60_000).map(|n| (format!("key-{n:010}"), json!("v"))).collect();
+    let large = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "m"}, "data": data}).to_string();
+    assert!(large.len() > 1 << 20);
+    for (method, target, media) in [
+        ("POST", MAPS.to_owned(), "application/json"),
+        ("PUT", map("m"), "application/json"),
+        ("PATCH", map("m"), "application/merge-patch+json"),
+        ("PATCH", format!("{}?fieldManager=f", map("m")), "application/apply-patch+yaml"),
+    ] {
+        let (admin, body) = (cluster.admin.clone(), large.clone());
+        let request =
+            Request::builder().method(method).uri(target).header("content-type", media).body(Body::from(body));
+        let work = tokio::spawn(async move {
+            let begin = tokio::time::Instant::now();
+            let code = admin.handle(request.unwrap()).await.status().as_u16();
+            (code, begin.elapsed())
+        });
+        // in microseconds
+        let longest = Arc::new(AtomicU64::new(0));
+        let busy = longest.clone();
+        let watch = tokio::spawn(async move {
+            let mut last = tokio::time::Instant::now();
+            loop {
+                tokio::task::yield_now().await;
+                busy.fetch_max(last.elapsed().as_micros() as u64, SeqCst);
+                last = tokio::time::Instant::now();
+            }
+        });
+        let (code, took) = work.await.unwrap();
+        watch.abort();
+        let longest = Duration::from_micros(longest.load(SeqCst));
+        println!("{method} {media}: {code} after {took:?}, the thread was busy for {longest:?}");
+        assert!(code < 500, "{code}");
+        assert!(longest < took / 2, "{method} {media}: {longest:?} of {took:?}");
     }
 }

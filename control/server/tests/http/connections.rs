@@ -49,7 +49,12 @@ impl Network {
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
         let (running, token) = (cluster.server.clone(), stop.clone());
-        let task = tokio::spawn(async move { running.serve_at_most(connections, listener, tls, token).await });
+        let task = tokio::spawn(async move {
+            {
+                let places = server::tls::Places { connections, ..Default::default() };
+                running.serve(places, listener, tls, token).await
+            }
+        });
         Self { cluster, validity, ca, serving, address, stop, task }
     }
 

@@ -72,6 +72,39 @@ fn damaged() -> [(&'static str, String); 5] {
 }
 
 #[tokio::test]
+async fn what_is_no_object_is_left_out_of_lists_and_watches_and_counted() {
+    let cluster = Cluster::new().await;
+    let prefix = cluster.map_key();
+    cluster.create_map("first", json!({})).await;
+    for (name, bytes) in damaged().into_iter().filter(|(name, _)| *name != "deep") {
+        cluster.store.put(&format!("{prefix}{name}"), Expect::Absent, Bytes::from(bytes), None).await.unwrap();
+    }
+    cluster.create_map("last", json!({})).await;
+    let listed = |answer: Answer| {
+        let names = |o: &Value| o["metadata"]["name"].as_str().unwrap().to_owned();
+        answer.ok()["items"].as_array().unwrap().iter().map(names).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(cluster.get(MAPS).await), ["first", "last"]);
+    assert_eq!(listed(cluster.get("/api/v1/configmaps").await), ["first", "last"]);
+    let partial = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1";
+    assert_eq!(listed(cluster.get_as(MAPS, partial).await), ["first", "last"]);
+    let metrics = cluster.get("/metrics").await.text();
+    assert!(metrics.contains("sampan_store_unreadable_objects_total 12"), "{metrics}");
+    let watched = cluster.get(&format!("{MAPS}?watch=true&resourceVersion=0&timeoutSeconds=1")).await;
+    let watch = |text: String| {
+        let events = text.lines().map(|line| serde_json::from_str::<Value>(line).unwrap()).collect::<Vec<_>>();
+        events.iter().map(|e| format!("{} {}", e["type"], e["object"]["metadata"]["name"])).collect::<Vec<_>>()
+    };
+    let names = watch(watched.text());
+    assert_eq!(names, [r#""ADDED" "first""#, r#""ADDED" "last""#]);
+    let since = cluster.get(MAPS).await.ok()["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    cluster.delete(&map("noise"), Value::Null).await.ok();
+    cluster.delete(&map("first"), Value::Null).await.ok();
+    let watched = cluster.get(&format!("{MAPS}?watch=true&resourceVersion={since}&timeoutSeconds=1")).await;
+    assert_eq!(watch(watched.text()), [r#""DELETED" "first""#]);
+}
+
+#[tokio::test]
 async fn whatever_is_stored_can_be_deleted_and_is_not_written_over() {
     let cluster = Cluster::new().await;
     let prefix = cluster.map_key();

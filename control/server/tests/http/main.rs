@@ -14,6 +14,7 @@ mod parameters;
 mod patches;
 mod reads;
 mod subresources;
+mod upstream;
 mod watches;
 mod writes;
 

@@ -33,6 +33,34 @@ async fn numbers_and_flags_are_read_as_go_reads_them() {
     assert!(initial.status().2.contains("sendInitialEvents is forbidden for list"), "{}", initial.text());
 }
 
+/// As `strconv.ParseUint`: without a sign, within 64 bits, with leading zeros.
+#[tokio::test]
+async fn a_resource_version_is_a_number_without_a_sign() {
+    let cluster = Cluster::new().await;
+    let made = cluster.create_map("a", json!({})).await;
+    let revision = made["metadata"]["resourceVersion"].as_str().unwrap();
+    for (given, why) in
+        [("+5", "invalid syntax"), ("-1", "invalid syntax"), ("99999999999999999999", "value out of range")]
+    {
+        let text = format!("resourceVersion: Invalid value: {given:?}: strconv.ParseUint: parsing {given:?}: {why}");
+        let escaped = given.replace('+', "%2B");
+        cluster.get(&format!("{}?resourceVersion={escaped}", map("a"))).await.fails(500, &text);
+        cluster
+            .get(&format!("{MAPS}?resourceVersion={escaped}"))
+            .await
+            .fails(400, &format!("invalid resource version: {text}"));
+        let body = json!({"metadata": {"resourceVersion": given}});
+        let text = format!("strconv.ParseUint: parsing {given:?}: {why}");
+        cluster.patch(&map("a"), "merge-patch+json", body.clone()).await.fails(500, &text);
+        let mut body = body;
+        body["metadata"]["name"] = "a".into();
+        cluster.put(&map("a"), body).await.fails(500, &text);
+    }
+    let body = json!({"metadata": {"name": "a", "resourceVersion": format!("0{revision}")}, "data": {"k": "w"}});
+    cluster.put(&map("a"), body).await.ok();
+    cluster.post(MAPS, json!({"metadata": {"name": "b", "resourceVersion": "+5"}})).await.ok();
+}
+
 #[tokio::test]
 async fn dots_are_no_names_and_an_escaped_slash_separates() {
     let cluster = Cluster::new().await;
@@ -58,20 +86,22 @@ async fn dots_are_no_names_and_an_escaped_slash_separates() {
 async fn streams_and_proxies_say_that_they_are_not_there_yet() {
     let cluster = Cluster::new().await;
     pod(&cluster, "p").await;
-    for (resource, name, subresource) in [
-        ("namespaces/default/pods", "p", "exec?command=ls"),
-        ("namespaces/default/pods", "p", "attach"),
-        ("namespaces/default/pods", "p", "portforward"),
-        ("namespaces/default/pods", "p", "proxy/x/y"),
-        ("namespaces/default/services", "http:s:80", "proxy/"),
-        ("nodes", "n", "proxy/stats/summary"),
+    let logs = ": a Wasm container has no shell; kubectl logs shows what it prints";
+    let port = ": reach it by the NodePort of a Service, such as kubectl patch service NAME -p '{\"spec\":{\"type\":\"NodePort\"}}'";
+    for (resource, name, subresource, instead) in [
+        ("namespaces/default/pods", "p", "exec?command=ls", logs),
+        ("namespaces/default/pods", "p", "attach", logs),
+        ("namespaces/default/pods", "p", "portforward", port),
+        ("namespaces/default/pods", "p", "proxy/x/y", port),
+        ("namespaces/default/services", "http:s:80", "proxy/", port),
+        ("nodes", "n", "proxy/stats/summary", ""),
     ] {
         let plain = subresource.split(['?', '/']).next().unwrap();
         let kind = resource.rsplit('/').next().unwrap();
         for method in ["GET", "POST"] {
             let target = format!("/api/v1/{resource}/{name}/{subresource}");
             let answer = cluster.send(&cluster.admin, method, &target, &[], Body::empty()).await;
-            answer.fails(501, &format!("{kind}/{plain} is not implemented yet"));
+            answer.fails(501, &format!("{kind}/{plain} is not implemented yet{instead}"));
         }
     }
     cluster.get(&format!("{PODS}/q/exec")).await.fails(404, "pods \"q\" not found");

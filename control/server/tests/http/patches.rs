@@ -222,3 +222,37 @@ async fn the_address_of_a_pod_is_one() {
     let set = cluster.patch(&target, "merge-patch+json", json!({"status": {"podIP": "10.0.0.1"}})).await.ok();
     assert_eq!(set["status"]["podIPs"], json!([{"ip": "10.0.0.1"}]));
 }
+
+/// What upstream stores of an element without its key: Go writes the zero of a field without `omitempty`.
+#[tokio::test]
+async fn an_element_of_a_status_always_has_its_key_so_that_a_strategic_patch_finds_it() {
+    let cluster = Cluster::new().await;
+    let odd = json!({"status": {"conditions": [{}, null], "addresses": [{}]}});
+    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}], "addresses": [{"type": "Hostname", "address": "h"}]}});
+    for (name, kind) in [("a", "merge-patch+json"), ("b", "strategic-merge-patch+json")] {
+        cluster.post("/api/v1/nodes", json!({"metadata": {"name": name}})).await.ok();
+        let node = &format!("/api/v1/nodes/{name}/status");
+        let stored = cluster.patch(node, kind, odd.clone()).await.ok();
+        let none = json!({"type": "", "status": "", "lastHeartbeatTime": null, "lastTransitionTime": null});
+        assert!(stored["status"]["conditions"].as_array().unwrap().contains(&none), "{kind}: {stored}");
+        assert!(stored["status"]["addresses"].as_array().unwrap().contains(&json!({"type": "", "address": ""})));
+        let patched = cluster.patch(node, "strategic-merge-patch+json", ready.clone()).await.ok();
+        let conditions = patched["status"]["conditions"].as_array().unwrap();
+        assert!(conditions.iter().any(|c| c["type"] == "Ready" && c["status"] == "True"), "{kind}: {patched}");
+    }
+}
+
+#[tokio::test]
+async fn what_was_stored_without_a_key_is_read_as_go_reads_it() {
+    let cluster = Cluster::new().await;
+    let bytes = r#"{"kind":"Node","apiVersion":"v1","metadata":{"name":"old"},"status":{"conditions":[{},null],"addresses":[{"address":"a"}]}}"#;
+    cluster.store.put("/core/nodes/old", store::Expect::Absent, Bytes::from(bytes), None).await.unwrap();
+    let ready = json!({"status": {"conditions": [{"type": "Ready", "status": "True"}], "addresses": [{"type": "Hostname", "address": "h"}]}});
+    let node = cluster.patch("/api/v1/nodes/old/status", "strategic-merge-patch+json", ready).await.ok();
+    assert_eq!(node["status"]["conditions"].as_array().unwrap().len(), 3, "{node}");
+    let broken = json!({"status": {"conditions": [{"status": "True"}]}});
+    cluster
+        .patch("/api/v1/nodes/old/status", "strategic-merge-patch+json", broken)
+        .await
+        .fails(500, "map: map[status:True] does not contain declared merge key: type");
+}

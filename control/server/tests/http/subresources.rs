@@ -122,7 +122,7 @@ async fn an_eviction_marks_a_pod_and_deletes_it_by_its_options() {
 
     evict("q", json!({})).await.fails(400, "name in URL does not match name in Eviction object");
     let why = format!(
-        "Operation cannot be fulfilled on pods \"p\": Precondition failed: UID in precondition: u, UID in object meta: {}",
+        "Operation cannot be fulfilled on Pod \"p\": the UID in the precondition (u) does not match the UID in record ({}). The object might have been deleted and then recreated",
         uid.as_str().unwrap()
     );
     evict("p", json!({"preconditions": {"uid": "u"}})).await.fails(409, &why);

@@ -202,7 +202,7 @@ async fn refused_updates_use_upstreams_words() {
     let uid = object["metadata"]["uid"].as_str().unwrap();
     cluster.put(&map("a"), json!({"metadata": {"name": "a", "uid": "other"}})).await.fails(
         409,
-        &format!(r#"Operation cannot be fulfilled on configmaps "a": Precondition failed: UID in precondition: other, UID in object meta: {uid}"#),
+        &format!(r#"Operation cannot be fulfilled on configmaps "a": StorageError: invalid object, Code: 4, Key: /configmaps/default/a, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: other, UID in object meta: {uid}"#),
     );
     cluster.patch(&map("a"), "merge-patch+json", json!({"metadata": {"labels": {"-": "x"}}})).await.status();
 }
@@ -215,7 +215,7 @@ async fn a_lease_is_created_by_put_and_needs_a_version_afterwards() {
     assert_eq!(cluster.put(target, body.clone()).await.code, 201);
     cluster.put(target, body).await.fails(
         422,
-        r#"Lease.coordination.k8s.io "l" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"#,
+        r#"leases.coordination.k8s.io "l" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"#,
     );
 }
 

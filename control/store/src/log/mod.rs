@@ -7,8 +7,10 @@
 //! above needs to know a revision before the commit has ended, because stored bytes hold none.
 
 pub mod memory;
+mod pages;
 mod record;
 pub mod redb;
+pub mod salvage;
 mod space;
 
 use crate::Revision;

@@ -21,13 +21,13 @@ use std::{
 };
 
 /// Key → record, see [`record`].
-const RECORDS: TableDefinition<&str, &[u8]> = TableDefinition::new("records");
+pub(super) const RECORDS: TableDefinition<&str, &[u8]> = TableDefinition::new("records");
 /// Name → number.
-const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
-const REVISION: &str = "revision";
+pub(super) const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
+pub(super) const REVISION: &str = "revision";
 const FORMAT: &str = "format";
 /// How many records there are.
-const COUNT: &str = "count";
+pub(super) const COUNT: &str = "count";
 /// The sum of the records' checksums, modulo 2⁶⁴.
 const SUM: &str = "sum";
 /// The layout above. A file of a later layout is refused instead of misread.
@@ -85,10 +85,6 @@ impl Redb {
 
     fn new(open: Opener) -> Result<Self, LogError> {
         let opened = guarded(|| begin_use(&open, false))?;
-        if let Some(space) = &opened.space {
-            // A disk that is full already is told by `room`: what is there can be read.
-            let _ = space.secure();
-        }
         Ok(Self { open, opened: Arc::new(Mutex::new(opened)) })
     }
 

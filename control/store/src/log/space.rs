@@ -1,17 +1,18 @@
 //! The file under redb, with a reserve: its blocks, and a few MiB more, are taken from the disk before they are needed, so that a
 //! commit that makes the store no larger (a deletion, a renewed lease) finds room also when somebody else has filled the disk.
 //!
-//! The reserve lies in the file itself, behind its end: nobody else can take it between giving it up and using it. On a file
-//! system that cannot reserve (or copies what it overwrites, as btrfs does) there is none, and a commit may fail instead.
+//! The reserve lies in the file itself, behind its end: nobody else can take it between giving it up and using it. Where the file system
+//! cannot do that (NFS before 4.2, some of FUSE's), it is a file beside the store that is removed when a write finds no space. On a file
+//! system that copies what it overwrites, as btrfs does, the reserve helps less, and a commit may fail instead.
 
 use super::LogError;
 use parking_lot::Mutex;
 use redb::{BackendError, DatabaseError, StorageBackend, backends::FileBackend};
 use std::{
     fs::{File, OpenOptions},
-    io,
+    io::{self, Write},
     ops::Bound,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,10 +24,16 @@ pub(super) const RESERVE: u64 = 4 << 20;
 /// With so much free on the disk there is no shortage, even if not every page of the file has its block, bytes.
 const PLENTY: u64 = 4 * RESERVE;
 
+/// Gives a file the blocks of its first bytes, behind its end too, or says that its file system cannot.
+type Allocate = fn(&File, u64) -> io::Result<()>;
+
 /// The file and what is known of its space. A clone is the same file.
 #[derive(Clone, Debug)]
 pub(super) struct Space {
     file: Arc<File>,
+    allocate: Allocate,
+    /// Where the reserve is if the file itself cannot have it.
+    beside: Arc<Path>,
     /// Whether every page of the file and the reserve have their blocks.
     secured: Arc<AtomicBool>,
     /// One at a time.
@@ -38,10 +45,19 @@ impl Space {
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let absent = !path.exists();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
-        if absent && let Some(folder) = path.parent() {
+        if absent {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             File::open(folder)?.sync_all()?; // the file's own entry survives a power cut as well
         }
-        Ok(Self { file: Arc::new(file), secured: Arc::default(), securing: Arc::default() })
+        let mut beside = path.as_os_str().to_owned();
+        beside.push(".reserve");
+        Ok(Self {
+            file: Arc::new(file),
+            allocate,
+            beside: PathBuf::from(beside).into(),
+            secured: Arc::default(),
+            securing: Arc::default(),
+        })
     }
 
     /// The next read comes from the disk.
@@ -66,37 +82,88 @@ impl Space {
         if self.is_secured() {
             return Ok(());
         }
-        let result = secure(&self.file);
+        let result = self.take();
         self.secured.store(matches!(result, Ok(true)), Ordering::Release);
         result.map(drop).map_err(LogError::from)
     }
+
+    /// `Ok(true)`: nothing is missing. `Ok(false)`: not all is secured, yet nothing is short.
+    fn take(&self) -> io::Result<bool> {
+        let metadata = self.file.metadata()?;
+        let wanted = metadata.len() + RESERVE;
+        let has = blocks(&metadata) + std::fs::metadata(&self.beside).map_or(0, |beside| blocks(&beside));
+        let missing = wanted.saturating_sub(has);
+        if let Some(free) = free(&self.file)?.filter(|free| missing > *free) {
+            return if free >= PLENTY { Ok(false) } else { Err(io::ErrorKind::StorageFull.into()) };
+        }
+        match (self.allocate)(&self.file, wanted) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.take_beside().map(|()| true),
+            result => result.map(|()| true),
+        }
+    }
+
+    /// Makes the file that is the reserve. What is in it cannot be made smaller by a file system that compresses.
+    fn take_beside(&self) -> io::Result<()> {
+        if std::fs::metadata(&self.beside).is_ok_and(|beside| beside.len() == RESERVE) {
+            return Ok(());
+        }
+        let noise: Vec<u8> = (0..1u32 << 16).map(|n| (n.wrapping_mul(0x9e37_79b9) ^ n).to_le_bytes()[3]).collect();
+        let write = || {
+            let mut file = File::create(&self.beside)?;
+            for _ in 0..RESERVE >> 16 {
+                file.write_all(&noise)?;
+            }
+            file.sync_all()
+        };
+        write().inspect_err(|_| drop(std::fs::remove_file(&self.beside)))
+    }
+
+    /// Writes, and once more with the reserve given up if the disk is full.
+    fn spend(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
+        write().or_else(|error| if self.give_up(&error) { write() } else { Err(error) })
+    }
+
+    /// Removes the file that is the reserve if that is what is needed, and is there.
+    fn give_up(&self, error: &io::Error) -> bool {
+        let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+        let has_room = is_full && std::fs::remove_file(&self.beside).is_ok();
+        if has_room {
+            self.secured.store(false, Ordering::Release);
+        }
+        has_room
+    }
 }
 
-/// `Ok(true)`: nothing is missing. `Ok(false)`: not all is secured, yet nothing is short.
 #[cfg(target_os = "linux")]
-fn secure(file: &File) -> io::Result<bool> {
-    use rustix::fs::FallocateFlags;
-    use std::os::unix::fs::MetadataExt;
-    let metadata = file.metadata()?;
-    let wanted = metadata.len() + RESERVE;
-    let missing = wanted.saturating_sub(metadata.blocks() * 512);
+fn blocks(metadata: &std::fs::Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(metadata) * 512
+}
+
+/// What the disk of a file has free, bytes; `None` if its file system does not tell.
+#[cfg(target_os = "linux")]
+fn free(file: &File) -> io::Result<Option<u64>> {
     let disk = rustix::fs::fstatvfs(file)?;
-    let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-    if missing > free {
-        return if free >= PLENTY { Ok(false) } else { Err(io::ErrorKind::StorageFull.into()) };
-    }
-    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, wanted) {
-        Ok(()) => Ok(true),
-        Err(error) => match io::Error::from(error) {
-            error if error.kind() == io::ErrorKind::Unsupported => Ok(true),
-            error => Err(error),
-        },
-    }
+    Ok((disk.f_blocks > 0).then(|| disk.f_bavail.saturating_mul(disk.f_frsize)))
+}
+
+#[cfg(target_os = "linux")]
+fn allocate(file: &File, bytes: u64) -> io::Result<()> {
+    Ok(rustix::fs::fallocate(file, rustix::fs::FallocateFlags::KEEP_SIZE, 0, bytes)?)
 }
 
 #[cfg(not(target_os = "linux"))]
-fn secure(_: &File) -> io::Result<bool> {
-    Ok(true)
+fn blocks(metadata: &std::fs::Metadata) -> u64 {
+    metadata.len()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn free(_: &File) -> io::Result<Option<u64>> {
+    Ok(None)
+}
+
+#[cfg(not(target_os = "linux"))]
+fn allocate(_: &File, _: u64) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 /// Drops what the operating system has of the file in memory, so that it is read from the disk: after a failed sync what is in memory
@@ -129,15 +196,20 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.space.secured.store(false, Ordering::Release);
-        self.under.set_len(len)
+        self.space.spend(|| self.under.set_len(len))
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.under.sync_data()
+        // Never tried again: after a failed sync what is in memory may be lost, and count as written.
+        let result = self.under.sync_data();
+        if let Err(error) = &result {
+            self.space.give_up(error);
+        }
+        result
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.under.write(offset, data)
+        self.space.spend(|| self.under.write(offset, data))
     }
 
     fn close(&self) -> io::Result<()> {
@@ -166,5 +238,64 @@ impl StorageBackend for Backend {
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.under.query_lock_range(start, end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn space(folder: &tempfile::TempDir, allocate: Allocate) -> Space {
+        Space { allocate, ..Space::open(&folder.path().join("store.redb")).unwrap() }
+    }
+
+    #[test]
+    fn a_file_may_be_named_without_its_folder() {
+        let file = tempfile::NamedTempFile::new_in(".").unwrap();
+        let name = file.path().file_name().unwrap().to_owned();
+        drop(file);
+        Space::open(Path::new(&name)).unwrap();
+        std::fs::remove_file(name).unwrap();
+    }
+
+    fn cannot(_: &File, _: u64) -> io::Result<()> {
+        Err(rustix::io::Errno::OPNOTSUPP.into())
+    }
+
+    #[test]
+    fn the_reserve_lies_behind_the_end_of_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = space(&folder, allocate);
+        space.secure().unwrap();
+        let metadata = space.file.metadata().unwrap();
+        assert!(space.is_secured() && metadata.len() == 0 && blocks(&metadata) >= RESERVE);
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_file_system_that_cannot_reserve_has_a_file_that_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = space(&folder, cannot);
+        let reserve = folder.path().join("store.redb.reserve");
+        space.secure().unwrap();
+        assert!(space.is_secured());
+        assert!(blocks(&std::fs::metadata(&reserve).unwrap()) >= RESERVE);
+        let full = || io::Error::from(io::ErrorKind::StorageFull);
+        // Another error, and a full disk without a reserve, are told as they are.
+        space.spend(|| Err(io::ErrorKind::InvalidData.into())).unwrap_err();
+        assert!(reserve.exists() && space.is_secured());
+        space.spend(|| if reserve.exists() { Err(full()) } else { Ok(()) }).unwrap();
+        assert!(!reserve.exists() && !space.is_secured(), "it is taken again when there is room");
+        assert_eq!(space.spend(|| Err(full())).unwrap_err().kind(), io::ErrorKind::StorageFull);
+        space.secure().unwrap();
+        assert!(reserve.exists() && space.is_secured());
+    }
+
+    #[test]
+    fn a_disk_that_fills_while_the_reserve_is_taken_is_full() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = space(&folder, |_, _| Err(io::ErrorKind::StorageFull.into()));
+        assert!(matches!(space.secure(), Err(LogError::Full(_))));
+        assert!(!space.is_secured());
     }
 }

@@ -1,4 +1,4 @@
-use super::world::{World, condition, failure, path, waiting};
+use super::world::{World, condition, elapsed, failure, path, waiting};
 use crate::images::Keyring;
 use container::fake::Script;
 use serde_json::{Value, json};
@@ -185,6 +185,33 @@ async fn a_pull_that_fails_is_told_held_back_and_tried_again() {
     ] {
         assert!(events.iter().any(|e| e == expected), "{expected} in {events:#?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_image_that_is_loaded_ends_the_back_off_of_who_waits_for_it() {
+    let world = World::new().await;
+    for image in ["own:1", "other:1"] {
+        world.images.broken.lock().insert(image.into(), failure(image));
+    }
+    let spec =
+        |image: &str, policy: &str| json!({"containers": [{"name": "c", "image": image, "imagePullPolicy": policy}]});
+    world.pod("absent", spec("own:1", "IfNotPresent"));
+    world.pod("never", spec("own:1", "Never"));
+    world.pod("always", spec("own:1", "Always"));
+    world.pod("other", spec("other:1", "IfNotPresent"));
+    world.until("absent", |s| waiting(s) == "ImagePullBackOff").await;
+    tokio::time::sleep(Duration::from_secs(400)).await;
+    world.until("absent", |s| waiting(s) == "ImagePullBackOff").await;
+    let (loaded, pulls) = (elapsed(), world.images.pulls.lock().len());
+    // as another process does it
+    world.images.load("own:1");
+    for name in ["absent", "never"] {
+        world.phase(name, "Running").await;
+        assert!(elapsed() - loaded <= Duration::from_secs(2), "{name}: {:?}", elapsed() - loaded);
+    }
+    assert_eq!(world.images.pulls.lock().len(), pulls, "no registry was asked for it");
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert!(world.images.pulls.lock().len() <= pulls + 2, "the others wait on as they did");
 }
 
 #[tokio::test(start_paused = true)]

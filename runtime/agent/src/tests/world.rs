@@ -90,6 +90,13 @@ impl Images for FakeImages {
     async fn collect(&self, _used: &[String]) {}
 }
 
+impl FakeImages {
+    /// An image comes without a pull.
+    pub(super) fn load(&self, image: &str) {
+        self.present.lock().insert(image.to_owned(), pulled(image));
+    }
+}
+
 /// A pull that fails.
 pub(super) fn failure(image: &str) -> Error {
     Error::ErrImagePull { image: image.into(), cause: "no such tag".into(), hint: String::new() }

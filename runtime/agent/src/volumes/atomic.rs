@@ -1,7 +1,8 @@
 //! Replaces the files of a folder all at once: they live in a time-named folder, `..data` points to it, and each name is a link
 //! through `..data`. A reader sees the old set or the new one, never a mix.
 //!
-//! The layout is Kubernetes' own: programs watch `..data` for changes.
+//! The layout is Kubernetes' own: programs watch `..data` for changes. Nothing is synced: what is there is compared with what is wanted
+//! whenever a pod starts, and what a power cut left otherwise is written anew.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -173,6 +174,26 @@ mod tests {
         assert_eq!(std::fs::read_link(root.path().join("..data")).unwrap(), Path::new("..one"));
         write(root.path(), &BTreeMap::new(), "three").unwrap();
         assert!(!root.path().join("a").exists());
+    }
+
+    #[test]
+    fn what_a_power_cut_has_left_is_written_anew() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = root.path();
+        let wanted = files(&[("a", "1"), ("sub/b", "2")]);
+        let damages: [&dyn Fn(); 4] = [
+            &|| std::fs::write(dir.join("a"), "").unwrap(),
+            &|| std::fs::remove_file(dir.join("sub/b")).unwrap(),
+            &|| std::fs::remove_file(dir.join("..data")).unwrap(),
+            &|| std::fs::remove_file(dir.join("a")).unwrap(),
+        ];
+        for (n, damage) in damages.iter().enumerate() {
+            write(dir, &wanted, "one").unwrap();
+            damage();
+            write(dir, &wanted, "one").unwrap();
+            assert_eq!(std::fs::read_to_string(dir.join("a")).unwrap(), "1", "damage {n}");
+            assert_eq!(std::fs::read_to_string(dir.join("sub/b")).unwrap(), "2", "damage {n}");
+        }
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::{
+    images::Policy,
     pod::Role,
     start::{self, Retry},
     state::{Ended, LOST_CODE, LOST_MESSAGE, LOST_REASON},
@@ -193,6 +194,7 @@ impl Worker {
         let now = self.shared.now();
         self.starts.remove(container);
         self.live(container).busy = Busy::No;
+        self.await_image(container, &error);
         let until = match error.retry {
             Retry::Cancelled => return,
             Retry::Soon => after(now, CONFIG_DELAY),
@@ -210,6 +212,16 @@ impl Worker {
         };
         let waiting = Waiting { reason: error.reason.to_owned(), message: error.message, until: Some(until) };
         self.live(container).waiting = Some(waiting);
+    }
+
+    /// An image that is not here and would do, however it comes: one that is always pulled would not.
+    fn await_image(&self, container: &str, error: &StartError) {
+        let Some((spec, _)) = pod::container(&self.pod, container) else { return };
+        let image = spec.image.as_deref().unwrap_or_default();
+        let always = Policy::of(image, spec.image_pull_policy.as_deref()) == Policy::Always;
+        if !always && (matches!(error.retry, Retry::Pull) || error.reason == "ErrImageNeverPull") {
+            self.shared.awaited.add(image, &self.handle);
+        }
     }
 
     pub(super) fn on_container(&mut self, id: &str, state: ContainerState) {

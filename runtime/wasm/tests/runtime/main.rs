@@ -9,6 +9,7 @@ mod command;
 mod compile;
 mod hostile;
 mod http;
+mod idle;
 mod limits;
 mod mounts;
 mod resources;

@@ -3,7 +3,7 @@
 mod validate;
 
 use super::{cells, edit};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -29,6 +29,14 @@ const fn name_column() -> Column {
 pub(crate) struct Core;
 
 impl Strategy for Core {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Nothing
+    }
+
+    fn free_finalizers(&self) -> bool {
+        true
+    }
+
     fn default(&self, object: &mut Object) {
         let fields = &mut object.0;
         edit::object(fields, "involvedObject");

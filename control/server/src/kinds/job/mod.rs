@@ -4,7 +4,7 @@ mod policies;
 mod validate;
 
 use super::{at::At, cells, deployment, edit, podspec};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
@@ -28,6 +28,10 @@ const LEGACY_NAME_LABEL: &str = "job-name";
 pub(crate) struct Jobs;
 
 impl Strategy for Jobs {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
     fn default(&self, object: &mut Object) {
         let spec = edit::object(&mut object.0, "spec");
         default_spec(spec);

@@ -11,19 +11,7 @@ pub(super) fn job(object: &Object) -> Vec<Cause> {
     let mut out = Vec::new();
     let spec = At::of(object, "spec");
     generated_selector(object, spec, &mut out);
-    job_spec(spec, &mut out);
-    let selector = spec.get("selector");
-    if selector.is_set() {
-        rules::label_selector(selector, &mut out);
-        let labels = spec.down(&["template", "metadata", "labels"]);
-        if let Ok(parsed) = Selector::from_label_selector(selector.value())
-            && !parsed.matches(|key| labels.value().get(key)?.as_str())
-        {
-            out.push(labels.invalid("`selector` does not match template `labels`"));
-        }
-    } else {
-        out.push(selector.required(""));
-    }
+    selected_spec(spec, &mut out);
     let completions = spec.get("completions").int().unwrap_or(0);
     if spec.get("completionMode").str() == "Indexed" && completions > 0 {
         let host = format!("{}-{}", object.name(), completions - 1);
@@ -33,6 +21,23 @@ pub(super) fn job(object: &Object) -> Vec<Cause> {
         }
     }
     out
+}
+
+/// The spec with its selector.
+fn selected_spec(spec: At<'_>, out: &mut Vec<Cause>) {
+    job_spec(spec, out);
+    let selector = spec.get("selector");
+    if !selector.is_set() {
+        out.push(selector.required(""));
+        return;
+    }
+    rules::label_selector(selector, out);
+    let labels = spec.down(&["template", "metadata", "labels"]);
+    if let Ok(parsed) = Selector::from_label_selector(selector.value())
+        && !parsed.matches(|key| labels.value().get(key)?.as_str())
+    {
+        out.push(labels.invalid("`selector` does not match template `labels`"));
+    }
 }
 
 fn generated_selector(object: &Object, spec: At<'_>, out: &mut Vec<Cause>) {
@@ -162,6 +167,10 @@ fn domain_prefixed_path(at: At<'_>, out: &mut Vec<Cause>) {
 pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
     let mut out = Vec::new();
     let (spec, before) = (At::of(object, "spec"), At::of(old, "spec"));
+    if !edit::same(spec.value(), before.value()) {
+        // Upstream looks at it once more.
+        selected_spec(spec, &mut out);
+    }
     let completions = spec.get("completions");
     if spec.get("completionMode").str() != "Indexed" {
         completions.immutable(before.get("completions"), &mut out);
@@ -410,7 +419,7 @@ spec:
                 ("spec.template.spec.topologySpreadConstraints", r#"[{"maxSkew": 1}]"#),
             ] {
                 let text = refused(affinity, path, value);
-                assert!(text.starts_with("spec.template.spec: Invalid value: {"), "{affinity}: {path}={value}: {text}");
+                assert!(text.contains("spec.template.spec: Invalid value: {"), "{affinity}: {path}={value}: {text}");
                 assert!(text.ends_with(": field is immutable\n"), "{text}");
             }
         }

@@ -4,7 +4,7 @@ mod row;
 mod update;
 
 use super::{at::At, edit, podspec, rules};
-use crate::{Column, Context, Strategy};
+use crate::{Column, Context, Strategy, strategy::Recheck};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -27,6 +27,10 @@ pub(crate) const COLUMNS: &[Column] = &[
 pub(crate) struct Pods;
 
 impl Strategy for Pods {
+    fn rechecks_metadata(&self) -> Recheck {
+        Recheck::Both
+    }
+
     fn default(&self, object: &mut Object) {
         let spec = edit::object(&mut object.0, "spec");
         podspec::default_pod_spec(spec);
@@ -36,14 +40,16 @@ impl Strategy for Pods {
         update::align_ips(status);
     }
 
-    fn prepare_create(&self, _cx: &Context, object: &mut Object) {
+    fn prepare_create(&self, cx: &Context, object: &mut Object) {
+        podspec::apparmor::copy(object);
         let class = podspec::qos_class(At::of(object, "spec"));
         object.set(&["status"], json!({"phase": "Pending", "qosClass": class}));
         if !object.list_at(&["spec", "schedulingGates"]).is_empty() {
             object.set(
                 &["status", "conditions"],
                 json!([{
-                    "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null, "lastTransitionTime": null,
+                    "type": "PodScheduled", "status": "False", "reason": "SchedulingGated", "lastProbeTime": null,
+                    "lastTransitionTime": api::time::rfc3339(cx.now),
                     "message": "Scheduling is blocked due to non-empty scheduling gates",
                 }]),
             );
@@ -69,8 +75,9 @@ impl Strategy for Pods {
 
     fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
-        podspec::validate_pod_spec(At::of(object, "spec"), &mut out);
-        podspec::validate_annotations(At::of(object, "metadata").get("annotations"), &mut out);
+        let spec = At::of(object, "spec");
+        podspec::validate_annotations(spec, At::of(object, "metadata").get("annotations"), &mut out);
+        podspec::validate_pod_spec(spec, &mut out);
         update::creation(cx, object, &mut out);
         out
     }
@@ -81,6 +88,10 @@ impl Strategy for Pods {
 
     fn validate_status(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         update::status(object, old)
+    }
+
+    fn early_warnings(&self, object: &Object) -> Vec<String> {
+        podspec::apparmor::warnings(At::of(object, "spec"), At::of(object, "metadata").get("annotations"))
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {

@@ -1,6 +1,6 @@
 //! What may change in a Pod: images, a shorter deadline, more tolerations, fewer gates. And what its status may do.
 
-use crate::kinds::{address, at::At, edit, rules};
+use crate::kinds::{address, at::At, edit, podspec, rules};
 use crate::{Context, Verb};
 use api::{Cause, FieldPath, Object};
 use serde_json::{Value, json};
@@ -21,10 +21,12 @@ pub(super) fn creation(cx: &Context, object: &Object, out: &mut Vec<Cause>) {
     if !spec.get("nodeName").is_empty() && !spec.get("schedulingGates").is_empty() {
         out.push(spec.get("nodeName").forbidden("cannot be set until all schedulingGates have been cleared"));
     }
+    podspec::apparmor::agree(spec, At::of(object, "metadata").get("annotations"), out);
 }
 
 pub(super) fn spec(object: &Object, old: &Object) -> Vec<Cause> {
     let mut out = Vec::new();
+    fixed_annotations(object, old, &mut out);
     let (spec, before) = (At::of(object, "spec"), At::of(old, "spec"));
     for list in ["containers", "initContainers"] {
         let (new, old) = (spec.get(list), before.get(list));
@@ -32,8 +34,13 @@ pub(super) fn spec(object: &Object, old: &Object) -> Vec<Cause> {
             out.push(new.forbidden("pod updates may not add or remove containers"));
             return out;
         }
-        for container in new.items().filter(|c| c.get("image").is_empty()) {
-            out.push(container.get("image").required(""));
+        for image in new.items().map(|container| container.get("image")) {
+            if image.is_empty() {
+                out.push(image.required(""));
+            }
+            if image.str().trim() != image.str() {
+                out.push(image.invalid("must not have leading or trailing whitespace"));
+            }
         }
     }
     if !deadline(spec.get("activeDeadlineSeconds"), before.get("activeDeadlineSeconds"), &mut out) {
@@ -50,6 +57,11 @@ pub(super) fn spec(object: &Object, old: &Object) -> Vec<Cause> {
         out.push(spec.forbidden(&text));
     }
     out
+}
+
+fn fixed_annotations(object: &Object, old: &Object, out: &mut Vec<Cause>) {
+    let of = |object| At::of(object, "metadata").get("annotations");
+    podspec::apparmor::fixed(of(object), of(old), out);
 }
 
 /// Set once, then only shortened. False when nothing else needs to be said.
@@ -78,7 +90,10 @@ fn tolerations(new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
     let kept: HashSet<Value> = new.items().map(plain).collect();
     if !old.items().all(|old| kept.contains(&plain(old))) {
         out.push(new.forbidden("existing toleration can not be modified except its tolerationSeconds"));
+        return;
     }
+    // Upstream looks at them once more.
+    podspec::tolerations(new, out);
 }
 
 fn gates(new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
@@ -157,14 +172,16 @@ fn difference(old: &Value, new: &Value) -> String {
 
 pub(super) fn status(object: &Object, old: &Object) -> Vec<Cause> {
     let mut out = Vec::new();
+    fixed_annotations(object, old, &mut out);
     let (status, before) = (At::of(object, "status"), At::of(old, "status"));
     for condition in status.get("conditions").items() {
-        let (kind, value) = (condition.get("type"), condition.get("status"));
-        if kind.str().contains('/') {
-            rules::qualified(kind, &mut out);
+        let seen = condition.get("observedGeneration");
+        if seen.int().is_some_and(|n| n < 0) {
+            out.push(seen.invalid("must be a non-negative integer"));
         }
-        if !matches!(value.str(), "True" | "False" | "Unknown") {
-            out.push(Cause::not_supported(&value.field(), &json!(value.str()), &["False", "True", "Unknown"]));
+        let kind = condition.get("type");
+        if !matches!(kind.str(), "PodScheduled" | "Ready" | "Initialized") {
+            rules::qualified(condition.get("Type").with(kind.value()), &mut out);
         }
     }
     let nominated = status.get("nominatedNodeName");
@@ -268,7 +285,7 @@ mod tests {
 apiVersion: v1
 kind: Pod
 metadata: {name: p, namespace: default}
-spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: Exists}]}
+spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: Exists, effect: NoExecute}]}
 ";
 
     #[test]
@@ -279,7 +296,7 @@ spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: E
         new.set(&["spec", "activeDeadlineSeconds"], 5);
         new.set(
             &["spec", "tolerations"],
-            json!([{"key": "a", "operator": "Exists", "tolerationSeconds": 3}, {"operator": "Exists"}]),
+            json!([{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3}, {"operator": "Exists"}]),
         );
         assert_eq!(update_errors(&Pods, &new, &old), "");
     }

@@ -1,7 +1,9 @@
 //! Everything about a pod spec, wherever it stands: in a Pod, in a workload's template, in a PodTemplate.
 
+pub(crate) mod apparmor;
 mod container;
 mod defaults;
+mod disks;
 mod env;
 mod image;
 mod probes;
@@ -22,7 +24,7 @@ pub(crate) use defaults::{
     CONTAINERS, VOLUME_SOURCES, pod as default_pod, pod_spec as default_pod_spec,
     service_account as service_account_mirror, template as default_template,
 };
-pub(crate) use resources::{qos_class, resource_name, whole_number};
+pub(crate) use resources::{container_resources, qos_class, whole_number};
 pub(crate) use scheduling::{TAINT_EFFECTS, tolerations};
 pub(crate) use warnings::{pod as pod_warnings, template as template_warnings};
 
@@ -49,8 +51,8 @@ pub(crate) fn validate_template(template: At<'_>, out: &mut Vec<Cause>) {
     );
     let annotations = template.get("annotations").with(metadata.get("annotations").value());
     annotation_keys(annotations, out);
-    validate_annotations(annotations, out);
     let spec = template.get("spec");
+    validate_annotations(spec, annotations, out);
     validate_spec(spec, false, out);
     let ephemeral = spec.get("ephemeralContainers");
     if !ephemeral.is_empty() {
@@ -76,7 +78,7 @@ fn annotation_keys(annotations: At<'_>, out: &mut Vec<Cause>) {
 }
 
 /// Annotations that mean something to pods.
-pub(crate) fn validate_annotations(annotations: At<'_>, out: &mut Vec<Cause>) {
+pub(crate) fn validate_annotations(spec: At<'_>, annotations: At<'_>, out: &mut Vec<Cause>) {
     const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
     let cost = annotations.key(COST);
     if cost.is_set() {
@@ -86,6 +88,7 @@ pub(crate) fn validate_annotations(annotations: At<'_>, out: &mut Vec<Cause>) {
             out.push(cost.invalid("must be a 32bit integer"));
         }
     }
+    apparmor::annotations(spec, annotations, out);
 }
 
 fn validate_spec(spec: At<'_>, is_pod: bool, out: &mut Vec<Cause>) {
@@ -148,16 +151,19 @@ fn claims(claims: At<'_>, out: &mut Vec<Cause>) {
             rules::label_name(name, out);
         }
         let (one, template) = (claim.get("resourceClaimName"), claim.get("resourceClaimTemplateName"));
-        match (one.is_set(), template.is_set()) {
-            (true, true) => {
-                out.push(
-                    claim.invalid("at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified"),
-                );
-            }
-            (false, false) => {
-                out.push(claim.invalid("must specify one of: `resourceClaimName`, `resourceClaimTemplateName`"));
-            }
-            _ => {}
+        let choice = match (one.is_set(), template.is_set()) {
+            (true, true) => "at most one of `resourceClaimName` or `resourceClaimTemplateName` may be specified",
+            (false, false) => "must specify one of: `resourceClaimName`, `resourceClaimTemplateName`",
+            _ => "",
+        };
+        if !choice.is_empty() {
+            let shown = format!(
+                "{{\"Name\":{},\"ResourceClaimName\":{},\"ResourceClaimTemplateName\":{}}}",
+                json!(name.str()),
+                one.value(),
+                template.value()
+            );
+            out.push(Cause::invalid_shown(&claim.field(), &shown, choice));
         }
         for at in [one, template] {
             if at.is_set() {

@@ -47,7 +47,7 @@ fn overcommits(name: &str) -> bool {
 }
 
 /// The name of any resource.
-pub(crate) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
+pub(super) fn resource_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
     let problems = names::qualified_name(name);
     if !problems.is_empty() {
         out.extend(problems.iter().map(|text| Cause::invalid(&at.field(), &json!(name), text)));
@@ -111,6 +111,11 @@ pub(super) fn list(list: At<'_>, check: fn(At<'_>, &str, &mut Vec<Cause>), out: 
     }
 }
 
+/// Resources of a container: their names and amounts.
+pub(crate) fn container_resources(resources: At<'_>, out: &mut Vec<Cause>) {
+    list(resources, container_name, out);
+}
+
 fn amount(list: At<'_>, name: &str) -> Option<Quantity> {
     quantities::parse(list.value().get(name)?)
 }
@@ -153,7 +158,10 @@ pub(super) fn container(spec: At<'_>, at: At<'_>, out: &mut Vec<Cause>) {
     if wanted.is_empty() {
         return;
     }
-    let claims: Vec<&str> = spec.get("resourceClaims").items().map(|claim| claim.get("name").str()).collect();
+    let mut claims: Vec<&str> = spec.get("resourceClaims").items().map(|claim| claim.get("name").str()).collect();
+    claims.retain(|name| !name.is_empty());
+    claims.sort_unstable();
+    claims.dedup();
     let known: HashSet<&str> = claims.iter().copied().collect();
     // By name, the requests asked of it; an empty one is all of them.
     let mut seen: HashMap<&str, HashSet<&str>> = HashMap::new();

@@ -1,5 +1,6 @@
 //! Security contexts and the operating system of a pod.
 
+use super::apparmor;
 use crate::kinds::at::At;
 use crate::kinds::rules;
 use api::Cause;
@@ -90,6 +91,7 @@ fn profiles(context: At<'_>, out: &mut Vec<Cause>) {
             "Localhost" if !file.is_set() => {
                 out.push(file.required(&format!("must be set when {what} type is Localhost")));
             }
+            "Localhost" if name == "appArmorProfile" => apparmor::file(file, out),
             "Localhost" => rules::local_descending_path(file, out),
             other => {
                 if !TYPES.contains(&other) {

@@ -1,7 +1,7 @@
 //! Volumes and how containers mount them.
 
 use super::defaults::VOLUME_SOURCES;
-use super::env;
+use super::{disks, env};
 use crate::kinds::at::At;
 use crate::kinds::{quantities, rules};
 use api::Cause;
@@ -92,8 +92,6 @@ fn one_source(volume: At<'_>, name: &str, source: At<'_>, out: &mut Vec<Cause>) 
                 out.push(path.invalid("must be an absolute path"));
             }
         }
-        "iscsi" => require(&["targetPortal", "iqn"], out),
-        "csi" => require(&["driver"], out),
         "gitRepo" => {
             require(&["repository"], out);
             rules::local_descending_path(source.get("directory"), out);
@@ -106,24 +104,7 @@ fn one_source(volume: At<'_>, name: &str, source: At<'_>, out: &mut Vec<Cause>) 
             }
         }
         "ephemeral" if !source.get("volumeClaimTemplate").is_set() => require(&["volumeClaimTemplate"], out),
-        "gcePersistentDisk"
-            // Upstream's errors name this source differently.
-            if source.get("pdName").is_empty() => {
-                out.push(Cause::required(&volume.field().child("persistentDisk").child("pdName"), ""));
-            }
-        "awsElasticBlockStore" | "cinder" => require(&["volumeID"], out),
-        "glusterfs" => require(&["endpoints", "path"], out),
-        "rbd" => require(&["monitors", "image"], out),
-        "cephfs" => require(&["monitors"], out),
-        "azureFile" => require(&["secretName", "shareName"], out),
-        "azureDisk" => require(&["diskName", "diskURI"], out),
-        "vsphereVolume" => require(&["volumePath"], out),
-        "quobyte" => require(&["registry", "volume"], out),
-        "photonPersistentDisk" => require(&["pdID"], out),
-        "portworxVolume" => require(&["volumeID"], out),
-        "scaleIO" => require(&["gateway", "system", "volumeName"], out),
-        "flexVolume" => require(&["driver"], out),
-        _ => {}
+        _ => disks::validate(volume, name, source, out),
     }
 }
 
@@ -241,9 +222,7 @@ fn projected(projected: At<'_>, out: &mut Vec<Cause>) {
             }
         }
         if kinds > 1 {
-            out.push(source.forbidden("may not specify more than 1 volume type"));
-        } else if kinds == 0 {
-            out.push(source.required("must specify one of the projected volume sources"));
+            out.push(source.forbidden("may not specify more than 1 volume type per source"));
         }
     }
 }

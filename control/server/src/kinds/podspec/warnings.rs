@@ -1,6 +1,6 @@
 //! What is accepted but deprecated, odd or not enforced: upstream's warnings (`pkg/api/pod/warnings.go`), then sampan's own, which are in [`unenforced`].
 
-use super::unenforced;
+use super::{apparmor, unenforced};
 use crate::kinds::at::At;
 use crate::kinds::{address, quantities};
 use api::Object;
@@ -16,7 +16,9 @@ pub(crate) fn pod(object: &Object) -> Vec<String> {
 
 /// Warnings about a template.
 pub(crate) fn template(template: At<'_>) -> Vec<String> {
-    warnings(template.get("spec"), template.get("metadata"))
+    let mut out = warnings(template.get("spec"), template.get("metadata"));
+    out.extend(apparmor::warnings(template.get("spec"), template.get("metadata").get("annotations")));
+    out
 }
 
 fn warnings(spec: At<'_>, metadata: At<'_>) -> Vec<String> {

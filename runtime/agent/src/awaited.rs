@@ -1,0 +1,77 @@
+//! Images that pods wait for since they could not be pulled. When one comes to the node in another way (`sampan image load`, which is another
+//! process, or the pull of another pod), those who wait hear of it and do not wait for their back-off.
+
+use crate::{
+    handle::{Handle, Note},
+    images::Keyring,
+    shared::Shared,
+};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+/// How often the images are looked for while somebody waits: two small files each.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Who waits for which image. At most the pods of the node, each once for an image.
+#[derive(Default)]
+pub(crate) struct Awaited {
+    images: Mutex<HashMap<String, Vec<Weak<Handle>>>>,
+    some: Notify,
+}
+
+impl Awaited {
+    /// A pod waits for an image until it is told once.
+    pub(crate) fn add(&self, image: &str, handle: &Arc<Handle>) {
+        let mut images = self.images.lock();
+        let waiting = images.entry(image.to_owned()).or_default();
+        if !waiting.iter().any(|other| other.as_ptr() == Arc::as_ptr(handle)) {
+            waiting.push(Arc::downgrade(handle));
+        }
+        self.some.notify_one();
+    }
+
+    /// The images that somebody waits for; pods that are gone do not.
+    fn names(&self) -> Vec<String> {
+        let mut images = self.images.lock();
+        images.retain(|_, waiting| {
+            waiting.retain(|handle| handle.strong_count() > 0);
+            !waiting.is_empty()
+        });
+        images.keys().cloned().collect()
+    }
+
+    fn tell(&self, image: &str) {
+        for handle in self.images.lock().remove(image).into_iter().flatten().filter_map(|handle| handle.upgrade()) {
+            handle.note(Note::Image(image.to_owned()));
+        }
+    }
+}
+
+/// Looks for awaited images until `token` is cancelled.
+pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
+    let look = async {
+        loop {
+            let names = shared.awaited.names();
+            if names.is_empty() {
+                shared.awaited.some.notified().await;
+            }
+            tokio::time::sleep(LOOK).await;
+            for image in names {
+                // what only some may use, they find at their own time
+                if matches!(shared.images.present(&image, &Keyring::new()).await, Ok(Some(_))) {
+                    shared.awaited.tell(&image);
+                }
+            }
+        }
+    };
+    tokio::select! {
+        () = token.cancelled() => {}
+        () = look => {}
+    }
+}

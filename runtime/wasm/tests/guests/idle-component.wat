@@ -1,0 +1,48 @@
+;; A wasi:cli/run component: looks at its folders as programs do when they begin, and prints how many there are. If its first argument begins
+;; with u, it prints the file `greeting` of the second. Then it spins for ever.
+(module
+  (import "wasi:cli/environment@0.2.0" "get-arguments" (func $arguments (param i32)))
+  (import "wasi:cli/stdout@0.2.0" "get-stdout" (func $stdout (result i32)))
+  (import "wasi:io/streams@0.2.0" "[method]output-stream.blocking-write-and-flush" (func $put (param i32 i32 i32 i32)))
+  (import "wasi:filesystem/preopens@0.2.0" "get-directories" (func $folders (param i32)))
+  (import "wasi:filesystem/types@0.2.0" "[method]descriptor.get-type" (func $type (param i32 i32)))
+  (import "wasi:filesystem/types@0.2.0" "[method]descriptor.open-at" (func $open (param i32 i32 i32 i32 i32 i32 i32)))
+  (import "wasi:filesystem/types@0.2.0" "[method]descriptor.read" (func $read (param i32 i64 i64 i32)))
+  (import "wasi:filesystem/types@0.2.0" "[resource-drop]descriptor" (func $drop (param i32)))
+  (memory (export "memory") 2)
+  (global $heap (mut i32) (i32.const 8192))
+  (data (i32.const 1000) "0 folders\n")
+  (data (i32.const 1020) "greeting")
+  (func (export "cabi_realloc") (param $old i32) (param $size i32) (param $align i32) (param $new i32) (result i32)
+    (local $at i32)
+    (local.set $at (i32.and (i32.add (global.get $heap) (i32.const 15)) (i32.const -16)))
+    (global.set $heap (i32.add (local.get $at) (local.get $new)))
+    (local.get $at))
+  (func (export "wasi:cli/run@0.2.0#run") (result i32)
+    (local $out i32) (local $list i32) (local $at i32)
+    (local.set $out (call $stdout))
+    (call $folders (i32.const 16))
+    (local.set $list (i32.load (i32.const 16)))
+    (block $end
+      (loop $more
+        (br_if $end (i32.eq (local.get $at) (i32.load (i32.const 20))))
+        (call $type (i32.load (i32.add (local.get $list) (i32.mul (local.get $at) (i32.const 12)))) (i32.const 32))
+        ;; ok, a directory
+        (if (i32.ne (i32.load16_u (i32.const 32)) (i32.const 768)) (then (unreachable)))
+        (local.set $at (i32.add (local.get $at) (i32.const 1)))
+        (br $more)))
+    (i32.store8 (i32.const 1000) (i32.add (i32.const 48) (local.get $at)))
+    (call $put (local.get $out) (i32.const 1000) (i32.const 10) (i32.const 48))
+    (call $arguments (i32.const 24))
+    (if (i32.eq (i32.load8_u (i32.load (i32.load (i32.const 24)))) (i32.const 117))
+      (then
+        ;; the first goes unused: what comes after it in the table is another's
+        (call $drop (i32.load (local.get $list)))
+        (call $open (i32.load offset=12 (local.get $list)) (i32.const 1) (i32.const 1020) (i32.const 8) (i32.const 0) (i32.const 1)
+          (i32.const 64))
+        (if (i32.load8_u (i32.const 64)) (then (unreachable)))
+        (call $read (i32.load (i32.const 68)) (i64.const 100) (i64.const 0) (i32.const 80))
+        (if (i32.load8_u (i32.const 80)) (then (unreachable)))
+        (call $put (local.get $out) (i32.load (i32.const 84)) (i32.load (i32.const 88)) (i32.const 48))))
+    (loop $spin (br $spin))
+    (unreachable)))

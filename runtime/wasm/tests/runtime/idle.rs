@@ -1,0 +1,82 @@
+//! Commands that wait: a node has room for ten thousand, and fewer descriptors than that times two.
+
+use crate::support::{Node, component};
+use container::{ContainerId, Mount, Runtime};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+fn module() -> Vec<u8> {
+    wat::parse_str(include_str!("../guests/idle.wat")).unwrap()
+}
+
+fn idle_component() -> Vec<u8> {
+    component("idle", include_str!("../guests/idle-component.wat"))
+}
+
+/// Two folders; `greeting` of the second says `inside`.
+fn folders(node: &Node) -> PathBuf {
+    let root = node.folder.path().join("volumes");
+    for name in ["token", "data"] {
+        std::fs::create_dir_all(root.join(name)).unwrap();
+    }
+    std::fs::write(root.join("data/greeting"), "inside\n").unwrap();
+    root
+}
+
+/// What this process has open below a folder: other tests have files too.
+fn open_below(root: &Path) -> usize {
+    let root = root.canonicalize().unwrap();
+    let open = std::fs::read_dir("/proc/self/fd").unwrap();
+    open.filter(|one| std::fs::read_link(one.as_ref().unwrap().path()).is_ok_and(|path| path.starts_with(&root)))
+        .count()
+}
+
+async fn start(node: &Node, guest: &[u8], root: &Path, argument: &str) -> ContainerId {
+    let mut spec = node.spec(guest);
+    spec.args = vec![argument.into()];
+    let mount = |name: &str| Mount::new(root.join(name), "", format!("/{name}"), false).unwrap();
+    spec.mounts = vec![mount("token"), mount("data")];
+    node.start(spec).await
+}
+
+#[tokio::test]
+async fn a_command_that_uses_no_folder_holds_none_open() {
+    for guest in [module(), idle_component()] {
+        let node = Node::new().await;
+        let root = folders(&node);
+        let mut ids = Vec::new();
+        for _ in 0..20 {
+            let id = start(&node, &guest, &root, "wait").await;
+            node.log(&id, |log| log.contains("2\n") || log.contains("2 folders\n")).await;
+            ids.push(id);
+        }
+        assert_eq!(open_below(&root), 0);
+        let log = node.log(&ids[0], |_| true).await;
+        assert!(log.contains("2 folders") || log.contains("/token\nstdout F /data\nstdout F 2\n"), "{log}");
+        for id in ids {
+            node.runtime.remove(&id).await.unwrap();
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_command_that_uses_one_has_it_from_then_on() {
+    for guest in [module(), idle_component()] {
+        let node = Node::new().await;
+        let root = folders(&node);
+        let id = start(&node, &guest, &root, "use").await;
+        let log = node.log(&id, |log| log.contains("inside\n")).await;
+        // what had been printed of a line before goes on in it
+        assert!(log.contains("stdout F oneinside\n") || log.contains("stdout F inside\n"), "{log}");
+        assert!((2..=3).contains(&open_below(&root)), "{}", open_below(&root));
+        node.runtime.remove(&id).await.unwrap();
+        let closed = async {
+            while open_below(&root) > 0 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), closed).await.expect("its files stay open");
+    }
+}
