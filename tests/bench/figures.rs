@@ -3,6 +3,7 @@
 use crate::{
     load::{Client, spread},
     server::{ADDRESS, Server, fsync},
+    watchers,
 };
 use hyper::Method;
 use serde_json::{Value, json};
@@ -15,12 +16,12 @@ use std::{
 use tokio::{io::AsyncReadExt, task::LocalSet};
 
 /// Between the creates that are watched: 25 in a second.
-const PACE: Duration = Duration::from_millis(40);
+pub const PACE: Duration = Duration::from_millis(40);
 
-struct Table(Vec<[String; 3]>);
+pub struct Table(Vec<[String; 3]>);
 
 impl Table {
-    fn row(&mut self, figure: &str, goal: &str, measured: String) {
+    pub fn row(&mut self, figure: &str, goal: &str, measured: String) {
         eprintln!("{figure}: {measured}");
         self.0.push([figure.into(), goal.into(), measured]);
     }
@@ -52,6 +53,9 @@ pub async fn all(wanted: &[String]) {
             if want("watch") {
                 watch(&mut table, &folder.path().join("watch")).await;
             }
+            if want("watchers") {
+                watchers::watchers(&mut table, folder.path()).await;
+            }
             if want("replicas") {
                 replicas(&mut table, &folder.path().join("replicas")).await;
             }
@@ -69,7 +73,7 @@ pub async fn all(wanted: &[String]) {
     }
 }
 
-fn millis(time: Duration) -> String {
+pub fn millis(time: Duration) -> String {
     format!("{:.1} ms", time.as_secs_f64() * 1e3)
 }
 
@@ -78,7 +82,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-fn at(times: &[Duration], share: f64) -> Duration {
+pub fn at(times: &[Duration], share: f64) -> Duration {
     times[((times.len() - 1) as f64 * share) as usize]
 }
 

@@ -3,8 +3,12 @@
 use crate::server::Server;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
-use hyper::{Method, Request, client::conn::http1, header};
-use hyper_util::rt::TokioIo;
+use hyper::{
+    Method, Request,
+    client::conn::{http1, http2},
+    header,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use serde_json::Value;
 use std::{
@@ -18,6 +22,7 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 #[derive(Clone)]
 pub struct Client {
     tls: TlsConnector,
+    tls2: TlsConnector,
     endpoint: String,
 }
 
@@ -40,29 +45,59 @@ impl Client {
             .with_root_certificates(roots)
             .with_client_auth_cert(chain, key)
             .expect("a key that fits");
-        Self { tls: TlsConnector::from(Arc::new(config)), endpoint: server.endpoint.clone() }
+        let mut config2 = config.clone();
+        config2.alpn_protocols = vec![b"h2".to_vec()];
+        let [tls, tls2] = [config, config2].map(|config| TlsConnector::from(Arc::new(config)));
+        Self { tls, tls2, endpoint: server.endpoint.clone() }
     }
 
-    async fn stream(&self) -> TlsStream<TcpStream> {
+    async fn stream(&self, tls: &TlsConnector) -> TlsStream<TcpStream> {
         let tcp = TcpStream::connect(&self.endpoint).await.expect("connected");
         tcp.set_nodelay(true).expect("set");
         let name = ServerName::try_from("localhost").expect("a name");
-        self.tls.connect(name, tcp).await.expect("TLS")
+        tls.connect(name, tcp).await.expect("TLS")
     }
 
     /// A GET whose answer is read as it comes, without an HTTP library: of 100 readers on one core the last waits for the others' work.
     pub async fn raw(&self, path: &str) -> TlsStream<TcpStream> {
-        let mut stream = self.stream().await;
+        let mut stream = self.stream(&self.tls).await;
         let head = format!("GET {path} HTTP/1.1\r\nhost: {}\r\naccept: application/json\r\n\r\n", self.endpoint);
         stream.write_all(head.as_bytes()).await.expect("written");
         stream
     }
 
     pub async fn connect(&self) -> Connection {
-        let tls = self.stream().await;
+        let tls = self.stream(&self.tls).await;
         let (sender, connection) = http1::handshake(TokioIo::new(tls)).await.expect("HTTP");
         tokio::task::spawn_local(connection);
         Connection { sender, host: self.endpoint.clone() }
+    }
+}
+
+/// A connection for many requests at a time.
+pub struct Multiplexed {
+    sender: http2::SendRequest<Full<Bytes>>,
+    origin: String,
+}
+
+impl Client {
+    pub async fn multiplexed(&self) -> Multiplexed {
+        let tls = self.stream(&self.tls2).await;
+        let (sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(tls)).await.expect("HTTP/2");
+        tokio::task::spawn_local(connection);
+        Multiplexed { sender, origin: format!("https://{}", self.endpoint) }
+    }
+}
+
+impl Multiplexed {
+    /// A GET whose answer is read as it comes.
+    pub async fn open(&mut self, path: &str) -> hyper::body::Incoming {
+        let request = Request::get(format!("{}{path}", self.origin)).header(header::ACCEPT, "application/json");
+        self.sender.ready().await.expect("open");
+        let request = request.body(Full::new(Bytes::new())).expect("a request");
+        let response = self.sender.send_request(request).await.expect("answered");
+        assert!(response.status().is_success(), "{path}: {}", response.status());
+        response.into_body()
     }
 }
 

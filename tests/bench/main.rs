@@ -6,6 +6,7 @@
 mod figures;
 mod load;
 mod server;
+mod watchers;
 
 fn main() {
     let wanted: Vec<String> = std::env::args().skip(1).filter(|a| !a.starts_with('-')).collect();

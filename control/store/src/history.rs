@@ -4,7 +4,11 @@
 //! Checkpoints are clones of the map, made every [`STRIDE`] events, so that undoing is bounded and the nodes that history
 //! keeps alive are few.
 
-use crate::{Error, Event, Options, Revision, Watch, map::Map, watch::Watcher};
+use crate::{
+    Error, Event, Options, Revision, Watch,
+    map::Map,
+    watch::{Newcomers, Watcher},
+};
 use std::{collections::VecDeque, sync::Arc};
 use tokio::time::Instant;
 
@@ -22,12 +26,12 @@ pub(crate) struct History<T> {
     bytes: usize,
     checkpoints: VecDeque<(Revision, Map<T>)>,
     since_checkpoint: usize,
-    watchers: Vec<Watcher<T>>,
+    newcomers: Arc<Newcomers<T>>,
     closed: bool,
 }
 
 impl<T> History<T> {
-    pub(crate) fn new(revision: Revision, map: Map<T>) -> Self {
+    pub(crate) fn new(revision: Revision, map: Map<T>, newcomers: Arc<Newcomers<T>>) -> Self {
         Self {
             revision,
             map,
@@ -36,17 +40,13 @@ impl<T> History<T> {
             bytes: 0,
             checkpoints: VecDeque::new(),
             since_checkpoint: 0,
-            watchers: Vec::new(),
+            newcomers,
             closed: false,
         }
     }
 
-    /// Takes in the events of one commit and the state after them, and hands them to the watchers.
+    /// Takes in the events of one commit and the state after them.
     pub(crate) fn append(&mut self, now: Instant, events: Vec<Event<T>>, revision: Revision, map: Map<T>) {
-        for watcher in &mut self.watchers {
-            watcher.deliver(&events);
-        }
-        self.watchers.retain(Watcher::alive);
         self.since_checkpoint += events.len();
         for event in events {
             self.bytes += weight(&event);
@@ -108,21 +108,19 @@ impl<T> History<T> {
     }
 
     /// Starts a watch after `since`.
-    pub(crate) fn watch(&mut self, prefix: &str, since: Revision, queue: usize) -> Result<Watch<T>, Error<T>> {
+    pub(crate) fn watch(&self, prefix: &str, since: Revision, queue: usize) -> Result<Watch<T>, Error<T>> {
         self.covers(since)?;
         let past = self.after(since).filter(|event| event.key().starts_with(prefix)).cloned().collect();
-        let (watcher, watch) = Watcher::new(prefix, past, queue);
-        self.watchers.retain(Watcher::alive);
+        let (watcher, watch) = Watcher::new(prefix, self.revision, past, queue);
         if !self.closed {
-            self.watchers.push(watcher);
+            self.newcomers.add(watcher);
         } // else the watch ends after its past
         Ok(watch)
     }
 
-    /// Nothing will happen any more: ends the watches.
+    /// Nothing will happen any more: a watch that begins now ends after its past.
     pub(crate) fn close(&mut self) {
         self.closed = true;
-        self.watchers.clear();
     }
 
     /// The events after `revision`, oldest first.

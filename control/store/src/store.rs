@@ -4,6 +4,7 @@ use crate::{
     Bytes, Clock, Entry, Error, Event, Expect, Log, LogError, Payload, Record, Revision, Watch,
     history::History,
     map::{Iter, Map},
+    watch::{FanOut, Newcomers},
     writer::{Request, Writer},
 };
 use parking_lot::{Mutex, RwLock};
@@ -42,11 +43,17 @@ pub struct Store<T: Payload> {
     shared: Arc<Shared<T>>,
     requests: mpsc::Sender<Request<T>>,
     published: watch::Receiver<Revision>,
+    delivered: watch::Receiver<Revision>,
 }
 
 impl<T: Payload> Clone for Store<T> {
     fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), requests: self.requests.clone(), published: self.published.clone() }
+        Self {
+            shared: self.shared.clone(),
+            requests: self.requests.clone(),
+            published: self.published.clone(),
+            delivered: self.delivered.clone(),
+        }
     }
 }
 
@@ -83,16 +90,20 @@ impl<T: Payload> Store<T> {
             Err(error) => return Err(LogError::Corrupt(format!("a record cannot be understood: {error}")).into()),
         };
         tracing::debug!(revision, entries = map.len(), "store opened");
+        let newcomers = Newcomers::new();
         let shared = Arc::new(Shared {
             head: RwLock::new(Head { revision, map: map.clone() }),
-            history: Mutex::new(History::new(revision, map.clone())),
+            history: Mutex::new(History::new(revision, map.clone(), newcomers.clone())),
             failure: watch::Sender::new(None),
             options,
         });
         let (requests, queue) = mpsc::channel(WAITING);
         let (publish, published) = watch::channel(revision);
-        tokio::spawn(Writer::new(shared.clone(), log, queue, publish, revision, map).run());
-        Ok(Self { shared, requests, published })
+        let (told, delivered) = watch::channel(revision);
+        let (commits, fan_out) = FanOut::new(newcomers, told);
+        tokio::spawn(fan_out.run());
+        tokio::spawn(Writer::new(shared.clone(), log, queue, (publish, commits), revision, map).run());
+        Ok(Self { shared, requests, published, delivered })
     }
 
     /// The newest published revision.
@@ -158,6 +169,13 @@ impl<T: Payload> Store<T> {
     pub async fn wait_for(&self, revision: Revision) -> Result<(), Error<T>> {
         let mut published = self.published.clone();
         let done = published.wait_for(|now| *now >= revision).await;
+        done.map(drop).map_err(|_| Error::Closed)
+    }
+
+    /// Waits until the watches have been told of everything up to `revision`.
+    pub async fn wait_until_delivered(&self, revision: Revision) -> Result<(), Error<T>> {
+        let mut delivered = self.delivered.clone();
+        let done = delivered.wait_for(|now| *now >= revision).await;
         done.map(drop).map_err(|_| Error::Closed)
     }
 
@@ -266,7 +284,7 @@ impl<T> Shared<T> {
         self.failure.borrow().clone()
     }
 
-    /// Makes a commit visible: to readers, then to watchers. Both see whole commits in order.
+    /// Makes a commit visible to readers.
     pub(crate) fn publish(&self, revision: Revision, map: Map<T>, events: Vec<Event<T>>) {
         let now = tokio::time::Instant::now();
         let mut history = self.history.lock();

@@ -1,14 +1,21 @@
-//! Watches: the events under a prefix, in order, to readers that keep up.
+//! Watches: the events under a prefix, in order, to readers that keep up. One task hands the events out, so that however many watch, the
+//! writer only queues a commit for it. It finds those whom an event concerns by the folders of its key, not by asking each watch.
 
-use crate::Event;
+use crate::{Event, Revision};
+use parking_lot::Mutex;
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
 };
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+
+/// Commits that may wait to be handed out; with more, the writer waits.
+const WAITING: usize = 64;
+/// Deliveries after which the task lets others run.
+const TURN: usize = 1024;
 
 /// The events under a prefix after a revision, each once and in order of revision.
 ///
@@ -44,29 +51,212 @@ impl<T> Watch<T> {
 /// The store's end of a watch.
 pub(crate) struct Watcher<T> {
     prefix: Box<str>,
+    /// The watch has the events up to this revision already.
+    since: Revision,
     live: mpsc::Sender<Event<T>>,
     lagged: Arc<AtomicBool>,
 }
 
 impl<T> Watcher<T> {
-    pub(crate) fn new(prefix: &str, past: VecDeque<Event<T>>, queue: usize) -> (Self, Watch<T>) {
+    pub(crate) fn new(prefix: &str, since: Revision, past: VecDeque<Event<T>>, queue: usize) -> (Self, Watch<T>) {
         let (sender, live) = mpsc::channel(queue);
         let lagged = Arc::new(AtomicBool::new(false));
-        (Self { prefix: prefix.into(), live: sender, lagged: lagged.clone() }, Watch { past, live, lagged })
+        let watcher = Self { prefix: prefix.into(), since, live: sender, lagged: lagged.clone() };
+        (watcher, Watch { past, live, lagged })
     }
 
-    pub(crate) fn deliver(&mut self, events: &[Event<T>]) {
-        for event in events.iter().filter(|event| event.key().starts_with(&*self.prefix)) {
-            match self.live.try_send(event.clone()) {
-                Ok(()) => {}
-                Err(mpsc::error::TrySendError::Closed(_)) => return,
-                Err(mpsc::error::TrySendError::Full(_)) => return self.lagged.store(true, Ordering::Release),
-            }
+    fn deliver(&self, event: &Event<T>) {
+        if event.revision <= self.since || !event.key().starts_with(&*self.prefix) {
+            return;
+        }
+        if let Err(mpsc::error::TrySendError::Full(_)) = self.live.try_send(event.clone()) {
+            self.lagged.store(true, Ordering::Release);
         }
     }
 
     /// Whether anybody reads, and keeps up.
-    pub(crate) fn alive(&self) -> bool {
+    fn is_alive(&self) -> bool {
         !self.live.is_closed() && !self.lagged.load(Ordering::Acquire)
+    }
+
+    /// The folder that holds all of the prefix: its part up to the last slash.
+    fn folder(&self) -> &str {
+        &self.prefix[..self.prefix.rfind('/').map_or(0, |at| at + 1)]
+    }
+}
+
+/// Watches that have begun and are not among those of the [`FanOut`] yet.
+pub(crate) struct Newcomers<T>(Mutex<Vec<Watcher<T>>>);
+
+impl<T> Newcomers<T> {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self(Mutex::default()))
+    }
+
+    /// The caller holds the lock of the history from which the watch has its past, so that no commit is missed between the two.
+    pub(crate) fn add(&self, watcher: Watcher<T>) {
+        let mut waiting = self.0.lock();
+        if waiting.len() == waiting.capacity() {
+            waiting.retain(Watcher::is_alive); // where nothing happens, watches come and go all the same
+        }
+        waiting.push(watcher);
+    }
+}
+
+/// The changes of a commit, and the revision after it.
+type Commit<T> = (Revision, Vec<Event<T>>);
+
+/// Hands events to watches.
+pub(crate) struct FanOut<T> {
+    commits: mpsc::Receiver<Commit<T>>,
+    newcomers: Arc<Newcomers<T>>,
+    /// Of each folder that is watched, or in which something is.
+    folders: HashMap<Box<str>, Vec<Watcher<T>>>,
+    count: usize,
+    /// With so many, the dead are looked for everywhere.
+    sweep_at: usize,
+    delivered: watch::Sender<Revision>,
+}
+
+impl<T: Send + Sync + 'static> FanOut<T> {
+    /// Where commits go, and the task for them.
+    pub(crate) fn new(
+        newcomers: Arc<Newcomers<T>>,
+        delivered: watch::Sender<Revision>,
+    ) -> (mpsc::Sender<Commit<T>>, Self) {
+        let (sender, commits) = mpsc::channel(WAITING);
+        (sender, Self { commits, newcomers, folders: HashMap::new(), count: 0, sweep_at: TURN, delivered })
+    }
+
+    /// Ends, and with it all watches, when no more commits come.
+    pub(crate) async fn run(mut self) {
+        let mut done = 0;
+        while let Some((revision, events)) = self.commits.recv().await {
+            self.enrol();
+            for event in &events {
+                done += self.deliver(event);
+                if done >= TURN {
+                    done = 0;
+                    tokio::task::yield_now().await;
+                }
+            }
+            self.delivered.send_replace(revision);
+        }
+        self.newcomers.0.lock().clear();
+    }
+
+    fn enrol(&mut self) {
+        for watcher in std::mem::take(&mut *self.newcomers.0.lock()) {
+            self.count += 1;
+            match self.folders.get_mut(watcher.folder()) {
+                Some(watchers) => watchers.push(watcher),
+                None => drop(self.folders.insert(watcher.folder().into(), vec![watcher])),
+            }
+        }
+        if self.count >= self.sweep_at {
+            self.folders.retain(|_, watchers| {
+                watchers.retain(Watcher::is_alive);
+                !watchers.is_empty()
+            });
+            self.count = self.folders.values().map(Vec::len).sum();
+            self.sweep_at = TURN.max(self.count * 2);
+        }
+    }
+
+    /// Answers how many watches were asked.
+    fn deliver(&mut self, event: &Event<T>) -> usize {
+        let key = event.key();
+        let folders = std::iter::once(0).chain(key.match_indices('/').map(|(at, _)| at + 1));
+        let mut asked = 0;
+        for end in folders {
+            let Some(watchers) = self.folders.get_mut(&key[..end]) else { continue };
+            asked += watchers.len();
+            let mut dead = false;
+            for watcher in &*watchers {
+                watcher.deliver(event);
+                dead |= !watcher.is_alive();
+            }
+            if dead {
+                watchers.retain(Watcher::is_alive);
+            }
+        }
+        asked
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Bytes, Entry};
+
+    fn event(key: &str, revision: Revision) -> Event<()> {
+        let (created, stored) = (revision, Bytes::new());
+        let entry = Entry { key: key.into(), revision, created, expires: None, stored, payload: () };
+        Event { revision, before: None, after: Some(Arc::new(entry)) }
+    }
+
+    struct World {
+        newcomers: Arc<Newcomers<()>>,
+        fan_out: FanOut<()>,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let newcomers = Newcomers::new();
+            let (_, fan_out) = FanOut::new(newcomers.clone(), watch::Sender::new(0));
+            Self { newcomers, fan_out }
+        }
+
+        fn watch(&self, prefix: &str, since: Revision) -> Watch<()> {
+            let (watcher, watch) = Watcher::new(prefix, since, VecDeque::new(), 100);
+            self.newcomers.add(watcher);
+            watch
+        }
+    }
+
+    #[test]
+    fn each_watch_sees_what_begins_with_its_prefix() {
+        let mut world = World::new();
+        let prefixes = ["", "/", "/a", "/a/", "/a/b", "/a/bc", "/a/b/", "/a/b/c", "/z", "a"];
+        let mut watches: Vec<_> = prefixes.iter().map(|prefix| (prefix, world.watch(prefix, 2))).collect();
+        let keys = ["/a/b", "/a/bc", "/a/b/c", "/a/b/c/d", "/ab/c", "/b", "a", "a/b"];
+        world.fan_out.enrol();
+        for (n, key) in keys.iter().enumerate() {
+            world.fan_out.deliver(&event(key, n as u64 + 1));
+        }
+        for (prefix, watch) in &mut watches {
+            let seen: Vec<String> = std::iter::from_fn(|| watch.try_next()).map(|e| e.key().to_string()).collect();
+            let wanted: Vec<_> = keys.iter().skip(2).filter(|key| key.starts_with(**prefix)).collect();
+            assert!(seen.iter().eq(wanted), "{prefix:?}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_not_asked_of_those_who_watch_other_folders() {
+        let mut world = World::new();
+        let watches: Vec<_> = (0..1000).map(|n| world.watch(&format!("/pods/n{n}/"), 0)).collect();
+        let all = world.watch("/pods/", 0);
+        world.fan_out.enrol();
+        assert_eq!(world.fan_out.deliver(&event("/pods/n7/p", 1)), 2);
+        drop((watches, all));
+    }
+
+    #[test]
+    fn watches_that_end_leave_nothing() {
+        let mut world = World::new();
+        let kept = world.watch("/kept/", 0);
+        for n in 0..100_000 {
+            drop(world.watch(&format!("/{n}/"), 0));
+        }
+        assert!(world.newcomers.0.lock().len() < 10, "also where nothing happens");
+        for n in 0..10 * TURN {
+            let ends = world.watch(&format!("/{n}/"), 0);
+            world.fan_out.enrol();
+            drop(ends);
+        }
+        assert!(world.fan_out.folders.len() <= 2 * TURN, "{}", world.fan_out.folders.len());
+        world.fan_out.deliver(&event("/kept/a", 1));
+        assert_eq!(world.fan_out.folders.get("/kept/").map(Vec::len), Some(1));
+        drop(kept);
     }
 }

@@ -102,6 +102,9 @@ pub(crate) struct Writer<T: Payload> {
     log: Arc<dyn Log>,
     requests: mpsc::Receiver<Request<T>>,
     publish: watch::Sender<Revision>,
+    /// To those who watch, and the commit that they are to be told of next.
+    commits: mpsc::Sender<(Revision, Vec<Event<T>>)>,
+    untold: Option<(Revision, Vec<Event<T>>)>,
     /// The state and revision after everything prepared.
     map: Map<T>,
     revision: Revision,
@@ -128,7 +131,7 @@ impl<T: Payload> Writer<T> {
         shared: Arc<Shared<T>>,
         log: Arc<dyn Log>,
         requests: mpsc::Receiver<Request<T>>,
-        publish: watch::Sender<Revision>,
+        (publish, commits): (watch::Sender<Revision>, mpsc::Sender<(Revision, Vec<Event<T>>)>),
         revision: Revision,
         map: Map<T>,
     ) -> Self {
@@ -138,6 +141,8 @@ impl<T: Payload> Writer<T> {
             log,
             requests,
             publish,
+            commits,
+            untold: None,
             map,
             revision,
             prepared: Prepared::new(),
@@ -162,6 +167,7 @@ impl<T: Payload> Writer<T> {
                 biased;
                 woken = woken(&mut self.flying, &mut self.repair, &mut self.look) => {
                     self.wake(woken);
+                    self.tell().await;
                     // Who has just been answered may have more to write: let it join this commit, not the one after.
                     tokio::task::yield_now().await;
                     while self.prepared.has_room() && let Ok(request) = self.requests.try_recv() {
@@ -355,9 +361,19 @@ impl<T: Payload> Writer<T> {
 
     /// A commit is durable.
     fn publish(&mut self, commit: Commit<T>) {
+        self.untold = Some((commit.revision, commit.events.clone()));
         self.shared.publish(commit.revision, commit.map, commit.events);
         self.publish.send_replace(commit.revision);
         commit.answers.into_iter().for_each(Answer::send);
+    }
+
+    /// Queues what has been published for the watches. Waits where too much is queued already.
+    async fn tell(&mut self) {
+        if let Some(commit) = self.untold.take()
+            && self.commits.send(commit).await.is_err()
+        {
+            tracing::error!("nobody hands events to the watches any more");
+        }
     }
 
     /// A commit has failed: what was prepared on top of it never happens, and whether it did is asked of the log.

@@ -276,7 +276,7 @@ impl Stream {
     async fn put_progress(&mut self, out: &mut BytesMut) {
         let store = self.server.0.store.clone();
         let revision = store.revision();
-        if store.wait_for(revision).await.is_err() {
+        if store.wait_until_delivered(revision).await.is_err() {
             return;
         }
         let Ok(events) = &mut self.events else { return };
@@ -340,7 +340,7 @@ mod tests {
                 let key = format!("/a/{}", store.revision());
                 store.put(&key, Expect::Absent, Bytes::from_static(b"{}"), None).await.expect("stored");
             }
-            store.wait_for(store.revision()).await.expect("told");
+            store.wait_until_delivered(store.revision()).await.expect("told");
             let (ready, complete) = take_ready(&mut events);
             assert_eq!((ready.len(), complete), (seen, all));
         }

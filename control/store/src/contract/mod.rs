@@ -218,7 +218,8 @@ fn keys<'a>(entries: impl Iterator<Item = &'a Arc<Entry<Text>>>) -> Vec<String> 
 }
 
 /// One line per event that has happened: `revision key before→after`.
-fn drain(watch: &mut Watch<Text>) -> Vec<String> {
+async fn drain(store: &Store<Text>, watch: &mut Watch<Text>) -> Vec<String> {
+    store.wait_until_delivered(store.revision()).await.unwrap();
     let text = |entry: &Option<Arc<Entry<Text>>>| {
         entry.as_ref().map_or("-".into(), |entry| String::from_utf8_lossy(&entry.stored).into_owned())
     };

@@ -133,8 +133,11 @@ pub async fn a_watch_sees_every_change_once_in_order(fixture: Fixture) {
     store.delete("/a/1", Expect::At(a + 2)).await.unwrap();
     let (b, c, d) = (a + 1, a + 2, a + 3);
     let lines = [format!("{a} /a/1 -→new"), format!("{c} /a/1 new→two"), format!("{d} /a/1 two→-")];
-    assert_eq!(drain(&mut some), lines);
-    assert_eq!(drain(&mut all), [&lines[0], &format!("{b} /b/1 -→new"), &lines[1], &lines[2]].map(String::from));
+    assert_eq!(drain(&store, &mut some).await, lines);
+    assert_eq!(
+        drain(&store, &mut all).await,
+        [&lines[0], &format!("{b} /b/1 -→new"), &lines[1], &lines[2]].map(String::from)
+    );
     join_all((0..50).map(|writer| {
         let store = store.clone();
         async move {
@@ -157,9 +160,9 @@ pub async fn a_watch_starts_in_the_past_or_says_that_it_is_gone(fixture: Fixture
     let mut watch = store.watch("/", first).unwrap();
     create(&store, "/c").await;
     let want = [format!("{} /b -→new", first + 1), format!("{} /c -→new", first + 2)];
-    assert_eq!(drain(&mut watch), want);
+    assert_eq!(drain(&store, &mut watch).await, want);
     let now = store.revision();
-    assert!(drain(&mut store.watch("/", now).unwrap()).is_empty());
+    assert!(drain(&store, &mut store.watch("/", now).unwrap()).await.is_empty());
     let store = fixture.reopen(store).await;
     assert_eq!(oldest(store.watch("/", now - 1)), now);
     store.watch("/", now).unwrap();
