@@ -98,12 +98,15 @@ async fn rate(client: &Client, prefix: &'static str) -> f64 {
 
 /// Opens the watches, each at the present; answers when all are open.
 async fn watch(client: &Client, seen: &Rc<Seen>, path: impl Fn(usize) -> String) -> Vec<Multiplexed> {
+    let list = client.connect().await.get("/api/v1/configmaps?limit=1").await;
+    let list: serde_json::Value = serde_json::from_slice(&list).expect("JSON");
+    let now = list["metadata"]["resourceVersion"].as_str().expect("a revision").to_owned();
     let mut open = Vec::new();
     for connection in 0..CONNECTIONS {
         let mut multiplexed = client.multiplexed().await;
         for stream in 0..WATCHES / CONNECTIONS {
             let path = path(stream * CONNECTIONS + connection);
-            let mut body = multiplexed.open(&format!("{path}&sendInitialEvents=false&resourceVersion=0")).await;
+            let mut body = multiplexed.open(&format!("{path}&resourceVersion={now}")).await;
             let seen = seen.clone();
             tokio::task::spawn_local(async move {
                 while let Some(Ok(frame)) = body.frame().await {
