@@ -3,9 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
-    node::{NodeInfo, Nodes},
+    node::NodeInfo,
     plugin::{Plugins, Reason, Verdict},
     pod::PodInfo,
+    snapshot::Snapshot,
 };
 
 /// What became of a pod.
@@ -23,7 +24,7 @@ pub enum Decision {
 }
 
 /// Decides for one pod. `chance` picks among equally good nodes.
-pub fn schedule(pod: &PodInfo, nodes: &Nodes, plugins: &Plugins, chance: &mut fastrand::Rng) -> Decision {
+pub fn schedule(pod: &PodInfo, nodes: &Snapshot, plugins: &Plugins, chance: &mut fastrand::Rng) -> Decision {
     let total = nodes.count();
     if total == 0 {
         return Decision::Refuse { message: "no nodes available to schedule pods".to_owned(), refused_by: Vec::new() };
@@ -136,10 +137,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::plugins::{Strategy, defaults};
+    use crate::{
+        cache::Cache,
+        plugins::{Strategy, defaults},
+    };
 
-    fn cluster(list: Value) -> Nodes {
-        let mut nodes = Nodes::default();
+    fn cluster(list: Value) -> Cache {
+        let mut nodes = Cache::default();
         for n in list.as_array().expect("a list") {
             let value = json!({"metadata": {"name": n["name"], "labels": n["labels"]},
                 "spec": {"unschedulable": n["cordoned"].as_bool().unwrap_or(false), "taints": n["taints"]},
@@ -159,11 +163,11 @@ mod tests {
         Arc::new(PodInfo::new(Arc::new(serde_json::from_value(value).expect("a pod"))))
     }
 
-    fn run(pod: &PodInfo, nodes: &Nodes) -> Decision {
-        schedule(pod, nodes, &defaults(Strategy::default()), &mut fastrand::Rng::with_seed(1))
+    fn run(pod: &PodInfo, nodes: &Cache) -> Decision {
+        schedule(pod, &nodes.snapshot(), &defaults(Strategy::default()), &mut fastrand::Rng::with_seed(1))
     }
 
-    fn message(pod: &PodInfo, nodes: &Nodes) -> String {
+    fn message(pod: &PodInfo, nodes: &Cache) -> String {
         match run(pod, nodes) {
             Decision::Refuse { message, .. } => message,
             Decision::Bind(node) => format!("bound to {node}"),
@@ -190,7 +194,7 @@ mod tests {
             message(&pod("p", "2", json!({"preemptionPolicy": "Never"})), &full),
             "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
         );
-        assert_eq!(message(&pod("p", "1", json!({})), &Nodes::default()), "no nodes available to schedule pods");
+        assert_eq!(message(&pod("p", "1", json!({})), &Cache::default()), "no nodes available to schedule pods");
         let several = cluster(json!([{"name": "a", "cordoned": true}, {"name": "b", "pods": "0"}, {"name": "c"}]));
         let picky = pod("p", "1", json!({"nodeSelector": {"disk": "ssd"}}));
         assert_eq!(
@@ -225,8 +229,12 @@ mod tests {
         let mut nodes = cluster(json!([{"name": "a"}, {"name": "b"}]));
         nodes.assume(pod("other", "2", json!({})), "a");
         for (strategy, expected) in [(Strategy::LeastAllocated, "b"), (Strategy::MostAllocated, "a")] {
-            let decision =
-                schedule(&pod("p", "1", json!({})), &nodes, &defaults(strategy), &mut fastrand::Rng::with_seed(1));
+            let decision = schedule(
+                &pod("p", "1", json!({})),
+                &nodes.snapshot(),
+                &defaults(strategy),
+                &mut fastrand::Rng::with_seed(1),
+            );
             assert_eq!(decision, Decision::Bind(expected.into()));
         }
     }
@@ -239,10 +247,12 @@ mod tests {
         let plugins = defaults(Strategy::default());
         for i in 0..100 {
             let pod = pod(&format!("p{i}"), "100m", json!({}));
-            let Decision::Bind(node) = schedule(&pod, &nodes, &plugins, &mut chance) else { panic!("refused") };
+            let Decision::Bind(node) = schedule(&pod, &nodes.snapshot(), &plugins, &mut chance) else {
+                panic!("refused")
+            };
             nodes.assume(pod, &node);
         }
-        assert!(nodes.iter().all(|n| n.pods.len() == 10));
+        assert!(nodes.snapshot().iter().all(|n| n.pods.len() == 10));
     }
 
     #[test]

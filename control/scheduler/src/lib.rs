@@ -7,6 +7,7 @@
 //! Not here: preemption (a pod that needs it waits, and its condition says so), pod affinity and topology spread, volumes, extenders,
 //! several profiles. What a pod asks for among these is not enforced.
 
+pub mod cache;
 pub mod cycle;
 mod metrics;
 pub mod node;
@@ -15,6 +16,7 @@ pub mod plugins;
 pub mod pod;
 pub mod queue;
 mod run;
+pub mod snapshot;
 
 pub use plugin::{Event, Plugin, Plugins, Verdict};
 pub use plugins::Strategy;

@@ -16,9 +16,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
+    cache::Cache,
     cycle::{Decision, schedule},
     metrics::Metrics,
-    node::Nodes,
     plugin::{Event, Plugins},
     plugins::{Strategy, defaults},
     pod::{PodInfo, is_finished, node_name, uid},
@@ -66,7 +66,7 @@ struct Inner {
 
 /// Everything a decision needs. Decisions are made under the lock, so that no event falls between a refusal and the wait that follows.
 struct State {
-    nodes: Nodes,
+    cache: Cache,
     queue: Queue,
     chance: fastrand::Rng,
 }
@@ -76,7 +76,7 @@ impl Scheduler {
     pub fn new(client: Client, informers: Informers, options: Options) -> Self {
         let plugins = defaults(options.strategy);
         let state = State {
-            nodes: Nodes::default(),
+            cache: Cache::default(),
             queue: Queue::new(plugins.clone()),
             chance: fastrand::Rng::with_seed(options.seed),
         };
@@ -222,7 +222,7 @@ impl Inner {
         {
             let mut state = self.state.lock();
             let now = Instant::now();
-            state.nodes.forget(pod.uid());
+            state.cache.forget(pod.uid());
             if error.is_not_found() {
                 state.queue.remove(pod.uid());
             } else {
@@ -282,9 +282,9 @@ impl State {
     fn decide(&mut self, plugins: &Plugins) -> Option<(Arc<PodInfo>, Decision)> {
         let now = Instant::now();
         let pod = self.queue.pop(now)?;
-        let decision = schedule(&pod, &self.nodes, plugins, &mut self.chance);
+        let decision = schedule(&pod, &self.cache.snapshot(), plugins, &mut self.chance);
         match &decision {
-            Decision::Bind(node) => self.nodes.assume(pod.clone(), node),
+            Decision::Bind(node) => self.cache.assume(pod.clone(), node),
             Decision::Refuse { refused_by, .. } => self.queue.refuse(pod.uid(), refused_by.clone(), now),
         }
         Some((pod, decision))
@@ -293,8 +293,8 @@ impl State {
     fn on_node(&mut self, delta: &Delta<Node>) {
         let now = Instant::now();
         match delta {
-            Delta::Deleted(node) => self.nodes.remove_node(node.metadata.name.as_deref().unwrap_or("")),
-            Delta::Added(new) | Delta::Modified { new, .. } => match self.nodes.set_node(new.clone()) {
+            Delta::Deleted(node) => self.cache.remove_node(node.metadata.name.as_deref().unwrap_or("")),
+            Delta::Added(new) | Delta::Modified { new, .. } => match self.cache.set_node(new.clone()) {
                 None => self.queue.on(&Event::NodeAdded(new), now),
                 Some(old) if matters(&old, new) => self.queue.on(&Event::NodeUpdated { old: &old, new }, now),
                 Some(_) => {}
@@ -309,16 +309,16 @@ impl State {
         let id = uid(pod);
         if gone {
             self.queue.remove(id);
-            if let Some(info) = self.nodes.remove_pod(id) {
+            if let Some(info) = self.cache.remove_pod(id) {
                 self.queue.on(&Event::PodRemoved(&info), now);
             }
         } else if node_name(pod).is_some() {
             self.queue.remove(id);
             // heartbeats of the status change nothing that counts here
-            let known = !self.nodes.is_assumed(id) && self.nodes.pod(id).is_some_and(|k| k.spec == pod.spec);
+            let known = !self.cache.is_assumed(id) && self.cache.pod(id).is_some_and(|k| k.spec == pod.spec);
             if !known {
-                let before = self.nodes.pod(id).cloned();
-                self.nodes.set_pod(Arc::new(PodInfo::new(pod.clone())));
+                let before = self.cache.pod(id).cloned();
+                self.cache.set_pod(Arc::new(PodInfo::new(pod.clone())));
                 if let Some(before) = before
                     .filter(|b| b.spec.as_ref().map(|s| &s.containers) != pod.spec.as_ref().map(|s| &s.containers))
                 {
@@ -327,7 +327,7 @@ impl State {
             }
         } else if pod.metadata.deletion_timestamp.is_some() {
             self.queue.remove(id);
-        } else if self.is_ours(pod, scheduler) && !self.nodes.is_assumed(id) {
+        } else if self.is_ours(pod, scheduler) && !self.cache.is_assumed(id) {
             self.queue.set(Arc::new(PodInfo::new(pod.clone())), now);
         }
     }
@@ -374,7 +374,7 @@ mod tests {
     fn state() -> (State, Plugins) {
         let plugins = defaults(Strategy::default());
         let queue = Queue::new(plugins.clone());
-        (State { nodes: Nodes::default(), queue, chance: fastrand::Rng::with_seed(0) }, plugins)
+        (State { cache: Cache::default(), queue, chance: fastrand::Rng::with_seed(0) }, plugins)
     }
 
     fn node(name: &str) -> Delta<Node> {
