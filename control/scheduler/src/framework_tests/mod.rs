@@ -164,6 +164,8 @@ enum Word {
     Allow,
     Reject,
     Nothing,
+    /// It is not even let wait.
+    Never,
 }
 
 impl Plugin for Gang {
@@ -185,12 +187,15 @@ impl Plugin for Gang {
         if uid != "gang" {
             return Permit::Allow;
         }
+        if matches!(word, Word::Never) {
+            return Permit::Reject("not today".into());
+        }
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(3)).await;
             match word {
                 Word::Allow => waiting.allow(&uid, "Gang"),
                 Word::Reject => waiting.reject(&uid, "Gang", "the others do not fit"),
-                Word::Nothing => {}
+                Word::Nothing | Word::Never => {}
             }
         });
         Permit::Wait(Duration::from_secs(10))
@@ -231,6 +236,19 @@ async fn a_pod_waits_in_permit_until_it_is_allowed_refused_or_timed_out() {
         }
         world.stop().await;
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_permit_refuses_gives_its_room_back_at_once() {
+    let log = Log::default();
+    let toy = Gang { log: log.clone(), word: Word::Never };
+    let world = World::start(&[node("n")], &[pod("gang", "1"), pod("next", "1")], with(vec![Box::new(toy)]));
+    world.until("the next to be bound", || world.bound("next").is_some()).await;
+    let why = "0/1 nodes are available: 1 not today.".to_owned();
+    world.until("told", || world.why("gang") == Some(("Unschedulable".to_owned(), why.clone()))).await;
+    assert_eq!(log.all()[..2], ["reserve gang on n", "unreserve gang on n"]);
+    assert_eq!(world.pending().unschedulable, 1);
+    world.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -313,8 +331,11 @@ async fn a_pod_whose_binding_cycle_fails_is_unreserved_and_tried_again_after_its
     }
 }
 
-/// Deletes the pods of the first node that could be made free.
-struct Evict;
+/// Deletes the pods of the first node that could be made free; the first time it may fail.
+struct Evict {
+    log: Log,
+    fails: bool,
+}
 
 struct Victims(Vec<(String, String)>);
 
@@ -335,6 +356,10 @@ impl Plugin for Evict {
 
     fn preempt<'a>(&'a self, handle: &'a Handle, cycle: &'a Cycle) -> Option<Task<'a>> {
         Some(Box::pin(async move {
+            self.log.note(format!("preempt {}", cycle.node));
+            if self.fails && self.log.all().len() == 1 {
+                return Err(Failure::Error("no way".to_owned()));
+            }
             for (namespace, name) in cycle.state.read::<Victims>().map(|v| v.0.as_slice()).unwrap_or_default() {
                 handle.client.delete::<Pod>(namespace, name, &DeleteOptions::default()).await?;
             }
@@ -345,17 +370,23 @@ impl Plugin for Evict {
 
 #[tokio::test(start_paused = true)]
 async fn post_filter_nominates_a_node_and_pods_are_deleted_there() {
-    let mut victim = pod("victim", "1");
-    victim["spec"]["nodeName"] = "n".into();
-    let world = World::start(&[node("n")], &[victim.clone(), pod("p", "1")], with(vec![Box::new(Evict)]));
-    world.until("the deletion", || world.called("DELETE /api/v1/namespaces/d/pods/victim")).await;
-    let status = world.status("p").expect("a status");
-    assert_eq!(status["nominatedNodeName"], "n");
-    assert_eq!(status["conditions"][0]["message"], "0/1 nodes are available: 1 Insufficient cpu.");
-    assert_eq!((world.pending().unschedulable, world.bound("p")), (1, None), "it waits for the room");
-    world.tell(WatchEvent::Deleted, victim);
-    world.until("bound", || world.bound("p").is_some()).await;
-    world.stop().await;
+    for fails in [false, true] {
+        let (log, begin) = (Log::default(), Instant::now());
+        let mut victim = pod("victim", "1");
+        victim["spec"]["nodeName"] = "n".into();
+        let toy = Evict { log: log.clone(), fails };
+        let world = World::start(&[node("n")], &[victim.clone(), pod("p", "1")], with(vec![Box::new(toy)]));
+        world.until("the deletion", || world.called("DELETE /api/v1/namespaces/d/pods/victim")).await;
+        assert_eq!(log.all().len(), if fails { 2 } else { 1 });
+        assert_eq!(begin.elapsed() >= Duration::from_secs(1), fails, "what failed is tried again, not at once");
+        let status = world.status("p").expect("a status");
+        assert_eq!(status["nominatedNodeName"], "n");
+        assert_eq!(status["conditions"][0]["message"], "0/1 nodes are available: 1 Insufficient cpu.");
+        assert_eq!((world.pending().unschedulable, world.bound("p")), (1, None), "it waits for the room");
+        world.tell(WatchEvent::Deleted, victim);
+        world.until("bound", || world.bound("p").is_some()).await;
+        world.stop().await;
+    }
 }
 
 /// Decides when it is told to.
