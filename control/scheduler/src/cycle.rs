@@ -1,11 +1,14 @@
 //! One scheduling decision: filter, score, choose, or say why not. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use crate::{
-    node::{NodeInfo, Nodes},
-    plugin::{Plugins, Reason, Verdict},
+    cycle_state::CycleState,
+    node::NodeInfo,
+    plugin::{Plugin, Plugins, PostFilter, PreFilter, PreScore},
     pod::PodInfo,
+    snapshot::Snapshot,
+    status::{NodeToStatus, Reason, Status},
 };
 
 /// What became of a pod.
@@ -19,53 +22,175 @@ pub enum Decision {
         message: String,
         /// The plugins that refused it.
         refused_by: Vec<&'static str>,
+        /// The plugin that found a node where it can be made to fit, and that node.
+        nominated: Option<(&'static str, String)>,
     },
+    /// Deciding failed, why. The pod is tried again after its back-off.
+    Error(String),
 }
 
 /// Decides for one pod. `chance` picks among equally good nodes.
-pub fn schedule(pod: &PodInfo, nodes: &Nodes, plugins: &Plugins, chance: &mut fastrand::Rng) -> Decision {
-    let total = nodes.count();
-    if total == 0 {
-        return Decision::Refuse { message: "no nodes available to schedule pods".to_owned(), refused_by: Vec::new() };
+pub fn schedule(
+    state: &mut CycleState,
+    pod: &PodInfo,
+    snapshot: &Snapshot,
+    plugins: &Plugins,
+    chance: &mut fastrand::Rng,
+) -> Decision {
+    if snapshot.count() == 0 {
+        let message = "no nodes available to schedule pods".to_owned();
+        return Decision::Refuse { message, refused_by: Vec::new(), nominated: None };
     }
-    if let Some((plugin, reason)) = plugins.iter().find_map(|p| p.pre_filter(pod).map(|r| (p.name(), r))) {
-        let help = format!("0/{total} nodes are available: {total} Preemption is not helpful for scheduling.");
-        let message = format!("0/{total} nodes are available: {reason}. preemption: {help}");
-        return Decision::Refuse { message, refused_by: vec![plugin] };
-    }
-    let mut fitting = Vec::new();
-    let mut diagnosis = Diagnosis::default();
-    for node in nodes.iter() {
-        match refusal(pod, node, plugins) {
-            None => fitting.push(node),
-            Some((plugin, verdict)) => diagnosis.note(pod, node, plugin, verdict),
+    let mut statuses = NodeToStatus::new(snapshot);
+    let filters = match pre_filter(state, pod, snapshot, plugins) {
+        Ok(filters) => filters,
+        Err((refused_by, status)) => {
+            let why = status.reasons().join(", ");
+            statuses.set_absent(status);
+            return refuse(state, pod, plugins, &statuses, &why, refused_by);
         }
+    };
+    let mut refused_by: BTreeSet<&'static str> = filters.narrowed_by.iter().copied().collect();
+    let mut fitting = Vec::new();
+    let mut look = |node| match filters.first_refusal(state, pod, node) {
+        None => fitting.push(node),
+        Some((plugin, status)) => {
+            refused_by.insert(plugin);
+            statuses.refuse(node, status);
+        }
+    };
+    match &filters.nodes {
+        None => snapshot.iter().for_each(&mut look),
+        Some(names) => names.iter().filter_map(|name| snapshot.get(name)).for_each(&mut look),
     }
     match fitting.as_slice() {
-        [] => Decision::Refuse {
-            message: diagnosis.message(pod, total),
-            refused_by: diagnosis.plugins.into_iter().collect(),
-        },
+        [] => {
+            if filters.nodes.is_some() {
+                let why = format!("node(s) didn't satisfy plugin(s) [{}]", filters.narrowed_by.join(" "));
+                statuses.set_absent(Status::UnschedulableAndUnresolvable(vec![why.into()]));
+            }
+            let why = statuses.histogram();
+            refuse(state, pod, plugins, &statuses, &why, refused_by.into_iter().collect())
+        }
         [only] => Decision::Bind(only.name().to_owned()),
-        several => Decision::Bind(best(pod, several, plugins, chance).name().to_owned()),
+        several => Decision::Bind(best(state, pod, several, snapshot, plugins, chance).name().to_owned()),
     }
 }
 
-/// The first plugin that refuses the node.
-fn refusal(pod: &PodInfo, node: &NodeInfo, plugins: &Plugins) -> Option<(&'static str, Verdict)> {
-    plugins.iter().find_map(|p| match p.filter(pod, node) {
-        Verdict::Fit => None,
-        verdict => Some((p.name(), verdict)),
-    })
+/// What preFilter left to do.
+#[derive(Default)]
+struct Filters<'a> {
+    /// Those that filter has to ask.
+    plugins: Vec<&'a dyn Plugin>,
+    /// The nodes to look at; `None` is all.
+    nodes: Option<BTreeSet<String>>,
+    /// The plugins that chose `nodes`, by name.
+    narrowed_by: Vec<&'static str>,
 }
 
-fn best<'a>(pod: &PodInfo, nodes: &[&'a NodeInfo], plugins: &Plugins, chance: &mut fastrand::Rng) -> &'a NodeInfo {
+impl Filters<'_> {
+    fn first_refusal(&self, state: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Option<(&'static str, Status)> {
+        self.plugins.iter().find_map(|p| match p.filter(state, pod, node) {
+            Status::Success => None,
+            status => Some((p.name(), status)),
+        })
+    }
+
+    fn narrow(&mut self, plugin: &'static str, names: BTreeSet<String>) {
+        self.narrowed_by.push(plugin);
+        self.narrowed_by.sort_unstable();
+        self.nodes = Some(match self.nodes.take() {
+            None => names,
+            Some(before) => before.intersection(&names).cloned().collect(),
+        });
+    }
+}
+
+/// Asks preFilter of all plugins. If all nodes are refused: by whom, and why.
+fn pre_filter<'a>(
+    state: &mut CycleState,
+    pod: &PodInfo,
+    snapshot: &Snapshot,
+    plugins: &'a Plugins,
+) -> Result<Filters<'a>, (Vec<&'static str>, Status)> {
+    let mut filters = Filters { plugins: Vec::with_capacity(plugins.len()), ..Filters::default() };
+    let mut refused = None;
+    for plugin in plugins.iter() {
+        match plugin.pre_filter(state, pod, snapshot) {
+            PreFilter::Skip => continue,
+            PreFilter::AllNodes => {}
+            PreFilter::Nodes(names) => filters.narrow(plugin.name(), names),
+            // the others still look, since postFilter needs what they work out
+            PreFilter::Unschedulable(why) => {
+                refused = Some((vec![plugin.name()], Status::Unschedulable(vec![why])));
+                continue;
+            }
+            PreFilter::UnschedulableAndUnresolvable(why) => {
+                return Err((vec![plugin.name()], Status::UnschedulableAndUnresolvable(vec![why])));
+            }
+        }
+        if filters.nodes.as_ref().is_some_and(BTreeSet::is_empty) {
+            let why = match filters.narrowed_by.as_slice() {
+                [one] => format!("node(s) didn't satisfy plugin {one}"),
+                several => format!("node(s) didn't satisfy plugin(s) [{}] simultaneously", several.join(" ")),
+            };
+            return Err((filters.narrowed_by, Status::UnschedulableAndUnresolvable(vec![why.into()])));
+        }
+        filters.plugins.push(plugin.as_ref());
+    }
+    refused.map_or(Ok(filters), Err)
+}
+
+/// No node takes the pod: asks postFilter, and says why.
+fn refuse(
+    state: &mut CycleState,
+    pod: &PodInfo,
+    plugins: &Plugins,
+    statuses: &NodeToStatus<'_>,
+    why: &str,
+    refused_by: Vec<&'static str>,
+) -> Decision {
+    let mut nominated = None;
+    let mut reasons: Vec<Reason> = Vec::new();
+    for plugin in plugins.iter() {
+        match plugin.post_filter(state, pod, statuses) {
+            PostFilter::Skip => {}
+            PostFilter::Unschedulable(reason) => reasons.push(reason),
+            PostFilter::Nominated(node) => {
+                nominated = Some((plugin.name(), node));
+                reasons.clear();
+                break;
+            }
+        }
+    }
+    let mut message = format!("0/{} nodes are available: {why}.", statuses.snapshot().count());
+    if !reasons.is_empty() {
+        message.push(' ');
+        message.push_str(&reasons.join(", "));
+    }
+    Decision::Refuse { message, refused_by, nominated }
+}
+
+fn best<'a>(
+    state: &mut CycleState,
+    pod: &PodInfo,
+    nodes: &[&'a NodeInfo],
+    snapshot: &Snapshot,
+    plugins: &Plugins,
+    chance: &mut fastrand::Rng,
+) -> &'a NodeInfo {
+    let mut scoring: Vec<&dyn Plugin> = Vec::with_capacity(plugins.len());
+    for plugin in plugins.iter().filter(|p| p.weight() != 0) {
+        if plugin.pre_score(state, pod, nodes, snapshot) == PreScore::Score {
+            scoring.push(plugin.as_ref());
+        }
+    }
     let mut totals = vec![0; nodes.len()];
     let mut scores = Vec::with_capacity(nodes.len());
-    for plugin in plugins.iter().filter(|p| p.scores(pod)) {
+    for plugin in scoring {
         scores.clear();
-        scores.extend(nodes.iter().map(|n| plugin.score(pod, n)));
-        plugin.normalize(&mut scores);
+        scores.extend(nodes.iter().map(|n| plugin.score(state, pod, n)));
+        plugin.normalize_score(state, pod, nodes, &mut scores);
         totals.iter_mut().zip(&scores).for_each(|(t, s)| *t += s * plugin.weight());
     }
     let top = totals.iter().copied().max().unwrap_or(0);
@@ -75,60 +200,6 @@ fn best<'a>(pod: &PodInfo, nodes: &[&'a NodeInfo], plugins: &Plugins, chance: &m
     nodes[index]
 }
 
-/// Why nodes refused.
-#[derive(Default)]
-struct Diagnosis {
-    reasons: BTreeMap<Reason, usize>,
-    plugins: BTreeSet<&'static str>,
-    /// Nodes where taking pods away could help in principle.
-    resolvable: usize,
-    /// Of these, nodes with pods of lower priority.
-    victims: usize,
-}
-
-impl Diagnosis {
-    fn note(&mut self, pod: &PodInfo, node: &NodeInfo, plugin: &'static str, verdict: Verdict) {
-        self.plugins.insert(plugin);
-        let reasons = match verdict {
-            Verdict::Unschedulable(reasons) => {
-                self.resolvable += 1;
-                self.victims += usize::from(node.pods.values().any(|p| p.priority < pod.priority));
-                reasons
-            }
-            Verdict::Unresolvable(reasons) => reasons,
-            Verdict::Fit => return,
-        };
-        for reason in reasons {
-            *self.reasons.entry(reason).or_default() += 1;
-        }
-    }
-
-    /// As upstream prints it, counts and reasons sorted as text.
-    fn message(&self, pod: &PodInfo, total: usize) -> String {
-        let head = format!("0/{total} nodes are available: {}.", histogram(self.reasons.iter()));
-        let never = pod.pod.spec.as_ref().and_then(|s| s.preemption_policy.as_deref()) == Some("Never");
-        let preemption = if never {
-            "not eligible due to preemptionPolicy=Never.".to_owned()
-        } else if self.victims > 0 {
-            // upstream would now evict pods of lower priority; we do not (yet), and say so
-            "not available.".to_owned()
-        } else {
-            let victims: (Reason, usize) = ("No preemption victims found for incoming pod".into(), self.resolvable);
-            let helpless = ("Preemption is not helpful for scheduling".into(), total - self.resolvable);
-            let parts = [victims, helpless];
-            let parts = parts.iter().filter(|(_, n)| *n > 0).map(|(r, n)| (r, n));
-            format!("0/{total} nodes are available: {}.", histogram(parts))
-        };
-        format!("{head} preemption: {preemption}")
-    }
-}
-
-fn histogram<'a>(reasons: impl Iterator<Item = (&'a Reason, &'a usize)>) -> String {
-    let mut parts: Vec<String> = reasons.map(|(reason, count)| format!("{count} {reason}")).collect();
-    parts.sort();
-    parts.join(", ")
-}
-
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
@@ -136,10 +207,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::plugins::{Strategy, defaults};
+    use crate::{
+        cache::Cache,
+        plugins::{Strategy, defaults},
+    };
 
-    fn cluster(list: Value) -> Nodes {
-        let mut nodes = Nodes::default();
+    fn cluster(list: Value) -> Cache {
+        let mut nodes = Cache::default();
         for n in list.as_array().expect("a list") {
             let value = json!({"metadata": {"name": n["name"], "labels": n["labels"]},
                 "spec": {"unschedulable": n["cordoned"].as_bool().unwrap_or(false), "taints": n["taints"]},
@@ -159,14 +233,20 @@ mod tests {
         Arc::new(PodInfo::new(Arc::new(serde_json::from_value(value).expect("a pod"))))
     }
 
-    fn run(pod: &PodInfo, nodes: &Nodes) -> Decision {
-        schedule(pod, nodes, &defaults(Strategy::default()), &mut fastrand::Rng::with_seed(1))
+    fn run(pod: &PodInfo, nodes: &Cache) -> Decision {
+        schedule(
+            &mut CycleState::default(),
+            pod,
+            &nodes.snapshot(),
+            &defaults(Strategy::default()),
+            &mut fastrand::Rng::with_seed(1),
+        )
     }
 
-    fn message(pod: &PodInfo, nodes: &Nodes) -> String {
+    fn message(pod: &PodInfo, nodes: &Cache) -> String {
         match run(pod, nodes) {
             Decision::Refuse { message, .. } => message,
-            Decision::Bind(node) => format!("bound to {node}"),
+            other => format!("{other:?}"),
         }
     }
 
@@ -190,7 +270,7 @@ mod tests {
             message(&pod("p", "2", json!({"preemptionPolicy": "Never"})), &full),
             "0/1 nodes are available: 1 Insufficient cpu. preemption: not eligible due to preemptionPolicy=Never."
         );
-        assert_eq!(message(&pod("p", "1", json!({})), &Nodes::default()), "no nodes available to schedule pods");
+        assert_eq!(message(&pod("p", "1", json!({})), &Cache::default()), "no nodes available to schedule pods");
         let several = cluster(json!([{"name": "a", "cordoned": true}, {"name": "b", "pods": "0"}, {"name": "c"}]));
         let picky = pod("p", "1", json!({"nodeSelector": {"disk": "ssd"}}));
         assert_eq!(
@@ -225,8 +305,13 @@ mod tests {
         let mut nodes = cluster(json!([{"name": "a"}, {"name": "b"}]));
         nodes.assume(pod("other", "2", json!({})), "a");
         for (strategy, expected) in [(Strategy::LeastAllocated, "b"), (Strategy::MostAllocated, "a")] {
-            let decision =
-                schedule(&pod("p", "1", json!({})), &nodes, &defaults(strategy), &mut fastrand::Rng::with_seed(1));
+            let decision = schedule(
+                &mut CycleState::default(),
+                &pod("p", "1", json!({})),
+                &nodes.snapshot(),
+                &defaults(strategy),
+                &mut fastrand::Rng::with_seed(1),
+            );
             assert_eq!(decision, Decision::Bind(expected.into()));
         }
     }
@@ -239,10 +324,14 @@ mod tests {
         let plugins = defaults(Strategy::default());
         for i in 0..100 {
             let pod = pod(&format!("p{i}"), "100m", json!({}));
-            let Decision::Bind(node) = schedule(&pod, &nodes, &plugins, &mut chance) else { panic!("refused") };
+            let Decision::Bind(node) =
+                schedule(&mut CycleState::default(), &pod, &nodes.snapshot(), &plugins, &mut chance)
+            else {
+                panic!("refused")
+            };
             nodes.assume(pod, &node);
         }
-        assert!(nodes.iter().all(|n| n.pods.len() == 10));
+        assert!(nodes.snapshot().iter().all(|n| n.pods.len() == 10));
     }
 
     #[test]

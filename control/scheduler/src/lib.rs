@@ -1,21 +1,47 @@
 //! The scheduler: gives every pod without a node the best node that fits.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/kube-scheduler/> and the scheduling framework (KEP-624), with upstream's
-//! plugin names, order, weights and words. The decision itself ([`cycle`]) is pure and takes the whole cluster from memory ([`node`],
-//! [`queue`]); only binding and reporting are calls, many at a time ([`Scheduler::run`]).
+//! plugin names, order, weights and words.
+//!
+//! ```text
+//! informers ──► inbox ──► loop: cache, queue ──► decision on a snapshot ──► binding cycle, one task a pod
+//!                 ▲       preEnqueue             preFilter … reserve        permit's wait, preBind, bind, postBind
+//!                 └──────────────── bound, or failed and unreserved ────────────────────┘
+//! ```
+//!
+//! One loop owns all that decisions need, so they are made without a lock, one after another ([`Scheduler::run`]). The decision itself
+//! ([`cycle`]) is pure; what calls the API runs after the pod was assumed, many pods at a time. How to add a plugin: [`plugin`].
 //!
 //! Not here: preemption (a pod that needs it waits, and its condition says so), pod affinity and topology spread, volumes, extenders,
-//! several profiles. What a pod asks for among these is not enforced.
+//! several profiles. What a pod asks for among these is not enforced. Of what preemption needs these are missing still: a nominated node is
+//! written down, but neither tried first nor kept free from other pods.
 
+mod binding;
+pub mod cache;
 pub mod cycle;
+pub mod cycle_state;
+#[cfg(test)]
+mod framework_tests;
+pub mod handle;
+mod inbox;
 mod metrics;
 pub mod node;
 pub mod plugin;
 pub mod plugins;
 pub mod pod;
 pub mod queue;
+mod report;
 mod run;
+pub mod snapshot;
+mod state;
+pub mod status;
+pub mod waiting;
 
-pub use plugin::{Event, Plugin, Plugins, Verdict};
+pub use cycle_state::CycleState;
+pub use handle::{Cycle, Handle};
+pub use plugin::{Event, Plugin, Plugins};
 pub use plugins::Strategy;
 pub use run::{Options, Scheduler};
+pub use snapshot::Snapshot;
+pub use status::{Failure, NodeToStatus, Status};
+pub use waiting::WaitingPods;

@@ -50,6 +50,8 @@ struct Entry {
     order: u64,
     /// Names of the plugins that refused it.
     refused_by: Vec<&'static str>,
+    /// How many events there had been when it was last taken out to be tried.
+    events: u64,
 }
 
 /// The waiting pods.
@@ -60,6 +62,10 @@ pub struct Queue {
     backoff: BTreeMap<(Instant, u64), String>,
     unschedulable: BTreeMap<(Instant, u64), String>,
     next_order: u64,
+    /// How many are [`Place::Gated`].
+    gated: usize,
+    /// How many events there have been.
+    events: u64,
 }
 
 /// How many pods wait where; the gauge `scheduler_pending_pods`.
@@ -85,6 +91,8 @@ impl Queue {
             backoff: BTreeMap::new(),
             unschedulable: BTreeMap::new(),
             next_order: 0,
+            gated: 0,
+            events: 0,
         }
     }
 
@@ -94,8 +102,8 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(&uid) else {
             self.next_order += 1;
             let order = self.next_order;
-            let place = Place::Gated;
-            let entry = Entry { pod, place, attempts: 0, not_before: now, order, refused_by: Vec::new() };
+            let place = Place::InFlight;
+            let entry = Entry { pod, place, attempts: 0, not_before: now, order, refused_by: Vec::new(), events: 0 };
             self.entries.insert(uid.clone(), entry);
             return self.activate(&uid, now);
         };
@@ -111,10 +119,23 @@ impl Queue {
         }
     }
 
+    /// Takes what changed in a pod that is being bound, for the case that it comes back; other pods than those known are left out.
+    pub fn refresh(&mut self, pod: Arc<PodInfo>) {
+        if let Some(entry) = self.entries.get_mut(pod.uid()) {
+            entry.pod = pod;
+        }
+    }
+
     /// Forgets a pod: it is gone, finished or bound.
     pub fn remove(&mut self, uid: &str) {
         self.unlink(uid);
         self.entries.remove(uid);
+    }
+
+    /// Whether there is a pod to try.
+    pub fn is_ready(&mut self, now: Instant) -> bool {
+        self.promote(now);
+        !self.active.is_empty()
     }
 
     /// The next pod to try; it stays known until [`Queue::remove`] or [`Queue::refuse`].
@@ -124,11 +145,13 @@ impl Queue {
         let entry = self.entries.get_mut(&uid).expect("active pods are known");
         entry.place = Place::InFlight;
         entry.attempts += 1;
+        entry.events = self.events;
         Some(entry.pod.clone())
     }
 
     /// No node took the pod: it waits for an event, and for its back-off at least.
     pub fn refuse(&mut self, uid: &str, refused_by: Vec<&'static str>, now: Instant) {
+        self.unlink(uid);
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.refused_by = refused_by;
         entry.not_before = now + backoff(entry.attempts);
@@ -143,8 +166,22 @@ impl Queue {
         self.activate(uid, now);
     }
 
+    /// A refused pod is tried again after its back-off, whatever it waits for.
+    pub fn reconsider(&mut self, uid: &str, now: Instant) {
+        if self.entries.get(uid).is_some_and(|entry| matches!(entry.place, Place::Unschedulable(..))) {
+            self.activate(uid, now);
+        }
+    }
+
+    /// Whether there was an event since the pod was taken out to be tried. It did not wait for it, so it must not be refused now and wait
+    /// for another.
+    pub fn missed_events(&self, uid: &str) -> bool {
+        self.entries.get(uid).is_some_and(|entry| entry.events != self.events)
+    }
+
     /// Something changed in the cluster: pods that it may help are tried again.
     pub fn on(&mut self, event: &Event<'_>, now: Instant) {
+        self.events += 1;
         let waiting: Vec<String> = self.unschedulable.values().cloned().collect();
         for uid in waiting {
             self.wake(&uid, event, now);
@@ -164,7 +201,7 @@ impl Queue {
             active: self.active.len(),
             backoff: self.backoff.len(),
             unschedulable: self.unschedulable.len(),
-            gated: self.entries.values().filter(|e| e.place == Place::Gated).count(),
+            gated: self.gated,
         }
     }
 
@@ -184,6 +221,7 @@ impl Queue {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         if !self.plugins.iter().all(|p| p.pre_enqueue(&entry.pod)) {
             entry.place = Place::Gated;
+            self.gated += 1;
         } else if entry.not_before > now {
             entry.place = Place::Backoff(entry.not_before, entry.order);
             self.backoff.insert((entry.not_before, entry.order), uid.to_owned());
@@ -199,7 +237,8 @@ impl Queue {
             Some(Place::Active(rank)) => drop(self.active.remove(&rank)),
             Some(Place::Backoff(at, order)) => drop(self.backoff.remove(&(at, order))),
             Some(Place::Unschedulable(since, order)) => drop(self.unschedulable.remove(&(since, order))),
-            _ => {}
+            Some(Place::Gated) => self.gated -= 1,
+            Some(Place::InFlight) | None => {}
         }
     }
 

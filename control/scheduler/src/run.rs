@@ -1,28 +1,33 @@
 //! The loop: news from the informers go in, bindings and reports go out.
+//!
+//! One task owns all that decisions need ([`State`]) and makes them one after another. Informer handlers and binding cycles only put into the
+//! [`Inbox`] what happened. So a decision holds no lock, however long it takes, and no event falls between a refusal and the wait that follows.
 
 use std::sync::Arc;
 
 use api::Clock;
-use client::{Client, Delta, Error, EventType, Informers, Patch, Recorder, RecorderOptions, reference};
-use futures::FutureExt;
+use client::{Client, EventType, Informers, Recorder, RecorderOptions, reference};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
-use serde_json::{Value, json};
-use tokio::{
-    sync::{Notify, OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use tokio::{sync::Semaphore, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use crate::{
-    cycle::{Decision, schedule},
+    binding::{self, Slot},
+    cycle::Decision,
+    cycle_state::CycleState,
+    handle::{Cycle, Handle},
+    inbox::{Inbox, Outcome, Rejection},
     metrics::Metrics,
-    node::Nodes,
-    plugin::{Event, Plugins},
+    plugin::Plugins,
     plugins::{Strategy, defaults},
-    pod::{PodInfo, is_finished, node_name, uid},
-    queue::{Pending, Queue},
+    pod::PodInfo,
+    queue::Pending,
+    report::{Report, report},
+    state::State,
+    status::Failure,
+    waiting::WaitingPods,
 };
 
 /// What the composition root decides.
@@ -59,35 +64,26 @@ struct Inner {
     options: Options,
     plugins: Plugins,
     metrics: Metrics,
-    state: Mutex<State>,
-    /// Something changed that may make a pod ready.
-    changed: Notify,
-}
-
-/// Everything a decision needs. Decisions are made under the lock, so that no event falls between a refusal and the wait that follows.
-struct State {
-    nodes: Nodes,
-    queue: Queue,
-    chance: fastrand::Rng,
+    /// As the loop last saw it.
+    pending: Mutex<Pending>,
 }
 
 impl Scheduler {
-    /// Over the shared informers; `client` carries the scheduler's identity.
+    /// With upstream's plugins over the shared informers; `client` carries the scheduler's identity.
     pub fn new(client: Client, informers: Informers, options: Options) -> Self {
         let plugins = defaults(options.strategy);
-        let state = State {
-            nodes: Nodes::default(),
-            queue: Queue::new(plugins.clone()),
-            chance: fastrand::Rng::with_seed(options.seed),
-        };
-        let (state, changed) = (Mutex::new(state), Notify::new());
-        let inner = Inner { client, informers, options, plugins, metrics: Metrics::default(), state, changed };
-        Self { inner: Arc::new(inner) }
+        Self::with_plugins(client, informers, options, plugins)
+    }
+
+    /// With other plugins; one of them has to bind.
+    pub fn with_plugins(client: Client, informers: Informers, options: Options, plugins: Plugins) -> Self {
+        let (metrics, pending) = (Metrics::default(), Mutex::default());
+        Self { inner: Arc::new(Inner { client, informers, options, plugins, metrics, pending }) }
     }
 
     /// How many pods wait where.
     pub fn pending(&self) -> Pending {
-        self.inner.state.lock().queue.pending()
+        *self.inner.pending.lock()
     }
 
     /// Shows its metrics in the process's registry; once.
@@ -96,330 +92,198 @@ impl Scheduler {
         let this = Arc::downgrade(&self.inner);
         client::metrics::gauge(registry, ("scheduler_pending_pods", "Pods that wait, by queue"), "queue", move || {
             let Some(this) = this.upgrade() else { return Vec::new() };
-            let Pending { active, backoff, unschedulable, gated } = this.state.lock().queue.pending();
+            let Pending { active, backoff, unschedulable, gated } = *this.pending.lock();
             let all = [("active", active), ("backoff", backoff), ("unschedulable", unschedulable), ("gated", gated)];
             all.map(|(queue, pods)| (queue, i64::try_from(pods).unwrap_or(i64::MAX))).into()
         });
     }
 
-    /// Runs until cancelled; returns when nothing is in flight any more.
+    /// Runs until cancelled; returns when nothing is in flight any more. It starts from nothing: what an earlier run knew is forgotten.
     pub async fn run(&self, token: CancellationToken) {
         let inner = &self.inner;
         let (nodes, pods) = (inner.informers.of::<Node>(), inner.informers.of::<Pod>());
-        inner.clone().subscribe();
+        let inbox = Arc::new(Inbox::default());
+        inbox.subscribe(&nodes, &pods);
         let component = RecorderOptions { component: inner.options.name.clone(), host: None };
         let (recorder, write) = Recorder::new(inner.client.clone(), inner.options.clock.clone(), component);
         let tasks = TaskTracker::new();
         let writer = tasks.spawn(write);
-        let synced = async { tokio::join!(nodes.synced(), pods.synced()) };
+        let handle = Handle {
+            client: inner.client.clone(),
+            informers: inner.informers.clone(),
+            recorder,
+            clock: inner.options.clock.clone(),
+            waiting_pods: WaitingPods::default(),
+        };
+        let run = Run { inner: inner.clone(), inbox, handle, stop: token.clone(), tasks: tasks.clone() };
         let work = async {
-            synced.await;
-            inner.clone().decide(recorder, &tasks).await;
+            tokio::join!(nodes.synced(), pods.synced());
+            Arc::new(run).decide().await;
         };
         tokio::select! { () = token.cancelled() => {}, () = work => {} }
         tasks.close();
         drop(writer);
         tasks.wait().await;
+        *inner.pending.lock() = Pending::default();
     }
 }
 
-impl Inner {
-    /// The informers call these as long as they live; a scheduler that ended only keeps its books.
-    fn subscribe(self: Arc<Self>) {
-        let this = Arc::downgrade(&self);
-        self.informers.of::<Node>().subscribe({
-            let this = this.clone();
-            move |delta| {
-                if let Some(this) = this.upgrade() {
-                    this.state.lock().on_node(delta);
-                    this.changed.notify_one();
-                }
-            }
-        });
-        self.informers.of::<Pod>().subscribe(move |delta| {
-            if let Some(this) = this.upgrade() {
-                this.state.lock().on_pod(delta, &this.options.name);
-                this.changed.notify_one();
-            }
-        });
-    }
+/// One run of a scheduler: what its loop and its binding cycles share.
+struct Run {
+    inner: Arc<Inner>,
+    inbox: Arc<Inbox>,
+    handle: Handle,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+}
 
-    async fn decide(self: Arc<Self>, recorder: Recorder, tasks: &TaskTracker) {
-        let permits = Arc::new(Semaphore::new(self.options.in_flight));
+impl Run {
+    async fn decide(self: Arc<Self>) {
+        let Options { name, seed, in_flight, .. } = &self.inner.options;
+        let slots = Arc::new(Semaphore::new(*in_flight));
+        let waiting = self.handle.waiting_pods.clone();
+        let mut state = State::new(name.clone(), self.inner.plugins.clone(), *seed, waiting);
         loop {
-            let permit = permits.clone().acquire_owned().await.expect("the semaphore is never closed");
-            let (pod, decision, begin) = self.next().await;
-            let this = self.clone();
-            let recorder = recorder.clone();
+            self.ready(&mut state).await;
+            let slot = self.slot(&mut state, &slots).await;
+            self.catch_up(&mut state);
+            let begin = Instant::now();
+            let Some((pod, decision, memory)) = state.decide() else { continue };
             match decision {
-                Decision::Bind(node) => tasks.spawn(this.bind(pod, node, begin, recorder, permit)),
-                Decision::Refuse { message, .. } => {
-                    self.tried("unschedulable", begin);
-                    tasks.spawn(this.report(pod, "Unschedulable", message, recorder, permit))
+                Decision::Bind(node) => self.assumed(&mut state, Cycle { pod, node, state: memory }, begin, slot),
+                Decision::Error(message) => {
+                    self.tried("error", begin);
+                    let told = Report { reason: "SchedulerError", message, nominated: None };
+                    self.tasks.spawn(self.clone().tell(pod, Some(told), slot));
                 }
-            };
+                Decision::Refuse { message, nominated, .. } => {
+                    self.tried("unschedulable", begin);
+                    self.tasks.spawn(self.clone().refused(pod, message, nominated, memory, slot));
+                }
+            }
         }
     }
 
-    /// Waits for a pod that can be tried, and decides about it.
-    async fn next(&self) -> (Arc<PodInfo>, Decision, Instant) {
+    /// Takes what has happened.
+    fn catch_up(&self, state: &mut State) {
+        state.take(self.inbox.take());
+        *self.inner.pending.lock() = state.queue.pending();
+    }
+
+    /// Waits for a pod that can be tried.
+    async fn ready(&self, state: &mut State) {
         loop {
-            let changed = self.changed.notified();
-            let due = {
-                let mut state = self.state.lock();
-                let begin = Instant::now();
-                if let Some((pod, decision)) = state.decide(&self.plugins) {
-                    return (pod, decision, begin);
-                }
-                state.queue.next_due()
-            };
-            match due {
+            let changed = self.inbox.changed.notified();
+            self.catch_up(state);
+            if state.queue.is_ready(Instant::now()) {
+                return;
+            }
+            match state.queue.next_due() {
                 Some(at) => tokio::select! { () = changed => {}, () = tokio::time::sleep_until(at) => {} },
                 None => changed.await,
             }
         }
     }
 
+    /// Waits for a place in flight, and keeps the inbox empty meanwhile.
+    async fn slot(&self, state: &mut State, slots: &Arc<Semaphore>) -> Slot {
+        let mut slot = std::pin::pin!(Slot::new(slots));
+        loop {
+            tokio::select! {
+                biased;
+                slot = &mut slot => return slot,
+                () = self.inbox.changed.notified() => self.catch_up(state),
+            }
+        }
+    }
+
     fn tried(&self, result: &'static str, begin: Instant) {
-        self.metrics.tried(&self.options.name, result, begin.elapsed());
+        self.inner.metrics.tried(&self.inner.options.name, result, begin.elapsed());
     }
 
-    async fn bind(
-        self: Arc<Self>,
-        pod: Arc<PodInfo>,
-        node: String,
-        begin: Instant,
-        recorder: Recorder,
-        permit: OwnedSemaphorePermit,
-    ) {
-        let meta = &pod.pod.metadata;
-        let (namespace, name) = (meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
-        let binding = json!({"apiVersion": "v1", "kind": "Binding",
-            "metadata": {"name": name, "namespace": namespace, "uid": meta.uid},
-            "target": {"apiVersion": "v1", "kind": "Node", "name": node}});
-        let call = self.client.subresource::<Pod, _, Value>(http::Method::POST, (namespace, name, "binding"), &binding);
-        let result = std::panic::AssertUnwindSafe(call).catch_unwind().await;
-        let result = result.unwrap_or_else(|_| Err(Error::Transport("the call panicked".to_owned())));
-        self.tried(if result.is_ok() { "scheduled" } else { "error" }, begin);
-        match result {
-            Ok(_) => {
-                let message = format!("Successfully assigned {namespace}/{name} to {node}");
-                recorder.event(&reference(&*pod.pod), EventType::Normal, "Scheduled", message);
-                self.state.lock().queue.remove(pod.uid());
+    /// The pod was assumed: reserves, and starts its binding cycle.
+    fn assumed(self: &Arc<Self>, state: &mut State, mut cycle: Cycle, begin: Instant, slot: Slot) {
+        match binding::reserve(&self.inner.plugins, &self.handle, &mut cycle) {
+            Ok(()) => drop(self.tasks.spawn(self.clone().bind(cycle, begin, slot))),
+            Err(rejection) => {
+                let told = self.rejected(&cycle, &rejection, begin);
+                state.failed(&cycle.pod, rejection);
+                self.tasks.spawn(self.clone().tell(cycle.pod, told, slot));
             }
-            Err(error) => self.failed(pod, &error, recorder, permit).await,
         }
     }
 
-    /// The binding was not made: the room is free again. A pod that is gone or bound by somebody else is not ours any more.
-    async fn failed(
-        self: Arc<Self>,
-        pod: Arc<PodInfo>,
-        error: &Error,
-        recorder: Recorder,
-        permit: OwnedSemaphorePermit,
-    ) {
-        {
-            let mut state = self.state.lock();
-            let now = Instant::now();
-            state.nodes.forget(pod.uid());
-            if error.is_not_found() {
-                state.queue.remove(pod.uid());
-            } else {
-                state.queue.retry(pod.uid(), now);
+    /// The binding cycle.
+    async fn bind(self: Arc<Self>, cycle: Cycle, begin: Instant, mut slot: Slot) {
+        let plugins = &self.inner.plugins;
+        match binding::bind(plugins, &self.handle, &cycle, &mut slot, &self.stop).await {
+            Ok(()) => {
+                self.tried("scheduled", begin);
+                let (namespace, name) = cycle.key();
+                let message = format!("Successfully assigned {namespace}/{name} to {}", cycle.node);
+                self.handle.recorder.event(&reference(&*cycle.pod.pod), EventType::Normal, "Scheduled", message);
+                self.inbox.ended(Outcome::Bound(cycle.pod.uid().to_owned()));
+                binding::post_bind(plugins, &self.handle, &cycle);
             }
-            state.queue.on(&Event::PodRemoved(&pod), now);
-        }
-        self.changed.notify_one();
-        if !(error.is_not_found() || error.is_conflict()) {
-            self.report(pod, "SchedulerError", error.to_string(), recorder, permit).await;
+            Err(rejection) => {
+                let told = self.rejected(&cycle, &rejection, begin);
+                self.inbox.ended(Outcome::Failed(cycle.pod.clone(), rejection));
+                self.tell(cycle.pod, told, slot).await;
+            }
         }
     }
 
-    /// Tells the user why the pod has no node: an event, and a condition when it is not there already.
-    async fn report(
+    /// The pod does not get its node: unreserves, and answers what to tell. Nobody is told of a pod that is gone or bound by somebody else.
+    fn rejected(&self, cycle: &Cycle, rejection: &Rejection, begin: Instant) -> Option<Report> {
+        binding::unreserve(&self.inner.plugins, &self.handle, cycle);
+        let (reason, message) = match &rejection.failure {
+            Failure::Unschedulable(why) => ("Unschedulable", format!("0/1 nodes are available: 1 {why}.")),
+            failure => ("SchedulerError", failure.to_string()),
+        };
+        self.tried(if reason == "Unschedulable" { "unschedulable" } else { "error" }, begin);
+        let taken = matches!(&rejection.failure, Failure::Api(error) if error.is_conflict());
+        (!taken && !rejection.failure.is_gone()).then_some(Report { reason, message, nominated: None })
+    }
+
+    async fn tell(self: Arc<Self>, pod: Arc<PodInfo>, told: Option<Report>, slot: Slot) {
+        if let Some(told) = told {
+            report(&self.handle, &pod, told).await;
+        }
+        drop(slot);
+    }
+
+    /// No node took the pod: says why, and makes room where a plugin said that this helps.
+    async fn refused(
         self: Arc<Self>,
         pod: Arc<PodInfo>,
-        reason: &'static str,
         message: String,
-        recorder: Recorder,
-        permit: OwnedSemaphorePermit,
+        nominated: Option<(&'static str, String)>,
+        state: CycleState,
+        slot: Slot,
     ) {
-        recorder.event(&reference(&*pod.pod), EventType::Warning, "FailedScheduling", message.clone());
-        if let Some(patch) = condition(&pod.pod, reason, &message, self.options.clock.now()) {
-            let meta = &pod.pod.metadata;
-            let (namespace, name) = (meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
-            if let Err(error) = self.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await
-                && !error.is_not_found()
-            {
-                tracing::warn!(pod = format!("{namespace}/{name}"), %error, "the condition PodScheduled could not be written");
-            }
-        }
-        drop(permit);
-    }
-}
-
-/// The patch that sets `PodScheduled` to false, unless the pod says just that already.
-fn condition(pod: &Pod, reason: &str, message: &str, now: jiff::Timestamp) -> Option<Value> {
-    let known = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
-    let known = known.and_then(|c| c.iter().find(|c| c.type_ == "PodScheduled"));
-    let unchanged = known.is_some_and(|c| {
-        c.status == "False" && c.reason.as_deref() == Some(reason) && c.message.as_deref() == Some(message)
-    });
-    if unchanged {
-        return None;
-    }
-    let since = known.filter(|c| c.status == "False").and_then(|c| c.last_transition_time.clone());
-    let since = since.map_or(now, |t| t.0);
-    Some(json!({"metadata": {"uid": pod.metadata.uid}, "status": {"conditions": [{
-        "type": "PodScheduled", "status": "False", "reason": reason, "message": message,
-        "lastProbeTime": null, "lastTransitionTime": k8s_openapi::apimachinery::pkg::apis::meta::v1::Time(since),
-        "observedGeneration": pod.metadata.generation,
-    }]}}))
-}
-
-impl State {
-    fn decide(&mut self, plugins: &Plugins) -> Option<(Arc<PodInfo>, Decision)> {
-        let now = Instant::now();
-        let pod = self.queue.pop(now)?;
-        let decision = schedule(&pod, &self.nodes, plugins, &mut self.chance);
-        match &decision {
-            Decision::Bind(node) => self.nodes.assume(pod.clone(), node),
-            Decision::Refuse { refused_by, .. } => self.queue.refuse(pod.uid(), refused_by.clone(), now),
-        }
-        Some((pod, decision))
-    }
-
-    fn on_node(&mut self, delta: &Delta<Node>) {
-        let now = Instant::now();
-        match delta {
-            Delta::Deleted(node) => self.nodes.remove_node(node.metadata.name.as_deref().unwrap_or("")),
-            Delta::Added(new) | Delta::Modified { new, .. } => match self.nodes.set_node(new.clone()) {
-                None => self.queue.on(&Event::NodeAdded(new), now),
-                Some(old) if matters(&old, new) => self.queue.on(&Event::NodeUpdated { old: &old, new }, now),
-                Some(_) => {}
-            },
-        }
-    }
-
-    fn on_pod(&mut self, delta: &Delta<Pod>, scheduler: &str) {
-        let now = Instant::now();
-        let pod = delta.object();
-        let gone = matches!(delta, Delta::Deleted(_)) || is_finished(pod);
-        let id = uid(pod);
-        if gone {
-            self.queue.remove(id);
-            if let Some(info) = self.nodes.remove_pod(id) {
-                self.queue.on(&Event::PodRemoved(&info), now);
-            }
-        } else if node_name(pod).is_some() {
-            self.queue.remove(id);
-            // heartbeats of the status change nothing that counts here
-            let known = !self.nodes.is_assumed(id) && self.nodes.pod(id).is_some_and(|k| k.spec == pod.spec);
-            if !known {
-                let before = self.nodes.pod(id).cloned();
-                self.nodes.set_pod(Arc::new(PodInfo::new(pod.clone())));
-                if let Some(before) = before
-                    .filter(|b| b.spec.as_ref().map(|s| &s.containers) != pod.spec.as_ref().map(|s| &s.containers))
-                {
-                    self.queue.on(&Event::PodRemoved(&PodInfo::new(before)), now);
+        let (plugin, node) = nominated.unzip();
+        let told = Report { reason: "Unschedulable", message, nominated: node.clone() };
+        report(&self.handle, &pod, told).await;
+        let plugin = self.inner.plugins.iter().find(|p| Some(p.name()) == plugin);
+        if let (Some(plugin), Some(node)) = (plugin, node) {
+            let cycle = Cycle { pod, node, state };
+            let work = async {
+                match plugin.preempt(&self.handle, &cycle) {
+                    Some(task) => task.await,
+                    None => Ok(()),
                 }
+            };
+            let result = tokio::select! {
+                () = self.stop.cancelled() => Ok(()),
+                result = binding::guarded(work) => result,
+            };
+            if let Err(error) = result {
+                let (namespace, name) = cycle.key();
+                let (plugin, node) = (plugin.name(), &cycle.node);
+                tracing::warn!(pod = format!("{namespace}/{name}"), plugin, node, %error, "no room could be made for the pod");
+                self.inbox.ended(Outcome::NotPreempted(cycle.pod.uid().to_owned()));
             }
-        } else if pod.metadata.deletion_timestamp.is_some() {
-            self.queue.remove(id);
-        } else if self.is_ours(pod, scheduler) && !self.nodes.is_assumed(id) {
-            self.queue.set(Arc::new(PodInfo::new(pod.clone())), now);
         }
-    }
-
-    fn is_ours(&self, pod: &Pod, scheduler: &str) -> bool {
-        pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref()).unwrap_or("default-scheduler") == scheduler
-    }
-}
-
-/// Whether a node's change can matter to a pod; heartbeats cannot.
-fn matters(old: &Node, new: &Node) -> bool {
-    let spec = |n: &Node| n.spec.as_ref().map(|s| (s.unschedulable, s.taints.clone()));
-    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
-    old.metadata.labels != new.metadata.labels || spec(old) != spec(new) || allocatable(old) != allocatable(new)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    fn pod(value: Value) -> Pod {
-        serde_json::from_value(value).expect("a pod")
-    }
-
-    #[test]
-    fn the_condition_is_written_once_and_keeps_its_time() {
-        let now = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let mut p = pod(json!({"metadata": {"name": "p", "uid": "u"}}));
-        let patch = condition(&p, "Unschedulable", "why", now).expect("a patch");
-        let c = &patch["status"]["conditions"][0];
-        assert_eq!(
-            (c["status"].as_str(), c["lastTransitionTime"].as_str()),
-            (Some("False"), Some("2026-01-01T00:00:00Z"))
-        );
-        p.status = serde_json::from_value(patch["status"].clone()).expect("a status");
-        assert_eq!(condition(&p, "Unschedulable", "why", now), None);
-        let later = "2026-01-01T01:00:00Z".parse().expect("a time");
-        let again = condition(&p, "Unschedulable", "other", later).expect("a patch");
-        assert_eq!(again["status"]["conditions"][0]["lastTransitionTime"], "2026-01-01T00:00:00Z");
-    }
-
-    fn state() -> (State, Plugins) {
-        let plugins = defaults(Strategy::default());
-        let queue = Queue::new(plugins.clone());
-        (State { nodes: Nodes::default(), queue, chance: fastrand::Rng::with_seed(0) }, plugins)
-    }
-
-    fn node(name: &str) -> Delta<Node> {
-        let value =
-            json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "1", "memory": "1Gi", "pods": "10"}}});
-        Delta::Added(Arc::new(serde_json::from_value(value).expect("a node")))
-    }
-
-    fn waiting(name: &str, cpu: &str) -> Value {
-        json!({"metadata": {"name": name, "uid": name}, "spec": {"containers": [
-            {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn room_that_a_finished_pod_leaves_goes_to_the_one_that_waits() {
-        let (mut s, plugins) = state();
-        s.on_node(&node("n"));
-        let a = Arc::new(pod(waiting("a", "1")));
-        s.on_pod(&Delta::Added(a.clone()), "default-scheduler");
-        s.on_pod(&Delta::Added(Arc::new(pod(waiting("b", "1")))), "default-scheduler");
-        let (first, decision) = s.decide(&plugins).expect("a pod");
-        assert_eq!((first.uid(), decision), ("a", Decision::Bind("n".into())));
-        let (second, decision) = s.decide(&plugins).expect("a pod");
-        assert!(second.uid() == "b" && matches!(decision, Decision::Refuse { .. }), "assumed room is taken");
-        let mut bound = (*a).clone();
-        bound.spec.as_mut().expect("a spec").node_name = Some("n".into());
-        s.on_pod(&Delta::Modified { old: a, new: Arc::new(bound.clone()) }, "default-scheduler");
-        tokio::time::advance(Duration::from_secs(2)).await;
-        assert!(s.decide(&plugins).is_none(), "nothing has become free");
-        let mut done = bound.clone();
-        done.status = serde_json::from_value(json!({"phase": "Succeeded"})).expect("a status");
-        s.on_pod(&Delta::Modified { old: Arc::new(bound), new: Arc::new(done) }, "default-scheduler");
-        assert_eq!(s.decide(&plugins).map(|d| d.1), Some(Decision::Bind("n".into())));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn pods_of_other_schedulers_and_pods_being_deleted_are_left_alone() {
-        let (mut s, plugins) = state();
-        s.on_node(&node("n"));
-        let mut other = waiting("a", "1");
-        other["spec"]["schedulerName"] = json!("other");
-        let mut deleted = waiting("b", "1");
-        deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
-        s.on_pod(&Delta::Added(Arc::new(pod(other))), "default-scheduler");
-        s.on_pod(&Delta::Added(Arc::new(pod(deleted))), "default-scheduler");
-        assert!(s.decide(&plugins).is_none());
+        drop(slot);
     }
 }

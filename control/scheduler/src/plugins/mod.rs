@@ -1,7 +1,11 @@
 //! The scheduling rules, one per file, with upstream's names, words and order.
 //!
-//! Not here: pod affinity and topology spread, volumes, dynamic resources, image locality, preemption.
+//! To add one: a file here and a line in [`defaults`]; `plugin.rs` says what it may do.
+//!
+//! Not here: pod affinity and topology spread, volumes, dynamic resources, image locality.
 
+mod default_binder;
+mod default_preemption;
 mod node_affinity;
 mod node_name;
 mod node_ports;
@@ -10,6 +14,8 @@ mod node_unschedulable;
 mod scheduling_gates;
 mod taint_toleration;
 
+pub use default_binder::DefaultBinder;
+pub use default_preemption::DefaultPreemption;
 pub use node_affinity::NodeAffinity;
 pub use node_name::NodeName;
 pub use node_ports::NodePorts;
@@ -25,7 +31,7 @@ use crate::{
     pod::PodInfo,
 };
 
-/// Upstream's default order.
+/// The one list of plugins, in upstream's order.
 pub fn defaults(strategy: Strategy) -> Plugins {
     Plugins::from(vec![
         Box::new(SchedulingGates) as Box<dyn crate::Plugin>,
@@ -35,6 +41,8 @@ pub fn defaults(strategy: Strategy) -> Plugins {
         Box::new(NodeAffinity),
         Box::new(NodePorts),
         Box::new(NodeResourcesFit::new(strategy)),
+        Box::new(DefaultPreemption),
+        Box::new(DefaultBinder),
     ])
 }
 

@@ -1,9 +1,12 @@
 //! Node selectors and node affinity.
 
 use crate::{
+    cycle_state::CycleState,
     node::NodeInfo,
-    plugin::{Event, Plugin, Verdict, scale},
+    plugin::{Event, Plugin, PreFilter, PreScore, scale},
     pod::PodInfo,
+    snapshot::Snapshot,
+    status::Status,
 };
 
 /// Filters by what is required, scores by what is preferred.
@@ -18,22 +21,26 @@ impl Plugin for NodeAffinity {
         2
     }
 
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Verdict {
-        if pod.required.is_empty() || node.node.as_deref().is_none_or(|n| pod.required.matches(n)) {
-            return Verdict::Fit;
+    fn pre_filter(&self, _: &mut CycleState, pod: &PodInfo, _: &Snapshot) -> PreFilter {
+        if pod.required.is_empty() { PreFilter::Skip } else { PreFilter::AllNodes }
+    }
+
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
+        if node.node.as_deref().is_none_or(|n| pod.required.matches(n)) {
+            return Status::Success;
         }
-        Verdict::Unresolvable(vec!["node(s) didn't match Pod's node affinity/selector".into()])
+        Status::UnschedulableAndUnresolvable(vec!["node(s) didn't match Pod's node affinity/selector".into()])
     }
 
-    fn scores(&self, pod: &PodInfo) -> bool {
-        !pod.preferred.is_empty()
+    fn pre_score(&self, _: &mut CycleState, pod: &PodInfo, _: &[&NodeInfo], _: &Snapshot) -> PreScore {
+        if pod.preferred.is_empty() { PreScore::Skip } else { PreScore::Score }
     }
 
-    fn score(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
+    fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
         node.node.as_deref().map_or(0, |n| pod.preferred.score(n))
     }
 
-    fn normalize(&self, scores: &mut [i64]) {
+    fn normalize_score(&self, _: &CycleState, _: &PodInfo, _: &[&NodeInfo], scores: &mut [i64]) {
         scale(scores, false);
     }
 

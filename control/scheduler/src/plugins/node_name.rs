@@ -1,9 +1,11 @@
 //! A pod that names its node runs there or nowhere.
 
 use crate::{
+    cycle_state::CycleState,
     node::NodeInfo,
-    plugin::{Event, Plugin, Verdict},
+    plugin::{Event, Plugin},
     pod::{PodInfo, node_name},
+    status::Status,
 };
 
 /// Compares `spec.nodeName`.
@@ -14,12 +16,12 @@ impl Plugin for NodeName {
         "NodeName"
     }
 
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         match node_name(&pod.pod) {
             Some(name) if name != node.name() => {
-                Verdict::Unresolvable(vec!["node(s) didn't match the requested node name".into()])
+                Status::UnschedulableAndUnresolvable(vec!["node(s) didn't match the requested node name".into()])
             }
-            _ => Verdict::Fit,
+            _ => Status::Success,
         }
     }
 

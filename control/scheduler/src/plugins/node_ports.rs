@@ -1,9 +1,12 @@
 //! A node's port is held by one pod at a time.
 
 use crate::{
+    cycle_state::CycleState,
     node::NodeInfo,
-    plugin::{Event, Plugin, Verdict},
+    plugin::{Event, Plugin, PreFilter},
     pod::PodInfo,
+    snapshot::Snapshot,
+    status::Status,
 };
 
 /// Compares `hostPort`s.
@@ -14,11 +17,15 @@ impl Plugin for NodePorts {
         "NodePorts"
     }
 
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+    fn pre_filter(&self, _: &mut CycleState, pod: &PodInfo, _: &Snapshot) -> PreFilter {
+        if pod.ports.is_empty() { PreFilter::Skip } else { PreFilter::AllNodes }
+    }
+
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         if node.has_conflict(&pod.ports) {
-            return Verdict::Unschedulable(vec!["node(s) didn't have free ports for the requested pod ports".into()]);
+            return Status::Unschedulable(vec!["node(s) didn't have free ports for the requested pod ports".into()]);
         }
-        Verdict::Fit
+        Status::Success
     }
 
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {

@@ -5,9 +5,11 @@
 use k8s_openapi::api::core::v1::Node;
 
 use crate::{
+    cycle_state::CycleState,
     node::NodeInfo,
-    plugin::{Event, MAX_SCORE, Plugin, Reason, Verdict},
+    plugin::{Event, MAX_SCORE, Plugin},
     pod::PodInfo,
+    status::{Reason, Status},
 };
 
 /// Which nodes are best.
@@ -45,7 +47,11 @@ impl Plugin for NodeResourcesFit {
         "NodeResourcesFit"
     }
 
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+    fn weight(&self) -> i64 {
+        1
+    }
+
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         let mut reasons: Vec<Reason> = Vec::new();
         let mut hopeless = false;
         if node.pods.len() + 1 > node.max_pods {
@@ -66,17 +72,13 @@ impl Plugin for NodeResourcesFit {
             compare(*amount, of(used), of(all), &|| format!("Insufficient {name}").into());
         }
         match (reasons.is_empty(), hopeless) {
-            (true, _) => Verdict::Fit,
-            (false, true) => Verdict::Unresolvable(reasons),
-            (false, false) => Verdict::Unschedulable(reasons),
+            (true, _) => Status::Success,
+            (false, true) => Status::UnschedulableAndUnresolvable(reasons),
+            (false, false) => Status::Unschedulable(reasons),
         }
     }
 
-    fn scores(&self, _: &PodInfo) -> bool {
-        true
-    }
-
-    fn score(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
+    fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let parts = [
             (node.scored.0 + pod.scored.0, node.allocatable.cpu),
             (node.scored.1 + pod.scored.1, node.allocatable.memory),

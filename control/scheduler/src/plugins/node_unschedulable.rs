@@ -4,9 +4,11 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 
 use super::{opens, tolerates};
 use crate::{
+    cycle_state::CycleState,
     node::NodeInfo,
-    plugin::{Event, Plugin, Verdict},
+    plugin::{Event, Plugin},
     pod::PodInfo,
+    status::Status,
 };
 
 /// Looks at `spec.unschedulable`.
@@ -31,11 +33,11 @@ impl Plugin for NodeUnschedulable {
         "NodeUnschedulable"
     }
 
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         if node.node.as_deref().is_none_or(|n| admits(pod, n)) {
-            return Verdict::Fit;
+            return Status::Success;
         }
-        Verdict::Unresolvable(vec!["node(s) were unschedulable".into()])
+        Status::UnschedulableAndUnresolvable(vec!["node(s) were unschedulable".into()])
     }
 
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {

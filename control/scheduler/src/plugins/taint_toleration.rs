@@ -6,9 +6,11 @@ use k8s_openapi::api::core::v1::{Node, Taint};
 
 use super::{opens, tolerates};
 use crate::{
+    cycle_state::CycleState,
     node::NodeInfo,
-    plugin::{Event, Plugin, Verdict, scale},
+    plugin::{Event, Plugin, scale},
     pod::PodInfo,
+    status::Status,
 };
 
 /// Filters by NoSchedule and NoExecute, scores by PreferNoSchedule.
@@ -37,25 +39,21 @@ impl Plugin for TaintToleration {
         3
     }
 
-    fn filter(&self, pod: &PodInfo, node: &NodeInfo) -> Verdict {
+    fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         if node.node.as_deref().is_none_or(|n| admits(pod, n)) {
-            return Verdict::Fit;
+            return Status::Success;
         }
-        Verdict::Unresolvable(vec!["node(s) had untolerated taint(s)".into()])
+        Status::UnschedulableAndUnresolvable(vec!["node(s) had untolerated taint(s)".into()])
     }
 
-    fn scores(&self, _: &PodInfo) -> bool {
-        true
-    }
-
-    fn score(&self, pod: &PodInfo, node: &NodeInfo) -> i64 {
+    fn score(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> i64 {
         let soft = |t: &&Taint| t.effect == "PreferNoSchedule";
         let taints = node.node.as_deref().map(taints).unwrap_or_default();
         let count = taints.iter().filter(soft).filter(|t| !tolerated(pod, t)).count();
         i64::try_from(count).unwrap_or(i64::MAX)
     }
 
-    fn normalize(&self, scores: &mut [i64]) {
+    fn normalize_score(&self, _: &CycleState, _: &PodInfo, _: &[&NodeInfo], scores: &mut [i64]) {
         scale(scores, true);
     }
 

@@ -1,0 +1,179 @@
+//! What the scheduler knows of nodes and of the pods on them, kept up to date change by change. Pure.
+
+use std::{collections::HashMap, sync::Arc};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+
+use crate::{
+    pod::{PodInfo, node_name},
+    snapshot::Snapshot,
+};
+
+/// All nodes. Pods that were given a node but are not yet seen there (assumed) count like the others, so that no room is given twice.
+#[derive(Debug, Default)]
+pub struct Cache {
+    nodes: Snapshot,
+    /// Where each pod is, by uid, and whether that is only assumed.
+    places: HashMap<String, (String, bool)>,
+}
+
+impl Cache {
+    /// The nodes and pods as they are now. What is changed later is not seen in it.
+    pub fn snapshot(&self) -> Snapshot {
+        self.nodes.clone()
+    }
+
+    /// Adds or replaces a node; answers what it was before.
+    pub fn set_node(&mut self, node: Arc<Node>) -> Option<Arc<Node>> {
+        let name = node.metadata.name.clone().unwrap_or_default();
+        self.nodes.set_node(&name, node)
+    }
+
+    /// Forgets a node; its pods stay until they are gone themselves.
+    pub fn remove_node(&mut self, name: &str) {
+        self.nodes.remove_node(name);
+    }
+
+    /// Takes a pod that is bound. It confirms an assumption, or corrects it.
+    pub fn set_pod(&mut self, pod: Arc<PodInfo>) {
+        let Some(name) = node_name(&pod.pod).map(str::to_owned) else { return };
+        self.place(pod, name, false);
+    }
+
+    /// Counts a pod on a node before it is bound there.
+    pub fn assume(&mut self, pod: Arc<PodInfo>, node: &str) {
+        self.place(pod, node.to_owned(), true);
+    }
+
+    /// Takes an assumption back; a pod that is known to be bound stays.
+    pub fn forget(&mut self, uid: &str) {
+        if self.is_assumed(uid) {
+            self.remove_pod(uid);
+        }
+    }
+
+    /// Whether the pod's node is assumed only.
+    pub fn is_assumed(&self, uid: &str) -> bool {
+        self.places.get(uid).is_some_and(|(_, assumed)| *assumed)
+    }
+
+    /// Frees the room of a pod.
+    pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
+        let (name, _) = self.places.remove(uid)?;
+        self.nodes.remove_pod(&name, uid)
+    }
+
+    /// The pod as it was last counted.
+    pub fn pod(&self, uid: &str) -> Option<&Arc<Pod>> {
+        let (name, _) = self.places.get(uid)?;
+        self.nodes.info(name)?.pods.get(uid).map(|p| &p.pod)
+    }
+
+    fn place(&mut self, pod: Arc<PodInfo>, name: String, assumed: bool) {
+        let uid = pod.uid().to_owned();
+        if self.places.get(&uid).is_some_and(|(n, _)| *n != name) {
+            self.remove_pod(&uid);
+        }
+        self.nodes.add_pod(&name, pod);
+        self.places.insert(uid, (name, assumed));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::node::NodeInfo;
+
+    fn node(name: &str) -> Arc<Node> {
+        let value =
+            json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "4", "memory": "8Gi", "pods": "10"}}});
+        Arc::new(serde_json::from_value(value).expect("a node"))
+    }
+
+    fn pod(uid: &str, node: &str, cpu: &str) -> Arc<PodInfo> {
+        let value = json!({"metadata": {"name": uid, "uid": uid}, "spec": {"nodeName": node,
+            "containers": [{"name": "c", "resources": {"requests": {"cpu": cpu}}}]}});
+        Arc::new(PodInfo::new(Arc::new(serde_json::from_value(value).expect("a pod"))))
+    }
+
+    fn cpu(cache: &Cache, name: &str) -> i64 {
+        cache.snapshot().get(name).map_or(0, |n| n.requested.cpu)
+    }
+
+    #[test]
+    fn room_is_counted_once_whatever_order_news_arrive_in() {
+        let mut nodes = Cache::default();
+        nodes.set_pod(pod("early", "a", "1"));
+        assert_eq!(nodes.snapshot().count(), 0, "a node that is not known is not offered");
+        nodes.set_node(node("a"));
+        nodes.set_node(node("b"));
+        assert_eq!((cpu(&nodes, "a"), nodes.snapshot().get("a").expect("a").max_pods), (1000, 10));
+        nodes.assume(pod("p", "", "2"), "a");
+        assert_eq!(cpu(&nodes, "a"), 3000);
+        nodes.set_pod(pod("p", "a", "2"));
+        assert_eq!(cpu(&nodes, "a"), 3000, "confirmed, not counted twice");
+        assert!(!nodes.is_assumed("p"));
+        nodes.forget("p");
+        assert_eq!(cpu(&nodes, "a"), 3000, "what is bound cannot be forgotten");
+        nodes.assume(pod("q", "", "1"), "a");
+        nodes.set_pod(pod("q", "b", "1"));
+        assert_eq!((cpu(&nodes, "a"), cpu(&nodes, "b")), (3000, 1000), "the truth corrects the assumption");
+        nodes.remove_pod("q");
+        nodes.assume(pod("r", "", "1"), "b");
+        nodes.forget("r");
+        assert_eq!(cpu(&nodes, "b"), 0);
+    }
+
+    #[test]
+    fn a_node_that_comes_back_finds_its_pods() {
+        let mut nodes = Cache::default();
+        for name in ["a", "b", "c"] {
+            nodes.set_node(node(name));
+        }
+        nodes.set_pod(pod("p", "a", "1"));
+        nodes.remove_node("a");
+        nodes.remove_node("b");
+        assert_eq!(nodes.snapshot().iter().map(NodeInfo::name).collect::<Vec<_>>(), ["c"]);
+        nodes.set_node(node("a"));
+        assert_eq!(cpu(&nodes, "a"), 1000);
+        nodes.remove_pod("p");
+        nodes.remove_node("a");
+        assert!(nodes.snapshot().get("a").is_none() && nodes.snapshot().get("c").is_some());
+    }
+
+    /// Where each node's value is in memory.
+    fn places(nodes: &Cache) -> Vec<*const NodeInfo> {
+        nodes.snapshot().iter().map(std::ptr::from_ref).collect()
+    }
+
+    fn copied(before: &[*const NodeInfo], after: &[*const NodeInfo]) -> usize {
+        before.iter().zip(after).filter(|(a, b)| a != b).count()
+    }
+
+    #[test]
+    fn a_cycle_copies_no_node_and_a_snapshot_that_is_kept_costs_what_changes() {
+        let mut nodes = Cache::default();
+        for i in 0..1000 {
+            nodes.set_node(node(&format!("n{i}")));
+        }
+        let start = places(&nodes);
+        for i in 0..100 {
+            assert_eq!(nodes.snapshot().count(), 1000);
+            nodes.assume(pod(&format!("p{i}"), "", "1"), &format!("n{i}"));
+        }
+        assert_eq!(copied(&start, &places(&nodes)), 0, "changed in place");
+        let kept = nodes.snapshot();
+        for i in 0..3 {
+            nodes.assume(pod(&format!("q{i}"), "", "1"), "n7");
+        }
+        assert_eq!(copied(&start, &places(&nodes)), 1, "one node changed, so one was copied, once");
+        let used = |snapshot: &Snapshot| snapshot.get("n7").expect("n7").requested.cpu;
+        assert_eq!((used(&kept), used(&nodes.snapshot())), (1000, 4000));
+        assert!(kept.get("n7").expect("n7").generation < nodes.snapshot().get("n7").expect("n7").generation);
+        assert_eq!(nodes.snapshot().get("n8").expect("n8").generation, kept.get("n8").expect("n8").generation);
+        nodes.remove_node("n999");
+        assert_eq!((kept.count(), nodes.snapshot().count()), (1000, 999));
+    }
+}

@@ -1,0 +1,58 @@
+//! What plugins remember from one extension point to the next, for one pod and one cycle. Pure.
+
+use std::{
+    any::{Any, TypeId},
+    sync::Arc,
+};
+
+type Value = Arc<dyn Any + Send + Sync>;
+
+/// The memory of one cycle: one value per type, so a plugin keeps what it needs in a type of its own. Made before preFilter and dropped when
+/// the pod is refused or bound. `CycleState` upstream.
+///
+/// A clone sees what was written before it; what is written later is seen in one of the two only.
+#[derive(Clone, Default)]
+pub struct CycleState {
+    // a handful at most: a list is faster than a map
+    values: Vec<(TypeId, Value)>,
+}
+
+impl CycleState {
+    /// Remembers a value, in place of the one of this type.
+    pub fn write<T: Any + Send + Sync>(&mut self, value: T) {
+        self.delete::<T>();
+        self.values.push((TypeId::of::<T>(), Arc::new(value)));
+    }
+
+    /// The value of this type.
+    pub fn read<T: Any + Send + Sync>(&self) -> Option<&T> {
+        self.values.iter().find(|(id, _)| *id == TypeId::of::<T>()).and_then(|(_, value)| value.downcast_ref())
+    }
+
+    /// Forgets the value of this type.
+    pub fn delete<T: Any + Send + Sync>(&mut self) {
+        self.values.retain(|(id, _)| *id != TypeId::of::<T>());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq)]
+    struct Zones(usize);
+
+    #[test]
+    fn each_type_has_one_value_and_clones_part() {
+        let mut state = CycleState::default();
+        assert_eq!(state.read::<Zones>(), None);
+        state.write(Zones(1));
+        state.write("a text");
+        state.write(Zones(2));
+        let mut other = state.clone();
+        other.write(Zones(3));
+        other.delete::<&str>();
+        assert_eq!((state.read(), state.read()), (Some(&Zones(2)), Some(&"a text")));
+        assert_eq!((other.read(), other.read::<&str>()), (Some(&Zones(3)), None));
+    }
+}

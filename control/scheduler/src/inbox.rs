@@ -1,0 +1,151 @@
+//! What has happened and is not looked at yet. All that informer handlers do is to put it here.
+
+use std::{collections::HashMap, mem, sync::Arc};
+
+use client::{Delta, Informer, Kind};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use parking_lot::Mutex;
+use tokio::sync::Notify;
+
+use crate::{pod::PodInfo, status::Failure};
+
+/// Where handlers and binding cycles put what the loop takes: the only lock that they share with it, held for a few instructions.
+///
+/// Bounded by nature: it holds the newest state of each object, once, and one outcome per pod that is being bound. The loop takes all of it
+/// before each decision, also while it waits for a slot.
+#[derive(Default)]
+pub(crate) struct Inbox {
+    news: Mutex<News>,
+    /// There is something.
+    pub(crate) changed: Notify,
+}
+
+/// What has happened since the inbox was last emptied.
+#[derive(Default)]
+pub(crate) struct News {
+    pub(crate) nodes: Changes<Node>,
+    pub(crate) pods: Changes<Pod>,
+    pub(crate) outcomes: Vec<Outcome>,
+}
+
+/// How a pod's binding cycle ended.
+pub(crate) enum Outcome {
+    /// It is bound; its uid.
+    Bound(String),
+    /// It does not get its node.
+    Failed(Arc<PodInfo>, Rejection),
+    /// The room that was to be made for it (its uid) was not made.
+    NotPreempted(String),
+}
+
+/// Why a pod that was assumed does not get its node.
+pub(crate) struct Rejection {
+    /// The plugin that says so.
+    pub(crate) plugin: &'static str,
+    pub(crate) failure: Failure,
+}
+
+/// An object's newest state.
+pub(crate) struct Change<K> {
+    pub(crate) object: Arc<K>,
+    /// It is its last.
+    pub(crate) gone: bool,
+}
+
+impl<K> From<&Delta<K>> for Change<K> {
+    fn from(delta: &Delta<K>) -> Self {
+        Self { object: delta.object().clone(), gone: matches!(delta, Delta::Deleted(_)) }
+    }
+}
+
+/// The newest state of each object that changed, in the order in which they first did.
+pub(crate) struct Changes<K> {
+    list: Vec<Change<K>>,
+    /// Where in `list` an object is, by uid.
+    at: HashMap<String, usize>,
+}
+
+impl<K> Default for Changes<K> {
+    fn default() -> Self {
+        Self { list: Vec::new(), at: HashMap::new() }
+    }
+}
+
+impl<K: Kind> Changes<K> {
+    fn push(&mut self, change: Change<K>) {
+        let uid = change.object.metadata().uid.clone().unwrap_or_default();
+        if let Some(index) = self.at.get(&uid) {
+            self.list[*index] = change;
+            return;
+        }
+        self.at.insert(uid, self.list.len());
+        self.list.push(change);
+    }
+}
+
+impl<K> IntoIterator for Changes<K> {
+    type Item = Change<K>;
+    type IntoIter = std::vec::IntoIter<Change<K>>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.list.into_iter()
+    }
+}
+
+impl Inbox {
+    /// Takes everything.
+    pub(crate) fn take(&self) -> News {
+        mem::take(&mut *self.news.lock())
+    }
+
+    /// A binding cycle ended.
+    pub(crate) fn ended(&self, outcome: Outcome) {
+        self.news.lock().outcomes.push(outcome);
+        self.changed.notify_one();
+    }
+
+    /// From now on the informers' changes come here, for as long as somebody else holds the inbox.
+    pub(crate) fn subscribe(self: &Arc<Self>, nodes: &Informer<Node>, pods: &Informer<Pod>) {
+        self.follow(nodes, |news| &mut news.nodes);
+        self.follow(pods, |news| &mut news.pods);
+    }
+
+    fn follow<K: Kind>(self: &Arc<Self>, informer: &Informer<K>, changes: fn(&mut News) -> &mut Changes<K>) {
+        let this = Arc::downgrade(self);
+        informer.subscribe(move |delta| {
+            if let Some(this) = this.upgrade() {
+                changes(&mut this.news.lock()).push(delta.into());
+                this.changed.notify_one();
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use client::WatchEvent;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_newest_state_of_each_object_waits_once_in_the_order_of_arrival() {
+        let (inbox, pods) = (Arc::new(Inbox::default()), Informer::<Pod>::new());
+        inbox.subscribe(&Informer::new(), &pods);
+        let pod = |name: &str, uid: &str, version: u32| -> Pod {
+            let meta = json!({"name": name, "namespace": "d", "uid": uid, "resourceVersion": version.to_string()});
+            serde_json::from_value(json!({"metadata": meta})).expect("a pod")
+        };
+        pods.apply(WatchEvent::Added(pod("a", "1", 1)));
+        pods.apply(WatchEvent::Added(pod("b", "2", 2)));
+        for version in 3..1000 {
+            pods.apply(WatchEvent::Modified(pod("a", "1", version)));
+        }
+        pods.apply(WatchEvent::Deleted(pod("a", "1", 1000)));
+        pods.apply(WatchEvent::Added(pod("a", "3", 1001)));
+        let news: Vec<_> = inbox.take().pods.into_iter().collect();
+        let seen: Vec<_> = news.iter().map(|c| (c.object.metadata.uid.as_deref(), c.gone)).collect();
+        assert_eq!(seen, [(Some("1"), true), (Some("2"), false), (Some("3"), false)]);
+        assert!(inbox.take().pods.into_iter().next().is_none(), "taken once");
+    }
+}

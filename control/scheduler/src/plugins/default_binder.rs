@@ -1,0 +1,30 @@
+//! Binds pods by the API.
+
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+
+use crate::{
+    handle::{Cycle, Handle},
+    plugin::{Plugin, Task},
+};
+
+/// Posts the Binding.
+pub struct DefaultBinder;
+
+impl Plugin for DefaultBinder {
+    fn name(&self) -> &'static str {
+        "DefaultBinder"
+    }
+
+    fn bind<'a>(&'a self, handle: &'a Handle, cycle: &'a Cycle) -> Option<Task<'a>> {
+        Some(Box::pin(async move {
+            let (namespace, name) = cycle.key();
+            let binding = json!({"apiVersion": "v1", "kind": "Binding",
+                "metadata": {"name": name, "namespace": namespace, "uid": cycle.pod.pod.metadata.uid},
+                "target": {"apiVersion": "v1", "kind": "Node", "name": cycle.node}});
+            let target = (namespace, name, "binding");
+            handle.client.subresource::<Pod, _, Value>(http::Method::POST, target, &binding).await?;
+            Ok(())
+        }))
+    }
+}

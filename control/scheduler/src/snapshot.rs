@@ -1,0 +1,120 @@
+//! The nodes with their pods at one moment: what a decision is made on. Pure.
+//!
+//! A snapshot is immutable for those who hold it and costs one reference count to take. The cache changes its own copy *on write*: while
+//! nobody else holds a snapshot, in place; otherwise it copies the list of references and the nodes that change, and shares the rest. So
+//! a cycle copies no node, and a plugin that keeps a snapshot past its cycle costs a copy of what changes meanwhile.
+
+use std::{collections::HashMap, sync::Arc};
+
+use k8s_openapi::api::core::v1::Node;
+
+use crate::{node::NodeInfo, pod::PodInfo};
+
+/// All nodes with their pods at one moment. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Snapshot {
+    inner: Arc<Inner>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct Inner {
+    /// Also those of which only pods are known.
+    infos: Vec<Arc<NodeInfo>>,
+    /// Where in `infos` a name is.
+    names: Arc<HashMap<String, usize>>,
+    /// How many of `infos` have a node.
+    known: usize,
+    generation: u64,
+}
+
+impl Snapshot {
+    /// Every known node, in no particular order; those of which only pods are known are left out.
+    pub fn iter(&self) -> impl Iterator<Item = &NodeInfo> {
+        self.inner.infos.iter().map(|info| &**info).filter(|info| info.node.is_some())
+    }
+
+    /// How many known nodes there are.
+    pub fn count(&self) -> usize {
+        self.inner.known
+    }
+
+    /// One known node by name.
+    pub fn get(&self, name: &str) -> Option<&NodeInfo> {
+        self.info(name).filter(|info| info.node.is_some())
+    }
+
+    /// Grows with each change; the greatest generation of its nodes, or greater when a node went.
+    pub fn generation(&self) -> u64 {
+        self.inner.generation
+    }
+
+    /// One node by name, also if only pods of it are known.
+    pub(crate) fn info(&self, name: &str) -> Option<&NodeInfo> {
+        self.inner.names.get(name).map(|index| &*self.inner.infos[*index])
+    }
+
+    /// Adds or replaces a node; answers what it was before.
+    pub(crate) fn set_node(&mut self, name: &str, node: Arc<Node>) -> Option<Arc<Node>> {
+        let inner = Arc::make_mut(&mut self.inner);
+        let info = inner.entry(name);
+        let old = info.node.take();
+        info.set_node(node);
+        inner.known += usize::from(old.is_none());
+        old
+    }
+
+    /// Forgets a node; its pods stay.
+    pub(crate) fn remove_node(&mut self, name: &str) {
+        if self.get(name).is_some() {
+            let inner = Arc::make_mut(&mut self.inner);
+            inner.entry(name).node = None;
+            inner.known -= 1;
+            inner.drop_if_unused(name);
+        }
+    }
+
+    /// Counts a pod on a node, in place of what it was there before.
+    pub(crate) fn add_pod(&mut self, name: &str, pod: Arc<PodInfo>) {
+        Arc::make_mut(&mut self.inner).entry(name).add(pod);
+    }
+
+    /// Frees what a pod held on a node.
+    pub(crate) fn remove_pod(&mut self, name: &str, uid: &str) -> Option<Arc<PodInfo>> {
+        self.info(name)?;
+        let inner = Arc::make_mut(&mut self.inner);
+        let pod = inner.entry(name).remove(uid);
+        inner.drop_if_unused(name);
+        pod
+    }
+}
+
+impl Inner {
+    /// The node of this name, to be changed.
+    fn entry(&mut self, name: &str) -> &mut NodeInfo {
+        let index = match self.names.get(name) {
+            Some(index) => *index,
+            None => {
+                self.infos.push(Arc::default());
+                Arc::make_mut(&mut self.names).insert(name.to_owned(), self.infos.len() - 1);
+                self.infos.len() - 1
+            }
+        };
+        self.generation += 1;
+        let info = Arc::make_mut(&mut self.infos[index]);
+        info.generation = self.generation;
+        info
+    }
+
+    fn drop_if_unused(&mut self, name: &str) {
+        let Some(index) = self.names.get(name).copied() else { return };
+        if self.infos[index].node.is_some() || !self.infos[index].pods.is_empty() {
+            return;
+        }
+        let names = Arc::make_mut(&mut self.names);
+        names.remove(name);
+        self.infos.swap_remove(index);
+        if let Some(moved) = names.values_mut().find(|i| **i == self.infos.len()) {
+            *moved = index;
+        }
+    }
+}

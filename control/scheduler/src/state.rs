@@ -1,0 +1,280 @@
+//! What the loop knows: nodes, pods that wait, chance. It belongs to the loop alone, so no lock guards it. No calls are made here.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+};
+
+use k8s_openapi::api::core::v1::{Node, Pod};
+use tokio::time::Instant;
+
+use crate::{
+    cache::Cache,
+    cycle::{Decision, schedule},
+    cycle_state::CycleState,
+    inbox::{Change, News, Outcome, Rejection},
+    plugin::{Event, Plugins},
+    pod::{PodInfo, is_finished, node_name, uid},
+    queue::Queue,
+    status::Failure,
+    waiting::WaitingPods,
+};
+
+/// Everything a decision needs.
+pub(crate) struct State {
+    /// Pods with this `spec.schedulerName` are ours.
+    name: String,
+    plugins: Plugins,
+    cache: Cache,
+    pub(crate) queue: Queue,
+    chance: fastrand::Rng,
+    waiting: WaitingPods,
+}
+
+impl State {
+    pub(crate) fn new(name: String, plugins: Plugins, seed: u64, waiting: WaitingPods) -> Self {
+        let queue = Queue::new(plugins.clone());
+        Self { name, plugins, cache: Cache::default(), queue, chance: fastrand::Rng::with_seed(seed), waiting }
+    }
+
+    /// Takes what has happened.
+    pub(crate) fn take(&mut self, news: News) {
+        news.nodes.into_iter().for_each(|change| self.on_node(&change));
+        news.pods.into_iter().for_each(|change| self.on_pod(&change));
+        for outcome in news.outcomes {
+            match outcome {
+                Outcome::Bound(uid) => self.queue.remove(&uid),
+                Outcome::Failed(pod, rejection) => self.failed(&pod, rejection),
+                Outcome::NotPreempted(uid) => self.queue.reconsider(&uid, Instant::now()),
+            }
+        }
+    }
+
+    /// Decides about the next pod, if one is ready. What happens meanwhile is taken after it: a pod that is refused here waits for the news
+    /// that are not taken yet.
+    pub(crate) fn decide(&mut self) -> Option<(Arc<PodInfo>, Decision, CycleState)> {
+        let now = Instant::now();
+        let pod = self.queue.pop(now)?;
+        let mut state = CycleState::default();
+        let decide = || schedule(&mut state, &pod, &self.cache.snapshot(), &self.plugins, &mut self.chance);
+        let decision = catch_unwind(AssertUnwindSafe(decide));
+        let decision = decision.unwrap_or_else(|_| Decision::Error("a plugin panicked".to_owned()));
+        match &decision {
+            Decision::Error(_) => self.queue.retry(pod.uid(), now),
+            Decision::Bind(node) => self.cache.assume(pod.clone(), node),
+            Decision::Refuse { refused_by, .. } => self.queue.refuse(pod.uid(), refused_by.clone(), now),
+        }
+        Some((pod, decision, state))
+    }
+
+    /// The pod was assumed and does not get its node: the room is free again.
+    pub(crate) fn failed(&mut self, pod: &PodInfo, Rejection { plugin, failure }: Rejection) {
+        let now = Instant::now();
+        self.cache.forget(pod.uid());
+        let missed = self.queue.missed_events(pod.uid());
+        // before it waits itself: its own end is no reason to try it again
+        self.queue.on(&Event::PodRemoved(pod), now);
+        match failure {
+            failure if failure.is_gone() => self.queue.remove(pod.uid()),
+            Failure::Unschedulable(_) if !missed => self.queue.refuse(pod.uid(), vec![plugin], now),
+            _ => self.queue.retry(pod.uid(), now),
+        }
+    }
+
+    pub(crate) fn on_node(&mut self, Change { object: node, gone }: &Change<Node>) {
+        let now = Instant::now();
+        if *gone {
+            return self.cache.remove_node(node.metadata.name.as_deref().unwrap_or(""));
+        }
+        match self.cache.set_node(node.clone()) {
+            None => self.queue.on(&Event::NodeAdded(node), now),
+            Some(old) if matters(&old, node) => self.queue.on(&Event::NodeUpdated { old: &old, new: node }, now),
+            Some(_) => {}
+        }
+    }
+
+    pub(crate) fn on_pod(&mut self, Change { object: pod, gone }: &Change<Pod>) {
+        let now = Instant::now();
+        let id = uid(pod);
+        if *gone || is_finished(pod) {
+            self.waiting.cancel(id);
+            self.queue.remove(id);
+            if let Some(info) = self.cache.remove_pod(id) {
+                self.queue.on(&Event::PodRemoved(&info), now);
+            }
+        } else if node_name(pod).is_some() {
+            self.queue.remove(id);
+            // heartbeats of the status change nothing that counts here
+            let known = !self.cache.is_assumed(id) && self.cache.pod(id).is_some_and(|k| k.spec == pod.spec);
+            if !known {
+                let before = self.cache.pod(id).cloned();
+                self.cache.set_pod(Arc::new(PodInfo::new(pod.clone())));
+                if let Some(before) = before
+                    .filter(|b| b.spec.as_ref().map(|s| &s.containers) != pod.spec.as_ref().map(|s| &s.containers))
+                {
+                    self.queue.on(&Event::PodRemoved(&PodInfo::new(before)), now);
+                }
+            }
+        } else if pod.metadata.deletion_timestamp.is_some() {
+            self.waiting.cancel(id);
+            self.queue.remove(id);
+        } else if self.is_ours(pod) {
+            let pod = Arc::new(PodInfo::new(pod.clone()));
+            match self.cache.is_assumed(id) {
+                true => self.queue.refresh(pod),
+                false => self.queue.set(pod, now),
+            }
+        }
+    }
+
+    fn is_ours(&self, pod: &Pod) -> bool {
+        let name = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
+        name.unwrap_or("default-scheduler") == self.name
+    }
+}
+
+/// Whether a node's change can matter to a pod; heartbeats cannot.
+fn matters(old: &Node, new: &Node) -> bool {
+    let spec = |n: &Node| n.spec.as_ref().map(|s| (s.unschedulable, s.taints.clone()));
+    let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
+    old.metadata.labels != new.metadata.labels || spec(old) != spec(new) || allocatable(old) != allocatable(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::plugins::{Strategy, defaults};
+
+    fn pod(value: Value) -> Pod {
+        serde_json::from_value(value).expect("a pod")
+    }
+
+    fn state() -> State {
+        let plugins = defaults(Strategy::default());
+        State::new("default-scheduler".to_owned(), plugins, 0, WaitingPods::default())
+    }
+
+    fn new<K>(object: K) -> Change<K> {
+        Change { object: Arc::new(object), gone: false }
+    }
+
+    fn node(name: &str) -> Change<Node> {
+        let value =
+            json!({"metadata": {"name": name}, "status": {"allocatable": {"cpu": "1", "memory": "1Gi", "pods": "10"}}});
+        new(serde_json::from_value(value).expect("a node"))
+    }
+
+    fn waiting(name: &str, cpu: &str) -> Value {
+        json!({"metadata": {"name": name, "uid": name}, "spec": {"containers": [
+            {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn room_that_a_finished_pod_leaves_goes_to_the_one_that_waits() {
+        let mut s = state();
+        s.on_node(&node("n"));
+        let a = pod(waiting("a", "1"));
+        s.on_pod(&new(a.clone()));
+        s.on_pod(&new(pod(waiting("b", "1"))));
+        let (first, decision, _) = s.decide().expect("a pod");
+        assert_eq!((first.uid(), decision), ("a", Decision::Bind("n".into())));
+        let (second, decision, _) = s.decide().expect("a pod");
+        assert!(second.uid() == "b" && matches!(decision, Decision::Refuse { .. }), "assumed room is taken");
+        let mut bound = a.clone();
+        bound.spec.as_mut().expect("a spec").node_name = Some("n".into());
+        s.on_pod(&new(bound.clone()));
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(s.decide().is_none(), "nothing has become free");
+        let mut done = bound.clone();
+        done.status = serde_json::from_value(json!({"phase": "Succeeded"})).expect("a status");
+        s.on_pod(&new(done));
+        assert_eq!(s.decide().map(|d| d.1), Some(Decision::Bind("n".into())));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pods_of_other_schedulers_and_pods_being_deleted_are_left_alone() {
+        let mut s = state();
+        s.on_node(&node("n"));
+        let mut other = waiting("a", "1");
+        other["spec"]["schedulerName"] = json!("other");
+        let mut deleted = waiting("b", "1");
+        deleted["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z");
+        s.on_pod(&new(pod(other)));
+        s.on_pod(&new(pod(deleted)));
+        assert!(s.decide().is_none());
+    }
+
+    /// A pod that was assumed on a node.
+    fn assumed() -> State {
+        let mut s = state();
+        s.on_node(&node("n"));
+        s.on_pod(&new(pod(waiting("a", "1"))));
+        assert_eq!(s.decide().map(|d| d.1), Some(Decision::Bind("n".into())));
+        s
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_a_plugin_refused_late_does_not_wait_for_what_has_happened_already() {
+        let refused = || Rejection { plugin: "NodeResourcesFit", failure: Failure::Unschedulable("why".into()) };
+        let error = || Rejection { plugin: "X", failure: Failure::Error("why".into()) };
+        let gone = || Rejection { plugin: "", failure: Failure::Canceled };
+        for (rejection, event, expected) in [
+            (refused(), false, (0, 1)),
+            (refused(), true, (1, 0)),
+            (error(), false, (1, 0)),
+            (error(), true, (1, 0)),
+            (gone(), false, (0, 0)),
+        ] {
+            let mut s = assumed();
+            if event {
+                s.on_node(&node("m"));
+            }
+            s.failed(&PodInfo::new(Arc::new(pod(waiting("a", "1")))), rejection);
+            let pending = s.queue.pending();
+            assert_eq!((pending.backoff, pending.unschedulable), expected, "event {event}");
+            s.on_pod(&new(pod(waiting("b", "1"))));
+            assert!(matches!(s.decide(), Some((_, Decision::Bind(_), _))), "its room is free");
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pod_that_comes_back_is_what_it_was_changed_to_meanwhile() {
+        let mut s = assumed();
+        s.on_pod(&new(pod(waiting("a", "2"))));
+        assert!(s.decide().is_none(), "it is assumed");
+        let rejection = Rejection { plugin: "X", failure: Failure::Error("why".into()) };
+        s.failed(&PodInfo::new(Arc::new(pod(waiting("a", "1")))), rejection);
+        tokio::time::advance(Duration::from_secs(1)).await;
+        assert!(matches!(s.decide(), Some((_, Decision::Refuse { .. }, _))), "two cores are too many");
+    }
+
+    /// Panics over one pod.
+    struct Broken;
+
+    impl crate::Plugin for Broken {
+        fn name(&self) -> &'static str {
+            "Broken"
+        }
+
+        fn filter(&self, _: &CycleState, pod: &PodInfo, _: &crate::node::NodeInfo) -> crate::Status {
+            assert!(pod.uid() != "bad", "a plugin of a test");
+            crate::Status::Success
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plugin_that_panics_stops_no_other_pod() {
+        let plugins = Plugins::from([Box::new(Broken) as Box<dyn crate::Plugin>]);
+        let mut s = State::new("default-scheduler".to_owned(), plugins, 0, WaitingPods::default());
+        s.on_node(&node("n"));
+        s.on_pod(&new(pod(waiting("bad", "1"))));
+        s.on_pod(&new(pod(waiting("good", "1"))));
+        assert_eq!(s.decide().map(|d| d.1), Some(Decision::Error("a plugin panicked".into())));
+        assert_eq!(s.decide().map(|d| d.1), Some(Decision::Bind("n".into())));
+        assert_eq!(s.queue.pending().backoff, 1);
+    }
+}
