@@ -11,6 +11,7 @@ use crate::{
     map::Map,
     repair::{Commit, Found, Repair},
     store::Shared,
+    watch::Told,
 };
 use futures::future::BoxFuture;
 use std::{
@@ -103,8 +104,8 @@ pub(crate) struct Writer<T: Payload> {
     requests: mpsc::Receiver<Request<T>>,
     publish: watch::Sender<Revision>,
     /// To those who watch, and the commit that they are to be told of next.
-    commits: mpsc::Sender<(Revision, Vec<Event<T>>)>,
-    untold: Option<(Revision, Vec<Event<T>>)>,
+    commits: mpsc::Sender<Told<T>>,
+    untold: Option<Told<T>>,
     /// The state and revision after everything prepared.
     map: Map<T>,
     revision: Revision,
@@ -131,7 +132,7 @@ impl<T: Payload> Writer<T> {
         shared: Arc<Shared<T>>,
         log: Arc<dyn Log>,
         requests: mpsc::Receiver<Request<T>>,
-        (publish, commits): (watch::Sender<Revision>, mpsc::Sender<(Revision, Vec<Event<T>>)>),
+        (publish, commits): (watch::Sender<Revision>, mpsc::Sender<Told<T>>),
         revision: Revision,
         map: Map<T>,
     ) -> Self {
