@@ -547,7 +547,7 @@ async fn what_the_api_accepts_stops_nobody() {
     mutants(1, 1_000).await;
 }
 
-/// More mutants, for whoever looks for trouble: `SAMPAN_MUTANTS_SEED=3 cargo test -p controllers --test cluster accepted -- --ignored`.
+/// More mutants, for whoever looks for trouble: `SAMPAN_MUTANTS_SEED=3 cargo test -p tests --test cluster accepted -- --ignored`.
 #[tokio::test(start_paused = true)]
 #[ignore = "takes minutes"]
 async fn what_the_api_accepts_stops_nobody_for_many_seeds() {

@@ -1,9 +1,9 @@
-//! The server under test over a memory log and a fixed clock; shared by this crate's suites and the wire suite of the workspace.
-
-#![allow(dead_code, reason = "each suite uses what it needs")]
+//! What the suites share: the API server with all built-in kinds over a memory log and a fixed clock.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read the environment and the clock")]
 
 use jiff::Timestamp;
-use server::{Ids, Options, Server, Settings, nodes::Nodes, tokens::Tokens};
+use kinds::{Settings, Tokens, bootstrap::Bootstrap};
+use server::{Ids, Options, Parts, Server, nodes::Nodes};
 use std::{
     sync::{
         Arc,
@@ -15,8 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 /// A server, what it stores, and what ends its watches.
 pub struct Harness {
+    /// The server.
     pub server: Server,
+    /// What it stores.
     pub store: store::Store<server::Item>,
+    /// Ends its watches.
     pub shutdown: CancellationToken,
     /// Its clock, seconds.
     pub seconds: Arc<AtomicI64>,
@@ -25,6 +28,11 @@ pub struct Harness {
 impl Harness {
     /// A fresh server whose clock stands at `now` (seconds) until somebody moves it.
     pub async fn new(now: i64, nodes: Arc<dyn Nodes>) -> Self {
+        Self::with(now, nodes, |_, _| {}).await
+    }
+
+    /// As [`Harness::new`], with something changed before it starts.
+    pub async fn with(now: i64, nodes: Arc<dyn Nodes>, change: impl FnOnce(&mut Options, &mut Parts)) -> Self {
         let seconds = Arc::new(AtomicI64::new(now));
         let read = seconds.clone();
         let clock = api::Clock::new(move || Timestamp::from_second(read.load(Ordering::SeqCst)).unwrap());
@@ -32,21 +40,33 @@ impl Harness {
         let options = store::Options::new(store::Clock::new(move || begun));
         let store = store::Store::open(store::Memory::default(), options).await.unwrap();
         let shutdown = CancellationToken::new();
-        let server = Server::new(Options {
+        let settings = settings("test");
+        let mut options = Options {
             store: store.clone(),
-            clock,
+            clock: clock.clone(),
             ids: Ids::new(fastrand::Rng::with_seed(1)),
-            settings: Settings { service_cidr: "10.96.0.0/16".parse().unwrap(), node_ports: 30000..=32767 },
-            tokens: Tokens::new(&server::pki::key().unwrap(), "https://kubernetes.default.svc.cluster.local").unwrap(),
             nodes,
-            advertise: "10.32.0.1:6443".parse().unwrap(),
+            advertise: settings.advertise,
             shutdown: shutdown.clone(),
-            identity: "test".into(),
-            image_advice: None,
+            audit: None,
             metrics: Arc::default(),
-        })
-        .await
-        .unwrap();
+        };
+        let mut parts = settings.parts();
+        change(&mut options, &mut parts);
+        let server = Server::new(options, parts);
+        Bootstrap::new(&server, settings, clock).ensure().await.unwrap();
         Self { server, store, shutdown, seconds }
+    }
+}
+
+/// The kinds as a cluster of tests has them.
+pub fn settings(identity: &str) -> Settings {
+    Settings {
+        service_cidr: "10.96.0.0/16".parse().unwrap(),
+        node_ports: 30000..=32767,
+        tokens: Tokens::new(&server::pki::key().unwrap(), "https://kubernetes.default.svc.cluster.local").unwrap(),
+        advertise: "10.32.0.1:6443".parse().unwrap(),
+        identity: identity.to_owned(),
+        image_advice: None,
     }
 }

@@ -6,10 +6,9 @@ mod bodies;
 mod connections;
 mod deletes;
 mod documents;
-#[path = "../harness/mod.rs"]
-mod harness;
 mod hostile;
 mod identity;
+mod machine;
 mod parameters;
 mod patches;
 mod reads;
@@ -107,7 +106,13 @@ impl Answer {
 
 impl Cluster {
     async fn new() -> Self {
-        let harness::Harness { server, store, shutdown, seconds } = harness::Harness::new(NOW, Arc::new(Echo)).await;
+        Self::with(|_, _| {}).await
+    }
+
+    /// A server of which something is changed before it starts.
+    async fn with(change: impl FnOnce(&mut server::Options, &mut server::Parts)) -> Self {
+        let made = harness::Harness::with(NOW, Arc::new(Echo), change).await;
+        let harness::Harness { server, store, shutdown, seconds } = made;
         let admin = server.service_for(User::new("admin", &["system:masters", "system:authenticated"]));
         Self { server, admin, seconds, store, shutdown }
     }

@@ -6,10 +6,8 @@ use crate::data_dir::{DataDir, read_private, write_private};
 use anyhow::{Context, bail};
 use api::Clock;
 use jiff::{SignedDuration, Timestamp};
-use server::{
-    pki::{self, Names, Pair, Validity},
-    tokens::Tokens,
-};
+use kinds::Tokens;
+use server::pki::{self, Names, Pair, Validity};
 use std::{net::IpAddr, time::Duration};
 
 /// Issuer of ServiceAccount tokens: upstream's default for clusters without a public name.

@@ -1,6 +1,6 @@
 //! Addresses in objects: what counts as one, and which make no sense as an endpoint.
 
-use super::at::At;
+use crate::at::At;
 use api::Cause;
 use ipnet::IpNet;
 use serde_json::json;

@@ -1,24 +1,11 @@
 //! Texts of table cells that several kinds share.
 
-use super::at::At;
+use crate::at::At;
 use api::Object;
 use api::selector::Selector;
-use jiff::Timestamp;
 use serde_json::Value;
+pub(crate) use server::columns::{age, since};
 use std::collections::BTreeMap;
-
-/// The age of an object.
-pub(crate) fn age(object: &Object, now: Timestamp) -> Value {
-    since(object.str_at(&["metadata", "creationTimestamp"]), now).into()
-}
-
-/// How long ago a time was; `<unknown>` without one.
-pub(crate) fn since(time: Option<&str>, now: Timestamp) -> String {
-    match time.and_then(|t| t.parse::<Timestamp>().ok()) {
-        Some(time) => api::time::human_duration(now.duration_since(time)),
-        None => "<unknown>".to_owned(),
-    }
-}
 
 /// `a=b,c=d`, or `<none>`.
 pub(crate) fn labels(map: Option<&Value>) -> String {

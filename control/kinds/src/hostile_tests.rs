@@ -1,11 +1,14 @@
 //! Objects that are as bad as the limits of a request (3 MiB, lists of 2,000 elements) allow, and all that is done to them on a write
 //! and a read. What is quadratic takes minutes here, what is not a moment.
 
-use super::testing::{context, now};
-use super::{deployment, endpoints, endpointslice, job, node, pod, runtimeclass, service, testing};
-use crate::Strategy;
+use crate::testing::{context, now};
+use crate::{
+    apps::deployment, batch::job, core::endpoints, core::node, core::pod, core::service, discovery::endpointslice,
+    node::runtimeclass, testing,
+};
 use api::{Cause, GroupVersionKind, Object, invalid};
 use serde_json::{Map, Value, json};
+use server::{Strategy, TableConvertor};
 use std::time::{Duration, Instant};
 
 /// Elements that a list may have.
@@ -31,7 +34,7 @@ fn filling(make: impl Fn(usize) -> Value) -> Value {
 
 /// All that a write and a table do, and the answer if it is refused.
 #[allow(clippy::disallowed_methods)] // measures, but decides nothing by it
-fn all_of_it(what: &str, strategy: &dyn Strategy, object: Value) -> Vec<Cause> {
+fn all_of_it(what: &str, strategy: &(impl Strategy + TableConvertor), object: Value) -> Vec<Cause> {
     let mut object = Object::from_value(object).expect("an object");
     let begin = Instant::now();
     let context = context();

@@ -1,197 +1,122 @@
-//! The built-in kinds, one module each, and the one list of them.
+//! The built-in kinds: one folder a group, one file a kind, each giving its own `resource()`. What is special to a kind lives with it: its
+//! subresources, the admission plugins that concern it, who may use it.
 //!
 //! Strategies work on JSON objects (no typed decoding, which would drop what it does not know). Validation walks with [`at::At`],
 //! which knows its path; defaulting writes with [`edit`]. Rules that several kinds share are in modules of their own: [`podspec`] for
 //! everything that holds a pod spec, [`rules`] for names, selectors and the like.
 
 mod address;
+mod admission;
+mod apps;
 mod at;
-pub(crate) mod cells;
-mod configmap;
-mod controllerrevision;
-mod deployment;
+mod authorization;
+mod batch;
+pub mod bootstrap;
+mod cells;
+mod coordination;
+pub mod core;
+mod discovery;
 mod edit;
-mod endpoints;
-mod endpointslice;
-mod event;
-mod job;
-mod lease;
-mod namespace;
+mod events;
 mod node;
-mod pod;
+mod notyet;
 mod podspec;
-mod podtemplate;
-mod priorityclass;
 mod quantities;
-mod replicaset;
 mod rules;
-mod runtimeclass;
-mod secret;
-mod service;
-mod serviceaccount;
+mod scheduling;
 
 #[cfg(test)]
 mod hostile_tests;
 #[cfg(test)]
-pub(crate) mod testing;
-
+mod testing;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use podspec::service_account_mirror as mirror_service_account;
-pub(crate) use priorityclass::SYSTEM as SYSTEM_PRIORITY_CLASSES;
+pub use crate::{
+    admission::imageadvice::ImageAdvice,
+    core::serviceaccount::tokens::{self, Tokens},
+};
 
-use crate::{Resource, Settings, Verb};
-use api::GroupVersionKind;
-use std::sync::Arc;
-use std::time::Duration;
+use crate::authorization::{defaultroles::DefaultRoles, privileged, selfreviews};
+use ipnet::IpNet;
+use server::{
+    Resource, Verb,
+    authz::{Authorizer, Union},
+    strategy::Plain,
+};
+use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc};
 
-const CREATE: &[Verb] = &[Verb::Create];
-const UPDATE: &[Verb] = &[Verb::Update];
-const GET: &[Verb] = &[Verb::Get];
-
-/// All verbs but `deletecollection`: namespaces are not deleted by the dozen.
-const NO_COLLECTION: &[Verb] =
-    &[Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
-
-const READ: &[Verb] = &[Verb::Get, Verb::List, Verb::Watch];
-
-/// Events live an hour.
-const EVENT_TTL: Duration = Duration::from_secs(3600);
-
-/// Every built-in resource, in the order of discovery. The self reviews are the core's.
-pub fn all(settings: &Settings) -> Vec<Resource> {
-    let mut all = core(settings);
-    all.extend(groups());
-    all
+/// What the kinds need to know about this cluster.
+#[derive(Clone)]
+pub struct Settings {
+    /// Cluster addresses of Services.
+    pub service_cidr: IpNet,
+    /// Node ports of Services.
+    pub node_ports: RangeInclusive<u16>,
+    /// Signs and checks ServiceAccount tokens.
+    pub tokens: Tokens,
+    /// Where the API can be reached from pods: what Service `default/kubernetes` points to.
+    pub advertise: SocketAddr,
+    /// Identifies this process in its Lease; unique per running server.
+    pub identity: String,
+    /// What is known about images, for warnings.
+    pub image_advice: Option<ImageAdvice>,
 }
 
-fn core(settings: &Settings) -> Vec<Resource> {
-    let v1 = |kind: &str| GroupVersionKind::new("", "v1", kind);
-    vec![
-        Resource::new("", "v1", "bindings", "Binding", Arc::new(pod::Bindings)).verbs(CREATE),
-        Resource::new("", "v1", "configmaps", "ConfigMap", Arc::new(configmap::ConfigMaps))
-            .short(&["cm"])
-            .columns(configmap::COLUMNS),
-        Resource::new("", "v1", "endpoints", "Endpoints", Arc::new(endpoints::AllEndpoints))
-            .short(&["ep"])
-            .in_upstream_directory("services/endpoints")
-            .deprecated("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
-            .columns(endpoints::COLUMNS)
-            .creating_on_update(),
-        Resource::new("", "v1", "events", "Event", Arc::new(event::Core))
-            .short(&["ev"])
-            .columns(event::COLUMNS)
-            .creating_on_update()
-            .expiring(EVENT_TTL),
-        Resource::new("", "v1", "namespaces", "Namespace", Arc::new(namespace::Namespaces))
-            .short(&["ns"])
-            .cluster_scoped()
-            .verbs(NO_COLLECTION)
-            .columns(namespace::COLUMNS)
-            .with_subresource("finalize", v1("Namespace"), UPDATE)
-            .with_status()
-            .returning_deleted(),
-        Resource::new("", "v1", "nodes", "Node", Arc::new(node::Nodes))
-            .short(&["no"])
-            .in_upstream_directory("minions")
-            .cluster_scoped()
-            .columns(node::COLUMNS)
-            .with_status(),
-        Resource::new("", "v1", "pods", "Pod", Arc::new(pod::Pods))
-            .short(&["po"])
-            .category("all")
-            .columns(pod::COLUMNS)
-            .with_generation()
-            .with_subresource("binding", v1("Binding"), CREATE)
-            .with_subresource("eviction", GroupVersionKind::new("policy", "v1", "Eviction"), CREATE)
-            .with_subresource("log", v1("Pod"), GET)
-            .with_status()
-            .returning_deleted(),
-        Resource::new("", "v1", "podtemplates", "PodTemplate", Arc::new(podtemplate::PodTemplates))
-            .columns(podtemplate::COLUMNS)
-            .with_generation()
-            .returning_deleted(),
+impl Settings {
+    /// What a server of the built-in kinds is made of: resources, admission, authentication, authorization and documents.
+    pub fn parts(&self) -> server::Parts {
+        let authorizer: Arc<dyn Authorizer> =
+            Arc::new(Union::new(vec![Arc::new(privileged::Privileged), Arc::new(DefaultRoles)]));
+        server::Parts {
+            resources: resources(self, &authorizer),
+            admission: admission::all(self),
+            authenticators: vec![Arc::new(self.tokens.clone())],
+            authorizer,
+            exempt: privileged::is_privileged,
+            documents: self.tokens.documents(),
+        }
+    }
+}
+
+/// Every built-in resource, in the order of discovery.
+fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resource> {
+    let [event, grouped_event] = events::event::resources();
+    let mut all = vec![
+        core::pod::binding::resource(),
+        core::configmap::resource(),
+        core::endpoints::resource(),
+        event,
+        core::namespace::resource(),
+        core::node::resource(),
+        core::pod::resource(),
+        core::podtemplate::resource(),
         none_yet("", "replicationcontrollers", "ReplicationController").short(&["rc"]),
-        Resource::new("", "v1", "secrets", "Secret", Arc::new(secret::Secrets)).columns(secret::COLUMNS),
-        Resource::new("", "v1", "serviceaccounts", "ServiceAccount", Arc::new(serviceaccount::ServiceAccounts))
-            .short(&["sa"])
-            .columns(serviceaccount::COLUMNS)
-            .with_subresource("token", GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest"), CREATE)
-            .returning_deleted(),
-        Resource::new("", "v1", "services", "Service", Arc::new(service::Services::new(settings)))
-            .short(&["svc"])
-            .in_upstream_directory("services/specs")
-            .category("all")
-            .columns(service::COLUMNS)
-            .with_status()
-            .creating_on_update()
-            .returning_deleted(),
-    ]
-}
-
-fn groups() -> Vec<Resource> {
-    vec![
-        Resource::new(
-            "apps",
-            "v1",
-            "controllerrevisions",
-            "ControllerRevision",
-            Arc::new(controllerrevision::Revisions),
-        )
-        .columns(controllerrevision::COLUMNS),
+        core::secret::resource(),
+        core::serviceaccount::resource(settings.tokens.clone()),
+        core::service::resource(settings),
+        apps::controllerrevision::resource(),
         none_yet("apps", "daemonsets", "DaemonSet").short(&["ds"]),
-        Resource::new("apps", "v1", "deployments", "Deployment", Arc::new(deployment::Deployments))
-            .short(&["deploy"])
-            .category("all")
-            .columns(deployment::COLUMNS)
-            .with_generation()
-            .with_scale()
-            .with_status(),
-        Resource::new("apps", "v1", "replicasets", "ReplicaSet", Arc::new(replicaset::ReplicaSets))
-            .short(&["rs"])
-            .category("all")
-            .columns(replicaset::COLUMNS)
-            .with_generation()
-            .with_scale()
-            .with_status(),
-        Resource::new("events.k8s.io", "v1", "events", "Event", Arc::new(event::Grouped))
-            .short(&["ev"])
-            .columns(event::COLUMNS)
-            .creating_on_update()
-            .expiring(EVENT_TTL)
-            .stored_as("", "events", "v1"),
-        Resource::new("batch", "v1", "jobs", "Job", Arc::new(job::Jobs))
-            .category("all")
-            .columns(job::COLUMNS)
-            .with_generation()
-            .with_status(),
-        Resource::new("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", Arc::new(priorityclass::Classes))
-            .short(&["pc"])
-            .cluster_scoped()
-            .columns(priorityclass::COLUMNS),
-        Resource::new("coordination.k8s.io", "v1", "leases", "Lease", Arc::new(lease::Leases))
-            .columns(lease::COLUMNS)
-            .creating_on_update()
-            .conditional_update_only(),
-        Resource::new("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", Arc::new(runtimeclass::Classes))
-            .cluster_scoped()
-            .columns(runtimeclass::COLUMNS)
-            .creating_on_update()
-            .conditional_update_only(),
-        Resource::new("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", Arc::new(endpointslice::Slices))
-            .columns(endpointslice::COLUMNS)
-            .with_generation(),
+        apps::deployment::resource(),
+        apps::replicaset::resource(),
+        grouped_event,
+        batch::job::resource(),
+        scheduling::priorityclass::resource(),
+        coordination::lease::resource(),
+        node::runtimeclass::resource(),
+        discovery::endpointslice::resource(),
         // Which there are is what kubectl asks before it says that it does not know a kind.
         none_yet("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition")
             .short(&["crd", "crds"])
             .category("api-extensions")
             .cluster_scoped(),
-    ]
+    ];
+    all.extend(selfreviews::resources(authorizer));
+    all
 }
 
 /// A kind that is not here yet: there are none, and none can be made. kubectl asks for some kinds without a look at discovery
 /// (`cluster-info dump`) and gives up where one is not found.
 fn none_yet(group: &str, resource: &str, kind: &str) -> Resource {
-    Resource::new(group, "v1", resource, kind, Arc::new(crate::strategy::Plain)).verbs(READ).not_here_yet()
+    Resource::new(group, "v1", resource, kind, Plain).verbs(&[Verb::Get, Verb::List, Verb::Watch]).not_here_yet()
 }

@@ -1,7 +1,7 @@
 //! Rules that several kinds share, with upstream's texts (`apimachinery/pkg/util/validation` and its neighbours).
 
-use super::at::At;
-use super::edit;
+use crate::at::At;
+use crate::edit;
 use api::{Cause, FieldPath, Object, names};
 use serde_json::{Value, json};
 

@@ -1,9 +1,10 @@
 //! What the tests of the kinds share: objects from YAML, a context, and results as text.
 
-use crate::{Context, Ids, Objects, Resource, Settings, Strategy, User, Verb, strategy::Plain};
+use crate::{Settings, core::serviceaccount::tokens};
 use api::{GroupVersionKind, Object, invalid};
 use jiff::Timestamp;
 use serde_json::Value;
+use server::{Changes, Context, Ids, Objects, Operation, Resource, Strategy, TableConvertor, User, strategy::Plain};
 use std::sync::Arc;
 
 /// A store that holds these objects, by group, resource, namespace and name.
@@ -28,10 +29,22 @@ impl Objects for Stored {
         };
         self.0.iter().filter(wanted).map(|(_, _, o)| o.clone()).collect()
     }
+
+    fn changes(&self, _: &str, _: &str) -> Changes {
+        Changes::default()
+    }
 }
 
 pub(crate) fn settings() -> Settings {
-    Settings { service_cidr: "10.96.0.0/16".parse().expect("a network"), node_ports: 30000..=32767 }
+    let tokens = tokens::Tokens::new(&tokens::tests::key(), "https://kubernetes.default.svc").expect("tokens");
+    Settings {
+        service_cidr: "10.96.0.0/16".parse().expect("a network"),
+        node_ports: 30000..=32767,
+        tokens,
+        advertise: "10.32.0.1:6443".parse().expect("an address"),
+        identity: "test".to_owned(),
+        image_advice: None,
+    }
 }
 
 /// A minute into 2026.
@@ -40,15 +53,15 @@ pub(crate) fn now() -> Timestamp {
 }
 
 pub(crate) fn context() -> Context {
-    context_for(Resource::new("", "v1", "tests", "Test", Arc::new(Plain)), Stored::default())
+    context_for(Resource::new("", "v1", "tests", "Test", Plain), Stored::default())
 }
 
 pub(crate) fn context_for(resource: Resource, stored: Stored) -> Context {
     Context {
         user: Arc::new(User::new("tester", &["system:masters"])),
         now: now(),
-        verb: Verb::Create,
-        resource: Arc::new(resource),
+        operation: Operation::Create,
+        resource: resource.names,
         subresource: String::new(),
         namespace: "default".to_owned(),
         name: String::new(),
@@ -101,8 +114,13 @@ pub(crate) fn valid(strategy: &dyn Strategy, object: &Object) -> Result<(), Stri
 }
 
 /// A table row, its cells joined by ` | `.
-pub(crate) fn row(strategy: &dyn Strategy, text: &str) -> String {
-    let cells = strategy.row(&parse(text), now());
+pub(crate) fn row(kind: &dyn TableConvertor, text: &str) -> String {
+    let cells = kind.row(&parse(text), now());
     let text = |cell: &Value| cell.as_str().map_or_else(|| cell.to_string(), str::to_owned);
     cells.iter().map(text).collect::<Vec<_>>().join(" | ")
+}
+
+/// Every built-in resource.
+pub(crate) fn resources() -> Vec<Resource> {
+    settings().parts().resources
 }

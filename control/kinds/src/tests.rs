@@ -1,24 +1,30 @@
 //! What holds for every kind: the table, the cells, the published types.
 
 use super::*;
-use crate::Strategy;
+use crate::{
+    apps::{deployment, replicaset},
+    batch::job,
+    core::{endpoints, namespace, node, pod, secret, service},
+    discovery::endpointslice,
+    events::event,
+};
 use api::Object;
 use expect_test::expect;
 use k8s_openapi::serde::de::DeserializeOwned;
+use server::Strategy;
 use testing::{context_for, created, parse, settings};
 
 #[test]
 fn the_table_is_kubernetes() {
     let mut table = String::new();
-    for resource in all(&settings()) {
+    for resource in testing::resources() {
         let verbs = if resource.verbs == Verb::ALL {
             "all8".to_owned()
         } else {
             resource.verbs.iter().map(Verb::to_string).collect::<Vec<_>>().join(",")
         };
         let subresources: Vec<String> = resource
-            .subresources
-            .iter()
+            .listed()
             .map(|s| {
                 let verbs: Vec<&str> = s.verbs.iter().map(|v| v.as_str()).collect();
                 let other = if s.kind == resource.gvk() { String::new() } else { format!(" → {}", s.kind.kind) };
@@ -62,17 +68,20 @@ fn the_table_is_kubernetes() {
         node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |
         discovery.k8s.io/v1 | endpointslices | EndpointSlice | ns |  |  | all8 |
         apiextensions.k8s.io/v1 | customresourcedefinitions | CustomResourceDefinition | cluster | crd,crds | api-extensions | get,list,watch |
+        authentication.k8s.io/v1 | selfsubjectreviews | SelfSubjectReview | cluster |  |  | create |
+        authorization.k8s.io/v1 | selfsubjectaccessreviews | SelfSubjectAccessReview | cluster |  |  | create |
+        authorization.k8s.io/v1 | selfsubjectrulesreviews | SelfSubjectRulesReview | cluster |  |  | create |
     "#]]
     .assert_eq(&table);
 }
 
 #[test]
 fn every_row_has_a_cell_for_every_column() {
-    for resource in all(&settings()).into_iter().filter(|r| r.serves(Verb::Get)) {
+    for resource in testing::resources().into_iter().filter(|r| r.serves(Verb::Get)) {
         for text in ["{metadata: {name: a}}", "{}"] {
-            let cells = resource.strategy.row(&parse(text), testing::now());
-            assert_eq!(cells.len(), resource.columns.len(), "{}", resource.kind);
-            for (cell, column) in cells.iter().zip(resource.columns.iter()) {
+            let cells = resource.table.row(&parse(text), testing::now());
+            assert_eq!(cells.len(), resource.table.columns().len(), "{}", resource.kind);
+            for (cell, column) in cells.iter().zip(resource.table.columns().iter()) {
                 let fits = match column.kind {
                     "integer" => cell.is_i64() || cell.is_u64(),
                     "boolean" => cell.is_boolean(),
@@ -86,7 +95,7 @@ fn every_row_has_a_cell_for_every_column() {
 
 #[test]
 fn every_kind_bears_an_object_with_nothing_in_it() {
-    for resource in all(&settings()) {
+    for resource in testing::resources() {
         let name = resource.kind.clone();
         let strategy = resource.strategy.clone();
         let cx = context_for(resource, testing::Stored::default());

@@ -1,22 +1,12 @@
-//! Admission: what changes or refuses a write on grounds that reach beyond its own object. Plugins carry upstream's names; their
-//! order is one visible list, [`all`]. They read the other objects from memory ([`crate::Objects`]), never from disk.
+//! Admission: what changes or refuses a write on grounds that reach beyond its own object. The plugins and their order are given to the
+//! server as a list; they read the other objects from memory ([`crate::Objects`]), never from disk.
 
-mod defaulttolerationseconds;
-mod namespacelifecycle;
-
-mod priority;
-mod runtimeclass;
-mod serviceaccount;
-mod taintnodes;
-
-#[cfg(test)]
-mod tests;
-
-use crate::{Context, Settings, Verb};
+use crate::Context;
+pub use crate::context::Operation;
 use api::{Object, Status};
 use std::sync::Arc;
 
-/// What admission decides on. `context.verb` is `Create`, `Update` or `Delete`; for `Delete` the object is the one that goes.
+/// What admission decides on. For [`Operation::Delete`] the object is the one that goes, for [`Operation::Connect`] it is empty.
 pub struct Attributes {
     /// Who, when, what.
     pub context: Context,
@@ -33,7 +23,7 @@ impl Attributes {
 
     /// Whether this is a create of `resource.group`.
     pub fn creates(&self, group: &str, resource: &str) -> bool {
-        self.context.verb == Verb::Create && self.is(group, resource)
+        self.context.operation == Operation::Create && self.is(group, resource)
     }
 }
 
@@ -46,7 +36,7 @@ pub trait Admission: Send + Sync + 'static {
     /// Whether it looks at such a request at all.
     fn handles(&self, attributes: &Attributes) -> bool;
 
-    /// Changes or refuses. Not called for deletes.
+    /// Changes or refuses. Called for creates and updates.
     async fn admit(&self, _attributes: &Attributes, _object: &mut Object) -> Result<(), Status> {
         Ok(())
     }
@@ -55,22 +45,15 @@ pub trait Admission: Send + Sync + 'static {
     async fn validate(&self, _attributes: &Attributes, _object: &Object) -> Result<(), Status> {
         Ok(())
     }
-}
 
-/// Every plugin in its order.
-pub fn all(_settings: &Settings) -> Vec<Arc<dyn Admission>> {
-    vec![
-        Arc::new(namespacelifecycle::NamespaceLifecycle),
-        Arc::new(serviceaccount::ServiceAccount),
-        Arc::new(taintnodes::TaintNodesByCondition),
-        Arc::new(priority::Priority),
-        Arc::new(defaulttolerationseconds::DefaultTolerationSeconds),
-        Arc::new(runtimeclass::RuntimeClass),
-    ]
+    /// `Warning` headers for a create or update that is going to be stored.
+    fn warnings(&self, _attributes: &Attributes, _object: &Object) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The 403 of a plugin. An object that has no name yet is named by its `generateName`.
-fn forbidden(attributes: &Attributes, object: &Object, why: &str) -> Status {
+pub fn forbidden(attributes: &Attributes, object: &Object, why: &str) -> Status {
     let context = &attributes.context;
     let generated = object.str_at(&["metadata", "generateName"]).unwrap_or_default();
     let name = [context.name.as_str(), object.name(), generated].into_iter().find(|name| !name.is_empty());

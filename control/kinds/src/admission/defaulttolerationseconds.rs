@@ -1,9 +1,8 @@
 //! DefaultTolerationSeconds: a pod stays five minutes on a node that is gone.
 
-use super::{Admission, Attributes};
-use crate::Verb;
 use api::{Object, Status};
 use serde_json::{Value, json};
+use server::admission::{Admission, Attributes, Operation};
 
 pub(super) struct DefaultTolerationSeconds;
 
@@ -14,7 +13,7 @@ impl Admission for DefaultTolerationSeconds {
     }
 
     fn handles(&self, attributes: &Attributes) -> bool {
-        attributes.is("", "pods") && attributes.context.verb != Verb::Delete
+        attributes.is("", "pods") && attributes.context.operation != Operation::Delete
     }
 
     async fn admit(&self, _attributes: &Attributes, object: &mut Object) -> Result<(), Status> {

@@ -1,9 +1,12 @@
 //! What the cluster knows about images that a user should hear when applying: a Warning, since the pod would be accepted and then
 //! wait. The knowledge (the node's content store) is the composition root's; without it nothing is said.
 
-use crate::User;
 use api::Object;
 use serde_json::Value;
+use server::{
+    User,
+    admission::{Admission, Attributes, Operation},
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// What is wrong with an image on this cluster's nodes, if that is known. It must be quick and must not wait for a network.
@@ -12,9 +15,30 @@ pub type ImageAdvice = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 /// Where kinds keep pod specs: Pod, the workloads, PodTemplate.
 const SPECS: [&[&str]; 3] = [&["spec"], &["spec", "template", "spec"], &["template", "spec"]];
 
+/// Warns of images.
+pub(crate) struct Images(pub(crate) ImageAdvice);
+
+#[async_trait::async_trait]
+impl Admission for Images {
+    fn name(&self) -> &'static str {
+        "ImageAdvice"
+    }
+
+    fn handles(&self, attributes: &Attributes) -> bool {
+        let context = &attributes.context;
+        context.subresource.is_empty() && matches!(context.operation, Operation::Create | Operation::Update)
+    }
+
+    fn warnings(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
+        warnings(&self.0, &attributes.context.user, object)
+    }
+}
+
 /// The warnings about the images of an object, each image once. Controllers are not told what their users were.
-pub(crate) fn warnings(advice: Option<&ImageAdvice>, user: &User, object: &Object) -> Vec<String> {
-    let Some(advice) = advice.filter(|_| !user.name.starts_with("system:kube-")) else { return Vec::new() };
+fn warnings(advice: &ImageAdvice, user: &User, object: &Object) -> Vec<String> {
+    if user.name.starts_with("system:kube-") {
+        return Vec::new();
+    }
     let mut said = BTreeMap::new();
     for spec in SPECS {
         for list in ["initContainers", "containers"] {
@@ -44,8 +68,7 @@ mod tests {
         let object = Object::from_value(object).expect("an object");
         let admin = User::new("admin", &[]);
         let expected = ["spec.template.spec.containers[1].image: linux:1 waits"];
-        assert_eq!(warnings(Some(&advice), &admin, &object), expected);
-        assert!(warnings(None, &admin, &object).is_empty());
-        assert!(warnings(Some(&advice), &User::new("system:kube-controller-manager", &[]), &object).is_empty());
+        assert_eq!(warnings(&advice, &admin, &object), expected);
+        assert!(warnings(&advice, &User::new("system:kube-controller-manager", &[]), &object).is_empty());
     }
 }

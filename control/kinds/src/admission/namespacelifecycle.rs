@@ -1,9 +1,8 @@
 //! NamespaceLifecycle: nothing is written into a namespace that is not there, nothing new into one that is ending, and the
 //! namespaces that the cluster stands on cannot be deleted.
 
-use super::{Admission, Attributes, forbidden};
-use crate::Verb;
 use api::{GroupVersionResource, Object, Status, names};
+use server::admission::{Admission, Attributes, Operation, forbidden};
 
 /// Namespaces that may not be deleted.
 const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
@@ -19,9 +18,12 @@ impl Admission for NamespaceLifecycle {
     fn handles(&self, attributes: &Attributes) -> bool {
         let gvr = &attributes.context.resource.gvr;
         let namespace = gvr.group.is_empty() && gvr.resource == "namespaces";
-        match attributes.context.verb {
-            Verb::Delete => namespace,
-            _ => !namespace && attributes.context.resource.namespaced && gvr.group != "authorization.k8s.io",
+        match attributes.context.operation {
+            Operation::Connect => false,
+            Operation::Delete => namespace,
+            Operation::Create | Operation::Update => {
+                !namespace && attributes.context.resource.namespaced && gvr.group != "authorization.k8s.io"
+            }
         }
     }
 
@@ -36,7 +38,7 @@ impl Admission for NamespaceLifecycle {
                 _ => Status::internal(format!("invalid resource name {name:?}: [{}]", problems.join(" "))),
             });
         };
-        if context.verb == Verb::Create && namespace.str_at(&["status", "phase"]) == Some("Terminating") {
+        if context.operation == Operation::Create && namespace.str_at(&["status", "phase"]) == Some("Terminating") {
             let why = format!("unable to create new content in namespace {name} because it is being terminated");
             let message = format!("namespace {name} is being terminated");
             return Err(forbidden(attributes, object, &why).with_cause(
@@ -49,7 +51,7 @@ impl Admission for NamespaceLifecycle {
     }
 
     async fn validate(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
-        let immortal = attributes.context.verb == Verb::Delete && IMMORTAL.contains(&object.name());
+        let immortal = attributes.context.operation == Operation::Delete && IMMORTAL.contains(&object.name());
         if immortal { Err(forbidden(attributes, object, "this namespace may not be deleted")) } else { Ok(()) }
     }
 }

@@ -1,8 +1,8 @@
 //! RuntimeClass: a pod that names one gets its overhead, node selector and tolerations.
 
-use super::{Admission, Attributes, forbidden};
 use api::{Object, Status};
 use serde_json::{Value, json};
+use server::admission::{Admission, Attributes, forbidden};
 use std::sync::Arc;
 
 pub(super) struct RuntimeClass;

@@ -1,11 +1,15 @@
 //! ServiceAccount: every pod has an identity, and unless told otherwise its containers find a token, the cluster's CA and the
 //! namespace below [`MOUNT_PATH`].
 
-use super::{Admission, Attributes, forbidden};
-use crate::kinds::mirror_service_account;
+use crate::podspec::service_account_mirror;
 use api::{Object, Status};
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use server::Changes;
+use server::admission::{Admission, Attributes, forbidden};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME: &str = "kube-api-access-";
@@ -13,7 +17,11 @@ const VOLUME: &str = "kube-api-access-";
 const TOKEN_SECONDS: i64 = 3607;
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
-pub(super) struct ServiceAccount;
+#[derive(Default)]
+pub(super) struct ServiceAccount {
+    /// When accounts change.
+    accounts: OnceLock<Changes>,
+}
 
 #[async_trait::async_trait]
 impl Admission for ServiceAccount {
@@ -33,9 +41,9 @@ impl Admission for ServiceAccount {
             object.set(&["spec", "serviceAccountName"], "default");
         }
         if let Some(spec) = object.0.get_mut("spec").and_then(Value::as_object_mut) {
-            mirror_service_account(spec);
+            service_account_mirror(spec);
         }
-        let account = account(attributes, object).await?;
+        let account = self.account(attributes, object).await?;
         let wanted = |object: &Object, path: &[&str]| object.at(path).and_then(Value::as_bool);
         let automount = wanted(object, &["spec", "automountServiceAccountToken"])
             .or_else(|| wanted(&account, &["automountServiceAccountToken"]))
@@ -75,21 +83,31 @@ fn find(attributes: &Attributes, object: &Object) -> Option<Arc<Object>> {
     context.objects.get("", "serviceaccounts", &context.namespace, account_name(object))
 }
 
-/// The account from memory. The `default` one of a namespace that was just made may be a moment away: as upstream does, it is looked
-/// for ten times before the pod is refused.
-async fn account(attributes: &Attributes, object: &Object) -> Result<Arc<Object>, Status> {
-    const ATTEMPTS: u32 = 10;
-    const INTERVAL: Duration = Duration::from_millis(100);
-    let attempts = if account_name(object) == "default" { ATTEMPTS } else { 1 };
-    for attempt in 0..attempts {
-        if attempt > 0 {
-            tokio::time::sleep(INTERVAL).await;
-        }
+/// How long the account `default` of a namespace that was just made is waited for, as upstream does before it refuses a pod.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+impl ServiceAccount {
+    async fn account(&self, attributes: &Attributes, object: &Object) -> Result<Arc<Object>, Status> {
         if let Some(account) = find(attributes, object) {
             return Ok(account);
         }
+        if account_name(object) != "default" {
+            return Err(missing(attributes, object));
+        }
+        let objects = &attributes.context.objects;
+        let changes = self.accounts.get_or_init(|| objects.changes("", "serviceaccounts"));
+        let found = async {
+            loop {
+                // Before the look, so that a change between the two is not missed.
+                let seen = changes.last();
+                if let Some(account) = find(attributes, object) {
+                    return account;
+                }
+                changes.after(seen).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, found).await.map_err(|_| missing(attributes, object))
     }
-    Err(missing(attributes, object))
 }
 
 fn missing(attributes: &Attributes, object: &Object) -> Status {

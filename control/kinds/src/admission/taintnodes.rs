@@ -1,8 +1,8 @@
 //! TaintNodesByCondition: a new node is not ready until the node life cycle controller says so.
 
-use super::{Admission, Attributes};
 use api::{Object, Status};
 use serde_json::{Value, json};
+use server::admission::{Admission, Attributes};
 
 const NOT_READY: &str = "node.kubernetes.io/not-ready";
 

@@ -1,25 +1,26 @@
 //! All plugins in their order over small clusters in memory.
 
 use super::*;
-use crate::kinds::testing::{Stored, context_for, parse, settings, yaml};
-use crate::{Resource, strategy::Plain};
+use crate::testing::{Stored, context_for, parse, settings, yaml};
+use api::{Object, Status};
 use expect_test::expect;
+use server::{Operation, Resource, admission::Attributes, strategy::Plain};
 
 const NAMESPACE: &str = "{metadata: {name: default}, status: {phase: Active}}";
 const ACCOUNT: &str = "{metadata: {name: default, namespace: default}, imagePullSecrets: [{name: reg}]}";
 const POD: &str = "{metadata: {name: p, namespace: default}, spec: {containers: [{name: a, image: i}]}}";
 
 fn resource(group: &str, name: &str, kind: &str) -> Resource {
-    Resource::new(group, "v1", name, kind, Arc::new(Plain))
+    Resource::new(group, "v1", name, kind, Plain)
 }
 
 fn cluster() -> Stored {
     Stored::default().with("", "namespaces", NAMESPACE).with("", "serviceaccounts", ACCOUNT)
 }
 
-fn attributes(resource: Resource, stored: Stored, verb: Verb) -> Attributes {
+fn attributes(resource: Resource, stored: Stored, operation: Operation) -> Attributes {
     let mut context = context_for(resource, stored);
-    context.verb = verb;
+    context.operation = operation;
     Attributes { context, old: None }
 }
 
@@ -28,7 +29,7 @@ async fn admit(attributes: &Attributes, text: &str) -> Result<Object, Status> {
     let mut object = parse(text);
     let plugins = all(&settings());
     let plugins = || plugins.iter().filter(|plugin| plugin.handles(attributes));
-    if attributes.context.verb != Verb::Delete {
+    if attributes.context.operation != Operation::Delete {
         for plugin in plugins() {
             plugin.admit(attributes, &mut object).await?;
         }
@@ -40,7 +41,9 @@ async fn admit(attributes: &Attributes, text: &str) -> Result<Object, Status> {
 }
 
 async fn pod(stored: Stored, text: &str) -> Result<Object, String> {
-    admit(&attributes(resource("", "pods", "Pod"), stored, Verb::Create), text).await.map_err(|status| status.message)
+    admit(&attributes(resource("", "pods", "Pod"), stored, Operation::Create), text)
+        .await
+        .map_err(|status| status.message)
 }
 
 #[test]
@@ -160,7 +163,7 @@ async fn priorities_come_from_classes() {
     );
     let classes = resource("scheduling.k8s.io", "priorityclasses", "PriorityClass").cluster_scoped();
     let second =
-        admit(&attributes(classes, stored(), Verb::Create), "{metadata: {name: b}, globalDefault: true}").await;
+        admit(&attributes(classes, stored(), Operation::Create), "{metadata: {name: b}, globalDefault: true}").await;
     assert_eq!(
         second.unwrap_err().message,
         "priorityclasses.scheduling.k8s.io \"b\" is forbidden: PriorityClass high is already marked as default. Only one default can exist"
@@ -191,22 +194,22 @@ async fn a_runtime_class_adds_overhead_and_placement() {
 async fn namespaces_must_be_there_and_alive() {
     let maps = || resource("", "configmaps", "ConfigMap");
     let text = "{metadata: {name: c, namespace: default}}";
-    let missing = admit(&attributes(maps(), Stored::default(), Verb::Create), text).await.unwrap_err();
+    let missing = admit(&attributes(maps(), Stored::default(), Operation::Create), text).await.unwrap_err();
     assert_eq!((missing.code, missing.message.as_str()), (404, "namespaces \"default\" not found"));
     let ending =
         || Stored::default().with("", "namespaces", "{metadata: {name: default}, status: {phase: Terminating}}");
-    let refused = admit(&attributes(maps(), ending(), Verb::Create), text).await.unwrap_err();
+    let refused = admit(&attributes(maps(), ending(), Operation::Create), text).await.unwrap_err();
     assert_eq!(
         refused.message,
         "configmaps \"c\" is forbidden: unable to create new content in namespace default because it is being terminated"
     );
     let cause = &refused.details.unwrap().causes[0];
     assert_eq!((cause.reason.as_str(), cause.field.as_str()), ("NamespaceTerminating", "metadata.namespace"));
-    assert!(admit(&attributes(maps(), ending(), Verb::Update), text).await.is_ok());
+    assert!(admit(&attributes(maps(), ending(), Operation::Update), text).await.is_ok());
     let namespaces = || resource("", "namespaces", "Namespace").cluster_scoped();
     for (name, allowed) in [("default", false), ("kube-system", false), ("mine", true)] {
         let text = format!("{{metadata: {{name: {name}}}}}");
-        let result = admit(&attributes(namespaces(), Stored::default(), Verb::Delete), &text).await;
+        let result = admit(&attributes(namespaces(), Stored::default(), Operation::Delete), &text).await;
         assert_eq!(result.is_ok(), allowed);
         if let Err(status) = result {
             assert_eq!(
@@ -220,6 +223,6 @@ async fn namespaces_must_be_there_and_alive() {
 #[tokio::test]
 async fn new_nodes_are_not_ready() {
     let nodes = resource("", "nodes", "Node").cluster_scoped();
-    let node = admit(&attributes(nodes, Stored::default(), Verb::Create), "{metadata: {name: n1}}").await.unwrap();
+    let node = admit(&attributes(nodes, Stored::default(), Operation::Create), "{metadata: {name: n1}}").await.unwrap();
     assert_eq!(node.list_at(&["spec", "taints"])[0]["key"], "node.kubernetes.io/not-ready");
 }

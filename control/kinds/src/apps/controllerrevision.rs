@@ -1,12 +1,12 @@
 //! ControllerRevision: a snapshot of a workload's template, immutable but for its number.
 
-use super::{at::At, cells, edit};
-use crate::{Column, Context, Strategy, strategy::Recheck};
+use crate::{at::At, cells, edit};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Controller", "Controller of the object"),
     Column::new("Revision", "Revision indicates the revision of the state represented by Data."),
@@ -14,6 +14,11 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 pub(crate) struct Revisions;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("apps", "v1", "controllerrevisions", "ControllerRevision", Revisions)
+}
 
 impl Strategy for Revisions {
     fn rechecks_metadata(&self) -> Recheck {
@@ -40,6 +45,12 @@ impl Strategy for Revisions {
         let mut out = Vec::new();
         At::of(object, "data").immutable(At::of(old, "data"), &mut out);
         out
+    }
+}
+
+impl TableConvertor for Revisions {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
     }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {

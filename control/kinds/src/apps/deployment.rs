@@ -1,12 +1,12 @@
 //! Deployment: a rolling set of pods. The Deployment controller makes a ReplicaSet for each template.
 
-use super::{at::At, cells, edit, podspec, rules};
-use crate::{Column, Context, Strategy};
+use crate::{at::At, cells, edit, podspec, rules};
 use api::{Cause, CauseKind, Object, selector::Selector};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Ready", "Number of the pod with ready state"),
     Column::new(
@@ -21,6 +21,16 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 pub(crate) struct Deployments;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("apps", "v1", "deployments", "Deployment", Deployments)
+        .short(&["deploy"])
+        .category("all")
+        .with_generation()
+        .with_scale()
+        .with_status()
+}
 
 impl Strategy for Deployments {
     fn default(&self, object: &mut Object) {
@@ -103,6 +113,16 @@ impl Strategy for Deployments {
         workload_warnings(object, old, "Pod names and hostnames")
     }
 
+    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
+        if subresource == "status" { &[&["spec"], &["metadata", "labels"]] } else { &[&["status"]] }
+    }
+}
+
+impl TableConvertor for Deployments {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
+    }
+
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         let status = |name: &str| cells::number(object, &["status", name]);
         let spec = At::of(object, "spec");
@@ -118,10 +138,6 @@ impl Strategy for Deployments {
             images,
             json!(selector),
         ]
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"], &["metadata", "labels"]] } else { &[&["status"]] }
     }
 }
 

@@ -1,12 +1,12 @@
 //! ReplicaSet: so many pods of one template.
 
-use super::{at::At, cells, deployment, edit, podspec};
-use crate::{Column, Context, Strategy};
+use crate::{apps::deployment, at::At, cells, edit, podspec};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Desired", "replicas is the number of desired pods.").integer(),
     Column::new("Current", "replicas is the most recently observed number of non-terminating pods.").integer(),
@@ -19,6 +19,16 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 pub(crate) struct ReplicaSets;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("apps", "v1", "replicasets", "ReplicaSet", ReplicaSets)
+        .short(&["rs"])
+        .category("all")
+        .with_generation()
+        .with_scale()
+        .with_status()
+}
 
 impl Strategy for ReplicaSets {
     fn default(&self, object: &mut Object) {
@@ -68,6 +78,16 @@ impl Strategy for ReplicaSets {
         deployment::workload_warnings(object, old, "Pod names and hostnames")
     }
 
+    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
+        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
+    }
+}
+
+impl TableConvertor for ReplicaSets {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
+    }
+
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         let [names, images] = cells::containers(At::of(object, "spec").down(&["template", "spec"]));
         vec![
@@ -80,9 +100,5 @@ impl Strategy for ReplicaSets {
             images,
             json!(cells::label_selector(object.at(&["spec", "selector"]))),
         ]
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
     }
 }

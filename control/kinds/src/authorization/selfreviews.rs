@@ -1,44 +1,62 @@
 //! The self reviews: who am I, may I, what may I. Answered by the authorizer, never stored.
 
-use crate::{
-    Context, Resource, User,
-    authz::{self, Attributes},
-    resource::Review,
-};
-use api::{Object, Status};
+use api::{Object, Reason, Status};
+use axum::body::Body;
+use http::Response;
 use serde_json::{Value, json};
+use server::{
+    Action, Api, Call, Context, Names, Operation, Resource, User,
+    authz::{Attributes, Authorizer, Decision},
+    match_namespace,
+    negotiate::Offers,
+};
 use std::sync::Arc;
 
 /// The reviews as resources.
-pub(crate) fn all() -> Vec<Resource> {
-    vec![
-        Resource::reviewed("authentication.k8s.io", "v1", "selfsubjectreviews", "SelfSubjectReview", Arc::new(WhoAmI)),
-        Resource::reviewed(
-            "authorization.k8s.io",
-            "v1",
-            "selfsubjectaccessreviews",
-            "SelfSubjectAccessReview",
-            Arc::new(MayI),
-        ),
-        Resource::reviewed(
-            "authorization.k8s.io",
-            "v1",
-            "selfsubjectrulesreviews",
-            "SelfSubjectRulesReview",
-            Arc::new(WhatMayI),
-        ),
+pub(crate) fn resources(authorizer: &Arc<dyn Authorizer>) -> [Resource; 3] {
+    let review = |group: &str, resource: &str, kind: &str, about: About| {
+        let action = Review { about, authorizer: authorizer.clone() };
+        Resource::answered(group, "v1", resource, kind, Arc::new(action)).cluster_scoped()
+    };
+    [
+        review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview", About::Identity),
+        review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview", About::Access),
+        review("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview", About::Rules),
     ]
 }
 
-struct WhoAmI;
+#[derive(Clone, Copy)]
+enum About {
+    Identity,
+    Access,
+    Rules,
+}
+
+/// Fills in the status of a review.
+struct Review {
+    about: About,
+    authorizer: Arc<dyn Authorizer>,
+}
 
 #[async_trait::async_trait]
-impl Review for WhoAmI {
-    async fn review(&self, cx: &Context, mut object: Object) -> Result<Object, Status> {
-        object.set(&["metadata", "creationTimestamp"], api::time::rfc3339(cx.now));
-        object.set(&["status"], json!({"userInfo": user_info(&cx.user)}));
-        Ok(object)
+impl Action for Review {
+    async fn serve(&self, api: &dyn Api, call: Call, names: Arc<Names>) -> Result<Response<Body>, Status> {
+        let output = call.output(Offers::Objects)?;
+        let (mut review, options, warnings) = call.decode(&names.gvk())?;
+        let cx = api.context(&call, Operation::Create, &names, options.dry_run);
+        match_namespace(&mut review, &cx.namespace, names.namespaced)?;
+        match self.about {
+            About::Identity => identity(&cx, &mut review),
+            About::Access => self.access(&cx.user, &mut review).await?,
+            About::Rules => self.rules(&cx.user, &mut review).await,
+        }
+        Ok(call.created(output, &review.into_value(), &warnings))
     }
+}
+
+fn identity(cx: &Context, review: &mut Object) {
+    review.set(&["metadata", "creationTimestamp"], api::time::rfc3339(cx.now));
+    review.set(&["status"], json!({"userInfo": user_info(&cx.user)}));
 }
 
 fn user_info(user: &User) -> Value {
@@ -52,59 +70,41 @@ fn user_info(user: &User) -> Value {
     info
 }
 
-struct MayI;
-
-#[async_trait::async_trait]
-impl Review for MayI {
-    async fn review(&self, cx: &Context, mut object: Object) -> Result<Object, Status> {
-        let text = |path: &[&str]| object.str_at(path).unwrap_or_default().to_owned();
-        let resource = object.at(&["spec", "resourceAttributes"]).is_some_and(Value::is_object);
-        let document = object.at(&["spec", "nonResourceAttributes"]).is_some_and(Value::is_object);
+impl Review {
+    async fn access(&self, user: &User, review: &mut Object) -> Result<(), Status> {
+        let resource = review.at(&["spec", "resourceAttributes"]).is_some_and(Value::is_object);
+        let document = review.at(&["spec", "nonResourceAttributes"]).is_some_and(Value::is_object);
         if resource == document {
             let text = "spec.resourceAttributes: Invalid value: exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            return Err(Status::new(
-                api::Reason::Invalid,
-                format!("SelfSubjectAccessReview.authorization.k8s.io \"\" is invalid: {text}"),
-            ));
+            let text = format!("SelfSubjectAccessReview.authorization.k8s.io \"\" is invalid: {text}");
+            return Err(Status::new(Reason::Invalid, text));
         }
-        let (verb, group, name, path) = if resource {
-            let at = |field: &str| text(&["spec", "resourceAttributes", field]);
-            (at("verb"), at("group"), at("resource"), String::new())
-        } else {
-            let at = |field: &str| text(&["spec", "nonResourceAttributes", field]);
-            (at("verb"), String::new(), String::new(), at("path"))
+        let about = if resource { "resourceAttributes" } else { "nonResourceAttributes" };
+        let at = |field: &str| review.str_at(&["spec", about, field]).unwrap_or_default();
+        let wanted = Attributes {
+            verb: at("verb"),
+            group: at("group"),
+            version: at("version"),
+            resource: at("resource"),
+            subresource: at("subresource"),
+            namespace: at("namespace"),
+            name: at("name"),
+            path: at("path"),
         };
-        let wanted = Attributes { verb: &verb, group: &group, resource: &name, path: &path };
-        object.set(&["status"], json!({"allowed": authz::allowed(&cx.user, &wanted)}));
-        object.set(&["metadata", "creationTimestamp"], Value::Null);
-        Ok(object)
+        let status = match self.authorizer.authorize(user, &wanted).await {
+            Decision::Allow => json!({"allowed": true}),
+            Decision::NoOpinion => json!({"allowed": false}),
+            Decision::Deny(reason) => json!({"allowed": false, "denied": true, "reason": reason}),
+        };
+        review.set(&["status"], status);
+        review.set(&["metadata", "creationTimestamp"], Value::Null);
+        Ok(())
     }
-}
 
-struct WhatMayI;
-
-#[async_trait::async_trait]
-impl Review for WhatMayI {
-    async fn review(&self, cx: &Context, mut object: Object) -> Result<Object, Status> {
-        let documents = |paths: &[&str], verbs: &[&str]| json!({"nonResourceURLs": paths, "verbs": verbs});
-        let health = documents(&["/healthz", "/livez", "/readyz", "/version", "/version/"], &["get"]);
-        let (resources, documents) = if authz::unrestricted(&cx.user) {
-            (vec![json!({"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]})], vec![documents(&["*"], &["*"])])
-        } else if cx.user.in_group("system:serviceaccounts") {
-            let create = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["create"]});
-            let selves = vec![
-                create("authorization.k8s.io", &["selfsubjectaccessreviews", "selfsubjectrulesreviews"]),
-                create("authentication.k8s.io", &["selfsubjectreviews"]),
-            ];
-            let paths: Vec<String> =
-                authz::DISCOVERY.iter().flat_map(|p| [(*p).to_owned(), format!("{p}/*")]).collect();
-            (selves, vec![json!({"nonResourceURLs": paths, "verbs": ["get"]}), health])
-        } else {
-            (Vec::new(), vec![health])
-        };
-        object
-            .set(&["status"], json!({"resourceRules": resources, "nonResourceRules": documents, "incomplete": false}));
-        object.set(&["metadata", "creationTimestamp"], Value::Null);
-        Ok(object)
+    async fn rules(&self, user: &User, review: &mut Object) {
+        let namespace = review.str_at(&["spec", "namespace"]).unwrap_or_default().to_owned();
+        let rules = self.authorizer.rules_for(user, &namespace).await;
+        review.set(&["status"], rules.status());
+        review.set(&["metadata", "creationTimestamp"], Value::Null);
     }
 }

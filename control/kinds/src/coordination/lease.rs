@@ -1,12 +1,12 @@
 //! Lease: a heartbeat and an election in one object (coordination.k8s.io).
 
-use super::{at::At, cells};
-use crate::{Column, Context, Strategy};
+use crate::{at::At, cells};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Holder", "holderIdentity contains the identity of the holder of a current lease."),
     Column::age(),
@@ -17,13 +17,18 @@ const COORDINATED: &[&str] = &["strategy", "preferredHolder"];
 
 pub(crate) struct Leases;
 
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("coordination.k8s.io", "v1", "leases", "Lease", Leases).creating_on_update().conditional_update_only()
+}
+
 impl Strategy for Leases {
     fn free_finalizers(&self) -> bool {
         true
     }
 
     fn default(&self, object: &mut Object) {
-        super::edit::object(&mut object.0, "spec");
+        crate::edit::object(&mut object.0, "spec");
     }
 
     fn prepare_create(&self, _cx: &Context, object: &mut Object) {
@@ -53,6 +58,12 @@ impl Strategy for Leases {
             out.push(spec.get("preferredHolder").forbidden("may only be specified if `strategy` is defined"));
         }
         out
+    }
+}
+
+impl TableConvertor for Leases {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
     }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {

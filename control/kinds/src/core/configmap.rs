@@ -1,18 +1,23 @@
 //! ConfigMap: data for pods, at most 1 MiB, with a key syntax that fits file names.
 
-use super::{at::At, cells, edit::drop_zero, rules};
-use crate::{Column, Context, Strategy, strategy::Recheck};
+use crate::{at::At, cells, edit::drop_zero, rules};
 use api::{Cause, FieldPath, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 
-pub(crate) const COLUMNS: &[Column] =
+const COLUMNS: &[Column] =
     &[Column::name(), Column::new("Data", "Data contains the configuration data."), Column::age()];
 
 /// The limit of all values together.
 const MAX_DATA: usize = 1024 * 1024;
 
 pub(crate) struct ConfigMaps;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("", "v1", "configmaps", "ConfigMap", ConfigMaps).short(&["cm"])
+}
 
 impl Strategy for ConfigMaps {
     fn rechecks_metadata(&self) -> Recheck {
@@ -51,6 +56,12 @@ impl Strategy for ConfigMaps {
             rules::stays_immutable(object, old, &["data", "binaryData"], &mut out);
         }
         out
+    }
+}
+
+impl TableConvertor for ConfigMaps {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
     }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {

@@ -1,15 +1,25 @@
 //! Endpoints: the addresses behind a Service, in the older form.
 
-use super::{address, at::At, cells, edit, rules};
-use crate::{Column, Context, Strategy, strategy::Recheck};
+use crate::{address, at::At, cells, edit, rules};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 
-pub(crate) const COLUMNS: &[Column] =
+const COLUMNS: &[Column] =
     &[Column::name(), Column::new("Endpoints", "The set of all endpoints is the union of all subsets."), Column::age()];
 
 pub(crate) struct AllEndpoints;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("", "v1", "endpoints", "Endpoints", AllEndpoints)
+        .short(&["ep"])
+        .in_upstream_directory("services/endpoints")
+        .with_long_lists()
+        .deprecated("v1 Endpoints is deprecated in v1.33+; use discovery.k8s.io/v1 EndpointSlice")
+        .creating_on_update()
+}
 
 impl Strategy for AllEndpoints {
     fn rechecks_metadata(&self) -> Recheck {
@@ -53,6 +63,12 @@ impl Strategy for AllEndpoints {
             }
         }
         out
+    }
+}
+
+impl TableConvertor for AllEndpoints {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
     }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
@@ -108,7 +124,7 @@ fn endpoint_port(port: At<'_>, named: bool, out: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::testing::{errors, row};
+    use crate::testing::{errors, row};
     use expect_test::expect;
 
     #[test]

@@ -1,14 +1,13 @@
 //! Namespace: it ends in two steps. Deletion makes it Terminating; `spec.finalizers` keeps it until the namespace controller has
 //! emptied it and removes the last one by `/finalize`.
 
-use super::{at::At, cells, edit};
-use crate::{Column, Context, Strategy, strategy::Recheck};
+use crate::{at::At, cells, edit};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Scope, Strategy, TableConvertor, Verb, strategy::Recheck};
 
-pub(crate) const COLUMNS: &[Column] =
-    &[Column::name(), Column::new("Status", "The status of the namespace"), Column::age()];
+const COLUMNS: &[Column] = &[Column::name(), Column::new("Status", "The status of the namespace"), Column::age()];
 
 /// Labels of Pod Security, and what does not come of them yet.
 const POD_SECURITY: [(&str, &str); 3] = [
@@ -20,6 +19,19 @@ const POD_SECURITY: [(&str, &str); 3] = [
 const FINALIZER: &str = "kubernetes";
 
 pub(crate) struct Namespaces;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    // All verbs but `deletecollection`: namespaces are not deleted by the dozen.
+    let verbs = [Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
+    Resource::new("", "v1", "namespaces", "Namespace", Namespaces)
+        .short(&["ns"])
+        .cluster_scoped()
+        .verbs(&verbs)
+        .with_scope("finalize", &[Verb::Update], Scope::Fields(&[&["spec", "finalizers"]]))
+        .with_status()
+        .returning_deleted()
+}
 
 impl Strategy for Namespaces {
     fn rechecks_metadata(&self) -> Recheck {
@@ -57,7 +69,7 @@ impl Strategy for Namespaces {
     }
 
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        names::dns1123_label(&crate::context::maybe_prefix(name, prefix))
+        names::dns1123_label(&server::context::maybe_prefix(name, prefix))
     }
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
@@ -103,10 +115,6 @@ impl Strategy for Namespaces {
         &["status.phase"]
     }
 
-    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
-        vec![json!(object.name()), json!(cells::text(object, &["status", "phase"])), cells::age(object, now)]
-    }
-
     fn holds(&self, object: &Object) -> bool {
         !object.list_at(&["spec", "finalizers"]).is_empty()
     }
@@ -122,10 +130,20 @@ impl Strategy for Namespaces {
     }
 }
 
+impl TableConvertor for Namespaces {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
+    }
+
+    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
+        vec![json!(object.name()), json!(cells::text(object, &["status", "phase"])), cells::age(object, now)]
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::testing::{context, parse};
+    use crate::testing::{context, parse};
 
     #[test]
     fn labels_of_pod_security_are_said_not_to_be_enforced() {

@@ -1,13 +1,13 @@
 //! Node: a machine (or this process) that runs pods. All of it, status included, may be set on create.
 
-use super::{address, at::At, cells, edit, podspec, quantities, rules};
-use crate::{Column, Context, Strategy, strategy::Recheck};
+use crate::{address, at::At, cells, edit, notyet, podspec, quantities, rules};
 use api::{Cause, CauseKind, FieldPath, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 use std::collections::{BTreeSet, HashSet};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Status", "The status of the node"),
     Column::new("Roles", "The roles of the node"),
@@ -35,6 +35,16 @@ const NODE_INFO: &[&str] = &[
 ];
 
 pub(crate) struct Nodes;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("", "v1", "nodes", "Node", Nodes)
+        .short(&["no"])
+        .in_upstream_directory("minions")
+        .cluster_scoped()
+        .with_status()
+        .with(notyet::proxy(false))
+}
 
 impl Strategy for Nodes {
     fn rechecks_metadata(&self) -> Recheck {
@@ -141,6 +151,16 @@ impl Strategy for Nodes {
         object.bool_at(&["spec", "unschedulable"]).to_string()
     }
 
+    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
+        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
+    }
+}
+
+impl TableConvertor for Nodes {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
+    }
+
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         let info = |name: &str| cells::text(object, &["status", "nodeInfo", name]);
         let or_unknown = |text: &str| if text.is_empty() { "<unknown>".to_owned() } else { text.to_owned() };
@@ -160,10 +180,6 @@ impl Strategy for Nodes {
             json!(kernel),
             json!(or_unknown(info("containerRuntimeVersion"))),
         ]
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
     }
 }
 
@@ -266,7 +282,7 @@ fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::testing::{errors, row};
+    use crate::testing::{errors, row};
     use expect_test::expect;
 
     #[test]

@@ -1,12 +1,12 @@
 //! PodTemplate: a pod template by itself.
 
-use super::{at::At, cells, podspec};
-use crate::{Column, Context, Strategy};
+use crate::{at::At, cells, podspec};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Containers", "Names of each container in the template."),
     Column::new("Images", "Images referenced by each container in the template."),
@@ -14,6 +14,11 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 pub(crate) struct PodTemplates;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("", "v1", "podtemplates", "PodTemplate", PodTemplates).with_generation().returning_deleted()
+}
 
 impl Strategy for PodTemplates {
     fn default(&self, object: &mut Object) {
@@ -28,6 +33,12 @@ impl Strategy for PodTemplates {
 
     fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
         podspec::template_warnings(At::of(object, "template"))
+    }
+}
+
+impl TableConvertor for PodTemplates {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
     }
 
     fn row(&self, object: &Object, _now: Timestamp) -> Vec<Value> {

@@ -1,13 +1,13 @@
 //! Secret: like a ConfigMap, but typed, with base64 data and the write-only `stringData`.
 
-use super::{at::At, cells, edit, rules};
-use crate::{Column, Context, Strategy, strategy::Recheck};
+use crate::{at::At, cells, edit, rules};
 use api::{Cause, FieldPath, Object};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Type", "Used to facilitate programmatic handling of secret data."),
     Column::new("Data", "Data contains the secret data."),
@@ -17,6 +17,11 @@ pub(crate) const COLUMNS: &[Column] = &[
 const MAX_DATA: usize = 1024 * 1024;
 
 pub(crate) struct Secrets;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("", "v1", "secrets", "Secret", Secrets)
+}
 
 impl Strategy for Secrets {
     fn rechecks_metadata(&self) -> Recheck {
@@ -60,6 +65,12 @@ impl Strategy for Secrets {
 
     fn field_labels(&self) -> &[&'static str] {
         &["type"]
+    }
+}
+
+impl TableConvertor for Secrets {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
     }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {

@@ -1,13 +1,13 @@
 //! EndpointSlice: up to a thousand endpoints of a Service (discovery.k8s.io).
 
-use super::{address, at::At, cells, edit, rules};
-use crate::{Column, Context, Strategy, strategy::Recheck};
+use crate::{address, at::At, cells, edit, rules};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 use std::collections::HashSet;
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("AddressType", "addressType specifies the type of address carried by this EndpointSlice."),
     Column::new("Ports", "ports specifies the list of network ports exposed by each endpoint in this slice."),
@@ -16,6 +16,11 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 pub(crate) struct Slices;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("discovery.k8s.io", "v1", "endpointslices", "EndpointSlice", Slices).with_generation()
+}
 
 impl Strategy for Slices {
     fn rechecks_metadata(&self) -> Recheck {
@@ -71,6 +76,12 @@ impl Strategy for Slices {
             }
         }
         out
+    }
+}
+
+impl TableConvertor for Slices {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
     }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
@@ -189,7 +200,7 @@ fn hints(hints: At<'_>, out: &mut Vec<Cause>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::testing::{errors, row};
+    use crate::testing::{errors, row};
     use expect_test::expect;
 
     #[test]

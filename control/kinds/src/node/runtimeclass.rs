@@ -1,19 +1,27 @@
 //! RuntimeClass: which handler runs a pod's containers, what that costs, and where it is found.
 
-use super::{at::At, cells, edit, podspec, quantities, rules};
-use crate::{Column, Context, Strategy, strategy::Recheck};
+use crate::{at::At, cells, edit, podspec, quantities, rules};
 use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 use std::collections::HashSet;
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Handler", "handler specifies the underlying runtime and configuration that the node will use."),
     Column::age(),
 ];
 
 pub(crate) struct Classes;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("node.k8s.io", "v1", "runtimeclasses", "RuntimeClass", Classes)
+        .cluster_scoped()
+        .creating_on_update()
+        .conditional_update_only()
+}
 
 impl Strategy for Classes {
     fn rechecks_metadata(&self) -> Recheck {
@@ -58,6 +66,12 @@ impl Strategy for Classes {
         let mut out = Vec::new();
         At::of(object, "handler").immutable(At::of(old, "handler"), &mut out);
         out
+    }
+}
+
+impl TableConvertor for Classes {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
     }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {

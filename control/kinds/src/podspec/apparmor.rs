@@ -1,6 +1,6 @@
 //! AppArmor by annotation, as before Kubernetes 1.30: copied to the field, held against it, and warned of (KEP-24).
 
-use crate::kinds::{at::At, edit};
+use crate::{at::At, edit};
 use api::{Cause, Object};
 use serde_json::{Value, json};
 

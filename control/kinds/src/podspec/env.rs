@@ -1,8 +1,8 @@
 //! Environment variables and where their values come from.
 
-use crate::kinds::at::At;
-use crate::kinds::rules::full;
-use crate::kinds::{quantities, rules};
+use crate::at::At;
+use crate::rules::full;
+use crate::{quantities, rules};
 use api::{Cause, names};
 use serde_json::json;
 use std::collections::HashMap;

@@ -14,8 +14,8 @@ mod unenforced;
 mod volumes;
 mod warnings;
 
-use super::at::At;
-use super::{address, rules};
+use crate::at::At;
+use crate::{address, rules};
 use api::{Cause, names};
 use serde_json::json;
 use std::collections::HashSet;

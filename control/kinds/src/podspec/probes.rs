@@ -1,7 +1,7 @@
 //! Probes and lifecycle hooks.
 
-use crate::kinds::at::At;
-use crate::kinds::rules;
+use crate::at::At;
+use crate::rules;
 use api::Cause;
 
 /// The three probes of a container.

@@ -1,7 +1,7 @@
 //! Requests and limits: names, amounts, and what they make of a pod (its quality of service class).
 
-use crate::kinds::at::At;
-use crate::kinds::{quantities, rules};
+use crate::at::At;
+use crate::{quantities, rules};
 use api::quantity::Quantity;
 use api::{Cause, names};
 use serde_json::json;

@@ -1,7 +1,7 @@
 //! Where a pod may go: affinity, tolerations, spread, gates.
 
-use crate::kinds::at::At;
-use crate::kinds::rules;
+use crate::at::At;
+use crate::rules;
 use api::{Cause, names};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};

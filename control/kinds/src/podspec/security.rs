@@ -1,8 +1,8 @@
 //! Security contexts and the operating system of a pod.
 
 use super::apparmor;
-use crate::kinds::at::At;
-use crate::kinds::rules;
+use crate::at::At;
+use crate::rules;
 use api::Cause;
 use serde_json::Value;
 use std::collections::HashSet;

@@ -1,10 +1,10 @@
 //! Pod specs that break rules, and the words that say so.
 
 use super::*;
-use crate::Strategy;
-use crate::kinds::pod::Pods;
-use crate::kinds::testing::{context, created, errors, parse};
+use crate::core::pod::Pods;
+use crate::testing::{context, created, errors, parse};
 use expect_test::expect;
+use server::Strategy;
 
 fn of(spec: &str) -> String {
     errors(&Pods, &format!("{{metadata: {{name: p, namespace: default}}, spec: {spec}}}"))

@@ -2,7 +2,7 @@
 //! than one that is refused.
 
 use super::warnings::{MOST, containers};
-use crate::kinds::at::At;
+use crate::at::At;
 
 /// Volume sources that this cluster mounts.
 const MOUNTED: &[&str] = &["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];

@@ -2,8 +2,8 @@
 
 use super::defaults::VOLUME_SOURCES;
 use super::{disks, env};
-use crate::kinds::at::At;
-use crate::kinds::{quantities, rules};
+use crate::at::At;
+use crate::{quantities, rules};
 use api::Cause;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap, HashSet};

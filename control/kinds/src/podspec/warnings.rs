@@ -1,8 +1,8 @@
 //! What is accepted but deprecated, odd or not enforced: upstream's warnings (`pkg/api/pod/warnings.go`), then sampan's own, which are in [`unenforced`].
 
 use super::{apparmor, unenforced};
-use crate::kinds::at::At;
-use crate::kinds::{address, quantities};
+use crate::at::At;
+use crate::{address, quantities};
 use api::Object;
 use std::collections::{HashMap, HashSet};
 

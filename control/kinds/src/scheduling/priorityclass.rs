@@ -1,12 +1,12 @@
 //! PriorityClass: a name for a priority. Names beginning with `system-` are Kubernetes' own two.
 
-use super::{at::At, cells, edit};
-use crate::{Column, Context, Strategy};
+use crate::{at::At, cells, edit};
 use api::{Cause, FieldPath, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Value", "value represents the integer value of this priority class.").integer(),
     Column::new("Global-Default", "globalDefault specifies whether this is the default for pods without a class.")
@@ -33,6 +33,13 @@ pub(crate) const SYSTEM: [(&str, i64, &str); 2] = [
 ];
 
 pub(crate) struct Classes;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", Classes)
+        .short(&["pc"])
+        .cluster_scoped()
+}
 
 impl Strategy for Classes {
     fn default(&self, object: &mut Object) {
@@ -81,6 +88,12 @@ impl Strategy for Classes {
         }
         vec!["preemptionPolicy: sampan does not preempt pods yet; the priority only orders those that wait".to_owned()]
     }
+}
+
+impl TableConvertor for Classes {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
+    }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         vec![
@@ -107,7 +120,7 @@ fn reserved(object: &Object) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::testing::{context, created};
+    use crate::testing::{context, created};
 
     #[test]
     fn preemption_is_said_to_be_missing() {

@@ -3,13 +3,13 @@
 mod policies;
 mod validate;
 
-use super::{at::At, cells, deployment, edit, podspec};
-use crate::{Column, Context, Strategy, strategy::Recheck};
+use crate::{apps::deployment, at::At, cells, edit, podspec};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Status", "Status of the job."),
     Column::new("Completions", "The number of pods which reached phase Succeeded."),
@@ -26,6 +26,11 @@ const LEGACY_UID_LABEL: &str = "controller-uid";
 const LEGACY_NAME_LABEL: &str = "job-name";
 
 pub(crate) struct Jobs;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    Resource::new("batch", "v1", "jobs", "Job", Jobs).category("all").with_generation().with_status()
+}
 
 impl Strategy for Jobs {
     fn rechecks_metadata(&self) -> Recheck {
@@ -85,6 +90,20 @@ impl Strategy for Jobs {
         format!("field label \"{label}\" not supported for Job")
     }
 
+    fn default_propagation(&self) -> &'static str {
+        "Orphan"
+    }
+
+    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
+        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
+    }
+}
+
+impl TableConvertor for Jobs {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
+    }
+
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         let [names, images] = cells::containers(At::of(object, "spec").down(&["template", "spec"]));
         vec![
@@ -97,14 +116,6 @@ impl Strategy for Jobs {
             images,
             json!(cells::label_selector(object.at(&["spec", "selector"]))),
         ]
-    }
-
-    fn default_propagation(&self) -> &'static str {
-        "Orphan"
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
     }
 }
 
@@ -193,7 +204,7 @@ fn duration(object: &Object, now: Timestamp) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::testing::{self, created, row};
+    use crate::testing::{self, created, row};
     use expect_test::expect;
 
     #[test]

@@ -1,7 +1,7 @@
 //! When a Job gives up early or is content: `podFailurePolicy`, `successPolicy`, `podReplacementPolicy`.
 
-use crate::kinds::at::At;
-use crate::kinds::rules;
+use crate::at::At;
+use crate::rules;
 use api::Cause;
 use serde_json::Value;
 use std::collections::HashSet;

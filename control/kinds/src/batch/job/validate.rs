@@ -1,7 +1,7 @@
 //! What a Job may be, and what may change while it runs.
 
 use super::{LEGACY_NAME_LABEL, LEGACY_UID_LABEL, NAME_LABEL, UID_LABEL, has_condition, policies};
-use crate::kinds::{at::At, edit, podspec, rules};
+use crate::{at::At, edit, podspec, rules};
 use api::{Cause, FieldPath, Object, names, selector::Selector};
 use serde_json::{Value, json};
 
@@ -318,11 +318,11 @@ fn finished(object: &Object, old: &Object, status: At<'_>, out: &mut Vec<Cause>)
 #[cfg(test)]
 mod tests {
     use super::super::Jobs;
-    use crate::Strategy;
-    use crate::kinds::testing::{context, created, errors, parse, update_errors};
+    use crate::testing::{context, created, errors, parse, update_errors};
     use api::Object;
     use expect_test::expect;
     use serde_json::Value;
+    use server::Strategy;
 
     const JOB: &str = "
 apiVersion: batch/v1

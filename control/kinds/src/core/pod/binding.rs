@@ -1,56 +1,56 @@
-//! `pods/binding`: gives a pod its node.
+//! Binding: gives a pod its node. It is not stored; `pods/binding` and `bindings`, its older form, apply it to the pod.
 
-use super::write::{Change, Uid, Write, update_object};
-use crate::{
-    Resource, Verb,
-    chain::Call,
-    codec::{self, WriteOptions},
-    negotiate::Offers,
-    reply,
-};
 use api::{Cause, FieldPath, GroupVersionKind, GroupVersionResource, Object, Status, invalid};
 use axum::body::Body;
-use http::{Response, StatusCode};
+use http::Response;
 use serde_json::{Value, json};
+use server::{
+    Action, Api, Call, Names, Operation, Resource, Scope,
+    action::{Change, Uid, Update},
+    negotiate::Offers,
+};
 use std::sync::Arc;
 
-/// POST.
-pub(super) async fn create(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Objects)?;
-    let options = WriteOptions::parse("CreateOptions", &call.query, &call.headers, false)?;
-    let (mut call, bytes) = call.with_body().await?;
-    let kind = GroupVersionKind::new("", "v1", "Binding");
-    let decoded = codec::decode(&call.headers, &bytes, &kind)?;
-    if call.info.name.is_empty() {
-        call.info.name = decoded.object.name().to_owned();
-    }
-    let mut write = Write::new(&call, &resource, Verb::Update, &options);
-    codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
-    let binding = decoded.object;
-    validate(&binding, &kind)?;
-    // `/bindings` of the namespace names the pod in the body only.
-    if write.cx.name.is_empty() {
-        write.cx.name = binding.name().to_owned();
-        write.cx.subresource = "binding".to_owned();
-    }
-    let name = write.cx.name.clone();
-    let now = api::time::rfc3339(write.cx.now);
-    let make = |pod: &Object, _: &mut Vec<String>| {
-        let mut bound = bind(pod, &binding, &now, &name)?;
-        let pinned = !matches!(binding.resource_version(), "" | "0");
-        if pinned {
-            bound.set(&["metadata", "resourceVersion"], binding.resource_version().to_owned());
+/// `bindings`: the older form, with the pod's name in the body.
+pub(crate) fn resource() -> Resource {
+    Resource::answered("", "v1", "bindings", "Binding", Arc::new(Bind))
+}
+
+/// POST of a Binding, at `pods/NAME/binding` or, with the pod's name in the body, at `bindings`.
+pub(crate) struct Bind;
+
+#[async_trait::async_trait]
+impl Action for Bind {
+    async fn serve(&self, api: &dyn Api, call: Call, names: Arc<Names>) -> Result<Response<Body>, Status> {
+        let output = call.output(Offers::Objects)?;
+        let kind = GroupVersionKind::new("", "v1", "Binding");
+        let (binding, options, warnings) = call.decode(&kind)?;
+        let pods = if names.kind == "Pod" { Some(names) } else { api.names("", "pods") };
+        let mut cx =
+            api.context(&call, Operation::Update, &pods.ok_or_else(Status::resource_not_found)?, options.dry_run);
+        cx.subresource = "binding".to_owned();
+        if cx.name.is_empty() {
+            cx.name = binding.name().to_owned();
         }
-        if !binding.uid().is_empty() {
-            bound.set(&["metadata", "uid"], binding.uid().to_owned());
+        validate(&binding, &kind)?;
+        let (name, now, pods) = (cx.name.clone(), api::time::rfc3339(cx.now), cx.resource.clone());
+        let mut make = |pod: &Object, _: &mut Vec<String>| {
+            let mut bound = bind(pod, &binding, &now, &name)?;
+            let pinned = !matches!(binding.resource_version(), "" | "0");
+            if pinned {
+                bound.set(&["metadata", "resourceVersion"], binding.resource_version().to_owned());
+            }
+            if !binding.uid().is_empty() {
+                bound.set(&["metadata", "uid"], binding.uid().to_owned());
+            }
+            Ok(Change { object: bound, owned: false, pinned, uid: Uid::Expected })
+        };
+        let mut update = Update { cx, manager: options.manager, scope: Scope::Action, warnings };
+        if api.update(&mut update, &mut make).await?.is_none() {
+            return Err(Status::not_found(&pods.gvr, &name));
         }
-        Ok(Change { object: bound, owned: false, pinned, uid: Uid::Expected })
-    };
-    if update_object(&mut write, make).await?.is_none() {
-        return Err(Status::not_found(&resource.gvr, &name));
+        Ok(call.created(output, &super::success(), &[]))
     }
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(reply::value(StatusCode::CREATED, output, &status))
 }
 
 fn validate(binding: &Object, kind: &GroupVersionKind) -> Result<(), Status> {

@@ -1,61 +1,55 @@
 //! `pods/eviction`: deletes a pod as `kubectl drain` does, by its `deleteOptions`, and marks it as disrupted first. Follows
 //! "API-initiated Eviction". There are no PodDisruptionBudgets here, so that no eviction is refused for one.
 
-use super::{
-    delete::{self, Options},
-    write::{Change, Uid, Write, Written, update_object},
-};
-use crate::{
-    Resource, Verb,
-    chain::Call,
-    codec::{self, WriteOptions},
-    metadata,
-    negotiate::Offers,
-    reply,
-};
 use api::{GroupVersionKind, GroupVersionResource, Object, Status};
 use axum::body::Body;
-use http::{Response, StatusCode};
+use http::Response;
 use serde_json::{Value, json};
+use server::{
+    Action, Api, Call, DeleteOptions, Names, Operation, Scope,
+    action::{Change, Uid, Update},
+    match_namespace,
+    negotiate::Offers,
+};
 use std::sync::Arc;
 
-/// POST.
-pub(super) async fn create(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Objects)?;
-    let options = WriteOptions::parse("CreateOptions", &call.query, &call.headers, false)?;
-    let (call, bytes) = call.with_body().await?;
-    let kind = GroupVersionKind::new("policy", "v1", "Eviction");
-    let decoded = codec::decode(&call.headers, &bytes, &kind)?;
-    let mut write = Write::new(&call, &resource, Verb::Update, &options);
-    codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
-    let mut eviction = decoded.object;
-    metadata::match_namespace(&mut eviction, &call.info.namespace, resource.namespaced)?;
-    if eviction.name() != call.info.name {
-        return Err(Status::bad_request("name in URL does not match name in Eviction object"));
-    }
-    let given = eviction.at(&["deleteOptions"]).cloned().unwrap_or_else(|| json!({}));
-    let mut deletion = Options::of(&given, &call)?;
-    if !deletion.dry_run {
-        let marked =
-            mark(&mut write, &deletion).await?.ok_or_else(|| Status::not_found(&resource.gvr, &call.info.name))?;
-        if let (Some(revision), Written::Entry(entry)) = (&mut deletion.revision, marked) {
-            *revision = entry.revision.to_string();
+/// POST of an Eviction.
+pub(crate) struct Evict;
+
+#[async_trait::async_trait]
+impl Action for Evict {
+    async fn serve(&self, api: &dyn Api, call: Call, names: Arc<Names>) -> Result<Response<Body>, Status> {
+        let output = call.output(Offers::Objects)?;
+        let (mut eviction, options, warnings) = call.decode(&GroupVersionKind::new("policy", "v1", "Eviction"))?;
+        match_namespace(&mut eviction, &call.info.namespace, names.namespaced)?;
+        if eviction.name() != call.info.name {
+            return Err(Status::bad_request("name in URL does not match name in Eviction object"));
         }
+        let given = eviction.at(&["deleteOptions"]).cloned().unwrap_or_else(|| json!({}));
+        let mut deletion = DeleteOptions::of(&given, &call.query)?;
+        let mut cx = api.context(&call, Operation::Update, &names, options.dry_run);
+        cx.subresource = "status".to_owned();
+        let mut update = Update { cx, manager: options.manager, scope: Scope::Status, warnings };
+        if !deletion.dry_run {
+            let marked = mark(api, &mut update, &deletion).await?;
+            let marked = marked.ok_or_else(|| Status::not_found(&names.gvr, &call.info.name))?;
+            if let Some(revision) = &mut deletion.revision {
+                *revision = marked;
+            }
+        }
+        let mut cx = api.context(&call, Operation::Delete, &names, deletion.dry_run);
+        cx.subresource.clear();
+        api.delete(cx, &deletion).await?;
+        Ok(call.created(output, &super::success(), &update.warnings))
     }
-    delete::by_options(&call, &resource, &deletion).await?;
-    let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    let mut response = reply::value(StatusCode::CREATED, output, &status);
-    codec::add_warnings(response.headers_mut(), &write.warnings);
-    Ok(response)
 }
 
 /// Says in the pod's status why it goes.
-async fn mark(write: &mut Write, deletion: &Options) -> Result<Option<Written>, Status> {
-    write.cx.subresource = "status".to_owned();
-    let now = api::time::rfc3339(write.cx.now);
+async fn mark(api: &dyn Api, update: &mut Update, deletion: &DeleteOptions) -> Result<Option<String>, Status> {
+    let now = api::time::rfc3339(update.cx.now);
     // Upstream's errors name the kind here.
-    let named = GroupVersionResource { resource: write.cx.resource.kind.clone(), ..write.cx.resource.gvr.clone() };
-    let make = |pod: &Object, _: &mut Vec<String>| {
+    let named = GroupVersionResource { resource: update.cx.resource.kind.clone(), ..update.cx.resource.gvr.clone() };
+    let mut make = |pod: &Object, _: &mut Vec<String>| {
         preconditions(deletion, pod).map_err(|why| Status::conflict(&named, pod.name(), &why))?;
         let mut object = pod.clone();
         let mut conditions: Vec<Value> = pod.list_at(&["status", "conditions"]).to_vec();
@@ -66,11 +60,11 @@ async fn mark(write: &mut Write, deletion: &Options) -> Result<Option<Written>, 
         object.set(&["status", "conditions"], conditions);
         Ok(Change { object, owned: false, pinned: deletion.revision.is_some(), uid: Uid::Given })
     };
-    update_object(write, make).await
+    api.update(update, &mut make).await
 }
 
 /// The pod must be the one that is meant.
-fn preconditions(deletion: &Options, pod: &Object) -> Result<(), String> {
+fn preconditions(deletion: &DeleteOptions, pod: &Object) -> Result<(), String> {
     let differs = |wanted: &Option<String>, is: &str| wanted.clone().filter(|w| !w.is_empty() && w != is);
     if let Some(uid) = differs(&deletion.uid, pod.uid()) {
         return Err(format!(

@@ -2,34 +2,41 @@
 
 mod options;
 
-use crate::{Resource, chain::Call, pace::Unhurried, reply};
 use api::{Object, Status};
 use axum::body::Body;
 use futures::StreamExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
+use server::{Action, Api, Call, Names, Objects, Query, Unhurried, reply, text_of};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
-/// GET.
-pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let options = options::parse(&call.query, &call.info.name)?;
-    let entry = call.server.0.store.get(&call.key(&resource));
-    let entry = entry.ok_or_else(|| Status::not_found(&resource.gvr, &call.info.name))?;
-    let pod = entry.payload.view(&resource).object();
-    let container = container(&pod, call.query.get("container"))?;
-    let node = pod.str_at(&["spec", "nodeName"]).unwrap_or_default();
-    if node.is_empty() {
-        // No node yet: nothing to read, as upstream has it.
-        return Ok(reply::text(StatusCode::OK, ""));
+/// GET of a container's log.
+pub(crate) struct Log;
+
+#[async_trait::async_trait]
+impl Action for Log {
+    async fn serve(&self, api: &dyn Api, call: Call, names: Arc<Names>) -> Result<Response<Body>, Status> {
+        let options = options::parse(&call.query, &call.info.name)?;
+        let pod = Objects::get(api, "", "pods", &call.info.namespace, &call.info.name);
+        let pod = pod.ok_or_else(|| Status::not_found(&names.gvr, &call.info.name))?;
+        let container = container(&pod, call.query.get("container"))?;
+        let node = pod.str_at(&["spec", "nodeName"]).unwrap_or_default();
+        if node.is_empty() {
+            // No node yet: nothing to read, as upstream has it.
+            return Ok(reply::text(StatusCode::OK, ""));
+        }
+        let target = format!("/containerLogs/{}/{}/{}?{}", pod.namespace(), pod.name(), container, options);
+        let mut request = Request::new(Body::empty());
+        *request.method_mut() = Method::GET;
+        *request.uri_mut() = target.parse().map_err(|e| Status::bad_request(format!("invalid log request: {e}")))?;
+        let answer = api.node(node, request).await;
+        let answer = answer.map_err(|e| Status::internal(format!("Get {target:?}: {e}")))?;
+        pass_on(answer, api.shutdown()).await
     }
-    let target = format!("/containerLogs/{}/{}/{}?{}", pod.namespace(), pod.name(), container, options);
-    let mut request = Request::new(Body::empty());
-    *request.method_mut() = Method::GET;
-    *request.uri_mut() = target.parse().map_err(|e| Status::bad_request(format!("invalid log request: {e}")))?;
-    let answer = call.server.0.nodes.call(node, request).await;
-    let answer = answer.map_err(|e| Status::internal(format!("Get {target:?}: {e}")))?;
-    let shutdown = call.server.0.shutdown.clone();
-    pass_on(answer, shutdown).await
+
+    fn is_long_running(&self, query: &Query) -> bool {
+        query.flag("follow")
+    }
 }
 
 /// The node's answer as the server's: a log streams until its end or the server's; an error becomes a Status with the node's text.
@@ -42,8 +49,7 @@ async fn pass_on(answer: Response<Body>, shutdown: CancellationToken) -> Result<
         response.extensions_mut().insert(Unhurried);
         return Ok(response);
     }
-    let text = crate::body::read(body, crate::codec::BODY_LIMIT, None).await?.bytes;
-    let text = String::from_utf8_lossy(&text).trim_end().to_owned();
+    let text = text_of(body).await?.trim_end().to_owned();
     Err(match parts.status {
         StatusCode::BAD_REQUEST => Status::bad_request(text),
         StatusCode::NOT_FOUND => Status { code: 404, ..Status::new(api::Reason::NotFound, text) },

@@ -1,15 +1,18 @@
 //! Pod: the unit that is scheduled and run. Nearly all of its spec is immutable; it ends gracefully, in its own time.
 
+pub(crate) mod binding;
+mod eviction;
+mod log;
 mod row;
 mod update;
 
-use super::{at::At, edit, podspec, rules};
-use crate::{Column, Context, Strategy, strategy::Recheck};
-use api::{Cause, Object};
+use crate::{at::At, edit, notyet, podspec, rules};
+use api::{Cause, GroupVersionKind, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Resource, Strategy, TableConvertor, Verb, strategy::Recheck};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Ready", "The aggregate readiness state of this pod for accepting traffic."),
     Column::new("Status", "The aggregate status of the containers in this pod."),
@@ -25,6 +28,26 @@ pub(crate) const COLUMNS: &[Column] = &[
 ];
 
 pub(crate) struct Pods;
+
+/// The resource.
+pub(crate) fn resource() -> Resource {
+    let v1 = |kind: &str| GroupVersionKind::new("", "v1", kind);
+    let eviction = GroupVersionKind::new("policy", "v1", "Eviction");
+    let mut resource = Resource::new("", "v1", "pods", "Pod", Pods)
+        .short(&["po"])
+        .category("all")
+        .with_generation()
+        .with_action("binding", v1("Binding"), &[Verb::Create], binding::Bind)
+        .with_action("eviction", eviction, &[Verb::Create], eviction::Evict)
+        .with_action("log", v1("Pod"), &[Verb::Get], log::Log)
+        .with_status()
+        .with(notyet::proxy(true))
+        .returning_deleted();
+    for stream in notyet::streams() {
+        resource = resource.with(stream);
+    }
+    resource
+}
 
 impl Strategy for Pods {
     fn rechecks_metadata(&self) -> Recheck {
@@ -134,19 +157,6 @@ impl Strategy for Pods {
         }
     }
 
-    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
-        row::cells(object, now)
-    }
-
-    fn row_conditions(&self, object: &Object) -> Vec<Value> {
-        let (reason, message) = match object.str_at(&["status", "phase"]) {
-            Some("Succeeded") => ("Succeeded", "The pod has completed successfully."),
-            Some("Failed") => ("Failed", "The pod failed."),
-            _ => return Vec::new(),
-        };
-        vec![json!({"type": "Completed", "status": "True", "reason": reason, "message": message})]
-    }
-
     fn grace(&self, object: &Object, requested: Option<i64>) -> Option<i64> {
         let unscheduled = object.str_at(&["spec", "nodeName"]).is_none_or(str::is_empty);
         let finished = matches!(object.str_at(&["status", "phase"]), Some("Succeeded" | "Failed"));
@@ -166,20 +176,26 @@ impl Strategy for Pods {
     }
 }
 
-/// A Binding: which node a pod goes to. It is not stored; the core applies it to the pod.
-pub(crate) struct Bindings;
-
-impl Strategy for Bindings {
-    fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
-        let mut out = Vec::new();
-        let target = At::of(object, "target");
-        let kind = target.get("kind");
-        if !matches!(kind.str(), "" | "Node") {
-            out.push(kind.not_supported(&["Node", ""]));
-        }
-        if target.get("name").is_empty() {
-            out.push(target.get("name").required(""));
-        }
-        out
+impl TableConvertor for Pods {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
     }
+
+    fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
+        row::cells(object, now)
+    }
+
+    fn conditions(&self, object: &Object) -> Vec<Value> {
+        let (reason, message) = match object.str_at(&["status", "phase"]) {
+            Some("Succeeded") => ("Succeeded", "The pod has completed successfully."),
+            Some("Failed") => ("Failed", "The pod failed."),
+            _ => return Vec::new(),
+        };
+        vec![json!({"type": "Completed", "status": "True", "reason": reason, "message": message})]
+    }
+}
+
+/// What a Binding and an Eviction are answered with.
+fn success() -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }

@@ -1,6 +1,6 @@
 //! A pod in one line: what `kubectl get pods` shows, with the precedence of reasons that people know.
 
-use crate::kinds::{at::At, cells};
+use crate::{at::At, cells};
 use api::Object;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -165,7 +165,7 @@ fn gates(spec: At<'_>, status: At<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::super::Pods;
-    use crate::kinds::testing::row;
+    use crate::testing::row;
 
     fn shown(status: &str) -> String {
         let text = format!(

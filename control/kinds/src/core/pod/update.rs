@@ -1,16 +1,16 @@
 //! What may change in a Pod: images, a shorter deadline, more tolerations, fewer gates. And what its status may do.
 
-use crate::kinds::{address, at::At, edit, podspec, rules};
-use crate::{Context, Verb};
+use crate::{address, at::At, edit, podspec, rules};
 use api::{Cause, FieldPath, Object};
 use serde_json::{Value, json};
+use server::{Context, Operation};
 use std::collections::{HashMap, HashSet};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
 /// What a new Pod may not have yet.
 pub(super) fn creation(cx: &Context, object: &Object, out: &mut Vec<Cause>) {
-    if cx.verb != Verb::Create || !cx.subresource.is_empty() {
+    if cx.operation != Operation::Create || !cx.subresource.is_empty() {
         return;
     }
     let spec = At::of(object, "spec");
@@ -276,10 +276,10 @@ fn restarts(spec: At<'_>, list: &str, new: At<'_>, old: At<'_>, out: &mut Vec<Ca
 #[cfg(test)]
 mod tests {
     use super::super::Pods;
-    use crate::Strategy;
-    use crate::kinds::testing::{context, created, update_errors};
+    use crate::testing::{context, created, update_errors};
     use expect_test::expect;
     use serde_json::json;
+    use server::Strategy;
 
     const POD: &str = "
 apiVersion: v1

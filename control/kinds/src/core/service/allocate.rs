@@ -3,10 +3,10 @@
 
 use super::linked::{allocates_node_ports, needs_cluster_ip, needs_health_check_port};
 use super::pool::{Addresses, NodePorts, Refused};
-use crate::Reservation;
-use crate::kinds::{address, edit};
+use crate::{address, edit};
 use api::{Cause, FieldPath, GroupVersionKind, Object, Status, invalid};
 use serde_json::{Value, json};
+use server::Reservation;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;

@@ -1,7 +1,7 @@
 //! Fields of a Service that go together: what was allocated is carried over when a client does not repeat it, and dropped when the
 //! type no longer has it, unless the client changed it as well (which validation then refuses).
 
-use crate::kinds::edit;
+use crate::edit;
 use api::Object;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};

@@ -6,17 +6,18 @@ mod linked;
 mod pool;
 mod validate;
 
-use super::{address, at::At, cells, edit};
-use crate::{Column, Context, Reservation, Settings, Strategy};
+use crate::Settings;
+use crate::{address, at::At, cells, edit, notyet};
 use api::{Cause, Object, Status, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Column, Context, Reservation, Resource, Strategy, TableConvertor, strategy::Allocator};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use pool::{Addresses, NodePorts};
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::name(),
     Column::new("Type", "type determines how the Service is exposed."),
     Column::new("Cluster-IP", "clusterIP is the IP address of the service."),
@@ -43,6 +44,20 @@ impl Services {
     }
 }
 
+/// The resource.
+pub(crate) fn resource(settings: &Settings) -> Resource {
+    let services = Arc::new(Services::new(settings));
+    Resource::new::<Services>("", "v1", "services", "Service", services.clone())
+        .short(&["svc"])
+        .in_upstream_directory("services/specs")
+        .category("all")
+        .allocating(services)
+        .with_status()
+        .with(notyet::proxy(true))
+        .creating_on_update()
+        .returning_deleted()
+}
+
 impl Strategy for Services {
     fn default(&self, object: &mut Object) {
         default_spec(edit::object(&mut object.0, "spec"));
@@ -64,25 +79,8 @@ impl Strategy for Services {
         linked::on_update(object, old);
     }
 
-    fn reserve(&self, cx: &Context, object: &mut Object, old: Option<&Object>) -> Result<Reservation, Status> {
-        let pick = |bound| cx.ids.below(bound);
-        allocate::reserve(&self.addresses, &self.ports, &pick, object, old)
-    }
-
-    fn release(&self, object: &Object) {
-        allocate::held(object, |ip| self.addresses.release(ip), |port| self.ports.release(port));
-    }
-
-    fn rebuilds(&self) -> bool {
-        true
-    }
-
-    fn loaded(&self, object: &Object) {
-        allocate::held(object, |ip| self.addresses.mark(ip), |port| self.ports.mark(port));
-    }
-
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        names::dns1123_label(&crate::context::maybe_prefix(name, prefix))
+        names::dns1123_label(&server::context::maybe_prefix(name, prefix))
     }
 
     fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
@@ -109,6 +107,31 @@ impl Strategy for Services {
         &["spec.clusterIP", "spec.type"]
     }
 
+    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
+        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
+    }
+}
+
+impl Allocator for Services {
+    fn reserve(&self, cx: &Context, object: &mut Object, old: Option<&Object>) -> Result<Reservation, Status> {
+        let pick = |bound| cx.ids.below(bound);
+        allocate::reserve(&self.addresses, &self.ports, &pick, object, old)
+    }
+
+    fn release(&self, object: &Object) {
+        allocate::held(object, |ip| self.addresses.release(ip), |port| self.ports.release(port));
+    }
+
+    fn load(&self, object: &Object) {
+        allocate::held(object, |ip| self.addresses.mark(ip), |port| self.ports.mark(port));
+    }
+}
+
+impl TableConvertor for Services {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
+    }
+
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         let spec = At::of(object, "spec");
         let ip = spec.get("clusterIPs").index(0).str();
@@ -121,10 +144,6 @@ impl Strategy for Services {
             cells::age(object, now),
             json!(cells::labels(object.at(&["spec", "selector"]))),
         ]
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
     }
 }
 

@@ -1,7 +1,7 @@
 //! Services through defaulting, preparation, reservation and validation, as the server does it.
 
 use super::*;
-use crate::kinds::testing::{self, context, errors, parse, row, update_errors};
+use crate::testing::{self, context, errors, parse, row, update_errors};
 use expect_test::expect;
 
 fn services() -> Services {
@@ -115,7 +115,7 @@ fn allocations_are_rebuilt_from_what_is_stored() {
     )
     .unwrap();
     let fresh = services();
-    fresh.loaded(&stored);
+    fresh.load(&stored);
     let again = create(&fresh, "{metadata: {name: b}, spec: {clusterIP: 10.96.0.10, ports: [{port: 80}]}}");
     assert!(again.unwrap_err().contains("provided IP is already allocated"));
 }

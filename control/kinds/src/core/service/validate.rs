@@ -1,7 +1,7 @@
 //! What a Service may be, and what may not change in it.
 
 use super::linked::needs_health_check_port;
-use crate::kinds::{address, at::At, edit, rules};
+use crate::{address, at::At, edit, rules};
 use api::{Cause, CauseKind, FieldPath, Object, names};
 use serde_json::{Value, json};
 use std::collections::HashSet;

@@ -1,19 +1,12 @@
 //! `serviceaccounts/token`: TokenRequest.
 
-use crate::{
-    Objects, Resource, Verb,
-    chain::Call,
-    codec::{self, WriteOptions},
-    metadata,
-    negotiate::Offers,
-    reply,
-    tokens::{Bound, Claims, Reference},
-};
+use super::tokens::{Bound, Claims, Reference, Tokens};
 use api::{Cause, FieldPath, GroupVersionKind, GroupVersionResource, Object, Status, invalid};
 use axum::body::Body;
-use http::{Response, StatusCode};
+use http::Response;
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{Action, Api, Call, Context, Names, Objects, Operation, match_namespace, negotiate::Offers};
 use std::sync::Arc;
 
 /// Shortest life of a token, seconds.
@@ -25,51 +18,57 @@ const PROJECTED: i64 = 3607;
 /// The year that those get.
 const EXTENDED: i64 = 365 * 24 * 3600;
 
-/// POST.
-pub(super) async fn create(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = call.output(Offers::Objects)?;
-    let options = WriteOptions::parse("CreateOptions", &call.query, &call.headers, false)?;
-    let (call, bytes) = call.with_body().await?;
-    let kind = GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
-    let decoded = codec::decode(&call.headers, &bytes, &kind)?;
-    let mut warnings = Vec::new();
-    codec::judge(&decoded, &kind, options.field_validation, &mut warnings)?;
-    let mut request = decoded.object;
-    let cx = call.context(Verb::Create, &resource, options.dry_run);
-    metadata::match_namespace(&mut request, &cx.namespace, true)?;
+/// POST of a TokenRequest.
+pub(crate) struct Token(pub(crate) Tokens);
 
-    let account = cx.objects.get("", "serviceaccounts", &cx.namespace, &cx.name);
-    let account = account.ok_or_else(|| Status::not_found(&resource.gvr, &cx.name))?;
-    let asked = request.int_at(&["spec", "expirationSeconds"]).unwrap_or(3600);
-    validate(&request, asked, &kind)?;
-    let bound = bound(&request, &account, cx.objects.as_ref(), &resource.gvr)?;
-    let issuer = call.server.0.tokens.issuer().to_owned();
-    let audiences: Vec<String> =
-        request.list_at(&["spec", "audiences"]).iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
-    let audiences = if audiences.is_empty() { vec![issuer.clone()] } else { audiences };
+#[async_trait::async_trait]
+impl Action for Token {
+    async fn serve(&self, api: &dyn Api, call: Call, names: Arc<Names>) -> Result<Response<Body>, Status> {
+        let output = call.output(Offers::Objects)?;
+        let kind = GroupVersionKind::new("authentication.k8s.io", "v1", "TokenRequest");
+        let (mut request, options, warnings) = call.decode(&kind)?;
+        let cx = api.context(&call, Operation::Create, &names, options.dry_run);
+        match_namespace(&mut request, &cx.namespace, true)?;
+        self.answer(&cx, &mut request, &kind)?;
+        Ok(call.created(output, &request.into_value(), &warnings))
+    }
+}
 
-    let now = cx.now.as_second();
-    let extended = asked == PROJECTED && bound.pod.is_some() && audiences.contains(&issuer);
-    let claims = Claims {
-        aud: audiences.clone(),
-        exp: now + if extended { EXTENDED } else { asked },
-        iat: now,
-        iss: issuer,
-        jti: cx.ids.uid(),
-        kubernetes: Bound { warnafter: extended.then_some(now + asked), ..bound },
-        nbf: now,
-        sub: format!("system:serviceaccount:{}:{}", cx.namespace, cx.name),
-    };
-    let token = call.server.0.tokens.sign(&claims).map_err(Status::internal)?;
-    let end = Timestamp::from_second(now + asked).unwrap_or(cx.now);
-    request.set(&["metadata", "name"], cx.name.clone());
-    request.set(&["metadata", "creationTimestamp"], api::time::rfc3339(cx.now));
-    request.set(&["spec", "audiences"], audiences);
-    request.set(&["spec", "expirationSeconds"], asked);
-    request.set(&["status"], json!({"token": token, "expirationTimestamp": api::time::rfc3339(end)}));
-    let mut response = reply::value(StatusCode::CREATED, output, &request.into_value());
-    codec::add_warnings(response.headers_mut(), &warnings);
-    Ok(response)
+impl Token {
+    /// Fills in the token.
+    fn answer(&self, cx: &Context, request: &mut Object, kind: &GroupVersionKind) -> Result<(), Status> {
+        let gvr = &cx.resource.gvr;
+        let account = cx.objects.get("", "serviceaccounts", &cx.namespace, &cx.name);
+        let account = account.ok_or_else(|| Status::not_found(gvr, &cx.name))?;
+        let asked = request.int_at(&["spec", "expirationSeconds"]).unwrap_or(3600);
+        validate(request, asked, kind)?;
+        let bound = bound(request, &account, cx.objects.as_ref(), gvr)?;
+        let issuer = self.0.issuer().to_owned();
+        let audiences: Vec<String> =
+            request.list_at(&["spec", "audiences"]).iter().filter_map(|a| a.as_str().map(str::to_owned)).collect();
+        let audiences = if audiences.is_empty() { vec![issuer.clone()] } else { audiences };
+
+        let now = cx.now.as_second();
+        let extended = asked == PROJECTED && bound.pod.is_some() && audiences.contains(&issuer);
+        let claims = Claims {
+            aud: audiences.clone(),
+            exp: now + if extended { EXTENDED } else { asked },
+            iat: now,
+            iss: issuer,
+            jti: cx.ids.uid(),
+            kubernetes: Bound { warnafter: extended.then_some(now + asked), ..bound },
+            nbf: now,
+            sub: format!("system:serviceaccount:{}:{}", cx.namespace, cx.name),
+        };
+        let token = self.0.sign(&claims).map_err(Status::internal)?;
+        let end = Timestamp::from_second(now + asked).unwrap_or(cx.now);
+        request.set(&["metadata", "name"], cx.name.clone());
+        request.set(&["metadata", "creationTimestamp"], api::time::rfc3339(cx.now));
+        request.set(&["spec", "audiences"], audiences);
+        request.set(&["spec", "expirationSeconds"], asked);
+        request.set(&["status"], json!({"token": token, "expirationTimestamp": api::time::rfc3339(end)}));
+        Ok(())
+    }
 }
 
 fn validate(request: &Object, asked: i64, kind: &GroupVersionKind) -> Result<(), Status> {

@@ -1,13 +1,18 @@
 //! ServiceAccount tokens: ES256 JSON web tokens as KEP-1205 describes them, bound to the account and optionally to a pod. A token is
 //! worth nothing once what it is bound to is gone.
 
-use crate::{Objects, User};
+use api::Status;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
+use http::header;
 use jiff::Timestamp;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
+use server::{
+    Document, Objects, User,
+    authn::{Authenticator, Credentials},
+};
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeMap, HashMap},
@@ -160,12 +165,21 @@ impl Tokens {
     }
 
     /// The user of a token, if all that it is bound to still exists.
-    pub fn authenticate(&self, token: &str, now: Timestamp, objects: &dyn Objects) -> Option<User> {
+    pub fn user(&self, token: &str, now: Timestamp, objects: &dyn Objects) -> Option<User> {
         let claims = self.verify(token, now)?;
         if !claims.aud.iter().any(|a| a == self.issuer()) {
             return None;
         }
         user_of(&claims, objects)
+    }
+
+    /// What issuer discovery publishes.
+    pub fn documents(&self) -> Vec<Document> {
+        let (configuration, keys) = ("/.well-known/openid-configuration", "/openid/v1/jwks");
+        vec![
+            Document { path: configuration, media_type: "application/json", value: self.configuration() },
+            Document { path: keys, media_type: "application/jwk-set+json", value: self.jwks() },
+        ]
     }
 
     /// `/openid/v1/jwks`.
@@ -183,6 +197,19 @@ impl Tokens {
             "subject_types_supported": ["public"],
             "id_token_signing_alg_values_supported": ["ES256"],
         })
+    }
+}
+
+#[async_trait::async_trait]
+impl Authenticator for Tokens {
+    async fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Option<User>, Status> {
+        let Some(value) = credentials.headers.get(header::AUTHORIZATION) else { return Ok(None) };
+        let text = value.to_str().map_err(|_| Status::unauthorized())?;
+        let token = match text.split_once(' ') {
+            Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
+            _ => return Err(Status::unauthorized()),
+        };
+        self.user(token, credentials.now, credentials.objects).map(Some).ok_or_else(Status::unauthorized)
     }
 }
 
@@ -241,6 +268,9 @@ pub(crate) mod tests {
         fn list(&self, _: &str, _: &str, _: &str) -> Vec<Arc<Object>> {
             Vec::new()
         }
+        fn changes(&self, _: &str, _: &str) -> server::Changes {
+            server::Changes::default()
+        }
     }
 
     fn claims(tokens: &Tokens) -> Claims {
@@ -269,7 +299,7 @@ pub(crate) mod tests {
         let other = Tokens::new(&key(), "https://kubernetes.default.svc").expect("tokens");
         let token = tokens.sign(&claims(&tokens)).expect("a token");
         let at = |seconds| Timestamp::from_second(seconds).expect("a time");
-        let user = tokens.authenticate(&token, at(500), &One(Some("u"))).expect("authenticated");
+        let user = tokens.user(&token, at(500), &One(Some("u"))).expect("authenticated");
         assert_eq!(user.name, "system:serviceaccount:ns:sa");
         assert_eq!(user.extra["authentication.kubernetes.io/credential-id"], ["JTI=j"]);
         for (seconds, uid, signer) in [
@@ -279,16 +309,16 @@ pub(crate) mod tests {
             (500, None, &tokens),
             (500, Some("u"), &other),
         ] {
-            assert_eq!(signer.authenticate(&token, at(seconds), &One(uid)), None);
+            assert_eq!(signer.user(&token, at(seconds), &One(uid)), None);
         }
         let mut foreign = claims(&tokens);
         foreign.aud = vec!["vault".into()];
         let foreign = tokens.sign(&foreign).expect("a token");
-        assert_eq!(tokens.authenticate(&foreign, at(500), &One(Some("u"))), None);
+        assert_eq!(tokens.user(&foreign, at(500), &One(Some("u"))), None);
         let mut tampered = token.into_bytes();
         let middle = tampered.len() / 2;
         tampered[middle] ^= 1;
-        assert_eq!(tokens.authenticate(&String::from_utf8_lossy(&tampered), at(500), &One(Some("u"))), None);
+        assert_eq!(tokens.user(&String::from_utf8_lossy(&tampered), at(500), &One(Some("u"))), None);
     }
 
     #[test]

@@ -2,13 +2,17 @@
 
 mod validate;
 
-use super::{cells, edit};
-use crate::{Column, Context, Strategy, strategy::Recheck};
-use api::{Cause, Object};
+use crate::{cells, edit};
+use api::{Cause, Object, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use server::{
+    Column, Context, Resource, Strategy, TableConvertor,
+    strategy::{Convertor, Recheck},
+};
+use std::time::Duration;
 
-pub(crate) const COLUMNS: &[Column] = &[
+const COLUMNS: &[Column] = &[
     Column::new("Last Seen", "The time at which the most recent occurrence of this event was recorded."),
     Column::new("Type", "Type of this event (Normal, Warning), new types could be added in the future"),
     Column::new("Reason", "This should be a short, machine understandable string that gives the reason for the event."),
@@ -27,6 +31,17 @@ const fn name_column() -> Column {
 
 /// `v1` Event.
 pub(crate) struct Core;
+
+/// The two resources: one storage, served in two forms.
+pub(crate) fn resources() -> [Resource; 2] {
+    let core = Resource::new("", "v1", "events", "Event", Core);
+    let grouped =
+        Resource::new("events.k8s.io", "v1", "events", "Event", Grouped).stored_as("", "events", "v1", Grouped);
+    [core, grouped].map(|resource| resource.short(&["ev"]).creating_on_update().expiring(TTL))
+}
+
+/// Events live an hour.
+const TTL: Duration = Duration::from_secs(3600);
 
 impl Strategy for Core {
     fn rechecks_metadata(&self) -> Recheck {
@@ -87,6 +102,12 @@ impl Strategy for Core {
             _ => at(&label.split('.').collect::<Vec<_>>()).to_owned(),
         }
     }
+}
+
+impl TableConvertor for Core {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
+    }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         row(object, now)
@@ -123,10 +144,10 @@ impl Strategy for Grouped {
 
     fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
         let mut v1 = object.clone();
-        self.to_storage(&mut v1);
+        to_storage(&mut v1);
         let mut out = validate::legacy(&v1, "reportingController");
         // Updates are held to what may not change instead, since old events may lack what is required now.
-        if cx.verb == crate::Verb::Create {
+        if cx.operation == server::Operation::Create {
             validate::strict(&v1, &mut out);
         }
         out
@@ -134,8 +155,8 @@ impl Strategy for Grouped {
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let (mut new, mut old) = (object.clone(), old.clone());
-        self.to_storage(&mut new);
-        self.to_storage(&mut old);
+        to_storage(&mut new);
+        to_storage(&mut old);
         validate::update(&new, &old)
     }
 
@@ -153,21 +174,41 @@ impl Strategy for Grouped {
             "type",
         ]
     }
+}
+
+/// Between `events.k8s.io/v1`, in which events are served, and `v1`, in which they are stored.
+#[async_trait::async_trait]
+impl Convertor for Grouped {
+    async fn to_storage(&self, mut object: Object) -> Result<Object, Status> {
+        to_storage(&mut object);
+        Ok(object)
+    }
+
+    async fn from_storage(&self, mut objects: Vec<Object>) -> Result<Vec<Object>, Status> {
+        objects.iter_mut().for_each(from_storage);
+        Ok(objects)
+    }
+}
+
+fn to_storage(object: &mut Object) {
+    rename(object, "v1", |(served, stored)| (served, stored));
+    Core.default(object);
+}
+
+fn from_storage(object: &mut Object) {
+    rename(object, "events.k8s.io/v1", |(served, stored)| (stored, served));
+    edit::drop_zero(&mut object.0, &["reportingController", "reportingInstance"]);
+}
+
+impl TableConvertor for Grouped {
+    fn columns(&self) -> &[Column] {
+        COLUMNS
+    }
 
     fn row(&self, object: &Object, now: Timestamp) -> Vec<Value> {
         let mut v1 = object.clone();
-        self.to_storage(&mut v1);
+        to_storage(&mut v1);
         row(&v1, now)
-    }
-
-    fn to_storage(&self, object: &mut Object) {
-        rename(object, "v1", |(served, stored)| (served, stored));
-        Core.default(object);
-    }
-
-    fn from_storage(&self, object: &mut Object) {
-        rename(object, "events.k8s.io/v1", |(served, stored)| (stored, served));
-        edit::drop_zero(&mut object.0, &["reportingController", "reportingInstance"]);
     }
 }
 
@@ -238,7 +279,7 @@ fn source(object: &Object) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kinds::testing::{errors, parse, row as shown};
+    use crate::testing::{errors, parse, row as shown};
     use expect_test::expect;
 
     #[test]
@@ -261,12 +302,12 @@ deprecatedSource: {}
 ",
         );
         let mut stored = served.clone();
-        Grouped.to_storage(&mut stored);
+        to_storage(&mut stored);
         assert_eq!(stored.api_version(), "v1");
         assert_eq!(stored.str_at(&["involvedObject", "name"]), Some("p"));
         assert_eq!(stored.str_at(&["message"]), Some("hello"));
         assert_eq!(stored.int_at(&["count"]), Some(3));
-        Grouped.from_storage(&mut stored);
+        from_storage(&mut stored);
         assert_eq!(stored, served);
     }
 

@@ -1,6 +1,6 @@
 //! What an Event may be, in its stored form; upstream names the fields so, whichever API they came by.
 
-use crate::kinds::{at::At, edit};
+use crate::{at::At, edit};
 use api::{Cause, FieldPath, Object, names};
 use serde_json::{Value, json};
 

@@ -1,10 +1,10 @@
 //! `PodLogOptions`: read from the query as Go's conversion does, validated as upstream does (`ValidatePodLogOptions`, streams cannot be
 //! chosen), and written as the query that goes on to the node.
 
-use crate::request::Query;
 use api::{Cause, FieldPath, GroupVersionKind, Status, invalid};
 use jiff::Timestamp;
 use serde_json::json;
+use server::Query;
 
 /// The node's query for the log of a pod, or what is wrong with the client's.
 pub(super) fn parse(query: &Query, pod: &str) -> Result<String, Status> {
