@@ -599,7 +599,36 @@ fn empty_structures_and_other_lists_are_something() {
     let slice = json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice", "metadata": {"name": "s"},
         "addressType": "IPv4", "endpoints": [], "ports": []});
     scene.update("u", slice);
-    assert!(scene.owners()["u/Update"]["f:ports"].is_object(), "{}", scene.owners());
+    assert_eq!(scene.owners(), json!({"u/Update": {"f:addressType": {}, "f:endpoints": {}, "f:ports": {}}}));
+}
+
+#[test]
+fn nobody_owns_what_go_always_writes_until_it_holds_something() {
+    let owned = |kind: &str, mut object: Value| {
+        let version = if kind == "Deployment" { "apps/v1" } else { "v1" };
+        let mut scene = Scene::new(version, kind);
+        for (key, value) in [("apiVersion", json!(version)), ("kind", json!(kind)), ("metadata", json!({"name": "x"}))]
+        {
+            object[key] = value;
+        }
+        scene.update("u", object);
+        scene.owners()["u/Update"].clone()
+    };
+    // A time and a list that are null, structures and texts without anything in them.
+    let event =
+        json!({"firstTimestamp": null, "involvedObject": {}, "source": {}, "reportingComponent": "", "reason": "r"});
+    assert_eq!(owned("Event", event), json!({"f:reason": {}}));
+    let first = json!({"firstTimestamp": "2026-01-01T00:00:00Z", "source": {"host": "h"}});
+    assert_eq!(owned("Event", first), json!({"f:firstTimestamp": {}, "f:source": {"f:host": {}}}));
+    let deployment =
+        json!({"spec": {"selector": null, "strategy": {}, "template": {"metadata": {}, "spec": {"containers": null}}}});
+    assert_eq!(owned("Deployment", deployment), Value::Null);
+    let selected = json!({"spec": {"selector": {"matchLabels": {"a": "b"}}}});
+    assert_eq!(owned("Deployment", selected), json!({"f:spec": {"f:selector": {}}}));
+    // What was not there before is new with all that is in it.
+    let status = json!({"status": {"conditions": [{"type": "A", "status": "", "lastProbeTime": null}]}});
+    let fields = json!({".": {}, "f:type": {}, "f:status": {}, "f:lastProbeTime": {}});
+    assert_eq!(owned("Pod", status), json!({"f:status": {"f:conditions": {".": {}, "k:{\"type\":\"A\"}": fields}}}));
 }
 
 #[test]

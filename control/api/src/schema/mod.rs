@@ -23,6 +23,7 @@ use std::{fmt, sync::Arc};
 
 pub(crate) use data::builtin;
 pub use decode::kind_of as json_kind;
+pub(crate) use empty::zero;
 pub(crate) use types::{Arena, Field, Kind, Node, NodeId, StructId};
 pub use types::{ListType, PatchStrategy, Shape};
 
@@ -158,7 +159,8 @@ impl Schema {
     }
 
     /// Leaves out what Go's JSON leaves out of the built-in kinds: empty texts that are not behind a pointer, zeroes and `false` of fields
-    /// with `omitempty`, empty lists and maps. Required fields stay, and required scalars that are missing are written as their zero.
+    /// with `omitempty`, empty lists and maps. Fields that Go always writes stay, and are written where they are missing: a scalar as its
+    /// zero, a structure that is not behind a pointer as `{}`, a list, map, time or pointer as null.
     pub fn leave_out_empty(&self, value: &mut Value) {
         empty::leave_out(&self.arena, self.node, value);
     }

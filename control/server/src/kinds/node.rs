@@ -20,20 +20,6 @@ pub(crate) const COLUMNS: &[Column] = &[
     Column::new("Container-Runtime", "ContainerRuntime Version reported by the node.").wide(),
 ];
 
-/// What a node says about itself: always there, empty until it speaks.
-const NODE_INFO: &[&str] = &[
-    "machineID",
-    "systemUUID",
-    "bootID",
-    "kernelVersion",
-    "osImage",
-    "containerRuntimeVersion",
-    "kubeletVersion",
-    "kubeProxyVersion",
-    "operatingSystem",
-    "architecture",
-];
-
 pub(crate) struct Nodes;
 
 impl Strategy for Nodes {
@@ -43,7 +29,6 @@ impl Strategy for Nodes {
 
     fn default(&self, object: &mut Object) {
         let spec = edit::object(&mut object.0, "spec");
-        edit::drop_zero(spec, &["podCIDR", "podCIDRs", "providerID", "unschedulable", "taints", "externalID"]);
         cidrs(spec);
         let status = edit::object(&mut object.0, "status");
         for list in ["capacity", "allocatable"] {
@@ -54,12 +39,6 @@ impl Strategy for Nodes {
         if let Some(capacity) = status.get("capacity").filter(|c| !c.is_null()).cloned() {
             edit::fill(status, "allocatable", capacity);
         }
-        let info = edit::object(status, "nodeInfo");
-        for name in NODE_INFO {
-            edit::fill(info, name, "");
-        }
-        let port = edit::object(edit::object(status, "daemonEndpoints"), "kubeletEndpoint");
-        edit::fill(port, "Port", 0);
     }
 
     fn keeps_status_on_create(&self) -> bool {
