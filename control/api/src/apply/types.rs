@@ -2,7 +2,7 @@
 //! granular, lists are atomic.
 
 use super::set;
-use crate::schema::{Arena, Field, ListType, NodeId, Schema, Shape as Kind, zero};
+use crate::schema::{self, Arena, Field, ListType, NodeId, Schema, Shape as Kind, zero};
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -35,11 +35,22 @@ pub(super) enum Unset {
 pub(super) struct Type<'a> {
     arena: &'a Arena,
     node: Option<NodeId>,
+    /// What is written as empty is there.
+    written: bool,
 }
 
 impl<'a> Type<'a> {
     pub(super) fn of(schema: &'a Schema) -> Self {
-        Self { arena: &schema.arena, node: Some(schema.node) }
+        Self { arena: &schema.arena, node: Some(schema.node), written: false }
+    }
+
+    /// For a new value that is no Go value yet: what is applied empty is something, until it is stored.
+    pub(super) fn as_written(self) -> Self {
+        Self { written: true, ..self }
+    }
+
+    pub(super) fn is_written(self) -> bool {
+        self.written
     }
 
     fn at(self, node: Option<NodeId>) -> Self {
@@ -61,9 +72,13 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// What kind of value the schema wants here.
+    /// What kind of value the schema wants here. A time is any scalar, as a quantity is.
     pub(super) fn wants(self) -> Kind {
-        self.node.map_or(Kind::Any, |id| self.arena.shape(id))
+        let Some(id) = self.node else { return Kind::Any };
+        match self.arena.node(id).kind {
+            schema::Kind::Time | schema::Kind::MicroTime => Kind::Quantity,
+            _ => self.arena.shape(id),
+        }
     }
 
     /// Whether an object here may not have this field.

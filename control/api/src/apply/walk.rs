@@ -173,7 +173,7 @@ fn diff_field<'a>(
 ) {
     // Upstream compares Go values: an empty map is none, so that nobody comes to own it and the last entry takes it along.
     let there = |value: Option<&'a Value>| value.filter(|value| !(is_hollow(value) && parent.omits_empty(name)));
-    let (old, new) = (there(old), there(new));
+    let (old, new) = (there(old), if parent.is_written() { new } else { there(new) });
     if old == new {
         return;
     }
