@@ -35,6 +35,26 @@ fn write_always(arena: &Arena, id: StructId, map: &mut Map<String, Value>) {
     }
 }
 
+/// See [`super::Schema::forget_empty_lists`].
+pub(super) fn forget_lists(arena: &Arena, node: NodeId, map: &mut Map<String, Value>) {
+    let Kind::Struct(id) = arena.node(node).kind else { return };
+    for (key, value) in map {
+        let Some(field) = arena.field(id, key) else { continue };
+        let kind = arena.node(field.node).kind;
+        match value {
+            Value::Array(list) if list.is_empty() && field.always => *value = Value::Null,
+            Value::Array(list) => {
+                let Kind::List(item) = kind else { continue };
+                for one in list.iter_mut().filter_map(Value::as_object_mut) {
+                    forget_lists(arena, item, one);
+                }
+            }
+            Value::Object(child) => forget_lists(arena, field.node, child),
+            _ => {}
+        }
+    }
+}
+
 /// What Go's JSON has for a value of this kind that was never set: null for lists, maps and times.
 pub(crate) fn zero(kind: Kind) -> Value {
     match kind {
@@ -120,6 +140,12 @@ mod tests {
         let service = written("", "Service", json!({"status": conditions}));
         let condition = json!({"type": "", "status": "", "reason": "", "message": ""});
         assert_eq!(service["status"], json!({"loadBalancer": {}, "conditions": [condition]}));
+        let mut slice = slice;
+        let schema =
+            Schema::for_kind(&GroupVersionKind::new("discovery.k8s.io", "v1", "EndpointSlice")).expect("built in");
+        schema.forget_empty_lists(slice.as_object_mut().expect("an object"));
+        let endpoints = json!([{"addresses": null, "conditions": {}}]);
+        assert_eq!(slice, json!({"metadata": {}, "addressType": "", "endpoints": endpoints, "ports": null}));
         let event = written("", "Event", json!({"series": {}}));
         assert_eq!(event["series"], json!({"lastObservedTime": null}));
         assert_eq!((&event["firstTimestamp"], &event["source"]), (&json!(null), &json!({})));

@@ -12,13 +12,14 @@ mod data;
 mod decode;
 mod defaults;
 mod empty;
+mod internal;
 pub mod openapi;
 mod structural;
 mod types;
 mod zeros;
 
 use crate::GroupVersionKind;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{fmt, sync::Arc};
 
 pub(crate) use data::builtin;
@@ -163,6 +164,28 @@ impl Schema {
     /// zero, a structure that is not behind a pointer as `{}`, a list, map, time or pointer as null.
     pub fn leave_out_empty(&self, value: &mut Value) {
         empty::leave_out(&self.arena, self.node, value);
+    }
+
+    /// Writes null for an empty list that Go always writes. Upstream stores protobuf, which cannot tell it from none, and answers what was
+    /// stored. (Lists inside maps are left: no built-in kind has any.)
+    pub fn forget_empty_lists(&self, object: &mut Map<String, Value>) {
+        empty::forget_lists(&self.arena, self.node, object);
+    }
+
+    /// The JSON of a value as error texts of upstream print its own Go types: `{"Kind":"Pod","Namespace":"",…}`.
+    pub fn internal_form(&self, value: &Value) -> String {
+        let mut text = String::new();
+        internal::write(&self.arena, self.node, value, &mut text);
+        text
+    }
+
+    /// As [`Schema::internal_form`], of one field of an object of this type, which may be missing: then its zero.
+    pub fn internal_field(&self, object: &Map<String, Value>, name: &str) -> String {
+        let mut text = String::new();
+        for field in self.arena.fields(self.node).iter().filter(|field| field.name == name) {
+            internal::write_field(&self.arena, field, object, &mut text);
+        }
+        text
     }
 
     /// Makes a stored value readable for typed decoders in Rust, which refuse what Go reads: a null is dropped, an element that is null

@@ -10,7 +10,7 @@ pub(crate) mod cells;
 mod configmap;
 mod controllerrevision;
 mod deployment;
-mod edit;
+pub(crate) mod edit;
 mod endpoints;
 mod endpointslice;
 mod event;

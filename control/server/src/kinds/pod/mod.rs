@@ -36,7 +36,6 @@ impl Strategy for Pods {
         podspec::default_pod_spec(spec);
         podspec::default_pod(spec);
         let status = edit::object(&mut object.0, "status");
-        edit::fill_str(status, "phase", "Pending");
         update::align_ips(status);
     }
 
