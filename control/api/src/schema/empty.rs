@@ -11,10 +11,11 @@ pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
     }
     match (arena.node(node).kind, value) {
         (Kind::Struct(id), Value::Object(map)) => {
+            let name = arena.struct_name(id);
             map.retain(|key, child| {
                 let Some(field) = arena.field(id, key) else { return true };
                 leave_out(arena, field.node, child);
-                !is_empty(arena, field, child)
+                !is_empty(arena, field, child) || (key == "labels" && name == "ObjectMeta")
             });
             write_always(arena, id, map);
         }
@@ -35,24 +36,29 @@ fn write_always(arena: &Arena, id: StructId, map: &mut Map<String, Value>) {
     }
 }
 
-/// See [`super::Schema::forget_empty_lists`].
-pub(super) fn forget_lists(arena: &Arena, node: NodeId, map: &mut Map<String, Value>) {
+/// See [`super::Schema::forget_empty`].
+pub(super) fn forget(arena: &Arena, node: NodeId, map: &mut Map<String, Value>) {
     let Kind::Struct(id) = arena.node(node).kind else { return };
-    for (key, value) in map {
+    for (key, value) in map.iter_mut() {
         let Some(field) = arena.field(id, key) else { continue };
         let kind = arena.node(field.node).kind;
         match value {
             Value::Array(list) if list.is_empty() && field.always => *value = Value::Null,
+            // What `leave_out` has left for messages.
+            Value::Object(labels) if labels.is_empty() && key == "labels" && matches!(kind, Kind::Map(_)) => {
+                *value = Value::Null
+            }
             Value::Array(list) => {
                 let Kind::List(item) = kind else { continue };
                 for one in list.iter_mut().filter_map(Value::as_object_mut) {
-                    forget_lists(arena, item, one);
+                    forget(arena, item, one);
                 }
             }
-            Value::Object(child) => forget_lists(arena, field.node, child),
+            Value::Object(child) => forget(arena, field.node, child),
             _ => {}
         }
     }
+    map.retain(|key, value| !value.is_null() || arena.field(id, key).is_none_or(|field| field.always));
 }
 
 /// What Go's JSON has for a value of this kind that was never set: null for lists, maps and times.
@@ -143,7 +149,7 @@ mod tests {
         let mut slice = slice;
         let schema =
             Schema::for_kind(&GroupVersionKind::new("discovery.k8s.io", "v1", "EndpointSlice")).expect("built in");
-        schema.forget_empty_lists(slice.as_object_mut().expect("an object"));
+        schema.forget_empty(slice.as_object_mut().expect("an object"));
         let endpoints = json!([{"addresses": null, "conditions": {}}]);
         assert_eq!(slice, json!({"metadata": {}, "addressType": "", "endpoints": endpoints, "ports": null}));
         let event = written("", "Event", json!({"series": {}}));
@@ -161,6 +167,8 @@ mod tests {
             "volumes": [{"name": "v", "azureFile": {"secretName": "s", "shareName": "", "readOnly": false}},
                 {"name": "e", "emptyDir": {"medium": ""}}]}});
         schema.leave_out_empty(&mut pod);
+        assert_eq!(pod["metadata"]["labels"], json!({}), "until it is stored");
+        schema.forget_empty(pod.as_object_mut().expect("an object"));
         let wanted = json!({"metadata": {"name": "p"}, "spec": {
             "priority": 0, "automountServiceAccountToken": false, "runtimeClassName": "",
             "containers": [{"name": "", "resources": {}, "livenessProbe": {"httpGet": {"port": 0}}, "env": [{"name": "A"}]}],

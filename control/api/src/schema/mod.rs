@@ -161,15 +161,16 @@ impl Schema {
 
     /// Leaves out what Go's JSON leaves out of the built-in kinds: empty texts that are not behind a pointer, zeroes and `false` of fields
     /// with `omitempty`, empty lists and maps. Fields that Go always writes stay, and are written where they are missing: a scalar as its
-    /// zero, a structure that is not behind a pointer as `{}`, a list, map, time or pointer as null.
+    /// zero, a structure that is not behind a pointer as `{}`, a list, map, time or pointer as null. Empty labels stay until
+    /// [`Schema::forget_empty`].
     pub fn leave_out_empty(&self, value: &mut Value) {
         empty::leave_out(&self.arena, self.node, value);
     }
 
-    /// Writes null for an empty list that Go always writes. Upstream stores protobuf, which cannot tell it from none, and answers what was
-    /// stored. (Lists inside maps are left: no built-in kind has any.)
-    pub fn forget_empty_lists(&self, object: &mut Map<String, Value>) {
-        empty::forget_lists(&self.arena, self.node, object);
+    /// Forgets what upstream's storage, which is protobuf, cannot tell from nothing: a list that Go always writes is null where it is
+    /// empty; empty labels, which [`Schema::leave_out_empty`] leaves since messages print them, are gone.
+    pub fn forget_empty(&self, object: &mut Map<String, Value>) {
+        empty::forget(&self.arena, self.node, object);
     }
 
     /// The JSON of a value as error texts of upstream print its own Go types: `{"Kind":"Pod","Namespace":"",…}`.

@@ -265,7 +265,7 @@ async fn create_once(
     write.refuse(&object, &causes)?;
     write.admit_finally(attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
-    write.schema.forget_empty_lists(&mut object.0);
+    write.schema.forget_empty(&mut object.0);
     write.warnings.extend(strategy.warnings(&write.cx, &object, None));
     write.warnings.extend(advice::warnings(write.server.0.image_advice.as_ref(), &write.cx.user, &object));
     let key = resource.key(object.namespace(), object.name());
@@ -422,7 +422,7 @@ async fn update_once(
     let reservation = prepare_update(write, &mut object, old)?;
     write.admit_finally(&attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
-    write.schema.forget_empty_lists(&mut object.0);
+    write.schema.forget_empty(&mut object.0);
     object.set(&["metadata", "resourceVersion"], old.resource_version().to_owned());
     if write.cx.dry_run {
         return Ok(Ok(Written::Detached(Box::new(object))));

@@ -381,3 +381,48 @@ async fn the_data_of_a_revision_is_one_value() {
         .await
         .fails(422, r#"ControllerRevision.apps "r" is invalid: data: Invalid value: {"spec":{}}: field is immutable"#);
 }
+
+#[tokio::test]
+async fn small_things_that_go_does_on_the_way() {
+    let cluster = Cluster::new().await;
+    pod(&cluster, "p").await;
+    // A Pod never has a negative grace; a template has the one that was given.
+    let hasty = json!({"metadata": {"name": "q"}, "spec": {"terminationGracePeriodSeconds": -1, "containers": [{"name": "c", "image": "i",
+        "resources": {"limits": {"cpu": "0.0001", "memory": 1e30, "ephemeral-storage": "010Gi"}}}]}});
+    let made = cluster.post(PODS, hasty).await.ok();
+    assert_eq!(made["spec"]["terminationGracePeriodSeconds"], 1);
+    // Amounts are whole thousandths, and keep a spelling that needs no change.
+    let limits = json!({"cpu": "1m", "memory": "1e+30", "ephemeral-storage": "010Gi"});
+    assert_eq!(made["spec"]["containers"][0]["resources"]["limits"], limits);
+    // Labels that are empty are printed so, and yet are none.
+    let mut template = deployment("d", 1);
+    template["spec"]["template"]["metadata"] = json!({"labels": {}});
+    cluster.post(DEPLOYMENTS, template.clone()).await.fails(
+        422,
+        r#"Deployment.apps "d" is invalid: spec.template.metadata.labels: Invalid value: {}: `selector` does not match template `labels`"#,
+    );
+    template["spec"]["template"]["metadata"] = json!({});
+    cluster.post(DEPLOYMENTS, template).await.fails(
+        422,
+        r#"Deployment.apps "d" is invalid: spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`"#,
+    );
+    let templates = "/api/v1/namespaces/default/podtemplates";
+    let made = cluster.post(templates, json!({"metadata": {"name": "t"}, "template": {"metadata": {"labels": {}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}})).await.ok();
+    assert_eq!(made["template"]["metadata"], json!({}));
+    cluster
+        .patch(&format!("{templates}/t"), "merge-patch+json", json!({"template": {"metadata": {"labels": {}}}}))
+        .await
+        .ok();
+    assert_eq!(
+        cluster.get(&format!("{templates}/t")).await.ok()["metadata"]["resourceVersion"],
+        made["metadata"]["resourceVersion"]
+    );
+    // A manager's name is no longer in managedFields than in a query.
+    cluster.create_map("m", json!({})).await;
+    let mut named = cluster.get(&map("m")).await.ok();
+    named["metadata"]["managedFields"][0]["manager"] = json!("m".repeat(129));
+    cluster.put(&map("m"), named).await.fails(
+        422,
+        r#"ConfigMap "m" is invalid: metadata.managedFields[0].manager: Too long: may not be more than 128 bytes"#,
+    );
+}
