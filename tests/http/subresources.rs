@@ -29,6 +29,17 @@ async fn scale_shows_and_sets_replicas() {
         422,
         r#"Scale.autoscaling "d" is invalid: spec.replicas: Invalid value: -1: must be greater than or equal to 0"#,
     );
+    cluster
+        .patch(&target, "merge-patch+json", json!({"metadata": {"namespace": "other"}}))
+        .await
+        .fails(400, "the namespace of the provided object does not match the namespace sent on the request");
+    let uid = object["metadata"]["uid"].as_str().unwrap();
+    cluster.patch(&target, "merge-patch+json", json!({"metadata": {"uid": "u"}})).await.fails(
+        409,
+        &format!(
+            r#"Operation cannot be fulfilled on deployments/scale.apps "d": Precondition failed: UID in precondition: u, UID in object meta: {uid}"#
+        ),
+    );
 }
 
 #[tokio::test]

@@ -258,3 +258,171 @@ async fn a_json_patch_may_replace_what_is_not_there_and_nulls_in_merged_lists_ar
     let requests = &object["spec"]["template"]["spec"]["initContainers"][0]["resources"]["requests"];
     assert_eq!(requests, &json!({"memory": "1Mi"}));
 }
+
+/// The values of the `Warning` headers.
+fn warnings(answer: &Answer) -> Vec<String> {
+    answer.headers.get_all("warning").iter().map(|w| w.to_str().unwrap().to_owned()).collect()
+}
+
+#[tokio::test]
+async fn a_refusal_says_what_the_request_was_warned_of_before() {
+    let cluster = Cluster::new().await;
+    let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "p", "uid": "u"});
+    let twice = json!({"metadata": {"name": "BAD", "ownerReferences": [owner, owner]}});
+    let refused = cluster.post(MAPS, twice).await;
+    assert_eq!(refused.code, 422);
+    assert_eq!(
+        warnings(&refused),
+        [
+            "299 - \".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such requests as early as 1.24; please fix your requests; duplicate UID(s) observed: u\""
+        ]
+    );
+    let unknown = cluster.post(MAPS, json!({"metadata": {"name": "BAD"}, "odd": 1})).await;
+    assert_eq!((unknown.code, warnings(&unknown)), (422, vec!["299 - \"unknown field \\\"odd\\\"\"".to_owned()]));
+    // What is said of an object that is accepted is not said of one that is refused.
+    cluster.create_map("m", json!({})).await;
+    let service = |kind: &str| json!({"metadata": {"name": "s"}, "spec": {"type": kind, "externalIPs": ["010.0.0.1"], "ports": [{"port": 1}]}});
+    let services = "/api/v1/namespaces/default/services";
+    assert_eq!(warnings(&cluster.post(services, service("Odd")).await), [""; 0]);
+}
+
+#[tokio::test]
+async fn an_empty_list_that_is_always_written_is_null_once_it_is_stored() {
+    let cluster = Cluster::new().await;
+    let slices = "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices";
+    let slice = json!({"metadata": {"name": "s"}, "addressType": "IPv4", "endpoints": [{"addresses": ["10.1.2.3"]}], "ports": []});
+    for query in ["?dryRun=All", ""] {
+        let made = cluster.post(&format!("{slices}{query}"), slice.clone()).await.ok();
+        assert_eq!((&made["ports"], &made["endpoints"][0]["conditions"]), (&Value::Null, &json!({})));
+        assert!(made.as_object().unwrap().contains_key("ports"));
+        assert_eq!(
+            made["metadata"]["managedFields"][0]["fieldsV1"],
+            json!({"f:addressType": {}, "f:endpoints": {}, "f:ports": {}})
+        );
+    }
+    // None and an empty list are the same, so that nothing has changed.
+    let one = format!("{slices}/s");
+    let patched = cluster.patch(&one, "merge-patch+json", json!({"ports": []})).await.ok();
+    assert_eq!((&patched["ports"], &patched["metadata"]["generation"]), (&Value::Null, &json!(1)));
+    let patched = cluster.patch(&one, "merge-patch+json", json!({"ports": [{"port": 1}]})).await.ok();
+    assert_eq!((&patched["ports"][0]["port"], &patched["metadata"]["generation"]), (&json!(1), &json!(2)));
+}
+
+#[tokio::test]
+async fn structures_of_the_server_are_printed_by_their_go_names() {
+    let cluster = Cluster::new().await;
+    let events = "/apis/events.k8s.io/v1/namespaces/default/events";
+    let event = json!({"metadata": {"name": "e"}, "eventTime": "2026-01-01T00:00:00.000001Z", "type": "Normal", "reason": "r",
+        "action": "a", "reportingController": "a.b/c", "reportingInstance": "i",
+        "regarding": {"kind": "Pod", "namespace": "default", "name": "p"}});
+    cluster.post(events, event).await.ok();
+    let change = json!({"regarding": {"name": "q"}, "action": null});
+    let refused = cluster.patch(&format!("{events}/e"), "merge-patch+json", change).await;
+    let shown: Vec<String> = refused.json()["details"]["causes"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|cause| format!("{}: {}", cause["field"].as_str().unwrap(), cause["message"].as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        shown,
+        [
+            "action: Required value",
+            r#"involvedObject: Invalid value: {"Kind":"Pod","Namespace":"default","Name":"q","UID":"","APIVersion":"","ResourceVersion":"","FieldPath":""}: field is immutable"#,
+            r#"action: Invalid value: "": field is immutable"#,
+        ]
+    );
+    pod(&cluster, "p").await;
+    let profiled = json!({"metadata": {"name": "q"}, "spec": {"containers": [{"name": "c", "image": "i",
+        "securityContext": {"seccompProfile": {"type": "Unconfined", "localhostProfile": "f"}}}]}});
+    cluster.post(PODS, profiled).await.fails(
+        422,
+        r#"Pod "q" is invalid: spec.containers[0].securityContext.seccompProfile.localhostProfile: Invalid value: {"Type":"Unconfined","LocalhostProfile":"f"}: can only be set when seccomp type is Localhost"#,
+    );
+    let twice = json!({"status": {"podIPs": [{"ip": "10.1.2.3"}, {"ip": "10.1.2.3"}]}});
+    cluster.patch(&format!("{PODS}/p/status"), "merge-patch+json", twice).await.fails(
+        422,
+        r#"Pod "p" is invalid: status.podIPs: Invalid value: [{"IP":"10.1.2.3"},{"IP":"10.1.2.3"}]: may specify no more than one IP for each IP family"#,
+    );
+    let node = json!({"metadata": {"name": "n"}, "spec": {"podCIDR": "10.1.0.0/24", "podCIDRs": ["10.2.0.0/24"]}});
+    let node = cluster.post("/api/v1/nodes", node).await.ok();
+    assert_eq!(node["spec"]["podCIDRs"], json!(["10.1.0.0/24"]), "the older field counts");
+    let address = json!({"type": "InternalIP", "address": "10.0.0.1"});
+    let twice = json!({"status": {"addresses": [address, address]}});
+    cluster.patch("/api/v1/nodes/n/status", "merge-patch+json", twice).await.fails(
+        422,
+        r#"Node "n" is invalid: status.addresses[1]: Duplicate value: {"Type":"InternalIP","Address":"10.0.0.1"}"#,
+    );
+}
+
+#[tokio::test]
+async fn the_data_of_a_revision_is_one_value() {
+    let cluster = Cluster::new().await;
+    let revisions = "/apis/apps/v1/namespaces/default/controllerrevisions";
+    cluster
+        .post(revisions, json!({"metadata": {"name": "r"}}))
+        .await
+        .fails(422, r#"ControllerRevision.apps "r" is invalid: data: Required value: data is mandatory"#);
+    cluster
+        .post(revisions, json!({"metadata": {"name": "r"}, "revision": 1, "data": {"spec": {"a": null}}}))
+        .await
+        .ok();
+    let one = format!("{revisions}/r");
+    cluster.patch(&one, "merge-patch+json", json!({"revision": 2})).await.ok();
+    let strategic = cluster.patch(&one, "strategic-merge-patch+json", json!({"data": {"spec": {"b": 1}}})).await;
+    strategic.fails(500, r#"unable to find api field in struct RawExtension for the json field "spec""#);
+    // Not that it is wanted, but that it cannot change.
+    cluster
+        .patch(&one, "merge-patch+json", json!({"data": null}))
+        .await
+        .fails(422, r#"ControllerRevision.apps "r" is invalid: data: Invalid value: null: field is immutable"#);
+    cluster
+        .patch(&one, "merge-patch+json", json!({"data": {"spec": {"a": null}}}))
+        .await
+        .fails(422, r#"ControllerRevision.apps "r" is invalid: data: Invalid value: {"spec":{}}: field is immutable"#);
+}
+
+#[tokio::test]
+async fn small_things_that_go_does_on_the_way() {
+    let cluster = Cluster::new().await;
+    pod(&cluster, "p").await;
+    // A Pod never has a negative grace; a template has the one that was given.
+    let hasty = json!({"metadata": {"name": "q"}, "spec": {"terminationGracePeriodSeconds": -1, "containers": [{"name": "c", "image": "i",
+        "resources": {"limits": {"cpu": "0.0001", "memory": 1e30, "ephemeral-storage": "010Gi"}}}]}});
+    let made = cluster.post(PODS, hasty).await.ok();
+    assert_eq!(made["spec"]["terminationGracePeriodSeconds"], 1);
+    // Amounts are whole thousandths, and keep a spelling that needs no change.
+    let limits = json!({"cpu": "1m", "memory": "1e+30", "ephemeral-storage": "010Gi"});
+    assert_eq!(made["spec"]["containers"][0]["resources"]["limits"], limits);
+    // Labels that are empty are printed so, and yet are none.
+    let mut template = deployment("d", 1);
+    template["spec"]["template"]["metadata"] = json!({"labels": {}});
+    cluster.post(DEPLOYMENTS, template.clone()).await.fails(
+        422,
+        r#"Deployment.apps "d" is invalid: spec.template.metadata.labels: Invalid value: {}: `selector` does not match template `labels`"#,
+    );
+    template["spec"]["template"]["metadata"] = json!({});
+    cluster.post(DEPLOYMENTS, template).await.fails(
+        422,
+        r#"Deployment.apps "d" is invalid: spec.template.metadata.labels: Invalid value: null: `selector` does not match template `labels`"#,
+    );
+    let templates = "/api/v1/namespaces/default/podtemplates";
+    let made = cluster.post(templates, json!({"metadata": {"name": "t"}, "template": {"metadata": {"labels": {}}, "spec": {"containers": [{"name": "c", "image": "i"}]}}})).await.ok();
+    assert_eq!(made["template"]["metadata"], json!({}));
+    cluster
+        .patch(&format!("{templates}/t"), "merge-patch+json", json!({"template": {"metadata": {"labels": {}}}}))
+        .await
+        .ok();
+    assert_eq!(
+        cluster.get(&format!("{templates}/t")).await.ok()["metadata"]["resourceVersion"],
+        made["metadata"]["resourceVersion"]
+    );
+    // A manager's name is no longer in managedFields than in a query.
+    cluster.create_map("m", json!({})).await;
+    let mut named = cluster.get(&map("m")).await.ok();
+    named["metadata"]["managedFields"][0]["manager"] = json!("m".repeat(129));
+    cluster.put(&map("m"), named).await.fails(
+        422,
+        r#"ConfigMap "m" is invalid: metadata.managedFields[0].manager: Too long: may not be more than 128 bytes"#,
+    );
+}

@@ -2,7 +2,7 @@
 //!
 //! Absent and `null` read alike, and a value of the wrong type reads as absent: the schema engine has reported both before.
 
-use api::{Cause, FieldPath, Object};
+use api::{Cause, FieldPath, Object, schema::Schema};
 use serde_json::Value;
 
 /// The deepest place that any rule looks at, with room for kinds that wrap a pod template once more.
@@ -147,6 +147,18 @@ impl<'a> At<'a> {
     /// `Invalid value: <value>: detail`.
     pub(crate) fn invalid(self, detail: &str) -> Cause {
         Cause::invalid(&self.field(), self.value, detail)
+    }
+
+    /// The value as upstream prints its own type, which `definition` (`io.k8s.api.core.v1.Taint`) describes; a list, each of them.
+    pub(crate) fn printed(self, definition: &str) -> String {
+        let Some(schema) = Schema::named(definition) else { return self.value.to_string() };
+        match self.value {
+            Value::Array(list) => {
+                let each: Vec<_> = list.iter().map(|one| schema.internal_form(one)).collect();
+                format!("[{}]", each.join(","))
+            }
+            one => schema.internal_form(one),
+        }
     }
 
     /// The same place, with an empty string where nothing is: how upstream shows a string that is missing.

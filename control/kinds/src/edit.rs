@@ -2,6 +2,7 @@
 //! when it is the zero value (which is what Go clients that speak protobuf send).
 
 use api::Object;
+pub(crate) use api::semantic::{is_nothing, same, same_at};
 use serde_json::{Map, Value};
 
 /// A JSON object.
@@ -72,27 +73,6 @@ pub(crate) fn keep_at(object: &mut Object, old: &Object, path: &[&str]) {
     }
 }
 
-fn is_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::Array(a) => a.is_empty(),
-        Value::Object(o) => o.is_empty(),
-        _ => false,
-    }
-}
-
-/// Equality as upstream's semantic comparison has it: nothing, an empty list and an empty map are the same.
-pub(crate) fn same(a: &Value, b: &Value) -> bool {
-    match (a, b) {
-        (Value::Object(a), Value::Object(b)) => {
-            a.iter().all(|(k, v)| same(v, b.get(k).unwrap_or(&Value::Null)))
-                && b.iter().all(|(k, v)| a.contains_key(k) || is_nothing(v))
-        }
-        (Value::Array(a), Value::Array(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
-        (a, b) => a == b || (is_nothing(a) && is_nothing(b)),
-    }
-}
-
 /// A key for telling which elements of a list are the [`same`]: without the fields that hold nothing.
 pub(crate) fn essence(value: &Value) -> Value {
     match value {
@@ -104,11 +84,6 @@ pub(crate) fn essence(value: &Value) -> Value {
         Value::Array(list) => Value::Array(list.iter().map(essence).collect()),
         other => other.clone(),
     }
-}
-
-/// [`same`] for one place in two objects.
-pub(crate) fn same_at(a: &Object, b: &Object, path: &[&str]) -> bool {
-    same(a.at(path).unwrap_or(&Value::Null), b.at(path).unwrap_or(&Value::Null))
 }
 
 /// Generation follows the old object, one higher if any of the places differ.

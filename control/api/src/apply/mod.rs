@@ -277,7 +277,7 @@ fn apply_once(
         // A map or list that lost its last entry stays, empty, if it is applied empty.
         merged = merge::merge(&pruned, &config.0, root);
     }
-    let difference = walk::diff(&base.object.0, &merged, root).without(opts.ignored);
+    let difference = walk::diff(&base.object.0, &merged, root.as_written()).without(opts.ignored);
     if !force {
         let conflicts = conflicts(&managed, &difference, &manager);
         if !conflicts.is_empty() {

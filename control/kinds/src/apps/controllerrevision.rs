@@ -4,7 +4,7 @@ use crate::{at::At, cells, edit};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
+use server::{Column, Context, Operation, Resource, Strategy, TableConvertor, strategy::Recheck};
 
 const COLUMNS: &[Column] = &[
     Column::name(),
@@ -29,10 +29,13 @@ impl Strategy for Revisions {
         edit::fill(&mut object.0, "revision", 0);
     }
 
-    fn validate(&self, _cx: &Context, object: &Object) -> Vec<Cause> {
+    fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
         At::of(object, "revision").not_negative(&mut out);
         let data = At::of(object, "data");
+        if cx.operation != Operation::Create {
+            return out; // its data cannot change
+        }
         if !data.is_set() {
             out.push(data.required("data is mandatory"));
         } else if !data.value().is_object() {
@@ -42,9 +45,12 @@ impl Strategy for Revisions {
     }
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
-        let mut out = Vec::new();
-        At::of(object, "data").immutable(At::of(old, "data"), &mut out);
-        out
+        let (data, before) = (At::of(object, "data"), At::of(old, "data"));
+        // What is in it is not upstream's to read: a null is another text than nothing.
+        if data.value() == before.value() {
+            return Vec::new();
+        }
+        vec![Cause::immutable(&data.field(), data.value())]
     }
 }
 

@@ -5,7 +5,10 @@ use api::{Cause, CauseKind, FieldPath, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
-use std::collections::{BTreeSet, HashSet};
+use std::{
+    cmp::Ordering,
+    collections::{BTreeSet, HashSet},
+};
 
 const COLUMNS: &[Column] = &[
     Column::name(),
@@ -18,20 +21,6 @@ const COLUMNS: &[Column] = &[
     Column::new("OS-Image", "OS Image reported by the node.").wide(),
     Column::new("Kernel-Version", "Kernel Version reported by the node.").wide(),
     Column::new("Container-Runtime", "ContainerRuntime Version reported by the node.").wide(),
-];
-
-/// What a node says about itself: always there, empty until it speaks.
-const NODE_INFO: &[&str] = &[
-    "machineID",
-    "systemUUID",
-    "bootID",
-    "kernelVersion",
-    "osImage",
-    "containerRuntimeVersion",
-    "kubeletVersion",
-    "kubeProxyVersion",
-    "operatingSystem",
-    "architecture",
 ];
 
 pub(crate) struct Nodes;
@@ -53,7 +42,6 @@ impl Strategy for Nodes {
 
     fn default(&self, object: &mut Object) {
         let spec = edit::object(&mut object.0, "spec");
-        edit::drop_zero(spec, &["podCIDR", "podCIDRs", "providerID", "unschedulable", "taints", "externalID"]);
         cidrs(spec);
         let status = edit::object(&mut object.0, "status");
         for list in ["capacity", "allocatable"] {
@@ -64,12 +52,6 @@ impl Strategy for Nodes {
         if let Some(capacity) = status.get("capacity").filter(|c| !c.is_null()).cloned() {
             edit::fill(status, "allocatable", capacity);
         }
-        let info = edit::object(status, "nodeInfo");
-        for name in NODE_INFO {
-            edit::fill(info, name, "");
-        }
-        let port = edit::object(edit::object(status, "daemonEndpoints"), "kubeletEndpoint");
-        edit::fill(port, "Port", 0);
     }
 
     fn keeps_status_on_create(&self) -> bool {
@@ -92,6 +74,11 @@ impl Strategy for Nodes {
         let (spec, status) = (At::of(object, "spec"), At::of(object, "status"));
         taints(spec.get("taints"), &mut out);
         resources(status, &mut out);
+        if let Some(capacity) = status.down(&["nodeInfo", "swap", "capacity"]).int().filter(|capacity| *capacity <= 0) {
+            let place = FieldPath::new("metadata").child("nodeSwapStatus").child("capacity");
+            out.push(Cause::invalid(&place, &json!(capacity), "must be greater than zero"));
+        }
+        declared_features(status.get("declaredFeatures"), &mut out);
         let ranges = spec.get("podCIDRs");
         for range in ranges.items() {
             if let Some(problem) = address::cidr_problem(range.str()) {
@@ -105,10 +92,8 @@ impl Strategy for Nodes {
         out
     }
 
-    fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
-        let mut out = Vec::new();
-        resources(At::of(object, "status"), &mut out);
-        addresses(At::of(object, "status"), &mut out);
+    fn validate_update(&self, cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
+        let mut out = self.validate_status(cx, object, old);
         let (spec, before) = (At::of(object, "spec"), At::of(old, "spec"));
         if !before.get("podCIDRs").is_empty()
             && !edit::same(spec.get("podCIDRs").value(), before.get("podCIDRs").value())
@@ -127,8 +112,10 @@ impl Strategy for Nodes {
 
     fn validate_status(&self, _cx: &Context, object: &Object, _old: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
-        resources(At::of(object, "status"), &mut out);
-        addresses(At::of(object, "status"), &mut out);
+        let status = At::of(object, "status");
+        resources(status, &mut out);
+        declared_features(status.get("declaredFeatures"), &mut out);
+        addresses(status, &mut out);
         out
     }
 
@@ -183,12 +170,13 @@ impl TableConvertor for Nodes {
     }
 }
 
-/// `podCIDR` is the first of `podCIDRs`, whichever was given.
+/// `podCIDR` is the first of `podCIDRs`, whichever was given; alone, where they differ.
 fn cidrs(spec: &mut edit::Fields) {
     let one = spec.get("podCIDR").cloned();
     let many = spec.get("podCIDRs").and_then(Value::as_array).cloned();
     match (one, many) {
         (Some(one), None) => drop(spec.insert("podCIDRs".into(), json!([one]))),
+        (Some(one), Some(many)) if many.first() != Some(&one) => drop(spec.insert("podCIDRs".into(), json!([one]))),
         (None, Some(many)) if !many.is_empty() => drop(spec.insert("podCIDR".into(), many[0].clone())),
         _ => {}
     }
@@ -243,13 +231,7 @@ fn taints(taints: At<'_>, out: &mut Vec<Cause>) {
             _ => out.push(Cause::not_supported(&field, effect.value(), podspec::TAINT_EFFECTS)),
         }
         if !seen.insert((key.str(), effect.str())) {
-            let added = taint.get("timeAdded").value();
-            let shown = format!(
-                "{{\"Key\":{:?},\"Value\":{:?},\"Effect\":{:?},\"TimeAdded\":{added}}}",
-                key.str(),
-                value.str(),
-                effect.str()
-            );
+            let shown = taint.printed("io.k8s.api.core.v1.Taint");
             let rule = "taints must be unique by key and effect pair";
             out.push(Cause::shown(CauseKind::Duplicate, &place, &shown, rule));
         }
@@ -269,12 +251,46 @@ fn resources(status: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
+/// The features that a node says it has: sorted, each once (KEP-5328).
+fn declared_features(features: At<'_>, out: &mut Vec<Cause>) {
+    const LONGEST: usize = 253;
+    let mut before: Option<&str> = None;
+    for feature in features.items() {
+        let name = feature.str();
+        // Upstream says of each pair first what the former is, then how the two stand to each other.
+        let order = before.map(|before| before.cmp(name));
+        match order {
+            Some(Ordering::Equal) => out.push(feature.duplicate()),
+            Some(Ordering::Greater) => out.push(feature.invalid("list must be sorted alphabetically")),
+            _ => {}
+        }
+        if name.len() > LONGEST {
+            let why = format!("invalid feature name {name:?}: must be no more than {LONGEST} characters");
+            out.push(feature.invalid(&why));
+        } else if !is_feature(name) {
+            out.push(feature.invalid(&format!(
+                "invalid feature name {name:?}: must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes"
+            )));
+        }
+        before = Some(name);
+    }
+}
+
+/// `MyFeature/mySubFeature`.
+fn is_feature(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_uppercase())
+        && name.split('/').all(|segment| {
+            segment.starts_with(|c: char| c.is_ascii_alphabetic()) && segment.bytes().all(|b| b.is_ascii_alphanumeric())
+        })
+}
+
 fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
     let all = status.get("addresses");
     let mut seen = HashSet::new();
     for address in all.items() {
         if !seen.insert(edit::essence(address.value())) {
-            out.push(address.duplicate());
+            let shown = address.printed("io.k8s.api.core.v1.NodeAddress");
+            out.push(Cause::shown(CauseKind::Duplicate, &address.field(), &shown, ""));
         }
     }
 }
@@ -303,6 +319,28 @@ status:
             row(&Nodes, "metadata: {name: n2}"),
             "n2 | Unknown | <none> | <unknown> |  | <none> | <none> | <unknown> | <unknown> | <unknown>"
         );
+    }
+
+    #[test]
+    fn declared_features_are_sorted_and_named_like_features() {
+        let text = "
+metadata: {name: n1}
+spec: {}
+status:
+  declaredFeatures: [Good/part, Good/part, A, lower, Bad-name]
+  nodeInfo: {swap: {capacity: 0}}
+";
+        let form = "must start with an UpperCamelCase segment, with subsequent segments separated by '/' (e.g., MyFeature or MyFeature/mySubFeature), and contain only alphanumeric characters and slashes";
+        let wanted = format!(
+            "metadata.nodeSwapStatus.capacity: Invalid value: 0: must be greater than zero
+status.declaredFeatures[1]: Duplicate value: \"Good/part\"
+status.declaredFeatures[2]: Invalid value: \"A\": list must be sorted alphabetically
+status.declaredFeatures[3]: Invalid value: \"lower\": invalid feature name \"lower\": {form}
+status.declaredFeatures[4]: Invalid value: \"Bad-name\": list must be sorted alphabetically
+status.declaredFeatures[4]: Invalid value: \"Bad-name\": invalid feature name \"Bad-name\": {form}
+"
+        );
+        assert_eq!(errors(&Nodes, text), wanted);
     }
 
     #[test]

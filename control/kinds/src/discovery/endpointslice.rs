@@ -35,9 +35,6 @@ impl Strategy for Slices {
         for endpoint in edit::objects(&mut object.0, "endpoints") {
             edit::object(endpoint, "conditions");
         }
-        for list in ["endpoints", "ports"] {
-            edit::fill(&mut object.0, list, json!([]));
-        }
     }
 
     fn prepare_create(&self, _cx: &Context, object: &mut Object) {

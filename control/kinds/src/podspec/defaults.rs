@@ -11,7 +11,7 @@ pub(crate) const CONTAINERS: [&str; 3] = ["initContainers", "containers", "ephem
 pub(crate) fn template(owner: &mut Fields) {
     let template = object(owner, "template");
     object(template, "metadata");
-    drop_zero(object(template, "metadata"), &["labels", "annotations", "name", "namespace", "creationTimestamp"]);
+    drop_zero(object(template, "metadata"), &["annotations", "name", "namespace", "creationTimestamp"]);
     pod_spec(object(template, "spec"));
 }
 

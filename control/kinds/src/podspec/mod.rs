@@ -157,12 +157,7 @@ fn claims(claims: At<'_>, out: &mut Vec<Cause>) {
             _ => "",
         };
         if !choice.is_empty() {
-            let shown = format!(
-                "{{\"Name\":{},\"ResourceClaimName\":{},\"ResourceClaimTemplateName\":{}}}",
-                json!(name.str()),
-                one.value(),
-                template.value()
-            );
+            let shown = claim.printed("io.k8s.api.core.v1.PodResourceClaim");
             out.push(Cause::invalid_shown(&claim.field(), &shown, choice));
         }
         for at in [one, template] {

@@ -98,7 +98,13 @@ fn profiles(context: At<'_>, out: &mut Vec<Cause>) {
                     out.push(kind.not_supported(TYPES));
                 }
                 if file.is_set() {
-                    out.push(file.invalid(&format!("can only be set when {what} type is Localhost")));
+                    let why = format!("can only be set when {what} type is Localhost");
+                    let shown = match name {
+                        // Upstream prints all of it.
+                        "seccompProfile" => profile.printed("io.k8s.api.core.v1.SeccompProfile"),
+                        _ => file.value().to_string(),
+                    };
+                    out.push(Cause::invalid_shown(&file.field(), &shown, &why));
                 }
             }
         }

@@ -140,8 +140,11 @@ async fn patch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
     let scales = resource.clone();
     let make = |old: &Object, warnings: &mut Vec<String>| {
         let scale = scale_of(&scales, old);
-        let scale = patch::patched(&patch, &scale, &kind(), &scale_schema, options.field_validation, warnings)?;
-        change(&call, &scale, old, old.clone(), false)
+        let mut scale = patch::patched(&patch, &scale, &kind(), &scale_schema, options.field_validation, warnings)?;
+        metadata::match_namespace(&mut scale, old.namespace(), scales.namespaced)?;
+        let change = change(&call, &scale, old, old.clone(), false)?;
+        same_uid(&scales, &scale, old)?;
+        Ok(change)
     };
     match update_object(&mut write, make).await? {
         Some(written) => finish(&write, output, &resource, written),
@@ -183,12 +186,24 @@ async fn apply(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
         }
         // Nobody's replicas are Go's zero, not the default of the kind.
         scale.set(&["spec", "replicas"], object.int_at(&["spec", "replicas"]).unwrap_or(0));
-        change(&call, &scale, old, object, true)
+        let change = change(&call, &scale, old, object, true)?;
+        same_uid(&resource, &scale, old)?;
+        Ok(change)
     };
     match update_object(&mut write, make).await? {
         Some(written) => finish(&write, output, &resource, written),
         None => Err(Status::not_found(&path_of(&resource), &call.info.name)),
     }
+}
+
+/// The uid that a patch of a Scale gives must be that of the object.
+fn same_uid(resource: &Resource, scale: &Object, old: &Object) -> Result<(), Status> {
+    let (given, real) = (scale.uid(), old.uid());
+    if given.is_empty() || given == real {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {real}");
+    Err(Status::conflict(&path_of(resource), old.name(), &why))
 }
 
 /// The resource as errors of its scale name it.

@@ -190,7 +190,16 @@ pub(super) fn finish(
 }
 
 /// Creates an object: everything of a create after decoding. `owned`: managedFields are done (server-side apply).
-pub(crate) async fn create_object(write: &mut Write, mut object: Object, owned: bool) -> Result<Written, Status> {
+pub(crate) async fn create_object(write: &mut Write, object: Object, owned: bool) -> Result<Written, Status> {
+    created(write, object, owned).await.map_err(|status| warned(write, status))
+}
+
+/// A failure, with what the request was warned of before.
+fn warned(write: &mut Write, status: Status) -> Status {
+    Status { warnings: std::mem::take(&mut write.warnings), ..status }
+}
+
+async fn created(write: &mut Write, mut object: Object, owned: bool) -> Result<Written, Status> {
     write.cx.operation = Operation::Create;
     let resource = write.resource.clone();
     let strategy = &resource.strategy;
@@ -255,6 +264,7 @@ async fn create_once(
     write.refuse(&object, &causes)?;
     write.admit_finally(attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
+    write.schema.forget_empty(&mut object.0);
     write.warnings.extend(strategy.warnings(&write.cx, &object, None));
     write.warnings.extend(write.advice(attributes, &object));
     let key = resource.key(object.namespace(), object.name());
@@ -318,6 +328,13 @@ pub(super) fn same_name(name: &str, object: &Object) -> Result<(), Status> {
 /// Changes a stored object: everything of an update after decoding. `make` says what becomes of the stored object and is asked again
 /// when somebody else was faster. `None`: there is no such object.
 pub(crate) async fn update_object(
+    write: &mut Write,
+    make: impl FnMut(&Object, &mut Vec<String>) -> Result<Change, Status>,
+) -> Result<Option<Written>, Status> {
+    updated(write, make).await.map_err(|status| warned(write, status))
+}
+
+async fn updated(
     write: &mut Write,
     mut make: impl FnMut(&Object, &mut Vec<String>) -> Result<Change, Status>,
 ) -> Result<Option<Written>, Status> {
@@ -410,6 +427,7 @@ async fn update_once(
     write.warnings.extend(write.advice(&attributes, &object));
     write.admit_finally(&attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
+    write.schema.forget_empty(&mut object.0);
     object.set(&["metadata", "resourceVersion"], old.resource_version().to_owned());
     if write.cx.dry_run {
         return Ok(Ok(Written::Detached(Box::new(object))));
@@ -508,27 +526,26 @@ fn prepare_update(write: &mut Write, object: &mut Object, old: &Object) -> Resul
             causes.extend(metadata::validate_update(&resource, object, old, strategy.rechecks_metadata()));
             causes.extend(strategy.validate(cx, object));
             causes.extend(strategy.validate_update(cx, object, old));
-            let warnings = strategy.warnings(cx, object, Some(old));
-            write.warnings.extend(warnings);
         }
     }
     write.refuse(object, &causes)?;
+    if matches!(write.scope, Scope::Main | Scope::Fields(_)) {
+        let warnings = strategy.warnings(cx, object, Some(old));
+        write.warnings.extend(warnings);
+    }
     Ok(reservation)
 }
 
-/// `metadata.generation` counts changes to anything but metadata and status.
+/// `metadata.generation` counts changes to anything but metadata and status. To upstream an empty list is as good as none.
 fn count_generation(resource: &Resource, object: &mut Object, old: &Object) {
     if !resource.generation {
         return;
     }
-    let outside = |key: &str| !matches!(key, "metadata" | "status");
-    let mut fields = object.0.iter().filter(|(k, _)| outside(k)).count();
-    let same = old.0.iter().filter(|(k, _)| outside(k)).all(|(key, value)| {
-        fields = fields.wrapping_sub(1);
-        object.0.get(key) == Some(value)
-    });
+    let outside = |key: &&String| !matches!(key.as_str(), "metadata" | "status");
+    let mut keys = old.0.keys().chain(object.0.keys()).filter(outside);
+    let same = keys.all(|key| api::semantic::same_at(old, object, &[key.as_str()]));
     // The strategy may have counted a change that lies in the metadata (a Deployment's annotations).
-    let generation = (old.generation() + i64::from(!(same && fields == 0))).max(object.generation());
+    let generation = (old.generation() + i64::from(!same)).max(object.generation());
     object.set(&["metadata", "generation"], generation);
 }
 

@@ -58,8 +58,11 @@ impl Strategy for Pods {
         let spec = edit::object(&mut object.0, "spec");
         podspec::default_pod_spec(spec);
         podspec::default_pod(spec);
+        // Upstream's conversion of a Pod, though not of a template.
+        if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|grace| grace < 0) {
+            spec.insert("terminationGracePeriodSeconds".into(), json!(1));
+        }
         let status = edit::object(&mut object.0, "status");
-        edit::fill_str(status, "phase", "Pending");
         update::align_ips(status);
     }
 

@@ -236,7 +236,8 @@ fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
             })
             .collect();
         if all.len() > 2 || (parsed.len() == 2 && parsed[0].is_ipv4() == parsed[1].is_ipv4()) {
-            out.push(all.invalid("may specify no more than one IP for each IP family"));
+            let shown = all.printed("io.k8s.api.core.v1.PodIP");
+            out.push(Cause::invalid_shown(&all.field(), &shown, "may specify no more than one IP for each IP family"));
         }
     }
 }

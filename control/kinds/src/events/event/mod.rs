@@ -58,15 +58,6 @@ impl Strategy for Core {
         edit::object(fields, "source");
         edit::fill(fields, "reportingComponent", "");
         edit::fill(fields, "reportingInstance", "");
-        edit::drop_zero(fields, &["count", "action", "type", "reason", "message"]);
-    }
-
-    fn prepare_create(&self, _cx: &Context, object: &mut Object) {
-        times(object, &["eventTime", "firstTimestamp", "lastTimestamp"]);
-    }
-
-    fn prepare_update(&self, cx: &Context, object: &mut Object, _old: &Object) {
-        self.prepare_create(cx, object);
     }
 
     fn validate_name(&self, name: &str, _prefix: bool) -> Vec<String> {
@@ -114,34 +105,10 @@ impl TableConvertor for Core {
     }
 }
 
-/// Times that Go writes as null where there is none. Nobody owns a null: this comes after managedFields.
-fn times(object: &mut Object, fields: &[&str]) {
-    for field in fields {
-        object.0.entry(*field).or_insert(Value::Null);
-    }
-}
-
 /// `events.k8s.io/v1` Event.
 pub(crate) struct Grouped;
 
 impl Strategy for Grouped {
-    fn default(&self, object: &mut Object) {
-        edit::drop_zero(
-            &mut object.0,
-            &["deprecatedCount", "action", "type", "reason", "note", "reportingController", "reportingInstance"],
-        );
-        edit::object(&mut object.0, "regarding");
-        edit::object(&mut object.0, "deprecatedSource");
-    }
-
-    fn prepare_create(&self, _cx: &Context, object: &mut Object) {
-        times(object, &["eventTime", "deprecatedFirstTimestamp", "deprecatedLastTimestamp"]);
-    }
-
-    fn prepare_update(&self, cx: &Context, object: &mut Object, _old: &Object) {
-        self.prepare_create(cx, object);
-    }
-
     fn validate(&self, cx: &Context, object: &Object) -> Vec<Cause> {
         let mut v1 = object.clone();
         to_storage(&mut v1);

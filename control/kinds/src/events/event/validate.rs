@@ -1,7 +1,7 @@
 //! What an Event may be, in its stored form; upstream names the fields so, whichever API they came by.
 
 use crate::{at::At, edit};
-use api::{Cause, FieldPath, Object, names};
+use api::{Cause, FieldPath, Object, names, schema::Schema};
 use serde_json::{Value, json};
 
 /// What both APIs ask for. `controller` is how the API names the reporting controller.
@@ -83,6 +83,7 @@ fn series(object: &Object, out: &mut Vec<Cause>) {
 /// What may not change through `events.k8s.io/v1`.
 pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
     let mut out = Vec::new();
+    let schema = Schema::named("io.k8s.api.core.v1.Event");
     if !edit::same_at(object, old, &["series"]) {
         series(object, &mut out);
     }
@@ -102,8 +103,8 @@ pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
         ("reportingInstance", "reportingInstance"),
     ] {
         if !same(object.0.get(stored), old.0.get(stored)) {
-            let value = object.0.get(stored).unwrap_or(&Value::Null);
-            out.push(Cause::immutable(&FieldPath::new(named), value));
+            let shown = schema.as_ref().map_or_else(String::new, |schema| schema.internal_field(&object.0, stored));
+            out.push(Cause::invalid_shown(&FieldPath::new(named), &shown, "field is immutable"));
         }
     }
     out
