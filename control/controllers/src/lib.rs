@@ -9,7 +9,6 @@
 pub mod claim;
 pub mod context;
 pub mod deployment;
-mod discovery;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbagecollector;
