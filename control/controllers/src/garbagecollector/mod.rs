@@ -403,3 +403,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
