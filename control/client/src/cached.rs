@@ -50,7 +50,7 @@ impl<K: Kind> Cached for K {
     }
 
     fn controller(&self) -> Option<&OwnerReference> {
-        crate::controller_of(self.metadata())
+        crate::meta::controller_of(self.metadata())
     }
 
     fn read(json: &str) -> Result<Self, String> {

@@ -1,6 +1,7 @@
 use crate::{
-    Backoff, Delta, Informer, Key, Kind, QueueMetrics, WorkQueue, controller_of,
+    Backoff, Delta, Informer, Key, Kind, QueueMetrics, WorkQueue,
     gate::{Watched, Writes, recording},
+    meta::controller_of,
 };
 use futures::FutureExt;
 use k8s_openapi::Resource;

@@ -5,6 +5,7 @@
 //!   [`PartialObjectMetadata`] alone; see [`Informer`] for the guarantees. [`discovery`]: what is served.
 //! * [`Controller`] and [`run`]: the reconcile loop with queue, read-your-writes gate, back-off, span and panic guard outside.
 //! * [`Elector`]: leadership by Lease. [`Recorder`]: Events with upstream's correlation. [`fit`]: what a pod asks of its node.
+//! * [`pod`] and [`meta`]: what everybody asks of a Pod and of metadata; each question has one answer in the workspace.
 //!
 //! Why not kube-runtime: its shared streams lose deletes, have no indexes, and decode once per controller.
 
@@ -19,7 +20,9 @@ mod gate;
 mod informer;
 mod informers;
 mod leader;
+pub mod meta;
 pub mod metrics;
+pub mod pod;
 mod pool;
 mod queue;
 mod recorder;
@@ -41,7 +44,6 @@ pub use recorder::{EventType, Recorder, RecorderOptions, reference};
 pub use target::Target;
 pub use watch::WatchEvent;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use std::fmt;
 
 /// Namespace and name of an object; the namespace of a cluster-scoped object is empty.
@@ -69,9 +71,4 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
     }
-}
-
-/// The owner reference with `controller: true`, if there is one.
-pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))
 }
