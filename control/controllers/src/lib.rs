@@ -24,6 +24,7 @@ pub mod replicaset;
 pub mod rootca;
 pub mod serviceaccount;
 mod servicepods;
+pub mod status;
 pub mod tainteviction;
 pub mod ttlafterfinished;
 
