@@ -213,7 +213,7 @@ impl Agent {
             let new = !known.contains_key(pod::uid(pod)) && is_new(pod);
             (new, pod.metadata.creation_timestamp.clone(), pod::name(pod).to_owned())
         });
-        let stale = pods.iter().filter(|pod| status::is_ready(pod) && !runs(known.get(pod::uid(pod))));
+        let stale = pods.iter().filter(|pod| status::is_shown_ready(pod) && !runs(known.get(pod::uid(pod))));
         let stale = stale.map(|pod| pod::uid(pod).to_owned()).collect();
         self.shared.reporter.expect(stale, self.settled.clone());
         for pod in &pods {
