@@ -316,9 +316,11 @@ async fn call(world: &World, method: Method, path: &str, (media, body): (&str, S
 }
 
 async fn read_as<K: Kind>(world: &World, path: &str) {
-    let raw: Value = world.call("GET", &everywhere(path), Value::Null).await;
-    let count = raw["items"].as_array().unwrap().len();
     let list = world.admin.list::<K>("", &ListOptions::default()).await.unwrap();
+    // at the same revision: events are written all the time
+    let at = format!("{}?resourceVersion={}&resourceVersionMatch=Exact", everywhere(path), list.resource_version);
+    let raw: Value = world.call("GET", &at, Value::Null).await;
+    let count = raw["items"].as_array().unwrap().len();
     assert!(list.undecodable.is_empty(), "{}: {:?}", K::KIND, list.undecodable);
     assert_eq!(list.items.len(), count, "{}", K::KIND);
     // what components of this process see, by watching

@@ -36,7 +36,10 @@ impl Cache {
 
     /// Takes a pod that is bound. It confirms an assumption, or corrects it.
     pub fn set_pod(&mut self, pod: Arc<PodInfo>) {
-        let Some(name) = node_name(&pod.pod).map(str::to_owned) else { return };
+        let name = node_name(&pod.pod).to_owned();
+        if name.is_empty() {
+            return;
+        }
         self.place(pod, name, false);
     }
 

@@ -102,7 +102,7 @@ impl State {
             if let Some(info) = self.cache.remove_pod(id) {
                 self.queue.on(&Event::PodRemoved(&info), now);
             }
-        } else if node_name(pod).is_some() {
+        } else if !node_name(pod).is_empty() {
             self.queue.remove(id);
             // heartbeats of the status change nothing that counts here
             let known = !self.cache.is_assumed(id) && self.cache.pod(id).is_some_and(|k| k.spec == pod.spec);

@@ -206,7 +206,7 @@ async fn look(agent: &Agent, known: &mut HashMap<String, Known>) {
 }
 
 fn active(shared: &Shared) -> Vec<Arc<Pod>> {
-    let pods = shared.cluster.pods.by_index(crate::cluster::BY_NODE, &shared.options.node);
+    let pods = shared.cluster.pods.list();
     let handles = shared.pods.lock();
     let running = |pod: &Arc<Pod>| {
         let handle = handles.get(pod::uid(pod));

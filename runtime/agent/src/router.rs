@@ -57,7 +57,7 @@ fn not_here(what: &str) -> Response {
 
 async fn pods(State(sampler): State<stats::Sampler>) -> Response {
     let shared = sampler.shared();
-    let pods = shared.cluster.pods.by_index(crate::cluster::BY_NODE, &shared.options.node);
+    let pods = shared.cluster.pods.list();
     let items: Vec<_> = pods.iter().map(|pod| serde_json::to_value(pod.as_ref()).unwrap_or_default()).collect();
     Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})).into_response()
 }

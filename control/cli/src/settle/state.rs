@@ -2,7 +2,10 @@
 //!
 //! Pods are believed, not only the object that has them: its status may be from before a restart of the cluster.
 
-use client::fit::resources::{Resources, requests};
+use client::{
+    fit::resources::{Resources, requests},
+    pod::is_ready,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
@@ -123,11 +126,6 @@ pub(super) fn pod(found: &Pod) -> State {
         "Running" => State::Waiting("Running, not ready".to_owned()),
         _ => State::Waiting(phase),
     }
-}
-
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
 }
 
 /// What a pod tells about why it does not run. What it told before `since` may have been mended since.

@@ -116,7 +116,7 @@ fn total(spec: &PodSpec, parse: impl Fn(Option<&BTreeMap<String, Text>>) -> Reso
     let (mut sidecars, mut peak) = (Resources::default(), Resources::default());
     for container in spec.init_containers.iter().flatten() {
         let mut step = of(container);
-        if container.restart_policy.as_deref() == Some("Always") {
+        if crate::pod::is_sidecar(container) {
             sum.add(&step);
             sidecars.add(&step);
             peak.max(&sidecars);

@@ -140,19 +140,6 @@ fn conditions(
     conditions
 }
 
-/// Whether `new` must be written over `old`: zero and absent are the same.
-pub fn differs(rs: &ReplicaSet, new: &ReplicaSetStatus) -> bool {
-    let old = rs.status.clone().unwrap_or_default();
-    let n = |v: Option<i32>| v.unwrap_or(0);
-    old.replicas != new.replicas
-        || n(old.fully_labeled_replicas) != n(new.fully_labeled_replicas)
-        || n(old.ready_replicas) != n(new.ready_replicas)
-        || n(old.available_replicas) != n(new.available_replicas)
-        || old.terminating_replicas != new.terminating_replicas
-        || old.observed_generation.unwrap_or(0) != rs.metadata.generation.unwrap_or(0)
-        || old.conditions.unwrap_or_default() != new.conditions.clone().unwrap_or_default()
-}
-
 /// When a ready pod next becomes available, so that the status is looked at again then.
 pub fn next_availability(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option<Duration> {
     let seconds = min_ready_seconds(rs);
@@ -169,6 +156,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::status::differs;
 
     fn rs(replicas: i32, more: Value) -> ReplicaSet {
         let mut value = json!({
@@ -280,10 +268,10 @@ mod tests {
                    "observedGeneration": 2})
         );
         assert_eq!(next_availability(&set, &p, now), Some(Duration::from_secs(30)));
-        assert!(differs(&set, &s));
+        assert!(differs(set.status.as_ref(), &s));
         let mut same = set.clone();
         same.status = Some(s.clone());
-        assert!(!differs(&same, &s));
+        assert!(!differs(same.status.as_ref(), &s));
         let none = serde_json::to_value(status(&set, &run(&set, &[]), None, now)).expect("JSON");
         assert_eq!(
             none,
