@@ -2,7 +2,7 @@
 //!
 //! Pods are believed, not only the object that has them: its status may be from before a restart of the cluster.
 
-use client::fit::resources::{Resources, requests};
+use client::fit::resources::{Amount, Resources, requests};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
@@ -220,7 +220,7 @@ fn never_fits(pod: &Pod, nodes: &[Node]) -> Option<String> {
         .iter()
         .map(|node| Resources::parse(node.status.as_ref().and_then(|status| status.allocatable.as_ref())))
         .collect();
-    let beyond = |of: fn(&Resources) -> i64| {
+    let beyond = |of: fn(&Resources) -> Amount| {
         let most = has.iter().map(of).max()?;
         (of(&asked) > most).then_some((of(&asked), most))
     };
