@@ -51,15 +51,20 @@ pub(crate) struct Lock {
     file: File,
 }
 
+const LOCK: &str = "lock";
+const STORE: &str = "cluster.redb";
+/// What the store holds back for a full disk, beside it.
+const RESERVE: &str = "cluster.redb.reserve";
 /// Files that only a cluster of ours makes: a folder with one of them is ours whatever else it holds.
-const CERTAINLY_OURS: [&str; 4] = ["cluster.redb", "compile.key", "pki/sa.key", "images/blobs"];
+const CERTAINLY_OURS: [&str; 4] = [STORE, "compile.key", "pki/sa.key", "images/blobs"];
 /// Everything that a cluster puts there. A folder with nothing else is ours too: a start may have been cut short.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "agent",
-    "lock",
+    LOCK,
     "ranges.json",
     "chosen.json",
-    "cluster.redb",
+    STORE,
+    RESERVE,
     "pki",
     "kubeconfig",
     "images",
@@ -139,20 +144,10 @@ impl DataDir {
         Ok(Self { path })
     }
 
-    /// The folder that a command about a cluster that is there means where none is named: that of `$KUBECONFIG`, if a data directory
-    /// holds that file. Without it, `down --purge` would end another cluster than kubectl beside it speaks to.
-    pub(crate) fn meant(named: Option<PathBuf>) -> Option<PathBuf> {
-        let set = |name: &str| crate::env::var_os(name).filter(|value| !value.is_empty());
-        if named.is_some() || set("SAMPAN_DATA_DIR").is_some() {
-            return named;
-        }
-        std::env::split_paths(&set("KUBECONFIG")?).find_map(|file| Self::of_kubeconfig(&file))
-    }
-
     /// The data directory that a kubeconfig lies in, if it lies in one.
     pub(crate) fn of_kubeconfig(file: &Path) -> Option<PathBuf> {
         let folder = file.parent().filter(|_| file.file_name().is_some_and(|name| name == "kubeconfig"))?;
-        folder.join("lock").is_file().then(|| folder.to_owned())
+        folder.join(LOCK).is_file().then(|| folder.to_owned())
     }
 
     /// Whether it is the one that is used if none is named.
@@ -161,7 +156,7 @@ impl DataDir {
         default_path().and_then(|path| Ok(std::path::absolute(path)?)).is_ok_and(same)
     }
 
-    /// A command of ours that means this directory, as it can be pasted: `sampan down --data-dir /d`.
+    /// A command of ours that means this directory, as it can be pasted: `sampan up --data-dir /d`.
     pub(crate) fn command(&self, command: &str) -> String {
         match Self::locate(None).is_ok_and(|meant| meant.path == self.path) {
             true => format!("sampan {command}"),
@@ -169,12 +164,13 @@ impl DataDir {
         }
     }
 
-    /// As [`DataDir::command`], for those that follow $KUBECONFIG.
+    /// As [`DataDir::command`], for those that follow $KUBECONFIG: all but `up`.
     pub(crate) fn client_command(&self, command: &str) -> String {
-        let set = |name: &str| crate::env::var_os(name).is_some_and(|value| !value.is_empty());
-        match set("KUBECONFIG") && !set("SAMPAN_DATA_DIR") {
-            true => format!("sampan {command} --data-dir {}", crate::out::shell(&self.path)),
-            false => self.command(command),
+        let set = |name: &str| crate::env::var_os(name).filter(|value| !value.is_empty());
+        match set("KUBECONFIG").filter(|_| set("SAMPAN_DATA_DIR").is_none()) {
+            None => self.command(command),
+            Some(ours) if ours == self.join("kubeconfig") => format!("sampan {command}"),
+            Some(_) => format!("sampan {command} --data-dir {}", crate::out::shell(&self.path)),
         }
     }
 
@@ -210,37 +206,39 @@ impl DataDir {
         self.path.join(name)
     }
 
+    /// Refuses a folder that holds what is not ours: for commands that end or remove something. An absent one is nobody's.
+    pub(crate) fn refuse_foreign(&self) -> anyhow::Result<()> {
+        match whose(&self.path) {
+            Ok(Whose::Foreign) => {
+                bail!("the directory {} holds files that are not sampan's; it was left as it is", self.path.display())
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(unreadable(&self.path, &error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes what a cluster of ours has put there, and the folder if nothing else is in it. Answers with what is left.
     pub(crate) fn remove(&self) -> anyhow::Result<Vec<String>> {
         if !self.path.exists() {
             return Ok(Vec::new());
         }
-        let failed =
-            |path: &Path, error: &std::io::Error| anyhow::anyhow!("cannot remove {}: {}", path.display(), io(error));
-        if whose(&self.path).map_err(|error| unreadable(&self.path, &error))? == Whose::Foreign {
-            bail!("the directory {} holds files that are not sampan's; it was left as it is", self.path.display());
-        }
+        self.refuse_foreign()?;
         // Nobody starts a cluster here meanwhile.
         let lock = self.lock()?;
-        let mut left = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))? {
-            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
-            match name.to_str() {
-                Some(LOST_AND_FOUND) => {}
-                Some(name) if is_ours(name) => {
-                    let folder = path.is_dir() && !path.is_symlink();
-                    let removed = if folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                    removed.map_err(|error| failed(&path, &error))?;
-                }
-                _ => left.push(name.to_string_lossy().into_owned()),
-            }
+        let (ours, left) = self.entries()?;
+        for path in ours {
+            let folder = path.is_dir() && !path.is_symlink();
+            let removed = if folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|error| not_removed(&path, &error))?;
         }
         drop(lock);
         if left.is_empty() {
-            match fs::remove_dir(&self.path) {
+            // Of a link, the folder that it leads to stays, empty.
+            let link = self.path.is_symlink();
+            match if link { fs::remove_file(&self.path) } else { fs::remove_dir(&self.path) } {
                 // A mount point stays, and so does its lost+found.
                 Err(error) if !matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty) => {
-                    return Err(failed(&self.path, &error));
+                    return Err(not_removed(&self.path, &error));
                 }
                 _ => {}
             }
@@ -248,17 +246,38 @@ impl DataDir {
         Ok(left)
     }
 
+    /// What is ours in the folder, in the order in which it is removed, and the names of what is not. The store goes first: what is left of a
+    /// removal that was cut is no cluster any more. The lock goes last, since without it a cluster could start in what is left.
+    fn entries(&self) -> anyhow::Result<(Vec<PathBuf>, Vec<String>)> {
+        let (mut ours, mut left) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))? {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+            match name.to_str() {
+                Some(LOST_AND_FOUND) => {}
+                Some(name) if is_ours(name) => ours.push((name == LOCK, name != STORE, path)),
+                _ => left.push(name.to_string_lossy().into_owned()),
+            }
+        }
+        ours.sort();
+        Ok((ours.into_iter().map(|(.., path)| path).collect(), left))
+    }
+
     /// Takes the lock, or says who has it.
     pub(crate) fn lock(&self) -> anyhow::Result<Lock> {
-        let mut file = self.open_lock()?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(self.in_use(&read_holder(&mut file))),
-            Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the data directory"),
+        loop {
+            let mut file = self.open_lock()?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(self.in_use(&read_holder(&mut file))),
+                Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the data directory"),
+            }
+            let mut lock = Lock { file };
+            // Whoever removed the directory may have given back the lock of a file that is gone.
+            if lock.is_there(self) {
+                lock.announce("", 0, BTreeMap::new())?;
+                return Ok(lock);
+            }
         }
-        let mut lock = Lock { file };
-        lock.announce("", 0, BTreeMap::new())?;
-        Ok(lock)
     }
 
     /// What a second cluster is told.
@@ -267,13 +286,13 @@ impl DataDir {
             "the data directory {} is in use by {}; stop it with `{}`, or choose another with --data-dir",
             self.path.display(),
             describe(holder),
-            self.command("down")
+            self.client_command("down")
         )
     }
 
     /// Who runs here now, if anybody does. Makes nothing.
     pub(crate) fn holder(&self) -> anyhow::Result<Option<Holder>> {
-        let path = self.join("lock");
+        let path = self.join(LOCK);
         let mut file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -287,7 +306,7 @@ impl DataDir {
     }
 
     fn open_lock(&self) -> anyhow::Result<File> {
-        let path = self.join("lock");
+        let path = self.join(LOCK);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         options.open(&path).map_err(|error| anyhow::anyhow!("cannot open {}: {}", path.display(), io(&error)))
@@ -314,7 +333,7 @@ impl Lock {
     /// Whether the directory still has this lock: somebody may have removed it, and perhaps made it anew.
     pub(crate) fn is_there(&self, dir: &DataDir) -> bool {
         let ours = self.file.metadata().map(|file| (file.dev(), file.ino()));
-        let there = fs::metadata(dir.join("lock")).map(|file| (file.dev(), file.ino()));
+        let there = fs::metadata(dir.join(LOCK)).map(|file| (file.dev(), file.ino()));
         match (ours, there) {
             (Ok(ours), Ok(there)) => ours == there,
             // What cannot be read now may be readable again.
@@ -358,6 +377,10 @@ fn open_to_others(path: &Path, mode: u32) -> String {
 
 fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
     anyhow::anyhow!("cannot read {}: {}", path.display(), io(error))
+}
+
+fn not_removed(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    anyhow::anyhow!("cannot remove {}: {}", path.display(), io(error))
 }
 
 fn read_holder(file: &mut File) -> Holder {
@@ -508,6 +531,47 @@ mod tests {
         let _lock = dir.lock().expect("free");
         dir.remove().expect_err("in use");
         assert!(running.path().join("cluster.redb").exists());
+    }
+
+    #[test]
+    fn the_store_is_removed_first_and_the_lock_last() {
+        let files = [
+            "agent/notes",
+            "cluster.redb",
+            "cluster.redb.reserve",
+            "images/blobs/x",
+            "lock",
+            "pki/sa.key",
+            "sampan.log",
+        ];
+        let folder = open_folder(&files);
+        let (ours, left) = DataDir { path: folder.path().to_owned() }.entries().expect("read");
+        let names: Vec<_> = ours.iter().filter_map(|path| path.file_name()?.to_str()).collect();
+        assert_eq!((names.len(), names[0], names[6]), (7, "cluster.redb", "lock"), "{names:?}");
+        assert!(left.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn of_a_link_the_link_is_removed_and_what_is_ours_behind_it() {
+        let (folder, place) = (open_folder(&["lock", "cluster.redb"]), tempfile::tempdir().expect("a folder"));
+        let link = place.path().join("data");
+        std::os::unix::fs::symlink(folder.path(), &link).expect("linked");
+        assert!(DataDir { path: link.clone() }.remove().expect("removed").is_empty());
+        assert!(!link.is_symlink());
+        assert_eq!(fs::read_dir(folder.path()).expect("the folder stays").count(), 0);
+    }
+
+    #[test]
+    fn a_lock_is_of_the_file_that_is_there() {
+        let folder = open_folder(&["cluster.redb"]);
+        let dir = DataDir { path: folder.path().to_owned() };
+        // As if the directory were removed after the file was opened: the lock of the old file is free, and worth nothing.
+        let stale = dir.open_lock().expect("made");
+        fs::remove_file(dir.join(LOCK)).expect("removed");
+        assert!(!Lock { file: stale }.is_there(&dir));
+        let held = dir.lock().expect("free");
+        assert!(held.is_there(&dir));
+        dir.lock().expect_err("held");
     }
 
     #[test]
