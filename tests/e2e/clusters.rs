@@ -312,15 +312,16 @@ fn namesake(name: &str) -> String {
 #[test]
 fn a_folder_that_is_not_ours_is_not_purged_and_neither_are_its_credentials() {
     let machine = Machine::new();
-    let (other, personal) = (machine.path("other"), machine.path(".kube").join("config"));
-    for folder in [&other, personal.parent().expect("a folder")] {
-        fs::create_dir_all(folder).expect("made");
-    }
+    let (other, personal) = (machine.path("other"), machine.path("work").join("config"));
+    fs::create_dir_all(&other).expect("made");
     fs::write(other.join("kubeconfig"), namesake("default")).expect("written");
     fs::write(other.join("other.db"), "x").expect("written");
     fs::write(&personal, namesake("default")).expect("written");
     for args in [&["down", "--purge"][..], &["down"]] {
-        let told = fails(&machine, &[args, &["--data-dir", &other.display().to_string()]].concat());
+        let mut command = machine.sampan(&[args, &["--data-dir", &other.display().to_string()]].concat());
+        let output = command.env("KUBECONFIG", &personal).output().expect("the binary runs");
+        let told = error(&output);
+        assert_eq!(output.status.code(), Some(1), "{told}");
         assert!(told.contains("holds files that are not sampan's; it was left as it is"), "{told}");
         assert_eq!(fs::read_to_string(&personal).expect("read"), namesake("default"), "{args:?}");
         assert!(other.join("kubeconfig").exists() && other.join("other.db").exists());
