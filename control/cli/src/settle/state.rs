@@ -3,7 +3,7 @@
 //! Pods are believed, not only the object that has them: its status may be from before a restart of the cluster.
 
 use client::{
-    fit::resources::{Resources, requests},
+    fit::resources::{Amount, Resources, requests},
     pod::is_ready,
 };
 use jiff::Timestamp;
@@ -218,7 +218,7 @@ fn never_fits(pod: &Pod, nodes: &[Node]) -> Option<String> {
         .iter()
         .map(|node| Resources::parse(node.status.as_ref().and_then(|status| status.allocatable.as_ref())))
         .collect();
-    let beyond = |of: fn(&Resources) -> i64| {
+    let beyond = |of: fn(&Resources) -> Amount| {
         let most = has.iter().map(of).max()?;
         (of(&asked) > most).then_some((of(&asked), most))
     };
