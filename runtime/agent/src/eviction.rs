@@ -208,7 +208,7 @@ async fn look(agent: &Agent, known: &mut HashMap<String, Known>) {
 
 /// Removes the logs of pods that are over: upstream removes dead containers, with their logs, before anything else.
 async fn collect_logs(shared: &Shared) {
-    let over = shared.cluster.pods.by_index(crate::cluster::BY_NODE, &shared.options.node);
+    let over = shared.cluster.pods.list();
     let over = over.iter().filter(|pod| pod::is_finished(pod) && !runs(shared, pod));
     let logs = |pod: &Arc<Pod>| shared.logs_dir(pod::namespace(pod), pod::name(pod), pod::uid(pod));
     let folders: Vec<PathBuf> = over.map(logs).collect();
