@@ -149,6 +149,7 @@ pub(crate) struct Cluster {
     clock: Clock,
     administrator: Client,
     store: Store<server::Item>,
+    wasm: Arc<wasm::Wasmtime>,
     node: Agent,
     /// How long the agent may take to stop pods at the end.
     drain: Duration,
@@ -215,15 +216,22 @@ impl Cluster {
             every if every.is_unspecified() => addresses.extend(machine::addresses()),
             one => addresses.push(one),
         }
-        let asked = credentials::remember(&config.dir, &config.tls_san)?;
-        let (credentials, signed) = Credentials::open(&config.dir, clock.now(), addresses, [names, asked].concat())?;
-        let serving = server::tls::Serving::new(&signed.serving)?;
-        net.cluster_roots = network::certificates(credentials.authority.certificate.as_bytes());
+        // Keys wait for the disk and the store does: beside each other.
+        let signing = tokio::task::spawn_blocking({
+            let (dir, now, asked) = (config.dir.clone(), clock.now(), config.tls_san.clone());
+            move || {
+                let asked = credentials::remember(&dir, &asked)?;
+                Credentials::open(&dir, now, addresses, [names, asked].concat())
+            }
+        });
 
         // The store and the API server.
         let images = images::open(&config.dir)?;
         Chosen::of(&config).at(address).keep(&config.dir)?;
         let store = stored::open(&config.dir).await?;
+        let (credentials, signed) = signing.await??;
+        let serving = server::tls::Serving::new(&signed.serving)?;
+        net.cluster_roots = network::certificates(credentials.authority.certificate.as_bytes());
         let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
         let settings = kinds::Settings {
             service_cidr: config.service_cidr,
@@ -348,12 +356,6 @@ impl Cluster {
             let (agent, token) = (agent.clone(), agent_token.clone());
             async move { agent.run(token).await }
         });
-        control_done.spawn({
-            let token = control.clone();
-            async move {
-                tokio::select! { () = token.cancelled() => {}, _ = wasm.warm() => {} }
-            }
-        });
         agent_done.close();
         control_done.close();
 
@@ -374,6 +376,7 @@ impl Cluster {
             clock,
             administrator,
             store,
+            wasm,
             node: agent,
             drain: config.drain,
             agent: agent_token,
@@ -382,6 +385,15 @@ impl Cluster {
             control_done,
             failure,
         })
+    }
+
+    /// Makes the places for guests, in the background: thousands of changes to the memory map, for which every page fault of a start that
+    /// goes on meanwhile would wait. A guest that comes earlier makes them itself.
+    pub(crate) fn warm(&self) {
+        let (wasm, token) = (self.wasm.clone(), self.control.clone());
+        self.control_done.spawn(async move {
+            tokio::select! { () = token.cancelled() => {}, _ = wasm.warm() => {} }
+        });
     }
 
     /// A client with the administrator's rights.
