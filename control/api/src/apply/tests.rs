@@ -187,6 +187,23 @@ fn to_apply_something_empty_in_the_place_of_what_another_owns_is_a_conflict() {
 }
 
 #[test]
+fn to_apply_an_empty_structure_again_takes_nothing_out_of_it() {
+    let mut scene = Scene::new("v1", "Node");
+    let node = |spec: Value| json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n"}, "spec": spec});
+    scene.update(
+        "u",
+        json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n", "labels": {"a": "b"}}, "spec": {}}),
+    );
+    // Admission adds what nobody owns.
+    scene.live.as_mut().expect("a node").set(&["spec", "taints"], json!([{"key": "k", "effect": "NoSchedule"}]));
+    for _ in 0..2 {
+        scene.apply("b", node(json!({}))).expect("applies");
+        assert_eq!(scene.owners()["b/Apply"], json!({"f:spec": {}}));
+        assert_eq!(scene.object().at(&["spec", "taints"]).map(Value::is_array), Some(true));
+    }
+}
+
+#[test]
 fn several_conflicts_are_grouped_by_owner() {
     let mut scene = Scene::new("apps/v1", "Deployment");
     let config = |replicas: i64, paused: bool| {
