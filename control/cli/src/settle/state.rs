@@ -143,7 +143,8 @@ pub(super) fn troubles_since(pod: &Pod, since: Timestamp) -> Vec<Trouble> {
     let ends = ends.filter_map(|status| status.last_state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
     let crashed = ends.map(|time| time.0).max().is_some_and(|time| !is_old(&time));
     for trouble in all.iter_mut().filter(|trouble| trouble.lasting) {
-        trouble.old = !(crashed && trouble.reason == CRASHING) && !AT_ONCE.contains(&trouble.reason.as_str());
+        let fresh = (crashed && trouble.reason == CRASHING) || AT_ONCE.contains(&trouble.reason.as_str());
+        trouble.old = !fresh;
     }
     all
 }
