@@ -1,5 +1,6 @@
 //! AppArmor by annotation, as before Kubernetes 1.30: copied to the field, held against it, and warned of (KEP-24).
 
+use super::containers;
 use crate::{at::At, edit};
 use api::{Cause, Object};
 use serde_json::{Value, json};
@@ -32,10 +33,6 @@ fn wanted(spec: At<'_>, annotations: At<'_>, container: At<'_>) -> Option<Result
         Some(made) if edit::same(&made, spec.down(&["securityContext", "appArmorProfile"]).value()) => None,
         Some(made) => Some(Ok(made)),
     }
-}
-
-fn containers(spec: At<'_>) -> impl Iterator<Item = At<'_>> {
-    super::CONTAINERS.iter().flat_map(move |kind| spec.get(kind).items())
 }
 
 fn for_windows(spec: At<'_>) -> bool {

@@ -28,6 +28,14 @@ pub(crate) use resources::{container_resources, qos_class, whole_number};
 pub(crate) use scheduling::{TAINT_EFFECTS, tolerations};
 pub(crate) use warnings::{pod as pod_warnings, template as template_warnings};
 
+/// More warnings are not collected: of what the header takes (4 KiB), these are far beyond.
+const MOST: usize = 200;
+
+/// All containers of a pod spec, of every kind.
+fn containers<'a>(spec: At<'a>) -> impl Iterator<Item = At<'a>> {
+    CONTAINERS.iter().flat_map(move |kind| spec.get(kind).items())
+}
+
 /// The spec of a Pod itself.
 pub(crate) fn validate_pod_spec(spec: At<'_>, out: &mut Vec<Cause>) {
     validate_spec(spec, true, out);

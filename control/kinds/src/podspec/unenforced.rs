@@ -1,7 +1,7 @@
 //! What sampan takes in a pod spec but does not do yet, or cannot do for WebAssembly. A field that is dropped in silence would be worse
 //! than one that is refused.
 
-use super::warnings::{MOST, containers};
+use super::{MOST, containers};
 use crate::at::At;
 
 /// Volume sources that this cluster mounts.

@@ -1,13 +1,10 @@
 //! What is accepted but deprecated, odd or not enforced: upstream's warnings (`pkg/api/pod/warnings.go`), then sampan's own, which are in [`unenforced`].
 
-use super::{apparmor, unenforced};
+use super::{MOST, apparmor, containers, unenforced};
 use crate::at::At;
 use crate::{address, quantities};
 use api::Object;
 use std::collections::{HashMap, HashSet};
-
-/// More warnings are not collected: of what the header takes (4 KiB), these are far beyond.
-pub(super) const MOST: usize = 200;
 
 /// Warnings about a Pod.
 pub(crate) fn pod(object: &Object) -> Vec<String> {
@@ -54,10 +51,6 @@ fn warnings(spec: At<'_>, metadata: At<'_>) -> Vec<String> {
     }
     unenforced::all(spec, &mut out);
     out
-}
-
-pub(super) fn containers<'a>(spec: At<'a>) -> impl Iterator<Item = At<'a>> {
-    super::CONTAINERS.iter().flat_map(move |kind| spec.get(kind).items())
 }
 
 fn deprecated_label(key: &str) -> Option<&'static str> {
