@@ -19,11 +19,12 @@ use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
 use ipnet::IpNet;
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::api::resource::Quantity as Amount};
+use kinds::bootstrap::Bootstrap;
 use network::VirtualNetwork;
 use parking_lot::Mutex;
 use parts::Spawner;
 use prometheus_client::registry::Registry;
-use server::{Ids, Server, Settings, User, pki::Pair};
+use server::{Ids, Server, User, pki::Pair};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, TcpListener},
@@ -224,20 +225,27 @@ impl Cluster {
         Chosen::of(&config).at(address).keep(&config.dir)?;
         let store = stored::open(&config.dir).await?;
         let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
+        let settings = kinds::Settings {
+            service_cidr: config.service_cidr,
+            node_ports: 30000..=32767,
+            tokens: credentials.tokens.clone(),
+            advertise: SocketAddr::new(node_internal, address.port()),
+            identity: config.node.clone(),
+            image_advice: Some(images::advice(&images)),
+        };
         let options = server::Options {
             store: store.clone(),
             clock: clock.clone(),
             ids: Ids::new(fastrand::Rng::with_seed(env::seed())),
-            settings: Settings { service_cidr: config.service_cidr, node_ports: 30000..=32767 },
-            tokens: credentials.tokens.clone(),
             nodes: nodes.clone(),
-            advertise: SocketAddr::new(node_internal, address.port()),
+            advertise: settings.advertise,
             shutdown: control.clone(),
-            identity: config.node.clone(),
-            image_advice: Some(images::advice(&images)),
+            audit: None,
             metrics: metrics.clone(),
         };
-        let server = Server::new(options).await.context("cannot start the API server")?;
+        let server = Server::new(options, settings.parts());
+        let bootstrap = Bootstrap::new(&server, settings, clock.clone());
+        bootstrap.ensure().await.context("cannot start the API server")?;
         let tls = Arc::new(server::tls::config(&serving, &credentials.authority.certificate)?);
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let places = server::tls::Places { connections: descriptors.api, handshakes: descriptors.handshakes };
@@ -247,8 +255,8 @@ impl Cluster {
             async move { server.serve(places, listener, tls, token).await }
         });
         spawn.essential_silent("API server's own objects", {
-            let server = server.clone();
-            async move { server.run().await }
+            let token = control.clone();
+            async move { bootstrap.run(&token).await }
         });
 
         spawn.essential_silent("writer of the store", {

@@ -1,4 +1,4 @@
-use crate::{Error, Key, Result, Undecodable, decode as typed, gate, watch};
+use crate::{Cached, Error, Key, Result, Target, Undecodable, decode as typed, gate, watch};
 use bytes::Bytes;
 use futures::Stream;
 use http::{HeaderValue, Method, Request, Response, header};
@@ -8,6 +8,8 @@ use kube::client::Body;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 use std::fmt::Write;
+
+const JSON: &str = "application/json";
 
 /// Any typed object of the API.
 pub trait Kind:
@@ -163,10 +165,30 @@ impl Client {
         }
     }
 
+    /// Reads what there is of an object at a path, for kinds that are known only at run time.
+    pub async fn find_at<K: Cached>(&self, path: &str) -> Result<Option<K>> {
+        let body = match self.raw_as(K::ACCEPT.0, Method::GET, path, None).await {
+            Ok(body) => body,
+            Err(error) if error.is_not_found() => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let body = std::str::from_utf8(&body).map_err(|e| Error::Decode(e.to_string()))?;
+        K::read(body).map(Some).map_err(|error| Error::Decode(format!("{path}: {error}")))
+    }
+
     /// Lists objects; an empty namespace is all of them. An object that cannot be read does not keep the others from being read.
     pub async fn list<K: Kind>(&self, namespace: &str, options: &ListOptions) -> Result<List<K>> {
-        let url = format!("{}{}", path::<K>(namespace, "", ""), query(options, false));
-        decode_list(&self.call(Method::GET, &url, None).await?)
+        self.list_at(&path::<K>(namespace, "", ""), options).await
+    }
+
+    /// Lists the objects of a target.
+    pub async fn list_target<K: Cached>(&self, target: &Target) -> Result<List<K>> {
+        self.list_at(&target.path(), &target.options()).await
+    }
+
+    async fn list_at<K: Cached>(&self, path: &str, options: &ListOptions) -> Result<List<K>> {
+        let url = format!("{path}{}", query(options, false));
+        decode_list(&self.raw_as(K::ACCEPT.1, Method::GET, &url, None).await?)
     }
 
     /// Watches objects from `options.resource_version`. The stream ends when the server closes it.
@@ -175,8 +197,25 @@ impl Client {
         namespace: &str,
         options: &ListOptions,
     ) -> Result<impl Stream<Item = Result<watch::WatchEvent<K>>> + Send + use<K>> {
-        let url = format!("{}{}", path::<K>(namespace, "", ""), query(options, true));
-        let response = self.send(Method::GET, &url, None).await?;
+        self.watch_at(&path::<K>(namespace, "", ""), options).await
+    }
+
+    /// Watches the objects of a target from a revision. The stream ends when the server closes it.
+    pub async fn watch_target<K: Cached>(
+        &self,
+        target: &Target,
+        resource_version: String,
+    ) -> Result<impl Stream<Item = Result<watch::WatchEvent<K>>> + Send + use<K>> {
+        self.watch_at(&target.path(), &ListOptions { resource_version, ..target.options() }).await
+    }
+
+    async fn watch_at<K: Cached>(
+        &self,
+        path: &str,
+        options: &ListOptions,
+    ) -> Result<impl Stream<Item = Result<watch::WatchEvent<K>>> + Send + use<K>> {
+        let url = format!("{path}{}", query(options, true));
+        let response = self.send(K::ACCEPT.0, Method::GET, &url, None).await?;
         Ok(watch::events(response.into_body()))
     }
 
@@ -238,7 +277,19 @@ impl Client {
 
     /// As [`Client::raw`], answering a stream of the body (logs, watches).
     pub async fn raw_stream(&self, method: Method, url: &str) -> Result<Response<Body>> {
-        self.send(method, url, None).await
+        self.send(JSON, method, url, None).await
+    }
+
+    /// As [`Client::raw`], asking for a media type of the answer.
+    pub async fn raw_as(
+        &self,
+        accept: &'static str,
+        method: Method,
+        url: &str,
+        body: Option<(&str, Vec<u8>)>,
+    ) -> Result<Bytes> {
+        let response = self.send(accept, method, url, body).await?;
+        Ok(response.into_body().collect().await.map_err(|e| Error::Transport(e.to_string()))?.to_bytes())
     }
 
     async fn patch_at<K: Kind>(&self, path: &str, patch: Patch) -> Result<K> {
@@ -260,12 +311,17 @@ impl Client {
     }
 
     async fn call(&self, method: Method, url: &str, body: Option<(&str, Vec<u8>)>) -> Result<Bytes> {
-        let response = self.send(method, url, body).await?;
-        Ok(response.into_body().collect().await.map_err(|e| Error::Transport(e.to_string()))?.to_bytes())
+        self.raw_as(JSON, method, url, body).await
     }
 
-    async fn send(&self, method: Method, url: &str, body: Option<(&str, Vec<u8>)>) -> Result<Response<Body>> {
-        let mut request = Request::builder().method(method).uri(url).header(header::ACCEPT, "application/json");
+    async fn send(
+        &self,
+        accept: &'static str,
+        method: Method,
+        url: &str,
+        body: Option<(&str, Vec<u8>)>,
+    ) -> Result<Response<Body>> {
+        let mut request = Request::builder().method(method).uri(url).header(header::ACCEPT, accept);
         if let Some(agent) = &self.agent {
             request = request.header(header::USER_AGENT, agent);
         }
@@ -289,19 +345,24 @@ impl Client {
 
 /// `/api/v1/namespaces/ns/pods/name/subresource`; empty parts are left out.
 pub(crate) fn path<K: Resource>(namespace: &str, name: &str, subresource: &str) -> String {
-    let mut url =
-        if K::GROUP.is_empty() { format!("/api/{}", K::VERSION) } else { format!("/apis/{}/{}", K::GROUP, K::VERSION) };
+    join(&root(K::GROUP, K::VERSION), namespace, [K::URL_PATH_SEGMENT, name, subresource])
+}
+
+/// The path of a group version.
+pub(crate) fn root(group: &str, version: &str) -> String {
+    if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") }
+}
+
+/// The path of what is in a namespace below a group version.
+pub(crate) fn join(root: &str, namespace: &str, parts: [&str; 3]) -> String {
+    let mut url = root.to_owned();
     if !namespace.is_empty() {
         url.push_str("/namespaces/");
         url.push_str(&escape(namespace));
     }
-    url.push('/');
-    url.push_str(K::URL_PATH_SEGMENT);
-    for part in [name, subresource] {
-        if !part.is_empty() {
-            url.push('/');
-            url.push_str(&escape(part));
-        }
+    for part in parts.into_iter().filter(|part| !part.is_empty()) {
+        url.push('/');
+        url.push_str(&escape(part));
     }
     url
 }
@@ -347,7 +408,7 @@ fn escape(text: &str) -> String {
 }
 
 fn json(body: Vec<u8>) -> Option<(&'static str, Vec<u8>)> {
-    Some(("application/json", body))
+    Some((JSON, body))
 }
 
 fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
@@ -363,7 +424,7 @@ fn decode_object<K: Kind>(body: &[u8]) -> Result<K> {
     typed::object(body).map_err(Error::Decode)
 }
 
-fn decode_list<K: Kind>(body: &[u8]) -> Result<List<K>> {
+fn decode_list<K: Cached>(body: &[u8]) -> Result<List<K>> {
     #[derive(Deserialize, Default)]
     #[serde(rename_all = "camelCase", default)]
     struct Meta {

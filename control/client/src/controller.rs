@@ -1,6 +1,7 @@
 use crate::{
-    Backoff, Delta, Informer, Key, Kind, QueueMetrics, WorkQueue, controller_of,
+    Backoff, Delta, Informer, Key, Kind, QueueMetrics, WorkQueue,
     gate::{Watched, Writes, recording},
+    meta::controller_of,
 };
 use futures::FutureExt;
 use k8s_openapi::Resource;
@@ -36,7 +37,7 @@ pub trait Controller: Send + Sync + 'static {
 /// Connects informers to a controller's queue.
 pub struct Wakeups {
     queue: WorkQueue<Key>,
-    informers: Vec<Box<dyn Watched>>,
+    informers: Vec<Arc<dyn Watched>>,
 }
 
 impl Wakeups {
@@ -65,9 +66,10 @@ impl Wakeups {
         });
     }
 
-    /// Declares that `reconcile` reads this informer without being woken by it: the gate and the start wait for it.
+    /// Declares that `reconcile` reads this informer without being woken by it: the gate and the start wait for it. An informer whose
+    /// target has selectors is waited for in vain after a write of an object that they do not select.
     pub fn reads<K: Kind>(&mut self, informer: &Informer<K>) {
-        self.informers.push(Box::new(informer.clone()));
+        self.informers.push(informer.watched());
     }
 
     /// The queue, for wake-ups that do not come from an informer.
@@ -107,7 +109,7 @@ pub async fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: 
     let queue = WorkQueue::measured(options.backoff, &options.metrics, name);
     let mut wakeups = Wakeups { queue: queue.clone(), informers: Vec::new() };
     controller.wire(&mut wakeups);
-    let informers: Arc<[Box<dyn Watched>]> = wakeups.informers.into();
+    let informers: Arc<[Arc<dyn Watched>]> = wakeups.informers.into();
     let ready = async {
         for informer in informers.iter() {
             informer.synced().await;
@@ -133,7 +135,7 @@ pub async fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: 
 struct Work<C> {
     controller: Arc<C>,
     queue: WorkQueue<Key>,
-    informers: Arc<[Box<dyn Watched>]>,
+    informers: Arc<[Arc<dyn Watched>]>,
     /// What the last reconcile of a key wrote; an entry lives until the key's next reconcile has found it seen.
     gates: Mutex<HashMap<Key, Writes>>,
 }

@@ -1,6 +1,6 @@
 //! Typed decoding as Go does it, one object at a time: no object that the API stores may keep the others from being read.
 
-use crate::{Key, Kind};
+use crate::{Cached, Key, Kind};
 use api::{GroupVersionKind, schema::Schema};
 use serde::Deserialize;
 use serde_json::Value;
@@ -41,8 +41,8 @@ pub(crate) fn object<K: Kind>(json: &str) -> Result<K, String> {
 ///
 /// # Errors
 /// What is known of it nevertheless.
-pub(crate) fn item<K: Kind>(json: &str) -> Result<K, Undecodable> {
-    object(json).map_err(|error| {
+pub(crate) fn item<K: Cached>(json: &str) -> Result<K, Undecodable> {
+    K::read(json).map_err(|error| {
         let meta = serde_json::from_str::<Bare>(json).unwrap_or_default().metadata;
         Undecodable {
             key: Key::new(meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default()),

@@ -3,3 +3,6 @@
 
 pub mod affinity;
 pub mod resources;
+mod taints;
+
+pub use taints::tolerates;

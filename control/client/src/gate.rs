@@ -1,9 +1,16 @@
 //! The read-your-writes gate: a reconcile starts only when the informers it reads have seen what the last one of the same key
 //! wrote. This is what upstream's "expectations" are for, without counting: revisions are global and ordered.
 
-use crate::{Key, Kind};
+use crate::{Key, Kind, Target};
 use futures::future::BoxFuture;
-use std::{any::TypeId, cell::RefCell, collections::HashMap, future::Future, time::Duration};
+use std::{
+    any::{Any, TypeId},
+    cell::RefCell,
+    collections::HashMap,
+    future::Future,
+    sync::Arc,
+    time::Duration,
+};
 
 /// How long a gate waits for an informer that lost its connection, before the reconcile goes on with what is there (writes carry
 /// preconditions, so a stale view costs a retry, not correctness).
@@ -46,9 +53,11 @@ pub(crate) fn deleted<K: Kind>(key: Key, uid: Option<String>) {
 }
 
 /// An informer as the gate sees it.
-pub(crate) trait Watched: Send + Sync {
+pub(crate) trait Watched: Any + Send + Sync {
     fn kind(&self) -> TypeId;
-    fn name(&self) -> &'static str;
+    fn target(&self) -> &Target;
+    /// Whether it keeps whole objects, not their metadata alone.
+    fn is_typed(&self) -> bool;
     /// Why there is no first list yet.
     fn missing(&self) -> Option<String>;
     /// How many objects cannot be read now.
@@ -64,7 +73,7 @@ impl Writes {
     }
 
     /// Waits until every informer given has seen these writes.
-    pub(crate) async fn seen_by(&self, informers: &[Box<dyn Watched>]) {
+    pub(crate) async fn seen_by(&self, informers: &[Arc<dyn Watched>]) {
         let wait = async {
             for informer in informers {
                 if let Some(revision) = self.revisions.get(&informer.kind()) {

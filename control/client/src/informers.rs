@@ -1,108 +1,155 @@
-use crate::{Client, Informer, Kind, gate::Watched, metrics};
+//! The informers of a process: one for each target, as long as somebody holds it.
+
+use crate::{
+    Cached, Client, Informer, Kind, Target, gate::Watched, informer::Cache, metrics, pool::Pool, reflector::Reflector,
+};
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
 use std::{
     any::{Any, TypeId},
-    collections::HashMap,
-    sync::Arc,
+    collections::{BTreeMap, HashMap},
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The informers of a process: one per kind, started on first use.
+/// The informers of a process. Who asks for the same [`Target`] with the same identity shares one informer: it starts with the first
+/// holder and ends with the last. Cheap to clone.
 #[derive(Clone)]
 pub struct Informers {
     inner: Arc<Inner>,
+    client: Client,
+    identity: usize,
+    token: CancellationToken,
 }
 
+/// Whose informer, of what type, over what.
+type Slot = (usize, TypeId, Arc<Target>);
+
 struct Inner {
-    client: Client,
     token: CancellationToken,
     tasks: TaskTracker,
-    kinds: Mutex<HashMap<TypeId, Box<dyn Any + Send + Sync>>>,
-    all: Mutex<Vec<Arc<dyn Watched>>>,
-    /// Cancelled when the task of any of them ends.
-    ended: CancellationToken,
+    /// Of those that somebody holds, and of those whose task has not ended yet.
+    informers: Mutex<HashMap<Slot, Weak<dyn Watched>>>,
+    /// By type of the objects; as many as there are types.
+    pools: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+    identities: AtomicUsize,
+    /// Cancelled when the task of any of them panics.
+    broken: CancellationToken,
 }
 
 impl Informers {
     /// No informer yet. All end with `token`; their tasks are tracked in `tasks`.
     pub fn new(client: Client, token: CancellationToken, tasks: TaskTracker) -> Self {
-        let (kinds, all, ended) = (Mutex::default(), Mutex::default(), CancellationToken::new());
-        let inner = Inner { client, token, tasks, kinds, all, ended };
-        Self { inner: Arc::new(inner) }
+        let inner = Inner {
+            token: token.clone(),
+            tasks,
+            informers: Mutex::default(),
+            pools: Mutex::default(),
+            identities: AtomicUsize::new(1),
+            broken: CancellationToken::new(),
+        };
+        Self { inner: Arc::new(inner), client, identity: 0, token }
     }
 
-    /// The informer of a kind. Must be called on a tokio runtime, where its task is started the first time.
+    /// Informers of the same process that read with another identity: the server decides what each may see. They end with `token`, and
+    /// with the others. What both have read is in memory once.
+    pub fn on_behalf(&self, client: Client, token: CancellationToken) -> Self {
+        let identity = self.inner.identities.fetch_add(1, Ordering::Relaxed);
+        Self { inner: self.inner.clone(), client, identity, token }
+    }
+
+    /// The informer of all objects of a kind. Must be called on a tokio runtime, where its task is started for the first holder.
     pub fn of<K: Kind>(&self) -> Informer<K> {
-        let mut kinds = self.inner.kinds.lock();
-        let any = kinds.entry(TypeId::of::<K>()).or_insert_with(|| {
-            let informer = Informer::<K>::new();
-            self.inner.all.lock().push(Arc::new(informer.clone()));
-            let (run, ended) = (informer.clone(), self.inner.ended.clone().drop_guard());
-            let (client, token) = (self.inner.client.clone(), self.inner.token.clone());
-            self.inner.tasks.spawn(async move {
-                let _ended = ended;
-                run.run(client, token).await;
-            });
-            Box::new(informer)
-        });
-        any.downcast_ref::<Informer<K>>().expect("stored under its own type").clone()
+        self.over(Target::of::<K>())
     }
 
-    /// The kinds whose first list is not there, each with the reason.
-    pub fn missing(&self) -> Vec<(&'static str, String)> {
-        let all = self.inner.all.lock();
-        all.iter().filter_map(|informer| Some((informer.name(), informer.missing()?))).collect()
+    /// The informer over a target, as [`Informers::of`].
+    pub fn over<K: Cached>(&self, target: Target) -> Informer<K> {
+        let target = Arc::new(target);
+        let slot = (self.identity, TypeId::of::<K>(), target.clone());
+        let mut informers = self.inner.informers.lock();
+        if let Some(held) = informers.get(&slot).and_then(Weak::upgrade) {
+            let held: Arc<dyn Any + Send + Sync> = held;
+            return Informer::over(held.downcast::<Cache<K>>().expect("stored under its own type"));
+        }
+        let stop = self.token.child_token();
+        let cache = Arc::new(Cache::<K>::new(target.clone(), self.pool(), Some(stop.clone().drop_guard())));
+        let watched: Arc<dyn Watched> = cache.clone();
+        informers.insert(slot.clone(), Arc::downgrade(&watched));
+        let reflector = Reflector { cache: Arc::downgrade(&cache), client: self.client.clone(), target };
+        let (inner, broken) = (self.inner.clone(), self.inner.broken.clone().drop_guard());
+        self.inner.tasks.spawn(async move {
+            tokio::select! { () = stop.cancelled() => {}, () = inner.token.cancelled() => {}, () = reflector.run() => {} }
+            broken.disarm();
+            inner.forget(&slot);
+        });
+        Informer::over(cache)
+    }
+
+    fn pool<K: Cached>(&self) -> Arc<Pool<K>> {
+        let mut pools = self.inner.pools.lock();
+        let pool = pools.entry(TypeId::of::<K>()).or_insert_with(|| Arc::<Pool<K>>::default());
+        pool.clone().downcast().expect("stored under its own type")
+    }
+
+    /// The kinds whose first list a start waits for and that is not there, each with the reason.
+    pub fn missing(&self) -> Vec<(String, String)> {
+        let first = self.inner.all().into_iter().filter(|informer| is_first(&**informer));
+        first.filter_map(|informer| Some((informer.target().kind().to_owned(), informer.missing()?))).collect()
     }
 
     /// Shows in a registry how many objects of each kind cannot be read; once.
     pub fn register(&self, registry: &mut Registry) {
-        let informers = self.clone();
+        let inner = self.inner.clone();
         let read = move || {
-            let all = informers.inner.all.lock();
-            all.iter().map(|i| (i.name(), i64::try_from(i.undecodable()).unwrap_or(i64::MAX))).collect()
+            let mut kinds = BTreeMap::<String, i64>::new();
+            for informer in inner.all() {
+                let count = i64::try_from(informer.undecodable()).unwrap_or(i64::MAX);
+                let sum = kinds.entry(informer.target().kind().to_owned()).or_default();
+                *sum = sum.saturating_add(count);
+            }
+            kinds.into_iter().collect()
         };
         let what = ("informer_undecodable_objects", "Objects that cannot be read as their kind and are left out");
         metrics::gauge(registry, what, "kind", read);
     }
 
-    /// Resolves when the task of any informer has ended: cancelled, or by a panic outside a handler. What it shows is not kept up any more.
+    /// Resolves when the informers have been cancelled, or the task of any has ended by a panic outside a handler: what it shows is not kept
+    /// up any more.
     pub async fn ended(&self) {
-        self.inner.ended.cancelled().await;
+        tokio::select! { () = self.inner.token.cancelled() => {}, () = self.inner.broken.cancelled() => {} }
     }
 
-    /// Waits until all informers that exist now have their first list.
+    /// Waits until the informers that exist now have their first list: those of typed objects, but not those of a name. What comes and
+    /// goes while the cluster runs does not keep it from starting.
     pub async fn synced(&self) {
-        let all = self.inner.all.lock().clone();
-        for informer in all {
+        for informer in self.inner.all().into_iter().filter(|informer| is_first(&**informer)) {
             informer.synced().await;
         }
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use k8s_openapi::api::core::v1::ConfigMap;
-    use std::time::Duration;
+fn is_first(informer: &dyn Watched) -> bool {
+    informer.is_typed() && !informer.target().is_named()
+}
 
-    fn client() -> Client {
-        let answer = tower::service_fn(|_: http::Request<kube::client::Body>| async {
-            let list =
-                r#"{"metadata":{"resourceVersion":"7"},"items":[{"metadata":{"name":"a","resourceVersion":"3"}}]}"#;
-            Ok::<_, std::convert::Infallible>(http::Response::new(kube::client::Body::from(list.as_bytes().to_vec())))
-        });
-        Client::new(kube::Client::new(answer, "default"))
+impl Inner {
+    fn all(&self) -> Vec<Arc<dyn Watched>> {
+        self.informers.lock().values().filter_map(Weak::upgrade).collect()
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn an_informer_that_panics_is_told() {
-        let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let informers = Informers::new(client(), token, tasks);
-        informers.of::<ConfigMap>();
-        tokio::time::timeout(Duration::from_secs(60), informers.ended()).await.expect_err("it runs");
-        let other = Informers::new(client(), CancellationToken::new(), TaskTracker::new());
-        other.of::<ConfigMap>().index("odd", |_| panic!("an index of a test"));
-        tokio::time::timeout(Duration::from_secs(60), other.ended()).await.expect("told");
+    /// Forgets an informer that nobody holds. There may be a new one over the same target.
+    fn forget(&self, slot: &Slot) {
+        let mut informers = self.informers.lock();
+        if informers.get(slot).is_some_and(|informer| informer.strong_count() == 0) {
+            informers.remove(slot);
+        }
     }
 }
+
+#[cfg(test)]
+#[path = "informers_tests.rs"]
+mod tests;

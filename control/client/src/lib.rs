@@ -1,26 +1,36 @@
 //! How every component of sampan reaches the API: as any client could, with no back door.
 //!
 //! * [`Client`]: typed verbs over a `kube::Client`, which itself is any tower service: the in-process router or TLS.
-//! * [`Informers`] and [`Informer`]: one list-and-watch per kind and process, indexed; see [`Informer`] for the guarantees.
+//! * [`Informers`] and [`Informer`]: one list-and-watch per [`Target`] and identity, shared and indexed; typed, or
+//!   [`PartialObjectMetadata`] alone; see [`Informer`] for the guarantees. [`discovery`]: what is served.
 //! * [`Controller`] and [`run`]: the reconcile loop with queue, read-your-writes gate, back-off, span and panic guard outside.
 //! * [`Elector`]: leadership by Lease. [`Recorder`]: Events with upstream's correlation. [`fit`]: what a pod asks of its node.
+//! * [`pod`] and [`meta`]: what everybody asks of a Pod and of metadata; each question has one answer in the workspace.
 //!
 //! Why not kube-runtime: its shared streams lose deletes, have no indexes, and decode once per controller.
 
+mod cached;
 mod client;
 mod controller;
 mod decode;
+pub mod discovery;
 mod error;
 pub mod fit;
 mod gate;
 mod informer;
 mod informers;
 mod leader;
+pub mod meta;
 pub mod metrics;
+pub mod pod;
+mod pool;
 mod queue;
 mod recorder;
+mod reflector;
+mod target;
 mod watch;
 
+pub use cached::{Cached, PartialObjectMetadata};
 pub use client::{Client, DeleteOptions, Kind, List, ListOptions, Patch, Preconditions, Propagation};
 pub use controller::{Controller, Next, RunOptions, Wakeups, run};
 pub use decode::Undecodable;
@@ -31,9 +41,9 @@ pub use leader::{Elector, ElectorOptions};
 pub use metrics::QueueMetrics;
 pub use queue::{Backoff, WorkQueue};
 pub use recorder::{EventType, Recorder, RecorderOptions, reference};
+pub use target::Target;
 pub use watch::WatchEvent;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 use std::fmt;
 
 /// Namespace and name of an object; the namespace of a cluster-scoped object is empty.
@@ -52,9 +62,8 @@ impl Key {
     }
 
     /// The key of an object.
-    pub fn of<K: Kind>(object: &K) -> Self {
-        let meta = object.metadata();
-        Self::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+    pub fn of<K: Cached>(object: &K) -> Self {
+        object.key()
     }
 }
 
@@ -62,9 +71,4 @@ impl fmt::Display for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.namespace.is_empty() { f.write_str(&self.name) } else { write!(f, "{}/{}", self.namespace, self.name) }
     }
-}
-
-/// The owner reference with `controller: true`, if there is one.
-pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.as_ref()?.iter().find(|owner| owner.controller == Some(true))
 }

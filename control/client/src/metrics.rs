@@ -89,7 +89,7 @@ impl<F> fmt::Debug for Reading<F> {
     }
 }
 
-impl<F: Fn() -> Vec<(&'static str, i64)> + Send + Sync + 'static> Collector for Reading<F> {
+impl<L: AsRef<str>, F: Fn() -> Vec<(L, i64)> + Send + Sync + 'static> Collector for Reading<F> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut metric = encoder.encode_descriptor(self.name, self.help, None, MetricType::Gauge)?;
         if self.label.is_empty() {
@@ -97,7 +97,7 @@ impl<F: Fn() -> Vec<(&'static str, i64)> + Send + Sync + 'static> Collector for 
             return ConstGauge::new(number).encode(metric);
         }
         for (value, number) in (self.read)() {
-            ConstGauge::new(number).encode(metric.encode_family(&[(self.label, value)])?)?;
+            ConstGauge::new(number).encode(metric.encode_family(&[(self.label, value.as_ref())])?)?;
         }
         Ok(())
     }
@@ -105,11 +105,11 @@ impl<F: Fn() -> Vec<(&'static str, i64)> + Send + Sync + 'static> Collector for 
 
 /// Registers a gauge that is worked out when it is looked at, so that nobody has to keep it: a number for each value of
 /// `label`, or one number if that is empty.
-pub fn gauge(
+pub fn gauge<L: AsRef<str> + 'static>(
     registry: &mut Registry,
     (name, help): (&'static str, &'static str),
     label: &'static str,
-    read: impl Fn() -> Vec<(&'static str, i64)> + Send + Sync + 'static,
+    read: impl Fn() -> Vec<(L, i64)> + Send + Sync + 'static,
 ) {
     registry.register_collector(Box::new(Reading { name, help, label, read }));
 }

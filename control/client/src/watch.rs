@@ -1,6 +1,6 @@
-//! The watch stream: newline-separated `{"type": …, "object": …}`, decoded straight into the typed object.
+//! The watch stream: newline-separated `{"type": …, "object": …}`, decoded straight into what the caller keeps.
 
-use crate::{Error, Key, Kind, Result, Undecodable, decode as typed, error::parse_status};
+use crate::{Cached, Error, Key, Result, Undecodable, decode as typed, error::parse_status};
 use bytes::{Buf, BytesMut};
 use futures::{Stream, stream};
 use http_body_util::BodyExt;
@@ -35,7 +35,7 @@ struct State {
 }
 
 /// Decodes a response body. Ends after an error of the stream and when the server closes; an object that cannot be read ends nothing.
-pub(crate) fn events<K: Kind>(body: Body) -> impl Stream<Item = Result<WatchEvent<K>>> + Send {
+pub(crate) fn events<K: Cached>(body: Body) -> impl Stream<Item = Result<WatchEvent<K>>> + Send {
     let state = State { body, buffer: BytesMut::new(), searched: 0 };
     stream::unfold(Some(state), |state| async move {
         let mut state = state?;
@@ -96,7 +96,7 @@ struct Meta {
     resource_version: String,
 }
 
-fn decode<K: Kind>(line: &[u8]) -> Result<WatchEvent<K>> {
+fn decode<K: Cached>(line: &[u8]) -> Result<WatchEvent<K>> {
     // Lines are apart whatever is in them: one that cannot be read says nothing of those after it.
     let unknown = |error: String| Undecodable { key: Key::default(), uid: String::new(), revision: None, error };
     let line = match std::str::from_utf8(line) {
@@ -127,7 +127,7 @@ fn decode<K: Kind>(line: &[u8]) -> Result<WatchEvent<K>> {
 
 /// Reads an event that has the form and the order that API servers write, in one pass. `None` for any other, and for objects that the
 /// types do not take as they are.
-fn usual<K: Kind>(line: &str) -> Option<WatchEvent<K>> {
+fn usual<K: Cached>(line: &str) -> Option<WatchEvent<K>> {
     let (kind, rest) = line.strip_prefix("{\"type\":\"")?.split_once('"')?;
     let made = match kind {
         "ADDED" => WatchEvent::Added,
@@ -136,7 +136,7 @@ fn usual<K: Kind>(line: &str) -> Option<WatchEvent<K>> {
         _ => return None,
     };
     let object = rest.strip_prefix(",\"object\":")?.strip_suffix('}')?;
-    serde_json::from_str(object).ok().map(made)
+    K::read(object).ok().map(made)
 }
 
 #[cfg(test)]

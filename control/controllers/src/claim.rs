@@ -1,9 +1,14 @@
-//! Adoption and release: who controls an object that matches a selector. Pure.
+//! Adoption and release: who controls an object that matches a selector. The decision is pure; [`Claims`] carries it out.
 //!
-//! Follows "Non-Template Pod acquisitions" of <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>.
+//! Follows "Non-Template Pod acquisitions" of <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>; upstream's
+//! `ControllerRefManager`.
+
+use std::sync::Arc;
 
 use api::selector::Selector;
+use client::{Client, Error, Kind, Patch};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use serde_json::Value;
 
 use crate::meta;
 
@@ -22,15 +27,110 @@ pub enum Claim {
 
 /// Decides for `owner`, which selects by `selector`, about `object`.
 pub fn claim(owner: &ObjectMeta, selector: &Selector, object: &ObjectMeta) -> Claim {
-    let deleting = owner.deletion_timestamp.is_some();
+    let deleting = meta::is_deleting(owner);
     let matches = meta::matches(selector, object.labels.as_ref());
     match meta::controller_of(object) {
         Some(r) if Some(&r.uid) != owner.uid.as_ref() => Claim::Ignore,
         Some(_) if matches => Claim::Keep,
         Some(_) if deleting => Claim::Ignore,
         Some(_) => Claim::Release,
-        None if deleting || !matches || object.deletion_timestamp.is_some() => Claim::Ignore,
+        None if deleting || !matches || meta::is_deleting(object) => Claim::Ignore,
         None if object.namespace != owner.namespace => Claim::Ignore,
         None => Claim::Adopt,
     }
 }
+
+/// The claims of one owner to objects of any kind.
+pub struct Claims<'a, O> {
+    /// The way to the API.
+    pub client: &'a Client,
+    /// Who claims.
+    pub owner: &'a O,
+    /// A finalizer that comes with adoption and goes with release.
+    pub finalizer: Option<&'static str>,
+}
+
+impl<O: Kind> Claims<'_, O> {
+    /// What of `candidates` is the owner's, after taking over those that match and releasing those that do not.
+    ///
+    /// # Errors
+    /// Those of the API, and that the owner is not there any more.
+    pub async fn settle<K: Kind>(&self, selector: &Selector, candidates: Vec<Arc<K>>) -> anyhow::Result<Vec<Arc<K>>> {
+        let (mut ours, mut free, mut strange) = (Vec::new(), Vec::new(), Vec::new());
+        for object in candidates {
+            match claim(self.owner.metadata(), selector, object.metadata()) {
+                Claim::Keep => ours.push(object),
+                Claim::Adopt => free.push(object),
+                Claim::Release => strange.push(object),
+                Claim::Ignore => {}
+            }
+        }
+        self.release(&strange).await?;
+        ours.extend(self.adopt(&free).await?);
+        Ok(ours)
+    }
+
+    /// Takes over objects without a controller, after asking the API itself whether the owner still is, and is not being deleted. Answers
+    /// those that are the owner's now.
+    ///
+    /// # Errors
+    /// Those of the API, and that the owner is not there any more.
+    pub async fn adopt<K: Kind>(&self, objects: &[Arc<K>]) -> anyhow::Result<Vec<Arc<K>>> {
+        if objects.is_empty() {
+            return Ok(Vec::new());
+        }
+        let owner = self.owner.metadata();
+        let fresh: O = self.client.get(meta::namespace(owner), meta::name(owner)).await?;
+        anyhow::ensure!(fresh.metadata().uid == owner.uid, "the {} was replaced by another of its name", O::KIND);
+        anyhow::ensure!(!meta::is_deleting(fresh.metadata()), "the {} has just been deleted", O::KIND);
+        let reference = meta::controller_ref(self.owner);
+        let mut ours = Vec::with_capacity(objects.len());
+        for object in objects {
+            let patch = meta::adoption(&reference, meta::uid(object.metadata()), self.finalizer);
+            ours.extend(self.patch(&**object, patch).await?.map(Arc::new));
+        }
+        Ok(ours)
+    }
+
+    /// Takes the owner's reference from objects.
+    ///
+    /// # Errors
+    /// Those of the API.
+    pub async fn release<K: Kind>(&self, objects: &[Arc<K>]) -> Result<(), Error> {
+        for object in objects {
+            let (owner, uid) = (meta::uid(self.owner.metadata()), meta::uid(object.metadata()));
+            self.patch(&**object, meta::release(owner, uid, self.finalizer)).await?;
+        }
+        Ok(())
+    }
+
+    /// `None` for an object that is gone, or is another by now.
+    async fn patch<K: Kind>(&self, object: &K, patch: Value) -> Result<Option<K>, Error> {
+        let (namespace, name) = (meta::namespace(object.metadata()), meta::name(object.metadata()));
+        match self.client.patch::<K>(namespace, name, Patch::Strategic(patch)).await {
+            Ok(patched) => Ok(Some(patched)),
+            Err(error) => gone_or(self.client, object, error).await.map(|()| None),
+        }
+    }
+}
+
+/// What an error of a call that named the uid of `object` comes to: nothing, when the object is gone or another has its name by now. The
+/// error alone does not say so: a conflict is also what the API answers when others wrote the object faster again and again.
+///
+/// # Errors
+/// `error`, while the object is there; else those of asking for it.
+pub async fn gone_or<K: Kind>(client: &Client, object: &K, error: Error) -> Result<(), Error> {
+    if error.is_not_found() {
+        return Ok(());
+    }
+    if !(error.is_conflict() || error.is_invalid()) {
+        return Err(error);
+    }
+    let meta = object.metadata();
+    let live = client.find::<K>(meta::namespace(meta), meta::name(meta)).await?;
+    if live.is_some_and(|live| live.metadata().uid == meta.uid) { Err(error) } else { Ok(()) }
+}
+
+#[cfg(test)]
+#[path = "claim_tests.rs"]
+mod tests;

@@ -9,7 +9,6 @@
 pub mod claim;
 pub mod context;
 pub mod deployment;
-mod discovery;
 pub mod endpoints;
 pub mod endpointslice;
 pub mod garbagecollector;
@@ -25,6 +24,7 @@ pub mod replicaset;
 pub mod rootca;
 pub mod serviceaccount;
 mod servicepods;
+pub mod status;
 pub mod tainteviction;
 pub mod ttlafterfinished;
 

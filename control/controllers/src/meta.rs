@@ -1,11 +1,15 @@
-//! Owner references, labels and durations, as all controllers need them. Pure.
+//! Owner references, labels and durations, as all controllers need them; what others ask of metadata too is in [`client::meta`]. Pure.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use api::selector::Selector;
-use jiff::{SignedDuration, Timestamp};
+pub use client::meta::{
+    annotation, controller_of, controller_ref, created, has_finalizer, is_controlled_by, is_deleting, name, namespace,
+    uid,
+};
+use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::{
-    apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference},
+    apis::meta::v1::{LabelSelector, OwnerReference},
     util::intstr::IntOrString,
 };
 use serde_json::{Value, json};
@@ -13,61 +17,9 @@ use serde_json::{Value, json};
 /// The alphabet of generated name parts: no vowels and no look-alikes, so that no words appear.
 pub const SAFE: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
 
-/// An owner reference as a controller sets it: controller and blocking.
-pub fn controller_ref(api_version: &str, kind: &str, owner: &ObjectMeta) -> OwnerReference {
-    OwnerReference {
-        api_version: api_version.to_owned(),
-        kind: kind.to_owned(),
-        name: owner.name.clone().unwrap_or_default(),
-        uid: owner.uid.clone().unwrap_or_default(),
-        controller: Some(true),
-        block_owner_deletion: Some(true),
-    }
-}
-
-/// The owner reference of the managing controller, if there is one.
-pub fn controller_of(meta: &ObjectMeta) -> Option<&OwnerReference> {
-    meta.owner_references.as_ref()?.iter().find(|r| r.controller == Some(true))
-}
-
-/// Whether the managing controller of `meta` is the object with this uid.
-pub fn is_controlled_by(meta: &ObjectMeta, uid: &str) -> bool {
-    controller_of(meta).is_some_and(|r| r.uid == uid)
-}
-
 /// A count as upstream writes it into a status: none is left out.
 pub fn counted(count: i32) -> Option<i32> {
     Some(count).filter(|n| *n != 0)
-}
-
-/// The name, which every stored object has.
-pub fn name(meta: &ObjectMeta) -> &str {
-    meta.name.as_deref().unwrap_or("")
-}
-
-/// The namespace, empty for cluster-scoped objects.
-pub fn namespace(meta: &ObjectMeta) -> &str {
-    meta.namespace.as_deref().unwrap_or("")
-}
-
-/// The uid, which every stored object has.
-pub fn uid(meta: &ObjectMeta) -> &str {
-    meta.uid.as_deref().unwrap_or("")
-}
-
-/// The value of an annotation.
-pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
-    meta.annotations.as_ref()?.get(key).map(String::as_str)
-}
-
-/// The creation time; an object that has none yet counts as the oldest.
-pub fn created(meta: &ObjectMeta) -> Timestamp {
-    meta.creation_timestamp.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0)
-}
-
-/// Whether `finalizer` is still to be served.
-pub fn has_finalizer(meta: &ObjectMeta, finalizer: &str) -> bool {
-    meta.finalizers.iter().flatten().any(|f| f == finalizer)
 }
 
 /// The selector that a workload's `spec.selector` describes.
@@ -111,7 +63,7 @@ pub fn adoption(owner: &OwnerReference, uid: &str, finalizer: Option<&str>) -> V
     json!({"metadata": metadata})
 }
 
-/// The strategic merge patch by which a controller gives `uid` free.
+/// The strategic merge patch by which a controller releases `uid`.
 pub fn release(owner_uid: &str, uid: &str, finalizer: Option<&str>) -> Value {
     let mut metadata = json!({"ownerReferences": [{"$patch": "delete", "uid": owner_uid}], "uid": uid});
     if let Some(finalizer) = finalizer {

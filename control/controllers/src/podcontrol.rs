@@ -5,7 +5,7 @@ use std::sync::Arc;
 use client::{Client, DeleteOptions, Error, EventType, Patch, Recorder};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 
-use crate::meta;
+use crate::{claim::gone_or, meta};
 
 /// How many deletions are in flight at a time.
 const IN_FLIGHT: usize = 128;
@@ -95,22 +95,6 @@ pub async fn delete(client: &Client, pod: &Pod, options: &DeleteOptions) -> Resu
         Ok(()) => Ok(()),
         Err(error) => gone_or(client, pod, error).await,
     }
-}
-
-/// What an error of a call that named the uid of `pod` comes to: nothing, when the pod is gone or another has its name by now. The error
-/// alone does not say so: a conflict is also what the API answers when others wrote the object faster again and again.
-///
-/// # Errors
-/// `error`, while the pod is there; else those of asking for it.
-pub async fn gone_or(client: &Client, pod: &Pod, error: Error) -> Result<(), Error> {
-    if error.is_not_found() {
-        return Ok(());
-    }
-    if !(error.is_conflict() || error.is_invalid()) {
-        return Err(error);
-    }
-    let found = client.find::<Pod>(meta::namespace(&pod.metadata), meta::name(&pod.metadata)).await?;
-    if found.is_some_and(|f| f.metadata.uid == pod.metadata.uid) { Err(error) } else { Ok(()) }
 }
 
 /// Calls `call` `count` times in batches of 1, 2, 4, … that run in parallel; after a batch with a failure no other begins, so that what

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{Context, meta, podcontrol, pods};
+use crate::{Context, claim, meta, podcontrol, pods};
 
 /// Time between looks. Upstream's figures, as the next.
 const PERIOD: Duration = Duration::from_secs(20);
@@ -67,7 +67,7 @@ impl PodGarbageCollector {
             }
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
             if let Err(error) = self.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await {
-                return Ok(podcontrol::gone_or(&self.client, pod, error).await?);
+                return Ok(claim::gone_or(&self.client, pod, error).await?);
             }
         }
         let options = DeleteOptions::uid(meta::uid(&pod.metadata)).grace(0);

@@ -1,52 +1,20 @@
-//! What every workload controller asks of pods: are they active, ready, available, whose are they. Pure.
+//! What every workload controller asks of pods: are they available, whose are they; what others ask too is in [`client::pod`]. Pure.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
 
 use std::{sync::Arc, time::Duration};
 
+pub use client::pod::{
+    condition, is_active, is_finished, is_ready, is_terminating, node_name, phase, ready_since, tolerations,
+};
 use client::{Delta, Key};
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Pod, PodCondition, PodTemplateSpec},
+    api::core::v1::{Pod, PodTemplateSpec},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
 
 use crate::meta::{controller_of, non_negative};
-
-/// The phase of `pod`, `Pending` before anybody reported one.
-pub fn phase(pod: &Pod) -> &str {
-    pod.status.as_ref().and_then(|s| s.phase.as_deref()).unwrap_or("Pending")
-}
-
-/// Whether `pod` ended, well or badly.
-pub fn is_finished(pod: &Pod) -> bool {
-    matches!(phase(pod), "Succeeded" | "Failed")
-}
-
-/// Whether `pod` counts as a replica: neither finished nor being deleted.
-pub fn is_active(pod: &Pod) -> bool {
-    !is_finished(pod) && pod.metadata.deletion_timestamp.is_none()
-}
-
-/// Whether `pod` is being deleted and still holds what it uses.
-pub fn is_terminating(pod: &Pod) -> bool {
-    !is_finished(pod) && pod.metadata.deletion_timestamp.is_some()
-}
-
-/// The condition of type `type_`.
-pub fn condition<'a>(pod: &'a Pod, type_: &str) -> Option<&'a PodCondition> {
-    pod.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_)
-}
-
-/// Whether the `Ready` condition is true.
-pub fn is_ready(pod: &Pod) -> bool {
-    condition(pod, "Ready").is_some_and(|c| c.status == "True")
-}
-
-/// When `pod` became ready; `None` when it is not, or did not say when.
-pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
-    condition(pod, "Ready").filter(|c| c.status == "True")?.last_transition_time.as_ref().map(|t| t.0)
-}
 
 /// How long until `pod` is available: zero when it is, `None` when it is not ready.
 pub fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option<Duration> {
@@ -64,11 +32,6 @@ pub fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option
 /// Whether `pod` has been ready for at least `min_ready_seconds`.
 pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
     available_in(pod, min_ready_seconds, now).is_some_and(|d| d.is_zero())
-}
-
-/// The node that `pod` is bound to, empty when it is not.
-pub fn node_name(pod: &Pod) -> &str {
-    pod.spec.as_ref().and_then(|s| s.node_name.as_deref()).unwrap_or("")
 }
 
 /// The highest restart count among the containers, and among the restartable init containers (sidecars).

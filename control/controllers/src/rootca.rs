@@ -2,7 +2,7 @@
 //!
 //! Follows "Bound service account tokens" (KEP-1205).
 
-use client::{Client, Controller, Informer, Key, Next, Wakeups};
+use client::{Client, Controller, Informer, Key, Next, Target, Wakeups};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
 
 use crate::{Context, namespace::is_active};
@@ -20,13 +20,13 @@ pub struct RootCaPublisher {
 }
 
 impl RootCaPublisher {
-    /// Over the shared informers.
+    /// Over the shared informers; of all ConfigMaps, those that it publishes are read.
     pub fn new(cx: &Context) -> Self {
         Self {
             client: cx.client.clone(),
             pem: cx.options.root_ca_pem.clone(),
             namespaces: cx.informers.of(),
-            maps: cx.informers.of(),
+            maps: cx.informers.over(Target::of::<ConfigMap>().fields(format!("metadata.name={NAME}"))),
         }
     }
 }
@@ -50,8 +50,7 @@ impl Controller for RootCaPublisher {
         wakeups.on_self(&self.namespaces);
         wakeups.on(&self.maps, |delta| {
             let meta = &delta.object().metadata;
-            let key = || Key::new("", meta.namespace.clone().unwrap_or_default());
-            (meta.name.as_deref() == Some(NAME)).then(key).into_iter().collect()
+            vec![Key::new("", meta.namespace.clone().unwrap_or_default())]
         });
     }
 

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use client::{Delta, Informer, Key};
 use jiff::Timestamp;
 use k8s_openapi::{
-    api::core::v1::{Container, Pod, Service, ServicePort},
+    api::core::v1::{Pod, Service, ServicePort},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
@@ -62,11 +62,8 @@ pub fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
         Some(IntOrString::Int(number)) => return Some(*number),
         Some(IntOrString::String(name)) => name,
     };
-    let spec = pod.spec.as_ref()?;
-    let sidecar = |c: &&Container| c.restart_policy.as_deref() == Some("Always");
-    let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten().filter(sidecar));
     let protocol = |p: &Option<String>| p.clone().unwrap_or_else(|| "TCP".to_owned());
-    let mut all = containers.flat_map(|c| c.ports.iter().flatten());
+    let mut all = client::pod::lasting_containers(pod).flat_map(|c| c.ports.iter().flatten());
     let matching = all.find(|p| p.name.as_ref() == Some(name) && protocol(&p.protocol) == protocol(&port.protocol));
     matching.map(|p| p.container_port)
 }

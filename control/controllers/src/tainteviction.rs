@@ -5,7 +5,7 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use client::{
-    Client, Controller, DeleteOptions, Delta, EventType, Informer, Key, Next, Patch, Recorder, Wakeups, reference,
+    Client, Controller, DeleteOptions, Delta, EventType, Informer, Key, Next, Patch, Recorder, Wakeups, fit, reference,
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
-    Context, meta,
+    Context, claim, meta,
     nodelifecycle::{BY_NODE, index_nodes},
     podcontrol, pods,
 };
@@ -55,7 +55,7 @@ impl TaintEvictionController {
             "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
             "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": Time(self.clock.now())}]}});
         if let Err(error) = self.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await {
-            return Ok(podcontrol::gone_or(&self.client, pod, error).await?);
+            return Ok(claim::gone_or(&self.client, pod, error).await?);
         }
         Ok(podcontrol::delete(&self.client, pod, &DeleteOptions::uid(meta::uid(&pod.metadata))).await?)
     }
@@ -63,11 +63,11 @@ impl TaintEvictionController {
 
 /// How long the pod may stay: `None` for ever, zero when it must go now.
 pub fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Option<Duration> {
-    let tolerations = pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default();
+    let tolerations = pods::tolerations(pod);
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let (mut start, mut seconds) = (None, None);
     for taint in taints.iter().filter(|t| t.effect == "NoExecute") {
-        let matching: Vec<&Toleration> = tolerations.iter().filter(|t| tolerates(t, taint)).collect();
+        let matching: Vec<&Toleration> = tolerations.iter().filter(|t| fit::tolerates(t, taint)).collect();
         if matching.is_empty() {
             return Some(Duration::ZERO);
         }
@@ -82,17 +82,6 @@ pub fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Option<Duration> {
     let start = start.max(bound).unwrap_or(now);
     let due = start.saturating_add(SignedDuration::from_secs(seconds?.max(0))).ok()?;
     Some(meta::non_negative(due.duration_since(now)))
-}
-
-fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let effect = toleration.effect.as_deref().unwrap_or("");
-    let key = toleration.key.as_deref().unwrap_or("");
-    let fits = (effect.is_empty() || effect == taint.effect) && (key.is_empty() || key == taint.key);
-    fits && match toleration.operator.as_deref().unwrap_or("") {
-        "" | "Equal" => toleration.value.as_deref().unwrap_or("") == taint.value.as_deref().unwrap_or(""),
-        "Exists" => true,
-        _ => false,
-    }
 }
 
 fn no_execute(node: &Node) -> Vec<&Taint> {

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use client::fit::{
     affinity::{Preferred, Required},
-    resources::{self, Resources},
+    resources::{self, Amount, Resources},
 };
+pub use client::pod::{is_finished, node_name, uid};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 
 /// A port that a container takes on its node.
@@ -37,7 +38,7 @@ pub struct PodInfo {
     /// What it asks for.
     pub requests: Resources,
     /// CPU and memory that it counts for in scores.
-    pub scored: (i64, i64),
+    pub scored: (Amount, Amount),
     /// Ports it takes on its node.
     pub ports: Vec<HostPort>,
     /// Higher goes first.
@@ -71,30 +72,12 @@ impl PodInfo {
 
     /// What it tolerates.
     pub fn tolerations(&self) -> &[Toleration] {
-        self.pod.spec.as_ref().and_then(|s| s.tolerations.as_deref()).unwrap_or_default()
+        client::pod::tolerations(&self.pod)
     }
 }
 
-/// The uid of a stored pod.
-pub fn uid(pod: &Pod) -> &str {
-    pod.metadata.uid.as_deref().unwrap_or("")
-}
-
-/// The node that the pod is bound to, if it is.
-pub fn node_name(pod: &Pod) -> Option<&str> {
-    pod.spec.as_ref()?.node_name.as_deref().filter(|n| !n.is_empty())
-}
-
-/// Whether the pod ended and uses nothing any more.
-pub fn is_finished(pod: &Pod) -> bool {
-    let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
-    matches!(phase, Some("Succeeded" | "Failed"))
-}
-
 fn host_ports(pod: &Pod) -> Vec<HostPort> {
-    let Some(spec) = &pod.spec else { return Vec::new() };
-    let sidecars = spec.init_containers.iter().flatten().filter(|c| c.restart_policy.as_deref() == Some("Always"));
-    let ports = spec.containers.iter().chain(sidecars).flat_map(|c| c.ports.iter().flatten());
+    let ports = client::pod::lasting_containers(pod).flat_map(|c| c.ports.iter().flatten());
     ports
         .filter_map(|p| {
             Some(HostPort {

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
 
 /// Brings the namespace of a body in line with that of the request.
-pub(crate) fn match_namespace(object: &mut Object, namespace: &str, namespaced: bool) -> Result<(), Status> {
+pub fn match_namespace(object: &mut Object, namespace: &str, namespaced: bool) -> Result<(), Status> {
     if !namespaced {
         object.remove(&["metadata", "namespace"]);
         return Ok(());

@@ -3,7 +3,7 @@
 use crate::{
     admission::Room,
     awaited::{self, Awaited},
-    cluster::{BY_NODE, Cluster, Interest, Watched},
+    cluster::Cluster,
     eviction,
     handle::{Handle, Note},
     images::Images,
@@ -20,7 +20,7 @@ use crate::{
     volumes::{self, Tokens},
     worker::Worker,
 };
-use client::{Client, Delta, EventType, Informers, Key, Kind, Recorder, fit::resources::Resources};
+use client::{Client, Delta, EventType, Informers, Recorder, fit::resources::Resources};
 use container::{
     Runtime,
     net::{Dialer, Network},
@@ -63,7 +63,7 @@ pub struct Parts {
     pub images: Arc<dyn Images>,
     /// The API.
     pub client: Client,
-    /// The informers of the process.
+    /// The informers of the process; the agent reads with its own client.
     pub informers: Informers,
     /// Events, as component `kubelet`.
     pub recorder: Recorder,
@@ -97,7 +97,7 @@ impl Agent {
             network,
             dialer: dialer.clone(),
             images,
-            cluster: Cluster::new(client.clone(), &informers),
+            cluster: Cluster::new(client.clone(), informers.on_behalf(client.clone(), token.clone()), &options.node),
             recorder: recorder.clone(),
             plugins: volumes::plugins(),
             tokens: Arc::new(Tokens::new(client.clone())),
@@ -105,7 +105,6 @@ impl Agent {
             states,
             reporter: Reporter::new(client, token.clone(), tasks.clone()),
             prober: Prober::new(dialer, recorder),
-            interest: Interest::default(),
             awaited: Awaited::default(),
             rng: Mutex::new(fastrand::Rng::with_seed(options.seed)),
             pods: Mutex::default(),
@@ -141,7 +140,10 @@ impl Agent {
         let shared = &self.shared;
         let _settled = self.settled.clone().drop_guard();
         tokio::select! {
-            () = token.cancelled() => return Ok(()),
+            () = token.cancelled() => {
+                self.token.cancel();
+                return Ok(());
+            }
             () = shared.cluster.synced() => {}
         }
         let known = self.recall().await?;
@@ -189,13 +191,7 @@ impl Agent {
                 alive.insert(status.id);
             }
         }
-        let wanted: HashSet<String> = shared
-            .cluster
-            .pods
-            .by_index(BY_NODE, &shared.options.node)
-            .iter()
-            .map(|p| pod::uid(p).to_owned())
-            .collect();
+        let wanted: HashSet<String> = shared.cluster.pods.list().iter().map(|p| pod::uid(p).to_owned()).collect();
         for (sandbox, runtime) in sandboxes.iter().filter(|(s, _)| !wanted.contains(s.as_ref())) {
             runtime.remove_sandbox(sandbox).await?;
         }
@@ -212,12 +208,12 @@ impl Agent {
 
     fn subscribe(&self, mut known: BTreeMap<String, PodState>) {
         // Before news come in: those that were here keep their place, then the others in the order of their creation.
-        let mut pods = self.shared.cluster.pods.by_index(BY_NODE, &self.shared.options.node);
+        let mut pods = self.shared.cluster.pods.list();
         pods.sort_by_cached_key(|pod| {
             let new = !known.contains_key(pod::uid(pod)) && is_new(pod);
             (new, pod.metadata.creation_timestamp.clone(), pod::name(pod).to_owned())
         });
-        let stale = pods.iter().filter(|pod| status::is_ready(pod) && !runs(known.get(pod::uid(pod))));
+        let stale = pods.iter().filter(|pod| status::is_shown_ready(pod) && !runs(known.get(pod::uid(pod))));
         let stale = stale.map(|pod| pod::uid(pod).to_owned()).collect();
         self.shared.reporter.expect(stale, self.settled.clone());
         for pod in &pods {
@@ -232,17 +228,10 @@ impl Agent {
                 self.on_pod(&Delta::Deleted(pod), &Mutex::default());
             }
         }
-        let agent = self.clone();
-        self.shared.cluster.config_maps.subscribe(move |delta| agent.on_config(Watched::ConfigMap, delta));
-        let agent = self.clone();
-        self.shared.cluster.secrets.subscribe(move |delta| agent.on_config(Watched::Secret, delta));
     }
 
     fn on_pod(&self, delta: &Delta<Pod>, known: &Mutex<BTreeMap<String, PodState>>) {
         let pod = delta.object();
-        if pod::spec(pod).node_name.as_deref() != Some(self.shared.options.node.as_str()) {
-            return;
-        }
         if matches!(delta, Delta::Deleted(_)) || pod::is_finished(pod) {
             self.shared.room.lock().free(pod::uid(pod));
         } else if delta.old().is_some_and(|old| pod::is_finished(old)) {
@@ -280,7 +269,9 @@ impl Agent {
             self.shared.room.lock().keep(&pod);
         }
         let handle = Arc::new(Handle::new(uid.clone(), &state));
-        self.shared.interest.add(&uid, &pod);
+        if !pod::is_finished(&pod) {
+            self.shared.cluster.named.add(&handle, &pod);
+        }
         self.shared.pods.lock().insert(uid, handle.clone());
         let shared = self.shared.clone();
         self.workers.spawn(async move {
@@ -296,13 +287,6 @@ impl Agent {
                 tokio::time::sleep(AFTER_PANIC).await;
             }
         });
-    }
-
-    fn on_config<K: Kind>(&self, kind: Watched, delta: &Delta<K>) {
-        let Key { namespace, name } = Key::of(delta.object().as_ref());
-        for uid in self.shared.interest.of(kind, &namespace, &name) {
-            self.note(&uid, Note::Config);
-        }
     }
 
     fn note(&self, uid: &str, note: Note) {
@@ -365,7 +349,7 @@ impl Agent {
     /// Removes images that no pod of the node uses.
     pub(crate) async fn collect_images(&self) {
         let mut used = Vec::new();
-        for pod in self.shared.cluster.pods.by_index(BY_NODE, &self.shared.options.node) {
+        for pod in self.shared.cluster.pods.list() {
             used.extend(pod::containers(&pod).filter_map(|(c, _)| c.image.clone()));
         }
         for handle in self.shared.pods.lock().values() {

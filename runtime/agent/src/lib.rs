@@ -24,6 +24,7 @@ mod hook;
 pub mod images;
 pub mod logs;
 mod metrics;
+mod named;
 pub mod node;
 mod options;
 pub mod plan;

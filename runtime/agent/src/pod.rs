@@ -1,6 +1,9 @@
-//! Small questions about a Pod's spec, asked in many places. Pure.
+//! Small questions about a Pod, asked in many places of the agent; what others ask too is in [`client::pod`]. Pure.
 
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod, PodSpec};
+pub use client::pod::{
+    condition, init_containers, is_deleting, is_finished, is_sidecar, name, namespace, qos_class, spec, uid,
+};
+use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
 use std::time::Duration;
 
 /// The three restart policies.
@@ -44,40 +47,14 @@ pub enum Role {
     App,
 }
 
-/// The pod's spec; a Pod without one does not come from an API server.
-pub fn spec(pod: &Pod) -> &PodSpec {
-    static EMPTY: std::sync::LazyLock<PodSpec> = std::sync::LazyLock::new(PodSpec::default);
-    pod.spec.as_ref().unwrap_or(&EMPTY)
-}
-
-/// Namespace, or empty.
-pub fn namespace(pod: &Pod) -> &str {
-    pod.metadata.namespace.as_deref().unwrap_or_default()
-}
-
-/// Name, or empty.
-pub fn name(pod: &Pod) -> &str {
-    pod.metadata.name.as_deref().unwrap_or_default()
-}
-
-/// Uid, or empty.
-pub fn uid(pod: &Pod) -> &str {
-    pod.metadata.uid.as_deref().unwrap_or_default()
-}
-
 /// `name_namespace(uid)`: how messages name a pod.
 pub fn full_name(pod: &Pod) -> String {
     format!("{}_{}({})", name(pod), namespace(pod), uid(pod))
 }
 
-/// Init containers.
-pub fn init_containers(pod: &Pod) -> &[Container] {
-    spec(pod).init_containers.as_deref().unwrap_or_default()
-}
-
 /// What a container from `spec.initContainers` is.
 pub fn init_role(container: &Container) -> Role {
-    if container.restart_policy.as_deref() == Some("Always") { Role::Sidecar } else { Role::Init }
+    if is_sidecar(container) { Role::Sidecar } else { Role::Init }
 }
 
 /// All containers with their roles, in start order.
@@ -103,21 +80,11 @@ pub fn policy(pod: &Pod, container: &Container, role: Role) -> Policy {
     }
 }
 
-/// Whether deletion has begun.
-pub fn is_deleting(pod: &Pod) -> bool {
-    pod.metadata.deletion_timestamp.is_some()
-}
-
 /// The grace period for stopping its containers: what the deletion says, else the spec's; at least a second, as upstream.
 pub fn grace(pod: &Pod) -> Duration {
     let own = spec(pod).termination_grace_period_seconds.unwrap_or(30);
     let seconds = if is_deleting(pod) { pod.metadata.deletion_grace_period_seconds.unwrap_or(own) } else { own };
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1))
-}
-
-/// `Succeeded` or `Failed` in the API.
-pub fn is_finished(pod: &Pod) -> bool {
-    matches!(pod.status.as_ref().and_then(|s| s.phase.as_deref()), Some("Succeeded" | "Failed"))
 }
 
 /// A reference for events about the pod, or about one of its containers.

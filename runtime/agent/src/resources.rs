@@ -41,27 +41,6 @@ fn of(resources: Option<&ResourceRequirements>) -> Limits {
     }
 }
 
-/// `Guaranteed`, `Burstable` or `BestEffort`.
-pub fn qos_class(pod: &Pod) -> &'static str {
-    let (mut any, mut guaranteed) = (false, true);
-    for (container, _) in pod::containers(pod) {
-        let resources = container.resources.as_ref();
-        let (requests, limits) =
-            (resources.and_then(|r| r.requests.as_ref()), resources.and_then(|r| r.limits.as_ref()));
-        for name in ["cpu", "memory"] {
-            let limit = amount(limits, name).map(|q| q.milli_value()).filter(|v| *v > 0);
-            let request = amount(requests, name).map(|q| q.milli_value()).filter(|v| *v > 0).or(limit);
-            any |= limit.is_some() || request.is_some();
-            guaranteed &= limit.is_some() && limit == request;
-        }
-    }
-    match (any, guaranteed) {
-        (true, true) => "Guaranteed",
-        (true, false) => "Burstable",
-        (false, _) => "BestEffort",
-    }
-}
-
 /// The value of a `resourceFieldRef`: limits default to the node's allocatable amounts, requests to the limit, then 0. Divided and
 /// rounded up.
 pub fn field(
@@ -119,7 +98,7 @@ mod tests {
             (vec![some], "Burstable"),
             (vec![full, json!({})], "Burstable"),
         ] {
-            assert_eq!(qos_class(&pod(&resources)), class, "{resources:?}");
+            assert_eq!(pod::qos_class(&pod(&resources)), class, "{resources:?}");
         }
     }
 

@@ -3,7 +3,7 @@
 use crate::{
     admission::Room,
     awaited::Awaited,
-    cluster::{Cluster, Interest},
+    cluster::Cluster,
     downward::Facts,
     handle::Handle,
     images::Images,
@@ -43,7 +43,6 @@ pub(crate) struct Shared {
     pub(crate) states: StateDir,
     pub(crate) reporter: Reporter,
     pub(crate) prober: Prober,
-    pub(crate) interest: Interest,
     pub(crate) awaited: Awaited,
     pub(crate) room: Mutex<Room>,
     pub(crate) rng: Mutex<fastrand::Rng>,

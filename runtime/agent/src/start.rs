@@ -16,7 +16,7 @@ use client::EventType;
 use container::{
     ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Sockets,
 };
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -161,7 +161,7 @@ impl Start {
         let mut keyring = Keyring::new();
         for reference in pod::spec(&self.pod).image_pull_secrets.iter().flatten() {
             let name = &reference.name;
-            let added = match self.shared.cluster.secret(pod::namespace(&self.pod), name).await {
+            let added = match self.shared.cluster.client.find::<Secret>(pod::namespace(&self.pod), name).await {
                 Ok(Some(secret)) => images::add_secret(&mut keyring, &secret).map_err(|e| format!("{name}: {e}")),
                 Ok(None) | Err(_) => Err(name.clone()),
             };

@@ -6,7 +6,6 @@
 use crate::{
     plan::{Live, LiveContainer, Setup},
     pod::{self, Role},
-    resources,
     state::{Attempt, AttemptState, Ended, Failure, LOST_CODE, LOST_REASON, PodState},
 };
 use api::schema::Schema;
@@ -91,10 +90,8 @@ pub(crate) fn with_own_status(pod: &Pod, reported: &PodStatus) -> Pod {
 }
 
 /// Whether the API calls a pod ready, itself or its containers.
-pub(crate) fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.as_ref().and_then(|status| status.conditions.as_ref());
-    let ready = |c: &PodCondition| matches!(c.type_.as_str(), "Ready" | "ContainersReady") && c.status == "True";
-    conditions.into_iter().flatten().any(ready)
+pub(crate) fn is_shown_ready(pod: &Pod) -> bool {
+    ["Ready", "ContainersReady"].iter().any(|type_| pod::condition(pod, type_).is_some_and(|c| c.status == "True"))
 }
 
 /// Makes the status.
@@ -151,7 +148,7 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
         pod_ip: addresses.first().map(|ip| ip.ip.clone()),
         pod_ips: (!addresses.is_empty()).then_some(addresses),
         start_time: input.state.started.map(Time),
-        qos_class: Some(old.qos_class.unwrap_or_else(|| resources::qos_class(pod).to_owned())),
+        qos_class: Some(old.qos_class.unwrap_or_else(|| pod::qos_class(pod).to_owned())),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(apps),
         observed_generation: pod.metadata.generation,
@@ -166,7 +163,7 @@ fn refused(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
         reason: Some(failure.reason.clone()),
         message: Some(failure.message.clone()),
         start_time: input.state.started.map(Time),
-        qos_class: Some(resources::qos_class(pod).to_owned()),
+        qos_class: Some(pod::qos_class(pod).to_owned()),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }

@@ -475,7 +475,7 @@ impl Worker {
             tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the pod's state file");
         }
         shared.reporter.forget(uid);
-        shared.interest.remove(&self.handle.uid, &self.pod);
+        shared.cluster.named.remove(uid, &self.pod);
         shared.pods.lock().remove(&self.handle.uid);
     }
 }

@@ -150,7 +150,7 @@ async fn owned<K: Kind>(
 }
 
 fn is_controlled(meta: &ObjectMeta, owners: &HashSet<String>) -> bool {
-    client::controller_of(meta).is_some_and(|owner| owners.contains(&owner.uid))
+    client::meta::controller_of(meta).is_some_and(|owner| owners.contains(&owner.uid))
 }
 
 /// Whether the cluster's process listens on a Service's node ports: an answer there could be somebody else's.

@@ -2,7 +2,10 @@
 //!
 //! Pods are believed, not only the object that has them: its status may be from before a restart of the cluster.
 
-use client::fit::resources::{Resources, requests};
+use client::{
+    fit::resources::{Amount, Resources, requests},
+    pod::is_ready,
+};
 use jiff::Timestamp;
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
@@ -125,11 +128,6 @@ pub(super) fn pod(found: &Pod) -> State {
     }
 }
 
-fn is_ready(pod: &Pod) -> bool {
-    let conditions = pod.status.iter().flat_map(|status| status.conditions.iter().flatten());
-    conditions.into_iter().any(|condition| condition.type_ == "Ready" && condition.status == "True")
-}
-
 /// What a pod tells about why it does not run. What it told before `since` may have been mended since.
 pub(super) fn troubles_since(pod: &Pod, since: Timestamp) -> Vec<Trouble> {
     let mut all = troubles(pod);
@@ -220,7 +218,7 @@ fn never_fits(pod: &Pod, nodes: &[Node]) -> Option<String> {
         .iter()
         .map(|node| Resources::parse(node.status.as_ref().and_then(|status| status.allocatable.as_ref())))
         .collect();
-    let beyond = |of: fn(&Resources) -> i64| {
+    let beyond = |of: fn(&Resources) -> Amount| {
         let most = has.iter().map(of).max()?;
         (of(&asked) > most).then_some((of(&asked), most))
     };

@@ -14,21 +14,15 @@ pub use plan::{Plan, Step, plan};
 
 use std::sync::Arc;
 
-use api::selector::Selector;
 use client::{
-    Client, Controller, DeleteOptions, Delta, Error, EventType, Informer, Key, Next, Patch, Recorder, Wakeups,
-    reference,
+    Client, Controller, DeleteOptions, Delta, Error, EventType, Informer, Key, Next, Recorder, Wakeups, reference,
 };
 use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     core::v1::Pod,
 };
 
-use crate::{
-    Context,
-    claim::{Claim, claim},
-    meta, pods,
-};
+use crate::{Context, claim::Claims, meta, pods};
 
 /// Rolls pod templates out. Upstream's `deployment-controller`.
 pub struct DeploymentController {
@@ -51,44 +45,6 @@ impl DeploymentController {
             sets: cx.informers.of(),
             pods: cx.informers.of(),
         }
-    }
-
-    /// The ReplicaSets of `d`, after taking over those that match and giving free those that do not.
-    async fn claim(&self, d: &Deployment, selector: &Selector) -> anyhow::Result<Vec<Arc<ReplicaSet>>> {
-        let (mut kept, mut checked) = (Vec::new(), false);
-        let owner = meta::controller_ref("apps/v1", "Deployment", &d.metadata);
-        for rs in self.sets.list_in(meta::namespace(&d.metadata)) {
-            let patch = match claim(&d.metadata, selector, &rs.metadata) {
-                Claim::Ignore => continue,
-                Claim::Keep => {
-                    kept.push(rs);
-                    continue;
-                }
-                Claim::Release => meta::release(meta::uid(&d.metadata), meta::uid(&rs.metadata), None),
-                Claim::Adopt => {
-                    if !std::mem::replace(&mut checked, true) {
-                        self.still_there(d).await?;
-                    }
-                    meta::adoption(&owner, meta::uid(&rs.metadata), None)
-                }
-            };
-            let adopted = claim(&d.metadata, selector, &rs.metadata) == Claim::Adopt;
-            let (namespace, name) = (meta::namespace(&rs.metadata), meta::name(&rs.metadata));
-            match self.client.patch::<ReplicaSet>(namespace, name, Patch::Strategic(patch)).await {
-                Ok(patched) if adopted => kept.push(Arc::new(patched)),
-                Ok(_) => {}
-                Err(error) if error.is_not_found() || error.is_invalid() => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(kept)
-    }
-
-    async fn still_there(&self, d: &Deployment) -> anyhow::Result<()> {
-        let fresh: Deployment = self.client.get(meta::namespace(&d.metadata), meta::name(&d.metadata)).await?;
-        anyhow::ensure!(fresh.metadata.uid == d.metadata.uid, "the Deployment was replaced by another of its name");
-        anyhow::ensure!(fresh.metadata.deletion_timestamp.is_none(), "the Deployment has just been deleted");
-        Ok(())
     }
 
     /// Whether unfinished pods of any ReplicaSet but `current` exist.
@@ -192,16 +148,14 @@ impl Controller for DeploymentController {
             self.recorder.event(&reference(&*d), EventType::Warning, "SelectingAll", message);
             return Ok(Next::Done);
         }
-        let sets = self.claim(&d, &selector).await?;
+        let claims = Claims { client: &self.client, owner: &*d, finalizer: None };
+        let sets = claims.settle(&selector, self.sets.list_in(&key.namespace)).await?;
         let plan = plan(&d, &sets, |current| self.old_pods_running(&sets, current), self.clock.now());
         for step in &plan.steps {
             self.take(&d, &plan, step).await?;
         }
         if let Some(changed) = &plan.write {
-            match self.client.update_status(changed).await {
-                Err(error) if error.is_not_found() => {}
-                other => other.map(|_| ())?,
-            }
+            crate::status::write(&self.client, changed).await?;
         }
         Ok(plan.after.map_or(Next::Done, Next::After))
     }

@@ -3,7 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 
 use super::{
     revision::{self, DESIRED_REPLICAS, REVISION, by_age, count_annotation},
@@ -350,21 +350,9 @@ impl View {
     }
 }
 
-/// Whether writing `new` over `old` would change nothing; zero and absent are the same.
+/// Whether writing `new` over `old` would change nothing.
 fn same_write(old: &Deployment, new: &Deployment) -> bool {
-    let normal = |d: &Deployment| {
-        let mut s = d.status.clone().unwrap_or_default();
-        for n in [
-            &mut s.replicas,
-            &mut s.updated_replicas,
-            &mut s.ready_replicas,
-            &mut s.available_replicas,
-            &mut s.unavailable_replicas,
-        ] {
-            *n = n.filter(|v| *v != 0);
-        }
-        s.conditions = s.conditions.filter(|c| !c.is_empty());
-        s
-    };
-    meta::annotation(&old.metadata, REVISION) == meta::annotation(&new.metadata, REVISION) && normal(old) == normal(new)
+    let none = DeploymentStatus::default();
+    meta::annotation(&old.metadata, REVISION) == meta::annotation(&new.metadata, REVISION)
+        && !crate::status::differs(old.status.as_ref(), new.status.as_ref().unwrap_or(&none))
 }

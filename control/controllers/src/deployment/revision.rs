@@ -96,7 +96,7 @@ pub fn new_set(d: &Deployment) -> ReplicaSet {
         metadata: ObjectMeta {
             name: Some(format!("{name}-{hash}")),
             namespace: d.metadata.namespace.clone(),
-            owner_references: Some(vec![meta::controller_ref("apps/v1", "Deployment", &d.metadata)]),
+            owner_references: Some(vec![meta::controller_ref(d)]),
             labels: Some(labels),
             ..ObjectMeta::default()
         },

@@ -289,7 +289,7 @@ fn new_slice(service: &Service, family: &str, ports: &[EndpointPort]) -> Endpoin
         metadata: ObjectMeta {
             generate_name: Some(if name.len() < 253 { format!("{name}-") } else { name.to_owned() }),
             namespace: service.metadata.namespace.clone(),
-            owner_references: Some(vec![meta::controller_ref("v1", "Service", &service.metadata)]),
+            owner_references: Some(vec![meta::controller_ref(service)]),
             ..ObjectMeta::default()
         },
         address_type: family.to_owned(),

@@ -7,73 +7,22 @@ use std::{
     sync::Arc,
 };
 
-use serde::Deserialize;
-
-use crate::discovery::Resource;
+use client::{PartialObjectMetadata, discovery::Resource};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 /// The finalizer of a deletion that waits for blocking dependents.
 pub const FOREGROUND: &str = "foregroundDeletion";
 /// The finalizer of a deletion that sets dependents free.
 pub const ORPHAN: &str = "orphan";
 
-/// An owner as a dependent names it.
-#[derive(Clone, Debug, Deserialize, serde::Serialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Owner {
-    /// `group/version`.
-    #[serde(default)]
-    pub api_version: String,
-    /// Kind.
-    #[serde(default)]
-    pub kind: String,
-    /// Name.
-    #[serde(default)]
-    pub name: String,
-    /// Uid.
-    #[serde(default)]
-    pub uid: String,
-    /// Whether it manages the dependent.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub controller: Option<bool>,
-    /// Whether it may not go before the dependent, when deleted in the foreground.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub block_owner_deletion: Option<bool>,
+/// Whether it waits for its blocking dependents to go.
+pub fn waits_for_dependents(meta: &PartialObjectMetadata) -> bool {
+    meta.deletion_timestamp.is_some() && meta.finalizers.iter().any(|f| f == FOREGROUND)
 }
 
-/// The metadata that matter here.
-#[derive(Clone, Debug, Default, Deserialize, PartialEq, Eq)]
-#[serde(rename_all = "camelCase", default)]
-pub struct Meta {
-    /// Namespace, or empty.
-    pub namespace: String,
-    /// Name.
-    pub name: String,
-    /// Uid.
-    pub uid: String,
-    /// Revision.
-    pub resource_version: String,
-    /// Set while being deleted.
-    pub deletion_timestamp: Option<String>,
-    /// What the deletion waits for.
-    pub finalizers: Vec<String>,
-    /// Who owns it.
-    pub owner_references: Vec<Owner>,
-}
-
-impl Meta {
-    fn has(&self, finalizer: &str) -> bool {
-        self.finalizers.iter().any(|f| f == finalizer)
-    }
-
-    /// Whether it waits for its blocking dependents to go.
-    pub fn waits_for_dependents(&self) -> bool {
-        self.deletion_timestamp.is_some() && self.has(FOREGROUND)
-    }
-
-    /// Whether its dependents are to be set free.
-    pub fn orphans_dependents(&self) -> bool {
-        self.deletion_timestamp.is_some() && self.has(ORPHAN)
-    }
+/// Whether its dependents are to be set free.
+pub fn orphans_dependents(meta: &PartialObjectMetadata) -> bool {
+    meta.deletion_timestamp.is_some() && meta.finalizers.iter().any(|f| f == ORPHAN)
 }
 
 /// An object.
@@ -81,8 +30,8 @@ impl Meta {
 pub struct Node {
     /// Its kind.
     pub resource: Arc<Resource>,
-    /// Its metadata.
-    pub meta: Meta,
+    /// Its metadata, which the informer of its kind keeps too.
+    pub meta: Arc<PartialObjectMetadata>,
 }
 
 impl Node {
@@ -102,7 +51,7 @@ impl Node {
     }
 
     /// Whether `owner`, as an object of `namespace` names it, is this one: the uid alone does not say so.
-    pub fn is(&self, owner: &Owner, namespace: &str) -> bool {
+    pub fn is(&self, owner: &OwnerReference, namespace: &str) -> bool {
         let (meta, kind) = (&self.meta, &self.resource);
         meta.uid == owner.uid
             && meta.name == owner.name
@@ -136,7 +85,7 @@ pub struct Change {
     /// What must be looked at.
     pub tasks: Vec<Task>,
     /// Objects and those references of theirs that name an owner of another namespace.
-    pub misplaced: Vec<(Node, Owner)>,
+    pub misplaced: Vec<(Node, OwnerReference)>,
 }
 
 /// What must be looked at because something changed.
@@ -184,7 +133,8 @@ impl Graph {
     }
 
     /// Takes a new or changed object; answers what follows from it.
-    pub fn set(&mut self, resource: &Arc<Resource>, meta: Meta) -> Change {
+    pub fn set(&mut self, resource: &Arc<Resource>, meta: impl Into<Arc<PartialObjectMetadata>>) -> Change {
+        let meta = meta.into();
         let uid = meta.uid.clone();
         let old = self.nodes.get(&uid).map(|n| n.meta.clone());
         let mut change = Change::default();
@@ -204,13 +154,12 @@ impl Graph {
         if old.as_ref().is_none_or(|o| o.owner_references != node.meta.owner_references) {
             self.new_owners(&node, &mut change);
         }
-        let waits = |m: &Meta| m.waits_for_dependents();
-        if waits(&node.meta) && !old.as_ref().is_some_and(waits) {
+        if waits_for_dependents(&node.meta) && !old.as_ref().is_some_and(|o| waits_for_dependents(o)) {
             change.tasks.push(Task::Delete(uid.clone()));
             change.tasks.extend(self.dependents(&uid).map(|d| Task::Delete(d.meta.uid.clone())));
         }
         // a dependent that starts to wait itself no longer needs to be deleted by its owner
-        if node.meta.orphans_dependents() && !old.as_ref().is_some_and(Meta::orphans_dependents) {
+        if orphans_dependents(&node.meta) && !old.as_ref().is_some_and(|o| orphans_dependents(o)) {
             change.tasks.push(Task::Orphan(uid.clone()));
         }
         self.nodes.insert(uid, node);
@@ -235,7 +184,7 @@ impl Graph {
         let (mut doubted, namespace) = (false, &node.meta.namespace);
         for owner in &node.meta.owner_references {
             match self.nodes.get(&owner.uid) {
-                Some(known) if known.is(owner, namespace) => doubted |= known.meta.waits_for_dependents(),
+                Some(known) if known.is(owner, namespace) => doubted |= waits_for_dependents(&known.meta),
                 Some(known) => {
                     doubted = true;
                     if !known.is_reachable_from(namespace) {
@@ -257,7 +206,7 @@ impl Graph {
         self.set_absent(uid, node.coordinates());
         for owner in &node.meta.owner_references {
             self.unlink(&owner.uid, uid);
-            if self.nodes.get(&owner.uid).is_some_and(|n| n.meta.waits_for_dependents()) {
+            if self.nodes.get(&owner.uid).is_some_and(|n| waits_for_dependents(&n.meta)) {
                 tasks.push(Task::Delete(owner.uid.clone()));
             }
         }
@@ -280,7 +229,7 @@ impl Graph {
     }
 
     /// Whether the owner is known not to exist for an object of `namespace`.
-    pub fn is_absent(&self, owner: &Owner, namespace: &str) -> bool {
+    pub fn is_absent(&self, owner: &OwnerReference, namespace: &str) -> bool {
         let Some(places) = self.absent.get(&owner.uid) else { return false };
         places.iter().any(|at| {
             at.api_version == owner.api_version
@@ -294,7 +243,7 @@ impl Graph {
     fn is_in_circle(&self, uid: &str) -> bool {
         let (mut open, mut seen) = (vec![uid], HashSet::new());
         while let Some(at) = open.pop() {
-            for next in self.dependents(at).filter(|d| d.blocks(at) && d.meta.waits_for_dependents()) {
+            for next in self.dependents(at).filter(|d| d.blocks(at) && waits_for_dependents(&d.meta)) {
                 if next.meta.uid == uid {
                     return true;
                 }
@@ -307,12 +256,12 @@ impl Graph {
     }
 
     /// Owners that `new` no longer blocks may go now.
-    fn freed(&self, old: &Meta, new: &Meta, tasks: &mut Vec<Task>) {
-        let blocks = |m: &Meta, uid: &str| {
+    fn freed(&self, old: &PartialObjectMetadata, new: &PartialObjectMetadata, tasks: &mut Vec<Task>) {
+        let blocks = |m: &PartialObjectMetadata, uid: &str| {
             m.owner_references.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true))
         };
         for owner in old.owner_references.iter().filter(|o| blocks(old, &o.uid) && !blocks(new, &o.uid)) {
-            if self.nodes.get(&owner.uid).is_some_and(|n| n.meta.waits_for_dependents()) {
+            if self.nodes.get(&owner.uid).is_some_and(|n| waits_for_dependents(&n.meta)) {
                 tasks.push(Task::Delete(owner.uid.clone()));
             }
         }
@@ -361,9 +310,9 @@ pub enum Verdict {
 }
 
 /// Decides about the live object `meta`, given what its owners are.
-pub fn judge(graph: &Graph, meta: &Meta, owners: &[(String, Standing)]) -> Verdict {
+pub fn judge(graph: &Graph, meta: &PartialObjectMetadata, owners: &[(String, Standing)]) -> Verdict {
     let uid = &meta.uid;
-    if meta.waits_for_dependents() {
+    if waits_for_dependents(meta) {
         // who cannot have it as an owner cannot hold it either: a cluster-scoped object that names it would do so for ever
         let reachable = |d: &&Node| graph.get(uid).is_none_or(|n| n.is_reachable_from(&d.meta.namespace));
         let blocking: Vec<&Node> = graph.dependents(uid).filter(|d| d.blocks(uid)).filter(reachable).collect();
@@ -386,7 +335,10 @@ pub fn judge(graph: &Graph, meta: &Meta, owners: &[(String, Standing)]) -> Verdi
         return if gone.is_empty() { Verdict::Keep } else { Verdict::Disown(gone) };
     }
     let waiting = with(Standing::Waiting).next().is_some();
-    Verdict::Delete { foreground: waiting && graph.dependents(uid).next().is_some() || meta.has(FOREGROUND) }
+    Verdict::Delete {
+        foreground: waiting && graph.dependents(uid).next().is_some()
+            || meta.finalizers.iter().any(|f| f == FOREGROUND),
+    }
 }
 
 #[cfg(test)]

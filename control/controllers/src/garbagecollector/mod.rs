@@ -1,32 +1,38 @@
 //! Garbage collection: what nobody owns any more goes, and who waits for dependents goes after them.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/architecture/garbage-collection/>: background, foreground (with `blockOwnerDeletion`) and
-//! orphaning deletion. The graph of owners comes from a watch per served kind, CustomResources included; before anything is deleted the API
+//! orphaning deletion. The graph of owners comes from an informer per served kind, CustomResources included, which reads metadata alone and
+//! comes and goes with discovery; before anything is deleted the API
 //! itself is asked, and the deletion names uid and revision, so that a stale graph costs a request and never an object.
 //!
 //! Unlike upstream, a circle of owners that wait for each other is opened only once it is one, and also where all of them were deleted at
 //! once; and a cluster-scoped object that names a namespaced owner does not hold it.
 
 mod graph;
-mod monitor;
 
-pub use graph::{Change, Coordinates, FOREGROUND, Graph, Meta, Node, ORPHAN, Owner, Standing, Task, Verdict, judge};
+pub use graph::{
+    Change, Coordinates, FOREGROUND, Graph, Node, ORPHAN, Standing, Task, Verdict, judge, orphans_dependents,
+    waits_for_dependents,
+};
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
-use client::{Backoff, Client, Error, EventType, Recorder, WorkQueue};
-use http::Method;
-use k8s_openapi::api::core::v1::ObjectReference;
-use parking_lot::Mutex;
-use serde::Deserialize;
-use serde_json::json;
-use tokio::{sync::watch, task::JoinSet};
-use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-
-use crate::{
-    Context,
+use client::{
+    Backoff, Client, Delta, Error, EventType, Informer, Informers, PartialObjectMetadata, Recorder, Target, WorkQueue,
     discovery::{self, Resource},
 };
+use http::Method;
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use parking_lot::Mutex;
+use serde_json::json;
+use tokio::{sync::watch, task::JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::Context;
 
 /// How often the served kinds are looked up. Upstream's figure.
 const REDISCOVER: Duration = Duration::from_secs(30);
@@ -37,11 +43,17 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 /// Collects garbage. Upstream's `garbage-collector-controller`.
 pub struct GarbageCollector {
     shared: Arc<Shared>,
+    informers: Informers,
 }
 
-pub(crate) struct Shared {
+/// The informers that feed the graph, by kind.
+type Monitors = HashMap<Arc<Resource>, Informer<PartialObjectMetadata>>;
+
+struct Shared {
     client: Client,
     graph: Mutex<Graph>,
+    /// The kinds whose changes count. Locked after the graph.
+    followed: Mutex<HashSet<Arc<Resource>>>,
     /// Bounded by the objects there are: each waits at most once per kind of task.
     queue: WorkQueue<Task>,
     /// Owners are named by version and kind, paths by resource.
@@ -49,22 +61,18 @@ pub(crate) struct Shared {
     recorder: Recorder,
 }
 
-#[derive(Deserialize)]
-struct Live {
-    metadata: Meta,
-}
-
 impl GarbageCollector {
-    /// Over its own watches: it needs every kind, and only metadata.
+    /// Over informers of every kind, which read only metadata.
     pub fn new(cx: &Context) -> Self {
         let shared = Shared {
             client: cx.client.clone(),
             graph: Mutex::default(),
+            followed: Mutex::default(),
             queue: WorkQueue::measured(Backoff::default(), &cx.options.queues, "garbage_collector"),
             kinds: Mutex::default(),
             recorder: cx.recorder("garbage-collector-controller"),
         };
-        Self { shared: Arc::new(shared) }
+        Self { shared: Arc::new(shared), informers: cx.informers.clone() }
     }
 
     /// Runs until cancelled.
@@ -86,58 +94,60 @@ impl GarbageCollector {
         tokio::select! { () = token.cancelled() => self.shared.queue.close(), () = work => {} }
     }
 
-    /// Keeps a monitor per served kind.
+    /// Keeps an informer per served kind; tells when all of the first are complete.
     async fn monitor(&self, synced: &watch::Sender<bool>) {
-        let mut running: HashMap<Arc<Resource>, AbortOnDropHandle<()>> = HashMap::new();
-        let (listed, mut listings) = tokio::sync::mpsc::unbounded_channel::<Arc<Resource>>();
-        let mut waiting: Option<std::collections::HashSet<Arc<Resource>>> = None;
-        let mut tick = tokio::time::interval(REDISCOVER);
+        let mut monitors = Monitors::new();
         let mut delay = Duration::from_millis(100);
         loop {
-            tokio::select! {
-                Some(resource) = listings.recv() => {
-                    if let Some(missing) = &mut waiting {
-                        missing.remove(&resource);
-                        if missing.is_empty() {
-                            synced.send_replace(true);
-                        }
-                    }
-                    continue;
+            let pause = match discovery::resources(&self.shared.client).await {
+                Ok(found) if found.failures.is_empty() => {
+                    self.follow(&mut monitors, found.resources);
+                    REDISCOVER
                 }
-                _ = tick.tick() => {}
-            }
-            let resources = match discovery::resources(&self.shared.client).await {
-                Ok((resources, failures)) if failures.is_empty() => resources,
-                Ok((_, failures)) => {
-                    tracing::debug!(?failures, "some groups could not be discovered");
-                    tick.reset_after(delay);
+                other => {
+                    tracing::debug!(?other, "the served kinds could not all be discovered");
+                    let pause = delay;
                     delay = (delay * 2).min(REDISCOVER);
-                    continue;
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "the served kinds could not be discovered");
-                    tick.reset_after(delay);
-                    delay = (delay * 2).min(REDISCOVER);
-                    continue;
+                    pause
                 }
             };
-            let wanted: Vec<Arc<Resource>> = resources.into_iter().filter(is_collected).map(Arc::new).collect();
-            self.shared.learn(&wanted);
-            let dropped: Vec<_> = running.keys().filter(|r| !wanted.contains(r)).cloned().collect();
-            for resource in dropped {
-                running.remove(&resource);
-                self.shared.graph.lock().forget(&resource);
-            }
-            for resource in &wanted {
-                if !running.contains_key(resource) {
-                    let (listed, name) = (listed.clone(), resource.clone());
-                    // the receiver is in this very function
-                    let told = move || drop(listed.send(name.clone()));
-                    let task = tokio::spawn(monitor::follow(self.shared.clone(), resource.clone(), told));
-                    running.insert(resource.clone(), AbortOnDropHandle::new(task));
+            let listed = async {
+                if monitors.is_empty() {
+                    return std::future::pending().await;
                 }
+                for informer in monitors.values() {
+                    informer.synced().await;
+                }
+                synced.send_replace(true);
+                std::future::pending().await
+            };
+            let _: Result<(), _> = tokio::time::timeout(pause, listed).await;
+        }
+    }
+
+    /// Begins to follow the kinds that are new, and lets go of those that are not served any more.
+    fn follow(&self, monitors: &mut Monitors, resources: Vec<Resource>) {
+        let wanted: Vec<Arc<Resource>> = resources.into_iter().filter(is_collected).map(Arc::new).collect();
+        self.shared.learn(&wanted);
+        monitors.retain(|resource, _| {
+            let stays = wanted.contains(resource);
+            if !stays {
+                self.shared.forget(resource);
             }
-            waiting.get_or_insert_with(|| wanted.into_iter().collect());
+            stays
+        });
+        for resource in wanted {
+            if monitors.contains_key(&resource) {
+                continue;
+            }
+            self.shared.followed.lock().insert(resource.clone());
+            let informer = self.informers.over(Target::resource(&resource));
+            let (shared, of) = (self.shared.clone(), resource.clone());
+            informer.subscribe(move |delta| match delta {
+                Delta::Added(meta) | Delta::Modified { new: meta, .. } => shared.changed(&of, meta),
+                Delta::Deleted(meta) => shared.removed(&meta.uid),
+            });
+            monitors.insert(resource, informer);
         }
     }
 }
@@ -153,14 +163,20 @@ fn is_collected(resource: &Resource) -> bool {
 }
 
 impl Shared {
-    fn changed(&self, resource: &Arc<Resource>, meta: Meta) {
-        let change = self.graph.lock().set(resource, meta);
+    fn changed(&self, resource: &Arc<Resource>, meta: &Arc<PartialObjectMetadata>) {
+        let change = {
+            let mut graph = self.graph.lock();
+            if !self.followed.lock().contains(resource) {
+                return;
+            }
+            graph.set(resource, meta.clone())
+        };
         change.tasks.into_iter().for_each(|t| self.queue.add(t));
         change.misplaced.iter().for_each(|(node, owner)| self.report(node, owner));
     }
 
     /// Tells that an owner cannot be one, since it lives in another namespace.
-    fn report(&self, node: &Node, owner: &Owner) {
+    fn report(&self, node: &Node, owner: &OwnerReference) {
         let meta = &node.meta;
         let about = ObjectReference {
             api_version: Some(node.resource.api_version()),
@@ -180,6 +196,13 @@ impl Shared {
     fn removed(&self, uid: &str) {
         let tasks = self.graph.lock().remove(uid);
         tasks.into_iter().for_each(|t| self.queue.add(t));
+    }
+
+    /// Forgets a kind that is not served any more. A change that its informer is about to tell comes too late.
+    fn forget(&self, resource: &Resource) {
+        let mut graph = self.graph.lock();
+        self.followed.lock().remove(resource);
+        graph.forget(resource);
     }
 
     fn learn(&self, resources: &[Arc<Resource>]) {
@@ -212,7 +235,7 @@ impl Shared {
     /// Deletes the object if nobody owns it, or lets it go if nothing blocks it.
     async fn attempt(&self, uid: &str) -> anyhow::Result<()> {
         let Some(node) = self.graph.lock().get(uid).cloned() else { return Ok(()) };
-        if node.meta.deletion_timestamp.is_some() && !node.meta.waits_for_dependents() {
+        if node.meta.deletion_timestamp.is_some() && !waits_for_dependents(&node.meta) {
             return Ok(());
         }
         let Some(live) = self.live(&node.resource, &node.meta.namespace, &node.meta.name, uid).await? else {
@@ -229,7 +252,7 @@ impl Shared {
         self.act(&node.resource, &live, verdict).await
     }
 
-    async fn act(&self, resource: &Resource, live: &Meta, verdict: Verdict) -> anyhow::Result<()> {
+    async fn act(&self, resource: &Resource, live: &PartialObjectMetadata, verdict: Verdict) -> anyhow::Result<()> {
         match verdict {
             Verdict::Keep => Ok(()),
             Verdict::Await(uids) => {
@@ -241,7 +264,8 @@ impl Shared {
                 self.patch(resource, live, json!({"finalizers": or_null(&kept)})).await
             }
             Verdict::Disown(gone) => {
-                let kept: Vec<&Owner> = live.owner_references.iter().filter(|o| !gone.contains(&o.uid)).collect();
+                let kept: Vec<&OwnerReference> =
+                    live.owner_references.iter().filter(|o| !gone.contains(&o.uid)).collect();
                 self.patch(resource, live, json!({"ownerReferences": or_null(&kept)})).await
             }
             Verdict::Unblock => {
@@ -253,7 +277,7 @@ impl Shared {
         }
     }
 
-    async fn delete(&self, resource: &Resource, live: &Meta, foreground: bool) -> anyhow::Result<()> {
+    async fn delete(&self, resource: &Resource, live: &PartialObjectMetadata, foreground: bool) -> anyhow::Result<()> {
         let policy = match live.finalizers.iter().map(String::as_str).find(|f| [ORPHAN, FOREGROUND].contains(f)) {
             Some(ORPHAN) => "Orphan",
             Some(_) => "Foreground",
@@ -277,7 +301,7 @@ impl Shared {
     async fn try_delete(
         &self,
         resource: &Resource,
-        live: &Meta,
+        live: &PartialObjectMetadata,
         policy: &str,
         revision: Option<&str>,
     ) -> Result<(), Error> {
@@ -304,22 +328,22 @@ impl Shared {
         for node in dependents {
             let live = self.live(&node.resource, &node.meta.namespace, &node.meta.name, &node.meta.uid).await?;
             let Some(live) = live.filter(|l| l.owner_references.iter().any(|o| o.uid == uid)) else { continue };
-            let kept: Vec<&Owner> = live.owner_references.iter().filter(|o| o.uid != uid).collect();
+            let kept: Vec<&OwnerReference> = live.owner_references.iter().filter(|o| o.uid != uid).collect();
             self.patch(&node.resource, &live, json!({"ownerReferences": or_null(&kept)})).await?;
         }
         let live = self.live(&owner.resource, &owner.meta.namespace, &owner.meta.name, uid).await?;
-        let Some(live) = live.filter(Meta::orphans_dependents) else { return Ok(()) };
+        let Some(live) = live.filter(orphans_dependents) else { return Ok(()) };
         let kept: Vec<&String> = live.finalizers.iter().filter(|f| *f != ORPHAN).collect();
         self.patch(&owner.resource, &live, json!({"finalizers": or_null(&kept)})).await
     }
 
     /// What an owner is, from the graph, or else from the API; `None` where a cluster-scoped object names a namespaced one.
-    async fn standing(&self, dependent: &Node, owner: &Owner) -> anyhow::Result<Option<Standing>> {
+    async fn standing(&self, dependent: &Node, owner: &OwnerReference) -> anyhow::Result<Option<Standing>> {
         let namespace = &dependent.meta.namespace;
         {
             let graph = self.graph.lock();
             if let Some(node) = graph.get(&owner.uid).filter(|n| n.is(owner, namespace)) {
-                let waits = node.meta.waits_for_dependents();
+                let waits = waits_for_dependents(&node.meta);
                 return Ok(Some(if waits { Standing::Waiting } else { Standing::Solid }));
             }
             if graph.is_absent(owner, namespace) {
@@ -334,7 +358,7 @@ impl Shared {
             return Ok(None);
         }
         Ok(Some(match self.live(&resource, namespace, &owner.name, &owner.uid).await? {
-            Some(live) if live.waits_for_dependents() => Standing::Waiting,
+            Some(live) if waits_for_dependents(&live) => Standing::Waiting,
             Some(_) => Standing::Solid,
             None => {
                 let at = Coordinates {
@@ -350,20 +374,25 @@ impl Shared {
     }
 
     /// The object as it is now; `None` when it is gone, or another has its name.
-    async fn live(&self, resource: &Resource, namespace: &str, name: &str, uid: &str) -> Result<Option<Meta>, Error> {
+    async fn live(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        uid: &str,
+    ) -> Result<Option<PartialObjectMetadata>, Error> {
         let path = resource.path(namespace, name);
-        match self.client.raw(Method::GET, &path, None).await {
-            Ok(body) => {
-                let live: Live = serde_json::from_slice(&body).map_err(|e| Error::Decode(format!("{path}: {e}")))?;
-                Ok(Some(live.metadata).filter(|m| m.uid == uid))
-            }
-            Err(error) if error.is_not_found() => Ok(None),
-            Err(error) => Err(error),
-        }
+        let live: Option<PartialObjectMetadata> = self.client.find_at(&path).await?;
+        Ok(live.filter(|live| live.uid == uid))
     }
 
     /// Changes metadata of exactly this revision; an object that is gone is fine.
-    async fn patch(&self, resource: &Resource, live: &Meta, mut metadata: serde_json::Value) -> anyhow::Result<()> {
+    async fn patch(
+        &self,
+        resource: &Resource,
+        live: &PartialObjectMetadata,
+        mut metadata: serde_json::Value,
+    ) -> anyhow::Result<()> {
         metadata["uid"] = json!(live.uid);
         metadata["resourceVersion"] = json!(live.resource_version);
         let body = json!({"metadata": metadata}).to_string().into_bytes();
@@ -374,3 +403,6 @@ impl Shared {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -69,8 +69,7 @@ fn finished_at(pod: &Pod) -> Timestamp {
 fn all_ended(pod: &Pod) -> Option<Timestamp> {
     let status = pod.status.as_ref()?;
     let init = pod.spec.iter().flat_map(|s| s.init_containers.iter().flatten());
-    let sidecars: Vec<&str> =
-        init.filter(|c| c.restart_policy.as_deref() == Some("Always")).map(|c| c.name.as_str()).collect();
+    let sidecars: Vec<&str> = init.filter(|c| client::pod::is_sidecar(c)).map(|c| c.name.as_str()).collect();
     let init = status.init_container_statuses.iter().flatten().filter(|s| sidecars.contains(&s.name.as_str()));
     let mut last = None;
     for container in status.container_statuses.iter().flatten().chain(init) {

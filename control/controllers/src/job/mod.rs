@@ -18,20 +18,18 @@ pub use plan::{FINALIZER, Plan, is_finished, plan};
 use std::{collections::HashMap, sync::Arc};
 
 use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
-use k8s_openapi::api::{
-    batch::v1::{Job, JobStatus},
-    core::v1::Pod,
-};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use parking_lot::Mutex;
 use serde_json::json;
 
 use crate::{
     Context,
-    claim::{Claim, claim},
+    claim::Claims,
     meta,
     podcontrol::{PodControl, slow_start},
     pods,
     replicaset::{ORPHANS, index_orphans},
+    status,
 };
 
 /// The index of pods that are not counted yet, by namespace and name of the Job that they name.
@@ -68,45 +66,20 @@ impl JobController {
         }
     }
 
-    /// The pods of `job`, after taking over those that match and giving free those that do not.
-    async fn claim(&self, job: &Job, control: &PodControl<'_>) -> anyhow::Result<Vec<Arc<Pod>>> {
+    /// The pods of `job`, after taking over those that match and releasing those that do not.
+    async fn claim(&self, job: &Job) -> anyhow::Result<Vec<Arc<Pod>>> {
         let Some(selector) = job.spec.as_ref().and_then(|s| s.selector.as_ref()) else { return Ok(Vec::new()) };
         let selector = meta::selector(selector).map_err(|e| anyhow::anyhow!("the selector cannot be read: {e}"))?;
         let mut candidates = self.pods.by_owner(meta::uid(&job.metadata));
         candidates.extend(self.pods.by_index(ORPHANS, meta::namespace(&job.metadata)));
-        let owner = meta::controller_ref("batch/v1", "Job", &job.metadata);
-        let (mut kept, mut checked) = (Vec::new(), false);
-        for pod in candidates {
-            match claim(&job.metadata, &selector, &pod.metadata) {
-                Claim::Ignore => {}
-                Claim::Keep => kept.push(pod),
-                Claim::Release => {
-                    let patch = meta::release(meta::uid(&job.metadata), meta::uid(&pod.metadata), Some(FINALIZER));
-                    control.patch(&pod, patch).await?;
-                }
-                Claim::Adopt => {
-                    if !std::mem::replace(&mut checked, true) {
-                        self.still_there(job).await?;
-                    }
-                    // counted from the next pass on, when the cache shows it as ours
-                    control.patch(&pod, meta::adoption(&owner, meta::uid(&pod.metadata), Some(FINALIZER))).await?;
-                }
-            }
-        }
-        Ok(kept)
-    }
-
-    async fn still_there(&self, job: &Job) -> anyhow::Result<()> {
-        let fresh: Job = self.client.get(meta::namespace(&job.metadata), meta::name(&job.metadata)).await?;
-        anyhow::ensure!(fresh.metadata.uid == job.metadata.uid, "the Job was replaced by another of its name");
-        anyhow::ensure!(fresh.metadata.deletion_timestamp.is_none(), "the Job has just been deleted");
-        Ok(())
+        let claims = Claims { client: &self.client, owner: job, finalizer: Some(FINALIZER) };
+        claims.settle(&selector, candidates).await
     }
 
     /// Creates what is planned; answers how many were, and the first failure.
     async fn create(&self, job: &Job, control: &PodControl<'_>, indexes: &[Option<i32>]) -> (usize, Option<Error>) {
         let Some(spec) = &job.spec else { return (0, None) };
-        let owner = meta::controller_ref("batch/v1", "Job", &job.metadata);
+        let owner = meta::controller_ref(job);
         let name = meta::name(&job.metadata);
         let mut pod = pods::from_template(meta::namespace(&job.metadata), name, &spec.template, owner);
         let finalizers = pod.metadata.finalizers.get_or_insert_default();
@@ -126,17 +99,6 @@ impl JobController {
             }
         })
         .await
-    }
-
-    async fn write_status(&self, job: &Job, status: JobStatus) -> Result<(), Error> {
-        if !differs(job.status.as_ref(), &status) {
-            return Ok(());
-        }
-        let changed = Job { status: Some(status), ..job.clone() };
-        match self.client.update_status(&changed).await {
-            Err(error) if error.is_not_found() => Ok(()),
-            other => other.map(|_| ()),
-        }
     }
 
     async fn strip(&self, control: &PodControl<'_>, pods: &[Arc<Pod>]) -> Result<(), Error> {
@@ -182,19 +144,6 @@ impl JobController {
     }
 }
 
-/// Whether `new` must be written; zero and absent are the same, and so are an empty list and none.
-fn differs(old: Option<&JobStatus>, new: &JobStatus) -> bool {
-    let normal = |s: &JobStatus| {
-        let mut s = s.clone();
-        s.succeeded = s.succeeded.filter(|n| *n != 0);
-        s.failed = s.failed.filter(|n| *n != 0);
-        s.active = s.active.filter(|n| *n != 0);
-        s.conditions = s.conditions.filter(|c| !c.is_empty());
-        s
-    };
-    normal(old.unwrap_or(&JobStatus::default())) != normal(new)
-}
-
 #[async_trait::async_trait]
 impl Controller for JobController {
     const NAME: &'static str = "job-controller";
@@ -217,7 +166,7 @@ impl Controller for JobController {
         }
         let owner = reference(&*job);
         let control = PodControl { client: &self.client, recorder: &self.recorder, owner: &owner };
-        let pods = self.claim(&job, &control).await?;
+        let pods = self.claim(&job).await?;
         let plan = plan(&job, &pods, &self.known_failures(key, &job), self.clock.now());
         self.remember(key, &job, &plan.failures);
         control.delete_all(&plan.delete).await?;
@@ -229,7 +178,9 @@ impl Controller for JobController {
         if created > 0 {
             status.active = Some(status.active.unwrap_or(0) + i32::try_from(created).unwrap_or(i32::MAX));
         }
-        self.write_status(&job, status).await?;
+        if status::differs(job.status.as_ref(), &status) {
+            status::write(&self.client, &Job { status: Some(status), ..(*job).clone() }).await?;
+        }
         for (kind, reason, message) in &plan.events {
             self.recorder.event(&owner, *kind, reason, message.clone());
         }

@@ -4,8 +4,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};
 
-use super::{FINALIZER, Failures, INDEX, Plan, differs, is_finished};
-use crate::meta;
+use super::{FINALIZER, Failures, INDEX, Plan, is_finished};
+use crate::{meta, status::differs};
 
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().expect("a time")

@@ -9,17 +9,14 @@ pub use plan::{Findings, conditions};
 
 use std::{collections::BTreeMap, time::Duration};
 
-use client::{Client, Controller, Delta, Error, Informer, Key, Next, Wakeups};
+use client::{
+    Client, Controller, Delta, Error, Informer, Key, Next, PartialObjectMetadata, Target, Wakeups,
+    discovery::{self, Resource},
+};
 use http::Method;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-use serde::Deserialize;
-use serde_json::value::RawValue;
 
-use crate::{
-    Context,
-    discovery::{self, Resource},
-    meta,
-};
+use crate::{Context, meta, pods};
 
 const FINALIZER: &str = "kubernetes";
 /// How long objects with finalizers are expected to take.
@@ -53,11 +50,10 @@ impl NamespaceController {
     /// Deletes what can be deleted now and tells what is left; the number is how many seconds that may take.
     async fn empty(&self, name: &str) -> Result<(Findings, i64), Error> {
         let mut findings = Findings::default();
-        let (resources, failures) = discovery::resources(&self.client).await?;
-        findings.discovery = failures;
+        let found = discovery::resources(&self.client).await?;
+        findings.discovery = found.failures;
         let content = |r: &&Resource| r.namespaced && r.can(&["delete", "list"]);
-        let (pods, others): (Vec<_>, Vec<_>) =
-            resources.iter().filter(content).partition(|r| r.group.is_empty() && r.resource == "pods");
+        let (pods, others): (Vec<_>, Vec<_>) = found.resources.iter().filter(content).partition(|r| is_pods(r));
         let mut seconds = 0;
         for resources in [pods, others] {
             for resource in resources {
@@ -76,8 +72,9 @@ impl NamespaceController {
     /// Deletes all objects of one kind; answers how many seconds those that are left may take, 0 when none is.
     async fn empty_of(&self, namespace: &str, resource: &Resource, findings: &mut Findings) -> Result<i64, Error> {
         let path = resource.path(namespace, "");
-        let mut left = self.list(&path).await?;
-        if left.items.is_empty() {
+        let target = Target::resource(resource).within(namespace);
+        let left = self.left(&target).await?;
+        if left.is_empty() {
             return Ok(0);
         }
         let options = br#"{"kind":"DeleteOptions","apiVersion":"v1","propagationPolicy":"Background"}"#;
@@ -85,20 +82,33 @@ impl NamespaceController {
         if resource.can(&["deletecollection"]) {
             self.client.raw(Method::DELETE, &path, body()).await?;
         } else {
-            for item in left.items.iter().filter(|i| i.metadata.deletion_timestamp.is_none()) {
-                match self.client.raw(Method::DELETE, &resource.path(namespace, &item.metadata.name), body()).await {
+            for item in left.iter().filter(|item| item.deletion_timestamp.is_none()) {
+                match self.client.raw(Method::DELETE, &resource.path(namespace, &item.name), body()).await {
                     Err(error) if !error.is_not_found() => return Err(error),
                     _ => {}
                 }
             }
         }
-        left = self.list(&path).await?;
-        Ok(findings.note(resource, &left.items))
+        let grace = if is_pods(resource) { self.grace_of_pods(namespace) } else { 0 };
+        Ok(findings.note(resource, &self.left(&target).await?, grace))
     }
 
-    async fn list(&self, path: &str) -> Result<MetaList, Error> {
-        let body = self.client.raw(Method::GET, path, None).await?;
-        serde_json::from_slice(&body).map_err(|e| Error::Decode(format!("{path}: {e}")))
+    async fn left(&self, target: &Target) -> Result<Vec<PartialObjectMetadata>, Error> {
+        let list = self.client.list_target(target).await?;
+        // What cannot be read is there nevertheless.
+        let bad = list.undecodable.into_iter().map(|bad| PartialObjectMetadata {
+            name: bad.key.name,
+            uid: bad.uid,
+            ..PartialObjectMetadata::default()
+        });
+        Ok(list.items.into_iter().chain(bad).collect())
+    }
+
+    /// The longest time that a pod of the namespace may take to end, in seconds.
+    fn grace_of_pods(&self, namespace: &str) -> i64 {
+        let pods = self.pods.list_in(namespace);
+        let running = pods.iter().filter(|pod| !pods::is_finished(pod));
+        running.filter_map(|pod| pod.spec.as_ref()?.termination_grace_period_seconds).max().unwrap_or(0)
     }
 
     async fn finalize(&self, mut namespace: Namespace) -> Result<(), Error> {
@@ -114,57 +124,26 @@ impl NamespaceController {
     }
 }
 
-#[derive(Deserialize)]
-struct MetaList {
-    #[serde(default)]
-    items: Vec<Item>,
-}
-
-/// One object that is left.
-#[derive(Clone, Debug, Deserialize)]
-pub struct Item {
-    metadata: ItemMeta,
-    /// Of any kind, read only as far as it matters.
-    spec: Option<Box<RawValue>>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ItemSpec {
-    termination_grace_period_seconds: Option<i64>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct ItemMeta {
-    #[serde(default)]
-    name: String,
-    deletion_timestamp: Option<String>,
-    deletion_grace_period_seconds: Option<i64>,
-    #[serde(default)]
-    finalizers: Vec<String>,
+fn is_pods(resource: &Resource) -> bool {
+    resource.group.is_empty() && resource.resource == "pods"
 }
 
 impl Findings {
-    /// Counts what is left of a kind; answers how long it may take.
-    fn note(&mut self, resource: &Resource, items: &[Item]) -> i64 {
-        if items.is_empty() {
+    /// Counts what is left of a kind; answers how long it may take: as long as its deletion grants, or `grace` where that does not say.
+    fn note(&mut self, resource: &Resource, left: &[PartialObjectMetadata], grace: i64) -> i64 {
+        if left.is_empty() {
             return 0;
         }
-        *self.remaining.entry(format!("{}.{}", resource.resource, resource.group)).or_default() += items.len();
+        *self.remaining.entry(format!("{}.{}", resource.resource, resource.group)).or_default() += left.len();
         let mut finalizers: BTreeMap<&str, usize> = BTreeMap::new();
-        for finalizer in items.iter().flat_map(|i| &i.metadata.finalizers) {
+        for finalizer in left.iter().flat_map(|object| &object.finalizers) {
             *finalizers.entry(finalizer).or_default() += 1;
         }
         for (finalizer, count) in &finalizers {
             *self.finalizers.entry((*finalizer).to_owned()).or_default() += count;
         }
-        let wait = |i: &Item| {
-            let spec = i.spec.as_ref().and_then(|spec| serde_json::from_str::<ItemSpec>(spec.get()).ok());
-            let spec = spec.and_then(|spec| spec.termination_grace_period_seconds);
-            i.metadata.deletion_grace_period_seconds.or(spec).unwrap_or(0)
-        };
-        let grace = items.iter().map(wait).max().unwrap_or(0);
+        let granted = |object: &PartialObjectMetadata| object.deletion_grace_period_seconds.unwrap_or(grace);
+        let grace = left.iter().map(granted).max().unwrap_or(0);
         if finalizers.is_empty() { grace.max(1) } else { grace.max(FINALIZER_SECONDS) }
     }
 }

@@ -24,7 +24,7 @@ use parking_lot::Mutex;
 use serde_json::json;
 use tokio::time::Instant;
 
-use crate::{Context, meta, podcontrol, pods};
+use crate::{Context, claim, meta, pods};
 
 const LEASES: &str = "kube-node-lease";
 /// The index of pods by node.
@@ -111,7 +111,7 @@ impl NodeLifecycleController {
                 Ok(_) => {
                     self.recorder.event(&reference(&**pod), EventType::Warning, "NodeNotReady", "Node is not ready")
                 }
-                Err(error) => podcontrol::gone_or(&self.client, pod, error).await?,
+                Err(error) => claim::gone_or(&self.client, &**pod, error).await?,
             }
         }
         Ok(())

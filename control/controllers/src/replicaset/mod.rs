@@ -4,6 +4,7 @@
 
 mod plan;
 mod rank;
+mod refused;
 
 pub use plan::{Plan, plan, status};
 pub use rank::to_delete;
@@ -11,15 +12,14 @@ pub use rank::to_delete;
 use std::sync::Arc;
 
 use client::{Client, Controller, Delta, Error, Informer, Key, Next, Recorder, Wakeups, reference};
-use k8s_openapi::api::{
-    apps::v1::{ReplicaSet, ReplicaSetStatus},
-    core::v1::Pod,
-};
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 
 use crate::{
-    Context, meta,
+    Context,
+    claim::Claims,
+    meta,
     podcontrol::{PodControl, slow_start},
-    pods,
+    pods, status,
 };
 
 /// The index of pods that nobody controls, by namespace: those that could be adopted.
@@ -66,12 +66,10 @@ impl ReplicaSetController {
     async fn act(&self, rs: &ReplicaSet, plan: &Plan) -> Result<(), Error> {
         let owner = reference(rs);
         let control = PodControl { client: &self.client, recorder: &self.recorder, owner: &owner };
-        for pod in &plan.release {
-            control.patch(pod, meta::release(meta::uid(&rs.metadata), meta::uid(&pod.metadata), None)).await?;
-        }
+        self.claims(rs).release(&plan.release).await?;
         if plan.create > 0 {
             let Some(template) = rs.spec.as_ref().and_then(|s| s.template.as_ref()) else { return Ok(()) };
-            let owner = meta::controller_ref("apps/v1", "ReplicaSet", &rs.metadata);
+            let owner = meta::controller_ref(rs);
             let pod = pods::from_template(meta::namespace(&rs.metadata), meta::name(&rs.metadata), template, owner);
             let (_, failure) = slow_start(plan.create, |_| async {
                 match control.create(&pod).await {
@@ -85,32 +83,8 @@ impl ReplicaSetController {
         control.delete_all(&plan.delete).await
     }
 
-    /// Adopts orphans after asking the API itself whether the ReplicaSet still is, and is not being deleted.
-    async fn adopt(&self, rs: &ReplicaSet, plan: &Plan) -> anyhow::Result<()> {
-        if plan.adopt.is_empty() {
-            return Ok(());
-        }
-        let fresh: ReplicaSet = self.client.get(meta::namespace(&rs.metadata), meta::name(&rs.metadata)).await?;
-        anyhow::ensure!(fresh.metadata.uid == rs.metadata.uid, "the ReplicaSet was replaced by another of its name");
-        anyhow::ensure!(fresh.metadata.deletion_timestamp.is_none(), "the ReplicaSet has just been deleted");
-        let owner = reference(rs);
-        let control = PodControl { client: &self.client, recorder: &self.recorder, owner: &owner };
-        let controller = meta::controller_ref("apps/v1", "ReplicaSet", &rs.metadata);
-        for pod in &plan.adopt {
-            control.patch(pod, meta::adoption(&controller, meta::uid(&pod.metadata), None)).await?;
-        }
-        Ok(())
-    }
-
-    async fn write_status(&self, rs: &ReplicaSet, status: ReplicaSetStatus) -> Result<(), Error> {
-        if !plan::differs(rs, &status) {
-            return Ok(());
-        }
-        let changed = ReplicaSet { status: Some(status), ..rs.clone() };
-        match self.client.update_status(&changed).await {
-            Err(error) if error.is_not_found() => Ok(()),
-            other => other.map(|_| ()),
-        }
+    fn claims<'a>(&'a self, rs: &'a ReplicaSet) -> Claims<'a, ReplicaSet> {
+        Claims { client: &self.client, owner: rs, finalizer: None }
     }
 }
 
@@ -140,13 +114,16 @@ impl Controller for ReplicaSetController {
         candidates.extend(self.pods.by_index(ORPHANS, &key.namespace));
         let now = self.clock.now();
         let plan = plan(&rs, &selector, &candidates, || self.related(&rs, &own), now);
-        self.adopt(&rs, &plan).await?;
+        self.claims(&rs).adopt(&plan.adopt).await?;
         let failure = self.act(&rs, &plan).await.err();
         let text = failure.as_ref().map(ToString::to_string);
-        self.write_status(&rs, status(&rs, &plan, text.as_deref(), now)).await?;
+        let new = plan::status(&rs, &plan, text.as_deref(), now);
+        if status::differs(rs.status.as_ref(), &new) {
+            status::write(&self.client, &ReplicaSet { status: Some(new), ..(*rs).clone() }).await?;
+        }
         match failure {
             Some(error) => Err(error.into()),
-            None => Ok(plan::next_availability(&rs, &plan, now).map_or(Next::Done, Next::After)),
+            None => Ok(plan::next_look(&rs, &plan, now).map_or(Next::Done, Next::After)),
         }
     }
 }

@@ -12,7 +12,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::rank;
+use super::{rank, refused};
 use crate::{
     claim::{Claim, claim},
     meta, pods,
@@ -30,6 +30,8 @@ pub struct Plan {
     pub release: Vec<Arc<Pod>>,
     /// How many pods to create.
     pub create: usize,
+    /// How long to wait before more are created, since a node refused some; zero if nothing is to be waited for.
+    pub pause: Duration,
     /// Pods to delete.
     pub delete: Vec<Arc<Pod>>,
     /// The replicas that count for the status.
@@ -72,6 +74,10 @@ pub fn plan(
     }
     let desired = usize::try_from(replicas(rs)).unwrap_or(0);
     plan.create = desired.saturating_sub(plan.active.len()).min(BURST);
+    if plan.create > 0 {
+        plan.pause = refused::pause(meta::uid(&rs.metadata), candidates, now);
+        plan.create = if plan.pause.is_zero() { plan.create } else { 0 };
+    }
     let excess = plan.active.len().saturating_sub(desired).min(BURST);
     if excess > 0 {
         plan.delete = rank::to_delete(&plan.active, &related(), excess, now);
@@ -140,24 +146,17 @@ fn conditions(
     conditions
 }
 
-/// Whether `new` must be written over `old`: zero and absent are the same.
-pub fn differs(rs: &ReplicaSet, new: &ReplicaSetStatus) -> bool {
-    let old = rs.status.clone().unwrap_or_default();
-    let n = |v: Option<i32>| v.unwrap_or(0);
-    old.replicas != new.replicas
-        || n(old.fully_labeled_replicas) != n(new.fully_labeled_replicas)
-        || n(old.ready_replicas) != n(new.ready_replicas)
-        || n(old.available_replicas) != n(new.available_replicas)
-        || old.terminating_replicas != new.terminating_replicas
-        || old.observed_generation.unwrap_or(0) != rs.metadata.generation.unwrap_or(0)
-        || old.conditions.unwrap_or_default() != new.conditions.clone().unwrap_or_default()
-}
-
 /// When a ready pod next becomes available, so that the status is looked at again then.
 pub fn next_availability(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option<Duration> {
     let seconds = min_ready_seconds(rs);
     let pending = plan.active.iter().filter_map(|p| pods::available_in(p, seconds, now));
     pending.filter(|d| !d.is_zero()).min()
+}
+
+/// When to look again though nothing has changed: to create what waits, or to see a pod become available.
+pub fn next_look(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option<Duration> {
+    let paused = Some(plan.pause).filter(|pause| !pause.is_zero());
+    paused.into_iter().chain(next_availability(rs, plan, now)).min()
 }
 
 fn count(n: usize) -> i32 {
@@ -169,6 +168,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::status::differs;
 
     fn rs(replicas: i32, more: Value) -> ReplicaSet {
         let mut value = json!({
@@ -248,6 +248,27 @@ mod tests {
     }
 
     #[test]
+    fn pods_in_the_place_of_refused_ones_wait() {
+        let refused = |owner: &str| {
+            let mut pod = Pod::clone(&pod("a", json!({"app": "web"}), Some(owner), "Failed", false));
+            let status = json!({"phase": "Failed", "reason": "OutOfmemory", "startTime": "2026-01-01T00:00:00Z"});
+            pod.status = Some(serde_json::from_value(status).expect("a status"));
+            Arc::new(pod)
+        };
+        let selector = meta::selector(&rs(0, json!({})).spec.expect("a spec").selector).expect("a selector");
+        let plan = |owner: &str, replicas: i32, now: &str| {
+            let set = rs(replicas, json!({}));
+            let now = now.parse().expect("a time");
+            let plan = plan(&set, &selector, &[refused(owner)], Vec::new, now);
+            (plan.create, next_look(&set, &plan, now).map(|look| look.as_millis()))
+        };
+        assert_eq!(plan("rs", 2, "2026-01-01T00:00:00.2Z"), (0, Some(800)));
+        assert_eq!(plan("rs", 2, "2026-01-01T00:00:01Z"), (2, None));
+        assert_eq!(plan("rs", 0, "2026-01-01T00:00:00Z"), (0, None), "nothing is wanted");
+        assert_eq!(plan("other", 2, "2026-01-01T00:00:00Z"), (2, None), "another's pod");
+    }
+
+    #[test]
     fn a_replica_set_that_is_deleted_does_nothing_but_report() {
         let rs = rs(5, json!({"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}));
         let p = run(
@@ -280,10 +301,10 @@ mod tests {
                    "observedGeneration": 2})
         );
         assert_eq!(next_availability(&set, &p, now), Some(Duration::from_secs(30)));
-        assert!(differs(&set, &s));
+        assert!(differs(set.status.as_ref(), &s));
         let mut same = set.clone();
         same.status = Some(s.clone());
-        assert!(!differs(&same, &s));
+        assert!(!differs(same.status.as_ref(), &s));
         let none = serde_json::to_value(status(&set, &run(&set, &[]), None, now)).expect("JSON");
         assert_eq!(
             none,

@@ -24,7 +24,7 @@ pub use node_unschedulable::NodeUnschedulable;
 pub use scheduling_gates::SchedulingGates;
 pub use taint_toleration::TaintToleration;
 
-use k8s_openapi::api::core::v1::{Node, Taint, Toleration};
+use k8s_openapi::api::core::v1::Node;
 
 use crate::{
     plugin::{Event, Plugins},
@@ -56,19 +56,5 @@ fn opens(event: &Event<'_>, pod: &PodInfo) -> bool {
         Event::NodeUpdated { old, new } => !open(old) && open(new),
         Event::PodUpdated => true,
         Event::PodRemoved(_) | Event::Timeout => false,
-    }
-}
-
-/// Whether `toleration` covers `taint`.
-pub(crate) fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
-    let text = |t: &'_ Option<String>| t.clone().unwrap_or_default();
-    let (effect, key) = (text(&toleration.effect), text(&toleration.key));
-    if !(effect.is_empty() || effect == taint.effect) || !(key.is_empty() || key == taint.key) {
-        return false;
-    }
-    match toleration.operator.as_deref().unwrap_or("") {
-        "" | "Equal" => !key.is_empty() && text(&toleration.value) == text(&taint.value),
-        "Exists" => true,
-        _ => false,
     }
 }

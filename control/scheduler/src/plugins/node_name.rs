@@ -18,7 +18,7 @@ impl Plugin for NodeName {
 
     fn filter(&self, _: &CycleState, pod: &PodInfo, node: &NodeInfo) -> Status {
         match node_name(&pod.pod) {
-            Some(name) if name != node.name() => {
+            name if !name.is_empty() && name != node.name() => {
                 Status::UnschedulableAndUnresolvable(vec!["node(s) didn't match the requested node name".into()])
             }
             _ => Status::Success,

@@ -1,8 +1,9 @@
 //! Cordoned nodes take no new pods, except those that tolerate the taint of that name.
 
+use client::fit::tolerates;
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use super::{opens, tolerates};
+use super::opens;
 use crate::{
     cycle_state::CycleState,
     node::NodeInfo,

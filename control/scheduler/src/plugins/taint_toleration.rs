@@ -2,9 +2,10 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>.
 
+use client::fit::tolerates;
 use k8s_openapi::api::core::v1::{Node, Taint};
 
-use super::{opens, tolerates};
+use super::opens;
 use crate::{
     cycle_state::CycleState,
     node::NodeInfo,

@@ -43,7 +43,7 @@ impl Sampler {
 
     async fn read(&self) -> Vec<Sample> {
         let now = self.shared.now();
-        let pods = self.shared.cluster.pods.by_index(crate::cluster::BY_NODE, &self.shared.options.node);
+        let pods = self.shared.cluster.pods.list();
         let mut samples = Vec::new();
         let mut seen = HashMap::new();
         for pod in pods {

@@ -1,4 +1,5 @@
-//! An API server for tests: stores JSON, lists, watches, merges statuses. No validation, no defaulting.
+//! An API server for tests: stores JSON, lists, watches, merges statuses, selects by namespace and by equal fields. No validation, no
+//! defaulting.
 
 use axum::{
     Router,
@@ -25,12 +26,66 @@ struct Inner {
 struct Objects {
     /// By path: `/api/v1/namespaces/n/pods/p`.
     by_path: BTreeMap<String, Value>,
-    log: Vec<(u64, String, &'static str, Value)>,
+    log: Vec<Change>,
     /// Statuses patched into pods, by name.
     statuses: Vec<(String, Value)>,
     /// Answer this many writes of this resource (any, when it is empty; never Events) with this code and reason.
     failures: (u32, &'static str, u16, &'static str),
     tokens: u32,
+    /// What was read: path and query of each GET.
+    asked: Vec<String>,
+    /// Watches that are open, by path and query.
+    open: Vec<String>,
+    /// Watches of these resources tell nothing.
+    silent: &'static [&'static str],
+}
+
+/// A write, or a deletion, whose `after` is the last state at the revision of the deletion.
+struct Change {
+    revision: u64,
+    path: String,
+    before: Option<Value>,
+    after: Value,
+    deleted: bool,
+}
+
+/// Which objects a list or watch is about.
+#[derive(Clone)]
+struct Selection {
+    resource: String,
+    namespace: Option<String>,
+    /// Path of a field, and its value.
+    fields: Vec<(String, String)>,
+}
+
+impl Selection {
+    fn parse(path: &str, query: &str) -> Self {
+        let namespace = path.split_once("/namespaces/").map(|(_, rest)| rest.split('/').next().unwrap_or(rest));
+        let fields = query.split('&').find_map(|pair| pair.strip_prefix("fieldSelector=")).unwrap_or_default();
+        let fields = fields.split("%2C").filter_map(|one| one.split_once("%3D"));
+        let resource = resource_of(path).to_owned();
+        let fields = fields.map(|(field, value)| (format!("/{}", field.replace('.', "/")), value.to_owned())).collect();
+        Self { resource, namespace: namespace.map(str::to_owned), fields }
+    }
+
+    fn holds(&self, path: &str, object: &Value) -> bool {
+        let namespace = self.namespace.as_deref();
+        resource_of(path) == self.resource
+            && namespace.is_none_or(|namespace| object["metadata"]["namespace"] == namespace)
+            && self.fields.iter().all(|(field, value)| object.pointer(field).is_some_and(|found| found == value))
+    }
+}
+
+/// A watch that is counted while it is open.
+struct Open(FakeApi, String);
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        let mut objects = self.0.0.objects.lock();
+        if let Some(at) = objects.open.iter().position(|open| *open == self.1) {
+            objects.open.swap_remove(at);
+        }
+    }
 }
 
 impl FakeApi {
@@ -52,9 +107,8 @@ impl FakeApi {
         let mut objects = self.0.objects.lock();
         let revision = *self.0.revision.borrow() + 1;
         object["metadata"]["resourceVersion"] = revision.to_string().into();
-        let kind = if objects.by_path.contains_key(path) { "MODIFIED" } else { "ADDED" };
-        objects.by_path.insert(path.to_owned(), object.clone());
-        objects.log.push((revision, path.to_owned(), kind, object));
+        let before = objects.by_path.insert(path.to_owned(), object.clone());
+        objects.log.push(Change { revision, path: path.to_owned(), before, after: object, deleted: false });
         drop(objects);
         self.0.revision.send_replace(revision);
     }
@@ -66,8 +120,8 @@ impl FakeApi {
     /// An object as it was first created.
     pub(super) fn created(&self, path: &str) -> Option<Value> {
         let objects = self.0.objects.lock();
-        let first = objects.log.iter().find(|(_, at, kind, _)| at == path && *kind == "ADDED");
-        first.map(|(.., object)| object.clone())
+        let first = objects.log.iter().find(|change| change.path == path && change.before.is_none());
+        first.map(|change| change.after.clone())
     }
 
     /// Changes an object in place.
@@ -79,10 +133,11 @@ impl FakeApi {
 
     pub(super) fn delete(&self, path: &str) {
         let mut objects = self.0.objects.lock();
-        let Some(mut object) = objects.by_path.remove(path) else { return };
+        let Some(before) = objects.by_path.remove(path) else { return };
         let revision = *self.0.revision.borrow() + 1;
-        object["metadata"]["resourceVersion"] = revision.to_string().into();
-        objects.log.push((revision, path.to_owned(), "DELETED", object));
+        let mut after = before.clone();
+        after["metadata"]["resourceVersion"] = revision.to_string().into();
+        objects.log.push(Change { revision, path: path.to_owned(), before: Some(before), after, deleted: true });
         drop(objects);
         self.0.revision.send_replace(revision);
     }
@@ -96,6 +151,24 @@ impl FakeApi {
 
     pub(super) fn statuses(&self) -> Vec<(String, Value)> {
         self.0.objects.lock().statuses.clone()
+    }
+
+    /// Path and query of every GET.
+    pub(super) fn asked(&self) -> Vec<String> {
+        self.0.objects.lock().asked.clone()
+    }
+
+    /// Path and query of the watches that are open.
+    pub(super) fn open(&self) -> Vec<String> {
+        let mut open = self.0.objects.lock().open.clone();
+        open.sort();
+        open
+    }
+
+    /// From now on watches of these resources tell nothing; others tell what they held back.
+    pub(super) fn silence(&self, silent: &'static [&'static str]) {
+        self.0.objects.lock().silent = silent;
+        self.0.revision.send_modify(|_| {});
     }
 
     pub(super) fn fail(&self, times: u32) {
@@ -148,9 +221,12 @@ async fn serve(State(api): State<FakeApi>, request: Request) -> Response {
             return status(code, reason, "the test says no");
         }
     }
+    if parts.method == Method::GET {
+        api.0.objects.lock().asked.push(parts.uri.to_string());
+    }
     match parts.method {
         Method::GET if query.contains("watch=true") => api.watch(&path, &query),
-        Method::GET => api.read(&path),
+        Method::GET => api.read(&path, &query),
         Method::POST if path.ends_with("/token") => api.token(&body),
         Method::POST => {
             let name = body["metadata"]["name"].as_str().expect("a name");
@@ -191,7 +267,7 @@ async fn serve(State(api): State<FakeApi>, request: Request) -> Response {
 }
 
 impl FakeApi {
-    fn read(&self, path: &str) -> Response {
+    fn read(&self, path: &str, query: &str) -> Response {
         if let Some(object) = self.get(path) {
             return axum::Json(object).into_response();
         }
@@ -200,7 +276,12 @@ impl FakeApi {
             return status(404, "NotFound", &format!("{path} not found"));
         }
         let revision = self.0.revision.borrow().to_string();
-        let items = self.all(resource);
+        let selection = Selection::parse(path, query);
+        let items: Vec<Value> = {
+            let objects = self.0.objects.lock();
+            let selected = objects.by_path.iter().filter(|(path, object)| selection.holds(path, object));
+            selected.map(|(_, object)| object.clone()).collect()
+        };
         axum::Json(
             json!({"kind": "List", "apiVersion": "v1", "metadata": {"resourceVersion": revision}, "items": items}),
         )
@@ -208,31 +289,45 @@ impl FakeApi {
     }
 
     fn watch(&self, path: &str, query: &str) -> Response {
-        let resource = resource_of(path).to_owned();
+        let selection = Selection::parse(path, query);
         let since = query.split('&').find_map(|p| p.strip_prefix("resourceVersion=")).and_then(|v| v.parse().ok());
-        let state = (self.clone(), since.unwrap_or(0u64), self.0.revision.subscribe());
-        let stream = futures::stream::unfold(state, move |(api, since, mut revision)| {
-            let resource = resource.clone();
+        let open = Open(self.clone(), format!("{path}?{query}"));
+        self.0.objects.lock().open.push(open.1.clone());
+        let state = (open, since.unwrap_or(0u64), self.0.revision.subscribe());
+        let stream = futures::stream::unfold(state, move |(open, since, mut revision)| {
+            let selection = selection.clone();
             async move {
                 loop {
-                    let now = *revision.borrow_and_update();
-                    let lines: String = {
-                        let objects = api.0.objects.lock();
-                        let fresh =
-                            objects.log.iter().filter(|(at, path, ..)| *at > since && resource_of(path) == resource);
-                        fresh
-                            .map(|(_, _, kind, object)| json!({"type": kind, "object": object}).to_string() + "\n")
-                            .collect()
-                    };
+                    revision.borrow_and_update();
+                    let (lines, seen) = open.0.news(&selection, since);
                     if !lines.is_empty() {
-                        let now = now.max(*api.0.revision.borrow());
-                        return Some((Ok::<_, std::io::Error>(Bytes::from(lines)), (api, now, revision)));
+                        return Some((Ok::<_, std::io::Error>(Bytes::from(lines)), (open, seen, revision)));
                     }
                     revision.changed().await.ok()?;
                 }
             }
         });
         Body::from_stream(stream.boxed()).into_response()
+    }
+
+    /// The events of a watch after a revision, and the last of them.
+    fn news(&self, selection: &Selection, since: u64) -> (String, u64) {
+        let objects = self.0.objects.lock();
+        let silent = objects.silent.contains(&selection.resource.as_str());
+        let (mut lines, mut seen) = (String::new(), since);
+        for change in objects.log.iter().filter(|change| change.revision > since && !silent) {
+            let was = change.before.as_ref().is_some_and(|before| selection.holds(&change.path, before));
+            let is = !change.deleted && selection.holds(&change.path, &change.after);
+            let kind = match (was, is) {
+                (false, true) => "ADDED",
+                (true, true) => "MODIFIED",
+                (true, false) => "DELETED",
+                (false, false) => continue,
+            };
+            lines += &(json!({"type": kind, "object": change.after}).to_string() + "\n");
+            seen = change.revision;
+        }
+        (lines, seen)
     }
 
     fn patch(&self, path: &str, body: Value) -> Response {

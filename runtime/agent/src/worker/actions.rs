@@ -27,6 +27,7 @@ impl Worker {
                 let (shared, pod) = (self.shared.clone(), self.pod.clone());
                 self.ops.push(Box::pin(async move {
                     setup::undo(&shared, &pod).await;
+                    shared.cluster.named.remove(pod::uid(&pod), &pod);
                     Outcome::TornDown
                 }));
             }

@@ -12,8 +12,8 @@ fn kind() -> Arc<Resource> {
     })
 }
 
-fn owner(uid: &str) -> Owner {
-    Owner {
+fn owner(uid: &str) -> OwnerReference {
+    OwnerReference {
         api_version: "v1".into(),
         kind: "Thing".into(),
         name: uid.into(),
@@ -23,16 +23,16 @@ fn owner(uid: &str) -> Owner {
     }
 }
 
-fn object(uid: &str, owners: &[&str]) -> Meta {
-    Meta {
+fn object(uid: &str, owners: &[&str]) -> PartialObjectMetadata {
+    PartialObjectMetadata {
         uid: uid.into(),
         name: uid.into(),
         owner_references: owners.iter().map(|uid| owner(uid)).collect(),
-        ..Meta::default()
+        ..PartialObjectMetadata::default()
     }
 }
 
-fn deleting(mut meta: Meta, finalizer: &str) -> Meta {
+fn deleting(mut meta: PartialObjectMetadata, finalizer: &str) -> PartialObjectMetadata {
     meta.deletion_timestamp = Some("2026-01-01T00:00:00Z".into());
     meta.finalizers = if finalizer.is_empty() { Vec::new() } else { vec![finalizer.into()] };
     meta
@@ -118,8 +118,8 @@ fn an_object_with_one_living_owner_only_loses_the_others() {
 
 #[test]
 fn every_coordinate_of_a_reference_counts() {
-    let there = |namespace: &str| Meta { namespace: namespace.into(), ..object("a", &[]) };
-    type Wrong = fn(&mut Owner);
+    let there = |namespace: &str| PartialObjectMetadata { namespace: namespace.into(), ..object("a", &[]) };
+    type Wrong = fn(&mut OwnerReference);
     let wrongs: [Wrong; 4] = [
         |o| o.name = "b".into(),
         |o| o.kind = "Other".into(),
@@ -129,7 +129,11 @@ fn every_coordinate_of_a_reference_counts() {
     for wrong in wrongs {
         let mut reference = owner("a");
         wrong(&mut reference);
-        let dependent = Meta { namespace: "n".into(), owner_references: vec![reference.clone()], ..object("d", &[]) };
+        let dependent = PartialObjectMetadata {
+            namespace: "n".into(),
+            owner_references: vec![reference.clone()],
+            ..object("d", &[])
+        };
         let mut g = Graph::default();
         g.set(&kind(), there("n"));
         let change = g.set(&kind(), dependent.clone());
@@ -146,7 +150,8 @@ fn every_coordinate_of_a_reference_counts() {
 
 #[test]
 fn an_owner_in_another_namespace_is_told_of_once() {
-    let at = |namespace: &str, meta: Meta| Meta { namespace: namespace.into(), ..meta };
+    let at =
+        |namespace: &str, meta: PartialObjectMetadata| PartialObjectMetadata { namespace: namespace.into(), ..meta };
     for owner_first in [true, false] {
         for namespace in ["m", ""] {
             let mut g = Graph::default();
@@ -155,7 +160,7 @@ fn an_owner_in_another_namespace_is_told_of_once() {
             assert!(g.set(&kind(), first).misplaced.is_empty());
             let told = g.set(&kind(), second);
             assert_eq!(told.tasks, [delete("b")]);
-            let told: Vec<_> = told.misplaced.into_iter().map(|(n, o)| (n.meta.uid, o.uid)).collect();
+            let told: Vec<_> = told.misplaced.into_iter().map(|(n, o)| (n.meta.uid.clone(), o.uid)).collect();
             assert_eq!(told, [("b".to_owned(), "a".to_owned())]);
             assert!(g.set(&kind(), b).misplaced.is_empty(), "once");
             g.set(&kind(), at("n", deleting(object("a", &[]), FOREGROUND)));

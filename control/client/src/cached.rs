@@ -1,0 +1,152 @@
+//! What an informer keeps of an object: all of it, typed, or its metadata alone.
+
+use crate::{Key, Kind, decode};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use serde::{Deserialize, Deserializer};
+
+/// The decoder of an informer: a typed object ([`Kind`]), or [`PartialObjectMetadata`] of an object of any kind.
+pub trait Cached: Sized + Send + Sync + 'static {
+    /// The media type to ask for one object, as a watch carries it, and for a list.
+    const ACCEPT: (&'static str, &'static str);
+    /// Whether it is all of the object. Informers of several targets keep such an object that they have in common once.
+    const TYPED: bool;
+
+    /// Namespace and name.
+    fn key(&self) -> Key;
+    /// The uid, or empty.
+    fn uid(&self) -> &str;
+    /// The resourceVersion, if it is a number.
+    fn revision(&self) -> Option<u64>;
+    /// Whether deletion has begun.
+    fn is_deleting(&self) -> bool;
+    /// The owner with `controller: true`.
+    fn controller(&self) -> Option<&OwnerReference>;
+    /// Reads an object without its managedFields. What is missing or null is zero, as in Go.
+    ///
+    /// # Errors
+    /// Why that cannot be done.
+    fn read(json: &str) -> Result<Self, String>;
+}
+
+impl<K: Kind> Cached for K {
+    const ACCEPT: (&'static str, &'static str) = ("application/json", "application/json");
+    const TYPED: bool = true;
+
+    fn key(&self) -> Key {
+        let meta = self.metadata();
+        Key::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+    }
+
+    fn uid(&self) -> &str {
+        self.metadata().uid.as_deref().unwrap_or_default()
+    }
+
+    fn revision(&self) -> Option<u64> {
+        self.metadata().resource_version.as_deref()?.parse().ok()
+    }
+
+    fn is_deleting(&self) -> bool {
+        self.metadata().deletion_timestamp.is_some()
+    }
+
+    fn controller(&self) -> Option<&OwnerReference> {
+        crate::meta::controller_of(self.metadata())
+    }
+
+    fn read(json: &str) -> Result<Self, String> {
+        let mut object: Self = decode::object(json)?;
+        object.metadata_mut().managed_fields = None;
+        Ok(object)
+    }
+}
+
+/// The metadata of an object of any kind, as far as controllers of every kind ask for it: labels, annotations and managedFields are skipped
+/// unread. The server is asked for `meta.k8s.io/v1` `PartialObjectMetadata`, and one that sends whole objects is understood too.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq)]
+#[serde(rename_all = "camelCase", default)]
+pub struct PartialObjectMetadata {
+    /// Namespace, or empty.
+    #[serde(deserialize_with = "or_zero")]
+    pub namespace: String,
+    /// Name.
+    #[serde(deserialize_with = "or_zero")]
+    pub name: String,
+    /// Uid.
+    #[serde(deserialize_with = "or_zero")]
+    pub uid: String,
+    /// Revision.
+    #[serde(deserialize_with = "or_zero")]
+    pub resource_version: String,
+    /// Set while being deleted.
+    pub deletion_timestamp: Option<String>,
+    /// Seconds that the deletion grants.
+    pub deletion_grace_period_seconds: Option<i64>,
+    /// What the deletion waits for.
+    #[serde(deserialize_with = "or_zero")]
+    pub finalizers: Vec<String>,
+    /// Who owns it.
+    #[serde(deserialize_with = "or_zero")]
+    pub owner_references: Vec<OwnerReference>,
+}
+
+fn or_zero<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserializer: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+impl Cached for PartialObjectMetadata {
+    // An API server that knows no other form answers whole objects.
+    const ACCEPT: (&'static str, &'static str) = (
+        "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
+        "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
+    );
+    const TYPED: bool = false;
+
+    fn key(&self) -> Key {
+        Key::new(self.namespace.clone(), self.name.clone())
+    }
+
+    fn uid(&self) -> &str {
+        &self.uid
+    }
+
+    fn revision(&self) -> Option<u64> {
+        self.resource_version.parse().ok()
+    }
+
+    fn is_deleting(&self) -> bool {
+        self.deletion_timestamp.is_some()
+    }
+
+    fn controller(&self) -> Option<&OwnerReference> {
+        self.owner_references.iter().find(|owner| owner.controller == Some(true))
+    }
+
+    fn read(json: &str) -> Result<Self, String> {
+        #[derive(Deserialize)]
+        struct Object {
+            #[serde(default, deserialize_with = "or_zero")]
+            metadata: PartialObjectMetadata,
+        }
+        serde_json::from_str::<Object>(json).map(|object| object.metadata).map_err(|error| error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metadata_are_read_as_go_reads_them_and_nothing_else_is() {
+        let deep = format!("{}1{}", "{\"a\":".repeat(500), "}".repeat(500));
+        let json = format!(
+            r#"{{"metadata":{{"name":"a","namespace":null,"uid":"u","resourceVersion":"7","finalizers":null,"annotations":{{"x":"y"}},
+                "managedFields":[{{"fieldsV1":{deep}}}],"ownerReferences":[{{"kind":"Job","uid":"o","controller":true}}]}},"spec":{deep}}}"#
+        );
+        let read = PartialObjectMetadata::read(&json).expect("Go reads it");
+        assert_eq!((read.key(), read.uid(), read.revision()), (Key::new("", "a"), "u", Some(7)));
+        assert_eq!(read.controller().map(|owner| owner.uid.as_str()), Some("o"));
+        assert!(!read.is_deleting() && read.finalizers.is_empty());
+        assert_eq!(PartialObjectMetadata::read("{}"), Ok(PartialObjectMetadata::default()));
+        assert!(PartialObjectMetadata::read(r#"{"metadata":{"name":7}}"#).is_err());
+    }
+}

@@ -1,0 +1,183 @@
+//! Which kinds the server serves now: for the controllers that concern themselves with every kind. Two requests, whatever is served:
+//! aggregated discovery (KEP-3352).
+
+use crate::{Client, Error, Result, client};
+use http::Method;
+use serde::Deserialize;
+use std::collections::{HashMap, hash_map::Entry};
+
+/// A kind in the version that its group prefers.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Resource {
+    /// Group, empty for core.
+    pub group: String,
+    /// Version.
+    pub version: String,
+    /// The other versions in which it is served.
+    pub others: Vec<String>,
+    /// Plural name, as in paths.
+    pub resource: String,
+    /// Kind.
+    pub kind: String,
+    /// Whether its objects live in namespaces.
+    pub namespaced: bool,
+    /// What can be done.
+    pub verbs: Vec<String>,
+}
+
+impl Resource {
+    /// Whether all of `verbs` are served.
+    pub fn can(&self, verbs: &[&str]) -> bool {
+        verbs.iter().all(|v| self.verbs.iter().any(|w| w == v))
+    }
+
+    /// `group/version`, or the version alone.
+    pub fn api_version(&self) -> String {
+        group_version(&self.group, &self.version)
+    }
+
+    /// `group/version` of every version in which it is served.
+    pub fn api_versions(&self) -> impl Iterator<Item = String> {
+        std::iter::once(&self.version).chain(&self.others).map(|version| group_version(&self.group, version))
+    }
+
+    /// The path of a collection, or of one object; an empty namespace is all of them.
+    pub fn path(&self, namespace: &str, name: &str) -> String {
+        let namespace = if self.namespaced { namespace } else { "" };
+        client::join(&client::root(&self.group, &self.version), namespace, [&self.resource, name, ""])
+    }
+}
+
+fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+/// What the server serves.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Discovered {
+    /// Every kind once, in its preferred version where that has it; subresources are left out.
+    pub resources: Vec<Resource>,
+    /// The group versions that an aggregated API server could not be asked for now; they hide no others.
+    pub failures: Vec<String>,
+}
+
+const MEDIA: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+
+#[derive(Deserialize)]
+struct GroupList {
+    items: Vec<Group>,
+}
+
+#[derive(Deserialize)]
+struct Group {
+    metadata: Named,
+    #[serde(default)]
+    versions: Vec<Version>,
+}
+
+#[derive(Deserialize)]
+struct Named {
+    #[serde(default)]
+    name: String,
+}
+
+#[derive(Deserialize)]
+struct Version {
+    version: String,
+    #[serde(default)]
+    resources: Vec<Listed>,
+    #[serde(default)]
+    freshness: String,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Listed {
+    resource: String,
+    /// None for a resource that has subresources only.
+    response_kind: Option<ResponseKind>,
+    scope: String,
+    #[serde(default)]
+    verbs: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ResponseKind {
+    kind: String,
+}
+
+/// Asks what is served.
+///
+/// # Errors
+/// When the server does not answer.
+pub async fn resources(client: &Client) -> Result<Discovered> {
+    let mut found = Discovered::default();
+    for path in ["/api", "/apis"] {
+        let body = client.raw_as(MEDIA, Method::GET, path, None).await?;
+        let groups: GroupList = serde_json::from_slice(&body).map_err(|e| Error::Decode(format!("{path}: {e}")))?;
+        groups.items.into_iter().for_each(|group| found.take(group));
+    }
+    Ok(found)
+}
+
+impl Discovered {
+    /// Takes a group, whose versions come in the order of preference.
+    fn take(&mut self, group: Group) {
+        let mut known = HashMap::<String, usize>::new();
+        for version in group.versions {
+            if version.freshness == "Stale" {
+                let which = group_version(&group.metadata.name, &version.version);
+                self.failures.push(format!("stale GroupVersion discovery: {which}"));
+            }
+            for Listed { resource, response_kind, scope, verbs } in version.resources {
+                let Some(ResponseKind { kind }) = response_kind.filter(|kind| !kind.kind.is_empty()) else { continue };
+                match known.entry(resource.clone()) {
+                    Entry::Occupied(at) => self.resources[*at.get()].others.push(version.version.clone()),
+                    Entry::Vacant(place) => {
+                        place.insert(self.resources.len());
+                        self.resources.push(Resource {
+                            group: group.metadata.name.clone(),
+                            version: version.version.clone(),
+                            others: Vec::new(),
+                            resource,
+                            kind,
+                            namespaced: scope == "Namespaced",
+                            verbs,
+                        });
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_kind_is_found_once_in_its_preferred_version_and_stale_groups_are_told() {
+        let kind = |kind: &str| json!({"group": "g", "version": "v2", "kind": kind});
+        let things = |version: &str| {
+            json!({"version": version, "freshness": "Current", "resources": [
+                {"resource": "things", "responseKind": kind("Thing"), "scope": "Namespaced", "verbs": ["list", "watch"],
+                    "subresources": [{"subresource": "status", "responseKind": kind("Thing"), "verbs": ["get"]}]},
+                {"resource": "reviews", "responseKind": {"group": "", "version": "", "kind": ""}, "scope": "Cluster"}]})
+        };
+        let groups = json!({"items": [
+            {"metadata": {"creationTimestamp": null}, "versions": [{"version": "v1", "resources": [
+                {"resource": "nodes", "responseKind": kind("Node"), "scope": "Cluster", "verbs": ["get"]}]}]},
+            {"metadata": {"name": "g"}, "versions": [things("v2"), things("v1")]},
+            {"metadata": {"name": "gone"}, "versions": [{"version": "v1", "freshness": "Stale"}]}]});
+        let groups: GroupList = serde_json::from_value(groups).expect("discovery");
+        let mut found = Discovered::default();
+        groups.items.into_iter().for_each(|group| found.take(group));
+        let [node, thing] = &found.resources[..] else { panic!("{found:?}") };
+        assert_eq!((node.path("n", "a"), node.api_version()), ("/api/v1/nodes/a".into(), "v1".into()));
+        assert_eq!(thing.path("n", ""), "/apis/g/v2/namespaces/n/things");
+        assert_eq!(thing.api_versions().collect::<Vec<_>>(), ["g/v2", "g/v1"]);
+        assert!(thing.can(&["list", "watch"]) && !thing.can(&["list", "delete"]));
+        assert_eq!(found.failures, ["stale GroupVersion discovery: gone/v1"]);
+    }
+}

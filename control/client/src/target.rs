@@ -1,0 +1,95 @@
+//! What an informer lists and watches: a collection of one resource, of all namespaces or of one, all of it or what selectors leave.
+
+use crate::{Kind, ListOptions, client, discovery::Resource};
+use std::borrow::Cow;
+
+/// Objects of one resource. Two holders of the same target share one informer (see [`crate::Informers`]).
+///
+/// ```
+/// use client::Target;
+/// use k8s_openapi::api::core::v1::{Pod, Secret};
+///
+/// let own_pods = Target::of::<Pod>().fields("spec.nodeName=n1");
+/// let one_secret = Target::of::<Secret>().named("default", "password");
+/// assert_ne!(own_pods, Target::of::<Pod>());
+/// assert!(one_secret.is_named());
+/// ```
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Target {
+    kind: Cow<'static, str>,
+    /// Path of the group version.
+    root: Cow<'static, str>,
+    plural: Cow<'static, str>,
+    namespace: String,
+    labels: String,
+    fields: String,
+}
+
+impl Target {
+    /// All objects of a typed kind.
+    pub fn of<K: Kind>() -> Self {
+        Self {
+            kind: K::KIND.into(),
+            root: client::root(K::GROUP, K::VERSION).into(),
+            plural: K::URL_PATH_SEGMENT.into(),
+            namespace: String::new(),
+            labels: String::new(),
+            fields: String::new(),
+        }
+    }
+
+    /// All objects of a resource that discovery found.
+    pub fn resource(resource: &Resource) -> Self {
+        Self {
+            kind: resource.kind.clone().into(),
+            root: client::root(&resource.group, &resource.version).into(),
+            plural: resource.resource.clone().into(),
+            namespace: String::new(),
+            labels: String::new(),
+            fields: String::new(),
+        }
+    }
+
+    /// Only those of a namespace.
+    pub fn within(mut self, namespace: impl Into<String>) -> Self {
+        self.namespace = namespace.into();
+        self
+    }
+
+    /// Only those that a label selector selects.
+    pub fn labels(mut self, selector: impl Into<String>) -> Self {
+        self.labels = selector.into();
+        self
+    }
+
+    /// Only those that a field selector selects.
+    pub fn fields(mut self, selector: impl Into<String>) -> Self {
+        self.fields = selector.into();
+        self
+    }
+
+    /// Only one object; the namespace of a cluster-scoped one is empty. A node may read a Secret or ConfigMap in no other way.
+    pub fn named(self, namespace: &str, name: &str) -> Self {
+        self.within(namespace).fields(format!("{NAME}{name}"))
+    }
+
+    /// Whether it selects by name: one object, or one of each namespace.
+    pub fn is_named(&self) -> bool {
+        self.fields.starts_with(NAME)
+    }
+
+    /// The kind of its objects.
+    pub fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    pub(crate) fn path(&self) -> String {
+        client::join(&self.root, &self.namespace, [&self.plural, "", ""])
+    }
+
+    pub(crate) fn options(&self) -> ListOptions {
+        ListOptions { labels: self.labels.clone(), fields: self.fields.clone(), ..ListOptions::default() }
+    }
+}
+
+const NAME: &str = "metadata.name=";
