@@ -51,7 +51,9 @@ pub(crate) fn run(args: &DownArgs) -> anyhow::Result<()> {
         note(&what);
         return Ok(());
     }
-    dir.refuse_foreign()?;
+    if args.purge {
+        dir.refuse_foreign()?;
+    }
     let stopped = down(&dir)?;
     if args.purge {
         return purge(&dir);

@@ -64,13 +64,16 @@ pub(crate) struct Content {
     root: Arc<Path>,
     next: Arc<AtomicU64>,
     /// Bytes of this process that are to come and have their [`Room`].
-    promised: Arc<Mutex<u64>>,
+    promised: Promised,
 }
+
+/// The sum of all [`Room`]s, bytes; wider than each, so that what was added can be taken away whatever it was.
+type Promised = Arc<Mutex<u128>>;
 
 /// Room on the disk for what is under way: taken from what others may take until it is written, or until this is dropped.
 #[derive(Debug)]
 pub(crate) struct Room {
-    promised: Arc<Mutex<u64>>,
+    promised: Promised,
     left: u64,
 }
 
@@ -79,7 +82,7 @@ impl Room {
     pub(crate) fn spend(&mut self, bytes: u64) {
         let bytes = bytes.min(self.left);
         self.left -= bytes;
-        *self.promised.lock() -= bytes;
+        *self.promised.lock() -= u128::from(bytes);
     }
 }
 
@@ -156,12 +159,12 @@ impl Content {
     pub(crate) fn reserve(&self, bytes: u64) -> Result<Room, Fault> {
         let mut promised = self.promised.lock();
         let disk = rustix::fs::statvfs(&*self.root).map_err(io::Error::from)?;
-        match room(&disk).map(|room| room.saturating_sub(*promised)) {
-            Some(room) if room < bytes => Err(Fault::full(&format!(
+        match room(&disk).map(|room| u128::from(room).saturating_sub(*promised)) {
+            Some(room) if room < bytes.into() => Err(Fault::full(&format!(
                 "no space left on device: {bytes} bytes are needed, and images may take {room}"
             ))),
             _ => {
-                *promised = promised.saturating_add(bytes);
+                *promised += u128::from(bytes);
                 Ok(Room { promised: self.promised.clone(), left: bytes })
             }
         }
@@ -410,7 +413,7 @@ mod tests {
         content.clone().reserve(most).expect_err("promised to the first");
         first.spend(most / 4 * 3);
         let second = content.reserve(most).expect("written, as far as this test goes");
-        assert_eq!(*content.promised.lock(), most + (most - most / 4 * 3));
+        assert_eq!(*content.promised.lock(), u128::from(most + (most - most / 4 * 3)));
         drop(first);
         drop(second);
         assert_eq!(*content.promised.lock(), 0);
