@@ -1,7 +1,7 @@
 //! Whatever the API accepts, everybody can live with: it is listed, watched and read as its type, it stops no component and no start, and
 //! it can be deleted. Thousands of mutants of every kind, from a seed.
 
-use crate::world::{DEPLOYMENTS, World, complete, deployment};
+use crate::world::{DEPLOYMENTS, World, complete, condition, deployment};
 use api::{
     GroupVersionKind,
     schema::{Schema, Shape},
@@ -512,36 +512,57 @@ async fn a_condition_without_its_time_stops_no_work_on_services() {
     }
 }
 
-/// Upstream's words for a status that lacks everything: the kubelet and the node life cycle still say theirs.
+/// Upstream takes such a status too, but for a strategic patch of a list with a merge key that the element lacks: the kubelet and the node life
+/// cycle still say theirs.
 #[tokio::test(start_paused = true)]
 async fn a_status_of_empty_elements_stops_no_node_and_no_pod() {
     let mut world = World::start().await;
     world.call("POST", DEPLOYMENTS, deployment("d", 1, "i:1")).await;
     world.until_within(Duration::from_secs(120), "a pod", |w| complete(w, "d")).await;
-    let media = ["application/merge-patch+json", "application/strategic-merge-patch+json"];
-    let of = |object: &Value, kind: &str| {
-        let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
-        conditions.into_iter().find(|c| c["type"] == kind).map(|c| c["status"].clone())
-    };
+    let (node, pod) = (world.all("", "nodes")[0].clone(), world.pods()[0].clone());
+    let strategic = "application/strategic-merge-patch+json";
     let lists = ["conditions", "addresses", "images", "volumesAttached", "runtimeHandlers"];
     for (list, element) in lists.into_iter().flat_map(|list| [(list, json!({})), (list, Value::Null)]) {
-        for media in media {
+        for media in ["application/merge-patch+json", strategic] {
             let body = json!({"status": {list: [element]}}).to_string();
-            call(&world, Method::PATCH, "/api/v1/nodes/n1/status", (media, body)).await;
+            let taken = call(&world, Method::PATCH, "/api/v1/nodes/n1/status", (media, body.clone())).await;
+            let keyed = list == "conditions" || list == "addresses";
+            assert_eq!(taken, !(keyed && media == strategic), "{media} {body}");
+            let before = renewed(&world, "n1");
             let whole = |w: &World| {
-                let node = &w.all("", "nodes")[0];
-                let has =
-                    |kind: &str| node["status"]["addresses"].as_array().unwrap().iter().any(|a| a["type"] == kind);
-                of(node, "Ready") == Some(json!("True")) && has("Hostname") && has("InternalIP")
+                let now = &w.all("", "nodes")[0];
+                let has = |kind: &str| now["status"]["addresses"].as_array().unwrap().iter().any(|a| a["type"] == kind);
+                let restored = |list: &str| now["status"][list] == node["status"][list];
+                renewed(w, "n1") > before
+                    && condition(now, "Ready") == "True"
+                    && has("Hostname")
+                    && has("InternalIP")
+                    && restored("images")
+                    && restored("runtimeHandlers")
             };
-            world.until_within(Duration::from_secs(30), "the Node is Ready again", whole).await;
+            world
+                .until_within(Duration::from_secs(30), &format!("the Node is whole after {media} {body}"), whole)
+                .await;
+            let now = world.pods();
+            let same = now.len() == 1 && now[0]["metadata"]["uid"] == pod["metadata"]["uid"];
+            assert!(same && now[0]["status"]["phase"] == "Running" && complete(&world, "d"), "{media} {body}: {now:?}");
         }
     }
+    // Pods are made, bound and run as before.
+    world.call("PATCH", &format!("{DEPLOYMENTS}/d"), json!({"spec": {"replicas": 2}})).await;
+    world.until_within(Duration::from_secs(120), "another pod", |w| complete(w, "d")).await;
     world.stop_agent("n1").await;
     let body = json!({"status": {"conditions": [{}], "addresses": [{}]}}).to_string();
-    assert!(call(&world, Method::PATCH, "/api/v1/nodes/n1/status", (media[0], body)).await);
-    let silent = |w: &World| of(&w.all("", "nodes")[0], "Ready") == Some(json!("Unknown"));
+    assert!(call(&world, Method::PATCH, "/api/v1/nodes/n1/status", ("application/merge-patch+json", body)).await);
+    let silent = |w: &World| condition(&w.all("", "nodes")[0], "Ready") == "Unknown";
     world.until_within(Duration::from_secs(600), "the life cycle says that the node is silent", silent).await;
+}
+
+/// When a node last renewed its Lease.
+fn renewed(world: &World, node: &str) -> String {
+    let leases = world.all_in("kube-node-lease", "coordination.k8s.io", "leases");
+    let own = leases.iter().find(|lease| lease["metadata"]["name"] == node);
+    own.map(|lease| lease["spec"]["renewTime"].to_string()).unwrap_or_default()
 }
 
 #[tokio::test(start_paused = true)]
@@ -549,7 +570,7 @@ async fn what_the_api_accepts_stops_nobody() {
     mutants(1, 1_000).await;
 }
 
-/// More mutants, for whoever looks for trouble: `SAMPAN_MUTANTS_SEED=3 cargo test -p controllers --test cluster accepted -- --ignored`.
+/// More mutants, for whoever looks for trouble: `SAMPAN_MUTANTS_SEED=3 cargo test -p tests --test cluster accepted -- --ignored`.
 #[tokio::test(start_paused = true)]
 #[ignore = "takes minutes"]
 async fn what_the_api_accepts_stops_nobody_for_many_seeds() {

@@ -133,7 +133,7 @@ async fn everything_comes_to_rest_after_another_ten_minutes_of_chaos() {
     storm(2, TEN_MINUTES).await;
 }
 
-/// More weather, for whoever looks for trouble: `SAMPAN_CHAOS_SEED=3 cargo test -p controllers --test cluster -- --ignored`.
+/// More weather, for whoever looks for trouble: `SAMPAN_CHAOS_SEED=3 cargo test -p tests --test cluster -- --ignored`.
 /// `SAMPAN_CHAOS_SECONDS=60` makes storms short: what goes wrong where one ends is met ten times as often.
 #[tokio::test(start_paused = true)]
 #[ignore = "takes minutes"]

@@ -1,6 +1,6 @@
 //! Pods that do not fit wait, and wake when they may.
 
-use crate::world::{PODS, World, condition};
+use crate::world::{DEPLOYMENTS, PODS, World, complete, condition, deployment};
 use container::fake::Script;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -62,4 +62,43 @@ async fn a_cordoned_node_takes_nothing_new_until_it_is_open_again() {
     world.call("PATCH", "/api/v1/nodes/n1", json!({"spec": {"unschedulable": null}})).await;
     world.until("it to run", |w| runs(w, "p")).await;
     assert!(world.elapsed() - opened < Duration::from_millis(900), "at once: {:?}", world.elapsed() - opened);
+}
+
+/// A pod that goes around the scheduler and asks for more than numbers hold.
+#[tokio::test(start_paused = true)]
+async fn a_pod_that_asks_for_everything_and_is_refused_makes_no_room_for_others() {
+    let world = World::start().await;
+    let mut set = deployment("d", 6, "i:1");
+    let whole = &mut set["spec"]["template"]["spec"]["containers"][0]["resources"];
+    *whole = json!({"requests": {"cpu": "1200m", "memory": "200Mi"}});
+    world.call("POST", DEPLOYMENTS, set).await;
+    let waiting = |w: &World| w.pods().iter().filter(|p| condition(p, "PodScheduled") == "False").count();
+    world.until("three to run and three to wait", |w| w.in_phase("Running") == 3 && waiting(w) == 3).await;
+    let container = |name: &str| json!({"name": name, "image": "i:1", "resources": {"requests": {"cpu": "9E", "memory": "9E", "ephemeral-storage": "9E"}}});
+    let mut huge = pod("huge", "1");
+    huge["spec"]["containers"] = json!([container("a"), container("b")]);
+    huge["spec"]["nodeName"] = "n1".into();
+    world.call("POST", PODS, huge).await;
+    world.until("a refusal", |w| w.find("", "pods", "huge").unwrap()["status"]["phase"] == "Failed").await;
+    world.pass(60).await;
+    assert_eq!((world.pods().len(), world.in_phase("Running"), waiting(&world)), (7, 3, 3));
+}
+
+/// Upstream makes thousands of them.
+#[tokio::test(start_paused = true)]
+async fn pods_that_their_node_refuses_are_replaced_ever_more_slowly() {
+    let world = World::start().await;
+    let mut set = deployment("d", 3, "i:1");
+    set["spec"]["template"]["spec"]["nodeName"] = "n1".into();
+    set["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "64"}});
+    world.call("POST", DEPLOYMENTS, set.clone()).await;
+    world.until("two rounds", |w| w.in_phase("Failed") == 6).await;
+    world.pass(60).await;
+    let count = world.pods().len();
+    assert!((15..=24).contains(&count), "1, 2, 4, 8, 16 and 32 s apart, three each: {count}");
+    assert_eq!(count, world.in_phase("Failed"));
+    // What is mended begins anew.
+    set["spec"]["template"]["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "100m"}});
+    world.call("PATCH", &format!("{DEPLOYMENTS}/d"), json!({"spec": set["spec"]})).await;
+    world.until_within(Duration::from_secs(30), "those that fit", |w| complete(w, "d")).await;
 }

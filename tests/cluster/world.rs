@@ -14,11 +14,11 @@ use container::{
 };
 use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
+use kinds::bootstrap::Bootstrap;
 use serde_json::{Value, json};
 use server::{
-    Ids, Objects, Server, Settings, User,
+    Ids, Objects, Server, User,
     nodes::{Nodes, Unreachable},
-    tokens::Tokens,
 };
 use std::{
     collections::BTreeMap,
@@ -138,24 +138,23 @@ impl World {
         let options = store::Options::new(store::Clock::new(move || wall(begin).into()));
         let store = store::Store::open(log, options).await.unwrap();
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let server = Server::new(server::Options {
+        let settings = harness::settings("cluster");
+        let options = server::Options {
             store: store.clone(),
             clock: clock.clone(),
             ids: Ids::new(fastrand::Rng::with_seed(seed)),
-            settings: Settings { service_cidr: "10.96.0.0/16".parse().unwrap(), node_ports: 30000..=32767 },
-            tokens: Tokens::new(&server::pki::key().unwrap(), "https://kubernetes.default.svc.cluster.local").unwrap(),
             nodes: Arc::new(NoWay),
-            advertise: "10.32.0.1:6443".parse().unwrap(),
+            advertise: settings.advertise,
             shutdown: token.clone(),
-            identity: "cluster".into(),
-            image_advice: None,
+            audit: None,
             metrics: Arc::default(),
-        })
-        .await
-        .unwrap();
+        };
+        let server = Server::new(options, settings.parts());
+        let bootstrap = Bootstrap::new(&server, settings, clock.clone());
+        bootstrap.ensure().await.unwrap();
         tasks.spawn({
-            let server = server.clone();
-            async move { server.run().await }
+            let token = token.clone();
+            async move { bootstrap.run(&token).await }
         });
         let switch = Switch::default();
         let component = |user: &str, groups: &[&str]| component(&server, &switch, user, groups);

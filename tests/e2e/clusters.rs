@@ -251,6 +251,99 @@ fn which_cluster_is_meant_follows_the_flags_then_the_environment() {
 }
 
 #[test]
+fn of_several_files_in_kubeconfig_the_cluster_that_kubectl_speaks_to_is_ended() {
+    let machine = Machine::new();
+    let file = |path: &Path| path.display().to_string();
+    let (one, two) = (machine.path("one"), machine.path("two"));
+    let personal = file(&machine.path(".kube").join("config"));
+    let run = |args: &[&str], kubeconfig: &str| {
+        let mut command = machine.sampan(args);
+        command.env("SAMPAN_DATA_DIR", "").env("KUBECONFIG", kubeconfig).output().expect("the binary runs")
+    };
+    let listen = format!("{}:0", machine.address);
+    let of_one = file(&one.join("kubeconfig"));
+    let mut told = String::new();
+    for dir in [&one, &two] {
+        let (dir, files) = (file(dir), format!("{personal}:{of_one}"));
+        let start = ["up", "--detach", "--data-dir", &dir, "--listen", &listen, "--node-address", &machine.address];
+        let up = run(&[&start[..], &["--merge-kubeconfig"]].concat(), &files);
+        assert!(up.status.success(), "{}", error(&up));
+        told = error(&up);
+    }
+    let hint = format!("stop it with `sampan down --data-dir {}`", file(&two));
+    assert!(told.contains(&hint), "it is not the one of $KUBECONFIG: {told}");
+    let held = |dir: &Path| dir.join("lock").exists() && dir.join("cluster.redb").exists();
+
+    let work = machine.path("work").join("config");
+    let cluster = "{server: 'https://127.0.0.1:1', certificate-authority-data: d29yaw==}";
+    fs::write(
+        &work,
+        format!(
+            "current-context: w\nclusters: [{{name: w, cluster: {cluster}}}]\ncontexts: [{{name: w, context: {{cluster: w}}}}]\n"
+        ),
+    )
+    .expect("written");
+    let refused = run(&["down", "--purge"], &format!("{}:{of_one}", file(&work)));
+    assert_eq!(refused.status.code(), Some(1), "{}", error(&refused));
+    assert!(error(&refused).contains("context \"w\"") && error(&refused).contains(&file(&one)), "{}", error(&refused));
+    assert!(held(&one) && held(&two));
+
+    let printed = |kubeconfig: &str| String::from_utf8(run(&["kubeconfig"], kubeconfig).stdout).expect("text");
+    assert_eq!(printed(&of_one), fs::read_to_string(&of_one).expect("read"));
+    // The personal file comes first, and speaks to the second.
+    let both = format!("{personal}:{of_one}");
+    assert!(printed(&both).contains("current-context: sampan-two"), "{}", printed(&both));
+    let purged = run(&["down", "--purge"], &both);
+    assert!(purged.status.success() && !two.exists() && held(&one), "{}", error(&purged));
+    let down = run(&["down", "--purge"], &of_one);
+    assert!(down.status.success() && !one.exists(), "{}", error(&down));
+    assert!(!fs::read_to_string(&personal).expect("kept").contains("sampan-"));
+}
+
+/// Another cluster's entries under the name that ours have.
+fn namesake(name: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Config\ncurrent-context: {name}\n\
+         clusters: [{{name: {name}, cluster: {{server: 'https://127.0.0.1:1', certificate-authority-data: d29yaw==}}}}]\n\
+         users: [{{name: {name}, user: {{token: secret}}}}]\ncontexts: [{{name: {name}, context: {{cluster: {name}, user: {name}}}}}]\n"
+    )
+}
+
+#[test]
+fn a_folder_that_is_not_ours_is_not_purged_and_neither_are_its_credentials() {
+    let machine = Machine::new();
+    let (other, personal) = (machine.path("other"), machine.path("work").join("config"));
+    fs::create_dir_all(&other).expect("made");
+    fs::write(other.join("kubeconfig"), namesake("default")).expect("written");
+    fs::write(other.join("other.db"), "x").expect("written");
+    fs::write(&personal, namesake("default")).expect("written");
+    for args in [&["down", "--purge"][..], &["down"]] {
+        let mut command = machine.sampan(&[args, &["--data-dir", &other.display().to_string()]].concat());
+        let output = command.env("KUBECONFIG", &personal).output().expect("the binary runs");
+        let told = error(&output);
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        assert!(told.contains("holds files that are not sampan's; it was left as it is"), "{told}");
+        assert_eq!(fs::read_to_string(&personal).expect("read"), namesake("default"), "{args:?}");
+        assert!(other.join("kubeconfig").exists() && other.join("other.db").exists());
+    }
+}
+
+#[test]
+fn a_named_kubeconfig_keeps_the_entries_of_another_cluster() {
+    let machine = Machine::new();
+    let config = machine.path("work").join("config");
+    fs::write(&config, namesake("sampan-data")).expect("written");
+    let up = ["up", "--detach", "--listen", &format!("{}:0", machine.address), "--node-address", &machine.address];
+    let told = fails(&machine, &[&up[..], &["--kubeconfig", "config"]].concat());
+    assert!(told.contains("its cluster \"sampan-data\" is of another cluster"), "{told}");
+    assert_eq!(fs::read_to_string(&config).expect("read"), namesake("sampan-data"));
+    let up = machine.run(&[&up[..], &["--kubeconfig", "new"]].concat());
+    let wrote = format!("to {}", machine.path("work").join("new").display());
+    assert!(up.status.success() && error(&up).contains(&wrote), "{}", error(&up));
+    succeeds(&machine, &["down", "--purge"]);
+}
+
+#[test]
 fn a_dump_has_objects_and_logs_and_no_secret() {
     let machine = Machine::new();
     for each in ["hello", "fetch"] {
@@ -260,7 +353,9 @@ fn a_dump_has_objects_and_logs_and_no_secret() {
     let secret = "apiVersion: v1\nkind: Secret\nmetadata: {name: s}\nstringData: {password: hunter2}\n";
     fs::write(machine.path("work").join("s.yaml"), secret).expect("written");
     succeeds(&machine, &["apply", "-f", "hello", "-f", "s.yaml", "--wait"]);
-    succeeds(&machine, &["dump", "report"]);
+    let dumped = machine.run(&["dump", "report"]);
+    let said = error(&dumped);
+    assert!(dumped.status.success() && !said.contains("Warning"), "what is deprecated concerns nobody here: {said}");
     let report = machine.path("work").join("report");
     let read = |name: &str| fs::read_to_string(report.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     assert!(read("default/pods.yaml").contains("hello-check-"));

@@ -1,7 +1,7 @@
 //! What a cluster does where nothing can be written: a standard error that takes nothing, a full disk.
 
 use crate::{
-    cli::succeeds,
+    cli::{fails, succeeds},
     harness::{Cluster, Machine, PATIENCE, SmallDisk, alone, kubectl},
 };
 use std::{
@@ -171,4 +171,43 @@ fn a_full_disk_is_told_takes_deletions_and_is_over_when_there_is_room() {
     cluster.kubectl(&["delete", "pod", "eater"]);
     drop(filled);
     assert_eq!(cluster.interrupt(), 0);
+}
+
+#[test]
+fn a_cluster_that_was_stopped_starts_though_its_disk_was_filled_meanwhile() {
+    let Some(_) = kubectl() else { return };
+    if !alone("disk::a_cluster_that_was_stopped_starts_though_its_disk_was_filled_meanwhile") {
+        return;
+    }
+    let machine = Machine::new();
+    let disk = SmallDisk::mount(machine.data(), 64);
+    let all: Vec<String> = (0..25).map(|n| large(&format!("before-{n}"))).collect();
+    let names: Vec<String> = (0..25).map(|n| format!("before-{n}")).collect();
+    let names: Vec<&str> = names.iter().map(String::as_str).collect();
+    // Each start has the same address: a kubeconfig that need not be written again needs no space.
+    let free = std::net::TcpListener::bind(format!("{}:0", machine.address)).expect("free");
+    let at = free.local_addr().expect("bound").to_string();
+    drop(free);
+    let cluster = machine.up_at(&at, &[]);
+    cluster.kubectl_with(&["create", "-f", "-"], &all.join("---\n"));
+    assert_eq!(cluster.interrupt(), 0);
+
+    let filled = disk.fill();
+    // A start that fails says why, although its log takes nothing.
+    let taken = std::net::TcpListener::bind(format!("{}:0", machine.address)).expect("free");
+    let listen = taken.local_addr().expect("bound").to_string();
+    let told = fails(&machine, &["up", "--detach", "--listen", &listen, "--node-address", &machine.address]);
+    let why = told.lines().filter(|line| line.starts_with("error: ") && line.contains(&listen)).count();
+    assert_eq!(why, 1, "{told}");
+
+    let cluster = machine.up_at(&at, &[]);
+    assert_eq!(cluster.field("cm/before-7", "{.metadata.name}"), "before-7");
+    let (_, refusal) = until_refused(&cluster, "a");
+    assert!(refusal.contains("nothing was stored: the disk of the store is full"), "{refusal}");
+    cluster.kubectl(&[&["delete", "cm"], &names[..10]].concat());
+    assert_eq!(cluster.interrupt(), 0);
+    let cluster = machine.up_at(&at, &[]);
+    assert_eq!(cluster.field("cm/before-17", "{.metadata.name}"), "before-17");
+    drop(filled);
+    writes_again(&cluster, "after");
 }

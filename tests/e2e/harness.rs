@@ -237,8 +237,12 @@ impl Machine {
 
     /// Starts `up` on this machine's address and any port, and waits until it is ready.
     pub fn up(&self, args: &[&str]) -> Cluster<'_> {
-        let listen = format!("{}:0", self.address);
-        let mut all = vec!["up", "--listen", &listen, "--node-address", &self.address];
+        self.up_at(&format!("{}:0", self.address), args)
+    }
+
+    /// As [`Machine::up`], with an API that listens at an address.
+    pub fn up_at(&self, listen: &str, args: &[&str]) -> Cluster<'_> {
+        let mut all = vec!["up", "--listen", listen, "--node-address", &self.address];
         all.extend(args);
         let mut child =
             self.sampan(&all).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the binary starts");

@@ -1,13 +1,11 @@
 //! Golden tests of the wire: what kubectl 1.32 really sent (`requests/*.jsonl`, bodies in protobuf beside them, captured by a logging
 //! reverse proxy in front of a running cluster), replayed in process over a memory log, and every answer compared with `golden/`.
-//! `UPDATE_EXPECT=1 cargo test -p server --test wire` writes the answers anew; read the difference before it is committed.
+//! `UPDATE_EXPECT=1 cargo test -p tests --test wire` writes the answers anew; read the difference before it is committed.
 //!
 //! Not here: kubectl itself (`tests/e2e/kubectl.rs`), and controllers: the objects of `state.json` stand still.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read the environment and the clock")]
 
 mod errors;
-#[path = "../../control/server/tests/harness/mod.rs"]
-mod harness;
 mod render;
 mod replay;
 
@@ -62,7 +60,7 @@ impl Nodes for OneLine {
 /// A folder or file of this suite.
 fn here(name: &str) -> PathBuf {
     // The manifest is that of the crate that registers this suite.
-    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/wire");
+    let root = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("wire");
     root.join(name)
 }
 

@@ -20,7 +20,18 @@ import sys
 import tarfile
 import tempfile
 
-from facts import EXTRA_TAGS, GO_TYPES, INLINE, LIST_DEFAULTS, OMIT_ZERO, POINTER_STRINGS, QUERY_KINDS, WIRE_NAMES
+from facts import (
+    ALWAYS,
+    EXTRA_TAGS,
+    GO_TYPES,
+    INLINE,
+    LIST_DEFAULTS,
+    OMIT_ZERO,
+    OMITTED,
+    POINTERS,
+    QUERY_KINDS,
+    WIRE_NAMES,
+)
 
 HERE = pathlib.Path(__file__).parent
 SDIST = ("kubernetes_validate-1.36.0.tar.gz", "edbfd2db9e88b571029aa16ab1116c6502ad2b9628b6738dd39d639323f84715")
@@ -174,10 +185,17 @@ def field_attributes(definition, name, node, required, tag):
     if tag:
         out.append("tag:" + tag)
     qualified = ".".join(definition.rsplit(".", 3)[1:])
-    if name in OMIT_ZERO.get(qualified, OMIT_ZERO.get(short, ())):
+    def listed(table):
+        return name in table.get(qualified, table.get(short, ()))
+
+    if listed(OMIT_ZERO):
         out.append("omitzero")
-    if name in POINTER_STRINGS.get(qualified, POINTER_STRINGS.get(short, ())):
+    if listed(POINTERS):
         out.append("pointer")
+    if listed(ALWAYS) or (name == "metadata" and "$ref" in node and name not in required):
+        out.append("always")
+    if listed(OMITTED):
+        out.append("omitted")
     if (go := GO_TYPES.get(qualified, GO_TYPES.get(short, {})).get(name)) is not None:
         out.append("go:" + go)
     if "x-kubernetes-list-type" in node:

@@ -15,6 +15,7 @@ pub mod protobuf;
 pub mod quantity;
 pub mod schema;
 pub mod selector;
+pub mod semantic;
 mod show;
 mod status;
 pub mod time;

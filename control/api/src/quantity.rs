@@ -73,6 +73,25 @@ impl Quantity {
         Ok(value.bounded())
     }
 
+    /// The text by which upstream shows a quantity that was written so: most of what needs no change it leaves as it was, `1e+30` and
+    /// `110.` among it; all else in the form of `Display`.
+    ///
+    /// # Errors
+    /// As [`Quantity::parse`].
+    pub fn canonical(text: &str) -> Result<String, ParseError> {
+        let quantity = Self::parse(text)?;
+        Ok(if stays(text)? { text.to_owned() } else { quantity.to_string() })
+    }
+
+    /// Rounded up (away from zero) to units of `10^scale`.
+    pub fn rounded_up(mut self, scale: i32) -> Self {
+        if self.exponent < scale {
+            self.mantissa = divide_up(self.mantissa, self.exponent.abs_diff(scale));
+            self.exponent = scale;
+        }
+        self
+    }
+
     /// Rounds up to whole nanos, as upstream does, and caps binary amounts at 2^63 - 1.
     fn bounded(mut self) -> Self {
         if self.mantissa == 0 {
@@ -314,6 +333,26 @@ impl Quantity {
         let unit = 10_i128.checked_pow(self.exponent.unsigned_abs())?;
         (self.mantissa % unit == 0).then_some(self.mantissa / unit)
     }
+}
+
+/// Whether upstream's parser finds a text canonical at a glance. Follows the fast path of `ParseQuantity`.
+fn stays(text: &str) -> Result<bool, ParseError> {
+    const LONGEST: i32 = 18;
+    let parts = split(text)?;
+    let (base, exponent, _) = interpret(parts.suffix).ok_or(ParseError::Suffix)?;
+    let whole = match parts.whole.trim_start_matches('0') {
+        "" => "0",
+        digits => digits,
+    };
+    let count = |text: &str| i32::try_from(text.len()).unwrap_or(i32::MAX);
+    if base == 2 {
+        let short = parts.fraction.is_empty() && count(whole) + exponent * 3 / 10 <= 14;
+        return Ok(short && whole.parse::<i64>().is_ok_and(|value| value & 7 != 0));
+    }
+    let digits = format!("{whole}{}", parts.fraction);
+    let scale = exponent.saturating_sub(count(parts.fraction));
+    let plain = count(&digits) <= LONGEST && scale >= -9;
+    Ok(plain && scale % 3 == 0 && !digits.ends_with("000") && !digits.starts_with('0'))
 }
 
 /// `mantissa / 10^digits`, rounded away from zero.

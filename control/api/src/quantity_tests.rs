@@ -6,6 +6,34 @@ fn q(text: &str) -> Quantity {
 }
 
 #[test]
+fn what_is_nearly_canonical_is_shown_as_it_was_written() {
+    for (text, shown) in [
+        ("1e+30", "1e+30"),
+        ("1E3", "1E3"),
+        ("110.", "110."),
+        ("+5", "+5"),
+        ("0110", "0110"),
+        ("010Gi", "010Gi"),
+        ("0.5", "500m"),
+        ("1.5", "1500m"),
+        ("1000", "1k"),
+        ("1e2", "100"),
+        ("08Gi", "8Gi"),
+        ("1024Ki", "1Mi"),
+        ("100u", "100u"),
+        ("0", "0"),
+        ("00", "0"),
+    ] {
+        assert_eq!(Quantity::canonical(text).as_deref(), Ok(shown), "{text}");
+    }
+    for (text, scale, rounded) in
+        [("100u", -3, "1m"), ("1500u", -3, "2m"), ("-1u", -3, "-1m"), ("1m", -3, "1m"), ("1m", 0, "1")]
+    {
+        assert_eq!(q(text).rounded_up(scale).to_string(), rounded, "{text}");
+    }
+}
+
+#[test]
 fn the_canonical_form_is_upstreams() {
     for (text, canonical) in [
         ("0", "0"),

@@ -275,6 +275,8 @@ pub struct Status {
     pub details: Option<Box<StatusDetails>>,
     /// `metadata.continue`: a fresh token, where a list may go on at a later revision.
     pub continue_token: Option<String>,
+    /// `Warning` headers of the request that failed.
+    pub warnings: Vec<String>,
 }
 
 impl fmt::Display for Status {
@@ -288,7 +290,14 @@ impl std::error::Error for Status {}
 impl Status {
     /// A failure with just a reason and a message.
     pub fn new(reason: Reason, message: impl Into<String>) -> Self {
-        Self { reason, code: reason.code(), message: message.into(), details: None, continue_token: None }
+        Self {
+            reason,
+            code: reason.code(),
+            message: message.into(),
+            details: None,
+            continue_token: None,
+            warnings: Vec::new(),
+        }
     }
 
     fn about(reason: Reason, resource: &GroupVersionResource, name: &str, message: String) -> Self {

@@ -42,7 +42,7 @@ pub(crate) async fn run(dir: &DataDir, file: &Path, salvage: bool) -> anyhow::Re
     out::line(&format!("copied {objects} objects at revision {revision} to {}", file.display()))?;
     eprintln!(
         "to put it back: {}, then cp {} {}, then {}",
-        dir.command("down"),
+        dir.client_command("down"),
         out::shell(file),
         out::shell(&store),
         dir.command("up")

@@ -19,11 +19,12 @@ use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
 use ipnet::IpNet;
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::api::resource::Quantity as Amount};
+use kinds::bootstrap::Bootstrap;
 use network::VirtualNetwork;
 use parking_lot::Mutex;
 use parts::Spawner;
 use prometheus_client::registry::Registry;
-use server::{Ids, Server, Settings, User, pki::Pair};
+use server::{Ids, Server, User, pki::Pair};
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr, TcpListener},
@@ -148,6 +149,7 @@ pub(crate) struct Cluster {
     clock: Clock,
     administrator: Client,
     store: Store<server::Item>,
+    wasm: Arc<wasm::Wasmtime>,
     node: Agent,
     /// How long the agent may take to stop pods at the end.
     drain: Duration,
@@ -214,30 +216,44 @@ impl Cluster {
             every if every.is_unspecified() => addresses.extend(machine::addresses()),
             one => addresses.push(one),
         }
-        let asked = credentials::remember(&config.dir, &config.tls_san)?;
-        let (credentials, signed) = Credentials::open(&config.dir, clock.now(), addresses, [names, asked].concat())?;
-        let serving = server::tls::Serving::new(&signed.serving)?;
-        net.cluster_roots = network::certificates(credentials.authority.certificate.as_bytes());
+        // Keys wait for the disk and the store does: beside each other.
+        let signing = tokio::task::spawn_blocking({
+            let (dir, now, asked) = (config.dir.clone(), clock.now(), config.tls_san.clone());
+            move || {
+                let asked = credentials::remember(&dir, &asked)?;
+                Credentials::open(&dir, now, addresses, [names, asked].concat())
+            }
+        });
 
         // The store and the API server.
         let images = images::open(&config.dir)?;
         Chosen::of(&config).at(address).keep(&config.dir)?;
         let store = stored::open(&config.dir).await?;
+        let (credentials, signed) = signing.await??;
+        let serving = server::tls::Serving::new(&signed.serving)?;
+        net.cluster_roots = network::certificates(credentials.authority.certificate.as_bytes());
         let nodes = Arc::new(LocalNode { name: config.node.clone(), router: OnceLock::new() });
+        let settings = kinds::Settings {
+            service_cidr: config.service_cidr,
+            node_ports: 30000..=32767,
+            tokens: credentials.tokens.clone(),
+            advertise: SocketAddr::new(node_internal, address.port()),
+            identity: config.node.clone(),
+            image_advice: Some(images::advice(&images)),
+        };
         let options = server::Options {
             store: store.clone(),
             clock: clock.clone(),
             ids: Ids::new(fastrand::Rng::with_seed(env::seed())),
-            settings: Settings { service_cidr: config.service_cidr, node_ports: 30000..=32767 },
-            tokens: credentials.tokens.clone(),
             nodes: nodes.clone(),
-            advertise: SocketAddr::new(node_internal, address.port()),
+            advertise: settings.advertise,
             shutdown: control.clone(),
-            identity: config.node.clone(),
-            image_advice: Some(images::advice(&images)),
+            audit: None,
             metrics: metrics.clone(),
         };
-        let server = Server::new(options).await.context("cannot start the API server")?;
+        let server = Server::new(options, settings.parts());
+        let bootstrap = Bootstrap::new(&server, settings, clock.clone());
+        bootstrap.ensure().await.context("cannot start the API server")?;
         let tls = Arc::new(server::tls::config(&serving, &credentials.authority.certificate)?);
         let listener = tokio::net::TcpListener::from_std(listener)?;
         let places = server::tls::Places { connections: descriptors.api, handshakes: descriptors.handshakes };
@@ -247,8 +263,8 @@ impl Cluster {
             async move { server.serve(places, listener, tls, token).await }
         });
         spawn.essential_silent("API server's own objects", {
-            let server = server.clone();
-            async move { server.run().await }
+            let token = control.clone();
+            async move { bootstrap.run(&token).await }
         });
 
         spawn.essential_silent("writer of the store", {
@@ -340,12 +356,6 @@ impl Cluster {
             let (agent, token) = (agent.clone(), agent_token.clone());
             async move { agent.run(token).await }
         });
-        control_done.spawn({
-            let token = control.clone();
-            async move {
-                tokio::select! { () = token.cancelled() => {}, _ = wasm.warm() => {} }
-            }
-        });
         agent_done.close();
         control_done.close();
 
@@ -366,6 +376,7 @@ impl Cluster {
             clock,
             administrator,
             store,
+            wasm,
             node: agent,
             drain: config.drain,
             agent: agent_token,
@@ -374,6 +385,15 @@ impl Cluster {
             control_done,
             failure,
         })
+    }
+
+    /// Makes the places for guests, in the background: thousands of changes to the memory map, for which every page fault of a start that
+    /// goes on meanwhile would wait. A guest that comes earlier makes them itself.
+    pub(crate) fn warm(&self) {
+        let (wasm, token) = (self.wasm.clone(), self.control.clone());
+        self.control_done.spawn(async move {
+            tokio::select! { () = token.cancelled() => {}, _ = wasm.warm() => {} }
+        });
     }
 
     /// A client with the administrator's rights.

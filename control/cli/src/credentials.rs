@@ -5,12 +5,11 @@
 use crate::data_dir::{DataDir, read_private, write_private};
 use anyhow::{Context, bail};
 use api::Clock;
+use base64::{Engine, engine::general_purpose::STANDARD};
 use jiff::{SignedDuration, Timestamp};
-use server::{
-    pki::{self, Names, Pair, Validity},
-    tokens::Tokens,
-};
-use std::{net::IpAddr, time::Duration};
+use kinds::Tokens;
+use server::pki::{self, Names, Pair, Validity};
+use std::{fs, net::IpAddr, time::Duration};
 
 /// Issuer of ServiceAccount tokens: upstream's default for clusters without a public name.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
@@ -144,6 +143,11 @@ pub(crate) fn remember(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<St
 }
 
 /// What to do about keys that cannot be used.
+/// The certificate authority of a data directory, as kubeconfigs have it, if there is one.
+pub(crate) fn authority_in(dir: &DataDir) -> Option<String> {
+    fs::read(dir.join("pki/ca.crt")).ok().map(|certificate| STANDARD.encode(certificate))
+}
+
 fn damaged(folder: &DataDir, files: &str) -> String {
     format!("{files} in {} cannot be used; put them back, or remove them to get new ones", folder.path().display())
 }

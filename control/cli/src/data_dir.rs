@@ -51,15 +51,20 @@ pub(crate) struct Lock {
     file: File,
 }
 
+const LOCK: &str = "lock";
+const STORE: &str = "cluster.redb";
+/// What the store holds back for a full disk, beside it.
+const RESERVE: &str = "cluster.redb.reserve";
 /// Files that only a cluster of ours makes: a folder with one of them is ours whatever else it holds.
-const CERTAINLY_OURS: [&str; 4] = ["cluster.redb", "compile.key", "pki/sa.key", "images/blobs"];
+const CERTAINLY_OURS: [&str; 4] = [STORE, "compile.key", "pki/sa.key", "images/blobs"];
 /// Everything that a cluster puts there. A folder with nothing else is ours too: a start may have been cut short.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "agent",
-    "lock",
+    LOCK,
     "ranges.json",
     "chosen.json",
-    "cluster.redb",
+    STORE,
+    RESERVE,
     "pki",
     "kubeconfig",
     "images",
@@ -139,20 +144,10 @@ impl DataDir {
         Ok(Self { path })
     }
 
-    /// The folder that a command about a cluster that is there means where none is named: that of `$KUBECONFIG`, if a data directory
-    /// holds that file. Without it, `down --purge` would end another cluster than kubectl beside it speaks to.
-    pub(crate) fn meant(named: Option<PathBuf>) -> Option<PathBuf> {
-        let set = |name: &str| crate::env::var_os(name).filter(|value| !value.is_empty());
-        if named.is_some() || set("SAMPAN_DATA_DIR").is_some() {
-            return named;
-        }
-        std::env::split_paths(&set("KUBECONFIG")?).find_map(|file| Self::of_kubeconfig(&file))
-    }
-
     /// The data directory that a kubeconfig lies in, if it lies in one.
     pub(crate) fn of_kubeconfig(file: &Path) -> Option<PathBuf> {
         let folder = file.parent().filter(|_| file.file_name().is_some_and(|name| name == "kubeconfig"))?;
-        folder.join("lock").is_file().then(|| folder.to_owned())
+        folder.join(LOCK).is_file().then(|| folder.to_owned())
     }
 
     /// Whether it is the one that is used if none is named.
@@ -161,7 +156,7 @@ impl DataDir {
         default_path().and_then(|path| Ok(std::path::absolute(path)?)).is_ok_and(same)
     }
 
-    /// A command of ours that means this directory, as it can be pasted: `sampan down --data-dir /d`.
+    /// A command of ours that means this directory, as it can be pasted: `sampan up --data-dir /d`.
     pub(crate) fn command(&self, command: &str) -> String {
         match Self::locate(None).is_ok_and(|meant| meant.path == self.path) {
             true => format!("sampan {command}"),
@@ -169,12 +164,13 @@ impl DataDir {
         }
     }
 
-    /// As [`DataDir::command`], for those that follow $KUBECONFIG.
+    /// As [`DataDir::command`], for those that follow $KUBECONFIG: all but `up`.
     pub(crate) fn client_command(&self, command: &str) -> String {
-        let set = |name: &str| crate::env::var_os(name).is_some_and(|value| !value.is_empty());
-        match set("KUBECONFIG") && !set("SAMPAN_DATA_DIR") {
-            true => format!("sampan {command} --data-dir {}", crate::out::shell(&self.path)),
-            false => self.command(command),
+        let set = |name: &str| crate::env::var_os(name).filter(|value| !value.is_empty());
+        match set("KUBECONFIG").filter(|_| set("SAMPAN_DATA_DIR").is_none()) {
+            None => self.command(command),
+            Some(ours) if ours == self.join("kubeconfig") => format!("sampan {command}"),
+            Some(_) => format!("sampan {command} --data-dir {}", crate::out::shell(&self.path)),
         }
     }
 
@@ -210,37 +206,39 @@ impl DataDir {
         self.path.join(name)
     }
 
+    /// Refuses a folder that holds what is not ours: for commands that end or remove something. An absent one is nobody's.
+    pub(crate) fn refuse_foreign(&self) -> anyhow::Result<()> {
+        match whose(&self.path) {
+            Ok(Whose::Foreign) => {
+                bail!("the directory {} holds files that are not sampan's; it was left as it is", self.path.display())
+            }
+            Err(error) if error.kind() != ErrorKind::NotFound => Err(unreadable(&self.path, &error)),
+            _ => Ok(()),
+        }
+    }
+
     /// Removes what a cluster of ours has put there, and the folder if nothing else is in it. Answers with what is left.
     pub(crate) fn remove(&self) -> anyhow::Result<Vec<String>> {
         if !self.path.exists() {
             return Ok(Vec::new());
         }
-        let failed =
-            |path: &Path, error: &std::io::Error| anyhow::anyhow!("cannot remove {}: {}", path.display(), io(error));
-        if whose(&self.path).map_err(|error| unreadable(&self.path, &error))? == Whose::Foreign {
-            bail!("the directory {} holds files that are not sampan's; it was left as it is", self.path.display());
-        }
+        self.refuse_foreign()?;
         // Nobody starts a cluster here meanwhile.
         let lock = self.lock()?;
-        let mut left = Vec::new();
-        for entry in fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))? {
-            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
-            match name.to_str() {
-                Some(LOST_AND_FOUND) => {}
-                Some(name) if is_ours(name) => {
-                    let folder = path.is_dir() && !path.is_symlink();
-                    let removed = if folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                    removed.map_err(|error| failed(&path, &error))?;
-                }
-                _ => left.push(name.to_string_lossy().into_owned()),
-            }
+        let (ours, left) = self.entries()?;
+        for path in ours {
+            let folder = path.is_dir() && !path.is_symlink();
+            let removed = if folder { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            removed.map_err(|error| not_removed(&path, &error))?;
         }
         drop(lock);
         if left.is_empty() {
-            match fs::remove_dir(&self.path) {
+            // Of a link, the folder that it leads to stays, empty.
+            let link = self.path.is_symlink();
+            match if link { fs::remove_file(&self.path) } else { fs::remove_dir(&self.path) } {
                 // A mount point stays, and so does its lost+found.
                 Err(error) if !matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty) => {
-                    return Err(failed(&self.path, &error));
+                    return Err(not_removed(&self.path, &error));
                 }
                 _ => {}
             }
@@ -248,17 +246,38 @@ impl DataDir {
         Ok(left)
     }
 
+    /// What is ours in the folder, in the order in which it is removed, and the names of what is not. The store goes first: what is left of a
+    /// removal that was cut is no cluster any more. The lock goes last, since without it a cluster could start in what is left.
+    fn entries(&self) -> anyhow::Result<(Vec<PathBuf>, Vec<String>)> {
+        let (mut ours, mut left) = (Vec::new(), Vec::new());
+        for entry in fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))? {
+            let (path, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+            match name.to_str() {
+                Some(LOST_AND_FOUND) => {}
+                Some(name) if is_ours(name) => ours.push((name == LOCK, name != STORE, path)),
+                _ => left.push(name.to_string_lossy().into_owned()),
+            }
+        }
+        ours.sort();
+        Ok((ours.into_iter().map(|(.., path)| path).collect(), left))
+    }
+
     /// Takes the lock, or says who has it.
     pub(crate) fn lock(&self) -> anyhow::Result<Lock> {
-        let mut file = self.open_lock()?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => return Err(self.in_use(&read_holder(&mut file))),
-            Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the data directory"),
+        loop {
+            let mut file = self.open_lock()?;
+            match file.try_lock() {
+                Ok(()) => {}
+                Err(TryLockError::WouldBlock) => return Err(self.in_use(&read_holder(&mut file))),
+                Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the data directory"),
+            }
+            let mut lock = Lock { file };
+            // Whoever removed the directory may have given back the lock of a file that is gone.
+            if lock.is_there(self) {
+                lock.announce("", 0, BTreeMap::new())?;
+                return Ok(lock);
+            }
         }
-        let mut lock = Lock { file };
-        lock.announce("", 0, BTreeMap::new())?;
-        Ok(lock)
     }
 
     /// What a second cluster is told.
@@ -267,13 +286,13 @@ impl DataDir {
             "the data directory {} is in use by {}; stop it with `{}`, or choose another with --data-dir",
             self.path.display(),
             describe(holder),
-            self.command("down")
+            self.client_command("down")
         )
     }
 
     /// Who runs here now, if anybody does. Makes nothing.
     pub(crate) fn holder(&self) -> anyhow::Result<Option<Holder>> {
-        let path = self.join("lock");
+        let path = self.join(LOCK);
         let mut file = match OpenOptions::new().read(true).write(true).open(&path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
@@ -287,7 +306,7 @@ impl DataDir {
     }
 
     fn open_lock(&self) -> anyhow::Result<File> {
-        let path = self.join("lock");
+        let path = self.join(LOCK);
         let mut options = OpenOptions::new();
         options.read(true).write(true).create(true).truncate(false).mode(0o600);
         options.open(&path).map_err(|error| anyhow::anyhow!("cannot open {}: {}", path.display(), io(&error)))
@@ -314,7 +333,7 @@ impl Lock {
     /// Whether the directory still has this lock: somebody may have removed it, and perhaps made it anew.
     pub(crate) fn is_there(&self, dir: &DataDir) -> bool {
         let ours = self.file.metadata().map(|file| (file.dev(), file.ino()));
-        let there = fs::metadata(dir.join("lock")).map(|file| (file.dev(), file.ino()));
+        let there = fs::metadata(dir.join(LOCK)).map(|file| (file.dev(), file.ino()));
         match (ours, there) {
             (Ok(ours), Ok(there)) => ours == there,
             // What cannot be read now may be readable again.
@@ -358,6 +377,10 @@ fn open_to_others(path: &Path, mode: u32) -> String {
 
 fn unreadable(path: &Path, error: &std::io::Error) -> anyhow::Error {
     anyhow::anyhow!("cannot read {}: {}", path.display(), io(error))
+}
+
+fn not_removed(path: &Path, error: &std::io::Error) -> anyhow::Error {
+    anyhow::anyhow!("cannot remove {}: {}", path.display(), io(error))
 }
 
 fn read_holder(file: &mut File) -> Holder {
@@ -449,160 +472,4 @@ pub(crate) fn private_umask() {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_cluster_at_a_time_and_the_second_is_told_who() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("data");
-        let dir = DataDir::open(Some(&path)).expect("made");
-        let mut lock = dir.lock().expect("free");
-        lock.announce("127.0.0.1:6443", 10, BTreeMap::new()).expect("written");
-        let error = dir.lock().expect_err("taken").to_string();
-        assert!(error.contains(&format!("process {} (https://127.0.0.1:6443)", std::process::id())), "{error}");
-        assert_eq!(dir.holder().expect("read").map(|h| h.address), Some("127.0.0.1:6443".to_owned()));
-        drop(lock);
-        assert_eq!(dir.holder().expect("read"), None);
-        dir.lock().expect("free again");
-    }
-
-    #[test]
-    fn a_kubeconfig_leads_to_the_directory_that_holds_it() {
-        let folder = open_folder(&["lock", "kubeconfig", "other"]);
-        let of = |name: &str| DataDir::of_kubeconfig(&folder.path().join(name));
-        assert_eq!(of("kubeconfig"), Some(folder.path().to_owned()));
-        assert_eq!((of("other"), of("sub/kubeconfig")), (None, None));
-        let elsewhere = open_folder(&["kubeconfig"]);
-        assert_eq!(DataDir::of_kubeconfig(&elsewhere.path().join("kubeconfig")), None, "no data directory");
-    }
-
-    #[test]
-    fn a_lock_knows_when_its_directory_was_removed() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("data");
-        let dir = DataDir::open(Some(&path)).expect("made");
-        let lock = dir.lock().expect("free");
-        assert!(lock.is_there(&dir));
-        fs::remove_dir_all(&path).expect("removed");
-        assert!(!lock.is_there(&dir));
-        let anew = DataDir::open(Some(&path)).expect("made again").lock().expect("free");
-        assert!(!lock.is_there(&dir) && anew.is_there(&dir), "another one is not ours");
-    }
-
-    #[test]
-    fn what_is_ours_is_removed_and_nothing_else() {
-        let folder = open_folder(&["lock", "cluster.redb", "images/blobs/x", "chosen.tmp77", "agent/notes"]);
-        let dir = DataDir { path: folder.path().to_owned() };
-        assert!(dir.remove().expect("removed").is_empty());
-        assert!(!folder.path().exists());
-        assert!(dir.remove().expect("nothing is there").is_empty());
-        let mixed = open_folder(&["cluster.redb", "notes.txt"]);
-        let dir = DataDir { path: mixed.path().to_owned() };
-        assert_eq!(dir.remove().expect("removed"), ["notes.txt"]);
-        assert!(mixed.path().join("notes.txt").exists() && !mixed.path().join("cluster.redb").exists());
-        let foreign = open_folder(&["notes.txt"]);
-        DataDir { path: foreign.path().to_owned() }.remove().expect_err("not ours");
-        let running = open_folder(&["cluster.redb"]);
-        let dir = DataDir { path: running.path().to_owned() };
-        let _lock = dir.lock().expect("free");
-        dir.remove().expect_err("in use");
-        assert!(running.path().join("cluster.redb").exists());
-    }
-
-    #[test]
-    fn hints_name_the_directory_that_is_meant() {
-        let dir = DataDir::locate(Some(Path::new("/tmp/my data"))).expect("a path");
-        assert_eq!(dir.command("down"), "sampan down --data-dir '/tmp/my data'");
-        assert_eq!(dir.client_command("apply"), "sampan apply --data-dir '/tmp/my data'");
-        assert_eq!(dir.kubectl(), "kubectl --kubeconfig '/tmp/my data/kubeconfig'");
-    }
-
-    #[test]
-    fn a_private_file_is_written_only_if_it_differs() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("file");
-        write_private(&path, b"one").expect("written");
-        let inode = fs::metadata(&path).expect("there").ino();
-        // Nothing can be made in the folder, as on a full disk.
-        let closed = |to: u32| fs::set_permissions(folder.path(), fs::Permissions::from_mode(to)).expect("changed");
-        closed(0o500);
-        write_private(&path, b"one").expect("nothing is to be done");
-        closed(0o700);
-        assert_eq!(fs::metadata(&path).expect("there").ino(), inode);
-        write_private(&path, b"two").expect("written");
-        assert_eq!(fs::read(&path).expect("read"), b"two");
-        assert_eq!(fs::read_dir(folder.path()).expect("read").count(), 1, "nothing is left beside it");
-    }
-
-    #[test]
-    fn keys_that_others_may_read_are_refused() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let key = folder.path().join("key");
-        write_private(&key, b"secret").expect("written");
-        assert_eq!(read_private(&key).expect("private"), Some(b"secret".to_vec()));
-        fs::set_permissions(&key, fs::Permissions::from_mode(0o644)).expect("changed");
-        assert!(read_private(&key).expect_err("readable").to_string().contains("chmod 600"));
-    }
-
-    /// A folder of mode 755 with these files.
-    fn open_folder(files: &[&str]) -> tempfile::TempDir {
-        let folder = tempfile::tempdir().expect("a folder");
-        for file in files {
-            let file = folder.path().join(file);
-            fs::create_dir_all(file.parent().expect("a folder")).expect("made");
-            fs::write(file, "x").expect("written");
-        }
-        fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o755)).expect("changed");
-        folder
-    }
-
-    fn mode(path: &Path) -> u32 {
-        fs::metadata(path).expect("there").mode() & 0o777
-    }
-
-    #[test]
-    fn an_empty_directory_is_taken_and_closed() {
-        let folder = open_folder(&[]);
-        DataDir::open(Some(folder.path())).expect("taken");
-        assert_eq!(mode(folder.path()), 0o700);
-        let mounted = open_folder(&[]);
-        fs::create_dir(mounted.path().join("lost+found")).expect("made");
-        DataDir::open(Some(mounted.path())).expect("a new file system is empty");
-        assert_eq!(mode(mounted.path()), 0o700);
-    }
-
-    #[test]
-    fn ours_but_open_is_refused_with_the_command_that_mends_it() {
-        for files in [&["lock"][..], &["lock", "pki/ca.key"], &["cluster.redb", "notes.txt"], &["images/blobs/x"]] {
-            let folder = open_folder(files);
-            let error = DataDir::open(Some(folder.path())).expect_err("open").to_string();
-            assert!(error.ends_with(&format!(": chmod 700 {}", folder.path().display())), "{files:?}: {error}");
-            fs::set_permissions(folder.path(), fs::Permissions::from_mode(0o700)).expect("changed");
-            DataDir::open(Some(folder.path())).expect("as told");
-        }
-    }
-
-    #[test]
-    fn a_directory_with_foreign_files_is_left_as_it_is() {
-        for files in [&["notes.txt"][..], &["pki/ca-trust", "passwd"], &["images/cat.jpeg", "notes.txt"]] {
-            let folder = open_folder(files);
-            for bits in [0o755, 0o700] {
-                fs::set_permissions(folder.path(), fs::Permissions::from_mode(bits)).expect("changed");
-                let before = fs::read_dir(folder.path()).expect("read").count();
-                let error = DataDir::open(Some(folder.path())).expect_err("foreign").to_string();
-                assert!(error.contains("not sampan's") && error.contains("--data-dir"), "{files:?}: {error}");
-                assert_eq!((mode(folder.path()), fs::read_dir(folder.path()).expect("read").count()), (bits, before));
-            }
-        }
-    }
-
-    #[test]
-    fn a_look_makes_nothing() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("absent");
-        let dir = DataDir::locate(Some(&path)).expect("a path");
-        assert_eq!(dir.holder().expect("nobody"), None);
-        assert!(!path.exists());
-    }
-}
+mod tests;

@@ -2,6 +2,7 @@
 
 use crate::{
     args::{BACKGROUND, DownArgs},
+    credentials,
     data_dir::DataDir,
     exit::io,
     known::{Clusters, Known},
@@ -13,7 +14,7 @@ use std::{
     collections::BTreeSet,
     ffi::OsString,
     fs::{File, OpenOptions, TryLockError},
-    io::{BufRead, BufReader, Seek, SeekFrom},
+    io::{BufRead, BufReader, Read, Seek, SeekFrom},
     os::unix::fs::OpenOptionsExt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -25,6 +26,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 /// The line of standard output by which a cluster in the background says that its manifests could not be applied, or are not all there.
 pub(crate) const LACKING: &str = "lacking";
+/// How the line begins by which it says why it did not start, as a JSON string: its log may be on a disk that is full.
+const FAILED: &str = "failed ";
 /// The line after which it has nothing more to report.
 pub(crate) const REPORTED: &str = "reported";
 
@@ -41,13 +44,14 @@ const INTERRUPTED: i32 = 130;
 pub(crate) fn run(args: &DownArgs) -> anyhow::Result<()> {
     let dir = DataDir::locate(args.data.data_dir.as_deref())?;
     if args.purge && !dir.path().exists() {
-        let what = match forget(&dir)? {
+        let what = match forget(&dir, named(&dir))? {
             0 => format!("there is no data directory {}: nothing was removed", dir.path().display()),
             _ => format!("the data directory {} was gone already", dir.path().display()),
         };
         note(&what);
         return Ok(());
     }
+    dir.refuse_foreign()?;
     let stopped = down(&dir)?;
     if args.purge {
         return purge(&dir);
@@ -58,13 +62,14 @@ pub(crate) fn run(args: &DownArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kubeconfigs besides its own in which a cluster may have entries, and what these are called there.
+/// The kubeconfigs besides its own in which a cluster may have entries, and what these are called there. Its name and authority are not
+/// taken from a kubeconfig, which anybody may have written.
 fn named(dir: &DataDir) -> Option<(Known, Vec<PathBuf>)> {
     let known = Clusters::of_user().get(dir);
-    let own = kubeconfig::of(dir).map(|ours| Known {
+    let own = credentials::authority_in(dir).map(|authority| Known {
         dir: dir.path().to_owned(),
-        name: kubeconfig::name_of(&ours).to_owned(),
-        authority: kubeconfig::authority_of(&ours).to_owned(),
+        name: kubeconfig::name(dir),
+        authority,
         copies: Vec::new(),
     });
     let copies = known.iter().flat_map(|known| known.copies.clone()).chain(kubeconfig::personal_path().ok());
@@ -88,9 +93,9 @@ fn still_current(dir: &DataDir) -> Vec<String> {
 }
 
 /// Removes the entries of a cluster from the user's kubeconfigs. Answers with how many had some.
-fn forget(dir: &DataDir) -> anyhow::Result<usize> {
+fn forget(dir: &DataDir, named: Option<(Known, Vec<PathBuf>)>) -> anyhow::Result<usize> {
     let mut count = 0;
-    if let Some((known, files)) = named(dir) {
+    if let Some((known, files)) = named {
         for file in files {
             if let Some(told) = kubeconfig::forget(&file, &known.name, &known.authority)? {
                 note(&told);
@@ -136,14 +141,17 @@ fn note(text: &str) {
 
 /// Removes what the cluster has left: its entries in the user's kubeconfigs and its directory. Files that are not ours stay.
 fn purge(dir: &DataDir) -> anyhow::Result<()> {
-    forget(dir)?;
+    // Known before its keys are gone, and forgotten once they are.
+    let named = named(dir);
+    let left = dir.remove()?;
     let path = dir.path().display();
-    match dir.remove()?.as_slice() {
+    match left.as_slice() {
         [] => note(&format!("removed {path}")),
         left => {
             note(&format!("removed the cluster's files from {path}; left what is not sampan's: {}", left.join(", ")))
         }
     }
+    forget(dir, named)?;
     Ok(())
 }
 
@@ -153,6 +161,11 @@ pub(crate) fn leave_the_caller() {
     // What fails here leaves the cluster as it would be in the foreground.
     let _ = wasm::descriptors::close_inherited();
     let _ = rustix::process::setsid();
+}
+
+/// Says to who started it why a cluster in the background did not start.
+pub(crate) fn tell_failure(error: &anyhow::Error) {
+    out::tell(&format!("{FAILED}{}", serde_json::Value::from(crate::exit::told(error))));
 }
 
 /// Starts `up` again in the background and returns when it is ready. Its standard error goes to DIR/sampan.log, and is shown
@@ -170,6 +183,7 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
     if let Err(TryLockError::WouldBlock) = turn.try_lock() {
         bail!("another `sampan up --detach` is starting a cluster in {}", dir.path().display());
     }
+    let begin = turn.metadata().map_or(0, |log| log.len());
     let shown = Shown::start(&log_path).map_err(unusable)?;
     let mut child = Command::new(std::env::current_exe().context("cannot find this program")?)
         .arg(BACKGROUND)
@@ -179,29 +193,44 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
         .stderr(log)
         .spawn()
         .context("cannot start the cluster in the background")?;
-    when_interrupted(format!("the cluster goes on in the background; stop it with `{}`", dir.command("down")));
+    when_interrupted(format!("the cluster goes on in the background; stop it with `{}`", dir.client_command("down")));
     let stdout = child.stdout.take().expect("piped above");
-    let mut lacking = false;
+    let (mut lacking, mut failure) = (false, None);
     for line in BufReader::new(stdout).lines() {
         let line = line?;
         match line.as_str() {
             LACKING => lacking = true,
             REPORTED => {
                 shown.end();
-                note(&format!("the cluster runs in the background; stop it with `{}`", dir.command("down")));
+                note(&format!("the cluster runs in the background; stop it with `{}`", dir.client_command("down")));
                 // Why was told by the child, in its one line.
                 return if lacking { Err(crate::exit::silent(1)) } else { Ok(()) };
             }
             json if json.starts_with('{') => out::tell(json),
+            told if told.starts_with(FAILED) => failure = serde_json::from_str::<String>(&told[FAILED.len()..]).ok(),
             _ => out::say(&line),
         }
     }
     let status = child.wait()?;
     shown.end();
+    if let Some(failure) = failure.filter(|failure| !has_since(&log_path, begin, failure)) {
+        eprintln!("{failure}");
+    }
     // The child has said why and its code says of what kind: both are as they would be in the foreground.
     let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1);
     eprintln!("the cluster did not start; its log is {}", log_path.display());
     Err(crate::exit::silent(code))
+}
+
+/// Whether a log has a text since it had this length.
+fn has_since(path: &Path, begin: u64, text: &str) -> bool {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut log = File::open(path)?;
+        log.seek(SeekFrom::Start(begin))?;
+        let mut bytes = Vec::new();
+        log.read_to_end(&mut bytes).map(|_| bytes)
+    };
+    read().is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
 }
 
 /// Ends this process with a word at Ctrl-C, which a cluster in the background does not get: it has a session of its own.

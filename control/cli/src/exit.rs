@@ -59,9 +59,14 @@ pub(crate) fn tell_text(text: &str) {
     tell(&anyhow::anyhow!("{text}"));
 }
 
+/// Whether a failure has been told already.
+pub(crate) fn is_told(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<Exit>().is_some_and(|exit| exit.message.is_empty())
+}
+
 /// Prints a failure, unless it has been told; on a terminal in clap's colours.
 pub(crate) fn tell(error: &anyhow::Error) {
-    if error.downcast_ref::<Exit>().is_some_and(|exit| exit.message.is_empty()) {
+    if is_told(error) {
         return;
     }
     let colours =

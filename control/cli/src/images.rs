@@ -37,7 +37,7 @@ pub(crate) fn open(dir: &DataDir) -> anyhow::Result<Images> {
 }
 
 /// What the API server may tell who applies a manifest: that an image of the store is a Linux image.
-pub(crate) fn advice(images: &Images) -> server::ImageAdvice {
+pub(crate) fn advice(images: &Images) -> kinds::ImageAdvice {
     let images = images.clone();
     Arc::new(move |name| match images.get(name).ok().flatten()?.artifact {
         image::Artifact::Wasm { .. } => None,

@@ -60,6 +60,7 @@ impl Clusters {
 
     /// Notes that a cluster was started, and one more kubeconfig that has entries of it.
     pub(crate) fn note(&self, dir: &DataDir, name: &str, authority: &str, copy: Option<&Path>) {
+        let _turn = self.turn();
         let mut known = Known {
             dir: canonical(dir.path()),
             name: name.to_owned(),
@@ -76,6 +77,7 @@ impl Clusters {
 
     /// Leaves out copies that have no entries of it any more.
     pub(crate) fn keep_copies(&self, dir: &DataDir, keep: impl Fn(&Path) -> bool) {
+        let _turn = self.turn();
         if let Some(mut known) = self.get(dir) {
             let before = known.copies.len();
             known.copies.retain(|copy| keep(copy));
@@ -98,6 +100,15 @@ impl Clusters {
                 self.file(&gone.dir).into_iter().for_each(|file| drop(fs::remove_file(file)));
             }
         }
+    }
+
+    /// One changes what is known at a time: the folder is locked while this is held. None where there is no folder to be had.
+    fn turn(&self) -> Option<fs::File> {
+        let folder = self.folder.as_ref()?;
+        fs::create_dir_all(folder).ok()?;
+        let folder = fs::File::open(folder).ok()?;
+        folder.lock().ok()?;
+        Some(folder)
     }
 
     fn put(&self, known: &Known) {
@@ -154,6 +165,22 @@ mod tests {
         assert_eq!(clusters.all().len(), 1);
         clusters.forget(&b);
         assert!(clusters.all().is_empty());
+    }
+
+    #[test]
+    fn copies_that_are_noted_at_once_are_all_known() {
+        let place = tempfile::tempdir().expect("a folder");
+        let clusters = Clusters { folder: Some(place.path().join("state")) };
+        let dir = DataDir::open(Some(&place.path().join("a"))).expect("made");
+        let copies: Vec<PathBuf> = (0..16).map(|n| format!("/copy-{n:02}").into()).collect();
+        std::thread::scope(|threads| {
+            for copy in &copies {
+                threads.spawn(|| clusters.note(&dir, "sampan-a", "one", Some(copy)));
+            }
+        });
+        let mut known = clusters.get(&dir).expect("noted").copies;
+        known.sort();
+        assert_eq!(known, copies);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use crate::{
     data_dir::{DataDir, write_private},
+    exit::io,
     known::Clusters,
 };
 use anyhow::{Context, bail};
@@ -9,8 +10,10 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use std::{
     fs,
+    io::ErrorKind,
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 /// What a client needs to reach the cluster as its administrator.
@@ -55,10 +58,13 @@ pub(crate) fn document(access: &Access<'_>, name: &str) -> Value {
 /// Writes a kubeconfig, private; through a link, which people have who keep their settings elsewhere.
 pub(crate) fn write(path: &Path, document: &Value) -> anyhow::Result<()> {
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    if let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-        fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))?;
-    }
+    make_folder_of(path)?;
     write_private(path, api::yaml::to_string(document).as_bytes())
+}
+
+fn make_folder_of(path: &Path) -> anyhow::Result<()> {
+    let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) else { return Ok(()) };
+    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))
 }
 
 /// Whether a kubeconfig of an earlier start has the same server and authority: its certificate is good for a year.
@@ -67,18 +73,17 @@ pub(crate) fn leads_to(path: &Path, document: &Value) -> bool {
     there.is_some_and(|(there, _)| there["clusters"] == document["clusters"] && there["users"][0]["user"].is_object())
 }
 
-/// Writes what `up` was asked for besides the cluster's own kubeconfig, and remembers where: later starts renew it there.
+/// Writes what `up` was asked for besides the cluster's own kubeconfig, and remembers where: later starts renew it there. Entries of a cluster
+/// that was in the same data directory before are replaced, those of another are not.
 pub(crate) fn copy(dir: &DataDir, ours: &Value, file: Option<&Path>, personal: bool) -> anyhow::Result<()> {
     let clusters = Clusters::of_user();
+    let before = clusters.get(dir);
     clusters.note(dir, name_of(ours), authority_of(ours), None);
-    if let Some(file) = file.filter(|file| *file != dir.join("kubeconfig")) {
-        // Who names the file means it: entries of a cluster that was there before are replaced.
-        merge(file, ours, true)?;
-        clusters.note(dir, name_of(ours), authority_of(ours), Some(file));
-    }
-    if personal {
-        let path = std::path::absolute(personal_path()?)?;
-        eprintln!("{}", merge(&path, ours, false)?);
+    let named = file.filter(|file| *file != dir.join("kubeconfig")).map(Path::to_owned);
+    let personal = personal.then(|| Ok::<_, anyhow::Error>(std::path::absolute(personal_path()?)?)).transpose()?;
+    for path in named.into_iter().chain(personal) {
+        let replaced = before.as_ref().is_some_and(|before| names(&path, name_of(ours), &before.authority));
+        eprintln!("{}", merge(&path, ours, replaced)?);
         clusters.note(dir, name_of(ours), authority_of(ours), Some(&path));
     }
     Ok(())
@@ -105,30 +110,23 @@ pub(crate) fn renew_copies(dir: &DataDir, ours: &Value) {
 /// Adds the cluster to an existing kubeconfig (or a new one) and makes it current. Its own older entries are replaced, those of
 /// another cluster only by force. What was done, in words.
 pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<String> {
-    let mut whole = match fs::read(path) {
-        Ok(text) => match api::yaml::parse(&text) {
-            Ok((Value::Object(map), _)) => Value::Object(map),
-            Ok((Value::Null, _)) => json!({}),
-            _ => bail!("{} is not a kubeconfig; it was left as it is", path.display()),
-        },
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => json!({"apiVersion": "v1", "kind": "Config"}),
-        Err(error) => return Err(error).with_context(|| format!("cannot read {}", path.display())),
-    };
     let name = name_of(ours);
-    if !force && let Some(what) = of_another(&whole, authority_of(ours), name) {
-        bail!(
-            "{} was left as it is: its {what} {name:?} is of another cluster; replace it with kubeconfig --merge --force",
-            path.display()
-        );
-    }
-    for list in LISTS {
-        let mut entries = whole[list].as_array().cloned().unwrap_or_default();
-        entries.retain(|entry| entry["name"] != name);
-        entries.extend(ours[list].as_array().cloned().unwrap_or_default());
-        whole[list] = Value::Array(entries);
-    }
-    whole["current-context"] = ours["current-context"].clone();
-    write(path, &whole)?;
+    edit(path, |whole| {
+        if !force && let Some(what) = of_another(whole, authority_of(ours), name) {
+            bail!(
+                "{} was left as it is: its {what} {name:?} is of another cluster; name another file, or replace it with kubeconfig --merge --force",
+                path.display()
+            );
+        }
+        for list in LISTS {
+            let mut entries = whole[list].as_array().cloned().unwrap_or_default();
+            entries.retain(|entry| entry["name"] != name);
+            entries.extend(ours[list].as_array().cloned().unwrap_or_default());
+            whole[list] = Value::Array(entries);
+        }
+        whole["current-context"] = ours["current-context"].clone();
+        Ok(())
+    })?;
     let server = ours["clusters"][0]["cluster"]["server"].as_str().unwrap_or_default();
     Ok(format!(
         "wrote cluster, user and context {name:?} ({server}) to {}, and made it the current context",
@@ -138,23 +136,26 @@ pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<St
 
 /// Removes the entries of a cluster from another kubeconfig, if they are there and its own. What was done, in words.
 pub(crate) fn forget(path: &Path, name: &str, authority: &str) -> anyhow::Result<Option<String>> {
-    let Some(mut whole) = read(path) else { return Ok(None) };
-    let has = |list: &str| whole[list].as_array().into_iter().flatten().any(|entry| entry["name"] == name);
-    if !LISTS.iter().any(|list| has(list)) || of_another(&whole, authority, name).is_some() {
+    if read(path).is_none() {
         return Ok(None);
     }
-    for list in LISTS {
-        if let Some(entries) = whole[list].as_array_mut() {
-            entries.retain(|entry| entry["name"] != name);
+    edit(path, |whole| {
+        let has = |list: &str| whole[list].as_array().into_iter().flatten().any(|entry| entry["name"] == name);
+        if !LISTS.iter().any(|list| has(list)) || of_another(whole, authority, name).is_some() {
+            return Ok(None);
         }
-    }
-    let was_current = whole["current-context"] == name;
-    if was_current {
-        whole["current-context"] = json!("");
-    }
-    write(path, &whole)?;
-    let current = if was_current { ", and no context is current there now" } else { "" };
-    Ok(Some(format!("removed cluster, user and context {name:?} from {}{current}", path.display())))
+        for list in LISTS {
+            if let Some(entries) = whole[list].as_array_mut() {
+                entries.retain(|entry| entry["name"] != name);
+            }
+        }
+        let was_current = whole["current-context"] == name;
+        if was_current {
+            whole["current-context"] = json!("");
+        }
+        let current = if was_current { ", and no context is current there now" } else { "" };
+        Ok(Some(format!("removed cluster, user and context {name:?} from {}{current}", path.display())))
+    })
 }
 
 /// What became of a copy.
@@ -172,24 +173,92 @@ pub(crate) enum Renewed {
 pub(crate) fn renew(path: &Path, ours: &Value) -> anyhow::Result<Renewed> {
     let (name, authority) = (name_of(ours), authority_of(ours));
     if let Err(error) = fs::File::open(path)
-        && error.kind() != std::io::ErrorKind::NotFound
+        && error.kind() != ErrorKind::NotFound
     {
         return Err(error).with_context(|| format!("cannot read {}", path.display()));
     }
-    let Some(mut whole) = read(path).filter(|whole| is_named(whole, name, authority)) else {
+    if read(path).is_none() {
         return Ok(Renewed::NotOurs);
+    }
+    edit(path, |whole| {
+        if !is_named(whole, name, authority) {
+            return Ok(Renewed::NotOurs);
+        }
+        let before = whole.clone();
+        for (list, field) in [("clusters", "cluster"), ("users", "user")] {
+            for entry in whole[list].as_array_mut().into_iter().flatten().filter(|entry| entry["name"] == name) {
+                entry[field] = ours[list][0][field].clone();
+            }
+        }
+        Ok(if *whole == before { Renewed::Right } else { Renewed::Written })
+    })
+}
+
+/// Reads a kubeconfig, or begins one, changes it and writes it if it differs: as one step beside others that do so too.
+fn edit<T>(path: &Path, change: impl Fn(&mut Value) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let changed = || {
+        let before = read_or_new(path)?;
+        let mut whole = before.clone();
+        change(&mut whole).map(|told| (whole != before, whole, told))
     };
-    let before = whole.clone();
-    for (list, field) in [("clusters", "cluster"), ("users", "user")] {
-        for entry in whole[list].as_array_mut().into_iter().flatten().filter(|entry| entry["name"] == name) {
-            entry[field] = ours[list][0][field].clone();
+    // Where nothing is to be written, as on a full disk, nothing is.
+    if let (false, _, told) = changed()? {
+        return Ok(told);
+    }
+    let _turn = Turn::take(path, PATIENCE)?;
+    let (_, whole, told) = changed()?;
+    write(path, &whole)?;
+    Ok(told)
+}
+
+fn read_or_new(path: &Path) -> anyhow::Result<Value> {
+    match fs::read(path) {
+        Ok(text) => match api::yaml::parse(&text) {
+            Ok((Value::Object(map), _)) => Ok(Value::Object(map)),
+            Ok((Value::Null, _)) => Ok(json!({})),
+            _ => bail!("{} is not a kubeconfig; it was left as it is", path.display()),
+        },
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(json!({"apiVersion": "v1", "kind": "Config"})),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
+/// How long somebody else may take to write a kubeconfig.
+const PATIENCE: Duration = Duration::from_secs(10);
+const STEP: Duration = Duration::from_millis(10);
+
+/// The right to change a kubeconfig: the file that kubectl makes beside it for that time, too.
+struct Turn(PathBuf);
+
+impl Turn {
+    fn take(path: &Path, patience: Duration) -> anyhow::Result<Self> {
+        let mut name = path.as_os_str().to_owned();
+        name.push(".lock");
+        let lock = PathBuf::from(name);
+        make_folder_of(&lock)?;
+        let mut waited = Duration::ZERO;
+        loop {
+            match fs::OpenOptions::new().write(true).create_new(true).open(&lock) {
+                Ok(_) => return Ok(Self(lock)),
+                Err(error) if error.kind() == ErrorKind::AlreadyExists && waited < patience => {
+                    std::thread::sleep(STEP);
+                    waited += STEP;
+                }
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(
+                    "cannot write {}: {} is there, so another program writes it; if none does, remove that file",
+                    path.display(),
+                    lock.display()
+                ),
+                Err(error) => bail!("cannot write {}: {}", lock.display(), io(&error)),
+            }
         }
     }
-    if whole == before {
-        return Ok(Renewed::Right);
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
     }
-    write(path, &whole)?;
-    Ok(Renewed::Written)
 }
 
 /// Whether a kubeconfig has a cluster of this name and authority.
@@ -222,7 +291,8 @@ pub(crate) fn of(dir: &DataDir) -> Option<Value> {
     read(&dir.join("kubeconfig"))
 }
 
-fn read(path: &Path) -> Option<Value> {
+/// None if it cannot be read, or is none.
+pub(crate) fn read(path: &Path) -> Option<Value> {
     let (whole, _) = api::yaml::parse(&fs::read(path).ok()?).ok()?;
     Some(whole).filter(Value::is_object)
 }
@@ -269,7 +339,7 @@ pub(crate) fn absent(dir: &DataDir) -> anyhow::Error {
             "{} is gone, but the cluster runs (process {}); `{}` and then `{}` write it again",
             path.display(),
             holder.pid,
-            dir.command("down"),
+            dir.client_command("down"),
             dir.command("up")
         ),
         Ok(Some(holder)) => {
@@ -284,7 +354,7 @@ pub(crate) fn run(args: &crate::args::KubeconfigArgs) -> anyhow::Result<()> {
     let dir = DataDir::locate(args.data.data_dir.as_deref())?;
     let path = dir.join("kubeconfig");
     let text = match fs::read(&path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(absent(&dir)),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Err(absent(&dir)),
         text => text.with_context(|| format!("cannot read {}", path.display()))?,
     };
     if !args.merge {
@@ -298,146 +368,4 @@ pub(crate) fn run(args: &crate::args::KubeconfigArgs) -> anyhow::Result<()> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn ours(ca: &str, name: &str) -> Value {
-        let access = Access {
-            address: "127.0.0.1:6443".parse().expect("an address"),
-            ca_pem: ca,
-            certificate_pem: "cert",
-            key_pem: "key",
-        };
-        document(&access, name)
-    }
-
-    fn names(path: &Path) -> Vec<String> {
-        let (merged, _) = api::yaml::parse(&fs::read(path).expect("read")).expect("YAML");
-        let clusters = merged["clusters"].as_array().expect("a list").iter();
-        clusters.map(|c| c["name"].as_str().expect("a name").to_owned()).collect()
-    }
-
-    #[test]
-    fn merging_keeps_what_others_wrote_and_replaces_our_own() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("config");
-        let ca = STANDARD.encode("ca");
-        let theirs = format!(
-            "apiVersion: v1\nkind: Config\ncurrent-context: other\nclusters:\n- name: other\n  cluster: {{server: https://o}}\n\
-             - name: sampan\n  cluster: {{server: https://old, certificate-authority-data: {ca}}}\n"
-        );
-        fs::write(&path, theirs).expect("written");
-        let told = merge(&path, &ours("ca", "sampan"), false).expect("merged");
-        assert!(told.contains("\"sampan\" (https://127.0.0.1:6443)") && told.contains("config"), "{told}");
-        let (merged, _) = api::yaml::parse(&fs::read(&path).expect("read")).expect("YAML");
-        assert_eq!(merged["current-context"], "sampan");
-        assert_eq!(names(&path), ["other", "sampan"]);
-        assert_eq!(merged["clusters"][1]["cluster"]["server"], "https://127.0.0.1:6443");
-    }
-
-    #[test]
-    fn entries_of_another_cluster_are_replaced_by_force_alone() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("config");
-        merge(&path, &ours("first", "sampan"), false).expect("new");
-        let before = fs::read(&path).expect("read");
-        let error = merge(&path, &ours("second", "sampan"), false).expect_err("another's").to_string();
-        assert!(error.contains("--force") && error.contains("cluster \"sampan\""), "{error}");
-        assert_eq!(fs::read(&path).expect("read"), before, "left as it is");
-        merge(&path, &ours("second", "sampan-two"), false).expect("beside it");
-        assert_eq!(names(&path), ["sampan", "sampan-two"]);
-        merge(&path, &ours("second", "sampan"), true).expect("by force");
-        for others in ["users: [{name: sampan, user: {}}]", "contexts: [{name: sampan, context: {cluster: other}}]"] {
-            fs::write(&path, others).expect("written");
-            merge(&path, &ours("ca", "sampan"), false).expect_err(others);
-        }
-    }
-
-    #[test]
-    fn an_absent_kubeconfig_is_told_with_what_to_do() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
-        let up = format!("`sampan up --data-dir {}`", dir.path().display());
-        assert!(absent(&dir).to_string().ends_with(&format!("start a cluster first with {up}")));
-        let mut lock = dir.lock().expect("free");
-        assert!(absent(&dir).to_string().contains("is starting"));
-        assert!(!is_personal(&dir.join("kubeconfig")) && is_personal(&folder.path().join("kubeconfig")));
-        lock.announce("127.0.0.1:6443", 10, Default::default()).expect("written");
-        let running = absent(&dir).to_string();
-        assert!(
-            running.contains("is gone") && running.contains("`sampan down --data-dir ") && running.contains(&up),
-            "{running}"
-        );
-    }
-
-    #[test]
-    fn our_entries_are_forgotten_and_no_others() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("config");
-        let forget = |document: &Value| forget(&path, name_of(document), authority_of(document));
-        let (first, second) = (ours("first", "sampan"), ours("second", "sampan-two"));
-        assert!(forget(&first).expect("no file").is_none());
-        merge(&path, &second, false).expect("new");
-        merge(&path, &first, false).expect("beside it");
-        assert!(forget(&ours("third", "sampan")).expect("another's").is_none());
-        assert_eq!(names(&path), ["sampan-two", "sampan"]);
-        let told = forget(&first).expect("written").expect("it was there");
-        assert!(told.contains("\"sampan\"") && told.contains("no context is current"), "{told}");
-        assert_eq!(names(&path), ["sampan-two"]);
-        let (left, _) = api::yaml::parse(&fs::read(&path).expect("read")).expect("YAML");
-        assert_eq!(left["current-context"], "");
-    }
-
-    #[test]
-    fn a_copy_is_renewed_where_it_names_the_cluster_and_nowhere_else() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("config");
-        let first = ours("first", "sampan");
-        assert_eq!(renew(&path, &first).expect("no file"), Renewed::NotOurs);
-        merge(&path, &first, false).expect("new");
-        merge(&path, &ours("second", "sampan-two"), false).expect("beside it");
-        assert_eq!(renew(&path, &first).expect("readable"), Renewed::Right);
-        let mut moved = first.clone();
-        moved["clusters"][0]["cluster"]["server"] = json!("https://127.0.0.1:7");
-        moved["users"][0]["user"]["client-key-data"] = json!("new");
-        assert_eq!(renew(&path, &moved).expect("written"), Renewed::Written);
-        let whole = read(&path).expect("readable");
-        assert_eq!(whole["current-context"], "sampan-two", "the choice of the user");
-        assert_eq!((&whole["clusters"][0], &whole["users"][0]), (&moved["clusters"][0], &moved["users"][0]));
-        assert_eq!(names(&path), ["sampan", "sampan-two"]);
-        let before = fs::read(&path).expect("read");
-        assert_eq!(renew(&path, &ours("third", "sampan")).expect("another's"), Renewed::NotOurs);
-        assert_eq!(fs::read(&path).expect("read"), before);
-        assert!(
-            super::names(&path, "sampan", authority_of(&first)) && !is_current(&path, "sampan", authority_of(&first))
-        );
-    }
-
-    #[test]
-    fn each_data_directory_has_its_own_name() {
-        let named = |path: &str| name(&DataDir::locate(Some(path.as_ref())).expect("a path"));
-        assert_eq!(named("/tmp/two clusters"), "sampan-two-clusters");
-        let default = crate::data_dir::default_path().expect("a home");
-        assert_eq!(name(&DataDir::locate(Some(&default)).expect("a path")), "sampan");
-    }
-
-    #[test]
-    fn a_link_to_a_kubeconfig_stays_one() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let (file, link) = (folder.path().join("dotfiles"), folder.path().join("config"));
-        fs::write(&file, "apiVersion: v1\nkind: Config\n").expect("written");
-        std::os::unix::fs::symlink(&file, &link).expect("linked");
-        merge(&link, &ours("ca", "sampan"), false).expect("merged");
-        assert!(link.is_symlink());
-        assert_eq!(names(&file), ["sampan"]);
-    }
-
-    #[test]
-    fn something_else_is_left_as_it_is() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let path = folder.path().join("config");
-        fs::write(&path, "- just a list\n").expect("written");
-        assert!(merge(&path, &ours("ca", "sampan"), true).is_err());
-        assert_eq!(fs::read_to_string(&path).expect("read"), "- just a list\n");
-    }
-}
+mod tests;

@@ -21,6 +21,7 @@ mod known;
 mod kubeconfig;
 mod machine;
 mod manifests;
+mod meant;
 mod out;
 mod port;
 mod progress;
@@ -62,6 +63,9 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             exit::tell(&error);
+            if background && !exit::is_told(&error) {
+                down::tell_failure(&error);
+            }
             ExitCode::from(exit::code(&error))
         }
     }
@@ -84,17 +88,20 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
     match command {
         Command::Up(args) => up::run(*args, start),
         Command::Down(mut args) => {
-            args.data.data_dir = DataDir::meant(args.data.data_dir);
+            args.data.data_dir = meant::meant(args.data.data_dir)?;
             down::run(&args)
         }
         Command::Backup { file, salvage, data } => {
-            let dir = DataDir::meant(data.data_dir);
+            let dir = meant::meant(data.data_dir)?;
             block(async move { backup::run(&DataDir::locate(dir.as_deref())?, &file, salvage).await })
         }
         Command::Ls(args) => running::run(&args),
         Command::Image(command) => block(image(command)),
         Command::Images(data) => block(image(ImageCommand::Ls(data))),
-        Command::Kubeconfig(args) => kubeconfig::run(&args),
+        Command::Kubeconfig(mut args) => {
+            args.data.data_dir = meant::meant(args.data.data_dir)?;
+            kubeconfig::run(&args)
+        }
         Command::Apply(args) => block(async move { remote::apply(&args).await }),
         Command::Get(args) => block(async move { remote::get(&args).await }),
         Command::Logs(args) => block(async move { remote::logs(&args).await }),
@@ -110,14 +117,16 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
 }
 
 async fn image(command: ImageCommand) -> anyhow::Result<()> {
-    let dir = |data: args::DataDir| DataDir::meant(data.data_dir);
+    let dir = |data: args::DataDir| meant::meant(data.data_dir);
     match command {
-        ImageCommand::Load { file, tag, data } => images::load(DataDir::open(dir(data).as_deref())?, &file, &tag).await,
-        ImageCommand::Ls(data) => images::list(dir(data).as_deref()).await,
-        ImageCommand::Tag { image, name, data } => images::tag(dir(data).as_deref(), &image, &name).await,
-        ImageCommand::Prune { all, data } => images::prune(dir(data).as_deref(), all).await,
-        ImageCommand::Rm { images, force, data } => images::remove(dir(data).as_deref(), &images, force).await,
-        ImageCommand::Push { image, data } => images::push(dir(data).as_deref(), &image).await,
+        ImageCommand::Load { file, tag, data } => {
+            images::load(DataDir::open(dir(data)?.as_deref())?, &file, &tag).await
+        }
+        ImageCommand::Ls(data) => images::list(dir(data)?.as_deref()).await,
+        ImageCommand::Tag { image, name, data } => images::tag(dir(data)?.as_deref(), &image, &name).await,
+        ImageCommand::Prune { all, data } => images::prune(dir(data)?.as_deref(), all).await,
+        ImageCommand::Rm { images, force, data } => images::remove(dir(data)?.as_deref(), &images, force).await,
+        ImageCommand::Push { image, data } => images::push(dir(data)?.as_deref(), &image).await,
     }
 }
 

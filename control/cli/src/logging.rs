@@ -19,7 +19,7 @@ macro_rules! eprintln {
 }
 
 /// The crates of this workspace: what they log is meant for users, unlike what libraries do.
-const OURS: [&str; 12] = [
+const OURS: [&str; 13] = [
     "agent",
     "api",
     "cli",
@@ -27,6 +27,7 @@ const OURS: [&str; 12] = [
     "container",
     "controllers",
     "image",
+    "kinds",
     "network",
     "scheduler",
     "server",

@@ -63,7 +63,7 @@ pub(crate) fn check(asked: &[(&'static str, String)], dir: &DataDir, running: &H
         dir.path().display(),
         running.pid,
         differing.join(" "),
-        dir.command("down")
+        dir.client_command("down")
     )
 }
 

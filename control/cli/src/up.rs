@@ -87,6 +87,7 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
             filled: None,
         };
         report.ready();
+        cluster.warm();
         let work = async {
             if !manifests.is_empty() {
                 let node = Node { address: args.node_address(), pid: std::process::id() };

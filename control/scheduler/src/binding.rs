@@ -1,12 +1,7 @@
 //! What follows when a pod was given a node: reserve and permit at once, then in the binding cycle the wait, preBind and bind. Whatever
 //! fails, the caller unreserves.
 
-use std::{
-    collections::BTreeMap,
-    future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, sync::Arc};
 
 use futures::FutureExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -15,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use crate::{
     handle::{Cycle, Handle},
     inbox::Rejection,
-    plugin::{Permit, Plugins},
+    plugin::{Permit, Plugins, catch},
     status::Failure,
 };
 
@@ -139,11 +134,6 @@ pub(crate) fn post_bind(plugins: &Plugins, handle: &Handle, cycle: &Cycle) {
             tracing::error!(plugin = plugin.name(), "postBind panicked");
         }
     }
-}
-
-/// A plugin that panics stops no other.
-fn catch<T>(work: impl FnOnce() -> T) -> Option<T> {
-    catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 fn panicked() -> Failure {

@@ -101,7 +101,7 @@ mod tests {
         Arc::new(PodInfo::new(Arc::new(serde_json::from_value(value).expect("a pod"))))
     }
 
-    fn cpu(cache: &Cache, name: &str) -> i64 {
+    fn cpu(cache: &Cache, name: &str) -> client::fit::resources::Amount {
         cache.snapshot().get(name).map_or(0, |n| n.requested.cpu)
     }
 
@@ -127,6 +127,36 @@ mod tests {
         nodes.assume(pod("r", "", "1"), "b");
         nodes.forget("r");
         assert_eq!(cpu(&nodes, "b"), 0);
+    }
+
+    #[test]
+    fn a_pod_that_asks_for_everything_leaves_no_trace() {
+        let huge = |uid: &str| {
+            let most = json!({"cpu": "9E", "memory": "9E", "ephemeral-storage": "9E", "example.com/gpu": "9E"});
+            let container = |name: &str| json!({"name": name, "resources": {"requests": most}});
+            let value = json!({"metadata": {"name": uid, "uid": uid}, "spec": {"nodeName": "a",
+                "containers": [container("c"), container("d")]}});
+            Arc::new(PodInfo::new(Arc::new(serde_json::from_value(value).expect("a pod"))))
+        };
+        let mut nodes = Cache::default();
+        nodes.set_node(node("a"));
+        nodes.set_pod(pod("p", "a", "3"));
+        let sums = |nodes: &Cache| {
+            let all = nodes.snapshot();
+            let info = all.get("a").expect("a");
+            (info.requested.cpu, info.requested.memory, info.requested.storage, info.scored)
+        };
+        let before = sums(&nodes);
+        for uid in ["huge", "other", "third"] {
+            nodes.set_pod(huge(uid));
+        }
+        nodes.assume(huge("fourth"), "a");
+        nodes.forget("fourth");
+        for uid in ["huge", "other", "third"] {
+            nodes.remove_pod(uid);
+        }
+        assert_eq!(sums(&nodes), before);
+        assert_eq!(nodes.snapshot().get("a").expect("a").requested.scalar.get("example.com/gpu"), Some(&0));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use client::fit::resources::Resources;
+use client::fit::resources::{Amount, Resources};
 use k8s_openapi::api::core::v1::Node;
 
 use crate::pod::{HostPort, PodInfo};
@@ -19,7 +19,7 @@ pub struct NodeInfo {
     /// What its pods ask for.
     pub requested: Resources,
     /// CPU and memory that its pods count for in scores.
-    pub scored: (i64, i64),
+    pub scored: (Amount, Amount),
     /// Its pods by uid.
     pub pods: HashMap<String, Arc<PodInfo>>,
     /// Grows with each change of any node: the same number is the same value, so that what a plugin works out per node can be kept.

@@ -44,7 +44,12 @@
 //! The tests in `framework_tests` hold a small plugin for each extension point. See also
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-framework/>.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures::future::BoxFuture;
 use k8s_openapi::api::core::v1::Node;
@@ -240,6 +245,11 @@ pub trait Plugin: Send + Sync {
         let _ = pod;
         matches!(event, Event::NodeAdded(_) | Event::NodeUpdated { .. } | Event::PodUpdated)
     }
+}
+
+/// A plugin that panics stops no other: `None` is a panic.
+pub(crate) fn catch<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 /// Scales so that the highest becomes [`MAX_SCORE`]; `reverse` makes low good.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use client::fit::{
     affinity::{Preferred, Required},
-    resources::{self, Resources},
+    resources::{self, Amount, Resources},
 };
 pub use client::pod::{is_finished, node_name, uid};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
@@ -38,7 +38,7 @@ pub struct PodInfo {
     /// What it asks for.
     pub requests: Resources,
     /// CPU and memory that it counts for in scores.
-    pub scored: (i64, i64),
+    pub scored: (Amount, Amount),
     /// Ports it takes on its node.
     pub ports: Vec<HostPort>,
     /// Higher goes first.

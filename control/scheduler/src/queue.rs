@@ -12,7 +12,7 @@ use std::{
 use tokio::time::Instant;
 
 use crate::{
-    plugin::{Event, Plugins},
+    plugin::{Event, Plugins, catch},
     pod::PodInfo,
 };
 
@@ -209,7 +209,11 @@ impl Queue {
         let entry = &self.entries[uid];
         let helps = entry.refused_by.is_empty()
             || matches!(event, Event::Timeout)
-            || self.plugins.iter().any(|p| entry.refused_by.contains(&p.name()) && p.wakes_on(event, &entry.pod));
+            || self.plugins.iter().any(|p| {
+                // One that panics may have missed what would help.
+                let wakes = || catch(|| p.wakes_on(event, &entry.pod)).unwrap_or(true);
+                entry.refused_by.contains(&p.name()) && wakes()
+            });
         if helps {
             self.activate(uid, now);
         }
@@ -219,7 +223,8 @@ impl Queue {
     fn activate(&mut self, uid: &str, now: Instant) {
         self.unlink(uid);
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        if !self.plugins.iter().all(|p| p.pre_enqueue(&entry.pod)) {
+        // One that panics may have meant to hold the pod back.
+        if !self.plugins.iter().all(|p| catch(|| p.pre_enqueue(&entry.pod)).unwrap_or(false)) {
             entry.place = Place::Gated;
             self.gated += 1;
         } else if entry.not_before > now {
@@ -301,6 +306,43 @@ mod tests {
         assert_eq!((drain(&mut q, now), q.pending().gated), (String::new(), 1));
         q.set(pod("a", json!({})), now);
         assert_eq!(drain(&mut q, now), "a");
+    }
+
+    /// Panics over the pods that it is asked about by name.
+    struct Broken;
+
+    impl crate::Plugin for Broken {
+        fn name(&self) -> &'static str {
+            "Broken"
+        }
+
+        fn pre_enqueue(&self, pod: &PodInfo) -> bool {
+            assert!(pod.uid() != "held", "a plugin of a test");
+            true
+        }
+
+        fn wakes_on(&self, _: &Event<'_>, pod: &PodInfo) -> bool {
+            assert!(pod.uid() != "woken", "a plugin of a test");
+            false
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_plugin_that_panics_holds_back_its_pod_and_wakes_it_and_stops_no_other() {
+        let mut q = Queue::new(Plugins::from([Box::new(Broken) as Box<dyn crate::Plugin>]));
+        let now = Instant::now();
+        for uid in ["held", "woken", "good"] {
+            q.set(pod(uid, json!({})), now);
+        }
+        assert_eq!((drain(&mut q, now), q.pending().gated), ("woken good".to_owned(), 1));
+        for uid in ["woken", "good"] {
+            q.refuse(uid, vec!["Broken"], now);
+        }
+        let node = Node::default();
+        q.on(&Event::NodeAdded(&node), now);
+        assert_eq!((q.pending().backoff, q.pending().unschedulable), (1, 1));
+        q.remove("held");
+        assert_eq!(q.pending().gated, 0);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,11 +1,16 @@
 //! How a pod without a node is told why: the event FailedScheduling and the condition PodScheduled.
 
+use std::sync::Arc;
+
 use client::{EventType, Patch, reference};
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use serde_json::{Value, json};
 
-use crate::{handle::Handle, pod::PodInfo};
+use crate::{
+    handle::Handle,
+    pod::{PodInfo, node_name},
+};
 
 /// What is told.
 pub(crate) struct Report {
@@ -17,22 +22,40 @@ pub(crate) struct Report {
     pub(crate) nominated: Option<String>,
 }
 
+/// How often the condition is written over what others write meanwhile.
+const ATTEMPTS: u32 = 5;
+
 /// Writes the event, and the condition when it is not there already.
 pub(crate) async fn report(handle: &Handle, pod: &PodInfo, report: Report) {
-    let Report { reason, message, nominated } = report;
-    handle.recorder.event(&reference(&*pod.pod), EventType::Warning, "FailedScheduling", message.clone());
-    let condition = condition(&pod.pod, reason, &message, handle.clock.now());
-    let Some(patch) = patch(&pod.pod, condition, nominated) else { return };
-    let meta = &pod.pod.metadata;
-    let (namespace, name) = (meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
-    if let Err(error) = handle.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await
-        && !error.is_not_found()
-    {
+    handle.recorder.event(&reference(&*pod.pod), EventType::Warning, "FailedScheduling", report.message.clone());
+    if let Err(error) = write(handle, pod.pod.clone(), &report).await {
+        let meta = &pod.pod.metadata;
+        let (namespace, name) = (meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
         tracing::warn!(pod = format!("{namespace}/{name}"), %error, "the condition PodScheduled could not be written");
     }
 }
 
-/// The patch that writes what the pod does not say already.
+/// Writes into the pod what is told, if it still is as it was, or has no node yet: a slow report may come after the next try, which bound it.
+async fn write(handle: &Handle, mut pod: Arc<Pod>, report: &Report) -> Result<(), client::Error> {
+    let mut attempt = 1;
+    loop {
+        let condition = condition(&pod, report.reason, &report.message, handle.clock.now());
+        let Some(patch) = patch(&pod, condition, report.nominated.clone()) else { return Ok(()) };
+        let meta = &pod.metadata;
+        let (namespace, name) = (meta.namespace.as_deref().unwrap_or(""), meta.name.as_deref().unwrap_or(""));
+        match handle.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await {
+            Err(error) if error.is_not_found() => return Ok(()),
+            Err(error) if error.is_conflict() && attempt < ATTEMPTS => attempt += 1,
+            other => return other.map(drop),
+        }
+        match handle.client.find::<Pod>(namespace, name).await? {
+            Some(now) if now.metadata.uid == meta.uid && node_name(&now).is_empty() => pod = Arc::new(now),
+            _ => return Ok(()),
+        }
+    }
+}
+
+/// The patch that writes what the pod does not say already, over this pod as it is.
 fn patch(pod: &Pod, condition: Option<Value>, nominated: Option<String>) -> Option<Value> {
     let mut status = serde_json::Map::new();
     if let Some(condition) = condition {
@@ -42,7 +65,8 @@ fn patch(pod: &Pod, condition: Option<Value>, nominated: Option<String>) -> Opti
     if let Some(node) = nominated.filter(|node| known != Some(node)) {
         status.insert("nominatedNodeName".to_owned(), node.into());
     }
-    (!status.is_empty()).then(|| json!({"metadata": {"uid": pod.metadata.uid}, "status": status}))
+    let meta = json!({"uid": pod.metadata.uid, "resourceVersion": pod.metadata.resource_version});
+    (!status.is_empty()).then(|| json!({"metadata": meta, "status": status}))
 }
 
 /// `PodScheduled` as false, unless the pod says just that already.
@@ -68,7 +92,8 @@ mod tests {
     #[test]
     fn the_condition_is_written_once_and_keeps_its_time() {
         let now = "2026-01-01T00:00:00Z".parse().expect("a time");
-        let mut p: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}})).expect("a pod");
+        let mut p: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u", "resourceVersion": "7"}}))
+            .expect("a pod");
         let told = |p: &Pod, message: &str, now| patch(p, condition(p, "Unschedulable", message, now), None);
         let patch = told(&p, "why", now).expect("a patch");
         let c = &patch["status"]["conditions"][0];
@@ -85,9 +110,13 @@ mod tests {
 
     #[test]
     fn a_nominated_node_is_written_once() {
-        let mut p: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u"}})).expect("a pod");
+        let mut p: Pod = serde_json::from_value(json!({"metadata": {"name": "p", "uid": "u", "resourceVersion": "7"}}))
+            .expect("a pod");
         let written = patch(&p, None, Some("n".into())).expect("a patch");
-        assert_eq!(written, json!({"metadata": {"uid": "u"}, "status": {"nominatedNodeName": "n"}}));
+        assert_eq!(
+            written,
+            json!({"metadata": {"uid": "u", "resourceVersion": "7"}, "status": {"nominatedNodeName": "n"}})
+        );
         p.status = serde_json::from_value(written["status"].clone()).expect("a status");
         assert_eq!(patch(&p, None, Some("n".into())), None);
     }

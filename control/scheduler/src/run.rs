@@ -241,8 +241,8 @@ impl Run {
             failure => ("SchedulerError", failure.to_string()),
         };
         self.tried(if reason == "Unschedulable" { "unschedulable" } else { "error" }, begin);
-        let taken = matches!(&rejection.failure, Failure::Api(error) if error.is_conflict());
-        (!taken && !rejection.failure.is_gone()).then_some(Report { reason, message, nominated: None })
+        let silent = matches!(rejection.failure, Failure::Taken | Failure::Canceled);
+        (!silent).then_some(Report { reason, message, nominated: None })
     }
 
     async fn tell(self: Arc<Self>, pod: Arc<PodInfo>, told: Option<Report>, slot: Slot) {

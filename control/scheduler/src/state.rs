@@ -1,9 +1,6 @@
 //! What the loop knows: nodes, pods that wait, chance. It belongs to the loop alone, so no lock guards it. No calls are made here.
 
-use std::{
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-};
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Node, Pod};
 use tokio::time::Instant;
@@ -13,7 +10,7 @@ use crate::{
     cycle::{Decision, schedule},
     cycle_state::CycleState,
     inbox::{Change, News, Outcome, Rejection},
-    plugin::{Event, Plugins},
+    plugin::{Event, Plugins, catch},
     pod::{PodInfo, is_finished, node_name, uid},
     queue::Queue,
     status::Failure,
@@ -57,8 +54,7 @@ impl State {
         let pod = self.queue.pop(now)?;
         let mut state = CycleState::default();
         let decide = || schedule(&mut state, &pod, &self.cache.snapshot(), &self.plugins, &mut self.chance);
-        let decision = catch_unwind(AssertUnwindSafe(decide));
-        let decision = decision.unwrap_or_else(|_| Decision::Error("a plugin panicked".to_owned()));
+        let decision = catch(decide).unwrap_or_else(|| Decision::Error("a plugin panicked".to_owned()));
         match &decision {
             Decision::Error(_) => self.queue.retry(pod.uid(), now),
             Decision::Bind(node) => self.cache.assume(pod.clone(), node),

@@ -37,9 +37,13 @@ pub enum Failure {
     /// Something went wrong. The pod is tried again after its back-off.
     #[error("{0}")]
     Error(String),
-    /// A call failed; as [`Failure::Error`], but of a pod that is gone or was bound by somebody else nobody is told.
+    /// A call failed; as [`Failure::Error`]. What is not found, or in conflict, may be anything that a plugin asked for: only the plugin
+    /// that binds knows whether it is the pod, and then answers with one of the next two.
     #[error("{0}")]
     Api(#[from] client::Error),
+    /// Somebody else bound the pod, or it changed: it is tried again after its back-off, unless it turns out to be bound. Nobody is told.
+    #[error("the pod was bound by another, or changed meanwhile")]
+    Taken,
     /// The pod is gone, or the scheduler stops: nobody is told.
     #[error("canceled")]
     Canceled,
@@ -48,7 +52,7 @@ pub enum Failure {
 impl Failure {
     /// Whether the pod does not exist any more.
     pub fn is_gone(&self) -> bool {
-        matches!(self, Self::Canceled) || matches!(self, Self::Api(error) if error.is_not_found())
+        matches!(self, Self::Canceled)
     }
 }
 

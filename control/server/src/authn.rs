@@ -1,19 +1,45 @@
-//! Authentication: the identity of a part of this process, else a client certificate, else a bearer token, else anonymous. An identity
-//! never comes from a header or an extension of the network.
+//! Authentication: the identity of a part of this process, else a client certificate, else what the authenticators find, else anonymous. An
+//! identity never comes from a header or an extension of the network that no authenticator has checked.
 
-use crate::{
-    User,
-    server::{Caller, Server},
-};
+use crate::{Objects, User, caller::Caller};
 use api::Status;
-use http::{HeaderMap, header};
+use http::HeaderMap;
+use jiff::Timestamp;
 use std::sync::Arc;
 
 /// The group of everybody who has an identity.
 pub const AUTHENTICATED: &str = "system:authenticated";
+/// Who shows no credentials.
+pub const ANONYMOUS: &str = "system:anonymous";
+/// The group of who shows no credentials.
+pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 
-/// Who asks, or 401 for a credential that is not valid.
-pub(crate) fn authenticate(server: &Server, caller: &Caller, headers: &HeaderMap) -> Result<Arc<User>, Status> {
+/// What an authenticator looks at.
+pub struct Credentials<'a> {
+    /// The headers of the request.
+    pub headers: &'a HeaderMap,
+    /// The time of the request.
+    pub now: Timestamp,
+    /// The stored objects.
+    pub objects: &'a dyn Objects,
+}
+
+/// Knows one kind of credentials.
+#[async_trait::async_trait]
+pub trait Authenticator: Send + Sync + 'static {
+    /// The user, or `None` when the request has no credentials of this kind.
+    ///
+    /// # Errors
+    /// 401 for credentials of this kind that are not valid. An authenticator after this one may still know them.
+    async fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Option<User>, Status>;
+}
+
+/// Who asks, or 401 for credentials that nobody knows.
+pub(crate) async fn authenticate(
+    authenticators: &[Arc<dyn Authenticator>],
+    caller: &Caller,
+    credentials: &Credentials<'_>,
+) -> Result<Arc<User>, Status> {
     let certificate = match caller {
         Caller::Process(user) => return Ok(user.clone()),
         Caller::Network { certificate } => certificate,
@@ -21,18 +47,15 @@ pub(crate) fn authenticate(server: &Server, caller: &Caller, headers: &HeaderMap
     if let Some(user) = certificate {
         return Ok(user.clone());
     }
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Ok(anonymous()) };
-    let text = value.to_str().map_err(|_| Status::unauthorized())?;
-    let token = match text.split_once(' ') {
-        Some((scheme, token)) if scheme.eq_ignore_ascii_case("bearer") => token.trim(),
-        _ => return Err(Status::unauthorized()),
-    };
-    let user = server.0.tokens.authenticate(token, server.0.clock.now(), server);
-    user.map(Arc::new).ok_or_else(Status::unauthorized)
-}
-
-fn anonymous() -> Arc<User> {
-    Arc::new(User::new("system:anonymous", &["system:unauthenticated"]))
+    let mut refused = None;
+    for authenticator in authenticators {
+        match authenticator.authenticate(credentials).await {
+            Ok(Some(user)) => return Ok(Arc::new(user)),
+            Ok(None) => {}
+            Err(status) => refused = Some(status),
+        }
+    }
+    refused.map_or_else(|| Ok(Arc::new(User::new(ANONYMOUS, &[UNAUTHENTICATED]))), Err)
 }
 
 /// The user of a verified client certificate: common name and organisations.

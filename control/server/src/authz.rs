@@ -1,20 +1,9 @@
-//! Authorization until RBAC comes: `system:masters` and the components may do everything; ServiceAccounts may discover the API and ask
-//! about themselves; everybody else sees health and version. The texts are upstream's.
+//! Authorization: whether somebody may do something, decided by authorizers one after the other. The texts are upstream's.
 
 use crate::{User, request::RequestInfo};
 use api::{GroupVersionResource, Status};
-
-/// Users of the cluster's own components.
-const COMPONENTS: [&str; 3] = ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler"];
-
-/// Whether the user may do everything.
-pub fn unrestricted(user: &User) -> bool {
-    user.in_group("system:masters") || COMPONENTS.contains(&user.name.as_str()) || is_node(user)
-}
-
-fn is_node(user: &User) -> bool {
-    user.in_group("system:nodes") && user.name.starts_with("system:node:")
-}
+use serde_json::{Value, json};
+use std::{borrow::Cow, sync::Arc};
 
 /// What somebody wants to do with a resource or a document.
 #[derive(Clone, Debug, Default)]
@@ -23,55 +12,150 @@ pub struct Attributes<'a> {
     pub verb: &'a str,
     /// Group of the resource.
     pub group: &'a str,
+    /// Version of the resource.
+    pub version: &'a str,
     /// Resource, empty for documents.
     pub resource: &'a str,
+    /// Subresource.
+    pub subresource: &'a str,
+    /// Namespace, empty at the cluster scope.
+    pub namespace: &'a str,
+    /// Name of one object, if the request names it.
+    pub name: &'a str,
     /// Path, for documents.
     pub path: &'a str,
 }
 
-/// Whether the user may do it.
-pub fn allowed(user: &User, wanted: &Attributes<'_>) -> bool {
-    if unrestricted(user) {
-        return true;
+impl Attributes<'_> {
+    /// Whether it is about a resource, not a document.
+    pub fn is_resource(&self) -> bool {
+        !self.resource.is_empty()
     }
-    let service_account = user.in_group("system:serviceaccounts");
-    if wanted.resource.is_empty() {
-        let reads = matches!(wanted.verb, "get" | "head");
-        return reads && (public(wanted.path) || (service_account && discovery(wanted.path)));
-    }
-    let about_self = matches!(
-        (wanted.group, wanted.resource),
-        ("authentication.k8s.io", "selfsubjectreviews")
-            | ("authorization.k8s.io", "selfsubjectaccessreviews" | "selfsubjectrulesreviews")
-    );
-    service_account && about_self && wanted.verb == "create"
 }
 
-/// What everybody may read.
-fn public(path: &str) -> bool {
-    let path = path.trim_end_matches('/');
-    ["/healthz", "/livez", "/readyz"].iter().any(|p| path == *p || path.starts_with(&format!("{p}/")))
-        || path == "/version"
+/// What an authorizer says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It may be done.
+    Allow,
+    /// It may not be done, whatever others say; with the reason.
+    Deny(String),
+    /// Others decide. If nobody allows it, it may not be done.
+    NoOpinion,
 }
 
-/// What a ServiceAccount may read besides.
-pub(crate) const DISCOVERY: &[&str] =
-    &["/api", "/apis", "/openapi", "/.well-known/openid-configuration", "/openid/v1/jwks"];
+/// What a user may do, as `SelfSubjectRulesReview` tells it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rules {
+    /// About resources.
+    pub resources: Vec<ResourceRule>,
+    /// About documents.
+    pub documents: Vec<DocumentRule>,
+    /// An authorizer could not tell its rules.
+    pub incomplete: bool,
+}
 
-fn discovery(path: &str) -> bool {
-    let path = path.trim_end_matches('/');
-    DISCOVERY.iter().any(|p| path == *p || path.strip_prefix(p).is_some_and(|rest| rest.starts_with('/')))
+/// Verbs on resources. `*` is all.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ResourceRule {
+    /// `get`.
+    pub verbs: Vec<Cow<'static, str>>,
+    /// `apps`.
+    pub groups: Vec<Cow<'static, str>>,
+    /// `deployments`, `pods/log`.
+    pub resources: Vec<Cow<'static, str>>,
+}
+
+/// Verbs on paths. `*` at the end is everything below.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DocumentRule {
+    /// `get`.
+    pub verbs: Vec<Cow<'static, str>>,
+    /// `/healthz`.
+    pub paths: Vec<Cow<'static, str>>,
+}
+
+impl Rules {
+    /// The status of a `SelfSubjectRulesReview`.
+    pub fn status(&self) -> Value {
+        let resource = |r: &ResourceRule| json!({"apiGroups": r.groups, "resources": r.resources, "verbs": r.verbs});
+        let document = |r: &DocumentRule| json!({"nonResourceURLs": r.paths, "verbs": r.verbs});
+        let resources: Vec<Value> = self.resources.iter().map(resource).collect();
+        let documents: Vec<Value> = self.documents.iter().map(document).collect();
+        json!({"resourceRules": resources, "nonResourceRules": documents, "incomplete": self.incomplete})
+    }
+}
+
+/// Decides who may do what.
+#[async_trait::async_trait]
+pub trait Authorizer: Send + Sync + 'static {
+    /// Whether the user may do it.
+    async fn authorize(&self, user: &User, wanted: &Attributes<'_>) -> Decision;
+
+    /// What the user may do in a namespace and at the cluster scope.
+    async fn rules_for(&self, user: &User, namespace: &str) -> Rules;
+}
+
+/// Authorizers one after the other: the first that has an opinion decides.
+pub struct Union(Vec<Arc<dyn Authorizer>>);
+
+impl Union {
+    /// In this order.
+    pub fn new(authorizers: Vec<Arc<dyn Authorizer>>) -> Self {
+        Self(authorizers)
+    }
+}
+
+#[async_trait::async_trait]
+impl Authorizer for Union {
+    async fn authorize(&self, user: &User, wanted: &Attributes<'_>) -> Decision {
+        for authorizer in &self.0 {
+            match authorizer.authorize(user, wanted).await {
+                Decision::NoOpinion => {}
+                decision => return decision,
+            }
+        }
+        Decision::NoOpinion
+    }
+
+    async fn rules_for(&self, user: &User, namespace: &str) -> Rules {
+        let mut all = Rules::default();
+        for authorizer in &self.0 {
+            let rules = authorizer.rules_for(user, namespace).await;
+            all.resources.extend(rules.resources);
+            all.documents.extend(rules.documents);
+            all.incomplete |= rules.incomplete;
+        }
+        all
+    }
 }
 
 /// Allows the request or answers 403.
-pub(crate) fn authorize(user: &User, info: &RequestInfo) -> Result<(), Status> {
-    let resource = if info.is_resource { info.resource.as_str() } else { "" };
-    let wanted = Attributes { verb: &info.verb, group: &info.group, resource, path: &info.path };
-    if allowed(user, &wanted) {
-        return Ok(());
+pub(crate) async fn require(authorizer: &dyn Authorizer, user: &User, info: &RequestInfo) -> Result<(), Status> {
+    let wanted = match info.is_resource {
+        true => Attributes {
+            verb: &info.verb,
+            group: &info.group,
+            version: &info.version,
+            resource: &info.resource,
+            subresource: &info.subresource,
+            namespace: &info.namespace,
+            name: &info.name,
+            path: &info.path,
+        },
+        false => Attributes { verb: &info.verb, path: &info.path, ..Attributes::default() },
+    };
+    let reason = match authorizer.authorize(user, &wanted).await {
+        Decision::Allow => return Ok(()),
+        Decision::Deny(reason) => reason,
+        Decision::NoOpinion => String::new(),
+    };
+    let mut why = refusal(user, info);
+    if !reason.is_empty() {
+        why = format!("{why}: {reason}");
     }
-    let gvr = GroupVersionResource::new(&info.group, &info.version, resource);
-    Err(Status::forbidden(&gvr, if info.is_resource { &info.name } else { "" }, &refusal(user, info)))
+    let gvr = GroupVersionResource::new(&info.group, &info.version, wanted.resource);
+    Err(Status::forbidden(&gvr, wanted.name, &why))
 }
 
 fn refusal(user: &User, info: &RequestInfo) -> String {
@@ -106,39 +190,49 @@ mod tests {
     use crate::request::Query;
     use http::Uri;
 
-    fn decide(user: &User, method: &str, target: &str) -> Result<(), Status> {
-        let uri: Uri = target.parse().expect("a target");
-        authorize(user, &RequestInfo::of(&method.parse().expect("a method"), &uri, &Query::of(&uri)))
-    }
+    /// Says the same to everybody.
+    struct Says(Decision);
 
-    #[test]
-    fn who_may_do_what() {
-        let admin = User::new("admin", &["system:masters"]);
-        let node = User::new("system:node:n", &["system:nodes"]);
-        let fake = User::new("system:node:n", &[]);
-        let account = User::new("system:serviceaccount:a:b", &["system:serviceaccounts"]);
-        let anonymous = User::new("system:anonymous", &["system:unauthenticated"]);
-        for (user, method, target, ok) in [
-            (&admin, "DELETE", "/api/v1/nodes/x", true),
-            (&node, "PATCH", "/api/v1/nodes/x/status", true),
-            (&fake, "GET", "/api/v1/nodes/x", false),
-            (&account, "GET", "/api/v1/namespaces/a/pods", false),
-            (&account, "GET", "/apis/apps/v1", true),
-            (&account, "GET", "/openapi/v3", true),
-            (&account, "POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", true),
-            (&account, "GET", "/metrics", false),
-            (&anonymous, "GET", "/readyz/ping", true),
-            (&anonymous, "GET", "/version", true),
-            (&anonymous, "POST", "/version", false),
-            (&anonymous, "GET", "/apis", false),
-        ] {
-            assert_eq!(decide(user, method, target).is_ok(), ok, "{} {method} {target}", user.name);
+    #[async_trait::async_trait]
+    impl Authorizer for Says {
+        async fn authorize(&self, _: &User, _: &Attributes<'_>) -> Decision {
+            self.0.clone()
+        }
+        async fn rules_for(&self, _: &User, _: &str) -> Rules {
+            Rules { incomplete: self.0 == Decision::NoOpinion, ..Rules::default() }
         }
     }
 
-    #[test]
-    fn refusals_use_upstreams_words() {
-        let user = User::new("u<x>", &[]);
+    async fn decide(said: &[Decision], method: &str, target: &str) -> Result<(), Status> {
+        let all = said.iter().map(|d| Arc::new(Says(d.clone())) as Arc<dyn Authorizer>).collect();
+        let uri: Uri = target.parse().expect("a target");
+        let info = RequestInfo::of(&method.parse().expect("a method"), &uri, &Query::of(&uri));
+        require(&Union::new(all), &User::new("u<x>", &[]), &info).await
+    }
+
+    #[tokio::test]
+    async fn the_first_opinion_counts_and_none_is_a_refusal() {
+        let deny = || Decision::Deny("closed".to_owned());
+        for (said, allowed) in [
+            (vec![], false),
+            (vec![Decision::NoOpinion], false),
+            (vec![Decision::NoOpinion, Decision::Allow], true),
+            (vec![Decision::Allow, deny()], true),
+            (vec![deny(), Decision::Allow], false),
+        ] {
+            let got = decide(&said, "GET", "/version").await;
+            assert_eq!(got.is_ok(), allowed, "{said:?}");
+            if said.first() == Some(&deny()) {
+                let text = "forbidden: User \"u&lt;x&gt;\" cannot get path \"/version\": closed";
+                assert_eq!(got.expect_err("denied").message, text);
+            }
+        }
+        let union = Union::new(vec![Arc::new(Says(Decision::Allow)), Arc::new(Says(Decision::NoOpinion))]);
+        assert!(union.rules_for(&User::default(), "").await.incomplete);
+    }
+
+    #[tokio::test]
+    async fn refusals_use_upstreams_words() {
         for (method, target, text) in [
             (
                 "GET",
@@ -157,7 +251,7 @@ mod tests {
             ),
             ("GET", "/metrics", r#"forbidden: User "u&lt;x&gt;" cannot get path "/metrics""#),
         ] {
-            assert_eq!(decide(&user, method, target).expect_err("forbidden").message, text);
+            assert_eq!(decide(&[], method, target).await.expect_err("forbidden").message, text);
         }
     }
 }

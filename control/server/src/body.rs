@@ -1,5 +1,6 @@
 //! Request bodies, read whole before a request takes any room: who sends slowly holds a place of its own only, and not for long.
 
+use crate::codec::BODY_LIMIT;
 use api::Status;
 use axum::body::Body;
 use bytes::{Bytes, BytesMut};
@@ -59,6 +60,12 @@ async fn collect(mut body: Body, limit: usize, room: Option<&Arc<Semaphore>>) ->
     Ok(Whole { bytes, room: taken })
 }
 
+/// The text of a short body, such as the error of a kubelet.
+pub async fn text(body: Body) -> Result<String, Status> {
+    let whole = read(body, BODY_LIMIT, None).await?;
+    Ok(String::from_utf8_lossy(&whole.bytes).into_owned())
+}
+
 /// 429, as upstream says it.
 pub(crate) fn too_many() -> Status {
     Status::too_many_requests("Too many requests, please try again later.", 1)
@@ -67,7 +74,6 @@ pub(crate) fn too_many() -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::codec::BODY_LIMIT;
     use futures::StreamExt;
     use std::convert::Infallible;
 

@@ -28,9 +28,11 @@ pub(crate) enum FieldValidation {
 
 /// The query parameters of a write.
 #[derive(Clone, Debug)]
-pub(crate) struct WriteOptions {
-    pub(crate) dry_run: bool,
-    pub(crate) manager: String,
+pub struct WriteOptions {
+    /// Nothing is stored.
+    pub dry_run: bool,
+    /// The field manager.
+    pub manager: String,
     pub(crate) force: Option<bool>,
     pub(crate) field_validation: FieldValidation,
 }
@@ -106,6 +108,22 @@ pub(crate) fn unsigned(text: &str) -> Result<u64, String> {
     Err(format!("strconv.ParseUint: parsing {text:?}: {why}"))
 }
 
+/// What a body should be.
+pub(crate) struct Expected {
+    pub(crate) kind: GroupVersionKind,
+    pub(crate) schema: Schema,
+    /// Its lists may be of any length.
+    pub(crate) long_lists: bool,
+}
+
+impl Expected {
+    /// An object of a kind that Kubernetes publishes.
+    pub(crate) fn published(kind: &GroupVersionKind) -> Self {
+        let schema = Schema::for_kind(kind).unwrap_or_else(Schema::any);
+        Self { kind: kind.clone(), schema, long_lists: false }
+    }
+}
+
 /// What a body turned out to be.
 pub(crate) struct Decoded {
     /// The object: types checked, unknown fields pruned, schema-borne defaults set.
@@ -115,11 +133,12 @@ pub(crate) struct Decoded {
 }
 
 /// Decodes a body as an object of `kind`.
-pub(crate) fn decode(headers: &HeaderMap, body: &[u8], kind: &GroupVersionKind) -> Result<Decoded, Status> {
+pub(crate) fn decode(headers: &HeaderMap, body: &[u8], expected: &Expected) -> Result<Decoded, Status> {
+    let kind = &expected.kind;
     let input = negotiate::input(headers)?;
     let (mut value, duplicates) = parse(input, body, kind)?;
     check_type(&mut value, kind, body)?;
-    let unknown = check(&mut value, kind, (input == Input::Json).then_some(body))?;
+    let unknown = check(&mut value, expected, (input == Input::Json).then_some(body))?;
     let problems = match input {
         // As Go's decoder meets them.
         Input::Json if !unknown.is_empty() || !duplicates.is_empty() => {
@@ -200,16 +219,12 @@ fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result
 
 /// Checks types, prunes, sets schema-borne defaults. Returns what strict decoding complains about.
 /// `document`: the JSON text that it was parsed from.
-pub(crate) fn check(
-    value: &mut Value,
-    kind: &GroupVersionKind,
-    document: Option<&[u8]>,
-) -> Result<Vec<String>, Status> {
-    if let Some(cause) = too_long(value, &FieldPath::default()).filter(|_| kind.kind != "Endpoints") {
+pub(crate) fn check(value: &mut Value, expected: &Expected, document: Option<&[u8]>) -> Result<Vec<String>, Status> {
+    let Expected { kind, schema, long_lists } = expected;
+    if let Some(cause) = too_long(value, &FieldPath::default()).filter(|_| !long_lists) {
         let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
         return Err(api::invalid(kind, name, &[cause]));
     }
-    let Some(schema) = Schema::for_kind(kind) else { return Ok(Vec::new()) };
     let checked = match document {
         Some(document) => schema.decode_check_in(value, document),
         None => schema.decode_check(value),

@@ -4,7 +4,7 @@
 use crate::{
     pace::{PACE, Pace, Paced, STALL, Unhurried},
     reply,
-    server::Service,
+    service::Service,
 };
 use axum::body::Body;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};

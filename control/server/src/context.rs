@@ -1,12 +1,12 @@
 //! What a write knows about itself: who asks, when, for which resource, and a view of the other objects. Passed to strategies and
 //! admission so that they need no globals.
 
-use crate::{Resource, Verb};
+use crate::Names;
 use api::{Object, names::SAFE_ALPHABET};
-use ipnet::IpNet;
 use jiff::Timestamp;
 use parking_lot::Mutex;
-use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc};
+use store::Changes;
 
 /// Who a request comes from.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,6 +39,8 @@ pub trait Objects: Send + Sync + 'static {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>>;
     /// All objects of a resource, of one namespace or (if empty) all; ordered by namespace, then name.
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>>;
+    /// When an object of a resource changes, from now on.
+    fn changes(&self, group: &str, resource: &str) -> Changes;
 }
 
 /// Uids and random name parts from one seeded generator.
@@ -70,13 +72,17 @@ impl Ids {
     }
 }
 
-/// What the kinds need to know about this cluster.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// Cluster addresses of Services.
-    pub service_cidr: IpNet,
-    /// Node ports of Services.
-    pub node_ports: RangeInclusive<u16>,
+/// What a write does, as admission knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Operation {
+    /// A new object.
+    Create,
+    /// A change of an object: PUT, patches, applies, and subresources that change it.
+    Update,
+    /// A deletion.
+    Delete,
+    /// A stream into what an object stands for: exec, attach, port-forward, proxy.
+    Connect,
 }
 
 /// What one write knows about itself. Cheap to clone.
@@ -86,10 +92,10 @@ pub struct Context {
     pub user: Arc<User>,
     /// The time of the request: every stamp of one write is equal.
     pub now: Timestamp,
-    /// What is done: `Create`, `Update` (also for patch and apply), `Delete`.
-    pub verb: Verb,
+    /// What is done.
+    pub operation: Operation,
     /// To which resource.
-    pub resource: Arc<Resource>,
+    pub resource: Arc<Names>,
     /// The subresource, or empty.
     pub subresource: String,
     /// The namespace of the request, empty for cluster-scoped kinds.

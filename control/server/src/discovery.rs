@@ -1,52 +1,17 @@
 //! Discovery: the aggregated documents (v2 and v2beta1) and the legacy ones, made once per registry and kept as bytes with their ETag.
 
-use crate::{Resource, chain::Call, negotiate, registry::Registry, reply};
+use crate::{Resource, Server, Subresource, call::Call, negotiate, registry::Registry, reply};
 use api::Status;
 use axum::body::Body;
 use base64::{Engine, prelude::BASE64_STANDARD};
-use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
-use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256, Sha512};
-use std::{collections::HashMap, sync::Arc};
-
-/// The documents made so far, by path and form.
-#[derive(Default)]
-pub(crate) struct Discovery {
-    made: Mutex<HashMap<String, Document>>,
-}
-
-#[derive(Clone)]
-struct Document {
-    bytes: Bytes,
-    etag: HeaderValue,
-}
-
-impl Discovery {
-    /// Forgets everything: the registry has changed.
-    #[allow(dead_code)] // custom resources come and go
-    pub(crate) fn clear(&self) {
-        self.made.lock().clear();
-    }
-
-    fn document(&self, key: String, make: impl FnOnce() -> Option<Value>) -> Option<Document> {
-        if let Some(found) = self.made.lock().get(&key) {
-            return Some(found.clone());
-        }
-        let mut bytes = serde_json::to_vec(&make()?).expect("JSON values serialise");
-        bytes.push(b'\n');
-        let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&bytes)));
-        let etag = HeaderValue::from_str(&etag).expect("hexadecimal is a header value");
-        let document = Document { bytes: Bytes::from(bytes), etag };
-        self.made.lock().insert(key, document.clone());
-        Some(document)
-    }
-}
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
 
 /// The aggregated version that the client wants most, if any.
 fn aggregated(call: &Call) -> Option<&'static str> {
-    for clause in negotiate::clauses(&call.headers) {
+    for clause in negotiate::clauses(call.headers()) {
         match (clause.media, clause.parameter("as"), clause.parameter("g"), clause.parameter("v")) {
             ("application/json", Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => {
                 return Some("v2");
@@ -62,40 +27,36 @@ fn aggregated(call: &Call) -> Option<&'static str> {
 }
 
 /// Answers a discovery path; `None` if nothing is there.
-pub(crate) fn answer(call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
-    let registry = call.server.0.registry.load();
-    let discovery = &call.server.0.discovery;
+pub(crate) fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
+    let registry = server.registry().load();
+    let documents = registry.documents();
     let segments: Vec<&str> = path.trim_matches('/').split('/').collect();
     let (document, media) = match segments.as_slice() {
         [root @ ("api" | "apis")] => match aggregated(call) {
             Some(version) => {
-                let made = discovery
-                    .document(format!("{root} {version}"), || Some(aggregate(&registry, *root == "api", version)));
+                let made = documents
+                    .small(&format!("{root} {version}"), || Some(aggregate(&registry, *root == "api", version)));
                 (made, format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList"))
             }
             None => {
-                let advertise = call.server.0.advertise.to_string();
-                let made =
-                    discovery.document((*root).to_owned(), || Some(legacy_root(&registry, *root == "api", &advertise)));
+                let advertise = server.advertise().to_string();
+                let made = documents.small(root, || Some(legacy_root(&registry, *root == "api", &advertise)));
                 (made, "application/json".to_owned())
             }
         },
         ["api", version] => {
-            (discovery.document(path.to_owned(), || resources(&registry, "", version)), "application/json".to_owned())
+            (documents.small(path, || resources(&registry, "", version)), "application/json".to_owned())
         }
-        ["apis", group] => {
-            (discovery.document(path.to_owned(), || group_of(&registry, group)), "application/json".to_owned())
+        ["apis", group] => (documents.small(path, || group_of(&registry, group)), "application/json".to_owned()),
+        ["apis", group, version] => {
+            (documents.small(path, || resources(&registry, group, version)), "application/json".to_owned())
         }
-        ["apis", group, version] => (
-            discovery.document(path.to_owned(), || resources(&registry, group, version)),
-            "application/json".to_owned(),
-        ),
         _ => return Ok(None),
     };
     let Some(document) = document else { return Ok(None) };
     // Only the roots can be asked for conditionally, as upstream has it; the others are small.
-    let output = negotiate::Output { pretty: negotiate::pretty(&call.headers, &call.query), ..Default::default() };
-    let matches = call.headers.get(header::IF_NONE_MATCH) == Some(&document.etag);
+    let output = negotiate::Output { pretty: negotiate::pretty(call.headers(), &call.query), ..Default::default() };
+    let matches = call.headers().get(header::IF_NONE_MATCH) == Some(&document.etag);
     let mut response = if matches {
         let mut response = Response::new(Body::empty());
         *response.status_mut() = StatusCode::NOT_MODIFIED;
@@ -158,9 +119,9 @@ fn aggregated_resource(resource: &Arc<Resource>) -> Value {
     if !resource.categories.is_empty() {
         made.insert("categories".into(), json!(resource.categories));
     }
-    if !resource.subresources.is_empty() {
-        let one = |s: &crate::Subresource| json!({"subresource": s.name, "responseKind": kind_json(&s.kind), "verbs": verbs(&s.verbs)});
-        made.insert("subresources".into(), resource.subresources.iter().map(one).collect());
+    if resource.listed().next().is_some() {
+        let one = |s: &Subresource| json!({"subresource": s.name, "responseKind": kind_json(&s.kind), "verbs": verbs(&s.verbs)});
+        made.insert("subresources".into(), resource.listed().map(one).collect());
     }
     Value::Object(made)
 }
@@ -206,12 +167,12 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
         if !resource.categories.is_empty() {
             made.insert("categories".into(), json!(resource.categories));
         }
-        if resource.review.is_none() {
+        if resource.action.is_none() {
             let text = format!("{group}/{version}/{}", resource.kind);
             made.insert("storageVersionHash".into(), json!(BASE64_STANDARD.encode(&Sha256::digest(text)[..8])));
         }
         all.push(Value::Object(made));
-        for sub in &resource.subresources {
+        for sub in resource.listed() {
             let mut made = json!({"name": format!("{}/{}", resource.gvr.resource, sub.name), "singularName": "",
                 "namespaced": resource.namespaced, "kind": sub.kind.kind, "verbs": verbs(&sub.verbs)});
             if sub.kind.group != group || sub.kind.version != version {

@@ -1,37 +1,37 @@
-//! Everything that is not a resource: discovery, OpenAPI, version, health, metrics, issuer discovery.
+//! Everything that is not a resource: discovery, OpenAPI, version, health, metrics, and the fixed documents of [`crate::server::Parts`].
 
 use crate::{
-    chain::Call,
+    call::Call,
     discovery,
     negotiate::{self, Output},
-    openapi, reply, version,
+    openapi, reply,
+    server::{Document, Server},
+    version,
 };
 use api::Status;
 use axum::body::Body;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 
 /// Answers a request for a document.
-pub(crate) async fn serve(call: Call) -> Result<Response<Body>, Status> {
-    if !matches!(call.method, Method::GET | Method::HEAD) {
+pub(crate) async fn serve(server: &Server, call: Call) -> Result<Response<Body>, Status> {
+    if !matches!(*call.method(), Method::GET | Method::HEAD) {
         return Err(Status::new(
             api::Reason::MethodNotAllowed,
             "the server does not allow this method on the requested resource",
         ));
     }
-    let output = Output { pretty: negotiate::pretty(&call.headers, &call.query), ..Output::default() };
+    let output = Output { pretty: negotiate::pretty(call.headers(), &call.query), ..Output::default() };
     let path = call.info.path.trim_end_matches('/');
     let found = match path {
-        "" => Some(paths(&call, output)),
+        "" => Some(paths(server, output)),
         "/version" => Some(reply::value(StatusCode::OK, Output { pretty: true, ..output }, &version::info())),
-        "/metrics" => Some(metrics(&call)?),
-        "/.well-known/openid-configuration" => Some(typed(&call.server.0.tokens.configuration(), "application/json")),
-        "/openid/v1/jwks" => Some(typed(&call.server.0.tokens.jwks(), "application/jwk-set+json")),
-        _ if is_health(path) => call.server.0.checks.answer(path, &call.query),
+        "/metrics" => Some(metrics(server)?),
+        _ if is_health(path) => server.checks().answer(path, &call.query),
         _ if path == "/api" || path == "/apis" || path.starts_with("/api/") || path.starts_with("/apis/") => {
-            discovery::answer(&call, path)?
+            discovery::answer(server, &call, path)?
         }
-        _ if path.starts_with("/openapi/") => openapi::answer(&call, path).await?,
-        _ => None,
+        _ if path.starts_with("/openapi/") => openapi::answer(server, &call, path).await?,
+        _ => server.documents().iter().find(|document| document.path == path).map(fixed),
     };
     Ok(found.unwrap_or_else(reply::no_such_path))
 }
@@ -43,16 +43,16 @@ pub(crate) fn is_health(path: &str) -> bool {
         .any(|p| path.strip_prefix(p).is_some_and(|rest| rest.is_empty() || rest.starts_with('/')))
 }
 
-fn typed(value: &serde_json::Value, media: &'static str) -> Response<Body> {
-    let mut response = reply::value(StatusCode::OK, Output::default(), value);
+fn fixed(document: &Document) -> Response<Body> {
+    let mut response = reply::value(StatusCode::OK, Output::default(), &document.value);
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(media));
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(document.media_type));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
     response
 }
 
-fn metrics(call: &Call) -> Result<Response<Body>, Status> {
-    let text = call.server.0.metrics.encode().map_err(Status::internal)?;
+fn metrics(server: &Server) -> Result<Response<Body>, Status> {
+    let text = server.metrics().encode().map_err(Status::internal)?;
     let mut response = Response::new(Body::from(text));
     let media = HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8");
     response.headers_mut().insert(header::CONTENT_TYPE, media);
@@ -60,14 +60,24 @@ fn metrics(call: &Call) -> Result<Response<Body>, Status> {
 }
 
 /// `/`: what there is.
-fn paths(call: &Call, output: Output) -> Response<Body> {
-    let mut paths: Vec<String> =
-        ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis", "/healthz", "/livez", "/metrics"]
-            .iter()
-            .chain(&["/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version"])
-            .map(|p| (*p).to_owned())
-            .collect();
-    for (group, versions) in call.server.0.registry.load().groups() {
+fn paths(server: &Server, output: Output) -> Response<Body> {
+    let mut paths: Vec<String> = [
+        "/api",
+        "/api/v1",
+        "/apis",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/readyz",
+        "/version",
+    ]
+    .into_iter()
+    .chain(server.documents().iter().map(|document| document.path))
+    .map(str::to_owned)
+    .collect();
+    for (group, versions) in server.registry().load().groups() {
         if !group.is_empty() {
             paths.push(format!("/apis/{group}"));
             paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));

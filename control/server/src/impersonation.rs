@@ -2,10 +2,12 @@
 //! only the other user. Follows "User impersonation" of the page on authentication.
 
 use crate::{
-    User, authn, authz,
+    User, authn,
+    authz::{self, Authorizer},
     request::{RequestInfo, percent_decode},
 };
 use api::Status;
+use authn::{ANONYMOUS, UNAUTHENTICATED};
 use http::{HeaderMap, header::HeaderName};
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -16,11 +18,13 @@ const EXTRA: &str = "impersonate-extra-";
 
 /// What every account's user name begins with.
 const ACCOUNT: &str = "system:serviceaccount:";
-const ANONYMOUS: &str = "system:anonymous";
-const UNAUTHENTICATED: &str = "system:unauthenticated";
 
 /// The user that a request is made as: `user` itself, or the one that it asks to be and may be. The headers are taken out.
-pub(crate) fn impersonate(user: Arc<User>, headers: &mut HeaderMap) -> Result<Arc<User>, Status> {
+pub(crate) async fn impersonate(
+    authorizer: &dyn Authorizer,
+    user: Arc<User>,
+    headers: &mut HeaderMap,
+) -> Result<Arc<User>, Status> {
     let Some(wanted) = Wanted::take(headers)? else { return Ok(user) };
     for (group, resource, namespace, name, subresource) in wanted.asked() {
         let info = RequestInfo {
@@ -34,7 +38,7 @@ pub(crate) fn impersonate(user: Arc<User>, headers: &mut HeaderMap) -> Result<Ar
             subresource: subresource.to_owned(),
             ..RequestInfo::default()
         };
-        authz::authorize(&user, &info)?;
+        authz::require(authorizer, &user, &info).await?;
     }
     tracing::debug!(user = user.name, "impersonates {}", wanted.name);
     Ok(Arc::new(wanted.user()))
@@ -123,12 +127,24 @@ mod tests {
         map
     }
 
+    struct Masters;
+
+    #[async_trait::async_trait]
+    impl Authorizer for Masters {
+        async fn authorize(&self, user: &User, _: &authz::Attributes<'_>) -> authz::Decision {
+            if user.in_group("system:masters") { authz::Decision::Allow } else { authz::Decision::NoOpinion }
+        }
+        async fn rules_for(&self, _: &User, _: &str) -> authz::Rules {
+            authz::Rules::default()
+        }
+    }
+
     fn admin() -> Arc<User> {
         Arc::new(User::new("admin", &["system:masters"]))
     }
 
-    #[test]
-    fn a_master_becomes_whom_it_asks_to_be_and_nothing_more() {
+    #[tokio::test]
+    async fn a_master_becomes_whom_it_asks_to_be_and_nothing_more() {
         for (asked, name, groups) in [
             (vec![], "admin", vec!["system:masters"]),
             (vec![(USER, "bob")], "bob", vec!["system:authenticated"]),
@@ -141,31 +157,31 @@ mod tests {
             ),
         ] {
             let mut headers = headers(&asked);
-            let user = impersonate(admin(), &mut headers).expect("allowed");
+            let user = impersonate(&Masters, admin(), &mut headers).await.expect("allowed");
             assert_eq!((user.name.as_str(), &user.groups), (name, &groups.iter().map(|g| (*g).to_owned()).collect()));
             assert!(headers.is_empty(), "nobody after it sees the headers");
         }
         let asked = [(USER, "bob"), (UID, "7"), ("impersonate-extra-example.com%2fscope", "x")];
-        let user = impersonate(admin(), &mut headers(&asked)).expect("allowed");
+        let user = impersonate(&Masters, admin(), &mut headers(&asked)).await.expect("allowed");
         assert_eq!((user.uid.as_str(), &user.extra["example.com/scope"]), ("7", &vec!["x".to_owned()]));
     }
 
-    #[test]
-    fn others_may_not_and_a_group_needs_a_user() {
+    #[tokio::test]
+    async fn others_may_not_and_a_group_needs_a_user() {
         let bob = Arc::new(User::new("bob", &["system:authenticated"]));
-        let refused = |asked: &[(&'static str, &'static str)]| {
-            let status = impersonate(bob.clone(), &mut headers(asked)).expect_err("refused");
+        let refused = async |asked: &[(&'static str, &'static str)]| {
+            let status = impersonate(&Masters, bob.clone(), &mut headers(asked)).await.expect_err("refused");
             (status.code, status.message)
         };
         assert_eq!(
-            refused(&[(USER, "admin"), (GROUP, "system:masters")]),
+            refused(&[(USER, "admin"), (GROUP, "system:masters")]).await,
             (403, "users \"admin\" is forbidden: User \"bob\" cannot impersonate resource \"users\" in API group \"\" at the cluster scope".to_owned())
         );
         assert_eq!(
-            refused(&[(USER, "system:serviceaccount:n:s")]).1,
+            refused(&[(USER, "system:serviceaccount:n:s")]).await.1,
             "serviceaccounts \"s\" is forbidden: User \"bob\" cannot impersonate resource \"serviceaccounts\" in API group \"\" in the namespace \"n\""
         );
-        let status = impersonate(admin(), &mut headers(&[(GROUP, "g")])).expect_err("whose group");
+        let status = impersonate(&Masters, admin(), &mut headers(&[(GROUP, "g")])).await.expect_err("whose group");
         assert_eq!(status.code, 500);
     }
 }

@@ -4,14 +4,7 @@
 //! Places are held until the answer has been sent or dropped: an answer that nobody reads is there all the same. Answers that are
 //! built whole share a budget of bytes.
 
-use crate::{
-    User, authz,
-    body::too_many,
-    codec::HEAVY,
-    documents,
-    request::{Query, RequestInfo},
-    server::Caller,
-};
+use crate::{User, body::too_many, caller::Caller, codec::HEAVY};
 use api::Status;
 use axum::body::Body;
 use bytes::Bytes;
@@ -48,6 +41,19 @@ const REWRITTEN: usize = 8;
 /// Answers up to this length, bytes, are bounded well enough by their number.
 const SMALL: usize = 256 << 10;
 
+/// What a request counts as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// Counts for nothing: health may always be asked.
+    Health,
+    /// A watch, a log that is followed.
+    LongRunning,
+    /// Changes nothing.
+    Reading,
+    /// May change something.
+    Mutating,
+}
+
 /// The rooms.
 pub(crate) struct Limits {
     reading: (Arc<Semaphore>, Arc<Semaphore>),
@@ -56,13 +62,15 @@ pub(crate) struct Limits {
     heavy: Arc<Semaphore>,
     whole: Arc<Semaphore>,
     users: Users,
+    /// Whose requests no share bounds.
+    exempt: fn(&User) -> bool,
 }
 
 /// Requests under way by user, short and long-running ones apart.
 type Users = Arc<Mutex<HashMap<(String, bool), usize>>>;
 
-impl Default for Limits {
-    fn default() -> Self {
+impl Limits {
+    pub(crate) fn new(exempt: fn(&User) -> bool) -> Self {
         let room = |(own, others)| (Arc::new(Semaphore::new(own)), Arc::new(Semaphore::new(others)));
         Self {
             reading: room(READING),
@@ -71,6 +79,7 @@ impl Default for Limits {
             heavy: Arc::new(Semaphore::new(HEAVY_TURNS)),
             whole: Arc::new(Semaphore::new(WHOLE)),
             users: Users::default(),
+            exempt,
         }
     }
 }
@@ -94,18 +103,12 @@ impl Drop for Share {
 }
 
 impl Limits {
-    /// A place in the share of the user, to be held until the answer has been sent, or 429. Health may always be asked.
-    pub(crate) fn share(
-        &self,
-        caller: &Caller,
-        user: &User,
-        info: &RequestInfo,
-        query: &Query,
-    ) -> Result<Option<Share>, Status> {
-        if matches!(caller, Caller::Process(_)) || authz::unrestricted(user) || documents::is_health(&info.path) {
+    /// A place in the share of the user, to be held until the answer has been sent, or 429.
+    pub(crate) fn share(&self, caller: &Caller, user: &User, class: Class) -> Result<Option<Share>, Status> {
+        if matches!(caller, Caller::Process(_)) || (self.exempt)(user) || class == Class::Health {
             return Ok(None);
         }
-        let long = info.is_long_running(query);
+        let long = class == Class::LongRunning;
         let key = (user.name.clone(), long);
         let mut users = self.users.lock();
         let count = users.entry(key.clone()).or_default();
@@ -148,14 +151,14 @@ impl Limits {
         &self,
         caller: &Caller,
         share: Option<&Share>,
-        info: &RequestInfo,
-        query: &Query,
+        class: Class,
     ) -> Result<Option<OwnedSemaphorePermit>, Status> {
-        if matches!(caller, Caller::Process(_)) || info.is_long_running(query) || documents::is_health(&info.path) {
-            return Ok(None);
-        }
-        let reading = !info.is_resource || matches!(info.verb.as_str(), "get" | "list");
-        let rooms = if reading { &self.reading } else { &self.mutating };
+        let rooms = match class {
+            _ if matches!(caller, Caller::Process(_)) => return Ok(None),
+            Class::Health | Class::LongRunning => return Ok(None),
+            Class::Reading => &self.reading,
+            Class::Mutating => &self.mutating,
+        };
         let room = if share.is_some() { &rooms.1 } else { &rooms.0 };
         room.clone().try_acquire_owned().map(Some).map_err(|_| too_many())
     }
@@ -204,65 +207,54 @@ impl<T: Send + Unpin + 'static> http_body::Body for Held<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{Method, Uri};
+
+    fn exempt(user: &User) -> bool {
+        user.in_group("system:masters") || user.name == "system:kube-scheduler"
+    }
 
     const NETWORK: Caller = Caller::Network { certificate: None };
 
-    fn asked(target: &str) -> (RequestInfo, Query) {
-        let uri: Uri = target.parse().expect("a target");
-        let query = Query::of(&uri);
-        (RequestInfo::of(&Method::GET, &uri, &query), query)
-    }
-
     #[test]
     fn a_user_has_a_share_and_masters_and_components_have_no_bounds() {
-        let limits = Limits::default();
+        let limits = Limits::new(exempt);
         let admin = User::new("admin", &["system:masters"]);
         let scheduler = User::new("system:kube-scheduler", &[]);
         let jane = User::new("jane", &["system:authenticated"]);
         let john = User::new("john", &["system:authenticated"]);
-        for (target, most) in [("/api/v1/pods", SHARE), ("/api/v1/pods?watch=1", WATCHES), ("/apis", SHARE)] {
-            let (info, query) = asked(target);
-            let take = |user: &User| limits.share(&NETWORK, user, &info, &query);
+        for (class, most) in [(Class::Mutating, SHARE), (Class::LongRunning, WATCHES), (Class::Reading, SHARE)] {
+            let take = |user: &User| limits.share(&NETWORK, user, class);
             let mut held: Vec<_> = (0..most).map(|_| take(&jane).expect("a place")).collect();
-            assert_eq!(take(&jane).map(|_| ()).expect_err("no place").code, 429, "{target}");
+            assert_eq!(take(&jane).map(|_| ()).expect_err("no place").code, 429, "{class:?}");
             take(&john).expect("a place of his own");
             held.pop();
             take(&jane).expect("a place again");
             for user in [&admin, &scheduler] {
-                assert!((0..2 * most).all(|_| matches!(take(user), Ok(None))), "{} {target}", user.name);
+                assert!((0..2 * most).all(|_| matches!(take(user), Ok(None))), "{} {class:?}", user.name);
             }
-            let (health, none) = asked("/readyz");
-            assert!(matches!(limits.share(&NETWORK, &jane, &health, &none), Ok(None)));
+            assert!(matches!(limits.share(&NETWORK, &jane, Class::Health), Ok(None)));
         }
         assert!(limits.users.lock().is_empty(), "nobody is remembered");
     }
 
     #[test]
     fn others_cannot_use_up_the_room_of_masters() {
-        let limits = Limits::default();
-        let (info, query) = asked("/api/v1/pods");
+        let limits = Limits::new(exempt);
         let jane = User::new("jane", &["system:authenticated"]);
-        let share = limits.share(&NETWORK, &jane, &info, &query).expect("a place");
-        let enter = |share: Option<&Share>| limits.enter(&NETWORK, share, &info, &query);
+        let share = limits.share(&NETWORK, &jane, Class::Reading).expect("a place");
+        let enter = |share: Option<&Share>| limits.enter(&NETWORK, share, Class::Reading);
         let held: Vec<_> = (0..READING.1).map(|_| enter(share.as_ref()).expect("room")).collect();
         assert_eq!(enter(share.as_ref()).expect_err("no room").code, 429);
         assert!(enter(None).is_ok());
-        let (document, none) = asked("/apis");
-        let entered = limits.enter(&NETWORK, share.as_ref(), &document, &none);
-        assert_eq!(entered.expect_err("documents are read as well").code, 429);
-        let (health, none) = asked("/readyz");
-        assert!(matches!(limits.enter(&NETWORK, share.as_ref(), &health, &none), Ok(None)));
+        assert!(matches!(limits.enter(&NETWORK, share.as_ref(), Class::Health), Ok(None)));
+        assert!(matches!(limits.enter(&NETWORK, share.as_ref(), Class::Mutating), Ok(Some(_))));
         drop(held);
         assert!(enter(share.as_ref()).is_ok());
-        assert!(matches!(limits.enter(&NETWORK, share.as_ref(), &document, &none), Ok(Some(_))));
     }
 
     #[tokio::test]
     async fn heavy_bodies_of_others_take_turns_and_nobody_else_waits_for_them() {
-        let limits = Limits::default();
-        let (info, query) = asked("/api/v1/pods");
-        let share = limits.share(&NETWORK, &User::new("jane", &[]), &info, &query).expect("a place");
+        let limits = Limits::new(exempt);
+        let share = limits.share(&NETWORK, &User::new("jane", &[]), Class::Mutating).expect("a place");
         let mut turns = Vec::new();
         for _ in 0..HEAVY_TURNS {
             turns.push(limits.heavy(share.as_ref(), HEAVY).await.expect("a turn"));
@@ -277,7 +269,7 @@ mod tests {
 
     #[test]
     fn what_is_built_whole_takes_room_until_it_is_gone_and_the_largest_takes_all() {
-        let limits = Limits::default();
+        let limits = Limits::new(exempt);
         let free = || limits.whole.available_permits();
         let all = limits.whole(usize::MAX).expect("room");
         assert_eq!(limits.whole(SMALL + 1).expect_err("no room").code, 429);

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
 
 /// Brings the namespace of a body in line with that of the request.
-pub(crate) fn match_namespace(object: &mut Object, namespace: &str, namespaced: bool) -> Result<(), Status> {
+pub fn match_namespace(object: &mut Object, namespace: &str, namespaced: bool) -> Result<(), Status> {
     if !namespaced {
         object.remove(&["metadata", "namespace"]);
         return Ok(());
@@ -106,6 +106,7 @@ pub(crate) fn validate(resource: &Resource, object: &Object) -> Vec<Cause> {
     let mut causes = identity(resource, object);
     causes.extend(carried(object));
     finalizers(object, &FieldPath::new("metadata").child("finalizers"), &mut causes);
+    causes.extend(managers(object));
     if !resource.strategy.free_finalizers() {
         causes.extend(standard_finalizers(object));
     }
@@ -281,6 +282,21 @@ fn finalizers(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
     }
 }
 
+/// Who is said to manage fields. (Entries that cannot be read are replaced before.)
+fn managers(object: &Object) -> Vec<Cause> {
+    const LONGEST: [(&str, usize); 2] = [("manager", 128), ("subresource", 256)];
+    let mut causes = Vec::new();
+    for (index, entry) in object.list_at(&["metadata", "managedFields"]).iter().enumerate() {
+        let field = FieldPath::new("metadata").child("managedFields").index(index);
+        for (name, longest) in LONGEST {
+            if entry[name].as_str().is_some_and(|text| text.len() > longest) {
+                causes.push(Cause::too_long(&field.child(name), longest));
+            }
+        }
+    }
+    causes
+}
+
 /// Most kinds want finalizers without a slash to be known ones.
 fn standard_finalizers(object: &Object) -> Vec<Cause> {
     let field = FieldPath::new("metadata").child("finalizers");
@@ -304,8 +320,8 @@ pub(crate) fn validate_update(resource: &Resource, object: &Object, old: &Object
     let mut ends = Vec::new();
     finalizers(object, &FieldPath::new("metadata").child("finalizers"), &mut ends);
     let standard = if resource.strategy.free_finalizers() { Vec::new() } else { standard_finalizers(object) };
-    let changes = changes(object, old);
-    let (whole, change) = ([&identity, &carried, &ends], [&changes, &carried]);
+    let (changes, managers) = (changes(object, old), managers(object));
+    let (whole, change) = ([&identity, &carried, &ends, &managers], [&changes, &carried, &managers]);
     let mut parts: Vec<&Vec<Cause>> = whole.into_iter().chain(change).collect();
     if matches!(again, Recheck::Change | Recheck::Both) {
         parts.extend(change);

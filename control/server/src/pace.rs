@@ -25,7 +25,7 @@ pub(crate) const STALL: Duration = Duration::from_secs(60);
 
 /// Marks an answer that somebody may read as slowly as they like: a log in a pager. It holds next to nothing.
 #[derive(Clone, Copy)]
-pub(crate) struct Unhurried;
+pub struct Unhurried;
 
 tokio::task_local! {
     /// Of the HTTP/2 stream or the HTTP/1.1 connection that is being served.

@@ -3,7 +3,7 @@
 //! fields are parsed on first use and then shared by every reader and watcher.
 
 use crate::Resource;
-use api::Object;
+use api::{Object, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
 use std::sync::OnceLock;
@@ -12,35 +12,94 @@ use store::{Payload, Revision};
 /// The payload of every entry.
 pub struct Item {
     view: View,
-    /// In another `apiVersion` that shares the storage (events).
-    other: OnceLock<Box<(String, View)>>,
+    /// In other versions that share the storage.
+    converted: OnceLock<Box<Converted>>,
+}
+
+/// An object in another version than the stored one, and in further ones.
+struct Converted {
+    api_version: String,
+    view: View,
+    next: OnceLock<Box<Converted>>,
 }
 
 impl Payload for Item {
     fn publish(_key: &str, revision: Revision, stored: Bytes) -> Self {
-        Self { view: View::new(stored, revision), other: OnceLock::new() }
+        Self { view: View::new(stored, revision), converted: OnceLock::new() }
     }
 }
 
 impl Item {
-    /// The object as `resource` serves it.
+    /// The object as `resource` serves it. Where that is not the stored form, [`convert`] has made it before.
     pub fn view(&self, resource: &Resource) -> &View {
-        if !resource.converts() {
+        if resource.convertor.is_none() {
             return &self.view;
         }
-        let api_version = resource.gvr.api_version();
-        let made = self.other.get_or_init(|| {
-            let mut object = self.view.object();
-            resource.strategy.from_storage(&mut object);
-            object.set(&["apiVersion"], api_version.clone());
-            object.set(&["kind"], resource.kind.clone());
-            Box::new((api_version, View::new(stored(&object), self.view.revision)))
-        });
-        &made.1
+        let found = self.converted(&resource.gvr.api_version());
+        debug_assert!(found.is_some(), "{resource:?} is read before it is converted");
+        found.unwrap_or(&self.view)
+    }
+
+    fn converted(&self, api_version: &str) -> Option<&View> {
+        let mut next = self.converted.get();
+        while let Some(one) = next {
+            if one.api_version == api_version {
+                return Some(&one.view);
+            }
+            next = one.next.get();
+        }
+        None
+    }
+
+    /// Keeps the object in another version; the first one that is given for a version stays.
+    fn keep(&self, api_version: String, view: View) {
+        let mut made = Box::new(Converted { api_version, view, next: OnceLock::new() });
+        let mut end = &self.converted;
+        while let Err(back) = end.set(made) {
+            let Some(taken) = end.get() else { return };
+            if taken.api_version == back.api_version {
+                return;
+            }
+            (made, end) = (back, &taken.next);
+        }
     }
 }
 
+/// Makes the views of entries that are to be served in another version than the stored one. Each is made once and kept with its entry.
+///
+/// # Errors
+/// Those of the conversion.
+pub(crate) async fn convert<'a>(resource: &Resource, items: impl IntoIterator<Item = &'a Item>) -> Result<(), Status> {
+    let Some(convertor) = &resource.convertor else { return Ok(()) };
+    let api_version = resource.gvr.api_version();
+    let missing: Vec<&Item> = items.into_iter().filter(|item| item.converted(&api_version).is_none()).collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let stored = missing.iter().map(|item| item.view.object()).collect();
+    let served = convertor.from_storage(stored).await?;
+    if served.len() != missing.len() {
+        return Err(Status::internal(format!("{} objects were converted to {}", missing.len(), served.len())));
+    }
+    for (item, mut object) in missing.into_iter().zip(served) {
+        object.set(&["apiVersion"], api_version.clone());
+        object.set(&["kind"], resource.kind.clone());
+        item.keep(api_version.clone(), View::new(stored_form(&object), item.view.revision));
+    }
+    Ok(())
+}
+
 impl Item {
+    /// The object as it is stored.
+    pub fn stored(&self) -> &View {
+        &self.view
+    }
+
+    /// How long the stored object is when it is served as it is stored, bytes.
+    pub fn length(&self) -> usize {
+        self.view.length()
+    }
+
     /// Whether the stored bytes look like an object that this server wrote. Damage within them is for the checksums of the log to find.
     pub fn is_whole(&self) -> bool {
         let View { stored, at, .. } = &self.view;
@@ -69,7 +128,7 @@ impl View {
 
     /// Of an object that is not stored; without a resourceVersion (the answer to a dry-run create) it has none.
     pub fn detached(object: &Object) -> Self {
-        Self::new(stored(object), object.resource_version().parse().unwrap_or(0))
+        Self::new(stored_form(object), object.resource_version().parse().unwrap_or(0))
     }
 
     /// How long the served JSON is.
@@ -194,8 +253,8 @@ impl View {
 
 const METADATA: &[u8] = b"\"metadata\":{";
 
-/// The stored form: kind, apiVersion and metadata first, no resourceVersion. The order is what [`splice`] and [`metadata_of`] rely on.
-pub fn stored(object: &Object) -> Bytes {
+/// The stored form: kind, apiVersion and metadata first, no resourceVersion. [`View::write`] and [`View::write_partial`] rely on the order.
+pub fn stored_form(object: &Object) -> Bytes {
     let mut out = Vec::with_capacity(1024);
     out.extend_from_slice(b"{\"kind\":");
     write(&mut out, object.0.get("kind").unwrap_or(&Value::Null));
@@ -280,7 +339,7 @@ mod tests {
                 json!({"name": "a\"}\\", "labels": {"z": "1"}, "resourceVersion": "7"}),
             ),
         ] {
-            let bytes = stored(&object(value.clone()));
+            let bytes = stored_form(&object(value.clone()));
             assert!(!String::from_utf8_lossy(&bytes).contains("resourceVersion"));
             let view = View::new(bytes, 7);
             let mut parsed: Value = serde_json::from_slice(&view.bytes()).expect("JSON");
@@ -326,8 +385,9 @@ mod tests {
 
     #[test]
     fn labels_are_read_from_bytes() {
-        let bytes =
-            stored(&object(json!({"apiVersion": "v1", "kind": "X", "metadata": {"labels": {"b": "2", "a": "1"}}})));
+        let bytes = stored_form(&object(
+            json!({"apiVersion": "v1", "kind": "X", "metadata": {"labels": {"b": "2", "a": "1"}}}),
+        ));
         let view = View::new(bytes, 1);
         assert_eq!((view.label("a"), view.label("b"), view.label("c")), (Some("1"), Some("2"), None));
     }

@@ -1,14 +1,16 @@
 //! The table of served resources, and the one place that finds a resource for a path. Replaced as a whole when custom resources come
 //! and go, so that readers never wait.
 
-use crate::Resource;
+use crate::{Resource, lazy::Documents};
 use std::{collections::HashMap, sync::Arc};
 
-/// The served resources.
+/// The served resources, and the documents that are made of them.
 #[derive(Default)]
 pub struct Registry {
     resources: Vec<Arc<Resource>>,
-    by_path: HashMap<(String, String, String), Arc<Resource>>,
+    /// By plural name: few resources share one.
+    by_plural: HashMap<String, Vec<Arc<Resource>>>,
+    documents: Documents,
 }
 
 impl Registry {
@@ -17,8 +19,7 @@ impl Registry {
         let mut made = Self::default();
         for resource in resources {
             let resource = Arc::new(resource);
-            let gvr = &resource.gvr;
-            made.by_path.insert((gvr.group.clone(), gvr.version.clone(), gvr.resource.clone()), resource.clone());
+            made.by_plural.entry(resource.gvr.resource.clone()).or_default().push(resource.clone());
             made.resources.push(resource);
         }
         made
@@ -26,17 +27,17 @@ impl Registry {
 
     /// The resource at group, version and plural name.
     pub fn get(&self, group: &str, version: &str, resource: &str) -> Option<&Arc<Resource>> {
-        self.by_path.get(&(group.to_owned(), version.to_owned(), resource.to_owned()))
+        self.by_plural.get(resource)?.iter().find(|r| r.gvr.group == group && r.gvr.version == version)
     }
 
     /// The resource of a group in any version; the first in discovery order.
     pub fn find(&self, group: &str, resource: &str) -> Option<&Arc<Resource>> {
-        self.resources.iter().find(|r| r.gvr.group == group && r.gvr.resource == resource)
+        self.by_plural.get(resource)?.iter().find(|r| r.gvr.group == group)
     }
 
-    /// The resource of a kind.
-    pub fn of_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Resource>> {
-        self.resources.iter().find(|r| r.gvr.group == group && r.gvr.version == version && r.kind == kind)
+    /// Discovery and OpenAPI.
+    pub(crate) fn documents(&self) -> &Documents {
+        &self.documents
     }
 
     /// All resources in the order of discovery.

@@ -1,6 +1,6 @@
 //! Answers: JSON or YAML, pretty or not, plain text, errors. Bodies have a known length except for streams.
 
-use crate::negotiate::Output;
+use crate::{codec, negotiate::Output};
 use api::Status;
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
@@ -49,6 +49,7 @@ pub fn status(status: &Status, output: Output) -> Response<Body> {
     if let Some(seconds) = status.details.as_ref().map(|d| d.retry_after_seconds).filter(|s| *s > 0) {
         headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
+    codec::add_warnings(headers, &status.warnings);
     response
 }
 

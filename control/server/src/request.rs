@@ -157,7 +157,7 @@ impl RequestInfo {
         self.named = !self.name.is_empty();
         self.subresource = parts.get(2).cloned().unwrap_or_default();
         self.rest = parts.get(3..).unwrap_or_default().join("/");
-        if self.resource == "namespaces" && self.group.is_empty() {
+        if self.is_namespace() {
             self.namespace = self.name.clone();
         }
     }
@@ -178,11 +178,9 @@ impl RequestInfo {
         }
     }
 
-    /// Whether it may run longer than the request timeout and counts for no in-flight limit.
-    pub fn is_long_running(&self, query: &Query) -> bool {
-        self.verb == "watch"
-            || matches!(self.subresource.as_str(), "exec" | "attach" | "portforward" | "proxy")
-            || (self.subresource == "log" && query.flag("follow"))
+    /// Whether the path is below `/api/v1/namespaces/NAME` and about that Namespace itself, which upstream counts as a request within it.
+    pub fn is_namespace(&self) -> bool {
+        self.resource == "namespaces" && self.group.is_empty()
     }
 }
 

@@ -1,174 +1,46 @@
-//! A served resource as a value. The registry, discovery, OpenAPI and every verb read it; a custom resource is the same value with
-//! another strategy. Follows the resource list of upstream's discovery documents.
+//! A served resource as a value, the whole truth about a kind: names, verbs, subresources, how it is stored and shown, and what belongs to
+//! the kind. The registry, discovery, OpenAPI and every verb read it; a custom resource is the same value with another strategy. Follows
+//! the resource list of upstream's discovery documents and `rest.Storage`.
 
-use crate::{Context, Strategy};
-use api::{GroupVersionKind, GroupVersionResource, Object, Status};
+use crate::{
+    Names, Verb,
+    action::{Action, Serve, Subresource},
+    codec::Expected,
+    columns::TableConvertor,
+    scope::Scope,
+    strategy::{Allocator, Convertor, Plain, Strategy},
+};
+use api::{GroupVersionKind, schema::Schema};
 use serde_json::Value;
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+use std::{fmt, ops::Deref, sync::Arc, time::Duration};
 
-/// What can be done with a resource, as discovery names it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[allow(missing_docs)]
-pub enum Verb {
-    Create,
-    Delete,
-    DeleteCollection,
-    Get,
-    List,
-    Patch,
-    Update,
-    Watch,
-}
-
-impl Verb {
-    /// All eight, which most stored kinds serve.
-    pub const ALL: &'static [Verb] = &[
-        Verb::Create,
-        Verb::Delete,
-        Verb::DeleteCollection,
-        Verb::Get,
-        Verb::List,
-        Verb::Patch,
-        Verb::Update,
-        Verb::Watch,
-    ];
-
-    /// As discovery and error messages write it.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Create => "create",
-            Self::Delete => "delete",
-            Self::DeleteCollection => "deletecollection",
-            Self::Get => "get",
-            Self::List => "list",
-            Self::Patch => "patch",
-            Self::Update => "update",
-            Self::Watch => "watch",
-        }
-    }
-}
-
-impl fmt::Display for Verb {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// One column of a table (`meta.k8s.io/v1 TableColumnDefinition`).
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Column {
-    /// `Ready`.
-    pub name: Cow<'static, str>,
-    /// `string`, `integer`, `boolean` or `date`.
-    pub kind: &'static str,
-    /// `name` for the first column, else mostly empty.
-    pub format: Cow<'static, str>,
-    /// For people.
-    pub description: Cow<'static, str>,
-    /// 0 is always shown, 1 with `-o wide`.
-    pub priority: i32,
-}
-
-impl Column {
-    /// A string column that is always shown.
-    pub const fn new(name: &'static str, description: &'static str) -> Self {
-        Self {
-            name: Cow::Borrowed(name),
-            kind: "string",
-            format: Cow::Borrowed(""),
-            description: Cow::Borrowed(description),
-            priority: 0,
-        }
-    }
-
-    /// The `Name` column.
-    pub const fn name() -> Self {
-        Self {
-            name: Cow::Borrowed("Name"),
-            kind: "string",
-            format: Cow::Borrowed("name"),
-            description: Cow::Borrowed("Name must be unique within a namespace."),
-            priority: 0,
-        }
-    }
-
-    /// The `Age` column.
-    pub const fn age() -> Self {
-        Self::new("Age", "Time since the object was created.")
-    }
-
-    /// Shown with `-o wide` only.
-    pub const fn wide(mut self) -> Self {
-        self.priority = 1;
-        self
-    }
-
-    /// Its cells are integers.
-    pub const fn integer(mut self) -> Self {
-        self.kind = "integer";
-        self
-    }
-
-    /// Its cells are booleans.
-    pub const fn boolean(mut self) -> Self {
-        self.kind = "boolean";
-        self
-    }
-
-    /// Its cells are RFC 3339 times.
-    pub const fn date(mut self) -> Self {
-        self.kind = "date";
-        self
-    }
-}
-
-/// The columns of a kind without its own: `Name` and `Created At`.
-pub const DEFAULT_COLUMNS: &[Column] =
-    &[Column::name(), Column::new("Created At", "Time the object was created.").date()];
-
-/// A subresource as discovery lists it. The core serves `status`, `scale`, `binding`, `eviction`, `log`, `finalize` and
-/// `token` by name.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Subresource {
-    /// `status`.
-    pub name: Cow<'static, str>,
-    /// The kind of its bodies: the resource's own, or `autoscaling/v1 Scale`.
-    pub kind: GroupVersionKind,
-    /// `get`, `patch`, `update`, or `create`.
-    pub verbs: Vec<Verb>,
-}
-
-/// Answers a create without storing anything: the reviews of authentication and authorization.
-#[async_trait::async_trait]
-pub trait Review: Send + Sync + 'static {
-    /// The answer: the object with its status filled in.
-    async fn review(&self, cx: &Context, object: Object) -> Result<Object, Status>;
+/// The schema that a resource brings along.
+#[derive(Clone)]
+pub struct OwnSchema {
+    /// What prunes, defaults and merges.
+    pub schema: Schema,
+    /// `openAPIV3Schema`, for the documents.
+    pub open_api: Arc<Value>,
 }
 
 /// A served resource. Build it with [`Resource::new`] and the methods after it.
 pub struct Resource {
-    /// Where it is served.
-    pub gvr: GroupVersionResource,
-    /// `Deployment`.
-    pub kind: String,
-    /// `DeploymentList`.
-    pub list_kind: String,
-    /// `deployment`.
-    pub singular: String,
-    /// `deploy`.
-    pub short_names: Vec<String>,
-    /// `all`.
-    pub categories: Vec<String>,
-    /// Whether its objects live in a namespace.
-    pub namespaced: bool,
+    /// What it is called.
+    pub names: Arc<Names>,
     /// What it serves.
     pub verbs: Vec<Verb>,
     /// Its subresources.
-    pub subresources: Vec<Subresource>,
-    /// Its table columns; the cells come from [`Strategy::row`].
-    pub columns: Cow<'static, [Column]>,
-    /// What belongs to the kind.
+    pub subresources: Vec<Arc<Subresource>>,
+    /// The life cycle of its objects.
     pub strategy: Arc<dyn Strategy>,
+    /// Its own schema, where it is not a kind that Kubernetes publishes.
+    pub own_schema: Option<OwnSchema>,
+    /// How its objects are shown as tables.
+    pub table: Arc<dyn TableConvertor>,
+    /// Between the stored form and the served one, where they differ.
+    pub convertor: Option<Arc<dyn Convertor>>,
+    /// What its objects take from the cluster (addresses, ports).
+    pub allocator: Option<Arc<dyn Allocator>>,
     /// Group and resource under which objects are stored: its own, or another's that shares the storage (events).
     pub storage: (String, String),
     /// The directory of upstream's storage, which errors of a write's preconditions name: mostly the resource.
@@ -185,57 +57,66 @@ pub struct Resource {
     pub unconditional_update: bool,
     /// Objects go away by themselves after this time (events: an hour).
     pub ttl: Option<Duration>,
-    /// Not stored: a create is answered by this.
-    pub review: Option<Arc<dyn Review>>,
+    /// Answers its verbs instead of the store: reviews, bindings, computed resources.
+    pub action: Option<Arc<dyn Action>>,
     /// What every answer about it warns of.
     pub deprecation: Option<&'static str>,
+    /// Its lists may be longer than what is accepted elsewhere (Endpoints).
+    pub long_lists: bool,
     /// The server has no such kind yet: it lists none, and refuses to make one with a sentence of its own.
     pub absent: bool,
 }
 
 impl Resource {
-    /// A stored, namespaced kind with all verbs: `Resource::new("apps", "v1", "deployments", "Deployment", Arc::new(Deployments))`.
-    pub fn new(group: &str, version: &str, resource: &str, kind: &str, strategy: Arc<dyn Strategy>) -> Self {
-        let gvr = GroupVersionResource::new(group, version, resource);
+    /// A stored, namespaced kind with all verbs: `Resource::new("apps", "v1", "deployments", "Deployment", Deployments)`.
+    pub fn new<K: Strategy + TableConvertor>(
+        group: &str,
+        version: &str,
+        resource: &str,
+        kind: &str,
+        own: impl Into<Arc<K>>,
+    ) -> Self {
+        let own: Arc<K> = own.into();
+        let names = Names::new(group, version, resource, kind);
         Self {
             storage: (group.to_owned(), resource.to_owned()),
             upstream_directory: "",
-            storage_version: gvr.api_version(),
-            gvr,
-            kind: kind.to_owned(),
-            list_kind: format!("{kind}List"),
-            singular: kind.to_lowercase(),
-            short_names: Vec::new(),
-            categories: Vec::new(),
-            namespaced: true,
+            storage_version: names.gvr.api_version(),
+            names: Arc::new(names),
             verbs: Verb::ALL.to_vec(),
             subresources: Vec::new(),
-            columns: Cow::Borrowed(DEFAULT_COLUMNS),
-            strategy,
+            strategy: own.clone(),
+            own_schema: None,
+            table: own,
+            convertor: None,
+            allocator: None,
             generation: false,
             returns_deleted_object: false,
             create_on_update: false,
             unconditional_update: true,
             ttl: None,
-            review: None,
+            action: None,
             deprecation: None,
+            long_lists: false,
             absent: false,
         }
     }
 
-    /// A create-only kind that is not stored.
-    pub fn reviewed(group: &str, version: &str, resource: &str, kind: &str, review: Arc<dyn Review>) -> Self {
-        let mut made = Self::new(group, version, resource, kind, Arc::new(crate::strategy::Plain));
-        made.verbs = vec![Verb::Create];
-        made.namespaced = false;
-        made.review = Some(review);
+    /// A kind whose verbs are answered by `action`; nothing of it is stored.
+    pub fn answered(group: &str, version: &str, resource: &str, kind: &str, action: Arc<dyn Action>) -> Self {
+        let mut made = Self::new(group, version, resource, kind, Plain).verbs(&[Verb::Create]);
+        made.action = Some(action);
         made
     }
 
-    /// Its objects have no namespace.
-    pub fn cluster_scoped(mut self) -> Self {
-        self.namespaced = false;
+    fn rename(mut self, change: impl FnOnce(&mut Names)) -> Self {
+        change(Arc::make_mut(&mut self.names));
         self
+    }
+
+    /// Its objects have no namespace.
+    pub fn cluster_scoped(self) -> Self {
+        self.rename(|names| names.namespaced = false)
     }
 
     /// Upstream stores its objects in a directory of another name.
@@ -257,15 +138,13 @@ impl Resource {
     }
 
     /// Short names.
-    pub fn short(mut self, names: &[&str]) -> Self {
-        self.short_names = names.iter().map(|n| (*n).to_owned()).collect();
-        self
+    pub fn short(self, short: &[&str]) -> Self {
+        self.rename(|names| names.short_names = short.iter().map(|n| (*n).to_owned()).collect())
     }
 
     /// Categories.
-    pub fn category(mut self, name: &str) -> Self {
-        self.categories.push(name.to_owned());
-        self
+    pub fn category(self, name: &str) -> Self {
+        self.rename(|names| names.categories.push(name.to_owned()))
     }
 
     /// Lists none: the kind is not here yet.
@@ -280,9 +159,15 @@ impl Resource {
         self
     }
 
-    /// Table columns.
-    pub fn columns(mut self, columns: impl Into<Cow<'static, [Column]>>) -> Self {
-        self.columns = columns.into();
+    /// Brings its schema along: an `openAPIV3Schema`.
+    pub fn with_schema(mut self, open_api: Value) -> Self {
+        self.own_schema = Some(OwnSchema { schema: Schema::from_open_api(&open_api), open_api: Arc::new(open_api) });
+        self
+    }
+
+    /// What its objects take from the cluster.
+    pub fn allocating(mut self, allocator: Arc<dyn Allocator>) -> Self {
+        self.allocator = Some(allocator);
         self
     }
 
@@ -294,19 +179,35 @@ impl Resource {
 
     /// Adds `/status`: main writes ignore status, status writes take nothing else.
     pub fn with_status(self) -> Self {
-        let kind = self.gvk();
-        self.with_subresource("status", kind, &[Verb::Get, Verb::Patch, Verb::Update])
+        self.with_scope("status", &[Verb::Get, Verb::Patch, Verb::Update], Scope::Status)
     }
 
     /// Adds `/scale` over `spec.replicas`.
     pub fn with_scale(self) -> Self {
         let kind = GroupVersionKind::new("autoscaling", "v1", "Scale");
-        self.with_subresource("scale", kind, &[Verb::Get, Verb::Patch, Verb::Update])
+        self.with(Subresource::new("scale", kind, &[Verb::Get, Verb::Patch, Verb::Update], Serve::Scale))
+    }
+
+    /// Adds a subresource that reads the object and writes a part of it.
+    pub fn with_scope(self, name: &'static str, verbs: &[Verb], scope: Scope) -> Self {
+        let kind = self.gvk();
+        self.with(Subresource::new(name, kind, verbs, Serve::Scope(scope)))
+    }
+
+    /// Adds a subresource that does something of its own.
+    pub fn with_action(self, name: &'static str, kind: GroupVersionKind, verbs: &[Verb], action: impl Action) -> Self {
+        self.with(Subresource::new(name, kind, verbs, Serve::Action(Arc::new(action))))
     }
 
     /// Adds a subresource.
-    pub fn with_subresource(mut self, name: &'static str, kind: GroupVersionKind, verbs: &[Verb]) -> Self {
-        self.subresources.push(Subresource { name: Cow::Borrowed(name), kind, verbs: verbs.to_vec() });
+    pub fn with(mut self, subresource: Subresource) -> Self {
+        self.subresources.push(Arc::new(subresource));
+        self
+    }
+
+    /// Its lists may be of any length.
+    pub fn with_long_lists(mut self) -> Self {
+        self.long_lists = true;
         self
     }
 
@@ -334,17 +235,23 @@ impl Resource {
         self
     }
 
-    /// Shares the storage of another resource, whose `apiVersion` is the stored form; the strategy converts
-    /// ([`Strategy::to_storage`], [`Strategy::from_storage`]).
-    pub fn stored_as(mut self, group: &str, resource: &str, api_version: &str) -> Self {
+    /// Shares the storage of another resource, whose `apiVersion` is the stored form.
+    pub fn stored_as(mut self, group: &str, resource: &str, api_version: &str, convertor: impl Convertor) -> Self {
         self.storage = (group.to_owned(), resource.to_owned());
         self.storage_version = api_version.to_owned();
+        self.convertor = Some(Arc::new(convertor));
         self
     }
 
-    /// Group, version and kind.
-    pub fn gvk(&self) -> GroupVersionKind {
-        GroupVersionKind::new(&self.gvr.group, &self.gvr.version, &self.kind)
+    /// The schema of its objects: its own, or the published one.
+    pub fn schema(&self) -> Schema {
+        let own = self.own_schema.as_ref().map(|own| own.schema.clone());
+        own.or_else(|| Schema::for_kind(&self.gvk())).unwrap_or_else(Schema::any)
+    }
+
+    /// What a body that is an object of it should be.
+    pub(crate) fn expected(&self) -> Expected {
+        Expected { kind: self.gvk(), schema: self.schema(), long_lists: self.long_lists }
     }
 
     /// Whether it serves a verb.
@@ -352,14 +259,19 @@ impl Resource {
         self.verbs.contains(&verb)
     }
 
+    /// The subresources that discovery names.
+    pub fn listed(&self) -> impl Iterator<Item = &Subresource> {
+        self.subresources.iter().map(AsRef::as_ref).filter(|s| s.listed)
+    }
+
     /// A subresource by name.
-    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+    pub fn subresource(&self, name: &str) -> Option<&Arc<Subresource>> {
         self.subresources.iter().find(|s| s.name == name)
     }
 
-    /// Whether the stored form is another version's.
-    pub fn converts(&self) -> bool {
-        self.storage_version != self.gvr.api_version()
+    /// Whether it is the first of those that share a storage: the one in whose form objects are stored.
+    pub fn is_storage(&self) -> bool {
+        self.action.is_none() && self.convertor.is_none()
     }
 
     /// Where its objects are stored: `/core/pods/` and so on; namespace and name follow.
@@ -378,13 +290,16 @@ impl Resource {
     }
 }
 
+impl Deref for Resource {
+    type Target = Names;
+
+    fn deref(&self) -> &Names {
+        &self.names
+    }
+}
+
 impl fmt::Debug for Resource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Resource({}, {})", self.gvr.api_version(), self.gvr.resource)
     }
-}
-
-/// A cell's text, `<none>` where empty.
-pub fn or_none(text: &str) -> Value {
-    Value::from(if text.is_empty() { "<none>" } else { text })
 }

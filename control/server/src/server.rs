@@ -1,33 +1,19 @@
-//! The server as a value: what it is made of, how it is called in process, and how objects are looked up inside it.
+//! The server as a value: what it is made of, and how objects are looked up inside it.
 
 use crate::{
-    Ids, Objects, Settings, User,
-    admission::{self, Admission},
-    advice::ImageAdvice,
-    bootstrap, chain,
-    discovery::Discovery,
-    health::Checks,
-    kinds,
-    limits::Limits,
-    metrics::Metrics,
-    nodes::Nodes,
-    openapi::OpenApi,
-    payload::Item,
-    registry::Registry,
-    reviews,
-    tokens::Tokens,
+    Context, Ids, Names, Objects, Resource, User, admission::Admission, audit::Audit, authn::Authenticator,
+    authz::Authorizer, call::Call, context::Operation, health::Checks, limits::Limits, metrics::Metrics, nodes::Nodes,
+    payload::Item, registry::Registry,
 };
 use api::{Clock, Object};
 use arc_swap::ArcSwap;
-use axum::body::Body;
-use bytes::Bytes;
-use http::{Request, Response};
 use parking_lot::Mutex;
-use std::{convert::Infallible, net::SocketAddr, sync::Arc, task::Poll};
-use store::Store;
+use serde_json::Value;
+use std::{net::SocketAddr, sync::Arc};
+use store::{Changes, Store};
 use tokio_util::sync::CancellationToken;
 
-/// What a server is made of.
+/// The process around a server.
 pub struct Options {
     /// Where objects live.
     pub store: Store<Item>,
@@ -35,101 +21,90 @@ pub struct Options {
     pub clock: Clock,
     /// Uids and generated names.
     pub ids: Ids,
-    /// Addresses and ports of Services.
-    pub settings: Settings,
-    /// Signs and checks ServiceAccount tokens.
-    pub tokens: Tokens,
     /// The way to the kubelets' paths.
     pub nodes: Arc<dyn Nodes>,
-    /// Where the API can be reached from pods: what Service `default/kubernetes` points to.
+    /// Where the API can be reached: what clients of discovery are told.
     pub advertise: SocketAddr,
     /// Ends watches and other long answers; cancel it with (or before) the token of [`Server::serve`], which waits for requests.
     pub shutdown: CancellationToken,
-    /// Identifies this process in its Lease; unique per running server.
-    pub identity: String,
-    /// What is known about images, for warnings.
-    pub image_advice: Option<ImageAdvice>,
+    /// Takes note of requests.
+    pub audit: Option<Arc<dyn Audit>>,
     /// The process's metrics, shown at `/metrics`.
     pub metrics: Arc<Mutex<prometheus_client::registry::Registry>>,
 }
 
+/// What a server serves, and to whom.
+pub struct Parts {
+    /// The resources, in the order of discovery.
+    pub resources: Vec<Resource>,
+    /// The admission plugins, in their order.
+    pub admission: Vec<Arc<dyn Admission>>,
+    /// Who knows credentials, in their order.
+    pub authenticators: Vec<Arc<dyn Authenticator>>,
+    /// Who may do what.
+    pub authorizer: Arc<dyn Authorizer>,
+    /// Whose requests no share bounds: upstream's priority level `exempt`.
+    pub exempt: fn(&User) -> bool,
+    /// Documents besides discovery, OpenAPI and health.
+    pub documents: Vec<Document>,
+}
+
+/// A document that is always the same.
+pub struct Document {
+    /// `/openid/v1/jwks`.
+    pub path: &'static str,
+    /// Its Content-Type.
+    pub media_type: &'static str,
+    /// What it says.
+    pub value: Value,
+}
+
 /// The API server. A clone is the same server.
 #[derive(Clone)]
-pub struct Server(pub(crate) Arc<Inner>);
+pub struct Server(Arc<Inner>);
 
-pub(crate) struct Inner {
-    pub(crate) store: Store<Item>,
-    pub(crate) clock: Clock,
-    pub(crate) ids: Arc<Ids>,
-    pub(crate) registry: ArcSwap<Registry>,
-    pub(crate) admission: Vec<Arc<dyn Admission>>,
-    pub(crate) tokens: Tokens,
-    pub(crate) nodes: Arc<dyn Nodes>,
-    pub(crate) discovery: Discovery,
-    pub(crate) openapi: OpenApi,
-    pub(crate) limits: Limits,
-    pub(crate) checks: Checks,
-    pub(crate) metrics: Metrics,
-    pub(crate) settings: Settings,
-    pub(crate) image_advice: Option<ImageAdvice>,
-    pub(crate) advertise: SocketAddr,
-    pub(crate) shutdown: CancellationToken,
-    pub(crate) identity: String,
+struct Inner {
+    options: Options,
+    ids: Arc<Ids>,
+    registry: ArcSwap<Registry>,
+    parts: Parts,
+    limits: Limits,
+    checks: Checks,
+    metrics: Metrics,
 }
 
 impl Server {
-    /// Builds the server: the registry, allocators rebuilt from what is stored, and the objects that must exist.
-    ///
-    /// # Errors
-    /// When the objects that must exist cannot be written.
-    pub async fn new(options: Options) -> anyhow::Result<Self> {
-        let resources = kinds::all(&options.settings).into_iter().chain(reviews::all());
-        let registry = Registry::new(resources);
+    /// Builds the server; allocators are loaded from what is stored.
+    pub fn new(mut options: Options, mut parts: Parts) -> Self {
+        let registry = Registry::new(std::mem::take(&mut parts.resources));
+        let ids = std::mem::replace(&mut options.ids, Ids::new(fastrand::Rng::with_seed(0)));
         let server = Self(Arc::new(Inner {
-            store: options.store,
-            clock: options.clock,
-            ids: Arc::new(options.ids),
+            ids: Arc::new(ids),
             registry: ArcSwap::from_pointee(registry),
-            admission: admission::all(&options.settings),
-            tokens: options.tokens,
-            nodes: options.nodes,
-            discovery: Discovery::default(),
-            openapi: OpenApi::default(),
-            limits: Limits::default(),
+            limits: Limits::new(parts.exempt),
             checks: Checks::default(),
-            metrics: Metrics::new(options.metrics),
-            settings: options.settings,
-            image_advice: options.image_advice,
-            advertise: options.advertise,
-            shutdown: options.shutdown,
-            identity: options.identity,
+            metrics: Metrics::new(options.metrics.clone()),
+            options,
+            parts,
         }));
-        let store = server.0.store.clone();
+        let store = server.store().clone();
         // Not for liveness: a store that fails mends itself when it can, and a restart mends nothing that it cannot.
-        server.0.checks.register("store", true, move || match store.failure() {
+        server.checks().register("store", true, move || match store.failure() {
             Some(failure) => Err(format!("not every write can be stored: {failure}")),
             None => Ok(()),
         });
-        server.rebuild_allocators();
-        bootstrap::ensure(&server).await?;
-        Ok(server)
+        server.load_allocators();
+        server
     }
 
-    fn rebuild_allocators(&self) {
-        let Ok(snapshot) = self.0.store.snapshot(None) else { return };
-        for resource in self.0.registry.load().all() {
-            if resource.review.is_some() || resource.converts() || !resource.strategy.rebuilds() {
-                continue;
-            }
+    fn load_allocators(&self) {
+        let snapshot = self.store().snapshot(None).expect("the newest state is always there");
+        for resource in self.registry().load().all() {
+            let Some(allocator) = &resource.allocator else { continue };
             for entry in snapshot.range(&resource.prefix(), None) {
-                resource.strategy.loaded(&entry.payload.view(resource).object());
+                allocator.load(&entry.payload.stored().object());
             }
         }
-    }
-
-    /// Keeps what the server owns up to date (Service `kubernetes`, its endpoints and the server's Lease) until `shutdown`.
-    pub async fn run(&self) {
-        bootstrap::run(self).await;
     }
 
     /// Readiness and liveness checks; other parts register theirs here.
@@ -137,90 +112,109 @@ impl Server {
         &self.0.checks
     }
 
-    /// The stored objects, read without HTTP: for parts of this process that hold the same rights as the server (token checks).
+    /// The stored objects in the form in which they are stored, read without HTTP: for parts of this process that hold the same rights as the server (token checks).
     pub fn objects(&self) -> Arc<dyn Objects> {
         Arc::new(self.clone())
     }
+}
 
-    /// A tower service that acts as `user`: the identity is a typed extension, which nothing from the network can set.
-    pub fn service_for(&self, user: User) -> Service {
-        Service { server: self.clone(), caller: Caller::Process(Arc::new(user)) }
+/// What the server is made of.
+impl Server {
+    pub(crate) fn store(&self) -> &Store<Item> {
+        &self.0.options.store
     }
 
-    /// A service for a caller from the network without a client certificate: it is who its bearer token says, or anonymous.
-    pub fn service_for_network(&self) -> Service {
-        self.service_of_connection(None)
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.0.options.clock
     }
 
-    /// A service for one connection from the network; `certificate` is the user of its verified client certificate.
-    pub(crate) fn service_of_connection(&self, certificate: Option<Arc<User>>) -> Service {
-        Service { server: self.clone(), caller: Caller::Network { certificate } }
+    pub(crate) fn ids(&self) -> &Arc<Ids> {
+        &self.0.ids
+    }
+
+    pub(crate) fn registry(&self) -> &ArcSwap<Registry> {
+        &self.0.registry
+    }
+
+    pub(crate) fn admission(&self) -> &[Arc<dyn Admission>] {
+        &self.0.parts.admission
+    }
+
+    pub(crate) fn authenticators(&self) -> &[Arc<dyn Authenticator>] {
+        &self.0.parts.authenticators
+    }
+
+    pub(crate) fn authorizer(&self) -> &dyn Authorizer {
+        self.0.parts.authorizer.as_ref()
+    }
+
+    pub(crate) fn documents(&self) -> &[Document] {
+        &self.0.parts.documents
+    }
+
+    pub(crate) fn audit(&self) -> Option<&dyn Audit> {
+        self.0.options.audit.as_deref()
+    }
+
+    pub(crate) fn nodes(&self) -> &Arc<dyn Nodes> {
+        &self.0.options.nodes
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.0.limits
+    }
+
+    pub(crate) fn metrics(&self) -> &Metrics {
+        &self.0.metrics
+    }
+
+    pub(crate) fn advertise(&self) -> SocketAddr {
+        self.0.options.advertise
+    }
+
+    pub(crate) fn shutdown(&self) -> &CancellationToken {
+        &self.0.options.shutdown
+    }
+
+    /// What strategies and admission know about a call.
+    pub(crate) fn context(&self, call: &Call, operation: Operation, resource: &Arc<Names>, dry_run: bool) -> Context {
+        Context {
+            user: call.user.clone(),
+            now: self.clock().now(),
+            operation,
+            resource: resource.clone(),
+            subresource: call.info.subresource.clone(),
+            namespace: if resource.namespaced { call.info.namespace.clone() } else { String::new() },
+            name: call.info.name.clone(),
+            dry_run,
+            objects: self.objects(),
+            ids: self.ids().clone(),
+        }
     }
 }
 
 impl Objects for Server {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
-        let registry = self.0.registry.load();
-        let resource = registry.find(group, resource)?;
-        let entry = self.0.store.get(&resource.key(namespace, name))?;
-        Some(Arc::new(entry.payload.view(resource).object()))
+        let registry = self.registry().load();
+        let resource = registry.find(group, resource).filter(|found| found.is_storage())?;
+        let entry = self.store().get(&resource.key(namespace, name))?;
+        Some(Arc::new(entry.payload.stored().object()))
     }
 
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>> {
-        let registry = self.0.registry.load();
-        let (Some(resource), Ok(snapshot)) = (registry.find(group, resource), self.0.store.snapshot(None)) else {
+        let registry = self.registry().load();
+        let (Some(resource), Ok(snapshot)) = (registry.find(group, resource), self.store().snapshot(None)) else {
             return Vec::new();
         };
         let mut prefix = resource.prefix();
         if resource.namespaced && !namespace.is_empty() {
             prefix = format!("{prefix}{namespace}/");
         }
-        snapshot.range(&prefix, None).map(|e| Arc::new(e.payload.view(resource).object())).collect()
-    }
-}
-
-/// Who is at the other end, as the transport knows it. Set by this crate only.
-#[derive(Clone, Debug)]
-pub(crate) enum Caller {
-    /// A part of this process.
-    Process(Arc<User>),
-    /// The network; perhaps with a verified client certificate.
-    Network { certificate: Option<Arc<User>> },
-}
-
-/// The server as a tower service for one caller. Fits `kube::Client::new` and hyper connections.
-#[derive(Clone)]
-pub struct Service {
-    server: Server,
-    caller: Caller,
-}
-
-impl Service {
-    /// Serves one request.
-    pub async fn handle<B>(&self, request: Request<B>) -> Response<Body>
-    where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
-        chain::handle(&self.server, &self.caller, request.map(Body::new)).await
-    }
-}
-
-impl<B> tower::Service<Request<B>> for Service
-where
-    B: http_body::Body<Data = Bytes> + Send + 'static,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = futures::future::BoxFuture<'static, Result<Response<Body>, Infallible>>;
-
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> Poll<Result<(), Infallible>> {
-        Poll::Ready(Ok(()))
+        snapshot.range(&prefix, None).map(|e| Arc::new(e.payload.stored().object())).collect()
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let service = self.clone();
-        Box::pin(async move { Ok(service.handle(request).await) })
+    fn changes(&self, group: &str, resource: &str) -> Changes {
+        let prefix = self.registry().load().find(group, resource).map(|found| found.prefix());
+        prefix.map_or_else(Changes::default, |prefix| self.store().changes(&prefix))
     }
 }

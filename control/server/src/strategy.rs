@@ -1,15 +1,19 @@
-//! What belongs to a kind and nothing more: defaults, preparation, validation, reservations, selectable fields, table cells and
-//! deletion. Every method is defaulted so that a kind is about 60 lines in one file. Follows upstream's `registry/*/strategy.go`.
+//! What belongs to a kind and nothing more: [`Strategy`] is the life cycle of its objects (defaults, preparation, validation, selectable
+//! fields, deletion), [`Allocator`] what they take from the cluster, [`Convertor`] the way between versions. Every method of a strategy is defaulted so that a kind is about 60 lines in one file. Follows upstream's `registry/*/strategy.go`.
 //!
 //! Order on create: decode (schema check, prune, schema-borne defaults) → [`Strategy::default`] → managedFields → mutating admission →
-//! [`Strategy::prepare_create`] → [`Strategy::reserve`] → [`Strategy::validate`] → validating admission → store. On update the same with
+//! [`Strategy::prepare_create`] → [`Allocator::reserve`] → [`Strategy::validate`] → validating admission → store. On update the same with
 //! [`Strategy::prepare_update`] and [`Strategy::validate_update`] (which the core calls *besides* `validate`). On `/status` the object is
 //! first reduced by [`Strategy::prepare_status`] and then goes to [`Strategy::validate_status`].
 //!
 //! Generic object metadata (name, namespace, labels, annotations, owner references, finalizers, immutable system fields), uid,
 //! creationTimestamp and resourceVersion are the core's work.
 
-use crate::Context;
+use crate::{
+    Context,
+    columns::{Column, DEFAULT_COLUMNS, TableConvertor},
+    context,
+};
 use api::{Cause, Object, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -111,26 +115,9 @@ pub trait Strategy: Send + Sync + 'static {
     /// references and deletion fields.
     fn prepare_status(&self, _cx: &Context, _object: &mut Object, _old: &Object) {}
 
-    /// Takes what the object needs from allocators (cluster addresses, node ports) and writes it into the object. With
-    /// `cx.dry_run` nothing may stay taken after the guard is dropped.
-    fn reserve(&self, _cx: &Context, _object: &mut Object, _old: Option<&Object>) -> Result<Reservation, Status> {
-        Ok(Reservation::none())
-    }
-
-    /// Gives back what a deleted object held. Called once per deletion, after it is stored.
-    fn release(&self, _object: &Object) {}
-
-    /// Whether [`Strategy::loaded`] wants to see the stored objects at start. Must be overridden together with it.
-    fn rebuilds(&self) -> bool {
-        false
-    }
-
-    /// An object that was stored when the server started: allocators are rebuilt from these.
-    fn loaded(&self, _object: &Object) {}
-
     /// Names the kind allows, with upstream's messages; default: DNS-1123 subdomain. `prefix`: the name is a `generateName`.
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
-        crate::context::subdomain(name, prefix)
+        context::subdomain(name, prefix)
     }
 
     /// All violations of a new object.
@@ -191,18 +178,6 @@ pub trait Strategy: Send + Sync + 'static {
         format!("field label not supported: {label}")
     }
 
-    /// The cells of a table row, one per column of the resource.
-    fn row(&self, object: &Object, _now: Timestamp) -> Vec<Value> {
-        let created = object.at(&["metadata", "creationTimestamp"]).cloned();
-        // Go's zero time, as upstream prints it
-        vec![json!(object.name()), created.unwrap_or_else(|| json!("0001-01-01T00:00:00Z"))]
-    }
-
-    /// The row's conditions (finished pods: `Completed`).
-    fn row_conditions(&self, _object: &Object) -> Vec<Value> {
-        Vec::new()
-    }
-
     /// Graceful deletion: the grace in seconds for a delete that asked for `requested`; `None` for kinds without it, 0 for at once.
     fn grace(&self, _object: &Object, _requested: Option<i64>) -> Option<i64> {
         None
@@ -221,19 +196,12 @@ pub trait Strategy: Send + Sync + 'static {
     /// Called when deletion begins and does not end at once: deletionTimestamp is set (Namespace: phase Terminating).
     fn begin_deletion(&self, _cx: &Context, _object: &mut Object) {}
 
-    /// From the served form to the stored one, where they differ.
-    fn to_storage(&self, _object: &mut Object) {}
-
-    /// From the stored form to the served one, where they differ.
-    #[allow(clippy::wrong_self_convention)] // the pair of `to_storage`
-    fn from_storage(&self, _object: &mut Object) {}
-
     /// What `/scale` shows; default: `spec.replicas`, `status.replicas`, `spec.selector` as a label selector.
     fn scale(&self, object: &Object) -> Scale {
         Scale {
             replicas: object.int_at(&["spec", "replicas"]).unwrap_or(0),
             observed: object.int_at(&["status", "replicas"]).unwrap_or(0),
-            selector: crate::context::selector_text(object.at(&["spec", "selector"])),
+            selector: context::selector_text(object.at(&["spec", "selector"])),
         }
     }
 
@@ -243,10 +211,54 @@ pub trait Strategy: Send + Sync + 'static {
     }
 }
 
-/// The strategy of a kind that has nothing of its own.
+/// What the objects of a kind take from the cluster: addresses and ports of Services.
+pub trait Allocator: Send + Sync + 'static {
+    /// Takes what the object needs and writes it into the object. With `cx.dry_run` nothing may stay taken after the guard is dropped.
+    ///
+    /// # Errors
+    /// Nothing fits, or what is asked for is taken.
+    fn reserve(&self, cx: &Context, object: &mut Object, old: Option<&Object>) -> Result<Reservation, Status>;
+
+    /// Gives back what a deleted object held. Called once per deletion, after it is stored.
+    fn release(&self, object: &Object);
+
+    /// Takes what an object holds that was stored when the server started.
+    fn load(&self, object: &Object);
+}
+
+/// Converts objects between the stored form of a resource and the form in which another version of it is served.
+#[async_trait::async_trait]
+pub trait Convertor: Send + Sync + 'static {
+    /// From the served form to the stored one.
+    ///
+    /// # Errors
+    /// The conversion failed; the write is refused.
+    async fn to_storage(&self, object: Object) -> Result<Object, Status>;
+
+    /// From the stored form to the served one: as many objects as were given, in their order.
+    ///
+    /// # Errors
+    /// The conversion failed; so does the read.
+    #[allow(clippy::wrong_self_convention)] // the pair of `to_storage`
+    async fn from_storage(&self, objects: Vec<Object>) -> Result<Vec<Object>, Status>;
+}
+
+/// A kind that has nothing of its own; its table shows name and age.
 pub struct Plain;
 
 impl Strategy for Plain {}
+
+impl TableConvertor for Plain {
+    fn columns(&self) -> &[Column] {
+        DEFAULT_COLUMNS
+    }
+
+    fn row(&self, object: &Object, _now: Timestamp) -> Vec<Value> {
+        let created = object.at(&["metadata", "creationTimestamp"]).cloned();
+        // Go's zero time, as upstream prints it
+        vec![json!(object.name()), created.unwrap_or_else(|| json!("0001-01-01T00:00:00Z"))]
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -1,6 +1,6 @@
 //! Tables (`meta.k8s.io Table`): column definitions, rows made from objects, and the object part of each row.
 
-use crate::{Column, Resource, negotiate::Form, payload::View, request::Query};
+use crate::{Resource, columns::Column, negotiate::Form, payload::View, request::Query};
 use api::{Object, Reason, Status};
 use bytes::{BufMut, BytesMut};
 use jiff::Timestamp;
@@ -71,7 +71,7 @@ impl Look {
         );
         out.put_slice(start.as_bytes());
         if head {
-            put(out, &columns(&resource.columns));
+            put(out, &columns(resource.table.columns()));
         } else {
             out.put_slice(b"null");
         }
@@ -89,8 +89,8 @@ impl Look {
         revision: Option<u64>,
     ) {
         out.put_slice(b"{\"cells\":");
-        put(out, &resource.strategy.row(object, self.now));
-        let conditions = resource.strategy.row_conditions(object);
+        put(out, &resource.table.row(object, self.now));
+        let conditions = resource.table.conditions(object);
         if !conditions.is_empty() {
             out.put_slice(b",\"conditions\":");
             put(out, &conditions);

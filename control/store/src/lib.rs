@@ -11,6 +11,7 @@
 //! The semantics follow those of etcd as the Kubernetes API server relies on them: see "Efficient detection of changes"
 //! in the page *Kubernetes API Concepts*.
 
+mod changes;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod error;
@@ -23,6 +24,7 @@ mod watch;
 mod writer;
 
 pub use bytes::Bytes;
+pub use changes::Changes;
 pub use error::Error;
 pub use log::{
     Action, Batch, Change, Log, LogError, Record, Replay,

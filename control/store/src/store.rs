@@ -1,7 +1,7 @@
 //! The handle: reads from memory, writes through the writer task.
 
 use crate::{
-    Bytes, Clock, Entry, Error, Event, Expect, Log, LogError, Payload, Record, Revision, Watch,
+    Bytes, Changes, Clock, Entry, Error, Event, Expect, Log, LogError, Payload, Record, Revision, Watch,
     history::History,
     map::{Iter, Map},
     watch::{FanOut, Newcomers},
@@ -63,11 +63,12 @@ impl<T: Payload> fmt::Debug for Store<T> {
     }
 }
 
-/// What readers and the writer share. Lock order: `history`, then `head`.
+/// What readers and the writer share. Lock order: `history`, then `head`, then `changes`.
 pub(crate) struct Shared<T> {
     /// The newest published state.
     pub(crate) head: RwLock<Head<T>>,
     pub(crate) history: Mutex<History<T>>,
+    pub(crate) changes: Mutex<Vec<Changes>>,
     /// Why the store does not take every write at the moment.
     pub(crate) failure: watch::Sender<Option<Arc<LogError>>>,
     pub(crate) options: Options,
@@ -94,6 +95,7 @@ impl<T: Payload> Store<T> {
         let shared = Arc::new(Shared {
             head: RwLock::new(Head { revision, map: map.clone() }),
             history: Mutex::new(History::new(revision, map.clone(), newcomers.clone())),
+            changes: Mutex::default(),
             failure: watch::Sender::new(None),
             options,
         });
@@ -163,6 +165,15 @@ impl<T: Payload> Store<T> {
     /// The events under `prefix` after `since`.
     pub fn watch(&self, prefix: &str, since: Revision) -> Result<Watch<T>, Error<T>> {
         self.shared.history.lock().watch(prefix, since, self.shared.options.watch_queue)
+    }
+
+    /// When something under `prefix` changes, from now on.
+    pub fn changes(&self, prefix: &str) -> Changes {
+        let mut all = self.shared.changes.lock();
+        all.retain(Changes::is_used);
+        let changes = Changes::new(prefix, self.revision());
+        all.push(changes.clone());
+        changes
     }
 
     /// Waits until `revision` is published.
@@ -289,6 +300,8 @@ impl<T> Shared<T> {
         let now = tokio::time::Instant::now();
         let mut history = self.history.lock();
         let before = std::mem::replace(&mut *self.head.write(), Head { revision, map: map.clone() });
+        // After the state is there to be read, and before the writer answers.
+        self.changes.lock().iter().for_each(|changes| changes.note(revision, &events));
         history.append(now, events, revision, map);
         history.prune(now, &self.options);
         drop(history);

@@ -8,7 +8,7 @@
 use crate::{pod, state::Failure};
 use client::fit::{
     affinity::Required,
-    resources::{Resources, requests},
+    resources::{Amount, Resources, requests},
 };
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::{collections::HashMap, sync::Arc};
@@ -82,9 +82,9 @@ impl Room {
     }
 
     /// The first resource that does not suffice: its name, what is asked for, used and there.
-    fn short_of<'a>(&self, asked: &'a Resources) -> Option<(&'a str, i64, i64, i64)> {
-        let places = i64::try_from(self.places).unwrap_or(i64::MAX);
-        let taken = i64::try_from(self.taken.len()).unwrap_or(i64::MAX);
+    fn short_of<'a>(&self, asked: &'a Resources) -> Option<(&'a str, Amount, Amount, Amount)> {
+        let count = |n: usize| Amount::try_from(n).unwrap_or(Amount::MAX);
+        let (taken, places) = (count(self.taken.len()), count(self.places));
         let (used, has) = (&self.used, &self.capacity);
         let of = |all: &Resources, name: &str| all.scalar.get(name).copied().unwrap_or(0);
         let named = [
@@ -169,6 +169,22 @@ mod tests {
         room.free("unknown");
         room.admit(&pod("b", json!({"cpu": "4"}))).unwrap();
         assert!(room.admit(&pod("d", json!({"cpu": "1m"}))).is_err());
+    }
+
+    #[test]
+    fn a_pod_that_asks_for_everything_leaves_no_trace() {
+        let huge = json!({"cpu": "9E", "memory": "9E", "ephemeral-storage": "9E", "hugepages-2Mi": "9E"});
+        let mut room = room(9);
+        room.admit(&pod("a", json!({"cpu": "3", "memory": "512Mi"}))).unwrap();
+        let refusal = room.admit(&pod("huge", huge.clone())).unwrap_err();
+        assert_eq!(refusal.reason, "OutOfcpu");
+        room.keep(&pod("huge", huge.clone()));
+        room.keep(&pod("other", huge));
+        room.free("huge");
+        room.free("other");
+        let refusal = room.admit(&pod("b", json!({"memory": "513Mi"}))).unwrap_err();
+        assert!(refusal.message.contains("used: 536870912"), "{}", refusal.message);
+        room.admit(&pod("b", json!({"memory": "512Mi"}))).unwrap();
     }
 
     #[test]

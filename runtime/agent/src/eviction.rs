@@ -188,6 +188,7 @@ async fn look(agent: &Agent, known: &mut HashMap<String, Known>) {
     let node = node::reference(&shared.options);
     let text = format!("Attempting to reclaim {RESOURCE}");
     shared.recorder.event(&node, EventType::Warning, "EvictionThresholdMet", text);
+    collect_logs(shared).await;
     agent.collect_images().await;
     if !is_short(shared).await {
         return;
@@ -203,6 +204,37 @@ async fn look(agent: &Agent, known: &mut HashMap<String, Known>) {
         Some((_, pod, usage)) => evict(shared, pod, Eviction { message: short(pod, &usage), pressure: true }),
         None => tracing::warn!("the disk is short, and no pod takes enough of it to be evicted"),
     }
+}
+
+/// Removes the logs of pods that are over: upstream removes dead containers, with their logs, before anything else.
+async fn collect_logs(shared: &Shared) {
+    let over = shared.cluster.pods.list();
+    let over = over.iter().filter(|pod| pod::is_finished(pod) && !runs(shared, pod));
+    let logs = |pod: &Arc<Pod>| shared.logs_dir(pod::namespace(pod), pod::name(pod), pod::uid(pod));
+    let folders: Vec<PathBuf> = over.map(logs).collect();
+    if let Err(error) = blocking(move || folders.iter().try_for_each(|folder| clear(folder))).await {
+        tracing::warn!(%error, "cannot remove logs of pods that are over");
+    }
+}
+
+fn runs(shared: &Shared, pod: &Pod) -> bool {
+    let handle = shared.pods.lock().get(pod::uid(pod)).cloned();
+    handle.is_some_and(|handle| handle.state().containers.values().any(|record| record.is_running()))
+}
+
+/// Removes the files of a pod's logs. The folder of a container stays: it tells that there was something.
+fn clear(logs: &Path) -> std::io::Result<()> {
+    let containers = match std::fs::read_dir(logs) {
+        // none of them has said anything
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        containers => containers?,
+    };
+    for container in containers {
+        for file in std::fs::read_dir(container?.path())? {
+            std::fs::remove_file(file?.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn active(shared: &Shared) -> Vec<Arc<Pod>> {

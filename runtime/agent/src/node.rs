@@ -274,6 +274,7 @@ impl Heart {
         let (now, pressure) = (shared.now(), shared.options.pressure.clone());
         let pressure = tokio::task::spawn_blocking(move || pressure()).await.unwrap_or_default();
         if pressure != self.pressure {
+            self.turned(shared, pressure);
             self.pressure = pressure;
             if pressure == Pressure::default() {
                 tracing::info!("memory and disk suffice again");
@@ -301,6 +302,21 @@ impl Heart {
         let conditions = conditions(pressure, problem.as_deref(), now, since);
         let runtimes = shared.runtimes.iter().map(|r| r.name().to_owned()).collect();
         status(&shared.options, runtimes, images, conditions)
+    }
+
+    /// Tells as events what upstream tells when a condition turns: before the disk is so full that the store takes no event.
+    fn turned(&self, shared: &Shared, now: Pressure) {
+        let told = [
+            (self.pressure.memory, now.memory, "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
+            (self.pressure.disk, now.disk, "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+        ];
+        for (before, now, yes, no) in told {
+            if before != now {
+                let reason = if now { yes } else { no };
+                let text = format!("Node {} status is now: {reason}", shared.options.node);
+                shared.recorder.event(&reference(&shared.options), EventType::Normal, reason, text);
+            }
+        }
     }
 
     /// Says once what runtimes say of themselves, and once that it is over.

@@ -160,8 +160,14 @@ fn choose(
     };
     match (number, current) {
         (Some(number), Some(attempt)) => {
+            let path = shared.log_file(pod, container, number);
+            // Removed while the disk was short. A container that has said nothing has no folder either.
+            let is_gone = !path.exists() && path.parent().is_some_and(|folder| folder.exists());
+            if is_gone && pod::is_finished(pod) {
+                return Err(format!("unable to retrieve container logs for {}", attempt.container_id()));
+            }
             let id = if number == attempt.log { attempt.id.clone() } else { String::new() };
-            Ok((shared.log_file(pod, container, number), id))
+            Ok((path, id))
         }
         _ if previous => Err(format!("previous terminated container {container:?} in pod {name:?} not found")),
         _ => {

@@ -14,6 +14,7 @@
 use crate::{
     Config, Digest, Error, access::Access, error::Fault, layer::damaged, manifest::Descriptor, recognise::Layout,
 };
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
 use std::{
@@ -62,6 +63,30 @@ pub(crate) struct Name {
 pub(crate) struct Content {
     root: Arc<Path>,
     next: Arc<AtomicU64>,
+    /// Bytes of this process that are to come and have their [`Room`].
+    promised: Arc<Mutex<u64>>,
+}
+
+/// Room on the disk for what is under way: taken from what others may take until it is written, or until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Room {
+    promised: Arc<Mutex<u64>>,
+    left: u64,
+}
+
+impl Room {
+    /// So many bytes of it are on the disk now.
+    pub(crate) fn spend(&mut self, bytes: u64) {
+        let bytes = bytes.min(self.left);
+        self.left -= bytes;
+        *self.promised.lock() -= bytes;
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.spend(self.left);
+    }
 }
 
 /// The lock of the store, until dropped.
@@ -73,7 +98,7 @@ impl Content {
         for folder in ["", "blobs/sha256", "partial", "tmp", "images", "names"] {
             DirBuilder::new().recursive(true).mode(0o700).create(root.join(folder))?;
         }
-        Ok(Self { root: root.into(), next: Arc::default() })
+        Ok(Self { root: root.into(), next: Arc::default(), promised: Arc::default() })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -127,14 +152,18 @@ impl Content {
         File::options().create(true).truncate(false).write(true).open(self.root.join("lock"))
     }
 
-    /// Whether so many bytes more can be stored, and leave the others room.
-    pub(crate) fn check_room(&self, bytes: u64) -> Result<(), Fault> {
+    /// Takes room for so many bytes more, if that leaves enough to the others: to what is under way too.
+    pub(crate) fn reserve(&self, bytes: u64) -> Result<Room, Fault> {
+        let mut promised = self.promised.lock();
         let disk = rustix::fs::statvfs(&*self.root).map_err(io::Error::from)?;
-        match room(&disk) {
+        match room(&disk).map(|room| room.saturating_sub(*promised)) {
             Some(room) if room < bytes => Err(Fault::full(&format!(
                 "no space left on device: {bytes} bytes are needed, and images may take {room}"
             ))),
-            _ => Ok(()),
+            _ => {
+                *promised = promised.saturating_add(bytes);
+                Ok(Room { promised: self.promised.clone(), left: bytes })
+            }
         }
     }
 
@@ -157,7 +186,7 @@ impl Content {
         if size > limit {
             return Err(Fault::content(format!("the archive holds a file of {size} bytes, {limit} are allowed")));
         }
-        self.check_room(size)?;
+        let mut room = self.reserve(size)?;
         let mut incoming = self.incoming()?;
         let mut buffer = vec![0; CHUNK];
         let mut data = data.take(size.saturating_add(1));
@@ -167,6 +196,7 @@ impl Content {
                 break;
             }
             incoming.write(&buffer[..count])?;
+            room.spend(count as u64);
         }
         if incoming.size > size {
             return Err(Fault::content(format!("it holds a file of more than the {size} bytes that it tells")));
@@ -181,7 +211,7 @@ impl Content {
     pub(crate) fn put(&self, bytes: &[u8]) -> Result<Digest, Fault> {
         let digest = Digest::of(bytes);
         if !self.has(&digest, bytes.len() as u64) {
-            self.check_room(bytes.len() as u64)?;
+            let _room = self.reserve(bytes.len() as u64)?;
             let mut incoming = self.incoming()?;
             incoming.write(bytes)?;
             incoming.commit(None)?;
@@ -362,5 +392,30 @@ pub(crate) async fn blocking<R: Send + 'static>(
 impl From<io::Error> for Error {
     fn from(error: io::Error) -> Self {
         Self::Store(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_under_way_has_its_room_until_it_is_written_or_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let content = Content::open(folder.path()).unwrap();
+        let disk = rustix::fs::statvfs(folder.path()).unwrap();
+        // Others use the disk meanwhile: two of these are too many in any case, and one is not.
+        let most = room(&disk).expect("the disk tells") / 3 * 2;
+        let mut first = content.reserve(most).unwrap();
+        content.clone().reserve(most).expect_err("promised to the first");
+        first.spend(most / 4 * 3);
+        let second = content.reserve(most).expect("written, as far as this test goes");
+        assert_eq!(*content.promised.lock(), most + (most - most / 4 * 3));
+        drop(first);
+        drop(second);
+        assert_eq!(*content.promised.lock(), 0);
+        let mut all = content.reserve(10).unwrap();
+        all.spend(20);
+        assert_eq!(*content.promised.lock(), 0, "more than it was");
     }
 }

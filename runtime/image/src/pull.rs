@@ -3,7 +3,7 @@
 use crate::{
     Credential, Digest, Error, Images, Keyring, Pulled, Reference,
     access::Origin,
-    content::{Content, Record, blocking},
+    content::{Content, Record, Room, blocking},
     error::Fault,
     images::{Inner, short},
     layer,
@@ -337,18 +337,20 @@ async fn attempt_download(content: &Content, session: &Session, blob: &Descripto
         let text = format!("the download of {} ended after {} of {} bytes", blob.digest, partial.size, blob.size);
         return Err(Fault::Network(text));
     }
-    let content = content.clone();
-    blocking(move || partial.finish(&content)).await
+    blocking(move || partial.finish()).await
 }
 
 /// A blob on its way, locked against others who fetch the same.
 struct Partial {
+    content: Content,
     file: File,
     path: PathBuf,
     hasher: Sha256,
     size: u64,
     expected: Digest,
     limit: u64,
+    /// For what has not arrived.
+    room: Room,
 }
 
 impl Partial {
@@ -375,11 +377,12 @@ impl Partial {
                 }
                 let mut hasher = Sha256::new();
                 let size = io::copy(&mut file, &mut hasher)?;
-                let mut partial = Self { file, path, hasher, size, expected, limit };
+                let room = content.reserve(limit.saturating_sub(size));
+                let room = room.inspect_err(|_| drop(fs::remove_file(&path)))?;
+                let mut partial = Self { content, file, path, hasher, size, expected, limit, room };
                 if size > limit {
                     partial.restart()?;
                 }
-                content.check_room(limit - partial.size).inspect_err(|_| partial.give_up())?;
                 return Ok(Some(partial));
             }
         })
@@ -391,6 +394,8 @@ impl Partial {
         io::Seek::rewind(&mut self.file)?;
         self.hasher = Sha256::new();
         self.size = 0;
+        self.room.spend(self.limit);
+        self.room = self.content.reserve(self.limit).inspect_err(|_| self.give_up())?;
         Ok(())
     }
 
@@ -402,7 +407,9 @@ impl Partial {
         }
         self.hasher.update(bytes);
         // A disk that is full needs the room, and what was written last may be cut.
-        Ok(self.file.write_all(bytes).inspect_err(|_| self.give_up())?)
+        self.file.write_all(bytes).inspect_err(|_| self.give_up())?;
+        self.room.spend(bytes.len() as u64);
+        Ok(())
     }
 
     /// Removes what has arrived.
@@ -410,14 +417,14 @@ impl Partial {
         let _ = fs::remove_file(&self.path);
     }
 
-    fn finish(self, content: &Content) -> Result<(), Fault> {
+    fn finish(self) -> Result<(), Fault> {
         let found = Digest::finish(self.hasher);
         if found != self.expected {
             fs::remove_file(&self.path)?;
             return Err(Fault::content(format!("the content of {} has digest {found}", self.expected)));
         }
         self.file.sync_data()?;
-        Ok(crate::content::rename(&self.path, &content.blob(&self.expected))?)
+        Ok(crate::content::rename(&self.path, &self.content.blob(&self.expected))?)
     }
 }
 

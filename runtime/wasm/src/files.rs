@@ -1,27 +1,25 @@
 //! Files of guests: the folders that they see, and their share of the node's open files and disk.
 //!
 //! Folders are opened for each instance anew, from [`Mount`]s and never by a path that a guest may have changed meanwhile; and only when it
-//! uses one, so that a request which needs no files, and a command that waits, cost nothing: a node has fewer descriptors than room for pods
-//! with a token each. Guests list their folders when they begin, so that what a command is shown until then is [`nowhere`].
+//! uses them, so that a request which needs no files, and a command that waits, cost nothing: a node has fewer descriptors than room for pods
+//! with a token each. Guests list their folders when they begin, so that what a command is shown of each until then is [`nowhere`].
 
 pub(crate) mod budget;
+pub(crate) mod shown;
 
 use budget::Held;
 use container::{Mount, MountError};
-use std::{
-    fs::File,
-    io,
-    os::fd::{AsRawFd, OwnedFd},
-    path::Path,
-};
+use std::{fs::File, io, os::fd::AsRawFd, path::Path};
+use wasmtime::component::Resource;
 use wasmtime_wasi::{
-    FsPerms, OpenMode, ResourceTable, WasiCtxBuilder,
+    FsPerms, OpenMode, ResourceTable, WasiCtxBuilder, WasiView,
     filesystem::{Descriptor, Dir},
+    p1::{WasiP1Ctx, wasi_snapshot_preview1 as p1},
     p2::{DynInputStream, DynOutputStream},
 };
 
-/// Open folders, and where a guest sees them.
-pub(crate) type Folders = Vec<(Dir, String)>;
+/// Preview 1's number of the first folder.
+const FIRST_FOLDER: i32 = 3;
 
 fn permissions(mount: &Mount) -> (FsPerms, OpenMode) {
     match mount.read_only {
@@ -47,11 +45,6 @@ pub(crate) fn nowhere(beside: &Path) -> io::Result<Dir> {
     Ok(Dir::new(handle, FsPerms::ReadOnly, OpenMode::READ, false))
 }
 
-/// The folders of a command that has used none yet.
-pub(crate) fn unopened(mounts: &[Mount], nowhere: &Dir) -> Folders {
-    mounts.iter().map(|mount| (nowhere.clone(), mount.target.clone())).collect()
-}
-
 fn open(mount: &Mount) -> wasmtime::Result<File> {
     let told = |error: MountError| wasmtime::format_err!("mount {} cannot be opened: {error}", mount.target);
     mount.open().map_err(told)
@@ -62,30 +55,64 @@ pub(crate) fn check(mounts: &[Mount]) -> wasmtime::Result<()> {
     mounts.iter().try_for_each(|mount| open(mount).map(drop))
 }
 
-fn room(mounts: &[Mount], held: &mut Held, count: impl FnOnce() -> usize) -> wasmtime::Result<()> {
-    if held.open(mounts.len(), count) {
-        return Ok(());
+/// Opens one folder. `count` counts what the guest has open.
+pub(crate) fn folder(mount: &Mount, held: &mut Held, count: impl FnOnce() -> usize) -> wasmtime::Result<Dir> {
+    if !held.open(1, count) {
+        wasmtime::bail!("the volumes cannot be opened: guests of this node hold too many files open");
     }
-    wasmtime::bail!("the volumes cannot be opened: guests of this node hold too many files open")
+    let (perms, mode) = permissions(mount);
+    Ok(Dir::new(open(mount)?, perms, mode, false))
 }
 
-/// Opens the folders of a component. `count` counts what it has open.
-pub(crate) fn folders(mounts: &[Mount], held: &mut Held, count: impl FnOnce() -> usize) -> wasmtime::Result<Folders> {
-    room(mounts, held, count)?;
-    let folder = |mount: &Mount| {
-        let (perms, mode) = permissions(mount);
-        Ok((Dir::new(open(mount)?, perms, mode, false), mount.target.clone()))
-    };
-    mounts.iter().map(folder).collect()
+/// A folder that a guest was shown and has not used.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Unopened {
+    /// The number by which a core module knows it.
+    pub(crate) number: i32,
+    /// Where it is in the instance's table.
+    pub(crate) entry: u32,
+    pub(crate) mount: usize,
 }
 
-/// Opens the folders of a core module. Preview 1 takes them by path only: the path of an open handle leads to what is open, whatever
-/// stands at its name by now.
-pub(crate) fn preopen(builder: &mut WasiCtxBuilder, mounts: &[Mount], held: &mut Held) -> wasmtime::Result<()> {
-    room(mounts, held, || 0)?;
+/// Shows a core module its folders. Preview 1 takes them by path only, and opens what is there: so it is shown none, in as many places.
+pub(crate) fn show(
+    mut builder: WasiCtxBuilder,
+    mounts: &[Mount],
+    nowhere: &Dir,
+) -> wasmtime::Result<(WasiP1Ctx, Vec<Unopened>)> {
+    let path = format!("/proc/self/fd/{}", nowhere.dir.as_raw_fd());
     for mount in mounts {
-        let handle = OwnedFd::from(open(mount)?);
-        let path = format!("/proc/self/fd/{}", handle.as_raw_fd());
+        builder.preopened_dir(&path, &mount.target, permissions(mount).0)?;
+    }
+    let mut wasi = builder.build_p1();
+    // Any question about numbers makes the table of them; the answer has no place to go.
+    let _ = p1::fd_prestat_get(&mut wasi, &mut wiggle::GuestMemory::Unshared(&mut []), FIRST_FOLDER, 0);
+    drop(std::mem::take(wasi.ctx().ctx.filesystem()));
+    let table = wasi.ctx().table;
+    let mut unopened = Vec::with_capacity(mounts.len());
+    for entry in 0..u32::try_from(mounts.len())? + FIRST_FOLDER.cast_unsigned() {
+        let Ok(Descriptor::Dir(dir)) = table.get_mut(&Resource::new_borrow(entry)) else { continue };
+        *dir = nowhere.clone();
+        let mount = unopened.len();
+        unopened.push(Unopened { number: FIRST_FOLDER + i32::try_from(mount)?, entry, mount });
+    }
+    if unopened.len() != mounts.len() {
+        wasmtime::bail!("{} of {} folders are in the table of preview 1", unopened.len(), mounts.len());
+    }
+    Ok((wasi, unopened))
+}
+
+/// Opens one of them where it was shown.
+pub(crate) fn put(table: &mut ResourceTable, entry: u32, dir: Dir) -> wasmtime::Result<()> {
+    *table.get_mut(&Resource::new_borrow(entry))? = Descriptor::Dir(dir);
+    Ok(())
+}
+
+/// Opens the folders of a core module all at once. The path of an open handle leads to what is open, whatever stands at its name by now.
+pub(crate) fn preopen(builder: &mut WasiCtxBuilder, mounts: &[Mount], held: &mut Held) -> wasmtime::Result<()> {
+    for mount in mounts {
+        let dir = folder(mount, held, || 0)?;
+        let path = format!("/proc/self/fd/{}", dir.dir.as_raw_fd());
         builder
             .preopened_dir(path, &mount.target, permissions(mount).0)
             .map_err(|error| error.context(format!("mount {} cannot be opened by its handle", mount.target)))?;

@@ -2,8 +2,9 @@
 
 use crate::{
     exit,
-    files::{self, Folders, budget},
+    files::{self, Unopened, budget},
     host::{self, Scales},
+    limits,
     memory::{Memory, Share},
     metrics::Metrics,
     outgoing::Outgoing,
@@ -12,7 +13,7 @@ use crate::{
     stdio::Output,
 };
 use container::{
-    ContainerSpec, Mount,
+    ContainerSpec,
     log::{Log, Source},
     net::Sockets,
 };
@@ -29,9 +30,8 @@ use wasmtime::{
     component::{Linker, Resource},
 };
 use wasmtime_wasi::{
-    HostMonotonicClock, I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
-    clocks::MonotonicClock,
-    filesystem::{Descriptor, Dir, WasiFilesystemCtxView, WasiFilesystemView},
+    I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
+    filesystem::{Descriptor, Dir},
     p1::WasiP1Ctx,
 };
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -112,10 +112,10 @@ pub(crate) struct Guest {
     table: ResourceTable,
     /// After the table: what it holds is closed first.
     files: budget::Held,
-    /// Its folders, once it asked for them.
-    pub(crate) folders: Option<Folders>,
-    /// Folders that it was shown and has not used: the handle, and the number of the mount.
-    pub(crate) unopened: Vec<(u32, usize)>,
+    /// Its folders, those that are open.
+    folders: Vec<Option<Dir>>,
+    /// Those that it was shown and has not used.
+    unopened: Vec<Unopened>,
     /// Answers one request, and is gone soon.
     request: bool,
     http: WasiHttpCtx,
@@ -128,8 +128,8 @@ pub(crate) struct Guest {
 /// The state of a core module's instance.
 pub(crate) struct CoreGuest {
     wasi: WasiP1Ctx,
-    /// What goes on when its folders are opened; `None` once they are.
-    unopened: Option<Standard>,
+    /// Folders that it was shown and has not used.
+    unopened: Vec<Unopened>,
     /// After the files themselves: they are closed first.
     files: budget::Held,
     /// The guest has closed a standard stream: its number may be a file's by now.
@@ -139,53 +139,66 @@ pub(crate) struct CoreGuest {
 }
 
 impl Guest {
-    /// Its folders, opened or not: a command's are when it uses one of them.
-    pub(crate) fn folders(&mut self) -> wasmtime::Result<Folders> {
-        if self.folders.is_none() {
-            let shared = self.live.0.clone();
-            match shared.nowhere.as_ref().filter(|_| !self.request) {
-                Some(nowhere) => return Ok(files::unopened(&shared.spec.mounts, nowhere)),
-                None => self.open_folders()?,
+    /// Lists its folders, opened or not: each of a command's is when it uses it.
+    pub(crate) fn show(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
+        let shared = self.live.0.clone();
+        let mut shown = Vec::new();
+        for (mount, one) in shared.spec.mounts.iter().enumerate() {
+            let nowhere = shared.nowhere.as_ref().filter(|_| !self.request);
+            // listed again, those that are open are the same
+            let dir = match (&self.folders[mount], nowhere) {
+                (None, Some(nowhere)) => nowhere.clone(),
+                _ => self.open(mount)?,
+            };
+            let handle = self.ctx().table.push(Descriptor::Dir(dir))?;
+            if self.folders[mount].is_none() {
+                self.unopened.push(Unopened { number: 0, entry: handle.rep(), mount });
             }
+            shown.push((handle, one.target.clone()));
         }
-        // handed out again, they are the same open folders
-        Ok(self.folders.clone().unwrap_or_default())
+        Ok(shown)
     }
 
-    /// Opens its folders, if it was shown some that are not.
-    pub(crate) fn open_shown(&mut self) -> wasmtime::Result<()> {
-        if self.unopened.is_empty() {
-            return Ok(());
-        }
-        self.open_folders()?;
-        let folders = self.folders.clone().unwrap_or_default();
-        for (handle, mount) in std::mem::take(&mut self.unopened) {
-            *self.table.get_mut(&Resource::new_borrow(handle))? = Descriptor::Dir(folders[mount].0.clone());
+    /// Opens what it uses now, if that is a folder that is not.
+    pub(crate) fn open_used(&mut self, entry: u32) -> wasmtime::Result<()> {
+        if let Some(at) = self.unopened.iter().position(|folder| folder.entry == entry) {
+            let dir = self.open(self.unopened[at].mount)?;
+            files::put(&mut self.table, entry, dir)?;
+            self.unopened.swap_remove(at);
         }
         Ok(())
     }
 
-    fn open_folders(&mut self) -> wasmtime::Result<()> {
-        let mounts = &self.live.0.spec.mounts;
-        self.folders = Some(files::folders(mounts, &mut self.files, || files::count(&mut self.table))?);
-        Ok(())
+    /// The entry is another's from now on.
+    pub(crate) fn forget(&mut self, entry: u32) {
+        self.unopened.retain(|folder| folder.entry != entry);
     }
 
-    /// The way to its files, for functions that have no word of their own for what keeps its folders from being opened.
-    pub(crate) fn files(&mut self) -> WasiFilesystemCtxView<'_> {
-        if let Err(error) = self.open_shown() {
-            tell(&self.live.0.log, &error);
+    fn open(&mut self, mount: usize) -> wasmtime::Result<Dir> {
+        if let Some(dir) = &self.folders[mount] {
+            return Ok(dir.clone());
         }
-        self.filesystem()
+        let (held, count) = (&mut self.files, files::count(&mut self.table).saturating_sub(self.unopened.len()));
+        let dir = files::folder(&self.live.0.spec.mounts[mount], held, || count)?;
+        self.folders[mount] = Some(dir.clone());
+        Ok(dir)
+    }
+
+    /// Says in the container's log what its program cannot be told.
+    pub(crate) fn tell(&self, error: &wasmtime::Error) {
+        let mut writer = self.live.0.log.writer(Source::Stderr);
+        writer.write(format!("sampan: {}\n", exit::story(error)).as_bytes());
+        writer.finish(true);
     }
 
     pub(crate) fn space(&self) -> &Arc<budget::Space> {
         &self.live.0.space
     }
 
-    /// Its share of the node's open files, and where it holds them.
-    pub(crate) fn held(&mut self) -> (&mut budget::Held, &mut ResourceTable) {
-        (&mut self.files, &mut self.table)
+    /// Whether it may open one more file.
+    pub(crate) fn may_open(&mut self) -> bool {
+        let (table, unopened) = (&mut self.table, self.unopened.len());
+        self.files.open(1, || files::count(table).saturating_sub(unopened))
     }
 }
 
@@ -195,37 +208,32 @@ impl CoreGuest {
         &mut self.wasi
     }
 
-    /// Its folders as long as they are not open: the first is number 3.
-    pub(crate) fn unopened(&self) -> Option<&[Mount]> {
-        self.unopened.as_ref().map(|_| self.live.0.spec.mounts.as_slice())
-    }
-
-    /// Opens its folders, unless they are. Nothing but standard streams is open until then, and these stay as they are.
-    pub(crate) fn open_folders(&mut self) -> wasmtime::Result<()> {
-        let Some(standard) = &self.unopened else { return Ok(()) };
-        let shared = &self.live.0;
-        let mut builder = wasi(shared, standard);
-        files::preopen(&mut builder, &shared.spec.mounts, &mut self.files)?;
-        self.wasi = core_wasi(builder);
-        self.unopened = None;
+    /// Opens what it uses now, if that is a folder that is not.
+    pub(crate) fn open_used(&mut self, number: i32) -> wasmtime::Result<()> {
+        if let Some(at) = self.unopened.iter().position(|folder| folder.number == number) {
+            let Unopened { entry, mount, .. } = self.unopened[at];
+            let (table, unopened) = (self.wasi.ctx().table, self.unopened.len());
+            let count = || limits::descriptors(table).saturating_sub(unopened);
+            let dir = files::folder(&self.live.0.spec.mounts[mount], &mut self.files, count)?;
+            files::put(self.wasi.ctx().table, entry, dir)?;
+            self.unopened.swap_remove(at);
+        }
         Ok(())
     }
 
-    /// For functions that have no word of their own for what keeps its folders from being opened.
-    fn with_folders(&mut self) -> &mut WasiP1Ctx {
-        if let Err(error) = self.open_folders() {
-            tell(&self.live.0.log, &error);
-        }
-        &mut self.wasi
+    /// The number is closed, or another's from now on.
+    pub(crate) fn forget(&mut self, number: i32) {
+        self.unopened.retain(|folder| folder.number != number);
     }
 
     pub(crate) fn space(&self) -> &Arc<budget::Space> {
         &self.live.0.space
     }
 
-    /// Its share of the node's open files, and where it holds them.
-    pub(crate) fn held(&mut self) -> (&mut budget::Held, &mut ResourceTable) {
-        (&mut self.files, self.wasi.ctx().table)
+    /// Whether it may open one more file.
+    pub(crate) fn may_open(&mut self) -> bool {
+        let (table, unopened) = (self.wasi.ctx().table, self.unopened.len());
+        self.files.open(1, || limits::descriptors(table).saturating_sub(unopened))
     }
 }
 
@@ -243,13 +251,6 @@ impl WasiHttpView for Guest {
     }
 }
 
-/// Says in the container's log what its program cannot be told.
-fn tell(log: &Log, error: &wasmtime::Error) {
-    let mut writer = log.writer(Source::Stderr);
-    writer.write(format!("sampan: {}\n", exit::story(error)).as_bytes());
-    writer.finish(true);
-}
-
 /// What components may import: WASI 0.2 and wasi:http.
 pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
@@ -260,34 +261,11 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
 
 const MODULE: &str = "wasi_snapshot_preview1";
 
-/// Where functions lie while others take their place.
-const ASIDE: &str = "sampan:aside";
-
-/// Functions of preview 1 that touch no folder, but for those of `limits.rs`: a program that calls no others holds none open.
-const WITHOUT_FOLDERS: &[&str] = &[
-    "args_get",
-    "args_sizes_get",
-    "clock_res_get",
-    "clock_time_get",
-    "environ_get",
-    "environ_sizes_get",
-    "poll_oneoff",
-    "random_get",
-    "sched_yield",
-];
-
 /// What core modules may import: WASI preview 1.
 pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     let mut linker = wasmtime::Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest: &mut CoreGuest| &mut guest.wasi)?;
-    for name in WITHOUT_FOLDERS {
-        linker.alias(MODULE, name, ASIDE, name)?;
-    }
     linker.allow_shadowing(true);
-    wasmtime_wasi::p1::add_to_linker_async(&mut linker, CoreGuest::with_folders)?;
-    for name in WITHOUT_FOLDERS {
-        linker.alias(ASIDE, name, MODULE, name)?;
-    }
     // wasmtime's makes a trap of 126 and above; a process may end with these.
     let exit = |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) };
     linker.func_wrap(MODULE, "proc_exit", exit)?;
@@ -344,12 +322,12 @@ fn component_store(
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
-        wasi: wasi(shared, &Standard::new(shared, ending.is_some())).build(),
+        wasi: wasi(shared, ending.is_some()).build(),
         request: ending.is_some(),
         _going: Going(ending),
         table,
         files: budget::Held::new(shared.files.clone()),
-        folders: None,
+        folders: vec![None; shared.spec.mounts.len()],
         unopened: Vec::new(),
         http,
         outgoing: Outgoing {
@@ -372,14 +350,18 @@ fn component_store(
 /// A store for a core module.
 pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<CoreGuest>> {
     files::check(&shared.spec.mounts)?;
-    let standard = Standard::new(shared, false);
-    let wasi = core_wasi(wasi(shared, &standard));
+    let (mut builder, mounts) = (wasi(shared, false), &shared.spec.mounts);
+    let mut files = budget::Held::new(shared.files.clone());
+    let (mut wasi, unopened) = match &shared.nowhere {
+        Some(nowhere) => files::show(builder, mounts, nowhere)?,
+        None => {
+            files::preopen(&mut builder, mounts, &mut files)?;
+            (builder.build_p1(), Vec::new())
+        }
+    };
+    wasi.ctx().table.set_max_capacity(RESOURCES);
     let share = Share::new(shared.memory.clone());
-    let files = budget::Held::new(shared.files.clone());
-    let mut guest = CoreGuest { wasi, unopened: Some(standard), files, moved: false, share, live: Live::new(shared) };
-    if shared.nowhere.is_none() {
-        guest.open_folders()?;
-    }
+    let guest = CoreGuest { wasi, unopened, files, moved: false, share, live: Live::new(shared) };
     let mut store = Store::new(engine, guest);
     store.limiter(|guest| &mut guest.share);
     store.set_hostcall_fuel(CALL);
@@ -392,46 +374,13 @@ fn give_way<T>(store: &mut Store<T>) {
     store.epoch_deadline_async_yield_and_update(1);
 }
 
-fn core_wasi(mut builder: WasiCtxBuilder) -> WasiP1Ctx {
-    let mut wasi = builder.build_p1();
-    wasi.ctx().table.set_max_capacity(RESOURCES);
-    wasi
-}
-
-/// What of an instance's WASI has a state: its standard streams, and the beginning of its clock.
-struct Standard {
-    out: Output,
-    error: Output,
-    clock: Clock,
-}
-
-impl Standard {
-    fn new(shared: &Shared, request: bool) -> Self {
-        let output = |source| Output::new(&shared.log, source, request);
-        Self { out: output(Source::Stdout), error: output(Source::Stderr), clock: Clock(Arc::default()) }
-    }
-}
-
-#[derive(Clone)]
-struct Clock(Arc<MonotonicClock>);
-
-impl HostMonotonicClock for Clock {
-    fn resolution(&self) -> u64 {
-        self.0.resolution()
-    }
-
-    fn now(&self) -> u64 {
-        self.0.now()
-    }
-}
-
-fn wasi(shared: &Shared, standard: &Standard) -> WasiCtxBuilder {
+fn wasi(shared: &Shared, request: bool) -> WasiCtxBuilder {
     let spec = &shared.spec;
+    let output = |source| Output::new(&shared.log, source, request);
     let mut builder = WasiCtxBuilder::new();
     builder
-        .stdout(standard.out.clone())
-        .stderr(standard.error.clone())
-        .monotonic_clock(standard.clock.clone())
+        .stdout(output(Source::Stdout))
+        .stderr(output(Source::Stderr))
         .args(&spec.args)
         .envs(&spec.env)
         .max_random_size(RANDOM);

@@ -3,8 +3,8 @@
 
 use crate::{
     files::{
-        self,
         budget::{ENTRY, Space},
+        shown::{Files, HasFiles},
     },
     guest::{CoreGuest, Guest},
 };
@@ -16,13 +16,13 @@ use wasmtime::{
 };
 use wasmtime_wasi::{
     ResourceTable, WasiView,
-    filesystem::{Descriptor, WasiFilesystem, WasiFilesystemView},
+    filesystem::{Descriptor, WasiFilesystemView},
     p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1 as _},
     p2::{
         DynOutputStream, FsResult, OutputStream, Pollable, StreamError, StreamResult,
         bindings::filesystem::{
             preopens,
-            types::{self, DescriptorFlags, DescriptorType, ErrorCode, HostDescriptor, OpenFlags, PathFlags},
+            types::{self, DescriptorFlags, ErrorCode, HostDescriptor, OpenFlags, PathFlags},
         },
     },
 };
@@ -33,18 +33,13 @@ const TYPES: &str = "wasi:filesystem/types@0.2.12";
 /// Preview 1's words for it.
 const MFILE: i32 = 33;
 const NOSPC: i32 = 51;
-const BADF: i32 = 8;
-const NAMETOOLONG: i32 = 37;
-const NOTDIR: i32 = 54;
 const CREATE: i32 = 1;
-/// The number of the first folder.
-const FIRST_FOLDER: usize = 3;
 const MODULE: &str = "wasi_snapshot_preview1";
 /// Standard output and error have their own way to the disk, the log's.
 const STDERR: i32 = 2;
 
 /// What of a core module's table holds a file.
-fn descriptors(table: &mut ResourceTable) -> usize {
+pub(crate) fn descriptors(table: &mut ResourceTable) -> usize {
     table.iter_mut().filter(|entry| entry.is::<Descriptor>()).count()
 }
 
@@ -66,18 +61,7 @@ impl HasData for HasPreopens {
 
 impl preopens::Host for Preopens<'_> {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
-        let guest = &mut *self.0;
-        let folders = guest.folders()?;
-        let opened = guest.folders.is_some();
-        let mut shown = Vec::with_capacity(folders.len());
-        for (mount, (dir, name)) in folders.into_iter().enumerate() {
-            let handle = guest.ctx().table.push(Descriptor::Dir(dir))?;
-            if !opened {
-                guest.unopened.push((handle.rep(), mount));
-            }
-            shown.push((handle, name));
-        }
-        Ok(shown)
+        self.0.show()
     }
 }
 
@@ -85,7 +69,7 @@ impl preopens::Host for Preopens<'_> {
 pub(crate) fn components(mut linker: Linker<Guest>) -> wasmtime::Result<Linker<Guest>> {
     linker.allow_shadowing(true);
     preopens::add_to_linker::<Guest, HasPreopens>(&mut linker, |guest| Preopens(guest))?;
-    types::add_to_linker::<Guest, WasiFilesystem>(&mut linker, Guest::files)?;
+    types::add_to_linker::<Guest, HasFiles>(&mut linker, |guest| Files(guest))?;
     descriptors_of_components(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
@@ -94,16 +78,6 @@ pub(crate) fn components(mut linker: Linker<Guest>) -> wasmtime::Result<Linker<G
 fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
     type Opened = Result<Resource<Descriptor>, ErrorCode>;
     let mut types = linker.instance(TYPES)?;
-    // Asked of each folder when a program begins.
-    types.func_wrap_async(
-        "[method]descriptor.get-type",
-        |mut store: StoreContextMut<'_, Guest>, (fd,): (Resource<Descriptor>,)| {
-            Box::new(async move {
-                let kind: Result<DescriptorType, ErrorCode> = told(store.data_mut().filesystem().get_type(fd).await)?;
-                Ok((kind,))
-            })
-        },
-    )?;
     types.func_wrap_async(
         "[method]descriptor.open-at",
         |mut store: StoreContextMut<'_, Guest>,
@@ -113,10 +87,9 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if how.contains(OpenFlags::CREATE) && !guest.space().take(ENTRY) {
                     return Ok((Opened::Err(ErrorCode::InsufficientSpace),));
                 }
-                guest.open_shown()?;
-                let (held, table) = guest.held();
+                guest.open_used(fd.rep())?;
                 // WASI 0.2 has no word for too many open files
-                if !held.open(1, || files::count(table)) {
+                if !guest.may_open() {
                     return Ok((Opened::Err(ErrorCode::InsufficientMemory),));
                 }
                 Ok((told(guest.filesystem().open_at(fd, follow, path, how, flags).await)?,))
@@ -131,7 +104,7 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if !guest.space().take(bytes.len() as u64) {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
-                Ok((told(guest.files().write(fd, bytes, at).await)?,))
+                Ok((told(Files(guest).write(fd, bytes, at).await)?,))
             })
         },
     )?;
@@ -157,7 +130,7 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if !guest.space().take(ENTRY) {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
-                Ok((told(guest.files().create_directory_at(fd, path).await)?,))
+                Ok((told(Files(guest).create_directory_at(fd, path).await)?,))
             })
         },
     )?;
@@ -169,7 +142,7 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if !guest.space().take(ENTRY) {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
-                Ok((told(guest.files().symlink_at(fd, target, path).await)?,))
+                Ok((told(Files(guest).symlink_at(fd, target, path).await)?,))
             })
         },
     )
@@ -271,7 +244,7 @@ fn length(caller: &mut Caller<'_, CoreGuest>, buffers: i32, count: i32) -> wasmt
 /// Limits what core modules import.
 pub(crate) fn modules(mut linker: wasmtime::Linker<CoreGuest>) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     linker.allow_shadowing(true);
-    listing(&mut linker)?;
+    reading(&mut linker)?;
     opening(&mut linker)?;
     writing(&mut linker)?;
     standard_streams(&mut linker)?;
@@ -279,55 +252,63 @@ pub(crate) fn modules(mut linker: wasmtime::Linker<CoreGuest>) -> wasmtime::Resu
     Ok(linker)
 }
 
-/// Programs list their folders, and ask what their standard streams are, when they begin: that opens none.
-fn listing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
-    linker.func_wrap_async(MODULE, "fd_prestat_get", |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
-        Box::new(async move {
-            let Some(name) = unopened(caller.data(), fd) else { return original!(now caller, fd_prestat_get, fd, to) };
-            let Some(name) = name else { return Ok(BADF) };
-            // the tag of a folder, and how long its name is
-            let mut bytes = [0; 8];
-            bytes[4..].copy_from_slice(&u32::try_from(name.len())?.to_le_bytes());
-            memory(&mut caller)?.write(&mut caller, to.cast_unsigned() as usize, &bytes)?;
-            Ok(0)
-        })
-    })?;
-    linker.func_wrap_async(
-        MODULE,
-        "fd_prestat_dir_name",
-        |mut caller: Caller<'_, CoreGuest>, (fd, to, length): (i32, i32, i32)| {
-            Box::new(async move {
-                let Some(name) = unopened(caller.data(), fd) else {
-                    return original!(now caller, fd_prestat_dir_name, fd, to, length);
-                };
-                match name {
-                    None => Ok(NOTDIR),
-                    Some(name) if name.len() > length.cast_unsigned() as usize => Ok(NAMETOOLONG),
-                    Some(name) => {
-                        memory(&mut caller)?.write(&mut caller, to.cast_unsigned() as usize, name.as_bytes())?;
-                        Ok(0)
-                    }
-                }
-            })
-        },
-    )?;
-    linker.func_wrap_async(MODULE, "fd_fdstat_get", |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
-        Box::new(async move {
-            if caller.data().is_file(fd) {
-                caller.data_mut().open_folders()?;
-            }
-            original!(caller, fd_fdstat_get, fd, to)
-        })
-    })?;
-    Ok(())
+/// Functions that do what they do with one number: a folder of this number is opened before, and no other.
+macro_rules! using {
+    ($linker:ident: $($name:ident($($argument:ident: $type:ty),*);)*) => { $(
+        $linker.func_wrap_async(
+            MODULE,
+            stringify!($name),
+            |mut caller: Caller<'_, CoreGuest>, (fd, $($argument,)*): (i32, $($type,)*)| {
+                Box::new(async move {
+                    caller.data_mut().open_used(fd)?;
+                    original!(caller, $name, fd $(, $argument)*)
+                })
+            },
+        )?;
+    )* };
 }
 
-/// What a guest sees of the folder with this number, if its folders are not open yet.
-#[allow(clippy::option_option)]
-fn unopened(guest: &CoreGuest, fd: i32) -> Option<Option<String>> {
-    let mounts = guest.unopened()?;
-    let at = usize::try_from(fd).ok().and_then(|fd| fd.checked_sub(FIRST_FOLDER));
-    Some(at.and_then(|at| mounts.get(at)).map(|mount| mount.target.clone()))
+/// Those of two numbers.
+macro_rules! using_two {
+    (@ $a:ident $b:ident $c:ident $d:ident) => { (i32, i32, i32, i32, i32, i32) };
+    (@ $a:ident $b:ident $c:ident $d:ident $e:ident) => { (i32, i32, i32, i32, i32, i32, i32) };
+    ($linker:ident: $($name:ident($($before:ident),* ; $($after:ident),*);)*) => { $(
+        $linker.func_wrap_async(
+            MODULE,
+            stringify!($name),
+            |mut caller: Caller<'_, CoreGuest>, (fd, $($before,)* to, $($after,)*): using_two!(@ $($before)* $($after)*)| {
+                Box::new(async move {
+                    caller.data_mut().open_used(fd)?;
+                    caller.data_mut().open_used(to)?;
+                    original!(caller, $name, fd $(, $before)*, to $(, $after)*)
+                })
+            },
+        )?;
+    )* };
+}
+
+/// Functions that need nothing but that their folders are open.
+fn reading(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+    using!(linker:
+        fd_datasync();
+        fd_fdstat_get(to: i32);
+        fd_filestat_get(to: i32);
+        fd_filestat_set_times(access: i64, change: i64, flags: i32);
+        fd_pread(buffers: i32, count: i32, at: i64, to: i32);
+        fd_read(buffers: i32, count: i32, to: i32);
+        fd_readdir(buffer: i32, length: i32, cookie: i64, to: i32);
+        fd_sync();
+        path_filestat_get(follow: i32, path: i32, length: i32, to: i32);
+        path_filestat_set_times(follow: i32, path: i32, length: i32, access: i64, change: i64, flags: i32);
+        path_readlink(path: i32, length: i32, buffer: i32, size: i32, to: i32);
+        path_remove_directory(path: i32, length: i32);
+        path_unlink_file(path: i32, length: i32);
+    );
+    using_two!(linker:
+        path_link(follow, path, length; new, new_length);
+        path_rename(path, length; new, new_length);
+    );
+    Ok(())
 }
 
 fn opening(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
@@ -341,9 +322,8 @@ fn opening(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if how & CREATE != 0 && !guest.space().take(ENTRY) {
                     return Ok(NOSPC);
                 }
-                guest.open_folders()?;
-                let (held, table) = guest.held();
-                if !held.open(1, || descriptors(table)) {
+                guest.open_used(fd)?;
+                if !guest.may_open() {
                     return Ok(MFILE);
                 }
                 original!(caller, path_open, fd, follow, path, length, how, base, inheriting, flags, to)
@@ -360,7 +340,6 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
         |mut caller: Caller<'_, CoreGuest>, (fd, buffers, count, to): (i32, i32, i32, i32)| {
             Box::new(async move {
                 if caller.data().is_file(fd) {
-                    caller.data_mut().open_folders()?;
                     let bytes = length(&mut caller, buffers, count)?;
                     if !caller.data().space().take(bytes) {
                         return Ok(NOSPC);
@@ -375,7 +354,6 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
         "fd_pwrite",
         |mut caller: Caller<'_, CoreGuest>, (fd, buffers, count, at, to): (i32, i32, i32, i64, i32)| {
             Box::new(async move {
-                caller.data_mut().open_folders()?;
                 let bytes = length(&mut caller, buffers, count)?;
                 if !caller.data().space().take(bytes) {
                     return Ok(NOSPC);
@@ -392,7 +370,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !caller.data().space().take(ENTRY) {
                     return Ok(NOSPC);
                 }
-                caller.data_mut().open_folders()?;
+                caller.data_mut().open_used(fd)?;
                 original!(caller, path_create_directory, fd, path, length)
             })
         },
@@ -405,7 +383,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !caller.data().space().take(ENTRY) {
                     return Ok(NOSPC);
                 }
-                caller.data_mut().open_folders()?;
+                caller.data_mut().open_used(fd)?;
                 original!(caller, path_symlink, target, length, fd, path, path_length)
             })
         },
@@ -417,14 +395,16 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
 fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     linker.func_wrap_async(MODULE, "fd_close", |mut caller: Caller<'_, CoreGuest>, (fd,): (i32,)| {
         Box::new(async move {
-            caller.data_mut().open_folders()?;
             caller.data_mut().moved |= fd.cast_unsigned() <= STDERR.cast_unsigned();
+            caller.data_mut().forget(fd);
             original!(caller, fd_close, fd)
         })
     })?;
     linker.func_wrap_async(MODULE, "fd_renumber", |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
         Box::new(async move {
-            caller.data_mut().open_folders()?;
+            // what was at the second number is closed, and its own folder goes there
+            caller.data_mut().open_used(fd)?;
+            caller.data_mut().open_used(to)?;
             caller.data_mut().moved |= to.cast_unsigned() <= STDERR.cast_unsigned();
             original!(caller, fd_renumber, fd, to)
         })

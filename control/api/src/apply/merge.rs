@@ -94,6 +94,15 @@ fn merge_items(live: &[Value], config: &[Value], shape: Shape<'_>, kind: Type<'_
 /// `map` without the fields in `remove`. A container that loses its last entry goes too: Go's decoder drops the null that
 /// upstream leaves in its place.
 pub(super) fn remove(map: &Map<String, Value>, remove: &FieldSet, kind: Type<'_>) -> Map<String, Value> {
+    without(map, remove, kind, false)
+}
+
+/// As [`remove`], before the decoder: null is left in the place of a container that lost its last entry, and is a field of its own.
+pub(super) fn remove_to_null(map: &Map<String, Value>, remove: &FieldSet, kind: Type<'_>) -> Map<String, Value> {
+    without(map, remove, kind, true)
+}
+
+fn without(map: &Map<String, Value>, remove: &FieldSet, kind: Type<'_>, null: bool) -> Map<String, Value> {
     let mut out = Map::new();
     for (name, value) in map {
         let element = set::field(name);
@@ -105,7 +114,8 @@ pub(super) fn remove(map: &Map<String, Value>, remove: &FieldSet, kind: Type<'_>
                 out.insert(name.clone(), value.clone());
             }
             Some(below) => {
-                if let Some(value) = remove_value(value, below, kind.child(name)) {
+                let left = remove_value(value, below, kind.child(name), null);
+                if let Some(value) = left.or_else(|| null.then_some(Value::Null)) {
                     out.insert(name.clone(), value);
                 }
             }
@@ -114,10 +124,10 @@ pub(super) fn remove(map: &Map<String, Value>, remove: &FieldSet, kind: Type<'_>
     out
 }
 
-fn remove_value(value: &Value, remove_set: &FieldSet, kind: Type<'_>) -> Option<Value> {
+fn remove_value(value: &Value, remove_set: &FieldSet, kind: Type<'_>, null: bool) -> Option<Value> {
     match (kind.shape(value), value) {
         (Shape::Map, Value::Object(map)) => {
-            let out = remove(map, remove_set, kind);
+            let out = without(map, remove_set, kind, null);
             (!out.is_empty()).then_some(Value::Object(out))
         }
         (shape @ (Shape::Set | Shape::Keyed(_)), Value::Array(list)) => {
@@ -127,7 +137,7 @@ fn remove_value(value: &Value, remove_set: &FieldSet, kind: Type<'_>) -> Option<
                 match kind.element(shape, value) {
                     Ok(element) if remove_set.has(&element) => {}
                     Ok(element) => match remove_set.below(&element) {
-                        Some(below) => out.push(remove_value(value, below, item).unwrap_or(Value::Null)),
+                        Some(below) => out.push(remove_value(value, below, item, null).unwrap_or(Value::Null)),
                         None => out.push(value.clone()),
                     },
                     Err(_) => out.push(value.clone()),

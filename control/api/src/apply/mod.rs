@@ -277,7 +277,7 @@ fn apply_once(
         // A map or list that lost its last entry stays, empty, if it is applied empty.
         merged = merge::merge(&pruned, &config.0, root);
     }
-    let difference = walk::diff(&base.object.0, &merged, root).without(opts.ignored);
+    let difference = walk::diff(&base.object.0, &merged, root.as_written()).without(opts.ignored);
     if !force {
         let conflicts = conflicts(&managed, &difference, &manager);
         if !conflicts.is_empty() {
@@ -297,7 +297,7 @@ fn apply_once(
 /// Takes out what the applier owned before and neither it nor anybody else owns now.
 fn prune(merged: Map<String, Value>, before: &FieldSet, owned: &FieldSet, root: Type<'_>) -> Map<String, Value> {
     let before = merge::with_structs(before, root);
-    let first = merge::remove(&merged, &before, root);
+    let first = merge::remove_to_null(&merged, &before, root);
     if first == merged {
         return merged;
     }
@@ -305,7 +305,7 @@ fn prune(merged: Map<String, Value>, before: &FieldSet, owned: &FieldSet, root: 
     let left = merge::with_structs(&walk::fields(&first, root), root);
     // What is below a removed item but owned by somebody comes back, and so does the item.
     let stays = left.union(&merge::with_structs(owned, root));
-    let second = merge::remove(&merged, &all.difference(&stays), root);
+    let second = merge::remove_to_null(&merged, &all.difference(&stays), root);
     // What nobody owns comes back unless the applier once owned it.
     let left = merge::with_structs(&walk::fields(&second, root), root);
     merge::remove(&merged, &all.difference(&left).intersection(&before), root)

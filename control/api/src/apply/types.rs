@@ -2,7 +2,7 @@
 //! granular, lists are atomic.
 
 use super::set;
-use crate::schema::{Arena, ListType, NodeId, Schema, Shape as Kind};
+use crate::schema::{self, Arena, Field, ListType, NodeId, Schema, Shape as Kind, zero};
 use serde_json::Value;
 use std::borrow::Cow;
 
@@ -19,42 +19,38 @@ pub(super) enum Shape<'a> {
     Keyed(&'a [String]),
 }
 
+/// What Go has in a field of a structure where nothing is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unset {
+    /// No field.
+    Absent,
+    /// Null: a list, map or time that Go always writes, or such a pointer.
+    Null,
+    /// A scalar's zero, or a structure without anything in it.
+    Zero,
+}
+
 /// The type of a value; of what the schema does not know when it has no node.
 #[derive(Clone, Copy)]
 pub(super) struct Type<'a> {
     arena: &'a Arena,
     node: Option<NodeId>,
+    /// What is written as empty is there.
+    written: bool,
 }
-
-/// Types that Go always embeds by value, so that they exist in every object that has their parent.
-const VALUES: &[&str] = &[
-    "v1.ObjectMeta",
-    "v1.PodTemplateSpec",
-    "v1.JobTemplateSpec",
-    "v1.DeploymentStrategy",
-    "v1.DaemonSetUpdateStrategy",
-    "v1.StatefulSetUpdateStrategy",
-    "v1.LoadBalancerStatus",
-    "v1.IngressLoadBalancerStatus",
-    "v1.NodeSystemInfo",
-    "v1.NodeDaemonEndpoints",
-    "v1.DaemonEndpoint",
-    "v1.EventSource",
-    "v1.ResourceRequirements",
-    "v1.VolumeResourceRequirements",
-    "v1.CustomResourceDefinitionNames",
-    "v1.VolumeAttachmentSource",
-    "v1.PriorityLevelConfigurationReference",
-    "v1.DeviceClaim",
-    "v1.ResourcePool",
-];
-
-/// Where one of those is behind a pointer after all.
-const POINTERS: &[(&str, &str)] = &[("v1.ReplicationControllerSpec", "template"), ("v1.PodSpec", "resources")];
 
 impl<'a> Type<'a> {
     pub(super) fn of(schema: &'a Schema) -> Self {
-        Self { arena: &schema.arena, node: Some(schema.node) }
+        Self { arena: &schema.arena, node: Some(schema.node), written: false }
+    }
+
+    /// For a new value that is no Go value yet: what is applied empty is something, until it is stored.
+    pub(super) fn as_written(self) -> Self {
+        Self { written: true, ..self }
+    }
+
+    pub(super) fn is_written(self) -> bool {
+        self.written
     }
 
     fn at(self, node: Option<NodeId>) -> Self {
@@ -76,9 +72,13 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// What kind of value the schema wants here.
+    /// What kind of value the schema wants here. A time is any scalar, as a quantity is.
     pub(super) fn wants(self) -> Kind {
-        self.node.map_or(Kind::Any, |id| self.arena.shape(id))
+        let Some(id) = self.node else { return Kind::Any };
+        match self.arena.node(id).kind {
+            schema::Kind::Time | schema::Kind::MicroTime => Kind::Quantity,
+            _ => self.arena.shape(id),
+        }
     }
 
     /// Whether an object here may not have this field.
@@ -95,49 +95,37 @@ impl<'a> Type<'a> {
 
     /// The type of a field, and whether the schema declares it by name.
     pub(super) fn child_declared(self, name: &str) -> (Self, bool) {
-        let fields = self.node.map_or(&[][..], |id| self.arena.fields(id));
-        match fields.binary_search_by(|field| (*field.name).cmp(name)) {
-            Ok(at) => (self.at(Some(fields[at].node)), true),
-            Err(_) => (self.child(name), false),
+        match self.declared(name) {
+            Some(field) => (self.at(Some(field.node)), true),
+            None => (self.child(name), false),
         }
     }
 
-    /// Whether Go's type always has this field, a struct or list, whatever is written.
-    pub(super) fn always_has(self, name: &str) -> bool {
-        let Some(id) = self.node else { return false };
-        let fields = self.arena.fields(id);
-        let Ok(at) = fields.binary_search_by(|field| (*field.name).cmp(name)) else { return false };
-        let field = &fields[at];
-        let shape = self.arena.shape(field.node);
-        if matches!(name, "reportingComponent" | "reportingInstance") && self.arena.go_type(id) == "v1.Event" {
-            return true; // optional, and yet written when empty
+    /// What Go has in this field where nothing is written.
+    pub(super) fn unset(self, name: &str) -> Unset {
+        match self.declared(name).filter(|field| field.always) {
+            None => Unset::Absent,
+            Some(field) if field.pointer => Unset::Null,
+            Some(field) => match zero(self.arena.node(field.node).kind) {
+                Value::Null => Unset::Null,
+                _ => Unset::Zero,
+            },
         }
-        if !matches!(shape, Kind::Object | Kind::Map | Kind::List) && !field.required {
-            return false;
-        }
-        let parent = self.arena.go_type(id);
-        if parent.starts_with("map[") {
-            return false; // a custom resource: no Go type
-        }
-        if shape != Kind::Object {
-            return field.required;
-        }
-        let own = self.arena.go_type(field.node);
-        (matches!(name, "spec" | "status") || VALUES.contains(&own.as_str())) && !POINTERS.contains(&(&parent, name))
     }
 
-    /// Whether Go leaves this field out when it is empty: maps, and the lists of the metadata. (Of other lists the schema does not
-    /// tell; a few are written even when empty, as the ports of an EndpointSlice.)
+    /// Whether Go leaves out this map or list when it is empty. Of a custom resource no Go type is known.
     pub(super) fn omits_empty(self, name: &str) -> bool {
-        let Some(id) = self.node else { return false };
-        let fields = self.arena.fields(id);
-        let Ok(at) = fields.binary_search_by(|field| (*field.name).cmp(name)) else { return false };
-        let parent = self.arena.go_type(id);
-        match self.arena.shape(fields[at].node) {
-            Kind::Map => !fields[at].required && !parent.starts_with("map["), // a custom resource: no Go type
-            Kind::List => parent == "v1.ObjectMeta",
-            _ => false,
-        }
+        let Some(field) = self.declared(name).filter(|_| !self.is_custom()) else { return false };
+        matches!(self.arena.shape(field.node), Kind::Map | Kind::List) && !field.always
+    }
+
+    fn declared(self, name: &str) -> Option<&'a Field> {
+        let fields = self.node.map_or(&[][..], |id| self.arena.fields(id));
+        Some(&fields[fields.binary_search_by(|field| (*field.name).cmp(name)).ok()?])
+    }
+
+    fn is_custom(self) -> bool {
+        self.node.is_some_and(|id| self.arena.go_type(id).starts_with("map["))
     }
 
     /// The type of a list's items.
@@ -177,15 +165,13 @@ impl<'a> Type<'a> {
 
     /// What a key that is left out stands for: its default, or the zero that Go's type has where it always writes the field.
     fn default_of(self, name: &str) -> Option<Cow<'a, Value>> {
-        let id = self.node?;
-        let fields = self.arena.fields(id);
-        let field = &fields[fields.binary_search_by(|field| (*field.name).cmp(name)).ok()?];
+        let field = self.declared(name)?;
         if let Some(default) = self.arena.node(field.node).default.as_deref() {
             return Some(Cow::Borrowed(default));
         }
-        // Of a custom resource no Go type is known; a reference's name is the one optional key with a default upstream.
-        let written = field.required || self.arena.go_type(id) == "v1.LocalObjectReference";
-        if !written || self.arena.go_type(id).starts_with("map[") {
+        // A reference's name is the one optional key with a default upstream.
+        let written = field.always || self.node.is_some_and(|id| self.arena.go_type(id) == "v1.LocalObjectReference");
+        if !written {
             return None;
         }
         match self.arena.shape(field.node) {

@@ -2,7 +2,7 @@
 
 use super::{
     set::{self, FieldSet},
-    types::{Shape, Type},
+    types::{Shape, Type, Unset},
 };
 use serde_json::{Map, Value};
 use std::sync::LazyLock;
@@ -58,7 +58,7 @@ enum Mark {
 enum Side<'a> {
     /// There is no such field.
     Absent,
-    /// Nothing is written, yet the Go type always has it: a struct that is not behind a pointer, a required list. Upstream
+    /// Nothing is written, yet the Go type always has it: a struct that is not behind a pointer, a required scalar. Upstream
     /// compares Go values, so that nobody comes to own the struct itself by writing into it.
     Zero,
     There(&'a Value),
@@ -80,12 +80,13 @@ impl<'a> Side<'a> {
         matches!(self, Self::Absent)
     }
 
-    /// The side of a field of this one; `zero` tells whether the type always has that field.
-    fn child(self, value: Option<&'a Value>, zero: bool) -> Self {
-        match value {
-            Some(value) => Self::There(value),
-            None if zero && !self.is_absent() => Self::Zero,
-            None => Self::Absent,
+    /// The side of a field of this one; `unset` tells what the type has there where nothing is written.
+    fn child(self, value: Option<&'a Value>, unset: Unset) -> Self {
+        match (value, self, unset) {
+            (Some(value), ..) => Self::There(value),
+            (None, Self::Absent | Self::There(Value::Null), _) | (None, _, Unset::Absent) => Self::Absent,
+            (None, _, Unset::Null) => Self::There(&Value::Null),
+            (None, _, Unset::Zero) => Self::Zero,
         }
     }
 }
@@ -172,13 +173,13 @@ fn diff_field<'a>(
 ) {
     // Upstream compares Go values: an empty map is none, so that nobody comes to own it and the last entry takes it along.
     let there = |value: Option<&'a Value>| value.filter(|value| !(is_hollow(value) && parent.omits_empty(name)));
-    let (old, new) = (there(old), there(new));
+    let (old, new) = (there(old), if parent.is_written() { new } else { there(new) });
     if old == new {
         return;
     }
-    let missing = |value: Option<_>, parent: Side<'_>| value.is_none() && !parent.is_absent();
-    let zero = (missing(old, old_parent) || missing(new, new_parent)) && parent.always_has(name);
-    diff_value(set::field(name), old_parent.child(old, zero), new_parent.child(new, zero), parent.child(name), out);
+    let unset = if old.is_none() || new.is_none() { parent.unset(name) } else { Unset::Absent };
+    let (old, new) = (old_parent.child(old, unset), new_parent.child(new, unset));
+    diff_value(set::field(name), old, new, parent.child(name), out);
 }
 
 fn diff_value(element: String, old: Side<'_>, new: Side<'_>, kind: Type<'_>, out: &mut Diff) {
@@ -249,7 +250,7 @@ fn diff_same_key(element: String, old: &[(String, &Value)], new: &[(String, &Val
         (0 | 1, 0 | 1) => {
             let (a, b) = (old.first().map(|x| x.1), new.first().map(|x| x.1));
             if a != b {
-                let side = |value| Side::Absent.child(value, false);
+                let side = |value: Option<_>| value.map_or(Side::Absent, Side::There);
                 diff_value(element, side(a), side(b), item, out);
             }
         }

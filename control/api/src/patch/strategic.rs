@@ -4,7 +4,7 @@
 //! Follows <https://github.com/kubernetes/community/blob/master/contributors/devel/sig-api-machinery/strategic-merge-patch.md>.
 
 use super::{PatchError, lists};
-use crate::schema::Schema;
+use crate::schema::{Kind, Schema};
 use crate::show::go;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
@@ -60,6 +60,12 @@ fn merge_object(mut original: Object, mut patch: Object, schema: Option<&Schema>
         }
         let field = schema.and_then(|s| s.field(&key));
         let merged = match (original.remove(&key), change) {
+            (Some(Value::Object(_)), Value::Object(_)) | (Some(Value::Array(_)), Value::Array(_))
+                if schema.is_some_and(|s| s.facts().kind == Kind::Raw) =>
+            {
+                // Upstream looks for the fields of any value in the Go type that holds it.
+                return internal(format!("unable to find api field in struct RawExtension for the json field {key:?}"));
+            }
             (Some(Value::Object(old)), Value::Object(new)) => {
                 if field.as_ref().is_some_and(|f| f.patch_strategy().replace) {
                     cleaned(Value::Object(new))

@@ -151,13 +151,16 @@ impl Reader {
             required: false,
             omit_zero: false,
             pointer: false,
+            always: false,
             tags: Tags::default(),
         };
         let mut keys = None;
         for attribute in attributes.split(' ').filter(|a| !a.is_empty()) {
             let (key, value) = attribute.split_once(':').unwrap_or((attribute, ""));
             match key {
-                "required" => field.required = true,
+                "required" => (field.required, field.always) = (true, true),
+                "always" => field.always = true,
+                "omitted" => field.always = false,
                 "omitzero" => field.omit_zero = true,
                 "pointer" => field.pointer = true,
                 "tag" => field.tags = Tags::parse(value).expect("the generator writes short tag paths"),

@@ -282,7 +282,7 @@ impl<'a> Walk<'a> {
             Value::String(text) => text.trim().to_owned(),
             other => other.to_string(),
         };
-        Quantity::parse(&text).map(|q| Value::from(q.to_string())).map_err(|e| e.to_string())
+        Quantity::canonical(&text).map(Value::from).map_err(|e| e.to_string())
     }
 
     /// Go reads a list of numbers as bytes, too.

@@ -1,51 +1,8 @@
-//! The form that Go's JSON has: fields with `omitempty` that hold the zero of their type are left out, fields without it are always there,
-//! the keys of elements among them; times of conditions and states are null where there is none.
+//! The form that Go's JSON has: fields with `omitempty` that hold the zero of their type are left out, fields without it and structures
+//! that are not behind a pointer are always there.
 
 use super::types::{Arena, Field, Kind, NodeId, StructId};
 use serde_json::{Map, Value};
-
-/// Fields that Go writes although they are optional and may be empty (no `omitempty`): by type and name.
-const KEPT: &[(&str, &str)] = &[
-    ("Event", "reportingComponent"),
-    ("Event", "reportingInstance"),
-    ("PodFailurePolicyOnPodConditionsPattern", "status"),
-    ("EndpointSlice", "ports"),
-    ("EndpointSlice", "endpoints"),
-    ("Role", "rules"),
-    ("ClusterRole", "rules"),
-    ("StatefulSetSpec", "serviceName"),
-    ("TokenRequestStatus", "token"),
-    ("PodFailurePolicyOnExitCodesRequirement", "values"),
-    ("NodeAllocatableResourceClaimStatus", "resources"),
-    ("EndpointPort", "protocol"),
-    ("NodeRuntimeHandler", "name"),
-];
-
-/// Times that are not behind a pointer: Go writes null where there is none. Not those of `metav1.Condition`, which Rust's types need:
-/// for them no time at all is a zero one, and null is an error.
-const TIMES: &[(&str, &[&str])] = &[
-    ("ContainerStateRunning", &["startedAt"]),
-    ("ContainerStateTerminated", &["finishedAt", "startedAt"]),
-    ("DeploymentCondition", &["lastTransitionTime", "lastUpdateTime"]),
-    ("JobCondition", &["lastProbeTime", "lastTransitionTime"]),
-    ("NamespaceCondition", &["lastTransitionTime"]),
-    ("NodeCondition", &["lastHeartbeatTime", "lastTransitionTime"]),
-    ("PodCondition", &["lastProbeTime", "lastTransitionTime"]),
-    ("ReplicaSetCondition", &["lastTransitionTime"]),
-];
-
-/// Required fields that Go leaves out nevertheless: by type and name.
-const OMITTED: &[(&str, &str)] = &[
-    ("ContainerRestartRule", "action"),
-    ("ContainerRestartRuleOnExitCodes", "operator"),
-    ("ImageVolumeStatus", "imageRef"),
-    ("ParentReference", "name"),
-    ("ParentReference", "resource"),
-    ("PodCertificateProjection", "keyType"),
-    ("PodCertificateProjection", "signerName"),
-    ("TokenReviewSpec", "token"),
-    ("ValidatingAdmissionPolicyBindingSpec", "policyName"),
-];
 
 /// See [`super::Schema::leave_out_empty`].
 pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
@@ -58,14 +15,9 @@ pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
             map.retain(|key, child| {
                 let Some(field) = arena.field(id, key) else { return true };
                 leave_out(arena, field.node, child);
-                !is_empty(arena, field, child) || KEPT.contains(&(name, key.as_str()))
+                !is_empty(arena, field, child) || (key == "labels" && name == "ObjectMeta")
             });
-            write_required(arena, id, map);
-            if let Ok(at) = TIMES.binary_search_by(|(kind, _)| (*kind).cmp(name)) {
-                for field in TIMES[at].1 {
-                    map.entry(*field).or_insert(Value::Null);
-                }
-            }
+            write_always(arena, id, map);
         }
         (Kind::Map(item), Value::Object(map)) => map.values_mut().for_each(|child| leave_out(arena, item, child)),
         (Kind::List(item), Value::Array(list)) => list.iter_mut().for_each(|child| leave_out(arena, item, child)),
@@ -73,25 +25,57 @@ pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
     }
 }
 
-/// Go writes the zero of a required scalar that is missing: an element of a list always has its key.
-fn write_required(arena: &Arena, id: StructId, map: &mut Map<String, Value>) {
-    for field in arena.structure(id).fields.iter().filter(|f| f.required && !f.pointer) {
-        let zero = match arena.node(field.node).kind {
-            Kind::String => Value::from(""),
-            Kind::Bool => Value::from(false),
-            Kind::Int32 | Kind::Int64 | Kind::IntOrString => Value::from(0),
-            Kind::Quantity => Value::from("0"),
-            _ => continue,
-        };
-        if !map.contains_key(&*field.name) && !OMITTED.contains(&(arena.struct_name(id), &*field.name)) {
+/// Writes what is missing and Go always writes: scalars and structures as their zero, all else as null.
+fn write_always(arena: &Arena, id: StructId, map: &mut Map<String, Value>) {
+    for field in arena.structure(id).fields.iter().filter(|field| field.always) {
+        if map.get(&*field.name).is_none_or(Value::is_null) {
+            let mut zero = if field.pointer { Value::Null } else { zero(arena.node(field.node).kind) };
+            leave_out(arena, field.node, &mut zero);
             map.insert(field.name.to_string(), zero);
         }
     }
 }
 
+/// See [`super::Schema::forget_empty`].
+pub(super) fn forget(arena: &Arena, node: NodeId, map: &mut Map<String, Value>) {
+    let Kind::Struct(id) = arena.node(node).kind else { return };
+    for (key, value) in map.iter_mut() {
+        let Some(field) = arena.field(id, key) else { continue };
+        let kind = arena.node(field.node).kind;
+        match value {
+            Value::Array(list) if list.is_empty() && field.always => *value = Value::Null,
+            // What `leave_out` has left for messages.
+            Value::Object(labels) if labels.is_empty() && key == "labels" && matches!(kind, Kind::Map(_)) => {
+                *value = Value::Null
+            }
+            Value::Array(list) => {
+                let Kind::List(item) = kind else { continue };
+                for one in list.iter_mut().filter_map(Value::as_object_mut) {
+                    forget(arena, item, one);
+                }
+            }
+            Value::Object(child) => forget(arena, field.node, child),
+            _ => {}
+        }
+    }
+    map.retain(|key, value| !value.is_null() || arena.field(id, key).is_none_or(|field| field.always));
+}
+
+/// What Go's JSON has for a value of this kind that was never set: null for lists, maps and times.
+pub(crate) fn zero(kind: Kind) -> Value {
+    match kind {
+        Kind::String => Value::from(""),
+        Kind::Bool => Value::from(false),
+        Kind::Int32 | Kind::Int64 | Kind::Double | Kind::IntOrString => Value::from(0),
+        Kind::Quantity => Value::from("0"),
+        Kind::Struct(_) => Value::Object(Map::new()),
+        _ => Value::Null,
+    }
+}
+
 /// Whether Go has nothing to write for a field.
 fn is_empty(arena: &Arena, field: &Field, value: &Value) -> bool {
-    if field.required {
+    if field.always {
         return false;
     }
     match (arena.node(field.node).kind, value) {
@@ -122,13 +106,17 @@ mod tests {
         };
         let node = json!({"conditions": [{}], "addresses": [null], "images": [{}], "volumesAttached": [{}]});
         let times = json!({"lastHeartbeatTime": null, "lastTransitionTime": null, "type": "", "status": ""});
-        let wanted = json!({"conditions": [times], "addresses": [{"type": "", "address": ""}], "images": [{}],
-            "volumesAttached": [{"name": "", "devicePath": ""}]});
+        let wanted = json!({"conditions": [times], "addresses": [{"type": "", "address": ""}], "images": [{"names": null}],
+            "volumesAttached": [{"name": "", "devicePath": ""}], "daemonEndpoints": {"kubeletEndpoint": {"Port": 0}},
+            "nodeInfo": {"architecture": "", "bootID": "", "containerRuntimeVersion": "", "kernelVersion": "",
+                "kubeProxyVersion": "", "kubeletVersion": "", "machineID": "", "operatingSystem": "", "osImage": "",
+                "systemUUID": ""}});
         assert_eq!(status("Node", node), wanted);
         let pod = json!({"conditions": [null], "podIPs": [{}], "containerStatuses": [{}]});
         let wanted = json!({"conditions": [{"type": "", "status": "", "lastProbeTime": null, "lastTransitionTime": null}],
             "podIPs": [{"ip": ""}],
-            "containerStatuses": [{"name": "", "ready": false, "restartCount": 0, "image": "", "imageID": ""}]});
+            "containerStatuses": [{"name": "", "ready": false, "restartCount": 0, "image": "", "imageID": "", "state": {},
+                "lastState": {}}]});
         assert_eq!(status("Pod", pod), wanted);
         let deployment = status("Deployment", json!({"conditions": [{}]}));
         assert_eq!(
@@ -137,6 +125,36 @@ mod tests {
         );
         let service = status("Service", json!({"loadBalancer": {"ingress": [{"ports": [{}]}]}}));
         assert_eq!(service["loadBalancer"]["ingress"][0]["ports"][0], json!({"port": 0, "protocol": ""}));
+    }
+
+    #[test]
+    fn lists_and_pointers_without_omitempty_are_null_where_they_are_missing() {
+        let written = |group: &str, kind: &str, mut object: serde_json::Value| {
+            let schema = Schema::for_kind(&GroupVersionKind::new(group, "v1", kind)).expect("a built-in kind");
+            schema.leave_out_empty(&mut object);
+            object
+        };
+        let template = json!({"metadata": {}, "spec": {"containers": null}});
+        let spec = json!({"selector": null, "template": template, "strategy": {}});
+        assert_eq!(written("apps", "Deployment", json!({})), json!({"metadata": {}, "spec": spec, "status": {}}));
+        let slice =
+            written("discovery.k8s.io", "EndpointSlice", json!({"endpoints": [{"addresses": []}], "ports": []}));
+        let endpoints = json!([{"addresses": [], "conditions": {}}]);
+        assert_eq!(slice, json!({"metadata": {}, "addressType": "", "endpoints": endpoints, "ports": []}));
+        // A time that is behind no pointer, but that of metav1.Condition: typed clients of other languages refuse null there.
+        let conditions = json!({"conditions": [{}]});
+        let service = written("", "Service", json!({"status": conditions}));
+        let condition = json!({"type": "", "status": "", "reason": "", "message": ""});
+        assert_eq!(service["status"], json!({"loadBalancer": {}, "conditions": [condition]}));
+        let mut slice = slice;
+        let schema =
+            Schema::for_kind(&GroupVersionKind::new("discovery.k8s.io", "v1", "EndpointSlice")).expect("built in");
+        schema.forget_empty(slice.as_object_mut().expect("an object"));
+        let endpoints = json!([{"addresses": null, "conditions": {}}]);
+        assert_eq!(slice, json!({"metadata": {}, "addressType": "", "endpoints": endpoints, "ports": null}));
+        let event = written("", "Event", json!({"series": {}}));
+        assert_eq!(event["series"], json!({"lastObservedTime": null}));
+        assert_eq!((&event["firstTimestamp"], &event["source"]), (&json!(null), &json!({})));
     }
 
     #[test]
@@ -149,10 +167,12 @@ mod tests {
             "volumes": [{"name": "v", "azureFile": {"secretName": "s", "shareName": "", "readOnly": false}},
                 {"name": "e", "emptyDir": {"medium": ""}}]}});
         schema.leave_out_empty(&mut pod);
+        assert_eq!(pod["metadata"]["labels"], json!({}), "until it is stored");
+        schema.forget_empty(pod.as_object_mut().expect("an object"));
         let wanted = json!({"metadata": {"name": "p"}, "spec": {
             "priority": 0, "automountServiceAccountToken": false, "runtimeClassName": "",
             "containers": [{"name": "", "resources": {}, "livenessProbe": {"httpGet": {"port": 0}}, "env": [{"name": "A"}]}],
-            "volumes": [{"name": "v", "azureFile": {"secretName": "s", "shareName": ""}}, {"name": "e", "emptyDir": {}}]}});
+            "volumes": [{"name": "v", "azureFile": {"secretName": "s", "shareName": ""}}, {"name": "e", "emptyDir": {}}]}, "status": {}});
         assert_eq!(pod, wanted);
     }
 }

@@ -12,17 +12,19 @@ mod data;
 mod decode;
 mod defaults;
 mod empty;
+mod internal;
 pub mod openapi;
 mod structural;
 mod types;
 mod zeros;
 
 use crate::GroupVersionKind;
-use serde_json::Value;
+use serde_json::{Map, Value};
 use std::{fmt, sync::Arc};
 
 pub(crate) use data::builtin;
 pub use decode::kind_of as json_kind;
+pub(crate) use empty::zero;
 pub(crate) use types::{Arena, Field, Kind, Node, NodeId, StructId};
 pub use types::{ListType, PatchStrategy, Shape};
 
@@ -158,9 +160,33 @@ impl Schema {
     }
 
     /// Leaves out what Go's JSON leaves out of the built-in kinds: empty texts that are not behind a pointer, zeroes and `false` of fields
-    /// with `omitempty`, empty lists and maps. Required fields stay, and required scalars that are missing are written as their zero.
+    /// with `omitempty`, empty lists and maps. Fields that Go always writes stay, and are written where they are missing: a scalar as its
+    /// zero, a structure that is not behind a pointer as `{}`, a list, map, time or pointer as null. Empty labels stay until
+    /// [`Schema::forget_empty`].
     pub fn leave_out_empty(&self, value: &mut Value) {
         empty::leave_out(&self.arena, self.node, value);
+    }
+
+    /// Forgets what upstream's storage, which is protobuf, cannot tell from nothing: a list that Go always writes is null where it is
+    /// empty; empty labels, which [`Schema::leave_out_empty`] leaves since messages print them, are gone.
+    pub fn forget_empty(&self, object: &mut Map<String, Value>) {
+        empty::forget(&self.arena, self.node, object);
+    }
+
+    /// The JSON of a value as error texts of upstream print its own Go types: `{"Kind":"Pod","Namespace":"",…}`.
+    pub fn internal_form(&self, value: &Value) -> String {
+        let mut text = String::new();
+        internal::write(&self.arena, self.node, value, &mut text);
+        text
+    }
+
+    /// As [`Schema::internal_form`], of one field of an object of this type, which may be missing: then its zero.
+    pub fn internal_field(&self, object: &Map<String, Value>, name: &str) -> String {
+        let mut text = String::new();
+        for field in self.arena.fields(self.node).iter().filter(|field| field.name == name) {
+            internal::write_field(&self.arena, field, object, &mut text);
+        }
+        text
     }
 
     /// Makes a stored value readable for typed decoders in Rust, which refuse what Go reads: a null is dropped, an element that is null

@@ -127,7 +127,7 @@ impl Builder {
 }
 
 fn field(name: Str, node: NodeId, required: bool) -> Field {
-    Field { name, node, required, omit_zero: false, pointer: false, tags: Tags::default() }
+    Field { name, node, required, omit_zero: false, pointer: false, always: false, tags: Tags::default() }
 }
 
 #[cfg(test)]

@@ -126,8 +126,10 @@ pub(crate) struct Field {
     pub required: bool,
     /// Go's protobuf writes the zero of this number or boolean where JSON has nothing.
     pub omit_zero: bool,
-    /// A pointer to a string: "" is a value.
+    /// A pointer to a string ("" is a value), or another pointer that is always written: null where there is nothing.
     pub pointer: bool,
+    /// Go's JSON writes the field even where it holds nothing.
+    pub always: bool,
     /// The way through protobuf messages: inline messages first, the field's own tag last. Empty: not on that wire.
     pub tags: smallpath::Tags,
 }

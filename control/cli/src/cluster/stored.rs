@@ -53,9 +53,9 @@ fn damaged(dir: &DataDir, error: &dyn Display) -> anyhow::Error {
     anyhow::anyhow!(
         "cannot read the store {}: {error}; put back a copy made with `{}` (cp FILE {}), save what is whole of it with `{}`, or begin anew with another --data-dir",
         path.display(),
-        dir.command("backup FILE"),
+        dir.client_command("backup FILE"),
         crate::out::shell(&path),
-        dir.command("backup --salvage FILE")
+        dir.client_command("backup --salvage FILE")
     )
 }
 

@@ -1,10 +1,9 @@
 //! `sampan dump`: what somebody who was not there needs to understand a failure, in a folder. Secrets are named and not shown.
 
-use super::{Resources, connect, explain, get::escape, request, resources::Resource};
+use super::{Resources, connect, explain, fetch, get::escape, resources::Resource};
 use crate::{args::DumpArgs, out};
 use anyhow::Context;
 use client::Client;
-use http::Method;
 use serde_json::{Value, json};
 use std::{
     fs,
@@ -90,7 +89,7 @@ impl Dump<'_> {
     }
 
     async fn get(&self, url: &str, accept: &str) -> anyhow::Result<bytes::Bytes> {
-        Ok(request(self.client, Method::GET, url, None, accept).await.map_err(explain)?.1)
+        fetch(self.client, url, accept).await.map_err(explain)
     }
 
     fn write(&self, name: &str, content: &[u8]) -> anyhow::Result<()> {

@@ -131,6 +131,16 @@ pub(crate) async fn request(
     accept: &str,
 ) -> Result<(http::StatusCode, bytes::Bytes), Error> {
     let response = send(client, method, url, body, accept).await?;
+    warn(&response);
+    whole(response).await
+}
+
+/// GET of what is only kept: warnings concern who works with it.
+pub(crate) async fn fetch(client: &Client, url: &str, accept: &str) -> Result<bytes::Bytes, Error> {
+    Ok(whole(send(client, http::Method::GET, url, None, accept).await?).await?.1)
+}
+
+async fn whole(response: http::Response<kube::client::Body>) -> Result<(http::StatusCode, bytes::Bytes), Error> {
     let status = response.status();
     let body = response.into_body().collect().await.map_err(|e| transport(&e))?.to_bytes();
     if status.is_success() { Ok((status, body)) } else { Err(Error::from_response(status.as_u16(), &body)) }
@@ -139,6 +149,7 @@ pub(crate) async fn request(
 /// GET whose body is read as it comes.
 pub(crate) async fn stream(client: &Client, url: &str, accept: &str) -> Result<kube::client::Body, Error> {
     let response = send(client, http::Method::GET, url, None, accept).await?;
+    warn(&response);
     let (status, body) = (response.status(), response.into_body());
     if status.is_success() {
         return Ok(body);
@@ -160,11 +171,13 @@ async fn send(
     }
     let body = body.map(|(_, bytes)| bytes).unwrap_or_default();
     let request = request.body(kube::client::Body::from(body)).map_err(|e| Error::Decode(e.to_string()))?;
-    let response = client.kube().send(request).await.map_err(|e| transport(&e))?;
+    client.kube().send(request).await.map_err(|e| transport(&e))
+}
+
+fn warn(response: &http::Response<kube::client::Body>) {
     for warning in response.headers().get_all(http::header::WARNING) {
         eprintln!("Warning: {}", warning_text(warning.to_str().unwrap_or_default()));
     }
-    Ok(response)
 }
 
 /// The text of `299 - "text"` (RFC 7234 §5.5).

@@ -3,7 +3,7 @@
 //! Pods are believed, not only the object that has them: its status may be from before a restart of the cluster.
 
 use client::{
-    fit::resources::{Resources, requests},
+    fit::resources::{Amount, Resources, requests},
     pod::is_ready,
 };
 use jiff::Timestamp;
@@ -55,6 +55,8 @@ const LASTING: [&str; 8] = [
     "RunContainerError",
     CRASHING,
 ];
+/// Of these, what is not told again after a while: what the node can mend it mends within a second.
+const AT_ONCE: [&str; 2] = ["InvalidImageName", "ErrImageNeverPull"];
 /// The reason of a container that waits before its image is pulled again.
 pub(super) const PULL_BACK_OFF: &str = "ImagePullBackOff";
 /// The reason of a container that ends again and again.
@@ -141,7 +143,8 @@ pub(super) fn troubles_since(pod: &Pod, since: Timestamp) -> Vec<Trouble> {
     let ends = ends.filter_map(|status| status.last_state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
     let crashed = ends.map(|time| time.0).max().is_some_and(|time| !is_old(&time));
     for trouble in all.iter_mut().filter(|trouble| trouble.lasting) {
-        trouble.old = !(crashed && trouble.reason == CRASHING);
+        let fresh = (crashed && trouble.reason == CRASHING) || AT_ONCE.contains(&trouble.reason.as_str());
+        trouble.old = !fresh;
     }
     all
 }
@@ -218,7 +221,7 @@ fn never_fits(pod: &Pod, nodes: &[Node]) -> Option<String> {
         .iter()
         .map(|node| Resources::parse(node.status.as_ref().and_then(|status| status.allocatable.as_ref())))
         .collect();
-    let beyond = |of: fn(&Resources) -> i64| {
+    let beyond = |of: fn(&Resources) -> Amount| {
         let most = has.iter().map(of).max()?;
         (of(&asked) > most).then_some((of(&asked), most))
     };
@@ -383,6 +386,7 @@ mod tests {
         assert!(
             old(before, waiting("ImagePullBackOff", "back-off")) && !old(now, waiting("ImagePullBackOff", "back-off"))
         );
+        assert!(!old(before, waiting("ErrImageNeverPull", "not present")), "the node would have noticed");
         assert!(!old(before, json!({"phase": "Failed", "reason": "Evicted"})), "it is no back-off");
         let crashing = |finished: &str| {
             let mut status = waiting(CRASHING, "back-off");

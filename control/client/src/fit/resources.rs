@@ -12,21 +12,25 @@ use k8s_openapi::{
 };
 
 /// What a container that names no CPU request counts for in scores, in thousandths of a core.
-const DEFAULT_CPU: i64 = 100;
+const DEFAULT_CPU: Amount = 100;
 /// What a container that names no memory request counts for in scores, in bytes.
-const DEFAULT_MEMORY: i64 = 200 << 20;
+const DEFAULT_MEMORY: Amount = 200 << 20;
+
+/// An amount. A quantity is at most 2^63; this type is wider, so that the sum of all containers and pods that a cluster can hold is exact:
+/// what was added can be taken away again, whatever it was.
+pub type Amount = i128;
 
 /// Amounts; what is not named is zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// Thousandths of a core.
-    pub cpu: i64,
+    pub cpu: Amount,
     /// Bytes.
-    pub memory: i64,
+    pub memory: Amount,
     /// Bytes.
-    pub storage: i64,
+    pub storage: Amount,
     /// Huge pages and extended resources, by name.
-    pub scalar: BTreeMap<String, i64>,
+    pub scalar: BTreeMap<String, Amount>,
 }
 
 impl Resources {
@@ -36,12 +40,12 @@ impl Resources {
         for (name, text) in map.into_iter().flatten() {
             let Ok(quantity) = Quantity::parse(&text.0) else { continue };
             match name.as_str() {
-                "cpu" => resources.cpu = quantity.milli_value(),
-                "memory" => resources.memory = quantity.value(),
-                "ephemeral-storage" => resources.storage = quantity.value(),
+                "cpu" => resources.cpu = quantity.milli_value().into(),
+                "memory" => resources.memory = quantity.value().into(),
+                "ephemeral-storage" => resources.storage = quantity.value().into(),
                 "pods" => {}
                 other => {
-                    resources.scalar.insert(other.to_owned(), quantity.value());
+                    resources.scalar.insert(other.to_owned(), quantity.value().into());
                 }
             }
         }
@@ -55,15 +59,15 @@ impl Resources {
 
     /// Adds each amount.
     pub fn add(&mut self, other: &Self) {
-        self.cpu = self.cpu.saturating_add(other.cpu);
-        self.memory = self.memory.saturating_add(other.memory);
-        self.storage = self.storage.saturating_add(other.storage);
+        self.cpu += other.cpu;
+        self.memory += other.memory;
+        self.storage += other.storage;
         for (name, amount) in &other.scalar {
             *self.scalar.entry(name.clone()).or_default() += amount;
         }
     }
 
-    /// Takes each amount away.
+    /// Takes away what was added.
     pub fn sub(&mut self, other: &Self) {
         self.cpu -= other.cpu;
         self.memory -= other.memory;
@@ -204,6 +208,24 @@ mod tests {
         let scored = non_zero_requests(&spec);
         assert_eq!((scored.cpu, scored.memory), (150, (200 << 20) + (1 << 20)));
         assert!(requests(&pod(json!({"containers": [{"name": "a"}]}))).is_zero());
+    }
+
+    #[test]
+    fn what_is_added_and_taken_away_leaves_every_amount_as_it_was() {
+        let most = json!({"cpu": "9E", "memory": "9E", "ephemeral-storage": "9E", "hugepages-2Mi": "9E", "example.com/gpu": "9E"});
+        let huge = json!({"name": "c", "resources": {"requests": most}});
+        let huge = requests(&pod(json!({"containers": [huge, huge, huge], "overhead": most})));
+        assert_eq!(huge.memory, 4 * 9_000_000_000_000_000_000);
+        let mut used = requests(&pod(json!({"containers": [{"name": "c", "resources": {"requests": {
+            "cpu": "1", "memory": "600Mi", "ephemeral-storage": "1Gi", "hugepages-2Mi": "4Mi", "example.com/gpu": "2"}}}]})));
+        let before = used.clone();
+        for _ in 0..3 {
+            used.add(&huge);
+        }
+        for _ in 0..3 {
+            used.sub(&huge);
+        }
+        assert_eq!(used, before);
     }
 
     #[test]

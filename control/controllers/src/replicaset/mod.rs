@@ -4,6 +4,7 @@
 
 mod plan;
 mod rank;
+mod refused;
 
 pub use plan::{Plan, plan, status};
 pub use rank::to_delete;
@@ -122,7 +123,7 @@ impl Controller for ReplicaSetController {
         }
         match failure {
             Some(error) => Err(error.into()),
-            None => Ok(plan::next_availability(&rs, &plan, now).map_or(Next::Done, Next::After)),
+            None => Ok(plan::next_look(&rs, &plan, now).map_or(Next::Done, Next::After)),
         }
     }
 }

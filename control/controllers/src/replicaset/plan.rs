@@ -12,7 +12,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-use super::rank;
+use super::{rank, refused};
 use crate::{
     claim::{Claim, claim},
     meta, pods,
@@ -30,6 +30,8 @@ pub struct Plan {
     pub release: Vec<Arc<Pod>>,
     /// How many pods to create.
     pub create: usize,
+    /// How long to wait before more are created, since a node refused some; zero if nothing is to be waited for.
+    pub pause: Duration,
     /// Pods to delete.
     pub delete: Vec<Arc<Pod>>,
     /// The replicas that count for the status.
@@ -72,6 +74,10 @@ pub fn plan(
     }
     let desired = usize::try_from(replicas(rs)).unwrap_or(0);
     plan.create = desired.saturating_sub(plan.active.len()).min(BURST);
+    if plan.create > 0 {
+        plan.pause = refused::pause(meta::uid(&rs.metadata), candidates, now);
+        plan.create = if plan.pause.is_zero() { plan.create } else { 0 };
+    }
     let excess = plan.active.len().saturating_sub(desired).min(BURST);
     if excess > 0 {
         plan.delete = rank::to_delete(&plan.active, &related(), excess, now);
@@ -145,6 +151,12 @@ pub fn next_availability(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option
     let seconds = min_ready_seconds(rs);
     let pending = plan.active.iter().filter_map(|p| pods::available_in(p, seconds, now));
     pending.filter(|d| !d.is_zero()).min()
+}
+
+/// When to look again though nothing has changed: to create what waits, or to see a pod become available.
+pub fn next_look(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option<Duration> {
+    let paused = Some(plan.pause).filter(|pause| !pause.is_zero());
+    paused.into_iter().chain(next_availability(rs, plan, now)).min()
 }
 
 fn count(n: usize) -> i32 {
@@ -233,6 +245,27 @@ mod tests {
             );
             assert_eq!(got, expected, "{what}");
         }
+    }
+
+    #[test]
+    fn pods_in_the_place_of_refused_ones_wait() {
+        let refused = |owner: &str| {
+            let mut pod = Pod::clone(&pod("a", json!({"app": "web"}), Some(owner), "Failed", false));
+            let status = json!({"phase": "Failed", "reason": "OutOfmemory", "startTime": "2026-01-01T00:00:00Z"});
+            pod.status = Some(serde_json::from_value(status).expect("a status"));
+            Arc::new(pod)
+        };
+        let selector = meta::selector(&rs(0, json!({})).spec.expect("a spec").selector).expect("a selector");
+        let plan = |owner: &str, replicas: i32, now: &str| {
+            let set = rs(replicas, json!({}));
+            let now = now.parse().expect("a time");
+            let plan = plan(&set, &selector, &[refused(owner)], Vec::new, now);
+            (plan.create, next_look(&set, &plan, now).map(|look| look.as_millis()))
+        };
+        assert_eq!(plan("rs", 2, "2026-01-01T00:00:00.2Z"), (0, Some(800)));
+        assert_eq!(plan("rs", 2, "2026-01-01T00:00:01Z"), (2, None));
+        assert_eq!(plan("rs", 0, "2026-01-01T00:00:00Z"), (0, None), "nothing is wanted");
+        assert_eq!(plan("other", 2, "2026-01-01T00:00:00Z"), (2, None), "another's pod");
     }
 
     #[test]

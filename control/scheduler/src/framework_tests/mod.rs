@@ -1,5 +1,6 @@
 //! Small plugins, one for each extension point, show what the seam can: how a new plugin looks, and what happens when it fails.
 
+mod failures;
 mod world;
 
 use std::{

@@ -1,6 +1,12 @@
 //! A scheduler with plugins of a test, over an API that only answers: what it is asked is noted.
 
-use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    future::pending,
+    sync::Arc,
+    time::Duration,
+};
 
 use client::{Client, Informers, WatchEvent};
 use k8s_openapi::api::core::v1::Pod;
@@ -50,8 +56,14 @@ pub(super) fn pod(name: &str, cpu: &str) -> Value {
         {"name": "c", "resources": {"requests": {"cpu": cpu}}}]}})
 }
 
+/// A call and what it sends, each of those that were made.
+type Calls = Arc<Mutex<Vec<(String, Value)>>>;
+/// What the next calls of a kind are answered with: code and body.
+type Answers = Arc<Mutex<HashMap<String, VecDeque<(u16, Value)>>>>;
+
 pub(super) struct World {
-    calls: Arc<Mutex<Vec<(String, Value)>>>,
+    calls: Calls,
+    answers: Answers,
     pub(super) informers: Informers,
     pub(super) scheduler: Scheduler,
     token: CancellationToken,
@@ -61,8 +73,9 @@ pub(super) struct World {
 impl World {
     /// One call at a time, so that a pod that waits without giving up its slot stops all.
     pub(super) fn start(nodes: &[Value], pods: &[Value], plugins: Plugins) -> Self {
-        let (token, tasks, calls) = (CancellationToken::new(), TaskTracker::new(), Arc::default());
-        let client = client(&calls, json!({"/api/v1/nodes": nodes, "/api/v1/pods": pods}));
+        let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let (calls, answers) = (Calls::default(), Answers::default());
+        let client = client(&calls, &answers, json!({"/api/v1/nodes": nodes, "/api/v1/pods": pods}));
         let informers = Informers::new(client.clone(), token.clone(), tasks.clone());
         let clock = api::Clock::new(|| "2026-01-01T00:00:00Z".parse().expect("a time"));
         let options = Options { in_flight: 1, ..Options::new(clock, 1) };
@@ -71,7 +84,17 @@ impl World {
             let (scheduler, token) = (scheduler.clone(), token.clone());
             async move { scheduler.run(token).await }
         });
-        Self { calls, informers, scheduler, token, tasks }
+        Self { calls, answers, informers, scheduler, token, tasks }
+    }
+
+    /// The next call of this kind is answered so, after those that were given before; all others with an empty object.
+    pub(super) fn answer(&self, call: &str, code: u16, body: Value) {
+        self.answers.lock().entry(call.to_owned()).or_default().push_back((code, body));
+    }
+
+    /// The bodies of all calls of this kind.
+    pub(super) fn sent(&self, call: &str) -> Vec<Value> {
+        self.calls.lock().iter().filter(|(c, _)| c == call).map(|(_, body)| body.clone()).collect()
     }
 
     /// Waits for it, at most for a minute of this clock.
@@ -127,26 +150,33 @@ impl World {
     }
 }
 
-fn client(calls: &Arc<Mutex<Vec<(String, Value)>>>, lists: Value) -> Client {
-    let calls = calls.clone();
+/// A failure as the API tells it.
+pub(super) fn failure(code: u16, reason: &str) -> Value {
+    json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": reason, "reason": reason, "code": code})
+}
+
+fn client(calls: &Calls, answers: &Answers, lists: Value) -> Client {
+    let (calls, answers) = (calls.clone(), answers.clone());
     let answer = tower::service_fn(move |request: http::Request<kube::client::Body>| {
-        let (calls, lists) = (calls.clone(), lists.clone());
+        let (calls, answers, lists) = (calls.clone(), answers.clone(), lists.clone());
         async move {
             let (parts, body) = request.into_parts();
             if parts.uri.query().is_some_and(|q| q.contains("watch=")) {
                 return pending().await;
             }
             let path = parts.uri.path();
-            let answer = match lists.get(path) {
-                Some(items) => json!({"metadata": {"resourceVersion": "1"}, "items": items}),
-                None => json!({"metadata": {}}),
+            let (code, answer) = match lists.get(path) {
+                Some(items) => (200, json!({"metadata": {"resourceVersion": "1"}, "items": items})),
+                None => {
+                    let body = body.collect_bytes().await.expect("a body");
+                    let call = format!("{} {path}", parts.method);
+                    let answer = answers.lock().get_mut(&call).and_then(VecDeque::pop_front);
+                    calls.lock().push((call, serde_json::from_slice(&body).unwrap_or_default()));
+                    answer.unwrap_or_else(|| (200, json!({"metadata": {}})))
+                }
             };
-            if lists.get(path).is_none() {
-                let body = body.collect_bytes().await.expect("a body");
-                let body = serde_json::from_slice(&body).unwrap_or_default();
-                calls.lock().push((format!("{} {path}", parts.method), body));
-            }
-            Ok::<_, Infallible>(http::Response::new(kube::client::Body::from(answer.to_string().into_bytes())))
+            let body = kube::client::Body::from(answer.to_string().into_bytes());
+            Ok::<_, Infallible>(http::Response::builder().status(code).body(body).expect("a response"))
         }
     });
     Client::new(kube::Client::new(answer, "default"))

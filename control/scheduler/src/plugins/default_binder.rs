@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use crate::{
     handle::{Cycle, Handle},
     plugin::{Plugin, Task},
+    status::Failure,
 };
 
 /// Posts the Binding.
@@ -23,8 +24,12 @@ impl Plugin for DefaultBinder {
                 "metadata": {"name": name, "namespace": namespace, "uid": cycle.pod.pod.metadata.uid},
                 "target": {"apiVersion": "v1", "kind": "Node", "name": cycle.node}});
             let target = (namespace, name, "binding");
-            handle.client.subresource::<Pod, _, Value>(http::Method::POST, target, &binding).await?;
-            Ok(())
+            match handle.client.subresource::<Pod, _, Value>(http::Method::POST, target, &binding).await {
+                Ok(_) => Ok(()),
+                Err(error) if error.is_not_found() => Err(Failure::Canceled),
+                Err(error) if error.is_conflict() => Err(Failure::Taken),
+                Err(error) => Err(error.into()),
+            }
         }))
     }
 }

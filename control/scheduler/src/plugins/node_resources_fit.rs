@@ -2,6 +2,7 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/resource-bin-packing/>.
 
+use client::fit::resources::{Amount, Resources};
 use k8s_openapi::api::core::v1::Node;
 
 use crate::{
@@ -33,12 +34,13 @@ impl NodeResourcesFit {
         Self { strategy }
     }
 
-    fn share(&self, requested: i64, capacity: i64) -> i64 {
-        match self.strategy {
-            Strategy::LeastAllocated if requested > capacity => 0,
-            Strategy::LeastAllocated => (capacity - requested) * MAX_SCORE / capacity,
-            Strategy::MostAllocated => requested.min(capacity) * MAX_SCORE / capacity,
-        }
+    /// From 0 to [`MAX_SCORE`].
+    fn share(&self, requested: Amount, capacity: Amount) -> i64 {
+        let counts = match self.strategy {
+            Strategy::LeastAllocated => capacity - requested.min(capacity),
+            Strategy::MostAllocated => requested.min(capacity),
+        };
+        i64::try_from(counts * Amount::from(MAX_SCORE) / capacity).unwrap_or(MAX_SCORE)
     }
 }
 
@@ -58,7 +60,7 @@ impl Plugin for NodeResourcesFit {
             reasons.push("Too many pods".into());
         }
         let (asked, used, all) = (&pod.requests, &node.requested, &node.allocatable);
-        let mut compare = |asked: i64, used: i64, all: i64, reason: &dyn Fn() -> Reason| {
+        let mut compare = |asked: Amount, used: Amount, all: Amount, reason: &dyn Fn() -> Reason| {
             if asked > 0 && asked > all - used {
                 reasons.push(reason());
                 hopeless |= asked > all;
@@ -68,7 +70,7 @@ impl Plugin for NodeResourcesFit {
         compare(asked.memory, used.memory, all.memory, &|| "Insufficient memory".into());
         compare(asked.storage, used.storage, all.storage, &|| "Insufficient ephemeral-storage".into());
         for (name, amount) in &asked.scalar {
-            let of = |r: &client::fit::resources::Resources| r.scalar.get(name).copied().unwrap_or(0);
+            let of = |r: &Resources| r.scalar.get(name).copied().unwrap_or(0);
             compare(*amount, of(used), of(all), &|| format!("Insufficient {name}").into());
         }
         match (reasons.is_empty(), hopeless) {

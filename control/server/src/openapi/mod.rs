@@ -4,97 +4,27 @@
 mod paths;
 mod protobuf;
 
-use crate::{chain::Call, limits, registry::Registry, reply, version};
+use crate::{Resource, Server, call::Call, lazy::Packed, limits, registry::Registry, reply, version};
 use api::{Status, schema::openapi as schemas};
 use axum::body::Body;
-use bytes::Bytes;
-use flate2::{Compression, read::GzDecoder, write::GzEncoder};
-use futures::{
-    FutureExt,
-    future::{BoxFuture, Shared},
-};
 use http::{HeaderValue, Response, StatusCode, header};
-use parking_lot::Mutex;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha512};
-use std::{
-    collections::{BTreeSet, HashMap},
-    io::{Read, Write},
-};
+use std::collections::BTreeSet;
 
 pub(crate) use paths::Version;
 
-/// The documents made so far or being made, by what they are about.
-#[derive(Default)]
-pub(crate) struct OpenApi {
-    made: Mutex<HashMap<String, Making>>,
-}
-
-/// A document that is made once, however many wait for it; not undone when they no longer do.
-type Making = Shared<BoxFuture<'static, Result<Document, String>>>;
-
-/// A document as it is kept.
-#[derive(Clone)]
-struct Document {
-    /// gzip-compressed.
-    packed: Bytes,
-    /// Unpacked, bytes.
-    length: usize,
-}
-
-impl Document {
-    fn pack(bytes: &[u8]) -> std::io::Result<Self> {
-        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
-        encoder.write_all(bytes)?;
-        Ok(Self { packed: encoder.finish()?.into(), length: bytes.len() })
-    }
-
-    fn unpack(&self) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.length);
-        GzDecoder::new(self.packed.as_ref()).read_to_end(&mut bytes).expect("the server packed it");
-        bytes
-    }
-}
-
-impl OpenApi {
-    /// Forgets everything: the registry has changed.
-    #[allow(dead_code)] // custom resources come and go
-    pub(crate) fn clear(&self) {
-        self.made.lock().clear();
-    }
-
-    async fn document(&self, key: &str, make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Result<Document, Status> {
-        let making = self.made.lock().entry(key.to_owned()).or_insert_with(|| begin(make)).clone();
-        let made = making.clone().await;
-        if made.is_err() {
-            // The next one tries again, unless somebody does already.
-            let mut all = self.made.lock();
-            if all.get(key).is_some_and(|kept| kept.ptr_eq(&making)) {
-                all.remove(key);
-            }
-        }
-        made.map_err(Status::internal)
-    }
-}
-
-fn begin(make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Making {
-    let work = tokio::task::spawn_blocking(move || Document::pack(&make()));
-    let made = async move { work.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string()) };
-    made.boxed().shared()
-}
-
 /// Answers `/openapi/…`; `None` if nothing is there.
-pub(crate) async fn answer(call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
-    let registry = call.server.0.registry.load_full();
+pub(crate) async fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
+    let registry = server.registry().load_full();
     if path == "/openapi/v2" {
-        let hash = hash(&registry, None);
-        let documents = &call.server.0.openapi;
+        let (hash, of) = (hash(&registry, None), registry.clone());
         if wants_protobuf(call) {
-            let packed = documents.document("v2.pb", move || protobuf::document(&v2(&registry))).await?;
-            return Ok(Some(document(call, &packed, &hash, protobuf::MEDIA_TYPE, false)?));
+            let packed = registry.documents().packed("v2.pb", move || protobuf::document(&v2(&of))).await?;
+            return Ok(Some(document(server, call, &packed, &hash, protobuf::MEDIA_TYPE, false)?));
         }
-        let packed = documents.document("v2", move || bytes(&v2(&registry))).await?;
-        return Ok(Some(document(call, &packed, &hash, JSON, false)?));
+        let packed = registry.documents().packed("v2", move || bytes(&v2(&of))).await?;
+        return Ok(Some(document(server, call, &packed, &hash, JSON, false)?));
     }
     let Some(rest) = path.strip_prefix("/openapi/v3") else { return Ok(None) };
     if rest.is_empty() {
@@ -120,8 +50,9 @@ pub(crate) async fn answer(call: &Call, path: &str) -> Result<Option<Response<Bo
     let (group, version) = (group.to_owned(), version.to_owned());
     // Not by the path: that can be written in any number of ways.
     let key = format!("{group}/{version}");
-    let packed = call.server.0.openapi.document(&key, move || bytes(&v3(&registry, &group, &version))).await?;
-    Ok(Some(document(call, &packed, &hash, JSON, call.query.get("hash").is_some())?))
+    let of = registry.clone();
+    let packed = registry.documents().packed(&key, move || bytes(&v3(&of, &group, &version))).await?;
+    Ok(Some(document(server, call, &packed, &hash, JSON, call.query.get("hash").is_some())?))
 }
 
 const JSON: &str = "application/json";
@@ -133,7 +64,7 @@ fn bytes(document: &Value) -> Vec<u8> {
 /// Whether the first form of the v2 document that the client names, and there is, is protobuf.
 fn wants_protobuf(call: &Call) -> bool {
     let accepted =
-        call.headers.get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
+        call.headers().get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
     let mut known = accepted.filter_map(|a| {
         let name = a.split(';').next().unwrap_or_default().trim();
         let json = matches!(name, "application/json" | "application/*" | "*/*");
@@ -147,11 +78,15 @@ fn hash(registry: &Registry, only: Option<(&str, &str)>) -> String {
     let mut digest = Sha512::new();
     digest.update(env!("CARGO_PKG_VERSION"));
     digest.update(version::KUBERNETES);
-    for resource in registry.all().iter().filter(|r| only.is_none_or(|(g, v)| r.gvr.group == g && r.gvr.version == v)) {
-        digest.update(format!(
-            "{:?} {:?} {:?} {:?} {}",
-            resource.gvr, resource.kind, resource.verbs, resource.subresources, resource.namespaced
-        ));
+    for resource in of(registry, only) {
+        digest.update(format!("{:?} {:?}", resource.names, resource.verbs));
+        for sub in resource.listed() {
+            digest.update(format!("{} {:?} {:?}", sub.name, sub.kind, sub.verbs));
+        }
+        // Published schemas are part of this version of the program.
+        if let Some(own) = &resource.own_schema {
+            digest.update(own.open_api.to_string());
+        }
     }
     hex::encode_upper(digest.finalize())
 }
@@ -165,29 +100,32 @@ fn index(call: &Call, registry: &Registry) -> Response<Body> {
             paths.insert(path, json!({"serverRelativeURL": url}));
         }
     }
-    let output =
-        crate::negotiate::Output { pretty: crate::negotiate::pretty(&call.headers, &call.query), ..Default::default() };
+    let output = crate::negotiate::Output {
+        pretty: crate::negotiate::pretty(call.headers(), &call.query),
+        ..Default::default()
+    };
     reply::value(StatusCode::OK, output, &json!({"paths": paths}))
 }
 
 fn document(
+    server: &Server,
     call: &Call,
-    document: &Document,
+    document: &Packed,
     hash: &str,
     media: &'static str,
     forever: bool,
 ) -> Result<Response<Body>, Status> {
     let etag = HeaderValue::from_str(&format!("\"{hash}\"")).expect("hexadecimal is a header value");
     let mut response = Response::new(Body::empty());
-    if call.headers.get(header::IF_NONE_MATCH) == Some(&etag) {
+    if call.headers().get(header::IF_NONE_MATCH) == Some(&etag) {
         *response.status_mut() = StatusCode::NOT_MODIFIED;
     } else {
-        let accepts = call.headers.get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
+        let accepts = call.headers().get(header::ACCEPT_ENCODING).and_then(|v| v.to_str().ok()).unwrap_or_default();
         if accepts.split(',').any(|e| e.trim().starts_with("gzip")) {
-            *response.body_mut() = Body::from(document.packed.clone());
+            *response.body_mut() = Body::from(document.bytes.clone());
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         } else {
-            let room = call.server.0.limits.whole(document.length)?;
+            let room = server.limits().whole(document.length)?;
             response = limits::keep(Response::new(Body::from(document.unpack())), room);
         }
     }
@@ -197,7 +135,7 @@ fn document(
     headers.insert(header::VARY, HeaderValue::from_static("Accept, Accept-Encoding"));
     if forever {
         headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
-        let year = call.server.0.clock.now() + jiff::SignedDuration::from_hours(365 * 24);
+        let year = server.clock().now() + jiff::SignedDuration::from_hours(365 * 24);
         let expires = jiff::fmt::rfc2822::DateTimePrinter::new().timestamp_to_rfc9110_string(&year);
         if let Some(value) = expires.ok().and_then(|t| HeaderValue::from_str(&t).ok()) {
             headers.insert(header::EXPIRES, value);
@@ -212,12 +150,45 @@ const COMMON: [&str; 2] =
 
 fn definitions(registry: &Registry, only: Option<(&str, &str)>, version: schemas::Version) -> Value {
     let mut names: BTreeSet<&str> = COMMON.into();
-    for resource in registry.all().iter().filter(|r| only.is_none_or(|(g, v)| r.gvr.group == g && r.gvr.version == v)) {
+    for resource in of(registry, only) {
         let list = api::GroupVersionKind { kind: resource.list_kind.clone(), ..resource.gvk() };
-        let kinds = [resource.gvk(), list].into_iter().chain(resource.subresources.iter().map(|s| s.kind.clone()));
+        let kinds = [resource.gvk(), list].into_iter().chain(resource.listed().map(|s| s.kind.clone()));
         names.extend(kinds.filter_map(|k| schemas::definition_name(&k)));
     }
-    schemas::definitions(names, version)
+    let mut all = schemas::definitions(names, version);
+    for resource in of(registry, only).filter(|r| r.own_schema.is_some()) {
+        own_definitions(&mut all, resource);
+    }
+    all
+}
+
+/// The definitions of a resource that brings its own schema, and of its list.
+fn own_definitions(all: &mut Value, resource: &Resource) {
+    let Some(own) = &resource.own_schema else { return };
+    let gvr = &resource.gvr;
+    let known = |kind: &str| json!([{"group": gvr.group, "version": gvr.version, "kind": kind}]);
+    let mut definition = (*own.open_api).clone();
+    definition["x-kubernetes-group-version-kind"] = known(&resource.kind);
+    let name = paths::definition_of(resource, &resource.gvk()).unwrap_or_default();
+    let list = json!({
+        "type": "object",
+        "required": ["items"],
+        "properties": {
+            "apiVersion": {"type": "string"},
+            "kind": {"type": "string"},
+            "metadata": {"type": "object"},
+            "items": {"type": "array", "items": definition.clone()},
+        },
+        "x-kubernetes-group-version-kind": known(&resource.list_kind),
+    });
+    all[format!("{name}List")] = list;
+    all[name.as_ref()] = definition;
+}
+
+/// The resources of one group and version, or all.
+fn of<'a>(registry: &'a Registry, only: Option<(&'a str, &'a str)>) -> impl Iterator<Item = &'a Resource> {
+    let wanted = move |r: &&Resource| only.is_none_or(|(g, v)| r.gvr.group == g && r.gvr.version == v);
+    registry.all().iter().map(AsRef::as_ref).filter(wanted)
 }
 
 fn v3(registry: &Registry, group: &str, version: &str) -> Value {
@@ -249,42 +220,4 @@ fn v2(registry: &Registry) -> Value {
         "securityDefinitions": {"BearerToken": {"type": "apiKey", "description": "Bearer Token authentication", "name": "authorization", "in": "header"}},
         "security": [{"BearerToken": []}],
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use std::sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    };
-
-    #[tokio::test]
-    async fn a_document_is_made_once_for_all_who_wait_and_for_who_left() {
-        let (documents, made) = (OpenApi::default(), Arc::<AtomicUsize>::default());
-        let ask = || {
-            let made = made.clone();
-            documents.document("v2", move || {
-                made.fetch_add(1, Ordering::SeqCst);
-                b"text".to_vec()
-            })
-        };
-        // Begun, and left.
-        assert!(ask().now_or_never().is_none());
-        for answer in futures::future::join_all((0..10).map(|_| ask())).await {
-            let document = answer.expect("a document");
-            assert_eq!((document.unpack(), document.length), (b"text".to_vec(), 4));
-        }
-        assert_eq!(made.load(Ordering::SeqCst), 1);
-    }
-
-    #[tokio::test]
-    async fn a_document_that_could_not_be_made_is_tried_again() {
-        let documents = OpenApi::default();
-        assert_eq!(
-            documents.document("v2", || panic!("on purpose")).await.map(|_| ()).expect_err("an error").code,
-            500
-        );
-        assert!(documents.document("v2", Vec::new).await.is_ok());
-    }
 }

@@ -3,6 +3,7 @@
 use crate::{Resource, Verb};
 use api::{GroupVersionKind, schema::openapi::definition_name};
 use serde_json::{Map, Value, json};
+use std::borrow::Cow;
 
 /// Which OpenAPI is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,7 +57,7 @@ pub(crate) fn add(paths: &mut Map<String, Value>, resource: &Resource, version: 
         }
     }
     writer.put(paths, &format!("{base}/{{name}}"), named, true, resource.namespaced);
-    for sub in &resource.subresources {
+    for sub in resource.listed() {
         let mut operations = Map::new();
         for verb in &sub.verbs {
             let method = match verb {
@@ -70,6 +71,18 @@ pub(crate) fn add(paths: &mut Map<String, Value>, resource: &Resource, version: 
         }
         writer.put(paths, &format!("{base}/{{name}}/{}", sub.name), operations, true, resource.namespaced);
     }
+}
+
+/// The name under which documents define a kind: the published one, or one made of its group, for a kind that brings its own schema.
+pub(super) fn definition_of(resource: &Resource, kind: &GroupVersionKind) -> Option<Cow<'static, str>> {
+    if let Some(name) = definition_name(kind) {
+        return Some(name.into());
+    }
+    let own = resource.own_schema.is_some() && kind.group == resource.gvr.group && kind.version == resource.gvr.version;
+    own.then(|| {
+        let group: Vec<&str> = kind.group.rsplit('.').collect();
+        format!("{}.{}.{}", group.join("."), kind.version, kind.kind).into()
+    })
 }
 
 fn capital(text: &str) -> String {
@@ -135,7 +148,7 @@ impl Writer<'_> {
     }
 
     fn schema(&self, kind: &GroupVersionKind) -> Value {
-        definition_name(kind).map_or_else(|| json!({"type": "object"}), |name| self.reference(name))
+        definition_of(self.resource, kind).map_or_else(|| json!({"type": "object"}), |name| self.reference(&name))
     }
 
     fn operation(&self, verb: Verb, method: &str, kind: &GroupVersionKind, suffix: &str) -> Value {

@@ -6,22 +6,23 @@ use super::{
     write::{Write, take_away},
 };
 use crate::{
-    Context, Reservation, Resource, Verb,
+    Context, Operation, Reservation, Resource, Server,
     admission::Attributes,
-    chain::Call,
-    codec, limits,
+    call::Call,
+    deleteoptions::DeleteOptions,
+    limits,
     negotiate::Offers,
-    payload::{Item, View},
+    payload::{self, Item, View},
     reply,
     select::{Filter, identity},
 };
-use api::{Cause, FieldPath, GroupVersionKind, Object, Status, invalid};
+use api::{Object, Status};
 use axum::body::Body;
 use bytes::BufMut;
 use futures::{FutureExt, StreamExt, future::BoxFuture};
 use http::{Response, StatusCode};
 use jiff::{SignedDuration, Timestamp};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::sync::Arc;
 use store::{Entry, Error, Expect};
 
@@ -30,76 +31,6 @@ const FOREGROUND: &str = "foregroundDeletion";
 
 /// How often a delete is tried again when the object changes under it.
 const TRIES: usize = 8;
-
-/// `DeleteOptions`.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Options {
-    grace: Option<i64>,
-    propagation: Option<String>,
-    pub(super) uid: Option<String>,
-    pub(super) revision: Option<String>,
-    pub(super) dry_run: bool,
-}
-
-impl Options {
-    fn parse(call: &Call, body: &[u8]) -> Result<Self, Status> {
-        let value = if body.is_empty() { from_query(call)? } else { codec::decode_options(&call.headers, body)? };
-        Self::of(&value, call)
-    }
-
-    /// From a decoded `DeleteOptions`, and the `dryRun` of the query.
-    pub(super) fn of(value: &Value, call: &Call) -> Result<Self, Status> {
-        let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
-        let mut causes = Vec::new();
-        let mut propagation = text("/propagationPolicy");
-        let field = FieldPath::new("propagationPolicy");
-        match (propagation.as_deref(), value.get("orphanDependents").and_then(Value::as_bool)) {
-            (Some(_), Some(_)) => causes.push(Cause::invalid(
-                &field,
-                &json!(propagation),
-                "orphanDependents and deletionPropagation cannot be both set",
-            )),
-            (None, Some(orphan)) => propagation = Some(if orphan { "Orphan" } else { "Background" }.to_owned()),
-            (Some("Orphan" | "Background" | "Foreground"), None) | (None, None) => {}
-            (Some(other), None) => {
-                causes.push(Cause::not_supported(
-                    &field,
-                    &json!(other),
-                    &["Foreground", "Background", "Orphan", "nil"],
-                ));
-            }
-        }
-        let dry: Vec<&str> =
-            value.get("dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str).collect();
-        let dry_run = codec::dry_run(dry.into_iter().chain(call.query.all("dryRun")), &mut causes);
-        if !causes.is_empty() {
-            return Err(invalid(&GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"), "", &causes));
-        }
-        // A negative grace means one second, as upstream has it.
-        let grace = value.get("gracePeriodSeconds").and_then(Value::as_i64).map(|g| if g < 0 { 1 } else { g });
-        Ok(Self {
-            grace,
-            propagation,
-            uid: text("/preconditions/uid"),
-            revision: text("/preconditions/resourceVersion"),
-            dry_run,
-        })
-    }
-}
-
-fn from_query(call: &Call) -> Result<Value, Status> {
-    let mut value = json!({});
-    if let Some(seconds) = call.query.number("gracePeriodSeconds")? {
-        value["gracePeriodSeconds"] = json!(seconds);
-    }
-    if let Some(policy) = call.query.given("propagationPolicy") {
-        value["propagationPolicy"] = json!(policy);
-    }
-    if call.query.given("orphanDependents").is_some() {
-        value["orphanDependents"] = json!(call.query.flag("orphanDependents"));
-    }
-    Ok(value)
-}
 
 /// What a delete did.
 enum Outcome {
@@ -110,15 +41,13 @@ enum Outcome {
 }
 
 /// DELETE of one object.
-pub(super) async fn delete(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+pub(super) async fn delete(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Tables)?;
-    let (call, bytes) = call.with_body().await?;
-    let options = Options::parse(&call, &bytes)?;
-    let cx = call.context(Verb::Delete, &resource, options.dry_run);
-    match remove(&call, cx, &options).await? {
+    let options = DeleteOptions::parse(call.headers(), &call.query, &call.body)?;
+    let cx = server.context(&call, Operation::Delete, &resource.names, options.dry_run);
+    match remove(server, &resource, cx, &options).await? {
         Outcome::Gone(object) if !resource.returns_deleted_object => {
-            let details = json!({"name": object.name(), "group": resource.gvr.group, "kind": resource.gvr.resource, "uid": object.uid()});
-            let mut details = details;
+            let mut details = json!({"name": object.name(), "group": resource.gvr.group, "kind": resource.gvr.resource, "uid": object.uid()});
             if resource.gvr.group.is_empty() {
                 details.as_object_mut().map(|d| d.remove("group"));
             }
@@ -127,32 +56,32 @@ pub(super) async fn delete(call: Call, resource: Arc<Resource>) -> Result<Respon
             Ok(reply::value(StatusCode::OK, output, &status))
         }
         Outcome::Gone(object) | Outcome::Pending(object) => {
-            answer(&call, StatusCode::OK, output, &resource, &view_of(&object))
+            answer(server, &call, StatusCode::OK, output, &resource, &view_of(&object))
         }
     }
 }
 
 /// DELETE of a collection: answers the list of what was deleted.
-pub(super) async fn collection(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+pub(super) async fn collection(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Tables)?;
-    let (call, bytes) = call.with_body().await?;
-    let options = Options::parse(&call, &bytes)?;
+    let options = DeleteOptions::parse(call.headers(), &call.query, &call.body)?;
     read::validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;
-    let page = read::page(&call, &resource, &filter, true).await?;
+    let page = read::page(server, &call, &resource, &filter, true).await?;
     // Before anything is deleted.
-    let room = call.server.0.limits.whole(page.entries.iter().map(|e| e.payload.view(&resource).length()).sum())?;
+    let room = server.limits().whole(page.entries.iter().map(|e| e.payload.view(&resource).length()).sum())?;
     let prefix = resource.prefix();
     let context = |entry: &Arc<Entry<Item>>| {
         let (namespace, name) = identity(&resource, &prefix, &entry.key);
-        let mut cx = call.context(Verb::Delete, &resource, options.dry_run);
+        let mut cx = server.context(&call, Operation::Delete, &resource.names, options.dry_run);
         cx.namespace = namespace.to_owned();
         cx.name = name.to_owned();
         cx
     };
     let contexts: Vec<Context> = page.entries.iter().map(context).collect();
     // Side by side, so that they share group commits; bounded, so that a large collection cannot take over the writer.
-    let work: Vec<BoxFuture<'_, _>> = contexts.into_iter().map(|cx| remove(&call, cx, &options).boxed()).collect();
+    let work: Vec<BoxFuture<'_, _>> =
+        contexts.into_iter().map(|cx| remove(server, &resource, cx, &options).boxed()).collect();
     let outcomes: Vec<Result<Outcome, Status>> = futures::stream::iter(work).buffered(64).collect().await;
     let mut out = reply::list_head(&resource.list_kind, &resource.gvr.api_version(), page.revision, None, None);
     out.put_slice(b"\"items\":[");
@@ -173,31 +102,40 @@ pub(super) async fn collection(call: Call, resource: Arc<Resource>) -> Result<Re
     Ok(limits::keep(reply::json(StatusCode::OK, output, out.freeze()), room))
 }
 
-/// Deletes the object that the path names.
-pub(super) async fn by_options(call: &Call, resource: &Arc<Resource>, options: &Options) -> Result<(), Status> {
-    let mut cx = call.context(Verb::Delete, resource, options.dry_run);
-    cx.subresource.clear();
-    remove(call, cx, options).await.map(drop)
+/// Deletes the object that a context names.
+pub(super) async fn by_options(server: &Server, cx: Context, options: &DeleteOptions) -> Result<(), Status> {
+    let gvr = &cx.resource.gvr;
+    let resource = server.registry().load().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
+    let resource = resource.ok_or_else(Status::resource_not_found)?;
+    remove(server, &resource, cx, options).await.map(drop)
 }
 
-async fn remove(call: &Call, cx: Context, options: &Options) -> Result<Outcome, Status> {
-    let resource = cx.resource.clone();
+async fn remove(
+    server: &Server,
+    resource: &Arc<Resource>,
+    mut cx: Context,
+    options: &DeleteOptions,
+) -> Result<Outcome, Status> {
+    cx.operation = Operation::Delete;
     let key = resource.key(&cx.namespace, &cx.name);
-    let store = &call.server.0.store;
-    for attempt in 1.. {
-        let Some(entry) = store.get(&key) else { return Err(Status::not_found(&resource.gvr, &cx.name)) };
-        let view = entry.payload.view(&resource);
+    let write = Write::with(server, resource.clone(), cx, "");
+    let cx = &write.cx;
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
+        let Some(entry) = server.store().get(&key) else { return Err(Status::not_found(&resource.gvr, &cx.name)) };
+        payload::convert(resource, [&entry.payload]).await?;
+        let view = entry.payload.view(resource);
         let whole = view.read();
         let broken = whole.is_err();
         let object = Arc::new(whole.unwrap_or_else(|_| view.object()));
-        preconditions(&cx, options, &object)?;
-        let write = Write::with(&call.server, cx.clone(), "");
+        preconditions(cx, options, &object)?;
         let attributes = Attributes { context: cx.clone(), old: Some(object.clone()) };
         write.admit_finally(&attributes, &object).await?;
         // Of an object that cannot be read nobody could take off the finalizers either.
         let step = match broken {
-            false => step(call, &cx, options, &entry, &object).await,
-            true => at_once(call, &cx, &entry, Object::clone(&object)).await,
+            false => step(&write, options, &entry, &object).await?,
+            true => at_once(&write, &entry, Object::clone(&object)).await,
         };
         match step {
             Ok(outcome) => return Ok(outcome),
@@ -207,10 +145,9 @@ async fn remove(call: &Call, cx: Context, options: &Options) -> Result<Outcome, 
             Err(error) => return Err(read::store_error(error)),
         }
     }
-    unreachable!("the last try returns")
 }
 
-fn preconditions(cx: &Context, options: &Options, object: &Object) -> Result<(), Status> {
+fn preconditions(cx: &Context, options: &DeleteOptions, object: &Object) -> Result<(), Status> {
     for (what, wanted, actual) in
         [("UID", &options.uid, object.uid()), ("ResourceVersion", &options.revision, object.resource_version())]
     {
@@ -223,15 +160,10 @@ fn preconditions(cx: &Context, options: &Options, object: &Object) -> Result<(),
 }
 
 /// Takes the object away whatever it holds.
-async fn at_once(
-    call: &Call,
-    cx: &Context,
-    entry: &Arc<Entry<Item>>,
-    mut object: Object,
-) -> Result<Outcome, Error<Item>> {
-    if !cx.dry_run {
+async fn at_once(write: &Write, entry: &Arc<Entry<Item>>, mut object: Object) -> Result<Outcome, Error<Item>> {
+    if !write.cx.dry_run {
         let last = object.clone();
-        let revision = take_away(&call.server, &cx.resource, entry, last, Reservation::none()).await?;
+        let revision = take_away(&write.server, &write.resource, entry, last, Reservation::none()).await?;
         object.set(&["metadata", "resourceVersion"], revision.to_string());
     }
     Ok(Outcome::Gone(Box::new(object)))
@@ -239,35 +171,37 @@ async fn at_once(
 
 /// One attempt.
 async fn step(
-    call: &Call,
-    cx: &Context,
-    options: &Options,
+    write: &Write,
+    options: &DeleteOptions,
     entry: &Arc<Entry<Item>>,
     old: &Object,
-) -> Result<Outcome, Error<Item>> {
-    let resource = &cx.resource;
-    let store = &call.server.0.store;
+) -> Result<Result<Outcome, Error<Item>>, Status> {
+    let (resource, cx) = (&write.resource, &write.cx);
     let mut object = old.clone();
     propagate(&mut object, resource, options);
     let grace = resource.strategy.grace(old, options.grace);
     let kept = !object.finalizers().is_empty() || resource.strategy.holds(&object);
     if !kept && grace.unwrap_or(0) == 0 {
-        return at_once(call, cx, entry, object).await;
+        return Ok(at_once(write, entry, object).await);
     }
-    mark(&mut object, cx, grace.unwrap_or(0));
+    mark(&mut object, cx, resource.generation, grace.unwrap_or(0));
     if !old.is_deleting() {
         resource.strategy.begin_deletion(cx, &mut object);
     }
     if object == *old || cx.dry_run {
-        return Ok(Outcome::Pending(Box::new(object)));
+        return Ok(Ok(Outcome::Pending(Box::new(object))));
     }
-    let bytes = Write::with(&call.server, cx.clone(), "").encode(&object);
-    let entry = store.put(&entry.key, Expect::At(entry.revision), bytes, resource.ttl).await?;
-    Ok(Outcome::Pending(Box::new(entry.payload.view(resource).object())))
+    let bytes = write.encode_unbounded(&object).await?;
+    let entry = match write.server.store().put(&entry.key, Expect::At(entry.revision), bytes, resource.ttl).await {
+        Ok(entry) => entry,
+        Err(error) => return Ok(Err(error)),
+    };
+    payload::convert(resource, [&entry.payload]).await?;
+    Ok(Ok(Outcome::Pending(Box::new(entry.payload.view(resource).object()))))
 }
 
 /// Sets the finalizers that the propagation policy asks for.
-fn propagate(object: &mut Object, resource: &Resource, options: &Options) {
+fn propagate(object: &mut Object, resource: &Resource, options: &DeleteOptions) {
     let policy = match options.propagation.as_deref() {
         Some(policy) => policy,
         // Not asked for: an object that is already waiting for its dependents goes on waiting.
@@ -296,11 +230,11 @@ fn propagate(object: &mut Object, resource: &Resource, options: &Options) {
 }
 
 /// Sets deletionTimestamp and grace once; later deletes may only shorten the grace.
-fn mark(object: &mut Object, cx: &Context, grace: i64) {
+fn mark(object: &mut Object, cx: &Context, counts: bool, grace: i64) {
     if !object.is_deleting() {
         object.set(&["metadata", "deletionTimestamp"], api::time::rfc3339(later(cx.now, grace)));
         object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
-        if cx.resource.generation {
+        if counts {
             let next = object.generation() + 1;
             object.set(&["metadata", "generation"], next);
         }

@@ -1,7 +1,6 @@
 //! The body of a list: made piece by piece as the connection takes it, from the entries' bytes; a large list is never in memory as a
 //! whole.
 
-use super::read::Page;
 use crate::{
     Resource,
     negotiate::Form,
@@ -18,7 +17,15 @@ use std::{
     task::{Context, Poll},
     vec::IntoIter,
 };
-use store::Entry;
+use store::{Entry, Revision};
+
+/// One page: its entries and where the next begins.
+pub(super) struct Page {
+    pub(super) revision: Revision,
+    pub(super) entries: Vec<Arc<Entry<Item>>>,
+    pub(super) next: Option<String>,
+    pub(super) remaining: Option<usize>,
+}
 
 /// Size of the pieces: large enough for few writes, small enough to begin early.
 const PIECE: usize = 64 * 1024;
@@ -47,7 +54,7 @@ impl List {
         let mut head = reply::list_head(&kind, &api_version, page.revision, page.next.as_deref(), page.remaining);
         match look.form {
             Form::Table(_) => {
-                let columns = table::columns(&resource.columns);
+                let columns = table::columns(resource.table.columns());
                 head.put_slice(format!("\"columnDefinitions\":{columns},\"rows\":[").as_bytes());
             }
             _ => head.put_slice(b"\"items\":["),

@@ -1,13 +1,15 @@
 //! PATCH: JSON patch, merge patch, strategic merge patch, and server-side apply. Without a resourceVersion in the patch a clash is tried
 //! again here; with one it is the client's.
 
-use super::write::{self, Change, Uid, Write, create_object, finish, update_object};
+use super::write::{self, Write, create_object, finish, update_object};
 use crate::{
-    Resource, Verb,
-    chain::Call,
+    Operation, Resource, Server,
+    action::{Change, Uid},
+    call::Call,
     codec::{self, FieldValidation, WriteOptions},
     metadata,
     negotiate::{self, Offers},
+    scope::Scope,
     typemeta,
 };
 use api::{Cause, FieldPath, GroupVersionKind, Object, Reason, Status, apply::ApplyOptions, invalid, schema::Schema};
@@ -148,22 +150,25 @@ fn decoded(value: &mut Value, kind: &GroupVersionKind, schema: &Schema) -> Resul
 }
 
 /// PATCH of an object or its status.
-pub(super) async fn patch(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    if negotiate::content_type(&call.headers) == "application/apply-patch+yaml" {
-        return apply(call, resource).await;
+pub(super) async fn patch(
+    server: &Server,
+    call: Call,
+    resource: Arc<Resource>,
+    scope: Scope,
+) -> Result<Response<Body>, Status> {
+    if negotiate::content_type(call.headers()) == "application/apply-patch+yaml" {
+        return apply(server, call, resource, scope).await;
     }
     let output = call.output(Offers::Tables)?;
-    let options = WriteOptions::parse("PatchOptions", &call.query, &call.headers, false)?;
-    let (call, bytes) = call.with_body().await?;
-    let patch = Patch::decode(&call.headers, &bytes)?;
-    let mut write = Write::new(&call, &resource, Verb::Update, &options);
+    let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), false)?;
+    let patch = Patch::decode(call.headers(), &call.body)?;
+    let mut write = Write::new(server, &call, &resource, Operation::Update, &options).within(scope);
     let (kind, schema, namespace) = (resource.gvk(), write.schema.clone(), write.cx.namespace.clone());
     let make = |old: &Object, warnings: &mut Vec<String>| {
         let mut object = patched(&patch, old, &kind, &schema, options.field_validation, warnings)?;
         metadata::match_namespace(&mut object, &namespace, resource.namespaced)?;
         write::same_name(&call.info.name, &object)?;
         let pinned = object.resource_version() != old.resource_version();
-        resource.strategy.default(&mut object);
         Ok(Change { object, owned: false, pinned, uid: Uid::Given })
     };
     match update_object(&mut write, make).await? {
@@ -234,13 +239,12 @@ pub(super) fn settled(object: Object, config: &Object, schema: &Schema) -> Resul
 }
 
 /// Server-side apply.
-async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+async fn apply(server: &Server, call: Call, resource: Arc<Resource>, scope: Scope) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Tables)?;
-    let options = WriteOptions::parse("PatchOptions", &call.query, &call.headers, true)?;
-    let (call, bytes) = call.with_body().await?;
-    let mut write = Write::new(&call, &resource, Verb::Update, &options);
+    let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), true)?;
+    let mut write = Write::new(server, &call, &resource, Operation::Update, &options).within(scope);
     let schema = write.schema.clone();
-    let config = configuration(&resource.gvk(), &schema, &bytes, &options, &mut write.warnings)?;
+    let config = configuration(&resource.gvk(), &schema, &call.body, &options, &mut write.warnings)?;
 
     let (api_version, ignored, subresource) =
         (resource.gvr.api_version(), write.ignored(), write.cx.subresource.clone());
@@ -259,14 +263,12 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
             let mut object = settled(api::apply::apply(Some(old), &config, &how, &schema)?, &config, &schema)?;
             metadata::match_namespace(&mut object, &namespace, resource.namespaced)?;
             write::same_name(&call.info.name, &object)?;
-            resource.strategy.default(&mut object);
             Ok(Change { object, owned: true, pinned, uid: Uid::Given })
         };
-        write.cx.verb = Verb::Update;
         if let Some(written) = update_object(&mut write, make).await? {
             return finish(&call, &write, StatusCode::OK, output, &written);
         }
-        if !call.info.subresource.is_empty() {
+        if scope != Scope::Main {
             return Err(Status::not_found(&resource.gvr, &call.info.name));
         }
         if !config.uid().is_empty() {
@@ -279,7 +281,6 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
         let mut object = settled(api::apply::apply(None, &config, &how, &schema)?, &config, &schema)?;
         metadata::match_namespace(&mut object, &namespace, resource.namespaced)?;
         write::same_name(&call.info.name, &object)?;
-        write.cx.verb = Verb::Create;
         match create_object(&mut write, object, true).await {
             Ok(written) => return finish(&call, &write, StatusCode::CREATED, output, &written),
             // Somebody else created it in between: apply to that.

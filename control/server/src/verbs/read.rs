@@ -1,13 +1,16 @@
 //! GET and LIST. Neither parses JSON unless a selector, a table or YAML asks for it. Follows "Kubernetes API Concepts": resource
 //! versions, chunked lists, consistent reads.
 
-use super::{answer, list::List};
+use super::{
+    answer,
+    list::{List, Page},
+};
 use crate::{
-    Resource,
-    chain::Call,
+    Resource, Server,
+    call::Call,
     codec, limits,
     negotiate::Offers,
-    payload::Item,
+    payload::{self, Item},
     reply,
     request::Query,
     select::{Filter, identity},
@@ -26,16 +29,17 @@ use store::{Entry, Error, Revision, Snapshot};
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// GET of one object.
-pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+pub(super) async fn get(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Tables)?;
     if let Some(revision) = call.query.get("resourceVersion") {
-        not_older_than(&call, parse_revision(revision)?).await?;
+        not_older_than(server, parse_revision(revision)?).await?;
     }
-    match call.server.0.store.get(&call.key(&resource)) {
+    match server.store().get(&resource.key(&call.info.namespace, &call.info.name)) {
         Some(entry) => {
+            payload::convert(&resource, [&entry.payload]).await?;
             let view = entry.payload.view(&resource);
-            let room = call.server.0.limits.whole(view.length())?;
-            Ok(limits::keep(answer(&call, StatusCode::OK, output, &resource, view)?, room))
+            let room = server.limits().whole(view.length())?;
+            Ok(limits::keep(answer(server, &call, StatusCode::OK, output, &resource, view)?, room))
         }
         None => Err(Status::not_found(&resource.gvr, &call.info.name)),
     }
@@ -53,8 +57,8 @@ fn parse_list_revision(text: &str) -> Result<Revision, Status> {
 }
 
 /// Waits until the store is at least at a revision, or 504.
-pub(super) async fn not_older_than(call: &Call, revision: Revision) -> Result<(), Status> {
-    let store = &call.server.0.store;
+pub(super) async fn not_older_than(server: &Server, revision: Revision) -> Result<(), Status> {
+    let store = server.store();
     if store.revision() >= revision {
         return Ok(());
     }
@@ -176,14 +180,6 @@ pub(super) fn validate_options(query: &Query, watch: bool) -> Result<(), Status>
     }
 }
 
-/// One page: its entries and where the next begins.
-pub(super) struct Page {
-    pub(super) revision: Revision,
-    pub(super) entries: Vec<Arc<Entry<Item>>>,
-    pub(super) next: Option<String>,
-    pub(super) remaining: Option<usize>,
-}
-
 /// The prefix of the keys that a collection request is about.
 pub(super) fn prefix(call: &Call, resource: &Resource) -> String {
     match call.info.namespace.as_str() {
@@ -194,18 +190,28 @@ pub(super) fn prefix(call: &Call, resource: &Resource) -> String {
 
 /// The entries that the query selects. `pages`: the list is made in pages although the query names no limit, as that of what is to be
 /// deleted is upstream; its resourceVersion is then an exact one.
-pub(super) async fn page(call: &Call, resource: &Resource, filter: &Filter, pages: bool) -> Result<Page, Status> {
+pub(super) async fn page(
+    server: &Server,
+    call: &Call,
+    resource: &Resource,
+    filter: &Filter,
+    pages: bool,
+) -> Result<Page, Status> {
     let prefix = prefix(call, resource);
     let limit = call.query.number("limit")?.map_or(0, |limit| usize::try_from(limit).unwrap_or(0));
     let (snapshot, start) = match call.query.get("continue") {
-        Some(token) => resume(call, &prefix, token).await?,
-        None => (at_revision(call, limit > 0 || pages).await?, None),
+        Some(token) => resume(server, call, &prefix, token).await?,
+        None => (at_revision(server, call, limit > 0 || pages).await?, None),
     };
     let mut page = Page { revision: snapshot.revision(), entries: Vec::new(), next: None, remaining: None };
     if let (Some(name), true) = (filter.name(), !resource.namespaced || prefix.len() > resource.prefix().len()) {
         let entry = snapshot.get(&format!("{prefix}{name}")).cloned();
+        payload::convert(resource, entry.iter().map(|e| &e.payload)).await?;
         page.entries.extend(entry.filter(|e| selects(filter, resource, e)));
         return Ok(page);
+    }
+    if !filter.is_empty() {
+        payload::convert(resource, snapshot.range(&prefix, start.as_deref()).map(|e| &e.payload)).await?;
     }
     for entry in snapshot.range(&prefix, start.as_deref()) {
         if !filter.is_empty() && !selects(filter, resource, entry) {
@@ -222,15 +228,16 @@ pub(super) async fn page(call: &Call, resource: &Resource, filter: &Filter, page
         }
         page.entries.push(entry.clone());
     }
+    payload::convert(resource, page.entries.iter().map(|e| &e.payload)).await?;
     Ok(page)
 }
 
 /// Whether a list may hold an entry. Bytes that another program wrote or the disk changed would make all of the list unreadable, for every
 /// client and at every start: they are left out, named and counted.
-pub(super) fn readable(call: &Call, entry: &Entry<Item>) -> bool {
+pub(super) fn readable(server: &Server, entry: &Entry<Item>) -> bool {
     let whole = entry.payload.is_whole();
     if !whole {
-        call.server.0.metrics.unreadable.inc();
+        server.metrics().unreadable.inc();
         let (key, revision) = (&entry.key, entry.revision);
         tracing::error!(%key, revision, "a stored object cannot be read and is left out of lists: delete it and create it anew");
     }
@@ -243,8 +250,8 @@ pub(super) fn selects(filter: &Filter, resource: &Resource, entry: &Entry<Item>)
 }
 
 /// The snapshot that `resourceVersion` and `resourceVersionMatch` ask for.
-async fn at_revision(call: &Call, paged: bool) -> Result<Snapshot<Item>, Status> {
-    let store = &call.server.0.store;
+async fn at_revision(server: &Server, call: &Call, paged: bool) -> Result<Snapshot<Item>, Status> {
+    let store = server.store();
     let wanted = match call.query.get("resourceVersion") {
         None | Some("0") => return store.snapshot(None).map_err(store_error),
         Some(text) => parse_list_revision(text)?,
@@ -253,12 +260,17 @@ async fn at_revision(call: &Call, paged: bool) -> Result<Snapshot<Item>, Status>
         Some(how) => how == "Exact",
         None => paged,
     };
-    not_older_than(call, wanted).await?;
+    not_older_than(server, wanted).await?;
     store.snapshot(exact.then_some(wanted)).map_err(store_error)
 }
 
 /// Goes on where a token says: at its revision, or at the newest for a token that has been renewed.
-async fn resume(call: &Call, prefix: &str, token: &str) -> Result<(Snapshot<Item>, Option<String>), Status> {
+async fn resume(
+    server: &Server,
+    call: &Call,
+    prefix: &str,
+    token: &str,
+) -> Result<(Snapshot<Item>, Option<String>), Status> {
     let token = decode_token(token)?;
     if call.query.get("resourceVersion").is_some_and(|v| v != "0") {
         return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
@@ -266,9 +278,9 @@ async fn resume(call: &Call, prefix: &str, token: &str) -> Result<(Snapshot<Item
     let start = format!("{prefix}{}", token.start.trim_start_matches('/').trim_end_matches('\0'));
     let at = u64::try_from(token.rv).ok();
     if let Some(revision) = at {
-        not_older_than(call, revision).await?;
+        not_older_than(server, revision).await?;
     }
-    match call.server.0.store.snapshot(at) {
+    match server.store().snapshot(at) {
         Ok(snapshot) => Ok((snapshot, Some(start))),
         Err(Error::Compacted { .. }) => {
             let mut status = Status::expired(
@@ -282,16 +294,16 @@ async fn resume(call: &Call, prefix: &str, token: &str) -> Result<(Snapshot<Item
 }
 
 /// LIST.
-pub(super) async fn list(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+pub(super) async fn list(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Tables)?;
     validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;
-    let mut page = page(&call, &resource, &filter, false).await?;
-    page.entries.retain(|entry| readable(&call, entry));
-    let look = Look { form: output.form, include: Include::parse(&call.query)?, now: call.server.0.clock.now() };
+    let mut page = page(server, &call, &resource, &filter, false).await?;
+    page.entries.retain(|entry| readable(server, entry));
+    let look = Look { form: output.form, include: Include::parse(&call.query)?, now: server.clock().now() };
     let list = List::new(resource, look, page);
     if output.yaml || output.pretty {
-        let room = call.server.0.limits.whole(list.estimate())?;
+        let room = server.limits().whole(list.estimate())?;
         return Ok(limits::keep(reply::json(StatusCode::OK, output, list.whole()), room));
     }
     let mut response = Response::new(Body::new(list));

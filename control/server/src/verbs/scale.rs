@@ -2,16 +2,18 @@
 
 use super::{
     patch::{self, Patch},
-    write::{self, Change, Uid, Write, Written, update_object},
+    write::{self, Write, Written, update_object},
 };
 use crate::{
-    Column, Resource, Verb,
-    chain::Call,
-    codec::{self, WriteOptions},
-    kinds::cells,
+    Operation, Resource, Server, Verb,
+    action::{Change, Uid},
+    call::Call,
+    codec::{self, Expected, WriteOptions},
+    columns::{Column, age},
     metadata,
     negotiate::{self, Form, Offers, Output},
-    reply,
+    payload, reply,
+    route::not_allowed,
     table::{self, Include},
 };
 use api::{
@@ -25,6 +27,10 @@ use std::sync::Arc;
 
 fn kind() -> GroupVersionKind {
     GroupVersionKind::new("autoscaling", "v1", "Scale")
+}
+
+fn schema() -> Schema {
+    Schema::for_kind(&kind()).unwrap_or_else(Schema::any)
 }
 
 /// The scale of an object.
@@ -47,16 +53,32 @@ fn scale_of(resource: &Resource, object: &Object) -> Object {
     made
 }
 
+/// Serves a verb of the subresource.
+pub(super) async fn serve(
+    server: &Server,
+    call: Call,
+    resource: Arc<Resource>,
+    verb: Verb,
+) -> Result<Response<Body>, Status> {
+    match verb {
+        Verb::Get => get(server, call, resource).await,
+        Verb::Update => update(server, call, resource).await,
+        Verb::Patch => patch(server, call, resource).await,
+        _ => Err(not_allowed()),
+    }
+}
+
 /// GET.
-pub(super) async fn get(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+async fn get(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Tables)?;
-    let entry = call.server.0.store.get(&call.key(&resource));
+    let entry = server.store().get(&resource.key(&call.info.namespace, &call.info.name));
     let entry = entry.ok_or_else(|| Status::not_found(&resource.gvr, &call.info.name))?;
+    payload::convert(&resource, [&entry.payload]).await?;
     let scale = scale_of(&resource, &entry.payload.view(&resource).object());
     let shown = match output.form {
         Form::Object => scale.into_value(),
         Form::Partial(version) => partial(&scale, version),
-        Form::Table(version) => table(&call, scale, version)?,
+        Form::Table(version) => table(server, &call, scale, version)?,
     };
     Ok(reply::value(StatusCode::OK, output, &shown))
 }
@@ -69,9 +91,9 @@ const COLUMNS: &[Column] = &[
     Column::age(),
 ];
 
-fn table(call: &Call, scale: Object, version: &str) -> Result<Value, Status> {
+fn table(server: &Server, call: &Call, scale: Object, version: &str) -> Result<Value, Status> {
     let count = |path: &[&str]| scale.at(path).and_then(Value::as_i64).unwrap_or(0);
-    let age = cells::age(&scale, call.server.0.clock.now());
+    let age = age(&scale, server.clock().now());
     let cells = json!([scale.name(), count(&["spec", "replicas"]), count(&["status", "replicas"]), age]);
     let revision = scale.resource_version().to_owned();
     let object = match Include::parse(&call.query)? {
@@ -90,12 +112,11 @@ fn partial(scale: &Object, version: &str) -> Value {
 }
 
 /// PUT.
-pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+async fn update(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Objects)?;
-    let options = WriteOptions::parse("UpdateOptions", &call.query, &call.headers, false)?;
-    let (call, bytes) = call.with_body().await?;
-    let decoded = codec::decode(&call.headers, &bytes, &kind())?;
-    let mut write = Write::new(&call, &resource, Verb::Update, &options);
+    let options = WriteOptions::parse("UpdateOptions", &call.query, call.headers(), false)?;
+    let decoded = codec::decode(call.headers(), &call.body, &Expected::published(&kind()))?;
+    let mut write = Write::new(server, &call, &resource, Operation::Update, &options);
     codec::judge(&decoded, &kind(), options.field_validation, &mut write.warnings)?;
     let mut scale = decoded.object;
     metadata::match_namespace(&mut scale, &write.cx.namespace, resource.namespaced)?;
@@ -107,21 +128,23 @@ pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Respon
 }
 
 /// PATCH: the patch is one of the Scale.
-pub(super) async fn patch(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    if negotiate::content_type(&call.headers) == "application/apply-patch+yaml" {
-        return apply(call, resource).await;
+async fn patch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    if negotiate::content_type(call.headers()) == "application/apply-patch+yaml" {
+        return apply(server, call, resource).await;
     }
     let output = call.output(Offers::Objects)?;
-    let options = WriteOptions::parse("PatchOptions", &call.query, &call.headers, false)?;
-    let (call, bytes) = call.with_body().await?;
-    let patch = Patch::decode(&call.headers, &bytes)?;
-    let mut write = Write::new(&call, &resource, Verb::Update, &options);
-    let schema = Schema::for_kind(&kind()).unwrap_or_else(Schema::any);
+    let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), false)?;
+    let patch = Patch::decode(call.headers(), &call.body)?;
+    let mut write = Write::new(server, &call, &resource, Operation::Update, &options);
+    let scale_schema = schema();
     let scales = resource.clone();
     let make = |old: &Object, warnings: &mut Vec<String>| {
         let scale = scale_of(&scales, old);
-        let scale = patch::patched(&patch, &scale, &kind(), &schema, options.field_validation, warnings)?;
-        change(&call, &scale, old, old.clone(), false)
+        let mut scale = patch::patched(&patch, &scale, &kind(), &scale_schema, options.field_validation, warnings)?;
+        metadata::match_namespace(&mut scale, old.namespace(), scales.namespaced)?;
+        let change = change(&call, &scale, old, old.clone(), false)?;
+        same_uid(&scales, &scale, old)?;
+        Ok(change)
     };
     match update_object(&mut write, make).await? {
         Some(written) => finish(&write, output, &resource, written),
@@ -131,13 +154,12 @@ pub(super) async fn patch(call: Call, resource: Arc<Resource>) -> Result<Respons
 
 /// Server-side apply of a Scale. Its one field is `spec.replicas` of the object under the same path, so that the configuration is applied
 /// there: whoever owns the replicas of the object owns those of the Scale. Follows upstream's `managedfields.ScaleHandler`.
-async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+async fn apply(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Objects)?;
-    let options = WriteOptions::parse("PatchOptions", &call.query, &call.headers, true)?;
-    let (call, bytes) = call.with_body().await?;
-    let mut write = Write::new(&call, &resource, Verb::Update, &options);
-    let scales = Schema::for_kind(&kind()).unwrap_or_else(Schema::any);
-    let config = patch::configuration(&kind(), &scales, &bytes, &options, &mut write.warnings)?;
+    let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), true)?;
+    let mut write = Write::new(server, &call, &resource, Operation::Update, &options);
+    let scales = schema();
+    let config = patch::configuration(&kind(), &scales, &call.body, &options, &mut write.warnings)?;
     let config = patch::settled(config.clone(), &config, &scales)?;
 
     let (gvk, schema, now) = (resource.gvk(), write.schema.clone(), write.cx.now);
@@ -164,12 +186,24 @@ async fn apply(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, St
         }
         // Nobody's replicas are Go's zero, not the default of the kind.
         scale.set(&["spec", "replicas"], object.int_at(&["spec", "replicas"]).unwrap_or(0));
-        change(&call, &scale, old, object, true)
+        let change = change(&call, &scale, old, object, true)?;
+        same_uid(&resource, &scale, old)?;
+        Ok(change)
     };
     match update_object(&mut write, make).await? {
         Some(written) => finish(&write, output, &resource, written),
         None => Err(Status::not_found(&path_of(&resource), &call.info.name)),
     }
+}
+
+/// The uid that a patch of a Scale gives must be that of the object.
+fn same_uid(resource: &Resource, scale: &Object, old: &Object) -> Result<(), Status> {
+    let (given, real) = (scale.uid(), old.uid());
+    if given.is_empty() || given == real {
+        return Ok(());
+    }
+    let why = format!("Precondition failed: UID in precondition: {given}, UID in object meta: {real}");
+    Err(Status::conflict(&path_of(resource), old.name(), &why))
 }
 
 /// The resource as errors of its scale name it.

@@ -4,9 +4,9 @@
 use super::read::{self, readable, selects};
 use crate::{
     Resource,
-    chain::Call,
+    call::Call,
     negotiate::{self, Offers},
-    payload::{Item, View},
+    payload::{self, Item, View},
     request::Query,
     select::Filter,
     server::Server,
@@ -41,20 +41,18 @@ struct Start {
 }
 
 /// GET with `watch=true`.
-pub(super) async fn watch(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let output = negotiate::output(&call.headers, &call.query, Offers::Tables, true)?;
+pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let output = negotiate::output(call.headers(), &call.query, Offers::Tables, true)?;
     read::validate_options(&call.query, true)?;
     let filter = Filter::parse(&call.query, &resource, call.info.named.then_some(call.info.name.as_str()))?;
     let include = Include::parse(&call.query)?;
-    let start = start(&call, &resource, &filter).await?;
-    let life = life(&call)?;
-    let store = &call.server.0.store;
-    let events = match store.watch(&prefix(&call, &resource, &filter), start.since) {
+    let start = start(server, &call, &resource, &filter).await?;
+    let life = life(server, &call)?;
+    let (store, prefix) = (server.store(), prefix(&call, &resource, &filter));
+    let events = match store.watch(&prefix, start.since) {
         Ok(events) => Ok(events),
         // A revision that has not happened: its events are those to come.
-        Err(Error::Future { current }) => {
-            store.watch(&read::prefix(&call, &resource), current).map_err(read::store_error)
-        }
+        Err(Error::Future { current }) => store.watch(&prefix, current).map_err(read::store_error),
         Err(Error::Compacted { oldest }) => Err(read::too_old(start.since, oldest)),
         Err(error) => return Err(read::store_error(error)),
     };
@@ -62,20 +60,20 @@ pub(super) async fn watch(call: Call, resource: Arc<Resource>) -> Result<Respons
     let mut bookmarks = interval_at(Instant::now() + BOOKMARKS, BOOKMARKS);
     bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stream = Stream {
-        server: call.server.clone(),
+        server: server.clone(),
         resource,
         filter,
-        look: Look { form: output.form, include, now: call.server.0.clock.now() },
+        look: Look { form: output.form, include, now: server.clock().now() },
         seen: start.since,
         since: start.since,
         initial: start.initial,
         marks_end: start.marks_end,
         bookmarks: call.query.flag("allowWatchBookmarks").then_some(bookmarks),
         deadline,
-        end: Box::pin(end(call.server.0.shutdown.clone(), deadline)),
+        end: Box::pin(end(server.shutdown().clone(), deadline)),
         events: events.map_err(Some),
         head: true,
-        _counted: Counted::new(&call.server),
+        _counted: Counted::new(server),
     };
     let frames = futures::stream::unfold(stream, |mut stream| async move {
         let frame = stream.frame().await?;
@@ -95,7 +93,7 @@ fn prefix(call: &Call, resource: &Resource, filter: &Filter) -> String {
     }
 }
 
-async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Start, Status> {
+async fn start(server: &Server, call: &Call, resource: &Resource, filter: &Filter) -> Result<Start, Status> {
     let asked: &Query = &call.query;
     let revision = match asked.get("resourceVersion") {
         None | Some("0") => None,
@@ -106,10 +104,10 @@ async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Star
         // Upstream's default for watches that begin with the objects that are there (`SetListOptionsDefaults`).
         sends = Some(true);
     }
-    let store = &call.server.0.store;
+    let store = server.store();
     match (revision, sends) {
         (Some(since), None | Some(false)) => return Ok(Start { initial: VecDeque::new(), since, marks_end: false }),
-        (Some(revision), Some(true)) => read::not_older_than(call, revision).await?,
+        (Some(revision), Some(true)) => read::not_older_than(server, revision).await?,
         (None, Some(false)) => {
             return Ok(Start { initial: VecDeque::new(), since: store.revision(), marks_end: false });
         }
@@ -117,7 +115,8 @@ async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Star
     }
     let snapshot = store.snapshot(None).map_err(read::store_error)?;
     let prefix = prefix(call, resource, filter);
-    let chosen = |e: &&Arc<Entry<Item>>| (filter.is_empty() || selects(filter, resource, e)) && readable(call, e);
+    payload::convert(resource, snapshot.range(&prefix, None).map(|e| &e.payload)).await?;
+    let chosen = |e: &&Arc<Entry<Item>>| (filter.is_empty() || selects(filter, resource, e)) && readable(server, e);
     let initial = snapshot.range(&prefix, None).filter(chosen).cloned().collect();
     Ok(Start {
         initial,
@@ -130,9 +129,9 @@ async fn start(call: &Call, resource: &Resource, filter: &Filter) -> Result<Star
 const LONGEST: u64 = 86_400;
 
 /// How long the watch lasts; one that asks for a negative time is over when it begins, as upstream has it.
-fn life(call: &Call) -> Result<Duration, Status> {
+fn life(server: &Server, call: &Call) -> Result<Duration, Status> {
     Ok(match call.query.number("timeoutSeconds")?.unwrap_or(0) {
-        0 => Duration::from_secs(LIFE.0 + call.server.0.ids.below(LIFE.1 - LIFE.0)),
+        0 => Duration::from_secs(LIFE.0 + server.ids().below(LIFE.1 - LIFE.0)),
         seconds => Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(LONGEST)),
     })
 }
@@ -150,14 +149,14 @@ struct Counted(Server);
 
 impl Counted {
     fn new(server: &Server) -> Self {
-        server.0.metrics.watches.inc();
+        server.metrics().watches.inc();
         Self(server.clone())
     }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.0.0.metrics.watches.dec();
+        self.0.metrics().watches.dec();
     }
 }
 
@@ -200,7 +199,7 @@ impl Stream {
         }
         loop {
             // Also when there are always events.
-            if Instant::now() >= self.deadline || self.server.0.shutdown.is_cancelled() {
+            if Instant::now() >= self.deadline || self.server.shutdown().is_cancelled() {
                 return None;
             }
             let Ok(events) = &mut self.events else { return None };
@@ -213,13 +212,13 @@ impl Stream {
             tokio::select! {
                 biased;
                 event = events.next() => match event {
-                    Some(event) => self.put_event(&mut out, &event),
+                    Some(event) => self.put_event(&mut out, &event).await,
                     None => return None,
                 },
                 () = &mut self.end => return None,
                 () = bookmark => self.put_progress(&mut out).await,
             }
-            self.put_ready(&mut out);
+            self.put_ready(&mut out).await;
             if !out.is_empty() {
                 return Some(out.freeze());
             }
@@ -237,16 +236,21 @@ impl Stream {
     }
 
     /// Appends the events that are there by now.
-    fn put_ready(&mut self, out: &mut BytesMut) {
+    async fn put_ready(&mut self, out: &mut BytesMut) {
         while out.len() < FRAME {
             let Ok(events) = &mut self.events else { return };
             let Some(event) = events.try_next() else { return };
-            self.put_event(out, &event);
+            self.put_event(out, &event).await;
         }
     }
 
-    fn put_event(&mut self, out: &mut BytesMut, event: &Event<Item>) {
+    async fn put_event(&mut self, out: &mut BytesMut, event: &Event<Item>) {
         if event.revision <= self.since {
+            return;
+        }
+        let both = event.before.iter().chain(&event.after);
+        if let Err(status) = payload::convert(&self.resource, both.map(|e| &e.payload)).await {
+            self.events = Err(Some(status));
             return;
         }
         self.seen = event.revision;
@@ -266,7 +270,7 @@ impl Stream {
         let view = entry.payload.view(&self.resource);
         out.reserve(view.length() + 64);
         open(out, kind);
-        self.look.now = self.server.0.clock.now();
+        self.look.now = self.server.clock().now();
         let head = std::mem::take(&mut self.head);
         self.look.single(out, &self.resource, view, head, revision);
         close(out);
@@ -274,7 +278,7 @@ impl Stream {
 
     /// A bookmark at the newest revision all of whose events have been sent.
     async fn put_progress(&mut self, out: &mut BytesMut) {
-        let store = self.server.0.store.clone();
+        let store = self.server.store().clone();
         let revision = store.revision();
         if store.wait_until_delivered(revision).await.is_err() {
             return;
@@ -282,7 +286,7 @@ impl Stream {
         let Ok(events) = &mut self.events else { return };
         let (ready, all) = take_ready(events);
         for event in ready {
-            self.put_event(out, &event);
+            self.put_event(out, &event).await;
         }
         if !all {
             return;
@@ -300,7 +304,7 @@ impl Stream {
             object.set(&["metadata", "annotations", INITIAL_EVENTS_END], "true");
         }
         open(out, "BOOKMARK");
-        self.look.now = self.server.0.clock.now();
+        self.look.now = self.server.clock().now();
         let head = std::mem::take(&mut self.head);
         self.look.single(out, &self.resource, &View::detached(&object), head, None);
         close(out);

@@ -1,16 +1,16 @@
 //! Create and update: the one pipeline that every write goes through. Its order is written in [`crate::strategy`].
 
-use super::{answer, read::store_error, view_of};
+use super::{answer, read::store_error, restrict::restrict, view_of};
 use crate::{
-    Context, Reservation, Resource, Server, Verb,
+    Context, Operation, Reservation, Resource, Server,
+    action::{Change, Uid},
     admission::Attributes,
-    advice,
-    chain::Call,
+    call::Call,
     codec::{self, WriteOptions, unsigned},
     metadata,
     negotiate::Offers,
     payload::{self, Item},
-    reply,
+    scope::Scope,
     strategy::Recheck,
 };
 use api::{
@@ -34,7 +34,10 @@ const DEEPEST: usize = api::MOST_DEPTH + 16;
 /// One write under way.
 pub(crate) struct Write {
     pub(crate) server: Server,
+    pub(crate) resource: Arc<Resource>,
     pub(crate) cx: Context,
+    /// What it may change.
+    pub(crate) scope: Scope,
     pub(crate) manager: String,
     pub(crate) schema: Schema,
     pub(crate) warnings: Vec<String>,
@@ -48,49 +51,51 @@ pub(crate) enum Written {
     Detached(Box<Object>),
 }
 
-/// What an update makes of the stored object.
-pub(crate) struct Change {
-    /// The new object.
-    pub(crate) object: Object,
-    /// managedFields are done (server-side apply).
-    pub(crate) owned: bool,
-    /// The client named the resourceVersion: a clash is its, not ours to try again.
-    pub(crate) pinned: bool,
-    /// What the uid of the new object means.
-    pub(crate) uid: Uid,
-}
-
-/// What the uid of a new object means, where it has one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Uid {
-    /// The object it is meant for: another one is a conflict (PUT).
-    Expected,
-    /// A value like others: it cannot change (patches).
-    Given,
+impl Written {
+    /// The resourceVersion; empty for what is not stored and never was.
+    pub(crate) fn resource_version(&self) -> String {
+        match self {
+            Self::Entry(entry) => entry.revision.to_string(),
+            Self::Detached(object) => object.resource_version().to_owned(),
+        }
+    }
 }
 
 impl Write {
-    pub(crate) fn new(call: &Call, resource: &Arc<Resource>, verb: Verb, options: &WriteOptions) -> Self {
-        Self::with(&call.server, call.context(verb, resource, options.dry_run), &options.manager)
+    pub(crate) fn new(
+        server: &Server,
+        call: &Call,
+        resource: &Arc<Resource>,
+        operation: Operation,
+        options: &WriteOptions,
+    ) -> Self {
+        let cx = server.context(call, operation, &resource.names, options.dry_run);
+        Self::with(server, resource.clone(), cx, &options.manager)
     }
 
-    pub(crate) fn with(server: &Server, cx: Context, manager: &str) -> Self {
-        let schema = Schema::for_kind(&cx.resource.gvk()).unwrap_or_else(Schema::any);
-        Self { server: server.clone(), cx, manager: manager.to_owned(), schema, warnings: Vec::new() }
+    pub(crate) fn with(server: &Server, resource: Arc<Resource>, cx: Context, manager: &str) -> Self {
+        let schema = resource.schema();
+        let (server, manager) = (server.clone(), manager.to_owned());
+        Self { server, resource, cx, scope: Scope::Main, manager, schema, warnings: Vec::new() }
+    }
+
+    pub(crate) fn within(mut self, scope: Scope) -> Self {
+        self.scope = scope;
+        self
     }
 
     /// Fields that a write here never owns.
     pub(crate) fn ignored(&self) -> Option<FieldSet> {
-        let own = self.cx.resource.strategy.reset_fields(&self.cx.subresource);
+        let own = self.resource.strategy.reset_fields(&self.cx.subresource);
         let mut paths: Vec<&[&str]> = own.to_vec();
-        if self.cx.subresource.is_empty() && self.cx.resource.subresource("status").is_some() {
+        if self.cx.subresource.is_empty() && self.resource.subresource("status").is_some() {
             paths.push(&["status"]);
         }
         (!paths.is_empty()).then(|| FieldSet::from_fields(&paths))
     }
 
     fn own_fields(&self, old: Option<&Object>, object: &mut Object) {
-        let api_version = self.cx.resource.gvr.api_version();
+        let api_version = self.resource.gvr.api_version();
         let ignored = self.ignored();
         let options = UpdateOptions {
             manager: &self.manager,
@@ -107,39 +112,42 @@ impl Write {
     }
 
     async fn admit(&self, attributes: &Attributes, object: &mut Object) -> Result<(), Status> {
-        for plugin in self.server.0.admission.iter().filter(|p| p.handles(attributes)) {
+        for plugin in self.server.admission().iter().filter(|p| p.handles(attributes)) {
             plugin.admit(attributes, object).await?;
         }
         Ok(())
     }
 
     pub(crate) async fn admit_finally(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
-        for plugin in self.server.0.admission.iter().filter(|p| p.handles(attributes)) {
+        for plugin in self.server.admission().iter().filter(|p| p.handles(attributes)) {
             plugin.validate(attributes, object).await?;
         }
         Ok(())
     }
 
-    /// The bytes to store.
-    pub(crate) fn encode(&self, object: &Object) -> bytes::Bytes {
-        let resource = &self.cx.resource;
-        if !resource.converts() {
-            return payload::stored(object);
-        }
-        let mut object = object.clone();
-        resource.strategy.to_storage(&mut object);
-        object.set(&["apiVersion"], resource.storage_version.clone());
-        payload::stored(&object)
+    /// The warnings of admission.
+    fn advice(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
+        let plugins = self.server.admission().iter().filter(|p| p.handles(attributes));
+        plugins.flat_map(|plugin| plugin.warnings(attributes, object)).collect()
     }
 
-    /// As [`Write::encode`], and no larger than what one request may carry: patches must not add up to more. Nor deeper than every reader
-    /// follows.
-    fn encode_bounded(&self, object: &Object) -> Result<bytes::Bytes, Status> {
+    /// The bytes to store: no larger than what one request may carry, so that patches do not add up to more, and no deeper than every
+    /// reader follows.
+    async fn encode(&self, object: &Object) -> Result<bytes::Bytes, Status> {
         if object.0.values().any(|value| api::nests_deeper(value, DEEPEST - 1)) {
             return Err(Status::bad_request("the object is not accepted: exceeded max depth"));
         }
-        let bytes = self.encode(object);
+        let bytes = self.encode_unbounded(object).await?;
         if bytes.len() > codec::BODY_LIMIT { Err(Status::too_large(codec::BODY_LIMIT)) } else { Ok(bytes) }
+    }
+
+    /// The bytes to store of an object that is there already, which a deletion only marks.
+    pub(crate) async fn encode_unbounded(&self, object: &Object) -> Result<bytes::Bytes, Status> {
+        let resource = &self.resource;
+        let Some(convertor) = &resource.convertor else { return Ok(payload::stored_form(object)) };
+        let mut stored = convertor.to_storage(object.clone()).await?;
+        stored.set(&["apiVersion"], resource.storage_version.clone());
+        Ok(payload::stored_form(&stored))
     }
 
     fn refuse(&self, object: &Object, causes: &[Cause]) -> Result<(), Status> {
@@ -147,29 +155,19 @@ impl Write {
             return Ok(());
         }
         // Of kinds that share their storage upstream has one inside, which it names.
-        let kind = GroupVersionKind { group: self.cx.resource.storage.0.clone(), ..self.cx.resource.gvk() };
+        let kind = GroupVersionKind { group: self.resource.storage.0.clone(), ..self.resource.gvk() };
         Err(invalid(&kind, object.name(), causes))
     }
 }
 
 /// POST.
-pub(super) async fn create(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
-    let offers = if resource.review.is_some() { Offers::Objects } else { Offers::Tables };
-    let output = call.output(offers)?;
-    let options = WriteOptions::parse("CreateOptions", &call.query, &call.headers, false)?;
-    let (call, bytes) = call.with_body().await?;
+pub(super) async fn create(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+    let output = call.output(Offers::Tables)?;
+    let options = WriteOptions::parse("CreateOptions", &call.query, call.headers(), false)?;
     let kind = resource.gvk();
-    let decoded = codec::decode(&call.headers, &bytes, &kind)?;
-    let mut write = Write::new(&call, &resource, Verb::Create, &options);
+    let decoded = codec::decode(call.headers(), &call.body, &resource.expected())?;
+    let mut write = Write::new(server, &call, &resource, Operation::Create, &options);
     codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
-    if let Some(review) = &resource.review {
-        let mut object = decoded.object;
-        metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
-        let answered = review.review(&write.cx, object).await?;
-        let mut response = reply::value(StatusCode::CREATED, output, &answered.into_value());
-        codec::add_warnings(response.headers_mut(), &write.warnings);
-        return Ok(response);
-    }
     let written = create_object(&mut write, decoded.object, false).await?;
     finish(&call, &write, StatusCode::CREATED, output, &written)
 }
@@ -182,18 +180,28 @@ pub(super) fn finish(
     output: crate::negotiate::Output,
     written: &Written,
 ) -> Result<Response<Body>, Status> {
-    let resource = &write.cx.resource;
+    let resource = &write.resource;
     let mut response = match written {
-        Written::Entry(entry) => answer(call, code, output, resource, entry.payload.view(resource)),
-        Written::Detached(object) => answer(call, code, output, resource, &view_of(object)),
+        Written::Entry(entry) => answer(&write.server, call, code, output, resource, entry.payload.view(resource)),
+        Written::Detached(object) => answer(&write.server, call, code, output, resource, &view_of(object)),
     }?;
     codec::add_warnings(response.headers_mut(), &write.warnings);
     Ok(response)
 }
 
 /// Creates an object: everything of a create after decoding. `owned`: managedFields are done (server-side apply).
-pub(crate) async fn create_object(write: &mut Write, mut object: Object, owned: bool) -> Result<Written, Status> {
-    let resource = write.cx.resource.clone();
+pub(crate) async fn create_object(write: &mut Write, object: Object, owned: bool) -> Result<Written, Status> {
+    created(write, object, owned).await.map_err(|status| warned(write, status))
+}
+
+/// A failure, with what the request was warned of before.
+fn warned(write: &mut Write, status: Status) -> Status {
+    Status { warnings: std::mem::take(&mut write.warnings), ..status }
+}
+
+async fn created(write: &mut Write, mut object: Object, owned: bool) -> Result<Written, Status> {
+    write.cx.operation = Operation::Create;
+    let resource = write.resource.clone();
     let strategy = &resource.strategy;
     metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
     let versioned = metadata::clear_for_create(&mut object);
@@ -210,13 +218,15 @@ pub(crate) async fn create_object(write: &mut Write, mut object: Object, owned: 
     write.warnings.extend(metadata::dedup_owners(&mut object, true));
 
     let generated = object.name().is_empty();
-    for attempt in 1.. {
+    let mut attempt = 0;
+    loop {
+        attempt += 1;
         let last = !generated || attempt == TRIES;
         let candidate = if last { std::mem::take(&mut object) } else { object.clone() };
         let (made, stored) = create_once(write, &attributes, candidate, versioned).await?;
         match stored {
             None => return Ok(Written::Detached(Box::new(made))),
-            Some(Ok(entry)) => return Ok(Written::Entry(entry)),
+            Some(Ok(entry)) => return written(&resource, entry).await,
             Some(Err(Error::Conflict { .. })) if !last => continue,
             Some(Err(Error::Conflict { .. })) => {
                 let mut status = Status::already_exists(&resource.gvr, made.name());
@@ -228,7 +238,6 @@ pub(crate) async fn create_object(write: &mut Write, mut object: Object, owned: 
             Some(Err(error)) => return Err(store_error(error)),
         }
     }
-    unreachable!("the last try returns")
 }
 
 type Stored = Option<Result<Arc<Entry<Item>>, Error<Item>>>;
@@ -239,7 +248,7 @@ async fn create_once(
     mut object: Object,
     versioned: bool,
 ) -> Result<(Object, Stored), Status> {
-    let resource = write.cx.resource.clone();
+    let resource = write.resource.clone();
     let strategy = &resource.strategy;
     // Name and uid first: a Job's selector is made of them.
     metadata::stamp(&mut object, &write.cx);
@@ -249,50 +258,53 @@ async fn create_once(
         object.set(&["metadata", "generation"], 1);
     }
     write.cx.name = object.name().to_owned();
-    let reservation = strategy.reserve(&write.cx, &mut object, None)?;
+    let reservation = reserve(&resource, &write.cx, &mut object, None)?;
     let mut causes = metadata::validate(&resource, &object);
     causes.extend(strategy.validate(&write.cx, &object));
     write.refuse(&object, &causes)?;
     write.admit_finally(attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
+    write.schema.forget_empty(&mut object.0);
     write.warnings.extend(strategy.warnings(&write.cx, &object, None));
-    write.warnings.extend(advice::warnings(write.server.0.image_advice.as_ref(), &write.cx.user, &object));
+    write.warnings.extend(write.advice(attributes, &object));
     let key = resource.key(object.namespace(), object.name());
     if write.cx.dry_run {
-        let clash = write.server.0.store.get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
+        let clash = write.server.store().get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
         return Ok((object, clash));
     }
     if versioned {
         let text = "resourceVersion should not be set on objects to be created";
         return Err(Status::new(Reason::Unknown, text));
     }
-    let bytes = write.encode_bounded(&object)?;
+    let bytes = write.encode(&object).await?;
     let result = put(write, key, Expect::Absent, bytes, reservation).await;
     Ok((object, Some(result)))
 }
 
 /// PUT, of the main resource, `/status` and `/finalize`.
-pub(super) async fn update(call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
+pub(super) async fn update(
+    server: &Server,
+    call: Call,
+    resource: Arc<Resource>,
+    scope: Scope,
+) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Tables)?;
-    let options = WriteOptions::parse("UpdateOptions", &call.query, &call.headers, false)?;
-    let (call, bytes) = call.with_body().await?;
+    let options = WriteOptions::parse("UpdateOptions", &call.query, call.headers(), false)?;
     let kind = resource.gvk();
-    let decoded = codec::decode(&call.headers, &bytes, &kind)?;
-    let mut write = Write::new(&call, &resource, Verb::Update, &options);
+    let decoded = codec::decode(call.headers(), &call.body, &resource.expected())?;
+    let mut write = Write::new(server, &call, &resource, Operation::Update, &options).within(scope);
     codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
     let mut object = decoded.object;
     metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
     same_name(&call.info.name, &object)?;
 
     let pinned = !matches!(object.resource_version(), "" | "0");
-    resource.strategy.default(&mut object);
     let make = |_: &Object, _: &mut Vec<String>| {
         Ok(Change { object: object.clone(), owned: false, pinned, uid: Uid::Expected })
     };
     match update_object(&mut write, make).await? {
         Some(written) => finish(&call, &write, StatusCode::OK, output, &written),
-        None if resource.create_on_update && call.info.subresource.is_empty() => {
-            write.cx.verb = Verb::Create;
+        None if resource.create_on_update && scope == Scope::Main => {
             let written = create_object(&mut write, object, false).await?;
             finish(&call, &write, StatusCode::CREATED, output, &written)
         }
@@ -317,18 +329,28 @@ pub(super) fn same_name(name: &str, object: &Object) -> Result<(), Status> {
 /// when somebody else was faster. `None`: there is no such object.
 pub(crate) async fn update_object(
     write: &mut Write,
+    make: impl FnMut(&Object, &mut Vec<String>) -> Result<Change, Status>,
+) -> Result<Option<Written>, Status> {
+    updated(write, make).await.map_err(|status| warned(write, status))
+}
+
+async fn updated(
+    write: &mut Write,
     mut make: impl FnMut(&Object, &mut Vec<String>) -> Result<Change, Status>,
 ) -> Result<Option<Written>, Status> {
-    let resource = write.cx.resource.clone();
+    write.cx.operation = Operation::Update;
+    let resource = write.resource.clone();
     let key = resource.key(&write.cx.namespace, &write.cx.name);
     let said = write.warnings.len();
     loop {
         write.warnings.truncate(said);
-        let Some(entry) = write.server.0.store.get(&key) else { return Ok(None) };
+        let Some(entry) = write.server.store().get(&key) else { return Ok(None) };
+        payload::convert(&resource, [&entry.payload]).await?;
         // Not what is left of it: the rest would be lost.
         let old = entry.payload.view(&resource).read().map_err(|e| unreadable(write, &e))?;
         let old = Arc::new(old);
-        let change = make(&old, &mut write.warnings)?;
+        let mut change = make(&old, &mut write.warnings)?;
+        resource.strategy.default(&mut change.object);
         let pinned = change.pinned;
         match update_once(write, &entry, &old, change).await? {
             Ok(written) => return Ok(Some(written)),
@@ -343,7 +365,7 @@ pub(crate) async fn update_object(
 
 /// 500 for an object that only a delete can take away.
 fn unreadable(write: &Write, error: &str) -> Status {
-    let (resource, name) = (&write.cx.resource.gvr.resource, &write.cx.name);
+    let (resource, name) = (&write.resource.gvr.resource, &write.cx.name);
     Status::internal(format!(
         "the stored object {resource} {name:?} cannot be read: {error}; delete it and create it anew"
     ))
@@ -351,17 +373,17 @@ fn unreadable(write: &Write, error: &str) -> Status {
 
 /// What must hold between a body and the stored object before anything else.
 fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Result<(), Status> {
-    let (gvr, name) = (&write.cx.resource.gvr, &write.cx.name);
+    let (gvr, name) = (&write.resource.gvr, &write.cx.name);
     if uid == Uid::Expected && !object.uid().is_empty() && object.uid() != old.uid() {
         let why = format!(
             "StorageError: invalid object, Code: 4, Key: {}, ResourceVersion: 0, AdditionalErrorMsg: Precondition failed: UID in precondition: {}, UID in object meta: {}",
-            write.cx.resource.upstream_key(&write.cx.namespace, name),
+            write.resource.upstream_key(&write.cx.namespace, name),
             object.uid(),
             old.uid()
         );
         return Err(Status::conflict(gvr, name, &why));
     }
-    let resource = &write.cx.resource;
+    let resource = &write.resource;
     match object.resource_version() {
         "" | "0" if !resource.unconditional_update => {
             let field = FieldPath::new("metadata").child("resourceVersion");
@@ -387,12 +409,12 @@ async fn update_once(
     old: &Arc<Object>,
     change: Change,
 ) -> Result<Result<Written, Error<Item>>, Status> {
-    let resource = write.cx.resource.clone();
+    let resource = write.resource.clone();
     let mut object = change.object;
     preconditions(write, &object, old, change.uid)?;
     metadata::carry_over(&mut object, old);
     let attributes = write.attributes(Some(old));
-    restrict(write, &mut object, old);
+    restrict(write.scope, &resource, &mut object, old);
     if change.uid == Uid::Expected {
         write.warnings.extend(metadata::dedup_owners(&mut object, false));
     }
@@ -402,8 +424,10 @@ async fn update_once(
     write.admit(&attributes, &mut object).await?;
     write.warnings.extend(metadata::dedup_owners(&mut object, true));
     let reservation = prepare_update(write, &mut object, old)?;
+    write.warnings.extend(write.advice(&attributes, &object));
     write.admit_finally(&attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
+    write.schema.forget_empty(&mut object.0);
     object.set(&["metadata", "resourceVersion"], old.resource_version().to_owned());
     if write.cx.dry_run {
         return Ok(Ok(Written::Detached(Box::new(object))));
@@ -415,8 +439,11 @@ async fn update_once(
         let deleted = take_away(&write.server, &resource, entry, object.clone(), reservation).await;
         return Ok(deleted.map(|_| Written::Detached(Box::new(object))));
     }
-    let bytes = write.encode_bounded(&object)?;
-    Ok(put(write, entry.key.to_string(), Expect::At(entry.revision), bytes, reservation).await.map(Written::Entry))
+    let bytes = write.encode(&object).await?;
+    match put(write, entry.key.to_string(), Expect::At(entry.revision), bytes, reservation).await {
+        Ok(entry) => written(&resource, entry).await.map(Ok),
+        Err(error) => Ok(Err(error)),
+    }
 }
 
 /// Stores, and settles what was reserved for it, also when the client stops waiting in between: a write that happens keeps what it
@@ -428,7 +455,7 @@ async fn put(
     bytes: bytes::Bytes,
     reservation: Reservation,
 ) -> Result<Arc<Entry<Item>>, Error<Item>> {
-    let (store, ttl) = (write.server.0.store.clone(), write.cx.resource.ttl);
+    let (store, ttl) = (write.server.store().clone(), write.resource.ttl);
     if reservation.is_empty() {
         return store.put(&key, expect, bytes, ttl).await;
     }
@@ -442,6 +469,12 @@ async fn put(
     tokio::spawn(work).await.unwrap_or(Err(Error::Closed))
 }
 
+/// What was stored, in the version of the write.
+async fn written(resource: &Resource, entry: Arc<Entry<Item>>) -> Result<Written, Status> {
+    payload::convert(resource, [&entry.payload]).await?;
+    Ok(Written::Entry(entry))
+}
+
 /// Deletes the stored object and gives back what its last state held, also when the client stops waiting in between. Answers the
 /// revision of the deletion.
 pub(super) async fn take_away(
@@ -451,94 +484,68 @@ pub(super) async fn take_away(
     last: Object,
     reservation: Reservation,
 ) -> Result<Revision, Error<Item>> {
-    let (store, resource, entry) = (server.0.store.clone(), resource.clone(), entry.clone());
+    let (store, resource, entry) = (server.store().clone(), resource.clone(), entry.clone());
     let work = async move {
         let (revision, _) = store.delete(&entry.key, Expect::At(entry.revision)).await?;
         reservation.commit();
-        resource.strategy.release(&last);
+        if let Some(allocator) = &resource.allocator {
+            allocator.release(&last);
+        }
         Ok(revision)
     };
     tokio::spawn(work).await.unwrap_or(Err(Error::Closed))
 }
 
+/// What the object needs from the cluster.
+fn reserve(
+    resource: &Resource,
+    cx: &Context,
+    object: &mut Object,
+    old: Option<&Object>,
+) -> Result<Reservation, Status> {
+    resource.allocator.as_ref().map_or_else(|| Ok(Reservation::none()), |allocator| allocator.reserve(cx, object, old))
+}
+
 /// The kind's part of an update: preparation, reservations, validation, warnings.
 fn prepare_update(write: &mut Write, object: &mut Object, old: &Object) -> Result<Reservation, Status> {
-    let resource = write.cx.resource.clone();
+    let resource = write.resource.clone();
     let (strategy, cx) = (&resource.strategy, &write.cx);
     let mut reservation = Reservation::none();
     let mut causes = Vec::new();
-    match cx.subresource.as_str() {
-        // A binding is checked by itself: what it sets cannot be set otherwise.
-        "binding" => causes.extend(metadata::validate(&resource, object)),
-        "status" => {
+    match write.scope {
+        Scope::Action => causes.extend(metadata::validate(&resource, object)),
+        Scope::Status => {
             strategy.prepare_status(cx, object, old);
             causes.extend(metadata::validate_update(&resource, object, old, Recheck::Change));
             causes.extend(strategy.validate_status(cx, object, old));
         }
-        _ => {
+        Scope::Main | Scope::Fields(_) => {
             strategy.prepare_update(cx, object, old);
             count_generation(&resource, object, old);
-            reservation = strategy.reserve(cx, object, Some(old))?;
+            reservation = reserve(&resource, cx, object, Some(old))?;
             causes.extend(metadata::validate_update(&resource, object, old, strategy.rechecks_metadata()));
             causes.extend(strategy.validate(cx, object));
             causes.extend(strategy.validate_update(cx, object, old));
-            let warnings = strategy.warnings(cx, object, Some(old));
-            write.warnings.extend(warnings);
-            write.warnings.extend(advice::warnings(write.server.0.image_advice.as_ref(), &cx.user, object));
         }
     }
     write.refuse(object, &causes)?;
+    if matches!(write.scope, Scope::Main | Scope::Fields(_)) {
+        let warnings = strategy.warnings(cx, object, Some(old));
+        write.warnings.extend(warnings);
+    }
     Ok(reservation)
 }
 
-/// Puts back what this (sub)resource may not change.
-fn restrict(write: &Write, object: &mut Object, old: &Object) {
-    match write.cx.subresource.as_str() {
-        "status" => {
-            let status = object.remove(&["status"]);
-            let metadata = object.remove(&["metadata"]);
-            *object = old.clone();
-            object.remove(&["status"]);
-            if let Some(status) = status {
-                object.set(&["status"], status);
-            }
-            if let Some(metadata) = metadata {
-                object.set(&["metadata"], metadata);
-            }
-            for field in ["ownerReferences", "deletionTimestamp", "deletionGracePeriodSeconds"] {
-                metadata::copy(object, old, &["metadata", field]);
-            }
-        }
-        "finalize" => {
-            let finalizers = object.remove(&["spec", "finalizers"]);
-            *object = old.clone();
-            match finalizers {
-                Some(finalizers) => object.set(&["spec", "finalizers"], finalizers),
-                None => drop(object.remove(&["spec", "finalizers"])),
-            }
-        }
-        "binding" => {}
-        _ => {
-            if write.cx.resource.subresource("status").is_some() {
-                metadata::copy(object, old, &["status"]);
-            }
-        }
-    }
-}
-
-/// `metadata.generation` counts changes to anything but metadata and status.
+/// `metadata.generation` counts changes to anything but metadata and status. To upstream an empty list is as good as none.
 fn count_generation(resource: &Resource, object: &mut Object, old: &Object) {
     if !resource.generation {
         return;
     }
-    let outside = |key: &str| !matches!(key, "metadata" | "status");
-    let mut fields = object.0.iter().filter(|(k, _)| outside(k)).count();
-    let same = old.0.iter().filter(|(k, _)| outside(k)).all(|(key, value)| {
-        fields = fields.wrapping_sub(1);
-        object.0.get(key) == Some(value)
-    });
+    let outside = |key: &&String| !matches!(key.as_str(), "metadata" | "status");
+    let mut keys = old.0.keys().chain(object.0.keys()).filter(outside);
+    let same = keys.all(|key| api::semantic::same_at(old, object, &[key.as_str()]));
     // The strategy may have counted a change that lies in the metadata (a Deployment's annotations).
-    let generation = (old.generation() + i64::from(!(same && fields == 0))).max(object.generation());
+    let generation = (old.generation() + i64::from(!same)).max(object.generation());
     object.set(&["metadata", "generation"], generation);
 }
 
@@ -548,12 +555,4 @@ fn lets_go(resource: &Resource, object: &Object, old: &Object) -> bool {
         && old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
         && object.finalizers().is_empty()
         && !resource.strategy.holds(object)
-}
-
-impl Call {
-    /// The call and its body.
-    pub(crate) async fn with_body(mut self) -> Result<(Self, bytes::Bytes), Status> {
-        let bytes = std::mem::take(&mut self.body);
-        Ok((self, bytes))
-    }
 }

@@ -63,6 +63,7 @@ macro_rules! contract_suite {
             a_full_disk_takes_what_makes_the_store_no_larger
             a_closed_store_refuses_writes_and_ends_watches
             waiting_for_a_revision_ends_when_it_is_published
+            changes_under_a_prefix_are_told_when_they_are_acknowledged
             a_key_that_cannot_be_stored_is_refused
         }
     };

@@ -217,3 +217,21 @@ pub async fn waiting_for_a_revision_ends_when_it_is_published(fixture: Fixture) 
     create(&store, "/b").await;
     assert!(wait.await.unwrap() >= FIRST + 2);
 }
+
+pub async fn changes_under_a_prefix_are_told_when_they_are_acknowledged(fixture: Fixture) {
+    let store = fixture.open().await;
+    create(&store, "/a/1").await;
+    let (a, b) = (store.changes("/a/"), store.changes("/b/"));
+    let begun = (a.last(), b.last());
+    assert_eq!(begun.0, store.revision());
+    let entry = create(&store, "/a/2").await;
+    assert_eq!((a.last(), b.last()), (entry.revision, begun.1));
+    let waiting = {
+        let (a, since) = (a.clone(), a.last());
+        tokio::spawn(async move { a.after(since).await })
+    };
+    let (revision, _) = store.delete("/a/2", Expect::At(entry.revision)).await.unwrap();
+    waiting.await.unwrap();
+    assert_eq!((a.last(), b.last()), (revision, begun.1));
+    a.after(revision - 1).await;
+}

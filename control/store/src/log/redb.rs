@@ -138,7 +138,11 @@ impl Log for Redb {
     async fn close(&self) -> Result<(), LogError> {
         self.blocking(|opened| match opened.database.take() {
             None => Ok(()),
-            Some(database) => database.close().map_err(|error| opening(error, PathBuf::new())),
+            Some(database) => {
+                database.close().map_err(|error| opening(error, PathBuf::new()))?;
+                opened.space.iter().for_each(Space::keep);
+                Ok(())
+            }
         })
         .await
     }
@@ -378,6 +382,39 @@ mod tests {
         );
         drop(first);
         Redb::open(&path).unwrap();
+    }
+
+    /// What somebody else leaves of the disk while no cluster runs does not matter to the next start.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn a_store_that_was_closed_has_the_space_that_its_next_use_needs() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("store.redb");
+        let put = |n: u64, length: usize| {
+            let value = bytes::Bytes::from(vec![7; length]);
+            let action = Action::Put { created: n, expires: None, value };
+            Batch { revision: n, changes: vec![crate::Change { key: format!("/{n}").into(), revision: n, action }] }
+        };
+        let has_and_length = || {
+            let metadata = std::fs::metadata(&path).unwrap();
+            (std::os::unix::fs::MetadataExt::blocks(&metadata) * 512, metadata.len())
+        };
+        let log = Redb::open(&path).unwrap();
+        for n in 2..150 {
+            log.commit(put(n, 10_000)).await.unwrap();
+            log.room().await.unwrap();
+        }
+        let (_, running) = has_and_length();
+        log.close().await.unwrap();
+        let (kept, closed) = has_and_length();
+        assert!(closed < running, "closing shrinks the file, or there is nothing to test");
+        let log = Redb::open(&path).unwrap();
+        for n in 150..155 {
+            log.commit(put(n, 1000)).await.unwrap();
+        }
+        let (has, length) = has_and_length();
+        assert_eq!(has, kept, "nothing more was taken from the disk");
+        assert!(has >= length + super::super::space::RESERVE, "and nothing is missing: {has} for {length}");
     }
 
     #[test]

@@ -87,6 +87,13 @@ impl Space {
         result.map(drop).map_err(LogError::from)
     }
 
+    /// After the file was closed: takes what its next use needs first. Closing cuts off all that is free at its end, so the first commit makes it
+    /// twice as long; and that start must not fail because somebody else has filled the disk meanwhile. What cannot be had is looked for then.
+    pub(super) fn keep(&self) {
+        let needs = self.file.metadata().map_or(0, |metadata| 2 * metadata.len() + RESERVE);
+        let _ = (self.allocate)(&self.file, needs);
+    }
+
     /// `Ok(true)`: nothing is missing. `Ok(false)`: not all is secured, yet nothing is short.
     fn take(&self) -> io::Result<bool> {
         let metadata = self.file.metadata()?;

@@ -71,3 +71,47 @@ async fn while_the_disk_is_short_the_pod_that_takes_most_goes() {
     tokio::time::sleep(std::time::Duration::from_secs(60)).await;
     assert_eq!(world.status("idle")["phase"], "Running", "its end would free nothing");
 }
+
+#[tokio::test(start_paused = true)]
+async fn while_the_disk_is_short_the_logs_of_pods_that_are_over_go() {
+    use tower::ServiceExt;
+    let world = World::new().await;
+    let names = ["over", "silent", "runs"];
+    for name in names {
+        let container = json!({"name": name, "image": "hello:1"});
+        world.pod(name, json!({"restartPolicy": "Never", "containers": [container]}));
+        world.phase(name, "Running").await;
+    }
+    let log = |name: &str| world.runtime.specs().iter().find(|spec| spec.name == name).expect("started").log.clone();
+    for name in ["over", "runs"] {
+        std::fs::create_dir_all(log(name).parent().expect("a folder")).expect("made");
+        std::fs::write(log(name), "2026-01-01T00:00:00Z stdout F text\n").expect("written");
+        std::fs::write(log(name).with_extension("log.20260101-000000"), "").expect("written");
+    }
+    for name in ["over", "silent"] {
+        world.runtime.exit(name, 0);
+        world.phase(name, "Succeeded").await;
+    }
+    let router = world.agent.as_ref().expect("runs").router();
+    let get = async |name: &str| {
+        let path = format!("/containerLogs/default/{name}/{name}");
+        let request = axum::http::Request::get(path).body(axum::body::Body::empty()).expect("a request");
+        let answer = router.clone().oneshot(request).await.expect("answered");
+        let code = answer.status().as_u16();
+        let body = axum::body::to_bytes(answer.into_body(), usize::MAX).await.expect("a body");
+        (code, String::from_utf8(body.to_vec()).expect("text"))
+    };
+    tokio::time::sleep(std::time::Duration::from_secs(60)).await;
+    assert_eq!(get("over").await, (200, "text\n".into()), "there is room");
+    world.short.store(true, Ordering::SeqCst);
+    world.until("over", |_| !log("over").exists()).await;
+    assert_eq!(
+        std::fs::read_dir(log("over").parent().expect("a folder")).expect("stays").count(),
+        0,
+        "rotated ones too"
+    );
+    let id = world.status("over")["containerStatuses"][0]["containerID"].as_str().expect("an id").to_owned();
+    assert_eq!(get("over").await, (400, format!("unable to retrieve container logs for {id}")));
+    assert_eq!(get("silent").await, (200, String::new()), "it has said nothing");
+    assert_eq!(get("runs").await, (200, "text\n".into()));
+}

@@ -108,6 +108,22 @@ async fn what_a_runtime_says_of_itself_is_a_condition_and_an_event_once() {
     assert_eq!(told(), texts);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_disk_that_is_short_and_is_not_any_more_is_told_as_events_once() {
+    let world = World::new().await;
+    world.ready().await;
+    let told = || world.api.events().into_iter().filter(|event| event.starts_with("NodeHas")).collect::<Vec<_>>();
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(told(), Vec::<String>::new());
+    let short = "NodeHasDiskPressure: Node node status is now: NodeHasDiskPressure";
+    let enough = "NodeHasNoDiskPressure: Node node status is now: NodeHasNoDiskPressure";
+    world.short.store(true, std::sync::atomic::Ordering::SeqCst);
+    world.until("none", |_| told() == [short]).await;
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    world.short.store(false, std::sync::atomic::Ordering::SeqCst);
+    world.until("none", |_| told() == [short, enough]).await;
+}
+
 #[test]
 fn a_handler_without_runtime_is_told_with_those_that_are_there() {
     let clock = container::Clock::new(|| std::time::SystemTime::UNIX_EPOCH);

@@ -1,5 +1,5 @@
 ;; A WASI preview 1 program: prints the names of its folders and how many there are, then `one`. If its first argument begins with u, it then
-;; uses them: prints the file `greeting` of the second. Then it waits for ever.
+;; uses them: prints the file `greeting` of the second; with c, when it has closed the first. Then it waits for ever.
 (module
   (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
@@ -7,6 +7,7 @@
   (import "wasi_snapshot_preview1" "fd_prestat_dir_name" (func $name (param i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_fdstat_get" (func $fdstat (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_close" (func $close (param i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "clock_time_get" (func $clock (param i32 i64 i32) (result i32)))
   (import "wasi_snapshot_preview1" "path_open"
@@ -44,7 +45,8 @@
     (call $print (i32.const 1020) (i32.const 3))
     (call $must (call $args_sizes (i32.const 400) (i32.const 404)))
     (call $must (call $args (i32.const 412) (i32.const 500)))
-    (if (i32.eq (i32.load8_u (i32.const 500)) (i32.const 117))
+    (if (i32.eq (i32.load8_u (i32.const 500)) (i32.const 99)) (then (call $must (call $close (i32.const 3)))))
+    (if (i32.ne (i32.load8_u (i32.const 500)) (i32.const 119))
       (then
         (call $must (call $open (i32.const 4) (i32.const 1) (i32.const 1010) (i32.const 8) (i32.const 0) (i64.const 2) (i64.const 2)
           (i32.const 0) (i32.const 800)))

@@ -63,14 +63,16 @@ async fn a_command_that_uses_no_folder_holds_none_open() {
 
 #[tokio::test]
 async fn a_command_that_uses_one_has_it_from_then_on() {
-    for guest in [module(), idle_component()] {
+    for (guest, how) in [(module(), "use"), (module(), "close"), (idle_component(), "use")] {
         let node = Node::new().await;
         let root = folders(&node);
-        let id = start(&node, &guest, &root, "use").await;
+        let id = start(&node, &guest, &root, how).await;
         let log = node.log(&id, |log| log.contains("inside\n")).await;
         // what had been printed of a line before goes on in it
         assert!(log.contains("stdout F oneinside\n") || log.contains("stdout F inside\n"), "{log}");
-        assert!((2..=3).contains(&open_below(&root)), "{}", open_below(&root));
+        assert_eq!(open_below(&root.join("token")), 0);
+        // the folder, and perhaps the file
+        assert!((1..=2).contains(&open_below(&root)), "{}", open_below(&root));
         node.runtime.remove(&id).await.unwrap();
         let closed = async {
             while open_below(&root) > 0 {

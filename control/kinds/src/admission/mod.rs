@@ -1,0 +1,33 @@
+//! The admission plugins of the built-in kinds. They carry upstream's names; their order is one visible list, [`all`]. They read the other
+//! objects from memory ([`server::Objects`]), never from disk.
+
+mod defaulttolerationseconds;
+pub(crate) mod imageadvice;
+mod namespacelifecycle;
+mod priority;
+mod runtimeclass;
+mod serviceaccount;
+mod taintnodes;
+
+#[cfg(test)]
+mod tests;
+
+use crate::Settings;
+use server::admission::Admission;
+use std::sync::Arc;
+
+/// Every plugin in its order.
+pub(crate) fn all(settings: &Settings) -> Vec<Arc<dyn Admission>> {
+    let mut all: Vec<Arc<dyn Admission>> = vec![
+        Arc::new(namespacelifecycle::NamespaceLifecycle),
+        Arc::new(serviceaccount::ServiceAccount::default()),
+        Arc::new(taintnodes::TaintNodesByCondition),
+        Arc::new(priority::Priority::default()),
+        Arc::new(defaulttolerationseconds::DefaultTolerationSeconds),
+        Arc::new(runtimeclass::RuntimeClass),
+    ];
+    if let Some(advice) = &settings.image_advice {
+        all.push(Arc::new(imageadvice::Images(advice.clone())));
+    }
+    all
+}

@@ -1,0 +1,3 @@
+//! `batch`: pods that run to their end.
+
+pub(crate) mod job;

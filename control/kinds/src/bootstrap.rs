@@ -1,0 +1,164 @@
+//! The objects that must exist: four namespaces, Service `default/kubernetes` with its endpoints, and this server's Lease. Made side by
+//! side at start, so that they share group commits, and kept right while the server runs.
+
+use crate::{Settings, scheduling::priorityclass::SYSTEM};
+use anyhow::{Context as _, bail};
+use axum::body::Body;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::BodyExt;
+use serde_json::{Value, json};
+use server::{Server, Service, User};
+use std::{net::IpAddr, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+/// The namespaces that always exist.
+const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
+/// How often everything is looked at again, and the Lease renewed.
+const PERIOD: Duration = Duration::from_secs(10);
+/// How long the Lease is good for, seconds.
+const LEASE: i64 = 3600;
+/// The manager of what is written here, as upstream's.
+const MANAGER: &str = "fieldManager=kube-apiserver";
+
+/// Writes the objects that must exist, as any client would.
+pub struct Bootstrap {
+    service: Service,
+    settings: Settings,
+    /// Wall-clock time.
+    clock: api::Clock,
+}
+
+impl Bootstrap {
+    /// For a server.
+    pub fn new(server: &Server, settings: Settings, clock: api::Clock) -> Self {
+        let user = User::new("system:apiserver", &["system:masters", "system:authenticated"]);
+        Self { service: server.service_for(user), settings, clock }
+    }
+
+    /// Makes what is missing.
+    ///
+    /// # Errors
+    /// When something cannot be written.
+    pub async fn ensure(&self) -> anyhow::Result<()> {
+        // Namespaces first: admission refuses objects in namespaces that do not exist.
+        let namespaces = NAMESPACES.iter().map(|name| {
+            let object = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}});
+            self.reconcile("/api/v1/namespaces".to_owned(), object, false)
+        });
+        let classes = SYSTEM.iter().map(|(name, value, description)| {
+            let object = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": name},
+                "value": value, "description": description, "preemptionPolicy": "PreemptLowerPriority"});
+            self.reconcile("/apis/scheduling.k8s.io/v1/priorityclasses".to_owned(), object, false)
+        });
+        let (namespaces, classes) = (futures::future::try_join_all(namespaces), futures::future::try_join_all(classes));
+        futures::future::try_join(namespaces, classes).await?;
+        let own = own(&self.settings, &api::time::rfc3339_micro(self.clock.now()));
+        let own = own.into_iter().map(|(collection, object)| self.reconcile(collection, object, true));
+        futures::future::try_join_all(own).await?;
+        Ok(())
+    }
+
+    /// Keeps it so until `shutdown`.
+    pub async fn run(&self, shutdown: &CancellationToken) {
+        let mut period = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
+        period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => return,
+                _ = period.tick() => {}
+            }
+            if let Err(error) = self.ensure().await {
+                tracing::warn!("cannot keep the server's own objects: {error:#}");
+            }
+        }
+    }
+
+    /// Creates the object; if it is there and `keep`, sets the wanted fields again.
+    async fn reconcile(&self, collection: String, object: Value, keep: bool) -> anyhow::Result<()> {
+        let name = object["metadata"]["name"].as_str().unwrap_or_default();
+        let path = format!("{collection}/{name}");
+        let there = self.call(Method::GET, &path, "", Vec::new()).await?.0.is_success();
+        if there && !keep {
+            return Ok(());
+        }
+        let body = object.to_string().into_bytes();
+        if !there {
+            let (code, answer) =
+                self.call(Method::POST, &format!("{collection}?{MANAGER}"), "application/json", body.clone()).await?;
+            match code {
+                StatusCode::CREATED => return Ok(()),
+                StatusCode::CONFLICT if keep => {}
+                StatusCode::CONFLICT => return Ok(()),
+                _ => bail!("cannot create {path}: {answer}"),
+            }
+        }
+        let patch = "application/merge-patch+json";
+        let (code, answer) = self.call(Method::PATCH, &format!("{path}?{MANAGER}"), patch, body).await?;
+        if code.is_success() { Ok(()) } else { bail!("cannot keep {path}: {answer}") }
+    }
+
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        media: &str,
+        body: Vec<u8>,
+    ) -> anyhow::Result<(StatusCode, String)> {
+        let mut request = Request::new(Body::from(body));
+        *request.method_mut() = method;
+        *request.uri_mut() = path.parse().with_context(|| format!("the path {path:?}"))?;
+        if !media.is_empty() {
+            request.headers_mut().insert(header::CONTENT_TYPE, media.parse()?);
+        }
+        let response = self.service.handle(request).await;
+        let code = response.status();
+        let answer = response.into_body().collect().await?.to_bytes();
+        Ok((code, String::from_utf8_lossy(&answer).into_owned()))
+    }
+}
+
+/// The first address of the Service range: that of Service `kubernetes`.
+pub fn first_service_address(cidr: &ipnet::IpNet) -> IpAddr {
+    match cidr.network() {
+        IpAddr::V4(a) => IpAddr::from(std::net::Ipv4Addr::from(u32::from(a).wrapping_add(1))),
+        IpAddr::V6(a) => IpAddr::from(std::net::Ipv6Addr::from(u128::from(a).wrapping_add(1))),
+    }
+}
+
+/// Where it is created, and what: Service `kubernetes`, its endpoints and the server's Lease.
+fn own(settings: &Settings, now: &str) -> Vec<(String, Value)> {
+    let cluster_ip = first_service_address(&settings.service_cidr).to_string();
+    let (ip, port) = (settings.advertise.ip().to_string(), settings.advertise.port());
+    let family = if settings.advertise.is_ipv4() { "IPv4" } else { "IPv6" };
+    let named = |labels: Value| json!({"name": "kubernetes", "namespace": "default", "labels": labels});
+    vec![
+        (
+            "/api/v1/namespaces/default/services".to_owned(),
+            json!({"apiVersion": "v1", "kind": "Service",
+                "metadata": named(json!({"component": "apiserver", "provider": "kubernetes"})),
+                "spec": {"type": "ClusterIP", "clusterIP": cluster_ip, "sessionAffinity": "None",
+                    "ports": [{"name": "https", "protocol": "TCP", "port": 443, "targetPort": port}]}}),
+        ),
+        (
+            "/api/v1/namespaces/default/endpoints".to_owned(),
+            json!({"apiVersion": "v1", "kind": "Endpoints",
+                "metadata": named(json!({"endpointslice.kubernetes.io/skip-mirror": "true"})),
+                "subsets": [{"addresses": [{"ip": ip}], "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}]}),
+        ),
+        (
+            "/apis/discovery.k8s.io/v1/namespaces/default/endpointslices".to_owned(),
+            json!({"apiVersion": "discovery.k8s.io/v1", "kind": "EndpointSlice",
+                "metadata": named(json!({"kubernetes.io/service-name": "kubernetes"})), "addressType": family,
+                "endpoints": [{"addresses": [ip], "conditions": {"ready": true}}],
+                "ports": [{"name": "https", "port": port, "protocol": "TCP"}]}),
+        ),
+        (
+            "/apis/coordination.k8s.io/v1/namespaces/kube-system/leases".to_owned(),
+            json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
+                "metadata": {"name": format!("apiserver-{}", settings.identity), "namespace": "kube-system",
+                    "labels": {"apiserver.kubernetes.io/identity": "kube-apiserver", "kubernetes.io/hostname": settings.identity}},
+                "spec": {"holderIdentity": settings.identity, "leaseDurationSeconds": LEASE, "renewTime": now}}),
+        ),
+    ]
+}

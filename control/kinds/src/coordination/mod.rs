@@ -1,0 +1,3 @@
+//! `coordination.k8s.io`: heartbeats and elections.
+
+pub(crate) mod lease;

@@ -1,0 +1,11 @@
+//! The core group: what clusters are made of.
+
+pub(crate) mod configmap;
+pub(crate) mod endpoints;
+pub(crate) mod namespace;
+pub(crate) mod node;
+pub(crate) mod pod;
+pub(crate) mod podtemplate;
+pub(crate) mod secret;
+pub(crate) mod service;
+pub mod serviceaccount;

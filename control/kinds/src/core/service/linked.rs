@@ -1,0 +1,137 @@
+//! Fields of a Service that go together: what was allocated is carried over when a client does not repeat it, and dropped when the
+//! type no longer has it, unless the client changed it as well (which validation then refuses).
+
+use crate::edit;
+use api::Object;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, BTreeSet};
+
+fn text<'a>(object: &'a Object, field: &str) -> &'a str {
+    object.str_at(&["spec", field]).unwrap_or_default()
+}
+
+fn list<'a>(object: &'a Object, field: &str) -> &'a [Value] {
+    object.list_at(&["spec", field])
+}
+
+pub(super) fn needs_cluster_ip(object: &Object) -> bool {
+    text(object, "type") != "ExternalName"
+}
+
+pub(super) fn needs_node_port(object: &Object) -> bool {
+    match text(object, "type") {
+        "NodePort" => true,
+        "LoadBalancer" => allocates_node_ports(object),
+        _ => false,
+    }
+}
+
+pub(super) fn allocates_node_ports(object: &Object) -> bool {
+    text(object, "type") == "NodePort"
+        || object.at(&["spec", "allocateLoadBalancerNodePorts"]) != Some(&Value::Bool(false))
+}
+
+/// A health check port tells a load balancer which nodes have endpoints of their own.
+pub(super) fn needs_health_check_port(object: &Object) -> bool {
+    text(object, "type") == "LoadBalancer" && text(object, "externalTrafficPolicy") == "Local"
+}
+
+fn node_port(port: &Value) -> i64 {
+    port["nodePort"].as_i64().unwrap_or(0)
+}
+
+pub(super) fn on_create(object: &mut Object) {
+    let ip = text(object, "clusterIP").to_owned();
+    if !ip.is_empty() && list(object, "clusterIPs").is_empty() {
+        object.set(&["spec", "clusterIPs"], json!([ip]));
+    }
+}
+
+pub(super) fn on_update(object: &mut Object, old: &Object) {
+    carry_over(object, old);
+    plural(object, old);
+    drop_for_type(object, old);
+}
+
+fn carry_over(object: &mut Object, old: &Object) {
+    if needs_cluster_ip(old) && needs_cluster_ip(object) {
+        if text(object, "clusterIP").is_empty() {
+            edit::keep_at(object, old, &["spec", "clusterIP"]);
+        }
+        if list(object, "clusterIPs").is_empty() {
+            edit::keep_at(object, old, &["spec", "clusterIPs"]);
+        }
+    }
+    if needs_node_port(old) && needs_node_port(object) {
+        let ports = |object: &Object| -> BTreeSet<i64> {
+            list(object, "ports").iter().map(node_port).filter(|p| *p != 0).collect()
+        };
+        let used: BTreeSet<i64> = ports(old).intersection(&ports(object)).copied().collect();
+        let name = |port: &Value| port["name"].as_str().unwrap_or_default().to_owned();
+        let by_name: BTreeMap<String, i64> = list(old, "ports").iter().map(|p| (name(p), node_port(p))).collect();
+        for port in object.entry(&["spec", "ports"]).as_array_mut().into_iter().flatten() {
+            let before = by_name.get(&name(port)).copied().unwrap_or(0);
+            if node_port(port) == 0 && before != 0 && !used.contains(&before) {
+                port["nodePort"] = json!(before);
+            }
+        }
+    }
+    let unset = object.int_at(&["spec", "healthCheckNodePort"]).unwrap_or(0) == 0;
+    if needs_health_check_port(old) && needs_health_check_port(object) && unset {
+        edit::keep_at(object, old, &["spec", "healthCheckNodePort"]);
+    }
+}
+
+/// `clusterIPs` follows a client that only knows `clusterIP`.
+fn plural(object: &mut Object, old: &Object) {
+    let (new_ip, old_ip) = (text(object, "clusterIP").to_owned(), text(old, "clusterIP"));
+    let same = edit::same_at(object, old, &["spec", "clusterIPs"]);
+    if new_ip != old_ip && same {
+        if new_ip.is_empty() {
+            object.remove(&["spec", "clusterIPs"]);
+        } else {
+            object.set(&["spec", "clusterIPs"], json!([new_ip]));
+        }
+    }
+}
+
+fn drop_for_type(object: &mut Object, old: &Object) {
+    let same = |object: &Object, field: &str| edit::same_at(object, old, &["spec", field]);
+    if needs_cluster_ip(old) && !needs_cluster_ip(object) {
+        if same(object, "clusterIP") && same(object, "clusterIPs") {
+            object.remove(&["spec", "clusterIP"]);
+            object.remove(&["spec", "clusterIPs"]);
+        }
+        for field in ["ipFamilies", "ipFamilyPolicy"] {
+            if same(object, field) {
+                object.remove(&["spec", field]);
+            }
+        }
+    }
+    let ports = |object: &Object| list(object, "ports").iter().map(node_port).collect::<Vec<_>>();
+    if needs_node_port(old) && !needs_node_port(object) && ports(object) == ports(old) {
+        for port in object.entry(&["spec", "ports"]).as_array_mut().into_iter().flatten() {
+            port.as_object_mut().and_then(|port| port.remove("nodePort"));
+        }
+    }
+    if needs_health_check_port(old) && !needs_health_check_port(object) && same(object, "healthCheckNodePort") {
+        object.remove(&["spec", "healthCheckNodePort"]);
+    }
+    let balanced = |object: &Object| text(object, "type") == "LoadBalancer";
+    if balanced(old) && !balanced(object) {
+        for field in ["allocateLoadBalancerNodePorts", "loadBalancerClass"] {
+            if same(object, field) {
+                object.remove(&["spec", field]);
+            }
+        }
+    }
+    let external = |object: &Object| {
+        object.0.get("spec").and_then(Value::as_object).is_some_and(super::validate::externally_accessible)
+    };
+    if external(old) && !external(object) && same(object, "externalTrafficPolicy") {
+        object.remove(&["spec", "externalTrafficPolicy"]);
+    }
+    if !balanced(object) {
+        object.set(&["status", "loadBalancer"], json!({}));
+    }
+}

@@ -1,0 +1,3 @@
+//! `discovery.k8s.io`: where the pods of a Service are.
+
+pub(crate) mod endpointslice;

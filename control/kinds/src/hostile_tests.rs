@@ -1,0 +1,258 @@
+//! Objects that are as bad as the limits of a request (3 MiB, lists of 2,000 elements) allow, and all that is done to them on a write
+//! and a read. What is quadratic takes minutes here, what is not a moment.
+
+use crate::testing::{context, now};
+use crate::{
+    apps::deployment, batch::job, core::endpoints, core::node, core::pod, core::service, discovery::endpointslice,
+    node::runtimeclass, testing,
+};
+use api::{Cause, GroupVersionKind, Object, invalid};
+use serde_json::{Map, Value, json};
+use server::{Strategy, TableConvertor};
+use std::time::{Duration, Instant};
+
+/// Elements that a list may have.
+const LIST: usize = 2_000;
+/// Bytes that a body may have.
+const BODY: usize = 3 << 20;
+/// Far more than any of these takes, even unoptimised beside other tests.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn list(count: usize, make: impl Fn(usize) -> Value) -> Value {
+    (0..count).map(make).collect()
+}
+
+fn map(count: usize, key: impl Fn(usize) -> String, value: &Value) -> Value {
+    Value::Object((0..count).map(|i| (key(i), value.clone())).collect::<Map<_, _>>())
+}
+
+/// As many elements as a body can hold, each with a long list of objects: the parser bounds their number in all.
+fn filling(make: impl Fn(usize) -> Value) -> Value {
+    let size = make(0).to_string().len() + 1;
+    list((BODY / size).clamp(1, 95), make)
+}
+
+/// All that a write and a table do, and the answer if it is refused.
+#[allow(clippy::disallowed_methods)] // measures, but decides nothing by it
+fn all_of_it(what: &str, strategy: &(impl Strategy + TableConvertor), object: Value) -> Vec<Cause> {
+    let mut object = Object::from_value(object).expect("an object");
+    let begin = Instant::now();
+    let context = context();
+    strategy.default(&mut object);
+    strategy.prepare_create(&context, &mut object);
+    let mut causes = strategy.validate(&context, &object);
+    let old = object.clone();
+    let mut new = object.clone();
+    new.set(&["metadata", "annotations"], json!({"a": "b"}));
+    strategy.prepare_update(&context, &mut new, &old);
+    causes.extend(strategy.validate_update(&context, &new, &old));
+    strategy.validate_status(&context, &new, &old);
+    let warnings = strategy.warnings(&context, &object, None);
+    strategy.row(&object, now());
+    let answer = invalid(&GroupVersionKind::new("", "v1", "Kind"), "x", &causes).to_json();
+    let took = begin.elapsed();
+    println!(
+        "{what}: {took:?}, {} causes, {} warnings, answer {} KiB",
+        causes.len(),
+        warnings.len(),
+        answer.len() >> 10
+    );
+    assert!(took < PATIENCE, "{what}: {took:?}");
+    assert!(answer.len() < 1 << 20, "{what}: an answer of {} bytes", answer.len());
+    assert!(warnings.len() < 3 * LIST, "{what}: {} warnings", warnings.len());
+    causes
+}
+
+fn a_pod(spec: Value) -> Value {
+    let mut whole = json!({"containers": [{"name": "c", "image": "i"}]});
+    for (key, value) in spec.as_object().expect("fields") {
+        whole[key] = value.clone();
+    }
+    json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p", "namespace": "d", "uid": "u"}, "spec": whole})
+}
+
+fn named(prefix: &str, i: usize) -> String {
+    format!("{prefix}{i}")
+}
+
+#[test]
+fn volumes_and_their_mounts_are_looked_up() {
+    let volumes = list(LIST, |i| json!({"name": named("v", i), "emptyDir": {}}));
+    let mounts = || list(LIST, |i| json!({"name": named("v", i), "mountPath": format!("/{i}")}));
+    let container = |c| json!({"name": named("c", c), "image": "i", "volumeMounts": mounts()});
+    let spec = json!({"volumes": volumes, "containers": filling(container)});
+    assert_eq!(all_of_it("mounts", &pod::Pods, a_pod(spec)), []);
+    let claims = list(LIST, |i| json!({"name": named("v", i), "persistentVolumeClaim": {"claimName": "x"}}));
+    let devices = || list(LIST, |i| json!({"name": named("v", i), "devicePath": format!("/{i}")}));
+    let container = |c| json!({"name": named("c", c), "image": "i", "volumeDevices": devices()});
+    let spec = json!({"volumes": claims, "containers": filling(container)});
+    assert_eq!(all_of_it("devices", &pod::Pods, a_pod(spec)), []);
+    let container = |c| json!({"name": named("c", c), "image": "i", "volumeMounts": list(LIST, |_| json!({"name": "w", "mountPath": "/w"}))});
+    assert!(!all_of_it("unknown volumes", &pod::Pods, a_pod(json!({"containers": filling(container)}))).is_empty());
+    let keys = || {
+        list(LIST, |i| {
+            let key = json!({"volumeName": named("v", i), "path": "p", "key": "k"});
+            json!({"name": named("e", i), "valueFrom": {"fileKeyRef": key}})
+        })
+    };
+    let volumes = list(LIST, |i| json!({"name": named("v", i), "emptyDir": {}}));
+    let container = |c| json!({"name": named("c", c), "image": "i", "env": keys()});
+    let spec = json!({"volumes": volumes, "containers": filling(container)});
+    assert_eq!(all_of_it("variables from files", &pod::Pods, a_pod(spec)), []);
+    let files = |s| json!({"configMap": {"name": "m", "items": list(LIST, |i| json!({"key": "k", "path": format!("{s}/{i}")}))}});
+    let spec = json!({"volumes": [{"name": "v", "projected": {"sources": filling(files)}}]});
+    assert_eq!(all_of_it("projected", &pod::Pods, a_pod(spec)), []);
+}
+
+#[test]
+fn containers_and_their_lists_are_looked_up() {
+    for kind in ["containers", "initContainers"] {
+        let containers = list(LIST, |i| json!({"name": named("c", i), "image": "i"}));
+        assert_eq!(all_of_it(kind, &pod::Pods, a_pod(json!({ kind: containers }))), []);
+    }
+    let nothing = list(LIST, |_| json!({}));
+    assert!(!all_of_it("empty containers", &pod::Pods, a_pod(json!({ "containers": nothing }))).is_empty());
+    let env = || list(LIST, |i| json!({"name": named("e", i), "value": "v"}));
+    let container = |c| json!({"name": named("c", c), "image": "i", "env": env()});
+    assert_eq!(all_of_it("env", &pod::Pods, a_pod(json!({"containers": filling(container)}))), []);
+    for empty in ["env", "ports", "volumeMounts", "envFrom", "resizePolicy", "volumeDevices"] {
+        let container = |c| json!({"name": named("c", c), "image": "i", empty: list(LIST, |_| json!({}))});
+        let spec = json!({"containers": filling(container)});
+        assert!(!all_of_it(&format!("empty {empty}"), &pod::Pods, a_pod(spec)).is_empty());
+    }
+    let same =
+        |c| json!({"name": named("c", c), "image": "i", "env": list(LIST, |_| json!({"name": "E", "value": "v"}))});
+    assert_eq!(all_of_it("one variable", &pod::Pods, a_pod(json!({"containers": filling(same)}))), []);
+    for (what, host) in [("inner ports", false), ("host ports", true)] {
+        let port = |c: usize, i: usize| match host {
+            true => json!({"containerPort": 80, "hostPort": (c * LIST + i) % 65_535 + 1}),
+            false => json!({"containerPort": i + 1, "name": named("p", i)}),
+        };
+        let container = |c| json!({"name": named("c", c), "image": "i", "ports": list(LIST, |i| port(c, i))});
+        all_of_it(what, &pod::Pods, a_pod(json!({"containers": filling(container)})));
+    }
+    let port = |i| json!({"containerPort": 80, "hostPort": 80, "hostIP": format!("10.0.{}.{}", i / 250, i % 250)});
+    let container = |c| json!({"name": named("c", c), "image": "i", "ports": list(LIST, port)});
+    all_of_it("ports of many addresses", &pod::Pods, a_pod(json!({"containers": filling(container)})));
+    let claims = list(LIST, |i| json!({"name": named("r", i), "resourceClaimName": "x"}));
+    let asked = || list(LIST, |i| json!({"name": named("s", i)}));
+    let container = |c| json!({"name": named("c", c), "image": "i", "resources": {"claims": asked()}});
+    let spec = json!({"resourceClaims": claims, "containers": filling(container)});
+    assert!(!all_of_it("claims", &pod::Pods, a_pod(spec)).is_empty());
+    let amounts = map(100_000, |i| format!("example.com/{i}"), &json!("1"));
+    let containers =
+        list(LIST, |i| json!({"name": named("c", i), "image": "i", "resources": {"requests": {"cpu": "1m"}}}));
+    let spec = json!({"resources": {"requests": amounts}, "containers": containers});
+    assert!(!all_of_it("resources of the pod", &pod::Pods, a_pod(spec)).is_empty());
+}
+
+#[test]
+fn scheduling_rules_are_looked_up() {
+    let keys = |prefix: &'static str| list(LIST, move |i| json!(named(prefix, i)));
+    let constraint = |i: usize| json!({"maxSkew": 1, "topologyKey": named("t", i), "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}});
+    let spec = json!({"topologySpreadConstraints": list(LIST, constraint)});
+    assert_eq!(all_of_it("constraints", &pod::Pods, a_pod(spec)), []);
+    let with_keys = |i: usize| {
+        let mut value = constraint(i);
+        value["matchLabelKeys"] = keys("a");
+        value["mismatchLabelKeys"] = keys("b");
+        value
+    };
+    let spec = json!({"topologySpreadConstraints": filling(with_keys)});
+    assert_eq!(all_of_it("label keys", &pod::Pods, a_pod(spec)), []);
+    for (what, item) in [
+        ("schedulingGates", json!({"name": "g"})),
+        ("tolerations", json!({"key": "k", "operator": "Exists"})),
+        ("hostAliases", json!({"ip": "10.0.0.1", "hostnames": ["h"]})),
+        ("imagePullSecrets", json!({"name": "s"})),
+    ] {
+        let distinct = |i: usize| {
+            let mut value = item.clone();
+            for (key, field) in [("schedulingGates", "name"), ("tolerations", "key"), ("imagePullSecrets", "name")] {
+                if key == what {
+                    value[field] = named("n", i).into();
+                }
+            }
+            value
+        };
+        assert_eq!(all_of_it(what, &pod::Pods, a_pod(json!({ what: list(LIST, distinct) }))), []);
+    }
+    let sysctls = list(LIST, |i| json!({"name": named("kernel.x", i), "value": "1"}));
+    assert_eq!(all_of_it("sysctls", &pod::Pods, a_pod(json!({"securityContext": {"sysctls": sysctls}}))), []);
+    let term = |_| json!({"matchExpressions": list(LIST, |_| json!({"key": "-"}))});
+    let required = json!({"nodeSelectorTerms": filling(term)});
+    let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}});
+    assert!(!all_of_it("terms", &pod::Pods, a_pod(json!({ "affinity": affinity }))).is_empty());
+    let labels = map(200_000, |i| format!("-{i}"), &json!("-"));
+    assert!(!all_of_it("bad labels", &pod::Pods, a_pod(json!({ "nodeSelector": labels }))).is_empty());
+}
+
+#[test]
+fn other_kinds_are_looked_up_too() {
+    let services = service::Services::new(&testing::settings());
+    let object = |kind: &str, rest: Value| {
+        let mut value =
+            json!({"apiVersion": "v1", "kind": kind, "metadata": {"name": "x", "namespace": "d", "uid": "u"}});
+        for (key, field) in rest.as_object().expect("fields") {
+            value[key] = field.clone();
+        }
+        value
+    };
+    let ports = list(LIST, |i| json!({"name": named("p", i), "port": i + 1}));
+    assert_eq!(all_of_it("service", &services, object("Service", json!({"spec": {"ports": ports}}))), []);
+    let same = list(LIST, |_| json!({"name": "p", "port": 1, "nodePort": 30_000}));
+    let families = list(LIST, |_| json!("IPv4"));
+    let ips = list(LIST, |i| json!(format!("10.96.{}.{}", i / 250, i % 250)));
+    let spec =
+        json!({"type": "NodePort", "ports": same, "ipFamilies": families, "clusterIP": "10.96.0.0", "clusterIPs": ips});
+    assert!(!all_of_it("equal ports", &services, object("Service", json!({ "spec": spec }))).is_empty());
+    let ports = list(LIST, |i| json!({"name": named("p", i), "port": i + 1}));
+    let bad = |_| json!({"addresses": list(LIST, |_| json!("x"))});
+    let slice = json!({"addressType": "IPv4", "ports": ports, "endpoints": list(400, bad)});
+    assert!(!all_of_it("slice", &endpointslice::Slices, object("EndpointSlice", slice)).is_empty());
+    let subsets = json!([{"addresses": list(200_000, |_| json!({"ip": "x"}))}]);
+    assert!(
+        !all_of_it("endpoints", &endpoints::AllEndpoints, object("Endpoints", json!({ "subsets": subsets })))
+            .is_empty()
+    );
+    let taints = list(LIST, |i| json!({"key": named("k", i), "effect": "NoSchedule"}));
+    let addresses = list(LIST, |i| json!({"type": "InternalIP", "address": named("a", i)}));
+    let fields = json!({"spec": {"taints": taints}, "status": {"addresses": addresses}});
+    assert_eq!(all_of_it("node", &node::Nodes, object("Node", fields)), []);
+    let tolerations = list(LIST, |i| json!({"key": named("k", i), "operator": "Exists"}));
+    let class = json!({"handler": "h", "scheduling": {"tolerations": tolerations}});
+    assert_eq!(all_of_it("runtime class", &runtimeclass::Classes, object("RuntimeClass", class)), []);
+}
+
+#[test]
+fn workloads_are_looked_up_too() {
+    let template = |containers: Value, policy: &str| json!({"metadata": {"labels": {"a": "b"}}, "spec": {"restartPolicy": policy, "containers": containers}});
+    let containers = || list(LIST, |i| json!({"name": named("c", i), "image": "i"}));
+    let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template(containers(), "Always")});
+    let metadata = json!({"name": "x", "namespace": "d", "uid": "u"});
+    let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec});
+    assert_eq!(all_of_it("deployment", &deployment::Deployments, deployment), []);
+    let rule = |i: usize| {
+        let codes = json!({"containerName": named("c", i), "operator": "In", "values": list(LIST, |n| json!(n + 1))});
+        json!({"action": "FailJob", "onExitCodes": codes})
+    };
+    let spec = json!({"template": template(containers(), "Never"), "podFailurePolicy": {"rules": filling(rule)}});
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec});
+    assert!(!all_of_it("job", &job::Jobs, job).is_empty());
+    // A template of the largest size, told to be immutable.
+    let env = list(
+        60,
+        |c| json!({"name": named("c", c), "image": "i", "env": list(LIST, |i| json!({"name": named("e", i)}))}),
+    );
+    let spec = json!({"template": template(env, "Never")});
+    let old = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec});
+    let mut new = old.clone();
+    new["spec"]["template"]["spec"]["hostname"] = json!("h");
+    let object = |value: Value| Object::from_value(value).expect("an object");
+    let mut causes = job::Jobs.validate_update(&context(), &object(new), &object(old));
+    // It has no defaults, of which the update speaks as well.
+    causes.retain(|cause| cause.message.ends_with(": field is immutable"));
+    let answer = invalid(&GroupVersionKind::new("batch", "v1", "Job"), "x", &causes);
+    assert!(answer.message.ends_with("...: field is immutable"), "{}", answer.message);
+    assert!(answer.to_json().len() < 64 << 10);
+}

@@ -1,0 +1,122 @@
+//! The built-in kinds: one folder a group, one file a kind, each giving its own `resource()`. What is special to a kind lives with it: its
+//! subresources, the admission plugins that concern it, who may use it.
+//!
+//! Strategies work on JSON objects (no typed decoding, which would drop what it does not know). Validation walks with [`at::At`],
+//! which knows its path; defaulting writes with [`edit`]. Rules that several kinds share are in modules of their own: [`podspec`] for
+//! everything that holds a pod spec, [`rules`] for names, selectors and the like.
+
+mod address;
+mod admission;
+mod apps;
+mod at;
+mod authorization;
+mod batch;
+pub mod bootstrap;
+mod cells;
+mod coordination;
+pub mod core;
+mod discovery;
+mod edit;
+mod events;
+mod node;
+mod notyet;
+mod podspec;
+mod quantities;
+mod rules;
+mod scheduling;
+
+#[cfg(test)]
+mod hostile_tests;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+
+pub use crate::{
+    admission::imageadvice::ImageAdvice,
+    core::serviceaccount::tokens::{self, Tokens},
+};
+
+use crate::authorization::{defaultroles::DefaultRoles, privileged, selfreviews};
+use ipnet::IpNet;
+use server::{
+    Resource, Verb,
+    authz::{Authorizer, Union},
+    strategy::Plain,
+};
+use std::{net::SocketAddr, ops::RangeInclusive, sync::Arc};
+
+/// What the kinds need to know about this cluster.
+#[derive(Clone)]
+pub struct Settings {
+    /// Cluster addresses of Services.
+    pub service_cidr: IpNet,
+    /// Node ports of Services.
+    pub node_ports: RangeInclusive<u16>,
+    /// Signs and checks ServiceAccount tokens.
+    pub tokens: Tokens,
+    /// Where the API can be reached from pods: what Service `default/kubernetes` points to.
+    pub advertise: SocketAddr,
+    /// Identifies this process in its Lease; unique per running server.
+    pub identity: String,
+    /// What is known about images, for warnings.
+    pub image_advice: Option<ImageAdvice>,
+}
+
+impl Settings {
+    /// What a server of the built-in kinds is made of: resources, admission, authentication, authorization and documents.
+    pub fn parts(&self) -> server::Parts {
+        let authorizer: Arc<dyn Authorizer> =
+            Arc::new(Union::new(vec![Arc::new(privileged::Privileged), Arc::new(DefaultRoles)]));
+        server::Parts {
+            resources: resources(self, &authorizer),
+            admission: admission::all(self),
+            authenticators: vec![Arc::new(self.tokens.clone())],
+            authorizer,
+            exempt: privileged::is_privileged,
+            documents: self.tokens.documents(),
+        }
+    }
+}
+
+/// Every built-in resource, in the order of discovery.
+fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resource> {
+    let [event, grouped_event] = events::event::resources();
+    let mut all = vec![
+        core::pod::binding::resource(),
+        core::configmap::resource(),
+        core::endpoints::resource(),
+        event,
+        core::namespace::resource(),
+        core::node::resource(),
+        core::pod::resource(),
+        core::podtemplate::resource(),
+        none_yet("", "replicationcontrollers", "ReplicationController").short(&["rc"]),
+        core::secret::resource(),
+        core::serviceaccount::resource(settings.tokens.clone()),
+        core::service::resource(settings),
+        apps::controllerrevision::resource(),
+        none_yet("apps", "daemonsets", "DaemonSet").short(&["ds"]),
+        apps::deployment::resource(),
+        apps::replicaset::resource(),
+        grouped_event,
+        batch::job::resource(),
+        scheduling::priorityclass::resource(),
+        coordination::lease::resource(),
+        node::runtimeclass::resource(),
+        discovery::endpointslice::resource(),
+        // Which there are is what kubectl asks before it says that it does not know a kind.
+        none_yet("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition")
+            .short(&["crd", "crds"])
+            .category("api-extensions")
+            .cluster_scoped(),
+    ];
+    all.extend(selfreviews::resources(authorizer));
+    all
+}
+
+/// A kind that is not here yet: there are none, and none can be made. kubectl asks for some kinds without a look at discovery
+/// (`cluster-info dump`) and gives up where one is not found.
+fn none_yet(group: &str, resource: &str, kind: &str) -> Resource {
+    Resource::new(group, "v1", resource, kind, Plain).verbs(&[Verb::Get, Verb::List, Verb::Watch]).not_here_yet()
+}

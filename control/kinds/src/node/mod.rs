@@ -1,0 +1,3 @@
+//! `node.k8s.io`: what runs containers.
+
+pub(crate) mod runtimeclass;

@@ -1,0 +1,155 @@
+//! What sampan takes in a pod spec but does not do yet, or cannot do for WebAssembly. A field that is dropped in silence would be worse
+//! than one that is refused.
+
+use super::warnings::{MOST, containers};
+use crate::at::At;
+
+/// Volume sources that this cluster mounts.
+const MOUNTED: &[&str] = &["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
+
+const NOT_SCHEDULED: &str = "not considered by the scheduler of sampan yet";
+const NO_EFFECT: &str = "has no effect on WebAssembly containers";
+const NOT_HONOURED: &str = "not honoured by sampan yet";
+
+/// What security contexts say about users, groups and kernels. What only forbids (`runAsNonRoot`, `readOnlyRootFilesystem`, dropped
+/// capabilities, profiles) is kept by any sandbox.
+const IDENTITY: &[&str] = &[
+    "runAsUser",
+    "runAsGroup",
+    "fsGroup",
+    "fsGroupChangePolicy",
+    "supplementalGroups",
+    "supplementalGroupsPolicy",
+    "seLinuxOptions",
+    "seLinuxChangePolicy",
+    "sysctls",
+    "procMount",
+    "windowsOptions",
+];
+
+/// Collects warnings.
+struct Say<'a>(&'a mut Vec<String>);
+
+impl Say<'_> {
+    fn say(&mut self, at: At<'_>, text: &str) {
+        if self.0.len() < MOST {
+            self.0.push(format!("{}: {text}", at.field()));
+        }
+    }
+
+    /// Says it where something is there.
+    fn of(&mut self, at: At<'_>, text: &str) {
+        if !at.is_empty() {
+            self.say(at, text);
+        }
+    }
+
+    /// Says it where something is switched on.
+    fn on(&mut self, at: At<'_>, text: &str) {
+        if at.bool() {
+            self.say(at, text);
+        }
+    }
+}
+
+/// Warnings about the spec of a pod.
+pub(super) fn all(spec: At<'_>, out: &mut Vec<String>) {
+    let mut say = Say(out);
+    spec.get("volumes").items().for_each(|volume| self::volume(volume, &mut say));
+    for kind in ["podAffinity", "podAntiAffinity"] {
+        say.of(spec.get("affinity").get(kind), NOT_SCHEDULED);
+    }
+    for name in ["topologySpreadConstraints", "schedulingGroup", "workloadRef"] {
+        say.of(spec.get(name), NOT_SCHEDULED);
+    }
+    say.of(spec.get("resourceClaims"), "sampan does not allocate devices yet");
+    for name in ["hostNetwork", "hostPID", "hostIPC", "shareProcessNamespace"] {
+        say.on(spec.get(name), NO_EFFECT);
+    }
+    if matches!(spec.get("dnsPolicy").str(), "Default" | "None") {
+        say.say(spec.get("dnsPolicy"), "not honoured by sampan yet; names are resolved as with ClusterFirst");
+    }
+    say.of(spec.get("dnsConfig"), NOT_HONOURED);
+    say.on(spec.get("setHostnameAsFQDN"), NOT_HONOURED);
+    identity(spec.get("securityContext"), &mut say);
+    for container in containers(spec) {
+        self::container(container, spec.get("hostNetwork").bool(), &mut say);
+    }
+}
+
+fn volume(volume: At<'_>, say: &mut Say<'_>) {
+    for source in super::VOLUME_SOURCES.iter().filter(|s| !MOUNTED.contains(*s)).map(|s| volume.get(s)) {
+        if source.is_set() {
+            say.say(source, "sampan does not mount this kind of volume yet; the pod will wait in ContainerCreating");
+        }
+    }
+    let folder = volume.get("emptyDir");
+    if folder.get("medium").str() == "Memory" {
+        say.say(folder.get("medium"), "not honoured by sampan yet; the volume is on disk");
+    }
+}
+
+fn identity(context: At<'_>, say: &mut Say<'_>) {
+    for name in IDENTITY {
+        say.of(context.get(name), NO_EFFECT);
+    }
+}
+
+/// Whether an image is meant as a file, which plain kubectl hands over as it is.
+fn is_file(image: &str) -> bool {
+    ["./", "../", "/"].iter().any(|start| image.starts_with(start))
+        || [".wasm", ".wat"].iter().any(|end| image.ends_with(end))
+}
+
+fn container(container: At<'_>, host_network: bool, say: &mut Say<'_>) {
+    if is_file(container.get("image").str()) {
+        say.say(
+            container.get("image"),
+            "looks like a file, which no node can pull; `sampan apply -f` and `sampan up -f` package relative images, `sampan image load` loads others",
+        );
+    }
+    // Of `command: [/bin/sh, -c, ...]` a guest reads the words as its own arguments.
+    let program = container.get("command").items().next().map_or("", At::str);
+    if matches!(program.rsplit('/').next(), Some("sh" | "bash")) {
+        say.say(container.get("command"), "there is no shell in a WebAssembly container; command is its argv");
+    }
+    for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
+        for (kind, shown) in [("exec", "exec"), ("grpc", "gRPC")] {
+            let action = container.get(name).get(kind);
+            if action.is_set() {
+                say.say(action, &format!("sampan does not run {shown} probes yet; the probe fails"));
+            }
+        }
+    }
+    let lifecycle = container.get("lifecycle");
+    for hook in ["postStart", "preStop"] {
+        let exec = lifecycle.get(hook).get("exec");
+        if exec.is_set() {
+            say.say(exec, "sampan does not run exec hooks yet; the hook is skipped");
+        }
+    }
+    say.of(lifecycle.get("stopSignal"), NO_EFFECT);
+    let context = container.get("securityContext");
+    say.on(context.get("privileged"), NO_EFFECT);
+    say.of(context.down(&["capabilities", "add"]), NO_EFFECT);
+    identity(context, say);
+    for port in container.get("ports").items() {
+        let host = port.get("hostPort");
+        if host.int().unwrap_or(0) != 0 && !host_network {
+            say.say(host, "sampan does not open ports of the host yet; use a Service of type NodePort");
+        }
+        if port.get("protocol").str() == "SCTP" {
+            say.say(port.get("protocol"), "sampan does not carry SCTP yet");
+        }
+    }
+    for mount in container.get("volumeMounts").items().map(|mount| mount.get("mountPropagation")) {
+        if !matches!(mount.str(), "" | "None") {
+            say.say(mount, NO_EFFECT);
+        }
+    }
+    for name in ["stdin", "tty"] {
+        say.on(container.get(name), "sampan does not attach to containers yet");
+    }
+    say.of(container.get("restartPolicyRules"), NOT_HONOURED);
+    say.of(container.get("resizePolicy"), "sampan does not resize running containers yet");
+}

@@ -1,0 +1,171 @@
+//! Rules that several kinds share, with upstream's texts (`apimachinery/pkg/util/validation` and its neighbours).
+
+use crate::at::At;
+use crate::edit;
+use api::{Cause, FieldPath, Object, names};
+use serde_json::{Value, json};
+
+/// Whether an object has more faults than any answer names: who walks lists of lists stops then.
+pub(crate) fn full(out: &[Cause]) -> bool {
+    out.len() >= 1_000
+}
+
+/// Protocols of ports, sorted as upstream lists them.
+pub(crate) const PROTOCOLS: &[&str] = &["SCTP", "TCP", "UDP"];
+
+/// Key of a ConfigMap or Secret.
+pub(crate) fn config_key(at: At<'_>, key: &str, out: &mut Vec<Cause>) {
+    out.extend(names::config_map_key(key).iter().map(|text| Cause::invalid(&at.field(), &json!(key), text)));
+}
+
+/// The number of bytes that a base64 text stands for.
+pub(crate) fn decoded_len(text: &str) -> usize {
+    let digits = text.bytes().filter(|b| !b.is_ascii_whitespace() && *b != b'=').count();
+    digits * 3 / 4
+}
+
+/// An object that is marked immutable stays so and keeps its data.
+pub(crate) fn stays_immutable(object: &Object, old: &Object, data: &[&str], out: &mut Vec<Cause>) {
+    const TEXT: &str = "field is immutable when `immutable` is set";
+    if !object.bool_at(&["immutable"]) {
+        out.push(Cause::forbidden(&FieldPath::new("immutable"), TEXT));
+    }
+    for field in data {
+        if !edit::same_at(object, old, &[field]) {
+            out.push(Cause::forbidden(&FieldPath::new(field), TEXT));
+        }
+    }
+}
+
+/// A DNS label.
+pub(crate) fn label_name(at: At<'_>, out: &mut Vec<Cause>) {
+    at.invalid_all(names::dns1123_label(at.str()), out);
+}
+
+/// A DNS subdomain.
+pub(crate) fn subdomain_name(at: At<'_>, out: &mut Vec<Cause>) {
+    at.invalid_all(names::dns1123_subdomain(at.str()), out);
+}
+
+/// The value of a label.
+pub(crate) fn label_value(at: At<'_>, out: &mut Vec<Cause>) {
+    at.invalid_all(names::label_value(at.str()), out);
+}
+
+/// A qualified name: `prefix/name`.
+pub(crate) fn qualified(at: At<'_>, out: &mut Vec<Cause>) {
+    at.invalid_all(names::qualified_name(at.str()), out);
+}
+
+/// Names that become part of Pod names and hosts want to be DNS labels.
+pub(crate) fn host_name_warning(object: &Object, what: &str, out: &mut Vec<String>) {
+    let problems = names::dns1123_label(object.name());
+    if !problems.is_empty() {
+        out.push(format!(
+            "metadata.name: this is used in {what}, which can result in surprising behavior; a DNS label is recommended: [{}]",
+            problems.join(" ")
+        ));
+    }
+}
+
+/// A port number.
+pub(crate) fn port_number(at: At<'_>, out: &mut Vec<Cause>) {
+    if !(1..=65535).contains(&at.int().unwrap_or(0)) {
+        out.push(Cause::invalid(&at.field(), &json!(at.int().unwrap_or(0)), PORT_NUMBER));
+    }
+}
+
+/// Upstream's words for a bad port number.
+pub(crate) const PORT_NUMBER: &str = "must be between 1 and 65535, inclusive";
+
+/// A port given by number or name.
+pub(crate) fn port_number_or_name(at: At<'_>, out: &mut Vec<Cause>) {
+    match at.value() {
+        Value::String(name) => at.invalid_all(names::port_name(name), out),
+        _ => port_number(at, out),
+    }
+}
+
+/// A number or a percentage, not below zero.
+pub(crate) fn number_or_percent(at: At<'_>, out: &mut Vec<Cause>) {
+    match at.value() {
+        Value::String(text) => {
+            let digits = text.strip_suffix('%').unwrap_or_default();
+            if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) {
+                out.push(at.invalid("a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for validation is '[0-9]+%')"));
+            }
+        }
+        _ => at.not_negative(out),
+    }
+}
+
+/// Labels: qualified keys and label values.
+pub(crate) fn labels(at: At<'_>, out: &mut Vec<Cause>) {
+    for (key, entry) in at.entries() {
+        if full(out) {
+            return;
+        }
+        let problems = names::qualified_name(key);
+        out.extend(problems.iter().map(|text| Cause::invalid(&at.field(), &json!(key), text)));
+        out.extend(names::label_value(entry.str()).iter().map(|text| Cause::invalid(&at.field(), entry.value(), text)));
+    }
+}
+
+/// A `metav1.LabelSelector`.
+pub(crate) fn label_selector(at: At<'_>, out: &mut Vec<Cause>) {
+    labels(at.get("matchLabels"), out);
+    for requirement in at.get("matchExpressions").items() {
+        if full(out) {
+            return;
+        }
+        let (operator, values) = (requirement.get("operator"), requirement.get("values"));
+        match operator.str() {
+            "In" | "NotIn" if values.is_empty() => {
+                out.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
+            }
+            "Exists" | "DoesNotExist" if !values.is_empty() => {
+                out.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+            }
+            "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
+            _ => out.push(operator.or_empty().invalid("not a valid selector operator")),
+        }
+        qualified(requirement.get("key"), out);
+        for value in values.items() {
+            value.invalid_all(names::label_value(value.str()), out);
+        }
+    }
+}
+
+/// A path inside a volume: relative and without steps back.
+pub(crate) fn local_descending_path(at: At<'_>, out: &mut Vec<Cause>) {
+    if at.str().starts_with('/') {
+        out.push(at.invalid("must be a relative path"));
+    }
+    no_backsteps(at, out);
+}
+
+/// No `..` element.
+pub(crate) fn no_backsteps(at: At<'_>, out: &mut Vec<Cause>) {
+    if at.str().replace('\\', "/").split('/').any(|part| part == "..") {
+        out.push(at.invalid("must not contain '..'"));
+    }
+}
+
+/// A quantity that may not be negative.
+pub(crate) fn quantity_not_negative(at: At<'_>, out: &mut Vec<Cause>) {
+    if super::quantities::parse(at.value()).is_some_and(|q| q.value() < 0) {
+        out.push(at.invalid(super::at::NOT_NEGATIVE));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn base64_lengths_are_those_of_the_bytes() {
+        for (text, len) in [("", 0), ("YQ==", 1), ("YWI=", 2), ("YWJj", 3)] {
+            assert_eq!(decoded_len(text), len);
+        }
+    }
+}

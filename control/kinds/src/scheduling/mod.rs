@@ -1,0 +1,3 @@
+//! `scheduling.k8s.io`: who goes first.
+
+pub(crate) mod priorityclass;

@@ -1,0 +1,164 @@
+//! What holds for every kind: the table, the cells, the published types.
+
+use super::*;
+use crate::{
+    apps::{deployment, replicaset},
+    batch::job,
+    core::{endpoints, namespace, node, pod, secret, service},
+    discovery::endpointslice,
+    events::event,
+};
+use api::Object;
+use expect_test::expect;
+use k8s_openapi::serde::de::DeserializeOwned;
+use server::Strategy;
+use testing::{context_for, created, parse, settings};
+
+#[test]
+fn the_table_is_kubernetes() {
+    let mut table = String::new();
+    for resource in testing::resources() {
+        let verbs = if resource.verbs == Verb::ALL {
+            "all8".to_owned()
+        } else {
+            resource.verbs.iter().map(Verb::to_string).collect::<Vec<_>>().join(",")
+        };
+        let subresources: Vec<String> = resource
+            .listed()
+            .map(|s| {
+                let verbs: Vec<&str> = s.verbs.iter().map(|v| v.as_str()).collect();
+                let other = if s.kind == resource.gvk() { String::new() } else { format!(" → {}", s.kind.kind) };
+                format!("{}({}){other}", s.name, verbs.join(","))
+            })
+            .collect();
+        let line = [
+            resource.gvr.api_version(),
+            resource.gvr.resource.clone(),
+            resource.kind.clone(),
+            if resource.namespaced { "ns" } else { "cluster" }.to_owned(),
+            resource.short_names.join(","),
+            resource.categories.join(","),
+            verbs,
+            subresources.join("; "),
+        ];
+        table.push_str(line.join(" | ").trim_end());
+        table.push('\n');
+    }
+    expect![[r#"
+        v1 | bindings | Binding | ns |  |  | create |
+        v1 | configmaps | ConfigMap | ns | cm |  | all8 |
+        v1 | endpoints | Endpoints | ns | ep |  | all8 |
+        v1 | events | Event | ns | ev |  | all8 |
+        v1 | namespaces | Namespace | cluster | ns |  | create,delete,get,list,patch,update,watch | finalize(update); status(get,patch,update)
+        v1 | nodes | Node | cluster | no |  | all8 | status(get,patch,update)
+        v1 | pods | Pod | ns | po | all | all8 | binding(create) → Binding; eviction(create) → Eviction; log(get); status(get,patch,update)
+        v1 | podtemplates | PodTemplate | ns |  |  | all8 |
+        v1 | replicationcontrollers | ReplicationController | ns | rc |  | get,list,watch |
+        v1 | secrets | Secret | ns |  |  | all8 |
+        v1 | serviceaccounts | ServiceAccount | ns | sa |  | all8 | token(create) → TokenRequest
+        v1 | services | Service | ns | svc | all | all8 | status(get,patch,update)
+        apps/v1 | controllerrevisions | ControllerRevision | ns |  |  | all8 |
+        apps/v1 | daemonsets | DaemonSet | ns | ds |  | get,list,watch |
+        apps/v1 | deployments | Deployment | ns | deploy | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
+        apps/v1 | replicasets | ReplicaSet | ns | rs | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)
+        events.k8s.io/v1 | events | Event | ns | ev |  | all8 |
+        batch/v1 | jobs | Job | ns |  | all | all8 | status(get,patch,update)
+        scheduling.k8s.io/v1 | priorityclasses | PriorityClass | cluster | pc |  | all8 |
+        coordination.k8s.io/v1 | leases | Lease | ns |  |  | all8 |
+        node.k8s.io/v1 | runtimeclasses | RuntimeClass | cluster |  |  | all8 |
+        discovery.k8s.io/v1 | endpointslices | EndpointSlice | ns |  |  | all8 |
+        apiextensions.k8s.io/v1 | customresourcedefinitions | CustomResourceDefinition | cluster | crd,crds | api-extensions | get,list,watch |
+        authentication.k8s.io/v1 | selfsubjectreviews | SelfSubjectReview | cluster |  |  | create |
+        authorization.k8s.io/v1 | selfsubjectaccessreviews | SelfSubjectAccessReview | cluster |  |  | create |
+        authorization.k8s.io/v1 | selfsubjectrulesreviews | SelfSubjectRulesReview | cluster |  |  | create |
+    "#]]
+    .assert_eq(&table);
+}
+
+#[test]
+fn every_row_has_a_cell_for_every_column() {
+    for resource in testing::resources().into_iter().filter(|r| r.serves(Verb::Get)) {
+        for text in ["{metadata: {name: a}}", "{}"] {
+            let cells = resource.table.row(&parse(text), testing::now());
+            assert_eq!(cells.len(), resource.table.columns().len(), "{}", resource.kind);
+            for (cell, column) in cells.iter().zip(resource.table.columns().iter()) {
+                let fits = match column.kind {
+                    "integer" => cell.is_i64() || cell.is_u64(),
+                    "boolean" => cell.is_boolean(),
+                    _ => !cell.is_null() && !cell.is_array() && !cell.is_object(),
+                };
+                assert!(fits, "{} {}: {cell}", resource.kind, column.name);
+            }
+        }
+    }
+}
+
+#[test]
+fn every_kind_bears_an_object_with_nothing_in_it() {
+    for resource in testing::resources() {
+        let name = resource.kind.clone();
+        let strategy = resource.strategy.clone();
+        let cx = context_for(resource, testing::Stored::default());
+        for text in [
+            "{}",
+            "{metadata: {name: a, namespace: b}, spec: {}}",
+            "{metadata: 1, spec: x, status: [], data: 2, template: 3}",
+        ] {
+            let mut object = created(&*strategy, text);
+            let old = object.clone();
+            strategy.prepare_update(&cx, &mut object, &old);
+            strategy.prepare_status(&cx, &mut object, &old);
+            let _ = strategy.validate(&cx, &object);
+            let changes = strategy.validate_update(&cx, &object, &old);
+            assert!(changes.is_empty(), "{name}: an unchanged object may be written: {changes:?}");
+            let _ = strategy.validate_status(&cx, &object, &old);
+            let _ = strategy.warnings(&cx, &object, Some(&old));
+            let _ = strategy.grace(&object, None);
+            strategy.field_labels().iter().for_each(|label| drop(strategy.field(&object, label)));
+        }
+    }
+}
+
+fn decodes<T: DeserializeOwned>(strategy: &dyn Strategy, text: &str) {
+    let object: Object = created(strategy, text);
+    if let Err(error) = serde_json::from_value::<T>(object.clone().into_value()) {
+        panic!("{error}: {}", testing::yaml(&object));
+    }
+}
+
+#[test]
+fn defaulted_objects_have_the_published_types() {
+    use k8s_openapi::api::{apps::v1 as apps, batch::v1 as batch, core::v1 as core, discovery::v1 as discovery};
+    const SPEC: &str = "{restartPolicy: Never, hostNetwork: true, containers: [{name: a, image: i, ports: [{containerPort: 80}], env: [{name: A, valueFrom: {resourceFieldRef: {resource: limits.cpu}}}], resources: {limits: {cpu: 1}}, livenessProbe: {grpc: {port: 1}}, readinessProbe: {httpGet: {port: 80}}}], volumes: [{name: a}, {name: b, secret: {secretName: s}}, {name: c, projected: {sources: [{serviceAccountToken: {path: t}}]}}, {name: d, hostPath: {path: /}}, {name: e, image: {reference: r}}]}";
+    let of = |api: &str, kind: &str, rest: &str| {
+        format!("{{apiVersion: {api}, kind: {kind}, metadata: {{name: a, namespace: b, uid: u}}, {rest}}}")
+    };
+    decodes::<core::Pod>(&pod::Pods, &of("v1", "Pod", &format!("spec: {SPEC}")));
+    let template = format!(
+        "spec: {{selector: {{matchLabels: {{a: b}}}}, template: {{metadata: {{labels: {{a: b}}}}, spec: {SPEC}}}}}"
+    );
+    decodes::<apps::Deployment>(&deployment::Deployments, &of("apps/v1", "Deployment", &template));
+    decodes::<apps::ReplicaSet>(&replicaset::ReplicaSets, &of("apps/v1", "ReplicaSet", &template));
+    decodes::<batch::Job>(&job::Jobs, &of("batch/v1", "Job", &template));
+    let services = service::Services::new(&settings());
+    decodes::<core::Service>(
+        &services,
+        &of("v1", "Service", "spec: {type: LoadBalancer, sessionAffinity: ClientIP, ports: [{port: 80}]}"),
+    );
+    decodes::<core::Node>(&node::Nodes, &of("v1", "Node", "status: {capacity: {cpu: 1}}"));
+    decodes::<core::Namespace>(&namespace::Namespaces, &of("v1", "Namespace", "spec: {}"));
+    decodes::<core::Secret>(&secret::Secrets, &of("v1", "Secret", "stringData: {a: b}"));
+    decodes::<core::Event>(&event::Core, &of("v1", "Event", "involvedObject: {name: a}"));
+    decodes::<core::Endpoints>(
+        &endpoints::AllEndpoints,
+        &of("v1", "Endpoints", "subsets: [{addresses: [{ip: 1.2.3.4}], ports: [{port: 1}]}]"),
+    );
+    decodes::<discovery::EndpointSlice>(
+        &endpointslice::Slices,
+        &of(
+            "discovery.k8s.io/v1",
+            "EndpointSlice",
+            "addressType: IPv4, ports: [{port: 1}], endpoints: [{addresses: [1.2.3.4]}]",
+        ),
+    );
+}

@@ -1,0 +1,131 @@
+//! Documents that are made when they are first asked for, and kept as bytes. They belong to a registry and go with it.
+
+use api::Status;
+use bytes::Bytes;
+use flate2::{Compression, read::GzDecoder, write::GzEncoder};
+use futures::{
+    FutureExt,
+    future::{BoxFuture, Shared},
+};
+use http::HeaderValue;
+use parking_lot::Mutex;
+use sha2::{Digest, Sha512};
+use std::{
+    collections::HashMap,
+    io::{Read, Write},
+};
+
+/// The documents of a registry, by what they are about.
+#[derive(Default)]
+pub(crate) struct Documents {
+    small: Mutex<HashMap<String, Small>>,
+    packed: Mutex<HashMap<String, Making>>,
+}
+
+/// A small document and its ETag.
+#[derive(Clone)]
+pub(crate) struct Small {
+    pub(crate) bytes: Bytes,
+    pub(crate) etag: HeaderValue,
+}
+
+/// A large document, compressed.
+#[derive(Clone)]
+pub(crate) struct Packed {
+    /// gzip-compressed.
+    pub(crate) bytes: Bytes,
+    /// Unpacked, bytes.
+    pub(crate) length: usize,
+}
+
+/// A document that is made once, however many wait for it; not undone when they no longer do.
+type Making = Shared<BoxFuture<'static, Result<Packed, String>>>;
+
+impl Packed {
+    fn new(bytes: &[u8]) -> std::io::Result<Self> {
+        let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
+        encoder.write_all(bytes)?;
+        Ok(Self { bytes: encoder.finish()?.into(), length: bytes.len() })
+    }
+
+    pub(crate) fn unpack(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(self.length);
+        GzDecoder::new(self.bytes.as_ref()).read_to_end(&mut bytes).expect("the server packed it");
+        bytes
+    }
+}
+
+impl Documents {
+    /// A small document, made on the spot.
+    pub(crate) fn small(&self, key: &str, make: impl FnOnce() -> Option<serde_json::Value>) -> Option<Small> {
+        if let Some(found) = self.small.lock().get(key) {
+            return Some(found.clone());
+        }
+        let mut bytes = serde_json::to_vec(&make()?).expect("JSON values serialise");
+        bytes.push(b'\n');
+        let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&bytes)));
+        let etag = HeaderValue::from_str(&etag).expect("hexadecimal is a header value");
+        let document = Small { bytes: Bytes::from(bytes), etag };
+        self.small.lock().insert(key.to_owned(), document.clone());
+        Some(document)
+    }
+
+    /// A large document, made beside the threads that serve.
+    pub(crate) async fn packed(
+        &self,
+        key: &str,
+        make: impl FnOnce() -> Vec<u8> + Send + 'static,
+    ) -> Result<Packed, Status> {
+        let making = self.packed.lock().entry(key.to_owned()).or_insert_with(|| begin(make)).clone();
+        let made = making.clone().await;
+        if made.is_err() {
+            // The next one tries again, unless somebody does already.
+            let mut all = self.packed.lock();
+            if all.get(key).is_some_and(|kept| kept.ptr_eq(&making)) {
+                all.remove(key);
+            }
+        }
+        made.map_err(Status::internal)
+    }
+}
+
+fn begin(make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Making {
+    let work = tokio::task::spawn_blocking(move || Packed::new(&make()));
+    let made = async move { work.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string()) };
+    made.boxed().shared()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    };
+
+    #[tokio::test]
+    async fn a_document_is_made_once_for_all_who_wait_and_for_who_left() {
+        let (documents, made) = (Documents::default(), Arc::<AtomicUsize>::default());
+        let ask = || {
+            let made = made.clone();
+            documents.packed("v2", move || {
+                made.fetch_add(1, Ordering::SeqCst);
+                b"text".to_vec()
+            })
+        };
+        // Begun, and left.
+        assert!(ask().now_or_never().is_none());
+        for answer in futures::future::join_all((0..10).map(|_| ask())).await {
+            let document = answer.expect("a document");
+            assert_eq!((document.unpack(), document.length), (b"text".to_vec(), 4));
+        }
+        assert_eq!(made.load(Ordering::SeqCst), 1);
+    }
+
+    #[tokio::test]
+    async fn a_document_that_could_not_be_made_is_tried_again() {
+        let documents = Documents::default();
+        assert_eq!(documents.packed("v2", || panic!("on purpose")).await.map(|_| ()).expect_err("an error").code, 500);
+        assert!(documents.packed("v2", Vec::new).await.is_ok());
+    }
+}

@@ -1,0 +1,164 @@
+//! Where a request leads: the resource, the subresource and the verb, found once in the registry before anything else asks. What nothing
+//! serves is a [`Refusal`], which is answered after authorization, so that it tells nobody what there is.
+
+use crate::{
+    Resource, Subresource, Verb,
+    registry::Registry,
+    reply,
+    request::{Query, RequestInfo},
+};
+use api::{Reason, Status};
+use axum::body::Body;
+use http::{Method, Response};
+use std::sync::Arc;
+
+/// Where a request leads.
+pub(crate) enum Route {
+    /// To a document: discovery, OpenAPI, version, health, metrics.
+    Document,
+    /// To a verb of a resource or of one of its subresources.
+    Resource(Target),
+    /// Nowhere.
+    Refused(Refusal),
+}
+
+/// A verb of a resource or of one of its subresources.
+pub(crate) struct Target {
+    pub(crate) resource: Arc<Resource>,
+    pub(crate) subresource: Option<Arc<Subresource>>,
+    pub(crate) verb: Verb,
+}
+
+/// Why a request leads nowhere.
+pub(crate) struct Refusal {
+    /// The resource that it names, if there is one.
+    resource: Option<Arc<Resource>>,
+    /// What the client is told; `None`: the page for a path below no group.
+    answer: Option<Status>,
+}
+
+impl Refusal {
+    pub(crate) fn answer(self) -> Result<Response<Body>, Status> {
+        self.answer.map_or_else(|| Ok(reply::no_such_path()), Err)
+    }
+}
+
+impl Route {
+    /// Looks a request up.
+    pub(crate) fn find(registry: &Registry, method: &Method, info: &RequestInfo) -> Self {
+        if !info.is_resource {
+            return Self::Document;
+        }
+        let Some(resource) = registry.get(&info.group, &info.version, &info.resource).cloned() else {
+            // Below a group that is served, upstream answers a Status; elsewhere a page.
+            let served = registry.all().iter().any(|r| r.gvr.group == info.group);
+            return Self::Refused(Refusal { resource: None, answer: served.then(Status::resource_not_found) });
+        };
+        match Target::find(&resource, method, info) {
+            Ok(target) => Self::Resource(target),
+            Err(status) => Self::Refused(Refusal { resource: Some(resource), answer: Some(status) }),
+        }
+    }
+
+    /// The resource that the request names, if there is one.
+    pub(crate) fn resource(&self) -> Option<&Arc<Resource>> {
+        match self {
+            Self::Document => None,
+            Self::Resource(target) => Some(&target.resource),
+            Self::Refused(refusal) => refusal.resource.as_ref(),
+        }
+    }
+
+    /// Whether the request may run longer than the time limit, counts for no in-flight limit and keeps its body for the verb.
+    pub(crate) fn is_long_running(&self, query: &Query) -> bool {
+        match self {
+            Self::Resource(target) => target.is_long_running(query),
+            Self::Document | Self::Refused(_) => false,
+        }
+    }
+}
+
+impl Target {
+    fn find(resource: &Arc<Resource>, method: &Method, info: &RequestInfo) -> Result<Self, Status> {
+        if method == Method::HEAD {
+            return Err(not_allowed());
+        }
+        path_segments(resource, info)?;
+        in_scope(resource, info)?;
+        let subresource = match info.subresource.as_str() {
+            "" => None,
+            // kubectl tells "there are no ephemeral containers here" from "there is no such pod" by the name in the Status.
+            name => Some(resource.subresource(name).ok_or_else(Status::resource_not_found)?.clone()),
+        };
+        if !info.rest.is_empty() && !subresource.as_ref().is_some_and(|s| s.serve.takes_path()) {
+            return Err(Status::resource_not_found());
+        }
+        let somewhere = !resource.namespaced || !info.namespace.is_empty();
+        let verb = match (info.verb.as_str(), &subresource) {
+            ("create", Some(_)) => Verb::Create,
+            ("create", None) if !info.named && somewhere => Verb::Create,
+            ("get", _) => Verb::Get,
+            ("list", None) => Verb::List,
+            ("watch", None) => Verb::Watch,
+            ("update", _) if info.named => Verb::Update,
+            ("patch", _) if info.named => Verb::Patch,
+            ("delete", _) => Verb::Delete,
+            ("deletecollection", None) if somewhere => Verb::DeleteCollection,
+            _ => return Err(not_allowed()),
+        };
+        let served = subresource.as_ref().map_or(&resource.verbs, |s| &s.verbs);
+        match served.contains(&verb) {
+            true => Ok(Self { resource: resource.clone(), subresource, verb }),
+            false if resource.absent => Err(absent(resource)),
+            false => Err(not_allowed()),
+        }
+    }
+
+    fn is_long_running(&self, query: &Query) -> bool {
+        self.verb == Verb::Watch || self.subresource.as_ref().is_some_and(|s| s.serve.is_long_running(query))
+    }
+}
+
+/// Refuses names and namespaces that cannot be part of a key, with upstream's words.
+fn path_segments(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
+    let dots = |text: &str| text == "." || text == "..";
+    if info.named {
+        let why = match info.name.as_str() {
+            name if dots(name) => format!("may not be '{name}'"),
+            name if name.contains('%') => "may not contain '%'".to_owned(),
+            _ => String::new(),
+        };
+        if !why.is_empty() {
+            return Err(Status::bad_request(format!("Name parameter invalid: {:?}: {why}", info.name)));
+        }
+    }
+    if resource.namespaced && dots(&info.namespace) {
+        let key = format!("/{}/{}", info.resource, info.namespace);
+        return Err(Status::bad_request(format!("invalid key: {key:?}")));
+    }
+    Ok(())
+}
+
+/// An object in a namespace is found below its namespace, any other below none; a path below `/namespaces/NAME` is the Namespace's own.
+fn in_scope(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
+    let fits = if resource.namespaced {
+        !info.namespace.is_empty() || !info.named
+    } else {
+        info.namespace.is_empty() || info.is_namespace()
+    };
+    if fits { Ok(()) } else { Err(Status::resource_not_found()) }
+}
+
+pub(crate) fn not_allowed() -> Status {
+    Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
+}
+
+/// A write of a kind that is only listed.
+fn absent(resource: &Resource) -> Status {
+    let text = format!(
+        "sampan has no {kind} yet: the list of {plural} is served, and is always empty, since kubectl asks for it",
+        kind = resource.kind,
+        plural = resource.gvr.resource
+    );
+    Status::new(Reason::MethodNotAllowed, text)
+}

@@ -1,0 +1,50 @@
+//! What actions can do with the server, as the verbs do it.
+
+use super::{delete, write};
+use crate::{
+    Context, Names, Operation, Server,
+    action::{Api, Make, Update},
+    call::Call,
+    deleteoptions::DeleteOptions,
+    nodes::Unreachable,
+};
+use api::Status;
+use axum::body::Body;
+use http::{Request, Response};
+use std::sync::Arc;
+use tokio_util::sync::CancellationToken;
+
+#[async_trait::async_trait]
+impl Api for Server {
+    fn names(&self, group: &str, resource: &str) -> Option<Arc<Names>> {
+        self.registry().load().find(group, resource).map(|found| found.names.clone())
+    }
+
+    fn context(&self, call: &Call, operation: Operation, names: &Arc<Names>, dry_run: bool) -> Context {
+        Server::context(self, call, operation, names, dry_run)
+    }
+
+    async fn update(&self, update: &mut Update, make: Make<'_>) -> Result<Option<String>, Status> {
+        let gvr = &update.cx.resource.gvr;
+        let resource = self.registry().load().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
+        let resource = resource.ok_or_else(Status::resource_not_found)?;
+        let mut write = write::Write::with(self, resource, update.cx.clone(), &update.manager);
+        write.scope = update.scope;
+        write.warnings = std::mem::take(&mut update.warnings);
+        let written = write::update_object(&mut write, make).await;
+        update.warnings = write.warnings;
+        Ok(written?.map(|written| written.resource_version()))
+    }
+
+    async fn delete(&self, cx: Context, options: &DeleteOptions) -> Result<(), Status> {
+        delete::by_options(self, cx, options).await
+    }
+
+    async fn node(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Unreachable> {
+        self.nodes().call(node, request).await
+    }
+
+    fn shutdown(&self) -> CancellationToken {
+        Server::shutdown(self).clone()
+    }
+}

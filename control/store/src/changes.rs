@@ -1,0 +1,59 @@
+//! When something under a prefix changed last, without a watch: for state that is made of what is stored there and made anew only when it is
+//! asked for.
+
+use crate::{Event, Revision};
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
+use tokio::sync::Notify;
+
+/// The revision of the last change under a prefix. A clone tells of the same prefix.
+///
+/// It is never behind what has been acknowledged: who wrote something and then asks sees the change.
+#[derive(Clone, Debug, Default)]
+pub struct Changes(Arc<Tracked>);
+
+#[derive(Debug, Default)]
+struct Tracked {
+    prefix: Box<str>,
+    last: AtomicU64,
+    changed: Notify,
+}
+
+impl Changes {
+    pub(crate) fn new(prefix: &str, now: Revision) -> Self {
+        Self(Arc::new(Tracked { prefix: prefix.into(), last: AtomicU64::new(now), changed: Notify::new() }))
+    }
+
+    /// The revision of the last change; at first the revision at which it was asked for.
+    pub fn last(&self) -> Revision {
+        self.0.last.load(Ordering::Acquire)
+    }
+
+    /// Waits for a change after `revision`. Cancel-safe.
+    pub async fn after(&self, revision: Revision) {
+        loop {
+            let changed = self.0.changed.notified();
+            tokio::pin!(changed);
+            // Enrolled before the look, so that no change falls between the two.
+            changed.as_mut().enable();
+            if self.last() > revision {
+                return;
+            }
+            changed.await;
+        }
+    }
+
+    /// Whether anybody but the store still holds it.
+    pub(crate) fn is_used(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+
+    pub(crate) fn note<T>(&self, revision: Revision, events: &[Event<T>]) {
+        if events.iter().any(|event| event.key().starts_with(&*self.0.prefix)) {
+            self.0.last.store(revision, Ordering::Release);
+            self.0.changed.notify_waiters();
+        }
+    }
+}

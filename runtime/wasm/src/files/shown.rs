@@ -1,0 +1,140 @@
+//! The file functions of components: wasmtime-wasi's, on a folder that is opened when it is first used and not before.
+
+use crate::guest::Guest;
+use wasmtime::component::{HasData, Resource};
+use wasmtime_wasi::{
+    filesystem::{Descriptor, WasiFilesystemView},
+    p2::{
+        DynInputStream, DynOutputStream, FsError, FsResult,
+        bindings::filesystem::types::{
+            self, Advice, DescriptorFlags, DescriptorStat, DescriptorType, DirectoryEntry, DirectoryEntryStream,
+            ErrorCode, Filesize, HostDescriptor, HostDirectoryEntryStream, MetadataHashValue, NewTimestamp, OpenFlags,
+            PathFlags,
+        },
+    },
+};
+
+/// A guest's files.
+pub(crate) struct Files<'a>(pub(crate) &'a mut Guest);
+
+pub(crate) struct HasFiles;
+
+impl HasData for HasFiles {
+    type Data<'a> = Files<'a>;
+}
+
+impl Files<'_> {
+    /// A folder that cannot be opened is empty, and the container's log says why: WASI has no word for it.
+    fn used(&mut self, fd: &Resource<Descriptor>) {
+        if let Err(error) = self.0.open_used(fd.rep()) {
+            self.0.tell(&error);
+        }
+    }
+}
+
+impl types::Host for Files<'_> {
+    fn convert_error_code(&mut self, error: FsError) -> wasmtime::Result<ErrorCode> {
+        self.0.filesystem().convert_error_code(error)
+    }
+
+    fn filesystem_error_code(&mut self, error: Resource<wasmtime::Error>) -> wasmtime::Result<Option<ErrorCode>> {
+        self.0.filesystem().filesystem_error_code(error)
+    }
+}
+
+macro_rules! using {
+    ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => { $(
+        async fn $name(&mut self, fd: Resource<Descriptor>, $($argument: $type),*) -> FsResult<$answer> {
+            self.used(&fd);
+            self.0.filesystem().$name(fd, $($argument),*).await
+        }
+    )* };
+}
+
+impl HostDescriptor for Files<'_> {
+    using! {
+        advise(offset: Filesize, length: Filesize, advice: Advice) -> ();
+        sync_data() -> ();
+        get_flags() -> DescriptorFlags;
+        set_size(size: Filesize) -> ();
+        set_times(access: NewTimestamp, change: NewTimestamp) -> ();
+        read(length: Filesize, offset: Filesize) -> (Vec<u8>, bool);
+        write(bytes: Vec<u8>, offset: Filesize) -> Filesize;
+        read_directory() -> Resource<DirectoryEntryStream>;
+        sync() -> ();
+        create_directory_at(path: String) -> ();
+        stat() -> DescriptorStat;
+        stat_at(follow: PathFlags, path: String) -> DescriptorStat;
+        set_times_at(follow: PathFlags, path: String, access: NewTimestamp, change: NewTimestamp) -> ();
+        open_at(follow: PathFlags, path: String, how: OpenFlags, flags: DescriptorFlags) -> Resource<Descriptor>;
+        readlink_at(path: String) -> String;
+        remove_directory_at(path: String) -> ();
+        symlink_at(target: String, path: String) -> ();
+        unlink_file_at(path: String) -> ();
+        metadata_hash() -> MetadataHashValue;
+        metadata_hash_at(follow: PathFlags, path: String) -> MetadataHashValue;
+    }
+
+    /// Asked of each folder when a program begins: that opens none.
+    async fn get_type(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorType> {
+        self.0.filesystem().get_type(fd).await
+    }
+
+    async fn link_at(
+        &mut self,
+        fd: Resource<Descriptor>,
+        follow: PathFlags,
+        path: String,
+        new: Resource<Descriptor>,
+        new_path: String,
+    ) -> FsResult<()> {
+        self.used(&fd);
+        self.used(&new);
+        self.0.filesystem().link_at(fd, follow, path, new, new_path).await
+    }
+
+    async fn rename_at(
+        &mut self,
+        fd: Resource<Descriptor>,
+        path: String,
+        new: Resource<Descriptor>,
+        new_path: String,
+    ) -> FsResult<()> {
+        self.used(&fd);
+        self.used(&new);
+        self.0.filesystem().rename_at(fd, path, new, new_path).await
+    }
+
+    async fn is_same_object(&mut self, a: Resource<Descriptor>, b: Resource<Descriptor>) -> wasmtime::Result<bool> {
+        self.used(&a);
+        self.used(&b);
+        self.0.filesystem().is_same_object(a, b).await
+    }
+
+    fn read_via_stream(&mut self, fd: Resource<Descriptor>, offset: Filesize) -> FsResult<Resource<DynInputStream>> {
+        self.0.filesystem().read_via_stream(fd, offset)
+    }
+
+    fn write_via_stream(&mut self, fd: Resource<Descriptor>, offset: Filesize) -> FsResult<Resource<DynOutputStream>> {
+        self.0.filesystem().write_via_stream(fd, offset)
+    }
+
+    fn append_via_stream(&mut self, fd: Resource<Descriptor>) -> FsResult<Resource<DynOutputStream>> {
+        self.0.filesystem().append_via_stream(fd)
+    }
+
+    fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
+        self.0.forget(fd.rep());
+        HostDescriptor::drop(&mut self.0.filesystem(), fd)
+    }
+}
+
+impl HostDirectoryEntryStream for Files<'_> {
+    async fn read_directory_entry(&mut self, list: Resource<DirectoryEntryStream>) -> FsResult<Option<DirectoryEntry>> {
+        self.0.filesystem().read_directory_entry(list).await
+    }
+
+    fn drop(&mut self, list: Resource<DirectoryEntryStream>) -> wasmtime::Result<()> {
+        HostDirectoryEntryStream::drop(&mut self.0.filesystem(), list)
+    }
+}

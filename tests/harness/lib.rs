@@ -1,0 +1,72 @@
+//! What the suites share: the API server with all built-in kinds over a memory log and a fixed clock.
+#![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read the environment and the clock")]
+
+use jiff::Timestamp;
+use kinds::{Settings, Tokens, bootstrap::Bootstrap};
+use server::{Ids, Options, Parts, Server, nodes::Nodes};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::{Duration, SystemTime},
+};
+use tokio_util::sync::CancellationToken;
+
+/// A server, what it stores, and what ends its watches.
+pub struct Harness {
+    /// The server.
+    pub server: Server,
+    /// What it stores.
+    pub store: store::Store<server::Item>,
+    /// Ends its watches.
+    pub shutdown: CancellationToken,
+    /// Its clock, seconds.
+    pub seconds: Arc<AtomicI64>,
+}
+
+impl Harness {
+    /// A fresh server whose clock stands at `now` (seconds) until somebody moves it.
+    pub async fn new(now: i64, nodes: Arc<dyn Nodes>) -> Self {
+        Self::with(now, nodes, |_, _| {}).await
+    }
+
+    /// As [`Harness::new`], with something changed before it starts.
+    pub async fn with(now: i64, nodes: Arc<dyn Nodes>, change: impl FnOnce(&mut Options, &mut Parts)) -> Self {
+        let seconds = Arc::new(AtomicI64::new(now));
+        let read = seconds.clone();
+        let clock = api::Clock::new(move || Timestamp::from_second(read.load(Ordering::SeqCst)).unwrap());
+        let begun = SystemTime::UNIX_EPOCH + Duration::from_secs(now.unsigned_abs());
+        let options = store::Options::new(store::Clock::new(move || begun));
+        let store = store::Store::open(store::Memory::default(), options).await.unwrap();
+        let shutdown = CancellationToken::new();
+        let settings = settings("test");
+        let mut options = Options {
+            store: store.clone(),
+            clock: clock.clone(),
+            ids: Ids::new(fastrand::Rng::with_seed(1)),
+            nodes,
+            advertise: settings.advertise,
+            shutdown: shutdown.clone(),
+            audit: None,
+            metrics: Arc::default(),
+        };
+        let mut parts = settings.parts();
+        change(&mut options, &mut parts);
+        let server = Server::new(options, parts);
+        Bootstrap::new(&server, settings, clock).ensure().await.unwrap();
+        Self { server, store, shutdown, seconds }
+    }
+}
+
+/// The kinds as a cluster of tests has them.
+pub fn settings(identity: &str) -> Settings {
+    Settings {
+        service_cidr: "10.96.0.0/16".parse().unwrap(),
+        node_ports: 30000..=32767,
+        tokens: Tokens::new(&server::pki::key().unwrap(), "https://kubernetes.default.svc.cluster.local").unwrap(),
+        advertise: "10.32.0.1:6443".parse().unwrap(),
+        identity: identity.to_owned(),
+        image_advice: None,
+    }
+}
