@@ -211,23 +211,24 @@ fn leads_up(value: &str) -> Option<String> {
     }
 }
 
+/// The alphabet of generated name parts: no vowels and no look-alikes, so that no words appear.
+pub const SAFE_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
+
 /// A name for `generateName`: the base, cut to 58 characters, and five of upstream's alphabet. `random(n)` returns a number below `n`.
 pub fn generate_name(base: &str, random: &mut dyn FnMut(usize) -> usize) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
     const MOST_BASE: usize = MOST_LABEL - 5;
     let mut end = base.len().min(MOST_BASE);
     while !base.is_char_boundary(end) {
         end -= 1;
     }
     let mut name = base[..end].to_owned();
-    name.extend((0..5).map(|_| char::from(ALPHABET[random(ALPHABET.len()) % ALPHABET.len()])));
+    name.extend((0..5).map(|_| char::from(SAFE_ALPHABET[random(SAFE_ALPHABET.len()) % SAFE_ALPHABET.len()])));
     name
 }
 
-/// Encodes text or a number in upstream's alphabet without vowels, as pod template hashes are.
+/// Encodes text or a decimal number in the safe alphabet, as pod template hashes are.
 pub fn safe_encode(text: &str) -> String {
-    const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
-    text.bytes().map(|b| char::from(ALPHABET[usize::from(b) % ALPHABET.len()])).collect()
+    text.bytes().map(|b| char::from(SAFE_ALPHABET[usize::from(b) % SAFE_ALPHABET.len()])).collect()
 }
 
 fn longer(value: &str, most: usize, unit: &str) -> Vec<String> {

@@ -6,8 +6,8 @@
 use std::sync::Arc;
 
 use api::selector::Selector;
-use client::{Client, Error, Kind, Patch};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use client::{Client, Delta, Error, Informer, Key, Kind, Patch};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde_json::Value;
 
 use crate::meta;
@@ -112,6 +112,30 @@ impl<O: Kind> Claims<'_, O> {
             Err(error) => gone_or(self.client, object, error).await.map(|()| None),
         }
     }
+}
+
+/// The owners of a change's namespace that could want its object: it has no controller, and its labels or that are new. `selector` is the
+/// owner's; one that selects everything wants nothing.
+pub fn waken_by_orphan<K: Kind, O: Kind>(
+    delta: &Delta<K>,
+    owners: &Informer<O>,
+    selector: impl Fn(&O) -> Option<&LabelSelector>,
+) -> Vec<Key> {
+    let object = delta.object().metadata();
+    let free = |meta: &ObjectMeta| meta::controller_of(meta).is_none();
+    if matches!(delta, Delta::Deleted(_)) || !free(object) {
+        return Vec::new();
+    }
+    let old = delta.old().map(|old| old.metadata());
+    if old.is_some_and(|old| old.labels == object.labels && free(old)) {
+        return Vec::new();
+    }
+    let wants = |owner: &Arc<O>| {
+        let selector = selector(owner).and_then(|s| meta::selector(s).ok());
+        selector.is_some_and(|s| !s.is_empty() && meta::matches(&s, object.labels.as_ref()))
+    };
+    let owners = owners.list_in(meta::namespace(object));
+    owners.iter().filter(|owner| wants(owner)).map(|owner| Key::of(&**owner)).collect()
 }
 
 /// What an error of a call that named the uid of `object` comes to: nothing, when the object is gone or another has its name by now. The

@@ -124,3 +124,27 @@ async fn an_object_that_is_gone_is_left_out_and_one_that_is_there_is_tried_again
     .await;
     assert!(ours.expect_err("tried again").downcast::<Error>().expect("of the API").is_conflict());
 }
+
+#[test]
+fn an_orphan_wakes_those_who_select_it_once() {
+    let jobs = Informer::<Job>::new();
+    let owner = |name: &str, labels: Value| {
+        json!({"metadata": {"name": name, "namespace": "n", "uid": name},
+            "spec": {"selector": {"matchLabels": labels}, "template": {}}})
+    };
+    let owners = [owner("a", json!({"app": "a"})), owner("b", json!({"app": "b"})), owner("all", json!({}))];
+    jobs.replace(owners.into_iter().map(|job| serde_json::from_value(job).expect("a Job")).collect(), 1);
+    let read = |pod: Value| Arc::new(serde_json::from_value::<Pod>(pod).expect("a pod"));
+    let free = || read(pod("p", "a", None));
+    for (what, delta, wakes) in [
+        ("new", Delta::Added(free()), true),
+        ("owned", Delta::Added(read(pod("p", "a", Some("u")))), false),
+        ("gone", Delta::Deleted(free()), false),
+        ("as it was", Delta::Modified { old: free(), new: free() }, false),
+        ("relabelled", Delta::Modified { old: read(pod("p", "b", None)), new: free() }, true),
+        ("released", Delta::Modified { old: read(pod("p", "a", Some("u"))), new: free() }, true),
+    ] {
+        let keys = waken_by_orphan(&delta, &jobs, |job| job.spec.as_ref()?.selector.as_ref());
+        assert_eq!(keys, if wakes { vec![Key::new("n", "a")] } else { Vec::new() }, "{what}");
+    }
+}

@@ -14,9 +14,6 @@ use k8s_openapi::apimachinery::pkg::{
 };
 use serde_json::{Value, json};
 
-/// The alphabet of generated name parts: no vowels and no look-alikes, so that no words appear.
-pub const SAFE: &[u8; 27] = b"bcdfghjklmnpqrstvwxz2456789";
-
 /// A count as upstream writes it into a status: none is left out.
 pub fn counted(count: i32) -> Option<i32> {
     Some(count).filter(|n| *n != 0)
@@ -126,9 +123,9 @@ pub fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// `number` in decimal, each digit moved into the [`SAFE`] alphabet.
+/// `number` in decimal, each digit moved into the safe alphabet.
 pub fn encode(number: u32) -> String {
-    number.to_string().bytes().map(|b| char::from(SAFE[usize::from(b) % SAFE.len()])).collect()
+    api::names::safe_encode(&number.to_string())
 }
 
 #[cfg(test)]
@@ -162,7 +159,7 @@ mod tests {
     #[test]
     fn encoded_numbers_use_only_the_safe_alphabet() {
         let text = encode(1_234_567_890);
-        assert!(text.bytes().all(|b| SAFE.contains(&b)), "{text}");
+        assert!(text.bytes().all(|b| api::names::SAFE_ALPHABET.contains(&b)), "{text}");
         assert_eq!(text.len(), 10);
     }
 }

@@ -14,7 +14,7 @@ use crate::{cycle_state::CycleState, pod::PodInfo, waiting::WaitingPods};
 pub struct Handle {
     /// With the scheduler's identity.
     pub client: Client,
-    /// The caches that all components share.
+    /// The caches that all components share. One lives as long as somebody holds it: a plugin asks for its informers once.
     pub informers: Informers,
     /// Writes events.
     pub recorder: Recorder,

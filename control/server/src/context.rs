@@ -2,7 +2,7 @@
 //! admission so that they need no globals.
 
 use crate::Names;
-use api::Object;
+use api::{Object, names::SAFE_ALPHABET};
 use jiff::Timestamp;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
@@ -62,9 +62,8 @@ impl Ids {
 
     /// `length` characters of Kubernetes' safe alphabet (no vowels, nothing that looks alike), as generated names end in.
     pub fn suffix(&self, length: usize) -> String {
-        const ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
         let mut rng = self.0.lock();
-        (0..length).map(|_| char::from(ALPHABET[rng.usize(..ALPHABET.len())])).collect()
+        (0..length).map(|_| char::from(SAFE_ALPHABET[rng.usize(..SAFE_ALPHABET.len())])).collect()
     }
 
     /// A number below `bound`, which is not 0.

@@ -22,7 +22,11 @@ use k8s_openapi::api::{
     core::v1::Pod,
 };
 
-use crate::{Context, claim::Claims, meta, pods};
+use crate::{
+    Context,
+    claim::{Claims, waken_by_orphan},
+    meta, pods,
+};
 
 /// Rolls pod templates out. Upstream's `deployment-controller`.
 pub struct DeploymentController {
@@ -128,7 +132,9 @@ impl Controller for DeploymentController {
         wakeups.on_self(&self.deployments);
         wakeups.on_owner::<ReplicaSet, Deployment>(&self.sets);
         let deployments = self.deployments.clone();
-        wakeups.on(&self.sets, move |delta| waken_by_orphan(delta, &deployments));
+        wakeups.on(&self.sets, move |delta| {
+            waken_by_orphan(delta, &deployments, |d| d.spec.as_ref().map(|s| &s.selector))
+        });
         let (deployments, sets) = (self.deployments.clone(), self.sets.clone());
         wakeups.on(&self.pods, move |delta| waken_by_last_pod(delta, &sets, &deployments));
     }
@@ -159,20 +165,6 @@ impl Controller for DeploymentController {
         }
         Ok(plan.after.map_or(Next::Done, Next::After))
     }
-}
-
-/// The Deployments that could want a ReplicaSet without controller.
-fn waken_by_orphan(delta: &Delta<ReplicaSet>, deployments: &Informer<Deployment>) -> Vec<Key> {
-    let rs = delta.object();
-    if matches!(delta, Delta::Deleted(_)) || meta::controller_of(&rs.metadata).is_some() {
-        return Vec::new();
-    }
-    let wants = |d: &Arc<Deployment>| {
-        let selector = d.spec.as_ref().and_then(|s| meta::selector(&s.selector).ok());
-        selector.is_some_and(|s| !s.is_empty() && meta::matches(&s, rs.metadata.labels.as_ref()))
-    };
-    let all = deployments.list_in(meta::namespace(&rs.metadata));
-    all.iter().filter(|d| wants(d)).map(|d| Key::of(&**d)).collect()
 }
 
 /// A Recreate Deployment waits for the last old pod to end: tell it.

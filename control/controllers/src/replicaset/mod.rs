@@ -11,12 +11,12 @@ pub use rank::to_delete;
 
 use std::sync::Arc;
 
-use client::{Client, Controller, Delta, Error, Informer, Key, Next, Recorder, Wakeups, reference};
+use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 
 use crate::{
     Context,
-    claim::Claims,
+    claim::{Claims, waken_by_orphan},
     meta,
     podcontrol::{PodControl, slow_start},
     pods, status,
@@ -96,7 +96,7 @@ impl Controller for ReplicaSetController {
         wakeups.on_self(&self.sets);
         wakeups.on(&self.pods, pods::waken_owner::<ReplicaSet>);
         let sets = self.sets.clone();
-        wakeups.on(&self.pods, move |delta| waken_by_orphan(delta, &sets));
+        wakeups.on(&self.pods, move |delta| waken_by_orphan(delta, &sets, |rs| rs.spec.as_ref().map(|s| &s.selector)));
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
@@ -126,24 +126,4 @@ impl Controller for ReplicaSetController {
             None => Ok(plan::next_look(&rs, &plan, now).map_or(Next::Done, Next::After)),
         }
     }
-}
-
-/// The ReplicaSets that could want a pod without controller.
-fn waken_by_orphan(delta: &Delta<Pod>, sets: &Informer<ReplicaSet>) -> Vec<Key> {
-    let pod = delta.object();
-    if matches!(delta, Delta::Deleted(_)) || meta::controller_of(&pod.metadata).is_some() {
-        return Vec::new();
-    }
-    if delta
-        .old()
-        .is_some_and(|old| old.metadata.labels == pod.metadata.labels && meta::controller_of(&old.metadata).is_none())
-    {
-        return Vec::new();
-    }
-    let wants = |rs: &Arc<ReplicaSet>| {
-        let selector = rs.spec.as_ref().and_then(|s| meta::selector(&s.selector).ok());
-        selector.is_some_and(|s| !s.is_empty() && meta::matches(&s, pod.metadata.labels.as_ref()))
-    };
-    let sets = sets.list_in(meta::namespace(&pod.metadata));
-    sets.iter().filter(|rs| wants(rs)).map(|rs| Key::of(&**rs)).collect()
 }
