@@ -45,20 +45,30 @@ pub(crate) fn nowhere(beside: &Path) -> io::Result<Dir> {
     Ok(Dir::new(handle, FsPerms::ReadOnly, OpenMode::READ, false))
 }
 
-fn open(mount: &Mount) -> wasmtime::Result<File> {
-    let told = |error: MountError| wasmtime::format_err!("mount {} cannot be opened: {error}", mount.target);
-    mount.open().map_err(told)
+/// Why a folder is not opened.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refused {
+    /// The pod, or all guests together, hold too many files open.
+    #[error("the volumes cannot be opened: guests of this node hold too many files open")]
+    Full,
+    /// The folder is gone, or another one is in its place.
+    #[error("mount {0} cannot be opened: {1}")]
+    Mount(String, MountError),
+}
+
+fn open(mount: &Mount) -> Result<File, Refused> {
+    mount.open().map_err(|error| Refused::Mount(mount.target.clone(), error))
 }
 
 /// Whether all mounts can be opened now.
 pub(crate) fn check(mounts: &[Mount]) -> wasmtime::Result<()> {
-    mounts.iter().try_for_each(|mount| open(mount).map(drop))
+    Ok(mounts.iter().try_for_each(|mount| open(mount).map(drop))?)
 }
 
 /// Opens one folder. `count` counts what the guest has open.
-pub(crate) fn folder(mount: &Mount, held: &mut Held, count: impl FnOnce() -> usize) -> wasmtime::Result<Dir> {
+pub(crate) fn folder(mount: &Mount, held: &mut Held, count: impl FnOnce() -> usize) -> Result<Dir, Refused> {
     if !held.open(1, count) {
-        wasmtime::bail!("the volumes cannot be opened: guests of this node hold too many files open");
+        return Err(Refused::Full);
     }
     let (perms, mode) = permissions(mount);
     Ok(Dir::new(open(mount)?, perms, mode, false))
@@ -103,9 +113,11 @@ pub(crate) fn show(
 }
 
 /// Opens one of them where it was shown.
-pub(crate) fn put(table: &mut ResourceTable, entry: u32, dir: Dir) -> wasmtime::Result<()> {
-    *table.get_mut(&Resource::new_borrow(entry))? = Descriptor::Dir(dir);
-    Ok(())
+pub(crate) fn put(table: &mut ResourceTable, entry: u32, dir: Dir) {
+    // an entry that is gone is an error of whatever is done with it next
+    if let Ok(shown) = table.get_mut(&Resource::new_borrow(entry)) {
+        *shown = Descriptor::Dir(dir);
+    }
 }
 
 /// Opens the folders of a core module all at once. The path of an open handle leads to what is open, whatever stands at its name by now.

@@ -2,7 +2,7 @@
 
 use crate::{
     exit,
-    files::{self, Unopened, budget},
+    files::{self, Refused, Unopened, budget},
     host::{self, Scales},
     limits,
     memory::{Memory, Share},
@@ -63,6 +63,8 @@ pub(crate) struct Shared {
     pub(crate) space: Arc<budget::Space>,
     /// What a command is shown of its folders until it uses one; `None`: they are opened when it begins.
     pub(crate) nowhere: Option<Dir>,
+    /// A folder could not be opened, and the container's log says so.
+    pub(crate) told: AtomicBool,
     pub(crate) places: Arc<Held>,
     pub(crate) instances: AtomicU64,
     pub(crate) requests: AtomicU64,
@@ -73,6 +75,15 @@ pub(crate) struct Shared {
 struct Live(Arc<Shared>);
 
 impl Live {
+    /// Says in the container's log, once, why a folder is not opened: programs learn a number at best.
+    fn tell(&self, refused: &Refused) {
+        if !self.0.told.swap(true, Relaxed) {
+            let mut writer = self.0.log.writer(Source::Stderr);
+            writer.write(format!("sampan: {refused}\n").as_bytes());
+            writer.finish(true);
+        }
+    }
+
     fn new(shared: &Arc<Shared>) -> Self {
         shared.instances.fetch_add(1, Relaxed);
         Self(shared.clone())
@@ -144,11 +155,14 @@ impl Guest {
         let shared = self.live.0.clone();
         let mut shown = Vec::new();
         for (mount, one) in shared.spec.mounts.iter().enumerate() {
-            let nowhere = shared.nowhere.as_ref().filter(|_| !self.request);
             // listed again, those that are open are the same
-            let dir = match (&self.folders[mount], nowhere) {
-                (None, Some(nowhere)) => nowhere.clone(),
-                _ => self.open(mount)?,
+            let dir = match (&self.folders[mount], &shared.nowhere) {
+                (None, Some(nowhere)) if !self.request => nowhere.clone(),
+                (_, nowhere) => match (self.open(mount), nowhere) {
+                    // there may be room when it is used, or an error then
+                    (Err(Refused::Full), Some(nowhere)) => nowhere.clone(),
+                    (opened, _) => opened?,
+                },
             };
             let handle = self.ctx().table.push(Descriptor::Dir(dir))?;
             if self.folders[mount].is_none() {
@@ -160,12 +174,11 @@ impl Guest {
     }
 
     /// Opens what it uses now, if that is a folder that is not.
-    pub(crate) fn open_used(&mut self, entry: u32) -> wasmtime::Result<()> {
-        if let Some(at) = self.unopened.iter().position(|folder| folder.entry == entry) {
-            let dir = self.open(self.unopened[at].mount)?;
-            files::put(&mut self.table, entry, dir)?;
-            self.unopened.swap_remove(at);
-        }
+    pub(crate) fn open_used(&mut self, entry: u32) -> Result<(), Refused> {
+        let Some(at) = self.unopened.iter().position(|folder| folder.entry == entry) else { return Ok(()) };
+        let dir = self.open(self.unopened[at].mount).inspect_err(|refused| self.live.tell(refused))?;
+        files::put(&mut self.table, entry, dir);
+        self.unopened.swap_remove(at);
         Ok(())
     }
 
@@ -174,7 +187,7 @@ impl Guest {
         self.unopened.retain(|folder| folder.entry != entry);
     }
 
-    fn open(&mut self, mount: usize) -> wasmtime::Result<Dir> {
+    fn open(&mut self, mount: usize) -> Result<Dir, Refused> {
         if let Some(dir) = &self.folders[mount] {
             return Ok(dir.clone());
         }
@@ -182,13 +195,6 @@ impl Guest {
         let dir = files::folder(&self.live.0.spec.mounts[mount], held, || count)?;
         self.folders[mount] = Some(dir.clone());
         Ok(dir)
-    }
-
-    /// Says in the container's log what its program cannot be told.
-    pub(crate) fn tell(&self, error: &wasmtime::Error) {
-        let mut writer = self.live.0.log.writer(Source::Stderr);
-        writer.write(format!("sampan: {}\n", exit::story(error)).as_bytes());
-        writer.finish(true);
     }
 
     pub(crate) fn space(&self) -> &Arc<budget::Space> {
@@ -209,15 +215,15 @@ impl CoreGuest {
     }
 
     /// Opens what it uses now, if that is a folder that is not.
-    pub(crate) fn open_used(&mut self, number: i32) -> wasmtime::Result<()> {
-        if let Some(at) = self.unopened.iter().position(|folder| folder.number == number) {
-            let Unopened { entry, mount, .. } = self.unopened[at];
-            let (table, unopened) = (self.wasi.ctx().table, self.unopened.len());
-            let count = || limits::descriptors(table).saturating_sub(unopened);
-            let dir = files::folder(&self.live.0.spec.mounts[mount], &mut self.files, count)?;
-            files::put(self.wasi.ctx().table, entry, dir)?;
-            self.unopened.swap_remove(at);
-        }
+    pub(crate) fn open_used(&mut self, number: i32) -> Result<(), Refused> {
+        let Some(at) = self.unopened.iter().position(|folder| folder.number == number) else { return Ok(()) };
+        let Unopened { entry, mount, .. } = self.unopened[at];
+        let (table, unopened) = (self.wasi.ctx().table, self.unopened.len());
+        let count = || limits::descriptors(table).saturating_sub(unopened);
+        let dir = files::folder(&self.live.0.spec.mounts[mount], &mut self.files, count);
+        let dir = dir.inspect_err(|refused| self.live.tell(refused))?;
+        files::put(self.wasi.ctx().table, entry, dir);
+        self.unopened.swap_remove(at);
         Ok(())
     }
 

@@ -3,8 +3,9 @@
 
 use crate::{
     files::{
+        Refused,
         budget::{ENTRY, Space},
-        shown::{Files, HasFiles},
+        shown::{Files, HasFiles, word},
     },
     guest::{CoreGuest, Guest},
 };
@@ -33,10 +34,18 @@ const TYPES: &str = "wasi:filesystem/types@0.2.12";
 /// Preview 1's words for it.
 const MFILE: i32 = 33;
 const NOSPC: i32 = 51;
+const IO: i32 = 29;
 const CREATE: i32 = 1;
 const MODULE: &str = "wasi_snapshot_preview1";
 /// Standard output and error have their own way to the disk, the log's.
 const STDERR: i32 = 2;
+
+fn errno(refused: &Refused) -> i32 {
+    match refused {
+        Refused::Full => MFILE,
+        Refused::Mount(..) => IO,
+    }
+}
 
 /// What of a core module's table holds a file.
 pub(crate) fn descriptors(table: &mut ResourceTable) -> usize {
@@ -87,7 +96,9 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if how.contains(OpenFlags::CREATE) && !guest.space().take(ENTRY) {
                     return Ok((Opened::Err(ErrorCode::InsufficientSpace),));
                 }
-                guest.open_used(fd.rep())?;
+                if let Err(refused) = guest.open_used(fd.rep()) {
+                    return Ok((Opened::Err(word(&refused)),));
+                }
                 // WASI 0.2 has no word for too many open files
                 if !guest.may_open() {
                     return Ok((Opened::Err(ErrorCode::InsufficientMemory),));
@@ -260,7 +271,9 @@ macro_rules! using {
             stringify!($name),
             |mut caller: Caller<'_, CoreGuest>, (fd, $($argument,)*): (i32, $($type,)*)| {
                 Box::new(async move {
-                    caller.data_mut().open_used(fd)?;
+                    if let Err(refused) = caller.data_mut().open_used(fd) {
+                        return Ok(errno(&refused));
+                    }
                     original!(caller, $name, fd $(, $argument)*)
                 })
             },
@@ -278,8 +291,9 @@ macro_rules! using_two {
             stringify!($name),
             |mut caller: Caller<'_, CoreGuest>, (fd, $($before,)* to, $($after,)*): using_two!(@ $($before)* $($after)*)| {
                 Box::new(async move {
-                    caller.data_mut().open_used(fd)?;
-                    caller.data_mut().open_used(to)?;
+                    if let Err(refused) = caller.data_mut().open_used(fd).and_then(|()| caller.data_mut().open_used(to)) {
+                        return Ok(errno(&refused));
+                    }
                     original!(caller, $name, fd $(, $before)*, to $(, $after)*)
                 })
             },
@@ -322,7 +336,9 @@ fn opening(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if how & CREATE != 0 && !guest.space().take(ENTRY) {
                     return Ok(NOSPC);
                 }
-                guest.open_used(fd)?;
+                if let Err(refused) = guest.open_used(fd) {
+                    return Ok(errno(&refused));
+                }
                 if !guest.may_open() {
                     return Ok(MFILE);
                 }
@@ -370,7 +386,9 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !caller.data().space().take(ENTRY) {
                     return Ok(NOSPC);
                 }
-                caller.data_mut().open_used(fd)?;
+                if let Err(refused) = caller.data_mut().open_used(fd) {
+                    return Ok(errno(&refused));
+                }
                 original!(caller, path_create_directory, fd, path, length)
             })
         },
@@ -383,7 +401,9 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !caller.data().space().take(ENTRY) {
                     return Ok(NOSPC);
                 }
-                caller.data_mut().open_used(fd)?;
+                if let Err(refused) = caller.data_mut().open_used(fd) {
+                    return Ok(errno(&refused));
+                }
                 original!(caller, path_symlink, target, length, fd, path, path_length)
             })
         },
@@ -403,8 +423,9 @@ fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Resul
     linker.func_wrap_async(MODULE, "fd_renumber", |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
         Box::new(async move {
             // what was at the second number is closed, and its own folder goes there
-            caller.data_mut().open_used(fd)?;
-            caller.data_mut().open_used(to)?;
+            if let Err(refused) = caller.data_mut().open_used(fd).and_then(|()| caller.data_mut().open_used(to)) {
+                return Ok(errno(&refused));
+            }
             caller.data_mut().moved |= to.cast_unsigned() <= STDERR.cast_unsigned();
             original!(caller, fd_renumber, fd, to)
         })

@@ -485,6 +485,7 @@ impl Runtime for Wasmtime {
             files,
             space: self.0.space.clone(),
             nowhere: self.0.nowhere.clone(),
+            told: AtomicBool::new(false),
             places: Arc::default(),
             instances: AtomicU64::new(0),
             requests: AtomicU64::new(0),

@@ -1,6 +1,6 @@
 //! The file functions of components: wasmtime-wasi's, on a folder that is opened when it is first used and not before.
 
-use crate::guest::Guest;
+use crate::{files::Refused, guest::Guest};
 use wasmtime::component::{HasData, Resource};
 use wasmtime_wasi::{
     filesystem::{Descriptor, WasiFilesystemView},
@@ -24,11 +24,16 @@ impl HasData for HasFiles {
 }
 
 impl Files<'_> {
-    /// A folder that cannot be opened is empty, and the container's log says why: WASI has no word for it.
-    fn used(&mut self, fd: &Resource<Descriptor>) {
-        if let Err(error) = self.0.open_used(fd.rep()) {
-            self.0.tell(&error);
-        }
+    fn used(&mut self, fd: &Resource<Descriptor>) -> FsResult<()> {
+        Ok(self.0.open_used(fd.rep()).map_err(|refused| word(&refused))?)
+    }
+}
+
+/// What WASI 0.2 calls it: it has no word for too many open files.
+pub(crate) fn word(refused: &Refused) -> ErrorCode {
+    match refused {
+        Refused::Full => ErrorCode::InsufficientMemory,
+        Refused::Mount(..) => ErrorCode::Io,
     }
 }
 
@@ -45,7 +50,7 @@ impl types::Host for Files<'_> {
 macro_rules! using {
     ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => { $(
         async fn $name(&mut self, fd: Resource<Descriptor>, $($argument: $type),*) -> FsResult<$answer> {
-            self.used(&fd);
+            self.used(&fd)?;
             self.0.filesystem().$name(fd, $($argument),*).await
         }
     )* };
@@ -88,8 +93,8 @@ impl HostDescriptor for Files<'_> {
         new: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
-        self.used(&fd);
-        self.used(&new);
+        self.used(&fd)?;
+        self.used(&new)?;
         self.0.filesystem().link_at(fd, follow, path, new, new_path).await
     }
 
@@ -100,14 +105,16 @@ impl HostDescriptor for Files<'_> {
         new: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
-        self.used(&fd);
-        self.used(&new);
+        self.used(&fd)?;
+        self.used(&new)?;
         self.0.filesystem().rename_at(fd, path, new, new_path).await
     }
 
     async fn is_same_object(&mut self, a: Resource<Descriptor>, b: Resource<Descriptor>) -> wasmtime::Result<bool> {
-        self.used(&a);
-        self.used(&b);
+        // it has no way to say why not; two folders that cannot be opened are not the same
+        if self.used(&a).is_err() || self.used(&b).is_err() {
+            return Ok(false);
+        }
         self.0.filesystem().is_same_object(a, b).await
     }
 

@@ -82,3 +82,42 @@ async fn a_command_that_uses_one_has_it_from_then_on() {
         tokio::time::timeout(Duration::from_secs(60), closed).await.expect("its files stay open");
     }
 }
+
+/// Opens `greeting` of folder after folder, and exits with the first error that it is told.
+const UNTIL_REFUSED: &str = r#"(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 100) "greeting")
+  (func (export "_start") (local $fd i32) (local $errno i32)
+    (local.set $fd (i32.const 3))
+    (loop $more
+      (local.set $errno (call $open (local.get $fd) (i32.const 1) (i32.const 100) (i32.const 8) (i32.const 0) (i64.const 2)
+        (i64.const 2) (i32.const 0) (i32.const 0)))
+      (local.set $fd (i32.add (local.get $fd) (i32.const 1)))
+      (br_if $more (i32.eqz (local.get $errno))))
+    ;; and again: the log says it once
+    (drop (call $open (i32.sub (local.get $fd) (i32.const 1)) (i32.const 1) (i32.const 100) (i32.const 8) (i32.const 0) (i64.const 2)
+      (i64.const 2) (i32.const 0) (i32.const 0)))
+    (call $exit (local.get $errno))))"#;
+
+#[tokio::test]
+async fn a_folder_that_cannot_be_opened_is_an_error_and_no_trap() {
+    let node = Node::new().await;
+    let root = folders(&node);
+    let guest = wat::parse_str(UNTIL_REFUSED).unwrap();
+    let run = async |mounts: Vec<Mount>| {
+        let mut spec = node.spec(&guest);
+        spec.mounts = mounts;
+        let id = node.start(spec).await;
+        let exit = node.exit(&id).await;
+        let log = node.log(&id, |_| true).await;
+        (exit.code, log.matches("sampan: ").count(), log)
+    };
+    let data = |number: usize| Mount::new(root.join("data"), "", format!("/data{number}"), false).unwrap();
+    // more folders than an instance may hold files: EMFILE
+    let (code, told, log) = run((0..1_030).map(data).collect()).await;
+    assert_eq!((code, told), (33, 1), "{log}");
+    assert!(log.contains("the volumes cannot be opened: guests of this node hold too many files open"), "{log}");
+}
