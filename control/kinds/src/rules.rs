@@ -111,6 +111,19 @@ pub(crate) fn labels(at: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
+/// Whether the values of a requirement fit its operator on sets.
+pub(crate) fn set_values(operator: &str, values: At<'_>, out: &mut Vec<Cause>) {
+    match operator {
+        "In" | "NotIn" if values.is_empty() => {
+            out.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
+        }
+        "Exists" | "DoesNotExist" if !values.is_empty() => {
+            out.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
+        }
+        _ => {}
+    }
+}
+
 /// A `metav1.LabelSelector`.
 pub(crate) fn label_selector(at: At<'_>, out: &mut Vec<Cause>) {
     labels(at.get("matchLabels"), out);
@@ -119,13 +132,8 @@ pub(crate) fn label_selector(at: At<'_>, out: &mut Vec<Cause>) {
             return;
         }
         let (operator, values) = (requirement.get("operator"), requirement.get("values"));
+        set_values(operator.str(), values, out);
         match operator.str() {
-            "In" | "NotIn" if values.is_empty() => {
-                out.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                out.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
-            }
             "In" | "NotIn" | "Exists" | "DoesNotExist" => {}
             _ => out.push(operator.or_empty().invalid("not a valid selector operator")),
         }

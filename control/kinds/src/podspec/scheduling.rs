@@ -48,13 +48,8 @@ fn node_term(term: At<'_>, strict: bool, out: &mut Vec<Cause>) {
             return;
         }
         let (operator, values) = (requirement.get("operator"), requirement.get("values"));
+        rules::set_values(operator.str(), values, out);
         match operator.str() {
-            "In" | "NotIn" if values.is_empty() => {
-                out.push(values.required("must be specified when `operator` is 'In' or 'NotIn'"));
-            }
-            "Exists" | "DoesNotExist" if !values.is_empty() => {
-                out.push(values.forbidden("may not be specified when `operator` is 'Exists' or 'DoesNotExist'"));
-            }
             "Gt" | "Lt" if values.len() != 1 => {
                 out.push(values.required("must be specified single value when `operator` is 'Lt' or 'Gt'"));
             }
