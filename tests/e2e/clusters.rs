@@ -90,6 +90,18 @@ fn flags_are_remembered_and_purge_leaves_nothing() {
 }
 
 #[test]
+fn a_kubeconfig_that_cannot_be_written_is_told_before_anything_is_started() {
+    let machine = Machine::new();
+    fs::write(machine.path(".kube"), "a file where kubectl has a folder").expect("written");
+    for detach in [&[][..], &["--detach"]] {
+        let told = fails(&machine, &[&["up", "--merge-kubeconfig"], detach].concat());
+        assert!(told.contains("nothing was started: leave the flag out, or set KUBECONFIG"), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+    assert!(!machine.data().join("cluster.redb").exists());
+}
+
+#[test]
 fn a_cluster_whose_directory_is_removed_ends_and_says_why() {
     let machine = Machine::new();
     let cluster = machine.up(&[]);

@@ -20,7 +20,10 @@ use crate::{
 };
 use anyhow::Context;
 use report::{Filled, Report};
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often a cluster looks whether its directory is still there.
@@ -44,6 +47,7 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
     if let Some(path) = &mut args.kubeconfig {
         *path = std::path::absolute(&path).context("--kubeconfig names no file")?;
     }
+    check_kubeconfigs(&args, &dir)?;
     if !manifests.is_empty()
         && let Some(holder) = dir.holder()?.filter(|holder| !holder.address.is_empty())
     {
@@ -181,6 +185,23 @@ async fn fill(args: &UpArgs, dir: &DataDir, client: &client::Client, node: Node,
         Ok(()) => Filled::Ready(outcomes),
         Err(error) => Filled::NotReady(outcomes, error),
     }
+}
+
+/// Refuses what [`kubeconfigs`] could not write for this call, while nothing runs yet.
+fn check_kubeconfigs(args: &UpArgs, dir: &DataDir) -> anyhow::Result<()> {
+    let authority = credentials::authority_in(dir).unwrap_or_default();
+    let check = |path: &Path| kubeconfig::check(path, dir, &authority);
+    if let Some(path) = args.kubeconfig.as_ref().filter(|path| **path != dir.join("kubeconfig")) {
+        check(path).map_err(|error| anyhow::anyhow!("--kubeconfig: {error:#}; nothing was started"))?;
+    }
+    if args.merge_kubeconfig {
+        check(&std::path::absolute(kubeconfig::personal_path()?)?).map_err(|error| {
+            anyhow::anyhow!(
+                "--merge-kubeconfig: {error:#}; nothing was started: leave the flag out, or set KUBECONFIG to a file that you may write"
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// Writes the kubeconfigs: the cluster's own at each call, at the first one what was asked for besides, and the copies of before.
