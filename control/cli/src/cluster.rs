@@ -244,7 +244,7 @@ impl Cluster {
         let options = server::Options {
             store: store.clone(),
             clock: clock.clone(),
-            ids: Ids::new(fastrand::Rng::with_seed(env::seed())),
+            ids: Arc::new(Ids::new(fastrand::Rng::with_seed(env::seed()))),
             nodes: nodes.clone(),
             advertise: settings.advertise,
             shutdown: control.clone(),
