@@ -1,5 +1,5 @@
-//! What only several settings together show to be wrong, and what this machine says to them. It is checked before anything is touched, so that
-//! it is wrong usage (exit code 2) as a flag is that cannot be read, in the foreground and with `--detach` alike.
+//! Checks that need several settings, or this machine. They run before anything is touched: what they refuse is wrong usage (exit code 2), like
+//! a flag that cannot be read, in the foreground and with `--detach` alike.
 
 use crate::{
     exit::usage,
@@ -11,7 +11,7 @@ use std::{io::ErrorKind, net::TcpListener};
 /// Addresses of a node's range that no pod gets: the network's, the node's own and the last.
 const NOT_FOR_PODS: u64 = 3;
 
-/// What only several flags show, and what this machine says to the addresses.
+/// Refuses ranges that overlap or are too small, reserves that leave nothing, and addresses that this machine does not have.
 pub(crate) fn together(settings: &Settings) -> anyhow::Result<()> {
     ranges(settings).and_then(|()| reserves(settings)).and_then(|()| addresses(settings)).map_err(usage)
 }
@@ -84,7 +84,7 @@ fn reserves(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// What may be meant, but will not go well.
+/// Settings that are taken, and that pods may suffer from.
 pub(crate) fn warnings(settings: &Settings) -> Vec<String> {
     let mut all = Vec::new();
     for ((name, has, shown), wanted) in machine().into_iter().zip([settings.cpu, settings.memory]) {

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 const END: Duration = Duration::from_secs(10);
 /// How long the first lists may take before a start counts as failed.
 const START: Duration = Duration::from_secs(60);
-/// How long a start waits until no pod is called ready that does not run yet.
+/// How long a start waits until the pods of the previous run are no longer shown as ready.
 const FIRST_PASS: Duration = Duration::from_secs(10);
 
 /// A running cluster.
@@ -80,7 +80,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until caches are synced, and until no pod is called ready that does not run yet.
+    /// Waits until caches are synced and the pods of the previous run are no longer shown as ready.
     async fn ready(&self) -> anyhow::Result<()> {
         let informers = &self.plane.informers;
         if tokio::time::timeout(START, informers.synced()).await.is_err() {
@@ -88,15 +88,15 @@ impl Cluster {
                 informers.missing().into_iter().map(|(kind, why)| format!("{kind} ({why})")).collect();
             bail!("these lists were not there after {START:?}: {}", missing.join(", "));
         }
-        // Pods that are still marked ready by the run before do not run yet; where there are too many, some stay so for a moment.
+        // Pods that are still marked ready by the previous run do not run yet. With very many pods some are corrected after the start.
         if tokio::time::timeout(FIRST_PASS, self.node.agent.settled()).await.is_err() {
             tracing::warn!("some pods are still shown as they were before the restart");
         }
         Ok(())
     }
 
-    /// Makes the places for guests, in the background: thousands of changes to the memory map, for which every page fault of a start that
-    /// goes on meanwhile would wait. A guest that comes earlier makes them itself.
+    /// Makes the pool of instances, in the background and after the start: it changes the memory map thousands of times, and page faults wait
+    /// for each change. A guest that comes earlier makes the pool itself.
     pub(crate) fn warm(&self) {
         let wasm = self.node.wasm.clone();
         self.group.spawn(async move { drop(wasm.warm().await) });

@@ -252,7 +252,7 @@ mod tests {
             let good = read_private(&path).expect("read").expect("there");
             for bad in [&b"garbage"[..], b"\xff"] {
                 write_private(&path, bad).expect("written");
-                let error = crate::exit::told(&open().err().expect(file));
+                let error = crate::exit::text(&open().err().expect(file));
                 let pki = dir.join("pki").display().to_string();
                 assert!(
                     error.contains(file) && error.contains(&pki) && error.contains("remove them"),

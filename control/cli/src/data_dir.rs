@@ -77,7 +77,7 @@ const OURS: [&str; 13] = [
 ];
 /// Bytes of a lock that are read.
 const MAX_HOLDER: u64 = 64 << 10;
-/// Not anybody's: the file system's own.
+/// A folder of the file system itself.
 const LOST_AND_FOUND: &str = "lost+found";
 
 /// Whose a folder is, by what it holds.

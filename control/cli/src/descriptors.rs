@@ -1,4 +1,4 @@
-//! How this process's file descriptors are shared out: whoever is held to a share can take none from the store, the images and the logs.
+//! Limits of file descriptors by use, so that guests and clients leave enough for the store, the images and the logs.
 
 /// The most of each, where there are plenty.
 const MOST: Shares =

@@ -167,7 +167,7 @@ pub(crate) fn leave_the_caller() {
 
 /// Says to who started it why a cluster in the background did not start.
 pub(crate) fn tell_failure(error: &anyhow::Error) {
-    out::tell(&format!("{FAILED}{}", serde_json::Value::from(crate::exit::told(error))));
+    out::say_always(&format!("{FAILED}{}", serde_json::Value::from(crate::exit::text(error))));
 }
 
 /// Starts `up` again in the background and returns when it is ready. Its standard error goes to DIR/sampan.log, and is shown
@@ -208,7 +208,7 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
                 // Why was told by the child, in its one line.
                 return if lacking { Err(crate::exit::silent(1)) } else { Ok(()) };
             }
-            json if json.starts_with('{') => out::tell(json),
+            json if json.starts_with('{') => out::say_always(json),
             told if told.starts_with(FAILED) => failure = serde_json::from_str::<String>(&told[FAILED.len()..]).ok(),
             _ => out::say(&line),
         }

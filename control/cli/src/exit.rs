@@ -40,7 +40,7 @@ pub(crate) fn silent(code: u8) -> anyhow::Error {
     with_code(code, "")
 }
 
-/// Nobody reads any more what this command prints: it ends, and there is nothing to tell.
+/// Standard output was closed (`EPIPE`): the command ends, with 0 and without a word.
 pub(crate) fn unread() -> anyhow::Error {
     silent(0)
 }
@@ -51,29 +51,29 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
 }
 
 /// A failure as it is printed: what the server refused in kubectl's form, all else with `error: ` before it.
-pub(crate) fn told(error: &anyhow::Error) -> String {
+pub(crate) fn text(error: &anyhow::Error) -> String {
     let text = causes(error.chain());
     if text.starts_with(FROM_SERVER) { text } else { format!("{PREFIX} {text}") }
 }
 
 /// Prints a failure that has no error value of its own.
-pub(crate) fn tell_text(text: &str) {
-    tell(&anyhow::anyhow!("{text}"));
+pub(crate) fn print_text(text: &str) {
+    print(&anyhow::anyhow!("{text}"));
 }
 
 /// Whether a failure has been told already.
-pub(crate) fn is_told(error: &anyhow::Error) -> bool {
+pub(crate) fn is_printed(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Exit>().is_some_and(|exit| exit.message.is_empty())
 }
 
 /// Prints a failure, unless it has been told; on a terminal in clap's colours.
-pub(crate) fn tell(error: &anyhow::Error) {
-    if is_told(error) {
+pub(crate) fn print(error: &anyhow::Error) {
+    if is_printed(error) {
         return;
     }
     let colours =
         std::io::stderr().is_terminal() && crate::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let text = told(error);
+    let text = text(error);
     eprintln!("{}", if colours { coloured(&text) } else { text });
 }
 
@@ -143,11 +143,11 @@ mod tests {
     #[test]
     fn failures_are_told_as_kubectl_does() {
         let context = anyhow::Error::new(std::fs::read("/absent").expect_err("absent")).context("cannot read /absent");
-        assert_eq!(told(&context), "error: cannot read /absent: No such file or directory");
+        assert_eq!(text(&context), "error: cannot read /absent: No such file or directory");
         let twice = anyhow::anyhow!("no key").context("cannot sign: no key").context("cannot start");
-        assert_eq!(told(&twice), "error: cannot start: cannot sign: no key");
+        assert_eq!(text(&twice), "error: cannot start: cannot sign: no key");
         let refused = anyhow::anyhow!("Error from server (NotFound): pods \"x\" not found");
-        assert_eq!(told(&refused), "Error from server (NotFound): pods \"x\" not found");
+        assert_eq!(text(&refused), "Error from server (NotFound): pods \"x\" not found");
         let red = |text: &str| coloured(text).replace("\x1b[1m\x1b[31m", "<").replace("\x1b[0m", ">");
         assert_eq!(red("Error from server (NotFound): pods"), "<Error from server (NotFound):> pods");
         assert_eq!(

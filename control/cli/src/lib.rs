@@ -4,11 +4,11 @@
 #[macro_use]
 mod logging;
 
-mod advice;
 mod args;
 mod backup;
 mod check;
 mod cluster;
+mod context;
 mod credentials;
 mod data_dir;
 mod descriptors;
@@ -21,7 +21,6 @@ mod known;
 mod kubeconfig;
 mod machine;
 mod manifests;
-mod meant;
 mod out;
 mod parse;
 mod port;
@@ -30,6 +29,7 @@ mod remote;
 mod running;
 mod settings;
 mod settle;
+mod suggestion;
 mod up;
 mod version;
 
@@ -63,8 +63,8 @@ pub fn main() -> ExitCode {
     match dispatch(cli.command, Start { background, arguments }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            exit::tell(&error);
-            if background && !exit::is_told(&error) {
+            exit::print(&error);
+            if background && !exit::is_printed(&error) {
                 down::tell_failure(&error);
             }
             ExitCode::from(exit::code(&error))
@@ -82,25 +82,26 @@ pub(crate) struct Start {
 
 fn parse(arguments: &[OsString]) -> Result<Cli, clap::Error> {
     let own = std::iter::once(OsString::from("sampan"));
-    Cli::try_parse_from(own.chain(arguments.iter().cloned())).map_err(|error| advice::better(error, arguments))
+    Cli::try_parse_from(own.chain(arguments.iter().cloned()))
+        .map_err(|error| suggestion::with_suggestion(error, arguments))
 }
 
 fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
     match command {
         Command::Up(args) => up::run(*args, start),
         Command::Down(mut args) => {
-            args.data.data_dir = meant::meant(args.data.data_dir)?;
+            args.data.data_dir = context::data_dir(args.data.data_dir)?;
             down::run(&args)
         }
         Command::Backup { file, salvage, data } => {
-            let dir = meant::meant(data.data_dir)?;
+            let dir = context::data_dir(data.data_dir)?;
             block(async move { backup::run(&DataDir::locate(dir.as_deref())?, &file, salvage).await })
         }
         Command::Ls(args) => running::run(&args),
         Command::Image(command) => block(image(command)),
         Command::Images(data) => block(image(ImageCommand::Ls(data))),
         Command::Kubeconfig(mut args) => {
-            args.data.data_dir = meant::meant(args.data.data_dir)?;
+            args.data.data_dir = context::data_dir(args.data.data_dir)?;
             kubeconfig::run(&args)
         }
         Command::Apply(args) => block(async move { remote::apply(&args).await }),
@@ -118,7 +119,7 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
 }
 
 async fn image(command: ImageCommand) -> anyhow::Result<()> {
-    let dir = |data: args::DataDir| meant::meant(data.data_dir);
+    let dir = |data: args::DataDir| context::data_dir(data.data_dir);
     match command {
         ImageCommand::Load { file, tag, data } => {
             images::load(DataDir::open(dir(data)?.as_deref())?, &file, &tag).await

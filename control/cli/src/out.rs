@@ -22,12 +22,12 @@ pub(crate) fn is_quiet() -> bool {
 /// A line about what was done. A closed pipe is the reader's choice; the work goes on.
 pub(crate) fn say(line: &str) {
     if !is_quiet() {
-        tell(line);
+        say_always(line);
     }
 }
 
-/// As [`say`], also if `--quiet` was given.
-pub(crate) fn tell(line: &str) {
+/// As [`say`], but also with `--quiet`.
+pub(crate) fn say_always(line: &str) {
     let mut out = stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }

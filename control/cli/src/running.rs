@@ -1,5 +1,5 @@
 //! `sampan ls`: which clusters there are on this machine. One that runs holds its lock and its store open, which `/proc` tells, also when
-//! its folder is gone and whoever started it; one that is stopped is known to who started it.
+//! its folder is gone, and whichever user started it; a stopped one is listed for the user who started it.
 
 use crate::{
     args::{LsArgs, Report},

@@ -2,14 +2,14 @@
 //! about why they are not is shown as it comes, and what will not recover is not waited for.
 
 mod events;
-mod look;
+mod observe;
 mod state;
 
 use crate::{data_dir::DataDir, out, progress::Progress, remote::Outcome};
 use client::Client;
 use events::Warnings;
 use jiff::Timestamp;
-use look::{Look, look};
+use observe::{Observation, observe};
 use serde_json::Value;
 use state::{State, Trouble};
 use std::{
@@ -86,7 +86,7 @@ struct Pending<'a> {
     tried: HashMap<String, bool>,
     /// Since when it is there.
     done: Option<Instant>,
-    last: Look,
+    last: Observation,
 }
 
 /// Shows progress until everything is there. An error says what is not: at once if it failed, soon if it will not recover, else after
@@ -119,7 +119,7 @@ async fn settle(
     let mut bare: Option<Instant> = None;
     loop {
         for one in pending.iter_mut() {
-            one.last = look(client, one.outcome, patience.node, patience.since).await;
+            one.last = observe(client, one.outcome, patience.node, patience.since).await;
             if one.last.is_unexplained() {
                 let newest = warnings.newest(client, one.namespace(), &one.last.uids, Instant::now()).await;
                 one.last.troubles.extend(newest);
@@ -150,7 +150,7 @@ async fn settle(
 
 impl<'a> Pending<'a> {
     fn of(outcome: &'a Outcome) -> Self {
-        Self { outcome, stuck: None, tried: HashMap::new(), done: None, last: Look::default() }
+        Self { outcome, stuck: None, tried: HashMap::new(), done: None, last: Observation::default() }
     }
 
     fn namespace(&self) -> &str {
@@ -167,7 +167,7 @@ impl<'a> Pending<'a> {
 
     /// Whether it is a Service that only lacks pods.
     fn is_bare(&self) -> bool {
-        matches!(&self.last.state, Some(State::Waiting(what)) if what == look::NO_PODS)
+        matches!(&self.last.state, Some(State::Waiting(what)) if what == observe::NO_PODS)
     }
 
     /// Why it is waited for no longer.
@@ -263,15 +263,15 @@ mod tests {
             outcome(json!({"kind": "Deployment", "spec": {"template": {"spec": {"containers": [container]}}}}))
         };
         let start = Instant::now();
-        let look = |state| Look { state: Some(state), ..Look::default() };
+        let observed = |state| Observation { state: Some(state), ..Observation::default() };
         let probed = deployment(json!({"readinessProbe": {}}));
-        assert!(Pending { last: look(State::Done), ..Pending::of(&probed) }.settled(start));
+        assert!(Pending { last: observed(State::Done), ..Pending::of(&probed) }.settled(start));
         let unprobed = deployment(json!({}));
-        let mut one = Pending { last: look(State::Done), ..Pending::of(&unprobed) };
+        let mut one = Pending { last: observed(State::Done), ..Pending::of(&unprobed) };
         assert!(!one.settled(start));
-        one.last = look(State::Waiting("0/1 ready".into()));
+        one.last = observed(State::Waiting("0/1 ready".into()));
         assert!(!one.settled(start + STEADY), "its guest trapped");
-        one.last = look(State::Done);
+        one.last = observed(State::Done);
         assert!(!one.settled(start + STEADY * 2));
         assert!(one.settled(start + STEADY * 3));
     }
@@ -287,10 +287,10 @@ mod tests {
             old: false,
             output: None,
         };
-        let waiting = |lasting| Look {
+        let waiting = |lasting| Observation {
             state: Some(State::Waiting("0/1 ready".into())),
             troubles: vec![trouble(lasting)],
-            ..Look::default()
+            ..Observation::default()
         };
         let dir = DataDir::locate(Some("/tmp/my data".as_ref())).expect("a path");
         let patience = Patience { timeout: GRACE, since: Timestamp::UNIX_EPOCH, node: None, dir: Some(&dir) };
@@ -311,7 +311,7 @@ mod tests {
     #[test]
     fn a_pod_of_before_the_apply_is_given_time_until_it_has_tried_again() {
         let object = outcome(json!({"kind": "Deployment", "metadata": {"namespace": "n"}}));
-        let waiting = |reason: &str| Look {
+        let waiting = |reason: &str| Observation {
             state: Some(State::Waiting("0/1 ready".into())),
             troubles: vec![Trouble {
                 object: "pod/p".into(),
@@ -321,7 +321,7 @@ mod tests {
                 old: true,
                 output: None,
             }],
-            ..Look::default()
+            ..Observation::default()
         };
         let patience = Patience { timeout: OLD_GRACE, since: Timestamp::UNIX_EPOCH, node: None, dir: None };
         let start = Instant::now();

@@ -38,7 +38,7 @@ struct Up {
     /// What flags, file and earlier starts come to.
     settings: Settings,
     /// Settings of the last start, as flags.
-    recalled: Vec<String>,
+    remembered: Vec<String>,
     dir: DataDir,
     /// By `--detach`.
     background: bool,
@@ -51,7 +51,7 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
     let file = args.config.as_deref().map(settings::read).transpose()?.unwrap_or_default();
     let asked = std::mem::take(&mut args.settings).or(file);
     let dir = DataDir::locate(args.data.data_dir.as_deref())?;
-    let (settings, recalled) = Chosen::recall(&dir, asked.clone())?;
+    let (settings, remembered) = Chosen::fill_in(&dir, asked.clone())?;
     check::together(&settings)?;
     let mut manifests = manifests(&args)?;
     let dir = DataDir::open(args.data.data_dir.as_deref())?;
@@ -59,7 +59,7 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
         *path = std::path::absolute(&path).context("--kubeconfig names no file")?;
     }
     check_kubeconfigs(&args, &dir)?;
-    let up = Up { args, settings, recalled, dir, background: start.background, started };
+    let up = Up { args, settings, remembered, dir, background: start.background, started };
     if !manifests.is_empty()
         && let Some(holder) = up.dir.holder()?.filter(|holder| !holder.address.is_empty())
     {
@@ -131,7 +131,7 @@ impl Up {
         address: SocketAddr,
         manifests: &mut [Manifest],
     ) -> std::convert::Infallible {
-        let mut report = self.report(&address.to_string(), self.recalled.clone());
+        let mut report = self.report(&address.to_string(), self.remembered.clone());
         report.ready();
         cluster.warm();
         if !manifests.is_empty() {
@@ -173,7 +173,7 @@ impl Up {
     }
 
     /// What will be told; of manifests nothing yet.
-    fn report(&self, address: &str, recalled: Vec<String>) -> Report {
+    fn report(&self, address: &str, remembered: Vec<String>) -> Report {
         Report {
             form: self.args.output,
             background: self.background,
@@ -181,7 +181,7 @@ impl Up {
             node_address: self.settings.node_address(),
             dir: self.dir.clone(),
             kubeconfig: self.args.kubeconfig.clone().unwrap_or_else(|| self.dir.join("kubeconfig")),
-            recalled,
+            remembered,
             started: self.started,
             filled: None,
         }

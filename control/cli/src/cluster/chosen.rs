@@ -47,7 +47,7 @@ mod range {
 
 impl Chosen {
     /// Gives settings that were left out the values of before. Answers with those that are not the ordinary ones, as one would type them.
-    pub(crate) fn recall(dir: &DataDir, settings: Settings) -> anyhow::Result<(Settings, Vec<String>)> {
+    pub(crate) fn fill_in(dir: &DataDir, settings: Settings) -> anyhow::Result<(Settings, Vec<String>)> {
         let Some(before) = Self::before(dir)? else { return Ok((settings, Vec::new())) };
         let ordinary = settings.clone();
         let settings = settings.or(Settings {
@@ -57,17 +57,17 @@ impl Chosen {
             node_address: before.node_address,
             ..Settings::default()
         });
-        let mut recalled = Vec::new();
+        let mut remembered = Vec::new();
         let mut note = |flag: &str, ordinary: String, value: String| {
             if value != ordinary {
-                recalled.push(format!("{flag} {value}"));
+                remembered.push(format!("{flag} {value}"));
             }
         };
         note("--listen", ordinary.listen().to_string(), settings.listen().to_string());
         note("--node-address", ordinary.node_address().to_string(), settings.node_address().to_string());
         note("--pod-cidr", ordinary.pod_cidr().to_string(), settings.pod_cidr().to_string());
         note("--service-cidr", ordinary.service_cidr().to_string(), settings.service_cidr().to_string());
-        Ok((settings, recalled))
+        Ok((settings, remembered))
     }
 
     /// What was chosen, if there is a store that holds it.
@@ -158,19 +158,19 @@ mod tests {
     fn flags_that_are_left_out_are_those_of_the_last_start() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
-        assert!(Chosen::recall(&dir, up(&[])).expect("no store").1.is_empty());
+        assert!(Chosen::fill_in(&dir, up(&[])).expect("no store").1.is_empty());
         std::fs::write(dir.join(STORE), "").expect("a store");
         let mut first = chosen("10.64.0.0/11", SERVICES, "n");
         first.listen = Some("127.0.0.1:42000".parse().expect("an address"));
         first.node_address = Some("127.0.0.2".parse().expect("an address"));
         first.keep(&dir).expect("kept");
-        let (settings, recalled) = Chosen::recall(&dir, up(&[])).expect("readable");
+        let (settings, remembered) = Chosen::fill_in(&dir, up(&[])).expect("readable");
         let want = ["--listen 127.0.0.1:42000", "--node-address 127.0.0.2", "--pod-cidr 10.64.0.0/11"];
-        assert_eq!(recalled, want);
+        assert_eq!(remembered, want);
         assert_eq!(settings.listen().port(), 42000);
         let given = up(&["--listen", "127.0.0.1:7", "--node-address", "127.0.0.3", "--pod-cidr", "10.64.0.0/11"]);
-        let (given, recalled) = Chosen::recall(&dir, given).expect("readable");
-        assert!(recalled.is_empty(), "what is given counts");
+        let (given, remembered) = Chosen::fill_in(&dir, given).expect("readable");
+        assert!(remembered.is_empty(), "what is given counts");
         assert_eq!((given.listen().port(), given.node_address().to_string().as_str()), (7, "127.0.0.3"));
     }
 

@@ -25,8 +25,8 @@ use store::Store;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How often the Leases are renewed: nobody waits for one to expire, and each renewal is a durable write of an idle cluster. Who looks at a
-/// Lease finds it renewed within its 15 s. Upstream renews each 2 s.
+/// How often the Leases are renewed. Upstream renews every 2 s; here no other candidate waits for one to expire, and each renewal is a durable
+/// write of an idle cluster. Within the 15 s for which a Lease is valid it is renewed.
 const RENEWAL: Duration = Duration::from_secs(10);
 
 /// What a control plane needs of what is around it.

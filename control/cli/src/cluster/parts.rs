@@ -45,8 +45,8 @@ impl Group {
         });
     }
 
-    /// Starts a part that sees to its own end. If it ends, whether it says why, says nothing, or panics, the cluster has failed; what happens
-    /// after the cluster was told to end is looked at by nobody.
+    /// Starts a part that watches the token itself. If it ends, with or without an error or by a panic, the cluster has failed. Once the cluster
+    /// stops, nobody reads that failure.
     pub(super) fn essential(
         &self,
         name: &'static str,

@@ -196,7 +196,7 @@ pub(crate) fn decode(body: &[u8]) -> anyhow::Result<serde_json::Value> {
 /// What was done if nothing failed; else the last failure, the others printed before it.
 pub(crate) fn done_or_failed<T>(done: T, mut failures: Vec<anyhow::Error>) -> anyhow::Result<T> {
     let Some(last) = failures.pop() else { return Ok(done) };
-    failures.iter().for_each(crate::exit::tell);
+    failures.iter().for_each(crate::exit::print);
     Err(last)
 }
 
@@ -224,7 +224,7 @@ mod tests {
         std::fs::write(&path, kubeconfig).expect("written");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let error = runtime.block_on(async { client(config_of(&path).await?) }).err().expect("refused");
-        crate::exit::told(&error).replace(&path.display().to_string(), "FILE")
+        crate::exit::text(&error).replace(&path.display().to_string(), "FILE")
     }
 
     #[test]

@@ -240,7 +240,7 @@ mod tests {
             use std::os::unix::fs::PermissionsExt;
             let closed = folder.path().join("closed");
             fs::write(&closed, "").expect("written");
-            fs::set_permissions(&closed, fs::Permissions::from_mode(0)).expect("closed");
+            fs::set_permissions(&closed, fs::Permissions::from_mode(0o000)).expect("closed");
             assert!(read(&closed).expect_err("closed").to_string().ends_with("Permission denied"));
         }
         let fits = folder.path().join("fits");

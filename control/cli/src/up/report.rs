@@ -22,7 +22,7 @@ pub(super) struct Report {
     pub(super) dir: DataDir,
     pub(super) kubeconfig: PathBuf,
     /// Flags of the last start.
-    pub(super) recalled: Vec<String>,
+    pub(super) remembered: Vec<String>,
     pub(super) started: Instant,
     /// None if there were no manifests.
     pub(super) filled: Option<Filled>,
@@ -37,8 +37,8 @@ impl Report {
         let seconds = self.started.elapsed().as_secs_f64();
         self.say(&format!("ready {} (the API) in {seconds:.3} s; node ports are at {}", self.api, self.node_address));
         // Beside it and not on standard error: in which order two streams are read is chance.
-        if !self.recalled.is_empty() {
-            self.say(&format!("  as at the last start: {}", self.recalled.join(" ")));
+        if !self.remembered.is_empty() {
+            self.say(&format!("  as at the last start: {}", self.remembered.join(" ")));
         }
     }
 
@@ -47,12 +47,12 @@ impl Report {
         let trouble = self.trouble();
         match &self.filled {
             Some(Filled::NotReady(_, error)) => {
-                crate::exit::tell_text(&format!("{error}\nthe cluster is running and goes on trying"));
+                crate::exit::print_text(&format!("{error}\nthe cluster is running and goes on trying"));
             }
             Some(Filled::NotApplied(error)) => {
                 let files: Vec<String> = files.iter().map(|file| format!(" -f {}", out::shell(file))).collect();
                 let again = format!("{}{}", self.dir.client_command("apply"), files.concat());
-                crate::exit::tell(error);
+                crate::exit::print(error);
                 eprintln!("the cluster is running; fix the manifest and run: {again}");
             }
             _ => self.applied(),
@@ -63,9 +63,9 @@ impl Report {
         }
         if self.background {
             if trouble {
-                out::tell(down::LACKING);
+                out::say_always(down::LACKING);
             }
-            out::tell(down::REPORTED);
+            out::say_always(down::REPORTED);
         } else if !out::is_quiet() {
             let next = match self.filled {
                 Some(_) => "kubectl get pods".to_owned(),
@@ -100,7 +100,7 @@ impl Report {
 
     fn say(&self, line: &str) {
         // One in the background is heard by `up --detach`, which keeps quiet itself.
-        if self.background || self.form == Form::Json { out::tell(line) } else { out::say(line) }
+        if self.background || self.form == Form::Json { out::say_always(line) } else { out::say(line) }
     }
 
     fn trouble(&self) -> bool {
@@ -145,7 +145,7 @@ impl Report {
             self.outcomes().iter().map(|outcome| json!({"object": outcome.label, "outcome": outcome.verb})).collect();
         let error = match &self.filled {
             Some(Filled::NotReady(_, error)) => json!(error.to_string()),
-            Some(Filled::NotApplied(error)) => json!(crate::exit::told(error)),
+            Some(Filled::NotApplied(error)) => json!(crate::exit::text(error)),
             _ => Value::Null,
         };
         json!({

@@ -16,7 +16,7 @@ use std::{
 ///
 /// # Errors
 /// `$KUBECONFIG` names the kubeconfig of a data directory, and kubectl speaks to another cluster by it.
-pub(crate) fn meant(named: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
+pub(crate) fn data_dir(named: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
     match files() {
         Some(files) if named.is_none() => of_files(&files, &elsewhere()),
         _ => Ok(named),

@@ -62,7 +62,7 @@ const MEANT: [(&str, &str); 8] = [
 const SMALLER: [&str; 4] = ["apply", "delete", "get", "logs"];
 
 /// The same error with better advice.
-pub(crate) fn better(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
+pub(crate) fn with_suggestion(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
             let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidSubcommand) else { return error };
@@ -116,7 +116,7 @@ mod tests {
     fn told(arguments: &[&str]) -> (i32, String) {
         let own: Vec<OsString> = arguments.iter().map(OsString::from).collect();
         let error = Cli::try_parse_from(["sampan"].iter().chain(arguments)).expect_err("wrong");
-        let error = better(error, &own);
+        let error = with_suggestion(error, &own);
         (error.exit_code(), error.render().to_string())
     }
 

@@ -1,4 +1,4 @@
-//! One look at something that was applied, and at the pods that it owns: those of another with the same labels are not its trouble.
+//! The state of one object that was applied, and of the pods that it owns. Pods of others with the same labels are left out.
 
 use super::{
     Node,
@@ -27,16 +27,16 @@ use std::{collections::HashSet, net::SocketAddr};
 /// What a Service waits for whose node ports refuse as long as nothing can answer.
 pub(super) const NO_PODS: &str = "no pod behind it is ready";
 
-/// What one look at an object showed.
+/// What was seen of an object at one time.
 #[derive(Default)]
-pub(super) struct Look {
+pub(super) struct Observation {
     pub(super) state: Option<State>,
     pub(super) troubles: Vec<Trouble>,
     /// It, what it owns, and the pods of these.
     pub(super) uids: HashSet<String>,
 }
 
-impl Look {
+impl Observation {
     fn of(state: State) -> Self {
         Self { state: Some(state), ..Self::default() }
     }
@@ -52,23 +52,23 @@ impl Look {
     }
 }
 
-/// Looks once. What is gone is not waited for: a Job may be removed when it is over.
-pub(super) async fn look(client: &Client, outcome: &Outcome, node: Option<Node>, since: Timestamp) -> Look {
+/// Reads the state of an object once. What is gone is not waited for: a Job may be removed when it is over.
+pub(super) async fn observe(client: &Client, outcome: &Outcome, node: Option<Node>, since: Timestamp) -> Observation {
     let found = match outcome.object["kind"].as_str() {
         Some("Deployment" | "ReplicaSet" | "Job" | "Pod") => workload(client, &outcome.object, since).await,
         Some("Service") => service(client, outcome, node).await,
-        _ => Ok(Look::of(State::Done)),
+        _ => Ok(Observation::of(State::Done)),
     };
     match found {
         Ok(found) => found,
-        Err(error) if error.is_not_found() => Look::of(State::Done),
-        Err(error) => Look::of(State::Waiting(error.to_string())),
+        Err(error) if error.is_not_found() => Observation::of(State::Done),
+        Err(error) => Observation::of(State::Waiting(error.to_string())),
     }
 }
 
 /// A Service is there once its node ports are open, which they are not before a pod can answer.
-async fn service(client: &Client, outcome: &Outcome, node: Option<Node>) -> Result<Look, Error> {
-    let Some(node) = node else { return Ok(Look::of(State::Done)) };
+async fn service(client: &Client, outcome: &Outcome, node: Option<Node>) -> Result<Observation, Error> {
+    let Some(node) = node else { return Ok(Observation::of(State::Done)) };
     let look = node_ports(outcome, node);
     if !matches!(look.state, Some(State::Waiting(_))) || !look.troubles.is_empty() {
         return Ok(look);
@@ -79,10 +79,10 @@ async fn service(client: &Client, outcome: &Outcome, node: Option<Node>) -> Resu
     let slices = client.list::<EndpointSlice>(text("namespace"), &options).await?.items;
     let mut endpoints = slices.iter().flat_map(|slice| slice.endpoints.iter().flatten());
     let ready = endpoints.any(|it| it.conditions.as_ref().and_then(|conditions| conditions.ready).unwrap_or(true));
-    Ok(if ready { look } else { Look::of(State::Waiting(NO_PODS.to_owned())) })
+    Ok(if ready { look } else { Observation::of(State::Waiting(NO_PODS.to_owned())) })
 }
 
-async fn workload(client: &Client, object: &Value, since: Timestamp) -> Result<Look, Error> {
+async fn workload(client: &Client, object: &Value, since: Timestamp) -> Result<Observation, Error> {
     let text = |path: &str| object["metadata"][path].as_str().unwrap_or_default();
     let (namespace, name) = (text("namespace"), text("name"));
     let selector = Selector::from_label_selector(&object["spec"]["selector"]).map(|selector| selector.to_string());
@@ -123,7 +123,7 @@ async fn workload(client: &Client, object: &Value, since: Timestamp) -> Result<L
         pods.iter().for_each(|pod| state::mark_what_never_fits(&mut troubles, pod, &nodes));
     }
     uids.extend(pods.iter().flat_map(|pod| uid(&pod.metadata)));
-    Ok(Look { state: Some(state), troubles, uids })
+    Ok(Observation { state: Some(state), troubles, uids })
 }
 
 /// Which template of its Deployment a ReplicaSet has.
@@ -154,7 +154,7 @@ fn is_controlled(meta: &ObjectMeta, owners: &HashSet<String>) -> bool {
 }
 
 /// Whether the cluster's process listens on a Service's node ports: an answer there could be somebody else's.
-fn node_ports(outcome: &Outcome, node: Node) -> Look {
+fn node_ports(outcome: &Outcome, node: Node) -> Observation {
     let mut waiting = None;
     let mut troubles = Vec::new();
     for number in tcp_node_ports(&outcome.object) {
@@ -172,7 +172,7 @@ fn node_ports(outcome: &Outcome, node: Node) -> Look {
         }
         waiting.get_or_insert_with(|| State::Waiting(format!("node port {number} is not open")));
     }
-    Look { state: Some(waiting.unwrap_or(State::Done)), troubles, uids: HashSet::new() }
+    Observation { state: Some(waiting.unwrap_or(State::Done)), troubles, uids: HashSet::new() }
 }
 
 /// Who is in the way of a node port, and what to do about it.
