@@ -1,7 +1,7 @@
 //! Small questions about a Pod, asked in many places of the agent; what others ask too is in [`client::pod`]. Pure.
 
 pub use client::pod::{
-    condition, init_containers, is_deleting, is_finished, is_sidecar, name, namespace, qos_class, spec, uid,
+    condition, init_containers, is_deleting, is_finished, is_sidecar, name, namespace, phase, qos_class, spec, uid,
 };
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
 use std::time::Duration;

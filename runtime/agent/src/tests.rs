@@ -9,6 +9,7 @@ mod named;
 mod node;
 mod overwritten;
 mod private;
+mod reported;
 mod world;
 
 pub(crate) use fake_api::FakeApi;
