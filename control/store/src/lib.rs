@@ -18,10 +18,13 @@ mod error;
 mod history;
 mod log;
 mod map;
+mod options;
 mod repair;
+mod request;
+mod sequencer;
+mod state;
 mod store;
 mod watch;
-mod writer;
 
 pub use bytes::Bytes;
 pub use changes::Changes;
@@ -32,7 +35,8 @@ pub use log::{
     redb::Redb,
     salvage::{Gap, Salvage},
 };
-pub use store::{Options, Snapshot, Store};
+pub use options::Options;
+pub use store::{Snapshot, Store};
 pub use watch::Watch;
 
 use std::{fmt, num::NonZeroU64, sync::Arc, time::SystemTime};

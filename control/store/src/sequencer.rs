@@ -10,8 +10,8 @@ use crate::{
     Action, Batch, Bytes, Change, Entry, Error, Event, Expect, Log, LogError, Payload, Replay, Revision,
     map::Map,
     repair::{Commit, Found, Repair},
-    store::Shared,
-    watch::Told,
+    request::{Answer, Request},
+    state::Publisher,
 };
 use futures::future::BoxFuture;
 use std::{
@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
@@ -36,39 +36,6 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_secs(1);
 /// By how many bytes an object may grow on a full disk: a deletion is first a note in the object, then reports of its end.
 const GROWTH: usize = 1024;
-
-type PutReply<T> = oneshot::Sender<Result<Arc<Entry<T>>, Error<T>>>;
-type DeleteReply<T> = oneshot::Sender<Result<(Revision, Arc<Entry<T>>), Error<T>>>;
-
-pub(crate) enum Request<T> {
-    Put { key: Arc<str>, expect: Expect, value: Bytes, ttl: Option<Duration>, reply: PutReply<T> },
-    Delete { key: Arc<str>, expect: Expect, reply: DeleteReply<T> },
-    Close { reply: oneshot::Sender<Result<(), LogError>> },
-}
-
-/// An answer that is sent when everything it tells of is durable and published.
-pub(crate) enum Answer<T> {
-    Put(PutReply<T>, Result<Arc<Entry<T>>, Error<T>>),
-    Delete(DeleteReply<T>, Result<(Revision, Arc<Entry<T>>), Error<T>>),
-}
-
-impl<T> Answer<T> {
-    fn send(self) {
-        // A caller that no longer waits has dropped its end.
-        match self {
-            Answer::Put(reply, result) => drop(reply.send(result)),
-            Answer::Delete(reply, result) => drop(reply.send(result)),
-        }
-    }
-
-    /// Answers with an error instead. What is refused anyway stays refused for its own reason, but tells nothing unpublished.
-    fn fail(self, error: Error<T>) {
-        match self {
-            Answer::Put(reply, _) => drop(reply.send(Err(error))),
-            Answer::Delete(reply, _) => drop(reply.send(Err(error))),
-        }
-    }
-}
 
 /// A commit in the making.
 struct Prepared<T> {
@@ -98,14 +65,10 @@ enum Woken<T> {
     Looked(Result<(), LogError>),
 }
 
-pub(crate) struct Writer<T: Payload> {
-    shared: Arc<Shared<T>>,
+pub(crate) struct Sequencer<T> {
+    publisher: Publisher<T>,
     log: Arc<dyn Log>,
     requests: mpsc::Receiver<Request<T>>,
-    publish: watch::Sender<Revision>,
-    /// To those who watch, and the commit that they are to be told of next.
-    commits: mpsc::Sender<Told<T>>,
-    untold: Option<Told<T>>,
     /// The state and revision after everything prepared.
     map: Map<T>,
     revision: Revision,
@@ -121,29 +84,15 @@ pub(crate) struct Writer<T: Payload> {
     closing: Option<oneshot::Sender<Result<(), LogError>>>,
 }
 
-impl<T: Payload> Drop for Writer<T> {
-    fn drop(&mut self) {
-        self.shared.history.lock().close();
-    }
-}
-
-impl<T: Payload> Writer<T> {
-    pub(crate) fn new(
-        shared: Arc<Shared<T>>,
-        log: Arc<dyn Log>,
-        requests: mpsc::Receiver<Request<T>>,
-        (publish, commits): (watch::Sender<Revision>, mpsc::Sender<Told<T>>),
-        revision: Revision,
-        map: Map<T>,
-    ) -> Self {
+impl<T: Payload> Sequencer<T> {
+    /// Of a log that the publisher has been made from.
+    pub(crate) fn new(publisher: Publisher<T>, log: Arc<dyn Log>, requests: mpsc::Receiver<Request<T>>) -> Self {
+        let (revision, map) = publisher.state.newest();
         let expiries = expiries(&map);
         Self {
-            shared,
+            publisher,
             log,
             requests,
-            publish,
-            commits,
-            untold: None,
             map,
             revision,
             prepared: Prepared::new(),
@@ -168,7 +117,7 @@ impl<T: Payload> Writer<T> {
                 biased;
                 woken = woken(&mut self.flying, &mut self.repair, &mut self.look) => {
                     self.wake(woken);
-                    self.tell().await;
+                    self.publisher.tell().await;
                     // Who has just been answered may have more to write: let it join this commit, not the one after.
                     tokio::task::yield_now().await;
                     while self.prepared.has_room() && let Ok(request) = self.requests.try_recv() {
@@ -215,11 +164,10 @@ impl<T: Payload> Writer<T> {
     /// Forgets old history. Returns when something is to be done although nobody asks: an expiry, or more to forget.
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        let expiry =
-            self.expiries.first().filter(|_| self.repair.is_none()).map(|(at, _)| {
-                now + Duration::from_millis(at.get().saturating_sub(self.shared.options.clock.millis()))
-            });
-        let old = self.shared.history.lock().prune(now, &self.shared.options);
+        let expiry = self.expiries.first().filter(|_| self.repair.is_none()).map(|(at, _)| {
+            now + Duration::from_millis(at.get().saturating_sub(self.publisher.state.options.clock.millis()))
+        });
+        let old = self.publisher.state.history.lock().prune(now, &self.publisher.state.options);
         let try_again = self.repair.as_ref().filter(|repair| repair.work.is_none()).map(|repair| repair.next);
         let look = self.short.filter(|_| self.look.is_none());
         let longest = now + LONGEST_SLEEP;
@@ -253,7 +201,7 @@ impl<T: Payload> Writer<T> {
         let before = self.check(&key, expect)?;
         if self.short.is_some()
             && before.as_ref().is_none_or(|before| value.len() > before.stored.len() + GROWTH)
-            && let Some(cause) = self.shared.failure()
+            && let Some(cause) = self.publisher.state.failure()
         {
             return Err(Error::Full { cause });
         }
@@ -262,7 +210,7 @@ impl<T: Payload> Writer<T> {
             .map_err(|_| Error::Invalid("the value cannot be published"))?;
         let expires = ttl.and_then(|ttl| {
             let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-            NonZeroU64::new(self.shared.options.clock.millis().saturating_add(ttl))
+            NonZeroU64::new(self.publisher.state.options.clock.millis().saturating_add(ttl))
         });
         let key = before.as_ref().map_or(key, |before| before.key.clone());
         let created = before.as_ref().map_or(revision, |before| before.created);
@@ -292,7 +240,7 @@ impl<T: Payload> Writer<T> {
     /// The entry that a write replaces, if it is what the writer expects.
     fn check(&self, key: &str, expect: Expect) -> Result<Option<Arc<Entry<T>>>, Error<T>> {
         if self.repair.is_some()
-            && let Some(cause) = self.shared.failure()
+            && let Some(cause) = self.publisher.state.failure()
         {
             return Err(Error::ReadOnly { cause });
         }
@@ -330,7 +278,7 @@ impl<T: Payload> Writer<T> {
         if self.repair.is_some() {
             return;
         }
-        let now = self.shared.options.clock.millis();
+        let now = self.publisher.state.options.clock.millis();
         while self.prepared.has_room()
             && let Some((at, key)) = self.expiries.first()
             && at.get() <= now
@@ -362,26 +310,15 @@ impl<T: Payload> Writer<T> {
 
     /// A commit is durable.
     fn publish(&mut self, commit: Commit<T>) {
-        self.untold = Some((commit.revision, commit.events.clone()));
-        self.shared.publish(commit.revision, commit.map, commit.events);
-        self.publish.send_replace(commit.revision);
+        self.publisher.publish(commit.revision, commit.map, commit.events);
         commit.answers.into_iter().for_each(Answer::send);
-    }
-
-    /// Queues what has been published for the watches. Waits where too much is queued already.
-    async fn tell(&mut self) {
-        if let Some(commit) = self.untold.take()
-            && self.commits.send(commit).await.is_err()
-        {
-            tracing::error!("nobody hands events to the watches any more");
-        }
     }
 
     /// A commit has failed: what was prepared on top of it never happens, and whether it did is asked of the log.
     fn broke(&mut self, commit: Commit<T>, error: LogError) {
         tracing::error!(%error, "a commit failed: the store is read-only until its file could be opened again");
         let cause = Arc::new(error);
-        self.shared.failure.send_replace(Some(cause.clone()));
+        self.publisher.state.failure.send_replace(Some(cause.clone()));
         let prepared = std::mem::replace(&mut self.prepared, Prepared::new());
         prepared.answers.into_iter().for_each(|answer| answer.fail(Error::ReadOnly { cause: cause.clone() }));
         (self.short, self.look) = (None, None);
@@ -404,10 +341,7 @@ impl<T: Payload> Writer<T> {
     /// The log has been opened again, or not.
     fn reopened(&mut self, result: Result<Replay, LogError>) {
         let Some(mut repair) = self.repair.take() else { return };
-        let (revision, map) = {
-            let head = self.shared.head.read();
-            (head.revision, head.map.clone())
-        };
+        let (revision, map) = self.publisher.state.newest();
         match result.and_then(|replay| repair.judge(&replay, revision, &map)) {
             Ok(found) => self.recovered(repair.lost, found, revision, map),
             Err(error) => {
@@ -420,7 +354,7 @@ impl<T: Payload> Writer<T> {
     }
 
     fn recovered(&mut self, lost: Commit<T>, found: Found, revision: Revision, map: Map<T>) {
-        let Some(cause) = self.shared.failure() else { return };
+        let Some(cause) = self.publisher.state.failure() else { return };
         tracing::warn!(?found, %cause, "the store's file is open again after a failed commit");
         let full = matches!(*cause, LogError::Full(_));
         (self.map, self.revision) = (map, revision);
@@ -438,7 +372,7 @@ impl<T: Payload> Writer<T> {
         if full {
             self.short = Some(Instant::now() + LOOK);
         } else {
-            self.shared.failure.send_replace(None);
+            self.publisher.state.failure.send_replace(None);
         }
     }
 
@@ -451,12 +385,12 @@ impl<T: Payload> Writer<T> {
             Ok(()) => {
                 tracing::warn!("the store's disk has room again");
                 self.short = None;
-                self.shared.failure.send_replace(None);
+                self.publisher.state.failure.send_replace(None);
             }
             Err(error) => {
                 if self.short.is_none() {
                     tracing::error!(%error, "the store's disk is full: it takes only what makes it no larger");
-                    self.shared.failure.send_replace(Some(Arc::new(error)));
+                    self.publisher.state.failure.send_replace(Some(Arc::new(error)));
                 }
                 self.short = Some(Instant::now() + LOOK);
             }
@@ -465,7 +399,7 @@ impl<T: Payload> Writer<T> {
     }
 
     fn unknown(&self, answers: Vec<Answer<T>>) {
-        let Some(cause) = self.shared.failure() else { return };
+        let Some(cause) = self.publisher.state.failure() else { return };
         answers.into_iter().for_each(|answer| answer.fail(Error::Unknown { cause: cause.clone() }));
     }
 }
