@@ -15,6 +15,8 @@ mod changes;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod error;
+#[cfg(any(test, feature = "contract"))]
+mod follower;
 mod history;
 mod log;
 mod map;
@@ -29,6 +31,8 @@ mod watch;
 pub use bytes::Bytes;
 pub use changes::Changes;
 pub use error::Error;
+#[cfg(any(test, feature = "contract"))]
+pub use log::shared::{Outcome, SharedLog};
 pub use log::{
     Action, Batch, Change, Log, LogError, Record, Replay,
     memory::Memory,
@@ -36,6 +40,7 @@ pub use log::{
     salvage::{Gap, Salvage},
 };
 pub use options::Options;
+pub use request::Write;
 pub use store::{Snapshot, Store};
 pub use watch::Watch;
 

@@ -1,38 +1,43 @@
 //! Writes on their way to the one task that makes changes, and its answers.
 
-use crate::{Bytes, Entry, Error, Expect, LogError, Revision};
+use crate::{Bytes, Error, Event, Expect, LogError};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
-type PutReply<T> = oneshot::Sender<Result<Arc<Entry<T>>, Error<T>>>;
-type DeleteReply<T> = oneshot::Sender<Result<(Revision, Arc<Entry<T>>), Error<T>>>;
+/// A write, and on which condition it happens. Nothing is deleted that is not there: that is a conflict too.
+#[derive(Clone, Debug)]
+pub struct Write {
+    /// The key.
+    pub key: Arc<str>,
+    /// The condition.
+    pub expect: Expect,
+    /// The new bytes; `None` deletes the key.
+    pub value: Option<Bytes>,
+    /// After which time the key is to be deleted.
+    pub ttl: Option<Duration>,
+}
+
+/// Where the change that a write made is told, or why it made none.
+pub(crate) type Reply<T> = oneshot::Sender<Result<Event<T>, Error<T>>>;
 
 pub(crate) enum Request<T> {
-    Put { key: Arc<str>, expect: Expect, value: Bytes, ttl: Option<Duration>, reply: PutReply<T> },
-    Delete { key: Arc<str>, expect: Expect, reply: DeleteReply<T> },
-    Close { reply: oneshot::Sender<Result<(), LogError>> },
+    Write(Write, Reply<T>),
+    Close(oneshot::Sender<Result<(), LogError>>),
 }
 
 /// An answer that is sent when everything it tells of is durable and published.
-pub(crate) enum Answer<T> {
-    Put(PutReply<T>, Result<Arc<Entry<T>>, Error<T>>),
-    Delete(DeleteReply<T>, Result<(Revision, Arc<Entry<T>>), Error<T>>),
+pub(crate) struct Answer<T> {
+    pub(crate) reply: Reply<T>,
+    pub(crate) result: Result<Event<T>, Error<T>>,
 }
 
 impl<T> Answer<T> {
     pub(crate) fn send(self) {
-        // A caller that no longer waits has dropped its end.
-        match self {
-            Answer::Put(reply, result) => drop(reply.send(result)),
-            Answer::Delete(reply, result) => drop(reply.send(result)),
-        }
+        drop(self.reply.send(self.result)); // a caller that no longer waits has dropped its end
     }
 
     /// Answers with an error instead. What is refused anyway stays refused for its own reason, but tells nothing unpublished.
     pub(crate) fn fail(self, error: Error<T>) {
-        match self {
-            Answer::Put(reply, _) => drop(reply.send(Err(error))),
-            Answer::Delete(reply, _) => drop(reply.send(Err(error))),
-        }
+        drop(self.reply.send(Err(error)));
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     Action, Batch, Bytes, Change, Entry, Error, Event, Expect, Log, LogError, Payload, Replay, Revision,
     map::Map,
     repair::{Commit, Found, Repair},
-    request::{Answer, Request},
+    request::{Answer, Request, Write},
     state::Publisher,
 };
 use futures::future::BoxFuture;
@@ -176,29 +176,33 @@ impl<T: Payload> Sequencer<T> {
 
     fn take(&mut self, request: Request<T>) {
         match request {
-            Request::Put { key, expect, value, ttl, reply } => match self.put(key, expect, value, ttl) {
+            Request::Write(write, reply) => match self.write(write) {
                 Err(error @ (Error::ReadOnly { .. } | Error::Full { .. })) => drop(reply.send(Err(error))),
-                result => self.prepared.answers.push(Answer::Put(reply, result)),
+                result => self.prepared.answers.push(Answer { reply, result }),
             },
-            Request::Delete { key, expect, reply } => match self.delete(&key, expect) {
-                Err(error @ Error::ReadOnly { .. }) => drop(reply.send(Err(error))),
-                result => self.prepared.answers.push(Answer::Delete(reply, result)),
-            },
-            Request::Close { reply } => {
+            Request::Close(reply) => {
                 self.requests.close(); // what is queued is still received, then nothing
                 self.closing = Some(reply);
             }
         }
     }
 
+    fn write(&mut self, write: Write) -> Result<Event<T>, Error<T>> {
+        let Write { key, expect, value, ttl } = write;
+        let before = self.check(&key, expect)?;
+        match value {
+            Some(value) => self.put(key, before, value, ttl),
+            None => before.map(|last| self.remove(last)).ok_or(Error::Conflict { actual: None }),
+        }
+    }
+
     fn put(
         &mut self,
         key: Arc<str>,
-        expect: Expect,
+        before: Option<Arc<Entry<T>>>,
         value: Bytes,
         ttl: Option<Duration>,
-    ) -> Result<Arc<Entry<T>>, Error<T>> {
-        let before = self.check(&key, expect)?;
+    ) -> Result<Event<T>, Error<T>> {
         if self.short.is_some()
             && before.as_ref().is_none_or(|before| value.len() > before.stored.len() + GROWTH)
             && let Some(cause) = self.publisher.state.failure()
@@ -216,25 +220,13 @@ impl<T: Payload> Sequencer<T> {
         let created = before.as_ref().map_or(revision, |before| before.created);
         let entry = Arc::new(Entry { key: key.clone(), revision, created, expires, stored: value.clone(), payload });
         self.prepared.bytes += value.len();
-        self.change(
-            Change { key, revision, action: Action::Put { created, expires, value } },
-            before,
-            Some(entry.clone()),
-        );
-        Ok(entry)
+        let change = Change { key, revision, action: Action::Put { created, expires, value } };
+        Ok(self.change(change, before, Some(entry)))
     }
 
-    fn delete(&mut self, key: &str, expect: Expect) -> Result<(Revision, Arc<Entry<T>>), Error<T>> {
-        match self.check(key, expect)? {
-            None => Err(Error::Conflict { actual: None }),
-            Some(last) => Ok((self.remove(last.clone()), last)),
-        }
-    }
-
-    fn remove(&mut self, last: Arc<Entry<T>>) -> Revision {
-        let revision = self.revision + 1;
-        self.change(Change { key: last.key.clone(), revision, action: Action::Delete }, Some(last), None);
-        revision
+    fn remove(&mut self, last: Arc<Entry<T>>) -> Event<T> {
+        let change = Change { key: last.key.clone(), revision: self.revision + 1, action: Action::Delete };
+        self.change(change, Some(last), None)
     }
 
     /// The entry that a write replaces, if it is what the writer expects.
@@ -253,7 +245,7 @@ impl<T: Payload> Sequencer<T> {
         if revision == expected { Ok(actual) } else { Err(Error::Conflict { actual }) }
     }
 
-    fn change(&mut self, change: Change, before: Option<Arc<Entry<T>>>, after: Option<Arc<Entry<T>>>) {
+    fn change(&mut self, change: Change, before: Option<Arc<Entry<T>>>, after: Option<Arc<Entry<T>>>) -> Event<T> {
         self.revision = change.revision;
         if let Some(before) = &before
             && let Some(at) = before.expires
@@ -269,8 +261,10 @@ impl<T: Payload> Sequencer<T> {
                 }
             }
         }
-        self.prepared.events.push(Event { revision: change.revision, before, after });
+        let event = Event { revision: change.revision, before, after };
+        self.prepared.events.push(event.clone());
         self.prepared.changes.push(change);
+        event
     }
 
     /// Deletes what has expired, as far as the commit in the making has room.

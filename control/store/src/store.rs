@@ -1,9 +1,9 @@
 //! The handle: reads from memory, writes through the task that makes changes.
 
 use crate::{
-    Bytes, Changes, Entry, Error, Expect, Log, LogError, Options, Payload, Revision, Watch,
+    Bytes, Changes, Entry, Error, Event, Expect, Log, LogError, Options, Payload, Revision, Watch,
     map::{Iter, Map},
-    request::Request,
+    request::{Request, Write},
     sequencer::Sequencer,
     state::{Progress, Publisher, State},
 };
@@ -42,6 +42,16 @@ impl<T: Payload> Store<T> {
         let state = publisher.state.clone();
         let (requests, queue) = mpsc::channel(WAITING);
         tokio::spawn(Sequencer::new(publisher, log, queue).run());
+        Ok(Self { state, requests, progress })
+    }
+
+    /// Reads a log that others write as well and starts the task that follows it, on the current tokio runtime.
+    #[cfg(any(test, feature = "contract"))]
+    pub async fn follow(log: impl crate::SharedLog, options: Options) -> Result<Self, Error<T>> {
+        let (publisher, progress) = Publisher::new(log.read().await?, options).await?;
+        let state = publisher.state.clone();
+        let (requests, queue) = mpsc::channel(WAITING);
+        tokio::spawn(crate::follower::Follower::new(publisher, Arc::new(log), queue).run());
         Ok(Self { state, requests, progress })
     }
 
@@ -87,15 +97,19 @@ impl<T: Payload> Store<T> {
         if key.len() > LONGEST_KEY {
             return Err(Error::Invalid("the key is longer than 4096 bytes"));
         }
-        let (reply, answer) = oneshot::channel();
-        self.send(Request::Put { key: key.into(), expect, value, ttl, reply }).await?;
-        answer.await.unwrap_or(Err(Error::Closed))
+        let event = self.write(Write { key: key.into(), expect, value: Some(value), ttl }).await?;
+        Ok(event.after.expect("a put leaves an entry"))
     }
 
     /// Deletes a key. Answers with the revision of the deletion and the last state. `Expect::Absent` always conflicts.
     pub async fn delete(&self, key: &str, expect: Expect) -> Result<(Revision, Arc<Entry<T>>), Error<T>> {
+        let event = self.write(Write { key: key.into(), expect, value: None, ttl: None }).await?;
+        Ok((event.revision, event.before.expect("what was deleted was there")))
+    }
+
+    async fn write(&self, write: Write) -> Result<Event<T>, Error<T>> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Delete { key: key.into(), expect, reply }).await?;
+        self.send(Request::Write(write, reply)).await?;
         answer.await.unwrap_or(Err(Error::Closed))
     }
 
@@ -151,7 +165,7 @@ impl<T: Payload> Store<T> {
     /// reads of what is in memory still work.
     pub async fn close(self) -> Result<(), Error<T>> {
         let (reply, answer) = oneshot::channel();
-        self.send(Request::Close { reply }).await?;
+        self.send(Request::Close(reply)).await?;
         answer.await.unwrap_or(Err(LogError::Closed)).map_err(Error::Log)
     }
 
