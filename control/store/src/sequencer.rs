@@ -32,8 +32,8 @@ const MOST_CHANGES: usize = 1024;
 const MOST_BYTES: usize = 16 << 20;
 /// Longest sleep, so that a wall clock that was set is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// How often a full disk is looked at, and how long a commit that failed for want of space is the word on it.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a full disk is asked for room, and for how long a commit that failed for want of space counts more than its answer.
+const ROOM_CHECK: Duration = Duration::from_secs(1);
 /// By how many bytes an object may grow on a full disk: a deletion is first a note in the object, then reports of its end.
 const GROWTH: usize = 1024;
 
@@ -56,13 +56,13 @@ impl<T> Prepared<T> {
 }
 
 /// A commit on its way to the disk, then whether there is room for more.
-type Flying<T> = (BoxFuture<'static, (Result<(), LogError>, Result<(), LogError>)>, Commit<T>);
+type InFlight<T> = (BoxFuture<'static, (Result<(), LogError>, Result<(), LogError>)>, Commit<T>);
 
 /// What the writer waits for.
 enum Woken<T> {
-    Landed(Commit<T>, Result<(), LogError>, Result<(), LogError>),
+    Committed(Commit<T>, Result<(), LogError>, Result<(), LogError>),
     Reopened(Result<Replay, LogError>),
-    Looked(Result<(), LogError>),
+    RoomChecked(Result<(), LogError>),
 }
 
 pub(crate) struct Sequencer<T> {
@@ -73,12 +73,12 @@ pub(crate) struct Sequencer<T> {
     map: Map<T>,
     revision: Revision,
     prepared: Prepared<T>,
-    flying: Option<Flying<T>>,
+    in_flight: Option<InFlight<T>>,
     /// The log is not open: a commit has failed.
     repair: Option<Repair<T>>,
-    /// The disk is full: when to look again, and the look that is under way.
-    short: Option<Instant>,
-    look: Option<BoxFuture<'static, Result<(), LogError>>>,
+    /// The disk is full: when to ask for room again, and the question that is under way.
+    disk_full: Option<Instant>,
+    room_check: Option<BoxFuture<'static, Result<(), LogError>>>,
     /// When which key expires, for exactly the entries of `map` that do.
     expiries: BTreeSet<(NonZeroU64, Arc<str>)>,
     closing: Option<oneshot::Sender<Result<(), LogError>>>,
@@ -96,11 +96,11 @@ impl<T: Payload> Sequencer<T> {
             map,
             revision,
             prepared: Prepared::new(),
-            flying: None,
+            in_flight: None,
             repair: None,
-            short: None,
+            disk_full: None,
             // A disk may be full from the start.
-            look: None,
+            room_check: None,
             expiries,
             closing: None,
         }
@@ -109,13 +109,14 @@ impl<T: Payload> Sequencer<T> {
     pub(crate) async fn run(mut self) {
         let mut arrived = Vec::new();
         let mut open = true;
-        self.roomed(self.log.room().await);
-        while open || self.flying.is_some() || !self.prepared.answers.is_empty() || !self.prepared.changes.is_empty() {
+        self.note_room(self.log.room().await);
+        while open || self.in_flight.is_some() || !self.prepared.answers.is_empty() || !self.prepared.changes.is_empty()
+        {
             let room = open && self.prepared.has_room();
             let wake = self.next_wake();
             tokio::select! {
                 biased;
-                woken = woken(&mut self.flying, &mut self.repair, &mut self.look) => {
+                woken = woken(&mut self.in_flight, &mut self.repair, &mut self.room_check) => {
                     self.wake(woken);
                     self.publisher.tell().await;
                     // Who has just been answered may have more to write: let it join this commit, not the one after.
@@ -132,7 +133,7 @@ impl<T: Payload> Sequencer<T> {
                 }
                 () = sleep_until(wake), if room => {} // what is due is done below
             }
-            self.mend();
+            self.begin_repair_or_check();
             if open {
                 self.expire();
             }
@@ -151,13 +152,13 @@ impl<T: Payload> Sequencer<T> {
 
     fn wake(&mut self, woken: Woken<T>) {
         match woken {
-            Woken::Landed(commit, Ok(()), room) => {
+            Woken::Committed(commit, Ok(()), room) => {
                 self.publish(commit);
-                self.roomed(room);
+                self.note_room(room);
             }
-            Woken::Landed(commit, Err(error), _) => self.broke(commit, error),
+            Woken::Committed(commit, Err(error), _) => self.commit_failed(commit, error),
             Woken::Reopened(result) => self.reopened(result),
-            Woken::Looked(room) => self.roomed(room),
+            Woken::RoomChecked(room) => self.note_room(room),
         }
     }
 
@@ -169,7 +170,7 @@ impl<T: Payload> Sequencer<T> {
         });
         let old = self.publisher.state.history.lock().prune(now, &self.publisher.state.options);
         let try_again = self.repair.as_ref().filter(|repair| repair.work.is_none()).map(|repair| repair.next);
-        let look = self.short.filter(|_| self.look.is_none());
+        let look = self.disk_full.filter(|_| self.room_check.is_none());
         let longest = now + LONGEST_SLEEP;
         [expiry, old, try_again, look].into_iter().flatten().fold(longest, Instant::min)
     }
@@ -203,7 +204,7 @@ impl<T: Payload> Sequencer<T> {
         value: Bytes,
         ttl: Option<Duration>,
     ) -> Result<Event<T>, Error<T>> {
-        if self.short.is_some()
+        if self.disk_full.is_some()
             && before.as_ref().is_none_or(|before| value.len() > before.stored.len() + GROWTH)
             && let Some(cause) = self.publisher.state.failure()
         {
@@ -284,7 +285,7 @@ impl<T: Payload> Sequencer<T> {
 
     /// Starts the next commit if none is under way.
     fn launch(&mut self) {
-        if self.flying.is_some() {
+        if self.in_flight.is_some() {
             return;
         }
         let Prepared { changes, events, answers, .. } = std::mem::replace(&mut self.prepared, Prepared::new());
@@ -299,7 +300,7 @@ impl<T: Payload> Sequencer<T> {
             (committed, room)
         };
         let commit = Commit { revision: self.revision, map: self.map.clone(), events, answers };
-        self.flying = Some((Box::pin(work), commit));
+        self.in_flight = Some((Box::pin(work), commit));
     }
 
     /// A commit is durable.
@@ -309,26 +310,26 @@ impl<T: Payload> Sequencer<T> {
     }
 
     /// A commit has failed: what was prepared on top of it never happens, and whether it did is asked of the log.
-    fn broke(&mut self, commit: Commit<T>, error: LogError) {
+    fn commit_failed(&mut self, commit: Commit<T>, error: LogError) {
         tracing::error!(%error, "a commit failed: the store is read-only until its file could be opened again");
         let cause = Arc::new(error);
         self.publisher.state.failure.send_replace(Some(cause.clone()));
         let prepared = std::mem::replace(&mut self.prepared, Prepared::new());
         prepared.answers.into_iter().for_each(|answer| answer.fail(Error::ReadOnly { cause: cause.clone() }));
-        (self.short, self.look) = (None, None);
+        (self.disk_full, self.room_check) = (None, None);
         self.repair = Some(Repair::new(commit));
     }
 
-    /// Begins what is due of the repair, or a look at a full disk.
-    fn mend(&mut self) {
+    /// Opens the log again, or asks a full disk for room, if that is due.
+    fn begin_repair_or_check(&mut self) {
         let now = Instant::now();
         if let Some(repair) = self.repair.as_mut().filter(|repair| repair.work.is_none() && repair.next <= now) {
             let log = self.log.clone();
             repair.work = Some(Box::pin(async move { log.reopen().await }));
         }
-        if self.short.is_some_and(|at| at <= now) && self.look.is_none() && self.flying.is_none() {
+        if self.disk_full.is_some_and(|at| at <= now) && self.room_check.is_none() && self.in_flight.is_none() {
             let log = self.log.clone();
-            self.look = Some(Box::pin(async move { log.room().await }));
+            self.room_check = Some(Box::pin(async move { log.room().await }));
         }
     }
 
@@ -364,32 +365,32 @@ impl<T: Payload> Sequencer<T> {
         }
         self.expiries = expiries(&self.map);
         if full {
-            self.short = Some(Instant::now() + LOOK);
+            self.disk_full = Some(Instant::now() + ROOM_CHECK);
         } else {
             self.publisher.state.failure.send_replace(None);
         }
     }
 
     /// Whether there is room for more.
-    fn roomed(&mut self, room: Result<(), LogError>) {
+    fn note_room(&mut self, room: Result<(), LogError>) {
         match room {
-            Ok(()) if self.short.is_none() => {}
-            // The word of a commit that failed a moment ago is worth more.
-            Ok(()) if self.look.is_none() && self.short.is_some_and(|at| at > Instant::now()) => {}
+            Ok(()) if self.disk_full.is_none() => {}
+            // A commit failed for want of space a moment ago: that counts more.
+            Ok(()) if self.room_check.is_none() && self.disk_full.is_some_and(|at| at > Instant::now()) => {}
             Ok(()) => {
                 tracing::warn!("the store's disk has room again");
-                self.short = None;
+                self.disk_full = None;
                 self.publisher.state.failure.send_replace(None);
             }
             Err(error) => {
-                if self.short.is_none() {
+                if self.disk_full.is_none() {
                     tracing::error!(%error, "the store's disk is full: it takes only what makes it no larger");
                     self.publisher.state.failure.send_replace(Some(Arc::new(error)));
                 }
-                self.short = Some(Instant::now() + LOOK);
+                self.disk_full = Some(Instant::now() + ROOM_CHECK);
             }
         }
-        self.look = None;
+        self.room_check = None;
     }
 
     fn unknown(&self, answers: Vec<Answer<T>>) {
@@ -404,14 +405,14 @@ fn expiries<T>(map: &Map<T>) -> BTreeSet<(NonZeroU64, Arc<str>)> {
 
 /// The next of what is under way to end.
 async fn woken<T>(
-    flying: &mut Option<Flying<T>>,
+    in_flight: &mut Option<InFlight<T>>,
     repair: &mut Option<Repair<T>>,
-    look: &mut Option<BoxFuture<'static, Result<(), LogError>>>,
+    room_check: &mut Option<BoxFuture<'static, Result<(), LogError>>>,
 ) -> Woken<T> {
-    if let Some((work, _)) = flying {
+    if let Some((work, _)) = in_flight {
         let (committed, room) = work.as_mut().await;
-        let (_, commit) = flying.take().expect("it was there");
-        return Woken::Landed(commit, committed, room);
+        let (_, commit) = in_flight.take().expect("it was there");
+        return Woken::Committed(commit, committed, room);
     }
     if let Some(work) = repair.as_mut().and_then(|repair| repair.work.as_mut()) {
         let result = work.as_mut().await;
@@ -420,8 +421,8 @@ async fn woken<T>(
         }
         return Woken::Reopened(result);
     }
-    match look {
-        Some(look) => Woken::Looked(look.as_mut().await),
+    match room_check {
+        Some(check) => Woken::RoomChecked(check.as_mut().await),
         None => std::future::pending().await,
     }
 }

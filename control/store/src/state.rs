@@ -4,7 +4,7 @@ use crate::{
     Changes, Entry, Error, Event, LogError, Options, Payload, Record, Replay, Revision,
     history::History,
     map::Map,
-    watch::{FanOut, Newcomers, Told},
+    watch::{FanOut, Newcomers, Published},
 };
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -57,9 +57,9 @@ impl<T> State<T> {
 pub(crate) struct Publisher<T> {
     pub(crate) state: Arc<State<T>>,
     published: watch::Sender<Revision>,
-    /// To the task that hands events to watches, and the commit that it is to be told of next.
-    commits: mpsc::Sender<Told<T>>,
-    untold: Option<Told<T>>,
+    /// To the task that delivers events to watches, and the commit that it gets next.
+    commits: mpsc::Sender<Published<T>>,
+    undelivered: Option<Published<T>>,
 }
 
 /// The newest revision that readers see, and that watches have been told of.
@@ -88,24 +88,24 @@ impl<T: Payload> Publisher<T> {
             options,
         });
         let (publish, published) = watch::channel(revision);
-        let (told, delivered) = watch::channel(revision);
-        let (commits, fan_out) = FanOut::new(newcomers, told);
+        let (deliver, delivered) = watch::channel(revision);
+        let (commits, fan_out) = FanOut::new(newcomers, deliver);
         tokio::spawn(fan_out.run());
-        Ok((Self { state, published: publish, commits, untold: None }, Progress { published, delivered }))
+        Ok((Self { state, published: publish, commits, undelivered: None }, Progress { published, delivered }))
     }
 }
 
 impl<T> Publisher<T> {
     /// Makes durable changes visible to readers: `map` is the state after them. Whoever made them is answered after this.
     pub(crate) fn publish(&mut self, revision: Revision, map: Map<T>, events: Vec<Event<T>>) {
-        self.untold = Some((revision, events.clone()));
+        self.undelivered = Some((revision, events.clone()));
         self.state.publish(revision, map, events);
         self.published.send_replace(revision);
     }
 
     /// Queues what has been published for the watches; once after each [`Publisher::publish`]. Waits where too much is queued already.
     pub(crate) async fn tell(&mut self) {
-        if let Some(commit) = self.untold.take()
+        if let Some(commit) = self.undelivered.take()
             && self.commits.send(commit).await.is_err()
         {
             tracing::error!("nobody hands events to the watches any more");
