@@ -14,7 +14,7 @@ use crate::{
 };
 use client::EventType;
 use container::{
-    ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Sockets,
+    ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Attachment,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -29,7 +29,7 @@ pub(crate) struct Start {
     pub(crate) id: String,
     pub(crate) log: i32,
     pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) sockets: Arc<dyn Sockets>,
+    pub(crate) attachment: Attachment,
     pub(crate) volumes: Arc<BTreeMap<String, Synced>>,
     pub(crate) token: CancellationToken,
 }
@@ -285,8 +285,9 @@ impl Start {
             hostname: pod::hostname(&self.pod),
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             limits: resources::pod_limits(&self.pod),
+            network: self.attachment.sandbox.clone(),
         };
-        if let Err(error) = runtime.sandbox(room, self.sockets.clone()).await {
+        if let Err(error) = runtime.sandbox(room, self.attachment.sockets.clone()).await {
             let message = format!("Failed to create pod sandbox: {error}");
             self.shared.event(&self.pod, None, EventType::Warning, "FailedCreatePodSandBox", &*message);
             return Err(StartError::new("CreateContainerError", message, Retry::Later));

@@ -25,7 +25,7 @@ use crate::{
     volumes::Synced,
 };
 use client::EventType;
-use container::{ContainerState, Prepared, Runtime, net::Sockets};
+use container::{ContainerState, Prepared, Runtime, net::Attachment};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
@@ -75,7 +75,7 @@ pub(crate) struct Worker {
     pod: Arc<Pod>,
     state: PodState,
     live: Live,
-    sockets: Option<Arc<dyn Sockets>>,
+    attachment: Option<Attachment>,
     addresses: Vec<IpAddr>,
     volumes: Arc<BTreeMap<String, Synced>>,
     /// Volumes want to be synced: something they show changed.
@@ -105,7 +105,7 @@ impl Worker {
             pod,
             state,
             live: Live::default(),
-            sockets: None,
+            attachment: None,
             addresses: Vec::new(),
             volumes: Arc::default(),
             stale: false,

@@ -15,7 +15,8 @@ use crate::{
 };
 use ::http::{HeaderValue, header::HOST};
 use container::net::{
-    Attachment, Connection, Dialer, Error, Network, Peer, PodNetwork, Request, Response, Result, Sockets, Stream, Via,
+    Attachment, Connection, Dialer, Error, Network, Peer, PodNetwork, Request, Response, Result, Sandbox, Sockets,
+    Stream, Via,
 };
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
@@ -311,7 +312,7 @@ impl Network for VirtualNetwork {
         drop(pods);
         let addresses = vec![pod.address];
         let sockets: Arc<dyn Sockets> = Arc::new(PodSockets::new(self.clone(), pod));
-        Ok(Attachment { addresses, sockets })
+        Ok(Attachment { addresses, sockets, sandbox: Sandbox::Virtual })
     }
 
     async fn detach(&self, id: &str) {

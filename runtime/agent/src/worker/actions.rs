@@ -72,7 +72,7 @@ impl Worker {
             self.live(&container).waiting = Some(waiting);
             return true;
         }
-        let Some(sockets) = self.sockets.clone() else { return false };
+        let Some(attachment) = self.attachment.clone() else { return false };
         let start = Start {
             shared: self.shared.clone(),
             handle: self.handle.clone(),
@@ -81,7 +81,7 @@ impl Worker {
             id: self.shared.new_id(),
             log: self.next_log(&container),
             addresses: self.addresses.clone(),
-            sockets,
+            attachment,
             volumes: self.volumes.clone(),
             token: CancellationToken::new(),
         };

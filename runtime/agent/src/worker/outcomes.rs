@@ -23,8 +23,8 @@ impl Worker {
             Outcome::SetUp(Ok(made)) => {
                 self.setups = 0;
                 self.state.address = made.attachment.addresses.first().copied();
-                self.addresses = made.attachment.addresses;
-                self.sockets = Some(made.attachment.sockets);
+                self.addresses = made.attachment.addresses.clone();
+                self.attachment = Some(made.attachment);
                 self.volumes = Arc::new(made.volumes);
                 self.live.setup = Setup::Ready;
             }
@@ -36,7 +36,7 @@ impl Worker {
             }
             Outcome::TornDown => {
                 self.live.setup = Setup::None;
-                self.sockets = None;
+                self.attachment = None;
                 self.volumes = Arc::default();
                 self.prepared.clear();
             }
