@@ -182,7 +182,7 @@ impl Agent {
     /// Reads what was known before the restart, sets it against what still runs, and removes what nobody wants any more.
     async fn recall(&self) -> anyhow::Result<BTreeMap<String, PodState>> {
         let shared = &self.shared;
-        let mut known = shared.states.load()?;
+        let known = shared.states.load()?;
         let mut alive = HashSet::new();
         let mut sandboxes: HashMap<Arc<str>, Arc<dyn Runtime>> = HashMap::new();
         for runtime in shared.runtimes.iter() {
@@ -195,13 +195,13 @@ impl Agent {
         for (sandbox, runtime) in sandboxes.iter().filter(|(s, _)| !wanted.contains(s.as_ref())) {
             runtime.remove_sandbox(sandbox).await?;
         }
-        for (uid, state) in known.iter().filter(|(uid, _)| !wanted.contains(*uid)) {
-            shared.network.detach(uid).await;
-            setup::remove_dir(&shared.volumes_dir(uid)).await;
-            setup::remove_dir(&shared.logs_dir(&state.namespace, &state.name, uid)).await;
-            shared.states.remove(uid)?;
+        let (mut known, orphans): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            known.into_iter().partition(|(uid, _)| wanted.contains(uid));
+        for orphan in orphans.into_values() {
+            shared.network.detach(&orphan.uid).await;
+            let (shared, token) = (shared.clone(), self.token.clone());
+            shared.tasks.clone().spawn(async move { setup::clean_up_orphan(&shared, &orphan, &token).await });
         }
-        known.retain(|uid, _| wanted.contains(uid));
         known.values_mut().for_each(|state| state.lose(|id| alive.contains(id)));
         Ok(known)
     }
@@ -256,7 +256,7 @@ impl Agent {
             return;
         }
         let uid: Arc<str> = pod::uid(&pod).into();
-        let state = state.filter(|state| !state.is_behind(&pod));
+        let state = state.map(|state| state.caught_up(&pod));
         let new = state.is_none() && is_new(&pod);
         let mut state = state.unwrap_or_else(|| PodState::adopt(&pod));
         if new {

@@ -10,7 +10,7 @@ use crate::{
     pod, resources,
     shared::Shared,
     termination::{self, LastWords},
-    volumes::{Synced, Wanted, mounts},
+    volumes::{self, Synced, Wanted, mounts},
 };
 use client::EventType;
 use container::{
@@ -246,8 +246,8 @@ impl Start {
     ) -> Result<(ContainerSpec, Option<LastWords>)> {
         let args = env::command_line(container, &pulled.command, &environment.variables);
         let root = self.shared.volumes_dir(pod::uid(&self.pod));
-        let scratch = root.join("..files").join(&self.container);
-        let messages = root.join("..termination").join(&self.container);
+        let scratch = volumes::files_dir(&root).join(&self.container);
+        let messages = volumes::messages_dir(&root).join(&self.container);
         let (pod, name, volumes) = (self.pod.clone(), self.container.clone(), self.volumes.clone());
         let (variables, private) = (environment.variables.clone(), self.shared.private.clone());
         let made = tokio::task::spawn_blocking(move || {

@@ -3,7 +3,7 @@
 //!
 //! Not the truth about what runs (that is [`container::Runtime::list`]) and not the wish (that is the Pod).
 
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, volumes::Made};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde::{Deserialize, Serialize};
@@ -40,6 +40,10 @@ pub struct PodState {
     pub containers: BTreeMap<String, Record>,
     /// Why the node failed the pod, if it did.
     pub failure: Option<Failure>,
+    /// The volumes that are made or may be half made. Written before the first is touched, and gone from here once all are removed: removal
+    /// goes by this and not by the Pod, which may be no more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Made>,
 }
 
 /// Why a whole pod failed, beyond its containers.
@@ -180,6 +184,11 @@ impl PodState {
         state
     }
 
+    /// What the pod's status says, where it knows [more](Self::is_behind) than the file; what only the file knows stays.
+    pub fn caught_up(self, pod: &Pod) -> Self {
+        if self.is_behind(pod) { Self { volumes: self.volumes, ..Self::adopt(pod) } } else { self }
+    }
+
     /// Whether the API has acknowledged more than this: the file is older than the pod's status, as a power cut may leave it. While there is
     /// power it is written before the status is sent.
     pub fn is_behind(&self, pod: &Pod) -> bool {
@@ -306,8 +315,10 @@ impl StateDir {
                 continue;
             }
             let read = std::fs::read(&path).and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other));
-            match read {
-                Ok(state) => drop::<Option<PodState>>(insert(&mut states, state)),
+            match read
+                .and_then(|state: PodState| if self.path(&state.uid) == path { Ok(state) } else { Err(foreign()) })
+            {
+                Ok(state) => drop(states.insert(state.uid.clone(), state)),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "unreadable pod state, ignored"),
             }
         }
@@ -315,8 +326,9 @@ impl StateDir {
     }
 }
 
-fn insert(states: &mut BTreeMap<String, PodState>, state: PodState) -> Option<PodState> {
-    states.insert(state.uid.clone(), state)
+/// Folders are removed by what a file says: it must be of the pod that it is named after.
+fn foreign() -> io::Error {
+    io::Error::other("it is not of the pod that it is named after")
 }
 
 #[cfg(test)]
@@ -343,6 +355,10 @@ mod tests {
         let store = StateDir::open(dir.path()).unwrap();
         store.save(&running()).unwrap();
         std::fs::write(dir.path().join("bad.json"), "{").unwrap();
+        for (name, uid) in [("nobody", ""), ("other", "u"), ("up", "../u")] {
+            let text = json!({"uid": uid, "volumes": [{"volume": "v", "plugin": "kubernetes.io/empty-dir"}]});
+            std::fs::write(dir.path().join(format!("{name}.json")), text.to_string()).unwrap();
+        }
         std::fs::write(dir.path().join("u.tmp"), "{").unwrap();
         let store = StateDir::open(dir.path()).unwrap();
         assert!(!dir.path().join("u.tmp").exists(), "a kill left it");

@@ -16,7 +16,7 @@ use crate::{
     plan::{self, Busy, Live, LiveContainer, Setup, Waiting, plan},
     pod, probe,
     reporter::Report,
-    setup::{self, Made},
+    setup::{self, Ready},
     shared::Shared,
     start::{StartError, Started},
     state::{Attempt, AttemptState, Failure, PodState},
@@ -47,8 +47,8 @@ const TOLD: Duration = Duration::from_secs(1);
 
 /// What came of an action.
 enum Outcome {
-    SetUp(Result<Made, String>),
-    TornDown,
+    SetUp(Result<Ready, String>),
+    TornDown(Result<(), String>),
     Volumes(Result<BTreeMap<String, Synced>, String>),
     Start { container: String, result: Box<Result<Started, StartError>> },
     Hook { container: String, id: String, result: Result<(), String> },
@@ -88,7 +88,11 @@ pub(crate) struct Worker {
     pulls: HashMap<String, Pull>,
     retries: HashMap<String, Backoff>,
     setups: u32,
+    /// Times in a row that undoing failed.
+    undone: u32,
     reported: Option<Arc<PodStatus>>,
+    /// The latest state that others see is in the file.
+    saved: bool,
     /// Somebody else has changed what was reported, so that it is said again at this time.
     overruled: Option<Timestamp>,
     last_sent: bool,
@@ -116,7 +120,9 @@ impl Worker {
             pulls: HashMap::new(),
             retries: HashMap::new(),
             setups: 0,
+            undone: 0,
             reported: None,
+            saved: false,
             overruled: None,
             last_sent: false,
             ops: FuturesUnordered::new(),
@@ -337,14 +343,17 @@ impl Worker {
         None
     }
 
-    fn save(&mut self) {
-        if *self.handle.state() == self.state && self.reported.is_some() {
-            return;
+    fn save(&mut self) -> bool {
+        if self.saved && *self.handle.state() == self.state {
+            return true;
         }
-        if let Err(error) = self.shared.states.save(&self.state) {
+        let saved = self.shared.states.save(&self.state);
+        self.saved = saved.is_ok();
+        if let Err(error) = saved {
             tracing::error!(pod = pod::full_name(&self.pod), %error, "cannot remember the pod: a restart will not know it");
         }
         self.handle.publish(&self.state);
+        self.saved
     }
 
     fn report(&mut self) {
@@ -355,7 +364,8 @@ impl Worker {
         let ending = pod::is_deleting(&self.pod) || plan::verdict(&self.pod, &self.state).is_some();
         let quiet = self.live.containers.values().all(|c| c.busy == Busy::No)
             && self.state.containers.values().all(|r| !r.is_running());
-        self.report_as(ending && quiet && matches!(self.live.setup, Setup::None | Setup::Failed(_)), false);
+        let over = matches!(self.live.setup, Setup::None | Setup::Failed(_) | Setup::Stuck(_));
+        self.report_as(ending && quiet && over, false);
     }
 
     fn report_as(&mut self, last: bool, delete: bool) {
@@ -468,11 +478,9 @@ impl Worker {
     /// The pod is gone from everywhere.
     async fn forget(self) {
         let shared = &self.shared;
-        let (namespace, name, uid) = (pod::namespace(&self.pod), pod::name(&self.pod), pod::uid(&self.pod));
-        setup::remove_dir(&shared.volumes_dir(uid)).await;
-        setup::remove_dir(&shared.logs_dir(namespace, name, uid)).await;
-        if let Err(error) = shared.states.remove(uid) {
-            tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the pod's state file");
+        let uid = pod::uid(&self.pod);
+        if let Err(error) = setup::forget(shared, &self.state).await {
+            tracing::warn!(pod = pod::full_name(&self.pod), error, "the pod's remains stay until the next start");
         }
         shared.reporter.forget(uid);
         shared.cluster.named.remove(uid, &self.pod);

@@ -10,8 +10,6 @@ use crate::{
 use container::{Exit, ExitReason};
 use k8s_openapi::api::core::v1::Container;
 
-/// First and last delay between tries to set a pod up.
-const SETUP_DELAYS: (u64, u64) = (1, 120);
 /// Delay before a container whose configuration is missing is tried again, if nothing changes before.
 const CONFIG_DELAY: SignedDuration = SignedDuration::from_secs(10);
 /// How long `ErrImagePull` is shown before the back-off is.
@@ -29,13 +27,18 @@ impl Worker {
                 self.live.setup = Setup::Ready;
             }
             Outcome::SetUp(Err(_told)) => {
-                let (first, last) = SETUP_DELAYS;
-                let delay = (first << self.setups.min(10)).min(last);
+                self.live.setup = Setup::Failed(self.later(setup::delay(self.setups)));
                 self.setups += 1;
-                self.live.setup = Setup::Failed(after(self.shared.now(), SignedDuration::from_secs(delay as i64)));
             }
-            Outcome::TornDown => {
+            Outcome::TornDown(Err(error)) => {
+                tracing::warn!(pod = pod::full_name(&self.pod), error, "the pod cannot be undone yet");
+                self.live.setup = Setup::Stuck(self.later(setup::delay(self.undone)));
+                self.undone += 1;
+            }
+            Outcome::TornDown(Ok(())) => {
                 self.live.setup = Setup::None;
+                self.undone = 0;
+                self.state.volumes.clear();
                 self.attachment = None;
                 self.volumes = Arc::default();
                 self.prepared.clear();
@@ -62,6 +65,10 @@ impl Worker {
                 }
             }
         }
+    }
+
+    fn later(&self, delay: Duration) -> Timestamp {
+        after(self.shared.now(), SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX))
     }
 
     fn postpone_sync(&mut self) {
