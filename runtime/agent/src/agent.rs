@@ -182,7 +182,7 @@ impl Agent {
     /// Reads what was known before the restart, sets it against what still runs, and removes what nobody wants any more.
     async fn recall(&self) -> anyhow::Result<BTreeMap<String, PodState>> {
         let shared = &self.shared;
-        let known = shared.states.load()?;
+        let known = shared.states.load().await?;
         let mut alive = HashSet::new();
         let mut sandboxes: HashMap<Arc<str>, Arc<dyn Runtime>> = HashMap::new();
         for runtime in shared.runtimes.iter() {

@@ -101,7 +101,7 @@ pub(crate) async fn forget(shared: &Shared, state: &PodState) -> Result<(), Stri
     let logs = shared.logs_dir(&state.namespace, &state.name, &state.uid);
     let removed = volumes::blocking(move || volumes::tree::remove(&logs)).await;
     removed.map_err(|error| format!("cannot remove the logs: {error}"))?;
-    shared.states.remove(&state.uid).map_err(|error| format!("cannot remove the state file: {error}"))
+    shared.states.remove(&state.uid).await.map_err(|error| format!("cannot remove the state file: {error}"))
 }
 
 /// Forgets a pod that was deleted while the agent was away. It is tried again until it works or the process ends.

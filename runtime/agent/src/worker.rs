@@ -136,7 +136,7 @@ impl Worker {
         loop {
             let mail = self.handle.read();
             let drain = mail.drain;
-            self.take(mail);
+            self.take(mail).await;
             if drain {
                 return self.drain().await;
             }
@@ -144,10 +144,10 @@ impl Worker {
             let plan = plan(&self.pod, &self.state, &self.live, now);
             let mut again = false;
             for action in plan.actions {
-                again |= self.act(action, now);
+                again |= self.act(action, now).await;
             }
             let due = self.refresh_volumes(now);
-            self.save();
+            self.save().await;
             self.report();
             let wake = [plan.wake, due, self.overruled].into_iter().flatten().min();
             if self.last_sent && self.live.gone {
@@ -191,7 +191,7 @@ impl Worker {
             () = pause => None,
         };
         if let Some(outcome) = outcome {
-            self.on_outcome(outcome);
+            self.on_outcome(outcome).await;
         }
     }
 
@@ -205,7 +205,7 @@ impl Worker {
         }
     }
 
-    fn take(&mut self, mail: Mail) {
+    async fn take(&mut self, mail: Mail) {
         if let Some(pod) = mail.pod {
             let (old, new) = (&self.pod.metadata, &pod.metadata);
             self.stale |= old.labels != new.labels || old.annotations != new.annotations;
@@ -219,7 +219,7 @@ impl Worker {
         self.live.gone |= mail.gone;
         for note in mail.notes {
             match note {
-                Note::Container(id, state) => self.on_container(&id, state),
+                Note::Container(id, state) => self.on_container(&id, state).await,
                 Note::Lost(id) => self.on_lost(&id),
                 Note::Probe { container, id, kind, passed } => self.on_probe(&container, &id, kind, passed),
                 Note::Progress { container, message } => self.on_progress(&container, message),
@@ -343,11 +343,12 @@ impl Worker {
         None
     }
 
-    fn save(&mut self) -> bool {
+    /// Writes the state if it has changed; whatever tells others of it waits for that. Whether the file holds it.
+    async fn save(&mut self) -> bool {
         if self.saved && *self.handle.state() == self.state {
             return true;
         }
-        let saved = self.shared.states.save(&self.state);
+        let saved = self.shared.states.save(&self.state).await;
         self.saved = saved.is_ok();
         if let Err(error) = saved {
             tracing::error!(pod = pod::full_name(&self.pod), %error, "cannot remember the pod: a restart will not know it");
@@ -408,7 +409,7 @@ impl Worker {
         if tokio::time::timeout(TOLD, self.hear_ends(&names)).await.is_err() {
             tracing::warn!(pod = pod::full_name(&self.pod), "the runtime has not told how containers ended");
         }
-        self.remember_drained(&names);
+        self.remember_drained(&names).await;
         for runtime in self.shared.runtimes.iter().filter(|r| !r.survives_restart()) {
             if let Err(error) = runtime.remove_sandbox(&self.handle.uid).await {
                 tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the sandbox");
@@ -420,7 +421,7 @@ impl Worker {
     async fn hear_ends(&mut self, names: &[String]) {
         loop {
             let mail = self.handle.read();
-            self.take(mail);
+            self.take(mail).await;
             if names.iter().all(|name| self.running(name).is_none()) {
                 return;
             }
@@ -430,7 +431,7 @@ impl Worker {
 
     /// Saves how containers ended that were stopped because the process ends: the next one starts them again. What is not started again
     /// after an exit code 0 has not done its work by obeying, and counts as lost.
-    fn remember_drained(&mut self, names: &[String]) {
+    async fn remember_drained(&mut self, names: &[String]) {
         for name in names {
             let record = self.state.containers.get_mut(name);
             let Some(AttemptState::Exited(ended)) = record.and_then(|r| r.current.as_mut()).map(|a| &mut a.state)
@@ -447,7 +448,7 @@ impl Worker {
                 ended.lose();
             }
         }
-        if let Err(error) = self.shared.states.save(&self.state) {
+        if let Err(error) = self.shared.states.save(&self.state).await {
             tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remember how the pod's containers ended");
         }
     }

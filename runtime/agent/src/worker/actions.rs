@@ -5,9 +5,9 @@ use crate::{plan::Action, start::Start, state::Failure, volumes};
 
 impl Worker {
     /// Starts an action. True when the plan must be asked again at once, since something was decided on the spot.
-    pub(super) fn act(&mut self, action: Action, now: Timestamp) -> bool {
+    pub(super) async fn act(&mut self, action: Action, now: Timestamp) -> bool {
         match action {
-            Action::SetUp => return self.set_up(),
+            Action::SetUp => return self.set_up().await,
             Action::Start(container) => return self.start(container, now),
             Action::Cancel(container) => {
                 if let Some(starting) = self.starts.get(&container) {
@@ -42,15 +42,15 @@ impl Worker {
         false
     }
 
-    fn set_up(&mut self) -> bool {
+    async fn set_up(&mut self) -> bool {
         self.live.setup = Setup::Busy;
         self.state.volumes = volumes::record(&self.shared.plugins, &self.pod);
-        let recorded = self.save() || self.state.volumes.is_empty();
+        let recorded = self.save().await || self.state.volumes.is_empty();
         let (shared, pod, address) = (self.shared.clone(), self.pod.clone(), self.state.address);
         if !recorded {
             let message = "MountVolume.SetUp failed: the node cannot record which volumes it makes";
             shared.event(&pod, None, EventType::Warning, "FailedMount", message);
-            self.on_outcome(Outcome::SetUp(Err(message.into())));
+            self.on_outcome(Outcome::SetUp(Err(message.into()))).await;
             return true;
         }
         self.ops.push(Box::pin(async move { Outcome::SetUp(setup::make(&shared, &pod, address).await) }));
