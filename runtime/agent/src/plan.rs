@@ -5,13 +5,17 @@
 
 use crate::{
     backoff::Backoff,
-    eviction::{self, EVICTED},
     pod::{self, Policy, Role},
     state::{Ended, PodState, Record},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::{collections::BTreeMap, time::Duration};
+
+/// `status.reason` of a pod that was evicted.
+pub(crate) const EVICTED: &str = "Evicted";
+/// How long its containers may take to stop.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
 /// What the worker knows and does at this moment; lost with the process, and rightly so.
 #[derive(Clone, Debug, Default)]
@@ -213,7 +217,7 @@ fn deadline(pod: &Pod, state: &PodState) -> Option<Timestamp> {
 /// App and init containers are stopped together; sidecars after them, the last started first.
 fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, now: Timestamp, plan: &mut Plan) {
     let evicted = state.failure.as_ref().is_some_and(|failure| failure.reason == EVICTED);
-    let grace = if evicted { pod::grace(pod).min(eviction::GRACE) } else { pod::grace(pod) };
+    let grace = if evicted { pod::grace(pod).min(EVICTION_GRACE) } else { pod::grace(pod) };
     let mut others_alive = false;
     let stop = |container: &Container, plan: &mut Plan| -> bool {
         let name = &container.name;

@@ -72,7 +72,7 @@ pub struct Synced {
 pub enum Kind {
     /// The pod's: its containers may write.
     Pod,
-    /// The agent's: its files are replaced as a whole and old versions are swept (see [`write`]). Containers only read, whatever their
+    /// The agent's: its files are replaced as a whole and old versions are swept (see [`write()`]). Containers only read, whatever their
     /// mount says.
     Versions,
     /// The node's.

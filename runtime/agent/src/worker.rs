@@ -7,13 +7,11 @@ mod outcomes;
 
 use crate::{
     admission,
-    agent::is_new,
     backoff::Backoff,
-    eviction::{EVICTED, Eviction},
-    handle::{Handle, Mail, Note, ProbeKind},
+    handle::{Eviction, Handle, Mail, Note, ProbeKind},
     hook::Stop,
     node,
-    plan::{self, Busy, Live, LiveContainer, Setup, Waiting, plan},
+    plan::{self, Busy, EVICTED, Live, LiveContainer, Setup, Waiting, plan},
     pod, probe,
     reporter::Report,
     setup::{self, Ready},
@@ -161,7 +159,7 @@ impl Worker {
 
     /// A pod that the node took but that is not for such a node is refused, once. What an informer says of the node may be old.
     async fn judge(&mut self) {
-        if self.handle.state().started.is_some() || self.state.failure.is_some() || !is_new(&self.pod) {
+        if self.handle.state().started.is_some() || self.state.failure.is_some() || !pod::is_new(&self.pod) {
             return;
         }
         let (cluster, name) = (&self.shared.cluster, &self.shared.options.node);
