@@ -47,6 +47,12 @@ pub enum Role {
     App,
 }
 
+/// Whether the node has never taken a pod and is asked to: such a pod is judged, and only once.
+pub(crate) fn is_new(pod: &Pod) -> bool {
+    let started = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+    !started && !is_deleting(pod) && !is_finished(pod)
+}
+
 /// `name_namespace(uid)`: how messages name a pod.
 pub fn full_name(pod: &Pod) -> String {
     format!("{}_{}({})", name(pod), namespace(pod), uid(pod))

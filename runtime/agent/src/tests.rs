@@ -5,6 +5,7 @@ mod endings;
 mod eviction;
 mod fake_api;
 mod lifecycle;
+mod mounted;
 mod named;
 mod node;
 mod overwritten;
