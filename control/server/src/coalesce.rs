@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 /// Bytes that wait at most; with more, the connection waits for the peer. Two TLS records.
 const LIMIT: usize = 32 * 1024;
-/// Bytes of memory that the first frame of a turn gets.
+/// Bytes of memory that the first frames of a turn get.
 const FIRST: usize = 4096;
 
 /// A stream that keeps what is written until [`Coalesced::run`] has polled the connection. A clone is the same stream.
@@ -42,7 +42,6 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
                 written => self.waiting.advance(written),
             }
         }
-        self.waiting = BytesMut::new();
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
@@ -52,8 +51,10 @@ impl<S: AsyncWrite + Unpin> Inner<S> {
             ready!(self.poll_drain(cx))?;
         }
         let before = self.waiting.len();
-        if before == 0 {
-            self.waiting.reserve(FIRST);
+        let all = pieces.iter().map(|piece| piece.len()).sum::<usize>().min(LIMIT - before);
+        if self.waiting.capacity() - before < all {
+            // Grown once: to grow by doubling would copy the frames again and again.
+            self.waiting.reserve(if before + all <= FIRST { FIRST } else { LIMIT - before });
         }
         for piece in pieces {
             let room = LIMIT - self.waiting.len();
@@ -85,10 +86,13 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Coalesced<S> {
             if let Poll::Ready(outcome) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Ok(outcome));
             }
-            match self.0.lock().poll_drain(cx) {
-                Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-                Poll::Ready(Ok(())) | Poll::Pending => Poll::Pending,
+            let mut inner = self.0.lock();
+            match inner.poll_drain(cx) {
+                Poll::Ready(Ok(())) => inner.waiting = BytesMut::new(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {}
             }
+            Poll::Pending
         })
         .await
     }
