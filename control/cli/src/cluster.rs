@@ -240,6 +240,7 @@ impl Cluster {
             advertise: SocketAddr::new(node_internal, address.port()),
             identity: config.node.clone(),
             image_advice: Some(images::advice(&images)),
+            capabilities: kinds::Capabilities::new(agent::HONOURED.iter().copied().chain(scheduler::honoured())),
         };
         let options = server::Options {
             store: store.clone(),

@@ -12,6 +12,7 @@ mod at;
 mod authorization;
 mod batch;
 pub mod bootstrap;
+mod capabilities;
 mod cells;
 mod coordination;
 pub mod core;
@@ -34,6 +35,7 @@ mod tests;
 
 pub use crate::{
     admission::imageadvice::ImageAdvice,
+    capabilities::Capabilities,
     core::serviceaccount::tokens::{self, Tokens},
 };
 
@@ -61,6 +63,8 @@ pub struct Settings {
     pub identity: String,
     /// What is known about images, for warnings.
     pub image_advice: Option<ImageAdvice>,
+    /// What node, scheduler and controllers honour; of other fields users are warned.
+    pub capabilities: Capabilities,
 }
 
 impl Settings {
@@ -82,6 +86,7 @@ impl Settings {
 /// Every built-in resource, in the order of discovery.
 fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resource> {
     let [event, grouped_event] = events::event::resources();
+    let capabilities = &settings.capabilities;
     let mut all = vec![
         core::pod::binding::resource(),
         core::configmap::resource(),
@@ -89,19 +94,19 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         event,
         core::namespace::resource(),
         core::node::resource(),
-        core::pod::resource(),
-        core::podtemplate::resource(),
+        core::pod::resource(capabilities),
+        core::podtemplate::resource(capabilities),
         none_yet("", "replicationcontrollers", "ReplicationController").short(&["rc"]),
         core::secret::resource(),
         core::serviceaccount::resource(settings.tokens.clone()),
         core::service::resource(settings),
         apps::controllerrevision::resource(),
         none_yet("apps", "daemonsets", "DaemonSet").short(&["ds"]),
-        apps::deployment::resource(),
-        apps::replicaset::resource(),
+        apps::deployment::resource(capabilities),
+        apps::replicaset::resource(capabilities),
         grouped_event,
-        batch::job::resource(),
-        scheduling::priorityclass::resource(),
+        batch::job::resource(capabilities),
+        scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),
         discovery::endpointslice::resource(),

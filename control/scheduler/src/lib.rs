@@ -40,7 +40,7 @@ pub mod waiting;
 pub use cycle_state::CycleState;
 pub use handle::{Cycle, Handle};
 pub use plugin::{Event, Plugin, Plugins};
-pub use plugins::Strategy;
+pub use plugins::{Strategy, honoured};
 pub use run::{Options, Scheduler};
 pub use snapshot::Snapshot;
 pub use status::{Failure, NodeToStatus, Status};

@@ -76,7 +76,7 @@ fn families(addresses: &Addresses, object: &mut Object, old: Option<&Object>) ->
             before.unwrap_or(if headless && selectorless { "RequireDualStack" } else { "SingleStack" }).to_owned();
         object.set(&["spec", "ipFamilyPolicy"], policy);
     }
-    let causes = super::validate::cluster_ips(object);
+    let causes = super::validate::cluster_ips(object, old);
     if !causes.is_empty() {
         return Err(refuse(object, &causes));
     }

@@ -32,7 +32,7 @@ pub(super) fn service(object: &Object) -> Vec<Cause> {
     port_list(ports, &mut out);
     rules::labels(spec.get("selector"), &mut out);
     affinity(spec, &mut out);
-    out.extend(cluster_ips(object));
+    out.extend(cluster_ips(object, None));
     for ip in spec.get("externalIPs").items() {
         if let Some(parsed) = address::valid(ip, &mut out) {
             address::endpoint(ip, parsed, &mut out);
@@ -126,8 +126,8 @@ fn affinity(spec: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` together.
-pub(super) fn cluster_ips(object: &Object) -> Vec<Cause> {
+/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` together. What stood there before need be no address.
+pub(super) fn cluster_ips(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut out = Vec::new();
     let spec = At::of(object, "spec");
     if spec.get("type").str() == "ExternalName" {
@@ -166,7 +166,11 @@ pub(super) fn cluster_ips(object: &Object) -> Vec<Cause> {
             }
             continue;
         }
+        let known = out.len();
         parsed.extend(address::valid(ip, &mut out));
+        if old.is_some_and(|old| old.list_at(&["spec", "clusterIPs"]).contains(ip.value())) {
+            out.truncate(known);
+        }
     }
     let bad = out.len() > before;
     if all.len() > 2 {
