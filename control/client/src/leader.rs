@@ -1,3 +1,5 @@
+//! Leader election by a Lease: of several processes one leads, as long as it renews in time.
+
 use crate::{Client, Error, Result};
 use api::Clock;
 use jiff::Timestamp;

@@ -10,7 +10,10 @@ use client::{Client, Delta, Error, Informer, Key, Kind, Patch};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde_json::Value;
 
-use crate::meta;
+use crate::{
+    labels::{self, Labels, Selects},
+    meta,
+};
 
 /// What an owner does about one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,9 +117,16 @@ impl<O: Kind> Claims<'_, O> {
     }
 }
 
+/// What `owner` may have a claim to: what it controls, and what nobody controls and has the labels that it asks for.
+pub fn candidates<K: Kind>(objects: &Informer<K>, owner: &ObjectMeta, wanted: &Labels) -> Vec<Arc<K>> {
+    let mut all = objects.by_owner(meta::uid(owner));
+    all.extend(labels::orphans(objects, meta::namespace(owner), wanted));
+    all
+}
+
 /// The owners of a change's namespace that could want its object: it has no controller, and its labels or that are new. `selector` is the
 /// owner's; one that selects everything wants nothing.
-pub fn waken_by_orphan<K: Kind, O: Kind>(
+pub fn waken_by_orphan<K: Kind, O: Selects>(
     delta: &Delta<K>,
     owners: &Informer<O>,
     selector: impl Fn(&O) -> Option<&LabelSelector>,
@@ -134,7 +144,7 @@ pub fn waken_by_orphan<K: Kind, O: Kind>(
         let selector = selector(owner).and_then(|s| meta::selector(s).ok());
         selector.is_some_and(|s| !s.is_empty() && meta::matches(&s, object.labels.as_ref()))
     };
-    let owners = owners.list_in(meta::namespace(object));
+    let owners = labels::selecting(owners, meta::namespace(object), &[object.labels.as_ref()]);
     owners.iter().filter(|owner| wants(owner)).map(|owner| Key::of(&**owner)).collect()
 }
 

@@ -33,11 +33,13 @@ pub struct EndpointsController {
 impl EndpointsController {
     /// Over the shared informers.
     pub fn new(cx: &Context) -> Self {
+        let (services, pods) = (cx.informers.of(), cx.informers.of());
+        servicepods::index(&services, &pods);
         Self {
             client: cx.client.clone(),
             recorder: cx.recorder("endpoint-controller"),
-            services: cx.informers.of(),
-            pods: cx.informers.of(),
+            services,
+            pods,
             endpoints: cx.informers.of(),
         }
     }

@@ -13,8 +13,10 @@ pub mod endpoints;
 pub mod endpointslice;
 pub mod garbagecollector;
 pub mod job;
+mod labels;
 pub mod meta;
 pub mod namespace;
+mod nodecidrs;
 pub mod nodeipam;
 pub mod nodelifecycle;
 pub mod podcontrol;
@@ -29,6 +31,7 @@ pub mod tainteviction;
 pub mod ttlafterfinished;
 
 pub use context::{Context, Options};
+pub use nodecidrs::NodeCidrs;
 
 use std::{sync::Arc, time::Duration};
 

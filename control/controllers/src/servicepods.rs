@@ -12,7 +12,10 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use crate::{meta, pods};
+use crate::{
+    labels::{self, Selects},
+    meta, pods,
+};
 
 /// When the change that an object reports happened, for measuring how long it took to arrive.
 pub const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
@@ -41,9 +44,16 @@ pub fn ports(service: &Service) -> &[ServicePort] {
     service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default()
 }
 
+/// Indexes what [`selected`] and [`waken`] look for.
+pub fn index(services: &Informer<Service>, pods: &Informer<Pod>) {
+    labels::index_selectors(services);
+    labels::index(pods);
+}
+
 /// The pods in the namespace that the Service selects.
 pub fn selected(service: &Service, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
-    let all = pods.list_in(meta::namespace(&service.metadata));
+    let Some(wanted) = service.wanted() else { return Vec::new() };
+    let all = labels::selected(pods, meta::namespace(&service.metadata), wanted);
     all.into_iter().filter(|p| selects(service, p.metadata.labels.as_ref())).collect()
 }
 
@@ -107,7 +117,8 @@ pub fn waken(delta: &Delta<Pod>, services: &Informer<Service>) -> Vec<Key> {
     let concerns = |s: &Arc<Service>| {
         selects(s, pod.metadata.labels.as_ref()) || old.is_some_and(|o| selects(s, o.metadata.labels.as_ref()))
     };
-    let all = services.list_in(meta::namespace(&pod.metadata));
+    let sets = [pod.metadata.labels.as_ref(), old.and_then(|old| old.metadata.labels.as_ref())];
+    let all = labels::selecting(services, meta::namespace(&pod.metadata), &sets);
     all.iter().filter(|s| is_selecting(s) && concerns(s)).map(|s| Key::of(&**s)).collect()
 }
 

@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 
 use super::{
-    revision::{self, DESIRED_REPLICAS, REVISION, by_age, count_annotation},
-    rolling::{self, available, desired, max_surge, max_unavailable, replicas},
+    revision::{self, REVISION, by_age},
+    rolling::{self, DESIRED_REPLICAS, available, count_annotation, desired, max_surge, max_unavailable, replicas},
     status,
 };
 use crate::meta;

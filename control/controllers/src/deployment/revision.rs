@@ -10,17 +10,13 @@ use k8s_openapi::api::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::rolling;
+use super::rolling::{self, DESIRED_REPLICAS, MAX_REPLICAS};
 use crate::meta;
 
 /// The revision of a ReplicaSet and of the Deployment that rolled it out.
 pub const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Earlier revisions of a ReplicaSet that was rolled back to.
 pub const HISTORY: &str = "deployment.kubernetes.io/revision-history";
-/// The Deployment's size when the ReplicaSet was last scaled.
-pub const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
-/// That size and the surge.
-pub const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
 /// The label that tells the pods of one revision from those of another.
 pub const HASH_LABEL: &str = "pod-template-hash";
 
@@ -38,11 +34,6 @@ const HISTORY_LIMIT: usize = 2000;
 /// The revision annotation as a number; absent or unreadable is 0.
 pub fn revision(rs: &ReplicaSet) -> i64 {
     meta::annotation(&rs.metadata, REVISION).and_then(|v| v.parse().ok()).unwrap_or(0)
-}
-
-/// An annotation that holds a count.
-pub fn count_annotation(rs: &ReplicaSet, key: &str) -> Option<i32> {
-    meta::annotation(&rs.metadata, key)?.parse().ok().filter(|n| *n >= 0)
 }
 
 /// Older first, names decide among the same second.

@@ -8,8 +8,17 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::revision::{MAX_REPLICAS, count_annotation};
-use crate::meta::scaled;
+use crate::meta::{self, scaled};
+
+/// The Deployment's size when the ReplicaSet was last scaled.
+pub const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
+/// That size and the surge.
+pub const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
+
+/// An annotation that holds a count.
+pub fn count_annotation(rs: &ReplicaSet, key: &str) -> Option<i32> {
+    meta::annotation(&rs.metadata, key)?.parse().ok().filter(|n| *n >= 0)
+}
 
 /// `spec.replicas` of a Deployment, 1 where absent.
 pub fn desired(d: &Deployment) -> i32 {

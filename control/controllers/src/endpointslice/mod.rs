@@ -33,13 +33,15 @@ pub struct EndpointSliceController {
 impl EndpointSliceController {
     /// Over the shared informers.
     pub fn new(cx: &Context) -> Self {
+        let (services, pods) = (cx.informers.of(), cx.informers.of());
+        servicepods::index(&services, &pods);
         let slices = cx.informers.of::<EndpointSlice>();
         slices.index(BY_SERVICE, |slice| service_key(slice).map(|k| k.to_string()).into_iter().collect());
         Self {
             client: cx.client.clone(),
             recorder: cx.recorder("endpoint-slice-controller"),
-            services: cx.informers.of(),
-            pods: cx.informers.of(),
+            services,
+            pods,
             nodes: cx.informers.of(),
             slices,
         }
