@@ -367,12 +367,6 @@ impl Status {
         Self::new(Reason::Unauthorized, "Unauthorized")
     }
 
-    /// 405: `VERB is not supported on resources of kind "R"`.
-    pub fn method_not_allowed(resource: &GroupVersionResource, verb: &str) -> Self {
-        let text = format!("{verb} is not supported on resources of kind \"{}\"", resource.group_resource());
-        Self::about(Reason::MethodNotAllowed, resource, "", text)
-    }
-
     /// 410 for a list or watch at a revision that is no longer kept.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(Reason::Expired, message)

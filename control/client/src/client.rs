@@ -178,11 +178,6 @@ impl Client {
         self.call(method, url, body).await
     }
 
-    /// As [`Client::raw`], answering a stream of the body (logs, watches).
-    pub async fn raw_stream(&self, method: Method, url: &str) -> Result<Response<Body>> {
-        self.send(JSON, method, url, None).await
-    }
-
     /// As [`Client::raw`], asking for a media type of the answer.
     pub async fn raw_as(
         &self,

@@ -25,7 +25,7 @@ const ORPHANS: &str = "controllers/orphans";
 const SELECTORS: &str = "controllers/selectors";
 
 /// Labels as they stand in metadata and in selectors.
-pub type Labels = BTreeMap<String, String>;
+pub(crate) type Labels = BTreeMap<String, String>;
 
 /// What selects objects of its namespace by labels.
 pub trait Selects: Kind {
@@ -36,7 +36,7 @@ pub trait Selects: Kind {
 static NO_LABELS: Labels = Labels::new();
 
 /// The labels that a selector asks for by value; its expressions ask for more.
-pub fn wanted(selector: &LabelSelector) -> &Labels {
+pub(crate) fn wanted(selector: &LabelSelector) -> &Labels {
     selector.match_labels.as_ref().unwrap_or(&NO_LABELS)
 }
 
@@ -74,7 +74,7 @@ fn places(namespace: &str, labels: Option<&Labels>) -> impl Iterator<Item = Stri
 }
 
 /// Indexes objects by their labels, for [`selected`].
-pub fn index<K: Kind>(objects: &Informer<K>) {
+pub(crate) fn index<K: Kind>(objects: &Informer<K>) {
     objects.index(LABELS, |object| {
         let meta = object.metadata();
         places(meta::namespace(meta), meta.labels.as_ref()).collect()
@@ -82,7 +82,7 @@ pub fn index<K: Kind>(objects: &Informer<K>) {
 }
 
 /// The objects of a namespace among which are all that have these labels: those with the rarest of them.
-pub fn selected<K: Kind>(objects: &Informer<K>, namespace: &str, wanted: &Labels) -> Vec<Arc<K>> {
+pub(crate) fn selected<K: Kind>(objects: &Informer<K>, namespace: &str, wanted: &Labels) -> Vec<Arc<K>> {
     if wanted.is_empty() {
         return objects.list_in(namespace);
     }
@@ -90,7 +90,7 @@ pub fn selected<K: Kind>(objects: &Informer<K>, namespace: &str, wanted: &Labels
 }
 
 /// Indexes objects without a controller, for [`orphans`].
-pub fn index_orphans<K: Kind>(objects: &Informer<K>) {
+pub(crate) fn index_orphans<K: Kind>(objects: &Informer<K>) {
     objects.index(ORPHANS, |object| {
         let meta = object.metadata();
         if meta::controller_of(meta).is_some() {
@@ -102,7 +102,7 @@ pub fn index_orphans<K: Kind>(objects: &Informer<K>) {
 }
 
 /// The objects of a namespace that nobody controls, among which are all that have these labels.
-pub fn orphans<K: Kind>(objects: &Informer<K>, namespace: &str, wanted: &Labels) -> Vec<Arc<K>> {
+pub(crate) fn orphans<K: Kind>(objects: &Informer<K>, namespace: &str, wanted: &Labels) -> Vec<Arc<K>> {
     if wanted.is_empty() {
         return objects.by_index(ORPHANS, &place(namespace, None));
     }
@@ -110,7 +110,7 @@ pub fn orphans<K: Kind>(objects: &Informer<K>, namespace: &str, wanted: &Labels)
 }
 
 /// Indexes what selects, for [`selecting`].
-pub fn index_selectors<K: Selects>(objects: &Informer<K>) {
+pub(crate) fn index_selectors<K: Selects>(objects: &Informer<K>) {
     objects.index(SELECTORS, |object| {
         let namespace = meta::namespace(object.metadata());
         object.wanted().map(|labels| place(namespace, labels.first_key_value())).into_iter().collect()
@@ -118,7 +118,7 @@ pub fn index_selectors<K: Selects>(objects: &Informer<K>) {
 }
 
 /// What of a namespace may select an object that has one of these sets of labels.
-pub fn selecting<K: Selects>(objects: &Informer<K>, namespace: &str, sets: &[Option<&Labels>]) -> Vec<Arc<K>> {
+pub(crate) fn selecting<K: Selects>(objects: &Informer<K>, namespace: &str, sets: &[Option<&Labels>]) -> Vec<Arc<K>> {
     let labelled = sets.iter().flat_map(|labels| places(namespace, *labels));
     let all: BTreeSet<String> = labelled.chain([place(namespace, None)]).collect();
     all.iter().flat_map(|place| objects.by_index(SELECTORS, place)).collect()

@@ -80,7 +80,7 @@ pub struct RequestInfo {
 }
 
 /// Decodes `%XX`; anything malformed stays as it is.
-pub fn percent_decode(text: &str) -> String {
+pub(crate) fn percent_decode(text: &str) -> String {
     if !text.contains('%') {
         return text.to_owned();
     }

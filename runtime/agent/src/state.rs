@@ -1,4 +1,4 @@
-//! What the node remembers of each pod (DESIGN §3.15): attempts, ids, restart counts, times, the log file, the address. One small
+//! What the node remembers of each pod: attempts, ids, restart counts, times, the log file, the address. One small
 //! JSON file per pod, replaced atomically, so that a restart of the process continues where it was.
 //!
 //! Not the truth about what runs (that is [`container::Runtime::list`]) and not the wish (that is the Pod).

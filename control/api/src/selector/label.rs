@@ -5,7 +5,7 @@ use super::{
     requirement::{Operator, Requirement},
 };
 use serde_json::Value;
-use std::{collections::BTreeMap, fmt};
+use std::fmt;
 
 /// All of its requirements must hold. The empty one matches everything; [`Selector::nothing`] nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -69,29 +69,9 @@ impl Selector {
         expressions.iter().map(requirement).collect::<Result<_, _>>().map(Self::new)
     }
 
-    /// Every one of these labels, unchecked: a Service's `spec.selector`.
-    pub fn from_map<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let equals = |(key, value): (&str, &str)| Requirement {
-            key: key.to_owned(),
-            operator: Operator::Equals,
-            values: vec![value.to_owned()],
-        };
-        Self::new(labels.into_iter().map(equals).collect())
-    }
-
     /// Whether an object with these labels is selected.
     pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(label(&r.key)))
-    }
-
-    /// Whether an object with these labels is selected.
-    pub fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.matches(|key| labels.get(key).map(String::as_str))
-    }
-
-    /// Whether this object is selected.
-    pub fn matches_object(&self, object: &crate::Object) -> bool {
-        self.matches(|key| object.label(key))
     }
 
     /// Whether it has no requirement, so that it matches everything.
@@ -150,6 +130,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+    use std::collections::BTreeMap;
 
     fn labels(text: &str) -> BTreeMap<String, String> {
         text.split(',').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
@@ -180,7 +161,9 @@ mod tests {
             ("in=in,notin in (in,notin)", "in=in,notin=notin", true),
         ] {
             let parsed = Selector::parse(selector).expect(selector);
-            assert_eq!(parsed.matches_labels(&labels(object)), matches, "{selector} on {object}");
+            let labels = labels(object);
+            let matched = parsed.matches(|key| labels.get(key).map(String::as_str));
+            assert_eq!(matched, matches, "{selector} on {object}");
         }
     }
 
@@ -275,7 +258,6 @@ mod tests {
     fn exact_values_are_found() {
         let selector = Selector::parse("a=b,c in (d),e in (f,g)").expect("valid");
         assert_eq!((selector.exact("a"), selector.exact("c"), selector.exact("e")), (Some("b"), Some("d"), None));
-        assert_eq!(Selector::from_map([("a", "b")]).to_string(), "a=b");
     }
 
     proptest! {

@@ -117,16 +117,6 @@ impl Graph {
         self.dependents.get(uid).into_iter().flatten().filter_map(|d| self.nodes.get(d))
     }
 
-    /// How many objects there are.
-    pub fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
     /// The uids of a kind.
     pub fn of(&self, resource: &Resource) -> Vec<String> {
         self.nodes.iter().filter(|(_, n)| *n.resource == *resource).map(|(uid, _)| uid.clone()).collect()

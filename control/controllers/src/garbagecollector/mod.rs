@@ -11,7 +11,7 @@
 mod graph;
 
 pub use graph::{
-    Change, Coordinates, FOREGROUND, Graph, Node, ORPHAN, Standing, Task, Verdict, judge, orphans_dependents,
+    Coordinates, FOREGROUND, Graph, Node, ORPHAN, Standing, Task, Verdict, judge, orphans_dependents,
     waits_for_dependents,
 };
 

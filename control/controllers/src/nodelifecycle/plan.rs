@@ -29,7 +29,7 @@ impl Heartbeat {
 }
 
 /// The condition of this type.
-pub fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
+pub(super) fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
     node.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_)
 }
 

@@ -6,14 +6,14 @@ mod plan;
 mod rank;
 mod refused;
 
-pub use plan::{Plan, plan, status};
-pub use rank::to_delete;
+pub(crate) use rank::to_delete;
 
 use std::sync::Arc;
 
 use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 
+use self::plan::{Plan, plan};
 use crate::{
     Context,
     claim::{Claims, waken_by_orphan},

@@ -179,7 +179,7 @@ fn default_spec(spec: &mut edit::Fields) {
             port.insert("targetPort".into(), number);
         }
     }
-    if validate::externally_accessible(spec) {
+    if linked::externally_accessible(spec) {
         edit::fill_str(spec, "externalTrafficPolicy", "Cluster");
     }
     if matches!(spec["type"].as_str(), Some("ClusterIP" | "NodePort" | "LoadBalancer")) {
