@@ -7,7 +7,6 @@ use crate::{
     watch,
 };
 use bytes::Bytes;
-use futures::Stream;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt;
 use kube::client::Body;
@@ -86,56 +85,49 @@ impl Client {
 
     /// Lists the objects of a target.
     pub async fn list_target<K: Cached>(&self, target: &Target) -> Result<List<K>> {
-        self.list_at(&target.path(), &target.options()).await
+        decode_list(&self.list_body(target, K::ACCEPT.1).await?)
     }
 
     async fn list_at<K: Cached>(&self, path: &str, options: &ListOptions) -> Result<List<K>> {
-        let url = format!("{path}{}", options.query(false));
-        decode_list(&self.raw_as(K::ACCEPT.1, Method::GET, &url, None).await?)
+        decode_list(&self.list_bytes(path, K::ACCEPT.1, options).await?)
     }
 
-    /// Watches objects from `options.resource_version`. The stream ends when the server closes it.
-    pub async fn watch<K: Kind>(
-        &self,
-        namespace: &str,
-        options: &ListOptions,
-    ) -> Result<impl Stream<Item = Result<watch::WatchEvent<K>>> + Send + use<K>> {
-        self.watch_at(&path::<K>(namespace, "", ""), options).await
+    /// The list of the objects of a target, for [`decode_list`].
+    pub(crate) async fn list_body(&self, target: &Target, accept: &'static str) -> Result<Bytes> {
+        self.list_bytes(&target.path(), accept, &target.options()).await
     }
 
-    /// Watches the objects of a target from a revision. The stream ends when the server closes it.
-    pub async fn watch_target<K: Cached>(
+    async fn list_bytes(&self, path: &str, accept: &'static str, options: &ListOptions) -> Result<Bytes> {
+        self.raw_as(accept, Method::GET, &format!("{path}{}", options.query(false)), None).await
+    }
+
+    /// Watches the objects of a target from a revision, for [`watch::decode`]. The lines end when the server closes the watch.
+    pub(crate) async fn watch_lines(
         &self,
         target: &Target,
+        accept: &'static str,
         resource_version: String,
-    ) -> Result<impl Stream<Item = Result<watch::WatchEvent<K>>> + Send + use<K>> {
-        self.watch_at(&target.path(), &ListOptions { resource_version, ..target.options() }).await
-    }
-
-    async fn watch_at<K: Cached>(
-        &self,
-        path: &str,
-        options: &ListOptions,
-    ) -> Result<impl Stream<Item = Result<watch::WatchEvent<K>>> + Send + use<K>> {
-        let url = format!("{path}{}", options.query(true));
-        let response = self.send(K::ACCEPT.0, Method::GET, &url, None).await?;
-        Ok(watch::events(response.into_body()))
+    ) -> Result<watch::Lines> {
+        let options = ListOptions { resource_version, ..target.options() };
+        let url = format!("{}{}", target.path(), options.query(true));
+        let response = self.send(accept, Method::GET, &url, None).await?;
+        Ok(watch::Lines::new(response.into_body()))
     }
 
     /// Creates an object in its namespace.
     pub async fn create<K: Kind>(&self, object: &K) -> Result<K> {
         let url = path::<K>(object.metadata().namespace.as_deref().unwrap_or_default(), "", "");
-        self.write(Method::POST, &url, json(encode(object)?)).await
+        self.write(Method::POST, &url, json(encode_object(object)?)).await
     }
 
     /// Replaces an object; its `resourceVersion`, if set, must be current.
     pub async fn update<K: Kind>(&self, object: &K) -> Result<K> {
-        self.write(Method::PUT, &own_path(object, ""), json(encode(object)?)).await
+        self.write(Method::PUT, &own_path(object, ""), json(encode_object(object)?)).await
     }
 
     /// Replaces an object's status.
     pub async fn update_status<K: Kind>(&self, object: &K) -> Result<K> {
-        self.write(Method::PUT, &own_path(object, "status"), json(encode(object)?)).await
+        self.write(Method::PUT, &own_path(object, "status"), json(encode_object(object)?)).await
     }
 
     /// Patches an object.
@@ -254,6 +246,10 @@ fn encode<T: Serialize>(value: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(value).map_err(|e| Error::Decode(e.to_string()))
 }
 
+fn encode_object<K: Kind>(object: &K) -> Result<Vec<u8>> {
+    object.to_json().map_err(|e| Error::Decode(e.to_string()))
+}
+
 fn decode<T: DeserializeOwned>(body: &[u8]) -> Result<T> {
     serde_json::from_slice(body).map_err(|e| Error::Decode(e.to_string()))
 }
@@ -263,7 +259,8 @@ fn decode_object<K: Kind>(body: &[u8]) -> Result<K> {
     typed::object(body).map_err(Error::Decode)
 }
 
-fn decode_list<K: Cached>(body: &[u8]) -> Result<List<K>> {
+/// Reads a list item by item.
+pub(crate) fn decode_list<K: Cached>(body: &[u8]) -> Result<List<K>> {
     #[derive(Deserialize, Default)]
     #[serde(rename_all = "camelCase", default)]
     struct Meta {

@@ -22,7 +22,7 @@ pub struct Undecodable {
 /// # Errors
 /// Why that cannot be done.
 pub(crate) fn object<K: Kind>(json: &str) -> Result<K, String> {
-    let error = match serde_json::from_str(json) {
+    let error = match K::from_json(json) {
         Ok(object) => return Ok(object),
         Err(error) => error,
     };
@@ -31,7 +31,7 @@ pub(crate) fn object<K: Kind>(json: &str) -> Result<K, String> {
     let filled =
         Schema::for_kind(&kind).zip(serde_json::from_str::<Value>(json).ok()).and_then(|(schema, mut value)| {
             schema.fill_zeros(&mut value);
-            serde_json::from_value(value).ok()
+            K::from_json(&value.to_string()).ok()
         });
     filled.ok_or_else(|| error.to_string())
 }

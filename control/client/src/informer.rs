@@ -1,6 +1,13 @@
 //! A cache of the objects of a target, kept by list and watch.
 
-use crate::{Cached, Key, Kind, Target, Undecodable, gate::Watched, pool::Pool, watch::WatchEvent};
+use crate::{
+    Cached, Error, Key, Kind, Result, Target, Undecodable,
+    client::decode_list,
+    gate::Watched,
+    pool::Pool,
+    reflector::Fed,
+    watch::{self, WatchEvent},
+};
 use futures::{FutureExt, future::BoxFuture};
 use parking_lot::{Mutex, RwLock};
 use std::{
@@ -254,21 +261,12 @@ impl<K: Cached> Cache<K> {
         }
     }
 
-    pub(crate) fn revision(&self) -> u64 {
-        *self.revision.borrow()
-    }
-
-    /// Why there is no list or watch at the moment.
-    pub(crate) fn trouble(&self, why: Option<String>) {
-        *self.trouble.lock() = why;
-    }
-
     fn find(&self, key: &Key) -> Option<Arc<K>> {
         self.state.read().objects.get(key).cloned()
     }
 
     /// Takes a complete list, and what of it cannot be read.
-    pub(crate) fn replace(&self, items: Vec<K>, undecodable: &[Undecodable], revision: u64) {
+    fn replace(&self, items: Vec<K>, undecodable: &[Undecodable], revision: u64) {
         let handlers = self.handlers.lock();
         self.undecodable.lock().retain(|key, _| undecodable.iter().any(|bad| bad.key == *key));
         undecodable.iter().for_each(|bad| self.note(bad));
@@ -289,7 +287,7 @@ impl<K: Cached> Cache<K> {
         self.synced.send_replace(true);
     }
 
-    pub(crate) fn apply(&self, event: WatchEvent<K>) {
+    fn apply(&self, event: WatchEvent<K>) {
         let revision = {
             let handlers = self.handlers.lock();
             match event {
@@ -414,6 +412,34 @@ impl<K> Index<K> {
                 }
             }
         }
+    }
+}
+
+impl<K: Cached> Fed for Cache<K> {
+    fn accept(&self) -> (&'static str, &'static str) {
+        K::ACCEPT
+    }
+
+    fn list(&self, body: &[u8]) -> Result<()> {
+        let list = decode_list(body)?;
+        let revision = list.resource_version.parse().map_err(|_| {
+            Error::Decode(format!("resourceVersion {:?} of a list is not a number", list.resource_version))
+        })?;
+        self.replace(list.items, &list.undecodable, revision);
+        Ok(())
+    }
+
+    fn event(&self, line: &[u8]) -> Result<()> {
+        self.apply(watch::decode(line)?);
+        Ok(())
+    }
+
+    fn trouble(&self, why: Option<String>) {
+        *self.trouble.lock() = why;
+    }
+
+    fn revision(&self) -> u64 {
+        *self.revision.borrow()
     }
 }
 

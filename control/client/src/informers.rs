@@ -1,7 +1,12 @@
 //! The informers of a process: one for each target, as long as somebody holds it.
 
 use crate::{
-    Cached, Client, Informer, Kind, Target, gate::Watched, informer::Cache, metrics, pool::Pool, reflector::Reflector,
+    Cached, Client, Informer, Kind, Target,
+    gate::Watched,
+    informer::Cache,
+    metrics,
+    pool::Pool,
+    reflector::{Fed, Reflector},
 };
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -79,7 +84,9 @@ impl Informers {
         let cache = Arc::new(Cache::<K>::new(target.clone(), self.pool(), Some(stop.clone().drop_guard())));
         let watched: Arc<dyn Watched> = cache.clone();
         informers.insert(slot.clone(), Arc::downgrade(&watched));
-        let reflector = Reflector { cache: Arc::downgrade(&cache), client: self.client.clone(), target };
+        let fed: Arc<dyn Fed> = cache.clone();
+        let reflector = Reflector { cache: Arc::downgrade(&fed), client: self.client.clone(), target };
+        drop(fed);
         let (inner, broken) = (self.inner.clone(), self.inner.broken.clone().drop_guard());
         self.inner.tasks.spawn(async move {
             tokio::select! { () = stop.cancelled() => {}, () = inner.token.cancelled() => {}, () = reflector.run() => {} }

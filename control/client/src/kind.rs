@@ -1,14 +1,92 @@
-//! Which types are kinds of the API.
+//! The kinds that the parts of a cluster can read and write with their types.
 
-use k8s_openapi::{Metadata, Resource, apimachinery::pkg::apis::meta::v1::ObjectMeta};
-use serde::{Serialize, de::DeserializeOwned};
+use k8s_openapi::{
+    Metadata, Resource,
+    api::{
+        admissionregistration::v1 as admissionregistration, apps::v1 as apps, autoscaling::v2 as autoscaling,
+        batch::v1 as batch, certificates::v1 as certificates, coordination::v1 as coordination, core::v1 as core,
+        discovery::v1 as discovery, events::v1 as events, networking::v1 as networking, node::v1 as node,
+        policy::v1 as policy, rbac::v1 as rbac, scheduling::v1 as scheduling, storage::v1 as storage,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
 
-/// Any typed object of the API.
-pub trait Kind:
-    Resource + Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static
-{
+/// A kind with a type. Its decoder and its encoder are functions of this crate: those of serde would be compiled anew into each crate that
+/// reads the kind, and megabytes of the same code would be in the binary and in memory as often.
+pub trait Kind: Resource + Metadata<Ty = ObjectMeta> + Clone + Send + Sync + 'static {
+    /// Reads an object.
+    ///
+    /// # Errors
+    /// What the type does not take.
+    fn from_json(json: &str) -> serde_json::Result<Self>;
+
+    /// Writes an object.
+    ///
+    /// # Errors
+    /// None that is known: what the types hold can be written.
+    fn to_json(&self) -> serde_json::Result<Vec<u8>>;
 }
-impl<K> Kind for K where
-    K: Resource + Metadata<Ty = ObjectMeta> + Serialize + DeserializeOwned + Clone + Send + Sync + 'static
-{
+
+macro_rules! kinds {
+    ($($kind:ty),* $(,)?) => {$(
+        impl Kind for $kind {
+            #[inline(never)]
+            fn from_json(json: &str) -> serde_json::Result<Self> {
+                serde_json::from_str(json)
+            }
+
+            #[inline(never)]
+            fn to_json(&self) -> serde_json::Result<Vec<u8>> {
+                serde_json::to_vec(self)
+            }
+        }
+    )*};
+}
+
+kinds! {
+    core::ConfigMap,
+    core::Endpoints,
+    core::Event,
+    core::LimitRange,
+    core::Namespace,
+    core::Node,
+    core::PersistentVolume,
+    core::PersistentVolumeClaim,
+    core::Pod,
+    core::PodTemplate,
+    core::ReplicationController,
+    core::ResourceQuota,
+    core::Secret,
+    core::Service,
+    core::ServiceAccount,
+    admissionregistration::MutatingWebhookConfiguration,
+    admissionregistration::ValidatingAdmissionPolicy,
+    admissionregistration::ValidatingWebhookConfiguration,
+    apps::ControllerRevision,
+    apps::DaemonSet,
+    apps::Deployment,
+    apps::ReplicaSet,
+    apps::StatefulSet,
+    autoscaling::HorizontalPodAutoscaler,
+    batch::CronJob,
+    batch::Job,
+    certificates::CertificateSigningRequest,
+    coordination::Lease,
+    discovery::EndpointSlice,
+    events::Event,
+    networking::Ingress,
+    networking::IPAddress,
+    networking::NetworkPolicy,
+    networking::ServiceCIDR,
+    node::RuntimeClass,
+    policy::PodDisruptionBudget,
+    rbac::ClusterRole,
+    rbac::ClusterRoleBinding,
+    rbac::Role,
+    rbac::RoleBinding,
+    scheduling::PriorityClass,
+    storage::CSIDriver,
+    storage::CSINode,
+    storage::StorageClass,
+    storage::VolumeAttachment,
 }

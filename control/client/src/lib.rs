@@ -8,7 +8,7 @@
 //! * [`pod`] and [`meta`]: what everybody asks of a Pod and of metadata; each question has one answer in the workspace.
 //!
 //! Why not kube-runtime: its shared streams lose deletes, have no indexes, and decode once per controller.
-#![warn(unreachable_pub, clippy::redundant_clone, clippy::large_futures, clippy::let_underscore_future)]
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 mod cached;

@@ -1,7 +1,6 @@
 //! Feeds an informer: lists, watches, resumes the watch where it ended, and lists again when the server has forgotten the revision.
 
-use crate::{Cached, Client, Error, List, Result, Target, informer::Cache};
-use futures::StreamExt;
+use crate::{Client, Error, Result, Target};
 use std::{
     sync::{Arc, Weak},
     time::Duration,
@@ -11,14 +10,28 @@ use tokio::time::Instant;
 /// A watch that lasts less ended for a reason that a new one would meet as well.
 const SHORT: Duration = Duration::from_secs(1);
 
+/// The cache that a reflector feeds. Each decodes for itself: the machine that feeds them is compiled once, not once a kind.
+pub(crate) trait Fed: Send + Sync {
+    /// The media type to ask for, of a watch and of a list.
+    fn accept(&self) -> (&'static str, &'static str);
+    /// Takes the body of a complete list.
+    fn list(&self, body: &[u8]) -> Result<()>;
+    /// Takes a line of a watch.
+    fn event(&self, line: &[u8]) -> Result<()>;
+    /// Takes why there is no list or watch at the moment.
+    fn trouble(&self, why: Option<String>);
+    /// The revision up to which everything was taken.
+    fn revision(&self) -> u64;
+}
+
 /// The feeder of one informer. It does not keep the informer: the informer's holders do.
-pub(crate) struct Reflector<K: Cached> {
-    pub(crate) cache: Weak<Cache<K>>,
+pub(crate) struct Reflector {
+    pub(crate) cache: Weak<dyn Fed>,
     pub(crate) client: Client,
     pub(crate) target: Arc<Target>,
 }
 
-impl<K: Cached> Reflector<K> {
+impl Reflector {
     /// Runs until dropped, or until nobody holds the informer.
     pub(crate) async fn run(self) {
         let mut failures = 0u32;
@@ -48,27 +61,25 @@ impl<K: Cached> Reflector<K> {
     }
 
     async fn follow(&self, at: &mut Option<String>) -> Result<()> {
+        let Some((watched, listed)) = self.cache.upgrade().map(|cache| cache.accept()) else { return Ok(()) };
         // Requests are boxed: a watch that waits, and there are thousands, does not pay for their state.
         let from = match at.take() {
             Some(revision) => revision,
             None => {
-                let list: List<K> = Box::pin(self.client.list_target(&self.target)).await?;
-                let revision = list.resource_version.parse().map_err(|_| {
-                    Error::Decode(format!("resourceVersion {:?} of a list is not a number", list.resource_version))
-                })?;
+                let body = Box::pin(self.client.list_body(&self.target, listed)).await?;
                 let Some(cache) = self.cache.upgrade() else { return Ok(()) };
-                cache.replace(list.items, &list.undecodable, revision);
-                list.resource_version
+                cache.list(&body)?;
+                cache.revision().to_string()
             }
         };
         *at = Some(from.clone());
-        let mut events = Box::pin(Box::pin(self.client.watch_target::<K>(&self.target, from)).await?);
+        let mut lines = Box::pin(self.client.watch_lines(&self.target, watched, from)).await?;
         if let Some(cache) = self.cache.upgrade() {
             cache.trouble(None);
         }
-        while let Some(event) = events.next().await {
+        while let Some(line) = lines.next().await? {
             let Some(cache) = self.cache.upgrade() else { return Ok(()) };
-            cache.apply(event?);
+            cache.event(&line)?;
             *at = Some(cache.revision().to_string());
         }
         Ok(())

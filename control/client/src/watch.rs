@@ -2,7 +2,6 @@
 
 use crate::{Cached, Error, Key, Result, Undecodable, cached, error::parse_status};
 use bytes::{Buf, BytesMut};
-use futures::{Stream, stream};
 use http_body_util::BodyExt;
 use kube::client::Body;
 use serde::Deserialize;
@@ -28,49 +27,41 @@ pub enum WatchEvent<K> {
     DeletedUndecodable(Undecodable),
 }
 
-struct State {
+/// The lines of a watch's body.
+pub(crate) struct Lines {
     body: Body,
     buffer: BytesMut,
     searched: usize,
 }
 
-/// Decodes a response body. Ends after an error of the stream and when the server closes; an object that cannot be read ends nothing.
-pub(crate) fn events<K: Cached>(body: Body) -> impl Stream<Item = Result<WatchEvent<K>>> + Send {
-    let state = State { body, buffer: BytesMut::new(), searched: 0 };
-    stream::unfold(Some(state), |state| async move {
-        let mut state = state?;
-        match next_line(&mut state).await {
-            Ok(Some(line)) => match decode(&line) {
-                Ok(event) => Some((Ok(event), Some(state))),
-                Err(error) => Some((Err(error), None)),
-            },
-            Ok(None) => None,
-            Err(error) => Some((Err(error), None)),
-        }
-    })
-}
+impl Lines {
+    pub(crate) fn new(body: Body) -> Self {
+        Self { body, buffer: BytesMut::new(), searched: 0 }
+    }
 
-async fn next_line(state: &mut State) -> Result<Option<BytesMut>> {
-    loop {
-        if let Some(at) = state.buffer[state.searched..].iter().position(|b| *b == b'\n') {
-            let line = state.buffer.split_to(state.searched + at);
-            state.buffer.advance(1);
-            state.searched = 0;
-            if line.is_empty() {
-                continue;
+    /// The next line that is not empty; `None` once the server has closed the watch.
+    pub(crate) async fn next(&mut self) -> Result<Option<BytesMut>> {
+        loop {
+            if let Some(at) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') {
+                let line = self.buffer.split_to(self.searched + at);
+                self.buffer.advance(1);
+                self.searched = 0;
+                if line.is_empty() {
+                    continue;
+                }
+                return Ok(Some(line));
             }
-            return Ok(Some(line));
-        }
-        state.searched = state.buffer.len();
-        if state.searched > MAX_EVENT {
-            return Err(Error::Decode(format!("a watch event is larger than {MAX_EVENT} bytes")));
-        }
-        match state.body.frame().await {
-            None => return Ok(None),
-            Some(Err(error)) => return Err(Error::Transport(error.to_string())),
-            Some(Ok(frame)) => {
-                if let Ok(data) = frame.into_data() {
-                    state.buffer.extend_from_slice(&data);
+            self.searched = self.buffer.len();
+            if self.searched > MAX_EVENT {
+                return Err(Error::Decode(format!("a watch event is larger than {MAX_EVENT} bytes")));
+            }
+            match self.body.frame().await {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(Error::Transport(error.to_string())),
+                Some(Ok(frame)) => {
+                    if let Ok(data) = frame.into_data() {
+                        self.buffer.extend_from_slice(&data);
+                    }
                 }
             }
         }
@@ -96,7 +87,8 @@ struct Meta {
     resource_version: String,
 }
 
-fn decode<K: Cached>(line: &[u8]) -> Result<WatchEvent<K>> {
+/// Reads a line. An object that cannot be read is one of the events; an error is that of the whole watch.
+pub(crate) fn decode<K: Cached>(line: &[u8]) -> Result<WatchEvent<K>> {
     // Lines are apart whatever is in them: one that cannot be read says nothing of those after it.
     let unknown = |error: String| Undecodable { key: Key::default(), uid: String::new(), revision: None, error };
     let line = match std::str::from_utf8(line) {
@@ -142,11 +134,16 @@ fn usual<K: Cached>(line: &str) -> Option<WatchEvent<K>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use futures::{StreamExt, TryStreamExt};
     use k8s_openapi::api::core::v1::ConfigMap;
 
-    fn body(text: &str) -> Body {
-        Body::from(text.as_bytes().to_vec())
+    /// The events of a body, up to the end or an error.
+    async fn events(text: &str) -> Result<Vec<WatchEvent<ConfigMap>>> {
+        let mut lines = Lines::new(Body::from(text.as_bytes().to_vec()));
+        let mut events = Vec::new();
+        while let Some(line) = lines.next().await? {
+            events.push(decode(&line)?);
+        }
+        Ok(events)
     }
 
     #[tokio::test]
@@ -157,7 +154,7 @@ mod tests {
             r#"{"type":"BOOKMARK","object":{"kind":"ConfigMap","metadata":{"resourceVersion":"7"}}}"#,
             "\n"
         );
-        let all: Vec<WatchEvent<ConfigMap>> = events(body(text)).try_collect().await.expect("events");
+        let all = events(text).await.expect("events");
         assert!(matches!(&all[0], WatchEvent::Added(c) if c.metadata.name.as_deref() == Some("a")));
         assert!(matches!(&all[1], WatchEvent::Bookmark(rv) if rv == "7"));
     }
@@ -187,7 +184,7 @@ mod tests {
             "{{\"type\":\"MODIFIED\",\"object\":{bad}}}\n{{\"type\":\"DELETED\",\"object\":{bad}}}\n{}\n",
             r#"{"type":"ADDED","object":{"metadata":{"name":"b"}}}"#
         );
-        let all: Vec<WatchEvent<ConfigMap>> = events(body(&text)).try_collect().await.expect("events");
+        let all = events(&text).await.expect("events");
         assert!(
             matches!(&all[0], WatchEvent::Undecodable(bad) if bad.key.to_string() == "n/a" && bad.revision == Some(7))
         );
@@ -196,11 +193,9 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_error_event_ends_the_stream_with_its_status() {
+    async fn an_error_event_ends_the_watch_with_its_status() {
         let text = "{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"reason\":\"Expired\",\"message\":\"too old\",\"code\":410}}\n{}\n";
-        let mut all = Box::pin(events::<ConfigMap>(body(text)));
-        let error = all.next().await.expect("one").expect_err("an error");
+        let error = events(text).await.expect_err("an error");
         assert!(error.is_expired());
-        assert!(all.next().await.is_none());
     }
 }

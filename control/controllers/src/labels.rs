@@ -28,7 +28,7 @@ const SELECTORS: &str = "controllers/selectors";
 pub(crate) type Labels = BTreeMap<String, String>;
 
 /// What selects objects of its namespace by labels.
-pub trait Selects: Kind {
+pub(crate) trait Selects: Kind {
     /// The labels that an object must have, whatever else is asked of it. `None` selects nothing.
     fn wanted(&self) -> Option<&Labels>;
 }
@@ -135,7 +135,7 @@ mod tests {
 
     fn filled<K: Kind>(objects: impl IntoIterator<Item = Value>) -> Informer<K> {
         let informer = Informer::new();
-        informer.replace(objects.into_iter().map(|o| serde_json::from_value(o).expect("an object")).collect(), 1);
+        informer.replace(objects.into_iter().map(|o| K::from_json(&o.to_string()).expect("an object")).collect(), 1);
         informer
     }
 

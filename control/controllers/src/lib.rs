@@ -5,7 +5,7 @@
 //! client could do: there is no back door.
 //!
 //! Not here: StatefulSet, DaemonSet, CronJob, horizontal autoscaling, disruption budgets, volumes.
-#![warn(unreachable_pub, clippy::redundant_clone, clippy::large_futures, clippy::let_underscore_future)]
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 mod claim;

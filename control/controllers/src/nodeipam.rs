@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{Context, NodeCidrs, meta};
 
 /// Allocates ranges. Upstream's `node-ipam-controller`. Run by one worker, so that no range is given twice.
-pub struct NodeIpamController {
+pub(crate) struct NodeIpamController {
     client: Client,
     recorder: Recorder,
     cidrs: Option<NodeCidrs>,
@@ -23,7 +23,7 @@ pub struct NodeIpamController {
 
 impl NodeIpamController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         Self {
             client: cx.client.clone(),
             recorder: cx.recorder("cidrAllocator"),

@@ -15,7 +15,7 @@
 //! Not here: preemption (a pod that needs it waits, and its condition says so), pod affinity and topology spread, volumes, extenders,
 //! several profiles. What a pod asks for among these is not enforced. Of what preemption needs these are missing still: a nominated node is
 //! written down, but neither tried first nor kept free from other pods.
-#![warn(unreachable_pub, clippy::redundant_clone, clippy::large_futures, clippy::let_underscore_future)]
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 mod binding;

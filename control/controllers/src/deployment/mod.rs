@@ -4,13 +4,13 @@
 //! rollback field that only the extensions/v1beta1 API had.
 
 mod plan;
-pub mod revision;
+pub(crate) mod revision;
 mod rolling;
 mod status;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{Plan, Step, plan};
+pub(crate) use plan::{Plan, Step, plan};
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use crate::{
 };
 
 /// Rolls pod templates out. Upstream's `deployment-controller`.
-pub struct DeploymentController {
+pub(crate) struct DeploymentController {
     client: Client,
     clock: api::Clock,
     recorder: Recorder,
@@ -40,7 +40,7 @@ pub struct DeploymentController {
 
 impl DeploymentController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         let (deployments, sets) = (cx.informers.of(), cx.informers.of());
         labels::index_selectors(&deployments);
         labels::index_orphans(&sets);

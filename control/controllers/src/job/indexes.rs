@@ -7,7 +7,7 @@ use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod}
 use crate::meta;
 
 /// The annotation and label that hold a pod's index.
-pub const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+pub(crate) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
 /// The pod's index, if it has a valid one.
 pub(super) fn index(pod: &Pod) -> Option<i32> {

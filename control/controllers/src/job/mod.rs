@@ -11,9 +11,9 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use backoff::Failures;
-pub use indexes::INDEX;
-pub use plan::{FINALIZER, Plan, is_finished, plan};
+pub(crate) use backoff::Failures;
+pub(crate) use indexes::INDEX;
+pub(crate) use plan::{FINALIZER, Plan, is_finished, plan};
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -34,7 +34,7 @@ use crate::{
 const UNCOUNTED: &str = "job/uncounted";
 
 /// Runs Jobs. Upstream's `job-controller`.
-pub struct JobController {
+pub(crate) struct JobController {
     client: Client,
     clock: api::Clock,
     recorder: Recorder,
@@ -46,7 +46,7 @@ pub struct JobController {
 
 impl JobController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         let pods = cx.informers.of::<Pod>();
         labels::index_orphans(&pods);
         pods.index(UNCOUNTED, |pod| {

@@ -7,7 +7,7 @@ use k8s_openapi::{api::core::v1::NamespaceCondition, apimachinery::pkg::apis::me
 
 /// What was found while deleting.
 #[derive(Clone, Debug, Default)]
-pub struct Findings {
+pub(crate) struct Findings {
     /// Groups that could not be asked for their kinds.
     pub discovery: Vec<String>,
     /// Deletions that failed.
@@ -80,7 +80,11 @@ fn wanted(findings: &Findings) -> [Wanted; 5] {
 }
 
 /// The five conditions, in upstream's order and words; `None` when they are as they were.
-pub fn conditions(old: &[NamespaceCondition], findings: &Findings, now: Timestamp) -> Option<Vec<NamespaceCondition>> {
+pub(crate) fn conditions(
+    old: &[NamespaceCondition],
+    findings: &Findings,
+    now: Timestamp,
+) -> Option<Vec<NamespaceCondition>> {
     let mut conditions = old.to_vec();
     for (type_, bad, message, good, fine) in wanted(findings) {
         let (status, reason, message) = match message {

@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Keeps the wished number of pods. Upstream's `replicaset-controller`.
-pub struct ReplicaSetController {
+pub(crate) struct ReplicaSetController {
     client: Client,
     clock: api::Clock,
     recorder: Recorder,
@@ -33,7 +33,7 @@ pub struct ReplicaSetController {
 
 impl ReplicaSetController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         let (sets, pods) = (cx.informers.of(), cx.informers.of());
         labels::index_selectors(&sets);
         labels::index_orphans(&pods);

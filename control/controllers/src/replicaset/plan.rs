@@ -23,7 +23,7 @@ pub(super) const BURST: usize = 500;
 
 /// The work of one pass.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Pods to take over: they match and have no controller.
     pub adopt: Vec<Arc<Pod>>,
     /// Pods to give free: their labels match no longer.
@@ -42,7 +42,7 @@ pub struct Plan {
 
 /// Compares `rs` with the pods it owns or could adopt. `related` are the pods of all ReplicaSets with the same owner: they tell which nodes
 /// are crowded, and are asked for only when pods must go.
-pub fn plan(
+pub(crate) fn plan(
     rs: &ReplicaSet,
     selector: &Selector,
     candidates: &[Arc<Pod>],
@@ -95,7 +95,7 @@ fn min_ready_seconds(rs: &ReplicaSet) -> i32 {
 }
 
 /// The status after a pass that ended in `failure` or well.
-pub fn status(rs: &ReplicaSet, plan: &Plan, failure: Option<&str>, now: Timestamp) -> ReplicaSetStatus {
+pub(crate) fn status(rs: &ReplicaSet, plan: &Plan, failure: Option<&str>, now: Timestamp) -> ReplicaSetStatus {
     let old = rs.status.clone().unwrap_or_default();
     let empty = BTreeMap::new();
     let template = rs.spec.as_ref().and_then(|s| s.template.as_ref()).and_then(|t| t.metadata.as_ref());
