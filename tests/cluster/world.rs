@@ -142,7 +142,7 @@ impl World {
         let options = server::Options {
             store: store.clone(),
             clock: clock.clone(),
-            ids: Ids::new(fastrand::Rng::with_seed(seed)),
+            ids: Arc::new(Ids::new(fastrand::Rng::with_seed(seed))),
             nodes: Arc::new(NoWay),
             advertise: settings.advertise,
             shutdown: token.clone(),

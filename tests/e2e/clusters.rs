@@ -90,6 +90,63 @@ fn flags_are_remembered_and_purge_leaves_nothing() {
 }
 
 #[test]
+fn a_file_of_settings_starts_a_cluster_and_is_remembered_as_flags_are() {
+    let machine = Machine::new();
+    let free = std::net::TcpListener::bind(format!("{}:0", machine.address)).expect("free");
+    let listen = free.local_addr().expect("bound").to_string();
+    drop(free);
+    let header = "apiVersion: sampan.dev/v1alpha1\nkind: ClusterConfiguration\n";
+    let file = format!(
+        "{header}listen: {listen}\nnodeAddress: {}\nnodeName: from-a-file\npodCIDR: 10.64.0.0/11\nmaxPods: 100\n",
+        machine.address
+    );
+    fs::write(machine.path("work").join("cluster.yaml"), file).expect("written");
+    // The flag wins.
+    let up = ["up", "--config", "cluster.yaml", "--max-pods", "200"];
+    let first = succeeds(&machine, &[&up[..], &["--detach"]].concat());
+    assert!(first.contains(&format!("ready https://{listen} ")), "{first}");
+    let node = machine.run(&["get", "node", "from-a-file", "-o", "json"]);
+    let node: Value = serde_json::from_slice(&node.stdout).expect("the Node");
+    assert_eq!(
+        (&node["status"]["capacity"]["pods"], &node["spec"]["podCIDR"]),
+        (&"200".into(), &"10.64.0.0/18".into())
+    );
+    config_map(&machine, "one");
+    succeeds(&machine, &[&up[..], &["-f", "c.yaml"]].concat());
+    let refused = fails(&machine, &["up", "--config", "cluster.yaml", "-f", "c.yaml"]);
+    assert!(refused.contains("without --max-pods 100; stop it first"), "{refused}");
+    succeeds(&machine, &["down"]);
+    let again = succeeds(&machine, &["up", "--detach"]);
+    let recalled =
+        format!("as at the last start: --listen {listen} --node-address {} --pod-cidr 10.64.0.0/11", machine.address);
+    assert!(again.contains(&format!("ready https://{listen} ")) && again.contains(&recalled), "{again}");
+    succeeds(&machine, &["down"]);
+
+    fs::write(machine.path("work").join("wrong.yaml"), format!("{header}cpus: 2\n")).expect("written");
+    for detach in [&[][..], &["--detach"]] {
+        let wrong = machine.run(&[&["up", "--config", "wrong.yaml"], detach].concat());
+        assert_eq!(wrong.status.code(), Some(2));
+        assert!(
+            error(&wrong).starts_with("error: --config wrong.yaml: line 3: cpus: there is no such field; "),
+            "{}",
+            error(&wrong)
+        );
+    }
+}
+
+#[test]
+fn a_kubeconfig_that_cannot_be_written_is_told_before_anything_is_started() {
+    let machine = Machine::new();
+    fs::write(machine.path(".kube"), "a file where kubectl has a folder").expect("written");
+    for detach in [&[][..], &["--detach"]] {
+        let told = fails(&machine, &[&["up", "--merge-kubeconfig"], detach].concat());
+        assert!(told.contains("nothing was started: leave the flag out, or set KUBECONFIG"), "{told}");
+        assert_eq!(told.lines().count(), 1, "{told}");
+    }
+    assert!(!machine.data().join("cluster.redb").exists());
+}
+
+#[test]
 fn a_cluster_whose_directory_is_removed_ends_and_says_why() {
     let machine = Machine::new();
     let cluster = machine.up(&[]);

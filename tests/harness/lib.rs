@@ -44,7 +44,7 @@ impl Harness {
         let mut options = Options {
             store: store.clone(),
             clock: clock.clone(),
-            ids: Ids::new(fastrand::Rng::with_seed(1)),
+            ids: Arc::new(Ids::new(fastrand::Rng::with_seed(1))),
             nodes,
             advertise: settings.advertise,
             shutdown: shutdown.clone(),

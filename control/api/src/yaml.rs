@@ -4,8 +4,10 @@
 //! can neither become a large value nor a lot of work.
 
 use crate::tree::{MOST_DEPTH, Tree};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_yaml::options::{AliasLimits, DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
+use std::fmt;
 
 /// Parses the first and only YAML document, and returns its duplicate keys as problems, as [`crate::json::parse`] does. Whole floats
 /// become integers, as they do on upstream's way through JSON.
@@ -19,7 +21,7 @@ pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     {
         return Ok(read);
     }
-    let text = std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())?;
+    let text = text(bytes)?;
     let tree: Tree = serde_yaml::from_str_with_options(text, options(text.len())).map_err(explain)?;
     Ok(finish(tree))
 }
@@ -31,6 +33,64 @@ pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
 pub fn documents(text: &str) -> Result<Vec<(Value, Vec<String>)>, String> {
     let trees: Vec<Tree> = serde_yaml::from_multiple_with_options(text, options(text.len())).map_err(explain)?;
     Ok(trees.into_iter().map(finish).filter(|(value, _)| !value.is_null()).collect())
+}
+
+/// A field of a document's top level.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Field {
+    /// Its name.
+    pub name: String,
+    /// The line of its name, from 1.
+    pub line: u64,
+    /// Its value.
+    pub value: Value,
+}
+
+/// The fields of the first and only document, in their order, also those that are there twice: for settings that people write, and want
+/// to find again by what is said of them. An empty text has none.
+///
+/// # Errors
+/// As [`parse`]; also for a document that is no mapping.
+pub fn fields(bytes: &[u8]) -> Result<Vec<Field>, String> {
+    let text = text(bytes)?;
+    let Fields(mut fields) = serde_yaml::from_str_with_options(text, options(text.len())).map_err(explain)?;
+    fields.iter_mut().for_each(|field| whole_floats(&mut field.value));
+    Ok(fields)
+}
+
+struct Fields(Vec<Field>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Mapping;
+
+        impl<'de> Visitor<'de> for Mapping {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("a mapping")
+            }
+
+            fn visit_unit<E>(self) -> Result<Fields, E> {
+                Ok(Fields(Vec::new()))
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(key) = map.next_key::<serde_yaml::Spanned<String>>()? {
+                    let value = map.next_value::<Tree>()?.value;
+                    fields.push(Field { name: key.value, line: key.referenced.line(), value });
+                }
+                Ok(Fields(fields))
+            }
+        }
+
+        deserializer.deserialize_any(Mapping)
+    }
+}
+
+fn text(bytes: &[u8]) -> Result<&str, String> {
+    std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())
 }
 
 /// Writes a value as one YAML document with a final line break, keys sorted.
@@ -202,6 +262,30 @@ mod tests {
         let all = documents("# comment\n---\na: 1\n---\n---\nb: 2\n...\n").expect("YAML");
         assert_eq!(all.into_iter().map(|(v, _)| v).collect::<Vec<_>>(), [json!({"a": 1}), json!({"b": 2})]);
         assert!(parse(b"a: 1\n---\nb: 2\n").is_err());
+    }
+
+    #[test]
+    fn fields_are_told_with_their_lines() {
+        let text = "# settings\na: 1.0\nlist:\n  - x\n\n\"b c\": {d: yes}\na: two\n";
+        let field = |name: &str, line, value| Field { name: name.into(), line, value };
+        let want = [
+            field("a", 2, json!(1)),
+            field("list", 3, json!(["x"])),
+            field("b c", 6, json!({"d": true})),
+            field("a", 7, json!("two")),
+        ];
+        assert_eq!(fields(text.as_bytes()).expect("YAML"), want);
+        for empty in ["", "# nothing\n", "---\n", "~", "{}"] {
+            assert_eq!(fields(empty.as_bytes()), Ok(vec![]), "{empty:?}");
+        }
+        for (wrong, why) in [
+            ("- 1", "yaml: invalid type: sequence, expected a mapping"),
+            ("words", "yaml: invalid type: string \"words\", expected a mapping"),
+            ("a: 1\n---\nb: 2\n", "yaml: line 3: more than one document"),
+            ("a: [1", "yaml: line 1: unclosed bracket '['"),
+        ] {
+            assert_eq!(fields(wrong.as_bytes()).expect_err(wrong), why);
+        }
     }
 
     #[test]

@@ -1,12 +1,8 @@
 //! The command line that scripts may rely on.
 
-use crate::check;
+use crate::{parse, settings::Settings};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::{
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    time::Duration,
-};
+use std::{path::PathBuf, time::Duration};
 
 /// The hidden first argument that makes this program the child process which compiles guests.
 pub(crate) const COMPILE_CHILD: &str = "compile-child";
@@ -31,7 +27,18 @@ a failed Job, a missing image, a container that always crashes, a request that n
 cluster stays up then; with --detach the exit code is 1. If the cluster of the data directory runs already, up -f \
 applies to it; flags that only a start can take are refused unless the cluster has them.
 
-The name of the node, the address ranges, --listen and --node-address are remembered: a later start needs no flags.";
+The name of the node, the address ranges, --listen and --node-address are remembered: a later start needs no flags.
+
+--config names a file that holds the settings of a cluster as fields, such as
+
+  apiVersion: sampan.dev/v1alpha1
+  kind: ClusterConfiguration
+  listen: 127.0.0.1:6443
+  maxPods: 500
+  allowEgress: [192.168.1.7]
+
+There are listen, nodeAddress, tlsSAN, drain, nodeName, cpu, memory, maxPods, reservedCPU, reservedMemory, podCIDR, \
+serviceCIDR and allowEgress: each takes what its flag takes, tlsSAN and allowEgress also a list.";
 
 /// Which cluster the client commands mean, under their flags.
 const WHICH: &str = "\
@@ -40,7 +47,7 @@ Which cluster: --kubeconfig, else --data-dir or $SAMPAN_DATA_DIR, else $KUBECONF
 /// Kubernetes rebuilt WebAssembly-first, in one binary.
 #[derive(Debug, Parser)]
 #[command(
-    name = "sampan", version = crate::version::VERSION, propagate_version = true, max_term_width = 100,
+    name = "sampan", version, propagate_version = true, max_term_width = 100,
     after_help = FIRST_STEPS
 )]
 pub(crate) struct Cli {
@@ -160,111 +167,25 @@ pub(crate) struct UpArgs {
     #[arg(short = 'R', long, requires = "filename")]
     pub(crate) recursive: bool,
     /// How long -f waits until everything is ready, such as 90s, 2m or 1h
-    #[arg(long, default_value = "2m", value_name = "TIME", value_parser = check::timeout, allow_negative_numbers = true)]
+    #[arg(long, default_value = "2m", value_name = "TIME", value_parser = parse::timeout, allow_negative_numbers = true)]
     pub(crate) timeout: Duration,
-    /// Where the API listens; port 0 chooses a free one [default: as at the last start, at first 127.0.0.1:6443]
-    #[arg(long, value_name = "ADDR:PORT", value_parser = check::listen)]
-    pub(crate) listen: Option<SocketAddr>,
-    /// Where NodePorts listen; 0.0.0.0 is every address of this machine [default: as at the last start, at first 127.0.0.1]
-    #[arg(long, value_name = "IP", value_parser = check::node_address)]
-    pub(crate) node_address: Option<IpAddr>,
+    /// A YAML file of settings, described below; a flag that is given wins [default: none]
+    #[arg(long, value_name = "FILE")]
+    pub(crate) config: Option<PathBuf>,
     /// A file to add the cluster to as its current context, made if absent [default: only kubeconfig in the data directory]
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// Also make the cluster the current context of $KUBECONFIG or ~/.kube/config
     #[arg(long)]
     pub(crate) merge_kubeconfig: bool,
-    /// Another name or address by which clients reach the API; may be repeated, and is remembered [default: none]
-    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = check::tls_san)]
-    pub(crate) tls_san: Vec<String>,
     /// Return when the cluster is ready and leave it running; stop it with `sampan down`
     #[arg(long)]
     pub(crate) detach: bool,
-    /// How long pods may take to end at Ctrl-C or `sampan down`, such as 30s, within their own grace periods [default: 10s]
-    #[arg(long, value_name = "TIME", value_parser = check::drain, allow_negative_numbers = true)]
-    pub(crate) drain: Option<u32>,
     /// Form of what is printed when the cluster is ready
     #[arg(short, long, value_enum, default_value_t = Report::Text, value_name = "FORM")]
     pub(crate) output: Report,
     #[command(flatten)]
-    pub(crate) node: NodeArgs,
-}
-
-impl UpArgs {
-    /// `--listen`.
-    pub(crate) fn listen(&self) -> SocketAddr {
-        self.listen.unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 6443))
-    }
-
-    /// `--node-address`.
-    pub(crate) fn node_address(&self) -> IpAddr {
-        self.node_address.unwrap_or(Ipv4Addr::LOCALHOST.into())
-    }
-
-    /// `--drain`, in seconds.
-    pub(crate) fn drain(&self) -> u32 {
-        self.drain.unwrap_or(10)
-    }
-
-    /// `--pod-cidr`.
-    pub(crate) fn pod_cidr(&self) -> &str {
-        self.node.pod_cidr.as_deref().unwrap_or("10.32.0.0/11")
-    }
-
-    /// `--service-cidr`.
-    pub(crate) fn service_cidr(&self) -> &str {
-        self.node.service_cidr.as_deref().unwrap_or("10.96.0.0/16")
-    }
-}
-
-/// The node's size and addresses.
-#[derive(Clone, Debug, Args)]
-#[command(next_help_heading = "Node")]
-pub(crate) struct NodeArgs {
-    /// Name of the node [default: this machine's host name]
-    #[arg(long, value_name = "NAME", value_parser = check::node_name)]
-    pub(crate) node_name: Option<String>,
-    /// CPUs of the node, such as 2 or 500m (thousandths), rounded up to whole ones [default: this machine's]
-    #[arg(long, value_name = "QUANTITY", value_parser = check::cpu, allow_negative_numbers = true)]
-    pub(crate) cpu: Option<String>,
-    /// Memory of the node in bytes, such as 512Mi or 2Gi; at least 64Mi [default: this machine's]
-    #[arg(long, value_name = "QUANTITY", value_parser = check::memory, allow_negative_numbers = true)]
-    pub(crate) memory: Option<String>,
-    /// The most pods that the node takes [default: 10000]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..), allow_negative_numbers = true)]
-    pub(crate) max_pods: Option<u32>,
-    /// CPUs of the node kept for the cluster itself, such as 100m (thousandths) [default: 100m]
-    #[arg(long, value_name = "QUANTITY", value_parser = check::reserved_cpu, allow_negative_numbers = true)]
-    pub(crate) reserved_cpu: Option<String>,
-    /// Memory of the node kept for the cluster itself, in bytes, such as 256Mi [default: 256Mi]
-    #[arg(long, value_name = "QUANTITY", value_parser = check::reserved_memory, allow_negative_numbers = true)]
-    pub(crate) reserved_memory: Option<String>,
-    /// Addresses of pods, IPv4, which this machine does not use [default: the first start's, there 10.32.0.0/11]
-    #[arg(long, value_name = "CIDR", value_parser = check::pod_cidr)]
-    pub(crate) pod_cidr: Option<String>,
-    /// Addresses of Services, IPv4, at least 8, apart from those of pods [default: the first start's, there 10.96.0.0/16]
-    #[arg(long, value_name = "CIDR", value_parser = check::service_cidr)]
-    pub(crate) service_cidr: Option<String>,
-    /// Let guests reach this range of refused ones (this machine's, link-local, multicast); may be repeated [default: none]
-    #[arg(long, value_name = "CIDR", value_parser = check::allow_egress)]
-    pub(crate) allow_egress: Vec<String>,
-}
-
-impl NodeArgs {
-    /// `--max-pods`.
-    pub(crate) fn max_pods(&self) -> u32 {
-        self.max_pods.unwrap_or(10_000)
-    }
-
-    /// `--reserved-cpu`.
-    pub(crate) fn reserved_cpu(&self) -> &str {
-        self.reserved_cpu.as_deref().unwrap_or("100m")
-    }
-
-    /// `--reserved-memory`.
-    pub(crate) fn reserved_memory(&self) -> &str {
-        self.reserved_memory.as_deref().unwrap_or("256Mi")
-    }
+    pub(crate) settings: Settings,
 }
 
 #[derive(Debug, Subcommand)]
@@ -356,7 +277,7 @@ pub(crate) struct ApplyArgs {
     #[arg(long)]
     pub(crate) wait: bool,
     /// How long --wait waits, such as 90s, 2m or 1h
-    #[arg(long, default_value = "2m", value_name = "TIME", value_parser = check::timeout, allow_negative_numbers = true)]
+    #[arg(long, default_value = "2m", value_name = "TIME", value_parser = parse::timeout, allow_negative_numbers = true)]
     pub(crate) timeout: Duration,
     #[command(flatten)]
     pub(crate) target: Target,
@@ -423,7 +344,7 @@ pub(crate) struct LogsArgs {
     #[arg(long, value_name = "N")]
     pub(crate) tail: Option<u64>,
     /// Only lines that are no older, such as 30s, 5m or 2h [default: all]
-    #[arg(long, value_name = "TIME", value_parser = check::timeout)]
+    #[arg(long, value_name = "TIME", value_parser = parse::timeout)]
     pub(crate) since: Option<Duration>,
     /// Print the time of each line before it
     #[arg(long)]
@@ -490,6 +411,22 @@ mod tests {
                 assert!(!takes || shown || chosen, "{what} tells no default: {help}");
             }
         }
+    }
+
+    #[test]
+    fn the_file_that_up_describes_is_one() {
+        let help = all().into_iter().find(|(path, _)| path == "sampan up").expect("up").1;
+        let help = help.get_after_help().expect("there").to_string();
+        let example: Vec<&str> = help.lines().skip_while(|line| !line.starts_with("  apiVersion")).collect();
+        let example: Vec<&str> = example.into_iter().take_while(|line| line.starts_with("  ")).map(str::trim).collect();
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("c.yaml");
+        std::fs::write(&file, example.join("\n")).expect("written");
+        let settings = crate::settings::read(&file).expect("it is right");
+        assert_eq!((settings.max_pods, settings.allow_egress.len()), (Some(500), 1));
+        let told = help.split("There are ").nth(1).and_then(|rest| rest.split(':').next()).expect("a list");
+        let told: Vec<&str> = told.split([',', ' ', '\n']).filter(|word| !word.is_empty() && *word != "and").collect();
+        assert_eq!(told, crate::settings::FIELDS);
     }
 
     #[test]

@@ -22,7 +22,7 @@ struct Copied {
 
 /// Copies the store of a data directory to a file, which it replaces; with `salvage` what is whole of a damaged one.
 pub(crate) async fn run(dir: &DataDir, file: &Path, salvage: bool) -> anyhow::Result<()> {
-    let store = dir.join(crate::cluster::STORE);
+    let store = dir.join(crate::data_dir::STORE);
     if !store.exists() {
         bail!("there is no store in {}", dir.path().display());
     }
@@ -143,7 +143,7 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
         let _lock = dir.lock().expect("free");
-        let store = open(&dir.join(crate::cluster::STORE)).await;
+        let store = open(&dir.join(crate::data_dir::STORE)).await;
         let writer = tokio::spawn({
             let store = store.clone();
             async move {
@@ -175,7 +175,7 @@ mod tests {
     async fn a_damaged_store_and_the_store_itself_are_no_copies() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
-        let (path, file) = (dir.join(crate::cluster::STORE), folder.path().join("copy"));
+        let (path, file) = (dir.join(crate::data_dir::STORE), folder.path().join("copy"));
         run(&dir, &file, false).await.expect_err("there is none");
         open(&path).await.close().await.expect("closed");
         run(&dir, &path, false).await.expect_err("itself");
@@ -194,7 +194,7 @@ mod tests {
     async fn what_is_whole_of_a_damaged_store_is_saved_and_the_rest_is_named() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
-        let (path, file) = (dir.join(crate::cluster::STORE), folder.path().join("copy"));
+        let (path, file) = (dir.join(crate::data_dir::STORE), folder.path().join("copy"));
         let store = open(&path).await;
         for n in 0..50 {
             let value = Bytes::from(format!("value {n} ").repeat(300));

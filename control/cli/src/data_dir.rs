@@ -51,8 +51,10 @@ pub(crate) struct Lock {
     file: File,
 }
 
-const LOCK: &str = "lock";
-const STORE: &str = "cluster.redb";
+/// The lock.
+pub(crate) const LOCK: &str = "lock";
+/// The store.
+pub(crate) const STORE: &str = "cluster.redb";
 /// What the store holds back for a full disk, beside it.
 const RESERVE: &str = "cluster.redb.reserve";
 /// Files that only a cluster of ours makes: a folder with one of them is ours whatever else it holds.

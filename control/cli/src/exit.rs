@@ -4,6 +4,8 @@ use std::{fmt, io::IsTerminal};
 
 /// How a failure of our own begins, as clap's and kubectl's.
 const PREFIX: &str = "error:";
+/// How one begins that the server refused, as kubectl's.
+pub(crate) const FROM_SERVER: &str = "Error from server";
 /// The code of a failure without one of its own.
 const FAILED: u8 = 1;
 /// The code of a command that cannot be meant; clap's own is the same.
@@ -51,7 +53,7 @@ pub(crate) fn code(error: &anyhow::Error) -> u8 {
 /// A failure as it is printed: what the server refused in kubectl's form, all else with `error: ` before it.
 pub(crate) fn told(error: &anyhow::Error) -> String {
     let text = causes(error.chain());
-    if text.starts_with(crate::remote::FROM_SERVER) { text } else { format!("{PREFIX} {text}") }
+    if text.starts_with(FROM_SERVER) { text } else { format!("{PREFIX} {text}") }
 }
 
 /// Prints a failure that has no error value of its own.
@@ -77,7 +79,7 @@ pub(crate) fn tell(error: &anyhow::Error) {
 
 /// A failure with its beginning in red, whoever refused.
 fn coloured(text: &str) -> String {
-    let beginning = match text.starts_with(crate::remote::FROM_SERVER) {
+    let beginning = match text.starts_with(FROM_SERVER) {
         // `Error from server (NotFound):`
         true => text.find(':').map_or(0, |colon| colon + 1),
         false => PREFIX.len(),

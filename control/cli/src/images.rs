@@ -157,7 +157,7 @@ pub(crate) async fn prune(path: Option<&Path>, all: bool) -> anyhow::Result<()> 
     let dir = existing(path)?;
     let users = match users(&dir).await? {
         Some(users) => users,
-        None if dir.join("cluster.redb").exists() => bail!(
+        None if dir.join(crate::data_dir::STORE).exists() => bail!(
             "the cluster of {} does not run, so which images its pods use is not known; start it first: {}",
             dir.path().display(),
             dir.command("up")

@@ -64,7 +64,7 @@ pub(crate) fn write(path: &Path, document: &Value) -> anyhow::Result<()> {
 
 fn make_folder_of(path: &Path) -> anyhow::Result<()> {
     let Some(parent) = path.parent().filter(|p| !p.as_os_str().is_empty()) else { return Ok(()) };
-    fs::create_dir_all(parent).with_context(|| format!("cannot make {}", parent.display()))
+    fs::create_dir_all(parent).map_err(|error| anyhow::anyhow!("cannot make {}: {}", parent.display(), io(&error)))
 }
 
 /// Whether a kubeconfig of an earlier start has the same server and authority: its certificate is good for a year.
@@ -112,11 +112,8 @@ pub(crate) fn renew_copies(dir: &DataDir, ours: &Value) {
 pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<String> {
     let name = name_of(ours);
     edit(path, |whole| {
-        if !force && let Some(what) = of_another(whole, authority_of(ours), name) {
-            bail!(
-                "{} was left as it is: its {what} {name:?} is of another cluster; name another file, or replace it with kubeconfig --merge --force",
-                path.display()
-            );
+        if !force {
+            refuse_another(path, whole, authority_of(ours), name)?;
         }
         for list in LISTS {
             let mut entries = whole[list].as_array().cloned().unwrap_or_default();
@@ -132,6 +129,25 @@ pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<St
         "wrote cluster, user and context {name:?} ({server}) to {}, and made it the current context",
         path.display()
     ))
+}
+
+/// Tries whether [`merge`] can write the entries of a cluster there, before there is one. Makes the folder, and nothing else. `authority` is
+/// that of the data directory, empty if it has none yet.
+///
+/// # Errors
+/// Why it cannot. What to do instead depends on who chose the file.
+pub(crate) fn check(path: &Path, dir: &DataDir, authority: &str) -> anyhow::Result<()> {
+    let (whole, name) = (read_or_new(path)?, name(dir));
+    let before = Clusters::of_user().get(dir);
+    if !before.is_some_and(|before| is_named(&whole, &name, &before.authority)) {
+        refuse_another(path, &whole, authority, &name)?;
+    }
+    let _turn = Turn::take(path, PATIENCE)?;
+    // It is written as a file beside it, which then takes its place.
+    let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let beside = path.with_extension(format!("tmp{}", std::process::id()));
+    let tried = fs::File::create(&beside).and_then(|_| fs::remove_file(&beside));
+    tried.map_err(|error| anyhow::anyhow!("cannot write {}: {}", path.display(), io(&error)))
 }
 
 /// Removes the entries of a cluster from another kubeconfig, if they are there and its own. What was done, in words.
@@ -313,6 +329,14 @@ fn of_another(whole: &Value, authority: &str, name: &str) -> Option<&'static str
     }
     let context = entry(whole, "contexts")?;
     (context["context"]["cluster"] != name).then_some("context")
+}
+
+fn refuse_another(path: &Path, whole: &Value, authority: &str, name: &str) -> anyhow::Result<()> {
+    let Some(what) = of_another(whole, authority, name) else { return Ok(()) };
+    bail!(
+        "{} was left as it is: its {what} {name:?} is of another cluster; name another file, or replace it with kubeconfig --merge --force",
+        path.display()
+    )
 }
 
 /// Where people's kubeconfig is: the first file of $KUBECONFIG, else ~/.kube/config. What a cluster keeps in its data directory is its own:

@@ -23,6 +23,7 @@ mod machine;
 mod manifests;
 mod meant;
 mod out;
+mod parse;
 mod port;
 mod progress;
 mod remote;

@@ -3,7 +3,7 @@
 
 use crate::{
     args::{LsArgs, Report},
-    data_dir::{DataDir, canonical},
+    data_dir::{DataDir, LOCK, STORE, canonical},
     known::Clusters,
     kubeconfig, out,
 };
@@ -26,8 +26,6 @@ pub(crate) struct Running {
 
 /// How the kernel tells that a file that is open has no name any more.
 const DELETED: &str = " (deleted)";
-const LOCK: &str = "/lock";
-const STORE: &str = "/cluster.redb";
 
 /// All clusters that run, by directory.
 pub(crate) fn all() -> Vec<Running> {
@@ -47,8 +45,8 @@ pub(crate) fn all() -> Vec<Running> {
 fn of_process(pid: u32, links: &[String]) -> Option<Running> {
     links.iter().find_map(|link| {
         let (path, gone) = link.strip_suffix(DELETED).map_or((link.as_str(), false), |path| (path, true));
-        let dir = path.strip_suffix(STORE)?;
-        let lock = format!("{dir}{LOCK}");
+        let dir = path.strip_suffix(STORE)?.strip_suffix('/')?;
+        let lock = format!("{dir}/{LOCK}");
         let locked = links.iter().any(|other| other.strip_suffix(DELETED).unwrap_or(other) == lock);
         locked.then(|| Running { pid, dir: PathBuf::from(dir), gone })
     })
@@ -135,7 +133,7 @@ fn lines() -> anyhow::Result<Vec<Line>> {
 
 /// The directories that have a store, each once, without those of clusters that run. Folders that were removed are passed over.
 fn stopped(known: impl Iterator<Item = PathBuf>, running: &[Line]) -> BTreeSet<PathBuf> {
-    let there = known.filter(|dir| dir.join(&STORE[1..]).exists());
+    let there = known.filter(|dir| dir.join(STORE).exists());
     there.filter(|dir| !running.iter().any(|line| line.dir == *dir)).collect()
 }
 

@@ -1,170 +1,251 @@
-//! The flags of `up` that a cluster has from its start. A running one tells its own in its lock, so that an `up -f` that joins it can say
-//! what it does not change, and takes in silence what is so already.
+//! The settings of a cluster: what only its start takes, by flags of `up` or by fields of a `--config` file.
+//!
+//! Each is read once, into its type, and is `None` where it was left out; what it is then stands here too. A running cluster tells its own in
+//! its lock, so that an `up -f` that joins it can say what it does not change, and takes in silence what is so already.
 
-use crate::{args::UpArgs, data_dir::DataDir, data_dir::Holder, machine};
-use api::quantity::Quantity;
+mod file;
+
+use crate::{
+    data_dir::{DataDir, Holder},
+    machine, parse,
+};
+use api::quantity::{Format, Quantity};
+use clap::Args;
+#[cfg(test)]
+pub(crate) use file::FIELDS;
+pub(crate) use file::read;
 use ipnet::IpNet;
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
-/// What separates the values of a flag that may be repeated.
+/// What separates the values of a setting that may have several, in a lock.
 const SEPARATOR: &str = ",";
 
-/// Each flag that was given and that only a start takes, with its value; one that was repeated for each value.
-pub(crate) fn asked(args: &UpArgs) -> Vec<(&'static str, String)> {
-    let mut all = Vec::new();
-    let mut one = |flag: &'static str, value: Option<String>| all.extend(value.map(|value| (flag, value)));
-    one("--listen", args.listen.map(|it| it.to_string()));
-    one("--node-address", args.node_address.map(|it| it.to_string()));
-    one("--drain", args.drain.map(|seconds| format!("{seconds}s")));
-    one("--node-name", args.node.node_name.clone());
-    one("--cpu", args.node.cpu.clone());
-    one("--memory", args.node.memory.clone());
-    one("--max-pods", args.node.max_pods.map(|it| it.to_string()));
-    one("--reserved-cpu", args.node.reserved_cpu.clone());
-    one("--reserved-memory", args.node.reserved_memory.clone());
-    one("--pod-cidr", args.node.pod_cidr.clone());
-    one("--service-cidr", args.node.service_cidr.clone());
-    all.extend(args.tls_san.iter().map(|name| ("--tls-san", name.clone())));
-    all.extend(args.node.allow_egress.iter().map(|range| ("--allow-egress", range.clone())));
-    all
+/// What was asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Args)]
+pub(crate) struct Settings {
+    /// Where the API listens; port 0 chooses a free one [default: as at the last start, at first 127.0.0.1:6443]
+    #[arg(long, value_name = "ADDR:PORT", value_parser = parse::listen)]
+    pub(crate) listen: Option<SocketAddr>,
+    /// Where NodePorts listen; 0.0.0.0 is every address of this machine [default: as at the last start, at first 127.0.0.1]
+    #[arg(long, value_name = "IP", value_parser = parse::node_address)]
+    pub(crate) node_address: Option<IpAddr>,
+    /// Another name or address by which clients reach the API; may be repeated, and is remembered [default: none]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = parse::tls_san)]
+    pub(crate) tls_san: Vec<String>,
+    /// How long pods may take to end at Ctrl-C or `sampan down`, such as 30s, within their own grace periods [default: 10s]
+    #[arg(long, value_name = "TIME", value_parser = parse::drain, allow_negative_numbers = true)]
+    pub(crate) drain: Option<u32>,
+    /// Name of the node [default: this machine's host name]
+    #[arg(long, value_name = "NAME", value_parser = parse::node_name, help_heading = "Node")]
+    pub(crate) node_name: Option<String>,
+    /// CPUs of the node, such as 2 or 500m (thousandths), rounded up to whole ones [default: this machine's]
+    #[arg(long, value_name = "QUANTITY", value_parser = parse::cpu, allow_negative_numbers = true, help_heading = "Node")]
+    pub(crate) cpu: Option<Quantity>,
+    /// Memory of the node in bytes, such as 512Mi or 2Gi; at least 64Mi [default: this machine's]
+    #[arg(long, value_name = "QUANTITY", value_parser = parse::memory, allow_negative_numbers = true, help_heading = "Node")]
+    pub(crate) memory: Option<Quantity>,
+    /// The most pods that the node takes [default: 10000]
+    #[arg(long, value_name = "N", value_parser = parse::max_pods, allow_negative_numbers = true, help_heading = "Node")]
+    pub(crate) max_pods: Option<u32>,
+    /// CPUs of the node kept for the cluster itself, such as 100m (thousandths) [default: 100m]
+    #[arg(
+        long, value_name = "QUANTITY", value_parser = parse::reserved_cpu, allow_negative_numbers = true, help_heading = "Node"
+    )]
+    pub(crate) reserved_cpu: Option<Quantity>,
+    /// Memory of the node kept for the cluster itself, in bytes, such as 256Mi [default: 256Mi]
+    #[arg(
+        long, value_name = "QUANTITY", value_parser = parse::reserved_memory, allow_negative_numbers = true, help_heading = "Node"
+    )]
+    pub(crate) reserved_memory: Option<Quantity>,
+    /// Addresses of pods, IPv4, which this machine does not use [default: the first start's, there 10.32.0.0/11]
+    #[arg(long, value_name = "CIDR", value_parser = parse::pod_cidr, help_heading = "Node")]
+    pub(crate) pod_cidr: Option<IpNet>,
+    /// Addresses of Services, IPv4, at least 8, apart from those of pods [default: the first start's, there 10.96.0.0/16]
+    #[arg(long, value_name = "CIDR", value_parser = parse::service_cidr, help_heading = "Node")]
+    pub(crate) service_cidr: Option<IpNet>,
+    /// Let guests reach this range of refused ones (this machine's, link-local, multicast); may be repeated [default: none]
+    #[arg(long, value_name = "CIDR", value_parser = parse::allow_egress, help_heading = "Node")]
+    pub(crate) allow_egress: Vec<IpNet>,
 }
 
-/// What these flags come to at a start. `node` is the node's name, `names` are all names of the API.
-pub(crate) fn of(args: &UpArgs, node: &str, names: &[String]) -> BTreeMap<String, String> {
-    let given = |given: &Option<String>, machine: String| given.clone().unwrap_or(machine);
-    let all = [
-        ("--listen", args.listen().to_string()),
-        ("--node-address", args.node_address().to_string()),
-        ("--drain", format!("{}s", args.drain())),
-        ("--node-name", node.to_owned()),
-        ("--cpu", given(&args.node.cpu, machine::cpus().to_string())),
-        ("--memory", given(&args.node.memory, machine::total_memory().to_string())),
-        ("--max-pods", args.node.max_pods().to_string()),
-        ("--reserved-cpu", args.node.reserved_cpu().to_owned()),
-        ("--reserved-memory", args.node.reserved_memory().to_owned()),
-        ("--pod-cidr", args.pod_cidr().to_owned()),
-        ("--service-cidr", args.service_cidr().to_owned()),
-        ("--tls-san", names.join(SEPARATOR)),
-        ("--allow-egress", args.node.allow_egress.join(SEPARATOR)),
-    ];
-    all.into_iter().map(|(flag, value)| (flag.to_owned(), value)).collect()
-}
-
-/// Refuses flags by which the cluster that runs would have to become another one.
-pub(crate) fn check(asked: &[(&'static str, String)], dir: &DataDir, running: &Holder) -> anyhow::Result<()> {
-    let other =
-        |(flag, value): &&(&'static str, String)| !running.flags.get(*flag).is_some_and(|now| is_so(flag, value, now));
-    let differing: Vec<String> = asked.iter().filter(other).map(|(flag, value)| format!("{flag} {value}")).collect();
-    if differing.is_empty() {
-        return Ok(());
+/// What each setting is, with its default.
+impl Settings {
+    /// Where the API listens.
+    pub(crate) fn listen(&self) -> SocketAddr {
+        self.listen.unwrap_or(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 6443))
     }
-    anyhow::bail!(
-        "the cluster of {} runs already (process {}), without {}; stop it first with `{}`",
-        dir.path().display(),
-        running.pid,
-        differing.join(" "),
-        dir.client_command("down")
-    )
+
+    /// Where node ports listen.
+    pub(crate) fn node_address(&self) -> IpAddr {
+        self.node_address.unwrap_or(Ipv4Addr::LOCALHOST.into())
+    }
+
+    /// How long pods may take to end, in seconds.
+    pub(crate) fn drain(&self) -> u32 {
+        self.drain.unwrap_or(10)
+    }
+
+    /// CPUs of the node.
+    pub(crate) fn cpu(&self) -> Quantity {
+        self.cpu.unwrap_or_else(|| Quantity::new(machine::cpus().into(), Format::DecimalSi))
+    }
+
+    /// Memory of the node, in bytes. As much as there can be where the machine does not say: what cannot be read is held against nobody.
+    pub(crate) fn memory(&self) -> Quantity {
+        let machine = || i64::try_from(machine::total_memory()).ok().filter(|bytes| *bytes > 0).unwrap_or(i64::MAX);
+        self.memory.unwrap_or_else(|| Quantity::new(machine(), Format::BinarySi))
+    }
+
+    /// The most pods of the node.
+    pub(crate) fn max_pods(&self) -> u32 {
+        self.max_pods.unwrap_or(10_000)
+    }
+
+    /// CPUs that are not for pods.
+    pub(crate) fn reserved_cpu(&self) -> Quantity {
+        self.reserved_cpu.unwrap_or(Quantity::from_milli(100, Format::DecimalSi))
+    }
+
+    /// Memory that is not for pods, in bytes.
+    pub(crate) fn reserved_memory(&self) -> Quantity {
+        self.reserved_memory.unwrap_or(Quantity::new(256 << 20, Format::BinarySi))
+    }
+
+    /// Addresses of pods.
+    pub(crate) fn pod_cidr(&self) -> IpNet {
+        self.pod_cidr.unwrap_or_else(|| network().pod_cidr)
+    }
+
+    /// Those of them that this node has: the first, as many as a node gets.
+    pub(crate) fn node_cidr(&self) -> IpNet {
+        let pods = self.pod_cidr();
+        let length = pods.prefix_len().max(node_prefix());
+        IpNet::new_assert(pods.network(), length)
+    }
+
+    /// Addresses of Services.
+    pub(crate) fn service_cidr(&self) -> IpNet {
+        self.service_cidr.unwrap_or_else(|| network().service_cidr)
+    }
+}
+
+/// How long the prefix of a node's range is, unless that of all pods is longer.
+pub(crate) fn node_prefix() -> u8 {
+    network().node_cidr.prefix_len()
+}
+
+/// The network's own defaults.
+fn network() -> network::Config {
+    network::Config::new(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))
+}
+
+impl Settings {
+    /// These, and the others' where these say nothing.
+    pub(crate) fn or(self, other: Self) -> Self {
+        Self {
+            listen: self.listen.or(other.listen),
+            node_address: self.node_address.or(other.node_address),
+            tls_san: if self.tls_san.is_empty() { other.tls_san } else { self.tls_san },
+            drain: self.drain.or(other.drain),
+            node_name: self.node_name.or(other.node_name),
+            cpu: self.cpu.or(other.cpu),
+            memory: self.memory.or(other.memory),
+            max_pods: self.max_pods.or(other.max_pods),
+            reserved_cpu: self.reserved_cpu.or(other.reserved_cpu),
+            reserved_memory: self.reserved_memory.or(other.reserved_memory),
+            pod_cidr: self.pod_cidr.or(other.pod_cidr),
+            service_cidr: self.service_cidr.or(other.service_cidr),
+            allow_egress: if self.allow_egress.is_empty() { other.allow_egress } else { self.allow_egress },
+        }
+    }
+
+    /// Each value that was asked for, by its flag; one that was repeated for each value.
+    pub(crate) fn given(&self) -> Vec<(&'static str, String)> {
+        let mut all = Vec::new();
+        let mut one = |flag: &'static str, value: Option<String>| all.extend(value.map(|value| (flag, value)));
+        one("--listen", self.listen.map(|it| it.to_string()));
+        one("--node-address", self.node_address.map(|it| it.to_string()));
+        one("--drain", self.drain.map(|seconds| format!("{seconds}s")));
+        one("--node-name", self.node_name.clone());
+        one("--cpu", self.cpu.map(|it| it.to_string()));
+        one("--memory", self.memory.map(|it| it.to_string()));
+        one("--max-pods", self.max_pods.map(|it| it.to_string()));
+        one("--reserved-cpu", self.reserved_cpu.map(|it| it.to_string()));
+        one("--reserved-memory", self.reserved_memory.map(|it| it.to_string()));
+        one("--pod-cidr", self.pod_cidr.map(|it| it.to_string()));
+        one("--service-cidr", self.service_cidr.map(|it| it.to_string()));
+        all.extend(self.tls_san.iter().map(|name| ("--tls-san", name.clone())));
+        all.extend(self.allow_egress.iter().map(|range| ("--allow-egress", range.to_string())));
+        all
+    }
+
+    /// What they come to at a start, by flag: for the lock. `node` is the node's name, `names` are all names of the API.
+    pub(crate) fn of_cluster(&self, node: &str, names: Vec<String>) -> BTreeMap<String, String> {
+        let whole = Self {
+            listen: Some(self.listen()),
+            node_address: Some(self.node_address()),
+            tls_san: names,
+            drain: Some(self.drain()),
+            node_name: Some(node.to_owned()),
+            cpu: Some(self.cpu()),
+            memory: Some(self.memory()),
+            max_pods: Some(self.max_pods()),
+            reserved_cpu: Some(self.reserved_cpu()),
+            reserved_memory: Some(self.reserved_memory()),
+            pod_cidr: Some(self.pod_cidr()),
+            service_cidr: Some(self.service_cidr()),
+            allow_egress: self.allow_egress.clone(),
+        };
+        let mut flags = BTreeMap::<String, String>::new();
+        for (flag, value) in whole.given() {
+            let values = flags.entry(flag.to_owned()).or_default();
+            if !values.is_empty() {
+                values.push_str(SEPARATOR);
+            }
+            values.push_str(&value);
+        }
+        flags
+    }
+
+    /// Refuses those by which the cluster that runs would have to become another one.
+    pub(crate) fn check_running(&self, dir: &DataDir, running: &Holder) -> anyhow::Result<()> {
+        let differs =
+            |(flag, value): &(&str, String)| !running.flags.get(*flag).is_some_and(|now| is_so(flag, value, now));
+        let differing: Vec<String> =
+            self.given().into_iter().filter(differs).map(|(flag, value)| format!("{flag} {value}")).collect();
+        if differing.is_empty() {
+            return Ok(());
+        }
+        anyhow::bail!(
+            "the cluster of {} runs already (process {}), without {}; stop it first with `{}`",
+            dir.path().display(),
+            running.pid,
+            differing.join(" "),
+            dir.client_command("down")
+        )
+    }
 }
 
 /// Whether a cluster that runs with `now` has what `value` asks for.
 fn is_so(flag: &str, value: &str, now: &str) -> bool {
     let quantity = |text: &str| Quantity::parse(text).ok();
-    let range = |text: &str| text.parse::<IpNet>().map(|range| range.trunc()).ok();
-    let address = |text: &str| text.parse::<SocketAddr>().ok();
     value == now
         || match flag {
             // Port 0 is any port.
             "--listen" => {
-                address(value).zip(address(now)).is_some_and(|(value, now)| value.port() == 0 && value.ip() == now.ip())
+                value.strip_suffix(":0").is_some_and(|ip| now.rsplit_once(':').is_some_and(|(at, _)| at == ip))
             }
+            // The same amount is written in several ways.
             "--cpu" | "--memory" | "--reserved-cpu" | "--reserved-memory" => {
                 quantity(value).is_some_and(|value| quantity(now) == Some(value))
             }
-            "--pod-cidr" | "--service-cidr" => range(value).is_some_and(|value| range(now) == Some(value)),
             "--tls-san" | "--allow-egress" => now.split(SEPARATOR).any(|now| now == value),
             _ => false,
         }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use clap::{CommandFactory, Parser};
-
-    fn up(flags: &[&str]) -> UpArgs {
-        let all = ["sampan", "up"].iter().chain(flags);
-        let crate::args::Command::Up(args) = crate::args::Cli::parse_from(all).command else { panic!("not up") };
-        *args
-    }
-
-    /// What a cluster that was started with some flags says to others.
-    fn told(started: &[&str], flags: &[&str]) -> Option<String> {
-        let running = Holder { pid: 7, flags: of(&up(started), "n", &["a.example".to_owned()]), ..Holder::default() };
-        let dir = DataDir::locate(Some("/d".as_ref())).expect("a path");
-        check(&asked(&up(flags)), &dir, &running).err().map(|error| error.to_string())
-    }
-
-    #[test]
-    fn flags_that_a_running_cluster_cannot_take_are_named_with_what_to_do() {
-        let error = told(&[], &["--cpu", "1m", "--listen", "127.0.0.1:7"]).expect("refused");
-        let want = "the cluster of /d runs already (process 7), without --listen 127.0.0.1:7 --cpu 1m; stop it first with \
-                    `sampan down --data-dir /d`";
-        assert_eq!(error, want);
-        for flags in [
-            &["--node-address", "127.0.0.2"][..],
-            &["--tls-san", "b.example"],
-            &["--drain", "60s"],
-            &["--node-name", "other"],
-            &["--memory", "65Mi"],
-            &["--max-pods", "7"],
-            &["--reserved-cpu", "1m"],
-            &["--reserved-memory", "1Mi"],
-            &["--pod-cidr", "10.64.0.0/11"],
-            &["--service-cidr", "10.97.0.0/16"],
-            &["--allow-egress", "127.0.0.1"],
-        ] {
-            let error = told(&[], flags).unwrap_or_else(|| panic!("{flags:?} is ignored"));
-            assert!(error.contains(&flags.join(" ")), "{error}");
-        }
-    }
-
-    #[test]
-    fn what_is_so_already_and_what_concerns_only_this_call_is_taken() {
-        for flags in [
-            &[][..],
-            &["-f", "x", "-R", "--timeout", "5s", "--detach", "-o", "json", "--merge-kubeconfig", "--kubeconfig", "f"],
-            &["--listen", "127.0.0.1:6443", "--node-address", "127.0.0.1", "--drain", "10", "--max-pods", "10000"],
-            &["--listen", "127.0.0.1:0", "--tls-san", "a.example", "--node-name", "n", "--pod-cidr", "10.32.0.1/11"],
-        ] {
-            assert_eq!(told(&[], flags), None, "{flags:?}");
-        }
-        let started = ["--cpu", "2", "--memory", "1Gi", "--allow-egress", "127.0.0.1", "--allow-egress", "::1"];
-        assert_eq!(told(&started, &["--cpu", "2000m", "--memory", "1024Mi", "--allow-egress", "::1"]), None);
-        assert!(told(&started, &["--cpu", "1"]).is_some());
-    }
-
-    #[test]
-    fn every_flag_of_up_is_a_cluster_s_or_a_call_s() {
-        const OF_A_CALL: [&str; 11] = [
-            "filename",
-            "data-dir",
-            "recursive",
-            "timeout",
-            "kubeconfig",
-            "merge-kubeconfig",
-            "detach",
-            "output",
-            "verbose",
-            "quiet",
-            "help",
-        ];
-        let mut root = crate::args::Cli::command();
-        root.build();
-        let known = of(&up(&[]), "n", &[]);
-        for arg in root.find_subcommand("up").expect("up").get_arguments().filter_map(clap::Arg::get_long) {
-            let of_a_cluster = known.contains_key(&format!("--{arg}"));
-            assert!(of_a_cluster != (OF_A_CALL.contains(&arg) || arg == "version"), "--{arg}");
-        }
-    }
-}
+mod tests;

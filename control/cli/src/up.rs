@@ -9,103 +9,141 @@ use crate::{
     cluster::{Chosen, Cluster, Config},
     credentials,
     data_dir::{DataDir, Holder, Lock},
-    down, env, images,
+    down, env, exit, images,
     known::Clusters,
     kubeconfig,
     manifests::{self, Manifest},
     out,
     progress::Progress,
-    remote, settings,
+    remote,
+    settings::{self, Settings},
     settle::{self, Node, Patience, Unsettled},
 };
 use anyhow::Context;
 use report::{Filled, Report};
-use std::{path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often a cluster looks whether its directory is still there.
 const LOOK: Duration = Duration::from_secs(1);
 
+/// One call of `up`.
+struct Up {
+    /// Without the settings, which are below.
+    args: UpArgs,
+    /// What flags, file and earlier starts come to.
+    settings: Settings,
+    /// Settings of the last start, as flags.
+    recalled: Vec<String>,
+    dir: DataDir,
+    /// By `--detach`.
+    background: bool,
+    started: Instant,
+}
+
 /// Runs until Ctrl-C, SIGTERM or SIGHUP; `Ok` after a drain. With `--detach` and where the cluster runs already, returns when all is done.
 pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
     let started = env::now();
-    let asked = settings::asked(&args);
-    let recalled = Chosen::recall(&DataDir::locate(args.data.data_dir.as_deref())?, &mut args)?;
-    check::together(&args)?;
+    let file = args.config.as_deref().map(settings::read).transpose()?.unwrap_or_default();
+    let asked = std::mem::take(&mut args.settings).or(file);
+    let dir = DataDir::locate(args.data.data_dir.as_deref())?;
+    let (settings, recalled) = Chosen::recall(&dir, asked.clone())?;
+    check::together(&settings)?;
+    let mut manifests = manifests(&args)?;
+    let dir = DataDir::open(args.data.data_dir.as_deref())?;
+    if let Some(path) = &mut args.kubeconfig {
+        *path = std::path::absolute(&path).context("--kubeconfig names no file")?;
+    }
+    check_kubeconfigs(&args, &dir)?;
+    let up = Up { args, settings, recalled, dir, background: start.background, started };
+    if !manifests.is_empty()
+        && let Some(holder) = up.dir.holder()?.filter(|holder| !holder.address.is_empty())
+    {
+        asked.check_running(&up.dir, &holder)?;
+        return crate::block(up.join(&holder, &mut manifests));
+    }
+    if up.args.detach {
+        return down::detach(&up.dir, start.arguments);
+    }
+    up.start(manifests)
+}
+
+/// What was given with -f, read.
+fn manifests(args: &UpArgs) -> anyhow::Result<Vec<Manifest>> {
     if args.detach && args.filename.iter().any(|path| path.as_os_str() == "-") {
-        return Err(crate::exit::usage("with --detach, -f takes files and folders; standard input stays the caller's"));
+        return Err(exit::usage("with --detach, -f takes files and folders; standard input stays the caller's"));
     }
     let mut manifests = match args.filename.is_empty() {
         true => Vec::new(),
         false => manifests::read(&args.filename, args.recursive)?,
     };
     manifests::image_files(&mut manifests)?;
-    let dir = DataDir::open(args.data.data_dir.as_deref())?;
-    if let Some(path) = &mut args.kubeconfig {
-        *path = std::path::absolute(&path).context("--kubeconfig names no file")?;
-    }
-    if !manifests.is_empty()
-        && let Some(holder) = dir.holder()?.filter(|holder| !holder.address.is_empty())
-    {
-        settings::check(&asked, &dir, &holder)?;
-        return crate::block(join(&args, &dir, &holder, &mut manifests, started));
-    }
-    if args.detach {
-        return down::detach(&dir, start.arguments);
-    }
-    check::warnings(&args).iter().for_each(|warning| eprintln!("{warning}"));
-    let config = Config::check(&args, &dir)?;
-    let mut lock = dir.lock()?;
-    let listener = crate::port::listen(args.listen())?;
-    let address = crate::port::reachable(listener.local_addr().context("the listener has no address")?);
-    let flags = settings::of(&args, config.node(), &credentials::names(&dir, &args.tls_san)?);
-    lock.announce(&address.to_string(), args.drain(), flags)?;
-    if start.background {
-        std::env::set_current_dir("/").context("cannot leave the folder of the caller")?;
-    }
-    env::raise_file_limit().iter().for_each(|warning| eprintln!("{warning}"));
-    let runtime = crate::control_runtime()?;
-    let result = runtime.block_on(async {
-        let mut signals = Signals::new()?;
-        let cluster = tokio::select! {
-            cluster = Cluster::start(config, listener) => cluster?,
-            () = signals.next() => return Ok(()),
-        };
-        if let Err(error) = cluster.give_access(kubeconfigs(&args, &dir)) {
-            cluster.stop().await;
-            return Err(error);
+    Ok(manifests)
+}
+
+impl Up {
+    /// Starts the cluster in this process and returns at its end.
+    fn start(self, mut manifests: Vec<Manifest>) -> anyhow::Result<()> {
+        check::warnings(&self.settings).iter().for_each(|warning| eprintln!("{warning}"));
+        let config = Config::new(&self.settings, &self.dir)?;
+        let mut lock = self.dir.lock()?;
+        let listener = crate::port::listen(self.settings.listen())?;
+        let address = crate::port::reachable(listener.local_addr().context("the listener has no address")?);
+        let names = credentials::names(&self.dir, &self.settings.tls_san)?;
+        let flags = self.settings.of_cluster(config.node(), names);
+        lock.announce(&address.to_string(), self.settings.drain(), flags)?;
+        if self.background {
+            std::env::set_current_dir("/").context("cannot leave the folder of the caller")?;
         }
-        let mut report = Report {
-            form: args.output,
-            background: start.background,
-            api: format!("https://{address}"),
-            node_address: args.node_address(),
-            dir: dir.clone(),
-            kubeconfig: args.kubeconfig.clone().unwrap_or_else(|| dir.join("kubeconfig")),
-            recalled,
-            started,
-            filled: None,
-        };
+        env::raise_file_limit().iter().for_each(|warning| eprintln!("{warning}"));
+        let runtime = crate::control_runtime()?;
+        let result = runtime.block_on(async {
+            let mut signals = Signals::new()?;
+            let cluster = tokio::select! {
+                cluster = Cluster::start(config, listener) => cluster?,
+                () = signals.next() => return Ok(()),
+            };
+            if let Err(error) = cluster.give_access(kubeconfigs(&self.args, &self.dir)) {
+                cluster.stop().await;
+                return Err(error);
+            }
+            let ended = tokio::select! {
+                never = self.work(&cluster, address, &mut manifests) => match never {},
+                () = signals.next() => Ok(()),
+                error = cluster.failed() => Err(error),
+                error = removed(&lock, &self.dir) => Err(error),
+            };
+            self.stop(cluster, &mut signals).await;
+            ended
+        });
+        runtime.shutdown_background();
+        result
+    }
+
+    /// Tells that the cluster is ready, applies what was given, and tells what became of it. The cluster then goes on.
+    async fn work(
+        &self,
+        cluster: &Cluster,
+        address: SocketAddr,
+        manifests: &mut [Manifest],
+    ) -> std::convert::Infallible {
+        let mut report = self.report(&address.to_string(), self.recalled.clone());
         report.ready();
         cluster.warm();
-        let work = async {
-            if !manifests.is_empty() {
-                let node = Node { address: args.node_address(), pid: std::process::id() };
-                // What is wrong with manifests does not take the cluster down: it can be fixed and applied again.
-                report.filled = Some(fill(&args, &dir, cluster.client(), node, &mut manifests).await);
-            }
-            report.end(&args.filename);
-        };
-        let forever = async {
-            work.await;
-            std::future::pending::<()>().await;
-        };
-        let applied = tokio::select! {
-            () = forever => Ok(()),
-            () = signals.next() => Ok(()),
-            error = cluster.failed() => Err(error),
-            error = removed(&lock, &dir) => Err(error),
-        };
+        if !manifests.is_empty() {
+            // What is wrong with manifests does not take the cluster down: it can be fixed and applied again.
+            report.filled = Some(self.fill(cluster.client(), std::process::id(), manifests).await);
+        }
+        report.end(&self.args.filename);
+        std::future::pending().await
+    }
+
+    /// Drains and ends a cluster, or stops at once at the next signal.
+    async fn stop(&self, cluster: Cluster, signals: &mut Signals) {
         if !out::is_quiet() {
             eprintln!("stopping (again to stop at once)");
         }
@@ -113,74 +151,87 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
             cut = cluster.stop() => {
                 if cut > 0 {
                     let what = if cut == 1 { "container" } else { "containers" };
-                    let within = args.drain();
+                    let within = self.settings.drain();
                     eprintln!("cut {cut} {what} that did not end within {within} s; --drain gives more time");
                 }
             }
             () = signals.next() => eprintln!("stopped without draining"),
         }
-        applied
-    });
-    runtime.shutdown_background();
-    result
-}
-
-/// `up -f` where the cluster runs already: applies to it.
-async fn join(
-    args: &UpArgs,
-    dir: &DataDir,
-    holder: &Holder,
-    manifests: &mut [Manifest],
-    started: std::time::Instant,
-) -> anyhow::Result<()> {
-    if !out::is_quiet() {
-        eprintln!("the cluster of {} runs already (process {}): applying to it", dir.path().display(), holder.pid);
     }
-    let client = remote::connect_in(dir).await?;
-    let ours = kubeconfig::of(dir).ok_or_else(|| kubeconfig::absent(dir))?;
-    kubeconfig::copy(dir, &ours, args.kubeconfig.as_deref(), args.merge_kubeconfig)?;
-    let node = Node { address: args.node_address(), pid: holder.pid };
-    let filled = fill(args, dir, &client, node, manifests).await;
-    let report = Report {
-        form: args.output,
-        background: false,
-        api: format!("https://{}", holder.address),
-        node_address: args.node_address(),
-        dir: dir.clone(),
-        kubeconfig: args.kubeconfig.clone().unwrap_or_else(|| dir.join("kubeconfig")),
-        recalled: Vec::new(),
-        started,
-        filled: Some(filled),
-    };
-    report.joined()
-}
 
-/// Applies what was given and waits until it is there.
-async fn fill(args: &UpArgs, dir: &DataDir, client: &client::Client, node: Node, manifests: &mut [Manifest]) -> Filled {
-    let mut progress = Progress::new();
-    let since = env::clock().now();
-    let apply = async {
-        images::package(dir, manifests).await?;
-        remote::apply_all(client, manifests, "default", |outcome| {
-            progress.line(&format!("{} {}", outcome.label, outcome.verb));
-        })
-        .await
-    };
-    let outcomes = match apply.await {
-        Ok(outcomes) => outcomes,
-        Err(error) => {
-            progress.done();
-            return Filled::NotApplied(error);
+    /// `up -f` where the cluster runs already: applies to it.
+    async fn join(self, holder: &Holder, manifests: &mut [Manifest]) -> anyhow::Result<()> {
+        let (dir, args) = (&self.dir, &self.args);
+        if !out::is_quiet() {
+            eprintln!("the cluster of {} runs already (process {}): applying to it", dir.path().display(), holder.pid);
         }
-    };
-    remote::notes(client, &outcomes).await.iter().for_each(|note| progress.line(&format!("note: {note}")));
-    let patience = Patience { timeout: args.timeout, since, node: Some(node), dir: Some(dir) };
-    let settled = settle::wait(client, &outcomes, &patience, &mut progress).await;
-    progress.done();
-    match settled {
-        Ok(()) => Filled::Ready(outcomes),
-        Err(error) => Filled::NotReady(outcomes, error),
+        let client = remote::connect_in(dir).await?;
+        let ours = kubeconfig::of(dir).ok_or_else(|| kubeconfig::absent(dir))?;
+        kubeconfig::copy(dir, &ours, args.kubeconfig.as_deref(), args.merge_kubeconfig)?;
+        let filled = self.fill(&client, holder.pid, manifests).await;
+        Report { background: false, filled: Some(filled), ..self.report(&holder.address, Vec::new()) }.joined()
     }
+
+    /// What will be told; of manifests nothing yet.
+    fn report(&self, address: &str, recalled: Vec<String>) -> Report {
+        Report {
+            form: self.args.output,
+            background: self.background,
+            api: format!("https://{address}"),
+            node_address: self.settings.node_address(),
+            dir: self.dir.clone(),
+            kubeconfig: self.args.kubeconfig.clone().unwrap_or_else(|| self.dir.join("kubeconfig")),
+            recalled,
+            started: self.started,
+            filled: None,
+        }
+    }
+
+    /// Applies what was given and waits until it is there. `pid` is the cluster's process.
+    async fn fill(&self, client: &client::Client, pid: u32, manifests: &mut [Manifest]) -> Filled {
+        let mut progress = Progress::new();
+        let since = env::clock().now();
+        let apply = async {
+            images::package(&self.dir, manifests).await?;
+            remote::apply_all(client, manifests, "default", |outcome| {
+                progress.line(&format!("{} {}", outcome.label, outcome.verb));
+            })
+            .await
+        };
+        let outcomes = match apply.await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                progress.done();
+                return Filled::NotApplied(error);
+            }
+        };
+        remote::notes(client, &outcomes).await.iter().for_each(|note| progress.line(&format!("note: {note}")));
+        let node = Some(Node { address: self.settings.node_address(), pid });
+        let patience = Patience { timeout: self.args.timeout, since, node, dir: Some(&self.dir) };
+        let settled = settle::wait(client, &outcomes, &patience, &mut progress).await;
+        progress.done();
+        match settled {
+            Ok(()) => Filled::Ready(outcomes),
+            Err(error) => Filled::NotReady(outcomes, error),
+        }
+    }
+}
+
+/// Refuses what [`kubeconfigs`] could not write for this call, while nothing runs yet.
+fn check_kubeconfigs(args: &UpArgs, dir: &DataDir) -> anyhow::Result<()> {
+    let authority = credentials::authority_in(dir).unwrap_or_default();
+    let check = |path: &Path| kubeconfig::check(path, dir, &authority);
+    if let Some(path) = args.kubeconfig.as_ref().filter(|path| **path != dir.join("kubeconfig")) {
+        check(path).map_err(|error| anyhow::anyhow!("--kubeconfig: {error:#}; nothing was started"))?;
+    }
+    if args.merge_kubeconfig {
+        check(&std::path::absolute(kubeconfig::personal_path()?)?).map_err(|error| {
+            anyhow::anyhow!(
+                "--merge-kubeconfig: {error:#}; nothing was started: leave the flag out, or set KUBECONFIG to a file that you may write"
+            )
+        })?;
+    }
+    Ok(())
 }
 
 /// Writes the kubeconfigs: the cluster's own at each call, at the first one what was asked for besides, and the copies of before.

@@ -1,4 +1,4 @@
-//! Leader election by a Lease: of several processes one leads, as long as it renews in time.
+//! Leader election by Lease, as client-go's `leaderelection` does it.
 
 use crate::{Client, Error, Result};
 use api::Clock;
@@ -24,8 +24,12 @@ pub struct ElectorOptions {
     pub lease_duration: Duration,
     /// A leader that cannot renew for this long steps down.
     pub renew_deadline: Duration,
-    /// Time between tries.
+    /// Time between tries, and between renewals.
     pub retry_period: Duration,
+    /// No other candidate can reach the store, as when it belongs to this process. Then this candidate leads at once and never steps down:
+    /// a holder that the Lease names is a process that has ended, and where the Lease cannot be written, as on a full disk, nobody else
+    /// can take it.
+    pub alone: bool,
 }
 
 impl ElectorOptions {
@@ -38,6 +42,7 @@ impl ElectorOptions {
             lease_duration: Duration::from_secs(15),
             renew_deadline: Duration::from_secs(10),
             retry_period: Duration::from_secs(2),
+            alone: false,
         }
     }
 }
@@ -50,35 +55,38 @@ pub struct Elector {
     options: ElectorOptions,
     /// The last Lease seen that was not ours, and when it changed.
     seen: Option<(String, Instant)>,
+    /// The Lease as this candidate wrote it last.
+    held: Option<Lease>,
 }
 
 impl Elector {
     /// A candidate.
     pub fn new(client: Client, clock: Clock, options: ElectorOptions) -> Self {
-        Self { client, clock, options, seen: None }
+        Self { client, clock, options, seen: None, held: None }
     }
 
     /// Waits until this candidate leads, then runs `lead` with a token that is cancelled when leadership is lost or `token` is
-    /// cancelled. On a cancelled `token` the Lease is released, so that the next leader need not wait. Returns `true` if
-    /// leadership was lost (run again to compete again), `false` when cancelled.
+    /// cancelled. `lead` returns when all of its work has stopped; if it returns by itself, leadership ends too. Unless it was lost, the
+    /// Lease is released then, so that the next leader need not wait. Returns `true` if leadership was lost (run again to compete again),
+    /// `false` when cancelled.
     pub async fn run<F: Future<Output = ()>>(
         mut self,
         token: CancellationToken,
         lead: impl FnOnce(CancellationToken) -> F,
     ) -> bool {
-        loop {
-            match self.try_lead().await {
-                Ok(true) => break,
-                Ok(false) => {}
-                Err(error) => tracing::debug!(lease = self.options.name, %error, "cannot take the lease"),
-            }
-            tokio::select! {
-                () = token.cancelled() => return false,
-                () = tokio::time::sleep(self.options.retry_period) => {}
-            }
+        if !self.options.alone && !self.acquire(&token).await {
+            return false;
         }
         tracing::info!(lease = self.options.name, identity = self.options.identity, "leading");
         let leading = token.child_token();
+        let work = {
+            let leading = leading.clone();
+            let work = lead(leading.clone());
+            async move {
+                work.await;
+                leading.cancel();
+            }
+        };
         let renew = {
             let leading = leading.clone();
             let this = &mut self;
@@ -88,28 +96,55 @@ impl Elector {
                 lost
             }
         };
-        let ((), lost) = futures::join!(lead(leading.clone()), renew);
+        let ((), lost) = futures::join!(work, renew);
         if !lost && let Err(error) = self.release().await {
             tracing::debug!(lease = self.options.name, %error, "cannot release the lease");
         }
         lost
     }
 
-    /// Renews until cancelled (`false`) or until it could not for too long (`true`).
+    /// Tries until the Lease is taken (`true`) or `token` is cancelled.
+    async fn acquire(&mut self, token: &CancellationToken) -> bool {
+        loop {
+            match self.try_lead().await {
+                Ok(true) => return true,
+                Ok(false) => {}
+                Err(error) => tracing::debug!(lease = self.options.name, %error, "cannot take the lease"),
+            }
+            tokio::select! {
+                () = token.cancelled() => return false,
+                () = tokio::time::sleep(self.options.retry_period) => {}
+            }
+        }
+    }
+
+    /// Renews until cancelled (`false`) or until leadership is lost (`true`): to another, or because the Lease could not be renewed for too
+    /// long. Who leads alone takes the Lease here, beside the work.
     async fn renew(&mut self, leading: &CancellationToken) -> bool {
-        let mut renewed = Instant::now();
+        let (mut renewed, mut fails) = (Instant::now(), false);
+        let mut pause = if self.options.alone { Duration::ZERO } else { self.options.retry_period };
         loop {
             tokio::select! {
                 () = leading.cancelled() => return false,
-                () = tokio::time::sleep(self.options.retry_period) => {}
+                () = tokio::time::sleep(pause) => {}
             }
-            match tokio::time::timeout(self.options.renew_deadline, self.try_lead()).await {
-                Ok(Ok(true)) => renewed = Instant::now(),
+            pause = self.options.retry_period;
+            let why = match tokio::time::timeout(self.options.renew_deadline, self.try_lead()).await {
+                Ok(Ok(true)) => {
+                    (renewed, fails) = (Instant::now(), false);
+                    continue;
+                }
+                Ok(Ok(false)) if self.options.alone => "somebody else wrote it".to_owned(),
                 Ok(Ok(false)) => return true,
-                Ok(Err(error)) => tracing::warn!(lease = self.options.name, %error, "cannot renew the lease"),
-                Err(_) => {}
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer".to_owned(),
+            };
+            // Once: a disk may be full for days.
+            if !fails {
+                tracing::warn!(lease = self.options.name, error = why, "cannot renew the lease");
             }
-            if renewed.elapsed() > self.options.renew_deadline {
+            fails = true;
+            if !self.options.alone && renewed.elapsed() > self.options.renew_deadline {
                 return true;
             }
         }
@@ -117,35 +152,52 @@ impl Elector {
 
     /// Takes or renews the Lease. `Ok(false)`: somebody else holds it.
     async fn try_lead(&mut self) -> Result<bool> {
+        // The holder need not read what it wrote itself; where somebody else wrote meanwhile, it looks.
+        if let Some(held) = self.held.take()
+            && self.put(held).await?
+        {
+            return Ok(true);
+        }
         let (namespace, name) = (self.options.namespace.clone(), self.options.name.clone());
-        let Some(mut lease) = self.client.find::<Lease>(&namespace, &name).await? else {
+        let Some(lease) = self.client.find::<Lease>(&namespace, &name).await? else {
             let mut lease = Lease::default();
             lease.metadata.namespace = Some(namespace);
             lease.metadata.name = Some(name);
             lease.spec = Some(self.spec(None));
             return match self.client.create(&lease).await {
-                Ok(_) => Ok(true),
+                Ok(lease) => {
+                    self.held = Some(lease);
+                    Ok(true)
+                }
                 Err(error) if error.is_already_exists() => Ok(false),
                 Err(error) => Err(error),
             };
         };
-        let old = lease.spec.take().unwrap_or_default();
-        if !self.may_take(&old, lease.metadata.resource_version.as_deref().unwrap_or_default()) {
+        if !self.may_take(&lease) {
             return Ok(false);
         }
-        lease.spec = Some(self.spec(Some(&old)));
+        self.put(lease).await
+    }
+
+    /// Writes the Lease as ours over what it was. `Ok(false)`: it is not that any more.
+    async fn put(&mut self, mut lease: Lease) -> Result<bool> {
+        lease.spec = Some(self.spec(lease.spec.as_ref()));
         match self.client.update(&lease).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.is_conflict() => Ok(false),
+            Ok(lease) => {
+                self.held = Some(lease);
+                Ok(true)
+            }
+            Err(error) if error.is_conflict() || error.is_not_found() => Ok(false),
             Err(error) => Err(error),
         }
     }
 
-    fn may_take(&mut self, spec: &LeaseSpec, revision: &str) -> bool {
-        let holder = spec.holder_identity.as_deref().unwrap_or_default();
-        if holder.is_empty() || holder == self.options.identity {
+    fn may_take(&mut self, lease: &Lease) -> bool {
+        let holder = lease.spec.as_ref().and_then(|spec| spec.holder_identity.as_deref()).unwrap_or_default();
+        if self.options.alone || holder.is_empty() || holder == self.options.identity {
             return true;
         }
+        let revision = lease.metadata.resource_version.as_deref().unwrap_or_default();
         match &self.seen {
             Some((seen, since)) if seen == revision => since.elapsed() > self.options.lease_duration,
             _ => {

@@ -20,7 +20,7 @@ pub struct Options {
     /// Wall-clock time.
     pub clock: Clock,
     /// Uids and generated names.
-    pub ids: Ids,
+    pub ids: Arc<Ids>,
     /// The way to the kubelets' paths.
     pub nodes: Arc<dyn Nodes>,
     /// Where the API can be reached: what clients of discovery are told.
@@ -65,7 +65,6 @@ pub struct Server(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    ids: Arc<Ids>,
     registry: ArcSwap<Registry>,
     parts: Parts,
     limits: Limits,
@@ -75,11 +74,9 @@ struct Inner {
 
 impl Server {
     /// Builds the server; allocators are loaded from what is stored.
-    pub fn new(mut options: Options, mut parts: Parts) -> Self {
+    pub fn new(options: Options, mut parts: Parts) -> Self {
         let registry = Registry::new(std::mem::take(&mut parts.resources));
-        let ids = std::mem::replace(&mut options.ids, Ids::new(fastrand::Rng::with_seed(0)));
         let server = Self(Arc::new(Inner {
-            ids: Arc::new(ids),
             registry: ArcSwap::from_pointee(registry),
             limits: Limits::new(parts.exempt),
             checks: Checks::default(),
@@ -129,7 +126,7 @@ impl Server {
     }
 
     pub(crate) fn ids(&self) -> &Arc<Ids> {
-        &self.0.ids
+        &self.0.options.ids
     }
 
     pub(crate) fn registry(&self) -> &ArcSwap<Registry> {

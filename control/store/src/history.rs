@@ -124,7 +124,7 @@ impl<T> History<T> {
     }
 
     /// The events after `revision`, oldest first.
-    fn after(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Event<T>> {
+    pub(crate) fn after(&self, revision: Revision) -> impl DoubleEndedIterator<Item = &Event<T>> {
         let start = self.ring.partition_point(|(_, event)| event.revision <= revision);
         self.ring.range(start..).map(|(_, event)| event)
     }

@@ -8,6 +8,18 @@
 //! (the spliced form, parsed labels, cached rows) is the [`Payload`] it supplies. There is no transaction over several
 //! keys, because Kubernetes needs none.
 //!
+//! **Who gives a revision.** An embedded log ([`Log`]: memory, redb) is *sequenced*: this store is its only writer, so the `sequencer`
+//! checks expectations in memory, numbers the changes, and commits many of them at once. A log with other writers (`SharedLog`: etcd,
+//! say) is *followed*: what memory holds may be old, so each write is a conditional transaction there, which also numbers it; memory
+//! takes in the log's changes, whoever made them, and a write is answered when memory has reached its revision. Both end in one
+//! `Publisher`, which alone makes changes visible, in order. So a caller sees the same store over either, which the contract suite
+//! shows, and nothing above the store knows which one it is: stored bytes hold no revision, because a shared log tells it only afterwards.
+//! A follower that sequenced in memory would have to lock the others out, and a sequencer that asked a transaction of its own file for
+//! each write would lose the group commit, which is what makes it fast.
+//!
+//! No shared log is built in: `SharedLog`, the follower and `Store::follow` are compiled with the feature `contract` only. Whoever adds
+//! a shared log removes this condition.
+//!
 //! The semantics follow those of etcd as the Kubernetes API server relies on them: see "Efficient detection of changes"
 //! in the page *Kubernetes API Concepts*.
 
@@ -15,24 +27,33 @@ mod changes;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;
 mod error;
+#[cfg(any(test, feature = "contract"))]
+mod follower;
 mod history;
 mod log;
 mod map;
+mod options;
 mod repair;
+mod request;
+mod sequencer;
+mod state;
 mod store;
 mod watch;
-mod writer;
 
 pub use bytes::Bytes;
 pub use changes::Changes;
 pub use error::Error;
+#[cfg(any(test, feature = "contract"))]
+pub use log::shared::{Outcome, SharedLog};
 pub use log::{
     Action, Batch, Change, Log, LogError, Record, Replay,
     memory::Memory,
     redb::Redb,
     salvage::{Gap, Salvage},
 };
-pub use store::{Options, Snapshot, Store};
+pub use options::Options;
+pub use request::Write;
+pub use store::{Snapshot, Store};
 pub use watch::Watch;
 
 use std::{fmt, num::NonZeroU64, sync::Arc, time::SystemTime};

@@ -4,7 +4,7 @@
 //! where it would be after it, which then did happen; and all that was acknowledged must be in it. A log in any other state is damaged,
 //! and the store stays read-only.
 
-use crate::{Event, LogError, Replay, Revision, map::Map, writer::Answer};
+use crate::{Event, LogError, Replay, Revision, map::Map, request::Answer};
 use futures::future::BoxFuture;
 use std::time::Duration;
 use tokio::time::Instant;

@@ -104,11 +104,11 @@ impl<T> Newcomers<T> {
 }
 
 /// The changes of a commit, and the revision after it.
-pub(crate) type Told<T> = (Revision, Vec<Event<T>>);
+pub(crate) type Published<T> = (Revision, Vec<Event<T>>);
 
 /// Hands events to watches.
 pub(crate) struct FanOut<T> {
-    commits: mpsc::Receiver<Told<T>>,
+    commits: mpsc::Receiver<Published<T>>,
     newcomers: Arc<Newcomers<T>>,
     /// Of each folder that is watched, or in which something is.
     folders: HashMap<Box<str>, Vec<Watcher<T>>>,
@@ -123,7 +123,7 @@ impl<T: Send + Sync + 'static> FanOut<T> {
     pub(crate) fn new(
         newcomers: Arc<Newcomers<T>>,
         delivered: watch::Sender<Revision>,
-    ) -> (mpsc::Sender<Told<T>>, Self) {
+    ) -> (mpsc::Sender<Published<T>>, Self) {
         let (sender, commits) = mpsc::channel(WAITING);
         (sender, Self { commits, newcomers, folders: HashMap::new(), count: 0, sweep_at: TURN, delivered })
     }

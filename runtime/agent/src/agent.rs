@@ -7,7 +7,7 @@ use crate::{
     eviction,
     handle::{Handle, Note},
     images::Images,
-    metrics::{self, Metrics},
+    metrics::Metrics,
     node,
     options::{Options, Runtimes},
     pod,
@@ -105,7 +105,7 @@ impl Agent {
             states,
             reporter: Reporter::new(client, token.clone(), tasks.clone()),
             prober: Prober::new(dialer, recorder),
-            awaited: Awaited::default(),
+            awaited: Arc::new(Awaited::default()),
             rng: Mutex::new(fastrand::Rng::with_seed(options.seed)),
             pods: Mutex::default(),
             tasks,
@@ -120,7 +120,8 @@ impl Agent {
 
     /// Shows its metrics in the process's registry; once.
     pub fn register(&self, registry: &mut Registry) {
-        metrics::register(&self.shared, registry);
+        let shared = Arc::downgrade(&self.shared);
+        self.shared.metrics.register(registry, move || shared.upgrade().map_or((0, 0), |shared| shared.running()));
     }
 
     /// Resolves when the agent has made a first pass over the pods of its node: those that the API calls ready, since an earlier process
@@ -153,8 +154,8 @@ impl Agent {
         let ended = CancellationToken::new();
         self.essential(&ended, shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
         self.essential(&ended, node::run(shared.clone(), self.token.clone()));
-        self.essential(&ended, eviction::run(self.clone(), self.token.clone()));
-        self.essential(&ended, awaited::run(shared.clone(), self.token.clone()));
+        self.essential(&ended, eviction::run(shared.clone(), self.token.clone()));
+        self.essential(&ended, awaited::run(shared.awaited.clone(), shared.images.clone(), self.token.clone()));
         self.subscribe(known);
         let mut relist = tokio::time::interval(RELIST);
         let mut collect = tokio::time::interval(COLLECT);
@@ -163,7 +164,7 @@ impl Agent {
                 () = token.cancelled() => break,
                 () = ended.cancelled() => anyhow::bail!("one of its loops (probes, node status, eviction, awaited images) ended"),
                 _ = relist.tick() => self.relist().await,
-                _ = collect.tick() => self.collect_images().await,
+                _ = collect.tick() => shared.collect_images().await,
             }
         }
         self.drain().await;
@@ -182,7 +183,7 @@ impl Agent {
     /// Reads what was known before the restart, sets it against what still runs, and removes what nobody wants any more.
     async fn recall(&self) -> anyhow::Result<BTreeMap<String, PodState>> {
         let shared = &self.shared;
-        let mut known = shared.states.load()?;
+        let known = shared.states.load().await?;
         let mut alive = HashSet::new();
         let mut sandboxes: HashMap<Arc<str>, Arc<dyn Runtime>> = HashMap::new();
         for runtime in shared.runtimes.iter() {
@@ -195,13 +196,13 @@ impl Agent {
         for (sandbox, runtime) in sandboxes.iter().filter(|(s, _)| !wanted.contains(s.as_ref())) {
             runtime.remove_sandbox(sandbox).await?;
         }
-        for (uid, state) in known.iter().filter(|(uid, _)| !wanted.contains(*uid)) {
-            shared.network.detach(uid).await;
-            setup::remove_dir(&shared.volumes_dir(uid)).await;
-            setup::remove_dir(&shared.logs_dir(&state.namespace, &state.name, uid)).await;
-            shared.states.remove(uid)?;
+        let (mut known, orphans): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            known.into_iter().partition(|(uid, _)| wanted.contains(uid));
+        for orphan in orphans.into_values() {
+            shared.network.detach(&orphan.uid).await;
+            let (shared, token) = (shared.clone(), self.token.clone());
+            shared.tasks.clone().spawn(async move { setup::clean_up_orphan(&shared, &orphan, &token).await });
         }
-        known.retain(|uid, _| wanted.contains(uid));
         known.values_mut().for_each(|state| state.lose(|id| alive.contains(id)));
         Ok(known)
     }
@@ -210,7 +211,7 @@ impl Agent {
         // Before news come in: those that were here keep their place, then the others in the order of their creation.
         let mut pods = self.shared.cluster.pods.list();
         pods.sort_by_cached_key(|pod| {
-            let new = !known.contains_key(pod::uid(pod)) && is_new(pod);
+            let new = !known.contains_key(pod::uid(pod)) && pod::is_new(pod);
             (new, pod.metadata.creation_timestamp.clone(), pod::name(pod).to_owned())
         });
         let stale = pods.iter().filter(|pod| status::is_shown_ready(pod) && !runs(known.get(pod::uid(pod))));
@@ -256,8 +257,8 @@ impl Agent {
             return;
         }
         let uid: Arc<str> = pod::uid(&pod).into();
-        let state = state.filter(|state| !state.is_behind(&pod));
-        let new = state.is_none() && is_new(&pod);
+        let state = state.map(|state| state.caught_up(&pod));
+        let new = state.is_none() && pod::is_new(&pod);
         let mut state = state.unwrap_or_else(|| PodState::adopt(&pod));
         if new {
             let admitted = self.shared.room.lock().admit(&pod);
@@ -342,23 +343,6 @@ impl Agent {
         }
     }
 
-    pub(crate) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    /// Removes images that no pod of the node uses.
-    pub(crate) async fn collect_images(&self) {
-        let mut used = Vec::new();
-        for pod in self.shared.cluster.pods.list() {
-            used.extend(pod::containers(&pod).filter_map(|(c, _)| c.image.clone()));
-        }
-        for handle in self.shared.pods.lock().values() {
-            let state = handle.state();
-            used.extend(state.containers.values().filter_map(|r| Some(r.current.as_ref()?.image_id.clone())));
-        }
-        self.shared.images.collect(&used).await;
-    }
-
     async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
         // what ends now fails its probes, and nobody needs to hear of that
@@ -379,10 +363,4 @@ impl Agent {
 /// Whether containers of the pod have outlived the process that started them.
 fn runs(state: Option<&PodState>) -> bool {
     state.is_some_and(|state| state.containers.values().any(|record| record.is_running()))
-}
-
-/// Whether the node has never taken a pod and is asked to: such a pod is judged, and only once.
-pub(crate) fn is_new(pod: &Pod) -> bool {
-    let started = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
-    !started && !pod::is_deleting(pod) && !pod::is_finished(pod)
 }

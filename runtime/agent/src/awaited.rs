@@ -3,8 +3,7 @@
 
 use crate::{
     handle::{Handle, Note},
-    images::Keyring,
-    shared::Shared,
+    images::{Images, Keyring},
 };
 use parking_lot::Mutex;
 use std::{
@@ -54,18 +53,18 @@ impl Awaited {
 }
 
 /// Looks for awaited images until `token` is cancelled.
-pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
+pub(crate) async fn run(awaited: Arc<Awaited>, images: Arc<dyn Images>, token: CancellationToken) {
     let look = async {
         loop {
-            let names = shared.awaited.names();
+            let names = awaited.names();
             if names.is_empty() {
-                shared.awaited.some.notified().await;
+                awaited.some.notified().await;
             }
             tokio::time::sleep(LOOK).await;
             for image in names {
                 // what only some may use, they find at their own time
-                if matches!(shared.images.present(&image, &Keyring::new()).await, Ok(Some(_))) {
-                    shared.awaited.tell(&image);
+                if matches!(images.present(&image, &Keyring::new()).await, Ok(Some(_))) {
+                    awaited.tell(&image);
                 }
             }
         }

@@ -6,9 +6,10 @@
 //! each. How fast the disk can fill between two looks is bounded elsewhere, where guests write.
 
 use crate::{
-    agent::Agent,
-    handle::Note,
-    node, pod, resources,
+    handle::{Eviction, Note},
+    node,
+    plan::EVICTED,
+    pod, resources,
     shared::Shared,
     volumes::{blocking, tree},
 };
@@ -24,11 +25,6 @@ use std::{
 };
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-
-/// `status.reason` of a pod that was evicted.
-pub(crate) const EVICTED: &str = "Evicted";
-/// How long its containers may take to stop.
-pub(crate) const GRACE: Duration = Duration::from_secs(1);
 
 const PERIOD: Duration = Duration::from_secs(10);
 const RESOURCE: &str = "ephemeral-storage";
@@ -46,15 +42,6 @@ pub(crate) struct Usage {
     logs: BTreeMap<String, u64>,
     /// All volumes on the node's disk, and logs.
     total: u64,
-}
-
-/// Why a pod is evicted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Eviction {
-    /// For people: upstream's text.
-    pub(crate) message: String,
-    /// The node needs the room: no fault of the pod's own.
-    pub(crate) pressure: bool,
 }
 
 fn measure(pod: &Pod, volumes: &Path, logs: &Path) -> std::io::Result<Usage> {
@@ -158,20 +145,19 @@ struct Known {
 }
 
 /// Looks at the pods of the node until `token` is cancelled.
-pub(crate) async fn run(agent: Agent, token: CancellationToken) {
+pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     let mut known = HashMap::new();
     let mut tick = tokio::time::interval(PERIOD);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = token.cancelled() => return,
-            _ = tick.tick() => look(&agent, &mut known).await,
+            _ = tick.tick() => look(&shared, &mut known).await,
         }
     }
 }
 
-async fn look(agent: &Agent, known: &mut HashMap<String, Known>) {
-    let shared = agent.shared();
+async fn look(shared: &Shared, known: &mut HashMap<String, Known>) {
     let pods = active(shared);
     known.retain(|uid, _| pods.iter().any(|pod| pod::uid(pod) == uid));
     let mut any = false;
@@ -189,7 +175,7 @@ async fn look(agent: &Agent, known: &mut HashMap<String, Known>) {
     let text = format!("Attempting to reclaim {RESOURCE}");
     shared.recorder.event(&node, EventType::Warning, "EvictionThresholdMet", text);
     collect_logs(shared).await;
-    agent.collect_images().await;
+    shared.collect_images().await;
     if !is_short(shared).await {
         return;
     }

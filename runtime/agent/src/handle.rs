@@ -1,6 +1,6 @@
 //! The mailbox of a pod's worker: everybody else leaves notes here, the worker reads them when it wakes.
 
-use crate::{eviction::Eviction, state::PodState};
+use crate::state::PodState;
 use container::ContainerState;
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
@@ -27,6 +27,15 @@ impl ProbeKind {
             Self::Readiness => "Readiness",
         }
     }
+}
+
+/// Why a pod is evicted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Eviction {
+    /// For people: upstream's text.
+    pub(crate) message: String,
+    /// The node needs the room: no fault of the pod's own.
+    pub(crate) pressure: bool,
 }
 
 /// A note.

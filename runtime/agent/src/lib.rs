@@ -6,7 +6,7 @@
 //!
 //! Where to look: [`admission`] decides which pods the node takes (pure), [`plan`] what happens to a pod (pure), `worker` does it,
 //! [`status`] says how it is (pure), [`volumes`] and
-//! [`env`] give it its configuration, [`logs`] and [`router`] answer `kubectl logs`, [`node`] keeps the Node object.
+//! [`mod@env`] give it its configuration, [`logs`] and [`router`] answer `kubectl logs`, [`node`] keeps the Node object.
 
 pub mod admission;
 mod agent;

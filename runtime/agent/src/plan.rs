@@ -5,13 +5,17 @@
 
 use crate::{
     backoff::Backoff,
-    eviction::{self, EVICTED},
     pod::{self, Policy, Role},
     state::{Ended, PodState, Record},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::{collections::BTreeMap, time::Duration};
+
+/// `status.reason` of a pod that was evicted.
+pub(crate) const EVICTED: &str = "Evicted";
+/// How long its containers may take to stop.
+const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
 /// What the worker knows and does at this moment; lost with the process, and rightly so.
 #[derive(Clone, Debug, Default)]
@@ -27,7 +31,7 @@ pub struct Live {
 /// The pod's own part.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Setup {
-    /// Nothing made, or all undone.
+    /// Nothing made by this process, or all undone. What an earlier one left, [`PodState::volumes`] says.
     #[default]
     None,
     /// Being made.
@@ -38,6 +42,8 @@ pub enum Setup {
     Ready,
     /// Being undone.
     Undoing,
+    /// Could not be undone; not before the given time again.
+    Stuck(Timestamp),
 }
 
 /// One container's part.
@@ -112,7 +118,7 @@ pub enum Action {
         /// For people.
         message: &'static str,
     },
-    /// Undo network and sandbox; nothing runs any more.
+    /// Undo sandbox, network and volumes; nothing runs any more.
     TearDown,
     /// All is undone and the pod is to be deleted: report and delete it, forget it.
     Finish,
@@ -190,11 +196,11 @@ pub fn plan(pod: &Pod, state: &PodState, live: &Live, now: Timestamp) -> Plan {
         plan.wake_at(deadline);
     }
     if ending || over {
-        wind_down(pod, state, live, ending, &mut plan);
+        wind_down(pod, state, live, ending, now, &mut plan);
         return plan;
     }
     match live.setup {
-        Setup::None => plan.actions.push(Action::SetUp),
+        Setup::None | Setup::Stuck(_) => plan.actions.push(Action::SetUp),
         Setup::Failed(until) if until <= now => plan.actions.push(Action::SetUp),
         Setup::Failed(until) => plan.wake_at(until),
         Setup::Busy | Setup::Undoing => {}
@@ -209,9 +215,9 @@ fn deadline(pod: &Pod, state: &PodState) -> Option<Timestamp> {
 }
 
 /// App and init containers are stopped together; sidecars after them, the last started first.
-fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, plan: &mut Plan) {
+fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, now: Timestamp, plan: &mut Plan) {
     let evicted = state.failure.as_ref().is_some_and(|failure| failure.reason == EVICTED);
-    let grace = if evicted { pod::grace(pod).min(eviction::GRACE) } else { pod::grace(pod) };
+    let grace = if evicted { pod::grace(pod).min(EVICTION_GRACE) } else { pod::grace(pod) };
     let mut others_alive = false;
     let stop = |container: &Container, plan: &mut Plan| -> bool {
         let name = &container.name;
@@ -243,9 +249,14 @@ fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, plan: &mut 
         }
     }
     match live.setup {
-        Setup::None | Setup::Failed(_) if delete => plan.actions.push(Action::Finish),
-        Setup::Ready => plan.actions.push(Action::TearDown),
-        _ => {}
+        Setup::Busy | Setup::Undoing => {}
+        Setup::Stuck(until) if until > now => plan.wake_at(until),
+        Setup::None | Setup::Failed(_) if state.volumes.is_empty() => {
+            if delete {
+                plan.actions.push(Action::Finish);
+            }
+        }
+        Setup::None | Setup::Failed(_) | Setup::Ready | Setup::Stuck(_) => plan.actions.push(Action::TearDown),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Small questions about a Pod, asked in many places of the agent; what others ask too is in [`client::pod`]. Pure.
 
 pub use client::pod::{
-    condition, init_containers, is_deleting, is_finished, is_sidecar, name, namespace, qos_class, spec, uid,
+    condition, init_containers, is_deleting, is_finished, is_sidecar, name, namespace, phase, qos_class, spec, uid,
 };
 use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
 use std::time::Duration;
@@ -45,6 +45,12 @@ pub enum Role {
     Sidecar,
     /// An app container.
     App,
+}
+
+/// Whether the node has never taken a pod and is asked to: such a pod is judged, and only once.
+pub(crate) fn is_new(pod: &Pod) -> bool {
+    let started = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
+    !started && !is_deleting(pod) && !is_finished(pod)
 }
 
 /// `name_namespace(uid)`: how messages name a pod.

@@ -1,5 +1,5 @@
 //! Probes: how often, how many in a row, and what each result means. Pure; the checks themselves are in [`crate::check`], the
-//! timing in [`crate::prober`].
+//! timing is the prober's.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/>.
 

@@ -3,7 +3,7 @@
 
 use crate::{pod, status};
 use client::{Client, DeleteOptions, Patch};
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
@@ -11,13 +11,19 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::sync::Semaphore;
+use tokio::{
+    sync::{Notify, Semaphore},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Calls under way at a time.
 const PARALLEL: usize = 16;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const LAST_RETRY: Duration = Duration::from_secs(30);
+/// How long a status waits for the next one that says only how far a starting pod is. A pod whose image is there starts within
+/// milliseconds, and each status is a write of the store and work for all who watch pods.
+const SETTLE: Duration = Duration::from_millis(10);
 
 /// One thing to tell.
 #[derive(Clone, Debug)]
@@ -28,6 +34,17 @@ pub struct Report {
     pub status: Arc<PodStatus>,
     /// Then delete the pod for good.
     pub delete: bool,
+}
+
+impl Report {
+    /// Whether it says only how far the start of a pod is that the API knows as `Pending`: others act on pods that are ready or finished.
+    fn is_passing(&self) -> bool {
+        let ready = |condition: &PodCondition| condition.type_ == "Ready" && condition.status == "True";
+        let acted_on = self.delete
+            || matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
+            || self.status.conditions.iter().flatten().any(ready);
+        !acted_on && pod::phase(&self.pod) == "Pending" && !pod::is_deleting(&self.pod)
+    }
 }
 
 /// Cheap to clone.
@@ -42,8 +59,16 @@ struct Inner {
     tasks: TaskTracker,
     places: Semaphore,
     /// By uid: what waits behind the call that is under way.
-    waiting: Mutex<HashMap<String, Option<Report>>>,
+    waiting: Mutex<HashMap<String, Waiting>>,
     first: Mutex<First>,
+}
+
+/// What waits to be told of a pod.
+#[derive(Default)]
+struct Waiting {
+    report: Option<Report>,
+    /// Told when the report is replaced.
+    newer: Arc<Notify>,
 }
 
 /// Pods of which the API believes what it was told by an earlier process.
@@ -81,11 +106,13 @@ impl Reporter {
         let uid = pod::uid(&report.pod).to_owned();
         match self.inner.waiting.lock().entry(uid.clone()) {
             Entry::Occupied(mut entry) => {
-                entry.insert(Some(report));
+                let waiting = entry.get_mut();
+                waiting.report = Some(report);
+                waiting.newer.notify_one();
                 return;
             }
             Entry::Vacant(entry) => {
-                entry.insert(Some(report));
+                entry.insert(Waiting { report: Some(report), newer: Arc::default() });
             }
         }
         let inner = self.inner.clone();
@@ -102,7 +129,7 @@ impl Reporter {
 impl Inner {
     async fn send_all(&self, uid: &str) {
         let mut delay = FIRST_RETRY;
-        while let Some(report) = self.take(uid) {
+        while let Some(report) = self.next(uid).await {
             let result = match self.places.acquire().await {
                 Ok(_place) => self.send(&report).await,
                 Err(_) => return,
@@ -118,8 +145,8 @@ impl Inner {
                     delay = (delay * 2).min(LAST_RETRY);
                     // a newer report has precedence, but a wanted deletion stays wanted
                     let mut waiting = self.waiting.lock();
-                    if let Some(slot @ None) = waiting.get_mut(uid) {
-                        *slot = Some(report);
+                    if let Some(Waiting { report: none @ None, .. }) = waiting.get_mut(uid) {
+                        *none = Some(report);
                     }
                 }
             }
@@ -134,10 +161,28 @@ impl Inner {
         }
     }
 
-    /// The next report of a pod; with none the pod's entry goes, so that the next report starts a new task.
+    /// The next report of a pod, at once or after [`SETTLE`].
+    async fn next(&self, uid: &str) -> Option<Report> {
+        let settled = Instant::now() + SETTLE;
+        while let Some(newer) = self.passing(uid) {
+            if tokio::time::timeout_at(settled, newer.notified()).await.is_err() {
+                break;
+            }
+        }
+        self.take(uid)
+    }
+
+    /// What is told when a newer report replaces one that says only how far the start of a pod is.
+    fn passing(&self, uid: &str) -> Option<Arc<Notify>> {
+        let waiting = self.waiting.lock();
+        let waiting = waiting.get(uid)?;
+        waiting.report.as_ref().filter(|report| report.is_passing()).map(|_| waiting.newer.clone())
+    }
+
+    /// Takes the next report of a pod; with none the pod's entry goes, so that the next report starts a new task.
     fn take(&self, uid: &str) -> Option<Report> {
         let mut waiting = self.waiting.lock();
-        let report = waiting.get_mut(uid).and_then(Option::take);
+        let report = waiting.get_mut(uid).and_then(|waiting| waiting.report.take());
         if report.is_none() {
             waiting.remove(uid);
         }

@@ -3,29 +3,31 @@
 use crate::{
     pod,
     shared::Shared,
-    volumes::{self, Context, Synced},
+    state::PodState,
+    volumes::{self, Context, Made, Synced},
 };
 use client::EventType;
 use container::net::{Attachment, PodNetwork};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 /// What containers need.
-pub(crate) struct Made {
+pub(crate) struct Ready {
     pub(crate) attachment: Attachment,
     pub(crate) volumes: BTreeMap<String, Synced>,
 }
 
 /// Makes it. Idempotent. What went wrong was told by an event.
-pub(crate) async fn make(shared: &Arc<Shared>, pod: &Arc<Pod>, address: Option<IpAddr>) -> Result<Made, String> {
+pub(crate) async fn make(shared: &Arc<Shared>, pod: &Arc<Pod>, address: Option<IpAddr>) -> Result<Ready, String> {
     let volumes = sync_volumes(shared, pod, &[]).await?;
     let attachment = shared.network.attach(network(pod, address)).await.map_err(|error| {
         let message = format!("Failed to create pod sandbox: network: {error}");
         shared.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", &*message);
         message
     })?;
-    Ok(Made { attachment, volumes })
+    Ok(Ready { attachment, volumes })
 }
 
 fn network(pod: &Pod, address: Option<IpAddr>) -> PodNetwork {
@@ -74,31 +76,49 @@ pub(crate) fn next_sync(volumes: &BTreeMap<String, Synced>) -> Option<Timestamp>
     volumes.values().filter_map(|v| v.again).min()
 }
 
-/// Undoes everything of a pod but its logs and its state file. Idempotent.
-pub(crate) async fn undo(shared: &Arc<Shared>, pod: &Arc<Pod>) {
-    let id: Arc<str> = pod::uid(pod).into();
+/// Undoes everything of a pod but its logs and its state file, the volumes as they were recorded. Idempotent. What fails keeps what it needs:
+/// volumes stay while a sandbox may use them, and each that cannot be removed stays as it is.
+pub(crate) async fn undo(shared: &Shared, uid: &str, made: &[Made]) -> Result<(), String> {
+    let id: Arc<str> = uid.into();
+    let mut left = Vec::new();
     for runtime in shared.runtimes.iter() {
         if let Err(error) = runtime.remove_sandbox(&id).await {
-            tracing::warn!(pod = pod::full_name(pod), runtime = runtime.name(), %error, "cannot remove the sandbox");
+            left.push(format!("cannot remove the sandbox in {}: {error}", runtime.name()));
         }
+    }
+    if !left.is_empty() {
+        return Err(left.join("; "));
     }
     shared.network.detach(&id).await;
-    let root = shared.volumes_dir(&id);
-    for volume in pod::spec(pod).volumes.iter().flatten() {
-        if let Some(plugin) = shared.plugins.iter().find(|p| p.handles(volume))
-            && let Err(error) = plugin.teardown(&root.join(&volume.name)).await
-        {
-            tracing::warn!(pod = pod::full_name(pod), volume = volume.name, %error, "cannot remove the volume");
-        }
-    }
-    remove_dir(&root).await;
     shared.tokens.forget(&id);
+    volumes::tear_down(&shared.plugins, made, &shared.volumes_dir(&id)).await
 }
 
-/// Removes a folder of the agent's own. Idempotent.
-pub(crate) async fn remove_dir(dir: &std::path::Path) {
-    let owned = dir.to_owned();
-    if let Err(error) = volumes::blocking(move || volumes::tree::remove(&owned)).await {
-        tracing::warn!(dir = %dir.display(), %error, "cannot remove a folder");
+/// Undoes everything of a pod that is gone from the API, and removes its logs; its state file as the last thing, so that what fails is
+/// found again. Idempotent.
+pub(crate) async fn forget(shared: &Shared, state: &PodState) -> Result<(), String> {
+    undo(shared, &state.uid, &state.volumes).await?;
+    let logs = shared.logs_dir(&state.namespace, &state.name, &state.uid);
+    let removed = volumes::blocking(move || volumes::tree::remove(&logs)).await;
+    removed.map_err(|error| format!("cannot remove the logs: {error}"))?;
+    shared.states.remove(&state.uid).await.map_err(|error| format!("cannot remove the state file: {error}"))
+}
+
+/// Forgets a pod that was deleted while the agent was away. It is tried again until it works or the process ends.
+pub(crate) async fn clean_up_orphan(shared: &Shared, state: &PodState, token: &CancellationToken) {
+    let mut failures = 0;
+    while let Err(error) = forget(shared, state).await {
+        let PodState { namespace, name, uid, .. } = state;
+        tracing::warn!(pod = format!("{namespace}/{name}"), uid, error, "an orphaned pod cannot be cleaned up yet");
+        let pause = tokio::time::sleep(delay(failures));
+        if token.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+        failures += 1;
     }
+}
+
+/// How long to wait after so many failures before this one: a second, doubled up to two minutes.
+pub(crate) fn delay(failures: u32) -> Duration {
+    Duration::from_secs((1 << failures.min(10)).min(120))
 }

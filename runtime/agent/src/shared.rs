@@ -12,7 +12,7 @@ use crate::{
     pod,
     prober::Prober,
     reporter::Reporter,
-    state::StateDir,
+    state::{PodState, StateDir},
     volumes::{Private, Tokens, VolumePlugin},
 };
 use client::{EventType, Recorder};
@@ -43,7 +43,7 @@ pub(crate) struct Shared {
     pub(crate) states: StateDir,
     pub(crate) reporter: Reporter,
     pub(crate) prober: Prober,
-    pub(crate) awaited: Awaited,
+    pub(crate) awaited: Arc<Awaited>,
     pub(crate) room: Mutex<Room>,
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
@@ -84,6 +84,27 @@ impl Shared {
     pub(crate) fn log_file(&self, pod: &Pod, container: &str, number: i32) -> PathBuf {
         let dir = self.logs_dir(pod::namespace(pod), pod::name(pod), pod::uid(pod));
         dir.join(container).join(format!("{number}.log"))
+    }
+
+    /// How many pods have a running container, and how many containers run.
+    pub(crate) fn running(&self) -> (usize, usize) {
+        let handles: Vec<_> = self.pods.lock().values().cloned().collect();
+        let of = |state: &PodState| state.containers.values().filter(|record| record.is_running()).count();
+        let counts: Vec<_> = handles.iter().map(|handle| of(&handle.state())).filter(|count| *count > 0).collect();
+        (counts.len(), counts.iter().sum())
+    }
+
+    /// Removes images that no pod of the node uses.
+    pub(crate) async fn collect_images(&self) {
+        let mut used = Vec::new();
+        for pod in self.cluster.pods.list() {
+            used.extend(pod::containers(&pod).filter_map(|(c, _)| c.image.clone()));
+        }
+        for handle in self.pods.lock().values() {
+            let state = handle.state();
+            used.extend(state.containers.values().filter_map(|r| Some(r.current.as_ref()?.image_id.clone())));
+        }
+        self.images.collect(&used).await;
     }
 
     pub(crate) fn facts(&self, addresses: &[IpAddr]) -> Facts {

@@ -10,11 +10,11 @@ use crate::{
     pod, resources,
     shared::Shared,
     termination::{self, LastWords},
-    volumes::{Synced, Wanted, mounts},
+    volumes::{self, Synced, Wanted, mounts},
 };
 use client::EventType;
 use container::{
-    ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Sockets,
+    ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Attachment,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -29,7 +29,7 @@ pub(crate) struct Start {
     pub(crate) id: String,
     pub(crate) log: i32,
     pub(crate) addresses: Vec<IpAddr>,
-    pub(crate) sockets: Arc<dyn Sockets>,
+    pub(crate) attachment: Attachment,
     pub(crate) volumes: Arc<BTreeMap<String, Synced>>,
     pub(crate) token: CancellationToken,
 }
@@ -246,8 +246,8 @@ impl Start {
     ) -> Result<(ContainerSpec, Option<LastWords>)> {
         let args = env::command_line(container, &pulled.command, &environment.variables);
         let root = self.shared.volumes_dir(pod::uid(&self.pod));
-        let scratch = root.join("..files").join(&self.container);
-        let messages = root.join("..termination").join(&self.container);
+        let scratch = volumes::files_dir(&root).join(&self.container);
+        let messages = volumes::messages_dir(&root).join(&self.container);
         let (pod, name, volumes) = (self.pod.clone(), self.container.clone(), self.volumes.clone());
         let (variables, private) = (environment.variables.clone(), self.shared.private.clone());
         let made = tokio::task::spawn_blocking(move || {
@@ -285,8 +285,9 @@ impl Start {
             hostname: pod::hostname(&self.pod),
             labels: labels.map(|(k, v)| (k.to_owned(), v.to_owned())).into(),
             limits: resources::pod_limits(&self.pod),
+            network: self.attachment.sandbox.clone(),
         };
-        if let Err(error) = runtime.sandbox(room, self.sockets.clone()).await {
+        if let Err(error) = runtime.sandbox(room, self.attachment.sockets.clone()).await {
             let message = format!("Failed to create pod sandbox: {error}");
             self.shared.event(&self.pod, None, EventType::Warning, "FailedCreatePodSandBox", &*message);
             return Err(StartError::new("CreateContainerError", message, Retry::Later));

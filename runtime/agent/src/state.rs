@@ -1,9 +1,12 @@
-//! What the node remembers of each pod: attempts, ids, restart counts, times, the log file, the address. One small
+//! What the node remembers of each pod (see `runtime/README.md`): attempts, ids, restart counts, times, the log file, the address. One small
 //! JSON file per pod, replaced atomically, so that a restart of the process continues where it was.
 //!
 //! Not the truth about what runs (that is [`container::Runtime::list`]) and not the wish (that is the Pod).
 
-use crate::backoff::Backoff;
+use crate::{
+    backoff::Backoff,
+    volumes::{Made, blocking},
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
 use serde::{Deserialize, Serialize};
@@ -12,7 +15,9 @@ use std::{
     io::{self, Write},
     net::IpAddr,
     path::{Path, PathBuf},
+    sync::Arc,
 };
+use tokio::sync::Semaphore;
 
 /// The reason of a container whose end nobody saw.
 pub const LOST_REASON: &str = "ContainerStatusUnknown";
@@ -40,6 +45,10 @@ pub struct PodState {
     pub containers: BTreeMap<String, Record>,
     /// Why the node failed the pod, if it did.
     pub failure: Option<Failure>,
+    /// The volumes that are made or may be half made. Written before the first is touched, and gone from here once all are removed: removal
+    /// goes by this and not by the Pod, which may be no more.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub volumes: Vec<Made>,
 }
 
 /// Why a whole pod failed, beyond its containers.
@@ -180,6 +189,11 @@ impl PodState {
         state
     }
 
+    /// What the pod's status says, where it knows [more](Self::is_behind) than the file; what only the file knows stays.
+    pub fn caught_up(self, pod: &Pod) -> Self {
+        if self.is_behind(pod) { Self { volumes: self.volumes, ..Self::adopt(pod) } } else { self }
+    }
+
     /// Whether the API has acknowledged more than this: the file is older than the pod's status, as a power cut may leave it. While there is
     /// power it is written before the status is sent.
     pub fn is_behind(&self, pod: &Pod) -> bool {
@@ -259,9 +273,13 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
 /// The extension of a file that is not in its place yet.
 const UNFINISHED: &str = "tmp";
 
-/// Where the files are: `DIR/<uid>.json`.
+/// Where the files are: `DIR/<uid>.json`. All work on them is done on threads that may block, one file at a time and in the order in which it
+/// was asked for: thousands of pods that start at once take one such thread and not hundreds.
 #[derive(Clone, Debug)]
-pub struct StateDir(PathBuf);
+pub struct StateDir {
+    dir: Arc<Path>,
+    turn: Arc<Semaphore>,
+}
 
 impl StateDir {
     /// Makes the folder, private to the user, and removes the unfinished files that a kill left in it.
@@ -272,42 +290,64 @@ impl StateDir {
                 std::fs::remove_file(entry.path())?;
             }
         }
-        Ok(Self(dir.to_owned()))
+        Ok(Self { dir: dir.into(), turn: Arc::new(Semaphore::new(1)) })
     }
 
     fn path(&self, uid: &str) -> PathBuf {
-        self.0.join(format!("{uid}.json"))
+        self.dir.join(format!("{uid}.json"))
+    }
+
+    /// Work that has begun is finished also when nobody waits for it any more, and the next waits for that.
+    async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
+        let turn = self.turn.clone().acquire_owned().await.map_err(io::Error::other)?;
+        blocking(move || {
+            let _turn = turn;
+            work()
+        })
+        .await
     }
 
     /// Replaces a pod's file. Atomic, and not synced, which would cost each start of a container milliseconds: after a power cut the
     /// containers are gone too, a file may be cut short or [behind](PodState::is_behind), and the status in the API has what matters.
-    pub fn save(&self, state: &PodState) -> io::Result<()> {
+    pub async fn save(&self, state: &PodState) -> io::Result<()> {
         let path = self.path(&state.uid);
-        let temporary = path.with_extension(UNFINISHED);
         let bytes = serde_json::to_vec(state).map_err(io::Error::other)?;
-        std::fs::File::create(&temporary)?.write_all(&bytes)?;
-        std::fs::rename(&temporary, &path)
+        self.work(move || {
+            let temporary = path.with_extension(UNFINISHED);
+            std::fs::File::create(&temporary)?.write_all(&bytes)?;
+            std::fs::rename(&temporary, &path)
+        })
+        .await
     }
 
     /// Removes a pod's file. Idempotent.
-    pub fn remove(&self, uid: &str) -> io::Result<()> {
-        match std::fs::remove_file(self.path(uid)) {
+    pub async fn remove(&self, uid: &str) -> io::Result<()> {
+        let path = self.path(uid);
+        self.work(move || match std::fs::remove_file(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
-        }
+        })
+        .await
     }
 
     /// All remembered pods, by uid. A file that cannot be read is skipped with a warning: the pod's status has enough to go on.
-    pub fn load(&self) -> io::Result<BTreeMap<String, PodState>> {
+    pub async fn load(&self) -> io::Result<BTreeMap<String, PodState>> {
+        let this = self.clone();
+        self.work(move || this.read()).await
+    }
+
+    fn read(&self) -> io::Result<BTreeMap<String, PodState>> {
         let mut states = BTreeMap::new();
-        for entry in std::fs::read_dir(&self.0)? {
+        for entry in std::fs::read_dir(&self.dir)? {
             let path = entry?.path();
             if path.extension().is_none_or(|e| e != "json") {
                 continue;
             }
             let read = std::fs::read(&path).and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other));
-            match read {
-                Ok(state) => drop::<Option<PodState>>(insert(&mut states, state)),
+            match read
+                .and_then(|state: PodState| if self.path(&state.uid) == path { Ok(state) } else { Err(foreign()) })
+            {
+                Ok(state) => drop(states.insert(state.uid.clone(), state)),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "unreadable pod state, ignored"),
             }
         }
@@ -315,8 +355,9 @@ impl StateDir {
     }
 }
 
-fn insert(states: &mut BTreeMap<String, PodState>, state: PodState) -> Option<PodState> {
-    states.insert(state.uid.clone(), state)
+/// Folders are removed by what a file says: it must be of the pod that it is named after.
+fn foreign() -> io::Error {
+    io::Error::other("it is not of the pod that it is named after")
 }
 
 #[cfg(test)]
@@ -337,19 +378,54 @@ mod tests {
         PodState { uid: "u".into(), containers: [("c".to_owned(), record)].into(), ..PodState::default() }
     }
 
-    #[test]
-    fn files_round_trip_and_bad_ones_are_skipped() {
+    #[tokio::test]
+    async fn files_round_trip_and_bad_ones_are_skipped() {
         let dir = tempfile::tempdir().unwrap();
         let store = StateDir::open(dir.path()).unwrap();
-        store.save(&running()).unwrap();
+        store.save(&running()).await.unwrap();
         std::fs::write(dir.path().join("bad.json"), "{").unwrap();
+        for (name, uid) in [("nobody", ""), ("other", "u"), ("up", "../u")] {
+            let text = json!({"uid": uid, "volumes": [{"volume": "v", "plugin": "kubernetes.io/empty-dir"}]});
+            std::fs::write(dir.path().join(format!("{name}.json")), text.to_string()).unwrap();
+        }
         std::fs::write(dir.path().join("u.tmp"), "{").unwrap();
         let store = StateDir::open(dir.path()).unwrap();
         assert!(!dir.path().join("u.tmp").exists(), "a kill left it");
-        assert_eq!(store.load().unwrap(), [("u".to_owned(), running())].into());
-        store.remove("u").unwrap();
-        store.remove("u").unwrap();
-        assert!(store.load().unwrap().is_empty());
+        assert_eq!(store.load().await.unwrap(), [("u".to_owned(), running())].into());
+        store.remove("u").await.unwrap();
+        store.remove("u").await.unwrap();
+        assert!(store.load().await.unwrap().is_empty());
+    }
+
+    /// The disk takes nothing of the first file until somebody reads it: it is a pipe.
+    #[tokio::test]
+    async fn a_slow_disk_holds_up_no_thread_and_the_order_is_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = StateDir::open(dir.path()).unwrap();
+        let pipe = dir.path().join("u.tmp");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        let save = |state: PodState| {
+            let store = store.clone();
+            tokio::spawn(async move { store.save(&state).await })
+        };
+        let first = save(running());
+        let second = save(PodState { started: Some(Timestamp::UNIX_EPOCH), ..running() });
+        let (release, released) = std::sync::mpsc::channel();
+        let reader = std::thread::spawn(move || {
+            let released = released.recv_timeout(std::time::Duration::from_secs(20)).is_ok();
+            (released, std::fs::read_to_string(pipe).unwrap())
+        });
+        // there is one thread: a save that blocked it would leave none for this
+        tokio::task::yield_now().await;
+        assert!(!first.is_finished() && !second.is_finished());
+        release.send(()).unwrap();
+        let (released, text) = tokio::task::spawn_blocking(move || reader.join().unwrap()).await.unwrap();
+        assert!(released, "the thread was blocked");
+        assert_eq!(serde_json::from_str::<PodState>(&text).unwrap(), running());
+        first.await.unwrap().unwrap();
+        second.await.unwrap().unwrap();
+        assert_eq!(store.load().await.unwrap()["u"].started, Some(Timestamp::UNIX_EPOCH), "the later one is there");
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Follows <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>. A Wasm guest sees whole folders: the
 //! file lies in a folder of its own, shown at the parent of `terminationMessagePath`, or else in the volume that is mounted there.
 
+use crate::volumes::tree;
 use container::Mount;
 use k8s_openapi::api::core::v1::Container;
 use rustix::fs::{Mode, OFlags, open, openat};
@@ -90,10 +91,8 @@ pub(crate) fn prepare(container: &Container, mounts: &mut Vec<Mount>, folder: &P
         }
         return Ok(Some(LastWords::at(words.root, words.way)));
     }
-    match std::fs::remove_dir_all(folder) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => std::fs::create_dir_all(folder)?,
-    }
+    tree::remove(folder)?;
+    std::fs::create_dir_all(folder)?;
     File::create(folder.join(name))?;
     mounts.push(Mount::new(folder, "", parent.to_string_lossy(), false).map_err(io::Error::other)?);
     Ok(Some(LastWords::at(folder.to_owned(), name.into())))

@@ -5,10 +5,12 @@ mod endings;
 mod eviction;
 mod fake_api;
 mod lifecycle;
+mod mounted;
 mod named;
 mod node;
 mod overwritten;
 mod private;
+mod reported;
 mod world;
 
 pub(crate) use fake_api::FakeApi;

@@ -26,10 +26,12 @@ use k8s_openapi::{
     api::core::v1::{HostPathVolumeSource, Pod, Volume},
     apimachinery::pkg::api::resource::Quantity,
 };
+use serde::{Deserialize, Serialize};
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -70,7 +72,7 @@ pub struct Synced {
 pub enum Kind {
     /// The pod's: its containers may write.
     Pod,
-    /// The agent's: its files are replaced as a whole and old versions are swept (see [`write`]). Containers only read, whatever their
+    /// The agent's: its files are replaced as a whole and old versions are swept (see [`write()`]). Containers only read, whatever their
     /// mount says.
     Versions,
     /// The node's.
@@ -94,20 +96,87 @@ pub enum Error {
 /// One kind of volume source.
 #[async_trait]
 pub trait VolumePlugin: Send + Sync + 'static {
+    /// Upstream's name of it. It is [recorded](Made) with each volume, so it never changes.
+    fn name(&self) -> &'static str;
     /// Whether the volume is of this kind.
     fn handles(&self, volume: &Volume) -> bool;
     /// Makes the volume or brings it up to date. Idempotent.
     async fn sync(&self, cx: &Context, volume: &Volume) -> Result<Synced, Error>;
-    /// Removes what `sync` made. Idempotent.
+    /// Removes what `sync` made, also where that was broken off. Idempotent. When it fails, nothing else touches the folder, and it is
+    /// tried again.
     async fn teardown(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_owned();
         blocking(move || tree::remove(&dir)).await
     }
 }
 
+/// A volume as it is recorded before it is made: what removes it must be known also when the pod is no more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Made {
+    /// Its name in the pod.
+    pub volume: String,
+    /// Its plugin's name.
+    pub plugin: Cow<'static, str>,
+}
+
 /// The plugins of this node, the first that handles a volume wins.
 pub fn plugins() -> Vec<Box<dyn VolumePlugin>> {
     vec![Box::new(EmptyDir), Box::new(HostPath), Box::new(payload::Payloads)]
+}
+
+/// What to record of a pod's volumes. One that no plugin handles is never made.
+pub fn record(plugins: &[Box<dyn VolumePlugin>], pod: &Pod) -> Vec<Made> {
+    let volumes = pod::spec(pod).volumes.iter().flatten();
+    let made = volumes.filter_map(|v| {
+        let plugin = plugins.iter().find(|p| p.handles(v))?.name();
+        Some(Made { volume: v.name.clone(), plugin: plugin.into() })
+    });
+    made.collect()
+}
+
+/// Removes the volumes that were recorded, each by its own plugin, then the pod's folder. What a plugin could not remove stays as it is, and
+/// what nobody recorded stays too: the error names all of it. Idempotent.
+pub async fn tear_down(plugins: &[Box<dyn VolumePlugin>], made: &[Made], root: &Path) -> Result<(), String> {
+    let mut left = Vec::new();
+    for Made { volume, plugin } in made {
+        let mut parts = Path::new(volume).components();
+        let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
+        let torn = match plugins.iter().find(|p| p.name() == plugin) {
+            Some(known) if plain => known.teardown(&root.join(volume)).await.map_err(|e| e.to_string()),
+            Some(_) => Err("this is no name of a volume".to_owned()),
+            None => Err(format!("this node has no volume plugin {plugin}")),
+        };
+        if let Err(error) = torn {
+            left.push(format!("UnmountVolume.TearDown failed for volume {volume:?} : {error}"));
+        }
+    }
+    let folder = root.to_owned();
+    if let Err(error) = blocking(move || remove_own(&folder)).await
+        && left.is_empty()
+    {
+        left.push(format!("{}: {error}", root.display()));
+    }
+    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+}
+
+/// Removes the agent's own folders of a pod, and the pod's if nothing else is in it.
+fn remove_own(root: &Path) -> io::Result<()> {
+    tree::remove(&files_dir(root))?;
+    tree::remove(&messages_dir(root))?;
+    match std::fs::remove_dir(root) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Where a pod's containers have their copies of single files. No volume can be called so.
+pub(crate) fn files_dir(root: &Path) -> PathBuf {
+    root.join("..files")
+}
+
+/// Where they have their termination messages.
+pub(crate) fn messages_dir(root: &Path) -> PathBuf {
+    root.join("..termination")
 }
 
 /// Brings all volumes of a pod up to date. Returns them by name.
@@ -145,6 +214,10 @@ struct EmptyDir;
 
 #[async_trait]
 impl VolumePlugin for EmptyDir {
+    fn name(&self) -> &'static str {
+        "kubernetes.io/empty-dir"
+    }
+
     fn handles(&self, volume: &Volume) -> bool {
         // a volume without a source is an emptyDir
         let json = serde_json::to_value(volume).unwrap_or_default();
@@ -167,6 +240,10 @@ struct HostPath;
 
 #[async_trait]
 impl VolumePlugin for HostPath {
+    fn name(&self) -> &'static str {
+        "kubernetes.io/host-path"
+    }
+
     fn handles(&self, volume: &Volume) -> bool {
         volume.host_path.is_some()
     }

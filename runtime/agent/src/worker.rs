@@ -7,16 +7,14 @@ mod outcomes;
 
 use crate::{
     admission,
-    agent::is_new,
     backoff::Backoff,
-    eviction::{EVICTED, Eviction},
-    handle::{Handle, Mail, Note, ProbeKind},
+    handle::{Eviction, Handle, Mail, Note, ProbeKind},
     hook::Stop,
     node,
-    plan::{self, Busy, Live, LiveContainer, Setup, Waiting, plan},
+    plan::{self, Busy, EVICTED, Live, LiveContainer, Setup, Waiting, plan},
     pod, probe,
     reporter::Report,
-    setup::{self, Made},
+    setup::{self, Ready},
     shared::Shared,
     start::{StartError, Started},
     state::{Attempt, AttemptState, Failure, PodState},
@@ -25,7 +23,7 @@ use crate::{
     volumes::Synced,
 };
 use client::EventType;
-use container::{ContainerState, Prepared, Runtime, net::Sockets};
+use container::{ContainerState, Prepared, Runtime, net::Attachment};
 use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
@@ -47,8 +45,8 @@ const TOLD: Duration = Duration::from_secs(1);
 
 /// What came of an action.
 enum Outcome {
-    SetUp(Result<Made, String>),
-    TornDown,
+    SetUp(Result<Ready, String>),
+    TornDown(Result<(), String>),
     Volumes(Result<BTreeMap<String, Synced>, String>),
     Start { container: String, result: Box<Result<Started, StartError>> },
     Hook { container: String, id: String, result: Result<(), String> },
@@ -75,7 +73,7 @@ pub(crate) struct Worker {
     pod: Arc<Pod>,
     state: PodState,
     live: Live,
-    sockets: Option<Arc<dyn Sockets>>,
+    attachment: Option<Attachment>,
     addresses: Vec<IpAddr>,
     volumes: Arc<BTreeMap<String, Synced>>,
     /// Volumes want to be synced: something they show changed.
@@ -88,7 +86,11 @@ pub(crate) struct Worker {
     pulls: HashMap<String, Pull>,
     retries: HashMap<String, Backoff>,
     setups: u32,
+    /// Times in a row that undoing failed.
+    undone: u32,
     reported: Option<Arc<PodStatus>>,
+    /// The latest state that others see is in the file.
+    saved: bool,
     /// Somebody else has changed what was reported, so that it is said again at this time.
     overruled: Option<Timestamp>,
     last_sent: bool,
@@ -105,7 +107,7 @@ impl Worker {
             pod,
             state,
             live: Live::default(),
-            sockets: None,
+            attachment: None,
             addresses: Vec::new(),
             volumes: Arc::default(),
             stale: false,
@@ -116,7 +118,9 @@ impl Worker {
             pulls: HashMap::new(),
             retries: HashMap::new(),
             setups: 0,
+            undone: 0,
             reported: None,
+            saved: false,
             overruled: None,
             last_sent: false,
             ops: FuturesUnordered::new(),
@@ -130,7 +134,7 @@ impl Worker {
         loop {
             let mail = self.handle.read();
             let drain = mail.drain;
-            self.take(mail);
+            self.take(mail).await;
             if drain {
                 return self.drain().await;
             }
@@ -138,10 +142,10 @@ impl Worker {
             let plan = plan(&self.pod, &self.state, &self.live, now);
             let mut again = false;
             for action in plan.actions {
-                again |= self.act(action, now);
+                again |= self.act(action, now).await;
             }
             let due = self.refresh_volumes(now);
-            self.save();
+            self.save().await;
             self.report();
             let wake = [plan.wake, due, self.overruled].into_iter().flatten().min();
             if self.last_sent && self.live.gone {
@@ -155,7 +159,7 @@ impl Worker {
 
     /// A pod that the node took but that is not for such a node is refused, once. What an informer says of the node may be old.
     async fn judge(&mut self) {
-        if self.handle.state().started.is_some() || self.state.failure.is_some() || !is_new(&self.pod) {
+        if self.handle.state().started.is_some() || self.state.failure.is_some() || !pod::is_new(&self.pod) {
             return;
         }
         let (cluster, name) = (&self.shared.cluster, &self.shared.options.node);
@@ -185,7 +189,7 @@ impl Worker {
             () = pause => None,
         };
         if let Some(outcome) = outcome {
-            self.on_outcome(outcome);
+            self.on_outcome(outcome).await;
         }
     }
 
@@ -199,7 +203,7 @@ impl Worker {
         }
     }
 
-    fn take(&mut self, mail: Mail) {
+    async fn take(&mut self, mail: Mail) {
         if let Some(pod) = mail.pod {
             let (old, new) = (&self.pod.metadata, &pod.metadata);
             self.stale |= old.labels != new.labels || old.annotations != new.annotations;
@@ -213,7 +217,7 @@ impl Worker {
         self.live.gone |= mail.gone;
         for note in mail.notes {
             match note {
-                Note::Container(id, state) => self.on_container(&id, state),
+                Note::Container(id, state) => self.on_container(&id, state).await,
                 Note::Lost(id) => self.on_lost(&id),
                 Note::Probe { container, id, kind, passed } => self.on_probe(&container, &id, kind, passed),
                 Note::Progress { container, message } => self.on_progress(&container, message),
@@ -337,14 +341,18 @@ impl Worker {
         None
     }
 
-    fn save(&mut self) {
-        if *self.handle.state() == self.state && self.reported.is_some() {
-            return;
+    /// Writes the state if it has changed; whatever tells others of it waits for that. Whether the file holds it.
+    async fn save(&mut self) -> bool {
+        if self.saved && *self.handle.state() == self.state {
+            return true;
         }
-        if let Err(error) = self.shared.states.save(&self.state) {
+        let saved = self.shared.states.save(&self.state).await;
+        self.saved = saved.is_ok();
+        if let Err(error) = saved {
             tracing::error!(pod = pod::full_name(&self.pod), %error, "cannot remember the pod: a restart will not know it");
         }
         self.handle.publish(&self.state);
+        self.saved
     }
 
     fn report(&mut self) {
@@ -355,7 +363,8 @@ impl Worker {
         let ending = pod::is_deleting(&self.pod) || plan::verdict(&self.pod, &self.state).is_some();
         let quiet = self.live.containers.values().all(|c| c.busy == Busy::No)
             && self.state.containers.values().all(|r| !r.is_running());
-        self.report_as(ending && quiet && matches!(self.live.setup, Setup::None | Setup::Failed(_)), false);
+        let over = matches!(self.live.setup, Setup::None | Setup::Failed(_) | Setup::Stuck(_));
+        self.report_as(ending && quiet && over, false);
     }
 
     fn report_as(&mut self, last: bool, delete: bool) {
@@ -398,7 +407,7 @@ impl Worker {
         if tokio::time::timeout(TOLD, self.hear_ends(&names)).await.is_err() {
             tracing::warn!(pod = pod::full_name(&self.pod), "the runtime has not told how containers ended");
         }
-        self.remember_drained(&names);
+        self.remember_drained(&names).await;
         for runtime in self.shared.runtimes.iter().filter(|r| !r.survives_restart()) {
             if let Err(error) = runtime.remove_sandbox(&self.handle.uid).await {
                 tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the sandbox");
@@ -410,7 +419,7 @@ impl Worker {
     async fn hear_ends(&mut self, names: &[String]) {
         loop {
             let mail = self.handle.read();
-            self.take(mail);
+            self.take(mail).await;
             if names.iter().all(|name| self.running(name).is_none()) {
                 return;
             }
@@ -420,7 +429,7 @@ impl Worker {
 
     /// Saves how containers ended that were stopped because the process ends: the next one starts them again. What is not started again
     /// after an exit code 0 has not done its work by obeying, and counts as lost.
-    fn remember_drained(&mut self, names: &[String]) {
+    async fn remember_drained(&mut self, names: &[String]) {
         for name in names {
             let record = self.state.containers.get_mut(name);
             let Some(AttemptState::Exited(ended)) = record.and_then(|r| r.current.as_mut()).map(|a| &mut a.state)
@@ -437,7 +446,7 @@ impl Worker {
                 ended.lose();
             }
         }
-        if let Err(error) = self.shared.states.save(&self.state) {
+        if let Err(error) = self.shared.states.save(&self.state).await {
             tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remember how the pod's containers ended");
         }
     }
@@ -468,11 +477,9 @@ impl Worker {
     /// The pod is gone from everywhere.
     async fn forget(self) {
         let shared = &self.shared;
-        let (namespace, name, uid) = (pod::namespace(&self.pod), pod::name(&self.pod), pod::uid(&self.pod));
-        setup::remove_dir(&shared.volumes_dir(uid)).await;
-        setup::remove_dir(&shared.logs_dir(namespace, name, uid)).await;
-        if let Err(error) = shared.states.remove(uid) {
-            tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the pod's state file");
+        let uid = pod::uid(&self.pod);
+        if let Err(error) = setup::forget(shared, &self.state).await {
+            tracing::warn!(pod = pod::full_name(&self.pod), error, "the pod's remains stay until the next start");
         }
         shared.reporter.forget(uid);
         shared.cluster.named.remove(uid, &self.pod);

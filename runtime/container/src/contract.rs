@@ -1,13 +1,17 @@
-//! What every [`Runtime`] must do, as tests: `wasm` and `runc` run the same ones.
+//! What every [`Runtime`] must do, as tests: `wasm`, `runc` and the fake run the same ones. [`network`] does the same for networks.
 //!
 //! A crate that implements a runtime writes a [`Fixture`] and one line in its tests:
 //! `container::runtime_contract!(make_fixture);` where `make_fixture` is an async function without arguments.
 
+pub mod network;
+
 use crate::{
-    Artifact, ContainerId, ContainerSpec, ContainerState, Error, Exit, ExitReason, Limits, Runtime, SandboxId,
-    SandboxSpec, net::Sockets,
+    Artifact, ContainerId, ContainerSpec, ContainerState, Error, Exec, Exit, ExitReason, Limits, Runtime, SandboxId,
+    SandboxSpec, Streams,
+    net::{Sandbox, Sockets},
 };
 use std::{path::Path, sync::Arc, time::Duration};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Far beyond what any of this takes.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -37,6 +41,15 @@ pub trait Fixture: Send + Sync {
     fn program(&self, program: Program) -> (Artifact, Vec<String>);
     /// A folder of the test's own.
     fn folder(&self) -> &Path;
+    /// A command that can be run beside [`Program::Wait`], copies its standard input to its output and ends with this code; `None` where no
+    /// second program can be run in a container.
+    fn copies(&self, _code: i32) -> Option<Vec<String>> {
+        None
+    }
+    /// Whether a running container's own streams can be joined; [`Program::Wait`] copies its standard input to its output then.
+    fn attaches(&self) -> bool {
+        false
+    }
 }
 
 /// Makes one test per promise of [`Runtime`]; `$fixture` is an async function that gives a [`Fixture`].
@@ -53,6 +66,8 @@ macro_rules! runtime_contract {
             undoing_what_is_not_there_is_fine,
             removing_a_sandbox_ends_its_containers,
             attempts_do_not_mix,
+            a_command_runs_beside_the_program_or_is_refused,
+            streams_are_joined_or_it_is_refused,
         );
     };
     (@ $fixture:path: $($name:ident,)*) => {
@@ -83,7 +98,13 @@ impl<'a> Pod<'a> {
 
     async fn make(&self) {
         let (hostname, labels) = ("pod".into(), Default::default());
-        let spec = SandboxSpec { id: self.sandbox.clone(), hostname, labels, limits: Limits::default() };
+        let spec = SandboxSpec {
+            id: self.sandbox.clone(),
+            hostname,
+            labels,
+            limits: Limits::default(),
+            network: Sandbox::Virtual,
+        };
         self.runtime.sandbox(spec, self.fixture.sockets()).await.expect("a sandbox can be made");
     }
 
@@ -249,4 +270,71 @@ pub async fn attempts_do_not_mix(fixture: &dyn Fixture) {
     assert_eq!((pod.exit(&first).await.code, pod.exit(&second).await.code), (1, 2));
     pod.runtime.remove(&first).await.expect("it can be removed");
     assert_eq!(pod.runtime.list().await.expect("a list").len(), 1);
+}
+
+/// Streams of which the other ends are ours: one to write to the program, one to read what it says.
+fn streams() -> (Streams, impl AsyncWriteExt + Unpin, impl AsyncReadExt + Unpin) {
+    let ((stdin, ours), (theirs, stdout)) = (tokio::io::duplex(1 << 10), tokio::io::duplex(1 << 10));
+    (Streams { stdin: Some(Box::new(stdin)), stdout: Some(Box::new(theirs)), ..Streams::default() }, ours, stdout)
+}
+
+/// A command has its streams and its exit code; or the runtime says that it does not do that. What does not run is not found.
+pub async fn a_command_runs_beside_the_program_or_is_refused(fixture: &dyn Fixture) {
+    let pod = Pod::new(fixture).await;
+    let command = fixture.copies(3);
+    let exec = Exec { command: command.clone().unwrap_or_else(|| vec!["copy".into()]), tty: false };
+    let nobody = pod.runtime.exec(&"nobody".into(), exec.clone(), Streams::default()).await;
+    assert!(matches!(nobody, Err(Error::NotFound(_))), "{nobody:?}");
+    let created = pod.create(pod.spec("created", Program::Wait)).await;
+    let early = pod.runtime.exec(&created, exec.clone(), Streams::default()).await;
+    assert!(matches!(early, Err(Error::NotFound(_))), "{early:?}");
+    let id = pod.start(pod.spec("wait", Program::Wait)).await;
+    let (streams, mut ours, mut said) = streams();
+    let run = tokio::time::timeout(PATIENCE, pod.runtime.exec(&id, exec, streams));
+    let talk = async {
+        // nobody listens where it is refused
+        let _ = ours.write_all(b"ask").await;
+        drop(ours);
+        let mut text = String::new();
+        said.read_to_string(&mut text).await.expect("read");
+        text
+    };
+    let (result, text) = tokio::join!(run, talk);
+    match (command, result.expect("it ends")) {
+        (Some(_), result) => assert_eq!((result.expect("it ran"), text.as_str()), (3, "ask")),
+        (None, Err(Error::Unsupported(why))) => assert!(why.contains(pod.runtime.name()), "{why}"),
+        (None, other) => panic!("{other:?}"),
+    }
+    assert!(matches!(pod.state(&id).await, Some(ContainerState::Running { .. })), "the program itself goes on");
+}
+
+/// Who attaches has the program's streams; or the runtime says that it does not do that. What does not run is not found.
+pub async fn streams_are_joined_or_it_is_refused(fixture: &dyn Fixture) {
+    let pod = Pod::new(fixture).await;
+    let nobody = pod.runtime.attach(&"nobody".into(), Streams::default()).await;
+    assert!(matches!(nobody, Err(Error::NotFound(_))), "{nobody:?}");
+    let id = pod.start(pod.spec("wait", Program::Wait)).await;
+    let (streams, mut ours, mut said) = streams();
+    let attach = async {
+        if fixture.attaches() {
+            let mut answer = [0; 3];
+            let talk = async {
+                ours.write_all(b"ask").await.expect("written");
+                said.read_exact(&mut answer).await.expect("read");
+            };
+            tokio::select! {
+                result = pod.runtime.attach(&id, streams) => panic!("it ended: {result:?}"),
+                () = talk => {}
+            }
+            assert_eq!(&answer, b"ask");
+        } else {
+            let refused = pod.runtime.attach(&id, streams).await;
+            assert!(
+                matches!(&refused, Err(Error::Unsupported(why)) if why.contains(pod.runtime.name())),
+                "{refused:?}"
+            );
+        }
+    };
+    tokio::time::timeout(PATIENCE, attach).await.expect("it does not hang");
+    assert!(matches!(pod.state(&id).await, Some(ContainerState::Running { .. })), "the program itself goes on");
 }

@@ -1,24 +1,24 @@
 //! A runtime and a network that exist in memory only, for tests of whoever drives them (feature `fake`).
 //!
-//! [`FakeRuntime`] keeps the contract of [`Runtime`]; what each container does is a [`Script`] chosen by the test. [`FakeNetwork`] is
-//! [`Network`] and [`Dialer`]: addresses are counted up, HTTP is answered by functions the test sets per port.
+//! [`FakeRuntime`] keeps the contract of [`Runtime`]; what each container does is a [`Script`] chosen by the test. [`FakeNetwork`] keeps
+//! that of [`Network`](crate::net::Network), [`Sockets`] and [`Dialer`](crate::net::Dialer). Both prove it: they pass the suites of
+//! `contract`.
+
+mod network;
+
+pub use network::FakeNetwork;
 
 use crate::{
-    Artifact, Clock, ContainerId, ContainerSpec, ContainerState, Error, Event, Exit, ExitReason, Limits, Prepared,
-    Progress, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
-    net::{
-        self, Attachment, Body, BoundPort, Connection, Datagrams, Dialer, HttpHandler, Network, Peer, PodNetwork,
-        Serving, Sockets, Stream,
-    },
+    Artifact, Clock, ContainerId, ContainerSpec, ContainerState, Error, Event, Exec, Exit, ExitReason, Limits,
+    Prepared, Progress, Result, Runtime, SandboxId, SandboxSpec, Stats, Status, Streams, net::Sockets,
 };
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    io::Write,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
+use tokio::io::{AsyncWriteExt, copy};
 use tokio::sync::broadcast;
 
 /// What a container does once it is started.
@@ -32,6 +32,10 @@ pub enum Script {
     Linger(Duration),
     /// Ends by itself with this code after that time.
     Exit(Duration, i32),
+    /// Writes its arguments to its log, one per line, and ends with 0.
+    Print,
+    /// Asks for more memory than it may have, and is killed.
+    Grow,
     /// Cannot be started: [`Runtime::start`] fails and nothing ever ran.
     Refuse(String),
     /// Cannot be compiled: [`Runtime::prepare`] fails.
@@ -156,6 +160,10 @@ impl FakeRuntime {
     }
 
     fn end(&self, id: &ContainerId, code: i32) {
+        self.end_by(id, code, if code == 0 { ExitReason::Completed } else { ExitReason::Error });
+    }
+
+    fn end_by(&self, id: &ContainerId, code: i32, reason: ExitReason) {
         let mut state = lock(&self.0.state);
         let Some(entry) = state.containers.get_mut(id) else { return };
         let started_at = match entry.state {
@@ -163,13 +171,7 @@ impl FakeRuntime {
             ContainerState::Created => None,
             ContainerState::Exited(_) => return,
         };
-        let exit = Exit {
-            code,
-            reason: if code == 0 { ExitReason::Completed } else { ExitReason::Error },
-            message: String::new(),
-            started_at,
-            finished_at: self.0.clock.now(),
-        };
+        let exit = Exit { code, reason, message: String::new(), started_at, finished_at: self.0.clock.now() };
         entry.state = ContainerState::Exited(exit.clone());
         let sandbox = entry.sandbox.clone();
         // nobody may listen
@@ -243,18 +245,27 @@ impl Runtime for FakeRuntime {
         if !state.prepared.iter().any(|digest| digest == spec.artifact.digest()) {
             return Err(Error::Invalid(format!("{} was not prepared", spec.artifact.digest())));
         }
+        if state.containers.contains_key(&spec.id) {
+            return Err(Error::Invalid(format!("container {} exists", spec.id)));
+        }
         let attempt = state.attempts.entry((sandbox.clone(), spec.name.clone())).or_default();
         let script = lock(&self.0.scripts)(&spec.name, *attempt);
         *attempt += 1;
         state.specs.push(spec.clone());
         let entry = Entry { sandbox: sandbox.clone(), spec: spec.clone(), script, state: ContainerState::Created };
-        state.containers.insert(spec.id, entry);
+        state.containers.insert(spec.id.clone(), entry);
+        let event = Event { id: spec.id, sandbox: sandbox.clone(), state: ContainerState::Created };
+        // nobody may listen
+        let _ = self.0.events.send(event);
         Ok(())
     }
 
     async fn start(&self, id: &ContainerId) -> Result<()> {
         let running = ContainerState::Running { started_at: self.0.clock.now() };
-        let script = self.entry(id, |entry| entry.script.clone())?;
+        let (script, new) = self.entry(id, |e| (e.script.clone(), e.state == ContainerState::Created))?;
+        if !new {
+            return Ok(());
+        }
         if let Script::Refuse(text) = script {
             return Err(Error::Invalid(text));
         }
@@ -263,16 +274,22 @@ impl Runtime for FakeRuntime {
             entry.sandbox.clone()
         })?;
         let _ = self.0.events.send(Event { id: id.clone(), sandbox, state: running });
-        if let Script::Exit(after, code) = script {
-            if after.is_zero() {
-                self.end(id, code);
-            } else {
+        match script {
+            Script::Exit(Duration::ZERO, code) => self.end(id, code),
+            Script::Exit(after, code) => {
                 let (this, id) = (self.clone(), id.clone());
                 tokio::spawn(async move {
                     tokio::time::sleep(after).await;
                     this.end(&id, code);
                 });
             }
+            Script::Print => {
+                let spec = self.entry(id, |entry| entry.spec.clone())?;
+                print(&spec, self.0.clock.now()).map_err(anyhow::Error::from)?;
+                self.end(id, 0);
+            }
+            Script::Grow => self.end_by(id, 137, ExitReason::OomKilled),
+            _ => {}
         }
         Ok(())
     }
@@ -333,123 +350,53 @@ impl Runtime for FakeRuntime {
         self.entry(id, |entry| entry.spec.limits = limits)
     }
 
+    /// Its one command is `copy CODE`.
+    async fn exec(&self, id: &ContainerId, exec: Exec, mut streams: Streams) -> Result<i32> {
+        self.running_one(id)?;
+        let ["copy", code] = exec.command.iter().map(String::as_str).collect::<Vec<_>>()[..] else {
+            return Err(Error::Invalid(format!("{:?} is not in the container", exec.command)));
+        };
+        let code = code.parse().map_err(|_| Error::Invalid(format!("{code:?} is no exit code")))?;
+        streams.copy().await?;
+        Ok(code)
+    }
+
+    /// What is written to it is read from it.
+    async fn attach(&self, id: &ContainerId, mut streams: Streams) -> Result<()> {
+        self.running_one(id)?;
+        streams.copy().await
+    }
+
     fn survives_restart(&self) -> bool {
         self.0.survives
     }
 }
 
-type Answer = Arc<dyn Fn(&http::Request<()>) -> (u16, Vec<(String, String)>) + Send + Sync>;
-
-/// A network in memory. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct FakeNetwork(Arc<NetworkInner>);
-
-#[derive(Default)]
-struct NetworkInner {
-    pods: Mutex<BTreeMap<Arc<str>, IpAddr>>,
-    answers: Mutex<HashMap<u16, Answer>>,
-}
-
-impl FakeNetwork {
-    /// Answers HTTP on a port of every pod with a status and headers.
-    pub fn answer(
-        &self,
-        port: u16,
-        with: impl Fn(&http::Request<()>) -> (u16, Vec<(String, String)>) + Send + Sync + 'static,
-    ) {
-        lock(&self.0.answers).insert(port, Arc::new(with));
-    }
-
-    /// Nobody listens on that port any more.
-    pub fn silence(&self, port: u16) {
-        lock(&self.0.answers).remove(&port);
-    }
-}
-
-struct FakeSockets(IpAddr);
-
-fn unsupported<T>() -> net::Result<T> {
-    Err(net::Error::Unsupported("the fake network carries no data of guests".into()))
-}
-
-#[async_trait::async_trait]
-impl Sockets for FakeSockets {
-    fn addresses(&self) -> Vec<IpAddr> {
-        vec![self.0]
-    }
-    async fn bind(&self, _at: SocketAddr) -> net::Result<Box<dyn BoundPort>> {
-        unsupported()
-    }
-    async fn connect(&self, _to: SocketAddr) -> net::Result<(Stream, SocketAddr)> {
-        unsupported()
-    }
-    async fn bind_udp(&self, _at: SocketAddr) -> net::Result<Box<dyn Datagrams>> {
-        unsupported()
-    }
-    async fn resolve(&self, name: &str) -> net::Result<Vec<IpAddr>> {
-        Err(net::Error::NoSuchHost(name.to_owned()))
-    }
-    async fn http(&self, _request: net::Request) -> net::Result<net::Response> {
-        unsupported()
-    }
-    async fn serve_http(&self, _port: u16, _handler: Arc<dyn HttpHandler>) -> net::Result<Box<dyn Serving>> {
-        unsupported()
-    }
-}
-
-#[async_trait::async_trait]
-impl Network for FakeNetwork {
-    async fn attach(&self, pod: PodNetwork) -> net::Result<Attachment> {
-        let mut pods = lock(&self.0.pods);
-        let address = match pods.get(&pod.id) {
-            Some(address) => *address,
-            None => {
-                let taken: BTreeSet<IpAddr> = pods.values().copied().collect();
-                let first = |n: u8| IpAddr::V4(Ipv4Addr::new(10, 32, 0, n));
-                let wanted = pod.address.filter(|a| !taken.contains(a));
-                let free = wanted.or_else(|| (2..=254).map(first).find(|a| !taken.contains(a)));
-                let Some(address) = free else { return Err(net::Error::Exhausted("pod addresses".into())) };
-                pods.insert(pod.id, address);
-                address
-            }
-        };
-        Ok(Attachment { addresses: vec![address], sockets: Arc::new(FakeSockets(address)) })
-    }
-
-    async fn detach(&self, id: &str) {
-        lock(&self.0.pods).remove(id);
-    }
-
-    fn list(&self) -> Vec<(Arc<str>, IpAddr)> {
-        lock(&self.0.pods).iter().map(|(id, address)| (id.clone(), *address)).collect()
-    }
-}
-
-#[async_trait::async_trait]
-impl Dialer for FakeNetwork {
-    async fn connect(&self, _to: SocketAddr) -> net::Result<Stream> {
-        unsupported()
-    }
-
-    async fn reachable(&self, to: SocketAddr) -> net::Result<()> {
-        let known = lock(&self.0.answers).contains_key(&to.port());
-        if known { Ok(()) } else { Err(net::Error::Refused(to.to_string())) }
-    }
-
-    async fn http(&self, to: SocketAddr, request: net::Request) -> net::Result<net::Response> {
-        let answer = lock(&self.0.answers).get(&to.port()).cloned();
-        let Some(answer) = answer else { return Err(net::Error::Refused(to.to_string())) };
-        let (parts, _body) = request.into_parts();
-        let (status, headers) = answer(&http::Request::from_parts(parts, ()));
-        let mut response = http::Response::builder().status(status);
-        for (name, value) in headers {
-            response = response.header(name, value);
+impl FakeRuntime {
+    fn running_one(&self, id: &ContainerId) -> Result<()> {
+        match self.entry(id, |entry| matches!(entry.state, ContainerState::Running { .. }))? {
+            true => Ok(()),
+            false => Err(Error::NotFound(format!("container {id} is not running"))),
         }
-        let body = Body::new(Full::new(Bytes::new()).map_err(|never| match never {}));
-        response.body(body).map_err(|e| net::Error::Protocol(e.to_string()))
-    }
-
-    async fn hand_over(&self, _connection: Connection, _peer: Peer, _to: SocketAddr) -> net::Result<()> {
-        unsupported()
     }
 }
+
+impl Streams {
+    /// Standard input to standard output, until it ends.
+    async fn copy(&mut self) -> Result<()> {
+        if let (Some(from), Some(to)) = (&mut self.stdin, &mut self.stdout) {
+            copy(from, to).await.map_err(anyhow::Error::from)?;
+            to.shutdown().await.map_err(anyhow::Error::from)?;
+        }
+        Ok(())
+    }
+}
+
+fn print(spec: &ContainerSpec, now: std::time::SystemTime) -> std::io::Result<()> {
+    std::fs::create_dir_all(spec.log.parent().unwrap_or(&spec.log))?;
+    let mut file = std::fs::File::create(&spec.log)?;
+    spec.args.iter().try_for_each(|line| writeln!(file, "{} stdout F {line}", crate::log::timestamp(now)))
+}
+
+#[cfg(test)]
+mod tests;

@@ -9,14 +9,15 @@
 //! prepare(artifact) ─► Prepared            once per digest, may compile; shared by all containers of the image
 //! sandbox(spec, sockets)                   once per pod
 //!   create(sandbox, spec) ─► start ─► (events: Exited) ─► remove      per container and attempt
+//!                            exec, attach                             while it runs
 //! remove_sandbox                           after all its containers are removed
 //! ```
 //! Every call that undoes is idempotent: removing what is not there is `Ok`.
 
 mod clock;
-#[cfg(feature = "contract")]
+#[cfg(any(test, feature = "contract"))]
 pub mod contract;
-#[cfg(feature = "fake")]
+#[cfg(any(test, feature = "fake"))]
 pub mod fake;
 pub mod log;
 mod mount;
@@ -26,6 +27,6 @@ mod runtime;
 pub use clock::Clock;
 pub use mount::{FileId, Mount, MountError};
 pub use runtime::{
-    Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exit, ExitReason, Limits,
-    Port, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
+    Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exec, Exit, ExitReason,
+    Limits, Port, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status, Streams,
 };

@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
 use std::{
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -201,9 +202,21 @@ pub struct PodNetwork {
     pub host_aliases: Vec<(IpAddr, Vec<String>)>,
 }
 
+/// Where a pod's network is, which decides what may run in it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Sandbox {
+    /// In this process only: its guests have the pod's [`Sockets`] and nothing of the host.
+    #[default]
+    Virtual,
+    /// A network namespace of the kernel, by the absolute path under which it can be entered. The pod's [`Sockets`] are in it.
+    Namespace(PathBuf),
+}
+
 /// A pod on the network.
 #[derive(Clone)]
 pub struct Attachment {
+    /// Where it is.
+    pub sandbox: Sandbox,
     /// Its addresses, the primary first.
     pub addresses: Vec<IpAddr>,
     /// Its view.

@@ -1,4 +1,9 @@
-use crate::{Mount, net::Sockets};
+//! [`Runtime`]: what runs the containers of a node.
+
+use crate::{
+    Mount,
+    net::{Sandbox, Sockets},
+};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -6,7 +11,10 @@ use std::{
     sync::Arc,
     time::{Duration, SystemTime},
 };
-use tokio::sync::broadcast;
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    sync::{broadcast, mpsc},
+};
 
 /// Where an HTTP handler listens when its container declares no TCP port.
 pub const DEFAULT_HTTP_PORT: u16 = 8080;
@@ -56,6 +64,8 @@ pub struct SandboxSpec {
     pub labels: BTreeMap<String, String>,
     /// Limits for the whole pod, besides those of each container.
     pub limits: Limits,
+    /// Where its network is, as the pod's attachment says.
+    pub network: Sandbox,
 }
 
 /// Resource limits. `None` is no limit of its own (the node's bounds always hold).
@@ -224,6 +234,28 @@ pub struct Stats {
     pub throttled: u64,
 }
 
+/// A command to run in a container beside its own program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exec {
+    /// The program and its arguments; never empty.
+    pub command: Vec<String>,
+    /// Whether it gets a terminal: then its errors come with its output.
+    pub tty: bool,
+}
+
+/// The streams of whoever runs a command or looks on. Those that are `None` were not asked for.
+#[derive(Default)]
+pub struct Streams {
+    /// Standard input; its end is the program's.
+    pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
+    /// Standard output.
+    pub stdout: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// Standard error.
+    pub stderr: Option<Box<dyn AsyncWrite + Send + Unpin>>,
+    /// Columns and rows of the terminal, whenever they change.
+    pub resize: Option<mpsc::Receiver<(u16, u16)>>,
+}
+
 /// What can go wrong when asked something.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -296,6 +328,23 @@ pub trait Runtime: Send + Sync + 'static {
     /// Changes the limits of a running container in place.
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<()>;
 
+    /// Runs a command in a running container and returns its exit code once it has ended and all its output is written. Dropping the
+    /// future ends it.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a container that does not run; [`Error::Unsupported`] where no second program can be run in it.
+    async fn exec(&self, id: &ContainerId, _exec: Exec, _streams: Streams) -> Result<i32> {
+        Err(cannot(self, id, "run a command in").await)
+    }
+
+    /// Joins the streams of a running container's own program, from now on, until it ends or the streams do. Dropping the future leaves it.
+    ///
+    /// # Errors
+    /// As of [`Runtime::exec`].
+    async fn attach(&self, id: &ContainerId, _streams: Streams) -> Result<()> {
+        Err(cannot(self, id, "attach to").await)
+    }
+
     /// What is wrong with the node's ability to run this kind of container, if anything: shown as a condition of the Node.
     fn health(&self) -> Option<String> {
         None
@@ -304,5 +353,14 @@ pub trait Runtime: Send + Sync + 'static {
     /// Whether containers outlive this process.
     fn survives_restart(&self) -> bool {
         false
+    }
+}
+
+/// Why something cannot be done with a container: it does not run, or the runtime does not do it.
+async fn cannot<R: Runtime + ?Sized>(runtime: &R, id: &ContainerId, what: &str) -> Error {
+    let list = runtime.list().await.unwrap_or_default();
+    match list.iter().any(|s| s.id == *id && matches!(s.state, ContainerState::Running { .. })) {
+        true => Error::Unsupported(format!("{} cannot {what} a container", runtime.name())),
+        false => Error::NotFound(format!("container {id} is not running")),
     }
 }

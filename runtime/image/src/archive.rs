@@ -143,7 +143,7 @@ impl Files {
             if entry.size > limits.manifest {
                 return Err(Fault::content(format!("{} is longer than {} bytes", entry.path, limits.manifest)));
             }
-            entry.data.read_to_end(&mut bytes).map_err(crate::layer::damaged)?;
+            entry.data.read_to_end(&mut bytes).map_err(crate::error::damaged)?;
             self.small.insert(entry.path, bytes);
             return Ok(());
         }

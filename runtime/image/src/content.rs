@@ -12,7 +12,11 @@
 //! Several processes may use one store: a cluster, and `sampan image load`.
 
 use crate::{
-    Config, Digest, Error, access::Access, error::Fault, layer::damaged, manifest::Descriptor, recognise::Layout,
+    Config, Digest, Error,
+    access::Access,
+    error::{Fault, damaged},
+    manifest::Descriptor,
+    recognise::Layout,
 };
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};

@@ -124,3 +124,8 @@ impl From<Fault> for Error {
         }
     }
 }
+
+/// An archive of an image that breaks off or is none.
+pub(crate) fn damaged(error: io::Error) -> Fault {
+    Fault::content(format!("the archive cannot be read: {error}"))
+}

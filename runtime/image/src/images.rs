@@ -4,79 +4,13 @@ use crate::{
     Artifact, Config, Digest, Error, Keyring, Pulled, Reference,
     content::{Content, Record},
     error::Fault,
+    options::Options,
     registry,
 };
 use futures::future::{BoxFuture, WeakShared};
 use parking_lot::Mutex;
-use std::{collections::HashMap, path::Path, sync::Arc, time::Duration};
+use std::{collections::HashMap, path::Path, sync::Arc};
 use tokio::sync::{OnceCell, Semaphore};
-
-/// How a store talks to registries.
-#[derive(Clone, Debug, Default)]
-pub struct Options {
-    /// Certificate authorities beside those of the system, each a PEM bundle.
-    pub roots: Vec<Vec<u8>>,
-    /// Proxies.
-    pub proxies: Proxies,
-    /// Bounds.
-    pub limits: Limits,
-}
-
-/// Proxies for registries. Loopback registries are always reached directly.
-#[derive(Clone, Debug, Default)]
-pub struct Proxies {
-    /// URL of the proxy for https registries.
-    pub https: Option<String>,
-    /// URL of the proxy for http registries.
-    pub http: Option<String>,
-    /// Hosts, suffixes and networks reached directly, separated by commas.
-    pub no_proxy: Option<String>,
-}
-
-/// What an image may cost. Everything beyond is refused.
-#[derive(Clone, Debug)]
-pub struct Limits {
-    /// Bytes of a manifest, index or config.
-    pub manifest: u64,
-    /// Layers of an image.
-    pub layers: usize,
-    /// Bytes of all layers of an image as they are transferred.
-    pub image: u64,
-    /// Bytes of one module or component.
-    pub module: u64,
-    /// Bytes that the layers of an image, or an archive, may unpack to.
-    pub unpacked: u64,
-    /// Entries of all tar archives of an image.
-    pub entries: usize,
-    /// Pulls at a time; further ones wait.
-    pub pulls: usize,
-    /// For a connection to be made.
-    pub connect: Duration,
-    /// For an answer to begin, and for a document to end.
-    pub answer: Duration,
-    /// Between two pieces of a blob.
-    pub idle: Duration,
-    /// For a whole pull.
-    pub pull: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            manifest: 4 << 20,
-            layers: 128,
-            image: 4 << 30,
-            module: 512 << 20,
-            unpacked: 4 << 30,
-            entries: 100_000,
-            pulls: 4,
-            connect: Duration::from_secs(10),
-            answer: Duration::from_secs(30),
-            idle: Duration::from_secs(30),
-            pull: Duration::from_secs(1800),
-        }
-    }
-}
 
 /// When an image is pulled: a container's `imagePullPolicy`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

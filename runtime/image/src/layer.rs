@@ -3,7 +3,11 @@
 //! Nothing is ever unpacked to a path that an archive names. One file is found, or all files become blobs; names
 //! only select. Sizes and counts are bounded while reading, so that a bomb costs no more than its limit.
 
-use crate::{Limits, content::Content, error::Fault};
+use crate::{
+    Limits,
+    content::Content,
+    error::{Fault, damaged},
+};
 use flate2::read::MultiGzDecoder;
 use std::{
     fs::File,
@@ -194,10 +198,6 @@ impl Read for Zstd {
                 Some(Box::new(Frame::new_with_max_window_size(source, LARGEST_WINDOW).map_err(io::Error::other)?));
         }
     }
-}
-
-pub(crate) fn damaged(error: io::Error) -> Fault {
-    Fault::content(format!("the archive cannot be read: {error}"))
 }
 
 /// What one layer says about a path.

@@ -21,6 +21,7 @@ mod images;
 mod layer;
 mod load;
 mod manifest;
+mod options;
 mod pull;
 mod push;
 mod recognise;
@@ -31,8 +32,9 @@ pub use auth::{Credential, Keyring};
 pub use collect::{Collected, Listed};
 pub use digest::Digest;
 pub use error::Error;
-pub use images::{Images, Limits, Options, Policy, Proxies};
+pub use images::{Images, Policy};
 pub use manifest::Config;
+pub use options::{Limits, Options, Proxies};
 pub use reference::Reference;
 
 use std::path::PathBuf;

@@ -3,7 +3,7 @@
 //! Written over the HTTP client directly because every answer of a registry, manifests, tokens and errors included, must
 //! be bounded in size and time.
 
-use crate::{Credential, Digest, Limits, Reference, error::Fault, images::Proxies, manifest::ACCEPT};
+use crate::{Credential, Digest, Limits, Reference, error::Fault, manifest::ACCEPT, options::Proxies};
 use parking_lot::Mutex;
 use reqwest::{
     Client, ClientBuilder, Method, RequestBuilder, Response, StatusCode, Url,

@@ -1,4 +1,4 @@
-//! Which addresses outside the cluster a guest may reach. One function, asked with the address that will be dialled,
+//! Which addresses outside the cluster a guest may reach (see `runtime/README.md`). One function, asked with the address that will be dialled,
 //! after names were resolved: raw connects, UDP, HTTP, redirects and hostAliases all end here.
 
 use container::net::Error;

@@ -4,7 +4,6 @@
 //! caller's affair: it drops the future.
 
 use crate::{
-    config::{Config, Roots},
     network::{From, Inner, Way},
     pod::{Bound, Pod},
     table::Protocol,
@@ -13,18 +12,12 @@ use container::net::{BoxError, Error, Peer, Request, Response, Result, Stream, V
 use http::{HeaderName, HeaderValue, Uri, header, uri::Scheme};
 use http_body_util::BodyExt;
 use hyper_util::rt::TokioIo;
-use rustls::{
-    ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
-};
+use rustls::pki_types::ServerName;
 use std::{
     net::{IpAddr, SocketAddr},
     sync::Arc,
 };
-use tokio::{
-    sync::{OnceCell, OwnedSemaphorePermit},
-    time::timeout,
-};
+use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_rustls::TlsConnector;
 
 /// Addresses of one name that are tried.
@@ -32,13 +25,6 @@ const MAX_ADDRESSES: usize = 4;
 /// Bound of a response's head, in bytes and in headers.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
-/// Where systems keep their trusted authorities.
-const BUNDLES: &[&str] = &[
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/ca-bundle.pem",
-    "/etc/ssl/cert.pem",
-];
 /// Headers that are about one connection only.
 const HOP_BY_HOP: &[HeaderName] = &[
     header::CONNECTION,
@@ -49,60 +35,6 @@ const HOP_BY_HOP: &[HeaderName] = &[
     header::TRANSFER_ENCODING,
     header::UPGRADE,
 ];
-
-/// The certificates of a PEM file; what is not a certificate is skipped.
-pub fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
-    CertificateDer::pem_slice_iter(pem).filter_map(std::result::Result::ok).collect()
-}
-
-/// TLS configurations, made on first use: the system's bundle is a few hundred KiB.
-pub(crate) struct Tls {
-    cluster_roots: Vec<CertificateDer<'static>>,
-    roots: Roots,
-    inside: OnceCell<Arc<ClientConfig>>,
-    outside: OnceCell<Arc<ClientConfig>>,
-}
-
-impl Tls {
-    pub(crate) fn new(config: &Config) -> Self {
-        let (cluster_roots, roots) = (config.cluster_roots.clone(), config.roots.clone());
-        Self { cluster_roots, roots, inside: OnceCell::new(), outside: OnceCell::new() }
-    }
-
-    async fn config(&self, inside: bool) -> Result<Arc<ClientConfig>> {
-        let config = if inside {
-            self.inside.get_or_try_init(async || client_config(self.cluster_roots.clone())).await
-        } else {
-            let make = async || match &self.roots {
-                Roots::Given(roots) => client_config(roots.clone()),
-                Roots::System => client_config(system_roots().await),
-            };
-            self.outside.get_or_try_init(make).await
-        };
-        config.cloned()
-    }
-}
-
-async fn system_roots() -> Vec<CertificateDer<'static>> {
-    for path in BUNDLES {
-        if let Ok(pem) = tokio::fs::read(path).await {
-            return certificates(&pem);
-        }
-    }
-    tracing::warn!("no bundle of trusted authorities found: https to the outside will fail");
-    Vec::new()
-}
-
-fn client_config(roots: Vec<CertificateDer<'static>>) -> Result<Arc<ClientConfig>> {
-    let mut store = RootCertStore::empty();
-    store.add_parsable_certificates(roots);
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
-    let builder = builder.map_err(|e| Error::Unsupported(format!("TLS: {e}")))?;
-    let mut config = builder.with_root_certificates(store).with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
-}
 
 /// A guest's request: resolves its host, follows the rules, balances, adds TLS.
 pub(crate) async fn outgoing(

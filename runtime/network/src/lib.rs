@@ -31,19 +31,21 @@ mod nodeport;
 mod pod;
 mod pool;
 mod relay;
+mod seams;
 mod sockets;
 mod table;
 #[cfg(test)]
 mod table_tests;
 #[cfg(test)]
 mod tests;
+mod tls;
 
 pub use config::{Api, Config, Limits, Roots};
 pub use egress::{Egress, is_host_address, unmap};
 pub use follow::run;
-pub use http::certificates;
 pub use names::{Known, lookup};
 pub use network::VirtualNetwork;
 pub use nodeport::{NodePorts, Report};
 pub use pool::AddressPool;
 pub use table::{Answer, Entry, Found, Name, NodePort, Port, Protocol, ServiceTable};
+pub use tls::certificates;

@@ -1,22 +1,18 @@
-//! The network itself: who is attached, where an address leads, and the cluster's [`Dialer`].
+//! The network itself: who is attached, and where an address leads.
 
 use crate::{
     config::Config,
     egress::{self, Egress},
-    http,
     lookup::Lookups,
     metrics::Metrics,
     names::{self, Known},
     pod::{Bound, Pod},
     pool::AddressPool,
     relay::Relayed,
-    sockets::PodSockets,
     table::{Found, Port, Protocol, ServiceTable},
+    tls::Tls,
 };
-use ::http::{HeaderValue, header::HOST};
-use container::net::{
-    Attachment, Connection, Dialer, Error, Network, Peer, PodNetwork, Request, Response, Result, Sockets, Stream, Via,
-};
+use container::net::{Connection, Error, Peer, Result, Stream};
 use parking_lot::{Mutex, RwLock};
 use prometheus_client::registry::Registry;
 use std::{
@@ -42,22 +38,22 @@ pub struct VirtualNetwork {
 pub(crate) struct Inner {
     pub(crate) config: Config,
     pub(crate) table: RwLock<ServiceTable>,
-    pub(crate) tls: http::Tls,
+    pub(crate) tls: Tls,
     /// Connections that are relayed byte by byte.
     relayed: Relayed,
     pub(crate) tasks: TaskTracker,
     pub(crate) token: CancellationToken,
     egress: Egress,
-    pods: RwLock<Pods>,
-    pool: Mutex<AddressPool>,
+    pub(crate) pods: RwLock<Pods>,
+    pub(crate) pool: Mutex<AddressPool>,
     lookups: Lookups,
     pub(crate) metrics: Metrics,
 }
 
 #[derive(Default)]
-struct Pods {
-    by_address: HashMap<IpAddr, Arc<Pod>>,
-    by_id: HashMap<Arc<str>, Arc<Pod>>,
+pub(crate) struct Pods {
+    pub(crate) by_address: HashMap<IpAddr, Arc<Pod>>,
+    pub(crate) by_id: HashMap<Arc<str>, Arc<Pod>>,
 }
 
 /// Who asks for a way.
@@ -96,7 +92,7 @@ impl VirtualNetwork {
         config.check()?;
         let inner = Inner {
             table: RwLock::default(),
-            tls: http::Tls::new(&config),
+            tls: Tls::new(&config),
             relayed: Relayed::new(config.limits.relayed),
             tasks,
             token,
@@ -288,82 +284,6 @@ impl Inner {
 fn v4_first(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
     addresses.sort_by_key(IpAddr::is_ipv6);
     addresses
-}
-
-#[async_trait::async_trait]
-impl Network for VirtualNetwork {
-    async fn attach(&self, spec: PodNetwork) -> Result<Attachment> {
-        let inner = &self.inner;
-        let mut pods = inner.pods.write();
-        let pod = match pods.by_id.get(&spec.id) {
-            Some(pod) => pod.clone(),
-            None => {
-                let mut pool = inner.pool.lock();
-                let wanted = spec.address.filter(|address| pool.claim(*address));
-                let full = || Error::Exhausted(format!("all addresses of {} are taken", inner.config.node_cidr));
-                let address = wanted.or_else(|| pool.take()).ok_or_else(full)?;
-                let pod = Pod::new(spec, address, inner.config.limits);
-                pods.by_address.insert(address, pod.clone());
-                pods.by_id.insert(pod.spec.id.clone(), pod.clone());
-                pod
-            }
-        };
-        drop(pods);
-        let addresses = vec![pod.address];
-        let sockets: Arc<dyn Sockets> = Arc::new(PodSockets::new(self.clone(), pod));
-        Ok(Attachment { addresses, sockets })
-    }
-
-    async fn detach(&self, id: &str) {
-        let mut pods = self.inner.pods.write();
-        if let Some(pod) = pods.by_id.remove(id) {
-            pods.by_address.remove(&pod.address);
-            pod.close();
-            self.inner.pool.lock().free(pod.address);
-        }
-    }
-
-    fn list(&self) -> Vec<(Arc<str>, IpAddr)> {
-        self.inner.pods.read().by_id.iter().map(|(id, pod)| (id.clone(), pod.address)).collect()
-    }
-}
-
-#[async_trait::async_trait]
-impl Dialer for VirtualNetwork {
-    async fn connect(&self, to: SocketAddr) -> Result<Stream> {
-        let way = self.cluster_way(to)?;
-        self.inner.open(&way, self.cluster_peer()).await
-    }
-
-    async fn reachable(&self, to: SocketAddr) -> Result<()> {
-        match self.cluster_way(to)? {
-            Way::Pod { pod, port, by_loopback } => pod.tcp(port, by_loopback).map(drop),
-            Way::Host { to, .. } => self.inner.open_host(to).await.map(drop),
-        }
-    }
-
-    async fn http(&self, to: SocketAddr, mut request: Request) -> Result<Response> {
-        if request.uri().authority().is_none() && !request.headers().contains_key(HOST) {
-            let host = HeaderValue::from_str(&to.to_string()).map_err(|e| Error::Protocol(e.to_string()))?;
-            request.headers_mut().insert(HOST, host);
-        }
-        let way = self.cluster_way(to)?;
-        http::send(&self.inner, &way, self.cluster_peer(), request).await
-    }
-
-    async fn hand_over(&self, connection: Connection, peer: Peer, to: SocketAddr) -> Result<()> {
-        self.inner.hand_over(connection, peer, &self.cluster_way(to)?).await
-    }
-}
-
-impl VirtualNetwork {
-    fn cluster_way(&self, to: SocketAddr) -> Result<Way> {
-        self.inner.way(From::Cluster(self.node_internal()), to, Protocol::Tcp)
-    }
-
-    fn cluster_peer(&self) -> Peer {
-        Peer { address: SocketAddr::new(self.node_internal(), 0), via: Via::Cluster }
-    }
 }
 
 impl Inner {

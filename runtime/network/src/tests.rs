@@ -521,3 +521,12 @@ async fn dials_of_services_are_counted_and_relayed_connections_shown() {
     shown("sampan_network_connections 1");
     drop(listening);
 }
+
+async fn node() -> container::contract::network::Node {
+    let network = Arc::new(network());
+    container::contract::network::Node { network: network.clone(), dialer: network }
+}
+
+mod contract {
+    container::network_contract!(super::node);
+}

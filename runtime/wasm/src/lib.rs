@@ -62,3 +62,15 @@ mod turns;
 pub use clients::ClientOptions;
 pub use options::{Compiler, FileOptions, HttpOptions, Options, PoolOptions, Room};
 pub use runtime::Wasmtime;
+
+/// Of wasmtime, as it is linked here: what a node tells of its runtime.
+pub const VERSION: &str = "48.0.8";
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_version_is_that_of_the_library() {
+        let lock = include_str!("../../../Cargo.lock");
+        assert!(lock.contains(&format!("name = \"wasmtime\"\nversion = \"{}\"\n", super::VERSION)));
+    }
+}

@@ -2,12 +2,12 @@
 //! Node have them in the store, which no flag changes: another range or name is refused, as upstream's are for good. And what the last
 //! start chose until another is given: where the API and the node ports are, since kubeconfigs and bookmarks hold it.
 
-use super::Config;
 use crate::{
-    args::UpArgs,
-    data_dir::{DataDir, read_private, write_private},
+    data_dir::{DataDir, STORE, read_private, write_private},
+    settings::Settings,
 };
 use anyhow::{Context, bail};
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
@@ -17,59 +17,62 @@ const OLD: &str = "ranges.json";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Chosen {
-    pods: String,
-    services: String,
+    #[serde(with = "range")]
+    pub(super) pods: IpNet,
+    #[serde(with = "range")]
+    pub(super) services: IpNet,
     /// Empty in a file of before names were kept.
     #[serde(default)]
-    node: String,
+    pub(super) node: String,
     /// Where the API listened, with the port that it got.
     #[serde(default)]
-    listen: Option<SocketAddr>,
+    pub(super) listen: Option<SocketAddr>,
     #[serde(default)]
-    node_address: Option<IpAddr>,
+    pub(super) node_address: Option<IpAddr>,
+}
+
+/// A range as text.
+mod range {
+    use ipnet::IpNet;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(range: &IpNet, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(range)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<IpNet, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
 }
 
 impl Chosen {
-    pub(super) fn of(config: &Config) -> Self {
-        Self {
-            pods: config.pod_cidr.to_string(),
-            services: config.service_cidr.to_string(),
-            node: config.node.clone(),
-            listen: None,
-            node_address: Some(config.node_address),
-        }
-    }
-
-    /// With the address at which the API listens.
-    pub(super) fn at(mut self, address: SocketAddr) -> Self {
-        self.listen = Some(address);
-        self
-    }
-
-    /// Gives flags that were left out the values of before. Answers with those that are not the ordinary ones, as one would type them.
-    pub(crate) fn recall(dir: &DataDir, args: &mut UpArgs) -> anyhow::Result<Vec<String>> {
-        let Some(before) = Self::before(dir)? else { return Ok(Vec::new()) };
-        let ordinary = (args.pod_cidr().to_owned(), args.service_cidr().to_owned(), args.listen(), args.node_address());
-        args.node.pod_cidr.get_or_insert(before.pods);
-        args.node.service_cidr.get_or_insert(before.services);
-        args.listen = args.listen.or(before.listen);
-        args.node_address = args.node_address.or(before.node_address);
+    /// Gives settings that were left out the values of before. Answers with those that are not the ordinary ones, as one would type them.
+    pub(crate) fn recall(dir: &DataDir, settings: Settings) -> anyhow::Result<(Settings, Vec<String>)> {
+        let Some(before) = Self::before(dir)? else { return Ok((settings, Vec::new())) };
+        let ordinary = settings.clone();
+        let settings = settings.or(Settings {
+            pod_cidr: Some(before.pods),
+            service_cidr: Some(before.services),
+            listen: before.listen,
+            node_address: before.node_address,
+            ..Settings::default()
+        });
         let mut recalled = Vec::new();
-        let mut note = |flag: &str, differs: bool, value: String| {
-            if differs {
+        let mut note = |flag: &str, ordinary: String, value: String| {
+            if value != ordinary {
                 recalled.push(format!("{flag} {value}"));
             }
         };
-        note("--listen", args.listen() != ordinary.2, args.listen().to_string());
-        note("--node-address", args.node_address() != ordinary.3, args.node_address().to_string());
-        note("--pod-cidr", args.pod_cidr() != ordinary.0, args.pod_cidr().to_owned());
-        note("--service-cidr", args.service_cidr() != ordinary.1, args.service_cidr().to_owned());
-        Ok(recalled)
+        note("--listen", ordinary.listen().to_string(), settings.listen().to_string());
+        note("--node-address", ordinary.node_address().to_string(), settings.node_address().to_string());
+        note("--pod-cidr", ordinary.pod_cidr().to_string(), settings.pod_cidr().to_string());
+        note("--service-cidr", ordinary.service_cidr().to_string(), settings.service_cidr().to_string());
+        Ok((settings, recalled))
     }
 
     /// What was chosen, if there is a store that holds it.
     fn before(dir: &DataDir) -> anyhow::Result<Option<Self>> {
-        if !dir.join(super::STORE).exists() {
+        if !dir.join(STORE).exists() {
             return Ok(None);
         }
         for name in [FILE, OLD] {
@@ -136,37 +139,38 @@ mod tests {
 
     fn chosen(pods: &str, services: &str, node: &str) -> Chosen {
         Chosen {
-            pods: pods.to_owned(),
-            services: services.to_owned(),
+            pods: pods.parse().expect("a range"),
+            services: services.parse().expect("a range"),
             node: node.to_owned(),
             listen: None,
             node_address: None,
         }
     }
 
-    fn up(flags: &[&str]) -> UpArgs {
+    fn up(flags: &[&str]) -> Settings {
         use clap::Parser;
         let all = ["sampan", "up"].iter().chain(flags);
         let crate::args::Command::Up(args) = crate::args::Cli::parse_from(all).command else { panic!("not up") };
-        *args
+        args.settings
     }
 
     #[test]
     fn flags_that_are_left_out_are_those_of_the_last_start() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
-        assert!(Chosen::recall(&dir, &mut up(&[])).expect("no store").is_empty());
-        std::fs::write(dir.join(super::super::STORE), "").expect("a store");
-        let mut first = chosen("10.64.0.0/11", SERVICES, "n").at("127.0.0.1:42000".parse().expect("an address"));
+        assert!(Chosen::recall(&dir, up(&[])).expect("no store").1.is_empty());
+        std::fs::write(dir.join(STORE), "").expect("a store");
+        let mut first = chosen("10.64.0.0/11", SERVICES, "n");
+        first.listen = Some("127.0.0.1:42000".parse().expect("an address"));
         first.node_address = Some("127.0.0.2".parse().expect("an address"));
         first.keep(&dir).expect("kept");
-        let mut args = up(&[]);
-        let recalled = Chosen::recall(&dir, &mut args).expect("readable");
+        let (settings, recalled) = Chosen::recall(&dir, up(&[])).expect("readable");
         let want = ["--listen 127.0.0.1:42000", "--node-address 127.0.0.2", "--pod-cidr 10.64.0.0/11"];
         assert_eq!(recalled, want);
-        assert_eq!(args.listen().port(), 42000);
-        let mut given = up(&["--listen", "127.0.0.1:7", "--node-address", "127.0.0.3", "--pod-cidr", "10.64.0.0/11"]);
-        assert!(Chosen::recall(&dir, &mut given).expect("readable").is_empty(), "what is given counts");
+        assert_eq!(settings.listen().port(), 42000);
+        let given = up(&["--listen", "127.0.0.1:7", "--node-address", "127.0.0.3", "--pod-cidr", "10.64.0.0/11"]);
+        let (given, recalled) = Chosen::recall(&dir, given).expect("readable");
+        assert!(recalled.is_empty(), "what is given counts");
         assert_eq!((given.listen().port(), given.node_address().to_string().as_str()), (7, "127.0.0.3"));
     }
 
@@ -181,7 +185,7 @@ mod tests {
         chosen("10.0.0.0/16", "10.1.0.0/16", "n0").keep(&dir).expect("nothing is there yet");
         first.keep(&dir).expect("still nothing: a start that failed binds nobody");
         assert_eq!(Chosen::node(&dir).expect("no store"), None);
-        std::fs::write(dir.join(super::super::STORE), "").expect("a store");
+        std::fs::write(dir.join(STORE), "").expect("a store");
         first.keep(&dir).expect("the same");
         assert_eq!(Chosen::node(&dir).expect("readable").as_deref(), Some("n1"));
         for (other, flag, right) in [
@@ -203,7 +207,7 @@ mod tests {
     fn a_file_without_a_name_still_has_the_ranges() {
         let folder = tempfile::tempdir().expect("a folder");
         let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
-        std::fs::write(dir.join(super::super::STORE), "").expect("a store");
+        std::fs::write(dir.join(STORE), "").expect("a store");
         let old = format!("{{\"pods\":\"{PODS}\",\"services\":\"{SERVICES}\"}}");
         write_private(&dir.join(OLD), old.as_bytes()).expect("written");
         assert_eq!(Chosen::node(&dir).expect("readable"), None);

@@ -4,20 +4,49 @@
 //! network, the node agent and its loops. Not essential are what is made anew or only tells: event recorders, one pod's worker, one
 //! node port's listener, one connection, warming the Wasm engine.
 
+use api::Clock;
 use futures::FutureExt;
-use std::panic::AssertUnwindSafe;
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::sync::watch;
-use tokio_util::task::TaskTracker;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Starts parts that must not end before they are told to.
-pub(super) struct Spawner<'a> {
-    pub(super) tasks: &'a TaskTracker,
-    /// Why the first part ended.
-    pub(super) failed: &'a watch::Sender<Option<String>>,
+/// What all parts of this process share.
+pub(super) struct Process {
+    /// The wall clock.
+    pub(super) clock: Clock,
+    /// Where each part registers what it measures.
+    pub(super) metrics: Arc<Mutex<Registry>>,
 }
 
-impl Spawner<'_> {
-    /// Starts a part. If it ends, whether it says why, says nothing, or panics, the cluster has failed.
+/// Parts that end together. A clone is the same group.
+#[derive(Clone)]
+pub(super) struct Group {
+    /// Ends them.
+    pub(super) token: CancellationToken,
+    /// Tells when they have ended.
+    pub(super) tasks: TaskTracker,
+    /// Why the first essential part of the cluster ended.
+    failed: watch::Sender<Option<String>>,
+}
+
+impl Group {
+    /// No part yet. Groups of one cluster share where failures are told.
+    pub(super) fn new(failed: watch::Sender<Option<String>>) -> Self {
+        Self { token: CancellationToken::new(), tasks: TaskTracker::new(), failed }
+    }
+
+    /// Starts a part that ends when the group does, or earlier by itself.
+    pub(super) fn spawn(&self, part: impl Future<Output = ()> + Send + 'static) {
+        let token = self.token.clone();
+        self.tasks.spawn(async move {
+            tokio::select! { () = token.cancelled() => {}, () = part => {} }
+        });
+    }
+
+    /// Starts a part that sees to its own end. If it ends, whether it says why, says nothing, or panics, the cluster has failed; what happens
+    /// after the cluster was told to end is looked at by nobody.
     pub(super) fn essential(
         &self,
         name: &'static str,
@@ -42,6 +71,13 @@ impl Spawner<'_> {
     pub(super) fn essential_silent(&self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
         self.essential(name, part.map(Ok));
     }
+
+    /// Ends the parts, and waits for them at most so long. Whether all have ended.
+    pub(super) async fn end(&self, patience: Duration) -> bool {
+        self.tasks.close();
+        self.token.cancel();
+        tokio::time::timeout(patience, self.tasks.wait()).await.is_ok()
+    }
 }
 
 fn text(panic: &(dyn std::any::Any + Send)) -> &str {
@@ -54,8 +90,8 @@ mod tests {
     use super::*;
 
     async fn reason(part: impl Future<Output = anyhow::Result<()>> + Send + 'static) -> String {
-        let (tasks, (failed, mut failure)) = (TaskTracker::new(), watch::channel(None));
-        Spawner { tasks: &tasks, failed: &failed }.essential("scheduler", part);
+        let (failed, mut failure) = watch::channel(None);
+        Group::new(failed).essential("scheduler", part);
         failure.wait_for(Option::is_some).await.expect("it is told").clone().expect("some")
     }
 
@@ -69,13 +105,13 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_reason_stays() {
-        let (tasks, (failed, failure)) = (TaskTracker::new(), watch::channel(None));
-        let spawn = Spawner { tasks: &tasks, failed: &failed };
-        spawn.essential("node agent", async { anyhow::bail!("first") });
-        tasks.close();
-        tasks.wait().await;
-        spawn.essential_silent("scheduler", async {});
-        tasks.wait().await;
+        let (failed, failure) = watch::channel(None);
+        let group = Group::new(failed);
+        group.essential("node agent", async { anyhow::bail!("first") });
+        group.tasks.close();
+        group.tasks.wait().await;
+        group.essential_silent("scheduler", async {});
+        group.tasks.wait().await;
         assert_eq!(failure.borrow().as_deref(), Some("the node agent ended: first"));
     }
 }

@@ -1,12 +1,13 @@
 //! The store's file: opened, or refused with what to do; and what is told when it does not take every write.
 
-use super::STORE;
-use crate::{data_dir::DataDir, env};
+use crate::{
+    data_dir::{DataDir, STORE},
+    env,
+};
 use client::{EventType, Recorder};
 use k8s_openapi::api::core::v1::ObjectReference;
 use std::{fmt::Display, io::ErrorKind};
 use store::{LogError, Redb, Store};
-use tokio_util::sync::CancellationToken;
 
 /// Opens the store, or says which file cannot be one and what to do.
 pub(super) async fn open(dir: &DataDir) -> anyhow::Result<Store<server::Item>> {
@@ -60,27 +61,19 @@ fn damaged(dir: &DataDir, error: &dyn Display) -> anyhow::Error {
 }
 
 /// Tells as events of the node what the store itself logs: that it does not take every write, and that it does again.
-pub(super) async fn tell(
-    store: Store<server::Item>,
-    recorder: Recorder,
-    node: ObjectReference,
-    token: CancellationToken,
-) {
+pub(super) async fn tell(store: Store<server::Item>, recorder: Recorder, node: ObjectReference) {
     let mut failures = store.failures();
-    let follow = async {
-        while let Ok(failure) = failures.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
-            let cause = failure.map(|failure| failure.to_string()).unwrap_or_default();
-            let text = format!("the store does not take every write: {cause}");
-            // A full disk may have no room for this one; the next one, which has, tells of both.
-            recorder.event(&node, EventType::Warning, "StoreFailed", &text);
-            if failures.wait_for(Option::is_none).await.is_err() {
-                return;
-            }
-            let text = format!("the store takes every write again; it did not: {cause}");
-            recorder.event(&node, EventType::Normal, "StoreRecovered", &text);
+    while let Ok(failure) = failures.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
+        let cause = failure.map(|failure| failure.to_string()).unwrap_or_default();
+        let text = format!("the store does not take every write: {cause}");
+        // A full disk may have no room for this one; the next one, which has, tells of both.
+        recorder.event(&node, EventType::Warning, "StoreFailed", &text);
+        if failures.wait_for(Option::is_none).await.is_err() {
+            return;
         }
-    };
-    tokio::select! { () = token.cancelled() => {}, () = follow => {} }
+        let text = format!("the store takes every write again; it did not: {cause}");
+        recorder.event(&node, EventType::Normal, "StoreRecovered", &text);
+    }
 }
 
 #[cfg(test)]

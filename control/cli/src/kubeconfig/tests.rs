@@ -17,6 +17,32 @@ fn names(path: &Path) -> Vec<String> {
 }
 
 #[test]
+fn what_cannot_be_merged_into_is_told_before() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (file, config) = (folder.path().join("file"), folder.path().join("home/.kube/config"));
+    let dir = DataDir::locate(Some(&folder.path().join("data"))).expect("a path");
+    let check = |path: &Path| super::check(path, &dir, "ca");
+    fs::write(&file, "- 1\n").expect("written");
+    check(&config).expect("it can be made");
+    assert_eq!(fs::read_dir(folder.path().join("home/.kube")).expect("made").count(), 0, "nothing is left there");
+    let error = check(&file).expect_err("a list").to_string();
+    assert_eq!(error, format!("{} is not a kubeconfig; it was left as it is", file.display()));
+    fs::write(&file, "").expect("written");
+    check(&file).expect("it can be replaced");
+    assert_eq!(fs::read(&file).expect("there"), b"", "it was not replaced yet");
+    fs::write(&file, "clusters: [{name: sampan-data, cluster: {certificate-authority-data: other}}]").expect("written");
+    let error = check(&file).expect_err("another's").to_string();
+    assert!(error.contains("its cluster \"sampan-data\" is of another cluster"), "{error}");
+    fs::write(&file, "clusters: [{name: sampan-data, cluster: {certificate-authority-data: ca}}]").expect("written");
+    check(&file).expect("its own can be replaced");
+    // homes that take nothing, whoever asks
+    let error = check(Path::new("/proc/none/.kube/config")).expect_err("no folder can be made there").to_string();
+    assert!(error.starts_with("cannot make /proc/none/.kube: "), "{error}");
+    let error = check(Path::new("/proc/config")).expect_err("no file can be made there").to_string();
+    assert!(error.starts_with("cannot write /proc/config"), "{error}");
+}
+
+#[test]
 fn merging_keeps_what_others_wrote_and_replaces_our_own() {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("config");

@@ -20,7 +20,7 @@ pub(crate) use logs::run as logs;
 pub(crate) use notes::notes;
 pub(crate) use resources::Resources;
 
-use crate::{args::Target, data_dir::DataDir, env, kubeconfig, running};
+use crate::{args::Target, data_dir::DataDir, env, exit::FROM_SERVER, kubeconfig, running};
 use anyhow::bail;
 use client::{Client, Error};
 use http_body_util::BodyExt;
@@ -199,9 +199,6 @@ pub(crate) fn done_or_failed<T>(done: T, mut failures: Vec<anyhow::Error>) -> an
     failures.iter().for_each(crate::exit::tell);
     Err(last)
 }
-
-/// How kubectl begins what the server refused.
-pub(crate) const FROM_SERVER: &str = "Error from server";
 
 /// The failure as kubectl prints it.
 pub(crate) fn explain(error: Error) -> anyhow::Error {

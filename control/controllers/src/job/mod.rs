@@ -11,10 +11,6 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use backoff::Failures;
-pub(crate) use indexes::INDEX;
-pub(crate) use plan::{FINALIZER, Plan, is_finished, plan};
-
 use std::{collections::HashMap, sync::Arc};
 
 use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
@@ -22,6 +18,10 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use self::{
+    backoff::Failures,
+    plan::{FINALIZER, plan},
+};
 use crate::{
     Context,
     claim::{Claims, candidates},

@@ -2,15 +2,15 @@
 //!
 //! A log need not be an append-only file: it must make a batch durable as one, and give back the live records.
 //!
-//! The store is the only writer of the logs here. A log that others write as well (etcd) will number the changes
-//! itself and report those of others: its `commit` then answers with revisions and a `watch` joins this trait; nothing
-//! above needs to know a revision before the commit has ended, because stored bytes hold none.
+//! The store is the only writer of a [`Log`]. A log that others write as well is a [`shared::SharedLog`].
 
 pub mod memory;
 mod pages;
 mod record;
 pub mod redb;
 pub mod salvage;
+#[cfg(any(test, feature = "contract"))]
+pub mod shared;
 mod space;
 
 use crate::Revision;

@@ -1,5 +1,8 @@
 use super::*;
-use container::fake::FakeNetwork;
+use container::{
+    fake::FakeNetwork,
+    net::{Network, PodNetwork},
+};
 use serde_json::{Value, json};
 
 const POD: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 32, 0, 9));
@@ -41,6 +44,15 @@ async fn http_checks_judge_by_status() {
 #[tokio::test]
 async fn what_cannot_be_reached_fails_in_go_words() {
     let network = FakeNetwork::default();
+    let pod = PodNetwork {
+        id: "u".into(),
+        name: "p".into(),
+        namespace: "n".into(),
+        hostname: "p".into(),
+        address: Some(POD),
+        host_aliases: Vec::new(),
+    };
+    network.attach(pod).await.unwrap();
     network.answer(80, |_| (200, vec![]));
     let failed = |text: &str| Outcome::Failed(text.into());
     for (probe, expected) in [

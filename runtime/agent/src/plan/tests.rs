@@ -296,6 +296,23 @@ fn a_finished_pod_is_undone_and_left_until_it_is_deleted() {
 }
 
 #[test]
+fn volumes_that_are_recorded_are_removed_before_the_pod_is_finished() {
+    let recorded = |setup: Setup| {
+        let made = crate::volumes::Made { volume: "v".into(), plugin: "kubernetes.io/empty-dir".into() };
+        apps("Never", &["a"]).with(|c| (c.state.volumes, c.live.setup) = (vec![made], setup))
+    };
+    // an earlier process made them, or not all could be made
+    for setup in [Setup::None, Setup::Failed(ago(-9)), Setup::Stuck(ago(0))] {
+        recorded(setup.clone()).deleting().plans(expect!["tear down"]);
+        recorded(setup.clone()).with(|c| c.live.gone = true).plans(expect!["tear down"]);
+        recorded(setup).ended("a", 0, 1).plans(expect!["tear down"]);
+    }
+    recorded(Setup::Stuck(ago(-9))).deleting().plans(expect!["wake in 9s"]);
+    recorded(Setup::Undoing).deleting().plans(expect![""]);
+    recorded(Setup::None).plans(expect!["set up"]);
+}
+
+#[test]
 fn a_deadline_fails_the_pod_when_it_is_over() {
     let deadline = |seconds| {
         apps("Always", &["a"]).runs("a").with(|c| c.pod.spec.as_mut().unwrap().active_deadline_seconds = Some(seconds))

@@ -132,7 +132,7 @@ fn sweep(dir: &Path, version: &str) -> io::Result<()> {
 
 fn remove(path: &Path) -> io::Result<()> {
     let result = match path.symlink_metadata() {
-        Ok(meta) if meta.is_dir() => std::fs::remove_dir_all(path),
+        Ok(meta) if meta.is_dir() => super::tree::remove(path),
         Ok(_) => std::fs::remove_file(path),
         Err(_) => return Ok(()),
     };

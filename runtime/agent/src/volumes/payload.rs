@@ -17,6 +17,10 @@ type Files = BTreeMap<String, File>;
 
 #[async_trait]
 impl VolumePlugin for Payloads {
+    fn name(&self) -> &'static str {
+        "kubernetes.io/projected"
+    }
+
     fn handles(&self, v: &Volume) -> bool {
         v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some()
     }

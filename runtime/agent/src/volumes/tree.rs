@@ -1,11 +1,12 @@
 //! Folders that guests have filled: how much is in them, and how they are removed. A guest may nest folders as deep as it likes; a walk that
-//! keeps a handle or a stack frame per level would use up the process's descriptors, or its stack. These walks hold two handles at a time,
-//! follow no link, and go by names of one level only.
+//! keeps a handle or a stack frame per level would use up the process's descriptors, or its stack. These walks hold few handles at a time,
+//! follow no link, enter no mount, and go by names of one level only.
 
 use container::FileId;
 use rustix::{
     fs::{AtFlags, Dir, FileType, Mode, OFlags, open, openat, renameat, statat, unlinkat},
     io::Errno,
+    path::Arg,
 };
 use std::{collections::HashSet, ffi::CString, io, os::fd::OwnedFd, path::Path};
 
@@ -36,13 +37,38 @@ fn is_folder(at: &OwnedFd, name: &CString, kind: FileType) -> io::Result<bool> {
     Ok(FileType::from_raw_mode(statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode) == FileType::Directory)
 }
 
+/// Opens a folder in `at`, neither through a link nor into what is mounted there. A kernel without `openat2` (Linux before 5.6, other systems)
+/// tells mounts of another file system only.
+fn enter<P: Arg + Copy>(at: &OwnedFd, name: P) -> io::Result<OwnedFd> {
+    let mounted = || io::Error::new(io::ErrorKind::CrossesDevices, "something is mounted there");
+    #[cfg(target_os = "linux")]
+    {
+        use rustix::fs::{ResolveFlags, openat2};
+        let stay = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+        match openat2(at, name, FOLDER, Mode::empty(), stay) {
+            Ok(folder) => return Ok(folder),
+            Err(Errno::XDEV) => return Err(mounted()),
+            // not known here, or not allowed by a sandbox that does not know it
+            Err(Errno::NOSYS | Errno::PERM) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+    }
+    let folder = openat(at, name, FOLDER, Mode::empty())?;
+    if FileId::of(&folder)?.device != FileId::of(at)?.device { Err(mounted()) } else { Ok(folder) }
+}
+
 /// Removes a folder and all that is in it. Idempotent. Folders within are moved up into it before they are emptied, so that none is ever
-/// deeper than one level.
+/// deeper than one level. Nothing that is mounted in it, or on it, is entered: that is an error, and the folder stays.
 pub fn remove(path: &Path) -> io::Result<()> {
-    let top = match open(path, FOLDER, Mode::empty()) {
-        Ok(top) => top,
-        Err(Errno::NOENT) => return Ok(()),
-        Err(errno) => return Err(errno.into()),
+    let (Some(parent), Some(own)) = (path.parent(), path.file_name()) else {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no parent"));
+    };
+    let opened = open(parent, FOLDER.difference(OFlags::NOFOLLOW), Mode::empty()).map_err(io::Error::from);
+    let opened = opened.and_then(|parent| Ok((enter(&parent, own)?, parent)));
+    let (top, parent) = match opened {
+        Ok(opened) => opened,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
     };
     let mut fresh = 0u64;
     loop {
@@ -60,12 +86,15 @@ pub fn remove(path: &Path) -> io::Result<()> {
         }
     }
     drop(top);
-    std::fs::remove_dir(path)
+    match unlinkat(&parent, own, AtFlags::REMOVEDIR) {
+        Err(Errno::NOENT) => Ok(()),
+        other => Ok(other?),
+    }
 }
 
 /// Empties a folder in `top`: files are removed, folders moved to `top`.
 fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
-    let folder = openat(top, name, FOLDER, Mode::empty())?;
+    let folder = enter(top, name)?;
     for (name, kind) in names(&folder)? {
         if !is_folder(&folder, &name, kind)? {
             unlinkat(&folder, &name, AtFlags::empty())?;
@@ -124,8 +153,8 @@ pub fn usage(path: &Path) -> io::Result<u64> {
         }
         down = false;
         if let Some(name) = folders.pop() {
-            // a folder that is gone, or a link by now, is passed over
-            if let Ok(folder) = openat(&at, &name, FOLDER, Mode::empty()) {
+            // a folder that is gone, or a link by now, is passed over, and what is mounted there is not the pod's
+            if let Ok(folder) = enter(&at, &name) {
                 (at, down) = (folder, true);
             }
             continue;

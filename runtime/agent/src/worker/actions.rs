@@ -1,13 +1,13 @@
 //! From a planned action to the future that does it.
 
 use super::*;
-use crate::{plan::Action, start::Start, state::Failure};
+use crate::{plan::Action, start::Start, state::Failure, volumes};
 
 impl Worker {
     /// Starts an action. True when the plan must be asked again at once, since something was decided on the spot.
-    pub(super) fn act(&mut self, action: Action, now: Timestamp) -> bool {
+    pub(super) async fn act(&mut self, action: Action, now: Timestamp) -> bool {
         match action {
-            Action::SetUp => self.set_up(),
+            Action::SetUp => return self.set_up().await,
             Action::Start(container) => return self.start(container, now),
             Action::Cancel(container) => {
                 if let Some(starting) = self.starts.get(&container) {
@@ -22,13 +22,14 @@ impl Worker {
                 self.state.failure = Some(Failure { reason, message, refused: false, pressure: false });
                 return true;
             }
+            // a sync that is under way would make again what is removed; its end is a reason to plan again
+            Action::TearDown if self.syncing => {}
             Action::TearDown => {
                 self.live.setup = Setup::Undoing;
-                let (shared, pod) = (self.shared.clone(), self.pod.clone());
+                let (shared, pod, made) = (self.shared.clone(), self.pod.clone(), self.state.volumes.clone());
                 self.ops.push(Box::pin(async move {
-                    setup::undo(&shared, &pod).await;
                     shared.cluster.named.remove(pod::uid(&pod), &pod);
-                    Outcome::TornDown
+                    Outcome::TornDown(setup::undo(&shared, pod::uid(&pod), &made).await)
                 }));
             }
             Action::Finish => {
@@ -41,10 +42,19 @@ impl Worker {
         false
     }
 
-    fn set_up(&mut self) {
+    async fn set_up(&mut self) -> bool {
         self.live.setup = Setup::Busy;
+        self.state.volumes = volumes::record(&self.shared.plugins, &self.pod);
+        let recorded = self.save().await || self.state.volumes.is_empty();
         let (shared, pod, address) = (self.shared.clone(), self.pod.clone(), self.state.address);
+        if !recorded {
+            let message = "MountVolume.SetUp failed: the node cannot record which volumes it makes";
+            shared.event(&pod, None, EventType::Warning, "FailedMount", message);
+            self.on_outcome(Outcome::SetUp(Err(message.into()))).await;
+            return true;
+        }
         self.ops.push(Box::pin(async move { Outcome::SetUp(setup::make(&shared, &pod, address).await) }));
+        false
     }
 
     fn back_off(&mut self, container: &str, until: Timestamp, delay: Duration) {
@@ -72,7 +82,7 @@ impl Worker {
             self.live(&container).waiting = Some(waiting);
             return true;
         }
-        let Some(sockets) = self.sockets.clone() else { return false };
+        let Some(attachment) = self.attachment.clone() else { return false };
         let start = Start {
             shared: self.shared.clone(),
             handle: self.handle.clone(),
@@ -81,7 +91,7 @@ impl Worker {
             id: self.shared.new_id(),
             log: self.next_log(&container),
             addresses: self.addresses.clone(),
-            sockets,
+            attachment,
             volumes: self.volumes.clone(),
             token: CancellationToken::new(),
         };

@@ -6,37 +6,41 @@ use crate::{
     pod::Role,
     start::{self, Retry},
     state::{Ended, LOST_CODE, LOST_MESSAGE, LOST_REASON},
+    volumes,
 };
 use container::{Exit, ExitReason};
 use k8s_openapi::api::core::v1::Container;
 
-/// First and last delay between tries to set a pod up.
-const SETUP_DELAYS: (u64, u64) = (1, 120);
 /// Delay before a container whose configuration is missing is tried again, if nothing changes before.
 const CONFIG_DELAY: SignedDuration = SignedDuration::from_secs(10);
 /// How long `ErrImagePull` is shown before the back-off is.
 const PULL_SHOWN: SignedDuration = SignedDuration::from_secs(2);
 
 impl Worker {
-    pub(super) fn on_outcome(&mut self, outcome: Outcome) {
+    pub(super) async fn on_outcome(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::SetUp(Ok(made)) => {
                 self.setups = 0;
                 self.state.address = made.attachment.addresses.first().copied();
-                self.addresses = made.attachment.addresses;
-                self.sockets = Some(made.attachment.sockets);
+                self.addresses = made.attachment.addresses.clone();
+                self.attachment = Some(made.attachment);
                 self.volumes = Arc::new(made.volumes);
                 self.live.setup = Setup::Ready;
             }
             Outcome::SetUp(Err(_told)) => {
-                let (first, last) = SETUP_DELAYS;
-                let delay = (first << self.setups.min(10)).min(last);
+                self.live.setup = Setup::Failed(self.later(setup::delay(self.setups)));
                 self.setups += 1;
-                self.live.setup = Setup::Failed(after(self.shared.now(), SignedDuration::from_secs(delay as i64)));
             }
-            Outcome::TornDown => {
+            Outcome::TornDown(Err(error)) => {
+                tracing::warn!(pod = pod::full_name(&self.pod), error, "the pod cannot be undone yet");
+                self.live.setup = Setup::Stuck(self.later(setup::delay(self.undone)));
+                self.undone += 1;
+            }
+            Outcome::TornDown(Ok(())) => {
                 self.live.setup = Setup::None;
-                self.sockets = None;
+                self.undone = 0;
+                self.state.volumes.clear();
+                self.attachment = None;
                 self.volumes = Arc::default();
                 self.prepared.clear();
             }
@@ -49,7 +53,7 @@ impl Worker {
                 }
             }
             Outcome::Start { container, result } => match *result {
-                Ok(started) => self.on_started(&container, started),
+                Ok(started) => self.on_started(&container, started).await,
                 Err(error) => self.on_start_failed(&container, error),
             },
             Outcome::Hook { container, id, result } => self.on_hook(&container, &id, result),
@@ -64,6 +68,10 @@ impl Worker {
         }
     }
 
+    fn later(&self, delay: Duration) -> Timestamp {
+        after(self.shared.now(), SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX))
+    }
+
     fn postpone_sync(&mut self) {
         let soon = after(self.shared.now(), CONFIG_DELAY);
         let mut volumes = self.volumes.as_ref().clone();
@@ -73,7 +81,7 @@ impl Worker {
         self.volumes = Arc::new(volumes);
     }
 
-    fn on_started(&mut self, container: &str, started: Started) {
+    async fn on_started(&mut self, container: &str, started: Started) {
         let now = self.shared.now();
         let Some(starting) = self.starts.remove(container) else { return };
         self.pulls.remove(&started.image);
@@ -110,7 +118,7 @@ impl Worker {
         let fresh = LiveContainer::default();
         *self.live(container) = fresh;
         for state in starting.early {
-            self.on_container(&starting.id, state);
+            self.on_container(&starting.id, state).await;
         }
         if self.running(container).is_none() {
             return;
@@ -224,7 +232,7 @@ impl Worker {
         }
     }
 
-    pub(super) fn on_container(&mut self, id: &str, state: ContainerState) {
+    pub(super) async fn on_container(&mut self, id: &str, state: ContainerState) {
         if let Some(starting) = self.starts.values_mut().find(|s| s.id == id) {
             starting.early.push(state);
             return;
@@ -239,14 +247,17 @@ impl Worker {
                     *started_at = at;
                 }
             }
-            ContainerState::Exited(exit) => self.on_exit(&name, exit),
+            ContainerState::Exited(exit) => self.on_exit(&name, exit).await,
         }
     }
 
-    fn on_exit(&mut self, container: &str, exit: Exit) {
+    async fn on_exit(&mut self, container: &str, exit: Exit) {
+        let Some(log) = self.running(container).map(|attempt| attempt.log) else { return };
+        let read = self.last_message(container, log, exit.code, exit.message);
+        // a message that cannot be read is none
+        let message = volumes::blocking(move || Ok(read())).await.unwrap_or_default();
         let Some(attempt) = self.running(container) else { return };
         let AttemptState::Running { started_at } = attempt.state else { return };
-        let message = self.last_message(container, attempt.log, exit.code, exit.message);
         let ended = Ended {
             container_id: attempt.container_id(),
             code: exit.code,
@@ -259,21 +270,25 @@ impl Worker {
         self.end(container, ended);
     }
 
-    /// What the container has to say about its end: the runtime's word, and what it wrote itself; the end of its log where it asks for that.
-    fn last_message(&self, container: &str, log: i32, code: i32, mut message: String) -> String {
-        let own = self.last_words.get(container).map(LastWords::read).unwrap_or_default();
-        if !own.is_empty() {
-            if !message.is_empty() {
-                message.push_str(": ");
-            }
-            return message + &own;
-        }
+    /// Reads what the container has to say about its end: the runtime's word, and what it wrote itself; the end of its log where it asks for
+    /// that. Blocks on the disk.
+    fn last_message(
+        &self,
+        container: &str,
+        log: i32,
+        code: i32,
+        message: String,
+    ) -> impl FnOnce() -> String + Send + use<> {
+        let words = self.last_words.get(container).cloned();
         let wants_log = pod::container(&self.pod, container)
             .is_some_and(|(c, _)| c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"));
-        if message.is_empty() && code != 0 && wants_log {
-            message = crate::logs::last_words(&self.shared.log_file(&self.pod, container, log));
+        let log =
+            (wants_log && code != 0 && message.is_empty()).then(|| self.shared.log_file(&self.pod, container, log));
+        move || {
+            let own = words.as_ref().map(LastWords::read).unwrap_or_default();
+            let own = log.filter(|_| own.is_empty()).map_or(own, |log| crate::logs::last_words(&log));
+            if message.is_empty() || own.is_empty() { message + &own } else { format!("{message}: {own}") }
         }
-        message
     }
 
     pub(super) fn on_lost(&mut self, id: &str) {

@@ -112,6 +112,7 @@ async fn limits_of_the_pod_hold_for_all_its_containers() {
         hostname: "small".into(),
         labels: Default::default(),
         limits: Limits { memory_bytes: Some(4 << 20), cpu_millis: None },
+        network: Default::default(),
     };
     node.runtime.sandbox(spec, node.net.clone()).await.unwrap();
     let mut spec = node.spec(&core_guest());

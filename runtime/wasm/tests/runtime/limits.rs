@@ -44,7 +44,13 @@ fn hoarder(keep: bool) -> Vec<u8> {
 
 async fn pod(node: &Node, name: &str) {
     let (id, hostname) = (name.into(), name.into());
-    let spec = SandboxSpec { id, hostname, labels: Default::default(), limits: Limits::default() };
+    let spec = SandboxSpec {
+        id,
+        hostname,
+        labels: Default::default(),
+        limits: Limits::default(),
+        network: Default::default(),
+    };
     node.runtime.sandbox(spec, node.net.clone()).await.unwrap();
 }
 

@@ -191,8 +191,13 @@ impl Node {
         let (runtime, net, sandbox): (_, _, SandboxId) =
             (Wasmtime::new(options), Arc::new(Net::default()), "pod".into());
         let node = Self { folder, runtime, net, sandbox: sandbox.clone(), count: AtomicU32::new(0) };
-        let spec =
-            SandboxSpec { id: sandbox, hostname: "pod".into(), labels: Default::default(), limits: Limits::default() };
+        let spec = SandboxSpec {
+            id: sandbox,
+            hostname: "pod".into(),
+            labels: Default::default(),
+            limits: Limits::default(),
+            network: Default::default(),
+        };
         node.runtime.sandbox(spec, node.net.clone()).await.unwrap();
         node
     }

@@ -10,8 +10,8 @@ use crate::{
     Action, Batch, Bytes, Change, Entry, Error, Event, Expect, Log, LogError, Payload, Replay, Revision,
     map::Map,
     repair::{Commit, Found, Repair},
-    store::Shared,
-    watch::Told,
+    request::{Answer, Request, Write},
+    state::Publisher,
 };
 use futures::future::BoxFuture;
 use std::{
@@ -22,7 +22,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{mpsc, oneshot},
     time::{Instant, sleep_until},
 };
 
@@ -32,43 +32,10 @@ const MOST_CHANGES: usize = 1024;
 const MOST_BYTES: usize = 16 << 20;
 /// Longest sleep, so that a wall clock that was set is noticed.
 const LONGEST_SLEEP: Duration = Duration::from_secs(30);
-/// How often a full disk is looked at, and how long a commit that failed for want of space is the word on it.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often a full disk is asked for room, and for how long a commit that failed for want of space counts more than its answer.
+const ROOM_CHECK: Duration = Duration::from_secs(1);
 /// By how many bytes an object may grow on a full disk: a deletion is first a note in the object, then reports of its end.
 const GROWTH: usize = 1024;
-
-type PutReply<T> = oneshot::Sender<Result<Arc<Entry<T>>, Error<T>>>;
-type DeleteReply<T> = oneshot::Sender<Result<(Revision, Arc<Entry<T>>), Error<T>>>;
-
-pub(crate) enum Request<T> {
-    Put { key: Arc<str>, expect: Expect, value: Bytes, ttl: Option<Duration>, reply: PutReply<T> },
-    Delete { key: Arc<str>, expect: Expect, reply: DeleteReply<T> },
-    Close { reply: oneshot::Sender<Result<(), LogError>> },
-}
-
-/// An answer that is sent when everything it tells of is durable and published.
-pub(crate) enum Answer<T> {
-    Put(PutReply<T>, Result<Arc<Entry<T>>, Error<T>>),
-    Delete(DeleteReply<T>, Result<(Revision, Arc<Entry<T>>), Error<T>>),
-}
-
-impl<T> Answer<T> {
-    fn send(self) {
-        // A caller that no longer waits has dropped its end.
-        match self {
-            Answer::Put(reply, result) => drop(reply.send(result)),
-            Answer::Delete(reply, result) => drop(reply.send(result)),
-        }
-    }
-
-    /// Answers with an error instead. What is refused anyway stays refused for its own reason, but tells nothing unpublished.
-    fn fail(self, error: Error<T>) {
-        match self {
-            Answer::Put(reply, _) => drop(reply.send(Err(error))),
-            Answer::Delete(reply, _) => drop(reply.send(Err(error))),
-        }
-    }
-}
 
 /// A commit in the making.
 struct Prepared<T> {
@@ -89,69 +56,51 @@ impl<T> Prepared<T> {
 }
 
 /// A commit on its way to the disk, then whether there is room for more.
-type Flying<T> = (BoxFuture<'static, (Result<(), LogError>, Result<(), LogError>)>, Commit<T>);
+type InFlight<T> = (BoxFuture<'static, (Result<(), LogError>, Result<(), LogError>)>, Commit<T>);
 
 /// What the writer waits for.
 enum Woken<T> {
-    Landed(Commit<T>, Result<(), LogError>, Result<(), LogError>),
+    Committed(Commit<T>, Result<(), LogError>, Result<(), LogError>),
     Reopened(Result<Replay, LogError>),
-    Looked(Result<(), LogError>),
+    RoomChecked(Result<(), LogError>),
 }
 
-pub(crate) struct Writer<T: Payload> {
-    shared: Arc<Shared<T>>,
+pub(crate) struct Sequencer<T> {
+    publisher: Publisher<T>,
     log: Arc<dyn Log>,
     requests: mpsc::Receiver<Request<T>>,
-    publish: watch::Sender<Revision>,
-    /// To those who watch, and the commit that they are to be told of next.
-    commits: mpsc::Sender<Told<T>>,
-    untold: Option<Told<T>>,
     /// The state and revision after everything prepared.
     map: Map<T>,
     revision: Revision,
     prepared: Prepared<T>,
-    flying: Option<Flying<T>>,
+    in_flight: Option<InFlight<T>>,
     /// The log is not open: a commit has failed.
     repair: Option<Repair<T>>,
-    /// The disk is full: when to look again, and the look that is under way.
-    short: Option<Instant>,
-    look: Option<BoxFuture<'static, Result<(), LogError>>>,
+    /// The disk is full: when to ask for room again, and the question that is under way.
+    disk_full: Option<Instant>,
+    room_check: Option<BoxFuture<'static, Result<(), LogError>>>,
     /// When which key expires, for exactly the entries of `map` that do.
     expiries: BTreeSet<(NonZeroU64, Arc<str>)>,
     closing: Option<oneshot::Sender<Result<(), LogError>>>,
 }
 
-impl<T: Payload> Drop for Writer<T> {
-    fn drop(&mut self) {
-        self.shared.history.lock().close();
-    }
-}
-
-impl<T: Payload> Writer<T> {
-    pub(crate) fn new(
-        shared: Arc<Shared<T>>,
-        log: Arc<dyn Log>,
-        requests: mpsc::Receiver<Request<T>>,
-        (publish, commits): (watch::Sender<Revision>, mpsc::Sender<Told<T>>),
-        revision: Revision,
-        map: Map<T>,
-    ) -> Self {
+impl<T: Payload> Sequencer<T> {
+    /// Of a log that the publisher has been made from.
+    pub(crate) fn new(publisher: Publisher<T>, log: Arc<dyn Log>, requests: mpsc::Receiver<Request<T>>) -> Self {
+        let (revision, map) = publisher.state.newest();
         let expiries = expiries(&map);
         Self {
-            shared,
+            publisher,
             log,
             requests,
-            publish,
-            commits,
-            untold: None,
             map,
             revision,
             prepared: Prepared::new(),
-            flying: None,
+            in_flight: None,
             repair: None,
-            short: None,
+            disk_full: None,
             // A disk may be full from the start.
-            look: None,
+            room_check: None,
             expiries,
             closing: None,
         }
@@ -160,15 +109,16 @@ impl<T: Payload> Writer<T> {
     pub(crate) async fn run(mut self) {
         let mut arrived = Vec::new();
         let mut open = true;
-        self.roomed(self.log.room().await);
-        while open || self.flying.is_some() || !self.prepared.answers.is_empty() || !self.prepared.changes.is_empty() {
+        self.note_room(self.log.room().await);
+        while open || self.in_flight.is_some() || !self.prepared.answers.is_empty() || !self.prepared.changes.is_empty()
+        {
             let room = open && self.prepared.has_room();
             let wake = self.next_wake();
             tokio::select! {
                 biased;
-                woken = woken(&mut self.flying, &mut self.repair, &mut self.look) => {
+                woken = woken(&mut self.in_flight, &mut self.repair, &mut self.room_check) => {
                     self.wake(woken);
-                    self.tell().await;
+                    self.publisher.tell().await;
                     // Who has just been answered may have more to write: let it join this commit, not the one after.
                     tokio::task::yield_now().await;
                     while self.prepared.has_room() && let Ok(request) = self.requests.try_recv() {
@@ -183,7 +133,7 @@ impl<T: Payload> Writer<T> {
                 }
                 () = sleep_until(wake), if room => {} // what is due is done below
             }
-            self.mend();
+            self.begin_repair_or_check();
             if open {
                 self.expire();
             }
@@ -202,58 +152,61 @@ impl<T: Payload> Writer<T> {
 
     fn wake(&mut self, woken: Woken<T>) {
         match woken {
-            Woken::Landed(commit, Ok(()), room) => {
+            Woken::Committed(commit, Ok(()), room) => {
                 self.publish(commit);
-                self.roomed(room);
+                self.note_room(room);
             }
-            Woken::Landed(commit, Err(error), _) => self.broke(commit, error),
+            Woken::Committed(commit, Err(error), _) => self.commit_failed(commit, error),
             Woken::Reopened(result) => self.reopened(result),
-            Woken::Looked(room) => self.roomed(room),
+            Woken::RoomChecked(room) => self.note_room(room),
         }
     }
 
     /// Forgets old history. Returns when something is to be done although nobody asks: an expiry, or more to forget.
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
-        let expiry =
-            self.expiries.first().filter(|_| self.repair.is_none()).map(|(at, _)| {
-                now + Duration::from_millis(at.get().saturating_sub(self.shared.options.clock.millis()))
-            });
-        let old = self.shared.history.lock().prune(now, &self.shared.options);
+        let expiry = self.expiries.first().filter(|_| self.repair.is_none()).map(|(at, _)| {
+            now + Duration::from_millis(at.get().saturating_sub(self.publisher.state.options.clock.millis()))
+        });
+        let old = self.publisher.state.history.lock().prune(now, &self.publisher.state.options);
         let try_again = self.repair.as_ref().filter(|repair| repair.work.is_none()).map(|repair| repair.next);
-        let look = self.short.filter(|_| self.look.is_none());
+        let look = self.disk_full.filter(|_| self.room_check.is_none());
         let longest = now + LONGEST_SLEEP;
         [expiry, old, try_again, look].into_iter().flatten().fold(longest, Instant::min)
     }
 
     fn take(&mut self, request: Request<T>) {
         match request {
-            Request::Put { key, expect, value, ttl, reply } => match self.put(key, expect, value, ttl) {
+            Request::Write(write, reply) => match self.write(write) {
                 Err(error @ (Error::ReadOnly { .. } | Error::Full { .. })) => drop(reply.send(Err(error))),
-                result => self.prepared.answers.push(Answer::Put(reply, result)),
+                result => self.prepared.answers.push(Answer { reply, result }),
             },
-            Request::Delete { key, expect, reply } => match self.delete(&key, expect) {
-                Err(error @ Error::ReadOnly { .. }) => drop(reply.send(Err(error))),
-                result => self.prepared.answers.push(Answer::Delete(reply, result)),
-            },
-            Request::Close { reply } => {
+            Request::Close(reply) => {
                 self.requests.close(); // what is queued is still received, then nothing
                 self.closing = Some(reply);
             }
         }
     }
 
+    fn write(&mut self, write: Write) -> Result<Event<T>, Error<T>> {
+        let Write { key, expect, value, ttl } = write;
+        let before = self.check(&key, expect)?;
+        match value {
+            Some(value) => self.put(key, before, value, ttl),
+            None => before.map(|last| self.remove(last)).ok_or(Error::Conflict { actual: None }),
+        }
+    }
+
     fn put(
         &mut self,
         key: Arc<str>,
-        expect: Expect,
+        before: Option<Arc<Entry<T>>>,
         value: Bytes,
         ttl: Option<Duration>,
-    ) -> Result<Arc<Entry<T>>, Error<T>> {
-        let before = self.check(&key, expect)?;
-        if self.short.is_some()
+    ) -> Result<Event<T>, Error<T>> {
+        if self.disk_full.is_some()
             && before.as_ref().is_none_or(|before| value.len() > before.stored.len() + GROWTH)
-            && let Some(cause) = self.shared.failure()
+            && let Some(cause) = self.publisher.state.failure()
         {
             return Err(Error::Full { cause });
         }
@@ -262,37 +215,25 @@ impl<T: Payload> Writer<T> {
             .map_err(|_| Error::Invalid("the value cannot be published"))?;
         let expires = ttl.and_then(|ttl| {
             let ttl = u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX);
-            NonZeroU64::new(self.shared.options.clock.millis().saturating_add(ttl))
+            NonZeroU64::new(self.publisher.state.options.clock.millis().saturating_add(ttl))
         });
         let key = before.as_ref().map_or(key, |before| before.key.clone());
         let created = before.as_ref().map_or(revision, |before| before.created);
         let entry = Arc::new(Entry { key: key.clone(), revision, created, expires, stored: value.clone(), payload });
         self.prepared.bytes += value.len();
-        self.change(
-            Change { key, revision, action: Action::Put { created, expires, value } },
-            before,
-            Some(entry.clone()),
-        );
-        Ok(entry)
+        let change = Change { key, revision, action: Action::Put { created, expires, value } };
+        Ok(self.change(change, before, Some(entry)))
     }
 
-    fn delete(&mut self, key: &str, expect: Expect) -> Result<(Revision, Arc<Entry<T>>), Error<T>> {
-        match self.check(key, expect)? {
-            None => Err(Error::Conflict { actual: None }),
-            Some(last) => Ok((self.remove(last.clone()), last)),
-        }
-    }
-
-    fn remove(&mut self, last: Arc<Entry<T>>) -> Revision {
-        let revision = self.revision + 1;
-        self.change(Change { key: last.key.clone(), revision, action: Action::Delete }, Some(last), None);
-        revision
+    fn remove(&mut self, last: Arc<Entry<T>>) -> Event<T> {
+        let change = Change { key: last.key.clone(), revision: self.revision + 1, action: Action::Delete };
+        self.change(change, Some(last), None)
     }
 
     /// The entry that a write replaces, if it is what the writer expects.
     fn check(&self, key: &str, expect: Expect) -> Result<Option<Arc<Entry<T>>>, Error<T>> {
         if self.repair.is_some()
-            && let Some(cause) = self.shared.failure()
+            && let Some(cause) = self.publisher.state.failure()
         {
             return Err(Error::ReadOnly { cause });
         }
@@ -305,7 +246,7 @@ impl<T: Payload> Writer<T> {
         if revision == expected { Ok(actual) } else { Err(Error::Conflict { actual }) }
     }
 
-    fn change(&mut self, change: Change, before: Option<Arc<Entry<T>>>, after: Option<Arc<Entry<T>>>) {
+    fn change(&mut self, change: Change, before: Option<Arc<Entry<T>>>, after: Option<Arc<Entry<T>>>) -> Event<T> {
         self.revision = change.revision;
         if let Some(before) = &before
             && let Some(at) = before.expires
@@ -321,8 +262,10 @@ impl<T: Payload> Writer<T> {
                 }
             }
         }
-        self.prepared.events.push(Event { revision: change.revision, before, after });
+        let event = Event { revision: change.revision, before, after };
+        self.prepared.events.push(event.clone());
         self.prepared.changes.push(change);
+        event
     }
 
     /// Deletes what has expired, as far as the commit in the making has room.
@@ -330,7 +273,7 @@ impl<T: Payload> Writer<T> {
         if self.repair.is_some() {
             return;
         }
-        let now = self.shared.options.clock.millis();
+        let now = self.publisher.state.options.clock.millis();
         while self.prepared.has_room()
             && let Some((at, key)) = self.expiries.first()
             && at.get() <= now
@@ -342,7 +285,7 @@ impl<T: Payload> Writer<T> {
 
     /// Starts the next commit if none is under way.
     fn launch(&mut self) {
-        if self.flying.is_some() {
+        if self.in_flight.is_some() {
             return;
         }
         let Prepared { changes, events, answers, .. } = std::mem::replace(&mut self.prepared, Prepared::new());
@@ -357,57 +300,43 @@ impl<T: Payload> Writer<T> {
             (committed, room)
         };
         let commit = Commit { revision: self.revision, map: self.map.clone(), events, answers };
-        self.flying = Some((Box::pin(work), commit));
+        self.in_flight = Some((Box::pin(work), commit));
     }
 
     /// A commit is durable.
     fn publish(&mut self, commit: Commit<T>) {
-        self.untold = Some((commit.revision, commit.events.clone()));
-        self.shared.publish(commit.revision, commit.map, commit.events);
-        self.publish.send_replace(commit.revision);
+        self.publisher.publish(commit.revision, commit.map, commit.events);
         commit.answers.into_iter().for_each(Answer::send);
     }
 
-    /// Queues what has been published for the watches. Waits where too much is queued already.
-    async fn tell(&mut self) {
-        if let Some(commit) = self.untold.take()
-            && self.commits.send(commit).await.is_err()
-        {
-            tracing::error!("nobody hands events to the watches any more");
-        }
-    }
-
     /// A commit has failed: what was prepared on top of it never happens, and whether it did is asked of the log.
-    fn broke(&mut self, commit: Commit<T>, error: LogError) {
+    fn commit_failed(&mut self, commit: Commit<T>, error: LogError) {
         tracing::error!(%error, "a commit failed: the store is read-only until its file could be opened again");
         let cause = Arc::new(error);
-        self.shared.failure.send_replace(Some(cause.clone()));
+        self.publisher.state.failure.send_replace(Some(cause.clone()));
         let prepared = std::mem::replace(&mut self.prepared, Prepared::new());
         prepared.answers.into_iter().for_each(|answer| answer.fail(Error::ReadOnly { cause: cause.clone() }));
-        (self.short, self.look) = (None, None);
+        (self.disk_full, self.room_check) = (None, None);
         self.repair = Some(Repair::new(commit));
     }
 
-    /// Begins what is due of the repair, or a look at a full disk.
-    fn mend(&mut self) {
+    /// Opens the log again, or asks a full disk for room, if that is due.
+    fn begin_repair_or_check(&mut self) {
         let now = Instant::now();
         if let Some(repair) = self.repair.as_mut().filter(|repair| repair.work.is_none() && repair.next <= now) {
             let log = self.log.clone();
             repair.work = Some(Box::pin(async move { log.reopen().await }));
         }
-        if self.short.is_some_and(|at| at <= now) && self.look.is_none() && self.flying.is_none() {
+        if self.disk_full.is_some_and(|at| at <= now) && self.room_check.is_none() && self.in_flight.is_none() {
             let log = self.log.clone();
-            self.look = Some(Box::pin(async move { log.room().await }));
+            self.room_check = Some(Box::pin(async move { log.room().await }));
         }
     }
 
     /// The log has been opened again, or not.
     fn reopened(&mut self, result: Result<Replay, LogError>) {
         let Some(mut repair) = self.repair.take() else { return };
-        let (revision, map) = {
-            let head = self.shared.head.read();
-            (head.revision, head.map.clone())
-        };
+        let (revision, map) = self.publisher.state.newest();
         match result.and_then(|replay| repair.judge(&replay, revision, &map)) {
             Ok(found) => self.recovered(repair.lost, found, revision, map),
             Err(error) => {
@@ -420,7 +349,7 @@ impl<T: Payload> Writer<T> {
     }
 
     fn recovered(&mut self, lost: Commit<T>, found: Found, revision: Revision, map: Map<T>) {
-        let Some(cause) = self.shared.failure() else { return };
+        let Some(cause) = self.publisher.state.failure() else { return };
         tracing::warn!(?found, %cause, "the store's file is open again after a failed commit");
         let full = matches!(*cause, LogError::Full(_));
         (self.map, self.revision) = (map, revision);
@@ -436,36 +365,36 @@ impl<T: Payload> Writer<T> {
         }
         self.expiries = expiries(&self.map);
         if full {
-            self.short = Some(Instant::now() + LOOK);
+            self.disk_full = Some(Instant::now() + ROOM_CHECK);
         } else {
-            self.shared.failure.send_replace(None);
+            self.publisher.state.failure.send_replace(None);
         }
     }
 
     /// Whether there is room for more.
-    fn roomed(&mut self, room: Result<(), LogError>) {
+    fn note_room(&mut self, room: Result<(), LogError>) {
         match room {
-            Ok(()) if self.short.is_none() => {}
-            // The word of a commit that failed a moment ago is worth more.
-            Ok(()) if self.look.is_none() && self.short.is_some_and(|at| at > Instant::now()) => {}
+            Ok(()) if self.disk_full.is_none() => {}
+            // A commit failed for want of space a moment ago: that counts more.
+            Ok(()) if self.room_check.is_none() && self.disk_full.is_some_and(|at| at > Instant::now()) => {}
             Ok(()) => {
                 tracing::warn!("the store's disk has room again");
-                self.short = None;
-                self.shared.failure.send_replace(None);
+                self.disk_full = None;
+                self.publisher.state.failure.send_replace(None);
             }
             Err(error) => {
-                if self.short.is_none() {
+                if self.disk_full.is_none() {
                     tracing::error!(%error, "the store's disk is full: it takes only what makes it no larger");
-                    self.shared.failure.send_replace(Some(Arc::new(error)));
+                    self.publisher.state.failure.send_replace(Some(Arc::new(error)));
                 }
-                self.short = Some(Instant::now() + LOOK);
+                self.disk_full = Some(Instant::now() + ROOM_CHECK);
             }
         }
-        self.look = None;
+        self.room_check = None;
     }
 
     fn unknown(&self, answers: Vec<Answer<T>>) {
-        let Some(cause) = self.shared.failure() else { return };
+        let Some(cause) = self.publisher.state.failure() else { return };
         answers.into_iter().for_each(|answer| answer.fail(Error::Unknown { cause: cause.clone() }));
     }
 }
@@ -476,14 +405,14 @@ fn expiries<T>(map: &Map<T>) -> BTreeSet<(NonZeroU64, Arc<str>)> {
 
 /// The next of what is under way to end.
 async fn woken<T>(
-    flying: &mut Option<Flying<T>>,
+    in_flight: &mut Option<InFlight<T>>,
     repair: &mut Option<Repair<T>>,
-    look: &mut Option<BoxFuture<'static, Result<(), LogError>>>,
+    room_check: &mut Option<BoxFuture<'static, Result<(), LogError>>>,
 ) -> Woken<T> {
-    if let Some((work, _)) = flying {
+    if let Some((work, _)) = in_flight {
         let (committed, room) = work.as_mut().await;
-        let (_, commit) = flying.take().expect("it was there");
-        return Woken::Landed(commit, committed, room);
+        let (_, commit) = in_flight.take().expect("it was there");
+        return Woken::Committed(commit, committed, room);
     }
     if let Some(work) = repair.as_mut().and_then(|repair| repair.work.as_mut()) {
         let result = work.as_mut().await;
@@ -492,8 +421,8 @@ async fn woken<T>(
         }
         return Woken::Reopened(result);
     }
-    match look {
-        Some(look) => Woken::Looked(look.as_mut().await),
+    match room_check {
+        Some(check) => Woken::RoomChecked(check.as_mut().await),
         None => std::future::pending().await,
     }
 }

@@ -1,0 +1,83 @@
+//! What one cluster is started with: every setting decided.
+
+use super::chosen::Chosen;
+use crate::{data_dir::DataDir, machine, settings::Settings};
+use agent::Machine;
+use anyhow::bail;
+use api::quantity::Quantity;
+use ipnet::IpNet;
+use std::{net::IpAddr, time::Duration};
+
+/// What was asked for, checked.
+pub(crate) struct Config {
+    pub(super) dir: DataDir,
+    pub(super) node: String,
+    pub(super) node_address: IpAddr,
+    pub(super) drain: Duration,
+    pub(super) machine: Machine,
+    pub(super) reserved_cpu: Quantity,
+    pub(super) reserved_memory: Quantity,
+    pub(super) max_pods: u32,
+    pub(super) pod_cidr: IpNet,
+    pub(super) node_cidr: IpNet,
+    pub(super) service_cidr: IpNet,
+    pub(super) allow_egress: Vec<IpNet>,
+    pub(super) tls_san: Vec<String>,
+}
+
+impl Config {
+    /// Decides everything before a port is bound.
+    ///
+    /// # Errors
+    /// What the data directory has for good, and the settings name otherwise.
+    pub(crate) fn new(settings: &Settings, dir: &DataDir) -> anyhow::Result<Self> {
+        let mut machine = machine::read(dir.path());
+        let node = match &settings.node_name {
+            Some(name) => name.clone(),
+            None => Chosen::node(dir)?.unwrap_or_else(|| machine::node_name(&machine.hostname)),
+        };
+        // That of a host need not be one.
+        if let Some(problem) = api::names::dns1123_subdomain(&node).first() {
+            bail!("--node-name {node:?}: {problem}");
+        }
+        if let Some(cpu) = settings.cpu {
+            machine.cpus = u32::try_from(cpu.value()).unwrap_or(u32::MAX);
+        }
+        if let Some(memory) = settings.memory {
+            machine.memory = u64::try_from(memory.value()).unwrap_or(0);
+        }
+        let config = Self {
+            dir: dir.clone(),
+            node,
+            node_address: settings.node_address(),
+            drain: Duration::from_secs(settings.drain().into()),
+            machine,
+            reserved_cpu: settings.reserved_cpu(),
+            reserved_memory: settings.reserved_memory(),
+            max_pods: settings.max_pods(),
+            pod_cidr: settings.pod_cidr(),
+            node_cidr: settings.node_cidr(),
+            service_cidr: settings.service_cidr(),
+            tls_san: settings.tls_san.clone(),
+            allow_egress: settings.allow_egress.clone(),
+        };
+        config.chosen().check(dir)?;
+        Ok(config)
+    }
+
+    /// The name of the node.
+    pub(crate) fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// What of it later starts are to have too.
+    pub(super) fn chosen(&self) -> Chosen {
+        Chosen {
+            pods: self.pod_cidr,
+            services: self.service_cidr,
+            node: self.node.clone(),
+            listen: None,
+            node_address: Some(self.node_address),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! The part of a cluster that decides: the store, the API server over it, the controllers and the scheduler. It knows of nodes only what
+//! [`Outside`] gives it.
+
+use super::{
+    config::Config,
+    parts::{Group, Process},
+    stored,
+};
+use crate::{
+    credentials::{self, Credentials, Signed},
+    descriptors::Shares,
+    env, machine,
+};
+use anyhow::Context;
+use client::{Client, Elector, ElectorOptions, Informers};
+use kinds::bootstrap::Bootstrap;
+use scheduler::Scheduler;
+use server::{Ids, Server, User, nodes::Nodes, tls::Serving};
+use std::{
+    net::{IpAddr, SocketAddr, TcpListener},
+    sync::Arc,
+    time::Duration,
+};
+use store::Store;
+use tokio::{sync::oneshot, task::JoinHandle};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// How often the Leases are renewed: nobody waits for one to expire, and each renewal is a durable write of an idle cluster. Who looks at a
+/// Lease finds it renewed within its 15 s. Upstream renews each 2 s.
+const RENEWAL: Duration = Duration::from_secs(10);
+
+/// What a control plane needs of what is around it.
+pub(super) struct Outside {
+    /// Where the API listens.
+    pub(super) listener: TcpListener,
+    /// Where pods reach the API.
+    pub(super) advertise: SocketAddr,
+    /// The way to the kubelets' paths.
+    pub(super) nodes: Arc<dyn Nodes>,
+    /// What is known of images, for warnings.
+    pub(super) image_advice: kinds::ImageAdvice,
+    /// Keys that are being made.
+    pub(super) signing: Signing,
+}
+
+/// A control plane that runs.
+pub(super) struct ControlPlane {
+    pub(super) store: Store<server::Item>,
+    pub(super) credentials: Arc<Credentials>,
+    /// The certificates of the start.
+    pub(super) signed: Signed,
+    pub(super) serving: Serving,
+    /// Those that all components of the process share.
+    pub(super) informers: Informers,
+    server: Server,
+}
+
+/// Keys and certificates that are being made.
+pub(super) type Signing = JoinHandle<anyhow::Result<(Credentials, Signed)>>;
+
+/// Makes the keys on a thread of their own: they wait for the disk, as the store does, which is opened meanwhile. `address` is where the API
+/// listens, `node_internal` where pods find it.
+pub(super) fn sign(config: &Config, process: &Process, address: SocketAddr, node_internal: IpAddr) -> Signing {
+    let service = config.service_cidr.hosts().next().unwrap_or_else(|| config.service_cidr.addr());
+    let mut addresses = vec![service, node_internal];
+    match address.ip() {
+        // clients come by any of them
+        every if every.is_unspecified() => addresses.extend(machine::addresses()),
+        one => addresses.push(one),
+    }
+    let (dir, now, asked) = (config.dir.clone(), process.clock.now(), config.tls_san.clone());
+    let node = config.node.clone();
+    tokio::task::spawn_blocking(move || {
+        let names = std::iter::once(node).chain(credentials::remember(&dir, &asked)?).collect();
+        Credentials::open(&dir, now, addresses, names)
+    })
+}
+
+impl ControlPlane {
+    /// Starts it in a group; returns when requests are served and the components that decide have begun to read.
+    pub(super) async fn start(
+        config: &Config,
+        process: &Process,
+        group: &Group,
+        outside: Outside,
+    ) -> anyhow::Result<Self> {
+        let address = outside.listener.local_addr()?;
+        let mut chosen = config.chosen();
+        chosen.listen = Some(address);
+        chosen.keep(&config.dir)?;
+        let store = stored::open(&config.dir).await?;
+        let (credentials, signed) = outside.signing.await??;
+        let serving = Serving::new(&signed.serving)?;
+        let settings = kinds::Settings {
+            service_cidr: config.service_cidr,
+            node_ports: 30000..=32767,
+            tokens: credentials.tokens.clone(),
+            advertise: outside.advertise,
+            identity: config.node.clone(),
+            image_advice: Some(outside.image_advice),
+            capabilities: kinds::Capabilities::new(agent::HONOURED.iter().copied().chain(scheduler::honoured())),
+        };
+        let options = server::Options {
+            store: store.clone(),
+            clock: process.clock.clone(),
+            ids: Arc::new(Ids::new(fastrand::Rng::with_seed(env::seed()))),
+            nodes: outside.nodes,
+            advertise: settings.advertise,
+            shutdown: group.token.clone(),
+            audit: None,
+            metrics: process.metrics.clone(),
+        };
+        let server = Server::new(options, settings.parts());
+        let bootstrap = Bootstrap::new(&server, settings, process.clock.clone());
+        bootstrap.ensure().await.context("cannot start the API server")?;
+        let tls = server::tls::config(&serving, &credentials.authority.certificate)?;
+        serve(group, &server, outside.listener, tls)?;
+        group.essential_silent("API server's own objects", {
+            let token = group.token.clone();
+            async move { bootstrap.run(&token).await }
+        });
+        group.essential_silent("writer of the store", {
+            let (store, token) = (store.clone(), group.token.clone());
+            async move {
+                tokio::select! { () = token.cancelled() => {}, () = store.ended() => {} }
+            }
+        });
+        // One set of informers for all that read with the same rights.
+        let manager = as_user(&server, "system:kube-controller-manager", &[]).named("kube-controller-manager");
+        let informers = Informers::new(manager.clone(), group.token.clone(), group.tasks.clone());
+        informers.register(&mut process.metrics.lock());
+        group.essential_silent("informers", {
+            let informers = informers.clone();
+            async move { informers.ended().await }
+        });
+        let plane = Self { store, credentials: Arc::new(credentials), signed, serving, informers, server };
+        plane.control(config, process, group, manager).await;
+        plane.schedule(config, process, group).await;
+        Ok(plane)
+    }
+
+    /// A client, by function call: one for each component, with its rights.
+    pub(super) fn client(&self, user: &str, groups: &[&str]) -> Client {
+        as_user(&self.server, user, groups)
+    }
+
+    /// Starts the controllers.
+    async fn control(&self, config: &Config, process: &Process, group: &Group, client: Client) {
+        let options = controllers::Options::new(process.clock.clone(), self.credentials.authority.certificate.clone());
+        options.queues.register(&mut process.metrics.lock());
+        let elector = elector(config, process, &client, "kube-controller-manager");
+        let informers = self.informers.clone();
+        lead(group, "controllers", elector, move |token| {
+            let tasks = TaskTracker::new();
+            let context = controllers::Context::new(client, informers, options, tasks.clone());
+            controllers::start(&context, &token, &tasks);
+            tasks.close();
+            async move {
+                context.ended().await;
+                // One that ended by itself takes the others with it.
+                token.cancel();
+                drop(context);
+                tasks.wait().await;
+            }
+        })
+        .await;
+    }
+
+    /// Starts the scheduler.
+    async fn schedule(&self, config: &Config, process: &Process, group: &Group) {
+        let client = self.client("system:kube-scheduler", &[]).named("kube-scheduler");
+        let elector = elector(config, process, &client, "kube-scheduler");
+        let options = scheduler::Options::new(process.clock.clone(), env::seed());
+        let scheduler = Scheduler::new(client, self.informers.clone(), options);
+        scheduler.register(&mut process.metrics.lock());
+        lead(group, "scheduler", elector, |token| async move { scheduler.run(token).await }).await;
+    }
+}
+
+fn as_user(server: &Server, user: &str, groups: &[&str]) -> Client {
+    let groups: Vec<&str> = groups.iter().copied().chain(["system:authenticated"]).collect();
+    Client::new(kube::Client::new(server.service_for(User::new(user, &groups)), "default"))
+}
+
+/// Serves the API on its port.
+fn serve(group: &Group, server: &Server, listener: TcpListener, tls: rustls::ServerConfig) -> anyhow::Result<()> {
+    let descriptors = Shares::of(env::file_limit());
+    let places = server::tls::Places { connections: descriptors.api, handshakes: descriptors.handshakes };
+    let listener = tokio::net::TcpListener::from_std(listener)?;
+    group.essential_silent("API server", {
+        let (server, token) = (server.clone(), group.token.clone());
+        async move { server.serve(places, listener, Arc::new(tls), token).await }
+    });
+    Ok(())
+}
+
+/// A candidate for one of the Leases of which a component is led. The store belongs to this process, which the lock of the data directory
+/// proves: nobody else can lead.
+fn elector(config: &Config, process: &Process, client: &Client, lease: &str) -> Elector {
+    let options = ElectorOptions::new("kube-system", lease, &config.node);
+    let options = ElectorOptions { alone: true, retry_period: RENEWAL, ..options };
+    Elector::new(client.clone(), process.clock.clone(), options)
+}
+
+/// Runs a component for as long as it leads, and returns when it has begun: at once, as nobody else can lead. `begin` starts the work and
+/// answers with what ends when the work has. A component that has lost its Lease ends the process, as upstream's do: so the next one knows
+/// nothing of before.
+async fn lead<Work: Future<Output = ()> + Send>(
+    group: &Group,
+    name: &'static str,
+    elector: Elector,
+    begin: impl FnOnce(CancellationToken) -> Work + Send + 'static,
+) {
+    let (began, begun) = oneshot::channel();
+    let token = group.token.clone();
+    group.essential(name, async move {
+        let lost = elector.run(token, |leading| {
+            let work = begin(leading);
+            let _ = began.send(());
+            work
+        });
+        if lost.await {
+            anyhow::bail!("another process leads");
+        }
+        Ok(())
+    });
+    // It fails where the component did, which the group tells.
+    let _ = begun.await;
+}

@@ -1,0 +1,195 @@
+//! The part of a cluster that runs pods: the node agent with its runtimes, network and images. It reaches the control plane as any node
+//! does, by clients, informers and the kubelets' paths.
+
+use super::{
+    config::Config,
+    parts::{Group, Process},
+    stored,
+};
+use crate::{args::COMPILE_CHILD, descriptors::Shares, env, machine};
+use agent::{Agent, Parts, Runtimes};
+use anyhow::Context;
+use client::{Client, Informers, Recorder, RecorderOptions};
+use container::Runtime;
+use image::Images;
+use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::api::resource::Quantity as Amount};
+use network::VirtualNetwork;
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+};
+use store::{LogError, Store};
+use wasm::Wasmtime;
+
+/// A node that runs.
+pub(super) struct Node {
+    pub(super) agent: Agent,
+    pub(super) wasm: Arc<Wasmtime>,
+}
+
+/// What a node is given by the control plane.
+pub(super) struct Given<'a> {
+    /// With the node's own rights.
+    pub(super) client: Client,
+    /// Those of the process.
+    pub(super) informers: &'a Informers,
+    /// What the node tells of: whether it takes every write.
+    pub(super) store: &'a Store<server::Item>,
+    /// Who is trusted when a guest calls `https` inside the cluster.
+    pub(super) authority: &'a str,
+}
+
+/// The kubelet's paths of this node, by function call: nowhere until the agent is there.
+pub(super) struct LocalNode {
+    name: String,
+    router: OnceLock<axum::Router>,
+}
+
+impl LocalNode {
+    pub(super) fn new(config: &Config) -> Self {
+        Self { name: config.node.clone(), router: OnceLock::new() }
+    }
+}
+
+#[async_trait::async_trait]
+impl server::nodes::Nodes for LocalNode {
+    async fn call(
+        &self,
+        node: &str,
+        request: http::Request<axum::body::Body>,
+    ) -> Result<http::Response<axum::body::Body>, server::nodes::Unreachable> {
+        let router = self.router.get().filter(|_| node == self.name);
+        let Some(router) = router else {
+            return Err(server::nodes::Unreachable(format!("no way to node {node:?}")));
+        };
+        match tower::ServiceExt::oneshot(router.clone(), request).await {
+            Ok(response) => Ok(response),
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// The plan of the pod network: where things will be. `api` is where the API listens.
+pub(super) fn plan_network(config: &Config, api: SocketAddr) -> network::Config {
+    let mut plan = network::Config::new(api);
+    plan.pod_cidr = config.pod_cidr;
+    plan.node_cidr = config.node_cidr;
+    plan.service_cidr = config.service_cidr;
+    plan.node_address = config.node_address;
+    plan.allow_egress.clone_from(&config.allow_egress);
+    plan.limits.relayed = Shares::of(env::file_limit()).relayed;
+    plan
+}
+
+impl Node {
+    /// Starts it: the agent in `draining`, which is ended first, everything else in `group`.
+    pub(super) fn start(
+        config: &Config,
+        process: &Process,
+        (group, draining): (&Group, &Group),
+        given: Given<'_>,
+        mut plan: network::Config,
+        images: Images,
+        local: &LocalNode,
+    ) -> anyhow::Result<Self> {
+        plan.cluster_roots = network::certificates(given.authority.as_bytes());
+        let network = VirtualNetwork::new(plan, group.token.clone(), group.tasks.clone())?;
+        network.register(&mut process.metrics.lock());
+        let wasm = Arc::new(Wasmtime::new(wasm_options(config)?));
+        wasm.register(&mut process.metrics.lock());
+        let recorder = |component: &str| recorder(config, process, group, &given.client, component);
+        group.spawn(stored::tell(given.store.clone(), recorder("store"), reference(config)));
+        let parts = Parts {
+            runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>]),
+            network: Arc::new(network.clone()),
+            dialer: Arc::new(network.clone()),
+            images: Arc::new(images),
+            client: given.client.clone(),
+            informers: given.informers.clone(),
+            recorder: recorder("kubelet"),
+        };
+        let agent = Agent::new(agent_options(config, process, given.store, &*wasm), parts)?;
+        agent.register(&mut process.metrics.lock());
+        let _ = local.router.set(agent.router());
+        group.essential_silent("pod network", {
+            let (informers, recorder, token) = (given.informers.clone(), recorder("kube-proxy"), group.token.clone());
+            async move { network::run(network, informers, Some(recorder), token).await }
+        });
+        draining.essential("node agent", {
+            let (agent, token) = (agent.clone(), draining.token.clone());
+            async move { agent.run(token).await }
+        });
+        Ok(Self { agent, wasm })
+    }
+}
+
+/// The node as events name it, which is the kubelet's way: by name, in no namespace.
+fn reference(config: &Config) -> ObjectReference {
+    ObjectReference {
+        api_version: Some("v1".to_owned()),
+        kind: Some("Node".to_owned()),
+        name: Some(config.node.clone()),
+        uid: Some(config.node.clone()),
+        ..ObjectReference::default()
+    }
+}
+
+fn recorder(config: &Config, process: &Process, group: &Group, client: &Client, component: &str) -> Recorder {
+    let options = RecorderOptions { component: component.to_owned(), host: Some(config.node.clone()) };
+    let (recorder, write) = Recorder::new(client.clone(), process.clock.clone(), options);
+    group.spawn(write);
+    recorder
+}
+
+fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
+    let key = wasm::key::load_or_create(&config.dir.join("compile.key"), |key| key.copy_from_slice(&env::random()))
+        .context("cannot read the key of the compile cache")?;
+    let program = std::env::current_exe().context("cannot find this program")?;
+    let compiler = wasm::Compiler::new(program, vec![COMPILE_CHILD.into()]);
+    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let mut options = wasm::Options::new(config.dir.join("compiled"), key, compiler, threads, env::system_clock());
+    let reserved = u64::try_from(config.reserved_memory.value()).unwrap_or(0);
+    options.memory = config.machine.memory.saturating_sub(reserved);
+    let descriptors = Shares::of(env::file_limit());
+    options.http.clients.connections = descriptors.guest_connections;
+    options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
+    options.room = machine::room(config.machine.memory, reserved);
+    options.pool = wasm::PoolOptions::within(machine::memory_maps());
+    options.files.open = descriptors.guest_files;
+    Ok(options)
+}
+
+fn agent_options(
+    config: &Config,
+    process: &Process,
+    store: &Store<server::Item>,
+    runtime: &dyn Runtime,
+) -> agent::Options {
+    let (disk, store) = (config.dir.path().to_owned(), store.clone());
+    let reserved = [("cpu", config.reserved_cpu), ("memory", config.reserved_memory)];
+    agent::Options {
+        node: config.node.clone(),
+        // where its node ports answer: the gateway of the pod network is on no machine, and in a network of 10/8 another's
+        addresses: vec![machine::address(config.node_address)],
+        machine: config.machine.clone(),
+        pressure: Arc::new(move || {
+            let mut pressure = agent::Pressure::read(&disk, machine::available_memory());
+            // a quota or a limit of file sizes is no less full than a disk
+            pressure.disk |= store.failure().is_some_and(|failure| matches!(*failure, LogError::Full(_)));
+            pressure
+        }),
+        pods: config.max_pods,
+        reserved: reserved.map(|(name, amount)| (name.to_owned(), Amount(amount.to_string()))).into(),
+        labels: BTreeMap::new(),
+        pod_cidr: config.node_cidr.to_string(),
+        data_dir: config.dir.join("pods"),
+        private: config.dir.path().to_owned(),
+        clock: process.clock.clone(),
+        seed: env::seed(),
+        drain: config.drain,
+        version: server::version::git_version(),
+        runtime_version: format!("{}://{}", runtime.name(), wasm::VERSION),
+        port: None,
+    }
+}

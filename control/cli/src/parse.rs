@@ -1,0 +1,203 @@
+//! How the settings and times of a command line are read, each into its type: by clap from flags, and from the fields of a `--config` file. An
+//! error says what is right; who reads names the flag or the field.
+
+use api::quantity::Quantity;
+use ipnet::IpNet;
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+/// Below this not even one guest runs.
+const LEAST_MEMORY: i64 = 64 << 20;
+/// Room for few Services; upstream asks for as many.
+const LEAST_SERVICES: u64 = 8;
+/// The longest prefix with that many addresses.
+const SERVICES_PREFIX: u8 = 29;
+/// The longest drain.
+const MAX_DRAIN: u64 = 3600;
+
+/// `--listen`.
+pub(crate) fn listen(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "use an IP address and a port, for example 127.0.0.1:6443, or port 0 for a free one; names are not looked up"
+            .to_owned()
+    })
+}
+
+/// `--node-address`.
+pub(crate) fn node_address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| "use an IP address of this machine, for example 127.0.0.1, or 0.0.0.0 for all".to_owned())
+}
+
+/// `--tls-san`: what a certificate can name.
+pub(crate) fn tls_san(text: &str) -> Result<String, String> {
+    // One label may be left open, as in a certificate.
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    if text.parse::<IpAddr>().is_ok() || api::names::dns1123_subdomain(name).is_empty() {
+        return Ok(text.to_owned());
+    }
+    Err("use a DNS name in lower case or an IP address, for example host.docker.internal or 192.168.1.7".to_owned())
+}
+
+/// `--node-name`.
+pub(crate) fn node_name(text: &str) -> Result<String, String> {
+    match api::names::dns1123_subdomain(text).into_iter().next() {
+        Some(problem) => Err(problem),
+        None => Ok(text.to_owned()),
+    }
+}
+
+/// `--max-pods`: one or more.
+pub(crate) fn max_pods(text: &str) -> Result<u32, String> {
+    match text.parse::<u32>() {
+        Ok(pods) if pods > 0 => Ok(pods),
+        _ => Err(format!("use a whole number, 1..={}", u32::MAX)),
+    }
+}
+
+/// `--cpu`: more than none.
+pub(crate) fn cpu(text: &str) -> Result<Quantity, String> {
+    let cpus = quantity(text, "2 or 500m")?;
+    match cpus.milli_value() {
+        ..=0 => Err("use more than 0, for example 2 or 500m".to_owned()),
+        _ if cpus.value() > i64::from(u32::MAX) => {
+            Err("that is more than any machine has; use for example 2".to_owned())
+        }
+        _ => Ok(cpus),
+    }
+}
+
+/// `--memory`: room for a guest.
+pub(crate) fn memory(text: &str) -> Result<Quantity, String> {
+    let memory = quantity(text, "512Mi or 2Gi")?;
+    match memory.value() {
+        ..LEAST_MEMORY => Err("use at least 64Mi, for example 512Mi or 2Gi".to_owned()),
+        _ => Ok(memory),
+    }
+}
+
+/// `--reserved-cpu`: none, or more.
+pub(crate) fn reserved_cpu(text: &str) -> Result<Quantity, String> {
+    not_negative(text, "100m or 0")
+}
+
+/// `--reserved-memory`: none, or more.
+pub(crate) fn reserved_memory(text: &str) -> Result<Quantity, String> {
+    not_negative(text, "256Mi or 0")
+}
+
+fn not_negative(text: &str, example: &str) -> Result<Quantity, String> {
+    let quantity = quantity(text, example)?;
+    match quantity.signum() {
+        ..0 => Err(format!("use 0 or more, for example {example}")),
+        _ => Ok(quantity),
+    }
+}
+
+fn quantity(text: &str, example: &str) -> Result<Quantity, String> {
+    Quantity::parse(text).map_err(|_| format!("it is not a quantity; use for example {example}"))
+}
+
+/// `--drain`: whole seconds.
+pub(crate) fn drain(text: &str) -> Result<u32, String> {
+    let seconds = duration(text, "10s or 1m")?.as_secs();
+    match seconds {
+        1..=MAX_DRAIN => Ok(u32::try_from(seconds).unwrap_or(u32::MAX)),
+        _ => Err("use 1s to 1h, for example 10s or 1m".to_owned()),
+    }
+}
+
+/// `--timeout`, `--since`: more than nothing.
+pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
+    match duration(text, "90s, 2m or 1h")? {
+        Duration::ZERO => Err("use more than 0, for example 90s, 2m or 1h".to_owned()),
+        time => Ok(time),
+    }
+}
+
+/// A time as Go writes it, such as 90s, 2m or 1h30m; a number without a unit counts seconds.
+fn duration(text: &str, example: &str) -> Result<Duration, String> {
+    let wrong = || format!("it is not a time; use for example {example}");
+    if let Ok(seconds) = text.parse::<u32>() {
+        return Ok(Duration::from_secs(seconds.into()));
+    }
+    let (mut total, mut rest) = (0_u64, text);
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let number: u32 = rest[..digits].parse().map_err(|_| wrong())?;
+        let unit = match rest[digits..].chars().next() {
+            Some('s') => 1,
+            Some('m') => 60,
+            Some('h') => 3600,
+            _ => return Err(wrong()),
+        };
+        total = total.saturating_add(u64::from(number) * unit);
+        rest = &rest[digits + 1..];
+    }
+    if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_secs(total)) }
+}
+
+/// `--pod-cidr`; whether it is large enough depends on `--max-pods`.
+pub(crate) fn pod_cidr(text: &str) -> Result<IpNet, String> {
+    cidr(text, "10.32.0.0/11")
+}
+
+/// `--service-cidr`.
+pub(crate) fn service_cidr(text: &str) -> Result<IpNet, String> {
+    let range = cidr(text, "10.96.0.0/16")?;
+    if addresses_of(&range) < LEAST_SERVICES {
+        let wider = IpNet::new(range.addr(), SERVICES_PREFIX).map_or(range, |net| net.trunc());
+        let has = addresses_of(&range);
+        return Err(format!("it has {has} addresses, at least {LEAST_SERVICES} are needed: {wider}"));
+    }
+    Ok(range)
+}
+
+/// `--allow-egress`: a range, or one address.
+pub(crate) fn allow_egress(text: &str) -> Result<IpNet, String> {
+    range(text).ok_or_else(|| "use an IP address or a range, for example 192.168.1.7 or 192.168.1.0/24".to_owned())
+}
+
+fn cidr(text: &str, example: &str) -> Result<IpNet, String> {
+    let net = range(text).ok_or_else(|| format!("use a range, for example {example}"))?;
+    match net.addr() {
+        IpAddr::V4(_) => Ok(net.trunc()),
+        IpAddr::V6(_) => Err(format!("only IPv4 ranges are supported, for example {example}")),
+    }
+}
+
+/// A range, or one address as a range of its own.
+fn range(text: &str) -> Option<IpNet> {
+    text.parse::<IpAddr>().map(IpNet::from).ok().or_else(|| text.parse().ok())
+}
+
+fn addresses_of(range: &IpNet) -> u64 {
+    1 << (range.max_prefix_len() - range.prefix_len()).min(63)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_read_as_go_writes_them() {
+        let seconds = |text: &str| duration(text, "x").map(|time| time.as_secs());
+        for (text, want) in [("90", 90), ("90s", 90), ("2m", 120), ("1h30m", 5400), ("0", 0)] {
+            assert_eq!(seconds(text), Ok(want), "{text}");
+        }
+        for wrong in ["", "m", "1d", "1.5h", "-1s", "1h2", "99999999999s", "1µ"] {
+            assert!(seconds(wrong).is_err(), "{wrong}");
+        }
+        assert!(drain("0").is_err() && drain("2h").is_err() && timeout("0s").is_err());
+        assert_eq!((drain("1h"), drain("1")), (Ok(3600), Ok(1)));
+    }
+
+    #[test]
+    fn numbers_of_pods_are_whole_and_not_0() {
+        assert_eq!((max_pods("1"), max_pods("4294967295")), (Ok(1), Ok(u32::MAX)));
+        for wrong in ["0", "-1", "4294967296", "1.5", "many", ""] {
+            assert!(max_pods(wrong).is_err_and(|why| why.contains("1..")), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! The one task of a store over a [`SharedLog`]: each write is a conditional transaction there, and memory follows the log's changes,
+//! whoever made them. A write is answered when memory has reached its revision, so that whoever wrote reads what they wrote.
+//!
+//! While the changes cannot be had, memory stays as it is and no write is begun: its answer could not come.
+
+use crate::{
+    Action, Batch, Change, Entry, Error, Event, LogError, Payload, Record, Revision,
+    log::shared::{Outcome, SharedLog},
+    map::Map,
+    request::{Answer, Reply, Request},
+    state::{Publisher, entry},
+};
+use futures::{StreamExt, future::BoxFuture, stream::FuturesUnordered};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep, sleep_until},
+};
+
+/// Most writes whose callers wait; the rest waits in the queue.
+const MOST_WRITES: usize = 1024;
+/// The pause before the changes are asked for again.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Longest sleep when nothing in the history grows old.
+const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+
+/// A write that the log has ended or is about to, and its caller.
+struct Written<T> {
+    key: Arc<str>,
+    reply: Reply<T>,
+    outcome: Result<Outcome, LogError>,
+}
+
+pub(crate) struct Follower<T> {
+    publisher: Publisher<T>,
+    log: Arc<dyn SharedLog>,
+    requests: mpsc::Receiver<Request<T>>,
+    map: Map<T>,
+    revision: Revision,
+    under_way: FuturesUnordered<BoxFuture<'static, Written<T>>>,
+    /// What the log has ended, by the revision that memory has to reach first.
+    ended: BTreeMap<Revision, Vec<Written<T>>>,
+    closing: Option<oneshot::Sender<Result<(), LogError>>>,
+}
+
+impl<T: Payload> Follower<T> {
+    /// Of a log that the publisher has been made from.
+    pub(crate) fn new(publisher: Publisher<T>, log: Arc<dyn SharedLog>, requests: mpsc::Receiver<Request<T>>) -> Self {
+        let (revision, map) = publisher.state.newest();
+        let (under_way, ended) = (FuturesUnordered::new(), BTreeMap::new());
+        Self { publisher, log, requests, map, revision, under_way, ended, closing: None }
+    }
+
+    pub(crate) async fn run(mut self) {
+        let mut open = true;
+        let log = self.log.clone();
+        let mut changes = follow(log.clone(), self.revision, Duration::ZERO);
+        while open || !self.under_way.is_empty() || !self.ended.is_empty() {
+            let room = open && self.under_way.len() + self.ended.len() < MOST_WRITES;
+            let old = self.publisher.state.history.lock().prune(Instant::now(), &self.publisher.state.options);
+            let wake = old.unwrap_or_else(|| Instant::now() + LONGEST_SLEEP);
+            tokio::select! {
+                batch = &mut changes => {
+                    let pause = if batch.is_ok() { Duration::ZERO } else { PAUSE };
+                    self.follow(batch);
+                    self.publisher.tell().await;
+                    changes = follow(log.clone(), self.revision, pause);
+                }
+                Some(written) = self.under_way.next() => self.ended(written),
+                request = self.requests.recv(), if room => match request {
+                    Some(request) => self.take(request),
+                    None => open = false,
+                },
+                () = sleep_until(wake) => {}
+            }
+        }
+        if let Some(reply) = self.closing.take() {
+            drop(reply.send(Ok(())));
+        }
+    }
+
+    fn take(&mut self, request: Request<T>) {
+        match request {
+            Request::Write(write, reply) => match self.publisher.state.failure() {
+                Some(cause) => drop(reply.send(Err(Error::ReadOnly { cause }))),
+                None => {
+                    let (log, key) = (self.log.clone(), write.key.clone());
+                    self.under_way.push(Box::pin(async move {
+                        let outcome = log.write(write).await;
+                        Written { key, reply, outcome }
+                    }));
+                }
+            },
+            Request::Close(reply) => {
+                self.requests.close(); // what is queued is still received, then nothing
+                self.closing = Some(reply);
+            }
+        }
+    }
+
+    fn ended(&mut self, written: Written<T>) {
+        match written.outcome {
+            Ok(Outcome::Written(at) | Outcome::Refused(at)) if at > self.revision => {
+                self.ended.entry(at).or_default().push(written);
+            }
+            _ => self.answer(written),
+        }
+    }
+
+    /// Answers what memory has reached.
+    fn answer(&self, Written { key, reply, outcome }: Written<T>) {
+        let result = match outcome {
+            Ok(Outcome::Written(at)) => self.event(at, &key).ok_or_else(|| {
+                let cause = std::io::Error::other("its change has left the history");
+                Error::Unknown { cause: Arc::new(cause.into()) }
+            }),
+            Ok(Outcome::Refused(_)) => Err(Error::Conflict { actual: self.map.get(&key).cloned() }),
+            Err(error) => Err(Error::Unknown { cause: Arc::new(error) }),
+        };
+        Answer { reply, result }.send();
+    }
+
+    /// The change of a key at a revision.
+    fn event(&self, at: Revision, key: &str) -> Option<Event<T>> {
+        let history = self.publisher.state.history.lock();
+        let events = history.after(at - 1).take_while(|event| event.revision == at);
+        events.into_iter().find(|event| &**event.key() == key).cloned()
+    }
+
+    /// Takes in what has changed in the log.
+    fn follow(&mut self, batch: Result<Batch, LogError>) {
+        let batch = match batch {
+            Ok(batch) => batch,
+            Err(error) => {
+                tracing::error!(%error, "the changes of the log cannot be had: the store is read-only until they can");
+                self.publisher.state.failure.send_replace(Some(Arc::new(error)));
+                return;
+            }
+        };
+        let events = batch.changes.into_iter().filter_map(|change| self.apply(change)).collect();
+        self.revision = batch.revision;
+        self.publisher.publish(self.revision, self.map.clone(), events);
+        self.publisher.state.failure.send_if_modified(|failure| failure.take().is_some());
+        let later = self.ended.split_off(&(self.revision + 1));
+        std::mem::replace(&mut self.ended, later).into_values().flatten().for_each(|written| self.answer(written));
+    }
+
+    fn apply(&mut self, change: Change) -> Option<Event<T>> {
+        let Change { key, revision, action } = change;
+        let before = self.map.get(&key).cloned();
+        let after: Option<Arc<Entry<T>>> = match action {
+            Action::Put { created, expires, value } => Some(entry(Record { key, revision, created, expires, value })),
+            Action::Delete => {
+                before.as_ref()?; // created and deleted before it could be seen
+                drop(self.map.remove(&key));
+                None
+            }
+        };
+        if let Some(entry) = &after {
+            self.map.insert(entry.clone());
+        }
+        Some(Event { revision, before, after })
+    }
+}
+
+/// The changes after a revision, asked for after a pause.
+fn follow(log: Arc<dyn SharedLog>, revision: Revision, pause: Duration) -> BoxFuture<'static, Result<Batch, LogError>> {
+    Box::pin(async move {
+        sleep(pause).await;
+        log.changes_after(revision).await
+    })
+}
