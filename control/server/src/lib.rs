@@ -14,6 +14,7 @@ mod body;
 mod call;
 mod caller;
 mod chain;
+mod coalesce;
 mod codec;
 pub mod columns;
 mod connection;
