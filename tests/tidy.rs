@@ -1,5 +1,9 @@
 //! The rules of the house, checked: the crate graph, where clocks and `unsafe` may be, the size of files, the documentation of
-//! modules, and that every promise names a test or command that exists. See the README's architecture page for the reasons.
+//! modules, how modules, tests and imports are written, and that every promise names a test or command that exists. The reasons are in
+//! `control/README.md`.
+
+#[path = "tidy/circles.rs"]
+mod circles;
 
 use serde_json::Value;
 use std::{
@@ -22,8 +26,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("controllers", &["api", "client"]),
     ("wasm", &["container"]),
     ("runc", &["container"]),
-    ("network", &["api", "client", "container"]),
-    ("agent", &["api", "client", "container", "image", "network"]),
+    ("network", &["client", "container"]),
+    ("agent", &["api", "client", "container", "image"]),
     (
         "cli",
         &[
@@ -129,16 +133,119 @@ fn unsafe_code_is_in_wasm_and_runc_only() {
     }
 }
 
+/// Whether a source is a test and nothing else.
+fn is_test(path: &Path) -> bool {
+    let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+    let folder = |folder: &str| path.iter().any(|part| part == folder);
+    name.ends_with("_tests") || name == "tests" || folder("tests") || folder("framework_tests")
+}
+
 #[test]
 fn modules_say_what_they_are_and_stay_small() {
     for (path, text) in sources() {
         let lines = text.lines().count();
         assert!(lines <= LONGEST_FILE, "{} has {lines} lines; split it at a border", path.display());
         let documented = text.lines().take(3).any(|line| line.starts_with("//!"));
-        let small = lines < 60;
-        let is_root = path.ends_with("lib.rs") || path.ends_with("mod.rs") || path.ends_with("main.rs");
-        assert!(documented || !is_root || small, "{} does not say what it is", path.display());
+        assert!(documented || is_test(&path), "{} does not say what it is", path.display());
     }
+}
+
+/// Tests of a module stand in it, in `tests.rs` of its folder, or in `NAME_tests.rs` beside it.
+#[test]
+fn tests_are_where_one_looks_for_them() {
+    for (path, text) in sources().iter().filter(|(path, _)| path.iter().any(|part| part == "src")) {
+        let name = path.file_stem().and_then(|name| name.to_str()).expect("a name");
+        let odd = name.starts_with("test_") || name.ends_with("_test") || name == "test";
+        assert!(!odd, "{}: tests are in tests.rs or NAME_tests.rs", path.display());
+        assert!(!text.contains("mod test {"), "{}: the module of tests is called tests", path.display());
+    }
+}
+
+/// Where names may come by `*` in shipped code: a suite that is one module cut in two.
+const WILDCARDS: &[&str] = &["control/store/src/contract", "runtime/agent/src/worker"];
+
+#[test]
+fn imports_name_what_they_bring() {
+    let shipped = |path: &Path| path.iter().any(|part| part == "src") && !is_test(path);
+    for (path, text) in sources().iter().filter(|(path, _)| shipped(path)) {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        for line in code.lines().filter(|line| line.trim_start().trim_start_matches("pub ").starts_with("use ")) {
+            let known = WILDCARDS.iter().any(|folder| path.starts_with(folder));
+            assert!(known || !line.contains("::*"), "{}: {line}", path.display());
+        }
+    }
+}
+
+/// Crates whose files still use one another in circles, and why.
+const CIRCLES: &[(&str, &str)] =
+    &[("runtime/wasm", "a guest, its limits and what counts them; a cache and its images; a connection and its HTTP")];
+
+#[test]
+fn no_files_of_a_crate_use_one_another_in_a_circle() {
+    let all = sources();
+    let mut crates: BTreeMap<PathBuf, Vec<(&Path, &str)>> = BTreeMap::new();
+    for (path, text) in &all {
+        let mut parts = path.iter();
+        let krate: PathBuf = parts.by_ref().take(2).collect();
+        if parts.next().is_some_and(|src| src == "src") {
+            crates.entry(krate).or_default().push((parts.as_path(), text));
+        }
+    }
+    assert!(crates.len() > 10, "the crates are found: {crates:?}");
+    for (krate, files) in crates {
+        let found = circles::circles(files.into_iter());
+        let known = CIRCLES.iter().any(|(name, _)| krate == Path::new(name));
+        assert!(known || found.is_empty(), "{}: {found:?}", krate.display());
+    }
+}
+
+#[test]
+fn the_vocabulary_is_pure() {
+    for (path, text) in sources().iter().filter(|(path, _)| path.starts_with("control/api/src") && !is_test(path)) {
+        let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+        let found = ["async fn", ".await", "tokio::", "Instant::now"].iter().find(|word| code.contains(*word));
+        assert_eq!(found, None, "{}", path.display());
+    }
+}
+
+/// Sources and pages point nowhere outside the repository: to no document that it does not hold, and to no section of one.
+#[test]
+fn nothing_points_outside_the_repository() {
+    let mut texts = sources();
+    for page in ["README.md", "control/README.md", "runtime/README.md", "tests/README.md", "Cargo.toml", ".clippy.toml"]
+    {
+        texts.push((page.into(), fs::read_to_string(root().join(page)).expect(page)));
+    }
+    for (path, text) in texts.iter().filter(|(path, _)| !path.ends_with("tests/tidy.rs")) {
+        for (number, line) in text.lines().enumerate() {
+            let section = line.split('§').nth(1).is_some_and(|_| !line.contains("RFC"));
+            let outside = line.contains("DESIGN") || section;
+            assert!(!outside, "{}:{}: {line}", path.display(), number + 1);
+        }
+    }
+}
+
+/// What `control/README.md` shows as Rust is a file of `tests/examples`, which is compiled and run.
+#[test]
+fn the_page_shows_examples_that_run() {
+    let page = fs::read_to_string(root().join("control/README.md")).expect("control/README.md");
+    let mut shown = BTreeSet::new();
+    for block in page.split("```rust\n").skip(1) {
+        let before = &page[..page.find(block).expect("of the page")];
+        let name = before
+            .split('`')
+            .rev()
+            .find(|word| word.starts_with("tests/examples/"))
+            .expect("a file is named before it");
+        let code = block.split("```").next().expect("its end");
+        let file = fs::read_to_string(root().join(name)).expect(name);
+        assert_eq!(code, file, "control/README.md shows another {name}");
+        shown.insert(root().join(name));
+    }
+    let files =
+        fs::read_dir(root().join("tests/examples")).expect("tests/examples").flatten().map(|entry| entry.path());
+    let examples: BTreeSet<PathBuf> = files.filter(|path| !path.ends_with("main.rs")).collect();
+    assert_eq!(shown, examples, "each example is shown");
 }
 
 #[test]

@@ -64,10 +64,7 @@ impl Server {
 
     /// User and system CPU time so far, of all threads.
     pub fn cpu(&self) -> Duration {
-        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("running");
-        let fields: Vec<&str> = stat.rsplit(')').next().expect("a tail").split_whitespace().collect();
-        let ticks: u64 = [11, 12].iter().map(|i| fields[*i].parse::<u64>().expect("ticks")).sum();
-        Duration::from_millis(ticks * 10)
+        cpu(&self.child.id().to_string())
     }
 
     /// Resident memory in MiB.
@@ -98,6 +95,18 @@ impl Drop for Server {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// User and system CPU time of this process so far.
+pub fn own_cpu() -> Duration {
+    cpu("self")
+}
+
+fn cpu(process: &str) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("running");
+    let fields: Vec<&str> = stat.rsplit(')').next().expect("a tail").split_whitespace().collect();
+    let ticks: u64 = [11, 12].iter().map(|i| fields[*i].parse::<u64>().expect("ticks")).sum();
+    Duration::from_millis(ticks * 10)
 }
 
 /// p50 of appending 2 KiB and fdatasync, in the folder's file system, with a pause before each: a disk that was idle takes longer.

@@ -68,5 +68,13 @@ pub fn settings(identity: &str) -> Settings {
         advertise: "10.32.0.1:6443".parse().unwrap(),
         identity: identity.to_owned(),
         image_advice: None,
+        capabilities: kinds::Capabilities::new([
+            "pod.spec.volumes.configMap",
+            "pod.spec.volumes.downwardAPI",
+            "pod.spec.volumes.emptyDir",
+            "pod.spec.volumes.hostPath",
+            "pod.spec.volumes.projected",
+            "pod.spec.volumes.secret",
+        ]),
     }
 }

@@ -80,6 +80,11 @@ async fn dots_are_no_names_and_an_escaped_slash_separates() {
     for target in ["/api/v1/namespaces/a%2Fb/pods", "/api/v1/namespaces/default/configmaps/a%2Fb"] {
         assert_eq!(cluster.get(target).await.code, 404, "{target}");
     }
+    for target in ["/api/v1/namespaces/%2Fabs/configmaps", "/api//v1/namespaces/default/configmaps"] {
+        let body = json!({"metadata": {"name": "b"}});
+        assert_eq!(cluster.post(target, body).await.code, 404, "{target}");
+    }
+    assert_eq!(cluster.get("//api/v1/namespaces/default/configmaps/a/").await.code, 200);
 }
 
 #[tokio::test]

@@ -1,3 +1,5 @@
+//! Wall-clock time as a value.
+
 use jiff::Timestamp;
 use std::{fmt, sync::Arc};
 

@@ -2,6 +2,8 @@
 //!
 //! The server speaks JSON objects and schemas; typed structs (k8s-openapi) live at the edges, since typed decoding drops unknown
 //! fields and re-shapes defaults.
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 pub mod apply;
 mod clock;

@@ -1,3 +1,5 @@
+//! What an object is called: group, version, kind and resource; and objects as JSON.
+
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::fmt;

@@ -367,12 +367,6 @@ impl Status {
         Self::new(Reason::Unauthorized, "Unauthorized")
     }
 
-    /// 405: `VERB is not supported on resources of kind "R"`.
-    pub fn method_not_allowed(resource: &GroupVersionResource, verb: &str) -> Self {
-        let text = format!("{verb} is not supported on resources of kind \"{}\"", resource.group_resource());
-        Self::about(Reason::MethodNotAllowed, resource, "", text)
-    }
-
     /// 410 for a list or watch at a revision that is no longer kept.
     pub fn expired(message: impl Into<String>) -> Self {
         Self::new(Reason::Expired, message)
@@ -458,7 +452,7 @@ impl Status {
 }
 
 /// 422 with the causes: `Kind.group "x" is invalid: …`; equal causes are named once in the message. Of very many the first
-/// [`show::MOST`] are named, and that there are more: a small hostile body can have a million faults.
+/// `show::MOST` are named, and that there are more: a small hostile body can have a million faults.
 pub fn invalid(kind: &GroupVersionKind, name: &str, causes: &[Cause]) -> Status {
     let mut room = show::Room::default();
     let named: Vec<&Cause> = causes.iter().take_while(|c| room.takes(c.field.0.len() + c.message.len())).collect();

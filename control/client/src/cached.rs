@@ -1,6 +1,6 @@
 //! What an informer keeps of an object: all of it, typed, or its metadata alone.
 
-use crate::{Key, Kind, decode};
+use crate::{Key, Kind, Undecodable, decode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::{Deserialize, Deserializer};
 
@@ -131,9 +131,42 @@ impl Cached for PartialObjectMetadata {
     }
 }
 
+/// Reads an object among others.
+///
+/// # Errors
+/// What is known of it nevertheless.
+pub(crate) fn item<K: Cached>(json: &str) -> Result<K, Undecodable> {
+    K::read(json).map_err(|error| {
+        let meta = serde_json::from_str::<Bare>(json).unwrap_or_default().metadata;
+        Undecodable {
+            key: Key::new(meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default()),
+            uid: meta.uid.unwrap_or_default(),
+            revision: meta.resource_version.and_then(|revision| revision.parse().ok()),
+            error,
+        }
+    })
+}
+
+/// What the server itself writes into each object; everything else is skipped unread, however deep it nests.
+#[derive(Deserialize, Default)]
+struct Bare {
+    #[serde(default)]
+    metadata: Meta,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct Meta {
+    namespace: Option<String>,
+    name: Option<String>,
+    uid: Option<String>,
+    resource_version: Option<String>,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use k8s_openapi::api::core::v1::ConfigMap;
 
     #[test]
     fn metadata_are_read_as_go_reads_them_and_nothing_else_is() {
@@ -148,5 +181,18 @@ mod tests {
         assert!(!read.is_deleting() && read.finalizers.is_empty());
         assert_eq!(PartialObjectMetadata::read("{}"), Ok(PartialObjectMetadata::default()));
         assert!(PartialObjectMetadata::read(r#"{"metadata":{"name":7}}"#).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let deep = format!("{}1{}", "{\"a\":".repeat(500), "}".repeat(500));
+        let text = format!(
+            r#"{{"apiVersion":"v1","kind":"ConfigMap","x":{deep},"metadata":{{"name":"c","namespace":"n","uid":"u","resourceVersion":"7","managedFields":[{{"fieldsV1":{deep}}}]}}}}"#
+        );
+        let bad = item::<ConfigMap>(&text).expect_err("too deep");
+        assert_eq!((bad.key.to_string().as_str(), bad.uid.as_str(), bad.revision), ("n/c", "u", Some(7)));
+        assert!(bad.error.contains("recursion limit exceeded"), "{}", bad.error);
+        let bad = item::<ConfigMap>("[]").expect_err("no object");
+        assert_eq!((bad.key, bad.revision), (Key::default(), None));
     }
 }

@@ -1,106 +1,19 @@
-use crate::{Cached, Error, Key, Kind, Result, Target, Undecodable, decode as typed, gate, watch};
+//! The one seam through which components reach the API.
+
+use crate::{
+    Cached, DeleteOptions, Error, Key, Kind, ListOptions, Patch, Result, Target, Undecodable, cached, decode as typed,
+    gate,
+    paths::{escape, path},
+    watch,
+};
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::BodyExt;
-use k8s_openapi::Resource;
 use kube::client::Body;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::{Value, value::RawValue};
-use std::fmt::Write;
+use serde_json::value::RawValue;
 
 const JSON: &str = "application/json";
-
-/// The body of a PATCH, by type.
-#[derive(Clone, Debug)]
-pub enum Patch {
-    /// RFC 7386.
-    Merge(Value),
-    /// Lists merge by key.
-    Strategic(Value),
-    /// RFC 6902.
-    Json(Value),
-    /// Server-side apply with this field manager.
-    Apply {
-        /// The whole intent.
-        config: Value,
-        /// Who owns the fields.
-        manager: String,
-        /// Take fields from others.
-        force: bool,
-    },
-}
-
-/// What happens to dependents.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub enum Propagation {
-    /// They lose their owner.
-    Orphan,
-    /// They are collected afterwards.
-    Background,
-    /// They go first.
-    Foreground,
-}
-
-/// Conditions of a delete.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct Preconditions {
-    /// Only this incarnation.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub uid: Option<String>,
-    /// Only this revision.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub resource_version: Option<String>,
-}
-
-/// `metav1.DeleteOptions`.
-#[derive(Clone, Debug, Default, Serialize)]
-#[serde(rename_all = "camelCase")]
-pub struct DeleteOptions {
-    /// Seconds; 0 is now.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub grace_period_seconds: Option<i64>,
-    /// What happens to dependents.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub propagation_policy: Option<Propagation>,
-    /// Conditions.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub preconditions: Option<Preconditions>,
-}
-
-impl DeleteOptions {
-    /// Only this incarnation of the object.
-    pub fn uid(uid: impl Into<String>) -> Self {
-        Self { preconditions: Some(Preconditions { uid: Some(uid.into()), resource_version: None }), ..Self::default() }
-    }
-
-    /// With a grace period in seconds.
-    pub fn grace(mut self, seconds: i64) -> Self {
-        self.grace_period_seconds = Some(seconds);
-        self
-    }
-
-    /// With a propagation policy.
-    pub fn propagation(mut self, policy: Propagation) -> Self {
-        self.propagation_policy = Some(policy);
-        self
-    }
-}
-
-/// What to list or watch.
-#[derive(Clone, Debug, Default)]
-pub struct ListOptions {
-    /// Label selector, or empty.
-    pub labels: String,
-    /// Field selector, or empty.
-    pub fields: String,
-    /// Page size; 0 is everything.
-    pub limit: u32,
-    /// Token of the page before.
-    pub continue_token: String,
-    /// `resourceVersion` of the list or watch; empty for the most recent.
-    pub resource_version: String,
-}
 
 /// A list and its metadata.
 #[derive(Clone, Debug)]
@@ -185,7 +98,7 @@ impl Client {
     }
 
     async fn list_bytes(&self, path: &str, accept: &'static str, options: &ListOptions) -> Result<Bytes> {
-        self.raw_as(accept, Method::GET, &format!("{path}{}", query(options, false)), None).await
+        self.raw_as(accept, Method::GET, &format!("{path}{}", options.query(false)), None).await
     }
 
     /// Watches the objects of a target from a revision, for [`watch::decode`]. The lines end when the server closes the watch.
@@ -196,7 +109,7 @@ impl Client {
         resource_version: String,
     ) -> Result<watch::Lines> {
         let options = ListOptions { resource_version, ..target.options() };
-        let url = format!("{}{}", target.path(), query(&options, true));
+        let url = format!("{}{}", target.path(), options.query(true));
         let response = self.send(accept, Method::GET, &url, None).await?;
         Ok(watch::Lines::new(response.into_body()))
     }
@@ -255,11 +168,6 @@ impl Client {
     /// Any request by path and query, for kinds that are known only at run time.
     pub async fn raw(&self, method: Method, url: &str, body: Option<(&str, Vec<u8>)>) -> Result<Bytes> {
         self.call(method, url, body).await
-    }
-
-    /// As [`Client::raw`], answering a stream of the body (logs, watches).
-    pub async fn raw_stream(&self, method: Method, url: &str) -> Result<Response<Body>> {
-        self.send(JSON, method, url, None).await
     }
 
     /// As [`Client::raw`], asking for a media type of the answer.
@@ -325,68 +233,9 @@ impl Client {
     }
 }
 
-/// `/api/v1/namespaces/ns/pods/name/subresource`; empty parts are left out.
-pub(crate) fn path<K: Resource>(namespace: &str, name: &str, subresource: &str) -> String {
-    join(&root(K::GROUP, K::VERSION), namespace, [K::URL_PATH_SEGMENT, name, subresource])
-}
-
-/// The path of a group version.
-pub(crate) fn root(group: &str, version: &str) -> String {
-    if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") }
-}
-
-/// The path of what is in a namespace below a group version.
-pub(crate) fn join(root: &str, namespace: &str, parts: [&str; 3]) -> String {
-    let mut url = root.to_owned();
-    if !namespace.is_empty() {
-        url.push_str("/namespaces/");
-        url.push_str(&escape(namespace));
-    }
-    for part in parts.into_iter().filter(|part| !part.is_empty()) {
-        url.push('/');
-        url.push_str(&escape(part));
-    }
-    url
-}
-
 fn own_path<K: Kind>(object: &K, subresource: &str) -> String {
     let meta = object.metadata();
     path::<K>(meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default(), subresource)
-}
-
-fn query(options: &ListOptions, watch: bool) -> String {
-    let limit = if options.limit == 0 { String::new() } else { options.limit.to_string() };
-    let flag = if watch { "true" } else { "" };
-    let pairs = [
-        ("watch", flag),
-        ("allowWatchBookmarks", flag),
-        ("labelSelector", &options.labels),
-        ("fieldSelector", &options.fields),
-        ("limit", &limit),
-        ("continue", &options.continue_token),
-        ("resourceVersion", &options.resource_version),
-    ];
-    let mut out = String::new();
-    for (name, value) in pairs.into_iter().filter(|(_, value)| !value.is_empty()) {
-        out.push(if out.is_empty() { '?' } else { '&' });
-        out.push_str(name);
-        out.push('=');
-        out.push_str(&escape(value));
-    }
-    out
-}
-
-/// Percent-encodes everything but RFC 3986's unreserved characters.
-fn escape(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            out.push(byte as char);
-        } else {
-            write!(out, "%{byte:02X}").expect("a String takes everything");
-        }
-    }
-    out
 }
 
 fn json(body: Vec<u8>) -> Option<(&'static str, Vec<u8>)> {
@@ -427,7 +276,7 @@ pub(crate) fn decode_list<K: Cached>(body: &[u8]) -> Result<List<K>> {
     let list: Wire<'_> = serde_json::from_slice(body).map_err(|e| Error::Decode(e.to_string()))?;
     let (mut items, mut undecodable) = (Vec::with_capacity(list.items.len()), Vec::new());
     for raw in list.items {
-        match typed::item(raw.get()) {
+        match cached::item(raw.get()) {
             Ok(item) => items.push(item),
             Err(bad) => undecodable.push(bad),
         }
@@ -443,14 +292,7 @@ pub(crate) fn decode_list<K: Cached>(body: &[u8]) -> Result<List<K>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use k8s_openapi::api::{apps::v1::Deployment, core::v1::Pod};
-
-    #[test]
-    fn paths_are_the_servers() {
-        assert_eq!(path::<Pod>("default", "a", "status"), "/api/v1/namespaces/default/pods/a/status");
-        assert_eq!(path::<Deployment>("", "", ""), "/apis/apps/v1/deployments");
-        assert_eq!(path::<Pod>("a/b", "..", ""), "/api/v1/namespaces/a%2Fb/pods/..");
-    }
+    use k8s_openapi::api::core::v1::Pod;
 
     #[test]
     fn a_list_is_read_item_by_item() {
@@ -461,12 +303,5 @@ mod tests {
         assert_eq!((names.as_slice(), list.resource_version.as_str()), (["a", "c"].as_slice(), "5"));
         let bad: Vec<_> = list.undecodable.iter().map(|bad| bad.key.to_string()).collect();
         assert_eq!(bad, ["n/b"]);
-    }
-
-    #[test]
-    fn queries_are_escaped() {
-        let options = ListOptions { labels: "a in (b,c)".into(), limit: 5, ..Default::default() };
-        assert_eq!(query(&options, false), "?labelSelector=a%20in%20%28b%2Cc%29&limit=5");
-        assert_eq!(query(&ListOptions::default(), true), "?watch=true&allowWatchBookmarks=true");
     }
 }

@@ -1,3 +1,5 @@
+//! The loop around a controller: what wakes which key, workers, gate, back-off, panic guard.
+
 use crate::{
     Backoff, Delta, Informer, Key, Kind, QueueMetrics, WorkQueue,
     gate::{Watched, Writes, recording},

@@ -1,3 +1,5 @@
+//! What can go wrong with a call of the API, and what a caller may branch on.
+
 use api::{Reason, Status, StatusDetails};
 use serde::Deserialize;
 

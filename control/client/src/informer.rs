@@ -197,6 +197,15 @@ impl<K: Cached> Informer<K> {
         keys.into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
     }
 
+    /// The objects under that of these values of an index which has the fewest; none where one of the values has none.
+    pub fn by_rarest(&self, name: &str, values: impl IntoIterator<Item = String>) -> Vec<Arc<K>> {
+        let state = self.cache.state.read();
+        let Some(index) = state.indexes.get(name) else { return Vec::new() };
+        let keys =
+            values.into_iter().map(|value| index.keys.get(&value)).min_by_key(|keys| keys.map_or(0, BTreeSet::len));
+        keys.flatten().into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
+    }
+
     /// Calls `handler` with `Added` for each object that is there, and then with every change.
     pub fn subscribe(&self, handler: impl Fn(&Delta<K>) + Send + Sync + 'static) {
         let mut handlers = self.cache.handlers.lock();

@@ -8,11 +8,14 @@
 //! * [`pod`] and [`meta`]: what everybody asks of a Pod and of metadata; each question has one answer in the workspace.
 //!
 //! Why not kube-runtime: its shared streams lose deletes, have no indexes, and decode once per controller.
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 mod cached;
 mod client;
 mod controller;
 mod decode;
+mod discovered;
 pub mod discovery;
 mod error;
 pub mod fit;
@@ -23,6 +26,8 @@ mod kind;
 mod leader;
 pub mod meta;
 pub mod metrics;
+mod options;
+mod paths;
 pub mod pod;
 mod pool;
 mod queue;
@@ -32,7 +37,7 @@ mod target;
 mod watch;
 
 pub use cached::{Cached, PartialObjectMetadata};
-pub use client::{Client, DeleteOptions, List, ListOptions, Patch, Preconditions, Propagation};
+pub use client::{Client, List};
 pub use controller::{Controller, Next, RunOptions, Wakeups, run};
 pub use decode::Undecodable;
 pub use error::{Error, Result};
@@ -41,6 +46,7 @@ pub use informers::Informers;
 pub use kind::Kind;
 pub use leader::{Elector, ElectorOptions};
 pub use metrics::QueueMetrics;
+pub use options::{DeleteOptions, ListOptions, Patch, Preconditions, Propagation};
 pub use queue::{Backoff, WorkQueue};
 pub use recorder::{EventType, Recorder, RecorderOptions, reference};
 pub use target::Target;

@@ -1,3 +1,5 @@
+//! The work queue of a controller: each key once, never by two workers at a time, later after each failure.
+
 use crate::metrics::{Meter, QueueMetrics};
 use parking_lot::Mutex;
 use std::{

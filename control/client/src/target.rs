@@ -1,6 +1,6 @@
 //! What an informer lists and watches: a collection of one resource, of all namespaces or of one, all of it or what selectors leave.
 
-use crate::{Kind, ListOptions, client, discovery::Resource};
+use crate::{Kind, ListOptions, discovered::Resource, paths};
 use std::borrow::Cow;
 
 /// Objects of one resource. Two holders of the same target share one informer (see [`crate::Informers`]).
@@ -30,7 +30,7 @@ impl Target {
     pub fn of<K: Kind>() -> Self {
         Self {
             kind: K::KIND.into(),
-            root: client::root(K::GROUP, K::VERSION).into(),
+            root: paths::root(K::GROUP, K::VERSION).into(),
             plural: K::URL_PATH_SEGMENT.into(),
             namespace: String::new(),
             labels: String::new(),
@@ -42,7 +42,7 @@ impl Target {
     pub fn resource(resource: &Resource) -> Self {
         Self {
             kind: resource.kind.clone().into(),
-            root: client::root(&resource.group, &resource.version).into(),
+            root: paths::root(&resource.group, &resource.version).into(),
             plural: resource.resource.clone().into(),
             namespace: String::new(),
             labels: String::new(),
@@ -84,7 +84,7 @@ impl Target {
     }
 
     pub(crate) fn path(&self) -> String {
-        client::join(&self.root, &self.namespace, [&self.plural, "", ""])
+        paths::join(&self.root, &self.namespace, [&self.plural, "", ""])
     }
 
     pub(crate) fn options(&self) -> ListOptions {

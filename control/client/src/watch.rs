@@ -1,6 +1,6 @@
 //! The watch stream: newline-separated `{"type": …, "object": …}`, decoded straight into what the caller keeps.
 
-use crate::{Cached, Error, Key, Result, Undecodable, decode as typed, error::parse_status};
+use crate::{Cached, Error, Key, Result, Undecodable, cached, error::parse_status};
 use bytes::{Buf, BytesMut};
 use http_body_util::BodyExt;
 use kube::client::Body;
@@ -102,7 +102,7 @@ pub(crate) fn decode<K: Cached>(line: &[u8]) -> Result<WatchEvent<K>> {
         Ok(wire) => wire,
         Err(error) => return Ok(WatchEvent::Undecodable(unknown(error.to_string()))),
     };
-    let object = || typed::item(wire.object.get());
+    let object = || cached::item(wire.object.get());
     match wire.kind {
         "ADDED" => Ok(object().map_or_else(WatchEvent::Undecodable, WatchEvent::Added)),
         "MODIFIED" => Ok(object().map_or_else(WatchEvent::Undecodable, WatchEvent::Modified)),

@@ -10,11 +10,14 @@ use client::{Client, Delta, Error, Informer, Key, Kind, Patch};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
 use serde_json::Value;
 
-use crate::meta;
+use crate::{
+    labels::{self, Labels, Selects},
+    meta,
+};
 
 /// What an owner does about one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Claim {
+pub(crate) enum Claim {
     /// It is ours and matches.
     Keep,
     /// It matches and has no controller: make it ours.
@@ -26,7 +29,7 @@ pub enum Claim {
 }
 
 /// Decides for `owner`, which selects by `selector`, about `object`.
-pub fn claim(owner: &ObjectMeta, selector: &Selector, object: &ObjectMeta) -> Claim {
+pub(crate) fn claim(owner: &ObjectMeta, selector: &Selector, object: &ObjectMeta) -> Claim {
     let deleting = meta::is_deleting(owner);
     let matches = meta::matches(selector, object.labels.as_ref());
     match meta::controller_of(object) {
@@ -41,7 +44,7 @@ pub fn claim(owner: &ObjectMeta, selector: &Selector, object: &ObjectMeta) -> Cl
 }
 
 /// The claims of one owner to objects of any kind.
-pub struct Claims<'a, O> {
+pub(crate) struct Claims<'a, O> {
     /// The way to the API.
     pub client: &'a Client,
     /// Who claims.
@@ -55,7 +58,11 @@ impl<O: Kind> Claims<'_, O> {
     ///
     /// # Errors
     /// Those of the API, and that the owner is not there any more.
-    pub async fn settle<K: Kind>(&self, selector: &Selector, candidates: Vec<Arc<K>>) -> anyhow::Result<Vec<Arc<K>>> {
+    pub(crate) async fn settle<K: Kind>(
+        &self,
+        selector: &Selector,
+        candidates: Vec<Arc<K>>,
+    ) -> anyhow::Result<Vec<Arc<K>>> {
         let (mut ours, mut free, mut strange) = (Vec::new(), Vec::new(), Vec::new());
         for object in candidates {
             match claim(self.owner.metadata(), selector, object.metadata()) {
@@ -75,7 +82,7 @@ impl<O: Kind> Claims<'_, O> {
     ///
     /// # Errors
     /// Those of the API, and that the owner is not there any more.
-    pub async fn adopt<K: Kind>(&self, objects: &[Arc<K>]) -> anyhow::Result<Vec<Arc<K>>> {
+    pub(crate) async fn adopt<K: Kind>(&self, objects: &[Arc<K>]) -> anyhow::Result<Vec<Arc<K>>> {
         if objects.is_empty() {
             return Ok(Vec::new());
         }
@@ -96,7 +103,7 @@ impl<O: Kind> Claims<'_, O> {
     ///
     /// # Errors
     /// Those of the API.
-    pub async fn release<K: Kind>(&self, objects: &[Arc<K>]) -> Result<(), Error> {
+    pub(crate) async fn release<K: Kind>(&self, objects: &[Arc<K>]) -> Result<(), Error> {
         for object in objects {
             let (owner, uid) = (meta::uid(self.owner.metadata()), meta::uid(object.metadata()));
             self.patch(&**object, meta::release(owner, uid, self.finalizer)).await?;
@@ -114,9 +121,16 @@ impl<O: Kind> Claims<'_, O> {
     }
 }
 
+/// What `owner` may have a claim to: what it controls, and what nobody controls and has the labels that it asks for.
+pub(crate) fn candidates<K: Kind>(objects: &Informer<K>, owner: &ObjectMeta, wanted: &Labels) -> Vec<Arc<K>> {
+    let mut all = objects.by_owner(meta::uid(owner));
+    all.extend(labels::orphans(objects, meta::namespace(owner), wanted));
+    all
+}
+
 /// The owners of a change's namespace that could want its object: it has no controller, and its labels or that are new. `selector` is the
 /// owner's; one that selects everything wants nothing.
-pub fn waken_by_orphan<K: Kind, O: Kind>(
+pub(crate) fn waken_by_orphan<K: Kind, O: Selects>(
     delta: &Delta<K>,
     owners: &Informer<O>,
     selector: impl Fn(&O) -> Option<&LabelSelector>,
@@ -134,7 +148,7 @@ pub fn waken_by_orphan<K: Kind, O: Kind>(
         let selector = selector(owner).and_then(|s| meta::selector(s).ok());
         selector.is_some_and(|s| !s.is_empty() && meta::matches(&s, object.labels.as_ref()))
     };
-    let owners = owners.list_in(meta::namespace(object));
+    let owners = labels::selecting(owners, meta::namespace(object), &[object.labels.as_ref()]);
     owners.iter().filter(|owner| wants(owner)).map(|owner| Key::of(&**owner)).collect()
 }
 
@@ -143,7 +157,7 @@ pub fn waken_by_orphan<K: Kind, O: Kind>(
 ///
 /// # Errors
 /// `error`, while the object is there; else those of asking for it.
-pub async fn gone_or<K: Kind>(client: &Client, object: &K, error: Error) -> Result<(), Error> {
+pub(crate) async fn gone_or<K: Kind>(client: &Client, object: &K, error: Error) -> Result<(), Error> {
     if error.is_not_found() {
         return Ok(());
     }

@@ -134,6 +134,7 @@ fn an_orphan_wakes_those_who_select_it_once() {
     };
     let owners = [owner("a", json!({"app": "a"})), owner("b", json!({"app": "b"})), owner("all", json!({}))];
     jobs.replace(owners.into_iter().map(|job| serde_json::from_value(job).expect("a Job")).collect(), 1);
+    labels::index_selectors(&jobs);
     let read = |pod: Value| Arc::new(serde_json::from_value::<Pod>(pod).expect("a pod"));
     let free = || read(pod("p", "a", None));
     for (what, delta, wakes) in [
@@ -147,4 +148,23 @@ fn an_orphan_wakes_those_who_select_it_once() {
         let keys = waken_by_orphan(&delta, &jobs, |job| job.spec.as_ref()?.selector.as_ref());
         assert_eq!(keys, if wakes { vec![Key::new("n", "a")] } else { Vec::new() }, "{what}");
     }
+}
+
+/// A reconcile of one Deployment or ReplicaSet among a thousand looks at its own and at nothing else of the namespace.
+#[test]
+fn candidates_of_one_owner_among_a_thousand_are_its_own() {
+    let pods = Informer::<Pod>::new();
+    let all =
+        (0..1000).map(|i| pod(&format!("p{i}"), &format!("a{i}"), (i >= 500).then(|| format!("u{i}")).as_deref()));
+    pods.replace(all.map(|pod| serde_json::from_value(pod).expect("a pod")).collect(), 1);
+    labels::index_orphans(&pods);
+    let found = |i: usize| {
+        let owner = ObjectMeta { namespace: Some("n".into()), uid: Some(format!("u{i}")), ..ObjectMeta::default() };
+        let wanted = [("app".to_owned(), format!("a{i}"))].into();
+        let found = candidates(&pods, &owner, &wanted);
+        found.iter().map(|pod| meta::name(&pod.metadata).to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(found(7), ["p7"], "an orphan that it may want");
+    assert_eq!(found(700), ["p700"], "its own");
+    assert!(found(1000).is_empty());
 }

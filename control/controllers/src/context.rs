@@ -6,7 +6,7 @@ use api::Clock;
 use client::{Client, Informers, QueueMetrics, Recorder, RecorderOptions};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-use crate::nodeipam::NodeCidrs;
+use crate::nodecidrs::NodeCidrs;
 
 /// What the composition root decides.
 #[derive(Clone, Debug)]

@@ -22,7 +22,7 @@ const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
 const MAX_ADDRESSES: usize = 1000;
 
 /// Keeps Endpoints. Upstream's `endpoints-controller`.
-pub struct EndpointsController {
+pub(crate) struct EndpointsController {
     client: Client,
     recorder: Recorder,
     services: Informer<Service>,
@@ -32,12 +32,14 @@ pub struct EndpointsController {
 
 impl EndpointsController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
+        let (services, pods) = (cx.informers.of(), cx.informers.of());
+        servicepods::index(&services, &pods);
         Self {
             client: cx.client.clone(),
             recorder: cx.recorder("endpoint-controller"),
-            services: cx.informers.of(),
-            pods: cx.informers.of(),
+            services,
+            pods,
             endpoints: cx.informers.of(),
         }
     }
@@ -98,7 +100,7 @@ impl Controller for EndpointsController {
 }
 
 /// The Endpoints that the Service should have; `None` when it has them.
-pub fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> Option<Endpoints> {
+pub(crate) fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoints>) -> Option<Endpoints> {
     let (subsets, truncated) = truncate(subsets(service, pods));
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS);

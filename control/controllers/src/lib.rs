@@ -5,30 +5,35 @@
 //! client could do: there is no back door.
 //!
 //! Not here: StatefulSet, DaemonSet, CronJob, horizontal autoscaling, disruption budgets, volumes.
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
-pub mod claim;
-pub mod context;
-pub mod deployment;
-pub mod endpoints;
-pub mod endpointslice;
-pub mod garbagecollector;
-pub mod job;
-pub mod meta;
-pub mod namespace;
-pub mod nodeipam;
-pub mod nodelifecycle;
-pub mod podcontrol;
-pub mod podgc;
-pub mod pods;
-pub mod replicaset;
-pub mod rootca;
-pub mod serviceaccount;
+mod claim;
+mod context;
+mod deployment;
+mod endpoints;
+mod endpointslice;
+mod garbagecollector;
+mod job;
+mod labels;
+mod meta;
+mod namespace;
+mod nodecidrs;
+mod nodeipam;
+mod nodelifecycle;
+mod podcontrol;
+mod podgc;
+mod pods;
+mod replicaset;
+mod rootca;
+mod serviceaccount;
 mod servicepods;
-pub mod status;
-pub mod tainteviction;
-pub mod ttlafterfinished;
+mod status;
+mod tainteviction;
+mod ttlafterfinished;
 
 pub use context::{Context, Options};
+pub use nodecidrs::NodeCidrs;
 
 use std::{sync::Arc, time::Duration};
 

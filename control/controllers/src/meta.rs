@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use api::selector::Selector;
-pub use client::meta::{
+pub(crate) use client::meta::{
     annotation, controller_of, controller_ref, created, has_finalizer, is_controlled_by, is_deleting, name, namespace,
     uid,
 };
@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::{
 use serde_json::{Value, json};
 
 /// A count as upstream writes it into a status: none is left out.
-pub fn counted(count: i32) -> Option<i32> {
+pub(crate) fn counted(count: i32) -> Option<i32> {
     Some(count).filter(|n| *n != 0)
 }
 
@@ -23,18 +23,18 @@ pub fn counted(count: i32) -> Option<i32> {
 ///
 /// # Errors
 /// The text of the first requirement that cannot be read.
-pub fn selector(selector: &LabelSelector) -> Result<Selector, String> {
+pub(crate) fn selector(selector: &LabelSelector) -> Result<Selector, String> {
     let value = serde_json::to_value(selector).expect("a label selector is JSON");
     Selector::from_label_selector(&value)
 }
 
 /// Whether `labels` satisfy `selector`; no labels are an empty set.
-pub fn matches(selector: &Selector, labels: Option<&BTreeMap<String, String>>) -> bool {
+pub(crate) fn matches(selector: &Selector, labels: Option<&BTreeMap<String, String>>) -> bool {
     selector.matches(|key| labels.and_then(|l| l.get(key)).map(String::as_str))
 }
 
 /// An integer, or a percentage of `total`, rounded up or down; `None` where the text is no percentage.
-pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> Option<i32> {
+pub(crate) fn scaled(value: &IntOrString, total: i32, round_up: bool) -> Option<i32> {
     match value {
         IntOrString::Int(n) => Some(*n),
         IntOrString::String(text) => {
@@ -47,12 +47,12 @@ pub fn scaled(value: &IntOrString, total: i32, round_up: bool) -> Option<i32> {
 }
 
 /// A duration that is zero where `d` is negative.
-pub fn non_negative(d: SignedDuration) -> Duration {
+pub(crate) fn non_negative(d: SignedDuration) -> Duration {
     Duration::try_from(d).unwrap_or(Duration::ZERO)
 }
 
 /// The strategic merge patch by which a controller makes itself the owner of `uid`.
-pub fn adoption(owner: &OwnerReference, uid: &str, finalizer: Option<&str>) -> Value {
+pub(crate) fn adoption(owner: &OwnerReference, uid: &str, finalizer: Option<&str>) -> Value {
     let mut metadata = json!({"ownerReferences": [owner], "uid": uid});
     if let Some(finalizer) = finalizer {
         metadata["finalizers"] = json!([finalizer]);
@@ -61,7 +61,7 @@ pub fn adoption(owner: &OwnerReference, uid: &str, finalizer: Option<&str>) -> V
 }
 
 /// The strategic merge patch by which a controller releases `uid`.
-pub fn release(owner_uid: &str, uid: &str, finalizer: Option<&str>) -> Value {
+pub(crate) fn release(owner_uid: &str, uid: &str, finalizer: Option<&str>) -> Value {
     let mut metadata = json!({"ownerReferences": [{"$patch": "delete", "uid": owner_uid}], "uid": uid});
     if let Some(finalizer) = finalizer {
         metadata["$deleteFromPrimitiveList/finalizers"] = json!([finalizer]);
@@ -70,7 +70,7 @@ pub fn release(owner_uid: &str, uid: &str, finalizer: Option<&str>) -> Value {
 }
 
 /// FNV-1a over the canonical JSON of `value`: keys sorted, empty members left out, so that the hash depends on meaning alone.
-pub fn hash(value: &Value, seed: &[u8]) -> u32 {
+pub(crate) fn hash(value: &Value, seed: &[u8]) -> u32 {
     let mut state = 0x811c_9dc5;
     feed(value, &mut state);
     seed.iter().for_each(|b| step(*b, &mut state));
@@ -112,7 +112,7 @@ fn is_empty(value: &Value) -> bool {
 }
 
 /// Whether two values mean the same where absent and empty are alike.
-pub fn same(a: &Value, b: &Value) -> bool {
+pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
             x.iter().all(|(k, v)| y.get(k).map_or_else(|| is_empty(v), |w| same(v, w)))
@@ -124,7 +124,7 @@ pub fn same(a: &Value, b: &Value) -> bool {
 }
 
 /// `number` in decimal, each digit moved into the safe alphabet.
-pub fn encode(number: u32) -> String {
+pub(crate) fn encode(number: u32) -> String {
     api::names::safe_encode(&number.to_string())
 }
 

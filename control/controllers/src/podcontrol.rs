@@ -11,7 +11,7 @@ use crate::{claim::gone_or, meta};
 const IN_FLIGHT: usize = 128;
 
 /// Makes, adopts, releases and deletes pods in the name of one object.
-pub struct PodControl<'a> {
+pub(crate) struct PodControl<'a> {
     /// The way to the API.
     pub client: &'a Client,
     /// Where events go.
@@ -25,7 +25,7 @@ impl PodControl<'_> {
     ///
     /// # Errors
     /// Those of the API.
-    pub async fn create(&self, pod: &Pod) -> Result<Pod, Error> {
+    pub(crate) async fn create(&self, pod: &Pod) -> Result<Pod, Error> {
         match self.client.create(pod).await {
             Ok(created) => {
                 let name = meta::name(&created.metadata);
@@ -46,7 +46,7 @@ impl PodControl<'_> {
     ///
     /// # Errors
     /// Those of the API.
-    pub async fn delete(&self, pod: &Pod) -> Result<(), Error> {
+    pub(crate) async fn delete(&self, pod: &Pod) -> Result<(), Error> {
         let name = meta::name(&pod.metadata);
         match delete(self.client, pod, &DeleteOptions::uid(meta::uid(&pod.metadata))).await {
             Ok(()) => {
@@ -64,7 +64,7 @@ impl PodControl<'_> {
     ///
     /// # Errors
     /// The first one met; the others are tried nevertheless.
-    pub async fn delete_all(&self, pods: &[Arc<Pod>]) -> Result<(), Error> {
+    pub(crate) async fn delete_all(&self, pods: &[Arc<Pod>]) -> Result<(), Error> {
         let mut outcome = Ok(());
         for batch in pods.chunks(IN_FLIGHT) {
             let results = futures::future::join_all(batch.iter().map(|p| self.delete(p))).await;
@@ -77,7 +77,7 @@ impl PodControl<'_> {
     ///
     /// # Errors
     /// Those of the API.
-    pub async fn patch(&self, pod: &Pod, patch: serde_json::Value) -> Result<(), Error> {
+    pub(crate) async fn patch(&self, pod: &Pod, patch: serde_json::Value) -> Result<(), Error> {
         let (namespace, name) = (meta::namespace(&pod.metadata), meta::name(&pod.metadata));
         match self.client.patch::<Pod>(namespace, name, Patch::Strategic(patch)).await {
             Ok(_) => Ok(()),
@@ -90,7 +90,7 @@ impl PodControl<'_> {
 ///
 /// # Errors
 /// Those of the API.
-pub async fn delete(client: &Client, pod: &Pod, options: &DeleteOptions) -> Result<(), Error> {
+pub(crate) async fn delete(client: &Client, pod: &Pod, options: &DeleteOptions) -> Result<(), Error> {
     match client.delete::<Pod>(meta::namespace(&pod.metadata), meta::name(&pod.metadata), options).await {
         Ok(()) => Ok(()),
         Err(error) => gone_or(client, pod, error).await,
@@ -99,7 +99,7 @@ pub async fn delete(client: &Client, pod: &Pod, options: &DeleteOptions) -> Resu
 
 /// Calls `call` `count` times in batches of 1, 2, 4, … that run in parallel; after a batch with a failure no other begins, so that what
 /// cannot work is not tried a thousand times. Answers how many succeeded, and the first failure.
-pub async fn slow_start<F, Fut, E>(count: usize, mut call: F) -> (usize, Option<E>)
+pub(crate) async fn slow_start<F, Fut, E>(count: usize, mut call: F) -> (usize, Option<E>)
 where
     F: FnMut(usize) -> Fut,
     Fut: Future<Output = Result<(), E>>,

@@ -21,7 +21,7 @@ const PERIOD: Duration = Duration::from_secs(20);
 const QUARANTINE: Duration = Duration::from_secs(40);
 
 /// Collects lost pods. Upstream's `pod-garbage-collector-controller`. Works on one key, by the clock.
-pub struct PodGarbageCollector {
+pub(crate) struct PodGarbageCollector {
     client: Client,
     clock: api::Clock,
     threshold: usize,
@@ -33,7 +33,7 @@ pub struct PodGarbageCollector {
 
 impl PodGarbageCollector {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         Self {
             client: cx.client.clone(),
             clock: cx.options.clock.clone(),
@@ -76,7 +76,7 @@ impl PodGarbageCollector {
 }
 
 /// Finished pods beyond `keep`: evicted ones first, then the oldest.
-pub fn surplus(pods: &[Arc<Pod>], keep: usize) -> Vec<Arc<Pod>> {
+pub(crate) fn surplus(pods: &[Arc<Pod>], keep: usize) -> Vec<Arc<Pod>> {
     let mut finished = pods::filter(pods, pods::is_finished);
     let excess = finished.len().saturating_sub(keep);
     let evicted = |p: &Pod| p.status.as_ref().and_then(|s| s.reason.as_deref()) == Some("Evicted");

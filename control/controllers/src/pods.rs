@@ -4,7 +4,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-pub use client::pod::{
+pub(crate) use client::pod::{
     condition, is_active, is_finished, is_ready, is_terminating, node_name, phase, ready_since, tolerations,
 };
 use client::{Delta, Key};
@@ -17,7 +17,7 @@ use k8s_openapi::{
 use crate::meta::{controller_of, non_negative};
 
 /// How long until `pod` is available: zero when it is, `None` when it is not ready.
-pub fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option<Duration> {
+pub(crate) fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option<Duration> {
     if !is_ready(pod) {
         return None;
     }
@@ -30,12 +30,12 @@ pub fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option
 }
 
 /// Whether `pod` has been ready for at least `min_ready_seconds`.
-pub fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
+pub(crate) fn is_available(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> bool {
     available_in(pod, min_ready_seconds, now).is_some_and(|d| d.is_zero())
 }
 
 /// The highest restart count among the containers, and among the restartable init containers (sidecars).
-pub fn max_restarts(pod: &Pod) -> (i32, i32) {
+pub(crate) fn max_restarts(pod: &Pod) -> (i32, i32) {
     let Some(status) = &pod.status else { return (0, 0) };
     let highest = |s: &Option<Vec<k8s_openapi::api::core::v1::ContainerStatus>>| {
         s.iter().flatten().map(|c| c.restart_count).max().unwrap_or(0)
@@ -44,7 +44,7 @@ pub fn max_restarts(pod: &Pod) -> (i32, i32) {
 }
 
 /// The pod that `template` describes, owned by `owner`; the server completes `prefix` to a name.
-pub fn from_template(namespace: &str, prefix: &str, template: &PodTemplateSpec, owner: OwnerReference) -> Pod {
+pub(crate) fn from_template(namespace: &str, prefix: &str, template: &PodTemplateSpec, owner: OwnerReference) -> Pod {
     let meta = template.metadata.clone().unwrap_or_default();
     Pod {
         metadata: ObjectMeta {
@@ -68,7 +68,7 @@ fn name_prefix(name: &str) -> String {
 
 /// The controllers of kind `O` that a change of a pod concerns. A change that no counter of an owner can show, such as being bound to a
 /// node, concerns nobody: a thousand bindings would otherwise be a thousand looks at a thousand pods.
-pub fn waken_owner<O: k8s_openapi::Resource>(delta: &Delta<Pod>) -> Vec<Key> {
+pub(crate) fn waken_owner<O: k8s_openapi::Resource>(delta: &Delta<Pod>) -> Vec<Key> {
     let pod = delta.object();
     let face = |p: &Pod| {
         let ready = condition(p, "Ready").map(|c| (c.status.clone(), c.last_transition_time.clone()));
@@ -94,7 +94,7 @@ pub fn waken_owner<O: k8s_openapi::Resource>(delta: &Delta<Pod>) -> Vec<Key> {
 }
 
 /// What is left of `pods` after `keep`.
-pub fn filter(pods: &[Arc<Pod>], keep: impl Fn(&Pod) -> bool) -> Vec<Arc<Pod>> {
+pub(crate) fn filter(pods: &[Arc<Pod>], keep: impl Fn(&Pod) -> bool) -> Vec<Arc<Pod>> {
     pods.iter().filter(|p| keep(p)).cloned().collect()
 }
 

@@ -12,7 +12,7 @@ const DESCRIPTION: &str = "kubernetes.io/description";
 const TEXT: &str = "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes clusters.";
 
 /// Publishes the certificate. Upstream's `root-ca-certificate-publisher-controller`.
-pub struct RootCaPublisher {
+pub(crate) struct RootCaPublisher {
     client: Client,
     pem: String,
     namespaces: Informer<Namespace>,
@@ -21,7 +21,7 @@ pub struct RootCaPublisher {
 
 impl RootCaPublisher {
     /// Over the shared informers; of all ConfigMaps, those that it publishes are read.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         Self {
             client: cx.client.clone(),
             pem: cx.options.root_ca_pem.clone(),
@@ -32,7 +32,7 @@ impl RootCaPublisher {
 }
 
 /// The ConfigMap as it should be; `None` when `current` is that.
-pub fn plan(namespace: &str, pem: &str, current: Option<&ConfigMap>) -> Option<ConfigMap> {
+pub(crate) fn plan(namespace: &str, pem: &str, current: Option<&ConfigMap>) -> Option<ConfigMap> {
     let mut map = current.cloned().unwrap_or_default();
     map.metadata.namespace = Some(namespace.to_owned());
     map.metadata.name = Some(NAME.to_owned());

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 use crate::{Context, namespace::is_active};
 
 /// Makes `default` where it is missing. Upstream's `serviceaccount-controller`.
-pub struct ServiceAccountController {
+pub(crate) struct ServiceAccountController {
     client: Client,
     namespaces: Informer<Namespace>,
     accounts: Informer<ServiceAccount>,
@@ -16,7 +16,7 @@ pub struct ServiceAccountController {
 
 impl ServiceAccountController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         Self { client: cx.client.clone(), namespaces: cx.informers.of(), accounts: cx.informers.of() }
     }
 }

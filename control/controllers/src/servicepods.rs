@@ -12,50 +12,60 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use crate::{meta, pods};
+use crate::{
+    labels::{self, Selects},
+    meta, pods,
+};
 
 /// When the change that an object reports happened, for measuring how long it took to arrive.
-pub const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
+pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Marks the endpoints of Services without an address of their own.
-pub const HEADLESS: &str = "service.kubernetes.io/headless";
+pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 
 /// Whether the endpoints of `service` are ours to keep: it has a selector, and is not a mere name for something outside.
-pub fn is_selecting(service: &Service) -> bool {
+pub(crate) fn is_selecting(service: &Service) -> bool {
     let spec = service.spec.as_ref();
     spec.is_some_and(|s| s.selector.is_some() && s.type_.as_deref() != Some("ExternalName"))
 }
 
 /// Whether the Service has no address of its own.
-pub fn is_headless(service: &Service) -> bool {
+pub(crate) fn is_headless(service: &Service) -> bool {
     let ip = service.spec.as_ref().and_then(|s| s.cluster_ip.as_deref()).unwrap_or("");
     ip.is_empty() || ip == "None"
 }
 
 /// Whether pods count before they are ready.
-pub fn publishes_unready(service: &Service) -> bool {
+pub(crate) fn publishes_unready(service: &Service) -> bool {
     service.spec.as_ref().and_then(|s| s.publish_not_ready_addresses).unwrap_or(false)
 }
 
 /// The ports of a Service.
-pub fn ports(service: &Service) -> &[ServicePort] {
+pub(crate) fn ports(service: &Service) -> &[ServicePort] {
     service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default()
 }
 
+/// Indexes what [`selected`] and [`waken`] look for.
+pub(crate) fn index(services: &Informer<Service>, pods: &Informer<Pod>) {
+    labels::index_selectors(services);
+    labels::index(pods);
+}
+
 /// The pods in the namespace that the Service selects.
-pub fn selected(service: &Service, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
-    let all = pods.list_in(meta::namespace(&service.metadata));
+pub(crate) fn selected(service: &Service, pods: &Informer<Pod>) -> Vec<Arc<Pod>> {
+    let Some(wanted) = service.wanted() else { return Vec::new() };
+    let all = labels::selected(pods, meta::namespace(&service.metadata), wanted);
     all.into_iter().filter(|p| selects(service, p.metadata.labels.as_ref())).collect()
 }
 
 /// Whether the Service selects these labels.
-pub fn selects(service: &Service, labels: Option<&BTreeMap<String, String>>) -> bool {
+pub(crate) fn selects(service: &Service, labels: Option<&BTreeMap<String, String>>) -> bool {
     let selector = service.spec.as_ref().and_then(|s| s.selector.as_ref());
     let has = |(k, v): (&String, &String)| labels.and_then(|l| l.get(k)) == Some(v);
     selector.is_some_and(|s| s.iter().all(has))
 }
 
 /// The number behind a Service's port in `pod`; a name that no container has is `None`.
-pub fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
+pub(crate) fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
     let name = match port.target_port.as_ref() {
         None => return Some(port.port),
         Some(IntOrString::Int(0)) => return Some(port.port),
@@ -69,12 +79,12 @@ pub fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
 }
 
 /// Whether `pod` has an address and has not ended.
-pub fn is_endpoint(pod: &Pod) -> bool {
+pub(crate) fn is_endpoint(pod: &Pod) -> bool {
     !pods::is_finished(pod) && !addresses(pod).is_empty()
 }
 
 /// All addresses of a pod.
-pub fn addresses(pod: &Pod) -> Vec<&str> {
+pub(crate) fn addresses(pod: &Pod) -> Vec<&str> {
     let Some(status) = &pod.status else { return Vec::new() };
     let listed: Vec<&str> =
         status.pod_ips.iter().flatten().map(|ip| ip.ip.as_str()).filter(|ip| !ip.is_empty()).collect();
@@ -82,7 +92,7 @@ pub fn addresses(pod: &Pod) -> Vec<&str> {
 }
 
 /// The pod's own name under the Service's, when it asks for one.
-pub fn hostname(pod: &Pod, service: &Service) -> Option<String> {
+pub(crate) fn hostname(pod: &Pod, service: &Service) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let ours = spec.subdomain.as_deref() == service.metadata.name.as_deref()
         && pod.metadata.namespace == service.metadata.namespace;
@@ -90,7 +100,7 @@ pub fn hostname(pod: &Pod, service: &Service) -> Option<String> {
 }
 
 /// When the newest of the changes that led to the present state happened: readiness of a pod, or the creation of the Service.
-pub fn trigger_time(service: &Service, pods: &[Arc<Pod>]) -> Option<String> {
+pub(crate) fn trigger_time(service: &Service, pods: &[Arc<Pod>]) -> Option<String> {
     let changes = pods.iter().filter_map(|p| pods::condition(p, "Ready")?.last_transition_time.as_ref().map(|t| t.0));
     let created = service.metadata.creation_timestamp.as_ref().map(|t| t.0);
     let newest: Option<Timestamp> = changes.chain(created).max();
@@ -98,7 +108,7 @@ pub fn trigger_time(service: &Service, pods: &[Arc<Pod>]) -> Option<String> {
 }
 
 /// The Services that a change of a pod concerns; none when nothing that shows in endpoints changed.
-pub fn waken(delta: &Delta<Pod>, services: &Informer<Service>) -> Vec<Key> {
+pub(crate) fn waken(delta: &Delta<Pod>, services: &Informer<Service>) -> Vec<Key> {
     let pod = delta.object();
     let old = delta.old();
     if old.is_some_and(|old| face(old) == face(pod)) {
@@ -107,7 +117,8 @@ pub fn waken(delta: &Delta<Pod>, services: &Informer<Service>) -> Vec<Key> {
     let concerns = |s: &Arc<Service>| {
         selects(s, pod.metadata.labels.as_ref()) || old.is_some_and(|o| selects(s, o.metadata.labels.as_ref()))
     };
-    let all = services.list_in(meta::namespace(&pod.metadata));
+    let sets = [pod.metadata.labels.as_ref(), old.and_then(|old| old.metadata.labels.as_ref())];
+    let all = labels::selecting(services, meta::namespace(&pod.metadata), &sets);
     all.iter().filter(|s| is_selecting(s) && concerns(s)).map(|s| Key::of(&**s)).collect()
 }
 

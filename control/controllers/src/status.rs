@@ -7,7 +7,7 @@ use crate::meta;
 
 /// Whether a status must be written over another; absent, null and an empty list are the same. What upstream leaves out when it is zero is
 /// absent in both (see [`meta::counted`]).
-pub fn differs<S: Serialize + Default>(old: Option<&S>, new: &S) -> bool {
+pub(crate) fn differs<S: Serialize + Default>(old: Option<&S>, new: &S) -> bool {
     let json = |status: &S| serde_json::to_value(status).expect("a status is JSON");
     !meta::same(&old.map_or_else(|| json(&S::default()), json), &json(new))
 }
@@ -16,7 +16,7 @@ pub fn differs<S: Serialize + Default>(old: Option<&S>, new: &S) -> bool {
 ///
 /// # Errors
 /// Those of the API.
-pub async fn write<K: Kind>(client: &Client, object: &K) -> Result<(), Error> {
+pub(crate) async fn write<K: Kind>(client: &Client, object: &K) -> Result<(), Error> {
     match client.update_status(object).await {
         Err(error) if !error.is_not_found() => Err(error),
         _ => Ok(()),

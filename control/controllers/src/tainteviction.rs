@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// Deletes pods that do not tolerate their node. Upstream's `taint-eviction-controller`.
-pub struct TaintEvictionController {
+pub(crate) struct TaintEvictionController {
     client: Client,
     clock: api::Clock,
     recorder: Recorder,
@@ -34,7 +34,7 @@ pub struct TaintEvictionController {
 
 impl TaintEvictionController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         let pods = cx.informers.of::<Pod>();
         index_nodes(&pods);
         Self {
@@ -62,7 +62,7 @@ impl TaintEvictionController {
 }
 
 /// How long the pod may stay: `None` for ever, zero when it must go now.
-pub fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Option<Duration> {
+pub(crate) fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Option<Duration> {
     let tolerations = pods::tolerations(pod);
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let (mut start, mut seconds) = (None, None);

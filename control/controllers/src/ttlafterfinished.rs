@@ -11,7 +11,7 @@ use k8s_openapi::api::batch::v1::Job;
 use crate::{Context, meta};
 
 /// Deletes old Jobs. Upstream's `ttl-after-finished-controller`.
-pub struct TtlAfterFinishedController {
+pub(crate) struct TtlAfterFinishedController {
     client: Client,
     clock: api::Clock,
     jobs: Informer<Job>,
@@ -19,13 +19,13 @@ pub struct TtlAfterFinishedController {
 
 impl TtlAfterFinishedController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         Self { client: cx.client.clone(), clock: cx.options.clock.clone(), jobs: cx.informers.of() }
     }
 }
 
 /// How long the Job may stay: `None` for ever, zero when its time is over.
-pub fn time_left(job: &Job, now: Timestamp) -> Option<Duration> {
+pub(crate) fn time_left(job: &Job, now: Timestamp) -> Option<Duration> {
     let ttl = job.spec.as_ref()?.ttl_seconds_after_finished?;
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
     let finished =

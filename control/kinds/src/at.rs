@@ -130,6 +130,14 @@ impl<'a> At<'a> {
         self.value.as_bool().unwrap_or(false)
     }
 
+    /// The names of the fields on the way from `root` to here; elements of lists have none.
+    pub(crate) fn names_below(&self, root: At<'_>) -> impl Iterator<Item = &'a str> {
+        self.steps[root.len.min(self.len)..self.len].iter().filter_map(|step| match step {
+            Step::Field(name) | Step::Key(name) => Some(*name),
+            Step::Index(_) => None,
+        })
+    }
+
     /// The path as errors print it.
     pub(crate) fn field(self) -> FieldPath {
         self.steps[..self.len].iter().fold(FieldPath::default(), |path, step| match step {

@@ -81,14 +81,17 @@ fn volumes_and_their_mounts_are_looked_up() {
     let mounts = || list(LIST, |i| json!({"name": named("v", i), "mountPath": format!("/{i}")}));
     let container = |c| json!({"name": named("c", c), "image": "i", "volumeMounts": mounts()});
     let spec = json!({"volumes": volumes, "containers": filling(container)});
-    assert_eq!(all_of_it("mounts", &pod::Pods, a_pod(spec)), []);
+    assert_eq!(all_of_it("mounts", &pod::Pods(Default::default()), a_pod(spec)), []);
     let claims = list(LIST, |i| json!({"name": named("v", i), "persistentVolumeClaim": {"claimName": "x"}}));
     let devices = || list(LIST, |i| json!({"name": named("v", i), "devicePath": format!("/{i}")}));
     let container = |c| json!({"name": named("c", c), "image": "i", "volumeDevices": devices()});
     let spec = json!({"volumes": claims, "containers": filling(container)});
-    assert_eq!(all_of_it("devices", &pod::Pods, a_pod(spec)), []);
+    assert_eq!(all_of_it("devices", &pod::Pods(Default::default()), a_pod(spec)), []);
     let container = |c| json!({"name": named("c", c), "image": "i", "volumeMounts": list(LIST, |_| json!({"name": "w", "mountPath": "/w"}))});
-    assert!(!all_of_it("unknown volumes", &pod::Pods, a_pod(json!({"containers": filling(container)}))).is_empty());
+    assert!(
+        !all_of_it("unknown volumes", &pod::Pods(Default::default()), a_pod(json!({"containers": filling(container)})))
+            .is_empty()
+    );
     let keys = || {
         list(LIST, |i| {
             let key = json!({"volumeName": named("v", i), "path": "p", "key": "k"});
@@ -98,52 +101,62 @@ fn volumes_and_their_mounts_are_looked_up() {
     let volumes = list(LIST, |i| json!({"name": named("v", i), "emptyDir": {}}));
     let container = |c| json!({"name": named("c", c), "image": "i", "env": keys()});
     let spec = json!({"volumes": volumes, "containers": filling(container)});
-    assert_eq!(all_of_it("variables from files", &pod::Pods, a_pod(spec)), []);
+    assert_eq!(all_of_it("variables from files", &pod::Pods(Default::default()), a_pod(spec)), []);
     let files = |s| json!({"configMap": {"name": "m", "items": list(LIST, |i| json!({"key": "k", "path": format!("{s}/{i}")}))}});
     let spec = json!({"volumes": [{"name": "v", "projected": {"sources": filling(files)}}]});
-    assert_eq!(all_of_it("projected", &pod::Pods, a_pod(spec)), []);
+    assert_eq!(all_of_it("projected", &pod::Pods(Default::default()), a_pod(spec)), []);
 }
 
 #[test]
 fn containers_and_their_lists_are_looked_up() {
     for kind in ["containers", "initContainers"] {
         let containers = list(LIST, |i| json!({"name": named("c", i), "image": "i"}));
-        assert_eq!(all_of_it(kind, &pod::Pods, a_pod(json!({ kind: containers }))), []);
+        assert_eq!(all_of_it(kind, &pod::Pods(Default::default()), a_pod(json!({ kind: containers }))), []);
     }
     let nothing = list(LIST, |_| json!({}));
-    assert!(!all_of_it("empty containers", &pod::Pods, a_pod(json!({ "containers": nothing }))).is_empty());
+    assert!(
+        !all_of_it("empty containers", &pod::Pods(Default::default()), a_pod(json!({ "containers": nothing })))
+            .is_empty()
+    );
     let env = || list(LIST, |i| json!({"name": named("e", i), "value": "v"}));
     let container = |c| json!({"name": named("c", c), "image": "i", "env": env()});
-    assert_eq!(all_of_it("env", &pod::Pods, a_pod(json!({"containers": filling(container)}))), []);
+    assert_eq!(all_of_it("env", &pod::Pods(Default::default()), a_pod(json!({"containers": filling(container)}))), []);
     for empty in ["env", "ports", "volumeMounts", "envFrom", "resizePolicy", "volumeDevices"] {
         let container = |c| json!({"name": named("c", c), "image": "i", empty: list(LIST, |_| json!({}))});
         let spec = json!({"containers": filling(container)});
-        assert!(!all_of_it(&format!("empty {empty}"), &pod::Pods, a_pod(spec)).is_empty());
+        assert!(!all_of_it(&format!("empty {empty}"), &pod::Pods(Default::default()), a_pod(spec)).is_empty());
     }
     let same =
         |c| json!({"name": named("c", c), "image": "i", "env": list(LIST, |_| json!({"name": "E", "value": "v"}))});
-    assert_eq!(all_of_it("one variable", &pod::Pods, a_pod(json!({"containers": filling(same)}))), []);
+    assert_eq!(
+        all_of_it("one variable", &pod::Pods(Default::default()), a_pod(json!({"containers": filling(same)}))),
+        []
+    );
     for (what, host) in [("inner ports", false), ("host ports", true)] {
         let port = |c: usize, i: usize| match host {
             true => json!({"containerPort": 80, "hostPort": (c * LIST + i) % 65_535 + 1}),
             false => json!({"containerPort": i + 1, "name": named("p", i)}),
         };
         let container = |c| json!({"name": named("c", c), "image": "i", "ports": list(LIST, |i| port(c, i))});
-        all_of_it(what, &pod::Pods, a_pod(json!({"containers": filling(container)})));
+        all_of_it(what, &pod::Pods(Default::default()), a_pod(json!({"containers": filling(container)})));
     }
     let port = |i| json!({"containerPort": 80, "hostPort": 80, "hostIP": format!("10.0.{}.{}", i / 250, i % 250)});
     let container = |c| json!({"name": named("c", c), "image": "i", "ports": list(LIST, port)});
-    all_of_it("ports of many addresses", &pod::Pods, a_pod(json!({"containers": filling(container)})));
+    all_of_it(
+        "ports of many addresses",
+        &pod::Pods(Default::default()),
+        a_pod(json!({"containers": filling(container)})),
+    );
     let claims = list(LIST, |i| json!({"name": named("r", i), "resourceClaimName": "x"}));
     let asked = || list(LIST, |i| json!({"name": named("s", i)}));
     let container = |c| json!({"name": named("c", c), "image": "i", "resources": {"claims": asked()}});
     let spec = json!({"resourceClaims": claims, "containers": filling(container)});
-    assert!(!all_of_it("claims", &pod::Pods, a_pod(spec)).is_empty());
+    assert!(!all_of_it("claims", &pod::Pods(Default::default()), a_pod(spec)).is_empty());
     let amounts = map(100_000, |i| format!("example.com/{i}"), &json!("1"));
     let containers =
         list(LIST, |i| json!({"name": named("c", i), "image": "i", "resources": {"requests": {"cpu": "1m"}}}));
     let spec = json!({"resources": {"requests": amounts}, "containers": containers});
-    assert!(!all_of_it("resources of the pod", &pod::Pods, a_pod(spec)).is_empty());
+    assert!(!all_of_it("resources of the pod", &pod::Pods(Default::default()), a_pod(spec)).is_empty());
 }
 
 #[test]
@@ -151,7 +164,7 @@ fn scheduling_rules_are_looked_up() {
     let keys = |prefix: &'static str| list(LIST, move |i| json!(named(prefix, i)));
     let constraint = |i: usize| json!({"maxSkew": 1, "topologyKey": named("t", i), "whenUnsatisfiable": "DoNotSchedule", "labelSelector": {}});
     let spec = json!({"topologySpreadConstraints": list(LIST, constraint)});
-    assert_eq!(all_of_it("constraints", &pod::Pods, a_pod(spec)), []);
+    assert_eq!(all_of_it("constraints", &pod::Pods(Default::default()), a_pod(spec)), []);
     let with_keys = |i: usize| {
         let mut value = constraint(i);
         value["matchLabelKeys"] = keys("a");
@@ -159,7 +172,7 @@ fn scheduling_rules_are_looked_up() {
         value
     };
     let spec = json!({"topologySpreadConstraints": filling(with_keys)});
-    assert_eq!(all_of_it("label keys", &pod::Pods, a_pod(spec)), []);
+    assert_eq!(all_of_it("label keys", &pod::Pods(Default::default()), a_pod(spec)), []);
     for (what, item) in [
         ("schedulingGates", json!({"name": "g"})),
         ("tolerations", json!({"key": "k", "operator": "Exists"})),
@@ -175,16 +188,21 @@ fn scheduling_rules_are_looked_up() {
             }
             value
         };
-        assert_eq!(all_of_it(what, &pod::Pods, a_pod(json!({ what: list(LIST, distinct) }))), []);
+        assert_eq!(all_of_it(what, &pod::Pods(Default::default()), a_pod(json!({ what: list(LIST, distinct) }))), []);
     }
     let sysctls = list(LIST, |i| json!({"name": named("kernel.x", i), "value": "1"}));
-    assert_eq!(all_of_it("sysctls", &pod::Pods, a_pod(json!({"securityContext": {"sysctls": sysctls}}))), []);
+    assert_eq!(
+        all_of_it("sysctls", &pod::Pods(Default::default()), a_pod(json!({"securityContext": {"sysctls": sysctls}}))),
+        []
+    );
     let term = |_| json!({"matchExpressions": list(LIST, |_| json!({"key": "-"}))});
     let required = json!({"nodeSelectorTerms": filling(term)});
     let affinity = json!({"nodeAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": required}});
-    assert!(!all_of_it("terms", &pod::Pods, a_pod(json!({ "affinity": affinity }))).is_empty());
+    assert!(!all_of_it("terms", &pod::Pods(Default::default()), a_pod(json!({ "affinity": affinity }))).is_empty());
     let labels = map(200_000, |i| format!("-{i}"), &json!("-"));
-    assert!(!all_of_it("bad labels", &pod::Pods, a_pod(json!({ "nodeSelector": labels }))).is_empty());
+    assert!(
+        !all_of_it("bad labels", &pod::Pods(Default::default()), a_pod(json!({ "nodeSelector": labels }))).is_empty()
+    );
 }
 
 #[test]
@@ -231,14 +249,14 @@ fn workloads_are_looked_up_too() {
     let spec = json!({"selector": {"matchLabels": {"a": "b"}}, "template": template(containers(), "Always")});
     let metadata = json!({"name": "x", "namespace": "d", "uid": "u"});
     let deployment = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec});
-    assert_eq!(all_of_it("deployment", &deployment::Deployments, deployment), []);
+    assert_eq!(all_of_it("deployment", &deployment::Deployments(Default::default()), deployment), []);
     let rule = |i: usize| {
         let codes = json!({"containerName": named("c", i), "operator": "In", "values": list(LIST, |n| json!(n + 1))});
         json!({"action": "FailJob", "onExitCodes": codes})
     };
     let spec = json!({"template": template(containers(), "Never"), "podFailurePolicy": {"rules": filling(rule)}});
     let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": metadata, "spec": spec});
-    assert!(!all_of_it("job", &job::Jobs, job).is_empty());
+    assert!(!all_of_it("job", &job::Jobs(Default::default()), job).is_empty());
     // A template of the largest size, told to be immutable.
     let env = list(
         60,
@@ -249,7 +267,7 @@ fn workloads_are_looked_up_too() {
     let mut new = old.clone();
     new["spec"]["template"]["spec"]["hostname"] = json!("h");
     let object = |value: Value| Object::from_value(value).expect("an object");
-    let mut causes = job::Jobs.validate_update(&context(), &object(new), &object(old));
+    let mut causes = job::Jobs(Default::default()).validate_update(&context(), &object(new), &object(old));
     // It has no defaults, of which the update speaks as well.
     causes.retain(|cause| cause.message.ends_with(": field is immutable"));
     let answer = invalid(&GroupVersionKind::new("batch", "v1", "Job"), "x", &causes);

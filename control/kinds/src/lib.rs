@@ -1,9 +1,11 @@
 //! The built-in kinds: one folder a group, one file a kind, each giving its own `resource()`. What is special to a kind lives with it: its
 //! subresources, the admission plugins that concern it, who may use it.
 //!
-//! Strategies work on JSON objects (no typed decoding, which would drop what it does not know). Validation walks with [`at::At`],
-//! which knows its path; defaulting writes with [`edit`]. Rules that several kinds share are in modules of their own: [`podspec`] for
-//! everything that holds a pod spec, [`rules`] for names, selectors and the like.
+//! Strategies work on JSON objects (no typed decoding, which would drop what it does not know). Validation walks with `at::At`,
+//! which knows its path; defaulting writes with `edit`. Rules that several kinds share are in modules of their own: `podspec` for
+//! everything that holds a pod spec, `rules` for names, selectors and the like.
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 mod address;
 mod admission;
@@ -12,6 +14,7 @@ mod at;
 mod authorization;
 mod batch;
 pub mod bootstrap;
+mod capabilities;
 mod cells;
 mod coordination;
 pub mod core;
@@ -34,6 +37,7 @@ mod tests;
 
 pub use crate::{
     admission::imageadvice::ImageAdvice,
+    capabilities::Capabilities,
     core::serviceaccount::tokens::{self, Tokens},
 };
 
@@ -61,6 +65,8 @@ pub struct Settings {
     pub identity: String,
     /// What is known about images, for warnings.
     pub image_advice: Option<ImageAdvice>,
+    /// What node, scheduler and controllers honour; of other fields users are warned.
+    pub capabilities: Capabilities,
 }
 
 impl Settings {
@@ -82,6 +88,7 @@ impl Settings {
 /// Every built-in resource, in the order of discovery.
 fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resource> {
     let [event, grouped_event] = events::event::resources();
+    let capabilities = &settings.capabilities;
     let mut all = vec![
         core::pod::binding::resource(),
         core::configmap::resource(),
@@ -89,19 +96,19 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         event,
         core::namespace::resource(),
         core::node::resource(),
-        core::pod::resource(),
-        core::podtemplate::resource(),
+        core::pod::resource(capabilities),
+        core::podtemplate::resource(capabilities),
         none_yet("", "replicationcontrollers", "ReplicationController").short(&["rc"]),
         core::secret::resource(),
         core::serviceaccount::resource(settings.tokens.clone()),
         core::service::resource(settings),
         apps::controllerrevision::resource(),
         none_yet("apps", "daemonsets", "DaemonSet").short(&["ds"]),
-        apps::deployment::resource(),
-        apps::replicaset::resource(),
+        apps::deployment::resource(capabilities),
+        apps::replicaset::resource(capabilities),
         grouped_event,
-        batch::job::resource(),
-        scheduling::priorityclass::resource(),
+        batch::job::resource(capabilities),
+        scheduling::priorityclass::resource(capabilities),
         coordination::lease::resource(),
         node::runtimeclass::resource(),
         discovery::endpointslice::resource(),

@@ -1,6 +1,6 @@
 //! What the tests of the kinds share: objects from YAML, a context, and results as text.
 
-use crate::{Settings, core::serviceaccount::tokens};
+use crate::{Capabilities, Settings, core::serviceaccount::tokens};
 use api::{GroupVersionKind, Object, invalid};
 use jiff::Timestamp;
 use serde_json::Value;
@@ -44,6 +44,7 @@ pub(crate) fn settings() -> Settings {
         advertise: "10.32.0.1:6443".parse().expect("an address"),
         identity: "test".to_owned(),
         image_advice: None,
+        capabilities: Capabilities::default(),
     }
 }
 

@@ -133,13 +133,13 @@ fn defaulted_objects_have_the_published_types() {
     let of = |api: &str, kind: &str, rest: &str| {
         format!("{{apiVersion: {api}, kind: {kind}, metadata: {{name: a, namespace: b, uid: u}}, {rest}}}")
     };
-    decodes::<core::Pod>(&pod::Pods, &of("v1", "Pod", &format!("spec: {SPEC}")));
+    decodes::<core::Pod>(&pod::Pods(Default::default()), &of("v1", "Pod", &format!("spec: {SPEC}")));
     let template = format!(
         "spec: {{selector: {{matchLabels: {{a: b}}}}, template: {{metadata: {{labels: {{a: b}}}}, spec: {SPEC}}}}}"
     );
-    decodes::<apps::Deployment>(&deployment::Deployments, &of("apps/v1", "Deployment", &template));
-    decodes::<apps::ReplicaSet>(&replicaset::ReplicaSets, &of("apps/v1", "ReplicaSet", &template));
-    decodes::<batch::Job>(&job::Jobs, &of("batch/v1", "Job", &template));
+    decodes::<apps::Deployment>(&deployment::Deployments(Default::default()), &of("apps/v1", "Deployment", &template));
+    decodes::<apps::ReplicaSet>(&replicaset::ReplicaSets(Default::default()), &of("apps/v1", "ReplicaSet", &template));
+    decodes::<batch::Job>(&job::Jobs(Default::default()), &of("batch/v1", "Job", &template));
     let services = service::Services::new(&settings());
     decodes::<core::Service>(
         &services,

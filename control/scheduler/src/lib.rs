@@ -15,6 +15,8 @@
 //! Not here: preemption (a pod that needs it waits, and its condition says so), pod affinity and topology spread, volumes, extenders,
 //! several profiles. What a pod asks for among these is not enforced. Of what preemption needs these are missing still: a nominated node is
 //! written down, but neither tried first nor kept free from other pods.
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 mod binding;
 pub mod cache;
@@ -40,7 +42,7 @@ pub mod waiting;
 pub use cycle_state::CycleState;
 pub use handle::{Cycle, Handle};
 pub use plugin::{Event, Plugin, Plugins};
-pub use plugins::Strategy;
+pub use plugins::{Strategy, honoured};
 pub use run::{Options, Scheduler};
 pub use snapshot::Snapshot;
 pub use status::{Failure, NodeToStatus, Status};

@@ -154,6 +154,12 @@ pub trait Plugin: Send + Sync {
         0
     }
 
+    /// The fields that are honoured with this plugin, and are not without it, as `kubectl explain` names them
+    /// (`pod.spec.topologySpreadConstraints`): users are not warned of them.
+    fn honours(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Whether the pod may enter the queue at all.
     fn pre_enqueue(&self, pod: &PodInfo) -> bool {
         let _ = pod;

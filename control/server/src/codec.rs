@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, header};
 use serde_json::{Value, json};
 
 /// Largest request body, bytes.
-pub const BODY_LIMIT: usize = 3 * 1024 * 1024;
+pub(crate) const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
 /// Largest body of a review from a restricted user, bytes.
 pub(crate) const REVIEW_LIMIT: usize = 64 * 1024;

@@ -2,6 +2,7 @@
 //! Not here: the handshake and the number of connections ([`crate::tls`]), bodies of requests ([`crate::chain`]).
 
 use crate::{
+    coalesce::Coalesced,
     pace::{PACE, Pace, Paced, STALL, Unhurried},
     reply,
     service::Service,
@@ -56,10 +57,12 @@ pub(crate) async fn serve<S>(stream: S, pace: Arc<Pace>, http2: bool, service: S
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let io = TokioIo::new(Speaking::new(stream));
+    let stream = Speaking::new(stream);
     // HTTP/2 has a pace for each stream.
-    let result =
-        if http2 { serve_http2(io, service, token).await } else { serve_http1(io, pace, service, token).await };
+    let result = match http2 {
+        true => serve_http2(stream, service, token).await,
+        false => serve_http1(TokioIo::new(stream), pace, service, token).await,
+    };
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
     }
@@ -93,11 +96,12 @@ where
     PACE.scope(pace.clone(), pace.run(work)).await.unwrap_or_else(stalled)
 }
 
-async fn serve_http2<S>(io: TokioIo<Speaking<S>>, service: Service, token: CancellationToken) -> hyper::Result<()>
+async fn serve_http2<S>(stream: Speaking<S>, service: Service, token: CancellationToken) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let streams = Streams::default();
+    let coalesced = Coalesced::new(stream);
     let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
         .max_concurrent_streams(STREAMS)
@@ -108,20 +112,30 @@ where
         .max_header_list_size(u32::try_from(BUFFER).expect("a small constant"))
         .keep_alive_interval(PING.0)
         .keep_alive_timeout(PING.1)
-        .serve_connection(io, service_fn(move |request| answer(service.clone(), request)));
-    let mut connection = pin!(connection);
-    tokio::select! {
-        result = connection.as_mut() => result,
-        () = token.cancelled() => {
-            connection.as_mut().graceful_shutdown();
-            connection.await
+        // Boxed: the stream of a watch would else keep the memory of the whole chain until its end.
+        .serve_connection(
+            TokioIo::new(coalesced.clone()),
+            service_fn(move |request| Box::pin(answer(service.clone(), request))),
+        );
+    let work = async move {
+        let mut connection = pin!(connection);
+        tokio::select! {
+            result = connection.as_mut() => result,
+            () = token.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+            () = streams.idle() => {
+                connection.as_mut().graceful_shutdown();
+                // Answers that were never read may still be there.
+                timeout(STALL, connection).await.unwrap_or_else(|_| stalled())
+            }
         }
-        () = streams.idle() => {
-            connection.as_mut().graceful_shutdown();
-            // Answers that were never read may still be there.
-            timeout(STALL, connection).await.unwrap_or_else(|_| stalled())
-        }
-    }
+    };
+    coalesced.run(work).await.unwrap_or_else(|error| {
+        tracing::debug!(%error, "the peer takes no bytes");
+        Ok(())
+    })
 }
 
 fn stalled() -> hyper::Result<()> {

@@ -14,6 +14,9 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 
 /// Answers a request for a document.
 pub(crate) async fn serve(server: &Server, call: Call) -> Result<Response<Body>, Status> {
+    if call.info.path.trim_matches('/').contains("//") {
+        return Ok(reply::no_such_path());
+    }
     if !matches!(*call.method(), Method::GET | Method::HEAD) {
         return Err(Status::new(
             api::Reason::MethodNotAllowed,

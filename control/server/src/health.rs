@@ -7,7 +7,7 @@ use parking_lot::RwLock;
 use std::sync::Arc;
 
 /// `Err` says why not.
-pub type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+pub(crate) type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 /// The registered checks. `ping` is always there.
 #[derive(Default)]

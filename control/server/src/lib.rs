@@ -2,6 +2,8 @@
 //! tables and streams. It is one machine: a built-in kind and a custom resource are both a `Resource` value with a [`Strategy`].
 //!
 //! Not here: controllers, scheduling, the node. Whatever those do, they do through this API as any client could.
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 pub mod action;
 pub mod admission;
@@ -12,6 +14,7 @@ mod body;
 mod call;
 mod caller;
 mod chain;
+mod coalesce;
 mod codec;
 pub mod columns;
 mod connection;

@@ -80,7 +80,7 @@ pub struct RequestInfo {
 }
 
 /// Decodes `%XX`; anything malformed stays as it is.
-pub fn percent_decode(text: &str) -> String {
+pub(crate) fn percent_decode(text: &str) -> String {
     if !text.contains('%') {
         return text.to_owned();
     }
@@ -113,8 +113,12 @@ impl RequestInfo {
     pub fn of(method: &Method, uri: &Uri, query: &Query) -> Self {
         // Decoded first, as upstream has it: an escaped slash separates like any other, and no name can hold one.
         let path = percent_decode(uri.path());
-        let segments: Vec<String> = path.split('/').filter(|s| !s.is_empty()).map(str::to_owned).collect();
+        let segments: Vec<String> = path.trim_matches('/').split('/').map(str::to_owned).collect();
         let mut info = Self { path, verb: method.as_str().to_lowercase(), ..Self::default() };
+        // No resource has an empty part; what follows the word `proxy` is another server's.
+        if segments.iter().take_while(|part| *part != "proxy").any(String::is_empty) {
+            return info;
+        }
         let parts = match segments.first().map(String::as_str) {
             Some("api") if segments.len() >= 3 => {
                 info.version = segments[1].clone();

@@ -12,7 +12,12 @@ use crate::{
 };
 use api::{GroupVersionKind, schema::Schema};
 use serde_json::Value;
-use std::{fmt, ops::Deref, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    ops::Deref,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 /// The schema that a resource brings along.
 #[derive(Clone)]
@@ -35,6 +40,7 @@ pub struct Resource {
     pub strategy: Arc<dyn Strategy>,
     /// Its own schema, where it is not a kind that Kubernetes publishes.
     pub own_schema: Option<OwnSchema>,
+    published_schema: OnceLock<Schema>,
     /// How its objects are shown as tables.
     pub table: Arc<dyn TableConvertor>,
     /// Between the stored form and the served one, where they differ.
@@ -87,6 +93,7 @@ impl Resource {
             subresources: Vec::new(),
             strategy: own.clone(),
             own_schema: None,
+            published_schema: OnceLock::new(),
             table: own,
             convertor: None,
             allocator: None,
@@ -205,6 +212,11 @@ impl Resource {
         self
     }
 
+    /// Adds several subresources.
+    pub fn with_all(self, subresources: impl IntoIterator<Item = Subresource>) -> Self {
+        subresources.into_iter().fold(self, Self::with)
+    }
+
     /// Its lists may be of any length.
     pub fn with_long_lists(mut self) -> Self {
         self.long_lists = true;
@@ -243,10 +255,11 @@ impl Resource {
         self
     }
 
-    /// The schema of its objects: its own, or the published one.
+    /// The schema of its objects: its own, or the published one, which is looked for once.
     pub fn schema(&self) -> Schema {
+        let published = || Schema::for_kind(&self.gvk()).unwrap_or_else(Schema::any);
         let own = self.own_schema.as_ref().map(|own| own.schema.clone());
-        own.or_else(|| Schema::for_kind(&self.gvk())).unwrap_or_else(Schema::any)
+        own.unwrap_or_else(|| self.published_schema.get_or_init(published).clone())
     }
 
     /// What a body that is an object of it should be.

@@ -16,22 +16,22 @@ struct Requirement {
 
 /// Label and field selector together.
 #[derive(Clone, Debug)]
-pub struct Filter {
+pub(crate) struct Filter {
     labels: Selector,
     fields: Vec<Requirement>,
 }
 
 impl Filter {
     /// From `labelSelector` and `fieldSelector`; 400 for what cannot be parsed or selected.
-    pub fn parse(query: &Query, resource: &Resource, name: Option<&str>) -> Result<Self, Status> {
+    pub(crate) fn parse(query: &Query, resource: &Resource, name: Option<&str>) -> Result<Self, Status> {
         let labels = Selector::parse(query.get("labelSelector").unwrap_or_default()).map_err(|e| {
             Status::bad_request(format!(
                 "unable to parse requirement: {}",
-                e.to_string().trim_start_matches("unable to parse requirement: ")
+                e.trim_start_matches("unable to parse requirement: ")
             ))
         })?;
-        let fields = FieldSelector::parse(query.get("fieldSelector").unwrap_or_default())
-            .map_err(|e| Status::bad_request(e.to_string()))?;
+        let fields =
+            FieldSelector::parse(query.get("fieldSelector").unwrap_or_default()).map_err(Status::bad_request)?;
         let mut requirements = Vec::new();
         for r in fields.requirements() {
             if !known(resource, &r.field) {
@@ -46,17 +46,17 @@ impl Filter {
     }
 
     /// Whether it selects everything.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
     /// The one name it selects, if it does.
-    pub fn name(&self) -> Option<&str> {
+    pub(crate) fn name(&self) -> Option<&str> {
         self.fields.iter().find(|r| r.equal && r.label == "metadata.name").map(|r| r.value.as_str())
     }
 
     /// Whether it selects an object. `namespace` and `name` come from the key.
-    pub fn matches(&self, resource: &Resource, namespace: &str, name: &str, view: &View) -> bool {
+    pub(crate) fn matches(&self, resource: &Resource, namespace: &str, name: &str, view: &View) -> bool {
         let fields = self.fields.iter().all(|r| {
             let value = match r.label.as_str() {
                 "metadata.name" => name,
@@ -81,7 +81,7 @@ fn known(resource: &Resource, field: &str) -> bool {
 }
 
 /// Namespace and name from a key of the resource.
-pub fn identity<'a>(resource: &Resource, prefix: &str, key: &'a str) -> (&'a str, &'a str) {
+pub(crate) fn identity<'a>(resource: &Resource, prefix: &str, key: &'a str) -> (&'a str, &'a str) {
     let rest = key.get(prefix.len()..).unwrap_or_default();
     if resource.namespaced { rest.split_once('/').unwrap_or(("", rest)) } else { ("", rest) }
 }

@@ -205,9 +205,10 @@ pub trait Strategy: Send + Sync + 'static {
         }
     }
 
-    /// Paths that a write of the main resource (`""`) or of a subresource never owns in managedFields.
-    fn reset_fields(&self, _subresource: &str) -> &[&'static [&'static str]] {
-        &[]
+    /// Paths that a write of the main resource (`""`) or of a subresource never owns in managedFields. Where there is `/status`, only its
+    /// writes own anything of the status, whatever is said here.
+    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
+        if subresource == "status" { &[&["spec"]] } else { &[] }
     }
 }
 

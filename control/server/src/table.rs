@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 /// What a row carries besides its cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Include {
+pub(crate) enum Include {
     /// Nothing.
     None,
     /// The metadata; the default.
@@ -19,7 +19,7 @@ pub enum Include {
 
 impl Include {
     /// From `includeObject`.
-    pub fn parse(query: &Query) -> Result<Self, Status> {
+    pub(crate) fn parse(query: &Query) -> Result<Self, Status> {
         match query.get("includeObject") {
             None | Some("Metadata") => Ok(Self::Metadata),
             Some("None") => Ok(Self::None),
@@ -30,14 +30,14 @@ impl Include {
 }
 
 /// `columnDefinitions` of a resource.
-pub fn columns(columns: &[Column]) -> Value {
+pub(crate) fn columns(columns: &[Column]) -> Value {
     let one = |c: &Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority});
     Value::Array(columns.iter().map(one).collect())
 }
 
 /// How objects are shown in one answer.
 #[derive(Clone, Copy, Debug)]
-pub struct Look {
+pub(crate) struct Look {
     /// Whole, as rows or as metadata.
     pub form: Form,
     /// What rows carry.
@@ -48,7 +48,7 @@ pub struct Look {
 
 impl Look {
     /// Appends an object as an element of a list.
-    pub fn item(&self, out: &mut BytesMut, resource: &Resource, view: &View) {
+    pub(crate) fn item(&self, out: &mut BytesMut, resource: &Resource, view: &View) {
         match self.form {
             Form::Object => view.write(out, None),
             Form::Partial(version) => view.write_partial(out, version, None),
@@ -58,7 +58,14 @@ impl Look {
 
     /// Appends an object that stands alone: an answer, or the object of a watch event. `head`: a table carries its columns.
     /// `revision` replaces the object's own (deletions).
-    pub fn single(&self, out: &mut BytesMut, resource: &Resource, view: &View, head: bool, revision: Option<u64>) {
+    pub(crate) fn single(
+        &self,
+        out: &mut BytesMut,
+        resource: &Resource,
+        view: &View,
+        head: bool,
+        revision: Option<u64>,
+    ) {
         let version = match self.form {
             Form::Object => return view.write(out, revision),
             Form::Partial(version) => return view.write_partial(out, version, revision),

@@ -12,6 +12,7 @@ pub mod admission;
 mod agent;
 mod awaited;
 pub mod backoff;
+mod capabilities;
 pub mod check;
 mod cluster;
 pub mod config;
@@ -45,6 +46,7 @@ pub mod volumes;
 mod worker;
 
 pub use agent::{Agent, Parts};
+pub use capabilities::HONOURED;
 pub use handle::ProbeKind;
 pub use images::Images;
 pub use options::{Machine, Options, Runtimes};

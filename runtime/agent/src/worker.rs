@@ -61,6 +61,18 @@ struct Starting {
     early: Vec<ContainerState>,
 }
 
+/// What this process alone knows of a container; [`Live`] has what the plan needs, and the state what outlives the process.
+#[derive(Default)]
+struct Own {
+    starting: Option<Starting>,
+    /// Keeps what it runs in memory.
+    prepared: Option<Arc<dyn Prepared>>,
+    /// Where it leaves its termination message.
+    last_words: Option<LastWords>,
+    /// Holds back starts that fail before there is an attempt.
+    retry: Option<Backoff>,
+}
+
 /// A failed pull.
 struct Pull {
     backoff: Backoff,
@@ -79,12 +91,9 @@ pub(crate) struct Worker {
     /// Volumes want to be synced: something they show changed.
     stale: bool,
     syncing: bool,
-    prepared: HashMap<String, Arc<dyn Prepared>>,
-    /// Where containers leave their termination messages.
-    last_words: HashMap<String, LastWords>,
-    starts: HashMap<String, Starting>,
+    containers: HashMap<String, Own>,
+    /// By image.
     pulls: HashMap<String, Pull>,
-    retries: HashMap<String, Backoff>,
     setups: u32,
     /// Times in a row that undoing failed.
     undone: u32,
@@ -112,11 +121,8 @@ impl Worker {
             volumes: Arc::default(),
             stale: false,
             syncing: false,
-            prepared: HashMap::new(),
-            last_words: HashMap::new(),
-            starts: HashMap::new(),
+            containers: HashMap::new(),
             pulls: HashMap::new(),
-            retries: HashMap::new(),
             setups: 0,
             undone: 0,
             reported: None,
@@ -248,6 +254,10 @@ impl Worker {
             self.live.containers.insert(container.to_owned(), LiveContainer::default());
         }
         self.live.containers.get_mut(container).expect("inserted above")
+    }
+
+    fn own(&mut self, container: &str) -> &mut Own {
+        self.containers.entry(container.to_owned()).or_default()
     }
 
     fn running(&self, container: &str) -> Option<&Attempt> {
@@ -391,7 +401,7 @@ impl Worker {
     /// The process ends: stop what would not survive it, note how it ended, change nothing in the API. What the state file says is
     /// running is found lost, and started again, by the next process.
     async fn drain(mut self) {
-        for starting in self.starts.values() {
+        for starting in self.containers.values().filter_map(|own| own.starting.as_ref()) {
             starting.token.cancel();
         }
         let grace = pod::grace(&self.pod).min(self.shared.options.drain);

@@ -1,3 +1,5 @@
+//! Wall-clock time as a value.
+
 use std::{fmt, sync::Arc, time::SystemTime};
 
 /// Wall-clock time, passed down from the composition root so that tests can stop it.

@@ -1,3 +1,5 @@
+//! [`Runtime`]: what runs the containers of a node.
+
 use crate::{
     Mount,
     net::{Sandbox, Sockets},

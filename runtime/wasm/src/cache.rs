@@ -4,7 +4,7 @@
 //! loaded whose HMAC-SHA256, over its name and its bytes, does not match. The folder is 0700 and files come into it by rename.
 
 use crate::{
-    image::{Code, Image, Kind, Loaded, Source, Target},
+    image::{Code, Image, Kind, Loaded, Target},
     places::Seat,
     pool::Pool,
 };
@@ -140,12 +140,13 @@ impl Cache {
             }
             None => None,
         };
-        let source = Source { cache: self.clone(), name: name.to_owned() };
-        Found::Image(Image::new(artifact.clone(), source, pooled, single).map(Box::new))
+        let (cache, name) = (self.clone(), name.to_owned());
+        let load = Box::new(move |pool: &Pool| cache.load_single(pool, &name));
+        Found::Image(Image::new(artifact.clone(), load, pooled, single).map(Box::new))
     }
 
     /// The code under `name` for single instances.
-    pub(crate) fn load_single(&self, pool: &Pool, name: &str) -> wasmtime::Result<Target> {
+    fn load_single(&self, pool: &Pool, name: &str) -> wasmtime::Result<Target> {
         let path =
             self.authentic(name).ok_or_else(|| wasmtime::format_err!("the compiled code is gone from the cache"))?;
         let code = self.deserialize(&pool.single.engine, &path)?;

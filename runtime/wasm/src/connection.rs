@@ -13,7 +13,7 @@ use crate::{
     clients,
     http::{Handler, Response, plain},
 };
-use container::{log::Source, net::Via};
+use container::net::Via;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::Authority};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -23,10 +23,7 @@ use std::{
     convert::Infallible,
     io::{self, IoSlice},
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
@@ -171,18 +168,6 @@ fn of_this_machine(page: &str) -> bool {
     name == "localhost"
         || name.ends_with(".localhost")
         || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
-}
-
-/// Says something once.
-#[derive(Default)]
-pub(crate) struct Once(AtomicBool);
-
-impl Once {
-    pub(crate) fn tell(&self, log: &container::log::Log, text: &str) {
-        if !self.0.swap(true, Relaxed) {
-            log.lines(Source::Stderr, text);
-        }
-    }
 }
 
 /// A stream that notes whether its client does something.

@@ -4,7 +4,6 @@ use crate::{
     exit,
     files::{self, Refused, Unopened, budget},
     host::{self, Scales},
-    limits,
     memory::{Memory, Share},
     metrics::Metrics,
     outgoing::Outgoing,
@@ -219,7 +218,7 @@ impl CoreGuest {
         let Some(at) = self.unopened.iter().position(|folder| folder.number == number) else { return Ok(()) };
         let Unopened { entry, mount, .. } = self.unopened[at];
         let (table, unopened) = (self.wasi.ctx().table, self.unopened.len());
-        let count = || limits::descriptors(table).saturating_sub(unopened);
+        let count = || descriptors(table).saturating_sub(unopened);
         let dir = files::folder(&self.live.0.spec.mounts[mount], &mut self.files, count);
         let dir = dir.inspect_err(|refused| self.live.tell(refused))?;
         files::put(self.wasi.ctx().table, entry, dir);
@@ -239,7 +238,7 @@ impl CoreGuest {
     /// Whether it may open one more file.
     pub(crate) fn may_open(&mut self) -> bool {
         let (table, unopened) = (self.wasi.ctx().table, self.unopened.len());
-        self.files.open(1, || limits::descriptors(table).saturating_sub(unopened))
+        self.files.open(1, || descriptors(table).saturating_sub(unopened))
     }
 }
 
@@ -397,4 +396,9 @@ fn wasi(shared: &Shared, request: bool) -> WasiCtxBuilder {
         builder.initial_cwd(cwd);
     }
     builder
+}
+
+/// What of a core module's table holds a file.
+fn descriptors(table: &mut ResourceTable) -> usize {
+    table.iter_mut().filter(|entry| entry.is::<Descriptor>()).count()
 }

@@ -4,7 +4,7 @@
 //! connection. It is cut when its client goes away or does nothing, and when its container is ended; it may take any time.
 
 use crate::{
-    HttpOptions, clients, connection, exit,
+    HttpOptions, clients, exit,
     guest::{self, Ending, Shared},
     image::{Image, Target},
     memory::Share,
@@ -16,7 +16,7 @@ use crate::{
 use bytes::Bytes;
 use container::{
     log::Source,
-    net::{self, BoxError, Connection, HttpHandler, Peer, Via},
+    net::{BoxError, Via},
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
 use http_body::{Body as _, Frame, SizeHint};
@@ -27,13 +27,15 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::Ordering::{Relaxed, SeqCst},
+        atomic::{
+            AtomicBool,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
-    net::TcpStream,
     sync::{Notify, oneshot},
     task::AbortHandle,
     time::Instant,
@@ -67,7 +69,7 @@ type Teller = oneshot::Sender<Result<Head, Response>>;
 
 /// The handler of one container.
 pub(crate) struct Handler {
-    pool: Arc<Pool>,
+    pub(crate) pool: Arc<Pool>,
     shared: Arc<Shared>,
     image: Arc<Image>,
     options: HttpOptions,
@@ -75,7 +77,7 @@ pub(crate) struct Handler {
     /// Clients are asked to leave: HTTP/1.1 connections end with their next answer, HTTP/2 ones with the requests under way.
     retire: CancellationToken,
     /// Connections.
-    open: TaskTracker,
+    pub(crate) open: TaskTracker,
     /// No new requests; connections close when theirs are done.
     drain: CancellationToken,
     /// Requests under way end now.
@@ -84,7 +86,7 @@ pub(crate) struct Handler {
     requests: TaskTracker,
     /// A request asked for more memory than its container may have.
     out_of_memory: Box<dyn Fn(String) + Send + Sync>,
-    other_sites: connection::Once,
+    other_sites: AtomicBool,
 }
 
 impl Handler {
@@ -108,7 +110,7 @@ impl Handler {
             cut: CancellationToken::new(),
             requests: TaskTracker::new(),
             out_of_memory: Box::new(out_of_memory),
-            other_sites: connection::Once::default(),
+            other_sites: AtomicBool::new(false),
         })
     }
 
@@ -139,7 +141,7 @@ impl Handler {
     }
 
     /// Names the container among the clients'.
-    fn owner(&self) -> usize {
+    pub(crate) fn owner(&self) -> usize {
         Arc::as_ptr(&self.shared).addr()
     }
 
@@ -166,7 +168,9 @@ impl Handler {
     }
 
     pub(crate) fn tell_of_other_sites(&self, text: &str) {
-        self.other_sites.tell(&self.shared.log, text);
+        if !self.other_sites.swap(true, Relaxed) {
+            self.shared.log.lines(Source::Stderr, text);
+        }
     }
 
     pub(crate) async fn answer<B>(
@@ -393,9 +397,6 @@ impl Handler {
     }
 }
 
-/// The handler as the network sees it.
-pub(crate) struct Served(pub(crate) Arc<Handler>);
-
 enum Failure {
     /// Too many wait.
     Busy,
@@ -404,37 +405,6 @@ enum Failure {
     /// The node has no place for another instance.
     Full,
     Guest(wasmtime::Error),
-}
-
-#[async_trait::async_trait]
-impl HttpHandler for Served {
-    async fn call(&self, request: net::Request, peer: Peer) -> net::Result<net::Response> {
-        let this = self.0.clone();
-        let client = this.client(None);
-        Ok(this.answer(request, client, peer.via).await)
-    }
-
-    fn serve(&self, connection: Connection, peer: Peer) {
-        let this = self.0.clone();
-        let Some(client) = this.pool.clients.connect(this.owner()) else {
-            // Dropping it closes it: the client sees a reset and may try another endpoint.
-            return;
-        };
-        let (open, threads) = (this.open.clone(), this.pool.handle().clone());
-        let serve = async move {
-            match connection {
-                Connection::Tcp(socket) => {
-                    // Fails only if the socket is not non-blocking or the reactor is gone.
-                    if let Ok(socket) = TcpStream::from_std(socket) {
-                        let _ = socket.set_nodelay(true);
-                        connection::serve(this, socket, client, peer.via).await;
-                    }
-                }
-                Connection::Stream(stream) => connection::serve(this, stream, client, peer.via).await,
-            }
-        };
-        open.spawn_on(serve, &threads);
-    }
 }
 
 /// What a request's task needs to know of it.

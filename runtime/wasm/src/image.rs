@@ -1,7 +1,6 @@
 //! A compiled artifact, linked: what its containers start instances from.
 
 use crate::{
-    cache::Cache,
     guest::{CoreGuest, Guest},
     places::{Need, Seat},
     pool::{Pool, Side},
@@ -24,17 +23,14 @@ pub(crate) struct Image {
     pool: Option<Target>,
     /// Made when it is first needed, of a handler that has the pool's shape.
     single: OnceCell<Target>,
-    source: Source,
+    load: Load,
     /// Bytes of memory and tables that an instance begins with at most, 0 if unknown.
     pub(crate) initial_memory: u64,
     memories: usize,
 }
 
-/// Where the compiled code is.
-pub(crate) struct Source {
-    pub(crate) cache: Cache,
-    pub(crate) name: String,
-}
+/// Loads the code for single instances. Blocks on the disk.
+pub(crate) type Load = Box<dyn Fn(&Pool) -> wasmtime::Result<Target> + Send + Sync>;
 
 /// What the artifact's exports make it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,12 +67,7 @@ pub(crate) const EXPECTED: &str = "expected a component that exports wasi:http/i
 
 impl Image {
     /// An image of what was loaded for the pool and for single instances: at least one of them.
-    pub(crate) fn new(
-        artifact: Artifact,
-        source: Source,
-        pool: Option<Loaded>,
-        single: Option<Loaded>,
-    ) -> Result<Self> {
+    pub(crate) fn new(artifact: Artifact, load: Load, pool: Option<Loaded>, single: Option<Loaded>) -> Result<Self> {
         let Some(known) = pool.as_ref().or(single.as_ref()) else {
             return Err(Error::Other(anyhow::anyhow!("nothing was loaded")));
         };
@@ -84,7 +75,7 @@ impl Image {
         let initial_memory = known.needs.as_ref().map_or(0, initial);
         let memories = known.needs.as_ref().map_or(1, |it| it.num_memories.max(1)) as usize;
         let single = OnceCell::new_with(single.map(|it| it.target));
-        Ok(Self { artifact, kind, pool: pool.map(|it| it.target), single, source, initial_memory, memories })
+        Ok(Self { artifact, kind, pool: pool.map(|it| it.target), single, load, initial_memory, memories })
     }
 
     /// What an instance of it needs.
@@ -99,7 +90,7 @@ impl Image {
         }
         let load = async || {
             let (this, node) = (self.clone(), pool.clone());
-            let load = move || this.source.cache.load_single(&node, &this.source.name);
+            let load = move || (this.load)(&node);
             pool.handle().spawn_blocking(load).await?
         };
         self.single.get_or_try_init(load).await

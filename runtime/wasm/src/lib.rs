@@ -55,8 +55,10 @@ mod places;
 mod pool;
 mod quota;
 mod runtime;
+mod served;
 pub mod sockets;
 mod stdio;
+mod ticker;
 mod turns;
 
 pub use clients::ClientOptions;

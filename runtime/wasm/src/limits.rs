@@ -13,10 +13,10 @@ use bytes::Bytes;
 use std::{io, sync::Arc};
 use wasmtime::{
     Caller, Extern, Memory, StoreContextMut,
-    component::{HasData, Linker, Resource},
+    component::{HasData, Linker, LinkerInstance, Resource},
 };
 use wasmtime_wasi::{
-    ResourceTable, WasiView,
+    WasiView,
     filesystem::{Descriptor, WasiFilesystemView},
     p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1 as _},
     p2::{
@@ -45,11 +45,6 @@ fn errno(refused: &Refused) -> i32 {
         Refused::Full => MFILE,
         Refused::Mount(..) => IO,
     }
-}
-
-/// What of a core module's table holds a file.
-pub(crate) fn descriptors(table: &mut ResourceTable) -> usize {
-    table.iter_mut().filter(|entry| entry.is::<Descriptor>()).count()
 }
 
 fn told<T>(result: FsResult<T>) -> wasmtime::Result<Result<T, ErrorCode>> {
@@ -107,6 +102,35 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
             })
         },
     )?;
+    written(&mut types)?;
+    types.func_wrap_async(
+        "[method]descriptor.create-directory-at",
+        |mut store: StoreContextMut<'_, Guest>, (fd, path): (Resource<Descriptor>, String)| {
+            Box::new(async move {
+                let guest = store.data_mut();
+                if !guest.space().take(ENTRY) {
+                    return Ok((Err(ErrorCode::InsufficientSpace),));
+                }
+                Ok((told(Files(guest).create_directory_at(fd, path).await)?,))
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]descriptor.symlink-at",
+        |mut store: StoreContextMut<'_, Guest>, (fd, target, path): (Resource<Descriptor>, String, String)| {
+            Box::new(async move {
+                let guest = store.data_mut();
+                if !guest.space().take(ENTRY) {
+                    return Ok((Err(ErrorCode::InsufficientSpace),));
+                }
+                Ok((told(Files(guest).symlink_at(fd, target, path).await)?,))
+            })
+        },
+    )
+}
+
+/// What writes to a file.
+fn written(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     types.func_wrap_async(
         "[method]descriptor.write",
         |mut store: StoreContextMut<'_, Guest>, (fd, bytes, at): (Resource<Descriptor>, Vec<u8>, u64)| {
@@ -131,30 +155,6 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
         |mut store: StoreContextMut<'_, Guest>, (fd,): (Resource<Descriptor>,)| {
             let stream = told(store.data_mut().filesystem().append_via_stream(fd))?;
             Ok((meter(store.data_mut(), stream)?,))
-        },
-    )?;
-    types.func_wrap_async(
-        "[method]descriptor.create-directory-at",
-        |mut store: StoreContextMut<'_, Guest>, (fd, path): (Resource<Descriptor>, String)| {
-            Box::new(async move {
-                let guest = store.data_mut();
-                if !guest.space().take(ENTRY) {
-                    return Ok((Err(ErrorCode::InsufficientSpace),));
-                }
-                Ok((told(Files(guest).create_directory_at(fd, path).await)?,))
-            })
-        },
-    )?;
-    types.func_wrap_async(
-        "[method]descriptor.symlink-at",
-        |mut store: StoreContextMut<'_, Guest>, (fd, target, path): (Resource<Descriptor>, String, String)| {
-            Box::new(async move {
-                let guest = store.data_mut();
-                if !guest.space().take(ENTRY) {
-                    return Ok((Err(ErrorCode::InsufficientSpace),));
-                }
-                Ok((told(Files(guest).symlink_at(fd, target, path).await)?,))
-            })
         },
     )
 }

@@ -3,7 +3,7 @@
 //! Guests give way at every epoch (1 ms), so a quota is overdrawn by that much at most and then paid back. What file operations use
 //! on other threads and what the host spends on parsing HTTP is not counted.
 
-use crate::pool::Ticker;
+use crate::ticker::Ticker;
 use parking_lot::Mutex;
 use std::{
     future::Future,

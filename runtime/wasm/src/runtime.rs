@@ -8,12 +8,13 @@ use crate::{
     files::{self, budget},
     give_back::GiveBack,
     guest::{self, Shared},
-    http::{Handler, Served},
+    http::Handler,
     image::{Image, Kind, Target},
     memory::Memory,
     metrics::{Metrics, Now, Present},
     pool::Pool,
     quota::{Quota, Throttled},
+    served::Served,
 };
 use async_trait::async_trait;
 use container::{

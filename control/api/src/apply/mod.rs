@@ -11,7 +11,7 @@
 mod managed;
 mod merge;
 #[cfg(test)]
-mod properties;
+mod properties_tests;
 mod set;
 #[cfg(test)]
 mod tests;

@@ -19,16 +19,16 @@ pub(super) enum Payload<'a> {
 const EOF: &str = "unexpected EOF";
 
 impl<'a> Reader<'a> {
-    pub fn new(bytes: &'a [u8]) -> Self {
+    pub(super) fn new(bytes: &'a [u8]) -> Self {
         Self { rest: bytes }
     }
 
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.rest.is_empty()
     }
 
     /// The next field, or `None` at the end.
-    pub fn next(&mut self) -> Result<Option<(u32, Payload<'a>)>, String> {
+    pub(super) fn next(&mut self) -> Result<Option<(u32, Payload<'a>)>, String> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -54,7 +54,7 @@ impl<'a> Reader<'a> {
         Ok(Some((tag, payload)))
     }
 
-    pub fn varint(&mut self) -> Result<u64, String> {
+    pub(super) fn varint(&mut self) -> Result<u64, String> {
         let mut value = 0_u64;
         for (index, byte) in self.rest.iter().enumerate() {
             if index >= 10 || (index == 9 && *byte > 1) {
@@ -91,7 +91,7 @@ impl<'a> Payload<'a> {
         Err(format!("proto: wrong wireType = {wire} for field {tag}"))
     }
 
-    pub fn varint(self, tag: u32) -> Result<u64, String> {
+    pub(super) fn varint(self, tag: u32) -> Result<u64, String> {
         match self {
             Self::Varint(value) => Ok(value),
             Self::Missing => Ok(0),
@@ -99,7 +99,7 @@ impl<'a> Payload<'a> {
         }
     }
 
-    pub fn bytes(self, tag: u32) -> Result<&'a [u8], String> {
+    pub(super) fn bytes(self, tag: u32) -> Result<&'a [u8], String> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
             Self::Missing => Ok(&[]),
@@ -107,12 +107,12 @@ impl<'a> Payload<'a> {
         }
     }
 
-    pub fn text(self, tag: u32) -> Result<String, String> {
+    pub(super) fn text(self, tag: u32) -> Result<String, String> {
         let bytes = self.bytes(tag)?;
         String::from_utf8(bytes.to_vec()).map_err(|_| format!("proto: field {tag} contains invalid UTF-8"))
     }
 
-    pub fn double(self, tag: u32) -> Result<f64, String> {
+    pub(super) fn double(self, tag: u32) -> Result<f64, String> {
         match self {
             Self::Fixed64(bits) => Ok(f64::from_bits(bits)),
             Self::Missing => Ok(0.0),

@@ -25,25 +25,25 @@ pub(crate) fn builtin() -> &'static Builtin {
 }
 
 impl Builtin {
-    pub fn kind(&self, group: &str, version: &str, kind: &str) -> Option<NodeId> {
+    pub(crate) fn kind(&self, group: &str, version: &str, kind: &str) -> Option<NodeId> {
         let wanted = group.chars().chain("/".chars()).chain(version.chars()).chain("/".chars()).chain(kind.chars());
         let found = self.kinds.binary_search_by(|(key, _)| key.chars().cmp(wanted.clone())).ok()?;
         Some(self.kinds[found].1)
     }
 
-    pub fn definition(&self, name: &str) -> Option<NodeId> {
+    pub(crate) fn definition(&self, name: &str) -> Option<NodeId> {
         let found = self.definitions.binary_search_by(|(key, _)| (*key).cmp(name)).ok()?;
         Some(self.definitions[found].1)
     }
 
     /// The OpenAPI name of a kind's definition.
-    pub fn definition_of(&self, group: &str, version: &str, kind: &str) -> Option<&'static str> {
+    pub(crate) fn definition_of(&self, group: &str, version: &str, kind: &str) -> Option<&'static str> {
         let node = self.kind(group, version, kind)?;
         self.definitions.iter().find(|(_, n)| *n == node).map(|(name, _)| *name)
     }
 
     /// Every `group/version/Kind`.
-    pub fn kinds(&self) -> impl Iterator<Item = &'static str> {
+    pub(crate) fn kinds(&self) -> impl Iterator<Item = &'static str> {
         self.kinds.iter().map(|(key, _)| *key)
     }
 }

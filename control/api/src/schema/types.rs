@@ -103,7 +103,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    pub fn new(kind: Kind) -> Self {
+    pub(crate) fn new(kind: Kind) -> Self {
         Self {
             kind,
             list: ListType::Atomic,
@@ -140,7 +140,7 @@ pub(crate) mod smallpath {
     pub(crate) struct Tags([u16; 3], u8);
 
     impl Tags {
-        pub fn parse(text: &str) -> Option<Self> {
+        pub(crate) fn parse(text: &str) -> Option<Self> {
             let mut tags = Self::default();
             for part in text.split('.') {
                 *tags.0.get_mut(tags.1 as usize)? = part.parse().ok()?;
@@ -149,7 +149,7 @@ pub(crate) mod smallpath {
             Some(tags)
         }
 
-        pub fn as_slice(&self) -> &[u16] {
+        pub(crate) fn as_slice(&self) -> &[u16] {
             &self.0[..self.1 as usize]
         }
     }
@@ -175,13 +175,13 @@ pub(crate) struct Arena {
 }
 
 impl Arena {
-    pub fn add(&mut self, node: Node) -> NodeId {
+    pub(crate) fn add(&mut self, node: Node) -> NodeId {
         self.nodes.push(node);
         NodeId::try_from(self.nodes.len() - 1).expect("a schema has fewer than 2^32 places")
     }
 
     /// Notes which fields have defaults, once all are there.
-    pub fn seal(&mut self) {
+    pub(crate) fn seal(&mut self) {
         let Self { nodes, structs } = self;
         for structure in structs {
             let defaulted =
@@ -192,29 +192,29 @@ impl Arena {
         nodes.shrink_to_fit();
     }
 
-    pub fn node(&self, id: NodeId) -> &Node {
+    pub(crate) fn node(&self, id: NodeId) -> &Node {
         &self.nodes[id as usize]
     }
 
-    pub fn structure(&self, id: StructId) -> &Struct {
+    pub(crate) fn structure(&self, id: StructId) -> &Struct {
         &self.structs[id as usize]
     }
 
-    pub fn fields(&self, id: NodeId) -> &[Field] {
+    pub(crate) fn fields(&self, id: NodeId) -> &[Field] {
         match self.node(id).kind {
             Kind::Struct(s) => &self.structure(s).fields,
             _ => &[],
         }
     }
 
-    pub fn field(&self, id: StructId, name: &str) -> Option<&Field> {
+    pub(crate) fn field(&self, id: StructId, name: &str) -> Option<&Field> {
         let fields = &self.structure(id).fields;
         fields.binary_search_by(|f| (*f.name).cmp(name)).ok().map(|i| &fields[i])
     }
 
     /// The name of the Go struct that a struct embeds and that holds this field, as decoding errors print it. Protobuf has embedded
     /// structs as messages of their own, so that the tags lead through them.
-    pub fn embedded(&self, id: StructId, field: &Field) -> Option<&'static str> {
+    pub(crate) fn embedded(&self, id: StructId, field: &Field) -> Option<&'static str> {
         if field.tags.as_slice().len() < 2 {
             return None;
         }
@@ -233,7 +233,7 @@ impl Arena {
         })
     }
 
-    pub fn child(&self, id: NodeId, name: &str) -> Option<NodeId> {
+    pub(crate) fn child(&self, id: NodeId, name: &str) -> Option<NodeId> {
         match self.node(id).kind {
             Kind::Struct(s) => self.field(s, name).map(|f| f.node).or(self.structure(s).additional),
             Kind::Map(value) => Some(value),
@@ -242,7 +242,7 @@ impl Arena {
         }
     }
 
-    pub fn element(&self, id: NodeId) -> Option<NodeId> {
+    pub(crate) fn element(&self, id: NodeId) -> Option<NodeId> {
         match self.node(id).kind {
             Kind::List(item) | Kind::Map(item) => Some(item),
             Kind::SchemaOrArray(s) => Some(s),
@@ -250,7 +250,7 @@ impl Arena {
         }
     }
 
-    pub fn is_atomic(&self, id: NodeId) -> bool {
+    pub(crate) fn is_atomic(&self, id: NodeId) -> bool {
         let node = self.node(id);
         match node.kind {
             Kind::Struct(s) => node.atomic || self.structure(s).atomic,
@@ -260,12 +260,12 @@ impl Arena {
         }
     }
 
-    pub fn preserves_unknown(&self, id: NodeId) -> bool {
+    pub(crate) fn preserves_unknown(&self, id: NodeId) -> bool {
         let node = self.node(id);
         node.preserve || matches!(node.kind, Kind::Any | Kind::Raw | Kind::Fields | Kind::Json)
     }
 
-    pub fn shape(&self, id: NodeId) -> Shape {
+    pub(crate) fn shape(&self, id: NodeId) -> Shape {
         match self.node(id).kind {
             Kind::Any | Kind::Raw | Kind::Fields | Kind::Json => Shape::Any,
             Kind::SchemaOrArray(_) | Kind::SchemaOrBool(_) | Kind::SchemaOrStrings(_) => Shape::Any,
@@ -282,7 +282,7 @@ impl Arena {
     }
 
     /// The type as Go prints it: `int32`, `[]v1.Container`, `map[string]string`.
-    pub fn go_type(&self, id: NodeId) -> String {
+    pub(crate) fn go_type(&self, id: NodeId) -> String {
         let node = self.node(id);
         if let Some(name) = &node.go {
             return name.to_string();
@@ -316,7 +316,7 @@ impl Arena {
     }
 
     /// The Go struct's name without its package: `PodSpec`.
-    pub fn struct_name(&self, id: StructId) -> &str {
+    pub(crate) fn struct_name(&self, id: StructId) -> &str {
         let name = &self.structure(id).name;
         name.rsplit('.').next().unwrap_or_default()
     }

@@ -1,129 +1,11 @@
-//! Requirements on labels and how they match.
+//! Label selectors: requirements that all must hold.
 
-use super::parse;
-use crate::names;
+use super::{
+    parse,
+    requirement::{Operator, Requirement},
+};
 use serde_json::Value;
-use std::{collections::BTreeMap, fmt};
-
-/// What a requirement asks of a label.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Operator {
-    /// `a in (b,c)`.
-    In,
-    /// `a notin (b,c)`; true without the label, too.
-    NotIn,
-    /// `a=b`.
-    Equals,
-    /// `a==b`.
-    DoubleEquals,
-    /// `a!=b`; true without the label, too.
-    NotEquals,
-    /// `a`.
-    Exists,
-    /// `!a`.
-    DoesNotExist,
-    /// `a>1`, numbers.
-    GreaterThan,
-    /// `a<1`, numbers.
-    LessThan,
-}
-
-/// One condition on one label.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Requirement {
-    /// The label's key.
-    pub key: String,
-    /// The condition.
-    pub operator: Operator,
-    /// What the condition compares with.
-    pub values: Vec<String>,
-}
-
-impl Requirement {
-    /// Checks key, values and their number as upstream does.
-    ///
-    /// # Errors
-    /// Upstream's text; several are joined as `[a, b]`.
-    pub fn new(key: &str, operator: Operator, values: Vec<String>) -> Result<Self, String> {
-        let mut errors = Vec::new();
-        let problems = names::qualified_name(key);
-        if !problems.is_empty() {
-            errors.push(format!("key: Invalid value: {key:?}: {}", problems.join("; ")));
-        }
-        let list = || serde_json::to_string(&values).unwrap_or_default();
-        let wrong = match operator {
-            Operator::In | Operator::NotIn if values.is_empty() => {
-                "for 'in', 'notin' operators, values set can't be empty"
-            }
-            Operator::Equals | Operator::DoubleEquals | Operator::NotEquals if values.len() != 1 => {
-                "exact-match compatibility requires one single value"
-            }
-            Operator::Exists | Operator::DoesNotExist if !values.is_empty() => {
-                "values set must be empty for exists and does not exist"
-            }
-            Operator::GreaterThan | Operator::LessThan if values.len() != 1 => {
-                "for 'Gt', 'Lt' operators, exactly one value is required"
-            }
-            _ => "",
-        };
-        if !wrong.is_empty() {
-            errors.push(format!("values: Invalid value: {}: {wrong}", list()));
-        }
-        if matches!(operator, Operator::GreaterThan | Operator::LessThan) {
-            for (index, value) in values.iter().enumerate().filter(|(_, v)| v.parse::<i64>().is_err()) {
-                let text = "for 'Gt', 'Lt' operators, the value must be an integer";
-                errors.push(format!("values[{index}]: Invalid value: {value:?}: {text}"));
-            }
-        }
-        for (index, value) in values.iter().enumerate() {
-            let problems = names::label_value(value);
-            if !problems.is_empty() {
-                errors.push(format!("values[{index}][{key}]: Invalid value: {value:?}: {}", problems.join("; ")));
-            }
-        }
-        match errors.as_slice() {
-            [] => Ok(Self { key: key.to_owned(), operator, values }),
-            [one] => Err(one.clone()),
-            many => Err(format!("[{}]", many.join(", "))),
-        }
-    }
-
-    /// Whether a label with this value (`None`: no such label) fulfils it.
-    pub fn matches(&self, value: Option<&str>) -> bool {
-        let among = |value: &str| self.values.iter().any(|v| v == value);
-        match self.operator {
-            Operator::In | Operator::Equals | Operator::DoubleEquals => value.is_some_and(among),
-            Operator::NotIn | Operator::NotEquals => !value.is_some_and(among),
-            Operator::Exists => value.is_some(),
-            Operator::DoesNotExist => value.is_none(),
-            Operator::GreaterThan | Operator::LessThan => {
-                let number = |text: &str| text.parse::<i64>().ok();
-                let (Some(left), [right]) = (value.and_then(number), self.values.as_slice()) else { return false };
-                number(right)
-                    .is_some_and(|right| if self.operator == Operator::LessThan { left < right } else { left > right })
-            }
-        }
-    }
-}
-
-impl fmt::Display for Requirement {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut sorted: Vec<&str> = self.values.iter().map(String::as_str).collect();
-        sorted.sort_unstable();
-        let (key, values) = (&self.key, sorted.join(","));
-        match self.operator {
-            Operator::In => write!(f, "{key} in ({values})"),
-            Operator::NotIn => write!(f, "{key} notin ({values})"),
-            Operator::Equals => write!(f, "{key}={values}"),
-            Operator::DoubleEquals => write!(f, "{key}=={values}"),
-            Operator::NotEquals => write!(f, "{key}!={values}"),
-            Operator::Exists => f.write_str(key),
-            Operator::DoesNotExist => write!(f, "!{key}"),
-            Operator::GreaterThan => write!(f, "{key}>{values}"),
-            Operator::LessThan => write!(f, "{key}<{values}"),
-        }
-    }
-}
+use std::fmt;
 
 /// All of its requirements must hold. The empty one matches everything; [`Selector::nothing`] nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -187,29 +69,9 @@ impl Selector {
         expressions.iter().map(requirement).collect::<Result<_, _>>().map(Self::new)
     }
 
-    /// Every one of these labels, unchecked: a Service's `spec.selector`.
-    pub fn from_map<'a>(labels: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
-        let equals = |(key, value): (&str, &str)| Requirement {
-            key: key.to_owned(),
-            operator: Operator::Equals,
-            values: vec![value.to_owned()],
-        };
-        Self::new(labels.into_iter().map(equals).collect())
-    }
-
     /// Whether an object with these labels is selected.
     pub fn matches<'a>(&self, label: impl Fn(&str) -> Option<&'a str>) -> bool {
         !self.nothing && self.requirements.iter().all(|r| r.matches(label(&r.key)))
-    }
-
-    /// Whether an object with these labels is selected.
-    pub fn matches_labels(&self, labels: &BTreeMap<String, String>) -> bool {
-        self.matches(|key| labels.get(key).map(String::as_str))
-    }
-
-    /// Whether this object is selected.
-    pub fn matches_object(&self, object: &crate::Object) -> bool {
-        self.matches(|key| object.label(key))
     }
 
     /// Whether it has no requirement, so that it matches everything.
@@ -268,6 +130,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
     use serde_json::json;
+    use std::collections::BTreeMap;
 
     fn labels(text: &str) -> BTreeMap<String, String> {
         text.split(',').filter_map(|pair| pair.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
@@ -298,7 +161,9 @@ mod tests {
             ("in=in,notin in (in,notin)", "in=in,notin=notin", true),
         ] {
             let parsed = Selector::parse(selector).expect(selector);
-            assert_eq!(parsed.matches_labels(&labels(object)), matches, "{selector} on {object}");
+            let labels = labels(object);
+            let matched = parsed.matches(|key| labels.get(key).map(String::as_str));
+            assert_eq!(matched, matches, "{selector} on {object}");
         }
     }
 
@@ -393,7 +258,6 @@ mod tests {
     fn exact_values_are_found() {
         let selector = Selector::parse("a=b,c in (d),e in (f,g)").expect("valid");
         assert_eq!((selector.exact("a"), selector.exact("c"), selector.exact("e")), (Some("b"), Some("d"), None));
-        assert_eq!(Selector::from_map([("a", "b")]).to_string(), "a=b");
     }
 
     proptest! {

@@ -6,6 +6,8 @@
 mod field;
 mod label;
 mod parse;
+mod requirement;
 
 pub use field::{FieldRequirement, FieldSelector};
-pub use label::{Operator, Requirement, Selector};
+pub use label::Selector;
+pub use requirement::{Operator, Requirement};

@@ -1,6 +1,6 @@
 //! The grammar of label selectors in text.
 
-use super::label::{Operator, Requirement};
+use super::requirement::{Operator, Requirement};
 use crate::names;
 use std::collections::BTreeSet;
 

@@ -98,6 +98,7 @@ impl ControlPlane {
             advertise: outside.advertise,
             identity: config.node.clone(),
             image_advice: Some(outside.image_advice),
+            capabilities: kinds::Capabilities::new(agent::HONOURED.iter().copied().chain(scheduler::honoured())),
         };
         let options = server::Options {
             store: store.clone(),

@@ -1,3 +1,5 @@
+//! `sampan apply`: sends manifests by server-side apply.
+
 use super::{Resources, connect, explain, request};
 use crate::{
     args::ApplyArgs,

@@ -1,3 +1,5 @@
+//! `sampan delete`: deletes objects by name or by manifest.
+
 use super::{Resources, connect, explain, get::escape, names, request};
 use crate::{args::DeleteArgs, exit::usage, manifests};
 use anyhow::bail;

@@ -1,3 +1,5 @@
+//! `sampan get`: shows objects as tables, YAML or JSON.
+
 use super::{
     Resources, connect, explain,
     names::{self, Asked},

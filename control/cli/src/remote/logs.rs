@@ -1,3 +1,5 @@
+//! `sampan logs`: shows what containers print.
+
 use super::{Reached, Resources, connect, explain, get::escape, names, pods};
 use crate::{args::LogsArgs, exit::usage, out};
 use anyhow::{Context, bail};

@@ -4,13 +4,13 @@
 //! rollback field that only the extensions/v1beta1 API had.
 
 mod plan;
-pub mod revision;
+pub(crate) mod revision;
 mod rolling;
 mod status;
 #[cfg(test)]
 mod tests;
 
-pub use plan::{Plan, Step, plan};
+pub(crate) use plan::{Plan, Step, plan};
 
 use std::sync::Arc;
 
@@ -24,12 +24,12 @@ use k8s_openapi::api::{
 
 use crate::{
     Context,
-    claim::{Claims, waken_by_orphan},
-    meta, pods,
+    claim::{Claims, candidates, waken_by_orphan},
+    labels, meta, pods,
 };
 
 /// Rolls pod templates out. Upstream's `deployment-controller`.
-pub struct DeploymentController {
+pub(crate) struct DeploymentController {
     client: Client,
     clock: api::Clock,
     recorder: Recorder,
@@ -40,13 +40,16 @@ pub struct DeploymentController {
 
 impl DeploymentController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
+        let (deployments, sets) = (cx.informers.of(), cx.informers.of());
+        labels::index_selectors(&deployments);
+        labels::index_orphans(&sets);
         Self {
             client: cx.client.clone(),
             clock: cx.options.clock.clone(),
             recorder: cx.recorder("deployment-controller"),
-            deployments: cx.informers.of(),
-            sets: cx.informers.of(),
+            deployments,
+            sets,
             pods: cx.informers.of(),
         }
     }
@@ -155,7 +158,8 @@ impl Controller for DeploymentController {
             return Ok(Next::Done);
         }
         let claims = Claims { client: &self.client, owner: &*d, finalizer: None };
-        let sets = claims.settle(&selector, self.sets.list_in(&key.namespace)).await?;
+        let sets =
+            claims.settle(&selector, candidates(&self.sets, &d.metadata, labels::wanted(&spec.selector))).await?;
         let plan = plan(&d, &sets, |current| self.old_pods_running(&sets, current), self.clock.now());
         for step in &plan.steps {
             self.take(&d, &plan, step).await?;

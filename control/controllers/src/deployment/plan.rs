@@ -6,15 +6,15 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 
 use super::{
-    revision::{self, DESIRED_REPLICAS, REVISION, by_age, count_annotation},
-    rolling::{self, available, desired, max_surge, max_unavailable, replicas},
+    revision::{self, REVISION, by_age},
+    rolling::{self, DESIRED_REPLICAS, available, count_annotation, desired, max_surge, max_unavailable, replicas},
     status,
 };
 use crate::meta;
 
 /// One write; they are made in order and the first that fails ends the pass.
 #[derive(Clone, Debug)]
-pub enum Step {
+pub(crate) enum Step {
     /// Make the ReplicaSet of the current template.
     Create(Arc<ReplicaSet>),
     /// Write size or annotations; `scaled` says from where to where.
@@ -30,7 +30,7 @@ pub enum Step {
 
 /// The work of one pass.
 #[derive(Debug)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// The writes to ReplicaSets.
     pub steps: Vec<Step>,
     /// The Deployment with its new status and revision annotation, when they change.
@@ -55,7 +55,7 @@ struct View {
 
 /// Compares `d` with the ReplicaSets it controls. `old_pods_running` answers, given the name of the current ReplicaSet, whether pods of any
 /// other still run; Recreate waits for them.
-pub fn plan(
+pub(crate) fn plan(
     d: &Deployment,
     sets: &[Arc<ReplicaSet>],
     old_pods_running: impl Fn(Option<&str>) -> bool,

@@ -10,19 +10,15 @@ use k8s_openapi::api::{
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::rolling;
+use super::rolling::{self, DESIRED_REPLICAS, MAX_REPLICAS};
 use crate::meta;
 
 /// The revision of a ReplicaSet and of the Deployment that rolled it out.
-pub const REVISION: &str = "deployment.kubernetes.io/revision";
+pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Earlier revisions of a ReplicaSet that was rolled back to.
-pub const HISTORY: &str = "deployment.kubernetes.io/revision-history";
-/// The Deployment's size when the ReplicaSet was last scaled.
-pub const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
-/// That size and the surge.
-pub const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
+pub(crate) const HISTORY: &str = "deployment.kubernetes.io/revision-history";
 /// The label that tells the pods of one revision from those of another.
-pub const HASH_LABEL: &str = "pod-template-hash";
+pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 
 const NOT_COPIED: [&str; 6] = [
     "kubectl.kubernetes.io/last-applied-configuration",
@@ -36,22 +32,17 @@ const NOT_COPIED: [&str; 6] = [
 const HISTORY_LIMIT: usize = 2000;
 
 /// The revision annotation as a number; absent or unreadable is 0.
-pub fn revision(rs: &ReplicaSet) -> i64 {
+pub(crate) fn revision(rs: &ReplicaSet) -> i64 {
     meta::annotation(&rs.metadata, REVISION).and_then(|v| v.parse().ok()).unwrap_or(0)
 }
 
-/// An annotation that holds a count.
-pub fn count_annotation(rs: &ReplicaSet, key: &str) -> Option<i32> {
-    meta::annotation(&rs.metadata, key)?.parse().ok().filter(|n| *n >= 0)
-}
-
 /// Older first, names decide among the same second.
-pub fn by_age(a: &ReplicaSet, b: &ReplicaSet) -> Ordering {
+pub(crate) fn by_age(a: &ReplicaSet, b: &ReplicaSet) -> Ordering {
     meta::created(&a.metadata).cmp(&meta::created(&b.metadata)).then_with(|| a.metadata.name.cmp(&b.metadata.name))
 }
 
 /// Whether two templates describe the same pods, the hash label aside.
-pub fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
+pub(crate) fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
     let strip = |t: &PodTemplateSpec| {
         let mut t = t.clone();
         if let Some(labels) = t.metadata.as_mut().and_then(|m| m.labels.as_mut()) {
@@ -68,7 +59,7 @@ pub fn same_template(a: &PodTemplateSpec, b: &PodTemplateSpec) -> bool {
 }
 
 /// The index of the oldest ReplicaSet whose template is the Deployment's.
-pub fn current(d: &Deployment, sets: &[Arc<ReplicaSet>]) -> Option<usize> {
+pub(crate) fn current(d: &Deployment, sets: &[Arc<ReplicaSet>]) -> Option<usize> {
     let template = &d.spec.as_ref()?.template;
     let matches = |rs: &ReplicaSet| {
         rs.spec.as_ref().and_then(|s| s.template.as_ref()).is_some_and(|t| same_template(t, template))
@@ -79,7 +70,7 @@ pub fn current(d: &Deployment, sets: &[Arc<ReplicaSet>]) -> Option<usize> {
 }
 
 /// The ReplicaSet for the Deployment's template, with its size and annotations still to be set.
-pub fn new_set(d: &Deployment) -> ReplicaSet {
+pub(crate) fn new_set(d: &Deployment) -> ReplicaSet {
     let spec = d.spec.clone().unwrap_or_default();
     let collisions = d.status.as_ref().and_then(|s| s.collision_count);
     let seed = collisions.map(i32::to_le_bytes);
@@ -112,7 +103,7 @@ pub fn new_set(d: &Deployment) -> ReplicaSet {
 
 /// Brings the annotations of the current ReplicaSet up to date; `next` is one more than the highest revision among the others. Answers
 /// whether anything changed.
-pub fn annotate(d: &Deployment, rs: &mut ReplicaSet, next: i64, exists: bool) -> bool {
+pub(crate) fn annotate(d: &Deployment, rs: &mut ReplicaSet, next: i64, exists: bool) -> bool {
     let mut annotations = rs.metadata.annotations.take().unwrap_or_default();
     let before = annotations.clone();
     for (key, value) in d.metadata.annotations.iter().flatten() {
@@ -154,7 +145,7 @@ fn set_replicas(annotations: &mut BTreeMap<String, String>, d: &Deployment) {
 }
 
 /// Records the Deployment's size on `rs`; answers whether that changed anything.
-pub fn annotate_size(d: &Deployment, rs: &mut ReplicaSet) -> bool {
+pub(crate) fn annotate_size(d: &Deployment, rs: &mut ReplicaSet) -> bool {
     let annotations = rs.metadata.annotations.get_or_insert_default();
     let before = (annotations.get(DESIRED_REPLICAS).cloned(), annotations.get(MAX_REPLICAS).cloned());
     set_replicas(annotations, d);

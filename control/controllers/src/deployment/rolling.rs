@@ -8,26 +8,35 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::revision::{MAX_REPLICAS, count_annotation};
-use crate::meta::scaled;
+use crate::meta::{self, scaled};
+
+/// The Deployment's size when the ReplicaSet was last scaled.
+pub(super) const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
+/// That size and the surge.
+pub(super) const MAX_REPLICAS: &str = "deployment.kubernetes.io/max-replicas";
+
+/// An annotation that holds a count.
+pub(super) fn count_annotation(rs: &ReplicaSet, key: &str) -> Option<i32> {
+    meta::annotation(&rs.metadata, key)?.parse().ok().filter(|n| *n >= 0)
+}
 
 /// `spec.replicas` of a Deployment, 1 where absent.
-pub fn desired(d: &Deployment) -> i32 {
+pub(super) fn desired(d: &Deployment) -> i32 {
     d.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
 }
 
 /// `spec.replicas` of a ReplicaSet, 1 where absent.
-pub fn replicas(rs: &ReplicaSet) -> i32 {
+pub(super) fn replicas(rs: &ReplicaSet) -> i32 {
     rs.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
 }
 
 /// The available replicas that the ReplicaSet reports.
-pub fn available(rs: &ReplicaSet) -> i32 {
+pub(super) fn available(rs: &ReplicaSet) -> i32 {
     rs.status.as_ref().and_then(|s| s.available_replicas).unwrap_or(0)
 }
 
 /// Whether pods of two revisions may run side by side.
-pub fn is_rolling(d: &Deployment) -> bool {
+pub(super) fn is_rolling(d: &Deployment) -> bool {
     let strategy = d.spec.as_ref().and_then(|s| s.strategy.as_ref()).and_then(|s| s.type_.as_deref());
     strategy.unwrap_or("RollingUpdate") == "RollingUpdate"
 }
@@ -43,17 +52,17 @@ fn fenceposts(d: &Deployment) -> (i32, i32) {
 }
 
 /// How many pods there may be above the desired number.
-pub fn max_surge(d: &Deployment) -> i32 {
+pub(super) fn max_surge(d: &Deployment) -> i32 {
     if is_rolling(d) { fenceposts(d).0 } else { 0 }
 }
 
 /// How many of the desired pods may be missing.
-pub fn max_unavailable(d: &Deployment) -> i32 {
+pub(super) fn max_unavailable(d: &Deployment) -> i32 {
     if !is_rolling(d) || desired(d) == 0 { 0 } else { fenceposts(d).1.min(desired(d)) }
 }
 
 /// The size the new ReplicaSet may have now, given the pods of `all` (itself included).
-pub fn new_size(d: &Deployment, current: i32, new: i32) -> i32 {
+pub(super) fn new_size(d: &Deployment, current: i32, new: i32) -> i32 {
     if !is_rolling(d) {
         return desired(d);
     }
@@ -62,7 +71,7 @@ pub fn new_size(d: &Deployment, current: i32, new: i32) -> i32 {
 }
 
 /// How many of the `to_add` (negative: to remove) pods fall to `rs` when `added` are given out already.
-pub fn proportion(rs: &ReplicaSet, d: &Deployment, to_add: i32, added: i32) -> i32 {
+pub(super) fn proportion(rs: &ReplicaSet, d: &Deployment, to_add: i32, added: i32) -> i32 {
     if replicas(rs) == 0 || to_add == 0 || to_add == added {
         return 0;
     }

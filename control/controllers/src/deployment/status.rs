@@ -18,7 +18,13 @@ const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 const AVAILABLE: &str = "NewReplicaSetAvailable";
 
 /// A condition that became true or false now.
-pub fn condition(type_: &str, status: &str, reason: &str, message: String, now: Timestamp) -> DeploymentCondition {
+pub(super) fn condition(
+    type_: &str,
+    status: &str,
+    reason: &str,
+    message: String,
+    now: Timestamp,
+) -> DeploymentCondition {
     DeploymentCondition {
         type_: type_.to_owned(),
         status: status.to_owned(),
@@ -30,12 +36,12 @@ pub fn condition(type_: &str, status: &str, reason: &str, message: String, now: 
 }
 
 /// The condition of this type.
-pub fn find<'a>(status: &'a DeploymentStatus, type_: &str) -> Option<&'a DeploymentCondition> {
+pub(super) fn find<'a>(status: &'a DeploymentStatus, type_: &str) -> Option<&'a DeploymentCondition> {
     status.conditions.as_ref()?.iter().find(|c| c.type_ == type_)
 }
 
 /// Adds or replaces a condition; the same status and reason again change nothing.
-pub fn set(status: &mut DeploymentStatus, mut new: DeploymentCondition) {
+pub(super) fn set(status: &mut DeploymentStatus, mut new: DeploymentCondition) {
     if let Some(old) = find(status, &new.type_) {
         if old.status == new.status && old.reason == new.reason {
             return;
@@ -64,7 +70,7 @@ fn deadline(d: &Deployment) -> Option<i64> {
 }
 
 /// Records in `d` that it was paused or resumed, so that the deadline does not run meanwhile.
-pub fn note_pause(d: &mut Deployment, now: Timestamp) {
+pub(super) fn note_pause(d: &mut Deployment, now: Timestamp) {
     if deadline(d).is_none() {
         return;
     }
@@ -85,7 +91,7 @@ pub fn note_pause(d: &mut Deployment, now: Timestamp) {
 }
 
 /// Records that the current ReplicaSet was made, or found when nothing was known about progress.
-pub fn note_new_set(d: &mut Deployment, name: &str, created: bool, now: Timestamp) {
+pub(super) fn note_new_set(d: &mut Deployment, name: &str, created: bool, now: Timestamp) {
     if deadline(d).is_none() {
         return;
     }
@@ -100,7 +106,7 @@ pub fn note_new_set(d: &mut Deployment, name: &str, created: bool, now: Timestam
 }
 
 /// Records that the current ReplicaSet could not be made.
-pub fn note_create_failure(d: &mut Deployment, message: &str, now: Timestamp) {
+pub(super) fn note_create_failure(d: &mut Deployment, message: &str, now: Timestamp) {
     if deadline(d).is_some() {
         let status = d.status.get_or_insert_default();
         set(status, condition(PROGRESSING, "False", "ReplicaSetCreateError", message.to_owned(), now));
@@ -108,7 +114,7 @@ pub fn note_create_failure(d: &mut Deployment, message: &str, now: Timestamp) {
 }
 
 /// Counts and the `Available` condition.
-pub fn calculate(
+pub(super) fn calculate(
     d: &Deployment,
     new: Option<&Arc<ReplicaSet>>,
     old: &[Arc<ReplicaSet>],
@@ -148,7 +154,7 @@ fn n(value: Option<i32>) -> i32 {
 }
 
 /// Whether all pods are of the current revision and available.
-pub fn is_complete(d: &Deployment, status: &DeploymentStatus) -> bool {
+pub(super) fn is_complete(d: &Deployment, status: &DeploymentStatus) -> bool {
     [status.updated_replicas, status.replicas, status.available_replicas].iter().all(|v| n(*v) == desired(d))
         && status.observed_generation.unwrap_or(0) >= d.metadata.generation.unwrap_or(0)
 }
@@ -172,7 +178,7 @@ fn timed_out(status: &DeploymentStatus, seconds: i64, now: Timestamp) -> bool {
 
 /// Adds what can be said about the progress of a rollout, and failures of the ReplicaSets, to the calculated `status`. `d.status` is what
 /// was known before.
-pub fn progress(
+pub(super) fn progress(
     d: &Deployment,
     new: Option<&Arc<ReplicaSet>>,
     old: &[Arc<ReplicaSet>],
@@ -235,7 +241,7 @@ fn failure(new: Option<&Arc<ReplicaSet>>, old: &[Arc<ReplicaSet>]) -> Option<Dep
 }
 
 /// When to look again whether the deadline has passed.
-pub fn next_check(d: &Deployment, status: &DeploymentStatus, now: Timestamp) -> Option<Duration> {
+pub(super) fn next_check(d: &Deployment, status: &DeploymentStatus, now: Timestamp) -> Option<Duration> {
     let seconds = deadline(d)?;
     let c = find(status, PROGRESSING)?;
     if is_complete(d, status) || c.reason.as_deref() == Some(TIMED_OUT) {

@@ -6,7 +6,8 @@ use serde_json::{Value, json};
 
 use super::{
     Plan, Step, plan,
-    revision::{self, DESIRED_REPLICAS, MAX_REPLICAS, REVISION},
+    revision::{self, REVISION},
+    rolling::{DESIRED_REPLICAS, MAX_REPLICAS},
 };
 use crate::meta;
 

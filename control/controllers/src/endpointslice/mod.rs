@@ -5,7 +5,7 @@
 
 mod plan;
 
-pub use plan::{MANAGED_BY, Plan, SERVICE_NAME, plan};
+pub(crate) use plan::{MANAGED_BY, Plan, SERVICE_NAME, plan};
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ use crate::{Context, meta, servicepods};
 const BY_SERVICE: &str = "endpointslice-controller/service";
 
 /// Keeps EndpointSlices. Upstream's `endpointslice-controller`.
-pub struct EndpointSliceController {
+pub(crate) struct EndpointSliceController {
     client: Client,
     recorder: Recorder,
     services: Informer<Service>,
@@ -32,14 +32,16 @@ pub struct EndpointSliceController {
 
 impl EndpointSliceController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
+        let (services, pods) = (cx.informers.of(), cx.informers.of());
+        servicepods::index(&services, &pods);
         let slices = cx.informers.of::<EndpointSlice>();
         slices.index(BY_SERVICE, |slice| service_key(slice).map(|k| k.to_string()).into_iter().collect());
         Self {
             client: cx.client.clone(),
             recorder: cx.recorder("endpoint-slice-controller"),
-            services: cx.informers.of(),
-            pods: cx.informers.of(),
+            services,
+            pods,
             nodes: cx.informers.of(),
             slices,
         }

@@ -19,16 +19,16 @@ use crate::{
 };
 
 /// Who keeps these slices.
-pub const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
+pub(crate) const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 /// The label that names the Service.
-pub const SERVICE_NAME: &str = "kubernetes.io/service-name";
+pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
 /// Endpoints in a slice at most.
 const MAX_ENDPOINTS: usize = 100;
 
 /// The writes that bring the slices up to date.
 #[derive(Debug, Default, PartialEq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// New slices.
     pub create: Vec<EndpointSlice>,
     /// Changed slices.
@@ -42,7 +42,7 @@ type Group = (&'static str, Vec<(String, Option<String>, Option<i32>, Option<Str
 
 /// Compares. Slices that are right stay untouched; those that must change anyway are filled first; then one with room for the rest; then
 /// new ones. `zone` tells a node's zone.
-pub fn plan(
+pub(crate) fn plan(
     service: &Service,
     pods: &[Arc<Pod>],
     existing: &[Arc<EndpointSlice>],

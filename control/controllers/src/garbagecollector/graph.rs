@@ -11,23 +11,23 @@ use client::{PartialObjectMetadata, discovery::Resource};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 /// The finalizer of a deletion that waits for blocking dependents.
-pub const FOREGROUND: &str = "foregroundDeletion";
+pub(crate) const FOREGROUND: &str = "foregroundDeletion";
 /// The finalizer of a deletion that sets dependents free.
-pub const ORPHAN: &str = "orphan";
+pub(crate) const ORPHAN: &str = "orphan";
 
 /// Whether it waits for its blocking dependents to go.
-pub fn waits_for_dependents(meta: &PartialObjectMetadata) -> bool {
+pub(crate) fn waits_for_dependents(meta: &PartialObjectMetadata) -> bool {
     meta.deletion_timestamp.is_some() && meta.finalizers.iter().any(|f| f == FOREGROUND)
 }
 
 /// Whether its dependents are to be set free.
-pub fn orphans_dependents(meta: &PartialObjectMetadata) -> bool {
+pub(crate) fn orphans_dependents(meta: &PartialObjectMetadata) -> bool {
     meta.deletion_timestamp.is_some() && meta.finalizers.iter().any(|f| f == ORPHAN)
 }
 
 /// An object.
 #[derive(Clone, Debug)]
-pub struct Node {
+pub(crate) struct Node {
     /// Its kind.
     pub resource: Arc<Resource>,
     /// Its metadata, which the informer of its kind keeps too.
@@ -36,7 +36,7 @@ pub struct Node {
 
 impl Node {
     /// Where it is, as references to it have to say.
-    pub fn coordinates(&self) -> Coordinates {
+    pub(crate) fn coordinates(&self) -> Coordinates {
         Coordinates {
             api_version: self.resource.api_version(),
             kind: self.resource.kind.clone(),
@@ -51,7 +51,7 @@ impl Node {
     }
 
     /// Whether `owner`, as an object of `namespace` names it, is this one: the uid alone does not say so.
-    pub fn is(&self, owner: &OwnerReference, namespace: &str) -> bool {
+    pub(crate) fn is(&self, owner: &OwnerReference, namespace: &str) -> bool {
         let (meta, kind) = (&self.meta, &self.resource);
         meta.uid == owner.uid
             && meta.name == owner.name
@@ -68,7 +68,7 @@ impl Node {
 
 /// What besides the uid must agree between an owner and a reference to it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub struct Coordinates {
+pub(crate) struct Coordinates {
     /// `group/version`.
     pub api_version: String,
     /// Kind.
@@ -81,7 +81,7 @@ pub struct Coordinates {
 
 /// What a change of an object asks for.
 #[derive(Debug, Default)]
-pub struct Change {
+pub(crate) struct Change {
     /// What must be looked at.
     pub tasks: Vec<Task>,
     /// Objects and those references of theirs that name an owner of another namespace.
@@ -90,7 +90,7 @@ pub struct Change {
 
 /// What must be looked at because something changed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
-pub enum Task {
+pub(crate) enum Task {
     /// Should this object go, or, if it waits for dependents, can it?
     Delete(String),
     /// Set this object's dependents free.
@@ -99,7 +99,7 @@ pub enum Task {
 
 /// All objects by uid, with edges from owners to dependents.
 #[derive(Debug, Default)]
-pub struct Graph {
+pub(crate) struct Graph {
     nodes: HashMap<String, Node>,
     dependents: HashMap<String, HashSet<String>>,
     /// Where no owner of a uid is; uids are never used twice, so this stays true.
@@ -108,32 +108,22 @@ pub struct Graph {
 
 impl Graph {
     /// An object by uid.
-    pub fn get(&self, uid: &str) -> Option<&Node> {
+    pub(crate) fn get(&self, uid: &str) -> Option<&Node> {
         self.nodes.get(uid)
     }
 
     /// The objects that name `uid` as an owner.
-    pub fn dependents(&self, uid: &str) -> impl Iterator<Item = &Node> {
+    pub(crate) fn dependents(&self, uid: &str) -> impl Iterator<Item = &Node> {
         self.dependents.get(uid).into_iter().flatten().filter_map(|d| self.nodes.get(d))
     }
 
-    /// How many objects there are.
-    pub fn len(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.nodes.is_empty()
-    }
-
     /// The uids of a kind.
-    pub fn of(&self, resource: &Resource) -> Vec<String> {
+    pub(crate) fn of(&self, resource: &Resource) -> Vec<String> {
         self.nodes.iter().filter(|(_, n)| *n.resource == *resource).map(|(uid, _)| uid.clone()).collect()
     }
 
     /// Takes a new or changed object; answers what follows from it.
-    pub fn set(&mut self, resource: &Arc<Resource>, meta: impl Into<Arc<PartialObjectMetadata>>) -> Change {
+    pub(crate) fn set(&mut self, resource: &Arc<Resource>, meta: impl Into<Arc<PartialObjectMetadata>>) -> Change {
         let meta = meta.into();
         let uid = meta.uid.clone();
         let old = self.nodes.get(&uid).map(|n| n.meta.clone());
@@ -200,7 +190,7 @@ impl Graph {
     }
 
     /// Forgets an object that is gone; answers what must be looked at.
-    pub fn remove(&mut self, uid: &str) -> Vec<Task> {
+    pub(crate) fn remove(&mut self, uid: &str) -> Vec<Task> {
         let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
         let mut tasks: Vec<Task> = self.dependents(uid).map(|d| Task::Delete(d.meta.uid.clone())).collect();
         self.set_absent(uid, node.coordinates());
@@ -214,7 +204,7 @@ impl Graph {
     }
 
     /// Forgets the objects of a kind that is no longer served. They may well be there still: nothing is concluded about their dependents.
-    pub fn forget(&mut self, resource: &Resource) {
+    pub(crate) fn forget(&mut self, resource: &Resource) {
         for uid in self.of(resource) {
             let Some(node) = self.nodes.remove(&uid) else { continue };
             node.meta.owner_references.iter().for_each(|owner| self.unlink(&owner.uid, &uid));
@@ -222,14 +212,14 @@ impl Graph {
     }
 
     /// Remembers that no owner of this uid is there, as long as somebody names it.
-    pub fn set_absent(&mut self, uid: &str, at: Coordinates) {
+    pub(crate) fn set_absent(&mut self, uid: &str, at: Coordinates) {
         if !self.nodes.contains_key(uid) && self.dependents.contains_key(uid) {
             self.absent.entry(uid.to_owned()).or_default().insert(at);
         }
     }
 
     /// Whether the owner is known not to exist for an object of `namespace`.
-    pub fn is_absent(&self, owner: &OwnerReference, namespace: &str) -> bool {
+    pub(crate) fn is_absent(&self, owner: &OwnerReference, namespace: &str) -> bool {
         let Some(places) = self.absent.get(&owner.uid) else { return false };
         places.iter().any(|at| {
             at.api_version == owner.api_version
@@ -280,7 +270,7 @@ impl Graph {
 
 /// What an owner means to a dependent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It exists.
     Solid,
     /// It exists, and waits for its dependents to go.
@@ -291,7 +281,7 @@ pub enum Standing {
 
 /// What to do about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub(crate) enum Verdict {
     /// Leave it.
     Keep,
     /// Keep it, without these owners.
@@ -310,7 +300,7 @@ pub enum Verdict {
 }
 
 /// Decides about the live object `meta`, given what its owners are.
-pub fn judge(graph: &Graph, meta: &PartialObjectMetadata, owners: &[(String, Standing)]) -> Verdict {
+pub(crate) fn judge(graph: &Graph, meta: &PartialObjectMetadata, owners: &[(String, Standing)]) -> Verdict {
     let uid = &meta.uid;
     if waits_for_dependents(meta) {
         // who cannot have it as an owner cannot hold it either: a cluster-scoped object that names it would do so for ever

@@ -10,8 +10,8 @@
 
 mod graph;
 
-pub use graph::{
-    Change, Coordinates, FOREGROUND, Graph, Node, ORPHAN, Standing, Task, Verdict, judge, orphans_dependents,
+pub(crate) use graph::{
+    Coordinates, FOREGROUND, Graph, Node, ORPHAN, Standing, Task, Verdict, judge, orphans_dependents,
     waits_for_dependents,
 };
 
@@ -41,7 +41,7 @@ const WORKERS: usize = 16;
 const MERGE_PATCH: &str = "application/merge-patch+json";
 
 /// Collects garbage. Upstream's `garbage-collector-controller`.
-pub struct GarbageCollector {
+pub(crate) struct GarbageCollector {
     shared: Arc<Shared>,
     informers: Informers,
 }
@@ -63,7 +63,7 @@ struct Shared {
 
 impl GarbageCollector {
     /// Over informers of every kind, which read only metadata.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         let shared = Shared {
             client: cx.client.clone(),
             graph: Mutex::default(),
@@ -76,7 +76,7 @@ impl GarbageCollector {
     }
 
     /// Runs until cancelled.
-    pub async fn run(self, token: CancellationToken) {
+    pub(crate) async fn run(self, token: CancellationToken) {
         let work = async {
             let (synced, mut ready) = watch::channel(false);
             let monitors = self.monitor(&synced);

@@ -19,7 +19,7 @@ const REMEMBERED: usize = 8;
 
 /// The failures of a Job since its last success.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Failures {
+pub(crate) struct Failures {
     /// When each failed, by uid.
     at: BTreeMap<String, Timestamp>,
     success: Option<Timestamp>,
@@ -27,7 +27,7 @@ pub struct Failures {
 
 impl Failures {
     /// Takes in what the pods tell now.
-    pub fn note<'a>(
+    pub(crate) fn note<'a>(
         &mut self,
         succeeded: impl Iterator<Item = &'a Arc<Pod>>,
         failed: impl Iterator<Item = &'a Arc<Pod>>,
@@ -47,7 +47,7 @@ impl Failures {
     }
 
     /// How long to wait before the next pod: 10 s after a failure, doubled for each further one.
-    pub fn pause(&self, now: Timestamp) -> Duration {
+    pub(crate) fn pause(&self, now: Timestamp) -> Duration {
         let Some(last) = self.at.values().max() else { return Duration::ZERO };
         let pause = BACKOFF.saturating_mul(1 << (self.at.len() - 1).min(10)).min(MAX_BACKOFF);
         pause.saturating_sub(meta::non_negative(now.duration_since(*last)))

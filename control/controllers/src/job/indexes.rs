@@ -7,15 +7,15 @@ use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod}
 use crate::meta;
 
 /// The annotation and label that hold a pod's index.
-pub const INDEX: &str = "batch.kubernetes.io/job-completion-index";
+pub(crate) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
 /// The pod's index, if it has a valid one.
-pub fn index(pod: &Pod) -> Option<i32> {
+pub(super) fn index(pod: &Pod) -> Option<i32> {
     meta::annotation(&pod.metadata, INDEX)?.parse().ok().filter(|i| *i >= 0)
 }
 
 /// Reads `1,3-5`, up to `completions`.
-pub fn parse(text: &str, completions: i32) -> BTreeSet<i32> {
+pub(super) fn parse(text: &str, completions: i32) -> BTreeSet<i32> {
     let mut indexes = BTreeSet::new();
     for part in text.split(',').filter(|p| !p.is_empty()) {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
@@ -26,7 +26,7 @@ pub fn parse(text: &str, completions: i32) -> BTreeSet<i32> {
 }
 
 /// Writes `1,3-5`.
-pub fn format(indexes: &BTreeSet<i32>) -> String {
+pub(super) fn format(indexes: &BTreeSet<i32>) -> String {
     let mut ranges: Vec<(i32, i32)> = Vec::new();
     for i in indexes {
         match ranges.last_mut() {
@@ -43,7 +43,7 @@ pub fn format(indexes: &BTreeSet<i32>) -> String {
 }
 
 /// Makes `pod` the one of this index: annotation, label, host name and environment.
-pub fn mark(pod: &mut Pod, job: &str, index: i32) {
+pub(super) fn mark(pod: &mut Pod, job: &str, index: i32) {
     let value = index.to_string();
     pod.metadata.annotations.get_or_insert_default().insert(INDEX.to_owned(), value.clone());
     pod.metadata.labels.get_or_insert_default().insert(INDEX.to_owned(), value);

@@ -11,10 +11,6 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-pub use backoff::Failures;
-pub use indexes::INDEX;
-pub use plan::{FINALIZER, Plan, is_finished, plan};
-
 use std::{collections::HashMap, sync::Arc};
 
 use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
@@ -22,21 +18,23 @@ use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use parking_lot::Mutex;
 use serde_json::json;
 
+use self::{
+    backoff::Failures,
+    plan::{FINALIZER, plan},
+};
 use crate::{
     Context,
-    claim::Claims,
-    meta,
+    claim::{Claims, candidates},
+    labels, meta,
     podcontrol::{PodControl, slow_start},
-    pods,
-    replicaset::{ORPHANS, index_orphans},
-    status,
+    pods, status,
 };
 
 /// The index of pods that are not counted yet, by namespace and name of the Job that they name.
 const UNCOUNTED: &str = "job/uncounted";
 
 /// Runs Jobs. Upstream's `job-controller`.
-pub struct JobController {
+pub(crate) struct JobController {
     client: Client,
     clock: api::Clock,
     recorder: Recorder,
@@ -48,9 +46,9 @@ pub struct JobController {
 
 impl JobController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         let pods = cx.informers.of::<Pod>();
-        index_orphans(&pods);
+        labels::index_orphans(&pods);
         pods.index(UNCOUNTED, |pod| {
             let owner = meta::controller_of(&pod.metadata).filter(|o| o.kind == "Job" && o.api_version == "batch/v1");
             let owner = owner.filter(|_| meta::has_finalizer(&pod.metadata, FINALIZER));
@@ -69,9 +67,8 @@ impl JobController {
     /// The pods of `job`, after taking over those that match and releasing those that do not.
     async fn claim(&self, job: &Job) -> anyhow::Result<Vec<Arc<Pod>>> {
         let Some(selector) = job.spec.as_ref().and_then(|s| s.selector.as_ref()) else { return Ok(Vec::new()) };
+        let candidates = candidates(&self.pods, &job.metadata, labels::wanted(selector));
         let selector = meta::selector(selector).map_err(|e| anyhow::anyhow!("the selector cannot be read: {e}"))?;
-        let mut candidates = self.pods.by_owner(meta::uid(&job.metadata));
-        candidates.extend(self.pods.by_index(ORPHANS, meta::namespace(&job.metadata)));
         let claims = Claims { client: &self.client, owner: job, finalizer: Some(FINALIZER) };
         claims.settle(&selector, candidates).await
     }

@@ -20,7 +20,7 @@ use super::{backoff::Failures, indexes};
 use crate::{meta, pods, replicaset};
 
 /// The finalizer of pods that are not counted yet.
-pub const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
+pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
 /// Pods created or deleted in one pass at most.
 const BURST: usize = 500;
 /// Uids in the status at most.
@@ -28,7 +28,7 @@ const MAX_UNCOUNTED: usize = 500;
 
 /// The work of one pass. Deletions come first, then creations, then the status, then `strip`.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Pods to delete that count as failures: the Job has failed.
     pub delete: Vec<Arc<Pod>>,
     /// Pods to delete that count as nothing: there are too many, or the Job is suspended.
@@ -48,7 +48,7 @@ pub struct Plan {
 }
 
 /// Whether the Job is over.
-pub fn is_finished(job: &Job) -> bool {
+pub(crate) fn is_finished(job: &Job) -> bool {
     is_true(&job.status.clone().unwrap_or_default(), &["Complete", "Failed"])
 }
 
@@ -68,7 +68,7 @@ struct View<'a> {
 }
 
 /// Compares `job` with the pods it controls; `failures` are those of the pass before.
-pub fn plan(job: &Job, pods: &[Arc<Pod>], failures: &Failures, now: Timestamp) -> Plan {
+pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], failures: &Failures, now: Timestamp) -> Plan {
     let spec = job.spec.clone().unwrap_or_default();
     let mut view = View {
         spec: &spec,

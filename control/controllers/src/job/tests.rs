@@ -4,7 +4,11 @@ use jiff::Timestamp;
 use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
 use serde_json::{Value, json};
 
-use super::{FINALIZER, Failures, INDEX, Plan, is_finished};
+use super::{
+    FINALIZER, Failures,
+    indexes::INDEX,
+    plan::{Plan, is_finished},
+};
 use crate::{meta, status::differs};
 
 fn now() -> Timestamp {

@@ -5,7 +5,7 @@
 
 mod plan;
 
-pub use plan::{Findings, conditions};
+pub(crate) use plan::{Findings, conditions};
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -23,13 +23,13 @@ const FINALIZER: &str = "kubernetes";
 const FINALIZER_SECONDS: i64 = 15;
 
 /// Whether content may be made in the namespace.
-pub fn is_active(namespace: &Namespace) -> bool {
+pub(crate) fn is_active(namespace: &Namespace) -> bool {
     let phase = namespace.status.as_ref().and_then(|s| s.phase.as_deref());
     namespace.metadata.deletion_timestamp.is_none() && phase != Some("Terminating")
 }
 
 /// Empties and finalizes namespaces. Upstream's `namespace-controller`.
-pub struct NamespaceController {
+pub(crate) struct NamespaceController {
     client: Client,
     clock: api::Clock,
     namespaces: Informer<Namespace>,
@@ -38,7 +38,7 @@ pub struct NamespaceController {
 
 impl NamespaceController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         Self {
             client: cx.client.clone(),
             clock: cx.options.clock.clone(),

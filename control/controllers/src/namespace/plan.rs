@@ -7,7 +7,7 @@ use k8s_openapi::{api::core::v1::NamespaceCondition, apimachinery::pkg::apis::me
 
 /// What was found while deleting.
 #[derive(Clone, Debug, Default)]
-pub struct Findings {
+pub(crate) struct Findings {
     /// Groups that could not be asked for their kinds.
     pub discovery: Vec<String>,
     /// Deletions that failed.
@@ -18,8 +18,11 @@ pub struct Findings {
     pub finalizers: BTreeMap<String, usize>,
 }
 
-/// The five conditions, in upstream's order and words; `None` when they are as they were.
-pub fn conditions(old: &[NamespaceCondition], findings: &Findings, now: Timestamp) -> Option<Vec<NamespaceCondition>> {
+/// A condition: its type, the reason and message while it is true, and the reason and message while it is false.
+type Wanted = (&'static str, &'static str, Option<String>, &'static str, &'static str);
+
+/// The five conditions in upstream's order.
+fn wanted(findings: &Findings) -> [Wanted; 5] {
     let list = |map: &BTreeMap<String, usize>, verb: &str| {
         map.iter().map(|(what, n)| format!("{what} {verb} {n} resource instances")).collect::<Vec<_>>().join(", ")
     };
@@ -37,7 +40,7 @@ pub fn conditions(old: &[NamespaceCondition], findings: &Findings, now: Timestam
     let finalizers = (!findings.finalizers.is_empty()).then(|| {
         format!("Some content in the namespace has finalizers remaining: {}", list(&findings.finalizers, "in"))
     });
-    let wanted = [
+    [
         (
             "NamespaceDeletionDiscoveryFailure",
             "DiscoveryFailed",
@@ -73,9 +76,17 @@ pub fn conditions(old: &[NamespaceCondition], findings: &Findings, now: Timestam
             "ContentHasNoFinalizers",
             "All content-preserving finalizers finished",
         ),
-    ];
+    ]
+}
+
+/// The five conditions, in upstream's order and words; `None` when they are as they were.
+pub(crate) fn conditions(
+    old: &[NamespaceCondition],
+    findings: &Findings,
+    now: Timestamp,
+) -> Option<Vec<NamespaceCondition>> {
     let mut conditions = old.to_vec();
-    for (type_, bad, message, good, fine) in wanted {
+    for (type_, bad, message, good, fine) in wanted(findings) {
         let (status, reason, message) = match message {
             Some(message) => ("True", bad, message),
             None => ("False", good, fine.to_owned()),

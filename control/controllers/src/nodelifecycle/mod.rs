@@ -7,7 +7,7 @@
 
 mod plan;
 
-pub use plan::{Heartbeat, silence, taints};
+pub(crate) use plan::{Heartbeat, silence, taints};
 
 use std::{
     collections::{HashMap, HashSet},
@@ -36,7 +36,7 @@ pub(crate) fn index_nodes(pods: &Informer<Pod>) {
 }
 
 /// Watches heartbeats. Upstream's `node-lifecycle-controller`.
-pub struct NodeLifecycleController {
+pub(crate) struct NodeLifecycleController {
     client: Client,
     clock: api::Clock,
     recorder: Recorder,
@@ -51,7 +51,7 @@ pub struct NodeLifecycleController {
 
 impl NodeLifecycleController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
+    pub(crate) fn new(cx: &Context) -> Self {
         let pods = cx.informers.of::<Pod>();
         index_nodes(&pods);
         Self {

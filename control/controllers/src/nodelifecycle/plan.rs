@@ -11,14 +11,14 @@ use k8s_openapi::{
 
 /// What a living node changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heartbeat {
+pub(crate) struct Heartbeat {
     renewed: Option<Timestamp>,
     reported: Option<Timestamp>,
 }
 
 impl Heartbeat {
     /// From its Lease and its own status.
-    pub fn of(node: &Node, lease: Option<&Lease>) -> Self {
+    pub(crate) fn of(node: &Node, lease: Option<&Lease>) -> Self {
         let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref()).map(|t| t.0);
         let unknown = |c: &&NodeCondition| c.status != "Unknown";
         // a condition that we made Unknown ourselves is no sign of life
@@ -29,12 +29,12 @@ impl Heartbeat {
 }
 
 /// The condition of this type.
-pub fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
+pub(super) fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondition> {
     node.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_)
 }
 
 /// The conditions of a node that has fallen silent; `None` when they say so already.
-pub fn silence(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
+pub(crate) fn silence(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
     let mut changed = Vec::new();
     for type_ in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
         match condition(node, type_) {
@@ -71,7 +71,7 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
 /// The taints that the conditions call for, beside those of others; `None` when they are there.
-pub fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
+pub(crate) fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
     let old = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
     let mut wanted: Vec<(&str, &str)> = Vec::new();
     for (type_, status, key) in BY_CONDITION {

@@ -6,35 +6,24 @@ mod plan;
 mod rank;
 mod refused;
 
-pub use plan::{Plan, plan, status};
-pub use rank::to_delete;
+pub(crate) use rank::to_delete;
 
 use std::sync::Arc;
 
 use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 
+use self::plan::{Plan, plan};
 use crate::{
     Context,
     claim::{Claims, waken_by_orphan},
-    meta,
+    labels, meta,
     podcontrol::{PodControl, slow_start},
     pods, status,
 };
 
-/// The index of pods that nobody controls, by namespace: those that could be adopted.
-pub(crate) const ORPHANS: &str = "orphans";
-
-/// Indexes the pods without a controller.
-pub(crate) fn index_orphans(pods: &Informer<Pod>) {
-    pods.index(ORPHANS, |pod| {
-        let free = meta::controller_of(&pod.metadata).is_none();
-        free.then(|| pod.metadata.namespace.clone().unwrap_or_default()).into_iter().collect()
-    });
-}
-
 /// Keeps the wished number of pods. Upstream's `replicaset-controller`.
-pub struct ReplicaSetController {
+pub(crate) struct ReplicaSetController {
     client: Client,
     clock: api::Clock,
     recorder: Recorder,
@@ -44,14 +33,15 @@ pub struct ReplicaSetController {
 
 impl ReplicaSetController {
     /// Over the shared informers.
-    pub fn new(cx: &Context) -> Self {
-        let pods = cx.informers.of::<Pod>();
-        index_orphans(&pods);
+    pub(crate) fn new(cx: &Context) -> Self {
+        let (sets, pods) = (cx.informers.of(), cx.informers.of());
+        labels::index_selectors(&sets);
+        labels::index_orphans(&pods);
         Self {
             client: cx.client.clone(),
             clock: cx.options.clock.clone(),
             recorder: cx.recorder("replicaset-controller"),
-            sets: cx.informers.of(),
+            sets,
             pods,
         }
     }
@@ -111,7 +101,7 @@ impl Controller for ReplicaSetController {
         };
         let own = self.pods.by_owner(meta::uid(&rs.metadata));
         let mut candidates = own.clone();
-        candidates.extend(self.pods.by_index(ORPHANS, &key.namespace));
+        candidates.extend(labels::orphans(&self.pods, &key.namespace, labels::wanted(&spec.selector)));
         let now = self.clock.now();
         let plan = plan(&rs, &selector, &candidates, || self.related(&rs, &own), now);
         self.claims(&rs).adopt(&plan.adopt).await?;

@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// How many pods one pass creates or deletes at most.
-pub const BURST: usize = 500;
+pub(super) const BURST: usize = 500;
 
 /// The work of one pass.
 #[derive(Debug, Default)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// Pods to take over: they match and have no controller.
     pub adopt: Vec<Arc<Pod>>,
     /// Pods to give free: their labels match no longer.
@@ -42,7 +42,7 @@ pub struct Plan {
 
 /// Compares `rs` with the pods it owns or could adopt. `related` are the pods of all ReplicaSets with the same owner: they tell which nodes
 /// are crowded, and are asked for only when pods must go.
-pub fn plan(
+pub(crate) fn plan(
     rs: &ReplicaSet,
     selector: &Selector,
     candidates: &[Arc<Pod>],
@@ -86,7 +86,7 @@ pub fn plan(
 }
 
 /// `spec.replicas`, 1 where absent.
-pub fn replicas(rs: &ReplicaSet) -> i32 {
+pub(super) fn replicas(rs: &ReplicaSet) -> i32 {
     rs.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1)
 }
 
@@ -95,7 +95,7 @@ fn min_ready_seconds(rs: &ReplicaSet) -> i32 {
 }
 
 /// The status after a pass that ended in `failure` or well.
-pub fn status(rs: &ReplicaSet, plan: &Plan, failure: Option<&str>, now: Timestamp) -> ReplicaSetStatus {
+pub(crate) fn status(rs: &ReplicaSet, plan: &Plan, failure: Option<&str>, now: Timestamp) -> ReplicaSetStatus {
     let old = rs.status.clone().unwrap_or_default();
     let empty = BTreeMap::new();
     let template = rs.spec.as_ref().and_then(|s| s.template.as_ref()).and_then(|t| t.metadata.as_ref());
@@ -147,14 +147,14 @@ fn conditions(
 }
 
 /// When a ready pod next becomes available, so that the status is looked at again then.
-pub fn next_availability(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option<Duration> {
+pub(super) fn next_availability(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option<Duration> {
     let seconds = min_ready_seconds(rs);
     let pending = plan.active.iter().filter_map(|p| pods::available_in(p, seconds, now));
     pending.filter(|d| !d.is_zero()).min()
 }
 
 /// When to look again though nothing has changed: to create what waits, or to see a pod become available.
-pub fn next_look(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option<Duration> {
+pub(super) fn next_look(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option<Duration> {
     let paused = Some(plan.pause).filter(|pause| !pause.is_zero());
     paused.into_iter().chain(next_availability(rs, plan, now)).min()
 }

@@ -17,7 +17,7 @@ type Key<'a> = (bool, u8, bool, i32, Reverse<usize>, i64, Reverse<(i32, i32)>, i
 
 /// The `count` of `active` pods to delete: unassigned, pending and unready ones first, then those whose node holds most `related` pods, then
 /// the youngest (by powers of two, so that chance decides among pods of about the same age).
-pub fn to_delete(active: &[Arc<Pod>], related: &[Arc<Pod>], count: usize, now: Timestamp) -> Vec<Arc<Pod>> {
+pub(crate) fn to_delete(active: &[Arc<Pod>], related: &[Arc<Pod>], count: usize, now: Timestamp) -> Vec<Arc<Pod>> {
     if count >= active.len() {
         return active.to_vec();
     }

@@ -19,7 +19,7 @@ const FORGOTTEN: Duration = Duration::from_secs(600);
 
 /// How long to wait before the next pod in the place of those that a node refused; zero if none was of late. Of `pods`, those that the owner
 /// with this uid controls count.
-pub fn pause(owner: &str, pods: &[Arc<Pod>], now: Timestamp) -> Duration {
+pub(super) fn pause(owner: &str, pods: &[Arc<Pod>], now: Timestamp) -> Duration {
     let own = pods.iter().filter(|pod| meta::is_controlled_by(&pod.metadata, owner));
     // Pods that were made together are refused together: they count once.
     let mut seconds: Vec<i64> = own.filter_map(|pod| refused_at(pod)).map(|at| at.as_second()).collect();

@@ -1,6 +1,6 @@
 //! Deployment: a rolling set of pods. The Deployment controller makes a ReplicaSet for each template.
 
-use crate::{at::At, cells, edit, podspec, rules};
+use crate::{Capabilities, at::At, cells, edit, podspec, rules};
 use api::{Cause, CauseKind, Object, selector::Selector};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -20,11 +20,12 @@ const COLUMNS: &[Column] = &[
     Column::new("Selector", "Label selector for pods.").wide(),
 ];
 
-pub(crate) struct Deployments;
+pub(crate) struct Deployments(pub(crate) Capabilities);
 
 /// The resource.
-pub(crate) fn resource() -> Resource {
-    Resource::new("apps", "v1", "deployments", "Deployment", Deployments)
+pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
+    let deployments = Deployments(capabilities.clone());
+    Resource::new("apps", "v1", "deployments", "Deployment", deployments)
         .short(&["deploy"])
         .category("all")
         .with_generation()
@@ -110,11 +111,11 @@ impl Strategy for Deployments {
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
-        workload_warnings(object, old, "Pod names and hostnames")
+        workload_warnings(&self.0, object, old, "Pod names and hostnames")
     }
 
     fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"], &["metadata", "labels"]] } else { &[&["status"]] }
+        if subresource == "status" { &[&["spec"], &["metadata", "labels"]] } else { &[] }
     }
 }
 
@@ -178,14 +179,19 @@ pub(crate) fn selector_and_template(spec: At<'_>, out: &mut Vec<Cause>) {
 }
 
 /// Warnings about a workload's name (when new) and template (when new or changed).
-pub(crate) fn workload_warnings(object: &Object, old: Option<&Object>, used_in: &str) -> Vec<String> {
+pub(crate) fn workload_warnings(
+    capabilities: &Capabilities,
+    object: &Object,
+    old: Option<&Object>,
+    used_in: &str,
+) -> Vec<String> {
     let mut out = Vec::new();
     match old {
         None => rules::host_name_warning(object, used_in, &mut out),
         Some(old) if edit::same_at(object, old, &["spec"]) => return out,
         Some(_) => {}
     }
-    out.extend(podspec::template_warnings(At::of(object, "spec").get("template")));
+    out.extend(podspec::template_warnings(capabilities, At::of(object, "spec").get("template")));
     out
 }
 

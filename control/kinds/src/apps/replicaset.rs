@@ -1,6 +1,6 @@
 //! ReplicaSet: so many pods of one template.
 
-use crate::{apps::deployment, at::At, cells, edit, podspec};
+use crate::{Capabilities, apps::deployment, at::At, cells, edit, podspec};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -18,11 +18,12 @@ const COLUMNS: &[Column] = &[
     Column::new("Selector", "selector is a label query over pods that should match the replica count.").wide(),
 ];
 
-pub(crate) struct ReplicaSets;
+pub(crate) struct ReplicaSets(pub(crate) Capabilities);
 
 /// The resource.
-pub(crate) fn resource() -> Resource {
-    Resource::new("apps", "v1", "replicasets", "ReplicaSet", ReplicaSets)
+pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
+    let sets = ReplicaSets(capabilities.clone());
+    Resource::new("apps", "v1", "replicasets", "ReplicaSet", sets)
         .short(&["rs"])
         .category("all")
         .with_generation()
@@ -75,11 +76,7 @@ impl Strategy for ReplicaSets {
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
-        deployment::workload_warnings(object, old, "Pod names and hostnames")
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
+        deployment::workload_warnings(&self.0, object, old, "Pod names and hostnames")
     }
 }
 

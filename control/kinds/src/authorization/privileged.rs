@@ -9,7 +9,7 @@ use server::{
 const COMPONENTS: [&str; 3] = ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler"];
 
 /// Whether the user may do everything.
-pub fn is_privileged(user: &User) -> bool {
+pub(crate) fn is_privileged(user: &User) -> bool {
     user.in_group("system:masters") || COMPONENTS.contains(&user.name.as_str()) || is_node(user)
 }
 

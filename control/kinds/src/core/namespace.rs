@@ -124,10 +124,6 @@ impl Strategy for Namespaces {
         // A namespace ends when it is empty, not after a time.
         object.remove(&["metadata", "deletionGracePeriodSeconds"]);
     }
-
-    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
-    }
 }
 
 impl TableConvertor for Namespaces {

@@ -137,10 +137,6 @@ impl Strategy for Nodes {
     fn field(&self, object: &Object, _label: &str) -> String {
         object.bool_at(&["spec", "unschedulable"]).to_string()
     }
-
-    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
-    }
 }
 
 impl TableConvertor for Nodes {

@@ -1,6 +1,6 @@
 //! PodTemplate: a pod template by itself.
 
-use crate::{at::At, cells, podspec};
+use crate::{Capabilities, at::At, cells, podspec};
 use api::{Cause, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -13,11 +13,12 @@ const COLUMNS: &[Column] = &[
     Column::new("Pod Labels", "The labels for the pod template."),
 ];
 
-pub(crate) struct PodTemplates;
+struct PodTemplates(Capabilities);
 
 /// The resource.
-pub(crate) fn resource() -> Resource {
-    Resource::new("", "v1", "podtemplates", "PodTemplate", PodTemplates).with_generation().returning_deleted()
+pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
+    let templates = PodTemplates(capabilities.clone());
+    Resource::new("", "v1", "podtemplates", "PodTemplate", templates).with_generation().returning_deleted()
 }
 
 impl Strategy for PodTemplates {
@@ -32,7 +33,7 @@ impl Strategy for PodTemplates {
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, _old: Option<&Object>) -> Vec<String> {
-        podspec::template_warnings(At::of(object, "template"))
+        podspec::template_warnings(&self.0, At::of(object, "template"))
     }
 }
 

@@ -82,19 +82,10 @@ fn pod_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
 
 /// Things that are counted come in whole numbers.
 pub(crate) fn whole_number(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
-    const COUNTED: &[&str] = &[
-        "pods",
-        "services",
-        "replicationcontrollers",
-        "resourcequotas",
-        "secrets",
-        "configmaps",
-        "persistentvolumeclaims",
-        "services.nodeports",
-        "services.loadbalancers",
-    ];
+    let measured = ["cpu", "memory", "storage"].iter().any(|unit| name.ends_with(unit));
+    let counted = STANDARD.contains(&name) && !measured;
     let Some(quantity) = quantities::parse(at.value()) else { return };
-    if (COUNTED.contains(&name) || is_extended(name)) && quantity.milli_value() % 1000 != 0 {
+    if (counted || is_extended(name)) && quantity.milli_value() % 1000 != 0 {
         out.push(at.invalid("must be an integer"));
     }
 }

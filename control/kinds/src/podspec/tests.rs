@@ -1,13 +1,18 @@
 //! Pod specs that break rules, and the words that say so.
 
 use super::*;
-use crate::core::pod::Pods;
 use crate::testing::{context, created, errors, parse};
+use crate::{Capabilities, core::pod::Pods};
 use expect_test::expect;
 use server::Strategy;
 
+/// With volumes as the node of this repository has them.
+fn pods() -> Pods {
+    Pods(Capabilities::new(["pod.spec.volumes.emptyDir", "pod.spec.volumes.configMap"]))
+}
+
 fn of(spec: &str) -> String {
-    errors(&Pods, &format!("{{metadata: {{name: p, namespace: default}}, spec: {spec}}}"))
+    errors(&pods(), &format!("{{metadata: {{name: p, namespace: default}}, spec: {spec}}}"))
 }
 
 #[test]
@@ -148,7 +153,7 @@ spec:
         spec.volumes[0].nfs: sampan does not mount this kind of volume yet; the pod will wait in ContainerCreating
         spec.hostPID: has no effect on WebAssembly containers
         spec.containers[1].livenessProbe.exec: sampan does not run exec probes yet; the probe fails"#]]
-    .assert_eq(&Pods.warnings(&context(), &pod, None).join("\n"));
+    .assert_eq(&pods().warnings(&context(), &pod, None).join("\n"));
 }
 
 #[test]
@@ -197,20 +202,58 @@ spec:
         spec.containers[0].tty: sampan does not attach to containers yet
         spec.containers[0].restartPolicyRules: not honoured by sampan yet
         spec.containers[0].resizePolicy: sampan does not resize running containers yet"#]]
-    .assert_eq(&Pods.warnings(&context(), &pod, None).join("\n"));
+    .assert_eq(&pods().warnings(&context(), &pod, None).join("\n"));
     // A pod that asks for nothing special is not warned about.
     let plain = created(
-        &Pods,
+        &pods(),
         "{metadata: {name: p}, spec: {containers: [{name: a, image: i, ports: [{containerPort: 80}]}]}}",
     );
-    assert_eq!(Pods.warnings(&context(), &plain, None), Vec::<String>::new());
+    assert_eq!(pods().warnings(&context(), &plain, None), Vec::<String>::new());
+}
+
+#[test]
+fn what_the_cluster_can_do_is_not_warned_of() {
+    let pod = parse(
+        "
+metadata: {name: p}
+spec:
+  affinity: {podAffinity: {x: y}}
+  hostPID: true
+  containers: [{name: a, image: i, tty: true, livenessProbe: {exec: {command: [x]}}}]
+  initContainers: [{name: b, image: i, tty: true}]
+  volumes: [{name: v, nfs: {server: s, path: /}}, {name: w, csi: {driver: d}}, {name: x, emptyDir: {}}]
+",
+    );
+    let fields = [
+        "pod.spec.affinity.podAffinity",
+        "pod.spec.hostPID",
+        "pod.spec.containers.tty",
+        "pod.spec.containers.livenessProbe.exec",
+        "pod.spec.volumes.nfs",
+        "pod.spec.volumes.csi",
+        "pod.spec.volumes.emptyDir",
+    ];
+    let said =
+        |fields: &[&'static str]| Pods(Capabilities::new(fields.iter().copied())).warnings(&context(), &pod, None);
+    assert_eq!(said(&fields), Vec::<String>::new());
+    // Whichever is missing is warned of, wherever it stands; nothing else is.
+    for (i, field) in fields.iter().enumerate() {
+        let others: Vec<_> = fields.iter().copied().filter(|other| other != field).collect();
+        let warnings = said(&others);
+        let name = field.rsplit('.').next().expect("a name");
+        assert_eq!(warnings.len(), if name == "tty" { 2 } else { 1 }, "{i} {field}: {warnings:?}");
+        assert!(
+            warnings.iter().all(|text| text.split(':').next().is_some_and(|at| at.ends_with(name))),
+            "{warnings:?}"
+        );
+    }
 }
 
 #[test]
 fn images_that_are_files_are_warned_of() {
     let warned = |image: &str| {
         let pod = parse(&format!("{{metadata: {{name: p}}, spec: {{containers: [{{name: a, image: '{image}'}}]}}}}"));
-        Pods.warnings(&context(), &pod, None)
+        pods().warnings(&context(), &pod, None)
     };
     for image in ["./hello.wasm", "../hello", "/tmp/hello", "hello.wasm", "hello.wat"] {
         assert_eq!(
@@ -231,7 +274,7 @@ fn shells_are_warned_of() {
     let warned = |command: &str| {
         let pod =
             format!("{{metadata: {{name: p}}, spec: {{containers: [{{name: a, image: i, command: {command}}}]}}}}");
-        Pods.warnings(&context(), &parse(&pod), None)
+        pods().warnings(&context(), &parse(&pod), None)
     };
     for command in ["[/bin/sh, -c, ls]", "[sh]", "[/usr/bin/bash]", "[bash, -c, ls]"] {
         assert_eq!(

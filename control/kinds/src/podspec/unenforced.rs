@@ -1,11 +1,11 @@
-//! What sampan takes in a pod spec but does not do yet, or cannot do for WebAssembly. A field that is dropped in silence would be worse
-//! than one that is refused.
+//! What a pod spec may ask for that not every cluster does, or that cannot be done for WebAssembly: a warning each, unless it is a
+//! capability of this cluster.
 
 use super::{MOST, containers};
-use crate::at::At;
-
-/// Volume sources that this cluster mounts.
-const MOUNTED: &[&str] = &["emptyDir", "hostPath", "configMap", "secret", "downwardAPI", "projected"];
+use crate::{
+    at::At,
+    capabilities::{Capabilities, Warn},
+};
 
 const NOT_SCHEDULED: &str = "not considered by the scheduler of sampan yet";
 const NO_EFFECT: &str = "has no effect on WebAssembly containers";
@@ -27,34 +27,9 @@ const IDENTITY: &[&str] = &[
     "windowsOptions",
 ];
 
-/// Collects warnings.
-struct Say<'a>(&'a mut Vec<String>);
-
-impl Say<'_> {
-    fn say(&mut self, at: At<'_>, text: &str) {
-        if self.0.len() < MOST {
-            self.0.push(format!("{}: {text}", at.field()));
-        }
-    }
-
-    /// Says it where something is there.
-    fn of(&mut self, at: At<'_>, text: &str) {
-        if !at.is_empty() {
-            self.say(at, text);
-        }
-    }
-
-    /// Says it where something is switched on.
-    fn on(&mut self, at: At<'_>, text: &str) {
-        if at.bool() {
-            self.say(at, text);
-        }
-    }
-}
-
 /// Warnings about the spec of a pod.
-pub(super) fn all(spec: At<'_>, out: &mut Vec<String>) {
-    let mut say = Say(out);
+pub(super) fn all(capabilities: &Capabilities, spec: At<'_>, out: &mut Vec<String>) {
+    let mut say = capabilities.warn("pod.spec", spec, MOST, out);
     spec.get("volumes").items().for_each(|volume| self::volume(volume, &mut say));
     for kind in ["podAffinity", "podAntiAffinity"] {
         say.of(spec.get("affinity").get(kind), NOT_SCHEDULED);
@@ -77,8 +52,8 @@ pub(super) fn all(spec: At<'_>, out: &mut Vec<String>) {
     }
 }
 
-fn volume(volume: At<'_>, say: &mut Say<'_>) {
-    for source in super::VOLUME_SOURCES.iter().filter(|s| !MOUNTED.contains(*s)).map(|s| volume.get(s)) {
+fn volume(volume: At<'_>, say: &mut Warn<'_>) {
+    for source in super::VOLUME_SOURCES.iter().map(|name| volume.get(name)) {
         if source.is_set() {
             say.say(source, "sampan does not mount this kind of volume yet; the pod will wait in ContainerCreating");
         }
@@ -89,7 +64,7 @@ fn volume(volume: At<'_>, say: &mut Say<'_>) {
     }
 }
 
-fn identity(context: At<'_>, say: &mut Say<'_>) {
+fn identity(context: At<'_>, say: &mut Warn<'_>) {
     for name in IDENTITY {
         say.of(context.get(name), NO_EFFECT);
     }
@@ -101,9 +76,9 @@ fn is_file(image: &str) -> bool {
         || [".wasm", ".wat"].iter().any(|end| image.ends_with(end))
 }
 
-fn container(container: At<'_>, host_network: bool, say: &mut Say<'_>) {
+fn container(container: At<'_>, host_network: bool, say: &mut Warn<'_>) {
     if is_file(container.get("image").str()) {
-        say.say(
+        say.advise(
             container.get("image"),
             "looks like a file, which no node can pull; `sampan apply -f` and `sampan up -f` package relative images, `sampan image load` loads others",
         );
@@ -111,7 +86,7 @@ fn container(container: At<'_>, host_network: bool, say: &mut Say<'_>) {
     // Of `command: [/bin/sh, -c, ...]` a guest reads the words as its own arguments.
     let program = container.get("command").items().next().map_or("", At::str);
     if matches!(program.rsplit('/').next(), Some("sh" | "bash")) {
-        say.say(container.get("command"), "there is no shell in a WebAssembly container; command is its argv");
+        say.advise(container.get("command"), "there is no shell in a WebAssembly container; command is its argv");
     }
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         for (kind, shown) in [("exec", "exec"), ("grpc", "gRPC")] {

@@ -1,24 +1,24 @@
 //! What is accepted but deprecated, odd or not enforced: upstream's warnings (`pkg/api/pod/warnings.go`), then sampan's own, which are in [`unenforced`].
 
 use super::{MOST, apparmor, containers, unenforced};
-use crate::at::At;
 use crate::{address, quantities};
+use crate::{at::At, capabilities::Capabilities};
 use api::Object;
 use std::collections::{HashMap, HashSet};
 
 /// Warnings about a Pod.
-pub(crate) fn pod(object: &Object) -> Vec<String> {
-    warnings(At::of(object, "spec"), At::of(object, "metadata"))
+pub(crate) fn pod(capabilities: &Capabilities, object: &Object) -> Vec<String> {
+    warnings(capabilities, At::of(object, "spec"), At::of(object, "metadata"))
 }
 
 /// Warnings about a template.
-pub(crate) fn template(template: At<'_>) -> Vec<String> {
-    let mut out = warnings(template.get("spec"), template.get("metadata"));
+pub(crate) fn template(capabilities: &Capabilities, template: At<'_>) -> Vec<String> {
+    let mut out = warnings(capabilities, template.get("spec"), template.get("metadata"));
     out.extend(apparmor::warnings(template.get("spec"), template.get("metadata").get("annotations")));
     out
 }
 
-fn warnings(spec: At<'_>, metadata: At<'_>) -> Vec<String> {
+fn warnings(capabilities: &Capabilities, spec: At<'_>, metadata: At<'_>) -> Vec<String> {
     let mut out = Vec::new();
     node_labels(spec, &mut out);
     annotations(spec, metadata.get("annotations"), &mut out);
@@ -49,7 +49,7 @@ fn warnings(spec: At<'_>, metadata: At<'_>) -> Vec<String> {
     {
         out.extend(address::warning(&at.field().to_string(), at.str()));
     }
-    unenforced::all(spec, &mut out);
+    unenforced::all(capabilities, spec, &mut out);
     out
 }
 

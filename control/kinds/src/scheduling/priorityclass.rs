@@ -1,6 +1,6 @@
 //! PriorityClass: a name for a priority. Names beginning with `system-` are Kubernetes' own two.
 
-use crate::{at::At, cells, edit};
+use crate::{Capabilities, at::At, cells, edit};
 use api::{Cause, FieldPath, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -32,11 +32,12 @@ pub(crate) const SYSTEM: [(&str, i64, &str); 2] = [
     ),
 ];
 
-pub(crate) struct Classes;
+struct Classes(Capabilities);
 
 /// The resource.
-pub(crate) fn resource() -> Resource {
-    Resource::new("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", Classes)
+pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
+    let classes = Classes(capabilities.clone());
+    Resource::new("scheduling.k8s.io", "v1", "priorityclasses", "PriorityClass", classes)
         .short(&["pc"])
         .cluster_scoped()
 }
@@ -86,7 +87,10 @@ impl Strategy for Classes {
         if old.is_some() || object.str_at(&["preemptionPolicy"]) == Some("Never") {
             return Vec::new();
         }
-        vec!["preemptionPolicy: sampan does not preempt pods yet; the priority only orders those that wait".to_owned()]
+        let (policy, mut out) = (At::of(object, "preemptionPolicy"), Vec::new());
+        let mut warn = self.0.warn("priorityclass.preemptionPolicy", policy, 1, &mut out);
+        warn.say(policy, "sampan does not preempt pods yet; the priority only orders those that wait");
+        out
     }
 }
 
@@ -124,10 +128,13 @@ mod tests {
 
     #[test]
     fn preemption_is_said_to_be_missing() {
-        let class = created(&Classes, "{metadata: {name: c}, value: 5}");
-        assert_eq!(Classes.warnings(&context(), &class, None).len(), 1);
-        assert!(Classes.warnings(&context(), &class, Some(&class)).is_empty());
-        let never = created(&Classes, "{metadata: {name: c}, value: 5, preemptionPolicy: Never}");
-        assert!(Classes.warnings(&context(), &never, None).is_empty());
+        let classes = Classes(Default::default());
+        let class = created(&classes, "{metadata: {name: c}, value: 5}");
+        assert_eq!(classes.warnings(&context(), &class, None).len(), 1);
+        assert!(classes.warnings(&context(), &class, Some(&class)).is_empty());
+        let never = created(&classes, "{metadata: {name: c}, value: 5, preemptionPolicy: Never}");
+        assert!(classes.warnings(&context(), &never, None).is_empty());
+        let preempting = Classes(Capabilities::new(["priorityclass.preemptionPolicy"]));
+        assert!(preempting.warnings(&context(), &class, None).is_empty());
     }
 }

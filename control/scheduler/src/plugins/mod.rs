@@ -46,6 +46,11 @@ pub fn defaults(strategy: Strategy) -> Plugins {
     ])
 }
 
+/// All that these plugins honour; see [`crate::Plugin::honours`].
+pub fn honoured() -> Vec<&'static str> {
+    defaults(Strategy::default()).iter().flat_map(|plugin| plugin.honours()).copied().collect()
+}
+
 /// Whether a node that was cordoned or tainted for `pod` is so no longer, or a new one is not. Both at once, since a node that is uncordoned
 /// loses the mark first and the taint a moment later: a try in between would be refused, and held back for seconds. Upstream's
 /// `preCheckForNode`.

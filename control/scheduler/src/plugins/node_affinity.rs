@@ -17,6 +17,10 @@ impl Plugin for NodeAffinity {
         "NodeAffinity"
     }
 
+    fn honours(&self) -> &'static [&'static str] {
+        &["pod.spec.affinity.nodeAffinity", "pod.spec.nodeSelector"]
+    }
+
     fn weight(&self) -> i64 {
         2
     }

@@ -13,6 +13,10 @@ impl Plugin for SchedulingGates {
         "SchedulingGates"
     }
 
+    fn honours(&self) -> &'static [&'static str] {
+        &["pod.spec.schedulingGates"]
+    }
+
     fn pre_enqueue(&self, pod: &PodInfo) -> bool {
         pod.pod.spec.as_ref().and_then(|s| s.scheduling_gates.as_ref()).is_none_or(Vec::is_empty)
     }

@@ -36,6 +36,10 @@ impl Plugin for TaintToleration {
         "TaintToleration"
     }
 
+    fn honours(&self) -> &'static [&'static str] {
+        &["pod.spec.tolerations"]
+    }
+
     fn weight(&self) -> i64 {
         3
     }

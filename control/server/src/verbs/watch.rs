@@ -75,7 +75,8 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
         head: true,
         _counted: Counted::new(server),
     };
-    let frames = futures::stream::unfold(stream, |mut stream| async move {
+    // Boxed, because it is moved with each frame.
+    let frames = futures::stream::unfold(Box::new(stream), |mut stream| async move {
         let frame = stream.frame().await?;
         Some((Ok::<_, Infallible>(frame), stream))
     });
@@ -139,6 +140,7 @@ fn life(server: &Server, call: &Call) -> Result<Duration, Status> {
 /// Waits until the server stops or the time is up.
 async fn end(shutdown: CancellationToken, deadline: Instant) {
     tokio::select! {
+        biased;
         () = shutdown.cancelled() => {}
         () = sleep_until(deadline) => {}
     }

@@ -88,7 +88,7 @@ impl Write {
     pub(crate) fn ignored(&self) -> Option<FieldSet> {
         let own = self.resource.strategy.reset_fields(&self.cx.subresource);
         let mut paths: Vec<&[&str]> = own.to_vec();
-        if self.cx.subresource.is_empty() && self.resource.subresource("status").is_some() {
+        if self.cx.subresource != "status" && self.resource.subresource("status").is_some() {
             paths.push(&["status"]);
         }
         (!paths.is_empty()).then(|| FieldSet::from_fields(&paths))

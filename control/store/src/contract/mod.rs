@@ -98,9 +98,11 @@ impl Payload for Text {
 
 type Fail = Error<Text>;
 
+type Open = Box<dyn Fn(Options) -> BoxFuture<'static, Result<Store<Text>, Fail>> + Send + Sync>;
+
 /// A store that can be opened again and again, and a clock that goes with tokio's.
 pub struct Fixture {
-    open: Box<dyn Fn(Options) -> BoxFuture<'static, Result<Store<Text>, Fail>> + Send + Sync>,
+    open: Open,
     clock: Clock,
 }
 

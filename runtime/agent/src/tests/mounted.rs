@@ -1,6 +1,8 @@
 //! Nobody's files are at risk from the end of a pod: not those that somebody mounted into its folders, and nothing that no plugin made.
 //! The mounts are real ones, in a mount namespace of the test's own.
 
+#![allow(clippy::disallowed_methods, reason = "a test is told by its environment what it must not skip")]
+
 use super::world::{World, path};
 use serde_json::{Value, json};
 use std::{

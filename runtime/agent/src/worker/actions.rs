@@ -10,7 +10,7 @@ impl Worker {
             Action::SetUp => return self.set_up().await,
             Action::Start(container) => return self.start(container, now),
             Action::Cancel(container) => {
-                if let Some(starting) = self.starts.get(&container) {
+                if let Some(starting) = self.containers.get(&container).and_then(|own| own.starting.as_ref()) {
                     starting.token.cancel();
                 }
             }
@@ -96,7 +96,7 @@ impl Worker {
             token: CancellationToken::new(),
         };
         let starting = Starting { id: start.id.clone(), token: start.token.clone(), early: Vec::new() };
-        self.starts.insert(container.clone(), starting);
+        self.own(&container).starting = Some(starting);
         let live = self.live(&container);
         live.busy = Busy::Starting;
         if let Some(waiting) = &mut live.waiting {

@@ -42,7 +42,7 @@ impl Worker {
                 self.state.volumes.clear();
                 self.attachment = None;
                 self.volumes = Arc::default();
-                self.prepared.clear();
+                self.containers.clear();
             }
             Outcome::Volumes(result) => {
                 self.syncing = false;
@@ -83,9 +83,12 @@ impl Worker {
 
     async fn on_started(&mut self, container: &str, started: Started) {
         let now = self.shared.now();
-        let Some(starting) = self.starts.remove(container) else { return };
+        let own = self.own(container);
+        let Some(starting) = own.starting.take() else { return };
+        own.retry = None;
+        own.prepared = Some(started.prepared);
+        own.last_words = started.last_words;
         self.pulls.remove(&started.image);
-        self.retries.remove(container);
         let log = self.next_log(container);
         let record = self.state.containers.entry(container.to_owned()).or_default();
         if let Some(Attempt { state: AttemptState::Exited(ended), .. }) = record.current.take() {
@@ -108,11 +111,6 @@ impl Worker {
             log,
             state: AttemptState::Running { started_at: now },
         });
-        self.prepared.insert(container.to_owned(), started.prepared);
-        match started.last_words {
-            Some(words) => self.last_words.insert(container.to_owned(), words),
-            None => self.last_words.remove(container),
-        };
         self.count_start(container, now);
         self.drop_old_logs(container);
         let fresh = LiveContainer::default();
@@ -200,15 +198,16 @@ impl Worker {
 
     fn on_start_failed(&mut self, container: &str, error: StartError) {
         let now = self.shared.now();
-        self.starts.remove(container);
+        self.own(container).starting = None;
         self.live(container).busy = Busy::No;
         self.await_image(container, &error);
         let until = match error.retry {
             Retry::Cancelled => return,
             Retry::Soon => after(now, CONFIG_DELAY),
             Retry::Later => {
-                let backoff = Backoff::next(self.retries.get(container).copied(), now, now);
-                self.retries.insert(container.to_owned(), backoff);
+                let own = self.own(container);
+                let backoff = Backoff::next(own.retry, now, now);
+                own.retry = Some(backoff);
                 after(now, backoff.delay)
             }
             Retry::Pull => {
@@ -233,7 +232,8 @@ impl Worker {
     }
 
     pub(super) async fn on_container(&mut self, id: &str, state: ContainerState) {
-        if let Some(starting) = self.starts.values_mut().find(|s| s.id == id) {
+        let mut starts = self.containers.values_mut().filter_map(|own| own.starting.as_mut());
+        if let Some(starting) = starts.find(|starting| starting.id == id) {
             starting.early.push(state);
             return;
         }
@@ -279,7 +279,7 @@ impl Worker {
         code: i32,
         message: String,
     ) -> impl FnOnce() -> String + Send + use<> {
-        let words = self.last_words.get(container).cloned();
+        let words = self.containers.get(container).and_then(|own| own.last_words.clone());
         let wants_log = pod::container(&self.pod, container)
             .is_some_and(|(c, _)| c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"));
         let log =

@@ -39,8 +39,11 @@ struct Pod {
     spec: PodNetwork,
     address: IpAddr,
     tcp: Mutex<BTreeMap<u16, (bool, Bound)>>,
-    udp: Mutex<BTreeMap<u16, (bool, mpsc::Sender<(Bytes, SocketAddr)>)>>,
+    udp: Mutex<BTreeMap<u16, (bool, Inbox)>>,
 }
+
+/// Where the datagrams for a UDP port go, each with its sender's address.
+type Inbox = mpsc::Sender<(Bytes, SocketAddr)>;
 
 /// What has a TCP port; beside it stands whether it is bound to the pod's loopback only.
 #[derive(Clone)]

@@ -52,7 +52,7 @@ fn dependents_are_looked_at_when_their_owner_is_gone() {
     let verdict = judge(&g, &object("b", &["a"]), &[("a".into(), Standing::Dangling)]);
     assert_eq!(verdict, Verdict::Delete { foreground: false });
     g.remove("b");
-    assert!(!g.is_absent(&owner("a"), "") && g.is_empty(), "nothing is remembered for nobody");
+    assert!(!g.is_absent(&owner("a"), "") && g.nodes.is_empty(), "nothing is remembered for nobody");
 }
 
 #[test]

@@ -3,8 +3,8 @@
 mod policies;
 mod validate;
 
-use crate::{apps::deployment, at::At, cells, edit, podspec};
-use api::{Cause, Object};
+use crate::{Capabilities, apps::deployment, at::At, cells, edit, podspec};
+use api::{Cause, Object, names};
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 use server::{Column, Context, Resource, Strategy, TableConvertor, strategy::Recheck};
@@ -25,11 +25,12 @@ const NAME_LABEL: &str = "batch.kubernetes.io/job-name";
 const LEGACY_UID_LABEL: &str = "controller-uid";
 const LEGACY_NAME_LABEL: &str = "job-name";
 
-pub(crate) struct Jobs;
+pub(crate) struct Jobs(pub(crate) Capabilities);
 
 /// The resource.
-pub(crate) fn resource() -> Resource {
-    Resource::new("batch", "v1", "jobs", "Job", Jobs).category("all").with_generation().with_status()
+pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
+    let jobs = Jobs(capabilities.clone());
+    Resource::new("batch", "v1", "jobs", "Job", jobs).category("all").with_generation().with_status()
 }
 
 impl Strategy for Jobs {
@@ -66,9 +67,9 @@ impl Strategy for Jobs {
     }
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
-        let mut out = deployment::workload_warnings(object, old, "Pod names and hostnames");
+        let mut out = deployment::workload_warnings(&self.0, object, old, "Pod names and hostnames");
         if old.is_none_or(|old| !edit::same_at(object, old, &["spec"])) {
-            out.extend(policies::unenforced(At::of(object, "spec")));
+            out.extend(policies::unenforced(&self.0, At::of(object, "spec")));
         }
         let number = |name| cells::number(object, &["spec", name]);
         let indexed = cells::text(object, &["spec", "completionMode"]) == "Indexed";
@@ -92,10 +93,6 @@ impl Strategy for Jobs {
 
     fn default_propagation(&self) -> &'static str {
         "Orphan"
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
     }
 }
 
@@ -145,6 +142,9 @@ pub(crate) fn default_spec(spec: &mut edit::Fields) {
 fn default_labels(object: &mut Object) {
     let labels = object.at(&["spec", "template", "metadata", "labels"]);
     let labels = labels.filter(|l| l.as_object().is_some_and(|l| !l.is_empty())).cloned();
+    // What is refused at the template is not refused here as well.
+    let right = |value: &Value| value.as_str().is_some_and(|value| names::label_value(value).is_empty());
+    let labels = labels.filter(|labels| labels.as_object().is_some_and(|labels| labels.values().all(right)));
     let none = object.at(&["metadata", "labels"]).and_then(Value::as_object).is_none_or(Map::is_empty);
     if let Some(labels) = labels.filter(|_| none) {
         object.set(&["metadata", "labels"], labels);
@@ -208,9 +208,22 @@ mod tests {
     use expect_test::expect;
 
     #[test]
+    fn a_name_that_is_no_label_is_refused_at_the_template_alone() {
+        let name = "a".repeat(64);
+        let job = created(
+            &Jobs(Default::default()),
+            &format!(
+                "{{metadata: {{name: {name}, uid: u}}, spec: {{template: {{spec: {{restartPolicy: Never, containers: [{{name: c, image: i}}]}}}}}}}}"
+            ),
+        );
+        assert_eq!(job.at(&["metadata", "labels"]), None);
+        assert_eq!(job.str_at(&["spec", "template", "metadata", "labels", NAME_LABEL]), Some(name.as_str()));
+    }
+
+    #[test]
     fn a_job_gets_defaults_labels_and_a_selector() {
         let job = created(
-            &Jobs,
+            &Jobs(Default::default()),
             "
 apiVersion: batch/v1
 kind: Job
@@ -268,13 +281,13 @@ spec:
             status: {}
         "#]]
         .assert_eq(&testing::yaml(&job));
-        assert!(Jobs.validate(&testing::context(), &job).is_empty());
+        assert!(Jobs(Default::default()).validate(&testing::context(), &job).is_empty());
     }
 
     #[test]
     fn what_the_controller_does_not_honour_is_said() {
         let job = created(
-            &Jobs,
+            &Jobs(Default::default()),
             "
 apiVersion: batch/v1
 kind: Job
@@ -301,11 +314,11 @@ spec:
             spec.successPolicy: is not honoured yet by sampan; the Job is complete when all its completions are
             spec.backoffLimitPerIndex: is not honoured yet by sampan; a failed index is tried again until backoffLimit is reached
             spec.maxFailedIndexes: is not honoured yet by sampan; no index fails before the Job does"#]]
-        .assert_eq(&Jobs.warnings(&testing::context(), &job, None).join("\n"));
+        .assert_eq(&Jobs(Default::default()).warnings(&testing::context(), &job, None).join("\n"));
         assert_eq!(job.int_at(&["spec", "backoffLimit"]), Some(6), "a Job that always fails ends");
         let mut labelled = job.clone();
         labelled.set(&["metadata", "labels"], json!({"a": "b"}));
-        assert!(Jobs.warnings(&testing::context(), &labelled, Some(&job)).is_empty());
+        assert!(Jobs(Default::default()).warnings(&testing::context(), &labelled, Some(&job)).is_empty());
     }
 
     #[test]
@@ -315,12 +328,12 @@ metadata: {name: pi, creationTimestamp: '2026-01-01T00:00:00Z'}
 spec: {completions: 3, selector: {matchLabels: {a: b}}, template: {spec: {containers: [{name: c, image: i}]}}}
 status: {startTime: '2026-01-01T00:00:10Z', succeeded: 1}
 ";
-        assert_eq!(row(&Jobs, text), "pi | Running | 1/3 | 50s | 60s | c | i | a=b");
+        assert_eq!(row(&Jobs(Default::default()), text), "pi | Running | 1/3 | 50s | 60s | c | i | a=b");
         let done = "
 metadata: {name: pi, creationTimestamp: '2026-01-01T00:00:00Z'}
 spec: {parallelism: 5}
 status: {startTime: '2026-01-01T00:00:10Z', completionTime: '2026-01-01T00:00:15Z', succeeded: 1, conditions: [{type: Complete, status: 'True'}]}
 ";
-        assert_eq!(row(&Jobs, done), "pi | Complete | 1/1 of 5 | 5s | 60s |  |  | <none>");
+        assert_eq!(row(&Jobs(Default::default()), done), "pi | Complete | 1/1 of 5 | 5s | 60s |  |  | <none>");
     }
 }

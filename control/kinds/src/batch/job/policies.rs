@@ -1,7 +1,6 @@
 //! When a Job gives up early or is content: `podFailurePolicy`, `successPolicy`, `podReplacementPolicy`.
 
-use crate::at::At;
-use crate::rules;
+use crate::{Capabilities, at::At, rules};
 use api::Cause;
 use serde_json::Value;
 use std::collections::HashSet;
@@ -42,15 +41,19 @@ pub(super) fn validate(spec: At<'_>, out: &mut Vec<Cause>) {
 }
 
 /// What the controller of Jobs does not honour, and what it does instead.
-pub(super) fn unenforced(spec: At<'_>) -> Vec<String> {
+pub(super) fn unenforced(capabilities: &Capabilities, spec: At<'_>) -> Vec<String> {
     const FIELDS: [(&str, &str); 4] = [
         ("podFailurePolicy", "every failed pod counts against backoffLimit"),
         ("successPolicy", "the Job is complete when all its completions are"),
         ("backoffLimitPerIndex", "a failed index is tried again until backoffLimit is reached"),
         ("maxFailedIndexes", "no index fails before the Job does"),
     ];
-    let set = FIELDS.iter().map(|(name, instead)| (spec.get(name), instead)).filter(|(at, _)| at.is_set());
-    set.map(|(at, instead)| format!("{}: is not honoured yet by sampan; {instead}", at.field())).collect()
+    let mut out = Vec::new();
+    let mut warn = capabilities.warn("job.spec", spec, FIELDS.len(), &mut out);
+    for (at, instead) in FIELDS.iter().map(|(name, instead)| (spec.get(name), instead)).filter(|(at, _)| at.is_set()) {
+        warn.say(at, &format!("is not honoured yet by sampan; {instead}"));
+    }
+    out
 }
 
 const ACTIONS: &[&str] = &["Count", "FailIndex", "FailJob", "Ignore"];

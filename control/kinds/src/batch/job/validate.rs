@@ -345,16 +345,16 @@ spec:
             spec.parallelism: Invalid value: -1: must be greater than or equal to 0
             spec.template.spec.restartPolicy: Required value: valid values: "OnFailure", "Never"
         "#]]
-        .assert_eq(&errors(&Jobs, &text));
+        .assert_eq(&errors(&Jobs(Default::default()), &text));
     }
 
     #[test]
     fn a_running_jobs_template_is_immutable() {
-        let old = created(&Jobs, JOB);
+        let old = created(&Jobs(Default::default()), JOB);
         let mut new = old.clone();
         new.set(&["spec", "completions"], 5);
         new.set(&["spec", "template", "spec", "restartPolicy"], "OnFailure");
-        let texts = update_errors(&Jobs, &new, &old);
+        let texts = update_errors(&Jobs(Default::default()), &new, &old);
         assert!(
             texts
                 .starts_with("spec.completions: Invalid value: 5: field is immutable\nspec.template: Invalid value: {"),
@@ -386,12 +386,12 @@ spec:
             r#"{"nodeAffinity": NODES, "podAffinity": PODS}"#,
         ];
         let refused = |old_affinity: &str, path: &str, value: &str| {
-            let mut old = created(&Jobs, JOB);
+            let mut old = created(&Jobs(Default::default()), JOB);
             old.set(&["spec", "suspend"], true);
             patch(&mut old, "spec.template.spec.affinity", old_affinity);
             let mut new = old.clone();
             patch(&mut new, path, value);
-            update_errors(&Jobs, &new, &old)
+            update_errors(&Jobs(Default::default()), &new, &old)
         };
         for affinity in affinities {
             for (path, value) in [
@@ -439,15 +439,15 @@ spec:
 
     #[test]
     fn a_suspended_job_that_runs_still_is_as_immutable_as_any() {
-        let mut old = created(&Jobs, JOB);
+        let mut old = created(&Jobs(Default::default()), JOB);
         old.set(&["spec", "suspend"], true);
         old.set(&["status"], serde_json::json!({"startTime": "2026-01-01T00:00:00Z", "active": 1}));
         let mut new = old.clone();
         new.set(&["spec", "template", "spec", "nodeSelector"], serde_json::json!({"a": "b"}));
-        let text = update_errors(&Jobs, &new, &old);
+        let text = update_errors(&Jobs(Default::default()), &new, &old);
         assert!(text.starts_with("spec.template: Invalid value: {"), "{text}");
         old.set(&["status"], serde_json::json!({"conditions": [{"type": "Suspended", "status": "True"}]}));
-        assert_eq!(update_errors(&Jobs, &new, &old), "");
+        assert_eq!(update_errors(&Jobs(Default::default()), &new, &old), "");
     }
 
     #[test]
@@ -457,7 +457,7 @@ spec:
         );
         let new = parse("{spec: {}, status: {startTime: '2026-01-01T00:00:00Z', succeeded: 0}}");
         let causes: Vec<String> =
-            Jobs.validate_status(&context(), &new, &old).iter().map(ToString::to_string).collect();
+            Jobs(Default::default()).validate_status(&context(), &new, &old).iter().map(ToString::to_string).collect();
         assert_eq!(
             causes,
             [

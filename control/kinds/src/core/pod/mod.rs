@@ -6,7 +6,7 @@ mod log;
 mod row;
 mod update;
 
-use crate::{at::At, edit, notyet, podspec, rules};
+use crate::{Capabilities, at::At, edit, notyet, podspec, rules};
 use api::{Cause, GroupVersionKind, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -27,13 +27,14 @@ const COLUMNS: &[Column] = &[
     Column::new("Readiness Gates", "If specified, all readiness gates will be evaluated for pod readiness.").wide(),
 ];
 
-pub(crate) struct Pods;
+pub(crate) struct Pods(pub(crate) Capabilities);
 
 /// The resource.
-pub(crate) fn resource() -> Resource {
+pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
+    let pods = Pods(capabilities.clone());
     let v1 = |kind: &str| GroupVersionKind::new("", "v1", kind);
     let eviction = GroupVersionKind::new("policy", "v1", "Eviction");
-    let mut resource = Resource::new("", "v1", "pods", "Pod", Pods)
+    Resource::new("", "v1", "pods", "Pod", pods)
         .short(&["po"])
         .category("all")
         .with_generation()
@@ -42,11 +43,8 @@ pub(crate) fn resource() -> Resource {
         .with_action("log", v1("Pod"), &[Verb::Get], log::Log)
         .with_status()
         .with(notyet::proxy(true))
-        .returning_deleted();
-    for stream in notyet::streams() {
-        resource = resource.with(stream);
-    }
-    resource
+        .with_all(notyet::streams())
+        .returning_deleted()
 }
 
 impl Strategy for Pods {
@@ -124,7 +122,7 @@ impl Strategy for Pods {
         let mut out = Vec::new();
         if old.is_none() {
             rules::host_name_warning(object, "the Pod's hostname", &mut out);
-            out.extend(podspec::pod_warnings(object));
+            out.extend(podspec::pod_warnings(&self.0, object));
         }
         out
     }
@@ -174,7 +172,7 @@ impl Strategy for Pods {
         if subresource == "status" {
             &[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]]
         } else {
-            &[&["status"]]
+            &[]
         }
     }
 }

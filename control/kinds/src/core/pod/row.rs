@@ -171,7 +171,7 @@ mod tests {
         let text = format!(
             "{{metadata: {{name: p, creationTimestamp: '2026-01-01T00:00:00Z'}}, spec: {{nodeName: n1, containers: [{{name: a}}, {{name: b}}], initContainers: [{{name: i}}, {{name: s, restartPolicy: Always}}]}}, status: {status}}}"
         );
-        row(&Pods, &text)
+        row(&Pods(Default::default()), &text)
     }
 
     #[test]
@@ -208,6 +208,9 @@ mod tests {
     #[test]
     fn deletion_and_gates_show() {
         let text = "{metadata: {name: p, deletionTimestamp: '2026-01-01T00:00:10Z'}, spec: {readinessGates: [{conditionType: x}, {conditionType: y}]}, status: {phase: Running, conditions: [{type: x, status: 'True'}]}}";
-        assert_eq!(row(&Pods, text), "p | 0/0 | Terminating | 0 | <unknown> | <none> | <none> | <none> | 1/2");
+        assert_eq!(
+            row(&Pods(Default::default()), text),
+            "p | 0/0 | Terminating | 0 | <unknown> | <none> | <none> | <none> | 1/2"
+        );
     }
 }

@@ -291,7 +291,7 @@ spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: E
 
     #[test]
     fn images_deadlines_and_tolerations_may_change() {
-        let old = created(&Pods, POD);
+        let old = created(&Pods(Default::default()), POD);
         let mut new = old.clone();
         new.entry(&["spec", "containers"])[0]["image"] = json!("i:2");
         new.set(&["spec", "activeDeadlineSeconds"], 5);
@@ -299,12 +299,12 @@ spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: E
             &["spec", "tolerations"],
             json!([{"key": "a", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 3}, {"operator": "Exists"}]),
         );
-        assert_eq!(update_errors(&Pods, &new, &old), "");
+        assert_eq!(update_errors(&Pods(Default::default()), &new, &old), "");
     }
 
     #[test]
     fn nothing_else_may_change() {
-        let old = created(&Pods, POD);
+        let old = created(&Pods(Default::default()), POD);
         let mut new = old.clone();
         new.set(&["spec", "hostname"], "h");
         expect![[r#"
@@ -315,18 +315,18 @@ spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: E
               }
 
         "#]]
-        .assert_eq(&update_errors(&Pods, &new, &old));
+        .assert_eq(&update_errors(&Pods(Default::default()), &new, &old));
         let mut more = old.clone();
         more.entry(&["spec", "containers"]).as_array_mut().unwrap().push(json!({"name": "b", "image": "i"}));
         assert_eq!(
-            update_errors(&Pods, &more, &old),
+            update_errors(&Pods(Default::default()), &more, &old),
             "spec.containers: Forbidden: pod updates may not add or remove containers\n"
         );
     }
 
     #[test]
     fn a_container_that_ended_for_good_stays_so() {
-        let mut old = created(&Pods, &POD.replace("spec: {", "spec: {restartPolicy: OnFailure, "));
+        let mut old = created(&Pods(Default::default()), &POD.replace("spec: {", "spec: {restartPolicy: OnFailure, "));
         let mut new = old.clone();
         new.set(&["status", "containerStatuses"], json!([{"name": "a", "state": {"running": {}}}]));
         for (code, allowed) in [(1, true), (0, false)] {
@@ -334,19 +334,19 @@ spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: E
                 &["status", "containerStatuses"],
                 json!([{"name": "a", "state": {"terminated": {"exitCode": code}}}]),
             );
-            assert_eq!(Pods.validate_status(&context(), &new, &old).is_empty(), allowed);
+            assert_eq!(Pods(Default::default()).validate_status(&context(), &new, &old).is_empty(), allowed);
         }
     }
 
     #[test]
     fn grace_is_for_pods_that_run() {
-        let mut pod = created(&Pods, POD);
-        assert_eq!(Pods.grace(&pod, Some(10)), Some(0));
+        let mut pod = created(&Pods(Default::default()), POD);
+        assert_eq!(Pods(Default::default()).grace(&pod, Some(10)), Some(0));
         pod.set(&["spec", "nodeName"], "n");
-        assert_eq!(Pods.grace(&pod, None), Some(30));
-        assert_eq!(Pods.grace(&pod, Some(10)), Some(10));
-        assert_eq!(Pods.grace(&pod, Some(-1)), Some(1));
+        assert_eq!(Pods(Default::default()).grace(&pod, None), Some(30));
+        assert_eq!(Pods(Default::default()).grace(&pod, Some(10)), Some(10));
+        assert_eq!(Pods(Default::default()).grace(&pod, Some(-1)), Some(1));
         pod.set(&["status", "phase"], "Failed");
-        assert_eq!(Pods.grace(&pod, Some(10)), Some(0));
+        assert_eq!(Pods(Default::default()).grace(&pod, Some(10)), Some(0));
     }
 }

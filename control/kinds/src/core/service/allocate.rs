@@ -76,27 +76,15 @@ fn families(addresses: &Addresses, object: &mut Object, old: Option<&Object>) ->
             before.unwrap_or(if headless && selectorless { "RequireDualStack" } else { "SingleStack" }).to_owned();
         object.set(&["spec", "ipFamilyPolicy"], policy);
     }
-    let causes = super::validate::cluster_ips(object);
+    let causes = super::validate::cluster_ips(object, old);
     if !causes.is_empty() {
         return Err(refuse(object, &causes));
     }
     let spec = FieldPath::new("spec");
     let own = if addresses.cidr().addr().is_ipv4() { "IPv4" } else { "IPv6" };
     let mut causes = Vec::new();
-    let mut families: Vec<String> =
-        object.list_at(&["spec", "ipFamilies"]).iter().filter_map(|f| f.as_str().map(str::to_owned)).collect();
+    let mut families = families_of_ips(object, own, &mut causes);
     let ips = object.list_at(&["spec", "clusterIPs"]);
-    for (i, ip) in ips.iter().enumerate().filter(|(_, ip)| *ip != "None") {
-        let family = if parse_ip(ip).is_some_and(|ip| ip.is_ipv4()) { "IPv4" } else { "IPv6" };
-        if i >= families.len() {
-            if family != own {
-                let text = format!("{family} is not configured on this cluster");
-                causes.push(Cause::invalid(&spec.child("clusterIPs").index(i), &json!(ips), &text));
-            } else {
-                families.push(family.to_owned());
-            }
-        }
-    }
     let policy = object.str_at(&["spec", "ipFamilyPolicy"]).unwrap_or_default().to_owned();
     let place = spec.child("ipFamilyPolicy");
     if policy == "SingleStack" {
@@ -132,6 +120,26 @@ fn families(addresses: &Addresses, object: &mut Object, old: Option<&Object>) ->
     }
     object.set(&["spec", "ipFamilies"], json!([own]));
     Ok(())
+}
+
+/// The families that the object names, and those of its addresses beyond them.
+fn families_of_ips(object: &Object, own: &str, causes: &mut Vec<Cause>) -> Vec<String> {
+    let named = object.list_at(&["spec", "ipFamilies"]).iter();
+    let mut families: Vec<String> = named.filter_map(|family| family.as_str().map(str::to_owned)).collect();
+    let ips = object.list_at(&["spec", "clusterIPs"]);
+    for (i, ip) in ips.iter().enumerate().filter(|(_, ip)| *ip != "None") {
+        let family = if parse_ip(ip).is_some_and(|ip| ip.is_ipv4()) { "IPv4" } else { "IPv6" };
+        if i >= families.len() {
+            if family != own {
+                let text = format!("{family} is not configured on this cluster");
+                let place = FieldPath::new("spec").child("clusterIPs").index(i);
+                causes.push(Cause::invalid(&place, &json!(ips), &text));
+            } else {
+                families.push(family.to_owned());
+            }
+        }
+    }
+    families
 }
 
 impl Taking<'_> {

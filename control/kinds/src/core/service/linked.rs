@@ -125,13 +125,20 @@ fn drop_for_type(object: &mut Object, old: &Object) {
             }
         }
     }
-    let external = |object: &Object| {
-        object.0.get("spec").and_then(Value::as_object).is_some_and(super::validate::externally_accessible)
-    };
+    let external = |object: &Object| object.0.get("spec").and_then(Value::as_object).is_some_and(externally_accessible);
     if external(old) && !external(object) && same(object, "externalTrafficPolicy") {
         object.remove(&["spec", "externalTrafficPolicy"]);
     }
     if !balanced(object) {
         object.set(&["status", "loadBalancer"], json!({}));
+    }
+}
+
+/// Whether traffic can come from outside the cluster, so that `externalTrafficPolicy` has a meaning.
+pub(super) fn externally_accessible(spec: &edit::Fields) -> bool {
+    match spec.get("type").and_then(Value::as_str) {
+        Some("LoadBalancer" | "NodePort") => true,
+        Some("ClusterIP") => spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty()),
+        _ => false,
     }
 }

@@ -6,8 +6,7 @@ mod linked;
 mod pool;
 mod validate;
 
-use crate::Settings;
-use crate::{address, at::At, cells, edit, notyet};
+use crate::{Capabilities, Settings, address, at::At, cells, edit, notyet};
 use api::{Cause, Object, Status, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -33,6 +32,7 @@ const COLUMNS: &[Column] = &[
 pub(crate) struct Services {
     addresses: Arc<Addresses>,
     ports: Arc<NodePorts>,
+    capabilities: Capabilities,
 }
 
 impl Services {
@@ -40,6 +40,7 @@ impl Services {
         Self {
             addresses: Arc::new(Addresses::new(settings.service_cidr)),
             ports: Arc::new(NodePorts::new(settings.node_ports.clone())),
+            capabilities: settings.capabilities.clone(),
         }
     }
 }
@@ -98,17 +99,13 @@ impl Strategy for Services {
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = warnings(object);
         if old.is_none_or(|old| !edit::same_at(object, old, &["spec"])) {
-            unenforced(At::of(object, "spec"), &mut out);
+            unenforced(&self.capabilities, At::of(object, "spec"), &mut out);
         }
         out
     }
 
     fn field_labels(&self) -> &[&'static str] {
         &["spec.clusterIP", "spec.type"]
-    }
-
-    fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
-        if subresource == "status" { &[&["spec"]] } else { &[&["status"]] }
     }
 }
 
@@ -182,7 +179,7 @@ fn default_spec(spec: &mut edit::Fields) {
             port.insert("targetPort".into(), number);
         }
     }
-    if validate::externally_accessible(spec) {
+    if linked::externally_accessible(spec) {
         edit::fill_str(spec, "externalTrafficPolicy", "Cluster");
     }
     if matches!(spec["type"].as_str(), Some("ClusterIP" | "NodePort" | "LoadBalancer")) {
@@ -277,21 +274,21 @@ fn warnings(object: &Object) -> Vec<String> {
 }
 
 /// What sampan takes but does not do yet.
-fn unenforced(spec: At<'_>, out: &mut Vec<String>) {
-    let mut say = |at: At<'_>, text: &str| out.push(format!("{}: {text}", at.field()));
+fn unenforced(capabilities: &Capabilities, spec: At<'_>, out: &mut Vec<String>) {
+    let mut warn = capabilities.warn("service.spec", spec, usize::MAX, out);
     if spec.get("type").str() == "LoadBalancer" {
-        say(spec.get("type"), "sampan assigns no load balancer yet; the Service is reachable by its node ports");
+        warn.say(spec.get("type"), "sampan assigns no load balancer yet; the Service is reachable by its node ports");
     }
     for policy in ["externalTrafficPolicy", "internalTrafficPolicy"] {
         if spec.get(policy).str() == "Local" {
-            say(spec.get(policy), "not honoured by sampan yet; traffic goes to endpoints of all nodes");
+            warn.say(spec.get(policy), "not honoured by sampan yet; traffic goes to endpoints of all nodes");
         }
     }
     if spec.get("trafficDistribution").is_set() {
-        say(spec.get("trafficDistribution"), "not honoured by sampan yet; traffic goes to all endpoints alike");
+        warn.say(spec.get("trafficDistribution"), "not honoured by sampan yet; traffic goes to all endpoints alike");
     }
     for port in spec.get("ports").items().filter(|port| port.get("protocol").str() == "SCTP") {
-        say(port.get("protocol"), "sampan does not carry SCTP yet");
+        warn.say(port.get("protocol"), "sampan does not carry SCTP yet");
     }
 }
 

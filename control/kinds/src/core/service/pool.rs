@@ -10,7 +10,7 @@ use std::ops::RangeInclusive;
 
 /// Why nothing was handed out. The texts are upstream's.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-pub enum Refused {
+pub(super) enum Refused {
     /// Nothing is left.
     #[error("range is full")]
     Full,
@@ -62,14 +62,14 @@ fn lower_band(size: u64, part: u64, max: u64) -> u64 {
 
 /// The cluster addresses of Services.
 #[derive(Debug)]
-pub struct Addresses {
+pub(super) struct Addresses {
     cidr: IpNet,
     numbers: Mutex<Numbers>,
 }
 
 impl Addresses {
     /// All addresses of a network but its first (and, for IPv4, last).
-    pub fn new(cidr: IpNet) -> Self {
+    pub(super) fn new(cidr: IpNet) -> Self {
         let bits = u32::from(cidr.max_prefix_len() - cidr.prefix_len()).min(62);
         let all = 1u64 << bits;
         let size = if cidr.addr().is_ipv4() { all.saturating_sub(2) } else { all - 1 };
@@ -78,7 +78,7 @@ impl Addresses {
     }
 
     /// The network.
-    pub fn cidr(&self) -> IpNet {
+    pub(super) fn cidr(&self) -> IpNet {
         self.cidr
     }
 
@@ -102,33 +102,33 @@ impl Addresses {
     }
 
     /// Takes this address.
-    pub fn take(&self, ip: IpAddr) -> Result<(), Refused> {
+    pub(super) fn take(&self, ip: IpAddr) -> Result<(), Refused> {
         let number = self.number(ip).ok_or(Refused::OtherNetwork(ip, self.cidr))?;
         if self.numbers.lock().taken.insert(number) { Ok(()) } else { Err(Refused::AddressTaken) }
     }
 
     /// Takes any address; `pick` gives a random number below its argument.
-    pub fn take_any(&self, pick: &dyn Fn(u64) -> u64) -> Result<IpAddr, Refused> {
+    pub(super) fn take_any(&self, pick: &dyn Fn(u64) -> u64) -> Result<IpAddr, Refused> {
         let number = self.numbers.lock().next(pick).ok_or(Refused::Full)?;
         Ok(self.address(number))
     }
 
     /// Gives an address back.
-    pub fn release(&self, ip: IpAddr) {
+    pub(super) fn release(&self, ip: IpAddr) {
         if let Some(number) = self.number(ip) {
             self.numbers.lock().taken.remove(&number);
         }
     }
 
     /// Notes an address that a stored Service has.
-    pub fn mark(&self, ip: IpAddr) {
+    pub(super) fn mark(&self, ip: IpAddr) {
         let _ = self.take(ip);
     }
 }
 
 /// The node ports of Services.
 #[derive(Debug)]
-pub struct NodePorts {
+pub(super) struct NodePorts {
     first: u16,
     last: u16,
     numbers: Mutex<Numbers>,
@@ -136,7 +136,7 @@ pub struct NodePorts {
 
 impl NodePorts {
     /// Ports of this range.
-    pub fn new(range: RangeInclusive<u16>) -> Self {
+    pub(super) fn new(range: RangeInclusive<u16>) -> Self {
         let size = (u64::from(*range.end()) + 1).saturating_sub(u64::from(*range.start()));
         let offset = lower_band(size, 32, 128);
         Self {
@@ -147,7 +147,7 @@ impl NodePorts {
     }
 
     /// Takes this port.
-    pub fn take(&self, port: u16) -> Result<(), Refused> {
+    pub(super) fn take(&self, port: u16) -> Result<(), Refused> {
         if !(self.first..=self.last).contains(&port) {
             return Err(Refused::NotANodePort(format!("{}-{}", self.first, self.last)));
         }
@@ -156,20 +156,20 @@ impl NodePorts {
     }
 
     /// Takes any port; `pick` gives a random number below its argument.
-    pub fn take_any(&self, pick: &dyn Fn(u64) -> u64) -> Result<u16, Refused> {
+    pub(super) fn take_any(&self, pick: &dyn Fn(u64) -> u64) -> Result<u16, Refused> {
         let number = self.numbers.lock().next(pick).ok_or(Refused::Full)?;
         Ok(self.first + u16::try_from(number).expect("the range has only ports"))
     }
 
     /// Gives a port back.
-    pub fn release(&self, port: u16) {
+    pub(super) fn release(&self, port: u16) {
         if let Some(number) = port.checked_sub(self.first) {
             self.numbers.lock().taken.remove(&u64::from(number));
         }
     }
 
     /// Notes a port that a stored Service has.
-    pub fn mark(&self, port: u16) {
+    pub(super) fn mark(&self, port: u16) {
         let _ = self.take(port);
     }
 }

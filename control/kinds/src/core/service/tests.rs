@@ -269,3 +269,20 @@ fn what_is_not_done_yet_is_said() {
     .assert_eq(&services().warnings(&context(), &object, None).join("\n"));
     assert!(services().warnings(&context(), &object, Some(&object)).is_empty());
 }
+
+#[test]
+fn what_stood_among_the_addresses_before_is_refused_for_its_place_alone() {
+    let all = services();
+    let headless = WEB.replace("{selector", "{clusterIP: None, selector");
+    let old = create(&all, &headless).unwrap();
+    let mut twice = old.clone();
+    twice.set(&["spec", "clusterIPs"], json!(["None", "None"]));
+    let place = "spec.clusterIPs: Invalid value: [\"None\",\"None\"]: 'None' must be the first and only value";
+    assert_eq!(update(&all, &twice, &old).unwrap_err(), format!("Service \"web\" is invalid: {place}"));
+    let new =
+        create(&all, &headless.replace("clusterIP: None", "clusterIP: None, clusterIPs: [None, None]")).unwrap_err();
+    assert!(
+        new.contains(place) && new.contains("spec.clusterIPs[1]: Invalid value: \"None\": must be a valid IP address"),
+        "{new}"
+    );
+}

@@ -1,19 +1,10 @@
 //! What a Service may be, and what may not change in it.
 
-use super::linked::needs_health_check_port;
-use crate::{address, at::At, edit, rules};
+use super::linked::{externally_accessible, needs_health_check_port};
+use crate::{address, at::At, rules};
 use api::{Cause, CauseKind, FieldPath, Object, names};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::collections::HashSet;
-
-/// Whether traffic can come from outside the cluster, so that `externalTrafficPolicy` has a meaning.
-pub(super) fn externally_accessible(spec: &edit::Fields) -> bool {
-    match spec.get("type").and_then(Value::as_str) {
-        Some("LoadBalancer" | "NodePort") => true,
-        Some("ClusterIP") => spec.get("externalIPs").and_then(Value::as_array).is_some_and(|ips| !ips.is_empty()),
-        _ => false,
-    }
-}
 
 fn is_headless(spec: At<'_>) -> bool {
     spec.get("clusterIPs").len() == 1 && spec.get("clusterIPs").index(0).str() == "None"
@@ -32,7 +23,7 @@ pub(super) fn service(object: &Object) -> Vec<Cause> {
     port_list(ports, &mut out);
     rules::labels(spec.get("selector"), &mut out);
     affinity(spec, &mut out);
-    out.extend(cluster_ips(object));
+    out.extend(cluster_ips(object, None));
     for ip in spec.get("externalIPs").items() {
         if let Some(parsed) = address::valid(ip, &mut out) {
             address::endpoint(ip, parsed, &mut out);
@@ -126,8 +117,8 @@ fn affinity(spec: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` together.
-pub(super) fn cluster_ips(object: &Object) -> Vec<Cause> {
+/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` together. What stood there before need be no address.
+pub(super) fn cluster_ips(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut out = Vec::new();
     let spec = At::of(object, "spec");
     if spec.get("type").str() == "ExternalName" {
@@ -143,20 +134,7 @@ pub(super) fn cluster_ips(object: &Object) -> Vec<Cause> {
         _ => {}
     }
     let families = spec.get("ipFamilies");
-    let mut seen = HashSet::new();
-    for family in families.items() {
-        if !matches!(family.str(), "IPv4" | "IPv6") {
-            out.push(family.not_supported(&["IPv4", "IPv6"]));
-        }
-        if !seen.insert(family.str()) {
-            out.push(family.duplicate());
-        }
-    }
-    let policy = spec.get("ipFamilyPolicy");
-    const POLICIES: &[&str] = &["PreferDualStack", "RequireDualStack", "SingleStack"];
-    if policy.is_set() && !POLICIES.contains(&policy.str()) {
-        out.push(policy.not_supported(POLICIES));
-    }
+    ip_families(families, spec.get("ipFamilyPolicy"), &mut out);
     let mut parsed = Vec::new();
     let before = out.len();
     for (i, ip) in all.items().enumerate() {
@@ -166,7 +144,11 @@ pub(super) fn cluster_ips(object: &Object) -> Vec<Cause> {
             }
             continue;
         }
+        let known = out.len();
         parsed.extend(address::valid(ip, &mut out));
+        if old.is_some_and(|old| old.list_at(&["spec", "clusterIPs"]).contains(ip.value())) {
+            out.truncate(known);
+        }
     }
     let bad = out.len() > before;
     if all.len() > 2 {
@@ -185,6 +167,22 @@ pub(super) fn cluster_ips(object: &Object) -> Vec<Cause> {
         }
     }
     out
+}
+
+fn ip_families(families: At<'_>, policy: At<'_>, out: &mut Vec<Cause>) {
+    let mut seen = HashSet::new();
+    for family in families.items() {
+        if !matches!(family.str(), "IPv4" | "IPv6") {
+            out.push(family.not_supported(&["IPv4", "IPv6"]));
+        }
+        if !seen.insert(family.str()) {
+            out.push(family.duplicate());
+        }
+    }
+    const POLICIES: &[&str] = &["PreferDualStack", "RequireDualStack", "SingleStack"];
+    if policy.is_set() && !POLICIES.contains(&policy.str()) {
+        out.push(policy.not_supported(POLICIES));
+    }
 }
 
 fn node_ports(ports: At<'_>, kind: &str, out: &mut Vec<Cause>) {

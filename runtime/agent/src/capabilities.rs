@@ -1,0 +1,64 @@
+//! What pods may ask for that this node honours, as data: the API server warns users of the rest.
+
+/// Fields as `kubectl explain` names them. A new volume plugin, probe or hook adds its field here, and the warning goes.
+pub const HONOURED: &[&str] = &[
+    "pod.spec.volumes.configMap",
+    "pod.spec.volumes.downwardAPI",
+    "pod.spec.volumes.emptyDir",
+    "pod.spec.volumes.hostPath",
+    "pod.spec.volumes.projected",
+    "pod.spec.volumes.secret",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::volumes;
+    use k8s_openapi::api::core::v1::Volume;
+    use serde_json::json;
+
+    /// Exactly those sources of volumes are honoured that a plugin handles.
+    #[test]
+    fn volume_sources_are_those_of_the_plugins() {
+        let plugins = volumes::plugins();
+        let every = [
+            "awsElasticBlockStore",
+            "azureDisk",
+            "azureFile",
+            "cephfs",
+            "cinder",
+            "configMap",
+            "csi",
+            "downwardAPI",
+            "emptyDir",
+            "ephemeral",
+            "fc",
+            "flexVolume",
+            "flocker",
+            "gcePersistentDisk",
+            "gitRepo",
+            "glusterfs",
+            "hostPath",
+            "image",
+            "iscsi",
+            "nfs",
+            "persistentVolumeClaim",
+            "photonPersistentDisk",
+            "portworxVolume",
+            "projected",
+            "quobyte",
+            "rbd",
+            "scaleIO",
+            "secret",
+            "storageos",
+            "vsphereVolume",
+        ];
+        for source in every {
+            let volume: Volume = serde_json::from_value(json!({"name": "v", source: {}})).unwrap();
+            assert_eq!(serde_json::to_value(&volume).unwrap().as_object().unwrap().len(), 2, "{source} is a source");
+            let handled = plugins.iter().any(|plugin| plugin.handles(&volume));
+            let honoured = HONOURED.contains(&format!("pod.spec.volumes.{source}").as_str());
+            assert_eq!(handled, honoured, "{source}");
+        }
+    }
+}

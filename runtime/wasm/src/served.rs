@@ -1,0 +1,40 @@
+//! An HTTP handler as the network sees it: calls and connections.
+
+use crate::{connection, http::Handler};
+use container::net::{self, Connection, HttpHandler, Peer};
+use std::sync::Arc;
+use tokio::net::TcpStream;
+
+/// The handler as the network sees it.
+pub(crate) struct Served(pub(crate) Arc<Handler>);
+
+#[async_trait::async_trait]
+impl HttpHandler for Served {
+    async fn call(&self, request: net::Request, peer: Peer) -> net::Result<net::Response> {
+        let this = self.0.clone();
+        let client = this.client(None);
+        Ok(this.answer(request, client, peer.via).await)
+    }
+
+    fn serve(&self, connection: Connection, peer: Peer) {
+        let this = self.0.clone();
+        let Some(client) = this.pool.clients.connect(this.owner()) else {
+            // Dropping it closes it: the client sees a reset and may try another endpoint.
+            return;
+        };
+        let (open, threads) = (this.open.clone(), this.pool.handle().clone());
+        let serve = async move {
+            match connection {
+                Connection::Tcp(socket) => {
+                    // Fails only if the socket is not non-blocking or the reactor is gone.
+                    if let Ok(socket) = TcpStream::from_std(socket) {
+                        let _ = socket.set_nodelay(true);
+                        connection::serve(this, socket, client, peer.via).await;
+                    }
+                }
+                Connection::Stream(stream) => connection::serve(this, stream, client, peer.via).await,
+            }
+        };
+        open.spawn_on(serve, &threads);
+    }
+}
