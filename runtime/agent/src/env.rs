@@ -14,7 +14,53 @@ use k8s_openapi::{
     api::core::v1::{Container, EnvVarSource, Pod, Service},
     apimachinery::pkg::api::resource::Quantity,
 };
-use std::collections::BTreeMap;
+use std::{
+    borrow::Cow,
+    collections::{BTreeMap, HashMap},
+};
+
+/// Bytes that the environment and the arguments of a container may take together: what Linux gives a program.
+pub const MOST: usize = 2 << 20;
+
+/// Bytes that each text counts besides its own: its end, and the pointer to it.
+const EACH: usize = 16;
+
+/// What is left of [`MOST`]. A text that is made and then overridden counts too: it has cost as much.
+struct Room(usize);
+
+impl Room {
+    fn take(&mut self, bytes: usize) -> Result<(), String> {
+        self.0 = self.0.checked_sub(bytes + EACH).ok_or_else(too_long)?;
+        Ok(())
+    }
+}
+
+fn too_long() -> String {
+    format!("argument list too long: the environment and the arguments take more than {MOST} bytes")
+}
+
+/// Variables by name, in the order in which they came.
+#[derive(Default)]
+struct Variables {
+    list: Vec<(String, String)>,
+    places: HashMap<String, usize>,
+}
+
+impl Variables {
+    fn find(&self, name: &str) -> Option<&str> {
+        self.places.get(name).map(|place| self.list[*place].1.as_str())
+    }
+
+    fn set(&mut self, name: &str, value: String) {
+        match self.places.get(name) {
+            Some(place) => self.list[*place].1 = value,
+            None => {
+                self.places.insert(name.to_owned(), self.list.len());
+                self.list.push((name.to_owned(), value));
+            }
+        }
+    }
+}
 
 /// The environment, and keys of `envFrom` that cannot be names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -57,7 +103,7 @@ pub fn environment(
     from: Sources<'_>,
 ) -> Result<Environment, String> {
     let mut out = Environment::default();
-    let mut own: Vec<(String, String)> = Vec::new();
+    let (mut own, mut room) = (Variables::default(), Room(MOST));
     for source in c.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &source.config_map_ref {
@@ -67,14 +113,9 @@ pub fn environment(
                 }
                 return Err(format!("configmap {:?} not found", reference.name));
             };
-            let values = map.data.iter().flatten().map(|(k, v)| (k.as_str(), v.clone()));
-            take(
-                &mut own,
-                &mut out.skipped,
-                prefix,
-                values,
-                &format!("configMap {}/{}", pod::namespace(pod), reference.name),
-            );
+            let values = map.data.iter().flatten().map(|(k, v)| (k.as_str(), Cow::from(v)));
+            let source = format!("configMap {}/{}", pod::namespace(pod), reference.name);
+            out.skipped.extend(take(&mut own, &mut room, prefix, values, &source)?);
         }
         if let Some(reference) = &source.secret_ref {
             let Some(secret) = from.configs.secrets.get(&reference.name).and_then(Option::as_deref) else {
@@ -83,54 +124,39 @@ pub fn environment(
                 }
                 return Err(format!("secret {:?} not found", reference.name));
             };
-            let values = secret_values(secret).into_iter().map(|(k, v)| (k, String::from_utf8_lossy(v).into_owned()));
-            take(
-                &mut own,
-                &mut out.skipped,
-                prefix,
-                values,
-                &format!("secret {}/{}", pod::namespace(pod), reference.name),
-            );
+            let values = secret_values(secret).into_iter().map(|(k, v)| (k, String::from_utf8_lossy(v)));
+            let source = format!("secret {}/{}", pod::namespace(pod), reference.name);
+            out.skipped.extend(take(&mut own, &mut room, prefix, values, &source)?);
         }
     }
     let services = service_variables(pod, &from.configs.services);
     for variable in c.env.iter().flatten() {
-        let lookup = |name: &str| find(&own, name).or_else(|| find(&services, name));
+        let lookup = |name: &str| own.find(name).or_else(|| services.find(name));
         let value = match (&variable.value, &variable.value_from) {
-            (Some(value), _) if !value.is_empty() => Some(expand(value, lookup)),
+            (Some(value), _) if !value.is_empty() => Some(expand(value, room.0, lookup).ok_or_else(too_long)?),
             (_, Some(source)) => value_from(pod, c, source, from)?,
             _ => Some(String::new()),
         };
         if let Some(value) = value {
-            set(&mut own, &variable.name, value);
+            room.take(variable.name.len() + value.len())?;
+            own.set(&variable.name, value);
         }
     }
-    let free = |(name, _): &&(String, String)| !own.iter().any(|(n, _)| n == name);
-    out.variables = services.iter().filter(free).cloned().collect();
-    out.variables.extend(own);
-    let free = |(name, _): &&(String, String)| !out.variables.iter().any(|(n, _)| n == name);
-    out.image = image.iter().filter(free).cloned().collect();
+    let overridden = |name: &str| own.find(name).is_some() || services.find(name).is_some();
+    out.image = image.iter().filter(|(name, _)| !overridden(name)).cloned().collect();
+    out.variables = services.list.into_iter().filter(|(name, _)| own.find(name).is_none()).collect();
+    out.variables.extend(own.list);
     Ok(out)
 }
 
-fn find(list: &[(String, String)], name: &str) -> Option<String> {
-    list.iter().find(|(n, _)| n == name).map(|(_, v)| v.clone())
-}
-
-fn set(list: &mut Vec<(String, String)>, name: &str, value: String) {
-    match list.iter_mut().find(|(n, _)| n == name) {
-        Some((_, old)) => *old = value,
-        None => list.push((name.to_owned(), value)),
-    }
-}
-
+/// Takes the values of an `envFrom`. Returns the text about keys that cannot be names.
 fn take<'a>(
-    own: &mut Vec<(String, String)>,
-    skipped: &mut Vec<String>,
+    own: &mut Variables,
+    room: &mut Room,
     prefix: &str,
-    values: impl Iterator<Item = (&'a str, String)>,
+    values: impl Iterator<Item = (&'a str, Cow<'a, str>)>,
     source: &str,
-) {
+) -> Result<Option<String>, String> {
     let mut invalid = Vec::new();
     for (key, value) in values {
         let name = format!("{prefix}{key}");
@@ -138,15 +164,17 @@ fn take<'a>(
         if name.is_empty() || !name.bytes().all(|b| (0x20..=0x7e).contains(&b) && b != b'=') {
             invalid.push(key.to_owned());
         } else {
-            set(own, &name, value);
+            room.take(name.len() + value.len())?;
+            own.set(&name, value.into_owned());
         }
     }
-    if !invalid.is_empty() {
-        skipped.push(format!(
+    let skipped = || {
+        format!(
             "Keys [{}] from the EnvFrom {source} were skipped since they are considered invalid environment variable names.",
             invalid.join(", ")
-        ));
-    }
+        )
+    };
+    Ok((!invalid.is_empty()).then(skipped))
 }
 
 /// The value of a `valueFrom`; `None` when an optional one is absent.
@@ -191,9 +219,9 @@ fn value_from(pod: &Pod, c: &Container, source: &EnvVarSource, from: Sources<'_>
 }
 
 /// The variables that name Services, as Docker links once did.
-fn service_variables(pod: &Pod, services: &[std::sync::Arc<Service>]) -> Vec<(String, String)> {
+fn service_variables(pod: &Pod, services: &[std::sync::Arc<Service>]) -> Variables {
     let linked = pod::spec(pod).enable_service_links != Some(false);
-    let mut out = Vec::new();
+    let mut out = Variables::default();
     for service in services {
         let name = service.metadata.name.as_deref().unwrap_or_default();
         let of_cluster = name == "kubernetes" && service.metadata.namespace.as_deref() == Some("default");
@@ -206,38 +234,48 @@ fn service_variables(pod: &Pod, services: &[std::sync::Arc<Service>]) -> Vec<(St
         let upper = |text: &str| text.to_uppercase().replace('-', "_");
         let prefix = upper(name);
         let host = if ip.contains(':') { format!("[{ip}]") } else { ip.to_owned() };
-        set(&mut out, &format!("{prefix}_SERVICE_HOST"), ip.to_owned());
-        set(&mut out, &format!("{prefix}_SERVICE_PORT"), first.port.to_string());
+        out.set(&format!("{prefix}_SERVICE_HOST"), ip.to_owned());
+        out.set(&format!("{prefix}_SERVICE_PORT"), first.port.to_string());
         for port in spec.ports.iter().flatten() {
             if let Some(port_name) = port.name.as_deref().filter(|n| !n.is_empty()) {
-                set(&mut out, &format!("{prefix}_SERVICE_PORT_{}", upper(port_name)), port.port.to_string());
+                out.set(&format!("{prefix}_SERVICE_PORT_{}", upper(port_name)), port.port.to_string());
             }
         }
         for (i, port) in spec.ports.iter().flatten().enumerate() {
             let protocol = port.protocol.as_deref().unwrap_or("TCP");
             let url = format!("{}://{host}:{}", protocol.to_lowercase(), port.port);
             if i == 0 {
-                set(&mut out, &format!("{prefix}_PORT"), url.clone());
+                out.set(&format!("{prefix}_PORT"), url.clone());
             }
             let link = format!("{prefix}_PORT_{}_{protocol}", port.port);
-            set(&mut out, &link, url);
-            set(&mut out, &format!("{link}_PROTO"), protocol.to_lowercase());
-            set(&mut out, &format!("{link}_PORT"), port.port.to_string());
-            set(&mut out, &format!("{link}_ADDR"), ip.to_owned());
+            out.set(&link, url);
+            out.set(&format!("{link}_PROTO"), protocol.to_lowercase());
+            out.set(&format!("{link}_PORT"), port.port.to_string());
+            out.set(&format!("{link}_ADDR"), ip.to_owned());
         }
     }
     out
 }
 
 /// The command line: the container's command replaces the image's entry point and its arguments; its arguments replace the
-/// image's. Empty means that the runtime names the program. `$(NAME)` is one of `variables`: what the image sets is not known to
-/// upstream's kubelet, which leaves such a reference as it is.
-pub fn command_line(c: &Container, image: &Command, variables: &[(String, String)]) -> Vec<String> {
-    let lookup = |name: &str| find(variables, name);
-    let expanded = |list: &Option<Vec<String>>| -> Vec<String> {
-        list.iter().flatten().map(|text| expand(text, lookup)).collect()
+/// image's. Empty means that the runtime names the program. `$(NAME)` is one of the pod's own variables: what the image sets is not known
+/// to upstream's kubelet, which leaves such a reference as it is. The error is the message of `CreateContainerConfigError`.
+pub fn command_line(c: &Container, image: &Command, environment: &Environment) -> Result<Vec<String>, String> {
+    let variables: HashMap<&str, &str> =
+        environment.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let mut room = Room(MOST);
+    for (name, value) in environment.variables.iter().chain(&environment.image) {
+        room.take(name.len() + value.len())?;
+    }
+    let mut expanded = |list: &Option<Vec<String>>| -> Result<Vec<String>, String> {
+        let one = |text: &String| {
+            let text = expand(text, room.0, |name| variables.get(name).copied()).ok_or_else(too_long)?;
+            room.take(text.len())?;
+            Ok(text)
+        };
+        list.iter().flatten().map(one).collect()
     };
-    let (command, args) = (expanded(&c.command), expanded(&c.args));
+    let (command, args) = (expanded(&c.command)?, expanded(&c.args)?);
     let (mut line, rest) = match (command.is_empty(), args.is_empty()) {
         (false, _) => (command, args),
         (true, false) => (image.entrypoint.clone(), args),
@@ -248,7 +286,7 @@ pub fn command_line(c: &Container, image: &Command, variables: &[(String, String
         line.push(c.name.clone());
     }
     line.extend(rest);
-    line
+    Ok(line)
 }
 
 #[cfg(test)]

@@ -2,8 +2,9 @@
 //!
 //! Follows <https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/>.
 
-/// Replaces `$(NAME)` by what `lookup` knows; an unknown reference stays as it is, `$$` is a single `$`.
-pub fn expand(text: &str, mut lookup: impl FnMut(&str) -> Option<String>) -> String {
+/// Replaces `$(NAME)` by what `lookup` knows; an unknown reference stays as it is, `$$` is a single `$`. `None`: it would be longer than
+/// `most` bytes. A reference may stand for more than itself, and texts are made of texts: without a bound a short pod would take all memory.
+pub fn expand<'a>(text: &str, most: usize, mut lookup: impl FnMut(&str) -> Option<&'a str>) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;
     while let Some(at) = rest.find('$') {
@@ -14,7 +15,8 @@ pub fn expand(text: &str, mut lookup: impl FnMut(&str) -> Option<String>) -> Str
             rest = after;
         } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|r| r.split_once(')')) {
             match lookup(name) {
-                Some(value) => out.push_str(&value),
+                Some(value) if value.len() > most.saturating_sub(out.len()) => return None,
+                Some(value) => out.push_str(value),
                 None => out.push_str(&format!("$({name})")),
             }
             rest = after;
@@ -22,7 +24,8 @@ pub fn expand(text: &str, mut lookup: impl FnMut(&str) -> Option<String>) -> Str
             out.push('$');
         }
     }
-    out + rest
+    out.push_str(rest);
+    (out.len() <= most).then_some(out)
 }
 
 #[cfg(test)]
@@ -32,9 +35,9 @@ mod tests {
     #[test]
     fn references_are_replaced_once_and_unknown_ones_stay() {
         let lookup = |name: &str| match name {
-            "A" => Some("1".to_owned()),
-            "B" => Some("$(A)".to_owned()),
-            "E" => Some(String::new()),
+            "A" => Some("1"),
+            "B" => Some("$(A)"),
+            "E" => Some(""),
             _ => None,
         };
         for (text, expected) in [
@@ -50,7 +53,11 @@ mod tests {
             ("$A $", "$A $"),
             ("a$$b", "a$b"),
         ] {
-            assert_eq!(expand(text, lookup), expected, "{text}");
+            assert_eq!(expand(text, 8, lookup).as_deref(), Some(expected), "{text}");
+        }
+        assert_eq!(expand("$(A)$(B)", 5, lookup).as_deref(), Some("1$(A)"));
+        for text in ["$(A)$(B)", "$(B)$(A)", "x$(B)$(E)", "12345"] {
+            assert_eq!(expand(text, 4, lookup), None, "{text}");
         }
     }
 }

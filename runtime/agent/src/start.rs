@@ -244,7 +244,8 @@ impl Start {
         pulled: &Pulled,
         environment: Environment,
     ) -> Result<(ContainerSpec, Option<LastWords>)> {
-        let args = env::command_line(container, &pulled.command, &environment.variables);
+        let args = env::command_line(container, &pulled.command, &environment)
+            .map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
         let root = self.shared.volumes_dir(pod::uid(&self.pod));
         let scratch = volumes::files_dir(&root).join(&self.container);
         let messages = volumes::messages_dir(&root).join(&self.container);

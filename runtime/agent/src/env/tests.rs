@@ -124,7 +124,8 @@ fn command_lines_follow_the_four_cases() {
     let line = |container: Value, image: &Command| {
         let mut container = container;
         container["name"] = "c".into();
-        command_line(&serde_json::from_value(container).unwrap(), image, &[("V".into(), "1".into())])
+        let environment = Environment { variables: vec![("V".into(), "1".into())], ..Environment::default() };
+        command_line(&serde_json::from_value(container).unwrap(), image, &environment).unwrap()
     };
     assert_eq!(line(json!({}), &image), ["ep", "a"]);
     assert_eq!(line(json!({"args": ["$(V)", "$$(V)"]}), &image), ["ep", "1", "$(V)"]);
@@ -153,7 +154,32 @@ fn variables_of_the_image_can_be_overridden_and_not_referred_to() {
     assert_eq!(env.image, std::slice::from_ref(&path));
     assert!(env.variables.contains(&("A".into(), "$(PATH)".into())));
     let container = serde_json::from_value(json!({"name": "c", "args": ["$(PATH)", "$(A)"]})).unwrap();
-    assert_eq!(command_line(&container, &Command::default(), &env.variables), ["c", "$(PATH)", "$(PATH)"]);
+    assert_eq!(command_line(&container, &Command::default(), &env).unwrap(), ["c", "$(PATH)", "$(PATH)"]);
     let env = run(json!({"env": [{"name": "PATH", "value": "/own"}]}), false).unwrap();
     assert!(env.image.is_empty() && env.variables.contains(&("PATH".into(), "/own".into())));
+}
+
+#[test]
+fn an_environment_that_grows_out_of_itself_is_refused() {
+    let refused = |container: Value| {
+        let error = run(container, false).unwrap_err();
+        assert!(error.starts_with("argument list too long"), "{error}");
+    };
+    let double = |i: usize| json!({"name": format!("E{i}"), "value": format!("$(E{0})$(E{0})", i.saturating_sub(1))});
+    let mut chain = vec![json!({"name": "E0", "value": "x".repeat(10)})];
+    chain.extend((1..33).map(double));
+    refused(json!({"env": chain}));
+    // what is made and overridden again is work and memory all the same
+    refused(json!({"env": vec![json!({"name": "A", "value": "x".repeat(100_000)}); 40]}));
+    let from = json!({"prefix": "P", "configMapRef": {"name": "cm"}});
+    assert!(run(json!({"envFrom": vec![from.clone(); 1000]}), false).is_ok());
+    refused(json!({"envFrom": vec![from; 200_000]}));
+    // arguments count with it
+    let env = run(json!({"env": [{"name": "E", "value": "x".repeat(100_000)}]}), false).unwrap();
+    let line = |count: usize| {
+        let container = json!({"name": "c", "args": vec!["$(E)"; count]});
+        command_line(&serde_json::from_value(container).unwrap(), &Command::default(), &env)
+    };
+    assert_eq!(line(10).unwrap().len(), 11);
+    assert!(line(40_000).unwrap_err().starts_with("argument list too long"));
 }
