@@ -1,9 +1,12 @@
-//! What no pod may see of the node: the cluster's own data directory, which holds its keys and the code that it runs. Compared by device and
-//! inode, so that neither links nor bind mounts of it are a way around.
+//! What no pod may see of the node: its processes (procfs), and the cluster's own data directory, which holds its keys and the code that it
+//! runs. Compared by device and inode, so that neither links nor bind mounts of it are a way around.
 
 use container::FileId;
-use rustix::fs::{Mode, OFlags, open, openat};
-use std::{os::fd::OwnedFd, path::PathBuf};
+use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, open, openat};
+use std::{
+    os::fd::{AsRawFd, OwnedFd},
+    path::PathBuf,
+};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
@@ -23,6 +26,9 @@ impl Private {
     /// Refuses a folder that holds it or lies in it. The error is for the user.
     pub fn refuse(&self, folder: &OwnedFd) -> Result<(), String> {
         self.refuse_inside(folder)?;
+        if let Some(at) = processes_below(folder) {
+            return Err(format!("it holds {}, where the processes of this node are", at.display()));
+        }
         let (Some(ours), Ok(it)) = (self.upwards(), FileId::of(folder)) else { return Ok(()) };
         if ours.contains(&it) {
             return Err("it holds the data directory of this node, which pods may not see".into());
@@ -32,6 +38,9 @@ impl Private {
 
     /// Refuses a folder that lies in it, and what is in such a folder.
     pub fn refuse_inside(&self, folder: &OwnedFd) -> Result<(), String> {
+        if is_procfs(folder) {
+            return Err("it shows the processes of this node, and whoever writes their memory is one of them".into());
+        }
         let Some(ours) = self.upwards() else { return Ok(()) };
         let up = upwards(folder).map_err(|e| format!("it cannot be looked at: {e}"))?;
         if ours.first().is_some_and(|private| up.contains(private)) {
@@ -44,6 +53,24 @@ impl Private {
     fn upwards(&self) -> Option<Vec<FileId>> {
         upwards(&open(&self.0, FOLDER, Mode::empty()).ok()?).ok()
     }
+}
+
+/// Whether it is of procfs: `/proc/self/mem` is this process's memory, and no page of it is protected from who writes there.
+fn is_procfs(folder: &OwnedFd) -> bool {
+    fstatfs(folder).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC)
+}
+
+/// Where procfs is mounted in a folder.
+fn processes_below(folder: &OwnedFd) -> Option<PathBuf> {
+    let path = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).ok()?;
+    let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
+    let mounted = mounts.lines().filter_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        after
+            .starts_with("proc ")
+            .then(|| before.split(' ').nth(4).map(|at| PathBuf::from(at.replace("\\040", " "))))?
+    });
+    mounted.into_iter().find(|at| at.starts_with(&path))
 }
 
 /// A folder and all that hold it.
@@ -74,6 +101,7 @@ mod tests {
             std::fs::create_dir_all(at(name)).expect("made");
         }
         symlink("home/data/pki", at("link")).expect("made");
+        symlink("/proc/self", at("processes")).expect("made");
         let private = Private::new(at("home/data"));
         for (path, text) in [
             ("home/data", "lies in"),
@@ -85,6 +113,11 @@ mod tests {
             ("/", "holds"),
             ("home/other", ""),
             ("home/data2", ""),
+            ("/proc", "processes of this node"),
+            ("/proc/self", "processes of this node"),
+            ("/proc/self/fd", "processes of this node"),
+            ("/proc/1/task/1", "processes of this node"),
+            ("processes", "processes of this node"),
         ] {
             let result = private.refuse(&open(at(path), FOLDER, Mode::empty()).expect("open"));
             assert_eq!(result.is_err(), !text.is_empty(), "{path}: {result:?}");
