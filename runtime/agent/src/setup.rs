@@ -4,7 +4,7 @@ use crate::{
     pod,
     shared::Shared,
     state::PodState,
-    volumes::{self, Context, Made, Synced},
+    volumes::{self, Context, Made, Room, Synced},
 };
 use client::EventType;
 use container::net::{Attachment, PodNetwork};
@@ -67,6 +67,7 @@ pub(crate) async fn sync_volumes(
         now: shared.now(),
         dir: root.clone(),
         private: shared.private.clone(),
+        room: Room::default(),
     };
     volumes::sync_all(&shared.plugins, &cx, &root).await.map_err(told)
 }

@@ -32,7 +32,10 @@ use std::{
     collections::BTreeMap,
     io,
     path::{Component, Path, PathBuf},
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 /// What a plugin may read while it works.
@@ -54,6 +57,34 @@ pub struct Context {
     pub dir: PathBuf,
     /// What no volume may show.
     pub private: Private,
+    /// What the pod's files that come from the API may still take.
+    pub room: Room,
+}
+
+/// Bytes that the files of a pod's configMap, secret, downwardAPI and projected volumes may take together. One object may stand behind
+/// thousands of files: without a bound a short pod would take the memory and the disk of its node.
+const MOST_FILES: usize = 64 << 20;
+
+/// What is left of a pod's bound. A clone is the same room.
+#[derive(Clone, Debug)]
+pub struct Room(Arc<AtomicUsize>);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(Arc::new(MOST_FILES.into()))
+    }
+}
+
+impl Room {
+    /// Takes the room of a file.
+    ///
+    /// # Errors
+    /// There is not as much left.
+    pub fn take(&self, bytes: usize) -> Result<(), Error> {
+        let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
+        let text = || format!("the pod's files from the API take more than {} MiB together", MOST_FILES >> 20);
+        left.map(drop).map_err(|_| Error::Source(text()))
+    }
 }
 
 /// A volume that is up to date.

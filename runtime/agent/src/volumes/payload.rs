@@ -1,6 +1,6 @@
 //! Volumes whose files come from the API: configMap, secret, downwardAPI, projected. All written by [`super::write`].
 
-use super::{Context, Error, File, Kind, Synced, TokenSource, VolumePlugin, blocking, write};
+use super::{Context, Error, File, Kind, Room, Synced, TokenSource, VolumePlugin, blocking, write};
 use crate::{
     config::{config_map_values, secret_values},
     downward, pod, resources,
@@ -99,18 +99,19 @@ struct Keys<'a> {
     /// As messages name the object, and its keys.
     words: (&'static str, &'static str),
     name: &'a str,
+    room: &'a Room,
     /// `None` when there is no such object.
     values: Option<BTreeMap<&'a str, &'a [u8]>>,
 }
 
 fn config_map<'a>(cx: &'a Context, name: &'a str) -> Keys<'a> {
     let found = cx.configs.config_maps.get(name).and_then(Option::as_deref);
-    Keys { words: ("configmap", "config key"), name, values: found.map(config_map_values) }
+    Keys { words: ("configmap", "config key"), name, room: &cx.room, values: found.map(config_map_values) }
 }
 
 fn secret<'a>(cx: &'a Context, name: &'a str) -> Keys<'a> {
     let found = cx.configs.secrets.get(name).and_then(Option::as_deref);
-    Keys { words: ("secret", "secret key"), name, values: found.map(secret_values) }
+    Keys { words: ("secret", "secret key"), name, room: &cx.room, values: found.map(secret_values) }
 }
 
 impl Keys<'_> {
@@ -128,14 +129,16 @@ impl Keys<'_> {
             return if optional { Ok(()) } else { Err(missing()) };
         };
         let Some(items) = items.filter(|items| !items.is_empty()) else {
-            files.extend(
-                values.iter().map(|(key, data)| ((*key).to_owned(), File { data: data.to_vec(), mode: default })),
-            );
+            for (key, data) in values {
+                self.room.take(data.len())?;
+                files.insert((*key).to_owned(), File { data: data.to_vec(), mode: default });
+            }
             return Ok(());
         };
         for item in items {
             match values.get(item.key.as_str()) {
                 Some(data) => {
+                    self.room.take(data.len())?;
                     let mode = item.mode.map_or(default, |m| mode(Some(m)));
                     files.insert(item.path.clone(), File { data: data.to_vec(), mode });
                 }
@@ -162,7 +165,9 @@ fn downward(cx: &Context, items: &[DownwardAPIVolumeFile], default: u32, files: 
             continue;
         };
         let mode = item.mode.map_or(default, |m| mode(Some(m)));
-        files.insert(item.path.clone(), File { data: text.map_err(Error::Source)?.into_bytes(), mode });
+        let data = text.map_err(Error::Source)?.into_bytes();
+        cx.room.take(data.len())?;
+        files.insert(item.path.clone(), File { data, mode });
     }
     Ok(())
 }

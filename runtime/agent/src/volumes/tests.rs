@@ -14,6 +14,7 @@ async fn sync(root: &Path, volume: Value) -> Result<Synced, String> {
         config_maps: [
             ("cm".to_owned(), Some(Arc::new(object(json!({"a": "1", "b": "2"}))))),
             ("none".to_owned(), None),
+            ("big".to_owned(), Some(Arc::new(object(json!({"k": "x".repeat(1 << 20)}))))),
         ]
         .into(),
         secrets: [("s".to_owned(), Some(Arc::new(serde_json::from_value(json!({"data": {"k": "Mg=="}})).unwrap())))]
@@ -29,6 +30,7 @@ async fn sync(root: &Path, volume: Value) -> Result<Synced, String> {
         now: Timestamp::UNIX_EPOCH,
         dir: root.to_owned(),
         private: Private::new(root.join("none")),
+        room: Room::default(),
     };
     Ok(sync_all(&plugins(), &cx, root).await?.remove("v").unwrap())
 }
@@ -47,6 +49,21 @@ fn shown(path: &Path) -> Vec<(String, String, u32)> {
         .collect();
     all.sort();
     all
+}
+
+#[tokio::test]
+async fn one_object_does_not_become_any_amount_of_files() {
+    let volume = |count: usize| {
+        let items: Vec<_> = (0..count).map(|i| json!({"key": "k", "path": format!("f{i}")})).collect();
+        json!({"projected": {"sources": [{"configMap": {"name": "big", "items": items}}]}})
+    };
+    let root = tempfile::tempdir().unwrap();
+    let made = sync(root.path(), volume(3)).await.unwrap();
+    assert_eq!(shown(&made.path).len(), 3);
+    let root = tempfile::tempdir().unwrap();
+    let error = sync(root.path(), volume(65)).await.unwrap_err();
+    assert!(error.contains("more than 64 MiB together"), "{error}");
+    assert!(!root.path().join("v").exists(), "nothing is written");
 }
 
 #[tokio::test]
