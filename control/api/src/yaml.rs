@@ -103,8 +103,8 @@ pub fn to_string(value: &Value) -> String {
     text
 }
 
-/// Nodes that any text may become, however short it is: a few milliseconds of work.
-const FEW: usize = 10_000;
+/// Nodes that any text may become, however short it is: a millisecond or two of work.
+const FEW: usize = 2_000;
 
 /// The bounds of a text of so many bytes. Without anchors no text reaches them: a node takes a byte at least, a character of a scalar at
 /// least two thirds of its own length. What is anchored is kept once for each anchor around it.

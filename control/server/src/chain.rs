@@ -159,7 +159,7 @@ async fn serve(
     target: Option<Target>,
     share: Option<&Share>,
 ) -> Result<Response<Body>, Status> {
-    let heavy = server.limits().heavy(share, call.body.len());
+    let heavy = server.limits().heavy(share, codec::weight(call.headers(), &call.body));
     let threads = Handle::try_current().map(|runtime| runtime.runtime_flavor());
     let beside = matches!(threads, Ok(RuntimeFlavor::MultiThread)) && weight(server, &call, target.as_ref()) >= HEAVY;
     let work = async move {
@@ -179,7 +179,7 @@ fn weight(server: &Server, call: &Call, target: Option<&Target>) -> usize {
     let named = !call.info.name.is_empty() && target.resource.action.is_none();
     let key = || target.resource.key(&call.info.namespace, &call.info.name);
     let stored = named.then(|| server.store().get(&key())).flatten();
-    call.body.len().max(stored.map_or(0, |entry| entry.payload.length()))
+    codec::weight(call.headers(), &call.body).max(stored.map_or(0, |entry| entry.payload.length()))
 }
 
 /// Does heavy work beside the threads that serve: to parse, check, validate and write megabytes takes a tenth of a second,

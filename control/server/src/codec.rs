@@ -18,6 +18,13 @@ pub(crate) const REVIEW_LIMIT: usize = 64 * 1024;
 /// Bodies from this length on, bytes, are heavy: to parse one may take longer than other requests of the thread should wait.
 pub(crate) const HEAVY: usize = 32 * 1024;
 
+/// How heavy a body is, bytes: its length, but YAML with an anchor is heavy however short it is, since aliases make much of little.
+pub(crate) fn weight(headers: &HeaderMap, body: &[u8]) -> usize {
+    let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
+    let yaml = kind.windows(4).any(|word| word.eq_ignore_ascii_case(b"yaml"));
+    if yaml && body.contains(&b'&') { body.len().max(HEAVY) } else { body.len() }
+}
+
 /// What to do about unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum FieldValidation {
@@ -348,4 +355,28 @@ pub(crate) fn unsupported_patch(given: &str) -> Status {
     let text = format!("the body of the request was in an unknown format - accepted media types include: {types}");
     tracing::debug!(given, "unknown patch type");
     Status::new(Reason::UnsupportedMediaType, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn yaml_with_an_anchor_is_heavy() {
+        let weight = |kind: &str, body: &str| {
+            let headers =
+                HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_str(kind).expect("a header"))]);
+            weight(&headers, body.as_bytes())
+        };
+        let anchored = "a0: &a0 [x, x]\na1: &a1 [*a0, *a0]\n";
+        for kind in
+            ["application/yaml", "application/YAML", "application/apply-patch+yaml", "text/x-yaml; charset=utf-8"]
+        {
+            assert_eq!(weight(kind, anchored), HEAVY, "{kind}");
+            assert_eq!(weight(kind, "a: 1"), 4, "{kind}");
+            assert_eq!(weight(kind, &format!("a: &b {}", "x".repeat(HEAVY))), HEAVY + 6, "{kind}");
+        }
+        assert_eq!(weight("application/json", "{\"a\": \"&\"}"), 10);
+        assert_eq!(super::weight(&HeaderMap::new(), b"a&b"), 3);
+    }
 }
