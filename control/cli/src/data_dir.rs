@@ -176,6 +176,14 @@ impl DataDir {
         }
     }
 
+    /// Commands that others name, as the node agent does, with this directory: they would mean another.
+    pub(crate) fn complete(&self, text: &str) -> String {
+        let commands = ["image load FILE", "image prune"];
+        commands.iter().fold(text.to_owned(), |text, command| {
+            text.replace(&format!("sampan {command}"), &self.client_command(command))
+        })
+    }
+
     /// kubectl for the cluster of this directory, as it can be pasted.
     pub(crate) fn kubectl(&self) -> String {
         let path = self.join("kubeconfig");

@@ -54,6 +54,11 @@ impl Patience<'_> {
         self.dir.map_or_else(|| "kubectl".to_owned(), DataDir::kubectl)
     }
 
+    /// What others say, with their commands for this cluster.
+    fn complete(&self, text: &str) -> String {
+        self.dir.map_or_else(|| text.to_owned(), |dir| dir.complete(text))
+    }
+
     /// Where the output of what is in trouble is.
     fn output(&self, trouble: &Trouble) -> String {
         trouble.output.as_ref().map_or_else(String::new, |logs| format!("; its output: {} {logs}", self.kubectl()))
@@ -127,7 +132,8 @@ async fn settle(
             for trouble in &one.last.troubles {
                 // Pods of one kind have the same trouble, and its message may count. What turns out to stay is told with its reason.
                 if told.insert((one.outcome.label.clone(), trouble.cause().to_owned(), trouble.lasting)) {
-                    progress.line(&format!("  {}: {}{}", trouble.object, trouble.words(), patience.output(trouble)));
+                    let words = patience.complete(&trouble.words());
+                    progress.line(&format!("  {}: {words}{}", trouble.object, patience.output(trouble)));
                 }
             }
             if let Some(error) = one.given_up(Instant::now(), patience) {
@@ -213,6 +219,7 @@ impl<'a> Pending<'a> {
 
     fn unsettled(&self, what: String, patience: &Patience<'_>) -> Unsettled {
         let object = self.last.worst().map_or(&self.outcome.label, |trouble| &trouble.object);
+        let what = patience.complete(&what);
         Unsettled { what, inspect: format!("{} describe -n {} {object}", patience.kubectl(), self.namespace()) }
     }
 }

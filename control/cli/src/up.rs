@@ -191,9 +191,11 @@ impl Up {
     async fn fill(&self, client: &client::Client, pid: u32, manifests: &mut [Manifest]) -> Filled {
         let mut progress = Progress::new();
         let since = env::clock().now();
+        let reached =
+            remote::Reached { client: client.clone(), namespace: "default".to_owned(), dir: Some(self.dir.clone()) };
         let apply = async {
             images::package(&self.dir, manifests).await?;
-            remote::apply_all(client, manifests, "default", |outcome| {
+            remote::apply_all(&reached, manifests, |outcome| {
                 progress.line(&format!("{} {}", outcome.label, outcome.verb));
             })
             .await
@@ -205,10 +207,10 @@ impl Up {
                 return Filled::NotApplied(error);
             }
         };
-        remote::notes(client, &outcomes).await.iter().for_each(|note| progress.line(&format!("note: {note}")));
+        remote::notes(&reached, &outcomes).await.iter().for_each(|note| progress.line(&format!("note: {note}")));
         let node = Some(Node { address: self.settings.node_address(), pid });
         let patience = Patience { timeout: self.args.timeout, since, node, dir: Some(&self.dir) };
-        let settled = settle::wait(client, &outcomes, &patience, &mut progress).await;
+        let settled = settle::wait(&reached.client, &outcomes, &patience, &mut progress).await;
         progress.done();
         match settled {
             Ok(()) => Filled::Ready(outcomes),
