@@ -369,8 +369,20 @@ pub(crate) fn absent(dir: &DataDir) -> anyhow::Error {
         Ok(Some(holder)) => {
             anyhow::anyhow!("no kubeconfig at {} yet: the cluster is starting (process {})", path.display(), holder.pid)
         }
-        _ => anyhow::anyhow!("no kubeconfig at {}: start a cluster first with `{}`", path.display(), dir.command("up")),
+        _ => none_ever(dir, &crate::running::others(dir)),
     }
+}
+
+/// No cluster has run there; `running` are those that do elsewhere.
+fn none_ever(dir: &DataDir, running: &[PathBuf]) -> anyhow::Error {
+    let path = dir.join("kubeconfig");
+    let named: Vec<String> = running.iter().map(|dir| format!("--data-dir {}", crate::out::shell(dir))).collect();
+    let meant = match named.as_slice() {
+        [] => String::new(),
+        [one] => format!(", or name the one that runs: {one}"),
+        several => format!(", or name one of those that run: {}", several.join(", ")),
+    };
+    anyhow::anyhow!("no kubeconfig at {}: start a cluster first with `{}`{meant}", path.display(), dir.command("up"))
 }
 
 /// `sampan kubeconfig`: prints or merges the one of the data directory.

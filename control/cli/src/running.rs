@@ -58,6 +58,15 @@ pub(crate) fn with_api(address: &str) -> Option<PathBuf> {
     all().into_iter().find(at).map(|one| one.dir)
 }
 
+/// The directories of the clusters that run, and whose API answers to this user, but for one.
+pub(crate) fn others(than: &DataDir) -> Vec<PathBuf> {
+    let here = canonical(than.path());
+    let mut dirs: Vec<PathBuf> = all().into_iter().filter(|one| !one.gone).map(|one| one.dir).collect();
+    dirs.retain(|dir| canonical(dir) != here && dir.join("kubeconfig").is_file());
+    dirs.dedup();
+    dirs
+}
+
 fn api(dir: &Path) -> Option<String> {
     let holder = DataDir::locate(Some(dir)).ok()?.holder().ok()??;
     Some(holder.address).filter(|address| !address.is_empty())
