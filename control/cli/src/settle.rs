@@ -129,7 +129,7 @@ async fn settle(
                 let newest = warnings.newest(client, one.namespace(), &one.last.uids, Instant::now()).await;
                 one.last.troubles.extend(newest);
             }
-            for trouble in &one.last.troubles {
+            for trouble in one.last.troubles.iter().filter(|trouble| is_told(trouble, start.elapsed())) {
                 // Pods of one kind have the same trouble, and its message may count. What turns out to stay is told with its reason.
                 if told.insert((one.outcome.label.clone(), trouble.cause().to_owned(), trouble.lasting)) {
                     let words = patience.complete(&trouble.words());
@@ -224,6 +224,11 @@ impl<'a> Pending<'a> {
     }
 }
 
+/// Whether a trouble is told after so long: one of before the apply may be over before anybody looks at the pod again.
+fn is_told(trouble: &Trouble, waited: Duration) -> bool {
+    !(trouble.old && trouble.reason == state::UNSCHEDULED) || waited >= GRACE
+}
+
 /// Whether it has pods that are ready as soon as they run.
 fn is_unprobed(object: &Value) -> bool {
     let pod = match object["kind"].as_str() {
@@ -259,6 +264,22 @@ pub(crate) fn urls(outcomes: &[Outcome], node: Option<IpAddr>) -> Vec<(&str, &st
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_the_scheduler_said_before_the_apply_is_told_only_if_it_stays() {
+        let trouble = |reason: &str, old| Trouble {
+            object: "pod/p".into(),
+            reason: reason.into(),
+            message: "m".into(),
+            lasting: false,
+            old,
+            output: None,
+        };
+        let old = trouble(state::UNSCHEDULED, true);
+        assert!(!is_told(&old, Duration::from_secs(1)) && is_told(&old, GRACE));
+        assert!(is_told(&trouble(state::UNSCHEDULED, false), Duration::ZERO));
+        assert!(is_told(&trouble("ErrImagePull", true), Duration::ZERO));
+    }
 
     fn outcome(object: Value) -> Outcome {
         Outcome { label: "service/hello".into(), verb: "created", object }
