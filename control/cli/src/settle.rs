@@ -194,7 +194,11 @@ impl<'a> Pending<'a> {
         let is_old = |trouble: &Trouble| trouble.old && self.tried.get(&trouble.object) != Some(&true);
         let grace = if lasting().all(is_old) { OLD_GRACE } else { GRACE };
         let stuck = self.stuck.is_some_and(|since| now - since >= grace);
-        stuck.then(|| self.unsettled(format!("not ready, and it will not recover: {}", self.words()), patience))
+        stuck.then(|| {
+            let taken = self.last.worst().is_some_and(|trouble| trouble.reason == observe::TAKEN);
+            let what = if taken { "not ready while its port is taken" } else { "not ready, and it will not recover" };
+            self.unsettled(format!("{what}: {}", self.words()), patience)
+        })
     }
 
     /// Whether it is there, and not for a moment only.
@@ -334,6 +338,30 @@ mod tests {
         assert!(one.given_up(start + GRACE * 3, &patience).is_none(), "the grace begins again");
         one.last.state = Some(State::Failed("Failed".into()));
         assert!(one.given_up(start + GRACE * 3, &patience).is_some(), "at once");
+    }
+
+    #[test]
+    fn a_port_that_is_taken_may_be_free_again() {
+        let object = outcome(json!({"kind": "Service", "metadata": {"namespace": "n"}}));
+        let taken = Trouble {
+            object: object.label.clone(),
+            reason: observe::TAKEN.into(),
+            message: "node port 30080 of service/hello is taken by process 7 (nginx)".into(),
+            lasting: true,
+            old: false,
+            output: None,
+        };
+        let state = Some(State::Waiting("node port 30080 is not open".into()));
+        let last = Observation { state, troubles: vec![taken], ..Observation::default() };
+        let mut one = Pending { last, ..Pending::of(&object) };
+        let patience = Patience { timeout: GRACE, since: Timestamp::UNIX_EPOCH, node: None, dir: None };
+        let start = Instant::now();
+        assert!(one.given_up(start, &patience).is_none());
+        let error = one.given_up(start + GRACE, &patience).expect("given up").to_string();
+        assert!(
+            error.starts_with("not ready while its port is taken: service/hello: NodePortUnavailable\n"),
+            "{error}"
+        );
     }
 
     #[test]
