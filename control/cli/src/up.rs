@@ -202,6 +202,7 @@ impl Up {
             form: self.args.output,
             background: self.background,
             api: format!("https://{address}"),
+            listen: self.settings.listen().ip(),
             node_address: self.settings.node_address(),
             dir: self.dir.clone(),
             kubeconfig: self.args.kubeconfig.clone().unwrap_or_else(|| self.dir.join("kubeconfig")),
