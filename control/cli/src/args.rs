@@ -17,7 +17,7 @@ First steps:
   sampan logs deploy/hello    what it printed
   sampan up --help            every flag of a command
 
-Exit codes: 0 ok, 1 failed, 2 wrong usage.";
+Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted.";
 
 /// What `up -f` waits for, under its flags.
 const WAITING: &str = "\
