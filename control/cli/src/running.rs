@@ -5,7 +5,7 @@ use crate::{
     args::{LsArgs, Report},
     data_dir::{DataDir, LOCK, STORE, canonical},
     known::Clusters,
-    kubeconfig, out,
+    out,
 };
 use serde_json::json;
 use std::{
@@ -118,7 +118,7 @@ fn lines() -> anyhow::Result<Vec<Line>> {
         let dir = DataDir::locate(Some(&one.dir))?;
         let api = if one.gone { None } else { api(&one.dir) };
         lines.push(Line {
-            name: kubeconfig::name(&dir),
+            name: dir.name(),
             status: if one.gone { "removed" } else { "running" },
             api: api.map(|address| format!("https://{address}")).unwrap_or_default(),
             pid: Some(one.pid),
@@ -129,7 +129,7 @@ fn lines() -> anyhow::Result<Vec<Line>> {
     let known = Clusters::of_user().all().into_iter().map(|known| known.dir);
     for dir in stopped(default.into_iter().chain(known), &lines) {
         lines.push(Line {
-            name: kubeconfig::name(&DataDir::locate(Some(&dir))?),
+            name: DataDir::locate(Some(&dir))?.name(),
             status: "stopped",
             api: String::new(),
             pid: None,

@@ -266,7 +266,7 @@ fn kubeconfigs(
     args: &UpArgs,
     dir: &DataDir,
 ) -> impl FnMut(&kubeconfig::Access<'_>) -> anyhow::Result<()> + Send + 'static {
-    let (dir, name, own) = (dir.clone(), kubeconfig::name(dir), dir.join("kubeconfig"));
+    let (dir, name, own) = (dir.clone(), dir.name(), dir.join("kubeconfig"));
     let mut asked = Some((args.kubeconfig.clone(), args.merge_kubeconfig));
     move |access| {
         let document = kubeconfig::document(access, &name);

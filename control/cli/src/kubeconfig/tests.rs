@@ -138,10 +138,10 @@ fn a_copy_is_renewed_where_it_names_the_cluster_and_nowhere_else() {
 
 #[test]
 fn each_data_directory_has_its_own_name() {
-    let named = |path: &str| name(&DataDir::locate(Some(path.as_ref())).expect("a path"));
+    let named = |path: &str| DataDir::locate(Some(path.as_ref())).expect("a path").name();
     assert_eq!(named("/tmp/two clusters"), "sampan-two-clusters");
     let default = crate::data_dir::default_path().expect("a home");
-    assert_eq!(name(&DataDir::locate(Some(&default)).expect("a path")), "sampan");
+    assert_eq!(DataDir::locate(Some(&default)).expect("a path").name(), "sampan");
 }
 
 #[test]
