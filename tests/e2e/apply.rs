@@ -88,7 +88,10 @@ fn a_changed_config_map_names_who_has_its_old_values() {
     write(&machine, "c.yaml", "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: hello}\ndata: {GREETING: Ahoy}\n");
     let changed = machine.run(&["apply", "-f", "c.yaml"]);
     let said = error(&changed);
-    assert!(changed.status.success() && said.contains("kubectl rollout restart -n default deployment/hello"), "{said}");
+    assert!(
+        changed.status.success() && said.contains("/kubeconfig rollout restart -n default deployment/hello"),
+        "{said}"
+    );
     assert!(!error(&machine.run(&["apply", "-f", "c.yaml"])).contains("rollout restart"), "unchanged");
 }
 

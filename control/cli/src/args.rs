@@ -17,7 +17,7 @@ First steps:
   sampan logs deploy/hello    what it printed
   sampan up --help            every flag of a command
 
-Exit codes: 0 ok, 1 failed, 2 wrong usage.";
+Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted.";
 
 /// What `up -f` waits for, under its flags.
 const WAITING: &str = "\
@@ -169,7 +169,7 @@ pub(crate) struct UpArgs {
     /// How long -f waits until everything is ready, such as 90s, 2m or 1h
     #[arg(long, default_value = "2m", value_name = "TIME", value_parser = parse::timeout, allow_negative_numbers = true)]
     pub(crate) timeout: Duration,
-    /// A YAML file of settings, described below; a flag that is given wins [default: none]
+    /// A YAML file of settings, described below, - for standard input; a flag that is given wins [default: none]
     #[arg(long, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
     /// A file to add the cluster to as its current context, made if absent [default: only kubeconfig in the data directory]

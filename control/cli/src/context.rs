@@ -4,7 +4,13 @@
 //! The files of `$KUBECONFIG` are read together, as kubectl does: of what several of them have, the first one's counts. A cluster is known by
 //! its certificate authority. See <https://kubernetes.io/docs/concepts/configuration/organize-cluster-access-kubeconfig/>.
 
-use crate::{credentials, data_dir::DataDir, env, known::Clusters, kubeconfig, out};
+use crate::{
+    credentials,
+    data_dir::{DataDir, canonical},
+    env,
+    known::Clusters,
+    kubeconfig, out,
+};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
 use std::{
@@ -15,7 +21,7 @@ use std::{
 /// The directory that the user named, else that of `$KUBECONFIG`; `None` is the default place.
 ///
 /// # Errors
-/// `$KUBECONFIG` names the kubeconfig of a data directory, and kubectl speaks to another cluster by it.
+/// `$KUBECONFIG` names a cluster of ours, and kubectl speaks to another one by it.
 pub(crate) fn data_dir(named: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
     match files() {
         Some(files) if named.is_none() => of_files(&files, &elsewhere()),
@@ -43,14 +49,41 @@ fn of_dir(dir: DataDir) -> Option<(PathBuf, String)> {
     Some((dir.path().to_owned(), authority))
 }
 
-/// The data directory that kubectl speaks to by these files. None if it is none of ours, and none of the files is one of ours either.
+/// The clusters of this user that a kubeconfig has entries of, as `up --kubeconfig` and `kubeconfig --merge` write them.
+fn copied(file: &Path, elsewhere: &[(PathBuf, String)]) -> Vec<PathBuf> {
+    let Some(whole) = kubeconfig::read(file) else { return Vec::new() };
+    let clusters = whole["clusters"].as_array().into_iter().flatten();
+    let authorities: Vec<String> = clusters.filter_map(|entry| authority(file, &entry["cluster"])).collect();
+    let ours = elsewhere.iter().filter(|(_, theirs)| authorities.contains(theirs));
+    ours.map(|(dir, _)| dir.clone()).collect()
+}
+
+/// The certificate authority of a cluster's entry in a file, as kubeconfigs have it, if it names one.
+fn authority(file: &Path, cluster: &Value) -> Option<String> {
+    match cluster["certificate-authority-data"].as_str().filter(|data| !data.is_empty()) {
+        Some(data) => Some(data.to_owned()),
+        // Beside the file that names it.
+        None => fs::read(file.parent()?.join(cluster["certificate-authority"].as_str()?))
+            .ok()
+            .map(|certificate| STANDARD.encode(certificate)),
+    }
+}
+
+/// The data directory that kubectl speaks to by these files. None if it is none of ours, and the files have none of ours either.
 fn of_files(files: &[PathBuf], elsewhere: &[(PathBuf, String)]) -> anyhow::Result<Option<PathBuf>> {
     // Also one whose directory was removed: another may not be taken in its place.
     let gone =
         |file: &PathBuf| elsewhere.iter().map(|(dir, _)| dir).find(|dir| dir.join("kubeconfig") == *file).cloned();
-    let mut holding: Vec<_> =
-        files.iter().filter_map(|file| DataDir::of_kubeconfig(file).or_else(|| gone(file))).collect();
-    holding.dedup();
+    let mut holding: Vec<PathBuf> = Vec::new();
+    for file in files {
+        let own = DataDir::of_kubeconfig(file).or_else(|| gone(file));
+        for dir in own.into_iter().chain(copied(file, elsewhere)) {
+            let is = |there: &PathBuf| canonical(there) == canonical(&dir);
+            if !holding.iter().any(is) {
+                holding.push(dir);
+            }
+        }
+    }
     let current = Current::of(files);
     if let Some(authority) = current.as_ref().and_then(|current| current.authority.as_deref()) {
         let held = holding.iter().filter_map(|dir| of_dir(DataDir::locate(Some(dir)).ok()?));
@@ -100,18 +133,12 @@ impl Current {
                 Some((*file, found[field].clone()))
             })
         };
-        let authority = || {
+        let found = || {
             let (_, context) = entry("contexts", "context", context)?;
             let (file, cluster) = entry("clusters", "cluster", context["cluster"].as_str()?)?;
-            match cluster["certificate-authority-data"].as_str().filter(|data| !data.is_empty()) {
-                Some(data) => Some(data.to_owned()),
-                // Beside the file that names it.
-                None => fs::read(file.parent()?.join(cluster["certificate-authority"].as_str()?))
-                    .ok()
-                    .map(|certificate| STANDARD.encode(certificate)),
-            }
+            authority(file, &cluster)
         };
-        Some(Self { context: context.to_owned(), authority: authority() })
+        Some(Self { context: context.to_owned(), authority: found() })
     }
 }
 
@@ -155,6 +182,17 @@ mod tests {
             "current-context: b\nclusters: [{name: b, cluster: {certificate-authority: b/pki/ca.crt}}]\n\
                contexts: [{name: b, context: {cluster: b}}]\n",
         );
+        let with_work = "current-context: eks\ncontexts: [{name: eks, context: {cluster: eks}}]\n".to_owned();
+        let data = STANDARD.encode("b");
+        write(
+            "with-work",
+            &format!("{with_work}clusters: [{{name: b, cluster: {{certificate-authority-data: {data}}}}}]\n"),
+        );
+        write(
+            "with-work-by-file",
+            &(with_work + "clusters: [{name: b, cluster: {certificate-authority: b/pki/ca.crt}}]\n"),
+        );
+        write("of-b-not-current", &config("b", "b", false));
         write("damaged", "- list\n");
         let elsewhere = ["b", "removed"].map(|name| (place.path().join(name), STANDARD.encode(name)));
         for (files, expected) in [
@@ -165,6 +203,12 @@ mod tests {
             (&["absent", "damaged", "b/kubeconfig"], "b"),
             (&["of-b"], "b"),
             (&["of-b", "a/kubeconfig"], "b"),
+            // Its entries in a file that another wrote.
+            (&["with-work"], "refused"),
+            (&["work", "of-b"], "refused"),
+            (&["merged", "of-b"], "refused"),
+            (&["with-work-by-file"], "refused"),
+            (&["of-b-not-current"], "b"),
             (&["by-file", "a/kubeconfig"], "b"),
             (&["merged", "b/kubeconfig"], "refused"),
             (&["work", "b/kubeconfig"], "refused"),

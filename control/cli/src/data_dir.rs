@@ -152,6 +152,17 @@ impl DataDir {
         folder.join(LOCK).is_file().then(|| folder.to_owned())
     }
 
+    /// What its cluster is called, and cluster, user and context in kubeconfigs: `sampan` for the default data directory, and a name of its own
+    /// for each other one, so that clusters are beside each other in one kubeconfig.
+    pub(crate) fn name(&self) -> String {
+        if self.is_default() {
+            return "sampan".to_owned();
+        }
+        let folder = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
+        format!("sampan-{}", folder.chars().map(plain).collect::<String>())
+    }
+
     /// Whether it is the one that is used if none is named.
     pub(crate) fn is_default(&self) -> bool {
         let same = |path: PathBuf| canonical(&path) == canonical(&self.path);
@@ -174,6 +185,14 @@ impl DataDir {
             Some(ours) if ours == self.join("kubeconfig") => format!("sampan {command}"),
             Some(_) => format!("sampan {command} --data-dir {}", crate::out::shell(&self.path)),
         }
+    }
+
+    /// Commands that others name, as the node agent does, with this directory: they would mean another.
+    pub(crate) fn complete(&self, text: &str) -> String {
+        let commands = ["image load FILE", "image prune"];
+        commands.iter().fold(text.to_owned(), |text, command| {
+            text.replace(&format!("sampan {command}"), &self.client_command(command))
+        })
     }
 
     /// kubectl for the cluster of this directory, as it can be pasted.

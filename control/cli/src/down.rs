@@ -70,7 +70,7 @@ fn named(dir: &DataDir) -> Option<(Known, Vec<PathBuf>)> {
     let known = Clusters::of_user().get(dir);
     let own = credentials::authority_in(dir).map(|authority| Known {
         dir: dir.path().to_owned(),
-        name: kubeconfig::name(dir),
+        name: dir.name(),
         authority,
         copies: Vec::new(),
     });

@@ -52,7 +52,14 @@ pub(crate) async fn load(dir: DataDir, file: &Path, tag: &str) -> anyhow::Result
     manifests::check_name(tag)?;
     let loaded = open(&dir)?.load(file, Some(tag)).await.map_err(unloadable)?;
     warn_of_what_never_runs(&loaded, &file.display().to_string());
-    out::say(&format!("loaded {} {} ({} bytes, {})", loaded.name, loaded.digest, loaded.size, loaded.layout));
+    out::say(&format!(
+        "loaded {} {} ({} bytes, {}){}",
+        loaded.name,
+        loaded.digest,
+        loaded.size,
+        loaded.layout,
+        into(&dir)
+    ));
     if Reference::parse(&loaded.name)?.is_latest() {
         eprintln!(
             "note: Kubernetes gives containers of an image tagged latest imagePullPolicy: Always, which asks a registry and not \
@@ -61,6 +68,11 @@ pub(crate) async fn load(dir: DataDir, file: &Path, tag: &str) -> anyhow::Result
         );
     }
     Ok(())
+}
+
+/// Where something was put, if it is not where people expect it.
+fn into(dir: &DataDir) -> String {
+    if dir.is_default() { String::new() } else { format!(" into {}", dir.path().display()) }
 }
 
 /// Says in advance what a pod of it would say.
@@ -73,7 +85,7 @@ fn warn_of_what_never_runs(loaded: &Pulled, what: &str) {
 
 /// The image of the store that people mean by a name or digest: a name without a registry is Docker Hub's, as everywhere, or else the one
 /// that a file got, which is `localhost/` and the file's.
-fn named(list: &[Listed], name: &str) -> anyhow::Result<String> {
+fn named(dir: &DataDir, list: &[Listed], name: &str) -> anyhow::Result<String> {
     let has = |full: &str| list.iter().any(|one| one.names.iter().any(|there| there == full));
     if list.iter().any(|one| one.digest.to_string() == name) {
         return Ok(name.to_owned());
@@ -86,7 +98,7 @@ fn named(list: &[Listed], name: &str) -> anyhow::Result<String> {
     let local = Reference::parse(&format!("localhost/{name}")).map(|local| local.to_string()).ok();
     match local.filter(|local| has(local)) {
         Some(local) => Ok(local),
-        None => bail!("{name}: no such image in the store; `sampan image ls` lists them"),
+        None => bail!("{name}: no such image in the store; `{}` lists them", dir.client_command("image ls")),
     }
 }
 
@@ -145,8 +157,9 @@ pub(crate) async fn list(path: Option<&Path>) -> anyhow::Result<()> {
 /// `sampan image tag`.
 pub(crate) async fn tag(path: Option<&Path>, image: &str, name: &str) -> anyhow::Result<()> {
     manifests::check_name(name)?;
-    let images = open(&existing(path)?)?;
-    let image = &named(&images.list().await?, image)?;
+    let dir = existing(path)?;
+    let images = open(&dir)?;
+    let image = &named(&dir, &images.list().await?, image)?;
     images.tag(image, name).await?;
     out::say(&format!("tagged {image} as {name}"));
     Ok(())
@@ -246,7 +259,7 @@ pub(crate) async fn remove(path: Option<&Path>, names: &[String], force: bool) -
     let pods = if force { Vec::new() } else { pods(&dir).await? };
     let mut failures = Vec::new();
     for name in names {
-        match remove_one(&images, name, &pods).await {
+        match remove_one(&dir, &images, name, &pods).await {
             Ok(()) => out::say(&format!("removed {name}")),
             Err(error) => failures.push(error),
         }
@@ -254,9 +267,9 @@ pub(crate) async fn remove(path: Option<&Path>, names: &[String], force: bool) -
     remote::done_or_failed((), failures)
 }
 
-async fn remove_one(images: &Images, name: &str, pods: &[Pod]) -> anyhow::Result<()> {
+async fn remove_one(dir: &DataDir, images: &Images, name: &str, pods: &[Pod]) -> anyhow::Result<()> {
     let list = images.list().await?;
-    let meant = &named(&list, name)?;
+    let meant = &named(dir, &list, name)?;
     let using = image_use::users(pods, &removed(&list, meant)?);
     if let Some(first) = using.first() {
         let (who, what) = match using.len() - 1 {
@@ -402,6 +415,7 @@ mod tests {
             layout: "x",
             added: None,
         };
+        let dir = DataDir::locate(Some(Path::new("/d"))).expect("a path");
         let list = [
             one(&["localhost/hello:latest", "localhost/both:1"], "a"),
             one(&["docker.io/library/both:1", "localhost:5000/r:1"], "b"),
@@ -414,10 +428,13 @@ mod tests {
             ("localhost:5000/r:1", "localhost:5000/r:1"),
             (&digest("b"), &digest("b")),
         ] {
-            assert_eq!(named(&list, name).expect(name), want);
+            assert_eq!(named(&dir, &list, name).expect(name), want);
         }
-        let refused = |name: &str| named(&list, name).expect_err(name).to_string();
-        assert_eq!(refused("absent:1"), "absent:1: no such image in the store; `sampan image ls` lists them");
+        let refused = |name: &str| named(&dir, &list, name).expect_err(name).to_string();
+        assert_eq!(
+            refused("absent:1"),
+            "absent:1: no such image in the store; `sampan image ls --data-dir /d` lists them"
+        );
         assert!(refused("Hello").contains("such as hello"));
     }
 }

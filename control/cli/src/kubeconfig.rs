@@ -24,17 +24,6 @@ pub(crate) struct Access<'a> {
     pub(crate) key_pem: &'a str,
 }
 
-/// The name of cluster, user and context: `sampan` for the default data directory, and of its own for each other one, so that
-/// clusters are beside each other in one kubeconfig.
-pub(crate) fn name(dir: &DataDir) -> String {
-    if dir.is_default() {
-        return "sampan".to_owned();
-    }
-    let folder = dir.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-    let plain = |c: char| if c.is_ascii_alphanumeric() || "._-".contains(c) { c } else { '-' };
-    format!("sampan-{}", folder.chars().map(plain).collect::<String>())
-}
-
 /// A whole kubeconfig, with this name for cluster, user and context.
 pub(crate) fn document(access: &Access<'_>, name: &str) -> Value {
     let host = crate::port::reachable(access.address);
@@ -137,7 +126,7 @@ pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<St
 /// # Errors
 /// Why it cannot. What to do instead depends on who chose the file.
 pub(crate) fn check(path: &Path, dir: &DataDir, authority: &str) -> anyhow::Result<()> {
-    let (whole, name) = (read_or_new(path)?, name(dir));
+    let (whole, name) = (read_or_new(path)?, dir.name());
     let before = Clusters::of_user().get(dir);
     if !before.is_some_and(|before| is_named(&whole, &name, &before.authority)) {
         refuse_another(path, &whole, authority, &name)?;
@@ -369,8 +358,20 @@ pub(crate) fn absent(dir: &DataDir) -> anyhow::Error {
         Ok(Some(holder)) => {
             anyhow::anyhow!("no kubeconfig at {} yet: the cluster is starting (process {})", path.display(), holder.pid)
         }
-        _ => anyhow::anyhow!("no kubeconfig at {}: start a cluster first with `{}`", path.display(), dir.command("up")),
+        _ => none_ever(dir, &crate::running::others(dir)),
     }
+}
+
+/// No cluster has run there; `running` are those that do elsewhere.
+fn none_ever(dir: &DataDir, running: &[PathBuf]) -> anyhow::Error {
+    let path = dir.join("kubeconfig");
+    let named: Vec<String> = running.iter().map(|dir| format!("--data-dir {}", crate::out::shell(dir))).collect();
+    let meant = match named.as_slice() {
+        [] => String::new(),
+        [one] => format!(", or name the one that runs: {one}"),
+        several => format!(", or name one of those that run: {}", several.join(", ")),
+    };
+    anyhow::anyhow!("no kubeconfig at {}: start a cluster first with `{}`{meant}", path.display(), dir.command("up"))
 }
 
 /// `sampan kubeconfig`: prints or merges the one of the data directory.

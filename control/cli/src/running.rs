@@ -5,7 +5,7 @@ use crate::{
     args::{LsArgs, Report},
     data_dir::{DataDir, LOCK, STORE, canonical},
     known::Clusters,
-    kubeconfig, out,
+    out,
 };
 use serde_json::json;
 use std::{
@@ -56,6 +56,15 @@ fn of_process(pid: u32, links: &[String]) -> Option<Running> {
 pub(crate) fn with_api(address: &str) -> Option<PathBuf> {
     let at = |one: &Running| api(&one.dir).is_some_and(|api| api == address);
     all().into_iter().find(at).map(|one| one.dir)
+}
+
+/// The directories of the clusters that run, and whose API answers to this user, but for one.
+pub(crate) fn others(than: &DataDir) -> Vec<PathBuf> {
+    let here = canonical(than.path());
+    let mut dirs: Vec<PathBuf> = all().into_iter().filter(|one| !one.gone).map(|one| one.dir).collect();
+    dirs.retain(|dir| canonical(dir) != here && dir.join("kubeconfig").is_file());
+    dirs.dedup();
+    dirs
 }
 
 fn api(dir: &Path) -> Option<String> {
@@ -109,7 +118,7 @@ fn lines() -> anyhow::Result<Vec<Line>> {
         let dir = DataDir::locate(Some(&one.dir))?;
         let api = if one.gone { None } else { api(&one.dir) };
         lines.push(Line {
-            name: kubeconfig::name(&dir),
+            name: dir.name(),
             status: if one.gone { "removed" } else { "running" },
             api: api.map(|address| format!("https://{address}")).unwrap_or_default(),
             pid: Some(one.pid),
@@ -120,7 +129,7 @@ fn lines() -> anyhow::Result<Vec<Line>> {
     let known = Clusters::of_user().all().into_iter().map(|known| known.dir);
     for dir in stopped(default.into_iter().chain(known), &lines) {
         lines.push(Line {
-            name: kubeconfig::name(&DataDir::locate(Some(&dir))?),
+            name: DataDir::locate(Some(&dir))?.name(),
             status: "stopped",
             api: String::new(),
             pid: None,

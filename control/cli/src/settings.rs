@@ -13,7 +13,7 @@ use api::quantity::{Format, Quantity};
 use clap::Args;
 #[cfg(test)]
 pub(crate) use file::FIELDS;
-pub(crate) use file::read;
+pub(crate) use file::{is_input, name_fields, read};
 use ipnet::IpNet;
 use std::{
     collections::BTreeMap,

@@ -54,6 +54,11 @@ impl Patience<'_> {
         self.dir.map_or_else(|| "kubectl".to_owned(), DataDir::kubectl)
     }
 
+    /// What others say, with their commands for this cluster.
+    fn complete(&self, text: &str) -> String {
+        self.dir.map_or_else(|| text.to_owned(), |dir| dir.complete(text))
+    }
+
     /// Where the output of what is in trouble is.
     fn output(&self, trouble: &Trouble) -> String {
         trouble.output.as_ref().map_or_else(String::new, |logs| format!("; its output: {} {logs}", self.kubectl()))
@@ -124,10 +129,11 @@ async fn settle(
                 let newest = warnings.newest(client, one.namespace(), &one.last.uids, Instant::now()).await;
                 one.last.troubles.extend(newest);
             }
-            for trouble in &one.last.troubles {
+            for trouble in one.last.troubles.iter().filter(|trouble| is_told(trouble, start.elapsed())) {
                 // Pods of one kind have the same trouble, and its message may count. What turns out to stay is told with its reason.
                 if told.insert((one.outcome.label.clone(), trouble.cause().to_owned(), trouble.lasting)) {
-                    progress.line(&format!("  {}: {}{}", trouble.object, trouble.words(), patience.output(trouble)));
+                    let words = patience.complete(&trouble.words());
+                    progress.line(&format!("  {}: {words}{}", trouble.object, patience.output(trouble)));
                 }
             }
             if let Some(error) = one.given_up(Instant::now(), patience) {
@@ -188,7 +194,11 @@ impl<'a> Pending<'a> {
         let is_old = |trouble: &Trouble| trouble.old && self.tried.get(&trouble.object) != Some(&true);
         let grace = if lasting().all(is_old) { OLD_GRACE } else { GRACE };
         let stuck = self.stuck.is_some_and(|since| now - since >= grace);
-        stuck.then(|| self.unsettled(format!("not ready, and it will not recover: {}", self.words()), patience))
+        stuck.then(|| {
+            let taken = self.last.worst().is_some_and(|trouble| trouble.reason == observe::TAKEN);
+            let what = if taken { "not ready while its port is taken" } else { "not ready, and it will not recover" };
+            self.unsettled(format!("{what}: {}", self.words()), patience)
+        })
     }
 
     /// Whether it is there, and not for a moment only.
@@ -213,8 +223,14 @@ impl<'a> Pending<'a> {
 
     fn unsettled(&self, what: String, patience: &Patience<'_>) -> Unsettled {
         let object = self.last.worst().map_or(&self.outcome.label, |trouble| &trouble.object);
+        let what = patience.complete(&what);
         Unsettled { what, inspect: format!("{} describe -n {} {object}", patience.kubectl(), self.namespace()) }
     }
+}
+
+/// Whether a trouble is told after so long: one of before the apply may be over before anybody looks at the pod again.
+fn is_told(trouble: &Trouble, waited: Duration) -> bool {
+    !(trouble.old && trouble.reason == state::UNSCHEDULED) || waited >= GRACE
 }
 
 /// Whether it has pods that are ready as soon as they run.
@@ -252,6 +268,22 @@ pub(crate) fn urls(outcomes: &[Outcome], node: Option<IpAddr>) -> Vec<(&str, &st
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn what_the_scheduler_said_before_the_apply_is_told_only_if_it_stays() {
+        let trouble = |reason: &str, old| Trouble {
+            object: "pod/p".into(),
+            reason: reason.into(),
+            message: "m".into(),
+            lasting: false,
+            old,
+            output: None,
+        };
+        let old = trouble(state::UNSCHEDULED, true);
+        assert!(!is_told(&old, Duration::from_secs(1)) && is_told(&old, GRACE));
+        assert!(is_told(&trouble(state::UNSCHEDULED, false), Duration::ZERO));
+        assert!(is_told(&trouble("ErrImagePull", true), Duration::ZERO));
+    }
 
     fn outcome(object: Value) -> Outcome {
         Outcome { label: "service/hello".into(), verb: "created", object }
@@ -306,6 +338,30 @@ mod tests {
         assert!(one.given_up(start + GRACE * 3, &patience).is_none(), "the grace begins again");
         one.last.state = Some(State::Failed("Failed".into()));
         assert!(one.given_up(start + GRACE * 3, &patience).is_some(), "at once");
+    }
+
+    #[test]
+    fn a_port_that_is_taken_may_be_free_again() {
+        let object = outcome(json!({"kind": "Service", "metadata": {"namespace": "n"}}));
+        let taken = Trouble {
+            object: object.label.clone(),
+            reason: observe::TAKEN.into(),
+            message: "node port 30080 of service/hello is taken by process 7 (nginx)".into(),
+            lasting: true,
+            old: false,
+            output: None,
+        };
+        let state = Some(State::Waiting("node port 30080 is not open".into()));
+        let last = Observation { state, troubles: vec![taken], ..Observation::default() };
+        let mut one = Pending { last, ..Pending::of(&object) };
+        let patience = Patience { timeout: GRACE, since: Timestamp::UNIX_EPOCH, node: None, dir: None };
+        let start = Instant::now();
+        assert!(one.given_up(start, &patience).is_none());
+        let error = one.given_up(start + GRACE, &patience).expect("given up").to_string();
+        assert!(
+            error.starts_with("not ready while its port is taken: service/hello: NodePortUnavailable\n"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -75,6 +75,10 @@ pub(crate) fn with_suggestion(mut error: clap::Error, arguments: &[OsString]) ->
             let ours = arguments.iter().filter_map(|argument| argument.to_str()).find(|word| SMALLER.contains(word));
             // clap's own advice here is to pass the flag as a value.
             error.remove(ContextKind::Suggested);
+            if let Some(tip) = file_instead(&error, arguments) {
+                error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
+                return error;
+            }
             if let Some(command) = ours {
                 let tip = format!("`kubectl {command}` has more flags than `sampan {command}`");
                 error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
@@ -83,6 +87,14 @@ pub(crate) fn with_suggestion(mut error: clap::Error, arguments: &[OsString]) ->
         }
         _ => error,
     }
+}
+
+/// What is no flag where a file was meant, of the commands that take one with -f.
+fn file_instead(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
+    let command = arguments.iter().filter_map(|argument| argument.to_str()).find(|word| !word.starts_with('-'))?;
+    let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };
+    let is_meant = ["up", "apply"].contains(&command) && !word.starts_with('-');
+    is_meant.then(|| format!("did you mean -f {}?", crate::out::shell(word.as_ref())))
 }
 
 fn instead(word: &str) -> Option<String> {
@@ -137,5 +149,16 @@ mod tests {
         assert!(text.contains("tip: `kubectl get` has more flags"), "{text}");
         assert!(!text.contains("as a value"), "{text}");
         assert!(!told(&["up", "--sort-by"]).1.contains("as a value"));
+    }
+
+    #[test]
+    fn a_file_without_its_flag_is_told_the_flag() {
+        for command in ["up", "apply"] {
+            let (code, text) = told(&[command, "my app.yaml"]);
+            assert_eq!(code, 2);
+            assert!(text.contains("tip: did you mean -f 'my app.yaml'?"), "{text}");
+        }
+        assert!(!told(&["up", "--app.yaml"]).1.contains("did you mean"));
+        assert!(!told(&["ls", "app.yaml"]).1.contains("did you mean"));
     }
 }

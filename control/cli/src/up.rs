@@ -46,9 +46,36 @@ struct Up {
 }
 
 /// Runs until Ctrl-C, SIGTERM or SIGHUP; `Ok` after a drain. With `--detach` and where the cluster runs already, returns when all is done.
-pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
+pub(crate) fn run(args: UpArgs, start: Start) -> anyhow::Result<()> {
+    check_input(&args)?;
+    let Some(path) = args.config.clone() else { return begin(args, Settings::default(), start) };
+    let (file, asked) = (settings::read(&path)?, args.settings.clone());
+    begin(args, file.clone(), start).map_err(|error| settings::name_fields(error, &path, &file, &asked))
+}
+
+/// Refuses to read standard input where it is the caller's, and to read it twice.
+fn check_input(args: &UpArgs) -> anyhow::Result<()> {
+    let (manifests, settings) = (
+        args.filename.iter().any(|path| settings::is_input(path)),
+        args.config.as_deref().is_some_and(settings::is_input),
+    );
+    match () {
+        () if args.detach && manifests => {
+            Err(exit::usage("with --detach, -f takes files and folders; standard input stays the caller's"))
+        }
+        () if args.detach && settings => {
+            Err(exit::usage("with --detach, --config takes a file; standard input stays the caller's"))
+        }
+        () if manifests && settings => {
+            Err(exit::usage("-f - and --config - both read standard input; write one of them to a file"))
+        }
+        () => Ok(()),
+    }
+}
+
+/// Goes on with the settings of the file, which flags override.
+fn begin(mut args: UpArgs, file: Settings, start: Start) -> anyhow::Result<()> {
     let started = env::now();
-    let file = args.config.as_deref().map(settings::read).transpose()?.unwrap_or_default();
     let asked = std::mem::take(&mut args.settings).or(file);
     let dir = DataDir::locate(args.data.data_dir.as_deref())?;
     let (settings, remembered) = Chosen::fill_in(&dir, asked.clone())?;
@@ -74,9 +101,6 @@ pub(crate) fn run(mut args: UpArgs, start: Start) -> anyhow::Result<()> {
 
 /// What was given with -f, read.
 fn manifests(args: &UpArgs) -> anyhow::Result<Vec<Manifest>> {
-    if args.detach && args.filename.iter().any(|path| path.as_os_str() == "-") {
-        return Err(exit::usage("with --detach, -f takes files and folders; standard input stays the caller's"));
-    }
     let mut manifests = match args.filename.is_empty() {
         true => Vec::new(),
         false => manifests::read(&args.filename, args.recursive)?,
@@ -178,6 +202,7 @@ impl Up {
             form: self.args.output,
             background: self.background,
             api: format!("https://{address}"),
+            listen: self.settings.listen().ip(),
             node_address: self.settings.node_address(),
             dir: self.dir.clone(),
             kubeconfig: self.args.kubeconfig.clone().unwrap_or_else(|| self.dir.join("kubeconfig")),
@@ -191,9 +216,11 @@ impl Up {
     async fn fill(&self, client: &client::Client, pid: u32, manifests: &mut [Manifest]) -> Filled {
         let mut progress = Progress::new();
         let since = env::clock().now();
+        let reached =
+            remote::Reached { client: client.clone(), namespace: "default".to_owned(), dir: Some(self.dir.clone()) };
         let apply = async {
             images::package(&self.dir, manifests).await?;
-            remote::apply_all(client, manifests, "default", |outcome| {
+            remote::apply_all(&reached, manifests, |outcome| {
                 progress.line(&format!("{} {}", outcome.label, outcome.verb));
             })
             .await
@@ -205,10 +232,10 @@ impl Up {
                 return Filled::NotApplied(error);
             }
         };
-        remote::notes(client, &outcomes).await.iter().for_each(|note| progress.line(&format!("note: {note}")));
+        remote::notes(&reached, &outcomes).await.iter().for_each(|note| progress.line(&format!("note: {note}")));
         let node = Some(Node { address: self.settings.node_address(), pid });
         let patience = Patience { timeout: self.args.timeout, since, node, dir: Some(&self.dir) };
-        let settled = settle::wait(client, &outcomes, &patience, &mut progress).await;
+        let settled = settle::wait(&reached.client, &outcomes, &patience, &mut progress).await;
         progress.done();
         match settled {
             Ok(()) => Filled::Ready(outcomes),
@@ -239,7 +266,7 @@ fn kubeconfigs(
     args: &UpArgs,
     dir: &DataDir,
 ) -> impl FnMut(&kubeconfig::Access<'_>) -> anyhow::Result<()> + Send + 'static {
-    let (dir, name, own) = (dir.clone(), kubeconfig::name(dir), dir.join("kubeconfig"));
+    let (dir, name, own) = (dir.clone(), dir.name(), dir.join("kubeconfig"));
     let mut asked = Some((args.kubeconfig.clone(), args.merge_kubeconfig));
     move |access| {
         let document = kubeconfig::document(access, &name);
@@ -295,5 +322,29 @@ impl Signals {
             }
         };
         tokio::select! { _ = self.interrupt.recv() => {}, _ = self.terminate.recv() => {}, () = hangup => {} }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[test]
+    fn standard_input_is_read_once_and_not_in_the_background() {
+        let refused = |flags: &str| {
+            let all = ["sampan", "up"].into_iter().chain(flags.split(' '));
+            let crate::args::Command::Up(args) = crate::args::Cli::parse_from(all).command else { panic!("not up") };
+            check_input(&args).err().map(|error| (exit::code(&error), error.to_string()))
+        };
+        assert_eq!((refused("-f -"), refused("--config -"), refused("--detach -f a --config b")), (None, None, None));
+        for (flags, why) in [
+            ("--detach -f -", "with --detach, -f takes files"),
+            ("--detach --config -", "with --detach, --config takes a file"),
+            ("-f - --config -", "both read standard input"),
+        ] {
+            let (code, text) = refused(flags).expect(flags);
+            assert!(code == 2 && text.contains(why), "{flags}: {text}");
+        }
     }
 }

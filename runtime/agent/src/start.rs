@@ -336,7 +336,11 @@ fn describe(progress: &Progress) -> String {
     match progress {
         Progress::Queued => "waiting for a compiler".into(),
         Progress::Compiling { bytes } => {
-            format!("compiling {:.1} MiB of WebAssembly", *bytes as f64 / (1 << 20) as f64)
+            let size = *bytes as f64;
+            match size < f64::from(1 << 20) {
+                true => format!("compiling {:.1} kB of WebAssembly", size / 1e3),
+                false => format!("compiling {:.1} MiB of WebAssembly", size / f64::from(1 << 20)),
+            }
         }
         Progress::Unpacking => "unpacking the image".into(),
     }
@@ -353,5 +357,17 @@ pub(crate) async fn post_start(
     match container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
         Some(handler) => hook::run(shared.dialer.as_ref(), handler, container, address).await,
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_compiled_has_a_size_that_says_something() {
+        let told = |bytes| describe(&Progress::Compiling { bytes });
+        assert_eq!(told(23_456), "compiling 23.5 kB of WebAssembly");
+        assert_eq!(told(18 << 20), "compiling 18.0 MiB of WebAssembly");
     }
 }

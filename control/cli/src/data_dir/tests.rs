@@ -97,6 +97,10 @@ fn hints_name_the_directory_that_is_meant() {
     let dir = DataDir::locate(Some(Path::new("/tmp/my data"))).expect("a path");
     assert_eq!(dir.command("down"), "sampan down --data-dir '/tmp/my data'");
     assert_eq!(dir.client_command("apply"), "sampan apply --data-dir '/tmp/my data'");
+    assert_eq!(
+        dir.complete("not present; load it with: sampan image load FILE -t a:1"),
+        "not present; load it with: sampan image load FILE --data-dir '/tmp/my data' -t a:1"
+    );
     assert_eq!(dir.kubectl(), "kubectl --kubeconfig '/tmp/my data/kubeconfig'");
 }
 

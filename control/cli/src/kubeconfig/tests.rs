@@ -83,7 +83,7 @@ fn an_absent_kubeconfig_is_told_with_what_to_do() {
     let folder = tempfile::tempdir().expect("a folder");
     let dir = DataDir::open(Some(&folder.path().join("data"))).expect("made");
     let up = format!("`sampan up --data-dir {}`", dir.path().display());
-    assert!(absent(&dir).to_string().ends_with(&format!("start a cluster first with {up}")));
+    assert!(absent(&dir).to_string().contains(&format!("start a cluster first with {up}")));
     let mut lock = dir.lock().expect("free");
     assert!(absent(&dir).to_string().contains("is starting"));
     assert!(!is_personal(&dir.join("kubeconfig")) && is_personal(&folder.path().join("kubeconfig")));
@@ -138,10 +138,10 @@ fn a_copy_is_renewed_where_it_names_the_cluster_and_nowhere_else() {
 
 #[test]
 fn each_data_directory_has_its_own_name() {
-    let named = |path: &str| name(&DataDir::locate(Some(path.as_ref())).expect("a path"));
+    let named = |path: &str| DataDir::locate(Some(path.as_ref())).expect("a path").name();
     assert_eq!(named("/tmp/two clusters"), "sampan-two-clusters");
     let default = crate::data_dir::default_path().expect("a home");
-    assert_eq!(name(&DataDir::locate(Some(&default)).expect("a path")), "sampan");
+    assert_eq!(DataDir::locate(Some(&default)).expect("a path").name(), "sampan");
 }
 
 #[test]
@@ -206,4 +206,18 @@ fn a_lock_of_kubectl_is_respected_and_named_if_it_stays() {
     fs::write(&lock, "").expect("written");
     merge(&path, &document, false).expect("nothing is to be written, so nobody is waited for");
     assert_eq!(renew(&path, &document).expect("readable"), Renewed::Right);
+}
+
+#[test]
+fn who_means_no_cluster_is_told_which_ones_run() {
+    let dir = DataDir::locate(Some(Path::new("/d"))).expect("a path");
+    let told = |running: &[&str]| {
+        let running: Vec<PathBuf> = running.iter().map(PathBuf::from).collect();
+        none_ever(&dir, &running).to_string()
+    };
+    let first = "no kubeconfig at /d/kubeconfig: start a cluster first with `sampan up --data-dir /d`";
+    assert_eq!(told(&[]), first);
+    assert_eq!(told(&["/my data"]), format!("{first}, or name the one that runs: --data-dir '/my data'"));
+    let both = format!("{first}, or name one of those that run: --data-dir /a, --data-dir /b");
+    assert_eq!(told(&["/a", "/b"]), both);
 }

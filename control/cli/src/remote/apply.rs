@@ -1,6 +1,6 @@
 //! `sampan apply`: sends manifests by server-side apply.
 
-use super::{Resources, connect, explain, request};
+use super::{Reached, Resources, connect, explain, request};
 use crate::{
     args::ApplyArgs,
     cluster::Chosen,
@@ -43,11 +43,11 @@ pub(crate) async fn run(args: &ApplyArgs) -> anyhow::Result<()> {
         ),
     }
     let since = env::clock().now();
-    let outcomes = apply_all(&reached.client, &manifests, &reached.namespace, |outcome| {
+    let outcomes = apply_all(&reached, &manifests, |outcome| {
         crate::out::say(&format!("{} {}", outcome.label, outcome.verb));
     })
     .await?;
-    super::notes(&reached.client, &outcomes).await.iter().for_each(|note| eprintln!("note: {note}"));
+    super::notes(&reached, &outcomes).await.iter().for_each(|note| eprintln!("note: {note}"));
     if !args.wait {
         return Ok(());
     }
@@ -74,17 +74,16 @@ fn node(dir: &DataDir) -> Option<settle::Node> {
 
 /// Applies objects in order, namespaces first, by server-side apply. One that fails does not stop the others.
 pub(crate) async fn apply_all(
-    client: &Client,
+    reached: &Reached,
     manifests: &[Manifest],
-    namespace: &str,
     mut done: impl FnMut(&Outcome),
 ) -> anyhow::Result<Vec<Outcome>> {
-    let resources = Resources::discover(client).await?;
+    let resources = Resources::discover(&reached.client).await?;
     let mut ordered: Vec<&Manifest> = manifests.iter().collect();
     ordered.sort_by_key(|m| m.object["kind"] != "Namespace");
     let (mut outcomes, mut failures) = (Vec::new(), Vec::new());
     for manifest in ordered {
-        match one(client, &resources, manifest, namespace).await.with_context(|| manifest.source.clone()) {
+        match one(reached, &resources, manifest).await.with_context(|| manifest.source.clone()) {
             Ok(outcome) => {
                 done(&outcome);
                 outcomes.push(outcome);
@@ -95,7 +94,8 @@ pub(crate) async fn apply_all(
     super::done_or_failed(outcomes, failures)
 }
 
-async fn one(client: &Client, resources: &Resources, manifest: &Manifest, namespace: &str) -> anyhow::Result<Outcome> {
+async fn one(reached: &Reached, resources: &Resources, manifest: &Manifest) -> anyhow::Result<Outcome> {
+    let (client, namespace) = (&reached.client, reached.namespace.as_str());
     let mut object = manifest.object.clone();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let resource = resources.by_kind(&text(&object["apiVersion"]), &text(&object["kind"]))?;
@@ -127,7 +127,8 @@ async fn one(client: &Client, resources: &Resources, manifest: &Manifest, namesp
             let before = before.as_ref().unwrap_or(&Value::Null);
             if !is_finished(before) {
                 bail!(
-                    "{label} is still running, and its template cannot change; delete it first: sampan delete -n {scope} job {name}"
+                    "{label} is still running, and its template cannot change; delete it first: {} -n {scope} job {name}",
+                    reached.command("delete")
                 );
             }
             super::delete::one(client, &path, &label, |_| {}).await?;

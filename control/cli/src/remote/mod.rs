@@ -36,6 +36,22 @@ pub(crate) struct Reached {
     pub(crate) dir: Option<DataDir>,
 }
 
+impl Reached {
+    /// A command of ours that means this cluster, as it can be pasted. Of one that is elsewhere the kubeconfig is left to the user.
+    pub(crate) fn command(&self, command: &str) -> String {
+        command_for(self.dir.as_ref(), command)
+    }
+
+    /// kubectl for it, likewise.
+    pub(crate) fn kubectl(&self) -> String {
+        self.dir.as_ref().map_or_else(|| "kubectl".to_owned(), DataDir::kubectl)
+    }
+}
+
+fn command_for(dir: Option<&DataDir>, command: &str) -> String {
+    dir.map_or_else(|| format!("sampan {command}"), |dir| dir.client_command(command))
+}
+
 /// Reaches the cluster that the arguments name: by --kubeconfig, else --data-dir or $SAMPAN_DATA_DIR, else $KUBECONFIG as kubectl
 /// does, else in the default data directory.
 pub(crate) async fn connect(target: &Target) -> anyhow::Result<Reached> {
@@ -239,6 +255,13 @@ mod tests {
         );
         assert!(absent.ends_with("failed to read file '/absent': No such file or directory"), "{absent}");
         assert_eq!(absent.matches("No such file").count(), 1, "{absent}");
+    }
+
+    #[test]
+    fn commands_that_are_told_name_the_cluster_that_was_reached() {
+        let dir = DataDir::locate(Some(Path::new("/d"))).expect("a path");
+        assert_eq!(command_for(Some(&dir), "delete"), "sampan delete --data-dir /d");
+        assert_eq!(command_for(None, "delete"), "sampan delete");
     }
 
     #[test]

@@ -1,12 +1,12 @@
 //! What an apply leaves undone, as Kubernetes does: environment variables keep the values that a container began with.
 
-use super::Outcome;
-use client::{Client, ListOptions};
+use super::{Outcome, Reached};
+use client::ListOptions;
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
 /// A line for each Deployment that goes on with older values of what was applied.
-pub(crate) async fn notes(client: &Client, outcomes: &[Outcome]) -> Vec<String> {
+pub(crate) async fn notes(reached: &Reached, outcomes: &[Outcome]) -> Vec<String> {
     let mut notes = Vec::new();
     for changed in outcomes.iter().filter(|outcome| outcome.verb == "configured") {
         let kind = match changed.object["kind"].as_str() {
@@ -15,7 +15,9 @@ pub(crate) async fn notes(client: &Client, outcomes: &[Outcome]) -> Vec<String> 
         };
         let text = |field: &str| changed.object["metadata"][field].as_str().unwrap_or_default();
         // A note less is no failure of what was applied.
-        let Ok(found) = client.list::<Deployment>(text("namespace"), &ListOptions::default()).await else { continue };
+        let Ok(found) = reached.client.list::<Deployment>(text("namespace"), &ListOptions::default()).await else {
+            continue;
+        };
         for deployment in found.items {
             let Ok(deployment) = serde_json::to_value(&deployment) else { continue };
             let name = deployment["metadata"]["name"].as_str().unwrap_or_default();
@@ -27,16 +29,18 @@ pub(crate) async fn notes(client: &Client, outcomes: &[Outcome]) -> Vec<String> 
                     && same("namespace")
             };
             if reads(&deployment["spec"]["template"]["spec"], kind, text("name")) && !outcomes.iter().any(rolled) {
-                notes.push(format!(
-                    "deployment/{name} has the values of {} from its start; to give it the new ones: kubectl rollout restart -n {} \
-                     deployment/{name}",
-                    changed.label,
-                    text("namespace")
-                ));
+                notes.push(note(name, text("namespace"), &changed.label, &reached.kubectl()));
             }
         }
     }
     notes
+}
+
+fn note(deployment: &str, namespace: &str, changed: &str, kubectl: &str) -> String {
+    format!(
+        "deployment/{deployment} has the values of {changed} from its start; to give it the new ones: {kubectl} rollout restart \
+         -n {namespace} deployment/{deployment}"
+    )
 }
 
 /// Whether a container has environment variables from it. Volumes follow by themselves.
@@ -56,6 +60,15 @@ fn reads(pod: &Value, kind: &str, name: &str) -> bool {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn the_command_of_a_note_is_for_the_cluster_that_was_reached() {
+        let told = note("hello", "default", "configmap/hello", "kubectl --kubeconfig /d/kubeconfig");
+        assert!(
+            told.ends_with(": kubectl --kubeconfig /d/kubeconfig rollout restart -n default deployment/hello"),
+            "{told}"
+        );
+    }
 
     #[test]
     fn environment_variables_are_found_wherever_they_come_from() {

@@ -14,12 +14,43 @@ const KIND: &str = "ClusterConfiguration";
 /// The most bytes of one.
 const MOST: u64 = 1 << 20;
 
-/// Reads a file of settings.
+/// Whether it is standard input.
+pub(crate) fn is_input(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// An error about settings, with the file that has them and their fields there: who wrote a field knows no flag of it. `asked` are the
+/// flags, `file` is what was read.
+pub(crate) fn name_fields(error: anyhow::Error, path: &Path, file: &Settings, asked: &Settings) -> anyhow::Error {
+    let text = exit::text(&error);
+    let asked = asked.given();
+    let is_meant = |flag: &str| text.contains(flag) && !asked.iter().any(|(given, _)| *given == flag);
+    let mut fields: Vec<String> = Vec::new();
+    for (flag, _) in file.given().into_iter().filter(|(flag, _)| is_meant(flag)) {
+        let named = field_of(flag).map(|field| format!("{field} ({flag})")).unwrap_or_default();
+        if !fields.contains(&named) {
+            fields.push(named);
+        }
+    }
+    match fields.is_empty() || exit::is_printed(&error) {
+        true => error,
+        false => error.context(format!("--config {}: {}", path.display(), fields.join(", "))),
+    }
+}
+
+/// The field that is named as a flag is.
+fn field_of(flag: &str) -> Option<&'static str> {
+    let plain = flag.replace(['-', '_'], "");
+    FIELDS.into_iter().find(|field| field.eq_ignore_ascii_case(&plain))
+}
+
+/// Reads a file of settings, or standard input for `-`.
 ///
 /// # Errors
 /// Wrong usage: the text names the file, and the line and the field if it is about one.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Settings> {
-    let read = content(path).and_then(|content| settings(&content));
+    let content = if is_input(path) { whole(std::io::stdin().lock()) } else { content(path) };
+    let read = content.and_then(|content| settings(&content));
     read.map_err(|why| exit::usage(format!("--config {}: {why}", path.display())))
 }
 
@@ -33,8 +64,12 @@ fn content(path: &Path) -> Result<Vec<u8>, String> {
     if !metadata.is_file() {
         return Err("it is not a regular file".to_owned());
     }
+    whole(File::open(path).map_err(unreadable)?)
+}
+
+fn whole(from: impl Read) -> Result<Vec<u8>, String> {
     let mut content = Vec::new();
-    File::open(path).and_then(|file| file.take(MOST + 1).read_to_end(&mut content)).map_err(unreadable)?;
+    from.take(MOST + 1).read_to_end(&mut content).map_err(|error| exit::io(&error))?;
     if content.len() as u64 > MOST {
         return Err("it is larger than 1 MiB".to_owned());
     }
@@ -42,7 +77,7 @@ fn content(path: &Path) -> Result<Vec<u8>, String> {
 }
 
 fn settings(content: &[u8]) -> Result<Settings, String> {
-    let fields = yaml::fields(content)?;
+    let fields = yaml::fields(content).map_err(plain)?;
     let mut settings = Settings::default();
     let mut seen: Vec<&str> = Vec::new();
     for field in &fields {
@@ -54,10 +89,22 @@ fn settings(content: &[u8]) -> Result<Settings, String> {
         settings.set(&field.name, &field.value).map_err(about)?;
     }
     match ["apiVersion", "kind"].into_iter().find(|name| !seen.contains(name)) {
-        Some(missing) if !fields.is_empty() => {
-            Err(format!("{missing} is missing; begin with apiVersion: {API_VERSION} and kind: {KIND}"))
+        Some(_) if fields.is_empty() => Err(format!(
+            "there is no field in it; did the command fail that should have written it? Begin with apiVersion: {API_VERSION} and kind: {KIND}"
+        )),
+        Some(missing) => Err(format!("{missing} is missing; begin with apiVersion: {API_VERSION} and kind: {KIND}")),
+        None => Ok(settings),
+    }
+}
+
+/// What the parser says of a document that has no fields, in the words of this file.
+fn plain(why: String) -> String {
+    match why.strip_prefix("yaml: invalid type: ").filter(|why| why.contains("expected a mapping")) {
+        Some(why) => {
+            let what = if why.starts_with("sequence") { "a list" } else { "one value" };
+            format!("it is {what}, where fields are meant, such as maxPods: 500")
         }
-        _ => Ok(settings),
+        None => why,
     }
 }
 
@@ -104,8 +151,7 @@ pub(crate) const FIELDS: [&str; 13] = [
 ];
 
 fn unknown(name: &str) -> String {
-    let plain = name.replace(['-', '_'], "");
-    match FIELDS.into_iter().find(|field| field.eq_ignore_ascii_case(&plain)) {
+    match field_of(name) {
         Some(meant) => format!("there is no such field; the field is {meant}"),
         None => format!("there is no such field; there are {}", FIELDS.join(", ")),
     }
@@ -170,10 +216,33 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_fields_without_a_value_ask_for_nothing() {
-        for empty in ["", "# later\n", "---\n", "{}\n"] {
-            assert_eq!(settings(empty.as_bytes()), Ok(Settings::default()), "{empty:?}");
+    fn a_file_without_a_field_is_refused() {
+        for empty in ["", "\n", "# later\n", "---\n", "{}\n"] {
+            let error = settings(empty.as_bytes()).expect_err(empty);
+            assert!(error.starts_with("there is no field in it; did the command fail"), "{empty:?}: {error}");
         }
+    }
+
+    #[test]
+    fn an_error_that_comes_later_names_the_fields_of_the_file() {
+        let file = below("podCIDR: 10.0.0.0/24\nmaxPods: 500\n").expect("right");
+        let told = |asked: &Settings, error: &str| {
+            let error = name_fields(exit::usage(error), "f.yaml".as_ref(), &file, asked);
+            assert_eq!(exit::code(&error), 2);
+            exit::text(&error)
+        };
+        let (none, flag) = (Settings::default(), Settings { max_pods: Some(500), ..Settings::default() });
+        let why = "--pod-cidr 10.0.0.0/24 has room for 253 pods, fewer than --max-pods 500";
+        assert_eq!(
+            told(&none, why),
+            format!("error: --config f.yaml: maxPods (--max-pods), podCIDR (--pod-cidr): {why}")
+        );
+        assert_eq!(told(&flag, why), format!("error: --config f.yaml: podCIDR (--pod-cidr): {why}"));
+        assert_eq!(told(&none, "--listen 127.0.0.1:7: no"), "error: --listen 127.0.0.1:7: no");
+    }
+
+    #[test]
+    fn fields_without_a_value_ask_for_nothing() {
         assert_eq!(below("cpu:\nallowEgress: []\ntlsSAN: ~\n"), Ok(Settings::default()));
         assert_eq!(below("tlsSAN: a.example\n").expect("one is a list").tls_san, ["a.example"]);
     }
@@ -212,8 +281,8 @@ mod tests {
             ("apiVersion: sampan.dev/v1alpha1", "kind is missing"),
             ("apiVersion: v1\nkind: Pod", "line 1: apiVersion: it is \"v1\"; this version reads sampan.dev/v1alpha1"),
             ("apiVersion: sampan.dev/v1alpha1\nkind: Pod", "line 2: kind: it is \"Pod\"; this version reads ClusterC"),
-            ("- 1", "yaml: invalid type: sequence, expected a mapping"),
-            ("hello", "yaml: invalid type: string"),
+            ("- 1", "it is a list, where fields are meant, such as maxPods: 500"),
+            ("hello", "it is one value, where fields are meant"),
         ] {
             let error = settings(text.as_bytes()).expect_err(text);
             assert!(error.starts_with(why), "{text:?}: {error}");
@@ -244,7 +313,8 @@ mod tests {
             assert!(read(&closed).expect_err("closed").to_string().ends_with("Permission denied"));
         }
         let fits = folder.path().join("fits");
-        fs::write(&fits, format!("# {}\n", "x".repeat((1 << 20) - 3))).expect("written");
+        let header = format!("apiVersion: {API_VERSION}\nkind: {KIND}\n");
+        fs::write(&fits, format!("{header}# {}\n", "x".repeat((1 << 20) - 3 - header.len()))).expect("written");
         assert_eq!(read(&fits).expect("1 MiB"), Settings::default());
     }
 }

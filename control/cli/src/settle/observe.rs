@@ -27,6 +27,9 @@ use std::{collections::HashSet, net::SocketAddr};
 /// What a Service waits for whose node ports refuse as long as nothing can answer.
 pub(super) const NO_PODS: &str = "no pod behind it is ready";
 
+/// The reason of a Service whose node port another process has: it recovers as soon as that one ends.
+pub(super) const TAKEN: &str = "NodePortUnavailable";
+
 /// What was seen of an object at one time.
 #[derive(Default)]
 pub(super) struct Observation {
@@ -162,7 +165,7 @@ fn node_ports(outcome: &Outcome, node: Node) -> Observation {
             Held::Us => continue,
             Held::Other(who) => troubles.push(Trouble {
                 object: outcome.label.clone(),
-                reason: "NodePortUnavailable".to_owned(),
+                reason: TAKEN.to_owned(),
                 message: taken(number, &outcome.label, &who, node),
                 lasting: true,
                 old: false,

@@ -141,6 +141,12 @@ pub(super) fn troubles_since(pod: &Pod, since: Timestamp) -> Vec<Trouble> {
     let status = pod.status.as_ref();
     let ends = status.into_iter().flat_map(|status| status.container_statuses.iter().flatten());
     let ends = ends.filter_map(|status| status.last_state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
+    // The scheduler has not looked at it since, and may have room for it now.
+    let scheduled = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
+    let looked = scheduled
+        .filter(|condition| condition.type_ == "PodScheduled")
+        .any(|condition| condition.last_transition_time.as_ref().is_some_and(|time| !is_old(&time.0)));
+    all.iter_mut().filter(|trouble| trouble.reason == UNSCHEDULED).for_each(|trouble| trouble.old = !looked);
     let crashed = ends.map(|time| time.0).max().is_some_and(|time| !is_old(&time));
     for trouble in all.iter_mut().filter(|trouble| trouble.lasting) {
         let fresh = (crashed && trouble.reason == CRASHING) || AT_ONCE.contains(&trouble.reason.as_str());
@@ -210,7 +216,7 @@ pub(super) fn mark_what_never_fits(troubles: &mut [Trouble], pod: &Pod, nodes: &
     let name = format!("pod/{}", pod.metadata.name.as_deref().unwrap_or_default());
     let Some(what) = never_fits(pod, nodes) else { return };
     for trouble in troubles.iter_mut().filter(|trouble| trouble.object == name && trouble.reason == UNSCHEDULED) {
-        (trouble.message, trouble.lasting) = (what.clone(), true);
+        (trouble.message, trouble.lasting, trouble.old) = (what.clone(), true, false);
     }
 }
 
@@ -388,6 +394,12 @@ mod tests {
         );
         assert!(!old(before, waiting("ErrImageNeverPull", "not present")), "the node would have noticed");
         assert!(!old(before, json!({"phase": "Failed", "reason": "Evicted"})), "it is no back-off");
+        let unscheduled = |changed: &str| {
+            json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                "message": "0/1 nodes are available: 1 Too many pods.", "lastTransitionTime": changed}]})
+        };
+        assert!(old(before, unscheduled(before)), "of an earlier start");
+        assert!(!old(before, unscheduled(now)) && !old(now, unscheduled(now)));
         let crashing = |finished: &str| {
             let mut status = waiting(CRASHING, "back-off");
             status["containerStatuses"][0]["lastState"] =

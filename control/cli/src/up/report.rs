@@ -18,6 +18,8 @@ pub(super) struct Report {
     /// Standard output is read by `up --detach`.
     pub(super) background: bool,
     pub(super) api: String,
+    /// The address at which the API listens.
+    pub(super) listen: IpAddr,
     pub(super) node_address: IpAddr,
     pub(super) dir: DataDir,
     pub(super) kubeconfig: PathBuf,
@@ -36,6 +38,9 @@ impl Report {
         }
         let seconds = self.started.elapsed().as_secs_f64();
         self.say(&format!("ready {} (the API) in {seconds:.3} s; node ports are at {}", self.api, self.node_address));
+        if let Some(line) = open_to_the_network(self.listen) {
+            self.say(&line);
+        }
         // Beside it and not on standard error: in which order two streams are read is chance.
         if !self.remembered.is_empty() {
             self.say(&format!("  as at the last start: {}", self.remembered.join(" ")));
@@ -160,5 +165,29 @@ impl Report {
             "applied": objects,
             "services": services,
         })
+    }
+}
+
+/// What is told of an API that others than this machine reach: the address that is shown may be this machine's own.
+fn open_to_the_network(listen: IpAddr) -> Option<String> {
+    let at = match listen {
+        ip if ip.is_loopback() => return None,
+        ip if ip.is_unspecified() => "every address of this machine".to_owned(),
+        ip => ip.to_string(),
+    };
+    Some(format!("  the API is open to the network: it listens at {at}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_api_that_the_network_reaches_is_told() {
+        let told = |ip: &str| open_to_the_network(ip.parse().expect("an address"));
+        let all = "  the API is open to the network: it listens at every address of this machine";
+        assert_eq!((told("0.0.0.0").as_deref(), told("::").as_deref()), (Some(all), Some(all)));
+        assert_eq!(told("192.0.2.1").as_deref(), Some("  the API is open to the network: it listens at 192.0.2.1"));
+        assert_eq!((told("127.0.0.1"), told("127.0.0.2"), told("::1")), (None, None, None));
     }
 }
