@@ -82,7 +82,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 /// Who a connection comes from, as the guest may see it and policy decides on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Source address: a pod's or, from outside, the node's internal address.
     pub address: SocketAddr,
@@ -91,14 +91,15 @@ pub struct Peer {
 }
 
 /// The way by which a connection or request reaches a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Via {
     /// From a pod.
     Pod,
     /// From the cluster itself: a probe. It is served however many others wait.
     Cluster,
     /// By a port of the node that only this machine reaches: every program on it, the user's browser with pages of any site among them.
-    Loopback,
+    /// The text is the command that opens the port to other sites.
+    Loopback(Arc<str>),
     /// By a port of the node that others reach too, or one whose Service takes requests of any site.
     NodePort,
 }

@@ -138,7 +138,8 @@ async fn refused_soon(to: SocketAddr) {
 #[tokio::test]
 async fn handlers_are_told_whether_only_this_machine_reaches_them() {
     let allow = [(CROSS_SITE.to_owned(), "allow".to_owned())];
-    for (annotations, via) in [(None, Via::Loopback), (Some(allow.into()), Via::NodePort)] {
+    let opens = Via::Loopback("kubectl annotate -n default service np sampan.dev/cross-site-requests=allow".into());
+    for (annotations, via) in [(None, opens), (Some(allow.into()), Via::NodePort)] {
         let network = network();
         let (h, h_ip) = pod(&network, "h").await;
         let echo = Echo::new("h");

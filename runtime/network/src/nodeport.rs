@@ -7,7 +7,7 @@
 use crate::{
     network::{From, VirtualNetwork, Way},
     pod::Bound,
-    table::{NodePort, Protocol},
+    table::{CROSS_SITE, NodePort, Protocol},
 };
 use container::net::{Connection, Peer, Via};
 use std::{collections::BTreeMap, convert::Infallible, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -199,7 +199,12 @@ fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: 
     };
     let _ = socket.set_nodelay(true); // a socket without the option still works
     let Ok(socket) = socket.into_std() else { return };
-    let via = if inner.config.node_address.is_loopback() && !any_site { Via::Loopback } else { Via::NodePort };
+    let via = if inner.config.node_address.is_loopback() && !any_site {
+        let (namespace, name) = &port.service;
+        Via::Loopback(format!("kubectl annotate -n {namespace} service {name} {CROSS_SITE}=allow").into())
+    } else {
+        Via::NodePort
+    };
     let peer = Peer { address: SocketAddr::new(network.node_internal(), client.port()), via };
     if let Way::Pod { pod, port, by_loopback } = &way
         && let Ok(Bound::Http(handler)) = pod.tcp(*port, *by_loopback)

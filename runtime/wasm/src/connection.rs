@@ -2,10 +2,15 @@
 //!
 //! # Requests of other web sites
 //! A port of the node that listens on loopback only is reached by every page that the user's browser shows. Such a request is refused
-//! where its headers prove what it is, and nowhere else, so that curl, Services, proxies, the user's own pages and tests that send any
-//! `Host` work: the browser itself says that another site asks (`Sec-Fetch-Site: cross-site`, which pages can neither set nor remove,
-//! and which browsers send to loopback addresses without TLS too), it is no navigation (a link to the application may be followed), the page
-//! that asks is none of this machine (`Origin`, else `Referer`), and no proxy has passed it on (a page that adds such a header to a
+//! where its headers tell what it is, and nowhere else, so that curl, Services, proxies, the user's own pages and tests that send any
+//! `Host` work. As Go's `http.CrossOriginProtection` does, `Sec-Fetch-Site` is believed first: pages can neither set nor remove it, and
+//! browsers send it to loopback addresses without TLS too.
+//! - `cross-site`: only a link to the application may be followed, a navigation by GET or HEAD to a document of its own. A form that submits
+//!   itself and a frame are refused as any other request is.
+//! - `same-origin` and `none` (the user's own doing) pass.
+//! - Others, and browsers that do not say: a method that may change something is refused if its `Origin` is not the `Host` that is asked.
+//!
+//! What a page of this machine asks (`Origin`, else `Referer`) passes, and what a proxy has passed on (a page that adds such a header to a
 //! request must ask for leave by a preflight, which is refused). What is left is rebinding: a name of another site that turns into a
 //! loopback address. Its requests look like those of a name in /etc/hosts; browsers ask the user before they let such a page in.
 
@@ -58,13 +63,13 @@ where
     let streams = Arc::new(Notify::new());
     let (this, seen, told) = (handler.clone(), client.clone(), streams.clone());
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (handler, request_of) = (this.clone(), seen.clone());
+        let (handler, request_of, via) = (this.clone(), seen.clone(), via.clone());
         let multiplexed = request.version() == Version::HTTP_2;
         if multiplexed {
             told.notify_one();
         }
         async move {
-            let refused = refusal(&request, via, &handler);
+            let refused = refusal(&request, &via, &handler);
             let ends = refused.is_some();
             let mut response = match refused {
                 Some(response) => response,
@@ -112,19 +117,20 @@ where
 }
 
 /// What to say to a request that no guest is shown.
-fn refusal<B>(request: &Request<B>, via: Via, handler: &Handler) -> Option<Response> {
+fn refusal<B>(request: &Request<B>, via: &Via, handler: &Handler) -> Option<Response> {
     if request.method() == Method::CONNECT {
         return Some(plain(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
     }
     if let Some(wrong) = wrong_host(request) {
         return Some(plain(StatusCode::BAD_REQUEST, wrong));
     }
-    if via == Via::Loopback && of_another_site(request.headers()) {
+    if let Via::Loopback(opens) = via
+        && of_another_site(request)
+    {
         let page = asking(request.headers()).unwrap_or("a page of another site");
         let (method, path) = (request.method(), request.uri().path());
         handler.tell_of_other_sites(&format!(
-            "sampan: {method} {path} refused: {page} asked, and this port is for this machine; to allow other sites: kubectl annotate \
-             service NAME sampan.dev/cross-site-requests=allow"
+            "sampan: {method} {path} refused: {page} asked, and this port is for this machine; to allow other sites: {opens}"
         ));
         let text = "pages of other sites may not ask this port; the container's log says how to allow it";
         return Some(plain(StatusCode::FORBIDDEN, text));
@@ -147,13 +153,35 @@ fn wrong_host<B>(request: &Request<B>) -> Option<&'static str> {
 }
 
 /// Whether a browser asks for a page of another site, and nothing speaks for it: see the module's text.
-fn of_another_site(headers: &HeaderMap) -> bool {
+fn of_another_site<B>(request: &Request<B>) -> bool {
+    let headers = request.headers();
     let is = |name: &str, value: &str| headers.get(name).is_some_and(|it| it == value);
     let proxied = ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name));
-    is("sec-fetch-site", "cross-site")
-        && !is("sec-fetch-mode", "navigate")
-        && !proxied
-        && !asking(headers).is_some_and(of_this_machine)
+    if proxied || asking(headers).is_some_and(of_this_machine) {
+        return false;
+    }
+    let reads = matches!(*request.method(), Method::GET | Method::HEAD);
+    match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        Some(b"cross-site") => !(reads && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document")),
+        Some(b"same-origin" | b"none") => false,
+        _ => !reads && headers.get(header::ORIGIN).is_some_and(|origin| !is_own(origin, request)),
+    }
+}
+
+/// Whether an origin is the host that the request asks. `null`, the origin of sandboxed frames and of files, is nobody's.
+fn is_own<B>(origin: &HeaderValue, request: &Request<B>) -> bool {
+    let Some(origin) = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok()) else { return false };
+    let usual = match origin.scheme_str() {
+        Some("http") => 80,
+        Some("https") => 443,
+        _ => return false,
+    };
+    let named = request.headers().get(header::HOST).and_then(|host| host.to_str().ok()?.parse::<Authority>().ok());
+    let (Some(origin), Some(host)) = (origin.authority(), named.as_ref().or(request.uri().authority())) else {
+        return false;
+    };
+    let port = |authority: &Authority| authority.port_u16().unwrap_or(usual);
+    origin.host().eq_ignore_ascii_case(host.host()) && port(origin) == port(host)
 }
 
 /// The page that asks, as far as the browser tells.
@@ -265,36 +293,110 @@ mod tests {
         }
     }
 
+    fn refused(method: Method, headers: &[(&str, &str)]) -> bool {
+        let mut request = request(Version::HTTP_11, headers);
+        *request.method_mut() = method;
+        of_another_site(&request)
+    }
+
+    const SITE: &str = "sec-fetch-site";
+    const MODE: &str = "sec-fetch-mode";
+    const DEST: &str = "sec-fetch-dest";
+    const CROSS: (&str, &str) = (SITE, "cross-site");
+    const CORS: (&str, &str) = (MODE, "cors");
+    const EVIL: (&str, &str) = ("origin", "https://evil.example");
+
     #[test]
     fn only_what_a_browser_calls_cross_site_is_refused() {
-        let site = |value| ("sec-fetch-site", value);
-        let (cross, cors) = (site("cross-site"), ("sec-fetch-mode", "cors"));
-        let evil = ("origin", "https://evil.example");
-        for (headers, refused) in [
+        for (headers, wanted) in [
             // What a page of another site can make a browser send.
-            (&[cross, cors, evil][..], true),
-            (&[cross, ("sec-fetch-mode", "no-cors")], true),
-            (&[cross, ("sec-fetch-mode", "no-cors"), ("referer", "https://evil.example/page")], true),
-            (&[cross, cors, ("origin", "null")], true),
-            (&[cross, cors, ("origin", "https://localhost.evil.example")], true),
-            (&[cross, cors, ("origin", "https://127.0.0.1.evil.example")], true),
-            (&[cross, cors, ("origin", "https://evil.example"), ("referer", "http://localhost/")], true),
-            // The user's own pages, links, proxies, tools.
-            (&[site("same-origin"), cors, ("origin", "http://127.0.0.1:30080")], false),
-            (&[site("same-site"), cors, ("origin", "http://localhost:3000")], false),
-            (&[cross, cors, ("origin", "http://localhost:3000")], false),
-            (&[cross, cors, ("origin", "http://app.localhost")], false),
-            (&[cross, cors, ("origin", "http://[::1]:3000")], false),
-            (&[cross, ("sec-fetch-mode", "no-cors"), ("referer", "http://127.0.0.1:3000/")], false),
-            (&[cross, ("sec-fetch-mode", "navigate"), ("referer", "https://github.com/")], false),
-            (&[site("none"), ("sec-fetch-mode", "navigate")], false),
-            (&[cross, cors, evil, ("x-forwarded-for", "203.0.113.7")], false),
-            (&[cross, cors, evil, ("forwarded", "for=203.0.113.7")], false),
-            (&[evil], false),
+            (&[CROSS, CORS, EVIL][..], true),
+            (&[CROSS, (MODE, "no-cors")], true),
+            (&[CROSS, (MODE, "no-cors"), ("referer", "https://evil.example/page")], true),
+            (&[CROSS, CORS, ("origin", "null")], true),
+            (&[CROSS, CORS, ("origin", "https://localhost.evil.example")], true),
+            (&[CROSS, CORS, ("origin", "https://127.0.0.1.evil.example")], true),
+            (&[CROSS, CORS, ("origin", "https://evil.example"), ("referer", "http://localhost/")], true),
+            (&[CROSS, (MODE, "websocket"), (DEST, "websocket"), EVIL], true),
+            // The user's own pages, proxies, tools.
+            (&[(SITE, "same-origin"), CORS, ("origin", "http://127.0.0.1:30080")], false),
+            (&[(SITE, "same-site"), CORS, ("origin", "http://localhost:3000")], false),
+            (&[CROSS, CORS, ("origin", "http://localhost:3000")], false),
+            (&[CROSS, CORS, ("origin", "http://app.localhost")], false),
+            (&[CROSS, CORS, ("origin", "http://[::1]:3000")], false),
+            (&[CROSS, (MODE, "no-cors"), ("referer", "http://127.0.0.1:3000/")], false),
+            (&[(SITE, "none"), (MODE, "navigate"), (DEST, "document")], false),
+            (&[CROSS, CORS, EVIL, ("x-forwarded-for", "203.0.113.7")], false),
+            (&[CROSS, CORS, EVIL, ("forwarded", "for=203.0.113.7")], false),
+            (&[EVIL], false),
             (&[("host", "shop.example")], false),
             (&[], false),
         ] {
-            assert_eq!(of_another_site(request(Version::HTTP_11, headers).headers()), refused, "{headers:?}");
+            assert_eq!(refused(Method::GET, headers), wanted, "{headers:?}");
         }
+    }
+
+    /// A link may be followed. A form that submits itself, and a frame in which the user is made to click, may not.
+    #[test]
+    fn another_site_may_only_link_to_a_document() {
+        let navigate = |dest| [CROSS, (MODE, "navigate"), (DEST, dest), ("referer", "https://evil.example/")];
+        for (method, reads) in [
+            (Method::GET, true),
+            (Method::HEAD, true),
+            (Method::POST, false),
+            (Method::PUT, false),
+            (Method::DELETE, false),
+        ] {
+            assert_eq!(refused(method.clone(), &navigate("document")), !reads, "{method}");
+            for frame in ["iframe", "frame", "embed", "object", ""] {
+                assert!(refused(method.clone(), &navigate(frame)), "{method} {frame}");
+            }
+            assert!(refused(method.clone(), &[CROSS, (MODE, "navigate")]), "{method}");
+            assert!(refused(method.clone(), &[CROSS, (MODE, "no-cors"), (DEST, "document")]), "{method}");
+            assert!(!refused(method.clone(), &[(SITE, "none"), (MODE, "navigate"), (DEST, "document")]), "{method}");
+        }
+    }
+
+    /// Also by a browser that does not say which site asks.
+    #[test]
+    fn what_changes_something_is_asked_by_its_own_origin() {
+        let host = |name| ("host", name);
+        let here = host("127.0.0.1:30080");
+        let shop = host("shop.example:30080");
+        for (headers, wanted) in [
+            (&[here, ("origin", "http://evil.example")][..], true),
+            (&[here, ("origin", "null")], true),
+            (&[here, ("origin", "")], true),
+            (&[here, ("origin", "file://")], true),
+            (&[here, ("origin", "http://evil.example"), ("referer", "http://127.0.0.1:30080/")], true),
+            (&[here, ("origin", "http://127.0.0.1:30080@evil.example")], true),
+            (&[shop, ("origin", "http://shop.example")], true),
+            (&[shop, ("origin", "http://shop.example:30081")], true),
+            (&[shop, ("origin", "http://www.shop.example:30080")], true),
+            (&[shop, ("origin", "http://www.shop.example:30080"), (SITE, "same-site")], true),
+            (&[("origin", "http://shop.example:30080")], true),
+            // Pages of the application, of this machine, and clients that are no browsers.
+            (&[here, ("origin", "http://127.0.0.1:30080")], false),
+            (&[here, ("origin", "http://localhost:3000")], false),
+            (&[shop, ("origin", "http://shop.example:30080")], false),
+            (&[shop, ("origin", "http://SHOP.example:30080")], false),
+            (&[host("shop.example"), ("origin", "http://shop.example")], false),
+            (&[host("shop.example:80"), ("origin", "http://shop.example")], false),
+            (&[host("shop.example"), ("origin", "https://shop.example")], false),
+            (&[host("shop.example:443"), ("origin", "https://shop.example")], false),
+            // A proxy that names itself only by the host it asks.
+            (&[here, ("origin", "https://shop.example"), (SITE, "same-origin")], false),
+            (&[here, ("origin", "https://shop.example"), ("x-forwarded-for", "203.0.113.7")], false),
+            (&[here], false),
+        ] {
+            for method in [Method::POST, Method::PUT, Method::PATCH, Method::DELETE, Method::OPTIONS] {
+                assert_eq!(refused(method.clone(), headers), wanted, "{method} {headers:?}");
+            }
+            assert!(!refused(Method::GET, headers), "{headers:?}");
+        }
+        let mut http2 = request(Version::HTTP_2, &[("origin", "http://shop.example:30080")]);
+        *http2.method_mut() = Method::POST;
+        *http2.uri_mut() = "http://shop.example:30080/".parse().unwrap();
+        assert!(!of_another_site(&http2), "its authority is its host");
     }
 }

@@ -114,7 +114,7 @@ impl Echo {
     }
 
     fn peers(&self) -> Vec<(IpAddr, Via)> {
-        self.0.lock().expect("no panic").iter().map(|peer| (peer.address.ip(), peer.via)).collect()
+        self.0.lock().expect("no panic").iter().map(|peer| (peer.address.ip(), peer.via.clone())).collect()
     }
 }
 
@@ -288,7 +288,7 @@ pub async fn a_handler_is_called_by_pods_and_by_the_cluster(node: &Node) {
     assert_eq!(text(node.dialer.http(to, get("/two")).await).await, "GET /two");
     node.dialer.reachable(to).await.expect("it is there, and no guest code ran to say so");
     let peers = echo.peers();
-    assert_eq!((peers.len(), peers[0], peers[1].1), (2, (a_at, Via::Pod), Via::Cluster));
+    assert_eq!((peers.len(), &peers[0], &peers[1].1), (2, &(a_at, Via::Pod), &Via::Cluster));
     assert_ne!(peers[1].0, a_at);
     drop(serving);
     refused(node.dialer.http(to, get("/")).await);
@@ -331,7 +331,7 @@ pub async fn a_connection_is_handed_over(node: &Node) {
         (Box::new(ours) as Stream, Connection::Stream(Box::new(theirs)))
     };
     let (mut near, connection) = pipe();
-    node.dialer.hand_over(connection, peer, SocketAddr::new(at, 80)).await.expect("handed over");
+    node.dialer.hand_over(connection, peer.clone(), SocketAddr::new(at, 80)).await.expect("handed over");
     let (mut far, from) = listener.accept().await.expect("accepted");
     assert_eq!(from, peer.address);
     write(&mut near, "ask").await;
@@ -339,7 +339,7 @@ pub async fn a_connection_is_handed_over(node: &Node) {
     write(&mut far, "answer").await;
     read(&mut near, "answer").await;
     let (mut near, connection) = pipe();
-    node.dialer.hand_over(connection, peer, SocketAddr::new(at, 8080)).await.expect("handed over");
+    node.dialer.hand_over(connection, peer.clone(), SocketAddr::new(at, 8080)).await.expect("handed over");
     read(&mut near, "all").await;
     assert_eq!(echo.peers(), [(peer.address.ip(), Via::NodePort)]);
     refused(node.dialer.hand_over(pipe().1, peer, SocketAddr::new(at, 81)).await);

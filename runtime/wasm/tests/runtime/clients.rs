@@ -133,7 +133,7 @@ async fn a_probe_does_not_wait_for_a_place() {
     });
     let probe = Peer { via: Via::Cluster, ..peer() };
     for _ in 0..3 {
-        assert_eq!(soon(handler.call(request("/"), probe)).await.unwrap().status(), 200);
+        assert_eq!(soon(handler.call(request("/"), probe.clone())).await.unwrap().status(), 200);
     }
     assert!(!waiting.is_finished());
     spinning.abort();
@@ -241,18 +241,26 @@ async fn requests_that_break_the_rules_reach_no_guest() {
 async fn pages_of_other_sites_do_not_reach_a_port_of_this_machine() {
     let node = Node::new().await;
     let id = node.start(node.spec(&http_guest())).await;
-    let ask = async |via, more: &str| {
-        let head = format!("GET / HTTP/1.1\r\nhost: 127.0.0.1:30080\r\nconnection: close\r\n{more}\r\n");
+    let send = async |method: &str, via, more: &str| {
+        let head = format!("{method} / HTTP/1.1\r\nhost: 127.0.0.1:30080\r\nconnection: close\r\n{more}\r\n");
         exchange(&node.net, via, &head).await[9..12].to_string()
     };
+    let ask = async |via, more: &str| send("GET", via, more).await;
+    let loopback = || Via::Loopback("open it".into());
     let evil = "sec-fetch-site: cross-site\r\nsec-fetch-mode: cors\r\norigin: https://evil.example\r\n";
-    assert_eq!(ask(Via::Loopback, evil).await, "403");
+    assert_eq!(ask(loopback(), evil).await, "403");
+    let form = "sec-fetch-site: cross-site\r\nsec-fetch-mode: navigate\r\nsec-fetch-dest: document\r\norigin: https://evil.example\r\n";
+    assert_eq!(send("POST", loopback(), form).await, "403", "a form that submits itself");
+    assert_eq!(send("POST", loopback(), "origin: https://evil.example\r\n").await, "403", "by an older browser");
+    assert_eq!(ask(loopback(), &form.replace("document", "iframe")).await, "403", "a frame");
     assert_eq!(node.runtime.stats(&id).await.unwrap().requests, 0);
-    let line = "sampan: GET / refused: https://evil.example asked, and this port is for this machine; to allow other sites: \
-                kubectl annotate service NAME sampan.dev/cross-site-requests=allow";
+    let line = "sampan: GET / refused: https://evil.example asked, and this port is for this machine; to allow other sites: open it\n";
     node.log(&id, |text| text.contains(line)).await;
     assert_eq!(ask(Via::NodePort, evil).await, "200", "others reach it anyway, or it is allowed");
     let own = "sec-fetch-site: same-origin\r\nsec-fetch-mode: cors\r\norigin: http://127.0.0.1:30080\r\n";
-    assert_eq!(ask(Via::Loopback, own).await, "200");
-    assert_eq!(ask(Via::Loopback, "").await, "200");
+    assert_eq!(ask(loopback(), own).await, "200");
+    assert_eq!(ask(loopback(), "").await, "200");
+    assert_eq!(ask(loopback(), form).await, "200", "a link");
+    assert_eq!(send("POST", loopback(), "").await, "200");
+    assert_eq!(send("POST", Via::NodePort, form).await, "200");
 }
