@@ -95,12 +95,20 @@ fn container(container: At<'_>, host_network: bool, say: &mut Warn<'_>) {
                 say.say(action, &format!("sampan does not run {shown} probes yet; the probe fails"));
             }
         }
+        let scheme = container.get(name).down(&["httpGet", "scheme"]);
+        if scheme.str() == "HTTPS" {
+            say.say(scheme, "sampan does not ask by HTTPS yet; the probe never passes");
+        }
     }
     let lifecycle = container.get("lifecycle");
     for hook in ["postStart", "preStop"] {
         let exec = lifecycle.get(hook).get("exec");
         if exec.is_set() {
             say.say(exec, "sampan does not run exec hooks yet; the hook is skipped");
+        }
+        let scheme = lifecycle.get(hook).down(&["httpGet", "scheme"]);
+        if scheme.str() == "HTTPS" {
+            say.say(scheme, "sampan does not ask by HTTPS yet; the hook fails");
         }
     }
     say.of(lifecycle.get("stopSignal"), NO_EFFECT);
