@@ -135,7 +135,7 @@ impl Start {
                 "Container {} serves HTTP but declares no containerPort: it is served on port {DEFAULT_HTTP_PORT}",
                 self.container
             );
-            self.event(EventType::Normal, "DefaultPort", text);
+            self.event(EventType::Warning, "DefaultPort", text);
         }
         let (runtime_name, image_id) = (runtime.name().to_owned(), pulled.image_id);
         let started = Started { runtime: runtime_name, image, image_id, prepared, last_words };
