@@ -28,7 +28,8 @@ pub trait Kind: Resource + Metadata<Ty = ObjectMeta> + Clone + Send + Sync + 'st
 }
 
 macro_rules! kinds {
-    ($($kind:ty),* $(,)?) => {$(
+    ($($kind:ty),* $(,)?) => {
+        $(
         impl Kind for $kind {
             #[inline(never)]
             fn from_json(json: &str) -> serde_json::Result<Self> {
@@ -40,7 +41,21 @@ macro_rules! kinds {
                 serde_json::to_vec(self)
             }
         }
-    )*};
+        )*
+
+        /// Shows each of the kinds.
+        #[cfg(test)]
+        pub(crate) fn each(visitor: &mut impl Visitor) {
+            $(visitor.visit::<$kind>();)*
+        }
+    };
+}
+
+/// Who looks at each kind.
+#[cfg(test)]
+pub(crate) trait Visitor {
+    /// Looks at one.
+    fn visit<K: Kind>(&mut self);
 }
 
 kinds! {
