@@ -119,6 +119,9 @@ impl Signed {
     }
 }
 
+/// The names and addresses that `--tls-san` may give. Each client is sent all of them with every handshake.
+const MOST_NAMES: usize = 100;
+
 /// The names and addresses of `--tls-san`, of this start and of those before: DIR/pki/names has one a line.
 pub(crate) fn names(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<String>> {
     let path = dir.join("pki").join(NAMES);
@@ -128,6 +131,12 @@ pub(crate) fn names(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<Strin
     for name in asked {
         if !names.contains(name) {
             names.push(name.clone());
+        }
+        if names.len() > MOST_NAMES {
+            bail!(
+                "--tls-san: the API's certificate has at most {MOST_NAMES} names, with those of earlier starts, which are in {}",
+                path.display()
+            );
         }
     }
     Ok(names)
@@ -142,12 +151,12 @@ pub(crate) fn remember(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<St
     Ok(names)
 }
 
-/// What to do about keys that cannot be used.
 /// The certificate authority of a data directory, as kubeconfigs have it, if there is one.
 pub(crate) fn authority_in(dir: &DataDir) -> Option<String> {
     fs::read(dir.join("pki/ca.crt")).ok().map(|certificate| STANDARD.encode(certificate))
 }
 
+/// What to do about keys that cannot be used.
 fn damaged(folder: &DataDir, files: &str) -> String {
     format!("{files} in {} cannot be used; put them back, or remove them to get new ones", folder.path().display())
 }
@@ -231,6 +240,10 @@ mod tests {
         assert_eq!(asked(&["host.docker.internal", "192.0.2.7"]).expect("kept"), ["host.docker.internal", "192.0.2.7"]);
         let names = asked(&["*.example.com", "192.0.2.7"]).expect("kept");
         assert_eq!(names, ["host.docker.internal", "192.0.2.7", "*.example.com"]);
+        let many: Vec<String> = (0..98).map(|n| format!("n{n}.example")).collect();
+        let error = remember(&dir, &many).expect_err("101 names").to_string();
+        assert!(error.contains("at most 100 names") && error.contains("pki/names"), "{error}");
+        assert_eq!(self::names(&dir, &many[..97]).expect("100 names").len(), 100);
         let now = Timestamp::from_second(1_800_000_000).expect("in range");
         let (credentials, _) = Credentials::open(&dir, now, Vec::new(), names).expect("made");
         assert!(credentials.names.addresses.contains(&IpAddr::from([192, 0, 2, 7])));
