@@ -181,7 +181,7 @@ spec:
     livenessProbe: {grpc: {port: 80}}
     lifecycle: {stopSignal: SIGTERM}
     securityContext: {capabilities: {add: [NET_ADMIN], drop: [ALL]}, readOnlyRootFilesystem: true, runAsGroup: 1}
-  - {name: b, image: i, terminationMessagePath: /m, readinessProbe: {httpGet: {port: 1, scheme: HTTPS}}, livenessProbe: {httpGet: {port: 1, scheme: HTTP}}, lifecycle: {postStart: {httpGet: {port: 1, scheme: HTTPS}}}}
+  - {name: b, image: i, workingDir: /w, terminationMessagePath: /m, readinessProbe: {httpGet: {port: 1, scheme: HTTPS}}, livenessProbe: {httpGet: {port: 1, scheme: HTTP}}, lifecycle: {postStart: {httpGet: {port: 1, scheme: HTTPS}}}}
 ");
     expect![[r#"
         spec.volumes[0].emptyDir.medium: not honoured by sampan yet; the volume is on disk
@@ -202,6 +202,7 @@ spec:
         spec.containers[0].tty: sampan does not attach to containers yet
         spec.containers[0].restartPolicyRules: not honoured by sampan yet
         spec.containers[0].resizePolicy: sampan does not resize running containers yet
+        spec.containers[1].workingDir: a WebAssembly container is told it, but its relative paths do not begin there
         spec.containers[1].readinessProbe.httpGet.scheme: sampan does not ask by HTTPS yet; the probe never passes
         spec.containers[1].lifecycle.postStart.httpGet.scheme: sampan does not ask by HTTPS yet; the hook fails"#]]
     .assert_eq(&pods().warnings(&context(), &pod, None).join("\n"));

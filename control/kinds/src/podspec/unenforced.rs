@@ -88,6 +88,10 @@ fn container(container: At<'_>, host_network: bool, say: &mut Warn<'_>) {
     if matches!(program.rsplit('/').next(), Some("sh" | "bash")) {
         say.advise(container.get("command"), "there is no shell in a WebAssembly container; command is its argv");
     }
+    say.of(
+        container.get("workingDir"),
+        "a WebAssembly container is told it, but its relative paths do not begin there",
+    );
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         for (kind, shown) in [("exec", "exec"), ("grpc", "gRPC")] {
             let action = container.get(name).get(kind);
