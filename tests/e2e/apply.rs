@@ -58,9 +58,9 @@ fn a_failing_probe_is_told_and_another_deployment_with_the_same_labels_is_not_bl
     assert!(crashing.contains("CrashLoopBackOff") && crashing.contains("logs -n default trap-"), "{crashing}");
     let probe = ", ports: [{containerPort: 8080}], readinessProbe: {tcpSocket: {port: 1}, periodSeconds: 1}";
     write(&machine, "slow.yaml", &deployment("slow", "./hello/hello.wasm", probe));
-    let slow = fails(&machine, &["apply", "-f", "slow.yaml", "--wait", "--timeout", "15s"]);
+    let slow = fails(&machine, &["apply", "-f", "slow.yaml", "--wait", "--timeout", "30s"]);
     assert!(slow.contains("Unhealthy: Readiness probe failed"), "{slow}");
-    assert!(slow.contains("not ready after 15 s: deployment.apps/slow: pod/slow-"), "{slow}");
+    assert!(slow.contains("not ready after 30 s: deployment.apps/slow: pod/slow-"), "{slow}");
     assert!(!slow.contains("CrashLoopBackOff") && !slow.contains("pod/trap-"), "{slow}");
 }
 
