@@ -76,22 +76,7 @@ fn is_file(image: &str) -> bool {
         || [".wasm", ".wat"].iter().any(|end| image.ends_with(end))
 }
 
-fn container(container: At<'_>, host_network: bool, say: &mut Warn<'_>) {
-    if is_file(container.get("image").str()) {
-        say.advise(
-            container.get("image"),
-            "looks like a file, which no node can pull; `sampan apply -f` and `sampan up -f` package relative images, `sampan image load` loads others",
-        );
-    }
-    // Of `command: [/bin/sh, -c, ...]` a guest reads the words as its own arguments.
-    let program = container.get("command").items().next().map_or("", At::str);
-    if matches!(program.rsplit('/').next(), Some("sh" | "bash")) {
-        say.advise(container.get("command"), "there is no shell in a WebAssembly container; command is its argv");
-    }
-    say.of(
-        container.get("workingDir"),
-        "a WebAssembly container is told it, but its relative paths do not begin there",
-    );
+fn probes_and_hooks(container: At<'_>, say: &mut Warn<'_>) {
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         for (kind, shown) in [("exec", "exec"), ("grpc", "gRPC")] {
             let action = container.get(name).get(kind);
@@ -116,6 +101,25 @@ fn container(container: At<'_>, host_network: bool, say: &mut Warn<'_>) {
         }
     }
     say.of(lifecycle.get("stopSignal"), NO_EFFECT);
+}
+
+fn container(container: At<'_>, host_network: bool, say: &mut Warn<'_>) {
+    if is_file(container.get("image").str()) {
+        say.advise(
+            container.get("image"),
+            "looks like a file, which no node can pull; `sampan apply -f` and `sampan up -f` package relative images, `sampan image load` loads others",
+        );
+    }
+    // Of `command: [/bin/sh, -c, ...]` a guest reads the words as its own arguments.
+    let program = container.get("command").items().next().map_or("", At::str);
+    if matches!(program.rsplit('/').next(), Some("sh" | "bash")) {
+        say.advise(container.get("command"), "there is no shell in a WebAssembly container; command is its argv");
+    }
+    say.of(
+        container.get("workingDir"),
+        "a WebAssembly container is told it, but its relative paths do not begin there",
+    );
+    probes_and_hooks(container, say);
     let context = container.get("securityContext");
     say.on(context.get("privileged"), NO_EFFECT);
     say.of(context.down(&["capabilities", "add"]), NO_EFFECT);
