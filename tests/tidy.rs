@@ -161,8 +161,21 @@ fn tests_are_where_one_looks_for_them() {
     }
 }
 
+/// The lints that concern shipped code only stand in the root of each crate of the workspace, since the workspace's lints hold for tests too.
+#[test]
+fn every_crate_asks_for_the_same_lints() {
+    let lints = [
+        "#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]",
+        "#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]",
+    ];
+    let root = |path: &Path| path.ends_with("src/lib.rs") && !path.starts_with("samples");
+    for (path, text) in sources().iter().filter(|(path, _)| root(path)) {
+        assert!(lints.iter().all(|lint| text.contains(lint)), "{} lacks one of {lints:#?}", path.display());
+    }
+}
+
 /// Where names may come by `*` in shipped code: a suite that is one module cut in two.
-const WILDCARDS: &[&str] = &["control/store/src/contract", "runtime/agent/src/worker"];
+const WILDCARDS: &[&str] = &["control/store/src/contract"];
 
 #[test]
 fn imports_name_what_they_bring() {

@@ -1,6 +1,9 @@
 //! Commands, configuration and the composition root: the only place that reads clock, environment and randomness, and the only
 //! one that knows every other crate.
 
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
+
 #[macro_use]
 mod logging;
 

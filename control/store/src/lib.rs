@@ -23,6 +23,9 @@
 //! The semantics follow those of etcd as the Kubernetes API server relies on them: see "Efficient detection of changes"
 //! in the page *Kubernetes API Concepts*.
 
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
+
 mod changes;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;

@@ -13,7 +13,7 @@ use k8s_openapi::api::{
 };
 
 /// The agent's view of the API.
-pub struct Cluster {
+pub(crate) struct Cluster {
     /// For writes, and reads that must be fresh.
     pub client: Client,
     /// The pods of the node.
@@ -30,7 +30,7 @@ pub struct Cluster {
 
 impl Cluster {
     /// Of a node, from informers with the node's identity.
-    pub fn new(client: Client, informers: Informers, node: &str) -> Self {
+    pub(crate) fn new(client: Client, informers: Informers, node: &str) -> Self {
         Self {
             pods: informers.over(Target::of::<Pod>().fields(format!("spec.nodeName={node}"))),
             services: informers.of(),
@@ -42,7 +42,7 @@ impl Cluster {
     }
 
     /// Waits for the first lists.
-    pub async fn synced(&self) {
+    pub(crate) async fn synced(&self) {
         self.pods.synced().await;
         self.services.synced().await;
         self.classes.synced().await;
@@ -50,7 +50,7 @@ impl Cluster {
     }
 
     /// Everything a pod refers to.
-    pub async fn configs(&self, pod: &Pod) -> client::Result<Configs> {
+    pub(crate) async fn configs(&self, pod: &Pod) -> client::Result<Configs> {
         let References { config_maps, secrets } = references(pod);
         let namespace = pod::namespace(pod);
         let mut out = Configs::default();

@@ -8,6 +8,9 @@
 //! [`status`] says how it is (pure), [`volumes`] and
 //! [`mod@env`] give it its configuration, [`logs`] and [`router`] answer `kubectl logs`, [`node`] keeps the Node object.
 
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
+
 pub mod admission;
 mod agent;
 mod awaited;

@@ -27,7 +27,7 @@ const SETTLE: Duration = Duration::from_millis(10);
 
 /// One thing to tell.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub(crate) struct Report {
     /// Whose.
     pub pod: Arc<Pod>,
     /// The status; `None` when only the deletion is wanted.
@@ -49,7 +49,7 @@ impl Report {
 
 /// Cheap to clone.
 #[derive(Clone)]
-pub struct Reporter {
+pub(crate) struct Reporter {
     inner: Arc<Inner>,
 }
 
@@ -81,7 +81,7 @@ struct First {
 
 impl Reporter {
     /// Sends through `client` until `token` is cancelled, in tasks of `tasks`.
-    pub fn new(client: Client, token: CancellationToken, tasks: TaskTracker) -> Self {
+    pub(crate) fn new(client: Client, token: CancellationToken, tasks: TaskTracker) -> Self {
         let places = Semaphore::new(PARALLEL);
         Self {
             inner: Arc::new(Inner { client, token, tasks, places, waiting: Mutex::default(), first: Mutex::default() }),
@@ -102,7 +102,7 @@ impl Reporter {
     }
 
     /// Tells the API, replacing what was not yet told of the same pod.
-    pub fn report(&self, report: Report) {
+    pub(crate) fn report(&self, report: Report) {
         let uid = pod::uid(&report.pod).to_owned();
         match self.inner.waiting.lock().entry(uid.clone()) {
             Entry::Occupied(mut entry) => {

@@ -14,6 +14,9 @@
 //! ```
 //! Every call that undoes is idempotent: removing what is not there is `Ok`.
 
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
+
 mod clock;
 #[cfg(any(test, feature = "contract"))]
 pub mod contract;

@@ -17,6 +17,9 @@
 //! half-close is `shutdown` of the stream; a UDP `stream(remote)` filters what `receive` yields; `resolve-addresses` is `resolve`. A
 //! socket bound to an IPv6 wildcard takes IPv4 peers too and shows them mapped (`::ffff:`), since pods have IPv4 addresses.
 
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
+
 mod config;
 mod egress;
 mod follow;

@@ -286,21 +286,26 @@ impl Handler {
                 return;
             }
         };
-        say(match failure {
+        say(self.refused(failure, &what));
+    }
+
+    /// What a client is told of a request that its guest did not answer.
+    fn refused(&self, failure: Failure, what: &str) -> Response {
+        match failure {
             Failure::Busy => plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this container"),
             Failure::Stuck => {
                 self.log(
-                    &what,
+                    what,
                     "refused: requests that wait keep all the memory or places there are, and nothing moves",
                 );
                 plain(StatusCode::SERVICE_UNAVAILABLE, "other requests keep all the room there is, and they wait")
             }
             Failure::Full => {
-                self.log(&what, &format!("refused: {FULL}"));
+                self.log(what, &format!("refused: {FULL}"));
                 plain(StatusCode::SERVICE_UNAVAILABLE, FULL)
             }
-            Failure::Guest(error) => self.failed(&error, &what),
-        });
+            Failure::Guest(error) => self.failed(&error, what),
+        }
     }
 
     /// The cluster's own requests, probes, wait for nobody: there are few, and a container that is busy is not a dead one.

@@ -31,6 +31,9 @@
 //! `create-tcp-socket`, `create-udp-socket` and name lookups answer `access-denied` until the host resources over
 //! [`container::net::Sockets`] exist. What a spike of them showed: see [`sockets`].
 
+#![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
+
 mod cache;
 mod clients;
 pub mod compile;

@@ -4,13 +4,13 @@
 //!
 //! The store is the only writer of a [`Log`]. A log that others write as well is a [`shared::SharedLog`].
 
-pub mod memory;
+pub(crate) mod memory;
 mod pages;
 mod record;
-pub mod redb;
-pub mod salvage;
+pub(crate) mod redb;
+pub(crate) mod salvage;
 #[cfg(any(test, feature = "contract"))]
-pub mod shared;
+pub(crate) mod shared;
 mod space;
 
 use crate::Revision;

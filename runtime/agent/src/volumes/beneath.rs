@@ -18,14 +18,14 @@ use std::{
 const MOST_LINKS: u32 = 40;
 
 /// Opens a folder, which may be read.
-pub const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+pub(super) const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// Opens a file without waiting: a guest may have made a pipe of it.
-pub const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+pub(super) const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// What is there.
 #[derive(Debug)]
-pub enum Found {
+pub(super) enum Found {
     /// A folder, and the way to it without links.
     Folder(PathBuf, OwnedFd),
     /// A regular file, open for reading.
@@ -33,13 +33,13 @@ pub enum Found {
 }
 
 /// Opens the root of a volume; links on the way to it are the user's own.
-pub fn root(path: &Path) -> Result<OwnedFd, String> {
+pub(super) fn root(path: &Path) -> Result<OwnedFd, String> {
     open(path, FOLDER, Mode::empty()).map_err(|e| format!("the volume cannot be opened: {e}"))
 }
 
 /// Finds `sub` below a folder, if `accept` takes that folder. What is missing is made as a folder, with the mode `make`, if there is one.
 /// The error is for the user and names nothing of the host.
-pub fn find(
+pub(super) fn find(
     path: &Path,
     sub: &Path,
     make: Option<Mode>,
@@ -124,7 +124,7 @@ impl Search {
 }
 
 /// Opens a regular file, and nothing else, in a folder that is open.
-pub fn file(at: &OwnedFd, name: &OsStr) -> Result<Found, String> {
+pub(super) fn file(at: &OwnedFd, name: &OsStr) -> Result<Found, String> {
     let file = File::from(openat(at, name, FILE, Mode::empty()).map_err(changed)?);
     match file.metadata() {
         Ok(metadata) if metadata.is_file() => Ok(Found::File(file)),

@@ -11,7 +11,7 @@ use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume, Volum
 use std::collections::BTreeMap;
 
 /// The plugin.
-pub struct Payloads;
+pub(super) struct Payloads;
 
 type Files = BTreeMap<String, File>;
 

@@ -59,7 +59,7 @@ fn enter<P: Arg + Copy>(at: &OwnedFd, name: P) -> io::Result<OwnedFd> {
 
 /// Removes a folder and all that is in it. Idempotent. Folders within are moved up into it before they are emptied, so that none is ever
 /// deeper than one level. Nothing that is mounted in it, or on it, is entered: that is an error, and the folder stays.
-pub fn remove(path: &Path) -> io::Result<()> {
+pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(own)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no parent"));
     };
@@ -119,7 +119,7 @@ fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
 
 /// Bytes that a folder and all in it take on the disk, as `du` counts: blocks, a file with several names once. What changes meanwhile is
 /// counted as it was met, or not at all.
-pub fn usage(path: &Path) -> io::Result<u64> {
+pub(crate) fn usage(path: &Path) -> io::Result<u64> {
     let mut at = match open(path, FOLDER, Mode::empty()) {
         Ok(folder) => folder,
         Err(Errno::NOENT) => return Ok(0),

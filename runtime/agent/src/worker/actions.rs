@@ -1,7 +1,18 @@
 //! From a planned action to the future that does it.
 
-use super::*;
-use crate::{plan::Action, start::Start, state::Failure, volumes};
+use super::{Outcome, Starting, Worker};
+use crate::{
+    backoff::Backoff,
+    plan::{Action, Busy, Setup, Waiting},
+    pod, setup,
+    start::Start,
+    state::Failure,
+    volumes,
+};
+use client::EventType;
+use jiff::Timestamp;
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
 
 impl Worker {
     /// Starts an action. True when the plan must be asked again at once, since something was decided on the spot.

@@ -1,15 +1,22 @@
 //! What the worker learns: outcomes of its actions, and what runtimes say of its containers.
 
-use super::*;
+use super::{Outcome, Pull, Worker};
 use crate::{
+    backoff::Backoff,
     images::Policy,
-    pod::Role,
-    start::{self, Retry},
-    state::{Ended, LOST_CODE, LOST_MESSAGE, LOST_REASON},
+    plan::{Busy, LiveContainer, Setup, Waiting},
+    pod::{self, Role},
+    setup,
+    start::{self, Retry, StartError, Started},
+    state::{Attempt, AttemptState, Ended, LOST_CODE, LOST_MESSAGE, LOST_REASON},
+    termination::LastWords,
     volumes,
 };
-use container::{Exit, ExitReason};
+use client::EventType;
+use container::{ContainerState, Exit, ExitReason};
+use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
+use std::{sync::Arc, time::Duration};
 
 /// Delay before a container whose configuration is missing is tried again, if nothing changes before.
 const CONFIG_DELAY: SignedDuration = SignedDuration::from_secs(10);
