@@ -18,6 +18,7 @@ use kinds::bootstrap::Bootstrap;
 use serde_json::{Value, json};
 use server::{
     Ids, Objects, Server, User,
+    dialer::NoDialer,
     nodes::{Nodes, Unreachable},
 };
 use std::{
@@ -144,6 +145,7 @@ impl World {
             clock: clock.clone(),
             ids: Arc::new(Ids::new(fastrand::Rng::with_seed(seed))),
             nodes: Arc::new(NoWay),
+            dialer: Arc::new(NoDialer),
             advertise: settings.advertise,
             shutdown: token.clone(),
             audit: None,

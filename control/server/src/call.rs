@@ -3,6 +3,7 @@
 use crate::{
     User,
     codec::{self, Expected, WriteOptions},
+    limits::Share,
     negotiate::{self, Offers, Output},
     reply,
     request::{Query, RequestInfo},
@@ -29,6 +30,8 @@ pub struct Call {
     pub body: Bytes,
     /// The body of a long-running request, which its verb reads as it comes.
     pub stream: Mutex<Body>,
+    /// Its place in the share of its user: whoever takes the connection over keeps it.
+    pub(crate) share: Option<Arc<Share>>,
 }
 
 impl Call {

@@ -99,20 +99,20 @@ async fn process(
     authz::require(server.authorizer(), &user, &info).await?;
     // Only authorized requests count against the limits.
     let class = class(&route, &info, &query);
-    let share = server.limits().share(caller, &user, class)?;
+    let share = server.limits().share(caller, &user, class)?.map(Arc::new);
     let target = match route {
         Route::Refused(refusal) => return refusal.answer(),
         Route::Document => None,
         Route::Resource(target) => Some(target),
     };
-    let (whole, stream) = match body_limit(&parts.method, target.as_ref(), class, share.as_ref()) {
-        Some(limit) => (body::read(body, limit, server.limits().bodies(share.as_ref())).await?, Body::empty()),
+    let (whole, stream) = match body_limit(&parts.method, target.as_ref(), class, share.as_deref()) {
+        Some(limit) => (body::read(body, limit, server.limits().bodies(share.as_deref())).await?, Body::empty()),
         None => (Whole::default(), body),
     };
     // Taken after the body, so that slow uploads hold no slot.
-    let slot = server.limits().enter(caller, share.as_ref(), class)?;
-    let call = Call { user, info, query, parts, body: whole.bytes, stream: Mutex::new(stream) };
-    let work = serve(server, call, target, share.as_ref());
+    let slot = server.limits().enter(caller, share.as_deref(), class)?;
+    let call = Call { user, info, query, parts, body: whole.bytes, stream: Mutex::new(stream), share: share.clone() };
+    let work = serve(server, call, target, share.as_deref());
     let response = if class == Class::LongRunning {
         work.await
     } else {

@@ -27,7 +27,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::watch,
+    sync::{OwnedSemaphorePermit, watch},
     time::{Sleep, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -51,13 +51,21 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// What a connection (HTTP/1.1), a stream (HTTP/2) and TLS each buffer on the way out, and the longest headers, bytes.
 pub(crate) const BUFFER: usize = 32 * 1024;
 
+/// A connection's place among all, and among those without a client certificate.
+pub(crate) type Place = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+
 /// Serves a connection until its end; after `token` has been cancelled, until the requests under way are answered. The pace is that of
 /// [`Taken`], below the stream.
-pub(crate) async fn serve<S>(stream: S, pace: Arc<Pace>, http2: bool, service: Service, token: CancellationToken)
-where
+pub(crate) async fn serve<S>(
+    (stream, place): (S, Option<Place>),
+    pace: Arc<Pace>,
+    http2: bool,
+    service: Service,
+    token: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = Speaking::new(stream);
+    let stream = Speaking::new(stream, place);
     // HTTP/2 has a pace for each stream.
     let result = match http2 {
         true => serve_http2(stream, service, token).await,
@@ -284,13 +292,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Taken<S> {
 /// A stream whose peer must say something soon.
 struct Speaking<S> {
     inner: S,
+    /// Kept as long as the stream, also when it is upgraded and no longer the server's.
+    _place: Option<Place>,
     /// Until the first byte.
     silence: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> Speaking<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, silence: Some(Box::pin(sleep(SILENCE))) }
+    fn new(inner: S, place: Option<Place>) -> Self {
+        Self { inner, _place: place, silence: Some(Box::pin(sleep(SILENCE))) }
     }
 }
 
@@ -360,7 +370,7 @@ mod tests {
     async fn a_peer_may_be_silent_after_its_first_byte_only() {
         for speaks in [false, true] {
             let (ours, mut theirs) = tokio::io::duplex(10);
-            let mut speaking = Speaking::new(ours);
+            let mut speaking = Speaking::new(ours, None);
             if speaks {
                 theirs.write_all(&[0]).await.expect("room");
                 speaking.read_u8().await.expect("a byte");
