@@ -236,7 +236,7 @@ impl World {
             },
             pressure: {
                 let short = machine.disk_short.clone();
-                Arc::new(move || Pressure { disk: short.load(Ordering::SeqCst), memory: false })
+                Arc::new(move || Pressure { disk: short.load(Ordering::SeqCst), ..Pressure::default() })
             },
             pods: 100,
             reserved: BTreeMap::new(),
