@@ -3,11 +3,11 @@
 
 use crate::{
     authn,
-    connection::{self, Place, Taken},
+    connection::{self, MonitoredStream, Place},
     handshake::Waiting,
-    pace::Pace,
     pki::Pair,
     server::Server,
+    stall::StallDetector,
 };
 use arc_swap::ArcSwap;
 use rustls::{
@@ -228,16 +228,16 @@ impl Server {
         if is_http(&start[..seen]) {
             return shaking.keep(timeout(HANDSHAKE, refuse_http(stream))).await.map_or((), drop);
         }
-        let pace = Arc::<Pace>::default();
-        let taken = Taken::new(stream, pace.clone());
-        let mut stream = match shaking.keep(timeout(HANDSHAKE, acceptor.accept(taken))).await {
+        let detector = Arc::<StallDetector>::default();
+        let monitored = MonitoredStream::new(stream, detector.clone());
+        let mut stream = match shaking.keep(timeout(HANDSHAKE, acceptor.accept(monitored))).await {
             Some(Ok(Ok(stream))) => stream,
             Some(Ok(Err(error))) => return tracing::debug!(%error, "TLS handshake failed"),
             Some(Err(_)) => return tracing::debug!("TLS handshake took too long"),
             None => return tracing::debug!("a TLS handshake made place for newer ones"),
         };
         let session = stream.get_mut().1;
-        session.set_buffer_limit(Some(connection::BUFFER));
+        session.set_buffer_limit(Some(connection::BUFFER_BYTES));
         // Without ALPN it is HTTP/1.1, as upstream has it: looking at the first bytes instead would have to wait for them.
         let http2 = session.alpn_protocol() == Some(b"h2");
         // Verified against the client authority by rustls; the first one is the client's own.
@@ -247,6 +247,6 @@ impl Server {
             return tracing::debug!(known = user.is_some(), "no room for another connection");
         };
         drop(shaking);
-        connection::serve((stream, Some(place)), pace, http2, self.service_of_connection(user), token).await;
+        connection::serve((stream, Some(place)), detector, http2, self.service_of_connection(user), token).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What actions can do with the server, as the verbs do it.
+//! The server as actions see it: [`Api`] implemented with the verbs.
 
 use super::{delete, write};
 use crate::{
