@@ -323,15 +323,16 @@ fn component_store(
     ending: Option<Arc<Ending>>,
 ) -> wasmtime::Result<Store<Guest>> {
     let mut table = ResourceTable::new();
-    table.set_max_capacity(if ending.is_some() { REQUEST_RESOURCES } else { RESOURCES });
+    let request = ending.is_some();
+    table.set_max_capacity(if request { REQUEST_RESOURCES } else { RESOURCES });
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
         wasi: wasi(shared, ending.is_some()).build(),
-        request: ending.is_some(),
+        request,
         _going: Going(ending),
         table,
-        files: budget::Held::new(shared.files.clone()),
+        files: budget::Held::new(shared.files.clone(), if request { budget::REQUEST_MOST } else { budget::MOST }),
         folders: vec![None; shared.spec.mounts.len()],
         unopened: Vec::new(),
         http,
@@ -356,7 +357,7 @@ fn component_store(
 pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<CoreGuest>> {
     files::check(&shared.spec.mounts)?;
     let (mut builder, mounts) = (wasi(shared, false), &shared.spec.mounts);
-    let mut files = budget::Held::new(shared.files.clone());
+    let mut files = budget::Held::new(shared.files.clone(), budget::MOST);
     let (mut wasi, unopened) = match &shared.nowhere {
         Some(nowhere) => files::show(builder, mounts, nowhere)?,
         None => {
