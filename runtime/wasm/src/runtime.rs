@@ -427,6 +427,23 @@ fn last_wins(env: Vec<(String, String)>) -> Vec<(String, String)> {
     kept
 }
 
+/// Shows a container its working directory: as folders that relative names lead into, and to those who ask the environment for it (Go).
+fn work_in(spec: &mut ContainerSpec, log: &Log) {
+    let cwd = spec.cwd.clone().unwrap_or_else(|| "/".into());
+    match files::relative(&spec.mounts, &cwd) {
+        Ok(relative) => spec.mounts.extend(relative),
+        Err(error) => {
+            let text =
+                format!("sampan: the working directory {cwd} cannot be opened: {error}: relative names begin at /");
+            log.lines(Source::Stderr, &text);
+        }
+    }
+    let asks = spec.cwd.is_some() || !spec.mounts.is_empty();
+    if asks && !spec.env.iter().any(|(name, _)| name == "PWD") {
+        spec.env.push(("PWD".into(), cwd));
+    }
+}
+
 #[async_trait]
 impl Runtime for Wasmtime {
     fn name(&self) -> &'static str {
@@ -469,6 +486,8 @@ impl Runtime for Wasmtime {
         let Sandbox { sockets, memory, quota, files } =
             room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
         let options = &self.0.options;
+        let log = Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk);
+        work_in(&mut spec, &log);
         // Whoever prepared it may let go now.
         let slot = self.0.images.lock().get(spec.artifact.digest()).cloned();
         let image = slot.and_then(|slot| match &*slot.0.try_lock().ok()? {
@@ -478,7 +497,7 @@ impl Runtime for Wasmtime {
         let id = spec.id.clone();
         let shared = Arc::new(Shared {
             sockets,
-            log: Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk),
+            log,
             memory: Memory::new("the container", spec.limits.memory_bytes, Some(memory)),
             quota: Quota::new(spec.limits.cpu_millis, Some(quota)),
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),

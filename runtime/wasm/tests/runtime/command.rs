@@ -24,7 +24,7 @@ async fn a_module_sees_its_arguments_environment_and_mounts() {
     let log = node.log(&id, |_| true).await;
     assert_eq!(
         log,
-        "stdout F main\nstdout F print\nstdout F A=1\nstdout F B=two words\nstderr F from a file\n"
+        "stdout F main\nstdout F print\nstdout F A=1\nstdout F B=two words\nstdout F PWD=/\nstderr F from a file\n"
     );
 }
 
