@@ -9,7 +9,12 @@ pub(crate) mod shown;
 
 use budget::Held;
 use container::{Mount, MountError};
-use std::{fs::File, io, os::fd::AsRawFd, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    path::{Component, Path, PathBuf},
+};
 use wasmtime::component::Resource;
 use wasmtime_wasi::{
     FsPerms, OpenMode, ResourceTable, WasiCtxBuilder, WasiView,
@@ -43,6 +48,33 @@ pub(crate) fn nowhere(beside: &Path) -> io::Result<Dir> {
     let handle = File::open(&path)?;
     std::fs::remove_dir(&path)?;
     Ok(Dir::new(handle, FsPerms::ReadOnly, OpenMode::READ, false))
+}
+
+/// The folders that relative names lead into. Programs of WASI have no working directory: they take for it what is listed as `.`, and for a
+/// folder below it what is listed by its relative name. They would take it for the root as well, so there is none where the root is mounted.
+pub(crate) fn relative(mounts: &[Mount], cwd: &str) -> Result<Vec<Mount>, MountError> {
+    let cwd: PathBuf = Path::new("/").components().chain(Path::new(cwd).components().filter(is_name)).collect();
+    let root = Path::new("/");
+    if cwd == root || mounts.iter().any(|mount| Path::new(&mount.target) == root) {
+        return Ok(Vec::new());
+    }
+    let within = mounts.iter().filter(|mount| cwd.starts_with(&mount.target));
+    let deepest = within.max_by_key(|mount| Path::new(&mount.target).components().count());
+    let here = deepest.map(|mount| {
+        let rest = cwd.strip_prefix(&mount.target).unwrap_or(Path::new(""));
+        Mount::new(&mount.root, mount.below.join(rest), ".", mount.read_only)
+    });
+    let taken = |name: &Path| mounts.iter().any(|mount| Path::new(&mount.target) == root.join(name));
+    let below = mounts.iter().filter_map(|mount| {
+        let name = Path::new(&mount.target).strip_prefix(&cwd).ok()?;
+        let named = !name.as_os_str().is_empty() && !taken(name);
+        named.then(|| Mount { target: name.display().to_string(), ..mount.clone() })
+    });
+    Ok(here.transpose()?.into_iter().chain(below).collect())
+}
+
+fn is_name(part: &Component<'_>) -> bool {
+    matches!(part, Component::Normal(_))
 }
 
 /// Why a folder is not opened.

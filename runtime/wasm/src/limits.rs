@@ -35,9 +35,12 @@ const TYPES: &str = "wasi:filesystem/types@0.2.12";
 
 /// Preview 1's words for it.
 const MFILE: i32 = 33;
+const NOMEM: i32 = 48;
 const NOSPC: i32 = 51;
 const IO: i32 = 29;
 const CREATE: i32 = 1;
+/// Of one poll. Each takes two of an instance's resources, if it is of a file.
+const SUBSCRIPTIONS: u32 = 1_024;
 /// Standard output and error have their own way to the disk, the log's.
 const STDERR: i32 = 2;
 
@@ -147,6 +150,9 @@ fn written(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     types.func_wrap(
         "[method]descriptor.write-via-stream",
         |mut store: StoreContextMut<'_, Guest>, (fd, at): (Resource<Descriptor>, u64)| {
+            if !store.data_mut().may_open() {
+                return Ok((Err(ErrorCode::InsufficientMemory),));
+            }
             let stream = told(store.data_mut().filesystem().write_via_stream(fd, at))?;
             Ok((meter(store.data_mut(), stream)?,))
         },
@@ -154,6 +160,9 @@ fn written(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     types.func_wrap(
         "[method]descriptor.append-via-stream",
         |mut store: StoreContextMut<'_, Guest>, (fd,): (Resource<Descriptor>,)| {
+            if !store.data_mut().may_open() {
+                return Ok((Err(ErrorCode::InsufficientMemory),));
+            }
             let stream = told(store.data_mut().filesystem().append_via_stream(fd))?;
             Ok((meter(store.data_mut(), stream)?,))
         },
@@ -227,19 +236,18 @@ fn memory(caller: &mut Caller<'_, CoreGuest>) -> wasmtime::Result<Memory> {
     }
 }
 
-/// Calls preview 1's own function; `now`: one that is not asynchronous; `unstable`: that of the first form.
+/// Calls preview 1's own function; `unstable`: that of the first form.
 macro_rules! original {
-    (now $($call:tt)*) => { original!(@ p1 () $($call)*) };
-    (unstable $($call:tt)*) => { original!(@ p0 (.await) $($call)*) };
-    (@ $form:ident ($($wait:tt)*) $caller:ident, $name:ident, $($argument:expr),*) => {{
+    (unstable $($call:tt)*) => { original!(@ p0 $($call)*) };
+    (@ $form:ident $caller:ident, $name:ident, $($argument:expr),*) => {{
         let memory = memory(&mut $caller)?;
         let fuel = wasmtime::AsContextMut::as_context_mut(&mut $caller).hostcall_fuel();
         let (bytes, guest) = memory.data_and_store_mut(&mut $caller);
         let wasi = guest.wasi();
         wasi.set_hostcall_fuel(fuel);
-        $form::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*)$($wait)*
+        $form::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*).await
     }};
-    ($($call:tt)*) => { original!(@ p1 (.await) $($call)*) };
+    ($($call:tt)*) => { original!(@ p1 $($call)*) };
 }
 
 /// What a write of preview 1 writes: its first buffer that is not empty.
@@ -257,6 +265,7 @@ fn length(caller: &mut Caller<'_, CoreGuest>, buffers: i32, count: i32) -> wasmt
 /// Limits what core modules import.
 pub(crate) fn modules(mut linker: wasmtime::Linker<CoreGuest>) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     linker.allow_shadowing(true);
+    waiting(&mut linker)?;
     reading(&mut linker)?;
     opening(&mut linker)?;
     writing(&mut linker)?;
@@ -301,6 +310,24 @@ macro_rules! using_two {
             },
         )?;
     )* };
+}
+
+/// More subscriptions than an instance has room for are an error, and not a trap.
+fn waiting(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+    type Poll = (i32, i32, i32, i32);
+    linker.func_wrap_async(
+        MODULE,
+        "poll_oneoff",
+        |mut caller: Caller<'_, CoreGuest>, (subscriptions, events, count, to): Poll| {
+            Box::new(async move {
+                if count.cast_unsigned() > SUBSCRIPTIONS {
+                    return Ok(NOMEM);
+                }
+                original!(caller, poll_oneoff, subscriptions, events, count, to)
+            })
+        },
+    )?;
+    Ok(())
 }
 
 /// Functions that need nothing but that their folders are open.
@@ -437,6 +464,18 @@ fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Resul
 
 /// Limits what core modules import of the first form and is not as in preview 1.
 pub(crate) fn unstable(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(
+        UNSTABLE,
+        "poll_oneoff",
+        |mut caller: Caller<'_, CoreGuest>, (subscriptions, events, count, to): (i32, i32, i32, i32)| {
+            Box::new(async move {
+                if count.cast_unsigned() > SUBSCRIPTIONS {
+                    return Ok(NOMEM);
+                }
+                original!(unstable caller, poll_oneoff, subscriptions, events, count, to)
+            })
+        },
+    )?;
     linker.func_wrap_async(
         UNSTABLE,
         "fd_filestat_get",

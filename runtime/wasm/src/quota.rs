@@ -140,6 +140,29 @@ impl<F: Future> Future for Throttled<F> {
     }
 }
 
+/// Charges what a thread uses that is not a guest's, and holds it to the quota.
+pub(crate) struct Meter {
+    quota: Arc<Quota>,
+    before: u64,
+}
+
+impl Meter {
+    /// From now on, and on this thread.
+    pub(crate) fn new(quota: Arc<Quota>) -> Self {
+        Self { quota, before: thread_cpu() }
+    }
+
+    /// Charges what was used, and blocks the thread as long as the quota is used up.
+    pub(crate) fn pause(&mut self) {
+        let now = thread_cpu();
+        self.quota.charge(now.saturating_sub(self.before));
+        self.before = now;
+        while let Some(until) = self.quota.available(Instant::now()) {
+            std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        }
+    }
+}
+
 fn thread_cpu() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
