@@ -18,6 +18,7 @@ use kinds::bootstrap::Bootstrap;
 use serde_json::{Value, json};
 use server::{
     Ids, Objects, Server, User,
+    dialer::NoDialer,
     nodes::{Nodes, Unreachable},
 };
 use std::{
@@ -144,6 +145,7 @@ impl World {
             clock: clock.clone(),
             ids: Arc::new(Ids::new(fastrand::Rng::with_seed(seed))),
             nodes: Arc::new(NoWay),
+            dialer: Arc::new(NoDialer),
             advertise: settings.advertise,
             shutdown: token.clone(),
             audit: None,
@@ -234,7 +236,7 @@ impl World {
             },
             pressure: {
                 let short = machine.disk_short.clone();
-                Arc::new(move || Pressure { disk: short.load(Ordering::SeqCst), memory: false })
+                Arc::new(move || Pressure { disk: short.load(Ordering::SeqCst), ..Pressure::default() })
             },
             pods: 100,
             reserved: BTreeMap::new(),

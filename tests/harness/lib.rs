@@ -3,7 +3,7 @@
 
 use jiff::Timestamp;
 use kinds::{Settings, Tokens, bootstrap::Bootstrap};
-use server::{Ids, Options, Parts, Server, nodes::Nodes};
+use server::{Ids, Options, Parts, Server, dialer::NoDialer, nodes::Nodes};
 use std::{
     sync::{
         Arc,
@@ -46,6 +46,7 @@ impl Harness {
             clock: clock.clone(),
             ids: Arc::new(Ids::new(fastrand::Rng::with_seed(1))),
             nodes,
+            dialer: Arc::new(NoDialer),
             advertise: settings.advertise,
             shutdown: shutdown.clone(),
             audit: None,

@@ -2,7 +2,7 @@
 
 use crate::{
     Context, Names, Objects, Operation, Verb, call::Call, deleteoptions::DeleteOptions, nodes::Unreachable,
-    request::Query, scope::Scope,
+    proxy::Backend, request::Query, scope::Scope,
 };
 use api::{GroupVersionKind, Object, Status};
 use axum::body::Body;
@@ -115,6 +115,12 @@ pub trait Api: Objects {
     /// # Errors
     /// The node cannot be reached.
     async fn node(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Unreachable>;
+
+    /// Passes a call on to an HTTP server inside the cluster: what follows the subresource is the path there.
+    ///
+    /// # Errors
+    /// 503 where it cannot be reached.
+    async fn proxy(&self, backend: &Backend, call: Call) -> Result<Response<Body>, Status>;
 
     /// Cancelled when the server stops; long-running responses end then.
     fn shutdown(&self) -> CancellationToken;

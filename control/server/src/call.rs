@@ -3,6 +3,7 @@
 use crate::{
     User,
     codec::{self, Expected, WriteOptions},
+    limits::UserSeat,
     negotiate::{self, Offers, Output},
     reply,
     request::{Query, RequestInfo},
@@ -29,6 +30,8 @@ pub struct Call {
     pub body: Bytes,
     /// The body of a long-running request, which its verb reads as a stream.
     pub stream: Mutex<Body>,
+    /// The seat of its user: whoever takes over the connection keeps it.
+    pub(crate) seat: Option<Arc<UserSeat>>,
 }
 
 impl Call {

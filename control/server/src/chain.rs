@@ -99,20 +99,20 @@ async fn process(
     authz::require(server.authorizer(), &user, &info).await?;
     // Only authorized requests count against the limits.
     let class = class(&route, &info, &query);
-    let seat = server.limits().take_user_seat(caller, &user, class)?;
+    let seat = server.limits().take_user_seat(caller, &user, class)?.map(Arc::new);
     let target = match route {
         Route::Refused(refusal) => return refusal.answer(),
         Route::Document => None,
         Route::Resource(target) => Some(target),
     };
-    let (collected, stream) = match body_limit(&parts.method, target.as_ref(), class, seat.as_ref()) {
-        Some(limit) => (body::read(body, limit, server.limits().body_memory(seat.as_ref())).await?, Body::empty()),
+    let (collected, stream) = match body_limit(&parts.method, target.as_ref(), class, seat.as_deref()) {
+        Some(limit) => (body::read(body, limit, server.limits().body_memory(seat.as_deref())).await?, Body::empty()),
         None => (Collected::default(), body),
     };
     // Taken after the body, so that slow uploads hold no seat.
-    let slot = server.limits().take_seat(caller, seat.as_ref(), class)?;
-    let call = Call { user, info, query, parts, body: collected.bytes, stream: Mutex::new(stream) };
-    let work = serve(server, call, target, seat.as_ref());
+    let slot = server.limits().take_seat(caller, seat.as_deref(), class)?;
+    let call = Call { user, info, query, parts, body: collected.bytes, stream: Mutex::new(stream), seat: seat.clone() };
+    let work = serve(server, call, target, seat.as_deref());
     let response = if class == Class::LongRunning {
         work.await
     } else {

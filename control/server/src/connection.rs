@@ -27,7 +27,7 @@ use std::{
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
-    sync::watch,
+    sync::{OwnedSemaphorePermit, watch},
     time::{Sleep, sleep, timeout},
 };
 use tokio_util::sync::CancellationToken;
@@ -53,10 +53,13 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// The write buffer of a connection (HTTP/1.1), of a stream (HTTP/2) and of TLS, and the longest headers, bytes.
 pub(crate) const BUFFER_BYTES: usize = 32 * 1024;
 
+/// A connection's place among all, and among those without a client certificate.
+pub(crate) type Place = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+
 /// Serves a connection until its end; after `token` has been cancelled, until the requests in flight are answered. `detector` is that of the
 /// [`MonitoredStream`] below `stream`.
 pub(crate) async fn serve<S>(
-    stream: S,
+    (stream, place): (S, Option<Place>),
     detector: Arc<StallDetector>,
     http2: bool,
     service: Service,
@@ -64,7 +67,7 @@ pub(crate) async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = FirstByteDeadline::new(stream);
+    let stream = FirstByteDeadline::new(stream, place);
     // HTTP/2 has a detector for each stream.
     let result = match http2 {
         true => serve_http2(stream, service, token).await,
@@ -291,13 +294,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
 /// A stream whose peer must send its first byte within [`FIRST_BYTE_TIMEOUT`].
 struct FirstByteDeadline<S> {
     inner: S,
+    /// Kept as long as the stream, also after an upgrade, when the server no longer owns it.
+    _place: Option<Place>,
     /// Runs until the first byte.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> FirstByteDeadline<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, deadline: Some(Box::pin(sleep(FIRST_BYTE_TIMEOUT))) }
+    fn new(inner: S, place: Option<Place>) -> Self {
+        Self { inner, _place: place, deadline: Some(Box::pin(sleep(FIRST_BYTE_TIMEOUT))) }
     }
 }
 
@@ -367,7 +372,7 @@ mod tests {
     async fn a_peer_may_be_silent_after_its_first_byte_only() {
         for speaks in [false, true] {
             let (ours, mut theirs) = tokio::io::duplex(10);
-            let mut stream = FirstByteDeadline::new(ours);
+            let mut stream = FirstByteDeadline::new(ours, None);
             if speaks {
                 theirs.write_all(&[0]).await.expect("room");
                 stream.read_u8().await.expect("a byte");

@@ -80,9 +80,6 @@ impl Route {
 
 impl Target {
     fn find(resource: &Arc<Resource>, method: &Method, info: &RequestInfo) -> Result<Self, Status> {
-        if method == Method::HEAD {
-            return Err(not_allowed());
-        }
         path_segments(resource, info)?;
         in_scope(resource, info)?;
         let subresource = match info.subresource.as_str() {
@@ -90,8 +87,15 @@ impl Target {
             // By the name in the Status kubectl distinguishes "ephemeral containers are not supported" from "there is no such pod".
             name => Some(resource.subresource(name).ok_or_else(Status::resource_not_found)?.clone()),
         };
-        if !info.rest.is_empty() && !subresource.as_ref().is_some_and(|s| s.serve.takes_path()) {
+        let proxies = subresource.as_ref().is_some_and(|s| s.serve.takes_path());
+        if !info.rest.is_empty() && !proxies {
             return Err(Status::resource_not_found());
+        }
+        // Every method is the backend's affair.
+        match *method {
+            Method::HEAD if !proxies => return Err(not_allowed()),
+            Method::OPTIONS if proxies => return Ok(Self { resource: resource.clone(), subresource, verb: Verb::Get }),
+            _ => {}
         }
         let somewhere = !resource.namespaced || !info.namespace.is_empty();
         let verb = match (info.verb.as_str(), &subresource) {

@@ -3,7 +3,7 @@
 
 use crate::{
     authn,
-    connection::{self, MonitoredStream},
+    connection::{self, MonitoredStream, Place},
     handshake::Waiting,
     pki::Pair,
     server::Server,
@@ -21,7 +21,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{Instant, error::Elapsed, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -141,7 +141,7 @@ struct Rooms {
 
 impl Rooms {
     /// The places of a connection that is served; those with a client certificate wait until there are some.
-    async fn places(&self, known: bool) -> Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)> {
+    async fn places(&self, known: bool) -> Option<Place> {
         if known {
             return Some((None, self.all.clone().acquire_owned().await.ok()?));
         }
@@ -243,10 +243,10 @@ impl Server {
         // Verified against the client authority by rustls; the first one is the client's own.
         let certificate = session.peer_certificates().and_then(<[_]>::first);
         let user = certificate.and_then(|c| authn::user_of_certificate(c)).map(Arc::new);
-        let Some(_places) = shaking.keep(timeout(HANDSHAKE, rooms.places(user.is_some()))).await.and_then(flat) else {
+        let Some(place) = shaking.keep(timeout(HANDSHAKE, rooms.places(user.is_some()))).await.and_then(flat) else {
             return tracing::debug!(known = user.is_some(), "no room for another connection");
         };
         drop(shaking);
-        connection::serve(stream, detector, http2, self.service_of_connection(user), token).await;
+        connection::serve((stream, Some(place)), detector, http2, self.service_of_connection(user), token).await;
     }
 }

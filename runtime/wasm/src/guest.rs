@@ -4,10 +4,12 @@ use crate::{
     exit,
     files::{self, Refused, Unopened, budget},
     host::{self, Scales},
+    image::ENTRIES,
     memory::{Memory, Share},
     metrics::Metrics,
     outgoing::Outgoing,
     places::Held,
+    preview::PREVIEW_1,
     quota::Quota,
     stdio::Output,
 };
@@ -25,7 +27,7 @@ use std::sync::{
 };
 use tokio::sync::Semaphore;
 use wasmtime::{
-    Engine, Store,
+    Engine, Instance, Store,
     component::{Linker, Resource},
 };
 use wasmtime_wasi::{
@@ -264,8 +266,6 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     Ok(linker)
 }
 
-const MODULE: &str = "wasi_snapshot_preview1";
-
 /// What core modules may import: WASI preview 1.
 pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     let mut linker = wasmtime::Linker::new(engine);
@@ -273,7 +273,7 @@ pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<Core
     linker.allow_shadowing(true);
     // wasmtime's makes a trap of 126 and above; a process may end with these.
     let exit = |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) };
-    linker.func_wrap(MODULE, "proc_exit", exit)?;
+    linker.func_wrap(PREVIEW_1, "proc_exit", exit)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }
@@ -372,6 +372,17 @@ pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Res
     store.set_hostcall_fuel(CALL);
     give_way(&mut store);
     Ok(store)
+}
+
+/// Runs a core module's program: what it makes itself ready with, and then the function it begins with.
+pub(crate) async fn start(store: &mut Store<CoreGuest>, instance: &Instance) -> wasmtime::Result<()> {
+    let entry = ENTRIES.into_iter().find(|name| instance.get_func(&mut *store, name).is_some());
+    for name in ["_initialize"].into_iter().chain(entry) {
+        if instance.get_func(&mut *store, name).is_some() {
+            instance.get_typed_func::<(), ()>(&mut *store, name)?.call_async(&mut *store, ()).await?;
+        }
+    }
+    Ok(())
 }
 
 fn give_way<T>(store: &mut Store<T>) {

@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | component with `wasi:http/incoming-handler` | `http` | a fresh instance per request, none while idle |
 //! | component with `wasi:cli/run` | `command` | one instance until it returns |
-//! | core module with `_start` (WASI preview 1) | `core` | one instance until it returns |
+//! | core module with `_start` or a function without a name (WASI preview 1, or its first form `wasi_unstable`) | `core` | one instance until it returns |
 //!
 //! No Kubernetes in here, no image formats, no addresses: files come compiled from [`compile`]'s child, the network is
 //! [`container::net::Sockets`].
@@ -56,6 +56,7 @@ mod options;
 mod outgoing;
 mod places;
 mod pool;
+mod preview;
 mod quota;
 mod runtime;
 mod served;

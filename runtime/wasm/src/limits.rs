@@ -8,6 +8,7 @@ use crate::{
         shown::{Files, HasFiles, word},
     },
     guest::{CoreGuest, Guest},
+    preview::{PREVIEW_1 as MODULE, UNSTABLE},
 };
 use bytes::Bytes;
 use std::{io, sync::Arc};
@@ -18,6 +19,7 @@ use wasmtime::{
 use wasmtime_wasi::{
     WasiView,
     filesystem::{Descriptor, WasiFilesystemView},
+    p0::wasi_unstable as p0,
     p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1 as _},
     p2::{
         DynOutputStream, FsResult, OutputStream, Pollable, StreamError, StreamResult,
@@ -36,7 +38,6 @@ const MFILE: i32 = 33;
 const NOSPC: i32 = 51;
 const IO: i32 = 29;
 const CREATE: i32 = 1;
-const MODULE: &str = "wasi_snapshot_preview1";
 /// Standard output and error have their own way to the disk, the log's.
 const STDERR: i32 = 2;
 
@@ -226,18 +227,19 @@ fn memory(caller: &mut Caller<'_, CoreGuest>) -> wasmtime::Result<Memory> {
     }
 }
 
-/// Calls preview 1's own function; `now`: one that is not asynchronous.
+/// Calls preview 1's own function; `now`: one that is not asynchronous; `unstable`: that of the first form.
 macro_rules! original {
-    (now $($call:tt)*) => { original!(@ () $($call)*) };
-    (@ ($($wait:tt)*) $caller:ident, $name:ident, $($argument:expr),*) => {{
+    (now $($call:tt)*) => { original!(@ p1 () $($call)*) };
+    (unstable $($call:tt)*) => { original!(@ p0 (.await) $($call)*) };
+    (@ $form:ident ($($wait:tt)*) $caller:ident, $name:ident, $($argument:expr),*) => {{
         let memory = memory(&mut $caller)?;
         let fuel = wasmtime::AsContextMut::as_context_mut(&mut $caller).hostcall_fuel();
         let (bytes, guest) = memory.data_and_store_mut(&mut $caller);
         let wasi = guest.wasi();
         wasi.set_hostcall_fuel(fuel);
-        p1::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*)$($wait)*
+        $form::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*)$($wait)*
     }};
-    ($($call:tt)*) => { original!(@ (.await) $($call)*) };
+    ($($call:tt)*) => { original!(@ p1 (.await) $($call)*) };
 }
 
 /// What a write of preview 1 writes: its first buffer that is not empty.
@@ -430,6 +432,35 @@ fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Resul
             original!(caller, fd_renumber, fd, to)
         })
     })?;
+    Ok(())
+}
+
+/// Limits what core modules import of the first form and is not as in preview 1.
+pub(crate) fn unstable(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(
+        UNSTABLE,
+        "fd_filestat_get",
+        |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
+            Box::new(async move {
+                if let Err(refused) = caller.data_mut().open_used(fd) {
+                    return Ok(errno(&refused));
+                }
+                original!(unstable caller, fd_filestat_get, fd, to)
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        UNSTABLE,
+        "path_filestat_get",
+        |mut caller: Caller<'_, CoreGuest>, (fd, follow, path, length, to): (i32, i32, i32, i32, i32)| {
+            Box::new(async move {
+                if let Err(refused) = caller.data_mut().open_used(fd) {
+                    return Ok(errno(&refused));
+                }
+                original!(unstable caller, path_filestat_get, fd, follow, path, length, to)
+            })
+        },
+    )?;
     Ok(())
 }
 

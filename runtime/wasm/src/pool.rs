@@ -5,6 +5,7 @@ use crate::{
     clients::Clients,
     config, guest, limits,
     places::{Places, Seat},
+    preview,
     ticker::Ticker,
 };
 use std::sync::Arc;
@@ -36,7 +37,7 @@ pub(crate) struct Side {
 impl Side {
     fn new(engine: Engine) -> wasmtime::Result<Self> {
         let components = limits::components(guest::components(&engine)?)?;
-        let modules = limits::modules(guest::modules(&engine)?)?;
+        let modules = preview::unstable(limits::modules(guest::modules(&engine)?)?)?;
         Ok(Self { components, modules, engine })
     }
 }

@@ -410,8 +410,7 @@ async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Image>) -> wasm
             };
             let ran = async {
                 let instance = pre.instantiate_async(&mut store).await?;
-                let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
-                start.call_async(&mut store, ()).await
+                guest::start(&mut store, &instance).await
             };
             let returned = ran.await;
             returned.map(|()| End::exited(0)).map_err(|error| store.data().blame(error))

@@ -16,6 +16,7 @@ use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::api::resour
 use network::VirtualNetwork;
 use std::{
     collections::BTreeMap,
+    io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
 };
@@ -40,15 +41,16 @@ pub(super) struct Given<'a> {
     pub(super) authority: &'a str,
 }
 
-/// The kubelet's paths of this node, by function call: nowhere until the agent is there.
+/// The kubelet's paths of this node and the way to its pods, by function call: nowhere until the agent is there.
 pub(super) struct LocalNode {
     name: String,
     router: OnceLock<axum::Router>,
+    network: OnceLock<VirtualNetwork>,
 }
 
 impl LocalNode {
     pub(super) fn new(config: &Config) -> Self {
-        Self { name: config.node.clone(), router: OnceLock::new() }
+        Self { name: config.node.clone(), router: OnceLock::new(), network: OnceLock::new() }
     }
 }
 
@@ -67,6 +69,17 @@ impl server::nodes::Nodes for LocalNode {
             Ok(response) => Ok(response),
             Err(never) => match never {},
         }
+    }
+}
+
+#[async_trait::async_trait]
+impl server::dialer::Dialer for LocalNode {
+    async fn connect(&self, to: SocketAddr) -> io::Result<server::dialer::Stream> {
+        let Some(network) = self.network.get() else {
+            return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, format!("no way to {to} yet")));
+        };
+        let stream = container::net::Dialer::connect(network, to).await.map_err(io::Error::other)?;
+        Ok(Box::new(stream))
     }
 }
 
@@ -112,6 +125,7 @@ impl Node {
         let agent = Agent::new(agent_options(config, process, given.store, &*wasm), parts)?;
         agent.register(&mut process.metrics.lock());
         let _ = local.router.set(agent.router());
+        let _ = local.network.set(network.clone());
         group.essential_silent("pod network", {
             let (informers, recorder, token) = (given.informers.clone(), recorder("kube-proxy"), group.token.clone());
             async move { network::run(network, informers, Some(recorder), token).await }

@@ -7,6 +7,7 @@ use crate::{
     call::Call,
     deleteoptions::DeleteOptions,
     nodes::Unreachable,
+    proxy::{self, Backend},
 };
 use api::Status;
 use axum::body::Body;
@@ -42,6 +43,10 @@ impl Api for Server {
 
     async fn node(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Unreachable> {
         self.nodes().call(node, request).await
+    }
+
+    async fn proxy(&self, backend: &Backend, call: Call) -> Result<Response<Body>, Status> {
+        proxy::forward(self.dialer(), backend, call, Server::shutdown(self).clone()).await
     }
 
     fn shutdown(&self) -> CancellationToken {

@@ -6,7 +6,7 @@ mod linked;
 mod pool;
 mod validate;
 
-use crate::{Capabilities, Settings, address, at::At, cells, edit, notyet};
+use crate::{Capabilities, Settings, address, at::At, cells, core::proxy, edit};
 use api::{Cause, Object, Status, names};
 use jiff::Timestamp;
 use pool::{Addresses, NodePorts};
@@ -51,8 +51,8 @@ pub(crate) fn resource(settings: &Settings) -> Resource {
         .in_upstream_directory("services/specs")
         .category("all")
         .allocating(services)
+        .with(proxy::of(proxy::Kind::Service))
         .with_status()
-        .with(notyet::proxy(true))
         .creating_on_update()
         .returning_deleted()
 }
