@@ -21,8 +21,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::io::{AsyncWriteExt, copy};
-use tokio::sync::broadcast;
+use tokio::{
+    io::{AsyncWriteExt, copy},
+    sync::broadcast,
+};
 
 /// What a container does once it is started.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -9,12 +9,10 @@ mod validate;
 use crate::{Capabilities, Settings, address, at::At, cells, core::proxy, edit};
 use api::{Cause, Object, Status, names};
 use jiff::Timestamp;
+use pool::{Addresses, NodePorts};
 use serde_json::{Value, json};
 use server::{Column, Context, Reservation, Resource, Strategy, TableConvertor, strategy::Allocator};
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use pool::{Addresses, NodePorts};
+use std::{collections::BTreeSet, sync::Arc};
 
 const COLUMNS: &[Column] = &[
     Column::name(),
