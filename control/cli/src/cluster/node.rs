@@ -40,7 +40,7 @@ pub(super) struct Given<'a> {
     pub(super) authority: &'a str,
 }
 
-/// The kubelet's paths of this node, by function call: nowhere until the agent is there.
+/// The kubelet's paths of this node, by a pipe: nowhere until the agent is there.
 pub(super) struct LocalNode {
     name: String,
     router: OnceLock<axum::Router>,
@@ -54,19 +54,9 @@ impl LocalNode {
 
 #[async_trait::async_trait]
 impl server::nodes::Nodes for LocalNode {
-    async fn call(
-        &self,
-        node: &str,
-        request: http::Request<axum::body::Body>,
-    ) -> Result<http::Response<axum::body::Body>, server::nodes::Unreachable> {
+    async fn open(&self, node: &str) -> Result<container::net::Stream, server::nodes::Unreachable> {
         let router = self.router.get().filter(|_| node == self.name);
-        let Some(router) = router else {
-            return Err(server::nodes::Unreachable(format!("no way to node {node:?}")));
-        };
-        match tower::ServiceExt::oneshot(router.clone(), request).await {
-            Ok(response) => Ok(response),
-            Err(never) => match never {},
-        }
+        router.cloned().map(server::nodes::piped).ok_or_else(|| server::nodes::no_way(node))
     }
 }
 
