@@ -5,8 +5,8 @@ use crate::{
     clients::Clients,
     config, guest, limits,
     places::{Places, Seat},
-    preview,
     ticker::Ticker,
+    unstable,
 };
 use std::sync::Arc;
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -37,7 +37,7 @@ pub(crate) struct Side {
 impl Side {
     fn new(engine: Engine) -> wasmtime::Result<Self> {
         let components = limits::components(guest::components(&engine)?)?;
-        let modules = preview::unstable(limits::modules(guest::modules(&engine)?)?)?;
+        let modules = unstable::add_to_linker(limits::modules(guest::modules(&engine)?)?)?;
         Ok(Self { components, modules, engine })
     }
 }
