@@ -152,9 +152,10 @@ pub(crate) async fn attach(attached: &Attached, input: Option<&Input>, terminal:
     let out = stdout.is_some().then(|| attached.join(shown));
     let err = stderr.is_some().then(|| attached.join(&[Source::Stderr]));
     let show = async {
-        let show = async |from, to| match from {
-            Some(from) => pump(from, to).await,
-            None => (),
+        let show = async |from, to| {
+            if let Some(from) = from {
+                pump(from, to).await;
+            }
         };
         tokio::join!(show(out, stdout), show(err, stderr));
     };
