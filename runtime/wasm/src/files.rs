@@ -18,7 +18,7 @@ use std::{
 use wasmtime::component::Resource;
 use wasmtime_wasi::{
     FsPerms, OpenMode, ResourceTable, WasiCtxBuilder, WasiView,
-    filesystem::{Descriptor, Dir},
+    filesystem::{Descriptor, Dir, WasiFilesystemCtx},
     p1::{WasiP1Ctx, wasi_snapshot_preview1 as p1},
     p2::{DynInputStream, DynOutputStream},
 };
@@ -77,6 +77,12 @@ fn is_name(part: &Component<'_>) -> bool {
     matches!(part, Component::Normal(_))
 }
 
+/// Of a guest whose files block who uses them.
+pub(crate) fn in_place() -> WasiFilesystemCtx {
+    let mut context = WasiCtxBuilder::new().allow_blocking_current_thread(true).build();
+    std::mem::take(context.filesystem())
+}
+
 /// Why a folder is not opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
@@ -97,13 +103,18 @@ pub(crate) fn check(mounts: &[Mount]) -> wasmtime::Result<()> {
     Ok(mounts.iter().try_for_each(|mount| open(mount).map(drop))?)
 }
 
-/// Opens one folder. `count` counts what the guest has open.
-pub(crate) fn folder(mount: &Mount, held: &mut Held, count: impl FnOnce() -> usize) -> Result<Dir, Refused> {
+/// Opens one folder. `count` counts what the guest has open; `in_place`: who uses it may block.
+pub(crate) fn folder(
+    mount: &Mount,
+    in_place: bool,
+    held: &mut Held,
+    count: impl FnOnce() -> usize,
+) -> Result<Dir, Refused> {
     if !held.open(1, count) {
         return Err(Refused::Full);
     }
     let (perms, mode) = permissions(mount);
-    Ok(Dir::new(open(mount)?, perms, mode, false))
+    Ok(Dir::new(open(mount)?, perms, mode, in_place))
 }
 
 /// A folder that a guest was shown and has not used.
@@ -155,7 +166,7 @@ pub(crate) fn put(table: &mut ResourceTable, entry: u32, dir: Dir) {
 /// Opens the folders of a core module all at once. The path of an open handle leads to what is open, whatever stands at its name by now.
 pub(crate) fn preopen(builder: &mut WasiCtxBuilder, mounts: &[Mount], held: &mut Held) -> wasmtime::Result<()> {
     for mount in mounts {
-        let dir = folder(mount, held, || 0)?;
+        let dir = folder(mount, false, held, || 0)?;
         let path = format!("/proc/self/fd/{}", dir.dir.as_raw_fd());
         builder
             .preopened_dir(path, &mount.target, permissions(mount).0)

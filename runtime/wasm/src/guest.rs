@@ -32,7 +32,7 @@ use wasmtime::{
 };
 use wasmtime_wasi::{
     I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
-    filesystem::{Descriptor, Dir},
+    filesystem::{Descriptor, Dir, WasiFilesystemCtx},
     p1::WasiP1Ctx,
 };
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -70,6 +70,10 @@ pub(crate) struct Shared {
     pub(crate) attached: Arc<Attached>,
     /// What its program reads, if anything.
     pub(crate) input: Option<Input>,
+    /// Of all guests: calls of files under way on threads that block.
+    pub(crate) blocking: Arc<Semaphore>,
+    /// With it, a file that is opened blocks who uses it.
+    pub(crate) in_place: WasiFilesystemCtx,
     /// Commands that may be run beside its program.
     pub(crate) commands: Arc<Semaphore>,
     pub(crate) places: Arc<Held>,
@@ -199,7 +203,7 @@ impl Guest {
             return Ok(dir.clone());
         }
         let (held, count) = (&mut self.files, files::count(&mut self.table).saturating_sub(self.unopened.len()));
-        let dir = files::folder(&self.live.0.spec.mounts[mount], held, || count)?;
+        let dir = files::folder(&self.live.0.spec.mounts[mount], false, held, || count)?;
         self.folders[mount] = Some(dir.clone());
         Ok(dir)
     }
@@ -227,11 +231,25 @@ impl CoreGuest {
         let Unopened { entry, mount, .. } = self.unopened[at];
         let (table, unopened) = (self.wasi.ctx().table, self.unopened.len());
         let count = || descriptors(table).saturating_sub(unopened);
-        let dir = files::folder(&self.live.0.spec.mounts[mount], &mut self.files, count);
+        let dir = files::folder(&self.live.0.spec.mounts[mount], true, &mut self.files, count);
         let dir = dir.inspect_err(|refused| self.live.tell(refused))?;
         files::put(self.wasi.ctx().table, entry, dir);
         self.unopened.swap_remove(at);
         Ok(())
+    }
+
+    /// Calls of files that may block at a time.
+    pub(crate) fn blocking(&self) -> Arc<Semaphore> {
+        self.live.0.blocking.clone()
+    }
+
+    /// Files that are opened while it `opens` block who uses them. It does not hold for all it does: a sleep would block as well.
+    pub(crate) fn opens(&mut self, opens: bool) {
+        let shared = &self.live.0;
+        if shared.nowhere.is_some() {
+            let context = if opens { shared.in_place.clone() } else { WasiFilesystemCtx::default() };
+            *self.wasi.ctx().ctx.filesystem() = context;
+        }
     }
 
     /// The number is closed, or another's from now on.

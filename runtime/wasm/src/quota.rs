@@ -1,7 +1,8 @@
 //! CPU limits: [`Throttled`] measures the thread's CPU time of every poll and makes a future that used up its [`Quota`] wait.
 //!
-//! Guests give way at every epoch (1 ms), so a quota is overdrawn by that much at most and then paid back. What file operations use
-//! on other threads and what the host spends on parsing HTTP is not counted.
+//! Guests give way at every epoch (1 ms), so a quota is overdrawn by that much at most and then paid back. Core modules use files on the
+//! thread that polls them, so that it counts. What files take of other threads, for components, and what the host spends on parsing HTTP is
+//! not counted.
 
 use crate::ticker::Ticker;
 use parking_lot::Mutex;

@@ -15,7 +15,7 @@ use crate::{
     image::{Image, Kind},
     memory::Memory,
     metrics::{Metrics, Now, Present},
-    pool::Pool,
+    pool::{BLOCKING, Pool},
     quota::{Quota, Throttled},
     served::Served,
 };
@@ -41,7 +41,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use wasmtime_wasi::filesystem::Dir;
+use wasmtime_wasi::filesystem::{Dir, WasiFilesystemCtx};
 
 /// Events that a slow receiver may be behind before it is told that it lagged.
 const EVENTS: usize = 4096;
@@ -71,6 +71,8 @@ struct Inner {
     files: Arc<budget::Node>,
     space: Arc<budget::Space>,
     nowhere: Option<Dir>,
+    blocking: Arc<Semaphore>,
+    in_place: WasiFilesystemCtx,
     events: broadcast::Sender<Event>,
     metrics: Arc<Metrics>,
     give_back: GiveBack,
@@ -132,6 +134,8 @@ impl Wasmtime {
             nowhere: files::nowhere(&options.cache)
                 .inspect_err(|error| tracing::warn!(%error, "commands hold their folders open from their beginning"))
                 .ok(),
+            blocking: Arc::new(Semaphore::new(options.threads.saturating_mul(BLOCKING))),
+            in_place: files::in_place(),
             pool: OnceCell::new(),
             images: Mutex::default(),
             sandboxes: Mutex::default(),
@@ -478,6 +482,8 @@ impl Runtime for Wasmtime {
             files,
             space: self.0.space.clone(),
             nowhere: self.0.nowhere.clone(),
+            blocking: self.0.blocking.clone(),
+            in_place: self.0.in_place.clone(),
             told: AtomicBool::new(false),
             attached: Arc::default(),
             input: Input::new(spec.stdin),

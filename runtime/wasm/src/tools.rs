@@ -23,12 +23,16 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, DuplexStream},
     runtime::Handle,
+    sync::oneshot,
     task::JoinHandle,
 };
 use tree::{Entry, Tree};
 
 /// A tool's own: what it holds in buffers and lists.
 const MEMORY: u64 = 256 << 10;
+
+/// Tools at a time on the node.
+pub(crate) const RUNNING: usize = 64;
 
 /// Files that a tool has open at a time.
 const FILES: usize = 4;
@@ -76,10 +80,12 @@ struct Desk {
     threads: Handle,
 }
 
-/// Runs a tool on a thread that may block. It ends when nobody takes its output or gives its input any more.
+/// Runs a tool on a thread of its own: whoever reads its output may be slow, and guests are not to wait for the threads of files meanwhile. It
+/// ends when nobody takes its output or gives its input any more.
 pub(crate) fn start(pool: &Pool, shared: &Arc<Shared>, tool: &'static Tool, io: Io) -> JoinHandle<Result<i32>> {
-    let (shared, threads) = (shared.clone(), pool.handle().clone());
-    pool.handle().spawn_blocking(move || {
+    let (shared, threads, place) = (shared.clone(), pool.handle().clone(), pool.tools.clone().try_acquire_owned());
+    let run = move || {
+        let _place = place.map_err(|_| Error::Exhausted(format!("{RUNNING} tools run on this node already")))?;
         let (mut share, mut files) = (Share::new(shared.memory.clone()), Held::new(shared.files.clone(), FILES));
         share.hold(MEMORY).map_err(|full| Error::Exhausted(full.to_string()))?;
         if !files.open(FILES, || 0) {
@@ -99,6 +105,12 @@ pub(crate) fn start(pool: &Pool, shared: &Arc<Shared>, tool: &'static Tool, io: 
         desk.meter.pause();
         // nobody takes its output: as of SIGPIPE
         Ok(ended.unwrap_or(141))
+    };
+    let (sender, receiver) = oneshot::channel();
+    let thread = std::thread::Builder::new().name("tool".into()).spawn(move || drop(sender.send(run())));
+    pool.handle().spawn(async move {
+        thread.map_err(|error| Error::Other(error.into()))?;
+        receiver.await.map_err(|error| Error::Other(error.into()))?
     })
 }
 
