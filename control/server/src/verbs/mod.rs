@@ -1,5 +1,6 @@
 //! The verbs. Each takes a call and the resource that it is about and answers, or fails with a `Status`.
 
+mod alarm;
 mod api;
 mod delete;
 mod list;

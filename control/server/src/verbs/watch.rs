@@ -1,11 +1,14 @@
 //! WATCH: a stream of JSON lines. Events are copied from the entries' bytes, never re-encoded; what is ready goes out in one frame. A
 //! reader that is too slow is cut by the store and lists anew.
 
-use super::read::{self, readable, selects};
+use super::{
+    alarm::{Alarm, Due},
+    read::{self, readable, selects},
+};
 use crate::{
     Resource,
     call::Call,
-    negotiate::{self, Offers},
+    negotiate::{self, Form, Offers},
     payload::{self, Item, View},
     request::Query,
     select::Filter,
@@ -15,16 +18,21 @@ use crate::{
 use api::{Object, Status};
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http::{HeaderValue, Response, header};
-use std::{collections::VecDeque, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use http_body::Frame;
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 use store::{Entry, Error, Event, Revision, Watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 /// The annotation of the bookmark that ends the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
-/// How often a bookmark is sent to a client that allows them.
-const BOOKMARKS: Duration = Duration::from_secs(60);
 /// Shortest and longest life of a watch that names no timeout, seconds.
 const LIFE: (u64, u64) = (1800, 3600);
 /// A frame is sent when it is this long, bytes. It and the store's queue of references are all that a slow watch holds.
@@ -56,9 +64,6 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
         Err(Error::Compacted { oldest }) => Err(read::too_old(start.since, oldest)),
         Err(error) => return Err(read::store_error(error)),
     };
-    let deadline = Instant::now() + life;
-    let mut bookmarks = interval_at(Instant::now() + BOOKMARKS, BOOKMARKS);
-    bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stream = Stream {
         server: server.clone(),
         resource,
@@ -68,19 +73,13 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
         since: start.since,
         initial: start.initial,
         marks_end: start.marks_end,
-        bookmarks: call.query.flag("allowWatchBookmarks").then_some(bookmarks),
-        deadline,
-        end: Box::pin(end(server.shutdown().clone(), deadline)),
+        alarm: Alarm::new(server.shutdown(), life, call.query.flag("allowWatchBookmarks")),
+        owes_bookmark: false,
         events: events.map_err(Some),
         head: true,
         _counted: Counted::new(server),
     };
-    // Boxed, because it is moved with each frame.
-    let frames = futures::stream::unfold(Box::new(stream), |mut stream| async move {
-        let frame = stream.frame().await?;
-        Some((Ok::<_, Infallible>(frame), stream))
-    });
-    let mut response = Response::new(Body::from_stream(frames));
+    let mut response = Response::new(Body::new(Watching { stream: Some(stream), work: None }));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
@@ -117,7 +116,7 @@ async fn start(server: &Server, call: &Call, resource: &Resource, filter: &Filte
     let snapshot = store.snapshot(None).map_err(read::store_error)?;
     let prefix = prefix(call, resource, filter);
     payload::convert(resource, snapshot.range(&prefix, None).map(|e| &e.payload)).await?;
-    let chosen = |e: &&Arc<Entry<Item>>| (filter.is_empty() || selects(filter, resource, e)) && readable(server, e);
+    let chosen = |e: &&Arc<Entry<Item>>| selects(filter, resource, e) && readable(server, e);
     let initial = snapshot.range(&prefix, None).filter(chosen).cloned().collect();
     Ok(Start {
         initial,
@@ -137,15 +136,6 @@ fn life(server: &Server, call: &Call) -> Result<Duration, Status> {
     })
 }
 
-/// Waits until the server stops or the time is up.
-async fn end(shutdown: CancellationToken, deadline: Instant) {
-    tokio::select! {
-        biased;
-        () = shutdown.cancelled() => {}
-        () = sleep_until(deadline) => {}
-    }
-}
-
 /// Counts the watches under way.
 struct Counted(Server);
 
@@ -162,6 +152,51 @@ impl Drop for Counted {
     }
 }
 
+/// The body of the answer.
+struct Watching {
+    /// Nothing while there is work, and at the end.
+    stream: Option<Stream>,
+    work: Option<BoxFuture<'static, (Stream, BytesMut)>>,
+}
+
+impl http_body::Body for Watching {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        loop {
+            if let Some(work) = &mut self.work {
+                let (stream, out) = ready!(work.as_mut().poll(cx));
+                (self.stream, self.work) = (Some(stream), None);
+                if !out.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(out.freeze()))));
+                }
+            }
+            let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+            match ready!(stream.poll(cx)) {
+                Step::Piece(out) => return Poll::Ready(Some(Ok(Frame::data(out.freeze())))),
+                Step::End => self.stream = None,
+                Step::Work(work) => self.work = self.stream.take().map(|stream| Box::pin(stream.work(work)) as _),
+            }
+        }
+    }
+}
+
+/// What comes next.
+enum Step {
+    /// A piece of the answer, not empty.
+    Piece(BytesMut),
+    Work(Work),
+    End,
+}
+
+/// What has to wait for more than events.
+enum Work {
+    /// An event of objects that are stored in another version, and those after it.
+    Convert(Event<Item>),
+    Bookmark,
+}
+
 struct Stream {
     server: Server,
     resource: Arc<Resource>,
@@ -172,11 +207,10 @@ struct Stream {
     since: Revision,
     initial: VecDeque<Arc<Entry<Item>>>,
     marks_end: bool,
-    bookmarks: Option<Interval>,
-    deadline: Instant,
-    /// Made once: an event must not cost a timer.
-    end: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// `Err`: the watch cannot begin; the status is sent once.
+    alarm: Alarm,
+    /// It is time for a bookmark.
+    owes_bookmark: bool,
+    /// `Err`: the watch cannot begin or go on; the status is sent once.
     events: Result<Watch<Item>, Option<Status>>,
     /// The next table carries its columns.
     head: bool,
@@ -184,47 +218,63 @@ struct Stream {
 }
 
 impl Stream {
-    /// The next piece of the answer; `None` ends it.
-    async fn frame(&mut self) -> Option<Bytes> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let mut out = BytesMut::new();
         if let Err(status) = &mut self.events {
-            return status.take().map(|status| {
-                open(&mut out, "ERROR");
-                out.put_slice(&status.to_json());
-                close(&mut out);
-                out.freeze()
-            });
+            let Some(status) = status.take() else { return Poll::Ready(Step::End) };
+            open(&mut out, "ERROR");
+            out.put_slice(&status.to_json());
+            close(&mut out);
+            return Poll::Ready(Step::Piece(out));
         }
         self.put_initial(&mut out);
         if !out.is_empty() {
-            return Some(out.freeze());
+            return Poll::Ready(Step::Piece(out));
         }
-        loop {
-            // Also when there are always events.
-            if Instant::now() >= self.deadline || self.server.shutdown().is_cancelled() {
-                return None;
-            }
-            let Ok(events) = &mut self.events else { return None };
-            let bookmark = async {
-                match &mut self.bookmarks {
-                    Some(interval) => drop(interval.tick().await),
-                    None => std::future::pending().await,
+        // Also when there are always events.
+        match self.alarm.poll(cx) {
+            Poll::Ready(Due::End) => return Poll::Ready(Step::End),
+            Poll::Ready(Due::Bookmark) => self.owes_bookmark = true,
+            Poll::Pending => {}
+        }
+        while out.len() < FRAME
+            && let Ok(events) = &mut self.events
+            && let Poll::Ready(event) = events.poll_next(cx)
+        {
+            match event {
+                Some(event) if self.resource.convertor.is_some() => {
+                    return Poll::Ready(Step::Work(Work::Convert(event)));
                 }
-            };
-            tokio::select! {
-                biased;
-                event = events.next() => match event {
-                    Some(event) => self.put_event(&mut out, &event).await,
-                    None => return None,
-                },
-                () = &mut self.end => return None,
-                () = bookmark => self.put_progress(&mut out).await,
-            }
-            self.put_ready(&mut out).await;
-            if !out.is_empty() {
-                return Some(out.freeze());
+                Some(event) => self.put_event(&mut out, &event),
+                None if out.is_empty() => return Poll::Ready(Step::End),
+                None => break,
             }
         }
+        if !out.is_empty() {
+            return Poll::Ready(Step::Piece(out));
+        }
+        if std::mem::take(&mut self.owes_bookmark) {
+            return Poll::Ready(Step::Work(Work::Bookmark));
+        }
+        Poll::Pending
+    }
+
+    /// Does the work; answers what is to be sent.
+    async fn work(mut self, work: Work) -> (Self, BytesMut) {
+        let mut out = BytesMut::new();
+        match work {
+            Work::Bookmark => self.put_progress(&mut out).await,
+            Work::Convert(event) => {
+                self.put_converted(&mut out, &event).await;
+                while out.len() < FRAME
+                    && let Ok(events) = &mut self.events
+                    && let Some(event) = events.try_next()
+                {
+                    self.put_converted(&mut out, &event).await;
+                }
+            }
+        }
+        (self, out)
     }
 
     fn put_initial(&mut self, out: &mut BytesMut) {
@@ -237,33 +287,28 @@ impl Stream {
         }
     }
 
-    /// Appends the events that are there by now.
-    async fn put_ready(&mut self, out: &mut BytesMut) {
-        while out.len() < FRAME {
-            let Ok(events) = &mut self.events else { return };
-            let Some(event) = events.try_next() else { return };
-            self.put_event(out, &event).await;
+    /// Appends an event after its objects have been converted.
+    async fn put_converted(&mut self, out: &mut BytesMut, event: &Event<Item>) {
+        let both = event.before.iter().chain(&event.after);
+        match payload::convert(&self.resource, both.map(|e| &e.payload)).await {
+            Ok(()) => self.put_event(out, event),
+            Err(status) => self.events = Err(Some(status)),
         }
     }
 
-    async fn put_event(&mut self, out: &mut BytesMut, event: &Event<Item>) {
+    fn put_event(&mut self, out: &mut BytesMut, event: &Event<Item>) {
         if event.revision <= self.since {
             return;
         }
-        let both = event.before.iter().chain(&event.after);
-        if let Err(status) = payload::convert(&self.resource, both.map(|e| &e.payload)).await {
-            self.events = Err(Some(status));
-            return;
-        }
         self.seen = event.revision;
-        let shown = |e: &Entry<Item>| e.payload.is_whole() && selects(&self.filter, &self.resource, e);
-        let before = event.before.as_ref().filter(|e| shown(e)).cloned();
-        let after = event.after.as_ref().filter(|e| shown(e)).cloned();
+        let shown = |e: &&Arc<Entry<Item>>| e.payload.is_whole() && selects(&self.filter, &self.resource, e);
+        let before = event.before.as_ref().filter(shown);
+        let after = event.after.as_ref().filter(shown);
         match (before, after) {
-            (None, Some(after)) => self.put(out, "ADDED", &after, None),
-            (Some(_), Some(after)) => self.put(out, "MODIFIED", &after, None),
+            (None, Some(after)) => self.put(out, "ADDED", after, None),
+            (Some(_), Some(after)) => self.put(out, "MODIFIED", after, None),
             // The last state that matched, with the revision of the change that ended it.
-            (Some(before), None) => self.put(out, "DELETED", &before, Some(event.revision)),
+            (Some(before), None) => self.put(out, "DELETED", before, Some(event.revision)),
             (None, None) => {}
         }
     }
@@ -272,7 +317,9 @@ impl Stream {
         let view = entry.payload.view(&self.resource);
         out.reserve(view.length() + 64);
         open(out, kind);
-        self.look.now = self.server.clock().now();
+        if self.look.form != Form::Object {
+            self.look.now = self.server.clock().now();
+        }
         let head = std::mem::take(&mut self.head);
         self.look.single(out, &self.resource, view, head, revision);
         close(out);
@@ -288,7 +335,7 @@ impl Stream {
         let Ok(events) = &mut self.events else { return };
         let (ready, all) = take_ready(events);
         for event in ready {
-            self.put_event(out, &event).await;
+            self.put_converted(out, &event).await;
         }
         if !all {
             return;
