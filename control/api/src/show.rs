@@ -8,27 +8,27 @@ use std::{
 };
 
 /// A shown value is cut after so many bytes.
-pub(crate) const LONGEST: usize = 4096;
+pub(crate) const MAX_SHOWN: usize = 4096;
 
 /// So many of a list of complaints are named.
-pub(crate) const MOST: usize = 100;
+pub(crate) const MAX_ITEMS: usize = 100;
 /// So many bytes of a list of complaints, or of a message, are sent.
-const MOST_BYTES: usize = 128 << 10;
+const MAX_LIST_BYTES: usize = 128 << 10;
 
 /// How much of a list of complaints is named.
 #[derive(Default)]
-pub(crate) struct Room {
+pub(crate) struct Budget {
     count: usize,
     bytes: usize,
 }
 
-impl Room {
+impl Budget {
     /// Whether there is room for one more of so many bytes. There always is for a first one.
     pub(crate) fn takes(&mut self, bytes: usize) -> bool {
         let first = self.count == 0;
         self.count += 1;
         self.bytes += bytes;
-        first || (self.count <= MOST && self.bytes <= MOST_BYTES)
+        first || (self.count <= MAX_ITEMS && self.bytes <= MAX_LIST_BYTES)
     }
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn omitted(count: usize) -> Option<String> {
 
 /// A message that is not endless.
 pub(crate) fn cut(message: &str) -> Cow<'_, str> {
-    const LIMIT: usize = 2 * MOST_BYTES;
+    const LIMIT: usize = 2 * MAX_LIST_BYTES;
     if message.len() <= LIMIT {
         return message.into();
     }
@@ -47,7 +47,7 @@ pub(crate) fn cut(message: &str) -> Cow<'_, str> {
     format!("{kept}... and {} more bytes", message.len() - kept.len()).into()
 }
 
-/// A text that takes no more than [`LONGEST`] bytes, and stops its writer there.
+/// A text that takes no more than [`MAX_SHOWN`] bytes, and stops its writer there.
 #[derive(Default)]
 struct Short {
     text: String,
@@ -56,7 +56,7 @@ struct Short {
 
 impl Write for Short {
     fn write_str(&mut self, more: &str) -> fmt::Result {
-        let room = LONGEST - self.text.len();
+        let room = MAX_SHOWN - self.text.len();
         if more.len() <= room {
             self.text.push_str(more);
             return Ok(());
@@ -183,7 +183,7 @@ mod tests {
         let long = "é".repeat(10_000);
         let value = json!([long, 1]);
         for text in [go(&value), json(&value), quoted(&long)] {
-            assert!(text.ends_with("é...") && text.len() > 4000 && text.len() <= LONGEST + 3, "{}", text.len());
+            assert!(text.ends_with("é...") && text.len() > 4000 && text.len() <= MAX_SHOWN + 3, "{}", text.len());
         }
     }
 }

@@ -452,9 +452,9 @@ impl Status {
 }
 
 /// 422 with the causes: `Kind.group "x" is invalid: …`; equal causes are named once in the message. Of very many the first
-/// `show::MOST` are named, and that there are more: a small hostile body can have a million faults.
+/// `show::MAX_ITEMS` are named, and that there are more: a small hostile body can have a million faults.
 pub fn invalid(kind: &GroupVersionKind, name: &str, causes: &[Cause]) -> Status {
-    let mut room = show::Room::default();
+    let mut room = show::Budget::default();
     let named: Vec<&Cause> = causes.iter().take_while(|c| room.takes(c.field.0.len() + c.message.len())).collect();
     let omitted = show::omitted(causes.len() - named.len());
     let mut seen = HashSet::new();

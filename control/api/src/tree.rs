@@ -12,18 +12,18 @@ use std::{
 /// stack's end: a recursive walk, drop or clone of a value must be safe on every thread. Half of the 128 that `serde_json` reads: a
 /// list or a watch event around the object and `managedFields` within it add a few levels. The deepest honest body is a
 /// CustomResourceDefinition, with about 40.
-pub const MOST_DEPTH: usize = 64;
+pub const MAX_DEPTH: usize = 64;
 const TOO_DEEP: &str = "exceeded max depth";
 /// How many objects and lists a document may have: each takes half a kilobyte once there is something in it, so that two bytes of a
 /// body of brackets would become a thousand times as many. What people write has twenty bytes and more for each.
-pub(crate) const MOST_BRANCHES: usize = 200_000;
+pub(crate) const MAX_BRANCHES: usize = 200_000;
 const TOO_MANY: &str = "too many objects and lists";
 /// More problems than these are not listed.
-pub(crate) const MOST_PROBLEMS: usize = 100;
+pub(crate) const MAX_PROBLEMS: usize = 100;
 /// Nor more bytes of paths than these.
-pub(crate) const MOST_PATHS: usize = 64 << 10;
+pub(crate) const MAX_PATH_BYTES: usize = 64 << 10;
 /// Longer paths are not looked up: each key of a document would cost the length of its path.
-const LONGEST_PATH: usize = 512;
+const MAX_PATH: usize = 512;
 
 /// Whether lists and objects nest deeper than `most`. Looks no deeper than that.
 pub fn nests_deeper(value: &Value, most: usize) -> bool {
@@ -83,7 +83,7 @@ struct Walk {
 
 impl Walk {
     fn is_wanted(&self) -> bool {
-        !self.wanted.is_empty() && self.path.len() <= LONGEST_PATH && self.wanted.contains(&self.path)
+        !self.wanted.is_empty() && self.path.len() <= MAX_PATH && self.wanted.contains(&self.path)
     }
 }
 
@@ -95,12 +95,12 @@ struct Node<'a> {
 
 impl Node<'_> {
     fn deeper<E: Error>(self) -> Result<Self, E> {
-        if self.depth >= MOST_DEPTH {
+        if self.depth >= MAX_DEPTH {
             return Err(E::custom(TOO_DEEP));
         }
         let branches = &mut self.walk.borrow_mut().branches;
         *branches += 1;
-        if *branches > MOST_BRANCHES {
+        if *branches > MAX_BRANCHES {
             return Err(E::custom(TOO_MANY));
         }
         Ok(Self { depth: self.depth + 1, ..self })
@@ -126,8 +126,8 @@ impl Node<'_> {
         if walk.is_wanted() {
             walk.found.push(walk.path.clone());
         } else if again
-            && walk.duplicates.len() < MOST_PROBLEMS
-            && (walk.listed == 0 || walk.listed + walk.path.len() <= MOST_PATHS)
+            && walk.duplicates.len() < MAX_PROBLEMS
+            && (walk.listed == 0 || walk.listed + walk.path.len() <= MAX_PATH_BYTES)
             && !walk.duplicates.contains(&walk.path)
         {
             walk.listed += walk.path.len();
@@ -238,7 +238,7 @@ impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let walk = RefCell::new(Walk::default());
         // Depth at its limit: a list or mapping is no key.
-        let value = deserializer.deserialize_any(Node { walk: &walk, depth: MOST_DEPTH })?;
+        let value = deserializer.deserialize_any(Node { walk: &walk, depth: MAX_DEPTH })?;
         Ok(Self(match value {
             Value::String(text) => text,
             other => other.to_string(),

@@ -3,7 +3,7 @@
 //! The only module that names `serde_yaml`. Nesting is bounded, and what aliases may add by the length of the text, so that a small text
 //! can neither become a large value nor a lot of work.
 
-use crate::tree::{MOST_DEPTH, Tree};
+use crate::tree::{MAX_DEPTH, Tree};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_yaml::options::{AliasLimits, DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
@@ -104,12 +104,12 @@ pub fn to_string(value: &Value) -> String {
 }
 
 /// Nodes that any text may become, however short it is: a millisecond or two of work.
-const FEW: usize = 2_000;
+const MIN_NODES: usize = 2_000;
 
 /// The bounds of a text of so many bytes. Without anchors no text reaches them: a node takes a byte at least, a character of a scalar at
 /// least two thirds of its own length. What is anchored is kept once for each anchor around it.
 fn options(length: usize) -> serde_yaml::Options {
-    let most = FEW + length;
+    let most = MIN_NODES + length;
     serde_yaml::options! {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::Merge,
@@ -119,7 +119,7 @@ fn options(length: usize) -> serde_yaml::Options {
         // What an alias adds counts for the budget.
         alias_limits: AliasLimits::default(),
         budget: serde_yaml::budget! {
-            max_depth: MOST_DEPTH,
+            max_depth: MAX_DEPTH,
             max_nodes: most,
             max_events: 2 * most + 16,
             max_aliases: most,
@@ -309,7 +309,7 @@ mod tests {
             "{error}"
         );
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
-        for (depth, fits) in [(MOST_DEPTH, true), (MOST_DEPTH + 1, false)] {
+        for (depth, fits) in [(MAX_DEPTH, true), (MAX_DEPTH + 1, false)] {
             let text = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
             let read = parse(text.as_bytes());
             assert_eq!(read.is_ok(), fits, "{depth}");
@@ -365,7 +365,7 @@ mod tests {
                 text.len(),
                 parse(text.as_bytes()).err()
             );
-            assert!(nodes <= FEW + text.len() + 1, "{start}: {nodes} nodes of {} bytes", text.len());
+            assert!(nodes <= MIN_NODES + text.len() + 1, "{start}: {nodes} nodes of {} bytes", text.len());
         }
     }
 
