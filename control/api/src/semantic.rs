@@ -1,9 +1,9 @@
-//! Equality as upstream's semantic comparison has it (`apiequality.Semantic`): nothing, an empty list and an empty map are the same.
+//! Equality as upstream's `apiequality.Semantic`: absent, null, an empty list and an empty map are equal.
 
 use crate::Object;
 use serde_json::Value;
 
-/// Whether two values are the same.
+/// Whether two values are equal.
 pub fn deep_equal(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(a), Value::Object(b)) => {
@@ -15,7 +15,7 @@ pub fn deep_equal(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// [`deep_equal`] for one place in two objects.
+/// [`deep_equal`] for the values at a path in two objects.
 pub fn deep_equal_at(a: &Object, b: &Object, path: &[&str]) -> bool {
     deep_equal(a.at(path).unwrap_or(&Value::Null), b.at(path).unwrap_or(&Value::Null))
 }

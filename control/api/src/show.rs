@@ -1,5 +1,5 @@
-//! Values as error texts show them. A text is cut where it would be long: upstream prints everything, so that a body of 3 MiB can
-//! be answered by one many times as long.
+//! Values in error messages. Long values are truncated: upstream prints everything, so that the response to a body of 3 MiB can be many times as
+//! long.
 
 use serde_json::Value;
 use std::{
@@ -7,15 +7,15 @@ use std::{
     fmt::{self, Write},
 };
 
-/// A shown value is cut after so many bytes.
+/// Longest value in a message, bytes; longer ones are truncated.
 pub(crate) const MAX_SHOWN: usize = 4096;
 
-/// So many of a list of complaints are named.
+/// Most errors in one message.
 pub(crate) const MAX_ITEMS: usize = 100;
-/// So many bytes of a list of complaints, or of a message, are sent.
+/// Most bytes of the errors in one message.
 const MAX_LIST_BYTES: usize = 128 << 10;
 
-/// How much of a list of complaints is named.
+/// Counts the errors in one message.
 #[derive(Default)]
 pub(crate) struct Budget {
     count: usize,
@@ -23,7 +23,7 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// Whether there is room for one more of so many bytes. There always is for a first one.
+    /// Adds an error of so many bytes; returns whether it fits. The first one always does.
     pub(crate) fn takes(&mut self, bytes: usize) -> bool {
         let first = self.count == 0;
         self.count += 1;
@@ -32,12 +32,12 @@ impl Budget {
     }
 }
 
-/// What stands for those that are not named.
+/// The text for omitted errors.
 pub(crate) fn omitted(count: usize) -> Option<String> {
     (count > 0).then(|| format!("and {count} more"))
 }
 
-/// A message that is not endless.
+/// Truncates a long message.
 pub(crate) fn cut(message: &str) -> Cow<'_, str> {
     const LIMIT: usize = 2 * MAX_LIST_BYTES;
     if message.len() <= LIMIT {
@@ -47,7 +47,7 @@ pub(crate) fn cut(message: &str) -> Cow<'_, str> {
     format!("{kept}... and {} more bytes", message.len() - kept.len()).into()
 }
 
-/// A text that takes no more than [`MAX_SHOWN`] bytes, and stops its writer there.
+/// A text of at most [`MAX_SHOWN`] bytes, whose writer fails beyond that.
 #[derive(Default)]
 struct Short {
     text: String,
@@ -70,7 +70,7 @@ impl Write for Short {
 impl Short {
     fn of(write: impl FnOnce(&mut Self) -> fmt::Result) -> String {
         let mut short = Self::default();
-        // An error only says that the text is full.
+        // An error only means that the text is full.
         let _ = write(&mut short);
         if short.cut {
             short.text.push_str("...");
@@ -89,7 +89,7 @@ pub(crate) fn quoted(text: &str) -> String {
     Short::of(|out| write!(out, "{text:?}"))
 }
 
-/// As Go prints a decoded value: `map[name:a ports:[1 2]]`.
+/// A decoded value as Go's `%v` prints it: `map[name:a ports:[1 2]]`.
 pub fn go(value: &Value) -> String {
     Short::of(|out| write_go(value, out))
 }
@@ -107,7 +107,7 @@ pub(crate) fn go_type(value: &Value) -> &'static str {
     }
 }
 
-/// As Go writes a decoded value in its own syntax: `map[string]interface {}{"x":"y"}`.
+/// A decoded value as Go's `%#v` prints it: `map[string]interface {}{"x":"y"}`.
 pub(crate) fn go_syntax(value: &Value) -> String {
     Short::of(|out| write_syntax(value, out))
 }

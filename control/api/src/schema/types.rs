@@ -161,10 +161,10 @@ pub(crate) struct Struct {
     pub name: Str,
     /// Sorted by name.
     pub fields: Vec<Field>,
-    /// The fields that have a default, as indices.
+    /// Indexes of the fields that have a default.
     pub defaulted: Vec<u16>,
     pub atomic: bool,
-    /// What keys that are not declared hold (`properties` beside `additionalProperties`).
+    /// The schema of undeclared keys (`additionalProperties` beside `properties`).
     pub additional: Option<NodeId>,
 }
 
@@ -180,7 +180,7 @@ impl Arena {
         NodeId::try_from(self.nodes.len() - 1).expect("a schema has fewer than 2^32 places")
     }
 
-    /// Notes which fields have defaults, once all are there.
+    /// Records which fields have defaults, once all fields are added.
     pub(crate) fn seal(&mut self) {
         let Self { nodes, structs } = self;
         for structure in structs {
@@ -212,8 +212,8 @@ impl Arena {
         fields.binary_search_by(|f| (*f.name).cmp(name)).ok().map(|i| &fields[i])
     }
 
-    /// The name of the Go struct that a struct embeds and that holds this field, as decoding errors print it. Protobuf has embedded
-    /// structs as messages of their own, so that the tags lead through them.
+    /// The name of the embedded Go struct with this field, for decoding errors. In protobuf an embedded struct is a message of its own, so
+    /// that the tags lead through it.
     pub(crate) fn embedded(&self, id: StructId, field: &Field) -> Option<&'static str> {
         if field.tags.as_slice().len() < 2 {
             return None;
