@@ -47,7 +47,7 @@ pub(super) async fn get(server: &Server, call: Call, resource: Arc<Resource>) ->
 
 /// Reads the resourceVersion parameter of a get or a watch. To upstream one that is not a number is an error of the server.
 pub(super) fn parse_revision(text: &str) -> Result<Revision, Status> {
-    codec::unsigned(text)
+    codec::parse_uint(text)
         .map_err(|why| Status::new(Reason::Unknown, format!("resourceVersion: Invalid value: {text:?}: {why}")))
 }
 

@@ -55,7 +55,7 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
     let filter = Filter::parse(&call.query, &resource, call.info.named.then_some(call.info.name.as_str()))?;
     let include = Include::parse(&call.query)?;
     let start = start(server, &call, &resource, &filter).await?;
-    let life = life(server, &call)?;
+    let life = timeout(server, &call)?;
     let (store, prefix) = (server.store(), prefix(&call, &resource, &filter));
     let events = match store.watch(&prefix, start.since) {
         Ok(events) => Ok(events),
@@ -126,13 +126,13 @@ async fn start(server: &Server, call: &Call, resource: &Resource, filter: &Filte
 }
 
 /// The longest time a client may ask a watch to last: a day.
-const LONGEST: u64 = 86_400;
+const MAX_TIMEOUT: u64 = 86_400;
 
 /// How long the watch lasts; one that asks for a negative time is over when it begins, as upstream has it.
-fn life(server: &Server, call: &Call) -> Result<Duration, Status> {
+fn timeout(server: &Server, call: &Call) -> Result<Duration, Status> {
     Ok(match call.query.number("timeoutSeconds")?.unwrap_or(0) {
         0 => Duration::from_secs(DEFAULT_TIMEOUT.0 + server.ids().below(DEFAULT_TIMEOUT.1 - DEFAULT_TIMEOUT.0)),
-        seconds => Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(LONGEST)),
+        seconds => Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(MAX_TIMEOUT)),
     })
 }
 
