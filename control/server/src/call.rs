@@ -13,7 +13,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method, Response, StatusCode, request::Parts};
 use parking_lot::Mutex;
 use serde_json::Value;
-use std::sync::Arc;
+use std::{any::Any, sync::Arc};
 
 /// A request whose caller, permission and target are known.
 pub struct Call {
@@ -29,6 +29,18 @@ pub struct Call {
     pub body: Bytes,
     /// The body of a long-running request, which its verb reads as it comes.
     pub stream: Mutex<Body>,
+    /// What the request holds of the limits: an upgraded connection keeps it until its end.
+    pub(crate) kept: Kept,
+}
+
+/// Something to be held by whoever clones this, filled in when the answer is known. Cheap to clone.
+#[derive(Clone, Default)]
+pub(crate) struct Kept(Arc<Mutex<Option<Box<dyn Any + Send>>>>);
+
+impl Kept {
+    pub(crate) fn hold(&self, held: impl Any + Send) {
+        *self.0.lock() = Some(Box::new(held));
+    }
 }
 
 impl Call {

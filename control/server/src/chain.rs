@@ -6,7 +6,7 @@ use crate::{
     authn::{self, Credentials},
     authz,
     body::{self, Whole},
-    call::Call,
+    call::{Call, Kept},
     caller::Caller,
     codec::{self, BODY_LIMIT, HEAVY, REVIEW_LIMIT},
     documents, impersonation,
@@ -23,7 +23,7 @@ use crate::{
 use api::Status;
 use axum::body::Body;
 use futures::{FutureExt, future::Either};
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use parking_lot::Mutex;
 use std::{panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -111,7 +111,8 @@ async fn process(
     };
     // Taken after the body, so that slow uploads hold no slot.
     let slot = server.limits().enter(caller, share.as_ref(), class)?;
-    let call = Call { user, info, query, parts, body: whole.bytes, stream: Mutex::new(stream) };
+    let kept = Kept::default();
+    let call = Call { user, info, query, parts, body: whole.bytes, stream: Mutex::new(stream), kept: kept.clone() };
     let work = serve(server, call, target, share.as_ref());
     let response = if class == Class::LongRunning {
         work.await
@@ -123,6 +124,10 @@ async fn process(
     };
     drop(whole.room);
     let response = response?;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        kept.hold((slot, share));
+        return Ok(response);
+    }
     // Who may read as slowly as they like must not keep others out meanwhile.
     let slot = slot.filter(|_| response.extensions().get::<Unhurried>().is_none());
     Ok(limits::hold(limits::hold(response, slot), share))

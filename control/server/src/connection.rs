@@ -17,6 +17,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
+    any::Any,
     convert::Infallible,
     future::Future,
     io::{self, IoSlice},
@@ -51,13 +52,19 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// What a connection (HTTP/1.1), a stream (HTTP/2) and TLS each buffer on the way out, and the longest headers, bytes.
 pub(crate) const BUFFER: usize = 32 * 1024;
 
-/// Serves a connection until its end; after `token` has been cancelled, until the requests under way are answered. The pace is that of
+/// Serves a connection until its end, which for an upgraded one is that of its stream: `held` is kept as long. After `token` has been cancelled, until the requests under way are answered. The pace is that of
 /// [`Taken`], below the stream.
-pub(crate) async fn serve<S>(stream: S, pace: Arc<Pace>, http2: bool, service: Service, token: CancellationToken)
-where
+pub(crate) async fn serve<S>(
+    stream: S,
+    held: impl Any + Send,
+    pace: Arc<Pace>,
+    http2: bool,
+    service: Service,
+    token: CancellationToken,
+) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = Speaking::new(stream);
+    let stream = Speaking::new(stream, held);
     // HTTP/2 has a pace for each stream.
     let result = match http2 {
         true => serve_http2(stream, service, token).await,
@@ -286,11 +293,12 @@ struct Speaking<S> {
     inner: S,
     /// Until the first byte.
     silence: Option<Pin<Box<Sleep>>>,
+    _held: Box<dyn Any + Send>,
 }
 
 impl<S> Speaking<S> {
-    fn new(inner: S) -> Self {
-        Self { inner, silence: Some(Box::pin(sleep(SILENCE))) }
+    fn new(inner: S, held: impl Any + Send) -> Self {
+        Self { inner, silence: Some(Box::pin(sleep(SILENCE))), _held: Box::new(held) }
     }
 }
 
@@ -360,7 +368,7 @@ mod tests {
     async fn a_peer_may_be_silent_after_its_first_byte_only() {
         for speaks in [false, true] {
             let (ours, mut theirs) = tokio::io::duplex(10);
-            let mut speaking = Speaking::new(ours);
+            let mut speaking = Speaking::new(ours, ());
             if speaks {
                 theirs.write_all(&[0]).await.expect("room");
                 speaking.read_u8().await.expect("a byte");

@@ -47,6 +47,7 @@ mod select;
 mod server;
 mod service;
 pub mod strategy;
+pub mod stream;
 mod table;
 pub mod tls;
 mod typemeta;

@@ -243,10 +243,10 @@ impl Server {
         // Verified against the client authority by rustls; the first one is the client's own.
         let certificate = session.peer_certificates().and_then(<[_]>::first);
         let user = certificate.and_then(|c| authn::user_of_certificate(c)).map(Arc::new);
-        let Some(_places) = shaking.keep(timeout(HANDSHAKE, rooms.places(user.is_some()))).await.and_then(flat) else {
+        let Some(places) = shaking.keep(timeout(HANDSHAKE, rooms.places(user.is_some()))).await.and_then(flat) else {
             return tracing::debug!(known = user.is_some(), "no room for another connection");
         };
         drop(shaking);
-        connection::serve(stream, pace, http2, self.service_of_connection(user), token).await;
+        connection::serve(stream, places, pace, http2, self.service_of_connection(user), token).await;
     }
 }
