@@ -14,7 +14,7 @@ use container::{
 use jiff::{SignedDuration, Timestamp};
 use kinds::bootstrap::Bootstrap;
 use serde_json::{Value, json};
-use server::{Ids, Objects, Server, User, nodes::NoNodes};
+use server::{Ids, Objects, Server, User, dialer::NoDialer, nodes::NoNodes};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -129,6 +129,7 @@ impl World {
             clock: clock.clone(),
             ids: Arc::new(Ids::new(fastrand::Rng::with_seed(seed))),
             nodes: Arc::new(NoNodes),
+            dialer: Arc::new(NoDialer),
             advertise: settings.advertise,
             shutdown: token.clone(),
             audit: None,
@@ -219,7 +220,7 @@ impl World {
             },
             pressure: {
                 let short = machine.disk_short.clone();
-                Arc::new(move || Pressure { disk: short.load(Ordering::SeqCst), memory: false })
+                Arc::new(move || Pressure { disk: short.load(Ordering::SeqCst), ..Pressure::default() })
             },
             pods: 100,
             reserved: BTreeMap::new(),

@@ -41,6 +41,16 @@ fn guests_reach_the_api_over_tls_and_pods_by_every_name() {
     }
     cluster.kubectl(&["wait", "-n", "other", "--for=condition=Complete", "job/elsewhere", "--timeout=100s"]);
 
+    // Through the API, without a node port: pods, Services by number and the node's own paths.
+    for (path, expected) in [
+        ("namespaces/default/pods/web/proxy/", "Hello from web"),
+        ("namespaces/default/services/web:80/proxy/a?b=c", "Hello from web"),
+        ("namespaces/default/services/http:web:/proxy/", "Hello from web"),
+    ] {
+        let said = cluster.kubectl(&["get", "--raw", &format!("/api/v1/{path}")]);
+        assert!(said.contains(expected), "{path}: {said}");
+    }
+
     // A cloud's metadata service is refused, and the log says how to allow it.
     cluster.kubectl_with(&["apply", "-f", "-"], &job("host", "http://169.254.169.254/latest"));
     cluster.eventually("the refusal is told", || {

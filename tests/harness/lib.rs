@@ -8,6 +8,7 @@ use jiff::Timestamp;
 use kinds::{Settings, Tokens, bootstrap::Bootstrap};
 use server::{
     Ids, Options, Parts, Server,
+    dialer::NoDialer,
     nodes::{Nodes, Stream},
 };
 use std::{
@@ -52,6 +53,7 @@ impl Harness {
             clock: clock.clone(),
             ids: Arc::new(Ids::new(fastrand::Rng::with_seed(1))),
             nodes,
+            dialer: Arc::new(NoDialer),
             advertise: settings.advertise,
             shutdown: shutdown.clone(),
             audit: None,

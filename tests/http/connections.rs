@@ -34,7 +34,15 @@ fn real_time() -> Timestamp {
 
 impl Network {
     pub(crate) async fn new(connections: usize) -> Self {
-        let cluster = Cluster::new().await;
+        Self::with(connections, |_, _| {}).await
+    }
+
+    /// Of which something is changed before it starts.
+    pub(crate) async fn with(
+        connections: usize,
+        change: impl FnOnce(&mut server::Options, &mut server::Parts),
+    ) -> Self {
+        let cluster = Cluster::with(change).await;
         let hour = jiff::SignedDuration::from_hours(1);
         let validity = Validity { from: real_time() - hour, until: real_time() + hour };
         let ca = pki::authority("ca", validity).unwrap();
@@ -68,7 +76,11 @@ impl Network {
         self.task.await.unwrap();
     }
 
-    async fn connect(&self, client: Option<&Pair>, alpn: &str) -> Result<TlsStream<TcpStream>, Box<dyn Error>> {
+    pub(crate) async fn connect(
+        &self,
+        client: Option<&Pair>,
+        alpn: &str,
+    ) -> Result<TlsStream<TcpStream>, Box<dyn Error>> {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(CertificateDer::from_pem_slice(self.ca.certificate.as_bytes())?)?;
         let builder = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))

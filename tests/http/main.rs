@@ -11,6 +11,7 @@ mod identity;
 mod machine;
 mod parameters;
 mod patches;
+mod proxies;
 mod reads;
 mod subresources;
 mod upstream;

@@ -62,6 +62,7 @@ impl Cluster {
             listener,
             advertise: SocketAddr::new(plan.node_internal(), address.port()),
             nodes: local.clone(),
+            dialer: local.clone(),
             image_advice: images::advice(&images),
             signing,
         };

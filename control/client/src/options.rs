@@ -1,9 +1,8 @@
 //! What requests can ask for: patches, and the options of deletes, lists and watches.
 
+use crate::paths::escape;
 use serde::Serialize;
 use serde_json::Value;
-
-use crate::paths::escape;
 
 /// The body of a PATCH, by type.
 #[derive(Clone, Debug)]

@@ -1,8 +1,7 @@
 //! Paths of the API: of collections, objects and subresources.
 
-use std::fmt::Write;
-
 use k8s_openapi::Resource;
+use std::fmt::Write;
 
 /// `/api/v1/namespaces/ns/pods/name/subresource`; empty parts are left out.
 pub(crate) fn path<K: Resource>(namespace: &str, name: &str, subresource: &str) -> String {

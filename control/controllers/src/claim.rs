@@ -3,17 +3,15 @@
 //! Follows "Non-Template Pod acquisitions" of <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>; upstream's
 //! `ControllerRefManager`.
 
-use std::sync::Arc;
-
-use api::selector::Selector;
-use client::{Client, Delta, Error, Informer, Key, Kind, Patch};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
-use serde_json::Value;
-
 use crate::{
     labels::{self, Labels, Selects},
     meta,
 };
+use api::selector::Selector;
+use client::{Client, Delta, Error, Informer, Key, Kind, Patch};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta};
+use serde_json::Value;
+use std::sync::Arc;
 
 /// What an owner does about one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

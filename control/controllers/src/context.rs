@@ -1,12 +1,10 @@
 //! What every controller is given.
 
-use std::sync::Arc;
-
+use crate::nodecidrs::NodeCidrs;
 use api::Clock;
 use client::{Client, Informers, QueueMetrics, Recorder, RecorderOptions};
+use std::sync::Arc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-use crate::nodecidrs::NodeCidrs;
 
 /// What the composition root decides.
 #[derive(Clone, Debug)]

@@ -2,18 +2,16 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/services-networking/service/#endpoints>.
 
-use std::{collections::BTreeMap, sync::Arc};
-
+use crate::{
+    Context, meta, pods,
+    servicepods::{self, HEADLESS, TRIGGER_TIME},
+};
 use client::{Client, Controller, DeleteOptions, EventType, Informer, Key, Next, Recorder, Wakeups, reference};
 use k8s_openapi::{
     api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, ObjectReference, Pod, Service},
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-
-use crate::{
-    Context, meta, pods,
-    servicepods::{self, HEADLESS, TRIGGER_TIME},
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const CONTROLLER: &str = "endpoint-controller";
@@ -227,9 +225,8 @@ fn truncate(mut subsets: Vec<EndpointSubset>) -> (Vec<EndpointSubset>, bool) {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use serde_json::{Value, json};
 
     fn service() -> Service {
         serde_json::from_value(json!({"metadata": {"name": "web", "namespace": "ns", "uid": "s"},

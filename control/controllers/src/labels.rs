@@ -1,10 +1,6 @@
 //! Indexes by labels: what selects and what is selected find each other without a look at the whole namespace.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-};
-
+use crate::meta;
 use client::{Informer, Kind};
 use k8s_openapi::{
     api::{
@@ -14,8 +10,10 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::LabelSelector,
 };
-
-use crate::meta;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Objects by each of their labels.
 const LABELS: &str = "controllers/labels";
@@ -126,10 +124,9 @@ pub(crate) fn selecting<K: Selects>(objects: &Informer<K>, namespace: &str, sets
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::ObjectMeta};
     use serde_json::{Value, json};
-
-    use super::*;
 
     const MANY: usize = 1000;
 

@@ -35,9 +35,8 @@ mod ttlafterfinished;
 pub use context::{Context, Options};
 pub use nodecidrs::NodeCidrs;
 
-use std::{sync::Arc, time::Duration};
-
 use client::{Backoff, Controller, QueueMetrics, RunOptions, run};
+use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Runs every controller until `token` is cancelled. Each ends with its workers; `tasks` tells when all have.

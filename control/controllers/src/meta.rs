@@ -1,7 +1,5 @@
 //! Owner references, labels and durations, as all controllers need them; what others ask of metadata too is in [`client::meta`]. Pure.
 
-use std::{collections::BTreeMap, time::Duration};
-
 use api::selector::Selector;
 pub(crate) use client::meta::{
     annotation, controller_of, controller_ref, created, has_finalizer, is_controlled_by, is_deleting, name, namespace,
@@ -13,6 +11,7 @@ use k8s_openapi::apimachinery::pkg::{
     util::intstr::IntOrString,
 };
 use serde_json::{Value, json};
+use std::{collections::BTreeMap, time::Duration};
 
 /// A count as upstream writes it into a status: none is left out.
 pub(crate) fn counted(count: i32) -> Option<i32> {

@@ -1,11 +1,9 @@
 //! Creating and deleting pods for an owner, with the events that tell of it.
 
-use std::sync::Arc;
-
+use crate::{claim::gone_or, meta};
 use client::{Client, DeleteOptions, Error, EventType, Patch, Recorder};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-
-use crate::{claim::gone_or, meta};
+use std::sync::Arc;
 
 /// How many deletions are in flight at a time.
 const IN_FLIGHT: usize = 128;
@@ -127,9 +125,8 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
+    use std::cell::RefCell;
 
     #[tokio::test]
     async fn batches_double_and_stop_after_a_failure() {

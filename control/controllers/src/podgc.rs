@@ -2,8 +2,7 @@
 //!
 //! Follows "Garbage collection of Pods" of <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
-
+use crate::{Context, claim, meta, podcontrol, pods};
 use client::{Client, Controller, DeleteOptions, Informer, Key, Next, Patch, Wakeups};
 use k8s_openapi::{
     api::core::v1::{Node, Pod},
@@ -11,9 +10,8 @@ use k8s_openapi::{
 };
 use parking_lot::Mutex;
 use serde_json::json;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
-
-use crate::{Context, claim, meta, podcontrol, pods};
 
 /// Time between looks. Upstream's figures, as the next.
 const PERIOD: Duration = Duration::from_secs(20);

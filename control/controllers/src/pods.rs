@@ -2,19 +2,18 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
 
-use std::{sync::Arc, time::Duration};
-
 pub(crate) use client::pod::{
     condition, is_active, is_finished, is_ready, is_terminating, node_name, phase, ready_since, tolerations,
 };
+
+use crate::meta::{controller_of, non_negative};
 use client::{Delta, Key};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Pod, PodTemplateSpec},
     apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference},
 };
-
-use crate::meta::{controller_of, non_negative};
+use std::{sync::Arc, time::Duration};
 
 /// How long until `pod` is available: zero when it is, `None` when it is not ready.
 pub(crate) fn available_in(pod: &Pod, min_ready_seconds: i32, now: Timestamp) -> Option<Duration> {
@@ -100,10 +99,9 @@ pub(crate) fn filter(pods: &[Arc<Pod>], keep: impl Fn(&Pod) -> bool) -> Vec<Arc<
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use k8s_openapi::api::apps::v1::ReplicaSet;
     use serde_json::{Value, json};
-
-    use super::*;
 
     fn pod(labels: Value, node: &str, ready: bool) -> Arc<Pod> {
         let value = json!({"metadata": {"name": "p", "namespace": "ns", "labels": labels, "ownerReferences": [

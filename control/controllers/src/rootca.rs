@@ -2,10 +2,9 @@
 //!
 //! Follows "Bound service account tokens" (KEP-1205).
 
+use crate::{Context, namespace::is_active};
 use client::{Client, Controller, Informer, Key, Next, Target, Wakeups};
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace};
-
-use crate::{Context, namespace::is_active};
 
 const NAME: &str = "kube-root-ca.crt";
 const DESCRIPTION: &str = "kubernetes.io/description";

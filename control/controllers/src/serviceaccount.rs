@@ -2,10 +2,9 @@
 //!
 //! Follows <https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-account/>.
 
+use crate::{Context, namespace::is_active};
 use client::{Client, Controller, Informer, Key, Next, Wakeups};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
-
-use crate::{Context, namespace::is_active};
 
 /// Makes `default` where it is missing. Upstream's `serviceaccount-controller`.
 pub(crate) struct ServiceAccountController {

@@ -3,19 +3,17 @@
 //! Follows <https://kubernetes.io/docs/concepts/services-networking/service/> and the section on terminating endpoints of
 //! <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>.
 
-use std::{collections::BTreeMap, sync::Arc};
-
+use crate::{
+    labels::{self, Selects},
+    meta, pods,
+};
 use client::{Delta, Informer, Key};
 use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{Pod, Service, ServicePort},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-
-use crate::{
-    labels::{self, Selects},
-    meta, pods,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// When the change that an object reports happened, for measuring how long it took to arrive.
 pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";

@@ -1,9 +1,8 @@
 //! How controllers write a status.
 
+use crate::meta;
 use client::{Client, Error, Kind};
 use serde::Serialize;
-
-use crate::meta;
 
 /// Whether a status must be written over another; absent, null and an empty list are the same. What upstream leaves out when it is zero is
 /// absent in both (see [`meta::counted`]).

@@ -2,8 +2,11 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-based-evictions>.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
-
+use crate::{
+    Context, claim, meta,
+    nodelifecycle::{BY_NODE, index_nodes},
+    podcontrol, pods,
+};
 use client::{
     Client, Controller, DeleteOptions, Delta, EventType, Informer, Key, Next, Patch, Recorder, Wakeups, fit, reference,
 };
@@ -14,12 +17,7 @@ use k8s_openapi::{
 };
 use parking_lot::Mutex;
 use serde_json::json;
-
-use crate::{
-    Context, claim, meta,
-    nodelifecycle::{BY_NODE, index_nodes},
-    podcontrol, pods,
-};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 /// Deletes pods that do not tolerate their node. Upstream's `taint-eviction-controller`.
 pub(crate) struct TaintEvictionController {
@@ -147,9 +145,8 @@ impl Controller for TaintEvictionController {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use serde_json::{Value, json};
 
     #[test]
     fn pods_stay_as_long_as_they_tolerate_every_taint() {

@@ -2,13 +2,11 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/ttlafterfinished/>.
 
-use std::time::Duration;
-
+use crate::{Context, meta};
 use client::{Client, Controller, DeleteOptions, Informer, Key, Next, Propagation, Wakeups};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-
-use crate::{Context, meta};
+use std::time::Duration;
 
 /// Deletes old Jobs. Upstream's `ttl-after-finished-controller`.
 pub(crate) struct TtlAfterFinishedController {
@@ -65,9 +63,8 @@ impl Controller for TtlAfterFinishedController {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn only_finished_jobs_with_a_limit_have_an_end() {

@@ -1,8 +1,7 @@
 //! Texts of table cells that several kinds share.
 
 use crate::at::At;
-use api::Object;
-use api::selector::Selector;
+use api::{Object, selector::Selector};
 use serde_json::Value;
 pub(crate) use server::columns::{age, since};
 use std::collections::BTreeMap;

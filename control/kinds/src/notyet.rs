@@ -1,4 +1,4 @@
-//! Subresources that Kubernetes has and this server has not yet: the streams into pods, and the proxies.
+//! Subresources that Kubernetes has and this server has not yet: the streams into pods.
 
 use api::{GroupVersionKind, Reason, Status};
 use axum::body::Body;
@@ -10,7 +10,6 @@ use std::sync::Arc;
 pub(crate) struct NotYet {
     subresource: &'static str,
     instead: &'static str,
-    proxies: bool,
 }
 
 const LOGS: &str = ": a Wasm container has no shell; kubectl logs shows what it prints";
@@ -18,16 +17,11 @@ const NODE_PORT: &str = ": reach it by the NodePort of a Service, such as kubect
 
 /// The streams into pods.
 pub(crate) fn streams() -> [Subresource; 3] {
-    [("exec", LOGS), ("attach", LOGS), ("portforward", NODE_PORT)].map(|(name, instead)| unlisted(name, instead, false))
+    [("exec", LOGS), ("attach", LOGS), ("portforward", NODE_PORT)].map(|(name, instead)| unlisted(name, instead))
 }
 
-/// The proxy to what has ports.
-pub(crate) fn proxy(instead: bool) -> Subresource {
-    unlisted("proxy", if instead { NODE_PORT } else { "" }, true)
-}
-
-fn unlisted(subresource: &'static str, instead: &'static str, proxies: bool) -> Subresource {
-    let serve = Serve::Action(Arc::new(NotYet { subresource, instead, proxies }));
+fn unlisted(subresource: &'static str, instead: &'static str) -> Subresource {
+    let serve = Serve::Action(Arc::new(NotYet { subresource, instead }));
     let kind = GroupVersionKind::new("", "v1", "Status");
     Subresource { listed: false, ..Subresource::new(subresource, kind, Verb::ALL, serve) }
 }
@@ -37,7 +31,7 @@ impl Action for NotYet {
     async fn serve(&self, api: &dyn Api, call: Call, names: Arc<Names>) -> Result<Response<Body>, Status> {
         let gvr = &names.gvr;
         let there = || Objects::get(api, &gvr.group, &gvr.resource, &call.info.namespace, &call.info.name).is_some();
-        if !self.proxies && !there() {
+        if !there() {
             return Err(Status::not_found(gvr, &call.info.name));
         }
         let text = format!("{}/{} is not implemented yet{}", gvr.resource, self.subresource, self.instead);
@@ -50,9 +44,5 @@ impl Action for NotYet {
 
     fn connects(&self) -> bool {
         true
-    }
-
-    fn takes_path(&self) -> bool {
-        self.proxies
     }
 }

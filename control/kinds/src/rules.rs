@@ -1,7 +1,6 @@
 //! Rules that several kinds share, with upstream's texts (`apimachinery/pkg/util/validation` and its neighbours).
 
-use crate::at::At;
-use crate::edit;
+use crate::{at::At, edit};
 use api::{Cause, FieldPath, Object, names};
 use serde_json::{Value, json};
 

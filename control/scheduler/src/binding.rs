@@ -1,18 +1,16 @@
 //! What follows when a pod was given a node: reserve and permit at once, then in the binding cycle the wait, preBind and bind. Whatever
 //! fails, the caller unreserves.
 
-use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, sync::Arc};
-
-use futures::FutureExt;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio_util::sync::CancellationToken;
-
 use crate::{
     handle::{Cycle, Handle},
     inbox::Rejection,
     plugin::{Permit, Plugins, catch},
     status::Failure,
 };
+use futures::FutureExt;
+use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, sync::Arc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 /// One of the places for calls in flight. A pod that waits gives it up meanwhile, so that those it waits for can be bound.
 pub(crate) struct Slot {

@@ -1,13 +1,11 @@
 //! What the scheduler knows of nodes and of the pods on them, kept up to date change by change. Pure.
 
-use std::{collections::HashMap, sync::Arc};
-
-use k8s_openapi::api::core::v1::{Node, Pod};
-
 use crate::{
     pod::{PodInfo, node_name},
     snapshot::Snapshot,
 };
+use k8s_openapi::api::core::v1::{Node, Pod};
+use std::{collections::HashMap, sync::Arc};
 
 /// All nodes. Pods that were given a node but are not yet seen there (assumed) count like the others, so that no room is given twice.
 #[derive(Debug, Default)]
@@ -84,10 +82,9 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::node::NodeInfo;
+    use serde_json::json;
 
     fn node(name: &str) -> Arc<Node> {
         let value =

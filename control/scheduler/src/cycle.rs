@@ -1,7 +1,5 @@
 //! One scheduling decision: filter, score, choose, or say why not. Pure.
 
-use std::collections::BTreeSet;
-
 use crate::{
     cycle_state::CycleState,
     node::NodeInfo,
@@ -10,6 +8,7 @@ use crate::{
     snapshot::Snapshot,
     status::{NodeToStatus, Reason, Status},
 };
+use std::collections::BTreeSet;
 
 /// What became of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -202,15 +201,13 @@ fn best<'a>(
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use serde_json::{Value, json};
-
     use super::*;
     use crate::{
         cache::Cache,
         plugins::{Strategy, defaults},
     };
+    use serde_json::{Value, json};
+    use std::sync::Arc;
 
     fn cluster(list: Value) -> Cache {
         let mut nodes = Cache::default();

@@ -1,11 +1,9 @@
 //! What plugins have at hand once a pod was given a node.
 
-use std::sync::Arc;
-
+use crate::{cycle_state::CycleState, pod::PodInfo, waiting::WaitingPods};
 use api::Clock;
 use client::{Client, Informers, Recorder};
-
-use crate::{cycle_state::CycleState, pod::PodInfo, waiting::WaitingPods};
+use std::sync::Arc;
 
 /// The way to the API and to the pods that wait. `framework.Handle` upstream; here only the extension points after a pod was assumed get it,
 /// so that those before cannot but be pure. A plugin must not keep a clone: a scheduler that stops waits until its recorder is dropped.

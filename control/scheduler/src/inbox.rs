@@ -1,13 +1,11 @@
 //! What has happened and is not looked at yet. All that informer handlers do is to put it here.
 
-use std::{collections::HashMap, mem, sync::Arc};
-
+use crate::{pod::PodInfo, status::Failure};
 use client::{Delta, Informer, Kind};
 use k8s_openapi::api::core::v1::{Node, Pod};
 use parking_lot::Mutex;
+use std::{collections::HashMap, mem, sync::Arc};
 use tokio::sync::Notify;
-
-use crate::{pod::PodInfo, status::Failure};
 
 /// Where handlers and binding cycles put what the loop takes: the only lock that they share with it, held for a few instructions.
 ///
@@ -123,10 +121,9 @@ impl Inbox {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use client::WatchEvent;
     use serde_json::json;
-
-    use super::*;
 
     #[test]
     fn the_newest_state_of_each_object_waits_once_in_the_order_of_arrival() {

@@ -1,11 +1,9 @@
 //! A node and what its pods use. Pure.
 
-use std::{collections::HashMap, sync::Arc};
-
+use crate::pod::{HostPort, PodInfo};
 use client::fit::resources::{Amount, Resources};
 use k8s_openapi::api::core::v1::Node;
-
-use crate::pod::{HostPort, PodInfo};
+use std::{collections::HashMap, sync::Arc};
 
 /// One node with its pods.
 #[derive(Clone, Debug, Default)]

@@ -44,16 +44,6 @@
 //! The tests in `framework_tests` hold a small plugin for each extension point. See also
 //! <https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-framework/>.
 
-use std::{
-    collections::BTreeSet,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::Arc,
-    time::Duration,
-};
-
-use futures::future::BoxFuture;
-use k8s_openapi::api::core::v1::Node;
-
 use crate::{
     cycle_state::CycleState,
     handle::{Cycle, Handle},
@@ -61,6 +51,14 @@ use crate::{
     pod::PodInfo,
     snapshot::Snapshot,
     status::{Failure, NodeToStatus, Reason, Status},
+};
+use futures::future::BoxFuture;
+use k8s_openapi::api::core::v1::Node;
+use std::{
+    collections::BTreeSet,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    time::Duration,
 };
 
 /// The best score of a node.

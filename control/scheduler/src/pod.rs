@@ -1,13 +1,12 @@
 //! A pod as the scheduler sees it: everything it compares, worked out once. Pure.
 
-use std::sync::Arc;
-
 use client::fit::{
     affinity::{Preferred, Required},
     resources::{self, Amount, Resources},
 };
 pub use client::pod::{is_finished, node_name, uid};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
+use std::sync::Arc;
 
 /// A port that a container takes on its node.
 #[derive(Clone, Debug, PartialEq, Eq)]

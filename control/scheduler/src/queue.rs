@@ -2,19 +2,17 @@
 //!
 //! Bounded by nature: it holds one entry per pod that exists and has no node, and nothing else.
 
+use crate::{
+    plugin::{Event, Plugins, catch},
+    pod::PodInfo,
+};
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
-
 use tokio::time::Instant;
-
-use crate::{
-    plugin::{Event, Plugins, catch},
-    pod::PodInfo,
-};
 
 /// After the first failure; doubles with each.
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
@@ -268,11 +266,10 @@ fn backoff(attempts: u32) -> Duration {
 
 #[cfg(test)]
 mod tests {
-    use k8s_openapi::api::core::v1::Node;
-    use serde_json::{Value, json};
-
     use super::*;
     use crate::plugins::{Strategy, defaults};
+    use k8s_openapi::api::core::v1::Node;
+    use serde_json::{Value, json};
 
     fn pod(uid: &str, spec: Value) -> Arc<PodInfo> {
         let mut value = json!({"metadata": {"name": uid, "uid": uid}, "spec": {"containers": []}});

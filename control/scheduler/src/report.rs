@@ -1,16 +1,14 @@
 //! How a pod without a node is told why: the event FailedScheduling and the condition PodScheduled.
 
-use std::sync::Arc;
-
-use client::{EventType, Patch, reference};
-use jiff::Timestamp;
-use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
-use serde_json::{Value, json};
-
 use crate::{
     handle::Handle,
     pod::{PodInfo, node_name},
 };
+use client::{EventType, Patch, reference};
+use jiff::Timestamp;
+use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
+use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// What is told.
 pub(crate) struct Report {

@@ -3,16 +3,6 @@
 //! One task owns all that decisions need ([`State`]) and makes them one after another. Informer handlers and binding cycles only put into the
 //! [`Inbox`] what happened. So a decision holds no lock, however long it takes, and no event falls between a refusal and the wait that follows.
 
-use std::sync::Arc;
-
-use api::Clock;
-use client::{Client, EventType, Informers, Recorder, RecorderOptions, reference};
-use k8s_openapi::api::core::v1::{Node, Pod};
-use parking_lot::Mutex;
-use prometheus_client::registry::Registry;
-use tokio::{sync::Semaphore, time::Instant};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
 use crate::{
     binding::{self, Slot},
     cycle::Decision,
@@ -29,6 +19,14 @@ use crate::{
     status::Failure,
     waiting::WaitingPods,
 };
+use api::Clock;
+use client::{Client, EventType, Informers, Recorder, RecorderOptions, reference};
+use k8s_openapi::api::core::v1::{Node, Pod};
+use parking_lot::Mutex;
+use prometheus_client::registry::Registry;
+use std::sync::Arc;
+use tokio::{sync::Semaphore, time::Instant};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What the composition root decides.
 #[derive(Clone, Debug)]

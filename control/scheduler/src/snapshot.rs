@@ -4,11 +4,9 @@
 //! nobody else holds a snapshot, in place; otherwise it copies the list of references and the nodes that change, and shares the rest. So
 //! a cycle copies no node, and a plugin that keeps a snapshot past its cycle costs a copy of what changes meanwhile.
 
-use std::{collections::HashMap, sync::Arc};
-
-use k8s_openapi::api::core::v1::Node;
-
 use crate::{node::NodeInfo, pod::PodInfo};
+use k8s_openapi::api::core::v1::Node;
+use std::{collections::HashMap, sync::Arc};
 
 /// All nodes with their pods at one moment. Cheap to clone.
 #[derive(Clone, Debug, Default)]

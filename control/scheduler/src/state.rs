@@ -1,10 +1,5 @@
 //! What the loop knows: nodes, pods that wait, chance. It belongs to the loop alone, so no lock guards it. No calls are made here.
 
-use std::sync::Arc;
-
-use k8s_openapi::api::core::v1::{Node, Pod};
-use tokio::time::Instant;
-
 use crate::{
     cache::Cache,
     cycle::{Decision, schedule},
@@ -16,6 +11,9 @@ use crate::{
     status::Failure,
     waiting::WaitingPods,
 };
+use k8s_openapi::api::core::v1::{Node, Pod};
+use std::sync::Arc;
+use tokio::time::Instant;
 
 /// Everything a decision needs.
 pub(crate) struct State {
@@ -138,12 +136,10 @@ fn matters(old: &Node, new: &Node) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
-    use serde_json::{Value, json};
-
     use super::*;
     use crate::plugins::{Strategy, defaults};
+    use serde_json::{Value, json};
+    use std::time::Duration;
 
     fn pod(value: Value) -> Pod {
         serde_json::from_value(value).expect("a pod")

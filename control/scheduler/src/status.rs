@@ -1,8 +1,7 @@
 //! What plugins answer, and why nodes refused a pod. Pure, but for the errors of calls.
 
-use std::{borrow::Cow, collections::BTreeMap};
-
 use crate::{node::NodeInfo, snapshot::Snapshot};
+use std::{borrow::Cow, collections::BTreeMap};
 
 /// Why a node (or the whole cluster) refuses a pod, in upstream's words.
 pub type Reason = Cow<'static, str>;

@@ -1,15 +1,13 @@
 //! Pods that permit plugins made wait, after they were assumed and before they are bound.
 
+use crate::status::{Failure, Reason};
+use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, HashMap},
     sync::Arc,
     time::Duration,
 };
-
-use parking_lot::Mutex;
 use tokio::{sync::Notify, time::Instant};
-
-use crate::status::{Failure, Reason};
 
 /// No plugin makes a pod wait longer; upstream's limit.
 pub const MAX_WAIT: Duration = Duration::from_secs(15 * 60);

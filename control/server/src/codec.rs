@@ -12,17 +12,17 @@ use serde_json::{Value, json};
 /// Largest request body, bytes.
 pub(crate) const BODY_LIMIT: usize = 3 * 1024 * 1024;
 
-/// Largest body of a review from a restricted user, bytes.
+/// Largest body of a review from a user who is not exempt from limits, bytes.
 pub(crate) const REVIEW_LIMIT: usize = 64 * 1024;
 
-/// Bodies from this length on, bytes, are heavy: to parse one may take longer than other requests of the thread should wait.
-pub(crate) const HEAVY: usize = 32 * 1024;
+/// Bodies from this length on, bytes, are expensive: to parse one may take longer than other requests of the thread should wait.
+pub(crate) const EXPENSIVE_BODY: usize = 32 * 1024;
 
-/// How heavy a body is, bytes: its length, but YAML with an anchor is heavy however short it is, since aliases make much of little.
-pub(crate) fn weight(headers: &HeaderMap, body: &[u8]) -> usize {
+/// What it costs to decode a body, bytes: its length, but YAML with an anchor is always expensive, because aliases multiply its content.
+pub(crate) fn decode_cost(headers: &HeaderMap, body: &[u8]) -> usize {
     let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     let yaml = kind.windows(4).any(|word| word.eq_ignore_ascii_case(b"yaml"));
-    if yaml && body.contains(&b'&') { body.len().max(HEAVY) } else { body.len() }
+    if yaml && body.contains(&b'&') { body.len().max(EXPENSIVE_BODY) } else { body.len() }
 }
 
 /// What to do about unknown and duplicate fields.
@@ -273,7 +273,7 @@ pub(crate) fn too_long(value: &Value, at: &FieldPath) -> Option<Cause> {
 }
 
 /// Refuses, collects as warnings or forgets what strict decoding complains about.
-pub(crate) fn judge(
+pub(crate) fn enforce_field_validation(
     decoded: &Decoded,
     kind: &GroupVersionKind,
     how: FieldValidation,
@@ -363,20 +363,24 @@ mod tests {
 
     #[test]
     fn yaml_with_an_anchor_is_heavy() {
-        let weight = |kind: &str, body: &str| {
+        let decode_cost = |kind: &str, body: &str| {
             let headers =
                 HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_str(kind).expect("a header"))]);
-            weight(&headers, body.as_bytes())
+            decode_cost(&headers, body.as_bytes())
         };
         let anchored = "a0: &a0 [x, x]\na1: &a1 [*a0, *a0]\n";
         for kind in
             ["application/yaml", "application/YAML", "application/apply-patch+yaml", "text/x-yaml; charset=utf-8"]
         {
-            assert_eq!(weight(kind, anchored), HEAVY, "{kind}");
-            assert_eq!(weight(kind, "a: 1"), 4, "{kind}");
-            assert_eq!(weight(kind, &format!("a: &b {}", "x".repeat(HEAVY))), HEAVY + 6, "{kind}");
+            assert_eq!(decode_cost(kind, anchored), EXPENSIVE_BODY, "{kind}");
+            assert_eq!(decode_cost(kind, "a: 1"), 4, "{kind}");
+            assert_eq!(
+                decode_cost(kind, &format!("a: &b {}", "x".repeat(EXPENSIVE_BODY))),
+                EXPENSIVE_BODY + 6,
+                "{kind}"
+            );
         }
-        assert_eq!(weight("application/json", "{\"a\": \"&\"}"), 10);
-        assert_eq!(super::weight(&HeaderMap::new(), b"a&b"), 3);
+        assert_eq!(decode_cost("application/json", "{\"a\": \"&\"}"), 10);
+        assert_eq!(super::decode_cost(&HeaderMap::new(), b"a&b"), 3);
     }
 }

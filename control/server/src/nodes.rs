@@ -20,7 +20,7 @@ use std::{
 /// Bytes that a pipe holds each way.
 const PIPE: usize = 256 << 10;
 
-/// A reason why a node cannot be asked.
+/// Why a node cannot be reached.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unreachable(pub String);
@@ -38,7 +38,7 @@ pub trait Nodes: Send + Sync + 'static {
     async fn open(&self, node: &str) -> Result<Stream, Unreachable>;
 }
 
-/// No node at all: a server that stands alone.
+/// No nodes: an API server by itself.
 pub struct NoNodes;
 
 #[async_trait::async_trait]

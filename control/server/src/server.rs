@@ -2,8 +2,8 @@
 
 use crate::{
     Context, Ids, Names, Objects, Resource, User, admission::Admission, audit::Audit, authn::Authenticator,
-    authz::Authorizer, call::Call, context::Operation, health::Checks, limits::Limits, metrics::Metrics, nodes::Nodes,
-    payload::Item, registry::Registry,
+    authz::Authorizer, call::Call, context::Operation, dialer::Dialer, health::Checks, limits::Limits,
+    metrics::Metrics, nodes::Nodes, payload::Item, registry::Registry,
 };
 use api::{Clock, Object};
 use arc_swap::ArcSwap;
@@ -23,6 +23,8 @@ pub struct Options {
     pub ids: Arc<Ids>,
     /// The way to the kubelets' paths.
     pub nodes: Arc<dyn Nodes>,
+    /// The way to pods and Services.
+    pub dialer: Arc<dyn Dialer>,
     /// Where the API can be reached: what clients of discovery are told.
     pub advertise: SocketAddr,
     /// Ends watches and other long answers; cancel it with (or before) the token of [`Server::serve`], which waits for requests.
@@ -155,6 +157,10 @@ impl Server {
 
     pub(crate) fn nodes(&self) -> &Arc<dyn Nodes> {
         &self.0.options.nodes
+    }
+
+    pub(crate) fn dialer(&self) -> &dyn Dialer {
+        self.0.options.dialer.as_ref()
     }
 
     pub(crate) fn limits(&self) -> &Limits {

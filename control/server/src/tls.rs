@@ -3,11 +3,11 @@
 
 use crate::{
     authn,
-    connection::{self, Taken},
+    connection::{self, MonitoredStream, Place},
     handshake::Waiting,
-    pace::Pace,
     pki::Pair,
     server::Server,
+    stall::StallDetector,
 };
 use arc_swap::ArcSwap;
 use rustls::{
@@ -21,7 +21,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
-    sync::{OwnedSemaphorePermit, Semaphore},
+    sync::Semaphore,
     time::{Instant, error::Elapsed, timeout},
 };
 use tokio_rustls::TlsAcceptor;
@@ -141,7 +141,7 @@ struct Rooms {
 
 impl Rooms {
     /// The places of a connection that is served; those with a client certificate wait until there are some.
-    async fn places(&self, known: bool) -> Option<(Option<OwnedSemaphorePermit>, OwnedSemaphorePermit)> {
+    async fn places(&self, known: bool) -> Option<Place> {
         if known {
             return Some((None, self.all.clone().acquire_owned().await.ok()?));
         }
@@ -228,25 +228,25 @@ impl Server {
         if is_http(&start[..seen]) {
             return shaking.keep(timeout(HANDSHAKE, refuse_http(stream))).await.map_or((), drop);
         }
-        let pace = Arc::<Pace>::default();
-        let taken = Taken::new(stream, pace.clone());
-        let mut stream = match shaking.keep(timeout(HANDSHAKE, acceptor.accept(taken))).await {
+        let detector = Arc::<StallDetector>::default();
+        let monitored = MonitoredStream::new(stream, detector.clone());
+        let mut stream = match shaking.keep(timeout(HANDSHAKE, acceptor.accept(monitored))).await {
             Some(Ok(Ok(stream))) => stream,
             Some(Ok(Err(error))) => return tracing::debug!(%error, "TLS handshake failed"),
             Some(Err(_)) => return tracing::debug!("TLS handshake took too long"),
             None => return tracing::debug!("a TLS handshake made place for newer ones"),
         };
         let session = stream.get_mut().1;
-        session.set_buffer_limit(Some(connection::BUFFER));
+        session.set_buffer_limit(Some(connection::BUFFER_BYTES));
         // Without ALPN it is HTTP/1.1, as upstream has it: looking at the first bytes instead would have to wait for them.
         let http2 = session.alpn_protocol() == Some(b"h2");
         // Verified against the client authority by rustls; the first one is the client's own.
         let certificate = session.peer_certificates().and_then(<[_]>::first);
         let user = certificate.and_then(|c| authn::user_of_certificate(c)).map(Arc::new);
-        let Some(places) = shaking.keep(timeout(HANDSHAKE, rooms.places(user.is_some()))).await.and_then(flat) else {
+        let Some(place) = shaking.keep(timeout(HANDSHAKE, rooms.places(user.is_some()))).await.and_then(flat) else {
             return tracing::debug!(known = user.is_some(), "no room for another connection");
         };
         drop(shaking);
-        connection::serve(stream, places, pace, http2, self.service_of_connection(user), token).await;
+        connection::serve((stream, Some(place)), detector, http2, self.service_of_connection(user), token).await;
     }
 }

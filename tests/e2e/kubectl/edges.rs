@@ -60,7 +60,7 @@ fn what_is_not_there_says_so_at_once() {
         (&["certificate", "approve", "x"], "the server doesn't have a resource type"),
         (&["explain", "cronjob"], "the server doesn't have a resource type \"cronjob\""),
         (&["get", "--raw", "/apis/metrics.k8s.io/v1beta1"], missing),
-        (&["get", "--raw", "/api/v1/namespaces/default/services/d/proxy/"], "services/proxy is not implemented yet"),
+        (&["get", "--raw", "/api/v1/namespaces/default/services/d/proxy/"], "endpoints \"d\" not found"),
         (&["get", "pods", "--as=bob"], "Forbidden"),
         (&["logs", "nothing"], "pods \"nothing\" not found"),
         (&["rollout", "status", "deployment/nothing"], "deployments.apps \"nothing\" not found"),

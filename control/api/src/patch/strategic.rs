@@ -4,8 +4,10 @@
 //! Follows <https://github.com/kubernetes/community/blob/master/contributors/devel/sig-api-machinery/strategic-merge-patch.md>.
 
 use super::{PatchError, lists};
-use crate::schema::{Kind, Schema};
-use crate::show::go;
+use crate::{
+    schema::{Kind, Schema},
+    show::go,
+};
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 

@@ -15,7 +15,7 @@ use anyhow::Context;
 use client::{Client, Elector, ElectorOptions, Informers};
 use kinds::bootstrap::Bootstrap;
 use scheduler::Scheduler;
-use server::{Ids, Server, User, nodes::Nodes, tls::Serving};
+use server::{Ids, Server, User, dialer::Dialer, nodes::Nodes, tls::Serving};
 use std::{
     net::{IpAddr, SocketAddr, TcpListener},
     sync::Arc,
@@ -37,6 +37,8 @@ pub(super) struct Outside {
     pub(super) advertise: SocketAddr,
     /// The way to the kubelets' paths.
     pub(super) nodes: Arc<dyn Nodes>,
+    /// The way to their pods.
+    pub(super) dialer: Arc<dyn Dialer>,
     /// What is known of images, for warnings.
     pub(super) image_advice: kinds::ImageAdvice,
     /// Keys that are being made.
@@ -105,6 +107,7 @@ impl ControlPlane {
             clock: process.clock.clone(),
             ids: Arc::new(Ids::new(fastrand::Rng::with_seed(env::seed()))),
             nodes: outside.nodes,
+            dialer: outside.dialer,
             advertise: settings.advertise,
             shutdown: group.token.clone(),
             audit: None,

@@ -16,6 +16,7 @@ use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::api::resour
 use network::VirtualNetwork;
 use std::{
     collections::BTreeMap,
+    io,
     net::SocketAddr,
     sync::{Arc, OnceLock},
 };
@@ -40,15 +41,16 @@ pub(super) struct Given<'a> {
     pub(super) authority: &'a str,
 }
 
-/// The kubelet's paths of this node, by a pipe: nowhere until the agent is there.
+/// The kubelet's paths of this node by a pipe, and the way to its pods: nowhere until the agent is there.
 pub(super) struct LocalNode {
     name: String,
     router: OnceLock<axum::Router>,
+    network: OnceLock<VirtualNetwork>,
 }
 
 impl LocalNode {
     pub(super) fn new(config: &Config) -> Self {
-        Self { name: config.node.clone(), router: OnceLock::new() }
+        Self { name: config.node.clone(), router: OnceLock::new(), network: OnceLock::new() }
     }
 }
 
@@ -57,6 +59,16 @@ impl server::nodes::Nodes for LocalNode {
     async fn open(&self, node: &str) -> Result<container::net::Stream, server::nodes::Unreachable> {
         let router = self.router.get().filter(|_| node == self.name);
         router.cloned().map(server::nodes::piped).ok_or_else(|| server::nodes::no_way(node))
+    }
+}
+
+#[async_trait::async_trait]
+impl server::dialer::Dialer for LocalNode {
+    async fn connect(&self, to: SocketAddr) -> io::Result<server::dialer::Stream> {
+        let Some(network) = self.network.get() else {
+            return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, format!("no way to {to} yet")));
+        };
+        container::net::Dialer::connect(network, to).await.map_err(io::Error::other)
     }
 }
 
@@ -102,6 +114,7 @@ impl Node {
         let agent = Agent::new(agent_options(config, process, given.store, &*wasm), parts)?;
         agent.register(&mut process.metrics.lock());
         let _ = local.router.set(agent.router());
+        let _ = local.network.set(network.clone());
         group.essential_silent("pod network", {
             let (informers, recorder, token) = (given.informers.clone(), recorder("kube-proxy"), group.token.clone());
             async move { network::run(network, informers, Some(recorder), token).await }

@@ -2,9 +2,8 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/assign-pod-node/>.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
+use std::collections::BTreeMap;
 
 /// What a node must have.
 #[derive(Clone, Debug, Default)]
@@ -96,9 +95,8 @@ fn requirement_matches(requirement: &NodeSelectorRequirement, actual: Option<&st
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use serde_json::{Value, json};
 
     fn node() -> Node {
         serde_json::from_value(json!({"metadata": {"name": "n1", "labels": {"zone": "a", "cores": "8"}}}))

@@ -3,13 +3,12 @@
 //! Follows <https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/> and, for init containers and sidecars,
 //! <https://kubernetes.io/docs/concepts/workloads/pods/sidecar-containers/>.
 
-use std::collections::BTreeMap;
-
 use api::quantity::Quantity;
 use k8s_openapi::{
     api::core::v1::{Container, PodSpec},
     apimachinery::pkg::api::resource::Quantity as Text,
 };
+use std::collections::BTreeMap;
 
 /// What a container that names no CPU request counts for in scores, in thousandths of a core.
 const DEFAULT_CPU: Amount = 100;
@@ -149,9 +148,8 @@ fn total(spec: &PodSpec, parse: impl Fn(Option<&BTreeMap<String, Text>>) -> Reso
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use serde_json::{Value, json};
 
     fn pod(spec: Value) -> PodSpec {
         serde_json::from_value(spec).expect("a pod spec")

@@ -12,8 +12,11 @@ mod tests;
 
 pub(crate) use plan::{Plan, Step, plan};
 
-use std::sync::Arc;
-
+use crate::{
+    Context,
+    claim::{Claims, candidates, waken_by_orphan},
+    labels, meta, pods,
+};
 use client::{
     Client, Controller, DeleteOptions, Delta, Error, EventType, Informer, Key, Next, Recorder, Wakeups, reference,
 };
@@ -21,12 +24,7 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     core::v1::Pod,
 };
-
-use crate::{
-    Context,
-    claim::{Claims, candidates, waken_by_orphan},
-    labels, meta, pods,
-};
+use std::sync::Arc;
 
 /// Rolls pod templates out. Upstream's `deployment-controller`.
 pub(crate) struct DeploymentController {

@@ -1,16 +1,14 @@
 //! What a Deployment needs done, given its ReplicaSets. Pure.
 
-use std::{sync::Arc, time::Duration};
-
-use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
-
 use super::{
     revision::{self, REVISION, by_age},
     rolling::{self, DESIRED_REPLICAS, available, count_annotation, desired, max_surge, max_unavailable, replicas},
     status,
 };
 use crate::meta;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
+use std::{sync::Arc, time::Duration};
 
 /// One write; they are made in order and the first that fails ends the pass.
 #[derive(Clone, Debug)]

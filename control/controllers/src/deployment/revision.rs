@@ -2,16 +2,16 @@
 //!
 //! `kubectl rollout history` and `undo` read the annotations that are written here.
 
-use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
-
-use k8s_openapi::api::{
-    apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec},
-    core::v1::PodTemplateSpec,
-};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
-
 use super::rolling::{self, DESIRED_REPLICAS, MAX_REPLICAS};
 use crate::meta;
+use k8s_openapi::{
+    api::{
+        apps::v1::{Deployment, ReplicaSet, ReplicaSetSpec},
+        core::v1::PodTemplateSpec,
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 
 /// The revision of a ReplicaSet and of the Deployment that rolled it out.
 pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
@@ -154,9 +154,8 @@ pub(crate) fn annotate_size(d: &Deployment, rs: &mut ReplicaSet) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use serde_json::json;
 
     fn deployment() -> Deployment {
         serde_json::from_value(json!({

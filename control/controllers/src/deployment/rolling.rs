@@ -3,12 +3,11 @@
 //! Follows "Rolling Update Deployment" and "Proportional scaling" of
 //! <https://kubernetes.io/docs/concepts/workloads/controllers/deployment/>.
 
+use crate::meta::{self, scaled};
 use k8s_openapi::{
     api::apps::v1::{Deployment, ReplicaSet},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-
-use crate::meta::{self, scaled};
 
 /// The Deployment's size when the ReplicaSet was last scaled.
 pub(super) const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
@@ -92,9 +91,8 @@ fn fraction(rs: &ReplicaSet, d: &Deployment) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use serde_json::{Value, json};
 
     fn deployment(replicas: i32, surge: Value, unavailable: Value) -> Deployment {
         serde_json::from_value(json!({"spec": {"replicas": replicas, "selector": {}, "template": {},

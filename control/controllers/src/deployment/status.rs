@@ -2,16 +2,14 @@
 //!
 //! Follows "Deployment status" of <https://kubernetes.io/docs/concepts/workloads/controllers/deployment/>.
 
-use std::{sync::Arc, time::Duration};
-
+use super::rolling::{available, desired, max_unavailable, replicas};
+use crate::meta;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
     api::apps::v1::{Deployment, DeploymentCondition, DeploymentStatus, ReplicaSet},
     apimachinery::pkg::apis::meta::v1::Time,
 };
-
-use super::rolling::{available, desired, max_unavailable, replicas};
-use crate::meta;
+use std::{sync::Arc, time::Duration};
 
 const PROGRESSING: &str = "Progressing";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";

@@ -7,15 +7,13 @@ mod plan;
 
 pub(crate) use plan::{MANAGED_BY, Plan, SERVICE_NAME, plan};
 
-use std::sync::Arc;
-
+use crate::{Context, meta, servicepods};
 use client::{Client, Controller, DeleteOptions, Delta, EventType, Informer, Key, Next, Recorder, Wakeups, reference};
 use k8s_openapi::api::{
     core::v1::{Node, Pod, Service},
     discovery::v1::EndpointSlice,
 };
-
-use crate::{Context, meta, servicepods};
+use std::sync::Arc;
 
 /// Managed slices only: the name keeps it apart from the pod network's index of the same informer.
 const BY_SERVICE: &str = "endpointslice-controller/service";

@@ -1,10 +1,9 @@
 //! Which slices a Service should have, given its pods and the slices it has. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+use crate::{
+    meta, pods,
+    servicepods::{self, HEADLESS, TRIGGER_TIME},
 };
-
 use k8s_openapi::{
     api::{
         core::v1::{ObjectReference, Pod, Service},
@@ -12,10 +11,9 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
-
-use crate::{
-    meta, pods,
-    servicepods::{self, HEADLESS, TRIGGER_TIME},
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
 
 /// Who keeps these slices.
@@ -302,9 +300,8 @@ fn new_slice(service: &Service, family: &str, ports: &[EndpointPort]) -> Endpoin
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use serde_json::{Value, json};
 
     fn service(more: Value) -> Service {
         let mut value = json!({"metadata": {"name": "web", "namespace": "ns", "uid": "s", "labels": {"team": "x"}},

@@ -2,13 +2,12 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/architecture/garbage-collection/>.
 
+use client::{PartialObjectMetadata, discovery::Resource};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use std::{
     collections::{HashMap, HashSet},
     sync::Arc,
 };
-
-use client::{PartialObjectMetadata, discovery::Resource};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 
 /// The finalizer of a deletion that waits for blocking dependents.
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";

@@ -15,12 +15,7 @@ pub(crate) use graph::{
     waits_for_dependents,
 };
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
-
+use crate::Context;
 use client::{
     Backoff, Client, Delta, Error, EventType, Informer, Informers, PartialObjectMetadata, Recorder, Target, WorkQueue,
     discovery::{self, Resource},
@@ -29,10 +24,13 @@ use http::Method;
 use k8s_openapi::{api::core::v1::ObjectReference, apimachinery::pkg::apis::meta::v1::OwnerReference};
 use parking_lot::Mutex;
 use serde_json::json;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
-
-use crate::Context;
 
 /// How often the served kinds are looked up. Upstream's figure.
 const REDISCOVER: Duration = Duration::from_secs(30);

@@ -3,12 +3,10 @@
 //! Worked out from the pods, so that a controller that starts anew knows most of it, and from what was seen of pods that are gone, since a
 //! pod that somebody deleted is a failure too.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
+use crate::{meta, pods};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
-
-use crate::{meta, pods};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// The pause after the first failure; doubles with each until a success.
 const BACKOFF: Duration = Duration::from_secs(10);

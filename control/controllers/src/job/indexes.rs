@@ -1,10 +1,8 @@
 //! Completion indexes of Indexed Jobs, and how a status writes them: `1,3-5`. Pure.
 
-use std::collections::BTreeSet;
-
-use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
-
 use crate::meta;
+use k8s_openapi::api::core::v1::{EnvVar, EnvVarSource, ObjectFieldSelector, Pod};
+use std::collections::BTreeSet;
 
 /// The annotation and label that hold a pod's index.
 pub(crate) const INDEX: &str = "batch.kubernetes.io/job-completion-index";

@@ -4,8 +4,8 @@
 //! [`FINALIZER`] until its uid stands in `status.uncountedTerminatedPods`; then it loses the finalizer; and only when it has lost it, the
 //! uid moves into the counters. Each step is visible in the objects, so a controller that starts anew goes on where the last one stopped.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
-
+use super::{backoff::Failures, indexes};
+use crate::{meta, pods, replicaset};
 use client::EventType;
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::{
@@ -15,9 +15,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-
-use super::{backoff::Failures, indexes};
-use crate::{meta, pods, replicaset};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// The finalizer of pods that are not counted yet.
 pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";

@@ -7,16 +7,14 @@ mod plan;
 
 pub(crate) use plan::{Findings, conditions};
 
-use std::{collections::BTreeMap, time::Duration};
-
+use crate::{Context, meta, pods};
 use client::{
     Client, Controller, Delta, Error, Informer, Key, Next, PartialObjectMetadata, Target, Wakeups,
     discovery::{self, Resource},
 };
 use http::Method;
 use k8s_openapi::api::core::v1::{Namespace, Pod};
-
-use crate::{Context, meta, pods};
+use std::{collections::BTreeMap, time::Duration};
 
 const FINALIZER: &str = "kubernetes";
 /// How long objects with finalizers are expected to take.

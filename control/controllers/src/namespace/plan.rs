@@ -1,9 +1,8 @@
 //! What a namespace that is being deleted says about its content. Pure.
 
-use std::collections::BTreeMap;
-
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::NamespaceCondition, apimachinery::pkg::apis::meta::v1::Time};
+use std::collections::BTreeMap;
 
 /// What was found while deleting.
 #[derive(Clone, Debug, Default)]

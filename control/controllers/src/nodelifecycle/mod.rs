@@ -9,12 +9,7 @@ mod plan;
 
 pub(crate) use plan::{Heartbeat, silence, taints};
 
-use std::{
-    collections::{HashMap, HashSet},
-    sync::Arc,
-    time::Duration,
-};
-
+use crate::{Context, claim, meta, pods};
 use client::{Client, Controller, Delta, EventType, Informer, Key, Next, Patch, Recorder, Wakeups, reference};
 use k8s_openapi::api::{
     coordination::v1::Lease,
@@ -22,9 +17,12 @@ use k8s_openapi::api::{
 };
 use parking_lot::Mutex;
 use serde_json::json;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::time::Instant;
-
-use crate::{Context, claim, meta, pods};
 
 const LEASES: &str = "kube-node-lease";
 /// The index of pods by node.

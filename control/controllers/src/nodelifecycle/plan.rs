@@ -112,9 +112,8 @@ fn is_ours(taint: &Taint) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use serde_json::{Value, json};
 
     fn node(conditions: Value, spec: Value) -> Node {
         serde_json::from_value(json!({"metadata": {"name": "n"}, "spec": spec, "status": {"conditions": conditions}}))

@@ -8,11 +8,6 @@ mod refused;
 
 pub(crate) use rank::to_delete;
 
-use std::sync::Arc;
-
-use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
-use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
-
 use self::plan::{Plan, plan};
 use crate::{
     Context,
@@ -21,6 +16,9 @@ use crate::{
     podcontrol::{PodControl, slow_start},
     pods, status,
 };
+use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
+use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
+use std::sync::Arc;
 
 /// Keeps the wished number of pods. Upstream's `replicaset-controller`.
 pub(crate) struct ReplicaSetController {

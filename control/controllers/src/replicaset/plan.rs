@@ -1,7 +1,10 @@
 //! What a ReplicaSet needs done, given its pods. Pure.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
-
+use super::{rank, refused};
+use crate::{
+    claim::{Claim, claim},
+    meta, pods,
+};
 use api::selector::Selector;
 use jiff::Timestamp;
 use k8s_openapi::{
@@ -11,12 +14,7 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
-
-use super::{rank, refused};
-use crate::{
-    claim::{Claim, claim},
-    meta, pods,
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 /// How many pods one pass creates or deletes at most.
 pub(super) const BURST: usize = 500;
@@ -165,10 +163,9 @@ fn count(n: usize) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
     use crate::status::differs;
+    use serde_json::{Value, json};
 
     fn rs(replicas: i32, more: Value) -> ReplicaSet {
         let mut value = json!({

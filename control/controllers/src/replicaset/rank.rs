@@ -2,12 +2,10 @@
 //!
 //! Follows "Pod deletion cost" and "Scaling a ReplicaSet" of <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>.
 
-use std::{cmp::Reverse, collections::HashMap, sync::Arc};
-
+use crate::{meta, pods};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-
-use crate::{meta, pods};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
@@ -67,9 +65,8 @@ fn age(since: Option<Timestamp>, now: Timestamp) -> i64 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use serde_json::json;
 
     fn pod(name: &str, node: &str, phase: &str, ready: Option<&str>, more: serde_json::Value) -> Arc<Pod> {
         let conditions = ready.map(|t| json!([{"type": "Ready", "status": "True", "lastTransitionTime": t}]));

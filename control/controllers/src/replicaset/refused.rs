@@ -3,12 +3,10 @@
 //! A pod that a node refuses fails at once, and so does the next one in its place: upstream makes thousands in a minute. Here the pause
 //! doubles, as between the starts of a container that crashes. It is worked out from the pods, so that it outlives the controller.
 
-use std::{sync::Arc, time::Duration};
-
+use crate::{meta, pods};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
-
-use crate::{meta, pods};
+use std::{sync::Arc, time::Duration};
 
 /// The pause after the first refusal; doubles with each further one.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -43,9 +41,8 @@ fn refused_at(pod: &Pod) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use serde_json::{Value, json};
 
     fn at(second: i64) -> Timestamp {
         Timestamp::from_second(1_800_000_000 + second).expect("a time")

@@ -3,8 +3,10 @@
 
 use crate::scheduling::priorityclass::SYSTEM;
 use api::{Object, Status};
-use server::Derived;
-use server::admission::{Admission, Attributes, Operation, forbidden};
+use server::{
+    Derived,
+    admission::{Admission, Attributes, Operation, forbidden},
+};
 use std::{collections::HashMap, sync::Arc};
 
 const PREEMPT: &str = "PreemptLowerPriority";

@@ -4,8 +4,10 @@
 use crate::podspec::service_account_mirror;
 use api::{Object, Status};
 use serde_json::{Value, json};
-use server::Changes;
-use server::admission::{Admission, Attributes, forbidden};
+use server::{
+    Changes,
+    admission::{Admission, Attributes, forbidden},
+};
 use std::{
     sync::{Arc, OnceLock},
     time::Duration,

@@ -6,6 +6,7 @@ pub(crate) mod namespace;
 pub(crate) mod node;
 pub(crate) mod pod;
 pub(crate) mod podtemplate;
+pub(crate) mod proxy;
 pub(crate) mod secret;
 pub(crate) mod service;
 pub mod serviceaccount;

@@ -1,6 +1,6 @@
 //! Node: a machine (or this process) that runs pods. All of it, status included, may be set on create.
 
-use crate::{address, at::At, cells, edit, notyet, podspec, quantities, rules};
+use crate::{address, at::At, cells, core::proxy, edit, podspec, quantities, rules};
 use api::{Cause, CauseKind, FieldPath, Object, names};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -31,8 +31,8 @@ pub(crate) fn resource() -> Resource {
         .short(&["no"])
         .in_upstream_directory("minions")
         .cluster_scoped()
+        .with(proxy::of(proxy::Kind::Node))
         .with_status()
-        .with(notyet::proxy(false))
 }
 
 impl Strategy for Nodes {

@@ -1,8 +1,10 @@
 //! Containers of all three kinds.
 
 use super::{env, probes, resources, security, volumes};
-use crate::at::At;
-use crate::rules::{self, full};
+use crate::{
+    at::At,
+    rules::{self, full},
+};
 use api::Cause;
 use serde_json::json;
 use std::collections::HashSet;

@@ -1,7 +1,9 @@
 //! What Kubernetes fills into a pod spec, whether of a Pod or of a template (`core/v1` defaulting).
 
-use crate::edit::{Fields, drop_zero, fill, fill_int, fill_str, object, object_if, objects};
-use crate::quantities;
+use crate::{
+    edit::{Fields, drop_zero, fill, fill_int, fill_str, object, object_if, objects},
+    quantities,
+};
 use serde_json::{Value, json};
 
 /// Kinds of containers in a pod spec.

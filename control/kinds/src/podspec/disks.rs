@@ -1,7 +1,6 @@
 //! Volume sources that lie outside of the node: disks and shares of clouds and storage systems. None is mounted here; each is validated.
 
-use crate::at::At;
-use crate::rules;
+use crate::{at::At, rules};
 use api::{Cause, FieldPath, names};
 use serde_json::json;
 

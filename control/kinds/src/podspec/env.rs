@@ -1,8 +1,10 @@
 //! Environment variables and where their values come from.
 
-use crate::at::At;
-use crate::rules::full;
-use crate::{quantities, rules};
+use crate::{
+    at::At,
+    quantities,
+    rules::{self, full},
+};
 use api::{Cause, names};
 use serde_json::json;
 use std::collections::HashMap;

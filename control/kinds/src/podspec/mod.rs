@@ -14,8 +14,7 @@ mod unenforced;
 mod volumes;
 mod warnings;
 
-use crate::at::At;
-use crate::{address, rules};
+use crate::{address, at::At, rules};
 use api::{Cause, names};
 use serde_json::json;
 use std::collections::HashSet;

@@ -1,9 +1,7 @@
 //! Requests and limits: names, amounts, and what they make of a pod (its quality of service class).
 
-use crate::at::At;
-use crate::{quantities, rules};
-use api::quantity::Quantity;
-use api::{Cause, names};
+use crate::{at::At, quantities, rules};
+use api::{Cause, names, quantity::Quantity};
 use serde_json::json;
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -1,7 +1,6 @@
 //! Where a pod may go: affinity, tolerations, spread, gates.
 
-use crate::at::At;
-use crate::rules;
+use crate::{at::At, rules};
 use api::{Cause, names};
 use serde_json::json;
 use std::collections::{HashMap, HashSet};

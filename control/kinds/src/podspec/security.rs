@@ -1,8 +1,7 @@
 //! Security contexts and the operating system of a pod.
 
 use super::apparmor;
-use crate::at::At;
-use crate::rules;
+use crate::{at::At, rules};
 use api::Cause;
 use serde_json::Value;
 use std::collections::HashSet;

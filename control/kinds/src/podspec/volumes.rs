@@ -1,9 +1,7 @@
 //! Volumes and how containers mount them.
 
-use super::defaults::VOLUME_SOURCES;
-use super::{disks, env};
-use crate::at::At;
-use crate::{quantities, rules};
+use super::{defaults::VOLUME_SOURCES, disks, env};
+use crate::{at::At, quantities, rules};
 use api::Cause;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap, HashSet};

@@ -1,8 +1,7 @@
 //! What is accepted but deprecated, odd or not enforced: upstream's warnings (`pkg/api/pod/warnings.go`), then sampan's own, which are in [`unenforced`].
 
 use super::{MOST, apparmor, containers, unenforced};
-use crate::{address, quantities};
-use crate::{at::At, capabilities::Capabilities};
+use crate::{address, at::At, capabilities::Capabilities, quantities};
 use api::Object;
 use std::collections::{HashMap, HashSet};
 

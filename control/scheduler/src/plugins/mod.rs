@@ -24,12 +24,11 @@ pub use node_unschedulable::NodeUnschedulable;
 pub use scheduling_gates::SchedulingGates;
 pub use taint_toleration::TaintToleration;
 
-use k8s_openapi::api::core::v1::Node;
-
 use crate::{
     plugin::{Event, Plugins},
     pod::PodInfo,
 };
+use k8s_openapi::api::core::v1::Node;
 
 /// The one list of plugins, in upstream's order.
 pub fn defaults(strategy: Strategy) -> Plugins {

@@ -2,9 +2,6 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/resource-bin-packing/>.
 
-use client::fit::resources::{Amount, Resources};
-use k8s_openapi::api::core::v1::Node;
-
 use crate::{
     cycle_state::CycleState,
     node::NodeInfo,
@@ -12,6 +9,8 @@ use crate::{
     pod::PodInfo,
     status::{Reason, Status},
 };
+use client::fit::resources::{Amount, Resources};
+use k8s_openapi::api::core::v1::Node;
 
 /// Which nodes are best.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,8 +1,5 @@
 //! Cordoned nodes take no new pods, except those that tolerate the taint of that name.
 
-use client::fit::tolerates;
-use k8s_openapi::api::core::v1::{Node, Taint};
-
 use super::opens;
 use crate::{
     cycle_state::CycleState,
@@ -11,6 +8,8 @@ use crate::{
     pod::PodInfo,
     status::Status,
 };
+use client::fit::tolerates;
+use k8s_openapi::api::core::v1::{Node, Taint};
 
 /// Looks at `spec.unschedulable`.
 pub struct NodeUnschedulable;

@@ -2,9 +2,6 @@
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>.
 
-use client::fit::tolerates;
-use k8s_openapi::api::core::v1::{Node, Taint};
-
 use super::opens;
 use crate::{
     cycle_state::CycleState,
@@ -13,6 +10,8 @@ use crate::{
     pod::PodInfo,
     status::Status,
 };
+use client::fit::tolerates;
+use k8s_openapi::api::core::v1::{Node, Taint};
 
 /// Filters by NoSchedule and NoExecute, scores by PreferNoSchedule.
 pub struct TaintToleration;

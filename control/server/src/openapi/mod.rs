@@ -125,8 +125,8 @@ fn document(
             *response.body_mut() = Body::from(document.bytes.clone());
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         } else {
-            let room = server.limits().whole(document.length)?;
-            response = limits::keep(Response::new(Body::from(document.unpack())), room);
+            let room = server.limits().reserve_response_memory(document.length)?;
+            response = limits::hold_memory_until_sent(Response::new(Body::from(document.unpack())), room);
         }
     }
     let headers = response.headers_mut();

@@ -82,7 +82,7 @@ pub async fn remote(mut call: Call, streaming: Streaming, wanted: Wanted) -> Res
         Ok(Upgrade::Refused(answer)) => return refused(answer).await,
         Err(error) => return Err(Status::internal(format!("error dialing backend: {error}"))),
     };
-    let kept = call.kept.clone();
+    let seat = call.seat.clone();
     let statuses = protocol.starts_with("v4") || protocol.starts_with("v5");
     if !websocket {
         let resizes = wanted.tty && matches!(protocol, "v4.channel.k8s.io" | "v3.channel.k8s.io");
@@ -95,7 +95,7 @@ pub async fn remote(mut call: Call, streaming: Streaming, wanted: Wanted) -> Res
                     tracing::debug!(%error, "a client's connection ended");
                 }
             };
-            upgrade::until(shutdown, kept, work)
+            upgrade::until(shutdown, seat, work)
         };
         return Ok(upgrade::spdy(&mut call, protocol, serve));
     }
@@ -105,7 +105,7 @@ pub async fn remote(mut call: Call, streaming: Streaming, wanted: Wanted) -> Res
         let work = async move {
             tokio::join!(ends, messages(socket, form, wanted, edge));
         };
-        upgrade::until(shutdown, kept, work)
+        upgrade::until(shutdown, seat, work)
     };
     Ok(websocket::accept(&mut call.parts, protocol, serve).await)
 }

@@ -1,12 +1,13 @@
 //! A request that becomes a stream: who may, which protocol, and what the stream keeps.
 
 use super::{origin, websocket};
-use crate::{call::Call, call::Kept, nodes::Kubelet};
+use crate::{call::Call, limits::UserSeat, nodes::Kubelet};
 use api::Status;
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
+use std::sync::Arc;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::sync::CancellationToken;
 
@@ -142,11 +143,14 @@ pub(super) type Bytes = Box<dyn Io>;
 pub(super) trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
-/// Does the work until its end or the server's, and holds the request's place meanwhile.
-pub(super) async fn until(shutdown: CancellationToken, kept: Kept, work: impl Future<Output = ()>) {
+/// What the user of a request holds of the limits.
+pub(super) type Seat = Option<Arc<UserSeat>>;
+
+/// Does the work until its end or the server's, and keeps the user's seat meanwhile.
+pub(super) async fn until(shutdown: CancellationToken, seat: Seat, work: impl Future<Output = ()>) {
     tokio::select! {
         () = work => {}
         () = shutdown.cancelled() => {}
     }
-    drop(kept);
+    drop(seat);
 }

@@ -1,4 +1,4 @@
-//! What actions can do with the server, as the verbs do it.
+//! The server as actions see it: [`Api`] implemented with the verbs.
 
 use super::{delete, write};
 use crate::{
@@ -8,9 +8,12 @@ use crate::{
     call::Call,
     deleteoptions::DeleteOptions,
     nodes::Kubelet,
+    proxy::{self, Backend},
     request::RequestInfo,
 };
 use api::Status;
+use axum::body::Body;
+use http::Response;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -47,6 +50,10 @@ impl Api for Server {
     async fn require(&self, call: &Call, verb: &str) -> Result<(), Status> {
         let info = RequestInfo { verb: verb.to_owned(), ..call.info.clone() };
         authz::require(self.authorizer(), &call.user, &info).await
+    }
+
+    async fn proxy(&self, backend: &Backend, call: Call) -> Result<Response<Body>, Status> {
+        proxy::forward(self.dialer(), backend, call, Server::shutdown(self).clone()).await
     }
 
     fn shutdown(&self) -> CancellationToken {

@@ -1,5 +1,5 @@
-//! WATCH: a stream of JSON lines. Events are copied from the entries' bytes, never re-encoded; what is ready goes out in one frame. A
-//! reader that is too slow is cut by the store and lists anew.
+//! WATCH: a stream of JSON lines. Events are copied from the bytes of the entries, never encoded again; all events that are ready go into
+//! one frame. The store cuts a client that reads too slowly, which lists again.
 
 use super::read::{self, readable, selects};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     request::Query,
     select::Filter,
     server::Server,
-    table::{Include, Look},
+    table::{IncludeObject, Representation},
 };
 use api::{Object, Status};
 use axum::body::Body;
@@ -24,11 +24,11 @@ use tokio_util::sync::CancellationToken;
 /// The annotation of the bookmark that ends the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 /// How often a bookmark is sent to a client that allows them.
-const BOOKMARKS: Duration = Duration::from_secs(60);
-/// Shortest and longest life of a watch that names no timeout, seconds.
-const LIFE: (u64, u64) = (1800, 3600);
-/// A frame is sent when it is this long, bytes. It and the store's queue of references are all that a slow watch holds.
-const FRAME: usize = 32 * 1024;
+const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
+/// Shortest and longest timeout of a watch that gives none, seconds.
+const DEFAULT_TIMEOUT: (u64, u64) = (1800, 3600);
+/// A frame is sent when it is this long, bytes. A slow watch holds one frame and the store's queue of references.
+const FRAME_BYTES: usize = 32 * 1024;
 
 /// Where a watch begins.
 struct Start {
@@ -36,8 +36,8 @@ struct Start {
     initial: VecDeque<Arc<Entry<Item>>>,
     /// Events after this revision follow.
     since: Revision,
-    /// The end of the initial events is marked by a bookmark.
-    marks_end: bool,
+    /// A bookmark follows the initial events.
+    end_bookmark: bool,
 }
 
 /// GET with `watch=true`.
@@ -45,37 +45,37 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
     let output = negotiate::output(call.headers(), &call.query, Offers::Tables, true)?;
     read::validate_options(&call.query, true)?;
     let filter = Filter::parse(&call.query, &resource, call.info.named.then_some(call.info.name.as_str()))?;
-    let include = Include::parse(&call.query)?;
+    let include = IncludeObject::parse(&call.query)?;
     let start = start(server, &call, &resource, &filter).await?;
-    let life = life(server, &call)?;
+    let timeout = timeout(server, &call)?;
     let (store, prefix) = (server.store(), prefix(&call, &resource, &filter));
     let events = match store.watch(&prefix, start.since) {
         Ok(events) => Ok(events),
-        // A revision that has not happened: its events are those to come.
+        // A revision in the future: the watch begins with the next event.
         Err(Error::Future { current }) => store.watch(&prefix, current).map_err(read::store_error),
         Err(Error::Compacted { oldest }) => Err(read::too_old(start.since, oldest)),
         Err(error) => return Err(read::store_error(error)),
     };
-    let deadline = Instant::now() + life;
-    let mut bookmarks = interval_at(Instant::now() + BOOKMARKS, BOOKMARKS);
+    let deadline = Instant::now() + timeout;
+    let mut bookmarks = interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
     bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stream = Stream {
         server: server.clone(),
         resource,
         filter,
-        look: Look { form: output.form, include, now: server.clock().now() },
-        seen: start.since,
+        representation: Representation { form: output.form, include, now: server.clock().now() },
+        sent: start.since,
         since: start.since,
         initial: start.initial,
-        marks_end: start.marks_end,
+        end_bookmark: start.end_bookmark,
         bookmarks: call.query.flag("allowWatchBookmarks").then_some(bookmarks),
         deadline,
-        end: Box::pin(end(server.shutdown().clone(), deadline)),
+        end: Box::pin(ended(server.shutdown().clone(), deadline)),
         events: events.map_err(Some),
-        head: true,
-        _counted: Counted::new(server),
+        with_columns: true,
+        _gauge: WatchGauge::new(server),
     };
-    // Boxed, because it is moved with each frame.
+    // Boxed, because the stream is moved with each frame.
     let frames = futures::stream::unfold(Box::new(stream), |mut stream| async move {
         let frame = stream.frame().await?;
         Some((Ok::<_, Infallible>(frame), stream))
@@ -85,7 +85,7 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
     Ok(response)
 }
 
-/// The keys to watch: as few as the request allows.
+/// The prefix of the keys to watch, as narrow as the request allows.
 fn prefix(call: &Call, resource: &Resource, filter: &Filter) -> String {
     let prefix = read::prefix(call, resource);
     match filter.name() {
@@ -100,17 +100,17 @@ async fn start(server: &Server, call: &Call, resource: &Resource, filter: &Filte
         None | Some("0") => None,
         Some(text) => Some(read::parse_revision(text)?),
     };
-    let mut sends = asked.given("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
-    if sends.is_none() && revision.is_none() && asked.get("resourceVersionMatch").is_none() {
-        // Upstream's default for watches that begin with the objects that are there (`SetListOptionsDefaults`).
-        sends = Some(true);
+    let mut send_initial = asked.given("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
+    if send_initial.is_none() && revision.is_none() && asked.get("resourceVersionMatch").is_none() {
+        // Upstream's default for watches without a resourceVersion (`SetListOptionsDefaults`).
+        send_initial = Some(true);
     }
     let store = server.store();
-    match (revision, sends) {
-        (Some(since), None | Some(false)) => return Ok(Start { initial: VecDeque::new(), since, marks_end: false }),
+    match (revision, send_initial) {
+        (Some(since), None | Some(false)) => return Ok(Start { initial: VecDeque::new(), since, end_bookmark: false }),
         (Some(revision), Some(true)) => read::not_older_than(server, revision).await?,
         (None, Some(false)) => {
-            return Ok(Start { initial: VecDeque::new(), since: store.revision(), marks_end: false });
+            return Ok(Start { initial: VecDeque::new(), since: store.revision(), end_bookmark: false });
         }
         (None, _) => {}
     }
@@ -122,23 +122,23 @@ async fn start(server: &Server, call: &Call, resource: &Resource, filter: &Filte
     Ok(Start {
         initial,
         since: snapshot.revision(),
-        marks_end: sends == Some(true) && asked.flag("allowWatchBookmarks"),
+        end_bookmark: send_initial == Some(true) && asked.flag("allowWatchBookmarks"),
     })
 }
 
-/// The longest time a client may ask a watch to last: a day.
-const LONGEST: u64 = 86_400;
+/// The longest timeout that a client may ask for, seconds.
+const MAX_TIMEOUT: u64 = 86_400;
 
-/// How long the watch lasts; one that asks for a negative time is over when it begins, as upstream has it.
-fn life(server: &Server, call: &Call) -> Result<Duration, Status> {
+/// The timeout of the watch. A watch with a negative one ends at once, as upstream.
+fn timeout(server: &Server, call: &Call) -> Result<Duration, Status> {
     Ok(match call.query.number("timeoutSeconds")?.unwrap_or(0) {
-        0 => Duration::from_secs(LIFE.0 + server.ids().below(LIFE.1 - LIFE.0)),
-        seconds => Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(LONGEST)),
+        0 => Duration::from_secs(DEFAULT_TIMEOUT.0 + server.ids().below(DEFAULT_TIMEOUT.1 - DEFAULT_TIMEOUT.0)),
+        seconds => Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(MAX_TIMEOUT)),
     })
 }
 
-/// Waits until the server stops or the time is up.
-async fn end(shutdown: CancellationToken, deadline: Instant) {
+/// Waits until the server stops or the watch times out.
+async fn ended(shutdown: CancellationToken, deadline: Instant) {
     tokio::select! {
         biased;
         () = shutdown.cancelled() => {}
@@ -146,17 +146,17 @@ async fn end(shutdown: CancellationToken, deadline: Instant) {
     }
 }
 
-/// Counts the watches under way.
-struct Counted(Server);
+/// Counts open watches in the metrics.
+struct WatchGauge(Server);
 
-impl Counted {
+impl WatchGauge {
     fn new(server: &Server) -> Self {
         server.metrics().watches.inc();
         Self(server.clone())
     }
 }
 
-impl Drop for Counted {
+impl Drop for WatchGauge {
     fn drop(&mut self) {
         self.0.metrics().watches.dec();
     }
@@ -166,25 +166,25 @@ struct Stream {
     server: Server,
     resource: Arc<Resource>,
     filter: Filter,
-    look: Look,
+    representation: Representation,
     /// Every event up to this revision has been sent or did not match.
-    seen: Revision,
+    sent: Revision,
     since: Revision,
     initial: VecDeque<Arc<Entry<Item>>>,
-    marks_end: bool,
+    end_bookmark: bool,
     bookmarks: Option<Interval>,
     deadline: Instant,
-    /// Made once: an event must not cost a timer.
+    /// Created once, because a timer for each event would cost too much.
     end: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// `Err`: the watch cannot begin; the status is sent once.
+    /// `Err`: the watch has failed; its status is sent once.
     events: Result<Watch<Item>, Option<Status>>,
-    /// The next table carries its columns.
-    head: bool,
-    _counted: Counted,
+    /// The next table has column definitions.
+    with_columns: bool,
+    _gauge: WatchGauge,
 }
 
 impl Stream {
-    /// The next piece of the answer; `None` ends it.
+    /// The next frame of the response; `None` ends it.
     async fn frame(&mut self) -> Option<Bytes> {
         let mut out = BytesMut::new();
         if let Err(status) = &mut self.events {
@@ -200,7 +200,7 @@ impl Stream {
             return Some(out.freeze());
         }
         loop {
-            // Also when there are always events.
+            // Checked here too, because `select!` never reaches the timer while there are always events.
             if Instant::now() >= self.deadline || self.server.shutdown().is_cancelled() {
                 return None;
             }
@@ -218,7 +218,7 @@ impl Stream {
                     None => return None,
                 },
                 () = &mut self.end => return None,
-                () = bookmark => self.put_progress(&mut out).await,
+                () = bookmark => self.put_progress_bookmark(&mut out).await,
             }
             self.put_ready(&mut out).await;
             if !out.is_empty() {
@@ -228,18 +228,18 @@ impl Stream {
     }
 
     fn put_initial(&mut self, out: &mut BytesMut) {
-        while out.len() < FRAME {
+        while out.len() < FRAME_BYTES {
             let Some(entry) = self.initial.pop_front() else { break };
             self.put(out, "ADDED", &entry, None);
         }
-        if self.initial.is_empty() && std::mem::take(&mut self.marks_end) {
+        if self.initial.is_empty() && std::mem::take(&mut self.end_bookmark) {
             self.put_bookmark(out, true);
         }
     }
 
-    /// Appends the events that are there by now.
+    /// Appends the events that are ready.
     async fn put_ready(&mut self, out: &mut BytesMut) {
-        while out.len() < FRAME {
+        while out.len() < FRAME_BYTES {
             let Ok(events) = &mut self.events else { return };
             let Some(event) = events.try_next() else { return };
             self.put_event(out, &event).await;
@@ -255,14 +255,14 @@ impl Stream {
             self.events = Err(Some(status));
             return;
         }
-        self.seen = event.revision;
-        let shown = |e: &Entry<Item>| e.payload.is_whole() && selects(&self.filter, &self.resource, e);
+        self.sent = event.revision;
+        let shown = |e: &Entry<Item>| e.payload.is_intact() && selects(&self.filter, &self.resource, e);
         let before = event.before.as_ref().filter(|e| shown(e)).cloned();
         let after = event.after.as_ref().filter(|e| shown(e)).cloned();
         match (before, after) {
             (None, Some(after)) => self.put(out, "ADDED", &after, None),
             (Some(_), Some(after)) => self.put(out, "MODIFIED", &after, None),
-            // The last state that matched, with the revision of the change that ended it.
+            // The last state that matched, with the revision of the change after which the object no longer matches.
             (Some(before), None) => self.put(out, "DELETED", &before, Some(event.revision)),
             (None, None) => {}
         }
@@ -272,14 +272,14 @@ impl Stream {
         let view = entry.payload.view(&self.resource);
         out.reserve(view.length() + 64);
         open(out, kind);
-        self.look.now = self.server.clock().now();
-        let head = std::mem::take(&mut self.head);
-        self.look.single(out, &self.resource, view, head, revision);
+        self.representation.now = self.server.clock().now();
+        let with_columns = std::mem::take(&mut self.with_columns);
+        self.representation.write_object(out, &self.resource, view, with_columns, revision);
         close(out);
     }
 
-    /// A bookmark at the newest revision all of whose events have been sent.
-    async fn put_progress(&mut self, out: &mut BytesMut) {
+    /// A bookmark at the newest revision; all events up to it have been sent.
+    async fn put_progress_bookmark(&mut self, out: &mut BytesMut) {
         let store = self.server.store().clone();
         let revision = store.revision();
         if store.wait_until_delivered(revision).await.is_err() {
@@ -293,7 +293,7 @@ impl Stream {
         if !all {
             return;
         }
-        self.seen = self.seen.max(revision);
+        self.sent = self.sent.max(revision);
         self.put_bookmark(out, false);
     }
 
@@ -301,20 +301,20 @@ impl Stream {
         let mut object = Object::default();
         object.set(&["kind"], self.resource.kind.clone());
         object.set(&["apiVersion"], self.resource.gvr.api_version());
-        object.set(&["metadata", "resourceVersion"], self.seen.to_string());
+        object.set(&["metadata", "resourceVersion"], self.sent.to_string());
         if initial {
             object.set(&["metadata", "annotations", INITIAL_EVENTS_END], "true");
         }
         open(out, "BOOKMARK");
-        self.look.now = self.server.clock().now();
-        let head = std::mem::take(&mut self.head);
-        self.look.single(out, &self.resource, &View::detached(&object), head, None);
+        self.representation.now = self.server.clock().now();
+        let with_columns = std::mem::take(&mut self.with_columns);
+        self.representation.write_object(out, &self.resource, &View::detached(&object), with_columns, None);
         close(out);
     }
 }
 
-/// The events in the queue, and whether they are all that have happened: of a watch that was cut, what came after them is lost, and no
-/// bookmark may go beyond.
+/// The events in the queue, and whether they are complete: a watch that was cut has lost the events after them, and no bookmark may be
+/// later than those.
 fn take_ready<T>(events: &mut Watch<T>) -> (Vec<Event<T>>, bool) {
     let ready = std::iter::from_fn(|| events.try_next()).collect();
     (ready, !events.lagged())
@@ -341,14 +341,14 @@ mod tests {
         options.watch_queue = 4;
         let store: Store<Item> = Store::open(Memory::default(), options).await.expect("a store");
         let mut events = store.watch("/a/", store.revision()).expect("a watch");
-        for (more, seen, all) in [(3, 3, true), (6, 4, false)] {
+        for (more, sent, all) in [(3, 3, true), (6, 4, false)] {
             for _ in 0..more {
                 let key = format!("/a/{}", store.revision());
                 store.put(&key, Expect::Absent, Bytes::from_static(b"{}"), None).await.expect("stored");
             }
             store.wait_until_delivered(store.revision()).await.expect("told");
             let (ready, complete) = take_ready(&mut events);
-            assert_eq!((ready.len(), complete), (seen, all));
+            assert_eq!((ready.len(), complete), (sent, all));
         }
     }
 }

@@ -6,7 +6,7 @@ use api::{Object, Status};
 use axum::body::Body;
 use futures::StreamExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use server::{Action, Api, Call, Names, Objects, Query, Unhurried, reply, text_of};
+use server::{Action, AllowSlowReader, Api, Call, Names, Objects, Query, reply, text_of};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -46,7 +46,7 @@ async fn pass_on(answer: Response<Body>, shutdown: CancellationToken) -> Result<
         let chunks = body.into_data_stream().take_until(shutdown.cancelled_owned());
         let mut response = Response::new(Body::from_stream(chunks));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        response.extensions_mut().insert(Unhurried);
+        response.extensions_mut().insert(AllowSlowReader);
         return Ok(response);
     }
     let text = text_of(body).await?.trim_end().to_owned();

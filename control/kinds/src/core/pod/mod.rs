@@ -6,7 +6,7 @@ mod log;
 mod row;
 mod update;
 
-use crate::{Capabilities, at::At, edit, notyet, podspec, rules};
+use crate::{Capabilities, at::At, core::proxy, edit, notyet, podspec, rules};
 use api::{Cause, GroupVersionKind, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -41,8 +41,8 @@ pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
         .with_action("binding", v1("Binding"), &[Verb::Create], binding::Bind)
         .with_action("eviction", eviction, &[Verb::Create], eviction::Evict)
         .with_action("log", v1("Pod"), &[Verb::Get], log::Log)
+        .with(proxy::of(proxy::Kind::Pod))
         .with_status()
-        .with(notyet::proxy(true))
         .with_all(notyet::streams())
         .returning_deleted()
 }

@@ -1,15 +1,15 @@
 //! Takes cluster addresses and node ports for a Service and writes them into it. What a failed write took is given back; what the old
 //! Service had and the new one has not is given back once the write is stored.
 
-use super::linked::{allocates_node_ports, needs_cluster_ip, needs_health_check_port};
-use super::pool::{Addresses, NodePorts, Refused};
+use super::{
+    linked::{allocates_node_ports, needs_cluster_ip, needs_health_check_port},
+    pool::{Addresses, NodePorts, Refused},
+};
 use crate::{address, edit};
 use api::{Cause, FieldPath, GroupVersionKind, Object, Status, invalid};
 use serde_json::{Value, json};
 use server::Reservation;
-use std::collections::BTreeMap;
-use std::net::IpAddr;
-use std::sync::Arc;
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 /// Everything one reservation needs.
 struct Taking<'a> {

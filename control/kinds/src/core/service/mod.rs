@@ -6,15 +6,13 @@ mod linked;
 mod pool;
 mod validate;
 
-use crate::{Capabilities, Settings, address, at::At, cells, edit, notyet};
+use crate::{Capabilities, Settings, address, at::At, cells, core::proxy, edit};
 use api::{Cause, Object, Status, names};
 use jiff::Timestamp;
+use pool::{Addresses, NodePorts};
 use serde_json::{Value, json};
 use server::{Column, Context, Reservation, Resource, Strategy, TableConvertor, strategy::Allocator};
-use std::collections::BTreeSet;
-use std::sync::Arc;
-
-use pool::{Addresses, NodePorts};
+use std::{collections::BTreeSet, sync::Arc};
 
 const COLUMNS: &[Column] = &[
     Column::name(),
@@ -53,8 +51,8 @@ pub(crate) fn resource(settings: &Settings) -> Resource {
         .in_upstream_directory("services/specs")
         .category("all")
         .allocating(services)
+        .with(proxy::of(proxy::Kind::Service))
         .with_status()
-        .with(notyet::proxy(true))
         .creating_on_update()
         .returning_deleted()
 }

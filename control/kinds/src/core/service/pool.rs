@@ -4,9 +4,11 @@
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
-use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::ops::RangeInclusive;
+use std::{
+    collections::HashSet,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    ops::RangeInclusive,
+};
 
 /// Why nothing was handed out. The texts are upstream's.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
