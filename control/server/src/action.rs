@@ -1,12 +1,12 @@
 //! Subresources, and resources that are not stored: what serves them, and what that code can do with the API.
 
 use crate::{
-    Context, Names, Objects, Operation, Verb, call::Call, deleteoptions::DeleteOptions, nodes::Unreachable,
-    proxy::Backend, request::Query, scope::Scope,
+    Context, Names, Objects, Operation, Verb, call::Call, deleteoptions::DeleteOptions, nodes::Kubelet, proxy::Backend,
+    request::Query, scope::Scope,
 };
 use api::{GroupVersionKind, Object, Status};
 use axum::body::Body;
-use http::{Request, Response};
+use http::Response;
 use std::{borrow::Cow, fmt, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -110,11 +110,14 @@ pub trait Api: Objects {
     /// 404, 409 for a precondition, and the errors of admission and of the store.
     async fn delete(&self, cx: Context, options: &DeleteOptions) -> Result<(), Status>;
 
-    /// Sends a request to the kubelet of a node.
+    /// The way to the kubelet of a node.
+    fn kubelet(&self, node: &str) -> Kubelet;
+
+    /// Whether the caller may do the same with another verb.
     ///
     /// # Errors
-    /// The node cannot be reached.
-    async fn node(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Unreachable>;
+    /// 403.
+    async fn require(&self, call: &Call, verb: &str) -> Result<(), Status>;
 
     /// Passes a call on to an HTTP server inside the cluster: what follows the subresource is the path there.
     ///

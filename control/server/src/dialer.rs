@@ -1,5 +1,6 @@
 //! Connections from the server to pods: byte streams to addresses of the cluster. The composition root joins the trait to the pod network.
 
+pub use container::net::Stream;
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -7,15 +8,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 use std::{io, net::SocketAddr, sync::Arc};
-use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::TlsConnector;
-
-/// A byte stream in both directions.
-pub trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
-
-/// A boxed byte stream.
-pub type Stream = Box<dyn Io>;
 
 /// Connects to pods and Services as the cluster itself; the egress rules of pods do not apply.
 #[async_trait::async_trait]

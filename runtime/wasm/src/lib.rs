@@ -34,12 +34,15 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+mod attach;
 mod cache;
 mod clients;
+mod command;
 pub mod compile;
 mod config;
 mod connection;
 pub mod descriptors;
+mod exec;
 mod exit;
 mod files;
 mod give_back;
@@ -62,8 +65,11 @@ mod runtime;
 mod served;
 pub mod sockets;
 mod stdio;
+mod terminal;
 mod ticker;
+mod tools;
 mod turns;
+mod unstable;
 
 pub use clients::ClientOptions;
 pub use options::{Compiler, FileOptions, HttpOptions, Options, PoolOptions, Room};

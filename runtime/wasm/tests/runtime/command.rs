@@ -22,7 +22,10 @@ async fn a_module_sees_its_arguments_environment_and_mounts() {
     let id = node.start(spec).await;
     assert_eq!(node.exit(&id).await.code, 0);
     let log = node.log(&id, |_| true).await;
-    assert_eq!(log, "stdout F main\nstdout F print\nstdout F A=1\nstdout F B=two words\nstderr F from a file\n");
+    assert_eq!(
+        log,
+        "stdout F main\nstdout F print\nstdout F A=1\nstdout F B=two words\nstdout F PWD=/\nstderr F from a file\n"
+    );
 }
 
 #[tokio::test]
@@ -131,6 +134,29 @@ async fn the_first_form_of_preview_1_is_held_to_the_same_limits() {
     spec.mounts = vec![Mount::new(&folder, "", "/data", true).unwrap()];
     let exit = node.run(spec).await;
     assert_eq!((exit.code, exit.message.as_str()), (55, ""));
+}
+
+#[tokio::test]
+async fn a_poll_of_too_many_is_an_error_and_no_trap() {
+    let node = Node::new().await;
+    // each subscription is 48 bytes of zeros: the clock, now
+    for (module, count, code) in [
+        ("wasi_snapshot_preview1", 1024, 0),
+        ("wasi_snapshot_preview1", 1025, 48),
+        ("wasi_snapshot_preview1", 5000, 48),
+        ("wasi_unstable", 5000, 48),
+    ] {
+        let text = format!(
+            r#"(module
+              (import "{module}" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+              (import "{module}" "proc_exit" (func $exit (param i32)))
+              (memory (export "memory") 8)
+              (func (export "_start")
+                (call $exit (call $poll (i32.const 16) (i32.const 300000) (i32.const {count}) (i32.const 0)))))"#
+        );
+        let exit = node.run(node.spec(&wat::parse_str(&text).unwrap())).await;
+        assert_eq!((exit.code, exit.message.as_str()), (code, ""), "{count} of {module}");
+    }
 }
 
 #[tokio::test]

@@ -29,7 +29,7 @@ impl Action for Log {
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = target.parse().map_err(|e| Status::bad_request(format!("invalid log request: {e}")))?;
-        let answer = api.node(node, request).await;
+        let answer = api.kubelet(node).send(request).await;
         let answer = answer.map_err(|e| Status::internal(format!("Get {target:?}: {e}")))?;
         pass_on(answer, api.shutdown()).await
     }
@@ -57,12 +57,15 @@ async fn pass_on(answer: Response<Body>, shutdown: CancellationToken) -> Result<
     })
 }
 
+/// The names of containers in a field of the spec.
+pub(super) fn names(pod: &Object, field: &str) -> Vec<String> {
+    let list = pod.list_at(&["spec", field]).iter();
+    list.filter_map(|c| c.get("name").and_then(|n| n.as_str()).map(str::to_owned)).collect()
+}
+
 /// The container whose log is read.
 fn container(pod: &Object, asked: Option<&str>) -> Result<String, Status> {
-    let names = |field: &str| -> Vec<String> {
-        let list = pod.list_at(&["spec", field]).iter();
-        list.filter_map(|c| c.get("name").and_then(|n| n.as_str()).map(str::to_owned)).collect()
-    };
+    let names = |field| names(pod, field);
     let (regular, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
     match asked {
         Some(name) if [&regular, &init, &ephemeral].iter().any(|list| list.iter().any(|n| n == name)) => {
