@@ -214,7 +214,7 @@ pub(super) async fn page(
         payload::convert(resource, snapshot.range(&prefix, start.as_deref()).map(|e| &e.payload)).await?;
     }
     for entry in snapshot.range(&prefix, start.as_deref()) {
-        if !filter.is_empty() && !selects(filter, resource, entry) {
+        if !selects(filter, resource, entry) {
             continue;
         }
         if limit > 0 && page.entries.len() == limit {
@@ -245,6 +245,9 @@ pub(super) fn readable(server: &Server, entry: &Entry<Item>) -> bool {
 }
 
 pub(super) fn selects(filter: &Filter, resource: &Resource, entry: &Entry<Item>) -> bool {
+    if filter.is_empty() {
+        return true;
+    }
     let (namespace, name) = identity(resource, &resource.prefix(), &entry.key);
     filter.matches(resource, namespace, name, entry.payload.view(resource))
 }
