@@ -13,7 +13,7 @@ use crate::{
     request::Query,
     select::Filter,
     server::Server,
-    table::{Include, Representation},
+    table::{IncludeObject, Representation},
 };
 use api::{Object, Status};
 use axum::body::Body;
@@ -53,7 +53,7 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
     let output = negotiate::output(call.headers(), &call.query, Offers::Tables, true)?;
     read::validate_options(&call.query, true)?;
     let filter = Filter::parse(&call.query, &resource, call.info.named.then_some(call.info.name.as_str()))?;
-    let include = Include::parse(&call.query)?;
+    let include = IncludeObject::parse(&call.query)?;
     let start = start(server, &call, &resource, &filter).await?;
     let life = timeout(server, &call)?;
     let (store, prefix) = (server.store(), prefix(&call, &resource, &filter));
