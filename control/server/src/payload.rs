@@ -30,7 +30,7 @@ impl Payload for Item {
 }
 
 impl Item {
-    /// The object as `resource` serves it. Where that is not the stored form, [`convert`] must have been called before.
+    /// The object as `resource` serves it. Where that is not the stored form, `convert` must have been called before.
     pub fn view(&self, resource: &Resource) -> &View {
         if resource.convertor.is_none() {
             return &self.view;

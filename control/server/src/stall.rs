@@ -23,7 +23,7 @@ const CHUNK_BYTES: usize = 64 * 1024;
 /// How long a peer may leave a chunk of a response, or written bytes, unread.
 pub(crate) const SLOW_CLIENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// An extension of a response that exempts it from [`SLOW_CLIENT_TIMEOUT`]: a log in a pager, which holds almost no memory.
+/// An extension of a response that exempts it from `SLOW_CLIENT_TIMEOUT`: a log in a pager, which holds almost no memory.
 #[derive(Clone, Copy)]
 pub struct AllowSlowReader;
 
