@@ -12,6 +12,7 @@ mod jobs;
 mod leaders;
 mod nodes;
 mod scheduling;
+mod streams;
 mod unsteady;
 mod watches;
 mod world;

@@ -13,8 +13,13 @@ use container::{
 };
 use jiff::{SignedDuration, Timestamp};
 use kinds::bootstrap::Bootstrap;
+use parking_lot::Mutex;
 use serde_json::{Value, json};
-use server::{Ids, Objects, Server, User, dialer::NoDialer, nodes::NoNodes};
+use server::{
+    Ids, Objects, Server, User,
+    dialer::NoDialer,
+    nodes::{self, Nodes, Stream, Unreachable},
+};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -62,6 +67,18 @@ impl Images for AnyImage {
     async fn collect(&self, _used: &[String]) {}
 }
 
+/// The kubelets' paths of the machines whose agents were started.
+#[derive(Clone, Default)]
+struct Routers(Arc<Mutex<BTreeMap<String, axum::Router>>>);
+
+#[async_trait::async_trait]
+impl Nodes for Routers {
+    async fn open(&self, node: &str) -> Result<Stream, Unreachable> {
+        let router = self.0.lock().get(node).cloned();
+        router.map(nodes::piped).ok_or_else(|| nodes::no_way(node))
+    }
+}
+
 /// A machine: it outlives its agent.
 pub struct Machinery {
     pub runtime: FakeRuntime,
@@ -83,7 +100,8 @@ pub struct World {
     pub machines: BTreeMap<String, Machinery>,
     pub informers: Informers,
     objects: Arc<dyn Objects>,
-    network: FakeNetwork,
+    pub network: FakeNetwork,
+    routers: Routers,
     begin: Instant,
     seed: u64,
     token: CancellationToken,
@@ -124,11 +142,12 @@ impl World {
         let store = store::Store::open(log, options).await.unwrap();
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
         let settings = harness::settings("cluster");
+        let routers = Routers::default();
         let options = server::Options {
             store: store.clone(),
             clock: clock.clone(),
             ids: Arc::new(Ids::new(fastrand::Rng::with_seed(seed))),
-            nodes: Arc::new(NoNodes),
+            nodes: Arc::new(routers.clone()),
             dialer: Arc::new(NoDialer),
             advertise: settings.advertise,
             shutdown: token.clone(),
@@ -168,6 +187,7 @@ impl World {
             machines: BTreeMap::new(),
             informers,
             network: FakeNetwork::default(),
+            routers,
             begin,
             seed,
             token,
@@ -236,6 +256,7 @@ impl World {
             port: None,
         };
         let agent = Agent::new(options, parts).unwrap();
+        self.routers.0.lock().insert(name.to_owned(), agent.router());
         let token = CancellationToken::new();
         let child = token.clone();
         let task = tokio::spawn(async move { agent.run(child).await.unwrap() });

@@ -88,22 +88,16 @@ async fn dots_are_no_names_and_an_escaped_slash_separates() {
 }
 
 #[tokio::test]
-async fn streams_say_that_they_are_not_there_yet() {
+async fn a_stream_into_a_pod_is_asked_for_by_an_upgrade() {
     let cluster = Cluster::new().await;
     pod(&cluster, "p").await;
-    let logs = ": a Wasm container has no shell; kubectl logs shows what it prints";
-    let port = ": reach it by the NodePort of a Service, such as kubectl patch service NAME -p '{\"spec\":{\"type\":\"NodePort\"}}'";
-    for (resource, name, subresource, instead) in [
-        ("namespaces/default/pods", "p", "exec?command=ls", logs),
-        ("namespaces/default/pods", "p", "attach", logs),
-        ("namespaces/default/pods", "p", "portforward", port),
-    ] {
-        let plain = subresource.split(['?', '/']).next().unwrap();
-        let kind = resource.rsplit('/').next().unwrap();
+    let body = json!({"metadata": {"name": "p"}, "target": {"kind": "Node", "name": "n"}});
+    cluster.post(&format!("{PODS}/p/binding"), body).await.ok();
+    for subresource in ["exec?command=ls&stdout=1", "attach?stdout=1", "portforward"] {
         for method in ["GET", "POST"] {
-            let target = format!("/api/v1/{resource}/{name}/{subresource}");
+            let target = format!("{PODS}/p/{subresource}");
             let answer = cluster.send(&cluster.admin, method, &target, &[], Body::empty()).await;
-            answer.fails(501, &format!("{kind}/{plain} is not implemented yet{instead}"));
+            answer.fails(400, "Upgrade request required");
         }
     }
     cluster.get(&format!("{PODS}/q/exec")).await.fails(404, "pods \"q\" not found");

@@ -1,6 +1,7 @@
 //! scale, binding, log, token.
 
 use crate::*;
+use server::authz::{Attributes, Authorizer, Decision, Rules};
 
 #[tokio::test]
 async fn scale_shows_and_sets_replicas() {
@@ -214,4 +215,33 @@ async fn a_token_authenticates_its_account_until_its_pod_is_gone() {
         .post(target, json!({"spec": {"boundObjectRef": {"kind": "Pod", "apiVersion": "v1", "name": "none"}}}))
         .await
         .fails(404, r#"pods "none" not found"#);
+}
+
+/// Lets everybody read, and the rest nobody.
+struct Readers;
+
+#[async_trait::async_trait]
+impl Authorizer for Readers {
+    async fn authorize(&self, user: &User, wanted: &Attributes<'_>) -> Decision {
+        let may = user.name != "reader" || wanted.verb == "get";
+        if may { Decision::Allow } else { Decision::NoOpinion }
+    }
+
+    async fn rules_for(&self, _user: &User, _namespace: &str) -> Rules {
+        Rules::default()
+    }
+}
+
+#[tokio::test]
+async fn to_open_a_stream_is_to_create_also_by_get() {
+    let cluster = Cluster::with(|_, parts| parts.authorizer = Arc::new(Readers)).await;
+    pod(&cluster, "p").await;
+    let reader = cluster.server.service_for(User::new("reader", &[]));
+    for subresource in ["exec", "attach", "portforward"] {
+        let target = format!("{PODS}/p/{subresource}?command=ls&stdout=1&ports=80");
+        let answer = cluster.send(&reader, "GET", &target, &[], Body::empty()).await;
+        let text = "User \"reader\" cannot create resource \"pods/SUB\" in API group \"\" in the namespace \"default\"";
+        answer.fails(403, &format!("pods \"p\" is forbidden: {}", text.replace("SUB", subresource)));
+        cluster.get(&target).await.fails(400, "pod p does not have a host assigned");
+    }
 }

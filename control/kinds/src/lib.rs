@@ -22,7 +22,6 @@ mod discovery;
 mod edit;
 mod events;
 mod node;
-mod notyet;
 mod podspec;
 mod quantities;
 mod rules;

@@ -4,8 +4,8 @@
 use super::{
     DRAIN, PIPE, Streaming,
     spdy::{self, Headers, Opened},
-    upgrade, websocket,
-    websocket::{Form, Piece},
+    upgrade,
+    websocket::{self, Form, Piece},
 };
 use crate::{
     body,

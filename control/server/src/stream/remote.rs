@@ -4,10 +4,15 @@
 use super::{
     DRAIN, PIPE, Streaming,
     spdy::{self, Headers, Opened},
-    upgrade, websocket,
-    websocket::{Form, Piece},
+    upgrade,
+    websocket::{self, Form, Piece},
 };
-use crate::{body, call::Call, nodes::Stream, nodes::Upgrade, reply};
+use crate::{
+    body,
+    call::Call,
+    nodes::{Stream, Upgrade},
+    reply,
+};
 use api::Status;
 use axum::{body::Body, extract::ws::WebSocket};
 use bytes::{Bytes, BytesMut};

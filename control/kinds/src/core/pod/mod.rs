@@ -4,9 +4,10 @@ pub(crate) mod binding;
 mod eviction;
 mod log;
 mod row;
+mod stream;
 mod update;
 
-use crate::{Capabilities, at::At, core::proxy, edit, notyet, podspec, rules};
+use crate::{Capabilities, at::At, core::proxy, edit, podspec, rules};
 use api::{Cause, GroupVersionKind, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -29,6 +30,9 @@ const COLUMNS: &[Column] = &[
 
 pub(crate) struct Pods(pub(crate) Capabilities);
 
+/// A stream is opened by POST, and by the GET of a browser.
+const BOTH: &[Verb] = &[Verb::Create, Verb::Get];
+
 /// The resource.
 pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
     let pods = Pods(capabilities.clone());
@@ -38,12 +42,14 @@ pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
         .short(&["po"])
         .category("all")
         .with_generation()
+        .with_action("attach", v1("PodAttachOptions"), BOTH, stream::Stream::Attach)
         .with_action("binding", v1("Binding"), &[Verb::Create], binding::Bind)
         .with_action("eviction", eviction, &[Verb::Create], eviction::Evict)
+        .with_action("exec", v1("PodExecOptions"), BOTH, stream::Stream::Exec)
         .with_action("log", v1("Pod"), &[Verb::Get], log::Log)
+        .with_action("portforward", v1("PodPortForwardOptions"), BOTH, stream::Stream::PortForward)
         .with(proxy::of(proxy::Kind::Pod))
         .with_status()
-        .with_all(notyet::streams())
         .returning_deleted()
 }
 

@@ -1,0 +1,132 @@
+//! Streams into pods as unmodified kubectls open them: by WebSocket, which is their default, and by SPDY, which older ones speak.
+
+use super::machine;
+use crate::harness::*;
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::TcpStream,
+    process::{Child, Stdio},
+    sync::mpsc,
+    thread,
+};
+
+/// Both ways in which kubectl opens streams.
+const WAYS: [&str; 2] = ["true", "false"];
+
+/// A `kubectl port-forward` that runs, and what it says.
+struct Forward {
+    child: Child,
+    lines: mpsc::Receiver<String>,
+}
+
+impl Forward {
+    fn start(c: &Cluster<'_>, websockets: &str, port: u16) -> (Self, String) {
+        let mut command = c.kubectl_command(&["port-forward", "deploy/d", &format!(":{port}"), "--address=127.0.0.1"]);
+        command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", websockets);
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl starts");
+        let (told, lines) = mpsc::channel();
+        let streams: [Box<dyn Read + Send>; 2] =
+            [Box::new(child.stdout.take().expect("piped")), Box::new(child.stderr.take().expect("piped"))];
+        for stream in streams {
+            let told = told.clone();
+            thread::spawn(move || BufReader::new(stream).lines().map_while(Result::ok).try_for_each(|l| told.send(l)));
+        }
+        let forward = Self { child, lines };
+        let line = forward.wait_for("Forwarding from ");
+        let address = line.trim_start_matches("Forwarding from ").split(' ').next().expect("an address").to_owned();
+        (forward, address)
+    }
+
+    /// The next line that holds a text.
+    fn wait_for(&self, text: &str) -> String {
+        let mut seen = Vec::new();
+        loop {
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) if line.contains(text) => return line,
+                Ok(line) => seen.push(line),
+                Err(error) => panic!("no {text:?}: {error} {seen:?}"),
+            }
+        }
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn ports_are_forwarded_by_websocket_and_by_spdy() {
+    let Some(machine) = machine() else { return };
+    let c = machine.up(&[]);
+    c.kubectl(&["create", "deployment", "d", "--image=hello:1", "--port=8080"]);
+    c.kubectl(&["rollout", "status", "deployment/d", "--timeout=60s"]);
+    for websockets in WAYS {
+        let (forward, address) = Forward::start(&c, websockets, 8080);
+        let url = format!("http://{address}/");
+        // One after the other, many at a time, and one that stays open meanwhile.
+        let mut idle = TcpStream::connect(&address).expect("connected");
+        for _ in 0..20 {
+            assert_eq!(get(&url).expect("an answer").0, 200);
+        }
+        let threads: Vec<_> = (0..20)
+            .map(|_| {
+                thread::spawn({
+                    let url = url.clone();
+                    move || get(&url)
+                })
+            })
+            .collect();
+        for thread in threads {
+            assert_eq!(thread.join().expect("no panic").expect("an answer").0, 200);
+        }
+        write!(idle, "GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n").expect("written");
+        let mut text = String::new();
+        idle.read_to_string(&mut text).expect("an answer");
+        assert!(text.starts_with("HTTP/1.1 200"), "{text}");
+        drop(forward);
+
+        let (forward, address) = Forward::start(&c, websockets, 81);
+        let mut refused = TcpStream::connect(&address).expect("kubectl listens");
+        let line = forward.wait_for("error forwarding port 81 to pod");
+        assert!(line.contains("connect: connection refused"), "{line}");
+        let _ = refused.read(&mut [0]);
+    }
+}
+
+/// kubectl with a way of opening streams: its exit code, and what it said.
+fn run(c: &Cluster<'_>, websockets: &str, args: &[&str], input: &str) -> (Option<i32>, String, String) {
+    let mut command = c.kubectl_command(args);
+    command.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().expect("kubectl starts");
+    let (mut stdin, input) = (child.stdin.take().expect("piped"), input.to_owned());
+    // Both ends at a time: neither pipe holds all of it.
+    let writing = thread::spawn(move || stdin.write_all(input.as_bytes()));
+    let output = child.wait_with_output().expect("kubectl ends");
+    let _ = writing.join().expect("no panic");
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (output.status.code(), text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn commands_have_input_output_and_exit_codes() {
+    let Some(machine) = machine() else { return };
+    let c = machine.up(&[]);
+    c.kubectl(&["create", "deployment", "d", "--image=hello:1", "--port=8080"]);
+    c.kubectl(&["set", "env", "deployment/d", "COLOUR=blue"]);
+    c.kubectl(&["rollout", "status", "deployment/d", "--timeout=60s"]);
+    let long = "0123456789abcdef\n".repeat(20_000);
+    for websockets in WAYS {
+        let said = run(&c, websockets, &["exec", "deploy/d", "--", "env"], "");
+        assert!(said.0 == Some(0) && said.1.lines().any(|line| line == "COLOUR=blue"), "{said:?}");
+        let (code, _, errors) = run(&c, websockets, &["exec", "deploy/d", "--", "cat", "/nothing"], "");
+        assert!(code == Some(1) && errors.contains("command terminated with exit code 1"), "{code:?} {errors}");
+        let (code, output, errors) = run(&c, websockets, &["exec", "-i", "deploy/d", "--", "cat"], &long);
+        assert!(code == Some(0) && output == long, "{code:?} {} {errors}", output.len());
+        let (_, _, errors) = run(&c, websockets, &["exec", "deploy/d", "-c", "other", "--", "env"], "");
+        assert!(errors.contains("container other is not valid for pod d-"), "{errors}");
+    }
+}
