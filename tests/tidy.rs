@@ -189,6 +189,35 @@ fn imports_name_what_they_bring() {
     }
 }
 
+/// Imports are one block that rustfmt sorts: one `use` for each crate, and no empty line between two of them.
+#[test]
+fn imports_are_one_block_with_one_use_for_each_crate() {
+    for (path, text) in sources() {
+        // Where the last import ended, how far it is indented, and the crates of its block.
+        let (mut end, mut indent, mut block) = (0, 0, BTreeSet::new());
+        let mut lines = text.lines().enumerate();
+        while let Some((number, line)) = lines.next() {
+            let code = line.trim_start();
+            let Some(imported) = code.strip_prefix("use ") else { continue };
+            let place = format!("{}:{}", path.display(), number + 1);
+            let between: Vec<&str> = text.lines().take(number).skip(end).collect();
+            if between.iter().any(|line| !line.is_empty()) || line.len() - code.len() != indent {
+                block.clear();
+            } else {
+                assert!(between.is_empty() || block.is_empty(), "{place}: an empty line between imports");
+            }
+            let name = imported.split([':', ';', ' ']).next().unwrap_or_default().to_owned();
+            assert!(block.insert(name), "{place}: a second `use` of the same crate");
+            indent = line.len() - code.len();
+            let mut last = (number, line);
+            while !last.1.ends_with(';') {
+                last = lines.next().expect("an import ends with a semicolon");
+            }
+            end = last.0 + 1;
+        }
+    }
+}
+
 #[test]
 fn no_files_of_a_crate_use_one_another_in_a_circle() {
     let all = sources();

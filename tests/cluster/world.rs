@@ -6,21 +6,15 @@ use agent::{
     images::{Command, Error, Images, Keyring, Listed, Pulled},
 };
 use api::Object;
-use axum::body::Body;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::{
     Artifact, Runtime,
     fake::{FakeNetwork, FakeRuntime, Script},
 };
-use http::{Request, Response};
 use jiff::{SignedDuration, Timestamp};
 use kinds::bootstrap::Bootstrap;
 use serde_json::{Value, json};
-use server::{
-    Ids, Objects, Server, User,
-    dialer::NoDialer,
-    nodes::{Nodes, Unreachable},
-};
+use server::{Ids, Objects, Server, User, dialer::NoDialer, nodes::NoNodes};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -66,16 +60,6 @@ impl Images for AnyImage {
     }
 
     async fn collect(&self, _used: &[String]) {}
-}
-
-/// No kubelet can be called here: no test asks for logs.
-struct NoWay;
-
-#[async_trait::async_trait]
-impl Nodes for NoWay {
-    async fn call(&self, node: &str, _request: Request<Body>) -> Result<Response<Body>, Unreachable> {
-        Err(Unreachable(format!("no way to node {node:?}")))
-    }
 }
 
 /// A machine: it outlives its agent.
@@ -144,7 +128,7 @@ impl World {
             store: store.clone(),
             clock: clock.clone(),
             ids: Arc::new(Ids::new(fastrand::Rng::with_seed(seed))),
-            nodes: Arc::new(NoWay),
+            nodes: Arc::new(NoNodes),
             dialer: Arc::new(NoDialer),
             advertise: settings.advertise,
             shutdown: token.clone(),
@@ -236,7 +220,7 @@ impl World {
             },
             pressure: {
                 let short = machine.disk_short.clone();
-                Arc::new(move || Pressure { disk: short.load(Ordering::SeqCst), memory: false })
+                Arc::new(move || Pressure { disk: short.load(Ordering::SeqCst), ..Pressure::default() })
             },
             pods: 100,
             reserved: BTreeMap::new(),

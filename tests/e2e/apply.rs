@@ -1,7 +1,9 @@
 //! Applying and waiting: what is replaced, what is told, and whose trouble it is.
 
-use crate::cli::{error, fails, succeeds};
-use crate::harness::*;
+use crate::{
+    cli::{error, fails, succeeds},
+    harness::*,
+};
 use std::{fs, time::Duration};
 
 const TRAP: &str = "(module (func (export \"_start\") unreachable))";

@@ -1,7 +1,9 @@
 //! The clusters of a machine: in the background, several, listed, remembered and removed.
 
-use crate::cli::{error, fails, succeeds};
-use crate::harness::*;
+use crate::{
+    cli::{error, fails, succeeds},
+    harness::*,
+};
 use serde_json::Value;
 use std::{fs, path::Path, process::Command};
 

@@ -9,26 +9,13 @@ mod subresource;
 
 use client::{Client, Informers, RunOptions};
 use harness::Harness;
-use http::{Method, Request, Response};
+use http::Method;
 use k8s_openapi::api::core::v1::{ConfigMap, Namespace, Node, Pod};
 use scheduler::{CycleState, Plugin, cache::Cache, cycle, pod::PodInfo};
 use serde_json::{Value, json};
-use server::{
-    User,
-    nodes::{Nodes, Unreachable},
-};
+use server::{User, nodes::NoNodes};
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-/// No node is called here.
-struct NoNodes;
-
-#[async_trait::async_trait]
-impl Nodes for NoNodes {
-    async fn call(&self, node: &str, _: Request<axum::body::Body>) -> Result<Response<axum::body::Body>, Unreachable> {
-        Err(Unreachable(format!("no way to node {node:?}")))
-    }
-}
 
 /// A server with the examples in its lists, as an administrator reaches it.
 async fn cluster() -> (Harness, Client) {

@@ -1,9 +1,16 @@
 //! What the suites share: the API server with all built-in kinds over a memory log and a fixed clock.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, reason = "tests read the environment and the clock")]
 
+use axum::body::Body;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use jiff::Timestamp;
 use kinds::{Settings, Tokens, bootstrap::Bootstrap};
-use server::{Ids, Options, Parts, Server, dialer::NoDialer, nodes::Nodes};
+use server::{
+    Ids, Options, Parts, Server,
+    dialer::NoDialer,
+    nodes::{Nodes, Stream},
+};
 use std::{
     sync::{
         Arc,
@@ -78,4 +85,9 @@ pub fn settings(identity: &str) -> Settings {
             "pod.spec.volumes.secret",
         ]),
     }
+}
+
+/// A stream to a node that answers every request with this.
+pub fn node(answer: impl Fn(&Request<Incoming>) -> Response<Body> + Clone + Send + 'static) -> Stream {
+    server::nodes::piped(tower::service_fn(move |request| std::future::ready(Ok(answer(&request)))))
 }

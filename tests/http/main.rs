@@ -26,7 +26,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use server::{
     Server, Service, User,
-    nodes::{Nodes, Unreachable},
+    nodes::{Nodes, Stream, Unreachable},
 };
 use std::sync::{
     Arc,
@@ -51,16 +51,17 @@ struct Echo;
 
 #[async_trait::async_trait]
 impl Nodes for Echo {
-    async fn call(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Unreachable> {
+    async fn open(&self, node: &str) -> Result<Stream, Unreachable> {
+        let name = node.to_owned();
         match node {
             "gone" => Err(Unreachable("connection refused".into())),
-            "picky" => {
+            "picky" => Ok(harness::node(|_| {
                 let mut response =
                     Response::new(Body::from("container \"c\" in pod \"p\" is waiting to start: ContainerCreating\n"));
                 *response.status_mut() = StatusCode::BAD_REQUEST;
-                Ok(response)
-            }
-            _ => Ok(Response::new(Body::from(format!("{node} {}", request.uri())))),
+                response
+            })),
+            _ => Ok(harness::node(move |request| Response::new(Body::from(format!("{name} {}", request.uri()))))),
         }
     }
 }

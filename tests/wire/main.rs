@@ -16,7 +16,7 @@ use http_body_util::BodyExt;
 use serde_json::Value;
 use server::{
     Server, Service, User,
-    nodes::{Nodes, Unreachable},
+    nodes::{Nodes, Stream, Unreachable},
 };
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
@@ -52,8 +52,8 @@ struct OneLine;
 
 #[async_trait::async_trait]
 impl Nodes for OneLine {
-    async fn call(&self, _node: &str, request: Request<Body>) -> Result<Response<Body>, Unreachable> {
-        Ok(Response::new(Body::from(format!("{}\n", request.uri()))))
+    async fn open(&self, _node: &str) -> Result<Stream, Unreachable> {
+        Ok(harness::node(|request| Response::new(Body::from(format!("{}\n", request.uri())))))
     }
 }
 

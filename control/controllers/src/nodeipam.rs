@@ -2,14 +2,12 @@
 //!
 //! Follows `--allocate-node-cidrs` of kube-controller-manager.
 
-use std::collections::{BTreeSet, HashMap};
-
+use crate::{Context, NodeCidrs, meta};
 use client::{Client, Controller, EventType, Informer, Key, Next, Patch, Recorder, Wakeups, reference};
 use k8s_openapi::api::core::v1::Node;
 use parking_lot::Mutex;
 use serde_json::json;
-
-use crate::{Context, NodeCidrs, meta};
+use std::collections::{BTreeSet, HashMap};
 
 /// Allocates ranges. Upstream's `node-ipam-controller`. Run by one worker, so that no range is given twice.
 pub(crate) struct NodeIpamController {

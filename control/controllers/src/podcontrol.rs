@@ -1,11 +1,9 @@
 //! Creating and deleting pods for an owner, with the events that tell of it.
 
-use std::sync::Arc;
-
+use crate::{claim::ignore_not_found, meta};
 use client::{Client, DeleteOptions, Error, EventType, Patch, Recorder};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
-
-use crate::{claim::gone_or, meta};
+use std::sync::Arc;
 
 /// How many deletions are in flight at a time.
 const IN_FLIGHT: usize = 128;
@@ -81,7 +79,7 @@ impl PodControl<'_> {
         let (namespace, name) = (meta::namespace(&pod.metadata), meta::name(&pod.metadata));
         match self.client.patch::<Pod>(namespace, name, Patch::Strategic(patch)).await {
             Ok(_) => Ok(()),
-            Err(error) => gone_or(self.client, pod, error).await,
+            Err(error) => ignore_not_found(self.client, pod, error).await,
         }
     }
 }
@@ -93,7 +91,7 @@ impl PodControl<'_> {
 pub(crate) async fn delete(client: &Client, pod: &Pod, options: &DeleteOptions) -> Result<(), Error> {
     match client.delete::<Pod>(meta::namespace(&pod.metadata), meta::name(&pod.metadata), options).await {
         Ok(()) => Ok(()),
-        Err(error) => gone_or(client, pod, error).await,
+        Err(error) => ignore_not_found(client, pod, error).await,
     }
 }
 
@@ -127,9 +125,8 @@ where
 
 #[cfg(test)]
 mod tests {
-    use std::cell::RefCell;
-
     use super::*;
+    use std::cell::RefCell;
 
     #[tokio::test]
     async fn batches_double_and_stop_after_a_failure() {

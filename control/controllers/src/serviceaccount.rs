@@ -1,13 +1,12 @@
-//! Every namespace has a ServiceAccount `default`.
+//! Creates the ServiceAccount `default` in every namespace.
 //!
 //! Follows <https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-account/>.
 
+use crate::{Context, namespace::is_active};
 use client::{Client, Controller, Informer, Key, Next, Wakeups};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 
-use crate::{Context, namespace::is_active};
-
-/// Makes `default` where it is missing. Upstream's `serviceaccount-controller`.
+/// Creates `default` where it is missing. Upstream's `serviceaccount-controller`.
 pub(crate) struct ServiceAccountController {
     client: Client,
     namespaces: Informer<Namespace>,

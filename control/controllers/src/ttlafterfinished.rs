@@ -1,14 +1,12 @@
-//! Finished Jobs with `ttlSecondsAfterFinished` are deleted when that time is over.
+//! Deletes finished Jobs after their `ttlSecondsAfterFinished`.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/ttlafterfinished/>.
 
-use std::time::Duration;
-
+use crate::{Context, meta};
 use client::{Client, Controller, DeleteOptions, Informer, Key, Next, Propagation, Wakeups};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::batch::v1::Job;
-
-use crate::{Context, meta};
+use std::time::Duration;
 
 /// Deletes old Jobs. Upstream's `ttl-after-finished-controller`.
 pub(crate) struct TtlAfterFinishedController {
@@ -24,7 +22,7 @@ impl TtlAfterFinishedController {
     }
 }
 
-/// How long the Job may stay: `None` for ever, zero when its time is over.
+/// The time until the Job is deleted: `None` for never, zero for now.
 pub(crate) fn time_left(job: &Job, now: Timestamp) -> Option<Duration> {
     let ttl = job.spec.as_ref()?.ttl_seconds_after_finished?;
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
@@ -49,7 +47,7 @@ impl Controller for TtlAfterFinishedController {
         if !left.is_zero() {
             return Ok(Next::After(left));
         }
-        // the time may just have been changed: ask before what cannot be undone
+        // the TTL may just have been changed: a live read before a deletion that cannot be undone
         let Some(fresh) = self.client.find::<Job>(&key.namespace, &key.name).await? else { return Ok(Next::Done) };
         match time_left(&fresh, self.clock.now()) {
             None => Ok(Next::Done),
@@ -65,9 +63,8 @@ impl Controller for TtlAfterFinishedController {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn only_finished_jobs_with_a_limit_have_an_end() {

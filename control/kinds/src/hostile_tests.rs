@@ -1,10 +1,13 @@
 //! Objects that are as bad as the limits of a request (3 MiB, lists of 2,000 elements) allow, and all that is done to them on a write
 //! and a read. What is quadratic takes minutes here, what is not a moment.
 
-use crate::testing::{context, now};
 use crate::{
-    apps::deployment, batch::job, core::endpoints, core::node, core::pod, core::service, discovery::endpointslice,
-    node::runtimeclass, testing,
+    apps::deployment,
+    batch::job,
+    core::{endpoints, node, pod, service},
+    discovery::endpointslice,
+    node::runtimeclass,
+    testing::{self, context, now},
 };
 use api::{Cause, GroupVersionKind, Object, invalid};
 use serde_json::{Map, Value, json};

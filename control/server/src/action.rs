@@ -1,12 +1,12 @@
-//! Subresources and whole resources that are not read from the store: what serves them, and what it can do with the API around it.
+//! Subresources, and resources that are not stored: what serves them, and what that code can do with the API.
 
 use crate::{
-    Context, Names, Objects, Operation, Verb, call::Call, deleteoptions::DeleteOptions, nodes::Unreachable,
-    proxy::Backend, request::Query, scope::Scope,
+    Context, Names, Objects, Operation, Verb, call::Call, deleteoptions::DeleteOptions, nodes::Kubelet, proxy::Backend,
+    request::Query, scope::Scope,
 };
 use api::{GroupVersionKind, Object, Status};
 use axum::body::Body;
-use http::{Request, Response};
+use http::Response;
 use std::{borrow::Cow, fmt, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
@@ -17,16 +17,16 @@ pub struct Subresource {
     pub name: Cow<'static, str>,
     /// The kind of its bodies: the resource's own, or `autoscaling/v1 Scale`.
     pub kind: GroupVersionKind,
-    /// What it serves.
+    /// The verbs that it serves.
     pub verbs: Vec<Verb>,
     /// How it is served.
     pub serve: Serve,
-    /// Whether discovery names it. What is not implemented yet is known, and not named.
+    /// Whether discovery lists it. A subresource that is not implemented yet is known, but not listed.
     pub listed: bool,
 }
 
 impl Subresource {
-    /// A subresource that discovery names.
+    /// A subresource that discovery lists.
     pub fn new(name: &'static str, kind: GroupVersionKind, verbs: &[Verb], serve: Serve) -> Self {
         Self { name: Cow::Borrowed(name), kind, verbs: verbs.to_vec(), serve, listed: true }
     }
@@ -39,7 +39,7 @@ pub enum Serve {
     Scope(Scope),
     /// As an `autoscaling/v1 Scale` of the object.
     Scale,
-    /// By something of its own.
+    /// By code of its own.
     Action(Arc<dyn Action>),
 }
 
@@ -66,55 +66,58 @@ impl fmt::Debug for Serve {
 /// Answers calls of a subresource (`pods/eviction`) or of a resource that is not stored (a review).
 #[async_trait::async_trait]
 pub trait Action: Send + Sync + 'static {
-    /// Answers one call; its verb is one that the resource or subresource serves. `names` are those of the resource.
+    /// Answers one call, whose verb the resource or subresource serves. `names` are those of the resource.
     ///
     /// # Errors
-    /// The answer, where it is an error.
+    /// The Status that the client receives.
     async fn serve(&self, api: &dyn Api, call: Call, names: Arc<Names>) -> Result<Response<Body>, Status>;
 
-    /// Whether a call may run longer than the time limit. Its body is then not read beforehand.
+    /// Whether a call may run longer than the request timeout. Its body is then not read before.
     fn is_long_running(&self, _query: &Query) -> bool {
         false
     }
 
-    /// Whether it opens a stream into what the object stands for: admission is asked first, as for upstream's CONNECT.
+    /// Whether a call opens a stream to what the object stands for (a pod). Admission is asked first, as for upstream's CONNECT.
     fn connects(&self) -> bool {
         false
     }
 
-    /// Whether a path may follow its name (proxies).
+    /// Whether a path may follow the name of the subresource (proxies).
     fn takes_path(&self) -> bool {
         false
     }
 }
 
-/// What an action can do with the API that it is part of.
+/// What an action can do with the API.
 #[async_trait::async_trait]
 pub trait Api: Objects {
     /// The names of a resource of a group, in its preferred version.
     fn names(&self, group: &str, resource: &str) -> Option<Arc<Names>>;
 
-    /// What strategies and admission will know about a call.
+    /// What strategies and admission learn about a call.
     fn context(&self, call: &Call, operation: Operation, names: &Arc<Names>, dry_run: bool) -> Context;
 
-    /// Changes the stored object that the context names, with everything of an update after decoding. Answers the new resourceVersion, or
+    /// Updates the stored object that the context names, with every step of an update after decoding. Answers the new resourceVersion, or
     /// `None` where there is no such object.
     ///
     /// # Errors
-    /// Those of `make`, of validation and admission, and of the store.
+    /// The errors of `make`, of validation and admission, and of the store.
     async fn update(&self, update: &mut Update, make: Make<'_>) -> Result<Option<String>, Status>;
 
     /// Deletes the object that the context names.
     ///
     /// # Errors
-    /// 404, 409 of a precondition, those of admission and of the store.
+    /// 404, 409 for a precondition, and the errors of admission and of the store.
     async fn delete(&self, cx: Context, options: &DeleteOptions) -> Result<(), Status>;
 
-    /// Sends a request to the kubelet of a node.
+    /// The way to the kubelet of a node.
+    fn kubelet(&self, node: &str) -> Kubelet;
+
+    /// Whether the caller may do the same with another verb.
     ///
     /// # Errors
-    /// The node cannot be reached.
-    async fn node(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Unreachable>;
+    /// 403.
+    async fn require(&self, call: &Call, verb: &str) -> Result<(), Status>;
 
     /// Passes a call on to an HTTP server inside the cluster: what follows the subresource is the path there.
     ///
@@ -122,42 +125,42 @@ pub trait Api: Objects {
     /// 503 where it cannot be reached.
     async fn proxy(&self, backend: &Backend, call: Call) -> Result<Response<Body>, Status>;
 
-    /// Cancelled when the server ends: long answers end then.
+    /// Cancelled when the server stops; long-running responses end then.
     fn shutdown(&self) -> CancellationToken;
 }
 
-/// An update that an action asks for.
+/// An update that an action makes.
 pub struct Update {
-    /// Who, when, which object.
+    /// The user, the time, the object.
     pub cx: Context,
     /// The field manager.
     pub manager: String,
-    /// What it may change.
+    /// What the update may change.
     pub scope: Scope,
-    /// `Warning` headers so far, and those of the update.
+    /// `Warning` headers: those so far; the update adds its own.
     pub warnings: Vec<String>,
 }
 
-/// Makes the new object of the stored one, and warnings; asked again when somebody else was faster.
+/// Makes the new object from the stored one, and warnings. Called again after a conflict with another writer.
 pub type Make<'a> = &'a mut (dyn FnMut(&Object, &mut Vec<String>) -> Result<Change, Status> + Send);
 
-/// What an update makes of the stored object.
+/// The new form of a stored object.
 pub struct Change {
     /// The new object.
     pub object: Object,
-    /// managedFields are done (server-side apply).
+    /// managedFields are already up to date (server-side apply).
     pub owned: bool,
-    /// The client named the resourceVersion: a clash is its, not ours to try again.
+    /// The client gave the resourceVersion, so that a conflict is answered and not retried.
     pub pinned: bool,
-    /// What the uid of the new object means.
+    /// How the uid of the new object is used.
     pub uid: Uid,
 }
 
-/// What the uid of a new object means, where it has one.
+/// How the uid of a new object is used, where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Uid {
-    /// The object it is meant for: another one is a conflict (PUT).
+    /// As a precondition: a stored object with another uid is a conflict (PUT).
     Expected,
-    /// A value like others: it cannot change (patches).
+    /// As a field like others, which cannot change (patches).
     Given,
 }

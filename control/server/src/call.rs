@@ -1,9 +1,9 @@
-//! One request on its way to a verb: what the chain found out about it.
+//! One request, with what the chain has found out about it.
 
 use crate::{
     User,
     codec::{self, Expected, WriteOptions},
-    limits::Share,
+    limits::UserSeat,
     negotiate::{self, Offers, Output},
     reply,
     request::{Query, RequestInfo},
@@ -18,9 +18,9 @@ use std::sync::Arc;
 
 /// A request whose caller, permission and target are known.
 pub struct Call {
-    /// Who asks.
+    /// The user.
     pub user: Arc<User>,
-    /// For what.
+    /// Path and verb.
     pub info: RequestInfo,
     /// The query parameters.
     pub query: Query,
@@ -28,10 +28,10 @@ pub struct Call {
     pub parts: Parts,
     /// The body of a request that is not long-running; empty where there is none.
     pub body: Bytes,
-    /// The body of a long-running request, which its verb reads as it comes.
+    /// The body of a long-running request, which its verb reads as a stream.
     pub stream: Mutex<Body>,
-    /// Its place in the share of its user: whoever takes the connection over keeps it.
-    pub(crate) share: Option<Arc<Share>>,
+    /// The seat of its user: whoever takes over the connection keeps it.
+    pub(crate) seat: Option<Arc<UserSeat>>,
 }
 
 impl Call {
@@ -45,28 +45,28 @@ impl Call {
         &self.parts.headers
     }
 
-    /// The form of the answer.
+    /// Negotiates the representation of the response.
     ///
     /// # Errors
-    /// 406 for a form that is not offered.
+    /// 406: the client accepts none of `offers`.
     pub fn output(&self, offers: Offers) -> Result<Output, Status> {
         negotiate::output(self.headers(), &self.query, offers, false)
     }
 
-    /// Decodes the body as an object of `kind`, which may be another one than the resource's, with the options of a create. Answers the
-    /// object, the options and warnings.
+    /// Decodes the body as an object of `kind`, which may differ from the resource's, with the options of a create. Returns the object, the
+    /// options and warnings.
     ///
     /// # Errors
-    /// 400 for a body that is none, 422 for options that there are not.
+    /// 400 for a body that cannot be decoded, 422 for invalid options.
     pub fn decode(&self, kind: &GroupVersionKind) -> Result<(Object, WriteOptions, Vec<String>), Status> {
         let options = WriteOptions::parse("CreateOptions", &self.query, self.headers(), false)?;
         let decoded = codec::decode(self.headers(), &self.body, &Expected::published(kind))?;
         let mut warnings = Vec::new();
-        codec::judge(&decoded, kind, options.field_validation, &mut warnings)?;
+        codec::enforce_field_validation(&decoded, kind, options.field_validation, &mut warnings)?;
         Ok((decoded.object, options, warnings))
     }
 
-    /// The answer to a create: 201, the value, and warnings.
+    /// The response to a create: 201, the value, and warnings.
     pub fn created(&self, output: Output, value: &Value, warnings: &[String]) -> Response<Body> {
         let mut response = reply::value(StatusCode::CREATED, output, value);
         codec::add_warnings(response.headers_mut(), warnings);

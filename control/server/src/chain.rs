@@ -1,23 +1,23 @@
 //! The way of a request through the server, as one function that reads from top to bottom: request id and span, panic guard, request
-//! info and route, authentication, impersonation, authorization, the user's share, body, in-flight limit, verb, time limit, audit.
+//! info and route, authentication, impersonation, authorization, the user's limit, body, in-flight limit, verb, timeout, audit.
 
 use crate::{
     audit::Event,
     authn::{self, Credentials},
     authz,
-    body::{self, Whole},
+    body::{self, Collected},
     call::Call,
     caller::Caller,
-    codec::{self, BODY_LIMIT, HEAVY, REVIEW_LIMIT},
+    codec::{self, BODY_LIMIT, EXPENSIVE_BODY, REVIEW_LIMIT},
     documents, impersonation,
-    limits::{self, Class, Share},
+    limits::{self, Class, UserSeat},
     metrics::RequestLabels,
     negotiate::{self, Output},
-    pace::Unhurried,
     reply,
     request::{Query, RequestInfo},
     route::{Route, Target},
     server::Server,
+    stall::AllowSlowReader,
     verbs,
 };
 use api::Status;
@@ -30,7 +30,7 @@ use tokio::runtime::{Handle, RuntimeFlavor};
 use tracing::Instrument;
 
 /// How long a request that is not long-running may take.
-const TIME_LIMIT: Duration = Duration::from_secs(60);
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Answers one request.
 pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Body>) -> Response<Body> {
@@ -74,7 +74,7 @@ pub(crate) async fn handle(server: &Server, caller: &Caller, request: Request<Bo
     response
 }
 
-/// Verb and resource for the metrics: only what the server knows, so that nobody can make up ever new ones.
+/// Verb and resource for the metrics: only those that the server knows, so that no client can create new series.
 fn labels(route: &Route, info: &RequestInfo) -> (String, String) {
     match route.resource() {
         Some(_) => (info.verb.clone(), info.resource.clone()),
@@ -99,43 +99,43 @@ async fn process(
     authz::require(server.authorizer(), &user, &info).await?;
     // Only authorized requests count against the limits.
     let class = class(&route, &info, &query);
-    let share = server.limits().share(caller, &user, class)?.map(Arc::new);
+    let seat = server.limits().take_user_seat(caller, &user, class)?.map(Arc::new);
     let target = match route {
         Route::Refused(refusal) => return refusal.answer(),
         Route::Document => None,
         Route::Resource(target) => Some(target),
     };
-    let (whole, stream) = match body_limit(&parts.method, target.as_ref(), class, share.as_deref()) {
-        Some(limit) => (body::read(body, limit, server.limits().bodies(share.as_deref())).await?, Body::empty()),
-        None => (Whole::default(), body),
+    let (collected, stream) = match body_limit(&parts.method, target.as_ref(), class, seat.as_deref()) {
+        Some(limit) => (body::read(body, limit, server.limits().body_memory(seat.as_deref())).await?, Body::empty()),
+        None => (Collected::default(), body),
     };
-    // Taken after the body, so that slow uploads hold no slot.
-    let slot = server.limits().enter(caller, share.as_deref(), class)?;
-    let call = Call { user, info, query, parts, body: whole.bytes, stream: Mutex::new(stream), share: share.clone() };
-    let work = serve(server, call, target, share.as_deref());
+    // Taken after the body, so that slow uploads hold no seat.
+    let slot = server.limits().take_seat(caller, seat.as_deref(), class)?;
+    let call = Call { user, info, query, parts, body: collected.bytes, stream: Mutex::new(stream), seat: seat.clone() };
+    let work = serve(server, call, target, seat.as_deref());
     let response = if class == Class::LongRunning {
         work.await
     } else {
-        match tokio::time::timeout(TIME_LIMIT, work).await {
+        match tokio::time::timeout(REQUEST_TIMEOUT, work).await {
             Ok(answer) => answer,
             Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 0)),
         }
     };
-    drop(whole.room);
+    drop(collected.memory);
     let response = response?;
-    // Who may read as slowly as they like must not keep others out meanwhile.
-    let slot = slot.filter(|_| response.extensions().get::<Unhurried>().is_none());
-    Ok(limits::hold(limits::hold(response, slot), share))
+    // A client that may read slowly must not hold a seat for as long.
+    let slot = slot.filter(|_| response.extensions().get::<AllowSlowReader>().is_none());
+    Ok(limits::hold_until_sent(limits::hold_until_sent(response, slot), seat))
 }
 
-/// What a request counts as.
+/// How a request counts against the in-flight limits.
 fn class(route: &Route, info: &RequestInfo, query: &Query) -> Class {
     if route.is_long_running(query) {
         Class::LongRunning
     } else if documents::is_health(&info.path) {
         Class::Health
     } else if !info.is_resource || matches!(info.verb.as_str(), "get" | "list") {
-        Class::Reading
+        Class::ReadOnly
     } else {
         Class::Mutating
     }
@@ -145,23 +145,24 @@ fn is_write(method: &Method) -> bool {
     matches!(*method, Method::POST | Method::PUT | Method::PATCH | Method::DELETE)
 }
 
-/// The longest body that is read; `None` where nothing looks at it, or the verb reads it as it comes. A review says a few words about one
-/// request, and whoever may ask for nothing else must not make the server parse megabytes for it.
-fn body_limit(method: &Method, target: Option<&Target>, class: Class, share: Option<&Share>) -> Option<usize> {
+/// The longest body that is read; `None` where no verb needs it, or the verb reads the stream itself. A review is small, and every user may
+/// send one: such a user must not make the server parse megabytes.
+fn body_limit(method: &Method, target: Option<&Target>, class: Class, seat: Option<&UserSeat>) -> Option<usize> {
     let target = target.filter(|_| is_write(method) && class != Class::LongRunning)?;
-    Some(if share.is_some() && target.resource.action.is_some() { REVIEW_LIMIT } else { BODY_LIMIT })
+    Some(if seat.is_some() && target.resource.action.is_some() { REVIEW_LIMIT } else { BODY_LIMIT })
 }
 
-/// Answers a call whose place is taken.
+/// Serves a call that has its seat.
 async fn serve(
     server: &Server,
     call: Call,
     target: Option<Target>,
-    share: Option<&Share>,
+    seat: Option<&UserSeat>,
 ) -> Result<Response<Body>, Status> {
-    let heavy = server.limits().heavy(share, codec::weight(call.headers(), &call.body));
+    let heavy = server.limits().wait_to_decode(seat, codec::decode_cost(call.headers(), &call.body));
     let threads = Handle::try_current().map(|runtime| runtime.runtime_flavor());
-    let beside = matches!(threads, Ok(RuntimeFlavor::MultiThread)) && weight(server, &call, target.as_ref()) >= HEAVY;
+    let beside = matches!(threads, Ok(RuntimeFlavor::MultiThread))
+        && work_size(server, &call, target.as_ref()) >= EXPENSIVE_BODY;
     let work = async move {
         let _turn = heavy.await;
         match target {
@@ -169,21 +170,21 @@ async fn serve(
             None => documents::serve(server, call).await,
         }
     };
-    let work = if beside { Either::Left(polled(Box::pin(work))) } else { Either::Right(work) };
+    let work = if beside { Either::Left(in_blocking_section(Box::pin(work))) } else { Either::Right(work) };
     work.await
 }
 
-/// How many bytes a write has to work on: its body, or the object that it changes.
-fn weight(server: &Server, call: &Call, target: Option<&Target>) -> usize {
+/// How many bytes a write processes: its body, or the object that it changes.
+fn work_size(server: &Server, call: &Call, target: Option<&Target>) -> usize {
     let Some(target) = target.filter(|_| is_write(call.method())) else { return 0 };
     let named = !call.info.name.is_empty() && target.resource.action.is_none();
     let key = || target.resource.key(&call.info.namespace, &call.info.name);
     let stored = named.then(|| server.store().get(&key())).flatten();
-    codec::weight(call.headers(), &call.body).max(stored.map_or(0, |entry| entry.payload.length()))
+    codec::decode_cost(call.headers(), &call.body).max(stored.map_or(0, |entry| entry.payload.length()))
 }
 
-/// Does heavy work beside the threads that serve: to parse, check, validate and write megabytes takes a tenth of a second,
-/// and what else is to be done on that thread goes on on another.
-async fn polled<T>(mut work: Pin<Box<impl Future<Output = T>>>) -> T {
+/// Polls expensive work in a blocking section: to parse, validate and write megabytes takes a tenth of a second, and meanwhile another
+/// thread takes over the other tasks of this one.
+async fn in_blocking_section<T>(mut work: Pin<Box<impl Future<Output = T>>>) -> T {
     std::future::poll_fn(|cx| tokio::task::block_in_place(|| work.as_mut().poll(cx))).await
 }

@@ -1,6 +1,6 @@
-//! The writes of an HTTP/2 connection, coalesced. h2 writes each frame with a payload by itself and flushes after it, and TLS makes a
-//! record and a system call of each write: an event to ten watches of one connection would cost ten of both. Here the frames wait until
-//! the connection has no more to write, and each turn of the connection waits for the streams that are ready by then.
+//! Coalesces the writes of an HTTP/2 connection. h2 writes and flushes each frame with a payload by itself, and TLS turns each write into a
+//! record and a system call: one event for ten watches of a connection would cost ten of both. Here frames are buffered until the connection
+//! has nothing more to write, and each poll of the connection is delayed once, so that more streams are ready by then.
 
 use bytes::{Buf, BytesMut};
 use parking_lot::Mutex;
@@ -13,12 +13,12 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes that wait at most; with more, the connection waits for the peer. Two TLS records.
-const LIMIT: usize = 32 * 1024;
-/// Bytes of memory that the first frames of a turn get.
-const FIRST: usize = 4096;
+/// Most buffered bytes: two TLS records. With more, the connection waits for the peer.
+const BUFFER_LIMIT: usize = 32 * 1024;
+/// First size of the buffer, bytes.
+const FIRST_ALLOCATION: usize = 4096;
 
-/// A stream that keeps what is written until [`Coalesced::run`] has polled the connection. A clone is the same stream.
+/// A stream that buffers what is written until [`Coalesced::run`] has polled the connection. A clone is the same stream.
 pub(crate) struct Coalesced<S>(Arc<Mutex<Inner<S>>>);
 
 impl<S> Clone for Coalesced<S> {
@@ -29,55 +29,59 @@ impl<S> Clone for Coalesced<S> {
 
 struct Inner<S> {
     stream: S,
-    /// Empty, and without memory, between two turns.
-    waiting: BytesMut,
+    /// Empty, and without memory, between two polls of the connection.
+    buffer: BytesMut,
 }
 
 impl<S: AsyncWrite + Unpin> Inner<S> {
-    /// Writes what waits.
+    /// Writes the buffered bytes.
     fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        while !self.waiting.is_empty() {
-            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.waiting))? {
+        while !self.buffer.is_empty() {
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, &self.buffer))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
-                written => self.waiting.advance(written),
+                written => self.buffer.advance(written),
             }
         }
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
-    /// Keeps as much of a write as there is room for.
-    fn poll_keep(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        if self.waiting.len() >= LIMIT {
+    /// Buffers as much of a write as fits.
+    fn poll_buffer(&mut self, cx: &mut Context<'_>, pieces: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
+        if self.buffer.len() >= BUFFER_LIMIT {
             ready!(self.poll_drain(cx))?;
         }
-        let before = self.waiting.len();
-        let all = pieces.iter().map(|piece| piece.len()).sum::<usize>().min(LIMIT - before);
-        if self.waiting.capacity() - before < all {
-            // Grown once: to grow by doubling would copy the frames again and again.
-            self.waiting.reserve(if before + all <= FIRST { FIRST } else { LIMIT - before });
+        let before = self.buffer.len();
+        let all = pieces.iter().map(|piece| piece.len()).sum::<usize>().min(BUFFER_LIMIT - before);
+        if self.buffer.capacity() - before < all {
+            // Reserved once, because growth by doubling would copy the frames again and again.
+            self.buffer.reserve(if before + all <= FIRST_ALLOCATION {
+                FIRST_ALLOCATION
+            } else {
+                BUFFER_LIMIT - before
+            });
         }
         for piece in pieces {
-            let room = LIMIT - self.waiting.len();
-            self.waiting.extend_from_slice(&piece[..piece.len().min(room)]);
+            let room = BUFFER_LIMIT - self.buffer.len();
+            self.buffer.extend_from_slice(&piece[..piece.len().min(room)]);
         }
-        Poll::Ready(Ok(self.waiting.len() - before))
+        Poll::Ready(Ok(self.buffer.len() - before))
     }
 }
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Coalesced<S> {
     pub(crate) fn new(stream: S) -> Self {
-        Self(Arc::new(Mutex::new(Inner { stream, waiting: BytesMut::new() })))
+        Self(Arc::new(Mutex::new(Inner { stream, buffer: BytesMut::new() })))
     }
 
-    /// Runs the connection that reads and writes this stream, and writes after each turn of it what has come together.
+    /// Runs the connection that reads and writes this stream, and writes the buffered bytes after each poll of it.
     ///
     /// # Errors
-    /// The error of a write.
+    /// A write failed.
     pub(crate) async fn run<F: Future>(self, connection: F) -> io::Result<F::Output> {
         let mut connection = pin!(connection);
         let mut yielded = false;
         poll_fn(|cx| {
-            // Whoever woke the connection has mostly woken more of its streams: they add their frames first.
+            // Whatever woke the connection has mostly woken more of its streams, which add their frames first.
             yielded = !yielded;
             if yielded {
                 cx.waker().wake_by_ref();
@@ -88,7 +92,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Coalesced<S> {
             }
             let mut inner = self.0.lock();
             match inner.poll_drain(cx) {
-                Poll::Ready(Ok(())) => inner.waiting = BytesMut::new(),
+                Poll::Ready(Ok(())) => inner.buffer = BytesMut::new(),
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
                 Poll::Pending => {}
             }
@@ -106,7 +110,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Coalesced<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        self.0.lock().poll_keep(cx, &[IoSlice::new(buf)])
+        self.0.lock().poll_buffer(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_write_vectored(
@@ -114,15 +118,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Coalesced<S> {
         cx: &mut Context<'_>,
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        self.0.lock().poll_keep(cx, bufs)
+        self.0.lock().poll_buffer(cx, bufs)
     }
 
-    /// So that h2 copies no payload into its own buffer before.
+    /// True, so that h2 does not copy payloads into a buffer of its own.
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    /// After the turn: see [`Coalesced::run`].
+    /// Does nothing: [`Coalesced::run`] flushes.
     fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
@@ -218,7 +222,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_peer_that_does_not_read_is_waited_for_and_nothing_is_lost() {
         let (pieces, mut theirs, _writes, connection) = connection(1000);
-        let sent: Vec<u8> = (0..3 * LIMIT).map(|at| at.to_le_bytes()[0]).collect();
+        let sent: Vec<u8> = (0..3 * BUFFER_LIMIT).map(|at| at.to_le_bytes()[0]).collect();
         for piece in sent.chunks(5000) {
             pieces.send(piece.to_vec()).expect("sent");
         }

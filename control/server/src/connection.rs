@@ -1,11 +1,11 @@
-//! One connection from the network: HTTP/1.1 or HTTP/2 as ALPN agreed, and the bounds of what a peer can hold by being slow or silent.
+//! One connection from the network: HTTP/1.1 or HTTP/2 as ALPN agreed, and the limits on what a slow or silent peer can hold.
 //! Not here: the handshake and the number of connections ([`crate::tls`]), bodies of requests ([`crate::chain`]).
 
 use crate::{
     coalesce::Coalesced,
-    pace::{PACE, Pace, Paced, STALL, Unhurried},
     reply,
     service::Service,
+    stall::{AllowSlowReader, MonitoredBody, SLOW_CLIENT_TIMEOUT, STALL_DETECTOR, StallDetector},
 };
 use axum::body::Body;
 use http::{HeaderValue, Request, Response, StatusCode, Version, header};
@@ -33,43 +33,45 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 /// How long a client may be silent after the handshake.
-const SILENCE: Duration = Duration::from_secs(10);
+const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long an HTTP/1.1 client may take for the headers of a request, and be idle before it. Longer than client-go keeps a connection
-/// idle (90 s), so that it is the client who closes.
-const HEADERS: Duration = Duration::from_secs(110);
+/// idle (90 s), so that the client closes first.
+const HEADER_READ_TIMEOUT: Duration = Duration::from_secs(110);
 /// How long an HTTP/2 connection may be without a stream, for the same reason.
-const IDLE: Duration = Duration::from_secs(110);
-/// How often an HTTP/2 client must answer, and how fast.
-const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(20));
+const IDLE_TIMEOUT: Duration = Duration::from_secs(110);
+/// How often an HTTP/2 client is pinged.
+const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
+/// How soon it must answer.
+const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Concurrent streams per HTTP/2 connection, as upstream's API server has it; a client with more watches opens another connection.
-const STREAMS: u32 = 1_000;
-/// Streams that a client opened and reset before they were looked at; with more the connection is closed.
-const RESETS: usize = 100;
+const MAX_CONCURRENT_STREAMS: u32 = 1_000;
+/// Streams that a client opened and reset before they were accepted; with more the connection is closed.
+const MAX_PENDING_RESETS: usize = 100;
 /// HTTP/2 windows for request bodies, bytes.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
-/// What a connection (HTTP/1.1), a stream (HTTP/2) and TLS each buffer on the way out, and the longest headers, bytes.
-pub(crate) const BUFFER: usize = 32 * 1024;
+/// The write buffer of a connection (HTTP/1.1), of a stream (HTTP/2) and of TLS, and the longest headers, bytes.
+pub(crate) const BUFFER_BYTES: usize = 32 * 1024;
 
-/// A connection's place among all, and among those without a client certificate.
-pub(crate) type Place = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+/// A connection's permit among all, and among those without a client certificate.
+pub(crate) type ConnectionPermit = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 
-/// Serves a connection until its end; after `token` has been cancelled, until the requests under way are answered. The pace is that of
-/// [`Taken`], below the stream.
+/// Serves a connection until its end; after `token` has been cancelled, until the requests in flight are answered. `detector` is that of the
+/// [`MonitoredStream`] below `stream`.
 pub(crate) async fn serve<S>(
-    (stream, place): (S, Option<Place>),
-    pace: Arc<Pace>,
+    (stream, permit): (S, Option<ConnectionPermit>),
+    detector: Arc<StallDetector>,
     http2: bool,
     service: Service,
     token: CancellationToken,
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = Speaking::new(stream, place);
-    // HTTP/2 has a pace for each stream.
+    let stream = FirstByteDeadline::new(stream, permit);
+    // HTTP/2 has a detector for each stream.
     let result = match http2 {
         true => serve_http2(stream, service, token).await,
-        false => serve_http1(TokioIo::new(stream), pace, service, token).await,
+        false => serve_http1(TokioIo::new(stream), detector, service, token).await,
     };
     if let Err(error) = result {
         tracing::debug!(%error, "connection ended");
@@ -77,8 +79,8 @@ pub(crate) async fn serve<S>(
 }
 
 async fn serve_http1<S>(
-    io: TokioIo<Speaking<S>>,
-    pace: Arc<Pace>,
+    io: TokioIo<FirstByteDeadline<S>>,
+    detector: Arc<StallDetector>,
     service: Service,
     token: CancellationToken,
 ) -> hyper::Result<()>
@@ -87,8 +89,8 @@ where
 {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADERS)
-        .max_buf_size(BUFFER)
+        .header_read_timeout(HEADER_READ_TIMEOUT)
+        .max_buf_size(BUFFER_BYTES)
         .serve_connection(io, service_fn(move |request| answer(service.clone(), request)))
         .with_upgrades();
     let work = async move {
@@ -101,10 +103,10 @@ where
             }
         }
     };
-    PACE.scope(pace.clone(), pace.run(work)).await.unwrap_or_else(stalled)
+    STALL_DETECTOR.scope(detector.clone(), detector.run(work)).await.unwrap_or_else(stalled)
 }
 
-async fn serve_http2<S>(stream: Speaking<S>, service: Service, token: CancellationToken) -> hyper::Result<()>
+async fn serve_http2<S>(stream: FirstByteDeadline<S>, service: Service, token: CancellationToken) -> hyper::Result<()>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -112,14 +114,14 @@ where
     let coalesced = Coalesced::new(stream);
     let connection = http2::Builder::new(streams.clone())
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_pending_accept_reset_streams(RESETS)
+        .max_concurrent_streams(MAX_CONCURRENT_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
-        .max_send_buf_size(BUFFER)
-        .max_header_list_size(u32::try_from(BUFFER).expect("a small constant"))
-        .keep_alive_interval(PING.0)
-        .keep_alive_timeout(PING.1)
+        .max_send_buf_size(BUFFER_BYTES)
+        .max_header_list_size(u32::try_from(BUFFER_BYTES).expect("a small constant"))
+        .keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         // Boxed: the stream of a watch would else keep the memory of the whole chain until its end.
         .serve_connection(
             TokioIo::new(coalesced.clone()),
@@ -136,7 +138,7 @@ where
             () = streams.idle() => {
                 connection.as_mut().graceful_shutdown();
                 // Answers that were never read may still be there.
-                timeout(STALL, connection).await.unwrap_or_else(|_| stalled())
+                timeout(SLOW_CLIENT_TIMEOUT, connection).await.unwrap_or_else(|_| stalled())
             }
         }
     };
@@ -157,15 +159,15 @@ async fn answer(service: Service, request: Request<Incoming>) -> Result<Response
         return Ok(refusal);
     }
     let response = service.handle(request).await;
-    let pace = PACE.with(Arc::clone);
-    // Whoever reads an upgraded connection (a shell, say) may pause as well.
-    let unhurried =
-        response.extensions().get::<Unhurried>().is_some() || response.status() == StatusCode::SWITCHING_PROTOCOLS;
-    pace.set_unhurried(unhurried);
-    if unhurried {
+    let detector = STALL_DETECTOR.with(Arc::clone);
+    // The reader of an upgraded connection (a shell, say) may pause as well.
+    let exempt = response.extensions().get::<AllowSlowReader>().is_some()
+        || response.status() == StatusCode::SWITCHING_PROTOCOLS;
+    detector.set_exempt(exempt);
+    if exempt {
         return Ok(response);
     }
-    Ok(response.map(|body| Body::new(Paced::new(body, pace))))
+    Ok(response.map(|body| Body::new(MonitoredBody::new(body, detector))))
 }
 
 /// HTTP/1.1 demands exactly one Host; the words are Go's.
@@ -183,7 +185,7 @@ fn without_host<B>(request: &Request<B>) -> Option<Response<Body>> {
     Some(response)
 }
 
-/// Runs the streams of one HTTP/2 connection, each at its own pace, and knows how many there are.
+/// Runs the streams of one HTTP/2 connection, each with a stall detector of its own, and counts them.
 #[derive(Clone, Default)]
 struct Streams(watch::Sender<usize>);
 
@@ -194,14 +196,14 @@ impl Streams {
         loop {
             // Both fail only when the sender is gone, which `self` holds.
             let _ = open.wait_for(|count| *count == 0).await;
-            if timeout(IDLE, open.changed()).await.is_err() {
+            if timeout(IDLE_TIMEOUT, open.changed()).await.is_err() {
                 return;
             }
         }
     }
 }
 
-/// One stream under way.
+/// One open stream.
 struct Open(watch::Sender<usize>);
 
 impl Drop for Open {
@@ -220,48 +222,48 @@ where
         let open = Open(self.0.clone());
         tokio::spawn(async move {
             let _open = open;
-            let pace = Arc::<Pace>::default();
+            let detector = Arc::<StallDetector>::default();
             // A dropped stream is reset.
-            if PACE.scope(pace.clone(), pace.run(stream)).await.is_none() {
+            if STALL_DETECTOR.scope(detector.clone(), detector.run(stream)).await.is_none() {
                 tracing::debug!("a client did not take its answer");
             }
         });
     }
 }
 
-/// The plain stream below TLS, whose peer must take what is written. Below, because TLS takes some bytes itself: above it, they would look
-/// like taken by the peer.
-pub(crate) struct Taken<S> {
+/// The plain stream below TLS; it fails when the peer takes no written bytes for [`SLOW_CLIENT_TIMEOUT`]. It is below TLS because TLS has a
+/// buffer: above it, buffered bytes would look as if the peer had taken them.
+pub(crate) struct MonitoredStream<S> {
     inner: S,
-    /// While written bytes wait.
+    /// Runs while written bytes wait.
     stall: Option<Pin<Box<Sleep>>>,
-    pace: Arc<Pace>,
+    detector: Arc<StallDetector>,
 }
 
-impl<S> Taken<S> {
-    /// With the pace of the connection, which may say that nobody hurries.
-    pub(crate) fn new(inner: S, pace: Arc<Pace>) -> Self {
-        Self { inner, stall: None, pace }
+impl<S> MonitoredStream<S> {
+    /// With the detector of the connection, which knows whether the current response is exempt.
+    pub(crate) fn new(inner: S, detector: Arc<StallDetector>) -> Self {
+        Self { inner, stall: None, detector }
     }
 
-    /// The outcome of writing, or an error when nothing could be written for too long.
+    /// The outcome of a write, or an error when nothing could be written for too long.
     fn written(&mut self, cx: &mut Context<'_>, outcome: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
-        if outcome.is_ready() || self.pace.is_unhurried() {
+        if outcome.is_ready() || self.detector.is_exempt() {
             self.stall = None;
             return outcome;
         }
-        ready!(self.stall.get_or_insert_with(|| Box::pin(sleep(STALL))).as_mut().poll(cx));
+        ready!(self.stall.get_or_insert_with(|| Box::pin(sleep(SLOW_CLIENT_TIMEOUT))).as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes no bytes")))
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Taken<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buf)
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Taken<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         let outcome = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.written(cx, outcome)
@@ -289,35 +291,35 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Taken<S> {
     }
 }
 
-/// A stream whose peer must say something soon.
-struct Speaking<S> {
+/// A stream whose peer must send its first byte within [`FIRST_BYTE_TIMEOUT`].
+struct FirstByteDeadline<S> {
     inner: S,
-    /// Kept as long as the stream, also when it is upgraded and no longer the server's.
-    _place: Option<Place>,
-    /// Until the first byte.
-    silence: Option<Pin<Box<Sleep>>>,
+    /// Kept as long as the stream, also after an upgrade, when the server no longer owns it.
+    _permit: Option<ConnectionPermit>,
+    /// Runs until the first byte.
+    deadline: Option<Pin<Box<Sleep>>>,
 }
 
-impl<S> Speaking<S> {
-    fn new(inner: S, place: Option<Place>) -> Self {
-        Self { inner, _place: place, silence: Some(Box::pin(sleep(SILENCE))) }
+impl<S> FirstByteDeadline<S> {
+    fn new(inner: S, permit: Option<ConnectionPermit>) -> Self {
+        Self { inner, _permit: permit, deadline: Some(Box::pin(sleep(FIRST_BYTE_TIMEOUT))) }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Speaking<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for FirstByteDeadline<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let read = Pin::new(&mut self.inner).poll_read(cx, buf);
         if read.is_ready() {
-            self.silence = None;
+            self.deadline = None;
             return read;
         }
-        let Some(silence) = &mut self.silence else { return Poll::Pending };
-        ready!(silence.as_mut().poll(cx));
+        let Some(deadline) = &mut self.deadline else { return Poll::Pending };
+        ready!(deadline.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer says nothing")))
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Speaking<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for FirstByteDeadline<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.inner).poll_write(cx, buf)
     }
@@ -350,19 +352,19 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn written_bytes_must_be_taken_unless_the_answer_is_unhurried() {
-        for unhurried in [false, true] {
-            let pace = Arc::<Pace>::default();
-            pace.set_unhurried(unhurried);
+        for exempt in [false, true] {
+            let detector = Arc::<StallDetector>::default();
+            detector.set_exempt(exempt);
             let (ours, mut theirs) = tokio::io::duplex(10);
-            let mut taken = Taken::new(ours, pace);
-            taken.write_all(&[0; 10]).await.expect("there is room");
-            let outcome = timeout(STALL * 3, taken.write_all(&[0; 10])).await;
+            let mut monitored = MonitoredStream::new(ours, detector);
+            monitored.write_all(&[0; 10]).await.expect("there is room");
+            let outcome = timeout(SLOW_CLIENT_TIMEOUT * 3, monitored.write_all(&[0; 10])).await;
             match outcome {
                 Ok(outcome) => assert_eq!(outcome.expect_err("no room").kind(), io::ErrorKind::TimedOut),
-                Err(_) => assert!(unhurried, "waits for ever"),
+                Err(_) => assert!(exempt, "waits for ever"),
             }
             theirs.read_exact(&mut [0; 10]).await.expect("what was written");
-            taken.write_all(&[0; 5]).await.expect("room again");
+            monitored.write_all(&[0; 5]).await.expect("room again");
         }
     }
 
@@ -370,12 +372,12 @@ mod tests {
     async fn a_peer_may_be_silent_after_its_first_byte_only() {
         for speaks in [false, true] {
             let (ours, mut theirs) = tokio::io::duplex(10);
-            let mut speaking = Speaking::new(ours, None);
+            let mut stream = FirstByteDeadline::new(ours, None);
             if speaks {
                 theirs.write_all(&[0]).await.expect("room");
-                speaking.read_u8().await.expect("a byte");
+                stream.read_u8().await.expect("a byte");
             }
-            assert_eq!(timeout(SILENCE * 3, speaking.read_u8()).await.is_err(), speaks);
+            assert_eq!(timeout(FIRST_BYTE_TIMEOUT * 3, stream.read_u8()).await.is_err(), speaks);
         }
     }
 }

@@ -1,6 +1,6 @@
-//! What the store keeps beside an object's stored bytes. Served bytes are the stored ones with the resourceVersion between two slices:
-//! a GET, a list and a watch event are a few copies of memory and parse nothing, and no object is held twice. Labels and selectable
-//! fields are parsed on first use and then shared by every reader and watcher.
+//! What the store keeps with an object's stored bytes. The served bytes are the stored ones with the resourceVersion between two slices:
+//! a GET, a list and a watch event copy memory and parse nothing, and no object is held twice. Labels and selectable fields are parsed on
+//! first use and then shared by every reader and watcher.
 
 use crate::Resource;
 use api::{Object, Status};
@@ -12,11 +12,11 @@ use store::{Payload, Revision};
 /// The payload of every entry.
 pub struct Item {
     view: View,
-    /// In other versions that share the storage.
+    /// The same object in the other versions of its resource.
     converted: OnceLock<Box<Converted>>,
 }
 
-/// An object in another version than the stored one, and in further ones.
+/// An object in another version than the stored one; a linked list over the versions.
 struct Converted {
     api_version: String,
     view: View,
@@ -30,7 +30,7 @@ impl Payload for Item {
 }
 
 impl Item {
-    /// The object as `resource` serves it. Where that is not the stored form, `convert` has made it before.
+    /// The object as `resource` serves it. Where that is not the stored form, [`convert`] must have been called before.
     pub fn view(&self, resource: &Resource) -> &View {
         if resource.convertor.is_none() {
             return &self.view;
@@ -51,7 +51,7 @@ impl Item {
         None
     }
 
-    /// Keeps the object in another version; the first one that is given for a version stays.
+    /// Keeps the object in another version. The first one that is given for a version stays.
     fn keep(&self, api_version: String, view: View) {
         let mut made = Box::new(Converted { api_version, view, next: OnceLock::new() });
         let mut end = &self.converted;
@@ -65,10 +65,10 @@ impl Item {
     }
 }
 
-/// Makes the views of entries that are to be served in another version than the stored one. Each is made once and kept with its entry.
+/// Converts entries to the served version where that is not the stored one. Each conversion happens once and is kept with its entry.
 ///
 /// # Errors
-/// Those of the conversion.
+/// The conversion failed.
 pub(crate) async fn convert<'a>(resource: &Resource, items: impl IntoIterator<Item = &'a Item>) -> Result<(), Status> {
     let Some(convertor) = &resource.convertor else { return Ok(()) };
     let api_version = resource.gvr.api_version();
@@ -95,13 +95,13 @@ impl Item {
         &self.view
     }
 
-    /// How long the stored object is when it is served as it is stored, bytes.
+    /// Length of the object as it is stored, with its resourceVersion, bytes.
     pub fn length(&self) -> usize {
         self.view.length()
     }
 
-    /// Whether the stored bytes look like an object that this server wrote. Damage within them is for the checksums of the log to find.
-    pub fn is_whole(&self) -> bool {
+    /// Whether the stored bytes begin and end like an object that this server wrote. Damage between is found by the checksums of the log.
+    pub fn is_intact(&self) -> bool {
         let View { stored, at, .. } = &self.view;
         at.is_some() && stored.starts_with(b"{\"kind\":") && stored.ends_with(b"}")
     }
@@ -113,7 +113,7 @@ type Labels = Box<[(Box<str>, Box<str>)]>;
 /// One object in one version.
 pub struct View {
     stored: Bytes,
-    /// Where the fields of `metadata` begin; nowhere in bytes that this server did not write.
+    /// Where the fields of `metadata` begin; `None` for bytes that this server did not write.
     at: Option<usize>,
     revision: Revision,
     labels: OnceLock<Labels>,
@@ -126,12 +126,12 @@ impl View {
         Self { stored, at, revision, labels: OnceLock::new(), fields: OnceLock::new() }
     }
 
-    /// Of an object that is not stored; without a resourceVersion (the answer to a dry-run create) it has none.
+    /// A view of an object that is not stored: the result of a dry run, or the last state of a deleted object.
     pub fn detached(object: &Object) -> Self {
         Self::new(stored_form(object), object.resource_version().parse().unwrap_or(0))
     }
 
-    /// How long the served JSON is.
+    /// Length of the served JSON, bytes.
     pub fn length(&self) -> usize {
         let digits = self.revision.checked_ilog10().map_or(0, |log| log as usize + 1);
         let Some(at) = self.at.filter(|_| self.revision > 0) else { return self.stored.len() };
@@ -139,7 +139,7 @@ impl View {
         self.stored.len() + "\"resourceVersion\":\"\"".len() + digits + comma
     }
 
-    /// Appends the served JSON, with another resourceVersion if it is the last state of a deleted object.
+    /// Appends the served JSON. `revision` replaces the resourceVersion: a deleted object has that of its deletion.
     pub fn write(&self, out: &mut impl BufMut, revision: Option<Revision>) {
         let (head, tail) = self.stored.split_at(self.at.unwrap_or(self.stored.len()));
         out.put_slice(head);
@@ -166,19 +166,19 @@ impl View {
         out.freeze()
     }
 
-    /// Parsed anew: objects live as bytes, parsed ones would cost several times their memory. Of stored bytes that cannot be read, what is
-    /// left: type and metadata, or less. Enough to show and to delete it; see [`View::read`].
+    /// Parses the object, at each call: parsed objects would take several times the memory of their bytes. Of bytes that cannot be read it
+    /// returns type and metadata, or less: enough to show and to delete the object. See [`View::read`].
     pub fn object(&self) -> Object {
         self.read().unwrap_or_else(|error| {
             tracing::warn!(error, revision = self.revision, "a stored object cannot be read");
-            self.with_revision(self.remains())
+            self.with_revision(self.salvage())
         })
     }
 
-    /// The whole object, for who would write it back.
+    /// The whole object, for a caller that writes it back.
     ///
     /// # Errors
-    /// Why the stored bytes cannot be read: another program wrote them, or the disk changed them.
+    /// The stored bytes cannot be read: another program wrote them, or the disk changed them.
     pub fn read(&self) -> Result<Object, String> {
         serde_json::from_slice(&self.stored).map(|object| self.with_revision(object)).map_err(|e| e.to_string())
     }
@@ -190,8 +190,8 @@ impl View {
         object
     }
 
-    /// Type and metadata by themselves, as far as they can be read.
-    fn remains(&self) -> Object {
+    /// Type and metadata, as far as they can be read.
+    fn salvage(&self) -> Object {
         #[derive(serde::Deserialize, Default)]
         #[serde(rename_all = "camelCase", default)]
         struct Type {
@@ -222,7 +222,7 @@ impl View {
         labels.binary_search_by(|(k, _)| k.as_ref().cmp(key)).ok().map(|at| labels[at].1.as_ref())
     }
 
-    /// The value of a selectable field of the resource besides name and namespace.
+    /// The value of a selectable field of the resource, other than name and namespace.
     pub fn field(&self, resource: &Resource, label: &str) -> Option<&str> {
         let known = resource.strategy.field_labels();
         let at = known.iter().position(|l| *l == label)?;
@@ -239,7 +239,7 @@ impl View {
         &self.stored[at - 1..metadata_end(&self.stored, at - 1)]
     }
 
-    /// Appends the object as `PartialObjectMetadata` of a version.
+    /// Appends the object as `PartialObjectMetadata` in a version of `meta.k8s.io`.
     pub fn write_partial(&self, out: &mut impl BufMut, version: &str, revision: Option<Revision>) {
         out.put_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
         out.put_slice(version.as_bytes());

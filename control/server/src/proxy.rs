@@ -4,8 +4,8 @@
 use crate::{
     call::Call,
     dialer::{self, Dialer, Stream},
-    limits::Share,
-    pace::Unhurried,
+    limits::UserSeat,
+    stall::AllowSlowReader,
 };
 use api::Status;
 use axum::body::{Body, Bytes};
@@ -70,19 +70,19 @@ pub(crate) async fn forward(
         false => stream,
     };
     let prefix = prefix(&call, &path);
-    let (host, upgrade, share) = (host_of(&call), upgrade_of(call.headers()), call.share.clone());
+    let (host, upgrade, seat) = (host_of(&call), upgrade_of(call.headers()), call.seat.clone());
     let (request, client) = request(call, &backend.address.to_string(), &path, &prefix)?;
     let mut response = exchange(stream, request).await.map_err(|e| unreachable(&e))?;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         return match (upgrade, client) {
-            (Some(_), Some(client)) => Ok(switch(response, client, share, shutdown)),
+            (Some(_), Some(client)) => Ok(switch(response, client, seat, shutdown)),
             _ => Err(Status::internal("the backend switched protocols without being asked")),
         };
     }
     strip(response.headers_mut());
     relocate(response.headers_mut(), backend, host.as_deref(), &prefix);
     let mut response = response.map(|body| Body::new(Until::new(body, shutdown)));
-    response.extensions_mut().insert(Unhurried);
+    response.extensions_mut().insert(AllowSlowReader);
     Ok(response)
 }
 
@@ -238,12 +238,12 @@ fn relocate(headers: &mut HeaderMap, backend: &Backend, host: Option<&str>, pref
 fn switch(
     mut response: Response<hyper::body::Incoming>,
     client: OnUpgrade,
-    share: Option<Arc<Share>>,
+    seat: Option<Arc<UserSeat>>,
     shutdown: CancellationToken,
 ) -> Response<Body> {
     let backend = hyper::upgrade::on(&mut response);
     tokio::spawn(async move {
-        let _share = share;
+        let _seat = seat;
         let joined = async {
             let (client, backend) = tokio::try_join!(client, backend).map_err(std::io::Error::other)?;
             let (mut client, mut backend) = (TokioIo::new(client), TokioIo::new(backend));

@@ -1,5 +1,5 @@
-//! Where a request leads: the resource, the subresource and the verb, found once in the registry before anything else asks. What nothing
-//! serves is a [`Refusal`], which is answered after authorization, so that it tells nobody what there is.
+//! Routing: resource, subresource and verb of a request, looked up once in the registry. A request that nothing serves is a [`Refusal`]; it
+//! is answered after authorization, so that it does not disclose which resources exist.
 
 use crate::{
     Resource, Subresource, Verb,
@@ -12,13 +12,13 @@ use axum::body::Body;
 use http::{Method, Response};
 use std::sync::Arc;
 
-/// Where a request leads.
+/// The target of a request.
 pub(crate) enum Route {
-    /// To a document: discovery, OpenAPI, version, health, metrics.
+    /// A document: discovery, OpenAPI, version, health, metrics.
     Document,
-    /// To a verb of a resource or of one of its subresources.
+    /// A verb of a resource or of one of its subresources.
     Resource(Target),
-    /// Nowhere.
+    /// Nothing serves the request.
     Refused(Refusal),
 }
 
@@ -29,11 +29,11 @@ pub(crate) struct Target {
     pub(crate) verb: Verb,
 }
 
-/// Why a request leads nowhere.
+/// Why nothing serves a request.
 pub(crate) struct Refusal {
-    /// The resource that it names, if there is one.
+    /// The resource that the request names, if there is one.
     resource: Option<Arc<Resource>>,
-    /// What the client is told; `None`: the page for a path below no group.
+    /// The answer; `None`: the 404 page for a path outside of every group.
     answer: Option<Status>,
 }
 
@@ -44,13 +44,13 @@ impl Refusal {
 }
 
 impl Route {
-    /// Looks a request up.
+    /// Routes a request.
     pub(crate) fn find(registry: &Registry, method: &Method, info: &RequestInfo) -> Self {
         if !info.is_resource {
             return Self::Document;
         }
         let Some(resource) = registry.get(&info.group, &info.version, &info.resource).cloned() else {
-            // Below a group that is served, upstream answers a Status; elsewhere a page.
+            // Below a served group upstream answers a Status, elsewhere a page of text.
             let served = registry.all().iter().any(|r| r.gvr.group == info.group);
             return Self::Refused(Refusal { resource: None, answer: served.then(Status::resource_not_found) });
         };
@@ -69,7 +69,7 @@ impl Route {
         }
     }
 
-    /// Whether the request may run longer than the time limit, counts for no in-flight limit and keeps its body for the verb.
+    /// Whether the request may run longer than the request timeout, counts against no in-flight limit and leaves its body to the verb.
     pub(crate) fn is_long_running(&self, query: &Query) -> bool {
         match self {
             Self::Resource(target) => target.is_long_running(query),
@@ -84,7 +84,7 @@ impl Target {
         in_scope(resource, info)?;
         let subresource = match info.subresource.as_str() {
             "" => None,
-            // kubectl tells "there are no ephemeral containers here" from "there is no such pod" by the name in the Status.
+            // By the name in the Status kubectl distinguishes "ephemeral containers are not supported" from "there is no such pod".
             name => Some(resource.subresource(name).ok_or_else(Status::resource_not_found)?.clone()),
         };
         let proxies = subresource.as_ref().is_some_and(|s| s.serve.takes_path());
@@ -123,7 +123,7 @@ impl Target {
     }
 }
 
-/// Refuses names and namespaces that cannot be part of a key, with upstream's words.
+/// Refuses names and namespaces that cannot be part of a key, with upstream's texts.
 fn path_segments(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
     let dots = |text: &str| text == "." || text == "..";
     if info.named {
@@ -143,7 +143,7 @@ fn path_segments(resource: &Resource, info: &RequestInfo) -> Result<(), Status> 
     Ok(())
 }
 
-/// An object in a namespace is found below its namespace, any other below none; a path below `/namespaces/NAME` is the Namespace's own.
+/// A namespaced object is served below its namespace, any other outside of namespaces; a path below `/namespaces/NAME` may be the Namespace's.
 fn in_scope(resource: &Resource, info: &RequestInfo) -> Result<(), Status> {
     let fits = if resource.namespaced {
         !info.namespace.is_empty() || !info.named
@@ -157,7 +157,7 @@ pub(crate) fn not_allowed() -> Status {
     Status::new(Reason::MethodNotAllowed, "the server does not allow this method on the requested resource")
 }
 
-/// A write of a kind that is only listed.
+/// 405 for a write of a kind that is only listed.
 fn absent(resource: &Resource) -> Status {
     let text = format!(
         "sampan has no {kind} yet: the list of {plural} is served, and is always empty, since kubectl asks for it",

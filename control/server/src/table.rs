@@ -6,9 +6,9 @@ use bytes::{BufMut, BytesMut};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// What a row carries besides its cells.
+/// What a row of a table contains besides its cells (`includeObject`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Include {
+pub(crate) enum IncludeObject {
     /// Nothing.
     None,
     /// The metadata; the default.
@@ -17,7 +17,7 @@ pub(crate) enum Include {
     Object,
 }
 
-impl Include {
+impl IncludeObject {
     /// From `includeObject`.
     pub(crate) fn parse(query: &Query) -> Result<Self, Status> {
         match query.get("includeObject") {
@@ -35,35 +35,35 @@ pub(crate) fn columns(columns: &[Column]) -> Value {
     Value::Array(columns.iter().map(one).collect())
 }
 
-/// How objects are shown in one answer.
+/// The representation of objects in one response.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Look {
-    /// Whole, as rows or as metadata.
+pub(crate) struct Representation {
+    /// Object, table or metadata.
     pub form: Form,
-    /// What rows carry.
-    pub include: Include,
-    /// The time that ages are counted to.
+    /// What rows of a table contain.
+    pub include: IncludeObject,
+    /// Ages are relative to this time.
     pub now: Timestamp,
 }
 
-impl Look {
+impl Representation {
     /// Appends an object as an element of a list.
-    pub(crate) fn item(&self, out: &mut BytesMut, resource: &Resource, view: &View) {
+    pub(crate) fn write_item(&self, out: &mut BytesMut, resource: &Resource, view: &View) {
         match self.form {
             Form::Object => view.write(out, None),
             Form::Partial(version) => view.write_partial(out, version, None),
-            Form::Table(version) => self.row(out, resource, (&view.object(), view), version, None),
+            Form::Table(version) => self.write_row(out, resource, (&view.object(), view), version, None),
         }
     }
 
-    /// Appends an object that stands alone: an answer, or the object of a watch event. `head`: a table carries its columns.
-    /// `revision` replaces the object's own (deletions).
-    pub(crate) fn single(
+    /// Appends an object by itself: a response, or the object of a watch event. `with_columns`: a table has column definitions.
+    /// `revision` replaces the resourceVersion of the object (deletions).
+    pub(crate) fn write_object(
         &self,
         out: &mut BytesMut,
         resource: &Resource,
         view: &View,
-        head: bool,
+        with_columns: bool,
         revision: Option<u64>,
     ) {
         let version = match self.form {
@@ -77,17 +77,17 @@ impl Look {
             "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{version}\",\"metadata\":{{\"resourceVersion\":\"{rv}\"}},\"columnDefinitions\":"
         );
         out.put_slice(start.as_bytes());
-        if head {
-            put(out, &columns(resource.table.columns()));
+        if with_columns {
+            put_json(out, &columns(resource.table.columns()));
         } else {
             out.put_slice(b"null");
         }
         out.put_slice(b",\"rows\":[");
-        self.row(out, resource, (&object, view), version, revision);
+        self.write_row(out, resource, (&object, view), version, revision);
         out.put_slice(b"]}");
     }
 
-    fn row(
+    fn write_row(
         &self,
         out: &mut BytesMut,
         resource: &Resource,
@@ -96,22 +96,22 @@ impl Look {
         revision: Option<u64>,
     ) {
         out.put_slice(b"{\"cells\":");
-        put(out, &resource.table.row(object, self.now));
+        put_json(out, &resource.table.row(object, self.now));
         let conditions = resource.table.conditions(object);
         if !conditions.is_empty() {
             out.put_slice(b",\"conditions\":");
-            put(out, &conditions);
+            put_json(out, &conditions);
         }
         out.put_slice(b",\"object\":");
         match self.include {
-            Include::None => out.put_slice(b"null"),
-            Include::Metadata => view.write_partial(out, version, revision),
-            Include::Object => view.write(out, revision),
+            IncludeObject::None => out.put_slice(b"null"),
+            IncludeObject::Metadata => view.write_partial(out, version, revision),
+            IncludeObject::Object => view.write(out, revision),
         }
         out.put_u8(b'}');
     }
 }
 
-fn put(out: &mut BytesMut, value: &impl serde::Serialize) {
+fn put_json(out: &mut BytesMut, value: &impl serde::Serialize) {
     serde_json::to_writer(out.writer(), value).expect("writing JSON values to memory");
 }

@@ -77,7 +77,7 @@ pub struct Agent {
     /// Workers that a drain did not wait for.
     late: Arc<AtomicUsize>,
     workers: TaskTracker,
-    token: CancellationToken,
+    pub(crate) token: CancellationToken,
     probing: CancellationToken,
     /// Cancelled when the API no longer believes what an earlier process told of pods.
     settled: CancellationToken,
@@ -193,15 +193,16 @@ impl Agent {
             }
         }
         let wanted: HashSet<String> = shared.cluster.pods.list().iter().map(|p| pod::uid(p).to_owned()).collect();
-        for (sandbox, runtime) in sandboxes.iter().filter(|(s, _)| !wanted.contains(s.as_ref())) {
-            runtime.remove_sandbox(sandbox).await?;
-        }
         let (mut known, orphans): (BTreeMap<_, _>, BTreeMap<_, _>) =
             known.into_iter().partition(|(uid, _)| wanted.contains(uid));
+        sandboxes.retain(|sandbox, _| !wanted.contains(sandbox.as_ref()) && !orphans.contains_key(sandbox.as_ref()));
         for orphan in orphans.into_values() {
-            shared.network.detach(&orphan.uid).await;
             let (shared, token) = (shared.clone(), self.token.clone());
             shared.tasks.clone().spawn(async move { setup::clean_up_orphan(&shared, &orphan, &token).await });
+        }
+        for (sandbox, runtime) in sandboxes {
+            let token = self.token.clone();
+            shared.tasks.spawn(async move { setup::remove_sandbox(&*runtime, &sandbox, &token).await });
         }
         known.values_mut().for_each(|state| state.lose(|id| alive.contains(id)));
         Ok(known)

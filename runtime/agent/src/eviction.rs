@@ -30,6 +30,8 @@ const PERIOD: Duration = Duration::from_secs(10);
 const RESOURCE: &str = "ephemeral-storage";
 /// A pod that takes less is not evicted for a short disk: it would free nothing.
 const WORTH_IT: u64 = 1 << 20;
+/// Likewise for inodes.
+const WORTH_INODES: u64 = 100;
 /// The priority from which on a pod is critical to the cluster.
 const CRITICAL: i32 = 2_000_000_000;
 
@@ -42,17 +44,46 @@ pub(crate) struct Usage {
     logs: BTreeMap<String, u64>,
     /// All volumes on the node's disk, and logs.
     total: u64,
+    /// How many files and folders these are.
+    inodes: u64,
+}
+
+/// What the disk is short of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Short {
+    Bytes,
+    Inodes,
+}
+
+impl Short {
+    /// As events and messages name it.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Bytes => RESOURCE,
+            Self::Inodes => "inodes",
+        }
+    }
+
+    /// Whether it is worth evicting a pod with this usage.
+    fn frees(self, usage: &Usage) -> bool {
+        match self {
+            Self::Bytes => usage.total >= WORTH_IT,
+            Self::Inodes => usage.inodes >= WORTH_INODES,
+        }
+    }
 }
 
 fn measure(pod: &Pod, volumes: &Path, logs: &Path) -> std::io::Result<Usage> {
-    let mut usage = Usage { total: tree::usage(volumes)?, ..Usage::default() };
+    let all = tree::usage(volumes)?;
+    let mut usage = Usage { total: all.bytes, inodes: all.inodes, ..Usage::default() };
     for volume in pod::spec(pod).volumes.iter().flatten().filter(|v| v.empty_dir.is_some()) {
-        usage.volumes.insert(volume.name.clone(), tree::usage(&volumes.join(&volume.name))?);
+        usage.volumes.insert(volume.name.clone(), tree::usage(&volumes.join(&volume.name))?.bytes);
     }
     for (container, _) in pod::containers(pod) {
-        let bytes = tree::usage(&logs.join(&container.name))?;
-        usage.logs.insert(container.name.clone(), bytes);
-        usage.total += bytes;
+        let size = tree::usage(&logs.join(&container.name))?;
+        usage.logs.insert(container.name.clone(), size.bytes);
+        usage.total += size.bytes;
+        usage.inodes += size.inodes;
     }
     Ok(usage)
 }
@@ -112,14 +143,21 @@ fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
 }
 
 /// The order in which pods are evicted: who takes more than requested, then who matters less, then who takes most beyond it.
-fn rank(pod: &Pod, usage: &Usage) -> (bool, i32, Reverse<i128>) {
-    let beyond = i128::from(usage.total) - i128::from(sum(pod, false).unwrap_or(0));
+fn rank(pod: &Pod, usage: &Usage, short: Short) -> (bool, i32, Reverse<i128>) {
+    let beyond = match short {
+        Short::Bytes => i128::from(usage.total) - i128::from(sum(pod, false).unwrap_or(0)),
+        // Nobody can request them.
+        Short::Inodes => i128::from(usage.inodes),
+    };
     (beyond <= 0, pod::spec(pod).priority.unwrap_or(0), Reverse(beyond))
 }
 
 /// Why the first in that order must go.
-fn short(pod: &Pod, usage: &Usage) -> String {
-    let mut message = format!("The node was low on resource: {RESOURCE}. ");
+fn reason(pod: &Pod, usage: &Usage, short: Short) -> String {
+    let mut message = format!("The node was low on resource: {}. ", short.name());
+    if short == Short::Inodes {
+        return message;
+    }
     for (container, _) in pod::containers(pod) {
         let (request, text) = storage(container.resources.as_ref(), false).unwrap_or((0, "0".into()));
         let used = usage.logs.get(&container.name).copied().unwrap_or(0);
@@ -168,26 +206,25 @@ async fn look(shared: &Shared, known: &mut HashMap<String, Known>) {
             evict(shared, pod, Eviction { message, pressure: false });
         }
     }
-    if any || !is_short(shared).await {
+    if any {
         return;
     }
+    let Some(short) = short_of(shared).await else { return };
     let node = node::reference(&shared.options);
-    let text = format!("Attempting to reclaim {RESOURCE}");
+    let text = format!("Attempting to reclaim {}", short.name());
     shared.recorder.event(&node, EventType::Warning, "EvictionThresholdMet", text);
     collect_logs(shared).await;
     shared.collect_images().await;
-    if !is_short(shared).await {
-        return;
-    }
+    let Some(short) = short_of(shared).await else { return };
     let mut ranked = Vec::new();
     for pod in pods.iter().filter(|pod| !is_critical(pod)) {
-        if let Some(usage) = take(shared, pod, known, true).await.filter(|usage| usage.total >= WORTH_IT) {
-            ranked.push((rank(pod, &usage), pod, usage));
+        if let Some(usage) = take(shared, pod, known, true).await.filter(|usage| short.frees(usage)) {
+            ranked.push((rank(pod, &usage, short), pod, usage));
         }
     }
     // one at a time, as upstream: its room may be enough
     match ranked.into_iter().min_by_key(|(rank, ..)| *rank) {
-        Some((_, pod, usage)) => evict(shared, pod, Eviction { message: short(pod, &usage), pressure: true }),
+        Some((_, pod, usage)) => evict(shared, pod, Eviction { message: reason(pod, &usage, short), pressure: true }),
         None => tracing::warn!("the disk is short, and no pod takes enough of it to be evicted"),
     }
 }
@@ -234,9 +271,10 @@ fn active(shared: &Shared) -> Vec<Arc<Pod>> {
     pods.into_iter().filter(running).collect()
 }
 
-async fn is_short(shared: &Shared) -> bool {
+async fn short_of(shared: &Shared) -> Option<Short> {
     let pressure = shared.options.pressure.clone();
-    blocking(move || Ok(pressure())).await.is_ok_and(|pressure| pressure.disk)
+    let pressure = blocking(move || Ok(pressure())).await.ok()?;
+    if pressure.disk { Some(Short::Bytes) } else { pressure.inodes.then_some(Short::Inodes) }
 }
 
 async fn take(shared: &Shared, pod: &Arc<Pod>, known: &mut HashMap<String, Known>, new: bool) -> Option<Usage> {
@@ -294,7 +332,7 @@ mod tests {
     fn usage(volumes: &[(&str, u64)], logs: &[(&str, u64)]) -> Usage {
         let of = |list: &[(&str, u64)]| list.iter().map(|(n, b)| ((*n).to_owned(), *b)).collect();
         let total = volumes.iter().chain(logs).map(|(_, bytes)| bytes).sum();
-        Usage { volumes: of(volumes), logs: of(logs), total }
+        Usage { volumes: of(volumes), logs: of(logs), total, inodes: 0 }
     }
 
     #[test]
@@ -344,14 +382,20 @@ mod tests {
             (make("large", 0, "0"), mib(100)),
             (make("larger", 0, "50Mi"), mib(200)),
         ];
-        let mut order: Vec<_> = pods.iter().map(|(pod, usage)| (rank(pod, usage), pod::name(pod))).collect();
+        let mut order: Vec<_> =
+            pods.iter().map(|(pod, usage)| (rank(pod, usage, Short::Bytes), pod::name(pod))).collect();
         order.sort();
         assert_eq!(order.into_iter().map(|(_, n)| n).collect::<Vec<_>>(), ["larger", "large", "important", "within"]);
-        let text = short(&pods[2].0, &usage(&[("v", 1)], &[("c", 12 << 10)]));
+        let text = reason(&pods[2].0, &usage(&[("v", 1)], &[("c", 12 << 10)]), Short::Bytes);
         assert_eq!(
             text,
             "The node was low on resource: ephemeral-storage. Container c was using 12Ki, request is 0, has larger consumption of \
              ephemeral-storage. "
         );
+        let many = |inodes: u64| Usage { inodes, ..usage(&[("v", 1 << 30)], &[]) };
+        let (few, most) = (rank(&pods[0].0, &many(100), Short::Inodes), rank(&pods[2].0, &many(101), Short::Inodes));
+        assert!(most < few, "of inodes the one with most, whatever was requested");
+        assert!(!Short::Inodes.frees(&many(99)) && Short::Inodes.frees(&many(100)));
+        assert_eq!(reason(&pods[0].0, &many(100), Short::Inodes), "The node was low on resource: inodes. ");
     }
 }

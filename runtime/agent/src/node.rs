@@ -89,7 +89,7 @@ fn conditions(
             ("KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
         ),
         pick(
-            pressure.disk,
+            pressure.of_disk(),
             "DiskPressure",
             ("KubeletHasDiskPressure", "kubelet has disk pressure"),
             ("KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
@@ -308,7 +308,7 @@ impl Heart {
     fn turned(&self, shared: &Shared, now: Pressure) {
         let told = [
             (self.pressure.memory, now.memory, "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
-            (self.pressure.disk, now.disk, "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
+            (self.pressure.of_disk(), now.of_disk(), "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
         ];
         for (before, now, yes, no) in told {
             if before != now {
@@ -442,8 +442,12 @@ mod tests {
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let since =
             |kind: &str, status: &str| (kind == "DiskPressure" && status == "True").then(|| "before".to_owned());
-        let all =
-            conditions(Pressure { disk: true, memory: false }, Some("wasmtime: address space is short"), now, since);
+        let all = conditions(
+            Pressure { disk: true, ..Pressure::default() },
+            Some("wasmtime: address space is short"),
+            now,
+            since,
+        );
         let runtime = all.iter().find(|c| c["type"] == "RuntimeDegraded").unwrap();
         assert_eq!((&runtime["status"], &runtime["reason"]), (&json!("True"), &json!("RuntimeHasProblem")));
         assert_eq!(runtime["message"], "wasmtime: address space is short");

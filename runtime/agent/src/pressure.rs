@@ -7,6 +7,7 @@ use std::path::Path;
 
 const LEAST_MEMORY: u64 = 100 << 20;
 const LEAST_DISK_PERCENT: u64 = 10;
+const LEAST_INODES_PERCENT: u64 = 5;
 const ENOUGH_DISK: u64 = 1 << 30;
 
 /// How full the machine is.
@@ -16,14 +17,24 @@ pub struct Pressure {
     pub memory: bool,
     /// The disk is short: less than 1 GiB and less than 10 % are available.
     pub disk: bool,
+    /// The file system of the disk is short of inodes: less than 5 % are left, and it has a fixed number of them.
+    pub inodes: bool,
 }
 
 impl Pressure {
     /// Looks at the disk of a folder; `available` bytes of memory can be had. What cannot be read is not short.
     pub fn read(folder: &Path, available: u64) -> Self {
         let disk = rustix::fs::statvfs(folder).ok();
-        let disk = disk.is_some_and(|s| is_short(s.f_frsize, s.f_blocks, s.f_bfree, s.f_bavail));
-        Self { memory: available < LEAST_MEMORY, disk }
+        Self {
+            memory: available < LEAST_MEMORY,
+            disk: disk.as_ref().is_some_and(|s| is_short(s.f_frsize, s.f_blocks, s.f_bfree, s.f_bavail)),
+            inodes: disk.is_some_and(|s| lacks_inodes(s.f_files, s.f_favail)),
+        }
+    }
+
+    /// `DiskPressure`: something of the disk is short.
+    pub fn of_disk(self) -> bool {
+        self.disk || self.inodes
     }
 }
 
@@ -34,9 +45,21 @@ fn is_short(block: u64, blocks: u64, free: u64, available: u64) -> bool {
     few && available.saturating_mul(block) < ENOUGH_DISK
 }
 
+/// File systems that make inodes as they need them count none.
+fn lacks_inodes(all: u64, available: u64) -> bool {
+    all > 0 && u128::from(available) * 100 < u128::from(all) * u128::from(LEAST_INODES_PERCENT)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn inodes_are_short_below_5_percent_where_there_is_a_number_of_them() {
+        assert!(lacks_inodes(1000, 49));
+        assert!(!lacks_inodes(1000, 50));
+        assert!(!lacks_inodes(0, 0));
+    }
 
     #[test]
     fn a_disk_is_short_by_what_may_be_used_of_it() {

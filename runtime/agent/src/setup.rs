@@ -7,7 +7,10 @@ use crate::{
     volumes::{self, Context, Made, Room, Synced},
 };
 use client::EventType;
-use container::net::{Attachment, PodNetwork};
+use container::{
+    Runtime, SandboxId,
+    net::{Attachment, PodNetwork},
+};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
@@ -111,6 +114,20 @@ pub(crate) async fn clean_up_orphan(shared: &Shared, state: &PodState, token: &C
     while let Err(error) = forget(shared, state).await {
         let PodState { namespace, name, uid, .. } = state;
         tracing::warn!(pod = format!("{namespace}/{name}"), uid, error, "an orphaned pod cannot be cleaned up yet");
+        let pause = tokio::time::sleep(delay(failures));
+        if token.run_until_cancelled(pause).await.is_none() {
+            return;
+        }
+        failures += 1;
+    }
+}
+
+/// Removes the sandbox of a pod of which nothing else is known. It is tried again until it works or the process ends, since a pod whose programs
+/// still run must not keep the others from starting.
+pub(crate) async fn remove_sandbox(runtime: &dyn Runtime, sandbox: &SandboxId, token: &CancellationToken) {
+    let mut failures = 0;
+    while let Err(error) = runtime.remove_sandbox(sandbox).await {
+        tracing::warn!(runtime = runtime.name(), %sandbox, %error, "an orphaned sandbox cannot be removed yet");
         let pause = tokio::time::sleep(delay(failures));
         if token.run_until_cancelled(pause).await.is_none() {
             return;

@@ -14,7 +14,7 @@ use crate::{
 };
 use client::EventType;
 use container::{
-    ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, net::Attachment,
+    ContainerSpec, DEFAULT_HTTP_PORT, Port, Prepared, Progress, Protocol, Runtime, SandboxSpec, Stdin, net::Attachment,
 };
 use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
@@ -273,6 +273,12 @@ impl Start {
             limits: resources::limits(container),
             log: self.shared.log_file(&self.pod, &self.container, self.log),
             request_timeout: None,
+            stdin: match (container.stdin, container.stdin_once) {
+                (Some(true), Some(true)) => Stdin::Once,
+                (Some(true), _) => Stdin::Open,
+                _ => Stdin::Empty,
+            },
+            tty: container.tty.unwrap_or(false),
         };
         Ok((spec, last_words))
     }

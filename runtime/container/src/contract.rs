@@ -7,7 +7,7 @@ pub mod network;
 
 use crate::{
     Artifact, ContainerId, ContainerSpec, ContainerState, Error, Exec, Exit, ExitReason, Limits, Runtime, SandboxId,
-    SandboxSpec, Streams,
+    SandboxSpec, Stdin, Streams,
     net::{Sandbox, Sockets},
 };
 use std::{path::Path, sync::Arc, time::Duration};
@@ -122,6 +122,8 @@ impl<'a> Pod<'a> {
             limits: Limits::default(),
             log: self.fixture.folder().join(format!("logs/{id}.log")),
             request_timeout: Some(PATIENCE),
+            stdin: Stdin::Open,
+            tty: false,
         }
     }
 

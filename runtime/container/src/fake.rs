@@ -15,11 +15,16 @@ use crate::{
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     io::Write,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
-use tokio::io::{AsyncWriteExt, copy};
-use tokio::sync::broadcast;
+use tokio::{
+    io::{AsyncWriteExt, copy},
+    sync::broadcast,
+};
 
 /// What a container does once it is started.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -74,6 +79,7 @@ struct Inner {
     events: broadcast::Sender<Event>,
     survives: bool,
     problem: Mutex<Option<String>>,
+    stuck: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -106,6 +112,7 @@ impl FakeRuntime {
             events: broadcast::channel(1024).0,
             survives,
             problem: Mutex::default(),
+            stuck: AtomicBool::new(false),
         };
         Self(Arc::new(inner))
     }
@@ -118,6 +125,11 @@ impl FakeRuntime {
     /// What it says is wrong with it from now on.
     pub fn set_problem(&self, problem: Option<&str>) {
         *lock(&self.0.problem) = problem.map(str::to_owned);
+    }
+
+    /// Whether no sandbox can be removed from now on.
+    pub fn set_stuck(&self, stuck: bool) {
+        self.0.stuck.store(stuck, Ordering::SeqCst);
     }
 
     /// All specs that were created, in order.
@@ -226,6 +238,9 @@ impl Runtime for FakeRuntime {
     }
 
     async fn remove_sandbox(&self, id: &SandboxId) -> Result<()> {
+        if self.0.stuck.load(Ordering::SeqCst) {
+            return Err(Error::Exhausted(format!("sandbox {id} is busy")));
+        }
         let ids: Vec<_> = {
             let state = lock(&self.0.state);
             state.containers.iter().filter(|(_, e)| e.sandbox == *id).map(|(id, _)| id.clone()).collect()

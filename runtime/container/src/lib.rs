@@ -22,6 +22,7 @@ mod clock;
 pub mod contract;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod frame;
 pub mod log;
 mod mount;
 pub mod net;
@@ -31,5 +32,5 @@ pub use clock::Clock;
 pub use mount::{FileId, Mount, MountError};
 pub use runtime::{
     Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exec, Exit, ExitReason,
-    Limits, Port, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status, Streams,
+    Limits, Port, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status, Stdin, Streams,
 };

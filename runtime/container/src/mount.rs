@@ -90,6 +90,14 @@ impl Mount {
         Ok(Self { root, below, id, target: target.into(), read_only })
     }
 
+    /// Opens what stands at `below` in the folder, through links that stay within it; `flags` say how, `O_NOFOLLOW` for the last name as well.
+    /// Blocks on the disk.
+    pub fn open_below(&self, below: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        let root = self.open().map_err(io::Error::other)?;
+        let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
+        beneath(&root, below, flags | OFlags::CLOEXEC, mode)
+    }
+
     /// A handle of the folder, to resolve from. Blocks on the disk for some microseconds.
     pub fn open(&self) -> Result<File, MountError> {
         let handle = folder(&self.root, &self.below)?;
@@ -119,6 +127,42 @@ fn folder(root: &Path, below: &Path) -> Result<OwnedFd, MountError> {
         let Component::Normal(part) = part else { return Err(MountError::Outside(name(below))) };
         way.push(part);
         at = openat(&at, part, HANDLE | OFlags::NOFOLLOW, Mode::empty()).map_err(|errno| failed(&way, errno))?;
+    }
+    Ok(at)
+}
+
+#[cfg(target_os = "linux")]
+fn beneath(root: &File, below: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    use rustix::fs::{ResolveFlags, openat2};
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+    loop {
+        match openat2(root, below, flags, mode, resolve) {
+            // something was renamed meanwhile
+            Err(Errno::AGAIN) => {}
+            Err(Errno::NOSYS) => return without_links(root, below, flags, mode),
+            opened => return Ok(opened?),
+        }
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn beneath(root: &File, below: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    without_links(root, below, flags, mode)
+}
+
+/// One name after the other, through no link at all.
+fn without_links(root: &File, below: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    let mut at = openat(root, ".", HANDLE, Mode::empty())?;
+    let mut names = below.components().filter(|part| *part != Component::CurDir).peekable();
+    if names.peek().is_none() {
+        return Ok(openat(&at, ".", flags, mode)?);
+    }
+    while let Some(part) = names.next() {
+        let Component::Normal(name) = part else { return Err(Errno::XDEV.into()) };
+        if names.peek().is_none() {
+            return Ok(openat(&at, name, flags | OFlags::NOFOLLOW, mode)?);
+        }
+        at = openat(&at, name, HANDLE | OFlags::NOFOLLOW, Mode::empty())?;
     }
     Ok(at)
 }
@@ -178,6 +222,32 @@ mod tests {
         fs::create_dir(&volume).expect("made");
         let mount = Mount { below: PathBuf::new(), ..mount };
         assert!(mount.open().is_err(), "the root itself is held to it too");
+    }
+
+    #[test]
+    fn what_is_below_is_opened_and_nothing_else() {
+        let (folder, volume) = volume();
+        fs::write(volume.join("sub/file"), "inside").expect("written");
+        fs::write(folder.path().join("outside/file"), "outside").expect("written");
+        symlink("sub/file", volume.join("link")).expect("made");
+        symlink("../outside/file", volume.join("out")).expect("made");
+        symlink(folder.path().join("outside/file"), volume.join("absolute")).expect("made");
+        let mount = Mount::new(&volume, "", "/v", false).expect("there");
+        let read = |below: &str| {
+            let file = mount.open_below(Path::new(below), OFlags::RDONLY, Mode::empty())?;
+            io::read_to_string(File::from(file))
+        };
+        assert_eq!(read("sub/file").expect("read"), "inside");
+        assert_eq!(read("link").expect("read"), "inside", "a link that stays inside");
+        for below in ["out", "absolute", "../outside/file", "/etc/hostname", "sub/../../outside/file"] {
+            assert!(read(below).is_err(), "{below}");
+        }
+        let root = mount.open().expect("there");
+        let plain = |below: &str| without_links(&root, Path::new(below), OFlags::RDONLY, Mode::empty());
+        assert!(plain("sub/file").is_ok() && plain(".").is_ok());
+        for below in ["link", "out", "../outside/file", "/etc/hostname"] {
+            assert!(plain(below).is_err(), "{below}");
+        }
     }
 
     #[test]

@@ -97,6 +97,18 @@ pub struct Port {
     pub protocol: Protocol,
 }
 
+/// What a container's program reads as its standard input.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Stdin {
+    /// Nothing: it has ended from the start.
+    #[default]
+    Empty,
+    /// What those write who attach, one after the other; it never ends.
+    Open,
+    /// What the first writes who attaches, and it ends with that.
+    Once,
+}
+
 /// One attempt of one container.
 #[derive(Clone, Debug)]
 pub struct ContainerSpec {
@@ -122,6 +134,10 @@ pub struct ContainerSpec {
     pub log: PathBuf,
     /// Time after which a request to an HTTP handler is cut; `None` is never.
     pub request_timeout: Option<Duration>,
+    /// What its program reads.
+    pub stdin: Stdin,
+    /// Whether it is meant for a terminal: then who attaches gets its errors with its output.
+    pub tty: bool,
 }
 
 /// Why a container ended.

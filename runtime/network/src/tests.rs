@@ -1,7 +1,9 @@
 //! The network as pods and the cluster use it.
 
-use crate::table_tests::{name, service, slice};
-use crate::*;
+use crate::{
+    table_tests::{name, service, slice},
+    *,
+};
 use ::http::{StatusCode, header};
 use bytes::Bytes;
 use container::net::*;

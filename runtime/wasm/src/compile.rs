@@ -9,6 +9,7 @@ use crate::{
     cache::{Cache, Found, Scratch},
     config,
     image::Image,
+    inspect,
     metrics::Metrics,
     pool::Pool,
 };
@@ -59,6 +60,8 @@ enum Report {
         compatibility: String,
     },
     Invalid(String),
+    /// What it exports or imports can never run, so it was not compiled.
+    NeverRuns(String),
     /// The input is not what its digest says, or could not be read.
     Unreadable(String),
 }
@@ -179,6 +182,7 @@ impl Compilers {
                     .into(),
             )),
             Some(Report::Invalid(text)) => Err(Error::Invalid(format!("it does not compile: {text}"))),
+            Some(Report::NeverRuns(text)) => Err(Error::Invalid(text)),
             Some(Report::Unreadable(text)) => Err(Error::Exhausted(text)),
             None => Err(died(options, status, &words)),
         }
@@ -308,6 +312,9 @@ fn compile(order: &Order) -> std::result::Result<String, Report> {
     let wasm = std::fs::read(&order.input).map_err(|error| unreadable(&error))?;
     if hex::encode(Sha256::digest(&wasm)) != order.digest.to_ascii_lowercase() {
         return Err(unreadable(&format!("is not what its digest sha256:{} says", order.digest)));
+    }
+    if let Some(why) = inspect::never_runs(&wasm) {
+        return Err(Report::NeverRuns(why));
     }
     let invalid = |error: wasmtime::Error| Report::Invalid(format!("{error:#}"));
     let engine = config::compiler().map_err(invalid)?;

@@ -10,23 +10,35 @@ use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConf
 
 /// What generated code depends on.
 ///
-/// Threads (shared memory escapes the accounting of [`crate::memory`]) and 64-bit memories (no bounds checks by guard pages) are off.
+/// What `wasmtime run` takes, but for memories that threads share: these escape the accounting of [`crate::memory`], and wasmtime calls
+/// them unfinished. Atomics on other memories run. Bounds of 64-bit memories are checked by code, as they have no guard pages.
 pub(crate) fn code() -> Config {
     let mut config = Config::new();
     config
         .epoch_interruption(true)
-        .wasm_threads(false)
+        .wasm_threads(true)
         .shared_memory(false)
-        .wasm_memory64(false)
+        .wasm_memory64(true)
+        .wasm_wide_arithmetic(true)
         .wasm_component_model_memory64(false)
         .memory_reservation(4 << 30)
         .memory_guard_size(32 << 20)
         .memory_init_cow(true)
-        .max_wasm_stack(512 << 10)
-        .async_stack_size(1 << 20)
+        .max_wasm_stack(STACK)
+        .async_stack_size(STACK + HOST_STACK)
         .wasm_backtrace_max_frames(NonZeroUsize::new(32));
     config
 }
+
+/// Bytes of stack in the pool, where they are never given back.
+const STACK: usize = 512 << 10;
+
+/// The same of instances by themselves, where commands are. Frames that check the epoch are about twice as large: this is as deep as
+/// `wasmtime run` goes.
+const SINGLE_STACK: usize = 1 << 20;
+
+/// Bytes of stack that the host has in a guest's calls.
+const HOST_STACK: usize = 512 << 10;
 
 /// An engine that only compiles: it reserves no address space.
 pub(crate) fn compiler() -> wasmtime::Result<Engine> {
@@ -47,7 +59,7 @@ pub(crate) struct Engines {
 }
 
 pub(crate) fn engines(pool: PoolOptions) -> wasmtime::Result<Engines> {
-    let single = Engine::new(&code())?;
+    let single = Engine::new(code().max_wasm_stack(SINGLE_STACK).async_stack_size(SINGLE_STACK + HOST_STACK))?;
     let mut instances = pool.instances.max(1);
     loop {
         let mut config = code();

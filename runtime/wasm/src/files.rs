@@ -9,11 +9,16 @@ pub(crate) mod shown;
 
 use budget::Held;
 use container::{Mount, MountError};
-use std::{fs::File, io, os::fd::AsRawFd, path::Path};
+use std::{
+    fs::File,
+    io,
+    os::fd::AsRawFd,
+    path::{Component, Path, PathBuf},
+};
 use wasmtime::component::Resource;
 use wasmtime_wasi::{
     FsPerms, OpenMode, ResourceTable, WasiCtxBuilder, WasiView,
-    filesystem::{Descriptor, Dir},
+    filesystem::{Descriptor, Dir, WasiFilesystemCtx},
     p1::{WasiP1Ctx, wasi_snapshot_preview1 as p1},
     p2::{DynInputStream, DynOutputStream},
 };
@@ -45,6 +50,39 @@ pub(crate) fn nowhere(beside: &Path) -> io::Result<Dir> {
     Ok(Dir::new(handle, FsPerms::ReadOnly, OpenMode::READ, false))
 }
 
+/// The folders that relative names lead into. Programs of WASI have no working directory: they take for it what is listed as `.`, and for a
+/// folder below it what is listed by its relative name. They would take it for the root as well, so there is none where the root is mounted.
+pub(crate) fn relative(mounts: &[Mount], cwd: &str) -> Result<Vec<Mount>, MountError> {
+    let cwd: PathBuf = Path::new("/").components().chain(Path::new(cwd).components().filter(is_name)).collect();
+    let root = Path::new("/");
+    if cwd == root || mounts.iter().any(|mount| Path::new(&mount.target) == root) {
+        return Ok(Vec::new());
+    }
+    let within = mounts.iter().filter(|mount| cwd.starts_with(&mount.target));
+    let deepest = within.max_by_key(|mount| Path::new(&mount.target).components().count());
+    let here = deepest.map(|mount| {
+        let rest = cwd.strip_prefix(&mount.target).unwrap_or(Path::new(""));
+        Mount::new(&mount.root, mount.below.join(rest), ".", mount.read_only)
+    });
+    let taken = |name: &Path| mounts.iter().any(|mount| Path::new(&mount.target) == root.join(name));
+    let below = mounts.iter().filter_map(|mount| {
+        let name = Path::new(&mount.target).strip_prefix(&cwd).ok()?;
+        let named = !name.as_os_str().is_empty() && !taken(name);
+        named.then(|| Mount { target: name.display().to_string(), ..mount.clone() })
+    });
+    Ok(here.transpose()?.into_iter().chain(below).collect())
+}
+
+fn is_name(part: &Component<'_>) -> bool {
+    matches!(part, Component::Normal(_))
+}
+
+/// Of a guest whose files block who uses them.
+pub(crate) fn in_place() -> WasiFilesystemCtx {
+    let mut context = WasiCtxBuilder::new().allow_blocking_current_thread(true).build();
+    std::mem::take(context.filesystem())
+}
+
 /// Why a folder is not opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
@@ -65,13 +103,18 @@ pub(crate) fn check(mounts: &[Mount]) -> wasmtime::Result<()> {
     Ok(mounts.iter().try_for_each(|mount| open(mount).map(drop))?)
 }
 
-/// Opens one folder. `count` counts what the guest has open.
-pub(crate) fn folder(mount: &Mount, held: &mut Held, count: impl FnOnce() -> usize) -> Result<Dir, Refused> {
+/// Opens one folder. `count` counts what the guest has open; `in_place`: who uses it may block.
+pub(crate) fn folder(
+    mount: &Mount,
+    in_place: bool,
+    held: &mut Held,
+    count: impl FnOnce() -> usize,
+) -> Result<Dir, Refused> {
     if !held.open(1, count) {
         return Err(Refused::Full);
     }
     let (perms, mode) = permissions(mount);
-    Ok(Dir::new(open(mount)?, perms, mode, false))
+    Ok(Dir::new(open(mount)?, perms, mode, in_place))
 }
 
 /// A folder that a guest was shown and has not used.
@@ -123,7 +166,7 @@ pub(crate) fn put(table: &mut ResourceTable, entry: u32, dir: Dir) {
 /// Opens the folders of a core module all at once. The path of an open handle leads to what is open, whatever stands at its name by now.
 pub(crate) fn preopen(builder: &mut WasiCtxBuilder, mounts: &[Mount], held: &mut Held) -> wasmtime::Result<()> {
     for mount in mounts {
-        let dir = folder(mount, held, || 0)?;
+        let dir = folder(mount, false, held, || 0)?;
         let path = format!("/proc/self/fd/{}", dir.dir.as_raw_fd());
         builder
             .preopened_dir(path, &mount.target, permissions(mount).0)

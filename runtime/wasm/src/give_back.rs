@@ -1,10 +1,12 @@
 //! Gives memory that nobody uses back to the system.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
+    time::Duration,
 };
-use std::time::Duration;
 use tokio::runtime::Handle;
 
 /// Pods go in crowds: once for all of them.

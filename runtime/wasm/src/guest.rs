@@ -1,6 +1,7 @@
 //! The host side of one instance: what it may see and use.
 
 use crate::{
+    attach::{Attached, Input},
     exit,
     files::{self, Refused, Unopened, budget},
     host::{self, Scales},
@@ -8,8 +9,9 @@ use crate::{
     metrics::Metrics,
     outgoing::Outgoing,
     places::Held,
+    preview::PREVIEW_1,
     quota::Quota,
-    stdio::Output,
+    stdio::{self, Output},
 };
 use container::{
     ContainerSpec,
@@ -23,14 +25,14 @@ use std::sync::{
         Ordering::{Relaxed, SeqCst},
     },
 };
-use tokio::sync::Semaphore;
+use tokio::{io::DuplexStream, sync::Semaphore};
 use wasmtime::{
     Engine, Store,
     component::{Linker, Resource},
 };
 use wasmtime_wasi::{
     I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
-    filesystem::{Descriptor, Dir},
+    filesystem::{Descriptor, Dir, WasiFilesystemCtx},
     p1::WasiP1Ctx,
 };
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
@@ -64,6 +66,16 @@ pub(crate) struct Shared {
     pub(crate) nowhere: Option<Dir>,
     /// A folder could not be opened, and the container's log says so.
     pub(crate) told: AtomicBool,
+    /// Who looks on.
+    pub(crate) attached: Arc<Attached>,
+    /// What its program reads, if anything.
+    pub(crate) input: Option<Input>,
+    /// Of all guests: calls of files under way on threads that block.
+    pub(crate) blocking: Arc<Semaphore>,
+    /// With it, a file that is opened blocks who uses it.
+    pub(crate) in_place: WasiFilesystemCtx,
+    /// Commands that may be run beside its program.
+    pub(crate) commands: Arc<Semaphore>,
     pub(crate) places: Arc<Held>,
     pub(crate) instances: AtomicU64,
     pub(crate) requests: AtomicU64,
@@ -191,7 +203,7 @@ impl Guest {
             return Ok(dir.clone());
         }
         let (held, count) = (&mut self.files, files::count(&mut self.table).saturating_sub(self.unopened.len()));
-        let dir = files::folder(&self.live.0.spec.mounts[mount], held, || count)?;
+        let dir = files::folder(&self.live.0.spec.mounts[mount], false, held, || count)?;
         self.folders[mount] = Some(dir.clone());
         Ok(dir)
     }
@@ -219,11 +231,25 @@ impl CoreGuest {
         let Unopened { entry, mount, .. } = self.unopened[at];
         let (table, unopened) = (self.wasi.ctx().table, self.unopened.len());
         let count = || descriptors(table).saturating_sub(unopened);
-        let dir = files::folder(&self.live.0.spec.mounts[mount], &mut self.files, count);
+        let dir = files::folder(&self.live.0.spec.mounts[mount], true, &mut self.files, count);
         let dir = dir.inspect_err(|refused| self.live.tell(refused))?;
         files::put(self.wasi.ctx().table, entry, dir);
         self.unopened.swap_remove(at);
         Ok(())
+    }
+
+    /// Calls of files that may block at a time.
+    pub(crate) fn blocking(&self) -> Arc<Semaphore> {
+        self.live.0.blocking.clone()
+    }
+
+    /// Files that are opened while it `opens` block who uses them. It does not hold for all it does: a sleep would block as well.
+    pub(crate) fn opens(&mut self, opens: bool) {
+        let shared = &self.live.0;
+        if shared.nowhere.is_some() {
+            let context = if opens { shared.in_place.clone() } else { WasiFilesystemCtx::default() };
+            *self.wasi.ctx().ctx.filesystem() = context;
+        }
     }
 
     /// The number is closed, or another's from now on.
@@ -264,8 +290,6 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     Ok(linker)
 }
 
-const MODULE: &str = "wasi_snapshot_preview1";
-
 /// What core modules may import: WASI preview 1.
 pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     let mut linker = wasmtime::Linker::new(engine);
@@ -273,7 +297,7 @@ pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<Core
     linker.allow_shadowing(true);
     // wasmtime's makes a trap of 126 and above; a process may end with these.
     let exit = |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) };
-    linker.func_wrap(MODULE, "proc_exit", exit)?;
+    linker.func_wrap(PREVIEW_1, "proc_exit", exit)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }
@@ -300,10 +324,39 @@ fn blame(error: wasmtime::Error, share: &Share, table_gone: bool) -> wasmtime::E
     }
 }
 
+/// What one run of a program is given.
+pub(crate) struct Io {
+    /// Its arguments, the program's own name first.
+    pub(crate) args: Vec<String>,
+    /// The exported function to call in place of the program.
+    pub(crate) function: Option<String>,
+    /// Its input, and whether that is a terminal.
+    pub(crate) stdin: Option<(DuplexStream, bool)>,
+    pub(crate) stdout: Output,
+    pub(crate) stderr: Output,
+}
+
+impl Io {
+    /// Of the container's own program. `request`: of an instance that answers one.
+    pub(crate) fn own(shared: &Shared, request: bool) -> Self {
+        let spec = &shared.spec;
+        let output = |source| Output::new(&shared.log, &shared.attached, source, request);
+        let args = if spec.args.is_empty() { vec![spec.name.clone()] } else { spec.args.clone() };
+        let input = shared.input.as_ref().filter(|_| !request);
+        Self {
+            args,
+            function: None,
+            stdin: input.and_then(|input| Some((input.take()?, spec.tty))),
+            stdout: output(Source::Stdout),
+            stderr: output(Source::Stderr),
+        }
+    }
+}
+
 /// A store for the one component instance of a command.
-pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<Guest>> {
+pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>, io: Io) -> wasmtime::Result<Store<Guest>> {
     files::check(&shared.spec.mounts)?;
-    component_store(engine, shared, Share::new(shared.memory.clone()), None)
+    component_store(engine, shared, Share::new(shared.memory.clone()), None, io)
 }
 
 /// A store for a component instance that answers one request.
@@ -313,7 +366,7 @@ pub(crate) fn request_store(
     share: Share,
     ending: Arc<Ending>,
 ) -> wasmtime::Result<Store<Guest>> {
-    component_store(engine, shared, share, Some(ending))
+    component_store(engine, shared, share, Some(ending), Io::own(shared, true))
 }
 
 fn component_store(
@@ -321,17 +374,19 @@ fn component_store(
     shared: &Arc<Shared>,
     share: Share,
     ending: Option<Arc<Ending>>,
+    io: Io,
 ) -> wasmtime::Result<Store<Guest>> {
     let mut table = ResourceTable::new();
-    table.set_max_capacity(if ending.is_some() { REQUEST_RESOURCES } else { RESOURCES });
+    let request = ending.is_some();
+    table.set_max_capacity(if request { REQUEST_RESOURCES } else { RESOURCES });
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
-        wasi: wasi(shared, ending.is_some()).build(),
-        request: ending.is_some(),
+        wasi: wasi(shared, io).build(),
+        request,
         _going: Going(ending),
         table,
-        files: budget::Held::new(shared.files.clone()),
+        files: budget::Held::new(shared.files.clone(), if request { budget::REQUEST_MOST } else { budget::MOST }),
         folders: vec![None; shared.spec.mounts.len()],
         unopened: Vec::new(),
         http,
@@ -353,10 +408,10 @@ fn component_store(
 }
 
 /// A store for a core module.
-pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>) -> wasmtime::Result<Store<CoreGuest>> {
+pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>, io: Io) -> wasmtime::Result<Store<CoreGuest>> {
     files::check(&shared.spec.mounts)?;
-    let (mut builder, mounts) = (wasi(shared, false), &shared.spec.mounts);
-    let mut files = budget::Held::new(shared.files.clone());
+    let (mut builder, mounts) = (wasi(shared, io), &shared.spec.mounts);
+    let mut files = budget::Held::new(shared.files.clone(), budget::MOST);
     let (mut wasi, unopened) = match &shared.nowhere {
         Some(nowhere) => files::show(builder, mounts, nowhere)?,
         None => {
@@ -379,18 +434,12 @@ fn give_way<T>(store: &mut Store<T>) {
     store.epoch_deadline_async_yield_and_update(1);
 }
 
-fn wasi(shared: &Shared, request: bool) -> WasiCtxBuilder {
+fn wasi(shared: &Shared, io: Io) -> WasiCtxBuilder {
     let spec = &shared.spec;
-    let output = |source| Output::new(&shared.log, source, request);
     let mut builder = WasiCtxBuilder::new();
-    builder
-        .stdout(output(Source::Stdout))
-        .stderr(output(Source::Stderr))
-        .args(&spec.args)
-        .envs(&spec.env)
-        .max_random_size(RANDOM);
-    if spec.args.is_empty() {
-        builder.arg(&spec.name);
+    builder.stdout(io.stdout).stderr(io.stderr).args(&io.args).envs(&spec.env).max_random_size(RANDOM);
+    if let Some((from, terminal)) = io.stdin {
+        builder.stdin(stdio::Input::new(from, terminal));
     }
     if let Some(cwd) = &spec.cwd {
         builder.initial_cwd(cwd);

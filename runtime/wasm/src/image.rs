@@ -65,6 +65,9 @@ pub(crate) enum Code {
 pub(crate) const EXPECTED: &str = "expected a component that exports wasi:http/incoming-handler@0.2 or wasi:cli/run@0.2, or a core module \
                         with the function _start (WASI preview 1)";
 
+/// The functions of a core module that may be its program, the first of them that it has: as `wasmtime run` takes them.
+pub(crate) const ENTRIES: [&str; 2] = ["", "_start"];
+
 impl Image {
     /// An image of what was loaded for the pool and for single instances: at least one of them.
     pub(crate) fn new(artifact: Artifact, load: Load, pool: Option<Loaded>, single: Option<Loaded>) -> Result<Self> {
@@ -144,13 +147,13 @@ impl Target {
     }
 
     fn module(side: &Side, module: &Module) -> Result<Self> {
-        let entry = module.get_export("_start").and_then(|export| export.func().cloned());
-        let Some(entry) = entry else {
+        let mut entries = ENTRIES.iter().filter_map(|name| Some((name, module.get_export(name)?.func()?.clone())));
+        let Some((name, entry)) = entries.next() else {
             let exports: Vec<&str> = module.exports().map(|export| export.name()).collect();
             return Err(invalid(format!("this core module exports {}", listed(&exports))));
         };
         if entry.params().len() + entry.results().len() > 0 {
-            return Err(invalid("this core module's _start takes parameters or gives results".to_string()));
+            return Err(invalid(format!("this core module's function `{name}` takes parameters or gives results")));
         }
         Ok(Self::Core(side.modules.instantiate_pre(module).map_err(unlinkable)?))
     }
@@ -158,10 +161,12 @@ impl Target {
 
 /// An upper bound: each memory and table counts as the largest.
 fn initial(needs: &ResourcesRequired) -> u64 {
+    let bytes = |count: u32, most: Option<u64>, size: u64| {
+        u64::from(count).saturating_mul(most.unwrap_or(0)).saturating_mul(size)
+    };
     // In pages; other page sizes are not enabled.
-    let memories = u64::from(needs.num_memories) * needs.max_initial_memory_size.unwrap_or(0) * (64 << 10);
-    let tables = u64::from(needs.num_tables) * needs.max_initial_table_size.unwrap_or(0) * size_of::<usize>() as u64;
-    memories + tables
+    let memories = bytes(needs.num_memories, needs.max_initial_memory_size, 64 << 10);
+    memories.saturating_add(bytes(needs.num_tables, needs.max_initial_table_size, size_of::<usize>() as u64))
 }
 
 fn invalid(found: String) -> Error {

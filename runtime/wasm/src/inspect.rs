@@ -1,11 +1,16 @@
 //! What a look at a Wasm file tells about whether it can run here, without compiling it: the names that it imports and exports. Whoever
 //! loads or applies it learns at once what its pod would say later. What this lets pass may still be refused by the compiler.
 
-use crate::image::{EXPECTED, NOT_OFFERED, listed};
-use wasmparser::{Encoding, ExternalKind, Parser, Payload};
+use crate::{
+    image::{ENTRIES, EXPECTED, NOT_OFFERED, listed},
+    preview::{FUNCTIONS, PREVIEW_1, UNSTABLE},
+};
+use wasmparser::{Encoding, ExternalKind, MemoryType, Parser, Payload, TypeRef};
 
-/// What modules may import from.
-const PREVIEW_1: &str = "wasi_snapshot_preview1";
+/// What is said of memories that threads share: what they take escapes every account, and wasmtime calls them unfinished.
+const SHARED: &str =
+    "it has a memory that threads share, which this node does not offer (atomics on other memories run)";
+
 /// What components may import from, in version 0.2.
 const PACKAGES: [&str; 7] =
     ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:http/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
@@ -13,12 +18,15 @@ const PACKAGES: [&str; 7] =
 /// Why a module or component can never run on this node; `None` if nothing is seen that speaks against it, or if it is neither.
 pub fn never_runs(bytes: &[u8]) -> Option<String> {
     let names = Names::read(bytes).ok()?;
+    if names.shares_memory {
+        return Some(SHARED.to_owned());
+    }
     let exports: Vec<&str> = names.exports.iter().map(String::as_str).collect();
     let entry = match names.component {
         true => exports.iter().any(|name| {
             ["wasi:http/incoming-handler@0.2.", "wasi:cli/run@0.2."].iter().any(|known| name.starts_with(known))
         }),
-        false => exports.contains(&"_start"),
+        false => names.starts,
     };
     if !entry {
         let what = if names.component { "component" } else { "core module" };
@@ -34,6 +42,10 @@ pub fn never_runs(bytes: &[u8]) -> Option<String> {
 #[derive(Default)]
 struct Names {
     component: bool,
+    /// A module that has a function to begin with.
+    starts: bool,
+    /// It, or a module within it, has a memory that threads share.
+    shares_memory: bool,
     /// Functions of a module as `MODULE::NAME`.
     imports: Vec<String>,
     exports: Vec<String>,
@@ -47,17 +59,27 @@ impl Names {
                 Payload::Version { encoding, .. } if depth == 0 => names.component = encoding == Encoding::Component,
                 Payload::ModuleSection { .. } | Payload::ComponentSection { .. } => depth += 1,
                 Payload::End(_) => depth = depth.saturating_sub(1),
-                _ if depth > 0 => {}
+                Payload::MemorySection(section) => {
+                    for memory in section {
+                        names.shares_memory |= memory?.shared;
+                    }
+                }
                 Payload::ImportSection(section) => {
                     for import in section.into_imports() {
                         let import = import?;
-                        names.imports.push(format!("{}::{}", import.module, import.name));
+                        names.shares_memory |= matches!(import.ty, TypeRef::Memory(MemoryType { shared: true, .. }));
+                        if depth == 0 {
+                            names.imports.push(format!("{}::{}", import.module, import.name));
+                        }
                     }
                 }
+                _ if depth > 0 => {}
                 Payload::ExportSection(section) => {
                     for export in section {
                         let export = export?;
-                        if export.kind == ExternalKind::Func || export.name != "_start" {
+                        let function = export.kind == ExternalKind::Func;
+                        names.starts |= function && ENTRIES.contains(&export.name);
+                        if function || !ENTRIES.contains(&export.name) {
                             names.exports.push(export.name.to_owned());
                         }
                     }
@@ -81,7 +103,9 @@ impl Names {
     fn is_offered(&self, import: &str) -> bool {
         match self.component {
             true => import.contains("@0.2.") && PACKAGES.iter().any(|package| import.starts_with(package)),
-            false => import.starts_with(&format!("{PREVIEW_1}::")),
+            false => import
+                .split_once("::")
+                .is_some_and(|(module, name)| [PREVIEW_1, UNSTABLE].contains(&module) && FUNCTIONS.contains(&name)),
         }
     }
 }
@@ -105,7 +129,22 @@ mod tests {
             foreign.starts_with("it imports what this node does not offer") && foreign.ends_with(": env::foo"),
             "{foreign}"
         );
+        let unheard = told(r#"(module (import "wasi_snapshot_preview1" "sock_open" (func)) (func (export "_start")))"#);
+        assert!(unheard.is_some_and(|text| text.ends_with(": wasi_snapshot_preview1::sock_open")));
+        let older = r#"(module (import "wasi_unstable" "proc_exit" (func (param i32))) (func (export "")))"#;
+        assert_eq!(told(older), None, "the first name of preview 1, and a function without a name");
         assert_eq!(never_runs(b"no wasm at all"), None);
+    }
+
+    #[test]
+    fn memories_that_threads_share_are_told_wherever_they_are() {
+        for shared in [
+            r#"(module (memory 1 1 shared) (func (export "_start")))"#,
+            r#"(module (import "env" "memory" (memory 1 1 shared)) (func (export "_start")))"#,
+            r#"(component (core module (memory 1 1 shared)) (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#,
+        ] {
+            assert_eq!(told(shared).as_deref(), Some(SHARED), "{shared}");
+        }
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! | --- | --- | --- |
 //! | component with `wasi:http/incoming-handler` | `http` | a fresh instance per request, none while idle |
 //! | component with `wasi:cli/run` | `command` | one instance until it returns |
-//! | core module with `_start` (WASI preview 1) | `core` | one instance until it returns |
+//! | core module with `_start` or a function without a name (WASI preview 1, or its first form `wasi_unstable`) | `core` | one instance until it returns |
 //!
 //! No Kubernetes in here, no image formats, no addresses: files come compiled from [`compile`]'s child, the network is
 //! [`container::net::Sockets`].
@@ -34,12 +34,15 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+mod attach;
 mod cache;
 mod clients;
+mod command;
 pub mod compile;
 mod config;
 mod connection;
 pub mod descriptors;
+mod exec;
 mod exit;
 mod files;
 mod give_back;
@@ -56,13 +59,17 @@ mod options;
 mod outgoing;
 mod places;
 mod pool;
+mod preview;
 mod quota;
 mod runtime;
 mod served;
 pub mod sockets;
 mod stdio;
+mod terminal;
 mod ticker;
+mod tools;
 mod turns;
+mod unstable;
 
 pub use clients::ClientOptions;
 pub use options::{Compiler, FileOptions, HttpOptions, Options, PoolOptions, Room};

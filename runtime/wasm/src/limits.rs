@@ -8,9 +8,14 @@ use crate::{
         shown::{Files, HasFiles, word},
     },
     guest::{CoreGuest, Guest},
+    preview::{PREVIEW_1 as MODULE, UNSTABLE},
 };
 use bytes::Bytes;
-use std::{io, sync::Arc};
+use std::{future::poll_fn, io, pin::pin, sync::Arc};
+use tokio::{
+    sync::Semaphore,
+    task::{block_in_place, yield_now},
+};
 use wasmtime::{
     Caller, Extern, Memory, StoreContextMut,
     component::{HasData, Linker, LinkerInstance, Resource},
@@ -18,6 +23,7 @@ use wasmtime::{
 use wasmtime_wasi::{
     WasiView,
     filesystem::{Descriptor, WasiFilesystemView},
+    p0::wasi_unstable as p0,
     p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1 as _},
     p2::{
         DynOutputStream, FsResult, OutputStream, Pollable, StreamError, StreamResult,
@@ -33,10 +39,12 @@ const TYPES: &str = "wasi:filesystem/types@0.2.12";
 
 /// Preview 1's words for it.
 const MFILE: i32 = 33;
+const NOMEM: i32 = 48;
 const NOSPC: i32 = 51;
 const IO: i32 = 29;
 const CREATE: i32 = 1;
-const MODULE: &str = "wasi_snapshot_preview1";
+/// Of one poll. Each takes two of an instance's resources, if it is of a file.
+const SUBSCRIPTIONS: u32 = 1_024;
 /// Standard output and error have their own way to the disk, the log's.
 const STDERR: i32 = 2;
 
@@ -146,6 +154,9 @@ fn written(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     types.func_wrap(
         "[method]descriptor.write-via-stream",
         |mut store: StoreContextMut<'_, Guest>, (fd, at): (Resource<Descriptor>, u64)| {
+            if !store.data_mut().may_open() {
+                return Ok((Err(ErrorCode::InsufficientMemory),));
+            }
             let stream = told(store.data_mut().filesystem().write_via_stream(fd, at))?;
             Ok((meter(store.data_mut(), stream)?,))
         },
@@ -153,6 +164,9 @@ fn written(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     types.func_wrap(
         "[method]descriptor.append-via-stream",
         |mut store: StoreContextMut<'_, Guest>, (fd,): (Resource<Descriptor>,)| {
+            if !store.data_mut().may_open() {
+                return Ok((Err(ErrorCode::InsufficientMemory),));
+            }
             let stream = told(store.data_mut().filesystem().append_via_stream(fd))?;
             Ok((meter(store.data_mut(), stream)?,))
         },
@@ -226,18 +240,36 @@ fn memory(caller: &mut Caller<'_, CoreGuest>) -> wasmtime::Result<Memory> {
     }
 }
 
-/// Calls preview 1's own function; `now`: one that is not asynchronous.
+/// Lets this thread wait for the disk while another does what it had to do: so what a file takes of CPU is the guest's own, and counted.
+async fn in_place<T>(places: &Semaphore, call: impl Future<Output = T>) -> T {
+    let place = places.acquire().await;
+    let mut call = pin!(call);
+    let answer = poll_fn(|context| block_in_place(|| call.as_mut().poll(context))).await;
+    drop(place);
+    // It goes on as one of the guests, and not before its limit of CPU was looked at.
+    yield_now().await;
+    answer
+}
+
+async fn as_it_is<T>(_: &Semaphore, call: impl Future<Output = T>) -> T {
+    call.await
+}
+
+/// Calls preview 1's own function; `file`: one that works on files; `unstable`: that of the first form.
 macro_rules! original {
-    (now $($call:tt)*) => { original!(@ () $($call)*) };
-    (@ ($($wait:tt)*) $caller:ident, $name:ident, $($argument:expr),*) => {{
+    (file $($call:tt)*) => { original!(@ p1 in_place $($call)*) };
+    (unstable file $($call:tt)*) => { original!(@ p0 in_place $($call)*) };
+    (unstable $($call:tt)*) => { original!(@ p0 as_it_is $($call)*) };
+    (@ $form:ident $how:ident $caller:ident, $name:ident, $($argument:expr),*) => {{
         let memory = memory(&mut $caller)?;
         let fuel = wasmtime::AsContextMut::as_context_mut(&mut $caller).hostcall_fuel();
+        let places = $caller.data().blocking();
         let (bytes, guest) = memory.data_and_store_mut(&mut $caller);
         let wasi = guest.wasi();
         wasi.set_hostcall_fuel(fuel);
-        p1::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*)$($wait)*
+        $how(&places, $form::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*)).await
     }};
-    ($($call:tt)*) => { original!(@ (.await) $($call)*) };
+    ($($call:tt)*) => { original!(@ p1 as_it_is $($call)*) };
 }
 
 /// What a write of preview 1 writes: its first buffer that is not empty.
@@ -255,6 +287,7 @@ fn length(caller: &mut Caller<'_, CoreGuest>, buffers: i32, count: i32) -> wasmt
 /// Limits what core modules import.
 pub(crate) fn modules(mut linker: wasmtime::Linker<CoreGuest>) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     linker.allow_shadowing(true);
+    waiting(&mut linker)?;
     reading(&mut linker)?;
     opening(&mut linker)?;
     writing(&mut linker)?;
@@ -274,7 +307,10 @@ macro_rules! using {
                     if let Err(refused) = caller.data_mut().open_used(fd) {
                         return Ok(errno(&refused));
                     }
-                    original!(caller, $name, fd $(, $argument)*)
+                    match caller.data().is_file(fd) {
+                        true => original!(file caller, $name, fd $(, $argument)*),
+                        false => original!(caller, $name, fd $(, $argument)*),
+                    }
                 })
             },
         )?;
@@ -294,23 +330,44 @@ macro_rules! using_two {
                     if let Err(refused) = caller.data_mut().open_used(fd).and_then(|()| caller.data_mut().open_used(to)) {
                         return Ok(errno(&refused));
                     }
-                    original!(caller, $name, fd $(, $before)*, to $(, $after)*)
+                    original!(file caller, $name, fd $(, $before)*, to $(, $after)*)
                 })
             },
         )?;
     )* };
 }
 
+/// More subscriptions than an instance has room for are an error, and not a trap.
+fn waiting(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+    type Poll = (i32, i32, i32, i32);
+    linker.func_wrap_async(
+        MODULE,
+        "poll_oneoff",
+        |mut caller: Caller<'_, CoreGuest>, (subscriptions, events, count, to): Poll| {
+            Box::new(async move {
+                if count.cast_unsigned() > SUBSCRIPTIONS {
+                    return Ok(NOMEM);
+                }
+                original!(caller, poll_oneoff, subscriptions, events, count, to)
+            })
+        },
+    )?;
+    Ok(())
+}
+
 /// Functions that need nothing but that their folders are open.
 fn reading(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     using!(linker:
+        fd_advise(offset: i64, length: i64, advice: i32);
         fd_datasync();
         fd_fdstat_get(to: i32);
         fd_filestat_get(to: i32);
+        fd_filestat_set_size(size: i64);
         fd_filestat_set_times(access: i64, change: i64, flags: i32);
         fd_pread(buffers: i32, count: i32, at: i64, to: i32);
         fd_read(buffers: i32, count: i32, to: i32);
         fd_readdir(buffer: i32, length: i32, cookie: i64, to: i32);
+        fd_seek(offset: i64, whence: i32, to: i32);
         fd_sync();
         path_filestat_get(follow: i32, path: i32, length: i32, to: i32);
         path_filestat_set_times(follow: i32, path: i32, length: i32, access: i64, change: i64, flags: i32);
@@ -342,7 +399,11 @@ fn opening(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !guest.may_open() {
                     return Ok(MFILE);
                 }
-                original!(caller, path_open, fd, follow, path, length, how, base, inheriting, flags, to)
+                caller.data_mut().opens(true);
+                let opened =
+                    original!(file caller, path_open, fd, follow, path, length, how, base, inheriting, flags, to);
+                caller.data_mut().opens(false);
+                opened
             })
         },
     )?;
@@ -361,7 +422,10 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                         return Ok(NOSPC);
                     }
                 }
-                original!(caller, fd_write, fd, buffers, count, to)
+                match caller.data().is_file(fd) {
+                    true => original!(file caller, fd_write, fd, buffers, count, to),
+                    false => original!(caller, fd_write, fd, buffers, count, to),
+                }
             })
         },
     )?;
@@ -374,7 +438,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !caller.data().space().take(bytes) {
                     return Ok(NOSPC);
                 }
-                original!(caller, fd_pwrite, fd, buffers, count, at, to)
+                original!(file caller, fd_pwrite, fd, buffers, count, at, to)
             })
         },
     )?;
@@ -389,7 +453,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if let Err(refused) = caller.data_mut().open_used(fd) {
                     return Ok(errno(&refused));
                 }
-                original!(caller, path_create_directory, fd, path, length)
+                original!(file caller, path_create_directory, fd, path, length)
             })
         },
     )?;
@@ -404,7 +468,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if let Err(refused) = caller.data_mut().open_used(fd) {
                     return Ok(errno(&refused));
                 }
-                original!(caller, path_symlink, target, length, fd, path, path_length)
+                original!(file caller, path_symlink, target, length, fd, path, path_length)
             })
         },
     )?;
@@ -430,6 +494,47 @@ fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Resul
             original!(caller, fd_renumber, fd, to)
         })
     })?;
+    Ok(())
+}
+
+/// Limits what core modules import of the first form and is not as in preview 1.
+pub(crate) fn unstable(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+    linker.func_wrap_async(
+        UNSTABLE,
+        "poll_oneoff",
+        |mut caller: Caller<'_, CoreGuest>, (subscriptions, events, count, to): (i32, i32, i32, i32)| {
+            Box::new(async move {
+                if count.cast_unsigned() > SUBSCRIPTIONS {
+                    return Ok(NOMEM);
+                }
+                original!(unstable caller, poll_oneoff, subscriptions, events, count, to)
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        UNSTABLE,
+        "fd_filestat_get",
+        |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
+            Box::new(async move {
+                if let Err(refused) = caller.data_mut().open_used(fd) {
+                    return Ok(errno(&refused));
+                }
+                original!(unstable file caller, fd_filestat_get, fd, to)
+            })
+        },
+    )?;
+    linker.func_wrap_async(
+        UNSTABLE,
+        "path_filestat_get",
+        |mut caller: Caller<'_, CoreGuest>, (fd, follow, path, length, to): (i32, i32, i32, i32, i32)| {
+            Box::new(async move {
+                if let Err(refused) = caller.data_mut().open_used(fd) {
+                    return Ok(errno(&refused));
+                }
+                original!(unstable file caller, path_filestat_get, fd, follow, path, length, to)
+            })
+        },
+    )?;
     Ok(())
 }
 

@@ -6,10 +6,17 @@ use crate::{
     config, guest, limits,
     places::{Places, Seat},
     ticker::Ticker,
+    tools, unstable,
 };
 use std::sync::Arc;
-use tokio::runtime::{Builder, Handle, Runtime};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    sync::Semaphore,
+};
 use wasmtime::{Engine, component};
+
+/// Calls of files at a time, for each thread of guests.
+pub(crate) const BLOCKING: usize = 8;
 
 /// Everything that running a guest needs. Made once, not before the first use.
 pub(crate) struct Pool {
@@ -21,6 +28,8 @@ pub(crate) struct Pool {
     pub(crate) places: Arc<Places>,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clients: Arc<Clients>,
+    /// Built-in tools that may run.
+    pub(crate) tools: Arc<Semaphore>,
     problem: Option<String>,
     handle: Handle,
     runtime: Option<Runtime>,
@@ -36,7 +45,7 @@ pub(crate) struct Side {
 impl Side {
     fn new(engine: Engine) -> wasmtime::Result<Self> {
         let components = limits::components(guest::components(&engine)?)?;
-        let modules = limits::modules(guest::modules(&engine)?)?;
+        let modules = unstable::add_to_linker(limits::modules(guest::modules(&engine)?)?)?;
         Ok(Self { components, modules, engine })
     }
 }
@@ -49,7 +58,8 @@ impl Pool {
         let runtime = Builder::new_multi_thread()
             .thread_name("guest")
             .worker_threads(options.threads)
-            .max_blocking_threads(options.threads.saturating_mul(8))
+            // those of files, and one more for what a thread had to do before it waits for one
+            .max_blocking_threads(options.threads.saturating_mul(BLOCKING * 2 + 2))
             .event_interval(1)
             .enable_all()
             .build()?;
@@ -66,6 +76,7 @@ impl Pool {
             places: Places::new(pooled as usize, single as usize),
             ticker: Ticker::start(weak)?,
             clients,
+            tools: Arc::new(Semaphore::new(tools::RUNNING)),
             problem: engines.problem,
             handle: runtime.handle().clone(),
             runtime: Some(runtime),

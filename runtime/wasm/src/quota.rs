@@ -1,7 +1,8 @@
 //! CPU limits: [`Throttled`] measures the thread's CPU time of every poll and makes a future that used up its [`Quota`] wait.
 //!
-//! Guests give way at every epoch (1 ms), so a quota is overdrawn by that much at most and then paid back. What file operations use
-//! on other threads and what the host spends on parsing HTTP is not counted.
+//! Guests give way at every epoch (1 ms), so a quota is overdrawn by that much at most and then paid back. Core modules use files on the
+//! thread that polls them, so that it counts. What files take of other threads, for components, and what the host spends on parsing HTTP is
+//! not counted.
 
 use crate::ticker::Ticker;
 use parking_lot::Mutex;
@@ -137,6 +138,29 @@ impl<F: Future> Future for Throttled<F> {
         this.quota.charge(thread_cpu().saturating_sub(before));
         drop(running);
         result
+    }
+}
+
+/// Charges what a thread uses that is not a guest's, and holds it to the quota.
+pub(crate) struct Meter {
+    quota: Arc<Quota>,
+    before: u64,
+}
+
+impl Meter {
+    /// From now on, and on this thread.
+    pub(crate) fn new(quota: Arc<Quota>) -> Self {
+        Self { quota, before: thread_cpu() }
+    }
+
+    /// Charges what was used, and blocks the thread as long as the quota is used up.
+    pub(crate) fn pause(&mut self) {
+        let now = thread_cpu();
+        self.quota.charge(now.saturating_sub(self.before));
+        self.before = now;
+        while let Some(until) = self.quota.available(Instant::now()) {
+            std::thread::sleep(until.saturating_duration_since(Instant::now()));
+        }
     }
 }
 

@@ -2,24 +2,27 @@
 
 use crate::{
     Options,
+    attach::{self, Input},
     cache::Cache,
+    command,
     compile::Compilers,
+    exec,
     exit::{self, End},
     files::{self, budget},
     give_back::GiveBack,
-    guest::{self, Shared},
+    guest::{Io, Shared},
     http::Handler,
-    image::{Image, Kind, Target},
+    image::{Image, Kind},
     memory::Memory,
     metrics::{Metrics, Now, Present},
-    pool::Pool,
+    pool::{BLOCKING, Pool},
     quota::{Quota, Throttled},
     served::Served,
 };
 use async_trait::async_trait;
 use container::{
-    Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exit, ExitReason, Limits,
-    Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status,
+    Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exec, Exit, ExitReason,
+    Limits, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status, Streams,
     log::{Log, Source},
     net::{self, Sockets},
 };
@@ -38,7 +41,7 @@ use tokio::{
     time::Instant,
 };
 use tokio_util::sync::CancellationToken;
-use wasmtime_wasi::filesystem::Dir;
+use wasmtime_wasi::filesystem::{Dir, WasiFilesystemCtx};
 
 /// Events that a slow receiver may be behind before it is told that it lagged, and lists. Their places are taken from the beginning, at 128
 /// bytes each.
@@ -49,6 +52,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a container that is stopped waits for clients that were asked to leave: those that have nothing to ask are closed then.
 const LINGER: Duration = Duration::from_secs(1);
+/// How long the end of a container waits for those who look on to be shown the last of its output.
+const LAST: Duration = Duration::from_secs(2);
 /// How long the end of a container waits for its log to reach the disk.
 const FLUSH: Duration = Duration::from_secs(2);
 
@@ -67,6 +72,8 @@ struct Inner {
     files: Arc<budget::Node>,
     space: Arc<budget::Space>,
     nowhere: Option<Dir>,
+    blocking: Arc<Semaphore>,
+    in_place: WasiFilesystemCtx,
     events: broadcast::Sender<Event>,
     metrics: Arc<Metrics>,
     give_back: GiveBack,
@@ -128,6 +135,8 @@ impl Wasmtime {
             nowhere: files::nowhere(&options.cache)
                 .inspect_err(|error| tracing::warn!(%error, "commands hold their folders open from their beginning"))
                 .ok(),
+            blocking: Arc::new(Semaphore::new(options.threads.saturating_mul(BLOCKING))),
+            in_place: files::in_place(),
             pool: OnceCell::new(),
             images: Mutex::default(),
             sandboxes: Mutex::default(),
@@ -163,8 +172,24 @@ impl Wasmtime {
         })));
     }
 
+    /// A container that runs, and what it runs.
+    fn running(&self, id: &ContainerId) -> Result<(Arc<Container>, Arc<Image>)> {
+        let not_running = || Error::NotFound(format!("container {id} is not running"));
+        let container = self.container(id).map_err(|_| not_running())?;
+        let running = matches!(*container.state.borrow(), ContainerState::Running { .. });
+        let image = container.image.lock().clone().filter(|_| running).ok_or_else(not_running)?;
+        Ok((container, image))
+    }
+
     fn container(&self, id: &ContainerId) -> Result<Arc<Container>> {
         self.0.containers.lock().get(id).cloned().ok_or_else(|| Error::NotFound(format!("container {id}")))
+    }
+}
+
+impl Container {
+    async fn ended(&self) {
+        // The sender is here, so it cannot be gone.
+        let _ = self.state.subscribe().wait_for(|state| matches!(state, ContainerState::Exited(_))).await;
     }
 }
 
@@ -237,6 +262,7 @@ impl Inner {
         // A disk that hangs must not keep a container from ending.
         let _ = tokio::time::timeout(FLUSH, log.flush()).await;
         *container.image.lock() = None;
+        container.shared.attached.end();
         let started_at = match &*container.state.borrow() {
             ContainerState::Running { started_at } => Some(*started_at),
             _ => None,
@@ -313,27 +339,22 @@ impl Inner {
         let threads = pool.handle().clone();
         threads.spawn(async move {
             let shared = container.shared.clone();
-            let run = Throttled::new(run(&pool, &shared, &image), shared.quota.clone(), pool.ticker.clone());
+            let run = command::run(&pool, &shared, &image, Io::own(&shared, false));
+            let run = Throttled::new(run, shared.quota.clone(), pool.ticker.clone());
             // Dropping the run ends the guest wherever it is: it gives way at least every tick.
             let end = tokio::select! {
                 biased;
                 () = container.kill.cancelled() => End::killed(),
                 () = container.stop.cancelled() => End::stopped(),
-                result = run => match result {
-                    Ok(end) => end,
-                    Err(error) => {
-                        if exit::is_trap(&error) {
-                            shared.metrics.traps.inc();
-                        }
-                        let end = End::of(&error);
-                        if !end.message.is_empty() {
-                            // Where whoever reads the log looks for it, as for HTTP handlers.
-                            let text = format!("sampan: {} failed: {}", shared.spec.name, end.message);
-                            shared.log.lines(Source::Stderr, &text);
-                        }
-                        end
+                result = run => {
+                    let (failed, end) = (result.is_err(), command::end(result, &shared));
+                    if failed && !end.message.is_empty() {
+                        // Where whoever reads the log looks for it, as for HTTP handlers.
+                        let text = format!("sampan: {} failed: {}", shared.spec.name, end.message);
+                        shared.log.lines(Source::Stderr, &text);
                     }
-                },
+                    end
+                }
             };
             this.exit(&container, end).await;
         });
@@ -377,56 +398,29 @@ async fn supervise(
     }
 }
 
-/// Runs a command to its end.
-async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Image>) -> wasmtime::Result<End> {
-    let Some(place) = pool.places.command(&shared.places, image.need()) else {
-        let all = pool.places.count().0;
-        return Ok(End::cannot_run(format!(
-            "this node runs as many Wasm instances as it can: it has places for {all}"
-        )));
-    };
-    let cannot = |error| Ok(End::cannot_run(exit::story(&error)));
-    let target = match image.target(pool, place.seat).await {
-        Ok(target) => target,
-        Err(error) => return cannot(error),
-    };
-    let Some(side) = pool.side(place.seat) else { return Ok(End::cannot_run("there is no such engine")) };
-    match target {
-        Target::Command(pre) => {
-            let mut store = match guest::store(&side.engine, shared) {
-                Ok(store) => store,
-                Err(error) => return cannot(error),
-            };
-            let ran = async {
-                let command = pre.instantiate_async(&mut store).await?;
-                command.wasi_cli_run().call_run(&mut store).await
-            };
-            let returned = ran.await;
-            returned.map(|returned| End::exited(i32::from(returned.is_err()))).map_err(|e| store.data().blame(e))
-        }
-        Target::Core(pre) => {
-            let mut store = match guest::core_store(&side.engine, shared) {
-                Ok(store) => store,
-                Err(error) => return cannot(error),
-            };
-            let ran = async {
-                let instance = pre.instantiate_async(&mut store).await?;
-                let start = instance.get_typed_func::<(), ()>(&mut store, "_start")?;
-                start.call_async(&mut store, ()).await
-            };
-            let returned = ran.await;
-            returned.map(|()| End::exited(0)).map_err(|error| store.data().blame(error))
-        }
-        Target::Http(_) => Ok(End::cannot_run("an HTTP handler is not run")),
-    }
-}
-
 /// WASI hands out duplicates as they are; a container's environment has none.
 fn last_wins(env: Vec<(String, String)>) -> Vec<(String, String)> {
     let mut seen = HashSet::new();
     let mut kept: Vec<_> = env.into_iter().rev().filter(|(name, _)| seen.insert(name.clone())).collect();
     kept.reverse();
     kept
+}
+
+/// Shows a container its working directory: as folders that relative names lead into, and to those who ask the environment for it (Go).
+fn work_in(spec: &mut ContainerSpec, log: &Log) {
+    let cwd = spec.cwd.clone().unwrap_or_else(|| "/".into());
+    match files::relative(&spec.mounts, &cwd) {
+        Ok(relative) => spec.mounts.extend(relative),
+        Err(error) => {
+            let text =
+                format!("sampan: the working directory {cwd} cannot be opened: {error}: relative names begin at /");
+            log.lines(Source::Stderr, &text);
+        }
+    }
+    let asks = spec.cwd.is_some() || !spec.mounts.is_empty();
+    if asks && !spec.env.iter().any(|(name, _)| name == "PWD") {
+        spec.env.push(("PWD".into(), cwd));
+    }
 }
 
 #[async_trait]
@@ -471,6 +465,8 @@ impl Runtime for Wasmtime {
         let Sandbox { sockets, memory, quota, files } =
             room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
         let options = &self.0.options;
+        let log = Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk);
+        work_in(&mut spec, &log);
         // Whoever prepared it may let go now.
         let slot = self.0.images.lock().get(spec.artifact.digest()).cloned();
         let image = slot.and_then(|slot| match &*slot.0.try_lock().ok()? {
@@ -480,14 +476,19 @@ impl Runtime for Wasmtime {
         let id = spec.id.clone();
         let shared = Arc::new(Shared {
             sockets,
-            log: Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk),
+            log,
             memory: Memory::new("the container", spec.limits.memory_bytes, Some(memory)),
             quota: Quota::new(spec.limits.cpu_millis, Some(quota)),
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
             files,
             space: self.0.space.clone(),
             nowhere: self.0.nowhere.clone(),
+            blocking: self.0.blocking.clone(),
+            in_place: self.0.in_place.clone(),
             told: AtomicBool::new(false),
+            attached: Arc::default(),
+            input: Input::new(spec.stdin),
+            commands: Arc::new(Semaphore::new(exec::COMMANDS)),
             places: Arc::default(),
             instances: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -608,6 +609,31 @@ impl Runtime for Wasmtime {
             requests: shared.requests.load(Relaxed),
             throttled: shared.quota.throttled(),
         })
+    }
+
+    async fn exec(&self, id: &ContainerId, exec: Exec, streams: Streams) -> Result<i32> {
+        let (container, image) = self.running(id)?;
+        let pool = self.0.pool().await?;
+        tokio::select! {
+            biased;
+            () = container.ended() => Ok(End::killed().code),
+            code = exec::run(pool, &container.shared, &image, exec, streams) => code,
+        }
+    }
+
+    async fn attach(&self, id: &ContainerId, streams: Streams) -> Result<()> {
+        let (container, image) = self.running(id)?;
+        drop(image);
+        let shared = &container.shared;
+        // at its end all that was written is shown before this returns
+        let input = shared.input.as_ref();
+        let mut attach = std::pin::pin!(attach::attach(&shared.attached, input, shared.spec.tty, streams));
+        tokio::select! {
+            biased;
+            () = &mut attach => {}
+            () = container.ended() => drop(tokio::time::timeout(LAST, attach).await),
+        }
+        Ok(())
     }
 
     fn health(&self) -> Option<String> {

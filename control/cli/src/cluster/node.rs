@@ -41,7 +41,7 @@ pub(super) struct Given<'a> {
     pub(super) authority: &'a str,
 }
 
-/// The kubelet's paths of this node and the way to its pods, by function call: nowhere until the agent is there.
+/// The kubelet's paths of this node by a pipe, and the way to its pods: nowhere until the agent is there.
 pub(super) struct LocalNode {
     name: String,
     router: OnceLock<axum::Router>,
@@ -56,19 +56,9 @@ impl LocalNode {
 
 #[async_trait::async_trait]
 impl server::nodes::Nodes for LocalNode {
-    async fn call(
-        &self,
-        node: &str,
-        request: http::Request<axum::body::Body>,
-    ) -> Result<http::Response<axum::body::Body>, server::nodes::Unreachable> {
+    async fn open(&self, node: &str) -> Result<container::net::Stream, server::nodes::Unreachable> {
         let router = self.router.get().filter(|_| node == self.name);
-        let Some(router) = router else {
-            return Err(server::nodes::Unreachable(format!("no way to node {node:?}")));
-        };
-        match tower::ServiceExt::oneshot(router.clone(), request).await {
-            Ok(response) => Ok(response),
-            Err(never) => match never {},
-        }
+        router.cloned().map(server::nodes::piped).ok_or_else(|| server::nodes::no_way(node))
     }
 }
 
@@ -78,8 +68,7 @@ impl server::dialer::Dialer for LocalNode {
         let Some(network) = self.network.get() else {
             return Err(io::Error::new(io::ErrorKind::NetworkUnreachable, format!("no way to {to} yet")));
         };
-        let stream = container::net::Dialer::connect(network, to).await.map_err(io::Error::other)?;
-        Ok(Box::new(stream))
+        container::net::Dialer::connect(network, to).await.map_err(io::Error::other)
     }
 }
 

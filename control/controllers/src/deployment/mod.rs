@@ -12,8 +12,11 @@ mod tests;
 
 pub(crate) use plan::{Plan, Step, plan};
 
-use std::sync::Arc;
-
+use crate::{
+    Context,
+    claim::{Claims, candidates, enqueue_for_orphan},
+    labels, meta, pods,
+};
 use client::{
     Client, Controller, DeleteOptions, Delta, Error, EventType, Informer, Key, Next, Recorder, Wakeups, reference,
 };
@@ -21,12 +24,7 @@ use k8s_openapi::api::{
     apps::v1::{Deployment, ReplicaSet},
     core::v1::Pod,
 };
-
-use crate::{
-    Context,
-    claim::{Claims, candidates, waken_by_orphan},
-    labels, meta, pods,
-};
+use std::sync::Arc;
 
 /// Rolls pod templates out. Upstream's `deployment-controller`.
 pub(crate) struct DeploymentController {
@@ -136,7 +134,7 @@ impl Controller for DeploymentController {
         wakeups.on_owner::<ReplicaSet, Deployment>(&self.sets);
         let deployments = self.deployments.clone();
         wakeups.on(&self.sets, move |delta| {
-            waken_by_orphan(delta, &deployments, |d| d.spec.as_ref().map(|s| &s.selector))
+            enqueue_for_orphan(delta, &deployments, |d| d.spec.as_ref().map(|s| &s.selector))
         });
         let (deployments, sets) = (self.deployments.clone(), self.sets.clone());
         wakeups.on(&self.pods, move |delta| waken_by_last_pod(delta, &sets, &deployments));

@@ -3,12 +3,11 @@
 //! Follows "Rolling Update Deployment" and "Proportional scaling" of
 //! <https://kubernetes.io/docs/concepts/workloads/controllers/deployment/>.
 
+use crate::meta::{self, scaled};
 use k8s_openapi::{
     api::apps::v1::{Deployment, ReplicaSet},
     apimachinery::pkg::util::intstr::IntOrString,
 };
-
-use crate::meta::{self, scaled};
 
 /// The Deployment's size when the ReplicaSet was last scaled.
 pub(super) const DESIRED_REPLICAS: &str = "deployment.kubernetes.io/desired-replicas";
@@ -41,7 +40,7 @@ pub(super) fn is_rolling(d: &Deployment) -> bool {
     strategy.unwrap_or("RollingUpdate") == "RollingUpdate"
 }
 
-/// (surge, unavailable) in pods; when both come out as zero nothing could ever move, so one may be unavailable.
+/// (maxSurge, maxUnavailable) in pods. Where both would be zero, one pod may be unavailable, because no rollout could progress.
 fn fenceposts(d: &Deployment) -> (i32, i32) {
     let rolling = d.spec.as_ref().and_then(|s| s.strategy.as_ref()).and_then(|s| s.rolling_update.as_ref());
     let quarter = IntOrString::String("25%".to_owned());
@@ -70,7 +69,7 @@ pub(super) fn new_size(d: &Deployment, current: i32, new: i32) -> i32 {
     if room <= 0 { new } else { new + room.min(desired(d) - new) }
 }
 
-/// How many of the `to_add` (negative: to remove) pods fall to `rs` when `added` are given out already.
+/// The share of `rs` in the `to_add` pods (negative: to remove), of which `added` are already assigned.
 pub(super) fn proportion(rs: &ReplicaSet, d: &Deployment, to_add: i32, added: i32) -> i32 {
     if replicas(rs) == 0 || to_add == 0 || to_add == added {
         return 0;
@@ -92,9 +91,8 @@ fn fraction(rs: &ReplicaSet, d: &Deployment) -> i32 {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::{Value, json};
-
     use super::*;
+    use serde_json::{Value, json};
 
     fn deployment(replicas: i32, surge: Value, unavailable: Value) -> Deployment {
         serde_json::from_value(json!({"spec": {"replicas": replicas, "selector": {}, "template": {},

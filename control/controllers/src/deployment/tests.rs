@@ -1,15 +1,13 @@
-use std::sync::Arc;
-
-use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
-use serde_json::{Value, json};
-
 use super::{
     Plan, Step, plan,
     revision::{self, REVISION},
     rolling::{DESIRED_REPLICAS, MAX_REPLICAS},
 };
 use crate::meta;
+use jiff::Timestamp;
+use k8s_openapi::api::apps::v1::{Deployment, ReplicaSet};
+use serde_json::{Value, json};
+use std::sync::Arc;
 
 fn merge(to: &mut Value, from: &Value) {
     match (to, from) {

@@ -1,4 +1,4 @@
-//! Jobs: pods that run to their end, as often as asked.
+//! Jobs: pods that run to completion.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/job/>: NonIndexed and Indexed, parallelism, back-off, deadline,
 //! suspension, and counting by finalizer (KEP-2307). Deleting old Jobs is `ttlafterfinished`.
@@ -11,13 +11,6 @@ mod plan;
 #[cfg(test)]
 mod tests;
 
-use std::{collections::HashMap, sync::Arc};
-
-use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use parking_lot::Mutex;
-use serde_json::json;
-
 use self::{
     backoff::Failures,
     plan::{FINALIZER, plan},
@@ -29,6 +22,11 @@ use crate::{
     podcontrol::{PodControl, slow_start},
     pods, status,
 };
+use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, reference};
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use parking_lot::Mutex;
+use serde_json::json;
+use std::{collections::HashMap, sync::Arc};
 
 /// The index of pods that are not counted yet, by namespace and name of the Job that they name.
 const UNCOUNTED: &str = "job/uncounted";
@@ -147,7 +145,7 @@ impl Controller for JobController {
 
     fn wire(&self, wakeups: &mut Wakeups) {
         wakeups.on_self(&self.jobs);
-        wakeups.on(&self.pods, pods::waken_owner::<Job>);
+        wakeups.on(&self.pods, pods::enqueue_owner::<Job>);
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {

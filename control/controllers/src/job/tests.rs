@@ -1,15 +1,13 @@
-use std::{sync::Arc, time::Duration};
-
-use jiff::Timestamp;
-use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
-use serde_json::{Value, json};
-
 use super::{
     FINALIZER, Failures,
     indexes::INDEX,
     plan::{Plan, is_finished},
 };
 use crate::{meta, status::differs};
+use jiff::Timestamp;
+use k8s_openapi::api::{batch::v1::Job, core::v1::Pod};
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
 
 fn now() -> Timestamp {
     "2026-01-01T01:00:00Z".parse().expect("a time")

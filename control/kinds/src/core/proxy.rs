@@ -197,6 +197,6 @@ async fn kubelet(api: &dyn Api, node: String, call: Call) -> Result<Response<Bod
     let mut request = Request::new(std::mem::take(&mut *call.stream.lock()));
     *request.method_mut() = call.method().clone();
     *request.uri_mut() = target;
-    let answer = api.node(&node, request).await;
+    let answer = api.kubelet(&node).send(request).await;
     answer.map_err(|e| Status::unavailable(format!("error trying to reach service: {e}")))
 }

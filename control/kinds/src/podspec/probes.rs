@@ -1,7 +1,6 @@
 //! Probes and lifecycle hooks.
 
-use crate::at::At;
-use crate::rules;
+use crate::{at::At, rules};
 use api::Cause;
 
 /// The three probes of a container.

@@ -1,8 +1,11 @@
 //! Pod specs that break rules, and the words that say so.
 
 use super::*;
-use crate::testing::{context, created, errors, parse};
-use crate::{Capabilities, core::pod::Pods};
+use crate::{
+    Capabilities,
+    core::pod::Pods,
+    testing::{context, created, errors, parse},
+};
 use expect_test::expect;
 use server::Strategy;
 

@@ -1,10 +1,8 @@
 //! What the API answers when it does not do what was asked.
 
+use super::{world::failure, *};
 use client::WatchEvent;
 use serde_json::json;
-
-use super::world::failure;
-use super::*;
 
 const BINDING: &str = "POST /api/v1/namespaces/d/pods/p/binding";
 const STATUS: &str = "PATCH /api/v1/namespaces/d/pods/p/status";

@@ -3,17 +3,6 @@
 mod failures;
 mod world;
 
-use std::{
-    collections::BTreeSet,
-    sync::mpsc::{Receiver, Sender, channel},
-    time::Duration,
-};
-
-use client::{DeleteOptions, WatchEvent};
-use k8s_openapi::api::core::v1::Pod;
-use parking_lot::Mutex;
-use tokio::time::Instant;
-
 use self::world::{Log, World, node, pod, with};
 use crate::{
     Cycle, CycleState, Failure, Handle, NodeToStatus, Plugin, Snapshot, Status,
@@ -21,6 +10,15 @@ use crate::{
     plugin::{Permit, PostFilter, PreFilter, PreScore, Task},
     pod::PodInfo,
 };
+use client::{DeleteOptions, WatchEvent};
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use std::{
+    collections::BTreeSet,
+    sync::mpsc::{Receiver, Sender, channel},
+    time::Duration,
+};
+use tokio::time::Instant;
 
 /// Lets a pod run on the last node by name only, which it looks up once.
 struct Last;

@@ -1,5 +1,14 @@
 //! A scheduler with plugins of a test, over an API that only answers: what it is asked is noted.
 
+use crate::{
+    Options, Plugin, Plugins, Scheduler,
+    plugins::{DefaultBinder, DefaultPreemption, NodeResourcesFit, Strategy},
+    queue::Pending,
+};
+use client::{Client, Informers, WatchEvent};
+use k8s_openapi::api::core::v1::Pod;
+use parking_lot::Mutex;
+use serde_json::{Value, json};
 use std::{
     collections::{HashMap, VecDeque},
     convert::Infallible,
@@ -7,18 +16,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-
-use client::{Client, Informers, WatchEvent};
-use k8s_openapi::api::core::v1::Pod;
-use parking_lot::Mutex;
-use serde_json::{Value, json};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-
-use crate::{
-    Options, Plugin, Plugins, Scheduler,
-    plugins::{DefaultBinder, DefaultPreemption, NodeResourcesFit, Strategy},
-    queue::Pending,
-};
 
 /// What plugins did, in order.
 #[derive(Clone, Default)]

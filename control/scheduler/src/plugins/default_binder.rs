@@ -1,13 +1,12 @@
 //! Binds pods by the API.
 
-use k8s_openapi::api::core::v1::Pod;
-use serde_json::{Value, json};
-
 use crate::{
     handle::{Cycle, Handle},
     plugin::{Plugin, Task},
     status::Failure,
 };
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
 
 /// Posts the Binding.
 pub struct DefaultBinder;

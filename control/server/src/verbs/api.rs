@@ -1,17 +1,19 @@
-//! What actions can do with the server, as the verbs do it.
+//! The server as actions see it: [`Api`] implemented with the verbs.
 
 use super::{delete, write};
 use crate::{
     Context, Names, Operation, Server,
     action::{Api, Make, Update},
+    authz,
     call::Call,
     deleteoptions::DeleteOptions,
-    nodes::Unreachable,
+    nodes::Kubelet,
     proxy::{self, Backend},
+    request::RequestInfo,
 };
 use api::Status;
 use axum::body::Body;
-use http::{Request, Response};
+use http::Response;
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -41,8 +43,13 @@ impl Api for Server {
         delete::by_options(self, cx, options).await
     }
 
-    async fn node(&self, node: &str, request: Request<Body>) -> Result<Response<Body>, Unreachable> {
-        self.nodes().call(node, request).await
+    fn kubelet(&self, node: &str) -> Kubelet {
+        Kubelet::new(self.nodes().clone(), node)
+    }
+
+    async fn require(&self, call: &Call, verb: &str) -> Result<(), Status> {
+        let info = RequestInfo { verb: verb.to_owned(), ..call.info.clone() };
+        authz::require(self.authorizer(), &call.user, &info).await
     }
 
     async fn proxy(&self, backend: &Backend, call: Call) -> Result<Response<Body>, Status> {

@@ -3,7 +3,7 @@
 
 use super::{
     answer, read, view_of,
-    write::{Write, take_away},
+    write::{Write, delete_stored},
 };
 use crate::{
     Context, Operation, Reservation, Resource, Server,
@@ -29,14 +29,14 @@ use store::{Entry, Error, Expect};
 const ORPHAN: &str = "orphan";
 const FOREGROUND: &str = "foregroundDeletion";
 
-/// How often a delete is tried again when the object changes under it.
-const TRIES: usize = 8;
+/// How often a delete is tried when other writers change the object.
+const MAX_ATTEMPTS: usize = 8;
 
-/// What a delete did.
+/// The result of a delete.
 enum Outcome {
     /// The object is gone; this was its last state.
     Gone(Box<Object>),
-    /// It is being deleted, or was already.
+    /// The object is marked as deleted; something still keeps it.
     Pending(Box<Object>),
 }
 
@@ -61,15 +61,17 @@ pub(super) async fn delete(server: &Server, call: Call, resource: Arc<Resource>)
     }
 }
 
-/// DELETE of a collection: answers the list of what was deleted.
+/// DELETE of a collection; the response is the list of the deleted objects.
 pub(super) async fn collection(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Tables)?;
     let options = DeleteOptions::parse(call.headers(), &call.query, &call.body)?;
     read::validate_options(&call.query, false)?;
     let filter = Filter::parse(&call.query, &resource, None)?;
     let page = read::page(server, &call, &resource, &filter, true).await?;
-    // Before anything is deleted.
-    let room = server.limits().whole(page.entries.iter().map(|e| e.payload.view(&resource).length()).sum())?;
+    // Reserved before anything is deleted.
+    let room = server
+        .limits()
+        .reserve_response_memory(page.entries.iter().map(|e| e.payload.view(&resource).length()).sum())?;
     let prefix = resource.prefix();
     let context = |entry: &Arc<Entry<Item>>| {
         let (namespace, name) = identity(&resource, &prefix, &entry.key);
@@ -79,7 +81,7 @@ pub(super) async fn collection(server: &Server, call: Call, resource: Arc<Resour
         cx
     };
     let contexts: Vec<Context> = page.entries.iter().map(context).collect();
-    // Side by side, so that they share group commits; bounded, so that a large collection cannot take over the writer.
+    // Concurrent, so that deletes share group commits; bounded, so that a large collection cannot occupy the writer.
     let work: Vec<BoxFuture<'_, _>> =
         contexts.into_iter().map(|cx| remove(server, &resource, cx, &options).boxed()).collect();
     let outcomes: Vec<Result<Outcome, Status>> = futures::stream::iter(work).buffered(64).collect().await;
@@ -99,7 +101,7 @@ pub(super) async fn collection(server: &Server, call: Call, resource: Arc<Resour
         View::detached(&object).write(&mut out, None);
     }
     out.put_slice(b"]}\n");
-    Ok(limits::keep(reply::json(StatusCode::OK, output, out.freeze()), room))
+    Ok(limits::hold_memory_until_sent(reply::json(StatusCode::OK, output, out.freeze()), room))
 }
 
 /// Deletes the object that a context names.
@@ -131,16 +133,16 @@ async fn remove(
         let object = Arc::new(whole.unwrap_or_else(|_| view.object()));
         preconditions(cx, options, &object)?;
         let attributes = Attributes { context: cx.clone(), old: Some(object.clone()) };
-        write.admit_finally(&attributes, &object).await?;
-        // Of an object that cannot be read nobody could take off the finalizers either.
+        write.validate_admission(&attributes, &object).await?;
+        // Nobody can remove the finalizers of an object that cannot be read.
         let step = match broken {
-            false => step(&write, options, &entry, &object).await?,
-            true => at_once(&write, &entry, Object::clone(&object)).await,
+            false => delete_once(&write, options, &entry, &object).await?,
+            true => delete_now(&write, &entry, Object::clone(&object)).await,
         };
         match step {
             Ok(outcome) => return Ok(outcome),
             Err(Error::Conflict { actual: None }) => return Err(Status::not_found(&resource.gvr, &cx.name)),
-            Err(Error::Conflict { .. }) if attempt < TRIES && options.revision.is_none() => continue,
+            Err(Error::Conflict { .. }) if attempt < MAX_ATTEMPTS && options.revision.is_none() => continue,
             Err(Error::Conflict { .. }) => return Err(Status::modified(&resource.gvr, &cx.name)),
             Err(error) => return Err(read::store_error(error)),
         }
@@ -159,18 +161,18 @@ fn preconditions(cx: &Context, options: &DeleteOptions, object: &Object) -> Resu
     Ok(())
 }
 
-/// Takes the object away whatever it holds.
-async fn at_once(write: &Write, entry: &Arc<Entry<Item>>, mut object: Object) -> Result<Outcome, Error<Item>> {
+/// Deletes the object at once, without regard to finalizers.
+async fn delete_now(write: &Write, entry: &Arc<Entry<Item>>, mut object: Object) -> Result<Outcome, Error<Item>> {
     if !write.cx.dry_run {
         let last = object.clone();
-        let revision = take_away(&write.server, &write.resource, entry, last, Reservation::none()).await?;
+        let revision = delete_stored(&write.server, &write.resource, entry, last, Reservation::none()).await?;
         object.set(&["metadata", "resourceVersion"], revision.to_string());
     }
     Ok(Outcome::Gone(Box::new(object)))
 }
 
-/// One attempt.
-async fn step(
+/// One attempt of a delete.
+async fn delete_once(
     write: &Write,
     options: &DeleteOptions,
     entry: &Arc<Entry<Item>>,
@@ -178,13 +180,13 @@ async fn step(
 ) -> Result<Result<Outcome, Error<Item>>, Status> {
     let (resource, cx) = (&write.resource, &write.cx);
     let mut object = old.clone();
-    propagate(&mut object, resource, options);
-    let grace = resource.strategy.grace(old, options.grace);
-    let kept = !object.finalizers().is_empty() || resource.strategy.holds(&object);
+    set_propagation_finalizer(&mut object, resource, options);
+    let grace = resource.strategy.grace_period(old, options.grace);
+    let kept = !object.finalizers().is_empty() || resource.strategy.blocks_deletion(&object);
     if !kept && grace.unwrap_or(0) == 0 {
-        return Ok(at_once(write, entry, object).await);
+        return Ok(delete_now(write, entry, object).await);
     }
-    mark(&mut object, cx, resource.generation, grace.unwrap_or(0));
+    set_deletion_timestamp(&mut object, cx, resource.generation, grace.unwrap_or(0));
     if !old.is_deleting() {
         resource.strategy.begin_deletion(cx, &mut object);
     }
@@ -200,11 +202,11 @@ async fn step(
     Ok(Ok(Outcome::Pending(Box::new(entry.payload.view(resource).object()))))
 }
 
-/// Sets the finalizers that the propagation policy asks for.
-fn propagate(object: &mut Object, resource: &Resource, options: &DeleteOptions) {
+/// Sets the finalizer that the propagation policy asks for.
+fn set_propagation_finalizer(object: &mut Object, resource: &Resource, options: &DeleteOptions) {
     let policy = match options.propagation.as_deref() {
         Some(policy) => policy,
-        // Not asked for: an object that is already waiting for its dependents goes on waiting.
+        // Without a policy in the request, an object that already waits for its dependents continues to wait.
         None if object.finalizers().iter().any(|f| matches!(*f, ORPHAN | FOREGROUND)) => return,
         None => resource.strategy.default_propagation(),
     };
@@ -229,10 +231,10 @@ fn propagate(object: &mut Object, resource: &Resource, options: &DeleteOptions) 
     }
 }
 
-/// Sets deletionTimestamp and grace once; later deletes may only shorten the grace.
-fn mark(object: &mut Object, cx: &Context, counts: bool, grace: i64) {
+/// Sets deletionTimestamp and grace period. Later deletes may only shorten the grace period.
+fn set_deletion_timestamp(object: &mut Object, cx: &Context, counts: bool, grace: i64) {
     if !object.is_deleting() {
-        object.set(&["metadata", "deletionTimestamp"], api::time::rfc3339(later(cx.now, grace)));
+        object.set(&["metadata", "deletionTimestamp"], api::time::rfc3339(add_seconds(cx.now, grace)));
         object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
         if counts {
             let next = object.generation() + 1;
@@ -246,10 +248,10 @@ fn mark(object: &mut Object, cx: &Context, counts: bool, grace: i64) {
     }
     let stamp =
         object.str_at(&["metadata", "deletionTimestamp"]).and_then(|t| t.parse::<Timestamp>().ok()).unwrap_or(cx.now);
-    object.set(&["metadata", "deletionTimestamp"], api::time::rfc3339(later(stamp, grace - before)));
+    object.set(&["metadata", "deletionTimestamp"], api::time::rfc3339(add_seconds(stamp, grace - before)));
     object.set(&["metadata", "deletionGracePeriodSeconds"], grace);
 }
 
-fn later(time: Timestamp, seconds: i64) -> Timestamp {
+fn add_seconds(time: Timestamp, seconds: i64) -> Timestamp {
     time.checked_add(SignedDuration::from_secs(seconds)).unwrap_or(time)
 }

@@ -1,12 +1,12 @@
-//! The body of a list: made piece by piece as the connection takes it, from the entries' bytes; a large list is never in memory as a
-//! whole.
+//! The body of a list. It is made in chunks from the bytes of the entries while the connection sends it; a large list is never in memory
+//! as a whole.
 
 use crate::{
     Resource,
     negotiate::Form,
     payload::Item,
     reply,
-    table::{self, Look},
+    table::{self, Representation},
 };
 use bytes::{BufMut, Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
@@ -19,7 +19,7 @@ use std::{
 };
 use store::{Entry, Revision};
 
-/// One page: its entries and where the next begins.
+/// One page: its entries, and where the next page begins.
 pub(super) struct Page {
     pub(super) revision: Revision,
     pub(super) entries: Vec<Arc<Entry<Item>>>,
@@ -27,72 +27,72 @@ pub(super) struct Page {
     pub(super) remaining: Option<usize>,
 }
 
-/// Size of the pieces: large enough for few writes, small enough to begin early.
-const PIECE: usize = 64 * 1024;
+/// Length of the chunks, bytes: large enough for few writes, small enough for an early first byte.
+const CHUNK_BYTES: usize = 64 * 1024;
 const TAIL: &[u8] = b"]}\n";
 
-/// A list on its way to the client.
+/// The body of a list.
 pub(super) struct List {
     resource: Arc<Resource>,
-    look: Look,
+    representation: Representation,
     head: BytesMut,
     entries: IntoIter<Arc<Entry<Item>>>,
     first: bool,
     done: bool,
-    /// Bytes still to come, where that is known beforehand.
+    /// Bytes that remain, where the length is known before.
     left: Option<u64>,
 }
 
 impl List {
-    /// A page in the form that was asked for.
-    pub(super) fn new(resource: Arc<Resource>, look: Look, page: Page) -> Self {
-        let (kind, api_version) = match look.form {
+    /// The body for a page in a representation.
+    pub(super) fn new(resource: Arc<Resource>, representation: Representation, page: Page) -> Self {
+        let (kind, api_version) = match representation.form {
             Form::Object => (resource.list_kind.clone(), resource.gvr.api_version()),
             Form::Table(version) => ("Table".to_owned(), format!("meta.k8s.io/{version}")),
             Form::Partial(version) => ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}")),
         };
         let mut head = reply::list_head(&kind, &api_version, page.revision, page.next.as_deref(), page.remaining);
-        match look.form {
+        match representation.form {
             Form::Table(_) => {
                 let columns = table::columns(resource.table.columns());
                 head.put_slice(format!("\"columnDefinitions\":{columns},\"rows\":[").as_bytes());
             }
             _ => head.put_slice(b"\"items\":["),
         }
-        let left = (look.form == Form::Object).then(|| {
+        let left = (representation.form == Form::Object).then(|| {
             let items: usize = page.entries.iter().map(|e| e.payload.view(&resource).length()).sum();
             let commas = page.entries.len().saturating_sub(1);
             (head.len() + items + commas + TAIL.len()) as u64
         });
-        Self { resource, look, head, entries: page.entries.into_iter(), first: true, done: false, left }
+        Self { resource, representation, head, entries: page.entries.into_iter(), first: true, done: false, left }
     }
 
-    /// How long it is in total, as far as that can be known before it is made; rather too much.
+    /// Length of the body, bytes; an estimate, rather too high, where the length is not known before.
     pub(super) fn estimate(&self) -> usize {
         let entry = |e: &Arc<Entry<Item>>| e.payload.view(&self.resource).length();
         match self.left {
             Some(left) => usize::try_from(left).unwrap_or(usize::MAX),
-            // Rows may carry the object, and cells repeat some of it.
+            // A row may contain the object, and its cells repeat some of it.
             None => self.head.len() + self.entries.as_slice().iter().map(|e| 2 * entry(e) + 256).sum::<usize>(),
         }
     }
 
-    /// All of it: for forms that need the whole.
-    pub(super) fn whole(mut self) -> Bytes {
+    /// The whole body, for output that is rewritten (YAML, pretty JSON).
+    pub(super) fn into_bytes(mut self) -> Bytes {
         let mut out = BytesMut::new();
-        while let Some(piece) = self.piece() {
-            out.put_slice(&piece);
+        while let Some(chunk) = self.chunk() {
+            out.put_slice(&chunk);
         }
         out.freeze()
     }
 
-    fn piece(&mut self) -> Option<Bytes> {
+    fn chunk(&mut self) -> Option<Bytes> {
         if self.done {
             return None;
         }
         let mut out = std::mem::take(&mut self.head);
-        out.reserve(PIECE + 8 * 1024);
-        while out.len() < PIECE {
+        out.reserve(CHUNK_BYTES + 8 * 1024);
+        while out.len() < CHUNK_BYTES {
             let Some(entry) = self.entries.next() else {
                 out.put_slice(TAIL);
                 self.done = true;
@@ -101,13 +101,13 @@ impl List {
             if !std::mem::take(&mut self.first) {
                 out.put_u8(b',');
             }
-            self.look.item(&mut out, &self.resource, entry.payload.view(&self.resource));
+            self.representation.write_item(&mut out, &self.resource, entry.payload.view(&self.resource));
         }
-        let piece = out.freeze();
+        let chunk = out.freeze();
         if let Some(left) = &mut self.left {
-            *left = left.saturating_sub(piece.len() as u64);
+            *left = left.saturating_sub(chunk.len() as u64);
         }
-        Some(piece)
+        Some(chunk)
     }
 }
 
@@ -116,7 +116,7 @@ impl Body for List {
     type Error = Infallible;
 
     fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.piece().map(|piece| Ok(Frame::data(piece))))
+        Poll::Ready(self.chunk().map(|chunk| Ok(Frame::data(chunk))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,5 +1,6 @@
-//! The verbs. Each takes a call and the resource that it is about and answers, or fails with a `Status`.
+//! The verbs. Each takes a call and its resource, and returns a response or a `Status`.
 
+mod alarm;
 mod api;
 mod delete;
 mod list;
@@ -20,7 +21,7 @@ use crate::{
     reply,
     route::Target,
     scope::Scope,
-    table::{Include, Look},
+    table::{IncludeObject, Representation},
 };
 use ::api::{Object, Status};
 use axum::body::Body;
@@ -37,7 +38,7 @@ pub(crate) async fn serve(server: &Server, call: Call, target: Target) -> Result
                 let cx = server.context(&call, Operation::Connect, &resource.names, false);
                 let write = write::Write::with(server, resource.clone(), cx, "");
                 let attributes = Attributes { context: write.cx.clone(), old: None };
-                write.admit_finally(&attributes, &Object::default()).await?;
+                write.validate_admission(&attributes, &Object::default()).await?;
             }
             action.serve(server, call, resource.names.clone()).await
         }
@@ -47,7 +48,7 @@ pub(crate) async fn serve(server: &Server, call: Call, target: Target) -> Result
     }
 }
 
-/// The verbs of what is stored. A subresource lists only those that it has.
+/// The verbs of stored objects. The route has checked that the resource or subresource serves the verb.
 async fn stored(
     server: &Server,
     call: Call,
@@ -67,7 +68,7 @@ async fn stored(
     }
 }
 
-/// Answers one stored object in the form that was asked for.
+/// The response with one stored object in the negotiated representation.
 pub(crate) fn answer(
     server: &Server,
     call: &Call,
@@ -80,8 +81,12 @@ pub(crate) fn answer(
         view.bytes()
     } else {
         let mut out = BytesMut::with_capacity(view.length());
-        let look = Look { form: output.form, include: Include::parse(&call.query)?, now: server.clock().now() };
-        look.single(&mut out, resource, view, true, None);
+        let representation = Representation {
+            form: output.form,
+            include: IncludeObject::parse(&call.query)?,
+            now: server.clock().now(),
+        };
+        representation.write_object(&mut out, resource, view, true, None);
         out.freeze()
     };
     Ok(reply::json(code, output, bytes))

@@ -1,5 +1,5 @@
-//! PATCH: JSON patch, merge patch, strategic merge patch, and server-side apply. Without a resourceVersion in the patch a clash is tried
-//! again here; with one it is the client's.
+//! PATCH: JSON patch, merge patch, strategic merge patch, and server-side apply. After a conflict a patch without a resourceVersion is
+//! applied again; a patch with one is answered with 409.
 
 use super::write::{self, Write, create_object, finish, update_object};
 use crate::{
@@ -19,9 +19,9 @@ use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Most operations in a JSON patch.
-const OPERATIONS: usize = 10_000;
+const MAX_OPERATIONS: usize = 10_000;
 
-/// A patch as it was sent.
+/// A decoded patch.
 pub(super) enum Patch {
     Json(Value),
     Merge(Value),
@@ -29,7 +29,7 @@ pub(super) enum Patch {
 }
 
 impl Patch {
-    /// From the body, or 415.
+    /// Decodes the body, or answers 415.
     pub(super) fn decode(headers: &HeaderMap, body: &[u8]) -> Result<Self, Status> {
         let media = negotiate::content_type(headers);
         let make: fn(Value) -> Self = match media {
@@ -46,9 +46,11 @@ impl Patch {
             return Err(Status::bad_request(format!("the patch is not accepted: {cause}")));
         }
         match (&value, media) {
-            (Value::Array(operations), "application/json-patch+json") if operations.len() > OPERATIONS => {
-                let text =
-                    format!("The allowed maximum operations in a JSON patch is {OPERATIONS}, got {}", operations.len());
+            (Value::Array(operations), "application/json-patch+json") if operations.len() > MAX_OPERATIONS => {
+                let text = format!(
+                    "The allowed maximum operations in a JSON patch is {MAX_OPERATIONS}, got {}",
+                    operations.len()
+                );
                 return Err(Status::new(Reason::RequestEntityTooLarge, text));
             }
             (Value::Array(_), "application/json-patch+json") | (Value::Object(_), _) => {}
@@ -73,7 +75,7 @@ impl Patch {
         }
     }
 
-    /// As errors print it.
+    /// The patch as errors print it.
     fn show(&self) -> String {
         match self {
             Self::Strategic(patch) => api::patch::go_text(patch),
@@ -87,7 +89,7 @@ fn invalid_patch(patch: &Patch, error: &str) -> Status {
     invalid(&GroupVersionKind::new("", "", ""), "", &[cause])
 }
 
-/// The patched form of an object of `kind`: types checked, pruned, strict decoding judged.
+/// The patched object of `kind`: types are checked, unknown fields pruned, problems of strict decoding reported.
 pub(super) fn patched(
     patch: &Patch,
     current: &Object,
@@ -98,7 +100,8 @@ pub(super) fn patched(
 ) -> Result<Object, Status> {
     let current = current.clone().into_value();
     let mut value = match patch.apply(&current, schema) {
-        // What was stored may lack what Go always writes, as the key of an element. Upstream reads it as Go's and patches that.
+        // A stored object may lack fields that Go always writes, such as the key of a list element. Upstream decodes it to Go's types and
+        // patches that.
         Err(_) if matches!(patch, Patch::Strategic(_)) => {
             let mut whole = current;
             schema.decode_check(&mut whole).map_err(Status::internal)?;
@@ -122,17 +125,17 @@ pub(super) fn patched(
         }
     }
     let mut object = Object::from_value(value).ok_or_else(|| invalid_patch(patch, "not an object"))?;
-    // What a strategic merge patch says about them, upstream overlooks; what another takes away is what the path says.
+    // Upstream ignores apiVersion and kind in a strategic merge patch, and takes them from the path where another patch removes them.
     object.set(&["apiVersion"], kind.api_version());
     object.set(&["kind"], kind.kind.clone());
     Ok(object)
 }
 
-/// Decodes the patched text as upstream does: as what it says it is.
+/// Decodes the patched object as upstream does: by its own apiVersion and kind.
 fn decoded(value: &mut Value, kind: &GroupVersionKind, schema: &Schema) -> Result<Vec<String>, String> {
     let mut given = typemeta::interpret(value)?;
     if given.version.is_empty() && (given.group.is_empty() || given.group == kind.group) {
-        // Without a version it is the internal type, which has nothing of what is there.
+        // Without a version upstream decodes the internal type, which has none of these fields.
         let problems = typemeta::internal_problems(value);
         *value = json!({});
         return Ok(problems);
@@ -224,9 +227,9 @@ pub(super) fn configuration(
     Object::from_value(value).ok_or_else(|| Status::bad_request("the applied configuration is not an object"))
 }
 
-/// The object that an apply of `config` leaves, in the form that Go would hold: what was applied as null is not there, quantities are
-/// canonical. Until then values are compared as they are written, so that `0.5` is another value than `500m`.
-pub(super) fn settled(object: Object, config: &Object, schema: &Schema) -> Result<Object, Status> {
+/// The result of an apply of `config` in the form of Go's types: fields that were applied as null are absent, quantities are canonical.
+/// Before this step values are compared as they were written, so that `0.5` differs from `500m`.
+pub(super) fn canonical(object: Object, config: &Object, schema: &Schema) -> Result<Object, Status> {
     let mut value = object.into_value();
     schema.convert_check(&mut value).map_err(|why| {
         let kind = config.gvk();
@@ -260,7 +263,7 @@ async fn apply(server: &Server, call: Call, resource: Arc<Resource>, scope: Scop
     for _ in 0..2 {
         let make = |old: &Object, _: &mut Vec<String>| {
             let pinned = !matches!(config.resource_version(), "" | "0");
-            let mut object = settled(api::apply::apply(Some(old), &config, &how, &schema)?, &config, &schema)?;
+            let mut object = canonical(api::apply::apply(Some(old), &config, &how, &schema)?, &config, &schema)?;
             metadata::match_namespace(&mut object, &namespace, resource.namespaced)?;
             write::same_name(&call.info.name, &object)?;
             Ok(Change { object, owned: true, pinned, uid: Uid::Given })
@@ -278,12 +281,12 @@ async fn apply(server: &Server, call: Call, resource: Arc<Resource>, scope: Scop
             );
             return Err(Status::conflict(&resource.gvr, &call.info.name, &why));
         }
-        let mut object = settled(api::apply::apply(None, &config, &how, &schema)?, &config, &schema)?;
+        let mut object = canonical(api::apply::apply(None, &config, &how, &schema)?, &config, &schema)?;
         metadata::match_namespace(&mut object, &namespace, resource.namespaced)?;
         write::same_name(&call.info.name, &object)?;
         match create_object(&mut write, object, true).await {
             Ok(written) => return finish(&call, &write, StatusCode::CREATED, output, &written),
-            // Somebody else created it in between: apply to that.
+            // Another client has created the object in between: apply to that one.
             Err(status) if status.reason == Reason::AlreadyExists => continue,
             Err(status) => return Err(status),
         }

@@ -14,7 +14,7 @@ use crate::{
     reply,
     request::Query,
     select::{Filter, identity},
-    table::{Include, Look},
+    table::{IncludeObject, Representation},
 };
 use api::{Cause, FieldPath, GroupVersionKind, Reason, Status, invalid};
 use axum::body::Body;
@@ -25,8 +25,8 @@ use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use store::{Entry, Error, Revision, Snapshot};
 
-/// How long a read waits for a revision that has not happened yet.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a read waits for a revision in the future.
+const REVISION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// GET of one object.
 pub(super) async fn get(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
@@ -38,31 +38,31 @@ pub(super) async fn get(server: &Server, call: Call, resource: Arc<Resource>) ->
         Some(entry) => {
             payload::convert(&resource, [&entry.payload]).await?;
             let view = entry.payload.view(&resource);
-            let room = server.limits().whole(view.length())?;
-            Ok(limits::keep(answer(server, &call, StatusCode::OK, output, &resource, view)?, room))
+            let room = server.limits().reserve_response_memory(view.length())?;
+            Ok(limits::hold_memory_until_sent(answer(server, &call, StatusCode::OK, output, &resource, view)?, room))
         }
         None => Err(Status::not_found(&resource.gvr, &call.info.name)),
     }
 }
 
-/// Reads the resourceVersion parameter of a get or a watch. One that is no number is an error of the server to upstream.
+/// Reads the resourceVersion parameter of a get or a watch. To upstream one that is not a number is an error of the server.
 pub(super) fn parse_revision(text: &str) -> Result<Revision, Status> {
-    codec::unsigned(text)
+    codec::parse_uint(text)
         .map_err(|why| Status::new(Reason::Unknown, format!("resourceVersion: Invalid value: {text:?}: {why}")))
 }
 
-/// Reads that of a list.
+/// Reads the resourceVersion parameter of a list.
 fn parse_list_revision(text: &str) -> Result<Revision, Status> {
     parse_revision(text).map_err(|status| Status::bad_request(format!("invalid resource version: {}", status.message)))
 }
 
-/// Waits until the store is at least at a revision, or 504.
+/// Waits until the store has reached a revision, or answers 504.
 pub(super) async fn not_older_than(server: &Server, revision: Revision) -> Result<(), Status> {
     let store = server.store();
     if store.revision() >= revision {
         return Ok(());
     }
-    match tokio::time::timeout(PATIENCE, store.wait_for(revision)).await {
+    match tokio::time::timeout(REVISION_TIMEOUT, store.wait_for(revision)).await {
         Ok(Ok(())) => Ok(()),
         _ => {
             let text = format!("Too large resource version: {revision}, current: {}", store.revision());
@@ -71,7 +71,7 @@ pub(super) async fn not_older_than(server: &Server, revision: Revision) -> Resul
     }
 }
 
-/// A failure of the store as it goes to a client.
+/// The status for an error of the store.
 pub(super) fn store_error(error: Error<Item>) -> Status {
     match error {
         Error::Compacted { .. } => Status::expired("The resourceVersion for the provided list is too old."),
@@ -111,13 +111,13 @@ fn decode_token(text: &str) -> Result<Token, Status> {
     }
 }
 
-/// Whether a start key is what Go's `path.Clean` would leave: nothing that leads out of the prefix it is appended to.
+/// Whether Go's `path.Clean` leaves a start key as it is, so that the key cannot lead out of the prefix that it is appended to.
 fn is_clean(start: &str) -> bool {
     let key = start.strip_prefix('/').unwrap_or(start);
     !key.is_empty() && key.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
-/// What upstream refuses of `ListOptions`: numbers that are none, then the violations of `ValidateListOptions`.
+/// Refuses invalid `ListOptions` as upstream: first malformed numbers, then the violations of `ValidateListOptions`.
 pub(super) fn validate_options(query: &Query, watch: bool) -> Result<(), Status> {
     query.number("timeoutSeconds")?;
     query.number("limit")?;
@@ -180,7 +180,7 @@ pub(super) fn validate_options(query: &Query, watch: bool) -> Result<(), Status>
     }
 }
 
-/// The prefix of the keys that a collection request is about.
+/// The prefix of the keys of a collection.
 pub(super) fn prefix(call: &Call, resource: &Resource) -> String {
     match call.info.namespace.as_str() {
         namespace if resource.namespaced && !namespace.is_empty() => format!("{}{namespace}/", resource.prefix()),
@@ -188,8 +188,8 @@ pub(super) fn prefix(call: &Call, resource: &Resource) -> String {
     }
 }
 
-/// The entries that the query selects. `pages`: the list is made in pages although the query names no limit, as that of what is to be
-/// deleted is upstream; its resourceVersion is then an exact one.
+/// The entries that the query selects. `pages`: the list is paginated although the query gives no limit, as upstream's list for
+/// deletecollection is; its resourceVersion is then an exact one.
 pub(super) async fn page(
     server: &Server,
     call: &Call,
@@ -214,7 +214,7 @@ pub(super) async fn page(
         payload::convert(resource, snapshot.range(&prefix, start.as_deref()).map(|e| &e.payload)).await?;
     }
     for entry in snapshot.range(&prefix, start.as_deref()) {
-        if !filter.is_empty() && !selects(filter, resource, entry) {
+        if !selects(filter, resource, entry) {
             continue;
         }
         if limit > 0 && page.entries.len() == limit {
@@ -232,10 +232,10 @@ pub(super) async fn page(
     Ok(page)
 }
 
-/// Whether a list may hold an entry. Bytes that another program wrote or the disk changed would make all of the list unreadable, for every
-/// client and at every start: they are left out, named and counted.
+/// Whether a list may contain an entry. Bytes that another program wrote or that the disk damaged would make the whole list unreadable, for
+/// every client: such an entry is left out, logged and counted.
 pub(super) fn readable(server: &Server, entry: &Entry<Item>) -> bool {
-    let whole = entry.payload.is_whole();
+    let whole = entry.payload.is_intact();
     if !whole {
         server.metrics().unreadable.inc();
         let (key, revision) = (&entry.key, entry.revision);
@@ -245,6 +245,9 @@ pub(super) fn readable(server: &Server, entry: &Entry<Item>) -> bool {
 }
 
 pub(super) fn selects(filter: &Filter, resource: &Resource, entry: &Entry<Item>) -> bool {
+    if filter.is_empty() {
+        return true;
+    }
     let (namespace, name) = identity(resource, &resource.prefix(), &entry.key);
     filter.matches(resource, namespace, name, entry.payload.view(resource))
 }
@@ -264,7 +267,7 @@ async fn at_revision(server: &Server, call: &Call, paged: bool) -> Result<Snapsh
     store.snapshot(exact.then_some(wanted)).map_err(store_error)
 }
 
-/// Goes on where a token says: at its revision, or at the newest for a token that has been renewed.
+/// Continues a list at its continue token: at the revision of the token, or at the newest for an inconsistent continue.
 async fn resume(
     server: &Server,
     call: &Call,
@@ -300,18 +303,19 @@ pub(super) async fn list(server: &Server, call: Call, resource: Arc<Resource>) -
     let filter = Filter::parse(&call.query, &resource, None)?;
     let mut page = page(server, &call, &resource, &filter, false).await?;
     page.entries.retain(|entry| readable(server, entry));
-    let look = Look { form: output.form, include: Include::parse(&call.query)?, now: server.clock().now() };
-    let list = List::new(resource, look, page);
+    let representation =
+        Representation { form: output.form, include: IncludeObject::parse(&call.query)?, now: server.clock().now() };
+    let list = List::new(resource, representation, page);
     if output.yaml || output.pretty {
-        let room = server.limits().whole(list.estimate())?;
-        return Ok(limits::keep(reply::json(StatusCode::OK, output, list.whole()), room));
+        let room = server.limits().reserve_response_memory(list.estimate())?;
+        return Ok(limits::hold_memory_until_sent(reply::json(StatusCode::OK, output, list.into_bytes()), room));
     }
     let mut response = Response::new(Body::new(list));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
-/// 410 of a watch at a revision that is no longer kept.
+/// 410 for a watch at a revision that is no longer kept.
 pub(super) fn too_old(revision: Revision, oldest: Revision) -> Status {
     Status::new(Reason::Expired, format!("too old resource version: {revision} ({oldest})"))
 }

@@ -1,9 +1,9 @@
-//! What of an object a write leaves as it was.
+//! Limits a write to its scope.
 
 use crate::{Resource, metadata, scope::Scope};
 use api::Object;
 
-/// Puts back what a write in a scope may not change.
+/// Restores what a write in the scope may not change.
 pub(super) fn restrict(scope: Scope, resource: &Resource, object: &mut Object, old: &Object) {
     match scope {
         Scope::Main => {

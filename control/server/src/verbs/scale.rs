@@ -14,7 +14,7 @@ use crate::{
     negotiate::{self, Form, Offers, Output},
     payload, reply,
     route::not_allowed,
-    table::{self, Include},
+    table::{self, IncludeObject},
 };
 use api::{
     Cause, FieldPath, GroupVersionKind, GroupVersionResource, Object, Status, apply::ApplyOptions, invalid,
@@ -33,7 +33,7 @@ fn schema() -> Schema {
     Schema::for_kind(&kind()).unwrap_or_else(Schema::any)
 }
 
-/// The scale of an object.
+/// The Scale of an object.
 fn scale_of(resource: &Resource, object: &Object) -> Object {
     let scale = resource.strategy.scale(object);
     let mut made = Object::default();
@@ -96,10 +96,10 @@ fn table(server: &Server, call: &Call, scale: Object, version: &str) -> Result<V
     let age = age(&scale, server.clock().now());
     let cells = json!([scale.name(), count(&["spec", "replicas"]), count(&["status", "replicas"]), age]);
     let revision = scale.resource_version().to_owned();
-    let object = match Include::parse(&call.query)? {
-        Include::None => Value::Null,
-        Include::Metadata => partial(&scale, version),
-        Include::Object => scale.into_value(),
+    let object = match IncludeObject::parse(&call.query)? {
+        IncludeObject::None => Value::Null,
+        IncludeObject::Metadata => partial(&scale, version),
+        IncludeObject::Object => scale.into_value(),
     };
     Ok(json!({
         "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": {"resourceVersion": revision},
@@ -117,7 +117,7 @@ async fn update(server: &Server, call: Call, resource: Arc<Resource>) -> Result<
     let options = WriteOptions::parse("UpdateOptions", &call.query, call.headers(), false)?;
     let decoded = codec::decode(call.headers(), &call.body, &Expected::published(&kind()))?;
     let mut write = Write::new(server, &call, &resource, Operation::Update, &options);
-    codec::judge(&decoded, &kind(), options.field_validation, &mut write.warnings)?;
+    codec::enforce_field_validation(&decoded, &kind(), options.field_validation, &mut write.warnings)?;
     let mut scale = decoded.object;
     metadata::match_namespace(&mut scale, &write.cx.namespace, resource.namespaced)?;
     let make = |old: &Object, _: &mut Vec<String>| change(&call, &scale, old, old.clone(), false);
@@ -127,7 +127,7 @@ async fn update(server: &Server, call: Call, resource: Arc<Resource>) -> Result<
     }
 }
 
-/// PATCH: the patch is one of the Scale.
+/// PATCH of the Scale.
 async fn patch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     if negotiate::content_type(call.headers()) == "application/apply-patch+yaml" {
         return apply(server, call, resource).await;
@@ -152,15 +152,15 @@ async fn patch(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
     }
 }
 
-/// Server-side apply of a Scale. Its one field is `spec.replicas` of the object under the same path, so that the configuration is applied
-/// there: whoever owns the replicas of the object owns those of the Scale. Follows upstream's `managedfields.ScaleHandler`.
+/// Server-side apply of a Scale. The one field of a Scale, `spec.replicas`, has the same path in the object, so that the configuration is
+/// applied to the object: the owner of the object's replicas owns those of the Scale. Follows upstream's `managedfields.ScaleHandler`.
 async fn apply(server: &Server, call: Call, resource: Arc<Resource>) -> Result<Response<Body>, Status> {
     let output = call.output(Offers::Objects)?;
     let options = WriteOptions::parse("PatchOptions", &call.query, call.headers(), true)?;
     let mut write = Write::new(server, &call, &resource, Operation::Update, &options);
     let scales = schema();
     let config = patch::configuration(&kind(), &scales, &call.body, &options, &mut write.warnings)?;
-    let config = patch::settled(config.clone(), &config, &scales)?;
+    let config = patch::canonical(config.clone(), &config, &scales)?;
 
     let (gvk, schema, now) = (resource.gvk(), write.schema.clone(), write.cx.now);
     let mut own = Object::default();
@@ -184,7 +184,7 @@ async fn apply(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
         if scale.name().is_empty() {
             scale.set(&["metadata", "name"], old.name().to_owned());
         }
-        // Nobody's replicas are Go's zero, not the default of the kind.
+        // Replicas that nobody owns are Go's zero, not the default of the kind.
         scale.set(&["spec", "replicas"], object.int_at(&["spec", "replicas"]).unwrap_or(0));
         let change = change(&call, &scale, old, object, true)?;
         same_uid(&resource, &scale, old)?;
@@ -196,7 +196,7 @@ async fn apply(server: &Server, call: Call, resource: Arc<Resource>) -> Result<R
     }
 }
 
-/// The uid that a patch of a Scale gives must be that of the object.
+/// A uid in a patch of a Scale must be that of the object.
 fn same_uid(resource: &Resource, scale: &Object, old: &Object) -> Result<(), Status> {
     let (given, real) = (scale.uid(), old.uid());
     if given.is_empty() || given == real {
@@ -206,12 +206,12 @@ fn same_uid(resource: &Resource, scale: &Object, old: &Object) -> Result<(), Sta
     Err(Status::conflict(&path_of(resource), old.name(), &why))
 }
 
-/// The resource as errors of its scale name it.
+/// The resource as errors of its Scale name it.
 fn path_of(resource: &Resource) -> GroupVersionResource {
     GroupVersionResource { resource: format!("{}/scale", resource.gvr.resource), ..resource.gvr.clone() }
 }
 
-/// Conflicts name the version of the Scale, whatever that of the object is.
+/// Conflicts name the version of the Scale, not that of the object.
 fn of_the_scale(mut status: Status, api_version: &str) -> Status {
     let (from, to) = (format!(" using {api_version}"), format!(" using {}", kind().api_version()));
     status.message = status.message.replace(&from, &to);
@@ -221,7 +221,7 @@ fn of_the_scale(mut status: Status, api_version: &str) -> Status {
     status
 }
 
-/// What a new Scale makes of the object `old`: `object` with the replicas of the Scale, once the two are found to belong together.
+/// The change that a new Scale makes to the object `old`: `object` with the replicas of the Scale, after uid and resourceVersion are checked.
 fn change(call: &Call, scale: &Object, old: &Object, mut object: Object, owned: bool) -> Result<Change, Status> {
     write::same_name(&call.info.name, scale)?;
     let replicas = scale.int_at(&["spec", "replicas"]).unwrap_or(0);

@@ -1,4 +1,4 @@
-//! Create and update: the one pipeline that every write goes through. Its order is written in [`crate::strategy`].
+//! Create and update: the one pipeline of every write. [`crate::strategy`] describes its order.
 
 use super::{answer, read::store_error, restrict::restrict, view_of};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     action::{Change, Uid},
     admission::Attributes,
     call::Call,
-    codec::{self, WriteOptions, unsigned},
+    codec::{self, WriteOptions, parse_uint},
     metadata,
     negotiate::Offers,
     payload::{self, Item},
@@ -25,34 +25,34 @@ use serde_json::Value;
 use std::sync::Arc;
 use store::{Entry, Error, Expect, Revision};
 
-/// How often a generated name is tried again after a clash.
-const TRIES: usize = 8;
+/// How many generated names are tried.
+const MAX_NAME_ATTEMPTS: usize = 8;
 
-/// How deep a stored object may nest: what a client may send, and what managedFields add when they describe it.
-const DEEPEST: usize = api::MOST_DEPTH + 16;
+/// How deep a stored object may nest: as deep as a request body, plus what managedFields add when they describe it.
+const MAX_DEPTH: usize = api::MAX_DEPTH + 16;
 
-/// One write under way.
+/// One write.
 pub(crate) struct Write {
     pub(crate) server: Server,
     pub(crate) resource: Arc<Resource>,
     pub(crate) cx: Context,
-    /// What it may change.
+    /// What the write may change.
     pub(crate) scope: Scope,
     pub(crate) manager: String,
     pub(crate) schema: Schema,
     pub(crate) warnings: Vec<String>,
 }
 
-/// What a write left behind.
+/// The result of a write.
 pub(crate) enum Written {
     /// Stored, or found unchanged.
     Entry(Arc<Entry<Item>>),
-    /// Not stored: a dry run, or the last state of an object that the write let go.
+    /// Not stored: a dry run, or the last state of an object whose deletion the write completed.
     Detached(Box<Object>),
 }
 
 impl Written {
-    /// The resourceVersion; empty for what is not stored and never was.
+    /// The resourceVersion; empty for an object that has never been stored.
     pub(crate) fn resource_version(&self) -> String {
         match self {
             Self::Entry(entry) => entry.revision.to_string(),
@@ -84,7 +84,7 @@ impl Write {
         self
     }
 
-    /// Fields that a write here never owns.
+    /// Fields that no write of this resource or subresource owns.
     pub(crate) fn ignored(&self) -> Option<FieldSet> {
         let own = self.resource.strategy.reset_fields(&self.cx.subresource);
         let mut paths: Vec<&[&str]> = own.to_vec();
@@ -118,7 +118,7 @@ impl Write {
         Ok(())
     }
 
-    pub(crate) async fn admit_finally(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
+    pub(crate) async fn validate_admission(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
         for plugin in self.server.admission().iter().filter(|p| p.handles(attributes)) {
             plugin.validate(attributes, object).await?;
         }
@@ -126,22 +126,22 @@ impl Write {
     }
 
     /// The warnings of admission.
-    fn advice(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
+    fn admission_warnings(&self, attributes: &Attributes, object: &Object) -> Vec<String> {
         let plugins = self.server.admission().iter().filter(|p| p.handles(attributes));
         plugins.flat_map(|plugin| plugin.warnings(attributes, object)).collect()
     }
 
-    /// The bytes to store: no larger than what one request may carry, so that patches do not add up to more, and no deeper than every
-    /// reader follows.
+    /// The bytes to store. They are limited to the length of a request body, so that patches do not add up to more, and to a depth that every
+    /// reader accepts.
     async fn encode(&self, object: &Object) -> Result<bytes::Bytes, Status> {
-        if object.0.values().any(|value| api::nests_deeper(value, DEEPEST - 1)) {
+        if object.0.values().any(|value| api::nests_deeper(value, MAX_DEPTH - 1)) {
             return Err(Status::bad_request("the object is not accepted: exceeded max depth"));
         }
         let bytes = self.encode_unbounded(object).await?;
         if bytes.len() > codec::BODY_LIMIT { Err(Status::too_large(codec::BODY_LIMIT)) } else { Ok(bytes) }
     }
 
-    /// The bytes to store of an object that is there already, which a deletion only marks.
+    /// The bytes to store, without limits: a deletion must always be able to mark a stored object.
     pub(crate) async fn encode_unbounded(&self, object: &Object) -> Result<bytes::Bytes, Status> {
         let resource = &self.resource;
         let Some(convertor) = &resource.convertor else { return Ok(payload::stored_form(object)) };
@@ -154,7 +154,7 @@ impl Write {
         if causes.is_empty() {
             return Ok(());
         }
-        // Of kinds that share their storage upstream has one inside, which it names.
+        // Kinds that share their storage have one internal type upstream, which names its own group.
         let kind = GroupVersionKind { group: self.resource.storage.0.clone(), ..self.resource.gvk() };
         Err(invalid(&kind, object.name(), causes))
     }
@@ -167,12 +167,12 @@ pub(super) async fn create(server: &Server, call: Call, resource: Arc<Resource>)
     let kind = resource.gvk();
     let decoded = codec::decode(call.headers(), &call.body, &resource.expected())?;
     let mut write = Write::new(server, &call, &resource, Operation::Create, &options);
-    codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
+    codec::enforce_field_validation(&decoded, &kind, options.field_validation, &mut write.warnings)?;
     let written = create_object(&mut write, decoded.object, false).await?;
     finish(&call, &write, StatusCode::CREATED, output, &written)
 }
 
-/// The answer to a write.
+/// The response to a write.
 pub(super) fn finish(
     call: &Call,
     write: &Write,
@@ -189,17 +189,17 @@ pub(super) fn finish(
     Ok(response)
 }
 
-/// Creates an object: everything of a create after decoding. `owned`: managedFields are done (server-side apply).
+/// Creates an object: every step of a create after decoding. `owned`: managedFields are already up to date (server-side apply).
 pub(crate) async fn create_object(write: &mut Write, object: Object, owned: bool) -> Result<Written, Status> {
-    created(write, object, owned).await.map_err(|status| warned(write, status))
+    create_with_retries(write, object, owned).await.map_err(|status| with_warnings(write, status))
 }
 
-/// A failure, with what the request was warned of before.
-fn warned(write: &mut Write, status: Status) -> Status {
+/// A failure, with the warnings so far.
+fn with_warnings(write: &mut Write, status: Status) -> Status {
     Status { warnings: std::mem::take(&mut write.warnings), ..status }
 }
 
-async fn created(write: &mut Write, mut object: Object, owned: bool) -> Result<Written, Status> {
+async fn create_with_retries(write: &mut Write, mut object: Object, owned: bool) -> Result<Written, Status> {
     write.cx.operation = Operation::Create;
     let resource = write.resource.clone();
     let strategy = &resource.strategy;
@@ -221,7 +221,7 @@ async fn created(write: &mut Write, mut object: Object, owned: bool) -> Result<W
     let mut attempt = 0;
     loop {
         attempt += 1;
-        let last = !generated || attempt == TRIES;
+        let last = !generated || attempt == MAX_NAME_ATTEMPTS;
         let candidate = if last { std::mem::take(&mut object) } else { object.clone() };
         let (made, stored) = create_once(write, &attributes, candidate, versioned).await?;
         match stored {
@@ -251,7 +251,7 @@ async fn create_once(
     let resource = write.resource.clone();
     let strategy = &resource.strategy;
     // Name and uid first: a Job's selector is made of them.
-    metadata::stamp(&mut object, &write.cx);
+    metadata::set_system_fields(&mut object, &write.cx);
     write.warnings.extend(strategy.early_warnings(&object));
     strategy.prepare_create(&write.cx, &mut object);
     if resource.generation {
@@ -262,11 +262,11 @@ async fn create_once(
     let mut causes = metadata::validate(&resource, &object);
     causes.extend(strategy.validate(&write.cx, &object));
     write.refuse(&object, &causes)?;
-    write.admit_finally(attributes, &object).await?;
+    write.validate_admission(attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
     write.schema.forget_empty(&mut object.0);
     write.warnings.extend(strategy.warnings(&write.cx, &object, None));
-    write.warnings.extend(write.advice(attributes, &object));
+    write.warnings.extend(write.admission_warnings(attributes, &object));
     let key = resource.key(object.namespace(), object.name());
     if write.cx.dry_run {
         let clash = write.server.store().get(&key).map(|entry| Err(Error::Conflict { actual: Some(entry) }));
@@ -293,7 +293,7 @@ pub(super) async fn update(
     let kind = resource.gvk();
     let decoded = codec::decode(call.headers(), &call.body, &resource.expected())?;
     let mut write = Write::new(server, &call, &resource, Operation::Update, &options).within(scope);
-    codec::judge(&decoded, &kind, options.field_validation, &mut write.warnings)?;
+    codec::enforce_field_validation(&decoded, &kind, options.field_validation, &mut write.warnings)?;
     let mut object = decoded.object;
     metadata::match_namespace(&mut object, &write.cx.namespace, resource.namespaced)?;
     same_name(&call.info.name, &object)?;
@@ -312,7 +312,7 @@ pub(super) async fn update(
     }
 }
 
-/// The name in a body must be there and be that of the path.
+/// The name in a body must be present and equal to that of the path.
 pub(super) fn same_name(name: &str, object: &Object) -> Result<(), Status> {
     match object.name() {
         given if given == name => Ok(()),
@@ -325,28 +325,28 @@ pub(super) fn same_name(name: &str, object: &Object) -> Result<(), Status> {
     }
 }
 
-/// Changes a stored object: everything of an update after decoding. `make` says what becomes of the stored object and is asked again
-/// when somebody else was faster. `None`: there is no such object.
+/// Updates a stored object: every step of an update after decoding. `make` makes the new object from the stored one, and is called again
+/// after a conflict. `None`: there is no such object.
 pub(crate) async fn update_object(
     write: &mut Write,
     make: impl FnMut(&Object, &mut Vec<String>) -> Result<Change, Status>,
 ) -> Result<Option<Written>, Status> {
-    updated(write, make).await.map_err(|status| warned(write, status))
+    update_with_retries(write, make).await.map_err(|status| with_warnings(write, status))
 }
 
-async fn updated(
+async fn update_with_retries(
     write: &mut Write,
     mut make: impl FnMut(&Object, &mut Vec<String>) -> Result<Change, Status>,
 ) -> Result<Option<Written>, Status> {
     write.cx.operation = Operation::Update;
     let resource = write.resource.clone();
     let key = resource.key(&write.cx.namespace, &write.cx.name);
-    let said = write.warnings.len();
+    let given = write.warnings.len();
     loop {
-        write.warnings.truncate(said);
+        write.warnings.truncate(given);
         let Some(entry) = write.server.store().get(&key) else { return Ok(None) };
         payload::convert(&resource, [&entry.payload]).await?;
-        // Not what is left of it: the rest would be lost.
+        // Not `View::object`: an object that can only be read in part would lose the rest.
         let old = entry.payload.view(&resource).read().map_err(|e| unreadable(write, &e))?;
         let old = Arc::new(old);
         let mut change = make(&old, &mut write.warnings)?;
@@ -355,7 +355,7 @@ async fn updated(
         match update_once(write, &entry, &old, change).await? {
             Ok(written) => return Ok(Some(written)),
             Err(Error::Conflict { actual: None }) => return Ok(None),
-            // Tried again until the request's time is up, as upstream does: each round of writers has one that wins.
+            // Retried until the request times out, as upstream does: in each round one writer succeeds.
             Err(Error::Conflict { .. }) if !pinned => continue,
             Err(Error::Conflict { .. }) => return Err(Status::modified(&resource.gvr, &write.cx.name)),
             Err(error) => return Err(store_error(error)),
@@ -363,7 +363,7 @@ async fn updated(
     }
 }
 
-/// 500 for an object that only a delete can take away.
+/// 500 for a stored object that can only be deleted.
 fn unreadable(write: &Write, error: &str) -> Status {
     let (resource, name) = (&write.resource.gvr.resource, &write.cx.name);
     Status::internal(format!(
@@ -371,7 +371,7 @@ fn unreadable(write: &Write, error: &str) -> Status {
     ))
 }
 
-/// What must hold between a body and the stored object before anything else.
+/// Checks uid and resourceVersion of a body against the stored object.
 fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Result<(), Status> {
     let (gvr, name) = (&write.resource.gvr, &write.cx.name);
     if uid == Uid::Expected && !object.uid().is_empty() && object.uid() != old.uid() {
@@ -388,16 +388,16 @@ fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Resu
         "" | "0" if !resource.unconditional_update => {
             let field = FieldPath::new("metadata").child("resourceVersion");
             let cause = Cause::invalid(&field, &Value::from(0), "must be specified for an update");
-            // Upstream's storage names the resource here, not the kind.
+            // In this error upstream names the resource, not the kind.
             let named = GroupVersionKind { kind: gvr.resource.clone(), ..resource.gvk() };
             Err(invalid(&named, name, &[cause]))
         }
         "" | "0" => Ok(()),
         given if given == old.resource_version() => Ok(()),
-        given => match unsigned(given) {
-            Ok(number) if Ok(number) == unsigned(old.resource_version()) => Ok(()),
+        given => match parse_uint(given) {
+            Ok(number) if Ok(number) == parse_uint(old.resource_version()) => Ok(()),
             Ok(_) => Err(Status::modified(gvr, name)),
-            // To upstream one that is no number is an error of the server.
+            // To upstream a resourceVersion that is not a number is an error of the server.
             Err(why) => Err(Status::new(Reason::Unknown, why)),
         },
     }
@@ -424,8 +424,8 @@ async fn update_once(
     write.admit(&attributes, &mut object).await?;
     write.warnings.extend(metadata::dedup_owners(&mut object, true));
     let reservation = prepare_update(write, &mut object, old)?;
-    write.warnings.extend(write.advice(&attributes, &object));
-    write.admit_finally(&attributes, &object).await?;
+    write.warnings.extend(write.admission_warnings(&attributes, &object));
+    write.validate_admission(&attributes, &object).await?;
     metadata::leave_out_empty(&mut object);
     write.schema.forget_empty(&mut object.0);
     object.set(&["metadata", "resourceVersion"], old.resource_version().to_owned());
@@ -435,8 +435,8 @@ async fn update_once(
     if object == **old {
         return Ok(Ok(Written::Entry(entry.clone())));
     }
-    if lets_go(&resource, &object, old) {
-        let deleted = take_away(&write.server, &resource, entry, object.clone(), reservation).await;
+    if should_delete_during_update(&resource, &object, old) {
+        let deleted = delete_stored(&write.server, &resource, entry, object.clone(), reservation).await;
         return Ok(deleted.map(|_| Written::Detached(Box::new(object))));
     }
     let bytes = write.encode(&object).await?;
@@ -446,8 +446,7 @@ async fn update_once(
     }
 }
 
-/// Stores, and settles what was reserved for it, also when the client stops waiting in between: a write that happens keeps what it
-/// was given.
+/// Stores the object and commits its reservation, even when the client disconnects in between: a completed write keeps its allocations.
 async fn put(
     write: &Write,
     key: String,
@@ -469,15 +468,15 @@ async fn put(
     tokio::spawn(work).await.unwrap_or(Err(Error::Closed))
 }
 
-/// What was stored, in the version of the write.
+/// The stored object, converted to the version of the write.
 async fn written(resource: &Resource, entry: Arc<Entry<Item>>) -> Result<Written, Status> {
     payload::convert(resource, [&entry.payload]).await?;
     Ok(Written::Entry(entry))
 }
 
-/// Deletes the stored object and gives back what its last state held, also when the client stops waiting in between. Answers the
-/// revision of the deletion.
-pub(super) async fn take_away(
+/// Deletes the stored object and releases the allocations of its last state, even when the client disconnects in between. Returns the revision
+/// of the deletion.
+pub(super) async fn delete_stored(
     server: &Server,
     resource: &Arc<Resource>,
     entry: &Arc<Entry<Item>>,
@@ -496,7 +495,7 @@ pub(super) async fn take_away(
     tokio::spawn(work).await.unwrap_or(Err(Error::Closed))
 }
 
-/// What the object needs from the cluster.
+/// Allocates what the object needs from the cluster.
 fn reserve(
     resource: &Resource,
     cx: &Context,
@@ -506,7 +505,7 @@ fn reserve(
     resource.allocator.as_ref().map_or_else(|| Ok(Reservation::none()), |allocator| allocator.reserve(cx, object, old))
 }
 
-/// The kind's part of an update: preparation, reservations, validation, warnings.
+/// The steps of an update that depend on the kind: preparation, reservations, validation, warnings.
 fn prepare_update(write: &mut Write, object: &mut Object, old: &Object) -> Result<Reservation, Status> {
     let resource = write.resource.clone();
     let (strategy, cx) = (&resource.strategy, &write.cx);
@@ -536,23 +535,23 @@ fn prepare_update(write: &mut Write, object: &mut Object, old: &Object) -> Resul
     Ok(reservation)
 }
 
-/// `metadata.generation` counts changes to anything but metadata and status. To upstream an empty list is as good as none.
+/// Increments `metadata.generation` after a change outside of metadata and status. To upstream an empty list equals an absent one.
 fn count_generation(resource: &Resource, object: &mut Object, old: &Object) {
     if !resource.generation {
         return;
     }
     let outside = |key: &&String| !matches!(key.as_str(), "metadata" | "status");
     let mut keys = old.0.keys().chain(object.0.keys()).filter(outside);
-    let same = keys.all(|key| api::semantic::same_at(old, object, &[key.as_str()]));
+    let same = keys.all(|key| api::semantic::deep_equal_at(old, object, &[key.as_str()]));
     // The strategy may have counted a change that lies in the metadata (a Deployment's annotations).
     let generation = (old.generation() + i64::from(!same)).max(object.generation());
     object.set(&["metadata", "generation"], generation);
 }
 
-/// Whether this update takes away the last thing that kept a deleted object.
-fn lets_go(resource: &Resource, object: &Object, old: &Object) -> bool {
+/// Whether this update completes the deletion of the object: nothing keeps it any more.
+fn should_delete_during_update(resource: &Resource, object: &Object, old: &Object) -> bool {
     old.is_deleting()
         && old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
         && object.finalizers().is_empty()
-        && !resource.strategy.holds(object)
+        && !resource.strategy.blocks_deletion(object)
 }

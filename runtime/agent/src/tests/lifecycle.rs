@@ -1,6 +1,10 @@
 use super::world::{World, condition, elapsed, failure, path, waiting};
 use crate::images::Keyring;
-use container::fake::Script;
+use container::{
+    ContainerSpec, Runtime, SandboxSpec,
+    fake::Script,
+    net::{Network, PodNetwork},
+};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -430,6 +434,43 @@ async fn after_a_restart_of_the_agent_pods_go_on_where_they_were() {
     world.api.delete(&path("p"));
     world.start().await;
     world.until("never", |_| std::fs::read_dir(world.dir.path().join("state")).unwrap().count() == 1).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_sandbox_that_cannot_be_removed_keeps_no_pod_from_starting() {
+    let mut world = World::new().await;
+    world.pod("known", one(json!({})));
+    world.phase("known", "Running").await;
+    world.runtime.set_stuck(true);
+    world.stop().await;
+    world.api.delete(&path("known"));
+    // of another run, whose state files are lost
+    let attached = world.network.attach(PodNetwork {
+        id: "unknown".into(),
+        name: "unknown".to_owned(),
+        namespace: "default".to_owned(),
+        hostname: String::new(),
+        address: None,
+        host_aliases: Vec::new(),
+    });
+    let attached = attached.await.unwrap();
+    let spec = SandboxSpec {
+        id: "unknown".into(),
+        hostname: String::new(),
+        labels: Default::default(),
+        limits: Default::default(),
+        network: attached.sandbox,
+    };
+    let container = world.runtime.specs()[0].clone();
+    world.runtime.sandbox(spec, attached.sockets).await.unwrap();
+    world.runtime.create(&"unknown".into(), ContainerSpec { id: "unknown".into(), ..container }).await.unwrap();
+    assert_eq!(world.runtime.sandboxes().len(), 2);
+    world.start().await;
+    world.pod("next", one(json!({})));
+    world.phase("next", "Running").await;
+    assert_eq!(world.runtime.sandboxes().len(), 3, "both are still there");
+    world.runtime.set_stuck(false);
+    world.until("next", |_| world.runtime.sandboxes().len() == 1).await;
 }
 
 #[tokio::test(start_paused = true)]

@@ -117,15 +117,22 @@ fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
     Ok(())
 }
 
-/// Bytes that a folder and all in it take on the disk, as `du` counts: blocks, a file with several names once. What changes meanwhile is
-/// counted as it was met, or not at all.
-pub(crate) fn usage(path: &Path) -> io::Result<u64> {
+/// What a folder and all in it take of the disk.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Size {
+    pub(crate) bytes: u64,
+    pub(crate) inodes: u64,
+}
+
+/// What a folder and all in it take of the disk, as `du` counts: blocks, a file with several names once, and not the folder itself. What
+/// changes meanwhile is counted as it was met, or not at all.
+pub(crate) fn usage(path: &Path) -> io::Result<Size> {
     let mut at = match open(path, FOLDER, Mode::empty()) {
         Ok(folder) => folder,
-        Err(Errno::NOENT) => return Ok(0),
+        Err(Errno::NOENT) => return Ok(Size::default()),
         Err(errno) => return Err(errno.into()),
     };
-    let (mut bytes, mut entries, mut linked) = (0u64, 0u64, HashSet::new());
+    let (mut size, mut entries, mut linked) = (Size::default(), 0u64, HashSet::new());
     // of each level: the folder itself, and its folders that are still to be looked at
     let mut stack: Vec<(FileId, Vec<CString>)> = Vec::new();
     let mut down = true;
@@ -143,7 +150,8 @@ pub(crate) fn usage(path: &Path) -> io::Result<u64> {
                 } else if links > 1 && !linked.insert(id) {
                     continue;
                 }
-                bytes = bytes.saturating_add(blocks.saturating_mul(BLOCK));
+                size.inodes += 1;
+                size.bytes = size.bytes.saturating_add(blocks.saturating_mul(BLOCK));
             }
             stack.push((FileId::of(&at)?, folders));
         }
@@ -167,7 +175,7 @@ pub(crate) fn usage(path: &Path) -> io::Result<u64> {
             break;
         }
     }
-    Ok(bytes)
+    Ok(size)
 }
 
 #[cfg(test)]
@@ -195,12 +203,12 @@ mod tests {
         io::Write::write_all(&mut std::fs::File::from(file), &vec![1; 1 << 20]).expect("written");
         std::fs::create_dir(volume.join("..1")).expect("made");
         std::fs::write(volume.join("..2"), "").expect("written");
-        let used = usage(&volume).expect("measured");
+        let used = usage(&volume).expect("measured").bytes;
         assert!(used >= 1 << 20, "{used}");
         remove(&volume).expect("removed");
         assert!(!volume.exists());
         remove(&volume).expect("idempotent");
-        assert_eq!(usage(&volume).expect("nothing is there"), 0);
+        assert_eq!(usage(&volume).expect("nothing is there"), Size::default());
     }
 
     #[test]
@@ -213,13 +221,13 @@ mod tests {
         std::fs::write(outside.join("f"), vec![1; 1 << 20]).expect("written");
         symlink(&outside, volume.join("link")).expect("made");
         symlink("../outside/f", volume.join("file")).expect("made");
-        assert!(usage(&volume).expect("measured") < 1 << 16);
+        assert!(usage(&volume).expect("measured").bytes < 1 << 16);
         std::fs::write(volume.join("a"), vec![1; 1 << 18]).expect("written");
         std::fs::hard_link(volume.join("a"), volume.join("b")).expect("linked");
-        let used = usage(&volume).expect("measured");
+        let used = usage(&volume).expect("measured").bytes;
         assert!((1 << 18..2 << 18).contains(&used), "{used}");
         std::fs::File::create(volume.join("hole")).and_then(|f| f.set_len(1 << 40)).expect("made");
-        assert!(usage(&volume).expect("measured") < 2 << 18, "a hole takes no room");
+        assert!(usage(&volume).expect("measured").bytes < 2 << 18, "a hole takes no room");
         remove(&volume).expect("removed");
         assert!(outside.join("f").exists());
         symlink(&outside, &volume).expect("made");

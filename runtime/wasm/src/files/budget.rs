@@ -19,6 +19,9 @@ pub(crate) const ENTRY: u64 = 4_096;
 /// Files that one instance may hold open.
 pub(crate) const MOST: usize = 1_024;
 
+/// The same of an instance that answers one request.
+pub(crate) const REQUEST_MOST: usize = 512;
+
 /// Of what is free, a pod may have one part in so many.
 const SHARE: usize = 8;
 
@@ -87,16 +90,18 @@ pub(crate) struct Held {
     held: usize,
     /// Open, as far as is known: what was closed is noticed when they are counted.
     used: usize,
+    /// At most.
+    most: usize,
 }
 
 impl Held {
-    pub(crate) fn new(pod: Arc<Pod>) -> Self {
-        Self { pod, held: 0, used: 0 }
+    pub(crate) fn new(pod: Arc<Pod>, most: usize) -> Self {
+        Self { pod, held: 0, used: 0, most }
     }
 
     /// Whether `more` may be opened. `count` counts what is open.
     pub(crate) fn open(&mut self, more: usize, count: impl FnOnce() -> usize) -> bool {
-        if self.used + more > self.held.min(MOST) {
+        if self.used + more > self.held.min(self.most) {
             self.used = count();
             // what was closed goes back, but for a few: the next is opened soon
             let spare = self.held.saturating_sub(self.used + more + MOST / 16);
@@ -105,7 +110,7 @@ impl Held {
                 self.held -= spare;
             }
         }
-        if self.used + more > MOST {
+        if self.used + more > self.most {
             return false;
         }
         let missing = (self.used + more).saturating_sub(self.held);
@@ -165,7 +170,7 @@ mod tests {
     use super::*;
 
     fn hoard(pod: &Arc<Pod>) -> (Held, usize) {
-        let (mut held, mut open) = (Held::new(pod.clone()), 0);
+        let (mut held, mut open) = (Held::new(pod.clone(), MOST), 0);
         while held.open(1, || open) {
             open += 1;
         }
@@ -201,7 +206,7 @@ mod tests {
     fn what_was_closed_is_noticed() {
         let node = Node::new(100_000);
         let pod = Pod::new(node.clone());
-        let mut held = Held::new(pod.clone());
+        let mut held = Held::new(pod.clone(), MOST);
         for _ in 0..100_000 {
             assert!(held.open(1, || 3), "it closes as it opens");
         }

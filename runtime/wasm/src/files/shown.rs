@@ -24,6 +24,11 @@ impl HasData for HasFiles {
 }
 
 impl Files<'_> {
+    /// A stream holds its file as long as it is there.
+    fn room(&mut self) -> FsResult<()> {
+        if self.0.may_open() { Ok(()) } else { Err(word(&Refused::Full).into()) }
+    }
+
     fn used(&mut self, fd: &Resource<Descriptor>) -> FsResult<()> {
         Ok(self.0.open_used(fd.rep()).map_err(|refused| word(&refused))?)
     }
@@ -122,6 +127,7 @@ impl HostDescriptor for Files<'_> {
     }
 
     fn read_via_stream(&mut self, fd: Resource<Descriptor>, offset: Filesize) -> FsResult<Resource<DynInputStream>> {
+        self.room()?;
         self.0.filesystem().read_via_stream(fd, offset)
     }
 

@@ -1,6 +1,7 @@
 ;; A WASI preview 1 program. The first letter of its second argument says what it does:
 ;;   p  prints its arguments and environment, and the file `greeting` of its first mount      e7  exits with code 7
-;;   t  traps      s  spins for ever      g  grows memory until it may not      f  floods its output      w  waits for ever
+;;   t  traps      s  spins for ever      g  grows memory until it may not      f  floods its output
+;;   c7 copies its input to its output and exits with code 7      w  copies as well and then waits for ever
 (module
   (import "wasi_snapshot_preview1" "args_sizes_get" (func $args_sizes (param i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "args_get" (func $args (param i32 i32) (result i32)))
@@ -46,6 +47,20 @@
         (drop (call $fd_read (i32.load (i32.const 32)) (i32.const 16) (i32.const 1) (i32.const 24)))
         (call $print (i32.const 2) (i32.const 20480) (i32.load (i32.const 24))))))
 
+  (func $copy
+    (loop $more
+      (i32.store (i32.const 16) (i32.const 20480))
+      (i32.store (i32.const 20) (i32.const 1000))
+      (if (i32.eqz (call $fd_read (i32.const 0) (i32.const 16) (i32.const 1) (i32.const 24)))
+        (then
+          (if (i32.load (i32.const 24))
+            (then
+              (call $print (i32.const 1) (i32.const 20480) (i32.load (i32.const 24)))
+              (br $more)))))))
+
+  (func $exit_with_digit
+    (call $proc_exit (i32.sub (i32.load8_u (i32.add (i32.load (i32.const 1028)) (i32.const 1))) (i32.const 48))))
+
   (func $step_on_a_mine (unreachable))
 
   (func $grow_until_refused
@@ -59,7 +74,8 @@
     (local.set $letter (i32.load8_u (i32.load (i32.const 1028))))
     (if (i32.eq (local.get $letter) (i32.const 112)) (then (call $print_everything)))
     (if (i32.eq (local.get $letter) (i32.const 101))
-      (then (call $proc_exit (i32.sub (i32.load8_u (i32.add (i32.load (i32.const 1028)) (i32.const 1))) (i32.const 48)))))
+      (then (call $exit_with_digit)))
+    (if (i32.eq (local.get $letter) (i32.const 99)) (then (call $copy) (call $exit_with_digit)))
     (if (i32.eq (local.get $letter) (i32.const 116)) (then (call $step_on_a_mine)))
     (if (i32.eq (local.get $letter) (i32.const 115)) (then (loop $again (br $again))))
     (if (i32.eq (local.get $letter) (i32.const 103)) (then (call $grow_until_refused)))
@@ -67,6 +83,7 @@
       (then (loop $again (call $print (i32.const 1) (i32.const 120) (i32.const 71)) (br $again))))
     (if (i32.eq (local.get $letter) (i32.const 119))
       (then
+        (call $copy)
         (i32.store (i32.const 320) (i32.const 1)) ;; the monotonic clock, in 2^62 ns
         (i64.store (i32.const 328) (i64.const 4611686018427387904))
         (drop (call $poll (i32.const 304) (i32.const 400) (i32.const 1) (i32.const 500)))))))

@@ -22,7 +22,10 @@ async fn a_module_sees_its_arguments_environment_and_mounts() {
     let id = node.start(spec).await;
     assert_eq!(node.exit(&id).await.code, 0);
     let log = node.log(&id, |_| true).await;
-    assert_eq!(log, "stdout F main\nstdout F print\nstdout F A=1\nstdout F B=two words\nstderr F from a file\n");
+    assert_eq!(
+        log,
+        "stdout F main\nstdout F print\nstdout F A=1\nstdout F B=two words\nstdout F PWD=/\nstderr F from a file\n"
+    );
 }
 
 #[tokio::test]
@@ -37,6 +40,122 @@ async fn a_component_runs_and_may_not_open_sockets_yet() {
         // A1 is access-denied.
         let log = node.log(&id, |_| true).await;
         assert_eq!(log, format!("stdout F value\nstdout F A1\nstdout P {argument}\n"));
+    }
+}
+
+#[tokio::test]
+async fn what_wasmtime_runs_a_container_runs() {
+    let node = Node::new().await;
+    // each ends with 7 if it did what it says
+    let exit = r#"(import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))"#;
+    let seven = "(call $exit (i32.const 7))";
+    for (what, text) in [
+        (
+            "atomics",
+            format!(
+                r#"(module {exit} (memory (export "memory") 1) (func (export "_start")
+            (drop (i32.atomic.rmw.add (i32.const 0) (i32.const 7)))
+            (call $exit (i32.atomic.load (i32.const 0)))))"#
+            ),
+        ),
+        (
+            "a 64-bit memory",
+            format!(
+                r#"(module {exit} (memory (export "memory") i64 1) (func (export "_start")
+            (i32.store8 (i64.const 65535) (i32.const 7)) (call $exit (i32.load8_u (i64.const 65535)))))"#
+            ),
+        ),
+        (
+            "wide arithmetic",
+            format!(
+                r#"(module {exit} (memory (export "memory") 1) (func (export "_start")
+            (i64.mul_wide_u (i64.const -1) (i64.const 8)) (call $exit (i32.wrap_i64)) (drop)))"#
+            ),
+        ),
+        (
+            "exceptions",
+            format!(
+                r#"(module {exit} (memory (export "memory") 1) (tag $oops (param i32))
+            (func (export "_start") (call $exit
+              (block $caught (result i32) (try_table (catch $oops $caught) (throw $oops (i32.const 7))) (unreachable)))))"#
+            ),
+        ),
+        (
+            "a function without a name",
+            format!(
+                r#"(module {exit} (memory (export "memory") 1)
+            (func (export "_start") (unreachable)) (func (export "") {seven}))"#
+            ),
+        ),
+        (
+            "what makes itself ready first",
+            format!(
+                r#"(module {exit} (memory (export "memory") 1) (global $ready (mut i32) (i32.const 0))
+            (func (export "_initialize") (global.set $ready (i32.const 7)))
+            (func (export "_start") (call $exit (global.get $ready))))"#
+            ),
+        ),
+        (
+            "tail calls",
+            format!(
+                r#"(module {exit} (memory (export "memory") 1)
+            (func $down (param i32) (if (local.get 0) (then (return_call $down (i32.sub (local.get 0) (i32.const 1))))))
+            (func (export "_start") (call $down (i32.const 1000000)) {seven}))"#
+            ),
+        ),
+    ] {
+        let exit = node.run(node.spec(&wat::parse_str(&text).unwrap())).await;
+        assert_eq!((exit.code, exit.message.as_str()), (7, ""), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn the_first_form_of_preview_1_is_held_to_the_same_limits() {
+    let node = Node::new().await;
+    let folder = node.folder.path().join("volume");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::write(folder.join("greeting"), "hello").unwrap();
+    // The size of a file is 24 bytes into its answer there, and 32 in preview 1. It ends with it, and with what seek tells from the end.
+    let text = r#"(module
+      (import "wasi_unstable" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+      (import "wasi_unstable" "path_filestat_get" (func $stat (param i32 i32 i32 i32 i32) (result i32)))
+      (import "wasi_unstable" "fd_seek" (func $seek (param i32 i64 i32 i32) (result i32)))
+      (import "wasi_unstable" "proc_exit" (func $exit (param i32)))
+      (memory (export "memory") 1)
+      (data (i32.const 0) "greeting")
+      (func $must (param i32) (if (local.get 0) (then (call $exit (i32.add (i32.const 100) (local.get 0))))))
+      (func (export "_start")
+        (call $must (call $stat (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 8) (i32.const 64)))
+        (call $must (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 8) (i32.const 0)
+          (i64.const 6) (i64.const 0) (i32.const 0) (i32.const 32)))
+        (call $must (call $seek (i32.load (i32.const 32)) (i64.const 0) (i32.const 1) (i32.const 40)))
+        (call $exit (i32.add (i32.mul (i32.load (i32.const 88)) (i32.const 10)) (i32.load (i32.const 40))))))"#;
+    let mut spec = node.spec(&wat::parse_str(text).unwrap());
+    spec.mounts = vec![Mount::new(&folder, "", "/data", true).unwrap()];
+    let exit = node.run(spec).await;
+    assert_eq!((exit.code, exit.message.as_str()), (55, ""));
+}
+
+#[tokio::test]
+async fn a_poll_of_too_many_is_an_error_and_no_trap() {
+    let node = Node::new().await;
+    // each subscription is 48 bytes of zeros: the clock, now
+    for (module, count, code) in [
+        ("wasi_snapshot_preview1", 1024, 0),
+        ("wasi_snapshot_preview1", 1025, 48),
+        ("wasi_snapshot_preview1", 5000, 48),
+        ("wasi_unstable", 5000, 48),
+    ] {
+        let text = format!(
+            r#"(module
+              (import "{module}" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
+              (import "{module}" "proc_exit" (func $exit (param i32)))
+              (memory (export "memory") 8)
+              (func (export "_start")
+                (call $exit (call $poll (i32.const 16) (i32.const 300000) (i32.const {count}) (i32.const 0)))))"#
+        );
+        let exit = node.run(node.spec(&wat::parse_str(&text).unwrap())).await;
+        assert_eq!((exit.code, exit.message.as_str()), (code, ""), "{count} of {module}");
     }
 }
 

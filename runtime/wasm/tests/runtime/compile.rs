@@ -42,7 +42,9 @@ async fn what_is_not_wasm_is_refused_with_what_it_is() {
     assert!(invalid(&error).starts_with("it does not compile: "), "{error}");
     let error = refused(&node, b"\0asm\x63\0\0\0").await;
     assert!(invalid(&error).contains("unknown version of WebAssembly"), "{error}");
-    let error = refused(&node, &wat::parse_str("(module (func (result i32) (i64.const 1)))").unwrap()).await;
+    let error =
+        refused(&node, &wat::parse_str(r#"(module (func (export "_start") (result i32) (i64.const 1)))"#).unwrap())
+            .await;
     assert!(invalid(&error).contains("type mismatch"), "{error}");
 }
 
@@ -67,9 +69,24 @@ async fn other_shapes_are_refused_with_what_was_found_and_what_is_expected() {
     assert!(invalid(&error).contains("env::gettimeofday"), "{error}");
     let shared = r#"(module (memory 1 1 shared) (func (export "_start")))"#;
     let error = refused(&node, &wat::parse_str(shared).unwrap()).await;
-    assert!(invalid(&error).contains("threads"), "{error}");
-    let error = refused(&node, &wat::parse_str(r#"(module (memory i64 1) (func (export "_start")))"#).unwrap()).await;
-    assert!(invalid(&error).contains("memory64"), "{error}");
+    assert_eq!(
+        invalid(&error),
+        "it has a memory that threads share, which this node does not offer (atomics on other memories run)"
+    );
+    let program = r#"(module (func (export "_start") (param i32)))"#;
+    let error = refused(&node, &wat::parse_str(program).unwrap()).await;
+    assert!(invalid(&error).starts_with("this core module's function `_start` takes parameters"), "{error}");
+}
+
+#[tokio::test]
+async fn what_can_never_run_is_not_compiled() {
+    // a compiler that may not compile anything of this size
+    let node = Node::with(|options| options.compiler.cpu = Duration::from_secs(1)).await;
+    let library = [bomb(300, 5000).as_slice(), &[]].concat();
+    let at = library.windows(6).position(|name| name == b"_start").unwrap();
+    let renamed = [&library[..at], b"_begin", &library[at + 6..]].concat();
+    let error = refused(&node, &renamed).await;
+    assert!(invalid(&error).starts_with("this core module exports _begin; expected"), "{error}");
 }
 
 /// A module of `functions` functions, each of `lines` times `x = x * x + 3`, as bytes: text of that size takes longer to parse than

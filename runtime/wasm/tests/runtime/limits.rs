@@ -2,9 +2,12 @@
 
 use crate::support::{Node, files_guest};
 use container::{ContainerSpec, Limits, Mount, Runtime, SandboxSpec};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering::SeqCst},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering::SeqCst},
+    },
+    time::Duration,
 };
 
 /// Opens `f` until that fails, says how often it could by its exit code in tens, or waits for ever with all of them if `keep`.
@@ -171,4 +174,53 @@ async fn a_guest_that_fills_the_disk_is_told_before_it_is_full() {
     let mut spec = node.spec(&filler("write"));
     spec.mounts = vec![Mount::new(folder.path(), "", "/data", false).unwrap()];
     assert_eq!(node.run(spec).await.code, 51, "it exits with what is granted still, then no more");
+}
+
+/// Not a test: a node in a process of its own, so that what the process uses is what the guest and its node use. Tells thousandths of a core.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "started by another test in a process of its own"]
+async fn files_alone() {
+    let node = Node::new().await;
+    let volume = node.folder.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(volume.join("f"), vec![b'x'; 1 << 20]).unwrap();
+    let text = r#"(module
+      (import "wasi_snapshot_preview1" "path_open" (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "path_filestat_get" (func $stat (param i32 i32 i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "fd_pread" (func $read (param i32 i32 i32 i64 i32) (result i32)))
+      (memory (export "memory") 20)
+      (data (i32.const 0) "f")
+      (data (i32.const 16) "\00\00\01\00\00\00\10\00")
+      (func $must (param i32) (if (local.get 0) (then (unreachable))))
+      (func (export "_start")
+        (call $must (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 0)
+          (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 32)))
+        (loop $again
+          (call $must (call $stat (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 64)))
+          (call $must (call $read (i32.load (i32.const 32)) (i32.const 16) (i32.const 1) (i64.const 0) (i32.const 40)))
+          (br $again))))"#;
+    let mut spec = node.spec(&wat::parse_str(text).unwrap());
+    spec.mounts = vec![Mount::new(&volume, "", "/data", false).unwrap()];
+    spec.limits.cpu_millis = Some(100);
+    let id = node.start(spec).await;
+    let used = || {
+        let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
+        time.tv_sec * 1000 + time.tv_nsec / 1_000_000
+    };
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let (before, begin) = (used(), tokio::time::Instant::now());
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let millis = (used() - before) as f64 / begin.elapsed().as_secs_f64();
+    assert!(matches!(node.state(&id).await, container::ContainerState::Running { .. }));
+    println!("used {millis:.0}");
+}
+
+#[test]
+fn files_count_for_the_limit_of_cpu() {
+    let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+    let output = alone.args(["--ignored", "--exact", "limits::files_alone", "--nocapture"]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let used = text.lines().find_map(|line| line.split_once("used ")?.1.trim().parse::<u64>().ok());
+    let used = used.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+    assert!(used < 200, "a guest of 100m and its node used {used}m");
 }

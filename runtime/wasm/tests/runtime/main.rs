@@ -7,6 +7,7 @@ mod bench;
 mod clients;
 mod command;
 mod compile;
+mod exec;
 mod hostile;
 mod http;
 mod idle;
@@ -53,6 +54,14 @@ impl Fixture for Node {
 
     fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    fn copies(&self, code: i32) -> Option<Vec<String>> {
+        Some(vec!["main".into(), format!("c{code}")])
+    }
+
+    fn attaches(&self) -> bool {
+        true
     }
 }
 

@@ -106,6 +106,64 @@ async fn a_swap_between_creation_and_start_ends_the_start() {
     }
 }
 
+/// Opens `name` in the folder that is listed `number`th, and ends with the length of that folder's listed name, times ten, and the first
+/// digit that the file has; or with the error.
+fn opener(number: u32, name: &str) -> Vec<u8> {
+    let (fd, length) = (3 + number, name.len());
+    let text = format!(
+        r#"(module
+          (import "wasi_snapshot_preview1" "fd_prestat_get" (func $prestat (param i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "path_open"
+            (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+          (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+          (memory (export "memory") 1)
+          (data (i32.const 0) "{name}")
+          (func $must (param i32) (if (local.get 0) (then (call $exit (i32.add (i32.const 100) (local.get 0))))))
+          (func (export "_start")
+            (call $must (call $prestat (i32.const {fd}) (i32.const 64)))
+            (call $must (call $open (i32.const {fd}) (i32.const 0) (i32.const 0) (i32.const {length}) (i32.const 0)
+              (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 32)))
+            (i32.store (i32.const 40) (i32.const 128))
+            (i32.store (i32.const 44) (i32.const 1))
+            (call $must (call $read (i32.load (i32.const 32)) (i32.const 40) (i32.const 1) (i32.const 48)))
+            (call $exit (i32.add (i32.mul (i32.load (i32.const 68)) (i32.const 10))
+              (i32.sub (i32.load8_u (i32.const 128)) (i32.const 48))))))"#
+    );
+    wat::parse_str(text).unwrap()
+}
+
+/// wasi-libc takes for the working directory what is listed as `.`, the last of them, and for a folder in it what is listed by that name.
+#[tokio::test]
+async fn relative_names_begin_in_the_working_directory() {
+    let (node, volume) = (Node::new().await, Volume::new());
+    std::fs::write(volume.root().join("sub/one"), "1").unwrap();
+    std::fs::write(volume.root().join("two"), "2").unwrap();
+    let whole = |target: &str| Mount::new(volume.root(), "", target, false).unwrap();
+    // the number of the listed folder, the name in it, the working directory, the mounts, and how it ends
+    for (number, name, cwd, mounts, code) in [
+        (1, "one", "/data/sub", vec![whole("/data")], 11),
+        (1, "two", "/data/", vec![whole("/data")], 12),
+        // a folder of that name is not hidden by what is listed for the other
+        (2, "two", "/data", vec![whole("/data"), volume.mount()], 12),
+        (1, "one", "/app", vec![Mount { target: "/app/conf".into(), ..volume.mount() }], 41),
+        (1, "one", "/", vec![whole("/data")], 108),
+        (1, "one", "/elsewhere", vec![whole("/data")], 108),
+        (1, "one", "/data/none", vec![whole("/data")], 108),
+        (2, "one", "/data/sub", vec![whole("/data"), whole("/")], 108),
+    ] {
+        let mut spec = node.spec(&opener(number, name));
+        (spec.cwd, spec.mounts) = (Some(cwd.into()), mounts);
+        let id = node.start(spec).await;
+        let exit = node.exit(&id).await;
+        assert_eq!((exit.code, exit.message.as_str()), (code, ""), "{cwd}: {name}");
+        let told = node.log(&id, |_| true).await;
+        let expected = "stderr F sampan: the working directory /data/none cannot be opened: none: No such file or directory \
+                        (os error 2): relative names begin at /\n";
+        assert_eq!(told, if cwd == "/data/none" { expected } else { "" });
+    }
+}
+
 #[tokio::test]
 async fn a_command_that_runs_keeps_its_folder() {
     let (node, volume) = (Node::new().await, Volume::new());

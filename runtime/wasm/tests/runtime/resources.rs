@@ -136,6 +136,14 @@ async fn what_does_not_have_the_pools_shape_runs_by_itself() {
              (if (i32.eq (table.grow $t (ref.null func) (i32.const 100000)) (i32.const -1)) (then (unreachable)))))"#,
     );
     assert_eq!(grown.await.code, 0, "a table grows beyond what the pool has");
+    let deep = run(
+        &node,
+        r#"(module (func $f (param i32) (result i32)
+             (if (result i32) (local.get 0) (then (i32.add (call $f (i32.sub (local.get 0) (i32.const 1))) (i32.const 1)))
+               (else (i32.const 0))))
+           (func (export "_start") (drop (call $f (i32.const 20000)))))"#,
+    );
+    assert_eq!(deep.await.message, "", "as deep as `wasmtime run`");
     let many: String = (0..64).map(|_| "(memory 1)").collect();
     let exit = run(&node, &format!(r#"(module {many} (func (export "_start")))"#)).await;
     assert!(exit.message.contains("memory count too high"), "no instance has 64 memories: {exit:?}");

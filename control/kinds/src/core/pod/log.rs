@@ -1,4 +1,4 @@
-//! `pods/log`: asks the pod's node for the log of a container. The words are upstream's.
+//! `pods/log`: reads the log of a container from the pod's node. The texts are upstream's.
 
 mod options;
 
@@ -6,7 +6,7 @@ use api::{Object, Status};
 use axum::body::Body;
 use futures::StreamExt;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
-use server::{Action, Api, Call, Names, Objects, Query, Unhurried, reply, text_of};
+use server::{Action, AllowSlowReader, Api, Call, Names, Objects, Query, reply, text_of};
 use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
@@ -22,14 +22,14 @@ impl Action for Log {
         let container = container(&pod, call.query.get("container"))?;
         let node = pod.str_at(&["spec", "nodeName"]).unwrap_or_default();
         if node.is_empty() {
-            // No node yet: nothing to read, as upstream has it.
+            // A pod without a node has an empty log, as upstream.
             return Ok(reply::text(StatusCode::OK, ""));
         }
         let target = format!("/containerLogs/{}/{}/{}?{}", pod.namespace(), pod.name(), container, options);
         let mut request = Request::new(Body::empty());
         *request.method_mut() = Method::GET;
         *request.uri_mut() = target.parse().map_err(|e| Status::bad_request(format!("invalid log request: {e}")))?;
-        let answer = api.node(node, request).await;
+        let answer = api.kubelet(node).send(request).await;
         let answer = answer.map_err(|e| Status::internal(format!("Get {target:?}: {e}")))?;
         pass_on(answer, api.shutdown()).await
     }
@@ -39,14 +39,14 @@ impl Action for Log {
     }
 }
 
-/// The node's answer as the server's: a log streams until its end or the server's; an error becomes a Status with the node's text.
+/// Forwards the response of the node: a log streams until it ends or the server stops; an error becomes a Status with the node's text.
 async fn pass_on(answer: Response<Body>, shutdown: CancellationToken) -> Result<Response<Body>, Status> {
     let (parts, body) = answer.into_parts();
     if parts.status.is_success() {
         let chunks = body.into_data_stream().take_until(shutdown.cancelled_owned());
         let mut response = Response::new(Body::from_stream(chunks));
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain"));
-        response.extensions_mut().insert(Unhurried);
+        response.extensions_mut().insert(AllowSlowReader);
         return Ok(response);
     }
     let text = text_of(body).await?.trim_end().to_owned();
@@ -57,12 +57,15 @@ async fn pass_on(answer: Response<Body>, shutdown: CancellationToken) -> Result<
     })
 }
 
-/// The container whose log is meant.
+/// The names of containers in a field of the spec.
+pub(super) fn names(pod: &Object, field: &str) -> Vec<String> {
+    let list = pod.list_at(&["spec", field]).iter();
+    list.filter_map(|c| c.get("name").and_then(|n| n.as_str()).map(str::to_owned)).collect()
+}
+
+/// The container whose log is read.
 fn container(pod: &Object, asked: Option<&str>) -> Result<String, Status> {
-    let names = |field: &str| -> Vec<String> {
-        let list = pod.list_at(&["spec", field]).iter();
-        list.filter_map(|c| c.get("name").and_then(|n| n.as_str()).map(str::to_owned)).collect()
-    };
+    let names = |field| names(pod, field);
     let (regular, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));
     match asked {
         Some(name) if [&regular, &init, &ephemeral].iter().any(|list| list.iter().any(|n| n == name)) => {

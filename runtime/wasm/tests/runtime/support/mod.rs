@@ -4,7 +4,7 @@
 
 use container::{
     Artifact, Clock, ContainerId, ContainerSpec, ContainerState, Exit, Limits, Port, Protocol, Runtime, SandboxId,
-    SandboxSpec,
+    SandboxSpec, Stdin,
     net::{self, Sockets},
 };
 use http_body_util::{BodyExt, Empty};
@@ -223,6 +223,8 @@ impl Node {
             limits: Limits::default(),
             log: self.log_path(number),
             request_timeout: None,
+            stdin: Stdin::Empty,
+            tty: false,
         }
     }
 

@@ -1,0 +1,234 @@
+//! The folders of a container as its program sees them, for the built-in tools: a path is resolved beneath the mount that it leads into, by
+//! a handle of it, and nowhere else. What lies between mounts is shown as empty folders with the way to them.
+
+use container::Mount;
+use rustix::{
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, fstat, mkdirat, readlinkat, symlinkat},
+    io::Errno,
+};
+use std::{
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io,
+    os::{fd::OwnedFd, unix::ffi::OsStrExt},
+    path::{Component, Path, PathBuf},
+};
+
+/// Entries of one folder that are listed.
+const ENTRIES: usize = 65_536;
+
+/// Enough to look at something.
+const LOOK: OFlags = OFlags::PATH;
+
+/// What a container's program sees.
+pub(crate) struct Tree {
+    mounts: Vec<Mount>,
+    cwd: PathBuf,
+}
+
+/// What is at a path.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry {
+    pub(crate) kind: FileType,
+    pub(crate) mode: u32,
+    pub(crate) links: u64,
+    pub(crate) size: u64,
+    pub(crate) inode: u64,
+    /// Seconds since 1970.
+    pub(crate) modified: i64,
+}
+
+enum Place<'a> {
+    /// Beneath a mount.
+    In(&'a Mount, PathBuf),
+    /// On the way to mounts.
+    Between,
+}
+
+impl Tree {
+    pub(crate) fn new(mounts: &[Mount], cwd: Option<&str>) -> Self {
+        // other names of the same folders begin without a slash
+        let mounts = mounts.iter().filter(|mount| mount.target.starts_with('/')).cloned().collect();
+        Self { mounts, cwd: PathBuf::from(cwd.unwrap_or("/")) }
+    }
+
+    /// The path from the root, without `.` and `..`.
+    fn absolute(&self, path: &Path) -> PathBuf {
+        let mut whole = PathBuf::from("/");
+        for part in self.cwd.join(path).components() {
+            match part {
+                Component::Normal(name) => whole.push(name),
+                Component::ParentDir => drop(whole.pop()),
+                _ => {}
+            }
+        }
+        whole
+    }
+
+    fn place(&self, path: &Path) -> io::Result<Place<'_>> {
+        let path = self.absolute(path);
+        let within = |mount: &&Mount| path.starts_with(&mount.target);
+        let deepest = self.mounts.iter().filter(within).max_by_key(|it| Path::new(&it.target).components().count());
+        if let Some(mount) = deepest {
+            let below = path.strip_prefix(&mount.target).unwrap_or(Path::new("")).to_owned();
+            return Ok(Place::In(mount, below));
+        }
+        let on_the_way =
+            path == Path::new("/") || self.mounts.iter().any(|it| Path::new(&it.target).starts_with(&path));
+        if on_the_way { Ok(Place::Between) } else { Err(Errno::NOENT.into()) }
+    }
+
+    fn at(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+        match self.place(path)? {
+            Place::In(mount, _)
+                if mount.read_only && flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::CREATE) =>
+            {
+                Err(Errno::ROFS.into())
+            }
+            Place::In(mount, below) => mount.open_below(&below, flags, mode),
+            Place::Between if flags.contains(OFlags::CREATE) => Err(Errno::ROFS.into()),
+            Place::Between => Err(Errno::ISDIR.into()),
+        }
+    }
+
+    /// What is there; `follow`: a link's own target instead of the link.
+    pub(crate) fn look(&self, path: &Path, follow: bool) -> io::Result<Entry> {
+        if matches!(self.place(path)?, Place::Between) {
+            let (kind, mode) = (FileType::Directory, 0o555);
+            return Ok(Entry { kind, mode, links: 1, size: 0, inode: 0, modified: 0 });
+        }
+        let flags = if follow { LOOK } else { LOOK | OFlags::NOFOLLOW };
+        Ok(Entry::of(&fstat(self.at(path, flags, Mode::empty())?)?))
+    }
+
+    /// A file to read. Nothing that would wait or act by being opened.
+    pub(crate) fn read(&self, path: &Path) -> io::Result<(File, Entry)> {
+        let entry = self.look(path, true)?;
+        match entry.kind {
+            FileType::RegularFile => {}
+            FileType::Directory => return Err(Errno::ISDIR.into()),
+            _ => return Err(Errno::NOTSUP.into()),
+        }
+        let file = self.at(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())?;
+        let entry = Entry::of(&fstat(&file)?);
+        if entry.kind != FileType::RegularFile {
+            return Err(Errno::NOTSUP.into());
+        }
+        Ok((file.into(), entry))
+    }
+
+    /// Where a link leads.
+    pub(crate) fn link(&self, path: &Path) -> io::Result<OsString> {
+        let link = self.at(path, LOOK | OFlags::NOFOLLOW, Mode::empty())?;
+        Ok(OsStr::from_bytes(readlinkat(link, "", Vec::new())?.as_bytes()).to_owned())
+    }
+
+    /// The names in a folder, in order, mounts among them.
+    pub(crate) fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
+        let mut names = BTreeSet::new();
+        if let Place::In(..) = self.place(path)? {
+            let folder = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
+            for entry in Dir::new(folder)? {
+                let entry = entry?;
+                let name = entry.file_name().to_bytes();
+                if name != b"." && name != b".." {
+                    names.insert(OsStr::from_bytes(name).to_owned());
+                }
+                if names.len() > ENTRIES {
+                    return Err(Errno::OVERFLOW.into());
+                }
+            }
+        }
+        let path = self.absolute(path);
+        let below = self.mounts.iter().filter_map(|mount| Path::new(&mount.target).strip_prefix(&path).ok());
+        names.extend(below.filter_map(|rest| Some(rest.components().next()?.as_os_str().to_owned())));
+        Ok(names.into_iter().collect())
+    }
+
+    /// A new file in the place of what was there.
+    pub(crate) fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        let file = self.at(path, flags, Mode::from_raw_mode(mode & 0o777))?;
+        if Entry::of(&fstat(&file)?).kind != FileType::RegularFile {
+            return Err(Errno::NOTSUP.into());
+        }
+        Ok(file.into())
+    }
+
+    /// A folder, if it is not there, and all on the way to it.
+    pub(crate) fn make_folder(&self, path: &Path) -> io::Result<()> {
+        match self.look(path, true) {
+            Ok(entry) if entry.kind == FileType::Directory => return Ok(()),
+            Ok(_) => return Err(Errno::NOTDIR.into()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) => {}
+        }
+        let path = self.absolute(path);
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(()) };
+        self.make_folder(parent)?;
+        match mkdirat(self.writable(parent)?, name, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A link in the place of what was there, if that was a link.
+    pub(crate) fn make_link(&self, path: &Path, target: &OsStr) -> io::Result<()> {
+        let path = self.absolute(path);
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EXIST.into()) };
+        let folder = self.writable(parent)?;
+        if self.look(&path, false).is_ok_and(|entry| entry.kind == FileType::Symlink) {
+            rustix::fs::unlinkat(&folder, name, AtFlags::empty())?;
+        }
+        Ok(symlinkat(target, folder, name)?)
+    }
+
+    fn writable(&self, folder: &Path) -> io::Result<OwnedFd> {
+        match self.place(folder)? {
+            Place::In(mount, _) if mount.read_only => Err(Errno::ROFS.into()),
+            Place::Between => Err(Errno::ROFS.into()),
+            Place::In(mount, below) => mount.open_below(&below, LOOK | OFlags::DIRECTORY, Mode::empty()),
+        }
+    }
+}
+
+impl Entry {
+    #[allow(clippy::unnecessary_cast)] // the types differ between systems
+    fn of(stat: &Stat) -> Self {
+        Self {
+            kind: FileType::from_raw_mode(stat.st_mode),
+            mode: stat.st_mode as u32 & 0o7777,
+            links: stat.st_nlink as u64,
+            size: stat.st_size as u64,
+            inode: stat.st_ino as u64,
+            modified: stat.st_mtime as i64,
+        }
+    }
+
+    /// As `ls -l` begins a line: `-rw-r--r--`.
+    pub(crate) fn letters(&self) -> String {
+        let kind = match self.kind {
+            FileType::Directory => 'd',
+            FileType::Symlink => 'l',
+            FileType::Fifo => 'p',
+            FileType::Socket => 's',
+            FileType::CharacterDevice => 'c',
+            FileType::BlockDevice => 'b',
+            _ => '-',
+        };
+        let bits = (0..9).map(|bit| if self.mode & (0o400 >> bit) == 0 { '-' } else { ['r', 'w', 'x'][bit % 3] });
+        std::iter::once(kind).chain(bits).collect()
+    }
+
+    /// In words, as `stat` says it.
+    pub(crate) fn word(&self) -> &'static str {
+        match self.kind {
+            FileType::Directory => "directory",
+            FileType::Symlink => "symbolic link",
+            FileType::RegularFile if self.size == 0 => "regular empty file",
+            FileType::RegularFile => "regular file",
+            _ => "special file",
+        }
+    }
+}
