@@ -90,7 +90,9 @@ pub(crate) fn engines(pool: PoolOptions) -> wasmtime::Result<Engines> {
 /// Core instances and tables of one component in the pool. Interpreters built as components (CPython) are many core modules. What needs
 /// more is allocated by itself.
 const CORE_INSTANCES: u32 = 32;
-const TABLES: u32 = 8;
+/// Components have two tables, CPython also: their main module's and that of the imports. Each costs the idle node 56 bytes for each
+/// instance that there may be.
+const TABLES: u32 = 4;
 
 /// A place in the pool is all that an instance needs: whoever has one finds a memory, tables and a stack too. So there is one number to
 /// share out, and no component can take what is another's by having many parts.

@@ -43,8 +43,9 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use wasmtime_wasi::filesystem::{Dir, WasiFilesystemCtx};
 
-/// Events that a slow receiver may be behind before it is told that it lagged.
-const EVENTS: usize = 4096;
+/// Events that a slow receiver may be behind before it is told that it lagged, and lists. Their places are taken from the beginning, at 128
+/// bytes each.
+const EVENTS: usize = 1024;
 
 /// How long an artifact that could not be compiled for want of something is not tried again.
 const PATIENCE: Duration = Duration::from_secs(5);
