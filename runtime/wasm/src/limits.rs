@@ -8,7 +8,7 @@ use crate::{
         shown::{Files, HasFiles, word},
     },
     guest::{CoreGuest, Guest},
-    preview::{PREVIEW_1 as MODULE, UNSTABLE},
+    preview::{DIFFERENT, FUNCTIONS, PREVIEW_1 as MODULE, UNSTABLE},
 };
 use bytes::Bytes;
 use std::{future::poll_fn, io, pin::pin, sync::Arc};
@@ -416,16 +416,14 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
         "fd_write",
         |mut caller: Caller<'_, CoreGuest>, (fd, buffers, count, to): (i32, i32, i32, i32)| {
             Box::new(async move {
-                if caller.data().is_file(fd) {
-                    let bytes = length(&mut caller, buffers, count)?;
-                    if !caller.data().space().take(bytes) {
-                        return Ok(NOSPC);
-                    }
+                if !caller.data().is_file(fd) {
+                    return original!(caller, fd_write, fd, buffers, count, to);
                 }
-                match caller.data().is_file(fd) {
-                    true => original!(file caller, fd_write, fd, buffers, count, to),
-                    false => original!(caller, fd_write, fd, buffers, count, to),
+                let bytes = length(&mut caller, buffers, count)?;
+                if !caller.data().space().take(bytes) {
+                    return Ok(NOSPC);
                 }
+                original!(file caller, fd_write, fd, buffers, count, to)
             })
         },
     )?;
@@ -497,8 +495,20 @@ fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Resul
     Ok(())
 }
 
-/// Limits what core modules import of the first form and is not as in preview 1.
-pub(crate) fn unstable(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+/// Adds the first form beside preview 1, which is there with its limits. Most of it is the same to the byte, and an alias.
+pub(crate) fn unstable(mut linker: wasmtime::Linker<CoreGuest>) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
+    wasmtime_wasi::p0::add_to_linker_async(&mut linker, CoreGuest::wasi)?;
+    linker.allow_shadowing(true);
+    for name in FUNCTIONS.iter().filter(|name| !DIFFERENT.contains(name)) {
+        linker.alias(MODULE, name, UNSTABLE, name)?;
+    }
+    different(&mut linker)?;
+    linker.allow_shadowing(false);
+    Ok(linker)
+}
+
+/// Where the layout of an answer differs, wasmtime-wasi's own is called on a folder that is opened before.
+fn different(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         UNSTABLE,
         "poll_oneoff",
@@ -542,5 +552,22 @@ impl CoreGuest {
     /// Whether writes to this number may reach a file of a volume.
     fn is_file(&self, fd: i32) -> bool {
         self.moved || fd.cast_unsigned() > STDERR.cast_unsigned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{config, guest};
+
+    #[test]
+    fn the_names_are_those_of_the_linker() {
+        let engine = config::compiler().unwrap();
+        let mut linker = unstable(modules(guest::modules(&engine).unwrap()).unwrap()).unwrap();
+        for module in [MODULE, UNSTABLE] {
+            for name in FUNCTIONS {
+                linker.alias(module, name, "there", &format!("{module} {name}")).unwrap();
+            }
+        }
     }
 }

@@ -5,9 +5,7 @@ use crate::{
     clients::Clients,
     config, guest, limits,
     places::{Places, Seat},
-    preview,
     ticker::Ticker,
-    tools,
 };
 use std::sync::Arc;
 use tokio::{
@@ -15,6 +13,9 @@ use tokio::{
     sync::Semaphore,
 };
 use wasmtime::{Engine, component};
+
+/// Built-in tools that may run at a time on the node.
+pub(crate) const RUNNING: usize = 64;
 
 /// Calls of files at a time, for each thread of guests.
 pub(crate) const BLOCKING: usize = 8;
@@ -46,7 +47,7 @@ pub(crate) struct Side {
 impl Side {
     fn new(engine: Engine) -> wasmtime::Result<Self> {
         let components = limits::components(guest::components(&engine)?)?;
-        let modules = preview::unstable(limits::modules(guest::modules(&engine)?)?)?;
+        let modules = limits::unstable(limits::modules(guest::modules(&engine)?)?)?;
         Ok(Self { components, modules, engine })
     }
 }
@@ -77,7 +78,7 @@ impl Pool {
             places: Places::new(pooled as usize, single as usize),
             ticker: Ticker::start(weak)?,
             clients,
-            tools: Arc::new(Semaphore::new(tools::RUNNING)),
+            tools: Arc::new(Semaphore::new(RUNNING)),
             problem: engines.problem,
             handle: runtime.handle().clone(),
             runtime: Some(runtime),
