@@ -59,8 +59,8 @@ impl Network {
         let (running, token) = (cluster.server.clone(), stop.clone());
         let task = tokio::spawn(async move {
             {
-                let places = server::tls::Places { connections, ..Default::default() };
-                running.serve(places, listener, tls, token).await
+                let limits = server::tls::ConnectionLimits { connections, ..Default::default() };
+                running.serve(limits, listener, tls, token).await
             }
         });
         Self { cluster, validity, ca, serving, address, stop, task }

@@ -18,7 +18,7 @@ fn nested(name: &str, depth: usize) -> String {
 async fn nesting_is_bounded_alike_in_json_and_yaml_and_well_below_what_readers_follow() {
     let cluster = Cluster::new().await;
     for (name, depth, code) in
-        [("a", api::MOST_DEPTH, 201), ("b", api::MOST_DEPTH + 1, 400), ("c", 123, 400), ("d", 500, 400)]
+        [("a", api::MAX_DEPTH, 201), ("b", api::MAX_DEPTH + 1, 400), ("c", 123, 400), ("d", 500, 400)]
     {
         for media in ["application/json", "application/yaml"] {
             let name = format!("{name}{}", &media[12..]);

@@ -3,7 +3,7 @@
 use jiff::Timestamp;
 use std::{fmt, sync::Arc};
 
-/// Wall-clock time as a value to pass down: this crate never reads one itself, only the composition root makes one.
+/// Wall-clock time as a value that is passed down: only the composition root creates one.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> Timestamp + Send + Sync>);
 

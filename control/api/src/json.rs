@@ -1,26 +1,26 @@
-//! JSON in: with duplicate keys noticed and nesting bounded, as the API server's strict decoding needs it.
+//! A JSON parser that reports duplicate keys and limits nesting, for strict decoding.
 //!
 //! Follows <https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation>.
 
-use crate::tree::{MOST_PROBLEMS, Order, Tree};
+use crate::tree::{MAX_PROBLEMS, Order, Tree};
 use serde::de::DeserializeSeed;
 use serde_json::{Value, error::Category};
 use std::collections::{HashMap, HashSet};
 
-/// Parses one JSON document. Of a key that is there twice the last value stays, and the path of it is returned as a problem:
-/// `duplicate field "spec.replicas"`. The caller bounds the size of the text; nesting is bounded here ([`crate::MOST_DEPTH`]).
+/// Parses one JSON document. The last value of a duplicate key stays, and the path is returned as a problem: `duplicate field "spec.replicas"`.
+/// The caller limits the size of the text; nesting is limited here ([`crate::MAX_DEPTH`]).
 ///
 /// # Errors
-/// Go's text where that is possible: `unexpected end of JSON input`, `exceeded max depth`, `invalid character '}' …`.
+/// Go's error where possible: `unexpected end of JSON input`, `exceeded max depth`, `invalid character '}' …`.
 pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     let tree: Tree = serde_json::from_slice(bytes).map_err(|e| explain(bytes, &e))?;
     let problems = tree.duplicates.iter().map(|path| format!("duplicate field \"{path}\"")).collect();
     Ok((tree.value, problems))
 }
 
-/// The problems of one document in upstream's order: as the fields stand in it. `duplicates` are those of [`parse`], `unknown` those of
-/// [`crate::schema::Schema::decode_check`]; a field that is unknown is not reported as a duplicate as well, nor is what is below it.
-/// For a text that is not JSON (YAML): duplicates first.
+/// The problems of one document in upstream's order, which is that of the fields in the document. `duplicates` are those of [`parse`],
+/// `unknown` those of [`crate::schema::Schema::decode_check`]; an unknown field and the fields below it are not reported as duplicates too.
+/// For a text that is not JSON (YAML), duplicates come first.
 pub fn in_document_order(bytes: &[u8], duplicates: Vec<String>, unknown: Vec<String>) -> Vec<String> {
     let path = |problem: &str| problem.split('"').nth(1).unwrap_or_default().to_owned();
     let strange: HashSet<String> = unknown.iter().map(|p| path(p)).collect();
@@ -33,12 +33,12 @@ pub fn in_document_order(bytes: &[u8], duplicates: Vec<String>, unknown: Vec<Str
         let mut ranks = ranks(bytes, problems.iter().map(|p| path(p))).into_iter();
         problems.sort_by_cached_key(|_| ranks.next());
     }
-    // As upstream, which stops to collect.
-    problems.truncate(MOST_PROBLEMS);
+    // Upstream has the same limit.
+    problems.truncate(MAX_PROBLEMS);
     problems
 }
 
-/// Where paths stand in a document, as numbers to compare; those that are not in it come last.
+/// The positions of paths in a document, for comparison; absent paths come last.
 pub(crate) fn ranks(bytes: &[u8], paths: impl Iterator<Item = String>) -> Vec<usize> {
     let paths: Vec<String> = paths.collect();
     let mut order = Order { wanted: paths.iter().map(|p| (p.as_str(), None)).collect::<HashMap<_, _>>() };
@@ -86,7 +86,7 @@ fn explain(bytes: &[u8], error: &serde_json::Error) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::MOST_DEPTH;
+    use crate::MAX_DEPTH;
     use proptest::prelude::*;
     use serde_json::json;
 
@@ -134,7 +134,7 @@ mod tests {
         }
         let deep = "[".repeat(100_000);
         assert_eq!(parse(deep.as_bytes()).expect_err("deep"), "exceeded max depth");
-        for (depth, fits) in [(MOST_DEPTH, true), (MOST_DEPTH + 1, false)] {
+        for (depth, fits) in [(MAX_DEPTH, true), (MAX_DEPTH + 1, false)] {
             let text = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
             assert_eq!(parse(text.as_bytes()).is_ok(), fits, "{depth}");
         }

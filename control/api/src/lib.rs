@@ -1,7 +1,7 @@
 //! The vocabulary of the Kubernetes API. Pure: no clock, no randomness, no async; every function here is a table test.
 //!
-//! The server speaks JSON objects and schemas; typed structs (k8s-openapi) live at the edges, since typed decoding drops unknown
-//! fields and re-shapes defaults.
+//! The server uses JSON objects and schemas; typed structs (k8s-openapi) are used at the edges only, because typed decoding drops unknown fields
+//! and changes defaults.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
@@ -27,4 +27,4 @@ pub mod yaml;
 pub use clock::Clock;
 pub use object::{GroupVersionKind, GroupVersionResource, Object};
 pub use status::{Cause, CauseKind, FieldPath, Reason, Status, StatusDetails, invalid};
-pub use tree::{MOST_DEPTH, nests_deeper};
+pub use tree::{MAX_DEPTH, nests_deeper};

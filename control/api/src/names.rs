@@ -1,4 +1,4 @@
-//! What names may look like, with upstream's messages. Each check returns every message that applies; empty means valid.
+//! Validation of names, with upstream's messages. Each check returns all messages that apply; empty means valid.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/overview/working-with-objects/names/> and
 //! <https://kubernetes.io/docs/concepts/overview/working-with-objects/labels/#syntax-and-character-set>.
@@ -11,13 +11,13 @@ const LABEL_KEY_TEXT: &str =
 const SUBDOMAIN_TEXT: &str = "a lowercase RFC 1123 subdomain must consist of lower case alphanumeric characters, '-' or '.', and must start and end with an alphanumeric character";
 
 /// The longest DNS label, label key name and label value.
-pub const MOST_LABEL: usize = 63;
+pub const MAX_LABEL: usize = 63;
 /// The longest DNS subdomain, object name and ConfigMap key.
-pub const MOST_SUBDOMAIN: usize = 253;
+pub const MAX_SUBDOMAIN: usize = 253;
 
 /// `metadata.name` of Services' pods, Namespaces, containers: an RFC 1123 label.
 pub fn dns1123_label(value: &str) -> Vec<String> {
-    let mut errors = longer(value, MOST_LABEL, "characters");
+    let mut errors = longer(value, MAX_LABEL, "characters");
     if !is_label(value, |b| b.is_ascii_lowercase() || b.is_ascii_digit()) {
         if is_subdomain(value) {
             errors.push("must not contain dots".into());
@@ -31,7 +31,7 @@ pub fn dns1123_label(value: &str) -> Vec<String> {
 
 /// Most objects' `metadata.name`: an RFC 1123 subdomain.
 pub fn dns1123_subdomain(value: &str) -> Vec<String> {
-    let mut errors = longer(value, MOST_SUBDOMAIN, "characters");
+    let mut errors = longer(value, MAX_SUBDOMAIN, "characters");
     if !is_subdomain(value) {
         errors.push(pattern(SUBDOMAIN_TEXT, SUBDOMAIN, &["example.com"]));
     }
@@ -53,7 +53,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     match prefix {
         Some("") => errors.push("prefix part must be non-empty".into()),
         Some(prefix) => {
-            errors.extend(longer(prefix, MOST_SUBDOMAIN, "bytes").into_iter().map(|e| format!("prefix part {e}")));
+            errors.extend(longer(prefix, MAX_SUBDOMAIN, "bytes").into_iter().map(|e| format!("prefix part {e}")));
             if !is_subdomain(prefix) {
                 errors.push(format!("prefix part {}", pattern(SUBDOMAIN_TEXT, SUBDOMAIN, &["example.com"])));
             }
@@ -63,7 +63,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
     if name.is_empty() {
         errors.push("name part must be non-empty".into());
     } else {
-        errors.extend(longer(name, MOST_LABEL, "bytes").into_iter().map(|e| format!("name part {e}")));
+        errors.extend(longer(name, MAX_LABEL, "bytes").into_iter().map(|e| format!("name part {e}")));
     }
     if !is_label_key_name(name) {
         errors.push(format!("name part {}", pattern(LABEL_KEY_TEXT, LABEL_KEY, &examples)));
@@ -73,7 +73,7 @@ pub fn qualified_name(value: &str) -> Vec<String> {
 
 /// A label's value.
 pub fn label_value(value: &str) -> Vec<String> {
-    let mut errors = longer(value, MOST_LABEL, "bytes");
+    let mut errors = longer(value, MAX_LABEL, "bytes");
     if !value.is_empty() && !is_label_key_name(value) {
         let text = "a valid label must be an empty string or consist of alphanumeric characters, '-', '_' or '.', and must start and end with an alphanumeric character";
         errors.push(pattern(text, &format!("({LABEL_KEY})?"), &["MyValue", "my_value", "12345"]));
@@ -112,7 +112,7 @@ pub fn in_range(low: i64, high: i64) -> String {
 
 /// A key of a ConfigMap or Secret.
 pub fn config_map_key(value: &str) -> Vec<String> {
-    let mut errors = longer(value, MOST_SUBDOMAIN, "characters");
+    let mut errors = longer(value, MAX_SUBDOMAIN, "characters");
     let right = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if value.is_empty() || !value.bytes().all(right) {
         let text = "a valid config key must consist of alphanumeric characters, '-', '_' or '.'";
@@ -135,7 +135,7 @@ pub fn percent(value: &str) -> Vec<String> {
     )]
 }
 
-/// A name that stands in a URL path, as those of RBAC kinds do.
+/// A name that is only limited by its use in a URL path, as for RBAC kinds.
 pub fn path_segment(value: &str) -> Vec<String> {
     if value == "." || value == ".." {
         return vec![format!("may not be '{value}'")];
@@ -143,7 +143,7 @@ pub fn path_segment(value: &str) -> Vec<String> {
     ["/", "%"].iter().filter(|bad| value.contains(**bad)).map(|bad| format!("may not contain '{bad}'")).collect()
 }
 
-/// Why a relative path must not lead upwards.
+/// The error for a relative path that begins with `..`.
 fn leads_up(value: &str) -> Option<String> {
     match value {
         "." => Some("must not be '.'".into()),
@@ -153,13 +153,13 @@ fn leads_up(value: &str) -> Option<String> {
     }
 }
 
-/// The alphabet of generated name parts: no vowels and no look-alikes, so that no words appear.
+/// The alphabet of generated name parts: without vowels and similar characters, so that no words appear.
 pub const SAFE_ALPHABET: &[u8] = b"bcdfghjklmnpqrstvwxz2456789";
 
 /// A name for `generateName`: the base, cut to 58 characters, and five of upstream's alphabet. `random(n)` returns a number below `n`.
 pub fn generate_name(base: &str, random: &mut dyn FnMut(usize) -> usize) -> String {
-    const MOST_BASE: usize = MOST_LABEL - 5;
-    let mut end = base.len().min(MOST_BASE);
+    const MAX_BASE: usize = MAX_LABEL - 5;
+    let mut end = base.len().min(MAX_BASE);
     while !base.is_char_boundary(end) {
         end -= 1;
     }

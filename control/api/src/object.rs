@@ -1,4 +1,4 @@
-//! What an object is called: group, version, kind and resource; and objects as JSON.
+//! Group, version, kind and resource of objects; and objects as JSON.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -72,8 +72,8 @@ fn join_group_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
-/// One API object: a JSON object of any kind. The accessors read and write well-known places and treat a value of the wrong type
-/// as absent; the schema engine reports those to the user before anything else looks.
+/// One API object: a JSON object of any kind. The accessors read and write paths and treat a value of the wrong type as absent; the schema
+/// check has reported such values to the user before.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Object(pub Map<String, Value>);
@@ -122,7 +122,7 @@ impl Object {
         self.at(path).and_then(Value::as_array).map_or(&[], Vec::as_slice)
     }
 
-    /// The place at a path, its parents made (and replaced if they are not objects) on the way; the value starts as `null`.
+    /// The value at a path, for writing; parents are created (and replaced if they are not objects), and an absent value is `null`.
     pub fn entry(&mut self, path: &[&str]) -> &mut Value {
         let (last, parents) = path.split_last().expect("a path names at least one field");
         let mut map = &mut self.0;
@@ -136,7 +136,7 @@ impl Object {
         map.entry(*last).or_insert(Value::Null)
     }
 
-    /// Sets the value at a path, its parents made on the way.
+    /// Sets the value at a path, and creates its parents.
     pub fn set(&mut self, path: &[&str], value: impl Into<Value>) {
         *self.entry(path) = value.into();
     }

@@ -5,7 +5,7 @@
 
 use std::{cmp::Ordering, fmt, str::FromStr};
 
-/// How an amount is written; arithmetic keeps the left side's, unless that is zero.
+/// The format of an amount. Arithmetic keeps that of the left side, unless the left side is zero.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Format {
     /// `1500m`, `2k`.
@@ -17,7 +17,7 @@ pub enum Format {
     DecimalExponent,
 }
 
-/// A parsed quantity. Equality and order look at the amount only, not at how it is written.
+/// A parsed quantity. Equality and order compare only the amount, not the format.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Quantity {
     mantissa: i128,
@@ -25,7 +25,7 @@ pub struct Quantity {
     format: Format,
 }
 
-/// Why a text is no quantity; `Display` is upstream's text.
+/// Why a text is no quantity; `Display` is upstream's message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ParseError {
     /// Not a number with a suffix.
@@ -39,7 +39,7 @@ pub enum ParseError {
     Suffix,
 }
 
-/// The most digits a mantissa keeps.
+/// Most digits of a mantissa.
 const DIGITS: u32 = 38;
 const DECIMAL: [(&str, i32); 10] =
     [("n", -9), ("u", -6), ("m", -3), ("", 0), ("k", 3), ("M", 6), ("G", 9), ("T", 12), ("P", 15), ("E", 18)];
@@ -59,7 +59,7 @@ impl Quantity {
     /// Parses `500m`, `1.5Gi`, `2e3`.
     ///
     /// # Errors
-    /// Upstream's, by its `Display`.
+    /// Upstream's error.
     pub fn parse(text: &str) -> Result<Self, ParseError> {
         let parts = split(text)?;
         let (base, exponent, format) = interpret(parts.suffix).ok_or(ParseError::Suffix)?;
@@ -73,14 +73,14 @@ impl Quantity {
         Ok(value.bounded())
     }
 
-    /// The text by which upstream shows a quantity that was written so: most of what needs no change it leaves as it was, `1e+30` and
-    /// `110.` among it; all else in the form of `Display`.
+    /// The text that upstream shows for a quantity with this text: it keeps most texts that it parses on the fast path, `1e+30` and `110.`
+    /// among them; others get the form of `Display`.
     ///
     /// # Errors
     /// As [`Quantity::parse`].
     pub fn canonical(text: &str) -> Result<String, ParseError> {
         let quantity = Self::parse(text)?;
-        Ok(if stays(text)? { text.to_owned() } else { quantity.to_string() })
+        Ok(if keeps_text(text)? { text.to_owned() } else { quantity.to_string() })
     }
 
     /// Rounded up (away from zero) to units of `10^scale`.
@@ -128,7 +128,7 @@ impl Quantity {
         self
     }
 
-    /// How it is written.
+    /// The format.
     pub fn format(&self) -> Format {
         self.format
     }
@@ -335,9 +335,9 @@ impl Quantity {
     }
 }
 
-/// Whether upstream's parser finds a text canonical at a glance. Follows the fast path of `ParseQuantity`.
-fn stays(text: &str) -> Result<bool, ParseError> {
-    const LONGEST: i32 = 18;
+/// Whether upstream keeps a text as canonical. Follows the fast path of `ParseQuantity`.
+fn keeps_text(text: &str) -> Result<bool, ParseError> {
+    const MAX_DIGITS: i32 = 18;
     let parts = split(text)?;
     let (base, exponent, _) = interpret(parts.suffix).ok_or(ParseError::Suffix)?;
     let whole = match parts.whole.trim_start_matches('0') {
@@ -351,7 +351,7 @@ fn stays(text: &str) -> Result<bool, ParseError> {
     }
     let digits = format!("{whole}{}", parts.fraction);
     let scale = exponent.saturating_sub(count(parts.fraction));
-    let plain = count(&digits) <= LONGEST && scale >= -9;
+    let plain = count(&digits) <= MAX_DIGITS && scale >= -9;
     Ok(plain && scale % 3 == 0 && !digits.ends_with("000") && !digits.starts_with('0'))
 }
 
@@ -402,7 +402,7 @@ fn interpret(suffix: &str) -> Option<(u32, i32, Format)> {
         return Some((10, *exponent, Format::DecimalSi));
     }
     let power = suffix.strip_prefix(['e', 'E'])?.parse::<i64>().ok()?;
-    // A limit of ours: an amount of more than 10^1000000 means nothing, and its text must stay printable.
+    // A limit of this implementation: an amount above 10^1000000 has no meaning, and its text must stay printable.
     Some((10, i32::try_from(power.clamp(-1_000_000, 1_000_000)).ok()?, Format::DecimalExponent))
 }
 

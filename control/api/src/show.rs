@@ -1,5 +1,5 @@
-//! Values as error texts show them. A text is cut where it would be long: upstream prints everything, so that a body of 3 MiB can
-//! be answered by one many times as long.
+//! Values in error messages. Long values are truncated: upstream prints everything, so that the response to a body of 3 MiB can be many times as
+//! long.
 
 use serde_json::Value;
 use std::{
@@ -7,39 +7,39 @@ use std::{
     fmt::{self, Write},
 };
 
-/// A shown value is cut after so many bytes.
-pub(crate) const LONGEST: usize = 4096;
+/// Longest value in a message, bytes; longer ones are truncated.
+pub(crate) const MAX_SHOWN: usize = 4096;
 
-/// So many of a list of complaints are named.
-pub(crate) const MOST: usize = 100;
-/// So many bytes of a list of complaints, or of a message, are sent.
-const MOST_BYTES: usize = 128 << 10;
+/// Most errors in one message.
+pub(crate) const MAX_ITEMS: usize = 100;
+/// Most bytes of the errors in one message.
+const MAX_LIST_BYTES: usize = 128 << 10;
 
-/// How much of a list of complaints is named.
+/// Counts the errors in one message.
 #[derive(Default)]
-pub(crate) struct Room {
+pub(crate) struct Budget {
     count: usize,
     bytes: usize,
 }
 
-impl Room {
-    /// Whether there is room for one more of so many bytes. There always is for a first one.
+impl Budget {
+    /// Adds an error of so many bytes; returns whether it fits. The first one always does.
     pub(crate) fn takes(&mut self, bytes: usize) -> bool {
         let first = self.count == 0;
         self.count += 1;
         self.bytes += bytes;
-        first || (self.count <= MOST && self.bytes <= MOST_BYTES)
+        first || (self.count <= MAX_ITEMS && self.bytes <= MAX_LIST_BYTES)
     }
 }
 
-/// What stands for those that are not named.
+/// The text for omitted errors.
 pub(crate) fn omitted(count: usize) -> Option<String> {
     (count > 0).then(|| format!("and {count} more"))
 }
 
-/// A message that is not endless.
+/// Truncates a long message.
 pub(crate) fn cut(message: &str) -> Cow<'_, str> {
-    const LIMIT: usize = 2 * MOST_BYTES;
+    const LIMIT: usize = 2 * MAX_LIST_BYTES;
     if message.len() <= LIMIT {
         return message.into();
     }
@@ -47,7 +47,7 @@ pub(crate) fn cut(message: &str) -> Cow<'_, str> {
     format!("{kept}... and {} more bytes", message.len() - kept.len()).into()
 }
 
-/// A text that takes no more than [`LONGEST`] bytes, and stops its writer there.
+/// A text of at most [`MAX_SHOWN`] bytes, whose writer fails beyond that.
 #[derive(Default)]
 struct Short {
     text: String,
@@ -56,7 +56,7 @@ struct Short {
 
 impl Write for Short {
     fn write_str(&mut self, more: &str) -> fmt::Result {
-        let room = LONGEST - self.text.len();
+        let room = MAX_SHOWN - self.text.len();
         if more.len() <= room {
             self.text.push_str(more);
             return Ok(());
@@ -70,7 +70,7 @@ impl Write for Short {
 impl Short {
     fn of(write: impl FnOnce(&mut Self) -> fmt::Result) -> String {
         let mut short = Self::default();
-        // An error only says that the text is full.
+        // An error only means that the text is full.
         let _ = write(&mut short);
         if short.cut {
             short.text.push_str("...");
@@ -89,7 +89,7 @@ pub(crate) fn quoted(text: &str) -> String {
     Short::of(|out| write!(out, "{text:?}"))
 }
 
-/// As Go prints a decoded value: `map[name:a ports:[1 2]]`.
+/// A decoded value as Go's `%v` prints it: `map[name:a ports:[1 2]]`.
 pub fn go(value: &Value) -> String {
     Short::of(|out| write_go(value, out))
 }
@@ -107,7 +107,7 @@ pub(crate) fn go_type(value: &Value) -> &'static str {
     }
 }
 
-/// As Go writes a decoded value in its own syntax: `map[string]interface {}{"x":"y"}`.
+/// A decoded value as Go's `%#v` prints it: `map[string]interface {}{"x":"y"}`.
 pub(crate) fn go_syntax(value: &Value) -> String {
     Short::of(|out| write_syntax(value, out))
 }
@@ -183,7 +183,7 @@ mod tests {
         let long = "é".repeat(10_000);
         let value = json!([long, 1]);
         for text in [go(&value), json(&value), quoted(&long)] {
-            assert!(text.ends_with("é...") && text.len() > 4000 && text.len() <= LONGEST + 3, "{}", text.len());
+            assert!(text.ends_with("é...") && text.len() > 4000 && text.len() <= MAX_SHOWN + 3, "{}", text.len());
         }
     }
 }

@@ -1,11 +1,10 @@
-//! `Status`: the only error that leaves the API, with upstream's texts, since clients branch on `reason` and people search for
-//! the words.
+//! `Status`: the only error that the API returns, with upstream's texts, because clients branch on `reason` and people search for the message.
 
 use crate::{GroupVersionKind, GroupVersionResource, show};
 use serde::{Deserialize, Serialize};
 use std::{collections::HashSet, fmt};
 
-/// `metav1.StatusReason`: what a client branches on.
+/// `metav1.StatusReason`, on which clients branch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[allow(missing_docs)]
 pub enum Reason {
@@ -33,7 +32,7 @@ pub enum Reason {
 }
 
 impl Reason {
-    /// The HTTP status code that goes with it.
+    /// The HTTP status code of the reason.
     pub fn code(self) -> u16 {
         match self {
             Self::Unauthorized => 401,
@@ -55,7 +54,7 @@ impl Reason {
     }
 }
 
-/// A place in an object as errors print it: `spec.containers[0].env[A].name`.
+/// The path of a field as errors print it: `spec.containers[0].env[A].name`.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct FieldPath(String);
 
@@ -87,7 +86,7 @@ impl fmt::Display for FieldPath {
     }
 }
 
-/// What is wrong with a field.
+/// The kind of a field error. `field.ErrorType` upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[allow(missing_docs)]
 pub enum CauseKind {
@@ -121,12 +120,12 @@ impl CauseKind {
     }
 }
 
-/// One violation found by validation. Validation returns all of them, in the order of the fields.
+/// One violation found by validation, which returns all of them in the order of the fields. `field.Error` upstream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cause {
-    /// What kind of violation.
+    /// The kind of violation.
     pub kind: CauseKind,
-    /// Where.
+    /// The path of the field.
     pub field: FieldPath,
     /// The message without the field: `Required value: …`.
     pub message: String,
@@ -143,13 +142,13 @@ impl Cause {
         Self::new(CauseKind::Required, field, format!("Required value{tail}"))
     }
 
-    /// `f: Invalid value: <value>: detail`. Strings are quoted, numbers and booleans plain, structures as compact JSON.
+    /// `f: Invalid value: <value>: detail`. Strings are quoted, numbers and booleans plain, objects and lists compact JSON.
     pub fn invalid(field: &FieldPath, value: &serde_json::Value, detail: &str) -> Self {
         Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show(value)))
     }
 
-    /// A cause about a value that is printed as it is given: for structures, whose fields Go prints in the order of the type and, where
-    /// the type is one of the server's own, by Go's names.
+    /// A cause with the value already formatted: for structs, whose fields Go prints in the order of the type, and for internal types by Go
+    /// names.
     pub fn shown(kind: CauseKind, field: &FieldPath, shown: &str, detail: &str) -> Self {
         let title = match kind {
             CauseKind::Duplicate => "Duplicate value",
@@ -160,7 +159,7 @@ impl Cause {
         Self::new(kind, field, format!("{title}: {}{detail}", show::cut(shown)))
     }
 
-    /// As [`Cause::invalid`], with the value as it is to be printed.
+    /// As [`Cause::invalid`], with the value already formatted.
     pub fn invalid_shown(field: &FieldPath, shown: &str, detail: &str) -> Self {
         Self::new(CauseKind::Invalid, field, format!("Invalid value: {}: {detail}", show::cut(shown)))
     }
@@ -235,10 +234,10 @@ pub struct StatusDetails {
     /// Uid of the object.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub uid: String,
-    /// Single causes.
+    /// The causes.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub causes: Vec<StatusCause>,
-    /// When to try again.
+    /// When to retry, seconds.
     #[serde(skip_serializing_if = "is_zero")]
     pub retry_after_seconds: u32,
 }
@@ -262,18 +261,18 @@ fn is_zero(n: &u32) -> bool {
     *n == 0
 }
 
-/// An API failure as it goes over the wire. `Display` is the message.
+/// A failure of the API. `Display` is the message.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Status {
-    /// What clients branch on.
+    /// The reason, on which clients branch.
     pub reason: Reason,
     /// HTTP status code.
     pub code: u16,
     /// For people.
     pub message: String,
-    /// Absent in the plainest errors.
+    /// Absent in simple errors.
     pub details: Option<Box<StatusDetails>>,
-    /// `metadata.continue`: a fresh token, where a list may go on at a later revision.
+    /// `metadata.continue`: a new token with which a list can continue at a later revision.
     pub continue_token: Option<String>,
     /// `Warning` headers of the request that failed.
     pub warnings: Vec<String>,
@@ -451,10 +450,10 @@ impl Status {
     }
 }
 
-/// 422 with the causes: `Kind.group "x" is invalid: …`; equal causes are named once in the message. Of very many the first
-/// `show::MOST` are named, and that there are more: a small hostile body can have a million faults.
+/// 422 with the causes: `Kind.group "x" is invalid: …`; equal causes appear once in the message. Only the first `show::MAX_ITEMS` causes appear,
+/// followed by the number of the others, because a small hostile body can have a million errors.
 pub fn invalid(kind: &GroupVersionKind, name: &str, causes: &[Cause]) -> Status {
-    let mut room = show::Room::default();
+    let mut room = show::Budget::default();
     let named: Vec<&Cause> = causes.iter().take_while(|c| room.takes(c.field.0.len() + c.message.len())).collect();
     let omitted = show::omitted(causes.len() - named.len());
     let mut seen = HashSet::new();

@@ -1,4 +1,4 @@
-//! Times and durations as Kubernetes writes, reads and shows them. No clock is read here: see [`crate::Clock`].
+//! Times and durations as Kubernetes formats, parses and prints them. No clock is read here: see [`crate::Clock`].
 //!
 //! `metav1.Time` is RFC 3339 in whole seconds and UTC, `metav1.MicroTime` the same with six decimals.
 
@@ -17,7 +17,7 @@ pub fn rfc3339_micro(time: Timestamp) -> String {
     time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string()
 }
 
-/// Reads a `metav1.Time`; any zone and any number of decimals are accepted.
+/// Parses a `metav1.Time`; any zone and any number of decimals are accepted.
 ///
 /// # Errors
 /// The text of Go's `time.Parse`.
@@ -25,7 +25,7 @@ pub fn parse(text: &str) -> Result<Timestamp, String> {
     Parser { text, rest: text, layout: RFC3339 }.run()
 }
 
-/// Reads a `metav1.MicroTime`: like [`parse`], but the decimals must be there.
+/// Parses a `metav1.MicroTime`: as [`parse`], but the decimals are required.
 ///
 /// # Errors
 /// The text of Go's `time.Parse`.
@@ -33,18 +33,17 @@ pub fn parse_micro(text: &str) -> Result<Timestamp, String> {
     Parser { text, rest: text, layout: RFC3339_MICRO }.run()
 }
 
-/// Whether a time can be written: in UTC its year has four digits. Go refuses to marshal others; written all the same, nobody could read
-/// them back.
+/// Whether a time can be formatted: in UTC its year has four digits. Go refuses to marshal others, because they could not be parsed again.
 pub fn is_writable(time: Timestamp) -> bool {
     (0..=9999).contains(&tz::Offset::UTC.to_datetime(time).year())
 }
 
-/// How old something is, as the AGE column shows it.
+/// The age of something, as in the AGE column.
 pub fn age(since: Timestamp, now: Timestamp) -> String {
     human_duration(now.duration_since(since))
 }
 
-/// A duration as kubectl shows ages: `5s`, `2m3s`, `5m`, `3h12m`, `2d4h`, `325d`, `3y`. A little in the future is `0s`, more is
+/// A duration as kubectl prints ages: `5s`, `2m3s`, `5m`, `3h12m`, `2d4h`, `325d`, `3y`. Less than two seconds in the future is `0s`, more is
 /// `<invalid>`.
 pub fn human_duration(duration: SignedDuration) -> String {
     let pair = |a: i64, unit: char, b: i64, small: char| {
@@ -174,7 +173,7 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// One or two digits; `least` is how many there must be.
+    /// One or two digits, at least `least`.
     fn number(&mut self, element: &str, least: usize) -> Result<i8, String> {
         let digits = self.rest.bytes().take(2).take_while(u8::is_ascii_digit).count();
         if digits < least {
@@ -233,7 +232,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// As Go quotes in errors of times: what is not plain ASCII byte by byte.
+/// Quotes as Go does in errors of times: other characters than plain ASCII byte by byte.
 fn quoted(text: &str) -> String {
     let mut out = String::from("\"");
     for byte in text.bytes() {

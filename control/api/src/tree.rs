@@ -1,4 +1,4 @@
-//! Builds a JSON value from any serde source and notes the keys that a mapping has twice, by their path. Shared by JSON and YAML.
+//! Builds a JSON value from any serde source, and records the paths of duplicate keys. Shared by JSON and YAML.
 
 use serde::de::{Deserialize, DeserializeSeed, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value};
@@ -8,24 +8,24 @@ use std::{
     fmt::{self, Write},
 };
 
-/// How deep lists and objects may nest in what a client sends, in each of the three encodings. Go allows 10,000, which here would be the
-/// stack's end: a recursive walk, drop or clone of a value must be safe on every thread. Half of the 128 that `serde_json` reads: a
-/// list or a watch event around the object and `managedFields` within it add a few levels. The deepest honest body is a
+/// How deep lists and objects may nest in a request body, in each of the three encodings. Go allows 10,000, which would overflow the stack
+/// here: a recursive walk, drop or clone of a value must be safe on every thread. It is half of the 128 that `serde_json` accepts, because
+/// a list or watch event around the object and `managedFields` within it add a few levels. The deepest honest body is a
 /// CustomResourceDefinition, with about 40.
-pub const MOST_DEPTH: usize = 64;
+pub const MAX_DEPTH: usize = 64;
 const TOO_DEEP: &str = "exceeded max depth";
-/// How many objects and lists a document may have: each takes half a kilobyte once there is something in it, so that two bytes of a
-/// body of brackets would become a thousand times as many. What people write has twenty bytes and more for each.
-pub(crate) const MOST_BRANCHES: usize = 200_000;
+/// Most objects and lists in a document. A non-empty one takes half a kilobyte, so that a body of brackets would take hundreds of times its
+/// length. Honest documents have twenty bytes and more for each.
+pub(crate) const MAX_BRANCHES: usize = 200_000;
 const TOO_MANY: &str = "too many objects and lists";
-/// More problems than these are not listed.
-pub(crate) const MOST_PROBLEMS: usize = 100;
-/// Nor more bytes of paths than these.
-pub(crate) const MOST_PATHS: usize = 64 << 10;
-/// Longer paths are not looked up: each key of a document would cost the length of its path.
-const LONGEST_PATH: usize = 512;
+/// Most problems that are listed.
+pub(crate) const MAX_PROBLEMS: usize = 100;
+/// Most bytes of the paths of listed problems.
+pub(crate) const MAX_PATH_BYTES: usize = 64 << 10;
+/// Longest path that is looked up, bytes, because each key of a document would cost the length of its path.
+const MAX_PATH: usize = 512;
 
-/// Whether lists and objects nest deeper than `most`. Looks no deeper than that.
+/// Whether lists and objects nest deeper than `most`. It walks no deeper than that.
 pub fn nests_deeper(value: &Value, most: usize) -> bool {
     match value {
         Value::Array(list) => most == 0 || list.iter().any(|child| nests_deeper(child, most - 1)),
@@ -34,7 +34,7 @@ pub fn nests_deeper(value: &Value, most: usize) -> bool {
     }
 }
 
-/// A value with the paths of the keys that were there twice (the last one wins).
+/// A value with the paths of its duplicate keys (the last value wins).
 pub(crate) struct Tree {
     pub value: Value,
     pub duplicates: Vec<String>,
@@ -48,9 +48,9 @@ impl<'de> Deserialize<'de> for Tree {
     }
 }
 
-/// Reads a document only to learn where the wanted paths stand in it.
+/// Parses a document only to find the positions of the wanted paths.
 pub(crate) struct Order<'a> {
-    /// Path to its rank.
+    /// Paths and their ranks.
     pub wanted: HashMap<&'a str, Option<usize>>,
 }
 
@@ -83,7 +83,7 @@ struct Walk {
 
 impl Walk {
     fn is_wanted(&self) -> bool {
-        !self.wanted.is_empty() && self.path.len() <= LONGEST_PATH && self.wanted.contains(&self.path)
+        !self.wanted.is_empty() && self.path.len() <= MAX_PATH && self.wanted.contains(&self.path)
     }
 }
 
@@ -95,12 +95,12 @@ struct Node<'a> {
 
 impl Node<'_> {
     fn deeper<E: Error>(self) -> Result<Self, E> {
-        if self.depth >= MOST_DEPTH {
+        if self.depth >= MAX_DEPTH {
             return Err(E::custom(TOO_DEEP));
         }
         let branches = &mut self.walk.borrow_mut().branches;
         *branches += 1;
-        if *branches > MOST_BRANCHES {
+        if *branches > MAX_BRANCHES {
             return Err(E::custom(TOO_MANY));
         }
         Ok(Self { depth: self.depth + 1, ..self })
@@ -126,8 +126,8 @@ impl Node<'_> {
         if walk.is_wanted() {
             walk.found.push(walk.path.clone());
         } else if again
-            && walk.duplicates.len() < MOST_PROBLEMS
-            && (walk.listed == 0 || walk.listed + walk.path.len() <= MOST_PATHS)
+            && walk.duplicates.len() < MAX_PROBLEMS
+            && (walk.listed == 0 || walk.listed + walk.path.len() <= MAX_PATH_BYTES)
             && !walk.duplicates.contains(&walk.path)
         {
             walk.listed += walk.path.len();
@@ -237,8 +237,8 @@ struct Key(String);
 impl<'de> Deserialize<'de> for Key {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let walk = RefCell::new(Walk::default());
-        // Depth at its limit: a list or mapping is no key.
-        let value = deserializer.deserialize_any(Node { walk: &walk, depth: MOST_DEPTH })?;
+        // At the maximal depth, so that a list or mapping is refused as a key.
+        let value = deserializer.deserialize_any(Node { walk: &walk, depth: MAX_DEPTH })?;
         Ok(Self(match value {
             Value::String(text) => text,
             other => other.to_string(),

@@ -1,21 +1,21 @@
-//! YAML in and out, as Kubernetes reads it: YAML 1.1 booleans (`yes`, `on`) and octal numbers (`0777`), every document a JSON value.
+//! Parses and prints YAML as Kubernetes does: YAML 1.1 booleans (`yes`, `on`) and octal numbers (`0777`); every document is a JSON value.
 //!
-//! The only module that names `serde_yaml`. Nesting is bounded, and what aliases may add by the length of the text, so that a small text
-//! can neither become a large value nor a lot of work.
+//! The only module that uses `serde_yaml`. Nesting is limited, and so is the content of aliases, relative to the length of the text: a
+//! short text can become neither a large value nor much work.
 
-use crate::tree::{MOST_DEPTH, Tree};
+use crate::tree::{MAX_DEPTH, Tree};
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
 use serde_yaml::options::{AliasLimits, DuplicateKeyPolicy, MergeKeyPolicy, NonFiniteFloatPolicy};
 use std::fmt;
 
-/// Parses the first and only YAML document, and returns its duplicate keys as problems, as [`crate::json::parse`] does. Whole floats
-/// become integers, as they do on upstream's way through JSON.
+/// Parses the only YAML document, and returns its duplicate keys as problems, as [`crate::json::parse`] does. Whole floats become integers, as
+/// upstream's conversion to JSON does.
 ///
 /// # Errors
-/// A text for people, with line and column, behind upstream's `yaml: `.
+/// A message with line and column after upstream's `yaml: `.
 pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
-    // Server-side apply sends JSON under the name of YAML: nearly always the quick way serves.
+    // Server-side apply mostly sends JSON as YAML, for which the faster parser suffices.
     if bytes.trim_ascii_start().starts_with(b"{")
         && let Ok(read) = crate::json::parse(bytes)
     {
@@ -26,16 +26,16 @@ pub fn parse(bytes: &[u8]) -> Result<(Value, Vec<String>), String> {
     Ok(finish(tree))
 }
 
-/// Every document of a text, empty ones left out, each with its problems.
+/// Every non-empty document of a text, each with its problems.
 ///
 /// # Errors
-/// As [`parse`], for the first document that is wrong.
+/// As [`parse`], for the first invalid document.
 pub fn documents(text: &str) -> Result<Vec<(Value, Vec<String>)>, String> {
     let trees: Vec<Tree> = serde_yaml::from_multiple_with_options(text, options(text.len())).map_err(explain)?;
     Ok(trees.into_iter().map(finish).filter(|(value, _)| !value.is_null()).collect())
 }
 
-/// A field of a document's top level.
+/// A top-level field of a document.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Field {
     /// Its name.
@@ -46,8 +46,8 @@ pub struct Field {
     pub value: Value,
 }
 
-/// The fields of the first and only document, in their order, also those that are there twice: for settings that people write, and want
-/// to find again by what is said of them. An empty text has none.
+/// The top-level fields of the only document in their order, duplicates included, for configuration files, whose errors name lines. An
+/// empty text has none.
 ///
 /// # Errors
 /// As [`parse`]; also for a document that is no mapping.
@@ -93,7 +93,7 @@ fn text(bytes: &[u8]) -> Result<&str, String> {
     std::str::from_utf8(bytes).map_err(|_| "yaml: invalid leading UTF-8 octet".to_owned())
 }
 
-/// Writes a value as one YAML document with a final line break, keys sorted.
+/// Prints a value as one YAML document with a final line break and sorted keys.
 pub fn to_string(value: &Value) -> String {
     let options = serde_yaml::ser_options! { prefer_block_scalars: true, folded_wrap_chars: usize::MAX };
     let mut text = serde_yaml::to_string_with_options(value, options).expect("a JSON value is YAML");
@@ -103,23 +103,23 @@ pub fn to_string(value: &Value) -> String {
     text
 }
 
-/// Nodes that any text may become, however short it is: a millisecond or two of work.
-const FEW: usize = 2_000;
+/// Nodes that a text of any length may have: a millisecond or two of work.
+const MIN_NODES: usize = 2_000;
 
-/// The bounds of a text of so many bytes. Without anchors no text reaches them: a node takes a byte at least, a character of a scalar at
-/// least two thirds of its own length. What is anchored is kept once for each anchor around it.
+/// The limits for a text of so many bytes. A text without anchors does not reach them: a node takes at least one byte, a character of a
+/// scalar at least two thirds of its own length. Anchored content is kept once for each anchor around it.
 fn options(length: usize) -> serde_yaml::Options {
-    let most = FEW + length;
+    let most = MIN_NODES + length;
     serde_yaml::options! {
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::Merge,
         legacy_octal_numbers: true,
         strict_booleans: false,
         non_finite_float_policy: NonFiniteFloatPolicy::Reject,
-        // What an alias adds counts for the budget.
+        // The budget includes the content of aliases.
         alias_limits: AliasLimits::default(),
         budget: serde_yaml::budget! {
-            max_depth: MOST_DEPTH,
+            max_depth: MAX_DEPTH,
             max_nodes: most,
             max_events: 2 * most + 16,
             max_aliases: most,
@@ -156,7 +156,7 @@ fn whole_floats(value: &mut Value) {
     }
 }
 
-/// The library's text in the form of Go's: `yaml: line 3: …`. What it says about its own Rust types and functions is said in YAML's words.
+/// The library's error in the form of Go's: `yaml: line 3: …`. Texts about Rust types and functions are replaced by YAML's terms.
 fn explain(error: serde_yaml::Error) -> String {
     let text = error.to_string();
     let text = text.lines().next().unwrap_or_default();
@@ -309,7 +309,7 @@ mod tests {
             "{error}"
         );
         assert!(parse("[".repeat(100_000).as_bytes()).is_err());
-        for (depth, fits) in [(MOST_DEPTH, true), (MOST_DEPTH + 1, false)] {
+        for (depth, fits) in [(MAX_DEPTH, true), (MAX_DEPTH + 1, false)] {
             let text = format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
             let read = parse(text.as_bytes());
             assert_eq!(read.is_ok(), fits, "{depth}");
@@ -365,7 +365,7 @@ mod tests {
                 text.len(),
                 parse(text.as_bytes()).err()
             );
-            assert!(nodes <= FEW + text.len() + 1, "{start}: {nodes} nodes of {} bytes", text.len());
+            assert!(nodes <= MIN_NODES + text.len() + 1, "{start}: {nodes} nodes of {} bytes", text.len());
         }
     }
 

@@ -1,4 +1,4 @@
-//! What an informer keeps of an object: all of it, typed, or its metadata alone.
+//! What an informer caches of an object: the typed object, or its metadata only.
 
 use crate::{Key, Kind, Undecodable, decode};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
@@ -6,9 +6,9 @@ use serde::{Deserialize, Deserializer};
 
 /// The decoder of an informer: a typed object ([`Kind`]), or [`PartialObjectMetadata`] of an object of any kind.
 pub trait Cached: Sized + Send + Sync + 'static {
-    /// The media type to ask for one object, as a watch carries it, and for a list.
+    /// The `Accept` headers: for one object and for a watch, and for a list.
     const ACCEPT: (&'static str, &'static str);
-    /// Whether it is all of the object. Informers of several targets keep such an object that they have in common once.
+    /// Whether this is the whole object. Such objects are shared by informers of several targets.
     const TYPED: bool;
 
     /// Namespace and name.
@@ -21,10 +21,10 @@ pub trait Cached: Sized + Send + Sync + 'static {
     fn is_deleting(&self) -> bool;
     /// The owner with `controller: true`.
     fn controller(&self) -> Option<&OwnerReference>;
-    /// Reads an object without its managedFields. What is missing or null is zero, as in Go.
+    /// Decodes an object without its managedFields. A missing or null field is zero, as in Go.
     ///
     /// # Errors
-    /// Why that cannot be done.
+    /// The object cannot be decoded.
     fn read(json: &str) -> Result<Self, String>;
 }
 
@@ -60,8 +60,8 @@ impl<K: Kind> Cached for K {
     }
 }
 
-/// The metadata of an object of any kind, as far as controllers of every kind ask for it: labels, annotations and managedFields are skipped
-/// unread. The server is asked for `meta.k8s.io/v1` `PartialObjectMetadata`, and one that sends whole objects is understood too.
+/// The metadata of an object of any kind that generic controllers need; labels, annotations and managedFields are skipped. The request is for
+/// `meta.k8s.io/v1` `PartialObjectMetadata`; a server that sends whole objects is understood too.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq)]
 #[serde(rename_all = "camelCase", default)]
 pub struct PartialObjectMetadata {
@@ -74,17 +74,17 @@ pub struct PartialObjectMetadata {
     /// Uid.
     #[serde(deserialize_with = "or_zero")]
     pub uid: String,
-    /// Revision.
+    /// resourceVersion.
     #[serde(deserialize_with = "or_zero")]
     pub resource_version: String,
-    /// Set while being deleted.
+    /// Set while the object is being deleted.
     pub deletion_timestamp: Option<String>,
-    /// Seconds that the deletion grants.
+    /// Grace period of the deletion, seconds.
     pub deletion_grace_period_seconds: Option<i64>,
-    /// What the deletion waits for.
+    /// Finalizers.
     #[serde(deserialize_with = "or_zero")]
     pub finalizers: Vec<String>,
-    /// Who owns it.
+    /// Owner references.
     #[serde(deserialize_with = "or_zero")]
     pub owner_references: Vec<OwnerReference>,
 }
@@ -94,7 +94,7 @@ fn or_zero<'de, D: Deserializer<'de>, T: Deserialize<'de> + Default>(deserialize
 }
 
 impl Cached for PartialObjectMetadata {
-    // An API server that knows no other form answers whole objects.
+    // An API server without this representation answers whole objects.
     const ACCEPT: (&'static str, &'static str) = (
         "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json",
         "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json",
@@ -131,10 +131,10 @@ impl Cached for PartialObjectMetadata {
     }
 }
 
-/// Reads an object among others.
+/// Decodes an item of a list or watch.
 ///
 /// # Errors
-/// What is known of it nevertheless.
+/// What is known of an object that cannot be decoded.
 pub(crate) fn item<K: Cached>(json: &str) -> Result<K, Undecodable> {
     K::read(json).map_err(|error| {
         let meta = serde_json::from_str::<Bare>(json).unwrap_or_default().metadata;
@@ -147,7 +147,7 @@ pub(crate) fn item<K: Cached>(json: &str) -> Result<K, Undecodable> {
     })
 }
 
-/// What the server itself writes into each object; everything else is skipped unread, however deep it nests.
+/// The metadata that the server writes into each object; everything else is skipped, at any depth.
 #[derive(Deserialize, Default)]
 struct Bare {
     #[serde(default)]

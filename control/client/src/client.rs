@@ -20,16 +20,16 @@ const JSON: &str = "application/json";
 pub struct List<K> {
     /// The objects.
     pub items: Vec<K>,
-    /// Those that cannot be read as their kind. They are not among `items`.
+    /// Objects that cannot be decoded. They are not among `items`.
     pub undecodable: Vec<Undecodable>,
-    /// The revision they were read at.
+    /// The resourceVersion of the list.
     pub resource_version: String,
     /// Token of the next page, or empty.
     pub continue_token: String,
 }
 
-/// The one seam through which components reach the API. Cheap to clone. Typed; an unknown field of an object that is read and
-/// written back whole would be lost, so prefer patches for objects somebody else owns.
+/// The one seam through which components reach the API. Cheap to clone. Typed: a round trip of a whole object would lose fields that the type
+/// does not know, so prefer patches for objects that others own.
 #[derive(Clone)]
 pub struct Client {
     inner: kube::Client,
@@ -37,7 +37,7 @@ pub struct Client {
 }
 
 impl Client {
-    /// Over any kube client: in process, TLS, a test's fake.
+    /// Over any kube client: in process, over TLS, or a fake.
     pub fn new(inner: kube::Client) -> Self {
         Self { inner, agent: None }
     }
@@ -67,7 +67,7 @@ impl Client {
         }
     }
 
-    /// Reads what there is of an object at a path, for kinds that are known only at run time.
+    /// Reads an object at a path, for kinds that are known only at run time; it may be absent.
     pub async fn find_at<K: Cached>(&self, path: &str) -> Result<Option<K>> {
         let body = match self.raw_as(K::ACCEPT.0, Method::GET, path, None).await {
             Ok(body) => body,
@@ -78,7 +78,7 @@ impl Client {
         K::read(body).map(Some).map_err(|error| Error::Decode(format!("{path}: {error}")))
     }
 
-    /// Lists objects; an empty namespace is all of them. An object that cannot be read does not keep the others from being read.
+    /// Lists objects; an empty namespace is all of them. An object that cannot be decoded does not affect the others.
     pub async fn list<K: Kind>(&self, namespace: &str, options: &ListOptions) -> Result<List<K>> {
         self.list_at(&path::<K>(namespace, "", ""), options).await
     }
@@ -140,7 +140,7 @@ impl Client {
         self.patch_at(&path::<K>(namespace, name, "status"), patch).await
     }
 
-    /// Deletes an object. Absent is `Ok`: the wish is fulfilled. A failed precondition is a conflict.
+    /// Deletes an object; an absent one is no error. A failed precondition is a conflict.
     pub async fn delete<K: Kind>(&self, namespace: &str, name: &str, options: &DeleteOptions) -> Result<()> {
         match self.call(Method::DELETE, &path::<K>(namespace, name, ""), json(encode(options)?)).await {
             Ok(_) => {
@@ -155,7 +155,7 @@ impl Client {
         }
     }
 
-    /// Writes to a subresource (`binding`, `token`, `finalize`) and reads its answer.
+    /// Writes to a subresource (`binding`, `token`, `finalize`) and decodes the response.
     pub async fn subresource<K: Kind, B: Serialize, A: DeserializeOwned>(
         &self,
         method: Method,
@@ -170,7 +170,7 @@ impl Client {
         self.call(method, url, body).await
     }
 
-    /// As [`Client::raw`], asking for a media type of the answer.
+    /// As [`Client::raw`], with an `Accept` header.
     pub async fn raw_as(
         &self,
         accept: &'static str,
@@ -259,7 +259,7 @@ fn decode_object<K: Kind>(body: &[u8]) -> Result<K> {
     typed::object(body).map_err(Error::Decode)
 }
 
-/// Reads a list item by item.
+/// Decodes a list item by item.
 pub(crate) fn decode_list<K: Cached>(body: &[u8]) -> Result<List<K>> {
     #[derive(Deserialize, Default)]
     #[serde(rename_all = "camelCase", default)]

@@ -1,4 +1,4 @@
-//! The loop around a controller: what wakes which key, workers, gate, back-off, panic guard.
+//! The loop around a controller: which event enqueues which key, workers, gate, back-off, panic guard.
 
 use crate::{
     Backoff, Delta, Informer, Key, Kind, QueueMetrics, WorkQueue,
@@ -12,27 +12,26 @@ use std::{collections::HashMap, panic::AssertUnwindSafe, sync::Arc, time::Durati
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::Instrument;
 
-/// What a reconcile asks for.
+/// When to reconcile a key again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Next {
-    /// Nothing until something changes.
+    /// When something changes.
     Done,
-    /// To be called again after this time, unless something changes before.
+    /// After this time, or when something changes before.
     After(Duration),
 }
 
-/// A controller: which events concern which key, and what to do for a key. Level-driven: `reconcile` compares what is with what
-/// should be and acts; it must not rely on seeing every event. Queue, back-off, read-your-writes gate, panic guard and
-/// leadership are outside (see [`run`]).
+/// A controller: which events concern which key, and what to do for a key. Level-driven: `reconcile` compares actual and desired state and
+/// acts; it must not rely on seeing every event. Queue, back-off, read-your-writes gate, panic guard and leadership are outside (see [`run`]).
 #[async_trait::async_trait]
 pub trait Controller: Send + Sync + 'static {
     /// Upstream's name, for logs and metrics.
     const NAME: &'static str;
 
-    /// Says which events wake which keys.
+    /// Declares which events enqueue which keys.
     fn wire(&self, wakeups: &mut Wakeups);
 
-    /// Brings one key closer to what is wanted. Writes go through [`crate::Client`] on the same task, so that the gate sees them.
+    /// Brings the object of a key closer to its desired state. Writes go through [`crate::Client`] on the same task, so that the gate sees them.
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next>;
 }
 
@@ -43,7 +42,7 @@ pub struct Wakeups {
 }
 
 impl Wakeups {
-    /// Wakes the keys that `keys` names for a change.
+    /// Enqueues the keys that `keys` returns for a change.
     pub fn on<K: Kind>(
         &mut self,
         informer: &Informer<K>,
@@ -54,12 +53,12 @@ impl Wakeups {
         self.reads(informer);
     }
 
-    /// Wakes the changed object's own key.
+    /// Enqueues the changed object's own key.
     pub fn on_self<K: Kind>(&mut self, informer: &Informer<K>) {
         self.on(informer, |delta| vec![Key::of(&**delta.object())]);
     }
 
-    /// Wakes the controlling owner of kind `O` in the object's namespace, the old one too if it changed.
+    /// Enqueues the controlling owner of kind `O` in the object's namespace, and the old one if it changed.
     pub fn on_owner<K: Kind, O: Resource>(&mut self, informer: &Informer<K>) {
         self.on(informer, |delta| {
             let mut keys: Vec<Key> = delta.old().and_then(owner::<K, O>).into_iter().collect();
@@ -68,13 +67,13 @@ impl Wakeups {
         });
     }
 
-    /// Declares that `reconcile` reads this informer without being woken by it: the gate and the start wait for it. An informer whose
-    /// target has selectors is waited for in vain after a write of an object that they do not select.
+    /// Declares that `reconcile` reads this informer although its events enqueue nothing: the gate and the start wait for it. After a write
+    /// of an object that the selectors of its target exclude, the gate waits in vain.
     pub fn reads<K: Kind>(&mut self, informer: &Informer<K>) {
         self.informers.push(informer.watched());
     }
 
-    /// The queue, for wake-ups that do not come from an informer.
+    /// The queue, for keys that no informer event enqueues.
     pub fn queue(&self) -> WorkQueue<Key> {
         self.queue.clone()
     }
@@ -90,11 +89,11 @@ fn owner<K: Kind, O: Resource>(object: &Arc<K>) -> Option<Key> {
 /// How to run a controller.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
-    /// Keys worked on at a time.
+    /// Keys that are reconciled concurrently.
     pub workers: usize,
-    /// After failures.
+    /// The delays after failures.
     pub backoff: Backoff,
-    /// Where its queue is measured, under the controller's name without `-controller`.
+    /// The metrics of its queue, under the controller's name without `-controller`.
     pub metrics: QueueMetrics,
 }
 
@@ -106,7 +105,7 @@ impl Default for RunOptions {
 
 /// Runs a controller until cancelled; returns when its workers have ended.
 pub async fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: CancellationToken) {
-    // upstream names queues after what they hold
+    // upstream names queues after the kind that they hold
     let name = C::NAME.trim_end_matches("-controller");
     let queue = WorkQueue::measured(options.backoff, &options.metrics, name);
     let mut wakeups = Wakeups { queue: queue.clone(), informers: Vec::new() };
@@ -128,7 +127,7 @@ pub async fn run<C: Controller>(controller: Arc<C>, options: RunOptions, token: 
         });
     }
     tasks.close();
-    // A worker ends by a panic outside its guard only: a controller that is not whole ends.
+    // A worker only ends by a panic outside its guard: then the whole controller ends.
     tokio::select! { () = token.cancelled() => {}, () = ended.cancelled() => {} }
     queue.close();
     tasks.wait().await;
@@ -138,7 +137,7 @@ struct Work<C> {
     controller: Arc<C>,
     queue: WorkQueue<Key>,
     informers: Arc<[Arc<dyn Watched>]>,
-    /// What the last reconcile of a key wrote; an entry lives until the key's next reconcile has found it seen.
+    /// The writes of the last reconcile of each key, until the next one has waited for them.
     gates: Mutex<HashMap<Key, Writes>>,
 }
 

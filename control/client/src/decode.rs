@@ -1,32 +1,32 @@
-//! Typed decoding as Go does it, one object at a time: no object that the API stores may keep the others from being read.
+//! Typed decoding as in Go, one object at a time: no stored object may prevent that the others are decoded.
 
 use crate::{Key, Kind};
 use api::{GroupVersionKind, schema::Schema};
 use serde_json::Value;
 
-/// An object that was received and cannot be read as its kind.
+/// A received object that cannot be decoded as its kind.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Undecodable {
-    /// Which it is; empty where not even the metadata can be read.
+    /// Its key; empty where not even the metadata can be decoded.
     pub key: Key,
     /// Its uid, or empty.
     pub uid: String,
-    /// Its resourceVersion, if it can be read.
+    /// Its resourceVersion, if that can be decoded.
     pub revision: Option<u64>,
     /// What is wrong with it.
     pub error: String,
 }
 
-/// Reads an object of a kind. What is missing or null is zero, as in Go.
+/// Decodes an object of a kind. A missing or null field is zero, as in Go.
 ///
 /// # Errors
-/// Why that cannot be done.
+/// The object cannot be decoded.
 pub(crate) fn object<K: Kind>(json: &str) -> Result<K, String> {
     let error = match K::from_json(json) {
         Ok(object) => return Ok(object),
         Err(error) => error,
     };
-    // The types of Rust demand more than those of Go; it is seldom that this matters.
+    // The Rust types require more fields than those of Go, which seldom matters.
     let kind = GroupVersionKind::new(K::GROUP, K::VERSION, K::KIND);
     let filled =
         Schema::for_kind(&kind).zip(serde_json::from_str::<Value>(json).ok()).and_then(|(schema, mut value)| {

@@ -17,7 +17,7 @@ pub struct Resource {
     pub kind: String,
     /// Whether its objects live in namespaces.
     pub namespaced: bool,
-    /// What can be done.
+    /// The verbs that it serves.
     pub verbs: Vec<String>,
 }
 

@@ -1,5 +1,4 @@
-//! Which kinds the server serves now: for the controllers that concern themselves with every kind. Two requests, whatever is served:
-//! aggregated discovery (KEP-3352).
+//! Which kinds the server serves, for controllers that handle every kind. Two requests: aggregated discovery (KEP-3352).
 
 pub use crate::discovered::Resource;
 
@@ -11,13 +10,13 @@ use std::collections::{HashMap, hash_map::Entry};
 /// What the server serves.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Discovered {
-    /// Every kind once, in its preferred version where that has it; subresources are left out.
+    /// Every kind once, in the preferred version of its group where that has it, without subresources.
     pub resources: Vec<Resource>,
-    /// The group versions that an aggregated API server could not be asked for now; they hide no others.
+    /// Group versions of aggregated API servers that did not answer. The others are complete.
     pub failures: Vec<String>,
 }
 
-const MEDIA: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+const AGGREGATED_DISCOVERY: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
 
 #[derive(Deserialize)]
 struct GroupList {
@@ -62,14 +61,14 @@ struct ResponseKind {
     kind: String,
 }
 
-/// Asks what is served.
+/// Discovers the served resources.
 ///
 /// # Errors
-/// When the server does not answer.
+/// The server does not answer.
 pub async fn resources(client: &Client) -> Result<Discovered> {
     let mut found = Discovered::default();
     for path in ["/api", "/apis"] {
-        let body = client.raw_as(MEDIA, Method::GET, path, None).await?;
+        let body = client.raw_as(AGGREGATED_DISCOVERY, Method::GET, path, None).await?;
         let groups: GroupList = serde_json::from_slice(&body).map_err(|e| Error::Decode(format!("{path}: {e}")))?;
         groups.items.into_iter().for_each(|group| found.take(group));
     }
@@ -77,7 +76,7 @@ pub async fn resources(client: &Client) -> Result<Discovered> {
 }
 
 impl Discovered {
-    /// Takes a group, whose versions come in the order of preference.
+    /// Adds a group, whose versions come in the order of preference.
     fn take(&mut self, group: Group) {
         let mut known = HashMap::<String, usize>::new();
         for version in group.versions {

@@ -1,18 +1,18 @@
-//! What can go wrong with a call of the API, and what a caller may branch on.
+//! Errors of API calls, and the cases that callers distinguish.
 
 use api::{Reason, Status, StatusDetails};
 use serde::Deserialize;
 
-/// What can go wrong with a call.
+/// An error of an API call.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
-    /// The API answered with a failure.
+    /// The API answered with a Status.
     #[error("{0}")]
     Api(Box<Status>),
-    /// No answer: connection, TLS, time-out. A retry may help.
+    /// No response: connection, TLS, timeout. A retry may help.
     #[error("the API did not answer: {0}")]
     Transport(String),
-    /// The answer is not what was asked for. A retry does not help.
+    /// The response cannot be decoded. A retry does not help.
     #[error("cannot decode the answer: {0}")]
     Decode(String),
 }
@@ -21,7 +21,7 @@ pub enum Error {
 pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
-    /// The failure the API reported, if it did.
+    /// The Status of the API, if it answered.
     pub fn status(&self) -> Option<&Status> {
         match self {
             Self::Api(status) => Some(status),
@@ -43,7 +43,7 @@ impl Error {
         self.has(Reason::AlreadyExists)
     }
 
-    /// The object changed meanwhile, or a precondition failed.
+    /// The object has changed, or a precondition failed.
     pub fn is_conflict(&self) -> bool {
         self.has(Reason::Conflict)
     }
@@ -58,20 +58,20 @@ impl Error {
         self.has(Reason::Invalid)
     }
 
-    /// Refused because the namespace is being deleted: do not try again.
+    /// Refused because the namespace is being deleted: a retry does not help.
     pub fn is_namespace_terminating(&self) -> bool {
         self.status()
             .and_then(|s| s.details.as_ref())
             .is_some_and(|d| d.causes.iter().any(|c| c.reason == "NamespaceTerminating"))
     }
 
-    /// From the status code and body of an answer.
+    /// The error for the status code and body of a response.
     pub fn from_response(code: u16, body: &[u8]) -> Self {
         Self::Api(Box::new(parse_status(code, body)))
     }
 }
 
-/// Reads a `metav1.Status`; a body that is none becomes the message.
+/// Decodes a `metav1.Status`; any other body becomes the message.
 pub(crate) fn parse_status(code: u16, body: &[u8]) -> Status {
     #[derive(Deserialize)]
     struct Wire {

@@ -1,5 +1,5 @@
-//! What a pod asks of its node. Pure. Here because two who may not know each other judge by it: the scheduler before a pod is bound,
-//! and the node's agent after it.
+//! What a pod requires of its node. Pure. It is here because both the scheduler (before a pod is bound) and the node agent (at admission)
+//! check it, and neither may use the other.
 
 pub mod affinity;
 pub mod resources;

@@ -1,5 +1,5 @@
-//! The read-your-writes gate: a reconcile starts only when the informers it reads have seen what the last one of the same key
-//! wrote. This is what upstream's "expectations" are for, without counting: revisions are global and ordered.
+//! The read-your-writes gate: a reconcile starts only when the informers that it reads have seen the writes of the last reconcile of the same
+//! key. It replaces upstream's "expectations" without counting: revisions are global and ordered.
 
 use crate::{Key, Kind, Target};
 use futures::future::BoxFuture;
@@ -12,9 +12,9 @@ use std::{
     time::Duration,
 };
 
-/// How long a gate waits for an informer that lost its connection, before the reconcile goes on with what is there (writes carry
-/// preconditions, so a stale view costs a retry, not correctness).
-const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a gate waits for an informer that has lost its connection. Then the reconcile goes on with a stale cache: writes have preconditions,
+/// so that this costs a retry, not correctness.
+const GATE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What one reconcile wrote, by kind.
 #[derive(Default, Debug)]
@@ -27,7 +27,7 @@ tokio::task_local! {
     static WRITES: RefCell<Writes>;
 }
 
-/// Runs a future and collects what it wrote through any [`crate::Client`] on the same task.
+/// Runs a future and records its writes through any [`crate::Client`] on the same task.
 pub(crate) async fn recording<F: Future>(future: F) -> (F::Output, Writes) {
     WRITES
         .scope(RefCell::default(), async {
@@ -56,11 +56,11 @@ pub(crate) fn deleted<K: Kind>(key: Key, uid: Option<String>) {
 pub(crate) trait Watched: Any + Send + Sync {
     fn kind(&self) -> TypeId;
     fn target(&self) -> &Target;
-    /// Whether it keeps whole objects, not their metadata alone.
+    /// Whether it caches whole objects, not only their metadata.
     fn is_typed(&self) -> bool;
-    /// Why there is no first list yet.
+    /// Why the first list is missing; `None` once it is complete.
     fn missing(&self) -> Option<String>;
-    /// How many objects cannot be read now.
+    /// How many objects cannot be decoded at the moment.
     fn undecodable(&self) -> usize;
     fn synced(&self) -> BoxFuture<'_, ()>;
     fn seen(&self, revision: u64) -> BoxFuture<'_, ()>;
@@ -72,7 +72,7 @@ impl Writes {
         self.revisions.is_empty() && self.deletions.is_empty()
     }
 
-    /// Waits until every informer given has seen these writes.
+    /// Waits until all `informers` have seen these writes.
     pub(crate) async fn seen_by(&self, informers: &[Arc<dyn Watched>]) {
         let wait = async {
             for informer in informers {
@@ -86,8 +86,10 @@ impl Writes {
                 }
             }
         };
-        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
-            tracing::warn!("an informer has not seen our own writes for {PATIENCE:?}; reconciling with what it knows");
+        if tokio::time::timeout(GATE_TIMEOUT, wait).await.is_err() {
+            tracing::warn!(
+                "an informer has not seen our own writes for {GATE_TIMEOUT:?}; reconciling with what it knows"
+            );
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     client::decode_list,
     gate::Watched,
     pool::Pool,
-    reflector::Fed,
+    reflector::ReflectorStore,
     watch::{self, WatchEvent},
 };
 use futures::{FutureExt, future::BoxFuture};
@@ -19,7 +19,7 @@ use std::{
 use tokio::sync::watch as signal;
 use tokio_util::sync::DropGuard;
 
-/// A change as handlers see it.
+/// A change, as handlers receive it.
 #[derive(Clone, Debug)]
 pub enum Delta<K> {
     /// The object is new to this informer.
@@ -55,41 +55,40 @@ impl<K> Delta<K> {
 type Handler<K> = Box<dyn Fn(&Delta<K>) + Send + Sync>;
 type IndexFn<K> = fn(&K) -> Vec<String>;
 
-/// A cache of the objects of a [`Target`], kept by list and watch. Cheap to clone. Whoever has a clone holds it: one task feeds all holders
-/// of a target, and it ends with the last of them. `K` says what is kept of an object: see [`Cached`].
+/// A cache of the objects of a [`Target`], kept by list and watch. Cheap to clone. All clones for a target share one task, which ends when the
+/// last clone is dropped. `K` is what is cached of an object: see [`Cached`].
 ///
 /// # Guarantees
 /// * Once [`Informer::synced`], a read shows every object that existed at some revision, and later reads never go back.
 /// * A handler sees each object's changes in order, starting with `Added`; a change may be skipped (several in one), a deletion
-///   never: what a fresh list no longer has is `Deleted`, and an object re-created under the same name is `Deleted` with its old
+///   never: an object that a fresh list lacks is `Deleted`, and an object re-created under the same name is `Deleted` with its old
 ///   uid and `Added` with the new one. An object that the selectors of the target no longer select is `Deleted`.
 /// * A handler that is called finds the change (or a later one) in the cache. Handlers run one after another on the informer's
-///   task: they must not block, and usually only add keys to queues. A handler must not own a clone of the informer that calls it: nothing
-///   would ever end it.
+///   task: they must not block, and usually only add keys to queues. A handler must not own a clone of its informer, which would then never
+///   end.
 /// * [`Informer::revision`] is announced after the handlers have run.
 /// * `metadata.managedFields` is stripped.
-/// * An object that cannot be read as its kind ends nothing and keeps no other object from being seen. It is logged once and counted
-///   until it can be read again or is gone. What was known of it stays, since to take it for deleted would delete what belongs to it;
-///   an object of which nothing was known is not seen. It is `Deleted` when the server says so, when a fresh list lacks it, and when
-///   another uid has come under its name.
+/// * An object that cannot be decoded stops nothing and hides no other object. It is logged once, and counted until it can be decoded again
+///   or is gone. Its last known state stays in the cache, because a `Deleted` would delete its dependents; without a known state it is not
+///   in the cache. It is `Deleted` when the server says so, when a fresh list lacks it, and when an object with another uid has its name.
 pub struct Informer<K: Cached> {
     cache: Arc<Cache<K>>,
 }
 
-/// What all holders of an informer share.
+/// The state that all clones of an informer share.
 pub(crate) struct Cache<K: Cached> {
     target: Arc<Target>,
     state: RwLock<State<K>>,
-    /// Held while a change is applied and told, so that a new handler's replay and the changes do not interleave.
+    /// Locked while a change is applied and delivered, so that the replay for a new handler does not interleave with changes.
     handlers: Mutex<Vec<Handler<K>>>,
-    /// Those that cannot be read now.
+    /// Objects that cannot be decoded at the moment.
     undecodable: Mutex<BTreeMap<Key, String>>,
     /// Why there is no list or watch at the moment.
-    trouble: Mutex<Option<String>>,
+    last_error: Mutex<Option<String>>,
     revision: signal::Sender<u64>,
     synced: signal::Sender<bool>,
     pool: Arc<Pool<K>>,
-    /// Ends the task that feeds it.
+    /// Ends the reflector.
     _feed: Option<DropGuard>,
 }
 
@@ -103,7 +102,7 @@ struct Index<K> {
     keys: HashMap<String, BTreeSet<Arc<Key>>>,
 }
 
-/// The index by the uid of the controlling owner, made when it is first asked.
+/// The index by the uid of the controlling owner, built on first use.
 const OWNER: &str = "owner";
 
 impl<K: Cached> Clone for Informer<K> {
@@ -119,8 +118,8 @@ impl<K: Kind> Default for Informer<K> {
 }
 
 impl<K: Kind> Informer<K> {
-    /// An empty informer that nobody feeds; see [`crate::Informers`] for the usual way. Tests feed it by [`Informer::replace`] and
-    /// [`Informer::apply`].
+    /// An empty informer without a reflector, for tests, which fill it by [`Informer::replace`] and [`Informer::apply`]. Others come from
+    /// [`crate::Informers`].
     pub fn new() -> Self {
         Self::over(Cache::new(Target::of::<K>().into(), Arc::default(), None).into())
     }
@@ -176,8 +175,8 @@ impl<K: Cached> Informer<K> {
         self.by_index(OWNER, uid)
     }
 
-    /// Adds an index under a name, unless it is there. Informers are shared: name an index after its user, unless all of them mean the
-    /// same by it.
+    /// Adds an index under a name, unless it exists. Informers are shared, so that the name begins with the index's user unless all users agree
+    /// on its meaning.
     pub fn index(&self, name: &'static str, of: IndexFn<K>) {
         let mut state = self.cache.state.write();
         let State { objects, indexes } = &mut *state;
@@ -197,7 +196,7 @@ impl<K: Cached> Informer<K> {
         keys.into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
     }
 
-    /// The objects under that of these values of an index which has the fewest; none where one of the values has none.
+    /// The objects under the rarest of these values of an index: a superset of those that have all of them.
     pub fn by_rarest(&self, name: &str, values: impl IntoIterator<Item = String>) -> Vec<Arc<K>> {
         let state = self.cache.state.read();
         let Some(index) = state.indexes.get(name) else { return Vec::new() };
@@ -206,7 +205,7 @@ impl<K: Cached> Informer<K> {
         keys.flatten().into_iter().flatten().filter_map(|key| state.objects.get(key).cloned()).collect()
     }
 
-    /// Calls `handler` with `Added` for each object that is there, and then with every change.
+    /// Calls `handler` with `Added` for each cached object, and then with every change.
     pub fn subscribe(&self, handler: impl Fn(&Delta<K>) + Send + Sync + 'static) {
         let mut handlers = self.cache.handlers.lock();
         for object in self.list() {
@@ -220,7 +219,7 @@ impl<K: Cached> Informer<K> {
         *self.cache.revision.borrow()
     }
 
-    /// Waits until everything up to a revision of the target's objects was seen.
+    /// Waits until everything up to a revision has been seen.
     pub async fn wait_for(&self, revision: u64) {
         self.cache.seen(revision).await;
     }
@@ -230,17 +229,17 @@ impl<K: Cached> Informer<K> {
         self.cache.synced().await;
     }
 
-    /// Takes a complete list: what it lacks is told as deleted.
+    /// Replaces the cache by a complete list; an object that it lacks is `Deleted`.
     pub fn replace(&self, items: Vec<K>, revision: u64) {
         self.cache.replace(items, &[], revision);
     }
 
-    /// Takes one event.
+    /// Applies one event.
     pub fn apply(&self, event: WatchEvent<K>) {
         self.cache.apply(event);
     }
 
-    /// The objects that cannot be read now, and why.
+    /// The objects that cannot be decoded at the moment, and why.
     pub fn undecodable(&self) -> Vec<(Key, String)> {
         self.cache.undecodable.lock().iter().map(|(key, error)| (key.clone(), error.clone())).collect()
     }
@@ -253,7 +252,7 @@ impl<K: Cached> Cache<K> {
             state: RwLock::new(State { objects: BTreeMap::new(), indexes: HashMap::new() }),
             handlers: Mutex::default(),
             undecodable: Mutex::default(),
-            trouble: Mutex::default(),
+            last_error: Mutex::default(),
             revision: signal::Sender::new(0),
             synced: signal::Sender::new(false),
             pool,
@@ -265,7 +264,7 @@ impl<K: Cached> Cache<K> {
         self.state.read().objects.get(key).cloned()
     }
 
-    /// Takes a complete list, and what of it cannot be read.
+    /// Replaces the cache by a complete list and its undecodable objects.
     fn replace(&self, items: Vec<K>, undecodable: &[Undecodable], revision: u64) {
         let handlers = self.handlers.lock();
         self.undecodable.lock().retain(|key, _| undecodable.iter().any(|bad| bad.key == *key));
@@ -365,20 +364,20 @@ impl<K: Cached> Drop for Cache<K> {
     }
 }
 
-/// A handler that panics over one object must not keep the others from being seen.
+/// Calls a handler. A panic over one object must not hide the others.
 fn call<K: Cached>(handler: &Handler<K>, delta: &Delta<K>) {
     if catch_unwind(AssertUnwindSafe(|| handler(delta))).is_err() {
         tracing::error!(object = %delta.object().key(), "a handler of changes panicked");
     }
 }
 
-/// Whether what is known is the object with this uid; without a uid nothing says that it is another one.
+/// Whether the cached object is that with this uid; an unknown (empty) uid matches.
 fn is<K: Cached>(known: &K, uid: &str) -> bool {
     uid.is_empty() || known.uid() == uid
 }
 
 impl<K> State<K> {
-    /// Sets or removes an object and returns what was there.
+    /// Sets or removes an object and returns the previous one.
     fn set(&mut self, key: Arc<Key>, new: Option<Arc<K>>) -> Option<Arc<K>> {
         let old = match &new {
             Some(object) => self.objects.insert(key.clone(), object.clone()),
@@ -415,7 +414,7 @@ impl<K> Index<K> {
     }
 }
 
-impl<K: Cached> Fed for Cache<K> {
+impl<K: Cached> ReflectorStore for Cache<K> {
     fn accept(&self) -> (&'static str, &'static str) {
         K::ACCEPT
     }
@@ -434,8 +433,8 @@ impl<K: Cached> Fed for Cache<K> {
         Ok(())
     }
 
-    fn trouble(&self, why: Option<String>) {
-        *self.trouble.lock() = why;
+    fn last_error(&self, why: Option<String>) {
+        *self.last_error.lock() = why;
     }
 
     fn revision(&self) -> u64 {
@@ -457,8 +456,8 @@ impl<K: Cached> Watched for Cache<K> {
     }
 
     fn missing(&self) -> Option<String> {
-        let trouble = || self.trouble.lock().clone().unwrap_or_else(|| "no answer yet".to_owned());
-        (!*self.synced.borrow()).then(trouble)
+        let last_error = || self.last_error.lock().clone().unwrap_or_else(|| "no answer yet".to_owned());
+        (!*self.synced.borrow()).then(last_error)
     }
 
     fn undecodable(&self) -> usize {

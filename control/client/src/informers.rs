@@ -1,4 +1,4 @@
-//! The informers of a process: one for each target, as long as somebody holds it.
+//! The informers of a process: one for each target, as long as it is in use.
 
 use crate::{
     Cached, Client, Informer, Kind, Target,
@@ -6,7 +6,7 @@ use crate::{
     informer::Cache,
     metrics,
     pool::Pool,
-    reflector::{Fed, Reflector},
+    reflector::{Reflector, ReflectorStore},
 };
 use parking_lot::Mutex;
 use prometheus_client::registry::Registry;
@@ -20,8 +20,8 @@ use std::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// The informers of a process. Who asks for the same [`Target`] with the same identity shares one informer: it starts with the first
-/// holder and ends with the last. Cheap to clone.
+/// The informers of a process. Callers with the same [`Target`] and identity share one informer, which starts with the first of them and ends
+/// with the last. Cheap to clone.
 #[derive(Clone)]
 pub struct Informers {
     inner: Arc<Inner>,
@@ -30,23 +30,23 @@ pub struct Informers {
     token: CancellationToken,
 }
 
-/// Whose informer, of what type, over what.
+/// The identity, type and target of an informer.
 type Slot = (usize, TypeId, Arc<Target>);
 
 struct Inner {
     token: CancellationToken,
     tasks: TaskTracker,
-    /// Of those that somebody holds, and of those whose task has not ended yet.
+    /// Informers that are in use, and those whose task has not ended yet.
     informers: Mutex<HashMap<Slot, Weak<dyn Watched>>>,
-    /// By type of the objects; as many as there are types.
+    /// By type of the objects.
     pools: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
     identities: AtomicUsize,
-    /// Cancelled when the task of any of them panics.
+    /// Cancelled when the task of any informer panics.
     broken: CancellationToken,
 }
 
 impl Informers {
-    /// No informer yet. All end with `token`; their tasks are tracked in `tasks`.
+    /// Without informers yet. All of them end with `token`; their tasks are tracked in `tasks`.
     pub fn new(client: Client, token: CancellationToken, tasks: TaskTracker) -> Self {
         let inner = Inner {
             token: token.clone(),
@@ -59,14 +59,14 @@ impl Informers {
         Self { inner: Arc::new(inner), client, identity: 0, token }
     }
 
-    /// Informers of the same process that read with another identity: the server decides what each may see. They end with `token`, and
-    /// with the others. What both have read is in memory once.
+    /// Informers that read with another identity: the server decides what each may see. They end with `token`, and with these. Objects that both
+    /// read are in memory once.
     pub fn on_behalf(&self, client: Client, token: CancellationToken) -> Self {
         let identity = self.inner.identities.fetch_add(1, Ordering::Relaxed);
         Self { inner: self.inner.clone(), client, identity, token }
     }
 
-    /// The informer of all objects of a kind. Must be called on a tokio runtime, where its task is started for the first holder.
+    /// The informer of all objects of a kind. The first call starts its task, so that it must be on a tokio runtime.
     pub fn of<K: Kind>(&self) -> Informer<K> {
         self.over(Target::of::<K>())
     }
@@ -84,9 +84,9 @@ impl Informers {
         let cache = Arc::new(Cache::<K>::new(target.clone(), self.pool(), Some(stop.clone().drop_guard())));
         let watched: Arc<dyn Watched> = cache.clone();
         informers.insert(slot.clone(), Arc::downgrade(&watched));
-        let fed: Arc<dyn Fed> = cache.clone();
-        let reflector = Reflector { cache: Arc::downgrade(&fed), client: self.client.clone(), target };
-        drop(fed);
+        let store: Arc<dyn ReflectorStore> = cache.clone();
+        let reflector = Reflector { cache: Arc::downgrade(&store), client: self.client.clone(), target };
+        drop(store);
         let (inner, broken) = (self.inner.clone(), self.inner.broken.clone().drop_guard());
         self.inner.tasks.spawn(async move {
             tokio::select! { () = stop.cancelled() => {}, () = inner.token.cancelled() => {}, () = reflector.run() => {} }
@@ -102,13 +102,13 @@ impl Informers {
         pool.clone().downcast().expect("stored under its own type")
     }
 
-    /// The kinds whose first list a start waits for and that is not there, each with the reason.
+    /// The kinds whose first list is missing and delays the start, each with the reason.
     pub fn missing(&self) -> Vec<(String, String)> {
         let first = self.inner.all().into_iter().filter(|informer| is_first(&**informer));
         first.filter_map(|informer| Some((informer.target().kind().to_owned(), informer.missing()?))).collect()
     }
 
-    /// Shows in a registry how many objects of each kind cannot be read; once.
+    /// Registers a gauge of undecodable objects by kind. To be called once.
     pub fn register(&self, registry: &mut Registry) {
         let inner = self.inner.clone();
         let read = move || {
@@ -124,14 +124,13 @@ impl Informers {
         metrics::gauge(registry, what, "kind", read);
     }
 
-    /// Resolves when the informers have been cancelled, or the task of any has ended by a panic outside a handler: what it shows is not kept
-    /// up any more.
+    /// Resolves when the informers are cancelled, or when the task of any has panicked outside a handler: its cache is then no longer updated.
     pub async fn ended(&self) {
         tokio::select! { () = self.inner.token.cancelled() => {}, () = self.inner.broken.cancelled() => {} }
     }
 
-    /// Waits until the informers that exist now have their first list: those of typed objects, but not those of a name. What comes and
-    /// goes while the cluster runs does not keep it from starting.
+    /// Waits for the first list of the informers that exist now, except of metadata informers and of those of one name: these come and go while
+    /// the cluster runs, and must not delay its start.
     pub async fn synced(&self) {
         for informer in self.inner.all().into_iter().filter(|informer| is_first(&**informer)) {
             informer.synced().await;
@@ -148,7 +147,7 @@ impl Inner {
         self.informers.lock().values().filter_map(Weak::upgrade).collect()
     }
 
-    /// Forgets an informer that nobody holds. There may be a new one over the same target.
+    /// Forgets an unused informer, unless a new one over the same target exists.
     fn forget(&self, slot: &Slot) {
         let mut informers = self.informers.lock();
         if informers.get(slot).is_some_and(|informer| informer.strong_count() == 0) {

@@ -1,4 +1,4 @@
-//! The kinds that the parts of a cluster can read and write with their types.
+//! The kinds that components read and write as typed objects.
 
 use k8s_openapi::{
     Metadata, Resource,
@@ -11,19 +11,19 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 
-/// A kind with a type. Its decoder and its encoder are functions of this crate: those of serde would be compiled anew into each crate that
-/// reads the kind, and megabytes of the same code would be in the binary and in memory as often.
+/// A kind with a type. Its decoder and encoder are functions of this crate: serde's generic ones would be compiled again into each crate that
+/// uses the kind, and the binary would contain megabytes of code several times.
 pub trait Kind: Resource + Metadata<Ty = ObjectMeta> + Clone + Send + Sync + 'static {
-    /// Reads an object.
+    /// Decodes an object.
     ///
     /// # Errors
-    /// What the type does not take.
+    /// The JSON does not fit the type.
     fn from_json(json: &str) -> serde_json::Result<Self>;
 
-    /// Writes an object.
+    /// Encodes an object.
     ///
     /// # Errors
-    /// None that is known: what the types hold can be written.
+    /// None is known: all values of the types can be encoded.
     fn to_json(&self) -> serde_json::Result<Vec<u8>>;
 }
 

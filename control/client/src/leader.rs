@@ -11,7 +11,7 @@ use std::{future::Future, time::Duration};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Who wants to lead what, and how patiently. Durations are upstream's defaults.
+/// Options of an election.
 #[derive(Clone, Debug)]
 pub struct ElectorOptions {
     /// Namespace of the Lease.
@@ -24,11 +24,10 @@ pub struct ElectorOptions {
     pub lease_duration: Duration,
     /// A leader that cannot renew for this long steps down.
     pub renew_deadline: Duration,
-    /// Time between tries, and between renewals.
+    /// Time between attempts, and between renewals.
     pub retry_period: Duration,
-    /// No other candidate can reach the store, as when it belongs to this process. Then this candidate leads at once and never steps down:
-    /// a holder that the Lease names is a process that has ended, and where the Lease cannot be written, as on a full disk, nobody else
-    /// can take it.
+    /// No other candidate can exist, because the store belongs to this process. Then this candidate leads at once and never steps down: another
+    /// holder in the Lease is a process that has ended, and while the Lease cannot be written (a full disk) nobody else can take it.
     pub alone: bool,
 }
 
@@ -47,13 +46,13 @@ impl ElectorOptions {
     }
 }
 
-/// Leadership by Lease, as client-go does it: expiry is judged by the local clock from when a change of the Lease was *seen*, so
-/// clocks of candidates need not agree. It does not fence: writes carry resourceVersions.
+/// Leadership by Lease, as in client-go: expiry is measured by the local clock from when a change of the Lease was *observed*, so that the
+/// clocks of candidates need not agree. It does not fence: writes have resourceVersions.
 pub struct Elector {
     client: Client,
     clock: Clock,
     options: ElectorOptions,
-    /// The last Lease seen that was not ours, and when it changed.
+    /// The last observed record of another holder, and when it changed.
     seen: Option<(String, Instant)>,
     /// The Lease as this candidate wrote it last.
     held: Option<Lease>,
@@ -66,8 +65,8 @@ impl Elector {
     }
 
     /// Waits until this candidate leads, then runs `lead` with a token that is cancelled when leadership is lost or `token` is
-    /// cancelled. `lead` returns when all of its work has stopped; if it returns by itself, leadership ends too. Unless it was lost, the
-    /// Lease is released then, so that the next leader need not wait. Returns `true` if leadership was lost (run again to compete again),
+    /// cancelled. `lead` returns when all of its work has stopped; if it returns by itself, leadership ends too. Unless leadership was lost, the
+    /// Lease is then released, so that the next leader need not wait. Returns `true` if leadership was lost (run again to compete again),
     /// `false` when cancelled.
     pub async fn run<F: Future<Output = ()>>(
         mut self,
@@ -103,10 +102,10 @@ impl Elector {
         lost
     }
 
-    /// Tries until the Lease is taken (`true`) or `token` is cancelled.
+    /// Tries until the Lease is acquired (`true`) or `token` is cancelled.
     async fn acquire(&mut self, token: &CancellationToken) -> bool {
         loop {
-            match self.try_lead().await {
+            match self.try_acquire_or_renew().await {
                 Ok(true) => return true,
                 Ok(false) => {}
                 Err(error) => tracing::debug!(lease = self.options.name, %error, "cannot take the lease"),
@@ -118,8 +117,8 @@ impl Elector {
         }
     }
 
-    /// Renews until cancelled (`false`) or until leadership is lost (`true`): to another, or because the Lease could not be renewed for too
-    /// long. Who leads alone takes the Lease here, beside the work.
+    /// Renews until cancelled (`false`) or until leadership is lost (`true`): to another candidate, or because the Lease was not renewed within
+    /// the deadline. A candidate that is `alone` acquires the Lease here, while it leads.
     async fn renew(&mut self, leading: &CancellationToken) -> bool {
         let (mut renewed, mut fails) = (Instant::now(), false);
         let mut pause = if self.options.alone { Duration::ZERO } else { self.options.retry_period };
@@ -129,7 +128,7 @@ impl Elector {
                 () = tokio::time::sleep(pause) => {}
             }
             pause = self.options.retry_period;
-            let why = match tokio::time::timeout(self.options.renew_deadline, self.try_lead()).await {
+            let why = match tokio::time::timeout(self.options.renew_deadline, self.try_acquire_or_renew()).await {
                 Ok(Ok(true)) => {
                     (renewed, fails) = (Instant::now(), false);
                     continue;
@@ -139,7 +138,7 @@ impl Elector {
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer".to_owned(),
             };
-            // Once: a disk may be full for days.
+            // Logged once: a disk may be full for days.
             if !fails {
                 tracing::warn!(lease = self.options.name, error = why, "cannot renew the lease");
             }
@@ -150,9 +149,9 @@ impl Elector {
         }
     }
 
-    /// Takes or renews the Lease. `Ok(false)`: somebody else holds it.
-    async fn try_lead(&mut self) -> Result<bool> {
-        // The holder need not read what it wrote itself; where somebody else wrote meanwhile, it looks.
+    /// Acquires or renews the Lease. `Ok(false)`: another candidate holds it.
+    async fn try_acquire_or_renew(&mut self) -> Result<bool> {
+        // The holder updates the Lease that it wrote last without a read; after a conflict it reads.
         if let Some(held) = self.held.take()
             && self.put(held).await?
         {
@@ -179,7 +178,7 @@ impl Elector {
         self.put(lease).await
     }
 
-    /// Writes the Lease as ours over what it was. `Ok(false)`: it is not that any more.
+    /// Writes the Lease with this candidate as holder. `Ok(false)`: the Lease has changed.
     async fn put(&mut self, mut lease: Lease) -> Result<bool> {
         lease.spec = Some(self.spec(lease.spec.as_ref()));
         match self.client.update(&lease).await {

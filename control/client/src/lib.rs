@@ -1,11 +1,11 @@
-//! How every component of sampan reaches the API: as any client could, with no back door.
+//! The client of every component of sampan: it does what any client could do, with no back door.
 //!
 //! * [`Client`]: typed verbs over a `kube::Client`, which itself is any tower service: the in-process router or TLS.
 //! * [`Informers`] and [`Informer`]: one list-and-watch per [`Target`] and identity, shared and indexed; typed, or
 //!   [`PartialObjectMetadata`] alone; see [`Informer`] for the guarantees. [`discovery`]: what is served.
 //! * [`Controller`] and [`run`]: the reconcile loop with queue, read-your-writes gate, back-off, span and panic guard outside.
-//! * [`Elector`]: leadership by Lease. [`Recorder`]: Events with upstream's correlation. [`fit`]: what a pod asks of its node.
-//! * [`pod`] and [`meta`]: what everybody asks of a Pod and of metadata; each question has one answer in the workspace.
+//! * [`Elector`]: leadership by Lease. [`Recorder`]: Events with upstream's correlation. [`fit`]: what a pod requires of its node.
+//! * [`pod`] and [`meta`]: questions about Pods and metadata; each has one answer in the workspace.
 //!
 //! Why not kube-runtime: its shared streams lose deletes, have no indexes, and decode once per controller.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]

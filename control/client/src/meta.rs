@@ -1,4 +1,4 @@
-//! Questions about an object's metadata, asked everywhere. Pure.
+//! Questions about object metadata that all components ask. Pure.
 
 use crate::Kind;
 use jiff::Timestamp;
@@ -34,7 +34,7 @@ pub fn annotation<'a>(meta: &'a ObjectMeta, key: &str) -> Option<&'a str> {
     meta.annotations.as_ref()?.get(key).map(String::as_str)
 }
 
-/// Whether `finalizer` is still to be served.
+/// Whether the object has `finalizer`.
 pub fn has_finalizer(meta: &ObjectMeta, finalizer: &str) -> bool {
     meta.finalizers.iter().flatten().any(|f| f == finalizer)
 }

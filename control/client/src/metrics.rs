@@ -1,4 +1,4 @@
-//! Metrics of work queues, under upstream's names, and gauges that are read when somebody looks. The registry is the composition root's.
+//! Metrics of work queues, under upstream's names, and gauges that are computed when they are scraped. The registry is the composition root's.
 
 use prometheus_client::{
     collector::Collector,
@@ -21,7 +21,7 @@ struct Queue {
 
 type Durations = Family<Queue, Histogram, fn() -> Histogram>;
 
-/// Seconds from 1 µs on, as upstream's queues have them.
+/// A histogram of seconds from 1 µs on, with upstream's buckets.
 fn seconds() -> Histogram {
     Histogram::new(exponential_buckets(1e-6, 10.0, 9))
 }
@@ -44,7 +44,7 @@ impl Default for QueueMetrics {
 }
 
 impl QueueMetrics {
-    /// Shows them in a registry; once.
+    /// Registers the metrics. To be called once.
     pub fn register(&self, registry: &mut Registry) {
         registry.register("workqueue_depth", "Keys that wait", self.depth.clone());
         registry.register("workqueue_adds", "Keys added", self.adds.clone());
@@ -103,8 +103,7 @@ impl<L: AsRef<str>, F: Fn() -> Vec<(L, i64)> + Send + Sync + 'static> Collector 
     }
 }
 
-/// Registers a gauge that is worked out when it is looked at, so that nobody has to keep it: a number for each value of
-/// `label`, or one number if that is empty.
+/// Registers a gauge that is computed when it is scraped: one number for each value of `label`, or a single one if `label` is empty.
 pub fn gauge<L: AsRef<str> + 'static>(
     registry: &mut Registry,
     (name, help): (&'static str, &'static str),

@@ -1,4 +1,4 @@
-//! What requests can ask for: patches, and the options of deletes, lists and watches.
+//! Patches, and the options of deletes, lists and watches.
 
 use crate::paths::escape;
 use serde::Serialize;
@@ -15,11 +15,11 @@ pub enum Patch {
     Json(Value),
     /// Server-side apply with this field manager.
     Apply {
-        /// The whole intent.
+        /// The applied configuration.
         config: Value,
-        /// Who owns the fields.
+        /// The field manager.
         manager: String,
-        /// Take fields from others.
+        /// Take over fields of other managers.
         force: bool,
     },
 }
@@ -27,11 +27,11 @@ pub enum Patch {
 /// What happens to dependents.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub enum Propagation {
-    /// They lose their owner.
+    /// They lose their owner reference.
     Orphan,
-    /// They are collected afterwards.
+    /// They are deleted afterwards.
     Background,
-    /// They go first.
+    /// They are deleted first.
     Foreground,
 }
 
@@ -39,10 +39,10 @@ pub enum Propagation {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Preconditions {
-    /// Only this incarnation.
+    /// Only the object with this uid.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub uid: Option<String>,
-    /// Only this revision.
+    /// Only the object with this resourceVersion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub resource_version: Option<String>,
 }
@@ -51,7 +51,7 @@ pub struct Preconditions {
 #[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct DeleteOptions {
-    /// Seconds; 0 is now.
+    /// Grace period, seconds; 0 is at once.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub grace_period_seconds: Option<i64>,
     /// What happens to dependents.
@@ -63,7 +63,7 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// Only this incarnation of the object.
+    /// With a precondition on the uid.
     pub fn uid(uid: impl Into<String>) -> Self {
         Self { preconditions: Some(Preconditions { uid: Some(uid.into()), resource_version: None }), ..Self::default() }
     }
@@ -90,14 +90,14 @@ pub struct ListOptions {
     pub fields: String,
     /// Page size; 0 is everything.
     pub limit: u32,
-    /// Token of the page before.
+    /// Continue token of the previous page.
     pub continue_token: String,
     /// `resourceVersion` of the list or watch; empty for the most recent.
     pub resource_version: String,
 }
 
 impl ListOptions {
-    /// The query of a list or watch, with its question mark.
+    /// The query string of a list or watch, with its question mark.
     pub(crate) fn query(&self, watch: bool) -> String {
         let limit = if self.limit == 0 { String::new() } else { self.limit.to_string() };
         let flag = if watch { "true" } else { "" };

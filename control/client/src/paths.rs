@@ -1,4 +1,4 @@
-//! Paths of the API: of collections, objects and subresources.
+//! API paths of collections, objects and subresources.
 
 use k8s_openapi::Resource;
 use std::fmt::Write;
@@ -13,7 +13,7 @@ pub(crate) fn root(group: &str, version: &str) -> String {
     if group.is_empty() { format!("/api/{version}") } else { format!("/apis/{group}/{version}") }
 }
 
-/// The path of what is in a namespace below a group version.
+/// The path of parts below a group version and a namespace.
 pub(crate) fn join(root: &str, namespace: &str, parts: [&str; 3]) -> String {
     let mut url = root.to_owned();
     if !namespace.is_empty() {

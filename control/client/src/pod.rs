@@ -1,4 +1,4 @@
-//! Questions about a Pod, asked everywhere: each has one answer. Pure.
+//! Questions about Pods that all components ask. Pure.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/> and
 //! <https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>.
@@ -31,17 +31,17 @@ pub fn uid(pod: &Pod) -> &str {
     crate::meta::uid(&pod.metadata)
 }
 
-/// The node that the pod is bound to; empty while it is bound to none.
+/// The node that the pod is bound to, or empty.
 pub fn node_name(pod: &Pod) -> &str {
     spec(pod).node_name.as_deref().unwrap_or_default()
 }
 
-/// The phase, `Pending` before anybody reported one.
+/// The phase; `Pending` while none is reported.
 pub fn phase(pod: &Pod) -> &str {
     pod.status.as_ref().and_then(|s| s.phase.as_deref()).filter(|phase| !phase.is_empty()).unwrap_or("Pending")
 }
 
-/// Whether the pod ended, well or badly: it uses nothing any more.
+/// Whether the pod has succeeded or failed: it uses no resources any more.
 pub fn is_finished(pod: &Pod) -> bool {
     matches!(phase(pod), "Succeeded" | "Failed")
 }
@@ -56,7 +56,7 @@ pub fn is_active(pod: &Pod) -> bool {
     !is_finished(pod) && !is_deleting(pod)
 }
 
-/// Whether the pod is being deleted and still holds what it uses.
+/// Whether the pod is being deleted and still uses resources.
 pub fn is_terminating(pod: &Pod) -> bool {
     !is_finished(pod) && is_deleting(pod)
 }
@@ -71,12 +71,12 @@ pub fn is_ready(pod: &Pod) -> bool {
     condition(pod, "Ready").is_some_and(|c| c.status == "True")
 }
 
-/// When the pod became ready; `None` when it is not, or did not say when.
+/// When the pod became ready; `None` when it is not ready, or the condition has no time.
 pub fn ready_since(pod: &Pod) -> Option<Timestamp> {
     condition(pod, "Ready").filter(|c| c.status == "True")?.last_transition_time.as_ref().map(|t| t.0)
 }
 
-/// What the pod tolerates.
+/// The tolerations of the pod.
 pub fn tolerations(pod: &Pod) -> &[Toleration] {
     spec(pod).tolerations.as_deref().unwrap_or_default()
 }

@@ -1,5 +1,5 @@
-//! Decoded objects that informers of several targets have in common: kept once. Each write of an object has a revision of its own, so
-//! that kind and revision name its state.
+//! Shares decoded objects between informers of several targets. Each write has a revision of its own, so that kind and revision identify the
+//! state of an object.
 
 use crate::Cached;
 use parking_lot::Mutex;
@@ -18,7 +18,7 @@ impl<K> Default for Pool<K> {
 }
 
 impl<K: Cached> Pool<K> {
-    /// The object that another informer has, if it is the same one in the same state; else this one, for others to share.
+    /// The same object in the same state from another informer, if there is one; else this one, which is shared from now on.
     pub(crate) fn share(&self, object: K) -> Arc<K> {
         let object = Arc::new(object);
         let Some(revision) = object.revision().filter(|_| K::TYPED) else { return object };
@@ -34,7 +34,7 @@ impl<K: Cached> Pool<K> {
         object
     }
 
-    /// An informer lets go of an object. A weak reference would keep its memory.
+    /// Removes the entry of an object that an informer drops, because a weak reference keeps the allocation.
     pub(crate) fn release(&self, object: &K) {
         if let Some(revision) = object.revision().filter(|_| K::TYPED) {
             self.0.lock().remove(&revision);

@@ -1,4 +1,4 @@
-//! The work queue of a controller: each key once, never by two workers at a time, later after each failure.
+//! The work queue of a controller: de-duplicated keys, one worker per key, back-off after failures.
 
 use crate::metrics::{Meter, QueueMetrics};
 use parking_lot::Mutex;
@@ -13,9 +13,9 @@ use tokio::{sync::Notify, time::Instant};
 /// Exponential back-off per key.
 #[derive(Clone, Copy, Debug)]
 pub struct Backoff {
-    /// After the first failure.
+    /// The delay after the first failure.
     pub base: Duration,
-    /// Never longer.
+    /// The longest delay.
     pub max: Duration,
 }
 
@@ -34,10 +34,10 @@ impl Backoff {
 }
 
 /// A work queue with upstream's guarantees:
-/// * a key that is waiting is not added again; a key that is being worked on and added meanwhile is worked on once more after;
-/// * one key is never worked on by two workers at a time;
-/// * keys are worked on in the order of their first addition;
-/// * a delayed key that is added at once becomes due at once.
+/// * a queued key is not added again; a key that is added while it is processed is processed once more afterwards;
+/// * a key is never processed by two workers at the same time;
+/// * keys are processed in the order of their first addition;
+/// * a delayed key becomes due at once when it is added without a delay.
 ///
 /// Unbounded by design: it holds each key at most twice, and keys are objects that exist.
 pub struct WorkQueue<K> {
@@ -75,12 +75,12 @@ impl<K: Clone + Eq + Hash> Default for WorkQueue<K> {
 }
 
 impl<K: Clone + Eq + Hash> WorkQueue<K> {
-    /// An empty queue that nobody measures.
+    /// An empty queue without metrics.
     pub fn new(backoff: Backoff) -> Self {
         Self::measured(backoff, &QueueMetrics::default(), "")
     }
 
-    /// An empty queue, measured under a name.
+    /// An empty queue with metrics under a name.
     pub fn measured(backoff: Backoff, metrics: &QueueMetrics, name: &str) -> Self {
         let state = State {
             ready: VecDeque::new(),
@@ -96,14 +96,14 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         Self { inner: Arc::new(Inner { state, changed, backoff, meter }) }
     }
 
-    /// Adds a key to be worked on now.
+    /// Adds a key.
     pub fn add(&self, key: K) {
         if self.inner.state.lock().add(key, &self.inner.meter) {
             self.inner.changed.notify_one();
         }
     }
 
-    /// Adds a key to be worked on after a delay; the earliest of several times counts.
+    /// Adds a key after a delay; the earliest of several times counts.
     pub fn add_after(&self, key: K, delay: Duration) {
         if delay.is_zero() {
             return self.add(key);
@@ -124,7 +124,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         self.inner.changed.notify_one();
     }
 
-    /// Adds a key after a failure: later each time, until [`WorkQueue::forget`].
+    /// Adds a key after a failure, with a delay that grows until [`WorkQueue::forget`].
     pub fn add_rate_limited(&self, key: K) -> Duration {
         let failures = {
             let mut state = self.inner.state.lock();
@@ -170,7 +170,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         }
     }
 
-    /// Work on a key is finished, well or not.
+    /// Ends the processing of a key, whether it succeeded or failed.
     pub fn done(&self, key: &K) {
         let mut state = self.inner.state.lock();
         let now = Instant::now();
@@ -185,12 +185,12 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
         }
     }
 
-    /// Keys waiting to be worked on now.
+    /// The number of due keys.
     pub fn len(&self) -> usize {
         self.inner.state.lock().ready.len()
     }
 
-    /// Whether no key waits to be worked on now.
+    /// Whether no key is due.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -204,7 +204,7 @@ impl<K: Clone + Eq + Hash> WorkQueue<K> {
 }
 
 impl<K: Clone + Eq + Hash> State<K> {
-    /// Whether a worker has something new to take.
+    /// Adds a key; returns whether a worker has something new to take.
     fn add(&mut self, key: K, meter: &Meter) -> bool {
         if self.closed {
             return false;

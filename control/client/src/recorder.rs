@@ -1,5 +1,5 @@
-//! Events, with upstream's correlation (client-go `tools/events` v1): equal events are counted on one object, many similar ones
-//! become one "(combined from similar events)", and a source that talks too much about an object is cut.
+//! Records Events with upstream's correlation (client-go `tools/record`): equal events are counted on one object, many similar ones are
+//! aggregated into one "(combined from similar events)", and a spam filter limits the events about an object.
 
 use crate::{Client, Kind, Patch};
 use api::Clock;
@@ -17,14 +17,14 @@ use std::{
 use tokio::sync::mpsc;
 
 /// Upstream's limits.
-const SIMILAR: usize = 10;
+const MAX_SIMILAR_EVENTS: usize = 10;
 const SIMILAR_WINDOW_SECONDS: i64 = 600;
-const BURST: f64 = 25.0;
+const SPAM_BURST: f64 = 25.0;
 const REFILL_SECONDS: f64 = 300.0;
-const REMEMBERED: usize = 4096;
-/// Waiting events; when full, new ones are dropped (an Event is advice, never state).
-const QUEUE: usize = 4096;
-/// Writes under way at a time; those of one Event one after another.
+const CACHE_SIZE: usize = 4096;
+/// Queued events; when full, new ones are dropped (an Event is a message, never state).
+const QUEUE_LENGTH: usize = 4096;
+/// Concurrent writes; those of one Event happen one after another.
 const IN_FLIGHT: usize = 32;
 /// The API refuses longer messages.
 const MAX_MESSAGE: usize = 1024;
@@ -32,13 +32,13 @@ const MAX_MESSAGE: usize = 1024;
 /// `type` of an Event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum EventType {
-    /// As it should be.
+    /// Information.
     Normal,
-    /// Somebody should look.
+    /// A problem.
     Warning,
 }
 
-/// Where events come from.
+/// The source of events.
 #[derive(Clone, Debug)]
 pub struct RecorderOptions {
     /// `deployment-controller`, `default-scheduler`, `kubelet`.
@@ -50,12 +50,12 @@ pub struct RecorderOptions {
 /// Records Events in the background. Cheap to clone.
 #[derive(Clone)]
 pub struct Recorder {
-    sender: mpsc::Sender<Note>,
+    sender: mpsc::Sender<EventRecord>,
     clock: Clock,
 }
 
 #[derive(Clone, Debug)]
-struct Note {
+struct EventRecord {
     about: ObjectReference,
     kind: EventType,
     reason: String,
@@ -78,9 +78,9 @@ pub fn reference<K: Kind>(object: &K) -> ObjectReference {
 }
 
 impl Recorder {
-    /// A recorder and the future that writes for it; it ends when the last clone of the recorder is dropped.
+    /// A recorder, and the future that writes its events, which ends when the last clone of the recorder is dropped.
     pub fn new(client: Client, clock: Clock, options: RecorderOptions) -> (Self, impl Future<Output = ()> + Send) {
-        let (sender, mut notes) = mpsc::channel::<Note>(QUEUE);
+        let (sender, mut records) = mpsc::channel::<EventRecord>(QUEUE_LENGTH);
         let write = async move {
             let mut correlator = Correlator::new(options);
             let mut requests = FuturesUnordered::new();
@@ -90,15 +90,15 @@ impl Recorder {
                     Some(done) = requests.next(), if !requests.is_empty() => {
                         busy.remove(&done);
                     }
-                    note = notes.recv(), if requests.len() < IN_FLIGHT => {
-                        let Some(note) = note else { break };
-                        let Some(verdict) = correlator.observe(note) else { continue };
-                        let key = verdict.key.clone();
+                    record = records.recv(), if requests.len() < IN_FLIGHT => {
+                        let Some(record) = record else { break };
+                        let Some(correlated) = correlator.observe(record) else { continue };
+                        let key = correlated.key.clone();
                         while busy.contains(&key) {
                             let Some(done) = requests.next().await else { break };
                             busy.remove(&done);
                         }
-                        let (client, request) = (client.clone(), correlator.request(verdict));
+                        let (client, request) = (client.clone(), correlator.request(correlated));
                         busy.insert(key.clone());
                         requests.push(async move {
                             request.send(&client).await;
@@ -112,7 +112,7 @@ impl Recorder {
         (Self { sender, clock }, write)
     }
 
-    /// Notes that something happened to an object. Never waits; dropped when too much is waiting.
+    /// Records an event about an object. It never waits; the event is dropped when the queue is full.
     pub fn event(&self, about: &ObjectReference, kind: EventType, reason: &str, message: impl Into<String>) {
         let mut message = message.into();
         if message.len() > MAX_MESSAGE {
@@ -120,8 +120,8 @@ impl Recorder {
             message.truncate(end);
             message.push_str("...");
         }
-        let note = Note { about: about.clone(), kind, reason: reason.into(), message, at: self.clock.now() };
-        if self.sender.try_send(note).is_err() {
+        let record = EventRecord { about: about.clone(), kind, reason: reason.into(), message, at: self.clock.now() };
+        if self.sender.try_send(record).is_err() {
             tracing::debug!(reason, "event dropped: too many are waiting");
         }
     }
@@ -143,7 +143,7 @@ struct SimilarKey {
     reason: String,
 }
 
-/// A map that forgets its oldest entries.
+/// A bounded map that evicts its oldest entries.
 struct Recent<K, V> {
     map: HashMap<K, V>,
     order: VecDeque<K>,
@@ -155,19 +155,19 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
     }
 
     fn entry(&mut self, key: &K, new: impl FnOnce() -> V) -> &mut V {
-        self.room(key);
+        self.evict_for(key);
         self.map.entry(key.clone()).or_insert_with(new)
     }
 
     fn set(&mut self, key: &K, value: V) {
-        self.room(key);
+        self.evict_for(key);
         self.map.insert(key.clone(), value);
     }
 
-    /// Makes room for a key that is new.
-    fn room(&mut self, key: &K) {
+    /// Evicts the oldest entry if a new key needs its place.
+    fn evict_for(&mut self, key: &K) {
         if !self.map.contains_key(key) {
-            if self.order.len() >= REMEMBERED
+            if self.order.len() >= CACHE_SIZE
                 && let Some(oldest) = self.order.pop_front()
             {
                 self.map.remove(&oldest);
@@ -193,7 +193,7 @@ struct Written {
     first: Timestamp,
 }
 
-/// A group, and the field and message within it (empty once combined).
+/// The group of an event, and the field and message within it (empty once they are aggregated).
 type WrittenKey = (SimilarKey, Option<String>, String);
 
 enum Request {
@@ -213,7 +213,7 @@ impl Request {
     }
 }
 
-/// Raises the count of a written Event; one that has expired since is written anew.
+/// Updates the count of a written Event; one that has expired is created again.
 async fn count(client: &Client, event: &Event) -> crate::Result<()> {
     let meta = &event.metadata;
     let (namespace, name) = (meta.namespace.as_deref().unwrap_or_default(), meta.name.as_deref().unwrap_or_default());
@@ -232,9 +232,9 @@ struct Correlator {
     sequence: u64,
 }
 
-/// What to do with a note that was not cut.
-struct Verdict {
-    note: Note,
+/// An event that passed the spam filter.
+struct CorrelateResult {
+    record: EventRecord,
     key: WrittenKey,
 }
 
@@ -243,46 +243,46 @@ impl Correlator {
         Self { options, similar: Recent::new(), buckets: Recent::new(), written: Recent::new(), sequence: 0 }
     }
 
-    /// Aggregates, then filters; `None` if the note is cut.
-    fn observe(&mut self, mut note: Note) -> Option<Verdict> {
+    /// Aggregates and filters an event; `None` if the spam filter drops it.
+    fn observe(&mut self, mut record: EventRecord) -> Option<CorrelateResult> {
         let about = AboutKey {
-            kind: note.about.kind.clone(),
-            namespace: note.about.namespace.clone(),
-            name: note.about.name.clone(),
-            uid: note.about.uid.clone(),
-            api_version: note.about.api_version.clone(),
+            kind: record.about.kind.clone(),
+            namespace: record.about.namespace.clone(),
+            name: record.about.name.clone(),
+            uid: record.about.uid.clone(),
+            api_version: record.about.api_version.clone(),
         };
-        let group = SimilarKey { about: about.clone(), kind: note.kind, reason: note.reason.clone() };
-        let now = note.at;
+        let group = SimilarKey { about: about.clone(), kind: record.kind, reason: record.reason.clone() };
+        let now = record.at;
         let similar = self.similar.entry(&group, || Similar { messages: Vec::new(), last: now });
         if seconds(similar.last, now) > SIMILAR_WINDOW_SECONDS as f64 {
             similar.messages.clear();
         }
         similar.last = now;
-        if !similar.messages.contains(&note.message) && similar.messages.len() < SIMILAR {
-            similar.messages.push(note.message.clone());
+        if !similar.messages.contains(&record.message) && similar.messages.len() < MAX_SIMILAR_EVENTS {
+            similar.messages.push(record.message.clone());
         }
-        let combined = similar.messages.len() >= SIMILAR;
+        let combined = similar.messages.len() >= MAX_SIMILAR_EVENTS;
         let key = if combined {
-            note.message = format!("(combined from similar events): {}", note.message);
+            record.message = format!("(combined from similar events): {}", record.message);
             (group, None, String::new())
         } else {
-            (group, note.about.field_path.clone(), note.message.clone())
+            (group, record.about.field_path.clone(), record.message.clone())
         };
-        let bucket = self.buckets.entry(&about, || Bucket { tokens: BURST, at: now });
-        bucket.tokens = (bucket.tokens + seconds(bucket.at, now).max(0.0) / REFILL_SECONDS).min(BURST);
+        let bucket = self.buckets.entry(&about, || Bucket { tokens: SPAM_BURST, at: now });
+        bucket.tokens = (bucket.tokens + seconds(bucket.at, now).max(0.0) / REFILL_SECONDS).min(SPAM_BURST);
         bucket.at = now;
         if bucket.tokens < 1.0 {
             return None;
         }
         bucket.tokens -= 1.0;
-        Some(Verdict { note, key })
+        Some(CorrelateResult { record, key })
     }
 
-    /// What to ask the API for: a new Event, or a higher count on the one that was written before.
-    fn request(&mut self, verdict: Verdict) -> Request {
-        let Verdict { note, key } = verdict;
-        let mut event = self.event(&note);
+    /// The request for an event: a new Event, or a higher count on the existing one.
+    fn request(&mut self, correlated: CorrelateResult) -> Request {
+        let CorrelateResult { record, key } = correlated;
+        let mut event = self.event(&record);
         if let Some(written) = self.written.map.get_mut(&key) {
             written.count += 1;
             event.metadata.name = Some(written.name.clone());
@@ -291,30 +291,30 @@ impl Correlator {
             return Request::Count(Box::new(event));
         }
         let name = event.metadata.name.clone().unwrap_or_default();
-        self.written.set(&key, Written { name, count: 1, first: note.at });
+        self.written.set(&key, Written { name, count: 1, first: record.at });
         Request::Create(Box::new(event))
     }
 
-    fn event(&mut self, note: &Note) -> Event {
+    fn event(&mut self, record: &EventRecord) -> Event {
         self.sequence += 1;
-        let namespace = note.about.namespace.clone().unwrap_or_else(|| "default".into());
-        let stamp = note.at.as_nanosecond() + i128::from(self.sequence % 1000);
+        let namespace = record.about.namespace.clone().unwrap_or_else(|| "default".into());
+        let stamp = record.at.as_nanosecond() + i128::from(self.sequence % 1000);
         Event {
             metadata: ObjectMeta {
-                name: Some(format!("{}.{stamp:x}", note.about.name.as_deref().unwrap_or_default())),
+                name: Some(format!("{}.{stamp:x}", record.about.name.as_deref().unwrap_or_default())),
                 namespace: Some(namespace),
                 ..ObjectMeta::default()
             },
-            involved_object: note.about.clone(),
-            reason: Some(note.reason.clone()),
-            message: Some(note.message.clone()),
-            type_: Some(match note.kind {
+            involved_object: record.about.clone(),
+            reason: Some(record.reason.clone()),
+            message: Some(record.message.clone()),
+            type_: Some(match record.kind {
                 EventType::Normal => "Normal".into(),
                 EventType::Warning => "Warning".into(),
             }),
             count: Some(1),
-            first_timestamp: Some(Time(note.at)),
-            last_timestamp: Some(Time(note.at)),
+            first_timestamp: Some(Time(record.at)),
+            last_timestamp: Some(Time(record.at)),
             source: Some(EventSource {
                 component: Some(self.options.component.clone()),
                 host: self.options.host.clone(),
@@ -334,8 +334,8 @@ fn seconds(from: Timestamp, to: Timestamp) -> f64 {
 mod tests {
     use super::*;
 
-    fn note(message: &str, second: i64) -> Note {
-        Note {
+    fn record(message: &str, second: i64) -> EventRecord {
+        EventRecord {
             about: ObjectReference { name: Some("p".into()), uid: Some("u".into()), ..Default::default() },
             kind: EventType::Normal,
             reason: "Created".into(),
@@ -351,9 +351,9 @@ mod tests {
     #[test]
     fn equal_notes_share_a_key() {
         let mut correlator = correlator();
-        let a = correlator.observe(note("x", 0)).expect("kept");
-        let b = correlator.observe(note("x", 1)).expect("kept");
-        let c = correlator.observe(note("y", 2)).expect("kept");
+        let a = correlator.observe(record("x", 0)).expect("kept");
+        let b = correlator.observe(record("x", 1)).expect("kept");
+        let c = correlator.observe(record("y", 2)).expect("kept");
         assert_eq!(a.key, b.key);
         assert_ne!(a.key, c.key);
     }
@@ -362,19 +362,19 @@ mod tests {
     fn ten_similar_notes_are_combined() {
         let mut correlator = correlator();
         let texts: Vec<String> =
-            (0..12).map(|i| correlator.observe(note(&format!("m{i}"), i)).expect("kept").note.message).collect();
+            (0..12).map(|i| correlator.observe(record(&format!("m{i}"), i)).expect("kept").record.message).collect();
         assert_eq!(texts[8], "m8");
         assert_eq!(texts[9], "(combined from similar events): m9");
-        let later = correlator.observe(note("m50", 2000)).expect("kept");
-        assert_eq!(later.note.message, "m50", "the window is over");
+        let later = correlator.observe(record("m50", 2000)).expect("kept");
+        assert_eq!(later.record.message, "m50", "the window is over");
     }
 
     #[test]
     fn a_repeated_note_raises_the_count_of_the_first() {
         let mut correlator = correlator();
         let mut ask = |second| {
-            let verdict = correlator.observe(note("x", second)).expect("kept");
-            correlator.request(verdict)
+            let correlated = correlator.observe(record("x", second)).expect("kept");
+            correlator.request(correlated)
         };
         let Request::Create(first) = ask(0) else { panic!("counted what was never written") };
         let Request::Count(second) = ask(5) else { panic!("written twice") };
@@ -385,9 +385,9 @@ mod tests {
     #[test]
     fn a_talkative_source_is_cut_and_recovers() {
         let mut correlator = correlator();
-        let kept = (0..100).filter(|_| correlator.observe(note("x", 0)).is_some()).count();
+        let kept = (0..100).filter(|_| correlator.observe(record("x", 0)).is_some()).count();
         assert_eq!(kept, 25);
-        assert!(correlator.observe(note("x", 299)).is_none());
-        assert!(correlator.observe(note("x", 301)).is_some());
+        assert!(correlator.observe(record("x", 299)).is_none());
+        assert!(correlator.observe(record("x", 301)).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! Feeds an informer: lists, watches, resumes the watch where it ended, and lists again when the server has forgotten the revision.
+//! Keeps the cache of an informer up to date: lists, watches, resumes the watch where it ended, and lists again when the revision has expired.
 
 use crate::{Client, Error, Result, Target};
 use std::{
@@ -7,40 +7,41 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// A watch that lasts less ended for a reason that a new one would meet as well.
-const SHORT: Duration = Duration::from_secs(1);
+/// A watch that lasts less counts as a failure, because a new one would probably end in the same way.
+const SHORT_WATCH: Duration = Duration::from_secs(1);
 
-/// The cache that a reflector feeds. Each decodes for itself: the machine that feeds them is compiled once, not once a kind.
-pub(crate) trait Fed: Send + Sync {
-    /// The media type to ask for, of a watch and of a list.
+/// The cache that a reflector updates (client-go's `ReflectorStore`). It decodes bodies itself, so that the reflector is not generic and is
+/// compiled once.
+pub(crate) trait ReflectorStore: Send + Sync {
+    /// The `Accept` headers of a watch and of a list.
     fn accept(&self) -> (&'static str, &'static str);
-    /// Takes the body of a complete list.
+    /// Applies the body of a complete list.
     fn list(&self, body: &[u8]) -> Result<()>;
-    /// Takes a line of a watch.
+    /// Applies a line of a watch.
     fn event(&self, line: &[u8]) -> Result<()>;
-    /// Takes why there is no list or watch at the moment.
-    fn trouble(&self, why: Option<String>);
-    /// The revision up to which everything was taken.
+    /// Records why there is no list or watch at the moment.
+    fn last_error(&self, why: Option<String>);
+    /// The revision up to which everything has been applied.
     fn revision(&self) -> u64;
 }
 
-/// The feeder of one informer. It does not keep the informer: the informer's holders do.
+/// The list-and-watch loop of one informer. It does not keep the informer alive.
 pub(crate) struct Reflector {
-    pub(crate) cache: Weak<dyn Fed>,
+    pub(crate) cache: Weak<dyn ReflectorStore>,
     pub(crate) client: Client,
     pub(crate) target: Arc<Target>,
 }
 
 impl Reflector {
-    /// Runs until dropped, or until nobody holds the informer.
+    /// Runs until dropped, or until the informer is no longer in use.
     pub(crate) async fn run(self) {
         let mut failures = 0u32;
         let mut at: Option<String> = None;
         while self.cache.strong_count() > 0 {
             let began = Instant::now();
-            // A watch that ends as soon as it begins, as those of a store that is closed do, is a failure too.
+            // A watch that ends as soon as it begins (the store is closed, say) is a failure too.
             let followed = match self.follow(&mut at).await {
-                Ok(()) if began.elapsed() < SHORT => Err(Error::Transport("the watch ended at once".into())),
+                Ok(()) if began.elapsed() < SHORT_WATCH => Err(Error::Transport("the watch ended at once".into())),
                 followed => followed,
             };
             let Err(error) = followed else {
@@ -53,7 +54,7 @@ impl Reflector {
             failures += 1;
             tracing::debug!(kind = self.target.kind(), %error, failures, "watch ended");
             if let Some(cache) = self.cache.upgrade() {
-                cache.trouble(Some(error.to_string()));
+                cache.last_error(Some(error.to_string()));
             }
             let delay = Duration::from_millis(50).saturating_mul(1 << failures.min(9)).min(Duration::from_secs(10));
             tokio::time::sleep(delay).await;
@@ -62,7 +63,7 @@ impl Reflector {
 
     async fn follow(&self, at: &mut Option<String>) -> Result<()> {
         let Some((watched, listed)) = self.cache.upgrade().map(|cache| cache.accept()) else { return Ok(()) };
-        // Requests are boxed: a watch that waits, and there are thousands, does not pay for their state.
+        // Requests are boxed, so that their state takes no memory in thousands of idle watches.
         let from = match at.take() {
             Some(revision) => revision,
             None => {
@@ -75,7 +76,7 @@ impl Reflector {
         *at = Some(from.clone());
         let mut lines = Box::pin(self.client.watch_lines(&self.target, watched, from)).await?;
         if let Some(cache) = self.cache.upgrade() {
-            cache.trouble(None);
+            cache.last_error(None);
         }
         while let Some(line) = lines.next().await? {
             let Some(cache) = self.cache.upgrade() else { return Ok(()) };

@@ -1,9 +1,9 @@
-//! What an informer lists and watches: a collection of one resource, of all namespaces or of one, all of it or what selectors leave.
+//! What an informer lists and watches: a collection of one resource, in all namespaces or one, with or without selectors.
 
 use crate::{Kind, ListOptions, discovered::Resource, paths};
 use std::borrow::Cow;
 
-/// Objects of one resource. Two holders of the same target share one informer (see [`crate::Informers`]).
+/// Objects of one resource. There is one informer for equal targets (see [`crate::Informers`]).
 ///
 /// ```
 /// use client::Target;
@@ -68,12 +68,12 @@ impl Target {
         self
     }
 
-    /// Only one object; the namespace of a cluster-scoped one is empty. A node may read a Secret or ConfigMap in no other way.
+    /// Only one object; the namespace of a cluster-scoped one is empty. Nodes may watch Secrets and ConfigMaps only in this way.
     pub fn named(self, namespace: &str, name: &str) -> Self {
         self.within(namespace).fields(format!("{NAME}{name}"))
     }
 
-    /// Whether it selects by name: one object, or one of each namespace.
+    /// Whether it selects by name.
     pub fn is_named(&self) -> bool {
         self.fields.starts_with(NAME)
     }

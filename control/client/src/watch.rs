@@ -1,4 +1,4 @@
-//! The watch stream: newline-separated `{"type": …, "object": …}`, decoded straight into what the caller keeps.
+//! The watch stream: newline-separated `{"type": …, "object": …}`, decoded directly into the cached type.
 
 use crate::{Cached, Error, Key, Result, Undecodable, cached, error::parse_status};
 use bytes::{Buf, BytesMut};
@@ -7,27 +7,27 @@ use kube::client::Body;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
-/// The longest event that is read: three times the largest object the server takes.
+/// Longest event, bytes: several times the largest object that the server accepts.
 const MAX_EVENT: usize = 16 << 20;
 
 /// One event of a watch.
 #[derive(Clone, Debug)]
 pub enum WatchEvent<K> {
-    /// The object entered the selection.
+    /// The object is new, or selected from now on.
     Added(K),
     /// The object changed.
     Modified(K),
-    /// The object left; its last state, at the revision of its deletion.
+    /// The object is deleted or no longer selected: its last state, at the revision of that change.
     Deleted(K),
-    /// Nothing happened up to this revision.
+    /// All events up to this revision have been sent.
     Bookmark(String),
-    /// The object entered the selection or changed, and cannot be read.
+    /// The object is new or changed, and cannot be decoded.
     Undecodable(Undecodable),
-    /// The object left, and its last state cannot be read.
+    /// The object is deleted, and its last state cannot be decoded.
     DeletedUndecodable(Undecodable),
 }
 
-/// The lines of a watch's body.
+/// The lines of the body of a watch.
 pub(crate) struct Lines {
     body: Body,
     buffer: BytesMut,
@@ -39,7 +39,7 @@ impl Lines {
         Self { body, buffer: BytesMut::new(), searched: 0 }
     }
 
-    /// The next line that is not empty; `None` once the server has closed the watch.
+    /// The next non-empty line; `None` once the server has closed the watch.
     pub(crate) async fn next(&mut self) -> Result<Option<BytesMut>> {
         loop {
             if let Some(at) = self.buffer[self.searched..].iter().position(|b| *b == b'\n') {
@@ -87,15 +87,15 @@ struct Meta {
     resource_version: String,
 }
 
-/// Reads a line. An object that cannot be read is one of the events; an error is that of the whole watch.
+/// Decodes a line. An object that cannot be decoded is an event of its own; an error is that of the whole watch.
 pub(crate) fn decode<K: Cached>(line: &[u8]) -> Result<WatchEvent<K>> {
-    // Lines are apart whatever is in them: one that cannot be read says nothing of those after it.
+    // A line that cannot be decoded does not affect the lines after it.
     let unknown = |error: String| Undecodable { key: Key::default(), uid: String::new(), revision: None, error };
     let line = match std::str::from_utf8(line) {
         Ok(line) => line,
         Err(error) => return Ok(WatchEvent::Undecodable(unknown(error.to_string()))),
     };
-    if let Some(event) = usual(line) {
+    if let Some(event) = decode_in_one_pass(line) {
         return Ok(event);
     }
     let wire: Wire<'_> = match serde_json::from_str(line) {
@@ -117,9 +117,9 @@ pub(crate) fn decode<K: Cached>(line: &[u8]) -> Result<WatchEvent<K>> {
     }
 }
 
-/// Reads an event that has the form and the order that API servers write, in one pass. `None` for any other, and for objects that the
-/// types do not take as they are.
-fn usual<K: Cached>(line: &str) -> Option<WatchEvent<K>> {
+/// Decodes an event in the form and key order that API servers write, in one pass. `None` for any other form, and for objects that the types do
+/// not accept as they are.
+fn decode_in_one_pass<K: Cached>(line: &str) -> Option<WatchEvent<K>> {
     let (kind, rest) = line.strip_prefix("{\"type\":\"")?.split_once('"')?;
     let made = match kind {
         "ADDED" => WatchEvent::Added,

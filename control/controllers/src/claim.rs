@@ -1,4 +1,4 @@
-//! Adoption and release: who controls an object that matches a selector. The decision is pure; [`Claims`] carries it out.
+//! Adoption and release: which owner controls an object that matches its selector. [`claim`] decides, purely; [`Claims`] acts.
 //!
 //! Follows "Non-Template Pod acquisitions" of <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>; upstream's
 //! `ControllerRefManager`.
@@ -16,13 +16,13 @@ use std::sync::Arc;
 /// What an owner does about one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Claim {
-    /// It is ours and matches.
+    /// The owner controls it and it matches.
     Keep,
-    /// It matches and has no controller: make it ours.
+    /// It matches and has no controller: become its controller.
     Adopt,
-    /// It is ours and matches no longer: give it free.
+    /// The owner controls it but it matches no longer: remove the owner reference.
     Release,
-    /// It is none of our business.
+    /// Another controller has it, or it does not match.
     Ignore,
 }
 
@@ -43,19 +43,19 @@ pub(crate) fn claim(owner: &ObjectMeta, selector: &Selector, object: &ObjectMeta
 
 /// The claims of one owner to objects of any kind.
 pub(crate) struct Claims<'a, O> {
-    /// The way to the API.
+    /// The client.
     pub client: &'a Client,
-    /// Who claims.
+    /// The owner that claims.
     pub owner: &'a O,
-    /// A finalizer that comes with adoption and goes with release.
+    /// A finalizer that adoption adds and release removes.
     pub finalizer: Option<&'static str>,
 }
 
 impl<O: Kind> Claims<'_, O> {
-    /// What of `candidates` is the owner's, after taking over those that match and releasing those that do not.
+    /// Adopts the candidates that match and releases those that no longer do. Returns those that the owner controls then.
     ///
     /// # Errors
-    /// Those of the API, and that the owner is not there any more.
+    /// A call fails, or the owner does not exist any more.
     pub(crate) async fn settle<K: Kind>(
         &self,
         selector: &Selector,
@@ -75,11 +75,11 @@ impl<O: Kind> Claims<'_, O> {
         Ok(ours)
     }
 
-    /// Takes over objects without a controller, after asking the API itself whether the owner still is, and is not being deleted. Answers
-    /// those that are the owner's now.
+    /// Adopts objects without a controller, after a live read that the owner exists and is not being deleted. Returns those that the owner
+    /// controls then.
     ///
     /// # Errors
-    /// Those of the API, and that the owner is not there any more.
+    /// A call fails, or the owner does not exist any more.
     pub(crate) async fn adopt<K: Kind>(&self, objects: &[Arc<K>]) -> anyhow::Result<Vec<Arc<K>>> {
         if objects.is_empty() {
             return Ok(Vec::new());
@@ -97,10 +97,10 @@ impl<O: Kind> Claims<'_, O> {
         Ok(ours)
     }
 
-    /// Takes the owner's reference from objects.
+    /// Removes the owner reference from objects.
     ///
     /// # Errors
-    /// Those of the API.
+    /// A patch fails.
     pub(crate) async fn release<K: Kind>(&self, objects: &[Arc<K>]) -> Result<(), Error> {
         for object in objects {
             let (owner, uid) = (meta::uid(self.owner.metadata()), meta::uid(object.metadata()));
@@ -109,26 +109,26 @@ impl<O: Kind> Claims<'_, O> {
         Ok(())
     }
 
-    /// `None` for an object that is gone, or is another by now.
+    /// `None` for an object that is gone, or that another one of the same name has replaced.
     async fn patch<K: Kind>(&self, object: &K, patch: Value) -> Result<Option<K>, Error> {
         let (namespace, name) = (meta::namespace(object.metadata()), meta::name(object.metadata()));
         match self.client.patch::<K>(namespace, name, Patch::Strategic(patch)).await {
             Ok(patched) => Ok(Some(patched)),
-            Err(error) => gone_or(self.client, object, error).await.map(|()| None),
+            Err(error) => ignore_not_found(self.client, object, error).await.map(|()| None),
         }
     }
 }
 
-/// What `owner` may have a claim to: what it controls, and what nobody controls and has the labels that it asks for.
+/// The objects that `owner` may claim: those it controls, and those without a controller that have the wanted labels.
 pub(crate) fn candidates<K: Kind>(objects: &Informer<K>, owner: &ObjectMeta, wanted: &Labels) -> Vec<Arc<K>> {
     let mut all = objects.by_owner(meta::uid(owner));
     all.extend(labels::orphans(objects, meta::namespace(owner), wanted));
     all
 }
 
-/// The owners of a change's namespace that could want its object: it has no controller, and its labels or that are new. `selector` is the
-/// owner's; one that selects everything wants nothing.
-pub(crate) fn waken_by_orphan<K: Kind, O: Selects>(
+/// The owners in the namespace that may adopt a changed object: it has no controller, and either that or its labels are new. `selector` is
+/// that of an owner; an empty selector adopts nothing.
+pub(crate) fn enqueue_for_orphan<K: Kind, O: Selects>(
     delta: &Delta<K>,
     owners: &Informer<O>,
     selector: impl Fn(&O) -> Option<&LabelSelector>,
@@ -150,12 +150,12 @@ pub(crate) fn waken_by_orphan<K: Kind, O: Selects>(
     owners.iter().filter(|owner| wants(owner)).map(|owner| Key::of(&**owner)).collect()
 }
 
-/// What an error of a call that named the uid of `object` comes to: nothing, when the object is gone or another has its name by now. The
-/// error alone does not say so: a conflict is also what the API answers when others wrote the object faster again and again.
+/// Ignores the error of a call that named the uid of `object` if the object is gone or another one has its name. A live read decides, because
+/// the API also answers a conflict when other writers are faster again and again.
 ///
 /// # Errors
-/// `error`, while the object is there; else those of asking for it.
-pub(crate) async fn gone_or<K: Kind>(client: &Client, object: &K, error: Error) -> Result<(), Error> {
+/// `error` while the object exists; or the live read fails.
+pub(crate) async fn ignore_not_found<K: Kind>(client: &Client, object: &K, error: Error) -> Result<(), Error> {
     if error.is_not_found() {
         return Ok(());
     }

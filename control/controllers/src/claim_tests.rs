@@ -145,7 +145,7 @@ fn an_orphan_wakes_those_who_select_it_once() {
         ("relabelled", Delta::Modified { old: read(pod("p", "b", None)), new: free() }, true),
         ("released", Delta::Modified { old: read(pod("p", "a", Some("u"))), new: free() }, true),
     ] {
-        let keys = waken_by_orphan(&delta, &jobs, |job| job.spec.as_ref()?.selector.as_ref());
+        let keys = enqueue_for_orphan(&delta, &jobs, |job| job.spec.as_ref()?.selector.as_ref());
         assert_eq!(keys, if wakes { vec![Key::new("n", "a")] } else { Vec::new() }, "{what}");
     }
 }

@@ -1,4 +1,4 @@
-//! What every controller is given.
+//! Options and shared handles of the controllers.
 
 use crate::nodecidrs::NodeCidrs;
 use api::Clock;
@@ -13,13 +13,13 @@ pub struct Options {
     pub clock: Clock,
     /// The certificate that clients in pods trust, in PEM: published as ConfigMap `kube-root-ca.crt` in each namespace.
     pub root_ca_pem: String,
-    /// The range that nodes get their pod ranges from; `None` leaves `spec.podCIDR` to others.
+    /// The cluster CIDR, from which each node gets its pod CIDR; `None`: `spec.podCIDR` is not allocated.
     pub node_cidrs: Option<NodeCidrs>,
-    /// How long a node may be silent before it counts as lost. Upstream's default is 50 s.
+    /// How long a node may send no heartbeat before its conditions become Unknown. Upstream's default is 50 s.
     pub node_grace: std::time::Duration,
     /// How many finished pods are kept before the oldest are collected. Upstream's default is 12,500.
     pub terminated_pods: usize,
-    /// Where the controllers' queues are measured.
+    /// The metrics of the controllers' work queues.
     pub queues: QueueMetrics,
 }
 
@@ -40,7 +40,7 @@ impl Options {
 /// The handles that all controllers share. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    /// The way to the API, with the controllers' identity.
+    /// A client with the identity of the controllers.
     pub client: Client,
     /// One cache per kind, shared with the other components of the process.
     pub informers: Informers,

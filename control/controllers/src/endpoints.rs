@@ -1,4 +1,4 @@
-//! Endpoints, the older form of EndpointSlices that clients still read.
+//! Endpoints, the predecessor of EndpointSlices, which some clients still read.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/services-networking/service/#endpoints>.
 
@@ -16,7 +16,7 @@ use std::{collections::BTreeMap, sync::Arc};
 const MANAGED_BY: &str = "endpoints.kubernetes.io/managed-by";
 const CONTROLLER: &str = "endpoint-controller";
 const OVER_CAPACITY: &str = "endpoints.kubernetes.io/over-capacity";
-/// Addresses in one object at most.
+/// Most addresses in one object.
 const MAX_ADDRESSES: usize = 1000;
 
 /// Keeps Endpoints. Upstream's `endpoints-controller`.
@@ -70,13 +70,13 @@ impl Controller for EndpointsController {
         wakeups.on_self(&self.services);
         wakeups.on_self(&self.endpoints);
         let services = self.services.clone();
-        wakeups.on(&self.pods, move |delta| servicepods::waken(delta, &services));
+        wakeups.on(&self.pods, move |delta| servicepods::enqueue_services(delta, &services));
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
         let current = self.endpoints.find(key);
         let Some(service) = self.services.find(key) else {
-            // what somebody else keeps under this name is theirs
+            // an object of this name that another controller manages is left alone
             let ours = |e: &Arc<Endpoints>| {
                 e.metadata.labels.as_ref().and_then(|l| l.get(MANAGED_BY)).is_some_and(|m| m == CONTROLLER)
             };
@@ -134,7 +134,7 @@ pub(crate) fn plan(service: &Service, pods: &[Arc<Pod>], current: Option<&Endpoi
     Some(wanted)
 }
 
-/// The ports under which an address is reached, comparable.
+/// The ports of an address, in a comparable form.
 type Ports = Vec<(String, i32, String, Option<String>)>;
 /// Addresses by IP and pod uid, with whether they are ready.
 type Addresses = BTreeMap<(String, String), (EndpointAddress, bool)>;
@@ -145,7 +145,7 @@ fn subsets(service: &Service, pods: &[Arc<Pod>]) -> Vec<EndpointSubset> {
     let publish = servicepods::publishes_unready(service);
     let v6 = service.spec.as_ref().and_then(|s| s.ip_families.as_ref()?.first()).is_some_and(|f| f == "IPv6");
     for pod in pods.iter().filter(|p| servicepods::is_endpoint(p)) {
-        // unlike slices, Endpoints know no terminating state
+        // unlike EndpointSlices, Endpoints have no terminating state
         if pod.metadata.deletion_timestamp.is_some() && !publish {
             continue;
         }

@@ -1,4 +1,4 @@
-//! Indexes by labels: what selects and what is selected find each other without a look at the whole namespace.
+//! Informer indexes by labels: a selector finds its objects, and an object its selectors, without a walk of the namespace.
 
 use crate::meta;
 use client::{Informer, Kind};
@@ -15,25 +15,25 @@ use std::{
     sync::Arc,
 };
 
-/// Objects by each of their labels.
+/// Index of objects by each of their labels.
 const LABELS: &str = "controllers/labels";
-/// Objects that nobody controls, by each of their labels, and all of a namespace together.
+/// Index of objects without a controller, by each of their labels and by namespace.
 const ORPHANS: &str = "controllers/orphans";
-/// What selects, by the first label that it asks for.
+/// Index of selecting objects (Services, workloads) by the first label of their selector.
 const SELECTORS: &str = "controllers/selectors";
 
-/// Labels as they stand in metadata and in selectors.
+/// Labels, as in metadata and selectors.
 pub(crate) type Labels = BTreeMap<String, String>;
 
-/// What selects objects of its namespace by labels.
+/// A kind that selects objects of its namespace by labels.
 pub(crate) trait Selects: Kind {
-    /// The labels that an object must have, whatever else is asked of it. `None` selects nothing.
+    /// Labels that a selected object must have; the selector may require more. `None` selects nothing.
     fn wanted(&self) -> Option<&Labels>;
 }
 
 static NO_LABELS: Labels = Labels::new();
 
-/// The labels that a selector asks for by value; its expressions ask for more.
+/// The `matchLabels` of a selector; its expressions may require more.
 pub(crate) fn wanted(selector: &LabelSelector) -> &Labels {
     selector.match_labels.as_ref().unwrap_or(&NO_LABELS)
 }
@@ -62,7 +62,7 @@ impl Selects for Job {
     }
 }
 
-/// Where a label of a namespace stands in an index; without a label, where all of the namespace stand.
+/// The index value for a label in a namespace; without a label, that for the whole namespace.
 fn place(namespace: &str, label: Option<(&String, &String)>) -> String {
     label.map_or_else(|| format!("{namespace}/"), |(key, value)| format!("{namespace}/{key}={value}"))
 }
@@ -79,7 +79,7 @@ pub(crate) fn index<K: Kind>(objects: &Informer<K>) {
     });
 }
 
-/// The objects of a namespace among which are all that have these labels: those with the rarest of them.
+/// A superset of the objects of a namespace with these labels: those with the rarest of the labels.
 pub(crate) fn selected<K: Kind>(objects: &Informer<K>, namespace: &str, wanted: &Labels) -> Vec<Arc<K>> {
     if wanted.is_empty() {
         return objects.list_in(namespace);
@@ -99,7 +99,7 @@ pub(crate) fn index_orphans<K: Kind>(objects: &Informer<K>) {
     });
 }
 
-/// The objects of a namespace that nobody controls, among which are all that have these labels.
+/// A superset of the objects of a namespace with these labels and without a controller.
 pub(crate) fn orphans<K: Kind>(objects: &Informer<K>, namespace: &str, wanted: &Labels) -> Vec<Arc<K>> {
     if wanted.is_empty() {
         return objects.by_index(ORPHANS, &place(namespace, None));
@@ -107,7 +107,7 @@ pub(crate) fn orphans<K: Kind>(objects: &Informer<K>, namespace: &str, wanted: &
     objects.by_rarest(ORPHANS, places(namespace, Some(wanted)))
 }
 
-/// Indexes what selects, for [`selecting`].
+/// Indexes selecting objects, for [`selecting`].
 pub(crate) fn index_selectors<K: Selects>(objects: &Informer<K>) {
     objects.index(SELECTORS, |object| {
         let namespace = meta::namespace(object.metadata());
@@ -115,7 +115,7 @@ pub(crate) fn index_selectors<K: Selects>(objects: &Informer<K>) {
     });
 }
 
-/// What of a namespace may select an object that has one of these sets of labels.
+/// The objects of a namespace that may select an object with one of these sets of labels.
 pub(crate) fn selecting<K: Selects>(objects: &Informer<K>, namespace: &str, sets: &[Option<&Labels>]) -> Vec<Arc<K>> {
     let labelled = sets.iter().flat_map(|labels| places(namespace, *labels));
     let all: BTreeSet<String> = labelled.chain([place(namespace, None)]).collect();

@@ -39,7 +39,7 @@ use client::{Backoff, Controller, QueueMetrics, RunOptions, run};
 use std::{sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Runs every controller until `token` is cancelled. Each ends with its workers; `tasks` tells when all have.
+/// Starts every controller; they run until `token` is cancelled. `tasks` tracks them: it is empty when all workers have ended.
 pub fn start(cx: &Context, token: &CancellationToken, tasks: &TaskTracker) {
     let go = Starter { token, tasks, queues: &cx.options.queues, ended: &cx.ended };
     go.run(5, replicaset::ReplicaSetController::new(cx));

@@ -1,4 +1,4 @@
-//! Owner references, labels and durations, as all controllers need them; what others ask of metadata too is in [`client::meta`]. Pure.
+//! Owner references, labels and durations, for controllers only; what other components need as well is in [`client::meta`]. Pure.
 
 use api::selector::Selector;
 pub(crate) use client::meta::{
@@ -13,15 +13,15 @@ use k8s_openapi::apimachinery::pkg::{
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, time::Duration};
 
-/// A count as upstream writes it into a status: none is left out.
+/// A count as upstream writes it into a status: zero is left out.
 pub(crate) fn counted(count: i32) -> Option<i32> {
     Some(count).filter(|n| *n != 0)
 }
 
-/// The selector that a workload's `spec.selector` describes.
+/// Parses the `spec.selector` of a workload.
 ///
 /// # Errors
-/// The text of the first requirement that cannot be read.
+/// The first requirement that is invalid.
 pub(crate) fn selector(selector: &LabelSelector) -> Result<Selector, String> {
     let value = serde_json::to_value(selector).expect("a label selector is JSON");
     Selector::from_label_selector(&value)
@@ -105,12 +105,12 @@ fn feed(value: &Value, state: &mut u32) {
     }
 }
 
-/// Whether `value` says nothing: null or an empty list. An empty map may well mean something (`emptyDir: {}`).
+/// Whether `value` is null or an empty list. An empty map does not count as empty (`emptyDir: {}`).
 fn is_empty(value: &Value) -> bool {
     value.is_null() || value.as_array().is_some_and(Vec::is_empty)
 }
 
-/// Whether two values mean the same where absent and empty are alike.
+/// Whether two values are equal when absent, null and an empty list are.
 pub(crate) fn same(a: &Value, b: &Value) -> bool {
     match (a, b) {
         (Value::Object(x), Value::Object(y)) => {
@@ -122,7 +122,7 @@ pub(crate) fn same(a: &Value, b: &Value) -> bool {
     }
 }
 
-/// `number` in decimal, each digit moved into the safe alphabet.
+/// `number` in decimal, each digit replaced by a letter of the safe alphabet.
 pub(crate) fn encode(number: u32) -> String {
     api::names::safe_encode(&number.to_string())
 }

@@ -1,6 +1,6 @@
 //! Creating and deleting pods for an owner, with the events that tell of it.
 
-use crate::{claim::gone_or, meta};
+use crate::{claim::ignore_not_found, meta};
 use client::{Client, DeleteOptions, Error, EventType, Patch, Recorder};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use std::sync::Arc;
@@ -79,7 +79,7 @@ impl PodControl<'_> {
         let (namespace, name) = (meta::namespace(&pod.metadata), meta::name(&pod.metadata));
         match self.client.patch::<Pod>(namespace, name, Patch::Strategic(patch)).await {
             Ok(_) => Ok(()),
-            Err(error) => gone_or(self.client, pod, error).await,
+            Err(error) => ignore_not_found(self.client, pod, error).await,
         }
     }
 }
@@ -91,7 +91,7 @@ impl PodControl<'_> {
 pub(crate) async fn delete(client: &Client, pod: &Pod, options: &DeleteOptions) -> Result<(), Error> {
     match client.delete::<Pod>(meta::namespace(&pod.metadata), meta::name(&pod.metadata), options).await {
         Ok(()) => Ok(()),
-        Err(error) => gone_or(client, pod, error).await,
+        Err(error) => ignore_not_found(client, pod, error).await,
     }
 }
 

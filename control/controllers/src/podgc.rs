@@ -1,4 +1,5 @@
-//! Pods that nobody else would ever clean up: on nodes that no longer exist, deleted before they had a node, and finished ones beyond a limit.
+//! Collects pods that no other component deletes: those of nodes that no longer exist, those deleted before they were bound, and finished ones
+//! beyond a limit.
 //!
 //! Follows "Garbage collection of Pods" of <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
 
@@ -13,19 +14,19 @@ use serde_json::json;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// Time between looks. Upstream's figures, as the next.
+/// How often pods are collected. This and the next are upstream's.
 const PERIOD: Duration = Duration::from_secs(20);
-/// How long a node must be missing before its pods are.
+/// How long a node must be missing before its pods are collected.
 const QUARANTINE: Duration = Duration::from_secs(40);
 
-/// Collects lost pods. Upstream's `pod-garbage-collector-controller`. Works on one key, by the clock.
+/// Collects pods. Upstream's `pod-garbage-collector-controller`. It has one key, which is reconciled periodically.
 pub(crate) struct PodGarbageCollector {
     client: Client,
     clock: api::Clock,
     threshold: usize,
     pods: Informer<Pod>,
     nodes: Informer<Node>,
-    /// Nodes that pods name and that are not there, since when.
+    /// Nodes that pods name and that do not exist, with when this was first seen.
     missing: Mutex<HashMap<String, Instant>>,
 }
 
@@ -42,8 +43,8 @@ impl PodGarbageCollector {
         }
     }
 
-    /// The nodes that have been missing for long enough, of those that pods name.
-    fn lost_nodes(&self, pods: &[Arc<Pod>]) -> Vec<String> {
+    /// The nodes of pods that have been missing for at least [`QUARANTINE`].
+    fn missing_nodes(&self, pods: &[Arc<Pod>]) -> Vec<String> {
         let now = Instant::now();
         let mut missing = self.missing.lock();
         let absent = |name: &str| !name.is_empty() && self.nodes.get("", name).is_none();
@@ -54,7 +55,7 @@ impl PodGarbageCollector {
         missing.iter().filter(|(_, since)| now.duration_since(**since) >= QUARANTINE).map(|(n, _)| n.clone()).collect()
     }
 
-    /// Ends the pod for good, saying why when it had not ended itself.
+    /// Deletes the pod at once; one that has not finished first becomes Failed with a condition.
     async fn end(&self, pod: &Pod, orphaned: bool) -> anyhow::Result<()> {
         let (namespace, name) = (meta::namespace(&pod.metadata), meta::name(&pod.metadata));
         if !pods::is_finished(pod) {
@@ -65,7 +66,7 @@ impl PodGarbageCollector {
             }
             let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
             if let Err(error) = self.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await {
-                return Ok(claim::gone_or(&self.client, pod, error).await?);
+                return Ok(claim::ignore_not_found(&self.client, pod, error).await?);
             }
         }
         let options = DeleteOptions::uid(meta::uid(&pod.metadata)).grace(0);
@@ -95,12 +96,12 @@ impl Controller for PodGarbageCollector {
 
     async fn reconcile(&self, _: &Key) -> anyhow::Result<Next> {
         let all = self.pods.list();
-        let lost = self.lost_nodes(&all);
+        let lost = self.missing_nodes(&all);
         for pod in surplus(&all, self.threshold) {
             self.end(&pod, false).await?;
         }
         for node in lost {
-            // the cache may be behind: ask before what cannot be undone
+            // the cache may be stale: a live read before a deletion that cannot be undone
             if self.client.find::<Node>("", &node).await?.is_some() {
                 continue;
             }

@@ -1,4 +1,4 @@
-//! What every workload controller asks of pods: are they available, whose are they; what others ask too is in [`client::pod`]. Pure.
+//! Questions about pods that only workload controllers ask: availability, ownership. The others are in [`client::pod`]. Pure.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
 
@@ -42,7 +42,7 @@ pub(crate) fn max_restarts(pod: &Pod) -> (i32, i32) {
     (highest(&status.container_statuses), highest(&status.init_container_statuses))
 }
 
-/// The pod that `template` describes, owned by `owner`; the server completes `prefix` to a name.
+/// A pod from `template`, owned by `owner`; `prefix` becomes its `generateName`.
 pub(crate) fn from_template(namespace: &str, prefix: &str, template: &PodTemplateSpec, owner: OwnerReference) -> Pod {
     let meta = template.metadata.clone().unwrap_or_default();
     Pod {
@@ -65,9 +65,9 @@ fn name_prefix(name: &str) -> String {
     if name.len() < 253 { format!("{name}-") } else { name.to_owned() }
 }
 
-/// The controllers of kind `O` that a change of a pod concerns. A change that no counter of an owner can show, such as being bound to a
-/// node, concerns nobody: a thousand bindings would otherwise be a thousand looks at a thousand pods.
-pub(crate) fn waken_owner<O: k8s_openapi::Resource>(delta: &Delta<Pod>) -> Vec<Key> {
+/// The keys of the owners of kind `O` that a change of a pod concerns. A change that no status of an owner shows, such as a binding, concerns
+/// none: otherwise a thousand bindings would reconcile an owner of a thousand pods a thousand times.
+pub(crate) fn enqueue_owner<O: k8s_openapi::Resource>(delta: &Delta<Pod>) -> Vec<Key> {
     let pod = delta.object();
     let face = |p: &Pod| {
         let ready = condition(p, "Ready").map(|c| (c.status.clone(), c.last_transition_time.clone()));
@@ -92,7 +92,7 @@ pub(crate) fn waken_owner<O: k8s_openapi::Resource>(delta: &Delta<Pod>) -> Vec<K
     old.into_iter().chain(new).collect()
 }
 
-/// What is left of `pods` after `keep`.
+/// The pods for which `keep` is true.
 pub(crate) fn filter(pods: &[Arc<Pod>], keep: impl Fn(&Pod) -> bool) -> Vec<Arc<Pod>> {
     pods.iter().filter(|p| keep(p)).cloned().collect()
 }
@@ -122,10 +122,10 @@ mod tests {
             ("ready", modified(pod(json!({}), "", true)), true),
             ("relabelled", modified(pod(json!({"a": "b"}), "", false)), true),
         ] {
-            let keys = waken_owner::<ReplicaSet>(&delta);
+            let keys = enqueue_owner::<ReplicaSet>(&delta);
             assert_eq!(keys, if wakes { vec![Key::new("ns", "rs")] } else { Vec::new() }, "{what}");
         }
-        assert!(waken_owner::<k8s_openapi::api::batch::v1::Job>(&Delta::Added(plain())).is_empty());
+        assert!(enqueue_owner::<k8s_openapi::api::batch::v1::Job>(&Delta::Added(plain())).is_empty());
     }
 
     #[test]

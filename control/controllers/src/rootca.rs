@@ -1,4 +1,4 @@
-//! Every namespace has a ConfigMap `kube-root-ca.crt`, from which pods learn which certificate to trust.
+//! Publishes the ConfigMap `kube-root-ca.crt` in every namespace: the certificate authority that pods trust.
 //!
 //! Follows "Bound service account tokens" (KEP-1205).
 
@@ -19,7 +19,7 @@ pub(crate) struct RootCaPublisher {
 }
 
 impl RootCaPublisher {
-    /// Over the shared informers; of all ConfigMaps, those that it publishes are read.
+    /// Over the shared informers; of ConfigMaps only the published ones are watched.
     pub(crate) fn new(cx: &Context) -> Self {
         Self {
             client: cx.client.clone(),

@@ -1,4 +1,4 @@
-//! Every namespace has a ServiceAccount `default`.
+//! Creates the ServiceAccount `default` in every namespace.
 //!
 //! Follows <https://kubernetes.io/docs/tasks/configure-pod-container/configure-service-account/>.
 
@@ -6,7 +6,7 @@ use crate::{Context, namespace::is_active};
 use client::{Client, Controller, Informer, Key, Next, Wakeups};
 use k8s_openapi::api::core::v1::{Namespace, ServiceAccount};
 
-/// Makes `default` where it is missing. Upstream's `serviceaccount-controller`.
+/// Creates `default` where it is missing. Upstream's `serviceaccount-controller`.
 pub(crate) struct ServiceAccountController {
     client: Client,
     namespaces: Informer<Namespace>,

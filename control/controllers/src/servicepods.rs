@@ -1,4 +1,4 @@
-//! Which pods are behind a Service, under which ports and in which state: common to `endpointslice` and `endpoints`. Pure.
+//! The pods of a Service, their ports and their state, for `endpointslice` and `endpoints`. Pure.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/services-networking/service/> and the section on terminating endpoints of
 //! <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>.
@@ -15,12 +15,12 @@ use k8s_openapi::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// When the change that an object reports happened, for measuring how long it took to arrive.
+/// The time of the change that an object reports, for metrics of programming latency.
 pub(crate) const TRIGGER_TIME: &str = "endpoints.kubernetes.io/last-change-trigger-time";
 /// Marks the endpoints of Services without an address of their own.
 pub(crate) const HEADLESS: &str = "service.kubernetes.io/headless";
 
-/// Whether the endpoints of `service` are ours to keep: it has a selector, and is not a mere name for something outside.
+/// Whether the endpoints of `service` are managed here: it has a selector and is not of type ExternalName.
 pub(crate) fn is_selecting(service: &Service) -> bool {
     let spec = service.spec.as_ref();
     spec.is_some_and(|s| s.selector.is_some() && s.type_.as_deref() != Some("ExternalName"))
@@ -42,7 +42,7 @@ pub(crate) fn ports(service: &Service) -> &[ServicePort] {
     service.spec.as_ref().and_then(|s| s.ports.as_deref()).unwrap_or_default()
 }
 
-/// Indexes what [`selected`] and [`waken`] look for.
+/// Adds the indexes that [`selected`] and [`enqueue_services`] use.
 pub(crate) fn index(services: &Informer<Service>, pods: &Informer<Pod>) {
     labels::index_selectors(services);
     labels::index(pods);
@@ -62,7 +62,7 @@ pub(crate) fn selects(service: &Service, labels: Option<&BTreeMap<String, String
     selector.is_some_and(|s| s.iter().all(has))
 }
 
-/// The number behind a Service's port in `pod`; a name that no container has is `None`.
+/// The container port that a Service's port targets in `pod`; `None` for a name that no container port has.
 pub(crate) fn find_port(pod: &Pod, port: &ServicePort) -> Option<i32> {
     let name = match port.target_port.as_ref() {
         None => return Some(port.port),
@@ -89,7 +89,7 @@ pub(crate) fn addresses(pod: &Pod) -> Vec<&str> {
     if listed.is_empty() { status.pod_ip.as_deref().filter(|ip| !ip.is_empty()).into_iter().collect() } else { listed }
 }
 
-/// The pod's own name under the Service's, when it asks for one.
+/// The host name of the pod within the domain of the Service, if its `subdomain` is the Service.
 pub(crate) fn hostname(pod: &Pod, service: &Service) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     let ours = spec.subdomain.as_deref() == service.metadata.name.as_deref()
@@ -97,7 +97,7 @@ pub(crate) fn hostname(pod: &Pod, service: &Service) -> Option<String> {
     spec.hostname.clone().filter(|h| ours && !h.is_empty())
 }
 
-/// When the newest of the changes that led to the present state happened: readiness of a pod, or the creation of the Service.
+/// The time of the newest change behind the present state: of a pod's readiness, or the creation of the Service.
 pub(crate) fn trigger_time(service: &Service, pods: &[Arc<Pod>]) -> Option<String> {
     let changes = pods.iter().filter_map(|p| pods::condition(p, "Ready")?.last_transition_time.as_ref().map(|t| t.0));
     let created = service.metadata.creation_timestamp.as_ref().map(|t| t.0);
@@ -105,11 +105,11 @@ pub(crate) fn trigger_time(service: &Service, pods: &[Arc<Pod>]) -> Option<Strin
     newest.map(|t| t.to_string())
 }
 
-/// The Services that a change of a pod concerns; none when nothing that shows in endpoints changed.
-pub(crate) fn waken(delta: &Delta<Pod>, services: &Informer<Service>) -> Vec<Key> {
+/// The keys of the Services that a change of a pod concerns; none when nothing changed that endpoints show.
+pub(crate) fn enqueue_services(delta: &Delta<Pod>, services: &Informer<Service>) -> Vec<Key> {
     let pod = delta.object();
     let old = delta.old();
-    if old.is_some_and(|old| face(old) == face(pod)) {
+    if old.is_some_and(|old| endpoint_facts(old) == endpoint_facts(pod)) {
         return Vec::new();
     }
     let concerns = |s: &Arc<Service>| {
@@ -120,8 +120,8 @@ pub(crate) fn waken(delta: &Delta<Pod>, services: &Informer<Service>) -> Vec<Key
     all.iter().filter(|s| is_selecting(s) && concerns(s)).map(|s| Key::of(&**s)).collect()
 }
 
-/// Everything of a pod that shows in endpoints; nothing before it has an address.
-fn face(pod: &Pod) -> Option<impl PartialEq> {
+/// The facts of a pod that endpoints show; `None` before it has an address.
+fn endpoint_facts(pod: &Pod) -> Option<impl PartialEq> {
     let spec = pod.spec.as_ref();
     if addresses(pod).is_empty() {
         return None;

@@ -1,20 +1,20 @@
-//! How controllers write a status.
+//! Writes the status of objects.
 
 use crate::meta;
 use client::{Client, Error, Kind};
 use serde::Serialize;
 
-/// Whether a status must be written over another; absent, null and an empty list are the same. What upstream leaves out when it is zero is
-/// absent in both (see [`meta::counted`]).
+/// Whether a status differs from another one; absent, null and an empty list are equal. A field that upstream omits when it is zero is absent
+/// in both (see [`meta::counted`]).
 pub(crate) fn differs<S: Serialize + Default>(old: Option<&S>, new: &S) -> bool {
     let json = |status: &S| serde_json::to_value(status).expect("a status is JSON");
     !meta::same(&old.map_or_else(|| json(&S::default()), json), &json(new))
 }
 
-/// Writes the status that `object` carries; an object that is gone is fine.
+/// Writes the status of `object`. An object that is gone is no error.
 ///
 /// # Errors
-/// Those of the API.
+/// The write fails.
 pub(crate) async fn write<K: Kind>(client: &Client, object: &K) -> Result<(), Error> {
     match client.update_status(object).await {
         Err(error) if !error.is_not_found() => Err(error),

@@ -1,4 +1,4 @@
-//! Pods leave nodes with NoExecute taints that they do not tolerate, or no longer.
+//! Evicts pods from nodes with NoExecute taints that they do not tolerate, or no longer.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-based-evictions>.
 
@@ -26,7 +26,7 @@ pub(crate) struct TaintEvictionController {
     recorder: Recorder,
     nodes: Informer<Node>,
     pods: Informer<Pod>,
-    /// Pods whose eviction was put off, so that its end can be told.
+    /// Pods whose eviction is scheduled, so that an event can report its cancellation.
     waiting: Arc<Mutex<HashSet<Key>>>,
 }
 
@@ -53,14 +53,14 @@ impl TaintEvictionController {
             "type": "DisruptionTarget", "status": "True", "reason": "DeletionByTaintManager",
             "message": "Taint manager: deleting due to NoExecute taint", "lastTransitionTime": Time(self.clock.now())}]}});
         if let Err(error) = self.client.patch_status::<Pod>(namespace, name, Patch::Strategic(patch)).await {
-            return Ok(claim::gone_or(&self.client, pod, error).await?);
+            return Ok(claim::ignore_not_found(&self.client, pod, error).await?);
         }
         Ok(podcontrol::delete(&self.client, pod, &DeleteOptions::uid(meta::uid(&pod.metadata))).await?)
     }
 }
 
-/// How long the pod may stay: `None` for ever, zero when it must go now.
-pub(crate) fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Option<Duration> {
+/// How long the pod may stay on the node: `None` for ever, zero when it is evicted now.
+pub(crate) fn toleration_time(pod: &Pod, node: &Node, now: Timestamp) -> Option<Duration> {
     let tolerations = pods::tolerations(pod);
     let taints = node.spec.as_ref().and_then(|s| s.taints.as_deref()).unwrap_or_default();
     let (mut start, mut seconds) = (None, None);
@@ -69,13 +69,13 @@ pub(crate) fn stay(pod: &Pod, node: &Node, now: Timestamp) -> Option<Duration> {
         if matching.is_empty() {
             return Some(Duration::ZERO);
         }
-        // the shortest of the limited ones counts, for this taint and for all
+        // the shortest limit counts, over the tolerations of this taint and over all taints
         if let Some(limit) = matching.iter().filter_map(|t| t.toleration_seconds).min() {
             seconds = Some(seconds.map_or(limit, |s: i64| s.min(limit)));
         }
         start = start.max(taint.time_added.as_ref().map(|t| t.0));
     }
-    // a pod that came after the taint has its time from then on
+    // for a pod that was bound after the taint, the time runs from its binding
     let bound = pods::condition(pod, "PodScheduled").and_then(|c| c.last_transition_time.as_ref()).map(|t| t.0);
     let start = start.max(bound).unwrap_or(now);
     let due = start.saturating_add(SignedDuration::from_secs(seconds?.max(0))).ok()?;
@@ -99,7 +99,7 @@ impl Controller for TaintEvictionController {
             let changed = delta
                 .old()
                 .is_none_or(|old| pods::node_name(old) != pods::node_name(new) || tolerations(old) != tolerations(new));
-            // a taint that comes later wakes the pods of its node itself
+            // a later taint enqueues the pods of its node itself
             let tainted = || nodes.get("", pods::node_name(new)).is_some_and(|n| !no_execute(&n).is_empty());
             let key = Key::of(&**new);
             if changed && (tainted() || waiting.lock().contains(&key)) { vec![key] } else { Vec::new() }
@@ -122,7 +122,7 @@ impl Controller for TaintEvictionController {
             self.waiting.lock().remove(key);
             return Ok(Next::Done);
         };
-        match stay(&pod, &node, self.clock.now()) {
+        match toleration_time(&pod, &node, self.clock.now()) {
             None => {
                 if self.waiting.lock().remove(key) {
                     let message = format!("Cancelling deletion of Pod {key}");
@@ -175,7 +175,7 @@ mod tests {
             let pod =
                 serde_json::from_value(json!({"spec": {"containers": [], "tolerations": tolerations}})).expect("a pod");
             let node = serde_json::from_value(json!({"spec": {"taints": taints}})).expect("a node");
-            assert_eq!(stay(&pod, &node, now).map(|d| d.as_secs()), expected, "{what}");
+            assert_eq!(toleration_time(&pod, &node, now).map(|d| d.as_secs()), expected, "{what}");
         }
     }
 
@@ -189,6 +189,6 @@ mod tests {
             {"key": "a", "effect": "NoExecute", "timeAdded": "2026-01-01T00:00:00Z"}]}}))
         .expect("a node");
         let now = "2026-01-01T00:10:10Z".parse().expect("a time");
-        assert_eq!(stay(&pod, &node, now), Some(Duration::from_secs(50)));
+        assert_eq!(toleration_time(&pod, &node, now), Some(Duration::from_secs(50)));
     }
 }

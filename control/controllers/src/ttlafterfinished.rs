@@ -1,4 +1,4 @@
-//! Finished Jobs with `ttlSecondsAfterFinished` are deleted when that time is over.
+//! Deletes finished Jobs after their `ttlSecondsAfterFinished`.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/ttlafterfinished/>.
 
@@ -22,7 +22,7 @@ impl TtlAfterFinishedController {
     }
 }
 
-/// How long the Job may stay: `None` for ever, zero when its time is over.
+/// The time until the Job is deleted: `None` for never, zero for now.
 pub(crate) fn time_left(job: &Job, now: Timestamp) -> Option<Duration> {
     let ttl = job.spec.as_ref()?.ttl_seconds_after_finished?;
     let conditions = job.status.as_ref()?.conditions.as_ref()?;
@@ -47,7 +47,7 @@ impl Controller for TtlAfterFinishedController {
         if !left.is_zero() {
             return Ok(Next::After(left));
         }
-        // the time may just have been changed: ask before what cannot be undone
+        // the TTL may just have been changed: a live read before a deletion that cannot be undone
         let Some(fresh) = self.client.find::<Job>(&key.namespace, &key.name).await? else { return Ok(Next::Done) };
         match time_left(&fresh, self.clock.now()) {
             None => Ok(Next::Done),

@@ -1,4 +1,4 @@
-//! Addresses in objects: what counts as one, and which make no sense as an endpoint.
+//! IP addresses in objects: parsing, validation, and which addresses cannot be endpoints.
 
 use crate::at::At;
 use api::Cause;
@@ -6,10 +6,10 @@ use ipnet::IpNet;
 use serde_json::json;
 use std::net::IpAddr;
 
-/// Upstream's words for what is not an address.
+/// Upstream's message for an invalid address.
 pub(crate) const NOT_AN_IP: &str = "must be a valid IP address, (e.g. 10.9.8.7 or 2001:db8::ffff)";
 
-/// An address as older fields take it: leading zeros and IPv4-mapped addresses are tolerated.
+/// Parses an address as older fields allow it: with leading zeros, or IPv4-mapped.
 pub(crate) fn parse(text: &str) -> Option<IpAddr> {
     if let Ok(ip) = text.parse::<IpAddr>() {
         return Some(match ip {
@@ -21,12 +21,12 @@ pub(crate) fn parse(text: &str) -> Option<IpAddr> {
     <[u8; 4]>::try_from(parts).ok().map(IpAddr::from)
 }
 
-/// A number without a sign, which Rust's own parser takes.
+/// Parses a number without a sign; Rust's parser would accept one.
 fn digits(text: &str) -> Option<u8> {
     text.parse().ok().filter(|_| text.bytes().all(|b| b.is_ascii_digit()))
 }
 
-/// `Invalid value` unless this is an address that every program reads alike.
+/// `Invalid value` unless this is an address in a form that every program parses alike.
 pub(crate) fn valid(at: At<'_>, out: &mut Vec<Cause>) -> Option<IpAddr> {
     let text = at.str();
     let ip = parse(text);
@@ -40,7 +40,7 @@ pub(crate) fn valid(at: At<'_>, out: &mut Vec<Cause>) -> Option<IpAddr> {
     None
 }
 
-/// What is wrong with a network.
+/// Why a text is no valid network.
 pub(crate) fn cidr_problem(text: &str) -> Option<&'static str> {
     const NOT_A_CIDR: &str = "must be a valid CIDR value, (e.g. 10.9.8.0/24 or 2001:db8::/64)";
     let Some((address, length)) = text.split_once('/') else { return Some(NOT_A_CIDR) };
@@ -58,7 +58,7 @@ pub(crate) fn cidr_problem(text: &str) -> Option<&'static str> {
     beyond.then_some("must not have bits set beyond the prefix length")
 }
 
-/// An address that traffic can be sent to from another machine.
+/// Validates the address of an endpoint: traffic from another machine must be able to reach it.
 pub(crate) fn endpoint(at: At<'_>, ip: IpAddr, out: &mut Vec<Cause>) {
     let (link_local, multicast) = match ip {
         IpAddr::V4(v4) => (v4.is_link_local(), v4.octets()[..3] == [224, 0, 0]),
@@ -78,7 +78,7 @@ pub(crate) fn endpoint(at: At<'_>, ip: IpAddr, out: &mut Vec<Cause>) {
     }
 }
 
-/// A spelling that other programs may read differently, or not as they would write it.
+/// A warning about a form that other programs may parse differently, or that is not canonical.
 pub(crate) fn warning(field: &str, text: &str) -> Option<String> {
     let ip = parse(text)?;
     if text.parse::<IpAddr>().is_err() || (ip.is_ipv4() && text.contains(':')) {

@@ -1,11 +1,11 @@
-//! A cursor over one JSON object that knows where it is: what validation walks with, so that each violation names its field.
+//! A cursor into a JSON object that knows its path, so that validation errors name their field.
 //!
-//! Absent and `null` read alike, and a value of the wrong type reads as absent: the schema engine has reported both before.
+//! `null` and a value of the wrong type read as absent: the schema check has reported them before.
 
 use api::{Cause, FieldPath, Object, schema::Schema};
 use serde_json::Value;
 
-/// The deepest place that any rule looks at, with room for kinds that wrap a pod template once more.
+/// The deepest path that any rule reads, plus that of kinds that contain a pod template twice as deep.
 const DEPTH: usize = 18;
 
 static NULL: Value = Value::Null;
@@ -17,7 +17,7 @@ enum Step<'a> {
     Key(&'a str),
 }
 
-/// A place in an object. Copying it allocates nothing; only a violation spells the path out.
+/// A position in an object. A copy allocates nothing; only an error formats the path.
 #[derive(Clone, Copy)]
 pub(crate) struct At<'a> {
     steps: [Step<'a>; DEPTH],
@@ -26,7 +26,7 @@ pub(crate) struct At<'a> {
 }
 
 impl<'a> At<'a> {
-    /// The place `name` of an object's top level.
+    /// The top-level field `name` of an object.
     pub(crate) fn of(object: &'a Object, name: &'a str) -> Self {
         Self::root(object.0.get(name).unwrap_or(&NULL)).step(Step::Field(name), object.0.get(name))
     }
@@ -79,7 +79,7 @@ impl<'a> At<'a> {
         self.value.as_object().into_iter().flatten().map(move |(k, v)| (k.as_str(), self.step(Step::Key(k), Some(v))))
     }
 
-    /// The same place with another value, to speak about it.
+    /// The same path with another value, for errors.
     pub(crate) fn with(mut self, value: &'a Value) -> Self {
         self.value = value;
         self
@@ -90,12 +90,12 @@ impl<'a> At<'a> {
         self.value
     }
 
-    /// Whether something other than `null` is there.
+    /// Whether the value is present and not `null`.
     pub(crate) fn is_set(self) -> bool {
         !self.value.is_null()
     }
 
-    /// Whether nothing is there, or an empty string, list or map.
+    /// Whether the value is absent, or an empty string, list or map.
     pub(crate) fn is_empty(self) -> bool {
         match self.value {
             Value::Null => true,
@@ -130,7 +130,7 @@ impl<'a> At<'a> {
         self.value.as_bool().unwrap_or(false)
     }
 
-    /// The names of the fields on the way from `root` to here; elements of lists have none.
+    /// The names of the fields on the path from `root` to here, without list indexes.
     pub(crate) fn names_below(&self, root: At<'_>) -> impl Iterator<Item = &'a str> {
         self.steps[root.len.min(self.len)..self.len].iter().filter_map(|step| match step {
             Step::Field(name) | Step::Key(name) => Some(*name),
@@ -157,7 +157,7 @@ impl<'a> At<'a> {
         Cause::invalid(&self.field(), self.value, detail)
     }
 
-    /// The value as upstream prints its own type, which `definition` (`io.k8s.api.core.v1.Taint`) describes; a list, each of them.
+    /// The value as upstream prints its Go type, which `definition` (`io.k8s.api.core.v1.Taint`) describes; of a list, each element.
     pub(crate) fn printed(self, definition: &str) -> String {
         let Some(schema) = Schema::named(definition) else { return self.value.to_string() };
         match self.value {
@@ -169,13 +169,13 @@ impl<'a> At<'a> {
         }
     }
 
-    /// The same place, with an empty string where nothing is: how upstream shows a string that is missing.
+    /// The same path with an empty string for an absent value, as upstream shows an absent string.
     pub(crate) fn or_empty(self) -> Self {
         static EMPTY: Value = Value::String(String::new());
         if self.is_set() { self } else { self.with(&EMPTY) }
     }
 
-    /// `Invalid value` of a string once for each message.
+    /// `Invalid value` of a string, once for each message.
     pub(crate) fn invalid_all(self, details: Vec<String>, out: &mut Vec<Cause>) {
         out.extend(details.iter().map(|detail| self.or_empty().invalid(detail)));
     }
@@ -218,13 +218,13 @@ impl<'a> At<'a> {
 
     /// `Invalid value: …: field is immutable` when it differs from the old value.
     pub(crate) fn immutable(self, old: At<'_>, out: &mut Vec<Cause>) {
-        if !super::edit::same(self.value, old.value) {
+        if !super::edit::deep_equal(self.value, old.value) {
             out.push(Cause::immutable(&self.field(), self.value));
         }
     }
 }
 
-/// Upstream's words for a number below zero.
+/// Upstream's message for a negative number.
 pub(crate) const NOT_NEGATIVE: &str = "must be greater than or equal to 0";
 
 #[cfg(test)]

@@ -1,5 +1,5 @@
-//! The objects that must exist: four namespaces, Service `default/kubernetes` with its endpoints, and this server's Lease. Made side by
-//! side at start, so that they share group commits, and kept right while the server runs.
+//! The objects that must exist: four namespaces, Service `default/kubernetes` with its endpoints, and the Lease of this server. They are created
+//! concurrently at start, so that they share group commits, and reconciled while the server runs.
 
 use crate::{Settings, scheduling::priorityclass::SYSTEM};
 use anyhow::{Context as _, bail};
@@ -13,11 +13,11 @@ use tokio_util::sync::CancellationToken;
 
 /// The namespaces that always exist.
 const NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "kube-node-lease"];
-/// How often everything is looked at again, and the Lease renewed.
+/// How often the objects are reconciled and the Lease is renewed.
 const PERIOD: Duration = Duration::from_secs(10);
-/// How long the Lease is good for, seconds.
+/// Duration of the Lease, seconds.
 const LEASE: i64 = 3600;
-/// The manager of what is written here, as upstream's.
+/// The field manager, as upstream's.
 const MANAGER: &str = "fieldManager=kube-apiserver";
 
 /// Writes the objects that must exist, as any client would.
@@ -35,10 +35,10 @@ impl Bootstrap {
         Self { service: server.service_for(user), settings, clock }
     }
 
-    /// Makes what is missing.
+    /// Creates missing objects.
     ///
     /// # Errors
-    /// When something cannot be written.
+    /// An object cannot be written.
     pub async fn ensure(&self) -> anyhow::Result<()> {
         // Namespaces first: admission refuses objects in namespaces that do not exist.
         let namespaces = NAMESPACES.iter().map(|name| {
@@ -58,7 +58,7 @@ impl Bootstrap {
         Ok(())
     }
 
-    /// Keeps it so until `shutdown`.
+    /// Reconciles until `shutdown`.
     pub async fn run(&self, shutdown: &CancellationToken) {
         let mut period = tokio::time::interval_at(tokio::time::Instant::now() + PERIOD, PERIOD);
         period.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -74,7 +74,7 @@ impl Bootstrap {
         }
     }
 
-    /// Creates the object; if it is there and `keep`, sets the wanted fields again.
+    /// Creates the object; if it exists and `keep` is set, sets the wanted fields again.
     async fn reconcile(&self, collection: String, object: Value, keep: bool) -> anyhow::Result<()> {
         let name = object["metadata"]["name"].as_str().unwrap_or_default();
         let path = format!("{collection}/{name}");
@@ -126,7 +126,7 @@ pub fn first_service_address(cidr: &ipnet::IpNet) -> IpAddr {
     }
 }
 
-/// Where it is created, and what: Service `kubernetes`, its endpoints and the server's Lease.
+/// Collection paths and objects: Service `kubernetes`, its endpoints and the Lease of the server.
 fn own(settings: &Settings, now: &str) -> Vec<(String, Value)> {
     let cluster_ip = first_service_address(&settings.service_cidr).to_string();
     let (ip, port) = (settings.advertise.ip().to_string(), settings.advertise.port());

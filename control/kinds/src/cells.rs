@@ -1,4 +1,4 @@
-//! Texts of table cells that several kinds share.
+//! Table cells that several kinds share.
 
 use crate::at::At;
 use api::{Object, selector::Selector};
@@ -13,7 +13,7 @@ pub(crate) fn labels(map: Option<&Value>) -> String {
     if pairs.is_empty() { "<none>".to_owned() } else { pairs.join(",") }
 }
 
-/// A label selector as text; `<none>` when it selects everything, `<error>` when it is none.
+/// A label selector as text; `<none>` when it selects everything, `<error>` when it is invalid.
 pub(crate) fn label_selector(selector: Option<&Value>) -> String {
     match selector_text(selector) {
         None => "<error>".to_owned(),
@@ -22,7 +22,7 @@ pub(crate) fn label_selector(selector: Option<&Value>) -> String {
     }
 }
 
-/// A label selector as `-l` takes it; `None` when it is not one.
+/// A label selector in the syntax of `-l`; `None` when it is invalid.
 pub(crate) fn selector_text(selector: Option<&Value>) -> Option<String> {
     match selector {
         None | Some(Value::Null) => Some(String::new()),

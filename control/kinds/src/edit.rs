@@ -1,14 +1,14 @@
-//! How defaulting and preparation write into JSON, with Go's two kinds of "unset": a pointer is unset when absent, a plain value also
-//! when it is the zero value (which is what Go clients that speak protobuf send).
+//! Writing into JSON for defaulting and preparation, with Go's two kinds of "unset": a pointer is unset when absent, a plain value also
+//! when it is the zero value (which Go clients send in protobuf).
 
 use api::Object;
-pub(crate) use api::semantic::{is_nothing, same, same_at};
+pub(crate) use api::semantic::{deep_equal, deep_equal_at, is_empty_value};
 use serde_json::{Map, Value};
 
 /// A JSON object.
 pub(crate) type Fields = Map<String, Value>;
 
-/// The object at `key`, made if nothing (or no object) is there.
+/// The object at `key`, created if there is none.
 pub(crate) fn object<'a>(fields: &'a mut Fields, key: &str) -> &'a mut Fields {
     let value = fields.entry(key).or_insert(Value::Null);
     if !value.is_object() {
@@ -48,7 +48,7 @@ pub(crate) fn fill_int(fields: &mut Fields, key: &str, value: i64) {
     }
 }
 
-/// Removes fields that hold nothing: null, `""`, `[]`, `{}`, `false` or 0, as Go leaves out plain values marked `omitempty`.
+/// Removes fields with a zero value: null, `""`, `[]`, `{}`, `false` or 0, as Go omits plain values with `omitempty`.
 pub(crate) fn drop_zero(fields: &mut Fields, keys: &[&str]) {
     for key in keys {
         let zero = match fields.get(*key) {
@@ -73,22 +73,22 @@ pub(crate) fn keep_at(object: &mut Object, old: &Object, path: &[&str]) {
     }
 }
 
-/// A key for telling which elements of a list are the [`same`]: without the fields that hold nothing.
-pub(crate) fn essence(value: &Value) -> Value {
+/// The value without empty fields, as a key for finding equal elements of a list.
+pub(crate) fn without_empty(value: &Value) -> Value {
     match value {
         Value::Object(map) => {
-            let held = map.iter().filter(|(_, value)| !is_nothing(value));
-            Value::Object(held.map(|(key, value)| (key.clone(), essence(value))).collect())
+            let held = map.iter().filter(|(_, value)| !is_empty_value(value));
+            Value::Object(held.map(|(key, value)| (key.clone(), without_empty(value))).collect())
         }
         Value::Array(list) if list.is_empty() => Value::Null,
-        Value::Array(list) => Value::Array(list.iter().map(essence).collect()),
+        Value::Array(list) => Value::Array(list.iter().map(without_empty).collect()),
         other => other.clone(),
     }
 }
 
-/// Generation follows the old object, one higher if any of the places differ.
+/// Sets the generation to that of the old object, plus one if the values at any of the paths differ.
 pub(crate) fn next_generation(object: &mut Object, old: &Object, places: &[&[&str]]) {
-    let changed = places.iter().any(|path| !same_at(object, old, path));
+    let changed = places.iter().any(|path| !deep_equal_at(object, old, path));
     object.set(&["metadata", "generation"], old.generation() + i64::from(changed));
 }
 
@@ -110,11 +110,11 @@ mod tests {
 
     #[test]
     fn empty_and_absent_are_the_same() {
-        assert!(same(&json!({"a": {}, "b": [], "c": 1}), &json!({"c": 1, "d": null})));
-        assert!(!same(&json!({"a": ""}), &json!({})));
-        assert!(!same(&json!([1]), &json!([1, 2])));
+        assert!(deep_equal(&json!({"a": {}, "b": [], "c": 1}), &json!({"c": 1, "d": null})));
+        assert!(!deep_equal(&json!({"a": ""}), &json!({})));
+        assert!(!deep_equal(&json!([1]), &json!([1, 2])));
         let (a, b) = (json!({"a": {}, "b": [], "c": {"d": null, "e": 1}}), json!({"c": {"e": 1}, "f": null}));
-        assert_eq!(essence(&a), essence(&b));
-        assert_ne!(essence(&json!({"a": ""})), essence(&json!({})));
+        assert_eq!(without_empty(&a), without_empty(&b));
+        assert_ne!(without_empty(&json!({"a": ""})), without_empty(&json!({})));
     }
 }

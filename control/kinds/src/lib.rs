@@ -1,9 +1,9 @@
-//! The built-in kinds: one folder a group, one file a kind, each giving its own `resource()`. What is special to a kind lives with it: its
-//! subresources, the admission plugins that concern it, who may use it.
+//! The built-in kinds: one folder per group, one file per kind with its `resource()`. Subresources, admission plugins and authorizers of
+//! kinds are here too.
 //!
-//! Strategies work on JSON objects (no typed decoding, which would drop what it does not know). Validation walks with `at::At`,
-//! which knows its path; defaulting writes with `edit`. Rules that several kinds share are in modules of their own: `podspec` for
-//! everything that holds a pod spec, `rules` for names, selectors and the like.
+//! Strategies work on JSON objects (typed decoding would drop unknown fields). Validation uses `at::At`, which knows its path; defaulting
+//! uses `edit`. Rules that several kinds share are in modules of their own: `podspec` for everything with a pod spec, `rules` for names,
+//! selectors and the like.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 

@@ -30,7 +30,7 @@ pub(crate) fn stays_immutable(object: &Object, old: &Object, data: &[&str], out:
         out.push(Cause::forbidden(&FieldPath::new("immutable"), TEXT));
     }
     for field in data {
-        if !edit::same_at(object, old, &[field]) {
+        if !edit::deep_equal_at(object, old, &[field]) {
             out.push(Cause::forbidden(&FieldPath::new(field), TEXT));
         }
     }
@@ -56,7 +56,7 @@ pub(crate) fn qualified(at: At<'_>, out: &mut Vec<Cause>) {
     at.invalid_all(names::qualified_name(at.str()), out);
 }
 
-/// Names that become part of Pod names and hosts want to be DNS labels.
+/// A warning about a name that is no DNS label although it becomes part of Pod names and host names.
 pub(crate) fn host_name_warning(object: &Object, what: &str, out: &mut Vec<String>) {
     let problems = names::dns1123_label(object.name());
     if !problems.is_empty() {
@@ -74,7 +74,7 @@ pub(crate) fn port_number(at: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// Upstream's words for a bad port number.
+/// Upstream's message for an invalid port number.
 pub(crate) const PORT_NUMBER: &str = "must be between 1 and 65535, inclusive";
 
 /// A port given by number or name.
@@ -143,7 +143,7 @@ pub(crate) fn label_selector(at: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// A path inside a volume: relative and without steps back.
+/// A path inside a volume: relative and without `..`.
 pub(crate) fn local_descending_path(at: At<'_>, out: &mut Vec<Cause>) {
     if at.str().starts_with('/') {
         out.push(at.invalid("must be a relative path"));

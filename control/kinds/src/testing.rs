@@ -1,4 +1,4 @@
-//! What the tests of the kinds share: objects from YAML, a context, and results as text.
+//! Helpers for the tests of kinds: objects from YAML, a context, and results as text.
 
 use crate::{Capabilities, Settings, core::serviceaccount::tokens};
 use api::{GroupVersionKind, Object, invalid};

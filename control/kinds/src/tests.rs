@@ -113,7 +113,7 @@ fn every_kind_bears_an_object_with_nothing_in_it() {
             assert!(changes.is_empty(), "{name}: an unchanged object may be written: {changes:?}");
             let _ = strategy.validate_status(&cx, &object, &old);
             let _ = strategy.warnings(&cx, &object, Some(&old));
-            let _ = strategy.grace(&object, None);
+            let _ = strategy.grace_period(&object, None);
             strategy.field_labels().iter().for_each(|label| drop(strategy.field(&object, label)));
         }
     }

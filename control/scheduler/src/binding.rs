@@ -1,5 +1,5 @@
-//! What follows when a pod was given a node: reserve and permit at once, then in the binding cycle the wait, preBind and bind. Whatever
-//! fails, the caller unreserves.
+//! What follows when a pod is assumed on a node: reserve and permit at once, then in the binding cycle the wait for permit, preBind and bind.
+//! After a failure of any of them the caller unreserves.
 
 use crate::{
     handle::{Cycle, Handle},
@@ -12,21 +12,21 @@ use std::{collections::BTreeMap, future::Future, panic::AssertUnwindSafe, sync::
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_util::sync::CancellationToken;
 
-/// One of the places for calls in flight. A pod that waits gives it up meanwhile, so that those it waits for can be bound.
+/// One of the slots for binding cycles in flight. A pod that waits for permit gives its slot back, so that the pods it waits for can be bound.
 pub(crate) struct Slot {
     all: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,
 }
 
 impl Slot {
-    /// Waits for a place.
+    /// Waits for a slot.
     pub(crate) async fn new(all: &Arc<Semaphore>) -> Self {
         let mut slot = Self { all: all.clone(), held: None };
         slot.take().await;
         slot
     }
 
-    /// Waits for a place, unless there is one.
+    /// Waits for a slot, unless it is held already.
     pub(crate) async fn take(&mut self) {
         if self.held.is_none() {
             self.held = Some(self.all.clone().acquire_owned().await.expect("the semaphore is never closed"));
@@ -64,7 +64,7 @@ pub(crate) fn reserve(plugins: &Plugins, handle: &Handle, cycle: &mut Cycle) -> 
     Ok(())
 }
 
-/// Runs the binding cycle up to bind. It holds `slot` at its end, however it ends.
+/// Runs the binding cycle up to bind. It holds `slot` when it returns, also after a failure.
 pub(crate) async fn bind(
     plugins: &Plugins,
     handle: &Handle,
@@ -138,7 +138,7 @@ fn panicked() -> Failure {
     Failure::Error("the plugin panicked".to_owned())
 }
 
-/// A task of a plugin; a panic is its failure.
+/// Runs a task of a plugin; a panic becomes a failure.
 pub(crate) async fn guarded<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
     AssertUnwindSafe(work).catch_unwind().await.unwrap_or_else(|_| Err(panicked()))
 }
@@ -153,7 +153,7 @@ async fn unless_stopped(
     }
 }
 
-/// Errors are told with the extension point and the plugin, as upstream does.
+/// The rejection for a failure; its message names the extension point and the plugin, as upstream's.
 fn rejection(point: &str, plugin: &'static str, failure: Failure) -> Rejection {
     let failure = match failure {
         Failure::Error(error) => Failure::Error(format!("running {point} plugin \"{plugin}\": {error}")),

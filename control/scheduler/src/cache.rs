@@ -1,4 +1,4 @@
-//! What the scheduler knows of nodes and of the pods on them, kept up to date change by change. Pure.
+//! The nodes and the pods on them, updated change by change. Pure.
 
 use crate::{
     pod::{PodInfo, node_name},
@@ -7,32 +7,32 @@ use crate::{
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::{collections::HashMap, sync::Arc};
 
-/// All nodes. Pods that were given a node but are not yet seen there (assumed) count like the others, so that no room is given twice.
+/// All nodes with their pods. Assumed pods, whose binding is not observed yet, count like the others, so that no capacity is given twice.
 #[derive(Debug, Default)]
 pub struct Cache {
     nodes: Snapshot,
-    /// Where each pod is, by uid, and whether that is only assumed.
+    /// The node of each pod by uid, and whether the pod is only assumed there.
     places: HashMap<String, (String, bool)>,
 }
 
 impl Cache {
-    /// The nodes and pods as they are now. What is changed later is not seen in it.
+    /// The nodes and pods as they are now; later changes do not affect it.
     pub fn snapshot(&self) -> Snapshot {
         self.nodes.clone()
     }
 
-    /// Adds or replaces a node; answers what it was before.
+    /// Adds or replaces a node; returns its previous state.
     pub fn set_node(&mut self, node: Arc<Node>) -> Option<Arc<Node>> {
         let name = node.metadata.name.clone().unwrap_or_default();
         self.nodes.set_node(&name, node)
     }
 
-    /// Forgets a node; its pods stay until they are gone themselves.
+    /// Removes a node; its pods stay until they are removed themselves.
     pub fn remove_node(&mut self, name: &str) {
         self.nodes.remove_node(name);
     }
 
-    /// Takes a pod that is bound. It confirms an assumption, or corrects it.
+    /// Adds or updates a bound pod, which confirms or corrects an assumption.
     pub fn set_pod(&mut self, pod: Arc<PodInfo>) {
         let name = node_name(&pod.pod).to_owned();
         if name.is_empty() {
@@ -46,25 +46,25 @@ impl Cache {
         self.place(pod, node.to_owned(), true);
     }
 
-    /// Takes an assumption back; a pod that is known to be bound stays.
+    /// Forgets an assumed pod; a pod that is known to be bound stays.
     pub fn forget(&mut self, uid: &str) {
         if self.is_assumed(uid) {
             self.remove_pod(uid);
         }
     }
 
-    /// Whether the pod's node is assumed only.
+    /// Whether the pod is only assumed.
     pub fn is_assumed(&self, uid: &str) -> bool {
         self.places.get(uid).is_some_and(|(_, assumed)| *assumed)
     }
 
-    /// Frees the room of a pod.
+    /// Removes a pod from its node.
     pub fn remove_pod(&mut self, uid: &str) -> Option<Arc<PodInfo>> {
         let (name, _) = self.places.remove(uid)?;
         self.nodes.remove_pod(&name, uid)
     }
 
-    /// The pod as it was last counted.
+    /// The last known state of a pod.
     pub fn pod(&self, uid: &str) -> Option<&Arc<Pod>> {
         let (name, _) = self.places.get(uid)?;
         self.nodes.info(name)?.pods.get(uid).map(|p| &p.pod)

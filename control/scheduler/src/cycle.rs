@@ -1,4 +1,4 @@
-//! One scheduling decision: filter, score, choose, or say why not. Pure.
+//! One scheduling decision: filter and score the nodes, then choose one or explain why none fits. Pure.
 
 use crate::{
     cycle_state::CycleState,
@@ -10,25 +10,25 @@ use crate::{
 };
 use std::collections::BTreeSet;
 
-/// What became of a pod.
+/// The result of a scheduling cycle.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It goes to this node.
+    /// The pod is bound to this node.
     Bind(String),
-    /// No node takes it.
+    /// No node fits.
     Refuse {
-        /// Upstream's words for it.
+        /// Upstream's message.
         message: String,
-        /// The plugins that refused it.
+        /// The plugins that rejected the pod.
         refused_by: Vec<&'static str>,
-        /// The plugin that found a node where it can be made to fit, and that node.
+        /// The plugin whose preemption can make the pod fit, and the nominated node.
         nominated: Option<(&'static str, String)>,
     },
-    /// Deciding failed, why. The pod is tried again after its back-off.
+    /// The cycle failed with this error. The pod is tried again after its back-off.
     Error(String),
 }
 
-/// Decides for one pod. `chance` picks among equally good nodes.
+/// Schedules one pod. `chance` picks among nodes with equal scores.
 pub fn schedule(
     state: &mut CycleState,
     pod: &PodInfo,
@@ -76,14 +76,14 @@ pub fn schedule(
     }
 }
 
-/// What preFilter left to do.
+/// The result of preFilter.
 #[derive(Default)]
 struct Filters<'a> {
-    /// Those that filter has to ask.
+    /// The plugins whose filter runs.
     plugins: Vec<&'a dyn Plugin>,
-    /// The nodes to look at; `None` is all.
+    /// The nodes to filter; `None` is all.
     nodes: Option<BTreeSet<String>>,
-    /// The plugins that chose `nodes`, by name.
+    /// The plugins that narrowed `nodes`.
     narrowed_by: Vec<&'static str>,
 }
 
@@ -105,7 +105,7 @@ impl Filters<'_> {
     }
 }
 
-/// Asks preFilter of all plugins. If all nodes are refused: by whom, and why.
+/// Runs preFilter of all plugins. If they reject all nodes: by which plugin, and why.
 fn pre_filter<'a>(
     state: &mut CycleState,
     pod: &PodInfo,
@@ -119,7 +119,7 @@ fn pre_filter<'a>(
             PreFilter::Skip => continue,
             PreFilter::AllNodes => {}
             PreFilter::Nodes(names) => filters.narrow(plugin.name(), names),
-            // the others still look, since postFilter needs what they work out
+            // the other plugins still run, because postFilter needs the state that they compute
             PreFilter::Unschedulable(why) => {
                 refused = Some((vec![plugin.name()], Status::Unschedulable(vec![why])));
                 continue;
@@ -140,7 +140,7 @@ fn pre_filter<'a>(
     refused.map_or(Ok(filters), Err)
 }
 
-/// No node takes the pod: asks postFilter, and says why.
+/// No node fits: runs postFilter, and makes the message.
 fn refuse(
     state: &mut CycleState,
     pod: &PodInfo,

@@ -1,4 +1,4 @@
-//! What plugins remember from one extension point to the next, for one pod and one cycle. Pure.
+//! The state that plugins pass from one extension point to the next, for one pod and one cycle. Pure.
 
 use std::{
     any::{Any, TypeId},
@@ -7,10 +7,10 @@ use std::{
 
 type Value = Arc<dyn Any + Send + Sync>;
 
-/// The memory of one cycle: one value per type, so a plugin keeps what it needs in a type of its own. Made before preFilter and dropped when
-/// the pod is refused or bound. `CycleState` upstream.
+/// The state of one cycle: one value per type, so that a plugin uses a type of its own. Created before preFilter and dropped when the pod is
+/// rejected or bound. `CycleState` upstream.
 ///
-/// A clone sees what was written before it; what is written later is seen in one of the two only.
+/// A clone has the values written before it; later writes affect only one of the two.
 #[derive(Clone, Default)]
 pub struct CycleState {
     // a handful at most: a list is faster than a map
@@ -18,7 +18,7 @@ pub struct CycleState {
 }
 
 impl CycleState {
-    /// Remembers a value, in place of the one of this type.
+    /// Writes a value, in place of the one of this type.
     pub fn write<T: Any + Send + Sync>(&mut self, value: T) {
         self.delete::<T>();
         self.values.push((TypeId::of::<T>(), Arc::new(value)));
@@ -29,7 +29,7 @@ impl CycleState {
         self.values.iter().find(|(id, _)| *id == TypeId::of::<T>()).and_then(|(_, value)| value.downcast_ref())
     }
 
-    /// Forgets the value of this type.
+    /// Deletes the value of this type.
     pub fn delete<T: Any + Send + Sync>(&mut self) {
         self.values.retain(|(id, _)| *id != TypeId::of::<T>());
     }

@@ -1,34 +1,35 @@
-//! What plugins have at hand once a pod was given a node.
+//! The handle that plugins get once a pod is assumed.
 
 use crate::{cycle_state::CycleState, pod::PodInfo, waiting::WaitingPods};
 use api::Clock;
 use client::{Client, Informers, Recorder};
 use std::sync::Arc;
 
-/// The way to the API and to the pods that wait. `framework.Handle` upstream; here only the extension points after a pod was assumed get it,
-/// so that those before cannot but be pure. A plugin must not keep a clone: a scheduler that stops waits until its recorder is dropped.
-/// [`WaitingPods`] may be kept.
+/// Client, informers and waiting pods. `framework.Handle` upstream; here only the extension points after a pod is assumed get it, so that those
+/// before are pure. A plugin must not keep a clone, because a stopping scheduler waits until its recorder is dropped. [`WaitingPods`] may be
+/// kept.
 #[derive(Clone)]
 pub struct Handle {
-    /// With the scheduler's identity.
+    /// A client with the scheduler's identity.
     pub client: Client,
-    /// The caches that all components share. One lives as long as somebody holds it: a plugin asks for its informers once.
+    /// The informers that all components share. An informer ends when it is no longer held, so that a plugin gets its informers once and keeps
+    /// them.
     pub informers: Informers,
-    /// Writes events.
+    /// The event recorder.
     pub recorder: Recorder,
     /// Wall-clock time.
     pub clock: Clock,
-    /// The pods that permit plugins made wait.
+    /// The pods that wait for permit.
     pub waiting_pods: WaitingPods,
 }
 
-/// A cycle whose node is chosen: what the extension points after that are about.
+/// A cycle whose node is chosen, as the extension points after that see it.
 pub struct Cycle {
     /// The pod. Its `spec.nodeName` is not set yet.
     pub pod: Arc<PodInfo>,
-    /// The node that it was given, or for [`crate::Plugin::preempt`] the node that is to be made free for it.
+    /// The chosen node; for [`crate::Plugin::preempt`] the nominated node.
     pub node: String,
-    /// What plugins remember.
+    /// The state of the plugins.
     pub state: CycleState,
 }
 

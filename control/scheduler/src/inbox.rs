@@ -1,4 +1,4 @@
-//! What has happened and is not looked at yet. All that informer handlers do is to put it here.
+//! Changes that the loop has not handled yet. Informer handlers only add to it.
 
 use crate::{pod::PodInfo, status::Failure};
 use client::{Delta, Informer, Kind};
@@ -7,38 +7,38 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, mem, sync::Arc};
 use tokio::sync::Notify;
 
-/// Where handlers and binding cycles put what the loop takes: the only lock that they share with it, held for a few instructions.
+/// The inbox of the loop, filled by handlers and binding cycles: the only lock that they share with it, held for a few instructions.
 ///
-/// Bounded by nature: it holds the newest state of each object, once, and one outcome per pod that is being bound. The loop takes all of it
-/// before each decision, also while it waits for a slot.
+/// Bounded: it holds the newest state of each object once, and one outcome per binding cycle. The loop empties it before each decision, also
+/// while it waits for a slot.
 #[derive(Default)]
 pub(crate) struct Inbox {
-    news: Mutex<News>,
-    /// There is something.
+    updates: Mutex<Updates>,
+    /// Notified when something is added.
     pub(crate) changed: Notify,
 }
 
-/// What has happened since the inbox was last emptied.
+/// The changes since the inbox was last emptied.
 #[derive(Default)]
-pub(crate) struct News {
+pub(crate) struct Updates {
     pub(crate) nodes: Changes<Node>,
     pub(crate) pods: Changes<Pod>,
     pub(crate) outcomes: Vec<Outcome>,
 }
 
-/// How a pod's binding cycle ended.
+/// The end of a binding cycle.
 pub(crate) enum Outcome {
-    /// It is bound; its uid.
+    /// The pod with this uid is bound.
     Bound(String),
-    /// It does not get its node.
+    /// The pod is not bound.
     Failed(Arc<PodInfo>, Rejection),
-    /// The room that was to be made for it (its uid) was not made.
+    /// Preemption for the pod with this uid failed.
     NotPreempted(String),
 }
 
-/// Why a pod that was assumed does not get its node.
+/// Why an assumed pod is not bound.
 pub(crate) struct Rejection {
-    /// The plugin that says so.
+    /// The plugin that failed or rejected it.
     pub(crate) plugin: &'static str,
     pub(crate) failure: Failure,
 }
@@ -46,7 +46,7 @@ pub(crate) struct Rejection {
 /// An object's newest state.
 pub(crate) struct Change<K> {
     pub(crate) object: Arc<K>,
-    /// It is its last.
+    /// The object is deleted; this is its last state.
     pub(crate) gone: bool,
 }
 
@@ -56,10 +56,10 @@ impl<K> From<&Delta<K>> for Change<K> {
     }
 }
 
-/// The newest state of each object that changed, in the order in which they first did.
+/// The newest state of each changed object, in the order of their first changes.
 pub(crate) struct Changes<K> {
     list: Vec<Change<K>>,
-    /// Where in `list` an object is, by uid.
+    /// Index of an object in `list`, by uid.
     at: HashMap<String, usize>,
 }
 
@@ -92,27 +92,27 @@ impl<K> IntoIterator for Changes<K> {
 
 impl Inbox {
     /// Takes everything.
-    pub(crate) fn take(&self) -> News {
-        mem::take(&mut *self.news.lock())
+    pub(crate) fn take(&self) -> Updates {
+        mem::take(&mut *self.updates.lock())
     }
 
-    /// A binding cycle ended.
+    /// Adds the outcome of a binding cycle.
     pub(crate) fn ended(&self, outcome: Outcome) {
-        self.news.lock().outcomes.push(outcome);
+        self.updates.lock().outcomes.push(outcome);
         self.changed.notify_one();
     }
 
-    /// From now on the informers' changes come here, for as long as somebody else holds the inbox.
+    /// Subscribes to the informers, for as long as the inbox is held elsewhere.
     pub(crate) fn subscribe(self: &Arc<Self>, nodes: &Informer<Node>, pods: &Informer<Pod>) {
-        self.follow(nodes, |news| &mut news.nodes);
-        self.follow(pods, |news| &mut news.pods);
+        self.follow(nodes, |updates| &mut updates.nodes);
+        self.follow(pods, |updates| &mut updates.pods);
     }
 
-    fn follow<K: Kind>(self: &Arc<Self>, informer: &Informer<K>, changes: fn(&mut News) -> &mut Changes<K>) {
+    fn follow<K: Kind>(self: &Arc<Self>, informer: &Informer<K>, changes: fn(&mut Updates) -> &mut Changes<K>) {
         let this = Arc::downgrade(self);
         informer.subscribe(move |delta| {
             if let Some(this) = this.upgrade() {
-                changes(&mut this.news.lock()).push(delta.into());
+                changes(&mut this.updates.lock()).push(delta.into());
                 this.changed.notify_one();
             }
         });
@@ -140,8 +140,8 @@ mod tests {
         }
         pods.apply(WatchEvent::Deleted(pod("a", "1", 1000)));
         pods.apply(WatchEvent::Added(pod("a", "3", 1001)));
-        let news: Vec<_> = inbox.take().pods.into_iter().collect();
-        let seen: Vec<_> = news.iter().map(|c| (c.object.metadata.uid.as_deref(), c.gone)).collect();
+        let updates: Vec<_> = inbox.take().pods.into_iter().collect();
+        let seen: Vec<_> = updates.iter().map(|c| (c.object.metadata.uid.as_deref(), c.gone)).collect();
         assert_eq!(seen, [(Some("1"), true), (Some("2"), false), (Some("3"), false)]);
         assert!(inbox.take().pods.into_iter().next().is_none(), "taken once");
     }

@@ -1,7 +1,7 @@
-//! The scheduler: gives every pod without a node the best node that fits.
+//! The scheduler: binds every pod without a node to the best node that fits.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/kube-scheduler/> and the scheduling framework (KEP-624), with upstream's
-//! plugin names, order, weights and words.
+//! plugin names, order, weights and texts.
 //!
 //! ```text
 //! informers ──► inbox ──► loop: cache, queue ──► decision on a snapshot ──► binding cycle, one task a pod
@@ -9,12 +9,12 @@
 //!                 └──────────────── bound, or failed and unreserved ────────────────────┘
 //! ```
 //!
-//! One loop owns all that decisions need, so they are made without a lock, one after another ([`Scheduler::run`]). The decision itself
-//! ([`cycle`]) is pure; what calls the API runs after the pod was assumed, many pods at a time. How to add a plugin: [`plugin`].
+//! One loop owns all state that decisions need, so that they take no lock and are made one after another ([`Scheduler::run`]). The decision
+//! itself ([`cycle`]) is pure; API calls run after the pod is assumed, for many pods concurrently. How to add a plugin: [`plugin`].
 //!
 //! Not here: preemption (a pod that needs it waits, and its condition says so), pod affinity and topology spread, volumes, extenders,
-//! several profiles. What a pod asks for among these is not enforced. Of what preemption needs these are missing still: a nominated node is
-//! written down, but neither tried first nor kept free from other pods.
+//! several profiles. Such fields of a pod are not enforced. Preemption still lacks this: a nominated node is written into the pod, but neither
+//! tried first nor kept free from other pods.
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 

@@ -17,7 +17,7 @@ struct Attempt {
     result: &'static str,
 }
 
-/// Cheap to clone.
+/// The metrics. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     attempts: Family<Attempt, Counter>,
@@ -38,7 +38,7 @@ impl Metrics {
         registry.register("scheduler_scheduling_attempt_duration_seconds", help, self.durations.clone());
     }
 
-    /// A try has ended: `scheduled`, `unschedulable` or `error`.
+    /// Counts an attempt with its result: `scheduled`, `unschedulable` or `error`.
     pub(crate) fn tried(&self, profile: &str, result: &'static str, took: Duration) {
         let attempt = Attempt { profile: profile.to_owned(), result };
         self.attempts.get_or_create(&attempt).inc();

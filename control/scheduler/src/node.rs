@@ -8,19 +8,19 @@ use std::{collections::HashMap, sync::Arc};
 /// One node with its pods.
 #[derive(Clone, Debug, Default)]
 pub struct NodeInfo {
-    /// The node; `None` while pods are known whose node is not.
+    /// The node; `None` while only pods of it are known.
     pub node: Option<Arc<Node>>,
-    /// What it can give.
+    /// Its allocatable resources.
     pub allocatable: Resources,
-    /// How many pods it takes.
+    /// How many pods it may run.
     pub max_pods: usize,
-    /// What its pods ask for.
+    /// The requests of its pods.
     pub requested: Resources,
-    /// CPU and memory that its pods count for in scores.
+    /// CPU and memory of its pods in scores.
     pub scored: (Amount, Amount),
     /// Its pods by uid.
     pub pods: HashMap<String, Arc<PodInfo>>,
-    /// Grows with each change of any node: the same number is the same value, so that what a plugin works out per node can be kept.
+    /// Grows with each change of any node: an equal number means an equal value, so that plugins may cache per node.
     pub generation: u64,
 }
 
@@ -52,7 +52,7 @@ impl NodeInfo {
         Some(pod)
     }
 
-    /// Whether a pod on the node holds one of `ports`.
+    /// Whether a pod on the node uses one of `ports`.
     pub fn has_conflict(&self, ports: &[HostPort]) -> bool {
         let taken = || self.pods.values().flat_map(|p| &p.ports);
         !ports.is_empty() && ports.iter().any(|p| taken().any(|t| t.conflicts(p)))

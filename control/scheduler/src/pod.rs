@@ -1,4 +1,4 @@
-//! A pod as the scheduler sees it: everything it compares, worked out once. Pure.
+//! A pod with everything that the scheduler compares, computed once. Pure.
 
 use client::fit::{
     affinity::{Preferred, Required},
@@ -8,7 +8,7 @@ pub use client::pod::{is_finished, node_name, uid};
 use k8s_openapi::api::core::v1::{Pod, Toleration};
 use std::sync::Arc;
 
-/// A port that a container takes on its node.
+/// A host port of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HostPort {
     /// Address; empty is all.
@@ -20,7 +20,7 @@ pub struct HostPort {
 }
 
 impl HostPort {
-    /// Whether both cannot be had on one node.
+    /// Whether one node cannot have both.
     pub fn conflicts(&self, other: &Self) -> bool {
         let any = |ip: &str| ip.is_empty() || ip == "0.0.0.0";
         self.port == other.port
@@ -29,27 +29,27 @@ impl HostPort {
     }
 }
 
-/// A pod and what follows from its spec.
+/// A pod and what is computed from its spec.
 #[derive(Clone, Debug)]
 pub struct PodInfo {
     /// The pod itself.
     pub pod: Arc<Pod>,
-    /// What it asks for.
+    /// Its requests.
     pub requests: Resources,
-    /// CPU and memory that it counts for in scores.
+    /// Its CPU and memory in scores.
     pub scored: (Amount, Amount),
-    /// Ports it takes on its node.
+    /// Its host ports.
     pub ports: Vec<HostPort>,
-    /// Higher goes first.
+    /// Its priority; higher is scheduled first.
     pub priority: i32,
-    /// The nodes it must have.
+    /// Its node selector and required node affinity.
     pub required: Required,
-    /// The nodes it would like.
+    /// Its preferred node affinity.
     pub preferred: Preferred,
 }
 
 impl PodInfo {
-    /// Works out what `pod` needs.
+    /// Computes what `pod` needs.
     pub fn new(pod: Arc<Pod>) -> Self {
         let spec = pod.spec.as_ref();
         let scored = spec.map(resources::non_zero_requests).unwrap_or_default();
@@ -64,12 +64,12 @@ impl PodInfo {
         }
     }
 
-    /// Unique in time.
+    /// The uid.
     pub fn uid(&self) -> &str {
         uid(&self.pod)
     }
 
-    /// What it tolerates.
+    /// Its tolerations.
     pub fn tolerations(&self) -> &[Toleration] {
         client::pod::tolerations(&self.pod)
     }

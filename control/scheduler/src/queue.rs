@@ -1,6 +1,6 @@
-//! The pods that wait for a node: ready to be tried, backing off, or waiting for an event that may help. Pure: time is passed in.
+//! The scheduling queue: pods without a node that are active, backing off, or waiting for an event that may help. Pure: time is passed in.
 //!
-//! Bounded by nature: it holds one entry per pod that exists and has no node, and nothing else.
+//! Bounded: it holds one entry per pod that exists and has no node.
 
 use crate::{
     plugin::{Event, Plugins, catch},
@@ -14,27 +14,27 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// After the first failure; doubles with each.
+/// The back-off after the first failure; it doubles with each further one.
 const INITIAL_BACKOFF: Duration = Duration::from_secs(1);
-/// Never longer.
+/// The longest back-off.
 const MAX_BACKOFF: Duration = Duration::from_secs(10);
 /// How long a pod waits for an event before it is tried anyway.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
-/// The order of trying: higher priority first, then first come.
+/// The order of the queue: higher priority first, then first come.
 type Rank = (Reverse<i32>, u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
-    /// Ready to be tried.
+    /// Ready for a scheduling cycle.
     Active(Rank),
-    /// Not before its time.
+    /// Backing off until this time.
     Backoff(Instant, u64),
-    /// Refused; since when.
+    /// Rejected at this time.
     Unschedulable(Instant, u64),
-    /// Held back by a plugin before it may enter.
+    /// Held back by preEnqueue of a plugin.
     Gated,
-    /// Being tried or bound.
+    /// In a scheduling or binding cycle.
     InFlight,
 }
 
@@ -46,13 +46,13 @@ struct Entry {
     /// When its back-off ends.
     not_before: Instant,
     order: u64,
-    /// Names of the plugins that refused it.
+    /// Names of the plugins that rejected it.
     refused_by: Vec<&'static str>,
-    /// How many events there had been when it was last taken out to be tried.
+    /// The event counter when its last scheduling cycle began.
     events: u64,
 }
 
-/// The waiting pods.
+/// The scheduling queue.
 pub struct Queue {
     plugins: Plugins,
     entries: HashMap<String, Entry>,
@@ -60,16 +60,16 @@ pub struct Queue {
     backoff: BTreeMap<(Instant, u64), String>,
     unschedulable: BTreeMap<(Instant, u64), String>,
     next_order: u64,
-    /// How many are [`Place::Gated`].
+    /// The number of [`Place::Gated`] entries.
     gated: usize,
-    /// How many events there have been.
+    /// Counts events.
     events: u64,
 }
 
-/// How many pods wait where; the gauge `scheduler_pending_pods`.
+/// The number of pending pods by queue: the gauge `scheduler_pending_pods`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pending {
-    /// Ready to be tried.
+    /// Ready for a scheduling cycle.
     pub active: usize,
     /// Backing off.
     pub backoff: usize,
@@ -94,7 +94,7 @@ impl Queue {
         }
     }
 
-    /// Takes a pod that has no node, new or changed.
+    /// Adds or updates a pod without a node.
     pub fn set(&mut self, pod: Arc<PodInfo>, now: Instant) {
         let uid = pod.uid().to_owned();
         let Some(entry) = self.entries.get_mut(&uid) else {
@@ -117,26 +117,26 @@ impl Queue {
         }
     }
 
-    /// Takes what changed in a pod that is being bound, for the case that it comes back; other pods than those known are left out.
+    /// Updates a pod that is being bound, in case its binding fails. An unknown pod is ignored.
     pub fn refresh(&mut self, pod: Arc<PodInfo>) {
         if let Some(entry) = self.entries.get_mut(pod.uid()) {
             entry.pod = pod;
         }
     }
 
-    /// Forgets a pod: it is gone, finished or bound.
+    /// Removes a pod that is deleted, finished or bound.
     pub fn remove(&mut self, uid: &str) {
         self.unlink(uid);
         self.entries.remove(uid);
     }
 
-    /// Whether there is a pod to try.
+    /// Whether a pod is ready for a scheduling cycle.
     pub fn is_ready(&mut self, now: Instant) -> bool {
         self.promote(now);
         !self.active.is_empty()
     }
 
-    /// The next pod to try; it stays known until [`Queue::remove`] or [`Queue::refuse`].
+    /// The next pod to schedule; it stays in flight until [`Queue::remove`] or [`Queue::refuse`].
     pub fn pop(&mut self, now: Instant) -> Option<Arc<PodInfo>> {
         self.promote(now);
         let (_, uid) = self.active.pop_first()?;
@@ -147,7 +147,7 @@ impl Queue {
         Some(entry.pod.clone())
     }
 
-    /// No node took the pod: it waits for an event, and for its back-off at least.
+    /// No node fits: the pod waits for an event, and at least for its back-off.
     pub fn refuse(&mut self, uid: &str, refused_by: Vec<&'static str>, now: Instant) {
         self.unlink(uid);
         let Some(entry) = self.entries.get_mut(uid) else { return };
@@ -157,27 +157,26 @@ impl Queue {
         self.unschedulable.insert((now, entry.order), uid.to_owned());
     }
 
-    /// Trying failed for a reason that may pass by itself: it is tried again after its back-off.
+    /// The cycle failed with an error that may be temporary: the pod is tried again after its back-off.
     pub fn retry(&mut self, uid: &str, now: Instant) {
         let Some(entry) = self.entries.get_mut(uid) else { return };
         entry.not_before = now + backoff(entry.attempts);
         self.activate(uid, now);
     }
 
-    /// A refused pod is tried again after its back-off, whatever it waits for.
+    /// A rejected pod is tried again after its back-off, without an event.
     pub fn reconsider(&mut self, uid: &str, now: Instant) {
         if self.entries.get(uid).is_some_and(|entry| matches!(entry.place, Place::Unschedulable(..))) {
             self.activate(uid, now);
         }
     }
 
-    /// Whether there was an event since the pod was taken out to be tried. It did not wait for it, so it must not be refused now and wait
-    /// for another.
+    /// Whether an event occurred since the pod's cycle began. The pod has missed that event, so that it must not wait for another one.
     pub fn missed_events(&self, uid: &str) -> bool {
         self.entries.get(uid).is_some_and(|entry| entry.events != self.events)
     }
 
-    /// Something changed in the cluster: pods that it may help are tried again.
+    /// Handles an event: the pods that it may help are tried again.
     pub fn on(&mut self, event: &Event<'_>, now: Instant) {
         self.events += 1;
         let waiting: Vec<String> = self.unschedulable.values().cloned().collect();
@@ -186,14 +185,14 @@ impl Queue {
         }
     }
 
-    /// When something is due by time alone.
+    /// When the next pod is due by time alone.
     pub fn next_due(&self) -> Option<Instant> {
         let backoff = self.backoff.first_key_value().map(|((at, _), _)| *at);
         let wait = self.unschedulable.first_key_value().map(|((since, _), _)| *since + MAX_WAIT);
         backoff.into_iter().chain(wait).min()
     }
 
-    /// How many pods wait where.
+    /// The number of pending pods by queue.
     pub fn pending(&self) -> Pending {
         Pending {
             active: self.active.len(),
@@ -208,7 +207,7 @@ impl Queue {
         let helps = entry.refused_by.is_empty()
             || matches!(event, Event::Timeout)
             || self.plugins.iter().any(|p| {
-                // One that panics may have missed what would help.
+                // A plugin that panics may have missed an event that helps.
                 let wakes = || catch(|| p.wakes_on(event, &entry.pod)).unwrap_or(true);
                 entry.refused_by.contains(&p.name()) && wakes()
             });
@@ -217,11 +216,11 @@ impl Queue {
         }
     }
 
-    /// Puts the pod where it can be tried as soon as its back-off and the plugins allow.
+    /// Moves the pod to where it is tried as soon as its back-off and preEnqueue allow.
     fn activate(&mut self, uid: &str, now: Instant) {
         self.unlink(uid);
         let Some(entry) = self.entries.get_mut(uid) else { return };
-        // One that panics may have meant to hold the pod back.
+        // A plugin that panics may have meant to hold the pod back.
         if !self.plugins.iter().all(|p| catch(|| p.pre_enqueue(&entry.pod)).unwrap_or(false)) {
             entry.place = Place::Gated;
             self.gated += 1;
@@ -245,7 +244,7 @@ impl Queue {
         }
     }
 
-    /// Moves what has become due.
+    /// Moves the pods that are due.
     fn promote(&mut self, now: Instant) {
         while let Some((slot, uid)) = self.backoff.first_key_value().filter(|((at, _), _)| *at <= now) {
             let (slot, uid) = (*slot, uid.clone());

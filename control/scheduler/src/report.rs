@@ -1,4 +1,4 @@
-//! How a pod without a node is told why: the event FailedScheduling and the condition PodScheduled.
+//! Reports why a pod has no node: the event FailedScheduling and the condition PodScheduled.
 
 use crate::{
     handle::Handle,
@@ -10,20 +10,20 @@ use k8s_openapi::{api::core::v1::Pod, apimachinery::pkg::apis::meta::v1::Time};
 use serde_json::{Value, json};
 use std::sync::Arc;
 
-/// What is told.
+/// A report about a pod.
 pub(crate) struct Report {
     /// `Unschedulable` or `SchedulerError`.
     pub(crate) reason: &'static str,
-    /// Upstream's words.
+    /// Upstream's message.
     pub(crate) message: String,
-    /// The node that is being made free for the pod.
+    /// The nominated node.
     pub(crate) nominated: Option<String>,
 }
 
-/// How often the condition is written over what others write meanwhile.
+/// How often the condition is written after conflicts.
 const ATTEMPTS: u32 = 5;
 
-/// Writes the event, and the condition when it is not there already.
+/// Records the event, and writes the condition if it differs.
 pub(crate) async fn report(handle: &Handle, pod: &PodInfo, report: Report) {
     handle.recorder.event(&reference(&*pod.pod), EventType::Warning, "FailedScheduling", report.message.clone());
     if let Err(error) = write(handle, pod.pod.clone(), &report).await {
@@ -33,7 +33,7 @@ pub(crate) async fn report(handle: &Handle, pod: &PodInfo, report: Report) {
     }
 }
 
-/// Writes into the pod what is told, if it still is as it was, or has no node yet: a slow report may come after the next try, which bound it.
+/// Writes the report into the pod if the pod is unchanged or still has no node: a slow report may come after the next attempt has bound it.
 async fn write(handle: &Handle, mut pod: Arc<Pod>, report: &Report) -> Result<(), client::Error> {
     let mut attempt = 1;
     loop {
@@ -53,7 +53,7 @@ async fn write(handle: &Handle, mut pod: Arc<Pod>, report: &Report) -> Result<()
     }
 }
 
-/// The patch that writes what the pod does not say already, over this pod as it is.
+/// The patch with what the pod does not have already; its precondition is this state of the pod.
 fn patch(pod: &Pod, condition: Option<Value>, nominated: Option<String>) -> Option<Value> {
     let mut status = serde_json::Map::new();
     if let Some(condition) = condition {
@@ -67,7 +67,7 @@ fn patch(pod: &Pod, condition: Option<Value>, nominated: Option<String>) -> Opti
     (!status.is_empty()).then(|| json!({"metadata": meta, "status": status}))
 }
 
-/// `PodScheduled` as false, unless the pod says just that already.
+/// `PodScheduled` as false, unless the pod has this condition already.
 fn condition(pod: &Pod, reason: &str, message: &str, now: Timestamp) -> Option<Value> {
     let known = pod.status.as_ref().and_then(|s| s.conditions.as_ref());
     let known = known.and_then(|c| c.iter().find(|c| c.type_ == "PodScheduled"));

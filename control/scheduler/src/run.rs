@@ -1,7 +1,7 @@
-//! The loop: news from the informers go in, bindings and reports go out.
+//! The scheduling loop: updates from the informers go in, bindings and reports go out.
 //!
-//! One task owns all that decisions need ([`State`]) and makes them one after another. Informer handlers and binding cycles only put into the
-//! [`Inbox`] what happened. So a decision holds no lock, however long it takes, and no event falls between a refusal and the wait that follows.
+//! One task owns the [`State`] that decisions need, and makes them one after another. Informer handlers and binding cycles only add to the
+//! [`Inbox`]. So a decision holds no lock, however long it takes, and no event is lost between a rejection and the wait that follows.
 
 use crate::{
     binding::{self, Slot},
@@ -33,13 +33,13 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Options {
     /// Wall-clock time, for conditions and events.
     pub clock: Clock,
-    /// Pods with this `spec.schedulerName` are ours.
+    /// Pods with this `spec.schedulerName` are scheduled.
     pub name: String,
-    /// Whether load spreads or packs.
+    /// Whether pods are spread or packed.
     pub strategy: Strategy,
-    /// Chooses among equally good nodes.
+    /// Seed of the choice among nodes with equal scores.
     pub seed: u64,
-    /// Bindings and reports in flight at a time; when all are, the next decision waits.
+    /// Concurrent bindings and reports; at this limit the next decision waits.
     pub in_flight: usize,
 }
 
@@ -62,7 +62,7 @@ struct Inner {
     options: Options,
     plugins: Plugins,
     metrics: Metrics,
-    /// As the loop last saw it.
+    /// The counts as of the last turn of the loop.
     pending: Mutex<Pending>,
 }
 
@@ -73,18 +73,18 @@ impl Scheduler {
         Self::with_plugins(client, informers, options, plugins)
     }
 
-    /// With other plugins; one of them has to bind.
+    /// With other plugins; one of them must bind.
     pub fn with_plugins(client: Client, informers: Informers, options: Options, plugins: Plugins) -> Self {
         let (metrics, pending) = (Metrics::default(), Mutex::default());
         Self { inner: Arc::new(Inner { client, informers, options, plugins, metrics, pending }) }
     }
 
-    /// How many pods wait where.
+    /// The number of pending pods by queue.
     pub fn pending(&self) -> Pending {
         *self.inner.pending.lock()
     }
 
-    /// Shows its metrics in the process's registry; once.
+    /// Registers the metrics. To be called once.
     pub fn register(&self, registry: &mut Registry) {
         self.inner.metrics.register(registry);
         let this = Arc::downgrade(&self.inner);
@@ -96,7 +96,7 @@ impl Scheduler {
         });
     }
 
-    /// Runs until cancelled; returns when nothing is in flight any more. It starts from nothing: what an earlier run knew is forgotten.
+    /// Runs until cancelled; returns when nothing is in flight any more. It starts without the state of an earlier run.
     pub async fn run(&self, token: CancellationToken) {
         let inner = &self.inner;
         let (nodes, pods) = (inner.informers.of::<Node>(), inner.informers.of::<Pod>());
@@ -126,7 +126,7 @@ impl Scheduler {
     }
 }
 
-/// One run of a scheduler: what its loop and its binding cycles share.
+/// One run of a scheduler: the state that its loop and its binding cycles share.
 struct Run {
     inner: Arc<Inner>,
     inbox: Arc<Inbox>,
@@ -152,7 +152,7 @@ impl Run {
                 Decision::Error(message) => {
                     self.tried("error", begin);
                     let told = Report { reason: "SchedulerError", message, nominated: None };
-                    self.tasks.spawn(self.clone().tell(pod, Some(told), slot));
+                    self.tasks.spawn(self.clone().report(pod, Some(told), slot));
                 }
                 Decision::Refuse { message, nominated, .. } => {
                     self.tried("unschedulable", begin);
@@ -162,13 +162,13 @@ impl Run {
         }
     }
 
-    /// Takes what has happened.
+    /// Empties the inbox into the state.
     fn catch_up(&self, state: &mut State) {
         state.take(self.inbox.take());
         *self.inner.pending.lock() = state.queue.pending();
     }
 
-    /// Waits for a pod that can be tried.
+    /// Waits for a pod that is ready for a scheduling cycle.
     async fn ready(&self, state: &mut State) {
         loop {
             let changed = self.inbox.changed.notified();
@@ -183,7 +183,7 @@ impl Run {
         }
     }
 
-    /// Waits for a place in flight, and keeps the inbox empty meanwhile.
+    /// Waits for a slot, and meanwhile empties the inbox.
     async fn slot(&self, state: &mut State, slots: &Arc<Semaphore>) -> Slot {
         let mut slot = std::pin::pin!(Slot::new(slots));
         loop {
@@ -199,14 +199,14 @@ impl Run {
         self.inner.metrics.tried(&self.inner.options.name, result, begin.elapsed());
     }
 
-    /// The pod was assumed: reserves, and starts its binding cycle.
+    /// Continues with an assumed pod: reserves, and starts its binding cycle.
     fn assumed(self: &Arc<Self>, state: &mut State, mut cycle: Cycle, begin: Instant, slot: Slot) {
         match binding::reserve(&self.inner.plugins, &self.handle, &mut cycle) {
             Ok(()) => drop(self.tasks.spawn(self.clone().bind(cycle, begin, slot))),
             Err(rejection) => {
                 let told = self.rejected(&cycle, &rejection, begin);
                 state.failed(&cycle.pod, rejection);
-                self.tasks.spawn(self.clone().tell(cycle.pod, told, slot));
+                self.tasks.spawn(self.clone().report(cycle.pod, told, slot));
             }
         }
     }
@@ -226,12 +226,12 @@ impl Run {
             Err(rejection) => {
                 let told = self.rejected(&cycle, &rejection, begin);
                 self.inbox.ended(Outcome::Failed(cycle.pod.clone(), rejection));
-                self.tell(cycle.pod, told, slot).await;
+                self.report(cycle.pod, told, slot).await;
             }
         }
     }
 
-    /// The pod does not get its node: unreserves, and answers what to tell. Nobody is told of a pod that is gone or bound by somebody else.
+    /// Handles a rejected pod: unreserves, and returns the report. There is none for a pod that is gone or that another scheduler has bound.
     fn rejected(&self, cycle: &Cycle, rejection: &Rejection, begin: Instant) -> Option<Report> {
         binding::unreserve(&self.inner.plugins, &self.handle, cycle);
         let (reason, message) = match &rejection.failure {
@@ -243,14 +243,14 @@ impl Run {
         (!silent).then_some(Report { reason, message, nominated: None })
     }
 
-    async fn tell(self: Arc<Self>, pod: Arc<PodInfo>, told: Option<Report>, slot: Slot) {
+    async fn report(self: Arc<Self>, pod: Arc<PodInfo>, told: Option<Report>, slot: Slot) {
         if let Some(told) = told {
             report(&self.handle, &pod, told).await;
         }
         drop(slot);
     }
 
-    /// No node took the pod: says why, and makes room where a plugin said that this helps.
+    /// Handles a pod that fits on no node: reports why, and preempts on the nominated node.
     async fn refused(
         self: Arc<Self>,
         pod: Arc<PodInfo>,

@@ -1,8 +1,8 @@
-//! The nodes with their pods at one moment: what a decision is made on. Pure.
+//! The nodes with their pods at one moment, on which a decision is made. Pure.
 //!
-//! A snapshot is immutable for those who hold it and costs one reference count to take. The cache changes its own copy *on write*: while
-//! nobody else holds a snapshot, in place; otherwise it copies the list of references and the nodes that change, and shares the rest. So
-//! a cycle copies no node, and a plugin that keeps a snapshot past its cycle costs a copy of what changes meanwhile.
+//! A snapshot is immutable, and taking one costs a reference count. The cache copies *on write*: without other holders it changes in place;
+//! otherwise it copies the list of references and the changed nodes, and shares the rest. So a cycle copies no node, and a plugin that keeps a
+//! snapshot after its cycle costs a copy of what changes meanwhile.
 
 use crate::{node::NodeInfo, pod::PodInfo};
 use k8s_openapi::api::core::v1::Node;
@@ -16,9 +16,9 @@ pub struct Snapshot {
 
 #[derive(Clone, Debug, Default)]
 struct Inner {
-    /// Also those of which only pods are known.
+    /// All nodes, also those of which only pods are known.
     infos: Vec<Arc<NodeInfo>>,
-    /// Where in `infos` a name is.
+    /// Index in `infos` by name.
     names: Arc<HashMap<String, usize>>,
     /// How many of `infos` have a node.
     known: usize,
@@ -26,7 +26,7 @@ struct Inner {
 }
 
 impl Snapshot {
-    /// Every known node, in no particular order; those of which only pods are known are left out.
+    /// Every known node, in no particular order, without those of which only pods are known.
     pub fn iter(&self) -> impl Iterator<Item = &NodeInfo> {
         self.inner.infos.iter().map(|info| &**info).filter(|info| info.node.is_some())
     }
@@ -41,7 +41,7 @@ impl Snapshot {
         self.info(name).filter(|info| info.node.is_some())
     }
 
-    /// Grows with each change; the greatest generation of its nodes, or greater when a node went.
+    /// Grows with each change: the greatest generation of its nodes, or greater after a node was removed.
     pub fn generation(&self) -> u64 {
         self.inner.generation
     }
@@ -51,7 +51,7 @@ impl Snapshot {
         self.inner.names.get(name).map(|index| &*self.inner.infos[*index])
     }
 
-    /// Adds or replaces a node; answers what it was before.
+    /// Adds or replaces a node; returns its previous state.
     pub(crate) fn set_node(&mut self, name: &str, node: Arc<Node>) -> Option<Arc<Node>> {
         let inner = Arc::make_mut(&mut self.inner);
         let info = inner.entry(name);
@@ -61,7 +61,7 @@ impl Snapshot {
         old
     }
 
-    /// Forgets a node; its pods stay.
+    /// Removes a node; its pods stay.
     pub(crate) fn remove_node(&mut self, name: &str) {
         if self.get(name).is_some() {
             let inner = Arc::make_mut(&mut self.inner);
@@ -71,12 +71,12 @@ impl Snapshot {
         }
     }
 
-    /// Counts a pod on a node, in place of what it was there before.
+    /// Adds or replaces a pod on a node.
     pub(crate) fn add_pod(&mut self, name: &str, pod: Arc<PodInfo>) {
         Arc::make_mut(&mut self.inner).entry(name).add(pod);
     }
 
-    /// Frees what a pod held on a node.
+    /// Removes a pod from a node.
     pub(crate) fn remove_pod(&mut self, name: &str, uid: &str) -> Option<Arc<PodInfo>> {
         self.info(name)?;
         let inner = Arc::make_mut(&mut self.inner);
@@ -87,7 +87,7 @@ impl Snapshot {
 }
 
 impl Inner {
-    /// The node of this name, to be changed.
+    /// The entry of a node, for a change.
     fn entry(&mut self, name: &str) -> &mut NodeInfo {
         let index = match self.names.get(name) {
             Some(index) => *index,

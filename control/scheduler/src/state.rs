@@ -1,10 +1,10 @@
-//! What the loop knows: nodes, pods that wait, chance. It belongs to the loop alone, so no lock guards it. No calls are made here.
+//! The state of the loop: cache, queue, random numbers. Only the loop owns it, so that it needs no lock. It makes no calls.
 
 use crate::{
     cache::Cache,
     cycle::{Decision, schedule},
     cycle_state::CycleState,
-    inbox::{Change, News, Outcome, Rejection},
+    inbox::{Change, Outcome, Rejection, Updates},
     plugin::{Event, Plugins, catch},
     pod::{PodInfo, is_finished, node_name, uid},
     queue::Queue,
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 /// Everything a decision needs.
 pub(crate) struct State {
-    /// Pods with this `spec.schedulerName` are ours.
+    /// Pods with this `spec.schedulerName` are scheduled.
     name: String,
     plugins: Plugins,
     cache: Cache,
@@ -32,11 +32,11 @@ impl State {
         Self { name, plugins, cache: Cache::default(), queue, chance: fastrand::Rng::with_seed(seed), waiting }
     }
 
-    /// Takes what has happened.
-    pub(crate) fn take(&mut self, news: News) {
-        news.nodes.into_iter().for_each(|change| self.on_node(&change));
-        news.pods.into_iter().for_each(|change| self.on_pod(&change));
-        for outcome in news.outcomes {
+    /// Applies updates.
+    pub(crate) fn take(&mut self, updates: Updates) {
+        updates.nodes.into_iter().for_each(|change| self.on_node(&change));
+        updates.pods.into_iter().for_each(|change| self.on_pod(&change));
+        for outcome in updates.outcomes {
             match outcome {
                 Outcome::Bound(uid) => self.queue.remove(&uid),
                 Outcome::Failed(pod, rejection) => self.failed(&pod, rejection),
@@ -45,8 +45,8 @@ impl State {
         }
     }
 
-    /// Decides about the next pod, if one is ready. What happens meanwhile is taken after it: a pod that is refused here waits for the news
-    /// that are not taken yet.
+    /// Runs the scheduling cycle of the next pod, if one is ready. Updates that arrive meanwhile are applied after it: a pod that is
+    /// rejected here waits for updates that are not applied yet.
     pub(crate) fn decide(&mut self) -> Option<(Arc<PodInfo>, Decision, CycleState)> {
         let now = Instant::now();
         let pod = self.queue.pop(now)?;
@@ -61,12 +61,12 @@ impl State {
         Some((pod, decision, state))
     }
 
-    /// The pod was assumed and does not get its node: the room is free again.
+    /// Handles an assumed pod that is not bound: its resources are free again.
     pub(crate) fn failed(&mut self, pod: &PodInfo, Rejection { plugin, failure }: Rejection) {
         let now = Instant::now();
         self.cache.forget(pod.uid());
         let missed = self.queue.missed_events(pod.uid());
-        // before it waits itself: its own end is no reason to try it again
+        // before the pod is queued: its own removal is no reason to try it again
         self.queue.on(&Event::PodRemoved(pod), now);
         match failure {
             failure if failure.is_gone() => self.queue.remove(pod.uid()),
@@ -82,7 +82,7 @@ impl State {
         }
         match self.cache.set_node(node.clone()) {
             None => self.queue.on(&Event::NodeAdded(node), now),
-            Some(old) if matters(&old, node) => self.queue.on(&Event::NodeUpdated { old: &old, new: node }, now),
+            Some(old) if is_relevant(&old, node) => self.queue.on(&Event::NodeUpdated { old: &old, new: node }, now),
             Some(_) => {}
         }
     }
@@ -98,7 +98,7 @@ impl State {
             }
         } else if !node_name(pod).is_empty() {
             self.queue.remove(id);
-            // heartbeats of the status change nothing that counts here
+            // status updates change nothing that is relevant here
             let known = !self.cache.is_assumed(id) && self.cache.pod(id).is_some_and(|k| k.spec == pod.spec);
             if !known {
                 let before = self.cache.pod(id).cloned();
@@ -112,7 +112,7 @@ impl State {
         } else if pod.metadata.deletion_timestamp.is_some() {
             self.waiting.cancel(id);
             self.queue.remove(id);
-        } else if self.is_ours(pod) {
+        } else if self.is_responsible_for(pod) {
             let pod = Arc::new(PodInfo::new(pod.clone()));
             match self.cache.is_assumed(id) {
                 true => self.queue.refresh(pod),
@@ -121,14 +121,14 @@ impl State {
         }
     }
 
-    fn is_ours(&self, pod: &Pod) -> bool {
+    fn is_responsible_for(&self, pod: &Pod) -> bool {
         let name = pod.spec.as_ref().and_then(|s| s.scheduler_name.as_deref());
         name.unwrap_or("default-scheduler") == self.name
     }
 }
 
-/// Whether a node's change can matter to a pod; heartbeats cannot.
-fn matters(old: &Node, new: &Node) -> bool {
+/// Whether a change of a node may make a pod fit; heartbeats do not.
+fn is_relevant(old: &Node, new: &Node) -> bool {
     let spec = |n: &Node| n.spec.as_ref().map(|s| (s.unschedulable, s.taints.clone()));
     let allocatable = |n: &Node| n.status.as_ref().and_then(|s| s.allocatable.clone());
     old.metadata.labels != new.metadata.labels || spec(old) != spec(new) || allocatable(old) != allocatable(new)

@@ -1,24 +1,24 @@
-//! What plugins answer, and why nodes refused a pod. Pure, but for the errors of calls.
+//! The results of plugins, and why nodes rejected a pod. Pure, except for the errors of calls.
 
 use crate::{node::NodeInfo, snapshot::Snapshot};
 use std::{borrow::Cow, collections::BTreeMap};
 
-/// Why a node (or the whole cluster) refuses a pod, in upstream's words.
+/// Why a node (or the whole cluster) rejects a pod, with upstream's text.
 pub type Reason = Cow<'static, str>;
 
-/// What a plugin says about one pod on one node.
+/// The result of a filter for one pod on one node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Status {
-    /// It may run there.
+    /// The pod fits.
     Success,
-    /// Not now: it could if pods went away.
+    /// The pod does not fit; it may if pods are removed.
     Unschedulable(Vec<Reason>),
-    /// Not whatever pods go away.
+    /// The pod does not fit, even if pods are removed.
     UnschedulableAndUnresolvable(Vec<Reason>),
 }
 
 impl Status {
-    /// Why not; empty for success.
+    /// The reasons; empty for success.
     pub fn reasons(&self) -> &[Reason] {
         match self {
             Self::Success => &[],
@@ -27,59 +27,59 @@ impl Status {
     }
 }
 
-/// Why a pod that was given a node does not get it: from reserve, permit, preBind, bind.
+/// Why an assumed pod is not bound: the result of reserve, permit, preBind or bind.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Failure {
-    /// The plugin refuses the pod. It waits for an event that may help ([`crate::Plugin::wakes_on`]).
+    /// The plugin rejects the pod, which waits for an event that may help ([`crate::Plugin::wakes_on`]).
     #[error("{0}")]
     Unschedulable(Reason),
-    /// Something went wrong. The pod is tried again after its back-off.
+    /// An error. The pod is tried again after its back-off.
     #[error("{0}")]
     Error(String),
-    /// A call failed; as [`Failure::Error`]. What is not found, or in conflict, may be anything that a plugin asked for: only the plugin
-    /// that binds knows whether it is the pod, and then answers with one of the next two.
+    /// A failed call, handled as [`Failure::Error`]. A 404 or 409 may be about any object that a plugin asked for: only the plugin that
+    /// binds knows whether it is about the pod, and then returns one of the next two.
     #[error("{0}")]
     Api(#[from] client::Error),
-    /// Somebody else bound the pod, or it changed: it is tried again after its back-off, unless it turns out to be bound. Nobody is told.
+    /// Another client has bound or changed the pod: it is tried again after its back-off, unless it is bound. No event is recorded.
     #[error("the pod was bound by another, or changed meanwhile")]
     Taken,
-    /// The pod is gone, or the scheduler stops: nobody is told.
+    /// The pod is gone, or the scheduler stops. No event is recorded.
     #[error("canceled")]
     Canceled,
 }
 
 impl Failure {
-    /// Whether the pod does not exist any more.
+    /// Whether the pod no longer exists.
     pub fn is_gone(&self) -> bool {
         matches!(self, Self::Canceled)
     }
 }
 
-/// Why nodes refused a pod in preFilter and filter. `NodeToStatus` upstream.
+/// Why nodes rejected a pod in preFilter and filter. `NodeToStatus` upstream.
 pub struct NodeToStatus<'a> {
     snapshot: &'a Snapshot,
     refused: Vec<(&'a NodeInfo, Status)>,
-    /// Of the nodes that no filter looked at.
+    /// The status of nodes that were not filtered.
     absent: Status,
 }
 
 impl<'a> NodeToStatus<'a> {
-    /// Of the nodes of a snapshot, none of which refused yet.
+    /// For the nodes of a snapshot, without any rejection yet.
     pub fn new(snapshot: &'a Snapshot) -> Self {
         Self { snapshot, refused: Vec::new(), absent: Status::UnschedulableAndUnresolvable(Vec::new()) }
     }
 
-    /// The nodes it is about, and all others.
+    /// The snapshot with all nodes.
     pub fn snapshot(&self) -> &'a Snapshot {
         self.snapshot
     }
 
-    /// The nodes that a filter refused.
+    /// The nodes that a filter rejected.
     pub fn refused(&self) -> impl Iterator<Item = (&'a NodeInfo, &Status)> {
         self.refused.iter().map(|(node, status)| (*node, status))
     }
 
-    /// The nodes that are only [`Status::Unschedulable`]: there it could help if pods went away.
+    /// The nodes that are only [`Status::Unschedulable`]: the pod may fit there if pods are removed.
     pub fn resolvable(&self) -> Vec<&'a NodeInfo> {
         let resolvable = |status: &Status| matches!(status, Status::Unschedulable(_));
         let looked_at = self.refused.iter().filter(|(_, status)| resolvable(status)).map(|(node, _)| *node);
@@ -98,7 +98,7 @@ impl<'a> NodeToStatus<'a> {
         self.absent = status;
     }
 
-    /// How many nodes say what, as upstream prints it: counts and reasons sorted as text.
+    /// The counts of reasons as upstream prints them, sorted as text.
     pub(crate) fn histogram(&self) -> String {
         let mut counts: BTreeMap<&Reason, usize> = BTreeMap::new();
         for reason in self.refused.iter().flat_map(|(_, status)| status.reasons()) {

@@ -1,4 +1,4 @@
-//! Pods that permit plugins made wait, after they were assumed and before they are bound.
+//! Pods that wait for permit: assumed, and not bound yet.
 
 use crate::status::{Failure, Reason};
 use parking_lot::Mutex;
@@ -9,49 +9,49 @@ use std::{
 };
 use tokio::{sync::Notify, time::Instant};
 
-/// No plugin makes a pod wait longer; upstream's limit.
+/// The longest wait; upstream's limit.
 pub const MAX_WAIT: Duration = Duration::from_secs(15 * 60);
 
-/// The pods that wait. Cheap to clone; plugins allow and reject by it, from wherever they like. `WaitingPod` upstream.
+/// The pods that wait. Cheap to clone; plugins allow and reject through it, at any time. `WaitingPod` upstream.
 ///
-/// Bounded by nature: it holds assumed pods only, each once.
+/// Bounded: it holds only assumed pods, each once.
 #[derive(Clone, Default)]
 pub struct WaitingPods {
     pods: Arc<Mutex<HashMap<String, Waiting>>>,
 }
 
 struct Waiting {
-    /// The plugins that have not allowed it yet: until when they wait, and how long that is in all.
+    /// The plugins that have not allowed the pod yet, each with its deadline and timeout.
     pending: BTreeMap<&'static str, (Instant, Duration)>,
     refused: Option<(&'static str, Failure)>,
     changed: Arc<Notify>,
 }
 
 impl WaitingPods {
-    /// The pods that wait, by uid, and for which plugins.
+    /// The waiting pods by uid, each with the plugins that it waits for.
     pub fn pending(&self) -> BTreeMap<String, Vec<&'static str>> {
         let pods = self.pods.lock();
         pods.iter().map(|(uid, pod)| (uid.clone(), pod.pending.keys().copied().collect())).collect()
     }
 
-    /// A plugin lets the pod go on; it is bound when all that made it wait have. Nothing happens if it does not wait.
+    /// Allows the pod for a plugin; it is bound when all its plugins allow it. Does nothing if the pod does not wait.
     pub fn allow(&self, uid: &str, plugin: &'static str) {
         self.change(uid, |pod| {
             pod.pending.remove(plugin);
         });
     }
 
-    /// A plugin refuses the pod. Nothing happens if it does not wait.
+    /// Rejects the pod for a plugin. Does nothing if the pod does not wait.
     pub fn reject(&self, uid: &str, plugin: &'static str, reason: impl Into<Reason>) {
         self.end(uid, plugin, Failure::Unschedulable(reason.into()));
     }
 
-    /// The pod is gone.
+    /// Ends the wait of a pod that is gone.
     pub(crate) fn cancel(&self, uid: &str) {
         self.end(uid, "", Failure::Canceled);
     }
 
-    /// From now on the pod waits, each plugin at most as long as it said.
+    /// Makes the pod wait, with a timeout for each plugin.
     pub(crate) fn add(&self, uid: &str, waits: BTreeMap<&'static str, Duration>) {
         let now = Instant::now();
         let pending = waits.into_iter().map(|(plugin, wait)| {

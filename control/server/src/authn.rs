@@ -1,5 +1,5 @@
-//! Authentication: the identity of a part of this process, else a client certificate, else what the authenticators find, else anonymous. An
-//! identity never comes from a header or an extension of the network that no authenticator has checked.
+//! Authentication: the identity of a component of this process, else a client certificate, else the user that an authenticator finds, else
+//! anonymous. An identity never comes from a header or extension that no authenticator has verified.
 
 use crate::{Objects, User, caller::Caller};
 use api::Status;
@@ -7,14 +7,14 @@ use http::HeaderMap;
 use jiff::Timestamp;
 use std::sync::Arc;
 
-/// The group of everybody who has an identity.
+/// The group of all authenticated users.
 pub const AUTHENTICATED: &str = "system:authenticated";
-/// Who shows no credentials.
+/// The user of requests without credentials.
 pub const ANONYMOUS: &str = "system:anonymous";
-/// The group of who shows no credentials.
+/// The group of requests without credentials.
 pub const UNAUTHENTICATED: &str = "system:unauthenticated";
 
-/// What an authenticator looks at.
+/// The input of an authenticator.
 pub struct Credentials<'a> {
     /// The headers of the request.
     pub headers: &'a HeaderMap,
@@ -24,17 +24,17 @@ pub struct Credentials<'a> {
     pub objects: &'a dyn Objects,
 }
 
-/// Knows one kind of credentials.
+/// Verifies one kind of credentials.
 #[async_trait::async_trait]
 pub trait Authenticator: Send + Sync + 'static {
     /// The user, or `None` when the request has no credentials of this kind.
     ///
     /// # Errors
-    /// 401 for credentials of this kind that are not valid. An authenticator after this one may still know them.
+    /// 401 for invalid credentials of this kind. A later authenticator may still accept them.
     async fn authenticate(&self, credentials: &Credentials<'_>) -> Result<Option<User>, Status>;
 }
 
-/// Who asks, or 401 for credentials that nobody knows.
+/// The user of a request, or 401 for credentials that no authenticator accepts.
 pub(crate) async fn authenticate(
     authenticators: &[Arc<dyn Authenticator>],
     caller: &Caller,

@@ -1,11 +1,11 @@
-//! Authorization: whether somebody may do something, decided by authorizers one after the other. The texts are upstream's.
+//! Authorization by a chain of authorizers. The texts are upstream's.
 
 use crate::{User, request::RequestInfo};
 use api::{GroupVersionResource, Status};
 use serde_json::{Value, json};
 use std::{borrow::Cow, sync::Arc};
 
-/// What somebody wants to do with a resource or a document.
+/// What a user wants to do with a resource or a document.
 #[derive(Clone, Debug, Default)]
 pub struct Attributes<'a> {
     /// `get`, `create` and so on; for documents the lower-case method.
@@ -27,31 +27,31 @@ pub struct Attributes<'a> {
 }
 
 impl Attributes<'_> {
-    /// Whether it is about a resource, not a document.
+    /// Whether this is about a resource, not a document.
     pub fn is_resource(&self) -> bool {
         !self.resource.is_empty()
     }
 }
 
-/// What an authorizer says.
+/// The decision of an authorizer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
-    /// It may be done.
+    /// Allowed.
     Allow,
-    /// It may not be done, whatever others say; with the reason.
+    /// Denied for this reason, whatever later authorizers decide.
     Deny(String),
-    /// Others decide. If nobody allows it, it may not be done.
+    /// Later authorizers decide. Without any that allows it, the request is denied.
     NoOpinion,
 }
 
-/// What a user may do, as `SelfSubjectRulesReview` tells it.
+/// What a user may do, for `SelfSubjectRulesReview`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rules {
     /// About resources.
     pub resources: Vec<ResourceRule>,
     /// About documents.
     pub documents: Vec<DocumentRule>,
-    /// An authorizer could not tell its rules.
+    /// An authorizer cannot list its rules.
     pub incomplete: bool,
 }
 
@@ -86,21 +86,21 @@ impl Rules {
     }
 }
 
-/// Decides who may do what.
+/// Decides what users may do.
 #[async_trait::async_trait]
 pub trait Authorizer: Send + Sync + 'static {
-    /// Whether the user may do it.
+    /// Decides about a request of the user.
     async fn authorize(&self, user: &User, wanted: &Attributes<'_>) -> Decision;
 
     /// What the user may do in a namespace and at the cluster scope.
     async fn rules_for(&self, user: &User, namespace: &str) -> Rules;
 }
 
-/// Authorizers one after the other: the first that has an opinion decides.
+/// A chain of authorizers: the first that has an opinion decides.
 pub struct Union(Vec<Arc<dyn Authorizer>>);
 
 impl Union {
-    /// In this order.
+    /// A chain in this order.
     pub fn new(authorizers: Vec<Arc<dyn Authorizer>>) -> Self {
         Self(authorizers)
     }

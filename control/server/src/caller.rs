@@ -1,13 +1,13 @@
-//! Who is at the other end of a connection.
+//! The peer of a connection.
 
 use crate::User;
 use std::sync::Arc;
 
-/// Who is at the other end, as the transport knows it. Set by this crate only.
+/// The peer of a connection, as the transport knows it. Only this crate sets it.
 #[derive(Clone, Debug)]
 pub(crate) enum Caller {
-    /// A part of this process.
+    /// A component of this process.
     Process(Arc<User>),
-    /// The network; perhaps with a verified client certificate.
+    /// A network client; `certificate` is the user of its verified client certificate.
     Network { certificate: Option<Arc<User>> },
 }

@@ -1,4 +1,4 @@
-//! Request bodies to objects: JSON, YAML or protobuf, checked against the schema the way Go's decoder would, with upstream's texts.
+//! Decodes request bodies: JSON, YAML or protobuf, checked against the schema as Go's decoder does, with upstream's texts.
 
 use crate::{
     negotiate::{self, Input},
@@ -45,7 +45,7 @@ pub struct WriteOptions {
 }
 
 impl WriteOptions {
-    /// Reads them; `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`. `apply`: `fieldManager` is needed and `force` allowed.
+    /// Parses the options; `kind` is `CreateOptions`, `UpdateOptions` or `PatchOptions`. `apply`: `fieldManager` is required, `force` allowed.
     pub(crate) fn parse(kind: &str, query: &Query, headers: &HeaderMap, apply: bool) -> Result<Self, Status> {
         let mut causes = Vec::new();
         let dry_run = dry_run(query.all("dryRun"), &mut causes);
@@ -77,7 +77,7 @@ impl WriteOptions {
         if !causes.is_empty() {
             return Err(invalid(&GroupVersionKind::new("meta.k8s.io", "v1", kind), "", &causes));
         }
-        let manager = if manager.is_empty() { agent(headers) } else { manager.to_owned() };
+        let manager = if manager.is_empty() { user_agent_name(headers) } else { manager.to_owned() };
         Ok(Self { dry_run, manager, force, field_validation })
     }
 }
@@ -95,16 +95,16 @@ pub(crate) fn dry_run<'a>(values: impl Iterator<Item = &'a str>, causes: &mut Ve
     wanted
 }
 
-/// The manager of a write that names none: the client's name from its User-Agent.
-fn agent(headers: &HeaderMap) -> String {
+/// The manager of a write that gives none: the client's name from its User-Agent.
+fn user_agent_name(headers: &HeaderMap) -> String {
     let agent = headers.get(header::USER_AGENT).and_then(|v| v.to_str().ok()).unwrap_or_default();
     let name = agent.split('/').next().unwrap_or_default();
     let name: String = name.chars().filter(|c| !c.is_control()).take(128).collect();
     if name.is_empty() { "unknown".into() } else { name }
 }
 
-/// A number as Go's `ParseUint` takes it, or its error: Rust takes a sign.
-pub(crate) fn unsigned(text: &str) -> Result<u64, String> {
+/// Parses a number as Go's `ParseUint`, with its errors; Rust would accept a sign.
+pub(crate) fn parse_uint(text: &str) -> Result<u64, String> {
     let why = match text.parse() {
         Ok(number) if !text.starts_with('+') => return Ok(number),
         Err(error) if *error.kind() == std::num::IntErrorKind::PosOverflow && !text.starts_with('+') => {
@@ -115,11 +115,11 @@ pub(crate) fn unsigned(text: &str) -> Result<u64, String> {
     Err(format!("strconv.ParseUint: parsing {text:?}: {why}"))
 }
 
-/// What a body should be.
+/// What a body must be.
 pub(crate) struct Expected {
     pub(crate) kind: GroupVersionKind,
     pub(crate) schema: Schema,
-    /// Its lists may be of any length.
+    /// Lists may have any length.
     pub(crate) long_lists: bool,
 }
 
@@ -131,11 +131,11 @@ impl Expected {
     }
 }
 
-/// What a body turned out to be.
+/// A decoded body.
 pub(crate) struct Decoded {
     /// The object: types checked, unknown fields pruned, schema-borne defaults set.
     pub(crate) object: Object,
-    /// What strict decoding complains about.
+    /// The problems of strict decoding.
     pub(crate) problems: Vec<String>,
 }
 
@@ -147,7 +147,7 @@ pub(crate) fn decode(headers: &HeaderMap, body: &[u8], expected: &Expected) -> R
     check_type(&mut value, kind, body)?;
     let unknown = check(&mut value, expected, (input == Input::Json).then_some(body))?;
     let problems = match input {
-        // As Go's decoder meets them.
+        // In the order in which Go's decoder finds them.
         Input::Json if !unknown.is_empty() || !duplicates.is_empty() => {
             api::json::in_document_order(body, duplicates, unknown)
         }
@@ -224,8 +224,8 @@ fn check_type(value: &mut Value, kind: &GroupVersionKind, body: &[u8]) -> Result
     Ok(())
 }
 
-/// Checks types, prunes, sets schema-borne defaults. Returns what strict decoding complains about.
-/// `document`: the JSON text that it was parsed from.
+/// Checks types, prunes unknown fields and sets the defaults of the schema. Returns the problems of strict decoding. `document` is the JSON text
+/// of the value.
 pub(crate) fn check(value: &mut Value, expected: &Expected, document: Option<&[u8]>) -> Result<Vec<String>, Status> {
     let Expected { kind, schema, long_lists } = expected;
     if let Some(cause) = too_long(value, &FieldPath::default()).filter(|_| !long_lists) {
@@ -255,14 +255,14 @@ pub(crate) fn strict_error(problems: &[String]) -> String {
     format!("strict decoding error: {}", problems.join(", "))
 }
 
-/// Lists with more elements are refused (but in the old Endpoints, which may hold more): rules and merges look at elements pair by
-/// pair, so that a body of 3 MiB could otherwise keep a core busy for minutes. Nothing that Kubernetes' own limits allow comes near.
-const LONGEST_LIST: usize = 2_000;
+/// Longest list, elements (not for Endpoints, which may have more). Rules and merges compare elements pair by pair, so that a body of 3 MiB
+/// could otherwise keep a core busy for minutes. Kubernetes' own limits are far below.
+const MAX_LIST: usize = 2_000;
 
 /// The first list that is too long.
 pub(crate) fn too_long(value: &Value, at: &FieldPath) -> Option<Cause> {
     match value {
-        Value::Array(list) if list.len() > LONGEST_LIST => Some(Cause::too_many(at, list.len(), LONGEST_LIST)),
+        Value::Array(list) if list.len() > MAX_LIST => Some(Cause::too_many(at, list.len(), MAX_LIST)),
         Value::Array(list) => list.iter().enumerate().find_map(|(index, one)| too_long(one, &at.index(index))),
         Value::Object(map) => map.iter().find_map(|(name, one)| match one {
             Value::Array(_) | Value::Object(_) => too_long(one, &at.child(name)),
@@ -272,7 +272,7 @@ pub(crate) fn too_long(value: &Value, at: &FieldPath) -> Option<Cause> {
     }
 }
 
-/// Refuses, collects as warnings or forgets what strict decoding complains about.
+/// Applies `fieldValidation` to the problems of strict decoding: refuses them, warns of them, or ignores them.
 pub(crate) fn enforce_field_validation(
     decoded: &Decoded,
     kind: &GroupVersionKind,
@@ -306,13 +306,13 @@ pub(crate) fn decode_options(headers: &HeaderMap, body: &[u8]) -> Result<Value, 
     Ok(value)
 }
 
-/// A DELETE takes the DeleteOptions of any group and no other kind: a body meant for another request deletes nothing.
+/// A DELETE accepts DeleteOptions of any group and no other kind, so that a body meant for another request deletes nothing.
 fn options_kind(value: &Value) -> Result<(), Status> {
     let text = |key: &str| value.get(key).and_then(Value::as_str).filter(|t| !t.is_empty());
     let version = text("apiVersion").unwrap_or("v1");
     match text("kind") {
         None | Some("DeleteOptions") => Ok(()),
-        // The kinds that upstream's decoder of options knows in every version.
+        // The kinds that are registered with upstream's decoder of options.
         Some(
             kind @ ("CreateOptions" | "UpdateOptions" | "Status" | "APIVersions" | "APIGroup" | "APIGroupList"
             | "APIResourceList"),
@@ -349,7 +349,7 @@ pub(crate) fn add_warnings(headers: &mut HeaderMap, warnings: &[String]) {
     }
 }
 
-/// 415 with the patch types that a resource takes.
+/// 415 with the patch types that a resource accepts.
 pub(crate) fn unsupported_patch(given: &str) -> Status {
     let types = "application/json-patch+json, application/merge-patch+json, application/strategic-merge-patch+json, application/apply-patch+yaml";
     let text = format!("the body of the request was in an unknown format - accepted media types include: {types}");

@@ -1,4 +1,4 @@
-//! How objects of a kind are shown as tables: its columns and the cells of a row. Follows `rest.TableConvertor`.
+//! Tables of a kind: its columns, and the cells of a row. Follows `rest.TableConvertor`.
 
 use api::Object;
 use jiff::Timestamp;
@@ -77,7 +77,7 @@ impl Column {
 pub const DEFAULT_COLUMNS: &[Column] =
     &[Column::name(), Column::new("Created At", "Time the object was created.").date()];
 
-/// Shows objects of a kind as rows.
+/// Makes table rows of the objects of a kind.
 pub trait TableConvertor: Send + Sync + 'static {
     /// The columns, in their order.
     fn columns(&self) -> &[Column];

@@ -53,13 +53,13 @@ const CONNECTION_WINDOW: u32 = 4 << 20;
 /// The write buffer of a connection (HTTP/1.1), of a stream (HTTP/2) and of TLS, and the longest headers, bytes.
 pub(crate) const BUFFER_BYTES: usize = 32 * 1024;
 
-/// A connection's place among all, and among those without a client certificate.
-pub(crate) type Place = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
+/// A connection's permit among all, and among those without a client certificate.
+pub(crate) type ConnectionPermit = (Option<OwnedSemaphorePermit>, OwnedSemaphorePermit);
 
 /// Serves a connection until its end; after `token` has been cancelled, until the requests in flight are answered. `detector` is that of the
 /// [`MonitoredStream`] below `stream`.
 pub(crate) async fn serve<S>(
-    (stream, place): (S, Option<Place>),
+    (stream, permit): (S, Option<ConnectionPermit>),
     detector: Arc<StallDetector>,
     http2: bool,
     service: Service,
@@ -67,7 +67,7 @@ pub(crate) async fn serve<S>(
 ) where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let stream = FirstByteDeadline::new(stream, place);
+    let stream = FirstByteDeadline::new(stream, permit);
     // HTTP/2 has a detector for each stream.
     let result = match http2 {
         true => serve_http2(stream, service, token).await,
@@ -295,14 +295,14 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
 struct FirstByteDeadline<S> {
     inner: S,
     /// Kept as long as the stream, also after an upgrade, when the server no longer owns it.
-    _place: Option<Place>,
+    _permit: Option<ConnectionPermit>,
     /// Runs until the first byte.
     deadline: Option<Pin<Box<Sleep>>>,
 }
 
 impl<S> FirstByteDeadline<S> {
-    fn new(inner: S, place: Option<Place>) -> Self {
-        Self { inner, _place: place, deadline: Some(Box::pin(sleep(FIRST_BYTE_TIMEOUT))) }
+    fn new(inner: S, permit: Option<ConnectionPermit>) -> Self {
+        Self { inner, _permit: permit, deadline: Some(Box::pin(sleep(FIRST_BYTE_TIMEOUT))) }
     }
 }
 

@@ -1,5 +1,4 @@
-//! What a write knows about itself: who asks, when, for which resource, and a view of the other objects. Passed to strategies and
-//! admission so that they need no globals.
+//! The context of a write: user, time, resource, and a view of the other objects. Strategies and admission get it, so that they need no globals.
 
 use crate::Names;
 use api::{Object, names::SAFE_ALPHABET};
@@ -8,7 +7,7 @@ use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 use store::Changes;
 
-/// Who a request comes from.
+/// The user of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct User {
     /// `system:admin`, `system:serviceaccount:ns:name`.
@@ -39,7 +38,7 @@ pub trait Objects: Send + Sync + 'static {
     fn get(&self, group: &str, resource: &str, namespace: &str, name: &str) -> Option<Arc<Object>>;
     /// All objects of a resource, of one namespace or (if empty) all; ordered by namespace, then name.
     fn list(&self, group: &str, resource: &str, namespace: &str) -> Vec<Arc<Object>>;
-    /// When an object of a resource changes, from now on.
+    /// Notifies of changes of a resource's objects from now on.
     fn changes(&self, group: &str, resource: &str) -> Changes;
 }
 
@@ -60,7 +59,7 @@ impl Ids {
         uuid::Builder::from_random_bytes(bytes).into_uuid().to_string()
     }
 
-    /// `length` characters of Kubernetes' safe alphabet (no vowels, nothing that looks alike), as generated names end in.
+    /// `length` characters of Kubernetes' safe alphabet (no vowels, no similar characters), the suffix of generated names.
     pub fn suffix(&self, length: usize) -> String {
         let mut rng = self.0.lock();
         (0..length).map(|_| char::from(SAFE_ALPHABET[rng.usize(..SAFE_ALPHABET.len())])).collect()
@@ -72,29 +71,29 @@ impl Ids {
     }
 }
 
-/// What a write does, as admission knows it.
+/// The operation of a request, as admission sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operation {
     /// A new object.
     Create,
-    /// A change of an object: PUT, patches, applies, and subresources that change it.
+    /// A change of an object: PUT, PATCH, and subresources that change it.
     Update,
     /// A deletion.
     Delete,
-    /// A stream into what an object stands for: exec, attach, port-forward, proxy.
+    /// A stream to what an object stands for: exec, attach, port-forward, proxy.
     Connect,
 }
 
-/// What one write knows about itself. Cheap to clone.
+/// The context of one write. Cheap to clone.
 #[derive(Clone)]
 pub struct Context {
-    /// Who asks.
+    /// The user.
     pub user: Arc<User>,
-    /// The time of the request: every stamp of one write is equal.
+    /// The time of the request: all timestamps of one write are equal.
     pub now: Timestamp,
-    /// What is done.
+    /// The operation.
     pub operation: Operation,
-    /// To which resource.
+    /// The resource.
     pub resource: Arc<Names>,
     /// The subresource, or empty.
     pub subresource: String,
@@ -102,7 +101,7 @@ pub struct Context {
     pub namespace: String,
     /// The object's name; empty for a create with `generateName` until the name is made.
     pub name: String,
-    /// Nothing will be stored.
+    /// Nothing is stored.
     pub dry_run: bool,
     /// The stored objects.
     pub objects: Arc<dyn Objects>,
@@ -115,7 +114,7 @@ pub fn subdomain(name: &str, prefix: bool) -> Vec<String> {
     api::names::dns1123_subdomain(&maybe_prefix(name, prefix))
 }
 
-/// A `generateName` prefix as a name to check: what follows a trailing dash will be a letter.
+/// A `generateName` prefix as a name to check: a trailing dash becomes a letter, because the suffix follows it.
 pub fn maybe_prefix(name: &str, prefix: bool) -> String {
     match name.strip_suffix('-') {
         Some(rest) if prefix => format!("{rest}a"),

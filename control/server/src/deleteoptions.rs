@@ -1,4 +1,4 @@
-//! `DeleteOptions` (`meta.k8s.io/v1`): what a delete asks for, from its body or its query.
+//! `DeleteOptions` (`meta.k8s.io/v1`), from the body or the query of a DELETE.
 
 use crate::{codec, request::Query};
 use api::{Cause, FieldPath, GroupVersionKind, Status, invalid};
@@ -21,7 +21,7 @@ pub struct DeleteOptions {
 }
 
 impl DeleteOptions {
-    /// Of a DELETE: from its body if there is one, else from the query.
+    /// Parses the options of a DELETE: its body if there is one, else the query.
     pub(crate) fn parse(headers: &HeaderMap, query: &Query, body: &[u8]) -> Result<Self, Status> {
         let value = if body.is_empty() { from_query(query)? } else { codec::decode_options(headers, body)? };
         Self::of(&value, query)
@@ -30,7 +30,7 @@ impl DeleteOptions {
     /// From a decoded `DeleteOptions`, and the `dryRun` of the query.
     ///
     /// # Errors
-    /// 422 for values that there are not.
+    /// 422 for invalid values.
     pub fn of(value: &Value, query: &Query) -> Result<Self, Status> {
         let text = |pointer: &str| value.pointer(pointer).and_then(Value::as_str).map(str::to_owned);
         let mut causes = Vec::new();
@@ -58,7 +58,7 @@ impl DeleteOptions {
         if !causes.is_empty() {
             return Err(invalid(&GroupVersionKind::new("meta.k8s.io", "v1", "DeleteOptions"), "", &causes));
         }
-        // A negative grace means one second, as upstream has it.
+        // A negative grace period means one second, as upstream.
         let grace = value.get("gracePeriodSeconds").and_then(Value::as_i64).map(|g| if g < 0 { 1 } else { g });
         Ok(Self {
             grace,

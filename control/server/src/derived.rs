@@ -1,5 +1,5 @@
-//! State that is compiled from stored objects: classes, roles, policies. It is made when it is first asked for and again when it is asked for
-//! after a change, so that a write that was acknowledged counts for the next request, and what nobody asks for costs nothing.
+//! State that is compiled from stored objects: classes, roles, policies. It is built on first use, and again on the first use after a change, so
+//! that an acknowledged write counts for the next request, and unused state costs nothing.
 
 use crate::Objects;
 use api::Object;
@@ -8,25 +8,25 @@ use parking_lot::Mutex;
 use std::sync::{Arc, OnceLock};
 use store::Changes;
 
-/// A `T` made of all objects of a resource. Reading it takes no lock, but while it is made.
+/// A `T` built from all objects of a resource. A read takes no lock, unless the value is being built.
 pub struct Derived<T> {
     group: &'static str,
     resource: &'static str,
     build: fn(Vec<Arc<Object>>) -> T,
     changes: OnceLock<Changes>,
-    /// As of the revision of a change.
+    /// The value, and the revision of the change that it includes.
     made: ArcSwapOption<(u64, Arc<T>)>,
     making: Mutex<()>,
 }
 
 impl<T> Derived<T> {
-    /// Made by `build` of the objects of `resource.group`, which come ordered by namespace, then name.
+    /// A value that `build` makes from the objects of `resource.group`, ordered by namespace, then name.
     pub const fn new(group: &'static str, resource: &'static str, build: fn(Vec<Arc<Object>>) -> T) -> Self {
         let made = ArcSwapOption::const_empty();
         Self { group, resource, build, changes: OnceLock::new(), made, making: Mutex::new(()) }
     }
 
-    /// The state of now. `objects` are those of one server, the same at each call.
+    /// The current value. `objects` must be those of the same server at each call.
     pub fn read(&self, objects: &dyn Objects) -> Arc<T> {
         let changes = self.changes.get_or_init(|| objects.changes(self.group, self.resource));
         let fresh =
@@ -38,7 +38,7 @@ impl<T> Derived<T> {
         if let Some(value) = fresh() {
             return value;
         }
-        // Before the objects are read: what changes meanwhile is another change.
+        // Read before the objects, so that a change in between causes another build.
         let at = changes.last();
         let value = Arc::new((self.build)(objects.list(self.group, self.resource, "")));
         self.made.store(Some(Arc::new((at, value.clone()))));

@@ -1,4 +1,4 @@
-//! The server's way to pods: byte streams to addresses of the cluster. The composition root joins it to the pod network.
+//! Connections from the server to pods: byte streams to addresses of the cluster. The composition root joins the trait to the pod network.
 
 pub use container::net::Stream;
 use rustls::{
@@ -10,17 +10,17 @@ use rustls::{
 use std::{io, net::SocketAddr, sync::Arc};
 use tokio_rustls::TlsConnector;
 
-/// Reaches pods and Services as the cluster itself does; egress rules of pods do not bind it.
+/// Connects to pods and Services as the cluster itself; the egress rules of pods do not apply.
 #[async_trait::async_trait]
 pub trait Dialer: Send + Sync + 'static {
-    /// A byte stream to an address and port of a pod or Service.
+    /// Opens a byte stream to an address and port of a pod or Service.
     ///
     /// # Errors
-    /// Nobody listens there, there is no such pod, or there is no way to it.
+    /// Nothing listens there, the pod does not exist, or it is not reachable.
     async fn connect(&self, to: SocketAddr) -> io::Result<Stream>;
 }
 
-/// No way to any pod: a server that stands alone.
+/// No pods: an API server by itself.
 pub struct NoDialer;
 
 #[async_trait::async_trait]
@@ -30,7 +30,7 @@ impl Dialer for NoDialer {
     }
 }
 
-/// TLS over a stream to a pod, whose certificate nobody can know beforehand: as upstream's proxy, it is not verified.
+/// Starts TLS over a stream to a pod. As in upstream's proxy, the certificate of the pod is not verified.
 pub(crate) async fn encrypt(stream: Stream, to: SocketAddr) -> io::Result<Stream> {
     let provider = Arc::new(ring::default_provider());
     let config = ClientConfig::builder_with_provider(provider.clone())
@@ -43,7 +43,7 @@ pub(crate) async fn encrypt(stream: Stream, to: SocketAddr) -> io::Result<Stream
     Ok(Box::new(TlsConnector::from(Arc::new(config)).connect(name, stream).await?))
 }
 
-/// Takes any certificate, though only from whoever holds its key.
+/// Accepts any certificate whose private key the server has.
 #[derive(Debug)]
 struct Unverified(Arc<CryptoProvider>);
 

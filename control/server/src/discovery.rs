@@ -1,4 +1,4 @@
-//! Discovery: the aggregated documents (v2 and v2beta1) and the legacy ones, made once per registry and kept as bytes with their ETag.
+//! Discovery: the aggregated documents (v2 and v2beta1) and the legacy ones, built once per registry and kept as bytes with their ETag.
 
 use crate::{Resource, Server, Subresource, call::Call, negotiate, registry::Registry, reply};
 use api::Status;
@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
-/// The aggregated version that the client wants most, if any.
+/// The aggregated version that the client prefers, if any.
 fn aggregated(call: &Call) -> Option<&'static str> {
     for clause in negotiate::clauses(call.headers()) {
         match (clause.media, clause.parameter("as"), clause.parameter("g"), clause.parameter("v")) {
@@ -26,7 +26,7 @@ fn aggregated(call: &Call) -> Option<&'static str> {
     None
 }
 
-/// Answers a discovery path; `None` if nothing is there.
+/// Answers a discovery path; `None` if there is no such document.
 pub(crate) fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
     let registry = server.registry().load();
     let documents = registry.documents();
@@ -54,7 +54,7 @@ pub(crate) fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<
         _ => return Ok(None),
     };
     let Some(document) = document else { return Ok(None) };
-    // Only the roots can be asked for conditionally, as upstream has it; the others are small.
+    // Only the roots support conditional requests, as upstream; the others are small.
     let output = negotiate::Output { pretty: negotiate::pretty(call.headers(), &call.query), ..Default::default() };
     let matches = call.headers().get(header::IF_NONE_MATCH) == Some(&document.etag);
     let mut response = if matches {

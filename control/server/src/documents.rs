@@ -1,4 +1,4 @@
-//! Everything that is not a resource: discovery, OpenAPI, version, health, metrics, and the fixed documents of [`crate::server::Parts`].
+//! Paths that are no resources: discovery, OpenAPI, version, health, metrics, and the fixed documents of [`crate::server::Parts`].
 
 use crate::{
     call::Call,
@@ -39,7 +39,7 @@ pub(crate) async fn serve(server: &Server, call: Call) -> Result<Response<Body>,
     Ok(found.unwrap_or_else(reply::no_such_path))
 }
 
-/// Whether it is one of the health checks.
+/// Whether a path is a health check.
 pub(crate) fn is_health(path: &str) -> bool {
     ["/healthz", "/livez", "/readyz"]
         .iter()
@@ -62,7 +62,7 @@ fn metrics(server: &Server) -> Result<Response<Body>, Status> {
     Ok(response)
 }
 
-/// `/`: what there is.
+/// `/`: the list of paths.
 fn paths(server: &Server, output: Output) -> Response<Body> {
     let mut paths: Vec<String> = [
         "/api",

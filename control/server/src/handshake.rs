@@ -1,66 +1,66 @@
-//! Connections that have not proved who they are: they wait in a small room of their own, and when it is full the oldest makes place for
-//! the newest. So those who say nothing keep nobody out: who has something to say says it at once.
+//! Slots for connections before and during their handshake: a limited number, and when all are taken, the oldest connection is evicted. So
+//! silent connections lock nobody out, because a client sends its first bytes at once.
 
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
-/// A room with so many places, taken in turn. Cheap to clone.
+/// A limited number of slots. Cheap to clone.
 #[derive(Clone)]
-pub(crate) struct Waiting {
-    most: usize,
+pub(crate) struct Slots {
+    limit: usize,
     inner: Arc<Mutex<Inner>>,
 }
 
 #[derive(Default)]
 struct Inner {
     next: u64,
-    /// By age.
-    waiting: BTreeMap<u64, CancellationToken>,
+    /// Taken slots by age, each with the token of its eviction.
+    taken: BTreeMap<u64, CancellationToken>,
 }
 
-/// A place, given back when dropped.
-pub(crate) struct Place {
-    room: Waiting,
+/// A slot, which is released when dropped.
+pub(crate) struct Slot {
+    slots: Slots,
     number: u64,
-    lost: CancellationToken,
+    evicted: CancellationToken,
 }
 
-impl Waiting {
-    /// Room for so many.
-    pub(crate) fn new(most: usize) -> Self {
-        Self { most: most.max(1), inner: Arc::default() }
+impl Slots {
+    /// So many slots.
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit: limit.max(1), inner: Arc::default() }
     }
 
-    /// A place; whoever has waited the longest loses theirs if there is none.
-    pub(crate) fn enter(&self) -> Place {
-        let lost = CancellationToken::new();
+    /// Takes a slot. If none is free, the oldest one is evicted.
+    pub(crate) fn take(&self) -> Slot {
+        let evicted = CancellationToken::new();
         let mut inner = self.inner.lock();
-        while inner.waiting.len() >= self.most {
-            let Some((_, oldest)) = inner.waiting.pop_first() else { break };
+        while inner.taken.len() >= self.limit {
+            let Some((_, oldest)) = inner.taken.pop_first() else { break };
             oldest.cancel();
         }
         let number = inner.next;
         inner.next += 1;
-        inner.waiting.insert(number, lost.clone());
-        Place { room: self.clone(), number, lost }
+        inner.taken.insert(number, evicted.clone());
+        Slot { slots: self.clone(), number, evicted }
     }
 }
 
-impl Place {
-    /// The outcome of some work, or nothing when somebody newer needs the place.
-    pub(crate) async fn keep<F: Future>(&self, work: F) -> Option<F::Output> {
+impl Slot {
+    /// Runs the future; `None` when the slot is evicted.
+    pub(crate) async fn run<F: Future>(&self, work: F) -> Option<F::Output> {
         tokio::select! {
             biased;
-            () = self.lost.cancelled() => None,
+            () = self.evicted.cancelled() => None,
             done = work => Some(done),
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for Slot {
     fn drop(&mut self) {
-        self.room.inner.lock().waiting.remove(&self.number);
+        self.slots.inner.lock().taken.remove(&self.number);
     }
 }
 
@@ -71,17 +71,17 @@ mod tests {
 
     #[tokio::test]
     async fn the_oldest_makes_place_and_places_are_given_back() {
-        let room = Waiting::new(2);
-        let (first, second) = (room.enter(), room.enter());
-        let held = |place: &Place| place.keep(std::future::pending::<()>()).now_or_never().is_none();
+        let slots = Slots::new(2);
+        let (first, second) = (slots.take(), slots.take());
+        let held = |place: &Slot| place.run(std::future::pending::<()>()).now_or_never().is_none();
         assert!(held(&first) && held(&second));
-        let third = room.enter();
+        let third = slots.take();
         assert!(!held(&first) && held(&second) && held(&third));
         drop(second);
-        let fourth = room.enter();
+        let fourth = slots.take();
         assert!(held(&third) && held(&fourth));
         drop((first, third, fourth));
-        assert!(room.inner.lock().waiting.is_empty());
-        assert_eq!(room.enter().keep(async { 7 }).await, Some(7));
+        assert!(slots.inner.lock().taken.is_empty());
+        assert_eq!(slots.take().run(async { 7 }).await, Some(7));
     }
 }

@@ -1,4 +1,4 @@
-//! `/healthz`, `/livez`, `/readyz`: named checks that parts of the process register, plain and verbose answers.
+//! `/healthz`, `/livez`, `/readyz`: named checks that components register, with plain and verbose output.
 
 use crate::{reply, request::Query};
 use axum::body::Body;
@@ -6,17 +6,17 @@ use http::{Response, StatusCode};
 use parking_lot::RwLock;
 use std::sync::Arc;
 
-/// `Err` says why not.
+/// A check; `Err` is the reason of its failure.
 pub(crate) type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
-/// The registered checks. `ping` is always there.
+/// The registered checks; `ping` is built in.
 #[derive(Default)]
 pub struct Checks {
     all: RwLock<Vec<(String, bool, Check)>>,
 }
 
 impl Checks {
-    /// Registers a check. `readiness`: it counts for `/readyz` only, not for liveness.
+    /// Registers a check. `readiness`: it counts only for `/readyz`, not for liveness.
     pub fn register(
         &self,
         name: &str,

@@ -1,5 +1,5 @@
-//! Acting as somebody else (`kubectl --as`): the `Impersonate-` headers of who may do so. Everything after it, authorization first, sees
-//! only the other user. Follows "User impersonation" of the page on authentication.
+//! Impersonation (`kubectl --as`): the `Impersonate-` headers. Every later step of the chain, authorization first, sees only the impersonated
+//! user. Follows "User impersonation" of the page on authentication.
 
 use crate::{
     User, authn,
@@ -16,17 +16,17 @@ const GROUP: &str = "impersonate-group";
 const UID: &str = "impersonate-uid";
 const EXTRA: &str = "impersonate-extra-";
 
-/// What every account's user name begins with.
+/// The prefix of a service account's user name.
 const ACCOUNT: &str = "system:serviceaccount:";
 
-/// The user that a request is made as: `user` itself, or the one that it asks to be and may be. The headers are taken out.
+/// The effective user of a request: `user` itself, or the one that it impersonates, if that is permitted. The headers are removed.
 pub(crate) async fn impersonate(
     authorizer: &dyn Authorizer,
     user: Arc<User>,
     headers: &mut HeaderMap,
 ) -> Result<Arc<User>, Status> {
-    let Some(wanted) = Wanted::take(headers)? else { return Ok(user) };
-    for (group, resource, namespace, name, subresource) in wanted.asked() {
+    let Some(wanted) = ImpersonatedUser::from_headers(headers)? else { return Ok(user) };
+    for (group, resource, namespace, name, subresource) in wanted.permissions() {
         let info = RequestInfo {
             is_resource: true,
             verb: "impersonate".to_owned(),
@@ -44,16 +44,16 @@ pub(crate) async fn impersonate(
     Ok(Arc::new(wanted.user()))
 }
 
-/// Whom a request asks to be.
-struct Wanted {
+/// The user in the headers of a request.
+struct ImpersonatedUser {
     name: String,
     groups: Vec<String>,
     uid: String,
     extra: BTreeMap<String, Vec<String>>,
 }
 
-impl Wanted {
-    fn take(headers: &mut HeaderMap) -> Result<Option<Self>, Status> {
+impl ImpersonatedUser {
+    fn from_headers(headers: &mut HeaderMap) -> Result<Option<Self>, Status> {
         let asks = |name: &HeaderName| [USER, GROUP, UID].contains(&name.as_str()) || name.as_str().starts_with(EXTRA);
         if !headers.keys().any(asks) {
             return Ok(None);
@@ -79,13 +79,13 @@ impl Wanted {
         Ok(Some(Self { name, groups, uid, extra }))
     }
 
-    /// The account, if it is one: namespace and name.
+    /// Namespace and name, if the user is a service account.
     fn account(&self) -> Option<(&str, &str)> {
         self.name.strip_prefix(ACCOUNT)?.split_once(':').filter(|(_, name)| !name.is_empty() && !name.contains(':'))
     }
 
-    /// What must be allowed: group, resource, namespace, name, subresource.
-    fn asked(&self) -> Vec<(&str, &str, &str, &str, &str)> {
+    /// The required permissions: group, resource, namespace, name, subresource.
+    fn permissions(&self) -> Vec<(&str, &str, &str, &str, &str)> {
         let authentication = "authentication.k8s.io";
         let mut all = vec![match self.account() {
             Some((namespace, name)) => ("", "serviceaccounts", namespace, name, ""),

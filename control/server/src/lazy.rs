@@ -1,4 +1,4 @@
-//! Documents that are made when they are first asked for, and kept as bytes. They belong to a registry and go with it.
+//! Documents that are built on first use and kept as bytes. They belong to a registry and are dropped with it.
 
 use api::Status;
 use bytes::Bytes;
@@ -15,49 +15,49 @@ use std::{
     io::{Read, Write},
 };
 
-/// The documents of a registry, by what they are about.
+/// The documents of a registry, by name.
 #[derive(Default)]
 pub(crate) struct Documents {
-    small: Mutex<HashMap<String, Small>>,
-    packed: Mutex<HashMap<String, Making>>,
+    small: Mutex<HashMap<String, SmallDocument>>,
+    compressed: Mutex<HashMap<String, Pending>>,
 }
 
 /// A small document and its ETag.
 #[derive(Clone)]
-pub(crate) struct Small {
+pub(crate) struct SmallDocument {
     pub(crate) bytes: Bytes,
     pub(crate) etag: HeaderValue,
 }
 
 /// A large document, compressed.
 #[derive(Clone)]
-pub(crate) struct Packed {
+pub(crate) struct CompressedDocument {
     /// gzip-compressed.
     pub(crate) bytes: Bytes,
-    /// Unpacked, bytes.
+    /// Length before compression, bytes.
     pub(crate) length: usize,
 }
 
-/// A document that is made once, however many wait for it; not undone when they no longer do.
-type Making = Shared<BoxFuture<'static, Result<Packed, String>>>;
+/// A document that is being built: once for all requests that wait, and to its end even if they give up.
+type Pending = Shared<BoxFuture<'static, Result<CompressedDocument, String>>>;
 
-impl Packed {
+impl CompressedDocument {
     fn new(bytes: &[u8]) -> std::io::Result<Self> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::fast());
         encoder.write_all(bytes)?;
         Ok(Self { bytes: encoder.finish()?.into(), length: bytes.len() })
     }
 
-    pub(crate) fn unpack(&self) -> Vec<u8> {
+    pub(crate) fn decompress(&self) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.length);
-        GzDecoder::new(self.bytes.as_ref()).read_to_end(&mut bytes).expect("the server packed it");
+        GzDecoder::new(self.bytes.as_ref()).read_to_end(&mut bytes).expect("the server compressed it");
         bytes
     }
 }
 
 impl Documents {
-    /// A small document, made on the spot.
-    pub(crate) fn small(&self, key: &str, make: impl FnOnce() -> Option<serde_json::Value>) -> Option<Small> {
+    /// A small document, built at once.
+    pub(crate) fn small(&self, key: &str, make: impl FnOnce() -> Option<serde_json::Value>) -> Option<SmallDocument> {
         if let Some(found) = self.small.lock().get(key) {
             return Some(found.clone());
         }
@@ -65,22 +65,22 @@ impl Documents {
         bytes.push(b'\n');
         let etag = format!("\"{}\"", hex::encode_upper(Sha512::digest(&bytes)));
         let etag = HeaderValue::from_str(&etag).expect("hexadecimal is a header value");
-        let document = Small { bytes: Bytes::from(bytes), etag };
+        let document = SmallDocument { bytes: Bytes::from(bytes), etag };
         self.small.lock().insert(key.to_owned(), document.clone());
         Some(document)
     }
 
-    /// A large document, made beside the threads that serve.
-    pub(crate) async fn packed(
+    /// A large document, built on a blocking thread.
+    pub(crate) async fn compressed(
         &self,
         key: &str,
         make: impl FnOnce() -> Vec<u8> + Send + 'static,
-    ) -> Result<Packed, Status> {
-        let making = self.packed.lock().entry(key.to_owned()).or_insert_with(|| begin(make)).clone();
+    ) -> Result<CompressedDocument, Status> {
+        let making = self.compressed.lock().entry(key.to_owned()).or_insert_with(|| begin(make)).clone();
         let made = making.clone().await;
         if made.is_err() {
-            // The next one tries again, unless somebody does already.
-            let mut all = self.packed.lock();
+            // The next request tries again, unless another one does already.
+            let mut all = self.compressed.lock();
             if all.get(key).is_some_and(|kept| kept.ptr_eq(&making)) {
                 all.remove(key);
             }
@@ -89,8 +89,8 @@ impl Documents {
     }
 }
 
-fn begin(make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Making {
-    let work = tokio::task::spawn_blocking(move || Packed::new(&make()));
+fn begin(make: impl FnOnce() -> Vec<u8> + Send + 'static) -> Pending {
+    let work = tokio::task::spawn_blocking(move || CompressedDocument::new(&make()));
     let made = async move { work.await.map_err(|e| e.to_string())?.map_err(|e| e.to_string()) };
     made.boxed().shared()
 }
@@ -108,7 +108,7 @@ mod tests {
         let (documents, made) = (Documents::default(), Arc::<AtomicUsize>::default());
         let ask = || {
             let made = made.clone();
-            documents.packed("v2", move || {
+            documents.compressed("v2", move || {
                 made.fetch_add(1, Ordering::SeqCst);
                 b"text".to_vec()
             })
@@ -117,7 +117,7 @@ mod tests {
         assert!(ask().now_or_never().is_none());
         for answer in futures::future::join_all((0..10).map(|_| ask())).await {
             let document = answer.expect("a document");
-            assert_eq!((document.unpack(), document.length), (b"text".to_vec(), 4));
+            assert_eq!((document.decompress(), document.length), (b"text".to_vec(), 4));
         }
         assert_eq!(made.load(Ordering::SeqCst), 1);
     }
@@ -125,7 +125,10 @@ mod tests {
     #[tokio::test]
     async fn a_document_that_could_not_be_made_is_tried_again() {
         let documents = Documents::default();
-        assert_eq!(documents.packed("v2", || panic!("on purpose")).await.map(|_| ()).expect_err("an error").code, 500);
-        assert!(documents.packed("v2", Vec::new).await.is_ok());
+        assert_eq!(
+            documents.compressed("v2", || panic!("on purpose")).await.map(|_| ()).expect_err("an error").code,
+            500
+        );
+        assert!(documents.compressed("v2", Vec::new).await.is_ok());
     }
 }

@@ -49,6 +49,7 @@ mod server;
 mod service;
 mod stall;
 pub mod strategy;
+pub mod stream;
 mod table;
 pub mod tls;
 mod typemeta;

@@ -1,6 +1,6 @@
-//! Object metadata, which is the same for every kind: what the system sets, what cannot change, and upstream's validation of it.
+//! Object metadata, equal for every kind: system fields, immutable fields, and upstream's validation.
 
-use crate::{Context, Resource, codec::unsigned, strategy::Recheck};
+use crate::{Context, Resource, codec::parse_uint, strategy::Recheck};
 use api::{Cause, FieldPath, Object, Status, names};
 use serde_json::{Value, json};
 use std::collections::HashSet;
@@ -8,7 +8,7 @@ use std::collections::HashSet;
 /// Largest sum of annotation keys and values, bytes.
 const ANNOTATIONS_LIMIT: usize = 256 * 1024;
 
-/// Brings the namespace of a body in line with that of the request.
+/// Sets the namespace of a body to that of the request, or refuses another one.
 pub fn match_namespace(object: &mut Object, namespace: &str, namespaced: bool) -> Result<(), Status> {
     if !namespaced {
         object.remove(&["metadata", "namespace"]);
@@ -26,10 +26,10 @@ pub fn match_namespace(object: &mut Object, namespace: &str, namespaced: bool) -
     }
 }
 
-/// Before a create: clears what only the system sets. Tells whether the object had a resourceVersion, which upstream's storage refuses
-/// at the very end; one that is no number counts as none.
+/// Before a create: clears the fields that only the system sets. Returns whether the object had a resourceVersion, which upstream's storage
+/// refuses only at the end; one that is not a number counts as none.
 pub(crate) fn clear_for_create(object: &mut Object) -> bool {
-    let versioned = unsigned(object.resource_version()).is_ok_and(|revision| revision != 0);
+    let versioned = parse_uint(object.resource_version()).is_ok_and(|revision| revision != 0);
     for field in [
         "resourceVersion",
         "deletionTimestamp",
@@ -44,8 +44,8 @@ pub(crate) fn clear_for_create(object: &mut Object) -> bool {
     versioned
 }
 
-/// On create, after admission: name, uid, times.
-pub(crate) fn stamp(object: &mut Object, cx: &Context) {
+/// On create, after admission: sets name, uid and creationTimestamp.
+pub(crate) fn set_system_fields(object: &mut Object, cx: &Context) {
     if object.name().is_empty() && object.str_at(&["metadata", "generateName"]).is_some_and(|g| !g.is_empty()) {
         generate_name(object, cx);
     }
@@ -61,7 +61,7 @@ pub(crate) fn generate_name(object: &mut Object, cx: &Context) {
     object.set(&["metadata", "name"], name);
 }
 
-/// Before an update: what a client can leave out or cannot change comes from the stored object.
+/// Before an update: fields that a client may omit or cannot change come from the stored object.
 pub(crate) fn carry_over(object: &mut Object, old: &Object) {
     for field in ["creationTimestamp", "generation"] {
         copy(object, old, &["metadata", field]);
@@ -77,7 +77,7 @@ pub(crate) fn carry_over(object: &mut Object, old: &Object) {
     object.remove(&["metadata", "selfLink"]);
 }
 
-/// Leaves out what Go's JSON leaves out: lists and maps of the metadata that a patch has emptied.
+/// Removes empty lists and maps of the metadata, as Go's JSON does.
 pub(crate) fn leave_out_empty(object: &mut Object) {
     for field in ["labels", "annotations", "ownerReferences", "finalizers", "managedFields"] {
         let path = ["metadata", field];
@@ -93,7 +93,7 @@ pub(crate) fn leave_out_empty(object: &mut Object) {
     }
 }
 
-/// Makes a place equal to that of another object, absence included.
+/// Copies the value at a path from another object, absence included.
 pub(crate) fn copy(object: &mut Object, from: &Object, path: &[&str]) {
     match from.at(path) {
         Some(value) => object.set(path, value.clone()),
@@ -103,18 +103,18 @@ pub(crate) fn copy(object: &mut Object, from: &Object, path: &[&str]) {
 
 /// Upstream's `ValidateObjectMeta`.
 pub(crate) fn validate(resource: &Resource, object: &Object) -> Vec<Cause> {
-    let mut causes = identity(resource, object);
-    causes.extend(carried(object));
+    let mut causes = check_name_and_namespace(resource, object);
+    causes.extend(check_common(object));
     finalizers(object, &FieldPath::new("metadata").child("finalizers"), &mut causes);
     causes.extend(managers(object));
-    if !resource.strategy.free_finalizers() {
+    if !resource.strategy.allows_any_finalizer() {
         causes.extend(standard_finalizers(object));
     }
     causes
 }
 
 /// Name and namespace.
-fn identity(resource: &Resource, object: &Object) -> Vec<Cause> {
+fn check_name_and_namespace(resource: &Resource, object: &Object) -> Vec<Cause> {
     let root = FieldPath::new("metadata");
     let mut causes = Vec::new();
     let generate = object.str_at(&["metadata", "generateName"]).unwrap_or_default();
@@ -144,8 +144,8 @@ fn identity(resource: &Resource, object: &Object) -> Vec<Cause> {
     causes
 }
 
-/// What upstream checks on creates and updates alike.
-fn carried(object: &Object) -> Vec<Cause> {
+/// The checks of upstream that are the same on creates and updates.
+fn check_common(object: &Object) -> Vec<Cause> {
     let root = FieldPath::new("metadata");
     let mut causes = Vec::new();
     labels(object, &root.child("labels"), &mut causes);
@@ -203,8 +203,8 @@ fn owner_text(owner: &Value) -> String {
     out
 }
 
-/// Takes out owner references that are there already, and says so as upstream does: it looks before admission at what was sent whole,
-/// after admission at what was patched.
+/// Removes duplicate owner references and returns upstream's warning. Upstream does this before admission for a whole object, and after
+/// admission for a patched one.
 pub(crate) fn dedup_owners(object: &mut Object, patched: bool) -> Option<String> {
     let owners = object.list_at(&["metadata", "ownerReferences"]);
     let (mut kept, mut doubled): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
@@ -282,13 +282,13 @@ fn finalizers(object: &Object, field: &FieldPath, causes: &mut Vec<Cause>) {
     }
 }
 
-/// Who is said to manage fields. (Entries that cannot be read are replaced before.)
+/// Validates managedFields. (Entries that cannot be decoded are replaced before.)
 fn managers(object: &Object) -> Vec<Cause> {
-    const LONGEST: [(&str, usize); 2] = [("manager", 128), ("subresource", 256)];
+    const MAX_LENGTH: [(&str, usize); 2] = [("manager", 128), ("subresource", 256)];
     let mut causes = Vec::new();
     for (index, entry) in object.list_at(&["metadata", "managedFields"]).iter().enumerate() {
         let field = FieldPath::new("metadata").child("managedFields").index(index);
-        for (name, longest) in LONGEST {
+        for (name, longest) in MAX_LENGTH {
             if entry[name].as_str().is_some_and(|text| text.len() > longest) {
                 causes.push(Cause::too_long(&field.child(name), longest));
             }
@@ -297,7 +297,7 @@ fn managers(object: &Object) -> Vec<Cause> {
     causes
 }
 
-/// Most kinds want finalizers without a slash to be known ones.
+/// For most kinds a finalizer without a slash must be a standard one.
 fn standard_finalizers(object: &Object) -> Vec<Cause> {
     let field = FieldPath::new("metadata").child("finalizers");
     let mut causes = Vec::new();
@@ -313,15 +313,16 @@ fn standard_finalizers(object: &Object) -> Vec<Cause> {
     causes
 }
 
-/// All that upstream says about the metadata of an update, which it looks at several times: for every kind alike (whole, then as a
-/// change), then for the kind itself as `again` says.
+/// All causes of upstream about the metadata of an update. Upstream checks it several times: for every kind (whole, then the change), then once
+/// more for the kind itself, as `again` says.
 pub(crate) fn validate_update(resource: &Resource, object: &Object, old: &Object, again: Recheck) -> Vec<Cause> {
-    let (identity, carried) = (identity(resource, object), carried(object));
+    let (check_name_and_namespace, check_common) = (check_name_and_namespace(resource, object), check_common(object));
     let mut ends = Vec::new();
     finalizers(object, &FieldPath::new("metadata").child("finalizers"), &mut ends);
-    let standard = if resource.strategy.free_finalizers() { Vec::new() } else { standard_finalizers(object) };
-    let (changes, managers) = (changes(object, old), managers(object));
-    let (whole, change) = ([&identity, &carried, &ends, &managers], [&changes, &carried, &managers]);
+    let standard = if resource.strategy.allows_any_finalizer() { Vec::new() } else { standard_finalizers(object) };
+    let (check_changes, managers) = (check_changes(object, old), managers(object));
+    let (whole, change) =
+        ([&check_name_and_namespace, &check_common, &ends, &managers], [&check_changes, &check_common, &managers]);
     let mut parts: Vec<&Vec<Cause>> = whole.into_iter().chain(change).collect();
     if matches!(again, Recheck::Change | Recheck::Both) {
         parts.extend(change);
@@ -334,8 +335,8 @@ pub(crate) fn validate_update(resource: &Resource, object: &Object, old: &Object
     parts.into_iter().flatten().cloned().collect()
 }
 
-/// Upstream's `ValidateObjectMetaUpdate`, but for what [`carried`] says.
-fn changes(object: &Object, old: &Object) -> Vec<Cause> {
+/// Upstream's `ValidateObjectMetaUpdate`, without what [`check_common`] checks.
+fn check_changes(object: &Object, old: &Object) -> Vec<Cause> {
     let root = FieldPath::new("metadata");
     let mut causes = Vec::new();
     if old.is_deleting() {

@@ -1,10 +1,10 @@
-//! The names of a resource, and what can be done with it. Plain data: strategies, admission and errors name a resource without knowing how it
-//! is served. Follows `spec.names` of a CustomResourceDefinition.
+//! The names and verbs of a resource. Plain data: strategies, admission and errors name a resource without knowing how it is served. Follows
+//! `spec.names` of a CustomResourceDefinition.
 
 use api::{GroupVersionKind, GroupVersionResource};
 use std::fmt;
 
-/// What can be done with a resource, as discovery names it.
+/// A verb of a resource, as in discovery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[allow(missing_docs)]
 pub enum Verb {
@@ -19,7 +19,7 @@ pub enum Verb {
 }
 
 impl Verb {
-    /// All eight, which most stored kinds serve.
+    /// All eight verbs, which most stored kinds serve.
     pub const ALL: &'static [Verb] = &[
         Verb::Create,
         Verb::Delete,
@@ -55,7 +55,7 @@ impl fmt::Display for Verb {
 /// The names of a resource.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Names {
-    /// Where it is served.
+    /// Group, version and plural name.
     pub gvr: GroupVersionResource,
     /// `Deployment`.
     pub kind: String,

@@ -1,11 +1,11 @@
-//! Content negotiation: which form a client gets (JSON or YAML; whole, as a Table or as metadata only) and which form it sent. The
-//! server never answers in protobuf; every client that asks for it also takes JSON.
+//! Content negotiation: the representation of the response (JSON or YAML; whole objects, a Table or metadata only) and the media type of the
+//! body. The server never answers in protobuf; every client that accepts it also accepts JSON.
 
 use crate::request::Query;
 use api::{Reason, Status};
 use http::{HeaderMap, header};
 
-/// The form of objects in an answer.
+/// The representation of objects in a response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Form {
     /// Whole objects.
@@ -17,7 +17,7 @@ pub enum Form {
     Partial(&'static str),
 }
 
-/// What the client gets.
+/// The negotiated output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub struct Output {
     /// YAML instead of JSON.
@@ -42,7 +42,7 @@ impl Clause<'_> {
     }
 }
 
-/// The clauses of an Accept header, the most wanted first.
+/// The clauses of an Accept header, in the order of preference.
 pub(crate) fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
     let mut found = Vec::new();
     for value in headers.get_all(header::ACCEPT) {
@@ -63,7 +63,7 @@ pub(crate) fn clauses(headers: &HeaderMap) -> Vec<Clause<'_>> {
     found
 }
 
-/// Which transforms an endpoint offers.
+/// The representations that an endpoint offers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offers {
     /// Objects only: reviews, scale, binding.
@@ -75,7 +75,7 @@ pub enum Offers {
 const ACCEPTED: &str = "only the following media types are accepted: application/json, application/yaml, application/vnd.kubernetes.protobuf";
 const ACCEPTED_STREAMS: &str = "only the following media types are accepted: application/json;stream=watch, application/yaml;stream=watch, application/vnd.kubernetes.protobuf;stream=watch";
 
-/// Chooses the form of the answer, or 406.
+/// Negotiates the output, or answers 406.
 pub fn output(headers: &HeaderMap, query: &Query, offers: Offers, watch: bool) -> Result<Output, Status> {
     let pretty = pretty(headers, query);
     let clauses = clauses(headers);
@@ -112,7 +112,7 @@ fn form(clause: &Clause<'_>, offers: Offers) -> Option<Form> {
     }
 }
 
-/// Whether to indent: asked for, or the client is one that people read directly.
+/// Whether to indent: `pretty` is set, or the client prints the response for people (curl, a browser).
 pub fn pretty(headers: &HeaderMap, query: &Query) -> bool {
     if query.get("pretty").is_some() {
         return query.flag("pretty");
@@ -121,10 +121,10 @@ pub fn pretty(headers: &HeaderMap, query: &Query) -> bool {
     ["curl", "Wget", "Mozilla/5.0"].iter().any(|a| agent.starts_with(a))
 }
 
-/// The form of a request body.
+/// The media type of a request body.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
-    /// `application/json`, also when nothing is said.
+    /// `application/json`, also without a Content-Type.
     Json,
     /// `application/yaml`.
     Yaml,
@@ -138,7 +138,7 @@ pub fn content_type(headers: &HeaderMap) -> &str {
     value.split(';').next().unwrap_or_default().trim()
 }
 
-/// The form of the body, or 415.
+/// The media type of the body, or 415.
 pub fn input(headers: &HeaderMap) -> Result<Input, Status> {
     match content_type(headers) {
         "" | "application/json" | "*/*" => Ok(Input::Json),

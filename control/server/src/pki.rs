@@ -1,5 +1,5 @@
-//! The cluster's own certificates: an authority, a serving certificate and client certificates, all ECDSA P-256. Times come from the
-//! caller; writing files is the composition root's work.
+//! The certificates of the cluster: an authority, a serving certificate and client certificates, all ECDSA P-256. The caller gives the times;
+//! the composition root writes the files.
 
 use jiff::Timestamp;
 use rcgen::{
@@ -23,26 +23,26 @@ impl std::fmt::Debug for Pair {
     }
 }
 
-/// Why a certificate could not be made.
+/// An error of making a certificate.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// From the library.
+    /// An error of the library.
     #[error("cannot make a certificate: {0}")]
     Rcgen(#[from] rcgen::Error),
     /// More than one group was asked for.
     #[error("cannot make a certificate: it can name one group only")]
     Groups,
-    /// The times are outside of what a certificate can say.
+    /// The times are out of the range of certificates.
     #[error("cannot make a certificate: the validity is out of range")]
     Validity,
 }
 
-/// From when to when a certificate is good.
+/// The validity of a certificate.
 #[derive(Clone, Copy, Debug)]
 pub struct Validity {
-    /// Begin.
+    /// Not before.
     pub from: Timestamp,
-    /// End.
+    /// Not after.
     pub until: Timestamp,
 }
 
@@ -67,7 +67,7 @@ fn parameters(common_name: &str, organisations: &[&str], validity: Validity) -> 
 /// A new key for signing tokens or certificates, PKCS #8 PEM.
 ///
 /// # Errors
-/// When the system has no randomness.
+/// The system has no randomness.
 pub fn key() -> Result<String, Error> {
     Ok(KeyPair::generate()?.serialize_pem())
 }
@@ -75,7 +75,7 @@ pub fn key() -> Result<String, Error> {
 /// A new certificate authority.
 ///
 /// # Errors
-/// When the system has no randomness or the times are out of range.
+/// The system has no randomness, or the times are out of range.
 pub fn authority(name: &str, validity: Validity) -> Result<Pair, Error> {
     let key = KeyPair::generate()?;
     let mut parameters = parameters(name, &[], validity)?;
@@ -86,7 +86,7 @@ pub fn authority(name: &str, validity: Validity) -> Result<Pair, Error> {
     Ok(Pair { certificate: certificate.pem(), key: key.serialize_pem() })
 }
 
-/// What a serving certificate is good for.
+/// The subject alternative names of a serving certificate.
 #[derive(Clone, Debug, Default)]
 pub struct Names {
     /// DNS names.
@@ -96,8 +96,8 @@ pub struct Names {
 }
 
 impl Names {
-    /// The API server's: loopback, the names of Service `default/kubernetes`, and what else is given (the Service's address, the node's
-    /// addresses and name).
+    /// Those of the API server: loopback, the names of Service `default/kubernetes`, and the given ones (the address of the Service, the
+    /// addresses and the name of the node).
     pub fn api_server(addresses: impl IntoIterator<Item = IpAddr>, names: impl IntoIterator<Item = String>) -> Self {
         let mut made = Self::default();
         let service =
@@ -121,7 +121,7 @@ impl Names {
 /// A serving certificate.
 ///
 /// # Errors
-/// When the authority cannot be read, a name is not one, or the system has no randomness.
+/// The authority cannot be parsed, a name is invalid, or the system has no randomness.
 pub fn server(authority: &Pair, common_name: &str, names: &Names, validity: Validity) -> Result<Pair, Error> {
     let mut parameters = parameters(common_name, &[], validity)?;
     for name in &names.dns {
@@ -134,7 +134,7 @@ pub fn server(authority: &Pair, common_name: &str, names: &Names, validity: Vali
 /// A client certificate: the user's name and group (at most one).
 ///
 /// # Errors
-/// When the authority cannot be read or the system has no randomness.
+/// The authority cannot be parsed, or the system has no randomness.
 pub fn client(authority: &Pair, user: &str, groups: &[&str], validity: Validity) -> Result<Pair, Error> {
     issue(authority, parameters(user, groups, validity)?, ExtendedKeyUsagePurpose::ClientAuth)
 }

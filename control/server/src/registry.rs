@@ -1,14 +1,14 @@
-//! The table of served resources, and the one place that finds a resource for a path. Replaced as a whole when custom resources come
-//! and go, so that readers never wait.
+//! The table of served resources, and the one place that looks up a resource for a path. It is replaced as a whole when custom resources
+//! come and go, so that readers never wait.
 
 use crate::{Resource, lazy::Documents};
 use std::{collections::HashMap, sync::Arc};
 
-/// The served resources, and the documents that are made of them.
+/// The served resources, and the documents built from them.
 #[derive(Default)]
 pub struct Registry {
     resources: Vec<Arc<Resource>>,
-    /// By plural name: few resources share one.
+    /// By plural name, which few resources share.
     by_plural: HashMap<String, Vec<Arc<Resource>>>,
     documents: Documents,
 }

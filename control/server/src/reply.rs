@@ -1,4 +1,4 @@
-//! Answers: JSON or YAML, pretty or not, plain text, errors. Bodies have a known length except for streams.
+//! Responses: JSON or YAML, pretty or not, plain text, errors. Bodies have a known length, except streams.
 
 use crate::{codec, negotiate::Output};
 use api::Status;
@@ -17,12 +17,12 @@ pub fn text(status: StatusCode, text: impl Into<String>) -> Response<Body> {
     response
 }
 
-/// Upstream's answer to a path that nothing serves.
+/// Upstream's response for a path that nothing serves.
 pub fn no_such_path() -> Response<Body> {
     text(StatusCode::NOT_FOUND, "404 page not found\n")
 }
 
-/// JSON bytes in the form the client wants.
+/// A response with JSON bytes, converted to the negotiated output.
 pub fn json(status: StatusCode, output: Output, bytes: Bytes) -> Response<Body> {
     let (bytes, media) = match (output.yaml, output.pretty) {
         (true, _) => (yaml(&bytes), "application/yaml"),
@@ -35,7 +35,7 @@ pub fn json(status: StatusCode, output: Output, bytes: Bytes) -> Response<Body> 
     response
 }
 
-/// A JSON value in the form the client wants.
+/// A response with a JSON value, converted to the negotiated output.
 pub fn value(status: StatusCode, output: Output, value: &Value) -> Response<Body> {
     json(status, output, Bytes::from(serde_json::to_vec(value).expect("JSON values serialise")))
 }
@@ -65,7 +65,7 @@ fn yaml(bytes: &Bytes) -> Bytes {
     Bytes::from(api::yaml::to_string(&value))
 }
 
-/// `{"kind":…,"apiVersion":…,"metadata":{…},` of a list, up to the field that holds its items.
+/// `{"kind":…,"apiVersion":…,"metadata":{…},` of a list, up to the field with its items.
 pub fn list_head(
     kind: &str,
     api_version: &str,

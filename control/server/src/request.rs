@@ -1,5 +1,5 @@
-//! What a request is about, read from method and path before anything looks at it: verb, group, version, namespace, resource, name,
-//! subresource. Follows upstream's `RequestInfo`, the legacy `/watch/` prefix included.
+//! Verb, group, version, namespace, resource, name and subresource of a request, parsed from its method and path. Follows upstream's
+//! `RequestInfo`, including the legacy `/watch/` prefix.
 
 use api::Status;
 use axum::extract::Query as AxumQuery;
@@ -11,22 +11,22 @@ use std::num::{IntErrorKind, ParseIntError};
 pub struct Query(Vec<(String, String)>);
 
 impl Query {
-    /// Of a request's target; what cannot be decoded counts as absent.
+    /// The query of a request; a parameter that cannot be decoded counts as absent.
     pub fn of(uri: &Uri) -> Self {
         Self(AxumQuery::try_from_uri(uri).map(|AxumQuery(pairs)| pairs).unwrap_or_default())
     }
 
-    /// The first value of a parameter, if it is there and not empty.
+    /// The first value of a parameter, if it is not empty.
     pub fn get(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str()).filter(|v| !v.is_empty())
     }
 
-    /// The first value of a parameter, also an empty one.
+    /// The first value of a parameter, even an empty one.
     pub fn given(&self, name: &str) -> Option<&str> {
         self.0.iter().find(|(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
-    /// A number as Go's conversion reads it.
+    /// A number as Go's conversion parses it.
     ///
     /// # Errors
     /// 400 with the text of Go's `ParseInt`.
@@ -46,18 +46,18 @@ impl Query {
         self.0.iter().filter(move |(k, _)| k == name).map(|(_, v)| v.as_str())
     }
 
-    /// A flag as Go's conversion reads it: present and neither `false` nor `0`; also when it is empty.
+    /// A flag as Go's conversion parses it: true if present and neither `false` nor `0`, even if it is empty.
     pub fn flag(&self, name: &str) -> bool {
         self.given(name).is_some_and(|v| v != "0" && !v.eq_ignore_ascii_case("false"))
     }
 }
 
-/// What a request is about.
+/// The target of a request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct RequestInfo {
     /// The whole decoded path.
     pub path: String,
-    /// Whether it is about a resource, not a document such as `/version`.
+    /// Whether the target is a resource, not a document such as `/version`.
     pub is_resource: bool,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`; for others the lower-case method.
     pub verb: String,
@@ -71,15 +71,15 @@ pub struct RequestInfo {
     pub resource: String,
     /// `status`.
     pub subresource: String,
-    /// Name of one object; also taken from `fieldSelector=metadata.name=x`.
+    /// Name of one object, from the path or from `fieldSelector=metadata.name=x`.
     pub name: String,
     /// The object's name is in the path.
     pub named: bool,
-    /// What follows the subresource (proxies).
+    /// The path after the subresource (proxies).
     pub rest: String,
 }
 
-/// Decodes `%XX`; anything malformed stays as it is.
+/// Decodes `%XX`; a malformed sequence stays as it is.
 pub(crate) fn percent_decode(text: &str) -> String {
     if !text.contains('%') {
         return text.to_owned();
@@ -111,11 +111,11 @@ pub(crate) fn percent_decode(text: &str) -> String {
 impl RequestInfo {
     /// Reads method, path and query.
     pub fn of(method: &Method, uri: &Uri, query: &Query) -> Self {
-        // Decoded first, as upstream has it: an escaped slash separates like any other, and no name can hold one.
+        // Decoded first, as upstream: an escaped slash is a separator like any other, and no name can contain one.
         let path = percent_decode(uri.path());
         let segments: Vec<String> = path.trim_matches('/').split('/').map(str::to_owned).collect();
         let mut info = Self { path, verb: method.as_str().to_lowercase(), ..Self::default() };
-        // No resource has an empty part; what follows the word `proxy` is another server's.
+        // No resource path has an empty segment; the path after `proxy` belongs to another server.
         if segments.iter().take_while(|part| *part != "proxy").any(String::is_empty) {
             return info;
         }
@@ -150,7 +150,7 @@ impl RequestInfo {
     fn read_parts(&mut self, mut parts: &[String]) {
         if parts.first().is_some_and(|p| p == "namespaces") && parts.len() > 1 {
             self.namespace = parts[1].clone();
-            // `/namespaces/x`, `/namespaces/x/status` and `/finalize` are about the Namespace itself.
+            // `/namespaces/x`, `/namespaces/x/status` and `/namespaces/x/finalize` are paths of the Namespace itself.
             let itself = parts.len() == 2 || (parts.len() == 3 && matches!(parts[2].as_str(), "status" | "finalize"));
             if !itself {
                 parts = &parts[2..];

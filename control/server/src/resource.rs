@@ -1,6 +1,6 @@
-//! A served resource as a value, the whole truth about a kind: names, verbs, subresources, how it is stored and shown, and what belongs to
-//! the kind. The registry, discovery, OpenAPI and every verb read it; a custom resource is the same value with another strategy. Follows
-//! the resource list of upstream's discovery documents and `rest.Storage`.
+//! A served resource as a value: names, verbs, subresources, storage, tables, and the code of the kind. The registry, discovery, OpenAPI
+//! and every verb read it; a custom resource is the same value with another strategy. Follows the resource list of upstream's discovery
+//! documents and `rest.Storage`.
 
 use crate::{
     Names, Verb,
@@ -19,10 +19,10 @@ use std::{
     time::Duration,
 };
 
-/// The schema that a resource brings along.
+/// The schema of a resource that Kubernetes does not publish.
 #[derive(Clone)]
 pub struct OwnSchema {
-    /// What prunes, defaults and merges.
+    /// The schema for pruning, defaulting and merging.
     pub schema: Schema,
     /// `openAPIV3Schema`, for the documents.
     pub open_api: Arc<Value>,
@@ -30,30 +30,30 @@ pub struct OwnSchema {
 
 /// A served resource. Build it with [`Resource::new`] and the methods after it.
 pub struct Resource {
-    /// What it is called.
+    /// Its names.
     pub names: Arc<Names>,
-    /// What it serves.
+    /// Its verbs.
     pub verbs: Vec<Verb>,
     /// Its subresources.
     pub subresources: Vec<Arc<Subresource>>,
     /// The life cycle of its objects.
     pub strategy: Arc<dyn Strategy>,
-    /// Its own schema, where it is not a kind that Kubernetes publishes.
+    /// Its own schema, if Kubernetes publishes none.
     pub own_schema: Option<OwnSchema>,
     published_schema: OnceLock<Schema>,
-    /// How its objects are shown as tables.
+    /// Makes tables of its objects.
     pub table: Arc<dyn TableConvertor>,
-    /// Between the stored form and the served one, where they differ.
+    /// Converts between the stored and the served version, if they differ.
     pub convertor: Option<Arc<dyn Convertor>>,
-    /// What its objects take from the cluster (addresses, ports).
+    /// Allocates what its objects need from the cluster (addresses, ports).
     pub allocator: Option<Arc<dyn Allocator>>,
-    /// Group and resource under which objects are stored: its own, or another's that shares the storage (events).
+    /// Group and resource under which objects are stored: its own, or those of another resource that shares the storage (events).
     pub storage: (String, String),
-    /// The directory of upstream's storage, which errors of a write's preconditions name: mostly the resource.
+    /// The directory in upstream's storage, mostly the resource, which errors of preconditions name.
     pub upstream_directory: &'static str,
     /// `apiVersion` of the stored form.
     pub storage_version: String,
-    /// `metadata.generation` is kept: 1 on create, + 1 when anything but metadata and status changes, and on deletion.
+    /// Objects have `metadata.generation`: 1 on create, incremented by a change outside of metadata and status, and by a deletion.
     pub generation: bool,
     /// DELETE answers the object instead of a Status.
     pub returns_deleted_object: bool,
@@ -61,15 +61,15 @@ pub struct Resource {
     pub create_on_update: bool,
     /// PUT without a resourceVersion is allowed.
     pub unconditional_update: bool,
-    /// Objects go away by themselves after this time (events: an hour).
+    /// Objects expire after this time (events: an hour).
     pub ttl: Option<Duration>,
-    /// Answers its verbs instead of the store: reviews, bindings, computed resources.
+    /// Serves its verbs instead of the store: reviews, bindings, computed resources.
     pub action: Option<Arc<dyn Action>>,
-    /// What every answer about it warns of.
+    /// A warning in every response.
     pub deprecation: Option<&'static str>,
-    /// Its lists may be longer than what is accepted elsewhere (Endpoints).
+    /// Lists in its objects may have any length (Endpoints).
     pub long_lists: bool,
-    /// The server has no such kind yet: it lists none, and refuses to make one with a sentence of its own.
+    /// The kind is not implemented: its list is always empty, and a write is refused with an explanation.
     pub absent: bool,
 }
 
@@ -109,7 +109,7 @@ impl Resource {
         }
     }
 
-    /// A kind whose verbs are answered by `action`; nothing of it is stored.
+    /// A kind that is not stored: `action` serves its verbs.
     pub fn answered(group: &str, version: &str, resource: &str, kind: &str, action: Arc<dyn Action>) -> Self {
         let mut made = Self::new(group, version, resource, kind, Plain).verbs(&[Verb::Create]);
         made.action = Some(action);
@@ -126,19 +126,19 @@ impl Resource {
         self.rename(|names| names.namespaced = false)
     }
 
-    /// Upstream stores its objects in a directory of another name.
+    /// Sets `upstream_directory`.
     pub fn in_upstream_directory(mut self, name: &'static str) -> Self {
         self.upstream_directory = name;
         self
     }
 
-    /// The key that upstream's errors name: `/pods/default/web`.
+    /// The key in upstream's errors: `/pods/default/web`.
     pub(crate) fn upstream_key(&self, namespace: &str, name: &str) -> String {
         let directory = if self.upstream_directory.is_empty() { &self.gvr.resource } else { self.upstream_directory };
         if self.namespaced { format!("/{directory}/{namespace}/{name}") } else { format!("/{directory}/{name}") }
     }
 
-    /// Every answer about it warns of this.
+    /// Every response has this warning.
     pub fn deprecated(mut self, warning: &'static str) -> Self {
         self.deprecation = Some(warning);
         self
@@ -154,7 +154,7 @@ impl Resource {
         self.rename(|names| names.categories.push(name.to_owned()))
     }
 
-    /// Lists none: the kind is not here yet.
+    /// The kind is not implemented: its list is always empty.
     pub fn not_here_yet(mut self) -> Self {
         self.absent = true;
         self
@@ -166,25 +166,25 @@ impl Resource {
         self
     }
 
-    /// Brings its schema along: an `openAPIV3Schema`.
+    /// Has a schema of its own: an `openAPIV3Schema`.
     pub fn with_schema(mut self, open_api: Value) -> Self {
         self.own_schema = Some(OwnSchema { schema: Schema::from_open_api(&open_api), open_api: Arc::new(open_api) });
         self
     }
 
-    /// What its objects take from the cluster.
+    /// Allocates for its objects.
     pub fn allocating(mut self, allocator: Arc<dyn Allocator>) -> Self {
         self.allocator = Some(allocator);
         self
     }
 
-    /// Keeps `metadata.generation`.
+    /// Objects have `metadata.generation`.
     pub fn with_generation(mut self) -> Self {
         self.generation = true;
         self
     }
 
-    /// Adds `/status`: main writes ignore status, status writes take nothing else.
+    /// Adds `/status`: writes of the main resource ignore the status, writes of `/status` change nothing else.
     pub fn with_status(self) -> Self {
         self.with_scope("status", &[Verb::Get, Verb::Patch, Verb::Update], Scope::Status)
     }
@@ -201,7 +201,7 @@ impl Resource {
         self.with(Subresource::new(name, kind, verbs, Serve::Scope(scope)))
     }
 
-    /// Adds a subresource that does something of its own.
+    /// Adds a subresource that an action serves.
     pub fn with_action(self, name: &'static str, kind: GroupVersionKind, verbs: &[Verb], action: impl Action) -> Self {
         self.with(Subresource::new(name, kind, verbs, Serve::Action(Arc::new(action))))
     }
@@ -217,25 +217,25 @@ impl Resource {
         subresources.into_iter().fold(self, Self::with)
     }
 
-    /// Its lists may be of any length.
+    /// Lists in its objects may have any length.
     pub fn with_long_lists(mut self) -> Self {
         self.long_lists = true;
         self
     }
 
-    /// DELETE answers the object.
+    /// DELETE returns the object.
     pub fn returning_deleted(mut self) -> Self {
         self.returns_deleted_object = true;
         self
     }
 
-    /// PUT may create.
+    /// PUT creates an absent object.
     pub fn creating_on_update(mut self) -> Self {
         self.create_on_update = true;
         self
     }
 
-    /// PUT needs a resourceVersion.
+    /// PUT requires a resourceVersion.
     pub fn conditional_update_only(mut self) -> Self {
         self.unconditional_update = false;
         self
@@ -247,7 +247,7 @@ impl Resource {
         self
     }
 
-    /// Shares the storage of another resource, whose `apiVersion` is the stored form.
+    /// Shares the storage of another resource; `api_version` is that of the stored form.
     pub fn stored_as(mut self, group: &str, resource: &str, api_version: &str, convertor: impl Convertor) -> Self {
         self.storage = (group.to_owned(), resource.to_owned());
         self.storage_version = api_version.to_owned();
@@ -255,14 +255,14 @@ impl Resource {
         self
     }
 
-    /// The schema of its objects: its own, or the published one, which is looked for once.
+    /// The schema of its objects: its own, or the published one.
     pub fn schema(&self) -> Schema {
         let published = || Schema::for_kind(&self.gvk()).unwrap_or_else(Schema::any);
         let own = self.own_schema.as_ref().map(|own| own.schema.clone());
         own.unwrap_or_else(|| self.published_schema.get_or_init(published).clone())
     }
 
-    /// What a body that is an object of it should be.
+    /// What a body with an object of the resource must be.
     pub(crate) fn expected(&self) -> Expected {
         Expected { kind: self.gvk(), schema: self.schema(), long_lists: self.long_lists }
     }
@@ -272,7 +272,7 @@ impl Resource {
         self.verbs.contains(&verb)
     }
 
-    /// The subresources that discovery names.
+    /// The subresources that discovery lists.
     pub fn listed(&self) -> impl Iterator<Item = &Subresource> {
         self.subresources.iter().map(AsRef::as_ref).filter(|s| s.listed)
     }
@@ -282,12 +282,12 @@ impl Resource {
         self.subresources.iter().find(|s| s.name == name)
     }
 
-    /// Whether it is the first of those that share a storage: the one in whose form objects are stored.
+    /// Whether objects are stored in the version of this resource, among those that share a storage.
     pub fn is_storage(&self) -> bool {
         self.action.is_none() && self.convertor.is_none()
     }
 
-    /// Where its objects are stored: `/core/pods/` and so on; namespace and name follow.
+    /// The key prefix of its objects: `/core/pods/` and so on; namespace and name follow.
     pub fn prefix(&self) -> String {
         let (group, resource) = &self.storage;
         format!("/{}/{resource}/", if group.is_empty() { "core" } else { group })

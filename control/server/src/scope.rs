@@ -1,15 +1,14 @@
-//! Which part of an object a write may change: the scope of the resource itself, and of the subresources that read the object and write a
-//! part of it.
+//! Which part of an object a write may change: the scope of the main resource, and of subresources that write a part of the object.
 
 /// Which part of an object a write may change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
-    /// Everything but the status, where that has a subresource of its own.
+    /// Everything, except the status where there is `/status`.
     Main,
-    /// The status, and what of the metadata a controller needs.
+    /// The status, and the metadata that controllers need to change.
     Status,
-    /// These fields (`/finalize` of a Namespace). Prepared and validated as a write of the whole.
+    /// These fields (`/finalize` of a Namespace). Prepared and validated as a write of the main resource.
     Fields(&'static [&'static [&'static str]]),
-    /// Whatever the action that makes the change sets; it has checked that itself. Only the metadata is validated.
+    /// Any fields: the action that makes the change has validated them. Only the metadata is validated.
     Action,
 }

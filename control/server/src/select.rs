@@ -1,4 +1,4 @@
-//! Which objects a list, watch or deletecollection is about: label and field selectors, evaluated on what the entry already knows.
+//! Label and field selectors of a list, watch or deletecollection, evaluated on the parsed labels and fields of an entry.
 
 use crate::{Resource, payload::View, request::Query};
 use api::{
@@ -14,7 +14,7 @@ struct Requirement {
     equal: bool,
 }
 
-/// Label and field selector together.
+/// A label and a field selector.
 #[derive(Clone, Debug)]
 pub(crate) struct Filter {
     labels: Selector,
@@ -22,7 +22,7 @@ pub(crate) struct Filter {
 }
 
 impl Filter {
-    /// From `labelSelector` and `fieldSelector`; 400 for what cannot be parsed or selected.
+    /// Parses `labelSelector` and `fieldSelector`; 400 for a syntax error or a field that cannot be selected.
     pub(crate) fn parse(query: &Query, resource: &Resource, name: Option<&str>) -> Result<Self, Status> {
         let labels = Selector::parse(query.get("labelSelector").unwrap_or_default()).map_err(|e| {
             Status::bad_request(format!(
@@ -45,17 +45,17 @@ impl Filter {
         Ok(Self { labels, fields: requirements })
     }
 
-    /// Whether it selects everything.
+    /// Whether every object is selected.
     pub(crate) fn is_empty(&self) -> bool {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    /// The one name it selects, if it does.
+    /// The name, if the selector requires one.
     pub(crate) fn name(&self) -> Option<&str> {
         self.fields.iter().find(|r| r.equal && r.label == "metadata.name").map(|r| r.value.as_str())
     }
 
-    /// Whether it selects an object. `namespace` and `name` come from the key.
+    /// Whether an object is selected. `namespace` and `name` come from the key.
     pub(crate) fn matches(&self, resource: &Resource, namespace: &str, name: &str, view: &View) -> bool {
         let fields = self.fields.iter().all(|r| {
             let value = match r.label.as_str() {
@@ -69,8 +69,8 @@ impl Filter {
     }
 }
 
-/// Whether a field can be selected. Kinds with fields of their own list them all, so that those without a namespace have none to
-/// select by; the others take both fields of the metadata.
+/// Whether a field can be selected. Kinds with selectable fields list all of them, so that cluster-scoped ones do not list the namespace; for
+/// other kinds both metadata fields can be selected.
 fn known(resource: &Resource, field: &str) -> bool {
     let own = resource.strategy.field_labels();
     match field {

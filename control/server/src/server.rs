@@ -1,4 +1,4 @@
-//! The server as a value: what it is made of, and how objects are looked up inside it.
+//! The server as a value: its parts, and the look-up of stored objects.
 
 use crate::{
     Context, Ids, Names, Objects, Resource, User, admission::Admission, audit::Audit, authn::Authenticator,
@@ -13,51 +13,51 @@ use std::{net::SocketAddr, sync::Arc};
 use store::{Changes, Store};
 use tokio_util::sync::CancellationToken;
 
-/// The process around a server.
+/// What the process provides to a server.
 pub struct Options {
-    /// Where objects live.
+    /// The store.
     pub store: Store<Item>,
     /// Wall-clock time.
     pub clock: Clock,
     /// Uids and generated names.
     pub ids: Arc<Ids>,
-    /// The way to the kubelets' paths.
+    /// The connection to the kubelets.
     pub nodes: Arc<dyn Nodes>,
     /// The way to pods and Services.
     pub dialer: Arc<dyn Dialer>,
-    /// Where the API can be reached: what clients of discovery are told.
+    /// The advertised address of the API, in discovery documents.
     pub advertise: SocketAddr,
-    /// Ends watches and other long answers; cancel it with (or before) the token of [`Server::serve`], which waits for requests.
+    /// Ends watches and other long-running responses; cancel it with (or before) the token of [`Server::serve`], which waits for requests.
     pub shutdown: CancellationToken,
-    /// Takes note of requests.
+    /// Receives audit events.
     pub audit: Option<Arc<dyn Audit>>,
-    /// The process's metrics, shown at `/metrics`.
+    /// The metrics of the process, served at `/metrics`.
     pub metrics: Arc<Mutex<prometheus_client::registry::Registry>>,
 }
 
-/// What a server serves, and to whom.
+/// The parts of a server: what it serves, and to whom.
 pub struct Parts {
     /// The resources, in the order of discovery.
     pub resources: Vec<Resource>,
     /// The admission plugins, in their order.
     pub admission: Vec<Arc<dyn Admission>>,
-    /// Who knows credentials, in their order.
+    /// The authenticators, in their order.
     pub authenticators: Vec<Arc<dyn Authenticator>>,
-    /// Who may do what.
+    /// The authorizer.
     pub authorizer: Arc<dyn Authorizer>,
-    /// Whose requests no share bounds: upstream's priority level `exempt`.
+    /// Whether a user is exempt from the in-flight limits of users: upstream's priority level `exempt`.
     pub exempt: fn(&User) -> bool,
-    /// Documents besides discovery, OpenAPI and health.
+    /// Further documents.
     pub documents: Vec<Document>,
 }
 
-/// A document that is always the same.
+/// A constant document.
 pub struct Document {
     /// `/openid/v1/jwks`.
     pub path: &'static str,
     /// Its Content-Type.
     pub media_type: &'static str,
-    /// What it says.
+    /// Its content.
     pub value: Value,
 }
 
@@ -75,7 +75,7 @@ struct Inner {
 }
 
 impl Server {
-    /// Builds the server; allocators are loaded from what is stored.
+    /// Builds the server, and loads the allocators from the stored objects.
     pub fn new(options: Options, mut parts: Parts) -> Self {
         let registry = Registry::new(std::mem::take(&mut parts.resources));
         let server = Self(Arc::new(Inner {
@@ -87,7 +87,7 @@ impl Server {
             parts,
         }));
         let store = server.store().clone();
-        // Not for liveness: a store that fails mends itself when it can, and a restart mends nothing that it cannot.
+        // Not for liveness: the store recovers by itself if that is possible, and a restart cannot do more.
         server.checks().register("store", true, move || match store.failure() {
             Some(failure) => Err(format!("not every write can be stored: {failure}")),
             None => Ok(()),
@@ -106,12 +106,12 @@ impl Server {
         }
     }
 
-    /// Readiness and liveness checks; other parts register theirs here.
+    /// Readiness and liveness checks; other components register theirs here.
     pub fn checks(&self) -> &Checks {
         &self.0.checks
     }
 
-    /// The stored objects in the form in which they are stored, read without HTTP: for parts of this process that hold the same rights as the server (token checks).
+    /// The stored objects in their stored version, read without HTTP: for components with the rights of the server (token verification).
     pub fn objects(&self) -> Arc<dyn Objects> {
         Arc::new(self.clone())
     }
@@ -179,7 +179,7 @@ impl Server {
         &self.0.options.shutdown
     }
 
-    /// What strategies and admission know about a call.
+    /// The context of a call for strategies and admission.
     pub(crate) fn context(&self, call: &Call, operation: Operation, resource: &Arc<Names>, dry_run: bool) -> Context {
         Context {
             user: call.user.clone(),

@@ -1,4 +1,4 @@
-//! The server as a tower service, for parts of this process and for connections.
+//! The server as a tower service, for components of this process and for connections.
 
 use crate::{Server, User, caller::Caller, chain};
 use axum::body::Body;
@@ -7,17 +7,17 @@ use http::{Request, Response};
 use std::{convert::Infallible, sync::Arc, task::Poll};
 
 impl Server {
-    /// A tower service that acts as `user`: the identity is a typed extension, which nothing from the network can set.
+    /// A service whose requests are those of `user`. The identity is a typed extension that no network client can set.
     pub fn service_for(&self, user: User) -> Service {
         Service { server: self.clone(), caller: Caller::Process(Arc::new(user)) }
     }
 
-    /// A service for a caller from the network without a client certificate: it is who its bearer token says, or anonymous.
+    /// A service for a network client without a certificate: its user comes from a bearer token, or is anonymous.
     pub fn service_for_network(&self) -> Service {
         self.service_of_connection(None)
     }
 
-    /// A service for one connection from the network; `certificate` is the user of its verified client certificate.
+    /// A service for one network connection; `certificate` is the user of its verified client certificate.
     pub(crate) fn service_of_connection(&self, certificate: Option<Arc<User>>) -> Service {
         Service { server: self.clone(), caller: Caller::Network { certificate } }
     }

@@ -1,13 +1,14 @@
-//! What belongs to a kind and nothing more: [`Strategy`] is the life cycle of its objects (defaults, preparation, validation, selectable
-//! fields, deletion), [`Allocator`] what they take from the cluster, [`Convertor`] the way between versions. Every method of a strategy is defaulted so that a kind is about 60 lines in one file. Follows upstream's `registry/*/strategy.go`.
+//! The code of a kind: [`Strategy`] is the life cycle of its objects (defaults, preparation, validation, selectable fields, deletion),
+//! [`Allocator`] allocates what they need from the cluster, [`Convertor`] converts between versions. Every method of a strategy has a
+//! default, so that a kind is about 60 lines in one file. Follows upstream's `registry/*/strategy.go`.
 //!
-//! Order on create: decode (schema check, prune, schema-borne defaults) → [`Strategy::default`] → managedFields → mutating admission →
+//! Order on create: decode (schema check, prune, defaults of the schema) → [`Strategy::default`] → managedFields → mutating admission →
 //! [`Strategy::prepare_create`] → [`Allocator::reserve`] → [`Strategy::validate`] → validating admission → store. On update the same with
 //! [`Strategy::prepare_update`] and [`Strategy::validate_update`] (which the core calls *besides* `validate`). On `/status` the object is
 //! first reduced by [`Strategy::prepare_status`] and then goes to [`Strategy::validate_status`].
 //!
 //! Generic object metadata (name, namespace, labels, annotations, owner references, finalizers, immutable system fields), uid,
-//! creationTimestamp and resourceVersion are the core's work.
+//! creationTimestamp and resourceVersion are handled by the server for all kinds.
 
 use crate::{
     Context,
@@ -18,7 +19,7 @@ use api::{Cause, Object, Status};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-/// Something taken for a write that is not stored yet: given back when dropped, kept by [`Reservation::commit`].
+/// Allocations for a write that is not stored yet: released when dropped, kept by [`Reservation::commit`].
 #[derive(Default)]
 pub struct Reservation {
     undo: Vec<Box<dyn FnOnce() + Send>>,
@@ -31,29 +32,29 @@ impl Reservation {
         Self::default()
     }
 
-    /// Reserved; `undo` gives it back.
+    /// A reservation that `undo` releases.
     pub fn new(undo: impl FnOnce() + Send + 'static) -> Self {
         Self::none().and(undo)
     }
 
-    /// Reserved as well. Undone in reverse order.
+    /// Adds a reservation. All are released in reverse order.
     pub fn and(mut self, undo: impl FnOnce() + Send + 'static) -> Self {
         self.undo.push(Box::new(undo));
         self
     }
 
-    /// Done once the write is stored: what the old object held is given back.
+    /// Adds work for after the commit: the release of what the old object held.
     pub fn after_commit(mut self, then: impl FnOnce() + Send + 'static) -> Self {
         self.commit.push(Box::new(then));
         self
     }
 
-    /// Whether nothing is reserved and nothing is to be done.
+    /// Whether nothing is reserved and no work follows.
     pub fn is_empty(&self) -> bool {
         self.undo.is_empty() && self.commit.is_empty()
     }
 
-    /// The write is stored.
+    /// Keeps the reservation, because the write is stored.
     pub fn commit(mut self) {
         self.undo.clear();
         for then in self.commit.drain(..) {
@@ -70,7 +71,7 @@ impl Drop for Reservation {
     }
 }
 
-/// What `/scale` shows.
+/// The content of `/scale`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Scale {
     /// `spec.replicas`.
@@ -81,7 +82,7 @@ pub struct Scale {
     pub selector: String,
 }
 
-/// What a kind of upstream checks of the metadata itself on an update, besides what is checked for all.
+/// What a kind of upstream checks of the metadata on an update, in addition to the checks for all kinds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Recheck {
     /// Nothing.
@@ -94,28 +95,27 @@ pub enum Recheck {
     Both,
 }
 
-/// What belongs to one kind. Objects given in have the served `apiVersion` and `kind`.
+/// The life cycle of one kind's objects. Objects have the served `apiVersion` and `kind`.
 pub trait Strategy: Send + Sync + 'static {
     /// Kubernetes' defaulting of this kind. Must be idempotent.
     fn default(&self, _object: &mut Object) {}
 
-    /// Prepares a create. The core has dropped `status` (if the kind has `/status`) and set generation 1 (if it keeps one).
+    /// Prepares a create. `status` is already removed (if the kind has `/status`), and the generation is set to 1 afterwards (if it has one).
     fn prepare_create(&self, _cx: &Context, _object: &mut Object) {}
 
-    /// Whether a create may bring its status (Node: a kubelet registers itself with one).
+    /// Whether a create keeps its status (Node: a kubelet registers itself with one).
     fn keeps_status_on_create(&self) -> bool {
         false
     }
 
-    /// Prepares an update. The core has put the old `status` back (if the kind has `/status`) and, after this returns, counts the
-    /// generation.
+    /// Prepares an update. The old `status` is already restored (if the kind has `/status`); the generation is incremented afterwards.
     fn prepare_update(&self, _cx: &Context, _object: &mut Object, _old: &Object) {}
 
-    /// Prepares a write of `/status`. The core has put back everything but `status` and `metadata`, and of the metadata the owner
-    /// references and deletion fields.
+    /// Prepares a write of `/status`. Everything but `status` and `metadata` is already restored, and of the metadata the owner references
+    /// and the deletion fields.
     fn prepare_status(&self, _cx: &Context, _object: &mut Object, _old: &Object) {}
 
-    /// Names the kind allows, with upstream's messages; default: DNS-1123 subdomain. `prefix`: the name is a `generateName`.
+    /// Validates a name, with upstream's messages; default: DNS-1123 subdomain. `prefix`: the name is a `generateName`.
     fn validate_name(&self, name: &str, prefix: bool) -> Vec<String> {
         context::subdomain(name, prefix)
     }
@@ -125,18 +125,18 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// All violations of a change besides those of [`Strategy::validate`].
+    /// All violations of a change, in addition to those of [`Strategy::validate`].
     fn validate_update(&self, _cx: &Context, _object: &Object, _old: &Object) -> Vec<Cause> {
         Vec::new()
     }
 
-    /// How upstream's update of the kind looks at the metadata once more, so that a violation there is named that often.
+    /// How upstream's update of the kind checks the metadata again, so that a violation is reported as often.
     fn rechecks_metadata(&self) -> Recheck {
         Recheck::Change
     }
 
-    /// Whether finalizers of the kind may have any name; of others a name without a slash must be a known one.
-    fn free_finalizers(&self) -> bool {
+    /// Whether finalizers of the kind may have any name; for other kinds a name without a slash must be a standard one.
+    fn allows_any_finalizer(&self) -> bool {
         false
     }
 
@@ -145,22 +145,22 @@ pub trait Strategy: Send + Sync + 'static {
         Vec::new()
     }
 
-    /// `Warning` headers about what [`Strategy::prepare_create`] is going to change.
+    /// `Warning` headers about fields that [`Strategy::prepare_create`] changes afterwards.
     fn early_warnings(&self, _object: &Object) -> Vec<String> {
         Vec::new()
     }
 
-    /// `Warning` headers for what is accepted but deprecated, odd or not enforced.
+    /// `Warning` headers for fields that are accepted but deprecated, odd or not enforced.
     fn warnings(&self, _cx: &Context, _object: &Object, _old: Option<&Object>) -> Vec<String> {
         Vec::new()
     }
 
-    /// Field selector labels besides `metadata.name` and `metadata.namespace`.
+    /// Selectable fields other than `metadata.name` and `metadata.namespace`.
     fn field_labels(&self) -> &[&'static str] {
         &[]
     }
 
-    /// The value of a label of [`Strategy::field_labels`]; absent is the empty string.
+    /// The value of a selectable field; an absent one is empty.
     fn field(&self, object: &Object, label: &str) -> String {
         let path: Vec<&str> = label.split('.').collect();
         match object.at(&path) {
@@ -170,7 +170,7 @@ pub trait Strategy: Send + Sync + 'static {
         }
     }
 
-    /// The 400 text for a label that is not selectable.
+    /// The message of the 400 for a field that is not selectable.
     fn unknown_field(&self, label: &str) -> String {
         if self.field_labels().is_empty() {
             return format!("{label:?} is not a known field selector: only \"metadata.name\", \"metadata.namespace\"");
@@ -178,25 +178,25 @@ pub trait Strategy: Send + Sync + 'static {
         format!("field label not supported: {label}")
     }
 
-    /// Graceful deletion: the grace in seconds for a delete that asked for `requested`; `None` for kinds without it, 0 for at once.
-    fn grace(&self, _object: &Object, _requested: Option<i64>) -> Option<i64> {
+    /// Graceful deletion: the grace period in seconds for a delete with `requested`; `None` for kinds without it, 0 for at once.
+    fn grace_period(&self, _object: &Object, _requested: Option<i64>) -> Option<i64> {
         None
     }
 
-    /// What becomes of dependents when a delete does not say: `Background`, or `Orphan` (batch/v1 Job).
+    /// The propagation policy of a delete that gives none: `Background`, or `Orphan` (batch/v1 Job).
     fn default_propagation(&self) -> &'static str {
         "Background"
     }
 
-    /// Whether something besides finalizers keeps a deleted object (Namespace: `spec.finalizers`).
-    fn holds(&self, _object: &Object) -> bool {
+    /// Whether something other than finalizers blocks the deletion (Namespace: `spec.finalizers`).
+    fn blocks_deletion(&self, _object: &Object) -> bool {
         false
     }
 
-    /// Called when deletion begins and does not end at once: deletionTimestamp is set (Namespace: phase Terminating).
+    /// Called when a deletion begins that is not completed at once; deletionTimestamp is set (Namespace: phase Terminating).
     fn begin_deletion(&self, _cx: &Context, _object: &mut Object) {}
 
-    /// What `/scale` shows; default: `spec.replicas`, `status.replicas`, `spec.selector` as a label selector.
+    /// The content of `/scale`; default: `spec.replicas`, `status.replicas`, `spec.selector` as a label selector.
     fn scale(&self, object: &Object) -> Scale {
         Scale {
             replicas: object.int_at(&["spec", "replicas"]).unwrap_or(0),
@@ -205,25 +205,25 @@ pub trait Strategy: Send + Sync + 'static {
         }
     }
 
-    /// Paths that a write of the main resource (`""`) or of a subresource never owns in managedFields. Where there is `/status`, only its
-    /// writes own anything of the status, whatever is said here.
+    /// Paths that a write of the main resource (`""`) or of a subresource never owns in managedFields. Where there is `/status`, only its writes
+    /// own status fields, whatever this returns.
     fn reset_fields(&self, subresource: &str) -> &[&'static [&'static str]] {
         if subresource == "status" { &[&["spec"]] } else { &[] }
     }
 }
 
-/// What the objects of a kind take from the cluster: addresses and ports of Services.
+/// Allocates what the objects of a kind need from the cluster: addresses and ports of Services.
 pub trait Allocator: Send + Sync + 'static {
-    /// Takes what the object needs and writes it into the object. With `cx.dry_run` nothing may stay taken after the guard is dropped.
+    /// Allocates what the object needs and writes it into the object. With `cx.dry_run` nothing stays allocated after the guard is dropped.
     ///
     /// # Errors
-    /// Nothing fits, or what is asked for is taken.
+    /// The range is exhausted, or the requested value is allocated already.
     fn reserve(&self, cx: &Context, object: &mut Object, old: Option<&Object>) -> Result<Reservation, Status>;
 
-    /// Gives back what a deleted object held. Called once per deletion, after it is stored.
+    /// Releases the allocations of a deleted object. Called once per deletion, after it is stored.
     fn release(&self, object: &Object);
 
-    /// Takes what an object holds that was stored when the server started.
+    /// Allocates what an object holds that was stored when the server started.
     fn load(&self, object: &Object);
 }
 
@@ -236,7 +236,7 @@ pub trait Convertor: Send + Sync + 'static {
     /// The conversion failed; the write is refused.
     async fn to_storage(&self, object: Object) -> Result<Object, Status>;
 
-    /// From the stored form to the served one: as many objects as were given, in their order.
+    /// From the stored form to the served one, with as many objects in the same order.
     ///
     /// # Errors
     /// The conversion failed; so does the read.
@@ -244,7 +244,7 @@ pub trait Convertor: Send + Sync + 'static {
     async fn from_storage(&self, objects: Vec<Object>) -> Result<Vec<Object>, Status>;
 }
 
-/// A kind that has nothing of its own; its table shows name and age.
+/// A kind with the default strategy; its table has name and age.
 pub struct Plain;
 
 impl Strategy for Plain {}

@@ -1,10 +1,9 @@
-//! The listener: TLS with optional client certificates, bounds on handshakes and on the number of connections, and a shutdown that lets
-//! requests end.
+//! The listener: TLS with optional client certificates, limits on handshakes and connections, and graceful shutdown.
 
 use crate::{
     authn,
-    connection::{self, MonitoredStream, Place},
-    handshake::Waiting,
+    connection::{self, ConnectionPermit, MonitoredStream},
+    handshake::Slots,
     pki::Pair,
     server::Server,
     stall::StallDetector,
@@ -28,38 +27,37 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long a client may take for the handshake.
-const HANDSHAKE: Duration = Duration::from_secs(10);
-/// How long requests may go on after shutdown has begun.
-const DRAIN: Duration = Duration::from_secs(5);
-/// How often it is said at most that no connection can be accepted.
-const TELL: Duration = Duration::from_secs(60);
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long requests may continue after shutdown has begun.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a failure to accept connections is logged.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 /// What Go's server answers to HTTP without TLS.
-const PLAIN: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
+const HTTP_ON_TLS_PORT: &[u8] = b"HTTP/1.0 400 Bad Request\r\n\r\nClient sent an HTTP request to an HTTPS server.\n";
 
-/// Most connections at a time. Each is a file descriptor.
+/// Limits on concurrent connections. Each takes a file descriptor.
 #[derive(Clone, Copy, Debug)]
-pub struct Places {
-    /// Those that are served; with more, those without a client certificate are closed, and the others wait for a place. Those without one
-    /// get three quarters of them: who need not say who they are cannot lock out those who did.
+pub struct ConnectionLimits {
+    /// Connections that are served. Beyond this number connections without a client certificate are closed, and the others wait.
+    /// Connections without a certificate may take three quarters of it, so that anonymous clients cannot lock out authenticated ones.
     pub connections: usize,
-    /// Those that have said nothing yet, and as many whose handshake is under way, besides. A client with something to say is among them
-    /// for milliseconds.
+    /// Connections without a first byte, and as many in their handshake, in addition. An honest client is among them for milliseconds.
     pub handshakes: usize,
 }
 
-impl Default for Places {
+impl Default for ConnectionLimits {
     fn default() -> Self {
         Self { connections: 4_096, handshakes: 256 }
     }
 }
 
-/// Why TLS cannot be set up.
+/// An error of the TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A file does not hold what it should.
+    /// A file has no PEM certificate or key.
     #[error("not a PEM certificate or key: {0}")]
     Pem(#[from] rustls::pki_types::pem::Error),
-    /// Certificate and key do not fit, or cannot be used.
+    /// Certificate and key do not match, or cannot be used.
     #[error("cannot use the certificate: {0}")]
     Tls(#[from] rustls::Error),
     /// The client authority cannot be used.
@@ -67,7 +65,7 @@ pub enum Error {
     Verifier(#[from] rustls::server::VerifierBuilderError),
 }
 
-/// The certificate that is shown to clients. It may be replaced at any time; connections that are there go on. Cheap to clone.
+/// The serving certificate. It may be replaced at any time, without effect on open connections. Cheap to clone.
 #[derive(Clone)]
 pub struct Serving(Arc<ArcSwap<CertifiedKey>>);
 
@@ -78,18 +76,18 @@ impl fmt::Debug for Serving {
 }
 
 impl Serving {
-    /// Shows this certificate.
+    /// Serves with this certificate.
     ///
     /// # Errors
-    /// When it is not PEM, or the key is not its own.
+    /// It is not PEM, or the key does not match.
     pub fn new(pair: &Pair) -> Result<Self, Error> {
         Ok(Self(Arc::new(ArcSwap::from_pointee(certified(pair)?))))
     }
 
-    /// Shows this one from now on.
+    /// Replaces the certificate.
     ///
     /// # Errors
-    /// As [`Serving::new`]; the one before stays.
+    /// As [`Serving::new`]; the previous one stays.
     pub fn replace(&self, pair: &Pair) -> Result<(), Error> {
         self.0.store(Arc::new(certified(pair)?));
         Ok(())
@@ -108,10 +106,11 @@ fn certified(pair: &Pair) -> Result<CertifiedKey, Error> {
     Ok(CertifiedKey::from_der(chain, key, &ring::default_provider())?)
 }
 
-/// The server's side of TLS: `serving` is shown; client certificates of `client_authority` (PEM) are verified if they are sent.
+/// The TLS configuration of the server with the certificate `serving`. Client certificates are optional, and verified against `client_authority`
+/// (PEM).
 ///
 /// # Errors
-/// When something is not PEM or does not fit.
+/// A certificate is not PEM or does not match.
 pub fn config(serving: &Serving, client_authority: &str) -> Result<ServerConfig, Error> {
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
@@ -129,40 +128,40 @@ pub fn config(serving: &Serving, client_authority: &str) -> Result<ServerConfig,
     Ok(config)
 }
 
-/// Where connections are, in their order.
+/// The limits that a connection passes, in their order.
 #[derive(Clone)]
-struct Rooms {
-    silent: Waiting,
-    shaking: Waiting,
+struct Limiters {
+    silent: Slots,
+    handshaking: Slots,
     all: Arc<Semaphore>,
-    /// Of these, what those without a client certificate may have.
-    strangers: Arc<Semaphore>,
+    /// The part of `all` for connections without a client certificate.
+    anonymous: Arc<Semaphore>,
 }
 
-impl Rooms {
-    /// The places of a connection that is served; those with a client certificate wait until there are some.
-    async fn places(&self, known: bool) -> Option<Place> {
-        if known {
+impl Limiters {
+    /// The limits of a connection that is served; those with a client certificate wait until there are some.
+    async fn acquire(&self, certified: bool) -> Option<ConnectionPermit> {
+        if certified {
             return Some((None, self.all.clone().acquire_owned().await.ok()?));
         }
-        let stranger = self.strangers.clone().try_acquire_owned().ok()?;
-        Some((Some(stranger), self.all.clone().try_acquire_owned().ok()?))
+        let anonymous = self.anonymous.clone().try_acquire_owned().ok()?;
+        Some((Some(anonymous), self.all.clone().try_acquire_owned().ok()?))
     }
 }
 
-/// What came in time.
-fn flat<T>(outcome: Result<Option<T>, Elapsed>) -> Option<T> {
+/// Flattens a timeout and an eviction.
+fn in_time<T>(outcome: Result<Option<T>, Elapsed>) -> Option<T> {
     outcome.ok().flatten()
 }
 
-/// Whether the first five bytes are of HTTP instead of TLS, as Go tells it.
+/// Whether the first five bytes are HTTP instead of TLS, by Go's rule.
 fn is_http(start: &[u8]) -> bool {
     [b"GET /", b"HEAD ", b"POST ", b"PUT /", b"OPTIO"].iter().any(|method| start == *method)
 }
 
-/// Says what is wrong, and reads what the client sends until it closes: to close before would take the answer back.
+/// Answers a plain HTTP request, then reads until the client closes, because an earlier close would discard the response.
 async fn refuse_http(mut stream: TcpStream) -> std::io::Result<()> {
-    stream.write_all(PLAIN).await?;
+    stream.write_all(HTTP_ON_TLS_PORT).await?;
     stream.shutdown().await?;
     let mut rest = [0; 4096];
     while stream.read(&mut rest).await? > 0 {}
@@ -170,17 +169,23 @@ async fn refuse_http(mut stream: TcpStream) -> std::io::Result<()> {
 }
 
 impl Server {
-    /// Serves the listener until `token` is cancelled; then takes no more connections, lets requests end for a few seconds, and returns.
-    pub async fn serve(&self, places: Places, listener: TcpListener, tls: Arc<ServerConfig>, token: CancellationToken) {
+    /// Serves the listener until `token` is cancelled; then accepts no more connections, waits a few seconds for requests, and returns.
+    pub async fn serve(
+        &self,
+        limits: ConnectionLimits,
+        listener: TcpListener,
+        tls: Arc<ServerConfig>,
+        token: CancellationToken,
+    ) {
         let acceptor = TlsAcceptor::from(tls);
-        let rooms = Rooms {
-            silent: Waiting::new(places.handshakes),
-            shaking: Waiting::new(places.handshakes),
-            all: Arc::new(Semaphore::new(places.connections)),
-            strangers: Arc::new(Semaphore::new((places.connections * 3 / 4).max(1))),
+        let limiters = Limiters {
+            silent: Slots::new(limits.handshakes),
+            handshaking: Slots::new(limits.handshakes),
+            all: Arc::new(Semaphore::new(limits.connections)),
+            anonymous: Arc::new(Semaphore::new((limits.connections * 3 / 4).max(1))),
         };
         let tasks = TaskTracker::new();
-        let mut told: Option<Instant> = None;
+        let mut logged: Option<Instant> = None;
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -190,18 +195,18 @@ impl Server {
             match accepted {
                 Ok((stream, _)) => {
                     let (server, acceptor, token) = (self.clone(), acceptor.clone(), token.clone());
-                    let rooms = rooms.clone();
-                    tasks.spawn(async move { server.connection(stream, acceptor, rooms, token).await });
+                    let limiters = limiters.clone();
+                    tasks.spawn(async move { server.connection(stream, acceptor, limiters, token).await });
                 }
-                // accept(2): the socket does not listen any more; something outside has shut it down, and waiting mends nothing.
+                // accept(2): the socket no longer listens, because something has shut it down; a retry does not help.
                 Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
                     tracing::error!(%error, "the API's socket has stopped listening");
                     return;
                 }
                 Err(error) => {
-                    // Out of file descriptors, mostly: wait for connections to end.
-                    if told.is_none_or(|told| told.elapsed() >= TELL) {
-                        told = Some(Instant::now());
+                    // Mostly out of file descriptors: wait for connections to end.
+                    if logged.is_none_or(|logged| logged.elapsed() >= LOG_INTERVAL) {
+                        logged = Some(Instant::now());
                         tracing::warn!(%error, "the API cannot accept connections: it tries again");
                     }
                     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -209,28 +214,28 @@ impl Server {
             }
         }
         tasks.close();
-        if tokio::time::timeout(DRAIN, tasks.wait()).await.is_err() {
+        if tokio::time::timeout(DRAIN_TIMEOUT, tasks.wait()).await.is_err() {
             tracing::info!("requests were still under way at shutdown");
         }
     }
 
-    async fn connection(&self, stream: TcpStream, acceptor: TlsAcceptor, rooms: Rooms, token: CancellationToken) {
+    async fn connection(&self, stream: TcpStream, acceptor: TlsAcceptor, limiters: Limiters, token: CancellationToken) {
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(%error, "no TCP_NODELAY");
         }
-        let silent = rooms.silent.enter();
+        let silent = limiters.silent.take();
         let mut start = [0; 5];
-        let Some(Ok(Ok(seen @ 1..))) = silent.keep(timeout(HANDSHAKE, stream.peek(&mut start))).await else {
+        let Some(Ok(Ok(seen @ 1..))) = silent.run(timeout(HANDSHAKE_TIMEOUT, stream.peek(&mut start))).await else {
             return tracing::debug!("a connection said nothing");
         };
         drop(silent);
-        let shaking = rooms.shaking.enter();
+        let handshaking = limiters.handshaking.take();
         if is_http(&start[..seen]) {
-            return shaking.keep(timeout(HANDSHAKE, refuse_http(stream))).await.map_or((), drop);
+            return handshaking.run(timeout(HANDSHAKE_TIMEOUT, refuse_http(stream))).await.map_or((), drop);
         }
         let detector = Arc::<StallDetector>::default();
         let monitored = MonitoredStream::new(stream, detector.clone());
-        let mut stream = match shaking.keep(timeout(HANDSHAKE, acceptor.accept(monitored))).await {
+        let mut stream = match handshaking.run(timeout(HANDSHAKE_TIMEOUT, acceptor.accept(monitored))).await {
             Some(Ok(Ok(stream))) => stream,
             Some(Ok(Err(error))) => return tracing::debug!(%error, "TLS handshake failed"),
             Some(Err(_)) => return tracing::debug!("TLS handshake took too long"),
@@ -238,15 +243,17 @@ impl Server {
         };
         let session = stream.get_mut().1;
         session.set_buffer_limit(Some(connection::BUFFER_BYTES));
-        // Without ALPN it is HTTP/1.1, as upstream has it: looking at the first bytes instead would have to wait for them.
+        // Without ALPN it is HTTP/1.1, as upstream; detecting the protocol would have to wait for the first bytes.
         let http2 = session.alpn_protocol() == Some(b"h2");
-        // Verified against the client authority by rustls; the first one is the client's own.
+        // rustls has verified the chain; the first certificate is the client's own.
         let certificate = session.peer_certificates().and_then(<[_]>::first);
         let user = certificate.and_then(|c| authn::user_of_certificate(c)).map(Arc::new);
-        let Some(place) = shaking.keep(timeout(HANDSHAKE, rooms.places(user.is_some()))).await.and_then(flat) else {
-            return tracing::debug!(known = user.is_some(), "no room for another connection");
+        let Some(permit) =
+            handshaking.run(timeout(HANDSHAKE_TIMEOUT, limiters.acquire(user.is_some()))).await.and_then(in_time)
+        else {
+            return tracing::debug!(certified = user.is_some(), "no room for another connection");
         };
-        drop(shaking);
-        connection::serve((stream, Some(place)), detector, http2, self.service_of_connection(user), token).await;
+        drop(handshaking);
+        connection::serve((stream, Some(permit)), detector, http2, self.service_of_connection(user), token).await;
     }
 }

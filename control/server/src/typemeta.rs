@@ -1,9 +1,9 @@
-//! What a body says it is: its `apiVersion` and `kind`, read as upstream's serializers read them, and upstream's words for what they refuse.
+//! `apiVersion` and `kind` of a body, read as upstream's serializers do, with upstream's errors.
 
 use api::{GroupVersionKind, schema};
 use serde_json::Value;
 
-/// Fields of the metadata that upstream's internal types take at the top level, beside `apiVersion` and `kind`.
+/// Metadata fields that upstream's internal types have at the top level, besides `apiVersion` and `kind`.
 const PROMOTED: &[&str] = &[
     "annotations",
     "apiVersion",
@@ -24,10 +24,10 @@ const PROMOTED: &[&str] = &[
     "uid",
 ];
 
-/// The type that a value names; what it leaves out is empty.
+/// The type of a value; an absent part is empty.
 ///
 /// # Errors
-/// The text of upstream's serializer.
+/// The error of upstream's serializer.
 pub(crate) fn interpret(value: &Value) -> Result<GroupVersionKind, String> {
     let text = |field: &str| match value.get(field) {
         None | Some(Value::Null) => Ok(""),
@@ -44,7 +44,7 @@ pub(crate) fn interpret(value: &Value) -> Result<GroupVersionKind, String> {
     Ok(GroupVersionKind::from_api_version(if version == "/" { "" } else { version }, kind))
 }
 
-/// What strict decoding says when a value without a version is read as upstream's internal type, whose fields have other names.
+/// The problems of strict decoding of a value without a version, which upstream decodes as the internal type, whose fields have other names.
 pub(crate) fn internal_problems(value: &Value) -> Vec<String> {
     let mut names: Vec<&String> = value.as_object().into_iter().flat_map(|map| map.keys()).collect();
     names.retain(|name| PROMOTED.binary_search(&name.as_str()).is_err());
@@ -52,7 +52,7 @@ pub(crate) fn internal_problems(value: &Value) -> Vec<String> {
     names.into_iter().map(|name| format!("unknown field {name:?}")).collect()
 }
 
-/// Why an object of another type, which nobody registered or which has no conversion, is not one of `wanted`.
+/// Upstream's error for an object of another type: it is not registered, or has no conversion to `wanted`.
 pub(crate) fn no_conversion(given: &GroupVersionKind, wanted: &GroupVersionKind) -> String {
     if schema::Schema::for_kind(given).is_none() {
         return format!(
@@ -62,7 +62,7 @@ pub(crate) fn no_conversion(given: &GroupVersionKind, wanted: &GroupVersionKind)
         );
     }
     let group = match wanted.group.as_str() {
-        // Both kinds of events are one inside.
+        // Both kinds of events have one internal type.
         "" | "events.k8s.io" => "core",
         group => group.split('.').next().unwrap_or_default(),
     };

@@ -1,11 +1,11 @@
-//! `/version`: what clients parse to learn what they talk to.
+//! `/version`: the version of the server.
 
 use serde_json::{Value, json};
 
 /// The Kubernetes version that is served.
 pub const KUBERNETES: &str = "v1.36.0";
 
-/// The commit, if whoever builds says it: `SAMPAN_COMMIT=$(git rev-parse HEAD) cargo build --release`.
+/// The commit, if it is given to the build: `SAMPAN_COMMIT=$(git rev-parse HEAD) cargo build --release`.
 const COMMIT: Option<&str> = option_env!("SAMPAN_COMMIT");
 
 /// `gitVersion` of server and nodes: the Kubernetes version with our own as build metadata.
@@ -28,7 +28,7 @@ pub fn info() -> Value {
     })
 }
 
-/// The processor as Go names it.
+/// The platform as Go names it.
 fn platform() -> &'static str {
     match std::env::consts::ARCH {
         "x86_64" => "amd64",

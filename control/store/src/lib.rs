@@ -36,6 +36,7 @@ mod history;
 mod log;
 mod map;
 mod options;
+mod queue;
 mod repair;
 mod request;
 mod sequencer;

@@ -1,14 +1,16 @@
 //! Watches: the events under a prefix, in order, to readers that keep up. One task hands the events out, so that however many watch, the
 //! writer only queues a commit for it. It finds those whom an event concerns by the folders of its key, not by asking each watch.
 
-use crate::{Event, Revision};
+use crate::{
+    Event, Revision,
+    queue::{Receiver, Sender, queue},
+};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    future::poll_fn,
+    sync::Arc,
+    task::{Context, Poll},
 };
 use tokio::sync::{mpsc, watch};
 
@@ -24,27 +26,31 @@ const TURN: usize = 1024;
 pub struct Watch<T> {
     /// Events that had happened when the watch began.
     past: VecDeque<Event<T>>,
-    live: mpsc::Receiver<Event<T>>,
-    lagged: Arc<AtomicBool>,
+    live: Receiver<T>,
 }
 
 impl<T> Watch<T> {
     /// The next event; waits for it. `None` when the watch has been cut or the store is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event<T>> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// As [`Watch::next`].
+    pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event<T>>> {
         match self.past.pop_front() {
-            Some(event) => Some(event),
-            None => self.live.recv().await,
+            Some(event) => Poll::Ready(Some(event)),
+            None => self.live.poll_next(cx),
         }
     }
 
     /// The next event if there is one by now.
     pub fn try_next(&mut self) -> Option<Event<T>> {
-        self.past.pop_front().or_else(|| self.live.try_recv().ok())
+        self.past.pop_front().or_else(|| self.live.try_next())
     }
 
     /// Whether the watch was cut because it was too slow.
     pub fn lagged(&self) -> bool {
-        self.lagged.load(Ordering::Acquire)
+        self.live.lagged()
     }
 }
 
@@ -53,30 +59,24 @@ pub(crate) struct Watcher<T> {
     prefix: Box<str>,
     /// The watch has the events up to this revision already.
     since: Revision,
-    live: mpsc::Sender<Event<T>>,
-    lagged: Arc<AtomicBool>,
+    live: Sender<T>,
 }
 
 impl<T> Watcher<T> {
-    pub(crate) fn new(prefix: &str, since: Revision, past: VecDeque<Event<T>>, queue: usize) -> (Self, Watch<T>) {
-        let (sender, live) = mpsc::channel(queue);
-        let lagged = Arc::new(AtomicBool::new(false));
-        let watcher = Self { prefix: prefix.into(), since, live: sender, lagged: lagged.clone() };
-        (watcher, Watch { past, live, lagged })
+    pub(crate) fn new(prefix: &str, since: Revision, past: VecDeque<Event<T>>, limit: usize) -> (Self, Watch<T>) {
+        let (sender, live) = queue(limit);
+        (Self { prefix: prefix.into(), since, live: sender }, Watch { past, live })
     }
 
-    fn deliver(&self, event: &Event<T>) {
-        if event.revision <= self.since || !event.key().starts_with(&*self.prefix) {
-            return;
-        }
-        if let Err(mpsc::error::TrySendError::Full(_)) = self.live.try_send(event.clone()) {
-            self.lagged.store(true, Ordering::Release);
-        }
+    /// Hands it an event of its folder, whose name is so long, if the event is under its prefix. Whether it can go on.
+    fn deliver(&self, event: &Event<T>, folder: usize) -> bool {
+        let all = self.prefix.len() == folder;
+        let concerned = event.revision > self.since && (all || event.key().starts_with(&*self.prefix));
+        !concerned || self.live.send(event)
     }
 
-    /// Whether anybody reads, and keeps up.
     fn is_alive(&self) -> bool {
-        !self.live.is_closed() && !self.lagged.load(Ordering::Acquire)
+        self.live.is_alive()
     }
 
     /// The folder that holds all of the prefix: its part up to the last slash.
@@ -173,8 +173,7 @@ impl<T: Send + Sync + 'static> FanOut<T> {
             asked += watchers.len();
             let mut dead = false;
             for watcher in &*watchers {
-                watcher.deliver(event);
-                dead |= !watcher.is_alive();
+                dead |= !watcher.deliver(event, end);
             }
             if dead {
                 watchers.retain(Watcher::is_alive);

@@ -77,7 +77,7 @@ pub struct Agent {
     /// Workers that a drain did not wait for.
     late: Arc<AtomicUsize>,
     workers: TaskTracker,
-    token: CancellationToken,
+    pub(crate) token: CancellationToken,
     probing: CancellationToken,
     /// Cancelled when the API no longer believes what an earlier process told of pods.
     settled: CancellationToken,

@@ -1,9 +1,9 @@
-//! The kubelet's own HTTP paths: container logs, statistics, health. The API server calls them; on one node by function call.
+//! The kubelet's own HTTP paths: container logs, statistics, streams, health. The API server calls them; on one node by a pipe.
 //!
-//! `exec`, `attach`, `run` and `portForward` answer 501 until their issue. No authentication here: whoever mounts the router decides
-//! who reaches it.
+//! `run` answers 501: upstream's clients do not use it any more. No authentication here: whoever mounts the router decides who reaches it.
 
 mod stats;
+mod streams;
 
 use crate::{
     agent::Agent,
@@ -31,18 +31,15 @@ use std::{io, path::PathBuf, sync::Arc};
 impl Agent {
     /// The kubelet's paths of this node.
     pub fn router(&self) -> Router {
-        let unsupported = |what: &'static str| any(move || async move { not_here(what) });
         Router::new()
             .route("/healthz", get(|| async { "ok" }))
             .route("/pods", get(pods))
             .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
             .route("/stats/summary", get(stats::summary))
             .route("/metrics/resource", get(stats::resource))
-            .route("/exec/{*rest}", unsupported("exec"))
-            .route("/attach/{*rest}", unsupported("attach"))
-            .route("/run/{*rest}", unsupported("run"))
-            .route("/portForward/{*rest}", unsupported("port-forward"))
+            .route("/run/{*rest}", any(|| async { not_here("run") }))
             .with_state(stats::Sampler::new(self.shared.clone()))
+            .merge(self.streams())
     }
 }
 

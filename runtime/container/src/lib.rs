@@ -22,6 +22,7 @@ mod clock;
 pub mod contract;
 #[cfg(any(test, feature = "fake"))]
 pub mod fake;
+pub mod frame;
 pub mod log;
 mod mount;
 pub mod net;

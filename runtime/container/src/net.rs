@@ -231,6 +231,8 @@ pub trait Network: Send + Sync + 'static {
     async fn attach(&self, pod: PodNetwork) -> Result<Attachment>;
     /// Frees the pod's address and closes what it has open. Idempotent.
     async fn detach(&self, id: &str);
+    /// The view of a pod, while it is attached: the way to what listens on its loopback, which is how its ports are forwarded.
+    fn view(&self, id: &str) -> Option<Arc<dyn Sockets>>;
     /// Ids and primary addresses of all attached pods.
     fn list(&self) -> Vec<(Arc<str>, IpAddr)>;
 }

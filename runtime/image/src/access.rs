@@ -1,28 +1,28 @@
-//! Who may use an image that is in the store: a private image that was pulled with one pod's secret does not run for pods without it.
+//! Which pods may use a stored image: a private image that was pulled with the secret of one pod does not run for pods without that secret.
 //!
-//! Follows KEP-2535 with its default policy, NeverVerifyPreloadedImages: what was loaded by hand is free for all. An image is known by its
-//! digest, and a credential lets in where it was let in by the registry: for the same repository only.
+//! Follows KEP-2535 with its default policy, NeverVerifyPreloadedImages: every pod may use images that were loaded by hand. An image is
+//! identified by its digest, and a credential grants access only to the repository for which the registry accepted it.
 
 use crate::{Credential, Digest, Keyring, Reference};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// How an image came here.
+/// How an image came into the store.
 #[derive(Clone, Debug)]
 pub(crate) enum Origin {
     /// From a file.
     Loaded,
-    /// From a registry that let in this credential; `None` when it asked for none.
+    /// From a registry that accepted this credential; `None` when it required none.
     Pulled(Option<Credential>),
 }
 
-/// Who may use an image.
+/// The grants of an image.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default)]
 pub(crate) struct Access {
     /// It was loaded by hand.
     loaded: bool,
-    /// By repository. Nothing is known of images that were pulled before this was kept: they are free.
+    /// By repository. Every pod may use images that were pulled before grants were recorded.
     pulled: BTreeMap<String, Grants>,
 }
 
@@ -30,12 +30,12 @@ pub(crate) struct Access {
 #[serde(default)]
 struct Grants {
     anonymous: bool,
-    /// Digests of credentials that were let in.
+    /// Digests of credentials that the registry accepted.
     credentials: BTreeSet<Digest>,
 }
 
 impl Access {
-    /// Notes how the image came here once more.
+    /// Records another origin of the image.
     pub(crate) fn grant(&mut self, reference: &Reference, origin: &Origin) {
         match origin {
             Origin::Loaded => self.loaded = true,
@@ -50,7 +50,7 @@ impl Access {
         }
     }
 
-    /// Whether a pod with these credentials may use it under this name.
+    /// Whether a pod with these credentials may use the image under this name.
     pub(crate) fn permits(&self, reference: &Reference, keyring: &Keyring) -> bool {
         if self.loaded || self.pulled.is_empty() {
             return true;
@@ -62,7 +62,7 @@ impl Access {
     }
 }
 
-/// What is kept of a credential.
+/// The digest of a credential, which is stored instead of it.
 fn trace(repository: &str, credential: &Credential) -> Digest {
     Digest::of(format!("{repository}\0{}\0{}", credential.username, credential.password).as_bytes())
 }

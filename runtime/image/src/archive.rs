@@ -1,4 +1,4 @@
-//! OCI layout folders, OCI archives, and what `docker save` writes.
+//! Imports OCI layout folders, OCI archives and archives of `docker save`.
 
 use crate::{
     Digest,
@@ -19,10 +19,10 @@ use tar::EntryType;
 
 const NAME: &str = "io.containerd.image.name";
 const REF_NAME: &str = "org.opencontainers.image.ref.name";
-/// Descriptors followed in a layout.
-const MOST_DESCRIPTORS: usize = 10_000;
+/// Most descriptors that are followed in a layout.
+const MAX_DESCRIPTORS: usize = 10_000;
 
-/// A manifest or index whose blobs are in the store, and its name if it brings one.
+/// A manifest or index whose blobs are in the store, and its name if it has one.
 pub(crate) struct Imported {
     pub document: Vec<u8>,
     pub name: Option<String>,
@@ -46,11 +46,11 @@ pub(crate) fn folder(inner: &Inner, folder: &Path) -> Result<Imported, Fault> {
         {
             continue;
         }
-        if seen.len() > MOST_DESCRIPTORS {
+        if seen.len() > MAX_DESCRIPTORS {
             return Err(Fault::content("the layout has too many blobs"));
         }
         let path = blob(&descriptor.digest);
-        // Other platforms may be left out; what is needed and missing is found out later.
+        // Blobs of other platforms may be missing; a required blob that is missing is reported later.
         let mut file = match open(&root, &path) {
             Ok(file) => file,
             Err(Fault::Store(_)) => continue,
@@ -76,8 +76,8 @@ fn descriptors(document: &[u8]) -> Result<Vec<Descriptor>, Fault> {
     })
 }
 
-/// Opens a file of a layout folder; one that is not there is a fault of the store. A link must not lead out of the folder: what is behind
-/// it was not given to us.
+/// Opens a file of a layout folder; a missing one is a fault of the store. A link must not lead out of the folder, because the user only
+/// gave the folder.
 fn open(root: &Path, path: &Path) -> Result<File, Fault> {
     let real = path.canonicalize()?;
     if !real.starts_with(root) {
@@ -115,7 +115,7 @@ fn from_index(content: &Content, bytes: Vec<u8>, limit: u64) -> Result<Imported,
     Ok(Imported { document, name: name.cloned() })
 }
 
-/// What an archive holds, by path.
+/// The files of an archive by path.
 #[derive(Default)]
 struct Files {
     blobs: HashMap<String, (Digest, u64)>,

@@ -21,7 +21,7 @@ impl fmt::Debug for Credential {
     }
 }
 
-/// The credentials of a pod, by the registries and paths that they are for.
+/// The credentials of a pod by registry and path.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Keyring(BTreeMap<String, Vec<Credential>>);
 
@@ -100,7 +100,7 @@ impl Entry {
     }
 }
 
-/// Without the content, which is secret.
+/// A parse error without the content, which is secret.
 fn unreadable(error: serde_json::Error) -> String {
     format!("not a Docker configuration file (line {}, column {})", error.line(), error.column())
 }
@@ -114,7 +114,7 @@ fn key(location: &str) -> String {
     format!("{host}{path}")
 }
 
-/// A host of a key may hold `*` and `?` within its labels; its path must begin that of the image.
+/// Whether a key matches a repository: its host may contain `*` and `?` within labels, and its path must be a prefix.
 fn matches(key: &str, repository: &str) -> bool {
     let split = |text: &str| {
         let (host, path) = text.find('/').map_or((text, ""), |at| text.split_at(at));

@@ -1,4 +1,4 @@
-//! Listing, removing, and collecting what nobody uses.
+//! Lists and removes images, and collects unused ones.
 
 use crate::{
     Digest, Error, Images, Reference,
@@ -15,7 +15,7 @@ use std::{
 /// A stored image, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listed {
-    /// Its full names, in order; none if all have moved on to other images.
+    /// Its full names, sorted; empty if all of them now name other images.
     pub names: Vec<String>,
     /// Its digest.
     pub digest: Digest,
@@ -23,14 +23,14 @@ pub struct Listed {
     pub size: u64,
     /// Which of the known layouts it has.
     pub layout: &'static str,
-    /// When it came into the store last.
+    /// When it was last pulled or loaded.
     pub added: Option<SystemTime>,
 }
 
-/// What a collection has done.
+/// The result of a collection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// An image was being pulled or loaded: nothing was done, try again later.
+    /// An image was being pulled or loaded: nothing was collected.
     pub busy: bool,
     /// The images that were deleted.
     pub images: Vec<Digest>,
@@ -61,7 +61,7 @@ impl Images {
         Ok(listed.await?)
     }
 
-    /// Gives an image, named or by its digest, one more name, which is kept as one given by [`Images::load`].
+    /// Adds a name to an image, given by name or digest. The name is kept like one given by [`Images::load`].
     pub async fn tag(&self, image: &str, name: &str) -> Result<(), Error> {
         let by_digest = image.parse::<Digest>().ok();
         let reference = if by_digest.is_none() { Some(Reference::parse(image)?.to_string()) } else { None };
@@ -80,7 +80,7 @@ impl Images {
         tagged.await?.ok_or_else(|| Error::Refused(format!("{image}: no such image in the store")))
     }
 
-    /// Removes a name, or all of an image given by its digest; the image itself once it has no name left. Waits for pulls.
+    /// Removes a name, or all names of an image given by its digest, and the image itself once it has no name. Waits for pulls.
     pub async fn remove(&self, image: &str) -> Result<(), Error> {
         let by_digest = image.parse::<Digest>().ok();
         let reference = if by_digest.is_none() { Some(Reference::parse(image)?) } else { None };
@@ -108,9 +108,9 @@ impl Images {
         removed.await?.ok_or_else(|| Error::Refused(format!("{shown}: no such image in the store")))
     }
 
-    /// Deletes images that are not in `in_use`, the least recently pulled first, until `free` bytes are freed; and blobs that
-    /// no image has. What was loaded from a file stays while it has the name that it was loaded under: nobody could pull it again.
-    /// With `free` 0 only the latter. Does nothing while an image is put together.
+    /// Deletes images that are not in `in_use`, the least recently pulled first, until `free` bytes are freed, and blobs that no image has;
+    /// with `free` 0 only such blobs. An image that was loaded from a file stays while it has its name, because it cannot be pulled again.
+    /// Does nothing while an image is being pulled or loaded.
     pub async fn collect(&self, in_use: HashSet<Digest>, free: u64) -> Result<Collected, Error> {
         let Some(lock) = self.0.content.try_exclusive()? else {
             return Ok(Collected { busy: true, ..Default::default() });
@@ -123,7 +123,7 @@ impl Images {
     /// than `high` percent: upstream's imageGCHighThresholdPercent (85) and imageGCLowThresholdPercent (80).
     pub fn to_free(&self, high: u8, low: u8) -> Result<u64, Error> {
         let disk = rustix::fs::statvfs(self.0.content.root()).map_err(std::io::Error::from)?;
-        // As df counts: blocks kept back (for root, by a quota) are neither used nor free.
+        // As df: reserved blocks (for root, by a quota) are neither used nor free.
         let usable = disk.f_blocks.saturating_sub(disk.f_bfree).saturating_add(disk.f_bavail);
         Ok(excess(usable * disk.f_frsize, disk.f_bavail * disk.f_frsize, high, low))
     }
@@ -160,8 +160,8 @@ fn collect(content: &Content, lock: &Lock, in_use: &HashSet<Digest>, free: u64) 
     Ok(collected)
 }
 
-/// Deletes blobs that no image has, and remains of interrupted writes; `partials`: also of interrupted downloads. Nobody
-/// else is at work: the lock is held exclusively. Answers with the bytes freed.
+/// Deletes blobs that no image has, and files of interrupted writes; `partials`: also interrupted downloads. The exclusive lock guarantees that
+/// nothing else writes. Returns the freed bytes.
 fn sweep(content: &Content, _: &Lock, partials: bool) -> Result<u64, Fault> {
     let images = content.images()?;
     let used: HashSet<String> =

@@ -2,11 +2,11 @@
 //!
 //! ```text
 //! blobs/sha256/HEX    verified content: indexes, manifests, configs, layers, modules
-//! partial/HEX         a download that has been interrupted, or runs
-//! tmp/                what is being written
+//! partial/HEX         a download that runs or was interrupted
+//! tmp/                files that are being written
 //! images/HEX.json     a complete image, by the digest of its index or manifest ([`Record`])
 //! names/HEX.json      a name and the image it stands for; HEX is the digest of the name
-//! lock                held shared while an image is put together, exclusively while something is deleted
+//! lock                held shared while an image is pulled or loaded, exclusively while something is deleted
 //! ```
 //!
 //! Several processes may use one store: a cluster, and `sampan image load`.
@@ -32,10 +32,10 @@ use std::{
     },
 };
 
-/// Copied at a time, bytes.
+/// Length of the copy buffer, bytes.
 const CHUNK: usize = 128 << 10;
-/// Images leave a twentieth of a disk free, and of a large one this: what the cluster's store needs, and pods until they are evicted.
-const KEPT_FREE: u64 = 256 << 20;
+/// Most bytes of a disk that images leave free (of a small disk a twentieth), for the cluster's store, and for pods until they are evicted.
+const MIN_FREE: u64 = 256 << 20;
 
 /// A complete image.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ pub(crate) struct Record {
 pub(crate) struct Name {
     pub name: String,
     pub image: Digest,
-    /// Given by `load`: no registry has it, so it is not collected.
+    /// Loaded from a file: no registry may have it, so that it is not collected.
     #[serde(default)]
     pub loaded: bool,
 }
@@ -67,30 +67,30 @@ pub(crate) struct Name {
 pub(crate) struct Content {
     root: Arc<Path>,
     next: Arc<AtomicU64>,
-    /// Bytes of this process that are to come and have their [`Room`].
-    promised: Promised,
+    /// The sum of the [`DiskReservation`]s of this process.
+    reserved: Reserved,
 }
 
-/// The sum of all [`Room`]s, bytes; wider than each, so that what was added can be taken away whatever it was.
-type Promised = Arc<Mutex<u128>>;
+/// The sum of all [`DiskReservation`]s, bytes; wider than each of them, so that it never overflows.
+type Reserved = Arc<Mutex<u128>>;
 
-/// Room on the disk for what is under way: taken from what others may take until it is written, or until this is dropped.
+/// Disk space that is reserved for a write in progress. It counts against other writes until the bytes are written or it is dropped.
 #[derive(Debug)]
-pub(crate) struct Room {
-    promised: Promised,
+pub(crate) struct DiskReservation {
+    reserved: Reserved,
     left: u64,
 }
 
-impl Room {
-    /// So many bytes of it are on the disk now.
+impl DiskReservation {
+    /// Releases so many bytes, which are now on the disk.
     pub(crate) fn spend(&mut self, bytes: u64) {
         let bytes = bytes.min(self.left);
         self.left -= bytes;
-        *self.promised.lock() -= u128::from(bytes);
+        *self.reserved.lock() -= u128::from(bytes);
     }
 }
 
-impl Drop for Room {
+impl Drop for DiskReservation {
     fn drop(&mut self) {
         self.spend(self.left);
     }
@@ -105,7 +105,7 @@ impl Content {
         for folder in ["", "blobs/sha256", "partial", "tmp", "images", "names"] {
             DirBuilder::new().recursive(true).mode(0o700).create(root.join(folder))?;
         }
-        Ok(Self { root: root.into(), next: Arc::default(), promised: Arc::default() })
+        Ok(Self { root: root.into(), next: Arc::default(), reserved: Arc::default() })
     }
 
     pub(crate) fn root(&self) -> &Path {
@@ -124,7 +124,7 @@ impl Content {
         self.root.join("blobs/sha256")
     }
 
-    /// Whether a verified blob of that size is there.
+    /// Whether a verified blob of that size exists.
     pub(crate) fn has(&self, digest: &Digest, size: u64) -> bool {
         fs::metadata(self.blob(digest)).is_ok_and(|found| found.len() == size)
     }
@@ -139,7 +139,7 @@ impl Content {
         }
     }
 
-    /// The exclusive lock, if nobody holds any.
+    /// The exclusive lock, if it is free.
     pub(crate) fn try_exclusive(&self) -> Result<Option<Lock>, Fault> {
         let file = self.lock_file()?;
         match file.try_lock() {
@@ -159,22 +159,22 @@ impl Content {
         File::options().create(true).truncate(false).write(true).open(self.root.join("lock"))
     }
 
-    /// Takes room for so many bytes more, if that leaves enough to the others: to what is under way too.
-    pub(crate) fn reserve(&self, bytes: u64) -> Result<Room, Fault> {
-        let mut promised = self.promised.lock();
+    /// Reserves so many bytes, if enough stays free beside the other reservations.
+    pub(crate) fn reserve(&self, bytes: u64) -> Result<DiskReservation, Fault> {
+        let mut reserved = self.reserved.lock();
         let disk = rustix::fs::statvfs(&*self.root).map_err(io::Error::from)?;
-        match room(&disk).map(|room| u128::from(room).saturating_sub(*promised)) {
+        match room(&disk).map(|room| u128::from(room).saturating_sub(*reserved)) {
             Some(room) if room < bytes.into() => Err(Fault::full(&format!(
                 "no space left on device: {bytes} bytes are needed, and images may take {room}"
             ))),
             _ => {
-                *promised += u128::from(bytes);
-                Ok(Room { promised: self.promised.clone(), left: bytes })
+                *reserved += u128::from(bytes);
+                Ok(DiskReservation { reserved: self.reserved.clone(), left: bytes })
             }
         }
     }
 
-    /// A new file under `tmp`, written from the start.
+    /// A new, empty file under `tmp`.
     pub(crate) fn incoming(&self) -> Result<Incoming, Fault> {
         let (file, path) = loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -188,7 +188,7 @@ impl Content {
         Ok(Incoming { content: self.clone(), file, path, hasher: Sha256::new(), size: 0, kept: false })
     }
 
-    /// Reads a file of `size` bytes from an archive or a layout: of one that has more, only a byte more than that.
+    /// Reads a file of `size` bytes from an archive or a layout, and at most one byte more.
     pub(crate) fn receive(&self, data: &mut dyn Read, size: u64, limit: u64) -> Result<Incoming, Fault> {
         if size > limit {
             return Err(Fault::content(format!("the archive holds a file of {size} bytes, {limit} are allowed")));
@@ -272,7 +272,7 @@ impl Content {
         remove(&self.name_path(name))
     }
 
-    /// All names, in order; what cannot be read is skipped and told of.
+    /// All names, sorted; an unreadable one is skipped and logged.
     pub(crate) fn names(&self) -> Result<Vec<Name>, Fault> {
         let mut names = Vec::new();
         for entry in fs::read_dir(self.root.join("names"))? {
@@ -286,7 +286,7 @@ impl Content {
         Ok(names)
     }
 
-    /// All images; what cannot be read is skipped and told of.
+    /// All images; an unreadable one is skipped and logged.
     pub(crate) fn images(&self) -> Result<Vec<(Digest, Record)>, Fault> {
         let mut images = Vec::new();
         for entry in fs::read_dir(self.root.join("images"))? {
@@ -310,15 +310,15 @@ impl Content {
     }
 }
 
-/// What images may still take of a disk, bytes; `None` if its file system does not tell.
+/// Bytes of a disk that images may still use; `None` if the file system reports no size.
 fn room(disk: &rustix::fs::StatVfs) -> Option<u64> {
     // As df counts: blocks kept back (for root, by a quota) are neither used nor free.
     let usable = disk.f_blocks.saturating_sub(disk.f_bfree).saturating_add(disk.f_bavail);
     let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-    (usable > 0).then(|| bytes(disk.f_bavail).saturating_sub(KEPT_FREE.min(bytes(usable) / 20)))
+    (usable > 0).then(|| bytes(disk.f_bavail).saturating_sub(MIN_FREE.min(bytes(usable) / 20)))
 }
 
-/// A file that is being written under `tmp`; gone when dropped.
+/// A file that is being written under `tmp`; it is removed when dropped.
 #[derive(Debug)]
 pub(crate) struct Incoming {
     content: Content,
@@ -336,7 +336,7 @@ impl Incoming {
         Ok(self.file.write_all(bytes)?)
     }
 
-    /// Makes it a blob, if it is the one that is expected.
+    /// Makes it a blob, if it has the expected digest.
     pub(crate) fn commit(mut self, expected: Option<Digest>) -> Result<(Digest, u64), Fault> {
         let digest = Digest::finish(std::mem::take(&mut self.hasher));
         let size = self.size;
@@ -356,7 +356,7 @@ impl Incoming {
     }
 }
 
-/// Moves a synced file to its place, durably: the entry in the folder survives a power cut as well.
+/// Moves a synced file to its place, durably: the directory is synced too.
 pub(crate) fn rename(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     to.parent().map_or(Ok(()), |folder| File::open(folder)?.sync_all())
@@ -381,7 +381,7 @@ fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, Fault> {
     }
 }
 
-/// Removes a file, if it is there.
+/// Removes a file, if it exists.
 pub(crate) fn remove(path: &Path) -> Result<(), Fault> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error.into()),
@@ -414,15 +414,15 @@ mod tests {
         // Others use the disk meanwhile: two of these are too many in any case, and one is not.
         let most = room(&disk).expect("the disk tells") / 3 * 2;
         let mut first = content.reserve(most).unwrap();
-        content.clone().reserve(most).expect_err("promised to the first");
+        content.clone().reserve(most).expect_err("reserved to the first");
         first.spend(most / 4 * 3);
         let second = content.reserve(most).expect("written, as far as this test goes");
-        assert_eq!(*content.promised.lock(), u128::from(most + (most - most / 4 * 3)));
+        assert_eq!(*content.reserved.lock(), u128::from(most + (most - most / 4 * 3)));
         drop(first);
         drop(second);
-        assert_eq!(*content.promised.lock(), 0);
+        assert_eq!(*content.reserved.lock(), 0);
         let mut all = content.reserve(10).unwrap();
         all.spend(20);
-        assert_eq!(*content.promised.lock(), 0, "more than it was");
+        assert_eq!(*content.reserved.lock(), 0, "more than it was");
     }
 }

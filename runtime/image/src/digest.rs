@@ -1,4 +1,4 @@
-//! Content digests. Only SHA-256: the one algorithm that every registry uses.
+//! Content digests. Only SHA-256, which every registry uses.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};

@@ -1,20 +1,20 @@
-//! Failures, one variant per reason that Kubernetes shows for a waiting container.
+//! Errors, one variant per reason of a waiting container in Kubernetes.
 
 use std::io;
 
-/// Why an image is not there. Cheap to clone: several pods may wait for one pull.
+/// Why an image is not available. Cheap to clone: several pods may wait for one pull.
 #[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Error {
-    /// The name is not one. Asking again does not help.
+    /// The name is invalid. A retry does not help.
     #[error("Failed to apply default image tag \"{image}\": couldn't parse image name \"{image}\": {cause}")]
     InvalidImageName {
         /// The name as it was given.
         image: String,
-        /// What is wrong with it.
+        /// Why it is invalid.
         cause: String,
     },
-    /// It is not in the store, and must not be pulled.
+    /// The image is not in the store and must not be pulled.
     #[error("Container image \"{image}\" is not present with pull policy of Never{hint}")]
     ErrImageNeverPull {
         /// The name as it was given.
@@ -22,7 +22,7 @@ pub enum Error {
         /// What the user can do, or nothing.
         hint: String,
     },
-    /// The store has something for this name that cannot be read.
+    /// The stored image of this name cannot be read.
     #[error("Failed to inspect image \"{image}\": {cause}")]
     ImageInspectError {
         /// The name as it was given.
@@ -30,7 +30,7 @@ pub enum Error {
         /// What happened.
         cause: String,
     },
-    /// The registry does not work at the moment. Asking again later may help.
+    /// The registry is unavailable. A later retry may help.
     #[error("image pull failed for {image} because the registry is unavailable: {cause}{hint}")]
     RegistryUnavailable {
         /// The full name.
@@ -40,7 +40,7 @@ pub enum Error {
         /// What the user can do, or nothing.
         hint: String,
     },
-    /// The pull failed: not found, not allowed, not reachable, not what it says it is.
+    /// The pull failed: not found, denied, not reachable, or invalid content.
     #[error("failed to pull and unpack image \"{image}\": {cause}{hint}")]
     ErrImagePull {
         /// The full name.
@@ -59,8 +59,8 @@ pub enum Error {
 }
 
 impl Error {
-    /// The reason as it appears in a container's waiting state. For failures that no container waits for, and those of the
-    /// store, that of a failed pull.
+    /// The reason in the waiting state of a container. Errors of the store, and those that no container waits for, have the reason of a
+    /// failed pull.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::InvalidImageName { .. } => "InvalidImageName",
@@ -72,18 +72,18 @@ impl Error {
     }
 }
 
-/// What can go wrong below the name of an image.
+/// An error without the name of the image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The registry answered 404.
     NotFound(String),
     /// The registry answered 401 or 403.
     Denied(String),
-    /// The registry answered that it does not work.
+    /// The registry answered that it is unavailable.
     Unavailable(String),
-    /// The connection failed; what has arrived is kept.
+    /// The connection failed; the received bytes are kept.
     Network(String),
-    /// What arrived is not what it should be.
+    /// The received content is invalid.
     Content(String),
     /// The content store failed.
     Store(String),
@@ -94,7 +94,7 @@ impl Fault {
         Self::Content(text.into())
     }
 
-    /// The disk is full, for that reason.
+    /// The disk is full.
     pub(crate) fn full(why: &str) -> Self {
         Self::Store(format!(
             "{why}; free some space on its disk, or remove images that no pod uses: sampan image prune"
@@ -125,7 +125,7 @@ impl From<Fault> for Error {
     }
 }
 
-/// An archive of an image that breaks off or is none.
+/// The fault for a truncated or invalid archive.
 pub(crate) fn damaged(error: io::Error) -> Fault {
     Fault::content(format!("the archive cannot be read: {error}"))
 }

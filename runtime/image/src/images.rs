@@ -1,4 +1,4 @@
-//! The handle: what to do for a container's image under its pull policy.
+//! [`Images`], the handle of a node's images: look-up and pull under a pull policy.
 
 use crate::{
     Artifact, Config, Digest, Error, Keyring, Pulled, Reference,
@@ -33,7 +33,7 @@ pub(crate) struct Inner {
     pub content: Content,
     pub options: Options,
     pub http: OnceCell<reqwest::Client>,
-    /// Pulls under way. Pulls with other credentials are others: one pod's secret must not fetch for another.
+    /// Running pulls, by name and credentials: the secret of one pod must not pull for another.
     pub pulls: Mutex<HashMap<(Reference, Keyring), WeakShared<Pull>>>,
     pub slots: Semaphore,
 }
@@ -45,7 +45,7 @@ impl std::fmt::Debug for Images {
 }
 
 impl Images {
-    /// Opens or makes the content store in `folder`. Nothing is connected to.
+    /// Opens or creates the content store in `folder`, without network access.
     pub fn open(folder: impl AsRef<Path>, options: Options) -> Result<Self, Error> {
         let content = Content::open(folder.as_ref())
             .map_err(|error| Error::Store(format!("{}: {error}", folder.as_ref().display())))?;
@@ -53,7 +53,7 @@ impl Images {
         Ok(Self(Arc::new(Inner { content, options, http: OnceCell::new(), pulls: Mutex::default(), slots })))
     }
 
-    /// The image of a container under its policy; the one call that the agent needs.
+    /// The image of a container under its pull policy; it is pulled if necessary.
     pub async fn ensure(&self, image: &str, policy: Policy, keyring: &Keyring) -> Result<Pulled, Error> {
         let reference = Reference::parse(image)?;
         match policy {
@@ -69,7 +69,7 @@ impl Images {
         }
     }
 
-    /// The image if it is complete in the store. Reads two small files, connects to nothing.
+    /// The image, if it is complete in the store. Reads two small files, without network access.
     pub fn get(&self, image: &str) -> Result<Option<Pulled>, Error> {
         let reference = Reference::parse(image)?;
         self.0.local(&reference).map_err(|fault| match fault {
@@ -78,15 +78,15 @@ impl Images {
         })
     }
 
-    /// The image as [`Images::get`], if a pod with these credentials may use it: it was loaded by hand, or the registry gave it to everybody
-    /// or to one of them. (KEP-2535. Nobody learns that an image is here which is not for him.)
+    /// As [`Images::get`], if a pod with these credentials may use the image: it was loaded by hand, or pulled without a credential or with
+    /// one of these. (KEP-2535. Other pods do not learn that the image is stored.)
     pub fn usable(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>, Error> {
         let Some(pulled) = self.get(image)? else { return Ok(None) };
         let permitted = self.0.permits(&Reference::parse(image)?, &pulled.digest, keyring)?;
         Ok(Some(pulled).filter(|_| permitted))
     }
 
-    /// The digests of what is stored under the names and images of the store, for caches beside it.
+    /// The digests of stored images and their content, for caches.
     pub fn digests(&self) -> Result<Vec<Digest>, Error> {
         Ok(self.0.content.images()?.into_iter().map(|(digest, _)| digest).collect())
     }
@@ -125,7 +125,7 @@ impl Inner {
         Pulled { name: reference.to_string(), digest, artifact, config, size, layout }
     }
 
-    /// The HTTP client, made on first use: reading the system's certificates takes a moment.
+    /// The HTTP client, created on first use, because loading the system's certificates takes a moment.
     pub(crate) async fn http(&self) -> Result<reqwest::Client, Fault> {
         let make = || async {
             let Options { roots, proxies, limits } = self.options.clone();
@@ -137,7 +137,7 @@ impl Inner {
     }
 }
 
-/// The name as a user would write it.
+/// The name in its short form.
 pub(crate) fn short(reference: &Reference) -> String {
     let text = reference.to_string();
     let text =

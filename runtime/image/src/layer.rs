@@ -1,7 +1,7 @@
-//! Tar archives from strangers: layers, and archives given to `load`.
+//! Untrusted tar archives: layers, and archives given to `load`.
 //!
-//! Nothing is ever unpacked to a path that an archive names. One file is found, or all files become blobs; names
-//! only select. Sizes and counts are bounded while reading, so that a bomb costs no more than its limit.
+//! Nothing is ever unpacked to a path from an archive: one file is found, or all files become blobs, and paths only select. Sizes and counts are
+//! limited while reading, so that a decompression bomb costs no more than the limit.
 
 use crate::{
     Limits,
@@ -17,15 +17,15 @@ use std::{
 use tar::EntryType;
 
 /// Longest name of an entry, bytes.
-const LONGEST_NAME: u64 = 64 << 10;
+const MAX_NAME: u64 = 64 << 10;
 /// Longest extended header, bytes.
-const LONGEST_HEADER: u64 = 1 << 20;
-/// Largest window of a zstd frame, bytes: memory that a decoder takes.
-const LARGEST_WINDOW: u64 = 16 << 20;
-/// Links followed to find a file.
-const MOST_LINKS: usize = 8;
+const MAX_HEADER: u64 = 1 << 20;
+/// Largest window of a zstd frame, bytes, which is memory of the decoder.
+const MAX_WINDOW: u64 = 16 << 20;
+/// Most links that are followed to find a file.
+const MAX_LINKS: usize = 8;
 
-/// What is left of the limits while several archives are read.
+/// The rest of the limits while several archives are read.
 pub(crate) struct Budget {
     bytes: u64,
     entries: usize,
@@ -38,7 +38,7 @@ impl Budget {
     }
 }
 
-/// An entry of an archive: its name is clean and relative.
+/// An entry of an archive, with a clean, relative path.
 pub(crate) struct Entry<'a> {
     pub path: String,
     pub kind: EntryType,
@@ -89,11 +89,11 @@ struct Names {
 }
 
 impl Names {
-    /// Reads an extended header; false if the entry is none.
+    /// Reads an extended header; false if the entry is not one.
     fn take(&mut self, kind: EntryType, size: u64, data: &mut impl Read) -> Result<bool, Fault> {
         let limit = match kind {
-            EntryType::GNULongName | EntryType::GNULongLink => LONGEST_NAME,
-            EntryType::XHeader | EntryType::XGlobalHeader => LONGEST_HEADER,
+            EntryType::GNULongName | EntryType::GNULongLink => MAX_NAME,
+            EntryType::XHeader | EntryType::XGlobalHeader => MAX_HEADER,
             _ => return Ok(false),
         };
         if size > limit {
@@ -194,13 +194,12 @@ impl Read for Zstd {
             if source.fill_buf()?.is_empty() {
                 return Ok(0);
             }
-            self.frame =
-                Some(Box::new(Frame::new_with_max_window_size(source, LARGEST_WINDOW).map_err(io::Error::other)?));
+            self.frame = Some(Box::new(Frame::new_with_max_window_size(source, MAX_WINDOW).map_err(io::Error::other)?));
         }
     }
 }
 
-/// What one layer says about a path.
+/// The result of a look-up of a path in one layer.
 enum Hit {
     File(crate::content::Incoming),
     Link(String),
@@ -218,7 +217,7 @@ pub(crate) fn find(
     let mut budget = Budget::new(limits);
     let climbs = |path: &str| Fault::content(format!("the path of the module climbs out of the image: {path:?}"));
     let mut path = clean("", path).ok_or_else(|| climbs(path))?;
-    'links: for _ in 0..MOST_LINKS {
+    'links: for _ in 0..MAX_LINKS {
         for layer in layers.iter().rev() {
             match look(content, layer, &path, &mut budget, limits)? {
                 Hit::Nothing => {}
@@ -233,13 +232,13 @@ pub(crate) fn find(
         }
         return Ok(None);
     }
-    Err(Fault::content(format!("the path of the module is a link to a link, more than {MOST_LINKS} times")))
+    Err(Fault::content(format!("the path of the module is a link to a link, more than {MAX_LINKS} times")))
 }
 
-/// Names told at most.
+/// Most names in a message.
 const NAMED: usize = 10;
 
-/// What files the layers hold, for a message: the first few, Wasm before others.
+/// The names of files in the layers for a message: the first few, Wasm before others.
 pub(crate) fn names(layers: Vec<PathBuf>, limits: &Limits) -> Result<String, Fault> {
     let mut budget = Budget::new(limits);
     let (mut names, mut count) = (Vec::new(), 0);

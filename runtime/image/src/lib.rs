@@ -1,11 +1,11 @@
 //! Images: names, registries, and the content store of a node.
 //!
-//! What it is: [`Images`] pulls an image by tag or digest, recognises by its manifest and config what it holds
-//! ([`Artifact`]), and keeps it as plain files that are verified while they arrive and appear by atomic renames, so that
-//! `sampan image load` works with the cluster up or down. It collects what nobody uses.
+//! [`Images`] pulls an image by tag or digest, recognises its content ([`Artifact`]) by manifest and config, and stores it as plain files
+//! that are verified while they arrive and appear by atomic renames, so that `sampan image load` works with the cluster up or down. It
+//! collects unused images.
 //!
-//! What it is not: it compiles and runs nothing, and knows no Pod. Images are hostile input: every size, count and time
-//! is bounded ([`Limits`]), and native code inside an image is never looked at.
+//! It compiles and runs nothing, and knows no Pod. Images are hostile input: every size, count and time is limited ([`Limits`]), and native
+//! code in an image is never used.
 //!
 //! It follows the pages *Images* (names, pull policies, imagePullSecrets) and *Garbage Collection* of the Kubernetes
 //! documentation, the OCI image and distribution specifications, and the CNCF "Wasm OCI artifact layout".
@@ -45,13 +45,13 @@ use std::path::PathBuf;
 /// An image that is in the content store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulled {
-    /// The full name it was asked for by, with the defaults filled in: `docker.io/library/hello:latest`.
+    /// The full name by which it was requested, with defaults: `docker.io/library/hello:latest`.
     pub name: String,
-    /// The digest of what the name stands for: of the index if it is one, else of the manifest.
+    /// The digest of the index if the name has one, else of the manifest.
     pub digest: Digest,
-    /// What can be run.
+    /// The runnable content.
     pub artifact: Artifact,
-    /// How the image wants to be run.
+    /// The image config.
     pub config: Config,
     /// Bytes of all its blobs that are stored.
     pub size: u64,
@@ -69,7 +69,7 @@ impl Pulled {
     }
 }
 
-/// What an image holds.
+/// The content of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Artifact {
     /// One WebAssembly module or component, a verified plain file.

@@ -1,4 +1,4 @@
-//! `sampan image load`: local files become images.
+//! `sampan image load`: makes images of local files.
 
 use crate::{
     Error, Images, Pulled, Reference,
@@ -18,9 +18,8 @@ use std::{
 };
 
 impl Images {
-    /// Loads a `.wasm` or `.wat` file, an OCI layout folder, or an OCI or Docker archive (plain or compressed). `name` may be
-    /// left out if the archive names its image; a bare module is then `localhost/` and the name of its file. Works whether
-    /// or not a cluster uses the store.
+    /// Loads a `.wasm` or `.wat` file, an OCI layout folder, or an OCI or Docker archive (plain or compressed). Without `name` the image
+    /// has the name in the archive; a bare module is `localhost/` and the name of its file. A cluster may use the store at the same time.
     pub async fn load(&self, path: impl AsRef<Path>, name: Option<&str>) -> Result<Pulled, Error> {
         let path = path.as_ref().to_owned();
         let given = name.map(Reference::parse).transpose()?;
@@ -40,12 +39,12 @@ impl Images {
             (None, None) => return Err(Error::Refused(format!("{}: the image has no name, give one", path.display()))),
         };
         let (image, record) = assemble(&self.0, &Source::Stored, imported.document).await.map_err(refused)?;
-        // A module given without a name is also found by its digest alone.
+        // A module without a given name is also found by its digest alone.
         Ok(keep(&self.0, &reference, image, record, Origin::Loaded).await?)
     }
 }
 
-/// Stores everything the file holds.
+/// Stores the content of the file.
 fn import(inner: &Arc<Inner>, path: &PathBuf) -> Result<Imported, Fault> {
     let unreadable = |error: std::io::Error| Fault::content(error.to_string());
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
@@ -81,8 +80,8 @@ fn file_name(path: &Path) -> String {
     if name.is_empty() { "module".into() } else { name }
 }
 
-/// Packages a module or component as the CNCF Wasm artifact layout says, without time stamps: the same bytes give the
-/// same digest. Answers with the manifest.
+/// Packages a module or component in the CNCF Wasm artifact layout, without time stamps, so that the same bytes give the same digest.
+/// Returns the manifest.
 fn package(inner: &Inner, bytes: &[u8]) -> Result<Vec<u8>, Fault> {
     let component = bytes.get(4..8) == Some(&[0x0d, 0, 1, 0]);
     let layer = inner.content.put(bytes)?;

@@ -1,4 +1,4 @@
-//! The documents of an image: index, manifest and config, as far as they matter here.
+//! The documents of an image: index, manifest and config, as far as they are used here.
 
 use crate::Digest;
 use serde::{Deserialize, Serialize};
@@ -13,7 +13,7 @@ const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+
 const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
 pub(crate) const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
 
-/// What a registry is asked for.
+/// The media types in the `Accept` header.
 pub(crate) const ACCEPT: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
 
 /// Content by digest.
@@ -64,7 +64,7 @@ pub(crate) struct Index {
     pub manifests: Vec<Descriptor>,
 }
 
-/// What a name can stand for.
+/// The document of a name.
 #[derive(Debug)]
 #[allow(clippy::large_enum_variant, reason = "one at a time, taken apart at once")]
 pub(crate) enum Document {
@@ -72,7 +72,7 @@ pub(crate) enum Document {
     Manifest(Manifest),
 }
 
-/// Reads an index or a manifest. The fields decide, not the media type that a server claims.
+/// Parses an index or a manifest. The fields decide which, not the media type of the server.
 pub(crate) fn read(bytes: &[u8]) -> Result<Document, String> {
     #[derive(Deserialize)]
     #[serde(rename_all = "camelCase")]
@@ -97,7 +97,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<Document, String> {
     }
 }
 
-/// How an image wants to be run. All empty for plain Wasm artifacts.
+/// How an image is run. All fields are empty for plain Wasm artifacts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, rename_all = "PascalCase")]
 pub struct Config {
@@ -116,13 +116,13 @@ pub struct Config {
     /// User and group, as names or numbers.
     #[serde(deserialize_with = "nullable")]
     pub user: String,
-    /// Ports the image says it listens on, such as `8080/tcp`.
+    /// Ports on which the image listens by its own account, such as `8080/tcp`.
     #[serde(deserialize_with = "nullable")]
     pub exposed_ports: BTreeMap<String, serde_json::Value>,
     /// Labels.
     #[serde(deserialize_with = "nullable")]
     pub labels: BTreeMap<String, String>,
-    /// The signal that asks the process to stop; empty for the default.
+    /// The signal that stops the process; empty for the default.
     #[serde(deserialize_with = "nullable")]
     pub stop_signal: String,
 }

@@ -1,8 +1,8 @@
-//! How images are fetched, and what they may cost.
+//! Options of the store: registries, proxies, limits.
 
 use std::time::Duration;
 
-/// How a store talks to registries.
+/// Options of a store.
 #[derive(Clone, Debug, Default)]
 pub struct Options {
     /// Certificate authorities beside those of the system, each a PEM bundle.
@@ -24,7 +24,7 @@ pub struct Proxies {
     pub no_proxy: Option<String>,
 }
 
-/// What an image may cost. Everything beyond is refused.
+/// Limits on an image. An image that exceeds them is refused.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Bytes of a manifest, index or config.
@@ -39,15 +39,15 @@ pub struct Limits {
     pub unpacked: u64,
     /// Entries of all tar archives of an image.
     pub entries: usize,
-    /// Pulls at a time; further ones wait.
+    /// Concurrent pulls; further ones wait.
     pub pulls: usize,
-    /// For a connection to be made.
+    /// Time to connect.
     pub connect: Duration,
-    /// For an answer to begin, and for a document to end.
+    /// Time until a response begins, and until a document is complete.
     pub answer: Duration,
-    /// Between two pieces of a blob.
+    /// Time between two chunks of a blob.
     pub idle: Duration,
-    /// For a whole pull.
+    /// Time for a pull.
     pub pull: Duration,
 }
 

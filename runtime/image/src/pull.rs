@@ -1,9 +1,9 @@
-//! Pulling: resolve the name, fetch what is needed, verify, recognise, record.
+//! Pulling: resolves the name, fetches and verifies the required blobs, recognises the image, and records it.
 
 use crate::{
     Credential, Digest, Error, Images, Keyring, Pulled, Reference,
     access::Origin,
-    content::{Content, Record, Room, blocking},
+    content::{Content, DiskReservation, Record, blocking},
     error::Fault,
     images::{Inner, short},
     layer,
@@ -23,13 +23,13 @@ use std::{
 };
 use tokio::time::{sleep, timeout};
 
-/// Times a blob is asked for again when the connection breaks.
+/// How often a blob is requested when the connection breaks.
 const ATTEMPTS: u32 = 5;
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 impl Images {
-    /// Pulls an image, whatever the store has. Calls for the same image with the same credentials share one pull, which goes
-    /// on as long as one of them waits; what has arrived of an interrupted one is used by the next.
+    /// Pulls an image, even if it is stored. Calls for the same image with the same credentials share one pull, which continues as long as
+    /// one of them waits. The next pull uses what an interrupted one has received.
     pub async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error> {
         let reference = Reference::parse(image)?;
         self.shared_pull(reference, keyring).await
@@ -73,7 +73,7 @@ async fn fetch(inner: &Arc<Inner>, reference: &Reference, keyring: &Keyring) -> 
     keep(inner, reference, image, record, Origin::Pulled(session.admitted())).await
 }
 
-/// Makes an image that is complete known, also under its name.
+/// Records a complete image, and its name.
 pub(crate) async fn keep(
     inner: &Arc<Inner>,
     reference: &Reference,
@@ -83,7 +83,7 @@ pub(crate) async fn keep(
 ) -> Result<Pulled, Fault> {
     let (this, reference) = (inner.clone(), reference.clone());
     blocking(move || {
-        // what was known of the same image stays known; a record that cannot be read is replaced
+        // the existing record of the image is extended; an unreadable one is replaced
         if let Ok(Some(known)) = this.content.record(&image) {
             record.access = known.access;
         }
@@ -95,7 +95,7 @@ pub(crate) async fn keep(
     .await
 }
 
-/// The document that the name stands for, with the first credential that is let in.
+/// The document of the name, with the first credential that the registry accepts.
 async fn resolve(inner: &Inner, reference: &Reference, keyring: &Keyring) -> Result<(Session, Vec<u8>), Fault> {
     let http = inner.http().await?;
     let mut credentials: Vec<Option<Credential>> =
@@ -115,10 +115,10 @@ async fn resolve(inner: &Inner, reference: &Reference, keyring: &Keyring) -> Res
     Err(denied)
 }
 
-/// Where the parts of an image come from.
+/// The source of the blobs of an image.
 pub(crate) enum Source<'a> {
     Registry(&'a Session, &'a Reference),
-    /// Everything is in the store already.
+    /// All blobs are in the store already.
     Stored,
 }
 
@@ -152,7 +152,7 @@ fn stored(inner: &Inner, digest: &Digest) -> Result<Vec<u8>, Fault> {
     })
 }
 
-/// A part that is not found is not the image that is not found.
+/// The fault for a missing blob, which differs from a missing image.
 fn lacks(digest: &Digest) -> impl Fn(Fault) -> Fault + '_ {
     move |fault| match fault {
         Fault::NotFound(said) => Fault::content(format!("the registry lacks {digest}, which the image needs: {said}")),
@@ -160,7 +160,7 @@ fn lacks(digest: &Digest) -> impl Fn(Fault) -> Fault + '_ {
     }
 }
 
-/// Makes sure that all of an image is stored that running it needs. `bytes`: its index or manifest.
+/// Stores everything that is required to run an image. `bytes`: its index or manifest.
 pub(crate) async fn assemble(
     inner: &Arc<Inner>,
     source: &Source<'_>,
@@ -209,7 +209,7 @@ fn as_descriptor(digest: Digest, bytes: &[u8], manifest: &Manifest) -> Descripto
     }
 }
 
-/// Refuses what is too large before anything is fetched.
+/// Refuses an image that is too large, before anything is fetched.
 fn check(inner: &Inner, manifest: &Manifest) -> Result<(), Fault> {
     let limits = &inner.options.limits;
     if manifest.layers.len() > limits.layers {
@@ -228,7 +228,7 @@ fn check(inner: &Inner, manifest: &Manifest) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Fetches what the plan needs. The record's manifest is filled in by the caller.
+/// Fetches the blobs of the plan. The caller sets the manifest of the record.
 async fn realise(inner: &Arc<Inner>, source: &Source<'_>, manifest: &Manifest, plan: Plan) -> Result<Record, Fault> {
     let mut record = Record {
         manifest: manifest.config.clone(),
@@ -278,7 +278,7 @@ async fn realise(inner: &Arc<Inner>, source: &Source<'_>, manifest: &Manifest, p
     }
 }
 
-/// Only WebAssembly goes on: never what has been compiled elsewhere.
+/// Refuses content that is not WebAssembly, such as code that was compiled elsewhere.
 fn is_wasm(content: &Content, digest: &Digest) -> Result<(), Fault> {
     let mut start = [0; 8];
     let read = File::open(content.blob(digest))?.read_exact(&mut start);
@@ -312,7 +312,7 @@ async fn attempt_download(content: &Content, session: &Session, blob: &Descripto
     if partial.size < blob.size {
         let (mut response, start) = match session.blob(&blob.digest, partial.size).await {
             Err(Fault::Content(_)) if partial.size > 0 => {
-                partial.restart()?; // the registry does not like our offset
+                partial.restart()?; // the registry refuses the offset
                 session.blob(&blob.digest, 0).await?
             }
             other => other?,
@@ -340,7 +340,7 @@ async fn attempt_download(content: &Content, session: &Session, blob: &Descripto
     blocking(move || partial.finish()).await
 }
 
-/// A blob on its way, locked against others who fetch the same.
+/// A blob that is being downloaded, locked against other downloads of it.
 struct Partial {
     content: Content,
     file: File,
@@ -349,12 +349,12 @@ struct Partial {
     size: u64,
     expected: Digest,
     limit: u64,
-    /// For what has not arrived.
-    room: Room,
+    /// For the bytes that have not arrived.
+    room: DiskReservation,
 }
 
 impl Partial {
-    /// Opens what an earlier attempt left, once nobody else works on it. `None`: the blob is there by now.
+    /// Opens the file of an earlier attempt, once no other download has its lock. `None`: the blob is stored by now.
     async fn open(content: &Content, blob: &Descriptor) -> Result<Option<Self>, Fault> {
         let (content, expected, limit) = (content.clone(), blob.digest, blob.size);
         blocking(move || {
@@ -371,7 +371,7 @@ impl Partial {
                     let _ = fs::remove_file(&path);
                     return Ok(None);
                 }
-                // Whoever had the lock may have moved or removed the file.
+                // The previous holder of the lock may have moved or removed the file.
                 if !fs::metadata(&path).is_ok_and(|found| file.metadata().is_ok_and(|own| own.ino() == found.ino())) {
                     continue;
                 }
@@ -406,13 +406,13 @@ impl Partial {
             return Err(Fault::content(format!("the blob {} has more than its {} bytes", self.expected, self.limit)));
         }
         self.hasher.update(bytes);
-        // A disk that is full needs the room, and what was written last may be cut.
+        // A full disk needs the space, and the last write may be incomplete.
         self.file.write_all(bytes).inspect_err(|_| self.give_up())?;
         self.room.spend(bytes.len() as u64);
         Ok(())
     }
 
-    /// Removes what has arrived.
+    /// Removes the received bytes.
     fn give_up(&self) {
         let _ = fs::remove_file(&self.path);
     }
@@ -428,7 +428,7 @@ impl Partial {
     }
 }
 
-/// Says what happened in the words of container runtimes, and what the user can do.
+/// The error of a pull with the texts of container runtimes, and a hint for the user.
 fn explain(inner: &Inner, reference: &Reference, keyring: &Keyring, fault: Fault) -> Error {
     let image = reference.to_string();
     let resolving = |text: String| format!("failed to resolve reference \"{image}\": {text}");
@@ -452,7 +452,7 @@ fn explain(inner: &Inner, reference: &Reference, keyring: &Keyring, fault: Fault
     Error::ErrImagePull { image, cause, hint }
 }
 
-/// What to do if the image was meant to be a local one.
+/// The hint for an image that may have been meant as a local one.
 fn local_hint(inner: &Inner, reference: &Reference, keyring: &Keyring) -> String {
     let name = short(reference);
     let latest = if reference.is_latest() { ", because :latest and no tag mean Always" } else { "" };

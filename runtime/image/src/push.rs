@@ -1,4 +1,4 @@
-//! `sampan image push`: a stored image goes to a registry.
+//! `sampan image push`: pushes a stored image to a registry.
 
 use crate::{
     Credential, Digest, Error, Images, Keyring, Reference,
@@ -10,8 +10,8 @@ use crate::{
 use std::{fs::File, io::Read};
 
 impl Images {
-    /// Pushes the image `name` to the registry that `to`, or else its own name, says. Answers with the digest there. Of an image
-    /// of several platforms the stored one is pushed.
+    /// Pushes the image `name` to the registry in `to`, or else in its own name. Returns the digest there. Of an image with several
+    /// platforms the stored one is pushed.
     pub async fn push(&self, name: &str, to: Option<&str>, keyring: &Keyring) -> Result<Digest, Error> {
         let source = Reference::parse(name)?;
         let target = to.map_or(Ok(source.clone()), Reference::parse)?;

@@ -11,7 +11,7 @@
 use crate::manifest::{Config, DOCKER_CONFIG, Descriptor, ImageConfig, Index, Manifest, OCI_CONFIG, Platform};
 use serde::{Deserialize, Serialize};
 
-/// Layers that are a module or component as they are.
+/// Media types of layers that are a module or component.
 const WASM_LAYERS: [&str; 8] = [
     "application/wasm",
     "application/vnd.wasm.content.layer.v1+wasm",
@@ -22,10 +22,10 @@ const WASM_LAYERS: [&str; 8] = [
     "application/vnd.bytecodealliance.component.v1+wasm",
     "application/vnd.w3c.wasm.module.v1+wasm",
 ];
-/// The file that "compat" images hold when no entry point names another.
+/// The file of "compat" images whose entry point names no other.
 const PLUGIN: &str = "plugin.wasm";
 const VARIANT: &str = "module.wasm.image/variant";
-/// Layers of an image whose lack of an entry point may mean that it is a "compat" image.
+/// Most layers of an image without an entry point that may be a "compat" image.
 const FEW_LAYERS: usize = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,7 +49,7 @@ impl Layout {
     }
 }
 
-/// What has to be fetched and found.
+/// What must be fetched and found.
 #[derive(Debug, PartialEq)]
 pub(crate) enum Plan {
     /// This layer is the module.
@@ -62,12 +62,12 @@ pub(crate) enum Plan {
     Linux { platform: String, config: Config },
 }
 
-/// Whether the config has to be fetched to recognise the image.
+/// Whether the config is required to recognise the image.
 pub(crate) fn needs_config(manifest: &Manifest) -> bool {
     !manifest.layers.iter().any(is_wasm)
 }
 
-/// Recognises an image; `config` are the bytes of its config if they are needed.
+/// Recognises an image; `config` are the bytes of its config if they are required.
 pub(crate) fn recognise(manifest: &Manifest, config: &[u8]) -> Result<Plan, String> {
     let wasm: Vec<_> = manifest.layers.iter().filter(|layer| is_wasm(layer)).collect();
     match wasm[..] {

@@ -1,13 +1,13 @@
-//! Names of images, read as Docker and Kubernetes read them: `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`.
+//! Names of images, parsed as Docker and Kubernetes do: `[HOST[:PORT]/]PATH[:TAG][@DIGEST]`.
 
 use crate::{Digest, Error};
 use std::fmt;
 
 const DEFAULT_DOMAIN: &str = "docker.io";
 const LEGACY_DOMAIN: &str = "index.docker.io";
-const LONGEST_NAME: usize = 255;
+const MAX_NAME: usize = 255;
 
-/// The full name of an image: the defaults are filled in.
+/// The full name of an image, with defaults.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Reference {
     /// Host and port of the registry.
@@ -16,12 +16,12 @@ pub struct Reference {
     pub path: String,
     /// The tag; `latest` if neither tag nor digest was given.
     pub tag: Option<String>,
-    /// The digest, which then decides alone.
+    /// The digest; if present, it alone identifies the image.
     pub digest: Option<Digest>,
 }
 
 impl Reference {
-    /// Reads the name of an image.
+    /// Parses the name of an image.
     pub fn parse(image: &str) -> Result<Self, Error> {
         parse(image).map_err(|cause| Error::InvalidImageName { image: image.into(), cause })
     }
@@ -31,7 +31,7 @@ impl Reference {
         format!("{}/{}", self.domain, self.path)
     }
 
-    /// What Kubernetes does with this image when its container has no imagePullPolicy: pull it always?
+    /// Whether the default imagePullPolicy of this image is Always.
     pub fn is_latest(&self) -> bool {
         self.tag.as_deref() == Some("latest")
     }
@@ -71,8 +71,8 @@ fn parse(image: &str) -> Result<Reference, String> {
     if !is_domain(&domain) || !path.split('/').all(is_component) || !tag.is_none_or(is_tag) {
         return Err(INVALID.into());
     }
-    if path.len() > LONGEST_NAME {
-        return Err(format!("repository name must not be more than {LONGEST_NAME} characters"));
+    if path.len() > MAX_NAME {
+        return Err(format!("repository name must not be more than {MAX_NAME} characters"));
     }
     let digest = digest.map(str::parse).transpose()?;
     let tag = match (tag, digest) {

@@ -1,7 +1,7 @@
-//! The registry protocol (OCI distribution specification), as far as pulling and pushing need it.
+//! The registry protocol (OCI distribution specification), as far as pulls and pushes need it.
 //!
-//! Written over the HTTP client directly because every answer of a registry, manifests, tokens and errors included, must
-//! be bounded in size and time.
+//! It uses the HTTP client directly, because every response of a registry, manifests, tokens and errors included, must be limited in size
+//! and time.
 
 use crate::{Credential, Digest, Limits, Reference, error::Fault, manifest::ACCEPT, options::Proxies};
 use parking_lot::Mutex;
@@ -18,10 +18,10 @@ use tokio::time::timeout;
 const SMALL: u64 = 64 << 10;
 /// Sent per request of an upload, bytes.
 const PUSH_CHUNK: usize = 8 << 20;
-const MOST_REDIRECTS: usize = 5;
+const MAX_REDIRECTS: usize = 5;
 
-/// Makes the HTTP client. It reads neither environment nor proxy settings of the system; it asks rustls for the process's
-/// crypto provider, and the system for its certificate authorities.
+/// Creates the HTTP client. It reads neither environment nor proxy settings of the system; it uses the crypto provider of the process, and the
+/// certificate authorities of the system.
 pub(crate) fn client(roots: &[Vec<u8>], proxies: &Proxies, limits: &Limits) -> Result<Client, String> {
     let mut extra = Vec::new();
     for pem in roots {
@@ -30,7 +30,7 @@ pub(crate) fn client(roots: &[Vec<u8>], proxies: &Proxies, limits: &Limits) -> R
         extra.extend(found);
     }
     let system = builder(proxies, limits)?.tls_certs_merge(extra.clone()).build();
-    // A system without any authorities must not keep plain and own registries from working.
+    // Registries with plain HTTP or given authorities must also work on a system without authorities.
     let only = |error: reqwest::Error| {
         tracing::warn!(error = chain(&error), "the certificate authorities of the system cannot be used");
         builder(proxies, limits)?.tls_certs_only(extra).build().map_err(|error| chain(&error))
@@ -40,13 +40,13 @@ pub(crate) fn client(roots: &[Vec<u8>], proxies: &Proxies, limits: &Limits) -> R
 
 fn builder(proxies: &Proxies, limits: &Limits) -> Result<ClientBuilder, String> {
     let redirects = redirect::Policy::custom(|attempt| {
-        if attempt.previous().len() > MOST_REDIRECTS {
+        if attempt.previous().len() > MAX_REDIRECTS {
             return attempt.error("too many redirects");
         }
         if attempt.previous().iter().any(|url| url.scheme() == "https") && attempt.url().scheme() != "https" {
             return attempt.error("redirect from https to http");
         }
-        match attempt.previous().iter().find_map(|from| led(from, attempt.url()).err()) {
+        match attempt.previous().iter().find_map(|from| may_redirect(from, attempt.url()).err()) {
             Some(why) => attempt.error(format!("the registry leads to an address that {why}")),
             None => attempt.follow(),
         }
@@ -71,7 +71,7 @@ fn builder(proxies: &Proxies, limits: &Limits) -> Result<ClientBuilder, String> 
     Ok(builder)
 }
 
-/// Talks to one repository with one credential.
+/// A session with one repository and one credential.
 pub(crate) struct Session {
     http: Client,
     limits: Limits,
@@ -94,7 +94,7 @@ impl Session {
         Ok(Self { http, limits, base, credential, authorization: Mutex::new(None) })
     }
 
-    /// The manifest or index of a tag or digest, bounded, and verified if a digest is known.
+    /// The manifest or index of a tag or digest, of limited length, and verified if a digest is known.
     pub(crate) async fn manifest(&self, image: &Reference, digest: Option<Digest>) -> Result<Vec<u8>, Fault> {
         let digest = digest.or(image.digest);
         let reference = digest.map(|digest| digest.to_string()).or(image.tag.clone()).unwrap_or_default();
@@ -113,7 +113,7 @@ impl Session {
         }
     }
 
-    /// The content of a blob from an offset on. The answer says where it really starts.
+    /// The content of a blob from an offset on, and the offset at which the response really begins.
     pub(crate) async fn blob(&self, digest: &Digest, offset: u64) -> Result<(Response, u64), Fault> {
         let url = self.url(&format!("blobs/{digest}"))?;
         let ask = || match offset {
@@ -141,7 +141,7 @@ impl Session {
         }
     }
 
-    /// Uploads a blob in pieces; `read` gives the next one, an empty one at the end.
+    /// Uploads a blob in chunks; `read` returns the next one, and an empty one at the end.
     pub(crate) async fn push_blob(
         &self,
         digest: &Digest,
@@ -182,12 +182,12 @@ impl Session {
         let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
         let to = location.and_then(|location| response.url().join(location).ok());
         let to = to.ok_or_else(|| Fault::content("the registry did not say where to upload to"))?;
-        led(response.url(), &to)
+        may_redirect(response.url(), &to)
             .map_err(|why| Fault::content(format!("the place for uploads {} {why}", printable(to.as_str()))))?;
         Ok(to)
     }
 
-    /// The credential that the registry has let in; `None` when it asked for none.
+    /// The credential that the registry has accepted; `None` when it required none.
     pub(crate) fn admitted(&self) -> Option<Credential> {
         self.credential.clone().filter(|_| self.authorization.lock().is_some())
     }
@@ -196,7 +196,7 @@ impl Session {
         url.as_str().starts_with(&self.base[..self.base.find("/v2/").map_or(0, |at| at + 4)])
     }
 
-    /// Sends a request, once more with a token if the registry asks for one. Answers only success.
+    /// Sends a request, and once more with a token if the registry requires one. Returns only a successful response.
     async fn send(&self, request: impl Fn() -> RequestBuilder) -> Result<Response, Fault> {
         let response = self.once(&request).await?;
         if response.status() != StatusCode::UNAUTHORIZED {
@@ -211,7 +211,7 @@ impl Session {
     async fn once(&self, request: &impl Fn() -> RequestBuilder) -> Result<Response, Fault> {
         let mut request = request().build().map_err(|error| Fault::content(chain(&error)))?;
         let authorization = self.authorization.lock().clone();
-        // An upload may lead to another host: the token is for this one.
+        // An upload may be redirected to another host, which must not get the token.
         if let Some(authorization) = authorization.filter(|_| self.is_own(request.url())) {
             request.headers_mut().insert(AUTHORIZATION, authorization);
         }
@@ -230,7 +230,7 @@ impl Session {
         if status.is_success() {
             return Ok(response);
         }
-        // What others say whom the registry led us to is nobody's business: it would end in the pod's status.
+        // The body of another host is not shown, because it would end in the pod's status.
         let text = match self.is_own(response.url()) {
             true => message(&self.body(response, SMALL).await.unwrap_or_default()),
             false => String::new(),
@@ -261,7 +261,7 @@ impl Session {
         timeout(self.limits.answer, read).await.map_err(late)?
     }
 
-    /// What to send after a 401: basic credentials, or a token from where the registry says.
+    /// The authorization after a 401: basic credentials, or a token from the token service of the registry.
     async fn authorise(&self, response: &Response) -> Result<Option<HeaderValue>, Fault> {
         let headers = response.headers().get_all(WWW_AUTHENTICATE).iter().filter_map(|value| value.to_str().ok());
         let challenges: Vec<_> = headers.map(Challenge::parse).collect();
@@ -304,18 +304,18 @@ impl Session {
     }
 }
 
-/// Where to ask for a token.
+/// The URL of the token service.
 fn token_service(realm: &str, registry: &str) -> Result<Url, Fault> {
     let unknown = |_| Fault::content(format!("the registry names no token service: {:?}", printable(realm)));
     let (url, registry) = (Url::parse(realm).map_err(unknown)?, Url::parse(registry).map_err(unknown)?);
-    led(&registry, &url)
+    may_redirect(&registry, &url)
         .map_err(|why| Fault::content(format!("the token service {} {why}", printable(url.as_str()))))?;
     Ok(url)
 }
 
-/// Whether a registry may lead us, perhaps with a password, from one address to another. Plain HTTP is for this machine only, and only a
-/// registry on it knows what else listens here. The error says what is wrong with the address.
-fn led(from: &Url, to: &Url) -> Result<(), &'static str> {
+/// Whether a registry may redirect a request, perhaps with a password, to an address. Plain HTTP is allowed on this machine only, and only
+/// a registry on this machine may redirect to other ports of it. The error says what is wrong with the address.
+fn may_redirect(from: &Url, to: &Url) -> Result<(), &'static str> {
     let here = |url: &Url| url.host_str().is_some_and(is_loopback);
     if here(to) && !here(from) {
         return Err("is on this machine, and the registry is not");
@@ -334,7 +334,7 @@ fn basic_header(credential: &Credential) -> Option<HeaderValue> {
     Some(header)
 }
 
-/// https, except that a registry on a loopback address may speak plain HTTP.
+/// The scheme of a registry: https, or http for a registry on a loopback address without TLS.
 async fn scheme(http: &Client, limits: &Limits, host: &str) -> Result<&'static str, Fault> {
     let url = |scheme: &str| Url::parse(&format!("{scheme}://{host}/v2/"));
     let Ok(secure) = url("https") else { return Err(Fault::content(format!("{host:?} is no host"))) };
@@ -345,7 +345,7 @@ async fn scheme(http: &Client, limits: &Limits, host: &str) -> Result<&'static s
     let Ok(Err(error)) = probe(secure).await else { return Ok("https") };
     match url("http").map(probe) {
         Ok(plain) => match plain.await {
-            // A TLS server answers plain HTTP with 400: what matters is why TLS failed.
+            // A TLS server answers plain HTTP with 400: then the error of TLS is reported.
             Ok(Ok(response)) if response.status() != StatusCode::BAD_REQUEST => Ok("http"),
             _ => Err(Fault::Network(format!("failed to do request: GET https://{host}/v2/: {}", chain(&error)))),
         },
@@ -397,7 +397,7 @@ fn message(body: &[u8]) -> String {
     }
 }
 
-/// One short line: what strangers say ends up in statuses and terminals.
+/// A short, printable line: texts of registries end up in statuses and terminals.
 pub(crate) fn printable(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect::<String>().trim().to_owned()
 }
@@ -464,7 +464,7 @@ mod tests {
             assert_eq!(token_service(realm, registry).is_ok(), allowed, "{realm} of {registry}");
             if let Ok(to) = Url::parse(realm) {
                 let from = Url::parse(registry).unwrap();
-                assert_eq!(led(&from, &to).is_ok(), allowed, "a redirect from {registry} to {realm}");
+                assert_eq!(may_redirect(&from, &to).is_ok(), allowed, "a redirect from {registry} to {realm}");
             }
         }
     }

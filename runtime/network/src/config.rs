@@ -1,4 +1,4 @@
-//! Every address, bound and time of the virtual network.
+//! The configuration of the virtual network: addresses, limits and timeouts.
 
 use container::net::Error;
 use ipnet::IpNet;
@@ -8,12 +8,12 @@ use std::{
     time::Duration,
 };
 
-/// How the virtual network is laid out. All of it is checked by [`crate::VirtualNetwork::new`].
+/// The configuration of the virtual network, which [`crate::VirtualNetwork::new`] checks.
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The addresses of all pods of the cluster: never dialled outside.
     pub pod_cidr: IpNet,
-    /// This node's part of them; its first address is the node's own.
+    /// The part of this node; its first address is the node's own.
     pub node_cidr: IpNet,
     /// The addresses of Services: never dialled outside.
     pub service_cidr: IpNet,
@@ -23,11 +23,11 @@ pub struct Config {
     pub node_address: IpAddr,
     /// The API server.
     pub api: Api,
-    /// What guests may reach although it is the host's own, link-local, multicast or unspecified.
+    /// Networks that guests may reach although they are the host's own, link-local, multicast or unspecified.
     pub allow_egress: Vec<IpNet>,
-    /// Who is trusted when a guest calls `https` inside the cluster: the cluster's own authority.
+    /// Trusted authorities of `https` requests inside the cluster: the cluster's own.
     pub cluster_roots: Vec<CertificateDer<'static>>,
-    /// Who is trusted when a guest calls `https` outside.
+    /// Trusted authorities of `https` requests outside of the cluster.
     pub roots: Roots,
     /// Bounds.
     pub limits: Limits,
@@ -38,7 +38,7 @@ pub struct Config {
 pub struct Api {
     /// The port on the node's internal address at which Service `kubernetes` points.
     pub port: u16,
-    /// Where it really listens on the host.
+    /// Its listener on the host.
     pub address: SocketAddr,
 }
 
@@ -52,22 +52,22 @@ pub enum Roots {
     Given(Vec<CertificateDer<'static>>),
 }
 
-/// Bounds of the network. What goes beyond waits or is refused; nothing grows without one.
+/// Limits of the network. What exceeds them waits or is refused.
 #[derive(Clone, Copy, Debug)]
 pub struct Limits {
     /// Listeners, UDP sockets and open connections of one pod.
     pub sockets_per_pod: usize,
-    /// Connections that wait for a listener's accept; more wait in connect.
+    /// Connections that wait for accept; further ones wait in connect.
     pub backlog: usize,
     /// Bytes in flight per direction of an in-memory connection.
     pub buffer: usize,
-    /// Datagrams that wait at a UDP socket; more are lost.
+    /// Datagrams queued at a UDP socket; further ones are lost.
     pub datagrams: usize,
     /// Connections through all node ports, and relayed ones of the dialer.
     pub relayed: usize,
-    /// Look-ups of outside names at a time.
+    /// Concurrent look-ups of outside names.
     pub lookups: usize,
-    /// Those of one pod.
+    /// Concurrent look-ups of one pod.
     pub lookups_per_pod: usize,
     /// Time to establish a connection, or to look up an outside name.
     pub connect_timeout: Duration,
@@ -114,7 +114,7 @@ impl Config {
         }
     }
 
-    /// What is wrong with the layout, if anything.
+    /// Checks the address ranges.
     pub(crate) fn check(&self) -> Result<(), Error> {
         let wrong = |text: String| Err(Error::Unsupported(text));
         if !self.pod_cidr.contains(&self.node_cidr) {

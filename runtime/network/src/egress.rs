@@ -1,5 +1,5 @@
-//! Which addresses outside the cluster a guest may reach (see `runtime/README.md`). One function, asked with the address that will be dialled,
-//! after names were resolved: raw connects, UDP, HTTP, redirects and hostAliases all end here.
+//! Which addresses outside of the cluster a guest may reach (see `runtime/README.md`). One function checks the address that is dialled,
+//! after names are resolved: for connects, UDP, HTTP, redirects and hostAliases.
 
 use container::net::Error;
 use ipnet::IpNet;
@@ -8,13 +8,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 /// The egress rules.
 #[derive(Clone, Debug, Default)]
 pub struct Egress {
-    /// The cluster's own: nobody is reached there from here, whatever is allowed. Such an address is looked up before, or is nobody's.
+    /// The ranges of the cluster, which are never dialled, whatever is allowed: their addresses are looked up before, or are unused.
     pub inside: Vec<IpNet>,
-    /// Reachable whatever they are.
+    /// Networks that are always allowed.
     pub allow: Vec<IpNet>,
 }
 
-/// The address that an address stands for: IPv4 inside IPv6 is IPv4.
+/// Unmaps an IPv4-mapped IPv6 address.
 pub fn unmap(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V6(v6) => v6.to_ipv4_mapped().map_or(address, IpAddr::V4),
@@ -36,7 +36,7 @@ fn embedded(v6: Ipv6Addr) -> Option<Ipv4Addr> {
     }
 }
 
-/// Where clouds tell a machine its credentials, outside the link-local range: Alibaba, Azure, Oracle, AWS, Google.
+/// Metadata services of clouds outside of the link-local range: Alibaba, Azure, Oracle, AWS, Google.
 const METADATA: [IpAddr; 5] = [
     IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
     IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
@@ -45,7 +45,7 @@ const METADATA: [IpAddr; 5] = [
     IpAddr::V6(Ipv6Addr::new(0xfd20, 0xce, 0, 0, 0, 0, 0, 0x254)),
 ];
 
-/// Why nobody should get there, by the address alone.
+/// Why an address is refused, by the address alone.
 fn kind(address: IpAddr) -> Option<&'static str> {
     match address {
         _ if METADATA.contains(&address) => Some("a metadata service"),
@@ -66,7 +66,7 @@ fn kind(address: IpAddr) -> Option<&'static str> {
 }
 
 impl Egress {
-    /// The address to dial for `to`, or why not. `is_host` tells whether an address is one of the host's interfaces.
+    /// The address to dial for `to`, or why it is refused. `is_host` returns whether an interface of the host has an address.
     pub fn check(&self, to: IpAddr, is_host: impl FnOnce(IpAddr) -> bool) -> Result<IpAddr, Error> {
         let to = unmap(to);
         let meant = match to {
@@ -91,7 +91,7 @@ impl Egress {
     }
 }
 
-/// Whether an address belongs to an interface of this host: only then can a socket be bound to it.
+/// Whether an interface of this host has the address: only then can a socket be bound to it.
 pub fn is_host_address(address: IpAddr) -> bool {
     UdpSocket::bind(SocketAddr::new(address, 0)).is_ok()
 }

@@ -1,4 +1,4 @@
-//! Keeps the service table and the node ports in step with the API.
+//! Updates the service table and the node ports from Services and EndpointSlices.
 
 use crate::{
     network::VirtualNetwork,
@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The label that names a slice's Service.
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
-/// The index by it, named after its user: informers are shared, and another's index holds other slices.
+/// The index by Service. The prefix is its user, because informers are shared and another index has other slices.
 const BY_SERVICE: &str = "pod-network/service";
 
 fn slice_service(slice: &EndpointSlice) -> Option<Name> {
@@ -33,7 +33,7 @@ fn name_of(meta: &ObjectMeta) -> Name {
     (meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
 }
 
-/// Services that changed since they were last looked at. Bounded by the number of Services.
+/// Services that changed since the last update. Bounded by the number of Services.
 #[derive(Default)]
 struct Changed {
     names: Mutex<HashSet<Name>>,
@@ -48,7 +48,7 @@ impl Changed {
 }
 
 /// Follows Services and EndpointSlices until `token` is cancelled. A node port that cannot be opened is logged and, with a recorder,
-/// told by an Event on its Service.
+/// reported by an Event on its Service.
 pub async fn run(network: VirtualNetwork, informers: Informers, recorder: Option<Recorder>, token: CancellationToken) {
     let (services, slices) = (informers.of::<Service>(), informers.of::<EndpointSlice>());
     follow(network, services, slices, recorder, token).await;
@@ -73,7 +73,7 @@ pub(crate) async fn follow(
     let told = services.clone();
     let report: Report = Arc::new(move |port, error| {
         let (namespace, name) = &port.service;
-        // The Event below is the warning: who waits for the port, or looks at the Service, is told once.
+        // Not a warning, because the Event below is one.
         tracing::info!(service = %format_args!("{namespace}/{name}"), port = port.number, %error, "node port not open");
         if let (Some(recorder), Some(service)) = (&recorder, told.get(namespace, name)) {
             let message = format!("node port {} cannot be opened, will be tried again: {error}", port.number);

@@ -1,7 +1,7 @@
-//! HTTP requests: to a local handler as a function call, else over a connection that is made for the request.
+//! HTTP requests: to a local handler as a function call, else over a new connection.
 //!
-//! Not a proxy: a redirect is an answer, nothing is cached, and connections are not reused. How long an answer may take is the
-//! caller's affair: it drops the future.
+//! Not a proxy: redirects are not followed, nothing is cached, and connections are not reused. The caller limits the time by dropping the
+//! future.
 
 use crate::{
     network::{From, Inner, Way},
@@ -20,7 +20,7 @@ use std::{
 use tokio::{sync::OwnedSemaphorePermit, time::timeout};
 use tokio_rustls::TlsConnector;
 
-/// Addresses of one name that are tried.
+/// Most addresses of a name that are tried.
 const MAX_ADDRESSES: usize = 4;
 /// Bound of a response's head, in bytes and in headers.
 const MAX_HEAD: usize = 64 * 1024;
@@ -36,7 +36,7 @@ const HOP_BY_HOP: &[HeaderName] = &[
     header::UPGRADE,
 ];
 
-/// A guest's request: resolves its host, follows the rules, balances, adds TLS.
+/// Sends a guest's request: resolves the host, checks the egress rules, picks an endpoint, adds TLS.
 pub(crate) async fn outgoing(
     inner: &Arc<Inner>,
     pod: &Arc<Pod>,
@@ -69,7 +69,7 @@ pub(crate) async fn outgoing(
     Err(first_error.unwrap_or_else(|| Error::NoSuchHost(host.to_owned())))
 }
 
-/// What a request can be sent to.
+/// A target to which a request can be sent.
 enum Ready {
     Handler(Way, Peer),
     Stream(Stream),
@@ -101,7 +101,7 @@ async fn prepare(inner: &Arc<Inner>, pod: &Arc<Pod>, to: SocketAddr, tls: Option
     Ok(Ready::Stream(Box::new(stream)))
 }
 
-/// Keeps a pod's room for a socket until the response's body has ended.
+/// Ties the socket permit of a pod to the body of the response.
 fn held(response: Response, permit: OwnedSemaphorePermit) -> Response {
     response.map(|body| {
         let hold = move |frame| {
@@ -112,7 +112,7 @@ fn held(response: Response, permit: OwnedSemaphorePermit) -> Response {
     })
 }
 
-/// A request along a way without TLS: to a handler a call, else HTTP/1.1 on a stream.
+/// Sends a request without TLS: to a handler as a call, else as HTTP/1.1 on a stream.
 pub(crate) async fn send(inner: &Inner, way: &Way, peer: Peer, request: Request) -> Result<Response> {
     if let Way::Pod { pod, port, by_loopback } = way
         && let Bound::Http(handler) = pod.tcp(*port, *by_loopback)?
@@ -122,14 +122,14 @@ pub(crate) async fn send(inner: &Inner, way: &Way, peer: Peer, request: Request)
     over_stream(inner.open(way, peer).await?, request).await
 }
 
-/// The request as a server gets it: path only, authority in `Host`, nothing about another connection.
+/// The request in origin form: path only, authority in `Host`, no hop-by-hop headers.
 fn origin_form(request: Request) -> Result<Request> {
     let (mut parts, body) = request.into_parts();
     for name in HOP_BY_HOP {
         parts.headers.remove(name);
     }
     if let Some(authority) = parts.uri.authority() {
-        // Without user information: it is nobody's business.
+        // Without user information, which is private to the client.
         let host = authority.as_str().rsplit('@').next().unwrap_or_default();
         let host = HeaderValue::from_str(host).map_err(|e| Error::Protocol(format!("host: {e}")))?;
         parts.headers.entry(header::HOST).or_insert(host);
@@ -146,7 +146,7 @@ async fn over_stream(stream: Stream, request: Request) -> Result<Response> {
     builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
     let exchange = async {
         let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await?;
-        // Ends with the exchange: when the response's body has ended or was dropped, so is the connection.
+        // The connection ends when the body of the response has ended or is dropped.
         tokio::spawn(connection);
         sender.send_request(request).await
     };

@@ -1,4 +1,4 @@
-//! The network itself: who is attached, and where an address leads.
+//! The virtual network: attached pods, and the routing of addresses.
 
 use crate::{
     config::Config,
@@ -26,10 +26,10 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// ExternalName Services may point at each other so many times.
+/// Most ExternalName Services in a chain.
 const MAX_ALIASES: usize = 5;
 
-/// The virtual network of a node. Cheap to clone; see [`crate::run`] for what keeps its service table current.
+/// The virtual network of a node. Cheap to clone. [`crate::run`] keeps its service table up to date.
 #[derive(Clone)]
 pub struct VirtualNetwork {
     pub(crate) inner: Arc<Inner>,
@@ -56,12 +56,12 @@ pub(crate) struct Pods {
     pub(crate) by_id: HashMap<Arc<str>, Arc<Pod>>,
 }
 
-/// Who asks for a way.
+/// The source of a connection.
 #[derive(Clone, Copy)]
 pub(crate) enum From<'a> {
-    /// A guest: bound by the egress rules.
+    /// A guest, to which the egress rules apply.
     Pod(&'a Arc<Pod>),
-    /// The cluster, or a client that came in by a node port.
+    /// The cluster, or a client of a node port.
     Cluster(IpAddr),
 }
 
@@ -74,12 +74,12 @@ impl From<'_> {
     }
 }
 
-/// Where an address leads.
+/// The route to an address.
 #[derive(Clone)]
 pub(crate) enum Way {
     /// A port of a pod here.
     Pod { pod: Arc<Pod>, port: u16, by_loopback: bool },
-    /// A socket of the host's network: the API server, or the outside after the rules have allowed it.
+    /// A socket of the host: the API server, or an outside address that the egress rules allow.
     Host { to: SocketAddr, inside: bool },
 }
 
@@ -87,7 +87,7 @@ impl VirtualNetwork {
     /// A network without pods and Services. Connections that it relays are tracked in `tasks` and end with `token`.
     ///
     /// # Errors
-    /// When the ranges of the configuration do not fit together.
+    /// The address ranges of the configuration are invalid.
     pub fn new(config: Config, token: CancellationToken, tasks: TaskTracker) -> Result<Self> {
         config.check()?;
         let inner = Inner {
@@ -111,7 +111,7 @@ impl VirtualNetwork {
         self.inner.config.node_internal()
     }
 
-    /// Shows its metrics in the process's registry; once.
+    /// Registers the metrics. To be called once.
     pub fn register(&self, registry: &mut Registry) {
         self.inner.metrics.register(registry);
         let this = Arc::downgrade(&self.inner);
@@ -133,7 +133,7 @@ impl Inner {
         self.pods.read().by_address.get(&address).cloned()
     }
 
-    /// Where `to` leads: the pod itself, a Service's endpoint, the API, another pod, the outside.
+    /// The route to `to`: the pod itself, an endpoint of a Service, the API, another pod, or the outside.
     pub(crate) fn way(&self, from: From<'_>, to: SocketAddr, protocol: Protocol) -> Result<Way> {
         let to = SocketAddr::new(egress::unmap(to.ip()), to.port());
         if let From::Pod(pod) = from
@@ -177,16 +177,17 @@ impl Inner {
         self.endpoint(from, to, false)
     }
 
-    /// Whether it is the node's address as its status and `hostIP` tell it: its node ports answer there from inside too. A loopback
-    /// address is the pod's own there.
+    /// Whether the address is that of the node in its status and in `hostIP`, where node ports are reachable from inside too. A loopback
+    /// address is always the pod's own.
     fn is_node_address(&self, address: IpAddr) -> bool {
         let node = self.config.node_address;
         let named = node == address || node.is_unspecified() && egress::is_host_address(address);
         named && !egress::unmap(address).is_loopback()
     }
 
-    /// The way to the first of a port's endpoints that takes a connection, in their order for this client: one that has stopped is in the
-    /// table until the news have come around. If none does, the way to the first, which says why. `None` when there is none.
+    /// The route to the first endpoint of a port that accepts a connection, in their order for this client: a stopped one stays in the
+    /// table until the EndpointSlice update arrives. If none accepts, the route to the first one, whose error is returned. `None` without
+    /// endpoints.
     pub(crate) fn endpoint_of(&self, from: From<'_>, port: &Port, protocol: Protocol) -> Option<Result<Way>> {
         let takes = |way: &Result<Way>| match way {
             Ok(Way::Pod { pod, port, by_loopback }) => {
@@ -206,8 +207,8 @@ impl Inner {
         first
     }
 
-    /// Where an address leads that is not a Service's. The endpoints of a Service are `chosen_by_user`: they are bound by the egress
-    /// rules whoever asks, or else anybody who may write EndpointSlices could reach the host through the cluster's own dialer.
+    /// The route to an address that is not a Service's. The endpoints of a Service are `chosen_by_user`: the egress rules apply to them from any
+    /// source, because otherwise a user who may write EndpointSlices could reach the host through the cluster's own dialer.
     pub(crate) fn endpoint(&self, from: From<'_>, to: SocketAddr, chosen_by_user: bool) -> Result<Way> {
         let to = SocketAddr::new(egress::unmap(to.ip()), to.port());
         let config = &self.config;
@@ -233,7 +234,7 @@ impl Inner {
         Ok(Way::Host { to: SocketAddr::new(ip, to.port()), inside: false })
     }
 
-    /// A byte stream along a way.
+    /// Opens a byte stream along a route.
     pub(crate) async fn open(&self, way: &Way, peer: Peer) -> Result<Stream> {
         match way {
             Way::Pod { pod, port, by_loopback } => pod.connect(*port, *by_loopback, peer).await,
@@ -247,7 +248,7 @@ impl Inner {
             Ok(Err(e)) if e.kind() == std::io::ErrorKind::ConnectionRefused => Err(Error::Refused(to.to_string())),
             Ok(Err(e)) => Err(Error::Unreachable(format!("{to}: {e}"))),
             Ok(Ok(stream)) => {
-                // Small writes must not wait for each other; a socket without the option still works.
+                // Small writes must not be delayed; a socket without the option still works.
                 let _ = stream.set_nodelay(true);
                 Ok(stream)
             }
@@ -287,7 +288,7 @@ fn v4_first(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 }
 
 impl Inner {
-    /// Gives a connection to whoever serves at the end of a way: whole to an HTTP handler, else byte by byte.
+    /// Passes a connection to the end of a route: whole to an HTTP handler, else byte by byte.
     pub(crate) async fn hand_over(&self, connection: Connection, peer: Peer, way: &Way) -> Result<()> {
         if let Way::Pod { pod, port, by_loopback } = way
             && let Bound::Http(handler) = pod.tcp(*port, *by_loopback)?

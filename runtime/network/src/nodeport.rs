@@ -1,8 +1,8 @@
-//! Node ports: real listeners of the host, one per port, each connection given to a ready endpoint.
+//! Node ports: real listeners of the host, one per port, whose connections go to ready endpoints.
 //!
-//! As kube-proxy has it, a port refuses connections while no endpoint is ready, so that whoever waits for the port waits for the
-//! application. The port stays taken meanwhile, by a socket that is bound and does not listen: another program that wants it is told that
-//! it is in use. A program that had it before is named in the report, and the port is tried again until it is free.
+//! As with kube-proxy, a port refuses connections while no endpoint is ready, so that a client that waits for the port waits for the
+//! application. Meanwhile a socket that is bound and does not listen keeps the port in use. If another program has the port, a report names
+//! that program, and the port is tried again until it is free.
 
 use crate::{
     network::{From, VirtualNetwork, Way},
@@ -18,22 +18,22 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long to wait before a port that could not be opened is tried again: doubled up to the second.
+/// First and longest delay before a port that could not be opened is tried again; the delay doubles.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// How long to wait after a connection could not be accepted (out of file descriptors, mostly): doubled up to the second.
+/// First and longest delay after a failed accept (mostly out of file descriptors); the delay doubles.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(1));
 
-/// How often a port says at most that it cannot accept.
-const TELL: Duration = Duration::from_secs(60);
+/// How often a port logs a failed accept.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
 /// Connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
-/// Told once when a node port cannot be opened; it is tried again until it works or is no longer wanted.
+/// Called once when a node port cannot be opened. The port is tried again until it is open or no longer wanted.
 pub type Report = Arc<dyn Fn(&NodePort, &io::Error) + Send + Sync>;
 
-/// The ports of a node. Dropping it closes them; connections go on.
+/// The node ports of a node. A drop closes the listeners, but not the connections.
 pub struct NodePorts {
     network: VirtualNetwork,
     report: Report,
@@ -47,13 +47,12 @@ struct Taken {
 }
 
 impl NodePorts {
-    /// No port yet.
+    /// Without ports.
     pub fn new(network: VirtualNetwork, report: Report) -> Self {
         Self { network, report, taken: BTreeMap::new() }
     }
 
-    /// Takes what is wanted and leaves what is not; listens where the table has endpoints. TCP only: UDP node ports are reported as
-    /// unsupported.
+    /// Opens wanted ports and closes others; a port listens while the table has endpoints. TCP only: UDP node ports are reported as unsupported.
     pub fn sync(&mut self, wanted: &[NodePort]) {
         self.taken.retain(|port, taken| {
             let keep = wanted.contains(port);
@@ -94,7 +93,7 @@ impl Drop for NodePorts {
     }
 }
 
-/// Has the port, and listens while an endpoint is ready.
+/// Reserves the port, and listens while an endpoint is ready.
 async fn keep(network: &VirtualNetwork, port: &NodePort, report: &Report, mut ready: watch::Receiver<bool>) {
     let at = SocketAddr::new(network.inner.config.node_address, port.number);
     let mut wait = RETRY.0;
@@ -112,7 +111,7 @@ async fn keep(network: &VirtualNetwork, port: &NodePort, report: &Report, mut re
     }
 }
 
-/// A socket that has the address and refuses connections.
+/// A socket that is bound to the address and refuses connections.
 fn reserve(at: SocketAddr) -> io::Result<TcpSocket> {
     let socket = bind(at)?;
     // From now on nobody else gets it, not even who is content with an address that does not listen.
@@ -128,7 +127,7 @@ fn bind(at: SocketAddr) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-/// A second socket at the reserved address, so that the port is still taken when that is closed.
+/// A second socket at the reserved address, so that the port stays reserved when the listener is closed.
 fn listen(at: SocketAddr, reserved: &TcpSocket) -> io::Result<TcpListener> {
     reserved.set_reuseaddr(true)?;
     let listener = bind(at).and_then(|socket| socket.listen(BACKLOG));
@@ -146,7 +145,7 @@ async fn listen_while_ready(
 ) -> io::Error {
     let service = || format!("{}/{}", port.service.0, port.service.1);
     loop {
-        // The sender lives as long as this task is wanted.
+        // The sender lives as long as this task.
         let _ = ready.wait_for(|ready| *ready).await;
         let listener = match listen(at, reserved) {
             Ok(listener) => listener,
@@ -170,9 +169,9 @@ async fn accept_all(network: &VirtualNetwork, port: &NodePort, at: SocketAddr, l
                 pause = PAUSE.0;
                 accept(network, port, socket, client);
             }
-            // Out of file descriptors, or the client was gone already: the listener lives on.
+            // Out of file descriptors, or the client is gone already: the listener continues.
             Err(error) => {
-                if told.is_none_or(|told| told.elapsed() >= TELL) {
+                if told.is_none_or(|told| told.elapsed() >= LOG_INTERVAL) {
                     told = Some(Instant::now());
                     tracing::warn!(%at, %error, "a node port cannot accept connections: it tries again");
                 }
@@ -183,7 +182,7 @@ async fn accept_all(network: &VirtualNetwork, port: &NodePort, at: SocketAddr, l
     }
 }
 
-/// Gives a connection to an endpoint; closes it with a reset when none is ready.
+/// Passes a connection to an endpoint, or resets it when none is ready.
 fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: SocketAddr) {
     let inner = &network.inner;
     let from = From::Cluster(client.ip());

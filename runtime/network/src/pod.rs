@@ -20,15 +20,15 @@ use tokio::{
     time::timeout,
 };
 
-/// The first port that is chosen for those who ask for none.
+/// The first ephemeral port.
 const FIRST_FREE_PORT: u16 = 32768;
 
-/// From where a binding can be reached.
+/// From where a binding is reachable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Scope {
     /// Its pod only.
     Loopback,
-    /// Others only, and the pod by its address.
+    /// From other pods, and from its own by the pod address.
     Pod,
     /// Both.
     Any,
@@ -40,10 +40,10 @@ impl Scope {
     }
 }
 
-/// What takes connections at a port.
+/// The listener of a bound port.
 #[derive(Clone)]
 pub(crate) enum Bound {
-    /// Nothing: the port is taken only.
+    /// None: the port is only reserved.
     Nothing,
     Listener(mpsc::Sender<(Stream, SocketAddr)>),
     Http(Arc<dyn HttpHandler>),
@@ -55,7 +55,7 @@ struct Binding<T> {
     value: T,
 }
 
-/// A datagram on its way.
+/// A datagram and its sender.
 pub(crate) type Datagram = (Bytes, SocketAddr);
 
 struct Ports {
@@ -72,20 +72,20 @@ pub(crate) struct Pod {
     ports: Mutex<Ports>,
     next_id: AtomicU64,
     next_port: AtomicU16,
-    /// Listeners, UDP sockets and connections that the pod holds.
+    /// Permits for listeners, UDP sockets and connections.
     sockets: Arc<Semaphore>,
-    /// Look-ups of outside names that it may have under way.
+    /// Permits for look-ups of outside names.
     pub(crate) lookups: Arc<Semaphore>,
 }
 
-/// Which of a pod's tables a binding is in.
+/// The table of a binding.
 #[derive(Clone, Copy)]
 pub(crate) enum Table {
     Tcp,
     Udp,
 }
 
-/// Keeps a port bound; dropping it unbinds.
+/// Keeps a port bound until it is dropped.
 pub(crate) struct Lease {
     pod: Arc<Pod>,
     table: Table,
@@ -95,7 +95,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// Takes connections from now on.
+    /// Starts to accept connections.
     pub(crate) fn listen(&self, backlog: mpsc::Sender<(Stream, SocketAddr)>) -> Result<()> {
         let mut ports = self.pod.ports.lock();
         let bindings = ports.tcp.get_mut(&self.local.port());
@@ -104,7 +104,7 @@ impl Lease {
         Ok(())
     }
 
-    /// The address that a connection from this port to `to` comes from.
+    /// The source address of a connection from this port to `to`.
     pub(crate) fn source(&self, to: IpAddr) -> Result<SocketAddr> {
         if self.pod.ports.lock().closed {
             return Err(self.pod.gone());
@@ -153,12 +153,12 @@ impl Pod {
         })
     }
 
-    /// How messages name it.
+    /// The pod as messages name it.
     pub(crate) fn label(&self) -> String {
         format!("{}/{}", self.spec.namespace, self.spec.name)
     }
 
-    /// Room for one more socket; none any more after the pod has left.
+    /// A permit for one more socket; refused after the pod has been detached.
     pub(crate) fn permit(&self) -> Result<OwnedSemaphorePermit> {
         self.sockets.clone().try_acquire_owned().map_err(|error| match error {
             TryAcquireError::Closed => self.gone(),
@@ -183,12 +183,12 @@ impl Pod {
         }
     }
 
-    /// Whether the pod means itself by an address.
+    /// Whether an address is the pod's own.
     pub(crate) fn is_self(&self, to: IpAddr) -> bool {
         self.scope(to).is_some()
     }
 
-    /// The address that a connection from this pod to `to` comes from: its loopback for its loopback.
+    /// The source address of a connection from this pod to `to`: loopback for loopback.
     pub(crate) fn source(&self, to: IpAddr) -> SocketAddr {
         let ip = match to {
             to if to.is_loopback() => to,
@@ -242,14 +242,14 @@ impl Pod {
         Ok((SocketAddr::new(at.ip(), port), id, permit))
     }
 
-    /// What takes connections at a port, from the pod itself by its loopback or from anywhere by its address.
+    /// The listener of a TCP port, reached by loopback or by the pod address.
     pub(crate) fn tcp(&self, port: u16, by_loopback: bool) -> Result<Bound> {
         let ports = self.ports.lock();
         let refused = || Error::Refused(format!("pod {} does not listen on {port}", self.label()));
         find(&ports.tcp, port, by_loopback).filter(|bound| !matches!(bound, Bound::Nothing)).ok_or_else(refused)
     }
 
-    /// Delivers a datagram; lost when nobody is bound or the queue is full.
+    /// Delivers a datagram; it is lost when the port is not bound or the queue is full.
     pub(crate) fn deliver(&self, port: u16, by_loopback: bool, datagram: Datagram) {
         let queue = find(&self.ports.lock().udp, port, by_loopback);
         if let Some(queue) = queue {
@@ -266,7 +266,7 @@ impl Pod {
         ports.udp.clear();
     }
 
-    /// A connection to what is bound here, from `peer`. Waits, within the connect timeout, while the backlog is full.
+    /// Connects `peer` to a listener of this pod. Waits, within the connect timeout, while the backlog is full.
     pub(crate) async fn connect(&self, port: u16, by_loopback: bool, peer: Peer) -> Result<Stream> {
         match self.tcp(port, by_loopback)? {
             Bound::Http(handler) => {
@@ -294,7 +294,7 @@ fn find<T: Clone>(map: &HashMap<u16, Vec<Binding<T>>>, port: u16, by_loopback: b
     map.get(&port)?.iter().find(|binding| binding.scope.meets(wanted)).map(|binding| binding.value.clone())
 }
 
-/// A stream that counts as a socket of its pod while it lives: by a permit, or by the lease of the port that it comes from.
+/// A stream that counts as a socket of its pod until it is dropped: by a permit, or by the lease of its source port.
 pub(crate) struct Guarded<S, G = OwnedSemaphorePermit> {
     inner: S,
     _guard: G,

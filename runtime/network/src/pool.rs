@@ -1,4 +1,4 @@
-//! A node's pod addresses: handed out in turn, so that a freed address comes back as late as the range allows.
+//! The pod addresses of a node. They are allocated in turn, so that a released address is reused as late as possible.
 
 use ipnet::IpNet;
 use std::{
@@ -6,7 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-/// Hands out the addresses of a range. Its network address, the first host (the node) and the last address are never given.
+/// Allocates the addresses of a range, except the network address, the first host (the node) and the last address.
 #[derive(Debug)]
 pub struct AddressPool {
     range: IpNet,
@@ -21,7 +21,7 @@ pub struct AddressPool {
 const FIRST: u128 = 2;
 
 impl AddressPool {
-    /// All of a range is free.
+    /// A range whose addresses are all free.
     pub fn new(range: IpNet) -> Self {
         let bits = u32::from(range.max_prefix_len() - range.prefix_len());
         let size = 1u128.checked_shl(bits).unwrap_or(u128::MAX);
@@ -62,7 +62,7 @@ impl AddressPool {
         }
     }
 
-    /// A given address, as after a restart; false if it is taken or not of this range. Later ones are given out after it.
+    /// Allocates a given address, after a restart; false if it is allocated or outside of the range. The next allocations follow it.
     pub fn claim(&mut self, address: IpAddr) -> bool {
         let Some(offset) = self.offset(address) else { return false };
         let fresh = self.taken.insert(offset);
@@ -72,7 +72,7 @@ impl AddressPool {
         fresh
     }
 
-    /// Gives an address back.
+    /// Releases an address.
     pub fn free(&mut self, address: IpAddr) {
         if let Some(offset) = self.offset(address) {
             self.taken.remove(&offset);

@@ -1,5 +1,5 @@
-//! Connections that are relayed byte by byte. Each is two descriptors, so that there is a bound for the node. When it is reached, those over
-//! which nothing has gone for the longest make place; while all of them are busy, new ones are refused.
+//! Connections that are relayed byte by byte. Each takes two descriptors, so that their number is limited per node. At the limit the
+//! connections that have been idle for the longest are closed; while none is idle, new ones are refused.
 
 use container::net::Stream;
 use parking_lot::Mutex;
@@ -20,13 +20,13 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// How long nothing must have gone over a connection before it makes place.
-const SILENT: Duration = Duration::from_secs(10);
+/// How long a connection must be idle before it may be closed for a new one.
+const MIN_IDLE: Duration = Duration::from_secs(10);
 
-/// How many make place at once: to look at all of them takes a moment.
-const SHARE: usize = 64;
+/// How many idle connections are closed at once, because a scan of all takes a moment.
+const EVICTED_AT_ONCE: usize = 64;
 
-/// All relayed connections of the node. A clone is the same.
+/// The relayed connections of the node. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Relayed {
     limit: usize,
@@ -41,12 +41,12 @@ struct Inner {
 }
 
 struct State {
-    /// When something went over it last, in milliseconds since the beginning.
+    /// The time of the last activity, milliseconds since the start.
     last: AtomicU64,
     cut: CancellationToken,
 }
 
-/// Room for one connection, given back when dropped.
+/// A slot for one connection, released when dropped.
 pub(crate) struct Place {
     relayed: Relayed,
     number: u64,
@@ -58,7 +58,7 @@ impl Relayed {
         Self { limit, begin: Instant::now(), inner: Arc::default() }
     }
 
-    /// How many there are.
+    /// The number of open connections.
     pub(crate) fn open(&self) -> usize {
         self.inner.lock().open.len()
     }
@@ -67,7 +67,7 @@ impl Relayed {
         u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Room for one more, or `None`.
+    /// A slot for one more connection, or `None`.
     pub(crate) fn enter(&self) -> Option<Place> {
         let now = self.now();
         let mut inner = self.inner.lock();
@@ -87,11 +87,11 @@ impl Relayed {
 
 impl Inner {
     fn make_place(&mut self, now: u64) {
-        let limit = u64::try_from(SILENT.as_millis()).unwrap_or(u64::MAX);
+        let limit = u64::try_from(MIN_IDLE.as_millis()).unwrap_or(u64::MAX);
         let silent = self.open.iter().map(|(number, state)| (state.last.load(Relaxed), *number));
         let mut silent: Vec<_> = silent.filter(|(last, _)| now.saturating_sub(*last) >= limit).collect();
         silent.sort_unstable();
-        for (_, number) in silent.into_iter().take(SHARE) {
+        for (_, number) in silent.into_iter().take(EVICTED_AT_ONCE) {
             if let Some(state) = self.open.remove(&number) {
                 state.cut.cancel();
             }
@@ -106,24 +106,24 @@ impl Drop for Place {
 }
 
 impl Place {
-    /// Copies bytes both ways until both ends are done, or somebody needs the place.
+    /// Copies bytes both ways until both ends are done, or the slot is evicted.
     pub(crate) async fn copy(self, a: Stream, b: Stream) {
         let [mut a, mut b] =
-            [a, b].map(|stream| Heard { stream, relayed: self.relayed.clone(), state: self.state.clone() });
+            [a, b].map(|stream| ActivityStream { stream, relayed: self.relayed.clone(), state: self.state.clone() });
         let copy = tokio::io::copy_bidirectional(&mut a, &mut b);
-        // An error is a peer that went away; both ends are dropped then.
+        // An error means that a peer is gone; then both ends are dropped.
         let _ = self.state.cut.run_until_cancelled(copy).await;
     }
 }
 
-/// One end: what is read from it has gone over the connection.
-struct Heard {
+/// One end of a connection, whose reads count as activity.
+struct ActivityStream {
     stream: Stream,
     relayed: Relayed,
     state: Arc<State>,
 }
 
-impl AsyncRead for Heard {
+impl AsyncRead for ActivityStream {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.stream).poll_read(cx, buffer);
@@ -134,7 +134,7 @@ impl AsyncRead for Heard {
     }
 }
 
-impl AsyncWrite for Heard {
+impl AsyncWrite for ActivityStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
@@ -170,7 +170,7 @@ mod tests {
         let mut silent = connection(&relayed).expect("room");
         let mut talks = connection(&relayed).expect("room");
         assert!(connection(&relayed).is_none(), "both are new");
-        sleep(SILENT - Duration::from_secs(1)).await;
+        sleep(MIN_IDLE - Duration::from_secs(1)).await;
         // what only one end says counts
         talks.0.write_all(b"x").await.expect("sent");
         assert_eq!(talks.1.read_u8().await.expect("relayed"), b'x');

@@ -50,6 +50,11 @@ impl Network for VirtualNetwork {
         }
     }
 
+    fn view(&self, id: &str) -> Option<Arc<dyn Sockets>> {
+        let pod = self.inner.pods.read().by_id.get(id).cloned()?;
+        Some(Arc::new(PodSockets::new(self.clone(), pod)))
+    }
+
     fn list(&self) -> Vec<(Arc<str>, IpAddr)> {
         self.inner.pods.read().by_id.iter().map(|(id, pod)| (id.clone(), pod.address)).collect()
     }

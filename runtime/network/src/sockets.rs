@@ -25,7 +25,7 @@ use tokio::{
 
 /// The largest datagram.
 const MAX_DATAGRAM: usize = 65_507;
-/// Peers that a UDP socket remembers, to know whose answers to take and by which Service address they were asked.
+/// Peers that a UDP socket remembers: it accepts only their datagrams, and shows them under the Service address that was used.
 const MAX_PEERS: usize = 256;
 
 pub(crate) struct PodSockets {
@@ -157,7 +157,7 @@ struct PodDatagrams {
     lease: Lease,
     network: VirtualNetwork,
     pod: Arc<Pod>,
-    /// Weak: the binding holds the sender, so that a closed pod ends the socket.
+    /// Weak, because the binding holds the sender: a closed pod ends the socket.
     incoming: mpsc::WeakSender<Datagram>,
     waiting: AsyncMutex<mpsc::Receiver<Datagram>>,
     peers: Arc<Mutex<Peers>>,
@@ -165,7 +165,7 @@ struct PodDatagrams {
     outside: [AsyncMutex<Option<Outside>>; 2],
 }
 
-/// Who was sent to: the address that answers, to the address that the guest used.
+/// The peers of a socket: from the address that answers to the address that the guest used.
 #[derive(Default)]
 struct Peers(HashMap<SocketAddr, SocketAddr>);
 
@@ -228,7 +228,7 @@ impl Datagrams for PodDatagrams {
 }
 
 impl PodDatagrams {
-    /// The host socket for a family, with a task that brings the answers of those who were sent to.
+    /// The host socket for an address family, with a task that receives the answers of peers.
     async fn outside(&self, to: SocketAddr) -> Result<Arc<UdpSocket>> {
         let mut slot = self.outside[usize::from(to.is_ipv6())].lock().await;
         if let Some(outside) = &*slot {

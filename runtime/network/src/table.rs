@@ -1,5 +1,5 @@
-//! The service table: which endpoints stand behind an address and port. Pure: built from Services and EndpointSlices, asked with the
-//! time passed in. Follows <https://kubernetes.io/docs/reference/networking/virtual-ips/>.
+//! The service table: the endpoints of an address and port. Pure: it is built from Services and EndpointSlices, and time is passed in. Follows
+//! <https://kubernetes.io/docs/reference/networking/virtual-ips/>.
 
 use k8s_openapi::api::{
     core::v1::{Service, ServicePort as ApiPort},
@@ -42,10 +42,10 @@ pub type Name = (String, String);
 /// The annotation that opens a Service's node ports to pages of other web sites, with the value `allow`.
 pub(crate) const CROSS_SITE: &str = "sampan.dev/cross-site-requests";
 
-/// Clients that one port with session affinity remembers; the oldest are forgotten beyond that.
+/// Most clients that a port with session affinity remembers; beyond that the oldest are forgotten.
 const REMEMBERED_CLIENTS: usize = 16 * 1024;
 
-/// One port of a Service and what stands behind it.
+/// One port of a Service with its endpoints.
 #[derive(Debug)]
 pub struct Port {
     /// The Service, `namespace/name`, for messages.
@@ -55,9 +55,9 @@ pub struct Port {
     node_port: Option<u16>,
     endpoints: Vec<SocketAddr>,
     affinity: Option<Duration>,
-    /// Its node port takes requests that pages of any web site make, though only this machine reaches it.
+    /// Its node port accepts requests from pages of other web sites.
     pub(crate) any_site: bool,
-    /// Kept from one state of the Service to the next.
+    /// Carried over when the Service changes.
     memory: Arc<Memory>,
 }
 
@@ -68,7 +68,7 @@ struct Memory {
 }
 
 impl Port {
-    /// The endpoint for a client: in turn, or the one it had with session affinity. `None` when none is ready.
+    /// The endpoint for a client: round robin, or by session affinity. `None` when none is ready.
     pub fn pick(&self, client: IpAddr, now: Instant) -> Option<SocketAddr> {
         if self.endpoints.is_empty() {
             return None;
@@ -90,7 +90,7 @@ impl Port {
         Some(endpoint)
     }
 
-    /// The endpoints for a client in the order to try them: the one of [`Port::pick`], then the others. None when none is ready.
+    /// The endpoints for a client in the order of attempts: that of [`Port::pick`], then the others. Empty when none is ready.
     pub fn candidates(&self, client: IpAddr, now: Instant) -> impl Iterator<Item = SocketAddr> {
         let first = self.pick(client, now);
         let at = self.endpoints.iter().position(|endpoint| Some(*endpoint) == first).unwrap_or(0);
@@ -108,25 +108,25 @@ impl Port {
     }
 }
 
-/// What the table knows of a Service.
+/// The entry of a Service.
 #[derive(Debug, Default)]
 pub struct Entry {
     /// Cluster IPs, external IPs, load balancer IPs. Empty for headless ones.
     addresses: Vec<IpAddr>,
-    /// The first cluster IPs: what its name resolves to.
+    /// The cluster IPs, to which its name resolves.
     cluster_ips: Vec<IpAddr>,
     ports: Vec<Arc<Port>>,
     headless: bool,
-    /// Of a headless Service: all ready addresses, and their host names.
+    /// For a headless Service: all ready addresses with their host names.
     members: Vec<(IpAddr, Option<String>)>,
-    /// `ExternalName`: the name it stands for.
+    /// The target name of an `ExternalName` Service.
     alias: Option<String>,
 }
 
-/// What a Service's name stands for.
+/// The resolution of a Service's name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Answer {
-    /// These addresses; none for a headless Service without endpoints.
+    /// Addresses; empty for a headless Service without endpoints.
     Addresses(Vec<IpAddr>),
     /// Another name.
     Alias(String),
@@ -143,7 +143,7 @@ pub struct NodePort {
     pub service: Name,
 }
 
-/// All Services. Cheap to ask; changed one Service at a time.
+/// The table of all Services, updated one Service at a time.
 #[derive(Debug, Default)]
 pub struct ServiceTable {
     services: BTreeMap<Name, Entry>,
@@ -152,7 +152,7 @@ pub struct ServiceTable {
     owners: HashMap<IpAddr, Name>,
 }
 
-/// The result of asking for an address.
+/// The result of a look-up.
 #[derive(Debug)]
 pub enum Found {
     /// A Service's port.
@@ -173,7 +173,7 @@ fn addresses<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<IpAddr> {
     all
 }
 
-/// The endpoints that take traffic: the ready ones; if there are none, those that still serve while they end.
+/// The endpoints that receive traffic: the ready ones; if there are none, those that are serving and terminating.
 fn usable(slices: &[Arc<EndpointSlice>], publish_not_ready: bool) -> Vec<(&EndpointSlice, &Endpoint)> {
     let all = || {
         let slices = slices.iter().filter(|slice| slice.address_type != "FQDN");
@@ -212,7 +212,7 @@ fn port_endpoints(port: &ApiPort, protocol: Protocol, usable: &[(&EndpointSlice,
 }
 
 impl ServiceTable {
-    /// What the table would hold for a Service. `before` lends its memory: whose turn it is, and who came from where.
+    /// The entry of a Service. The state of `before` is carried over: round robin and session affinity.
     pub fn plan(service: &Service, slices: &[Arc<EndpointSlice>], before: Option<&Entry>) -> Entry {
         let Some(spec) = &service.spec else { return Entry::default() };
         if spec.type_.as_deref() == Some("ExternalName") {
@@ -263,7 +263,7 @@ impl ServiceTable {
         Entry { addresses: if headless { Vec::new() } else { all }, cluster_ips, ports, headless, members, alias: None }
     }
 
-    /// Replaces what is known of a Service; `None` when it is gone.
+    /// Replaces the entry of a Service; `None` removes it.
     pub fn update(&mut self, name: &Name, service: Option<(&Service, &[Arc<EndpointSlice>])>) {
         let entry = service.map(|(service, slices)| Self::plan(service, slices, self.services.get(name)));
         if let Some(old) = self.services.remove(name) {
@@ -294,7 +294,7 @@ impl ServiceTable {
         self.services.insert(name.clone(), entry);
     }
 
-    /// What stands at an address and port.
+    /// Looks up an address and port.
     pub fn find(&self, protocol: Protocol, to: SocketAddr) -> Found {
         if let Some(port) = self.by_address.get(&(protocol, to)) {
             return Found::Port(port.clone());
@@ -303,7 +303,7 @@ impl ServiceTable {
         owner.map_or(Found::Nothing, |(namespace, name)| Found::NoPort(format!("{namespace}/{name}")))
     }
 
-    /// The service port behind a node port.
+    /// The service port of a node port.
     pub fn node_port(&self, protocol: Protocol, number: u16) -> Option<Arc<Port>> {
         self.by_node_port.get(&(protocol, number)).cloned()
     }
@@ -321,7 +321,7 @@ impl ServiceTable {
         all
     }
 
-    /// What `name.namespace.svc` stands for, and `host.name.namespace.svc` of a headless Service.
+    /// Resolves `name.namespace.svc`, and `host.name.namespace.svc` of a headless Service.
     pub fn resolve(&self, namespace: &str, name: &str, host: Option<&str>) -> Option<Answer> {
         let entry = self.services.get(&(namespace.to_owned(), name.to_owned()))?;
         if let Some(host) = host {
@@ -338,7 +338,7 @@ impl ServiceTable {
     }
 }
 
-/// Removes an entry unless another Service has taken it meanwhile.
+/// Removes an entry unless another Service has replaced it.
 fn remove_own<K: std::hash::Hash + Eq>(map: &mut HashMap<K, Arc<Port>>, key: K, port: &Arc<Port>) {
     if map.get(&key).is_some_and(|there| Arc::ptr_eq(there, port)) {
         map.remove(&key);

@@ -1,4 +1,4 @@
-//! TLS of requests that leave a pod: whom to trust.
+//! TLS of outgoing requests of pods: trusted authorities.
 
 use crate::config::{Config, Roots};
 use container::net::{Error, Result};
@@ -9,19 +9,19 @@ use rustls::{
 use std::sync::Arc;
 use tokio::sync::OnceCell;
 
-/// Where systems keep their trusted authorities.
+/// Bundle files of trusted authorities on common systems.
 const BUNDLES: &[&str] = &[
     "/etc/ssl/certs/ca-certificates.crt",
     "/etc/pki/tls/certs/ca-bundle.crt",
     "/etc/ssl/ca-bundle.pem",
     "/etc/ssl/cert.pem",
 ];
-/// The certificates of a PEM file; what is not a certificate is skipped.
+/// The certificates of a PEM file; other entries are skipped.
 pub fn certificates(pem: &[u8]) -> Vec<CertificateDer<'static>> {
     CertificateDer::pem_slice_iter(pem).filter_map(std::result::Result::ok).collect()
 }
 
-/// TLS configurations, made on first use: the system's bundle is a few hundred KiB.
+/// TLS configurations, built on first use, because the system's bundle takes a few hundred KiB.
 pub(crate) struct Tls {
     cluster_roots: Vec<CertificateDer<'static>>,
     roots: Roots,
@@ -35,7 +35,7 @@ impl Tls {
         Self { cluster_roots, roots, inside: OnceCell::new(), outside: OnceCell::new() }
     }
 
-    /// What to speak with: the cluster's own servers `inside`, or others.
+    /// The configuration for servers `inside` of the cluster, or for others.
     pub(crate) async fn config(&self, inside: bool) -> Result<Arc<ClientConfig>> {
         let config = if inside {
             self.inside.get_or_try_init(async || client_config(self.cluster_roots.clone())).await

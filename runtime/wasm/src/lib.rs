@@ -69,6 +69,7 @@ mod terminal;
 mod ticker;
 mod tools;
 mod turns;
+mod unstable;
 
 pub use clients::ClientOptions;
 pub use options::{Compiler, FileOptions, HttpOptions, Options, PoolOptions, Room};

@@ -8,7 +8,7 @@ use crate::{
         shown::{Files, HasFiles, word},
     },
     guest::{CoreGuest, Guest},
-    preview::{DIFFERENT, FUNCTIONS, PREVIEW_1 as MODULE, UNSTABLE},
+    preview::{PREVIEW_1 as MODULE, UNSTABLE},
 };
 use bytes::Bytes;
 use std::{future::poll_fn, io, pin::pin, sync::Arc};
@@ -495,20 +495,8 @@ fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Resul
     Ok(())
 }
 
-/// Adds the first form beside preview 1, which is there with its limits. Most of it is the same to the byte, and an alias.
-pub(crate) fn unstable(mut linker: wasmtime::Linker<CoreGuest>) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
-    wasmtime_wasi::p0::add_to_linker_async(&mut linker, CoreGuest::wasi)?;
-    linker.allow_shadowing(true);
-    for name in FUNCTIONS.iter().filter(|name| !DIFFERENT.contains(name)) {
-        linker.alias(MODULE, name, UNSTABLE, name)?;
-    }
-    different(&mut linker)?;
-    linker.allow_shadowing(false);
-    Ok(linker)
-}
-
-/// Where the layout of an answer differs, wasmtime-wasi's own is called on a folder that is opened before.
-fn different(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+/// Limits what core modules import of the first form and is not as in preview 1.
+pub(crate) fn unstable(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         UNSTABLE,
         "poll_oneoff",
@@ -552,22 +540,5 @@ impl CoreGuest {
     /// Whether writes to this number may reach a file of a volume.
     fn is_file(&self, fd: i32) -> bool {
         self.moved || fd.cast_unsigned() > STDERR.cast_unsigned()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{config, guest};
-
-    #[test]
-    fn the_names_are_those_of_the_linker() {
-        let engine = config::compiler().unwrap();
-        let mut linker = unstable(modules(guest::modules(&engine).unwrap()).unwrap()).unwrap();
-        for module in [MODULE, UNSTABLE] {
-            for name in FUNCTIONS {
-                linker.alias(module, name, "there", &format!("{module} {name}")).unwrap();
-            }
-        }
     }
 }

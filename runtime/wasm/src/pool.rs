@@ -6,6 +6,7 @@ use crate::{
     config, guest, limits,
     places::{Places, Seat},
     ticker::Ticker,
+    unstable,
 };
 use std::sync::Arc;
 use tokio::{
@@ -47,7 +48,7 @@ pub(crate) struct Side {
 impl Side {
     fn new(engine: Engine) -> wasmtime::Result<Self> {
         let components = limits::components(guest::components(&engine)?)?;
-        let modules = limits::unstable(limits::modules(guest::modules(&engine)?)?)?;
+        let modules = unstable::add_to_linker(limits::modules(guest::modules(&engine)?)?)?;
         Ok(Self { components, modules, engine })
     }
 }

@@ -1,4 +1,4 @@
-//! The names of WASI preview 1, and of its first form, `wasi_unstable`, which old programs import.
+//! WASI preview 1 and its first form, `wasi_unstable`: the names.
 
 /// The module of preview 1.
 pub(crate) const PREVIEW_1: &str = "wasi_snapshot_preview1";
@@ -55,6 +55,3 @@ pub(crate) const FUNCTIONS: [&str; 46] = [
     "sock_send",
     "sock_shutdown",
 ];
-
-/// Those whose arguments or answers have another layout in the first form.
-pub(crate) const DIFFERENT: [&str; 4] = ["fd_filestat_get", "fd_seek", "path_filestat_get", "poll_oneoff"];

@@ -1,15 +1,15 @@
-//! `metadata.managedFields`: entries, who they belong to, their order and their bound.
+//! `metadata.managedFields`: its entries, their managers, order and limit.
 
 use super::set::FieldSet;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-/// Entries of `Update` that an object keeps; the oldest are joined beyond that.
+/// Most entries of operation `Update`; beyond that the oldest are joined.
 const MAX_UPDATE_MANAGERS: usize = 10;
-/// Who owns what too many updaters once wrote.
+/// The manager of joined entries.
 const ANCIENT: &str = "ancient-changes";
 
-/// Who owns fields: what makes an entry the same entry. The version of an applier is not part of it.
+/// A manager: the identity of an entry. The version of an applier is not part of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Manager {
     pub(super) name: String,
@@ -31,7 +31,7 @@ impl Manager {
             && (self.applies || self.api_version == other.api_version)
     }
 
-    /// How conflicts name it.
+    /// The manager as conflicts name it.
     pub(super) fn describe(&self) -> String {
         let mut text = format!("{:?}", self.name);
         if !self.subresource.is_empty() {
@@ -54,10 +54,10 @@ impl Manager {
 #[derive(Clone, Debug)]
 pub(super) struct Entry {
     pub(super) manager: Manager,
-    /// RFC 3339 in seconds, UTC: orders as text. Empty if unknown.
+    /// RFC 3339 in seconds, UTC, so that text order is time order. Empty if unknown.
     time: String,
     pub(super) fields: FieldSet,
-    /// As it was read; dropped when anything changes, so that untouched entries keep their bytes.
+    /// The entry as it was parsed, so that an unchanged entry keeps its bytes; dropped with the first change.
     raw: Option<Value>,
 }
 
@@ -68,8 +68,8 @@ impl Entry {
         (!manager.applies, &self.time, &manager.name, &manager.api_version, &manager.subresource)
     }
 
-    /// Takes fields away.
-    pub(super) fn lose(&mut self, fields: &FieldSet) {
+    /// Removes fields.
+    pub(super) fn remove_fields(&mut self, fields: &FieldSet) {
         if self.fields.subtract(fields) {
             self.raw = None;
         }
@@ -108,7 +108,7 @@ impl Entry {
 pub(super) struct Managed(pub(super) Vec<Entry>);
 
 impl Managed {
-    /// Reads `managedFields`; an error says what is wrong with it.
+    /// Parses `managedFields`.
     pub(super) fn parse(list: &Value) -> Result<Self, String> {
         let list = match list {
             Value::Null => return Ok(Self::default()),
@@ -142,7 +142,7 @@ impl Managed {
             };
             managed.0.push(Entry { manager, time: text("time").into(), fields, raw: Some(raw.clone()) });
         }
-        // As in a map, the last of equal ones counts.
+        // The last of equal entries counts, as in a map.
         let mut seen = HashSet::new();
         let last: Vec<bool> = managed.0.iter().rev().map(|entry| seen.insert(entry.manager.order())).collect();
         let mut last = last.into_iter().rev();
@@ -163,7 +163,7 @@ impl Managed {
         self.0.iter().find(|entry| entry.manager.is(manager))
     }
 
-    /// Sets the fields of a manager; none remove its entry. `now` is the new time, if it is to change.
+    /// Sets the fields of a manager; an empty set removes its entry. `now` is the new time, if it changes.
     pub(super) fn put(&mut self, manager: &Manager, fields: FieldSet, now: Option<&str>) {
         if fields.is_empty() {
             self.0.retain(|entry| !entry.manager.is(manager));
@@ -189,12 +189,12 @@ impl Managed {
         }
     }
 
-    /// Takes entries away that own nothing.
+    /// Removes entries without fields.
     pub(super) fn drop_empty(&mut self) {
         self.0.retain(|entry| !entry.fields.is_empty());
     }
 
-    /// Joins the oldest updaters, one bucket per version, until there are at most ten.
+    /// Joins the oldest updaters, per version, until at most ten remain.
     pub(super) fn cap_updaters(&mut self) {
         let mut updaters: Vec<(String, Manager)> =
             self.0.iter().filter(|e| !e.manager.applies).map(|e| (e.time.clone(), e.manager.clone())).collect();
@@ -203,7 +203,7 @@ impl Managed {
             return;
         }
         updaters.sort_by(|a, b| a.0.cmp(&b.0).then_with(|| a.1.order().cmp(&b.1.order())));
-        // By version: who is joined, and the time of the latest write among them. One alone of its version is left alone.
+        // The joined managers by version. A single manager of a version is not joined.
         let mut firsts: HashMap<String, Manager> = HashMap::new();
         let mut joined: BTreeMap<String, (Vec<Manager>, String)> = BTreeMap::new();
         for (time, manager) in updaters {
@@ -232,7 +232,7 @@ impl Managed {
     }
 }
 
-/// Whether a request asks to forget all ownership: an empty list, or a list of one empty entry.
+/// Whether a request resets managedFields: an empty list, or a list of one empty entry.
 pub(super) fn is_reset(list: &Value) -> bool {
     match list.as_array().map(Vec::as_slice) {
         Some([]) => true,

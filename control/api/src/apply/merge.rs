@@ -1,4 +1,4 @@
-//! Merges an applied configuration into an object, and takes fields out of one.
+//! Merges an applied configuration into an object, and removes fields from an object.
 
 use super::{
     set::{self, FieldSet},
@@ -8,8 +8,8 @@ use crate::show;
 use serde_json::{Map, Value};
 use std::collections::{HashMap, HashSet};
 
-/// `live` with everything that `config` says. Nothing is removed; atomic values are replaced; items of sets and keyed lists stand in
-/// the order of `config` where it orders them, else in that of `live`.
+/// Merges `config` into `live`. Nothing is removed; atomic values are replaced; items of sets and keyed lists have the order of `config`
+/// where it contains them, else that of `live`.
 pub(super) fn merge(live: &Map<String, Value>, config: &Map<String, Value>, kind: Type<'_>) -> Map<String, Value> {
     let mut out = live.clone();
     for (name, value) in config {
@@ -24,7 +24,7 @@ pub(super) fn merge(live: &Map<String, Value>, config: &Map<String, Value>, kind
 
 fn merge_value(live: &Value, config: &Value, kind: Type<'_>) -> Value {
     if config.is_null() {
-        // Null takes nothing away from what is owned item by item.
+        // Null removes nothing from a value that is owned item by item.
         let parts = kind.shape(live) != Shape::Leaf && !super::walk::is_hollow(live);
         return if parts { live.clone() } else { Value::Null };
     }
@@ -39,14 +39,14 @@ fn merge_value(live: &Value, config: &Value, kind: Type<'_>) -> Value {
 
 fn merge_items(live: &[Value], config: &[Value], shape: Shape<'_>, kind: Type<'_>) -> Vec<Value> {
     let elements = |list: &[Value]| -> Vec<String> {
-        // An item without a key stands for itself: it is kept, and never merged.
+        // An item without a key is kept and never merged.
         list.iter().enumerate().map(|(i, v)| kind.element(shape, v).unwrap_or_else(|_| format!("{i}"))).collect()
     };
     let (left, right) = (elements(live), elements(config));
     let right_at: HashSet<&str> = right.iter().map(String::as_str).collect();
     let mut left_at: HashMap<&str, Option<usize>> = HashMap::new();
     for (i, element) in left.iter().enumerate() {
-        // Several items of one key cannot be merged with one.
+        // Several items with one key cannot be merged.
         left_at.entry(element).and_modify(|at| *at = None).or_insert(Some(i));
     }
     let item = kind.item();
@@ -68,7 +68,7 @@ fn merge_items(live: &[Value], config: &[Value], shape: Shape<'_>, kind: Type<'_
             }
             match right.get(r).map(String::as_str) {
                 Some(other) if other == element => {}
-                // Its place is where `config` has it.
+                // It is inserted at its position in `config`.
                 Some(_) if next.is_some_and(|next| next != element) => {
                     l += 1;
                     continue;
@@ -91,13 +91,13 @@ fn merge_items(live: &[Value], config: &[Value], shape: Shape<'_>, kind: Type<'_
     out
 }
 
-/// `map` without the fields in `remove`. A container that loses its last entry goes too: Go's decoder drops the null that
-/// upstream leaves in its place.
+/// `map` without the fields in `remove`. A map or list that loses its last entry is removed too: Go's decoder drops the null that upstream
+/// leaves in its place.
 pub(super) fn remove(map: &Map<String, Value>, remove: &FieldSet, kind: Type<'_>) -> Map<String, Value> {
     without(map, remove, kind, false)
 }
 
-/// As [`remove`], before the decoder: null is left in the place of a container that lost its last entry, and is a field of its own.
+/// As [`remove`], but before Go's decoder: a map or list that loses its last entry becomes null, which is a field.
 pub(super) fn remove_to_null(map: &Map<String, Value>, remove: &FieldSet, kind: Type<'_>) -> Map<String, Value> {
     without(map, remove, kind, true)
 }
@@ -150,7 +150,7 @@ fn remove_value(value: &Value, remove_set: &FieldSet, kind: Type<'_>, null: bool
     }
 }
 
-/// The set with every declared field on the way to a member: structs are removed with what is in them, maps are not.
+/// Adds every declared field on the path to a member: structs are removed with their content, maps are not.
 pub(super) fn with_structs(fields: &FieldSet, kind: Type<'_>) -> FieldSet {
     fields.map_nodes(&mut |element, member, below| {
         let (child, declared) = match element.strip_prefix("f:") {
@@ -161,8 +161,8 @@ pub(super) fn with_structs(fields: &FieldSet, kind: Type<'_>) -> FieldSet {
     })
 }
 
-/// What structured-merge-diff refuses of a configuration: values of another type, fields that the schema does not have, items without
-/// their keys, keys that come twice.
+/// The errors of structured-merge-diff for a configuration: values of a wrong type, fields that are not in the schema, items without keys,
+/// duplicate keys.
 pub(super) fn check(map: &Map<String, Value>, kind: Type<'_>) -> Vec<String> {
     let mut problems = Vec::new();
     check_fields(map, kind, "", &mut problems);
@@ -173,7 +173,7 @@ fn check_fields(map: &Map<String, Value>, kind: Type<'_>, path: &str, problems: 
     for (name, value) in map {
         let path = format!("{path}.{name}");
         if kind.forbids(name) {
-            // Upstream stops at the first one of an object, in the random order of Go's maps.
+            // Upstream stops at the first one in an object, in the random order of Go's maps.
             problems.push(format!("{path}: field not declared in schema"));
             continue;
         }
@@ -181,11 +181,11 @@ fn check_fields(map: &Map<String, Value>, kind: Type<'_>, path: &str, problems: 
     }
 }
 
-/// What is wrong with the type of a value.
+/// The type error of a value, if any.
 fn mistyped(value: &Value, kind: Type<'_>) -> Option<String> {
     use crate::schema::Shape as Wanted;
     let (wanted, fits) = match kind.wants() {
-        // Integers or texts have no type there.
+        // IntOrString is untyped in structured-merge-diff.
         Wanted::Any | Wanted::IntOrString => return None,
         Wanted::Object | Wanted::Map => ("map", value.is_object()),
         Wanted::List => ("list", value.is_array()),
@@ -232,7 +232,7 @@ fn check_value(value: &Value, kind: Type<'_>, path: &str, problems: &mut Vec<Str
                 }
             }
         }
-        // Owned as a whole, and yet of a type.
+        // Atomic, but typed.
         (Shape::Leaf, Value::Object(map)) => check_fields(map, kind, path, problems),
         (Shape::Leaf, Value::Array(list)) => {
             for (i, value) in list.iter().enumerate() {

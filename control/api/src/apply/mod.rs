@@ -1,12 +1,12 @@
 //! Server-side apply and field ownership (<https://kubernetes.io/docs/reference/using-api/server-side-apply/>, KEP-555).
 //!
-//! [`update`] runs on every create, update and patch: it compares the old with the new object and gives the changed fields to the
-//! writer. [`apply`] merges an applied configuration into the live object, takes out what the applier has stopped to apply and
-//! nobody else owns, and refuses to change what others own unless forced.
+//! [`update`] runs on every create, update and patch: it compares the old with the new object and gives the changed fields to the writer.
+//! [`apply`] merges an applied configuration into the live object, removes fields that the applier no longer applies and no other manager
+//! owns, and refuses to change fields of others unless forced.
 //!
-//! It is not where defaults, admission or validation happen: those come before (the configuration is checked and pruned, not
-//! defaulted) or after (the result is defaulted). Entries of another version of the kind are read as if they were of this one:
-//! built-in kinds have one served version here, or versions that share their field names.
+//! Defaults, admission and validation are not here: they come before (the configuration is checked and pruned, not defaulted) or after (the
+//! result is defaulted). Entries of another version of the kind are read as entries of this version: built-in kinds have one served version
+//! here, or versions with the same field names.
 
 mod managed;
 mod merge;
@@ -139,8 +139,8 @@ fn take_away(managed: &mut Managed, difference: &Diff, except: Option<&Manager>)
     let except = except.and_then(|manager| managed.get(manager)).map(|entry| entry.manager.clone());
     for entry in &mut managed.0 {
         if except.as_ref() != Some(&entry.manager) {
-            entry.lose(&difference.changed);
-            entry.lose(&difference.removed);
+            entry.remove_fields(&difference.changed);
+            entry.remove_fields(&difference.removed);
         }
     }
     managed.drop_empty();
@@ -175,7 +175,7 @@ pub fn check(config: &Map<String, Value>, schema: &Schema) -> Result<(), String>
         [] => Ok(()),
         [one] => Err(one.clone()),
         many => {
-            let mut room = show::Room::default();
+            let mut room = show::Budget::default();
             let mut named: Vec<String> = many.iter().take_while(|p| room.takes(p.len())).cloned().collect();
             named.extend(show::omitted(many.len() - named.len()));
             Err(format!("errors:\n  {}", named.join("\n  ")))
@@ -364,7 +364,7 @@ fn conflict_status(conflicts: &[Conflict]) -> Status {
     let count: usize = all.iter().map(|(_, paths)| paths.len()).sum();
     let mut status = Status::new(Reason::Conflict, "");
     status.details = Some(Box::<StatusDetails>::default());
-    let mut room = show::Room::default();
+    let mut room = show::Budget::default();
     let (mut lines, mut named) = (Vec::new(), 0);
     for (manager, paths) in &all {
         let fits: Vec<&String> = paths.iter().take_while(|path| room.takes(path.len() + manager.len())).collect();

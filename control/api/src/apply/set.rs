@@ -20,21 +20,21 @@ struct Node {
     below: FieldSet,
 }
 
-/// A FieldsV1 value that cannot be read.
+/// An invalid FieldsV1 value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Not an object where one is needed.
+    /// A value must be an object.
     #[error("not an object: {0}")]
     NotAnObject(String),
     /// Not `f:`, `k:`, `v:`, `i:` or `.`.
     #[error("unknown path element type: {0}")]
     Element(String),
-    /// Nested deeper than any object may be.
+    /// Nested deeper than objects may be.
     #[error("nested too deep")]
     Depth,
 }
 
-/// Deeper sets than this are refused; objects are bounded to less.
+/// Deepest set; objects are limited to less.
 const MAX_DEPTH: usize = 128;
 
 /// `f:name`.
@@ -67,7 +67,7 @@ pub(super) fn key<'a>(pairs: impl IntoIterator<Item = (&'a str, Cow<'a, Value>)>
     text
 }
 
-/// An element read from the wire in its canonical form.
+/// The canonical form of an element from the wire.
 fn canonical(text: &str) -> Result<String, Error> {
     let unknown = || Error::Element(text.to_owned());
     match text.get(..2) {
@@ -98,7 +98,7 @@ impl FieldSet {
         set
     }
 
-    /// Reads FieldsV1.
+    /// Parses FieldsV1.
     pub fn parse(fields: &Value) -> Result<Self, Error> {
         Self::parse_at(fields, 0)
     }
@@ -122,7 +122,7 @@ impl FieldSet {
         Ok(set)
     }
 
-    /// Writes FieldsV1.
+    /// Encodes FieldsV1.
     pub fn into_value(self) -> Value {
         Value::Object(self.into_map(false))
     }
@@ -153,21 +153,21 @@ impl FieldSet {
         }
     }
 
-    /// Appends a node unless it says nothing. The caller restores the order afterwards.
+    /// Appends a node unless it is empty. The caller restores the order afterwards.
     pub(super) fn push(&mut self, element: String, member: bool, below: Self) {
         if member || !below.nodes.is_empty() {
             self.nodes.push(Node { element, member, below });
         }
     }
 
-    /// Sorts after [`Self::push`]; nodes that came twice are joined.
+    /// Sorts after [`Self::push`], and joins equal nodes.
     pub(super) fn restore_order(&mut self) {
         if !self.nodes.is_sorted_by(|a, b| a.element < b.element) {
             *self = Self::union_all([std::mem::take(self)]);
         }
     }
 
-    /// Members of any. What the sets have in common is joined at once, not set by set, so that the cost is that of sorting all nodes.
+    /// The union of all sets. All nodes are sorted once and joined, instead of set by set.
     pub(super) fn union_all(sets: impl IntoIterator<Item = Self>) -> Self {
         let mut all: Vec<Node> = sets.into_iter().flat_map(|set| set.nodes).collect();
         all.sort_by(|a, b| a.element.cmp(&b.element));
@@ -201,13 +201,13 @@ impl FieldSet {
         self.find(element).is_ok_and(|at| self.nodes[at].member)
     }
 
-    /// What is below an element.
+    /// The set below an element.
     pub(super) fn below(&self, element: &str) -> Option<&Self> {
         let node = &self.nodes[self.find(element).ok()?];
         (!node.below.is_empty()).then_some(&node.below)
     }
 
-    /// Members of either.
+    /// The union.
     pub fn union(&self, other: &Self) -> Self {
         let mut nodes = Vec::with_capacity(self.nodes.len().max(other.nodes.len()));
         let (mut a, mut b) = (self.nodes.iter().peekable(), other.nodes.iter().peekable());
@@ -237,7 +237,7 @@ impl FieldSet {
         *self = Self::union_all([std::mem::take(self), other]);
     }
 
-    /// Takes the members of `other` away, as [`Self::difference`] does; tells whether there were any.
+    /// Removes the members of `other`, as [`Self::difference`]; returns whether there were any.
     pub(super) fn subtract(&mut self, other: &Self) -> bool {
         let (mut changed, mut emptied) = (false, false);
         let mut take = |own: &mut Node, theirs: &Node| {
@@ -248,7 +248,7 @@ impl FieldSet {
             changed |= own.below.subtract(&theirs.below);
             emptied |= !own.member && own.below.is_empty();
         };
-        // Many small sets lose what one large set has, and the other way round.
+        // Walks the smaller side: many small sets meet one large set, or the other way round.
         if self.nodes.len() < other.nodes.len() {
             for own in &mut self.nodes {
                 if let Ok(at) = other.find(&own.element) {
@@ -274,7 +274,7 @@ impl FieldSet {
         Self { nodes: nodes.collect() }
     }
 
-    /// Members of both.
+    /// The intersection.
     pub fn intersection(&self, other: &Self) -> Self {
         self.zip(other, &|x, y| {
             let y = y?;
@@ -282,7 +282,7 @@ impl FieldSet {
         })
     }
 
-    /// Members of this that are not members of `other`; what is below a member of `other` stays.
+    /// The members that are not members of `other`; members below a member of `other` stay.
     pub fn difference(&self, other: &Self) -> Self {
         self.zip(other, &|x, y| match y {
             None => Some(x.clone()),
@@ -290,7 +290,7 @@ impl FieldSet {
         })
     }
 
-    /// Members of this that are neither members of `other` nor below one.
+    /// The members that are neither members of `other` nor below one.
     pub fn without(&self, other: &Self) -> Self {
         self.zip(other, &|x, y| match y {
             None => Some(x.clone()),
@@ -315,7 +315,7 @@ impl FieldSet {
         set
     }
 
-    /// The members as people read them (`.spec.ports[port=80,protocol="TCP"].name`), those of a level before what is below.
+    /// The members in the form for people (`.spec.ports[port=80,protocol="TCP"].name`), those of a level before deeper ones.
     pub fn paths(&self) -> Vec<String> {
         let mut paths = Vec::new();
         self.collect("", &mut paths);

@@ -1,5 +1,4 @@
-//! What field ownership asks of a schema, with structured-merge-diff's rules for places that the schema does not know: objects are
-//! granular, lists are atomic.
+//! The schema for field ownership, with structured-merge-diff's rules where there is no schema: objects are granular, lists are atomic.
 
 use super::set;
 use crate::schema::{self, Arena, Field, ListType, NodeId, Schema, Shape as Kind, zero};
@@ -9,33 +8,33 @@ use std::borrow::Cow;
 /// How a value is owned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Shape<'a> {
-    /// As a whole: scalars and everything atomic.
+    /// As a whole: scalars and atomic values.
     Leaf,
     /// Field by field.
     Map,
     /// Scalar by scalar.
     Set,
-    /// Item by item, which these fields identify.
+    /// Item by item; these fields are the keys.
     Keyed(&'a [String]),
 }
 
-/// What Go has in a field of a structure where nothing is written.
+/// What Go writes for an unset field of a struct.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unset {
     /// No field.
     Absent,
-    /// Null: a list, map or time that Go always writes, or such a pointer.
+    /// Null: a list, map, time or pointer without `omitempty`.
     Null,
-    /// A scalar's zero, or a structure without anything in it.
+    /// The zero of a scalar, or an empty struct.
     Zero,
 }
 
-/// The type of a value; of what the schema does not know when it has no node.
+/// The type of a value; without a node where there is no schema.
 #[derive(Clone, Copy)]
 pub(super) struct Type<'a> {
     arena: &'a Arena,
     node: Option<NodeId>,
-    /// What is written as empty is there.
+    /// An empty value counts as present.
     written: bool,
 }
 
@@ -44,7 +43,7 @@ impl<'a> Type<'a> {
         Self { arena: &schema.arena, node: Some(schema.node), written: false }
     }
 
-    /// For a new value that is no Go value yet: what is applied empty is something, until it is stored.
+    /// For an applied value that has not been decoded to Go's types: an empty value counts as present.
     pub(super) fn as_written(self) -> Self {
         Self { written: true, ..self }
     }
@@ -72,7 +71,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// What kind of value the schema wants here. A time is any scalar, as a quantity is.
+    /// The kind of value that the schema requires. A time or quantity is any scalar.
     pub(super) fn wants(self) -> Kind {
         let Some(id) = self.node else { return Kind::Any };
         match self.arena.node(id).kind {
@@ -81,7 +80,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// Whether an object here may not have this field.
+    /// Whether an object may not have this field.
     pub(super) fn forbids(self, name: &str) -> bool {
         let Some(id) = self.node else { return false };
         let known = self.arena.child(id, name).is_some();
@@ -101,7 +100,7 @@ impl<'a> Type<'a> {
         }
     }
 
-    /// What Go has in this field where nothing is written.
+    /// What Go writes for this field if it is unset.
     pub(super) fn unset(self, name: &str) -> Unset {
         match self.declared(name).filter(|field| field.always) {
             None => Unset::Absent,

@@ -22,7 +22,7 @@ impl Diff {
         self.changed.is_empty() && self.removed.is_empty()
     }
 
-    /// Without the fields in `ignored` and what is below them.
+    /// Without the fields in `ignored` and below them.
     pub(super) fn without(self, ignored: Option<&FieldSet>) -> Self {
         match ignored {
             Some(ignored) if !ignored.is_empty() => {
@@ -45,7 +45,7 @@ impl Diff {
     }
 }
 
-/// What is said about a field itself, besides what is below it.
+/// The result for a field itself, apart from the fields below it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Mark {
     Same,
@@ -56,10 +56,10 @@ enum Mark {
 /// One side of a comparison.
 #[derive(Clone, Copy)]
 enum Side<'a> {
-    /// There is no such field.
+    /// The field is absent.
     Absent,
-    /// Nothing is written, yet the Go type always has it: a struct that is not behind a pointer, a required scalar. Upstream
-    /// compares Go values, so that nobody comes to own the struct itself by writing into it.
+    /// The field is not written, but the Go type always has it: a struct that is not a pointer, a required scalar. Upstream compares Go
+    /// values, so that a write into the struct does not own the struct itself.
     Zero,
     There(&'a Value),
 }
@@ -80,7 +80,7 @@ impl<'a> Side<'a> {
         matches!(self, Self::Absent)
     }
 
-    /// The side of a field of this one; `unset` tells what the type has there where nothing is written.
+    /// The side of a field of this one; `unset` is what the type has for an unset field.
     fn child(self, value: Option<&'a Value>, unset: Unset) -> Self {
         match (value, self, unset) {
             (Some(value), ..) => Self::There(value),
@@ -122,7 +122,7 @@ fn leaf(old: Side<'_>, new: Side<'_>) -> Mark {
     }
 }
 
-/// The mark of a field that is compared by what is in it.
+/// The mark of a field that is compared by its content.
 fn branch(old: Side<'_>, new: Side<'_>) -> Mark {
     match (old.is_absent(), new.is_absent()) {
         (true, false) => Mark::Changed,
@@ -131,7 +131,7 @@ fn branch(old: Side<'_>, new: Side<'_>) -> Mark {
     }
 }
 
-/// Compares two whole objects, all but their `metadata.managedFields`.
+/// Compares two objects without their `metadata.managedFields`.
 pub(super) fn diff(old: &Map<String, Value>, new: &Map<String, Value>, root: Type<'_>) -> Diff {
     let mut out = Diff::default();
     for name in names(old, new) {
@@ -161,7 +161,7 @@ fn names<'a>(old: &'a Map<String, Value>, new: &'a Map<String, Value>) -> impl I
     old.keys().chain(new.keys().filter(|name| !old.contains_key(*name))).map(String::as_str)
 }
 
-/// Compares one field of a map or struct, whose own sides are `parents`.
+/// Compares one field of a map or struct; `parents` are the sides of that map or struct.
 fn diff_field<'a>(
     name: &str,
     old: Option<&'a Value>,
@@ -171,7 +171,7 @@ fn diff_field<'a>(
     parent: Type<'_>,
     out: &mut Diff,
 ) {
-    // Upstream compares Go values: an empty map is none, so that nobody comes to own it and the last entry takes it along.
+    // Upstream compares Go values: an empty map is absent, so that no manager owns it, and it is removed with its last entry.
     let there = |value: Option<&'a Value>| value.filter(|value| !(is_hollow(value) && parent.omits_empty(name)));
     let (old, new) = (there(old), if parent.is_written() { new } else { there(new) });
     if old == new {
@@ -217,7 +217,7 @@ fn same_kind(old: Side<'_>, new: Side<'_>, is: fn(&Value) -> bool) -> bool {
     old.value().is_none_or(is) && new.value().is_none_or(is)
 }
 
-/// A list's items by their element, sorted; items without one are left out.
+/// The items of a list by their path elements, sorted; items without one are left out.
 fn items<'a>(list: &'a [Value], shape: Shape<'_>, kind: Type<'_>) -> Vec<(String, &'a Value)> {
     let named = |item: &'a Value| Some((kind.element(shape, item).ok()?, item));
     let mut items: Vec<_> = list.iter().filter_map(named).collect();
@@ -244,7 +244,7 @@ fn diff_items(old: &[Value], new: &[Value], shape: Shape<'_>, kind: Type<'_>, ou
     }
 }
 
-/// Compares the items of one key: normally one on either side. Several of a key are one atomic value, as upstream has it.
+/// Compares the items with one key: normally one on either side. Several items with one key are one atomic value, as upstream.
 fn diff_same_key(element: String, old: &[(String, &Value)], new: &[(String, &Value)], item: Type<'_>, out: &mut Diff) {
     match (old.len(), new.len()) {
         (0 | 1, 0 | 1) => {
@@ -259,7 +259,7 @@ fn diff_same_key(element: String, old: &[(String, &Value)], new: &[(String, &Val
             out.push(element, if same { Mark::Same } else { Mark::Changed }, Diff::default());
         }
         (2.., few) => {
-            // The many are gone; the one that is left counts as new.
+            // Several items became one, which counts as new.
             if few == 0 {
                 out.push(element, Mark::Removed, Diff::default());
             } else {
@@ -275,7 +275,7 @@ fn diff_same_key(element: String, old: &[(String, &Value)], new: &[(String, &Val
     }
 }
 
-/// All fields of an object: leaves, list items, map entries; of structs only what is in them.
+/// All fields of an object: leaves, list items, map entries; of structs only their fields.
 pub(super) fn fields(object: &Map<String, Value>, root: Type<'_>) -> FieldSet {
     let mut out = FieldSet::new();
     map_fields(object, root, &mut out);

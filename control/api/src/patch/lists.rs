@@ -1,10 +1,10 @@
-//! How strategic merge patch brings list elements into order. Everything here is linear in its lists (but for sorting): a patch is as
-//! hostile as its sender.
+//! The order of list elements in a strategic merge patch. Everything here is linear in the lists (apart from sorting), because a patch may be
+//! hostile.
 
 use serde_json::Value;
 use std::collections::{HashMap, HashSet};
 
-/// What identifies an element: its merge key's value, or the element itself where there is no merge key.
+/// The identity of an element: the value of its merge key, or the element itself without a merge key.
 pub(super) fn identity<'a>(element: &'a Value, key: Option<&str>) -> Option<&'a Value> {
     match key {
         Some(key) => element.get(key),
@@ -12,7 +12,7 @@ pub(super) fn identity<'a>(element: &'a Value, key: Option<&str>) -> Option<&'a 
     }
 }
 
-/// Where the elements of a list stand, by what identifies them; of equal ones the first.
+/// Positions of the elements of a list by their identity; the first of equal ones.
 struct Positions<'a> {
     places: HashMap<&'a Value, usize>,
     key: Option<&'a str>,
@@ -34,8 +34,8 @@ impl<'a> Positions<'a> {
     }
 }
 
-/// The merged elements, in upstream's order: those that the patch (or its `$setElementOrder`) names in the patch's order, those that only
-/// the server has in the server's; the two are merged so that a server-only element comes first only where the server had it first.
+/// The merged elements in upstream's order: those in the patch (or its `$setElementOrder`) in the patch's order, server-only ones in the
+/// server's order; the two lists are merged so that a server-only element precedes another one only if it did on the server.
 pub(super) fn ordered(
     merged: Vec<Value>,
     patch_order: &[Value],
@@ -43,7 +43,7 @@ pub(super) fn ordered(
     key: Option<&str>,
 ) -> Vec<Value> {
     let (patch, server) = (Positions::of(patch_order, key), Positions::of(server_order, key));
-    // Place in the patch's order, place in the server's, element.
+    // Position in the patch's order, position in the server's order, element.
     let placed = merged.into_iter().map(|element| (patch.find(&element), server.find(&element), element));
     let (mut ours, mut theirs): (Vec<_>, Vec<_>) = placed.partition(|(in_patch, ..)| in_patch.is_some());
     ours.sort_by_key(|(in_patch, ..)| *in_patch);
@@ -59,7 +59,7 @@ pub(super) fn ordered(
     result.into_iter().map(|(_, _, element)| element).collect()
 }
 
-/// A list without repetitions; the first of each stays.
+/// A list without duplicates; the first of equal elements stays.
 pub(super) fn without_repetitions(mut list: Vec<Value>) -> Vec<Value> {
     let mut seen = HashSet::with_capacity(list.len());
     list.retain(|element| seen.insert(element.clone()));

@@ -26,26 +26,26 @@ pub enum PatchError {
     /// More operations than upstream allows: 413.
     #[error("The allowed maximum operations in a JSON patch is {limit}, got {count}")]
     TooMany {
-        /// What is allowed.
+        /// The allowed number.
         limit: usize,
-        /// What came.
+        /// The number in the patch.
         count: usize,
     },
-    /// What upstream answers with an internal error: 500.
+    /// An error that upstream answers as an internal error: 500.
     #[error("{0}")]
     Internal(String),
 }
 
 impl PatchError {
-    /// As the API answers it.
+    /// The Status of the response.
     pub fn status(&self) -> Status {
         use crate::Reason;
         match self {
             Self::Malformed(text) => Status::bad_request(text.clone()),
             Self::TooMany { .. } => Status::new(Reason::RequestEntityTooLarge, self.to_string()),
-            // Without a reason and a prefix: upstream hands the error of its merge on as it is.
+            // Without a reason and a prefix, because upstream returns the error of its merge unchanged.
             Self::Internal(text) => Status::new(Reason::Unknown, text.clone()),
-            // As upstream, whose generic answer does not carry the text.
+            // As upstream, whose generic message does not contain the text.
             Self::Unprocessable(_) => {
                 let mut status =
                     Status::new(Reason::Invalid, "the server rejected our request due to an error in our request");
@@ -56,8 +56,8 @@ impl PatchError {
     }
 }
 
-/// Applies a JSON merge patch (RFC 7386): null removes, objects merge, everything else replaces. As upstream's library has it, nulls
-/// within lists are taken out of the objects there where no list stood.
+/// Applies a JSON merge patch (RFC 7386): null removes, objects merge, everything else replaces. As in upstream's library, nulls in objects
+/// within lists are removed where the document had no list.
 pub fn merge(document: &Value, patch: &Value) -> Value {
     match (document, patch) {
         (Value::Object(old), Value::Object(new)) => {

@@ -1,17 +1,17 @@
 //! JSON patch (RFC 6902).
 
 use super::PatchError;
-use crate::tree::MOST_DEPTH;
+use crate::tree::MAX_DEPTH;
 use json_patch::{PatchErrorKind, PatchOperation};
 use serde_json::Value;
 
 /// Upstream's limit of operations in one patch.
-const MOST_OPERATIONS: usize = 10_000;
+const MAX_OPERATIONS: usize = 10_000;
 /// Upstream's limit of bytes that the `copy` operations of one patch may add.
-const MOST_COPIED: usize = 3 << 20;
-/// List elements that the operations of one patch may shift; to look at a value costs as much as to shift eight. Far beyond what a
-/// patch of the longest lists needs, and well below a tenth of a second.
-const MOST_WORK: usize = 16 << 20;
+const MAX_COPIED: usize = 3 << 20;
+/// Most list elements that the operations of one patch may shift; a visited value counts as eight. It is far more than a patch of the longest
+/// lists needs, and takes well below a tenth of a second.
+const MAX_WORK: usize = 16 << 20;
 
 /// Applies a JSON patch, an array of operations. All or nothing.
 ///
@@ -25,8 +25,8 @@ pub fn json(document: &Value, patch: &Value) -> Result<Value, PatchError> {
             kind_of(patch)
         )));
     };
-    if list.len() > MOST_OPERATIONS {
-        return Err(PatchError::TooMany { limit: MOST_OPERATIONS, count: list.len() });
+    if list.len() > MAX_OPERATIONS {
+        return Err(PatchError::TooMany { limit: MAX_OPERATIONS, count: list.len() });
     }
     let mut result = document.clone();
     let mut bounds = Bounds::default();
@@ -35,7 +35,7 @@ pub fn json(document: &Value, patch: &Value) -> Result<Value, PatchError> {
             serde_json::from_value(complete(operation)).map_err(|e| malformed(operation, &e))?;
         let operation = lenient(&result, operation);
         bounds.admit(&result, &operation).map_err(PatchError::Unprocessable)?;
-        // One at a time on our own copy: the crate's undo log is not needed.
+        // One operation at a time on a copy, so that the crate's undo log is not needed.
         if let Err(error) = json_patch::patch_unsafe(&mut result, std::slice::from_ref(&operation)) {
             return Err(PatchError::Unprocessable(explain(&result, &operation, &error.kind)));
         }
@@ -43,18 +43,18 @@ pub fn json(document: &Value, patch: &Value) -> Result<Value, PatchError> {
     Ok(result)
 }
 
-/// What the operations of one patch have cost so far. A few bytes can copy a document into itself, shift a list of a million elements
-/// or nest one level deeper, ten thousand times.
+/// The cost of the operations of one patch so far. An operation of a few bytes can copy a document into itself, shift a list of a million
+/// elements or nest one level deeper, and a patch may have ten thousand of them.
 #[derive(Default)]
 struct Bounds {
     /// Bytes copied.
     copied: usize,
-    /// Elements of lists shifted, and values looked at to know how deep they are.
+    /// List elements shifted, and values visited to measure their depth.
     work: usize,
 }
 
 impl Bounds {
-    /// Charges for an operation before it is applied; the error says what is exceeded.
+    /// Counts an operation before it is applied; the error names the exceeded limit.
     fn admit(&mut self, document: &Value, operation: &PatchOperation) -> Result<(), String> {
         match operation {
             PatchOperation::Add(op) => {
@@ -71,9 +71,9 @@ impl Bounds {
             PatchOperation::Copy(op) => {
                 let source = document.pointer(op.from.as_str()).unwrap_or(&Value::Null);
                 self.copied += source.to_string().len();
-                if self.copied > MOST_COPIED {
+                if self.copied > MAX_COPIED {
                     return Err(format!(
-                        "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit {MOST_COPIED}",
+                        "Unable to complete the copy, the accumulated size increase of copy is {}, exceeding the limit {MAX_COPIED}",
                         self.copied
                     ));
                 }
@@ -86,7 +86,7 @@ impl Bounds {
 
     fn work(&mut self, amount: usize) -> Result<(), String> {
         self.work += amount;
-        if self.work > MOST_WORK {
+        if self.work > MAX_WORK {
             return Err(
                 "the JSON patch moves too much: its operations shift or nest long lists and large values".into()
             );
@@ -94,26 +94,26 @@ impl Bounds {
         Ok(())
     }
 
-    /// An element that comes into or goes out of a list moves those behind it.
+    /// Counts the insertion or removal of a list element, which shifts the elements after it.
     fn shift(&mut self, document: &Value, path: &str) -> Result<(), String> {
         let Some((parent, last)) = path.rsplit_once('/') else { return Ok(()) };
         let length = document.pointer(parent).and_then(Value::as_array).map_or(0, Vec::len);
         self.work(length.saturating_sub(last.parse().unwrap_or(length)))
     }
 
-    /// A value comes to stand at a path.
+    /// Counts a value that is placed at a path.
     fn nest(&mut self, path: &str, value: &Value) -> Result<(), String> {
         let above = path.matches('/').count();
-        let (depth, seen) = depth_of(value, MOST_DEPTH.saturating_sub(above));
+        let (depth, seen) = depth_of(value, MAX_DEPTH.saturating_sub(above));
         self.work(seen * 8)?;
-        if depth + above > MOST_DEPTH {
+        if depth + above > MAX_DEPTH {
             return Err("exceeded max depth".into());
         }
         Ok(())
     }
 }
 
-/// How deep a value is, but no deeper than a little more than `most`, and how many values were looked at for it.
+/// The depth of a value, as far as just beyond `most`, and the number of visited values.
 fn depth_of(value: &Value, most: usize) -> (usize, usize) {
     let children: &mut dyn Iterator<Item = &Value> = match value {
         Value::Array(list) => &mut list.iter(),
@@ -132,7 +132,7 @@ fn depth_of(value: &Value, most: usize) -> (usize, usize) {
     (deepest, seen)
 }
 
-/// Upstream's library replaces a member of an object that is not there, too.
+/// As in upstream's library, `replace` also adds an absent member of an object.
 fn lenient(document: &Value, operation: PatchOperation) -> PatchOperation {
     match operation {
         PatchOperation::Replace(op) if document.pointer(op.path.as_str()).is_none() => {
@@ -148,7 +148,7 @@ fn lenient(document: &Value, operation: PatchOperation) -> PatchOperation {
     }
 }
 
-/// A missing value is null, as it is in Go.
+/// An operation without a value has the value null, as in Go.
 fn complete(operation: &Value) -> Value {
     let mut operation = operation.clone();
     if let Some(map) = operation.as_object_mut() {
@@ -169,7 +169,7 @@ fn malformed(operation: &Value, error: &serde_json::Error) -> PatchError {
     }
 }
 
-/// Upstream's words for an operation that does not apply.
+/// Upstream's error for an operation that does not apply.
 fn explain(document: &Value, operation: &PatchOperation, kind: &PatchErrorKind) -> String {
     let parent_of = |path: &str| path.rsplit_once('/').map_or("", |(parent, _)| parent).to_owned();
     let key_of = |path: &str| path.rsplit('/').next().unwrap_or_default().to_owned();

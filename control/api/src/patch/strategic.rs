@@ -20,7 +20,7 @@ const DELETE_FROM: &str = "$deleteFromPrimitiveList";
 ///
 /// # Errors
 /// [`PatchError::Malformed`] for a malformed patch or directive, [`PatchError::Unprocessable`] for lists of lists, and
-/// [`PatchError::Internal`] for the rest, as an element without its merge key: that is how upstream answers.
+/// [`PatchError::Internal`] for the rest, such as an element without its merge key, as upstream answers.
 pub fn strategic(document: &Value, patch: &Value, schema: &Schema) -> Result<Value, PatchError> {
     let (Some(document), Some(patch)) = (document.as_object(), patch.as_object()) else {
         return Err(PatchError::Malformed("invalid JSON document".into()));
@@ -65,7 +65,7 @@ fn merge_object(mut original: Object, mut patch: Object, schema: Option<&Schema>
             (Some(Value::Object(_)), Value::Object(_)) | (Some(Value::Array(_)), Value::Array(_))
                 if schema.is_some_and(|s| s.facts().kind == Kind::Raw) =>
             {
-                // Upstream looks for the fields of any value in the Go type that holds it.
+                // Upstream looks up the fields of any value in the Go type that contains it.
                 return internal(format!("unable to find api field in struct RawExtension for the json field {key:?}"));
             }
             (Some(Value::Object(old)), Value::Object(new)) => {
@@ -92,7 +92,7 @@ fn directive_field<'a>(key: &'a str, directive: &str) -> Option<&'a str> {
     key.strip_prefix(directive)?.strip_prefix('/')
 }
 
-/// Removes every key that `$retainKeys` does not name; the patch must not set one that it does not name.
+/// Removes every key that is not in `$retainKeys`; the patch must not set such a key.
 fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchError> {
     let keep = match patch.remove(RETAIN_KEYS) {
         None => return Ok(()),
@@ -110,7 +110,7 @@ fn retain_keys(original: &mut Object, patch: &mut Object) -> Result<(), PatchErr
     Ok(())
 }
 
-/// `$setElementOrder/<list>`: merges that list at once and puts it in order.
+/// `$setElementOrder/<list>`: merges and orders that list.
 fn set_orders(original: &mut Object, patch: &mut Object, schema: Option<&Schema>) -> Result<(), PatchError> {
     let directives: Vec<String> = patch.keys().filter(|key| key.starts_with(SET_ORDER)).cloned().collect();
     for directive in directives {
@@ -141,7 +141,7 @@ fn set_orders(original: &mut Object, patch: &mut Object, schema: Option<&Schema>
     Ok(())
 }
 
-/// The patch's elements must come in the order that `$setElementOrder` gives.
+/// The elements of the patch must have the order of `$setElementOrder`.
 fn check_order(patch: &[Value], order: &[Value], key: Option<&str>) -> Result<(), PatchError> {
     if order.is_empty() {
         return Ok(());
@@ -242,7 +242,7 @@ fn element_kind(element: &Value) -> &'static str {
     }
 }
 
-/// Takes out the elements that carry `$patch`: what is to be deleted, or that the list is to be replaced.
+/// Removes and applies the elements with `$patch`: deletions, or the replacement of the list.
 fn special_elements(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(Vec<Value>, Vec<Value>), PatchError> {
     let mut plain = Vec::with_capacity(new.len());
     let mut replace = false;
@@ -260,7 +260,7 @@ fn special_elements(mut old: Vec<Value>, new: Vec<Value>, key: &str) -> Result<(
     if replace { Ok((plain.into_iter().filter_map(cleaned).collect(), Vec::new())) } else { Ok((old, plain)) }
 }
 
-/// A value that stands where nothing stood: without directives and nulls. `None` if it is itself a directive.
+/// A value for a place that had none: without directives and nulls. `None` if it is itself a directive.
 fn cleaned(value: Value) -> Option<Value> {
     match value {
         Value::Object(map) if map.contains_key(DIRECTIVE) => None,

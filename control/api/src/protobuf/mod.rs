@@ -1,8 +1,8 @@
-//! Protobuf request bodies to JSON. Go clients send them for every built-in kind and do not fall back; answers are JSON.
+//! Decodes protobuf request bodies to JSON. Go clients send them for every built-in kind and do not fall back; responses are JSON.
 //!
-//! One table-driven decoder: the schema knows each field's tags, which message is shown inline, and what Go writes although JSON
-//! leaves it out. Not an encoder, and not for custom resources, which have no protobuf form. Every input is hostile: lengths, nesting and
-//! the number of values are bounded.
+//! One table-driven decoder: the schema has the tags of each field, which message is inline, and which zeros Go writes that JSON omits.
+//! There is no encoder, and custom resources have no protobuf form. Every input may be hostile: lengths, nesting and the number of values
+//! are limited.
 //!
 //! Follows <https://kubernetes.io/docs/reference/using-api/api-concepts/#protobuf-encoding>.
 
@@ -12,18 +12,18 @@ mod wire;
 use crate::{
     GroupVersionKind,
     schema::{Arena, Field, Kind, NodeId, Schema, StructId},
-    tree::{MOST_BRANCHES, MOST_DEPTH, nests_deeper},
+    tree::{MAX_BRANCHES, MAX_DEPTH, nests_deeper},
 };
 use base64::Engine;
 use serde_json::{Map, Value};
 use wire::{Payload, Reader};
 
-/// What every body starts with.
+/// The first bytes of every body.
 const MAGIC: &[u8] = b"k8s\0";
-/// How many values one body may hold: two bytes on the wire must not become kilobytes without end.
-const MOST_VALUES: usize = 1_000_000;
+/// Most values in one body, because two bytes on the wire may become kilobytes in memory.
+const MAX_VALUES: usize = 1_000_000;
 
-/// Whether a body is in this form.
+/// Whether a body is protobuf.
 pub fn is_protobuf(bytes: &[u8]) -> bool {
     bytes.starts_with(MAGIC)
 }
@@ -42,8 +42,8 @@ pub fn decode(bytes: &[u8]) -> Result<Value, String> {
 /// As [`decode`].
 pub fn decode_as(bytes: &[u8], default: Option<&GroupVersionKind>) -> Result<Value, String> {
     let value = Decoder { values: 0, messages: 0 }.envelope(bytes, default, 0)?;
-    // Raw JSON in a message may nest as deep as a whole body.
-    if nests_deeper(&value, MOST_DEPTH) { Err("proto: exceeded max depth".into()) } else { Ok(value) }
+    // Raw JSON in a message may itself nest as deep as a whole body.
+    if nests_deeper(&value, MAX_DEPTH) { Err("proto: exceeded max depth".into()) } else { Ok(value) }
 }
 
 struct Envelope<'a> {
@@ -75,7 +75,7 @@ impl<'a> Envelope<'a> {
                     }
                 }
                 2 => envelope.raw = payload.bytes(tag)?,
-                // Compressed, say: no client of Kubernetes sends that, and to read it as if it were plain would be wrong.
+                // A content encoding such as gzip: no Kubernetes client sends one, and the content must not be read as plain.
                 3 if !payload.bytes(tag)?.is_empty() => {
                     return Err(format!("the content encoding {:?} is not supported", payload.text(tag)?));
                 }
@@ -116,10 +116,10 @@ impl Decoder {
 
     fn count(&mut self) -> Result<(), String> {
         self.values += 1;
-        if self.values > MOST_VALUES { Err("proto: too many values".into()) } else { Ok(()) }
+        if self.values > MAX_VALUES { Err("proto: too many values".into()) } else { Ok(()) }
     }
 
-    /// One message into `map`. `inline` is the way of tags to a message whose fields JSON shows here.
+    /// Decodes one message into `map`. `inline` is the path of tags to a message that JSON inlines here.
     fn message(
         &mut self,
         arena: &Arena,
@@ -129,11 +129,11 @@ impl Decoder {
         map: &mut Map<String, Value>,
         depth: usize,
     ) -> Result<(), String> {
-        if depth > MOST_DEPTH {
+        if depth > MAX_DEPTH {
             return Err("proto: exceeded max depth".into());
         }
         self.messages += 1;
-        if self.messages > MOST_BRANCHES {
+        if self.messages > MAX_BRANCHES {
             return Err("proto: too many messages".into());
         }
         let fields = &arena.structure(id).fields;
@@ -287,7 +287,7 @@ impl Decoder {
     fn raw(&mut self, bytes: &[u8], depth: usize) -> Result<Value, String> {
         let raw = special::only(bytes)?;
         if is_protobuf(raw) {
-            if depth >= MOST_DEPTH {
+            if depth >= MAX_DEPTH {
                 return Err("proto: exceeded max depth".into());
             }
             return self.envelope(raw, None, depth + 1);
@@ -344,7 +344,7 @@ fn schema_of(gvk: &GroupVersionKind) -> Result<Schema, String> {
     })
 }
 
-/// Whether Go's JSON would leave this out: what Go's protobuf writes for a value that was never set.
+/// Whether Go's JSON omits this value, which Go's protobuf writes for an unset field.
 fn is_absent(arena: &Arena, field: &Field, value: &Value) -> bool {
     match value {
         Value::Null => true,

@@ -1,4 +1,4 @@
-//! Messages whose JSON is one value.
+//! Messages whose JSON is a single value.
 
 use super::wire::Reader;
 use crate::{quantity::Quantity, time};

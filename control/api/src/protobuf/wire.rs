@@ -1,18 +1,18 @@
-//! The wire format: tags, varints, lengths.
+//! The protobuf wire format: tags, varints, lengths.
 
 /// Reads the fields of one message.
 pub(super) struct Reader<'a> {
     rest: &'a [u8],
 }
 
-/// What follows a tag.
+/// The payload after a tag.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Payload<'a> {
     Varint(u64),
     Fixed64(u64),
     Fixed32,
     Bytes(&'a [u8]),
-    /// The field was not there: its zero, whatever the type.
+    /// The field is missing: the zero of its type.
     Missing,
 }
 

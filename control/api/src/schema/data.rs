@@ -1,4 +1,4 @@
-//! Reads the embedded structure of the built-in kinds into an arena: once, on first use, in a few milliseconds.
+//! Loads the embedded schemas of the built-in kinds into an arena: once, on first use, in a few milliseconds.
 
 use super::types::{Arena, Field, Kind, ListType, Node, NodeId, Str, Struct, StructId, smallpath::Tags};
 use serde_json::Value;
@@ -13,13 +13,13 @@ static BUILTIN: LazyLock<Builtin> = LazyLock::new(|| read(STRUCTURE));
 /// The built-in kinds.
 pub(crate) struct Builtin {
     pub arena: Arc<Arena>,
-    /// Sorted: definition name, its place.
+    /// Definition names and their nodes, sorted.
     definitions: Vec<(&'static str, NodeId)>,
-    /// Sorted: `group/version/Kind`, its place.
+    /// `group/version/Kind` and their nodes, sorted.
     kinds: Vec<(&'static str, NodeId)>,
 }
 
-/// The built-in kinds, read on the first call.
+/// The built-in kinds, loaded on the first call.
 pub(crate) fn builtin() -> &'static Builtin {
     &BUILTIN
 }
@@ -50,7 +50,7 @@ impl Builtin {
 
 fn read(text: &'static str) -> Builtin {
     let mut reader = Reader::default();
-    // Definitions refer to later ones, so that each gets its place first.
+    // Definitions refer to later ones, so that each gets its node first.
     for line in text.lines() {
         if let Some(rest) = line.strip_prefix("D\t") {
             reader.declare(rest);
@@ -88,7 +88,7 @@ struct Reader {
     definitions: HashMap<&'static str, NodeId>,
     structs: HashMap<&'static str, StructId>,
     kinds: Vec<(&'static str, NodeId)>,
-    /// Places without facts of their own, by their shape: shared.
+    /// Shared nodes without facts of their own, by their shape.
     plain: HashMap<&'static str, NodeId>,
     wrappers: Vec<(NodeId, &'static str)>,
 }
@@ -196,7 +196,7 @@ impl Reader {
         field
     }
 
-    /// Gives a place the type that Go prints, and its elements theirs: `[]v1.IPFamily`.
+    /// Sets the Go type name of a node, and of its elements: `[]v1.IPFamily`.
     fn name_types(&mut self, node: &mut Node, name: &'static str) {
         let inner = name.strip_prefix("[]").or_else(|| Some(name.strip_prefix("map[")?.split_once(']')?.1));
         if let (Some(inner), Kind::List(item) | Kind::Map(item)) = (inner, node.kind) {
@@ -208,7 +208,7 @@ impl Reader {
         node.go = Some(Str::Borrowed(name));
     }
 
-    /// The shared place of a shape: `s`, `[X`, `{X`, `@name`.
+    /// The shared node of a shape: `s`, `[X`, `{X`, `@name`.
     fn place(&mut self, shape: &'static str) -> NodeId {
         if let Some(name) = shape.strip_prefix('@') {
             return *self.definitions.get(name).expect("the generator writes every definition that is referred to");

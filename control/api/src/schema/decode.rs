@@ -1,10 +1,10 @@
-//! Types a parsed value as Go's JSON decoder does, with its error texts, and brings it into the form that Go would hold.
+//! Checks the types of a parsed value as Go's JSON decoder does, with its errors, and converts it to the form of Go's types.
 
 use super::types::{Arena, Kind, NodeId, StructId};
 use crate::{
     quantity::Quantity,
     time,
-    tree::{MOST_PATHS, MOST_PROBLEMS},
+    tree::{MAX_PATH_BYTES, MAX_PROBLEMS},
 };
 use base64::Engine;
 use serde_json::{Map, Number, Value};
@@ -30,10 +30,10 @@ pub(super) fn check(arena: &Arena, node: NodeId, value: &mut Value, source: Sour
     }
 }
 
-/// Where a value comes from, which decides the order and the words of its errors.
+/// The source of a value, which determines the order and the texts of errors.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Source<'a> {
-    /// Text whose keys Go's decoder meets sorted (YAML).
+    /// Text whose keys reach Go's decoder sorted (YAML).
     Sorted,
     /// This JSON text.
     Json(&'a [u8]),
@@ -41,16 +41,16 @@ pub(super) enum Source<'a> {
     Map,
 }
 
-/// A value that its type does not take.
+/// A value that does not fit its type.
 struct Mistake {
     path: String,
     text: String,
-    /// The type has a decoder of its own.
+    /// The type has a custom decoder.
     own: bool,
 }
 
-/// The mistake that Go names. It goes on after a value of a wrong type and keeps the first such error, but stops at the first value that
-/// a decoder of its own refuses and names that one.
+/// The mistake that Go reports. Go continues after a value of a wrong type and keeps the first such error, but stops at the first value that a
+/// custom decoder (`UnmarshalJSON`) refuses, and reports that one.
 fn first(mut mistakes: Vec<Mistake>, source: Source<'_>) -> Option<String> {
     if source != Source::Map && mistakes.iter().any(|m| m.own) {
         mistakes.retain(|m| m.own);
@@ -65,16 +65,16 @@ fn first(mut mistakes: Vec<Mistake>, source: Source<'_>) -> Option<String> {
 
 struct Walk<'a> {
     arena: &'a Arena,
-    /// With indices, for unknown fields: `spec.containers[0]`.
+    /// The path with indexes, for unknown fields: `spec.containers[0]`.
     path: String,
-    /// Without, for type errors.
+    /// The path without indexes, for type errors.
     fields: Vec<&'a str>,
     /// The Go struct that is being decoded.
     within: Option<StructId>,
     problems: Vec<String>,
     /// Bytes in `problems`.
     listed: usize,
-    /// Inside types with a decoder of their own, which drops unknown fields without a word.
+    /// Greater than zero inside types with a custom decoder, which drops unknown fields silently.
     silent: usize,
     /// In the order of the walk.
     mistakes: Vec<Mistake>,
@@ -90,7 +90,7 @@ impl<'a> Walk<'a> {
         let outcome = match (self.arena.node(node).kind, &mut *value) {
             (Kind::Any | Kind::Raw | Kind::Json | Kind::Fields, _) => Ok(()),
             (_, Value::Null) => {
-                // Only elements come here: a null field is dropped by its parent.
+                // Only elements: a null field is dropped by its parent.
                 *value = self.zero(node);
                 Ok(())
             }
@@ -144,7 +144,7 @@ impl<'a> Walk<'a> {
     }
 
     fn refuse(&mut self, node: NodeId, text: String) {
-        if self.mistakes.len() >= MOST_PROBLEMS {
+        if self.mistakes.len() >= MAX_PROBLEMS {
             return;
         }
         let own = self.silent > 0
@@ -161,7 +161,7 @@ impl<'a> Walk<'a> {
         self.mistakes.push(Mistake { path: self.path.clone(), text, own });
     }
 
-    /// Custom resources are only pruned: whatever does not fit the schema stays for validation to name.
+    /// Custom resources are only pruned: validation reports values that do not fit the schema.
     fn lenient(&mut self, node: NodeId, value: &mut Value) {
         match (self.arena.node(node).kind, &mut *value) {
             (Kind::Struct(id), Value::Object(map)) => self.object(node, id, map),
@@ -252,9 +252,9 @@ impl<'a> Walk<'a> {
 
     fn unknown(&mut self, name: &str) {
         let length = self.path.len() + name.len();
-        if self.problems.len() < MOST_PROBLEMS
+        if self.problems.len() < MAX_PROBLEMS
             && self.silent == 0
-            && (self.listed == 0 || self.listed + length <= MOST_PATHS)
+            && (self.listed == 0 || self.listed + length <= MAX_PATH_BYTES)
         {
             self.listed += length;
             let dot = if self.path.is_empty() { "" } else { "." };
@@ -277,7 +277,7 @@ impl<'a> Walk<'a> {
     }
 
     fn quantity(&self, value: &Value) -> Result<Value, String> {
-        // Go hands over the raw JSON, its quotes cut off.
+        // Go passes the raw JSON without its quotes.
         let text = match value {
             Value::String(text) => text.trim().to_owned(),
             other => other.to_string(),
@@ -285,7 +285,7 @@ impl<'a> Walk<'a> {
         Quantity::canonical(&text).map(Value::from).map_err(|e| e.to_string())
     }
 
-    /// Go reads a list of numbers as bytes, too.
+    /// Go also decodes a list of numbers as bytes.
     fn byte_list(&self, list: &[Value]) -> Result<Value, String> {
         let mut bytes = Vec::with_capacity(list.len());
         for item in list {
@@ -298,7 +298,7 @@ impl<'a> Walk<'a> {
         Ok(Value::from(base64::engine::general_purpose::STANDARD.encode(bytes)))
     }
 
-    /// The words of upstream's converter.
+    /// The error of upstream's converter.
     fn unconverted(&self, node: NodeId, value: &Value) -> String {
         let found = match value {
             Value::Number(n) if n.is_f64() => "float64",
@@ -359,9 +359,9 @@ impl<'a> Walk<'a> {
             Kind::Bool => Value::Bool(false),
             Kind::Int32 | Kind::Int64 | Kind::Double | Kind::IntOrString => Value::from(0),
             Kind::Quantity => Value::from("0"),
-            // Stored as no bytes, which JSON shows as the empty text.
+            // No bytes, which JSON shows as an empty string.
             Kind::Bytes => Value::from(""),
-            // Go writes all fields that are not `omitempty`.
+            // Go writes all fields without `omitempty`.
             Kind::Struct(id) => {
                 let required = self.arena.structure(id).fields.iter().filter(|field| field.required);
                 let zeros = required.map(|field| (field.name.to_string(), self.zero(field.node)));
@@ -372,7 +372,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// The integer that upstream's converter makes of a number; none of one with a fraction.
+/// The integer that upstream's converter makes of a number; `None` for one with a fraction.
 fn wrapped(number: &Number) -> Option<i64> {
     const END: f64 = 9_223_372_036_854_775_808.0;
     match (number.as_i64(), number.as_f64()) {
@@ -380,13 +380,13 @@ fn wrapped(number: &Number) -> Option<i64> {
         (None, Some(x)) if x.fract() != 0.0 => None,
         #[allow(clippy::cast_possible_truncation, reason = "it is in range")]
         (None, Some(x)) if (-END..END).contains(&x) => Some(x as i64),
-        // As Go's conversion has it on the usual processors.
+        // As Go's conversion on common processors.
         (None, Some(_)) => Some(i64::MIN),
         (None, None) => None,
     }
 }
 
-/// As [`kind_of`]; numbers with what they are.
+/// As [`kind_of`], with the value of numbers.
 fn shown_kind(value: &Value) -> String {
     match value {
         Value::Number(n) => format!("number {n}"),
@@ -406,7 +406,7 @@ pub fn kind_of(value: &Value) -> &'static str {
     }
 }
 
-/// Checks standard base64 as Go does (line breaks are skipped, spare bits ignored) and writes it anew where that differs.
+/// Checks standard base64 as Go does (line breaks are skipped, spare bits ignored), and makes it canonical.
 fn canonical_base64(text: &mut String) -> Result<(), String> {
     let bytes = text.as_bytes();
     let illegal = |at: usize| Err(format!("illegal base64 data at input byte {at}"));

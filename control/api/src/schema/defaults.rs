@@ -1,10 +1,10 @@
-//! The defaults that a schema carries.
+//! The defaults of a schema.
 
 use super::types::{Arena, Kind, NodeId};
 use serde_json::Value;
 
-/// Fills in absent fields that have a default, and goes into present ones. A null stays if the field is nullable, otherwise it
-/// counts as absent where there is a default.
+/// Sets absent fields that have a default, recursively. A null stays if the field is nullable; otherwise it counts as absent if there is a
+/// default.
 pub(super) fn apply(arena: &Arena, id: NodeId, value: &mut Value) {
     let kind = arena.node(id).kind;
     match (kind, value) {

@@ -1,5 +1,5 @@
-//! The form that Go's JSON has: fields with `omitempty` that hold the zero of their type are left out, fields without it and structures
-//! that are not behind a pointer are always there.
+//! The form of Go's JSON: zero values of fields with `omitempty` are absent; fields without it and structs that are not pointers are always
+//! present.
 
 use super::types::{Arena, Field, Kind, NodeId, StructId};
 use serde_json::{Map, Value};
@@ -25,7 +25,7 @@ pub(super) fn leave_out(arena: &Arena, node: NodeId, value: &mut Value) {
     }
 }
 
-/// Writes what is missing and Go always writes: scalars and structures as their zero, all else as null.
+/// Writes missing fields that Go always writes: scalars and structs as their zero, others as null.
 fn write_always(arena: &Arena, id: StructId, map: &mut Map<String, Value>) {
     for field in arena.structure(id).fields.iter().filter(|field| field.always) {
         if map.get(&*field.name).is_none_or(Value::is_null) {
@@ -44,7 +44,7 @@ pub(super) fn forget(arena: &Arena, node: NodeId, map: &mut Map<String, Value>) 
         let kind = arena.node(field.node).kind;
         match value {
             Value::Array(list) if list.is_empty() && field.always => *value = Value::Null,
-            // What `leave_out` has left for messages.
+            // `leave_out` has kept these for error messages.
             Value::Object(labels) if labels.is_empty() && key == "labels" && matches!(kind, Kind::Map(_)) => {
                 *value = Value::Null
             }
@@ -61,7 +61,7 @@ pub(super) fn forget(arena: &Arena, node: NodeId, map: &mut Map<String, Value>) 
     map.retain(|key, value| !value.is_null() || arena.field(id, key).is_none_or(|field| field.always));
 }
 
-/// What Go's JSON has for a value of this kind that was never set: null for lists, maps and times.
+/// What Go's JSON has for an unset value of this kind: null for lists, maps and times.
 pub(crate) fn zero(kind: Kind) -> Value {
     match kind {
         Kind::String => Value::from(""),
@@ -73,7 +73,7 @@ pub(crate) fn zero(kind: Kind) -> Value {
     }
 }
 
-/// Whether Go has nothing to write for a field.
+/// Whether Go omits a field.
 fn is_empty(arena: &Arena, field: &Field, value: &Value) -> bool {
     if field.always {
         return false;

@@ -1,9 +1,9 @@
-//! Structures as error texts of upstream print the server's own Go types: no JSON names, every field, in the order of the type.
+//! Structs as upstream's errors print internal Go types: Go names, every field, in the order of declaration.
 
 use super::types::{Arena, Field, Kind, NodeId};
 use serde_json::{Map, Value};
 
-/// Words that Go writes in capitals at the beginning of a name.
+/// Initialisms that Go writes in capitals at the beginning of a name.
 const INITIALS: &[&str] = &["api", "cpu", "http", "id", "ip", "tls", "uid", "url"];
 
 /// See [`super::Schema::internal_form`].

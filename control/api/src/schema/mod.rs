@@ -1,9 +1,8 @@
-//! The structural schema: one machine for decoding, pruning, defaulting, strategic merge, server-side apply and OpenAPI.
+//! The structural schema, for decoding, pruning, defaulting, strategic merge, server-side apply and OpenAPI.
 //!
-//! A [`Schema`] is a cheap handle on a place in a schema: a kind, a field, an element. Built-in kinds come from the embedded data
-//! file (`data/kubernetes.txt`, made by `data/generate.py`), which is read once, on first use; a custom resource's
-//! schema is built by [`Schema::from_open_api`].
-//! Value validation (ranges, patterns, required fields) is not done here: it is a strategy's.
+//! A [`Schema`] is a cheap handle on a node of a schema: a kind, a field, an element. Built-in kinds come from the embedded data file
+//! (`data/kubernetes.txt`, made by `data/generate.py`), which is loaded once, on first use; [`Schema::from_open_api`] builds the schema of a
+//! custom resource. Value validation (ranges, patterns, required fields) is the work of strategies.
 //!
 //! Follows <https://kubernetes.io/docs/reference/using-api/server-side-apply/#merge-strategy> and
 //! <https://kubernetes.io/docs/reference/using-api/api-concepts/#field-validation>.
@@ -28,7 +27,7 @@ pub(crate) use empty::zero;
 pub(crate) use types::{Arena, Field, Kind, Node, NodeId, StructId};
 pub use types::{ListType, PatchStrategy, Shape};
 
-/// A place in a structural schema. Cheap to clone.
+/// A node of a structural schema. Cheap to clone.
 #[derive(Clone)]
 pub struct Schema {
     pub(crate) arena: Arc<Arena>,
@@ -56,13 +55,13 @@ impl Schema {
         Some(Self { arena: data.arena.clone(), node })
     }
 
-    /// The schema of a custom resource from its `openAPIV3Schema`, with the type and metadata that every object has. Values are pruned
-    /// and defaulted by it but not type-checked: that is validation's.
+    /// The schema of a custom resource from its `openAPIV3Schema`, with the type and metadata of every object. It prunes and defaults
+    /// values, but does not check their types, which validation does.
     pub fn from_open_api(schema: &Value) -> Self {
         structural::build(schema)
     }
 
-    /// A schema that knows nothing: any value, no field is unknown, every list atomic.
+    /// The schema of any value: no field is unknown, every list is atomic.
     pub fn any() -> Self {
         let arena = Arena { nodes: vec![Node::new(types::Kind::Any)], ..Arena::default() };
         Self { arena: Arc::new(arena), node: 0 }
@@ -76,12 +75,12 @@ impl Schema {
         self.arena.node(self.node)
     }
 
-    /// What kind of value stands here.
+    /// The kind of value.
     pub fn shape(&self) -> Shape {
         self.arena.shape(self.node)
     }
 
-    /// The schema of a field of this object; of the value of this key, where this is a map.
+    /// The schema of a field of this object, or of a value of this map.
     pub fn field(&self, name: &str) -> Option<Self> {
         self.arena.child(self.node, name).map(|node| self.with(node))
     }
@@ -91,7 +90,7 @@ impl Schema {
         self.arena.fields(self.node).iter().map(|field| (&*field.name, self.with(field.node)))
     }
 
-    /// Whether this object must have that field. The engine does not enforce it.
+    /// Whether this object requires the field. The schema does not enforce it.
     pub fn is_required(&self, name: &str) -> bool {
         self.arena.fields(self.node).iter().any(|field| field.name == name && field.required)
     }
@@ -106,7 +105,7 @@ impl Schema {
         &self.facts().list
     }
 
-    /// Whether this object or map is one value for server-side apply (`x-kubernetes-map-type: atomic`), or is not known inside.
+    /// Whether this object or map is atomic for server-side apply (`x-kubernetes-map-type: atomic`), or has no schema inside.
     pub fn is_atomic(&self) -> bool {
         self.arena.is_atomic(self.node)
     }
@@ -126,24 +125,24 @@ impl Schema {
         self.facts().default.as_deref()
     }
 
-    /// Whether unknown fields are kept here (`x-kubernetes-preserve-unknown-fields`, or a place without a schema).
+    /// Whether unknown fields are kept (`x-kubernetes-preserve-unknown-fields`, or no schema).
     pub fn preserves_unknown(&self) -> bool {
         self.arena.preserves_unknown(self.node)
     }
 
-    /// Checks the types of a freshly parsed value as Go's decoder does, and brings it into the form that Go would hold: nulls and
-    /// unknown fields are dropped, quantities and times are in canonical form.
+    /// Checks the types of a parsed value as Go's decoder does, and converts it to the form of Go's types: nulls and unknown fields are dropped,
+    /// quantities and times are canonical.
     ///
-    /// Returns what strict decoding complains about: `unknown field "spec.foo"`, at most 100, each once, sorted within an object.
-    /// Use [`crate::json::in_document_order`] to order them as a JSON document has them.
+    /// Returns the problems of strict decoding: `unknown field "spec.foo"`, at most 100, each once, sorted within an object.
+    /// [`crate::json::in_document_order`] sorts them by their position in a JSON document.
     ///
     /// # Errors
-    /// The text of Go's decoder: `json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32`.
+    /// The error of Go's decoder: `json: cannot unmarshal string into Go struct field DeploymentSpec.spec.replicas of type int32`.
     pub fn decode_check(&self, value: &mut Value) -> Result<Vec<String>, String> {
         decode::check(&self.arena, self.node, value, decode::Source::Sorted)
     }
 
-    /// As [`Schema::decode_check`], for a value that was parsed from this JSON document: of several errors the one that Go meets there.
+    /// As [`Schema::decode_check`], for a value that was parsed from this JSON document: of several errors it returns that of Go.
     ///
     /// # Errors
     /// As [`Schema::decode_check`].
@@ -151,36 +150,35 @@ impl Schema {
         decode::check(&self.arena, self.node, value, decode::Source::Json(document))
     }
 
-    /// As [`Schema::decode_check`], for a map that upstream converts without writing it as JSON in between: a strategic merge patch.
+    /// As [`Schema::decode_check`], for a map that upstream converts without JSON in between: a strategic merge patch.
     ///
     /// # Errors
-    /// The text of upstream's converter: `unrecognized type: int32`, `cannot restore struct from: string`.
+    /// The error of upstream's converter: `unrecognized type: int32`, `cannot restore struct from: string`.
     pub fn convert_check(&self, value: &mut Value) -> Result<Vec<String>, String> {
         decode::check(&self.arena, self.node, value, decode::Source::Map)
     }
 
-    /// Leaves out what Go's JSON leaves out of the built-in kinds: empty texts that are not behind a pointer, zeroes and `false` of fields
-    /// with `omitempty`, empty lists and maps. Fields that Go always writes stay, and are written where they are missing: a scalar as its
-    /// zero, a structure that is not behind a pointer as `{}`, a list, map, time or pointer as null. Empty labels stay until
-    /// [`Schema::forget_empty`].
+    /// Removes what Go's JSON omits in built-in kinds: empty strings that are not pointers, zeros and `false` of fields with `omitempty`,
+    /// empty lists and maps. Fields that Go always writes stay, and are added where they are missing: a scalar as its zero, a struct that
+    /// is not a pointer as `{}`, a list, map, time or pointer as null. Empty labels stay until [`Schema::forget_empty`].
     pub fn leave_out_empty(&self, value: &mut Value) {
         empty::leave_out(&self.arena, self.node, value);
     }
 
-    /// Forgets what upstream's storage, which is protobuf, cannot tell from nothing: a list that Go always writes is null where it is
-    /// empty; empty labels, which [`Schema::leave_out_empty`] leaves since messages print them, are gone.
+    /// Removes what upstream's protobuf storage cannot distinguish from absent: an empty list that Go always writes becomes null, and empty
+    /// labels, which [`Schema::leave_out_empty`] keeps for error messages, are removed.
     pub fn forget_empty(&self, object: &mut Map<String, Value>) {
         empty::forget(&self.arena, self.node, object);
     }
 
-    /// The JSON of a value as error texts of upstream print its own Go types: `{"Kind":"Pod","Namespace":"",…}`.
+    /// The JSON of a value as upstream's errors print internal Go types: `{"Kind":"Pod","Namespace":"",…}`.
     pub fn internal_form(&self, value: &Value) -> String {
         let mut text = String::new();
         internal::write(&self.arena, self.node, value, &mut text);
         text
     }
 
-    /// As [`Schema::internal_form`], of one field of an object of this type, which may be missing: then its zero.
+    /// As [`Schema::internal_form`], for one field of an object of this type; a missing field is its zero.
     pub fn internal_field(&self, object: &Map<String, Value>, name: &str) -> String {
         let mut text = String::new();
         for field in self.arena.fields(self.node).iter().filter(|field| field.name == name) {
@@ -189,15 +187,14 @@ impl Schema {
         text
     }
 
-    /// Makes a stored value readable for typed decoders in Rust, which refuse what Go reads: a null is dropped, an element that is null
-    /// becomes zero, a required time that is missing becomes Go's zero time, `0001-01-01T00:00:00Z`, and the type of an object within
-    /// another is dropped.
+    /// Makes a stored value decodable for Rust types, which refuse values that Go accepts: a null is dropped, a null element becomes zero,
+    /// a missing required time becomes Go's zero time `0001-01-01T00:00:00Z`, and the type of an object within another one is dropped.
     pub fn fill_zeros(&self, value: &mut Value) {
         zeros::fill(&self.arena, self.node, value);
     }
 
-    /// Fills in the defaults that the schema carries: the keys of list maps for built-ins (`protocol: TCP`), `default` for custom
-    /// resources. Not the defaults that Kubernetes' code sets: those are a strategy's.
+    /// Sets the defaults of the schema: keys of list maps for built-in kinds (`protocol: TCP`), `default` for custom resources. The defaults in
+    /// Kubernetes' code are set by strategies.
     pub fn default(&self, value: &mut Value) {
         defaults::apply(&self.arena, self.node, value);
     }

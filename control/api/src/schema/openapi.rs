@@ -1,4 +1,4 @@
-//! OpenAPI definitions of the built-in kinds, made from the compressed data file on demand; nothing is kept.
+//! OpenAPI definitions of the built-in kinds, built from the compressed data file on demand and not cached.
 
 use super::data::builtin;
 use crate::GroupVersionKind;
@@ -10,12 +10,12 @@ use std::{
 
 static PACKED: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kubernetes.txt.gz"));
 
-/// Which OpenAPI the definitions are for; they differ in how they refer to each other.
+/// The OpenAPI version of definitions, which differ in their references.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Version {
     /// `#/definitions/NAME`.
     V2,
-    /// `#/components/schemas/NAME`, within `allOf` where something stands beside it.
+    /// `#/components/schemas/NAME`, within `allOf` if it has siblings.
     V3,
 }
 
@@ -32,8 +32,7 @@ pub fn kinds() -> impl Iterator<Item = GroupVersionKind> {
     })
 }
 
-/// The named definitions and all that they refer to, by name, as `components.schemas` (v3) or `definitions` (v2). Unknown names are
-/// left out.
+/// The named definitions and all that they refer to, by name, as `components.schemas` (v3) or `definitions` (v2). Unknown names are ignored.
 pub fn definitions<'a>(names: impl IntoIterator<Item = &'a str>, version: Version) -> Value {
     let text = unpack();
     let data = Data::index(&text);
@@ -156,7 +155,7 @@ impl<'a> Data<'a> {
             };
             node.insert(key.into(), value);
         }
-        // In v3 nothing may stand beside a reference.
+        // In v3 a reference has no siblings.
         if version == Version::V3
             && node.len() > 1
             && let Some(reference) = node.remove("$ref")

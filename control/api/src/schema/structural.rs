@@ -1,7 +1,7 @@
 //! Builds the schema of a custom resource from the OpenAPI schema in its definition.
 //!
 //! Follows <https://kubernetes.io/docs/tasks/extend-kubernetes/custom-resources/custom-resource-definitions/#specifying-a-structural-schema>.
-//! Whether a schema is structural is for the definition's validation to say; here whatever is not understood means "anything".
+//! The validation of the definition checks whether a schema is structural; here an unknown construct means "anything".
 
 use super::{
     Schema,
@@ -100,7 +100,7 @@ impl Builder {
         Kind::Struct(StructId::try_from(self.arena.structs.len() - 1).expect("fewer than 2^32 structs"))
     }
 
-    /// Copies a built-in place with all below it.
+    /// Copies a built-in node with everything below it.
     fn copy(&mut self, from: &Arena, id: NodeId) -> NodeId {
         let mut node = from.node(id).clone();
         node.kind = match node.kind {

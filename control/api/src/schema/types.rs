@@ -1,4 +1,4 @@
-//! The arena that schemas live in: nodes are places (a field, an element), structs are shared definitions.
+//! The arena of schemas: a node is a field or an element, structs are shared definitions.
 
 use serde_json::Value;
 use std::borrow::Cow;
@@ -14,9 +14,9 @@ pub enum ListType {
     /// One value, owned as a whole.
     #[default]
     Atomic,
-    /// Scalars, each owned by itself.
+    /// Scalars, each owned separately.
     Set,
-    /// Objects that these keys identify.
+    /// Objects with these keys.
     Map(Box<[String]>),
 }
 
@@ -32,10 +32,10 @@ pub struct PatchStrategy {
     pub retain_keys: bool,
 }
 
-/// What kind of value a place holds.
+/// The kind of a value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Shape {
-    /// Anything; nothing is known inside.
+    /// Anything, without a schema inside.
     Any,
     /// An object with declared fields.
     Object,
@@ -70,7 +70,7 @@ pub(crate) enum Kind {
     Time,
     MicroTime,
     IntOrString,
-    /// `runtime.RawExtension`: any object, kept as it is; in protobuf raw JSON.
+    /// `runtime.RawExtension`: any object, unchanged; in protobuf raw JSON.
     Raw,
     /// `metav1.FieldsV1`.
     Fields,
@@ -85,7 +85,7 @@ pub(crate) enum Kind {
     Map(NodeId),
 }
 
-/// A place: its type, and what is true of this place only.
+/// A node: its type and its own facts.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub kind: Kind,
@@ -93,7 +93,7 @@ pub(crate) struct Node {
     pub atomic: bool,
     pub preserve: bool,
     pub nullable: bool,
-    /// Custom resources: a value of another type is for validation to refuse, not for decoding.
+    /// Custom resources: validation refuses a value of a wrong type, not decoding.
     pub lenient: bool,
     pub strategy: PatchStrategy,
     pub merge_key: Option<Str>,
@@ -124,13 +124,13 @@ pub(crate) struct Field {
     pub name: Str,
     pub node: NodeId,
     pub required: bool,
-    /// Go's protobuf writes the zero of this number or boolean where JSON has nothing.
+    /// Go's protobuf writes the zero of this number or boolean, and JSON omits it.
     pub omit_zero: bool,
-    /// A pointer to a string ("" is a value), or another pointer that is always written: null where there is nothing.
+    /// A pointer to a string ("" is a value), or another pointer without `omitempty`: null if unset.
     pub pointer: bool,
-    /// Go's JSON writes the field even where it holds nothing.
+    /// Go's JSON writes the field even if it is empty.
     pub always: bool,
-    /// The way through protobuf messages: inline messages first, the field's own tag last. Empty: not on that wire.
+    /// The path of protobuf tags: those of inline messages first, the field's own tag last. Empty: not in protobuf.
     pub tags: smallpath::Tags,
 }
 
@@ -161,10 +161,10 @@ pub(crate) struct Struct {
     pub name: Str,
     /// Sorted by name.
     pub fields: Vec<Field>,
-    /// The fields that have a default, as indices.
+    /// Indexes of the fields that have a default.
     pub defaulted: Vec<u16>,
     pub atomic: bool,
-    /// What keys that are not declared hold (`properties` beside `additionalProperties`).
+    /// The schema of undeclared keys (`additionalProperties` beside `properties`).
     pub additional: Option<NodeId>,
 }
 
@@ -180,7 +180,7 @@ impl Arena {
         NodeId::try_from(self.nodes.len() - 1).expect("a schema has fewer than 2^32 places")
     }
 
-    /// Notes which fields have defaults, once all are there.
+    /// Records which fields have defaults, once all fields are added.
     pub(crate) fn seal(&mut self) {
         let Self { nodes, structs } = self;
         for structure in structs {
@@ -212,8 +212,8 @@ impl Arena {
         fields.binary_search_by(|f| (*f.name).cmp(name)).ok().map(|i| &fields[i])
     }
 
-    /// The name of the Go struct that a struct embeds and that holds this field, as decoding errors print it. Protobuf has embedded
-    /// structs as messages of their own, so that the tags lead through them.
+    /// The name of the embedded Go struct with this field, for decoding errors. In protobuf an embedded struct is a message of its own, so
+    /// that the tags lead through it.
     pub(crate) fn embedded(&self, id: StructId, field: &Field) -> Option<&'static str> {
         if field.tags.as_slice().len() < 2 {
             return None;

@@ -1,4 +1,4 @@
-//! Zero values for typed decoders in Rust, which demand more than Go's: there, what is missing or null is zero.
+//! Zero values for typed decoding in Rust, which requires fields that Go treats as zero when they are missing or null.
 
 use super::types::{Arena, Field, Kind, NodeId};
 use serde_json::{Map, Value};
@@ -21,7 +21,7 @@ pub(super) fn fill(arena: &Arena, node: NodeId, value: &mut Value) {
     }
 }
 
-/// A time has no zero in Rust's types, so that a required one must be there. All else that is missing has.
+/// Sets a missing required time, the only type without a zero in the Rust types.
 fn field(arena: &Arena, field: &Field, map: &mut Map<String, Value>) {
     match map.get_mut(&*field.name) {
         Some(Value::Null) => drop(map.remove(&*field.name)),
@@ -40,7 +40,7 @@ fn element(arena: &Arena, node: NodeId, value: &mut Value) {
     inner(arena, node, value);
 }
 
-/// An object within another (a claim in a StatefulSet) may say any type; Rust's types refuse all but their own.
+/// Removes the type of an object within another one (a claim in a StatefulSet): it may be any, but the Rust types refuse all but their own.
 fn inner(arena: &Arena, node: NodeId, value: &mut Value) {
     if let Value::Object(map) = value
         && arena.child(node, "metadata").is_some()

@@ -13,7 +13,7 @@ pub struct FieldRequirement {
     pub value: String,
 }
 
-/// All of its requirements must hold; the empty one matches everything. Which fields a kind knows is for its strategy to say.
+/// A field selector: all requirements must hold; an empty one matches everything. The strategy of a kind defines its selectable fields.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct FieldSelector(Vec<FieldRequirement>);
 
@@ -35,12 +35,12 @@ impl FieldSelector {
         Ok(Self(requirements))
     }
 
-    /// One field must have one value.
+    /// Requires one value of one field.
     pub fn equals(field: &str, value: &str) -> Self {
         Self(vec![FieldRequirement { field: field.to_owned(), equal: true, value: value.to_owned() }])
     }
 
-    /// All of these.
+    /// Requires all of these.
     pub fn new(requirements: Vec<FieldRequirement>) -> Self {
         Self(requirements)
     }
@@ -55,7 +55,7 @@ impl FieldSelector {
         self.0.is_empty()
     }
 
-    /// Whether an object whose fields have these values is selected; a field that is absent is as good as empty.
+    /// Whether an object with these field values is selected; an absent field counts as empty.
     pub fn matches<S: AsRef<str>>(&self, field: impl Fn(&str) -> Option<S>) -> bool {
         self.0.iter().all(|r| {
             let found = field(&r.field);
@@ -63,7 +63,7 @@ impl FieldSelector {
         })
     }
 
-    /// The one value that a field must have.
+    /// The value that a field must have, if there is one.
     pub fn exact(&self, field: &str) -> Option<&str> {
         self.0.iter().find(|r| r.equal && r.field == field).map(|r| r.value.as_str())
     }
@@ -122,7 +122,7 @@ fn unescape(text: &str) -> Result<String, String> {
                 Some(c) => return Err(format!("invalid field selector: invalid escape sequence: \\{c}")),
                 None => return Err("invalid field selector: invalid escape sequence: \\".into()),
             },
-            // Upstream prints the character's number.
+            // Upstream prints the code of the character.
             ',' | '=' => return Err(format!("invalid field selector: unescaped character in value: {}", u32::from(c))),
             c => result.push(c),
         }

@@ -7,7 +7,7 @@ use super::{
 use serde_json::Value;
 use std::fmt;
 
-/// All of its requirements must hold. The empty one matches everything; [`Selector::nothing`] nothing.
+/// A label selector: all requirements must hold. An empty one matches everything; [`Selector::nothing`] matches nothing.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Selector {
     requirements: Vec<Requirement>,
@@ -25,7 +25,7 @@ impl Selector {
         Self { nothing: true, ..Self::default() }
     }
 
-    /// All of these.
+    /// Requires all of these.
     pub fn new(mut requirements: Vec<Requirement>) -> Self {
         requirements.sort_by(|a, b| a.key.cmp(&b.key));
         Self { requirements, nothing: false }
@@ -39,8 +39,7 @@ impl Selector {
         parse::selector(text).map(Self::new)
     }
 
-    /// From a `LabelSelector` object (`matchLabels`, `matchExpressions`). As upstream: null selects nothing, the empty object
-    /// everything.
+    /// From a `LabelSelector` object (`matchLabels`, `matchExpressions`). As upstream, null selects nothing and an empty object everything.
     ///
     /// # Errors
     /// Upstream's text: `"X" is not a valid label selector operator`, or that of a requirement.
@@ -60,7 +59,7 @@ impl Selector {
         Ok(Self::new(requirements))
     }
 
-    /// From the `matchExpressions` of a `NodeSelectorTerm`, which know `Gt` and `Lt` as well.
+    /// From the `matchExpressions` of a `NodeSelectorTerm`, which also allow `Gt` and `Lt`.
     ///
     /// # Errors
     /// Upstream's text: `"X" is not a valid node selector operator`, or that of a requirement.
@@ -74,7 +73,7 @@ impl Selector {
         !self.nothing && self.requirements.iter().all(|r| r.matches(label(&r.key)))
     }
 
-    /// Whether it has no requirement, so that it matches everything.
+    /// Whether there is no requirement, so that everything matches.
     pub fn is_empty(&self) -> bool {
         self.requirements.is_empty() && !self.nothing
     }
@@ -84,7 +83,7 @@ impl Selector {
         &self.requirements
     }
 
-    /// The one value that a label must have, if there is just one.
+    /// The value that a label must have, if there is one.
     pub fn exact(&self, key: &str) -> Option<&str> {
         let requirement = self.requirements.iter().find(|r| r.key == key)?;
         match (requirement.operator, requirement.values.as_slice()) {
@@ -104,7 +103,7 @@ const OPERATORS: [(&str, Operator); 6] = [
     ("Lt", Operator::LessThan),
 ];
 
-/// One expression, whose operator must be among `known`; `what` selector it stands in is for the error.
+/// One expression, whose operator must be among `known`; `what` is the kind of selector in the error.
 fn expression_requirement(expression: &Value, known: &[(&str, Operator)], what: &str) -> Result<Requirement, String> {
     let name = expression.get("operator").and_then(Value::as_str).unwrap_or_default();
     let operator = known.iter().find(|(other, _)| *other == name).map(|(_, operator)| *operator);

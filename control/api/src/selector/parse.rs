@@ -1,4 +1,4 @@
-//! The grammar of label selectors in text.
+//! The text syntax of label selectors.
 
 use super::requirement::{Operator, Requirement};
 use crate::names;
@@ -64,7 +64,7 @@ impl Parser {
         &self.item().text
     }
 
-    /// The next token; where a value may stand, `in` and `notin` are words.
+    /// The next token; where a value is allowed, `in` and `notin` are values.
     fn peek(&self) -> Token {
         match self.item().token {
             Token::In | Token::NotIn => Token::Identifier,
@@ -144,7 +144,7 @@ impl Parser {
         }
     }
 
-    /// Up to the closing parenthesis; commas side by side stand around an empty value.
+    /// Values up to the closing parenthesis; adjacent commas enclose an empty value.
     fn identifiers(&mut self) -> Result<BTreeSet<String>, String> {
         let mut values = BTreeSet::new();
         loop {

@@ -1,20 +1,20 @@
-//! One requirement on one label, and how it matches.
+//! A requirement of a label selector.
 
 use crate::names;
 use std::fmt;
 
-/// What a requirement asks of a label.
+/// The operator of a requirement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Operator {
     /// `a in (b,c)`.
     In,
-    /// `a notin (b,c)`; true without the label, too.
+    /// `a notin (b,c)`; also true without the label.
     NotIn,
     /// `a=b`.
     Equals,
     /// `a==b`.
     DoubleEquals,
-    /// `a!=b`; true without the label, too.
+    /// `a!=b`; also true without the label.
     NotEquals,
     /// `a`.
     Exists,
@@ -31,9 +31,9 @@ pub enum Operator {
 pub struct Requirement {
     /// The label's key.
     pub key: String,
-    /// The condition.
+    /// The operator.
     pub operator: Operator,
-    /// What the condition compares with.
+    /// The values of the operator.
     pub values: Vec<String>,
 }
 
@@ -86,7 +86,7 @@ impl Requirement {
         }
     }
 
-    /// Whether a label with this value (`None`: no such label) fulfils it.
+    /// Whether a label with this value (`None`: no such label) matches.
     pub fn matches(&self, value: Option<&str>) -> bool {
         let among = |value: &str| self.values.iter().any(|v| v == value);
         match self.operator {

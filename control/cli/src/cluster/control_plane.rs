@@ -188,11 +188,11 @@ fn as_user(server: &Server, user: &str, groups: &[&str]) -> Client {
 /// Serves the API on its port.
 fn serve(group: &Group, server: &Server, listener: TcpListener, tls: rustls::ServerConfig) -> anyhow::Result<()> {
     let descriptors = Shares::of(env::file_limit());
-    let places = server::tls::Places { connections: descriptors.api, handshakes: descriptors.handshakes };
+    let limits = server::tls::ConnectionLimits { connections: descriptors.api, handshakes: descriptors.handshakes };
     let listener = tokio::net::TcpListener::from_std(listener)?;
     group.essential_silent("API server", {
         let (server, token) = (server.clone(), group.token.clone());
-        async move { server.serve(places, listener, Arc::new(tls), token).await }
+        async move { server.serve(limits, listener, Arc::new(tls), token).await }
     });
     Ok(())
 }

@@ -5,11 +5,11 @@
 use k8s_openapi::api::core::v1::{Node, NodeSelectorRequirement, NodeSelectorTerm, PodSpec};
 use std::collections::BTreeMap;
 
-/// What a node must have.
+/// What a node must have for a pod.
 #[derive(Clone, Debug, Default)]
 pub struct Required {
     labels: BTreeMap<String, String>,
-    /// Any of them; `None` asks for nothing, an empty list can never be met.
+    /// One of them must match; `None` requires nothing, an empty list never matches.
     terms: Option<Vec<NodeSelectorTerm>>,
 }
 
@@ -29,7 +29,7 @@ impl Required {
         self.labels.is_empty() && self.terms.is_none()
     }
 
-    /// Whether `node` has it all.
+    /// Whether `node` meets all requirements.
     pub fn matches(&self, node: &Node) -> bool {
         let has = |(k, v): (&String, &String)| label(node, k) == Some(v);
         self.labels.iter().all(has)
@@ -37,7 +37,7 @@ impl Required {
     }
 }
 
-/// What a node should have, with weights.
+/// The preferred node affinity, with weights.
 #[derive(Clone, Debug, Default)]
 pub struct Preferred(Vec<(i64, NodeSelectorTerm)>);
 
@@ -49,12 +49,12 @@ impl Preferred {
         Self(terms.into_iter().flatten().map(|t| (i64::from(t.weight), t.preference.clone())).collect())
     }
 
-    /// Whether there are no wishes.
+    /// Whether nothing is preferred.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// The weights of the wishes that `node` fulfils.
+    /// The sum of the weights of the terms that match `node`.
     pub fn score(&self, node: &Node) -> i64 {
         self.0.iter().filter(|(_, term)| term_matches(term, node)).map(|(weight, _)| weight).sum()
     }

@@ -10,16 +10,15 @@ use k8s_openapi::{
 };
 use std::collections::BTreeMap;
 
-/// What a container that names no CPU request counts for in scores, in thousandths of a core.
+/// CPU of a container without a CPU request in scores, in thousandths of a core.
 const DEFAULT_CPU: Amount = 100;
-/// What a container that names no memory request counts for in scores, in bytes.
+/// Memory of a container without a memory request in scores, bytes.
 const DEFAULT_MEMORY: Amount = 200 << 20;
 
-/// An amount. A quantity is at most 2^63; this type is wider, so that the sum of all containers and pods that a cluster can hold is exact:
-/// what was added can be taken away again, whatever it was.
+/// An amount. A quantity is at most 2^63; this type is wider, so that the sum over all pods of a cluster is exact and can be subtracted again.
 pub type Amount = i128;
 
-/// Amounts; what is not named is zero.
+/// Amounts of resources; an absent resource is zero.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resources {
     /// Thousandths of a core.
@@ -33,7 +32,7 @@ pub struct Resources {
 }
 
 impl Resources {
-    /// From a `requests` or `allocatable` map. Text that is no quantity counts as zero: the server has validated it.
+    /// Parses a `requests` or `allocatable` map. Text that is no quantity counts as zero: the server has validated it.
     pub fn parse(map: Option<&BTreeMap<String, Text>>) -> Self {
         let mut resources = Self::default();
         for (name, text) in map.into_iter().flatten() {
@@ -51,7 +50,7 @@ impl Resources {
         resources
     }
 
-    /// Whether nothing is named.
+    /// Whether all amounts are zero.
     pub fn is_zero(&self) -> bool {
         self.cpu == 0 && self.memory == 0 && self.storage == 0 && self.scalar.is_empty()
     }
@@ -66,7 +65,7 @@ impl Resources {
         }
     }
 
-    /// Takes away what was added.
+    /// Subtracts each amount.
     pub fn sub(&mut self, other: &Self) {
         self.cpu -= other.cpu;
         self.memory -= other.memory;
@@ -78,7 +77,7 @@ impl Resources {
         }
     }
 
-    /// Raises each amount to the other's.
+    /// The maximum of each amount.
     fn max(&mut self, other: &Self) {
         self.cpu = self.cpu.max(other.cpu);
         self.memory = self.memory.max(other.memory);
@@ -90,12 +89,12 @@ impl Resources {
     }
 }
 
-/// What the pod asks for.
+/// The resource requests of the pod.
 pub fn requests(spec: &PodSpec) -> Resources {
     total(spec, Resources::parse)
 }
 
-/// What the pod counts for in scores: as [`requests`], with a default for each container that names no CPU or memory.
+/// The requests of the pod for scores: as [`requests`], with a default for each container without a CPU or memory request.
 pub fn non_zero_requests(spec: &PodSpec) -> Resources {
     total(spec, |map| {
         let mut resources = Resources::parse(map);
@@ -110,8 +109,8 @@ pub fn non_zero_requests(spec: &PodSpec) -> Resources {
     })
 }
 
-/// Containers run together, init containers one after another beside the sidecars that began before them; the higher of the two counts, and
-/// the overhead of the runtime on top. Requests of the pod as a whole replace the sum for the resources they name.
+/// The effective requests: containers run together, init containers one after another beside the sidecars that started before them; the higher
+/// of the two counts, plus the overhead of the RuntimeClass. Pod-level requests replace the sum for the resources they name.
 fn total(spec: &PodSpec, parse: impl Fn(Option<&BTreeMap<String, Text>>) -> Resources) -> Resources {
     let of = |c: &Container| parse(c.resources.as_ref().and_then(|r| r.requests.as_ref()));
     let mut sum = Resources::default();

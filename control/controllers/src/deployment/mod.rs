@@ -14,7 +14,7 @@ pub(crate) use plan::{Plan, Step, plan};
 
 use crate::{
     Context,
-    claim::{Claims, candidates, waken_by_orphan},
+    claim::{Claims, candidates, enqueue_for_orphan},
     labels, meta, pods,
 };
 use client::{
@@ -134,7 +134,7 @@ impl Controller for DeploymentController {
         wakeups.on_owner::<ReplicaSet, Deployment>(&self.sets);
         let deployments = self.deployments.clone();
         wakeups.on(&self.sets, move |delta| {
-            waken_by_orphan(delta, &deployments, |d| d.spec.as_ref().map(|s| &s.selector))
+            enqueue_for_orphan(delta, &deployments, |d| d.spec.as_ref().map(|s| &s.selector))
         });
         let (deployments, sets) = (self.deployments.clone(), self.sets.clone());
         wakeups.on(&self.pods, move |delta| waken_by_last_pod(delta, &sets, &deployments));

@@ -10,36 +10,36 @@ use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::{Deployment, DeploymentStatus, ReplicaSet};
 use std::{sync::Arc, time::Duration};
 
-/// One write; they are made in order and the first that fails ends the pass.
+/// One write. Steps run in order; the first failure ends the reconcile.
 #[derive(Clone, Debug)]
 pub(crate) enum Step {
-    /// Make the ReplicaSet of the current template.
+    /// Create the ReplicaSet of the current template.
     Create(Arc<ReplicaSet>),
-    /// Write size or annotations; `scaled` says from where to where.
+    /// Write size or annotations.
     Update {
         /// The whole new object.
         rs: Arc<ReplicaSet>,
-        /// The old and the new size, when it changes.
+        /// The old and the new size, if it changes.
         scaled: Option<(i32, i32)>,
     },
-    /// Forget an old revision.
+    /// Delete an old revision.
     Delete(Arc<ReplicaSet>),
 }
 
-/// The work of one pass.
+/// The work of one reconcile.
 #[derive(Debug)]
 pub(crate) struct Plan {
     /// The writes to ReplicaSets.
     pub steps: Vec<Step>,
-    /// The Deployment with its new status and revision annotation, when they change.
+    /// The Deployment with its new status and revision annotation, if they change.
     pub write: Option<Deployment>,
-    /// The Deployment as this pass understands it, for reports when a step fails.
+    /// The Deployment with the status so far, for the report of a failed step.
     pub seen: Deployment,
-    /// When to look again although nothing changes.
+    /// When to reconcile again without a change.
     pub after: Option<Duration>,
 }
 
-/// The ReplicaSets under consideration and the changes so far.
+/// The ReplicaSets, and the changes so far.
 struct View {
     d: Deployment,
     new: Option<Arc<ReplicaSet>>,
@@ -51,8 +51,8 @@ struct View {
     now: Timestamp,
 }
 
-/// Compares `d` with the ReplicaSets it controls. `old_pods_running` answers, given the name of the current ReplicaSet, whether pods of any
-/// other still run; Recreate waits for them.
+/// Compares `d` with the ReplicaSets it controls. `old_pods_running` takes the name of the current ReplicaSet and tells whether pods of any
+/// other one still run; the strategy Recreate waits for them.
 pub(crate) fn plan(
     d: &Deployment,
     sets: &[Arc<ReplicaSet>],
@@ -98,7 +98,7 @@ impl View {
         self.old.iter().map(|rs| revision::revision(rs)).max().unwrap_or(0) + 1
     }
 
-    /// Brings annotations of an existing current ReplicaSet, and the Deployment's revision, up to date.
+    /// Updates the annotations of an existing current ReplicaSet, and the revision of the Deployment.
     fn adopt_current(&mut self) {
         let next = self.next_revision();
         let Some(new) = self.new.clone() else { return };
@@ -138,7 +138,7 @@ impl View {
         self.new = Some(Arc::new(rs));
     }
 
-    /// Puts a changed ReplicaSet in the place of the one with its name.
+    /// Replaces the ReplicaSet of the same name by its changed form.
     fn replace(&mut self, rs: ReplicaSet) {
         let rs = Arc::new(rs);
         let slot = self.new.iter_mut().chain(&mut self.old).find(|o| o.metadata.name == rs.metadata.name);
@@ -150,7 +150,7 @@ impl View {
         *slot = rs;
     }
 
-    /// Sets the size; answers whether it changed. The size annotations follow, and alone are reason enough where `force` says so.
+    /// Sets size and size annotations; returns whether the size changed. With `force` changed annotations alone are written too.
     fn resize(&mut self, rs: &Arc<ReplicaSet>, size: i32, force: bool) -> bool {
         let resized = replicas(rs) != size;
         if !resized && !force {
@@ -176,13 +176,13 @@ impl View {
         self.all().map(|rs| replicas(rs)).sum()
     }
 
-    /// Whether the Deployment's size changed since the ReplicaSets were last sized.
+    /// Whether `spec.replicas` of the Deployment changed since the ReplicaSets were last scaled.
     fn is_scaling(&self) -> bool {
         let size = desired(&self.d);
         self.active().iter().any(|rs| count_annotation(rs, DESIRED_REPLICAS).is_some_and(|n| n != size))
     }
 
-    /// Follows a change of size without rolling anything out.
+    /// Scales the ReplicaSets, without a rollout.
     fn scale(&mut self) {
         let mut active = self.active();
         if active.len() <= 1 {
@@ -203,7 +203,7 @@ impl View {
         }
     }
 
-    /// Whether the current ReplicaSet alone is the whole Deployment.
+    /// Whether the current ReplicaSet has all replicas of the Deployment, and they are available.
     fn is_saturated(&self) -> bool {
         let size = desired(&self.d);
         self.new.as_ref().is_some_and(|rs| {
@@ -214,7 +214,7 @@ impl View {
     fn scale_in_proportion(&mut self, mut active: Vec<Arc<ReplicaSet>>) {
         let allowed = if desired(&self.d) > 0 { desired(&self.d) + max_surge(&self.d) } else { 0 };
         let to_add = allowed - active.iter().map(|rs| replicas(rs)).sum::<i32>();
-        // the largest first; among equals the newer grows and the older shrinks
+        // the largest first; among equals the newest is scaled up first, the oldest down
         active.sort_by(|a, b| {
             let age = if to_add > 0 { by_age(b, a) } else { by_age(a, b) };
             replicas(b).cmp(&replicas(a)).then(age)
@@ -255,7 +255,7 @@ impl View {
         }
     }
 
-    /// Takes pods from the old ReplicaSets as far as enough stay available; unhealthy ones first. Answers whether any were.
+    /// Scales old ReplicaSets down as long as enough pods stay available, unhealthy pods first. Returns whether any was scaled.
     fn shrink_old(&mut self) -> bool {
         let old: i32 = self.old.iter().map(|rs| replicas(rs)).sum();
         let Some(new) = self.new.clone().filter(|_| old > 0) else { return false };
@@ -303,7 +303,7 @@ impl View {
         }
     }
 
-    /// Drops the oldest revisions above the history limit, if they hold no pods.
+    /// Deletes the oldest revisions above the history limit, if they have no pods.
     fn clean_up(&mut self) {
         let limit = self.d.spec.as_ref().and_then(|s| s.revision_history_limit);
         let Some(limit) = limit.filter(|l| *l != i32::MAX).and_then(|l| usize::try_from(l).ok()) else { return };

@@ -17,7 +17,7 @@ use std::{cmp::Ordering, collections::BTreeMap, sync::Arc};
 pub(crate) const REVISION: &str = "deployment.kubernetes.io/revision";
 /// Earlier revisions of a ReplicaSet that was rolled back to.
 pub(crate) const HISTORY: &str = "deployment.kubernetes.io/revision-history";
-/// The label that tells the pods of one revision from those of another.
+/// The label that distinguishes the pods of the revisions.
 pub(crate) const HASH_LABEL: &str = "pod-template-hash";
 
 const NOT_COPIED: [&str; 6] = [
@@ -28,7 +28,7 @@ const NOT_COPIED: [&str; 6] = [
     MAX_REPLICAS,
     "deprecated.deployment.rollback.to",
 ];
-/// How long the list of earlier revisions may grow, in characters.
+/// Longest list of earlier revisions, in characters.
 const HISTORY_LIMIT: usize = 2000;
 
 /// The revision annotation as a number; absent or unreadable is 0.
@@ -101,8 +101,8 @@ pub(crate) fn new_set(d: &Deployment) -> ReplicaSet {
     }
 }
 
-/// Brings the annotations of the current ReplicaSet up to date; `next` is one more than the highest revision among the others. Answers
-/// whether anything changed.
+/// Updates the annotations of the current ReplicaSet; `next` is one more than the highest revision of the others. Returns whether anything
+/// changed.
 pub(crate) fn annotate(d: &Deployment, rs: &mut ReplicaSet, next: i64, exists: bool) -> bool {
     let mut annotations = rs.metadata.annotations.take().unwrap_or_default();
     let before = annotations.clone();
@@ -127,7 +127,7 @@ pub(crate) fn annotate(d: &Deployment, rs: &mut ReplicaSet, next: i64, exists: b
     changed
 }
 
-/// A ReplicaSet that gets a new number was rolled back to: keep its old one, dropping the oldest where the list grows too long.
+/// Keeps the old revision number of a ReplicaSet that a rollback gives a new one; the oldest numbers are dropped above the limit.
 fn remember(annotations: &mut BTreeMap<String, String>, old: &str) {
     let history = annotations.get(HISTORY).cloned().unwrap_or_default();
     let mut list: Vec<&str> = history.split(',').filter(|r| !r.is_empty()).collect();
@@ -144,7 +144,7 @@ fn set_replicas(annotations: &mut BTreeMap<String, String>, d: &Deployment) {
     annotations.insert(MAX_REPLICAS.to_owned(), (desired + rolling::max_surge(d)).to_string());
 }
 
-/// Records the Deployment's size on `rs`; answers whether that changed anything.
+/// Records the Deployment's size on `rs`; returns whether that changed anything.
 pub(crate) fn annotate_size(d: &Deployment, rs: &mut ReplicaSet) -> bool {
     let annotations = rs.metadata.annotations.get_or_insert_default();
     let before = (annotations.get(DESIRED_REPLICAS).cloned(), annotations.get(MAX_REPLICAS).cloned());

@@ -40,7 +40,7 @@ pub(super) fn is_rolling(d: &Deployment) -> bool {
     strategy.unwrap_or("RollingUpdate") == "RollingUpdate"
 }
 
-/// (surge, unavailable) in pods; when both come out as zero nothing could ever move, so one may be unavailable.
+/// (maxSurge, maxUnavailable) in pods. Where both would be zero, one pod may be unavailable, because no rollout could progress.
 fn fenceposts(d: &Deployment) -> (i32, i32) {
     let rolling = d.spec.as_ref().and_then(|s| s.strategy.as_ref()).and_then(|s| s.rolling_update.as_ref());
     let quarter = IntOrString::String("25%".to_owned());
@@ -69,7 +69,7 @@ pub(super) fn new_size(d: &Deployment, current: i32, new: i32) -> i32 {
     if room <= 0 { new } else { new + room.min(desired(d) - new) }
 }
 
-/// How many of the `to_add` (negative: to remove) pods fall to `rs` when `added` are given out already.
+/// The share of `rs` in the `to_add` pods (negative: to remove), of which `added` are already assigned.
 pub(super) fn proportion(rs: &ReplicaSet, d: &Deployment, to_add: i32, added: i32) -> i32 {
     if replicas(rs) == 0 || to_add == 0 || to_add == added {
         return 0;

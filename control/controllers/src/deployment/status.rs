@@ -15,7 +15,7 @@ const PROGRESSING: &str = "Progressing";
 const TIMED_OUT: &str = "ProgressDeadlineExceeded";
 const AVAILABLE: &str = "NewReplicaSetAvailable";
 
-/// A condition that became true or false now.
+/// A condition that changed now.
 pub(super) fn condition(
     type_: &str,
     status: &str,
@@ -67,7 +67,7 @@ fn deadline(d: &Deployment) -> Option<i64> {
     Some(i64::from(seconds))
 }
 
-/// Records in `d` that it was paused or resumed, so that the deadline does not run meanwhile.
+/// Records that `d` was paused or resumed, so that the progress deadline does not run while it is paused.
 pub(super) fn note_pause(d: &mut Deployment, now: Timestamp) {
     if deadline(d).is_none() {
         return;
@@ -88,7 +88,7 @@ pub(super) fn note_pause(d: &mut Deployment, now: Timestamp) {
     }
 }
 
-/// Records that the current ReplicaSet was made, or found when nothing was known about progress.
+/// Records that the current ReplicaSet was created, or found while no progress condition exists.
 pub(super) fn note_new_set(d: &mut Deployment, name: &str, created: bool, now: Timestamp) {
     if deadline(d).is_none() {
         return;
@@ -103,7 +103,7 @@ pub(super) fn note_new_set(d: &mut Deployment, name: &str, created: bool, now: T
     }
 }
 
-/// Records that the current ReplicaSet could not be made.
+/// Records that the current ReplicaSet could not be created.
 pub(super) fn note_create_failure(d: &mut Deployment, message: &str, now: Timestamp) {
     if deadline(d).is_some() {
         let status = d.status.get_or_insert_default();
@@ -123,7 +123,7 @@ pub(super) fn calculate(
     let actual = |rs: &ReplicaSet| rs.status.as_ref().map_or(0, |s| s.replicas);
     let ready = |rs: &ReplicaSet| rs.status.as_ref().and_then(|s| s.ready_replicas).unwrap_or(0);
     let available = sum(available);
-    // unknown until every ReplicaSet has said it
+    // unknown until every ReplicaSet reports it
     let terminating = all().map(|rs| rs.status.as_ref().and_then(|s| s.terminating_replicas)).sum::<Option<i32>>();
     let previous = d.status.clone().unwrap_or_default();
     let mut status = DeploymentStatus {
@@ -174,8 +174,7 @@ fn timed_out(status: &DeploymentStatus, seconds: i64, now: Timestamp) -> bool {
     }
 }
 
-/// Adds what can be said about the progress of a rollout, and failures of the ReplicaSets, to the calculated `status`. `d.status` is what
-/// was known before.
+/// Adds the conditions Progressing and ReplicaFailure to the calculated `status`. `d.status` is the previous status.
 pub(super) fn progress(
     d: &Deployment,
     new: Option<&Arc<ReplicaSet>>,
@@ -221,7 +220,7 @@ pub(super) fn progress(
     }
 }
 
-/// The failure of the current ReplicaSet, or else of any.
+/// The failure of the current ReplicaSet, else that of any other.
 fn failure(new: Option<&Arc<ReplicaSet>>, old: &[Arc<ReplicaSet>]) -> Option<DeploymentCondition> {
     let of = |rs: &Arc<ReplicaSet>| {
         let conditions = rs.status.as_ref()?.conditions.as_ref()?;
@@ -238,7 +237,7 @@ fn failure(new: Option<&Arc<ReplicaSet>>, old: &[Arc<ReplicaSet>]) -> Option<Dep
     })
 }
 
-/// When to look again whether the deadline has passed.
+/// When to check the progress deadline again.
 pub(super) fn next_check(d: &Deployment, status: &DeploymentStatus, now: Timestamp) -> Option<Duration> {
     let seconds = deadline(d)?;
     let c = find(status, PROGRESSING)?;

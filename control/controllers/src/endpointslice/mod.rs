@@ -1,4 +1,4 @@
-//! EndpointSlices: where the pods of a Service are reached.
+//! EndpointSlices: the addresses of the pods of a Service.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/services-networking/endpoint-slices/>. Not here: topology hints, and mirroring of Endpoints
 //! that users write. Slices of a deleted Service go with their owner (garbage collection).
@@ -15,7 +15,7 @@ use k8s_openapi::api::{
 };
 use std::sync::Arc;
 
-/// Managed slices only: the name keeps it apart from the pod network's index of the same informer.
+/// Index of managed slices by Service. The pod network has another index on the same informer, hence the prefix.
 const BY_SERVICE: &str = "endpointslice-controller/service";
 
 /// Keeps EndpointSlices. Upstream's `endpointslice-controller`.
@@ -64,7 +64,7 @@ impl EndpointSliceController {
     }
 }
 
-/// The Service that one of our slices belongs to.
+/// The Service of a managed slice.
 fn service_key(slice: &EndpointSlice) -> Option<Key> {
     let labels = slice.metadata.labels.as_ref()?;
     let ours = labels.get("endpointslice.kubernetes.io/managed-by").map(String::as_str) == Some(MANAGED_BY);
@@ -83,9 +83,9 @@ impl Controller for EndpointSliceController {
             old.into_iter().chain(service_key(delta.object())).collect()
         });
         let services = self.services.clone();
-        wakeups.on(&self.pods, move |delta| servicepods::waken(delta, &services));
+        wakeups.on(&self.pods, move |delta| servicepods::enqueue_services(delta, &services));
         let services = self.services.clone();
-        wakeups.on(&self.nodes, move |delta| waken_by_zone(delta, &services));
+        wakeups.on(&self.nodes, move |delta| enqueue_on_zone_change(delta, &services));
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {
@@ -112,8 +112,8 @@ fn zone(node: &Node) -> Option<&str> {
     node.metadata.labels.as_ref()?.get("topology.kubernetes.io/zone").map(String::as_str)
 }
 
-/// A node that moves to another zone changes the endpoints on it; that is rare, so all Services look.
-fn waken_by_zone(delta: &Delta<Node>, services: &Informer<Service>) -> Vec<Key> {
+/// All Services, when a node moves to another zone: its endpoints change, and that is rare.
+fn enqueue_on_zone_change(delta: &Delta<Node>, services: &Informer<Service>) -> Vec<Key> {
     let new = zone(delta.object());
     let moved = match delta {
         Delta::Modified { old, .. } => zone(old) != new,

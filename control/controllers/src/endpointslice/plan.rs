@@ -16,30 +16,30 @@ use std::{
     sync::Arc,
 };
 
-/// Who keeps these slices.
+/// The value of [`MANAGED_BY_LABEL`] for slices of this controller.
 pub(crate) const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 /// The label that names the Service.
 pub(crate) const SERVICE_NAME: &str = "kubernetes.io/service-name";
 const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
-/// Endpoints in a slice at most.
+/// Most endpoints in a slice.
 const MAX_ENDPOINTS: usize = 100;
 
-/// The writes that bring the slices up to date.
+/// The writes to slices.
 #[derive(Debug, Default, PartialEq)]
 pub(crate) struct Plan {
     /// New slices.
     pub create: Vec<EndpointSlice>,
     /// Changed slices.
     pub update: Vec<EndpointSlice>,
-    /// Slices that are not needed.
+    /// Slices that are no longer needed.
     pub delete: Vec<Arc<EndpointSlice>>,
 }
 
 /// Slices hold endpoints of one address family with the same ports.
 type Group = (&'static str, Vec<(String, Option<String>, Option<i32>, Option<String>)>);
 
-/// Compares. Slices that are right stay untouched; those that must change anyway are filled first; then one with room for the rest; then
-/// new ones. `zone` tells a node's zone.
+/// Compares the slices with the pods. Correct slices stay untouched; slices that must change anyway are filled first, then one slice with
+/// room for the rest, then new ones. `zone` returns the zone of a node.
 pub(crate) fn plan(
     service: &Service,
     pods: &[Arc<Pod>],
@@ -81,7 +81,7 @@ pub(crate) fn plan(
 #[derive(Default)]
 struct Wanted {
     ports: Vec<EndpointPort>,
-    /// By identity, so that they can be found in the slices that exist.
+    /// By identity, to find them in the existing slices.
     endpoints: BTreeMap<String, Endpoint>,
 }
 
@@ -117,7 +117,7 @@ fn pack(
         let room = MAX_ENDPOINTS.saturating_sub(size(slice)).min(rest.len());
         slice.endpoints.get_or_insert_default().extend(rest.drain(..room));
     }
-    // one slice that has room for all the rest, the fullest such
+    // the fullest slice that has room for all of the rest
     let fits = |s: &&mut EndpointSlice| size(s) + rest.len() <= MAX_ENDPOINTS;
     if !rest.is_empty()
         && let Some(slice) = unchanged.iter_mut().filter(fits).max_by_key(|s| size(s))
@@ -137,7 +137,7 @@ fn pack(
     }
 }
 
-/// A Service without endpoints keeps one empty slice per family, so that readers can tell "none" from "not looked at yet".
+/// One empty slice per address family for a Service without endpoints, so that readers can distinguish "none" from "not reconciled yet".
 fn placeholders(
     service: &Service,
     families: &[&'static str],
@@ -250,7 +250,7 @@ fn group(family: &'static str, ports: &[EndpointPort]) -> Group {
     (family, ports)
 }
 
-/// What tells one endpoint from another across slices.
+/// The identity of an endpoint across slices.
 fn identity(e: &Endpoint) -> String {
     let uid = e.target_ref.as_ref().and_then(|r| r.uid.as_deref()).unwrap_or("");
     format!("{uid} {}", e.addresses.join(","))
@@ -261,7 +261,7 @@ fn alike(a: &Endpoint, b: &Endpoint) -> bool {
     a == b || meta::same(&json(a), &json(b))
 }
 
-/// Gives the slice the Service's labels and the reserved ones; answers whether that changed anything.
+/// Sets the labels of the Service and the reserved ones on the slice; returns whether that changed anything.
 fn label(service: &Service, slice: &mut EndpointSlice) -> bool {
     let mut labels = service.metadata.labels.clone().unwrap_or_default();
     labels.remove(HEADLESS);

@@ -1,4 +1,4 @@
-//! Who owns whom, across all kinds. Pure.
+//! The ownership graph of objects of all kinds. Pure.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/architecture/garbage-collection/>.
 
@@ -9,17 +9,17 @@ use std::{
     sync::Arc,
 };
 
-/// The finalizer of a deletion that waits for blocking dependents.
+/// The finalizer of foreground deletion: the object waits for its blocking dependents.
 pub(crate) const FOREGROUND: &str = "foregroundDeletion";
-/// The finalizer of a deletion that sets dependents free.
+/// The finalizer of orphaning deletion.
 pub(crate) const ORPHAN: &str = "orphan";
 
-/// Whether it waits for its blocking dependents to go.
+/// Whether the object waits for the deletion of its blocking dependents.
 pub(crate) fn waits_for_dependents(meta: &PartialObjectMetadata) -> bool {
     meta.deletion_timestamp.is_some() && meta.finalizers.iter().any(|f| f == FOREGROUND)
 }
 
-/// Whether its dependents are to be set free.
+/// Whether the dependents of the object are to be orphaned.
 pub(crate) fn orphans_dependents(meta: &PartialObjectMetadata) -> bool {
     meta.deletion_timestamp.is_some() && meta.finalizers.iter().any(|f| f == ORPHAN)
 }
@@ -34,7 +34,7 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Where it is, as references to it have to say.
+    /// The coordinates that a reference to the object must have.
     pub(crate) fn coordinates(&self) -> Coordinates {
         Coordinates {
             api_version: self.resource.api_version(),
@@ -44,12 +44,12 @@ impl Node {
         }
     }
 
-    /// Whether an object of `namespace` can name this one as its owner at all.
+    /// Whether an object in `namespace` can have this one as its owner.
     fn is_reachable_from(&self, namespace: &str) -> bool {
         !self.resource.namespaced || self.meta.namespace == namespace
     }
 
-    /// Whether `owner`, as an object of `namespace` names it, is this one: the uid alone does not say so.
+    /// Whether the owner reference of an object in `namespace` means this object: more than the uid must agree.
     pub(crate) fn is(&self, owner: &OwnerReference, namespace: &str) -> bool {
         let (meta, kind) = (&self.meta, &self.resource);
         meta.uid == owner.uid
@@ -59,13 +59,13 @@ impl Node {
             && self.is_reachable_from(namespace)
     }
 
-    /// Whether it keeps the object with this uid from going first.
+    /// Whether it has `blockOwnerDeletion` for the owner with this uid.
     fn blocks(&self, uid: &str) -> bool {
         self.meta.owner_references.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true))
     }
 }
 
-/// What besides the uid must agree between an owner and a reference to it.
+/// What must agree between an owner and a reference to it, besides the uid.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Coordinates {
     /// `group/version`.
@@ -78,21 +78,21 @@ pub(crate) struct Coordinates {
     pub name: String,
 }
 
-/// What a change of an object asks for.
+/// The consequences of a change of an object.
 #[derive(Debug, Default)]
 pub(crate) struct Change {
-    /// What must be looked at.
+    /// Tasks to enqueue.
     pub tasks: Vec<Task>,
-    /// Objects and those references of theirs that name an owner of another namespace.
+    /// Objects with an owner reference into another namespace.
     pub misplaced: Vec<(Node, OwnerReference)>,
 }
 
-/// What must be looked at because something changed.
+/// One task of the collector, for the object with a uid. Upstream's `attemptToDelete` and `attemptToOrphan` queues.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) enum Task {
-    /// Should this object go, or, if it waits for dependents, can it?
+    /// Delete the object if it has no owner any more, or complete its foreground deletion.
     Delete(String),
-    /// Set this object's dependents free.
+    /// Orphan the dependents of the object.
     Orphan(String),
 }
 
@@ -101,7 +101,7 @@ pub(crate) enum Task {
 pub(crate) struct Graph {
     nodes: HashMap<String, Node>,
     dependents: HashMap<String, HashSet<String>>,
-    /// Where no owner of a uid is; uids are never used twice, so this stays true.
+    /// Coordinates at which no object with the uid exists. Uids are never reused, so this stays true.
     absent: HashMap<String, HashSet<Coordinates>>,
 }
 
@@ -121,7 +121,7 @@ impl Graph {
         self.nodes.iter().filter(|(_, n)| *n.resource == *resource).map(|(uid, _)| uid.clone()).collect()
     }
 
-    /// Takes a new or changed object; answers what follows from it.
+    /// Adds or updates an object; returns the consequences.
     pub(crate) fn set(&mut self, resource: &Arc<Resource>, meta: impl Into<Arc<PartialObjectMetadata>>) -> Change {
         let meta = meta.into();
         let uid = meta.uid.clone();
@@ -155,7 +155,7 @@ impl Graph {
         change
     }
 
-    /// An object that is known at last: who names its uid but not it has no such owner.
+    /// A new object: dependents whose reference has its uid but other coordinates do not have this owner.
     fn first_seen(&self, node: &Node, change: &mut Change) {
         for dependent in self.dependents(&node.meta.uid) {
             let namespace = &dependent.meta.namespace;
@@ -168,7 +168,7 @@ impl Graph {
         }
     }
 
-    /// An object whose owners are new: it is looked at when one is not known, is not what the reference says, or waits for its dependents.
+    /// An object with new owner references: it is enqueued if an owner is unknown, has other coordinates, or waits for its dependents.
     fn new_owners(&self, node: &Node, change: &mut Change) {
         let (mut doubted, namespace) = (false, &node.meta.namespace);
         for owner in &node.meta.owner_references {
@@ -188,7 +188,7 @@ impl Graph {
         }
     }
 
-    /// Forgets an object that is gone; answers what must be looked at.
+    /// Removes a deleted object; returns tasks to enqueue.
     pub(crate) fn remove(&mut self, uid: &str) -> Vec<Task> {
         let Some(node) = self.nodes.remove(uid) else { return Vec::new() };
         let mut tasks: Vec<Task> = self.dependents(uid).map(|d| Task::Delete(d.meta.uid.clone())).collect();
@@ -202,7 +202,7 @@ impl Graph {
         tasks
     }
 
-    /// Forgets the objects of a kind that is no longer served. They may well be there still: nothing is concluded about their dependents.
+    /// Removes the objects of a kind that is no longer served. They may still be stored, so nothing follows for their dependents.
     pub(crate) fn forget(&mut self, resource: &Resource) {
         for uid in self.of(resource) {
             let Some(node) = self.nodes.remove(&uid) else { continue };
@@ -210,14 +210,14 @@ impl Graph {
         }
     }
 
-    /// Remembers that no owner of this uid is there, as long as somebody names it.
+    /// Records that no object with this uid exists at these coordinates, for as long as some object references the uid.
     pub(crate) fn set_absent(&mut self, uid: &str, at: Coordinates) {
         if !self.nodes.contains_key(uid) && self.dependents.contains_key(uid) {
             self.absent.entry(uid.to_owned()).or_default().insert(at);
         }
     }
 
-    /// Whether the owner is known not to exist for an object of `namespace`.
+    /// Whether the owner is known to be absent, for an object in `namespace`.
     pub(crate) fn is_absent(&self, owner: &OwnerReference, namespace: &str) -> bool {
         let Some(places) = self.absent.get(&owner.uid) else { return false };
         places.iter().any(|at| {
@@ -228,7 +228,7 @@ impl Graph {
         })
     }
 
-    /// Whether the object waits, over whatever others, for itself.
+    /// Whether the object waits for itself, through any number of others.
     fn is_in_circle(&self, uid: &str) -> bool {
         let (mut open, mut seen) = (vec![uid], HashSet::new());
         while let Some(at) = open.pop() {
@@ -244,7 +244,7 @@ impl Graph {
         false
     }
 
-    /// Owners that `new` no longer blocks may go now.
+    /// Enqueues the owners that `new` no longer blocks.
     fn freed(&self, old: &PartialObjectMetadata, new: &PartialObjectMetadata, tasks: &mut Vec<Task>) {
         let blocks = |m: &PartialObjectMetadata, uid: &str| {
             m.owner_references.iter().any(|o| o.uid == uid && o.block_owner_deletion == Some(true))
@@ -267,12 +267,12 @@ impl Graph {
     }
 }
 
-/// What an owner means to a dependent.
+/// The state of an owner.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Standing {
+pub(crate) enum OwnerState {
     /// It exists.
-    Solid,
-    /// It exists, and waits for its dependents to go.
+    Present,
+    /// It exists and waits for its dependents.
     Waiting,
     /// It does not exist.
     Dangling,
@@ -280,51 +280,52 @@ pub(crate) enum Standing {
 
 /// What to do about an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// Leave it.
+pub(crate) enum Decision {
+    /// Nothing.
     Keep,
-    /// Keep it, without these owners.
-    Disown(Vec<String>),
-    /// Delete it; its dependents first, when `foreground`.
+    /// Remove the references to these owners.
+    RemoveOwners(Vec<String>),
+    /// Delete it.
     Delete {
-        /// Whether its dependents go before it.
+        /// Whether its dependents are deleted first.
         foreground: bool,
     },
-    /// Nothing blocks it any more: take the foreground finalizer away.
-    Release,
-    /// Its blocking dependents must go first.
+    /// No dependent blocks it any more: remove the foreground finalizer.
+    RemoveFinalizer,
+    /// It waits for these blocking dependents, which are enqueued.
     Await(Vec<String>),
-    /// It waits for itself: it must no longer block its owners.
+    /// It waits for itself: stop blocking its owners.
     Unblock,
 }
 
-/// Decides about the live object `meta`, given what its owners are.
-pub(crate) fn judge(graph: &Graph, meta: &PartialObjectMetadata, owners: &[(String, Standing)]) -> Verdict {
+/// Decides about the live object `meta`, given the state of its owners.
+pub(crate) fn decide(graph: &Graph, meta: &PartialObjectMetadata, owners: &[(String, OwnerState)]) -> Decision {
     let uid = &meta.uid;
     if waits_for_dependents(meta) {
-        // who cannot have it as an owner cannot hold it either: a cluster-scoped object that names it would do so for ever
+        // an object that cannot have this owner does not block it: a cluster-scoped object with a namespaced owner would block it for ever
         let reachable = |d: &&Node| graph.get(uid).is_none_or(|n| n.is_reachable_from(&d.meta.namespace));
         let blocking: Vec<&Node> = graph.dependents(uid).filter(|d| d.blocks(uid)).filter(reachable).collect();
         if blocking.is_empty() {
-            return Verdict::Release;
+            return Decision::RemoveFinalizer;
         }
         let blocks = meta.owner_references.iter().any(|o| o.block_owner_deletion == Some(true));
         if blocks && graph.is_in_circle(uid) {
-            return Verdict::Unblock;
+            return Decision::Unblock;
         }
         let untouched = blocking.iter().filter(|d| d.meta.deletion_timestamp.is_none());
-        return Verdict::Await(untouched.map(|d| d.meta.uid.clone()).collect());
+        return Decision::Await(untouched.map(|d| d.meta.uid.clone()).collect());
     }
     if meta.deletion_timestamp.is_some() || owners.is_empty() {
-        return Verdict::Keep;
+        return Decision::Keep;
     }
-    let with = |s: Standing| owners.iter().filter(move |(_, o)| *o == s);
-    if with(Standing::Solid).next().is_some() {
-        let gone: Vec<String> = owners.iter().filter(|(_, s)| *s != Standing::Solid).map(|(u, _)| u.clone()).collect();
-        return if gone.is_empty() { Verdict::Keep } else { Verdict::Disown(gone) };
+    let with = |s: OwnerState| owners.iter().filter(move |(_, o)| *o == s);
+    if with(OwnerState::Present).next().is_some() {
+        let gone: Vec<String> =
+            owners.iter().filter(|(_, s)| *s != OwnerState::Present).map(|(u, _)| u.clone()).collect();
+        return if gone.is_empty() { Decision::Keep } else { Decision::RemoveOwners(gone) };
     }
-    let waiting = with(Standing::Waiting).next().is_some();
-    Verdict::Delete {
+    let waiting = with(OwnerState::Waiting).next().is_some();
+    Decision::Delete {
         foreground: waiting && graph.dependents(uid).next().is_some()
             || meta.finalizers.iter().any(|f| f == FOREGROUND),
     }

@@ -1,17 +1,17 @@
-//! Garbage collection: what nobody owns any more goes, and who waits for dependents goes after them.
+//! Garbage collection: deletes objects whose owners are gone, and completes foreground and orphaning deletion.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/architecture/garbage-collection/>: background, foreground (with `blockOwnerDeletion`) and
-//! orphaning deletion. The graph of owners comes from an informer per served kind, CustomResources included, which reads metadata alone and
-//! comes and goes with discovery; before anything is deleted the API
-//! itself is asked, and the deletion names uid and revision, so that a stale graph costs a request and never an object.
+//! orphaning deletion. The ownership graph is fed by one metadata informer per served kind, custom resources included; discovery starts and
+//! stops them. A live read precedes each deletion, which has preconditions on uid and resourceVersion, so that a stale graph costs a request
+//! but never an object.
 //!
-//! Unlike upstream, a circle of owners that wait for each other is opened only once it is one, and also where all of them were deleted at
-//! once; and a cluster-scoped object that names a namespaced owner does not hold it.
+//! Unlike upstream, a cycle of owners that wait for each other is broken only once it is complete, and also where all of them were deleted at
+//! once; and a cluster-scoped object with a namespaced owner does not block that owner.
 
 mod graph;
 
 pub(crate) use graph::{
-    Coordinates, FOREGROUND, Graph, Node, ORPHAN, Standing, Task, Verdict, judge, orphans_dependents,
+    Coordinates, Decision, FOREGROUND, Graph, Node, ORPHAN, OwnerState, Task, decide, orphans_dependents,
     waits_for_dependents,
 };
 
@@ -32,8 +32,8 @@ use std::{
 use tokio::{sync::watch, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
-/// How often the served kinds are looked up. Upstream's figure.
-const REDISCOVER: Duration = Duration::from_secs(30);
+/// How often the served kinds are discovered. Upstream's figure.
+const DISCOVERY_PERIOD: Duration = Duration::from_secs(30);
 /// Tasks worked on at a time.
 const WORKERS: usize = 16;
 const MERGE_PATCH: &str = "application/merge-patch+json";
@@ -50,17 +50,17 @@ type Monitors = HashMap<Arc<Resource>, Informer<PartialObjectMetadata>>;
 struct Shared {
     client: Client,
     graph: Mutex<Graph>,
-    /// The kinds whose changes count. Locked after the graph.
+    /// The kinds that are followed. Locked after the graph.
     followed: Mutex<HashSet<Arc<Resource>>>,
-    /// Bounded by the objects there are: each waits at most once per kind of task.
+    /// Bounded by the number of objects: each is queued at most once per kind of task.
     queue: WorkQueue<Task>,
-    /// Owners are named by version and kind, paths by resource.
+    /// Resources by the apiVersion and kind of owner references.
     kinds: Mutex<HashMap<(String, String), Arc<Resource>>>,
     recorder: Recorder,
 }
 
 impl GarbageCollector {
-    /// Over informers of every kind, which read only metadata.
+    /// Over metadata informers of every kind.
     pub(crate) fn new(cx: &Context) -> Self {
         let shared = Shared {
             client: cx.client.clone(),
@@ -92,7 +92,7 @@ impl GarbageCollector {
         tokio::select! { () = token.cancelled() => self.shared.queue.close(), () = work => {} }
     }
 
-    /// Keeps an informer per served kind; tells when all of the first are complete.
+    /// Keeps one informer per served kind; `synced` becomes true when the first ones are complete.
     async fn monitor(&self, synced: &watch::Sender<bool>) {
         let mut monitors = Monitors::new();
         let mut delay = Duration::from_millis(100);
@@ -100,12 +100,12 @@ impl GarbageCollector {
             let pause = match discovery::resources(&self.shared.client).await {
                 Ok(found) if found.failures.is_empty() => {
                     self.follow(&mut monitors, found.resources);
-                    REDISCOVER
+                    DISCOVERY_PERIOD
                 }
                 other => {
                     tracing::debug!(?other, "the served kinds could not all be discovered");
                     let pause = delay;
-                    delay = (delay * 2).min(REDISCOVER);
+                    delay = (delay * 2).min(DISCOVERY_PERIOD);
                     pause
                 }
             };
@@ -123,10 +123,10 @@ impl GarbageCollector {
         }
     }
 
-    /// Begins to follow the kinds that are new, and lets go of those that are not served any more.
+    /// Follows new kinds, and drops the informers of kinds that are no longer served.
     fn follow(&self, monitors: &mut Monitors, resources: Vec<Resource>) {
         let wanted: Vec<Arc<Resource>> = resources.into_iter().filter(is_collected).map(Arc::new).collect();
-        self.shared.learn(&wanted);
+        self.shared.set_kinds(&wanted);
         monitors.retain(|resource, _| {
             let stays = wanted.contains(resource);
             if !stays {
@@ -150,12 +150,12 @@ impl GarbageCollector {
     }
 }
 
-/// A list for a merge patch: an empty one leaves nothing behind.
+/// A list in a merge patch; an empty one removes the field.
 fn or_null<T: serde::Serialize>(list: &[T]) -> serde_json::Value {
     if list.is_empty() { serde_json::Value::Null } else { json!(list) }
 }
 
-/// Whether objects of the kind take part. Events are many and own nothing.
+/// Whether objects of the kind are collected. Events are not: they are many and own nothing.
 fn is_collected(resource: &Resource) -> bool {
     resource.can(&["delete", "list", "watch"]) && resource.resource != "events"
 }
@@ -173,7 +173,7 @@ impl Shared {
         change.misplaced.iter().for_each(|(node, owner)| self.report(node, owner));
     }
 
-    /// Tells that an owner cannot be one, since it lives in another namespace.
+    /// Records an event about an owner reference into another namespace.
     fn report(&self, node: &Node, owner: &OwnerReference) {
         let meta = &node.meta;
         let about = ObjectReference {
@@ -196,14 +196,14 @@ impl Shared {
         tasks.into_iter().for_each(|t| self.queue.add(t));
     }
 
-    /// Forgets a kind that is not served any more. A change that its informer is about to tell comes too late.
+    /// Forgets a kind that is no longer served. A change that its informer still delivers is ignored.
     fn forget(&self, resource: &Resource) {
         let mut graph = self.graph.lock();
         self.followed.lock().remove(resource);
         graph.forget(resource);
     }
 
-    fn learn(&self, resources: &[Arc<Resource>]) {
+    fn set_kinds(&self, resources: &[Arc<Resource>]) {
         let mut kinds = self.kinds.lock();
         kinds.clear();
         for resource in resources {
@@ -216,8 +216,8 @@ impl Shared {
     async fn work(self: Arc<Self>) {
         while let Some(task) = self.queue.next().await {
             let result = match &task {
-                Task::Delete(uid) => self.attempt(uid).await,
-                Task::Orphan(uid) => self.orphan(uid).await,
+                Task::Delete(uid) => self.attempt_to_delete(uid).await,
+                Task::Orphan(uid) => self.orphan_dependents(uid).await,
             };
             match result {
                 Ok(()) => self.queue.forget(&task),
@@ -230,48 +230,48 @@ impl Shared {
         }
     }
 
-    /// Deletes the object if nobody owns it, or lets it go if nothing blocks it.
-    async fn attempt(&self, uid: &str) -> anyhow::Result<()> {
+    /// Deletes the object if it has no owner any more, or completes its foreground deletion if nothing blocks it.
+    async fn attempt_to_delete(&self, uid: &str) -> anyhow::Result<()> {
         let Some(node) = self.graph.lock().get(uid).cloned() else { return Ok(()) };
         if node.meta.deletion_timestamp.is_some() && !waits_for_dependents(&node.meta) {
             return Ok(());
         }
-        let Some(live) = self.live(&node.resource, &node.meta.namespace, &node.meta.name, uid).await? else {
+        let Some(live) = self.get_live(&node.resource, &node.meta.namespace, &node.meta.name, uid).await? else {
             self.removed(uid);
             return Ok(());
         };
         let mut owners = Vec::with_capacity(live.owner_references.len());
         for owner in &live.owner_references {
-            // an owner that cannot be one: nothing is concluded about the object, as upstream
-            let Some(standing) = self.standing(&node, owner).await? else { return Ok(()) };
-            owners.push((owner.uid.clone(), standing));
+            // an invalid owner reference: the object is left alone, as upstream
+            let Some(owner_state) = self.owner_state(&node, owner).await? else { return Ok(()) };
+            owners.push((owner.uid.clone(), owner_state));
         }
-        let verdict = judge(&self.graph.lock(), &live, &owners);
-        self.act(&node.resource, &live, verdict).await
+        let decision = decide(&self.graph.lock(), &live, &owners);
+        self.apply(&node.resource, &live, decision).await
     }
 
-    async fn act(&self, resource: &Resource, live: &PartialObjectMetadata, verdict: Verdict) -> anyhow::Result<()> {
-        match verdict {
-            Verdict::Keep => Ok(()),
-            Verdict::Await(uids) => {
+    async fn apply(&self, resource: &Resource, live: &PartialObjectMetadata, decision: Decision) -> anyhow::Result<()> {
+        match decision {
+            Decision::Keep => Ok(()),
+            Decision::Await(uids) => {
                 uids.into_iter().for_each(|uid| self.queue.add(Task::Delete(uid)));
                 Ok(())
             }
-            Verdict::Release => {
+            Decision::RemoveFinalizer => {
                 let kept: Vec<&String> = live.finalizers.iter().filter(|f| *f != FOREGROUND).collect();
                 self.patch(resource, live, json!({"finalizers": or_null(&kept)})).await
             }
-            Verdict::Disown(gone) => {
+            Decision::RemoveOwners(gone) => {
                 let kept: Vec<&OwnerReference> =
                     live.owner_references.iter().filter(|o| !gone.contains(&o.uid)).collect();
                 self.patch(resource, live, json!({"ownerReferences": or_null(&kept)})).await
             }
-            Verdict::Unblock => {
+            Decision::Unblock => {
                 let mut freed = live.owner_references.clone();
                 freed.iter_mut().for_each(|o| o.block_owner_deletion = Some(false));
                 self.patch(resource, live, json!({"ownerReferences": freed})).await
             }
-            Verdict::Delete { foreground } => self.delete(resource, live, foreground).await,
+            Decision::Delete { foreground } => self.delete(resource, live, foreground).await,
         }
     }
 
@@ -283,9 +283,9 @@ impl Shared {
             None => "Background",
         };
         match self.try_delete(resource, live, policy, Some(&live.resource_version)).await {
-            // whoever else writes the object all the time must not keep it: only its owners matter
+            // a frequent writer of the object must not prevent the deletion: only changed owners do
             Err(error) if error.is_conflict() => {
-                let Some(now) = self.live(resource, &live.namespace, &live.name, &live.uid).await? else {
+                let Some(now) = self.get_live(resource, &live.namespace, &live.name, &live.uid).await? else {
                     return Ok(());
                 };
                 anyhow::ensure!(now.owner_references == live.owner_references, "its owners changed");
@@ -295,7 +295,7 @@ impl Shared {
         }
     }
 
-    /// Deletes exactly this object; one that is gone is fine.
+    /// Deletes exactly this object. An object that is gone is no error.
     async fn try_delete(
         &self,
         resource: &Resource,
@@ -316,36 +316,36 @@ impl Shared {
         }
     }
 
-    /// Sets the dependents free, then lets the owner go.
-    async fn orphan(&self, uid: &str) -> anyhow::Result<()> {
+    /// Removes the owner references of the dependents, then the finalizer of the owner.
+    async fn orphan_dependents(&self, uid: &str) -> anyhow::Result<()> {
         let (owner, dependents) = {
             let graph = self.graph.lock();
             let Some(owner) = graph.get(uid).cloned() else { return Ok(()) };
             (owner, graph.dependents(uid).cloned().collect::<Vec<Node>>())
         };
         for node in dependents {
-            let live = self.live(&node.resource, &node.meta.namespace, &node.meta.name, &node.meta.uid).await?;
+            let live = self.get_live(&node.resource, &node.meta.namespace, &node.meta.name, &node.meta.uid).await?;
             let Some(live) = live.filter(|l| l.owner_references.iter().any(|o| o.uid == uid)) else { continue };
             let kept: Vec<&OwnerReference> = live.owner_references.iter().filter(|o| o.uid != uid).collect();
             self.patch(&node.resource, &live, json!({"ownerReferences": or_null(&kept)})).await?;
         }
-        let live = self.live(&owner.resource, &owner.meta.namespace, &owner.meta.name, uid).await?;
+        let live = self.get_live(&owner.resource, &owner.meta.namespace, &owner.meta.name, uid).await?;
         let Some(live) = live.filter(orphans_dependents) else { return Ok(()) };
         let kept: Vec<&String> = live.finalizers.iter().filter(|f| *f != ORPHAN).collect();
         self.patch(&owner.resource, &live, json!({"finalizers": or_null(&kept)})).await
     }
 
-    /// What an owner is, from the graph, or else from the API; `None` where a cluster-scoped object names a namespaced one.
-    async fn standing(&self, dependent: &Node, owner: &OwnerReference) -> anyhow::Result<Option<Standing>> {
+    /// The state of an owner, from the graph or else by a live read; `None` for a namespaced owner of a cluster-scoped object.
+    async fn owner_state(&self, dependent: &Node, owner: &OwnerReference) -> anyhow::Result<Option<OwnerState>> {
         let namespace = &dependent.meta.namespace;
         {
             let graph = self.graph.lock();
             if let Some(node) = graph.get(&owner.uid).filter(|n| n.is(owner, namespace)) {
                 let waits = waits_for_dependents(&node.meta);
-                return Ok(Some(if waits { Standing::Waiting } else { Standing::Solid }));
+                return Ok(Some(if waits { OwnerState::Waiting } else { OwnerState::Present }));
             }
             if graph.is_absent(owner, namespace) {
-                return Ok(Some(Standing::Dangling));
+                return Ok(Some(OwnerState::Dangling));
             }
         }
         let known = self.kinds.lock().get(&(owner.api_version.clone(), owner.kind.clone())).cloned();
@@ -355,9 +355,9 @@ impl Shared {
         if resource.namespaced && !dependent.resource.namespaced {
             return Ok(None);
         }
-        Ok(Some(match self.live(&resource, namespace, &owner.name, &owner.uid).await? {
-            Some(live) if waits_for_dependents(&live) => Standing::Waiting,
-            Some(_) => Standing::Solid,
+        Ok(Some(match self.get_live(&resource, namespace, &owner.name, &owner.uid).await? {
+            Some(live) if waits_for_dependents(&live) => OwnerState::Waiting,
+            Some(_) => OwnerState::Present,
             None => {
                 let at = Coordinates {
                     api_version: owner.api_version.clone(),
@@ -366,13 +366,13 @@ impl Shared {
                     name: owner.name.clone(),
                 };
                 self.graph.lock().set_absent(&owner.uid, at);
-                Standing::Dangling
+                OwnerState::Dangling
             }
         }))
     }
 
-    /// The object as it is now; `None` when it is gone, or another has its name.
-    async fn live(
+    /// A live read of the object; `None` when it is gone, or another one has its name.
+    async fn get_live(
         &self,
         resource: &Resource,
         namespace: &str,
@@ -384,7 +384,7 @@ impl Shared {
         Ok(live.filter(|live| live.uid == uid))
     }
 
-    /// Changes metadata of exactly this revision; an object that is gone is fine.
+    /// Patches the metadata of exactly this revision. An object that is gone is no error.
     async fn patch(
         &self,
         resource: &Resource,

@@ -1,30 +1,30 @@
-//! How long a Job waits between failures. Pure.
+//! The back-off of a Job after failures. Pure.
 //!
-//! Worked out from the pods, so that a controller that starts anew knows most of it, and from what was seen of pods that are gone, since a
-//! pod that somebody deleted is a failure too.
+//! Computed from the pods, so that a restarted controller knows most of it, and from recorded failures of pods that are gone, since a deleted
+//! pod is a failure too.
 
 use crate::{meta, pods};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-/// The pause after the first failure; doubles with each until a success.
+/// The back-off after the first failure; it doubles with each further one until a success.
 const BACKOFF: Duration = Duration::from_secs(10);
-/// The longest pause.
+/// The longest back-off.
 const MAX_BACKOFF: Duration = Duration::from_secs(600);
-/// More failures do not make the pause any longer.
+/// Failures that are recorded; more do not lengthen the back-off.
 const REMEMBERED: usize = 8;
 
 /// The failures of a Job since its last success.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Failures {
-    /// When each failed, by uid.
+    /// The time of each failure, by pod uid.
     at: BTreeMap<String, Timestamp>,
     success: Option<Timestamp>,
 }
 
 impl Failures {
-    /// Takes in what the pods tell now.
+    /// Records the failures and successes of the pods.
     pub(crate) fn note<'a>(
         &mut self,
         succeeded: impl Iterator<Item = &'a Arc<Pod>>,
@@ -32,7 +32,7 @@ impl Failures {
     ) {
         self.success = succeeded.map(|p| finished_at(p)).chain(self.success).max();
         for pod in failed {
-            // the first estimate stays: the pause runs from when the failure was seen
+            // the first estimate stays: the back-off runs from when the failure was seen
             self.at.entry(meta::uid(&pod.metadata).to_owned()).or_insert_with(|| finished_at(pod));
         }
         let success = self.success;
@@ -44,7 +44,7 @@ impl Failures {
         }
     }
 
-    /// How long to wait before the next pod: 10 s after a failure, doubled for each further one.
+    /// How long to wait before the next pod.
     pub(crate) fn pause(&self, now: Timestamp) -> Duration {
         let Some(last) = self.at.values().max() else { return Duration::ZERO };
         let pause = BACKOFF.saturating_mul(1 << (self.at.len() - 1).min(10)).min(MAX_BACKOFF);
@@ -52,7 +52,7 @@ impl Failures {
     }
 }
 
-/// When the last container of the pod ended, or the best that is known about it.
+/// When the last container of the pod ended, or the best known estimate.
 fn finished_at(pod: &Pod) -> Timestamp {
     let unready = || pods::condition(pod, "Ready").filter(|c| c.status == "False")?.last_transition_time.as_ref();
     let deleted = || {

@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 /// The annotation and label that hold a pod's index.
 pub(crate) const INDEX: &str = "batch.kubernetes.io/job-completion-index";
 
-/// The pod's index, if it has a valid one.
+/// The completion index of the pod, if it has a valid one.
 pub(super) fn index(pod: &Pod) -> Option<i32> {
     meta::annotation(&pod.metadata, INDEX)?.parse().ok().filter(|i| *i >= 0)
 }
@@ -40,7 +40,7 @@ pub(super) fn format(indexes: &BTreeSet<i32>) -> String {
     ranges.into_iter().map(one).collect::<Vec<_>>().join(",")
 }
 
-/// Makes `pod` the one of this index: annotation, label, host name and environment.
+/// Sets the completion index on `pod`: annotation, label, host name and environment.
 pub(super) fn mark(pod: &mut Pod, job: &str, index: i32) {
     let value = index.to_string();
     pod.metadata.annotations.get_or_insert_default().insert(INDEX.to_owned(), value.clone());

@@ -1,4 +1,4 @@
-//! Jobs: pods that run to their end, as often as asked.
+//! Jobs: pods that run to completion.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/job/>: NonIndexed and Indexed, parallelism, back-off, deadline,
 //! suspension, and counting by finalizer (KEP-2307). Deleting old Jobs is `ttlafterfinished`.
@@ -145,7 +145,7 @@ impl Controller for JobController {
 
     fn wire(&self, wakeups: &mut Wakeups) {
         wakeups.on_self(&self.jobs);
-        wakeups.on(&self.pods, pods::waken_owner::<Job>);
+        wakeups.on(&self.pods, pods::enqueue_owner::<Job>);
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {

@@ -2,7 +2,7 @@
 //!
 //! How finished pods are counted exactly once although pods and status are different objects: a finished pod keeps the finalizer
 //! [`FINALIZER`] until its uid stands in `status.uncountedTerminatedPods`; then it loses the finalizer; and only when it has lost it, the
-//! uid moves into the counters. Each step is visible in the objects, so a controller that starts anew goes on where the last one stopped.
+//! uid moves into the counters. Each step is visible in the objects, so that a restarted controller continues where the last one stopped.
 
 use super::{backoff::Failures, indexes};
 use crate::{meta, pods, replicaset};
@@ -19,33 +19,33 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 /// The finalizer of pods that are not counted yet.
 pub(crate) const FINALIZER: &str = "batch.kubernetes.io/job-tracking";
-/// Pods created or deleted in one pass at most.
+/// Most pods created or deleted in one reconcile.
 const BURST: usize = 500;
-/// Uids in the status at most.
+/// Most uids in the status.
 const MAX_UNCOUNTED: usize = 500;
 
-/// The work of one pass. Deletions come first, then creations, then the status, then `strip`.
+/// The work of one reconcile: deletions first, then creations, then the status, then `strip`.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
     /// Pods to delete that count as failures: the Job has failed.
     pub delete: Vec<Arc<Pod>>,
-    /// Pods to delete that count as nothing: there are too many, or the Job is suspended.
+    /// Pods to delete that are not counted: surplus ones, or those of a suspended Job.
     pub remove: Vec<Arc<Pod>>,
     /// Pods to create, with their completion index if the Job is Indexed.
     pub create: Vec<Option<i32>>,
-    /// The status after the deletions; what is created adds to `active`.
+    /// The status after the deletions; each created pod adds to `active`.
     pub status: JobStatus,
     /// Pods that lose the finalizer once the status is written.
     pub strip: Vec<Arc<Pod>>,
-    /// What to tell once the status is written.
+    /// Events to record once the status is written.
     pub events: Vec<(EventType, String, String)>,
-    /// When to look again although nothing changes.
+    /// When to reconcile again without a change.
     pub after: Option<Duration>,
-    /// What is to be known in the next pass.
+    /// The failures to pass to the next [`plan`].
     pub failures: Failures,
 }
 
-/// Whether the Job is over.
+/// Whether the Job is complete or failed.
 pub(crate) fn is_finished(job: &Job) -> bool {
     is_true(&job.status.clone().unwrap_or_default(), &["Complete", "Failed"])
 }
@@ -59,13 +59,13 @@ struct View<'a> {
     deleting: bool,
     pods: &'a [Arc<Pod>],
     status: JobStatus,
-    /// Indexes done, when the Job is Indexed.
+    /// Completed indexes of an Indexed Job.
     done: Option<BTreeSet<i32>>,
     now: Timestamp,
     plan: Plan,
 }
 
-/// Compares `job` with the pods it controls; `failures` are those of the pass before.
+/// Compares `job` with the pods it controls; `failures` are those of the previous plan.
 pub(crate) fn plan(job: &Job, pods: &[Arc<Pod>], failures: &Failures, now: Timestamp) -> Plan {
     let spec = job.spec.clone().unwrap_or_default();
     let mut view = View {
@@ -117,7 +117,7 @@ impl View<'_> {
         self.status.uncounted_terminated_pods.get_or_insert_default()
     }
 
-    /// Uids whose pods have lost the finalizer, or are gone, become counts.
+    /// Moves uids of pods without the finalizer into the counters.
     fn settle(&mut self) {
         let tracked: BTreeSet<&str> =
             self.pods.iter().filter(|p| is_tracked(p)).map(|p| meta::uid(&p.metadata)).collect();
@@ -158,15 +158,14 @@ impl View<'_> {
         }
     }
 
-    /// Whether the pod counts as a failure: by default one that is being deleted does already, and is replaced at once.
+    /// Whether the pod counts as a failure. By default a terminating pod does already, and is replaced at once.
     fn is_failed(&self, pod: &Pod) -> bool {
         let patient = self.spec.pod_replacement_policy.as_deref() == Some("Failed");
         let leaving = pod.metadata.deletion_timestamp.is_some() && pods::phase(pod) != "Succeeded";
         pods::phase(pod) == "Failed" || (leaving && !patient)
     }
 
-    /// Remembers failures for the pauses between tries. A pod that is being deleted without the finalizer was taken away by the Job itself,
-    /// or was noted before.
+    /// Records failures for the back-off. A terminating pod without the finalizer was deleted by the Job itself, or is already recorded.
     fn note_failures(&mut self) {
         let mut failures = std::mem::take(&mut self.plan.failures);
         let counts = |p: &Pod| is_tracked(p) || p.metadata.deletion_timestamp.is_none();
@@ -175,7 +174,7 @@ impl View<'_> {
         self.plan.failures = failures;
     }
 
-    /// Successes and failures so far, with those that are finished but not counted yet.
+    /// Successes and failures, including finished pods that are not counted yet.
     fn totals(&self) -> (i32, i32) {
         let uncounted = self.status.uncounted_terminated_pods.clone().unwrap_or_default();
         let known =
@@ -191,7 +190,7 @@ impl View<'_> {
         (succeeded, self.status.failed.unwrap_or(0) + count(listed(&uncounted.failed) + failed))
     }
 
-    /// The condition that decides how the Job ends, old or new.
+    /// The condition SuccessCriteriaMet or FailureTarget, existing or new, which decides how the Job ends.
     fn interim(&mut self) -> Option<JobCondition> {
         let existing = |type_: &str| {
             let mut all = self.status.conditions.iter().flatten();
@@ -218,7 +217,7 @@ impl View<'_> {
         None
     }
 
-    /// With restartPolicy OnFailure the containers fail in place: their restarts count instead of pods.
+    /// Whether restarts exceed the limit: with restartPolicy OnFailure restarts of containers count instead of failed pods.
     fn restarts_exceed(&self, limit: i32) -> bool {
         let policy = self.spec.template.spec.as_ref().and_then(|s| s.restart_policy.as_deref());
         if policy != Some("OnFailure") {
@@ -243,7 +242,7 @@ impl View<'_> {
         }
     }
 
-    /// Enters finished pods into the status, and notes which may lose the finalizer.
+    /// Adds finished pods to `uncountedTerminatedPods`, and to `strip` those that may lose the finalizer.
     fn count(&mut self, ending: bool, failing: bool) {
         for pod in self.pods.iter().filter(|p| is_tracked(p)) {
             let uncounted = self.status.uncounted_terminated_pods.clone().unwrap_or_default();
@@ -263,7 +262,7 @@ impl View<'_> {
                 continue;
             }
             let valid = self.done.is_none() || self.valid_index(pod).is_some();
-            // an Indexed Job counts successes by index
+            // successes of an Indexed Job are counted by index
             if succeeded && self.done.is_none() {
                 self.uncounted().succeeded.get_or_insert_default().push(uid.to_owned());
             } else if failed && valid {
@@ -276,7 +275,7 @@ impl View<'_> {
         pods::filter(self.pods, pods::is_active)
     }
 
-    /// The Job is over but for its pods.
+    /// The Job ends: its remaining pods are deleted.
     fn wind_down(&mut self, condition: JobCondition) {
         self.plan.delete = self.active();
         let conditions = self.status.conditions.get_or_insert_default();
@@ -285,7 +284,7 @@ impl View<'_> {
         }
     }
 
-    /// Keeps as many pods active as there should be.
+    /// Creates or deletes pods so that the wanted number is active.
     fn manage(&mut self) {
         if self.deleting {
             return;
@@ -320,7 +319,7 @@ impl View<'_> {
         }
     }
 
-    /// Pods with an index that is done, doubled or not valid, and those above the number.
+    /// Pods whose index is completed, duplicate or invalid, and those above the wanted number.
     fn surplus(&self, active: &[Arc<Pod>], wanted: i32) -> Vec<Arc<Pod>> {
         let (mut remove, mut rest) = (Vec::new(), active.to_vec());
         if let Some(done) = &self.done {
@@ -369,7 +368,7 @@ impl View<'_> {
         } else {
             ("False", "JobResumed", "Job resumed", "Resumed")
         };
-        // a Job that never was suspended says nothing about it
+        // a Job that has never been suspended gets no condition
         if was == Some(suspended) || (was.is_none() && !suspended) {
             if conditions.is_empty() {
                 self.status.conditions = None;
@@ -382,7 +381,7 @@ impl View<'_> {
             Some(i) => conditions[i] = condition,
             None => conditions.push(condition),
         }
-        // the time that a Job may take begins anew when it is resumed
+        // activeDeadlineSeconds starts again when the Job is resumed
         self.status.start_time = (!suspended).then_some(Time(self.now));
         self.plan.events.push((EventType::Normal, event.to_owned(), message.to_owned()));
     }
@@ -391,7 +390,7 @@ impl View<'_> {
         self.plan.after = Some(self.plan.after.map_or(after, |a| a.min(after)));
     }
 
-    /// Counts what is there after the deletions and, when nothing is left to wait for, ends the Job.
+    /// Counts the pods that remain after the deletions and, if none is left to wait for, ends the Job.
     fn finish(mut self) -> Plan {
         let going = self.plan.delete.iter().chain(&self.plan.remove);
         let deleted: BTreeSet<&str> = going.map(|p| meta::uid(&p.metadata)).collect();

@@ -1,7 +1,7 @@
-//! Namespaces that are being deleted lose all their content, pods first, and then their finalizer.
+//! Deletes the content of terminating namespaces, pods first, and then removes their finalizer.
 //!
-//! Follows <https://kubernetes.io/docs/concepts/overview/working-with-objects/namespaces/> and KEP-5080 (pods go first, so that what guards
-//! them does not disappear before them).
+//! Follows <https://kubernetes.io/docs/concepts/overview/working-with-objects/namespaces/> and KEP-5080 (pods are deleted first, so that a
+//! NetworkPolicy, say, does not disappear before them).
 
 mod plan;
 
@@ -17,10 +17,10 @@ use k8s_openapi::api::core::v1::{Namespace, Pod};
 use std::{collections::BTreeMap, time::Duration};
 
 const FINALIZER: &str = "kubernetes";
-/// How long objects with finalizers are expected to take.
+/// How long objects with finalizers are expected to take, seconds.
 const FINALIZER_SECONDS: i64 = 15;
 
-/// Whether content may be made in the namespace.
+/// Whether objects may be created in the namespace.
 pub(crate) fn is_active(namespace: &Namespace) -> bool {
     let phase = namespace.status.as_ref().and_then(|s| s.phase.as_deref());
     namespace.metadata.deletion_timestamp.is_none() && phase != Some("Terminating")
@@ -45,7 +45,7 @@ impl NamespaceController {
         }
     }
 
-    /// Deletes what can be deleted now and tells what is left; the number is how many seconds that may take.
+    /// Deletes the content; returns what remains, and how many seconds that may take.
     async fn empty(&self, name: &str) -> Result<(Findings, i64), Error> {
         let mut findings = Findings::default();
         let found = discovery::resources(&self.client).await?;
@@ -67,7 +67,7 @@ impl NamespaceController {
         Ok((findings, seconds))
     }
 
-    /// Deletes all objects of one kind; answers how many seconds those that are left may take, 0 when none is.
+    /// Deletes all objects of one kind; returns how many seconds the remaining ones may take, 0 if none remains.
     async fn empty_of(&self, namespace: &str, resource: &Resource, findings: &mut Findings) -> Result<i64, Error> {
         let path = resource.path(namespace, "");
         let target = Target::resource(resource).within(namespace);
@@ -93,7 +93,7 @@ impl NamespaceController {
 
     async fn left(&self, target: &Target) -> Result<Vec<PartialObjectMetadata>, Error> {
         let list = self.client.list_target(target).await?;
-        // What cannot be read is there nevertheless.
+        // Objects that cannot be read remain nevertheless.
         let bad = list.undecodable.into_iter().map(|bad| PartialObjectMetadata {
             name: bad.key.name,
             uid: bad.uid,
@@ -102,7 +102,7 @@ impl NamespaceController {
         Ok(list.items.into_iter().chain(bad).collect())
     }
 
-    /// The longest time that a pod of the namespace may take to end, in seconds.
+    /// The longest grace period of the pods in the namespace, seconds.
     fn grace_of_pods(&self, namespace: &str) -> i64 {
         let pods = self.pods.list_in(namespace);
         let running = pods.iter().filter(|pod| !pods::is_finished(pod));
@@ -127,7 +127,7 @@ fn is_pods(resource: &Resource) -> bool {
 }
 
 impl Findings {
-    /// Counts what is left of a kind; answers how long it may take: as long as its deletion grants, or `grace` where that does not say.
+    /// Counts the remaining objects of a kind; returns how many seconds they may take: their grace period, or `grace` where they have none.
     fn note(&mut self, resource: &Resource, left: &[PartialObjectMetadata], grace: i64) -> i64 {
         if left.is_empty() {
             return 0;
@@ -152,7 +152,7 @@ impl Controller for NamespaceController {
 
     fn wire(&self, wakeups: &mut Wakeups) {
         wakeups.on_self(&self.namespaces);
-        // the last pod of a namespace makes way for the rest
+        // after the last pod the rest of the content can be deleted
         let namespaces = self.namespaces.clone();
         wakeups.on(&self.pods, move |delta| {
             let Delta::Deleted(pod) = delta else { return Vec::new() };
@@ -167,7 +167,7 @@ impl Controller for NamespaceController {
         if !deleting {
             return Ok(Next::Done);
         }
-        // several writers meet at a namespace that ends: start from its newest state
+        // several writers update a terminating namespace: start from a live read
         let Some(mut namespace) = self.client.find::<Namespace>("", &key.name).await? else { return Ok(Next::Done) };
         if namespace.metadata.deletion_timestamp.is_none() {
             return Ok(Next::Done);

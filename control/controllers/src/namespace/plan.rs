@@ -1,19 +1,19 @@
-//! What a namespace that is being deleted says about its content. Pure.
+//! The conditions of a terminating namespace. Pure.
 
 use jiff::Timestamp;
 use k8s_openapi::{api::core::v1::NamespaceCondition, apimachinery::pkg::apis::meta::v1::Time};
 use std::collections::BTreeMap;
 
-/// What was found while deleting.
+/// What a deletion of the content found.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Findings {
-    /// Groups that could not be asked for their kinds.
+    /// Groups whose discovery failed.
     pub discovery: Vec<String>,
     /// Deletions that failed.
     pub failures: Vec<String>,
-    /// Objects left, by `resource.group`.
+    /// Remaining objects by `resource.group`.
     pub remaining: BTreeMap<String, usize>,
-    /// Objects left, by finalizer.
+    /// Remaining objects by finalizer.
     pub finalizers: BTreeMap<String, usize>,
 }
 
@@ -78,7 +78,7 @@ fn wanted(findings: &Findings) -> [Wanted; 5] {
     ]
 }
 
-/// The five conditions, in upstream's order and words; `None` when they are as they were.
+/// The five conditions, with upstream's order and texts; `None` if they have not changed.
 pub(crate) fn conditions(
     old: &[NamespaceCondition],
     findings: &Findings,

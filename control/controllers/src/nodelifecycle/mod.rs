@@ -1,13 +1,13 @@
-//! Nodes that fall silent: their conditions become Unknown, their pods unready, and taints keep others away.
+//! Nodes without heartbeats: their conditions become Unknown, their pods unready, and they get taints.
 //!
-//! Follows <https://kubernetes.io/docs/concepts/architecture/nodes/#node-heartbeats>. A node lives as long as its Lease (or its own status)
-//! changes; how long ago that was is judged by this process's clock, so that clocks need not agree. Evicting pods is `tainteviction`.
+//! Follows <https://kubernetes.io/docs/concepts/architecture/nodes/#node-heartbeats>. A heartbeat is a change of the node's Lease or of its
+//! status; its age is measured by this process's clock, so that clocks need not agree. `tainteviction` evicts the pods.
 //!
 //! Not here: zones and their eviction rates (one cluster is one zone).
 
 mod plan;
 
-pub(crate) use plan::{Heartbeat, silence, taints};
+pub(crate) use plan::{Heartbeat, taints, unknown_conditions};
 
 use crate::{Context, claim, meta, pods};
 use client::{Client, Controller, Delta, EventType, Informer, Key, Next, Patch, Recorder, Wakeups, reference};
@@ -65,8 +65,8 @@ impl NodeLifecycleController {
         }
     }
 
-    /// How long the node has been silent.
-    fn silent_for(&self, node: &Node) -> Duration {
+    /// The age of the node's last heartbeat.
+    fn time_since_heartbeat(&self, node: &Node) -> Duration {
         let name = meta::name(&node.metadata);
         let beat = Heartbeat::of(node, self.leases.get(LEASES, name).as_deref());
         let now = Instant::now();
@@ -78,9 +78,9 @@ impl NodeLifecycleController {
         now.duration_since(*since)
     }
 
-    /// Writes Unknown over the conditions that the node no longer keeps; answers the node as it is then.
-    async fn give_up(&self, node: Arc<Node>) -> anyhow::Result<Arc<Node>> {
-        let Some(conditions) = silence(&node, self.clock.now()) else { return Ok(node) };
+    /// Sets the conditions that the node no longer updates to Unknown; returns the updated node.
+    async fn mark_unknown(&self, node: Arc<Node>) -> anyhow::Result<Arc<Node>> {
+        let Some(conditions) = unknown_conditions(&node, self.clock.now()) else { return Ok(node) };
         let name = meta::name(&node.metadata).to_owned();
         let patch = json!({"metadata": {"uid": node.metadata.uid}, "status": {"conditions": conditions}});
         let node: Node = self.client.patch_status("", &name, Patch::Strategic(patch)).await?;
@@ -92,7 +92,7 @@ impl NodeLifecycleController {
     async fn taint(&self, node: &Node) -> anyhow::Result<()> {
         let Some(wanted) = taints(node, self.clock.now()) else { return Ok(()) };
         let taints = if wanted.is_empty() { json!(null) } else { json!(wanted) };
-        // taints are a list that others write too: the revision guards against losing theirs
+        // other clients write taints too: the resourceVersion guards their changes
         let patch =
             json!({"metadata": {"resourceVersion": node.metadata.resource_version}, "spec": {"taints": taints}});
         self.client.patch::<Node>("", meta::name(&node.metadata), Patch::Merge(patch)).await?;
@@ -109,7 +109,7 @@ impl NodeLifecycleController {
                 Ok(_) => {
                     self.recorder.event(&reference(&**pod), EventType::Warning, "NodeNotReady", "Node is not ready")
                 }
-                Err(error) => claim::gone_or(&self.client, &**pod, error).await?,
+                Err(error) => claim::ignore_not_found(&self.client, &**pod, error).await?,
             }
         }
         Ok(())
@@ -155,8 +155,8 @@ impl Controller for NodeLifecycleController {
             let message = format!("Node {0} event: Registered Node {0} in Controller", key.name);
             self.recorder.event(&about(&node), EventType::Normal, "RegisteredNode", message);
         }
-        let silent = self.silent_for(&node);
-        let node = if silent >= self.grace { self.give_up(node).await? } else { node };
+        let silent = self.time_since_heartbeat(&node);
+        let node = if silent >= self.grace { self.mark_unknown(node).await? } else { node };
         self.taint(&node).await?;
         let ready = plan::condition(&node, "Ready");
         if ready.is_some_and(|c| c.status != "True") {

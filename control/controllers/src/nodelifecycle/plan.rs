@@ -9,7 +9,7 @@ use k8s_openapi::{
     apimachinery::pkg::apis::meta::v1::Time,
 };
 
-/// What a living node changes.
+/// The heartbeat of a node: what a live node keeps changing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Heartbeat {
     renewed: Option<Timestamp>,
@@ -17,11 +17,11 @@ pub(crate) struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// From its Lease and its own status.
+    /// The heartbeat in the Lease and status of a node.
     pub(crate) fn of(node: &Node, lease: Option<&Lease>) -> Self {
         let renewed = lease.and_then(|l| l.spec.as_ref()?.renew_time.as_ref()).map(|t| t.0);
         let unknown = |c: &&NodeCondition| c.status != "Unknown";
-        // a condition that we made Unknown ourselves is no sign of life
+        // a condition that this controller has set to Unknown is no heartbeat
         let reported =
             condition(node, "Ready").filter(unknown).and_then(|c| c.last_heartbeat_time.as_ref()).map(|t| t.0);
         Self { renewed, reported }
@@ -33,8 +33,8 @@ pub(super) fn condition<'a>(node: &'a Node, type_: &str) -> Option<&'a NodeCondi
     node.status.as_ref()?.conditions.as_ref()?.iter().find(|c| c.type_ == type_)
 }
 
-/// The conditions of a node that has fallen silent; `None` when they say so already.
-pub(crate) fn silence(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
+/// The conditions of a node without heartbeats, all Unknown; `None` if they are so already.
+pub(crate) fn unknown_conditions(node: &Node, now: Timestamp) -> Option<Vec<NodeCondition>> {
     let mut changed = Vec::new();
     for type_ in ["Ready", "MemoryPressure", "DiskPressure", "PIDPressure"] {
         match condition(node, type_) {
@@ -70,7 +70,7 @@ const BY_CONDITION: [(&str, &str, &str); 6] = [
 ];
 const UNSCHEDULABLE: &str = "node.kubernetes.io/unschedulable";
 
-/// The taints that the conditions call for, beside those of others; `None` when they are there.
+/// The taints that the conditions require, beside those of other clients; `None` if the node has them already.
 pub(crate) fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
     let old = node.spec.as_ref().and_then(|s| s.taints.clone()).unwrap_or_default();
     let mut wanted: Vec<(&str, &str)> = Vec::new();
@@ -100,7 +100,7 @@ pub(crate) fn taints(node: &Node, now: Timestamp) -> Option<Vec<Taint>> {
     (new != old).then_some(new)
 }
 
-/// Whether we set and remove this taint.
+/// Whether this controller manages the taint.
 fn is_ours(taint: &Taint) -> bool {
     let ready = |key: &str| BY_CONDITION[..2].iter().any(|(_, _, k)| *k == key);
     match taint.effect.as_str() {
@@ -162,7 +162,7 @@ mod tests {
     fn silence_makes_every_condition_unknown_once() {
         let mut n =
             node(json!([{"type": "Ready", "status": "True", "lastHeartbeatTime": "2026-01-01T00:00:00Z"}]), json!({}));
-        let conditions = silence(&n, Timestamp::UNIX_EPOCH).expect("a change");
+        let conditions = unknown_conditions(&n, Timestamp::UNIX_EPOCH).expect("a change");
         let told: Vec<_> = conditions
             .iter()
             .map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_deref().unwrap_or("")))
@@ -170,7 +170,7 @@ mod tests {
         assert_eq!(told[0], ("Ready", "Unknown", "NodeStatusUnknown"));
         assert_eq!(told[1], ("MemoryPressure", "Unknown", "NodeStatusNeverUpdated"));
         n.status.as_mut().expect("a status").conditions = Some(conditions);
-        assert_eq!(silence(&n, Timestamp::UNIX_EPOCH), None);
+        assert_eq!(unknown_conditions(&n, Timestamp::UNIX_EPOCH), None);
     }
 
     #[test]

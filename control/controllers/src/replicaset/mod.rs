@@ -1,4 +1,4 @@
-//! ReplicaSets: the wished number of pods, no more and no fewer.
+//! ReplicaSets: they keep the desired number of pods.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>.
 
@@ -11,7 +11,7 @@ pub(crate) use rank::to_delete;
 use self::plan::{Plan, plan};
 use crate::{
     Context,
-    claim::{Claims, waken_by_orphan},
+    claim::{Claims, enqueue_for_orphan},
     labels, meta,
     podcontrol::{PodControl, slow_start},
     pods, status,
@@ -20,7 +20,7 @@ use client::{Client, Controller, Error, Informer, Key, Next, Recorder, Wakeups, 
 use k8s_openapi::api::{apps::v1::ReplicaSet, core::v1::Pod};
 use std::sync::Arc;
 
-/// Keeps the wished number of pods. Upstream's `replicaset-controller`.
+/// Keeps the desired number of pods. Upstream's `replicaset-controller`.
 pub(crate) struct ReplicaSetController {
     client: Client,
     clock: api::Clock,
@@ -44,7 +44,7 @@ impl ReplicaSetController {
         }
     }
 
-    /// The pods of every ReplicaSet with the same owner: a rollout's pods crowd nodes together.
+    /// The pods of every ReplicaSet with the same owner: pods of all revisions count for how crowded a node is.
     fn related(&self, rs: &ReplicaSet, own: &[Arc<Pod>]) -> Vec<Arc<Pod>> {
         let Some(owner) = meta::controller_of(&rs.metadata) else { return own.to_vec() };
         let sets = self.sets.by_owner(&owner.uid);
@@ -82,9 +82,10 @@ impl Controller for ReplicaSetController {
 
     fn wire(&self, wakeups: &mut Wakeups) {
         wakeups.on_self(&self.sets);
-        wakeups.on(&self.pods, pods::waken_owner::<ReplicaSet>);
+        wakeups.on(&self.pods, pods::enqueue_owner::<ReplicaSet>);
         let sets = self.sets.clone();
-        wakeups.on(&self.pods, move |delta| waken_by_orphan(delta, &sets, |rs| rs.spec.as_ref().map(|s| &s.selector)));
+        wakeups
+            .on(&self.pods, move |delta| enqueue_for_orphan(delta, &sets, |rs| rs.spec.as_ref().map(|s| &s.selector)));
     }
 
     async fn reconcile(&self, key: &Key) -> anyhow::Result<Next> {

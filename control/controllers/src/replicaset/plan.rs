@@ -16,30 +16,30 @@ use k8s_openapi::{
 };
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
-/// How many pods one pass creates or deletes at most.
+/// Most pods that one reconcile creates or deletes.
 pub(super) const BURST: usize = 500;
 
-/// The work of one pass.
+/// The work of one reconcile.
 #[derive(Debug, Default)]
 pub(crate) struct Plan {
-    /// Pods to take over: they match and have no controller.
+    /// Pods to adopt: they match and have no controller.
     pub adopt: Vec<Arc<Pod>>,
-    /// Pods to give free: their labels match no longer.
+    /// Pods to release: their labels match no longer.
     pub release: Vec<Arc<Pod>>,
     /// How many pods to create.
     pub create: usize,
-    /// How long to wait before more are created, since a node refused some; zero if nothing is to be waited for.
+    /// The back-off before more pods are created, because a node refused some; zero for none.
     pub pause: Duration,
     /// Pods to delete.
     pub delete: Vec<Arc<Pod>>,
     /// The replicas that count for the status.
     pub active: Vec<Arc<Pod>>,
-    /// The replicas on their way out.
+    /// The number of terminating replicas.
     pub terminating: usize,
 }
 
-/// Compares `rs` with the pods it owns or could adopt. `related` are the pods of all ReplicaSets with the same owner: they tell which nodes
-/// are crowded, and are asked for only when pods must go.
+/// Compares `rs` with the pods that it controls or may adopt. `related` returns the pods of all ReplicaSets with the same owner, which tell how
+/// crowded nodes are; it is called only if pods must be deleted.
 pub(crate) fn plan(
     rs: &ReplicaSet,
     selector: &Selector,
@@ -92,7 +92,7 @@ fn min_ready_seconds(rs: &ReplicaSet) -> i32 {
     rs.spec.as_ref().and_then(|s| s.min_ready_seconds).unwrap_or(0)
 }
 
-/// The status after a pass that ended in `failure` or well.
+/// The status after a reconcile; `failure` is its error, if any.
 pub(crate) fn status(rs: &ReplicaSet, plan: &Plan, failure: Option<&str>, now: Timestamp) -> ReplicaSetStatus {
     let old = rs.status.clone().unwrap_or_default();
     let empty = BTreeMap::new();
@@ -144,14 +144,14 @@ fn conditions(
     conditions
 }
 
-/// When a ready pod next becomes available, so that the status is looked at again then.
+/// When the next ready pod becomes available, which changes the status.
 pub(super) fn next_availability(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option<Duration> {
     let seconds = min_ready_seconds(rs);
     let pending = plan.active.iter().filter_map(|p| pods::available_in(p, seconds, now));
     pending.filter(|d| !d.is_zero()).min()
 }
 
-/// When to look again though nothing has changed: to create what waits, or to see a pod become available.
+/// When to reconcile again without a change: to create pods after the back-off, or when a pod becomes available.
 pub(super) fn next_look(rs: &ReplicaSet, plan: &Plan, now: Timestamp) -> Option<Duration> {
     let paused = Some(plan.pause).filter(|pause| !pause.is_zero());
     paused.into_iter().chain(next_availability(rs, plan, now)).min()

@@ -1,4 +1,4 @@
-//! Which pods go first when there are too many. Pure.
+//! The order in which surplus pods are deleted. Pure.
 //!
 //! Follows "Pod deletion cost" and "Scaling a ReplicaSet" of <https://kubernetes.io/docs/concepts/workloads/controllers/replicaset/>.
 
@@ -10,11 +10,11 @@ use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 const DELETION_COST: &str = "controller.kubernetes.io/pod-deletion-cost";
 
 /// The order of deletion as one comparable value, smallest first. A total order on purpose: upstream's pairwise rules are not transitive
-/// when logarithmic ages tie, so ties are broken by restarts and then by uid for everybody.
+/// when logarithmic ages tie, so ties are always broken by restarts and then by uid.
 type Key<'a> = (bool, u8, bool, i32, Reverse<usize>, i64, Reverse<(i32, i32)>, i64, &'a str);
 
 /// The `count` of `active` pods to delete: unassigned, pending and unready ones first, then those whose node holds most `related` pods, then
-/// the youngest (by powers of two, so that chance decides among pods of about the same age).
+/// the youngest (ages are compared by powers of two, so that the choice among pods of about the same age is random).
 pub(crate) fn to_delete(active: &[Arc<Pod>], related: &[Arc<Pod>], count: usize, now: Timestamp) -> Vec<Arc<Pod>> {
     if count >= active.len() {
         return active.to_vec();

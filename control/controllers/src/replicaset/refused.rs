@@ -1,25 +1,25 @@
-//! How long a ReplicaSet waits after nodes refused its pods. Pure.
+//! The back-off of a ReplicaSet after nodes refused its pods. Pure.
 //!
-//! A pod that a node refuses fails at once, and so does the next one in its place: upstream makes thousands in a minute. Here the pause
-//! doubles, as between the starts of a container that crashes. It is worked out from the pods, so that it outlives the controller.
+//! A pod that a node refuses fails at once, and so does its replacement: upstream creates thousands in a minute. Here the delay doubles, as for
+//! a crashing container. It is computed from the pods, so that it survives a restart of the controller.
 
 use crate::{meta, pods};
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use std::{sync::Arc, time::Duration};
 
-/// The pause after the first refusal; doubles with each further one.
+/// The delay after the first refusal; it doubles with each further one.
 const PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
+/// The longest delay.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
-/// After so long without a refusal, those before it count no more.
+/// After so long without a refusal, earlier refusals no longer count.
 const FORGOTTEN: Duration = Duration::from_secs(600);
 
-/// How long to wait before the next pod in the place of those that a node refused; zero if none was of late. Of `pods`, those that the owner
-/// with this uid controls count.
+/// How long to wait before refused pods are replaced; zero if none was refused recently. Of `pods` only those count that the owner with this uid
+/// controls.
 pub(super) fn pause(owner: &str, pods: &[Arc<Pod>], now: Timestamp) -> Duration {
     let own = pods.iter().filter(|pod| meta::is_controlled_by(&pod.metadata, owner));
-    // Pods that were made together are refused together: they count once.
+    // Pods that were created together are refused together: they count once.
     let mut seconds: Vec<i64> = own.filter_map(|pod| refused_at(pod)).map(|at| at.as_second()).collect();
     seconds.sort_unstable_by(|a, b| b.cmp(a));
     seconds.dedup();
@@ -30,7 +30,7 @@ pub(super) fn pause(owner: &str, pods: &[Arc<Pod>], now: Timestamp) -> Duration 
     pause.saturating_sub(meta::non_negative(now.duration_since(last)))
 }
 
-/// When a node refused the pod, if one did: it has failed for a reason, and has no containers.
+/// When a node refused the pod, if one did: the pod has failed with a reason and has no container statuses.
 fn refused_at(pod: &Pod) -> Option<Timestamp> {
     let status = pod.status.as_ref().filter(|_| pods::phase(pod) == "Failed")?;
     let taken = status.container_statuses.iter().chain(&status.init_container_statuses).any(|all| !all.is_empty());

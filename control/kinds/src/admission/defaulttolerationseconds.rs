@@ -1,4 +1,4 @@
-//! DefaultTolerationSeconds: a pod stays five minutes on a node that is gone.
+//! DefaultTolerationSeconds: pods tolerate a node that is not ready or unreachable for five minutes.
 
 use api::{Object, Status};
 use serde_json::{Value, json};

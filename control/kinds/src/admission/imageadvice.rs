@@ -1,5 +1,5 @@
-//! What the cluster knows about images that a user should hear when applying: a Warning, since the pod would be accepted and then
-//! wait. The knowledge (the node's content store) is the composition root's; without it nothing is said.
+//! Warnings about images: a pod whose image this cluster cannot run would be accepted and then wait. The composition root passes the check (over
+//! the node's content store); without it there are no warnings.
 
 use api::Object;
 use serde_json::Value;
@@ -9,13 +9,13 @@ use server::{
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// What is wrong with an image on this cluster's nodes, if that is known. It must be quick and must not wait for a network.
+/// Returns a warning about an image on the nodes of this cluster, if a problem is known. It must be quick and must not wait for a network.
 pub type ImageAdvice = Arc<dyn Fn(&str) -> Option<String> + Send + Sync>;
 
-/// Where kinds keep pod specs: Pod, the workloads, PodTemplate.
+/// The paths of pod specs: in a Pod, in workloads, in a PodTemplate.
 const SPECS: [&[&str]; 3] = [&["spec"], &["spec", "template", "spec"], &["template", "spec"]];
 
-/// Warns of images.
+/// Warns about images.
 pub(crate) struct Images(pub(crate) ImageAdvice);
 
 #[async_trait::async_trait]
@@ -34,7 +34,7 @@ impl Admission for Images {
     }
 }
 
-/// The warnings about the images of an object, each image once. Controllers are not told what their users were.
+/// The warnings about the images of an object, each image once. Controllers get none, because their users have got them.
 fn warnings(advice: &ImageAdvice, user: &User, object: &Object) -> Vec<String> {
     if user.name.starts_with("system:kube-") {
         return Vec::new();

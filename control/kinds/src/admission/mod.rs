@@ -1,5 +1,5 @@
-//! The admission plugins of the built-in kinds. They carry upstream's names; their order is one visible list, [`all`]. They read the other
-//! objects from memory ([`server::Objects`]), never from disk.
+//! The admission plugins of the built-in kinds, with upstream's names, in the order of [`all`]. They read other objects from memory
+//! ([`server::Objects`]), never from disk.
 
 mod defaulttolerationseconds;
 pub(crate) mod imageadvice;

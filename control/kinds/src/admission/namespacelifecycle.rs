@@ -1,11 +1,11 @@
-//! NamespaceLifecycle: nothing is written into a namespace that is not there, nothing new into one that is ending, and the
-//! namespaces that the cluster stands on cannot be deleted.
+//! NamespaceLifecycle: refuses writes in a namespace that does not exist, creates in one that is terminating, and deletion of the
+//! namespaces that the cluster needs.
 
 use api::{GroupVersionResource, Object, Status, names};
 use server::admission::{Admission, Attributes, Operation, forbidden};
 
 /// Namespaces that may not be deleted.
-const IMMORTAL: [&str; 3] = ["default", "kube-system", "kube-public"];
+const IMMORTAL_NAMESPACES: [&str; 3] = ["default", "kube-system", "kube-public"];
 
 pub(super) struct NamespaceLifecycle;
 
@@ -31,7 +31,7 @@ impl Admission for NamespaceLifecycle {
         let context = &attributes.context;
         let name = context.namespace.as_str();
         let Some(namespace) = context.objects.get("", "namespaces", "", name) else {
-            // Upstream asks itself for the namespace, and its client refuses names that are none.
+            // Upstream reads the namespace through its client, which refuses invalid names.
             let problems = names::path_segment(name);
             return Err(match problems.as_slice() {
                 [] => Status::not_found(&GroupVersionResource::new("", "v1", "namespaces"), name),
@@ -51,7 +51,8 @@ impl Admission for NamespaceLifecycle {
     }
 
     async fn validate(&self, attributes: &Attributes, object: &Object) -> Result<(), Status> {
-        let immortal = attributes.context.operation == Operation::Delete && IMMORTAL.contains(&object.name());
+        let immortal =
+            attributes.context.operation == Operation::Delete && IMMORTAL_NAMESPACES.contains(&object.name());
         if immortal { Err(forbidden(attributes, object, "this namespace may not be deleted")) } else { Ok(()) }
     }
 }

@@ -1,5 +1,5 @@
-//! Priority: the name of a PriorityClass becomes a number, which a pod may not choose itself. The two system classes are built in,
-//! so that the cluster's own pods never wait for an object.
+//! Priority: sets the priority of a pod from its PriorityClass; a pod cannot choose the number itself. The two system classes are built in,
+//! so that the cluster's own pods need no object.
 
 use crate::scheduling::priorityclass::SYSTEM;
 use api::{Object, Status};
@@ -88,7 +88,7 @@ impl Admission for Priority {
     }
 }
 
-/// What pods take from a class.
+/// What a pod gets from its class.
 #[derive(Clone)]
 struct Class {
     name: String,
@@ -109,7 +109,7 @@ impl Class {
 /// All classes of the cluster.
 struct Classes {
     by_name: HashMap<String, Class>,
-    /// The class of pods that name none. Of several the one of the lowest value, as upstream has it.
+    /// The class of pods without a class name. Of several defaults it is that of the lowest value, as upstream.
     default: Option<Class>,
 }
 

@@ -1,4 +1,4 @@
-//! RuntimeClass: a pod that names one gets its overhead, node selector and tolerations.
+//! RuntimeClass: a pod gets the overhead, node selector and tolerations of its RuntimeClass.
 
 use api::{Object, Status};
 use serde_json::{Value, json};

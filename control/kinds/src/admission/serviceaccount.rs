@@ -1,4 +1,4 @@
-//! ServiceAccount: every pod has an identity, and unless told otherwise its containers find a token, the cluster's CA and the
+//! ServiceAccount: every pod has a service account, and unless automounting is off, its containers have a token, the cluster CA and the
 //! namespace below [`MOUNT_PATH`].
 
 use crate::podspec::service_account_mirror;
@@ -15,13 +15,13 @@ use std::{
 
 const MOUNT_PATH: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const VOLUME: &str = "kube-api-access-";
-/// An hour and a little: the number by which the token request is known to be this mount's.
+/// Upstream's number: by it the token request of this mount is recognised.
 const TOKEN_SECONDS: i64 = 3607;
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 #[derive(Default)]
 pub(super) struct ServiceAccount {
-    /// When accounts change.
+    /// Notifies of changes of ServiceAccounts.
     accounts: OnceLock<Changes>,
 }
 
@@ -85,8 +85,8 @@ fn find(attributes: &Attributes, object: &Object) -> Option<Arc<Object>> {
     context.objects.get("", "serviceaccounts", &context.namespace, account_name(object))
 }
 
-/// How long the account `default` of a namespace that was just made is waited for, as upstream does before it refuses a pod.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a pod waits for the account `default` of a new namespace before it is refused, as upstream.
+const ACCOUNT_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl ServiceAccount {
     async fn account(&self, attributes: &Attributes, object: &Object) -> Result<Arc<Object>, Status> {
@@ -100,7 +100,7 @@ impl ServiceAccount {
         let changes = self.accounts.get_or_init(|| objects.changes("", "serviceaccounts"));
         let found = async {
             loop {
-                // Before the look, so that a change between the two is not missed.
+                // Read before the account, so that a change in between is not missed.
                 let seen = changes.last();
                 if let Some(account) = find(attributes, object) {
                     return account;
@@ -108,7 +108,7 @@ impl ServiceAccount {
                 changes.after(seen).await;
             }
         };
-        tokio::time::timeout(PATIENCE, found).await.map_err(|_| missing(attributes, object))
+        tokio::time::timeout(ACCOUNT_TIMEOUT, found).await.map_err(|_| missing(attributes, object))
     }
 }
 
@@ -162,7 +162,7 @@ fn mount(attributes: &Attributes, object: &mut Object) {
     }));
 }
 
-/// Pods that only show what a node runs by itself have no identity.
+/// Mirror pods, which show static pods of a node, have no service account.
 fn mirror(attributes: &Attributes, object: &Object) -> Result<(), Status> {
     if !account_name(object).is_empty() {
         return Err(forbidden(attributes, object, "a mirror pod may not reference service accounts"));
@@ -178,7 +178,7 @@ fn mirror(attributes: &Attributes, object: &Object) -> Result<(), Status> {
     Ok(())
 }
 
-/// An account may limit its pods to the secrets that it lists.
+/// An account may restrict its pods to the secrets that it lists.
 fn mountable(attributes: &Attributes, object: &Object, account: &Object) -> Result<(), Status> {
     let lists = |list: &str, name: &str| account.list_at(&[list]).iter().any(|secret| secret["name"] == name);
     let who = account.name();

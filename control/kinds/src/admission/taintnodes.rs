@@ -1,4 +1,4 @@
-//! TaintNodesByCondition: a new node is not ready until the node life cycle controller says so.
+//! TaintNodesByCondition: a new node has the taint not-ready until the node life cycle controller removes it.
 
 use api::{Object, Status};
 use serde_json::{Value, json};

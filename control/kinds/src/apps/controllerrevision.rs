@@ -1,4 +1,4 @@
-//! ControllerRevision: a snapshot of a workload's template, immutable but for its number.
+//! ControllerRevision: a snapshot of a workload's template, immutable except its revision number.
 
 use crate::{at::At, cells, edit};
 use api::{Cause, Object};
@@ -46,7 +46,7 @@ impl Strategy for Revisions {
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let (data, before) = (At::of(object, "data"), At::of(old, "data"));
-        // What is in it is not upstream's to read: a null is another text than nothing.
+        // To upstream the data is opaque text: null differs from absent.
         if data.value() == before.value() {
             return Vec::new();
         }

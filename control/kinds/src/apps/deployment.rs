@@ -1,4 +1,4 @@
-//! Deployment: a rolling set of pods. The Deployment controller makes a ReplicaSet for each template.
+//! Deployment: pods with rolling updates. The Deployment controller creates a ReplicaSet for each template.
 
 use crate::{Capabilities, at::At, cells, edit, podspec, rules};
 use api::{Cause, CauseKind, Object, selector::Selector};
@@ -56,7 +56,7 @@ impl Strategy for Deployments {
     }
 
     fn prepare_update(&self, _cx: &Context, object: &mut Object, old: &Object) {
-        // Annotations are copied to the ReplicaSets, so that a change of them counts as well.
+        // Annotations are copied to ReplicaSets, so that their changes count too.
         edit::next_generation(object, old, &[&["spec"], &["metadata", "annotations"]]);
     }
 
@@ -142,7 +142,7 @@ impl TableConvertor for Deployments {
     }
 }
 
-/// Selector and template of a Deployment or ReplicaSet, which have to fit each other.
+/// Selector and template of a Deployment or ReplicaSet; the selector must match the template.
 pub(crate) fn selector_and_template(spec: At<'_>, out: &mut Vec<Cause>) {
     let (selector, template) = (spec.get("selector"), spec.get("template"));
     if selector.is_set() {
@@ -161,7 +161,7 @@ pub(crate) fn selector_and_template(spec: At<'_>, out: &mut Vec<Cause>) {
         };
         parsed.is_empty() || parsed.matches(|key| labels.value().get(key)?.as_str())
     } else {
-        // An absent selector selects nothing, thus not the template either.
+        // An absent selector selects nothing, and so not the template.
         false
     };
     if !fits {
@@ -188,14 +188,14 @@ pub(crate) fn workload_warnings(
     let mut out = Vec::new();
     match old {
         None => rules::host_name_warning(object, used_in, &mut out),
-        Some(old) if edit::same_at(object, old, &["spec"]) => return out,
+        Some(old) if edit::deep_equal_at(object, old, &["spec"]) => return out,
         Some(_) => {}
     }
     out.extend(podspec::template_warnings(capabilities, At::of(object, "spec").get("template")));
     out
 }
 
-/// No count may exceed the replicas, and no more may be available than ready.
+/// No count may exceed the replicas, and availableReplicas may not exceed readyReplicas.
 pub(crate) fn replica_counts(status: At<'_>, names: &[&'static str], out: &mut Vec<Cause>) {
     let count = |name: &'static str| status.get(name).int().unwrap_or(0);
     for name in names {

@@ -1,4 +1,4 @@
-//! ReplicaSet: so many pods of one template.
+//! ReplicaSet: a number of pods of one template.
 
 use crate::{Capabilities, apps::deployment, at::At, cells, edit, podspec};
 use api::{Cause, Object};

@@ -1,5 +1,5 @@
-//! What everybody may do, as upstream's default roles have it: health and version are public, ServiceAccounts may discover the API and ask
-//! about themselves.
+//! The permissions of all users, as in upstream's default roles: health and version are public, service accounts may use discovery and self
+//! reviews.
 
 use super::privileged::is_privileged;
 use server::{
@@ -9,13 +9,13 @@ use server::{
 
 const ACCOUNTS: &str = "system:serviceaccounts";
 
-/// The reviews about oneself, by group.
+/// The self reviews, by group.
 const SELF_REVIEWS: [(&str, &[&str]); 2] = [
     ("authorization.k8s.io", &["selfsubjectaccessreviews", "selfsubjectrulesreviews"]),
     ("authentication.k8s.io", &["selfsubjectreviews"]),
 ];
 
-/// Allows everybody what is public, and accounts what they need to find their way.
+/// Allows public documents to all users, and discovery and self reviews to service accounts.
 pub(crate) struct DefaultRoles;
 
 #[async_trait::async_trait]
@@ -34,7 +34,7 @@ impl Authorizer for DefaultRoles {
     }
 
     async fn rules_for(&self, user: &User, _: &str) -> Rules {
-        // Whoever may do everything is told so in one rule.
+        // The rules of a privileged user come from `Privileged`.
         if is_privileged(user) {
             return Rules::default();
         }
@@ -55,14 +55,14 @@ impl Authorizer for DefaultRoles {
     }
 }
 
-/// What everybody may read.
+/// Whether all users may read a path.
 fn public(path: &str) -> bool {
     let path = path.trim_end_matches('/');
     ["/healthz", "/livez", "/readyz"].iter().any(|p| path == *p || path.starts_with(&format!("{p}/")))
         || path == "/version"
 }
 
-/// What a ServiceAccount may read besides.
+/// Further paths that service accounts may read.
 const DISCOVERY: &[&str] = &["/api", "/apis", "/openapi", "/.well-known/openid-configuration", "/openid/v1/jwks"];
 
 fn discovery(path: &str) -> bool {

@@ -1,4 +1,4 @@
-//! Who may do what until RBAC comes, and the reviews that answer it.
+//! Authorization without RBAC, and the self reviews.
 
 pub(crate) mod defaultroles;
 pub(crate) mod privileged;

@@ -1,11 +1,11 @@
-//! Who may do everything: `system:masters`, and the components of the cluster until they have roles of their own.
+//! Privileged users: `system:masters`, and the components of the cluster, which have no roles of their own yet.
 
 use server::{
     User,
     authz::{Attributes, Authorizer, Decision, DocumentRule, ResourceRule, Rules},
 };
 
-/// Users of the cluster's own components.
+/// Users of the components of the cluster.
 const COMPONENTS: [&str; 3] = ["system:apiserver", "system:kube-controller-manager", "system:kube-scheduler"];
 
 /// Whether the user may do everything.
@@ -17,7 +17,7 @@ fn is_node(user: &User) -> bool {
     user.in_group("system:nodes") && user.name.starts_with("system:node:")
 }
 
-/// Allows the privileged everything.
+/// Allows everything to privileged users.
 pub(crate) struct Privileged;
 
 #[async_trait::async_trait]

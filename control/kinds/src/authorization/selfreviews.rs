@@ -1,4 +1,4 @@
-//! The self reviews: who am I, may I, what may I. Answered by the authorizer, never stored.
+//! The self reviews: SelfSubjectReview, SelfSubjectAccessReview and SelfSubjectRulesReview. The authorizer answers them; they are not stored.
 
 use api::{Object, Reason, Status};
 use axum::body::Body;
@@ -14,19 +14,19 @@ use std::sync::Arc;
 
 /// The reviews as resources.
 pub(crate) fn resources(authorizer: &Arc<dyn Authorizer>) -> [Resource; 3] {
-    let review = |group: &str, resource: &str, kind: &str, about: About| {
+    let review = |group: &str, resource: &str, kind: &str, about: ReviewKind| {
         let action = Review { about, authorizer: authorizer.clone() };
         Resource::answered(group, "v1", resource, kind, Arc::new(action)).cluster_scoped()
     };
     [
-        review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview", About::Identity),
-        review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview", About::Access),
-        review("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview", About::Rules),
+        review("authentication.k8s.io", "selfsubjectreviews", "SelfSubjectReview", ReviewKind::Identity),
+        review("authorization.k8s.io", "selfsubjectaccessreviews", "SelfSubjectAccessReview", ReviewKind::Access),
+        review("authorization.k8s.io", "selfsubjectrulesreviews", "SelfSubjectRulesReview", ReviewKind::Rules),
     ]
 }
 
 #[derive(Clone, Copy)]
-enum About {
+enum ReviewKind {
     Identity,
     Access,
     Rules,
@@ -34,7 +34,7 @@ enum About {
 
 /// Fills in the status of a review.
 struct Review {
-    about: About,
+    about: ReviewKind,
     authorizer: Arc<dyn Authorizer>,
 }
 
@@ -46,9 +46,9 @@ impl Action for Review {
         let cx = api.context(&call, Operation::Create, &names, options.dry_run);
         match_namespace(&mut review, &cx.namespace, names.namespaced)?;
         match self.about {
-            About::Identity => identity(&cx, &mut review),
-            About::Access => self.access(&cx.user, &mut review).await?,
-            About::Rules => self.rules(&cx.user, &mut review).await,
+            ReviewKind::Identity => identity(&cx, &mut review),
+            ReviewKind::Access => self.access(&cx.user, &mut review).await?,
+            ReviewKind::Rules => self.rules(&cx.user, &mut review).await,
         }
         Ok(call.created(output, &review.into_value(), &warnings))
     }

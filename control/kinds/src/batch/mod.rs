@@ -1,3 +1,3 @@
-//! `batch`: pods that run to their end.
+//! `batch`: pods that run to completion.
 
 pub(crate) mod job;

@@ -1,4 +1,4 @@
-//! Lease: a heartbeat and an election in one object (coordination.k8s.io).
+//! Lease: heartbeats and leader election (coordination.k8s.io).
 
 use crate::{at::At, cells};
 use api::{Cause, Object};
@@ -12,7 +12,7 @@ const COLUMNS: &[Column] = &[
     Column::age(),
 ];
 
-/// Fields of the feature gate CoordinatedLeaderElection, which is off: dropped unless they are there already.
+/// Fields of the feature gate CoordinatedLeaderElection, which is off: dropped unless the stored object has them.
 const COORDINATED: &[&str] = &["strategy", "preferredHolder"];
 
 pub(crate) struct Leases;
@@ -23,7 +23,7 @@ pub(crate) fn resource() -> Resource {
 }
 
 impl Strategy for Leases {
-    fn free_finalizers(&self) -> bool {
+    fn allows_any_finalizer(&self) -> bool {
         true
     }
 

@@ -1,3 +1,3 @@
-//! `coordination.k8s.io`: heartbeats and elections.
+//! `coordination.k8s.io`: heartbeats and leader election.
 
 pub(crate) mod lease;

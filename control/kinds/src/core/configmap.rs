@@ -1,4 +1,4 @@
-//! ConfigMap: data for pods, at most 1 MiB, with a key syntax that fits file names.
+//! ConfigMap: data for pods, at most 1 MiB, with keys that are valid file names.
 
 use crate::{at::At, cells, edit::drop_zero, rules};
 use api::{Cause, FieldPath, Object};

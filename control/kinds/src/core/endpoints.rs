@@ -1,4 +1,4 @@
-//! Endpoints: the addresses behind a Service, in the older form.
+//! Endpoints: the addresses of a Service, the predecessor of EndpointSlice.
 
 use crate::{address, at::At, cells, edit, rules};
 use api::{Cause, Object};
@@ -93,7 +93,7 @@ impl TableConvertor for AllEndpoints {
 fn endpoint_address(at: At<'_>, out: &mut Vec<Cause>) {
     let ip = address::valid(at.get("ip"), out);
     if ip.is_none() {
-        // Upstream looks twice, with other words.
+        // Upstream checks twice, with different messages.
         out.push(at.get("ip").or_empty().invalid("must be a valid IP address"));
     }
     if !at.get("hostname").is_empty() {

@@ -1,4 +1,4 @@
-//! The core group: what clusters are made of.
+//! The core group.
 
 pub(crate) mod configmap;
 pub(crate) mod endpoints;

@@ -1,5 +1,5 @@
-//! Namespace: it ends in two steps. Deletion makes it Terminating; `spec.finalizers` keeps it until the namespace controller has
-//! emptied it and removes the last one by `/finalize`.
+//! Namespace. Its deletion has two steps: a delete makes it Terminating; `spec.finalizers` keeps it until the namespace controller has
+//! deleted its content and removes the last finalizer by `/finalize`.
 
 use crate::{at::At, cells, edit};
 use api::{Cause, Object, names};
@@ -9,7 +9,7 @@ use server::{Column, Context, Resource, Scope, Strategy, TableConvertor, Verb, s
 
 const COLUMNS: &[Column] = &[Column::name(), Column::new("Status", "The status of the namespace"), Column::age()];
 
-/// Labels of Pod Security, and what does not come of them yet.
+/// Labels of Pod Security, and what is not implemented of each.
 const POD_SECURITY: [(&str, &str); 3] = [
     ("enforce", "not enforced by sampan yet: pods of any security level are taken"),
     ("audit", "not honoured by sampan yet: nothing is noted of pods beyond that level"),
@@ -22,7 +22,7 @@ pub(crate) struct Namespaces;
 
 /// The resource.
 pub(crate) fn resource() -> Resource {
-    // All verbs but `deletecollection`: namespaces are not deleted by the dozen.
+    // All verbs but `deletecollection`, as upstream.
     let verbs = [Verb::Create, Verb::Delete, Verb::Get, Verb::List, Verb::Patch, Verb::Update, Verb::Watch];
     Resource::new("", "v1", "namespaces", "Namespace", Namespaces)
         .short(&["ns"])
@@ -49,7 +49,7 @@ impl Strategy for Namespaces {
 
     fn prepare_create(&self, _cx: &Context, object: &mut Object) {
         object.set(&["status"], json!({"phase": "Active"}));
-        // The name that `generateName` made was not known to defaulting.
+        // At the first defaulting a generated name was not known yet.
         self.default(object);
         let finalizers = object.entry(&["spec", "finalizers"]);
         if !finalizers.is_array() {
@@ -115,13 +115,13 @@ impl Strategy for Namespaces {
         &["status.phase"]
     }
 
-    fn holds(&self, object: &Object) -> bool {
+    fn blocks_deletion(&self, object: &Object) -> bool {
         !object.list_at(&["spec", "finalizers"]).is_empty()
     }
 
     fn begin_deletion(&self, _cx: &Context, object: &mut Object) {
         object.set(&["status", "phase"], "Terminating");
-        // A namespace ends when it is empty, not after a time.
+        // A namespace has no grace period: it is deleted when it is empty.
         object.remove(&["metadata", "deletionGracePeriodSeconds"]);
     }
 }

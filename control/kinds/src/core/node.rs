@@ -1,4 +1,4 @@
-//! Node: a machine (or this process) that runs pods. All of it, status included, may be set on create.
+//! Node: a machine (or this process) that runs pods. A create may set the status.
 
 use crate::{address, at::At, cells, core::proxy, edit, podspec, quantities, rules};
 use api::{Cause, CauseKind, FieldPath, Object, names};
@@ -96,7 +96,7 @@ impl Strategy for Nodes {
         let mut out = self.validate_status(cx, object, old);
         let (spec, before) = (At::of(object, "spec"), At::of(old, "spec"));
         if !before.get("podCIDRs").is_empty()
-            && !edit::same(spec.get("podCIDRs").value(), before.get("podCIDRs").value())
+            && !edit::deep_equal(spec.get("podCIDRs").value(), before.get("podCIDRs").value())
         {
             out.push(spec.get("podCIDRs").forbidden("node updates may not change podCIDR except from \"\" to valid"));
         }
@@ -105,7 +105,7 @@ impl Strategy for Nodes {
                 spec.get("providerID").forbidden("node updates may not change providerID except from \"\" to valid"),
             );
         }
-        // Upstream looks at them twice.
+        // Upstream validates them twice.
         taints(spec.get("taints"), &mut out);
         out
     }
@@ -166,7 +166,7 @@ impl TableConvertor for Nodes {
     }
 }
 
-/// `podCIDR` is the first of `podCIDRs`, whichever was given; alone, where they differ.
+/// Aligns `podCIDR` and `podCIDRs`: `podCIDR` is the first of `podCIDRs`; where they differ, `podCIDR` alone counts.
 fn cidrs(spec: &mut edit::Fields) {
     let one = spec.get("podCIDR").cloned();
     let many = spec.get("podCIDRs").and_then(Value::as_array).cloned();
@@ -210,7 +210,7 @@ fn first_address<'a>(object: &'a Object, kind: &str) -> &'a str {
 fn taints(taints: At<'_>, out: &mut Vec<Cause>) {
     let mut seen = HashSet::new();
     for (i, taint) in taints.items().enumerate() {
-        // Upstream names these fields below metadata, for history's sake.
+        // Upstream's errors name these fields below metadata, for historical reasons.
         let place = FieldPath::new("metadata.taints").index(i);
         let at = |name: &'static str| (place.child(name), taint.get(name));
         let (field, key) = at("key");
@@ -247,21 +247,21 @@ fn resources(status: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// The features that a node says it has: sorted, each once (KEP-5328).
+/// The declared features of a node: sorted and unique (KEP-5328).
 fn declared_features(features: At<'_>, out: &mut Vec<Cause>) {
-    const LONGEST: usize = 253;
+    const MAX_LENGTH: usize = 253;
     let mut before: Option<&str> = None;
     for feature in features.items() {
         let name = feature.str();
-        // Upstream says of each pair first what the former is, then how the two stand to each other.
+        // Upstream reports of each pair first the errors of the former, then those of the order.
         let order = before.map(|before| before.cmp(name));
         match order {
             Some(Ordering::Equal) => out.push(feature.duplicate()),
             Some(Ordering::Greater) => out.push(feature.invalid("list must be sorted alphabetically")),
             _ => {}
         }
-        if name.len() > LONGEST {
-            let why = format!("invalid feature name {name:?}: must be no more than {LONGEST} characters");
+        if name.len() > MAX_LENGTH {
+            let why = format!("invalid feature name {name:?}: must be no more than {MAX_LENGTH} characters");
             out.push(feature.invalid(&why));
         } else if !is_feature(name) {
             out.push(feature.invalid(&format!(
@@ -284,7 +284,7 @@ fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
     let all = status.get("addresses");
     let mut seen = HashSet::new();
     for address in all.items() {
-        if !seen.insert(edit::essence(address.value())) {
+        if !seen.insert(edit::without_empty(address.value())) {
             let shown = address.printed("io.k8s.api.core.v1.NodeAddress");
             out.push(Cause::shown(CauseKind::Duplicate, &address.field(), &shown, ""));
         }

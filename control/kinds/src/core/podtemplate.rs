@@ -1,4 +1,4 @@
-//! PodTemplate: a pod template by itself.
+//! PodTemplate: a stored pod template.
 
 use crate::{Capabilities, at::At, cells, podspec};
 use api::{Cause, Object};

@@ -79,7 +79,7 @@ impl TableConvertor for Secrets {
     }
 }
 
-/// What the well-known types ask for.
+/// The keys that the well-known types require.
 fn typed(object: &Object, data: At<'_>, out: &mut Vec<Cause>) {
     let kind = object.str_at(&["type"]).unwrap_or_default();
     let require = |key: &str, out: &mut Vec<Cause>| out.push(Cause::required(&data.field().key(key), ""));

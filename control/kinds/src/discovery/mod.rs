@@ -1,3 +1,3 @@
-//! `discovery.k8s.io`: where the pods of a Service are.
+//! `discovery.k8s.io`: the endpoints of Services.
 
 pub(crate) mod endpointslice;

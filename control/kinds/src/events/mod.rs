@@ -1,3 +1,3 @@
-//! `events.k8s.io`, and the older Event of the core group, with which it shares the storage.
+//! `events.k8s.io`, and the Event of the core group, which share the storage.
 
 pub(crate) mod event;

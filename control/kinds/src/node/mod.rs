@@ -1,3 +1,3 @@
-//! `node.k8s.io`: what runs containers.
+//! `node.k8s.io`: RuntimeClass.
 
 pub(crate) mod runtimeclass;

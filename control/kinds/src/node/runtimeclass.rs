@@ -1,4 +1,4 @@
-//! RuntimeClass: which handler runs a pod's containers, what that costs, and where it is found.
+//! RuntimeClass: the handler that runs a pod's containers, its overhead, and the nodes that have it.
 
 use crate::{at::At, cells, edit, podspec, quantities, rules};
 use api::{Cause, Object, names};
@@ -28,7 +28,7 @@ impl Strategy for Classes {
         Recheck::Both
     }
 
-    fn free_finalizers(&self) -> bool {
+    fn allows_any_finalizer(&self) -> bool {
         true
     }
 
@@ -47,7 +47,7 @@ impl Strategy for Classes {
             handler.invalid_all(names::dns1123_label(handler.str()), &mut out);
         }
         let overhead = At::of(object, "overhead");
-        // Upstream looks at it as at the limits of a container, and names it so.
+        // Upstream validates it as the limits of a container, and its errors name it so.
         podspec::container_resources(overhead.get("limits").with(overhead.get("podFixed").value()), &mut out);
         let scheduling = At::of(object, "scheduling");
         rules::labels(scheduling.get("nodeSelector"), &mut out);
@@ -55,7 +55,7 @@ impl Strategy for Classes {
         podspec::tolerations(tolerations, &mut out);
         let mut seen = HashSet::new();
         for toleration in tolerations.items() {
-            if !seen.insert(edit::essence(toleration.value())) {
+            if !seen.insert(edit::without_empty(toleration.value())) {
                 out.push(toleration.duplicate());
             }
         }

@@ -1,4 +1,4 @@
-//! AppArmor by annotation, as before Kubernetes 1.30: copied to the field, held against it, and warned of (KEP-24).
+//! AppArmor annotations, as before Kubernetes 1.30: copied to the field, compared with it, and warned about (KEP-24).
 
 use super::containers;
 use crate::{at::At, edit};
@@ -8,20 +8,20 @@ use serde_json::{Value, json};
 const PREFIX: &str = "container.apparmor.security.beta.kubernetes.io/";
 const LOCALHOST: &str = "localhost/";
 const MIRROR: &str = "kubernetes.io/config.mirror";
-const LONGEST: usize = 4095;
+const MAX_LENGTH: usize = 4095;
 
-/// The profile that an annotation stands for, if it is one that the field may hold.
+/// The profile of an annotation, if it is valid for the field.
 fn profile(annotation: &str) -> Option<Value> {
     let file = match annotation {
         "unconfined" => return Some(json!({"type": "Unconfined"})),
         "runtime/default" => return Some(json!({"type": "RuntimeDefault"})),
         other => other.strip_prefix(LOCALHOST)?,
     };
-    let good = !file.is_empty() && file.trim() == file && file.len() <= LONGEST;
+    let good = !file.is_empty() && file.trim() == file && file.len() <= MAX_LENGTH;
     good.then(|| json!({"type": "Localhost", "localhostProfile": file}))
 }
 
-/// The profile that an annotation gives a container, which has none of its own and not the pod's; an error where it is none.
+/// The profile that an annotation gives to a container without a profile of its own or of the pod; an error if it is invalid.
 fn wanted(spec: At<'_>, annotations: At<'_>, container: At<'_>) -> Option<Result<Value, ()>> {
     let key = format!("{PREFIX}{}", container.get("name").str());
     let annotation = annotations.value().get(&key)?.as_str()?;
@@ -30,7 +30,7 @@ fn wanted(spec: At<'_>, annotations: At<'_>, container: At<'_>) -> Option<Result
     }
     match profile(annotation) {
         None => Some(Err(())),
-        Some(made) if edit::same(&made, spec.down(&["securityContext", "appArmorProfile"]).value()) => None,
+        Some(made) if edit::deep_equal(&made, spec.down(&["securityContext", "appArmorProfile"]).value()) => None,
         Some(made) => Some(Ok(made)),
     }
 }
@@ -53,7 +53,7 @@ pub(crate) fn warnings(spec: At<'_>, annotations: At<'_>) -> Vec<String> {
     deprecated.map(|container| warning(annotations, container)).collect()
 }
 
-/// Copies the annotations of a new Pod to the fields that they stand for.
+/// Copies the annotations of a new Pod to the corresponding fields.
 pub(crate) fn copy(object: &mut Object) {
     if !object.annotations().any(|(key, _)| key.starts_with(PREFIX)) {
         return;
@@ -77,7 +77,7 @@ pub(crate) fn copy(object: &mut Object) {
     }
 }
 
-/// Annotations name containers that are there, and profiles.
+/// Annotations must name existing containers and valid profiles.
 pub(super) fn annotations(spec: At<'_>, annotations: At<'_>, out: &mut Vec<Cause>) {
     for (key, value) in annotations.entries() {
         let Some(name) = key.strip_prefix(PREFIX) else { continue };
@@ -91,7 +91,7 @@ pub(super) fn annotations(spec: At<'_>, annotations: At<'_>, out: &mut Vec<Cause
     }
 }
 
-/// On create, annotation and field say the same.
+/// On create, annotation and field must agree.
 pub(crate) fn agree(spec: At<'_>, annotations: At<'_>, out: &mut Vec<Cause>) {
     if annotations.is_empty() || for_windows(spec) {
         return;
@@ -119,7 +119,7 @@ pub(crate) fn agree(spec: At<'_>, annotations: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// Annotations of a Pod that stay as they were made.
+/// Annotations of a Pod are immutable.
 pub(crate) fn fixed(new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
     let what = |key: &str| match key {
         MIRROR => Some("mirror pod annotation"),
@@ -145,7 +145,7 @@ pub(super) fn file(file: At<'_>, out: &mut Vec<Cause>) {
     } else if file.is_empty() {
         out.push(file.required("must be set when AppArmor type is Localhost"));
     }
-    if file.str().len() > LONGEST {
-        out.push(Cause::too_long(&file.field(), LONGEST));
+    if file.str().len() > MAX_LENGTH {
+        out.push(Cause::too_long(&file.field(), MAX_LENGTH));
     }
 }

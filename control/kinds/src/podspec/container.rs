@@ -1,4 +1,4 @@
-//! Containers of all three kinds.
+//! Validation of containers of all three kinds.
 
 use super::{env, probes, resources, security, volumes};
 use crate::{
@@ -9,7 +9,7 @@ use api::Cause;
 use serde_json::json;
 use std::collections::HashSet;
 
-/// All containers of a pod spec; `known` are its volumes.
+/// Validates all containers of a pod spec; `known` are its volumes.
 pub(super) fn validate(spec: At<'_>, known: &volumes::Known<'_>, out: &mut Vec<Cause>) {
     let containers = spec.get("containers");
     if containers.is_empty() {
@@ -71,7 +71,7 @@ fn init_containers(spec: At<'_>, known: &volumes::Known<'_>, out: &mut Vec<Cause
     }
 }
 
-/// What an ephemeral container may have: it only looks around.
+/// The fields that an ephemeral container may have.
 const EPHEMERAL_FIELDS: &[&str] = &[
     "name",
     "image",
@@ -126,7 +126,7 @@ fn ephemeral_containers(spec: At<'_>, known: &volumes::Known<'_>, out: &mut Vec<
     }
 }
 
-/// What holds for a Pod, but not yet for a template.
+/// Rules for a Pod that do not apply to a template.
 pub(super) fn only_in_pods(container: At<'_>, out: &mut Vec<Cause>) {
     let image = container.get("image");
     if image.str().trim() != image.str() {

@@ -1,4 +1,4 @@
-//! What Kubernetes fills into a pod spec, whether of a Pod or of a template (`core/v1` defaulting).
+//! Defaults of a pod spec, in a Pod or a template (`core/v1` defaulting).
 
 use crate::{
     edit::{Fields, drop_zero, fill, fill_int, fill_str, object, object_if, objects},
@@ -64,7 +64,7 @@ const OMITTED_WHEN_ZERO: &[&str] = &[
     "resourceClaims",
 ];
 
-/// Defaults that only a Pod itself gets, not a template.
+/// Defaults of a Pod that a template does not get.
 pub(crate) fn pod(spec: &mut Fields) {
     for kind in ["containers", "initContainers"] {
         for container in objects(spec, kind) {
@@ -108,8 +108,8 @@ fn requests_from_limits(container: &mut Fields) {
     }
 }
 
-/// Whether an image is pulled always unless its pod says otherwise: its tag is `latest`, or it has neither tag nor digest. Of what is no
-/// reference nothing is known, and it is not.
+/// Whether the default pull policy of an image is Always: its tag is `latest`, or it has neither tag nor digest. For an invalid reference it is
+/// not.
 pub(crate) fn is_latest(image: &str) -> bool {
     match super::image::parse(image) {
         Some((Some(tag), _)) => tag == "latest",
@@ -169,7 +169,7 @@ fn container(container: &mut Fields) {
     }
 }
 
-/// Canonical quantities; `always` writes the empty `resources: {}` that containers carry.
+/// Makes quantities canonical; `always` writes the empty `resources: {}` that containers have.
 fn resources(owner: &mut Fields, always: bool) {
     if !always && !owner.contains_key("resources") {
         return;
@@ -220,7 +220,7 @@ fn selectors(source: &mut Fields) {
     }
 }
 
-/// Names of the volume sources, for telling whether a volume has one.
+/// Names of the volume sources, to check whether a volume has one.
 pub(crate) const VOLUME_SOURCES: [&str; 31] = [
     "hostPath",
     "emptyDir",

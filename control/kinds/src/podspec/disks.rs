@@ -1,4 +1,4 @@
-//! Volume sources that lie outside of the node: disks and shares of clouds and storage systems. None is mounted here; each is validated.
+//! Volume sources outside of the node: disks and shares of clouds and storage systems. They are validated, but never mounted.
 
 use crate::{at::At, rules};
 use api::{Cause, FieldPath, names};
@@ -7,7 +7,7 @@ use serde_json::json;
 const NUMBER: &str = "must be between 0 and 255, inclusive";
 const PARTITION: &str = "must be between 1 and 255, inclusive";
 
-/// Validates the source of that name; others are not known here.
+/// Validates the source of a volume by its name; other sources are validated elsewhere.
 pub(super) fn validate(volume: At<'_>, name: &str, source: At<'_>, out: &mut Vec<Cause>) {
     let require = |fields: &[&'static str], out: &mut Vec<Cause>| {
         out.extend(fields.iter().map(|f| source.get(f)).filter(|at| at.is_empty()).map(|at| at.required("")));
@@ -57,7 +57,7 @@ fn between(at: At<'_>, text: &str, out: &mut Vec<Cause>) {
     }
 }
 
-/// A reference to a secret says its name.
+/// A reference to a secret must have a name.
 fn named(reference: At<'_>, out: &mut Vec<Cause>) {
     if reference.is_set() && reference.get("name").is_empty() {
         out.push(reference.get("name").required(""));
@@ -96,7 +96,7 @@ fn csi(source: At<'_>, out: &mut Vec<Cause>) {
     named(secret, out);
     let name = secret.get("name");
     if !name.is_empty() {
-        // Upstream's errors name the source's own name.
+        // Upstream's errors name the field `name` of the source.
         source.get("name").with(name.value()).invalid_all(names::dns1123_subdomain(name.str()), out);
     }
 }
@@ -116,7 +116,7 @@ fn fibre_channel(source: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// Options of drivers do not use the namespaces of Kubernetes.
+/// Options of drivers must not use key prefixes of Kubernetes.
 fn flex_option(source: At<'_>, key: &str, out: &mut Vec<Cause>) {
     let namespace = format!(".{}", key.split('/').next().unwrap_or_default().to_lowercase());
     if namespace.ends_with(".kubernetes.io") || namespace.ends_with(".k8s.io") {
@@ -184,7 +184,7 @@ fn iscsi(volume: At<'_>, source: At<'_>, out: &mut Vec<Cause>) {
 /// What is wrong with the name of a target or initiator.
 fn iscsi_name(name: &str) -> Option<&'static str> {
     let numbered = |digits: usize| {
-        // Any one character stands between the scheme and its digits.
+        // The scheme is followed by any one character, then the digits.
         let rest: Vec<char> = name.chars().skip(4).collect();
         rest.len() == digits && rest.iter().all(char::is_ascii_alphanumeric)
     };

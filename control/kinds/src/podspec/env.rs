@@ -1,4 +1,4 @@
-//! Environment variables and where their values come from.
+//! Environment variables and the sources of their values.
 
 use crate::{
     at::At,
@@ -41,7 +41,7 @@ pub(super) fn validate(container: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// Upstream shows an empty string where the whole of a structure is wrong.
+/// An error about a whole structure, which upstream shows as an empty string.
 fn empty(at: At<'_>, text: &str) -> Cause {
     Cause::invalid(&at.field(), &json!(""), text)
 }
@@ -70,7 +70,7 @@ const IN_ENV: &[&str] = &[
 pub(super) const IN_FILES: &[&str] =
     &["metadata.annotations", "metadata.labels", "metadata.name", "metadata.namespace", "metadata.uid"];
 
-/// Every path that Kubernetes knows as a pod's field label.
+/// All field labels of a pod.
 const LABELS: &[&str] = &[
     "metadata.annotations",
     "metadata.labels",
@@ -141,7 +141,7 @@ fn file_key(file: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// A field of the pod; some can be subscripted: `metadata.labels['app']`.
+/// A field of the pod; some have a subscript: `metadata.labels['app']`.
 pub(super) fn field_selector(at: At<'_>, supported: &[&str], out: &mut Vec<Cause>) {
     for name in ["apiVersion", "fieldPath"] {
         if at.get(name).is_empty() {
@@ -185,7 +185,7 @@ const RESOURCES: &[&str] = &[
     "requests.memory",
 ];
 
-/// A resource of a container; in a file the container has to be named.
+/// A resource of a container; in a file it must name the container.
 pub(super) fn resource_selector(at: At<'_>, in_file: bool, out: &mut Vec<Cause>) {
     let (container, resource) = (at.get("containerName"), at.get("resource"));
     let huge = |text: &str| text.starts_with("requests.hugepages-") || text.starts_with("limits.hugepages-");
@@ -213,7 +213,7 @@ pub(super) fn resource_selector(at: At<'_>, in_file: bool, out: &mut Vec<Cause>)
     }
 }
 
-/// A variable from a file needs a volume that containers of the pod write: an emptyDir.
+/// A variable from a file requires an emptyDir volume.
 pub(super) fn file_volumes(spec: At<'_>, out: &mut Vec<Cause>) {
     let volumes: HashMap<&str, At<'_>> =
         spec.get("volumes").items().rev().map(|volume| (volume.get("name").str(), volume)).collect();

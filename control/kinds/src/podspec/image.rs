@@ -1,11 +1,11 @@
-//! Image references as far as defaulting needs them: whether a text is one, its tag and its digest. Follows the grammar of
-//! `github.com/distribution/reference` (`ParseNormalizedNamed`), by which upstream decides the default pull policy.
+//! Image references, as far as defaulting needs them: validity, tag and digest. Follows the grammar of `github.com/distribution/reference`
+//! (`ParseNormalizedNamed`), from which upstream derives the default pull policy.
 
-/// Longest name with its registry, bytes.
-const LONGEST: usize = 255;
+/// Longest name including the registry, bytes.
+const MAX_LENGTH: usize = 255;
 const DEFAULT_REGISTRY: &str = "docker.io";
 
-/// Tag and digest of a reference; `None` for what is no reference.
+/// Tag and digest of a reference; `None` for an invalid one.
 pub(super) fn parse(image: &str) -> Option<(Option<&str>, Option<&str>)> {
     if image.len() == 64 && image.bytes().all(is_lower_hex) {
         return None; // the id of an image
@@ -22,7 +22,7 @@ pub(super) fn parse(image: &str) -> Option<(Option<&str>, Option<&str>)> {
     };
     let library = if registry.is_none() && !path.contains('/') { "library/".len() } else { 0 };
     let name = registry.unwrap_or(DEFAULT_REGISTRY).len() + 1 + library + path.len();
-    let fits = name <= LONGEST
+    let fits = name <= MAX_LENGTH
         && registry.is_none_or(is_domain)
         && path.split('/').all(is_component)
         && tag.is_none_or(is_tag)
@@ -34,7 +34,7 @@ fn is_lower_hex(byte: u8) -> bool {
     matches!(byte, b'0'..=b'9' | b'a'..=b'f')
 }
 
-/// Whether what stands before the first slash is a registry, not the first part of a path.
+/// Whether the text before the first slash is a registry, not the first part of a path.
 fn is_registry(first: &str) -> bool {
     first.contains(['.', ':']) || first == "localhost" || first.chars().any(char::is_uppercase)
 }
@@ -61,7 +61,7 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Lower-case letters and digits, parted by one dot, one or two underscores, or any number of dashes.
+/// Lower-case letters and digits, separated by one dot, one or two underscores, or any number of dashes.
 fn is_component(text: &str) -> bool {
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     let ends = text.bytes().next().is_some_and(plain) && text.bytes().last().is_some_and(plain);

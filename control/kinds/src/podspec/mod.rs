@@ -1,4 +1,4 @@
-//! Everything about a pod spec, wherever it stands: in a Pod, in a workload's template, in a PodTemplate.
+//! Validation and defaulting of pod specs: in a Pod, in a workload's template, in a PodTemplate.
 
 pub(crate) mod apparmor;
 mod container;
@@ -27,8 +27,8 @@ pub(crate) use resources::{container_resources, qos_class, whole_number};
 pub(crate) use scheduling::{TAINT_EFFECTS, tolerations};
 pub(crate) use warnings::{pod as pod_warnings, template as template_warnings};
 
-/// More warnings are not collected: of what the header takes (4 KiB), these are far beyond.
-const MOST: usize = 200;
+/// Most warnings that are collected; these are already more than the headers can hold (4 KiB).
+const MAX_WARNINGS: usize = 200;
 
 /// All containers of a pod spec, of every kind.
 fn containers<'a>(spec: At<'a>) -> impl Iterator<Item = At<'a>> {
@@ -45,7 +45,7 @@ pub(crate) fn validate_pod_spec(spec: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// A pod template. Upstream names the labels and annotations of templates as if they stood beside the spec.
+/// A pod template. Upstream's errors name its labels and annotations as if they were beside the spec.
 pub(crate) fn validate_template(template: At<'_>, out: &mut Vec<Cause>) {
     let metadata = template.get("metadata");
     let mut causes = Vec::new();
@@ -84,7 +84,7 @@ fn annotation_keys(annotations: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// Annotations that mean something to pods.
+/// Annotations that have a meaning for pods.
 pub(crate) fn validate_annotations(spec: At<'_>, annotations: At<'_>, out: &mut Vec<Cause>) {
     const COST: &str = "controller.kubernetes.io/pod-deletion-cost";
     let cost = annotations.key(COST);

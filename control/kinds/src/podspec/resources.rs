@@ -1,4 +1,4 @@
-//! Requests and limits: names, amounts, and what they make of a pod (its quality of service class).
+//! Requests and limits: names, amounts, and the quality of service class of a pod.
 
 use crate::{at::At, quantities, rules};
 use api::{Cause, names, quantity::Quantity};
@@ -78,7 +78,7 @@ fn pod_name(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
     }
 }
 
-/// Things that are counted come in whole numbers.
+/// Countable resources must be whole numbers.
 pub(crate) fn whole_number(at: At<'_>, name: &str, out: &mut Vec<Cause>) {
     let measured = ["cpu", "memory", "storage"].iter().any(|unit| name.ends_with(unit));
     let counted = STANDARD.contains(&name) && !measured;
@@ -152,7 +152,7 @@ pub(super) fn container(spec: At<'_>, at: At<'_>, out: &mut Vec<Cause>) {
     claims.sort_unstable();
     claims.dedup();
     let known: HashSet<&str> = claims.iter().copied().collect();
-    // By name, the requests asked of it; an empty one is all of them.
+    // The requests of each claim by its name; an empty one is all requests.
     let mut seen: HashMap<&str, HashSet<&str>> = HashMap::new();
     for claim in wanted.items() {
         let name = claim.get("name");

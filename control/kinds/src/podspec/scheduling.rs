@@ -1,4 +1,4 @@
-//! Where a pod may go: affinity, tolerations, spread, gates.
+//! Scheduling fields of a pod: affinity, tolerations, topology spread, gates.
 
 use crate::{at::At, rules};
 use api::{Cause, names};
@@ -174,7 +174,7 @@ pub(super) fn gates(gates: At<'_>, out: &mut Vec<Cause>) {
 
 pub(super) fn spread(constraints: At<'_>, out: &mut Vec<Cause>) {
     const POSITIVE: &str = "must be greater than zero";
-    // Upstream names the first of equal ones.
+    // Upstream reports the first of several equal ones.
     let mut left: HashMap<(&str, &str), usize> = HashMap::new();
     for constraint in constraints.items() {
         let pair = (constraint.get("topologyKey").str(), constraint.get("whenUnsatisfiable").str());

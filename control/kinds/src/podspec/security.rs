@@ -6,7 +6,7 @@ use api::Cause;
 use serde_json::Value;
 use std::collections::HashSet;
 
-/// `securityContext` of the pod and what it excludes.
+/// `securityContext` of the pod, and the fields that it excludes.
 pub(super) fn pod(spec: At<'_>, out: &mut Vec<Cause>) {
     let context = spec.get("securityContext");
     if spec.get("hostPID").bool() && spec.get("shareProcessNamespace").bool() {
@@ -138,7 +138,7 @@ pub(super) fn container(spec: At<'_>, context: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// `spec.os` and what the other system's pods may not have.
+/// `spec.os`, and the fields that pods of the operating system may not have.
 pub(super) fn os(spec: At<'_>, out: &mut Vec<Cause>) {
     let os = spec.get("os");
     if !os.is_set() {

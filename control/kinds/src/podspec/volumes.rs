@@ -1,4 +1,4 @@
-//! Volumes and how containers mount them.
+//! Validation of volumes and their mounts.
 
 use super::{defaults::VOLUME_SOURCES, disks, env};
 use crate::{at::At, quantities, rules};
@@ -11,7 +11,7 @@ const MODE: &str = "must be a number between 0 and 0777 (octal), both inclusive"
 /// Volumes that mounts may refer to, by name.
 pub(super) type Known<'a> = HashMap<&'a str, At<'a>>;
 
-/// Checks the volumes; returns the good ones.
+/// Validates the volumes; returns the valid ones.
 pub(super) fn validate<'a>(volumes: At<'a>, out: &mut Vec<Cause>) -> Known<'a> {
     let mut good = Known::new();
     for volume in volumes.items() {
@@ -37,7 +37,7 @@ pub(super) fn validate<'a>(volumes: At<'a>, out: &mut Vec<Cause>) -> Known<'a> {
 }
 
 fn source(volume: At<'_>, out: &mut Vec<Cause>) {
-    // Upstream looks at emptyDir first.
+    // Upstream validates emptyDir first.
     let order = std::iter::once("emptyDir").chain(VOLUME_SOURCES.iter().copied().filter(|name| *name != "emptyDir"));
     let mut found = false;
     for name in order {

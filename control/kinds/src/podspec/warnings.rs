@@ -1,6 +1,7 @@
-//! What is accepted but deprecated, odd or not enforced: upstream's warnings (`pkg/api/pod/warnings.go`), then sampan's own, which are in [`unenforced`].
+//! What is accepted but deprecated, odd or not enforced: upstream's warnings (`pkg/api/pod/warnings.go`), then sampan's own, which are in
+//! [`unenforced`].
 
-use super::{MOST, apparmor, containers, unenforced};
+use super::{MAX_WARNINGS, apparmor, containers, unenforced};
 use crate::{address, at::At, capabilities::Capabilities, quantities};
 use api::Object;
 use std::collections::{HashMap, HashSet};
@@ -33,7 +34,7 @@ fn warnings(capabilities: &Capabilities, spec: At<'_>, metadata: At<'_>) -> Vec<
             fractions(container.get("resources").get(list), &mut out);
         }
         hidden_variables(container, &mut out);
-        if out.len() >= MOST {
+        if out.len() >= MAX_WARNINGS {
             break;
         }
     }
@@ -81,7 +82,7 @@ fn node_labels(spec: At<'_>, out: &mut Vec<String>) {
     let preferred = node.get("preferredDuringSchedulingIgnoredDuringExecution");
     let terms = required.items().chain(preferred.items().map(|p| p.get("preference")));
     for key in terms.flat_map(|term| term.get("matchExpressions").items()).map(|e| e.get("key")) {
-        if out.len() >= MOST {
+        if out.len() >= MAX_WARNINGS {
             return;
         }
         out.extend(deprecated_label(key.str()).map(|text| format!("{}: {} is {text}", key.field(), key.str())));
@@ -181,7 +182,7 @@ fn hidden_variables(container: At<'_>, out: &mut Vec<String>) {
     let mut seen = HashSet::new();
     for variable in container.get("env").items() {
         let name = variable.get("name").str();
-        if out.len() >= MOST || seen.insert(name) {
+        if out.len() >= MAX_WARNINGS || seen.insert(name) {
             continue;
         }
         let itself = format!("$({name})");
@@ -222,7 +223,7 @@ impl<'a> SamePorts<'a> {
                 let other = self.all[*i];
                 other.get("hostPort").int().unwrap_or(0) != 0 || other.get("hostIP").str() != ip
             });
-            clashes.extend(others.take(MOST).map(|i| (i, OVERLAPPING)));
+            clashes.extend(others.take(MAX_WARNINGS).map(|i| (i, OVERLAPPING)));
         } else {
             clashes.extend(self.inner.iter().map(|i| (*i, OVERLAPPING)));
             if ip.is_empty() {
@@ -249,13 +250,13 @@ fn ports(spec: At<'_>, out: &mut Vec<String>) {
     let mut by_name: HashMap<&str, At<'_>> = HashMap::new();
     let mut names = Vec::new();
     for port in containers(spec).flat_map(|c| c.get("ports").items()) {
-        if out.len() + names.len() >= MOST {
+        if out.len() + names.len() >= MAX_WARNINGS {
             break;
         }
         let same =
             by_number.entry((port.get("containerPort").int().unwrap_or(0), port.get("protocol").str())).or_default();
         same.add(port, |how, other| {
-            if out.len() < MOST {
+            if out.len() < MAX_WARNINGS {
                 out.push(format!("{}: {how} {}", port.field(), other.field()));
             }
         });

@@ -1,3 +1,3 @@
-//! `scheduling.k8s.io`: who goes first.
+//! `scheduling.k8s.io`: PriorityClass.
 
 pub(crate) mod priorityclass;

@@ -1,4 +1,4 @@
-//! PriorityClass: a name for a priority. Names beginning with `system-` are Kubernetes' own two.
+//! PriorityClass: a named priority. Names that begin with `system-` are reserved for the two system classes.
 
 use crate::{Capabilities, at::At, cells, edit};
 use api::{Cause, FieldPath, Object};
@@ -15,19 +15,19 @@ const COLUMNS: &[Column] = &[
     Column::new("PreemptionPolicy", "preemptionPolicy is the policy for preempting pods with lower priority.").wide(),
 ];
 
-/// The highest value that users may give.
-const HIGHEST: i64 = 1_000_000_000;
+/// Highest value of a user-defined class.
+const MAX_USER_VALUE: i64 = 1_000_000_000;
 
-/// Kubernetes' own classes: name, value, description.
+/// The system classes: name, value, description.
 pub(crate) const SYSTEM: [(&str, i64, &str); 2] = [
     (
         "system-node-critical",
-        2 * HIGHEST + 1000,
+        2 * MAX_USER_VALUE + 1000,
         "Used for system critical pods that must not be moved from their current node.",
     ),
     (
         "system-cluster-critical",
-        2 * HIGHEST,
+        2 * MAX_USER_VALUE,
         "Used for system critical pods that must run in the cluster, but can be moved to another node if necessary.",
     ),
 ];
@@ -50,7 +50,7 @@ impl Strategy for Classes {
     }
 
     fn prepare_create(&self, _cx: &Context, object: &mut Object) {
-        // It never counts on.
+        // It is never incremented.
         object.set(&["metadata", "generation"], 1);
     }
 
@@ -64,8 +64,8 @@ impl Strategy for Classes {
                 );
                 out.push(Cause::forbidden(&FieldPath::new("metadata.name"), &text));
             }
-        } else if value.int().is_some_and(|v| v > HIGHEST) {
-            out.push(value.forbidden(&format!("maximum allowed value of a user defined priority is {HIGHEST}")));
+        } else if value.int().is_some_and(|v| v > MAX_USER_VALUE) {
+            out.push(value.forbidden(&format!("maximum allowed value of a user defined priority is {MAX_USER_VALUE}")));
         }
         let policy = At::of(object, "preemptionPolicy");
         if policy.is_set() {
@@ -76,7 +76,7 @@ impl Strategy for Classes {
 
     fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
         let mut out = Vec::new();
-        if !edit::same_at(object, old, &["value"]) {
+        if !edit::deep_equal_at(object, old, &["value"]) {
             out.push(At::of(object, "value").forbidden("may not be changed in an update."));
         }
         At::of(object, "preemptionPolicy").immutable(At::of(old, "preemptionPolicy"), &mut out);
@@ -89,7 +89,7 @@ impl Strategy for Classes {
         }
         let (policy, mut out) = (At::of(object, "preemptionPolicy"), Vec::new());
         let mut warn = self.0.warn("priorityclass.preemptionPolicy", policy, 1, &mut out);
-        warn.say(policy, "sampan does not preempt pods yet; the priority only orders those that wait");
+        warn.unless_honoured(policy, "sampan does not preempt pods yet; the priority only orders those that wait");
         out
     }
 }

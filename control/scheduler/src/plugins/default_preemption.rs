@@ -1,4 +1,4 @@
-//! Says whether it could help to take other pods away. It takes none away yet: a pod that needs it waits, and its condition says so.
+//! Explains whether preemption could help. It does not preempt yet: a pod that needs it waits, and its condition says so.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/pod-priority-preemption/>.
 
@@ -18,17 +18,17 @@ impl Plugin for DefaultPreemption {
     }
 
     fn post_filter(&self, _: &mut CycleState, pod: &PodInfo, statuses: &NodeToStatus<'_>) -> PostFilter {
-        PostFilter::Unschedulable(format!("preemption: {}", why_not(pod, statuses)).into())
+        PostFilter::Unschedulable(format!("preemption: {}", explain_unresolvable(pod, statuses)).into())
     }
 }
 
-fn why_not(pod: &PodInfo, statuses: &NodeToStatus<'_>) -> String {
+fn explain_unresolvable(pod: &PodInfo, statuses: &NodeToStatus<'_>) -> String {
     if pod.pod.spec.as_ref().and_then(|s| s.preemption_policy.as_deref()) == Some("Never") {
         return "not eligible due to preemptionPolicy=Never.".to_owned();
     }
     let (total, candidates) = (statuses.snapshot().count(), statuses.resolvable());
     if candidates.iter().any(|node| node.pods.values().any(|p| p.priority < pod.priority)) {
-        // upstream would now evict pods of lower priority; we do not (yet), and say so
+        // upstream would now evict pods of lower priority; this one does not yet, and its message says so
         return "not available.".to_owned();
     }
     let parts = [

@@ -1,6 +1,6 @@
-//! The scheduling rules, one per file, with upstream's names, words and order.
+//! The scheduling plugins, one per file, with upstream's names, texts and order.
 //!
-//! To add one: a file here and a line in [`defaults`]; `plugin.rs` says what it may do.
+//! To add one: a file here and a line in [`defaults`]; see `plugin.rs`.
 //!
 //! Not here: pod affinity and topology spread, volumes, dynamic resources, image locality.
 
@@ -30,7 +30,7 @@ use crate::{
 };
 use k8s_openapi::api::core::v1::Node;
 
-/// The one list of plugins, in upstream's order.
+/// The default plugins, in upstream's order.
 pub fn defaults(strategy: Strategy) -> Plugins {
     Plugins::from(vec![
         Box::new(SchedulingGates) as Box<dyn crate::Plugin>,
@@ -45,15 +45,15 @@ pub fn defaults(strategy: Strategy) -> Plugins {
     ])
 }
 
-/// All that these plugins honour; see [`crate::Plugin::honours`].
+/// The fields that these plugins honour; see [`crate::Plugin::honours`].
 pub fn honoured() -> Vec<&'static str> {
     defaults(Strategy::default()).iter().flat_map(|plugin| plugin.honours()).copied().collect()
 }
 
-/// Whether a node that was cordoned or tainted for `pod` is so no longer, or a new one is not. Both at once, since a node that is uncordoned
-/// loses the mark first and the taint a moment later: a try in between would be refused, and held back for seconds. Upstream's
-/// `preCheckForNode`.
-fn opens(event: &Event<'_>, pod: &PodInfo) -> bool {
+/// Whether the node of an event is neither cordoned nor tainted for `pod`, and was so before or is new. Both are checked together, because an
+/// uncordoned node loses the field first and the taint a moment later: an attempt in between would fail, and the pod would back off for
+/// seconds. Upstream's `preCheckForNode`.
+fn node_becomes_available(event: &Event<'_>, pod: &PodInfo) -> bool {
     let open = |node: &Node| node_unschedulable::admits(pod, node) && taint_toleration::admits(pod, node);
     match event {
         Event::NodeAdded(node) => open(node),

@@ -9,7 +9,7 @@ use crate::{
     status::Status,
 };
 
-/// Filters by what is required, scores by what is preferred.
+/// Filters by required and scores by preferred terms.
 pub struct NodeAffinity;
 
 impl Plugin for NodeAffinity {

@@ -1,4 +1,4 @@
-//! A pod that names its node runs there or nowhere.
+//! A pod with `spec.nodeName` fits only on that node.
 
 use crate::{
     cycle_state::CycleState,

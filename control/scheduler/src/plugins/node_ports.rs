@@ -1,4 +1,4 @@
-//! A node's port is held by one pod at a time.
+//! A host port of a node is used by at most one pod.
 
 use crate::{
     cycle_state::CycleState,

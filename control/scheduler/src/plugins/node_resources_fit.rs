@@ -1,4 +1,4 @@
-//! A pod fits where what it asks for is left over; the score prefers empty or full nodes.
+//! A pod fits where its requests are still free; the score prefers the least or the most allocated nodes.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/resource-bin-packing/>.
 
@@ -12,13 +12,13 @@ use crate::{
 use client::fit::resources::{Amount, Resources};
 use k8s_openapi::api::core::v1::Node;
 
-/// Which nodes are best.
+/// The scoring strategy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Strategy {
-    /// Those with most left: load spreads.
+    /// Prefers the least allocated nodes: pods are spread.
     #[default]
     LeastAllocated,
-    /// Those with least left: nodes fill one after another.
+    /// Prefers the most allocated nodes: pods are packed.
     MostAllocated,
 }
 
@@ -96,7 +96,7 @@ impl Plugin for NodeResourcesFit {
         match event {
             Event::NodeAdded(_) | Event::PodUpdated => true,
             Event::NodeUpdated { old, new } => allocatable(old) != allocatable(new),
-            // a slot is free again, whatever else the pod held
+            // one more pod fits again, whatever resources the removed pod used
             Event::PodRemoved(_) => true,
             Event::Timeout => false,
         }

@@ -1,6 +1,6 @@
-//! Cordoned nodes take no new pods, except those that tolerate the taint of that name.
+//! Cordoned nodes accept no new pods, except those that tolerate the taint `node.kubernetes.io/unschedulable`.
 
-use super::opens;
+use super::node_becomes_available;
 use crate::{
     cycle_state::CycleState,
     node::NodeInfo,
@@ -18,7 +18,7 @@ fn cordoned(node: &Node) -> bool {
     node.spec.as_ref().and_then(|s| s.unschedulable).unwrap_or(false)
 }
 
-/// Whether the node is not cordoned, or the pod does not mind.
+/// Whether the node is not cordoned, or the pod tolerates that.
 pub(super) fn admits(pod: &PodInfo, node: &Node) -> bool {
     let taint = Taint {
         key: "node.kubernetes.io/unschedulable".to_owned(),
@@ -41,6 +41,6 @@ impl Plugin for NodeUnschedulable {
     }
 
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
-        opens(event, pod)
+        node_becomes_available(event, pod)
     }
 }

@@ -1,8 +1,8 @@
-//! Tainted nodes take only pods that tolerate their taints.
+//! Tainted nodes accept only pods that tolerate their taints.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/>.
 
-use super::opens;
+use super::node_becomes_available;
 use crate::{
     cycle_state::CycleState,
     node::NodeInfo,
@@ -24,7 +24,7 @@ fn tolerated(pod: &PodInfo, taint: &Taint) -> bool {
     pod.tolerations().iter().any(|t| tolerates(t, taint))
 }
 
-/// Whether the pod tolerates what keeps others away from the node.
+/// Whether the pod tolerates the NoSchedule and NoExecute taints of the node.
 pub(super) fn admits(pod: &PodInfo, node: &Node) -> bool {
     let hard = |t: &&Taint| matches!(t.effect.as_str(), "NoSchedule" | "NoExecute");
     taints(node).iter().filter(hard).all(|t| tolerated(pod, t))
@@ -62,6 +62,6 @@ impl Plugin for TaintToleration {
     }
 
     fn wakes_on(&self, event: &Event<'_>, pod: &PodInfo) -> bool {
-        opens(event, pod)
+        node_becomes_available(event, pod)
     }
 }

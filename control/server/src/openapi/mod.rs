@@ -1,10 +1,10 @@
-//! OpenAPI v3 per group-version, and v2 as JSON and as protobuf, made on first use and kept compressed. Clients take from them: which PATCH types and
-//! `fieldValidation` a kind knows, merge keys for three-way patches, and the texts of `kubectl explain`. Follows kube-openapi's handlers.
+//! OpenAPI v3 per group-version, and v2 as JSON and protobuf, built on first use and kept compressed. Clients use them for PATCH types,
+//! `fieldValidation`, merge keys of three-way patches, and the texts of `kubectl explain`. Follows kube-openapi's handlers.
 
 mod paths;
 mod protobuf;
 
-use crate::{Resource, Server, call::Call, lazy::Packed, limits, registry::Registry, reply, version};
+use crate::{Resource, Server, call::Call, lazy::CompressedDocument, limits, registry::Registry, reply, version};
 use api::{Status, schema::openapi as schemas};
 use axum::body::Body;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -14,16 +14,16 @@ use std::collections::BTreeSet;
 
 pub(crate) use paths::Version;
 
-/// Answers `/openapi/…`; `None` if nothing is there.
+/// Answers `/openapi/…`; `None` if there is no such document.
 pub(crate) async fn answer(server: &Server, call: &Call, path: &str) -> Result<Option<Response<Body>>, Status> {
     let registry = server.registry().load_full();
     if path == "/openapi/v2" {
         let (hash, of) = (hash(&registry, None), registry.clone());
         if wants_protobuf(call) {
-            let packed = registry.documents().packed("v2.pb", move || protobuf::document(&v2(&of))).await?;
+            let packed = registry.documents().compressed("v2.pb", move || protobuf::document(&v2(&of))).await?;
             return Ok(Some(document(server, call, &packed, &hash, protobuf::MEDIA_TYPE, false)?));
         }
-        let packed = registry.documents().packed("v2", move || bytes(&v2(&of))).await?;
+        let packed = registry.documents().compressed("v2", move || bytes(&v2(&of))).await?;
         return Ok(Some(document(server, call, &packed, &hash, JSON, false)?));
     }
     let Some(rest) = path.strip_prefix("/openapi/v3") else { return Ok(None) };
@@ -48,10 +48,10 @@ pub(crate) async fn answer(server: &Server, call: &Call, path: &str) -> Result<O
         return Ok(Some(response));
     }
     let (group, version) = (group.to_owned(), version.to_owned());
-    // Not by the path: that can be written in any number of ways.
+    // Not the path, which can be written in any number of ways.
     let key = format!("{group}/{version}");
     let of = registry.clone();
-    let packed = registry.documents().packed(&key, move || bytes(&v3(&of, &group, &version))).await?;
+    let packed = registry.documents().compressed(&key, move || bytes(&v3(&of, &group, &version))).await?;
     Ok(Some(document(server, call, &packed, &hash, JSON, call.query.get("hash").is_some())?))
 }
 
@@ -61,7 +61,7 @@ fn bytes(document: &Value) -> Vec<u8> {
     serde_json::to_vec(document).expect("JSON values serialise")
 }
 
-/// Whether the first form of the v2 document that the client names, and there is, is protobuf.
+/// Whether protobuf is the first available form of the v2 document in the client's Accept header.
 fn wants_protobuf(call: &Call) -> bool {
     let accepted =
         call.headers().get_all(header::ACCEPT).iter().filter_map(|v| v.to_str().ok()).flat_map(|v| v.split(','));
@@ -73,7 +73,7 @@ fn wants_protobuf(call: &Call) -> bool {
     known.next().unwrap_or(false)
 }
 
-/// Changes whenever the document would: it is made of everything that the document is made of, without making it.
+/// A hash over everything that a document is built from, without building it: it changes whenever the document would.
 fn hash(registry: &Registry, only: Option<(&str, &str)>) -> String {
     let mut digest = Sha512::new();
     digest.update(env!("CARGO_PKG_VERSION"));
@@ -83,7 +83,7 @@ fn hash(registry: &Registry, only: Option<(&str, &str)>) -> String {
         for sub in resource.listed() {
             digest.update(format!("{} {:?} {:?}", sub.name, sub.kind, sub.verbs));
         }
-        // Published schemas are part of this version of the program.
+        // Published schemas only change with the version of the program.
         if let Some(own) = &resource.own_schema {
             digest.update(own.open_api.to_string());
         }
@@ -110,7 +110,7 @@ fn index(call: &Call, registry: &Registry) -> Response<Body> {
 fn document(
     server: &Server,
     call: &Call,
-    document: &Packed,
+    document: &CompressedDocument,
     hash: &str,
     media: &'static str,
     forever: bool,
@@ -126,7 +126,7 @@ fn document(
             response.headers_mut().insert(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         } else {
             let room = server.limits().reserve_response_memory(document.length)?;
-            response = limits::hold_memory_until_sent(Response::new(Body::from(document.unpack())), room);
+            response = limits::hold_memory_until_sent(Response::new(Body::from(document.decompress())), room);
         }
     }
     let headers = response.headers_mut();
@@ -144,7 +144,7 @@ fn document(
     Ok(response)
 }
 
-/// Definitions that documents need besides those of the kinds.
+/// Definitions that documents need in addition to those of the kinds.
 const COMMON: [&str; 2] =
     ["io.k8s.apimachinery.pkg.apis.meta.v1.Status", "io.k8s.apimachinery.pkg.apis.meta.v1.DeleteOptions"];
 
@@ -162,7 +162,7 @@ fn definitions(registry: &Registry, only: Option<(&str, &str)>, version: schemas
     all
 }
 
-/// The definitions of a resource that brings its own schema, and of its list.
+/// The definitions of a resource with a schema of its own, and of its list.
 fn own_definitions(all: &mut Value, resource: &Resource) {
     let Some(own) = &resource.own_schema else { return };
     let gvr = &resource.gvr;

@@ -1,11 +1,11 @@
-//! The paths of a resource with their operations, in the shape that clients look for.
+//! The paths of a resource with their operations, in the form that clients expect.
 
 use crate::{Resource, Verb};
 use api::{GroupVersionKind, schema::openapi::definition_name};
 use serde_json::{Map, Value, json};
 use std::borrow::Cow;
 
-/// Which OpenAPI is written.
+/// The OpenAPI version of the document.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Version {
     V2,
@@ -74,7 +74,7 @@ pub(crate) fn add(paths: &mut Map<String, Value>, resource: &Resource, version: 
     }
 }
 
-/// The name under which documents define a kind: the published one, or one made of its group, for a kind that brings its own schema.
+/// The definition name of a kind: the published one, or one made from its group for a kind with a schema of its own.
 pub(super) fn definition_of(resource: &Resource, kind: &GroupVersionKind) -> Option<Cow<'static, str>> {
     if let Some(name) = definition_name(kind) {
         return Some(name.into());

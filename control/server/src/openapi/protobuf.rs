@@ -1,21 +1,21 @@
-//! The OpenAPI v2 document in the protobuf form that Go clients ask for and cannot do without: kubectl and Helm read it to check
-//! `kind: List`, and kinds that the v3 documents do not have. The messages and their numbers are those of gnostic's `openapi.v2`
-//! package. It is not a general protobuf writer: it knows this one document, by tables.
+//! The OpenAPI v2 document in protobuf, which Go clients require: kubectl and Helm read it to check `kind: List`, and kinds that the v3
+//! documents lack. Messages and field numbers are those of gnostic's `openapi.v2` package. This is no general protobuf encoder: tables
+//! describe this one document.
 
 use serde_json::Value;
 
-/// What clients name the form by, without its version: `…@v1.0+protobuf` from most, `….v1.0+protobuf` as a correct media type.
+/// The media type in Accept headers, without its version: most clients send `…@v1.0+protobuf`, and `….v1.0+protobuf` is the correct one.
 pub(crate) const ACCEPTED: &str = "application/com.github.proto-openapi.spec.v2";
-/// What the answer is called.
+/// The Content-Type of the response.
 pub(crate) const MEDIA_TYPE: &str = "application/com.github.proto-openapi.spec.v2.v1.0+protobuf";
 
-/// A message: its fields by their JSON names, and the number under which its `x-` fields go.
+/// A message: its fields by their JSON names, and the field number of its `x-` fields.
 struct Message {
     fields: &'static [(&'static str, u32, Kind)],
     extensions: u32,
 }
 
-/// How a field's JSON becomes its value.
+/// How the JSON of a field is encoded.
 enum Kind {
     Text,
     Texts,
@@ -27,9 +27,9 @@ enum Kind {
     Anys,
     Of(&'static Message),
     Many(&'static Message),
-    /// An object whose members are `{name = 1, value = 2}`, repeated under a number.
+    /// An object whose members become repeated messages `{name = 1, value = 2}`.
     Named(u32, &'static Message),
-    /// As written by a function.
+    /// Encoded by a function.
     Made(fn(&Value) -> Vec<u8>),
     ManyMade(fn(&Value) -> Vec<u8>),
     NamedMade(u32, fn(&Value) -> Vec<u8>),
@@ -105,7 +105,7 @@ static QUERY: Message = Message {
     extensions: 23,
 };
 
-/// Of a path or a header: both have these numbers.
+/// A parameter in a path or header; both have these field numbers.
 static PLACED: Message = Message {
     fields: &[
         ("required", 1, Kind::Flag),
@@ -157,7 +157,7 @@ static SCHEMA: Message = Message {
     extensions: 31,
 };
 
-/// The document's bytes.
+/// Encodes the document.
 pub(crate) fn document(json: &Value) -> Vec<u8> {
     message(json, &DOCUMENT)
 }

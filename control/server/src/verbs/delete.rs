@@ -181,8 +181,8 @@ async fn delete_once(
     let (resource, cx) = (&write.resource, &write.cx);
     let mut object = old.clone();
     set_propagation_finalizer(&mut object, resource, options);
-    let grace = resource.strategy.grace(old, options.grace);
-    let kept = !object.finalizers().is_empty() || resource.strategy.holds(&object);
+    let grace = resource.strategy.grace_period(old, options.grace);
+    let kept = !object.finalizers().is_empty() || resource.strategy.blocks_deletion(&object);
     if !kept && grace.unwrap_or(0) == 0 {
         return Ok(delete_now(write, entry, object).await);
     }

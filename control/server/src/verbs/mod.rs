@@ -1,5 +1,6 @@
 //! The verbs. Each takes a call and its resource, and returns a response or a `Status`.
 
+mod alarm;
 mod api;
 mod delete;
 mod list;

@@ -47,7 +47,7 @@ pub(super) async fn get(server: &Server, call: Call, resource: Arc<Resource>) ->
 
 /// Reads the resourceVersion parameter of a get or a watch. To upstream one that is not a number is an error of the server.
 pub(super) fn parse_revision(text: &str) -> Result<Revision, Status> {
-    codec::unsigned(text)
+    codec::parse_uint(text)
         .map_err(|why| Status::new(Reason::Unknown, format!("resourceVersion: Invalid value: {text:?}: {why}")))
 }
 
@@ -214,7 +214,7 @@ pub(super) async fn page(
         payload::convert(resource, snapshot.range(&prefix, start.as_deref()).map(|e| &e.payload)).await?;
     }
     for entry in snapshot.range(&prefix, start.as_deref()) {
-        if !filter.is_empty() && !selects(filter, resource, entry) {
+        if !selects(filter, resource, entry) {
             continue;
         }
         if limit > 0 && page.entries.len() == limit {
@@ -245,6 +245,9 @@ pub(super) fn readable(server: &Server, entry: &Entry<Item>) -> bool {
 }
 
 pub(super) fn selects(filter: &Filter, resource: &Resource, entry: &Entry<Item>) -> bool {
+    if filter.is_empty() {
+        return true;
+    }
     let (namespace, name) = identity(resource, &resource.prefix(), &entry.key);
     filter.matches(resource, namespace, name, entry.payload.view(resource))
 }

@@ -1,30 +1,38 @@
 //! WATCH: a stream of JSON lines. Events are copied from the bytes of the entries, never encoded again; all events that are ready go into
 //! one frame. The store cuts a client that reads too slowly, which lists again.
 
-use super::read::{self, readable, selects};
+use super::{
+    alarm::{Alarm, Due},
+    read::{self, readable, selects},
+};
 use crate::{
     Resource,
     call::Call,
-    negotiate::{self, Offers},
+    negotiate::{self, Form, Offers},
     payload::{self, Item, View},
     request::Query,
     select::Filter,
     server::Server,
-    table::{IncludeObject, Representation},
+    table::{Include, Representation},
 };
 use api::{Object, Status};
 use axum::body::Body;
 use bytes::{BufMut, Bytes, BytesMut};
+use futures::future::BoxFuture;
 use http::{HeaderValue, Response, header};
-use std::{collections::VecDeque, convert::Infallible, pin::Pin, sync::Arc, time::Duration};
+use http_body::Frame;
+use std::{
+    collections::VecDeque,
+    convert::Infallible,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 use store::{Entry, Error, Event, Revision, Watch};
-use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
-use tokio_util::sync::CancellationToken;
 
 /// The annotation of the bookmark that ends the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
-/// How often a bookmark is sent to a client that allows them.
-const BOOKMARK_INTERVAL: Duration = Duration::from_secs(60);
 /// Shortest and longest timeout of a watch that gives none, seconds.
 const DEFAULT_TIMEOUT: (u64, u64) = (1800, 3600);
 /// A frame is sent when it is this long, bytes. A slow watch holds one frame and the store's queue of references.
@@ -36,7 +44,7 @@ struct Start {
     initial: VecDeque<Arc<Entry<Item>>>,
     /// Events after this revision follow.
     since: Revision,
-    /// A bookmark follows the initial events.
+    /// The end of the initial events is marked by a bookmark.
     end_bookmark: bool,
 }
 
@@ -45,20 +53,17 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
     let output = negotiate::output(call.headers(), &call.query, Offers::Tables, true)?;
     read::validate_options(&call.query, true)?;
     let filter = Filter::parse(&call.query, &resource, call.info.named.then_some(call.info.name.as_str()))?;
-    let include = IncludeObject::parse(&call.query)?;
+    let include = Include::parse(&call.query)?;
     let start = start(server, &call, &resource, &filter).await?;
-    let timeout = timeout(server, &call)?;
+    let life = timeout(server, &call)?;
     let (store, prefix) = (server.store(), prefix(&call, &resource, &filter));
     let events = match store.watch(&prefix, start.since) {
         Ok(events) => Ok(events),
-        // A revision in the future: the watch begins with the next event.
+        // A revision that has not happened: its events are those to come.
         Err(Error::Future { current }) => store.watch(&prefix, current).map_err(read::store_error),
         Err(Error::Compacted { oldest }) => Err(read::too_old(start.since, oldest)),
         Err(error) => return Err(read::store_error(error)),
     };
-    let deadline = Instant::now() + timeout;
-    let mut bookmarks = interval_at(Instant::now() + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
-    bookmarks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let stream = Stream {
         server: server.clone(),
         resource,
@@ -68,24 +73,18 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
         since: start.since,
         initial: start.initial,
         end_bookmark: start.end_bookmark,
-        bookmarks: call.query.flag("allowWatchBookmarks").then_some(bookmarks),
-        deadline,
-        end: Box::pin(ended(server.shutdown().clone(), deadline)),
+        alarm: Alarm::new(server.shutdown(), life, call.query.flag("allowWatchBookmarks")),
+        owes_bookmark: false,
         events: events.map_err(Some),
         with_columns: true,
         _gauge: WatchGauge::new(server),
     };
-    // Boxed, because the stream is moved with each frame.
-    let frames = futures::stream::unfold(Box::new(stream), |mut stream| async move {
-        let frame = stream.frame().await?;
-        Some((Ok::<_, Infallible>(frame), stream))
-    });
-    let mut response = Response::new(Body::from_stream(frames));
+    let mut response = Response::new(Body::new(Watching { stream: Some(stream), work: None }));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
 
-/// The prefix of the keys to watch, as narrow as the request allows.
+/// The keys to watch: as few as the request allows.
 fn prefix(call: &Call, resource: &Resource, filter: &Filter) -> String {
     let prefix = read::prefix(call, resource);
     match filter.name() {
@@ -100,13 +99,13 @@ async fn start(server: &Server, call: &Call, resource: &Resource, filter: &Filte
         None | Some("0") => None,
         Some(text) => Some(read::parse_revision(text)?),
     };
-    let mut send_initial = asked.given("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
-    if send_initial.is_none() && revision.is_none() && asked.get("resourceVersionMatch").is_none() {
-        // Upstream's default for watches without a resourceVersion (`SetListOptionsDefaults`).
-        send_initial = Some(true);
+    let mut sends = asked.given("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
+    if sends.is_none() && revision.is_none() && asked.get("resourceVersionMatch").is_none() {
+        // Upstream's default for watches that begin with the objects that are there (`SetListOptionsDefaults`).
+        sends = Some(true);
     }
     let store = server.store();
-    match (revision, send_initial) {
+    match (revision, sends) {
         (Some(since), None | Some(false)) => return Ok(Start { initial: VecDeque::new(), since, end_bookmark: false }),
         (Some(revision), Some(true)) => read::not_older_than(server, revision).await?,
         (None, Some(false)) => {
@@ -117,33 +116,24 @@ async fn start(server: &Server, call: &Call, resource: &Resource, filter: &Filte
     let snapshot = store.snapshot(None).map_err(read::store_error)?;
     let prefix = prefix(call, resource, filter);
     payload::convert(resource, snapshot.range(&prefix, None).map(|e| &e.payload)).await?;
-    let chosen = |e: &&Arc<Entry<Item>>| (filter.is_empty() || selects(filter, resource, e)) && readable(server, e);
+    let chosen = |e: &&Arc<Entry<Item>>| selects(filter, resource, e) && readable(server, e);
     let initial = snapshot.range(&prefix, None).filter(chosen).cloned().collect();
     Ok(Start {
         initial,
         since: snapshot.revision(),
-        end_bookmark: send_initial == Some(true) && asked.flag("allowWatchBookmarks"),
+        end_bookmark: sends == Some(true) && asked.flag("allowWatchBookmarks"),
     })
 }
 
-/// The longest timeout that a client may ask for, seconds.
+/// The longest time a client may ask a watch to last: a day.
 const MAX_TIMEOUT: u64 = 86_400;
 
-/// The timeout of the watch. A watch with a negative one ends at once, as upstream.
+/// How long the watch lasts; one that asks for a negative time is over when it begins, as upstream has it.
 fn timeout(server: &Server, call: &Call) -> Result<Duration, Status> {
     Ok(match call.query.number("timeoutSeconds")?.unwrap_or(0) {
         0 => Duration::from_secs(DEFAULT_TIMEOUT.0 + server.ids().below(DEFAULT_TIMEOUT.1 - DEFAULT_TIMEOUT.0)),
         seconds => Duration::from_secs(u64::try_from(seconds).unwrap_or(0).min(MAX_TIMEOUT)),
     })
-}
-
-/// Waits until the server stops or the watch times out.
-async fn ended(shutdown: CancellationToken, deadline: Instant) {
-    tokio::select! {
-        biased;
-        () = shutdown.cancelled() => {}
-        () = sleep_until(deadline) => {}
-    }
 }
 
 /// Counts open watches in the metrics.
@@ -162,6 +152,51 @@ impl Drop for WatchGauge {
     }
 }
 
+/// The body of the response.
+struct Watching {
+    /// Nothing while there is work, and at the end.
+    stream: Option<Stream>,
+    work: Option<BoxFuture<'static, (Stream, BytesMut)>>,
+}
+
+impl http_body::Body for Watching {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        loop {
+            if let Some(work) = &mut self.work {
+                let (stream, out) = ready!(work.as_mut().poll(cx));
+                (self.stream, self.work) = (Some(stream), None);
+                if !out.is_empty() {
+                    return Poll::Ready(Some(Ok(Frame::data(out.freeze()))));
+                }
+            }
+            let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
+            match ready!(stream.poll(cx)) {
+                Step::Piece(out) => return Poll::Ready(Some(Ok(Frame::data(out.freeze())))),
+                Step::End => self.stream = None,
+                Step::Work(work) => self.work = self.stream.take().map(|stream| Box::pin(stream.work(work)) as _),
+            }
+        }
+    }
+}
+
+/// What comes next.
+enum Step {
+    /// A part of the response, not empty.
+    Piece(BytesMut),
+    Work(Work),
+    End,
+}
+
+/// What has to wait for more than events.
+enum Work {
+    /// An event of objects that are stored in another version, and those after it.
+    Convert(Event<Item>),
+    Bookmark,
+}
+
 struct Stream {
     server: Server,
     resource: Arc<Resource>,
@@ -172,11 +207,10 @@ struct Stream {
     since: Revision,
     initial: VecDeque<Arc<Entry<Item>>>,
     end_bookmark: bool,
-    bookmarks: Option<Interval>,
-    deadline: Instant,
-    /// Created once, because a timer for each event would cost too much.
-    end: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// `Err`: the watch has failed; its status is sent once.
+    alarm: Alarm,
+    /// It is time for a bookmark.
+    owes_bookmark: bool,
+    /// `Err`: the watch cannot begin or go on; the status is sent once.
     events: Result<Watch<Item>, Option<Status>>,
     /// The next table has column definitions.
     with_columns: bool,
@@ -184,47 +218,63 @@ struct Stream {
 }
 
 impl Stream {
-    /// The next frame of the response; `None` ends it.
-    async fn frame(&mut self) -> Option<Bytes> {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let mut out = BytesMut::new();
         if let Err(status) = &mut self.events {
-            return status.take().map(|status| {
-                open(&mut out, "ERROR");
-                out.put_slice(&status.to_json());
-                close(&mut out);
-                out.freeze()
-            });
+            let Some(status) = status.take() else { return Poll::Ready(Step::End) };
+            open(&mut out, "ERROR");
+            out.put_slice(&status.to_json());
+            close(&mut out);
+            return Poll::Ready(Step::Piece(out));
         }
         self.put_initial(&mut out);
         if !out.is_empty() {
-            return Some(out.freeze());
+            return Poll::Ready(Step::Piece(out));
         }
-        loop {
-            // Checked here too, because `select!` never reaches the timer while there are always events.
-            if Instant::now() >= self.deadline || self.server.shutdown().is_cancelled() {
-                return None;
-            }
-            let Ok(events) = &mut self.events else { return None };
-            let bookmark = async {
-                match &mut self.bookmarks {
-                    Some(interval) => drop(interval.tick().await),
-                    None => std::future::pending().await,
+        // Also when there are always events.
+        match self.alarm.poll(cx) {
+            Poll::Ready(Due::End) => return Poll::Ready(Step::End),
+            Poll::Ready(Due::Bookmark) => self.owes_bookmark = true,
+            Poll::Pending => {}
+        }
+        while out.len() < FRAME_BYTES
+            && let Ok(events) = &mut self.events
+            && let Poll::Ready(event) = events.poll_next(cx)
+        {
+            match event {
+                Some(event) if self.resource.convertor.is_some() => {
+                    return Poll::Ready(Step::Work(Work::Convert(event)));
                 }
-            };
-            tokio::select! {
-                biased;
-                event = events.next() => match event {
-                    Some(event) => self.put_event(&mut out, &event).await,
-                    None => return None,
-                },
-                () = &mut self.end => return None,
-                () = bookmark => self.put_progress_bookmark(&mut out).await,
-            }
-            self.put_ready(&mut out).await;
-            if !out.is_empty() {
-                return Some(out.freeze());
+                Some(event) => self.put_event(&mut out, &event),
+                None if out.is_empty() => return Poll::Ready(Step::End),
+                None => break,
             }
         }
+        if !out.is_empty() {
+            return Poll::Ready(Step::Piece(out));
+        }
+        if std::mem::take(&mut self.owes_bookmark) {
+            return Poll::Ready(Step::Work(Work::Bookmark));
+        }
+        Poll::Pending
+    }
+
+    /// Does the work; answers what is to be sent.
+    async fn work(mut self, work: Work) -> (Self, BytesMut) {
+        let mut out = BytesMut::new();
+        match work {
+            Work::Bookmark => self.put_progress_bookmark(&mut out).await,
+            Work::Convert(event) => {
+                self.put_converted(&mut out, &event).await;
+                while out.len() < FRAME_BYTES
+                    && let Ok(events) = &mut self.events
+                    && let Some(event) = events.try_next()
+                {
+                    self.put_converted(&mut out, &event).await;
+                }
+            }
+        }
+        (self, out)
     }
 
     fn put_initial(&mut self, out: &mut BytesMut) {
@@ -237,33 +287,28 @@ impl Stream {
         }
     }
 
-    /// Appends the events that are ready.
-    async fn put_ready(&mut self, out: &mut BytesMut) {
-        while out.len() < FRAME_BYTES {
-            let Ok(events) = &mut self.events else { return };
-            let Some(event) = events.try_next() else { return };
-            self.put_event(out, &event).await;
+    /// Appends an event after its objects have been converted.
+    async fn put_converted(&mut self, out: &mut BytesMut, event: &Event<Item>) {
+        let both = event.before.iter().chain(&event.after);
+        match payload::convert(&self.resource, both.map(|e| &e.payload)).await {
+            Ok(()) => self.put_event(out, event),
+            Err(status) => self.events = Err(Some(status)),
         }
     }
 
-    async fn put_event(&mut self, out: &mut BytesMut, event: &Event<Item>) {
+    fn put_event(&mut self, out: &mut BytesMut, event: &Event<Item>) {
         if event.revision <= self.since {
             return;
         }
-        let both = event.before.iter().chain(&event.after);
-        if let Err(status) = payload::convert(&self.resource, both.map(|e| &e.payload)).await {
-            self.events = Err(Some(status));
-            return;
-        }
         self.sent = event.revision;
-        let shown = |e: &Entry<Item>| e.payload.is_intact() && selects(&self.filter, &self.resource, e);
-        let before = event.before.as_ref().filter(|e| shown(e)).cloned();
-        let after = event.after.as_ref().filter(|e| shown(e)).cloned();
+        let shown = |e: &&Arc<Entry<Item>>| e.payload.is_intact() && selects(&self.filter, &self.resource, e);
+        let before = event.before.as_ref().filter(shown);
+        let after = event.after.as_ref().filter(shown);
         match (before, after) {
-            (None, Some(after)) => self.put(out, "ADDED", &after, None),
-            (Some(_), Some(after)) => self.put(out, "MODIFIED", &after, None),
+            (None, Some(after)) => self.put(out, "ADDED", after, None),
+            (Some(_), Some(after)) => self.put(out, "MODIFIED", after, None),
             // The last state that matched, with the revision of the change after which the object no longer matches.
-            (Some(before), None) => self.put(out, "DELETED", &before, Some(event.revision)),
+            (Some(before), None) => self.put(out, "DELETED", before, Some(event.revision)),
             (None, None) => {}
         }
     }
@@ -272,13 +317,15 @@ impl Stream {
         let view = entry.payload.view(&self.resource);
         out.reserve(view.length() + 64);
         open(out, kind);
-        self.representation.now = self.server.clock().now();
+        if self.representation.form != Form::Object {
+            self.representation.now = self.server.clock().now();
+        }
         let with_columns = std::mem::take(&mut self.with_columns);
         self.representation.write_object(out, &self.resource, view, with_columns, revision);
         close(out);
     }
 
-    /// A bookmark at the newest revision; all events up to it have been sent.
+    /// A bookmark at the newest revision all of whose events have been sent.
     async fn put_progress_bookmark(&mut self, out: &mut BytesMut) {
         let store = self.server.store().clone();
         let revision = store.revision();
@@ -288,7 +335,7 @@ impl Stream {
         let Ok(events) = &mut self.events else { return };
         let (ready, all) = take_ready(events);
         for event in ready {
-            self.put_event(out, &event).await;
+            self.put_converted(out, &event).await;
         }
         if !all {
             return;
@@ -313,8 +360,8 @@ impl Stream {
     }
 }
 
-/// The events in the queue, and whether they are complete: a watch that was cut has lost the events after them, and no bookmark may be
-/// later than those.
+/// The events in the queue, and whether they are all that have happened: of a watch that was cut, what came after them is lost, and no
+/// bookmark may go beyond.
 fn take_ready<T>(events: &mut Watch<T>) -> (Vec<Event<T>>, bool) {
     let ready = std::iter::from_fn(|| events.try_next()).collect();
     (ready, !events.lagged())
@@ -341,14 +388,14 @@ mod tests {
         options.watch_queue = 4;
         let store: Store<Item> = Store::open(Memory::default(), options).await.expect("a store");
         let mut events = store.watch("/a/", store.revision()).expect("a watch");
-        for (more, sent, all) in [(3, 3, true), (6, 4, false)] {
+        for (more, seen, all) in [(3, 3, true), (6, 4, false)] {
             for _ in 0..more {
                 let key = format!("/a/{}", store.revision());
                 store.put(&key, Expect::Absent, Bytes::from_static(b"{}"), None).await.expect("stored");
             }
             store.wait_until_delivered(store.revision()).await.expect("told");
             let (ready, complete) = take_ready(&mut events);
-            assert_eq!((ready.len(), complete), (sent, all));
+            assert_eq!((ready.len(), complete), (seen, all));
         }
     }
 }

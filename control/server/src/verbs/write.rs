@@ -6,7 +6,7 @@ use crate::{
     action::{Change, Uid},
     admission::Attributes,
     call::Call,
-    codec::{self, WriteOptions, unsigned},
+    codec::{self, WriteOptions, parse_uint},
     metadata,
     negotiate::Offers,
     payload::{self, Item},
@@ -29,7 +29,7 @@ use store::{Entry, Error, Expect, Revision};
 const MAX_NAME_ATTEMPTS: usize = 8;
 
 /// How deep a stored object may nest: as deep as a request body, plus what managedFields add when they describe it.
-const MAX_DEPTH: usize = api::MOST_DEPTH + 16;
+const MAX_DEPTH: usize = api::MAX_DEPTH + 16;
 
 /// One write.
 pub(crate) struct Write {
@@ -251,7 +251,7 @@ async fn create_once(
     let resource = write.resource.clone();
     let strategy = &resource.strategy;
     // Name and uid first: a Job's selector is made of them.
-    metadata::stamp(&mut object, &write.cx);
+    metadata::set_system_fields(&mut object, &write.cx);
     write.warnings.extend(strategy.early_warnings(&object));
     strategy.prepare_create(&write.cx, &mut object);
     if resource.generation {
@@ -394,8 +394,8 @@ fn preconditions(write: &Write, object: &Object, old: &Object, uid: Uid) -> Resu
         }
         "" | "0" => Ok(()),
         given if given == old.resource_version() => Ok(()),
-        given => match unsigned(given) {
-            Ok(number) if Ok(number) == unsigned(old.resource_version()) => Ok(()),
+        given => match parse_uint(given) {
+            Ok(number) if Ok(number) == parse_uint(old.resource_version()) => Ok(()),
             Ok(_) => Err(Status::modified(gvr, name)),
             // To upstream a resourceVersion that is not a number is an error of the server.
             Err(why) => Err(Status::new(Reason::Unknown, why)),
@@ -542,7 +542,7 @@ fn count_generation(resource: &Resource, object: &mut Object, old: &Object) {
     }
     let outside = |key: &&String| !matches!(key.as_str(), "metadata" | "status");
     let mut keys = old.0.keys().chain(object.0.keys()).filter(outside);
-    let same = keys.all(|key| api::semantic::same_at(old, object, &[key.as_str()]));
+    let same = keys.all(|key| api::semantic::deep_equal_at(old, object, &[key.as_str()]));
     // The strategy may have counted a change that lies in the metadata (a Deployment's annotations).
     let generation = (old.generation() + i64::from(!same)).max(object.generation());
     object.set(&["metadata", "generation"], generation);
@@ -553,5 +553,5 @@ fn should_delete_during_update(resource: &Resource, object: &Object, old: &Objec
     old.is_deleting()
         && old.int_at(&["metadata", "deletionGracePeriodSeconds"]).unwrap_or(0) == 0
         && object.finalizers().is_empty()
-        && !resource.strategy.holds(object)
+        && !resource.strategy.blocks_deletion(object)
 }

@@ -175,8 +175,10 @@ pub async fn a_pod_is_attached_once_and_keeps_its_address(node: &Node) {
 pub async fn a_detached_pod_is_gone_and_its_address_is_free(node: &Node) {
     let ((a, _), (b, at)) = (pod(node, "a").await, pod(node, "b").await);
     let listener = b.listen(any(80)).await.expect("bound");
+    assert!(node.network.view("b").is_some() && node.network.view("c").is_none());
     node.network.detach("b").await;
     node.network.detach("b").await;
+    assert!(node.network.view("b").is_none());
     node.network.detach("nobody").await;
     assert!(listener.accept().await.is_err(), "what waits learns of it");
     assert!(a.connect(SocketAddr::new(at, 80)).await.is_err());
@@ -249,7 +251,8 @@ pub async fn a_bound_port_is_where_a_call_comes_from(node: &Node) {
 pub async fn the_loopback_of_a_pod_is_its_own(node: &Node) {
     let ((a, a_at), (b, _)) = (pod(node, "a").await, pod(node, "b").await);
     let listener = a.listen(loopback(80)).await.expect("bound");
-    let (mut near, _) = a.connect(loopback(80)).await.expect("connected");
+    let view = node.network.view("a").expect("attached");
+    let (mut near, _) = view.connect(loopback(80)).await.expect("connected");
     let (mut far, peer) = listener.accept().await.expect("accepted");
     assert!(peer.ip().is_loopback(), "{peer}");
     write(&mut near, "me").await;

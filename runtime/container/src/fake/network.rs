@@ -325,6 +325,11 @@ impl Network for FakeNetwork {
         lock(&pod.udp).clear();
     }
 
+    fn view(&self, id: &str) -> Option<Arc<dyn Sockets>> {
+        let pod = lock(&self.0.pods).get(id).cloned()?;
+        Some(Arc::new(FakeSockets { network: self.clone(), pod }))
+    }
+
     fn list(&self) -> Vec<(Arc<str>, IpAddr)> {
         lock(&self.0.pods).iter().map(|(id, pod)| (id.clone(), pod.address)).collect()
     }

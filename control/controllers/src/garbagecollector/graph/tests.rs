@@ -49,8 +49,8 @@ fn dependents_are_looked_at_when_their_owner_is_gone() {
     assert!(g.set(&kind(), object("b", &["a"])).tasks.is_empty(), "the owner is known");
     assert_eq!(g.remove("a"), [delete("b")]);
     assert!(g.is_absent(&owner("a"), ""));
-    let verdict = judge(&g, &object("b", &["a"]), &[("a".into(), Standing::Dangling)]);
-    assert_eq!(verdict, Verdict::Delete { foreground: false });
+    let decision = decide(&g, &object("b", &["a"]), &[("a".into(), OwnerState::Dangling)]);
+    assert_eq!(decision, Decision::Delete { foreground: false });
     g.remove("b");
     assert!(!g.is_absent(&owner("a"), "") && g.nodes.is_empty(), "nothing is remembered for nobody");
 }
@@ -69,11 +69,11 @@ fn foreground_deletion_waits_for_blocking_dependents() {
     g.set(&kind(), object("b", &["a"]));
     let waiting = deleting(object("a", &[]), FOREGROUND);
     assert_eq!(g.set(&kind(), waiting.clone()).tasks, [delete("a"), delete("b")]);
-    assert_eq!(judge(&g, &waiting, &[]), Verdict::Await(vec!["b".into()]));
-    let verdict = judge(&g, &object("b", &["a"]), &[("a".into(), Standing::Waiting)]);
-    assert_eq!(verdict, Verdict::Delete { foreground: false }, "it has no dependents itself");
+    assert_eq!(decide(&g, &waiting, &[]), Decision::Await(vec!["b".into()]));
+    let decision = decide(&g, &object("b", &["a"]), &[("a".into(), OwnerState::Waiting)]);
+    assert_eq!(decision, Decision::Delete { foreground: false }, "it has no dependents itself");
     assert_eq!(g.remove("b"), [delete("a")]);
-    assert_eq!(judge(&g, &waiting, &[]), Verdict::Release);
+    assert_eq!(decide(&g, &waiting, &[]), Decision::RemoveFinalizer);
 }
 
 #[test]
@@ -82,8 +82,8 @@ fn foreground_deletion_goes_down_the_tree() {
     g.set(&kind(), object("a", &[]));
     g.set(&kind(), object("b", &["a"]));
     g.set(&kind(), object("c", &["b"]));
-    let verdict = judge(&g, &object("b", &["a"]), &[("a".into(), Standing::Waiting)]);
-    assert_eq!(verdict, Verdict::Delete { foreground: true });
+    let decision = decide(&g, &object("b", &["a"]), &[("a".into(), OwnerState::Waiting)]);
+    assert_eq!(decision, Decision::Delete { foreground: true });
 }
 
 #[test]
@@ -108,12 +108,18 @@ fn orphaning_is_asked_for_once() {
 #[test]
 fn an_object_with_one_living_owner_only_loses_the_others() {
     let g = Graph::default();
-    let owners =
-        [("a".to_owned(), Standing::Solid), ("b".to_owned(), Standing::Dangling), ("c".to_owned(), Standing::Waiting)];
-    assert_eq!(judge(&g, &object("x", &["a", "b", "c"]), &owners), Verdict::Disown(vec!["b".into(), "c".into()]));
-    assert_eq!(judge(&g, &object("x", &["a"]), &owners[..1]), Verdict::Keep);
-    assert_eq!(judge(&g, &deleting(object("x", &["b"]), ""), &owners[1..2]), Verdict::Keep, "it goes already");
-    assert_eq!(judge(&g, &object("x", &[]), &[]), Verdict::Keep);
+    let owners = [
+        ("a".to_owned(), OwnerState::Present),
+        ("b".to_owned(), OwnerState::Dangling),
+        ("c".to_owned(), OwnerState::Waiting),
+    ];
+    assert_eq!(
+        decide(&g, &object("x", &["a", "b", "c"]), &owners),
+        Decision::RemoveOwners(vec!["b".into(), "c".into()])
+    );
+    assert_eq!(decide(&g, &object("x", &["a"]), &owners[..1]), Decision::Keep);
+    assert_eq!(decide(&g, &deleting(object("x", &["b"]), ""), &owners[1..2]), Decision::Keep, "it goes already");
+    assert_eq!(decide(&g, &object("x", &[]), &[]), Decision::Keep);
 }
 
 #[test]
@@ -164,8 +170,8 @@ fn an_owner_in_another_namespace_is_told_of_once() {
             assert_eq!(told, [("b".to_owned(), "a".to_owned())]);
             assert!(g.set(&kind(), b).misplaced.is_empty(), "once");
             g.set(&kind(), at("n", deleting(object("a", &[]), FOREGROUND)));
-            let verdict = judge(&g, &at("n", deleting(object("a", &[]), FOREGROUND)), &[]);
-            assert_eq!(verdict, Verdict::Release, "it is not held from another namespace");
+            let decision = decide(&g, &at("n", deleting(object("a", &[]), FOREGROUND)), &[]);
+            assert_eq!(decision, Decision::RemoveFinalizer, "it is not held from another namespace");
         }
     }
 }
@@ -179,21 +185,21 @@ fn a_circle_of_owners_that_wait_for_each_other_is_opened() {
     }
     let waiting = |uid, owner| deleting(object(uid, &[owner]), FOREGROUND);
     g.set(&kind(), waiting("a", "c"));
-    assert_eq!(judge(&g, &waiting("a", "c"), &[]), Verdict::Await(vec!["b".into()]), "nothing is closed yet");
-    let verdict = judge(&g, &object("b", &["a"]), &[("a".into(), Standing::Waiting)]);
-    assert_eq!(verdict, Verdict::Delete { foreground: true });
+    assert_eq!(decide(&g, &waiting("a", "c"), &[]), Decision::Await(vec!["b".into()]), "nothing is closed yet");
+    let decision = decide(&g, &object("b", &["a"]), &[("a".into(), OwnerState::Waiting)]);
+    assert_eq!(decision, Decision::Delete { foreground: true });
     g.set(&kind(), waiting("b", "a"));
     assert_eq!(g.set(&kind(), waiting("c", "b")).tasks, [delete("c"), delete("a")]);
-    assert_eq!(judge(&g, &waiting("c", "b"), &[]), Verdict::Unblock);
+    assert_eq!(decide(&g, &waiting("c", "b"), &[]), Decision::Unblock);
     let mut open = waiting("c", "b");
     open.owner_references[0].block_owner_deletion = Some(false);
     assert!(g.set(&kind(), open.clone()).tasks.contains(&delete("b")));
-    assert_eq!(judge(&g, &waiting("b", "a"), &[]), Verdict::Release);
-    assert_eq!(judge(&g, &waiting("a", "c"), &[]), Verdict::Await(Vec::new()));
+    assert_eq!(decide(&g, &waiting("b", "a"), &[]), Decision::RemoveFinalizer);
+    assert_eq!(decide(&g, &waiting("a", "c"), &[]), Decision::Await(Vec::new()));
     assert!(g.remove("b").contains(&delete("a")));
-    assert_eq!(judge(&g, &waiting("a", "c"), &[]), Verdict::Release);
+    assert_eq!(decide(&g, &waiting("a", "c"), &[]), Decision::RemoveFinalizer);
     assert!(g.remove("a").contains(&delete("c")));
-    assert_eq!(judge(&g, &open, &[]), Verdict::Release);
+    assert_eq!(decide(&g, &open, &[]), Decision::RemoveFinalizer);
 }
 
 #[test]

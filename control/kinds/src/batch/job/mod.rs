@@ -1,4 +1,4 @@
-//! Job: pods that run to an end. Its selector and the labels that make it unique are generated from its uid.
+//! Job: pods that run to completion. Its selector and the labels of its pods are generated from its uid.
 
 mod policies;
 mod validate;
@@ -50,7 +50,7 @@ impl Strategy for Jobs {
         if !object.bool_at(&["spec", "manualSelector"]) {
             generate_selector(object);
         }
-        // Upstream defaults what it reads back from the store once more: a Job without labels shows those of its template.
+        // Upstream applies defaults again when it reads an object from the store: a Job without labels shows those of its template.
         default_labels(object);
     }
 
@@ -68,7 +68,7 @@ impl Strategy for Jobs {
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = deployment::workload_warnings(&self.0, object, old, "Pod names and hostnames");
-        if old.is_none_or(|old| !edit::same_at(object, old, &["spec"])) {
+        if old.is_none_or(|old| !edit::deep_equal_at(object, old, &["spec"])) {
             out.extend(policies::unenforced(&self.0, At::of(object, "spec")));
         }
         let number = |name| cells::number(object, &["spec", name]);
@@ -123,7 +123,7 @@ pub(crate) fn default_spec(spec: &mut edit::Fields) {
         edit::fill(spec, "completions", 1);
     }
     edit::fill(spec, "parallelism", 1);
-    // Kubernetes' default is 2147483647 beside `backoffLimitPerIndex`: while that is not honoured, such a Job would be tried for ever.
+    // Kubernetes' default with `backoffLimitPerIndex` is 2147483647; while that field is not honoured, such a Job would be tried for ever.
     edit::fill(spec, "backoffLimit", 6);
     edit::fill(spec, "completionMode", "NonIndexed");
     edit::fill(spec, "suspend", false);
@@ -142,7 +142,7 @@ pub(crate) fn default_spec(spec: &mut edit::Fields) {
 fn default_labels(object: &mut Object) {
     let labels = object.at(&["spec", "template", "metadata", "labels"]);
     let labels = labels.filter(|l| l.as_object().is_some_and(|l| !l.is_empty())).cloned();
-    // What is refused at the template is not refused here as well.
+    // Labels that are refused at the template are not copied, so that they are refused only once.
     let right = |value: &Value| value.as_str().is_some_and(|value| names::label_value(value).is_empty());
     let labels = labels.filter(|labels| labels.as_object().is_some_and(|labels| labels.values().all(right)));
     let none = object.at(&["metadata", "labels"]).and_then(Value::as_object).is_none_or(Map::is_empty);

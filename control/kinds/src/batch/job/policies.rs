@@ -1,4 +1,4 @@
-//! When a Job gives up early or is content: `podFailurePolicy`, `successPolicy`, `podReplacementPolicy`.
+//! The policies of a Job: `podFailurePolicy`, `successPolicy`, `podReplacementPolicy`.
 
 use crate::{Capabilities, at::At, rules};
 use api::Cause;
@@ -40,7 +40,7 @@ pub(super) fn validate(spec: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// What the controller of Jobs does not honour, and what it does instead.
+/// Warnings about fields that the Job controller does not honour, and what it does instead.
 pub(super) fn unenforced(capabilities: &Capabilities, spec: At<'_>) -> Vec<String> {
     const FIELDS: [(&str, &str); 4] = [
         ("podFailurePolicy", "every failed pod counts against backoffLimit"),
@@ -51,7 +51,7 @@ pub(super) fn unenforced(capabilities: &Capabilities, spec: At<'_>) -> Vec<Strin
     let mut out = Vec::new();
     let mut warn = capabilities.warn("job.spec", spec, FIELDS.len(), &mut out);
     for (at, instead) in FIELDS.iter().map(|(name, instead)| (spec.get(name), instead)).filter(|(at, _)| at.is_set()) {
-        warn.say(at, &format!("is not honoured yet by sampan; {instead}"));
+        warn.unless_honoured(at, &format!("is not honoured yet by sampan; {instead}"));
     }
     out
 }
@@ -160,7 +160,7 @@ fn success_policy(spec: At<'_>, policy: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// How many indexes `1,3-5` names; they must ascend and stay below `completions`.
+/// The number of indexes in `1,3-5`; they must be ascending and below `completions`.
 fn indexes_total(text: &str, completions: i64) -> Result<i64, String> {
     let mut total = 0;
     let mut last: Option<i64> = None;

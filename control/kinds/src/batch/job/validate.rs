@@ -1,11 +1,11 @@
-//! What a Job may be, and what may change while it runs.
+//! Validation of Jobs and of their updates.
 
 use super::{LEGACY_NAME_LABEL, LEGACY_UID_LABEL, NAME_LABEL, UID_LABEL, has_condition, policies};
 use crate::{at::At, edit, podspec, rules};
 use api::{Cause, FieldPath, Object, names, selector::Selector};
 use serde_json::{Value, json};
 
-const MANY_COMPLETIONS: i64 = 100_000;
+const LARGE_JOB_COMPLETIONS: i64 = 100_000;
 
 pub(super) fn job(object: &Object) -> Vec<Cause> {
     let mut out = Vec::new();
@@ -136,7 +136,7 @@ fn indexed(spec: At<'_>, out: &mut Vec<Cause>) {
     if over(failed, 100_000) {
         out.push(failed.invalid("must be less than or equal to 100000"));
     }
-    if over(completions, MANY_COMPLETIONS) && spec.get("backoffLimitPerIndex").is_set() {
+    if over(completions, LARGE_JOB_COMPLETIONS) && spec.get("backoffLimitPerIndex").is_set() {
         const HIGH: &str = "must be less than or equal to 10000 when completions are above 100000 and used with backoff limit per index";
         if !failed.is_set() {
             out.push(failed.required("must be specified when completions is above 100000"));
@@ -167,8 +167,8 @@ fn domain_prefixed_path(at: At<'_>, out: &mut Vec<Cause>) {
 pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
     let mut out = Vec::new();
     let (spec, before) = (At::of(object, "spec"), At::of(old, "spec"));
-    if !edit::same(spec.value(), before.value()) {
-        // Upstream looks at it once more.
+    if !edit::deep_equal(spec.value(), before.value()) {
+        // Upstream validates it again here.
         selected_spec(spec, &mut out);
     }
     let completions = spec.get("completions");
@@ -188,7 +188,7 @@ pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
     out
 }
 
-/// The template is immutable, but where pods go and what they may use can change while the job is suspended and runs nothing. Upstream's
+/// The template is immutable, except scheduling directives and resources while the job is suspended and has no active pods. Upstream's
 /// `validatePodTemplateUpdate`.
 fn template_update(spec: At<'_>, before: At<'_>, old: &Object, out: &mut Vec<Cause>) {
     let idle = before.get("suspend").bool()
@@ -197,7 +197,7 @@ fn template_update(spec: At<'_>, before: At<'_>, old: &Object, out: &mut Vec<Cau
     let template = spec.get("template");
     let mut allowed = before.get("template").value().clone();
     if !idle {
-        if !edit::same(template.value(), &allowed) {
+        if !edit::deep_equal(template.value(), &allowed) {
             out.push(template.invalid("field is immutable"));
         }
         return;
@@ -206,12 +206,12 @@ fn template_update(spec: At<'_>, before: At<'_>, old: &Object, out: &mut Vec<Cau
     let allowed = &mut allowed["spec"];
     allow_scheduling(allowed, pod.value());
     allow_resources(allowed, pod.value());
-    if !edit::same(pod.value(), allowed) {
+    if !edit::deep_equal(pod.value(), allowed) {
         out.push(pod.invalid("field is immutable"));
     }
 }
 
-/// Takes over where pods may go: of the affinity only what concerns nodes.
+/// Copies the scheduling directives; of the affinity only node affinity.
 fn allow_scheduling(old: &mut Value, new: &Value) {
     for name in ["nodeSelector", "tolerations", "schedulingGates"] {
         old[name] = new[name].clone();
@@ -228,7 +228,7 @@ fn allow_scheduling(old: &mut Value, new: &Value) {
     }
 }
 
-/// Takes over what containers may use, while they are the same containers.
+/// Copies the resources of containers, if the containers are the same.
 fn allow_resources(old: &mut Value, new: &Value) {
     for list in ["containers", "initContainers"] {
         let fresh = new[list].as_array().map(Vec::as_slice).unwrap_or_default();
@@ -283,7 +283,7 @@ fn finished(object: &Object, old: &Object, status: At<'_>, out: &mut Vec<Cause>)
     let (complete, ended) =
         (has_condition(object, "Complete"), has_condition(object, "Complete") || has_condition(object, "Failed"));
     let completion = status.get("completionTime");
-    let changed = |name: &str| !edit::same_at(object, old, &["status", name]);
+    let changed = |name: &str| !edit::deep_equal_at(object, old, &["status", name]);
     let newly = ended != (has_condition(old, "Complete") || has_condition(old, "Failed"));
     if completion.is_set() && !complete && (changed("completionTime") || changed("conditions")) {
         out.push(completion.invalid("cannot set completionTime when there is no Complete=True condition"));
@@ -305,7 +305,7 @@ fn finished(object: &Object, old: &Object, status: At<'_>, out: &mut Vec<Cause>)
         out.push(status.get("failed").invalid("cannot decrease the failed counter"));
     }
     let elastic = object.str_at(&["spec", "completionMode"]) == Some("Indexed")
-        && edit::same(&object.0["spec"]["completions"], &object.0["spec"]["parallelism"]);
+        && edit::deep_equal(&object.0["spec"]["completions"], &object.0["spec"]["parallelism"]);
     if count(object, "succeeded") < count(old, "succeeded") && !elastic {
         out.push(status.get("succeeded").invalid("cannot decrease the succeeded counter"));
     }

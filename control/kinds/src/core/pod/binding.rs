@@ -1,4 +1,4 @@
-//! Binding: gives a pod its node. It is not stored; `pods/binding` and `bindings`, its older form, apply it to the pod.
+//! Binding: assigns a pod to a node. It is not stored; `pods/binding` and the older `bindings` apply it to the pod.
 
 use api::{Cause, FieldPath, GroupVersionKind, GroupVersionResource, Object, Status, invalid};
 use axum::body::Body;

@@ -44,10 +44,10 @@ impl Action for Evict {
     }
 }
 
-/// Says in the pod's status why it goes.
+/// Sets the condition DisruptionTarget in the pod's status.
 async fn mark(api: &dyn Api, update: &mut Update, deletion: &DeleteOptions) -> Result<Option<String>, Status> {
     let now = api::time::rfc3339(update.cx.now);
-    // Upstream's errors name the kind here.
+    // In this error upstream names the kind.
     let named = GroupVersionResource { resource: update.cx.resource.kind.clone(), ..update.cx.resource.gvr.clone() };
     let mut make = |pod: &Object, _: &mut Vec<String>| {
         preconditions(deletion, pod).map_err(|why| Status::conflict(&named, pod.name(), &why))?;
@@ -63,7 +63,7 @@ async fn mark(api: &dyn Api, update: &mut Update, deletion: &DeleteOptions) -> R
     api.update(update, &mut make).await
 }
 
-/// The pod must be the one that is meant.
+/// Checks the preconditions of the deletion.
 fn preconditions(deletion: &DeleteOptions, pod: &Object) -> Result<(), String> {
     let differs = |wanted: &Option<String>, is: &str| wanted.clone().filter(|w| !w.is_empty() && w != is);
     if let Some(uid) = differs(&deletion.uid, pod.uid()) {

@@ -1,4 +1,4 @@
-//! `pods/log`: asks the pod's node for the log of a container. The words are upstream's.
+//! `pods/log`: reads the log of a container from the pod's node. The texts are upstream's.
 
 mod options;
 
@@ -22,7 +22,7 @@ impl Action for Log {
         let container = container(&pod, call.query.get("container"))?;
         let node = pod.str_at(&["spec", "nodeName"]).unwrap_or_default();
         if node.is_empty() {
-            // No node yet: nothing to read, as upstream has it.
+            // A pod without a node has an empty log, as upstream.
             return Ok(reply::text(StatusCode::OK, ""));
         }
         let target = format!("/containerLogs/{}/{}/{}?{}", pod.namespace(), pod.name(), container, options);
@@ -39,7 +39,7 @@ impl Action for Log {
     }
 }
 
-/// The node's answer as the server's: a log streams until its end or the server's; an error becomes a Status with the node's text.
+/// Forwards the response of the node: a log streams until it ends or the server stops; an error becomes a Status with the node's text.
 async fn pass_on(answer: Response<Body>, shutdown: CancellationToken) -> Result<Response<Body>, Status> {
     let (parts, body) = answer.into_parts();
     if parts.status.is_success() {
@@ -63,7 +63,7 @@ pub(super) fn names(pod: &Object, field: &str) -> Vec<String> {
     list.filter_map(|c| c.get("name").and_then(|n| n.as_str()).map(str::to_owned)).collect()
 }
 
-/// The container whose log is meant.
+/// The container whose log is read.
 fn container(pod: &Object, asked: Option<&str>) -> Result<String, Status> {
     let names = |field| names(pod, field);
     let (regular, init, ephemeral) = (names("containers"), names("initContainers"), names("ephemeralContainers"));

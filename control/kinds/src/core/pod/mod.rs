@@ -1,4 +1,4 @@
-//! Pod: the unit that is scheduled and run. Nearly all of its spec is immutable; it ends gracefully, in its own time.
+//! Pod: the unit that is scheduled and run. Nearly all of its spec is immutable, and its deletion is graceful.
 
 pub(crate) mod binding;
 mod eviction;
@@ -56,7 +56,7 @@ impl Strategy for Pods {
         let spec = edit::object(&mut object.0, "spec");
         podspec::default_pod_spec(spec);
         podspec::default_pod(spec);
-        // Upstream's conversion of a Pod, though not of a template.
+        // Upstream's conversion does this for a Pod, but not for a template.
         if spec.get("terminationGracePeriodSeconds").and_then(Value::as_i64).is_some_and(|grace| grace < 0) {
             spec.insert("terminationGracePeriodSeconds".into(), json!(1));
         }
@@ -158,7 +158,7 @@ impl Strategy for Pods {
         }
     }
 
-    fn grace(&self, object: &Object, requested: Option<i64>) -> Option<i64> {
+    fn grace_period(&self, object: &Object, requested: Option<i64>) -> Option<i64> {
         let unscheduled = object.str_at(&["spec", "nodeName"]).is_none_or(str::is_empty);
         let finished = matches!(object.str_at(&["status", "phase"]), Some("Succeeded" | "Failed"));
         if unscheduled || finished {
@@ -196,7 +196,7 @@ impl TableConvertor for Pods {
     }
 }
 
-/// What a Binding and an Eviction are answered with.
+/// The response to a Binding and an Eviction.
 fn success() -> Value {
     json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201})
 }

@@ -1,4 +1,4 @@
-//! A pod in one line: what `kubectl get pods` shows, with the precedence of reasons that people know.
+//! The table row of a pod (`kubectl get pods`), with upstream's precedence of reasons.
 
 use crate::{at::At, cells};
 use api::Object;

@@ -1,4 +1,5 @@
-//! What may change in a Pod: images, a shorter deadline, more tolerations, fewer gates. And what its status may do.
+//! Validation of updates of a Pod and of its status. In the spec only images, a shorter deadline, more tolerations and fewer scheduling
+//! gates may change.
 
 use crate::{address, at::At, edit, podspec, rules};
 use api::{Cause, FieldPath, Object};
@@ -8,7 +9,7 @@ use std::collections::{HashMap, HashSet};
 
 const UPDATABLE: &str = "`spec.containers[*].image`,`spec.initContainers[*].image`,`spec.activeDeadlineSeconds`,`spec.tolerations` (only additions to existing tolerations),`spec.terminationGracePeriodSeconds` (allow it to be set to 1 if it was previously negative)";
 
-/// What a new Pod may not have yet.
+/// Fields that a new Pod may not have.
 pub(super) fn creation(cx: &Context, object: &Object, out: &mut Vec<Cause>) {
     if cx.operation != Operation::Create || !cx.subresource.is_empty() {
         return;
@@ -49,7 +50,7 @@ pub(super) fn spec(object: &Object, old: &Object) -> Vec<Cause> {
     tolerations(spec.get("tolerations"), before.get("tolerations"), &mut out);
     gates(spec.get("schedulingGates"), before.get("schedulingGates"), &mut out);
     let allowed = allowed(spec, before, &mut out);
-    if !edit::same(&allowed, before.value()) {
+    if !edit::deep_equal(&allowed, before.value()) {
         let text = format!(
             "pod updates may not change fields other than {UPDATABLE}\n{}",
             difference(before.value(), &allowed)
@@ -64,7 +65,7 @@ fn fixed_annotations(object: &Object, old: &Object, out: &mut Vec<Cause>) {
     podspec::apparmor::fixed(of(object), of(old), out);
 }
 
-/// Set once, then only shortened. False when nothing else needs to be said.
+/// `activeDeadlineSeconds` may be set once, and then only shortened. False when no other error needs to be reported.
 fn deadline(new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) -> bool {
     match (new.int(), old.int()) {
         (Some(n), _) if !(0..=i64::from(i32::MAX)).contains(&n) => {
@@ -85,14 +86,14 @@ fn tolerations(new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
     let plain = |toleration: At<'_>| {
         let mut value = toleration.value().clone();
         value.as_object_mut().map(|fields| fields.remove("tolerationSeconds"));
-        edit::essence(&value)
+        edit::without_empty(&value)
     };
     let kept: HashSet<Value> = new.items().map(plain).collect();
     if !old.items().all(|old| kept.contains(&plain(old))) {
         out.push(new.forbidden("existing toleration can not be modified except its tolerationSeconds"));
         return;
     }
-    // Upstream looks at them once more.
+    // Upstream validates them again here.
     podspec::tolerations(new, out);
 }
 
@@ -109,7 +110,7 @@ fn gates(new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// The new spec with everything that may change put back.
+/// The new spec with the old values of all mutable fields.
 fn allowed(spec: At<'_>, before: At<'_>, out: &mut Vec<Cause>) -> Value {
     let mut munged = spec.value().clone();
     let Some(fields) = munged.as_object_mut() else { return munged };
@@ -131,7 +132,7 @@ fn allowed(spec: At<'_>, before: At<'_>, out: &mut Vec<Cause>) -> Value {
         put_back(fields, "terminationGracePeriodSeconds");
     }
     if !before.get("schedulingGates").is_empty() {
-        // While gated, a pod may be steered more narrowly.
+        // While a pod is gated, its node selector may become narrower.
         let (new, was) = (spec.get("nodeSelector"), before.get("nodeSelector"));
         if was.entries().any(|(key, value)| new.key(key).str() != value.str()) {
             out.push(new.invalid("only additions to spec.nodeSelector are allowed (no mutations or deletions)"));
@@ -151,7 +152,7 @@ fn node_affinity(fields: &mut edit::Fields, old: &Value) {
     }
 }
 
-/// The lines that differ, old ones marked `-` and new ones `+`, with the names above them: a help, not an exact diff.
+/// The lines that differ, old ones marked `-` and new ones `+`, with the names above them. It is a hint, not an exact diff.
 fn difference(old: &Value, new: &Value) -> String {
     let mut out = String::from("  core.PodSpec{\n");
     let empty = serde_json::Map::new();
@@ -162,7 +163,7 @@ fn difference(old: &Value, new: &Value) -> String {
     names.dedup();
     for name in names {
         let (was, is) = (old.get(name).unwrap_or(&Value::Null), new.get(name).unwrap_or(&Value::Null));
-        if !edit::same(was, is) {
+        if !edit::deep_equal(was, is) {
             out.push_str(&format!("- \t{name}: {was},\n+ \t{name}: {is},\n"));
         }
     }
@@ -201,7 +202,7 @@ pub(super) fn status(object: &Object, old: &Object) -> Vec<Cause> {
     out
 }
 
-/// `podIP` is what older kubelets know: where it is set it decides, else it is the first of `podIPs`.
+/// Aligns `podIP` and `podIPs`. Older kubelets only know `podIP`: if it is set, it counts; else it becomes the first of `podIPs`.
 pub(super) fn align_ips(status: &mut edit::Fields) {
     let first = status.get("podIPs").and_then(|all| all.get(0)?.get("ip")).cloned();
     let one = status.get("podIP").filter(|ip| ip.as_str().is_some_and(|ip| !ip.is_empty())).cloned();
@@ -242,7 +243,7 @@ fn addresses(status: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// A container that ended for good does not come back.
+/// A container that has terminated for good may not run again.
 fn restarts(spec: At<'_>, list: &str, new: At<'_>, old: At<'_>, out: &mut Vec<Cause>) {
     let pod_policy = spec.get("restartPolicy").str();
     let by_name: HashMap<&str, At<'_>> = ["containers", "initContainers"]
@@ -341,12 +342,12 @@ spec: {containers: [{name: a, image: 'i:1'}], tolerations: [{key: a, operator: E
     #[test]
     fn grace_is_for_pods_that_run() {
         let mut pod = created(&Pods(Default::default()), POD);
-        assert_eq!(Pods(Default::default()).grace(&pod, Some(10)), Some(0));
+        assert_eq!(Pods(Default::default()).grace_period(&pod, Some(10)), Some(0));
         pod.set(&["spec", "nodeName"], "n");
-        assert_eq!(Pods(Default::default()).grace(&pod, None), Some(30));
-        assert_eq!(Pods(Default::default()).grace(&pod, Some(10)), Some(10));
-        assert_eq!(Pods(Default::default()).grace(&pod, Some(-1)), Some(1));
+        assert_eq!(Pods(Default::default()).grace_period(&pod, None), Some(30));
+        assert_eq!(Pods(Default::default()).grace_period(&pod, Some(10)), Some(10));
+        assert_eq!(Pods(Default::default()).grace_period(&pod, Some(-1)), Some(1));
         pod.set(&["status", "phase"], "Failed");
-        assert_eq!(Pods(Default::default()).grace(&pod, Some(10)), Some(0));
+        assert_eq!(Pods(Default::default()).grace_period(&pod, Some(10)), Some(0));
     }
 }

@@ -1,5 +1,5 @@
-//! Takes cluster addresses and node ports for a Service and writes them into it. What a failed write took is given back; what the old
-//! Service had and the new one has not is given back once the write is stored.
+//! Allocates cluster IPs and node ports for a Service and writes them into it. The allocations of a failed write are released; those that
+//! the old Service had and the new one lacks are released once the write is stored.
 
 use super::{
     linked::{allocates_node_ports, needs_cluster_ip, needs_health_check_port},
@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 use server::Reservation;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
-/// Everything one reservation needs.
-struct Taking<'a> {
+/// The allocations of one write in progress.
+struct PendingAllocation<'a> {
     addresses: &'a Arc<Addresses>,
     ports: &'a Arc<NodePorts>,
     pick: &'a dyn Fn(u64) -> u64,
@@ -27,14 +27,14 @@ pub(super) fn reserve(
     old: Option<&Object>,
 ) -> Result<Reservation, Status> {
     families(addresses, object, old)?;
-    let mut taking = Taking { addresses, ports, pick, reservation: Reservation::none() };
+    let mut taking = PendingAllocation { addresses, ports, pick, reservation: Reservation::none() };
     taking.cluster_ip(object, old)?;
     taking.node_ports(object, old)?;
     taking.health_check_port(object, old)?;
-    Ok(taking.released_later(object, old))
+    Ok(taking.release_after_commit(object, old))
 }
 
-/// Calls back for every address and port that a Service holds.
+/// Calls `address` and `port` for every cluster IP and node port of a Service.
 pub(super) fn held(object: &Object, mut address: impl FnMut(IpAddr), mut port: impl FnMut(u16)) {
     if needs_cluster_ip(object) {
         object.list_at(&["spec", "clusterIPs"]).iter().filter_map(parse_ip).for_each(&mut address);
@@ -63,12 +63,12 @@ fn refuse(object: &Object, causes: &[Cause]) -> Status {
     invalid(&GroupVersionKind::new("", "v1", "Service"), object.name(), causes)
 }
 
-/// Fills in `ipFamilies` and `ipFamilyPolicy` as this cluster, of one family, has them.
+/// Sets `ipFamilies` and `ipFamilyPolicy` for this single-stack cluster.
 fn families(addresses: &Addresses, object: &mut Object, old: Option<&Object>) -> Result<(), Status> {
     if !needs_cluster_ip(object) {
         return Ok(());
     }
-    let selectorless = object.at(&["spec", "selector"]).is_none_or(|s| edit::same(s, &Value::Null));
+    let selectorless = object.at(&["spec", "selector"]).is_none_or(|s| edit::deep_equal(s, &Value::Null));
     let headless = object.str_at(&["spec", "clusterIP"]) == Some("None");
     if object.str_at(&["spec", "ipFamilyPolicy"]).is_none() {
         let before = old.and_then(|old| old.str_at(&["spec", "ipFamilyPolicy"]));
@@ -122,7 +122,7 @@ fn families(addresses: &Addresses, object: &mut Object, old: Option<&Object>) ->
     Ok(())
 }
 
-/// The families that the object names, and those of its addresses beyond them.
+/// The families of the object, and those of its further addresses.
 fn families_of_ips(object: &Object, own: &str, causes: &mut Vec<Cause>) -> Vec<String> {
     let named = object.list_at(&["spec", "ipFamilies"]).iter();
     let mut families: Vec<String> = named.filter_map(|family| family.as_str().map(str::to_owned)).collect();
@@ -142,7 +142,7 @@ fn families_of_ips(object: &Object, own: &str, causes: &mut Vec<Cause>) -> Vec<S
     families
 }
 
-impl Taking<'_> {
+impl PendingAllocation<'_> {
     fn undo(&mut self, undo: impl FnOnce() + Send + 'static) {
         self.reservation = std::mem::take(&mut self.reservation).and(undo);
     }
@@ -151,7 +151,7 @@ impl Taking<'_> {
         if !needs_cluster_ip(object) || is_headless(object) {
             return Ok(());
         }
-        // A Service keeps the address it has; validation refuses to change it.
+        // A Service keeps its cluster IP; validation refuses a change.
         if old.is_some_and(needs_cluster_ip) {
             return Ok(());
         }
@@ -194,7 +194,7 @@ impl Taking<'_> {
         let had: Vec<u16> = old.map(node_ports_of).unwrap_or_default();
         let allocate = allocates_node_ports(object);
         let asked: Vec<(i64, u16)> = object.list_at(&["spec", "ports"]).iter().map(numbers).collect();
-        // The same port over TCP and UDP shares a node port.
+        // The same port with TCP and UDP shares a node port.
         let mut by_port: BTreeMap<i64, u16> = BTreeMap::new();
         let mut taken: Vec<u16> = Vec::new();
         let mut result = Vec::with_capacity(asked.len());
@@ -254,8 +254,8 @@ impl Taking<'_> {
         Ok(())
     }
 
-    /// What the old Service had and the new one has not goes back after the write.
-    fn released_later(self, object: &Object, old: Option<&Object>) -> Reservation {
+    /// The reservation, which also releases after the commit what the old Service had and the new one lacks.
+    fn release_after_commit(self, object: &Object, old: Option<&Object>) -> Reservation {
         let Some(old) = old else { return self.reservation };
         let mut kept_ips = Vec::new();
         let mut gone_ips = Vec::new();
@@ -272,7 +272,7 @@ impl Taking<'_> {
     }
 }
 
-/// Port and node port; a node port that is none becomes one that no range has.
+/// Port and node port; an invalid node port becomes one that is outside of every range.
 fn numbers(port: &Value) -> (i64, u16) {
     let node = port["nodePort"].as_i64().unwrap_or(0);
     (port["port"].as_i64().unwrap_or(0), u16::try_from(node).unwrap_or(1))

@@ -1,5 +1,5 @@
-//! Fields of a Service that go together: what was allocated is carried over when a client does not repeat it, and dropped when the
-//! type no longer has it, unless the client changed it as well (which validation then refuses).
+//! Fields of a Service that depend on one another: allocated values are carried over when a client omits them, and dropped when the new
+//! type does not have them, unless the client changed them as well (which validation then refuses).
 
 use crate::edit;
 use api::Object;
@@ -31,7 +31,7 @@ pub(super) fn allocates_node_ports(object: &Object) -> bool {
         || object.at(&["spec", "allocateLoadBalancerNodePorts"]) != Some(&Value::Bool(false))
 }
 
-/// A health check port tells a load balancer which nodes have endpoints of their own.
+/// Whether the Service needs a health check port, from which a load balancer learns which nodes have local endpoints.
 pub(super) fn needs_health_check_port(object: &Object) -> bool {
     text(object, "type") == "LoadBalancer" && text(object, "externalTrafficPolicy") == "Local"
 }
@@ -82,10 +82,10 @@ fn carry_over(object: &mut Object, old: &Object) {
     }
 }
 
-/// `clusterIPs` follows a client that only knows `clusterIP`.
+/// Updates `clusterIPs` for a client that only knows `clusterIP`.
 fn plural(object: &mut Object, old: &Object) {
     let (new_ip, old_ip) = (text(object, "clusterIP").to_owned(), text(old, "clusterIP"));
-    let same = edit::same_at(object, old, &["spec", "clusterIPs"]);
+    let same = edit::deep_equal_at(object, old, &["spec", "clusterIPs"]);
     if new_ip != old_ip && same {
         if new_ip.is_empty() {
             object.remove(&["spec", "clusterIPs"]);
@@ -96,7 +96,7 @@ fn plural(object: &mut Object, old: &Object) {
 }
 
 fn drop_for_type(object: &mut Object, old: &Object) {
-    let same = |object: &Object, field: &str| edit::same_at(object, old, &["spec", field]);
+    let same = |object: &Object, field: &str| edit::deep_equal_at(object, old, &["spec", field]);
     if needs_cluster_ip(old) && !needs_cluster_ip(object) {
         if same(object, "clusterIP") && same(object, "clusterIPs") {
             object.remove(&["spec", "clusterIP"]);
@@ -134,7 +134,7 @@ fn drop_for_type(object: &mut Object, old: &Object) {
     }
 }
 
-/// Whether traffic can come from outside the cluster, so that `externalTrafficPolicy` has a meaning.
+/// Whether traffic can come from outside of the cluster, so that `externalTrafficPolicy` applies.
 pub(super) fn externally_accessible(spec: &edit::Fields) -> bool {
     match spec.get("type").and_then(Value::as_str) {
         Some("LoadBalancer" | "NodePort") => true,

@@ -1,5 +1,5 @@
-//! Service: a name and an address for pods. Its fields hang together in pairs (`clusterIP` and `clusterIPs`, type and ports), which
-//! [`linked`] keeps so; addresses and node ports come from the [`pool`]s by [`allocate`].
+//! Service: a name and an address for pods. [`linked`] keeps dependent fields consistent (`clusterIP` and `clusterIPs`, type and ports);
+//! [`allocate`] takes cluster IPs and node ports from the [`pool`]s.
 
 mod allocate;
 mod linked;
@@ -96,7 +96,7 @@ impl Strategy for Services {
 
     fn warnings(&self, _cx: &Context, object: &Object, old: Option<&Object>) -> Vec<String> {
         let mut out = warnings(object);
-        if old.is_none_or(|old| !edit::same_at(object, old, &["spec"])) {
+        if old.is_none_or(|old| !edit::deep_equal_at(object, old, &["spec"])) {
             unenforced(&self.capabilities, At::of(object, "spec"), &mut out);
         }
         out
@@ -184,7 +184,7 @@ fn default_spec(spec: &mut edit::Fields) {
         edit::fill(spec, "internalTrafficPolicy", "Cluster");
     }
     if spec["type"] == "ExternalName" {
-        // Upstream keeps it and never shows it.
+        // Upstream stores it and never shows it.
         spec.remove("internalTrafficPolicy");
     }
     if spec["type"] == "LoadBalancer" {
@@ -271,22 +271,31 @@ fn warnings(object: &Object) -> Vec<String> {
     out
 }
 
-/// What sampan takes but does not do yet.
+/// Warnings about fields that are accepted but not implemented yet.
 fn unenforced(capabilities: &Capabilities, spec: At<'_>, out: &mut Vec<String>) {
     let mut warn = capabilities.warn("service.spec", spec, usize::MAX, out);
     if spec.get("type").str() == "LoadBalancer" {
-        warn.say(spec.get("type"), "sampan assigns no load balancer yet; the Service is reachable by its node ports");
+        warn.unless_honoured(
+            spec.get("type"),
+            "sampan assigns no load balancer yet; the Service is reachable by its node ports",
+        );
     }
     for policy in ["externalTrafficPolicy", "internalTrafficPolicy"] {
         if spec.get(policy).str() == "Local" {
-            warn.say(spec.get(policy), "not honoured by sampan yet; traffic goes to endpoints of all nodes");
+            warn.unless_honoured(
+                spec.get(policy),
+                "not honoured by sampan yet; traffic goes to endpoints of all nodes",
+            );
         }
     }
     if spec.get("trafficDistribution").is_set() {
-        warn.say(spec.get("trafficDistribution"), "not honoured by sampan yet; traffic goes to all endpoints alike");
+        warn.unless_honoured(
+            spec.get("trafficDistribution"),
+            "not honoured by sampan yet; traffic goes to all endpoints alike",
+        );
     }
     for port in spec.get("ports").items().filter(|port| port.get("protocol").str() == "SCTP") {
-        warn.say(port.get("protocol"), "sampan does not carry SCTP yet");
+        warn.unless_honoured(port.get("protocol"), "sampan does not carry SCTP yet");
     }
 }
 

@@ -1,6 +1,6 @@
-//! What Services take from: cluster addresses and node ports. Both have two bands: those handed out without being asked for come from
-//! the upper one first, so that the lower is likely free for those who name theirs (KEP-3070, KEP-3668). Kept in memory only and
-//! rebuilt from the stored Services when the server starts.
+//! The pools of cluster IPs and node ports. Both have two bands: dynamic allocations come from the upper one first, so that the lower one
+//! is likely free for static ones (KEP-3070, KEP-3668). They are in memory only, and rebuilt from the stored Services when the server
+//! starts.
 
 use ipnet::IpNet;
 use parking_lot::Mutex;
@@ -10,27 +10,27 @@ use std::{
     ops::RangeInclusive,
 };
 
-/// Why nothing was handed out. The texts are upstream's.
+/// Why an allocation failed. The texts are upstream's.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// Nothing is left.
+    /// The range is exhausted.
     #[error("range is full")]
     Full,
-    /// Someone has that address.
+    /// Another Service has the address.
     #[error("provided IP is already allocated")]
     AddressTaken,
-    /// Not an address of this cluster's Services.
+    /// The address is outside of the Service CIDR.
     #[error("the provided IP ({0}) is not in the valid range. The range of valid IPs is {1}")]
     OtherNetwork(IpAddr, IpNet),
-    /// Someone has that port.
+    /// Another Service has the port.
     #[error("provided port is already allocated")]
     PortTaken,
-    /// Not a node port; the range is shown.
+    /// The port is outside of the node port range, which the message names.
     #[error("provided port is not in the valid range. The range of valid ports is {0}")]
     NotANodePort(String),
 }
 
-/// Numbers below `size`, some of them taken.
+/// The numbers below `size`, some of them allocated.
 #[derive(Debug)]
 struct Numbers {
     size: u64,
@@ -44,7 +44,7 @@ impl Numbers {
         self.next_in(self.offset..self.size, pick).or_else(|| self.next_in(0..self.offset, pick))
     }
 
-    /// The first free number from a random place on, round the band.
+    /// The first free number of the band from a random one on, wrapping around.
     fn next_in(&mut self, band: std::ops::Range<u64>, pick: &dyn Fn(u64) -> u64) -> Option<u64> {
         if band.is_empty() {
             return None;
@@ -56,13 +56,13 @@ impl Numbers {
     }
 }
 
-/// How many numbers are left for those who ask for one: a part of the range within bounds.
+/// The size of the lower band: a part of the range, within limits.
 fn lower_band(size: u64, part: u64, max: u64) -> u64 {
     const MIN: u64 = 16;
     if size <= MIN { 0 } else { (size / part).clamp(MIN, max) }
 }
 
-/// The cluster addresses of Services.
+/// The cluster IPs of Services.
 #[derive(Debug)]
 pub(super) struct Addresses {
     cidr: IpNet,
@@ -70,7 +70,7 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    /// All addresses of a network but its first (and, for IPv4, last).
+    /// All addresses of a network except the first (and, for IPv4, the last).
     pub(super) fn new(cidr: IpNet) -> Self {
         let bits = u32::from(cidr.max_prefix_len() - cidr.prefix_len()).min(62);
         let all = 1u64 << bits;
@@ -103,26 +103,26 @@ impl Addresses {
         }
     }
 
-    /// Takes this address.
+    /// Allocates this address.
     pub(super) fn take(&self, ip: IpAddr) -> Result<(), Refused> {
         let number = self.number(ip).ok_or(Refused::OtherNetwork(ip, self.cidr))?;
         if self.numbers.lock().taken.insert(number) { Ok(()) } else { Err(Refused::AddressTaken) }
     }
 
-    /// Takes any address; `pick` gives a random number below its argument.
+    /// Allocates any address; `pick` returns a random number below its argument.
     pub(super) fn take_any(&self, pick: &dyn Fn(u64) -> u64) -> Result<IpAddr, Refused> {
         let number = self.numbers.lock().next(pick).ok_or(Refused::Full)?;
         Ok(self.address(number))
     }
 
-    /// Gives an address back.
+    /// Releases an address.
     pub(super) fn release(&self, ip: IpAddr) {
         if let Some(number) = self.number(ip) {
             self.numbers.lock().taken.remove(&number);
         }
     }
 
-    /// Notes an address that a stored Service has.
+    /// Marks the address of a stored Service as allocated.
     pub(super) fn mark(&self, ip: IpAddr) {
         let _ = self.take(ip);
     }
@@ -137,7 +137,7 @@ pub(super) struct NodePorts {
 }
 
 impl NodePorts {
-    /// Ports of this range.
+    /// The ports of a range.
     pub(super) fn new(range: RangeInclusive<u16>) -> Self {
         let size = (u64::from(*range.end()) + 1).saturating_sub(u64::from(*range.start()));
         let offset = lower_band(size, 32, 128);
@@ -148,7 +148,7 @@ impl NodePorts {
         }
     }
 
-    /// Takes this port.
+    /// Allocates this port.
     pub(super) fn take(&self, port: u16) -> Result<(), Refused> {
         if !(self.first..=self.last).contains(&port) {
             return Err(Refused::NotANodePort(format!("{}-{}", self.first, self.last)));
@@ -157,20 +157,20 @@ impl NodePorts {
         if self.numbers.lock().taken.insert(number) { Ok(()) } else { Err(Refused::PortTaken) }
     }
 
-    /// Takes any port; `pick` gives a random number below its argument.
+    /// Allocates any port; `pick` returns a random number below its argument.
     pub(super) fn take_any(&self, pick: &dyn Fn(u64) -> u64) -> Result<u16, Refused> {
         let number = self.numbers.lock().next(pick).ok_or(Refused::Full)?;
         Ok(self.first + u16::try_from(number).expect("the range has only ports"))
     }
 
-    /// Gives a port back.
+    /// Releases a port.
     pub(super) fn release(&self, port: u16) {
         if let Some(number) = port.checked_sub(self.first) {
             self.numbers.lock().taken.remove(&u64::from(number));
         }
     }
 
-    /// Notes a port that a stored Service has.
+    /// Marks the port of a stored Service as allocated.
     pub(super) fn mark(&self, port: u16) {
         let _ = self.take(port);
     }

@@ -1,4 +1,4 @@
-//! What a Service may be, and what may not change in it.
+//! Validation of Services and of their updates.
 
 use super::linked::{externally_accessible, needs_health_check_port};
 use crate::{address, at::At, rules};
@@ -117,7 +117,7 @@ fn affinity(spec: At<'_>, out: &mut Vec<Cause>) {
     }
 }
 
-/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` together. What stood there before need be no address.
+/// `clusterIP`, `clusterIPs`, `ipFamilies` and `ipFamilyPolicy` together. Values of the old object need not be valid addresses.
 pub(super) fn cluster_ips(object: &Object, old: Option<&Object>) -> Vec<Cause> {
     let mut out = Vec::new();
     let spec = At::of(object, "spec");
@@ -219,7 +219,7 @@ fn balancer(object: &Object, spec: At<'_>, kind: &str, out: &mut Vec<Cause>) {
     const ANNOTATION: &str = "service.beta.kubernetes.io/load-balancer-source-ranges";
     let balanced = kind == "LoadBalancer";
     let ranges = spec.get("loadBalancerSourceRanges");
-    // Upstream spells this field with a capital in its errors.
+    // Upstream's errors spell this field with a capital.
     let place = FieldPath::new("spec.LoadBalancerSourceRanges");
     if !ranges.is_empty() {
         if !balanced {

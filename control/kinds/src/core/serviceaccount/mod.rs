@@ -1,4 +1,4 @@
-//! ServiceAccount: an identity for pods. Its tokens are made by the `token` subresource.
+//! ServiceAccount: an identity for pods. The subresource `token` issues its tokens.
 
 mod token;
 pub mod tokens;

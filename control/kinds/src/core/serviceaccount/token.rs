@@ -10,12 +10,13 @@ use server::{Action, Api, Call, Context, Names, Objects, Operation, match_namesp
 use std::sync::Arc;
 
 /// Shortest life of a token, seconds.
-const SHORTEST: i64 = 600;
+const MIN_SECONDS: i64 = 600;
 /// Longest life of a token, seconds.
-const LONGEST: i64 = 1 << 32;
-/// What pods' projected volumes ask for: such tokens live a year, but warn after the time asked for, as clients of old did not reload.
+const MAX_SECONDS: i64 = 1 << 32;
+/// The lifetime that projected volumes of pods request, seconds. Such tokens live a year and log a warning after the requested time, because old
+/// clients did not reload them.
 const PROJECTED: i64 = 3607;
-/// The year that those get.
+/// The lifetime of those tokens, seconds.
 const EXTENDED: i64 = 365 * 24 * 3600;
 
 /// POST of a TokenRequest.
@@ -35,7 +36,7 @@ impl Action for Token {
 }
 
 impl Token {
-    /// Fills in the token.
+    /// Issues the token and sets the status of the request.
     fn answer(&self, cx: &Context, request: &mut Object, kind: &GroupVersionKind) -> Result<(), Status> {
         let gvr = &cx.resource.gvr;
         let account = cx.objects.get("", "serviceaccounts", &cx.namespace, &cx.name);
@@ -74,10 +75,10 @@ impl Token {
 fn validate(request: &Object, asked: i64, kind: &GroupVersionKind) -> Result<(), Status> {
     let field = FieldPath::new("spec").child("expirationSeconds");
     let mut causes = Vec::new();
-    if asked < SHORTEST {
+    if asked < MIN_SECONDS {
         causes.push(Cause::invalid(&field, &json!(asked), "may not specify a duration less than 10 minutes"));
     }
-    if asked > LONGEST {
+    if asked > MAX_SECONDS {
         causes.push(Cause::invalid(&field, &json!(asked), "may not specify a duration larger than 2^32 seconds"));
     }
     if causes.is_empty() { Ok(()) } else { Err(invalid(kind, request.name(), &causes)) }

@@ -1,5 +1,5 @@
-//! ServiceAccount tokens: ES256 JSON web tokens as KEP-1205 describes them, bound to the account and optionally to a pod. A token is
-//! worth nothing once what it is bound to is gone.
+//! ServiceAccount tokens: ES256 JSON web tokens (KEP-1205), bound to the account and optionally to a pod. A token is invalid once an object that
+//! it is bound to is deleted.
 
 use api::Status;
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -19,7 +19,7 @@ use std::{
     sync::Arc,
 };
 
-/// Signs and checks tokens. Cheap to clone.
+/// Signs and verifies tokens. Cheap to clone.
 #[derive(Clone)]
 pub struct Tokens(Arc<Inner>);
 
@@ -30,11 +30,11 @@ struct Inner {
     verify: DecodingKey,
     /// X and Y of the public key, base64url.
     point: (String, String),
-    /// Tokens whose signature has been checked, by digest: a client sends the same one with every request.
+    /// Claims of verified tokens by digest, because a client sends the same token with every request.
     checked: Mutex<HashMap<[u8; 32], Claims>>,
 }
 
-/// How many checked tokens are remembered; all are forgotten when there are more.
+/// Most verified tokens in the cache, which is cleared when it is full.
 const CHECKED: usize = 1024;
 
 /// A named object and its uid.
@@ -49,7 +49,7 @@ pub struct Reference {
 /// The `kubernetes.io` claim.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bound {
-    /// Namespace of everything here.
+    /// Namespace of the account and of the bound objects.
     pub namespace: String,
     /// The account.
     pub serviceaccount: Reference,
@@ -72,7 +72,7 @@ pub struct Bound {
 pub struct Claims {
     /// Audiences.
     pub aud: Vec<String>,
-    /// End, seconds since the epoch.
+    /// Expiry, seconds since the epoch.
     pub exp: i64,
     /// Issued at.
     pub iat: i64,
@@ -80,7 +80,7 @@ pub struct Claims {
     pub iss: String,
     /// Unique id.
     pub jti: String,
-    /// What it is bound to.
+    /// The account and the bound objects.
     #[serde(rename = "kubernetes.io")]
     pub kubernetes: Bound,
     /// Not before.
@@ -89,7 +89,7 @@ pub struct Claims {
     pub sub: String,
 }
 
-/// Why a key cannot be used or a token cannot be made.
+/// An error of signing.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The key is not a P-256 private key in PKCS #8 PEM.
@@ -104,7 +104,7 @@ impl Tokens {
     /// From the PEM (PKCS #8) of an ECDSA P-256 private key. `issuer` is an https URL.
     ///
     /// # Errors
-    /// When the key is not one.
+    /// The text is no such key.
     pub fn new(key: &str, issuer: &str) -> Result<Self, Error> {
         let pair = rcgen::KeyPair::from_pem(key).map_err(|e| Error::Key(e.to_string()))?;
         let raw = pair.public_key_raw();
@@ -127,13 +127,13 @@ impl Tokens {
     /// Signs claims.
     ///
     /// # Errors
-    /// When the library cannot sign.
+    /// The library cannot sign.
     pub fn sign(&self, claims: &Claims) -> Result<String, Error> {
         let header = Header { kid: Some(self.0.id.clone()), ..Header::new(Algorithm::ES256) };
         jsonwebtoken::encode(&header, claims, &self.0.sign).map_err(|e| Error::Sign(e.to_string()))
     }
 
-    /// The claims of a token that this cluster signed and whose time is right. Audiences and bound objects are the caller's to check.
+    /// The claims of a token that this cluster signed and that is valid now. The caller checks audiences and bound objects.
     pub fn verify(&self, token: &str, now: Timestamp) -> Option<Claims> {
         let digest: [u8; 32] = Sha256::digest(token).into();
         let known = self.0.checked.lock().get(&digest).cloned();
@@ -155,7 +155,7 @@ impl Tokens {
 
     fn check_signature(&self, token: &str) -> Option<Claims> {
         let mut rules = Validation::new(Algorithm::ES256);
-        // Times are checked against the clock that was passed in, at every use.
+        // Times are checked against `now`, at every use.
         rules.validate_exp = false;
         rules.validate_nbf = false;
         rules.validate_aud = false;
@@ -164,7 +164,7 @@ impl Tokens {
         jsonwebtoken::decode(token, &self.0.verify, &rules).ok().map(|token| token.claims)
     }
 
-    /// The user of a token, if all that it is bound to still exists.
+    /// The user of a token, if all bound objects still exist.
     pub fn user(&self, token: &str, now: Timestamp, objects: &dyn Objects) -> Option<User> {
         let claims = self.verify(token, now)?;
         if !claims.aud.iter().any(|a| a == self.issuer()) {
@@ -173,7 +173,7 @@ impl Tokens {
         user_of(&claims, objects)
     }
 
-    /// What issuer discovery publishes.
+    /// The documents of service account issuer discovery.
     pub fn documents(&self) -> Vec<Document> {
         let (configuration, keys) = ("/.well-known/openid-configuration", "/openid/v1/jwks");
         vec![
@@ -213,7 +213,7 @@ impl Authenticator for Tokens {
     }
 }
 
-/// The user that claims speak for, if the bound objects still exist with the same uid.
+/// The user of claims, if the bound objects still exist with the same uid.
 pub fn user_of(claims: &Claims, objects: &dyn Objects) -> Option<User> {
     let bound = &claims.kubernetes;
     let (namespace, account) = (bound.namespace.as_str(), &bound.serviceaccount);

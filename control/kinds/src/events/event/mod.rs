@@ -1,4 +1,4 @@
-//! Event: what happened to an object. Two APIs, one storage: `v1` is the stored form, `events.k8s.io/v1` is converted.
+//! Event. Two APIs share one storage: `v1` is the stored form, `events.k8s.io/v1` is converted.
 
 mod validate;
 
@@ -48,7 +48,7 @@ impl Strategy for Core {
         Recheck::Nothing
     }
 
-    fn free_finalizers(&self) -> bool {
+    fn allows_any_finalizer(&self) -> bool {
         true
     }
 
@@ -61,7 +61,7 @@ impl Strategy for Core {
     }
 
     fn validate_name(&self, name: &str, _prefix: bool) -> Vec<String> {
-        // The older API never asked for more than a part of a path.
+        // The older API only requires a valid path segment.
         api::names::path_segment(name)
     }
 
@@ -113,7 +113,7 @@ impl Strategy for Grouped {
         let mut v1 = object.clone();
         to_storage(&mut v1);
         let mut out = validate::legacy(&v1, "reportingController");
-        // Updates are held to what may not change instead, since old events may lack what is required now.
+        // On updates only immutable fields are checked, because old events may lack fields that are required now.
         if cx.operation == server::Operation::Create {
             validate::strict(&v1, &mut out);
         }
@@ -143,7 +143,7 @@ impl Strategy for Grouped {
     }
 }
 
-/// Between `events.k8s.io/v1`, in which events are served, and `v1`, in which they are stored.
+/// Converts between `events.k8s.io/v1` and `v1`, the stored form.
 #[async_trait::async_trait]
 impl Convertor for Grouped {
     async fn to_storage(&self, mut object: Object) -> Result<Object, Status> {

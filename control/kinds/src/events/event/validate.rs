@@ -1,10 +1,10 @@
-//! What an Event may be, in its stored form; upstream names the fields so, whichever API they came by.
+//! Validation of Events in their stored form; upstream's errors name the fields of that form for both APIs.
 
 use crate::{at::At, edit};
 use api::{Cause, FieldPath, Object, names, schema::Schema};
 use serde_json::{Value, json};
 
-/// What both APIs ask for. `controller` is how the API names the reporting controller.
+/// The rules of both APIs. `controller` is the field name of the reporting controller in the API.
 pub(super) fn legacy(object: &Object, controller: &str) -> Vec<Cause> {
     let mut out = Vec::new();
     let namespace = object.namespace();
@@ -43,7 +43,7 @@ pub(super) fn legacy(object: &Object, controller: &str) -> Vec<Cause> {
     out
 }
 
-/// What `events.k8s.io/v1` asks of a new event.
+/// The rules of `events.k8s.io/v1` for a new event.
 pub(super) fn strict(object: &Object, out: &mut Vec<Cause>) {
     series(object, out);
     let unset = |name: &str| Cause::invalid(&FieldPath::new(name), &json!(""), "needs to be unset");
@@ -80,11 +80,11 @@ fn series(object: &Object, out: &mut Vec<Cause>) {
     }
 }
 
-/// What may not change through `events.k8s.io/v1`.
+/// The immutable fields of `events.k8s.io/v1`.
 pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
     let mut out = Vec::new();
     let schema = Schema::named("io.k8s.api.core.v1.Event");
-    if !edit::same_at(object, old, &["series"]) {
+    if !edit::deep_equal_at(object, old, &["series"]) {
         series(object, &mut out);
     }
     for (stored, named) in [
@@ -110,7 +110,7 @@ pub(super) fn update(object: &Object, old: &Object) -> Vec<Cause> {
     out
 }
 
-/// Empty strings and zero are as good as nothing here: plain values in Go.
+/// Equality in which an empty string and zero equal an absent value, because they are plain values in Go.
 fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
     let plain = |v: Option<&Value>| match v {
         None => Value::Null,
@@ -118,5 +118,5 @@ fn same(a: Option<&Value>, b: Option<&Value>) -> bool {
         Some(Value::Number(n)) if n.as_i64() == Some(0) => Value::Null,
         Some(other) => other.clone(),
     };
-    edit::same(&plain(a), &plain(b))
+    edit::deep_equal(&plain(a), &plain(b))
 }

@@ -1,14 +1,14 @@
-//! `PodLogOptions`: read from the query as Go's conversion does, validated as upstream does (`ValidatePodLogOptions`, streams cannot be
-//! chosen), and written as the query that goes on to the node.
+//! `PodLogOptions`: parsed from the query as Go's conversion does, validated as upstream (`ValidatePodLogOptions`; streams cannot be selected),
+//! and encoded as the query to the node.
 
 use api::{Cause, FieldPath, GroupVersionKind, Status, invalid};
 use jiff::Timestamp;
 use serde_json::json;
 use server::Query;
 
-/// The node's query for the log of a pod, or what is wrong with the client's.
+/// The query to the node for the log of a pod, or the error of the client's query.
 pub(super) fn parse(query: &Query, pod: &str) -> Result<String, Status> {
-    // In the order of upstream's fields, so that of several faults the same one is named.
+    // In the order of upstream's fields, so that the same one of several errors is reported.
     let since_seconds = query.number("sinceSeconds")?;
     let since_time = query.given("sinceTime").map(time).transpose()?;
     let tail = query.number("tailLines")?;
@@ -52,7 +52,7 @@ pub(super) fn parse(query: &Query, pod: &str) -> Result<String, Status> {
     Ok(pairs.into_iter().flatten().collect::<Vec<_>>().join("&"))
 }
 
-/// An RFC 3339 time as Go reads it; empty and `null` are no time.
+/// Parses an RFC 3339 time as Go; empty and `null` are no time.
 fn time(text: &str) -> Result<Option<Timestamp>, Status> {
     if text.is_empty() || text == "null" {
         return Ok(None);
@@ -62,7 +62,7 @@ fn time(text: &str) -> Result<Option<Timestamp>, Status> {
     text.parse().map(Some).map_err(refuse)
 }
 
-/// Walks through a text as Go's `time.Parse` does with its RFC 3339 layout, to fail where it fails and with its words.
+/// Checks a text as Go's `time.Parse` with its RFC 3339 layout, with the same errors.
 fn layout(text: &str) -> Result<(), String> {
     const LAYOUT: &str = "2006-01-02T15:04:05Z07:00";
     let fail = |rest: &str, element: &str| {

@@ -1,0 +1,341 @@
+//! Forwarded ports: one connection of the client carries many of those that it takes itself. Each goes to the node as a stream of its own
+//! whose bytes are the port's; nothing is multiplexed there. The words are upstream's.
+
+use super::{
+    DRAIN, PIPE, Streaming,
+    spdy::{self, Headers, Opened},
+    upgrade, websocket,
+    websocket::{Form, Piece},
+};
+use crate::{
+    body,
+    call::Call,
+    nodes::{Kubelet, Upgrade},
+};
+use api::Status;
+use axum::{body::Body, extract::ws::WebSocket};
+use bytes::BytesMut;
+use futures::{
+    StreamExt,
+    future::{BoxFuture, join_all},
+    stream::FuturesUnordered,
+};
+use http::Response;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy_bidirectional, duplex, split},
+    sync::mpsc,
+    time::{sleep, timeout},
+};
+
+/// The protocol of the streams of one connection.
+const PROTOCOL: &str = "portforward.k8s.io";
+/// A SPDY connection within a WebSocket.
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
+/// Ports of the query, each with a channel for its bytes and one for errors.
+const CHANNELS: [&str; 3] = ["v4.channel.k8s.io", "v4.base64.channel.k8s.io", ""];
+/// Ports of one query.
+const PORTS: usize = 100;
+/// How long the second stream of a pair may take, as upstream has it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How long an answer to an error may take to be read.
+const WORDS: Duration = DRAIN;
+
+/// What the node's protocol is called.
+pub const UPGRADE: &str = "port";
+
+/// Where the ports are.
+#[derive(Clone)]
+struct Ports {
+    kubelet: Kubelet,
+    target: Arc<str>,
+    /// As error texts name the sandbox.
+    id: Arc<str>,
+}
+
+/// Serves a call that forwards ports of what is at `streaming`, which `id` names in errors.
+///
+/// # Errors
+/// 400 for what is no upgrade, or names no ports where it must; 403 for pages of other sites.
+pub async fn forward(mut call: Call, streaming: Streaming, id: &str) -> Result<Response<Body>, Status> {
+    upgrade::check(&call)?;
+    let Streaming { kubelet, target, shutdown } = streaming;
+    let ports = Ports { kubelet, target: target.into(), id: id.into() };
+    let seat = call.seat.clone();
+    if !websocket::is_wanted(call.headers()) {
+        let protocol = match upgrade::negotiate(&call, &[PROTOCOL]) {
+            Ok(protocol) => protocol,
+            Err(refusal) => return Ok(*refusal),
+        };
+        let serve = move |bytes| upgrade::until(shutdown, seat, connection(bytes, ports));
+        return Ok(upgrade::spdy(&mut call, protocol, serve));
+    }
+    let served = [TUNNEL, CHANNELS[0], CHANNELS[1], CHANNELS[2]];
+    let protocol = match upgrade::subprotocol(&call, &served) {
+        Ok(protocol) => protocol,
+        Err(refusal) => return Ok(*refusal),
+    };
+    if protocol == TUNNEL {
+        let serve = move |socket| upgrade::until(shutdown, seat, tunnelled(socket, ports));
+        return Ok(websocket::accept(&mut call.parts, protocol, serve).await);
+    }
+    let numbers = numbers(&call)?;
+    let form = Form { base64: protocol == CHANNELS[1], closes: false };
+    let serve = move |socket| upgrade::until(shutdown, seat, channels(socket, form, ports, numbers));
+    Ok(websocket::accept(&mut call.parts, protocol, serve).await)
+}
+
+/// The ports of the query.
+fn numbers(call: &Call) -> Result<Vec<u16>, Status> {
+    let mut numbers = Vec::new();
+    for text in call.query.all("ports") {
+        for port in text.split(',') {
+            numbers.push(port_number(port).map_err(Status::bad_request)?);
+        }
+    }
+    match numbers.len() {
+        0 => Err(Status::bad_request("query parameter \"ports\" is required")),
+        1..=PORTS => Ok(numbers),
+        _ => Err(Status::bad_request(format!("at most {PORTS} ports can be forwarded by one connection"))),
+    }
+}
+
+fn port_number(text: &str) -> Result<u16, String> {
+    let why = |why| format!("unable to parse {text:?} as a port: strconv.ParseUint: parsing {text:?}: {why}");
+    match text.parse::<u16>() {
+        Ok(0) => Err(format!("port {text:?} must be > 0")),
+        Ok(port) => Ok(port),
+        Err(_) if !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit()) => Err(why("value out of range")),
+        Err(_) => Err(why("invalid syntax")),
+    }
+}
+
+/// Whether the headers of a stream are those of a forwarded port.
+fn check(headers: &Headers) -> Result<(), String> {
+    match headers.get("port") {
+        "" => return Err("\"port\" header is required".into()),
+        port => port_number(port)?,
+    };
+    match headers.get("streamtype") {
+        "error" | "data" => Ok(()),
+        "" => Err("\"streamType\" header is required".into()),
+        other => Err(format!("invalid stream type {other:?}")),
+    }
+}
+
+async fn tunnelled(socket: WebSocket, ports: Ports) {
+    let (ours, theirs) = duplex(PIPE);
+    let session = async {
+        connection(Box::new(ours), ports).await;
+        // Its last words may take a while, not for ever.
+        sleep(DRAIN).await;
+    };
+    tokio::select! {
+        () = websocket::tunnel(socket, theirs) => {}
+        () = session => {}
+    }
+}
+
+async fn connection(bytes: upgrade::Bytes, ports: Ports) {
+    if let Err(error) = spdy::serve(bytes, check, |streams| pairs(streams, ports)).await {
+        tracing::debug!(%error, "a connection that forwards ports ended");
+    }
+}
+
+/// The streams of one forwarded connection, as far as they are there.
+#[derive(Default)]
+struct Pair {
+    data: Option<Opened>,
+    error: Option<Opened>,
+}
+
+/// What belongs together. Old clients give no id: their streams come right after each other.
+fn request_id(opened: &Opened) -> String {
+    match (opened.headers.get("requestid"), opened.headers.get("streamtype")) {
+        ("", "data") => opened.id.saturating_sub(2).to_string(),
+        ("", _) => opened.id.to_string(),
+        (id, _) => id.to_owned(),
+    }
+}
+
+/// Forwards each pair of streams, until there are no more.
+async fn pairs(mut streams: mpsc::Receiver<Opened>, ports: Ports) {
+    let mut waiting: HashMap<String, (Pair, u32)> = HashMap::new();
+    // What is forwarded, and what is waited for: who is still there after its time gets an id back.
+    let mut running: FuturesUnordered<BoxFuture<'static, Option<(String, u32)>>> = FuturesUnordered::new();
+    loop {
+        let opened = tokio::select! {
+            opened = streams.recv() => opened,
+            Some(late) = running.next() => {
+                if let Some((id, first)) = late
+                    && let Entry::Occupied(entry) = waiting.entry(id)
+                    && entry.get().1 == first
+                {
+                    let (id, (pair, _)) = entry.remove_entry();
+                    let text = format!("(request={id}) timed out waiting for streams");
+                    running.push(Box::pin(async move { tell(pair.error, &text).await; None }));
+                }
+                continue;
+            }
+        };
+        let Some(opened) = opened else { return };
+        let id = request_id(&opened);
+        let first = opened.id;
+        let (pair, _) = waiting.entry(id.clone()).or_insert_with(|| {
+            let id = id.clone();
+            running.push(Box::pin(async move {
+                sleep(PATIENCE).await;
+                Some((id, first))
+            }));
+            (Pair::default(), first)
+        });
+        let kind = if opened.headers.get("streamtype") == "data" { &mut pair.data } else { &mut pair.error };
+        if kind.is_some() {
+            tracing::debug!(id, "a stream of a forwarded connection is there twice");
+            continue;
+        }
+        *kind = Some(opened);
+        if pair.data.is_some() && pair.error.is_some() {
+            let Some((Pair { data: Some(data), error }, _)) = waiting.remove(&id) else { continue };
+            let ports = ports.clone();
+            running.push(Box::pin(async move {
+                pair_of(data, error, ports).await;
+                None
+            }));
+        }
+    }
+}
+
+async fn pair_of(data: Opened, error: Option<Opened>, ports: Ports) {
+    let Ok(port) = port_number(data.headers.get("port")) else { return };
+    let (mut bytes, reset) = (data.bytes, data.reset);
+    let outcome = tokio::select! {
+        outcome = ports.reach(port, &mut bytes) => outcome,
+        () = reset.cancelled() => return,
+    };
+    if let Err(text) = outcome {
+        tell(error, &text).await;
+    }
+}
+
+/// Says why on the stream for errors.
+async fn tell(error: Option<Opened>, text: &str) {
+    let Some(mut error) = error else { return };
+    let said = async {
+        error.bytes.write_all(text.as_bytes()).await?;
+        error.bytes.shutdown().await
+    };
+    let _ = timeout(WORDS, said).await;
+}
+
+impl Ports {
+    /// Joins the bytes with those of a port until both directions have ended, or says why there are none.
+    async fn reach(&self, port: u16, bytes: &mut DuplexStream) -> Result<(), String> {
+        let why = |text: &str| Err(format!("error forwarding port {port} to pod {}, uid : {text}", self.id));
+        match self.kubelet.upgrade(UPGRADE, &format!("{}?port={port}", self.target)).await {
+            Ok(Upgrade::Done(mut stream)) => {
+                // Its end is the same however it came.
+                let _ = copy_bidirectional(bytes, &mut stream).await;
+                Ok(())
+            }
+            Ok(Upgrade::Refused(answer)) => {
+                let text = body::text(answer.into_body()).await.unwrap_or_else(|status| status.message);
+                why(text.trim_end())
+            }
+            Err(error) => why(&error.to_string()),
+        }
+    }
+}
+
+/// The older form: the ports are in the query, each has two channels, and each channel begins with its port.
+async fn channels(socket: WebSocket, form: Form, ports: Ports, numbers: Vec<u16>) {
+    let (input, mut pieces) = mpsc::channel::<Piece>(4);
+    let (output, queue) = mpsc::channel(4);
+    let mut to = Vec::new();
+    let mut running = Vec::new();
+    for (at, port) in (0_u8..).zip(numbers) {
+        let (theirs, mut ours) = duplex(PIPE);
+        let (mut from, writer) = split(theirs);
+        to.push(Some(writer));
+        let (ports, output) = (ports.clone(), output.clone());
+        running.push(async move {
+            let (data, error) = (at * 2, at * 2 + 1);
+            let number = port.to_le_bytes();
+            for channel in [data, error] {
+                output.send((channel, number.to_vec().into())).await.ok()?;
+            }
+            let pump = async {
+                let mut buffer = BytesMut::new();
+                while from.read_buf(&mut buffer).await.unwrap_or(0) > 0 {
+                    if output.send((data, buffer.split().freeze())).await.is_err() {
+                        return;
+                    }
+                    buffer.reserve(PIPE);
+                }
+            };
+            let reach = async {
+                let reached = ports.reach(port, &mut ours).await;
+                drop(ours);
+                reached
+            };
+            if let (Err(text), ()) = tokio::join!(reach, pump) {
+                output.send((error, text.into())).await.ok()?;
+            }
+            Some(())
+        });
+    }
+    drop(output);
+    let inbound = async {
+        while let Some((channel, bytes)) = pieces.recv().await {
+            let Some(port) = to.get_mut(usize::from(channel / 2)).filter(|_| channel % 2 == 0) else { continue };
+            if let Some(writer) = port
+                && writer.write_all(&bytes).await.is_err()
+            {
+                *port = None;
+            }
+        }
+    };
+    let moving = async {
+        tokio::join!(join_all(running), inbound);
+        std::future::pending::<()>().await;
+    };
+    // The connection decides: it ends when the client goes, or when all is said.
+    tokio::select! {
+        () = websocket::channels(socket, form, input, queue) => {}
+        () = moving => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ports_are_read_as_go_reads_them() {
+        for (text, wanted) in [
+            ("80", Ok(80)),
+            ("65535", Ok(65535)),
+            ("0", Err("port \"0\" must be > 0")),
+            ("", Err("unable to parse \"\" as a port: strconv.ParseUint: parsing \"\": invalid syntax")),
+            ("x", Err("unable to parse \"x\" as a port: strconv.ParseUint: parsing \"x\": invalid syntax")),
+            (
+                "65536",
+                Err("unable to parse \"65536\" as a port: strconv.ParseUint: parsing \"65536\": value out of range"),
+            ),
+        ] {
+            assert_eq!(port_number(text), wanted.map_err(str::to_owned));
+        }
+        for (headers, why) in [
+            (Headers::from([("port", "80"), ("streamtype", "data")]), ""),
+            (Headers::from([("streamtype", "data")]), "\"port\" header is required"),
+            (Headers::from([("port", "80")]), "\"streamType\" header is required"),
+            (Headers::from([("port", "80"), ("streamtype", "stdin")]), "invalid stream type \"stdin\""),
+        ] {
+            assert_eq!(check(&headers).err().unwrap_or_default(), why);
+        }
+    }
+}

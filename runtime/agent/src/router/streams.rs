@@ -1,0 +1,373 @@
+//! The kubelet's paths that become streams: `/exec`, `/attach` and `/portForward`. Who calls them asks for an upgrade; a refusal is text with
+//! the kubelet's words. On an exec and an attach `container::frame` is spoken, on a forwarded port its own bytes.
+//!
+//! A stream ends with the caller's: what was run for it ends then, and a program that was joined is left.
+
+use crate::{agent::Agent, pod, shared::Shared};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Query, Request, State},
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::any,
+};
+use bytes::BytesMut;
+use container::{Exec, Runtime, Streams, frame, net};
+use futures::future::BoxFuture;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use k8s_openapi::api::core::v1::Pod;
+use serde_json::{Value, json};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, copy_bidirectional, duplex, split},
+    sync::mpsc,
+    time::{interval, timeout},
+};
+use tokio_util::sync::CancellationToken;
+
+/// The protocol of a forwarded port: its bytes.
+const PORT: &str = "port";
+/// Bytes that wait in one direction of one stream.
+const PIPE: usize = 32 << 10;
+/// Frames that wait to be written.
+const QUEUE: usize = 4;
+/// Sizes of a terminal that wait; who is slower misses some.
+const SIZES: usize = 16;
+/// Longest text of a terminal's size, bytes.
+const SIZE: usize = 256;
+/// How often a silent stream is asked whether somebody is there.
+const ALIVE: Duration = Duration::from_secs(30);
+/// How long a port may take to be reached.
+const CONNECT: Duration = Duration::from_secs(30);
+
+#[derive(Clone)]
+struct Node {
+    shared: Arc<Shared>,
+    token: CancellationToken,
+}
+
+impl Agent {
+    pub(super) fn streams(&self) -> Router {
+        Router::new()
+            .route("/exec/{namespace}/{pod}/{container}", any(exec))
+            .route("/attach/{namespace}/{pod}/{container}", any(attach))
+            .route("/portForward/{namespace}/{pod}", any(port_forward))
+            .with_state(Node { shared: self.shared.clone(), token: self.token.clone() })
+    }
+}
+
+type Pairs = Query<Vec<(String, String)>>;
+
+fn refuse(code: StatusCode, text: String) -> Response {
+    (code, format!("{text}\n")).into_response()
+}
+
+fn on(pairs: &[(String, String)], name: &str) -> bool {
+    pairs.iter().any(|(known, value)| known == name && value == "1")
+}
+
+/// A running container, and what runs it.
+fn running(shared: &Shared, pod: &Pod, container: &str) -> Option<(Arc<str>, Arc<dyn Runtime>)> {
+    let handle = shared.pods.lock().get(pod::uid(pod)).cloned()?;
+    let state = handle.state();
+    let record = state.containers.get(container).filter(|record| record.is_running())?;
+    let attempt = record.current.as_ref()?;
+    Some((attempt.id.as_str().into(), shared.runtimes.get(&attempt.runtime)?.clone()))
+}
+
+async fn exec(
+    State(node): State<Node>,
+    Path((namespace, name, container)): Path<(String, String, String)>,
+    Query(pairs): Pairs,
+    request: Request,
+) -> Response {
+    let found = node.shared.cluster.pods.get(&namespace, &name);
+    let Some((id, runtime)) = found.and_then(|pod| running(&node.shared, &pod, &container)) else {
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"));
+    };
+    let command: Vec<String> = pairs.iter().filter(|(n, _)| n == "command").map(|(_, word)| word.clone()).collect();
+    if command.is_empty() {
+        return refuse(StatusCode::BAD_REQUEST, "a command is missing".into());
+    }
+    let tty = on(&pairs, "tty");
+    node.serve(request, &pairs, move |streams| {
+        Box::pin(async move {
+            let outcome = runtime.exec(&id, Exec { command: command.clone(), tty }, streams).await;
+            match outcome {
+                Ok(0) => success(),
+                Ok(code) => exited(&command, code),
+                Err(error) => failure(&format!("error executing command in container: {error}")),
+            }
+        })
+    })
+}
+
+async fn attach(
+    State(node): State<Node>,
+    Path((namespace, name, container)): Path<(String, String, String)>,
+    Query(pairs): Pairs,
+    request: Request,
+) -> Response {
+    let found = node.shared.cluster.pods.get(&namespace, &name);
+    let Some((id, runtime)) = found.and_then(|pod| running(&node.shared, &pod, &container)) else {
+        let text = format!("container {container} not found in pod {name}_{namespace}");
+        return refuse(StatusCode::INTERNAL_SERVER_ERROR, text);
+    };
+    node.serve(request, &pairs, move |streams| {
+        Box::pin(async move {
+            match runtime.attach(&id, streams).await {
+                Ok(()) => success(),
+                Err(error) => failure(&format!("error attaching to container: {error}")),
+            }
+        })
+    })
+}
+
+fn success() -> Value {
+    json!({"metadata": {}, "status": "Success"})
+}
+
+fn exited(command: &[String], code: i32) -> Value {
+    let text = format!("error executing command [{}], exit code {code}", command.join(" "));
+    json!({
+        "metadata": {}, "status": "Failure", "reason": "NonZeroExitCode",
+        "message": format!("command terminated with non-zero exit code: {text}"),
+        "details": {"causes": [{"reason": "ExitCode", "message": code.to_string()}]},
+    })
+}
+
+fn failure(text: &str) -> Value {
+    json!({
+        "metadata": {}, "status": "Failure", "reason": "InternalError", "code": 500,
+        "message": format!("Internal error occurred: {text}"),
+        "details": {"causes": [{"message": text}]},
+    })
+}
+
+/// Runs until it has ended, and says how.
+type Work = BoxFuture<'static, Value>;
+
+impl Node {
+    /// Answers a request for a stream of frames: `start` is given the program's ends of it.
+    fn serve(
+        self,
+        request: Request,
+        pairs: &[(String, String)],
+        start: impl FnOnce(Streams) -> Work + Send + 'static,
+    ) -> Response {
+        let is = |name: &str| on(pairs, name);
+        let wanted = [is("stdin"), is("stdout"), is("stderr") && !is("tty"), is("tty")];
+        if !wanted[..3].contains(&true) {
+            return refuse(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr".into());
+        }
+        self.upgrade(request, frame::PROTOCOL, move |stream| Box::pin(converse(stream, wanted, start)))
+    }
+
+    /// Answers that the protocol is spoken from now on, and does the work until the node ends.
+    fn upgrade(
+        self,
+        mut request: Request,
+        protocol: &'static str,
+        work: impl FnOnce(TokioIo<Upgraded>) -> BoxFuture<'static, ()> + Send + 'static,
+    ) -> Response {
+        let asked = request.headers().get(header::UPGRADE).is_some_and(|asked| asked == protocol);
+        let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>().filter(|_| asked) else {
+            return refuse(StatusCode::BAD_REQUEST, format!("an upgrade to {protocol} is required"));
+        };
+        let token = self.token;
+        self.shared.tasks.spawn(async move {
+            let done = async {
+                match upgrade.await {
+                    Ok(stream) => work(TokioIo::new(stream)).await,
+                    Err(error) => tracing::debug!(%error, "no upgrade"),
+                }
+            };
+            tokio::select! {
+                () = done => {}
+                () = token.cancelled() => {}
+            }
+        });
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        response.headers_mut().insert(header::UPGRADE, HeaderValue::from_static(protocol));
+        response
+    }
+}
+
+/// Moves frames between the stream and a program, until the program has ended and all its output is on the way, or until the other side
+/// has gone.
+async fn converse(
+    stream: TokioIo<Upgraded>,
+    [stdin, stdout, stderr, tty]: [bool; 4],
+    start: impl FnOnce(Streams) -> Work + Send + 'static,
+) {
+    let (mut from, mut to) = split(stream);
+    let pipe = |is: bool| if is { Some(duplex(PIPE)) } else { None };
+    let (input, theirs) = pipe(stdin).unzip();
+    let (output, their_output) = pipe(stdout).unzip();
+    let (errors, their_errors) = pipe(stderr).unzip();
+    let (sizes, resize) = mpsc::channel(SIZES);
+    let program = Streams {
+        stdin: theirs.map(|end| Box::new(end) as Box<_>),
+        stdout: their_output.map(|end| Box::new(end) as Box<_>),
+        stderr: their_errors.map(|end| Box::new(end) as Box<_>),
+        resize: tty.then_some(resize),
+    };
+    let (frames, mut queue) = mpsc::channel(QUEUE);
+    let work = async move {
+        let run = start(program);
+        let (outcome, (), ()) =
+            tokio::join!(run, pump(frame::STDOUT, output, frames.clone()), pump(frame::STDERR, errors, frames.clone()));
+        let _ = frames.send((frame::STATUS, outcome.to_string().into_bytes())).await;
+        drop(frames);
+    };
+    let writing = async {
+        let mut alive = interval(ALIVE);
+        loop {
+            let (channel, bytes) = tokio::select! {
+                frame = queue.recv() => match frame {
+                    Some(frame) => frame,
+                    None => break,
+                },
+                _ = alive.tick() => (frame::ALIVE, Vec::new()),
+            };
+            if frame::write(&mut to, channel, &bytes).await.is_err() {
+                return;
+            }
+        }
+        let _ = to.shutdown().await;
+    };
+    let both = async {
+        let mut writing = pin!(writing);
+        tokio::select! {
+            () = writing.as_mut() => {}
+            () = work => writing.await,
+        }
+    };
+    tokio::select! {
+        () = both => {}
+        () = take(&mut from, input, sizes) => {}
+    }
+}
+
+/// What the program writes, until its end.
+async fn pump(channel: u8, from: Option<DuplexStream>, frames: mpsc::Sender<(u8, Vec<u8>)>) {
+    let Some(mut from) = from else { return };
+    let mut buffer = BytesMut::new();
+    loop {
+        buffer.reserve(PIPE / 2);
+        let ended = from.read_buf(&mut buffer).await.unwrap_or(0) == 0;
+        if frames.send((channel, buffer.split().to_vec())).await.is_err() || ended {
+            return;
+        }
+    }
+}
+
+/// What the other side says, until it goes.
+async fn take(
+    from: &mut ReadHalf<TokioIo<Upgraded>>,
+    mut stdin: Option<DuplexStream>,
+    sizes: mpsc::Sender<(u16, u16)>,
+) {
+    let mut text = Vec::new();
+    while let Ok(Some((channel, bytes))) = frame::read(from).await {
+        match channel {
+            frame::STDIN => {
+                // A program that does not read any more is no reason to end.
+                let written = match &mut stdin {
+                    Some(to) if !bytes.is_empty() => to.write_all(&bytes).await.is_ok(),
+                    _ => false,
+                };
+                if !written && let Some(mut to) = stdin.take() {
+                    let _ = to.shutdown().await;
+                }
+            }
+            frame::RESIZE => {
+                text.extend(bytes);
+                for size in resized(&mut text) {
+                    let _ = sizes.try_send(size);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// Takes the whole sizes off the text. What can be none is thrown away.
+fn resized(text: &mut Vec<u8>) -> Vec<(u16, u16)> {
+    let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
+    let side = |size: &Value, name: &str| size[name].as_u64().and_then(|side| u16::try_from(side).ok());
+    let mut sizes = Vec::new();
+    let mut broken = false;
+    for value in values.by_ref() {
+        match value {
+            Ok(size) => sizes.extend(side(&size, "Width").zip(side(&size, "Height"))),
+            Err(error) => broken = !error.is_eof(),
+        }
+    }
+    let read = values.byte_offset();
+    text.drain(..read);
+    if broken || text.len() > SIZE {
+        text.clear();
+    }
+    sizes
+}
+
+async fn port_forward(
+    State(node): State<Node>,
+    Path((namespace, name)): Path<(String, String)>,
+    Query(pairs): Pairs,
+    request: Request,
+) -> Response {
+    let port = pairs.iter().find(|(name, _)| name == "port").and_then(|(_, port)| port.parse::<u16>().ok());
+    let Some(port) = port.filter(|port| *port > 0) else {
+        return refuse(StatusCode::BAD_REQUEST, "query parameter \"port\" is required".into());
+    };
+    let found = node.shared.cluster.pods.get(&namespace, &name);
+    let Some(view) = found.and_then(|pod| node.shared.network.view(pod::uid(&pod))) else {
+        return refuse(StatusCode::NOT_FOUND, format!("pod not found (\"{name}_{namespace}\")"));
+    };
+    let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
+    let connected = timeout(CONNECT, view.connect(at)).await;
+    let why = match connected {
+        Ok(Ok((mut theirs, _))) => {
+            return node.upgrade(request, PORT, move |mut stream| {
+                // Its end is the same however it came.
+                Box::pin(async move { drop(copy_bidirectional(&mut stream, &mut theirs).await) })
+            });
+        }
+        Ok(Err(net::Error::Refused(_))) => format!("dial tcp4 {at}: connect: connection refused"),
+        Ok(Err(error)) => format!("dial tcp4 {at}: {error}"),
+        Err(_) => format!("dial tcp4 {at}: i/o timeout"),
+    };
+    refuse(StatusCode::BAD_GATEWAY, format!("failed to connect to localhost:{port} inside the pod: {why}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_come_in_any_pieces() {
+        let mut text = br#"{"Width":80,"Height":24}{"Width":1"#.to_vec();
+        assert_eq!(resized(&mut text), [(80, 24)]);
+        text.extend(
+            br#"00,"Height":30}
+"#,
+        );
+        assert_eq!(resized(&mut text), [(100, 30)]);
+        for odd in ["nothing", r#"{"Width":-1,"Height":70000}"#, "[", &"[".repeat(300)] {
+            text.extend(odd.as_bytes());
+            assert_eq!(resized(&mut text), []);
+            assert!(text.len() <= SIZE);
+        }
+    }
+}
