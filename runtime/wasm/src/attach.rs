@@ -128,9 +128,12 @@ impl Input {
     }
 }
 
-/// Copies pieces to a stream until there are no more, or until nobody takes them.
+/// Copies pieces to a stream until there are no more, or until nobody takes them. What was not asked for goes nowhere.
 pub(crate) async fn pump(mut from: mpsc::Receiver<Bytes>, to: Option<impl AsyncWrite + Unpin>) {
-    let Some(mut to) = to else { return };
+    let Some(mut to) = to else {
+        while from.recv().await.is_some() {}
+        return;
+    };
     while let Some(bytes) = from.recv().await {
         // written at once: who reads is a person
         if to.write_all(&bytes).await.is_err() || to.flush().await.is_err() {

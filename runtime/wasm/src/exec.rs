@@ -21,6 +21,7 @@ use tokio::{
     sync::mpsc,
     task::JoinHandle,
 };
+use tokio_util::task::AbortOnDropHandle;
 
 /// Commands at a time in one container.
 pub(crate) const COMMANDS: usize = 8;
@@ -33,24 +34,6 @@ const INPUT: usize = 8 << 10;
 
 /// Interrupted at a terminal.
 const INTERRUPTED: i32 = 130;
-
-/// A command on other threads; it ends when this is dropped.
-struct Task(JoinHandle<Result<i32>>);
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-impl Task {
-    async fn end(&mut self) -> Result<i32> {
-        match (&mut self.0).await {
-            Ok(code) => code,
-            Err(error) => Err(Error::Other(error.into())),
-        }
-    }
-}
 
 /// Runs a command to its end, and until all its output is written.
 pub(crate) async fn run(
@@ -72,7 +55,7 @@ pub(crate) async fn run(
     let (out, out_pieces) = mpsc::channel(OUTPUT);
     let (err, err_pieces) = mpsc::channel(OUTPUT);
     // a terminal has one output
-    let err = if tty { out.clone() } else { err };
+    let err = Some(err).filter(|_| !tty).unwrap_or_else(|| out.clone());
     let (read, write) = duplex(INPUT);
     let (input, feed_to) = if stdin.is_some() { (Some(read), Some(write)) } else { (None, None) };
     let io = Io {
@@ -82,7 +65,8 @@ pub(crate) async fn run(
         stdout: Output::pipe(out.clone(), tty),
         stderr: Output::pipe(err, tty),
     };
-    let mut task = Task(match tools::find(first) {
+    // on other threads, and it ends when this is dropped
+    let mut task = AbortOnDropHandle::new(match tools::find(first) {
         Some(tool) => tools::start(pool, shared, tool, io),
         None => start(pool, shared, image, io),
     });
@@ -90,7 +74,7 @@ pub(crate) async fn run(
         let feed = feed(stdin, feed_to, tty.then_some(out));
         tokio::select! {
             biased;
-            code = task.end() => code,
+            code = &mut task => code.unwrap_or_else(|error| Err(Error::Other(error.into()))),
             () = feed => Ok(INTERRUPTED),
         }
     };

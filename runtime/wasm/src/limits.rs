@@ -416,16 +416,14 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
         "fd_write",
         |mut caller: Caller<'_, CoreGuest>, (fd, buffers, count, to): (i32, i32, i32, i32)| {
             Box::new(async move {
-                if caller.data().is_file(fd) {
-                    let bytes = length(&mut caller, buffers, count)?;
-                    if !caller.data().space().take(bytes) {
-                        return Ok(NOSPC);
-                    }
+                if !caller.data().is_file(fd) {
+                    return original!(caller, fd_write, fd, buffers, count, to);
                 }
-                match caller.data().is_file(fd) {
-                    true => original!(file caller, fd_write, fd, buffers, count, to),
-                    false => original!(caller, fd_write, fd, buffers, count, to),
+                let bytes = length(&mut caller, buffers, count)?;
+                if !caller.data().space().take(bytes) {
+                    return Ok(NOSPC);
                 }
+                original!(file caller, fd_write, fd, buffers, count, to)
             })
         },
     )?;

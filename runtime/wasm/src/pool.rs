@@ -6,7 +6,7 @@ use crate::{
     config, guest, limits,
     places::{Places, Seat},
     ticker::Ticker,
-    tools, unstable,
+    unstable,
 };
 use std::sync::Arc;
 use tokio::{
@@ -14,6 +14,9 @@ use tokio::{
     sync::Semaphore,
 };
 use wasmtime::{Engine, component};
+
+/// Built-in tools that may run at a time on the node.
+pub(crate) const RUNNING: usize = 64;
 
 /// Calls of files at a time, for each thread of guests.
 pub(crate) const BLOCKING: usize = 8;
@@ -76,7 +79,7 @@ impl Pool {
             places: Places::new(pooled as usize, single as usize),
             ticker: Ticker::start(weak)?,
             clients,
-            tools: Arc::new(Semaphore::new(tools::RUNNING)),
+            tools: Arc::new(Semaphore::new(RUNNING)),
             problem: engines.problem,
             handle: runtime.handle().clone(),
             runtime: Some(runtime),

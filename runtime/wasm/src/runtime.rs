@@ -38,9 +38,10 @@ use std::{
 };
 use tokio::{
     sync::{OnceCell, Semaphore, broadcast, watch},
+    task::JoinError,
     time::Instant,
 };
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use wasmtime_wasi::filesystem::{Dir, WasiFilesystemCtx};
 
 /// Events that a slow receiver may be behind before it is told that it lagged, and lists. Their places are taken from the beginning, at 128
@@ -52,7 +53,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// How long a container that is stopped waits for clients that were asked to leave: those that have nothing to ask are closed then.
 const LINGER: Duration = Duration::from_secs(1);
-/// How long the end of a container waits for those who look on to be shown the last of its output.
+/// How long the end of a container waits for those who look on to be shown the last of its output, and for a program that is to end and gives
+/// no way.
 const LAST: Duration = Duration::from_secs(2);
 /// How long the end of a container waits for its log to reach the disk.
 const FLUSH: Duration = Duration::from_secs(2);
@@ -339,26 +341,36 @@ impl Inner {
         let threads = pool.handle().clone();
         threads.spawn(async move {
             let shared = container.shared.clone();
-            let run = command::run(&pool, &shared, &image, Io::own(&shared, false));
-            let run = Throttled::new(run, shared.quota.clone(), pool.ticker.clone());
-            // Dropping the run ends the guest wherever it is: it gives way at least every tick.
-            let end = tokio::select! {
+            let (quota, ticker, threads) = (shared.quota.clone(), pool.ticker.clone(), pool.handle().clone());
+            let program = shared.clone();
+            let run = async move { command::run(&pool, &program, &image, Io::own(&program, false)).await };
+            let run = Throttled::new(run, quota, ticker);
+            // In a task of its own, since a file may keep its thread for ever.
+            let mut run = AbortOnDropHandle::new(threads.spawn(run));
+            let asked = tokio::select! {
                 biased;
                 () = container.kill.cancelled() => End::killed(),
                 () = container.stop.cancelled() => End::stopped(),
-                result = run => {
-                    let (failed, end) = (result.is_err(), command::end(result, &shared));
-                    if failed && !end.message.is_empty() {
-                        // Where whoever reads the log looks for it, as for HTTP handlers.
-                        let text = format!("sampan: {} failed: {}", shared.spec.name, end.message);
-                        shared.log.lines(Source::Stderr, &text);
-                    }
-                    end
-                }
+                result = &mut run => return this.exit(&container, returned(&shared, result)).await,
             };
-            this.exit(&container, end).await;
+            // A guest gives way at least every tick, and ends there.
+            run.abort();
+            let _ = tokio::time::timeout(LAST, run).await;
+            this.exit(&container, asked).await;
         });
     }
+}
+
+/// What a command's end was.
+fn returned(shared: &Shared, result: std::result::Result<wasmtime::Result<End>, JoinError>) -> End {
+    let result = result.unwrap_or_else(|error| Err(wasmtime::format_err!("{error}")));
+    let (failed, end) = (result.is_err(), command::end(result, shared));
+    if failed && !end.message.is_empty() {
+        // Where whoever reads the log looks for it, as for HTTP handlers.
+        let text = format!("sampan: {} failed: {}", shared.spec.name, end.message);
+        shared.log.lines(Source::Stderr, &text);
+    }
+    end
 }
 
 /// Watches over an HTTP handler until it is to end, and ends it.

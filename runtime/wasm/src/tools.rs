@@ -8,7 +8,7 @@ use crate::{
     files::budget::{Held, Space},
     guest::{Io, Shared},
     memory::Share,
-    pool::Pool,
+    pool::{Pool, RUNNING},
     quota::Meter,
     stdio::Output,
 };
@@ -30,9 +30,6 @@ use tree::{Entry, Tree};
 
 /// A tool's own: what it holds in buffers and lists.
 const MEMORY: u64 = 256 << 10;
-
-/// Tools at a time on the node.
-pub(crate) const RUNNING: usize = 64;
 
 /// Files that a tool has open at a time.
 const FILES: usize = 4;

@@ -224,3 +224,29 @@ fn files_count_for_the_limit_of_cpu() {
     let used = used.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
     assert!(used < 200, "a guest of 100m and its node used {used}m");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_keeps_its_thread_does_not_keep_the_container() {
+    let node = Node::new().await;
+    let volume = node.folder.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    // who opens a pipe to read waits for who writes
+    assert!(std::process::Command::new("mkfifo").arg(volume.join("f")).status().unwrap().success());
+    let mut spec = node.spec(&hoarder(false));
+    spec.mounts = vec![Mount::new(&volume, "", "/data", false).unwrap()];
+    let id = node.start(spec).await;
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    let stopped = tokio::time::timeout(Duration::from_secs(30), node.runtime.stop(&id, Duration::from_secs(1))).await;
+    stopped.expect("it cannot be stopped").unwrap();
+    let tool = container::Exec { command: vec!["cat".into(), "/data/f".into()], tty: false };
+    let other = node.start(waiting_spec(&node, &volume)).await;
+    let code = tokio::time::timeout(Duration::from_secs(30), node.runtime.exec(&other, tool, Default::default())).await;
+    assert_eq!(code.expect("a tool waits as well").unwrap(), 1);
+}
+
+fn waiting_spec(node: &Node, volume: &std::path::Path) -> ContainerSpec {
+    let mut spec = node.spec(&crate::support::core_guest());
+    spec.args = vec!["main".into(), "wait".into()];
+    spec.mounts = vec![Mount::new(volume, "", "/data", false).unwrap()];
+    spec
+}
