@@ -2,6 +2,8 @@
 
 /// Fields as `kubectl explain` names them. A new volume plugin, probe or hook adds its field here, and the warning goes.
 pub const HONOURED: &[&str] = &[
+    "pod.spec.containers.stdin",
+    "pod.spec.containers.tty",
     "pod.spec.containers.workingDir",
     "pod.spec.volumes.configMap",
     "pod.spec.volumes.downwardAPI",

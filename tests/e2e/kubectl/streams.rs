@@ -130,3 +130,31 @@ fn commands_have_input_output_and_exit_codes() {
         assert!(errors.contains("container other is not valid for pod d-"), "{errors}");
     }
 }
+
+#[test]
+fn files_are_copied_both_ways() {
+    let Some(machine) = machine() else { return };
+    let c = machine.up(&[]);
+    let pod = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: c\n    image: hello:1\n    ports: [{containerPort: 8080}]\n    \
+               volumeMounts: [{name: v, mountPath: /data}]\n  volumes: [{name: v, emptyDir: {}}]\n";
+    c.kubectl_with(&["apply", "-f", "-"], pod);
+    c.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=60s"]);
+    let (there, back) = (machine.path("there"), machine.path("back"));
+    std::fs::create_dir_all(there.join("a/b")).expect("made");
+    let large: Vec<u8> = (0..3_000_000u32).flat_map(|n| n.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
+    std::fs::write(there.join("large"), &large).expect("written");
+    std::fs::write(there.join("a/b/small"), "x").expect("written");
+    c.kubectl(&["cp", &there.display().to_string(), "p:/data/tree"]);
+    let listed = c.kubectl(&["exec", "p", "--", "ls", "-lR", "/data/tree"]);
+    assert!(listed.contains("/data/tree/a/b:") && listed.contains(" 12000000 "), "{listed}");
+    c.kubectl(&["cp", "p:/data/tree", &back.display().to_string()]);
+    assert!(std::fs::read(back.join("large")).expect("copied") == large, "byte for byte");
+    assert_eq!(std::fs::read_to_string(back.join("a/b/small")).expect("copied"), "x");
+    // Nothing beside the container's own folders can be seen or written.
+    for path in ["/etc/passwd", "/data/../../etc/passwd"] {
+        let (code, output, errors) = run(&c, "true", &["exec", "p", "--", "cat", path], "");
+        assert!(code == Some(1) && output.is_empty() && errors.contains("No such file"), "{path}: {output} {errors}");
+    }
+    let (code, _, errors) = run(&c, "true", &["cp", &there.display().to_string(), "p:/elsewhere"], "");
+    assert!(code != Some(0), "{errors}");
+}
