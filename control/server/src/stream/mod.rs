@@ -2,7 +2,7 @@
 //! (`container::frame`, or the bytes themselves), and nothing of a client's protocol gets there.
 //!
 //! Each protocol is a pure part that reads and writes messages, and an edge that moves bytes with bounded buffers: who does not read is
-//! waited for, and nobody is remembered for longer than [`IDLE`].
+//! waited for, and nobody is remembered for longer than `IDLE`.
 
 mod forward;
 mod origin;
