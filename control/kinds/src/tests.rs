@@ -50,13 +50,13 @@ fn the_table_is_kubernetes() {
         v1 | endpoints | Endpoints | ns | ep |  | all8 |
         v1 | events | Event | ns | ev |  | all8 |
         v1 | namespaces | Namespace | cluster | ns |  | create,delete,get,list,patch,update,watch | finalize(update); status(get,patch,update)
-        v1 | nodes | Node | cluster | no |  | all8 | status(get,patch,update)
-        v1 | pods | Pod | ns | po | all | all8 | binding(create) → Binding; eviction(create) → Eviction; log(get); status(get,patch,update)
+        v1 | nodes | Node | cluster | no |  | all8 | proxy(create,delete,get,patch,update) → NodeProxyOptions; status(get,patch,update)
+        v1 | pods | Pod | ns | po | all | all8 | attach(create,get) → PodAttachOptions; binding(create) → Binding; eviction(create) → Eviction; exec(create,get) → PodExecOptions; log(get); portforward(create,get) → PodPortForwardOptions; proxy(create,delete,get,patch,update) → PodProxyOptions; status(get,patch,update)
         v1 | podtemplates | PodTemplate | ns |  |  | all8 |
         v1 | replicationcontrollers | ReplicationController | ns | rc |  | get,list,watch |
         v1 | secrets | Secret | ns |  |  | all8 |
         v1 | serviceaccounts | ServiceAccount | ns | sa |  | all8 | token(create) → TokenRequest
-        v1 | services | Service | ns | svc | all | all8 | status(get,patch,update)
+        v1 | services | Service | ns | svc | all | all8 | proxy(create,delete,get,patch,update) → ServiceProxyOptions; status(get,patch,update)
         apps/v1 | controllerrevisions | ControllerRevision | ns |  |  | all8 |
         apps/v1 | daemonsets | DaemonSet | ns | ds |  | get,list,watch |
         apps/v1 | deployments | Deployment | ns | deploy | all | all8 | scale(get,patch,update) → Scale; status(get,patch,update)

@@ -310,7 +310,11 @@ fn resized(text: &mut Vec<u8>) -> Vec<(u16, u16)> {
     for value in values.by_ref() {
         match value {
             Ok(size) => sizes.extend(side(&size, "Width").zip(side(&size, "Height"))),
-            Err(error) => broken = !error.is_eof(),
+            // Asked again it would pass over what is only half there.
+            Err(error) => {
+                broken = !error.is_eof();
+                break;
+            }
         }
     }
     let read = values.byte_offset();

@@ -659,7 +659,7 @@ async fn logs_are_served_as_the_kubelet_does() {
     assert_eq!(get("/containerLogs/default/waits/c").await, (400, waits.into()));
     let none = "previous terminated container \"c\" in pod \"waits\" not found";
     assert_eq!(get("/containerLogs/default/waits/c?previous=true").await, (400, none.into()));
-    assert_eq!(get("/exec/default/p/c").await.0, 501);
+    assert_eq!(get("/exec/default/p/c").await.0, 400, "without an upgrade");
     assert_eq!(get("/healthz").await, (200, "ok".into()));
     let summary: Value = serde_json::from_str(&get("/stats/summary").await.1).unwrap();
     assert_eq!(summary["pods"][0]["containers"][0]["memory"]["workingSetBytes"], 1 << 20);
