@@ -17,7 +17,6 @@ use container::{Exec, Runtime, Streams, frame, net};
 use futures::future::BoxFuture;
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
-use k8s_openapi::api::core::v1::Pod;
 use serde_json::{Value, json};
 use std::{
     net::{Ipv4Addr, SocketAddr},
@@ -74,8 +73,9 @@ fn on(pairs: &[(String, String)], name: &str) -> bool {
 }
 
 /// A running container, and what runs it.
-fn running(shared: &Shared, pod: &Pod, container: &str) -> Option<(Arc<str>, Arc<dyn Runtime>)> {
-    let handle = shared.pods.lock().get(pod::uid(pod)).cloned()?;
+fn running(shared: &Shared, namespace: &str, pod: &str, container: &str) -> Option<(Arc<str>, Arc<dyn Runtime>)> {
+    let pod = shared.cluster.pods.get(namespace, pod)?;
+    let handle = shared.pods.lock().get(pod::uid(&pod)).cloned()?;
     let state = handle.state();
     let record = state.containers.get(container).filter(|record| record.is_running())?;
     let attempt = record.current.as_ref()?;
@@ -88,8 +88,7 @@ async fn exec(
     Query(pairs): Pairs,
     request: Request,
 ) -> Response {
-    let found = node.shared.cluster.pods.get(&namespace, &name);
-    let Some((id, runtime)) = found.and_then(|pod| running(&node.shared, &pod, &container)) else {
+    let Some((id, runtime)) = running(&node.shared, &namespace, &name, &container) else {
         return refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"));
     };
     let command: Vec<String> = pairs.iter().filter(|(n, _)| n == "command").map(|(_, word)| word.clone()).collect();
@@ -115,8 +114,7 @@ async fn attach(
     Query(pairs): Pairs,
     request: Request,
 ) -> Response {
-    let found = node.shared.cluster.pods.get(&namespace, &name);
-    let Some((id, runtime)) = found.and_then(|pod| running(&node.shared, &pod, &container)) else {
+    let Some((id, runtime)) = running(&node.shared, &namespace, &name, &container) else {
         let text = format!("container {container} not found in pod {name}_{namespace}");
         return refuse(StatusCode::INTERNAL_SERVER_ERROR, text);
     };
