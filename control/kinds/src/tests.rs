@@ -24,7 +24,8 @@ fn the_table_is_kubernetes() {
             resource.verbs.iter().map(Verb::to_string).collect::<Vec<_>>().join(",")
         };
         let subresources: Vec<String> = resource
-            .listed()
+            .subresources
+            .iter()
             .map(|s| {
                 let verbs: Vec<&str> = s.verbs.iter().map(|v| v.as_str()).collect();
                 let other = if s.kind == resource.gvk() { String::new() } else { format!(" → {}", s.kind.kind) };

@@ -21,14 +21,12 @@ pub struct Subresource {
     pub verbs: Vec<Verb>,
     /// How it is served.
     pub serve: Serve,
-    /// Whether discovery lists it. A subresource that is not implemented yet is known, but not listed.
-    pub listed: bool,
 }
 
 impl Subresource {
-    /// A subresource that discovery lists.
+    /// A subresource.
     pub fn new(name: &'static str, kind: GroupVersionKind, verbs: &[Verb], serve: Serve) -> Self {
-        Self { name: Cow::Borrowed(name), kind, verbs: verbs.to_vec(), serve, listed: true }
+        Self { name: Cow::Borrowed(name), kind, verbs: verbs.to_vec(), serve }
     }
 }
 

@@ -119,9 +119,9 @@ fn aggregated_resource(resource: &Arc<Resource>) -> Value {
     if !resource.categories.is_empty() {
         made.insert("categories".into(), json!(resource.categories));
     }
-    if resource.listed().next().is_some() {
-        let one = |s: &Subresource| json!({"subresource": s.name, "responseKind": kind_json(&s.kind), "verbs": verbs(&s.verbs)});
-        made.insert("subresources".into(), resource.listed().map(one).collect());
+    if !resource.subresources.is_empty() {
+        let one = |s: &Arc<Subresource>| json!({"subresource": s.name, "responseKind": kind_json(&s.kind), "verbs": verbs(&s.verbs)});
+        made.insert("subresources".into(), resource.subresources.iter().map(one).collect());
     }
     Value::Object(made)
 }
@@ -172,7 +172,7 @@ fn resources(registry: &Registry, group: &str, version: &str) -> Option<Value> {
             made.insert("storageVersionHash".into(), json!(BASE64_STANDARD.encode(&Sha256::digest(text)[..8])));
         }
         all.push(Value::Object(made));
-        for sub in resource.listed() {
+        for sub in &resource.subresources {
             let mut made = json!({"name": format!("{}/{}", resource.gvr.resource, sub.name), "singularName": "",
                 "namespaced": resource.namespaced, "kind": sub.kind.kind, "verbs": verbs(&sub.verbs)});
             if sub.kind.group != group || sub.kind.version != version {

@@ -272,11 +272,6 @@ impl Resource {
         self.verbs.contains(&verb)
     }
 
-    /// The subresources that discovery lists.
-    pub fn listed(&self) -> impl Iterator<Item = &Subresource> {
-        self.subresources.iter().map(AsRef::as_ref).filter(|s| s.listed)
-    }
-
     /// A subresource by name.
     pub fn subresource(&self, name: &str) -> Option<&Arc<Subresource>> {
         self.subresources.iter().find(|s| s.name == name)

@@ -80,7 +80,7 @@ fn hash(registry: &Registry, only: Option<(&str, &str)>) -> String {
     digest.update(version::KUBERNETES);
     for resource in of(registry, only) {
         digest.update(format!("{:?} {:?}", resource.names, resource.verbs));
-        for sub in resource.listed() {
+        for sub in &resource.subresources {
             digest.update(format!("{} {:?} {:?}", sub.name, sub.kind, sub.verbs));
         }
         // Published schemas only change with the version of the program.
@@ -152,7 +152,7 @@ fn definitions(registry: &Registry, only: Option<(&str, &str)>, version: schemas
     let mut names: BTreeSet<&str> = COMMON.into();
     for resource in of(registry, only) {
         let list = api::GroupVersionKind { kind: resource.list_kind.clone(), ..resource.gvk() };
-        let kinds = [resource.gvk(), list].into_iter().chain(resource.listed().map(|s| s.kind.clone()));
+        let kinds = [resource.gvk(), list].into_iter().chain(resource.subresources.iter().map(|s| s.kind.clone()));
         names.extend(kinds.filter_map(|k| schemas::definition_name(&k)));
     }
     let mut all = schemas::definitions(names, version);

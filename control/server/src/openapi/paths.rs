@@ -58,7 +58,7 @@ pub(crate) fn add(paths: &mut Map<String, Value>, resource: &Resource, version: 
     }
     writer.put(paths, &format!("{base}/{{name}}"), named, true, resource.namespaced);
     // What a proxy answers is the backend's affair.
-    for sub in resource.listed().filter(|sub| !sub.serve.takes_path()) {
+    for sub in resource.subresources.iter().filter(|sub| !sub.serve.takes_path()) {
         let mut operations = Map::new();
         for verb in &sub.verbs {
             let method = match verb {
