@@ -10,6 +10,7 @@ mod collection;
 mod deployments;
 mod jobs;
 mod leaders;
+mod metrics;
 mod nodes;
 mod scheduling;
 mod streams;

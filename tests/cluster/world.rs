@@ -242,6 +242,13 @@ impl World {
                 let short = machine.disk_short.clone();
                 Arc::new(move || Pressure { disk: short.load(Ordering::SeqCst), ..Pressure::default() })
             },
+            usage: {
+                let begin = self.begin;
+                Arc::new(move || agent::Usage {
+                    cpu_nanos: u64::try_from(begin.elapsed().as_nanos() / 4).ok(),
+                    memory_bytes: Some(64 << 20),
+                })
+            },
             pods: 100,
             reserved: BTreeMap::new(),
             labels: BTreeMap::new(),
@@ -268,6 +275,7 @@ impl World {
         let (token, task) = self.machines.get_mut(name).unwrap().running.take().unwrap();
         token.cancel();
         task.await.unwrap();
+        self.routers.0.lock().remove(name);
     }
 
     /// Ends the control plane and the agents; what is stored stays in the log.

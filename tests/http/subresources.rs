@@ -245,3 +245,63 @@ async fn to_open_a_stream_is_to_create_also_by_get() {
         cluster.get(&target).await.fails(400, "pod p does not have a host assigned");
     }
 }
+
+#[tokio::test]
+async fn ephemeral_containers_are_added_and_nothing_else_changes() {
+    let cluster = Cluster::new().await;
+    pod(&cluster, "p").await;
+    let target = format!("{PODS}/p/ephemeralcontainers");
+    let before = cluster.get(&target).await.ok();
+    assert_eq!(before["kind"], "Pod");
+    let add = |container: Value| json!({"metadata": {"labels": {"debugged": "1"}}, "spec": {"ephemeralContainers": [container], "terminationGracePeriodSeconds": 7}});
+    let strategic = async |container: Value| cluster.patch(&target, "strategic-merge-patch+json", add(container)).await;
+    let debugger =
+        json!({"name": "debugger", "image": "tools:1", "stdin": true, "tty": true, "targetContainerName": "c"});
+    let after = strategic(debugger.clone()).await.ok();
+    let container = &after["spec"]["ephemeralContainers"][0];
+    assert_eq!(
+        (
+            &container["name"],
+            &container["imagePullPolicy"],
+            &container["terminationMessagePath"],
+            &container["resources"]
+        ),
+        (&json!("debugger"), &json!("IfNotPresent"), &json!("/dev/termination-log"), &json!({}))
+    );
+    assert_eq!(after["metadata"]["labels"]["debugged"], "1");
+    assert_eq!(after["spec"]["terminationGracePeriodSeconds"], before["spec"]["terminationGracePeriodSeconds"]);
+    let generation = |pod: &Value| pod["metadata"]["generation"].as_i64().unwrap();
+    assert_eq!(generation(&after), generation(&before) + 1);
+
+    // a merge by name adds another one
+    let both = strategic(json!({"name": "second", "image": "tools:1"})).await.ok();
+    assert_eq!(both["spec"]["ephemeralContainers"].as_array().unwrap().len(), 2);
+    for (container, text) in [
+        (
+            json!({"name": "debugger", "image": "other:1"}),
+            "spec.ephemeralContainers: Forbidden: existing ephemeral containers \"debugger\" may not be changed\n",
+        ),
+        (json!({"name": "c", "image": "tools:1"}), "].name: Duplicate value: \"c\""),
+        (
+            json!({"name": "third", "image": "tools:1", "targetContainerName": "x"}),
+            "].targetContainerName: Not found: \"x\"",
+        ),
+        (
+            json!({"name": "third", "image": "tools:1", "ports": [{"containerPort": 80}]}),
+            "].ports: Forbidden: cannot be set for an Ephemeral Container",
+        ),
+    ] {
+        let answer = strategic(container).await;
+        let (code, _, message) = answer.status();
+        assert!(code == 422 && message.contains(text), "{message}");
+    }
+    let mut removed = both.clone();
+    removed["spec"]["ephemeralContainers"].as_array_mut().unwrap().remove(0);
+    let answer = cluster.put(&target, removed.clone()).await;
+    let (code, _, message) = answer.status();
+    assert!(code == 422 && message.contains("may not be removed\n"), "{message}");
+    // by the pod itself they cannot be changed at all
+    let answer = cluster.put(&format!("{PODS}/p"), removed).await;
+    let (code, _, message) = answer.status();
+    assert!(code == 422 && message.contains("pod updates may not change fields other than"), "{message}");
+}

@@ -1,7 +1,11 @@
 //! What this machine is, as the Node object tells it.
 
 use agent::Machine;
-use rustix::{fs::statvfs, system};
+use rustix::{
+    fs::statvfs,
+    system,
+    time::{ClockId, clock_gettime},
+};
 use std::{
     fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -10,6 +14,7 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
+    time::Duration,
 };
 
 /// Reads the machine. What cannot be read stays empty.
@@ -137,6 +142,13 @@ impl Use {
 /// Resident memory of this process in bytes.
 fn resident() -> u64 {
     field(&read_text("/proc/self/status"), "VmRSS:").unwrap_or(0)
+}
+
+/// What this process uses: CPU time of its own threads, the guests' among them, and resident memory.
+pub(crate) fn usage() -> agent::Usage {
+    let cpu = clock_gettime(ClockId::ProcessCPUTime);
+    let nanos = Duration::try_from(cpu).ok().and_then(|cpu| u64::try_from(cpu.as_nanos()).ok());
+    agent::Usage { cpu_nanos: nanos, memory_bytes: Some(resident()).filter(|bytes| *bytes > 0) }
 }
 
 fn read_text(path: &str) -> String {
@@ -271,6 +283,13 @@ mod tests {
         assert_eq!(field("cache 7\ntotal_inactive_file 4096\n", "total_inactive_file "), Some(4096));
         assert_eq!(field("MemTotal: much\n", "MemTotal:"), None);
         assert_eq!(os_image("NAME=x\nPRETTY_NAME=\"Debian GNU/Linux 12\"\n"), "Debian GNU/Linux 12");
+    }
+
+    #[test]
+    fn what_this_process_uses_is_read() {
+        let own = usage();
+        assert!(own.cpu_nanos.is_some_and(|nanos| nanos > 0), "{own:?}");
+        assert!(own.memory_bytes.is_some_and(|bytes| bytes > 1 << 20), "{own:?}");
     }
 
     #[test]

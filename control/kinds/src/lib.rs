@@ -21,6 +21,7 @@ pub mod core;
 mod discovery;
 mod edit;
 mod events;
+mod metrics;
 mod node;
 mod podspec;
 mod quantities;
@@ -111,6 +112,8 @@ fn resources(settings: &Settings, authorizer: &Arc<dyn Authorizer>) -> Vec<Resou
         coordination::lease::resource(),
         node::runtimeclass::resource(),
         discovery::endpointslice::resource(),
+        metrics::nodemetrics::resource(),
+        metrics::podmetrics::resource(),
         // Which there are is what kubectl asks before it says that it does not know a kind.
         none_yet("apiextensions.k8s.io", "customresourcedefinitions", "CustomResourceDefinition")
             .short(&["crd", "crds"])

@@ -108,6 +108,13 @@ pub trait Api: Objects {
     /// 404, 409 for a precondition, and the errors of admission and of the store.
     async fn delete(&self, cx: Context, options: &DeleteOptions) -> Result<(), Status>;
 
+    /// Answers a get or a list with objects that are made for it and not stored: selectors and tables work as of stored ones. A get takes
+    /// the first.
+    ///
+    /// # Errors
+    /// 400 for a selector, 406 for a representation.
+    fn computed(&self, call: &Call, names: &Names, objects: Vec<Object>) -> Result<Response<Body>, Status>;
+
     /// The way to the kubelet of a node.
     fn kubelet(&self, node: &str) -> Kubelet;
 

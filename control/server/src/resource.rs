@@ -160,6 +160,12 @@ impl Resource {
         self
     }
 
+    /// Makes tables with the columns of `table`.
+    pub fn with_table(mut self, table: impl TableConvertor) -> Self {
+        self.table = Arc::new(table);
+        self
+    }
+
     /// Only these verbs.
     pub fn verbs(mut self, verbs: &[Verb]) -> Self {
         self.verbs = verbs.to_vec();

@@ -17,6 +17,7 @@ use crate::{
     shared::Shared,
     state::{PodState, StateDir},
     status,
+    usage::{self, Readings},
     volumes::{self, Tokens},
     worker::Worker,
 };
@@ -110,6 +111,7 @@ impl Agent {
             pods: Mutex::default(),
             tasks,
             metrics: Metrics::default(),
+            readings: Readings::default(),
             cut: AtomicUsize::new(0),
             options,
         };
@@ -155,6 +157,7 @@ impl Agent {
         self.essential(&ended, shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
         self.essential(&ended, node::run(shared.clone(), self.token.clone()));
         self.essential(&ended, eviction::run(shared.clone(), self.token.clone()));
+        self.essential(&ended, usage::run(shared.clone(), self.token.clone()));
         self.essential(&ended, awaited::run(shared.awaited.clone(), shared.images.clone(), self.token.clone()));
         self.subscribe(known);
         let mut relist = tokio::time::interval(RELIST);
@@ -162,7 +165,7 @@ impl Agent {
         loop {
             tokio::select! {
                 () = token.cancelled() => break,
-                () = ended.cancelled() => anyhow::bail!("one of its loops (probes, node status, eviction, awaited images) ended"),
+                () = ended.cancelled() => anyhow::bail!("one of its loops (probes, node status, eviction, usage, awaited images) ended"),
                 _ = relist.tick() => self.relist().await,
                 _ = collect.tick() => shared.collect_images().await,
             }

@@ -34,7 +34,7 @@ pub struct References {
 /// Everything a pod's containers and volumes refer to.
 pub fn references(pod: &Pod) -> References {
     let mut out = References::default();
-    for (container, _) in pod::containers(pod) {
+    for (container, _) in pod::all_containers(pod) {
         for from in container.env_from.iter().flatten() {
             out.config_maps.extend(from.config_map_ref.iter().map(|r| r.name.clone()));
             out.secrets.extend(from.secret_ref.iter().map(|r| r.name.clone()));

@@ -187,9 +187,9 @@ fn value_from(pod: &Pod, c: &Container, source: &EnvVarSource, from: Sources<'_>
         let other = field.container_name.as_deref().filter(|n| !n.is_empty());
         let of = match other {
             Some(name) => pod::container(pod, name).ok_or(format!("container {name} not found"))?.0,
-            None => c,
+            None => Cow::Borrowed(c),
         };
-        return resources::field(of, &field.resource, field.divisor.as_ref(), from.allocatable).map(Some);
+        return resources::field(&of, &field.resource, field.divisor.as_ref(), from.allocatable).map(Some);
     }
     if let Some(key) = &source.config_map_key_ref {
         let optional = key.optional == Some(true);

@@ -79,7 +79,7 @@ fn measure(pod: &Pod, volumes: &Path, logs: &Path) -> std::io::Result<Usage> {
     for volume in pod::spec(pod).volumes.iter().flatten().filter(|v| v.empty_dir.is_some()) {
         usage.volumes.insert(volume.name.clone(), tree::usage(&volumes.join(&volume.name))?.bytes);
     }
-    for (container, _) in pod::containers(pod) {
+    for (container, _) in pod::all_containers(pod) {
         let size = tree::usage(&logs.join(&container.name))?;
         usage.logs.insert(container.name.clone(), size.bytes);
         usage.total += size.bytes;
@@ -103,7 +103,7 @@ fn sum(pod: &Pod, limit: bool) -> Option<u64> {
         found = true;
         match role {
             pod::Role::Init => most = most.max(all + bytes),
-            pod::Role::Sidecar | pod::Role::App => all += bytes,
+            pod::Role::Sidecar | pod::Role::App | pod::Role::Ephemeral => all += bytes,
         }
     }
     found.then_some(most.max(all))

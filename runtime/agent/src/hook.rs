@@ -66,7 +66,7 @@ pub(crate) async fn post_start(
     let Some((container, _)) = pod::container(&pod, &name) else { return Ok(()) };
     let access = Access { dialer: shared.dialer.as_ref(), runtime: runtime.as_ref(), id: &id, address };
     match container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) {
-        Some(handler) => run(access, &pod, container, handler).await,
+        Some(handler) => run(access, &pod, &container, handler).await,
         None => Ok(()),
     }
 }
@@ -119,7 +119,7 @@ impl Stop {
         let begin = Instant::now();
         let access =
             Access { dialer: self.shared.dialer.as_ref(), runtime: self.runtime.as_ref(), id: &self.id, address };
-        match tokio::time::timeout(self.grace, run(access, &self.pod, container, handler)).await {
+        match tokio::time::timeout(self.grace, run(access, &self.pod, &container, handler)).await {
             Ok(Ok(())) | Err(_) => {}
             Ok(Err(text)) => {
                 let (pod, name) = (pod::full_name(&self.pod), &self.container);

@@ -46,6 +46,7 @@ mod start;
 pub mod state;
 pub mod status;
 mod termination;
+mod usage;
 pub mod volumes;
 mod worker;
 
@@ -55,6 +56,7 @@ pub use handle::ProbeKind;
 pub use images::Images;
 pub use options::{Machine, Options, Runtimes};
 pub use pressure::Pressure;
+pub use usage::Usage;
 
 #[cfg(test)]
 mod tests;

@@ -32,7 +32,11 @@ impl Default for Metrics {
 impl Metrics {
     /// A container was started.
     pub(crate) fn started(&self, role: Role) {
-        let container_type = if role == Role::App { "container" } else { "init_container" };
+        let container_type = match role {
+            Role::App => "container",
+            Role::Init | Role::Sidecar => "init_container",
+            Role::Ephemeral => "ephemeral_container",
+        };
         self.started.get_or_create(&Started { container_type }).inc();
     }
 

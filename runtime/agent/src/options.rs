@@ -1,6 +1,6 @@
 //! What an agent is told at its start.
 
-use crate::pressure::Pressure;
+use crate::{pressure::Pressure, usage::Usage};
 use api::Clock;
 use container::{Artifact, Runtime};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
@@ -18,6 +18,8 @@ pub struct Options {
     pub machine: Machine,
     /// How full the machine is; asked on a thread that may block.
     pub pressure: Arc<dyn Fn() -> Pressure + Send + Sync>,
+    /// What this process uses; cheap.
+    pub usage: Arc<dyn Fn() -> Usage + Send + Sync>,
     /// Pods that may run at a time.
     pub pods: u32,
     /// Amounts of the machine that pods do not get: `cpu`, `memory`, `ephemeral-storage`.

@@ -216,13 +216,12 @@ fn deadline(pod: &Pod, state: &PodState) -> Option<Timestamp> {
     state.started?.saturating_add(SignedDuration::from_secs(seconds)).ok()
 }
 
-/// App and init containers are stopped together; sidecars after them, the last started first.
+/// App, init and ephemeral containers are stopped together; sidecars after them, the last started first.
 fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, now: Timestamp, plan: &mut Plan) {
     let evicted = state.failure.as_ref().is_some_and(|failure| failure.reason == EVICTED);
     let grace = if evicted { pod::grace(pod).min(EVICTION_GRACE) } else { pod::grace(pod) };
     let mut others_alive = false;
-    let stop = |container: &Container, plan: &mut Plan| -> bool {
-        let name = &container.name;
+    let stop = |name: &String, plan: &mut Plan| -> bool {
         let busy = live.containers.get(name).map_or(&Busy::No, |c| &c.busy);
         let running = state.containers.get(name).is_some_and(Record::is_running);
         match busy {
@@ -239,14 +238,17 @@ fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, now: Timest
     };
     for (container, role) in pod::containers(pod) {
         if role != Role::Sidecar {
-            others_alive |= stop(container, plan);
+            others_alive |= stop(&container.name, plan);
         }
+    }
+    for container in pod::ephemeral(pod) {
+        others_alive |= stop(&container.name, plan);
     }
     if others_alive {
         return;
     }
     for sidecar in pod::init_containers(pod).iter().rev().filter(|c| pod::init_role(c) == Role::Sidecar) {
-        if stop(sidecar, plan) {
+        if stop(&sidecar.name, plan) {
             return;
         }
     }
@@ -265,6 +267,10 @@ fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, now: Timest
 fn keep_running(pod: &Pod, state: &PodState, live: &Live, now: Timestamp, plan: &mut Plan) {
     for (container, _) in pod::containers(pod) {
         stop_if_wrong(pod, container, state, live, plan);
+    }
+    // before all others, so that they help where an init container does not start
+    for container in pod::ephemeral(pod) {
+        consider(pod, &pod::as_container(container), Role::Ephemeral, state, live, now, plan);
     }
     let initialized = was_initialized(pod, state);
     let reached = reached(pod, state);
@@ -288,7 +294,7 @@ fn keep_running(pod: &Pod, state: &PodState, live: &Live, now: Timestamp, plan: 
                     return;
                 }
             }
-            Role::App => consider(pod, container, role, state, live, now, plan),
+            Role::App | Role::Ephemeral => consider(pod, container, role, state, live, now, plan),
         }
         if holds_back(container, live, plan) {
             return;

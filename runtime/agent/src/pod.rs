@@ -3,8 +3,8 @@
 pub use client::pod::{
     condition, init_containers, is_deleting, is_finished, is_sidecar, name, namespace, phase, qos_class, spec, uid,
 };
-use k8s_openapi::api::core::v1::{Container, ObjectReference, Pod};
-use std::time::Duration;
+use k8s_openapi::api::core::v1::{Container, EphemeralContainer, ObjectReference, Pod};
+use std::{borrow::Cow, time::Duration};
 
 /// The three restart policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +45,8 @@ pub enum Role {
     Sidecar,
     /// An app container.
     App,
+    /// An ephemeral container: added while the pod runs, to look into it, and never restarted.
+    Ephemeral,
 }
 
 /// Whether the node has never taken a pod and is asked to: such a pod is judged, and only once.
@@ -63,22 +65,61 @@ pub fn init_role(container: &Container) -> Role {
     if is_sidecar(container) { Role::Sidecar } else { Role::Init }
 }
 
-/// All containers with their roles, in start order.
+/// All containers but ephemeral ones with their roles, in start order.
 pub fn containers(pod: &Pod) -> impl Iterator<Item = (&Container, Role)> {
     let init = init_containers(pod).iter().map(|c| (c, init_role(c)));
     init.chain(spec(pod).containers.iter().map(|c| (c, Role::App)))
 }
 
-/// A container by name.
-pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<(&'a Container, Role)> {
-    containers(pod).find(|(c, _)| c.name == name)
+/// The ephemeral containers.
+pub fn ephemeral(pod: &Pod) -> &[EphemeralContainer] {
+    spec(pod).ephemeral_containers.as_deref().unwrap_or_default()
 }
 
-/// The restart policy of one container: its own, else the pod's. An init container is tried again unless the pod says Never.
+/// An ephemeral container as any other: what it cannot have it has not.
+pub fn as_container(c: &EphemeralContainer) -> Container {
+    Container {
+        name: c.name.clone(),
+        image: c.image.clone(),
+        image_pull_policy: c.image_pull_policy.clone(),
+        command: c.command.clone(),
+        args: c.args.clone(),
+        working_dir: c.working_dir.clone(),
+        env: c.env.clone(),
+        env_from: c.env_from.clone(),
+        volume_mounts: c.volume_mounts.clone(),
+        security_context: c.security_context.clone(),
+        termination_message_path: c.termination_message_path.clone(),
+        termination_message_policy: c.termination_message_policy.clone(),
+        stdin: c.stdin,
+        stdin_once: c.stdin_once,
+        tty: c.tty,
+        ..Container::default()
+    }
+}
+
+/// All containers with their roles.
+pub fn all_containers(pod: &Pod) -> impl Iterator<Item = (Cow<'_, Container>, Role)> {
+    let ephemeral = ephemeral(pod).iter().map(|c| (Cow::Owned(as_container(c)), Role::Ephemeral));
+    containers(pod).map(|(c, role)| (Cow::Borrowed(c), role)).chain(ephemeral)
+}
+
+/// A container by name.
+pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<(Cow<'a, Container>, Role)> {
+    let lasting = containers(pod).find(|(c, _)| c.name == name);
+    lasting.map(|(c, role)| (Cow::Borrowed(c), role)).or_else(|| {
+        let found = ephemeral(pod).iter().find(|c| c.name == name)?;
+        Some((Cow::Owned(as_container(found)), Role::Ephemeral))
+    })
+}
+
+/// The restart policy of one container: its own, else the pod's. An init container is tried again unless the pod says Never, an ephemeral one
+/// never.
 pub fn policy(pod: &Pod, container: &Container, role: Role) -> Policy {
     let of_pod = Policy::parse(spec(pod).restart_policy.as_deref().unwrap_or("Always"));
     match (role, container.restart_policy.as_deref(), of_pod) {
         (Role::Sidecar, ..) => Policy::Always,
+        (Role::Ephemeral, ..) => Policy::Never,
         (_, Some(own), _) => Policy::parse(own),
         (Role::Init, None, Policy::Never) => Policy::Never,
         (Role::Init, None, _) => Policy::OnFailure,
@@ -98,6 +139,7 @@ pub fn reference(pod: &Pod, container: Option<(&str, Role)>) -> ObjectReference 
     let field_path = container.map(|(name, role)| match role {
         Role::App => format!("spec.containers{{{name}}}"),
         Role::Init | Role::Sidecar => format!("spec.initContainers{{{name}}}"),
+        Role::Ephemeral => format!("spec.ephemeralContainers{{{name}}}"),
     });
     ObjectReference {
         api_version: Some("v1".into()),

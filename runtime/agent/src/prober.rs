@@ -98,7 +98,7 @@ impl Prober {
         let now = Instant::now();
         let mut table = self.inner.table.lock();
         for kind in [ProbeKind::Startup, ProbeKind::Liveness, ProbeKind::Readiness] {
-            let Some(spec) = probe::of(container, kind) else { continue };
+            let Some(spec) = probe::of(&container, kind) else { continue };
             let first = now
                 + probe::initial_delay(spec)
                 + probe::period(spec).min(Duration::from_secs(1)).mul_f64(jitter * 0.2);
@@ -184,10 +184,10 @@ impl Prober {
 impl Inner {
     async fn ask(&self, number: u64, at: Instant, target: &Arc<Target>, kind: ProbeKind) {
         let Some((container, role)) = pod::container(&target.pod, &target.container) else { return };
-        let Some(spec) = probe::of(container, kind) else { return };
+        let Some(spec) = probe::of(&container, kind) else { return };
         let Ok(_place) = self.places.acquire().await else { return };
         let access = target.access(self.dialer.as_ref());
-        let outcome = check::check(access, spec, container, probe::timeout(spec)).await;
+        let outcome = check::check(access, spec, &container, probe::timeout(spec)).await;
         if self.table.lock().jobs.get(&number).is_none_or(|job| job.done) {
             return;
         }

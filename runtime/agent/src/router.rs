@@ -36,9 +36,10 @@ impl Agent {
             .route("/pods", get(pods))
             .route("/containerLogs/{namespace}/{pod}/{container}", get(container_logs))
             .route("/stats/summary", get(stats::summary))
+            .route("/metrics/cadvisor", get(stats::cadvisor))
             .route("/metrics/resource", get(stats::resource))
             .route("/run/{*rest}", any(|| async { not_here("run") }))
-            .with_state(stats::Sampler::new(self.shared.clone()))
+            .with_state(self.shared.clone())
             .merge(self.streams())
     }
 }
@@ -52,8 +53,7 @@ fn not_here(what: &str) -> Response {
     (StatusCode::NOT_IMPLEMENTED, Json(body)).into_response()
 }
 
-async fn pods(State(sampler): State<stats::Sampler>) -> Response {
-    let shared = sampler.shared();
+async fn pods(State(shared): State<Arc<Shared>>) -> Response {
     let pods = shared.cluster.pods.list();
     let items: Vec<_> = pods.iter().map(|pod| serde_json::to_value(pod.as_ref()).unwrap_or_default()).collect();
     Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})).into_response()
@@ -107,11 +107,10 @@ fn refuse(code: StatusCode, message: String) -> Response {
 }
 
 async fn container_logs(
-    State(sampler): State<stats::Sampler>,
+    State(shared): State<Arc<Shared>>,
     Path((namespace, name, container)): Path<(String, String, String)>,
     Query(query): Query<LogQuery>,
 ) -> Response {
-    let shared = sampler.shared();
     let Some(pod) = shared.cluster.pods.get(&namespace, &name) else {
         return refuse(StatusCode::NOT_FOUND, format!("pod {name:?} not found\n"));
     };
@@ -124,7 +123,7 @@ async fn container_logs(
     };
     let handle = shared.pods.lock().get(pod::uid(&pod)).cloned();
     let state = handle.as_ref().map(|handle| handle.state()).unwrap_or_default();
-    match choose(shared, &pod, &state, &container, flag(query.previous.as_ref())) {
+    match choose(&shared, &pod, &state, &container, flag(query.previous.as_ref())) {
         Ok((path, id)) => stream(path, wanted, handle, container, id),
         Err(message) => refuse(StatusCode::BAD_REQUEST, message),
     }
@@ -132,7 +131,8 @@ async fn container_logs(
 
 fn status_of<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
     let status = pod.status.as_ref()?;
-    let mut all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+    let all = status.init_container_statuses.iter().chain(&status.container_statuses);
+    let mut all = all.chain(&status.ephemeral_container_statuses).flatten();
     all.find(|status| status.name == container)
 }
 

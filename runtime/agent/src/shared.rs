@@ -13,6 +13,7 @@ use crate::{
     prober::Prober,
     reporter::Reporter,
     state::{PodState, StateDir},
+    usage::Readings,
     volumes::{Private, Tokens, VolumePlugin},
 };
 use client::{EventType, Recorder};
@@ -49,6 +50,7 @@ pub(crate) struct Shared {
     pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Metrics,
+    pub(crate) readings: Readings,
     /// Containers that a drain had to end.
     pub(crate) cut: AtomicUsize,
 }
@@ -67,7 +69,7 @@ impl Shared {
         reason: &str,
         message: impl Into<String>,
     ) {
-        let container = container.and_then(|name| pod::container(pod, name)).map(|(c, role)| (c.name.as_str(), role));
+        let container = container.and_then(|name| Some((name, pod::container(pod, name)?.1)));
         self.recorder.event(&pod::reference(pod, container), kind, reason, message);
     }
 
@@ -98,7 +100,7 @@ impl Shared {
     pub(crate) async fn collect_images(&self) {
         let mut used = Vec::new();
         for pod in self.cluster.pods.list() {
-            used.extend(pod::containers(&pod).filter_map(|(c, _)| c.image.clone()));
+            used.extend(pod::all_containers(&pod).filter_map(|(c, _)| c.image.clone()));
         }
         for handle in self.pods.lock().values() {
             let state = handle.state();

@@ -84,7 +84,7 @@ impl Start {
         };
         let ready = tokio::select! {
             () = self.token.cancelled() => return Err(StartError::cancelled()),
-            ready = self.make_ready(container) => ready,
+            ready = self.make_ready(&container) => ready,
         };
         match ready {
             Ok((runtime, spec, started)) => self.launch(&runtime, spec, started).await,
@@ -253,6 +253,7 @@ impl Start {
         let made = tokio::task::spawn_blocking(move || {
             let (container, _) = pod::container(&pod, &name).ok_or_else(|| format!("container {name} not found"))?;
             let (variables, scratch, private) = (&variables[..], &*scratch, &private);
+            let container = &*container;
             let mut mounts = mounts(&Wanted { pod: &pod, container, volumes: &volumes, variables, scratch, private })?;
             let last_words = termination::prepare(container, &mut mounts, &messages);
             Ok((mounts, last_words.map_err(|e| format!("failed to prepare the termination message file: {e}"))?))

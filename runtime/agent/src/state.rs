@@ -184,7 +184,8 @@ impl PodState {
         let Some(status) = &pod.status else { return state };
         state.started = status.start_time.as_ref().map(|t| t.0);
         state.address = status.pod_ip.as_ref().and_then(|ip| ip.parse().ok());
-        let all = status.init_container_statuses.iter().chain(&status.container_statuses).flatten();
+        let all = status.init_container_statuses.iter().chain(&status.container_statuses);
+        let all = all.chain(&status.ephemeral_container_statuses).flatten();
         state.containers = all.filter_map(|c| Some((c.name.clone(), adopt_container(c)?))).collect();
         state
     }

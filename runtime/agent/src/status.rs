@@ -13,7 +13,8 @@ use jiff::Timestamp;
 use k8s_openapi::{
     api::core::v1::{
         Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-        ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements, VolumeMountStatus,
+        ContainerStatus, EphemeralContainer, HostIP, Pod, PodCondition, PodIP, PodStatus, ResourceRequirements,
+        VolumeMountStatus,
     },
     apimachinery::pkg::apis::meta::v1::Time,
 };
@@ -52,6 +53,7 @@ pub(crate) const OWN: &[&str] = &[
     "qosClass",
     "initContainerStatuses",
     "containerStatuses",
+    "ephemeralContainerStatuses",
 ];
 
 /// Whether the API has another status of the pod than was reported, as far as it is the node's to say: somebody wrote over it, and it
@@ -103,6 +105,7 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
         pod::init_containers(pod).iter().map(|c| container_status(pod, c, pod::init_role(c), input)).collect();
     let mut apps: Vec<_> =
         pod::spec(pod).containers.iter().map(|c| container_status(pod, c, Role::App, input)).collect();
+    let ephemeral: Vec<_> = pod::ephemeral(pod).iter().map(|c| ephemeral_status(pod, c, input)).collect();
     let initialized = crate::plan::was_initialized(pod, input.state);
     let over = crate::plan::verdict(pod, input.state).is_some();
     let may_run = init.iter().chain(&apps).any(|s| s.state.as_ref().is_some_and(|s| s.running.is_some()));
@@ -151,6 +154,7 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
         qos_class: Some(old.qos_class.unwrap_or_else(|| pod::qos_class(pod).to_owned())),
         init_container_statuses: (!init.is_empty()).then_some(init),
         container_statuses: Some(apps),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         observed_generation: pod.metadata.generation,
         ..PodStatus::default()
     }
@@ -225,6 +229,12 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
         volume_mounts: mounts(c),
         ..ContainerStatus::default()
     }
+}
+
+/// Nobody asks whether an ephemeral container is ready.
+fn ephemeral_status(pod: &Pod, c: &EphemeralContainer, input: &Input<'_>) -> ContainerStatus {
+    let status = container_status(pod, &pod::as_container(c), Role::Ephemeral, input);
+    ContainerStatus { ready: false, started: None, ..status }
 }
 
 fn mounts(c: &Container) -> Option<Vec<VolumeMountStatus>> {

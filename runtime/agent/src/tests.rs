@@ -3,6 +3,7 @@
 mod admission;
 mod commands;
 mod endings;
+mod ephemeral;
 mod eviction;
 mod fake_api;
 mod lifecycle;
@@ -12,6 +13,7 @@ mod node;
 mod overwritten;
 mod private;
 mod reported;
+mod usage;
 mod world;
 
 pub(crate) use fake_api::FakeApi;

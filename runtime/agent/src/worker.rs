@@ -302,8 +302,7 @@ impl Worker {
     /// What waits for this image is started now.
     fn on_image(&mut self, image: &str) {
         self.pulls.remove(image);
-        let containers = pod::init_containers(&self.pod).iter().chain(&pod::spec(&self.pod).containers);
-        for container in containers.filter(|c| c.image.as_deref() == Some(image)) {
+        for (container, _) in pod::all_containers(&self.pod).filter(|(c, _)| c.image.as_deref() == Some(image)) {
             if let Some(waiting) = self.live.containers.get_mut(&container.name).and_then(|c| c.waiting.as_mut())
                 && waiting.reason != "CrashLoopBackOff"
             {
@@ -331,8 +330,8 @@ impl Worker {
         if self.running(container).is_none_or(|a| a.id != id) {
             return;
         }
-        let spec = pod::container(&self.pod, container).and_then(|(c, _)| probe::of(c, kind));
-        let grace = spec.and_then(probe::grace);
+        let spec = pod::container(&self.pod, container);
+        let grace = spec.and_then(|(c, _)| probe::of(&c, kind).and_then(probe::grace));
         let live = self.live(container);
         match (kind, passed) {
             (ProbeKind::Readiness, passed) => live.ready = passed,
@@ -467,7 +466,7 @@ impl Worker {
                 self.shared.cut.fetch_add(1, Ordering::AcqRel);
             }
             let restarts =
-                pod::container(&self.pod, name).is_some_and(|(c, role)| pod::policy(&self.pod, c, role).restarts(0));
+                pod::container(&self.pod, name).is_some_and(|(c, role)| pod::policy(&self.pod, &c, role).restarts(0));
             if ended.code == 0 && !restarts {
                 ended.lose();
             }

@@ -363,8 +363,17 @@ impl Runtime for FakeRuntime {
         self.0.events.subscribe()
     }
 
+    /// Half a core.
     async fn stats(&self, id: &ContainerId) -> Result<Stats> {
-        self.entry(id, |_| Stats { cpu_nanos: 1_000_000, memory_bytes: 1 << 20, instances: 1, ..Stats::default() })
+        let now = self.0.clock.now();
+        self.entry(id, |entry| {
+            let ran = match entry.state {
+                ContainerState::Running { started_at } => now.duration_since(started_at).unwrap_or_default(),
+                _ => Duration::ZERO,
+            };
+            let cpu_nanos = u64::try_from(ran.as_nanos() / 2).unwrap_or(u64::MAX);
+            Stats { cpu_nanos, memory_bytes: 1 << 20, instances: 1, ..Stats::default() }
+        })
     }
 
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<()> {

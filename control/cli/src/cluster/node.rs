@@ -182,6 +182,7 @@ fn agent_options(
             pressure.disk |= store.failure().is_some_and(|failure| matches!(*failure, LogError::Full(_)));
             pressure
         }),
+        usage: Arc::new(machine::usage),
         pods: config.max_pods,
         reserved: reserved.map(|(name, amount)| (name.to_owned(), Amount(amount.to_string()))).into(),
         labels: BTreeMap::new(),

@@ -1,6 +1,6 @@
 //! The server as actions see it: [`Api`] implemented with the verbs.
 
-use super::{delete, write};
+use super::{computed, delete, write};
 use crate::{
     Context, Names, Operation, Server,
     action::{Api, Make, Update},
@@ -11,7 +11,7 @@ use crate::{
     proxy::{self, Backend},
     request::RequestInfo,
 };
-use api::Status;
+use api::{Object, Status};
 use axum::body::Body;
 use http::Response;
 use std::sync::Arc;
@@ -41,6 +41,12 @@ impl Api for Server {
 
     async fn delete(&self, cx: Context, options: &DeleteOptions) -> Result<(), Status> {
         delete::by_options(self, cx, options).await
+    }
+
+    fn computed(&self, call: &Call, names: &Names, objects: Vec<Object>) -> Result<Response<Body>, Status> {
+        let gvr = &names.gvr;
+        let resource = self.registry().load().get(&gvr.group, &gvr.version, &gvr.resource).cloned();
+        computed::answer(self, call, &*resource.ok_or_else(Status::resource_not_found)?, &objects)
     }
 
     fn kubelet(&self, node: &str) -> Kubelet {

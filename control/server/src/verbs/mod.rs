@@ -2,6 +2,7 @@
 
 mod alarm;
 mod api;
+mod computed;
 mod delete;
 mod list;
 mod patch;

@@ -1,151 +1,206 @@
-//! What containers use: `/stats/summary` (JSON) and `/metrics/resource` (Prometheus text), the two that metrics-server, `kubectl top`
-//! and dashboards read.
+//! What the node and its containers use: `/stats/summary` (JSON), and `/metrics/resource` and `/metrics/cadvisor` (Prometheus text), as the
+//! kubelet names the figures. A figure that this node does not measure is left out.
 
-use crate::{pod, shared::Shared};
+use crate::{
+    pod,
+    shared::Shared,
+    usage::{self, OfNode, Rate, Sample},
+};
 use axum::{
     Json,
     extract::State,
     http::header,
     response::{IntoResponse, Response},
 };
-use container::Stats;
 use jiff::Timestamp;
-use k8s_openapi::api::core::v1::Pod;
-use parking_lot::Mutex;
-use serde_json::{Value, json};
-use std::{collections::HashMap, fmt::Write, sync::Arc};
+use serde_json::{Map, Value, json};
+use std::{
+    fmt::{Arguments, Display, Write},
+    sync::Arc,
+};
 
-/// One reading of a running container.
-struct Sample {
-    pod: Arc<Pod>,
-    container: String,
-    started: Timestamp,
-    stats: Stats,
-    /// CPU nanoseconds per second since the reading before.
-    rate: Option<u64>,
-}
-
-/// Reads statistics and remembers the last reading, for rates.
-#[derive(Clone)]
-pub(super) struct Sampler {
-    shared: Arc<Shared>,
-    before: Arc<Mutex<HashMap<String, (Timestamp, u64)>>>,
-}
-
-impl Sampler {
-    pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, before: Arc::default() }
-    }
-
-    pub(super) fn shared(&self) -> &Arc<Shared> {
-        &self.shared
-    }
-
-    async fn read(&self) -> Vec<Sample> {
-        let now = self.shared.now();
-        let pods = self.shared.cluster.pods.list();
-        let mut samples = Vec::new();
-        let mut seen = HashMap::new();
-        for pod in pods {
-            let Some(handle) = self.shared.pods.lock().get(pod::uid(&pod)).cloned() else { continue };
-            for (name, record) in &handle.state().containers {
-                let Some(attempt) = record.current.as_ref() else { continue };
-                let crate::state::AttemptState::Running { started_at } = attempt.state else { continue };
-                let Some(runtime) = self.shared.runtimes.get(&attempt.runtime) else { continue };
-                let Ok(stats) = runtime.stats(&attempt.id.as_str().into()).await else { continue };
-                let before = self.before.lock().get(&attempt.id).copied();
-                let rate = before.and_then(|(at, cpu)| {
-                    let nanos = u64::try_from(now.duration_since(at).as_nanos()).ok().filter(|n| *n > 0)?;
-                    let used = u128::from(stats.cpu_nanos.saturating_sub(cpu)) * 1_000_000_000;
-                    u64::try_from(used / u128::from(nanos)).ok()
-                });
-                seen.insert(attempt.id.clone(), (now, stats.cpu_nanos));
-                let (pod, container) = (pod.clone(), name.clone());
-                samples.push(Sample { pod, container, started: started_at, stats, rate });
-            }
+/// CPU and memory as the summary has them. The window of a rate is this node's addition: metrics.k8s.io tells it.
+fn figures(now: &str, cpu_nanos: Option<u64>, rate: Option<Rate>, memory: Option<u64>) -> Map<String, Value> {
+    let mut figures = Map::new();
+    if let Some(cpu_nanos) = cpu_nanos {
+        let mut cpu = json!({"time": now, "usageCoreNanoSeconds": cpu_nanos});
+        if let Some(rate) = rate {
+            cpu["usageNanoCores"] = rate.nano_cores.into();
+            cpu["windowNanoSeconds"] = u64::try_from(rate.window.as_nanos()).unwrap_or_default().into();
         }
-        *self.before.lock() = seen;
-        samples
+        figures.insert("cpu".into(), cpu);
     }
-}
-
-fn usage(now: &str, cpu: u64, rate: Option<u64>, memory: u64) -> (Value, Value) {
-    let mut cpu = json!({"time": now, "usageCoreNanoSeconds": cpu});
-    if let Some(rate) = rate {
-        cpu["usageNanoCores"] = rate.into();
+    if let Some(memory) = memory {
+        figures.insert("memory".into(), json!({"time": now, "workingSetBytes": memory, "usageBytes": memory}));
     }
-    (cpu, json!({"time": now, "workingSetBytes": memory, "usageBytes": memory}))
+    figures
 }
 
-/// `rate` of the sum: known when it is known of all.
-fn total<'a>(samples: impl Iterator<Item = &'a Sample>) -> (u64, Option<u64>, u64) {
-    samples.fold((0, Some(0), 0), |(cpu, rate, memory), sample| {
-        let rate = rate.and_then(|rate: u64| Some(rate + sample.rate?));
-        (cpu + sample.stats.cpu_nanos, rate, memory + sample.stats.memory_bytes)
-    })
+/// Of a pod: a rate is known when it is known of all containers. Its window is the shortest of theirs.
+fn of_pod(now: &str, samples: &[Sample]) -> Map<String, Value> {
+    let rates: Option<Vec<Rate>> = samples.iter().map(|sample| sample.rate).collect();
+    let rate = rates.and_then(|rates| {
+        let window = rates.iter().map(|rate| rate.window).min()?;
+        Some(Rate { nano_cores: rates.iter().map(|rate| rate.nano_cores).sum(), window })
+    });
+    let sum = |of: fn(&Sample) -> u64| Some(samples.iter().map(of).sum());
+    figures(now, sum(|s| s.stats.cpu_nanos), rate, sum(|s| s.stats.memory_bytes))
 }
 
-pub(super) async fn summary(State(sampler): State<Sampler>) -> Response {
-    let samples = sampler.read().await;
-    let now = api::time::rfc3339(sampler.shared.now());
-    let mut pods: Vec<Value> = Vec::new();
-    for of_pod in samples.chunk_by(|a, b| Arc::ptr_eq(&a.pod, &b.pod)) {
-        let containers: Vec<_> = of_pod
-            .iter()
-            .map(|s| {
-                let (cpu, memory) = usage(&now, s.stats.cpu_nanos, s.rate, s.stats.memory_bytes);
-                json!({"name": s.container, "startTime": api::time::rfc3339(s.started), "cpu": cpu, "memory": memory})
-            })
-            .collect();
-        let (cpu, rate, memory) = total(of_pod.iter());
-        let (cpu, memory) = usage(&now, cpu, rate, memory);
-        let pod = &of_pod[0].pod;
-        pods.push(json!({
+pub(super) async fn summary(State(shared): State<Arc<Shared>>) -> Response {
+    let samples = usage::samples(&shared).await;
+    let now = api::time::rfc3339(shared.now());
+    let mut pods = Vec::new();
+    for of_one in samples.chunk_by(|a, b| Arc::ptr_eq(&a.pod, &b.pod)) {
+        let container = |sample: &Sample| {
+            let mut value = json!({"name": sample.container, "startTime": api::time::rfc3339(sample.started)});
+            let (cpu, memory) = (sample.stats.cpu_nanos, sample.stats.memory_bytes);
+            extend(&mut value, figures(&now, Some(cpu), sample.rate, Some(memory)));
+            value
+        };
+        let pod = &of_one[0].pod;
+        let mut value = json!({
             "podRef": {"name": pod::name(pod), "namespace": pod::namespace(pod), "uid": pod::uid(pod)},
             "startTime": pod.status.as_ref().and_then(|s| s.start_time.clone()),
-            "containers": containers, "cpu": cpu, "memory": memory,
-        }));
+            "containers": of_one.iter().map(container).collect::<Vec<_>>(),
+        });
+        extend(&mut value, of_pod(&now, of_one));
+        pods.push(value);
     }
-    let (cpu, rate, memory) = total(samples.iter());
-    let (cpu, memory) = usage(&now, cpu, rate, memory);
-    let node = json!({"nodeName": sampler.shared.options.node, "cpu": cpu, "memory": memory});
+    let OfNode { usage, rate } = usage::of_node(&shared);
+    let mut node = json!({"nodeName": shared.options.node});
+    extend(&mut node, figures(&now, usage.cpu_nanos, rate, usage.memory_bytes));
     Json(json!({"node": node, "pods": pods})).into_response()
 }
 
-pub(super) async fn resource(State(sampler): State<Sampler>) -> Response {
-    let samples = sampler.read().await;
-    let mut text = String::new();
-    let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Sample) -> String, node: Option<String>| {
-        let mut put = |line: std::fmt::Arguments<'_>| text.write_fmt(line).expect("a String takes everything");
-        put(format_args!("# HELP {name} [STABLE] {help}\n# TYPE {name} {kind}\n"));
-        if let Some(node) = node {
-            put(format_args!("{name} {node}\n"));
-            return;
+fn extend(value: &mut Value, more: Map<String, Value>) {
+    if let Value::Object(fields) = value {
+        fields.extend(more);
+    }
+}
+
+/// Metrics in Prometheus' text format.
+#[derive(Default)]
+struct Text(String);
+
+impl Text {
+    fn put(&mut self, line: Arguments<'_>) {
+        self.0.write_fmt(line).expect("a String takes everything");
+    }
+
+    fn head(&mut self, name: &str, kind: &str, help: &str) {
+        self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
+    }
+
+    /// One line; `at` is the time of the reading.
+    fn line(&mut self, name: &str, labels: impl Display, value: impl Display, at: Option<Timestamp>) {
+        self.put(format_args!("{name}{labels} {value}"));
+        if let Some(at) = at {
+            self.put(format_args!(" {}", at.as_millisecond()));
         }
-        for sample in &samples {
-            let (container, pod) = (&sample.container, &sample.pod);
-            let (namespace, pod) = (pod::namespace(pod), pod::name(pod));
-            put(format_args!(
-                "{name}{{container=\"{container}\",namespace=\"{namespace}\",pod=\"{pod}\"}} {}\n",
-                value(sample)
-            ));
+        self.put(format_args!("\n"));
+    }
+
+    fn response(self) -> Response {
+        ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], self.0).into_response()
+    }
+}
+
+fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+fn started(sample: &Sample) -> f64 {
+    sample.started.as_millisecond() as f64 / 1e3
+}
+
+fn of_container(sample: &Sample) -> String {
+    let (namespace, pod) = (pod::namespace(&sample.pod), pod::name(&sample.pod));
+    format!("{{container=\"{}\",namespace=\"{namespace}\",pod=\"{pod}\"}}", sample.container)
+}
+
+pub(super) async fn resource(State(shared): State<Arc<Shared>>) -> Response {
+    let samples = usage::samples(&shared).await;
+    let now = Some(shared.now());
+    let mut text = Text::default();
+    let name = "container_cpu_usage_seconds_total";
+    text.head(name, "counter", "[STABLE] Cumulative cpu time consumed by the container in core-seconds");
+    samples.iter().for_each(|s| text.line(name, of_container(s), seconds(s.stats.cpu_nanos), now));
+    let name = "container_memory_working_set_bytes";
+    text.head(name, "gauge", "[STABLE] Current working set of the container in bytes");
+    samples.iter().for_each(|s| text.line(name, of_container(s), s.stats.memory_bytes, now));
+    let name = "container_start_time_seconds";
+    text.head(name, "gauge", "[STABLE] Start time of the container since unix epoch in seconds");
+    samples.iter().for_each(|s| text.line(name, of_container(s), started(s), None));
+    let OfNode { usage, .. } = usage::of_node(&shared);
+    if let Some(cpu) = usage.cpu_nanos {
+        let name = "node_cpu_usage_seconds_total";
+        text.head(name, "counter", "[STABLE] Cumulative cpu time consumed by the node in core-seconds");
+        text.line(name, "", seconds(cpu), now);
+    }
+    if let Some(memory) = usage.memory_bytes {
+        let name = "node_memory_working_set_bytes";
+        text.head(name, "gauge", "[STABLE] Current working set of the node in bytes");
+        text.line(name, "", memory, now);
+    }
+    let pods: Vec<_> = samples.chunk_by(|a, b| Arc::ptr_eq(&a.pod, &b.pod)).collect();
+    let labels = |pod: &[Sample]| {
+        format!("{{namespace=\"{}\",pod=\"{}\"}}", pod::namespace(&pod[0].pod), pod::name(&pod[0].pod))
+    };
+    let name = "pod_cpu_usage_seconds_total";
+    text.head(name, "counter", "[STABLE] Cumulative cpu time consumed by the pod in core-seconds");
+    pods.iter().for_each(|p| text.line(name, labels(p), seconds(p.iter().map(|s| s.stats.cpu_nanos).sum()), now));
+    let name = "pod_memory_working_set_bytes";
+    text.head(name, "gauge", "[STABLE] Current working set of the pod in bytes");
+    pods.iter().for_each(|p| text.line(name, labels(p), p.iter().map(|s| s.stats.memory_bytes).sum::<u64>(), now));
+    let name = "resource_scrape_error";
+    text.head(name, "gauge", "[STABLE] 1 if there was an error while getting container metrics, 0 otherwise");
+    text.line(name, "", 0, None);
+    text.response()
+}
+
+/// The figures of cAdvisor that dashboards read, as far as this node measures them.
+pub(super) async fn cadvisor(State(shared): State<Arc<Shared>>) -> Response {
+    let samples = usage::samples(&shared).await;
+    let now = Some(shared.now());
+    let labels: Vec<_> = samples.iter().map(|s| cadvisor_labels(s, "")).collect();
+    let mut text = Text::default();
+    let name = "container_cpu_usage_seconds_total";
+    text.head(name, "counter", "Cumulative cpu time consumed in seconds.");
+    for s in &samples {
+        text.line(name, cadvisor_labels(s, ",cpu=\"total\""), seconds(s.stats.cpu_nanos), now);
+    }
+    let mut family = |name: &str, kind: &str, help: &str, value: &dyn Fn(&Sample) -> Option<String>| {
+        text.head(name, kind, help);
+        for (sample, labels) in samples.iter().zip(&labels) {
+            if let Some(value) = value(sample) {
+                text.line(name, labels, value, now);
+            }
         }
     };
-    let seconds = |nanos: u64| format!("{:.9}", nanos as f64 / 1e9);
-    let (cpu, _, memory) = total(samples.iter());
-    let none = |_: &Sample| String::new();
-    let cpu_help = "Cumulative cpu time consumed by the container in core-seconds";
-    let memory_help = "Current working set of the container in bytes";
-    family("container_cpu_usage_seconds_total", "counter", cpu_help, &|s| seconds(s.stats.cpu_nanos), None);
-    family("container_memory_working_set_bytes", "gauge", memory_help, &|s| s.stats.memory_bytes.to_string(), None);
-    let start = |s: &Sample| format!("{:.3}", s.started.as_millisecond() as f64 / 1e3);
-    let start_help = "Start time of the container since unix epoch in seconds";
-    family("container_start_time_seconds", "gauge", start_help, &start, None);
-    let node_cpu = "Cumulative cpu time consumed by the node in core-seconds";
-    family("node_cpu_usage_seconds_total", "counter", node_cpu, &none, Some(seconds(cpu)));
-    let node_memory = "Current working set of the node in bytes";
-    family("node_memory_working_set_bytes", "gauge", node_memory, &none, Some(memory.to_string()));
-    let errors = "1 if there was an error while getting container metrics, 0 otherwise";
-    family("resource_scrape_error", "gauge", errors, &none, Some("0".into()));
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response()
+    let memory = |s: &Sample| Some(s.stats.memory_bytes.to_string());
+    family("container_memory_usage_bytes", "gauge", "Current memory usage in bytes.", &memory);
+    family("container_memory_working_set_bytes", "gauge", "Current working set in bytes.", &memory);
+    let throttled = "Number of throttled period intervals.";
+    let limited = |s: &Sample| limits(s).cpu_millis.is_some();
+    family("container_cpu_cfs_throttled_periods_total", "counter", throttled, &|s| {
+        limited(s).then(|| s.stats.throttled.to_string())
+    });
+    family("container_spec_memory_limit_bytes", "gauge", "Memory limit for the container.", &|s| {
+        limits(s).memory_bytes.map(|bytes| bytes.to_string())
+    });
+    family("container_start_time_seconds", "gauge", "Start time of the container since unix epoch in seconds.", &|s| {
+        Some(started(s).to_string())
+    });
+    text.response()
+}
+
+fn limits(sample: &Sample) -> container::Limits {
+    pod::container(&sample.pod, &sample.container).map_or_else(Default::default, |(c, _)| crate::resources::limits(&c))
+}
+
+fn cadvisor_labels(sample: &Sample, more: &str) -> String {
+    let Sample { pod, container, id, image, .. } = sample;
+    let (namespace, pod) = (pod::namespace(pod), pod::name(pod));
+    format!("{{container=\"{container}\"{more},image={image:?},name=\"{id}\",namespace=\"{namespace}\",pod=\"{pod}\"}}")
 }

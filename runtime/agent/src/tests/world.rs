@@ -239,6 +239,10 @@ pub(crate) fn node_options(dir: &Path, clock: api::Clock) -> Options {
             ..Machine::default()
         },
         pressure: Arc::new(crate::Pressure::default),
+        usage: Arc::new(|| crate::Usage {
+            cpu_nanos: u64::try_from(elapsed().as_nanos() / 4).ok(),
+            memory_bytes: Some(64 << 20),
+        }),
         pods: 10_000,
         reserved: BTreeMap::new(),
         labels: BTreeMap::new(),

@@ -160,7 +160,7 @@ fn downward(cx: &Context, items: &[DownwardAPIVolumeFile], default: u32, files: 
             let name = field.container_name.as_deref().unwrap_or_default();
             let container =
                 pod::container(&cx.pod, name).ok_or_else(|| Error::Source(format!("container {name} not found")))?;
-            resources::field(container.0, &field.resource, field.divisor.as_ref(), &cx.allocatable)
+            resources::field(&container.0, &field.resource, field.divisor.as_ref(), &cx.allocatable)
         } else {
             continue;
         };

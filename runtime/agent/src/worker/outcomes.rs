@@ -166,7 +166,7 @@ impl Worker {
             let record = self.state.containers.get(&c.name);
             record.and_then(|record| record.current.as_ref()).is_some_and(|attempt| attempt.log == 0)
         };
-        if role != Role::App || !first(this) || !pod::spec(&self.pod).containers.iter().all(first) {
+        if role != Role::App || !first(&this) || !pod::spec(&self.pod).containers.iter().all(first) {
             return;
         }
         let begin = self.state.started;
@@ -353,7 +353,7 @@ impl Worker {
         own.hook.cancel();
         if let Some(message) = own.hook_error.take()
             && pod::container(&self.pod, container)
-                .is_some_and(|(c, role)| pod::policy(&self.pod, c, role).restarts(code))
+                .is_some_and(|(c, role)| pod::policy(&self.pod, &c, role).restarts(code))
         {
             let until = Some(after(self.shared.now(), ERROR_SHOWN));
             let waiting = Waiting { reason: "PostStartHookError".into(), message, until };

@@ -11,7 +11,7 @@ use crate::{Capabilities, at::At, core::proxy, edit, podspec, rules};
 use api::{Cause, GroupVersionKind, Object};
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use server::{Column, Context, Resource, Strategy, TableConvertor, Verb, strategy::Recheck};
+use server::{Column, Context, Resource, Scope, Strategy, TableConvertor, Verb, strategy::Recheck};
 
 const COLUMNS: &[Column] = &[
     Column::name(),
@@ -33,6 +33,14 @@ pub(crate) struct Pods(pub(crate) Capabilities);
 /// A stream is opened by POST, and by the GET of a browser.
 const BOTH: &[Verb] = &[Verb::Create, Verb::Get];
 
+/// What `pods/ephemeralcontainers` changes: those containers, and what metadata a status may change as well.
+const EPHEMERAL_CONTAINERS: Scope = Scope::Fields(&[
+    &["metadata", "annotations"],
+    &["metadata", "finalizers"],
+    &["metadata", "labels"],
+    &["spec", "ephemeralContainers"],
+]);
+
 /// The resource.
 pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
     let pods = Pods(capabilities.clone());
@@ -44,6 +52,7 @@ pub(crate) fn resource(capabilities: &Capabilities) -> Resource {
         .with_generation()
         .with_action("attach", v1("PodAttachOptions"), BOTH, stream::Stream::Attach)
         .with_action("binding", v1("Binding"), &[Verb::Create], binding::Bind)
+        .with_scope("ephemeralcontainers", &[Verb::Get, Verb::Patch, Verb::Update], EPHEMERAL_CONTAINERS)
         .with_action("eviction", eviction, &[Verb::Create], eviction::Evict)
         .with_action("exec", v1("PodExecOptions"), BOTH, stream::Stream::Exec)
         .with_action("log", v1("Pod"), &[Verb::Get], log::Log)
@@ -112,8 +121,11 @@ impl Strategy for Pods {
         out
     }
 
-    fn validate_update(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
-        update::spec(object, old)
+    fn validate_update(&self, cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {
+        match cx.subresource.as_str() {
+            "ephemeralcontainers" => update::ephemeral_containers(object, old),
+            _ => update::spec(object, old),
+        }
     }
 
     fn validate_status(&self, _cx: &Context, object: &Object, old: &Object) -> Vec<Cause> {

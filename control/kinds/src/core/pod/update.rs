@@ -53,9 +53,34 @@ pub(super) fn spec(object: &Object, old: &Object) -> Vec<Cause> {
     if !edit::deep_equal(&allowed, before.value()) {
         let text = format!(
             "pod updates may not change fields other than {UPDATABLE}\n{}",
-            difference(before.value(), &allowed)
+            difference("PodSpec", before.value(), &allowed)
         );
         out.push(spec.forbidden(&text));
+    }
+    out
+}
+
+/// Of ephemeral containers others may be added, and nothing else may change.
+pub(super) fn ephemeral_containers(object: &Object, old: &Object) -> Vec<Cause> {
+    let mut out = Vec::new();
+    fixed_annotations(object, old, &mut out);
+    let list = At::of(object, "spec").get("ephemeralContainers");
+    for was in At::of(old, "spec").get("ephemeralContainers").items() {
+        let name = was.get("name").str();
+        match list.items().find(|container| container.get("name").str() == name) {
+            None => {
+                let text = format!("existing ephemeral containers {name:?} may not be removed\n");
+                out.push(list.forbidden(&text));
+            }
+            Some(container) if !edit::deep_equal(container.value(), was.value()) => {
+                let text = format!(
+                    "existing ephemeral containers {name:?} may not be changed\n{}",
+                    difference("EphemeralContainer", was.value(), container.value())
+                );
+                out.push(list.forbidden(&text));
+            }
+            Some(_) => {}
+        }
     }
     out
 }
@@ -153,8 +178,8 @@ fn node_affinity(fields: &mut edit::Fields, old: &Value) {
 }
 
 /// The lines that differ, old ones marked `-` and new ones `+`, with the names above them. It is a hint, not an exact diff.
-fn difference(old: &Value, new: &Value) -> String {
-    let mut out = String::from("  core.PodSpec{\n");
+fn difference(kind: &str, old: &Value, new: &Value) -> String {
+    let mut out = format!("  core.{kind}{{\n");
     let empty = serde_json::Map::new();
     let fields = |value: &Value| value.as_object().cloned().unwrap_or_else(|| empty.clone());
     let (old, new) = (fields(old), fields(new));
