@@ -94,6 +94,11 @@ impl Cache {
         self.evict(name)
     }
 
+    /// Whether there is code under `name`; it may not be authentic.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.path(name, "cwasm").exists()
+    }
+
     /// The code under `name`, if it is there and authentic. What is not authentic is removed: it will be compiled again.
     fn authentic(&self, name: &str) -> Option<PathBuf> {
         let path = self.path(name, "cwasm");

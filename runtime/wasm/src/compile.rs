@@ -11,7 +11,7 @@ use crate::{
     image::Image,
     inspect,
     metrics::Metrics,
-    pool::Pool,
+    pool::{LazyPool, Pool},
 };
 use container::{Artifact, Error, Progress, Result};
 use rustix::process::{Resource, Rlimit, Signal};
@@ -80,10 +80,13 @@ impl Compilers {
         Self { options, cache, queue: Semaphore::new(1), count: AtomicU64::new(0), metrics }
     }
 
-    /// The image of an artifact. Cancel-safe: a child whose order is no longer wanted is killed.
+    /// The image of an artifact. Cancel-safe: a child whose order is no longer wanted is killed. The pool may be made meanwhile.
+    ///
+    /// `compatibility` is that of this node's engines ([`config::compatibility`]).
     pub(crate) async fn image(
         &self,
-        pool: &Arc<Pool>,
+        compatibility: &str,
+        pool: &LazyPool,
         artifact: &Artifact,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image> {
@@ -96,8 +99,10 @@ impl Compilers {
         let Some(hash) = hash else {
             return Err(Error::Invalid(format!("{digest} is not a sha256 digest")));
         };
-        let name = format!("{hash}.{}", pool.compatibility);
-        if let Found::Image(image) = self.cached(pool, &name, artifact).await? {
+        let name = format!("{hash}.{compatibility}");
+        if self.cache.has(&name)
+            && let Found::Image(image) = self.cached(pool.get().await?, &name, artifact).await?
+        {
             self.metrics.cached.inc();
             return image.map(|image| *image);
         }
@@ -117,11 +122,16 @@ impl Compilers {
             let name = format!("{hash}-{number}");
             blocking(move || cache.scratch(&name).map_err(cache_error)).await?
         };
-        let begin = tokio::time::Instant::now();
-        let compiled = self.compile(path, hash, &scratch, pool).await;
-        self.metrics.compile_seconds.observe(begin.elapsed().as_secs_f64());
-        if compiled.is_ok() { &self.metrics.compiled } else { &self.metrics.failed }.inc();
+        let compiled = async {
+            let begin = tokio::time::Instant::now();
+            let compiled = self.compile(path, hash, &scratch, compatibility).await;
+            self.metrics.compile_seconds.observe(begin.elapsed().as_secs_f64());
+            if compiled.is_ok() { &self.metrics.compiled } else { &self.metrics.failed }.inc();
+            compiled
+        };
+        let (compiled, pool) = tokio::join!(compiled, pool.get());
         compiled?;
+        let pool = pool?;
         let (cache, code) = (self.cache.clone(), scratch.path().join("code"));
         let taken = name.clone();
         blocking(move || cache.take(&taken, &code).map_err(cache_error)).await?;
@@ -156,7 +166,7 @@ impl Compilers {
         Ok(size)
     }
 
-    async fn compile(&self, input: &Path, hash: &str, scratch: &Scratch, pool: &Pool) -> Result<()> {
+    async fn compile(&self, input: &Path, hash: &str, scratch: &Scratch, compatibility: &str) -> Result<()> {
         let options = &self.options;
         let order = Order {
             input: std::path::absolute(input).map_err(|error| Error::Other(error.into()))?,
@@ -176,7 +186,7 @@ impl Compilers {
         };
         let report = std::fs::read(&order.report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         match report {
-            Some(Report::Compiled { compatibility }) if compatibility == pool.compatibility => Ok(()),
+            Some(Report::Compiled { compatibility: of_child }) if of_child == compatibility => Ok(()),
             Some(Report::Compiled { .. }) => Err(Error::Exhausted(
                 "the compiler is another version than this node (was the program replaced while running?): restart it"
                     .into(),

@@ -8,10 +8,11 @@ use crate::{
     ticker::Ticker,
     unstable,
 };
+use container::{Error, Result};
 use std::sync::Arc;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::Semaphore,
+    sync::{OnceCell, Semaphore},
 };
 use wasmtime::{Engine, component};
 
@@ -21,9 +22,44 @@ pub(crate) const RUNNING: usize = 64;
 /// Calls of files at a time, for each thread of guests.
 pub(crate) const BLOCKING: usize = 8;
 
-/// Everything that running a guest needs. Made once, not before the first use.
+/// The pool of this node, made at the first use.
+pub(crate) struct LazyPool {
+    options: Options,
+    pool: OnceCell<Arc<Pool>>,
+}
+
+impl LazyPool {
+    pub(crate) fn new(options: Options) -> Self {
+        Self { options, pool: OnceCell::new() }
+    }
+
+    /// The pool; whoever comes first makes it.
+    ///
+    /// # Errors
+    /// When an engine or its threads cannot be made. The next caller tries again.
+    pub(crate) async fn get(&self) -> Result<&Arc<Pool>> {
+        let make = async || {
+            let options = self.options.clone();
+            blocking(move || Ok(Arc::new(Pool::new(&options)?))).await
+        };
+        self.pool.get_or_try_init(make).await
+    }
+
+    /// The pool if it is made.
+    pub(crate) fn made(&self) -> Option<&Arc<Pool>> {
+        self.pool.get()
+    }
+}
+
+/// Makes something on a thread that others do not wait for.
+pub(crate) async fn blocking<T: Send + 'static>(
+    make: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(make).await.map_err(anyhow::Error::from)?.map_err(Error::Other)
+}
+
+/// Everything that running a guest needs. There is one ([`LazyPool`]).
 pub(crate) struct Pool {
-    pub(crate) compatibility: String,
     /// Instances from the pool, where there is one.
     pool: Option<Side>,
     /// Instances allocated one by one.
@@ -73,7 +109,6 @@ impl Pool {
         let single = options.pool.more + if pooled == 0 { options.pool.instances } else { 0 };
         let weak = engines.pool.iter().map(|(engine, _)| engine.weak()).chain([engines.single.weak()]).collect();
         Ok(Self {
-            compatibility: config::compatibility(&engines.single),
             pool: engines.pool.map(|(engine, _)| Side::new(engine)).transpose()?,
             single: Side::new(engines.single)?,
             places: Places::new(pooled as usize, single as usize),

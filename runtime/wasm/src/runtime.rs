@@ -6,7 +6,7 @@ use crate::{
     cache::Cache,
     command,
     compile::Compilers,
-    exec,
+    config, exec,
     exit::{self, End},
     files::{self, budget},
     give_back::GiveBack,
@@ -15,7 +15,7 @@ use crate::{
     image::{Image, Kind},
     memory::Memory,
     metrics::{Metrics, Now, Present},
-    pool::{BLOCKING, Pool},
+    pool::{self, BLOCKING, LazyPool, Pool},
     quota::{Quota, Throttled},
     served::Served,
 };
@@ -59,13 +59,16 @@ const LAST: Duration = Duration::from_secs(2);
 /// How long the end of a container waits for its log to reach the disk.
 const FLUSH: Duration = Duration::from_secs(2);
 
-/// Runs WebAssembly on wasmtime. Cheap to clone. Nothing heavy is made before [`Wasmtime::warm`] or the first use.
+/// Runs WebAssembly on wasmtime. Cheap to clone. Engine and pool are made with the first artifact, while it is compiled, or by
+/// [`Wasmtime::warm`]: a node without Wasm pods does not pay for them.
 #[derive(Clone)]
 pub struct Wasmtime(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    pool: OnceCell<Arc<Pool>>,
+    pool: LazyPool,
+    /// Names the code that this node runs ([`config::compatibility`]). Made before the first look into the cache, whose folder it opens.
+    compatibility: OnceCell<String>,
     compilers: Compilers,
     images: Mutex<HashMap<String, Arc<Slot>>>,
     sandboxes: Mutex<HashMap<SandboxId, Sandbox>>,
@@ -139,7 +142,8 @@ impl Wasmtime {
                 .ok(),
             blocking: Arc::new(Semaphore::new(options.threads.saturating_mul(BLOCKING))),
             in_place: files::in_place(),
-            pool: OnceCell::new(),
+            pool: LazyPool::new(options.clone()),
+            compatibility: OnceCell::new(),
             images: Mutex::default(),
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
@@ -148,17 +152,17 @@ impl Wasmtime {
         }))
     }
 
-    /// Makes the engine and its pool now, in the background of whatever else starts.
+    /// Makes the engine and its pool now, if they are not made.
     ///
     /// # Errors
     /// When the cache's folder or the engine cannot be made; the first use will try again.
     pub async fn warm(&self) -> Result<()> {
-        self.0.pool().await.map(drop)
+        tokio::try_join!(self.0.compatibility(), self.0.pool.get()).map(drop)
     }
 
     /// What is wrong with the node's ability to run Wasm, if anything: for a node condition.
     pub fn health(&self) -> Option<String> {
-        self.0.pool.get().and_then(|pool| pool.problem()).or_else(|| self.0.files.problem())
+        self.0.pool.made().and_then(|pool| pool.problem()).or_else(|| self.0.files.problem())
     }
 
     /// Shows its metrics in the process's registry; once.
@@ -168,7 +172,7 @@ impl Wasmtime {
         registry.register_collector(Box::new(Present(move || {
             let this = this.upgrade()?;
             let instances = this.containers.lock().values().map(|it| it.shared.instances.load(Relaxed)).sum();
-            let (places, taken) = this.pool.get().map_or((0, 0), |pool| pool.places.count());
+            let (places, taken) = this.pool.made().map_or((0, 0), |pool| pool.places.count());
             let (places, places_taken) = (places as u64, taken as u64);
             Some(Now { instances, places, places_taken, memory: this.memory.used() })
         })));
@@ -196,20 +200,20 @@ impl Container {
 }
 
 impl Inner {
-    async fn pool(&self) -> Result<&Arc<Pool>> {
+    async fn compatibility(&self) -> Result<&str> {
         let make = async || {
-            let (options, cache) = (self.options.clone(), self.compilers.cache.clone());
-            let made = tokio::task::spawn_blocking(move || -> anyhow::Result<Arc<Pool>> {
+            let cache = self.compilers.cache.clone();
+            pool::blocking(move || {
                 cache.open()?;
-                Ok(Arc::new(Pool::new(&options)?))
-            });
-            made.await.map_err(anyhow::Error::from)?.map_err(Error::Other)
+                Ok(config::compatibility(&config::compiler()?))
+            })
+            .await
         };
-        self.pool.get_or_try_init(make).await
+        self.compatibility.get_or_try_init(make).await.map(String::as_str)
     }
 
     async fn image(&self, artifact: &Artifact, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<Arc<Image>> {
-        let pool = self.pool().await?;
+        let compatibility = self.compatibility().await?;
         let slot = self.images.lock().entry(artifact.digest().to_string()).or_default().clone();
         let mut known = slot.0.lock().await;
         match &*known {
@@ -222,7 +226,7 @@ impl Inner {
             Known::Exhausted(text, until) if Instant::now() < *until => return Err(Error::Exhausted(text.clone())),
             Known::Exhausted(..) | Known::Nothing => {}
         }
-        let result = self.compilers.image(pool, artifact, progress).await;
+        let result = self.compilers.image(compatibility, &self.pool, artifact, progress).await;
         match result {
             Ok(image) => {
                 let image = Arc::new(image);
@@ -545,7 +549,7 @@ impl Runtime for Wasmtime {
             },
         };
         *container.image.lock() = Some(image.clone());
-        let pool = self.0.pool().await?;
+        let pool = self.0.pool.get().await?;
         match image.kind {
             Kind::Http => self.0.start_http(&container, &image, pool).await,
             Kind::Command | Kind::Core => self.0.start_command(&container, &image, pool),
@@ -591,7 +595,7 @@ impl Runtime for Wasmtime {
         self.stop(id, Duration::ZERO).await?;
         self.0.containers.lock().remove(id);
         self.0.forget_images();
-        if let Some(pool) = self.0.pool.get() {
+        if let Some(pool) = self.0.pool.made() {
             self.0.give_back.soon(pool.handle());
         }
         Ok(())
@@ -625,7 +629,7 @@ impl Runtime for Wasmtime {
 
     async fn exec(&self, id: &ContainerId, exec: Exec, streams: Streams) -> Result<i32> {
         let (container, image) = self.running(id)?;
-        let pool = self.0.pool().await?;
+        let pool = self.0.pool.get().await?;
         tokio::select! {
             biased;
             () = container.ended() => Ok(End::killed().code),

@@ -26,7 +26,6 @@ use wasm::Wasmtime;
 /// A node that runs.
 pub(super) struct Node {
     pub(super) agent: Agent,
-    pub(super) wasm: Arc<Wasmtime>,
 }
 
 /// What a node is given by the control plane.
@@ -123,7 +122,7 @@ impl Node {
             let (agent, token) = (agent.clone(), draining.token.clone());
             async move { agent.run(token).await }
         });
-        Ok(Self { agent, wasm })
+        Ok(Self { agent })
     }
 }
 
