@@ -18,6 +18,7 @@ pub mod backoff;
 mod capabilities;
 pub mod check;
 mod cluster;
+pub mod command;
 pub mod config;
 pub mod downward;
 pub mod env;

@@ -1,11 +1,10 @@
 //! Starting one attempt of a container: image, prepare, environment, mounts, create, start. Every way it can fail has upstream's
-//! waiting reason. Also the postStart hook.
+//! waiting reason.
 
 use crate::{
     config::Configs,
     env::{self, Environment, Sources},
     handle::{Handle, Note},
-    hook,
     images::{self, Keyring, Policy, Pulled},
     pod, resources,
     shared::Shared,
@@ -349,20 +348,6 @@ fn describe(progress: &Progress) -> String {
             }
         }
         Progress::Unpacking => "unpacking the image".into(),
-    }
-}
-
-/// Runs the postStart hook of an attempt. The error is for the user.
-pub(crate) async fn post_start(
-    shared: &Shared,
-    pod: &Pod,
-    container: &str,
-    address: IpAddr,
-) -> std::result::Result<(), String> {
-    let Some((container, _)) = pod::container(pod, container) else { return Ok(()) };
-    match container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
-        Some(handler) => hook::run(shared.dialer.as_ref(), handler, container, address).await,
-        None => Ok(()),
     }
 }
 
