@@ -282,7 +282,17 @@ async fn channels(socket: WebSocket, form: Form, ports: Ports, numbers: Vec<u16>
                 drop(ours);
                 reached
             };
-            if let (Err(text), ()) = tokio::join!(reach, pump) {
+            tokio::pin!(pump, reach);
+            // Channels cannot be closed one by one: a client does not tell that it has sent all, so the port's end is the end.
+            let reached = tokio::select! {
+                biased;
+                reached = &mut reach => {
+                    pump.await;
+                    reached
+                }
+                () = &mut pump => Ok(()),
+            };
+            if let Err(text) = reached {
                 output.send((error, text.into())).await.ok()?;
             }
             Some(())
