@@ -60,6 +60,7 @@ mod outgoing;
 mod places;
 mod pool;
 mod preview;
+mod queue;
 mod quota;
 mod runtime;
 mod served;
