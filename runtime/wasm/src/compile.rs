@@ -1,7 +1,8 @@
 //! Compiling, in a child process: what a hostile module can do to a compiler (eat memory, take for ever, crash it) stays there.
 //!
 //! The child is this program again, started with the arguments in [`Compiler::args`] and nothing in its environment; it must call
-//! [`child_main`], which lowers its own limits before it looks at the input. One child at a time; more wait. Orders go in over
+//! [`child_main`], which lowers its own limits before it looks at the input. A child uses all cores that nobody else wants; how many run at
+//! a time, and which is next, [`Queue`] decides. Orders go in over
 //! standard input, the code and a small report come back as files in a folder that only this node's user can enter.
 
 use crate::{
@@ -11,7 +12,8 @@ use crate::{
     image::Image,
     inspect,
     metrics::Metrics,
-    pool::{LazyPool, Pool},
+    pool::{LazyPool, NICE, Pool},
+    queue::Queue,
 };
 use container::{Artifact, Error, Progress, Result};
 use rustix::process::{Resource, Rlimit, Signal};
@@ -31,11 +33,15 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
-    sync::Semaphore,
 };
 
 /// Stack of the compiling thread: deeply nested functions recurse in the compiler.
 const STACK: usize = 32 << 20;
+
+/// Compilers at a time, and threads of each.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
 
 /// Bytes kept of what a dying child says.
 const LAST_WORDS: u64 = 16 << 10;
@@ -70,14 +76,14 @@ enum Report {
 pub(crate) struct Compilers {
     options: Compiler,
     pub(crate) cache: Cache,
-    queue: Semaphore,
+    queue: Arc<Queue>,
     count: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Compilers {
     pub(crate) fn new(options: Compiler, cache: Cache, metrics: Arc<Metrics>) -> Self {
-        Self { options, cache, queue: Semaphore::new(1), count: AtomicU64::new(0), metrics }
+        Self { queue: Queue::new(threads()), options, cache, count: AtomicU64::new(0), metrics }
     }
 
     /// The image of an artifact. Cancel-safe: a child whose order is no longer wanted is killed. The pool may be made meanwhile.
@@ -109,13 +115,7 @@ impl Compilers {
         let bytes = self.check(path).inspect_err(|_| {
             self.metrics.failed.inc();
         })?;
-        let _turn = match self.queue.try_acquire() {
-            Ok(turn) => turn,
-            Err(_) => {
-                progress(Progress::Queued);
-                self.queue.acquire().await.map_err(|error| Error::Other(error.into()))?
-            }
-        };
+        let _place = self.queue.place(bytes, || progress(Progress::Queued)).await;
         progress(Progress::Compiling { bytes });
         let scratch = {
             let (cache, number) = (self.cache.clone(), self.count.fetch_add(1, Relaxed));
@@ -282,6 +282,9 @@ pub fn child_main() -> ExitCode {
     if let Err(error) = limit(&order) {
         return fail(&format!("cannot limit itself: {error}"));
     }
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads()).stack_size(STACK).build_global() {
+        return fail(&format!("cannot start threads: {error}"));
+    }
     let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || obey(&order));
     match worker.map(|worker| worker.join()) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
@@ -305,7 +308,7 @@ fn limit(order: &Order) -> io::Result<()> {
     // Nothing is started from here on, and nothing outlives the node.
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::process::nice(10)?;
+    rustix::process::nice(NICE)?;
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use crate::{
     attach::{Attached, Input},
+    delivery::Delivery,
     exit,
     files::{self, Refused, Unopened, budget},
     host::{self, Scales},
@@ -18,12 +19,10 @@ use container::{
     log::{Log, Source},
     net::Sockets,
 };
+use http::HeaderMap;
 use std::sync::{
     Arc,
-    atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
-    },
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 use tokio::{io::DuplexStream, sync::Semaphore};
 use wasmtime::{
@@ -78,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) commands: Arc<Semaphore>,
     pub(crate) places: Arc<Held>,
     pub(crate) instances: AtomicU64,
+    /// Of them, those that wait for a request.
+    pub(crate) idle: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -107,29 +108,20 @@ impl Drop for Live {
     }
 }
 
-/// How an instance that answers a request went: its body's reader must tell an end from a cut.
-#[derive(Default)]
-pub(crate) struct Ending {
-    /// The guest returned.
-    pub(crate) returned: AtomicBool,
-    /// The instance is gone, or going.
-    pub(crate) gone: AtomicBool,
-}
+/// The answer under way ends with the instance. Declared before the table in [`Guest`], so dropped before the body's sender.
+struct Answering(Option<Arc<Delivery>>);
 
-/// Tells that the instance is going. Declared before the table in [`Guest`], so dropped before the body's sender.
-struct Going(Option<Arc<Ending>>);
-
-impl Drop for Going {
+impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(ending) = &self.0 {
-            ending.gone.store(true, SeqCst);
+        if let Some(delivery) = &self.0 {
+            delivery.end();
         }
     }
 }
 
 /// The state of a component instance.
 pub(crate) struct Guest {
-    _going: Going,
+    answering: Answering,
     wasi: WasiCtx,
     table: ResourceTable,
     /// After the table: what it holds is closed first.
@@ -138,8 +130,10 @@ pub(crate) struct Guest {
     folders: Vec<Option<Dir>>,
     /// Those that it was shown and has not used.
     unopened: Vec<Unopened>,
-    /// Answers one request, and is gone soon.
+    /// Answers requests.
     request: bool,
+    /// Its standard streams.
+    outputs: [Output; 2],
     http: WasiHttpCtx,
     outgoing: Outgoing,
     share: Share,
@@ -206,6 +200,24 @@ impl Guest {
         let dir = files::folder(&self.live.0.spec.mounts[mount], false, held, || count)?;
         self.folders[mount] = Some(dir.clone());
         Ok(dir)
+    }
+
+    /// A request begins, which a trace may belong to.
+    pub(crate) fn begin(&mut self, delivery: Arc<Delivery>, trace: Option<HeaderMap>) {
+        self.answering = Answering(Some(delivery));
+        self.outgoing.trace = trace;
+    }
+
+    /// The request is answered, and the instance stays.
+    pub(crate) fn end(&mut self) {
+        self.answering = Answering(None);
+        self.outgoing.trace = None;
+        self.outputs.iter().for_each(Output::end_line);
+    }
+
+    /// Whether it can answer another request: what it failed to get may fail it again, and what it keeps it may run out of.
+    pub(crate) fn is_reusable(&mut self) -> bool {
+        self.share.refused().is_none() && !self.scales.refused && self.table.iter_mut().count() <= REQUEST_RESOURCES / 2
     }
 
     pub(crate) fn space(&self) -> &Arc<budget::Space> {
@@ -356,35 +368,30 @@ impl Io {
 /// A store for the one component instance of a command.
 pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>, io: Io) -> wasmtime::Result<Store<Guest>> {
     files::check(&shared.spec.mounts)?;
-    component_store(engine, shared, Share::new(shared.memory.clone()), None, io)
+    component_store(engine, shared, Share::new(shared.memory.clone()), false, io)
 }
 
-/// A store for a component instance that answers one request.
-pub(crate) fn request_store(
-    engine: &Engine,
-    shared: &Arc<Shared>,
-    share: Share,
-    ending: Arc<Ending>,
-) -> wasmtime::Result<Store<Guest>> {
-    component_store(engine, shared, share, Some(ending), Io::own(shared, true))
+/// A store for a component instance that answers requests.
+pub(crate) fn request_store(engine: &Engine, shared: &Arc<Shared>, share: Share) -> wasmtime::Result<Store<Guest>> {
+    component_store(engine, shared, share, true, Io::own(shared, true))
 }
 
 fn component_store(
     engine: &Engine,
     shared: &Arc<Shared>,
     share: Share,
-    ending: Option<Arc<Ending>>,
+    request: bool,
     io: Io,
 ) -> wasmtime::Result<Store<Guest>> {
     let mut table = ResourceTable::new();
-    let request = ending.is_some();
     table.set_max_capacity(if request { REQUEST_RESOURCES } else { RESOURCES });
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
+        outputs: [io.stdout.clone(), io.stderr.clone()],
         wasi: wasi(shared, io).build(),
         request,
-        _going: Going(ending),
+        answering: Answering(None),
         table,
         files: budget::Held::new(shared.files.clone(), if request { budget::REQUEST_MOST } else { budget::MOST }),
         folders: vec![None; shared.spec.mounts.len()],
@@ -394,6 +401,7 @@ fn component_store(
             sockets: shared.sockets.clone(),
             log: shared.log.clone(),
             permits: shared.outgoing.clone(),
+            trace: None,
         },
         share,
         scales: Scales::default(),

@@ -3,10 +3,11 @@
 //! The node's account knows what the machine has left: what guests may have together is less than all when others use the machine.
 
 use crate::Room;
+use parking_lot::Mutex;
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -41,6 +42,12 @@ impl OutOfMemory {
     }
 }
 
+/// Keeps memory that nobody uses at the moment.
+pub(crate) trait Reclaim: Send + Sync {
+    /// Gives it back. Returns whether there was any.
+    fn reclaim(&self) -> bool;
+}
+
 /// An account. What is charged here is charged to its parents as well.
 pub(crate) struct Memory {
     who: &'static str,
@@ -49,6 +56,10 @@ pub(crate) struct Memory {
     parent: Option<Arc<Memory>>,
     machine: Option<Machine>,
     freed: Notify,
+    /// Those who keep some of it for later.
+    idle: Mutex<Vec<Weak<dyn Reclaim>>>,
+    /// Those who wait for some.
+    waiting: AtomicUsize,
 }
 
 /// How the limit of the node's account follows the machine.
@@ -74,7 +85,16 @@ impl Memory {
     }
 
     fn account(who: &'static str, limit: u64, parent: Option<Arc<Memory>>, machine: Option<Machine>) -> Self {
-        Self { who, used: AtomicU64::new(0), limit: AtomicU64::new(limit), parent, machine, freed: Notify::new() }
+        Self {
+            who,
+            used: AtomicU64::new(0),
+            limit: AtomicU64::new(limit),
+            parent,
+            machine,
+            freed: Notify::new(),
+            idle: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// The limit, whatever else the machine does.
@@ -98,6 +118,44 @@ impl Memory {
 
     pub(crate) fn used(&self) -> u64 {
         self.used.load(SeqCst)
+    }
+
+    /// This account and those above it.
+    fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |account| account.parent.as_deref())
+    }
+
+    /// Somebody keeps memory of this account for later, and gives it back when it is short.
+    pub(crate) fn reclaims(&self, idle: &Weak<dyn Reclaim>) {
+        for account in self.chain() {
+            let mut all = account.idle.lock();
+            all.retain(|one| one.strong_count() > 0);
+            all.push(idle.clone());
+        }
+    }
+
+    /// Has what is kept for later given back. Returns whether there was any.
+    fn reclaim(&self) -> bool {
+        let all: Vec<_> = self.idle.lock().iter().filter_map(Weak::upgrade).collect();
+        all.iter().fold(false, |any, one| one.reclaim() || any)
+    }
+
+    /// The same of the whole node: for places, which are not memory.
+    pub(crate) fn reclaim_node(&self) -> bool {
+        self.chain().last().is_some_and(Self::reclaim)
+    }
+
+    /// Charges, if need be what is given back for it.
+    fn charge_or_reclaim(&self, bytes: u64) -> Result<(), OutOfMemory> {
+        self.charge(bytes).or_else(|full| {
+            let account = self.chain().find(|account| account.who == full.who);
+            if account.is_some_and(Self::reclaim) { self.charge(bytes) } else { Err(full) }
+        })
+    }
+
+    /// Whether somebody waits for memory that is charged here.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.chain().any(|account| account.waiting.load(SeqCst) > 0)
     }
 
     /// Charges this account alone.
@@ -132,24 +190,23 @@ impl Memory {
         }
     }
 
+    /// A share with `bytes` set aside, for an instance that begins with so much, if they are there.
+    pub(crate) fn try_reserve(self: &Arc<Self>, bytes: u64) -> Result<Share, OutOfMemory> {
+        self.charge(bytes)?;
+        Ok(Share::with(self.clone(), bytes))
+    }
+
     /// A share with `bytes` set aside, for an instance that begins with so much. Waits until they fit beside the instances that run;
     /// fails if they do not fit even alone. Cancel-safe.
     pub(crate) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<Share, OutOfMemory> {
         loop {
-            let full = match self.charge(bytes) {
-                Ok(()) => {
-                    let mut share = Share::new(self.clone());
-                    (share.mine, share.credit) = (bytes, bytes);
-                    return Ok(share);
-                }
+            let full = match self.charge_or_reclaim(bytes) {
+                Ok(()) => return Ok(Share::with(self.clone(), bytes)),
                 Err(full) => full,
             };
             // The account that is full is the one that has to get emptier.
-            let mut account = self;
-            while account.who != full.who {
-                let Some(parent) = &account.parent else { return Err(full) };
-                account = parent;
-            }
+            let Some(account) = self.chain().find(|account| account.who == full.who) else { return Err(full) };
+            let _waiting = Waiting::new(&account.waiting);
             let freed = account.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
@@ -162,6 +219,21 @@ impl Memory {
                 let _ = tokio::time::timeout(LOOK, freed).await;
             }
         }
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -181,7 +253,12 @@ pub(crate) struct Share {
 
 impl Share {
     pub(crate) fn new(memory: Arc<Memory>) -> Self {
-        Self { memory, mine: 0, credit: 0, last: 0, held: 0, refused: None }
+        Self::with(memory, 0)
+    }
+
+    /// One that was charged `bytes` already.
+    fn with(memory: Arc<Memory>, bytes: u64) -> Self {
+        Self { memory, mine: bytes, credit: bytes, last: 0, held: 0, refused: None }
     }
 
     /// The host holds `bytes` for the instance now.
@@ -205,7 +282,7 @@ impl Share {
 
     fn charge(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
         if bytes > 0 {
-            let charged = self.memory.charge(bytes).map_err(|full| OutOfMemory { mine: self.mine, ..full });
+            let charged = self.memory.charge_or_reclaim(bytes).map_err(|full| OutOfMemory { mine: self.mine, ..full });
             charged.inspect_err(|full| self.refused = Some(full.clone()))?;
             self.mine += bytes;
         }
