@@ -23,7 +23,7 @@ pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Imag
             "this node runs as many Wasm instances as it can: it has places for {all}"
         )));
     };
-    let cannot = |error| Ok(End::cannot_run(exit::story(&error)));
+    let cannot = |error| Ok(End::cannot_run(exit::describe(&error)));
     let target = match image.target(pool, place.seat).await {
         Ok(target) => target,
         Err(error) => return cannot(error),
@@ -37,7 +37,7 @@ pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Imag
                 Err(error) => return cannot(error),
             };
             let ran = module(&mut store, pre, function.as_deref()).await;
-            return ran.map_err(|error| store.data().blame(error));
+            return ran.map_err(|error| store.data().with_cause(error));
         }
         Target::Command(pre) => pre.instance_pre(),
         Target::Http(_) if function.is_none() => {
@@ -62,7 +62,7 @@ pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Imag
         }
         (_, name) => component_function(side, &mut store, pre, name.as_deref().unwrap_or_default()).await,
     };
-    ran.map_err(|error| store.data().blame(error))
+    ran.map_err(|error| store.data().with_cause(error))
 }
 
 async fn module(

@@ -60,17 +60,17 @@ pub(crate) struct Engines {
 
 pub(crate) fn engines(pool: PoolOptions) -> wasmtime::Result<Engines> {
     let single = Engine::new(code().max_wasm_stack(SINGLE_STACK).async_stack_size(SINGLE_STACK + HOST_STACK))?;
-    let mut instances = pool.instances.max(1);
+    let mut instances = pool.pooled.max(1);
     loop {
         let mut config = code();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(instances)));
         let error = match Engine::new(&config) {
             Ok(engine) => {
-                let problem = (instances != pool.instances.max(1)).then(|| {
+                let problem = (instances != pool.pooled.max(1)).then(|| {
                     format!(
                         "address space is short: {instances} Wasm instances in the pool at a time instead of {} (check \
                          ulimit -v and vm.max_map_count)",
-                        pool.instances
+                        pool.pooled
                     )
                 });
                 return Ok(Engines { pool: Some((engine, instances)), single, problem });
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn compiler_and_both_engines_agree_on_the_code() {
-        let engines = engines(PoolOptions { instances: 64, more: 0 }).unwrap();
+        let engines = engines(PoolOptions { pooled: 64, unpooled: 0 }).unwrap();
         assert_eq!(engines.problem, None);
         let code = compatibility(&compiler().unwrap());
         assert_eq!(compatibility(&engines.pool.unwrap().0), code);
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_pool_that_does_not_fit_shrinks_and_says_so() {
-        let engines = engines(PoolOptions { instances: 50_000, more: 0 }).unwrap();
+        let engines = engines(PoolOptions { pooled: 50_000, unpooled: 0 }).unwrap();
         let problem = engines.problem.expect("100,000 x 4 GiB is more than a process can address");
         assert!(problem.contains("address space is short"), "{problem}");
         assert!(engines.pool.unwrap().1 < 50_000);

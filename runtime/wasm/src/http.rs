@@ -7,7 +7,7 @@ use crate::{
     HttpOptions, clients, exit,
     guest::{self, Ending, Shared},
     image::{Image, Target},
-    memory::Share,
+    memory::InstanceMemory,
     places::Place,
     pool::Pool,
     quota::Throttled,
@@ -318,7 +318,7 @@ impl Handler {
 
     /// Memory and a place for an instance. While they are short, clients that do nothing lose theirs. In a circle of calls (over any
     /// number of pods) whose requests have taken all there is, those that have not begun are refused, so that the others go on.
-    async fn room(&self) -> Result<(Share, Place), Failure> {
+    async fn room(&self) -> Result<(InstanceMemory, Place), Failure> {
         let begin = Instant::now();
         let room = async {
             let memory = self.shared.memory.reserve(self.image.initial_memory).await;
@@ -343,7 +343,7 @@ impl Handler {
     async fn instance<B>(
         &self,
         request: http::Request<B>,
-        share: Share,
+        share: InstanceMemory,
         place: &Place,
         ending: Arc<Ending>,
         head: Arc<Mutex<Option<Teller>>>,
@@ -372,7 +372,7 @@ impl Handler {
             let proxy = pre.instantiate_async(&mut store).await?;
             proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
         };
-        ran.await.map_err(|error| store.data().blame(error))?;
+        ran.await.map_err(|error| store.data().with_cause(error))?;
         ending.returned.store(true, SeqCst);
         Ok(())
     }
@@ -384,12 +384,12 @@ impl Handler {
     }
 
     fn failed(&self, error: &wasmtime::Error, what: &str) -> Response {
-        let story = exit::story(error);
+        let story = exit::describe(error);
         if exit::is_trap(error) {
             self.shared.metrics.traps.inc();
         }
         self.shared.log.lines(Source::Stderr, &format!("sampan: {what} failed: {story}"));
-        if exit::is_crowded(error) {
+        if exit::is_contention(error) {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "other requests use all the memory of this container");
         }
         if exit::is_out_of_memory(error) {

@@ -45,7 +45,6 @@ pub mod descriptors;
 mod exec;
 mod exit;
 mod files;
-mod give_back;
 mod guest;
 mod host;
 mod http;
@@ -53,6 +52,7 @@ mod image;
 pub mod inspect;
 pub mod key;
 mod limits;
+mod malloc_trim;
 mod memory;
 mod metrics;
 mod options;
@@ -72,7 +72,7 @@ mod turns;
 mod unstable;
 
 pub use clients::ClientOptions;
-pub use options::{Compiler, FileOptions, HttpOptions, Options, PoolOptions, Room};
+pub use options::{Compiler, FileOptions, HttpOptions, MemoryProbe, Options, PoolOptions};
 pub use runtime::Wasmtime;
 
 /// Of wasmtime, as it is linked here: what a node tells of its runtime.

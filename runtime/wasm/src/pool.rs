@@ -106,7 +106,7 @@ impl Pool {
         runtime.spawn(Clients::watch(Arc::downgrade(&clients)));
         let pooled = engines.pool.as_ref().map_or(0, |(_, instances)| *instances);
         // Without a pool all are allocated one by one.
-        let single = options.pool.more + if pooled == 0 { options.pool.instances } else { 0 };
+        let single = options.pool.unpooled + if pooled == 0 { options.pool.pooled } else { 0 };
         let weak = engines.pool.iter().map(|(engine, _)| engine.weak()).chain([engines.single.weak()]).collect();
         Ok(Self {
             pool: engines.pool.map(|(engine, _)| Side::new(engine)).transpose()?,

@@ -9,11 +9,11 @@ use crate::{
     config, exec,
     exit::{self, End},
     files::{self, budget},
-    give_back::GiveBack,
     guest::{Io, Shared},
     http::Handler,
     image::{Image, Kind},
-    memory::Memory,
+    malloc_trim::MallocTrim,
+    memory::MemoryAccount,
     metrics::{Metrics, Now, Present},
     pool::{self, BLOCKING, LazyPool, Pool},
     quota::{Quota, Throttled},
@@ -73,23 +73,23 @@ struct Inner {
     images: Mutex<HashMap<String, Arc<Slot>>>,
     sandboxes: Mutex<HashMap<SandboxId, Sandbox>>,
     containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
-    memory: Arc<Memory>,
-    files: Arc<budget::Node>,
-    space: Arc<budget::Space>,
-    nowhere: Option<Dir>,
+    memory: Arc<MemoryAccount>,
+    files: Arc<budget::NodeFiles>,
+    space: Arc<budget::DiskSpace>,
+    placeholder: Option<Dir>,
     blocking: Arc<Semaphore>,
     in_place: WasiFilesystemCtx,
     events: broadcast::Sender<Event>,
     metrics: Arc<Metrics>,
-    give_back: GiveBack,
+    malloc_trim: MallocTrim,
 }
 
 #[derive(Clone)]
 struct Sandbox {
     sockets: Arc<dyn Sockets>,
-    memory: Arc<Memory>,
+    memory: Arc<MemoryAccount>,
     quota: Arc<Quota>,
-    files: Arc<budget::Pod>,
+    files: Arc<budget::PodFiles>,
 }
 
 /// One artifact. The lock is held while it is compiled, so that those who also want it wait for the result.
@@ -133,11 +133,11 @@ impl Wasmtime {
         Self(Arc::new(Inner {
             compilers: Compilers::new(options.compiler.clone(), cache, metrics.clone()),
             metrics,
-            memory: Memory::node(options.memory, options.room.clone()),
-            give_back: GiveBack::default(),
-            files: budget::Node::new(options.files.open),
-            space: budget::Space::new(options.files.room.clone()),
-            nowhere: files::nowhere(&options.cache)
+            memory: MemoryAccount::node(options.memory, options.memory_probe.clone()),
+            malloc_trim: MallocTrim::default(),
+            files: budget::NodeFiles::new(options.files.max_open),
+            space: budget::DiskSpace::new(options.files.writable_bytes.clone()),
+            placeholder: files::placeholder(&options.cache)
                 .inspect_err(|error| tracing::warn!(%error, "commands hold their folders open from their beginning"))
                 .ok(),
             blocking: Arc::new(Semaphore::new(options.threads.saturating_mul(BLOCKING))),
@@ -268,7 +268,7 @@ impl Inner {
         // A disk that hangs must not keep a container from ending.
         let _ = tokio::time::timeout(FLUSH, log.flush()).await;
         *container.image.lock() = None;
-        container.shared.attached.end();
+        container.shared.attached.close();
         let started_at = match &*container.state.borrow() {
             ContainerState::Running { started_at } => Some(*started_at),
             _ => None,
@@ -293,8 +293,8 @@ impl Inner {
             return self.exit(container, End::cannot_run(message)).await;
         }
         // Requests open them anew: what is wrong from the start ends the container with the reason, not each request.
-        if let Err(error) = files::check(&shared.spec.mounts) {
-            return self.exit(container, End::cannot_run(exit::story(&error))).await;
+        if let Err(error) = files::check_mounts(&shared.spec.mounts) {
+            return self.exit(container, End::cannot_run(exit::describe(&error))).await;
         }
         let declared = shared.spec.ports.iter().find(|port| port.protocol == Protocol::Tcp).map(|port| port.number);
         let port = declared.unwrap_or_else(|| {
@@ -457,9 +457,9 @@ impl Runtime for Wasmtime {
         let mut sandboxes = self.0.sandboxes.lock();
         sandboxes.entry(spec.id).or_insert_with(|| Sandbox {
             sockets,
-            memory: Memory::new("the pod", spec.limits.memory_bytes, Some(self.0.memory.clone())),
+            memory: MemoryAccount::new("the pod", spec.limits.memory_bytes, Some(self.0.memory.clone())),
             quota: Quota::new(spec.limits.cpu_millis, None),
-            files: budget::Pod::new(self.0.files.clone()),
+            files: budget::PodFiles::new(self.0.files.clone()),
         });
         Ok(())
     }
@@ -493,18 +493,18 @@ impl Runtime for Wasmtime {
         let shared = Arc::new(Shared {
             sockets,
             log,
-            memory: Memory::new("the container", spec.limits.memory_bytes, Some(memory)),
+            memory: MemoryAccount::new("the container", spec.limits.memory_bytes, Some(memory)),
             quota: Quota::new(spec.limits.cpu_millis, Some(quota)),
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
             files,
             space: self.0.space.clone(),
-            nowhere: self.0.nowhere.clone(),
+            placeholder: self.0.placeholder.clone(),
             blocking: self.0.blocking.clone(),
             in_place: self.0.in_place.clone(),
-            told: AtomicBool::new(false),
+            mount_error_logged: AtomicBool::new(false),
             attached: Arc::default(),
             input: Input::new(spec.stdin),
-            commands: Arc::new(Semaphore::new(exec::COMMANDS)),
+            commands: Arc::new(Semaphore::new(exec::MAX_COMMANDS)),
             places: Arc::default(),
             instances: AtomicU64::new(0),
             requests: AtomicU64::new(0),
@@ -596,7 +596,7 @@ impl Runtime for Wasmtime {
         self.0.containers.lock().remove(id);
         self.0.forget_images();
         if let Some(pool) = self.0.pool.made() {
-            self.0.give_back.soon(pool.handle());
+            self.0.malloc_trim.schedule(pool.handle());
         }
         Ok(())
     }

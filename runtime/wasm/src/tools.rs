@@ -5,11 +5,11 @@ mod tar;
 mod tree;
 
 use crate::{
-    files::budget::{Held, Space},
+    files::budget::{DiskSpace, InstanceFiles},
     guest::{Io, Shared},
-    memory::Share,
+    memory::InstanceMemory,
     pool::{Pool, RUNNING},
-    quota::Meter,
+    quota::ThreadMeter,
     stdio::Output,
 };
 use container::{Error, Result, log::timestamp};
@@ -69,11 +69,11 @@ pub(crate) fn names() -> String {
 struct Desk {
     tree: Tree,
     shared: Arc<Shared>,
-    space: Arc<Space>,
+    space: Arc<DiskSpace>,
     input: Option<DuplexStream>,
     out: Output,
     errors: Output,
-    meter: Meter,
+    meter: ThreadMeter,
     threads: Handle,
 }
 
@@ -83,15 +83,16 @@ pub(crate) fn start(pool: &Pool, shared: &Arc<Shared>, tool: &'static Tool, io: 
     let (shared, threads, place) = (shared.clone(), pool.handle().clone(), pool.tools.clone().try_acquire_owned());
     let run = move || {
         let _place = place.map_err(|_| Error::Exhausted(format!("{RUNNING} tools run on this node already")))?;
-        let (mut share, mut files) = (Share::new(shared.memory.clone()), Held::new(shared.files.clone(), FILES));
-        share.hold(MEMORY).map_err(|full| Error::Exhausted(full.to_string()))?;
+        let (mut memory, mut files) =
+            (InstanceMemory::new(shared.memory.clone()), InstanceFiles::new(shared.files.clone(), FILES));
+        memory.set_host_bytes(MEMORY).map_err(|full| Error::Exhausted(full.to_string()))?;
         if !files.open(FILES, || 0) {
             return Err(Error::Exhausted("guests of this node hold too many files open".into()));
         }
         let mut desk = Desk {
             tree: Tree::new(&shared.spec.mounts, shared.spec.cwd.as_deref()),
             space: shared.space.clone(),
-            meter: Meter::new(shared.quota.clone()),
+            meter: ThreadMeter::new(shared.quota.clone()),
             input: io.stdin.map(|(input, _)| input),
             out: io.stdout,
             errors: io.stderr,
@@ -99,7 +100,7 @@ pub(crate) fn start(pool: &Pool, shared: &Arc<Shared>, tool: &'static Tool, io: 
             shared,
         };
         let ended = (tool.run)(&mut desk, &io.args[1..]);
-        desk.meter.pause();
+        desk.meter.throttle();
         // nobody takes its output: as of SIGPIPE
         Ok(ended.unwrap_or(141))
     };
@@ -120,8 +121,8 @@ fn why(error: &io::Error) -> String {
 /// What went wrong is an error of the stream; what a path lacks is told by the tools.
 impl Desk {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.meter.pause();
-        self.out.say_blocking(bytes)
+        self.meter.throttle();
+        self.out.write_all_blocking(bytes)
     }
 
     fn say(&mut self, line: &str) -> io::Result<()> {
@@ -129,11 +130,11 @@ impl Desk {
     }
 
     fn complain(&mut self, line: &str) -> io::Result<()> {
-        self.errors.say_blocking(format!("{line}\n").as_bytes())
+        self.errors.write_all_blocking(format!("{line}\n").as_bytes())
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.meter.pause();
+        self.meter.throttle();
         match &mut self.input {
             Some(input) => self.threads.block_on(input.read(buffer)),
             None => Ok(0),

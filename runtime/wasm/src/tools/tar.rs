@@ -2,7 +2,7 @@
 //! a writable volume of it.
 
 use super::{Desk, why};
-use crate::files::budget::ENTRY;
+use crate::files::budget::ENTRY_BYTES;
 use rustix::{fs::FileType, io::Errno};
 use std::{
     collections::VecDeque,
@@ -308,7 +308,7 @@ fn take(desk: &mut Desk, order: &Order, base: &Path, member: &Member, shown: &st
     let path = base.join(&below);
     let made = match member.kind {
         _ if outside => Err(io::Error::other("Member name contains '..'")),
-        _ if !desk.space.take(ENTRY) => Err(Errno::NOSPC.into()),
+        _ if !desk.space.take(ENTRY_BYTES) => Err(Errno::NOSPC.into()),
         b'5' => desk.tree.make_folder(&path).map(|()| None),
         b'2' => {
             let target = OsString::from_vec(member.link.clone());
