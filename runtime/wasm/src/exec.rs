@@ -60,7 +60,7 @@ pub(crate) async fn run(
     let (read, write) = duplex(STDIN_BUFFER);
     let (input, stdin_writer) = if stdin.is_some() { (Some(read), Some(write)) } else { (None, None) };
     let io = Io {
-        function: command::named(&command),
+        function: command::function_name(&command),
         args: command.clone(),
         stdin: input.map(|from| (from, tty)),
         stdout: Output::pipe(out.clone(), tty),
