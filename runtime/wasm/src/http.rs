@@ -13,7 +13,7 @@ use crate::{
     guest::Shared,
     image::Image,
     instances::{Head, Instance, Instances, Question},
-    memory::Share,
+    memory::InstanceMemory,
     places::Place,
     pool::Pool,
     quota::Throttled,
@@ -345,7 +345,7 @@ impl Handler {
 
     /// Memory and a place for an instance. While they are short, clients that do nothing lose theirs. In a circle of calls (over any
     /// number of pods) whose requests have taken all there is, those that have not begun are refused, so that the others go on.
-    async fn room(&self) -> Result<(Share, Place), Failure> {
+    async fn room(&self) -> Result<(InstanceMemory, Place), Failure> {
         let begin = Instant::now();
         let room = async {
             let memory = self.shared.memory.reserve(self.image.initial_memory).await;
@@ -415,12 +415,12 @@ impl Handler {
     }
 
     fn failed(&self, error: &wasmtime::Error, what: &str) -> Response {
-        let story = exit::story(error);
+        let story = exit::describe(error);
         if exit::is_trap(error) {
             self.shared.metrics.traps.inc();
         }
         self.shared.log.lines(Source::Stderr, &format!("sampan: {what} failed: {story}"));
-        if exit::is_crowded(error) {
+        if exit::is_contention(error) {
             return plain(StatusCode::SERVICE_UNAVAILABLE, "other requests use all the memory of this container");
         }
         if exit::is_out_of_memory(error) {
@@ -436,7 +436,7 @@ impl Handler {
 /// Where a request's instance comes from.
 enum From {
     Idle(Instance),
-    Room(Share, Place),
+    Room(InstanceMemory, Place),
 }
 
 enum Failure {

@@ -9,7 +9,7 @@ use crate::{
     exit,
     guest::{self, Guest, Shared},
     image::{Image, Target},
-    memory::{Reclaim, Share},
+    memory::{InstanceMemory, Reclaim},
     places::Place,
     pool::Pool,
     quota::Throttled,
@@ -163,7 +163,7 @@ impl Instances {
     }
 
     /// A new one. The share has what it begins with.
-    pub(crate) async fn make(&self, share: Share, place: Place) -> wasmtime::Result<Instance> {
+    pub(crate) async fn make(&self, share: InstanceMemory, place: Place) -> wasmtime::Result<Instance> {
         let target = self.image.target(&self.pool, place.seat).await?;
         let (Target::Http(pre), Some(side)) = (target, self.pool.side(place.seat)) else {
             return Err(wasmtime::format_err!("this is no HTTP handler"));
@@ -175,7 +175,7 @@ impl Instances {
         let mut store = guest::request_store(&side.engine, &self.shared, share)?;
         match pre.instantiate_async(&mut store).await {
             Ok(proxy) => Ok(Instance { store, proxy, _place: place, made: Instant::now(), answered: 0, _alive: alive }),
-            Err(error) => Err(store.data().blame(error)),
+            Err(error) => Err(store.data().with_cause(error)),
         }
     }
 
@@ -301,7 +301,7 @@ impl Instances {
             let kept = match made {
                 Ok(made) => made.is_some_and(|instance| self.put(instance)),
                 Err(error) => {
-                    let story = exit::story(&error);
+                    let story = exit::describe(&error);
                     self.shared.log.lines(Source::Stderr, &format!("sampan: no spare instance could be made: {story}"));
                     false
                 }
@@ -351,7 +351,7 @@ impl Instance {
         let out = view.new_response_outparam_from_callback(tell)?;
         let handler = self.proxy.wasi_http_incoming_handler();
         let ran = handler.call_handle(&mut self.store, request, out).await;
-        ran.map_err(|error| self.store.data().blame(error))?;
+        ran.map_err(|error| self.store.data().with_cause(error))?;
         delivery.returned();
         self.answered += 1;
         // A guest that is reused may keep what it was given, but not what lies behind it.

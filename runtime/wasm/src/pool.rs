@@ -17,10 +17,10 @@ use tokio::{
 use wasmtime::{Engine, component};
 
 /// Built-in tools that may run at a time on the node.
-pub(crate) const RUNNING: usize = 64;
+pub(crate) const MAX_TOOLS: usize = 64;
 
 /// Calls of files at a time, for each thread of guests.
-pub(crate) const BLOCKING: usize = 8;
+pub(crate) const BLOCKING_CALLS_PER_THREAD: usize = 8;
 
 /// How far the threads of guests, and the compiler, are below the rest of the node. The same for both: a new image gets its half of the
 /// cores beside guests that never end.
@@ -65,9 +65,9 @@ pub(crate) async fn blocking<T: Send + 'static>(
 /// Everything that running a guest needs. There is one ([`LazyPool`]).
 pub(crate) struct Pool {
     /// Instances from the pool, where there is one.
-    pool: Option<Side>,
+    pool: Option<EngineLinkers>,
     /// Instances allocated one by one.
-    pub(crate) single: Side,
+    pub(crate) single: EngineLinkers,
     pub(crate) places: Arc<Places>,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clients: Arc<Clients>,
@@ -79,13 +79,13 @@ pub(crate) struct Pool {
 }
 
 /// An engine and what guests may import there.
-pub(crate) struct Side {
+pub(crate) struct EngineLinkers {
     pub(crate) engine: Engine,
     pub(crate) components: component::Linker<guest::Guest>,
     pub(crate) modules: wasmtime::Linker<guest::CoreGuest>,
 }
 
-impl Side {
+impl EngineLinkers {
     fn new(engine: Engine) -> wasmtime::Result<Self> {
         let components = limits::components(guest::components(&engine)?)?;
         let modules = unstable::add_to_linker(limits::modules(guest::modules(&engine)?)?)?;
@@ -102,7 +102,7 @@ impl Pool {
             .thread_name("guest")
             .worker_threads(options.threads)
             // those of files, and one more for what a thread had to do before it waits for one
-            .max_blocking_threads(options.threads.saturating_mul(BLOCKING * 2 + 2))
+            .max_blocking_threads(options.threads.saturating_mul(BLOCKING_CALLS_PER_THREAD * 2 + 2))
             .event_interval(1)
             // of this thread alone, on Linux
             .on_thread_start(|| {
@@ -114,22 +114,22 @@ impl Pool {
         runtime.spawn(Clients::watch(Arc::downgrade(&clients)));
         let pooled = engines.pool.as_ref().map_or(0, |(_, instances)| *instances);
         // Without a pool all are allocated one by one.
-        let single = options.pool.more + if pooled == 0 { options.pool.instances } else { 0 };
+        let single = options.pool.unpooled + if pooled == 0 { options.pool.pooled } else { 0 };
         let weak = engines.pool.iter().map(|(engine, _)| engine.weak()).chain([engines.single.weak()]).collect();
         Ok(Self {
-            pool: engines.pool.map(|(engine, _)| Side::new(engine)).transpose()?,
-            single: Side::new(engines.single)?,
+            pool: engines.pool.map(|(engine, _)| EngineLinkers::new(engine)).transpose()?,
+            single: EngineLinkers::new(engines.single)?,
             places: Places::new(pooled as usize, single as usize),
             ticker: Ticker::start(weak)?,
             clients,
-            tools: Arc::new(Semaphore::new(RUNNING)),
+            tools: Arc::new(Semaphore::new(MAX_TOOLS)),
             problem: engines.problem,
             handle: runtime.handle().clone(),
             runtime: Some(runtime),
         })
     }
 
-    pub(crate) fn side(&self, seat: Seat) -> Option<&Side> {
+    pub(crate) fn side(&self, seat: Seat) -> Option<&EngineLinkers> {
         match seat {
             Seat::Pool => self.pool.as_ref(),
             Seat::Single => Some(&self.single),

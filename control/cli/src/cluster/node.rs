@@ -156,9 +156,9 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let descriptors = Shares::of(env::file_limit());
     options.http.clients.connections = descriptors.guest_connections;
     options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
-    options.room = machine::room(config.machine.memory, reserved);
+    options.memory_probe = machine::room(config.machine.memory, reserved);
     options.pool = wasm::PoolOptions::within(machine::memory_maps());
-    options.files.open = descriptors.guest_files;
+    options.files.max_open = descriptors.guest_files;
     Ok(options)
 }
 

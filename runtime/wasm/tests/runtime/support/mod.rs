@@ -178,7 +178,7 @@ pub fn compiler() -> Compiler {
 pub fn options(folder: &Path) -> Options {
     let clock = Clock::new(SystemTime::now);
     let mut options = Options::new(folder.join("cache"), [1; 32], compiler(), 2, clock);
-    options.pool = PoolOptions { instances: 256, more: 256 };
+    options.pool = PoolOptions { pooled: 256, unpooled: 256 };
     options
 }
 
