@@ -420,8 +420,11 @@ fn a_dump_has_objects_and_logs_and_no_secret() {
     assert!(read("metrics.txt").contains("# TYPE"));
     let secrets = read("default/secrets.yaml");
     assert!(secrets.contains("password: hidden") && !secrets.contains("aHVudGVyMg"), "{secrets}");
-    let logs = fs::read_dir(report.join("default/logs")).expect("logs").flatten();
-    let check =
-        logs.map(|pod| pod.path()).find(|pod| pod.display().to_string().contains("hello-check-")).expect("the Job's");
-    assert!(fs::read_to_string(check.join("fetch.log")).expect("its log").starts_with("Hello from hello-"));
+    // A Job's first pods may find the Service without endpoints and fail: one of its pods was greeted.
+    let logs = fs::read_dir(report.join("default/logs")).expect("logs").flatten().map(|pod| pod.path());
+    let fetched: Vec<_> = logs
+        .filter(|pod| pod.display().to_string().contains("hello-check-"))
+        .map(|pod| fs::read_to_string(pod.join("fetch.log")).expect("its log"))
+        .collect();
+    assert!(fetched.iter().any(|log| log.starts_with("Hello from hello-")), "{fetched:?}");
 }

@@ -96,13 +96,6 @@ impl Cluster {
         Ok(())
     }
 
-    /// Makes the pool of instances, in the background and after the start: it changes the memory map thousands of times, and page faults wait
-    /// for each change. A guest that comes earlier makes the pool itself.
-    pub(crate) fn warm(&self) {
-        let wasm = self.node.wasm.clone();
-        self.group.spawn(async move { drop(wasm.warm().await) });
-    }
-
     /// A client with the administrator's rights.
     pub(crate) fn client(&self) -> &Client {
         &self.administrator

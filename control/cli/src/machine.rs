@@ -99,7 +99,7 @@ pub(crate) fn memory_maps() -> u64 {
 }
 
 /// What guests may have together of a node with `capacity` bytes, of which `reserved` are kept for the cluster itself.
-pub(crate) fn room(capacity: u64, reserved: u64) -> wasm::Room {
+pub(crate) fn room(capacity: u64, reserved: u64) -> wasm::MemoryProbe {
     let own = AtomicU64::new(resident());
     // The kernel needs some, and what guests take comes in pieces between two looks.
     let margin = (capacity / 16).clamp(32 << 20, 512 << 20);

@@ -157,7 +157,6 @@ impl Up {
     ) -> std::convert::Infallible {
         let mut report = self.report(&address.to_string(), self.remembered.clone());
         report.ready();
-        cluster.warm();
         if !manifests.is_empty() {
             // What is wrong with manifests does not take the cluster down: it can be fixed and applied again.
             report.filled = Some(self.fill(cluster.client(), std::process::id(), manifests).await);

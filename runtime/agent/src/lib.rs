@@ -34,6 +34,7 @@ pub mod node;
 mod options;
 pub mod plan;
 pub mod pod;
+pub mod policy;
 mod pressure;
 pub mod probe;
 mod prober;

@@ -6,7 +6,7 @@ use crate::{
     env::{self, Environment, Sources},
     handle::{Handle, Note},
     images::{self, Keyring, Policy, Pulled},
-    pod, resources,
+    pod, policy, resources,
     shared::Shared,
     termination::{self, LastWords},
     volumes::{self, Synced, Wanted, mounts},
@@ -245,6 +245,8 @@ impl Start {
     ) -> Result<(ContainerSpec, Option<LastWords>)> {
         let args = env::command_line(container, &pulled.command, &environment)
             .map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
+        let http = policy::http(self.pod.metadata.annotations.as_ref(), &self.container)
+            .map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
         let root = self.shared.volumes_dir(pod::uid(&self.pod));
         let scratch = volumes::files_dir(&root).join(&self.container);
         let messages = volumes::messages_dir(&root).join(&self.container);
@@ -272,7 +274,7 @@ impl Start {
             ports: container.ports.iter().flatten().filter_map(declared).collect(),
             limits: resources::limits(container),
             log: self.shared.log_file(&self.pod, &self.container, self.log),
-            request_timeout: None,
+            http,
             stdin: match (container.stdin, container.stdin_once) {
                 (Some(true), Some(true)) => Stdin::Once,
                 (Some(true), _) => Stdin::Open,

@@ -10,7 +10,7 @@
 //! who reads along at least every 200 ms sees every file before it is removed.
 //!
 //! A disk that fails does not stop containers: what it refuses (because it is full, say) is lost at once, and a writer waits at most
-//! [`PATIENCE`] for one that hangs; then output is lost until the disk goes on. The node's own log says that and how much, the container's
+//! [`STALL_TIMEOUT`] for one that hangs; then output is lost until the disk goes on. The node's own log says that and how much, the container's
 //! output holds nothing that is not its own.
 //!
 //! Not here: reading logs back (the agent does that), and any notion of which pod a file belongs to.
@@ -32,7 +32,7 @@ use tokio::{
 };
 
 /// How long a writer waits for a disk that takes nothing.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Of [`Options::buffer`], what may be in memory when the host itself has much to say and does not wait.
 const OVERFLOW: usize = 64;
@@ -240,7 +240,7 @@ impl Log {
     /// Waits until [`Log::free`] is not 0. Cancel-safe.
     pub async fn room(&self) {
         let taken = self.until(|pending, options| pending.hangs || pending.bytes.len() < options.buffer);
-        if timeout(PATIENCE, taken).await.is_err() {
+        if timeout(STALL_TIMEOUT, taken).await.is_err() {
             self.0.pending.lock().hangs = true;
             self.0.progress.notify_waiters();
         }

@@ -1,7 +1,7 @@
 //! [`Runtime`]: what runs the containers of a node.
 
 use crate::{
-    Mount,
+    HttpPolicy, Mount,
     net::{Sandbox, Sockets},
 };
 use std::{
@@ -132,8 +132,8 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// The file for standard output and error in CRI log format; it and its folder are made on the first byte.
     pub log: PathBuf,
-    /// Time after which a request to an HTTP handler is cut; `None` is never.
-    pub request_timeout: Option<Duration>,
+    /// How it is served, if it is an HTTP handler.
+    pub http: HttpPolicy,
     /// What its program reads.
     pub stdin: Stdin,
     /// Whether it is meant for a terminal: then who attaches gets its errors with its output.

@@ -1,7 +1,7 @@
-//! Compiled code on disk: `<sha256 of the Wasm>.<compatibility>.cwasm` beside a `.mac` that authenticates it.
+//! The cache of compiled code: `<sha256 of the Wasm>.<compatibility>.cwasm`, and a `.mac` file that authenticates it.
 //!
-//! wasmtime refuses code of another version, configuration or CPU by itself, but runs altered code without noticing: so nothing is
-//! loaded whose HMAC-SHA256, over its name and its bytes, does not match. The folder is 0700 and files come into it by rename.
+//! wasmtime refuses code of another version, configuration or CPU, but does not detect altered code. Code is therefore loaded only if its
+//! HMAC-SHA256 over name and bytes matches. The folder has mode 0700, and files are added by rename.
 
 use crate::{
     image::{Code, Image, Kind, Loaded, Target},
@@ -19,13 +19,13 @@ use std::{
 };
 use wasmtime::{Engine, Module, Precompiled, component::Component};
 
-/// What is in the cache.
-pub(crate) enum Found {
-    /// Nothing, or nothing authentic.
+/// The result of a cache lookup.
+pub(crate) enum Lookup {
+    /// No code, or none that is authentic.
     Absent,
     Image(Result<Box<Image>>),
-    /// Code that no engine takes, and why.
-    Unfit(wasmtime::Error),
+    /// No engine accepts the code; the error says why.
+    Incompatible(wasmtime::Error),
 }
 
 /// The cache of one node.
@@ -33,16 +33,16 @@ pub(crate) enum Found {
 pub(crate) struct Cache {
     folder: PathBuf,
     key: [u8; 32],
-    bytes: u64,
+    max_bytes: u64,
     clock: Clock,
 }
 
 impl Cache {
-    pub(crate) fn new(folder: PathBuf, key: [u8; 32], bytes: u64, clock: Clock) -> Self {
-        Self { folder, key, bytes, clock }
+    pub(crate) fn new(folder: PathBuf, key: [u8; 32], max_bytes: u64, clock: Clock) -> Self {
+        Self { folder, key, max_bytes, clock }
     }
 
-    /// Makes the folder and sees to it that nobody else can write there.
+    /// Creates the folder and ensures that no other user can write to it.
     pub(crate) fn open(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let metadata = fs::metadata(&self.folder)?;
@@ -53,7 +53,7 @@ impl Cache {
         if metadata.mode() & 0o077 != 0 {
             fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o700))?;
         }
-        // What compilers of an earlier process left.
+        // removes folders of compilers of an earlier process
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
             if path.extension().is_some_and(|extension| extension == "tmp") {
@@ -63,7 +63,7 @@ impl Cache {
         Ok(())
     }
 
-    /// A folder for one compiler to write in, removed when dropped.
+    /// Creates a folder for the output of one compiler, removed when dropped.
     pub(crate) fn scratch(&self, name: &str) -> io::Result<Scratch> {
         let path = self.folder.join(format!("{name}.tmp"));
         DirBuilder::new().mode(0o700).create(&path)?;
@@ -84,8 +84,8 @@ impl Cache {
         }
     }
 
-    /// Takes what a compiler wrote, under `name`, and makes room for it.
-    pub(crate) fn take(&self, name: &str, code: &Path) -> io::Result<()> {
+    /// Adds the output of a compiler under `name`, and evicts old code.
+    pub(crate) fn insert(&self, name: &str, code: &Path) -> io::Result<()> {
         let mac = self.mac(name, File::open(code)?)?.finalize().into_bytes();
         let sidecar = code.with_extension("mac");
         fs::write(&sidecar, mac)?;
@@ -94,8 +94,13 @@ impl Cache {
         self.evict(name)
     }
 
-    /// The code under `name`, if it is there and authentic. What is not authentic is removed: it will be compiled again.
-    fn authentic(&self, name: &str) -> Option<PathBuf> {
+    /// Whether code exists under `name`, authentic or not.
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.path(name, "cwasm").exists()
+    }
+
+    /// The path of the code under `name`, if it exists and is authentic. Removes code that is not, so that it is compiled again.
+    fn verified(&self, name: &str) -> Option<PathBuf> {
         let path = self.path(name, "cwasm");
         let file = File::open(&path).ok()?;
         let authentic = fs::read(self.path(name, "mac"))
@@ -106,21 +111,21 @@ impl Cache {
             self.remove(name);
             return None;
         }
-        // Marks it as used. A cache that cannot is only less clever about what to remove.
+        // marks the code as used; on failure, eviction only chooses worse
         let _ = file.set_modified(self.clock.now());
         Some(path)
     }
 
-    /// The image under `name`: for the pool if it has its shape, and for single instances if it has not, or is a command.
-    pub(crate) fn load(&self, pool: &Pool, name: &str, artifact: &Artifact) -> Found {
-        let Some(path) = self.authentic(name) else { return Found::Absent };
+    /// Loads the image under `name`: for the pool if it fits the pool's limits, and for single instances if it does not or is a command.
+    pub(crate) fn load(&self, pool: &Pool, name: &str, artifact: &Artifact) -> Lookup {
+        let Some(path) = self.verified(name) else { return Lookup::Absent };
         let load = |seat| {
             let side = pool.side(seat)?;
             Some(self.deserialize(&side.engine, &path).map(|code| Loaded::new(side, &code)))
         };
         let pooled = match load(Seat::Pool) {
             Some(Ok(Ok(loaded))) => Some(loaded),
-            Some(Ok(Err(error))) => return Found::Image(Err(error)),
+            Some(Ok(Err(error))) => return Lookup::Image(Err(error)),
             Some(Err(error)) => {
                 tracing::debug!(file = %path.display(), error = %format_args!("{error:#}"), "not for the pool");
                 None
@@ -133,32 +138,31 @@ impl Cache {
         };
         let single = match single {
             Some(Ok(Ok(loaded))) => Some(loaded),
-            Some(Ok(Err(error))) => return Found::Image(Err(error)),
+            Some(Ok(Err(error))) => return Lookup::Image(Err(error)),
             Some(Err(error)) => {
                 self.remove(name);
-                return Found::Unfit(error);
+                return Lookup::Incompatible(error);
             }
             None => None,
         };
         let (cache, name) = (self.clone(), name.to_owned());
         let load = Box::new(move |pool: &Pool| cache.load_single(pool, &name));
-        Found::Image(Image::new(artifact.clone(), load, pooled, single).map(Box::new))
+        Lookup::Image(Image::new(artifact.clone(), load, pooled, single).map(Box::new))
     }
 
-    /// The code under `name` for single instances.
+    /// Loads the code under `name` for single instances.
     fn load_single(&self, pool: &Pool, name: &str) -> wasmtime::Result<Target> {
         let path =
-            self.authentic(name).ok_or_else(|| wasmtime::format_err!("the compiled code is gone from the cache"))?;
+            self.verified(name).ok_or_else(|| wasmtime::format_err!("the compiled code is gone from the cache"))?;
         let code = self.deserialize(&pool.single.engine, &path)?;
         Ok(Loaded::new(&pool.single, &code)?.target)
     }
 
     /// # Proof of safety
-    /// `deserialize_file` runs what is in the file as native code, so the bytes must be what a compiler of this node wrote.
-    /// [`Cache::authentic`] has just checked their HMAC under a key that only this user can read; the compiler that wrote them had its
-    /// input's digest checked and was this program. Between check and use nobody else can replace the file: the folder is this
-    /// user's and 0700 ([`Cache::open`]), and this process only ever renames complete files into it or unlinks them, which leaves a
-    /// mapped file as it is.
+    /// `deserialize_file` maps the file as native code, so that the bytes must be those that a compiler of this node wrote.
+    /// [`Cache::verified`] has checked their HMAC under a key that only this user can read; the compiler that wrote them was this program, and
+    /// checked the digest of its input. No other user can replace the file between check and use: the folder belongs to this user with mode
+    /// 0700 ([`Cache::open`]), and this process only renames complete files into it or unlinks them, which does not change a mapped file.
     #[allow(unsafe_code)]
     fn deserialize(&self, engine: &Engine, path: &Path) -> wasmtime::Result<Code> {
         match Engine::detect_precompiled_file(path)? {
@@ -177,7 +181,7 @@ impl Cache {
         self.folder.join(format!("{name}.{extension}"))
     }
 
-    /// Removes what was used longest ago until the rest fits; never what was just put in.
+    /// Removes the least recently used code until the rest fits, except `keep`.
     fn evict(&self, keep: &str) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
@@ -190,7 +194,7 @@ impl Cache {
         let mut total: u64 = entries.iter().map(|(_, size, _)| size).sum();
         for (_, size, path) in entries {
             let Some(name) = path.file_stem().and_then(|it| it.to_str()) else { continue };
-            if total <= self.bytes {
+            if total <= self.max_bytes {
                 break;
             }
             if name != keep {
@@ -202,7 +206,7 @@ impl Cache {
     }
 }
 
-/// A folder that goes away.
+/// A temporary folder, removed when dropped.
 pub(crate) struct Scratch(PathBuf);
 
 impl Scratch {

@@ -1,10 +1,10 @@
-//! Programs that run to their end: a container's own, and those that [`crate::exec`] runs beside it.
+//! Runs programs to completion: the container's program and the commands of [`crate::exec`].
 
 use crate::{
     exit::{self, End},
     guest::{self, Guest, Io, Shared},
-    image::{ENTRIES, Image, Target, listed},
-    pool::{Pool, Side},
+    image::{ENTRY_FUNCTIONS, Image, Target, list_names},
+    pool::{EngineLinkers, Pool},
 };
 use std::sync::Arc;
 use wasmtime::{
@@ -12,18 +12,19 @@ use wasmtime::{
     component::{self, Val},
 };
 
-/// Begins an argument that names an exported function to run in place of the program.
+/// Prefix of a command that names an exported function to call instead of the program.
 const FUNCTION: char = '@';
 
-/// Runs a program to its end: the function that its arguments name, or the image's own.
+/// Runs a program to completion: the exported function that `io` names, or the entry function of the image.
 pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Image>, io: Io) -> wasmtime::Result<End> {
-    let Some(place) = pool.places.command(&shared.places, image.need()) else {
+    let place = || pool.places.command(&shared.places, image.need());
+    let Some(place) = place().or_else(|| shared.memory.reclaim_node().then(place).flatten()) else {
         let all = pool.places.count().0;
         return Ok(End::cannot_run(format!(
             "this node runs as many Wasm instances as it can: it has places for {all}"
         )));
     };
-    let cannot = |error| Ok(End::cannot_run(exit::story(&error)));
+    let cannot = |error| Ok(End::cannot_run(exit::describe(&error)));
     let target = match image.target(pool, place.seat).await {
         Ok(target) => target,
         Err(error) => return cannot(error),
@@ -37,7 +38,7 @@ pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Imag
                 Err(error) => return cannot(error),
             };
             let ran = module(&mut store, pre, function.as_deref()).await;
-            return ran.map_err(|error| store.data().blame(error));
+            return ran.map_err(|error| store.data().with_cause(error));
         }
         Target::Command(pre) => pre.instance_pre(),
         Target::Http(_) if function.is_none() => {
@@ -62,7 +63,7 @@ pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Imag
         }
         (_, name) => component_function(side, &mut store, pre, name.as_deref().unwrap_or_default()).await,
     };
-    ran.map_err(|error| store.data().blame(error))
+    ran.map_err(|error| store.data().with_cause(error))
 }
 
 async fn module(
@@ -73,7 +74,7 @@ async fn module(
     let instance = pre.instantiate_async(&mut *store).await?;
     let entry = match function {
         Some(name) => Some(name),
-        None => ENTRIES.into_iter().find(|name| instance.get_func(&mut *store, name).is_some()),
+        None => ENTRY_FUNCTIONS.into_iter().find(|name| instance.get_func(&mut *store, name).is_some()),
     };
     for name in ["_initialize"].into_iter().chain(entry) {
         let found = instance.get_func(&mut *store, name);
@@ -93,9 +94,9 @@ async fn module(
     Ok(End::exited(0))
 }
 
-/// A function of a component, by its name or as `INTERFACE#NAME`.
+/// Calls an exported function of a component, given as `NAME` or `INTERFACE#NAME`.
 async fn component_function(
-    side: &Side,
+    side: &EngineLinkers,
     store: &mut Store<Guest>,
     pre: &component::InstancePre<Guest>,
     name: &str,
@@ -122,15 +123,15 @@ async fn component_function(
 }
 
 fn no_function(name: &str, exports: &[&str]) -> End {
-    End::cannot_run(format!("there is no function {name}; it exports {}", listed(exports)))
+    End::cannot_run(format!("there is no function {name}; it exports {}", list_names(exports)))
 }
 
-/// The function that a command's first word names.
-pub(crate) fn named(args: &[String]) -> Option<String> {
+/// The exported function that a command names, if it begins with [`FUNCTION`].
+pub(crate) fn function_name(args: &[String]) -> Option<String> {
     args.first()?.strip_prefix(FUNCTION).map(str::to_owned)
 }
 
-/// What the end of a run means; a trap is counted.
+/// Converts the result of a run to an exit, and counts traps.
 pub(crate) fn end(result: wasmtime::Result<End>, shared: &Shared) -> End {
     result.unwrap_or_else(|error| {
         if exit::is_trap(&error) {

@@ -1,17 +1,19 @@
-//! Compiling, in a child process: what a hostile module can do to a compiler (eat memory, take for ever, crash it) stays there.
+//! Compilation in a child process, which contains what a hostile module does to the compiler: excessive memory or time, or a crash.
 //!
-//! The child is this program again, started with the arguments in [`Compiler::args`] and nothing in its environment; it must call
-//! [`child_main`], which lowers its own limits before it looks at the input. One child at a time; more wait. Orders go in over
-//! standard input, the code and a small report come back as files in a folder that only this node's user can enter.
+//! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which lowers
+//! its own limits before it reads the input. A child uses all idle cores; [`Queue`] decides how many
+//! children run, and which job is next. The child reads a job from standard input, and
+//! writes the code and a report to files in a folder that only this node's user can enter.
 
 use crate::{
     Compiler,
-    cache::{Cache, Found, Scratch},
+    cache::{Cache, Lookup, Scratch},
     config,
     image::Image,
     inspect,
     metrics::Metrics,
-    pool::Pool,
+    pool::{LazyPool, NICE, Pool},
+    queue::Queue,
 };
 use container::{Artifact, Error, Progress, Result};
 use rustix::process::{Resource, Rlimit, Signal};
@@ -31,20 +33,24 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
-    sync::Semaphore,
 };
 
-/// Stack of the compiling thread: deeply nested functions recurse in the compiler.
+/// Bytes of stack of the compiling thread: the compiler recurses into nested blocks.
 const STACK: usize = 32 << 20;
 
-/// Bytes kept of what a dying child says.
-const LAST_WORDS: u64 = 16 << 10;
+/// Compilers at a time, and threads of each.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
+
+/// Most bytes that are kept of the child's standard error.
+const MAX_STDERR: u64 = 16 << 10;
 
 /// Magic number of a Wasm binary.
 const MAGIC: &[u8] = b"\0asm";
 
 #[derive(Serialize, Deserialize)]
-struct Order {
+struct Job {
     input: PathBuf,
     /// Hexadecimal SHA-256 that the input must have.
     digest: String,
@@ -60,30 +66,33 @@ enum Report {
         compatibility: String,
     },
     Invalid(String),
-    /// What it exports or imports can never run, so it was not compiled.
+    /// Not compiled, because the node cannot run its exports or imports.
     NeverRuns(String),
-    /// The input is not what its digest says, or could not be read.
+    /// The input could not be read, or does not match its digest.
     Unreadable(String),
 }
 
-/// Turns artifacts into images: from the cache, or by a child.
+/// Produces the images of artifacts, from the cache or by a child process.
 pub(crate) struct Compilers {
     options: Compiler,
     pub(crate) cache: Cache,
-    queue: Semaphore,
+    queue: Arc<Queue>,
     count: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Compilers {
     pub(crate) fn new(options: Compiler, cache: Cache, metrics: Arc<Metrics>) -> Self {
-        Self { options, cache, queue: Semaphore::new(1), count: AtomicU64::new(0), metrics }
+        Self { queue: Queue::new(threads()), options, cache, count: AtomicU64::new(0), metrics }
     }
 
-    /// The image of an artifact. Cancel-safe: a child whose order is no longer wanted is killed.
+    /// Returns the image of an artifact. Cancel-safe: dropping the future kills the child. Creates the pool during the compilation.
+    ///
+    /// `compatibility` identifies the code of this node's engines ([`config::compatibility`]).
     pub(crate) async fn image(
         &self,
-        pool: &Arc<Pool>,
+        compatibility: &str,
+        pool: &LazyPool,
         artifact: &Artifact,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image> {
@@ -96,51 +105,52 @@ impl Compilers {
         let Some(hash) = hash else {
             return Err(Error::Invalid(format!("{digest} is not a sha256 digest")));
         };
-        let name = format!("{hash}.{}", pool.compatibility);
-        if let Found::Image(image) = self.cached(pool, &name, artifact).await? {
+        let name = format!("{hash}.{compatibility}");
+        if self.cache.contains(&name)
+            && let Lookup::Image(image) = self.cached(pool.get().await?, &name, artifact).await?
+        {
             self.metrics.cached.inc();
             return image.map(|image| *image);
         }
         let bytes = self.check(path).inspect_err(|_| {
             self.metrics.failed.inc();
         })?;
-        let _turn = match self.queue.try_acquire() {
-            Ok(turn) => turn,
-            Err(_) => {
-                progress(Progress::Queued);
-                self.queue.acquire().await.map_err(|error| Error::Other(error.into()))?
-            }
-        };
+        let _permit = self.queue.place(bytes, || progress(Progress::Queued)).await;
         progress(Progress::Compiling { bytes });
         let scratch = {
             let (cache, number) = (self.cache.clone(), self.count.fetch_add(1, Relaxed));
             let name = format!("{hash}-{number}");
             blocking(move || cache.scratch(&name).map_err(cache_error)).await?
         };
-        let begin = tokio::time::Instant::now();
-        let compiled = self.compile(path, hash, &scratch, pool).await;
-        self.metrics.compile_seconds.observe(begin.elapsed().as_secs_f64());
-        if compiled.is_ok() { &self.metrics.compiled } else { &self.metrics.failed }.inc();
+        let compiled = async {
+            let begin = tokio::time::Instant::now();
+            let compiled = self.compile(path, hash, &scratch, compatibility).await;
+            self.metrics.compile_seconds.observe(begin.elapsed().as_secs_f64());
+            if compiled.is_ok() { &self.metrics.compiled } else { &self.metrics.failed }.inc();
+            compiled
+        };
+        let (compiled, pool) = tokio::join!(compiled, pool.get());
         compiled?;
+        let pool = pool?;
         let (cache, code) = (self.cache.clone(), scratch.path().join("code"));
         let taken = name.clone();
-        blocking(move || cache.take(&taken, &code).map_err(cache_error)).await?;
+        blocking(move || cache.insert(&taken, &code).map_err(cache_error)).await?;
         match self.cached(pool, &name, artifact).await? {
-            Found::Image(image) => image.map(|image| *image),
-            Found::Absent => {
+            Lookup::Image(image) => image.map(|image| *image),
+            Lookup::Absent => {
                 Err(Error::Exhausted(format!("the compiled code of {digest} could not be read back from the cache")))
             }
-            // Compiling the same bytes again would make the same code.
-            Found::Unfit(error) => Err(Error::Invalid(format!("this node cannot run it: {error:#}"))),
+            // compiling the same bytes again would produce the same code
+            Lookup::Incompatible(error) => Err(Error::Invalid(format!("this node cannot run it: {error:#}"))),
         }
     }
 
-    async fn cached(&self, pool: &Arc<Pool>, name: &str, artifact: &Artifact) -> Result<Found> {
+    async fn cached(&self, pool: &Arc<Pool>, name: &str, artifact: &Artifact) -> Result<Lookup> {
         let (cache, pool, name, artifact) = (self.cache.clone(), pool.clone(), name.to_string(), artifact.clone());
         blocking(move || Ok(cache.load(&pool, &name, &artifact))).await
     }
 
-    /// Refuses at once what no compiler needs to see. Returns the size.
+    /// Refuses files that are no Wasm or too large. Returns the size.
     fn check(&self, path: &Path) -> Result<u64> {
         let unreadable = |error: io::Error| Error::Exhausted(format!("{} cannot be read: {error}", path.display()));
         let mut file = File::open(path).map_err(unreadable)?;
@@ -156,9 +166,9 @@ impl Compilers {
         Ok(size)
     }
 
-    async fn compile(&self, input: &Path, hash: &str, scratch: &Scratch, pool: &Pool) -> Result<()> {
+    async fn compile(&self, input: &Path, hash: &str, scratch: &Scratch, compatibility: &str) -> Result<()> {
         let options = &self.options;
-        let order = Order {
+        let job = Job {
             input: std::path::absolute(input).map_err(|error| Error::Other(error.into()))?,
             digest: hash.to_string(),
             output: scratch.path().join("code"),
@@ -166,7 +176,7 @@ impl Compilers {
             memory: options.memory,
             cpu: options.cpu.as_secs().max(1),
         };
-        let (status, words) = match tokio::time::timeout(options.timeout, run(options, &order)).await {
+        let (status, stderr_text) = match tokio::time::timeout(options.timeout, run(options, &job)).await {
             Ok(done) => done.map_err(|error| {
                 Error::Exhausted(format!("the compiler {} cannot be started: {error}", options.program.display()))
             })?,
@@ -174,9 +184,9 @@ impl Compilers {
                 return Err(Error::Exhausted(format!("not compiled after {} s: given up", options.timeout.as_secs())));
             }
         };
-        let report = std::fs::read(&order.report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let report = std::fs::read(&job.report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         match report {
-            Some(Report::Compiled { compatibility }) if compatibility == pool.compatibility => Ok(()),
+            Some(Report::Compiled { compatibility: of_child }) if of_child == compatibility => Ok(()),
             Some(Report::Compiled { .. }) => Err(Error::Exhausted(
                 "the compiler is another version than this node (was the program replaced while running?): restart it"
                     .into(),
@@ -184,12 +194,12 @@ impl Compilers {
             Some(Report::Invalid(text)) => Err(Error::Invalid(format!("it does not compile: {text}"))),
             Some(Report::NeverRuns(text)) => Err(Error::Invalid(text)),
             Some(Report::Unreadable(text)) => Err(Error::Exhausted(text)),
-            None => Err(died(options, status, &words)),
+            None => Err(child_error(options, status, &stderr_text)),
         }
     }
 }
 
-async fn run(options: &Compiler, order: &Order) -> io::Result<(ExitStatus, String)> {
+async fn run(options: &Compiler, job: &Job) -> io::Result<(ExitStatus, String)> {
     let mut child = Command::new(&options.program)
         .args(&options.args)
         .env_clear()
@@ -199,23 +209,23 @@ async fn run(options: &Compiler, order: &Order) -> io::Result<(ExitStatus, Strin
         .stderr(Stdio::piped())
         .kill_on_drop(true)
         .spawn()?;
-    let mut order = serde_json::to_vec(order)?;
-    order.push(b'\n');
+    let mut job = serde_json::to_vec(job)?;
+    job.push(b'\n');
     if let Some(mut stdin) = child.stdin.take() {
-        // A child that died before it read its order is told by its status.
-        let _ = stdin.write_all(&order).await;
+        // if the child died before it read its job, its status is the error
+        let _ = stdin.write_all(&job).await;
     }
-    let mut words = Vec::new();
+    let mut stderr_text = Vec::new();
     if let Some(mut stderr) = child.stderr.take() {
-        (&mut stderr).take(LAST_WORDS).read_to_end(&mut words).await?;
+        (&mut stderr).take(MAX_STDERR).read_to_end(&mut stderr_text).await?;
         tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
     }
     let status = child.wait().await?;
-    Ok((status, String::from_utf8_lossy(&words).into_owned()))
+    Ok((status, String::from_utf8_lossy(&stderr_text).into_owned()))
 }
 
-/// What it means that a child ended without a report.
-fn died(options: &Compiler, status: ExitStatus, words: &str) -> Error {
+/// The error of a child that ended without a report.
+fn child_error(options: &Compiler, status: ExitStatus, stderr_text: &str) -> Error {
     let signal = status.signal().and_then(Signal::from_named_raw);
     if signal == Some(Signal::XCPU) {
         let allowed = options.cpu.as_secs();
@@ -224,10 +234,10 @@ fn died(options: &Compiler, status: ExitStatus, words: &str) -> Error {
     if signal == Some(Signal::KILL) {
         return Error::Exhausted("the compiler was killed: this machine is out of memory, or somebody did it".into());
     }
-    if words.contains("memory allocation of") || words.contains("annot allocate memory") {
+    if stderr_text.contains("memory allocation of") || stderr_text.contains("annot allocate memory") {
         return Error::Exhausted(format!("compiling it takes more than the allowed {} MiB", options.memory >> 20));
     }
-    let last = words.trim().lines().last().unwrap_or_default();
+    let last = stderr_text.trim().lines().last().unwrap_or_default();
     if signal.is_some() {
         return Error::Invalid(format!("the compiler crashed on it ({status}): {last}"));
     }
@@ -258,21 +268,24 @@ fn not_wasm(head: &[u8]) -> String {
     format!("not WebAssembly: the file does not begin with \\0asm; it is {found}")
 }
 
-/// The compiler: reads one order from standard input, limits itself, compiles. For a hidden subcommand of the node's program.
+/// The main function of the compiler's child process, for a hidden subcommand: reads one job from standard input, lowers its limits, compiles.
 ///
-/// Its outcome is the report file, not the exit code.
+/// The result is the report file, not the exit code.
 pub fn child_main() -> ExitCode {
     let mut text = String::new();
     let read = io::stdin().take(64 << 10).read_to_string(&mut text);
-    let order = read.and_then(|_| Ok(serde_json::from_str::<Order>(&text)?));
-    let order = match order {
-        Ok(order) => order,
+    let job = read.and_then(|_| Ok(serde_json::from_str::<Job>(&text)?));
+    let job = match job {
+        Ok(job) => job,
         Err(error) => return fail(&format!("no order on standard input: {error}")),
     };
-    if let Err(error) = limit(&order) {
+    if let Err(error) = limit(&job) {
         return fail(&format!("cannot limit itself: {error}"));
     }
-    let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || obey(&order));
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads()).stack_size(STACK).build_global() {
+        return fail(&format!("cannot start threads: {error}"));
+    }
+    let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || run_job(&job));
     match worker.map(|worker| worker.join()) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
         Ok(Ok(Err(error))) => fail(&format!("cannot write its result: {error}")),
@@ -286,44 +299,44 @@ fn fail(text: &str) -> ExitCode {
     ExitCode::FAILURE
 }
 
-fn limit(order: &Order) -> io::Result<()> {
+fn limit(job: &Job) -> io::Result<()> {
     let bound = |value| Rlimit { current: Some(value), maximum: Some(value) };
-    rustix::process::setrlimit(Resource::As, bound(order.memory))?;
-    rustix::process::setrlimit(Resource::Cpu, Rlimit { current: Some(order.cpu), maximum: Some(order.cpu + 5) })?;
+    rustix::process::setrlimit(Resource::As, bound(job.memory))?;
+    rustix::process::setrlimit(Resource::Cpu, Rlimit { current: Some(job.cpu), maximum: Some(job.cpu + 5) })?;
     rustix::process::setrlimit(Resource::Core, bound(0))?;
     rustix::process::setrlimit(Resource::Fsize, bound(2 << 30))?;
-    // Nothing is started from here on, and nothing outlives the node.
+    // no privileges by exec, and no child that outlives the node
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::process::nice(10)?;
+    rustix::process::nice(NICE)?;
     Ok(())
 }
 
-fn obey(order: &Order) -> io::Result<()> {
-    let report = match compile(order) {
+fn run_job(job: &Job) -> io::Result<()> {
+    let report = match compile(job) {
         Ok(compatibility) => Report::Compiled { compatibility },
         Err(report) => report,
     };
-    std::fs::write(&order.report, serde_json::to_vec(&report)?)
+    std::fs::write(&job.report, serde_json::to_vec(&report)?)
 }
 
-fn compile(order: &Order) -> std::result::Result<String, Report> {
-    let unreadable = |error: &dyn std::fmt::Display| Report::Unreadable(format!("{}: {error}", order.input.display()));
-    let wasm = std::fs::read(&order.input).map_err(|error| unreadable(&error))?;
-    if hex::encode(Sha256::digest(&wasm)) != order.digest.to_ascii_lowercase() {
-        return Err(unreadable(&format!("is not what its digest sha256:{} says", order.digest)));
+fn compile(job: &Job) -> std::result::Result<String, Report> {
+    let unreadable = |error: &dyn std::fmt::Display| Report::Unreadable(format!("{}: {error}", job.input.display()));
+    let wasm = std::fs::read(&job.input).map_err(|error| unreadable(&error))?;
+    if hex::encode(Sha256::digest(&wasm)) != job.digest.to_ascii_lowercase() {
+        return Err(unreadable(&format!("is not what its digest sha256:{} says", job.digest)));
     }
     if let Some(why) = inspect::never_runs(&wasm) {
         return Err(Report::NeverRuns(why));
     }
     let invalid = |error: wasmtime::Error| Report::Invalid(format!("{error:#}"));
     let engine = config::compiler().map_err(invalid)?;
-    // Byte 4 to 8: the version and layer; a component is layer 1.
+    // bytes 4 to 8 are version and layer; a component has layer 1
     let code = match wasm.get(4..8) {
         Some([1, 0, 0, 0]) => engine.precompile_module(&wasm).map_err(invalid)?,
         Some([_, _, 1, 0]) => engine.precompile_component(&wasm).map_err(invalid)?,
         version => return Err(Report::Invalid(format!("unknown version of WebAssembly: {version:x?}"))),
     };
-    std::fs::write(&order.output, code).map_err(|error| unreadable(&error))?;
+    std::fs::write(&job.output, code).map_err(|error| unreadable(&error))?;
     Ok(config::compatibility(&engine))
 }

@@ -1,4 +1,4 @@
-//! The engine's configuration: one for the compiler and for the node, else the code would not fit.
+//! The configuration of the engines, which the compiler and the node share so that their code is compatible.
 
 use crate::PoolOptions;
 use sha2::{Digest, Sha256};
@@ -8,10 +8,10 @@ use std::{
 };
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
 
-/// What generated code depends on.
+/// The settings that determine generated code.
 ///
-/// What `wasmtime run` takes, but for memories that threads share: these escape the accounting of [`crate::memory`], and wasmtime calls
-/// them unfinished. Atomics on other memories run. Bounds of 64-bit memories are checked by code, as they have no guard pages.
+/// The proposals that `wasmtime run` enables, except shared memories: these escape the accounting of [`crate::memory`], and wasmtime calls
+/// them unfinished. Atomics on other memories work. 64-bit memories have no guard pages, so that generated code checks their bounds.
 pub(crate) fn code() -> Config {
     let mut config = Config::new();
     config
@@ -30,47 +30,47 @@ pub(crate) fn code() -> Config {
     config
 }
 
-/// Bytes of stack in the pool, where they are never given back.
+/// Bytes of stack of pooled instances, which are never returned to the system.
 const STACK: usize = 512 << 10;
 
-/// The same of instances by themselves, where commands are. Frames that check the epoch are about twice as large: this is as deep as
-/// `wasmtime run` goes.
+/// Bytes of stack of single instances, such as commands. Epoch checks double the size of a frame, so that this allows the recursion depth of
+/// `wasmtime run`.
 const SINGLE_STACK: usize = 1 << 20;
 
-/// Bytes of stack that the host has in a guest's calls.
+/// Bytes of stack of host functions that a guest calls.
 const HOST_STACK: usize = 512 << 10;
 
-/// An engine that only compiles: it reserves no address space.
+/// An engine for the compiler, which reserves no address space.
 pub(crate) fn compiler() -> wasmtime::Result<Engine> {
     Engine::new(&code())
 }
 
-/// Pools smaller than this are not worth their bounds.
+/// Least instances of a pool. Its limits are not worth a smaller one.
 const SMALLEST_POOL: u32 = 64;
 
-/// The node's engines. Compiled code fits both.
+/// The node's engines. Compiled code is compatible with both.
 pub(crate) struct Engines {
-    /// Instances from a pool, and how many; `None` where address space is too short for one.
+    /// The engine with a pool, and its number of instances; `None` where address space is too short for a pool.
     pub(crate) pool: Option<(Engine, u32)>,
-    /// Instances allocated one by one, of any shape.
+    /// The engine that allocates instances on demand, without limits of size.
     pub(crate) single: Engine,
-    /// What is wrong, if the pool had to shrink.
+    /// Why the pool is smaller than configured, if it is.
     pub(crate) problem: Option<String>,
 }
 
 pub(crate) fn engines(pool: PoolOptions) -> wasmtime::Result<Engines> {
     let single = Engine::new(code().max_wasm_stack(SINGLE_STACK).async_stack_size(SINGLE_STACK + HOST_STACK))?;
-    let mut instances = pool.instances.max(1);
+    let mut instances = pool.pooled.max(1);
     loop {
         let mut config = code();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(instances)));
         let error = match Engine::new(&config) {
             Ok(engine) => {
-                let problem = (instances != pool.instances.max(1)).then(|| {
+                let problem = (instances != pool.pooled.max(1)).then(|| {
                     format!(
                         "address space is short: {instances} Wasm instances in the pool at a time instead of {} (check \
                          ulimit -v and vm.max_map_count)",
-                        pool.instances
+                        pool.pooled
                     )
                 });
                 return Ok(Engines { pool: Some((engine, instances)), single, problem });
@@ -87,22 +87,22 @@ pub(crate) fn engines(pool: PoolOptions) -> wasmtime::Result<Engines> {
     }
 }
 
-/// Core instances and tables of one component in the pool. Interpreters built as components (CPython) are many core modules. What needs
-/// more is allocated by itself.
+/// Most core instances of one pooled component. Interpreters built as components (CPython) consist of many core modules. Larger components run
+/// as single instances.
 const CORE_INSTANCES: u32 = 32;
-/// Components have two tables, CPython also: their main module's and that of the imports. Each costs the idle node 56 bytes for each
-/// instance that there may be.
+/// Most tables of one pooled component. Components, also CPython, have two: of the main module and of the imports. Each table costs an idle node
+/// 56 bytes per instance of the pool.
 const TABLES: u32 = 4;
 
-/// A place in the pool is all that an instance needs: whoever has one finds a memory, tables and a stack too. So there is one number to
-/// share out, and no component can take what is another's by having many parts.
+/// The pool's limits. Each instance has its own memory, tables and stack, so that the number of instances is the only limit to schedule by, and no
+/// component takes resources of another.
 fn pooling(instances: u32) -> PoolingAllocationConfig {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(instances)
         .max_core_instances_per_component(CORE_INSTANCES)
         .total_core_instances(instances.saturating_mul(CORE_INSTANCES))
         .max_memories_per_component(1)
-        // The heap of garbage-collected objects is a memory as well.
+        // the GC heap is a memory too
         .total_memories(instances.saturating_mul(2))
         .total_gc_heaps(instances)
         .max_tables_per_component(TABLES)
@@ -112,13 +112,13 @@ fn pooling(instances: u32) -> PoolingAllocationConfig {
         .table_elements(20_000)
         .max_memory_size(4 << 30)
         .max_unused_warm_slots(64)
-        // Nothing is kept resident: it saves no time (measured) and costs memory.
+        // keeping memory resident costs memory and saves no time (measured)
         .linear_memory_keep_resident(0)
         .table_keep_resident(0);
     pool
 }
 
-/// Names the code that this engine makes and takes: version, settings and CPU features, as 32 hexadecimal digits.
+/// Identifies the code that an engine produces and accepts: version, settings and CPU features, as 32 hexadecimal digits.
 pub(crate) fn compatibility(engine: &Engine) -> String {
     struct Stable(Sha256);
     impl Hasher for Stable {
@@ -141,7 +141,7 @@ mod tests {
 
     #[test]
     fn compiler_and_both_engines_agree_on_the_code() {
-        let engines = engines(PoolOptions { instances: 64, more: 0 }).unwrap();
+        let engines = engines(PoolOptions { pooled: 64, unpooled: 0 }).unwrap();
         assert_eq!(engines.problem, None);
         let code = compatibility(&compiler().unwrap());
         assert_eq!(compatibility(&engines.pool.unwrap().0), code);
@@ -150,7 +150,7 @@ mod tests {
 
     #[test]
     fn a_pool_that_does_not_fit_shrinks_and_says_so() {
-        let engines = engines(PoolOptions { instances: 50_000, more: 0 }).unwrap();
+        let engines = engines(PoolOptions { pooled: 50_000, unpooled: 0 }).unwrap();
         let problem = engines.problem.expect("100,000 x 4 GiB is more than a process can address");
         assert!(problem.contains("address space is short"), "{problem}");
         assert!(engines.pool.unwrap().1 < 50_000);

@@ -1,5 +1,5 @@
-//! Commands beside a container's program: the same guest anew with other arguments, another function that it exports, or one of the built-in
-//! [`tools`]. Each has streams of its own, and its container's volumes, environment, network, memory and CPU.
+//! Commands of `kubectl exec`: a new instance of the container's guest with other arguments, another function that the guest exports, or one
+//! of the built-in [`tools`]. Each command has its own streams, and the volumes, environment, network, memory and CPU of its container.
 
 use crate::{
     attach::pump,
@@ -10,7 +10,7 @@ use crate::{
     pool::Pool,
     quota::Throttled,
     stdio::Output,
-    terminal::{Terminal, Typed},
+    terminal::{Effects, LineDiscipline},
     tools,
 };
 use bytes::Bytes;
@@ -23,19 +23,19 @@ use tokio::{
 };
 use tokio_util::task::AbortOnDropHandle;
 
-/// Commands at a time in one container.
-pub(crate) const COMMANDS: usize = 8;
+/// Most concurrent commands in one container.
+pub(crate) const MAX_COMMANDS: usize = 8;
 
-/// Pieces of output that nobody has taken.
-const OUTPUT: usize = 16;
+/// Most queued chunks of output. The command waits when the queue is full.
+const OUTPUT_QUEUE: usize = 16;
 
-/// Bytes of input that the command has not read.
-const INPUT: usize = 8 << 10;
+/// Most bytes of input that the command has not read. The client waits when the buffer is full.
+const STDIN_BUFFER: usize = 8 << 10;
 
-/// Interrupted at a terminal.
-const INTERRUPTED: i32 = 130;
+/// Exit code after the interrupt character: 128 + SIGINT.
+const EXIT_INTERRUPTED: i32 = 130;
 
-/// Runs a command to its end, and until all its output is written.
+/// Runs a command until it has exited and its output is written. Returns its exit code.
 pub(crate) async fn run(
     pool: &Arc<Pool>,
     shared: &Arc<Shared>,
@@ -47,43 +47,44 @@ pub(crate) async fn run(
     let Some(first) = command.first() else {
         return Err(Error::Invalid("there is no command".into()));
     };
-    let place = shared.commands.clone().try_acquire_owned();
-    let place = place.map_err(|_| Error::Exhausted(format!("this container runs {COMMANDS} commands already")))?;
+    let permit = shared.commands.clone().try_acquire_owned();
+    let permit =
+        permit.map_err(|_| Error::Exhausted(format!("this container runs {MAX_COMMANDS} commands already")))?;
     let Streams { stdin, stdout, stderr, resize } = streams;
-    // no program here can ask how large a terminal is
+    // WASI has no call for the size of a terminal
     drop(resize);
-    let (out, out_pieces) = mpsc::channel(OUTPUT);
-    let (err, err_pieces) = mpsc::channel(OUTPUT);
-    // a terminal has one output
+    let (out, out_chunks) = mpsc::channel(OUTPUT_QUEUE);
+    let (err, err_chunks) = mpsc::channel(OUTPUT_QUEUE);
+    // a terminal has a single output stream
     let err = Some(err).filter(|_| !tty).unwrap_or_else(|| out.clone());
-    let (read, write) = duplex(INPUT);
-    let (input, feed_to) = if stdin.is_some() { (Some(read), Some(write)) } else { (None, None) };
+    let (read, write) = duplex(STDIN_BUFFER);
+    let (input, stdin_writer) = if stdin.is_some() { (Some(read), Some(write)) } else { (None, None) };
     let io = Io {
-        function: command::named(&command),
+        function: command::function_name(&command),
         args: command.clone(),
         stdin: input.map(|from| (from, tty)),
         stdout: Output::pipe(out.clone(), tty),
         stderr: Output::pipe(err, tty),
     };
-    // on other threads, and it ends when this is dropped
+    // the task runs on the guests' threads; dropping the handle aborts it
     let mut task = AbortOnDropHandle::new(match tools::find(first) {
         Some(tool) => tools::start(pool, shared, tool, io),
         None => start(pool, shared, image, io),
     });
     let program = async move {
-        let feed = feed(stdin, feed_to, tty.then_some(out));
+        let feed = feed(stdin, stdin_writer, tty.then_some(out));
         tokio::select! {
             biased;
             code = &mut task => code.unwrap_or_else(|error| Err(Error::Other(error.into()))),
-            () = feed => Ok(INTERRUPTED),
+            () = feed => Ok(EXIT_INTERRUPTED),
         }
     };
-    let (code, (), ()) = tokio::join!(program, pump(out_pieces, stdout), pump(err_pieces, stderr));
-    drop(place);
+    let (code, (), ()) = tokio::join!(program, pump(out_chunks, stdout), pump(err_chunks, stderr));
+    drop(permit);
     code
 }
 
-/// The guest anew.
+/// Starts a new instance of the container's guest.
 fn start(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Image>, io: Io) -> JoinHandle<Result<i32>> {
     let (node, shared, image) = (pool.clone(), shared.clone(), image.clone());
     pool.handle().spawn(async move {
@@ -95,19 +96,19 @@ fn start(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Image>, io: Io) -> 
             return Err(Error::Invalid(format!("exec: \"{name}\": {message}")));
         }
         if !message.is_empty() {
-            errors.say(format!("sampan: {name} failed: {}\n", message.trim_end()).as_bytes()).await;
+            errors.write_all(format!("sampan: {name} failed: {}\n", message.trim_end()).as_bytes()).await;
         }
         Ok(code)
     })
 }
 
-/// Copies to the command's input. Returns when somebody at a terminal interrupts it.
+/// Copies the client's input to the command. Returns only when the interrupt character was typed.
 async fn feed(
     from: Option<Box<dyn AsyncRead + Send + Unpin>>,
     mut to: Option<DuplexStream>,
     echo: Option<mpsc::Sender<Bytes>>,
 ) {
-    let (mut buffer, mut terminal) = (vec![0; INPUT], Terminal::default());
+    let (mut buffer, mut terminal) = (vec![0; STDIN_BUFFER], LineDiscipline::default());
     if let Some(mut from) = from {
         while let (Ok(count @ 1..), Some(input)) = (from.read(&mut buffer).await, &mut to) {
             let Some(echo) = &echo else {
@@ -116,16 +117,16 @@ async fn feed(
                 }
                 continue;
             };
-            let Typed { shown, line, end, interrupt } = terminal.take(&buffer[..count]);
-            // who types and does not read is not shown it
-            let _ = echo.try_send(shown.into());
+            let Effects { echo: echoed, line, eof, interrupt } = terminal.input(&buffer[..count]);
+            // a client that does not read its output gets no echo, so that input never waits for output
+            let _ = echo.try_send(echoed.into());
             if interrupt {
                 return;
             }
             if input.write_all(&line).await.is_err() {
                 break;
             }
-            if end {
+            if eof {
                 to = None;
             }
         }

@@ -1,14 +1,14 @@
-//! How a guest's end reads for people and for restart policies.
+//! Exit codes, reasons and termination messages of guests.
 
 use crate::memory::OutOfMemory;
 use container::ExitReason;
 use wasmtime::{Error, GcHeapOutOfMemory, Trap, WasmBacktrace};
 use wasmtime_wasi::I32Exit;
 
-/// Bytes of a message, as Kubernetes bounds termination messages.
-const MESSAGE: usize = 4096;
+/// Most bytes of a termination message, as in Kubernetes.
+const MAX_MESSAGE: usize = 4096;
 
-/// The end of a guest, without times.
+/// How a guest ended, without times.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct End {
     pub(crate) code: i32,
@@ -17,24 +17,25 @@ pub(crate) struct End {
 }
 
 impl End {
+    /// The guest called exit.
     pub(crate) fn exited(code: i32) -> Self {
-        // As a process's: the low eight bits.
+        // the low eight bits, as for a process
         let code = code & 0xff;
         let reason = if code == 0 { ExitReason::Completed } else { ExitReason::Error };
         Self { code, reason, message: String::new() }
     }
 
-    /// Never started.
+    /// The guest did not start.
     pub(crate) fn cannot_run(message: impl Into<String>) -> Self {
         Self { code: 128, reason: ExitReason::ContainerCannotRun, message: bounded(message.into()) }
     }
 
-    /// Obeyed a stop.
+    /// The guest ended by SIGTERM.
     pub(crate) fn stopped() -> Self {
         Self { code: 143, reason: ExitReason::Error, message: String::new() }
     }
 
-    /// Had to be ended.
+    /// The guest ended by SIGKILL.
     pub(crate) fn killed() -> Self {
         Self { code: 137, reason: ExitReason::Error, message: String::new() }
     }
@@ -43,16 +44,16 @@ impl End {
         Self { code: 137, reason: ExitReason::OomKilled, message: bounded(message) }
     }
 
-    /// What an error out of a guest means.
+    /// Maps the error of a guest's call to an exit.
     pub(crate) fn of(error: &Error) -> Self {
         if let Some(exit) = error.downcast_ref::<I32Exit>() {
             return Self::exited(exit.0);
         }
         if is_out_of_memory(error) {
-            return Self::out_of_memory(story(error));
+            return Self::out_of_memory(describe(error));
         }
         let code = if is_trap(error) { 134 } else { 1 };
-        Self { code, reason: ExitReason::Error, message: story(error) }
+        Self { code, reason: ExitReason::Error, message: describe(error) }
     }
 }
 
@@ -60,22 +61,22 @@ pub(crate) fn is_out_of_memory(error: &Error) -> bool {
     error.downcast_ref::<OutOfMemory>().is_some() || is_full_heap(error)
 }
 
-/// The heap of garbage-collected objects could not grow, and collecting freed too little: wasmtime does not pass on why.
+/// Whether the GC heap could not grow. wasmtime hides the cause.
 pub(crate) fn is_full_heap(error: &Error) -> bool {
     error.downcast_ref::<GcHeapOutOfMemory<()>>().is_some()
 }
 
-/// Out of memory only because many instances run beside each other: it is no fault of the one that asked.
-pub(crate) fn is_crowded(error: &Error) -> bool {
-    error.downcast_ref::<OutOfMemory>().is_some_and(|full| !full.is_hoarder())
+/// Whether memory ran out because of many concurrent instances, not because of a large one.
+pub(crate) fn is_contention(error: &Error) -> bool {
+    error.downcast_ref::<OutOfMemory>().is_some_and(|full| !full.is_oversized())
 }
 
 pub(crate) fn is_trap(error: &Error) -> bool {
     error.downcast_ref::<Trap>().is_some() || error.downcast_ref::<WasmBacktrace>().is_some()
 }
 
-/// The error with its causes and the guest's symbolised backtrace, the root cause first: it must survive the cut.
-pub(crate) fn story(error: &Error) -> String {
+/// The error, its causes and the guest's symbolised backtrace. The root cause comes first, so that truncation keeps it.
+pub(crate) fn describe(error: &Error) -> String {
     let mut text = match error.downcast_ref::<OutOfMemory>() {
         Some(memory) => memory.to_string(),
         None => error.root_cause().to_string(),
@@ -98,8 +99,8 @@ pub(crate) fn story(error: &Error) -> String {
 }
 
 fn bounded(mut text: String) -> String {
-    if text.len() > MESSAGE {
-        let mut end = MESSAGE - "…".len();
+    if text.len() > MAX_MESSAGE {
+        let mut end = MAX_MESSAGE - "…".len();
         while !text.is_char_boundary(end) {
             end -= 1;
         }
@@ -131,6 +132,6 @@ mod tests {
     #[test]
     fn messages_are_cut_between_characters() {
         let end = End::of(&wasmtime::format_err!("{}", "ä".repeat(5000)));
-        assert!(end.message.len() <= MESSAGE && end.message.ends_with('…'));
+        assert!(end.message.len() <= MAX_MESSAGE && end.message.ends_with('…'));
     }
 }

@@ -1,13 +1,13 @@
-//! Files of guests: the folders that they see, and their share of the node's open files and disk.
+//! Files of guests: their preopened folders, and the limits of open files and disk.
 //!
-//! Folders are opened for each instance anew, from [`Mount`]s and never by a path that a guest may have changed meanwhile; and only when it
-//! uses them, so that a request which needs no files, and a command that waits, cost nothing: a node has fewer descriptors than room for pods
-//! with a token each. Guests list their folders when they begin, so that what a command is shown of each until then is [`nowhere`].
+//! Each instance opens its folders itself, from [`Mount`]s and never by a path that a guest may have changed. A folder is opened at its first
+//! use, so that requests without files and idle commands hold no descriptors: with one token volume per pod, a node has more pods than
+//! descriptors. Programs list their folders at the start; until the first use, each folder of a command is the [`placeholder`].
 
 pub(crate) mod budget;
-pub(crate) mod shown;
+pub(crate) mod lazy;
 
-use budget::Held;
+use budget::InstanceFiles;
 use container::{Mount, MountError};
 use std::{
     fs::File,
@@ -33,7 +33,7 @@ fn permissions(mount: &Mount) -> (FsPerms, OpenMode) {
     }
 }
 
-/// What of a component's table may hold a file: a stream does so longer than the file's own entry.
+/// Counts the entries of a component's table that may keep a file open: a stream outlives the file's own entry.
 pub(crate) fn count(table: &mut ResourceTable) -> usize {
     let holds = |entry: &&mut (dyn std::any::Any + Send)| {
         entry.is::<Descriptor>() || entry.is::<DynInputStream>() || entry.is::<DynOutputStream>()
@@ -41,17 +41,17 @@ pub(crate) fn count(table: &mut ResourceTable) -> usize {
     table.iter_mut().filter(holds).count()
 }
 
-/// A folder that is none any more: nothing is in it, and nothing can be made there. One for all guests.
-pub(crate) fn nowhere(beside: &Path) -> io::Result<Dir> {
-    let path = beside.join(format!("nowhere-{}", std::process::id()));
+/// Opens a deleted folder, in which nothing exists and nothing can be created. All guests share it.
+pub(crate) fn placeholder(beside: &Path) -> io::Result<Dir> {
+    let path = beside.join(format!("placeholder-{}", std::process::id()));
     std::fs::create_dir_all(&path)?;
     let handle = File::open(&path)?;
     std::fs::remove_dir(&path)?;
     Ok(Dir::new(handle, FsPerms::ReadOnly, OpenMode::READ, false))
 }
 
-/// The folders that relative names lead into. Programs of WASI have no working directory: they take for it what is listed as `.`, and for a
-/// folder below it what is listed by its relative name. They would take it for the root as well, so there is none where the root is mounted.
+/// Additional mounts by which relative paths resolve in the working directory. WASI has none: wasi-libc resolves relative paths against the
+/// preopen `.` and preopens with relative names. It would resolve absolute paths against `.` too, so that there is none where the root is mounted.
 pub(crate) fn relative(mounts: &[Mount], cwd: &str) -> Result<Vec<Mount>, MountError> {
     let cwd: PathBuf = Path::new("/").components().chain(Path::new(cwd).components().filter(is_name)).collect();
     let root = Path::new("/");
@@ -77,19 +77,19 @@ fn is_name(part: &Component<'_>) -> bool {
     matches!(part, Component::Normal(_))
 }
 
-/// Of a guest whose files block who uses them.
+/// The context of a guest whose file calls block the calling thread.
 pub(crate) fn in_place() -> WasiFilesystemCtx {
     let mut context = WasiCtxBuilder::new().allow_blocking_current_thread(true).build();
     std::mem::take(context.filesystem())
 }
 
-/// Why a folder is not opened.
+/// Why a folder cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Refused {
-    /// The pod, or all guests together, hold too many files open.
+    /// The pod, or all guests together, have too many open files.
     #[error("the volumes cannot be opened: guests of this node hold too many files open")]
     Full,
-    /// The folder is gone, or another one is in its place.
+    /// The folder was removed or replaced.
     #[error("mount {0} cannot be opened: {1}")]
     Mount(String, MountError),
 }
@@ -99,15 +99,15 @@ fn open(mount: &Mount) -> Result<File, Refused> {
 }
 
 /// Whether all mounts can be opened now.
-pub(crate) fn check(mounts: &[Mount]) -> wasmtime::Result<()> {
+pub(crate) fn check_mounts(mounts: &[Mount]) -> wasmtime::Result<()> {
     Ok(mounts.iter().try_for_each(|mount| open(mount).map(drop))?)
 }
 
-/// Opens one folder. `count` counts what the guest has open; `in_place`: who uses it may block.
-pub(crate) fn folder(
+/// Opens one folder. `count` counts the open files of the guest; `in_place`: calls block the calling thread.
+pub(crate) fn open_folder(
     mount: &Mount,
     in_place: bool,
-    held: &mut Held,
+    held: &mut InstanceFiles,
     count: impl FnOnce() -> usize,
 ) -> Result<Dir, Refused> {
     if !held.open(1, count) {
@@ -117,35 +117,36 @@ pub(crate) fn folder(
     Ok(Dir::new(open(mount)?, perms, mode, in_place))
 }
 
-/// A folder that a guest was shown and has not used.
+/// A folder that a guest has listed and not used.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Unopened {
-    /// The number by which a core module knows it.
+    /// Its descriptor in preview 1.
     pub(crate) number: i32,
-    /// Where it is in the instance's table.
+    /// Its entry in the instance's table.
     pub(crate) entry: u32,
     pub(crate) mount: usize,
 }
 
-/// Shows a core module its folders. Preview 1 takes them by path only, and opens what is there: so it is shown none, in as many places.
-pub(crate) fn show(
+/// Preopens the placeholder for each mount of a core module. wasmtime-wasi opens the preopens of preview 1 by path at once, so that the mounts
+/// themselves cannot be given to it before their first use.
+pub(crate) fn preopen_placeholders(
     mut builder: WasiCtxBuilder,
     mounts: &[Mount],
-    nowhere: &Dir,
+    placeholder: &Dir,
 ) -> wasmtime::Result<(WasiP1Ctx, Vec<Unopened>)> {
-    let path = format!("/proc/self/fd/{}", nowhere.dir.as_raw_fd());
+    let path = format!("/proc/self/fd/{}", placeholder.dir.as_raw_fd());
     for mount in mounts {
         builder.preopened_dir(&path, &mount.target, permissions(mount).0)?;
     }
     let mut wasi = builder.build_p1();
-    // Any question about numbers makes the table of them; the answer has no place to go.
+    // any call creates the descriptor table; the result is not needed
     let _ = p1::fd_prestat_get(&mut wasi, &mut wiggle::GuestMemory::Unshared(&mut []), FIRST_FOLDER, 0);
     drop(std::mem::take(wasi.ctx().ctx.filesystem()));
     let table = wasi.ctx().table;
     let mut unopened = Vec::with_capacity(mounts.len());
     for entry in 0..u32::try_from(mounts.len())? + FIRST_FOLDER.cast_unsigned() {
         let Ok(Descriptor::Dir(dir)) = table.get_mut(&Resource::new_borrow(entry)) else { continue };
-        *dir = nowhere.clone();
+        *dir = placeholder.clone();
         let mount = unopened.len();
         unopened.push(Unopened { number: FIRST_FOLDER + i32::try_from(mount)?, entry, mount });
     }
@@ -155,18 +156,22 @@ pub(crate) fn show(
     Ok((wasi, unopened))
 }
 
-/// Opens one of them where it was shown.
-pub(crate) fn put(table: &mut ResourceTable, entry: u32, dir: Dir) {
-    // an entry that is gone is an error of whatever is done with it next
+/// Replaces a placeholder with the open folder.
+pub(crate) fn replace_placeholder(table: &mut ResourceTable, entry: u32, dir: Dir) {
+    // the next call on a removed entry reports the error
     if let Ok(shown) = table.get_mut(&Resource::new_borrow(entry)) {
         *shown = Descriptor::Dir(dir);
     }
 }
 
-/// Opens the folders of a core module all at once. The path of an open handle leads to what is open, whatever stands at its name by now.
-pub(crate) fn preopen(builder: &mut WasiCtxBuilder, mounts: &[Mount], held: &mut Held) -> wasmtime::Result<()> {
+/// Opens all folders of a core module at once. `/proc/self/fd` leads to the open folder, whatever its original path names by now.
+pub(crate) fn preopen(
+    builder: &mut WasiCtxBuilder,
+    mounts: &[Mount],
+    held: &mut InstanceFiles,
+) -> wasmtime::Result<()> {
     for mount in mounts {
-        let dir = folder(mount, false, held, || 0)?;
+        let dir = open_folder(mount, false, held, || 0)?;
         let path = format!("/proc/self/fd/{}", dir.dir.as_raw_fd());
         builder
             .preopened_dir(path, &mount.target, permissions(mount).0)

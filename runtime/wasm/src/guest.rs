@@ -1,11 +1,12 @@
-//! The host side of one instance: what it may see and use.
+//! The host state of one instance: its WASI context, files, memory account and limits.
 
 use crate::{
-    attach::{Attached, Input},
+    attach::{AttachedStreams, Input},
+    delivery::Delivery,
     exit,
     files::{self, Refused, Unopened, budget},
-    host::{self, Scales},
-    memory::{Memory, Share},
+    host::{self, HostMemoryMeter},
+    memory::{InstanceMemory, MemoryAccount},
     metrics::Metrics,
     outgoing::Outgoing,
     places::Held,
@@ -18,12 +19,10 @@ use container::{
     log::{Log, Source},
     net::Sockets,
 };
+use http::HeaderMap;
 use std::sync::{
     Arc,
-    atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
-    },
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 use tokio::{io::DuplexStream, sync::Semaphore};
 use wasmtime::{
@@ -37,58 +36,60 @@ use wasmtime_wasi::{
 };
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Host resources (streams, requests, pollables, files) that an instance may hold. Open files have a bound of their own, far below it.
-const RESOURCES: usize = 4_096;
+/// Most host resources (streams, requests, pollables, files) of an instance. Open files have a separate, far lower limit.
+const MAX_RESOURCES: usize = 4_096;
 
-/// The same of an instance that answers one request.
-const REQUEST_RESOURCES: usize = 1_024;
+/// Most host resources of an instance that answers one request.
+const MAX_REQUEST_RESOURCES: usize = 1_024;
 
-/// Bytes that one call may copy out of the guest (`from-list`, a write to a file): the copy is the host's for the time of the call.
-const CALL: usize = 32 << 20;
+/// Most bytes that one call may copy out of the guest (`from-list`, a write to a file). The host holds the copy during the call.
+const MAX_CALL_BYTES: usize = 32 << 20;
 
-/// Bytes of randomness in one call.
-const RANDOM: u64 = 16 << 20;
+/// Most random bytes of one call.
+const MAX_RANDOM_BYTES: u64 = 16 << 20;
 
-/// Handles in the guest's own tables.
-const HANDLES: usize = 65_536;
+/// Most handles in the tables of the guest.
+const MAX_HANDLES: usize = 65_536;
 
-/// What all instances of one container share.
+/// State that all instances of one container share.
 pub(crate) struct Shared {
     pub(crate) spec: ContainerSpec,
     pub(crate) sockets: Arc<dyn Sockets>,
     pub(crate) log: Log,
-    pub(crate) memory: Arc<Memory>,
+    pub(crate) memory: Arc<MemoryAccount>,
     pub(crate) quota: Arc<Quota>,
     pub(crate) outgoing: Arc<Semaphore>,
-    pub(crate) files: Arc<budget::Pod>,
-    pub(crate) space: Arc<budget::Space>,
-    /// What a command is shown of its folders until it uses one; `None`: they are opened when it begins.
-    pub(crate) nowhere: Option<Dir>,
-    /// A folder could not be opened, and the container's log says so.
-    pub(crate) told: AtomicBool,
-    /// Who looks on.
-    pub(crate) attached: Arc<Attached>,
-    /// What its program reads, if anything.
+    pub(crate) files: Arc<budget::PodFiles>,
+    pub(crate) space: Arc<budget::DiskSpace>,
+    /// Stands for each folder of a command until its first use; `None`: folders are opened at the start.
+    pub(crate) placeholder: Option<Dir>,
+    /// Whether the container's log has reported a folder that cannot be opened.
+    pub(crate) mount_error_logged: AtomicBool,
+    /// Attached clients.
+    pub(crate) attached: Arc<AttachedStreams>,
+    /// The standard input of its program, if it has one.
     pub(crate) input: Option<Input>,
-    /// Of all guests: calls of files under way on threads that block.
+    /// Limits concurrent blocking file calls of all guests.
     pub(crate) blocking: Arc<Semaphore>,
-    /// With it, a file that is opened blocks who uses it.
+    /// Files that are opened with this context block the calling thread.
     pub(crate) in_place: WasiFilesystemCtx,
-    /// Commands that may be run beside its program.
+    /// Limits concurrent exec commands.
     pub(crate) commands: Arc<Semaphore>,
     pub(crate) places: Arc<Held>,
     pub(crate) instances: AtomicU64,
+    /// Of them, those that wait for a request.
+    pub(crate) idle: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
 }
 
-/// An instance is counted as live until this is dropped.
+/// Counts an instance as live until this is dropped.
 struct Live(Arc<Shared>);
 
 impl Live {
-    /// Says in the container's log, once, why a folder is not opened: programs learn a number at best.
-    fn tell(&self, refused: &Refused) {
-        if !self.0.told.swap(true, Relaxed) {
+    /// Reports once in the container's log why a folder cannot be opened: the program only gets an error number.
+    fn log_mount_error(&self, refused: &Refused) {
+        if !self.0.mount_error_logged.swap(true, Relaxed) {
             let mut writer = self.0.log.writer(Source::Stderr);
             writer.write(format!("sampan: {refused}\n").as_bytes());
             writer.finish(true);
@@ -107,71 +108,64 @@ impl Drop for Live {
     }
 }
 
-/// How an instance that answers a request went: its body's reader must tell an end from a cut.
-#[derive(Default)]
-pub(crate) struct Ending {
-    /// The guest returned.
-    pub(crate) returned: AtomicBool,
-    /// The instance is gone, or going.
-    pub(crate) gone: AtomicBool,
-}
+/// The answer under way ends with the instance. Declared before the table in [`Guest`], so dropped before the body's sender.
+struct Answering(Option<Arc<Delivery>>);
 
-/// Tells that the instance is going. Declared before the table in [`Guest`], so dropped before the body's sender.
-struct Going(Option<Arc<Ending>>);
-
-impl Drop for Going {
+impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(ending) = &self.0 {
-            ending.gone.store(true, SeqCst);
+        if let Some(delivery) = &self.0 {
+            delivery.end();
         }
     }
 }
 
 /// The state of a component instance.
 pub(crate) struct Guest {
-    _going: Going,
+    answering: Answering,
     wasi: WasiCtx,
     table: ResourceTable,
-    /// After the table: what it holds is closed first.
-    files: budget::Held,
-    /// Its folders, those that are open.
+    /// Declared after the table, so that the table's files are closed first.
+    files: budget::InstanceFiles,
+    /// Its open folders, by mount.
     folders: Vec<Option<Dir>>,
-    /// Those that it was shown and has not used.
+    /// Folders that it has listed and not used.
     unopened: Vec<Unopened>,
-    /// Answers one request, and is gone soon.
+    /// Answers requests.
     request: bool,
+    /// Its standard streams.
+    outputs: [Output; 2],
     http: WasiHttpCtx,
     outgoing: Outgoing,
-    share: Share,
-    scales: Scales,
+    memory: InstanceMemory,
+    host_memory: HostMemoryMeter,
     live: Live,
 }
 
 /// The state of a core module's instance.
 pub(crate) struct CoreGuest {
     wasi: WasiP1Ctx,
-    /// Folders that it was shown and has not used.
+    /// Folders that it has not used.
     unopened: Vec<Unopened>,
-    /// After the files themselves: they are closed first.
-    files: budget::Held,
-    /// The guest has closed a standard stream: its number may be a file's by now.
-    pub(crate) moved: bool,
-    share: Share,
+    /// Declared after the files, so that they are closed first.
+    files: budget::InstanceFiles,
+    /// The guest has closed a standard stream, whose descriptor may be a file now.
+    pub(crate) stdio_replaced: bool,
+    memory: InstanceMemory,
     live: Live,
 }
 
 impl Guest {
-    /// Lists its folders, opened or not: each of a command's is when it uses it.
-    pub(crate) fn show(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
+    /// Lists its folders. Those of a command are placeholders until their first use.
+    pub(crate) fn preopens(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
         let shared = self.live.0.clone();
         let mut shown = Vec::new();
         for (mount, one) in shared.spec.mounts.iter().enumerate() {
-            // listed again, those that are open are the same
-            let dir = match (&self.folders[mount], &shared.nowhere) {
-                (None, Some(nowhere)) if !self.request => nowhere.clone(),
-                (_, nowhere) => match (self.open(mount), nowhere) {
-                    // there may be room when it is used, or an error then
-                    (Err(Refused::Full), Some(nowhere)) => nowhere.clone(),
+            // a folder that is open is listed as it is
+            let dir = match (&self.folders[mount], &shared.placeholder) {
+                (None, Some(placeholder)) if !self.request => placeholder.clone(),
+                (_, placeholder) => match (self.open(mount), placeholder) {
+                    // the first use tries again, and returns the error
+                    (Err(Refused::Full), Some(placeholder)) => placeholder.clone(),
                     (opened, _) => opened?,
                 },
             };
@@ -184,16 +178,16 @@ impl Guest {
         Ok(shown)
     }
 
-    /// Opens what it uses now, if that is a folder that is not.
-    pub(crate) fn open_used(&mut self, entry: u32) -> Result<(), Refused> {
+    /// Opens a listed folder before its first use.
+    pub(crate) fn ensure_open(&mut self, entry: u32) -> Result<(), Refused> {
         let Some(at) = self.unopened.iter().position(|folder| folder.entry == entry) else { return Ok(()) };
-        let dir = self.open(self.unopened[at].mount).inspect_err(|refused| self.live.tell(refused))?;
-        files::put(&mut self.table, entry, dir);
+        let dir = self.open(self.unopened[at].mount).inspect_err(|refused| self.live.log_mount_error(refused))?;
+        files::replace_placeholder(&mut self.table, entry, dir);
         self.unopened.swap_remove(at);
         Ok(())
     }
 
-    /// The entry is another's from now on.
+    /// The entry is closed, and may be reused.
     pub(crate) fn forget(&mut self, entry: u32) {
         self.unopened.retain(|folder| folder.entry != entry);
     }
@@ -203,12 +197,32 @@ impl Guest {
             return Ok(dir.clone());
         }
         let (held, count) = (&mut self.files, files::count(&mut self.table).saturating_sub(self.unopened.len()));
-        let dir = files::folder(&self.live.0.spec.mounts[mount], false, held, || count)?;
+        let dir = files::open_folder(&self.live.0.spec.mounts[mount], false, held, || count)?;
         self.folders[mount] = Some(dir.clone());
         Ok(dir)
     }
 
-    pub(crate) fn space(&self) -> &Arc<budget::Space> {
+    /// A request begins, which a trace may belong to.
+    pub(crate) fn begin(&mut self, delivery: Arc<Delivery>, trace: Option<HeaderMap>) {
+        self.answering = Answering(Some(delivery));
+        self.outgoing.trace = trace;
+    }
+
+    /// The request is answered, and the instance stays.
+    pub(crate) fn end(&mut self) {
+        self.answering = Answering(None);
+        self.outgoing.trace = None;
+        self.outputs.iter().for_each(Output::end_line);
+    }
+
+    /// Whether it can answer another request: what it failed to get may fail it again, and what it keeps it may run out of.
+    pub(crate) fn is_reusable(&mut self) -> bool {
+        self.memory.refused().is_none()
+            && !self.host_memory.refused
+            && self.table.iter_mut().count() <= MAX_REQUEST_RESOURCES / 2
+    }
+
+    pub(crate) fn space(&self) -> &Arc<budget::DiskSpace> {
         &self.live.0.space
     }
 
@@ -220,44 +234,44 @@ impl Guest {
 }
 
 impl CoreGuest {
-    /// For functions that touch no folder.
+    /// The context of preview 1.
     pub(crate) fn wasi(&mut self) -> &mut WasiP1Ctx {
         &mut self.wasi
     }
 
-    /// Opens what it uses now, if that is a folder that is not.
-    pub(crate) fn open_used(&mut self, number: i32) -> Result<(), Refused> {
+    /// Opens a listed folder before its first use.
+    pub(crate) fn ensure_open(&mut self, number: i32) -> Result<(), Refused> {
         let Some(at) = self.unopened.iter().position(|folder| folder.number == number) else { return Ok(()) };
         let Unopened { entry, mount, .. } = self.unopened[at];
         let (table, unopened) = (self.wasi.ctx().table, self.unopened.len());
         let count = || descriptors(table).saturating_sub(unopened);
-        let dir = files::folder(&self.live.0.spec.mounts[mount], true, &mut self.files, count);
-        let dir = dir.inspect_err(|refused| self.live.tell(refused))?;
-        files::put(self.wasi.ctx().table, entry, dir);
+        let dir = files::open_folder(&self.live.0.spec.mounts[mount], true, &mut self.files, count);
+        let dir = dir.inspect_err(|refused| self.live.log_mount_error(refused))?;
+        files::replace_placeholder(self.wasi.ctx().table, entry, dir);
         self.unopened.swap_remove(at);
         Ok(())
     }
 
-    /// Calls of files that may block at a time.
+    /// Limits concurrent blocking file calls.
     pub(crate) fn blocking(&self) -> Arc<Semaphore> {
         self.live.0.blocking.clone()
     }
 
-    /// Files that are opened while it `opens` block who uses them. It does not hold for all it does: a sleep would block as well.
-    pub(crate) fn opens(&mut self, opens: bool) {
+    /// Whether files that are opened now block the calling thread. Set only during an open: otherwise sleeps would block too.
+    pub(crate) fn set_blocking_files(&mut self, blocking: bool) {
         let shared = &self.live.0;
-        if shared.nowhere.is_some() {
-            let context = if opens { shared.in_place.clone() } else { WasiFilesystemCtx::default() };
+        if shared.placeholder.is_some() {
+            let context = if blocking { shared.in_place.clone() } else { WasiFilesystemCtx::default() };
             *self.wasi.ctx().ctx.filesystem() = context;
         }
     }
 
-    /// The number is closed, or another's from now on.
+    /// The descriptor is closed or replaced.
     pub(crate) fn forget(&mut self, number: i32) {
         self.unopened.retain(|folder| folder.number != number);
     }
 
-    pub(crate) fn space(&self) -> &Arc<budget::Space> {
+    pub(crate) fn space(&self) -> &Arc<budget::DiskSpace> {
         &self.live.0.space
     }
 
@@ -270,19 +284,19 @@ impl CoreGuest {
 
 impl WasiView for Guest {
     fn ctx(&mut self) -> WasiCtxView<'_> {
-        self.scales.pass(&mut self.table, &mut self.share);
+        self.host_memory.measure(&mut self.table, &mut self.memory);
         WasiCtxView { ctx: &mut self.wasi, table: &mut self.table }
     }
 }
 
 impl WasiHttpView for Guest {
     fn http(&mut self) -> WasiHttpCtxView<'_> {
-        self.scales.pass(&mut self.table, &mut self.share);
+        self.host_memory.measure(&mut self.table, &mut self.memory);
         WasiHttpCtxView { ctx: &mut self.http, table: &mut self.table, hooks: &mut self.outgoing }
     }
 }
 
-/// What components may import: WASI 0.2 and wasi:http.
+/// The imports of components: WASI 0.2 and wasi:http.
 pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
@@ -290,12 +304,12 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     Ok(linker)
 }
 
-/// What core modules may import: WASI preview 1.
+/// The imports of core modules: WASI preview 1.
 pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     let mut linker = wasmtime::Linker::new(engine);
     wasmtime_wasi::p1::add_to_linker_async(&mut linker, |guest: &mut CoreGuest| &mut guest.wasi)?;
     linker.allow_shadowing(true);
-    // wasmtime's makes a trap of 126 and above; a process may end with these.
+    // wasmtime's function traps for exit codes from 126; processes may use them
     let exit = |code: i32| -> wasmtime::Result<()> { Err(I32Exit(code).into()) };
     linker.func_wrap(PREVIEW_1, "proc_exit", exit)?;
     linker.allow_shadowing(false);
@@ -303,41 +317,41 @@ pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<Core
 }
 
 impl Guest {
-    /// The error that ended the guest, with what was behind it.
-    pub(crate) fn blame(&self, error: wasmtime::Error) -> wasmtime::Error {
-        blame(error, &self.share, self.scales.refused)
+    /// Adds the cause to the error that ended the guest.
+    pub(crate) fn with_cause(&self, error: wasmtime::Error) -> wasmtime::Error {
+        with_cause(error, &self.memory, self.host_memory.refused)
     }
 }
 
 impl CoreGuest {
-    /// The error that ended the guest, with what was behind it.
-    pub(crate) fn blame(&self, error: wasmtime::Error) -> wasmtime::Error {
-        blame(error, &self.share, false)
+    /// Adds the cause to the error that ended the guest.
+    pub(crate) fn with_cause(&self, error: wasmtime::Error) -> wasmtime::Error {
+        with_cause(error, &self.memory, false)
     }
 }
 
-/// Where the account refused memory and the guest only saw what came of it, the refusal is the reason.
-fn blame(error: wasmtime::Error, share: &Share, table_gone: bool) -> wasmtime::Error {
-    match share.refused() {
+/// Adds the refused memory charge as the cause, where the guest's own error is only its consequence.
+fn with_cause(error: wasmtime::Error, memory: &InstanceMemory, table_gone: bool) -> wasmtime::Error {
+    match memory.refused() {
         Some(full) if table_gone || exit::is_full_heap(&error) => error.context(full),
         _ => error,
     }
 }
 
-/// What one run of a program is given.
+/// The arguments and standard streams of one run of a program.
 pub(crate) struct Io {
     /// Its arguments, the program's own name first.
     pub(crate) args: Vec<String>,
     /// The exported function to call in place of the program.
     pub(crate) function: Option<String>,
-    /// Its input, and whether that is a terminal.
+    /// Its standard input, and whether that is a terminal.
     pub(crate) stdin: Option<(DuplexStream, bool)>,
     pub(crate) stdout: Output,
     pub(crate) stderr: Output,
 }
 
 impl Io {
-    /// Of the container's own program. `request`: of an instance that answers one.
+    /// The arguments and streams of the container's program. `request`: of an instance that answers one request.
     pub(crate) fn own(shared: &Shared, request: bool) -> Self {
         let spec = &shared.spec;
         let output = |source| Output::new(&shared.log, &shared.attached, source, request);
@@ -355,38 +369,40 @@ impl Io {
 
 /// A store for the one component instance of a command.
 pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>, io: Io) -> wasmtime::Result<Store<Guest>> {
-    files::check(&shared.spec.mounts)?;
-    component_store(engine, shared, Share::new(shared.memory.clone()), None, io)
+    files::check_mounts(&shared.spec.mounts)?;
+    component_store(engine, shared, InstanceMemory::new(shared.memory.clone()), false, io)
 }
 
-/// A store for a component instance that answers one request.
+/// A store for a component instance that answers requests.
 pub(crate) fn request_store(
     engine: &Engine,
     shared: &Arc<Shared>,
-    share: Share,
-    ending: Arc<Ending>,
+    memory: InstanceMemory,
 ) -> wasmtime::Result<Store<Guest>> {
-    component_store(engine, shared, share, Some(ending), Io::own(shared, true))
+    component_store(engine, shared, memory, true, Io::own(shared, true))
 }
 
 fn component_store(
     engine: &Engine,
     shared: &Arc<Shared>,
-    share: Share,
-    ending: Option<Arc<Ending>>,
+    memory: InstanceMemory,
+    request: bool,
     io: Io,
 ) -> wasmtime::Result<Store<Guest>> {
     let mut table = ResourceTable::new();
-    let request = ending.is_some();
-    table.set_max_capacity(if request { REQUEST_RESOURCES } else { RESOURCES });
+    table.set_max_capacity(if request { MAX_REQUEST_RESOURCES } else { MAX_RESOURCES });
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
+        outputs: [io.stdout.clone(), io.stderr.clone()],
         wasi: wasi(shared, io).build(),
         request,
-        _going: Going(ending),
+        answering: Answering(None),
         table,
-        files: budget::Held::new(shared.files.clone(), if request { budget::REQUEST_MOST } else { budget::MOST }),
+        files: budget::InstanceFiles::new(
+            shared.files.clone(),
+            if request { budget::MAX_REQUEST_FILES } else { budget::MAX_FILES },
+        ),
         folders: vec![None; shared.spec.mounts.len()],
         unopened: Vec::new(),
         http,
@@ -394,42 +410,43 @@ fn component_store(
             sockets: shared.sockets.clone(),
             log: shared.log.clone(),
             permits: shared.outgoing.clone(),
+            trace: None,
         },
-        share,
-        scales: Scales::default(),
+        memory,
+        host_memory: HostMemoryMeter::default(),
         live: Live::new(shared),
     };
     let mut store = Store::new(engine, guest);
-    store.limiter(|guest| &mut guest.share);
-    store.set_max_component_handles(HANDLES);
-    store.set_hostcall_fuel(CALL);
-    give_way(&mut store);
+    store.limiter(|guest| &mut guest.memory);
+    store.set_max_component_handles(MAX_HANDLES);
+    store.set_hostcall_fuel(MAX_CALL_BYTES);
+    yield_at_epochs(&mut store);
     Ok(store)
 }
 
 /// A store for a core module.
 pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>, io: Io) -> wasmtime::Result<Store<CoreGuest>> {
-    files::check(&shared.spec.mounts)?;
+    files::check_mounts(&shared.spec.mounts)?;
     let (mut builder, mounts) = (wasi(shared, io), &shared.spec.mounts);
-    let mut files = budget::Held::new(shared.files.clone(), budget::MOST);
-    let (mut wasi, unopened) = match &shared.nowhere {
-        Some(nowhere) => files::show(builder, mounts, nowhere)?,
+    let mut files = budget::InstanceFiles::new(shared.files.clone(), budget::MAX_FILES);
+    let (mut wasi, unopened) = match &shared.placeholder {
+        Some(placeholder) => files::preopen_placeholders(builder, mounts, placeholder)?,
         None => {
             files::preopen(&mut builder, mounts, &mut files)?;
             (builder.build_p1(), Vec::new())
         }
     };
-    wasi.ctx().table.set_max_capacity(RESOURCES);
-    let share = Share::new(shared.memory.clone());
-    let guest = CoreGuest { wasi, unopened, files, moved: false, share, live: Live::new(shared) };
+    wasi.ctx().table.set_max_capacity(MAX_RESOURCES);
+    let memory = InstanceMemory::new(shared.memory.clone());
+    let guest = CoreGuest { wasi, unopened, files, stdio_replaced: false, memory, live: Live::new(shared) };
     let mut store = Store::new(engine, guest);
-    store.limiter(|guest| &mut guest.share);
-    store.set_hostcall_fuel(CALL);
-    give_way(&mut store);
+    store.limiter(|guest| &mut guest.memory);
+    store.set_hostcall_fuel(MAX_CALL_BYTES);
+    yield_at_epochs(&mut store);
     Ok(store)
 }
 
-fn give_way<T>(store: &mut Store<T>) {
+fn yield_at_epochs<T>(store: &mut Store<T>) {
     store.set_epoch_deadline(1);
     store.epoch_deadline_async_yield_and_update(1);
 }
@@ -437,7 +454,7 @@ fn give_way<T>(store: &mut Store<T>) {
 fn wasi(shared: &Shared, io: Io) -> WasiCtxBuilder {
     let spec = &shared.spec;
     let mut builder = WasiCtxBuilder::new();
-    builder.stdout(io.stdout).stderr(io.stderr).args(&io.args).envs(&spec.env).max_random_size(RANDOM);
+    builder.stdout(io.stdout).stderr(io.stderr).args(&io.args).envs(&spec.env).max_random_size(MAX_RANDOM_BYTES);
     if let Some((from, terminal)) = io.stdin {
         builder.stdin(stdio::Input::new(from, terminal));
     }
@@ -447,7 +464,7 @@ fn wasi(shared: &Shared, io: Io) -> WasiCtxBuilder {
     builder
 }
 
-/// What of a core module's table holds a file.
+/// Counts the open files in the table of a core module.
 fn descriptors(table: &mut ResourceTable) -> usize {
     table.iter_mut().filter(|entry| entry.is::<Descriptor>()).count()
 }

@@ -4,7 +4,7 @@
 //! therefore weighed every few calls of the host and charged to the instance's account. What cannot be looked into is charged as the
 //! most that it may hold. An instance that may not have what the host holds already loses it at once: the call under way fails.
 
-use crate::memory::Share;
+use crate::memory::InstanceMemory;
 use std::any::Any;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, bindings::filesystem::types::DirectoryEntryStream};
@@ -18,8 +18,13 @@ use wasmtime_wasi_http::{
 
 /// Bytes of one set of fields, with what their table takes.
 pub(crate) const FIELDS: usize = 64 << 10;
-/// Bytes that one write to a body may have, so what a body that nobody reads holds.
-pub(crate) const CHUNK: usize = 64 << 10;
+/// Bytes that one write to a body may have.
+pub(crate) const CHUNK: usize = 8 << 10;
+/// Writes that wait for who takes the answer, besides one. Enough that small ones go out together; what a body that nobody reads holds is
+/// 128 KiB at most.
+pub(crate) const CHUNKS: usize = 15;
+/// Bytes of a body that nobody reads, of those that are charged.
+const BODY: u64 = 64 << 10;
 /// Bytes that the host holds for any instance, not charged: else a limit would have to be above what an instance begins with.
 const FREE: u64 = 128 << 10;
 /// Calls between two weighings. Between them a guest makes at most this many sets of fields.
@@ -36,16 +41,16 @@ const LISTING: u64 = 64 << 10;
 
 /// Weighs what an instance's table holds.
 #[derive(Default)]
-pub(crate) struct Scales {
+pub(crate) struct HostMemoryMeter {
     calls: u32,
     next: u32,
     /// The account refused: the table was emptied.
     pub(crate) refused: bool,
 }
 
-impl Scales {
+impl HostMemoryMeter {
     /// To be called at each call of the host.
-    pub(crate) fn pass(&mut self, table: &mut ResourceTable, share: &mut Share) {
+    pub(crate) fn measure(&mut self, table: &mut ResourceTable, share: &mut InstanceMemory) {
         self.calls += 1;
         if self.calls <= self.next {
             return;
@@ -57,7 +62,7 @@ impl Scales {
         }
         // Weighing a large table at every eighth call would be most of the work.
         (self.calls, self.next) = (0, CALLS.max(entries / 16));
-        if share.hold(bytes.saturating_sub(FREE)).is_err() {
+        if share.set_host_bytes(bytes.saturating_sub(FREE)).is_err() {
             self.refused = true;
             *table = ResourceTable::new();
             table.set_max_capacity(0);
@@ -66,7 +71,7 @@ impl Scales {
 }
 
 fn weight(resource: &(dyn Any + Send)) -> u64 {
-    let body = |is: bool| if is { CHUNK as u64 } else { 0 };
+    let body = |is: bool| if is { BODY } else { 0 };
     if let Some(fields) = resource.downcast_ref::<FieldMap>() {
         return SMALL + fields_weight(fields);
     }
@@ -112,13 +117,13 @@ fn fields_weight(fields: &http::HeaderMap) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memory::Memory;
+    use crate::memory::MemoryAccount;
 
     #[test]
     fn what_a_table_holds_is_charged_and_given_back() {
-        let memory = Memory::new("the container", Some(1 << 20), None);
-        let mut share = Share::new(memory.clone());
-        let (mut table, mut scales) = (ResourceTable::new(), Scales::default());
+        let memory = MemoryAccount::new("the container", Some(1 << 20), None);
+        let mut share = InstanceMemory::new(memory.clone());
+        let (mut table, mut meter) = (ResourceTable::new(), HostMemoryMeter::default());
         let fields = || {
             let mut fields = FieldMap::new_mutable(FIELDS);
             for _ in 0..6 {
@@ -128,21 +133,21 @@ mod tests {
             fields
         };
         let kept = [(); 8].map(|()| table.push(fields()).unwrap());
-        (0..=CALLS).for_each(|_| scales.pass(&mut table, &mut share));
+        (0..=CALLS).for_each(|_| meter.measure(&mut table, &mut share));
         let used = memory.used();
         assert!((200 << 10..300 << 10).contains(&used), "8 × 48 KB without what is free: {used}");
         for fields in kept {
             table.delete(fields).unwrap();
         }
-        (0..=CALLS).for_each(|_| scales.pass(&mut table, &mut share));
-        assert_eq!((memory.used(), scales.refused), (0, false));
+        (0..=CALLS).for_each(|_| meter.measure(&mut table, &mut share));
+        assert_eq!((memory.used(), meter.refused), (0, false));
         let mut made = 0;
         while let Ok(_fields) = table.push(fields()) {
             made += 1;
-            scales.pass(&mut table, &mut share);
+            meter.measure(&mut table, &mut share);
             assert!(made < 100);
         }
-        assert!(scales.refused && table.is_empty(), "{made}");
+        assert!(meter.refused && table.is_empty(), "{made}");
         drop(share);
         assert_eq!(memory.used(), 0);
     }

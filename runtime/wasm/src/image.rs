@@ -1,9 +1,9 @@
-//! A compiled artifact, linked: what its containers start instances from.
+//! A compiled and linked artifact, of which containers start instances.
 
 use crate::{
     guest::{CoreGuest, Guest},
     places::{Need, Seat},
-    pool::{Pool, Side},
+    pool::{EngineLinkers, Pool},
 };
 use container::{Artifact, Error, Prepared, Result};
 use std::{fmt, sync::Arc};
@@ -19,12 +19,12 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 pub(crate) struct Image {
     artifact: Artifact,
     pub(crate) kind: Kind,
-    /// Absent if it does not have the pool's shape.
+    /// `None` if it exceeds the pool's limits.
     pool: Option<Target>,
-    /// Made when it is first needed, of a handler that has the pool's shape.
+    /// Loaded at the first use, for a handler that fits the pool.
     single: OnceCell<Target>,
     load: Load,
-    /// Bytes of memory and tables that an instance begins with at most, 0 if unknown.
+    /// Upper bound of the initial memory and tables of an instance, bytes; 0 if unknown.
     pub(crate) initial_memory: u64,
     memories: usize,
 }
@@ -32,7 +32,7 @@ pub(crate) struct Image {
 /// Loads the code for single instances. Blocks on the disk.
 pub(crate) type Load = Box<dyn Fn(&Pool) -> wasmtime::Result<Target> + Send + Sync>;
 
-/// What the artifact's exports make it.
+/// The kind of guest, which its exports determine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
     /// `wasi:http/incoming-handler`.
@@ -43,14 +43,14 @@ pub(crate) enum Kind {
     Core,
 }
 
-/// The same, ready to be instantiated on one engine.
+/// A linked guest on one engine.
 pub(crate) enum Target {
     Http(ProxyPre<Guest>),
     Command(CommandPre<Guest>),
     Core(InstancePre<CoreGuest>),
 }
 
-/// Code on one engine, linked, and what an instance of it requires.
+/// A linked guest, and the resources that an instance requires.
 pub(crate) struct Loaded {
     pub(crate) target: Target,
     needs: Option<ResourcesRequired>,
@@ -65,28 +65,28 @@ pub(crate) enum Code {
 pub(crate) const EXPECTED: &str = "expected a component that exports wasi:http/incoming-handler@0.2 or wasi:cli/run@0.2, or a core module \
                         with the function _start (WASI preview 1)";
 
-/// The functions of a core module that may be its program, the first of them that it has: as `wasmtime run` takes them.
-pub(crate) const ENTRIES: [&str; 2] = ["", "_start"];
+/// The entry functions of core modules. The first one that is exported is called, as by `wasmtime run`.
+pub(crate) const ENTRY_FUNCTIONS: [&str; 2] = ["", "_start"];
 
 impl Image {
-    /// An image of what was loaded for the pool and for single instances: at least one of them.
+    /// An image of code that was loaded for the pool, for single instances, or both.
     pub(crate) fn new(artifact: Artifact, load: Load, pool: Option<Loaded>, single: Option<Loaded>) -> Result<Self> {
         let Some(known) = pool.as_ref().or(single.as_ref()) else {
             return Err(Error::Other(anyhow::anyhow!("nothing was loaded")));
         };
         let kind = known.target.kind();
-        let initial_memory = known.needs.as_ref().map_or(0, initial);
+        let initial_memory = known.needs.as_ref().map_or(0, initial_bytes);
         let memories = known.needs.as_ref().map_or(1, |it| it.num_memories.max(1)) as usize;
         let single = OnceCell::new_with(single.map(|it| it.target));
         Ok(Self { artifact, kind, pool: pool.map(|it| it.target), single, load, initial_memory, memories })
     }
 
-    /// What an instance of it needs.
+    /// The slots that an instance needs.
     pub(crate) fn need(&self) -> Need {
         Need { fits_pool: self.pool.is_some(), alone: self.memories }
     }
 
-    /// What to instantiate in a place.
+    /// The guest to instantiate in a slot of the pool or of single instances.
     pub(crate) async fn target(self: &Arc<Self>, pool: &Arc<Pool>, seat: Seat) -> wasmtime::Result<&Target> {
         if seat == Seat::Pool {
             return self.pool.as_ref().ok_or_else(|| wasmtime::format_err!("it does not fit the pool"));
@@ -101,7 +101,7 @@ impl Image {
 }
 
 impl Loaded {
-    pub(crate) fn new(side: &Side, code: &Code) -> Result<Self> {
+    pub(crate) fn new(side: &EngineLinkers, code: &Code) -> Result<Self> {
         Ok(match code {
             Code::Component(component) => {
                 Self { target: Target::component(side, component)?, needs: component.resources_required() }
@@ -122,7 +122,7 @@ impl Target {
         }
     }
 
-    fn component(side: &Side, component: &Component) -> Result<Self> {
+    fn component(side: &EngineLinkers, component: &Component) -> Result<Self> {
         let ty = component.component_type();
         let exports: Vec<&str> = ty
             .exports(&side.engine)
@@ -136,7 +136,7 @@ impl Target {
         if !http && !run {
             let later = exports.iter().any(|name| name.starts_with("wasi:") && name.contains("@0.3."));
             let hint = if later { "; WASI 0.3 is not supported yet" } else { "" };
-            return Err(invalid(format!("this component exports {}{hint}", listed(&exports))));
+            return Err(invalid(format!("this component exports {}{hint}", list_names(&exports))));
         }
         let pre = side.components.instantiate_pre(component).map_err(unlinkable)?;
         Ok(if http {
@@ -146,11 +146,12 @@ impl Target {
         })
     }
 
-    fn module(side: &Side, module: &Module) -> Result<Self> {
-        let mut entries = ENTRIES.iter().filter_map(|name| Some((name, module.get_export(name)?.func()?.clone())));
+    fn module(side: &EngineLinkers, module: &Module) -> Result<Self> {
+        let mut entries =
+            ENTRY_FUNCTIONS.iter().filter_map(|name| Some((name, module.get_export(name)?.func()?.clone())));
         let Some((name, entry)) = entries.next() else {
             let exports: Vec<&str> = module.exports().map(|export| export.name()).collect();
-            return Err(invalid(format!("this core module exports {}", listed(&exports))));
+            return Err(invalid(format!("this core module exports {}", list_names(&exports))));
         };
         if entry.params().len() + entry.results().len() > 0 {
             return Err(invalid(format!("this core module's function `{name}` takes parameters or gives results")));
@@ -159,12 +160,12 @@ impl Target {
     }
 }
 
-/// An upper bound: each memory and table counts as the largest.
-fn initial(needs: &ResourcesRequired) -> u64 {
+/// Upper bound of the initial bytes: each memory and table counts as the largest one.
+fn initial_bytes(needs: &ResourcesRequired) -> u64 {
     let bytes = |count: u32, most: Option<u64>, size: u64| {
         u64::from(count).saturating_mul(most.unwrap_or(0)).saturating_mul(size)
     };
-    // In pages; other page sizes are not enabled.
+    // in pages of 64 KiB: custom page sizes are disabled
     let memories = bytes(needs.num_memories, needs.max_initial_memory_size, 64 << 10);
     memories.saturating_add(bytes(needs.num_tables, needs.max_initial_table_size, size_of::<usize>() as u64))
 }
@@ -180,16 +181,16 @@ fn unlinkable(error: wasmtime::Error) -> Error {
 pub(crate) const NOT_OFFERED: &str =
     "it imports what this node does not offer (WASI preview 1 for modules, WASI 0.2 with wasi:http for components)";
 
-/// At most a handful of names: a hostile module has a million.
-pub(crate) fn listed(names: &[&str]) -> String {
-    const MOST: usize = 8;
+/// Joins the first few names: a hostile module may have a million.
+pub(crate) fn list_names(names: &[&str]) -> String {
+    const MAX_NAMES: usize = 8;
     if names.is_empty() {
         return "nothing".to_string();
     }
     let mut text =
-        names.iter().take(MOST).map(|name| name.chars().take(80).collect()).collect::<Vec<String>>().join(", ");
-    if names.len() > MOST {
-        text.push_str(&format!(" and {} more", names.len() - MOST));
+        names.iter().take(MAX_NAMES).map(|name| name.chars().take(80).collect()).collect::<Vec<String>>().join(", ");
+    if names.len() > MAX_NAMES {
+        text.push_str(&format!(" and {} more", names.len() - MAX_NAMES));
     }
     text
 }

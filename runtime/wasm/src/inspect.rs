@@ -2,7 +2,7 @@
 //! loads or applies it learns at once what its pod would say later. What this lets pass may still be refused by the compiler.
 
 use crate::{
-    image::{ENTRIES, EXPECTED, NOT_OFFERED, listed},
+    image::{ENTRY_FUNCTIONS, EXPECTED, NOT_OFFERED, list_names},
     preview::{FUNCTIONS, PREVIEW_1, UNSTABLE},
 };
 use wasmparser::{Encoding, ExternalKind, MemoryType, Parser, Payload, TypeRef};
@@ -32,10 +32,10 @@ pub fn never_runs(bytes: &[u8]) -> Option<String> {
         let what = if names.component { "component" } else { "core module" };
         let later = names.component && exports.iter().any(|name| name.starts_with("wasi:") && name.contains("@0.3."));
         let hint = if later { "; WASI 0.3 is not supported yet" } else { "" };
-        return Some(format!("this {what} exports {}{hint}; {EXPECTED}", listed(&exports)));
+        return Some(format!("this {what} exports {}{hint}; {EXPECTED}", list_names(&exports)));
     }
     let unknown: Vec<&str> = names.imports.iter().map(String::as_str).filter(|name| !names.is_offered(name)).collect();
-    (!unknown.is_empty()).then(|| format!("{NOT_OFFERED}: {}", listed(&unknown)))
+    (!unknown.is_empty()).then(|| format!("{NOT_OFFERED}: {}", list_names(&unknown)))
 }
 
 /// The names of the outermost module or component.
@@ -78,8 +78,8 @@ impl Names {
                     for export in section {
                         let export = export?;
                         let function = export.kind == ExternalKind::Func;
-                        names.starts |= function && ENTRIES.contains(&export.name);
-                        if function || !ENTRIES.contains(&export.name) {
+                        names.starts |= function && ENTRY_FUNCTIONS.contains(&export.name);
+                        if function || !ENTRY_FUNCTIONS.contains(&export.name) {
                             names.exports.push(export.name.to_owned());
                         }
                     }

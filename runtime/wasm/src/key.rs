@@ -7,8 +7,8 @@ use std::{
     path::Path,
 };
 
-/// Reads the key at `path`, or makes it with bytes from `random`. A file of another length, such as a cut start or a full disk leave, holds
-/// no key and is made anew: what was compiled before is then not trusted any more, and compiled again when it is needed.
+/// Reads the key at `path`, or creates it with bytes from `random`. A file of another length (after a crash or on a full disk) is replaced:
+/// existing compiled code then fails authentication and is compiled again.
 ///
 /// # Errors
 /// A key that others may read or write is refused.
@@ -33,7 +33,7 @@ pub fn load_or_create(path: &Path, random: impl FnOnce(&mut [u8; 32])) -> io::Re
     Ok(key)
 }
 
-/// Writes the key beside its place and moves it there: all of it or nothing, also over a power cut.
+/// Writes the key atomically, by a temporary file and a rename, also across a power failure.
 fn write(path: &Path, key: &[u8]) -> io::Result<()> {
     let temporary = path.with_extension("tmp");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;

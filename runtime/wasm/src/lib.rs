@@ -1,24 +1,24 @@
 //! Runs WebAssembly as containers: [`Wasmtime`] is a [`container::Runtime`].
 //!
-//! What an image does is read from its exports:
+//! The exports of an image determine how it runs:
 //!
-//! | exports | target | life |
+//! | exports | target | life cycle |
 //! | --- | --- | --- |
 //! | component with `wasi:http/incoming-handler` | `http` | a fresh instance per request, none while idle |
 //! | component with `wasi:cli/run` | `command` | one instance until it returns |
 //! | core module with `_start` or a function without a name (WASI preview 1, or its first form `wasi_unstable`) | `core` | one instance until it returns |
 //!
-//! No Kubernetes in here, no image formats, no addresses: files come compiled from [`compile`]'s child, the network is
+//! This crate knows neither Kubernetes nor image formats nor addresses: the child process of [`compile`] produces the code, and the network is
 //! [`container::net::Sockets`].
 //!
-//! # Rules that keep guests in their place
-//! * Guest code runs on its own threads (`pool`), gives way every millisecond (epoch), and is held to its CPU limit (`quota`).
-//! * Memory and tables of all instances of a container are summed and held to its limit (`memory`). What a command asks above
-//!   it ends the container as OOMKilled, exit code 137. So it is with an HTTP handler: its instances share the limit as the threads
-//!   of a Linux server do, so growing above it ends the container, with every request under way, and its restart is visible. An
-//!   instance that cannot even *begin* within the limit waits until others are done: load alone does not kill.
-//! * What the host holds for an instance (headers, bodies, listings) counts as its memory (`host`). The node's account follows what the
-//!   machine has room for, so that a guest is OOMKilled and not the cluster.
+//! # Isolation and limits of guests
+//! * Guest code runs on separate threads (`pool`), yields every millisecond (epoch), and is throttled to its CPU limit (`quota`).
+//! * The limit of a container applies to the memory and tables of all its instances together (`memory`). An allocation above it ends the
+//!   container as OOMKilled, exit code 137. This includes HTTP handlers: their instances share the limit as threads of a Linux server do, so
+//!   that an allocation above it ends the container with all its requests, and the restart is visible. An instance whose *initial* memory
+//!   exceeds the rest of the limit waits for others to end: load alone does not kill a container.
+//! * Memory that the host holds for an instance (headers, bodies, listings) counts as its memory (`host`). The node's account follows the
+//!   memory that is available on the machine, so that a guest is OOMKilled and not the cluster.
 //! * Instances have places (`places`): in a pool set aside at the start, or by themselves. A container has a quarter of them at most, some
 //!   are kept for first requests and for HTTP, and the node tells before they run out. What does not have the pool's shape (large tables,
 //!   several memories) runs by itself.
@@ -34,25 +34,29 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+mod access;
 mod attach;
+mod body;
 mod cache;
 mod clients;
 mod command;
 pub mod compile;
 mod config;
 mod connection;
+mod delivery;
 pub mod descriptors;
 mod exec;
 mod exit;
 mod files;
-mod give_back;
 mod guest;
 mod host;
 mod http;
 mod image;
 pub mod inspect;
+mod instances;
 pub mod key;
 mod limits;
+mod malloc_trim;
 mod memory;
 mod metrics;
 mod options;
@@ -60,6 +64,7 @@ mod outgoing;
 mod places;
 mod pool;
 mod preview;
+mod queue;
 mod quota;
 mod runtime;
 mod served;
@@ -68,11 +73,12 @@ mod stdio;
 mod terminal;
 mod ticker;
 mod tools;
+mod trace;
 mod turns;
 mod unstable;
 
 pub use clients::ClientOptions;
-pub use options::{Compiler, FileOptions, HttpOptions, Options, PoolOptions, Room};
+pub use options::{Compiler, FileOptions, HttpOptions, MemoryProbe, Options, PoolOptions};
 pub use runtime::Wasmtime;
 
 /// Of wasmtime, as it is linked here: what a node tells of its runtime.

@@ -1,11 +1,11 @@
-//! WASI's functions that give folders, open files and write them, held to the node's budgets: each does what wasmtime-wasi's does, if there is room. What is
-//! refused gets an error that programs know (EMFILE, ENOSPC); nobody traps for it.
+//! Replacements for WASI's file functions that enforce the node's limits of open files and disk, and open mounts at their first use. Each calls
+//! the function of wasmtime-wasi after its checks. A refused call returns an error that programs know (EMFILE, ENOSPC); it does not trap.
 
 use crate::{
     files::{
         Refused,
-        budget::{ENTRY, Space},
-        shown::{Files, HasFiles, word},
+        budget::{DiskSpace, ENTRY_BYTES},
+        lazy::{Files, HasFiles, error_code},
     },
     guest::{CoreGuest, Guest},
     preview::{PREVIEW_1 as MODULE, UNSTABLE},
@@ -34,18 +34,18 @@ use wasmtime_wasi::{
     },
 };
 
-/// The interface whose functions are replaced, as wasmtime-wasi 48 names it. (Were it named otherwise, the tests of the limits would fail.)
+/// The replaced interface as wasmtime-wasi 48 names it. The tests of the limits fail if the name is wrong.
 const TYPES: &str = "wasi:filesystem/types@0.2.12";
 
-/// Preview 1's words for it.
+/// Error numbers and flags of preview 1.
 const MFILE: i32 = 33;
 const NOMEM: i32 = 48;
 const NOSPC: i32 = 51;
 const IO: i32 = 29;
 const CREATE: i32 = 1;
-/// Of one poll. Each takes two of an instance's resources, if it is of a file.
-const SUBSCRIPTIONS: u32 = 1_024;
-/// Standard output and error have their own way to the disk, the log's.
+/// Most subscriptions of one poll. A subscription of a file takes two entries of the instance's resource table.
+const MAX_SUBSCRIPTIONS: u32 = 1_024;
+/// Descriptors up to this one are standard streams, whose output is limited by the log.
 const STDERR: i32 = 2;
 
 fn errno(refused: &Refused) -> i32 {
@@ -55,14 +55,14 @@ fn errno(refused: &Refused) -> i32 {
     }
 }
 
-fn told<T>(result: FsResult<T>) -> wasmtime::Result<Result<T, ErrorCode>> {
+fn wasi_result<T>(result: FsResult<T>) -> wasmtime::Result<Result<T, ErrorCode>> {
     match result {
         Ok(value) => Ok(Ok(value)),
         Err(error) => Ok(Err(error.downcast()?)),
     }
 }
 
-/// What gives a component its folders, in place of wasmtime-wasi's list of folders that are open already.
+/// Implements the preopens of components, in place of wasmtime-wasi's list of open folders.
 struct Preopens<'a>(&'a mut Guest);
 
 struct HasPreopens;
@@ -73,11 +73,11 @@ impl HasData for HasPreopens {
 
 impl preopens::Host for Preopens<'_> {
     fn get_directories(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
-        self.0.show()
+        self.0.preopens()
     }
 }
 
-/// Limits what components import.
+/// Replaces the file functions that components import.
 pub(crate) fn components(mut linker: Linker<Guest>) -> wasmtime::Result<Linker<Guest>> {
     linker.allow_shadowing(true);
     preopens::add_to_linker::<Guest, HasPreopens>(&mut linker, |guest| Preopens(guest))?;
@@ -96,30 +96,30 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
          (fd, follow, path, how, flags): (Resource<Descriptor>, PathFlags, String, OpenFlags, DescriptorFlags)| {
             Box::new(async move {
                 let guest = store.data_mut();
-                if how.contains(OpenFlags::CREATE) && !guest.space().take(ENTRY) {
+                if how.contains(OpenFlags::CREATE) && !guest.space().take(ENTRY_BYTES) {
                     return Ok((Opened::Err(ErrorCode::InsufficientSpace),));
                 }
-                if let Err(refused) = guest.open_used(fd.rep()) {
-                    return Ok((Opened::Err(word(&refused)),));
+                if let Err(refused) = guest.ensure_open(fd.rep()) {
+                    return Ok((Opened::Err(error_code(&refused)),));
                 }
-                // WASI 0.2 has no word for too many open files
+                // WASI 0.2 has no error code for too many open files
                 if !guest.may_open() {
                     return Ok((Opened::Err(ErrorCode::InsufficientMemory),));
                 }
-                Ok((told(guest.filesystem().open_at(fd, follow, path, how, flags).await)?,))
+                Ok((wasi_result(guest.filesystem().open_at(fd, follow, path, how, flags).await)?,))
             })
         },
     )?;
-    written(&mut types)?;
+    writes_of_components(&mut types)?;
     types.func_wrap_async(
         "[method]descriptor.create-directory-at",
         |mut store: StoreContextMut<'_, Guest>, (fd, path): (Resource<Descriptor>, String)| {
             Box::new(async move {
                 let guest = store.data_mut();
-                if !guest.space().take(ENTRY) {
+                if !guest.space().take(ENTRY_BYTES) {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
-                Ok((told(Files(guest).create_directory_at(fd, path).await)?,))
+                Ok((wasi_result(Files(guest).create_directory_at(fd, path).await)?,))
             })
         },
     )?;
@@ -128,17 +128,17 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
         |mut store: StoreContextMut<'_, Guest>, (fd, target, path): (Resource<Descriptor>, String, String)| {
             Box::new(async move {
                 let guest = store.data_mut();
-                if !guest.space().take(ENTRY) {
+                if !guest.space().take(ENTRY_BYTES) {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
-                Ok((told(Files(guest).symlink_at(fd, target, path).await)?,))
+                Ok((wasi_result(Files(guest).symlink_at(fd, target, path).await)?,))
             })
         },
     )
 }
 
-/// What writes to a file.
-fn written(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
+/// Replaces the functions of components that write to files.
+fn writes_of_components(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
     types.func_wrap_async(
         "[method]descriptor.write",
         |mut store: StoreContextMut<'_, Guest>, (fd, bytes, at): (Resource<Descriptor>, Vec<u8>, u64)| {
@@ -147,7 +147,7 @@ fn written(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
                 if !guest.space().take(bytes.len() as u64) {
                     return Ok((Err(ErrorCode::InsufficientSpace),));
                 }
-                Ok((told(Files(guest).write(fd, bytes, at).await)?,))
+                Ok((wasi_result(Files(guest).write(fd, bytes, at).await)?,))
             })
         },
     )?;
@@ -157,7 +157,7 @@ fn written(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
             if !store.data_mut().may_open() {
                 return Ok((Err(ErrorCode::InsufficientMemory),));
             }
-            let stream = told(store.data_mut().filesystem().write_via_stream(fd, at))?;
+            let stream = wasi_result(store.data_mut().filesystem().write_via_stream(fd, at))?;
             Ok((meter(store.data_mut(), stream)?,))
         },
     )?;
@@ -167,13 +167,13 @@ fn written(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Result<()> {
             if !store.data_mut().may_open() {
                 return Ok((Err(ErrorCode::InsufficientMemory),));
             }
-            let stream = told(store.data_mut().filesystem().append_via_stream(fd))?;
+            let stream = wasi_result(store.data_mut().filesystem().append_via_stream(fd))?;
             Ok((meter(store.data_mut(), stream)?,))
         },
     )
 }
 
-/// Puts a metered stream in the place of a file's.
+/// Replaces the stream of a file by a metered one.
 fn meter(
     guest: &mut Guest,
     stream: Result<Resource<DynOutputStream>, ErrorCode>,
@@ -186,10 +186,10 @@ fn meter(
     Ok(Ok(table.push(metered)?))
 }
 
-/// A stream into a file that takes what it writes from the node's room.
+/// A stream to a file whose writes count against the node's disk limit.
 struct Metered {
     inner: DynOutputStream,
-    space: Arc<Space>,
+    space: Arc<DiskSpace>,
 }
 
 impl Metered {
@@ -240,26 +240,26 @@ fn memory(caller: &mut Caller<'_, CoreGuest>) -> wasmtime::Result<Memory> {
     }
 }
 
-/// Lets this thread wait for the disk while another does what it had to do: so what a file takes of CPU is the guest's own, and counted.
+/// Runs a blocking file call on this thread, so that its CPU time counts for the guest; another thread takes over the other tasks.
 async fn in_place<T>(places: &Semaphore, call: impl Future<Output = T>) -> T {
     let place = places.acquire().await;
     let mut call = pin!(call);
     let answer = poll_fn(|context| block_in_place(|| call.as_mut().poll(context))).await;
     drop(place);
-    // It goes on as one of the guests, and not before its limit of CPU was looked at.
+    // yields, so that the CPU quota is checked before the guest continues
     yield_now().await;
     answer
 }
 
-async fn as_it_is<T>(_: &Semaphore, call: impl Future<Output = T>) -> T {
+async fn directly<T>(_: &Semaphore, call: impl Future<Output = T>) -> T {
     call.await
 }
 
-/// Calls preview 1's own function; `file`: one that works on files; `unstable`: that of the first form.
+/// Calls the function of wasmtime-wasi. `file`: a function that uses the disk; `unstable`: the function of `wasi_unstable`.
 macro_rules! original {
     (file $($call:tt)*) => { original!(@ p1 in_place $($call)*) };
     (unstable file $($call:tt)*) => { original!(@ p0 in_place $($call)*) };
-    (unstable $($call:tt)*) => { original!(@ p0 as_it_is $($call)*) };
+    (unstable $($call:tt)*) => { original!(@ p0 directly $($call)*) };
     (@ $form:ident $how:ident $caller:ident, $name:ident, $($argument:expr),*) => {{
         let memory = memory(&mut $caller)?;
         let fuel = wasmtime::AsContextMut::as_context_mut(&mut $caller).hostcall_fuel();
@@ -269,11 +269,11 @@ macro_rules! original {
         wasi.set_hostcall_fuel(fuel);
         $how(&places, $form::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*)).await
     }};
-    ($($call:tt)*) => { original!(@ p1 as_it_is $($call)*) };
+    ($($call:tt)*) => { original!(@ p1 directly $($call)*) };
 }
 
-/// What a write of preview 1 writes: its first buffer that is not empty.
-fn length(caller: &mut Caller<'_, CoreGuest>, buffers: i32, count: i32) -> wasmtime::Result<u64> {
+/// The bytes that a write of preview 1 writes: it writes only the first non-empty buffer.
+fn write_length(caller: &mut Caller<'_, CoreGuest>, buffers: i32, count: i32) -> wasmtime::Result<u64> {
     let memory = memory(caller)?;
     let bytes = memory.data(caller);
     let length = |i: usize| {
@@ -284,19 +284,19 @@ fn length(caller: &mut Caller<'_, CoreGuest>, buffers: i32, count: i32) -> wasmt
     Ok(lengths.into_iter().find(|length| *length > 0).unwrap_or(0).into())
 }
 
-/// Limits what core modules import.
+/// Replaces the file functions that core modules import.
 pub(crate) fn modules(mut linker: wasmtime::Linker<CoreGuest>) -> wasmtime::Result<wasmtime::Linker<CoreGuest>> {
     linker.allow_shadowing(true);
-    waiting(&mut linker)?;
-    reading(&mut linker)?;
-    opening(&mut linker)?;
-    writing(&mut linker)?;
+    polls(&mut linker)?;
+    file_functions(&mut linker)?;
+    opens(&mut linker)?;
+    writes(&mut linker)?;
     standard_streams(&mut linker)?;
     linker.allow_shadowing(false);
     Ok(linker)
 }
 
-/// Functions that do what they do with one number: a folder of this number is opened before, and no other.
+/// Defines functions with one descriptor: they open its mount before the call, if it is not open.
 macro_rules! using {
     ($linker:ident: $($name:ident($($argument:ident: $type:ty),*);)*) => { $(
         $linker.func_wrap_async(
@@ -304,7 +304,7 @@ macro_rules! using {
             stringify!($name),
             |mut caller: Caller<'_, CoreGuest>, (fd, $($argument,)*): (i32, $($type,)*)| {
                 Box::new(async move {
-                    if let Err(refused) = caller.data_mut().open_used(fd) {
+                    if let Err(refused) = caller.data_mut().ensure_open(fd) {
                         return Ok(errno(&refused));
                     }
                     match caller.data().is_file(fd) {
@@ -317,7 +317,7 @@ macro_rules! using {
     )* };
 }
 
-/// Those of two numbers.
+/// Defines functions with two descriptors.
 macro_rules! using_two {
     (@ $a:ident $b:ident $c:ident $d:ident) => { (i32, i32, i32, i32, i32, i32) };
     (@ $a:ident $b:ident $c:ident $d:ident $e:ident) => { (i32, i32, i32, i32, i32, i32, i32) };
@@ -327,7 +327,7 @@ macro_rules! using_two {
             stringify!($name),
             |mut caller: Caller<'_, CoreGuest>, (fd, $($before,)* to, $($after,)*): using_two!(@ $($before)* $($after)*)| {
                 Box::new(async move {
-                    if let Err(refused) = caller.data_mut().open_used(fd).and_then(|()| caller.data_mut().open_used(to)) {
+                    if let Err(refused) = caller.data_mut().ensure_open(fd).and_then(|()| caller.data_mut().ensure_open(to)) {
                         return Ok(errno(&refused));
                     }
                     original!(file caller, $name, fd $(, $before)*, to $(, $after)*)
@@ -337,15 +337,15 @@ macro_rules! using_two {
     )* };
 }
 
-/// More subscriptions than an instance has room for are an error, and not a trap.
-fn waiting(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+/// Too many subscriptions are an error. Without this check they trap, because the resource table is full.
+fn polls(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     type Poll = (i32, i32, i32, i32);
     linker.func_wrap_async(
         MODULE,
         "poll_oneoff",
         |mut caller: Caller<'_, CoreGuest>, (subscriptions, events, count, to): Poll| {
             Box::new(async move {
-                if count.cast_unsigned() > SUBSCRIPTIONS {
+                if count.cast_unsigned() > MAX_SUBSCRIPTIONS {
                     return Ok(NOMEM);
                 }
                 original!(caller, poll_oneoff, subscriptions, events, count, to)
@@ -355,8 +355,8 @@ fn waiting(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// Functions that need nothing but that their folders are open.
-fn reading(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+/// Functions without limits: they only open their mounts.
+fn file_functions(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     using!(linker:
         fd_advise(offset: i64, length: i64, advice: i32);
         fd_datasync();
@@ -382,7 +382,7 @@ fn reading(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-fn opening(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+fn opens(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     type Open = (i32, i32, i32, i32, i32, i64, i64, i32, i32);
     linker.func_wrap_async(
         MODULE,
@@ -390,19 +390,19 @@ fn opening(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
         |mut caller: Caller<'_, CoreGuest>, (fd, follow, path, length, how, base, inheriting, flags, to): Open| {
             Box::new(async move {
                 let guest = caller.data_mut();
-                if how & CREATE != 0 && !guest.space().take(ENTRY) {
+                if how & CREATE != 0 && !guest.space().take(ENTRY_BYTES) {
                     return Ok(NOSPC);
                 }
-                if let Err(refused) = guest.open_used(fd) {
+                if let Err(refused) = guest.ensure_open(fd) {
                     return Ok(errno(&refused));
                 }
                 if !guest.may_open() {
                     return Ok(MFILE);
                 }
-                caller.data_mut().opens(true);
+                caller.data_mut().set_blocking_files(true);
                 let opened =
                     original!(file caller, path_open, fd, follow, path, length, how, base, inheriting, flags, to);
-                caller.data_mut().opens(false);
+                caller.data_mut().set_blocking_files(false);
                 opened
             })
         },
@@ -410,7 +410,7 @@ fn opening(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
+fn writes(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         MODULE,
         "fd_write",
@@ -419,7 +419,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
                 if !caller.data().is_file(fd) {
                     return original!(caller, fd_write, fd, buffers, count, to);
                 }
-                let bytes = length(&mut caller, buffers, count)?;
+                let bytes = write_length(&mut caller, buffers, count)?;
                 if !caller.data().space().take(bytes) {
                     return Ok(NOSPC);
                 }
@@ -432,7 +432,7 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
         "fd_pwrite",
         |mut caller: Caller<'_, CoreGuest>, (fd, buffers, count, at, to): (i32, i32, i32, i64, i32)| {
             Box::new(async move {
-                let bytes = length(&mut caller, buffers, count)?;
+                let bytes = write_length(&mut caller, buffers, count)?;
                 if !caller.data().space().take(bytes) {
                     return Ok(NOSPC);
                 }
@@ -445,10 +445,10 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
         "path_create_directory",
         |mut caller: Caller<'_, CoreGuest>, (fd, path, length): (i32, i32, i32)| {
             Box::new(async move {
-                if !caller.data().space().take(ENTRY) {
+                if !caller.data().space().take(ENTRY_BYTES) {
                     return Ok(NOSPC);
                 }
-                if let Err(refused) = caller.data_mut().open_used(fd) {
+                if let Err(refused) = caller.data_mut().ensure_open(fd) {
                     return Ok(errno(&refused));
                 }
                 original!(file caller, path_create_directory, fd, path, length)
@@ -460,10 +460,10 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
         "path_symlink",
         |mut caller: Caller<'_, CoreGuest>, (target, length, fd, path, path_length): (i32, i32, i32, i32, i32)| {
             Box::new(async move {
-                if !caller.data().space().take(ENTRY) {
+                if !caller.data().space().take(ENTRY_BYTES) {
                     return Ok(NOSPC);
                 }
-                if let Err(refused) = caller.data_mut().open_used(fd) {
+                if let Err(refused) = caller.data_mut().ensure_open(fd) {
                     return Ok(errno(&refused));
                 }
                 original!(file caller, path_symlink, target, length, fd, path, path_length)
@@ -473,36 +473,36 @@ fn writing(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     Ok(())
 }
 
-/// A guest that closes a standard stream, or puts a file in its place, may write files by its number.
+/// Detects guests that close or replace a standard stream: later, the descriptor may be a file.
 fn standard_streams(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     linker.func_wrap_async(MODULE, "fd_close", |mut caller: Caller<'_, CoreGuest>, (fd,): (i32,)| {
         Box::new(async move {
-            caller.data_mut().moved |= fd.cast_unsigned() <= STDERR.cast_unsigned();
+            caller.data_mut().stdio_replaced |= fd.cast_unsigned() <= STDERR.cast_unsigned();
             caller.data_mut().forget(fd);
             original!(caller, fd_close, fd)
         })
     })?;
     linker.func_wrap_async(MODULE, "fd_renumber", |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
         Box::new(async move {
-            // what was at the second number is closed, and its own folder goes there
-            if let Err(refused) = caller.data_mut().open_used(fd).and_then(|()| caller.data_mut().open_used(to)) {
+            // both descriptors are opened: the first one moves, the second one is closed
+            if let Err(refused) = caller.data_mut().ensure_open(fd).and_then(|()| caller.data_mut().ensure_open(to)) {
                 return Ok(errno(&refused));
             }
-            caller.data_mut().moved |= to.cast_unsigned() <= STDERR.cast_unsigned();
+            caller.data_mut().stdio_replaced |= to.cast_unsigned() <= STDERR.cast_unsigned();
             original!(caller, fd_renumber, fd, to)
         })
     })?;
     Ok(())
 }
 
-/// Limits what core modules import of the first form and is not as in preview 1.
+/// Replaces the functions of `wasi_unstable` that differ from preview 1.
 pub(crate) fn unstable(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Result<()> {
     linker.func_wrap_async(
         UNSTABLE,
         "poll_oneoff",
         |mut caller: Caller<'_, CoreGuest>, (subscriptions, events, count, to): (i32, i32, i32, i32)| {
             Box::new(async move {
-                if count.cast_unsigned() > SUBSCRIPTIONS {
+                if count.cast_unsigned() > MAX_SUBSCRIPTIONS {
                     return Ok(NOMEM);
                 }
                 original!(unstable caller, poll_oneoff, subscriptions, events, count, to)
@@ -514,7 +514,7 @@ pub(crate) fn unstable(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Re
         "fd_filestat_get",
         |mut caller: Caller<'_, CoreGuest>, (fd, to): (i32, i32)| {
             Box::new(async move {
-                if let Err(refused) = caller.data_mut().open_used(fd) {
+                if let Err(refused) = caller.data_mut().ensure_open(fd) {
                     return Ok(errno(&refused));
                 }
                 original!(unstable file caller, fd_filestat_get, fd, to)
@@ -526,7 +526,7 @@ pub(crate) fn unstable(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Re
         "path_filestat_get",
         |mut caller: Caller<'_, CoreGuest>, (fd, follow, path, length, to): (i32, i32, i32, i32, i32)| {
             Box::new(async move {
-                if let Err(refused) = caller.data_mut().open_used(fd) {
+                if let Err(refused) = caller.data_mut().ensure_open(fd) {
                     return Ok(errno(&refused));
                 }
                 original!(unstable file caller, path_filestat_get, fd, follow, path, length, to)
@@ -537,8 +537,8 @@ pub(crate) fn unstable(linker: &mut wasmtime::Linker<CoreGuest>) -> wasmtime::Re
 }
 
 impl CoreGuest {
-    /// Whether writes to this number may reach a file of a volume.
+    /// Whether writes to this descriptor may reach a file of a volume.
     fn is_file(&self, fd: i32) -> bool {
-        self.moved || fd.cast_unsigned() > STDERR.cast_unsigned()
+        self.stdio_replaced || fd.cast_unsigned() > STDERR.cast_unsigned()
     }
 }

@@ -1,12 +1,12 @@
-//! What whoever composes the node decides.
+//! The options of the runtime, set by the node's composition root.
 
 use crate::ClientOptions;
 use container::{Clock, log};
 use std::{ffi::OsString, path::PathBuf, sync::Arc, time::Duration};
 
-/// Tells how many bytes guests may have together right now, given how many are charged to them. Asked on the guests' own threads, when
-/// they have taken much more than before: it may read a few files of /proc, and must not wait.
-pub type Room = Arc<dyn Fn(u64) -> u64 + Send + Sync>;
+/// Returns how many bytes all guests may use now, given the bytes that are charged to them. Called on guest threads whenever their memory has
+/// grown considerably: it may read a few files of /proc, and must not block.
+pub type MemoryProbe = Arc<dyn Fn(u64) -> u64 + Send + Sync>;
 
 /// Options of [`crate::Wasmtime`].
 #[derive(Clone)]
@@ -23,15 +23,15 @@ pub struct Options {
     pub threads: usize,
     /// Size of the instance pool.
     pub pool: PoolOptions,
-    /// Bytes of guest memory on the whole node, at most.
+    /// Most bytes of guest memory on the node.
     pub memory: u64,
-    /// What the machine has room for now.
-    pub room: Room,
-    /// Bounds of HTTP handlers.
+    /// Memory that is available on the machine.
+    pub memory_probe: MemoryProbe,
+    /// Limits of HTTP handlers.
     pub http: HttpOptions,
-    /// What guests may take of the node's files.
+    /// Limits of files and disk.
     pub files: FileOptions,
-    /// Bounds of each container's log.
+    /// Limits of each container's log.
     pub log: log::Options,
     /// Writes the logs.
     pub disk: log::Disk,
@@ -40,7 +40,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Sensible bounds for one node.
+    /// Default limits for one node.
     pub fn new(cache: PathBuf, key: [u8; 32], compiler: Compiler, threads: usize, clock: Clock) -> Self {
         let files = FileOptions::new(cache.clone());
         Self {
@@ -51,7 +51,7 @@ impl Options {
             threads: threads.max(1),
             pool: PoolOptions::default(),
             memory: 16 << 30,
-            room: Arc::new(|_| u64::MAX),
+            memory_probe: Arc::new(|_| u64::MAX),
             http: HttpOptions::default(),
             files,
             log: log::Options::default(),
@@ -61,25 +61,25 @@ impl Options {
     }
 }
 
-/// The child process that compiles: it must call [`crate::compile::child_main`].
+/// The compiler's child process, which must call [`crate::compile::child_main`].
 #[derive(Clone, Debug)]
 pub struct Compiler {
-    /// The program: this one again.
+    /// The program, which is this one.
     pub program: PathBuf,
     /// Its arguments.
     pub args: Vec<OsString>,
-    /// Bytes of address space it may use.
+    /// Most bytes of address space.
     pub memory: u64,
-    /// CPU time it may use.
+    /// Most CPU time.
     pub cpu: Duration,
-    /// Time it may take.
+    /// Most wall-clock time.
     pub timeout: Duration,
-    /// Bytes of Wasm it may be given.
+    /// Most bytes of Wasm.
     pub input: u64,
 }
 
 impl Compiler {
-    /// Bounds that fit the largest programs known (CPython, 18 MiB of Wasm, compiles in 7 s) with room.
+    /// Limits that exceed the needs of the largest known programs (CPython, 18 MiB of Wasm, compiles in 7 s).
     pub fn new(program: PathBuf, args: Vec<OsString>) -> Self {
         Self {
             program,
@@ -92,41 +92,42 @@ impl Compiler {
     }
 }
 
-/// Instances at a time on the node. Each takes 4 GiB of address space (not of memory) and about 7 of `vm.max_map_count`.
+/// Most concurrent instances on the node. Each takes 4 GiB of address space (not of memory) and about 7 of `vm.max_map_count`.
 #[derive(Clone, Copy, Debug)]
 pub struct PoolOptions {
-    /// In the pool, whose address space is set aside at the start. Where that is short, the pool is halved until it fits, and given up
-    /// below 64 instances.
-    pub instances: u32,
-    /// Beside the pool, allocated one by one: commands, what does not have the pool's shape, and all when the pool is full.
-    pub more: u32,
+    /// Instances in the pool, whose address space is reserved at the start. Where address space is short, the pool is halved until it fits; below
+    /// 64 instances there is no pool.
+    pub pooled: u32,
+    /// Instances outside the pool, allocated on demand: commands, guests that exceed the pool's per-instance limits, and all guests when the pool
+    /// is full.
+    pub unpooled: u32,
 }
 
 impl PoolOptions {
-    /// As many as fit into `maps` memory maps (`vm.max_map_count`), of which the rest of the process keeps 8,192.
+    /// The limits for `maps` memory maps (`vm.max_map_count`), of which 8,192 are reserved for the rest of the process.
     pub fn within(maps: u64) -> Self {
-        let instances = Self::default().instances;
-        let left = maps.saturating_sub(8_192 + 6 * u64::from(instances)) / 7;
-        Self { instances, more: u32::try_from(left).unwrap_or(u32::MAX).clamp(256, 32_768) }
+        let pooled = Self::default().pooled;
+        let left = maps.saturating_sub(8_192 + 6 * u64::from(pooled)) / 7;
+        Self { pooled, unpooled: u32::try_from(left).unwrap_or(u32::MAX).clamp(256, 32_768) }
     }
 }
 
 impl Default for PoolOptions {
     fn default() -> Self {
-        Self { instances: 2048, more: 4096 }
+        Self { pooled: 2048, unpooled: 4096 }
     }
 }
 
-/// Bounds of each HTTP handler.
+/// Limits of each HTTP handler.
 #[derive(Clone, Copy, Debug)]
 pub struct HttpOptions {
-    /// Guests of one container that compute at a time. Further requests wait; those that wait for something else do not count.
+    /// Most concurrently running instances of one container. Further requests wait. Instances that wait for I/O do not count.
     pub concurrency: usize,
-    /// Bytes that the requests that wait for one container may take. Further ones are answered 503.
+    /// Most bytes of the queued requests of one container. Further requests are answered 503.
     pub queue: usize,
-    /// Outgoing requests under way per container.
+    /// Most concurrent outgoing requests of one container.
     pub outgoing: usize,
-    /// Bounds of clients, of the whole node.
+    /// Limits of HTTP clients on the node.
     pub clients: ClientOptions,
 }
 
@@ -136,32 +137,32 @@ impl Default for HttpOptions {
     }
 }
 
-/// What guests may take of the node's files.
+/// Limits of the files and the disk that guests use.
 #[derive(Clone)]
 pub struct FileOptions {
-    /// Files that all guests may hold open: well below what the process may, so that connections, logs and the store have theirs.
-    pub open: usize,
-    /// Bytes that all guests may still write to the node's disk. Asked once in some megabytes, on threads that may block.
-    pub room: Arc<dyn Fn() -> u64 + Send + Sync>,
+    /// Most open files of all guests: well below the limit of the process, which also needs descriptors for connections, logs and the store.
+    pub max_open: usize,
+    /// Returns how many more bytes all guests may write to the node's disk. Called once in some megabytes, on threads that may block.
+    pub writable_bytes: Arc<dyn Fn() -> u64 + Send + Sync>,
 }
 
-/// Of a disk guests leave a twentieth free, and of a large one this: what the store, logs and images need until pods are evicted.
-const KEPT_FREE: u64 = 256 << 20;
+/// Most bytes of a disk that guests leave free (of a small disk a twentieth), for the store, logs and images until pods are evicted.
+const MIN_FREE: u64 = 256 << 20;
 
 impl FileOptions {
-    /// Few open files, and room as long as the disk of `folder` has some.
+    /// Few open files, and the free space of the disk of `folder`.
     fn new(folder: PathBuf) -> Self {
-        let room = move || rustix::fs::statvfs(&folder).map_or(0, |disk| room(&disk));
-        Self { open: 512, room: Arc::new(room) }
+        let writable = move || rustix::fs::statvfs(&folder).map_or(0, |disk| writable_bytes(&disk));
+        Self { max_open: 512, writable_bytes: Arc::new(writable) }
     }
 }
 
-fn room(disk: &rustix::fs::StatVfs) -> u64 {
-    // file systems without a table of inodes say 0
+fn writable_bytes(disk: &rustix::fs::StatVfs) -> u64 {
+    // file systems without an inode table report 0
     if disk.f_files > 0 && disk.f_favail < disk.f_files / 50 {
         return 0;
     }
     let usable = disk.f_blocks.saturating_sub(disk.f_bfree).saturating_add(disk.f_bavail);
     let bytes = |blocks: u64| blocks.saturating_mul(disk.f_frsize);
-    bytes(disk.f_bavail).saturating_sub(KEPT_FREE.min(bytes(usable) / 20))
+    bytes(disk.f_bavail).saturating_sub(MIN_FREE.min(bytes(usable) / 20))
 }

@@ -8,26 +8,66 @@ use crate::{
     ticker::Ticker,
     unstable,
 };
+use container::{Error, Result};
 use std::sync::Arc;
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::Semaphore,
+    sync::{OnceCell, Semaphore},
 };
 use wasmtime::{Engine, component};
 
 /// Built-in tools that may run at a time on the node.
-pub(crate) const RUNNING: usize = 64;
+pub(crate) const MAX_TOOLS: usize = 64;
 
 /// Calls of files at a time, for each thread of guests.
-pub(crate) const BLOCKING: usize = 8;
+pub(crate) const BLOCKING_CALLS_PER_THREAD: usize = 8;
 
-/// Everything that running a guest needs. Made once, not before the first use.
+/// How far the threads of guests, and the compiler, are below the rest of the node. The same for both: a new image gets its half of the
+/// cores beside guests that never end.
+pub(crate) const NICE: i32 = 5;
+
+/// The pool of this node, made at the first use.
+pub(crate) struct LazyPool {
+    options: Options,
+    pool: OnceCell<Arc<Pool>>,
+}
+
+impl LazyPool {
+    pub(crate) fn new(options: Options) -> Self {
+        Self { options, pool: OnceCell::new() }
+    }
+
+    /// The pool; whoever comes first makes it.
+    ///
+    /// # Errors
+    /// When an engine or its threads cannot be made. The next caller tries again.
+    pub(crate) async fn get(&self) -> Result<&Arc<Pool>> {
+        let make = async || {
+            let options = self.options.clone();
+            blocking(move || Ok(Arc::new(Pool::new(&options)?))).await
+        };
+        self.pool.get_or_try_init(make).await
+    }
+
+    /// The pool if it is made.
+    pub(crate) fn made(&self) -> Option<&Arc<Pool>> {
+        self.pool.get()
+    }
+}
+
+/// Makes something on a thread that others do not wait for.
+pub(crate) async fn blocking<T: Send + 'static>(
+    make: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(make).await.map_err(anyhow::Error::from)?.map_err(Error::Other)
+}
+
+/// Everything that running a guest needs. There is one ([`LazyPool`]).
 pub(crate) struct Pool {
-    pub(crate) compatibility: String,
     /// Instances from the pool, where there is one.
-    pool: Option<Side>,
+    pool: Option<EngineLinkers>,
     /// Instances allocated one by one.
-    pub(crate) single: Side,
+    pub(crate) single: EngineLinkers,
     pub(crate) places: Arc<Places>,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clients: Arc<Clients>,
@@ -39,13 +79,13 @@ pub(crate) struct Pool {
 }
 
 /// An engine and what guests may import there.
-pub(crate) struct Side {
+pub(crate) struct EngineLinkers {
     pub(crate) engine: Engine,
     pub(crate) components: component::Linker<guest::Guest>,
     pub(crate) modules: wasmtime::Linker<guest::CoreGuest>,
 }
 
-impl Side {
+impl EngineLinkers {
     fn new(engine: Engine) -> wasmtime::Result<Self> {
         let components = limits::components(guest::components(&engine)?)?;
         let modules = unstable::add_to_linker(limits::modules(guest::modules(&engine)?)?)?;
@@ -62,31 +102,34 @@ impl Pool {
             .thread_name("guest")
             .worker_threads(options.threads)
             // those of files, and one more for what a thread had to do before it waits for one
-            .max_blocking_threads(options.threads.saturating_mul(BLOCKING * 2 + 2))
+            .max_blocking_threads(options.threads.saturating_mul(BLOCKING_CALLS_PER_THREAD * 2 + 2))
             .event_interval(1)
+            // of this thread alone, on Linux
+            .on_thread_start(|| {
+                let _ = rustix::process::nice(NICE);
+            })
             .enable_all()
             .build()?;
         let clients = Clients::new(options.http.clients);
         runtime.spawn(Clients::watch(Arc::downgrade(&clients)));
         let pooled = engines.pool.as_ref().map_or(0, |(_, instances)| *instances);
         // Without a pool all are allocated one by one.
-        let single = options.pool.more + if pooled == 0 { options.pool.instances } else { 0 };
+        let single = options.pool.unpooled + if pooled == 0 { options.pool.pooled } else { 0 };
         let weak = engines.pool.iter().map(|(engine, _)| engine.weak()).chain([engines.single.weak()]).collect();
         Ok(Self {
-            compatibility: config::compatibility(&engines.single),
-            pool: engines.pool.map(|(engine, _)| Side::new(engine)).transpose()?,
-            single: Side::new(engines.single)?,
+            pool: engines.pool.map(|(engine, _)| EngineLinkers::new(engine)).transpose()?,
+            single: EngineLinkers::new(engines.single)?,
             places: Places::new(pooled as usize, single as usize),
             ticker: Ticker::start(weak)?,
             clients,
-            tools: Arc::new(Semaphore::new(RUNNING)),
+            tools: Arc::new(Semaphore::new(MAX_TOOLS)),
             problem: engines.problem,
             handle: runtime.handle().clone(),
             runtime: Some(runtime),
         })
     }
 
-    pub(crate) fn side(&self, seat: Seat) -> Option<&Side> {
+    pub(crate) fn side(&self, seat: Seat) -> Option<&EngineLinkers> {
         match seat {
             Seat::Pool => self.pool.as_ref(),
             Seat::Single => Some(&self.single),

@@ -1,8 +1,7 @@
-//! CPU limits: [`Throttled`] measures the thread's CPU time of every poll and makes a future that used up its [`Quota`] wait.
+//! CPU limits: [`Throttled`] measures the thread's CPU time of every poll and delays futures that have used up their [`Quota`].
 //!
-//! Guests give way at every epoch (1 ms), so a quota is overdrawn by that much at most and then paid back. Core modules use files on the
-//! thread that polls them, so that it counts. What files take of other threads, for components, and what the host spends on parsing HTTP is
-//! not counted.
+//! Guests yield at every epoch (1 ms), so that a quota is overdrawn by at most that much; the debt is paid back. File calls of core modules run
+//! on the polling thread and are counted. File calls of components run on other threads and are not counted; neither is HTTP parsing.
 
 use crate::ticker::Ticker;
 use parking_lot::Mutex;
@@ -18,13 +17,13 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Time over which unused quota is saved up, as the kernel's default period for cgroups.
+/// Period over which unused quota accumulates, as the default period of cgroups.
 const PERIOD: Duration = Duration::from_millis(100);
 
-/// CPU time that a guest gets in one piece once it has to wait, so that it is not woken for nothing.
+/// Least nanoseconds of CPU time that a throttled guest is woken for.
 const SLICE: i64 = 1_000_000;
 
-/// A CPU limit and what was used of it. What is charged here is charged to its parent (the pod's) as well.
+/// A CPU limit and its use. Charges also go to the parent (the quota of the pod).
 pub(crate) struct Quota {
     /// Thousandths of a core; 0 is no limit.
     millis: AtomicU64,
@@ -35,9 +34,9 @@ pub(crate) struct Quota {
 }
 
 struct Bucket {
-    /// Nanoseconds of CPU time in hand; negative is debt.
+    /// Available nanoseconds of CPU time; negative is debt.
     nanos: i64,
-    /// `None` until first used, then full.
+    /// Time of the last refill. `None` until the first use, which fills the bucket.
     refilled: Option<Instant>,
 }
 
@@ -61,7 +60,7 @@ impl Quota {
         self.used.load(Relaxed)
     }
 
-    /// Times that something had to wait.
+    /// How often a guest was throttled.
     pub(crate) fn throttled(&self) -> u64 {
         self.throttled.load(Relaxed)
     }
@@ -76,16 +75,16 @@ impl Quota {
         }
     }
 
-    /// When there is something in hand again; `None` is now.
+    /// When CPU time is available again; `None` is now.
     fn available(&self, now: Instant) -> Option<Instant> {
-        let own = self.own(now);
+        let own = self.available_here(now);
         if own.is_some() {
             self.throttled.fetch_add(1, Relaxed);
         }
         own.max(self.parent.as_ref().and_then(|parent| parent.available(now)))
     }
 
-    fn own(&self, now: Instant) -> Option<Instant> {
+    fn available_here(&self, now: Instant) -> Option<Instant> {
         let millis = self.millis.load(Relaxed) as i64;
         if millis == 0 {
             return None;
@@ -105,7 +104,7 @@ impl Quota {
     }
 }
 
-/// A guest's future, held to a quota and interrupted by the ticker.
+/// A guest's future, throttled by a quota and interrupted by the ticker.
 pub(crate) struct Throttled<F> {
     future: Pin<Box<F>>,
     quota: Arc<Quota>,
@@ -141,20 +140,20 @@ impl<F: Future> Future for Throttled<F> {
     }
 }
 
-/// Charges what a thread uses that is not a guest's, and holds it to the quota.
-pub(crate) struct Meter {
+/// Charges the CPU time of a built-in tool's thread to a quota, and throttles the thread.
+pub(crate) struct ThreadMeter {
     quota: Arc<Quota>,
     before: u64,
 }
 
-impl Meter {
-    /// From now on, and on this thread.
+impl ThreadMeter {
+    /// Measures the current thread from now on.
     pub(crate) fn new(quota: Arc<Quota>) -> Self {
         Self { quota, before: thread_cpu() }
     }
 
-    /// Charges what was used, and blocks the thread as long as the quota is used up.
-    pub(crate) fn pause(&mut self) {
+    /// Charges the time since the last call, and blocks the thread until the quota has time available.
+    pub(crate) fn throttle(&mut self) {
         let now = thread_cpu();
         self.quota.charge(now.saturating_sub(self.before));
         self.before = now;
@@ -173,7 +172,7 @@ fn thread_cpu() -> u64 {
 mod tests {
     use super::*;
 
-    /// Polls a guest that uses `slice` of CPU whenever it may; answers what it got in one second.
+    /// Polls a guest that uses `slice` of CPU whenever it may; returns what it used in one second.
     async fn used_in_a_second(quota: &Quota, slice: Duration) -> Duration {
         let (start, before) = (Instant::now(), quota.used());
         while start.elapsed() < Duration::from_secs(1) {

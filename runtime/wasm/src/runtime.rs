@@ -1,4 +1,4 @@
-//! [`Wasmtime`]: sandboxes and containers, and their way from created to exited.
+//! [`Wasmtime`]: sandboxes, containers and their life cycle.
 
 use crate::{
     Options,
@@ -6,18 +6,19 @@ use crate::{
     cache::Cache,
     command,
     compile::Compilers,
-    exec,
+    config, exec,
     exit::{self, End},
     files::{self, budget},
-    give_back::GiveBack,
     guest::{Io, Shared},
     http::Handler,
     image::{Image, Kind},
-    memory::Memory,
+    malloc_trim::MallocTrim,
+    memory::MemoryAccount,
     metrics::{Metrics, Now, Present},
-    pool::{BLOCKING, Pool},
+    pool::{self, BLOCKING_CALLS_PER_THREAD, LazyPool, Pool},
     quota::{Quota, Throttled},
     served::Served,
+    trace::Tracer,
 };
 use async_trait::async_trait;
 use container::{
@@ -44,81 +45,82 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use wasmtime_wasi::filesystem::{Dir, WasiFilesystemCtx};
 
-/// Events that a slow receiver may be behind before it is told that it lagged, and lists. Their places are taken from the beginning, at 128
-/// bytes each.
-const EVENTS: usize = 1024;
+/// Most queued events. A slower receiver gets a lag error and lists again. The queue is allocated at the start, 128 bytes per event.
+const EVENT_QUEUE: usize = 1024;
 
-/// How long an artifact that could not be compiled for want of something is not tried again.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// Delay before an artifact is compiled again that failed for lack of resources.
+const RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// How long a container that is stopped waits for clients that were asked to leave: those that have nothing to ask are closed then.
-const LINGER: Duration = Duration::from_secs(1);
-/// How long the end of a container waits for those who look on to be shown the last of its output, and for a program that is to end and gives
-/// no way.
-const LAST: Duration = Duration::from_secs(2);
-/// How long the end of a container waits for its log to reach the disk.
-const FLUSH: Duration = Duration::from_secs(2);
+/// How long a stopping container waits for clients to close their connections, before it closes idle ones.
+const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
+/// How long an exiting container waits until attached clients have its last output, and until an aborted program yields.
+const EXIT_TIMEOUT: Duration = Duration::from_secs(2);
+/// How long an exiting container waits until its log is on disk.
+const LOG_FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs WebAssembly on wasmtime. Cheap to clone. Nothing heavy is made before [`Wasmtime::warm`] or the first use.
+/// Runs WebAssembly on wasmtime. Cheap to clone. Engine and pool are created with the first artifact, while it is compiled, or by
+/// [`Wasmtime::warm`]: a node without Wasm pods does not pay for them.
 #[derive(Clone)]
 pub struct Wasmtime(Arc<Inner>);
 
 struct Inner {
     options: Options,
-    pool: OnceCell<Arc<Pool>>,
+    pool: LazyPool,
+    /// Identifies the code that this node runs ([`config::compatibility`]). Computed before the first access to the cache, whose folder it opens.
+    compatibility: OnceCell<String>,
     compilers: Compilers,
     images: Mutex<HashMap<String, Arc<Slot>>>,
     sandboxes: Mutex<HashMap<SandboxId, Sandbox>>,
     containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
-    memory: Arc<Memory>,
-    files: Arc<budget::Node>,
-    space: Arc<budget::Space>,
-    nowhere: Option<Dir>,
+    memory: Arc<MemoryAccount>,
+    files: Arc<budget::NodeFiles>,
+    space: Arc<budget::DiskSpace>,
+    placeholder: Option<Dir>,
     blocking: Arc<Semaphore>,
     in_place: WasiFilesystemCtx,
     events: broadcast::Sender<Event>,
     metrics: Arc<Metrics>,
-    give_back: GiveBack,
+    malloc_trim: MallocTrim,
 }
 
 #[derive(Clone)]
 struct Sandbox {
     sockets: Arc<dyn Sockets>,
-    memory: Arc<Memory>,
+    memory: Arc<MemoryAccount>,
     quota: Arc<Quota>,
-    files: Arc<budget::Pod>,
+    files: Arc<budget::PodFiles>,
 }
 
-/// One artifact. The lock is held while it is compiled, so that those who also want it wait for the result.
+/// One artifact. The lock is held during compilation, so that concurrent callers wait for the result.
 #[derive(Default)]
-struct Slot(tokio::sync::Mutex<Known>);
+struct Slot(tokio::sync::Mutex<Preparation>);
 
 #[derive(Default)]
-enum Known {
+enum Preparation {
     #[default]
     Nothing,
     Image(Weak<Image>),
-    /// Will not change: the digest names the bytes.
+    /// Final: the digest identifies the bytes.
     Invalid(String),
-    /// Not before this time again.
+    /// Not retried before this time.
     Exhausted(String, Instant),
 }
 
 struct Container {
     sandbox: SandboxId,
     shared: Arc<Shared>,
-    /// The image, from `create` if it is prepared by then: holding it keeps it prepared.
+    /// The image, set by `create` if it is prepared then. The reference keeps it prepared.
     image: Mutex<Option<Arc<Image>>>,
     state: watch::Sender<ContainerState>,
-    /// Clients are asked to leave.
+    /// Clients shall close their connections.
     retire: CancellationToken,
-    /// Asked to end.
+    /// The container shall end within its grace period.
     stop: CancellationToken,
-    /// Ended without being asked.
+    /// The container shall end at once.
     kill: CancellationToken,
-    /// How long a stop may take.
+    /// The grace period of the stop.
     grace: Mutex<Duration>,
-    /// Somebody starts it, or has.
+    /// `start` was called.
     started: AtomicBool,
 }
 
@@ -130,51 +132,56 @@ impl Wasmtime {
         Self(Arc::new(Inner {
             compilers: Compilers::new(options.compiler.clone(), cache, metrics.clone()),
             metrics,
-            memory: Memory::node(options.memory, options.room.clone()),
-            give_back: GiveBack::default(),
-            files: budget::Node::new(options.files.open),
-            space: budget::Space::new(options.files.room.clone()),
-            nowhere: files::nowhere(&options.cache)
+            memory: MemoryAccount::node(options.memory, options.memory_probe.clone()),
+            malloc_trim: MallocTrim::default(),
+            files: budget::NodeFiles::new(options.files.max_open),
+            space: budget::DiskSpace::new(options.files.writable_bytes.clone()),
+            placeholder: files::placeholder(&options.cache)
                 .inspect_err(|error| tracing::warn!(%error, "commands hold their folders open from their beginning"))
                 .ok(),
-            blocking: Arc::new(Semaphore::new(options.threads.saturating_mul(BLOCKING))),
+            blocking: Arc::new(Semaphore::new(options.threads.saturating_mul(BLOCKING_CALLS_PER_THREAD))),
             in_place: files::in_place(),
-            pool: OnceCell::new(),
+            pool: LazyPool::new(options.clone()),
+            compatibility: OnceCell::new(),
             images: Mutex::default(),
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
-            events: broadcast::Sender::new(EVENTS),
+            events: broadcast::Sender::new(EVENT_QUEUE),
             options,
         }))
     }
 
-    /// Makes the engine and its pool now, in the background of whatever else starts.
+    /// Creates the engine and its pool now, if they do not exist.
     ///
     /// # Errors
-    /// When the cache's folder or the engine cannot be made; the first use will try again.
+    /// When the cache's folder or the engine cannot be created; the first use tries again.
     pub async fn warm(&self) -> Result<()> {
-        self.0.pool().await.map(drop)
+        tokio::try_join!(self.0.compatibility(), self.0.pool.get()).map(drop)
     }
 
-    /// What is wrong with the node's ability to run Wasm, if anything: for a node condition.
+    /// Why the node's ability to run Wasm is impaired, for a node condition; `None` if it is not.
     pub fn health(&self) -> Option<String> {
-        self.0.pool.get().and_then(|pool| pool.problem()).or_else(|| self.0.files.problem())
+        self.0.pool.made().and_then(|pool| pool.problem()).or_else(|| self.0.files.problem())
     }
 
-    /// Shows its metrics in the process's registry; once.
+    /// Registers the metrics. Must be called at most once.
     pub fn register(&self, registry: &mut Registry) {
         self.0.metrics.register(registry);
         let this = Arc::downgrade(&self.0);
         registry.register_collector(Box::new(Present(move || {
             let this = this.upgrade()?;
-            let instances = this.containers.lock().values().map(|it| it.shared.instances.load(Relaxed)).sum();
-            let (places, taken) = this.pool.get().map_or((0, 0), |pool| pool.places.count());
+            let (mut instances, mut instances_idle) = (0, 0);
+            for container in this.containers.lock().values() {
+                instances += container.shared.instances.load(Relaxed);
+                instances_idle += container.shared.idle.load(Relaxed);
+            }
+            let (places, taken) = this.pool.made().map_or((0, 0), |pool| pool.places.count());
             let (places, places_taken) = (places as u64, taken as u64);
-            Some(Now { instances, places, places_taken, memory: this.memory.used() })
+            Some(Now { instances, instances_idle, places, places_taken, memory: this.memory.used() })
         })));
     }
 
-    /// A container that runs, and what it runs.
+    /// Returns a running container and its image.
     fn running(&self, id: &ContainerId) -> Result<(Arc<Container>, Arc<Image>)> {
         let not_running = || Error::NotFound(format!("container {id} is not running"));
         let container = self.container(id).map_err(|_| not_running())?;
@@ -189,89 +196,91 @@ impl Wasmtime {
 }
 
 impl Container {
-    async fn ended(&self) {
-        // The sender is here, so it cannot be gone.
+    async fn exited(&self) {
+        // the sender is `self.state`, so that it is not dropped here
         let _ = self.state.subscribe().wait_for(|state| matches!(state, ContainerState::Exited(_))).await;
     }
 }
 
 impl Inner {
-    async fn pool(&self) -> Result<&Arc<Pool>> {
+    async fn compatibility(&self) -> Result<&str> {
         let make = async || {
-            let (options, cache) = (self.options.clone(), self.compilers.cache.clone());
-            let made = tokio::task::spawn_blocking(move || -> anyhow::Result<Arc<Pool>> {
+            let cache = self.compilers.cache.clone();
+            pool::blocking(move || {
                 cache.open()?;
-                Ok(Arc::new(Pool::new(&options)?))
-            });
-            made.await.map_err(anyhow::Error::from)?.map_err(Error::Other)
+                Ok(config::compatibility(&config::compiler()?))
+            })
+            .await
         };
-        self.pool.get_or_try_init(make).await
+        self.compatibility.get_or_try_init(make).await.map(String::as_str)
     }
 
     async fn image(&self, artifact: &Artifact, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<Arc<Image>> {
-        let pool = self.pool().await?;
+        let compatibility = self.compatibility().await?;
         let slot = self.images.lock().entry(artifact.digest().to_string()).or_default().clone();
-        let mut known = slot.0.lock().await;
-        match &*known {
-            Known::Image(image) => {
+        let mut preparation = slot.0.lock().await;
+        match &*preparation {
+            Preparation::Image(image) => {
                 if let Some(image) = image.upgrade() {
                     return Ok(image);
                 }
             }
-            Known::Invalid(text) => return Err(Error::Invalid(text.clone())),
-            Known::Exhausted(text, until) if Instant::now() < *until => return Err(Error::Exhausted(text.clone())),
-            Known::Exhausted(..) | Known::Nothing => {}
+            Preparation::Invalid(text) => return Err(Error::Invalid(text.clone())),
+            Preparation::Exhausted(text, until) if Instant::now() < *until => {
+                return Err(Error::Exhausted(text.clone()));
+            }
+            Preparation::Exhausted(..) | Preparation::Nothing => {}
         }
-        let result = self.compilers.image(pool, artifact, progress).await;
+        let result = self.compilers.image(compatibility, &self.pool, artifact, progress).await;
         match result {
             Ok(image) => {
                 let image = Arc::new(image);
-                *known = Known::Image(Arc::downgrade(&image));
+                *preparation = Preparation::Image(Arc::downgrade(&image));
                 Ok(image)
             }
             Err(error) => {
-                *known = match &error {
-                    Error::Invalid(text) => Known::Invalid(text.clone()),
-                    Error::Exhausted(text) => Known::Exhausted(text.clone(), Instant::now() + PATIENCE),
-                    _ => Known::Nothing,
+                *preparation = match &error {
+                    Error::Invalid(text) => Preparation::Invalid(text.clone()),
+                    Error::Exhausted(text) => Preparation::Exhausted(text.clone(), Instant::now() + RETRY_DELAY),
+                    _ => Preparation::Nothing,
                 };
                 Err(error)
             }
         }
     }
 
-    /// Forgets artifacts of which nothing is known but that they once were prepared.
+    /// Removes entries of artifacts whose image is gone and whose preparation did not fail.
     fn forget_images(&self) {
         self.images.lock().retain(|_, slot| {
             Arc::strong_count(slot) > 1
-                || slot.0.try_lock().map_or(true, |known| match &*known {
-                    Known::Image(image) => image.strong_count() > 0,
-                    Known::Nothing => false,
-                    Known::Invalid(_) | Known::Exhausted(..) => true,
+                || slot.0.try_lock().map_or(true, |preparation| match &*preparation {
+                    Preparation::Image(image) => image.strong_count() > 0,
+                    Preparation::Nothing => false,
+                    Preparation::Invalid(_) | Preparation::Exhausted(..) => true,
                 })
         });
     }
 
-    fn enter(&self, container: &Container, state: ContainerState) {
+    fn set_state(&self, container: &Container, state: ContainerState) {
         container.state.send_replace(state.clone());
-        // Nobody listening is no fault: `list` has the truth.
+        // sending without receivers is no error: `list` is authoritative
         let _ =
             self.events.send(Event { id: container.shared.spec.id.clone(), sandbox: container.sandbox.clone(), state });
     }
 
     async fn exit(&self, container: &Container, end: End) {
         let log = &container.shared.log;
-        // A disk that hangs must not keep a container from ending.
-        let _ = tokio::time::timeout(FLUSH, log.flush()).await;
+        // a hanging disk must not block the exit
+        let _ = tokio::time::timeout(LOG_FLUSH_TIMEOUT, log.flush()).await;
         *container.image.lock() = None;
-        container.shared.attached.end();
+        container.shared.attached.close();
         let started_at = match &*container.state.borrow() {
             ContainerState::Running { started_at } => Some(*started_at),
             _ => None,
         };
         let End { code, reason, message } = end;
         let exit = Exit { code, reason, message, started_at, finished_at: self.now() };
-        self.enter(container, ContainerState::Exited(exit));
+        self.set_state(container, ContainerState::Exited(exit));
     }
 
     fn now(&self) -> SystemTime {
@@ -288,9 +297,9 @@ impl Inner {
             );
             return self.exit(container, End::cannot_run(message)).await;
         }
-        // Requests open them anew: what is wrong from the start ends the container with the reason, not each request.
-        if let Err(error) = files::check(&shared.spec.mounts) {
-            return self.exit(container, End::cannot_run(exit::story(&error))).await;
+        // each request opens the mounts again; an error that exists from the start ends the container instead of each request
+        if let Err(error) = files::check_mounts(&shared.spec.mounts) {
+            return self.exit(container, End::cannot_run(exit::describe(&error))).await;
         }
         let declared = shared.spec.ports.iter().find(|port| port.protocol == Protocol::Tcp).map(|port| port.number);
         let port = declared.unwrap_or_else(|| {
@@ -299,20 +308,22 @@ impl Inner {
             DEFAULT_HTTP_PORT
         });
         let (memory_ended, memory_end) = watch::channel(None);
-        let out_of_memory = move |story: String| {
+        let out_of_memory = move |message: String| {
             memory_ended.send_if_modified(|end| {
                 let first = end.is_none();
                 if first {
-                    *end = Some(story);
+                    *end = Some(message);
                 }
                 first
             });
         };
+        let traced = shared.spec.http.trace_context;
         let handler = Handler::new(
             pool.clone(),
             shared.clone(),
             image.clone(),
             self.options.http,
+            traced.then(|| Tracer::new(&self.options.key, &shared.spec.id, self.now())),
             container.retire.clone(),
             out_of_memory,
         );
@@ -327,16 +338,18 @@ impl Inner {
                 return self.exit(container, End::cannot_run(format!("cannot serve port {port}: {error}"))).await;
             }
         };
-        self.enter(container, ContainerState::Running { started_at: self.now() });
+        self.set_state(container, ContainerState::Running { started_at: self.now() });
         let (this, container) = (self.clone(), container.clone());
         pool.handle().spawn(async move {
             let end = supervise(&container, &handler, memory_end, serving).await;
+            // It holds the image, which goes with its last container.
+            drop(handler);
             this.exit(&container, end).await;
         });
     }
 
     fn start_command(self: &Arc<Self>, container: &Arc<Container>, image: &Arc<Image>, pool: &Arc<Pool>) {
-        self.enter(container, ContainerState::Running { started_at: self.now() });
+        self.set_state(container, ContainerState::Running { started_at: self.now() });
         let (this, container, image, pool) = (self.clone(), container.clone(), image.clone(), pool.clone());
         let threads = pool.handle().clone();
         threads.spawn(async move {
@@ -345,42 +358,41 @@ impl Inner {
             let program = shared.clone();
             let run = async move { command::run(&pool, &program, &image, Io::own(&program, false)).await };
             let run = Throttled::new(run, quota, ticker);
-            // In a task of its own, since a file may keep its thread for ever.
+            // in a separate task, because a file call may block its thread forever
             let mut run = AbortOnDropHandle::new(threads.spawn(run));
-            let asked = tokio::select! {
+            let end = tokio::select! {
                 biased;
                 () = container.kill.cancelled() => End::killed(),
                 () = container.stop.cancelled() => End::stopped(),
-                result = &mut run => return this.exit(&container, returned(&shared, result)).await,
+                result = &mut run => return this.exit(&container, command_end(&shared, result)).await,
             };
-            // A guest gives way at least every tick, and ends there.
+            // a guest yields at each epoch tick, and is dropped then
             run.abort();
-            let _ = tokio::time::timeout(LAST, run).await;
-            this.exit(&container, asked).await;
+            let _ = tokio::time::timeout(EXIT_TIMEOUT, run).await;
+            this.exit(&container, end).await;
         });
     }
 }
 
-/// What a command's end was.
-fn returned(shared: &Shared, result: std::result::Result<wasmtime::Result<End>, JoinError>) -> End {
+/// How a command ended. A failure is also written to the container's log.
+fn command_end(shared: &Shared, result: std::result::Result<wasmtime::Result<End>, JoinError>) -> End {
     let result = result.unwrap_or_else(|error| Err(wasmtime::format_err!("{error}")));
     let (failed, end) = (result.is_err(), command::end(result, shared));
     if failed && !end.message.is_empty() {
-        // Where whoever reads the log looks for it, as for HTTP handlers.
         let text = format!("sampan: {} failed: {}", shared.spec.name, end.message);
         shared.log.lines(Source::Stderr, &text);
     }
     end
 }
 
-/// Watches over an HTTP handler until it is to end, and ends it.
+/// Waits until an HTTP handler shall end, and ends it.
 async fn supervise(
     container: &Container,
     handler: &Handler,
     mut memory: watch::Receiver<Option<String>>,
     serving: Box<dyn net::Serving>,
 ) -> End {
-    let cut = async |end: End| {
+    let end_now = async |end: End| {
         handler.cut().await;
         end
     };
@@ -388,29 +400,29 @@ async fn supervise(
         biased;
         () = container.kill.cancelled() => {
             drop(serving);
-            return cut(End::killed()).await;
+            return end_now(End::killed()).await;
         }
-        story = async { memory.wait_for(Option::is_some).await.ok().and_then(|story| story.clone()) } => {
-            // The sender lives in the handler, which is borrowed here: there is a story.
-            let story = story.unwrap_or_default();
+        message = async { memory.wait_for(Option::is_some).await.ok().and_then(|message| message.clone()) } => {
+            // `handler` holds the sender, so that there is a message
+            let message = message.unwrap_or_default();
             drop(serving);
-            return cut(End::out_of_memory(story)).await;
+            return end_now(End::out_of_memory(message)).await;
         }
         () = container.stop.cancelled() => drop(serving),
     }
     let grace = *container.grace.lock();
     tokio::select! {
         biased;
-        () = container.kill.cancelled() => cut(End::killed()).await,
+        () = container.kill.cancelled() => end_now(End::killed()).await,
         drained = async {
             let begin = Instant::now();
-            handler.linger(LINGER.min(grace / 2)).await;
+            handler.linger(CLIENT_CLOSE_TIMEOUT.min(grace / 2)).await;
             handler.drain(grace.saturating_sub(begin.elapsed())).await
         } => if drained { End::exited(0) } else { End::killed() },
     }
 }
 
-/// WASI hands out duplicates as they are; a container's environment has none.
+/// Removes duplicate variables, of which the last one wins as in Kubernetes: WASI passes duplicates on.
 fn last_wins(env: Vec<(String, String)>) -> Vec<(String, String)> {
     let mut seen = HashSet::new();
     let mut kept: Vec<_> = env.into_iter().rev().filter(|(name, _)| seen.insert(name.clone())).collect();
@@ -418,8 +430,8 @@ fn last_wins(env: Vec<(String, String)>) -> Vec<(String, String)> {
     kept
 }
 
-/// Shows a container its working directory: as folders that relative names lead into, and to those who ask the environment for it (Go).
-fn work_in(spec: &mut ContainerSpec, log: &Log) {
+/// Sets the working directory of a container: by mounts for relative paths, and by `PWD` for programs that read it (Go).
+fn set_working_directory(spec: &mut ContainerSpec, log: &Log) {
     let cwd = spec.cwd.clone().unwrap_or_else(|| "/".into());
     match files::relative(&spec.mounts, &cwd) {
         Ok(relative) => spec.mounts.extend(relative),
@@ -453,9 +465,9 @@ impl Runtime for Wasmtime {
         let mut sandboxes = self.0.sandboxes.lock();
         sandboxes.entry(spec.id).or_insert_with(|| Sandbox {
             sockets,
-            memory: Memory::new("the pod", spec.limits.memory_bytes, Some(self.0.memory.clone())),
+            memory: MemoryAccount::new("the pod", spec.limits.memory_bytes, Some(self.0.memory.clone())),
             quota: Quota::new(spec.limits.cpu_millis, None),
-            files: budget::Pod::new(self.0.files.clone()),
+            files: budget::PodFiles::new(self.0.files.clone()),
         });
         Ok(())
     }
@@ -473,36 +485,37 @@ impl Runtime for Wasmtime {
 
     async fn create(&self, sandbox: &SandboxId, mut spec: ContainerSpec) -> Result<()> {
         spec.env = last_wins(spec.env);
-        let room = self.0.sandboxes.lock().get(sandbox).cloned();
+        let found = self.0.sandboxes.lock().get(sandbox).cloned();
         let Sandbox { sockets, memory, quota, files } =
-            room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
+            found.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
         let options = &self.0.options;
         let log = Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk);
-        work_in(&mut spec, &log);
-        // Whoever prepared it may let go now.
+        set_working_directory(&mut spec, &log);
+        // holds the image, so that the caller may drop its reference
         let slot = self.0.images.lock().get(spec.artifact.digest()).cloned();
         let image = slot.and_then(|slot| match &*slot.0.try_lock().ok()? {
-            Known::Image(image) => image.upgrade(),
+            Preparation::Image(image) => image.upgrade(),
             _ => None,
         });
         let id = spec.id.clone();
         let shared = Arc::new(Shared {
             sockets,
             log,
-            memory: Memory::new("the container", spec.limits.memory_bytes, Some(memory)),
+            memory: MemoryAccount::new("the container", spec.limits.memory_bytes, Some(memory)),
             quota: Quota::new(spec.limits.cpu_millis, Some(quota)),
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
             files,
             space: self.0.space.clone(),
-            nowhere: self.0.nowhere.clone(),
+            placeholder: self.0.placeholder.clone(),
             blocking: self.0.blocking.clone(),
             in_place: self.0.in_place.clone(),
-            told: AtomicBool::new(false),
+            mount_error_logged: AtomicBool::new(false),
             attached: Arc::default(),
             input: Input::new(spec.stdin),
-            commands: Arc::new(Semaphore::new(exec::COMMANDS)),
+            commands: Arc::new(Semaphore::new(exec::MAX_COMMANDS)),
             places: Arc::default(),
             instances: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             metrics: self.0.metrics.clone(),
             spec,
@@ -524,7 +537,7 @@ impl Runtime for Wasmtime {
         }
         containers.insert(id, container.clone());
         drop(containers);
-        self.0.enter(&container, ContainerState::Created);
+        self.0.set_state(&container, ContainerState::Created);
         Ok(())
     }
 
@@ -545,7 +558,7 @@ impl Runtime for Wasmtime {
             },
         };
         *container.image.lock() = Some(image.clone());
-        let pool = self.0.pool().await?;
+        let pool = self.0.pool.get().await?;
         match image.kind {
             Kind::Http => self.0.start_http(&container, &image, pool).await,
             Kind::Command | Kind::Core => self.0.start_command(&container, &image, pool),
@@ -564,7 +577,7 @@ impl Runtime for Wasmtime {
         let mut state = container.state.subscribe();
         match &*state.borrow_and_update() {
             ContainerState::Exited(_) => return Ok(()),
-            // Nothing to end; a start that is still compiling finds this and ends at once.
+            // a start that is still compiling ends at once by this
             ContainerState::Created => {
                 container.kill.cancel();
                 return Ok(());
@@ -579,9 +592,9 @@ impl Runtime for Wasmtime {
             container.stop.cancel();
         }
         tokio::pin!(ended);
-        if tokio::time::timeout(grace + FLUSH, ended.as_mut()).await.is_err() {
+        if tokio::time::timeout(grace + LOG_FLUSH_TIMEOUT, ended.as_mut()).await.is_err() {
             container.kill.cancel();
-            // The sender is held here, so it cannot be gone.
+            // `container` holds the sender, so that it is not dropped here
             let _ = ended.await;
         }
         Ok(())
@@ -591,8 +604,8 @@ impl Runtime for Wasmtime {
         self.stop(id, Duration::ZERO).await?;
         self.0.containers.lock().remove(id);
         self.0.forget_images();
-        if let Some(pool) = self.0.pool.get() {
-            self.0.give_back.soon(pool.handle());
+        if let Some(pool) = self.0.pool.made() {
+            self.0.malloc_trim.schedule(pool.handle());
         }
         Ok(())
     }
@@ -625,10 +638,10 @@ impl Runtime for Wasmtime {
 
     async fn exec(&self, id: &ContainerId, exec: Exec, streams: Streams) -> Result<i32> {
         let (container, image) = self.running(id)?;
-        let pool = self.0.pool().await?;
+        let pool = self.0.pool.get().await?;
         tokio::select! {
             biased;
-            () = container.ended() => Ok(End::killed().code),
+            () = container.exited() => Ok(End::killed().code),
             code = exec::run(pool, &container.shared, &image, exec, streams) => code,
         }
     }
@@ -637,13 +650,13 @@ impl Runtime for Wasmtime {
         let (container, image) = self.running(id)?;
         drop(image);
         let shared = &container.shared;
-        // at its end all that was written is shown before this returns
+        // after the exit, the remaining output is sent before this returns
         let input = shared.input.as_ref();
         let mut attach = std::pin::pin!(attach::attach(&shared.attached, input, shared.spec.tty, streams));
         tokio::select! {
             biased;
             () = &mut attach => {}
-            () = container.ended() => drop(tokio::time::timeout(LAST, attach).await),
+            () = container.exited() => drop(tokio::time::timeout(EXIT_TIMEOUT, attach).await),
         }
         Ok(())
     }

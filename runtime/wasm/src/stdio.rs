@@ -1,7 +1,7 @@
-//! A guest's standard streams: its output goes into its container's log, and to who looks on, or to who runs a command. A guest that outruns
-//! them waits here.
+//! A guest's standard streams. The output of a container's program goes into the container's log and to attached clients, the output of an exec
+//! command to its client. A guest that writes faster waits here.
 
-use crate::attach::Attached;
+use crate::attach::AttachedStreams;
 use bytes::Bytes;
 use container::log::{Log, Source, Writer};
 use parking_lot::Mutex;
@@ -20,56 +20,69 @@ use wasmtime_wasi::{
     p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult},
 };
 
-/// Bytes taken at once. Small, since a write of newlines alone grows by the prefix of each line.
-const PERMIT: usize = 8 << 10;
+/// Most bytes of one write. Small, because each line of a log gets a prefix: newlines alone grow many times.
+const MAX_WRITE: usize = 8 << 10;
 
-/// One of a guest's two output streams. A clone, and all streams made of it, share its unfinished line.
+/// Standard output or standard error of a guest. Clones, and all streams made from them, share the unfinished line.
 #[derive(Clone)]
-pub(crate) struct Output(Arc<To>);
+pub(crate) struct Output(Arc<Destination>);
 
-enum To {
-    Log(Logged),
+enum Destination {
+    Log(LogDestination),
     Pipe {
         sender: mpsc::Sender<Bytes>,
-        /// Lines end as a terminal wants them.
+        /// Newlines become CR LF.
         terminal: bool,
     },
 }
 
-struct Logged {
+struct LogDestination {
     writer: Mutex<Writer>,
     log: Log,
-    attached: Arc<Attached>,
+    attached: Arc<AttachedStreams>,
     source: Source,
-    whole: bool,
+    ends_line: bool,
 }
 
 impl Output {
-    /// `whole`: what is left unfinished at the end counts as a whole line (the end of a request, not of the process).
-    pub(crate) fn new(log: &Log, attached: &Arc<Attached>, source: Source, whole: bool) -> Self {
+    /// `ends_line`: an unfinished line at the end counts as a complete line (at the end of a request, not of a process).
+    pub(crate) fn new(log: &Log, attached: &Arc<AttachedStreams>, source: Source, ends_line: bool) -> Self {
         let writer = Mutex::new(log.writer(source));
-        Self(Arc::new(To::Log(Logged { writer, log: log.clone(), attached: attached.clone(), source, whole })))
+        Self(Arc::new(Destination::Log(LogDestination {
+            writer,
+            log: log.clone(),
+            attached: attached.clone(),
+            source,
+            ends_line,
+        })))
     }
 
-    /// Into pieces for somebody else.
+    /// An output that is sent in chunks, for an exec command.
     pub(crate) fn pipe(sender: mpsc::Sender<Bytes>, terminal: bool) -> Self {
-        Self(Arc::new(To::Pipe { sender, terminal }))
+        Self(Arc::new(Destination::Pipe { sender, terminal }))
     }
 
-    /// Writes all, waiting where there is no room. Not into a log.
-    pub(crate) async fn say(&self, bytes: &[u8]) {
-        if let To::Pipe { sender, terminal } = &*self.0 {
-            let _ = sender.send(shown(bytes, *terminal)).await;
+    /// Writes all bytes to a pipe, waiting for capacity; does nothing for a log.
+    pub(crate) async fn write_all(&self, bytes: &[u8]) {
+        if let Destination::Pipe { sender, terminal } = &*self.0 {
+            let _ = sender.send(translated(bytes, *terminal)).await;
         }
     }
 
-    /// The same on a thread that may block. It fails when nobody takes it any more.
-    pub(crate) fn say_blocking(&self, bytes: &[u8]) -> io::Result<()> {
+    /// As [`Output::write_all`], but blocks the thread. Fails with `BrokenPipe` when the receiver is gone.
+    pub(crate) fn write_all_blocking(&self, bytes: &[u8]) -> io::Result<()> {
         match &*self.0 {
-            To::Pipe { sender, terminal } if !bytes.is_empty() => {
-                sender.blocking_send(shown(bytes, *terminal)).map_err(|_| io::ErrorKind::BrokenPipe.into())
+            Destination::Pipe { sender, terminal } if !bytes.is_empty() => {
+                sender.blocking_send(translated(bytes, *terminal)).map_err(|_| io::ErrorKind::BrokenPipe.into())
             }
             _ => Ok(()),
+        }
+    }
+
+    /// What is unfinished is a whole line: a request ends, and its instance stays.
+    pub(crate) fn end_line(&self) {
+        if let Destination::Log(to) = &*self.0 {
+            to.writer.lock().finish(true);
         }
     }
 
@@ -78,7 +91,7 @@ impl Output {
     }
 }
 
-fn shown(bytes: &[u8], terminal: bool) -> Bytes {
+fn translated(bytes: &[u8], terminal: bool) -> Bytes {
     if !terminal {
         return Bytes::copy_from_slice(bytes);
     }
@@ -92,48 +105,50 @@ fn shown(bytes: &[u8], terminal: bool) -> Bytes {
     out.into()
 }
 
-impl To {
-    fn has_room(&self) -> bool {
+impl Destination {
+    fn is_ready(&self) -> bool {
         match self {
-            Self::Log(to) => to.log.free() > 0 && !to.attached.is_behind(),
+            Self::Log(to) => to.log.free() > 0 && !to.attached.must_wait(),
             Self::Pipe { sender, .. } => sender.capacity() > 0,
         }
     }
 
-    async fn room(&self) {
+    async fn ready(&self) {
         match self {
             Self::Log(to) => {
                 to.log.room().await;
-                to.attached.room().await;
+                to.attached.ready().await;
             }
-            // one that is closed has room, and says so when it is written to
+            // a closed channel is ready: the next write reports the error
             Self::Pipe { sender, .. } => drop(sender.reserve().await),
         }
     }
 
-    /// False: nobody takes it any more.
+    /// Returns false when the receiver is gone.
     fn write(&self, bytes: &[u8]) -> bool {
         match self {
             Self::Log(to) => {
                 to.writer.lock().write(bytes);
-                to.attached.say(to.source, bytes);
+                to.attached.publish(to.source, bytes);
                 true
             }
-            // who asked for room has it, as a guest writes from one place at a time
-            Self::Pipe { sender, terminal } => bytes.is_empty() || sender.try_send(shown(bytes, *terminal)).is_ok(),
+            // the caller has checked the capacity, and a guest has a single writer
+            Self::Pipe { sender, terminal } => {
+                bytes.is_empty() || sender.try_send(translated(bytes, *terminal)).is_ok()
+            }
         }
     }
 }
 
-impl Drop for Logged {
+impl Drop for LogDestination {
     fn drop(&mut self) {
-        self.writer.get_mut().finish(self.whole);
+        self.writer.get_mut().finish(self.ends_line);
     }
 }
 
 impl IsTerminal for Output {
     fn is_terminal(&self) -> bool {
-        matches!(&*self.0, To::Pipe { terminal: true, .. })
+        matches!(&*self.0, Destination::Pipe { terminal: true, .. })
     }
 }
 
@@ -148,14 +163,14 @@ impl StdoutStream for Output {
 }
 
 struct Stream {
-    to: Arc<To>,
+    to: Arc<Destination>,
     wait: Mutex<Option<Pin<Box<dyn Future<Output = ()> + Send>>>>,
 }
 
 #[wasmtime_wasi::async_trait]
 impl Pollable for Stream {
     async fn ready(&mut self) {
-        self.to.room().await;
+        self.to.ready().await;
     }
 }
 
@@ -171,8 +186,8 @@ impl OutputStream for Stream {
 
     fn check_write(&mut self) -> StreamResult<usize> {
         match &*self.to {
-            To::Pipe { sender, .. } if sender.is_closed() => Err(StreamError::Closed),
-            to => Ok(if to.has_room() { PERMIT } else { 0 }),
+            Destination::Pipe { sender, .. } if sender.is_closed() => Err(StreamError::Closed),
+            to => Ok(if to.is_ready() { MAX_WRITE } else { 0 }),
         }
     }
 }
@@ -181,17 +196,17 @@ impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let wait = this.wait.get_mut();
-        if wait.is_none() && !this.to.has_room() {
+        if wait.is_none() && !this.to.is_ready() {
             let to = this.to.clone();
-            *wait = Some(Box::pin(async move { to.room().await }));
+            *wait = Some(Box::pin(async move { to.ready().await }));
         }
         if let Some(room) = wait {
             ready!(room.as_mut().poll(context));
             *wait = None;
         }
-        let taken = bytes.len().min(PERMIT);
-        match this.to.write(&bytes[..taken]) {
-            true => Poll::Ready(Ok(taken)),
+        let length = bytes.len().min(MAX_WRITE);
+        match this.to.write(&bytes[..length]) {
+            true => Poll::Ready(Ok(length)),
             false => Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
         }
     }
@@ -212,7 +227,7 @@ pub(crate) struct Input {
 }
 
 impl Input {
-    /// To be made on the guests' threads: a task there reads ahead.
+    /// Must be called on a guest thread: it spawns a task there that reads ahead.
     pub(crate) fn new(from: DuplexStream, terminal: bool) -> Self {
         Self { stream: AsyncStdinStream::new(from), terminal }
     }

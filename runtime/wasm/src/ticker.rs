@@ -1,4 +1,4 @@
-//! The clock that makes guests give way.
+//! The epoch ticker, at whose ticks running guests yield to the scheduler.
 
 use std::{
     sync::{
@@ -10,11 +10,11 @@ use std::{
 };
 use wasmtime::EngineWeak;
 
-/// How often a running guest gives way.
+/// How often a running guest yields.
 const TICK: Duration = Duration::from_millis(1);
 
-/// Ticks without a running guest after which the ticker sleeps, so that neither a busy handler wakes it per request nor an idle
-/// node ticks.
+/// Ticks without a running guest after which the ticker parks: an idle node has no ticks, and a busy handler does not wake the ticker for each
+/// request.
 const IDLE_TICKS: u32 = 50;
 
 /// Advances the epoch every [`TICK`] while any guest is being polled.
@@ -25,7 +25,7 @@ pub(crate) struct Ticker {
     thread: parking_lot::Mutex<Option<Thread>>,
 }
 
-/// A guest is being polled until this is dropped.
+/// Marks a guest as running until this is dropped.
 pub(crate) struct Running<'a>(&'a Ticker);
 
 impl Ticker {
@@ -56,7 +56,7 @@ impl Ticker {
             if idle < IDLE_TICKS {
                 continue;
             }
-            // Either this sees a guest that came in meanwhile, or the guest sees `parked` and wakes this.
+            // Either this thread sees `active`, or the guest sees `parked` and wakes this thread.
             self.parked.store(true, SeqCst);
             while self.active.load(SeqCst) == 0 && !self.stopped.load(SeqCst) && self.parked.load(SeqCst) {
                 thread::park();
@@ -66,6 +66,7 @@ impl Ticker {
         }
     }
 
+    /// Marks a guest as running.
     pub(crate) fn run(&self) -> Running<'_> {
         if self.active.fetch_add(1, SeqCst) == 0 && self.parked.swap(false, SeqCst) {
             self.wake();

@@ -1,15 +1,15 @@
-//! A few well-known tools, built in: a Wasm container holds one program and no shell, and people (and `kubectl cp`) still look into its
-//! volumes. They see what the program sees ([`tree`]); what they use of CPU is charged to the container. But for `tar x` they only read.
+//! Built-in tools for `kubectl exec` and `kubectl cp`: a Wasm container has one program and no shell. The tools see the mounts of the program
+//! ([`tree`]), and their CPU time and memory are charged to the container. All but `tar x` only read.
 
 mod tar;
 mod tree;
 
 use crate::{
-    files::budget::{Held, Space},
+    files::budget::{DiskSpace, InstanceFiles},
     guest::{Io, Shared},
-    memory::Share,
-    pool::{Pool, RUNNING},
-    quota::Meter,
+    memory::InstanceMemory,
+    pool::{MAX_TOOLS, Pool},
+    quota::ThreadMeter,
     stdio::Output,
 };
 use container::{Error, Result, log::timestamp};
@@ -28,18 +28,18 @@ use tokio::{
 };
 use tree::{Entry, Tree};
 
-/// A tool's own: what it holds in buffers and lists.
-const MEMORY: u64 = 256 << 10;
+/// Bytes that a tool is charged, for its buffers and lists.
+const TOOL_MEMORY: u64 = 256 << 10;
 
-/// Files that a tool has open at a time.
-const FILES: usize = 4;
+/// Most files that a tool has open at a time.
+const TOOL_FILES: usize = 4;
 
-/// Folders within folders.
-const DEEP: usize = 256;
+/// Most nested folders.
+const MAX_DEPTH: usize = 256;
 
 pub(crate) struct Tool {
     name: &'static str,
-    run: fn(&mut Desk, &[String]) -> io::Result<i32>,
+    run: fn(&mut ToolContext, &[String]) -> io::Result<i32>,
 }
 
 const TOOLS: [Tool; 9] = [
@@ -54,53 +54,54 @@ const TOOLS: [Tool; 9] = [
     Tool { name: "true", run: |_, _| Ok(0) },
 ];
 
-/// The tool of that name, whatever folder it is said to be in.
+/// Finds the tool of a name or path; its folder does not matter.
 pub(crate) fn find(program: &str) -> Option<&'static Tool> {
     let name = program.rsplit('/').next()?;
     TOOLS.iter().find(|tool| tool.name == name)
 }
 
-/// All of them, for people.
+/// The names of all tools, for messages.
 pub(crate) fn names() -> String {
     TOOLS.each_ref().map(|tool| tool.name).join(", ")
 }
 
-/// What a tool works with.
-struct Desk {
+/// The streams, files and limits of one run of a tool.
+struct ToolContext {
     tree: Tree,
     shared: Arc<Shared>,
-    space: Arc<Space>,
+    space: Arc<DiskSpace>,
     input: Option<DuplexStream>,
     out: Output,
     errors: Output,
-    meter: Meter,
+    meter: ThreadMeter,
     threads: Handle,
 }
 
-/// Runs a tool on a thread of its own: whoever reads its output may be slow, and guests are not to wait for the threads of files meanwhile. It
-/// ends when nobody takes its output or gives its input any more.
+/// Runs a tool on a separate thread: a slow reader of its output then blocks no thread of file calls that guests need. The tool ends when its
+/// output is closed or its input is closed.
 pub(crate) fn start(pool: &Pool, shared: &Arc<Shared>, tool: &'static Tool, io: Io) -> JoinHandle<Result<i32>> {
     let (shared, threads, place) = (shared.clone(), pool.handle().clone(), pool.tools.clone().try_acquire_owned());
     let run = move || {
-        let _place = place.map_err(|_| Error::Exhausted(format!("{RUNNING} tools run on this node already")))?;
-        let (mut share, mut files) = (Share::new(shared.memory.clone()), Held::new(shared.files.clone(), FILES));
-        share.hold(MEMORY).map_err(|full| Error::Exhausted(full.to_string()))?;
-        if !files.open(FILES, || 0) {
+        let _place = place.map_err(|_| Error::Exhausted(format!("{MAX_TOOLS} tools run on this node already")))?;
+        let (mut memory, mut files) =
+            (InstanceMemory::new(shared.memory.clone()), InstanceFiles::new(shared.files.clone(), TOOL_FILES));
+        memory.set_host_bytes(TOOL_MEMORY).map_err(|full| Error::Exhausted(full.to_string()))?;
+        if !files.open(TOOL_FILES, || 0) {
             return Err(Error::Exhausted("guests of this node hold too many files open".into()));
         }
-        let mut desk = Desk {
+        let mut context = ToolContext {
             tree: Tree::new(&shared.spec.mounts, shared.spec.cwd.as_deref()),
             space: shared.space.clone(),
-            meter: Meter::new(shared.quota.clone()),
+            meter: ThreadMeter::new(shared.quota.clone()),
             input: io.stdin.map(|(input, _)| input),
             out: io.stdout,
             errors: io.stderr,
             threads,
             shared,
         };
-        let ended = (tool.run)(&mut desk, &io.args[1..]);
-        desk.meter.pause();
-        // nobody takes its output: as of SIGPIPE
+        let ended = (tool.run)(&mut context, &io.args[1..]);
+        context.meter.throttle();
+        // the output was closed: the exit code of SIGPIPE
         Ok(ended.unwrap_or(141))
     };
     let (sender, receiver) = oneshot::channel();
@@ -111,37 +112,37 @@ pub(crate) fn start(pool: &Pool, shared: &Arc<Shared>, tool: &'static Tool, io: 
     })
 }
 
-/// An error without the number that people do not know.
-fn why(error: &io::Error) -> String {
+/// The text of an error without its number.
+fn error_text(error: &io::Error) -> String {
     let text = error.to_string();
     text.find(" (os error").map_or(text.as_str(), |at| &text[..at]).to_owned()
 }
 
-/// What went wrong is an error of the stream; what a path lacks is told by the tools.
-impl Desk {
+/// Errors of these functions are errors of the streams. Tools report errors of paths themselves.
+impl ToolContext {
     fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.meter.pause();
-        self.out.say_blocking(bytes)
+        self.meter.throttle();
+        self.out.write_all_blocking(bytes)
     }
 
-    fn say(&mut self, line: &str) -> io::Result<()> {
+    fn print(&mut self, line: &str) -> io::Result<()> {
         self.write(format!("{line}\n").as_bytes())
     }
 
-    fn complain(&mut self, line: &str) -> io::Result<()> {
-        self.errors.say_blocking(format!("{line}\n").as_bytes())
+    fn print_error(&mut self, line: &str) -> io::Result<()> {
+        self.errors.write_all_blocking(format!("{line}\n").as_bytes())
     }
 
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.meter.pause();
+        self.meter.throttle();
         match &mut self.input {
             Some(input) => self.threads.block_on(input.read(buffer)),
             None => Ok(0),
         }
     }
 
-    /// As much as there is, up to all of it.
-    fn fill(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+    /// Reads until the buffer is full or the input ends. Returns the length.
+    fn read_full(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.read(&mut buffer[filled..])? {
@@ -152,7 +153,7 @@ impl Desk {
         Ok(filled)
     }
 
-    /// False: the input has ended before.
+    /// Skips input. Returns false if it ends earlier.
     fn skip(&mut self, mut bytes: u64) -> io::Result<bool> {
         let mut buffer = [0; 4_096];
         while bytes > 0 {
@@ -165,14 +166,14 @@ impl Desk {
         Ok(true)
     }
 
-    /// Reads to the end of the input, so that who writes it is not told of a broken pipe.
+    /// Reads to the end of the input, so that its writer gets no broken pipe.
     fn drain(&mut self) -> io::Result<()> {
         while self.skip(1 << 20)? {}
         Ok(())
     }
 }
 
-/// The letters of all options in `args` and the rest of them; the first letter that is not among those known.
+/// Splits arguments into option letters and operands. Fails with the first unknown letter.
 fn options<'a>(args: &'a [String], known: &str) -> std::result::Result<(String, Vec<&'a String>), char> {
     let (mut letters, mut rest, mut over) = (String::new(), Vec::new(), false);
     for arg in args {
@@ -188,25 +189,25 @@ fn options<'a>(args: &'a [String], known: &str) -> std::result::Result<(String, 
     Ok((letters, rest))
 }
 
-fn unknown(desk: &mut Desk, tool: &str, letter: char) -> io::Result<i32> {
-    desk.complain(&format!("{tool}: invalid option -- '{letter}'"))?;
+fn unknown(context: &mut ToolContext, tool: &str, letter: char) -> io::Result<i32> {
+    context.print_error(&format!("{tool}: invalid option -- '{letter}'"))?;
     Ok(if tool == "ls" { 2 } else { 1 })
 }
 
-fn cat(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
+fn cat(context: &mut ToolContext, args: &[String]) -> io::Result<i32> {
     let (_, files) = match options(args, "u") {
         Ok(read) => read,
-        Err(letter) => return unknown(desk, "cat", letter),
+        Err(letter) => return unknown(context, "cat", letter),
     };
     let (input, mut code, mut buffer) = ("-".to_owned(), 0, vec![0; 32 << 10]);
     for name in if files.is_empty() { vec![&input] } else { files } {
         let mut file = None;
         if name != "-" {
-            match desk.tree.read(Path::new(name)) {
+            match context.tree.read(Path::new(name)) {
                 Ok((opened, _)) => file = Some(opened),
                 Err(error) => {
                     code = 1;
-                    desk.complain(&format!("cat: {name}: {}", why(&error)))?;
+                    context.print_error(&format!("cat: {name}: {}", error_text(&error)))?;
                     continue;
                 }
             }
@@ -214,14 +215,14 @@ fn cat(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
         loop {
             let count = match &mut file {
                 Some(file) => file.read(&mut buffer),
-                None => desk.read(&mut buffer),
+                None => context.read(&mut buffer),
             };
             match count {
                 Ok(0) => break,
-                Ok(count) => desk.write(&buffer[..count])?,
+                Ok(count) => context.write(&buffer[..count])?,
                 Err(error) => {
                     code = 1;
-                    desk.complain(&format!("cat: {name}: {}", why(&error)))?;
+                    context.print_error(&format!("cat: {name}: {}", error_text(&error)))?;
                     break;
                 }
             }
@@ -230,40 +231,40 @@ fn cat(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
     Ok(code)
 }
 
-fn echo(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
+fn echo(context: &mut ToolContext, args: &[String]) -> io::Result<i32> {
     match args.split_first() {
-        Some((first, rest)) if first == "-n" => desk.write(rest.join(" ").as_bytes())?,
-        _ => desk.say(&args.join(" "))?,
+        Some((first, rest)) if first == "-n" => context.write(rest.join(" ").as_bytes())?,
+        _ => context.print(&args.join(" "))?,
     }
     Ok(0)
 }
 
-fn env(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
+fn env(context: &mut ToolContext, args: &[String]) -> io::Result<i32> {
     if let Some(word) = args.first() {
-        desk.complain(&format!("env: {word}: it only shows the environment here"))?;
+        context.print_error(&format!("env: {word}: it only shows the environment here"))?;
         return Ok(125);
     }
-    for (name, value) in desk.shared.clone().spec.env.iter() {
-        desk.say(&format!("{name}={value}"))?;
+    for (name, value) in context.shared.clone().spec.env.iter() {
+        context.print(&format!("{name}={value}"))?;
     }
     Ok(0)
 }
 
-/// One program runs in a container, and whoever looks.
-fn ps(desk: &mut Desk, _: &[String]) -> io::Result<i32> {
-    let seconds = Duration::from_nanos(desk.shared.quota.used()).as_secs();
-    let spec = &desk.shared.spec;
+/// Lists the container's program, which is its only process.
+fn ps(context: &mut ToolContext, _: &[String]) -> io::Result<i32> {
+    let seconds = Duration::from_nanos(context.shared.quota.used()).as_secs();
+    let spec = &context.shared.spec;
     let command = if spec.args.is_empty() { spec.name.clone() } else { spec.args.join(" ") };
     let line = format!("    1 {:>2}:{:02} {command}", seconds / 60, seconds % 60);
-    desk.say("  PID  TIME COMMAND")?;
-    desk.say(&line)?;
+    context.print("  PID  TIME COMMAND")?;
+    context.print(&line)?;
     Ok(0)
 }
 
-fn ls(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
+fn ls(context: &mut ToolContext, args: &[String]) -> io::Result<i32> {
     let (letters, paths) = match options(args, "1aAdhlR") {
         Ok(read) => read,
-        Err(letter) => return unknown(desk, "ls", letter),
+        Err(letter) => return unknown(context, "ls", letter),
     };
     let has = |letter| letters.contains(letter);
     let here = ".".to_owned();
@@ -272,43 +273,43 @@ fn ls(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
     let mut first = true;
     for path in paths {
         let path = PathBuf::from(path);
-        match desk.tree.look(&path, true).or_else(|_| desk.tree.look(&path, false)) {
+        match context.tree.stat(&path, true).or_else(|_| context.tree.stat(&path, false)) {
             Ok(entry) if entry.kind == FileType::Directory && !has('d') => folders.push((path, 0)),
             Ok(entry) => {
                 first = false;
-                let line = line(desk, &path, &path.display().to_string(), entry, &letters);
-                desk.say(&line)?;
+                let line = line(context, &path, &path.display().to_string(), entry, &letters);
+                context.print(&line)?;
             }
             Err(error) => {
                 code = 2;
-                desk.complain(&format!("ls: cannot access '{}': {}", path.display(), why(&error)))?;
+                context.print_error(&format!("ls: cannot access '{}': {}", path.display(), error_text(&error)))?;
             }
         }
     }
     folders.reverse();
-    while let Some((path, deep)) = folders.pop() {
+    while let Some((path, depth)) = folders.pop() {
         if titles {
             let gap = if std::mem::replace(&mut first, false) { "" } else { "\n" };
-            desk.say(&format!("{gap}{}:", path.display()))?;
+            context.print(&format!("{gap}{}:", path.display()))?;
         }
-        let within = folder(desk, &path, &letters, &mut code)?;
-        if has('R') && deep < DEEP {
-            folders.extend(within.into_iter().rev().map(|path| (path, deep + 1)));
+        let subfolders = folder(context, &path, &letters, &mut code)?;
+        if has('R') && depth < MAX_DEPTH {
+            folders.extend(subfolders.into_iter().rev().map(|path| (path, depth + 1)));
         }
     }
     Ok(code)
 }
 
-/// Lists one folder. Returns the folders in it, where they are asked for.
-fn folder(desk: &mut Desk, path: &Path, letters: &str, code: &mut i32) -> io::Result<Vec<PathBuf>> {
+/// Lists one folder. Returns its subfolders if `letters` contains `R` or `l`.
+fn folder(context: &mut ToolContext, path: &Path, letters: &str, code: &mut i32) -> io::Result<Vec<PathBuf>> {
     let has = |letter| letters.contains(letter);
-    let mut within = Vec::new();
-    let names = match desk.tree.list(path) {
+    let mut subfolders = Vec::new();
+    let names = match context.tree.list(path) {
         Ok(names) => names,
         Err(error) => {
             *code = 2;
-            desk.complain(&format!("ls: cannot open directory '{}': {}", path.display(), why(&error)))?;
-            return Ok(within);
+            context.print_error(&format!("ls: cannot open directory '{}': {}", path.display(), error_text(&error)))?;
+            return Ok(subfolders);
         }
     };
     let dots = if has('a') { vec![".".into(), "..".into()] } else { Vec::new() };
@@ -318,40 +319,40 @@ fn folder(desk: &mut Desk, path: &Path, letters: &str, code: &mut i32) -> io::Re
             continue;
         }
         if !has('l') && !has('R') {
-            desk.say(&text)?;
+            context.print(&text)?;
             continue;
         }
         let one = path.join(&name);
-        match desk.tree.look(&one, false) {
+        match context.tree.stat(&one, false) {
             Ok(entry) => {
-                let line = line(desk, &one, &text, entry, letters);
-                desk.say(&line)?;
+                let line = line(context, &one, &text, entry, letters);
+                context.print(&line)?;
                 if !dot && entry.kind == FileType::Directory {
-                    within.push(one);
+                    subfolders.push(one);
                 }
             }
             Err(error) => {
                 *code = 2;
-                desk.complain(&format!("ls: cannot access '{}': {}", one.display(), why(&error)))?;
+                context.print_error(&format!("ls: cannot access '{}': {}", one.display(), error_text(&error)))?;
             }
         }
     }
-    Ok(within)
+    Ok(subfolders)
 }
 
-/// One line of `ls`. Users and groups are not told: those of the node say nothing here.
-fn line(desk: &Desk, path: &Path, name: &str, entry: Entry, letters: &str) -> String {
+/// Formats a line of `ls`, without user and group: those of the node mean nothing to a guest.
+fn line(context: &ToolContext, path: &Path, name: &str, entry: Entry, letters: &str) -> String {
     if !letters.contains('l') {
         return name.to_owned();
     }
     let size = if letters.contains('h') { human(entry.size) } else { entry.size.to_string() };
     let link = match entry.kind {
-        FileType::Symlink => desk.tree.link(path).map_or(String::new(), |to| format!(" -> {}", to.display())),
+        FileType::Symlink => context.tree.link(path).map_or(String::new(), |to| format!(" -> {}", to.display())),
         _ => String::new(),
     };
     let time = time(entry.modified);
     let (date, clock) = (&time[..10], &time[11..16]);
-    format!("{} {:>3} {size:>10} {date} {clock} {name}{link}", entry.letters(), entry.links)
+    format!("{} {:>3} {size:>10} {date} {clock} {name}{link}", entry.mode_text(), entry.links)
 }
 
 fn time(seconds: i64) -> String {
@@ -370,7 +371,7 @@ fn human(size: u64) -> String {
     if size < 10.0 { format!("{size:.1}{unit}") } else { format!("{size:.0}{unit}") }
 }
 
-fn stat(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
+fn stat(context: &mut ToolContext, args: &[String]) -> io::Result<i32> {
     let (mut format, mut paths, mut follow, mut rest) = (None, Vec::new(), false, args.iter());
     while let Some(arg) = rest.next() {
         match arg.as_str() {
@@ -380,36 +381,36 @@ fn stat(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
         }
     }
     if paths.is_empty() {
-        desk.complain("stat: missing operand")?;
+        context.print_error("stat: missing operand")?;
         return Ok(1);
     }
     let mut code = 0;
     for path in paths {
-        let entry = match desk.tree.look(Path::new(path), follow) {
+        let entry = match context.tree.stat(Path::new(path), follow) {
             Ok(entry) => entry,
             Err(error) => {
                 code = 1;
-                desk.complain(&format!("stat: cannot statx '{path}': {}", why(&error)))?;
+                context.print_error(&format!("stat: cannot statx '{path}': {}", error_text(&error)))?;
                 continue;
             }
         };
         let text = format
             .map_or("  File: %n\n  Size: %s\t%F\n Inode: %i\tLinks: %h\nAccess: (0%a/%A)\nModify: %y", String::as_str);
-        let shown = filled(text, path, &entry);
-        desk.say(&shown)?;
+        let shown = formatted(text, path, &entry);
+        context.print(&shown)?;
     }
     Ok(code)
 }
 
-fn filled(format: &str, path: &str, entry: &Entry) -> String {
+fn formatted(format: &str, path: &str, entry: &Entry) -> String {
     let (mut text, mut letters) = (String::new(), format.chars());
     while let Some(letter) = letters.next() {
         match if letter == '%' { letters.next() } else { None } {
             Some('n') => text.push_str(path),
             Some('s') => text.push_str(&entry.size.to_string()),
-            Some('F') => text.push_str(entry.word()),
+            Some('F') => text.push_str(entry.kind_name()),
             Some('a') => text.push_str(&format!("{:o}", entry.mode)),
-            Some('A') => text.push_str(&entry.letters()),
+            Some('A') => text.push_str(&entry.mode_text()),
             Some('i') => text.push_str(&entry.inode.to_string()),
             Some('h') => text.push_str(&entry.links.to_string()),
             Some('Y') => text.push_str(&entry.modified.to_string()),
@@ -422,13 +423,13 @@ fn filled(format: &str, path: &str, entry: &Entry) -> String {
 }
 
 /// `test -d PATH` and its like; `kubectl cp` asks so.
-fn test(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
+fn test(context: &mut ToolContext, args: &[String]) -> io::Result<i32> {
     let [what, path] = args else {
-        desk.complain("test: only -d, -e, -f, -h, -L, -r, -s and a path are known here")?;
+        context.print_error("test: only -d, -e, -f, -h, -L, -r, -s and a path are known here")?;
         return Ok(2);
     };
     let link = matches!(what.as_str(), "-h" | "-L");
-    let found = desk.tree.look(Path::new(path), !link);
+    let found = context.tree.stat(Path::new(path), !link);
     let holds = found.is_ok_and(|entry| match what.as_str() {
         "-e" | "-r" => true,
         "-d" => entry.kind == FileType::Directory,

@@ -1,7 +1,7 @@
-//! What is different in the first form of WASI preview 1, `wasi_unstable`.
+//! The predecessor of WASI preview 1, `wasi_unstable`, which old programs import.
 //!
-//! Old programs import the first form. Most of it is the same to the byte and is an alias of what [`crate::limits`] puts in place; where the
-//! layout of an answer differs, wasmtime-wasi's own is called on a folder that is opened before.
+//! Most functions have the same ABI and are aliases of those that [`crate::limits`] defines. For those with another layout, [`crate::limits`]
+//! opens the mount and calls the function of wasmtime-wasi.
 
 use crate::{
     guest::CoreGuest,
@@ -10,10 +10,10 @@ use crate::{
 };
 use wasmtime::Linker;
 
-/// Those whose arguments or answers have another layout in the first form.
+/// Functions whose arguments or results have another layout in `wasi_unstable`.
 const DIFFERENT: [&str; 4] = ["fd_filestat_get", "fd_seek", "path_filestat_get", "poll_oneoff"];
 
-/// Adds the first form beside preview 1, which is there with its limits.
+/// Adds `wasi_unstable` to a linker that has preview 1 with its limits.
 pub(crate) fn add_to_linker(mut linker: Linker<CoreGuest>) -> wasmtime::Result<Linker<CoreGuest>> {
     wasmtime_wasi::p0::add_to_linker_async(&mut linker, CoreGuest::wasi)?;
     linker.allow_shadowing(true);

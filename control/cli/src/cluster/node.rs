@@ -26,7 +26,6 @@ use wasm::Wasmtime;
 /// A node that runs.
 pub(super) struct Node {
     pub(super) agent: Agent,
-    pub(super) wasm: Arc<Wasmtime>,
 }
 
 /// What a node is given by the control plane.
@@ -123,7 +122,7 @@ impl Node {
             let (agent, token) = (agent.clone(), draining.token.clone());
             async move { agent.run(token).await }
         });
-        Ok(Self { agent, wasm })
+        Ok(Self { agent })
     }
 }
 
@@ -157,9 +156,9 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let descriptors = Shares::of(env::file_limit());
     options.http.clients.connections = descriptors.guest_connections;
     options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
-    options.room = machine::room(config.machine.memory, reserved);
+    options.memory_probe = machine::room(config.machine.memory, reserved);
     options.pool = wasm::PoolOptions::within(machine::memory_maps());
-    options.files.open = descriptors.guest_files;
+    options.files.max_open = descriptors.guest_files;
     Ok(options)
 }
 

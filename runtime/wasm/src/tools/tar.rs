@@ -1,8 +1,8 @@
-//! `tar`, as much as `kubectl cp` needs: archives of the POSIX form with GNU's long names out of a container, and archives of any writer into
-//! a writable volume of it.
+//! The subset of `tar` that `kubectl cp` needs: it creates POSIX archives with GNU long names, and extracts POSIX, GNU and pax archives into
+//! writable volumes.
 
-use super::{Desk, why};
-use crate::files::budget::ENTRY;
+use super::{ToolContext, error_text};
+use crate::files::budget::ENTRY_BYTES;
 use rustix::{fs::FileType, io::Errno};
 use std::{
     collections::VecDeque,
@@ -14,18 +14,18 @@ use std::{
 
 const BLOCK: usize = 512;
 
-/// Bytes of a name or of extended headers.
-const LONG: u64 = 64 << 10;
+/// Most bytes of a long name or an extended header.
+const MAX_HEADER: u64 = 64 << 10;
 
-/// Pieces in which files are copied.
-const PIECE: usize = 32 << 10;
+/// Length of the copy buffer, bytes.
+const COPY_BUFFER: usize = 32 << 10;
 
-/// Folders within folders.
-const DEEP: usize = 256;
+/// Most nested folders.
+const MAX_DEPTH: usize = 256;
 
-/// What the arguments ask for.
+/// The parsed arguments.
 #[derive(Debug, Default)]
-struct Order {
+struct Options {
     create: bool,
     extract: bool,
     list: bool,
@@ -35,40 +35,40 @@ struct Order {
     names: Vec<String>,
 }
 
-pub(super) fn run(desk: &mut Desk, args: &[String]) -> io::Result<i32> {
-    let order = match order(args) {
-        Ok(order) => order,
+pub(super) fn run(context: &mut ToolContext, args: &[String]) -> io::Result<i32> {
+    let options = match options(args) {
+        Ok(options) => options,
         Err(text) => {
-            desk.complain(&format!("tar: {text}"))?;
+            context.print_error(&format!("tar: {text}"))?;
             return Ok(2);
         }
     };
-    if order.file.as_deref().is_some_and(|file| file != "-") {
-        desk.complain("tar: only archives on the standard streams are read and written: f -")?;
+    if options.file.as_deref().is_some_and(|file| file != "-") {
+        context.print_error("tar: only archives on the standard streams are read and written: f -")?;
         return Ok(2);
     }
-    match (order.create, order.extract || order.list) {
-        (true, false) if !order.names.is_empty() => create(desk, &order),
+    match (options.create, options.extract || options.list) {
+        (true, false) if !options.names.is_empty() => create(context, &options),
         (true, false) => {
-            desk.complain("tar: Cowardly refusing to create an empty archive")?;
+            context.print_error("tar: Cowardly refusing to create an empty archive")?;
             Ok(2)
         }
-        (false, true) => extract(desk, &order),
+        (false, true) => extract(context, &options),
         _ => {
-            desk.complain("tar: You must specify one of the '-ctx' options")?;
+            context.print_error("tar: You must specify one of the '-ctx' options")?;
             Ok(2)
         }
     }
 }
 
-fn order(args: &[String]) -> Result<Order, String> {
-    let (mut order, mut rest, mut first) = (Order::default(), args.iter().cloned().collect::<VecDeque<_>>(), true);
+fn options(args: &[String]) -> Result<Options, String> {
+    let (mut options, mut rest, mut first) = (Options::default(), args.iter().cloned().collect::<VecDeque<_>>(), true);
     while let Some(arg) = rest.pop_front() {
         let letters = match arg.strip_prefix('-') {
             Some(long) if long.starts_with('-') => {
                 match long {
                     "-no-same-owner" | "-no-same-permissions" | "-no-overwrite-dir" | "-touch" => continue,
-                    "-" => order.names.extend(rest.drain(..)),
+                    "-" => options.names.extend(rest.drain(..)),
                     other => return Err(format!("unrecognized option '-{other}'")),
                 }
                 continue;
@@ -80,91 +80,98 @@ fn order(args: &[String]) -> Result<Order, String> {
         };
         first = false;
         let Some(letters) = letters else {
-            order.names.push(arg);
+            options.names.push(arg);
             continue;
         };
         for letter in letters.chars() {
             match letter {
-                'c' => order.create = true,
-                'x' => order.extract = true,
-                't' => order.list = true,
-                'v' => order.verbose = true,
-                // times, owners and permissions are not kept anyway, and links are as they are
+                'c' => options.create = true,
+                'x' => options.extract = true,
+                't' => options.list = true,
+                'v' => options.verbose = true,
+                // ignored: times, owners and permissions are not restored, and links are stored unchanged
                 'm' | 'p' | 'o' | 'P' => {}
-                'f' => order.file = Some(rest.pop_front().ok_or("option requires an argument -- 'f'")?),
-                'C' => order.folder = Some(rest.pop_front().ok_or("option requires an argument -- 'C'")?),
+                'f' => options.file = Some(rest.pop_front().ok_or("option requires an argument -- 'f'")?),
+                'C' => options.folder = Some(rest.pop_front().ok_or("option requires an argument -- 'C'")?),
                 other => return Err(format!("invalid option -- '{other}'")),
             }
         }
     }
-    Ok(order)
+    Ok(options)
 }
 
-fn create(desk: &mut Desk, order: &Order) -> io::Result<i32> {
-    let (mut code, base) = (0, PathBuf::from(order.folder.as_deref().unwrap_or("")));
-    let mut told = false;
-    for name in &order.names {
-        if name.starts_with('/') && !std::mem::replace(&mut told, true) {
-            desk.complain("tar: Removing leading `/' from member names")?;
+fn create(context: &mut ToolContext, options: &Options) -> io::Result<i32> {
+    let (mut code, base) = (0, PathBuf::from(options.folder.as_deref().unwrap_or("")));
+    let mut prefix_reported = false;
+    for name in &options.names {
+        if name.starts_with('/') && !std::mem::replace(&mut prefix_reported, true) {
+            context.print_error("tar: Removing leading `/' from member names")?;
         }
-        add(desk, order, &base.join(name), Path::new(name), 0, &mut code)?;
+        add(context, options, &base.join(name), Path::new(name), 0, &mut code)?;
     }
-    desk.write(&[0; BLOCK * 2])?;
+    context.write(&[0; BLOCK * 2])?;
     Ok(code)
 }
 
-fn add(desk: &mut Desk, order: &Order, path: &Path, name: &Path, deep: usize, code: &mut i32) -> io::Result<()> {
-    let mut cannot = |desk: &mut Desk, what: &str, error: &io::Error| {
+fn add(
+    context: &mut ToolContext,
+    options: &Options,
+    path: &Path,
+    name: &Path,
+    depth: usize,
+    code: &mut i32,
+) -> io::Result<()> {
+    let mut cannot = |context: &mut ToolContext, what: &str, error: &io::Error| {
         *code = 2;
-        desk.complain(&format!("tar: {}: Cannot {what}: {}", name.display(), why(error)))
+        context.print_error(&format!("tar: {}: Cannot {what}: {}", name.display(), error_text(error)))
     };
-    let entry = match desk.tree.look(path, false) {
+    let entry = match context.tree.stat(path, false) {
         Ok(entry) => entry,
-        Err(error) => return cannot(desk, "stat", &error),
+        Err(error) => return cannot(context, "stat", &error),
     };
-    if order.verbose {
-        desk.complain(&name.display().to_string())?;
+    if options.verbose {
+        context.print_error(&name.display().to_string())?;
     }
     match entry.kind {
         FileType::Directory => {
-            desk.write(&header(name, b'5', 0, entry.mode, entry.modified, None))?;
-            if deep == DEEP {
-                return cannot(desk, "open", &Errno::LOOP.into());
+            context.write(&header(name, b'5', 0, entry.mode, entry.modified, None))?;
+            if depth == MAX_DEPTH {
+                return cannot(context, "open", &Errno::LOOP.into());
             }
-            let names = match desk.tree.list(path) {
+            let names = match context.tree.list(path) {
                 Ok(names) => names,
-                Err(error) => return cannot(desk, "open", &error),
+                Err(error) => return cannot(context, "open", &error),
             };
             for one in names {
-                add(desk, order, &path.join(&one), &name.join(&one), deep + 1, code)?;
+                add(context, options, &path.join(&one), &name.join(&one), depth + 1, code)?;
             }
         }
-        FileType::Symlink => match desk.tree.link(path) {
-            Ok(target) => desk.write(&header(name, b'2', 0, 0o777, entry.modified, Some(&target)))?,
-            Err(error) => return cannot(desk, "readlink", &error),
+        FileType::Symlink => match context.tree.link(path) {
+            Ok(target) => context.write(&header(name, b'2', 0, 0o777, entry.modified, Some(&target)))?,
+            Err(error) => return cannot(context, "readlink", &error),
         },
-        FileType::RegularFile => match desk.tree.read(path) {
+        FileType::RegularFile => match context.tree.read(path) {
             Ok((mut file, entry)) => {
-                desk.write(&header(name, b'0', entry.size, entry.mode, entry.modified, None))?;
-                // what it grows by meanwhile is left out, and what it shrinks by is zeros: the size is written
-                let (mut left, mut buffer) = (entry.size, vec![0; PIECE]);
+                context.write(&header(name, b'0', entry.size, entry.mode, entry.modified, None))?;
+                // the header has fixed the size: a file that grows is truncated, one that shrinks is padded with zeros
+                let (mut left, mut buffer) = (entry.size, vec![0; COPY_BUFFER]);
                 while left > 0 {
-                    let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-                    let count = match file.read(&mut buffer[..most]) {
+                    let length = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+                    let count = match file.read(&mut buffer[..length]) {
                         Ok(0) | Err(_) => {
-                            buffer[..most].fill(0);
-                            most
+                            buffer[..length].fill(0);
+                            length
                         }
                         Ok(count) => count,
                     };
-                    desk.write(&buffer[..count])?;
+                    context.write(&buffer[..count])?;
                     left -= count as u64;
                 }
-                desk.write(&vec![0; padding(entry.size)])?;
+                context.write(&vec![0; padding(entry.size)])?;
             }
-            Err(error) => return cannot(desk, "open", &error),
+            Err(error) => return cannot(context, "open", &error),
         },
-        _ => desk.complain(&format!("tar: {}: file ignored: it is no file, folder or link", name.display()))?,
+        _ => context.print_error(&format!("tar: {}: file ignored: it is no file, folder or link", name.display()))?,
     }
     Ok(())
 }
@@ -173,7 +180,7 @@ fn padding(size: u64) -> usize {
     (BLOCK - (size % BLOCK as u64) as usize) % BLOCK
 }
 
-/// The blocks that begin a member.
+/// The header blocks of a member.
 fn header(name: &Path, kind: u8, size: u64, mode: u32, modified: i64, link: Option<&OsStr>) -> Vec<u8> {
     let mut bytes = name.as_os_str().as_bytes();
     while let Some(rest) = bytes.strip_prefix(b"/") {
@@ -198,8 +205,8 @@ fn header(name: &Path, kind: u8, size: u64, mode: u32, modified: i64, link: Opti
 
 fn block(name: &[u8], kind: u8, size: u64, mode: u32, modified: i64, link: &[u8]) -> [u8; BLOCK] {
     let mut block = [0; BLOCK];
-    let mut put = |at: usize, most: usize, text: &[u8]| {
-        let length = text.len().min(most);
+    let mut put = |at: usize, length: usize, text: &[u8]| {
+        let length = text.len().min(length);
         block[at..at + length].copy_from_slice(&text[..length]);
     };
     put(0, 100, name);
@@ -222,7 +229,7 @@ fn block(name: &[u8], kind: u8, size: u64, mode: u32, modified: i64, link: &[u8]
     block
 }
 
-/// A member of an archive that is read.
+/// The header of a member.
 struct Member {
     name: Vec<u8>,
     link: Vec<u8>,
@@ -231,76 +238,83 @@ struct Member {
     mode: u32,
 }
 
-/// What comes before a member and is about it.
+/// Fields of long-name and extended headers, which apply to the next member.
 #[derive(Default)]
-struct About {
+struct Overrides {
     name: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
 }
 
-fn extract(desk: &mut Desk, order: &Order) -> io::Result<i32> {
-    let (mut code, mut about) = (0, About::default());
-    let base = PathBuf::from(order.folder.as_deref().unwrap_or(""));
-    if let Err(error) = desk.tree.look(&base, true) {
-        desk.complain(&format!("tar: {}: Cannot open: {}", base.display(), why(&error)))?;
+fn extract(context: &mut ToolContext, options: &Options) -> io::Result<i32> {
+    let (mut code, mut overrides) = (0, Overrides::default());
+    let base = PathBuf::from(options.folder.as_deref().unwrap_or(""));
+    if let Err(error) = context.tree.stat(&base, true) {
+        context.print_error(&format!("tar: {}: Cannot open: {}", base.display(), error_text(&error)))?;
         return Ok(2);
     }
     loop {
         let mut block = [0; BLOCK];
-        match desk.fill(&mut block)? {
+        match context.read_full(&mut block)? {
             0 => return Ok(code),
             BLOCK => {}
             _ => {
-                desk.complain("tar: Unexpected EOF in archive")?;
+                context.print_error("tar: Unexpected EOF in archive")?;
                 return Ok(2);
             }
         }
         if block.iter().all(|byte| *byte == 0) {
-            desk.drain()?;
+            context.drain()?;
             return Ok(code);
         }
         let Some(mut member) = member(&block) else {
-            desk.complain("tar: This does not look like a tar archive")?;
+            context.print_error("tar: This does not look like a tar archive")?;
             return Ok(2);
         };
         if matches!(member.kind, b'L' | b'K' | b'x' | b'g') {
-            if member.size > LONG {
-                desk.complain("tar: a header is too long")?;
+            if member.size > MAX_HEADER {
+                context.print_error("tar: a header is too long")?;
                 return Ok(2);
             }
             let mut text = vec![0; member.size as usize + padding(member.size)];
-            if desk.fill(&mut text)? < text.len() {
-                desk.complain("tar: Unexpected EOF in archive")?;
+            if context.read_full(&mut text)? < text.len() {
+                context.print_error("tar: Unexpected EOF in archive")?;
                 return Ok(2);
             }
             text.truncate(member.size as usize);
-            about.learn(member.kind, &text);
+            overrides.apply(member.kind, &text);
             continue;
         }
-        let About { name, link, size } = std::mem::take(&mut about);
+        let Overrides { name, link, size } = std::mem::take(&mut overrides);
         member.name = name.unwrap_or(member.name);
         member.link = link.unwrap_or(member.link);
         member.size = size.unwrap_or(member.size);
         let shown = OsStr::from_bytes(&member.name).display().to_string();
-        if order.list {
-            desk.say(&shown)?;
-        } else if order.verbose {
-            desk.complain(&shown)?;
+        if options.list {
+            context.print(&shown)?;
+        } else if options.verbose {
+            context.print_error(&shown)?;
         }
-        if !take(desk, order, &base, &member, &shown, &mut code)? {
-            desk.complain("tar: Unexpected EOF in archive")?;
+        if !extract_member(context, options, &base, &member, &shown, &mut code)? {
+            context.print_error("tar: Unexpected EOF in archive")?;
             return Ok(2);
         }
     }
 }
 
-/// Makes what a member says. False: the archive has ended within it.
-fn take(desk: &mut Desk, order: &Order, base: &Path, member: &Member, shown: &str, code: &mut i32) -> io::Result<bool> {
+/// Extracts a member. Returns false if the archive ends before the member does.
+fn extract_member(
+    context: &mut ToolContext,
+    options: &Options,
+    base: &Path,
+    member: &Member,
+    shown: &str,
+    code: &mut i32,
+) -> io::Result<bool> {
     let file = matches!(member.kind, b'0' | 0 | b'7');
     let mut left = if file { member.size } else { 0 };
-    if order.list {
-        return desk.skip(left + padding(left) as u64);
+    if options.list {
+        return context.skip(left + padding(left) as u64);
     }
     let name = Path::new(OsStr::from_bytes(&member.name));
     let below: PathBuf = name.components().filter(|it| matches!(it, Component::Normal(_))).collect();
@@ -308,16 +322,16 @@ fn take(desk: &mut Desk, order: &Order, base: &Path, member: &Member, shown: &st
     let path = base.join(&below);
     let made = match member.kind {
         _ if outside => Err(io::Error::other("Member name contains '..'")),
-        _ if !desk.space.take(ENTRY) => Err(Errno::NOSPC.into()),
-        b'5' => desk.tree.make_folder(&path).map(|()| None),
+        _ if !context.space.take(ENTRY_BYTES) => Err(Errno::NOSPC.into()),
+        b'5' => context.tree.make_folder(&path).map(|()| None),
         b'2' => {
             let target = OsString::from_vec(member.link.clone());
-            let folder = path.parent().map_or(Ok(()), |parent| desk.tree.make_folder(parent));
-            folder.and_then(|()| desk.tree.make_link(&path, &target)).map(|()| None)
+            let folder = path.parent().map_or(Ok(()), |parent| context.tree.make_folder(parent));
+            folder.and_then(|()| context.tree.make_link(&path, &target)).map(|()| None)
         }
         _ if file => {
-            let folder = path.parent().map_or(Ok(()), |parent| desk.tree.make_folder(parent));
-            folder.and_then(|()| desk.tree.create(&path, member.mode)).map(Some)
+            let folder = path.parent().map_or(Ok(()), |parent| context.tree.make_folder(parent));
+            folder.and_then(|()| context.tree.create(&path, member.mode)).map(Some)
         }
         _ => Err(io::Error::other("it is no file, folder or link")),
     };
@@ -325,33 +339,33 @@ fn take(desk: &mut Desk, order: &Order, base: &Path, member: &Member, shown: &st
         Ok(file) => file,
         Err(error) => {
             *code = 2;
-            desk.complain(&format!("tar: {shown}: Cannot open: {}", why(&error)))?;
+            context.print_error(&format!("tar: {shown}: Cannot open: {}", error_text(&error)))?;
             None
         }
     };
-    let (mut buffer, end) = (vec![0; PIECE], padding(left));
+    let (mut buffer, end) = (vec![0; COPY_BUFFER], padding(left));
     while left > 0 {
-        let most = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
-        if desk.fill(&mut buffer[..most])? < most {
+        let length = buffer.len().min(usize::try_from(left).unwrap_or(usize::MAX));
+        if context.read_full(&mut buffer[..length])? < length {
             return Ok(false);
         }
-        left -= most as u64;
+        left -= length as u64;
         if let Some(to) = &mut file {
-            let written = match desk.space.take(most as u64) {
-                true => to.write_all(&buffer[..most]),
+            let written = match context.space.take(length as u64) {
+                true => to.write_all(&buffer[..length]),
                 false => Err(Errno::NOSPC.into()),
             };
             if let Err(error) = written {
                 *code = 2;
-                desk.complain(&format!("tar: {shown}: Cannot write: {}", why(&error)))?;
+                context.print_error(&format!("tar: {shown}: Cannot write: {}", error_text(&error)))?;
                 file = None;
             }
         }
     }
-    desk.skip(end as u64)
+    context.skip(end as u64)
 }
 
-/// Reads the first block of a member; `None` if it is none.
+/// Parses the header block of a member; `None` if its checksum is wrong.
 fn member(block: &[u8; BLOCK]) -> Option<Member> {
     let text = |from: usize, length: usize| {
         let field = &block[from..from + length];
@@ -370,7 +384,7 @@ fn member(block: &[u8; BLOCK]) -> Option<Member> {
     Some(Member { name, link: text(157, 100), kind: block[156], size, mode: (mode & 0o777) as u32 })
 }
 
-/// In octal digits, or in binary after a first bit.
+/// Parses a number in octal digits, or in GNU's binary form, whose first bit is set.
 fn number(field: &[u8]) -> Option<u64> {
     if field[0] & 0x80 != 0 {
         let rest = field.len().checked_sub(8)?;
@@ -380,8 +394,8 @@ fn number(field: &[u8]) -> Option<u64> {
     if digits.is_empty() { Some(0) } else { u64::from_str_radix(digits, 8).ok() }
 }
 
-impl About {
-    fn learn(&mut self, kind: u8, text: &[u8]) {
+impl Overrides {
+    fn apply(&mut self, kind: u8, text: &[u8]) {
         let name = |text: &[u8]| Some(text.strip_suffix(b"\0").unwrap_or(text).to_vec());
         match kind {
             b'L' => self.name = name(text),
@@ -391,7 +405,7 @@ impl About {
         }
     }
 
-    /// `LENGTH KEY=VALUE\n`, one after the other.
+    /// Applies pax records: `LENGTH KEY=VALUE\n`, repeated.
     fn records(&mut self, mut text: &[u8]) {
         while let Some(space) = text.iter().position(|byte| *byte == b' ') {
             let length = std::str::from_utf8(&text[..space]).ok().and_then(|it| it.parse::<usize>().ok());
@@ -417,7 +431,7 @@ mod tests {
 
     #[test]
     fn arguments_are_read_as_tar_does() {
-        let read = |text: &str| order(&text.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        let read = |text: &str| options(&text.split(' ').map(str::to_owned).collect::<Vec<_>>());
         let out = read("cf - /data/x").unwrap();
         assert!(out.create && out.file.as_deref() == Some("-") && out.names == ["/data/x"]);
         let into = read("--no-same-permissions --no-same-owner -xmf - -C /data").unwrap();
@@ -437,11 +451,11 @@ mod tests {
             assert_eq!(bytes.len() / BLOCK, if name.len() > 100 { 3 } else { 1 });
             assert!(name.as_bytes().starts_with(&found.name));
         }
-        let mut about = About::default();
-        about.learn(b'x', b"18 path=some/file\n12 size=123\n");
-        assert_eq!((about.name.as_deref(), about.size), (Some(&b"some/file"[..]), Some(123)));
-        about.learn(b'x', b"999 path=x\n");
-        about.learn(b'x', b"3 path=x\n");
+        let mut overrides = Overrides::default();
+        overrides.apply(b'x', b"18 path=some/file\n12 size=123\n");
+        assert_eq!((overrides.name.as_deref(), overrides.size), (Some(&b"some/file"[..]), Some(123)));
+        overrides.apply(b'x', b"999 path=x\n");
+        overrides.apply(b'x', b"3 path=x\n");
         assert!(member(&[b'x'; BLOCK]).is_none());
     }
 }

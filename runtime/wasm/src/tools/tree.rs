@@ -1,5 +1,5 @@
-//! The folders of a container as its program sees them, for the built-in tools: a path is resolved beneath the mount that it leads into, by
-//! a handle of it, and nowhere else. What lies between mounts is shown as empty folders with the way to them.
+//! The file tree of a container as its program sees it, for the built-in tools. A path is resolved beneath the mount that contains it, by the
+//! mount's handle. Ancestors of mounts appear as read-only folders that contain only the path to the mounts.
 
 use container::Mount;
 use rustix::{
@@ -15,19 +15,19 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Entries of one folder that are listed.
-const ENTRIES: usize = 65_536;
+/// Most listed entries of one folder.
+const MAX_ENTRIES: usize = 65_536;
 
-/// Enough to look at something.
-const LOOK: OFlags = OFlags::PATH;
+/// Opens a path for `fstat` and `readlinkat` only.
+const PATH_ONLY: OFlags = OFlags::PATH;
 
-/// What a container's program sees.
+/// The file tree of one container.
 pub(crate) struct Tree {
     mounts: Vec<Mount>,
     cwd: PathBuf,
 }
 
-/// What is at a path.
+/// The status of a file, folder or link.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Entry {
     pub(crate) kind: FileType,
@@ -39,16 +39,16 @@ pub(crate) struct Entry {
     pub(crate) modified: i64,
 }
 
-enum Place<'a> {
+enum Location<'a> {
     /// Beneath a mount.
-    In(&'a Mount, PathBuf),
-    /// On the way to mounts.
+    Mount(&'a Mount, PathBuf),
+    /// An ancestor of mounts.
     Between,
 }
 
 impl Tree {
     pub(crate) fn new(mounts: &[Mount], cwd: Option<&str>) -> Self {
-        // other names of the same folders begin without a slash
+        // mounts with relative names are aliases
         let mounts = mounts.iter().filter(|mount| mount.target.starts_with('/')).cloned().collect();
         Self { mounts, cwd: PathBuf::from(cwd.unwrap_or("/")) }
     }
@@ -66,45 +66,45 @@ impl Tree {
         whole
     }
 
-    fn place(&self, path: &Path) -> io::Result<Place<'_>> {
+    fn locate(&self, path: &Path) -> io::Result<Location<'_>> {
         let path = self.absolute(path);
         let within = |mount: &&Mount| path.starts_with(&mount.target);
         let deepest = self.mounts.iter().filter(within).max_by_key(|it| Path::new(&it.target).components().count());
         if let Some(mount) = deepest {
             let below = path.strip_prefix(&mount.target).unwrap_or(Path::new("")).to_owned();
-            return Ok(Place::In(mount, below));
+            return Ok(Location::Mount(mount, below));
         }
         let on_the_way =
             path == Path::new("/") || self.mounts.iter().any(|it| Path::new(&it.target).starts_with(&path));
-        if on_the_way { Ok(Place::Between) } else { Err(Errno::NOENT.into()) }
+        if on_the_way { Ok(Location::Between) } else { Err(Errno::NOENT.into()) }
     }
 
     fn at(&self, path: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-        match self.place(path)? {
-            Place::In(mount, _)
+        match self.locate(path)? {
+            Location::Mount(mount, _)
                 if mount.read_only && flags.intersects(OFlags::WRONLY | OFlags::RDWR | OFlags::CREATE) =>
             {
                 Err(Errno::ROFS.into())
             }
-            Place::In(mount, below) => mount.open_below(&below, flags, mode),
-            Place::Between if flags.contains(OFlags::CREATE) => Err(Errno::ROFS.into()),
-            Place::Between => Err(Errno::ISDIR.into()),
+            Location::Mount(mount, below) => mount.open_below(&below, flags, mode),
+            Location::Between if flags.contains(OFlags::CREATE) => Err(Errno::ROFS.into()),
+            Location::Between => Err(Errno::ISDIR.into()),
         }
     }
 
-    /// What is there; `follow`: a link's own target instead of the link.
-    pub(crate) fn look(&self, path: &Path, follow: bool) -> io::Result<Entry> {
-        if matches!(self.place(path)?, Place::Between) {
+    /// The status of a path; `follow`: of a link's target instead of the link.
+    pub(crate) fn stat(&self, path: &Path, follow: bool) -> io::Result<Entry> {
+        if matches!(self.locate(path)?, Location::Between) {
             let (kind, mode) = (FileType::Directory, 0o555);
             return Ok(Entry { kind, mode, links: 1, size: 0, inode: 0, modified: 0 });
         }
-        let flags = if follow { LOOK } else { LOOK | OFlags::NOFOLLOW };
+        let flags = if follow { PATH_ONLY } else { PATH_ONLY | OFlags::NOFOLLOW };
         Ok(Entry::of(&fstat(self.at(path, flags, Mode::empty())?)?))
     }
 
-    /// A file to read. Nothing that would wait or act by being opened.
+    /// Opens a regular file for reading. Refuses pipes and devices, whose open may block or have effects.
     pub(crate) fn read(&self, path: &Path) -> io::Result<(File, Entry)> {
-        let entry = self.look(path, true)?;
+        let entry = self.stat(path, true)?;
         match entry.kind {
             FileType::RegularFile => {}
             FileType::Directory => return Err(Errno::ISDIR.into()),
@@ -118,16 +118,16 @@ impl Tree {
         Ok((file.into(), entry))
     }
 
-    /// Where a link leads.
+    /// The target of a link.
     pub(crate) fn link(&self, path: &Path) -> io::Result<OsString> {
-        let link = self.at(path, LOOK | OFlags::NOFOLLOW, Mode::empty())?;
+        let link = self.at(path, PATH_ONLY | OFlags::NOFOLLOW, Mode::empty())?;
         Ok(OsStr::from_bytes(readlinkat(link, "", Vec::new())?.as_bytes()).to_owned())
     }
 
-    /// The names in a folder, in order, mounts among them.
+    /// The names in a folder, sorted, including mounts.
     pub(crate) fn list(&self, path: &Path) -> io::Result<Vec<OsString>> {
         let mut names = BTreeSet::new();
-        if let Place::In(..) = self.place(path)? {
+        if let Location::Mount(..) = self.locate(path)? {
             let folder = self.at(path, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty())?;
             for entry in Dir::new(folder)? {
                 let entry = entry?;
@@ -135,7 +135,7 @@ impl Tree {
                 if name != b"." && name != b".." {
                     names.insert(OsStr::from_bytes(name).to_owned());
                 }
-                if names.len() > ENTRIES {
+                if names.len() > MAX_ENTRIES {
                     return Err(Errno::OVERFLOW.into());
                 }
             }
@@ -146,7 +146,7 @@ impl Tree {
         Ok(names.into_iter().collect())
     }
 
-    /// A new file in the place of what was there.
+    /// Creates or truncates a file.
     pub(crate) fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = self.at(path, flags, Mode::from_raw_mode(mode & 0o777))?;
@@ -156,9 +156,9 @@ impl Tree {
         Ok(file.into())
     }
 
-    /// A folder, if it is not there, and all on the way to it.
+    /// Creates a folder and its ancestors, if they do not exist.
     pub(crate) fn make_folder(&self, path: &Path) -> io::Result<()> {
-        match self.look(path, true) {
+        match self.stat(path, true) {
             Ok(entry) if entry.kind == FileType::Directory => return Ok(()),
             Ok(_) => return Err(Errno::NOTDIR.into()),
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -173,22 +173,23 @@ impl Tree {
         }
     }
 
-    /// A link in the place of what was there, if that was a link.
+    /// Creates a link; replaces an existing link, but no file or folder.
     pub(crate) fn make_link(&self, path: &Path, target: &OsStr) -> io::Result<()> {
         let path = self.absolute(path);
         let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Err(Errno::EXIST.into()) };
         let folder = self.writable(parent)?;
-        if self.look(&path, false).is_ok_and(|entry| entry.kind == FileType::Symlink) {
+        if self.stat(&path, false).is_ok_and(|entry| entry.kind == FileType::Symlink) {
             rustix::fs::unlinkat(&folder, name, AtFlags::empty())?;
         }
         Ok(symlinkat(target, folder, name)?)
     }
 
+    /// Opens a folder of a writable mount.
     fn writable(&self, folder: &Path) -> io::Result<OwnedFd> {
-        match self.place(folder)? {
-            Place::In(mount, _) if mount.read_only => Err(Errno::ROFS.into()),
-            Place::Between => Err(Errno::ROFS.into()),
-            Place::In(mount, below) => mount.open_below(&below, LOOK | OFlags::DIRECTORY, Mode::empty()),
+        match self.locate(folder)? {
+            Location::Mount(mount, _) if mount.read_only => Err(Errno::ROFS.into()),
+            Location::Between => Err(Errno::ROFS.into()),
+            Location::Mount(mount, below) => mount.open_below(&below, PATH_ONLY | OFlags::DIRECTORY, Mode::empty()),
         }
     }
 }
@@ -206,8 +207,8 @@ impl Entry {
         }
     }
 
-    /// As `ls -l` begins a line: `-rw-r--r--`.
-    pub(crate) fn letters(&self) -> String {
+    /// Type and permissions as in `ls -l`: `-rw-r--r--`.
+    pub(crate) fn mode_text(&self) -> String {
         let kind = match self.kind {
             FileType::Directory => 'd',
             FileType::Symlink => 'l',
@@ -221,8 +222,8 @@ impl Entry {
         std::iter::once(kind).chain(bits).collect()
     }
 
-    /// In words, as `stat` says it.
-    pub(crate) fn word(&self) -> &'static str {
+    /// The name of the type as in `stat`.
+    pub(crate) fn kind_name(&self) -> &'static str {
         match self.kind {
             FileType::Directory => "directory",
             FileType::Symlink => "symbolic link",

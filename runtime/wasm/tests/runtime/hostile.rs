@@ -60,7 +60,7 @@ async fn a_log_flood_is_bounded_on_disk() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_instance_storm_is_served_through_a_small_pool() {
     let node = Node::with(|options| {
-        options.pool.instances = 64;
+        options.pool.pooled = 64;
         options.http.concurrency = 32;
     })
     .await;
@@ -80,8 +80,8 @@ async fn an_instance_storm_is_served_through_a_small_pool() {
 #[tokio::test(flavor = "multi_thread")]
 async fn more_handlers_than_the_pool_has_instances_get_a_503_not_a_crash() {
     let node = Node::with(|options| {
-        options.pool.instances = 2;
-        options.pool.more = 0;
+        options.pool.pooled = 2;
+        options.pool.unpooled = 0;
     })
     .await;
     let mut waiting = Vec::new();
@@ -127,7 +127,7 @@ async fn limits_of_the_pod_hold_for_all_its_containers() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_hoards_files_is_refused_more_long_before_the_process_has_none_left() {
-    let node = Node::with(|options| options.files.open = 1 << 16).await;
+    let node = Node::with(|options| options.files.max_open = 1 << 16).await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("f"), "x").unwrap();
     let hoarder = r#"(module

@@ -67,7 +67,7 @@ async fn start(node: &Node, sandbox: &str, spec: ContainerSpec) -> container::Co
 
 #[tokio::test(flavor = "multi_thread")]
 async fn pods_that_hoard_files_leave_some_for_the_next() {
-    let node = Node::with(|options| options.files.open = 400).await;
+    let node = Node::with(|options| options.files.max_open = 400).await;
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("f"), "some\n").unwrap();
     let spec = |keep: bool| {
@@ -151,7 +151,8 @@ async fn a_guest_that_fills_the_disk_is_told_before_it_is_full() {
     let size = Arc::new(AtomicU64::new(20 << 20));
     let (disk, used) = (size.clone(), written.clone());
     let node =
-        Node::with(|options| options.files.room = Arc::new(move || disk.load(SeqCst).saturating_sub(used()))).await;
+        Node::with(|options| options.files.writable_bytes = Arc::new(move || disk.load(SeqCst).saturating_sub(used())))
+            .await;
     for how in ["write", "pwrite", "stdout"] {
         let mut spec = node.spec(&filler(how));
         spec.mounts = vec![Mount::new(folder.path(), "", "/data", false).unwrap()];

@@ -48,7 +48,7 @@ async fn what_the_host_holds_for_a_guest_counts_for_its_limit() {
 async fn guests_have_no_more_memory_than_the_machine_has_room_for() {
     let with_room = |room: &Arc<AtomicU64>| {
         let machine = room.clone();
-        Node::with(|options| options.room = Arc::new(move |_| machine.load(SeqCst)))
+        Node::with(|options| options.memory_probe = Arc::new(move |_| machine.load(SeqCst)))
     };
     let room = Arc::new(AtomicU64::new(8 << 20));
     let node = with_room(&room).await;
@@ -152,8 +152,8 @@ async fn what_does_not_have_the_pools_shape_runs_by_itself() {
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_never_take_all_places_and_the_node_tells_before() {
     let node = Node::with(|options| {
-        options.pool.instances = 8;
-        options.pool.more = 8;
+        options.pool.pooled = 8;
+        options.pool.unpooled = 8;
     })
     .await;
     node.start(node.spec(&http_guest())).await;
@@ -188,8 +188,8 @@ async fn commands_never_take_all_places_and_the_node_tells_before() {
 #[tokio::test(flavor = "multi_thread")]
 async fn one_handler_never_takes_all_places() {
     let node = Node::with(|options| {
-        options.pool.instances = 64;
-        options.pool.more = 0;
+        options.pool.pooled = 64;
+        options.pool.unpooled = 0;
     })
     .await;
     let mut greedy = node.spec(&http_guest());
@@ -219,8 +219,8 @@ async fn one_handler_never_takes_all_places() {
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_go_on_beyond_the_pool() {
     let node = Node::with(|options| {
-        options.pool.instances = 1;
-        options.pool.more = 64;
+        options.pool.pooled = 1;
+        options.pool.unpooled = 64;
     })
     .await;
     let mut spec = node.spec(&http_guest());

@@ -1,4 +1,4 @@
-//! The file functions of components: wasmtime-wasi's, on a folder that is opened when it is first used and not before.
+//! The file functions of components: those of wasmtime-wasi, with mounts that are opened at their first use.
 
 use crate::{files::Refused, guest::Guest};
 use wasmtime::component::{HasData, Resource};
@@ -24,18 +24,18 @@ impl HasData for HasFiles {
 }
 
 impl Files<'_> {
-    /// A stream holds its file as long as it is there.
-    fn room(&mut self) -> FsResult<()> {
-        if self.0.may_open() { Ok(()) } else { Err(word(&Refused::Full).into()) }
+    /// Counts a stream as an open file: it keeps its file open.
+    fn reserve_stream(&mut self) -> FsResult<()> {
+        if self.0.may_open() { Ok(()) } else { Err(error_code(&Refused::Full).into()) }
     }
 
-    fn used(&mut self, fd: &Resource<Descriptor>) -> FsResult<()> {
-        Ok(self.0.open_used(fd.rep()).map_err(|refused| word(&refused))?)
+    fn ensure_open(&mut self, fd: &Resource<Descriptor>) -> FsResult<()> {
+        Ok(self.0.ensure_open(fd.rep()).map_err(|refused| error_code(&refused))?)
     }
 }
 
-/// What WASI 0.2 calls it: it has no word for too many open files.
-pub(crate) fn word(refused: &Refused) -> ErrorCode {
+/// The error code of WASI 0.2, which has none for too many open files.
+pub(crate) fn error_code(refused: &Refused) -> ErrorCode {
     match refused {
         Refused::Full => ErrorCode::InsufficientMemory,
         Refused::Mount(..) => ErrorCode::Io,
@@ -55,7 +55,7 @@ impl types::Host for Files<'_> {
 macro_rules! using {
     ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => { $(
         async fn $name(&mut self, fd: Resource<Descriptor>, $($argument: $type),*) -> FsResult<$answer> {
-            self.used(&fd)?;
+            self.ensure_open(&fd)?;
             self.0.filesystem().$name(fd, $($argument),*).await
         }
     )* };
@@ -85,7 +85,7 @@ impl HostDescriptor for Files<'_> {
         metadata_hash_at(follow: PathFlags, path: String) -> MetadataHashValue;
     }
 
-    /// Asked of each folder when a program begins: that opens none.
+    /// Programs call it for each folder at their start, so that it does not open the folder.
     async fn get_type(&mut self, fd: Resource<Descriptor>) -> FsResult<DescriptorType> {
         self.0.filesystem().get_type(fd).await
     }
@@ -98,8 +98,8 @@ impl HostDescriptor for Files<'_> {
         new: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
-        self.used(&fd)?;
-        self.used(&new)?;
+        self.ensure_open(&fd)?;
+        self.ensure_open(&new)?;
         self.0.filesystem().link_at(fd, follow, path, new, new_path).await
     }
 
@@ -110,24 +110,24 @@ impl HostDescriptor for Files<'_> {
         new: Resource<Descriptor>,
         new_path: String,
     ) -> FsResult<()> {
-        self.used(&fd)?;
-        self.used(&new)?;
+        self.ensure_open(&fd)?;
+        self.ensure_open(&new)?;
         self.0.filesystem().rename_at(fd, path, new, new_path).await
     }
 
     async fn is_same_object(&mut self, a: Resource<Descriptor>, b: Resource<Descriptor>) -> wasmtime::Result<bool> {
-        // a descriptor is itself, whether it can be opened or not; it has no way to say why others cannot be compared
+        // a descriptor equals itself even if it cannot be opened; this function cannot return an error otherwise
         if a.rep() == b.rep() {
             return Ok(true);
         }
-        if self.used(&a).is_err() || self.used(&b).is_err() {
+        if self.ensure_open(&a).is_err() || self.ensure_open(&b).is_err() {
             return Ok(false);
         }
         self.0.filesystem().is_same_object(a, b).await
     }
 
     fn read_via_stream(&mut self, fd: Resource<Descriptor>, offset: Filesize) -> FsResult<Resource<DynInputStream>> {
-        self.room()?;
+        self.reserve_stream()?;
         self.0.filesystem().read_via_stream(fd, offset)
     }
 

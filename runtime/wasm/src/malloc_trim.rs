@@ -1,4 +1,4 @@
-//! Gives memory that nobody uses back to the system.
+//! Returns freed memory to the operating system after pods are removed.
 
 use std::{
     sync::{
@@ -9,34 +9,35 @@ use std::{
 };
 use tokio::runtime::Handle;
 
-/// Pods go in crowds: once for all of them.
+/// Delay between a request and the trim: pods are often removed together, and one trim serves all.
 const DELAY: Duration = Duration::from_secs(5);
 
-/// Does so some time after it was asked to, once for all who asked meanwhile.
+/// Trims the heap once for all requests within [`DELAY`].
 #[derive(Clone, Default)]
-pub(crate) struct GiveBack(Arc<AtomicBool>);
+pub(crate) struct MallocTrim(Arc<AtomicBool>);
 
-impl GiveBack {
-    pub(crate) fn soon(&self, threads: &Handle) {
+impl MallocTrim {
+    /// Schedules a trim, if none is scheduled.
+    pub(crate) fn schedule(&self, threads: &Handle) {
         if self.0.swap(true, SeqCst) {
             return;
         }
-        let asked = self.0.clone();
+        let scheduled = self.0.clone();
         threads.spawn(async move {
             tokio::time::sleep(DELAY).await;
-            asked.store(false, SeqCst);
-            let _ = tokio::task::spawn_blocking(now).await;
+            scheduled.store(false, SeqCst);
+            let _ = tokio::task::spawn_blocking(trim).await;
         });
     }
 }
 
-/// glibc keeps what is freed for later allocations, in as many arenas as there are threads: for ever, without this.
+/// Trims the heap: glibc keeps freed memory in one arena per thread and does not return it by itself.
 ///
 /// # Proof of safety
 /// `malloc_trim` is glibc's, has this signature, may be called at any time from any thread and touches only memory that is free.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
-fn now() {
+fn trim() {
     unsafe extern "C" {
         fn malloc_trim(pad: usize) -> std::ffi::c_int;
     }
@@ -45,6 +46,6 @@ fn now() {
     }
 }
 
-/// Other allocators give memory back by themselves.
+/// Other allocators return memory by themselves.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn now() {}
+fn trim() {}
