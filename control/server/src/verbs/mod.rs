@@ -1,6 +1,5 @@
 //! The verbs. Each takes a call and its resource, and returns a response or a `Status`.
 
-mod alarm;
 mod api;
 mod delete;
 mod list;
@@ -9,6 +8,7 @@ mod read;
 mod restrict;
 mod scale;
 mod watch;
+mod watchtimer;
 mod write;
 
 use crate::{
