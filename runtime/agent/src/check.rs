@@ -15,9 +15,9 @@ use std::{
 };
 
 /// Redirects that are followed, as Go's client.
-const REDIRECTS: usize = 10;
+const MAX_REDIRECTS: usize = 10;
 /// Bytes of an answer that are read.
-const BODY: usize = 10 << 10;
+const MAX_BODY: usize = 10 << 10;
 
 /// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,7 +132,7 @@ async fn follow(dialer: &dyn Dialer, action: &HTTPGetAction, first: SocketAddr, 
         Err(error) => return Outcome::Failed(format!("parse {url:?}: {error}")),
     };
     let mut to = first;
-    for _ in 0..=REDIRECTS {
+    for _ in 0..=MAX_REDIRECTS {
         let answer = match dialer.http(to, request(action, &uri)).await {
             Ok(answer) => answer,
             Err(error) => return Outcome::Failed(format!("Get {:?}: {}", uri.to_string(), dial_error(to, &error))),
@@ -150,7 +150,7 @@ async fn follow(dialer: &dyn Dialer, action: &HTTPGetAction, first: SocketAddr, 
         }
         (to, uri) = (address, next);
     }
-    Outcome::Failed(format!("Get {:?}: stopped after {REDIRECTS} redirects", uri.to_string()))
+    Outcome::Failed(format!("Get {:?}: stopped after {MAX_REDIRECTS} redirects", uri.to_string()))
 }
 
 fn address(authority: &str) -> Option<SocketAddr> {
@@ -196,7 +196,7 @@ async fn judge(status: StatusCode, answer: net::Response) -> Outcome {
     let (mut body, mut read) = (answer.into_body(), 0);
     while let Some(Ok(frame)) = body.frame().await {
         read += frame.data_ref().map_or(0, Bytes::len);
-        if read > BODY {
+        if read > MAX_BODY {
             break;
         }
     }

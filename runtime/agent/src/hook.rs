@@ -14,9 +14,9 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// Time for the answer to an HTTP hook, beyond which it counts as failed.
-const HTTP: Duration = Duration::from_secs(30);
+const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a container gets after its hook at least, as upstream.
-const LEAST: Duration = Duration::from_secs(2);
+const MIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs a hook. The error is for the user.
 pub(crate) async fn run(
@@ -30,7 +30,7 @@ pub(crate) async fn run(
         return Ok(());
     }
     if let Some(action) = &handler.http_get {
-        return match check::http_get(dialer, action, c, address, HTTP).await {
+        return match check::http_get(dialer, action, c, address, HTTP_TIMEOUT).await {
             Outcome::Passed | Outcome::Warned(_) => Ok(()),
             Outcome::Failed(text) | Outcome::Unsupported(text) => Err(text),
         };
@@ -93,7 +93,7 @@ impl Stop {
                     );
                 }
             }
-            grace = grace.saturating_sub(begin.elapsed()).max(LEAST.min(self.grace));
+            grace = grace.saturating_sub(begin.elapsed()).max(MIN_TIMEOUT.min(self.grace));
         }
         if let Err(error) = self.runtime.stop(&id, grace).await
             && !matches!(error, container::Error::NotFound(_))

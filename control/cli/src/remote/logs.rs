@@ -11,8 +11,8 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// How long to wait for a first pod: kubectl's --pod-running-timeout.
-const FIRST_POD: Duration = Duration::from_secs(20);
-const STEP: Duration = Duration::from_millis(200);
+const FIRST_POD_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How many logs are followed at once: kubectl's --max-log-requests.
 const MAX_FOLLOWED: usize = 5;
 /// Lines of each pod by a selector: kubectl's.
@@ -75,11 +75,11 @@ impl Logs<'_> {
                 if let Some(why) = pods::why_none(&resource.kind, &object) {
                     bail!("{label} has no pods: {why}");
                 }
-                tokio::time::sleep(STEP).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
-        let found = tokio::time::timeout(FIRST_POD, first).await;
-        let found = found.with_context(|| format!("{label} has no pods after {} s", FIRST_POD.as_secs()))??;
+        let found = tokio::time::timeout(FIRST_POD_TIMEOUT, first).await;
+        let found = found.with_context(|| format!("{label} has no pods after {} s", FIRST_POD_TIMEOUT.as_secs()))??;
         if found.len() > 1 {
             eprintln!("Found {} pods, using pod/{}", found.len(), pods::name(&found[0]));
         }
