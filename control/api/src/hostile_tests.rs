@@ -17,7 +17,7 @@ const LIST: usize = 2_000;
 /// Long lists in one body.
 const CONTAINERS: usize = 20;
 /// Far more than any of these takes, even unoptimised beside other tests.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[allow(clippy::disallowed_methods)] // measures, but decides nothing by it
 fn in_time<T>(what: &str, work: impl FnOnce() -> T) -> T {
@@ -25,7 +25,7 @@ fn in_time<T>(what: &str, work: impl FnOnce() -> T) -> T {
     let result = work();
     let took = begin.elapsed();
     println!("{what}: {took:?}");
-    assert!(took < PATIENCE, "{what}: {took:?}");
+    assert!(took < TEST_TIMEOUT, "{what}: {took:?}");
     result
 }
 

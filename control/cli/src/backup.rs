@@ -11,8 +11,8 @@ use std::{fs, path::Path, time::Duration};
 use store::{Log, LogError, Redb, Revision, Salvage};
 
 /// How often a store that is written to is copied until a copy is whole.
-const TRIES: u32 = 50;
-const PAUSE: Duration = Duration::from_millis(100);
+const MAX_TRIES: u32 = 50;
+const RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// What a copy holds.
 struct Copied {
@@ -104,7 +104,7 @@ async fn copy(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::R
         tries += 1;
         match whole(to).await {
             Ok(copied) => return Ok(copied),
-            Err(LogError::Corrupt(_)) if running && tries < TRIES => tokio::time::sleep(PAUSE).await,
+            Err(LogError::Corrupt(_)) if running && tries < MAX_TRIES => tokio::time::sleep(RETRY_DELAY).await,
             Err(error @ LogError::Corrupt(_)) if running => {
                 bail!(
                     "the store was written to during each of {tries} copies ({error}); try again, or stop the cluster first"

@@ -24,11 +24,11 @@ use std::{
 use tokio::sync::watch;
 
 /// How long what is not a pod may take to end, each of two times.
-const END: Duration = Duration::from_secs(10);
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first lists may take before a start counts as failed.
-const START: Duration = Duration::from_secs(60);
+const START_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long a start waits until the pods of the previous run are no longer shown as ready.
-const FIRST_PASS: Duration = Duration::from_secs(10);
+const FIRST_PASS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running cluster.
 pub(crate) struct Cluster {
@@ -84,13 +84,13 @@ impl Cluster {
     /// Waits until caches are synced and the pods of the previous run are no longer shown as ready.
     async fn ready(&self) -> anyhow::Result<()> {
         let informers = &self.plane.informers;
-        if tokio::time::timeout(START, informers.synced()).await.is_err() {
+        if tokio::time::timeout(START_TIMEOUT, informers.synced()).await.is_err() {
             let missing: Vec<String> =
                 informers.missing().into_iter().map(|(kind, why)| format!("{kind} ({why})")).collect();
-            bail!("these lists were not there after {START:?}: {}", missing.join(", "));
+            bail!("these lists were not there after {START_TIMEOUT:?}: {}", missing.join(", "));
         }
         // Pods that are still marked ready by the previous run do not run yet. With very many pods some are corrected after the start.
-        if tokio::time::timeout(FIRST_PASS, self.node.agent.settled()).await.is_err() {
+        if tokio::time::timeout(FIRST_PASS_TIMEOUT, self.node.agent.settled()).await.is_err() {
             tracing::warn!("some pods are still shown as they were before the restart");
         }
         Ok(())
@@ -141,11 +141,11 @@ impl Cluster {
     /// Drains the node, then ends everything else. Of API objects only the Leases of controllers and scheduler change: they are free. Returns
     /// how many containers had to be cut.
     pub(crate) async fn stop(self) -> usize {
-        if !self.draining.end(self.drain + END).await {
+        if !self.draining.end(self.drain + SHUTDOWN_TIMEOUT).await {
             tracing::warn!("the node agent has not drained in time");
         }
         let cut = self.node.agent.cut();
-        if !self.group.end(END).await {
+        if !self.group.end(SHUTDOWN_TIMEOUT).await {
             tracing::warn!("some tasks have not ended in time");
         }
         if let Err(error) = self.plane.store.close().await {

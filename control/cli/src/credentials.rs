@@ -19,13 +19,13 @@ const DAY: SignedDuration = SignedDuration::from_hours(24);
 
 /// How long what the authority signs is good, in days: a kubeconfig that got into wrong hands is not for ever, and a copy of one serves for
 /// some time after the cluster was stopped.
-const LIFE: i32 = 90;
+const LIFETIME_DAYS: i32 = 90;
 /// How old it is, in days, when it is made anew.
-const RENEW: i32 = 60;
+const RENEWAL_DAYS: i32 = 60;
 /// How often the clock is asked whether that is so: no timer runs while a machine sleeps.
-const LOOK: Duration = Duration::from_secs(3600);
+const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 /// How soon it is tried again when it did not work.
-const AGAIN: Duration = Duration::from_secs(60);
+const RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// Everything that proves who is who.
 pub(crate) struct Credentials {
@@ -72,11 +72,11 @@ impl Credentials {
 
     /// New certificates, good from now on.
     fn sign(&self, now: Timestamp) -> anyhow::Result<Signed> {
-        let life = validity(now, LIFE)?;
+        let life = validity(now, LIFETIME_DAYS)?;
         Ok(Signed {
             serving: pki::server(&self.authority, "kube-apiserver", &self.names, life)?,
             administrator: pki::client(&self.authority, "kubernetes-admin", &["system:masters"], life)?,
-            renew: validity(now, RENEW)?.until,
+            renew: validity(now, RENEWAL_DAYS)?.until,
         })
     }
 
@@ -87,10 +87,10 @@ impl Credentials {
         mut due: Timestamp,
         mut show: impl FnMut(Signed) -> anyhow::Result<()>,
     ) {
-        let mut pause = LOOK;
+        let mut pause = CHECK_INTERVAL;
         loop {
             tokio::time::sleep(pause).await;
-            pause = LOOK;
+            pause = CHECK_INTERVAL;
             if clock.now() < due {
                 continue;
             }
@@ -104,7 +104,7 @@ impl Credentials {
                     tracing::info!("made new certificates");
                 }
                 Err(error) => {
-                    pause = AGAIN;
+                    pause = RETRY_DELAY;
                     tracing::error!(error = format!("{error:#}"), "cannot renew the certificates");
                 }
             }
@@ -120,7 +120,7 @@ impl Signed {
 }
 
 /// The names and addresses that `--tls-san` may give. Each client is sent all of them with every handshake.
-const MOST_NAMES: usize = 100;
+const MAX_NAMES: usize = 100;
 
 /// The names and addresses of `--tls-san`, of this start and of those before: DIR/pki/names has one a line.
 pub(crate) fn names(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<String>> {
@@ -132,9 +132,9 @@ pub(crate) fn names(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<Strin
         if !names.contains(name) {
             names.push(name.clone());
         }
-        if names.len() > MOST_NAMES {
+        if names.len() > MAX_NAMES {
             bail!(
-                "--tls-san: the API's certificate has at most {MOST_NAMES} names, with those of earlier starts, which are in {}",
+                "--tls-san: the API's certificate has at most {MAX_NAMES} names, with those of earlier starts, which are in {}",
                 path.display()
             );
         }
@@ -224,7 +224,7 @@ mod tests {
         let mut before = (epoch, first.serving.certificate, first.administrator.certificate);
         for (at, serving, administrator) in made {
             let age = at.duration_since(before.0);
-            assert!((days(60)..days(61)).contains(&age), "{age:?} of {LIFE} days");
+            assert!((days(60)..days(61)).contains(&age), "{age:?} of {LIFETIME_DAYS} days");
             assert!(serving != before.1 && administrator != before.2);
             before = (at, serving, administrator);
         }

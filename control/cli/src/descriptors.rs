@@ -1,7 +1,7 @@
 //! Limits of file descriptors by use, so that guests and clients leave enough for the store, the images and the logs.
 
 /// The most of each, where there are plenty.
-const MOST: Shares =
+const MAX_SHARES: Shares =
     Shares { guest_files: usize::MAX, guest_connections: 16_384, relayed: 8_192, api: 4_096, handshakes: 256 };
 
 /// What others than the cluster's own files may have.
@@ -24,10 +24,10 @@ impl Shares {
     pub(crate) fn of(limit: usize) -> Self {
         Self {
             guest_files: limit / 2,
-            guest_connections: (limit / 8).clamp(16, MOST.guest_connections),
-            relayed: (limit / 32).clamp(8, MOST.relayed),
-            api: (limit / 8).clamp(16, MOST.api),
-            handshakes: (limit / 64).clamp(4, MOST.handshakes),
+            guest_connections: (limit / 8).clamp(16, MAX_SHARES.guest_connections),
+            relayed: (limit / 32).clamp(8, MAX_SHARES.relayed),
+            api: (limit / 8).clamp(16, MAX_SHARES.api),
+            handshakes: (limit / 64).clamp(4, MAX_SHARES.handshakes),
         }
     }
 }
@@ -45,6 +45,6 @@ mod tests {
         }
         let few = Shares { guest_files: 512, guest_connections: 128, relayed: 32, api: 128, handshakes: 16 };
         assert_eq!(Shares::of(1_024), few);
-        assert_eq!(Shares::of(1 << 20), Shares { guest_files: 1 << 19, ..MOST });
+        assert_eq!(Shares::of(1 << 20), Shares { guest_files: 1 << 19, ..MAX_SHARES });
     }
 }

@@ -35,10 +35,10 @@ pub(crate) const REPORTED: &str = "reported";
 const LOG: &str = "sampan.log";
 
 /// How long `down` waits beyond the drain before it gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
-const STEP: Duration = Duration::from_millis(20);
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+const POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// The exit code of a command that Ctrl-C ends, as shells count: 128 and the signal.
-const INTERRUPTED: i32 = 130;
+const EXIT_INTERRUPTED: i32 = 130;
 
 /// `sampan down`.
 pub(crate) fn run(args: &DownArgs) -> anyhow::Result<()> {
@@ -118,7 +118,7 @@ fn down(dir: &DataDir) -> anyhow::Result<bool> {
     let pid = i32::try_from(holder.pid).ok().and_then(Pid::from_raw);
     let pid = pid.context("the lock does not say which process holds it; stop it by hand")?;
     kill_process(pid, Signal::TERM).with_context(|| format!("cannot stop process {}", holder.pid))?;
-    let patience = PATIENCE + Duration::from_secs(holder.drain.into());
+    let patience = STOP_TIMEOUT + Duration::from_secs(holder.drain.into());
     let mut waited = Duration::ZERO;
     while dir.holder()?.is_some() {
         if waited >= patience {
@@ -128,8 +128,8 @@ fn down(dir: &DataDir) -> anyhow::Result<bool> {
                 dir.join(LOG).display()
             );
         }
-        thread::sleep(STEP);
-        waited += STEP;
+        thread::sleep(POLL_INTERVAL);
+        waited += POLL_INTERVAL;
     }
     note(&format!("stopped process {}", holder.pid));
     Ok(true)
@@ -241,7 +241,7 @@ fn when_interrupted(word: String) {
         crate::block(async move {
             signal(SignalKind::interrupt())?.recv().await;
             eprintln!("{word}");
-            std::process::exit(INTERRUPTED)
+            std::process::exit(EXIT_INTERRUPTED)
         })
     });
 }
@@ -260,7 +260,7 @@ impl Shown {
         let (over, ended) = mpsc::channel();
         let thread = thread::spawn(move || {
             loop {
-                let last = ended.recv_timeout(STEP) != Err(mpsc::RecvTimeoutError::Timeout);
+                let last = ended.recv_timeout(POLL_INTERVAL) != Err(mpsc::RecvTimeoutError::Timeout);
                 // A reader that went away does not stop the start.
                 let _ = std::io::copy(&mut log, &mut std::io::stderr());
                 if last {

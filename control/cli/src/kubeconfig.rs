@@ -131,7 +131,7 @@ pub(crate) fn check(path: &Path, dir: &DataDir, authority: &str) -> anyhow::Resu
     if !before.is_some_and(|before| is_named(&whole, &name, &before.authority)) {
         refuse_another(path, &whole, authority, &name)?;
     }
-    let _turn = Turn::take(path, PATIENCE)?;
+    let _turn = Turn::take(path, LOCK_TIMEOUT)?;
     // It is written as a file beside it, which then takes its place.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let beside = path.with_extension(format!("tmp{}", std::process::id()));
@@ -210,7 +210,7 @@ fn edit<T>(path: &Path, change: impl Fn(&mut Value) -> anyhow::Result<T>) -> any
     if let (false, _, told) = changed()? {
         return Ok(told);
     }
-    let _turn = Turn::take(path, PATIENCE)?;
+    let _turn = Turn::take(path, LOCK_TIMEOUT)?;
     let (_, whole, told) = changed()?;
     write(path, &whole)?;
     Ok(told)
@@ -229,8 +229,8 @@ fn read_or_new(path: &Path) -> anyhow::Result<Value> {
 }
 
 /// How long somebody else may take to write a kubeconfig.
-const PATIENCE: Duration = Duration::from_secs(10);
-const STEP: Duration = Duration::from_millis(10);
+const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
+const LOCK_RETRY: Duration = Duration::from_millis(10);
 
 /// The right to change a kubeconfig: the file that kubectl makes beside it for that time, too.
 struct Turn(PathBuf);
@@ -246,8 +246,8 @@ impl Turn {
             match fs::OpenOptions::new().write(true).create_new(true).open(&lock) {
                 Ok(_) => return Ok(Self(lock)),
                 Err(error) if error.kind() == ErrorKind::AlreadyExists && waited < patience => {
-                    std::thread::sleep(STEP);
-                    waited += STEP;
+                    std::thread::sleep(LOCK_RETRY);
+                    waited += LOCK_RETRY;
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => bail!(
                     "cannot write {}: {} is there, so another program writes it; if none does, remove that file",

@@ -9,9 +9,9 @@ use std::{
 };
 
 /// Below this not even one guest runs.
-const LEAST_MEMORY: i64 = 64 << 20;
+const MIN_MEMORY: i64 = 64 << 20;
 /// Room for few Services; upstream asks for as many.
-const LEAST_SERVICES: u64 = 8;
+const MIN_SERVICES: u64 = 8;
 /// The longest prefix with that many addresses.
 const SERVICES_PREFIX: u8 = 29;
 /// The longest drain.
@@ -72,7 +72,7 @@ pub(crate) fn cpu(text: &str) -> Result<Quantity, String> {
 pub(crate) fn memory(text: &str) -> Result<Quantity, String> {
     let memory = quantity(text, "512Mi or 2Gi")?;
     match memory.value() {
-        ..LEAST_MEMORY => Err("use at least 64Mi, for example 512Mi or 2Gi".to_owned()),
+        ..MIN_MEMORY => Err("use at least 64Mi, for example 512Mi or 2Gi".to_owned()),
         _ => Ok(memory),
     }
 }
@@ -146,10 +146,10 @@ pub(crate) fn pod_cidr(text: &str) -> Result<IpNet, String> {
 /// `--service-cidr`.
 pub(crate) fn service_cidr(text: &str) -> Result<IpNet, String> {
     let range = cidr(text, "10.96.0.0/16")?;
-    if addresses_of(&range) < LEAST_SERVICES {
+    if addresses_of(&range) < MIN_SERVICES {
         let wider = IpNet::new(range.addr(), SERVICES_PREFIX).map_or(range, |net| net.trunc());
         let has = addresses_of(&range);
-        return Err(format!("it has {has} addresses, at least {LEAST_SERVICES} are needed: {wider}"));
+        return Err(format!("it has {has} addresses, at least {MIN_SERVICES} are needed: {wider}"));
     }
     Ok(range)
 }

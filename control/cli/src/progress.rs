@@ -9,7 +9,7 @@ use std::{
 };
 
 /// Lines of what is waited for that a terminal shows at once.
-const SHOWN: usize = 8;
+const MAX_SHOWN: usize = 8;
 
 /// Progress of one command.
 pub(crate) struct Progress {
@@ -65,9 +65,9 @@ impl Progress {
 /// A line that counts, then one for each.
 fn picture(missing: &[(String, String)], ready: usize, seconds: u64) -> String {
     let mut lines = vec![format!("{ready} of {} ready, {seconds} s", ready + missing.len())];
-    lines.extend(missing.iter().take(SHOWN).map(|(label, what)| format!("    {label} {what}")));
-    if missing.len() > SHOWN {
-        lines.push(format!("    and {} more", missing.len() - SHOWN));
+    lines.extend(missing.iter().take(MAX_SHOWN).map(|(label, what)| format!("    {label} {what}")));
+    if missing.len() > MAX_SHOWN {
+        lines.push(format!("    and {} more", missing.len() - MAX_SHOWN));
     }
     lines.join("\n")
 }
@@ -80,7 +80,7 @@ mod tests {
     fn a_terminal_shows_what_is_missing_and_since_when() {
         let missing = |n: usize| (0..n).map(|i| (format!("pod/p{i}"), "Pending".to_owned())).collect::<Vec<_>>();
         assert_eq!(picture(&missing(2), 3, 7), "3 of 5 ready, 7 s\n    pod/p0 Pending\n    pod/p1 Pending");
-        let many = picture(&missing(SHOWN + 2), 0, 0);
-        assert!(many.ends_with("    and 2 more") && many.lines().count() == SHOWN + 2, "{many}");
+        let many = picture(&missing(MAX_SHOWN + 2), 0, 0);
+        assert!(many.ends_with("    and 2 more") && many.lines().count() == MAX_SHOWN + 2, "{many}");
     }
 }

@@ -23,9 +23,9 @@ use tokio::time::{Instant, sleep, timeout};
 const GRACE: Duration = Duration::from_secs(5);
 /// How long what a pod told before the apply is given: the node may be waiting before it tries again.
 const OLD_GRACE: Duration = Duration::from_secs(30);
-const STEP: Duration = Duration::from_millis(50);
+const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long pods without a readiness probe must stay ready: such a pod is, until its guest traps.
-const STEADY: Duration = Duration::from_millis(300);
+const STABLE_TIME: Duration = Duration::from_millis(300);
 /// How long nothing but Services without pods may be waited for: their node ports refuse until there are some.
 const BARE: Duration = Duration::from_secs(1);
 
@@ -150,7 +150,7 @@ async fn settle(
         }
         let missing: Vec<_> = pending.iter().filter_map(Pending::missing).collect();
         progress.waiting(&missing, all - pending.len(), start.elapsed().as_secs());
-        sleep(STEP).await;
+        sleep(POLL_INTERVAL).await;
     }
 }
 
@@ -205,7 +205,7 @@ impl<'a> Pending<'a> {
     fn settled(&mut self, now: Instant) -> bool {
         let done = self.last.state == Some(State::Done);
         self.done = done.then(|| self.done.unwrap_or(now));
-        let steady = if is_unprobed(&self.outcome.object) { STEADY } else { Duration::ZERO };
+        let steady = if is_unprobed(&self.outcome.object) { STABLE_TIME } else { Duration::ZERO };
         self.done.is_some_and(|since| now - since >= steady)
     }
 
@@ -302,10 +302,10 @@ mod tests {
         let mut one = Pending { last: observed(State::Done), ..Pending::of(&unprobed) };
         assert!(!one.settled(start));
         one.last = observed(State::Waiting("0/1 ready".into()));
-        assert!(!one.settled(start + STEADY), "its guest trapped");
+        assert!(!one.settled(start + STABLE_TIME), "its guest trapped");
         one.last = observed(State::Done);
-        assert!(!one.settled(start + STEADY * 2));
-        assert!(one.settled(start + STEADY * 3));
+        assert!(!one.settled(start + STABLE_TIME * 2));
+        assert!(one.settled(start + STABLE_TIME * 3));
     }
 
     #[test]

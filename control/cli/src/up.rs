@@ -29,7 +29,7 @@ use std::{
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// How often a cluster looks whether its directory is still there.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// One call of `up`.
 struct Up {
@@ -288,7 +288,7 @@ fn kubeconfigs(
 /// Resolves when somebody has removed the directory of the cluster: `down` could not find it any more, and what it writes is lost.
 async fn removed(lock: &Lock, dir: &DataDir) -> anyhow::Error {
     while lock.is_there(dir) {
-        tokio::time::sleep(LOOK).await;
+        tokio::time::sleep(CHECK_INTERVAL).await;
     }
     anyhow::anyhow!("the data directory {} was removed while the cluster ran", dir.path().display())
 }

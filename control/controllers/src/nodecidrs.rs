@@ -1,8 +1,8 @@
-//! How the range of pod addresses is cut into one range for each node. IPv4. Pure.
+//! Splits the cluster's pod address range into one range per node. IPv4 only.
 
 use std::{collections::BTreeSet, net::Ipv4Addr};
 
-/// The range of the cluster and the size of a node's part of it.
+/// The pod address range of the cluster, and the prefix length of a node's range.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NodeCidrs {
     base: u32,
@@ -11,10 +11,10 @@ pub struct NodeCidrs {
 }
 
 impl NodeCidrs {
-    /// `10.32.0.0/11` with `/18` per node.
+    /// Parses a range such as `10.32.0.0/11`; `node_prefix` is for example 18.
     ///
     /// # Errors
-    /// Text that says what is wrong with the range.
+    /// Why the range is invalid.
     pub fn parse(cidr: &str, node_prefix: u8) -> Result<Self, String> {
         let (address, prefix) =
             cidr.split_once('/').ok_or_else(|| format!("{cidr:?} is not a range such as 10.32.0.0/11"))?;
@@ -28,14 +28,14 @@ impl NodeCidrs {
         Ok(Self { base: u32::from(address) & mask, prefix, node_prefix })
     }
 
-    /// The `index`th node's range, if there are so many.
+    /// The range with this index, if it exists.
     fn nth(&self, index: u32) -> Option<String> {
         let count = 1u32.checked_shl(u32::from(self.node_prefix - self.prefix)).unwrap_or(u32::MAX);
         let size = 1u32 << (32 - self.node_prefix);
         (index < count).then(|| format!("{}/{}", Ipv4Addr::from(self.base + index * size), self.node_prefix))
     }
 
-    /// The first range that is not taken.
+    /// The first range that is not in `taken`.
     pub fn free(&self, taken: &BTreeSet<String>) -> Option<String> {
         (0..).map_while(|i| self.nth(i)).find(|c| !taken.contains(c))
     }

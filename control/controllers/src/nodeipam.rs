@@ -1,4 +1,4 @@
-//! Gives every node its range of pod addresses. IPv4.
+//! Allocates a pod address range to every node. IPv4 only.
 //!
 //! Follows `--allocate-node-cidrs` of kube-controller-manager.
 
@@ -9,39 +9,39 @@ use parking_lot::Mutex;
 use serde_json::json;
 use std::collections::{BTreeSet, HashMap};
 
-/// Allocates ranges. Upstream's `node-ipam-controller`. Run by one worker, so that no range is given twice.
+/// Upstream's `node-ipam-controller`. It runs with one worker, so that no range is allocated twice.
 pub(crate) struct NodeIpamController {
     client: Client,
     recorder: Recorder,
     cidrs: Option<NodeCidrs>,
     nodes: Informer<Node>,
-    /// What was given before the cache shows it.
-    given: Mutex<HashMap<String, String>>,
+    /// Allocated ranges by node, which the informer may not have yet.
+    allocated: Mutex<HashMap<String, String>>,
 }
 
 impl NodeIpamController {
-    /// Over the shared informers.
+    /// Creates the controller on the shared informers.
     pub(crate) fn new(cx: &Context) -> Self {
         Self {
             client: cx.client.clone(),
             recorder: cx.recorder("cidrAllocator"),
             cidrs: cx.options.node_cidrs,
             nodes: cx.informers.of(),
-            given: Mutex::default(),
+            allocated: Mutex::default(),
         }
     }
 
-    fn choose(&self, name: &str) -> Option<String> {
+    fn allocate(&self, name: &str) -> Option<String> {
         let nodes = self.nodes.list();
-        let mut given = self.given.lock();
-        given.retain(|name, _| nodes.iter().any(|n| meta::name(&n.metadata) == name));
-        if let Some(cidr) = given.get(name) {
+        let mut allocated = self.allocated.lock();
+        allocated.retain(|name, _| nodes.iter().any(|n| meta::name(&n.metadata) == name));
+        if let Some(cidr) = allocated.get(name) {
             return Some(cidr.clone());
         }
-        let mut taken: BTreeSet<String> = given.values().cloned().collect();
+        let mut taken: BTreeSet<String> = allocated.values().cloned().collect();
         taken.extend(nodes.iter().filter_map(|n| n.spec.as_ref()?.pod_cidr.clone()));
         let cidr = self.cidrs?.free(&taken)?;
-        given.insert(name.to_owned(), cidr.clone());
+        allocated.insert(name.to_owned(), cidr.clone());
         Some(cidr)
     }
 }
@@ -60,7 +60,7 @@ impl Controller for NodeIpamController {
         if has || node.metadata.deletion_timestamp.is_some() {
             return Ok(Next::Done);
         }
-        let Some(cidr) = self.choose(&key.name) else {
+        let Some(cidr) = self.allocate(&key.name) else {
             let message = format!("Node {} status is now: CIDRNotAvailable", key.name);
             self.recorder.event(&reference(&*node), EventType::Normal, "CIDRNotAvailable", message);
             anyhow::bail!("no range of pod addresses is left for node {}", key.name);

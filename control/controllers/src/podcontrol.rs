@@ -1,28 +1,25 @@
-//! Creating and deleting pods for an owner, with the events that tell of it.
+//! Creates, patches and deletes pods for an owner, and records events on the owner.
 
 use crate::{claim::ignore_not_found, meta};
 use client::{Client, DeleteOptions, Error, EventType, Patch, Recorder};
 use k8s_openapi::api::core::v1::{ObjectReference, Pod};
 use std::sync::Arc;
 
-/// How many deletions are in flight at a time.
-const IN_FLIGHT: usize = 128;
+/// Most concurrent deletions.
+const MAX_DELETIONS: usize = 128;
 
-/// Makes, adopts, releases and deletes pods in the name of one object.
+/// Creates, patches and deletes the pods of one owner. Upstream's `PodControlInterface`.
 pub(crate) struct PodControl<'a> {
-    /// The way to the API.
+    /// Client of the API server.
     pub client: &'a Client,
-    /// Where events go.
+    /// Records events.
     pub recorder: &'a Recorder,
-    /// Whose pods they are.
+    /// The owner of the pods.
     pub owner: &'a ObjectReference,
 }
 
 impl PodControl<'_> {
-    /// Creates `pod` and tells of it. A namespace that is being deleted is no reason to tell.
-    ///
-    /// # Errors
-    /// Those of the API.
+    /// Creates `pod` and records an event, except for a failure because the namespace is terminating.
     pub(crate) async fn create(&self, pod: &Pod) -> Result<Pod, Error> {
         match self.client.create(pod).await {
             Ok(created) => {
@@ -40,10 +37,7 @@ impl PodControl<'_> {
         }
     }
 
-    /// Deletes exactly this incarnation of `pod` and tells of it; one that is gone is fine.
-    ///
-    /// # Errors
-    /// Those of the API.
+    /// Deletes `pod` by name and UID, and records an event. Succeeds if it is gone.
     pub(crate) async fn delete(&self, pod: &Pod) -> Result<(), Error> {
         let name = meta::name(&pod.metadata);
         match delete(self.client, pod, &DeleteOptions::uid(meta::uid(&pod.metadata))).await {
@@ -58,23 +52,20 @@ impl PodControl<'_> {
         }
     }
 
-    /// Deletes all of `pods`, many at a time.
+    /// Deletes all of `pods` in parallel batches.
     ///
     /// # Errors
-    /// The first one met; the others are tried nevertheless.
+    /// The first error. The other pods are deleted nevertheless.
     pub(crate) async fn delete_all(&self, pods: &[Arc<Pod>]) -> Result<(), Error> {
         let mut outcome = Ok(());
-        for batch in pods.chunks(IN_FLIGHT) {
+        for batch in pods.chunks(MAX_DELETIONS) {
             let results = futures::future::join_all(batch.iter().map(|p| self.delete(p))).await;
             outcome = outcome.and(results.into_iter().collect());
         }
         outcome
     }
 
-    /// Applies a strategic merge patch to `pod`; one that is gone, or is another by now, is fine.
-    ///
-    /// # Errors
-    /// Those of the API.
+    /// Applies a strategic merge patch to `pod`. Succeeds if the pod is gone, or another pod has its name.
     pub(crate) async fn patch(&self, pod: &Pod, patch: serde_json::Value) -> Result<(), Error> {
         let (namespace, name) = (meta::namespace(&pod.metadata), meta::name(&pod.metadata));
         match self.client.patch::<Pod>(namespace, name, Patch::Strategic(patch)).await {
@@ -84,10 +75,7 @@ impl PodControl<'_> {
     }
 }
 
-/// Deletes exactly this incarnation of `pod`; one that is gone is fine.
-///
-/// # Errors
-/// Those of the API.
+/// Deletes `pod` by name and UID. Succeeds if it is gone.
 pub(crate) async fn delete(client: &Client, pod: &Pod, options: &DeleteOptions) -> Result<(), Error> {
     match client.delete::<Pod>(meta::namespace(&pod.metadata), meta::name(&pod.metadata), options).await {
         Ok(()) => Ok(()),
@@ -95,8 +83,8 @@ pub(crate) async fn delete(client: &Client, pod: &Pod, options: &DeleteOptions) 
     }
 }
 
-/// Calls `call` `count` times in batches of 1, 2, 4, … that run in parallel; after a batch with a failure no other begins, so that what
-/// cannot work is not tried a thousand times. Answers how many succeeded, and the first failure.
+/// Calls `call` `count` times in parallel batches of 1, 2, 4, …, and stops after a batch with a failure, so that a call that cannot succeed is not
+/// repeated a thousand times. Returns the number of successes and the first failure. Upstream's `slowStartBatch`.
 pub(crate) async fn slow_start<F, Fut, E>(count: usize, mut call: F) -> (usize, Option<E>)
 where
     F: FnMut(usize) -> Fut,

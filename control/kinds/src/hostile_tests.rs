@@ -19,7 +19,7 @@ const LIST: usize = 2_000;
 /// Bytes that a body may have.
 const BODY: usize = 3 << 20;
 /// Far more than any of these takes, even unoptimised beside other tests.
-const PATIENCE: Duration = Duration::from_secs(20);
+const TEST_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn list(count: usize, make: impl Fn(usize) -> Value) -> Value {
     (0..count).map(make).collect()
@@ -60,7 +60,7 @@ fn all_of_it(what: &str, strategy: &(impl Strategy + TableConvertor), object: Va
         warnings.len(),
         answer.len() >> 10
     );
-    assert!(took < PATIENCE, "{what}: {took:?}");
+    assert!(took < TEST_TIMEOUT, "{what}: {took:?}");
     assert!(answer.len() < 1 << 20, "{what}: an answer of {} bytes", answer.len());
     assert!(warnings.len() < 3 * LIST, "{what}: {} warnings", warnings.len());
     causes

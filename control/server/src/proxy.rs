@@ -1,4 +1,4 @@
-//! Passes a request on to an HTTP server inside the cluster, as the `proxy` subresources do: headers, redirects and upgrades are upstream's
+//! Forwards requests of the `proxy` subresources to HTTP servers inside the cluster. Headers, redirects and upgrades follow upstream
 //! (`UpgradeAwareHandler` of apimachinery and Go's `ReverseProxy`). Links in HTML pages are not rewritten.
 
 use crate::{
@@ -25,10 +25,10 @@ use std::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Bounds of an answer's head, in bytes and in headers.
+/// Most bytes and most headers of a response head.
 const MAX_HEAD: usize = 64 * 1024;
 const MAX_HEADERS: usize = 256;
-/// Headers that are about one connection only (RFC 9110, 7.6.1).
+/// Headers that apply to one connection only (RFC 9110, 7.6.1).
 const HOP_BY_HOP: [HeaderName; 8] = [
     header::CONNECTION,
     HeaderName::from_static("keep-alive"),
@@ -40,16 +40,16 @@ const HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
-/// Where a proxied request goes.
+/// The server that a request is forwarded to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Backend {
-    /// The server.
+    /// Its address.
     pub address: SocketAddr,
     /// Whether it speaks TLS.
     pub tls: bool,
 }
 
-/// Passes the call on to a backend and its answer back; `shutdown` ends both.
+/// Forwards a call to a backend, and returns its response. `shutdown` ends both.
 ///
 /// # Errors
 /// 503 when the backend cannot be reached or does not answer in HTTP.
@@ -81,12 +81,12 @@ pub(crate) async fn forward(
     }
     strip(response.headers_mut());
     relocate(response.headers_mut(), backend, host.as_deref(), &prefix);
-    let mut response = response.map(|body| Body::new(Until::new(body, shutdown)));
+    let mut response = response.map(|body| Body::new(UntilShutdown::new(body, shutdown)));
     response.extensions_mut().insert(AllowSlowReader);
     Ok(response)
 }
 
-/// One request over a stream; the connection ends with the answer's body, or becomes the upgraded stream.
+/// Sends one request over a stream. The connection ends with the response body, or becomes the upgraded stream.
 pub(crate) async fn exchange(stream: Stream, request: Request<Body>) -> hyper::Result<Response<hyper::body::Incoming>> {
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD).max_headers(MAX_HEADERS);
@@ -95,7 +95,7 @@ pub(crate) async fn exchange(stream: Stream, request: Request<Body>) -> hyper::R
     sender.send_request(request).await
 }
 
-/// The path for the backend: what follows the subresource, encoded anew, and the slash at its end.
+/// The path for the backend: the rest after the subresource, encoded again, with its trailing slash.
 fn target(call: &Call) -> String {
     let mut path = String::with_capacity(call.info.rest.len() + 2);
     for part in call.info.rest.split('/').filter(|_| !call.info.rest.is_empty()) {
@@ -108,7 +108,7 @@ fn target(call: &Call) -> String {
     path
 }
 
-/// Writes a decoded part of a path as Go's `URL.EscapedPath` does.
+/// Encodes a path segment as Go's `URL.EscapedPath` does.
 fn encode(part: &str, out: &mut String) {
     for byte in part.bytes() {
         match byte {
@@ -119,7 +119,7 @@ fn encode(part: &str, out: &mut String) {
     }
 }
 
-/// What stands before the backend's path in the client's: links of the backend lead back through the proxy with it.
+/// The part of the client's path before the backend's path. Redirects of the backend get it, so that they lead through the proxy.
 fn prefix(call: &Call, path: &str) -> String {
     let mut whole = String::new();
     for part in call.info.path.trim_start_matches('/').split('/') {
@@ -129,7 +129,7 @@ fn prefix(call: &Call, path: &str) -> String {
     whole.strip_suffix(path).unwrap_or(&whole).to_owned()
 }
 
-/// A page at `…/proxy` whose links are relative needs the slash at the end.
+/// Redirects `…/proxy` to `…/proxy/`, so that relative links of the page work.
 fn root_redirect(call: &Call, path: &str) -> Option<Response<Body>> {
     if !path.is_empty() || !call.info.verb.eq("get") {
         return None;
@@ -146,7 +146,7 @@ fn text(headers: &HeaderMap, name: impl AsHeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// The host that the client named: by its header, or in HTTP/2 by the target.
+/// The host of the client's request: its header, or the authority in HTTP/2.
 fn host_of(call: &Call) -> Option<String> {
     let named = text(call.headers(), header::HOST).map(str::to_owned);
     named.or_else(|| call.parts.uri.authority().map(|authority| authority.as_str().to_owned()))
@@ -158,7 +158,7 @@ fn upgrade_of(headers: &HeaderMap) -> Option<HeaderValue> {
     headers.get(header::UPGRADE).filter(|_| asked).cloned()
 }
 
-/// The request for the backend, and the client's end of the connection if it asks for an upgrade.
+/// The request for the backend, and the client's connection if it requests an upgrade.
 fn request(
     mut call: Call,
     address: &str,
@@ -175,7 +175,7 @@ fn request(
         .map_err(|e| Status::bad_request(format!("the path cannot be passed on: {e}")))?;
     let mut headers = std::mem::take(&mut call.parts.headers);
     strip(&mut headers);
-    // Credentials are for this server, and nobody else's business.
+    // credentials for this server must not reach the backend
     headers.remove(header::AUTHORIZATION);
     let mut add = |name: HeaderName, value: &str| {
         if let Ok(value) = HeaderValue::from_str(value) {
@@ -197,7 +197,7 @@ fn request(
     Ok((request, client))
 }
 
-/// Removes what is about one connection only, also what `Connection` names.
+/// Removes hop-by-hop headers, including those that `Connection` names.
 fn strip(headers: &mut HeaderMap) {
     let named: Vec<String> = headers
         .get_all(header::CONNECTION)
@@ -208,7 +208,7 @@ fn strip(headers: &mut HeaderMap) {
     for name in named.iter().filter(|name| !name.is_empty()) {
         headers.remove(name.as_str());
     }
-    // gRPC asks for trailers in this way.
+    // gRPC requires this header
     let trailers = text(headers, header::TE).is_some_and(|te| te.split(',').any(|word| word.trim() == "trailers"));
     for name in HOP_BY_HOP {
         headers.remove(name);
@@ -218,7 +218,7 @@ fn strip(headers: &mut HeaderMap) {
     }
 }
 
-/// Makes a redirect of the backend to itself lead back through the proxy.
+/// Rewrites a redirect of the backend to itself, so that it leads through the proxy.
 fn relocate(headers: &mut HeaderMap, backend: &Backend, host: Option<&str>, prefix: &str) {
     let Some(location) = text(headers, header::LOCATION).and_then(|location| location.parse::<Uri>().ok()) else {
         return;
@@ -234,7 +234,7 @@ fn relocate(headers: &mut HeaderMap, backend: &Backend, host: Option<&str>, pref
     }
 }
 
-/// Answers 101 and joins both connections until either ends, or the server.
+/// Answers 101, and copies between both connections until either ends or the server shuts down.
 fn switch(
     mut response: Response<hyper::body::Incoming>,
     client: OnUpgrade,
@@ -255,19 +255,19 @@ fn switch(
     response.map(|_| Body::empty())
 }
 
-/// A body that ends with the server.
-struct Until<B> {
+/// A body that ends with an error when the server shuts down.
+struct UntilShutdown<B> {
     body: B,
     shutdown: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
-impl<B> Until<B> {
+impl<B> UntilShutdown<B> {
     fn new(body: B, shutdown: CancellationToken) -> Self {
         Self { body, shutdown: Box::pin(shutdown.cancelled_owned()) }
     }
 }
 
-impl<B> http_body::Body for Until<B>
+impl<B> http_body::Body for UntilShutdown<B>
 where
     B: http_body::Body<Data = Bytes> + Unpin,
     B::Error: Into<axum::BoxError>,

@@ -18,11 +18,11 @@ use tokio::{
 };
 
 /// Most writes whose callers wait; the rest waits in the queue.
-const MOST_WRITES: usize = 1024;
+const MAX_WRITES: usize = 1024;
 /// The pause before the changes are asked for again.
-const PAUSE: Duration = Duration::from_secs(1);
+const RETRY_DELAY: Duration = Duration::from_secs(1);
 /// Longest sleep when nothing in the history grows old.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+const MAX_SLEEP: Duration = Duration::from_secs(30);
 
 /// A write that the log has ended or is about to, and its caller.
 struct Written<T> {
@@ -56,12 +56,12 @@ impl<T: Payload> Follower<T> {
         let log = self.log.clone();
         let mut changes = follow(log.clone(), self.revision, Duration::ZERO);
         while open || !self.under_way.is_empty() || !self.ended.is_empty() {
-            let room = open && self.under_way.len() + self.ended.len() < MOST_WRITES;
+            let room = open && self.under_way.len() + self.ended.len() < MAX_WRITES;
             let old = self.publisher.state.history.lock().prune(Instant::now(), &self.publisher.state.options);
-            let wake = old.unwrap_or_else(|| Instant::now() + LONGEST_SLEEP);
+            let wake = old.unwrap_or_else(|| Instant::now() + MAX_SLEEP);
             tokio::select! {
                 batch = &mut changes => {
-                    let pause = if batch.is_ok() { Duration::ZERO } else { PAUSE };
+                    let pause = if batch.is_ok() { Duration::ZERO } else { RETRY_DELAY };
                     self.follow(batch);
                     self.publisher.tell().await;
                     changes = follow(log.clone(), self.revision, pause);

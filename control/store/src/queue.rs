@@ -12,7 +12,7 @@ use std::{
 use tokio::task::coop;
 
 /// Room that an empty queue keeps, events.
-const KEPT: usize = 4;
+const KEPT_CAPACITY: usize = 4;
 
 /// A queue for so many events.
 pub(crate) fn queue<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
@@ -37,7 +37,7 @@ struct State<T> {
 impl<T> State<T> {
     fn pop(&mut self) -> Option<Event<T>> {
         let event = self.events.pop_front()?;
-        if self.events.is_empty() && self.events.capacity() > KEPT {
+        if self.events.is_empty() && self.events.capacity() > KEPT_CAPACITY {
             self.events = VecDeque::new();
         }
         Some(event)
@@ -184,7 +184,7 @@ mod tests {
         for revision in 0..1000 {
             assert_eq!(next(&mut receiver).await, Some(revision));
         }
-        assert!(receiver.0.lock().events.capacity() <= KEPT);
+        assert!(receiver.0.lock().events.capacity() <= KEPT_CAPACITY);
     }
 
     #[tokio::test]

@@ -10,8 +10,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// The first try comes at once, the second after this, each next one after twice the time.
-const PAUSE: Duration = Duration::from_millis(250);
-const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+const RETRY_DELAY: Duration = Duration::from_millis(250);
+const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// A commit: what it makes of the store, and who waits for it.
 pub(crate) struct Commit<T> {
@@ -43,13 +43,13 @@ pub(crate) enum Found {
 
 impl<T> Repair<T> {
     pub(crate) fn new(lost: Commit<T>) -> Self {
-        Self { lost, work: None, next: Instant::now(), pause: PAUSE }
+        Self { lost, work: None, next: Instant::now(), pause: RETRY_DELAY }
     }
 
     /// A try has failed.
     pub(crate) fn wait(&mut self) {
         self.next = Instant::now() + self.pause;
-        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.pause = (self.pause * 2).min(MAX_RETRY_DELAY);
     }
 
     /// Compares what was read with what was published before the commit.

@@ -27,13 +27,13 @@ use tokio::{
 };
 
 /// Most changes in one commit; the rest waits in the queue.
-const MOST_CHANGES: usize = 1024;
+const MAX_CHANGES: usize = 1024;
 /// Most value bytes in one commit, unless a single value is larger.
-const MOST_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 16 << 20;
 /// Longest sleep, so that a wall clock that was set is noticed.
-const LONGEST_SLEEP: Duration = Duration::from_secs(30);
+const MAX_SLEEP: Duration = Duration::from_secs(30);
 /// How often a full disk is asked for room, and for how long a commit that failed for want of space counts more than its answer.
-const ROOM_CHECK: Duration = Duration::from_secs(1);
+const SPACE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// By how many bytes an object may grow on a full disk: a deletion is first a note in the object, then reports of its end.
 const GROWTH: usize = 1024;
 
@@ -51,7 +51,7 @@ impl<T> Prepared<T> {
     }
 
     fn has_room(&self) -> bool {
-        self.changes.len() < MOST_CHANGES && self.answers.len() < MOST_CHANGES && self.bytes < MOST_BYTES
+        self.changes.len() < MAX_CHANGES && self.answers.len() < MAX_CHANGES && self.bytes < MAX_BYTES
     }
 }
 
@@ -125,7 +125,7 @@ impl<T: Payload> Sequencer<T> {
                         self.take(request);
                     }
                 }
-                count = self.requests.recv_many(&mut arrived, MOST_CHANGES), if room => {
+                count = self.requests.recv_many(&mut arrived, MAX_CHANGES), if room => {
                     open = count > 0;
                     for request in arrived.drain(..) {
                         self.take(request);
@@ -171,7 +171,7 @@ impl<T: Payload> Sequencer<T> {
         let old = self.publisher.state.history.lock().prune(now, &self.publisher.state.options);
         let try_again = self.repair.as_ref().filter(|repair| repair.work.is_none()).map(|repair| repair.next);
         let look = self.disk_full.filter(|_| self.room_check.is_none());
-        let longest = now + LONGEST_SLEEP;
+        let longest = now + MAX_SLEEP;
         [expiry, old, try_again, look].into_iter().flatten().fold(longest, Instant::min)
     }
 
@@ -365,7 +365,7 @@ impl<T: Payload> Sequencer<T> {
         }
         self.expiries = expiries(&self.map);
         if full {
-            self.disk_full = Some(Instant::now() + ROOM_CHECK);
+            self.disk_full = Some(Instant::now() + SPACE_CHECK_INTERVAL);
         } else {
             self.publisher.state.failure.send_replace(None);
         }
@@ -387,7 +387,7 @@ impl<T: Payload> Sequencer<T> {
                     tracing::error!(%error, "the store's disk is full: it takes only what makes it no larger");
                     self.publisher.state.failure.send_replace(Some(Arc::new(error)));
                 }
-                self.disk_full = Some(Instant::now() + ROOM_CHECK);
+                self.disk_full = Some(Instant::now() + SPACE_CHECK_INTERVAL);
             }
         }
         self.room_check = None;

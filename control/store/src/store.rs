@@ -11,9 +11,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Writes that may wait for the task that makes changes; a further one waits for room in the call.
-const WAITING: usize = 1024;
+const QUEUE: usize = 1024;
 /// Longest key, bytes.
-const LONGEST_KEY: usize = 4096;
+const MAX_KEY_BYTES: usize = 4096;
 
 /// The store. A clone is the same store. Once the last one is dropped the writer ends what is queued and stops.
 pub struct Store<T: Payload> {
@@ -40,7 +40,7 @@ impl<T: Payload> Store<T> {
         let log: Arc<dyn Log> = Arc::new(log);
         let (publisher, progress) = Publisher::new(log.replay().await?, options).await?;
         let state = publisher.state.clone();
-        let (requests, queue) = mpsc::channel(WAITING);
+        let (requests, queue) = mpsc::channel(QUEUE);
         tokio::spawn(Sequencer::new(publisher, log, queue).run());
         Ok(Self { state, requests, progress })
     }
@@ -50,7 +50,7 @@ impl<T: Payload> Store<T> {
     pub async fn follow(log: impl crate::SharedLog, options: Options) -> Result<Self, Error<T>> {
         let (publisher, progress) = Publisher::new(log.read().await?, options).await?;
         let state = publisher.state.clone();
-        let (requests, queue) = mpsc::channel(WAITING);
+        let (requests, queue) = mpsc::channel(QUEUE);
         tokio::spawn(crate::follower::Follower::new(publisher, Arc::new(log), queue).run());
         Ok(Self { state, requests, progress })
     }
@@ -94,7 +94,7 @@ impl<T: Payload> Store<T> {
         if key.is_empty() {
             return Err(Error::Invalid("the key is empty"));
         }
-        if key.len() > LONGEST_KEY {
+        if key.len() > MAX_KEY_BYTES {
             return Err(Error::Invalid("the key is longer than 4096 bytes"));
         }
         let event = self.write(Write { key: key.into(), expect, value: Some(value), ttl }).await?;

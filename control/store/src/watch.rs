@@ -15,9 +15,9 @@ use std::{
 use tokio::sync::{mpsc, watch};
 
 /// Commits that may wait to be handed out; with more, the writer waits.
-const WAITING: usize = 64;
+const MAX_QUEUED: usize = 64;
 /// Deliveries after which the task lets others run.
-const TURN: usize = 1024;
+const MAX_BATCH: usize = 1024;
 
 /// The events under a prefix after a revision, each once and in order of revision.
 ///
@@ -124,8 +124,8 @@ impl<T: Send + Sync + 'static> FanOut<T> {
         newcomers: Arc<Newcomers<T>>,
         delivered: watch::Sender<Revision>,
     ) -> (mpsc::Sender<Published<T>>, Self) {
-        let (sender, commits) = mpsc::channel(WAITING);
-        (sender, Self { commits, newcomers, folders: HashMap::new(), count: 0, sweep_at: TURN, delivered })
+        let (sender, commits) = mpsc::channel(MAX_QUEUED);
+        (sender, Self { commits, newcomers, folders: HashMap::new(), count: 0, sweep_at: MAX_BATCH, delivered })
     }
 
     /// Ends, and with it all watches, when no more commits come.
@@ -135,7 +135,7 @@ impl<T: Send + Sync + 'static> FanOut<T> {
             self.enrol();
             for event in &events {
                 done += self.deliver(event);
-                if done >= TURN {
+                if done >= MAX_BATCH {
                     done = 0;
                     tokio::task::yield_now().await;
                 }
@@ -159,7 +159,7 @@ impl<T: Send + Sync + 'static> FanOut<T> {
                 !watchers.is_empty()
             });
             self.count = self.folders.values().map(Vec::len).sum();
-            self.sweep_at = TURN.max(self.count * 2);
+            self.sweep_at = MAX_BATCH.max(self.count * 2);
         }
     }
 
@@ -248,12 +248,12 @@ mod tests {
             drop(world.watch(&format!("/{n}/"), 0));
         }
         assert!(world.newcomers.0.lock().len() < 10, "also where nothing happens");
-        for n in 0..10 * TURN {
+        for n in 0..10 * MAX_BATCH {
             let ends = world.watch(&format!("/{n}/"), 0);
             world.fan_out.enrol();
             drop(ends);
         }
-        assert!(world.fan_out.folders.len() <= 2 * TURN, "{}", world.fan_out.folders.len());
+        assert!(world.fan_out.folders.len() <= 2 * MAX_BATCH, "{}", world.fan_out.folders.len());
         world.fan_out.deliver(&event("/kept/a", 1));
         assert_eq!(world.fan_out.folders.get("/kept/").map(Vec::len), Some(1));
         drop(kept);

@@ -44,13 +44,13 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How often runtimes are asked for everything: what no event told is found then.
-const RELIST: Duration = Duration::from_secs(10);
+const RELIST_INTERVAL: Duration = Duration::from_secs(10);
 /// How often unused images are removed.
-const COLLECT: Duration = Duration::from_secs(300);
+const COLLECT_INTERVAL: Duration = Duration::from_secs(300);
 /// What stopping may take beyond the drain time: a container that is killed at its end still tells so.
 const SLACK: Duration = Duration::from_secs(3);
 /// A worker that panicked is made anew after this.
-const AFTER_PANIC: Duration = Duration::from_secs(10);
+const PANIC_RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// The parts that an agent joins.
 pub struct Parts {
@@ -160,8 +160,8 @@ impl Agent {
         self.essential(&ended, usage::run(shared.clone(), self.token.clone()));
         self.essential(&ended, awaited::run(shared.awaited.clone(), shared.images.clone(), self.token.clone()));
         self.subscribe(known);
-        let mut relist = tokio::time::interval(RELIST);
-        let mut collect = tokio::time::interval(COLLECT);
+        let mut relist = tokio::time::interval(RELIST_INTERVAL);
+        let mut collect = tokio::time::interval(COLLECT_INTERVAL);
         loop {
             tokio::select! {
                 () = token.cancelled() => break,
@@ -289,7 +289,7 @@ impl Agent {
                     return;
                 }
                 tracing::error!(pod = pod::full_name(&pod), "the pod's worker panicked, it is made anew");
-                tokio::time::sleep(AFTER_PANIC).await;
+                tokio::time::sleep(PANIC_RETRY_DELAY).await;
             }
         });
     }

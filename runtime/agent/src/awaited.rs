@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 /// How often the images are looked for while somebody waits: two small files each.
-const LOOK: Duration = Duration::from_secs(1);
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who waits for which image. At most the pods of the node, each once for an image.
 #[derive(Default)]
@@ -60,7 +60,7 @@ pub(crate) async fn run(awaited: Arc<Awaited>, images: Arc<dyn Images>, token: C
             if names.is_empty() {
                 awaited.some.notified().await;
             }
-            tokio::time::sleep(LOOK).await;
+            tokio::time::sleep(CHECK_INTERVAL).await;
             for image in names {
                 // what only some may use, they find at their own time
                 if matches!(images.present(&image, &Keyring::new()).await, Ok(Some(_))) {

@@ -19,9 +19,9 @@ use std::{
 };
 
 /// Redirects that are followed, as Go's client.
-const REDIRECTS: usize = 10;
+const MAX_REDIRECTS: usize = 10;
 /// Bytes of an answer that are read.
-const BODY: usize = 10 << 10;
+const MAX_BODY: usize = 10 << 10;
 
 /// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -197,7 +197,7 @@ async fn follow(
 ) -> Result<Answer, String> {
     let mut uri: Uri = url.parse().map_err(|error| format!("parse {url:?}: {error}"))?;
     let mut to = first;
-    for _ in 0..=REDIRECTS {
+    for _ in 0..=MAX_REDIRECTS {
         let answer = dialer.http(to, request(action, &uri, agent)).await;
         let answer = answer.map_err(|error| format!("Get {:?}: {}", uri.to_string(), dial_error(to, &error)))?;
         let status = answer.status();
@@ -214,7 +214,7 @@ async fn follow(
         }
         (to, uri) = (address, next);
     }
-    Err(format!("Get {:?}: stopped after {REDIRECTS} redirects", uri.to_string()))
+    Err(format!("Get {:?}: stopped after {MAX_REDIRECTS} redirects", uri.to_string()))
 }
 
 fn address(authority: &str) -> Option<SocketAddr> {
@@ -262,7 +262,7 @@ async fn read(answer: net::Response) {
     let (mut body, mut read) = (answer.into_body(), 0);
     while let Some(Ok(frame)) = body.frame().await {
         read += frame.data_ref().map_or(0, Bytes::len);
-        if read > BODY {
+        if read > MAX_BODY {
             return;
         }
     }

@@ -20,23 +20,23 @@ use std::{
 };
 
 /// Bytes that the environment and the arguments of a container may take together: what Linux gives a program.
-pub const MOST: usize = 2 << 20;
+pub const MAX_BYTES: usize = 2 << 20;
 
 /// Bytes that each text counts besides its own: its end, and the pointer to it.
-const EACH: usize = 16;
+const ENTRY_OVERHEAD: usize = 16;
 
-/// What is left of [`MOST`]. A text that is made and then overridden counts too: it has cost as much.
+/// What is left of [`MAX_BYTES`]. A text that is made and then overridden counts too: it has cost as much.
 struct Room(usize);
 
 impl Room {
     fn take(&mut self, bytes: usize) -> Result<(), String> {
-        self.0 = self.0.checked_sub(bytes + EACH).ok_or_else(too_long)?;
+        self.0 = self.0.checked_sub(bytes + ENTRY_OVERHEAD).ok_or_else(too_long)?;
         Ok(())
     }
 }
 
 fn too_long() -> String {
-    format!("argument list too long: the environment and the arguments take more than {MOST} bytes")
+    format!("argument list too long: the environment and the arguments take more than {MAX_BYTES} bytes")
 }
 
 /// Variables by name, in the order in which they came.
@@ -103,7 +103,7 @@ pub fn environment(
     from: Sources<'_>,
 ) -> Result<Environment, String> {
     let mut out = Environment::default();
-    let (mut own, mut room) = (Variables::default(), Room(MOST));
+    let (mut own, mut room) = (Variables::default(), Room(MAX_BYTES));
     for source in c.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &source.config_map_ref {
@@ -263,7 +263,7 @@ fn service_variables(pod: &Pod, services: &[std::sync::Arc<Service>]) -> Variabl
 pub fn command_line(c: &Container, image: &Command, environment: &Environment) -> Result<Vec<String>, String> {
     let variables: HashMap<&str, &str> =
         environment.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let mut room = Room(MOST);
+    let mut room = Room(MAX_BYTES);
     for (name, value) in environment.variables.iter().chain(&environment.image) {
         room.take(name.len() + value.len())?;
     }

@@ -26,12 +26,12 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-const PERIOD: Duration = Duration::from_secs(10);
+const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const RESOURCE: &str = "ephemeral-storage";
 /// A pod that takes less is not evicted for a short disk: it would free nothing.
-const WORTH_IT: u64 = 1 << 20;
+const MIN_BYTES: u64 = 1 << 20;
 /// Likewise for inodes.
-const WORTH_INODES: u64 = 100;
+const MIN_INODES: u64 = 100;
 /// The priority from which on a pod is critical to the cluster.
 const CRITICAL: i32 = 2_000_000_000;
 
@@ -67,8 +67,8 @@ impl Short {
     /// Whether it is worth evicting a pod with this usage.
     fn frees(self, usage: &Usage) -> bool {
         match self {
-            Self::Bytes => usage.total >= WORTH_IT,
-            Self::Inodes => usage.inodes >= WORTH_INODES,
+            Self::Bytes => usage.total >= MIN_BYTES,
+            Self::Inodes => usage.inodes >= MIN_INODES,
         }
     }
 }
@@ -185,7 +185,7 @@ struct Known {
 /// Looks at the pods of the node until `token` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     let mut known = HashMap::new();
-    let mut tick = tokio::time::interval(PERIOD);
+    let mut tick = tokio::time::interval(CHECK_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tokio::select! {
@@ -287,7 +287,7 @@ async fn take(shared: &Shared, pod: &Arc<Pod>, known: &mut HashMap<String, Known
     let measured = pod.clone();
     match blocking(move || measure(&measured, &volumes, &logs)).await {
         Ok(usage) => {
-            let due = begin + PERIOD / 2 + begin.elapsed() * 50;
+            let due = begin + CHECK_INTERVAL / 2 + begin.elapsed() * 50;
             known.insert(uid.to_owned(), Known { usage: usage.clone(), due });
             Some(usage)
         }

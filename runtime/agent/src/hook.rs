@@ -14,7 +14,7 @@ use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
 /// What a container gets after its hook at least, as upstream.
-const LEAST: Duration = Duration::from_secs(2);
+const MIN_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// Runs a hook. The error is upstream's text: for the status and the node's log, and not for events, since it may hold secrets.
 pub(crate) async fn run(
@@ -101,7 +101,7 @@ impl Stop {
         if !self.again
             && let Some(took) = self.pre_stop().await
         {
-            grace = grace.saturating_sub(took).max(LEAST.min(self.grace));
+            grace = grace.saturating_sub(took).max(MIN_TIMEOUT.min(self.grace));
         }
         if let Err(error) = self.runtime.stop(&self.id, grace).await
             && !matches!(error, container::Error::NotFound(_))

@@ -20,13 +20,13 @@ use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-const RENEW: Duration = Duration::from_secs(10);
-const RESEND: SignedDuration = SignedDuration::from_mins(5);
+const RENEW_INTERVAL: Duration = Duration::from_secs(10);
+const RESEND_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: i32 = 40;
 /// As upstream's `nodeStatusMaxImages` and names per image.
-const IMAGES: usize = 50;
-const NAMES: usize = 5;
+const MAX_IMAGES: usize = 50;
+const MAX_IMAGE_NAMES: usize = 5;
 
 type Amounts = BTreeMap<String, Quantity>;
 
@@ -192,7 +192,7 @@ struct Sent {
 /// Keeps the Node until `token` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     let mut heart = Heart::default();
-    let mut tick = tokio::time::interval(RENEW);
+    let mut tick = tokio::time::interval(RENEW_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut failures = 0u32;
     loop {
@@ -206,7 +206,9 @@ pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
                 // at start the API may still be on its way: the first tries follow each other fast
                 failures += 1;
                 tracing::warn!(node = shared.options.node, %error, failures, "cannot keep the Node, will try again");
-                tick.reset_after(RENEW.min(Duration::from_millis(200) * 2u32.saturating_pow(failures.min(10))));
+                tick.reset_after(
+                    RENEW_INTERVAL.min(Duration::from_millis(200) * 2u32.saturating_pow(failures.min(10))),
+                );
             }
         }
     }
@@ -288,9 +290,9 @@ impl Heart {
         }
         let mut images = shared.images.list().await;
         images.sort_by_key(|image| std::cmp::Reverse(image.size));
-        let images = images.into_iter().take(IMAGES);
+        let images = images.into_iter().take(MAX_IMAGES);
         let images: Vec<_> = images
-            .map(|i| json!({"names": i.names.iter().take(NAMES).collect::<Vec<_>>(), "sizeBytes": i.size}))
+            .map(|i| json!({"names": i.names.iter().take(MAX_IMAGE_NAMES).collect::<Vec<_>>(), "sizeBytes": i.size}))
             .collect();
         let problems: Vec<_> =
             shared.runtimes.iter().filter_map(|r| Some(format!("{}: {}", r.name(), r.health()?))).collect();
@@ -340,7 +342,7 @@ impl Heart {
         let fresh = self.sent.as_ref().is_some_and(|sent| {
             sent.status == steady
                 && present.is_none_or(|node| stored(node) == sent.stored)
-                && now.duration_since(sent.at) < RESEND
+                && now.duration_since(sent.at) < RESEND_INTERVAL
         });
         if fresh {
             return Ok(());

@@ -5,10 +5,10 @@
 
 use std::path::Path;
 
-const LEAST_MEMORY: u64 = 100 << 20;
-const LEAST_DISK_PERCENT: u64 = 10;
-const LEAST_INODES_PERCENT: u64 = 5;
-const ENOUGH_DISK: u64 = 1 << 30;
+const MIN_MEMORY: u64 = 100 << 20;
+const MIN_DISK_PERCENT: u64 = 10;
+const MIN_INODES_PERCENT: u64 = 5;
+const AMPLE_DISK: u64 = 1 << 30;
 
 /// How full the machine is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -26,7 +26,7 @@ impl Pressure {
     pub fn read(folder: &Path, available: u64) -> Self {
         let disk = rustix::fs::statvfs(folder).ok();
         Self {
-            memory: available < LEAST_MEMORY,
+            memory: available < MIN_MEMORY,
             disk: disk.as_ref().is_some_and(|s| is_short(s.f_frsize, s.f_blocks, s.f_bfree, s.f_bavail)),
             inodes: disk.is_some_and(|s| lacks_inodes(s.f_files, s.f_favail)),
         }
@@ -41,13 +41,13 @@ impl Pressure {
 /// Of what may be used at all, as df counts: blocks kept back (for root, by a quota) are neither used nor free.
 fn is_short(block: u64, blocks: u64, free: u64, available: u64) -> bool {
     let usable = blocks.saturating_sub(free).saturating_add(available);
-    let few = u128::from(available) * 100 < u128::from(usable) * u128::from(LEAST_DISK_PERCENT);
-    few && available.saturating_mul(block) < ENOUGH_DISK
+    let few = u128::from(available) * 100 < u128::from(usable) * u128::from(MIN_DISK_PERCENT);
+    few && available.saturating_mul(block) < AMPLE_DISK
 }
 
 /// File systems that make inodes as they need them count none.
 fn lacks_inodes(all: u64, available: u64) -> bool {
-    all > 0 && u128::from(available) * 100 < u128::from(all) * u128::from(LEAST_INODES_PERCENT)
+    all > 0 && u128::from(available) * 100 < u128::from(all) * u128::from(MIN_INODES_PERCENT)
 }
 
 #[cfg(test)]

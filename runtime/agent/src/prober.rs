@@ -26,7 +26,7 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Checks under way at a time.
-const PARALLEL: usize = 256;
+const MAX_PARALLEL: usize = 256;
 
 /// An attempt with probes.
 pub(crate) struct Target {
@@ -85,7 +85,7 @@ impl Prober {
             recorder,
             table: Mutex::default(),
             changed: Notify::new(),
-            places: Semaphore::new(PARALLEL),
+            places: Semaphore::new(MAX_PARALLEL),
         };
         Self { inner: Arc::new(inner) }
     }

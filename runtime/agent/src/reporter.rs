@@ -18,9 +18,9 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Calls under way at a time.
-const PARALLEL: usize = 16;
+const MAX_PARALLEL: usize = 16;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
-const LAST_RETRY: Duration = Duration::from_secs(30);
+const MAX_RETRY: Duration = Duration::from_secs(30);
 /// How long a status waits for the next one that says only how far a starting pod is. A pod whose image is there starts within
 /// milliseconds, and each status is a write of the store and work for all who watch pods.
 const SETTLE: Duration = Duration::from_millis(10);
@@ -82,7 +82,7 @@ struct First {
 impl Reporter {
     /// Sends through `client` until `token` is cancelled, in tasks of `tasks`.
     pub(crate) fn new(client: Client, token: CancellationToken, tasks: TaskTracker) -> Self {
-        let places = Semaphore::new(PARALLEL);
+        let places = Semaphore::new(MAX_PARALLEL);
         Self {
             inner: Arc::new(Inner { client, token, tasks, places, waiting: Mutex::default(), first: Mutex::default() }),
         }
@@ -142,7 +142,7 @@ impl Inner {
                 Err(error) => {
                     tracing::warn!(pod = pod::full_name(&report.pod), %error, "cannot report the pod's status, will try again");
                     tokio::time::sleep(delay).await;
-                    delay = (delay * 2).min(LAST_RETRY);
+                    delay = (delay * 2).min(MAX_RETRY);
                     // a newer report has precedence, but a wanted deletion stays wanted
                     let mut waiting = self.waiting.lock();
                     if let Some(Waiting { report: none @ None, .. }) = waiting.get_mut(uid) {

@@ -17,7 +17,7 @@ use std::{
 /// What a container that says nothing about it gets.
 const DEFAULT_PATH: &str = "/dev/termination-log";
 /// As much of the end of the file is read. Upstream's figure.
-const MOST: u64 = 4096;
+const MAX_BYTES: u64 = 4096;
 /// Guests write next to the file: a link of theirs is never followed, and a pipe is not waited for.
 const NEVER_WAIT: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
@@ -47,9 +47,9 @@ impl LastWords {
                 return Ok(Vec::new());
             }
             let size = file.metadata()?.len();
-            file.seek(SeekFrom::Start(size.saturating_sub(MOST)))?;
+            file.seek(SeekFrom::Start(size.saturating_sub(MAX_BYTES)))?;
             let mut bytes = Vec::new();
-            file.take(MOST).read_to_end(&mut bytes)?;
+            file.take(MAX_BYTES).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
         // a container that removed the file says nothing

@@ -63,7 +63,7 @@ pub struct Context {
 
 /// Bytes that the files of a pod's configMap, secret, downwardAPI and projected volumes may take together. One object may stand behind
 /// thousands of files: without a bound a short pod would take the memory and the disk of its node.
-const MOST_FILES: usize = 64 << 20;
+const MAX_FILE_BYTES: usize = 64 << 20;
 
 /// What is left of a pod's bound. A clone is the same room.
 #[derive(Clone, Debug)]
@@ -71,7 +71,7 @@ pub struct Room(Arc<AtomicUsize>);
 
 impl Default for Room {
     fn default() -> Self {
-        Self(Arc::new(MOST_FILES.into()))
+        Self(Arc::new(MAX_FILE_BYTES.into()))
     }
 }
 
@@ -82,7 +82,7 @@ impl Room {
     /// There is not as much left.
     pub fn take(&self, bytes: usize) -> Result<(), Error> {
         let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        let text = || format!("the pod's files from the API take more than {} MiB together", MOST_FILES >> 20);
+        let text = || format!("the pod's files from the API take more than {} MiB together", MAX_FILE_BYTES >> 20);
         left.map(drop).map_err(|_| Error::Source(text()))
     }
 }

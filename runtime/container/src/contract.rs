@@ -14,7 +14,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Far beyond what any of this takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A program that a runtime can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,7 +121,7 @@ impl<'a> Pod<'a> {
             ports: vec![],
             limits: Limits::default(),
             log: self.fixture.folder().join(format!("logs/{id}.log")),
-            http: HttpPolicy { request_timeout: Some(PATIENCE), ..HttpPolicy::default() },
+            http: HttpPolicy { request_timeout: Some(TEST_TIMEOUT), ..HttpPolicy::default() },
             stdin: Stdin::Open,
             tty: false,
         }
@@ -155,7 +155,7 @@ impl<'a> Pod<'a> {
                 let _ = events.recv().await;
             }
         };
-        tokio::time::timeout(PATIENCE, wait).await.expect("it ends")
+        tokio::time::timeout(TEST_TIMEOUT, wait).await.expect("it ends")
     }
 }
 
@@ -190,7 +190,7 @@ pub async fn a_stop_ends_within_the_grace_period(fixture: &dyn Fixture) {
     let id = pod.start(pod.spec("wait", Program::Wait)).await;
     assert!(matches!(pod.state(&id).await, Some(ContainerState::Running { .. })));
     let stop = pod.runtime.stop(&id, Duration::from_millis(500));
-    tokio::time::timeout(PATIENCE, stop).await.expect("it returns").expect("it can be stopped");
+    tokio::time::timeout(TEST_TIMEOUT, stop).await.expect("it returns").expect("it can be stopped");
     let Some(ContainerState::Exited(exit)) = pod.state(&id).await else { panic!("a stop returns when it has ended") };
     assert!([0, 137, 143].contains(&exit.code), "{exit:?}");
     pod.runtime.stop(&id, Duration::ZERO).await.expect("stopping twice is fine");
@@ -223,7 +223,7 @@ pub async fn states_are_announced_in_order(fixture: &dyn Fixture) {
     pod.runtime.start(&id).await.expect("it can be started");
     let mut seen = Vec::new();
     while !matches!(seen.last(), Some(ContainerState::Exited(_))) {
-        let event = tokio::time::timeout(PATIENCE, events.recv()).await.expect("in time").expect("no lag");
+        let event = tokio::time::timeout(TEST_TIMEOUT, events.recv()).await.expect("in time").expect("no lag");
         assert_eq!((&event.id, &event.sandbox), (&id, &pod.sandbox));
         seen.push(event.state);
     }
@@ -292,7 +292,7 @@ pub async fn a_command_runs_beside_the_program_or_is_refused(fixture: &dyn Fixtu
     assert!(matches!(early, Err(Error::NotFound(_))), "{early:?}");
     let id = pod.start(pod.spec("wait", Program::Wait)).await;
     let (streams, mut ours, mut said) = streams();
-    let run = tokio::time::timeout(PATIENCE, pod.runtime.exec(&id, exec, streams));
+    let run = tokio::time::timeout(TEST_TIMEOUT, pod.runtime.exec(&id, exec, streams));
     let talk = async {
         // nobody listens where it is refused
         let _ = ours.write_all(b"ask").await;
@@ -337,6 +337,6 @@ pub async fn streams_are_joined_or_it_is_refused(fixture: &dyn Fixture) {
             );
         }
     };
-    tokio::time::timeout(PATIENCE, attach).await.expect("it does not hang");
+    tokio::time::timeout(TEST_TIMEOUT, attach).await.expect("it does not hang");
     assert!(matches!(pod.state(&id).await, Some(ContainerState::Running { .. })), "the program itself goes on");
 }

@@ -1,8 +1,8 @@
-//! The seam between whoever decides what runs (the agent) and whatever runs it (`wasm`, `runc`).
+//! The interface between the agent, which decides what runs, and the runtimes (`wasm`, `runc`).
 //!
-//! Plain types and two families of traits, no Kubernetes in either:
-//! * [`Runtime`]: prepare an artifact, make a sandbox, run containers in it.
-//! * [`net`]: what a pod sees of the network ([`net::Sockets`]) and what the cluster sees of pods ([`net::Dialer`]).
+//! It consists of plain types and two families of traits, which do not depend on Kubernetes:
+//! * [`Runtime`]: prepares artifacts, creates sandboxes, and runs containers in them.
+//! * [`net`]: the network of pods ([`net::Sockets`]), and connections of the cluster to pods ([`net::Dialer`]).
 //!
 //! # Life cycle
 //! ```text
@@ -12,7 +12,7 @@
 //!                            exec, attach                             while it runs
 //! remove_sandbox                           after all its containers are removed
 //! ```
-//! Every call that undoes is idempotent: removing what is not there is `Ok`.
+//! Removals are idempotent: removing something that does not exist is `Ok`.
 
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]

@@ -1,19 +1,19 @@
 //! Container logs in the CRI format, one file per attempt.
 //!
 //! Each line is `2026-01-02T15:04:05.000000000Z stdout F text`; a line longer than [`Options::max_line`] is cut into pieces tagged
-//! `P`, the last one `F`, as containerd does. The file and its folder are made on the first byte. A file that is full is renamed to
+//! `P`, the last one `F`, as containerd does. The first byte creates the file and its folder. A full file is renamed to
 //! `<name>.20260102-150405` and at most [`Options::max_files`] are kept, the current one included (the kubelet's
 //! `containerLogMaxSize` and `containerLogMaxFiles`; older files stay uncompressed).
 //!
-//! Writing never touches the disk on the caller's thread: bytes go to a bounded buffer which one thread for the whole node ([`Disk`])
-//! writes out. A writer that outruns the disk, or its own rate, waits ([`Log::room`]); no line is lost for that. The rate is such that
-//! who reads along at least every 200 ms sees every file before it is removed.
+//! The caller's thread never writes to the disk: bytes go to a bounded buffer, which one thread for the whole node ([`Disk`]) writes out. A
+//! writer that is faster than the disk or the rate limit waits ([`Log::writable`]), and loses no line. The rate limit allows a follower that reads
+//! every 200 ms to see every file before rotation removes it.
 //!
-//! A disk that fails does not stop containers: what it refuses (because it is full, say) is lost at once, and a writer waits at most
-//! [`STALL_TIMEOUT`] for one that hangs; then output is lost until the disk goes on. The node's own log says that and how much, the container's
-//! output holds nothing that is not its own.
+//! A failing disk does not stop containers: output that it refuses (for example because it is full) is lost at once, and a writer waits at most
+//! [`STALL_TIMEOUT`] for a hanging disk; then output is lost until the disk recovers. The node's log reports the amount; the container's log
+//! contains only output of the container.
 //!
-//! Not here: reading logs back (the agent does that), and any notion of which pod a file belongs to.
+//! This module does not read logs (the agent does), and does not know the pods of the files.
 
 use crate::Clock;
 use parking_lot::Mutex;
@@ -31,13 +31,13 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// How long a writer waits for a disk that takes nothing.
+/// How long a writer waits for a hanging disk.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Of [`Options::buffer`], what may be in memory when the host itself has much to say and does not wait.
+/// Multiple of [`Options::buffer`] that lines of the host, which does not wait, may occupy.
 const OVERFLOW: usize = 64;
 
-/// Bounds of one container's log.
+/// Limits of one container's log.
 #[derive(Clone, Copy, Debug)]
 pub struct Options {
     /// Bytes after which the file is rotated.
@@ -46,11 +46,11 @@ pub struct Options {
     pub max_files: usize,
     /// Bytes of text after which a line is cut.
     pub max_line: usize,
-    /// Bytes that may wait for the disk.
+    /// Most bytes that wait for the disk.
     pub buffer: usize,
-    /// Bytes per second that the container may log in the long run: a faster writer waits.
+    /// Bytes per second that the container may log on average. A faster writer waits.
     pub rate: u64,
-    /// Bytes that it may log at once. Together with what the rate allows in 200 ms less than all files but one hold.
+    /// Bytes that it may log in one burst. Burst and 200 ms of the rate together are less than the size of all files but one.
     pub burst: u64,
 }
 
@@ -61,7 +61,7 @@ impl Default for Options {
     }
 }
 
-/// Where a line comes from.
+/// The stream of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Source {
     /// Standard output.
@@ -79,10 +79,10 @@ impl Source {
     }
 }
 
-/// Files that [`Disk`] keeps open at a time; the longest unused is closed first and opened again when needed.
+/// Most files that [`Disk`] keeps open. The least recently used one is closed, and opened again when needed.
 const OPEN_FILES: usize = 512;
 
-/// The thread that writes all logs of a node; started on the first byte. It ends when the last handle is gone and all is written.
+/// The thread that writes all logs of a node. The first byte starts it; it ends when the last handle is dropped and everything is written.
 #[derive(Clone, Default)]
 pub struct Disk(Arc<OnceLock<mpsc::Sender<Arc<Inner>>>>);
 
@@ -238,7 +238,7 @@ impl Log {
     }
 
     /// Waits until [`Log::free`] is not 0. Cancel-safe.
-    pub async fn room(&self) {
+    pub async fn writable(&self) {
         let taken = self.until(|pending, options| pending.hangs || pending.bytes.len() < options.buffer);
         if timeout(STALL_TIMEOUT, taken).await.is_err() {
             self.0.pending.lock().hangs = true;

@@ -1,4 +1,4 @@
-//! [`Runtime`]: what runs the containers of a node.
+//! [`Runtime`], which runs the containers of a node.
 
 use crate::{
     HttpPolicy, Mount,
@@ -16,10 +16,10 @@ use tokio::{
     sync::{broadcast, mpsc},
 };
 
-/// Where an HTTP handler listens when its container declares no TCP port.
+/// The port of an HTTP handler whose container declares no TCP port.
 pub const DEFAULT_HTTP_PORT: u16 = 8080;
 
-/// What a runtime can be asked to run: an image after it was pulled and recognised.
+/// A pulled image whose kind is known, which a runtime can run.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Artifact {
     /// One Wasm module or component on disk.
@@ -53,22 +53,22 @@ pub type SandboxId = Arc<str>;
 /// Identifies one attempt of one container, unique on the node and across restarts.
 pub type ContainerId = Arc<str>;
 
-/// A pod, as far as a runtime needs to know.
+/// The parts of a pod that a runtime needs.
 #[derive(Clone, Debug)]
 pub struct SandboxSpec {
     /// The pod's uid.
     pub id: SandboxId,
-    /// The pod's host name, which a guest may ask for.
+    /// The pod's host name.
     pub hostname: String,
     /// Labels for logs and metrics: pod and namespace names.
     pub labels: BTreeMap<String, String>,
     /// Limits for the whole pod, besides those of each container.
     pub limits: Limits,
-    /// Where its network is, as the pod's attachment says.
+    /// The kind of its network, from the pod's attachment.
     pub network: Sandbox,
 }
 
-/// Resource limits. `None` is no limit of its own (the node's bounds always hold).
+/// Resource limits. `None` is no separate limit; the limits of the node always apply.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Limits {
     /// Thousandths of a CPU core.
@@ -97,15 +97,15 @@ pub struct Port {
     pub protocol: Protocol,
 }
 
-/// What a container's program reads as its standard input.
+/// The standard input of a container's program.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Stdin {
-    /// Nothing: it has ended from the start.
+    /// Empty: the program reads end of file.
     #[default]
     Empty,
-    /// What those write who attach, one after the other; it never ends.
+    /// The input of all attached clients, one after the other; it never ends.
     Open,
-    /// What the first writes who attaches, and it ends with that.
+    /// The input of the first attached client; it ends with that client's input.
     Once,
 }
 
@@ -124,19 +124,19 @@ pub struct ContainerSpec {
     pub env: Vec<(String, String)>,
     /// Working directory.
     pub cwd: Option<String>,
-    /// Folders of the host to show.
+    /// Folders of the host to mount.
     pub mounts: Vec<Mount>,
     /// Declared ports, in order.
     pub ports: Vec<Port>,
     /// Limits of this container.
     pub limits: Limits,
-    /// The file for standard output and error in CRI log format; it and its folder are made on the first byte.
+    /// The file for standard output and error in CRI log format; the first byte creates it and its folder.
     pub log: PathBuf,
     /// How it is served, if it is an HTTP handler.
     pub http: HttpPolicy,
-    /// What its program reads.
+    /// Its standard input.
     pub stdin: Stdin,
-    /// Whether it is meant for a terminal: then who attaches gets its errors with its output.
+    /// Whether it has a terminal: then attached clients get standard error with standard output.
     pub tty: bool,
 }
 
@@ -149,7 +149,7 @@ pub enum ExitReason {
     Error,
     /// It asked for more memory than its limit.
     OomKilled,
-    /// Its code could not be started (wrong imports, unknown entry point).
+    /// Its code cannot start (wrong imports, no entry point).
     ContainerCannotRun,
     /// Another handler of the pod holds its port.
     AddressInUse,
@@ -163,7 +163,7 @@ pub struct Exit {
     pub code: i32,
     /// Why.
     pub reason: ExitReason,
-    /// For people: the trap with its symbolised backtrace, or what is wrong with the image. At most 4 KiB.
+    /// Message for users: the trap with its symbolised backtrace, or the error of the image. At most 4 KiB.
     pub message: String,
     /// When it was started; absent if it never was.
     pub started_at: Option<SystemTime>,
@@ -171,17 +171,17 @@ pub struct Exit {
     pub finished_at: SystemTime,
 }
 
-/// Where a container is in its life.
+/// The state of a container.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ContainerState {
-    /// Made, not started.
+    /// Created, not started.
     Created,
     /// Started. An HTTP handler counts as running once its port is bound, though no instance may exist.
     Running {
         /// When.
         started_at: SystemTime,
     },
-    /// Ended, and all that it logged is on the disk; kept until removed.
+    /// Ended, with its log on disk; kept until removed.
     Exited(Exit),
 }
 
@@ -198,7 +198,7 @@ pub struct Status {
     pub state: ContainerState,
 }
 
-/// Something that happened to a container. Lossy (a slow receiver is told that it lagged): re-read [`Runtime::list`] then.
+/// A change of a container's state. Lossy: a slow receiver gets a lag error, and reads [`Runtime::list`] again.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// The attempt.
@@ -223,19 +223,19 @@ pub enum Progress {
     Unpacking,
 }
 
-/// A prepared artifact. Holding it keeps the compiled code in memory; dropping the last one lets the runtime forget it.
+/// A prepared artifact. The compiled code stays in memory while a reference exists.
 pub trait Prepared: Send + Sync + fmt::Debug {
-    /// What it was made from.
+    /// The artifact that was prepared.
     fn artifact(&self) -> &Artifact;
-    /// One word for what it is, for status and logs: `http`, `command`, `core`, `linux`.
+    /// Its kind, for status and logs: `http`, `command`, `core`, `linux`.
     fn target(&self) -> &'static str;
-    /// Advice for the user, given as a Warning: e.g. that the default port was taken since none is declared.
+    /// Advice for the user, recorded as a Warning event: for example that the default port is used because none is declared.
     fn warnings(&self) -> Vec<String> {
         Vec::new()
     }
 }
 
-/// What a container uses now. Cumulative where it says so.
+/// Resource use of a container.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Stats {
     /// CPU time used since the start, in nanoseconds, cumulative.
@@ -246,33 +246,33 @@ pub struct Stats {
     pub instances: u64,
     /// Requests served since the start, cumulative (HTTP handlers).
     pub requests: u64,
-    /// Times the CPU limit held it back, cumulative.
+    /// How often the CPU limit throttled it, cumulative.
     pub throttled: u64,
 }
 
-/// A command to run in a container beside its own program.
+/// A command to run in a container in addition to its program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Exec {
     /// The program and its arguments; never empty.
     pub command: Vec<String>,
-    /// Whether it gets a terminal: then its errors come with its output.
+    /// Whether it gets a terminal: then standard error is part of standard output.
     pub tty: bool,
 }
 
-/// The streams of whoever runs a command or looks on. Those that are `None` were not asked for.
+/// The client's streams of an exec or an attach. `None` for streams that were not requested.
 #[derive(Default)]
 pub struct Streams {
-    /// Standard input; its end is the program's.
+    /// Standard input; its end ends the program's input.
     pub stdin: Option<Box<dyn AsyncRead + Send + Unpin>>,
     /// Standard output.
     pub stdout: Option<Box<dyn AsyncWrite + Send + Unpin>>,
     /// Standard error.
     pub stderr: Option<Box<dyn AsyncWrite + Send + Unpin>>,
-    /// Columns and rows of the terminal, whenever they change.
+    /// Columns and rows of the terminal, after each change.
     pub resize: Option<mpsc::Receiver<(u16, u16)>>,
 }
 
-/// What can go wrong when asked something.
+/// An error of a runtime call.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The artifact cannot run here, now or later: not Wasm, unknown imports, does not compile. A retry does not help.
@@ -281,13 +281,13 @@ pub enum Error {
     /// No such sandbox or container.
     #[error("not found: {0}")]
     NotFound(String),
-    /// This runtime does not do that.
+    /// This runtime does not support the call.
     #[error("{0}")]
     Unsupported(String),
     /// A limit of the node is reached (memory, instances, compile time). A retry may help.
     #[error("{0}")]
     Exhausted(String),
-    /// Anything else, with its story.
+    /// Any other error, with its causes.
     #[error(transparent)]
     Other(#[from] anyhow::Error),
 }
@@ -301,67 +301,68 @@ pub trait Runtime: Send + Sync + 'static {
     /// `wasmtime` or `runc`: the scheme of `containerID` in a pod's status.
     fn name(&self) -> &'static str;
 
-    /// Compiles or unpacks an artifact, once however many ask at the same time. Cancel-safe.
+    /// Compiles or unpacks an artifact, once for concurrent calls. Cancel-safe.
     async fn prepare(
         &self,
         artifact: &Artifact,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Arc<dyn Prepared>>;
 
-    /// Makes the room in which a pod's containers run. Idempotent by id.
+    /// Creates the sandbox in which a pod's containers run. Idempotent by id.
     async fn sandbox(&self, spec: SandboxSpec, sockets: Arc<dyn Sockets>) -> Result<()>;
 
-    /// Stops and removes everything in a sandbox, and it. Idempotent.
+    /// Stops and removes the containers of a sandbox, and the sandbox. Idempotent.
     async fn remove_sandbox(&self, id: &SandboxId) -> Result<()>;
 
-    /// Makes a container without starting it.
+    /// Creates a container without starting it.
     async fn create(&self, sandbox: &SandboxId, spec: ContainerSpec) -> Result<()>;
 
     /// Starts a container. Returns when it runs (an HTTP handler: when its port is bound) or has already ended; the outcome is
     /// in [`Runtime::list`] and [`Runtime::events`], never only in the error.
     async fn start(&self, id: &ContainerId) -> Result<()>;
 
-    /// The container is about to be stopped: it goes on serving, and asks whoever is connected to go elsewhere once what is under way is
-    /// done. A stop that follows waits a moment for those to leave. Idempotent; nothing where there is nobody to ask.
+    /// Announces a stop: the container continues to serve, and asks clients to close their connections after the requests in progress. A following
+    /// stop waits a moment for these clients. Idempotent; does nothing for a container without connections.
     fn retire(&self, _id: &ContainerId) {}
 
     /// Asks a container to end and ends it after `grace`. An HTTP handler stops accepting and finishes its requests. Returns
     /// when it has ended. Idempotent.
     async fn stop(&self, id: &ContainerId, grace: Duration) -> Result<()>;
 
-    /// Forgets an ended container (ends it if it runs). Idempotent.
+    /// Removes a container, and ends it if it runs. Idempotent.
     async fn remove(&self, id: &ContainerId) -> Result<()>;
 
-    /// All containers that are not removed: the truth after any restart or lag.
+    /// All containers that are not removed. Authoritative after a restart or a lag.
     async fn list(&self) -> Result<Vec<Status>>;
 
     /// State changes from now on.
     fn events(&self) -> broadcast::Receiver<Event>;
 
-    /// What a container uses now.
+    /// The resource use of a container.
     async fn stats(&self, id: &ContainerId) -> Result<Stats>;
 
     /// Changes the limits of a running container in place.
     async fn update_limits(&self, id: &ContainerId, limits: Limits) -> Result<()>;
 
-    /// Runs a command in a running container and returns its exit code once it has ended and all its output is written. Dropping the
-    /// future ends it.
+    /// Runs a command in a running container, and returns its exit code after it has ended and its output is written. Dropping the
+    /// future ends the command.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a container that does not run; [`Error::Unsupported`] where no second program can be run in it.
+    /// [`Error::NotFound`] if the container does not run; [`Error::Unsupported`] if it cannot run a second program.
     async fn exec(&self, id: &ContainerId, _exec: Exec, _streams: Streams) -> Result<i32> {
         Err(cannot(self, id, "run a command in").await)
     }
 
-    /// Joins the streams of a running container's own program, from now on, until it ends or the streams do. Dropping the future leaves it.
+    /// Connects to the streams of a running container's program until the program ends or the client disconnects. Dropping the future disconnects,
+    /// and does not end the program.
     ///
     /// # Errors
-    /// As of [`Runtime::exec`].
+    /// As [`Runtime::exec`].
     async fn attach(&self, id: &ContainerId, _streams: Streams) -> Result<()> {
         Err(cannot(self, id, "attach to").await)
     }
 
-    /// What is wrong with the node's ability to run this kind of container, if anything: shown as a condition of the Node.
+    /// Why the node's ability to run this kind of container is impaired, for a condition of the Node; `None` if it is not.
     fn health(&self) -> Option<String> {
         None
     }
@@ -372,7 +373,7 @@ pub trait Runtime: Send + Sync + 'static {
     }
 }
 
-/// Why something cannot be done with a container: it does not run, or the runtime does not do it.
+/// The error of a call on a container: it does not run, or the runtime does not support the call.
 async fn cannot<R: Runtime + ?Sized>(runtime: &R, id: &ContainerId, what: &str) -> Error {
     let list = runtime.list().await.unwrap_or_default();
     match list.iter().any(|s| s.id == *id && matches!(s.state, ContainerState::Running { .. })) {

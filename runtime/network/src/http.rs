@@ -4,7 +4,7 @@
 //! future.
 
 use crate::{
-    network::{From, Inner, Way},
+    network::{Inner, Route, Source},
     pod::{Bound, Pod},
     table::Protocol,
 };
@@ -55,8 +55,8 @@ pub(crate) async fn outgoing(
     let mut first_error = None;
     for address in addresses.into_iter().take(MAX_ADDRESSES) {
         match prepare(inner, pod, SocketAddr::new(address, port), tls.then_some(host)).await {
-            Ok(Ready::Handler(way, peer)) => {
-                let response = send(inner, &way, peer, request).await?;
+            Ok(Ready::Handler(route, peer)) => {
+                let response = send(inner, &route, peer, request).await?;
                 return Ok(held(response, permit));
             }
             Ok(Ready::Stream(stream)) => {
@@ -71,22 +71,22 @@ pub(crate) async fn outgoing(
 
 /// A target to which a request can be sent.
 enum Ready {
-    Handler(Way, Peer),
+    Handler(Route, Peer),
     Stream(Stream),
 }
 
 async fn prepare(inner: &Arc<Inner>, pod: &Arc<Pod>, to: SocketAddr, tls: Option<&str>) -> Result<Ready> {
-    let way = inner.way(From::Pod(pod), to, Protocol::Tcp)?;
+    let route = inner.route(Source::Pod(pod), to, Protocol::Tcp)?;
     let peer = Peer { address: pod.source(to.ip()), via: Via::Pod };
     let Some(host) = tls else {
-        if let Way::Pod { pod, port, by_loopback } = &way
+        if let Route::Pod { pod, port, by_loopback } = &route
             && matches!(pod.tcp(*port, *by_loopback)?, Bound::Http(_))
         {
-            return Ok(Ready::Handler(way, peer));
+            return Ok(Ready::Handler(route, peer));
         }
-        return Ok(Ready::Stream(inner.open(&way, peer).await?));
+        return Ok(Ready::Stream(inner.open(&route, peer).await?));
     };
-    let inside = matches!(way, Way::Pod { .. } | Way::Host { inside: true, .. });
+    let inside = matches!(route, Route::Pod { .. } | Route::Host { inside: true, .. });
     let connector = TlsConnector::from(inner.tls.config(inside).await?);
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let name = match host.parse::<IpAddr>() {
@@ -94,7 +94,7 @@ async fn prepare(inner: &Arc<Inner>, pod: &Arc<Pod>, to: SocketAddr, tls: Option
         Err(_) => ServerName::try_from(host.trim_end_matches('.').to_owned())
             .map_err(|e| Error::NoSuchHost(format!("{host}: {e}")))?,
     };
-    let stream = inner.open(&way, peer).await?;
+    let stream = inner.open(&route, peer).await?;
     let shake = timeout(inner.config.limits.connect_timeout, connector.connect(name, stream)).await;
     let stream = shake.map_err(|_| Error::TimedOut(format!("TLS with {host}")))?;
     let stream = stream.map_err(|e| Error::Protocol(format!("TLS with {host}: {e}")))?;
@@ -113,13 +113,13 @@ fn held(response: Response, permit: OwnedSemaphorePermit) -> Response {
 }
 
 /// Sends a request without TLS: to a handler as a call, else as HTTP/1.1 on a stream.
-pub(crate) async fn send(inner: &Inner, way: &Way, peer: Peer, request: Request) -> Result<Response> {
-    if let Way::Pod { pod, port, by_loopback } = way
+pub(crate) async fn send(inner: &Inner, route: &Route, peer: Peer, request: Request) -> Result<Response> {
+    if let Route::Pod { pod, port, by_loopback } = route
         && let Bound::Http(handler) = pod.tcp(*port, *by_loopback)?
     {
         return handler.call(origin_form(request)?, peer).await;
     }
-    over_stream(inner.open(way, peer).await?, request).await
+    over_stream(inner.open(route, peer).await?, request).await
 }
 
 /// The request in origin form: path only, authority in `Host`, no hop-by-hop headers.

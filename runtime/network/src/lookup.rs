@@ -1,8 +1,8 @@
-//! Look-ups of outside names by the system's resolver.
+//! Resolves names outside the cluster by the system's resolver.
 //!
-//! The resolver blocks its thread until a name server answers or the resolver gives up, and nobody can wake it: whoever stops waiting
-//! does not get the thread back. So look-ups have threads of their own, one each, in bounded number, and no pod has more than a few of
-//! them: names that nobody answers for delay the pod that asks for them, not others and no file.
+//! The resolver blocks its thread until a name server answers or a timeout passes, and a lookup cannot be cancelled. Each lookup therefore has
+//! its own thread. The number of threads is limited for the node and for each pod, so that names without an answer delay only the pod that
+//! looks them up, and no file call.
 
 use container::net::{Error, Result};
 use std::{
@@ -13,12 +13,12 @@ use std::{
 };
 use tokio::sync::{Semaphore, oneshot};
 
-/// Of a thread: the resolver's own buffers and its modules.
+/// Bytes of stack of a lookup thread, for the resolver's buffers and modules.
 const STACK: usize = 512 << 10;
 
 type Resolve = fn(&str) -> io::Result<Vec<IpAddr>>;
 
-/// The look-ups of a node.
+/// The lookups of a node.
 pub(crate) struct Lookups {
     threads: Arc<Semaphore>,
     resolve: Resolve,
@@ -26,26 +26,26 @@ pub(crate) struct Lookups {
 
 impl Lookups {
     pub(crate) fn new(threads: usize) -> Self {
-        Self { threads: Arc::new(Semaphore::new(threads)), resolve: system }
+        Self { threads: Arc::new(Semaphore::new(threads)), resolve: resolve_by_system }
     }
 
-    /// The addresses of a name, each once. `mine` are the look-ups that the pod may have under way. Cancel-safe: a look-up that nobody
-    /// waits for any more goes on, and counts until it ends.
-    pub(crate) async fn addresses(&self, name: &str, mine: &Arc<Semaphore>) -> Result<Vec<IpAddr>> {
+    /// The distinct addresses of a name. `pod_permits` limits the concurrent lookups of the pod. Cancel-safe: a cancelled lookup continues in its
+    /// thread, and holds its permits until it ends.
+    pub(crate) async fn addresses(&self, name: &str, pod_permits: &Arc<Semaphore>) -> Result<Vec<IpAddr>> {
         let unknown = || Error::NoSuchHost(name.to_owned());
-        let mine = mine.clone().acquire_owned().await.map_err(|_| unknown())?;
-        let thread = self.threads.clone().acquire_owned().await.map_err(|_| unknown())?;
-        let (tell, told) = oneshot::channel();
-        let (resolve, wanted) = (self.resolve, name.to_owned());
-        let ask = move || {
-            // Nobody may wait for it any more.
-            let _ = tell.send(resolve(&wanted));
-            drop((thread, mine));
+        let pod_permit = pod_permits.clone().acquire_owned().await.map_err(|_| unknown())?;
+        let thread_permit = self.threads.clone().acquire_owned().await.map_err(|_| unknown())?;
+        let (sender, receiver) = oneshot::channel();
+        let (resolve, query) = (self.resolve, name.to_owned());
+        let lookup = move || {
+            // fails if the caller was cancelled
+            let _ = sender.send(resolve(&query));
+            drop((thread_permit, pod_permit));
         };
-        let started = thread::Builder::new().name("lookup".into()).stack_size(STACK).spawn(ask);
+        let started = thread::Builder::new().name("lookup".into()).stack_size(STACK).spawn(lookup);
         started.map_err(|error| Error::Exhausted(format!("no thread to look up {name}: {error}")))?;
         let mut addresses = Vec::new();
-        for address in told.await.map_err(|_| unknown())?.map_err(|_| unknown())? {
+        for address in receiver.await.map_err(|_| unknown())?.map_err(|_| unknown())? {
             if !addresses.contains(&address) {
                 addresses.push(address);
             }
@@ -54,7 +54,7 @@ impl Lookups {
     }
 }
 
-fn system(name: &str) -> io::Result<Vec<IpAddr>> {
+fn resolve_by_system(name: &str) -> io::Result<Vec<IpAddr>> {
     Ok((name, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 

@@ -58,14 +58,14 @@ pub(crate) struct Pods {
 
 /// The source of a connection.
 #[derive(Clone, Copy)]
-pub(crate) enum From<'a> {
+pub(crate) enum Source<'a> {
     /// A guest, to which the egress rules apply.
     Pod(&'a Arc<Pod>),
     /// The cluster, or a client of a node port.
     Cluster(IpAddr),
 }
 
-impl From<'_> {
+impl Source<'_> {
     fn address(self) -> IpAddr {
         match self {
             Self::Pod(pod) => pod.address,
@@ -76,7 +76,7 @@ impl From<'_> {
 
 /// The route to an address.
 #[derive(Clone)]
-pub(crate) enum Way {
+pub(crate) enum Route {
     /// A port of a pod here.
     Pod { pod: Arc<Pod>, port: u16, by_loopback: bool },
     /// A socket of the host: the API server, or an outside address that the egress rules allow.
@@ -134,47 +134,47 @@ impl Inner {
     }
 
     /// The route to `to`: the pod itself, an endpoint of a Service, the API, another pod, or the outside.
-    pub(crate) fn way(&self, from: From<'_>, to: SocketAddr, protocol: Protocol) -> Result<Way> {
+    pub(crate) fn route(&self, source: Source<'_>, to: SocketAddr, protocol: Protocol) -> Result<Route> {
         let to = SocketAddr::new(egress::unmap(to.ip()), to.port());
-        if let From::Pod(pod) = from
+        if let Source::Pod(pod) = source
             && pod.is_self(to.ip())
         {
             let by_loopback = to.ip() != pod.address;
-            return Ok(Way::Pod { pod: pod.clone(), port: to.port(), by_loopback });
+            return Ok(Route::Pod { pod: pod.clone(), port: to.port(), by_loopback });
         }
         let found = self.table.read().find(protocol, to);
         match found {
             Found::Port(port) => {
-                let way = self.endpoint_of(from, &port, protocol);
+                let route = self.endpoint_of(source, &port, protocol);
                 let none = || {
                     self.metrics.no_endpoint.inc();
                     Error::Refused(format!("no endpoints available for service \"{}\"", port.service))
                 };
-                let way = way.ok_or_else(none)?;
+                let route = route.ok_or_else(none)?;
                 self.metrics.endpoint.inc();
-                way
+                route
             }
             Found::NoPort(service) => {
                 self.metrics.no_port.inc();
                 Err(Error::Refused(format!("service \"{service}\" has no port {}", to.port())))
             }
-            Found::Nothing => self.endpoint_or_node_port(from, to, protocol),
+            Found::Nothing => self.endpoint_or_node_port(source, to, protocol),
         }
     }
 
-    fn endpoint_or_node_port(&self, from: From<'_>, to: SocketAddr, protocol: Protocol) -> Result<Way> {
+    fn endpoint_or_node_port(&self, source: Source<'_>, to: SocketAddr, protocol: Protocol) -> Result<Route> {
         if to.ip() == self.config.node_internal() && to.port() != self.config.api.port {
             let port = self.table.read().node_port(protocol, to.port());
-            let way = port.and_then(|port| self.endpoint_of(from, &port, protocol));
-            return way.unwrap_or_else(|| Err(Error::Refused(format!("nothing listens at {to}"))));
+            let route = port.and_then(|port| self.endpoint_of(source, &port, protocol));
+            return route.unwrap_or_else(|| Err(Error::Refused(format!("nothing listens at {to}"))));
         }
         if self.is_node_address(to.ip()) {
             let port = self.table.read().node_port(protocol, to.port());
-            if let Some(way) = port.and_then(|port| self.endpoint_of(from, &port, protocol)) {
-                return way;
+            if let Some(route) = port.and_then(|port| self.endpoint_of(source, &port, protocol)) {
+                return route;
             }
         }
-        self.endpoint(from, to, false)
+        self.endpoint(source, to, false)
     }
 
     /// Whether the address is that of the node in its status and in `hostIP`, where node ports are reachable from inside too. A loopback
@@ -188,36 +188,36 @@ impl Inner {
     /// The route to the first endpoint of a port that accepts a connection, in their order for this client: a stopped one stays in the
     /// table until the EndpointSlice update arrives. If none accepts, the route to the first one, whose error is returned. `None` without
     /// endpoints.
-    pub(crate) fn endpoint_of(&self, from: From<'_>, port: &Port, protocol: Protocol) -> Option<Result<Way>> {
-        let takes = |way: &Result<Way>| match way {
-            Ok(Way::Pod { pod, port, by_loopback }) => {
+    pub(crate) fn endpoint_of(&self, source: Source<'_>, port: &Port, protocol: Protocol) -> Option<Result<Route>> {
+        let takes = |route: &Result<Route>| match route {
+            Ok(Route::Pod { pod, port, by_loopback }) => {
                 protocol != Protocol::Tcp || pod.tcp(*port, *by_loopback).is_ok()
             }
-            Ok(Way::Host { .. }) => true,
+            Ok(Route::Host { .. }) => true,
             Err(_) => false,
         };
         let mut first = None;
-        for endpoint in port.candidates(from.address(), Instant::now()) {
-            let way = self.endpoint(from, endpoint, true);
-            if takes(&way) {
-                return Some(way);
+        for endpoint in port.candidates(source.address(), Instant::now()) {
+            let route = self.endpoint(source, endpoint, true);
+            if takes(&route) {
+                return Some(route);
             }
-            first.get_or_insert(way);
+            first.get_or_insert(route);
         }
         first
     }
 
     /// The route to an address that is not a Service's. The endpoints of a Service are `chosen_by_user`: the egress rules apply to them from any
     /// source, because otherwise a user who may write EndpointSlices could reach the host through the cluster's own dialer.
-    pub(crate) fn endpoint(&self, from: From<'_>, to: SocketAddr, chosen_by_user: bool) -> Result<Way> {
+    pub(crate) fn endpoint(&self, source: Source<'_>, to: SocketAddr, chosen_by_user: bool) -> Result<Route> {
         let to = SocketAddr::new(egress::unmap(to.ip()), to.port());
         let config = &self.config;
         if let Some(pod) = self.pod_at(to.ip()) {
-            return Ok(Way::Pod { pod, port: to.port(), by_loopback: false });
+            return Ok(Route::Pod { pod, port: to.port(), by_loopback: false });
         }
         if to.ip() == config.node_internal() {
             return match to.port() == config.api.port {
-                true => Ok(Way::Host { to: config.api.address, inside: true }),
+                true => Ok(Route::Host { to: config.api.address, inside: true }),
                 false => Err(Error::Refused(format!("nothing listens at {to}"))),
             };
         }
@@ -227,18 +227,18 @@ impl Inner {
         if config.service_cidr.contains(&to.ip()) {
             return Err(Error::Unreachable(format!("no service has the address {}", to.ip())));
         }
-        if matches!(from, From::Cluster(_)) && !chosen_by_user {
-            return Ok(Way::Host { to, inside: false });
+        if matches!(source, Source::Cluster(_)) && !chosen_by_user {
+            return Ok(Route::Host { to, inside: false });
         }
         let ip = self.egress.check(to.ip(), egress::is_host_address)?;
-        Ok(Way::Host { to: SocketAddr::new(ip, to.port()), inside: false })
+        Ok(Route::Host { to: SocketAddr::new(ip, to.port()), inside: false })
     }
 
     /// Opens a byte stream along a route.
-    pub(crate) async fn open(&self, way: &Way, peer: Peer) -> Result<Stream> {
-        match way {
-            Way::Pod { pod, port, by_loopback } => pod.connect(*port, *by_loopback, peer).await,
-            Way::Host { to, .. } => Ok(Box::new(self.open_host(*to).await?)),
+    pub(crate) async fn open(&self, route: &Route, peer: Peer) -> Result<Stream> {
+        match route {
+            Route::Pod { pod, port, by_loopback } => pod.connect(*port, *by_loopback, peer).await,
+            Route::Host { to, .. } => Ok(Box::new(self.open_host(*to).await?)),
         }
     }
 
@@ -289,8 +289,8 @@ fn v4_first(mut addresses: Vec<IpAddr>) -> Vec<IpAddr> {
 
 impl Inner {
     /// Passes a connection to the end of a route: whole to an HTTP handler, else byte by byte.
-    pub(crate) async fn hand_over(&self, connection: Connection, peer: Peer, way: &Way) -> Result<()> {
-        if let Way::Pod { pod, port, by_loopback } = way
+    pub(crate) async fn hand_over(&self, connection: Connection, peer: Peer, route: &Route) -> Result<()> {
+        if let Route::Pod { pod, port, by_loopback } = route
             && let Bound::Http(handler) = pod.tcp(*port, *by_loopback)?
         {
             handler.serve(connection, peer);
@@ -299,7 +299,7 @@ impl Inner {
         let full =
             || Error::Exhausted(format!("{} connections are relayed, and all are busy", self.config.limits.relayed));
         let place = self.relayed.enter().ok_or_else(full)?;
-        let theirs = self.open(way, peer).await?;
+        let theirs = self.open(route, peer).await?;
         let ours: Stream = match connection {
             Connection::Stream(stream) => stream,
             Connection::Tcp(socket) => {

@@ -5,7 +5,7 @@
 //! that program, and the port is tried again until it is free.
 
 use crate::{
-    network::{From, VirtualNetwork, Way},
+    network::{Route, Source, VirtualNetwork},
     pod::Bound,
     table::{CROSS_SITE, NodePort, Protocol},
 };
@@ -185,13 +185,13 @@ async fn accept_all(network: &VirtualNetwork, port: &NodePort, at: SocketAddr, l
 /// Passes a connection to an endpoint, or resets it when none is ready.
 fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: SocketAddr) {
     let inner = &network.inner;
-    let from = From::Cluster(client.ip());
+    let source = Source::Cluster(client.ip());
     let found = inner.table.read().node_port(port.protocol, port.number);
     let any_site = found.as_ref().is_some_and(|port| port.any_site);
-    let way = found.and_then(|port| inner.endpoint_of(from, &port, Protocol::Tcp));
-    let count = if way.is_some() { &inner.metrics.endpoint } else { &inner.metrics.no_endpoint };
+    let route = found.and_then(|port| inner.endpoint_of(source, &port, Protocol::Tcp));
+    let count = if route.is_some() { &inner.metrics.endpoint } else { &inner.metrics.no_endpoint };
     count.inc();
-    let Some(Ok(way)) = way else {
+    let Some(Ok(route)) = route else {
         tracing::debug!(service = %format_args!("{}/{}", port.service.0, port.service.1), "no endpoint is ready");
         let _ = socket.set_zero_linger(); // without it the client sees an end instead of a reset
         return;
@@ -205,7 +205,7 @@ fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: 
         Via::NodePort
     };
     let peer = Peer { address: SocketAddr::new(network.node_internal(), client.port()), via };
-    if let Way::Pod { pod, port, by_loopback } = &way
+    if let Route::Pod { pod, port, by_loopback } = &route
         && let Ok(Bound::Http(handler)) = pod.tcp(*port, *by_loopback)
     {
         // Nothing of this thread pool touches it again.
@@ -214,7 +214,7 @@ fn accept(network: &VirtualNetwork, port: &NodePort, socket: TcpStream, client: 
     }
     let inner = inner.clone();
     inner.tasks.clone().spawn(async move {
-        if let Err(error) = inner.hand_over(Connection::Tcp(socket), peer, &way).await {
+        if let Err(error) = inner.hand_over(Connection::Tcp(socket), peer, &route).await {
             tracing::debug!(%error, "connection not taken");
         }
     });

@@ -2,7 +2,7 @@
 
 use crate::{
     http,
-    network::{From, VirtualNetwork, Way},
+    network::{Route, Source, VirtualNetwork},
     pod::Pod,
     sockets::PodSockets,
     table::Protocol,
@@ -63,14 +63,14 @@ impl Network for VirtualNetwork {
 #[async_trait::async_trait]
 impl Dialer for VirtualNetwork {
     async fn connect(&self, to: SocketAddr) -> Result<Stream> {
-        let way = self.cluster_way(to)?;
-        self.inner.open(&way, self.cluster_peer()).await
+        let route = self.cluster_route(to)?;
+        self.inner.open(&route, self.cluster_peer()).await
     }
 
     async fn reachable(&self, to: SocketAddr) -> Result<()> {
-        match self.cluster_way(to)? {
-            Way::Pod { pod, port, by_loopback } => pod.tcp(port, by_loopback).map(drop),
-            Way::Host { to, .. } => self.inner.open_host(to).await.map(drop),
+        match self.cluster_route(to)? {
+            Route::Pod { pod, port, by_loopback } => pod.tcp(port, by_loopback).map(drop),
+            Route::Host { to, .. } => self.inner.open_host(to).await.map(drop),
         }
     }
 
@@ -79,18 +79,18 @@ impl Dialer for VirtualNetwork {
             let host = HeaderValue::from_str(&to.to_string()).map_err(|e| Error::Protocol(e.to_string()))?;
             request.headers_mut().insert(HOST, host);
         }
-        let way = self.cluster_way(to)?;
-        http::send(&self.inner, &way, self.cluster_peer(), request).await
+        let route = self.cluster_route(to)?;
+        http::send(&self.inner, &route, self.cluster_peer(), request).await
     }
 
     async fn hand_over(&self, connection: Connection, peer: Peer, to: SocketAddr) -> Result<()> {
-        self.inner.hand_over(connection, peer, &self.cluster_way(to)?).await
+        self.inner.hand_over(connection, peer, &self.cluster_route(to)?).await
     }
 }
 
 impl VirtualNetwork {
-    fn cluster_way(&self, to: SocketAddr) -> Result<Way> {
-        self.inner.way(From::Cluster(self.node_internal()), to, Protocol::Tcp)
+    fn cluster_route(&self, to: SocketAddr) -> Result<Route> {
+        self.inner.route(Source::Cluster(self.node_internal()), to, Protocol::Tcp)
     }
 
     fn cluster_peer(&self) -> Peer {

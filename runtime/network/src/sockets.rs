@@ -3,7 +3,7 @@
 use crate::{
     config::Limits,
     egress, http,
-    network::{From, VirtualNetwork, Way},
+    network::{Route, Source, VirtualNetwork},
     pod::{Bound, Datagram, Guarded, Lease, Pod},
     table::Protocol,
 };
@@ -56,9 +56,9 @@ impl Sockets for PodSockets {
 
     async fn connect(&self, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
         let permit = self.pod.permit()?;
-        let way = self.network.inner.way(From::Pod(&self.pod), to, Protocol::Tcp)?;
+        let route = self.network.inner.route(Source::Pod(&self.pod), to, Protocol::Tcp)?;
         let local = self.pod.source(egress::unmap(to.ip()));
-        let stream = self.network.inner.open(&way, Peer { address: local, via: Via::Pod }).await?;
+        let stream = self.network.inner.open(&route, Peer { address: local, via: Via::Pod }).await?;
         Ok((Box::new(Guarded::new(stream, permit)), mapped(local, to)))
     }
 
@@ -127,9 +127,9 @@ impl BoundPort for PodPort {
     }
 
     async fn connect(self: Box<Self>, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
-        let way = self.network.inner.way(From::Pod(&self.pod), to, Protocol::Tcp)?;
+        let route = self.network.inner.route(Source::Pod(&self.pod), to, Protocol::Tcp)?;
         let local = self.lease.source(egress::unmap(to.ip()))?;
-        let stream = self.network.inner.open(&way, Peer { address: local, via: Via::Pod }).await?;
+        let stream = self.network.inner.open(&route, Peer { address: local, via: Via::Pod }).await?;
         Ok((Box::new(Guarded::new(stream, self.lease)), mapped(local, to)))
     }
 }
@@ -200,8 +200,8 @@ impl Datagrams for PodDatagrams {
             return Err(Error::Unsupported(format!("a datagram of {} bytes", data.len())));
         }
         let used = SocketAddr::new(egress::unmap(to.ip()), to.port());
-        match self.network.inner.way(From::Pod(&self.pod), used, Protocol::Udp)? {
-            Way::Pod { pod, port, by_loopback } => {
+        match self.network.inner.route(Source::Pod(&self.pod), used, Protocol::Udp)? {
+            Route::Pod { pod, port, by_loopback } => {
                 let real = SocketAddr::new(if by_loopback { used.ip() } else { pod.address }, port);
                 if real != used {
                     self.peers.lock().note(real, used);
@@ -210,7 +210,7 @@ impl Datagrams for PodDatagrams {
                 pod.deliver(port, by_loopback, (data, source));
                 Ok(())
             }
-            Way::Host { to: real, .. } => {
+            Route::Host { to: real, .. } => {
                 self.peers.lock().note(real, used);
                 let socket = self.outside(real).await?;
                 let sent = socket.send_to(&data, real).await;

@@ -116,7 +116,7 @@ impl Destination {
     async fn ready(&self) {
         match self {
             Self::Log(to) => {
-                to.log.room().await;
+                to.log.writable().await;
                 to.attached.ready().await;
             }
             // a closed channel is ready: the next write reports the error

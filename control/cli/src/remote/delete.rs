@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use std::time::Duration;
 
 /// How long to wait for an object to be gone.
-const PATIENCE: Duration = Duration::from_secs(60);
+const DELETE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// `sampan delete`: in the background, then waits until the objects are gone.
 pub(crate) async fn run(args: &DeleteArgs) -> anyhow::Result<()> {
@@ -108,8 +108,8 @@ pub(super) async fn one(client: &Client, path: &str, label: &str, say: impl Fn(&
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
     };
-    match tokio::time::timeout(PATIENCE, gone).await {
+    match tokio::time::timeout(DELETE_TIMEOUT, gone).await {
         Ok(result) => result,
-        Err(_) => bail!("{label} is still there after {PATIENCE:?}: finalizers or running containers hold it"),
+        Err(_) => bail!("{label} is still there after {DELETE_TIMEOUT:?}: finalizers or running containers hold it"),
     }
 }

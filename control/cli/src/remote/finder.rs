@@ -9,8 +9,8 @@ use serde_json::Value;
 use std::time::Duration;
 
 /// How long to wait for a first pod: kubectl's --pod-running-timeout.
-const FIRST_POD: Duration = Duration::from_secs(20);
-const STEP: Duration = Duration::from_millis(200);
+const FIRST_POD_TIMEOUT: Duration = Duration::from_secs(20);
+const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
 /// Finds pods in one namespace.
 pub(super) struct Finder {
@@ -35,7 +35,7 @@ impl Finder {
     /// The pods of `NAME` or `TYPE/NAME`. `purpose` completes "cannot …" where a type has no pods.
     ///
     /// # Errors
-    /// When there is no such object, or it has no pods within [`FIRST_POD`].
+    /// When there is no such object, or it has no pods within [`FIRST_POD_TIMEOUT`].
     pub(super) async fn find(&self, what: &str, purpose: &str) -> anyhow::Result<Found> {
         let asked = match what.contains('/') {
             true => names::parse(&[what.to_owned()]).map_err(usage)?.swap_remove(0),
@@ -63,11 +63,11 @@ impl Finder {
                 if let Some(why) = pods::why_none(&kind, &object) {
                     bail!("{label} has no pods: {why}");
                 }
-                tokio::time::sleep(STEP).await;
+                tokio::time::sleep(POLL_INTERVAL).await;
             }
         };
-        let pods = tokio::time::timeout(FIRST_POD, first).await;
-        let pods = pods.with_context(|| format!("{label} has no pods after {} s", FIRST_POD.as_secs()))??;
+        let pods = tokio::time::timeout(FIRST_POD_TIMEOUT, first).await;
+        let pods = pods.with_context(|| format!("{label} has no pods after {} s", FIRST_POD_TIMEOUT.as_secs()))??;
         Ok(Found { kind, object, pods })
     }
 

@@ -12,7 +12,7 @@ const API_VERSION: &str = "sampan.dev/v1alpha1";
 /// Its kind.
 const KIND: &str = "ClusterConfiguration";
 /// The most bytes of one.
-const MOST: u64 = 1 << 20;
+const MAX_BYTES: u64 = 1 << 20;
 
 /// Whether it is standard input.
 pub(crate) fn is_input(path: &Path) -> bool {
@@ -69,8 +69,8 @@ fn content(path: &Path) -> Result<Vec<u8>, String> {
 
 fn whole(from: impl Read) -> Result<Vec<u8>, String> {
     let mut content = Vec::new();
-    from.take(MOST + 1).read_to_end(&mut content).map_err(|error| exit::io(&error))?;
-    if content.len() as u64 > MOST {
+    from.take(MAX_BYTES + 1).read_to_end(&mut content).map_err(|error| exit::io(&error))?;
+    if content.len() as u64 > MAX_BYTES {
         return Err("it is larger than 1 MiB".to_owned());
     }
     Ok(content)

@@ -8,7 +8,7 @@ use std::{collections::HashMap, collections::HashSet, time::Duration};
 use tokio::time::Instant;
 
 /// How often the events of a namespace are asked for.
-const STEP: Duration = Duration::from_secs(1);
+const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The Warnings of the namespaces in which something is waited for.
 pub(super) struct Warnings {
@@ -31,7 +31,7 @@ impl Warnings {
         uids: &HashSet<String>,
         now: Instant,
     ) -> Option<Trouble> {
-        if self.seen.get(namespace).is_none_or(|(asked, _)| now - *asked >= STEP) {
+        if self.seen.get(namespace).is_none_or(|(asked, _)| now - *asked >= POLL_INTERVAL) {
             let options = ListOptions { fields: "type=Warning".into(), ..ListOptions::default() };
             // Without an answer there is nothing to tell; the objects themselves are asked for anyway.
             let events = client.list::<Event>(namespace, &options).await.map(|list| list.items).unwrap_or_default();

@@ -1,5 +1,5 @@
-//! `pods/proxy`, `services/proxy` and `nodes/proxy`: the HTTP servers of the cluster through the API server. Which address is meant, and
-//! the words where none is, are upstream's (`ResourceLocation` of each kind).
+//! `pods/proxy`, `services/proxy` and `nodes/proxy`: HTTP servers of the cluster through the API server. The choice of the address and the
+//! messages follow upstream (`ResourceLocation` of each kind).
 
 use api::{GroupVersionKind, Object, Status};
 use axum::body::Body;
@@ -24,7 +24,7 @@ pub(crate) fn of(kind: Kind) -> Subresource {
     Subresource::new("proxy", options, VERBS, Serve::Action(Arc::new(Proxy(kind))))
 }
 
-/// What has a proxy.
+/// The kinds with a `proxy` subresource.
 #[derive(Clone, Copy)]
 pub(crate) enum Kind {
     Pod,
@@ -91,7 +91,7 @@ impl Action for Proxy {
 struct Target<'a> {
     tls: bool,
     name: &'a str,
-    /// A number, or for Services a name; empty where none is named.
+    /// A number, or for Services a name; empty if absent.
     port: &'a str,
 }
 
@@ -108,7 +108,7 @@ impl<'a> Target<'a> {
         (known && !name.is_empty()).then_some(Self { tls: scheme == "https", name, port })
     }
 
-    /// The port, or that of the scheme.
+    /// The number of the port, or the default port of the scheme.
     fn number(&self, port: &str) -> Result<u16, Status> {
         match (port, self.tls) {
             ("", true) => Ok(443),
@@ -131,7 +131,7 @@ fn pod_address(pod: &Object, target: &Target<'_>) -> Result<SocketAddr, Status> 
     Ok(SocketAddr::new(allowed(ip.or(pod.str_at(&["status", "podIP"])))?, target.number(port)?))
 }
 
-/// An address that a proxy may lead to: none of the machine itself, of a link or of a group.
+/// Parses an address that the proxy may forward to: no loopback, link-local or multicast address.
 fn allowed(text: Option<&str>) -> Result<IpAddr, Status> {
     let ip = text.and_then(|text| text.parse::<IpAddr>().ok()).map(|ip| ip.to_canonical());
     ip.filter(is_global_unicast).ok_or_else(|| Status::bad_request("address not allowed"))
@@ -146,7 +146,7 @@ fn is_global_unicast(ip: &IpAddr) -> bool {
     !(ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || link_local)
 }
 
-/// The name of the port of a Service that has the number.
+/// The name of the Service port with this number.
 fn port_name(service: &Object, number: i64) -> Result<String, Status> {
     let port = service.list_at(&["spec", "ports"]).iter().find(|port| port["port"].as_i64() == Some(number));
     let port = port.ok_or_else(|| {
@@ -155,7 +155,7 @@ fn port_name(service: &Object, number: i64) -> Result<String, Status> {
     Ok(port["name"].as_str().unwrap_or_default().to_owned())
 }
 
-/// The ready pods of this namespace behind a port of the Endpoints.
+/// The addresses behind a port of the Endpoints that belong to ready pods of the same namespace.
 fn addresses(endpoints: &Object, port: &str, pod: &dyn Fn(&str) -> Option<Arc<Object>>) -> Vec<SocketAddr> {
     let is_pods = |address: &Value, ip: &str| {
         let to = address.get("targetRef").filter(|to| to["namespace"].as_str() == Some(endpoints.namespace()));
@@ -176,7 +176,7 @@ fn addresses(endpoints: &Object, port: &str, pod: &dyn Fn(&str) -> Option<Arc<Ob
     found
 }
 
-/// Where another server than the kubelet of a node is; `None` for the kubelet.
+/// The address of a server on the node; `None` for the kubelet.
 fn node_address(node: &Object, target: &Target<'_>) -> Result<Option<SocketAddr>, Status> {
     let kubelet = node.0["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"].as_u64().map(|port| port.to_string());
     if target.port.is_empty() || kubelet.as_deref() == Some(target.port) {
@@ -188,7 +188,7 @@ fn node_address(node: &Object, target: &Target<'_>) -> Result<Option<SocketAddr>
     Ok(Some(SocketAddr::new(allowed(ip)?, target.number(target.port)?)))
 }
 
-/// A path of the node's kubelet.
+/// Forwards a call to the node's kubelet.
 async fn kubelet(api: &dyn Api, node: String, call: Call) -> Result<Response<Body>, Status> {
     let query = call.parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let target: Uri = format!("/{}{query}", call.info.rest)

@@ -39,9 +39,9 @@ const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 /// Ports of the query, each with a channel for its bytes and one for errors.
 const CHANNELS: [&str; 3] = ["v4.channel.k8s.io", "v4.base64.channel.k8s.io", ""];
 /// Ports of one query.
-const PORTS: usize = 100;
+const MAX_PORTS: usize = 100;
 /// How long the second stream of a pair may take, as upstream has it.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an answer to an error may take to be read.
 const WORDS: Duration = DRAIN;
 
@@ -99,8 +99,8 @@ fn numbers(call: &Call) -> Result<Vec<u16>, Status> {
     }
     match numbers.len() {
         0 => Err(Status::bad_request("query parameter \"ports\" is required")),
-        1..=PORTS => Ok(numbers),
-        _ => Err(Status::bad_request(format!("at most {PORTS} ports can be forwarded by one connection"))),
+        1..=MAX_PORTS => Ok(numbers),
+        _ => Err(Status::bad_request(format!("at most {MAX_PORTS} ports can be forwarded by one connection"))),
     }
 }
 
@@ -188,7 +188,7 @@ async fn pairs(mut streams: mpsc::Receiver<Opened>, ports: Ports) {
         let (pair, _) = waiting.entry(id.clone()).or_insert_with(|| {
             let id = id.clone();
             running.push(Box::pin(async move {
-                sleep(PATIENCE).await;
+                sleep(STREAM_TIMEOUT).await;
                 Some((id, first))
             }));
             (Pair::default(), first)

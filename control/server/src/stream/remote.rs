@@ -38,7 +38,7 @@ const SUBPROTOCOLS: [&str; 6] = [
     "",
 ];
 /// How long the streams that were asked for may take to come, as upstream has it.
-const PATIENCE: Duration = Duration::from_secs(30);
+const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 /// Pieces that wait each way.
 const QUEUE: usize = 4;
 
@@ -255,7 +255,7 @@ fn halves(opened: Option<Opened>) -> Halves {
 async fn streams_of(mut streams: mpsc::Receiver<Opened>, wanted: Wanted, resizes: bool, edge: Edge) {
     let waited = tokio::select! {
         waited = Streams::wait(&mut streams, wanted, resizes) => waited,
-        () = sleep(PATIENCE) => None,
+        () = sleep(STREAM_TIMEOUT) => None,
     };
     let Some(found) = waited else { return tracing::debug!("a client did not open its streams") };
     let Edge { input, mut output } = edge;

@@ -1,6 +1,5 @@
 //! The verbs. Each takes a call and its resource, and returns a response or a `Status`.
 
-mod alarm;
 mod api;
 mod computed;
 mod delete;
@@ -10,6 +9,7 @@ mod read;
 mod restrict;
 mod scale;
 mod watch;
+mod watchtimer;
 mod write;
 
 use crate::{

@@ -1,9 +1,9 @@
-//! WATCH: a stream of JSON lines. Events are copied from the bytes of the entries, never encoded again; all events that are ready go into
-//! one frame. The store cuts a client that reads too slowly, which lists again.
+//! WATCH: a stream of JSON lines. Events are copied from the bytes of the entries, without another encoding. All events that are ready go into one
+//! frame. The store ends the watch of a client that reads too slowly; the client lists again.
 
 use super::{
-    alarm::{Alarm, Due},
     read::{self, readable, selects},
+    watchtimer::{Due, WatchTimer},
 };
 use crate::{
     Resource,
@@ -33,18 +33,18 @@ use store::{Entry, Error, Event, Revision, Watch};
 
 /// The annotation of the bookmark that ends the initial events.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
-/// Shortest and longest timeout of a watch that gives none, seconds.
+/// Shortest and longest default timeout of a watch, seconds.
 const DEFAULT_TIMEOUT: (u64, u64) = (1800, 3600);
-/// A frame is sent when it is this long, bytes. A slow watch holds one frame and the store's queue of references.
+/// Bytes after which a frame is sent. A slow watch holds one frame, and the store's queue of references.
 const FRAME_BYTES: usize = 32 * 1024;
 
-/// Where a watch begins.
+/// How a watch starts.
 struct Start {
     /// Objects to send as `ADDED` first.
     initial: VecDeque<Arc<Entry<Item>>>,
-    /// Events after this revision follow.
+    /// The revision after which events follow.
     since: Revision,
-    /// The end of the initial events is marked by a bookmark.
+    /// Whether a bookmark ends the initial events.
     end_bookmark: bool,
 }
 
@@ -55,16 +55,16 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
     let filter = Filter::parse(&call.query, &resource, call.info.named.then_some(call.info.name.as_str()))?;
     let include = IncludeObject::parse(&call.query)?;
     let start = start(server, &call, &resource, &filter).await?;
-    let life = timeout(server, &call)?;
+    let timeout = timeout(server, &call)?;
     let (store, prefix) = (server.store(), prefix(&call, &resource, &filter));
     let events = match store.watch(&prefix, start.since) {
         Ok(events) => Ok(events),
-        // A revision that has not happened: its events are those to come.
+        // a revision in the future: only new events follow
         Err(Error::Future { current }) => store.watch(&prefix, current).map_err(read::store_error),
         Err(Error::Compacted { oldest }) => Err(read::too_old(start.since, oldest)),
         Err(error) => return Err(read::store_error(error)),
     };
-    let stream = Stream {
+    let stream = WatchStream {
         server: server.clone(),
         resource,
         filter,
@@ -73,13 +73,13 @@ pub(super) async fn watch(server: &Server, call: Call, resource: Arc<Resource>) 
         since: start.since,
         initial: start.initial,
         end_bookmark: start.end_bookmark,
-        alarm: Alarm::new(server.shutdown(), life, call.query.flag("allowWatchBookmarks")),
-        owes_bookmark: false,
+        timer: WatchTimer::new(server.shutdown(), timeout, call.query.flag("allowWatchBookmarks")),
+        bookmark_due: false,
         events: events.map_err(Some),
         with_columns: true,
         _gauge: WatchGauge::new(server),
     };
-    let mut response = Response::new(Body::new(Watching { stream: Some(stream), work: None }));
+    let mut response = Response::new(Body::new(WatchBody { stream: Some(stream), work: None }));
     response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     Ok(response)
 }
@@ -101,7 +101,7 @@ async fn start(server: &Server, call: &Call, resource: &Resource, filter: &Filte
     };
     let mut sends = asked.given("sendInitialEvents").map(|_| asked.flag("sendInitialEvents"));
     if sends.is_none() && revision.is_none() && asked.get("resourceVersionMatch").is_none() {
-        // Upstream's default for watches that begin with the objects that are there (`SetListOptionsDefaults`).
+        // upstream's default for watches without a resourceVersion (`SetListOptionsDefaults`)
         sends = Some(true);
     }
     let store = server.store();
@@ -125,10 +125,10 @@ async fn start(server: &Server, call: &Call, resource: &Resource, filter: &Filte
     })
 }
 
-/// The longest time a client may ask a watch to last: a day.
+/// Longest timeout of a watch, seconds: a day.
 const MAX_TIMEOUT: u64 = 86_400;
 
-/// How long the watch lasts; one that asks for a negative time is over when it begins, as upstream has it.
+/// The timeout of the watch. A negative one ends the watch at once, as upstream does.
 fn timeout(server: &Server, call: &Call) -> Result<Duration, Status> {
     Ok(match call.query.number("timeoutSeconds")?.unwrap_or(0) {
         0 => Duration::from_secs(DEFAULT_TIMEOUT.0 + server.ids().below(DEFAULT_TIMEOUT.1 - DEFAULT_TIMEOUT.0)),
@@ -153,13 +153,13 @@ impl Drop for WatchGauge {
 }
 
 /// The body of the response.
-struct Watching {
-    /// Nothing while there is work, and at the end.
-    stream: Option<Stream>,
-    work: Option<BoxFuture<'static, (Stream, BytesMut)>>,
+struct WatchBody {
+    /// `None` while `work` runs, and at the end.
+    stream: Option<WatchStream>,
+    work: Option<BoxFuture<'static, (WatchStream, BytesMut)>>,
 }
 
-impl http_body::Body for Watching {
+impl http_body::Body for WatchBody {
     type Data = Bytes;
     type Error = Infallible;
 
@@ -174,30 +174,30 @@ impl http_body::Body for Watching {
             }
             let Some(stream) = &mut self.stream else { return Poll::Ready(None) };
             match ready!(stream.poll(cx)) {
-                Step::Piece(out) => return Poll::Ready(Some(Ok(Frame::data(out.freeze())))),
+                Step::Chunk(out) => return Poll::Ready(Some(Ok(Frame::data(out.freeze())))),
                 Step::End => self.stream = None,
-                Step::Work(work) => self.work = self.stream.take().map(|stream| Box::pin(stream.work(work)) as _),
+                Step::Async(work) => self.work = self.stream.take().map(|stream| Box::pin(stream.work(work)) as _),
             }
         }
     }
 }
 
-/// What comes next.
+/// The next step of the stream.
 enum Step {
-    /// A part of the response, not empty.
-    Piece(BytesMut),
-    Work(Work),
+    /// A non-empty part of the response.
+    Chunk(BytesMut),
+    Async(AsyncStep),
     End,
 }
 
-/// What has to wait for more than events.
-enum Work {
-    /// An event of objects that are stored in another version, and those after it.
+/// A step that waits for something other than events.
+enum AsyncStep {
+    /// Converts this event and those that are ready after it, because objects are stored in another version.
     Convert(Event<Item>),
     Bookmark,
 }
 
-struct Stream {
+struct WatchStream {
     server: Server,
     resource: Arc<Resource>,
     filter: Filter,
@@ -207,17 +207,17 @@ struct Stream {
     since: Revision,
     initial: VecDeque<Arc<Entry<Item>>>,
     end_bookmark: bool,
-    alarm: Alarm,
-    /// It is time for a bookmark.
-    owes_bookmark: bool,
-    /// `Err`: the watch cannot begin or go on; the status is sent once.
+    timer: WatchTimer,
+    /// Whether a bookmark is due.
+    bookmark_due: bool,
+    /// `Err`: the watch cannot start or continue; the status is sent once.
     events: Result<Watch<Item>, Option<Status>>,
-    /// The next table has column definitions.
+    /// Whether the next table has column definitions.
     with_columns: bool,
     _gauge: WatchGauge,
 }
 
-impl Stream {
+impl WatchStream {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Step> {
         let mut out = BytesMut::new();
         if let Err(status) = &mut self.events {
@@ -225,16 +225,16 @@ impl Stream {
             open(&mut out, "ERROR");
             out.put_slice(&status.to_json());
             close(&mut out);
-            return Poll::Ready(Step::Piece(out));
+            return Poll::Ready(Step::Chunk(out));
         }
         self.put_initial(&mut out);
         if !out.is_empty() {
-            return Poll::Ready(Step::Piece(out));
+            return Poll::Ready(Step::Chunk(out));
         }
-        // Also when there are always events.
-        match self.alarm.poll(cx) {
+        // polled first, so that a continuous stream of events does not delay it
+        match self.timer.poll(cx) {
             Poll::Ready(Due::End) => return Poll::Ready(Step::End),
-            Poll::Ready(Due::Bookmark) => self.owes_bookmark = true,
+            Poll::Ready(Due::Bookmark) => self.bookmark_due = true,
             Poll::Pending => {}
         }
         while out.len() < FRAME_BYTES
@@ -243,7 +243,7 @@ impl Stream {
         {
             match event {
                 Some(event) if self.resource.convertor.is_some() => {
-                    return Poll::Ready(Step::Work(Work::Convert(event)));
+                    return Poll::Ready(Step::Async(AsyncStep::Convert(event)));
                 }
                 Some(event) => self.put_event(&mut out, &event),
                 None if out.is_empty() => return Poll::Ready(Step::End),
@@ -251,20 +251,20 @@ impl Stream {
             }
         }
         if !out.is_empty() {
-            return Poll::Ready(Step::Piece(out));
+            return Poll::Ready(Step::Chunk(out));
         }
-        if std::mem::take(&mut self.owes_bookmark) {
-            return Poll::Ready(Step::Work(Work::Bookmark));
+        if std::mem::take(&mut self.bookmark_due) {
+            return Poll::Ready(Step::Async(AsyncStep::Bookmark));
         }
         Poll::Pending
     }
 
-    /// Does the work; answers what is to be sent.
-    async fn work(mut self, work: Work) -> (Self, BytesMut) {
+    /// Performs an asynchronous step. Returns the output.
+    async fn work(mut self, work: AsyncStep) -> (Self, BytesMut) {
         let mut out = BytesMut::new();
         match work {
-            Work::Bookmark => self.put_progress_bookmark(&mut out).await,
-            Work::Convert(event) => {
+            AsyncStep::Bookmark => self.put_progress_bookmark(&mut out).await,
+            AsyncStep::Convert(event) => {
                 self.put_converted(&mut out, &event).await;
                 while out.len() < FRAME_BYTES
                     && let Ok(events) = &mut self.events
@@ -307,7 +307,7 @@ impl Stream {
         match (before, after) {
             (None, Some(after)) => self.put(out, "ADDED", after, None),
             (Some(_), Some(after)) => self.put(out, "MODIFIED", after, None),
-            // The last state that matched, with the revision of the change after which the object no longer matches.
+            // the last matching state, with the revision of the change by which the object stopped matching
             (Some(before), None) => self.put(out, "DELETED", before, Some(event.revision)),
             (None, None) => {}
         }
@@ -325,7 +325,7 @@ impl Stream {
         close(out);
     }
 
-    /// A bookmark at the newest revision all of whose events have been sent.
+    /// Writes a bookmark at the newest revision up to which all events have been sent.
     async fn put_progress_bookmark(&mut self, out: &mut BytesMut) {
         let store = self.server.store().clone();
         let revision = store.revision();
@@ -360,8 +360,7 @@ impl Stream {
     }
 }
 
-/// The events in the queue, and whether they are all that have happened: of a watch that was cut, what came after them is lost, and no
-/// bookmark may go beyond.
+/// The queued events, and whether they are complete: after a lag, later events are lost, and a bookmark must not claim them.
 fn take_ready<T>(events: &mut Watch<T>) -> (Vec<Event<T>>, bool) {
     let ready = std::iter::from_fn(|| events.try_next()).collect();
     (ready, !events.lagged())

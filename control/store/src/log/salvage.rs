@@ -19,9 +19,9 @@ use std::{
 };
 
 /// Deeper is no tree that redb makes.
-const DEEPEST: usize = 32;
+const MAX_DEPTH: usize = 32;
 /// Longest page that is looked at as a leaf wherever it lies, bytes: the largest record and more.
-const LONGEST: usize = 64 << 20;
+const MAX_VALUE_BYTES: usize = 64 << 20;
 /// How far the revision is moved on where the newest is not known, so that none is given twice.
 const SKIPPED: Revision = 1_000_000;
 
@@ -122,7 +122,7 @@ impl Salvage {
     fn search(&mut self, file: &[u8], known: Revision) -> Revision {
         let (mut newest, mut best) = (0, BTreeMap::<Arc<str>, Record>::new());
         for start in (0..file.len()).step_by(PAGE) {
-            let end = file.len().min(start + LONGEST);
+            let end = file.len().min(start + MAX_VALUE_BYTES);
             let Some(Page::Leaf(leaf)) = Page::read(&file[start..end]) else { continue };
             for record in leaf.entries().map_while(|entry| entry).filter_map(decode) {
                 newest = newest.max(record.revision);
@@ -179,7 +179,7 @@ struct Walk<'a> {
 impl Walk<'_> {
     /// Takes what is beneath a page whose keys are those of `range`.
     fn descend(&mut self, number: u64, range: Gap, depth: usize) {
-        let page = Some(number).filter(|number| depth < DEEPEST && self.seen.insert(*number));
+        let page = Some(number).filter(|number| depth < MAX_DEPTH && self.seen.insert(*number));
         match page.and_then(|number| self.pages.page(number)) {
             None => self.found.lost.push(range),
             Some(Page::Leaf(leaf)) => self.take(leaf.entries().map(|entry| entry.and_then(decode)), range),

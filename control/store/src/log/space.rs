@@ -22,7 +22,7 @@ use std::{
 /// Kept for what makes the store no larger, bytes.
 pub(super) const RESERVE: u64 = 4 << 20;
 /// With so much free on the disk there is no shortage, even if not every page of the file has its block, bytes.
-const PLENTY: u64 = 4 * RESERVE;
+const AMPLE: u64 = 4 * RESERVE;
 
 /// Gives a file the blocks of its first bytes, behind its end too, or says that its file system cannot.
 type Allocate = fn(&File, u64) -> io::Result<()>;
@@ -101,7 +101,7 @@ impl Space {
         let has = blocks(&metadata) + std::fs::metadata(&self.beside).map_or(0, |beside| blocks(&beside));
         let missing = wanted.saturating_sub(has);
         if let Some(free) = free(&self.file)?.filter(|free| missing > *free) {
-            return if free >= PLENTY { Ok(false) } else { Err(io::ErrorKind::StorageFull.into()) };
+            return if free >= AMPLE { Ok(false) } else { Err(io::ErrorKind::StorageFull.into()) };
         }
         match (self.allocate)(&self.file, wanted) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => self.take_beside().map(|()| true),

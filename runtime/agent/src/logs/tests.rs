@@ -141,7 +141,7 @@ async fn all_output_is_seen_by_who_follows() {
         let mut out = log.writer(Source::Stdout);
         for begin in (0..LINES).step_by(100) {
             let text: String = (begin..LINES.min(begin + 100)).map(|n| format!("{n:063}\n")).collect();
-            log.room().await;
+            log.writable().await;
             out.write(text.as_bytes());
         }
         log.flush().await;

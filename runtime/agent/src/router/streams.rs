@@ -34,17 +34,17 @@ use tokio_util::sync::CancellationToken;
 /// The protocol of a forwarded port: its bytes.
 const PORT: &str = "port";
 /// Bytes that wait in one direction of one stream.
-const PIPE: usize = 32 << 10;
+const PIPE_BUFFER: usize = 32 << 10;
 /// Frames that wait to be written.
 const QUEUE: usize = 4;
 /// Sizes of a terminal that wait; who is slower misses some.
-const SIZES: usize = 16;
+const RESIZE_QUEUE: usize = 16;
 /// Longest text of a terminal's size, bytes.
-const SIZE: usize = 256;
+const MAX_RESIZE_BYTES: usize = 256;
 /// How often a silent stream is asked whether somebody is there.
-const ALIVE: Duration = Duration::from_secs(30);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
 /// How long a port may take to be reached.
-const CONNECT: Duration = Duration::from_secs(30);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
 struct Node {
@@ -208,11 +208,11 @@ async fn converse(
     start: impl FnOnce(Streams) -> Work + Send + 'static,
 ) {
     let (mut from, mut to) = split(stream);
-    let pipe = |is: bool| if is { Some(duplex(PIPE)) } else { None };
+    let pipe = |is: bool| if is { Some(duplex(PIPE_BUFFER)) } else { None };
     let (input, theirs) = pipe(stdin).unzip();
     let (output, their_output) = pipe(stdout).unzip();
     let (errors, their_errors) = pipe(stderr).unzip();
-    let (sizes, resize) = mpsc::channel(SIZES);
+    let (sizes, resize) = mpsc::channel(RESIZE_QUEUE);
     let program = Streams {
         stdin: theirs.map(|end| Box::new(end) as Box<_>),
         stdout: their_output.map(|end| Box::new(end) as Box<_>),
@@ -228,7 +228,7 @@ async fn converse(
         drop(frames);
     };
     let writing = async {
-        let mut alive = interval(ALIVE);
+        let mut alive = interval(KEEPALIVE_INTERVAL);
         loop {
             let (channel, bytes) = tokio::select! {
                 frame = queue.recv() => match frame {
@@ -261,7 +261,7 @@ async fn pump(channel: u8, from: Option<DuplexStream>, frames: mpsc::Sender<(u8,
     let Some(mut from) = from else { return };
     let mut buffer = BytesMut::new();
     loop {
-        buffer.reserve(PIPE / 2);
+        buffer.reserve(PIPE_BUFFER / 2);
         let ended = from.read_buf(&mut buffer).await.unwrap_or(0) == 0;
         if frames.send((channel, buffer.split().to_vec())).await.is_err() || ended {
             return;
@@ -317,7 +317,7 @@ fn resized(text: &mut Vec<u8>) -> Vec<(u16, u16)> {
     }
     let read = values.byte_offset();
     text.drain(..read);
-    if broken || text.len() > SIZE {
+    if broken || text.len() > MAX_RESIZE_BYTES {
         text.clear();
     }
     sizes
@@ -338,7 +338,7 @@ async fn port_forward(
         return refuse(StatusCode::NOT_FOUND, format!("pod not found (\"{name}_{namespace}\")"));
     };
     let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
-    let connected = timeout(CONNECT, view.connect(at)).await;
+    let connected = timeout(CONNECT_TIMEOUT, view.connect(at)).await;
     let why = match connected {
         Ok(Ok((mut theirs, _))) => {
             return node.upgrade(request, PORT, move |mut stream| {
@@ -369,7 +369,7 @@ mod tests {
         for odd in ["nothing", r#"{"Width":-1,"Height":70000}"#, "[", &"[".repeat(300)] {
             text.extend(odd.as_bytes());
             assert_eq!(resized(&mut text), []);
-            assert!(text.len() <= SIZE);
+            assert!(text.len() <= MAX_RESIZE_BYTES);
         }
     }
 }

@@ -15,7 +15,7 @@ use std::{
 };
 
 /// As many links as the kernel follows.
-const MOST_LINKS: u32 = 40;
+const MAX_LINKS: u32 = 40;
 
 /// Opens a folder, which may be read.
 pub(super) const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
@@ -114,7 +114,7 @@ impl Search {
     fn follow(&mut self, name: &OsStr) -> Result<(), String> {
         use std::os::unix::ffi::OsStrExt;
         self.links += 1;
-        if self.links > MOST_LINKS {
+        if self.links > MAX_LINKS {
             return Err("it holds too many links".into());
         }
         let at = self.stack.last().map_or(&self.root, |(_, handle)| handle);

@@ -117,12 +117,12 @@ fn sub_path(mount: &VolumeMount, variables: &[(String, String)]) -> Result<Strin
 }
 
 /// Linux' `PATH_MAX`.
-const LONGEST_PATH: usize = 4096;
+const MAX_PATH: usize = 4096;
 
 /// A variable that is not set, or is empty, must not put several pods' files into one folder.
 fn expand_all(text: &str, variables: &[(String, String)]) -> Result<String, String> {
     let mut missing = std::collections::BTreeSet::new();
-    let sub = expand(text, LONGEST_PATH, |name| {
+    let sub = expand(text, MAX_PATH, |name| {
         let value = variables.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         if value.is_none_or(str::is_empty) {
             missing.insert(name.to_owned());
@@ -130,7 +130,7 @@ fn expand_all(text: &str, variables: &[(String, String)]) -> Result<String, Stri
         value
     });
     if missing.is_empty() {
-        return sub.ok_or_else(|| format!("unable to provision SubPath: it is longer than {LONGEST_PATH} bytes"));
+        return sub.ok_or_else(|| format!("unable to provision SubPath: it is longer than {MAX_PATH} bytes"));
     }
     Err(format!("missing value for {}", Vec::from_iter(missing).join(", ")))
 }

@@ -11,7 +11,7 @@ use std::{
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
 /// More folders than any path holds (`PATH_MAX / 2`).
-const DEEPEST: usize = 2048;
+const MAX_DEPTH: usize = 2048;
 
 /// A folder that is kept from pods.
 #[derive(Clone, Debug, Default)]
@@ -77,7 +77,7 @@ fn processes_below(folder: &OwnedFd) -> Option<PathBuf> {
 fn upwards(folder: &OwnedFd) -> std::io::Result<Vec<FileId>> {
     let mut chain = vec![FileId::of(folder)?];
     let mut at = openat(folder, ".", FOLDER, Mode::empty())?;
-    while chain.len() < DEEPEST {
+    while chain.len() < MAX_DEPTH {
         at = openat(&at, "..", FOLDER, Mode::empty())?;
         let id = FileId::of(&at)?;
         if chain.last() == Some(&id) {

@@ -16,7 +16,7 @@ const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOF
 const BLOCK: u64 = 512;
 
 /// Entries after which a measurement ends: some seconds' work. What it has found until then counts.
-const MOST_ENTRIES: u64 = 4_000_000;
+const MAX_ENTRIES: u64 = 4_000_000;
 
 fn names(folder: &OwnedFd) -> io::Result<Vec<(CString, FileType)>> {
     let mut names = Vec::new();
@@ -156,7 +156,7 @@ pub(crate) fn usage(path: &Path) -> io::Result<Size> {
             stack.push((FileId::of(&at)?, folders));
         }
         let Some((_, folders)) = stack.last_mut() else { break };
-        if entries > MOST_ENTRIES {
+        if entries > MAX_ENTRIES {
             break;
         }
         down = false;

@@ -18,7 +18,7 @@ use std::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 /// Far beyond what any of this takes.
-const PATIENCE: Duration = Duration::from_secs(60);
+const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A network without pods, and the cluster's way into it.
 pub struct Node {
@@ -61,7 +61,7 @@ macro_rules! network_contract {
 
 /// Fails a test that hangs.
 pub async fn in_time(test: impl Future<Output = ()>) {
-    tokio::time::timeout(PATIENCE, test).await.expect("nothing hangs");
+    tokio::time::timeout(TEST_TIMEOUT, test).await.expect("nothing hangs");
 }
 
 fn spec(id: &str) -> PodNetwork {

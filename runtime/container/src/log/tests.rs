@@ -109,7 +109,7 @@ async fn a_writer_that_is_too_fast_waits_and_loses_nothing() {
     let mut out = room.log.writer(Source::Stdout);
     let begin = Instant::now();
     for number in 0..1000 {
-        room.log.room().await;
+        room.log.writable().await;
         assert!(room.log.free() > 0);
         out.write(format!("{number:010}\n").as_bytes());
     }
@@ -142,12 +142,12 @@ async fn a_disk_that_hangs_stops_no_writer_for_ever() {
     }
     let begin = Instant::now();
     while room.log.0.pending.lock().lost == Lost::default() {
-        room.log.room().await;
+        room.log.writable().await;
         out.write(b"0123456789\n");
     }
     assert!(begin.elapsed() >= STALL_TIMEOUT, "{:?}", begin.elapsed());
     for _ in 0..1000 {
-        room.log.room().await;
+        room.log.writable().await;
         out.write(b"0123456789\n");
     }
     assert!(begin.elapsed() < 2 * STALL_TIMEOUT, "it waits once, not for each line");
@@ -174,7 +174,7 @@ async fn a_log_that_cannot_be_written_never_blocks_its_writer() {
     );
     let mut out = log.writer(Source::Stdout);
     for _ in 0..100 {
-        log.room().await;
+        log.writable().await;
         out.write(b"0123456789\n");
     }
     log.flush().await;
