@@ -15,6 +15,7 @@ mod limits;
 mod mounts;
 mod resources;
 mod samples;
+mod sockets;
 mod support;
 
 use container::{
