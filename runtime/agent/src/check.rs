@@ -83,7 +83,7 @@ async fn exec(access: Access<'_>, action: &ExecAction, container: &Container, ti
 fn static_command(action: &ExecAction, container: &Container) -> Option<Vec<String>> {
     let own = container.env.iter().flatten();
     let variables: HashMap<_, _> = own.map(|e| (e.name.as_str(), e.value.as_deref().unwrap_or_default())).collect();
-    let mut room = env::MOST;
+    let mut room = env::MAX_BYTES;
     let one = |text: &String| {
         let text = expand(text, room, |name| variables.get(name).copied())?;
         room -= text.len();

@@ -175,7 +175,7 @@ pub trait Sockets: Send + Sync + 'static {
     async fn bind_udp(&self, at: SocketAddr) -> Result<Box<dyn Datagrams>>;
 
     /// Resolves a name with the pod's search path (`hello`, `hello.default`, `hello.default.svc.cluster.local`, `hostAliases`),
-    /// then outside. All addresses, IPv4 first.
+    /// then outside. All addresses, IPv4 first. A literal address is itself, `localhost` the pod.
     async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>>;
 
     /// Performs an outgoing HTTP request (absolute URI, `http` or `https`): names, egress rules, load balancing and TLS are the

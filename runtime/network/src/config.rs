@@ -63,6 +63,8 @@ pub struct Limits {
     pub buffer: usize,
     /// Datagrams queued at a UDP socket; further ones are lost.
     pub datagrams: usize,
+    /// Bytes queued at a UDP socket; datagrams above them are lost. At least the largest datagram.
+    pub datagram_bytes: usize,
     /// Connections through all node ports, and relayed ones of the dialer.
     pub relayed: usize,
     /// Concurrent look-ups of outside names.
@@ -80,6 +82,7 @@ impl Default for Limits {
             backlog: 128,
             buffer: 64 * 1024,
             datagrams: 256,
+            datagram_bytes: 64 * 1024,
             relayed: 8192,
             lookups: 32,
             lookups_per_pod: 4,

@@ -58,9 +58,43 @@ struct Binding<T> {
 /// A datagram and its sender.
 pub(crate) type Datagram = (Bytes, SocketAddr);
 
+/// Where the datagrams of a UDP socket wait: bounded in number and in bytes. What finds it full is lost, as on any network.
+#[derive(Clone)]
+pub(crate) struct Inbox {
+    sender: mpsc::Sender<Waiting>,
+    room: Arc<Semaphore>,
+}
+
+/// A datagram that waits. It has its bytes of the queue until it is dropped.
+pub(crate) type Waiting = (Datagram, OwnedSemaphorePermit);
+
+impl Inbox {
+    pub(crate) fn new(limits: &Limits) -> (Self, mpsc::Receiver<Waiting>) {
+        let (sender, receiver) = mpsc::channel(limits.datagrams.max(1));
+        (Self { sender, room: Arc::new(Semaphore::new(limits.datagram_bytes)) }, receiver)
+    }
+
+    pub(crate) fn put(&self, datagram: Datagram) {
+        // an empty one is an entry as well
+        let bytes = u32::try_from(datagram.0.len().max(1)).unwrap_or(u32::MAX);
+        if let Ok(room) = self.room.clone().try_acquire_many_owned(bytes) {
+            let _ = self.sender.try_send((datagram, room));
+        }
+    }
+
+    /// The inbox as long as its socket is bound: the binding holds it.
+    pub(crate) fn downgrade(&self) -> (mpsc::WeakSender<Waiting>, Arc<Semaphore>) {
+        (self.sender.downgrade(), self.room.clone())
+    }
+
+    pub(crate) fn upgrade((sender, room): &(mpsc::WeakSender<Waiting>, Arc<Semaphore>)) -> Option<Self> {
+        Some(Self { sender: sender.upgrade()?, room: room.clone() })
+    }
+}
+
 struct Ports {
     tcp: HashMap<u16, Vec<Binding<Bound>>>,
-    udp: HashMap<u16, Vec<Binding<mpsc::Sender<Datagram>>>>,
+    udp: HashMap<u16, Vec<Binding<Inbox>>>,
     closed: bool,
 }
 
@@ -208,8 +242,8 @@ impl Pod {
         Ok(Lease { pod: self.clone(), table: Table::Tcp, id, local, _permit: permit })
     }
 
-    pub(crate) fn bind_udp(self: &Arc<Self>, at: SocketAddr, queue: mpsc::Sender<Datagram>) -> Result<Lease> {
-        let (local, id, permit) = self.bind(at, |ports| &mut ports.udp, queue)?;
+    pub(crate) fn bind_udp(self: &Arc<Self>, at: SocketAddr, inbox: Inbox) -> Result<Lease> {
+        let (local, id, permit) = self.bind(at, |ports| &mut ports.udp, inbox)?;
         Ok(Lease { pod: self.clone(), table: Table::Udp, id, local, _permit: permit })
     }
 
@@ -251,9 +285,9 @@ impl Pod {
 
     /// Delivers a datagram; it is lost when the port is not bound or the queue is full.
     pub(crate) fn deliver(&self, port: u16, by_loopback: bool, datagram: Datagram) {
-        let queue = find(&self.ports.lock().udp, port, by_loopback);
-        if let Some(queue) = queue {
-            let _ = queue.try_send(datagram); // full: lost, as on any network
+        let inbox = find(&self.ports.lock().udp, port, by_loopback);
+        if let Some(inbox) = inbox {
+            inbox.put(datagram);
         }
     }
 

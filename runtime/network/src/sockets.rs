@@ -1,10 +1,9 @@
 //! A pod's own view of the network.
 
 use crate::{
-    config::Limits,
     egress, http,
     network::{Route, Source, VirtualNetwork},
-    pod::{Bound, Datagram, Guarded, Lease, Pod},
+    pod::{Bound, Guarded, Inbox, Lease, Pod, Waiting},
     table::Protocol,
 };
 use bytes::Bytes;
@@ -19,7 +18,7 @@ use std::{
 };
 use tokio::{
     net::UdpSocket,
-    sync::{Mutex as AsyncMutex, mpsc},
+    sync::{Mutex as AsyncMutex, Semaphore, mpsc},
     task::JoinHandle,
 };
 
@@ -36,10 +35,6 @@ pub(crate) struct PodSockets {
 impl PodSockets {
     pub(crate) fn new(network: VirtualNetwork, pod: Arc<Pod>) -> Self {
         Self { network, pod }
-    }
-
-    fn limits(&self) -> Limits {
-        self.pod.limits
     }
 }
 
@@ -63,9 +58,9 @@ impl Sockets for PodSockets {
     }
 
     async fn bind_udp(&self, at: SocketAddr) -> Result<Box<dyn Datagrams>> {
-        let (sender, receiver) = mpsc::channel(self.limits().datagrams.max(1));
-        let incoming = sender.downgrade();
-        let lease = self.pod.bind_udp(at, sender)?;
+        let (inbox, receiver) = Inbox::new(&self.pod.limits);
+        let incoming = inbox.downgrade();
+        let lease = self.pod.bind_udp(at, inbox)?;
         Ok(Box::new(PodDatagrams {
             lease,
             network: self.network.clone(),
@@ -157,9 +152,9 @@ struct PodDatagrams {
     lease: Lease,
     network: VirtualNetwork,
     pod: Arc<Pod>,
-    /// Weak, because the binding holds the sender: a closed pod ends the socket.
-    incoming: mpsc::WeakSender<Datagram>,
-    waiting: AsyncMutex<mpsc::Receiver<Datagram>>,
+    /// Weak, because the binding holds the inbox: a closed pod ends the socket.
+    incoming: (mpsc::WeakSender<Waiting>, Arc<Semaphore>),
+    waiting: AsyncMutex<mpsc::Receiver<Waiting>>,
     peers: Arc<Mutex<Peers>>,
     /// For IPv4 and IPv6.
     outside: [AsyncMutex<Option<Outside>>; 2],
@@ -221,7 +216,7 @@ impl Datagrams for PodDatagrams {
 
     async fn receive(&self) -> Result<(Bytes, SocketAddr)> {
         let next = self.waiting.lock().await.recv().await;
-        let (data, from) = next.ok_or_else(|| Error::Reset("the pod has left the network".into()))?;
+        let ((data, from), _room) = next.ok_or_else(|| Error::Reset("the pod has left the network".into()))?;
         let from = self.peers.lock().0.get(&from).copied().unwrap_or(from);
         Ok((data, mapped(from, self.lease.local)))
     }
@@ -241,10 +236,9 @@ impl PodDatagrams {
         let receiver = tokio::spawn(async move {
             let mut buffer = vec![0; MAX_DATAGRAM];
             while let Ok((size, from)) = receiving.recv_from(&mut buffer).await {
-                let Some(incoming) = incoming.upgrade() else { return };
+                let Some(inbox) = Inbox::upgrade(&incoming) else { return };
                 if peers.lock().0.contains_key(&from) {
-                    // Lost when the queue is full, as on any network.
-                    let _ = incoming.try_send((Bytes::copy_from_slice(&buffer[..size]), from));
+                    inbox.put((Bytes::copy_from_slice(&buffer[..size]), from));
                 }
             }
         });

@@ -461,6 +461,24 @@ async fn datagrams_reach_pods_and_services_and_answers_come_back() {
 }
 
 #[tokio::test]
+async fn what_a_udp_socket_has_not_read_is_bounded_in_bytes() {
+    let network = network_with(|config| config.limits.datagram_bytes = 1000);
+    let ((a, _), (b, b_ip)) = (pod(&network, "a").await, pod(&network, "b").await);
+    let server = b.bind_udp(at("0.0.0.0:53")).await.expect("bound");
+    let client = a.bind_udp(at("0.0.0.0:0")).await.expect("bound");
+    for size in [600, 600, 400, 0, 1] {
+        client.send_to(Bytes::from(vec![1; size]), SocketAddr::new(b_ip, 53)).await.expect("sent or lost");
+    }
+    let mut read = Vec::new();
+    for _ in 0..2 {
+        read.push(timeout(LIVENESS, server.receive()).await.expect("in time").expect("received").0.len());
+    }
+    assert_eq!(read, [600, 400], "the second, and what came when all was taken, are lost");
+    client.send_to(Bytes::from(vec![1; 1000]), SocketAddr::new(b_ip, 53)).await.expect("sent");
+    assert_eq!(timeout(LIVENESS, server.receive()).await.expect("in time").expect("received").0.len(), 1000);
+}
+
+#[tokio::test]
 async fn datagrams_reach_the_outside_by_a_host_socket() {
     let host = tokio::net::UdpSocket::bind("127.0.0.1:0").await.expect("a port");
     let to = host.local_addr().expect("bound");

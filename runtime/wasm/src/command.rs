@@ -11,6 +11,7 @@ use wasmtime::{
     InstancePre, Store,
     component::{self, Val},
 };
+use wasmtime_wasi::p3;
 
 /// Prefix of a command that names an exported function to call instead of the program.
 const FUNCTION: char = '@';
@@ -41,6 +42,7 @@ pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Imag
             return ran.map_err(|error| store.data().with_cause(error));
         }
         Target::Command(pre) => pre.instance_pre(),
+        Target::Command3(pre) => pre,
         Target::Http(_) if function.is_none() => {
             let tools = crate::tools::names();
             return Ok(End::cannot_run(format!(
@@ -61,9 +63,18 @@ pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Imag
             };
             ran.await.map(|returned| End::exited(i32::from(returned.is_err())))
         }
+        (Target::Command3(pre), None) => asynchronous(&mut store, pre).await,
         (_, name) => component_function(side, &mut store, pre, name.as_deref().unwrap_or_default()).await,
     };
     ran.map_err(|error| store.data().with_cause(error))
+}
+
+/// A command of WASI 0.3.
+async fn asynchronous(store: &mut Store<Guest>, pre: &component::InstancePre<Guest>) -> wasmtime::Result<End> {
+    let instance = pre.instantiate_async(&mut *store).await?;
+    let command = p3::bindings::Command::new(&mut *store, &instance)?;
+    let ran = store.run_concurrent(async |store| command.wasi_cli_run().call_run(store).await).await??;
+    Ok(End::exited(i32::from(ran.is_err())))
 }
 
 async fn module(

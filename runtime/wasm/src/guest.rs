@@ -6,12 +6,14 @@ use crate::{
     exit,
     files::{self, Refused, Unopened, budget},
     host::{self, HostMemoryMeter},
+    keyvalue::{self, Pairs},
     memory::{InstanceMemory, MemoryAccount},
     metrics::Metrics,
     outgoing::Outgoing,
     places::Held,
     preview::PREVIEW_1,
     quota::Quota,
+    sockets,
     stdio::{self, Output},
 };
 use container::{
@@ -27,17 +29,19 @@ use std::sync::{
 use tokio::{io::DuplexStream, sync::Semaphore};
 use wasmtime::{
     Engine, Store,
-    component::{Linker, Resource},
+    component::{HasData, Linker, Resource},
 };
 use wasmtime_wasi::{
     I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
     filesystem::{Descriptor, Dir, WasiFilesystemCtx},
     p1::WasiP1Ctx,
+    p3,
 };
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-/// Most host resources (streams, requests, pollables, files) of an instance. Open files have a separate, far lower limit.
-const MAX_RESOURCES: usize = 4_096;
+/// Host resources (streams, requests, sockets, pollables, files) that an instance may hold. Open files have a bound of their own, far below
+/// it, and so have the connections of a pod, each of which is four: the socket, its streams and a pollable.
+const MAX_RESOURCES: usize = 8_192;
 
 /// Most host resources of an instance that answers one request.
 const MAX_REQUEST_RESOURCES: usize = 1_024;
@@ -57,6 +61,8 @@ pub(crate) struct Shared {
     pub(crate) sockets: Arc<dyn Sockets>,
     pub(crate) log: Log,
     pub(crate) memory: Arc<MemoryAccount>,
+    /// Of all containers of its pod.
+    pub(crate) pairs: Arc<Pairs>,
     pub(crate) quota: Arc<Quota>,
     pub(crate) outgoing: Arc<Semaphore>,
     pub(crate) files: Arc<budget::PodFiles>,
@@ -141,6 +147,19 @@ pub(crate) struct Guest {
     live: Live,
 }
 
+/// What host functions of our own see of a component instance.
+pub(crate) struct View<'a> {
+    pub(crate) table: &'a mut ResourceTable,
+    pub(crate) shared: &'a Arc<Shared>,
+}
+
+/// Names [`View`] for wasmtime.
+pub(crate) struct Here;
+
+impl HasData for Here {
+    type Data<'a> = View<'a>;
+}
+
 /// The state of a core module's instance.
 pub(crate) struct CoreGuest {
     wasi: WasiP1Ctx,
@@ -155,7 +174,12 @@ pub(crate) struct CoreGuest {
 }
 
 impl Guest {
-    /// Lists its folders. Those of a command are placeholders until their first use.
+    pub(crate) fn view(&mut self) -> View<'_> {
+        self.host_memory.measure(&mut self.table, &mut self.memory);
+        View { table: &mut self.table, shared: &self.live.0 }
+    }
+
+    /// Lists its folders, opened or not: each of a command's is when it uses it.
     pub(crate) fn preopens(&mut self) -> wasmtime::Result<Vec<(Resource<Descriptor>, String)>> {
         let shared = self.live.0.clone();
         let mut shown = Vec::new();
@@ -296,11 +320,22 @@ impl WasiHttpView for Guest {
     }
 }
 
-/// The imports of components: WASI 0.2 and wasi:http.
+/// What components may import: WASI 0.2 and 0.3, both with wasi:http, wasi:config and wasi:keyvalue.
 pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    linker.allow_shadowing(true);
+    sockets::p2::add_to_linker(&mut linker, Guest::view)?;
+    linker.allow_shadowing(false);
+    p3::cli::add_to_linker(&mut linker)?;
+    p3::clocks::add_to_linker(&mut linker)?;
+    p3::random::add_to_linker(&mut linker)?;
+    // without folders: those of the pod are for 0.2, whose functions are held to its limits
+    p3::filesystem::add_to_linker(&mut linker)?;
+    sockets::p3::add_to_linker(&mut linker, Guest::view)?;
+    wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    keyvalue::add_to_linker(&mut linker, Guest::view)?;
     Ok(linker)
 }
 

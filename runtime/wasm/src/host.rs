@@ -4,7 +4,14 @@
 //! therefore weighed every few calls of the host and charged to the instance's account. What cannot be looked into is charged as the
 //! most that it may hold. An instance that may not have what the host holds already loses it at once: the call under way fails.
 
-use crate::memory::InstanceMemory;
+use crate::{
+    memory::InstanceMemory,
+    sockets::{
+        p2,
+        tcp::Tcp,
+        udp::{Incoming, Udp},
+    },
+};
 use std::any::Any;
 use wasmtime::component::ResourceTable;
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, bindings::filesystem::types::DirectoryEntryStream};
@@ -38,6 +45,8 @@ const STREAM: u64 = 8 << 10;
 const UNDER_WAY: u64 = 64 << 10;
 /// Of a folder's list, which is read whole.
 const LISTING: u64 = 64 << 10;
+/// Of a UDP socket that receives: its queue in the network.
+const DATAGRAMS: u64 = 64 << 10;
 
 /// Weighs what an instance's table holds.
 #[derive(Default)]
@@ -92,6 +101,16 @@ fn weight(resource: &(dyn Any + Send)) -> u64 {
     }
     if let Some(response) = resource.downcast_ref::<HostIncomingResponse>() {
         return STREAM + fields_weight(&response.headers);
+    }
+    if let Some(socket) = resource.downcast_ref::<p2::Socket>() {
+        return SMALL + socket.tcp.weight() as u64;
+    }
+    if let Some(socket) = resource.downcast_ref::<Tcp>() {
+        // of 0.3, whose streams are not in the table
+        return SMALL + 2 * STREAM + socket.weight() as u64;
+    }
+    if resource.is::<Incoming>() || resource.downcast_ref::<Udp>().is_some_and(Udp::is_bound) {
+        return DATAGRAMS;
     }
     if resource.is::<HostFutureIncomingResponse>() {
         return UNDER_WAY;

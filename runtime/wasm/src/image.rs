@@ -10,7 +10,7 @@ use std::{fmt, sync::Arc};
 use tokio::sync::OnceCell;
 use wasmtime::{
     InstancePre, Module, ResourcesRequired,
-    component::{Component, types::ComponentItem},
+    component::{self, Component, types::ComponentItem},
 };
 use wasmtime_wasi::p2::bindings::CommandPre;
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
@@ -47,6 +47,8 @@ pub(crate) enum Kind {
 pub(crate) enum Target {
     Http(ProxyPre<Guest>),
     Command(CommandPre<Guest>),
+    /// `wasi:cli/run` of WASI 0.3, whose function is asynchronous.
+    Command3(component::InstancePre<Guest>),
     Core(InstancePre<CoreGuest>),
 }
 
@@ -62,11 +64,23 @@ pub(crate) enum Code {
     Module(Module),
 }
 
-pub(crate) const EXPECTED: &str = "expected a component that exports wasi:http/incoming-handler@0.2 or wasi:cli/run@0.2, or a core module \
-                        with the function _start (WASI preview 1)";
+pub(crate) const EXPECTED: &str = "expected a component that exports wasi:http/incoming-handler@0.2, or wasi:cli/run@0.2 or @0.3, or a core \
+                        module with the function _start (WASI preview 1)";
 
 /// The entry functions of core modules. The first one that is exported is called, as by `wasmtime run`.
 pub(crate) const ENTRY_FUNCTIONS: [&str; 2] = ["", "_start"];
+
+const HANDLER: &str = "wasi:http/incoming-handler@0.2.";
+const RUN: &str = "wasi:cli/run@0.2.";
+
+/// The interfaces of a component that may be its program, the first of them that it has, without the last number of their versions.
+pub(crate) const COMPONENTS: [&str; 3] = [HANDLER, RUN, "wasi:cli/run@0.3."];
+
+/// What is said to whoever has a handler of WASI 0.3.
+pub(crate) fn hint(exports: &[&str]) -> &'static str {
+    let later = exports.iter().any(|name| name.starts_with("wasi:http/handler@0.3."));
+    if later { "; handlers of WASI 0.3 are not supported yet" } else { "" }
+}
 
 impl Image {
     /// An image of code that was loaded for the pool, for single instances, or both.
@@ -117,7 +131,7 @@ impl Target {
     pub(crate) fn kind(&self) -> Kind {
         match self {
             Self::Http(_) => Kind::Http,
-            Self::Command(_) => Kind::Command,
+            Self::Command(_) | Self::Command3(_) => Kind::Command,
             Self::Core(_) => Kind::Core,
         }
     }
@@ -132,17 +146,14 @@ impl Target {
             .map(|(name, _)| name)
             .collect();
         let exported = |interface: &str| exports.iter().any(|name| name.starts_with(interface));
-        let (http, run) = (exported("wasi:http/incoming-handler@0.2."), exported("wasi:cli/run@0.2."));
-        if !http && !run {
-            let later = exports.iter().any(|name| name.starts_with("wasi:") && name.contains("@0.3."));
-            let hint = if later { "; WASI 0.3 is not supported yet" } else { "" };
-            return Err(invalid(format!("this component exports {}{hint}", list_names(&exports))));
-        }
+        let Some(entry) = COMPONENTS.into_iter().find(|name| exported(name)) else {
+            return Err(invalid(format!("this component exports {}{}", list_names(&exports), hint(&exports))));
+        };
         let pre = side.components.instantiate_pre(component).map_err(unlinkable)?;
-        Ok(if http {
-            Self::Http(ProxyPre::new(pre).map_err(unlinkable)?)
-        } else {
-            Self::Command(CommandPre::new(pre).map_err(unlinkable)?)
+        Ok(match entry {
+            HANDLER => Self::Http(ProxyPre::new(pre).map_err(unlinkable)?),
+            RUN => Self::Command(CommandPre::new(pre).map_err(unlinkable)?),
+            _ => Self::Command3(pre),
         })
     }
 
@@ -178,8 +189,7 @@ fn unlinkable(error: wasmtime::Error) -> Error {
     Error::Invalid(format!("{NOT_OFFERED}: {error:#}"))
 }
 
-pub(crate) const NOT_OFFERED: &str =
-    "it imports what this node does not offer (WASI preview 1 for modules, WASI 0.2 with wasi:http for components)";
+pub(crate) const NOT_OFFERED: &str = "it imports what this node does not offer (WASI preview 1 for modules; WASI 0.2 and 0.3 with wasi:http, wasi:config and wasi:keyvalue for components)";
 
 /// Joins the first few names: a hostile module may have a million.
 pub(crate) fn list_names(names: &[&str]) -> String {

@@ -2,7 +2,7 @@
 //! loads or applies it learns at once what its pod would say later. What this lets pass may still be refused by the compiler.
 
 use crate::{
-    image::{ENTRY_FUNCTIONS, EXPECTED, NOT_OFFERED, list_names},
+    image::{COMPONENTS, ENTRY_FUNCTIONS, EXPECTED, NOT_OFFERED, hint, list_names},
     preview::{FUNCTIONS, PREVIEW_1, UNSTABLE},
 };
 use wasmparser::{Encoding, ExternalKind, MemoryType, Parser, Payload, TypeRef};
@@ -11,9 +11,17 @@ use wasmparser::{Encoding, ExternalKind, MemoryType, Parser, Payload, TypeRef};
 const SHARED: &str =
     "it has a memory that threads share, which this node does not offer (atomics on other memories run)";
 
-/// What components may import from, in version 0.2.
+/// What components may import from, in versions 0.2 and 0.3.
 const PACKAGES: [&str; 7] =
     ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:http/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
+
+/// What they may import beside it: drafts, in exactly these versions.
+const DRAFTS: [&str; 4] = [
+    "wasi:config/store@0.2.0-rc.1",
+    "wasi:keyvalue/atomics@0.2.0-draft",
+    "wasi:keyvalue/batch@0.2.0-draft",
+    "wasi:keyvalue/store@0.2.0-draft",
+];
 
 /// Why a module or component can never run on this node; `None` if nothing is seen that speaks against it, or if it is neither.
 pub fn never_runs(bytes: &[u8]) -> Option<String> {
@@ -23,16 +31,12 @@ pub fn never_runs(bytes: &[u8]) -> Option<String> {
     }
     let exports: Vec<&str> = names.exports.iter().map(String::as_str).collect();
     let entry = match names.component {
-        true => exports.iter().any(|name| {
-            ["wasi:http/incoming-handler@0.2.", "wasi:cli/run@0.2."].iter().any(|known| name.starts_with(known))
-        }),
+        true => exports.iter().any(|name| COMPONENTS.iter().any(|known| name.starts_with(known))),
         false => names.starts,
     };
     if !entry {
         let what = if names.component { "component" } else { "core module" };
-        let later = names.component && exports.iter().any(|name| name.starts_with("wasi:") && name.contains("@0.3."));
-        let hint = if later { "; WASI 0.3 is not supported yet" } else { "" };
-        return Some(format!("this {what} exports {}{hint}; {EXPECTED}", list_names(&exports)));
+        return Some(format!("this {what} exports {}{}; {EXPECTED}", list_names(&exports), hint(&exports)));
     }
     let unknown: Vec<&str> = names.imports.iter().map(String::as_str).filter(|name| !names.is_offered(name)).collect();
     (!unknown.is_empty()).then(|| format!("{NOT_OFFERED}: {}", list_names(&unknown)))
@@ -102,7 +106,10 @@ impl Names {
 
     fn is_offered(&self, import: &str) -> bool {
         match self.component {
-            true => import.contains("@0.2.") && PACKAGES.iter().any(|package| import.starts_with(package)),
+            true => {
+                let version = ["@0.2.", "@0.3."].iter().any(|version| import.contains(version));
+                version && PACKAGES.iter().any(|package| import.starts_with(package)) || DRAFTS.contains(&import)
+            }
             false => import
                 .split_once("::")
                 .is_some_and(|(module, name)| [PREVIEW_1, UNSTABLE].contains(&module) && FUNCTIONS.contains(&name)),
@@ -158,6 +165,12 @@ mod tests {
         assert_eq!(told(&format!(r#"(component (import "wasi:io/poll@0.2.3" (instance)) {run})"#)), None);
         let later =
             told(r#"(component (instance $i) (export "wasi:http/handler@0.3.0" (instance $i)))"#).expect("later");
-        assert!(later.contains("WASI 0.3 is not supported yet"), "{later}");
+        assert!(later.contains("handlers of WASI 0.3 are not supported yet"), "{later}");
+        let run3 = r#"(instance $i) (export "wasi:cli/run@0.3.0" (instance $i))"#;
+        for offered in ["wasi:cli/stdout@0.3.2", "wasi:config/store@0.2.0-rc.1", "wasi:keyvalue/batch@0.2.0-draft"] {
+            assert_eq!(told(&format!(r#"(component (import "{offered}" (instance)) {run3})"#)), None, "{offered}");
+        }
+        let draft = told(&format!(r#"(component (import "wasi:keyvalue/store@0.2.0-draft2" (instance)) {run3})"#));
+        assert!(draft.is_some_and(|text| text.ends_with(": wasi:keyvalue/store@0.2.0-draft2")));
     }
 }

@@ -28,8 +28,8 @@
 //!   HTTP handler unbinds, finishes its requests within the grace period and ends with 0, or with 137 if some had to be cut.
 //!
 //! # wasi:sockets
-//! `create-tcp-socket`, `create-udp-socket` and name lookups answer `access-denied` until the host resources over
-//! [`container::net::Sockets`] exist. What a spike of them showed: see [`sockets`].
+//! TCP, UDP and names are host resources of our own over [`container::net::Sockets`]: a guest's listener is the pod's, and no socket of
+//! the host.
 
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
@@ -55,6 +55,7 @@ mod image;
 pub mod inspect;
 mod instances;
 pub mod key;
+mod keyvalue;
 mod limits;
 mod malloc_trim;
 mod memory;
@@ -68,7 +69,7 @@ mod queue;
 mod quota;
 mod runtime;
 mod served;
-pub mod sockets;
+mod sockets;
 mod stdio;
 mod terminal;
 mod ticker;

@@ -12,6 +12,7 @@ use crate::{
     guest::{Io, Shared},
     http::Handler,
     image::{Image, Kind},
+    keyvalue::Pairs,
     malloc_trim::MallocTrim,
     memory::MemoryAccount,
     metrics::{Metrics, Now, Present},
@@ -87,6 +88,7 @@ struct Inner {
 struct Sandbox {
     sockets: Arc<dyn Sockets>,
     memory: Arc<MemoryAccount>,
+    pairs: Arc<Pairs>,
     quota: Arc<Quota>,
     files: Arc<budget::PodFiles>,
 }
@@ -463,11 +465,15 @@ impl Runtime for Wasmtime {
 
     async fn sandbox(&self, spec: SandboxSpec, sockets: Arc<dyn Sockets>) -> Result<()> {
         let mut sandboxes = self.0.sandboxes.lock();
-        sandboxes.entry(spec.id).or_insert_with(|| Sandbox {
-            sockets,
-            memory: MemoryAccount::new("the pod", spec.limits.memory_bytes, Some(self.0.memory.clone())),
-            quota: Quota::new(spec.limits.cpu_millis, None),
-            files: budget::PodFiles::new(self.0.files.clone()),
+        sandboxes.entry(spec.id).or_insert_with(|| {
+            let memory = MemoryAccount::new("the pod", spec.limits.memory_bytes, Some(self.0.memory.clone()));
+            Sandbox {
+                sockets,
+                pairs: Pairs::new(memory.clone()),
+                memory,
+                quota: Quota::new(spec.limits.cpu_millis, None),
+                files: budget::PodFiles::new(self.0.files.clone()),
+            }
         });
         Ok(())
     }
@@ -485,9 +491,9 @@ impl Runtime for Wasmtime {
 
     async fn create(&self, sandbox: &SandboxId, mut spec: ContainerSpec) -> Result<()> {
         spec.env = last_wins(spec.env);
-        let found = self.0.sandboxes.lock().get(sandbox).cloned();
-        let Sandbox { sockets, memory, quota, files } =
-            found.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
+        let room = self.0.sandboxes.lock().get(sandbox).cloned();
+        let Sandbox { sockets, memory, pairs, quota, files } =
+            room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
         let options = &self.0.options;
         let log = Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk);
         set_working_directory(&mut spec, &log);
@@ -502,6 +508,7 @@ impl Runtime for Wasmtime {
             sockets,
             log,
             memory: MemoryAccount::new("the container", spec.limits.memory_bytes, Some(memory)),
+            pairs,
             quota: Quota::new(spec.limits.cpu_millis, Some(quota)),
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
             files,

@@ -1,62 +1,163 @@
-//! How wasi:sockets will stand on [`container::net::Sockets`]. Nothing of it runs here yet: until then sockets are refused with
-//! `access-denied`, which is what wasmtime-wasi answers while TCP, UDP and lookups are not allowed.
+//! wasi:sockets over [`container::net::Sockets`]: TCP, UDP and names, of WASI 0.2 (`p2`) and 0.3 (`p3`).
 //!
-//! # What the spike showed
-//! A spike outside this repository was compiled against wasmtime 48 and run: all of WASI 0.2's `tcp`, `tcp-create-socket`, `udp`,
-//! `udp-create-socket` and `ip-name-lookup` as host resources of our own (under 1000 lines) over the virtual network's `Sockets`,
-//! driven by two components written in Rust under a ticking epoch: a server that waits in one `poll` for its listener, its connections
-//! and its UDP socket, and a client. wasmtime-wasi's own TCP, UDP and lookups stayed forbidden, so that nothing came from them. What ran:
+//! wasmtime-wasi's own sockets are sockets of the host, and its check of addresses can only allow or deny. A guest's are the pod's: a
+//! bind takes a port of the pod and makes no socket of the host, names and addresses are the cluster's, and the network decides what is
+//! reached. So wasmtime-wasi gives the bindings only. Its resource types name the entries of an instance's table; what stands in the
+//! entries is [`tcp::Tcp`], [`udp::Udp`] and their streams (`ours` and `theirs` turn a handle of the one into one of the other).
 //!
-//! * The server binds 0.0.0.0:7000 and echoes to clients that resolve a Service's name, a name of `hostAliases` and `localhost` and
-//!   connect to what they got; also to a connection of the cluster's dialer. Both sides tell truthful local and remote addresses:
-//!   the client the Service's, the server the pod's.
-//! * Half-close: after `shutdown(send)` the peer reads the end and still answers; writing is then `closed`. A megabyte there and back,
-//!   written by `check-write` while the echo is read, with the shutdown asked for while a write still waits: nothing is lost.
-//! * Refused: a port where nobody listens or that is only bound (`connection-refused`), a taken port, another's address, an unknown
-//!   name, the metadata address (`access-denied`), and what a socket's state forbids (`invalid-state`, `would-block`).
-//! * A socket bound to 5555 connects from 5555. With the first form of the seam, where bind was `listen`, it did not, and a port that was
-//!   only bound took connections: hence [`BoundPort`](container::net::BoundPort).
-//! * An IPv6 listener and client on the pod's `::1`; an IPv4 address on an IPv6 socket is `invalid-argument`.
-//! * UDP both ways, unconnected and connected, through the Service too: the answer comes from the Service's address.
-//!
-//! Not run: addresses outside the cluster that are allowed, CPU limits, a guest killed with sockets open, WASI 0.3's `sockets/types`.
-//!
-//! # How the linker is put together
-//! wasmtime-wasi's resources wrap tokio's sockets and their address check can only allow or deny, so they cannot be used at all in virtual
-//! mode. `bindgen!` makes the five interfaces anew with `with:` naming our types for `tcp-socket`, `udp-socket`, both datagram streams and
-//! `resolve-address-stream`; the whole of `wasi:io`, `wasi:clocks` and `wasi:sockets/network` is `with:` wasmtime-wasi's own bindings, so
-//! that `network`, `instance-network`, pollables and streams stay stock, and so does `SocketError` as the trappable error (for that the
-//! view implements `network::Host` with its `convert_error_code`). `p2::add_to_linker_async` first, then `allow_shadowing(true)`, the five
-//! `add_to_linker` calls, `allow_shadowing(false)`. `bindgen!` reads WIT files at compile time and no crate exports them: the
-//! packages io, clocks and sockets of WASI 0.2.12 must be in this folder. Only `start-bind` and `start-listen` need to be `async`.
-//!
-//! # What each function needs
-//!
-//! | WASI | `Sockets` |
+//! | WASI | [`Sockets`](container::net::Sockets) |
 //! | --- | --- |
-//! | `start-bind` / `finish-bind` | [`bind`](container::net::Sockets::bind): finds the port taken and chooses port 0, which `local-address` tells. Until it listens it refuses, for probes too |
-//! | `start-listen` / `accept` | [`BoundPort::listen`](container::net::BoundPort::listen), [`accept`](container::net::Listener::accept). Where the bound address is unspecified, the local address of an accepted socket is the peer's own if that is a loopback, else the pod's of the same family |
-//! | `start-connect` / `finish-connect` | [`connect`](container::net::Sockets::connect), or [`BoundPort::connect`](container::net::BoundPort::connect) of a bound socket, as a boxed future inside the resource, without a task: what it returns is the local address; the remote one is what the guest asked for, a Service's included |
-//! | streams | `tokio::io::split` of the stream; reads by demand. A write that must wait becomes a task that owns the writing half until it is done, since the guest need not poll its stream for it; `check-write` is 0 meanwhile |
-//! | `shutdown` | `send` is `poll_shutdown`, after that task; `receive` drops the reading half. Dropping a stream does nothing, dropping the socket drops both halves after that task |
-//! | `subscribe` | ready when the connection under way is settled; of a listener when one was accepted into a slot, which `accept` empties |
-//! | options (keep-alive, hop limit, buffer sizes, backlog) | kept and told back, without effect; 0 is `invalid-argument` |
-//! | `udp.start-bind`, `stream` | [`bind_udp`](container::net::Sockets::bind_udp); a connected stream filters by peer on this side. `send` polls [`send_to`](container::net::Datagrams::send_to) once (inside the cluster it never waits); one that waits becomes a task, and `check-send` is 0 meanwhile |
-//! | `resolve-addresses` | [`resolve`](container::net::Sockets::resolve) as a boxed future; all its addresses in order. Literals too: there is no second parser |
+//! | bind | `bind`: finds the port taken and chooses port 0. A port that does not listen yet refuses |
+//! | listen, accept | `BoundPort::listen`, `Listener::accept`. The local address of an accepted connection is one of the pod's, as its peer used it |
+//! | connect | `connect`, or `BoundPort::connect` of a bound socket. The remote address is what the guest asked for, a Service's included |
+//! | UDP | `bind_udp`. A connected socket filters by peer on this side |
+//! | resolve-addresses | `resolve`: all addresses in its order. Literals too: there is no second parser |
+//! | keep-alive, hop limit, buffer sizes, backlog | kept and told back, without effect; 0 is an invalid argument |
 //!
-//! Functions that must not block poll with a waker that does nothing. That is safe because `ready` polls again with a real one; it holds
-//! on to one future of `accept` or `receive` meanwhile, since nothing promises that a waker outlives the future it was given to, and
-//! drops it when another pollable wins: so both must be cancel-safe, as the seam says. tokio's cooperative budget may make such a poll
-//! say `would-block` although something is there (reasoned, not seen); the `poll` that follows finds it.
+//! Functions that must not block poll once (`now`). What is not ready then stays in its resource, and the `ready` of the resource polls
+//! it with a waker.
 //!
-//! Errors map one to one: `Refused` connection-refused, `AddressInUse` address-in-use, `NotAvailable` address-not-bindable, `Denied`
-//! access-denied, `NoSuchHost` name-unresolvable, `TimedOut` timeout (of a lookup: temporary-resolver-failure), `Unreachable`
-//! remote-unreachable, `Unsupported` not-supported, `Protocol` unknown, `Reset` connection-reset, `Exhausted` new-socket-limit. A broken
-//! pipe while writing is the stream's `closed`. Failures inside a stream must be `std::io::Error`s, so that `network-error-code` works.
+//! What bounds them: the network's limit of sockets of a pod (what is bound or connected), the capacity of the instance's table (the
+//! others), and the container's memory, which is charged for what a connection may hold ([`crate::host`]).
 //!
-//! # Still to be decided when it is built
-//! * A task that finishes a write outlives the guest while the peer does not read: it needs the container's token and a time limit.
-//! * The pod's bound on sockets covers what is bound or connected; sockets that are neither are held by the table's capacity only.
-//! * Detaching a pod ends its listeners and UDP sockets, not its streams: those end with the guest.
-//!
-//! Preview 1 modules have no way to open sockets: wasmtime does not implement `sock_accept` and its like, and they stay so.
+//! Modules of preview 1 have no way to open sockets: wasmtime does not implement `sock_accept` and its like.
+
+pub(crate) mod p2;
+mod p2_udp;
+pub(crate) mod p3;
+mod p3_udp;
+pub(crate) mod stream;
+pub(crate) mod tcp;
+pub(crate) mod udp;
+
+use container::net;
+use std::{
+    net::{IpAddr, SocketAddr},
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+use wasmtime::component::Resource;
+use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
+
+/// Polls once, without a waker. tokio's budget of polls does not count: it would say that nothing is there.
+pub(crate) fn now<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
+    let future = pin!(tokio::task::coop::unconstrained(std::future::poll_fn(poll)));
+    future.poll(&mut Context::from_waker(Waker::noop()))
+}
+
+/// The handle of our resource behind one of wasmtime-wasi's.
+fn ours<T: 'static, W: 'static>(handle: &Resource<W>) -> Resource<T> {
+    match handle.owned() {
+        true => Resource::new_own(handle.rep()),
+        false => Resource::new_borrow(handle.rep()),
+    }
+}
+
+/// wasmtime-wasi's handle for a resource of ours.
+fn theirs<T: 'static, W: 'static>(handle: &Resource<T>) -> Resource<W> {
+    ours(handle)
+}
+
+/// Why a call of a guest fails.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Fault {
+    /// The network says so.
+    Net(net::Error),
+    /// Not in this state of the socket.
+    InvalidState,
+    /// Not with these arguments.
+    InvalidArgument,
+    /// A datagram above the largest.
+    TooLarge,
+}
+
+impl From<net::Error> for Fault {
+    fn from(error: net::Error) -> Self {
+        Self::Net(error)
+    }
+}
+
+impl From<Fault> for ErrorCode {
+    fn from(fault: Fault) -> Self {
+        match fault {
+            Fault::InvalidState => Self::InvalidState,
+            Fault::InvalidArgument => Self::InvalidArgument,
+            Fault::TooLarge => Self::DatagramTooLarge,
+            Fault::Net(error) => match error {
+                net::Error::Refused(_) => Self::ConnectionRefused,
+                net::Error::AddressInUse(_) => Self::AddressInUse,
+                net::Error::NotAvailable(_) => Self::AddressNotBindable,
+                net::Error::Denied(_) => Self::AccessDenied,
+                net::Error::NoSuchHost(_) => Self::NameUnresolvable,
+                net::Error::TimedOut(_) => Self::Timeout,
+                net::Error::Unreachable(_) => Self::RemoteUnreachable,
+                net::Error::Unsupported(_) => Self::NotSupported,
+                net::Error::Protocol(_) => Self::Unknown,
+                net::Error::Reset(_) => Self::ConnectionReset,
+                net::Error::Exhausted(_) => Self::NewSocketLimit,
+            },
+        }
+    }
+}
+
+/// Settings that are kept and told back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    keep_alive: bool,
+    /// Nanoseconds.
+    keep_alive_idle: u64,
+    /// Nanoseconds.
+    keep_alive_interval: u64,
+    keep_alive_count: u32,
+    hops: u8,
+    receive_buffer: u64,
+    send_buffer: u64,
+}
+
+impl Default for Options {
+    /// As Linux has them.
+    fn default() -> Self {
+        Self {
+            keep_alive: false,
+            keep_alive_idle: 7200 * 1_000_000_000,
+            keep_alive_interval: 75 * 1_000_000_000,
+            keep_alive_count: 9,
+            hops: 64,
+            receive_buffer: stream::WRITE as u64,
+            send_buffer: stream::WRITE as u64,
+        }
+    }
+}
+
+/// Whether a name may be looked up at all.
+fn is_name(name: &str) -> bool {
+    (1..=255).contains(&name.len())
+}
+
+/// A setting that may not be 0.
+fn positive<T: PartialEq + Default>(value: T) -> Result<T, Fault> {
+    if value == T::default() { Err(Fault::InvalidArgument) } else { Ok(value) }
+}
+
+/// An IPv6 socket is not for IPv4, mapped into it or not.
+fn check_family(address: SocketAddr, v6: bool) -> Result<(), Fault> {
+    let fits = match address.ip() {
+        IpAddr::V4(_) => !v6,
+        IpAddr::V6(ip) => v6 && ip.to_ipv4_mapped().is_none(),
+    };
+    if fits { Ok(()) } else { Err(Fault::InvalidArgument) }
+}
+
+fn check_unicast(address: SocketAddr) -> Result<(), Fault> {
+    let ip = address.ip().to_canonical();
+    let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
+    if ip.is_multicast() || broadcast { Err(Fault::InvalidArgument) } else { Ok(()) }
+}
+
+fn check_remote(address: SocketAddr) -> Result<(), Fault> {
+    let none = address.ip().to_canonical().is_unspecified() || address.port() == 0;
+    if none { Err(Fault::InvalidArgument) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests;

@@ -353,6 +353,10 @@ pub async fn names_are_the_pods_own(node: &Node) {
     let (a, _) = pod(node, "a").await;
     let alias: IpAddr = "10.9.8.7".parse().expect("an address");
     assert_eq!(a.resolve("alias.example").await, Ok(vec![alias]));
+    for (name, address) in [("localhost", "127.0.0.1"), ("10.1.2.3", "10.1.2.3"), ("::1", "::1")] {
+        let address: IpAddr = address.parse().expect("an address");
+        assert_eq!(a.resolve(name).await, Ok(vec![address]), "{name}");
+    }
     let missing = a.resolve("nobody.default.svc.cluster.local").await;
     assert!(matches!(missing, Err(Error::NoSuchHost(_))), "{missing:?}");
 }

@@ -274,6 +274,12 @@ impl Sockets for FakeSockets {
     }
 
     async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>> {
+        if let Ok(literal) = name.parse() {
+            return Ok(vec![literal]);
+        }
+        if name == "localhost" {
+            return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
+        }
         let spec = &self.pod.spec;
         let alias = spec.host_aliases.iter().filter(|(_, names)| names.iter().any(|n| n == name)).map(|(ip, _)| *ip);
         let found: Vec<_> = alias.chain((spec.hostname == name).then_some(self.pod.address)).collect();

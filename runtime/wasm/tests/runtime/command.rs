@@ -1,6 +1,6 @@
 //! Commands: components with `wasi:cli/run`, modules with `_start`.
 
-use crate::support::{Node, command_guest, core_guest};
+use crate::support::{Node, command_guest, component, core_guest};
 use container::{ContainerSpec, ExitReason, Limits, Mount, Runtime};
 use std::time::Duration;
 
@@ -29,7 +29,7 @@ async fn a_module_sees_its_arguments_environment_and_mounts() {
 }
 
 #[tokio::test]
-async fn a_component_runs_and_may_not_open_sockets_yet() {
+async fn a_component_runs_and_may_open_sockets() {
     let node = Node::new().await;
     for (argument, code) in [("hello", 0), ("x", 1)] {
         let mut spec = node.spec(&command_guest());
@@ -37,10 +37,24 @@ async fn a_component_runs_and_may_not_open_sockets_yet() {
         spec.env = vec![("A".into(), "value".into())];
         let id = node.start(spec).await;
         assert_eq!(node.exit(&id).await.code, code);
-        // A1 is access-denied.
         let log = node.log(&id, |_| true).await;
-        assert_eq!(log, format!("stdout F value\nstdout F A1\nstdout P {argument}\n"));
+        assert_eq!(log, format!("stdout F value\nstdout F ok\nstdout P {argument}\n"));
     }
+}
+
+#[tokio::test]
+async fn containers_of_a_pod_share_pairs_and_have_their_environment_as_configuration() {
+    let node = Node::new().await;
+    let guest = component("pairs", include_str!("../guests/pairs.wat"));
+    for (value, sum) in [("one", 5), ("two", 10)] {
+        let mut spec = node.spec(&guest);
+        spec.env = vec![("A".into(), value.into())];
+        let id = node.start(spec).await;
+        assert_eq!(node.exit(&id).await.code, 0);
+        assert_eq!(node.log(&id, |_| true).await, format!("stdout F {value}\nstdout F {sum}\n"));
+    }
+    let without = node.run(node.spec(&guest)).await;
+    assert_eq!(without.code, 134, "there is no A");
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ mod mounts;
 mod policy;
 mod resources;
 mod samples;
+mod sockets;
 mod support;
 
 use container::{

@@ -1,0 +1,308 @@
+//! A TCP socket of a guest over the pod's [`Sockets`]: its states, as both versions of WASI see them.
+
+use super::{
+    Fault, Options, check_family, check_remote, check_unicast, now,
+    stream::{Reader, Writer, halves},
+};
+use container::{
+    log::{Log, Source},
+    net::{self, BoundPort, Listener, Sockets, Stream},
+};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use wasmtime_wasi::p2::Pollable;
+
+pub(super) type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// The unspecified address of a family, port 0.
+pub(super) fn unspecified(v6: bool) -> SocketAddr {
+    let ip: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+    SocketAddr::new(ip, 0)
+}
+
+/// A TCP socket.
+pub(crate) struct Tcp {
+    pub(super) v6: bool,
+    pub(super) options: Options,
+    state: State,
+}
+
+enum State {
+    Unbound,
+    Bound(Box<dyn BoundPort>),
+    Connecting {
+        remote: SocketAddr,
+        under_way: Pending<net::Result<(Stream, SocketAddr)>>,
+    },
+    Connected(Connected),
+    Listening(Acceptor),
+    /// A connection that failed. A socket is used once.
+    Failed(Fault),
+}
+
+struct Connected {
+    local: SocketAddr,
+    remote: SocketAddr,
+    reader: Reader,
+    writer: Writer,
+    /// The guest has its reading half, its writing half.
+    taken: (bool, bool),
+}
+
+/// The connections of a listener, in turn.
+pub(crate) struct Acceptor {
+    v6: bool,
+    /// Of what it accepts.
+    options: Options,
+    listener: Arc<dyn Listener>,
+    /// Kept from one poll to the next, because its waker may be gone with it.
+    under_way: Option<Pending<net::Result<(Stream, SocketAddr)>>>,
+    accepted: Option<net::Result<(Stream, SocketAddr)>>,
+    own: Vec<IpAddr>,
+}
+
+impl Tcp {
+    pub(crate) fn new(v6: bool) -> Self {
+        Self { v6, options: Options::default(), state: State::Unbound }
+    }
+
+    fn connected(v6: bool, options: Options, stream: Stream, local: SocketAddr, remote: SocketAddr) -> Self {
+        let (reader, writer) = halves(stream);
+        let connected = Connected { local, remote, reader, writer, taken: (false, false) };
+        Self { v6, options, state: State::Connected(connected) }
+    }
+
+    /// Takes a port of the pod.
+    pub(crate) async fn bind(&mut self, sockets: &dyn Sockets, at: SocketAddr) -> Result<(), Fault> {
+        let State::Unbound = self.state else { return Err(Fault::InvalidState) };
+        check_unicast(at)?;
+        check_family(at, self.v6)?;
+        self.state = State::Bound(sockets.bind(at).await?);
+        Ok(())
+    }
+
+    /// Begins to connect, from its port where it is bound.
+    pub(crate) fn start_connect(&mut self, sockets: &Arc<dyn Sockets>, log: &Log, to: SocketAddr) -> Result<(), Fault> {
+        if !matches!(self.state, State::Unbound | State::Bound(_)) {
+            return Err(Fault::InvalidState);
+        }
+        check_unicast(to)?;
+        check_remote(to)?;
+        check_family(to, self.v6)?;
+        let (sockets, log) = (sockets.clone(), log.clone());
+        let before = std::mem::replace(&mut self.state, State::Unbound);
+        let under_way = Box::pin(async move {
+            let connected = match before {
+                State::Bound(port) => port.connect(to).await,
+                _ => sockets.connect(to).await,
+            };
+            connected.inspect_err(|error| tell(&log, &format!("connection to {to}"), error))
+        });
+        self.state = State::Connecting { remote: to, under_way };
+        Ok(())
+    }
+
+    pub(super) fn is_connecting(&self) -> bool {
+        matches!(self.state, State::Connecting { .. })
+    }
+
+    /// Ready when the connection under way is settled.
+    pub(crate) fn poll_connect(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        let (result, remote) = match &mut self.state {
+            State::Connecting { remote, under_way } => (ready!(under_way.as_mut().poll(context)), *remote),
+            State::Connected(_) => return Poll::Ready(Ok(())),
+            State::Failed(fault) => return Poll::Ready(Err(fault.clone())),
+            _ => return Poll::Ready(Err(Fault::InvalidState)),
+        };
+        Poll::Ready(match result {
+            Ok((stream, local)) => {
+                *self = Self::connected(self.v6, self.options, stream, local, remote);
+                Ok(())
+            }
+            Err(error) => {
+                let fault = Fault::from(error);
+                self.state = State::Failed(fault.clone());
+                Err(fault)
+            }
+        })
+    }
+
+    /// Accepts connections from now on.
+    pub(crate) async fn listen(&mut self, sockets: &dyn Sockets) -> Result<(), Fault> {
+        let port = match std::mem::replace(&mut self.state, State::Unbound) {
+            State::Bound(port) => port,
+            State::Unbound => sockets.bind(unspecified(self.v6)).await?,
+            other => {
+                self.state = other;
+                return Err(Fault::InvalidState);
+            }
+        };
+        let listener: Arc<dyn Listener> = port.listen().await?.into();
+        let (v6, options, own) = (self.v6, self.options, sockets.addresses());
+        self.state = State::Listening(Acceptor { v6, options, listener, own, under_way: None, accepted: None });
+        Ok(())
+    }
+
+    /// What accepts its connections, apart from the socket.
+    pub(crate) fn acceptor(&self) -> Result<Acceptor, Fault> {
+        let State::Listening(it) = &self.state else { return Err(Fault::InvalidState) };
+        let (listener, own) = (it.listener.clone(), it.own.clone());
+        Ok(Acceptor { v6: self.v6, options: self.options, listener, own, under_way: None, accepted: None })
+    }
+
+    /// The next connection, if one waits.
+    pub(crate) fn accept(&mut self) -> Option<Result<Self, Fault>> {
+        let State::Listening(acceptor) = &mut self.state else { return Some(Err(Fault::InvalidState)) };
+        match now(|context| acceptor.poll_accept(context)) {
+            Poll::Ready(accepted) => Some(accepted),
+            Poll::Pending => None,
+        }
+    }
+
+    /// The two halves, for the guest, once.
+    pub(crate) fn take_halves(&mut self) -> Result<(Reader, Writer), Fault> {
+        Ok((self.take_reader()?, self.take_writer()?))
+    }
+
+    pub(crate) fn take_reader(&mut self) -> Result<Reader, Fault> {
+        match &mut self.state {
+            State::Connected(connected) if !connected.taken.0 => {
+                connected.taken.0 = true;
+                Ok(connected.reader.clone())
+            }
+            State::Failed(fault) => Err(fault.clone()),
+            _ => Err(Fault::InvalidState),
+        }
+    }
+
+    pub(crate) fn take_writer(&mut self) -> Result<Writer, Fault> {
+        match &mut self.state {
+            State::Connected(connected) if !connected.taken.1 => {
+                connected.taken.1 = true;
+                Ok(connected.writer.clone())
+            }
+            State::Failed(fault) => Err(fault.clone()),
+            _ => Err(Fault::InvalidState),
+        }
+    }
+
+    pub(crate) fn shut(&self, receive: bool, send: bool) -> Result<(), Fault> {
+        let State::Connected(connected) = &self.state else { return Err(Fault::InvalidState) };
+        if receive {
+            connected.reader.shut();
+        }
+        if send {
+            connected.writer.shut();
+        }
+        Ok(())
+    }
+
+    pub(crate) fn local(&self) -> Result<SocketAddr, Fault> {
+        match &self.state {
+            State::Bound(port) => Ok(port.local_address()),
+            State::Connected(connected) => Ok(connected.local),
+            State::Listening(acceptor) => Ok(acceptor.listener.local_address()),
+            State::Failed(fault) => Err(fault.clone()),
+            State::Unbound | State::Connecting { .. } => Err(Fault::InvalidState),
+        }
+    }
+
+    pub(crate) fn remote(&self) -> Result<SocketAddr, Fault> {
+        match &self.state {
+            State::Connected(connected) => Ok(connected.remote),
+            State::Failed(fault) => Err(fault.clone()),
+            _ => Err(Fault::InvalidState),
+        }
+    }
+
+    pub(crate) fn is_bound(&self) -> bool {
+        matches!(self.state, State::Bound(_))
+    }
+
+    pub(crate) fn is_listening(&self) -> bool {
+        matches!(self.state, State::Listening(_))
+    }
+
+    /// The length of the queue of connections is the network's; a guest's wish is only checked.
+    pub(crate) fn set_backlog(&self, value: u64) -> Result<(), Fault> {
+        match &self.state {
+            _ if value == 0 => Err(Fault::InvalidArgument),
+            State::Unbound | State::Bound(_) | State::Listening(_) => Ok(()),
+            _ => Err(Fault::InvalidState),
+        }
+    }
+
+    /// Bytes that the host may hold for it, beside its streams.
+    pub(crate) fn weight(&self) -> usize {
+        match &self.state {
+            State::Connected(connected) => connected.writer.in_flight(),
+            _ => 0,
+        }
+    }
+}
+
+impl Acceptor {
+    /// Ready when a connection waits to be accepted, or an error.
+    pub(crate) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        if self.accepted.is_none() {
+            let under_way = self.under_way.get_or_insert_with(|| {
+                let listener = self.listener.clone();
+                Box::pin(async move { listener.accept().await })
+            });
+            self.accepted = Some(ready!(under_way.as_mut().poll(context)));
+            self.under_way = None;
+        }
+        Poll::Ready(())
+    }
+
+    /// The next connection.
+    pub(crate) fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Result<Tcp, Fault>> {
+        ready!(self.poll_ready(context));
+        Poll::Ready(match self.accepted.take() {
+            Some(Ok((stream, remote))) => {
+                let local = reached(self.listener.local_address(), remote, &self.own);
+                Ok(Tcp::connected(self.v6, self.options, stream, local, remote))
+            }
+            Some(Err(error)) => Err(error.into()),
+            None => Err(Fault::InvalidState),
+        })
+    }
+}
+
+/// The address of the pod by which `remote` has reached a listener.
+fn reached(bound: SocketAddr, remote: SocketAddr, own: &[IpAddr]) -> SocketAddr {
+    let ip = match bound.ip() {
+        ip if !ip.is_unspecified() => ip,
+        _ if remote.ip().is_loopback() => remote.ip(),
+        ip => {
+            let same = own.iter().find(|own| own.is_ipv4() == remote.is_ipv4());
+            same.copied().unwrap_or(ip)
+        }
+    };
+    SocketAddr::new(ip, bound.port())
+}
+
+/// A guest sees a code; whoever reads its log sees what to do.
+pub(super) fn tell(log: &Log, what: &str, error: &net::Error) {
+    if matches!(error, net::Error::Denied(_) | net::Error::Unsupported(_)) {
+        log.lines(Source::Stderr, &format!("sampan: {what} refused: {error}"));
+    }
+    tracing::debug!(what, %error, "a socket of a guest failed");
+}
+
+/// Ready when its connection is settled, or when one waits to be accepted.
+#[async_trait::async_trait]
+impl Pollable for Tcp {
+    async fn ready(&mut self) {
+        if self.is_connecting() {
+            // its result stays in the socket
+            let _ = std::future::poll_fn(|context| self.poll_connect(context)).await;
+        } else if let State::Listening(acceptor) = &mut self.state {
+            std::future::poll_fn(|context| acceptor.poll_ready(context)).await;
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! A UDP socket of a guest over the pod's [`Sockets`].
+
+use super::{
+    Fault, Options, check_family, check_remote, check_unicast,
+    tcp::{Pending, tell, unspecified},
+};
+use bytes::Bytes;
+use container::{
+    log::Log,
+    net::{self, Datagrams, Sockets},
+};
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    task::{Context, Poll, ready},
+};
+use wasmtime_wasi::p2::Pollable;
+
+/// The largest datagram.
+const LARGEST: usize = 65_507;
+
+/// A UDP socket.
+pub(crate) struct Udp {
+    pub(super) v6: bool,
+    pub(super) options: Options,
+    socket: Option<Arc<dyn Datagrams>>,
+    pub(super) remote: Option<SocketAddr>,
+}
+
+impl Udp {
+    pub(crate) fn new(v6: bool) -> Self {
+        Self { v6, options: Options::default(), socket: None, remote: None }
+    }
+
+    pub(crate) async fn bind(&mut self, sockets: &dyn Sockets, at: SocketAddr) -> Result<(), Fault> {
+        if self.socket.is_some() {
+            return Err(Fault::InvalidState);
+        }
+        check_unicast(at)?;
+        check_family(at, self.v6)?;
+        self.socket = Some(sockets.bind_udp(at).await?.into());
+        Ok(())
+    }
+
+    /// A port that is chosen, for a socket that is not bound.
+    pub(crate) async fn any_port(sockets: &dyn Sockets, v6: bool) -> Result<Box<dyn Datagrams>, Fault> {
+        Ok(sockets.bind_udp(unspecified(v6)).await?)
+    }
+
+    /// Takes such a port, if it has none.
+    pub(crate) fn bound_to(&mut self, port: Box<dyn Datagrams>) {
+        self.socket.get_or_insert_with(|| port.into());
+    }
+
+    /// Sends to one peer and receives from it only; `None` ends that.
+    pub(crate) fn connect(&mut self, to: Option<SocketAddr>) -> Result<(), Fault> {
+        if let Some(to) = to {
+            check_unicast(to)?;
+            check_remote(to)?;
+            check_family(to, self.v6)?;
+        }
+        self.remote = to;
+        Ok(())
+    }
+
+    pub(crate) fn is_bound(&self) -> bool {
+        self.socket.is_some()
+    }
+
+    pub(crate) fn local(&self) -> Result<SocketAddr, Fault> {
+        self.socket.as_ref().map(|socket| socket.local_address()).ok_or(Fault::InvalidState)
+    }
+
+    pub(crate) fn incoming(&self) -> Result<Incoming, Fault> {
+        let socket = self.socket.clone().ok_or(Fault::InvalidState)?;
+        Ok(Incoming { socket, from: self.remote, under_way: None, received: None })
+    }
+
+    pub(crate) fn outgoing(&self, log: &Log) -> Result<Outgoing, Fault> {
+        let socket = self.socket.clone().ok_or(Fault::InvalidState)?;
+        Ok(Outgoing { socket, v6: self.v6, to: self.remote, log: log.clone(), permitted: 0, under_way: None })
+    }
+}
+
+/// What it receives.
+pub(crate) struct Incoming {
+    socket: Arc<dyn Datagrams>,
+    /// Only from there.
+    from: Option<SocketAddr>,
+    /// Kept from one poll to the next, because its waker may be gone with it.
+    under_way: Option<Pending<net::Result<(Bytes, SocketAddr)>>>,
+    received: Option<net::Result<(Bytes, SocketAddr)>>,
+}
+
+impl Incoming {
+    /// Ready when there is a datagram, or an error.
+    pub(crate) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
+        while self.received.is_none() {
+            let under_way = self.under_way.get_or_insert_with(|| {
+                let socket = self.socket.clone();
+                Box::pin(async move { socket.receive().await })
+            });
+            let received = ready!(under_way.as_mut().poll(context));
+            self.under_way = None;
+            let other = |(_, from): &(Bytes, SocketAddr)| self.from.is_some_and(|only| only != *from);
+            if !received.as_ref().is_ok_and(other) {
+                self.received = Some(received);
+            }
+        }
+        Poll::Ready(())
+    }
+
+    /// The next datagram.
+    pub(crate) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(Bytes, SocketAddr), Fault>> {
+        ready!(self.poll_ready(context));
+        Poll::Ready(match self.received.take() {
+            Some(received) => received.map_err(Fault::from),
+            None => Err(Fault::InvalidState),
+        })
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for Incoming {
+    async fn ready(&mut self) {
+        std::future::poll_fn(|context| self.poll_ready(context)).await;
+    }
+}
+
+/// What it sends.
+pub(crate) struct Outgoing {
+    socket: Arc<dyn Datagrams>,
+    v6: bool,
+    /// Only to there.
+    to: Option<SocketAddr>,
+    log: Log,
+    /// Datagrams that the guest may send now.
+    pub(super) permitted: usize,
+    under_way: Option<Pending<net::Result<()>>>,
+}
+
+impl Outgoing {
+    /// Begins to send a datagram.
+    pub(crate) fn send(&mut self, data: Vec<u8>, to: Option<SocketAddr>) -> Result<(), Fault> {
+        if data.len() > LARGEST {
+            return Err(Fault::TooLarge);
+        }
+        let to = match (to, self.to) {
+            (Some(to), None) => to,
+            (Some(to), Some(only)) if to == only => to,
+            (None, Some(only)) => only,
+            _ => return Err(Fault::InvalidArgument),
+        };
+        check_remote(to)?;
+        check_family(to, self.v6)?;
+        let (socket, log) = (self.socket.clone(), self.log.clone());
+        self.under_way = Some(Box::pin(async move {
+            let sent = socket.send_to(data.into(), to).await;
+            sent.inspect_err(|error| tell(&log, &format!("datagram to {to}"), error))
+        }));
+        Ok(())
+    }
+
+    /// Ready when the datagram under way is sent, or lost.
+    pub(crate) fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+        let Some(under_way) = &mut self.under_way else { return Poll::Ready(Ok(())) };
+        let sent = ready!(under_way.as_mut().poll(context));
+        self.under_way = None;
+        Poll::Ready(sent.map_err(Fault::from))
+    }
+}
+
+#[async_trait::async_trait]
+impl Pollable for Outgoing {
+    async fn ready(&mut self) {
+        // a datagram that nobody waited for is lost, as on any network
+        let _ = std::future::poll_fn(|context| self.poll_sent(context)).await;
+    }
+}
