@@ -38,8 +38,14 @@ use tokio::{
 /// Bytes of stack of the compiling thread: the compiler recurses into nested blocks.
 const STACK: usize = 32 << 20;
 
-/// Compilers at a time, and threads of each.
-fn threads() -> usize {
+/// Most threads of one compiler: each reserves a stack of the address space that the compiler may use.
+const MAX_THREADS: usize = 16;
+
+/// Most compilers that run at a time: each may use as much memory as [`Compiler::memory`] says.
+const MAX_COMPILERS: usize = 4;
+
+/// Returns how many threads the machine runs at a time.
+fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into)
 }
 
@@ -83,7 +89,7 @@ pub(crate) struct Compilers {
 
 impl Compilers {
     pub(crate) fn new(options: Compiler, cache: Cache, metrics: Arc<Metrics>) -> Self {
-        Self { queue: Queue::new(threads()), options, cache, count: AtomicU64::new(0), metrics }
+        Self { queue: Queue::new(cores().min(MAX_COMPILERS)), options, cache, count: AtomicU64::new(0), metrics }
     }
 
     /// Returns the image of an artifact. Cancel-safe: dropping the future kills the child. Creates the pool during the compilation.
@@ -282,7 +288,9 @@ pub fn child_main() -> ExitCode {
     if let Err(error) = limit(&job) {
         return fail(&format!("cannot limit itself: {error}"));
     }
-    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads()).stack_size(STACK).build_global() {
+    if let Err(error) =
+        rayon::ThreadPoolBuilder::new().num_threads(cores().min(MAX_THREADS)).stack_size(STACK).build_global()
+    {
         return fail(&format!("cannot start threads: {error}"));
     }
     let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || run_job(&job));

@@ -372,20 +372,20 @@ impl Handler {
     }
 
     /// An instance for a request: an idle one, or what a new one needs.
-    async fn source(&self) -> Result<From, Failure> {
+    async fn source(&self) -> Result<Origin, Failure> {
         if let Some(instance) = self.instances.take() {
-            return Ok(From::Idle(instance));
+            return Ok(Origin::Idle(instance));
         }
         tokio::select! {
             biased;
-            room = self.room() => room.map(|(share, place)| From::Room(share, place)),
-            instance = self.instances.wait() => Ok(From::Idle(instance)),
+            room = self.room() => room.map(|(share, place)| Origin::Room(share, place)),
+            instance = self.instances.wait() => Ok(Origin::Idle(instance)),
         }
     }
 
     async fn serve<B>(
         &self,
-        from: From,
+        from: Origin,
         question: Question<B>,
         delivery: Arc<Delivery>,
         head: Arc<Mutex<Option<Teller>>>,
@@ -395,8 +395,8 @@ impl Handler {
         B::Error: std::fmt::Display,
     {
         let mut instance = match from {
-            From::Idle(instance) => instance,
-            From::Room(share, place) => self.instances.make(share, place).await?,
+            Origin::Idle(instance) => instance,
+            Origin::Room(share, place) => self.instances.make(share, place).await?,
         };
         let tell = move |answer| {
             if let Some(head) = head.lock().take() {
@@ -434,7 +434,7 @@ impl Handler {
 }
 
 /// Where a request's instance comes from.
-enum From {
+enum Origin {
     Idle(Instance),
     Room(InstanceMemory, Place),
 }

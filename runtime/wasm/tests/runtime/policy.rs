@@ -7,9 +7,18 @@ use crate::{
 use container::{Runtime, net::Connection};
 use http_body_util::BodyExt;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use std::{sync::Arc, time::Duration};
+use std::{
+    io,
+    pin::Pin,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf},
     sync::Barrier,
 };
 
@@ -141,4 +150,84 @@ async fn trailers_reach_the_client() {
     let body = sender.send_request(request("/z")).await.unwrap().into_body().collect().await.unwrap();
     assert_eq!(body.trailers().unwrap().get("end").unwrap(), "10");
     assert_eq!(body.to_bytes(), "hello\n");
+}
+
+/// A stream that counts the writes to it.
+struct Counted(DuplexStream, Arc<AtomicUsize>);
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.1.fetch_add(1, SeqCst);
+        Pin::new(&mut self.0).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pieces: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.1.fetch_add(1, SeqCst);
+        Pin::new(&mut self.0).poll_write_vectored(cx, pieces)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+/// 256 writes of a guest are fewer writes to its client's connection, and one of them is enough to be sent.
+#[tokio::test]
+async fn small_writes_go_out_together_and_none_waits_for_the_next() {
+    let node = Node::new().await;
+    node.start(node.spec(&http_guest())).await;
+    let handler = node.net.handler(80).unwrap();
+    let count = Arc::new(AtomicUsize::new(0));
+    let (mut mine, theirs) = tokio::io::duplex(4 << 20);
+    handler.serve(Connection::Stream(Box::new(Counted(theirs, count.clone()))), peer());
+    mine.write_all(b"GET /m HTTP/1.1\r\nhost: h\r\nconnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    mine.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.len() > 1 << 20 && answer.ends_with(b"\r\n0\r\n\r\n"));
+    let writes = count.load(SeqCst);
+    assert!(writes <= 128, "{writes} writes");
+
+    // The guest spins after its first piece: it lets go of its thread at an epoch at the latest.
+    let mut response = handler.call(request("/while"), peer()).await.unwrap();
+    let first = tokio::time::timeout(Duration::from_secs(20), response.body_mut().frame()).await;
+    assert_eq!(first.unwrap().unwrap().unwrap().into_data().unwrap(), "hello\n");
+}
+
+/// The threads of guests have a lower priority than those of the node.
+#[tokio::test]
+async fn guests_run_below_the_node() {
+    let node = Node::new().await;
+    node.start(node.spec(&http_guest())).await;
+    assert_eq!(node.net.get(80, "/").await.0, 200);
+    // Field 19 is the nice value; the name in brackets may hold spaces.
+    let nice = |stat: &str| stat.rsplit_once(") ").unwrap().1.split(' ').nth(16).unwrap().parse::<i32>().unwrap();
+    let own = nice(&std::fs::read_to_string("/proc/self/stat").unwrap());
+    let mut guests = 0;
+    for task in std::fs::read_dir("/proc/self/task").unwrap() {
+        // Threads of other tests may end meanwhile.
+        let Ok(stat) = std::fs::read_to_string(task.unwrap().path().join("stat")) else { continue };
+        if stat.contains("(guest)") {
+            guests += 1;
+            assert_eq!(nice(&stat), (own + 5).min(19), "{stat}");
+        }
+    }
+    assert!(guests > 0);
 }
