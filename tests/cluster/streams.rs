@@ -189,6 +189,16 @@ async fn ports_are_forwarded_also_to_what_listens_on_the_loopback() {
     drop(client);
     assert_eq!(there.read(&mut ping).await.unwrap(), 0);
 
+    // And what closes the connection in the pod closes the client's, with all that was sent before.
+    let mut client = Client::websocket(&world, "p/portforward?ports=80", "v4.channel.k8s.io").await;
+    client.says(b"\x00\x50\x00").await;
+    client.says(b"\x01\x50\x00").await;
+    let (mut there, _) = listener.accept().await.unwrap();
+    there.write_all(b"bye").await.unwrap();
+    drop(there);
+    client.says(b"\x00bye").await;
+    assert_eq!(client.next().await, None);
+
     let mut client = Client::websocket(&world, "p/portforward?ports=81", "v4.channel.k8s.io").await;
     client.says(b"\x00\x51\x00").await;
     client.says(b"\x01\x51\x00").await;

@@ -1,7 +1,10 @@
 //! The command line as people and scripts meet it: exit codes, and errors that say what is right.
 
 use crate::harness::*;
-use std::process::Output;
+use std::{
+    io::{BufRead, BufReader},
+    process::{Child, Output, Stdio},
+};
 
 pub fn error(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
@@ -380,4 +383,69 @@ fn a_reader_that_stops_ends_a_command_without_a_word() {
         let output = machine.sampan(args).stdout(writer).output().expect("the binary runs");
         assert_eq!((output.status.code(), error(&output).as_str()), (Some(0), ""), "{args:?}");
     }
+}
+
+/// A program that is killed when the test ends.
+struct Ends(Child);
+
+impl Drop for Ends {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn ports_are_forwarded_and_urls_told_without_kubectl() {
+    let machine = Machine::new();
+    sample("hello", &machine.path("work"));
+    let _cluster = machine.up(&[]);
+    // The Job is not needed here.
+    let hello = std::fs::read_to_string(machine.path("work").join("hello/hello.yaml")).expect("the sample");
+    let hello: Vec<_> = hello.split("---\n").filter(|part| !part.contains("kind: Job")).collect();
+    std::fs::write(machine.path("work").join("hello/hello.yaml"), hello.join("---\n")).expect("written");
+    succeeds(&machine, &["apply", "-f", "hello", "--wait"]);
+    let url = succeeds(&machine, &["url", "hello"]);
+    assert_eq!(url, format!("http://{}:30080\n", machine.address));
+    assert!(get(url.trim()).expect("it answers").1.starts_with("Hello from "));
+    assert_eq!(
+        fails(&machine, &["url", "kubernetes"]).split(" -n ").last(),
+        Some("default service/kubernetes :443\n"),
+        "what has no node port is reached by a forwarded one"
+    );
+    assert_eq!(fails(&machine, &["url", "absent"]), "Error from server (NotFound): services \"absent\" not found\n");
+
+    let arguments = ["port-forward", "svc/hello", ":http", "--address", machine.address.as_str()];
+    let mut forward = Ends(machine.sampan(&arguments).stdout(Stdio::piped()).spawn().expect("the binary runs"));
+    let mut lines = BufReader::new(forward.0.stdout.take().expect("piped")).lines();
+    let mut line = || lines.next().expect("a line").expect("text");
+    let (first, address) = (line(), String::new());
+    let address =
+        address + first.strip_prefix("Forwarding from ").expect("its address").split(' ').next().expect("one");
+    assert!(first.ends_with(" -> 8080"), "the Service's port 80 is the pod's 8080: {first}");
+    let answer = |address: &str| get(&format!("http://{address}/")).expect("it answers");
+    let (code, before) = answer(&address);
+    assert!(code == 200 && before.starts_with("Hello from hello-"), "{before}");
+    assert_eq!(line(), format!("Handling connection for {}", address.rsplit(':').next().expect("a port")));
+    // The pod that was forwarded to goes: the next connection finds another.
+    succeeds(&machine, &["delete", "pods", "-l", "app=hello"]);
+    succeeds(&machine, &["apply", "-f", "hello", "--wait"]);
+    assert!(answer(&address).1.starts_with("Hello from hello-"));
+    drop(forward);
+
+    for (args, want) in [
+        (&["port-forward", "svc/hello", "81"][..], "error: Service hello does not have a service port 81\n"),
+        (
+            &["port-forward", "namespace/default", "80"],
+            "error: cannot forward ports of *v1.Namespace: selector for *v1.Namespace not implemented\n",
+        ),
+        (&["port-forward", "absent", "80"], "Error from server (NotFound): pods \"absent\" not found\n"),
+    ] {
+        assert_eq!(fails(&machine, args), want, "{args:?}");
+    }
+    let wrong = machine.run(&["port-forward", "svc/hello", "80:"]);
+    assert_eq!(
+        (wrong.status.code(), error(&wrong).lines().next().map(str::to_owned)),
+        (Some(2), Some("error: invalid port format '80:': expected [LOCAL:]REMOTE".to_owned()))
+    );
 }

@@ -96,6 +96,12 @@ pub(crate) enum Command {
     /// Show the log of a pod, or of one of a Deployment's, Job's or Service's pods
     #[command(after_help = WHICH)]
     Logs(LogsArgs),
+    /// Carry connections of local ports to a pod, or to one of a Service's or Deployment's pods, until Ctrl-C
+    #[command(after_help = WHICH)]
+    PortForward(PortForwardArgs),
+    /// Print the URLs at which a Service answers on this machine
+    #[command(after_help = WHICH)]
+    Url(UrlArgs),
     /// Delete objects, and return when they are gone
     #[command(after_help = WHICH)]
     Delete(DeleteArgs),
@@ -349,6 +355,30 @@ pub(crate) struct LogsArgs {
     /// Print the time of each line before it
     #[arg(long)]
     pub(crate) timestamps: bool,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortForwardArgs {
+    /// The pod, or something that has pods, such as service/hello or deploy/hello: each connection goes to one that runs
+    #[arg(value_name = "POD|TYPE/NAME")]
+    pub(crate) what: String,
+    /// Ports by number or name: 8080:80 for local 8080, 80 for the same number, :80 for any that is free
+    #[arg(required = true, value_name = "[LOCAL:]REMOTE")]
+    pub(crate) ports: Vec<String>,
+    /// Local addresses to listen on, separated by commas: IP addresses, or localhost
+    #[arg(long, default_value = "localhost", value_name = "ADDRESS", value_delimiter = ',')]
+    pub(crate) address: Vec<String>,
+    #[command(flatten)]
+    pub(crate) target: Target,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct UrlArgs {
+    /// The Service, such as hello or service/hello
+    #[arg(value_name = "SERVICE")]
+    pub(crate) service: String,
     #[command(flatten)]
     pub(crate) target: Target,
 }

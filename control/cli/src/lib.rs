@@ -110,6 +110,8 @@ fn dispatch(command: Command, start: Start) -> anyhow::Result<()> {
         Command::Apply(args) => block(async move { remote::apply(&args).await }),
         Command::Get(args) => block(async move { remote::get(&args).await }),
         Command::Logs(args) => block(async move { remote::logs(&args).await }),
+        Command::PortForward(args) => block(async move { remote::port_forward(&args).await }),
+        Command::Url(args) => block(async move { remote::url(&args).await }),
         Command::Delete(args) => block(async move { remote::delete(&args).await }),
         Command::Dump(args) => block(async move { remote::dump(&args).await }),
         Command::Version { output } => out::line(&version::text(output)),

@@ -9,7 +9,7 @@ use clap::{
 use std::ffi::OsString;
 
 /// Commands of kubectl that sampan leaves to it.
-const KUBECTLS: [&str; 34] = [
+const KUBECTLS: [&str; 33] = [
     "annotate",
     "api-resources",
     "api-versions",
@@ -32,7 +32,6 @@ const KUBECTLS: [&str; 34] = [
     "expose",
     "label",
     "patch",
-    "port-forward",
     "proxy",
     "replace",
     "rollout",
@@ -59,7 +58,7 @@ const MEANT: [(&str, &str); 8] = [
 ];
 
 /// Commands whose flags are some of kubectl's.
-const SMALLER: [&str; 4] = ["apply", "delete", "get", "logs"];
+const SMALLER: [&str; 5] = ["apply", "delete", "get", "logs", "port-forward"];
 
 /// The same error with better advice.
 pub(crate) fn with_suggestion(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
@@ -99,14 +98,10 @@ fn file_instead(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
 
 fn instead(word: &str) -> Option<String> {
     match word {
-        "exec" | "attach" | "cp" | "debug" => {
-            return Some(format!("sampan has no `{word}` yet, not by kubectl either; a Wasm container has no shell"));
-        }
-        "port-forward" => {
-            return Some(format!(
-                "sampan has no `{word}` yet; reach a Service by a NodePort: kubectl patch svc NAME -p \
-                 '{{\"spec\":{{\"type\":\"NodePort\"}}}}'"
-            ));
+        "debug" => {
+            return Some(
+                "sampan has no `debug` yet, not by kubectl either; `kubectl exec POD -- ls /` looks around".to_owned(),
+            );
         }
         "top" => return Some("sampan has no `top` yet, not by kubectl either".to_owned()),
         _ => {}

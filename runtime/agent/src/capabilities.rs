@@ -2,6 +2,11 @@
 
 /// Fields as `kubectl explain` names them. A new volume plugin, probe or hook adds its field here, and the warning goes.
 pub const HONOURED: &[&str] = &[
+    "pod.spec.containers.lifecycle.postStart.exec",
+    "pod.spec.containers.lifecycle.preStop.exec",
+    "pod.spec.containers.livenessProbe.exec",
+    "pod.spec.containers.readinessProbe.exec",
+    "pod.spec.containers.startupProbe.exec",
     "pod.spec.containers.stdin",
     "pod.spec.containers.tty",
     "pod.spec.containers.workingDir",

@@ -1,15 +1,19 @@
-//! One check of a probe, and the HTTP and waiting forms of life-cycle hooks: through the cluster's [`Dialer`], never the host's
-//! network.
+//! One check of a probe: through the cluster's [`Dialer`], never the host's network, or by a command in the container.
 
+use crate::{backoff::go_duration, command, env, expand::expand};
 use bytes::Bytes;
-use container::net::{self, Body, Dialer};
+use container::{
+    ContainerId, Runtime,
+    net::{self, Body, Dialer},
+};
 use http::{HeaderName, HeaderValue, Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Empty};
 use k8s_openapi::{
-    api::core::v1::{Container, HTTPGetAction, Probe, TCPSocketAction},
+    api::core::v1::{Container, ExecAction, HTTPGetAction, Probe, TCPSocketAction},
     apimachinery::pkg::util::intstr::IntOrString,
 };
 use std::{
+    collections::HashMap,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -28,26 +32,64 @@ pub enum Outcome {
     Warned(String),
     /// Failed, and why.
     Failed(String),
-    /// This node cannot check that: no result.
-    Unsupported(String),
+    /// It could not be made, and why: no result.
+    Errored(String),
+}
+
+/// A running container as the node reaches it.
+#[derive(Clone, Copy)]
+pub struct Access<'a> {
+    /// The way to its ports.
+    pub dialer: &'a dyn Dialer,
+    /// What runs it.
+    pub runtime: &'a dyn Runtime,
+    /// The attempt.
+    pub id: &'a ContainerId,
+    /// The address of its pod.
+    pub address: IpAddr,
 }
 
 /// Checks once, within `timeout`.
-pub async fn check(
-    dialer: &dyn Dialer,
-    probe: &Probe,
-    container: &Container,
-    pod: IpAddr,
-    timeout: Duration,
-) -> Outcome {
+pub async fn check(access: Access<'_>, probe: &Probe, container: &Container, timeout: Duration) -> Outcome {
+    let Access { dialer, address, .. } = access;
+    if let Some(action) = &probe.exec {
+        return exec(access, action, container, timeout).await;
+    }
     if let Some(action) = &probe.http_get {
-        return http_get(dialer, action, container, pod, timeout).await;
+        return http_get(dialer, action, container, address, timeout).await;
     }
     if let Some(action) = &probe.tcp_socket {
-        return tcp(dialer, action, container, pod, timeout).await;
+        return tcp(dialer, action, container, address, timeout).await;
     }
-    let what = if probe.grpc.is_some() { "gRPC" } else { "exec" };
-    Outcome::Unsupported(format!("{what} probes are not supported by this node yet: use httpGet or tcpSocket"))
+    Outcome::Errored("gRPC probes are not supported by this node yet: use exec, httpGet or tcpSocket".into())
+}
+
+/// A command of the container's: passed if it ends with 0. What cannot be started gives no result.
+async fn exec(access: Access<'_>, action: &ExecAction, container: &Container, timeout: Duration) -> Outcome {
+    let Some(command) = static_command(action, container) else {
+        return Outcome::Errored("the command is too long".into());
+    };
+    let line = command.join(" ");
+    match tokio::time::timeout(timeout, command::run(access.runtime, access.id, command)).await {
+        Ok(Ok(ended)) if ended.code == 0 => Outcome::Passed,
+        Ok(Ok(ended)) => Outcome::Failed(ended.output),
+        Ok(Err(error)) => Outcome::Errored(error.to_string()),
+        Err(_) => Outcome::Failed(format!("command timed out: {line:?} timed out after {}", go_duration(timeout))),
+    }
+}
+
+/// The command with `$(NAME)` replaced by what the container's own `env` says: where a value comes from elsewhere it is empty here, as
+/// upstream's `ExpandContainerCommandOnlyStatic` has it. `None`: it is too long.
+fn static_command(action: &ExecAction, container: &Container) -> Option<Vec<String>> {
+    let own = container.env.iter().flatten();
+    let variables: HashMap<_, _> = own.map(|e| (e.name.as_str(), e.value.as_deref().unwrap_or_default())).collect();
+    let mut room = env::MAX_BYTES;
+    let one = |text: &String| {
+        let text = expand(text, room, |name| variables.get(name).copied())?;
+        room -= text.len();
+        Some(text)
+    };
+    action.command.iter().flatten().map(one).collect()
 }
 
 /// A port by number, or by the name of one of the container's ports.
@@ -78,7 +120,7 @@ fn host(host: Option<&str>, pod: IpAddr) -> Result<IpAddr, String> {
 async fn tcp(dialer: &dyn Dialer, action: &TCPSocketAction, c: &Container, pod: IpAddr, timeout: Duration) -> Outcome {
     let to = match host(action.host.as_deref(), pod).and_then(|ip| Ok(SocketAddr::new(ip, port(&action.port, c)?))) {
         Ok(to) => to,
-        Err(message) => return Outcome::Failed(message),
+        Err(message) => return Outcome::Errored(message),
     };
     match tokio::time::timeout(timeout, dialer.reachable(to)).await {
         Ok(Ok(())) => Outcome::Passed,
@@ -98,59 +140,81 @@ fn dial_error(to: SocketAddr, error: &net::Error) -> String {
     }
 }
 
-/// A GET as probes and hooks do it.
-pub async fn http_get(
+async fn http_get(
     dialer: &dyn Dialer,
     action: &HTTPGetAction,
     c: &Container,
     pod: IpAddr,
     timeout: Duration,
 ) -> Outcome {
-    if action.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")) {
-        return Outcome::Unsupported(
-            "HTTPS probes are not supported by this node yet: use scheme HTTP or tcpSocket".into(),
-        );
-    }
-    let to = match host(action.host.as_deref(), pod).and_then(|ip| Ok(SocketAddr::new(ip, port(&action.port, c)?))) {
-        Ok(to) => to,
-        Err(message) => return Outcome::Failed(message),
+    let (to, url) = match target(action, c, pod) {
+        Ok(target) => target,
+        Err(message) => return Outcome::Errored(message),
     };
-    let path = action.path.as_deref().unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
-    let url = format!("http://{to}{path}");
-    match tokio::time::timeout(timeout, follow(dialer, action, to, &url)).await {
-        Ok(outcome) => outcome,
+    match tokio::time::timeout(timeout, follow(dialer, action, to, &url, "probe")).await {
+        Ok(Ok(Answer::Status(status))) if (200..400).contains(&status.as_u16()) => Outcome::Passed,
+        Ok(Ok(Answer::Status(status))) => {
+            Outcome::Failed(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
+        }
+        Ok(Ok(Answer::Elsewhere)) => Outcome::Warned("Probe terminated redirects".into()),
+        Ok(Err(text)) => Outcome::Failed(text),
         Err(_) => Outcome::Failed(format!(
             "Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
         )),
     }
 }
 
-async fn follow(dialer: &dyn Dialer, action: &HTTPGetAction, first: SocketAddr, url: &str) -> Outcome {
-    let mut uri: Uri = match url.parse() {
-        Ok(uri) => uri,
-        Err(error) => return Outcome::Failed(format!("parse {url:?}: {error}")),
-    };
+/// A GET as hooks do it: whatever the answer, it is one. The error is for people.
+pub(crate) async fn notify(access: Access<'_>, action: &HTTPGetAction, c: &Container) -> Result<(), String> {
+    let (to, url) = target(action, c, access.address)?;
+    follow(access.dialer, action, to, &url, "lifecycle").await.map(drop)
+}
+
+/// Where a GET goes, and its URL.
+fn target(action: &HTTPGetAction, c: &Container, pod: IpAddr) -> Result<(SocketAddr, String), String> {
+    if action.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")) {
+        return Err("HTTPS is not supported by this node yet: use scheme HTTP".into());
+    }
+    let to = SocketAddr::new(host(action.host.as_deref(), pod)?, port(&action.port, c)?);
+    let path = action.path.as_deref().unwrap_or("/");
+    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    Ok((to, format!("http://{to}{path}")))
+}
+
+/// What came of a GET.
+enum Answer {
+    Status(StatusCode),
+    /// It was sent to another host, and did not go there.
+    Elsewhere,
+}
+
+async fn follow(
+    dialer: &dyn Dialer,
+    action: &HTTPGetAction,
+    first: SocketAddr,
+    url: &str,
+    agent: &str,
+) -> Result<Answer, String> {
+    let mut uri: Uri = url.parse().map_err(|error| format!("parse {url:?}: {error}"))?;
     let mut to = first;
     for _ in 0..=MAX_REDIRECTS {
-        let answer = match dialer.http(to, request(action, &uri)).await {
-            Ok(answer) => answer,
-            Err(error) => return Outcome::Failed(format!("Get {:?}: {}", uri.to_string(), dial_error(to, &error))),
-        };
+        let answer = dialer.http(to, request(action, &uri, agent)).await;
+        let answer = answer.map_err(|error| format!("Get {:?}: {}", uri.to_string(), dial_error(to, &error)))?;
         let status = answer.status();
         let redirect = matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308);
         let location = answer.headers().get(header::LOCATION).and_then(|l| l.to_str().ok());
         let next = location.filter(|_| redirect).and_then(|location| resolve(&uri, location));
-        let Some(next) = next else { return judge(status, answer).await };
-        let Some(address) = next.authority().and_then(|a| address(a.as_str())) else {
-            return Outcome::Warned("Probe terminated redirects".into());
+        let Some(next) = next else {
+            read(answer).await;
+            return Ok(Answer::Status(status));
         };
+        let Some(address) = next.authority().and_then(|a| address(a.as_str())) else { return Ok(Answer::Elsewhere) };
         if address.ip() != first.ip() || next.scheme_str() != Some("http") {
-            return Outcome::Warned("Probe terminated redirects".into());
+            return Ok(Answer::Elsewhere);
         }
         (to, uri) = (address, next);
     }
-    Outcome::Failed(format!("Get {:?}: stopped after {MAX_REDIRECTS} redirects", uri.to_string()))
+    Err(format!("Get {:?}: stopped after {MAX_REDIRECTS} redirects", uri.to_string()))
 }
 
 fn address(authority: &str) -> Option<SocketAddr> {
@@ -166,7 +230,7 @@ fn resolve(base: &Uri, location: &str) -> Option<Uri> {
     format!("http://{}{path}", base.authority()?).parse().ok()
 }
 
-fn request(action: &HTTPGetAction, uri: &Uri) -> net::Request {
+fn request(action: &HTTPGetAction, uri: &Uri, agent: &str) -> net::Request {
     let body = Body::new(Empty::<Bytes>::new().map_err(|never| match never {}));
     let mut request = Request::new(body);
     *request.uri_mut() = uri.clone();
@@ -177,8 +241,10 @@ fn request(action: &HTTPGetAction, uri: &Uri) -> net::Request {
             headers.append(name, value);
         }
     }
-    if !headers.contains_key(header::USER_AGENT) {
-        headers.insert(header::USER_AGENT, HeaderValue::from_static("kube-probe/1.36"));
+    if !headers.contains_key(header::USER_AGENT)
+        && let Ok(agent) = HeaderValue::try_from(format!("kube-{agent}/1.36"))
+    {
+        headers.insert(header::USER_AGENT, agent);
     }
     if !headers.contains_key(header::ACCEPT) {
         headers.insert(header::ACCEPT, HeaderValue::from_static("*/*"));
@@ -191,19 +257,14 @@ fn request(action: &HTTPGetAction, uri: &Uri) -> net::Request {
     request
 }
 
-async fn judge(status: StatusCode, answer: net::Response) -> Outcome {
-    // the answer is read so that its handler ends by itself; what is too long is cut
+/// Reads the answer, so that its handler ends by itself; what is too long is cut.
+async fn read(answer: net::Response) {
     let (mut body, mut read) = (answer.into_body(), 0);
     while let Some(Ok(frame)) = body.frame().await {
         read += frame.data_ref().map_or(0, Bytes::len);
         if read > MAX_BODY {
-            break;
+            return;
         }
-    }
-    if (200..400).contains(&status.as_u16()) {
-        Outcome::Passed
-    } else {
-        Outcome::Failed(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
     }
 }
 

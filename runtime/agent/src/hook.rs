@@ -3,42 +3,72 @@
 //! Follows <https://kubernetes.io/docs/concepts/containers/container-lifecycle-hooks/>.
 
 use crate::{
-    check::{self, Outcome},
-    pod,
+    check::{self, Access},
+    command, pod,
     shared::Shared,
 };
 use client::EventType;
-use container::{Runtime, net::Dialer};
-use k8s_openapi::api::core::v1::{Container, LifecycleHandler, Pod};
+use container::{ContainerId, Runtime};
+use k8s_openapi::api::core::v1::{Container, ExecAction, LifecycleHandler, Pod};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// Time for the answer to an HTTP hook, beyond which it counts as failed.
-const HTTP_TIMEOUT: Duration = Duration::from_secs(30);
 /// What a container gets after its hook at least, as upstream.
 const MIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs a hook. The error is for the user.
+/// Runs a hook. The error is upstream's text: for the status and the node's log, and not for events, since it may hold secrets.
 pub(crate) async fn run(
-    dialer: &dyn Dialer,
+    access: Access<'_>,
+    pod: &Pod,
+    container: &Container,
     handler: &LifecycleHandler,
-    c: &Container,
-    address: IpAddr,
 ) -> Result<(), String> {
+    let of = || format!("for Container {:?} in Pod {:?} failed - error:", container.name, pod::full_name(pod));
+    if let Some(action) = &handler.exec {
+        let command = action.command.as_deref().unwrap_or_default().join(" ");
+        let told = |text| format!("Exec lifecycle hook ([{command}]) {} {text}", of());
+        return exec(access, action).await.map_err(told);
+    }
+    if let Some(action) = &handler.http_get {
+        let path = action.path.as_deref().unwrap_or("/");
+        let told = |text| format!("HTTP lifecycle hook ({path}) {} {text}", of());
+        return check::notify(access, action, container).await.map_err(told);
+    }
     if let Some(sleep) = &handler.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
         return Ok(());
     }
-    if let Some(action) = &handler.http_get {
-        return match check::http_get(dialer, action, c, address, HTTP_TIMEOUT).await {
-            Outcome::Passed | Outcome::Warned(_) => Ok(()),
-            Outcome::Failed(text) | Outcome::Unsupported(text) => Err(text),
-        };
+    // accepted by the API for the sake of old objects, and run by no kubelet
+    Err("Cannot run handler: invalid handler: tcpSocket".into())
+}
+
+async fn exec(access: Access<'_>, action: &ExecAction) -> Result<(), String> {
+    let command = action.command.clone().unwrap_or_default();
+    let line = command.join(" ");
+    match command::run(access.runtime, access.id, command).await {
+        Ok(ended) if ended.code == 0 => Ok(()),
+        Ok(command::Ended { code, output, errors }) => {
+            Err(format!("command '{line}' exited with {code}: {errors}, message: {output:?}"))
+        }
+        Err(error) => Err(format!("{error}, message: \"\"")),
     }
-    if handler.exec.is_some() {
-        return Err("exec hooks are not supported by this node yet: use httpGet or sleep".into());
+}
+
+/// Runs the postStart hook of an attempt. The error is as of [`run`].
+pub(crate) async fn post_start(
+    shared: Arc<Shared>,
+    pod: Arc<Pod>,
+    name: String,
+    runtime: Arc<dyn Runtime>,
+    id: ContainerId,
+    address: IpAddr,
+) -> Result<(), String> {
+    let Some((container, _)) = pod::container(&pod, &name) else { return Ok(()) };
+    let access = Access { dialer: shared.dialer.as_ref(), runtime: runtime.as_ref(), id: &id, address };
+    match container.lifecycle.as_ref().and_then(|lifecycle| lifecycle.post_start.as_ref()) {
+        Some(handler) => run(access, &pod, container, handler).await,
+        None => Ok(()),
     }
-    Err("this node supports hooks of the kinds httpGet and sleep".into())
 }
 
 /// A container to stop.
@@ -47,7 +77,7 @@ pub(crate) struct Stop {
     pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) pod: Arc<Pod>,
     pub(crate) container: String,
-    pub(crate) id: String,
+    pub(crate) id: ContainerId,
     pub(crate) address: Option<IpAddr>,
     pub(crate) grace: Duration,
     /// The text of the event; none is recorded when empty.
@@ -64,42 +94,39 @@ impl Stop {
         if !self.message.is_empty() {
             self.shared.event(&self.pod, Some(&self.container), EventType::Normal, "Killing", &*self.message);
         }
-        let id: Arc<str> = self.id.as_str().into();
         if self.retire {
-            self.runtime.retire(&id);
+            self.runtime.retire(&self.id);
         }
-        let begin = Instant::now();
-        let hook = pod::container(&self.pod, &self.container)
-            .and_then(|(c, _)| Some((c, c.lifecycle.as_ref()?.pre_stop.as_ref()?)));
         let mut grace = self.grace;
-        if let (Some((container, handler)), Some(address), false) = (hook, self.address, self.again) {
-            let run = run(self.shared.dialer.as_ref(), handler, container, address);
-            match tokio::time::timeout(grace, run).await {
-                Ok(Ok(())) | Err(_) => {}
-                Ok(Err(text)) => {
-                    tracing::warn!(
-                        pod = pod::full_name(&self.pod),
-                        container = self.container,
-                        text,
-                        "preStop hook failed"
-                    );
-                    let message = format!("PreStopHook failed: {text}");
-                    self.shared.event(
-                        &self.pod,
-                        Some(&self.container),
-                        EventType::Warning,
-                        "FailedPreStopHook",
-                        message,
-                    );
-                }
-            }
-            grace = grace.saturating_sub(begin.elapsed()).max(MIN_TIMEOUT.min(self.grace));
+        if !self.again
+            && let Some(took) = self.pre_stop().await
+        {
+            grace = grace.saturating_sub(took).max(MIN_TIMEOUT.min(self.grace));
         }
-        if let Err(error) = self.runtime.stop(&id, grace).await
+        if let Err(error) = self.runtime.stop(&self.id, grace).await
             && !matches!(error, container::Error::NotFound(_))
         {
             let message = format!("error killing container: {error}");
             self.shared.event(&self.pod, Some(&self.container), EventType::Warning, "FailedKillPod", message);
         }
+    }
+
+    /// Runs the hook, within the grace period. Returns how long that took, or `None` where there is no hook.
+    async fn pre_stop(&self) -> Option<Duration> {
+        let (container, _) = pod::container(&self.pod, &self.container)?;
+        let handler = container.lifecycle.as_ref()?.pre_stop.as_ref()?;
+        let address = self.address?;
+        let begin = Instant::now();
+        let access =
+            Access { dialer: self.shared.dialer.as_ref(), runtime: self.runtime.as_ref(), id: &self.id, address };
+        match tokio::time::timeout(self.grace, run(access, &self.pod, container, handler)).await {
+            Ok(Ok(())) | Err(_) => {}
+            Ok(Err(text)) => {
+                let (pod, name) = (pod::full_name(&self.pod), &self.container);
+                tracing::warn!(pod, container = name, text, "PreStop hook failed");
+                self.shared.event(&self.pod, Some(name), EventType::Warning, "FailedPreStopHook", "PreStopHook failed");
+            }
+        }
+        Some(begin.elapsed())
     }
 }

@@ -67,8 +67,10 @@ pub enum Busy {
     /// Nothing.
     #[default]
     No,
-    /// Pull, prepare, create, start, hook.
+    /// Pull, prepare, create, start.
     Starting,
+    /// It runs, and its postStart hook as well.
+    PostStart,
     /// Hook and stop, with this grace.
     Stopping(Duration),
 }
@@ -226,7 +228,7 @@ fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, now: Timest
         match busy {
             Busy::Starting => plan.actions.push(Action::Cancel(name.clone())),
             Busy::Stopping(present) if *present <= grace => {}
-            Busy::No | Busy::Stopping(_) if running => plan.actions.push(Action::Stop {
+            Busy::No | Busy::PostStart | Busy::Stopping(_) if running => plan.actions.push(Action::Stop {
                 container: name.clone(),
                 grace,
                 message: format!("Stopping container {name}"),
@@ -288,7 +290,22 @@ fn keep_running(pod: &Pod, state: &PodState, live: &Live, now: Timestamp, plan: 
             }
             Role::App => consider(pod, container, role, state, live, now, plan),
         }
+        if holds_back(container, live, plan) {
+            return;
+        }
     }
+}
+
+/// Whether those after it wait for a container's postStart hook: upstream starts one after the other, and a start ends with its hook.
+fn holds_back(container: &Container, live: &Live, plan: &Plan) -> bool {
+    let name = &container.name;
+    let hooked = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
+    let starts = || {
+        let busy = live.containers.get(name).map_or(&Busy::No, |c| &c.busy);
+        matches!(busy, Busy::Starting | Busy::PostStart)
+            || plan.actions.last().is_some_and(|last| matches!(last, Action::Start(started) if started == name))
+    };
+    hooked && starts()
 }
 
 /// The place of the last init container that was ever started. Upstream's `computeInitContainerActions` goes on from there.

@@ -3,13 +3,13 @@
 //! A worker registers an attempt's probes when it starts and removes them when it ends; verdicts come back as notes.
 
 use crate::{
-    check::{self, Outcome},
+    check::{self, Access, Outcome},
     handle::{Handle, Note, ProbeKind},
     pod,
     probe::{self, Tally},
 };
 use client::{EventType, Recorder};
-use container::net::Dialer;
+use container::{ContainerId, Runtime, net::Dialer};
 use k8s_openapi::api::core::v1::Pod;
 use parking_lot::Mutex;
 use std::{
@@ -33,8 +33,15 @@ pub(crate) struct Target {
     pub(crate) handle: Arc<Handle>,
     pub(crate) pod: Arc<Pod>,
     pub(crate) container: String,
-    pub(crate) id: String,
+    pub(crate) id: ContainerId,
+    pub(crate) runtime: Arc<dyn Runtime>,
     pub(crate) address: IpAddr,
+}
+
+impl Target {
+    fn access<'a>(&'a self, dialer: &'a dyn Dialer) -> Access<'a> {
+        Access { dialer, runtime: self.runtime.as_ref(), id: &self.id, address: self.address }
+    }
 }
 
 struct Job {
@@ -52,7 +59,7 @@ struct Job {
 #[derive(Default)]
 struct Table {
     jobs: HashMap<u64, Job>,
-    by_attempt: HashMap<String, Vec<u64>>,
+    by_attempt: HashMap<ContainerId, Vec<u64>>,
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     next: u64,
 }
@@ -179,7 +186,8 @@ impl Inner {
         let Some((container, role)) = pod::container(&target.pod, &target.container) else { return };
         let Some(spec) = probe::of(container, kind) else { return };
         let Ok(_place) = self.places.acquire().await else { return };
-        let outcome = check::check(self.dialer.as_ref(), spec, container, target.address, probe::timeout(spec)).await;
+        let access = target.access(self.dialer.as_ref());
+        let outcome = check::check(access, spec, container, probe::timeout(spec)).await;
         if self.table.lock().jobs.get(&number).is_none_or(|job| job.done) {
             return;
         }
@@ -198,15 +206,16 @@ impl Inner {
             Outcome::Failed(text) => {
                 self.recorder.event(&about, EventType::Warning, "Unhealthy", format!("{name} probe failed: {text}"));
             }
-            Outcome::Unsupported(text) => {
-                self.recorder.event(&about, EventType::Warning, "Unhealthy", format!("{name} probe errored: {text}"));
+            Outcome::Errored(text) => {
+                let text = format!("{name} probe errored and resulted in unknown state: {text}");
+                self.recorder.event(&about, EventType::Warning, "Unhealthy", text);
             }
         }
         // a check that cannot be made says nothing, as upstream's: it neither kills a container nor makes it ready
         let passed = match outcome {
             Outcome::Passed | Outcome::Warned(_) => Some(true),
             Outcome::Failed(_) => Some(false),
-            Outcome::Unsupported(_) => None,
+            Outcome::Errored(_) => None,
         };
         self.settle(number, at, spec, passed);
         self.changed.notify_one();
@@ -235,7 +244,7 @@ impl Inner {
         }
         drop(table);
         if let Some(passed) = verdict {
-            let (container, id) = (target.container.clone(), target.id.clone());
+            let (container, id) = (target.container.clone(), target.id.to_string());
             target.handle.note(Note::Probe { container, id, kind, passed });
         }
     }
@@ -258,7 +267,10 @@ mod tests {
     use super::*;
     use crate::{state::PodState, tests::FakeApi};
     use client::RecorderOptions;
-    use container::net::{self, Connection, Peer, Stream};
+    use container::{
+        fake::{FakeRuntime, Script},
+        net::{self, Connection, Peer, Stream},
+    };
     use serde_json::json;
     use std::net::SocketAddr;
 
@@ -302,7 +314,10 @@ mod tests {
         .unwrap();
         let handle = Arc::new(Handle::new("u".into(), &PodState::adopt(&pod)));
         let address = std::net::Ipv4Addr::new(10, 32, 0, 2).into();
-        prober.add(Target { handle, pod: Arc::new(pod), container: "c".into(), id: "a".into(), address }, 0.0);
+        let clock = container::Clock::new(|| std::time::SystemTime::UNIX_EPOCH);
+        let runtime = Arc::new(FakeRuntime::new("wasmtime", clock, |_, _| Script::Run));
+        let pod = Arc::new(pod);
+        prober.add(Target { handle, pod, container: "c".into(), id: "a".into(), runtime, address }, 0.0);
         slow.asked.notified().await;
         if told {
             token.cancel();

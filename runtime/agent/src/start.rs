@@ -1,13 +1,12 @@
 //! Starting one attempt of a container: image, prepare, environment, mounts, create, start. Every way it can fail has upstream's
-//! waiting reason. Also the postStart hook.
+//! waiting reason.
 
 use crate::{
     config::Configs,
     env::{self, Environment, Sources},
     handle::{Handle, Note},
-    hook,
     images::{self, Keyring, Policy, Pulled},
-    pod, resources,
+    pod, policy, resources,
     shared::Shared,
     termination::{self, LastWords},
     volumes::{self, Synced, Wanted, mounts},
@@ -246,6 +245,8 @@ impl Start {
     ) -> Result<(ContainerSpec, Option<LastWords>)> {
         let args = env::command_line(container, &pulled.command, &environment)
             .map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
+        let http = policy::http(self.pod.metadata.annotations.as_ref(), &self.container)
+            .map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
         let root = self.shared.volumes_dir(pod::uid(&self.pod));
         let scratch = volumes::files_dir(&root).join(&self.container);
         let messages = volumes::messages_dir(&root).join(&self.container);
@@ -272,7 +273,7 @@ impl Start {
             ports: container.ports.iter().flatten().filter_map(declared).collect(),
             limits: resources::limits(container),
             log: self.shared.log_file(&self.pod, &self.container, self.log),
-            request_timeout: None,
+            http,
             stdin: match (container.stdin, container.stdin_once) {
                 (Some(true), Some(true)) => Stdin::Once,
                 (Some(true), _) => Stdin::Open,
@@ -349,20 +350,6 @@ fn describe(progress: &Progress) -> String {
             }
         }
         Progress::Unpacking => "unpacking the image".into(),
-    }
-}
-
-/// Runs the postStart hook of an attempt. The error is for the user.
-pub(crate) async fn post_start(
-    shared: &Shared,
-    pod: &Pod,
-    container: &str,
-    address: IpAddr,
-) -> std::result::Result<(), String> {
-    let Some((container, _)) = pod::container(pod, container) else { return Ok(()) };
-    match container.lifecycle.as_ref().and_then(|l| l.post_start.as_ref()) {
-        Some(handler) => hook::run(shared.dialer.as_ref(), handler, container, address).await,
-        None => Ok(()),
     }
 }
 

@@ -4,7 +4,7 @@
 //! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
 
 use crate::{
-    plan::{Live, LiveContainer, Setup},
+    plan::{Busy, Live, LiveContainer, Setup},
     pod::{self, Role},
     state::{Attempt, AttemptState, Ended, Failure, LOST_CODE, LOST_REASON, PodState},
 };
@@ -192,6 +192,8 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
     let attempt = record.and_then(|r| r.current.as_ref());
     let last = record.and_then(|r| r.last.as_ref());
     let (state, last) = match attempt.map(|a| &a.state) {
+        // upstream's kubelet says nothing of a container before its hook is over
+        Some(AttemptState::Running { .. }) if live.busy == Busy::PostStart => (waits(default_reason(pod), ""), last),
         Some(AttemptState::Running { started_at }) => {
             let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
             (ContainerState { running: Some(running), ..Default::default() }, last)

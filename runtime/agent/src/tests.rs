@@ -1,6 +1,8 @@
 //! The agent as a whole, over a runtime, a network, images and an API that exist in memory, on a paused clock.
 
 mod admission;
+mod annotated;
+mod commands;
 mod endings;
 mod eviction;
 mod fake_api;

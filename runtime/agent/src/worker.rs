@@ -48,9 +48,21 @@ enum Outcome {
     SetUp(Result<Ready, String>),
     TornDown(Result<(), String>),
     Volumes(Result<BTreeMap<String, Synced>, String>),
-    Start { container: String, result: Box<Result<Started, StartError>> },
-    Hook { container: String, id: String, result: Result<(), String> },
-    Stopped { container: String, id: String },
+    Start {
+        container: String,
+        result: Box<Result<Started, StartError>>,
+    },
+    Hook {
+        container: String,
+        id: String,
+        result: Result<(), String>,
+    },
+    /// The container was stopped, or ended, before its hook.
+    Unhooked,
+    Stopped {
+        container: String,
+        id: String,
+    },
 }
 
 /// A start under way.
@@ -71,6 +83,10 @@ struct Own {
     last_words: Option<LastWords>,
     /// Holds back starts that fail before there is an attempt.
     retry: Option<Backoff>,
+    /// Gives up a postStart hook.
+    hook: CancellationToken,
+    /// Why the hook failed, until the container has ended for that.
+    hook_error: Option<String>,
 }
 
 /// A failed pull.
@@ -475,7 +491,7 @@ impl Worker {
             runtime,
             pod: self.pod.clone(),
             container: name.to_owned(),
-            id: attempt.id.clone(),
+            id: attempt.id.as_str().into(),
             address: self.addresses.first().copied(),
             grace,
             message,

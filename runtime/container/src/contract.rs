@@ -6,8 +6,8 @@
 pub mod network;
 
 use crate::{
-    Artifact, ContainerId, ContainerSpec, ContainerState, Error, Exec, Exit, ExitReason, Limits, Runtime, SandboxId,
-    SandboxSpec, Stdin, Streams,
+    Artifact, ContainerId, ContainerSpec, ContainerState, Error, Exec, Exit, ExitReason, HttpPolicy, Limits, Runtime,
+    SandboxId, SandboxSpec, Stdin, Streams,
     net::{Sandbox, Sockets},
 };
 use std::{path::Path, sync::Arc, time::Duration};
@@ -121,7 +121,7 @@ impl<'a> Pod<'a> {
             ports: vec![],
             limits: Limits::default(),
             log: self.fixture.folder().join(format!("logs/{id}.log")),
-            request_timeout: Some(TEST_TIMEOUT),
+            http: HttpPolicy { request_timeout: Some(TEST_TIMEOUT), ..HttpPolicy::default() },
             stdin: Stdin::Open,
             tty: false,
         }

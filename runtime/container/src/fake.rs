@@ -58,6 +58,7 @@ struct State {
     specs: Vec<ContainerSpec>,
     stops: Vec<(String, Duration)>,
     retired: Vec<String>,
+    commands: Vec<Vec<String>>,
 }
 
 struct Entry {
@@ -145,6 +146,11 @@ impl FakeRuntime {
     /// Names of the containers that were retired, in order.
     pub fn retired(&self) -> Vec<String> {
         lock(&self.0.state).retired.clone()
+    }
+
+    /// All commands that were run in containers, in order.
+    pub fn commands(&self) -> Vec<Vec<String>> {
+        lock(&self.0.state).commands.clone()
     }
 
     /// Names of running containers, sorted.
@@ -365,15 +371,29 @@ impl Runtime for FakeRuntime {
         self.entry(id, |entry| entry.spec.limits = limits)
     }
 
-    /// Its one command is `copy CODE`.
+    /// Its commands: `copy CODE`, `hang`, which does not end, and `say CODE OUTPUT ERRORS`.
     async fn exec(&self, id: &ContainerId, exec: Exec, mut streams: Streams) -> Result<i32> {
         self.running_one(id)?;
-        let ["copy", code] = exec.command.iter().map(String::as_str).collect::<Vec<_>>()[..] else {
-            return Err(Error::Invalid(format!("{:?} is not in the container", exec.command)));
-        };
-        let code = code.parse().map_err(|_| Error::Invalid(format!("{code:?} is no exit code")))?;
-        streams.copy().await?;
-        Ok(code)
+        lock(&self.0.state).commands.push(exec.command.clone());
+        let parse = |code: &str| code.parse().map_err(|_| Error::Invalid(format!("{code:?} is no exit code")));
+        match exec.command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
+            ["copy", code] => {
+                let code = parse(code)?;
+                streams.copy().await?;
+                Ok(code)
+            }
+            ["hang"] => std::future::pending().await,
+            ["say", code, output, errors] => {
+                let code = parse(code)?;
+                for (text, to) in [(output, streams.stdout), (errors, streams.stderr)] {
+                    if let Some(mut to) = to {
+                        to.write_all(text.as_bytes()).await.map_err(anyhow::Error::from)?;
+                    }
+                }
+                Ok(code)
+            }
+            _ => Err(Error::Invalid(format!("{:?} is not in the container", exec.command))),
+        }
     }
 
     /// What is written to it is read from it.

@@ -26,10 +26,12 @@ pub mod frame;
 pub mod log;
 mod mount;
 pub mod net;
+mod policy;
 mod runtime;
 
 pub use clock::Clock;
 pub use mount::{FileId, Mount, MountError};
+pub use policy::{HttpPolicy, InstancePolicy, Reuse};
 pub use runtime::{
     Artifact, ContainerId, ContainerSpec, ContainerState, DEFAULT_HTTP_PORT, Error, Event, Exec, Exit, ExitReason,
     Limits, Port, Prepared, Progress, Protocol, Result, Runtime, SandboxId, SandboxSpec, Stats, Status, Stdin, Streams,

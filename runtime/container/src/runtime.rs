@@ -1,7 +1,7 @@
 //! [`Runtime`], which runs the containers of a node.
 
 use crate::{
-    Mount,
+    HttpPolicy, Mount,
     net::{Sandbox, Sockets},
 };
 use std::{
@@ -132,8 +132,8 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// The file for standard output and error in CRI log format; the first byte creates it and its folder.
     pub log: PathBuf,
-    /// Timeout of a request to an HTTP handler; `None` is no timeout.
-    pub request_timeout: Option<Duration>,
+    /// How it is served, if it is an HTTP handler.
+    pub http: HttpPolicy,
     /// Its standard input.
     pub stdin: Stdin,
     /// Whether it has a terminal: then attached clients get standard error with standard output.

@@ -17,7 +17,8 @@ const FUNCTION: char = '@';
 
 /// Runs a program to completion: the exported function that `io` names, or the entry function of the image.
 pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Image>, io: Io) -> wasmtime::Result<End> {
-    let Some(place) = pool.places.command(&shared.places, image.need()) else {
+    let place = || pool.places.command(&shared.places, image.need());
+    let Some(place) = place().or_else(|| shared.memory.reclaim_node().then(place).flatten()) else {
         let all = pool.places.count().0;
         return Ok(End::cannot_run(format!(
             "this node runs as many Wasm instances as it can: it has places for {all}"

@@ -1,7 +1,8 @@
 //! Compilation in a child process, which contains what a hostile module does to the compiler: excessive memory or time, or a crash.
 //!
 //! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which lowers
-//! its own limits before it reads the input. One child runs at a time; further compilations wait. The child reads a job from standard input, and
+//! its own limits before it reads the input. A child uses all idle cores; [`Queue`] decides how many
+//! children run, and which job is next. The child reads a job from standard input, and
 //! writes the code and a report to files in a folder that only this node's user can enter.
 
 use crate::{
@@ -11,7 +12,8 @@ use crate::{
     image::Image,
     inspect,
     metrics::Metrics,
-    pool::{LazyPool, Pool},
+    pool::{LazyPool, NICE, Pool},
+    queue::Queue,
 };
 use container::{Artifact, Error, Progress, Result};
 use rustix::process::{Resource, Rlimit, Signal};
@@ -31,11 +33,15 @@ use std::{
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
-    sync::Semaphore,
 };
 
 /// Bytes of stack of the compiling thread: the compiler recurses into nested blocks.
 const STACK: usize = 32 << 20;
+
+/// Compilers at a time, and threads of each.
+fn threads() -> usize {
+    std::thread::available_parallelism().map_or(1, Into::into)
+}
 
 /// Most bytes that are kept of the child's standard error.
 const MAX_STDERR: u64 = 16 << 10;
@@ -70,14 +76,14 @@ enum Report {
 pub(crate) struct Compilers {
     options: Compiler,
     pub(crate) cache: Cache,
-    queue: Semaphore,
+    queue: Arc<Queue>,
     count: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Compilers {
     pub(crate) fn new(options: Compiler, cache: Cache, metrics: Arc<Metrics>) -> Self {
-        Self { options, cache, queue: Semaphore::new(1), count: AtomicU64::new(0), metrics }
+        Self { queue: Queue::new(threads()), options, cache, count: AtomicU64::new(0), metrics }
     }
 
     /// Returns the image of an artifact. Cancel-safe: dropping the future kills the child. Creates the pool during the compilation.
@@ -109,13 +115,7 @@ impl Compilers {
         let bytes = self.check(path).inspect_err(|_| {
             self.metrics.failed.inc();
         })?;
-        let _permit = match self.queue.try_acquire() {
-            Ok(permit) => permit,
-            Err(_) => {
-                progress(Progress::Queued);
-                self.queue.acquire().await.map_err(|error| Error::Other(error.into()))?
-            }
-        };
+        let _permit = self.queue.place(bytes, || progress(Progress::Queued)).await;
         progress(Progress::Compiling { bytes });
         let scratch = {
             let (cache, number) = (self.cache.clone(), self.count.fetch_add(1, Relaxed));
@@ -282,6 +282,9 @@ pub fn child_main() -> ExitCode {
     if let Err(error) = limit(&job) {
         return fail(&format!("cannot limit itself: {error}"));
     }
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads()).stack_size(STACK).build_global() {
+        return fail(&format!("cannot start threads: {error}"));
+    }
     let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || run_job(&job));
     match worker.map(|worker| worker.join()) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
@@ -305,7 +308,7 @@ fn limit(job: &Job) -> io::Result<()> {
     // no privileges by exec, and no child that outlives the node
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::process::nice(10)?;
+    rustix::process::nice(NICE)?;
     Ok(())
 }
 

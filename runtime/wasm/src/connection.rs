@@ -18,7 +18,7 @@ use crate::{
     clients,
     http::{Handler, Response, plain},
 };
-use container::net::Via;
+use container::net::{Peer, Via};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::Authority};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -53,7 +53,7 @@ const UNREAD: usize = 64 << 10;
 const PARTING: Duration = Duration::from_secs(1);
 
 /// Serves a connection until its end.
-pub(crate) async fn serve<S>(handler: Arc<Handler>, stream: S, client: clients::Connection, via: Via)
+pub(crate) async fn serve<S>(handler: Arc<Handler>, stream: S, client: clients::Connection, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -63,19 +63,19 @@ where
     let streams = Arc::new(Notify::new());
     let (this, seen, told) = (handler.clone(), client.clone(), streams.clone());
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
-        let (handler, request_of, via) = (this.clone(), seen.clone(), via.clone());
+        let (handler, request_of, peer) = (this.clone(), seen.clone(), peer.clone());
         let multiplexed = request.version() == Version::HTTP_2;
         if multiplexed {
             told.notify_one();
         }
         async move {
-            let refused = refusal(&request, &via, &handler);
+            let refused = refusal(&request, &peer.via, &handler);
             let ends = refused.is_some();
             let mut response = match refused {
                 Some(response) => response,
                 None => {
                     let client = handler.client(Some(&request_of));
-                    handler.clone().answer(request, client, via).await
+                    handler.clone().answer(request, client, peer, true).await
                 }
             };
             let leaves = ends || handler.is_retired() || response.status() == StatusCode::REQUEST_TIMEOUT;

@@ -2,6 +2,7 @@
 
 use crate::{
     attach::{AttachedStreams, Input},
+    delivery::Delivery,
     exit,
     files::{self, Refused, Unopened, budget},
     host::{self, HostMemoryMeter},
@@ -18,12 +19,10 @@ use container::{
     log::{Log, Source},
     net::Sockets,
 };
+use http::HeaderMap;
 use std::sync::{
     Arc,
-    atomic::{
-        AtomicBool, AtomicU64,
-        Ordering::{Relaxed, SeqCst},
-    },
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 use tokio::{io::DuplexStream, sync::Semaphore};
 use wasmtime::{
@@ -78,6 +77,8 @@ pub(crate) struct Shared {
     pub(crate) commands: Arc<Semaphore>,
     pub(crate) places: Arc<Held>,
     pub(crate) instances: AtomicU64,
+    /// Of them, those that wait for a request.
+    pub(crate) idle: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
 }
@@ -107,29 +108,20 @@ impl Drop for Live {
     }
 }
 
-/// How an instance that answers a request ended: the reader of the body must tell a complete body from a truncated one.
-#[derive(Default)]
-pub(crate) struct Ending {
-    /// The guest returned.
-    pub(crate) returned: AtomicBool,
-    /// The instance is being dropped, or was.
-    pub(crate) gone: AtomicBool,
-}
+/// The answer under way ends with the instance. Declared before the table in [`Guest`], so dropped before the body's sender.
+struct Answering(Option<Arc<Delivery>>);
 
-/// Sets [`Ending::gone`] when dropped. Declared before the table in [`Guest`], so dropped before the body's sender.
-struct SetGone(Option<Arc<Ending>>);
-
-impl Drop for SetGone {
+impl Drop for Answering {
     fn drop(&mut self) {
-        if let Some(ending) = &self.0 {
-            ending.gone.store(true, SeqCst);
+        if let Some(delivery) = &self.0 {
+            delivery.end();
         }
     }
 }
 
 /// The state of a component instance.
 pub(crate) struct Guest {
-    _set_gone: SetGone,
+    answering: Answering,
     wasi: WasiCtx,
     table: ResourceTable,
     /// Declared after the table, so that the table's files are closed first.
@@ -138,8 +130,10 @@ pub(crate) struct Guest {
     folders: Vec<Option<Dir>>,
     /// Folders that it has listed and not used.
     unopened: Vec<Unopened>,
-    /// Whether it answers one request, so that it lives shortly.
+    /// Answers requests.
     request: bool,
+    /// Its standard streams.
+    outputs: [Output; 2],
     http: WasiHttpCtx,
     outgoing: Outgoing,
     memory: InstanceMemory,
@@ -206,6 +200,26 @@ impl Guest {
         let dir = files::open_folder(&self.live.0.spec.mounts[mount], false, held, || count)?;
         self.folders[mount] = Some(dir.clone());
         Ok(dir)
+    }
+
+    /// A request begins, which a trace may belong to.
+    pub(crate) fn begin(&mut self, delivery: Arc<Delivery>, trace: Option<HeaderMap>) {
+        self.answering = Answering(Some(delivery));
+        self.outgoing.trace = trace;
+    }
+
+    /// The request is answered, and the instance stays.
+    pub(crate) fn end(&mut self) {
+        self.answering = Answering(None);
+        self.outgoing.trace = None;
+        self.outputs.iter().for_each(Output::end_line);
+    }
+
+    /// Whether it can answer another request: what it failed to get may fail it again, and what it keeps it may run out of.
+    pub(crate) fn is_reusable(&mut self) -> bool {
+        self.memory.refused().is_none()
+            && !self.host_memory.refused
+            && self.table.iter_mut().count() <= MAX_REQUEST_RESOURCES / 2
     }
 
     pub(crate) fn space(&self) -> &Arc<budget::DiskSpace> {
@@ -356,35 +370,34 @@ impl Io {
 /// A store for the one component instance of a command.
 pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>, io: Io) -> wasmtime::Result<Store<Guest>> {
     files::check_mounts(&shared.spec.mounts)?;
-    component_store(engine, shared, InstanceMemory::new(shared.memory.clone()), None, io)
+    component_store(engine, shared, InstanceMemory::new(shared.memory.clone()), false, io)
 }
 
-/// A store for a component instance that answers one request.
+/// A store for a component instance that answers requests.
 pub(crate) fn request_store(
     engine: &Engine,
     shared: &Arc<Shared>,
     memory: InstanceMemory,
-    ending: Arc<Ending>,
 ) -> wasmtime::Result<Store<Guest>> {
-    component_store(engine, shared, memory, Some(ending), Io::own(shared, true))
+    component_store(engine, shared, memory, true, Io::own(shared, true))
 }
 
 fn component_store(
     engine: &Engine,
     shared: &Arc<Shared>,
     memory: InstanceMemory,
-    ending: Option<Arc<Ending>>,
+    request: bool,
     io: Io,
 ) -> wasmtime::Result<Store<Guest>> {
     let mut table = ResourceTable::new();
-    let request = ending.is_some();
     table.set_max_capacity(if request { MAX_REQUEST_RESOURCES } else { MAX_RESOURCES });
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
+        outputs: [io.stdout.clone(), io.stderr.clone()],
         wasi: wasi(shared, io).build(),
         request,
-        _set_gone: SetGone(ending),
+        answering: Answering(None),
         table,
         files: budget::InstanceFiles::new(
             shared.files.clone(),
@@ -397,6 +410,7 @@ fn component_store(
             sockets: shared.sockets.clone(),
             log: shared.log.clone(),
             permits: shared.outgoing.clone(),
+            trace: None,
         },
         memory,
         host_memory: HostMemoryMeter::default(),

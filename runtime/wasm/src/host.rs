@@ -18,8 +18,13 @@ use wasmtime_wasi_http::{
 
 /// Bytes of one set of fields, with what their table takes.
 pub(crate) const FIELDS: usize = 64 << 10;
-/// Bytes that one write to a body may have, so what a body that nobody reads holds.
-pub(crate) const CHUNK: usize = 64 << 10;
+/// Bytes that one write to a body may have.
+pub(crate) const CHUNK: usize = 8 << 10;
+/// Writes that wait for who takes the answer, besides one. Enough that small ones go out together; what a body that nobody reads holds is
+/// 128 KiB at most.
+pub(crate) const CHUNKS: usize = 15;
+/// Bytes of a body that nobody reads, of those that are charged.
+const BODY: u64 = 64 << 10;
 /// Bytes that the host holds for any instance, not charged: else a limit would have to be above what an instance begins with.
 const FREE: u64 = 128 << 10;
 /// Calls between two weighings. Between them a guest makes at most this many sets of fields.
@@ -66,7 +71,7 @@ impl HostMemoryMeter {
 }
 
 fn weight(resource: &(dyn Any + Send)) -> u64 {
-    let body = |is: bool| if is { CHUNK as u64 } else { 0 };
+    let body = |is: bool| if is { BODY } else { 0 };
     if let Some(fields) = resource.downcast_ref::<FieldMap>() {
         return SMALL + fields_weight(fields);
     }

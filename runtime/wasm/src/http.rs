@@ -4,47 +4,44 @@
 //! connection. It is cut when its client goes away or does nothing, and when its container is ended; it may take any time.
 
 use crate::{
-    HttpOptions, clients, exit,
-    guest::{self, Ending, Shared},
-    image::{Image, Target},
+    HttpOptions,
+    access::{Access, Counted},
+    body::{Guarded, Incoming, Task},
+    clients,
+    delivery::{Delivery, Held},
+    exit,
+    guest::Shared,
+    image::Image,
+    instances::{Head, Instance, Instances, Question},
     memory::InstanceMemory,
     places::Place,
     pool::Pool,
     quota::Throttled,
+    trace::Tracer,
     turns::{Alternating, Turn, Turns},
 };
 use bytes::Bytes;
 use container::{
     log::Source,
-    net::{BoxError, Via},
+    net::{BoxError, Peer, Via},
 };
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
-use http_body::{Body as _, Frame, SizeHint};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use parking_lot::Mutex;
 use std::{
     convert::Infallible,
-    pin::Pin,
     sync::{
         Arc,
-        atomic::{
-            AtomicBool,
-            Ordering::{Relaxed, SeqCst},
-        },
+        atomic::{AtomicBool, Ordering::Relaxed},
     },
-    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
     sync::{Notify, oneshot},
-    task::AbortHandle,
     time::Instant,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use wasmtime_wasi_http::p2::{
-    bindings::http::types::{ErrorCode, Scheme},
-    body::HyperOutgoingBody,
-};
 
 /// What a request that waits takes besides its head, bytes: its task and its connection's buffers.
 const WAITING: usize = 4 << 10;
@@ -62,8 +59,6 @@ const FULL: &str = "this node runs as many instances as it can";
 
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 pub(crate) type Response = http::Response<Body>;
-/// The answer's head as the guest gave it.
-type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
 /// Tells whoever waits for the answer: what the guest said, or what to say instead.
 type Teller = oneshot::Sender<Result<Head, Response>>;
 
@@ -72,8 +67,10 @@ pub(crate) struct Handler {
     pub(crate) pool: Arc<Pool>,
     shared: Arc<Shared>,
     image: Arc<Image>,
+    instances: Arc<Instances>,
     options: HttpOptions,
     turns: Arc<Turns>,
+    tracer: Option<Tracer>,
     /// Clients are asked to leave: HTTP/1.1 connections end with their next answer, HTTP/2 ones with the requests under way.
     retire: CancellationToken,
     /// Connections.
@@ -95,15 +92,21 @@ impl Handler {
         shared: Arc<Shared>,
         image: Arc<Image>,
         options: HttpOptions,
+        tracer: Option<Tracer>,
         retire: CancellationToken,
         out_of_memory: impl Fn(String) + Send + Sync + 'static,
     ) -> Arc<Self> {
+        let policy = &shared.spec.http;
+        let concurrency = policy.max_concurrent.unwrap_or(options.concurrency);
+        let turns = Turns::new(concurrency, options.queue, policy.max_queued.unwrap_or(usize::MAX));
         Arc::new(Self {
+            instances: Instances::new(pool.clone(), shared.clone(), image.clone()),
             pool,
             shared,
             image,
             options,
-            turns: Turns::new(options.concurrency, options.queue),
+            turns,
+            tracer,
             retire,
             open: TaskTracker::new(),
             drain: CancellationToken::new(),
@@ -126,6 +129,7 @@ impl Handler {
     /// Takes no more requests and finishes those under way within `grace`. Returns whether none had to be cut.
     pub(crate) async fn drain(&self, grace: Duration) -> bool {
         self.drain.cancel();
+        self.instances.close();
         self.requests.close();
         let drained = tokio::time::timeout(grace, self.requests.wait()).await.is_ok();
         self.cut().await;
@@ -136,6 +140,7 @@ impl Handler {
     pub(crate) async fn cut(&self) {
         self.drain.cancel();
         self.cut.cancel();
+        self.instances.close();
         self.requests.close();
         self.requests.wait().await;
     }
@@ -173,12 +178,29 @@ impl Handler {
         }
     }
 
+    /// Answers a request. `here`: this is one of the guests' threads, which may run the guest itself until its answer begins.
     pub(crate) async fn answer<B>(
         self: Arc<Self>,
-        request: http::Request<B>,
+        mut request: http::Request<B>,
         client: clients::Request,
-        via: Via,
+        peer: Peer,
+        here: bool,
     ) -> Response
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
+        let trace = self.tracer.as_ref().map(|tracer| tracer.trace(request.headers_mut()));
+        let access = self.shared.spec.http.access_log;
+        let access = access.then(|| Access::new(&self.shared.log, peer.address.ip(), &request, trace.as_ref()));
+        let asked = Asked { client, via: peer.via, trace, here };
+        let response = self.run_and_answer(request, asked).await;
+        let Some(mut access) = access else { return response };
+        access.answered(response.status());
+        response.map(|body| Counted { body, access }.boxed_unsync())
+    }
+
+    async fn run_and_answer<B>(self: Arc<Self>, request: http::Request<B>, asked: Asked) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
@@ -190,14 +212,19 @@ impl Handler {
         let begin = Instant::now();
         let what: Arc<str> = format!("{} {}", request.method(), request.uri().path()).into();
         let head = request.method() == Method::HEAD;
+        let Asked { client, via, trace, here } = asked;
         let client = Arc::new(client);
-        let call = Call { what: what.clone(), client: client.clone(), via, ending: Arc::new(Ending::default()) };
-        let ending = call.ending.clone();
+        let call = Call { what: what.clone(), client: client.clone(), via, delivery: Arc::default() };
+        let delivery = call.delivery.clone();
         let (sender, receiver) = oneshot::channel();
-        let request = request.map(|body| Sent { body, client: client.clone() });
-        let task = self.requests.spawn_on(self.clone().run(request, sender, call), self.pool.handle());
-        let mut task = Task { handle: task.abort_handle(), done: false };
-        let response = match receiver.await {
+        let request = with_host(request).map(|body| Incoming::new(body, client.clone()));
+        let question = Question { request, trace };
+        let run = self.requests.track_future(self.clone().run(question, sender, call));
+        let (told, mut task) = match here {
+            true => Task::begin_here(Box::pin(run), receiver, self.pool.handle()).await,
+            false => Task::begin(run, receiver, &delivery, self.pool.handle()).await,
+        };
+        let response = match told {
             Ok(Ok(Ok(response))) if response.status().is_informational() => {
                 let status = response.status();
                 self.log(&what, &format!("the component answered {status}, which is not the end of an answer"));
@@ -210,7 +237,7 @@ impl Handler {
                 task.done = left == Some(0) && !head || body.is_end_stream();
                 client.untaken(true);
                 let body =
-                    Guarded { body, left, ending, task, client, what, shared: self.shared.clone(), broken: None };
+                    Guarded { body, left, delivery, task, client, what, shared: self.shared.clone(), broken: None };
                 http::Response::from_parts(parts, body.boxed_unsync())
             }
             Ok(Ok(Err(code))) => {
@@ -234,12 +261,12 @@ impl Handler {
     }
 
     /// Runs one request to its end; `head` gets the answer's head as soon as the guest sets it, or what to say instead.
-    async fn run<B>(self: Arc<Self>, request: http::Request<B>, head: Teller, call: Call)
+    async fn run<B>(self: Arc<Self>, question: Question<B>, head: Teller, call: Call)
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
-        let Call { what, client, via, ending } = call;
+        let Call { what, client, via, delivery } = call;
         let head = Arc::new(Mutex::new(Some(head)));
         // Returns whether there was no answer yet.
         let say = |response: Response| {
@@ -247,16 +274,16 @@ impl Handler {
             let _ = head.send(Err(response));
             true
         };
-        let bytes = WAITING + size(request.uri(), request.headers());
+        let bytes = WAITING + size(question.request.uri(), question.request.headers());
         let guest = async {
             let turn = self.turn(bytes, via).await?;
-            let (share, seat) = self.room().await?;
+            let from = self.source().await?;
             let quota = self.shared.quota.clone();
-            let run = self.instance(request, share, &seat, ending, head.clone());
+            let run = Held::new(self.serve(from, question, delivery.clone(), head.clone()), delivery);
             Throttled::new(Alternating::new(run, turn), quota, self.pool.ticker.clone()).await.map_err(Failure::Guest)
         };
         let late = async {
-            match self.shared.spec.request_timeout {
+            match self.shared.spec.http.request_timeout {
                 Some(limit) => tokio::time::sleep(limit).await,
                 None => std::future::pending().await,
             }
@@ -323,8 +350,12 @@ impl Handler {
         let room = async {
             let memory = self.shared.memory.reserve(self.image.initial_memory).await;
             let share = memory.map_err(|full| Failure::Guest(full.into()))?;
-            let seat = self.pool.places.request(&self.shared.places, self.image.need()).await.ok_or(Failure::Full)?;
-            Ok((share, seat))
+            let place = || self.pool.places.request(&self.shared.places, self.image.need());
+            let place = match place().await {
+                None if self.shared.memory.reclaim_node() => place().await,
+                place => place,
+            };
+            Ok((share, place.ok_or(Failure::Full)?))
         };
         tokio::pin!(room);
         loop {
@@ -340,45 +371,45 @@ impl Handler {
         }
     }
 
-    async fn instance<B>(
+    /// An instance for a request: an idle one, or what a new one needs.
+    async fn source(&self) -> Result<From, Failure> {
+        if let Some(instance) = self.instances.take() {
+            return Ok(From::Idle(instance));
+        }
+        tokio::select! {
+            biased;
+            room = self.room() => room.map(|(share, place)| From::Room(share, place)),
+            instance = self.instances.wait() => Ok(From::Idle(instance)),
+        }
+    }
+
+    async fn serve<B>(
         &self,
-        request: http::Request<B>,
-        share: InstanceMemory,
-        place: &Place,
-        ending: Arc<Ending>,
+        from: From,
+        question: Question<B>,
+        delivery: Arc<Delivery>,
         head: Arc<Mutex<Option<Teller>>>,
     ) -> wasmtime::Result<()>
     where
-        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
-        let target = self.image.target(&self.pool, place.seat).await?;
-        let (Target::Http(pre), Some(side)) = (target, self.pool.side(place.seat)) else {
-            return Err(wasmtime::format_err!("this is no HTTP handler"));
+        let mut instance = match from {
+            From::Idle(instance) => instance,
+            From::Room(share, place) => self.instances.make(share, place).await?,
         };
-        let mut store = guest::request_store(&side.engine, &self.shared, share, ending.clone())?;
-        let request = with_host(request).map(|body| {
-            let error = |error: B::Error| wasmtime_wasi_http::Error::InternalError(Some(error.to_string()));
-            body.map_err(error).boxed_unsync()
-        });
-        let mut view = wasmtime_wasi_http::WasiHttpView::http(store.data_mut());
-        let request = view.new_incoming_request(Scheme::Http, request)?;
-        let out = view.new_response_outparam_from_callback(move |answer| {
+        let tell = move |answer| {
             if let Some(head) = head.lock().take() {
                 let _ = head.send(Ok(answer));
             }
-        })?;
-        let ran = async {
-            let proxy = pre.instantiate_async(&mut store).await?;
-            proxy.wasi_http_incoming_handler().call_handle(&mut store, request, out).await
         };
-        ran.await.map_err(|error| store.data().with_cause(error))?;
-        ending.returned.store(true, SeqCst);
+        instance.answer(question, &delivery, tell).await?;
+        self.instances.put(instance);
         Ok(())
     }
 
     fn late(&self, what: &str) -> Response {
-        let limit = self.shared.spec.request_timeout.unwrap_or_default().as_secs_f32();
+        let limit = self.shared.spec.http.request_timeout.unwrap_or_default().as_secs_f32();
         self.log(what, &format!("cut after {limit} s"));
         plain(StatusCode::GATEWAY_TIMEOUT, &format!("no answer from the component within {limit} s"))
     }
@@ -402,6 +433,12 @@ impl Handler {
     }
 }
 
+/// Where a request's instance comes from.
+enum From {
+    Idle(Instance),
+    Room(InstanceMemory, Place),
+}
+
 enum Failure {
     /// Too many wait.
     Busy,
@@ -412,134 +449,26 @@ enum Failure {
     Guest(wasmtime::Error),
 }
 
+/// Who asks, and how.
+struct Asked {
+    client: clients::Request,
+    via: Via,
+    trace: Option<HeaderMap>,
+    here: bool,
+}
+
 /// What a request's task needs to know of it.
 struct Call {
     /// Method and path, for the log.
     what: Arc<str>,
     client: Arc<clients::Request>,
     via: Via,
-    ending: Arc<Ending>,
+    delivery: Arc<Delivery>,
 }
 
 fn size(uri: &Uri, headers: &HeaderMap) -> usize {
     let headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     headers + uri.path_and_query().map_or(0, |it| it.as_str().len())
-}
-
-/// A request's body that notes whether its client sends it.
-struct Sent<B> {
-    body: B,
-    client: Arc<clients::Request>,
-}
-
-impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Sent<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
-        let frame = Pin::new(&mut self.body).poll_frame(context);
-        self.client.unsent(frame.is_pending());
-        frame
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<B> Drop for Sent<B> {
-    fn drop(&mut self) {
-        self.client.unsent(false);
-    }
-}
-
-/// The task of one request. Dropped before it is done, it is ended: nobody waits for it any more.
-struct Task {
-    handle: AbortHandle,
-    done: bool,
-}
-
-impl Drop for Task {
-    fn drop(&mut self) {
-        if !self.done {
-            self.handle.abort();
-        }
-    }
-}
-
-/// An answer's body. Once all of it is delivered, the guest may finish what it has left to do.
-struct Guarded {
-    body: HyperOutgoingBody,
-    /// Bytes to come, if the guest declared them: hyper does not ask for the end then.
-    left: Option<u64>,
-    ending: Arc<Ending>,
-    task: Task,
-    client: Arc<clients::Request>,
-    what: Arc<str>,
-    shared: Arc<Shared>,
-    /// Why the answer ends before it is complete.
-    broken: Option<BoxError>,
-}
-
-impl Guarded {
-    /// Why the answer broke off, told in the log.
-    fn told(&self, why: &str) -> BoxError {
-        let why = match self.left {
-            Some(left) if left > 0 => format!("{why}, {left} bytes before its content-length"),
-            _ => why.to_string(),
-        };
-        self.shared.log.lines(Source::Stderr, &format!("sampan: {}: {why}", self.what));
-        why.into()
-    }
-}
-
-impl http_body::Body for Guarded {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = &mut *self;
-        if let Some(error) = this.broken.take() {
-            return Poll::Ready(Some(Err(error)));
-        }
-        let frame = Pin::new(&mut this.body).poll_frame(context);
-        this.client.untaken(matches!(frame, Poll::Ready(Some(Ok(_)))));
-        let frame = std::task::ready!(frame);
-        match (&frame, &mut this.left) {
-            // The body of an instance that was ended looks complete. Its log has said why.
-            (None, _) if this.ending.gone.load(SeqCst) && !this.ending.returned.load(SeqCst) => {
-                this.broken = Some("the component was ended before its answer was complete".into());
-            }
-            (None, Some(left)) if *left > 0 => this.broken = Some(this.told("the answer ended")),
-            (Some(Err(_)), _) => this.broken = Some(this.told("the component broke its answer off")),
-            (None, _) => this.task.done = true,
-            (Some(Ok(frame)), Some(left)) => {
-                *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
-            }
-            _ => {}
-        }
-        if this.broken.is_some() {
-            // hyper sends what there is before it waits, not before it fails.
-            context.waker().wake_by_ref();
-            return Poll::Pending;
-        }
-        if this.left == Some(0) || this.body.is_end_stream() {
-            this.task.done = true;
-        }
-        Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// HTTP/1.0 needs no Host, wasi:http does.

@@ -34,13 +34,16 @@
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
+mod access;
 mod attach;
+mod body;
 mod cache;
 mod clients;
 mod command;
 pub mod compile;
 mod config;
 mod connection;
+mod delivery;
 pub mod descriptors;
 mod exec;
 mod exit;
@@ -50,6 +53,7 @@ mod host;
 mod http;
 mod image;
 pub mod inspect;
+mod instances;
 pub mod key;
 mod limits;
 mod malloc_trim;
@@ -60,6 +64,7 @@ mod outgoing;
 mod places;
 mod pool;
 mod preview;
+mod queue;
 mod quota;
 mod runtime;
 mod served;
@@ -68,6 +73,7 @@ mod stdio;
 mod terminal;
 mod ticker;
 mod tools;
+mod trace;
 mod turns;
 mod unstable;
 

@@ -3,10 +3,11 @@
 //! The limit of the node's account follows the memory that is available on the machine, as other processes use it too.
 
 use crate::MemoryProbe;
+use parking_lot::Mutex;
 use std::{
     sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering::SeqCst},
+        Arc, Weak,
+        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
     },
     time::Duration,
 };
@@ -41,6 +42,12 @@ impl OutOfMemory {
     }
 }
 
+/// Keeps memory that nobody uses at the moment.
+pub(crate) trait Reclaim: Send + Sync {
+    /// Gives it back. Returns whether there was any.
+    fn reclaim(&self) -> bool;
+}
+
 /// A memory account. Charges also go to its parents.
 pub(crate) struct MemoryAccount {
     name: &'static str,
@@ -49,6 +56,10 @@ pub(crate) struct MemoryAccount {
     parent: Option<Arc<MemoryAccount>>,
     machine: Option<MachineLimit>,
     freed: Notify,
+    /// Those who keep some of it for later.
+    idle: Mutex<Vec<Weak<dyn Reclaim>>>,
+    /// Those who wait for some.
+    waiting: AtomicUsize,
 }
 
 /// Adjusts the limit of the node's account to the machine's available memory.
@@ -80,7 +91,16 @@ impl MemoryAccount {
         parent: Option<Arc<MemoryAccount>>,
         machine: Option<MachineLimit>,
     ) -> Self {
-        Self { name, used: AtomicU64::new(0), limit: AtomicU64::new(limit), parent, machine, freed: Notify::new() }
+        Self {
+            name,
+            used: AtomicU64::new(0),
+            limit: AtomicU64::new(limit),
+            parent,
+            machine,
+            freed: Notify::new(),
+            idle: Mutex::default(),
+            waiting: AtomicUsize::new(0),
+        }
     }
 
     /// The configured limit, independent of the machine's available memory.
@@ -104,6 +124,45 @@ impl MemoryAccount {
 
     pub(crate) fn used(&self) -> u64 {
         self.used.load(SeqCst)
+    }
+
+    /// This account and those above it.
+    fn chain(&self) -> impl Iterator<Item = &Self> {
+        std::iter::successors(Some(self), |account| account.parent.as_deref())
+    }
+
+    /// Somebody keeps memory of this account for later, and gives it back when it is short.
+    pub(crate) fn reclaims(&self, idle: &Weak<dyn Reclaim>) {
+        for account in self.chain() {
+            let mut all = account.idle.lock();
+            all.retain(|one| one.strong_count() > 0);
+            all.push(idle.clone());
+        }
+    }
+
+    /// Has what is kept for later given back. Returns whether there was any.
+    fn reclaim(&self) -> bool {
+        let all: Vec<_> = self.idle.lock().iter().filter_map(Weak::upgrade).collect();
+        // each is asked, not only until one has some
+        all.iter().filter(|one| one.reclaim()).count() > 0
+    }
+
+    /// The same of the whole node: for places, which are not memory.
+    pub(crate) fn reclaim_node(&self) -> bool {
+        self.chain().last().is_some_and(Self::reclaim)
+    }
+
+    /// Charges, if need be what is given back for it.
+    fn charge_or_reclaim(&self, bytes: u64) -> Result<(), OutOfMemory> {
+        self.charge(bytes).or_else(|full| {
+            let account = self.chain().find(|account| account.name == full.account);
+            if account.is_some_and(Self::reclaim) { self.charge(bytes) } else { Err(full) }
+        })
+    }
+
+    /// Whether somebody waits for memory that is charged here.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.chain().any(|account| account.waiting.load(SeqCst) > 0)
     }
 
     /// Charges this account alone.
@@ -138,24 +197,23 @@ impl MemoryAccount {
         }
     }
 
-    /// Reserves the initial memory of an instance. Waits while other instances use the memory; fails if the bytes exceed the limit by
-    /// themselves. Cancel-safe.
+    /// A share with `bytes` set aside, for an instance that begins with so much, if they are there.
+    pub(crate) fn try_reserve(self: &Arc<Self>, bytes: u64) -> Result<InstanceMemory, OutOfMemory> {
+        self.charge(bytes)?;
+        Ok(InstanceMemory::with(self.clone(), bytes))
+    }
+
+    /// A share with `bytes` set aside, for an instance that begins with so much. Waits until they fit beside the instances that run;
+    /// fails if they do not fit even alone. Cancel-safe.
     pub(crate) async fn reserve(self: &Arc<Self>, bytes: u64) -> Result<InstanceMemory, OutOfMemory> {
         loop {
-            let full = match self.charge(bytes) {
-                Ok(()) => {
-                    let mut instance = InstanceMemory::new(self.clone());
-                    (instance.charged, instance.reserved) = (bytes, bytes);
-                    return Ok(instance);
-                }
+            let full = match self.charge_or_reclaim(bytes) {
+                Ok(()) => return Ok(InstanceMemory::with(self.clone(), bytes)),
                 Err(full) => full,
             };
-            // waits on the account that refused the charge
-            let mut account = self;
-            while account.name != full.account {
-                let Some(parent) = &account.parent else { return Err(full) };
-                account = parent;
-            }
+            // The account that is full is the one that has to get emptier.
+            let Some(account) = self.chain().find(|account| account.name == full.account) else { return Err(full) };
+            let _waiting = Waiting::new(&account.waiting);
             let freed = account.freed.notified();
             tokio::pin!(freed);
             freed.as_mut().enable();
@@ -168,6 +226,21 @@ impl MemoryAccount {
                 let _ = tokio::time::timeout(RECHECK_INTERVAL, freed).await;
             }
         }
+    }
+}
+
+struct Waiting<'a>(&'a AtomicUsize);
+
+impl<'a> Waiting<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, SeqCst);
+        Self(count)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, SeqCst);
     }
 }
 
@@ -187,7 +260,12 @@ pub(crate) struct InstanceMemory {
 
 impl InstanceMemory {
     pub(crate) fn new(memory: Arc<MemoryAccount>) -> Self {
-        Self { memory, charged: 0, reserved: 0, last: 0, host_bytes: 0, refused: None }
+        Self::with(memory, 0)
+    }
+
+    /// One that was charged `bytes` already.
+    fn with(memory: Arc<MemoryAccount>, bytes: u64) -> Self {
+        Self { memory, charged: bytes, reserved: bytes, last: 0, host_bytes: 0, refused: None }
     }
 
     /// Sets the bytes that the host allocates for the instance.
@@ -211,7 +289,8 @@ impl InstanceMemory {
 
     fn charge(&mut self, bytes: u64) -> Result<(), OutOfMemory> {
         if bytes > 0 {
-            let charged = self.memory.charge(bytes).map_err(|full| OutOfMemory { charged: self.charged, ..full });
+            let charged =
+                self.memory.charge_or_reclaim(bytes).map_err(|full| OutOfMemory { charged: self.charged, ..full });
             charged.inspect_err(|full| self.refused = Some(full.clone()))?;
             self.charged += bytes;
         }

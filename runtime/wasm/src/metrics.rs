@@ -74,6 +74,7 @@ impl Metrics {
 /// What is there now.
 pub(crate) struct Now {
     pub(crate) instances: u64,
+    pub(crate) instances_idle: u64,
     pub(crate) places: u64,
     pub(crate) places_taken: u64,
     pub(crate) memory: u64,
@@ -93,6 +94,7 @@ impl<F: Fn() -> Option<Now> + Send + Sync + 'static> Collector for Present<F> {
         let Some(now) = (self.0)() else { return Ok(()) };
         for (name, help, value) in [
             ("sampan_wasm_instances", "Guest instances that exist", now.instances),
+            ("sampan_wasm_instances_idle", "Of them, those that wait for a request", now.instances_idle),
             ("sampan_wasm_places", "Guest instances that may exist at a time", now.places),
             ("sampan_wasm_places_taken", "Places that instances have or are about to have", now.places_taken),
             ("sampan_wasm_memory_bytes", "Memory that guests hold", now.memory),

@@ -1,9 +1,11 @@
 //! wasi:http going out: every request goes through [`Sockets::http`], which decides on names, egress, load balancing and TLS.
 
+use crate::trace;
 use container::{
     log::{Log, Source},
     net::{self, Sockets},
 };
+use http::HeaderMap;
 use http_body_util::BodyExt;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
@@ -18,25 +20,36 @@ pub(crate) struct Outgoing {
     pub(crate) log: Log,
     /// Requests under way, of the whole container.
     pub(crate) permits: Arc<Semaphore>,
+    /// The trace of the request that the guest answers, for requests that name none.
+    pub(crate) trace: Option<HeaderMap>,
 }
 
 type Io = Box<dyn Future<Output = Result<(), Error>> + Send>;
 type Answer = Result<(http::Response<WasiBody>, Io), Error>;
 
 impl WasiHttpHooks for Outgoing {
+    fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {
+        crate::host::CHUNKS
+    }
+
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
         crate::host::CHUNK
     }
 
     fn send_request(
         &mut self,
-        request: http::Request<WasiBody>,
+        mut request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _processed: Io,
     ) -> Box<dyn Future<Output = Answer> + Send> {
         let Ok(permit) = self.permits.clone().try_acquire_owned() else {
             return Box::new(async { Err(Error::ConnectionLimitReached) });
         };
+        if let Some(trace) = &self.trace
+            && !request.headers().contains_key(trace::PARENT)
+        {
+            request.headers_mut().extend(trace.clone());
+        }
         let (sockets, log) = (self.sockets.clone(), self.log.clone());
         let options = options.unwrap_or_default();
         let limit = match (options.connect_timeout, options.first_byte_timeout) {

@@ -106,6 +106,11 @@ impl Places {
         }
     }
 
+    /// A place for an instance that no request waits for yet, if there is one.
+    pub(crate) fn spare(self: &Arc<Self>, held: &Arc<Held>, need: Need) -> Option<Place> {
+        self.try_request(held, need).ok()
+    }
+
     fn try_request(self: &Arc<Self>, held: &Arc<Held>, need: Need) -> Result<Place, Full> {
         let mut free = self.free.lock();
         let mine = Count { pool: held.pool.load(Relaxed), single: held.single.load(Relaxed) };

@@ -22,6 +22,10 @@ pub(crate) const MAX_TOOLS: usize = 64;
 /// Calls of files at a time, for each thread of guests.
 pub(crate) const BLOCKING_CALLS_PER_THREAD: usize = 8;
 
+/// How far the threads of guests, and the compiler, are below the rest of the node. The same for both: a new image gets its half of the
+/// cores beside guests that never end.
+pub(crate) const NICE: i32 = 5;
+
 /// The pool of this node, made at the first use.
 pub(crate) struct LazyPool {
     options: Options,
@@ -100,6 +104,10 @@ impl Pool {
             // those of files, and one more for what a thread had to do before it waits for one
             .max_blocking_threads(options.threads.saturating_mul(BLOCKING_CALLS_PER_THREAD * 2 + 2))
             .event_interval(1)
+            // of this thread alone, on Linux
+            .on_thread_start(|| {
+                let _ = rustix::process::nice(NICE);
+            })
             .enable_all()
             .build()?;
         let clients = Clients::new(options.http.clients);

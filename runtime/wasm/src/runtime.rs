@@ -18,6 +18,7 @@ use crate::{
     pool::{self, BLOCKING_CALLS_PER_THREAD, LazyPool, Pool},
     quota::{Quota, Throttled},
     served::Served,
+    trace::Tracer,
 };
 use async_trait::async_trait;
 use container::{
@@ -169,10 +170,14 @@ impl Wasmtime {
         let this = Arc::downgrade(&self.0);
         registry.register_collector(Box::new(Present(move || {
             let this = this.upgrade()?;
-            let instances = this.containers.lock().values().map(|it| it.shared.instances.load(Relaxed)).sum();
+            let (mut instances, mut instances_idle) = (0, 0);
+            for container in this.containers.lock().values() {
+                instances += container.shared.instances.load(Relaxed);
+                instances_idle += container.shared.idle.load(Relaxed);
+            }
             let (places, taken) = this.pool.made().map_or((0, 0), |pool| pool.places.count());
             let (places, places_taken) = (places as u64, taken as u64);
-            Some(Now { instances, places, places_taken, memory: this.memory.used() })
+            Some(Now { instances, instances_idle, places, places_taken, memory: this.memory.used() })
         })));
     }
 
@@ -312,11 +317,13 @@ impl Inner {
                 first
             });
         };
+        let traced = shared.spec.http.trace_context;
         let handler = Handler::new(
             pool.clone(),
             shared.clone(),
             image.clone(),
             self.options.http,
+            traced.then(|| Tracer::new(&self.options.key, &shared.spec.id, self.now())),
             container.retire.clone(),
             out_of_memory,
         );
@@ -335,6 +342,8 @@ impl Inner {
         let (this, container) = (self.clone(), container.clone());
         pool.handle().spawn(async move {
             let end = supervise(&container, &handler, memory_end, serving).await;
+            // It holds the image, which goes with its last container.
+            drop(handler);
             this.exit(&container, end).await;
         });
     }
@@ -506,6 +515,7 @@ impl Runtime for Wasmtime {
             commands: Arc::new(Semaphore::new(exec::MAX_COMMANDS)),
             places: Arc::default(),
             instances: AtomicU64::new(0),
+            idle: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             metrics: self.0.metrics.clone(),
             spec,

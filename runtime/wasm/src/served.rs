@@ -13,7 +13,7 @@ impl HttpHandler for Served {
     async fn call(&self, request: net::Request, peer: Peer) -> net::Result<net::Response> {
         let this = self.0.clone();
         let client = this.client(None);
-        Ok(this.answer(request, client, peer.via).await)
+        Ok(this.answer(request, client, peer, false).await)
     }
 
     fn serve(&self, connection: Connection, peer: Peer) {
@@ -29,10 +29,10 @@ impl HttpHandler for Served {
                     // Fails only if the socket is not non-blocking or the reactor is gone.
                     if let Ok(socket) = TcpStream::from_std(socket) {
                         let _ = socket.set_nodelay(true);
-                        connection::serve(this, socket, client, peer.via).await;
+                        connection::serve(this, socket, client, peer).await;
                     }
                 }
-                Connection::Stream(stream) => connection::serve(this, stream, client, peer.via).await,
+                Connection::Stream(stream) => connection::serve(this, stream, client, peer).await,
             }
         };
         open.spawn_on(serve, &threads);

@@ -79,6 +79,13 @@ impl Output {
         }
     }
 
+    /// What is unfinished is a whole line: a request ends, and its instance stays.
+    pub(crate) fn end_line(&self) {
+        if let Destination::Log(to) = &*self.0 {
+            to.writer.lock().finish(true);
+        }
+    }
+
     fn stream(&self) -> Stream {
         Stream { to: self.0.clone(), wait: Mutex::new(None) }
     }

@@ -26,6 +26,8 @@ pub(crate) struct Turns {
     most: usize,
     /// Bytes that those who wait to begin may take together.
     room: usize,
+    /// How many may wait.
+    queue: usize,
     state: Mutex<State>,
     begin: Instant,
     /// When a guest last ran, in milliseconds from the beginning.
@@ -37,6 +39,8 @@ struct State {
     waiting: VecDeque<oneshot::Sender<Turn>>,
     /// Bytes that those who wait take.
     taken: usize,
+    /// How many wait.
+    queued: usize,
 }
 
 /// Too many wait to begin.
@@ -44,9 +48,9 @@ struct State {
 pub(crate) struct Full;
 
 impl Turns {
-    pub(crate) fn new(most: usize, room: usize) -> Arc<Self> {
-        let state = Mutex::new(State { running: 0, waiting: VecDeque::new(), taken: 0 });
-        Arc::new(Self { most: most.max(1), room, state, begin: Instant::now(), ran: AtomicU64::new(0) })
+    pub(crate) fn new(most: usize, room: usize, queue: usize) -> Arc<Self> {
+        let state = Mutex::new(State { running: 0, waiting: VecDeque::new(), taken: 0, queued: 0 });
+        Arc::new(Self { most: most.max(1), room, queue, state, begin: Instant::now(), ran: AtomicU64::new(0) })
     }
 
     /// A turn to begin. Waits, in order, while as many run as may; who waits takes `bytes` meanwhile. Cancel-safe.
@@ -57,9 +61,10 @@ impl Turns {
                 state.running += 1;
                 return Ok(Turn { turns: self.clone(), has: true });
             }
-            if state.taken.saturating_add(bytes) > self.room {
+            if state.queued >= self.queue || state.taken.saturating_add(bytes) > self.room {
                 return Err(Full);
             }
+            state.queued += 1;
             state.taken += bytes;
             let (sender, receiver) = oneshot::channel();
             state.waiting.push_back(sender);
@@ -108,6 +113,7 @@ struct Waiting<'a>(&'a Turns, usize);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
+        state.queued -= 1;
         state.taken -= self.1;
         if state.waiting.len() > 2 * self.0.most {
             state.waiting.retain(|sender| !sender.is_closed());
@@ -223,7 +229,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_has_no_turn_and_who_computes_has() {
-        let turns = Turns::new(2, 1000);
+        let turns = Turns::new(2, 1000, 2);
         let event = Arc::new(Notify::new());
         // As many as you like may wait, each of them begun.
         let mut waiting = Vec::new();

@@ -1,18 +1,17 @@
 //! `sampan logs`: shows what containers print.
 
-use super::{Reached, Resources, connect, explain, get::escape, names, pods};
+use super::{
+    connect, explain,
+    finder::{Finder, Found},
+    get::escape,
+    pods,
+};
 use crate::{args::LogsArgs, exit::usage, out};
-use anyhow::{Context, bail};
-use client::Client;
+use anyhow::bail;
 use futures::stream::{FuturesUnordered, StreamExt};
-use http::Method;
 use http_body_util::BodyExt;
 use serde_json::Value;
-use std::time::Duration;
 
-/// How long to wait for a first pod: kubectl's --pod-running-timeout.
-const FIRST_POD_TIMEOUT: Duration = Duration::from_secs(20);
-const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// How many logs are followed at once: kubectl's --max-log-requests.
 const MAX_FOLLOWED: usize = 5;
 /// Lines of each pod by a selector: kubectl's.
@@ -29,10 +28,7 @@ pub(crate) async fn run(args: &LogsArgs) -> anyhow::Result<()> {
         (Some(_), selector) if !selector.is_empty() => {
             return Err(usage("only a selector (-l) or a POD name is allowed"));
         }
-        _ => {
-            let Reached { client, namespace, .. } = connect(&args.target).await?;
-            Logs { args, client, namespace }
-        }
+        _ => Logs { args, finder: Finder::new(connect(&args.target).await?) },
     };
     match &args.pod {
         Some(pod) => logs.print(&logs.pod(pod).await?, args.tail).await,
@@ -43,54 +39,24 @@ pub(crate) async fn run(args: &LogsArgs) -> anyhow::Result<()> {
 /// One run of the command.
 struct Logs<'a> {
     args: &'a LogsArgs,
-    client: Client,
-    namespace: String,
+    finder: Finder,
 }
 
 impl Logs<'_> {
     /// The pod that is meant by `NAME` or `TYPE/NAME`.
     async fn pod(&self, what: &str) -> anyhow::Result<Value> {
-        let asked = match what.contains('/') {
-            true => names::parse(&[what.to_owned()]).map_err(usage)?.swap_remove(0),
-            false => names::Asked { kind: "pods".to_owned(), name: Some(what.to_owned()) },
-        };
-        let resources = Resources::discover(&self.client).await?;
-        let resource = resources.by_name(&asked.kind)?;
-        let name = escape(asked.name.as_deref().unwrap_or_default());
-        let object = self.get(&resource.path(&self.namespace, &name)).await?;
-        if resource.kind == "Pod" {
-            return Ok(object);
+        let Found { mut pods, .. } = self.finder.find(what, "get the logs from").await?;
+        if pods.len() > 1 {
+            eprintln!("Found {} pods, using pod/{}", pods.len(), pods::name(&pods[0]));
         }
-        let go = format!("*{}.{}", resource.version, resource.kind);
-        let selector = pods::selector(&resource.kind, &go, &object);
-        let selector = selector.map_err(|why| anyhow::anyhow!("cannot get the logs from {go}: {why}"))?;
-        let label = resource.label(asked.name.as_deref().unwrap_or_default());
-        let first = async {
-            loop {
-                let mut found = self.list(&selector).await?;
-                if !found.is_empty() {
-                    found.sort_by(pods::by_logging);
-                    return anyhow::Ok(found);
-                }
-                if let Some(why) = pods::why_none(&resource.kind, &object) {
-                    bail!("{label} has no pods: {why}");
-                }
-                tokio::time::sleep(POLL_INTERVAL).await;
-            }
-        };
-        let found = tokio::time::timeout(FIRST_POD_TIMEOUT, first).await;
-        let found = found.with_context(|| format!("{label} has no pods after {} s", FIRST_POD_TIMEOUT.as_secs()))??;
-        if found.len() > 1 {
-            eprintln!("Found {} pods, using pod/{}", found.len(), pods::name(&found[0]));
-        }
-        Ok(found[0].clone())
+        Ok(pods.swap_remove(0))
     }
 
     /// The logs of every pod that a selector finds.
     async fn selected(&self) -> anyhow::Result<()> {
-        let found = self.list(&self.args.selector).await?;
+        let found = self.finder.list(&self.args.selector).await?;
         if found.is_empty() {
-            eprintln!("No resources found in {} namespace.", self.namespace);
+            eprintln!("No resources found in {} namespace.", self.finder.namespace);
             return Ok(());
         }
         if self.args.follow && found.len() > MAX_FOLLOWED {
@@ -119,7 +85,7 @@ impl Logs<'_> {
         if let Some(told) = told {
             eprintln!("{told}");
         }
-        let path = format!("/api/v1/namespaces/{}/pods/{}/log", self.namespace, pods::name(pod));
+        let path = format!("/api/v1/namespaces/{}/pods/{}/log", self.finder.namespace, pods::name(pod));
         let mut url = format!("{path}?follow={}&container={}", self.args.follow, escape(&container));
         if self.args.previous {
             url.push_str("&previous=true");
@@ -133,7 +99,7 @@ impl Logs<'_> {
         if self.args.timestamps {
             url.push_str("&timestamps=true");
         }
-        let body = super::stream(&self.client, &url, "*/*").await.map_err(explain);
+        let body = super::stream(&self.finder.client, &url, "*/*").await.map_err(explain);
         let mut body = body.map_err(|error| match pods::why_waiting(pod, &container) {
             Some(why) => anyhow::anyhow!("{error}\n{container}: {why}"),
             None => error,
@@ -151,20 +117,6 @@ impl Logs<'_> {
             }
         }
         out::print(&rest)
-    }
-
-    async fn list(&self, selector: &str) -> anyhow::Result<Vec<Value>> {
-        let path = format!("/api/v1/namespaces/{}/pods", self.namespace);
-        let mut list = self.get(&format!("{path}?labelSelector={}", escape(selector))).await?;
-        match list["items"].take() {
-            Value::Array(items) => Ok(items),
-            _ => Ok(Vec::new()),
-        }
-    }
-
-    async fn get(&self, url: &str) -> anyhow::Result<Value> {
-        let answer = super::request(&self.client, Method::GET, url, None, "application/json").await;
-        super::decode(&answer.map_err(explain)?.1)
     }
 }
 

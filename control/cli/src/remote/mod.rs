@@ -1,16 +1,19 @@
-//! The commands that talk to a cluster as any client does: `apply`, `get`, `logs`, `delete`. Small on purpose: kubectl is the full
+//! The commands that talk to a cluster as any client does: `apply`, `get`, `logs`, `port-forward`, `delete`. Small on purpose: kubectl is the full
 //! client, these are for machines that lack one.
 
 mod apply;
 mod delete;
 mod dump;
+mod finder;
 mod get;
 mod logs;
 mod names;
 mod notes;
 mod pods;
+mod port_forward;
 mod resources;
 mod table;
+mod url;
 
 pub(crate) use apply::{Outcome, apply_all, run as apply};
 pub(crate) use delete::run as delete;
@@ -18,7 +21,9 @@ pub(crate) use dump::run as dump;
 pub(crate) use get::run as get;
 pub(crate) use logs::run as logs;
 pub(crate) use notes::notes;
+pub(crate) use port_forward::run as port_forward;
 pub(crate) use resources::Resources;
+pub(crate) use url::run as url;
 
 use crate::{args::Target, data_dir::DataDir, env, exit::FROM_SERVER, kubeconfig, running};
 use anyhow::bail;

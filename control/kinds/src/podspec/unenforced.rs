@@ -81,6 +81,14 @@ fn is_file(image: &str) -> bool {
         || [".wasm", ".wat"].iter().any(|end| image.ends_with(end))
 }
 
+/// A guest with `command: [/bin/sh, -c, ...]` gets these words as its arguments.
+fn shell(command: At<'_>, warnings: &mut FieldWarnings<'_>) {
+    let program = command.items().next().map_or("", At::str);
+    if matches!(program.rsplit('/').next(), Some("sh" | "bash")) {
+        warnings.always(command, "there is no shell in a WebAssembly container; command is its argv");
+    }
+}
+
 fn probes_and_hooks(container: At<'_>, warnings: &mut FieldWarnings<'_>) {
     for name in ["livenessProbe", "readinessProbe", "startupProbe"] {
         for (kind, shown) in [("exec", "exec"), ("grpc", "gRPC")] {
@@ -89,6 +97,7 @@ fn probes_and_hooks(container: At<'_>, warnings: &mut FieldWarnings<'_>) {
                 warnings.unless_honoured(action, &format!("sampan does not run {shown} probes yet; the probe fails"));
             }
         }
+        shell(container.get(name).down(&["exec", "command"]), warnings);
         let scheme = container.get(name).down(&["httpGet", "scheme"]);
         if scheme.str() == "HTTPS" {
             warnings.unless_honoured(scheme, "sampan does not ask by HTTPS yet; the probe never passes");
@@ -100,6 +109,7 @@ fn probes_and_hooks(container: At<'_>, warnings: &mut FieldWarnings<'_>) {
         if exec.is_set() {
             warnings.unless_honoured(exec, "sampan does not run exec hooks yet; the hook is skipped");
         }
+        shell(exec.get("command"), warnings);
         let scheme = lifecycle.get(hook).down(&["httpGet", "scheme"]);
         if scheme.str() == "HTTPS" {
             warnings.unless_honoured(scheme, "sampan does not ask by HTTPS yet; the hook fails");
@@ -115,11 +125,7 @@ fn container(container: At<'_>, host_network: bool, warnings: &mut FieldWarnings
             "looks like a file, which no node can pull; `sampan apply -f` and `sampan up -f` package relative images, `sampan image load` loads others",
         );
     }
-    // A guest with `command: [/bin/sh, -c, ...]` gets these words as its arguments.
-    let program = container.get("command").items().next().map_or("", At::str);
-    if matches!(program.rsplit('/').next(), Some("sh" | "bash")) {
-        warnings.always(container.get("command"), "there is no shell in a WebAssembly container; command is its argv");
-    }
+    shell(container.get("command"), warnings);
     warnings.if_set(
         container.get("workingDir"),
         "a WebAssembly container is told it, but its relative paths do not begin there",

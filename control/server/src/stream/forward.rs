@@ -27,7 +27,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, copy_bidirectional, duplex, split},
+    io::{AsyncReadExt, AsyncWriteExt, DuplexStream, ReadHalf, copy_bidirectional, duplex, split},
     sync::mpsc,
     time::{sleep, timeout},
 };
@@ -258,35 +258,10 @@ async fn channels(socket: WebSocket, form: Form, ports: Ports, numbers: Vec<u16>
     let mut to = Vec::new();
     let mut running = Vec::new();
     for (at, port) in (0_u8..).zip(numbers) {
-        let (theirs, mut ours) = duplex(PIPE);
-        let (mut from, writer) = split(theirs);
+        let (theirs, ours) = duplex(PIPE);
+        let (from, writer) = split(theirs);
         to.push(Some(writer));
-        let (ports, output) = (ports.clone(), output.clone());
-        running.push(async move {
-            let (data, error) = (at * 2, at * 2 + 1);
-            let number = port.to_le_bytes();
-            for channel in [data, error] {
-                output.send((channel, number.to_vec().into())).await.ok()?;
-            }
-            let pump = async {
-                let mut buffer = BytesMut::new();
-                while from.read_buf(&mut buffer).await.unwrap_or(0) > 0 {
-                    if output.send((data, buffer.split().freeze())).await.is_err() {
-                        return;
-                    }
-                    buffer.reserve(PIPE);
-                }
-            };
-            let reach = async {
-                let reached = ports.reach(port, &mut ours).await;
-                drop(ours);
-                reached
-            };
-            if let (Err(text), ()) = tokio::join!(reach, pump) {
-                output.send((error, text.into())).await.ok()?;
-            }
-            Some(())
-        });
+        running.push(channel_pair((at * 2, port), from, ours, ports.clone(), output.clone()));
     }
     drop(output);
     let inbound = async {
@@ -308,6 +283,48 @@ async fn channels(socket: WebSocket, form: Form, ports: Ports, numbers: Vec<u16>
         () = websocket::channels(socket, form, input, queue) => {}
         () = moving => {}
     }
+}
+
+/// Carries one port's bytes to its channel, and what is wrong to the next one, until the port or the client ends.
+async fn channel_pair(
+    (data, port): (u8, u16),
+    mut from: ReadHalf<DuplexStream>,
+    mut ours: DuplexStream,
+    ports: Ports,
+    output: mpsc::Sender<Piece>,
+) -> Option<()> {
+    let error = data + 1;
+    for channel in [data, error] {
+        output.send((channel, port.to_le_bytes().to_vec().into())).await.ok()?;
+    }
+    let pump = async {
+        let mut buffer = BytesMut::new();
+        while from.read_buf(&mut buffer).await.unwrap_or(0) > 0 {
+            if output.send((data, buffer.split().freeze())).await.is_err() {
+                return;
+            }
+            buffer.reserve(PIPE);
+        }
+    };
+    let reach = async {
+        let reached = ports.reach(port, &mut ours).await;
+        drop(ours);
+        reached
+    };
+    tokio::pin!(pump, reach);
+    // Channels cannot be closed one by one: a client does not tell that it has sent all, so the port's end is the end.
+    let reached = tokio::select! {
+        biased;
+        reached = &mut reach => {
+            pump.await;
+            reached
+        }
+        () = &mut pump => Ok(()),
+    };
+    if let Err(text) = reached {
+        output.send((error, text.into())).await.ok()?;
+    }
+    Some(())
 }
 
 #[cfg(test)]

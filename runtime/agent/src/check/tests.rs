@@ -1,6 +1,6 @@
 use super::*;
 use container::{
-    fake::FakeNetwork,
+    fake::{FakeNetwork, FakeRuntime, Script},
     net::{Network, PodNetwork},
 };
 use serde_json::{Value, json};
@@ -11,7 +11,20 @@ async fn run(network: &FakeNetwork, probe: Value) -> Outcome {
     let container =
         serde_json::from_value(json!({"name": "c", "ports": [{"name": "web", "containerPort": 80}]})).unwrap();
     let probe: Probe = serde_json::from_value(probe).unwrap();
-    check(network, &probe, &container, POD, Duration::from_secs(1)).await
+    let clock = container::Clock::new(|| std::time::SystemTime::UNIX_EPOCH);
+    let runtime = FakeRuntime::new("wasmtime", clock, |_, _| Script::Run);
+    let id = "nobody".into();
+    let access = Access { dialer: network, runtime: &runtime, id: &id, address: POD };
+    check(access, &probe, &container, Duration::from_secs(1)).await
+}
+
+#[test]
+fn of_the_commands_variables_only_those_are_known_that_the_container_itself_sets() {
+    let container = serde_json::from_value(json!({"name": "c", "env": [{"name": "A", "value": "1"},
+        {"name": "B", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]}))
+    .unwrap();
+    let action = ExecAction { command: Some(["x$(A)", "$(B)", "$(C)", "$$(A)"].map(str::to_owned).into()) };
+    assert_eq!(static_command(&action, &container).unwrap(), ["x1", "", "$(C)", "$(A)"]);
 }
 
 #[tokio::test]
@@ -62,15 +75,12 @@ async fn what_cannot_be_reached_fails_in_go_words() {
             json!({"httpGet": {"port": 81}}),
             failed("Get \"http://10.32.0.9:81/\": dial tcp 10.32.0.9:81: connect: connection refused"),
         ),
-        (json!({"tcpSocket": {"port": "none"}}), failed("couldn't find port: none in container c")),
+        (json!({"tcpSocket": {"port": "none"}}), Outcome::Errored("couldn't find port: none in container c".into())),
+        (json!({"exec": {"command": ["x"]}}), Outcome::Errored("not found: container nobody".into())),
     ] {
         assert_eq!(run(&network, probe).await, expected);
     }
-    for probe in [
-        json!({"exec": {"command": ["x"]}}),
-        json!({"grpc": {"port": 1}}),
-        json!({"httpGet": {"port": 80, "scheme": "HTTPS"}}),
-    ] {
-        assert!(matches!(run(&network, probe).await, Outcome::Unsupported(_)));
+    for probe in [json!({"grpc": {"port": 1}}), json!({"httpGet": {"port": 80, "scheme": "HTTPS"}})] {
+        assert!(matches!(run(&network, probe).await, Outcome::Errored(_)));
     }
 }

@@ -356,36 +356,6 @@ async fn probes_decide_about_readiness_and_restarts() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_exec_probe_says_that_it_cannot() {
-    let world = World::new().await;
-    world.pod("p", one(json!({"readinessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1}})));
-    let says =
-        "Unhealthy: Readiness probe errored: exec probes are not supported by this node yet: use httpGet or tcpSocket";
-    world.until("p", |_| world.api.events().iter().any(|e| e == says)).await;
-    assert_eq!(world.status("p")["containerStatuses"][0]["ready"], false);
-    // and a check that cannot be made kills nothing
-    world.pod(
-        "live",
-        one(json!({"livenessProbe": {"exec": {"command": ["true"]}, "periodSeconds": 1, "failureThreshold": 1}})),
-    );
-    world.phase("live", "Running").await;
-    tokio::time::sleep(Duration::from_secs(60)).await;
-    assert_eq!(world.status("live")["containerStatuses"][0]["restartCount"], 0);
-}
-
-#[tokio::test(start_paused = true)]
-async fn a_hook_that_fails_after_the_start_restarts_the_container() {
-    let world = World::new().await;
-    world.network.answer(80, |_| (500, vec![]));
-    world.pod("p", one(json!({"lifecycle": {"postStart": {"httpGet": {"port": 80}}}})));
-    world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
-    let text = "FailedPostStartHook: PostStartHook failed: HTTP probe failed with statuscode: 500";
-    assert!(world.api.events().iter().any(|e| e == text));
-    world.network.answer(80, |_| (200, vec![]));
-    world.until("p", |s| s["containerStatuses"][0]["started"] == true).await;
-}
-
-#[tokio::test(start_paused = true)]
 async fn after_a_restart_of_the_agent_pods_go_on_where_they_were() {
     let mut world = World::new().await;
     world.pod("p", one(json!({})));

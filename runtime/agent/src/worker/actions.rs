@@ -127,9 +127,10 @@ impl Worker {
             self.on_lost(&id);
             return true;
         };
-        let again = self.live.containers.get(container).is_some_and(|l| l.busy != Busy::No);
+        let again = self.live.containers.get(container).is_some_and(|l| matches!(l.busy, Busy::Stopping(_)));
         let message = if again { String::new() } else { message };
         let stop = self.stop(container, attempt, runtime, grace, message, again);
+        self.own(container).hook.cancel();
         self.live(container).busy = Busy::Stopping(grace);
         let container = container.to_owned();
         self.ops.push(Box::pin(async move {

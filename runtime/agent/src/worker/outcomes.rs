@@ -3,11 +3,13 @@
 use super::{Outcome, Pull, Worker};
 use crate::{
     backoff::Backoff,
+    hook,
     images::Policy,
     plan::{Busy, LiveContainer, Setup, Waiting},
     pod::{self, Role},
+    prober::Target,
     setup,
-    start::{self, Retry, StartError, Started},
+    start::{Retry, StartError, Started},
     state::{Attempt, AttemptState, Ended, LOST_CODE, LOST_MESSAGE, LOST_REASON},
     termination::LastWords,
     volumes,
@@ -17,11 +19,12 @@ use container::{ContainerState, Exit, ExitReason};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Container;
 use std::{sync::Arc, time::Duration};
+use tokio_util::sync::CancellationToken;
 
 /// Delay before a container whose configuration is missing is tried again, if nothing changes before.
 const CONFIG_DELAY: SignedDuration = SignedDuration::from_secs(10);
-/// How long `ErrImagePull` is shown before the back-off is.
-const PULL_SHOWN: SignedDuration = SignedDuration::from_secs(2);
+/// How long `ErrImagePull` and `PostStartHookError` are shown before the back-off is.
+const ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(2);
 
 impl Worker {
     pub(super) async fn on_outcome(&mut self, outcome: Outcome) {
@@ -64,6 +67,7 @@ impl Worker {
                 Err(error) => self.on_start_failed(&container, error),
             },
             Outcome::Hook { container, id, result } => self.on_hook(&container, &id, result),
+            Outcome::Unhooked => {}
             Outcome::Stopped { container, id } => {
                 // until the runtime tells the end (or a relist finds it gone) it counts as stopping
                 let over = self.running(&container).is_none_or(|a| a.id != id);
@@ -128,16 +132,30 @@ impl Worker {
         if self.running(container).is_none() {
             return;
         }
+        if !self.begin_post_start(container) {
+            self.launched(container);
+        }
+    }
+
+    /// Runs the postStart hook, if there is one.
+    fn begin_post_start(&mut self, container: &str) -> bool {
         let hooked = pod::container(&self.pod, container)
             .is_some_and(|(c, _)| c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()));
-        let Some(address) = self.addresses.first().copied().filter(|_| hooked) else {
-            return self.launched(container);
-        };
-        let (shared, pod, container, id) = (self.shared.clone(), self.pod.clone(), container.to_owned(), starting.id);
+        let Some(attempt) = self.running(container).filter(|_| hooked) else { return false };
+        let Some(runtime) = self.shared.runtimes.get(&attempt.runtime).cloned() else { return false };
+        let Some(address) = self.addresses.first().copied() else { return false };
+        let (id, name, given_up) = (attempt.id.clone(), container.to_owned(), CancellationToken::new());
+        let hook =
+            hook::post_start(self.shared.clone(), self.pod.clone(), name.clone(), runtime, id.as_str().into(), address);
+        self.live(container).busy = Busy::PostStart;
+        self.own(container).hook = given_up.clone();
         self.ops.push(Box::pin(async move {
-            let result = start::post_start(&shared, &pod, &container, address).await;
-            Outcome::Hook { container, id, result }
+            match given_up.run_until_cancelled(hook).await {
+                Some(result) => Outcome::Hook { container: name, id, result },
+                None => Outcome::Unhooked,
+            }
         }));
+        true
     }
 
     fn count_start(&self, container: &str, now: Timestamp) {
@@ -177,12 +195,14 @@ impl Worker {
         let live = self.live(container);
         live.started = !startup;
         live.ready = !readiness;
-        if let (true, Some(attempt), Some(address)) = (probed, self.running(container), self.addresses.first()) {
-            let target = crate::prober::Target {
+        let Some(attempt) = self.running(container).filter(|_| probed) else { return };
+        if let (Some(runtime), Some(address)) = (self.shared.runtimes.get(&attempt.runtime), self.addresses.first()) {
+            let target = Target {
                 handle: self.handle.clone(),
                 pod: self.pod.clone(),
                 container: container.to_owned(),
-                id: attempt.id.clone(),
+                id: attempt.id.as_str().into(),
+                runtime: runtime.clone(),
                 address: *address,
             };
             self.shared.prober.add(target, self.shared.jitter());
@@ -193,12 +213,20 @@ impl Worker {
         if self.running(container).is_none_or(|a| a.id != id) {
             return;
         }
+        let live = self.live(container);
+        if live.busy != Busy::PostStart {
+            return;
+        }
+        live.busy = Busy::No;
         match result {
             Ok(()) => self.launched(container),
             Err(text) => {
-                let message = format!("PostStartHook failed: {text}");
-                self.shared.event(&self.pod, Some(container), EventType::Warning, "FailedPostStartHook", message);
-                self.live(container).unhealthy = Some(("FailedPostStartHook".into(), None));
+                let pod = pod::full_name(&self.pod);
+                tracing::warn!(pod, container, text, "PostStart hook failed");
+                let (kind, reason) = (EventType::Warning, "FailedPostStartHook");
+                self.shared.event(&self.pod, Some(container), kind, reason, "PostStartHook failed");
+                self.own(container).hook_error = Some(text);
+                self.live(container).unhealthy = Some((reason.into(), None));
             }
         }
     }
@@ -221,7 +249,7 @@ impl Worker {
                 let image = pod::container(&self.pod, container).and_then(|(c, _)| c.image.clone()).unwrap_or_default();
                 let backoff = Backoff::next(self.pulls.get(&image).map(|p| p.backoff), now, now);
                 self.pulls.insert(image, Pull { backoff, error: format!("{}: {}", error.reason, error.message) });
-                after(now, PULL_SHOWN)
+                after(now, ERROR_SHOWN)
             }
         };
         let waiting = Waiting { reason: error.reason.to_owned(), message: error.message, until: Some(until) };
@@ -316,10 +344,21 @@ impl Worker {
 
     fn end(&mut self, container: &str, ended: Ended) {
         let Some(attempt) = self.state.containers.get_mut(container).and_then(|r| r.current.as_mut()) else { return };
+        let code = ended.code;
         attempt.state = AttemptState::Exited(ended);
         let (id, runtime) = (attempt.id.clone(), self.shared.runtimes.get(&attempt.runtime).cloned());
         self.shared.prober.remove(&id);
         *self.live(container) = LiveContainer::default();
+        let own = self.own(container);
+        own.hook.cancel();
+        if let Some(message) = own.hook_error.take()
+            && pod::container(&self.pod, container)
+                .is_some_and(|(c, role)| pod::policy(&self.pod, c, role).restarts(code))
+        {
+            let until = Some(after(self.shared.now(), ERROR_SHOWN));
+            let waiting = Waiting { reason: "PostStartHookError".into(), message, until };
+            self.live(container).waiting = Some(waiting);
+        }
         if let Some(runtime) = runtime {
             self.shared.tasks.spawn(async move {
                 if let Err(error) = runtime.remove(&Arc::from(id.as_str())).await {

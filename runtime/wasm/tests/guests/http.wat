@@ -2,7 +2,9 @@
 ;;   /     says hello              /t traps               /s spins for ever      /g grows memory until it may not
 ;;   /o    asks http://other/x     /n gives no answer     /l logs "a line"       /w answers, then spins in its body
 ;;   /b    answers without end     /r reads the request   /e answers an error    /1 answers 101
-;;   /c    breaks its own content-length
+;;   /c    breaks its own content-length             /i says how many requests this instance had, modulo 10
+;;   /k    keeps the request and the answer's body   /m answers 1 MiB in pieces of 4 KiB
+;;   /p    says the request's traceparent            /z answers with a trailer
 (module
   (import "wasi:http/types@0.2.0" "[method]incoming-request.path-with-query" (func $path (param i32 i32)))
   (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
@@ -33,7 +35,13 @@
   (import "wasi:http/types@0.2.0" "[method]incoming-body.stream" (func $stream (param i32 i32)))
   (import "wasi:io/streams@0.2.0" "[method]input-stream.blocking-read" (func $read (param i32 i64 i32)))
 
+  (import "wasi:http/types@0.2.0" "[method]incoming-request.headers" (func $headers (param i32) (result i32)))
+  (import "wasi:http/types@0.2.0" "[method]fields.get" (func $get_field (param i32 i32 i32 i32)))
+  (import "wasi:http/types@0.2.0" "[resource-drop]fields" (func $drop_fields (param i32)))
+  (import "wasi:http/types@0.2.0" "[resource-drop]incoming-request" (func $drop_incoming (param i32)))
+
   (memory (export "memory") 2)
+  (global $count (mut i32) (i32.const 0))
   (global $heap (mut i32) (i32.const 8192))
   (data (i32.const 1024) "hello\n")
   (data (i32.const 1040) "other")
@@ -42,6 +50,10 @@
   (data (i32.const 1070) "error ")
   (data (i32.const 1090) "content-length")
   (data (i32.const 1110) "10")
+  (data (i32.const 1120) "traceparent")
+  (data (i32.const 1140) "0")
+  (data (i32.const 1150) "trailer")
+  (data (i32.const 1160) "end")
 
   (func $cabi_realloc (export "cabi_realloc") (param $old i32) (param $size i32) (param $align i32) (param $new i32) (result i32)
     (local $at i32)
@@ -64,6 +76,54 @@
     (if (local.get $spin) (then (call $spin_for_ever)))
     (call $drop_output (local.get $to))
     (call $finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 16)))
+
+  ;; An answer with one chunk of body, and the body's handle.
+  (func $begin (param $out i32) (param $fields i32) (param $text i32) (param $length i32) (result i32)
+    (local $res i32) (local $body i32) (local $to i32)
+    (local.set $res (call $response (local.get $fields)))
+    (call $body (local.get $res) (i32.const 16))
+    (local.set $body (i32.load (i32.const 20)))
+    (call $set (local.get $out) (i32.const 0) (local.get $res) (i32.const 0) (i64.const 0)
+      (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+    (call $write (local.get $body) (i32.const 16))
+    (local.set $to (i32.load (i32.const 20)))
+    (call $put (local.get $to) (local.get $text) (local.get $length) (i32.const 16))
+    (i32.store (i32.const 24) (local.get $to))
+    (local.get $body))
+
+  (func $answer_a_mebibyte (param $out i32)
+    (local $body i32) (local $to i32) (local $left i32)
+    (local.set $body (call $begin (local.get $out) (call $fields) (i32.const 65536) (i32.const 4096)))
+    (local.set $to (i32.load (i32.const 24)))
+    (local.set $left (i32.const 255))
+    (loop $more
+      (call $put (local.get $to) (i32.const 65536) (i32.const 4096) (i32.const 16))
+      (if (i32.load8_u (i32.const 16)) (then (unreachable)))
+      (local.set $left (i32.sub (local.get $left) (i32.const 1)))
+      (br_if $more (local.get $left)))
+    (call $drop_output (local.get $to))
+    (call $finish (local.get $body) (i32.const 0) (i32.const 0) (i32.const 16)))
+
+  (func $answer_with_a_trailer (param $out i32)
+    (local $fields i32) (local $body i32) (local $to i32)
+    (local.set $fields (call $fields))
+    (call $append (local.get $fields) (i32.const 1150) (i32.const 7) (i32.const 1160) (i32.const 3) (i32.const 16))
+    (local.set $body (call $begin (local.get $out) (local.get $fields) (i32.const 1024) (i32.const 6)))
+    (call $drop_output (i32.load (i32.const 24)))
+    (local.set $fields (call $fields))
+    (call $append (local.get $fields) (i32.const 1160) (i32.const 3) (i32.const 1110) (i32.const 2) (i32.const 16))
+    (call $finish (local.get $body) (i32.const 1) (local.get $fields) (i32.const 16)))
+
+  (func $say_the_trace (param $in i32) (param $out i32)
+    (local $fields i32)
+    (local.set $fields (call $headers (local.get $in)))
+    (call $get_field (local.get $fields) (i32.const 1120) (i32.const 11) (i32.const 40))
+    (call $drop_fields (local.get $fields))
+    (if (i32.eqz (i32.load (i32.const 44)))
+      (then (call $answer (local.get $out) (i32.const 404) (i32.const 1024) (i32.const 0) (i32.const 0)) (return)))
+    (local.set $fields (i32.load (i32.const 40)))
+    (call $answer (local.get $out) (i32.const 200)
+      (i32.load (local.get $fields)) (i32.load (i32.add (local.get $fields) (i32.const 4))) (i32.const 0)))
 
   (func $spin_for_ever (loop $again (br $again)))
 
@@ -136,9 +196,22 @@
 
   (func (export "wasi:http/incoming-handler@0.2.0#handle") (param $in i32) (param $out i32)
     (local $letter i32)
+    (global.set $count (i32.rem_u (i32.add (global.get $count) (i32.const 1)) (i32.const 10)))
+    (i32.store8 (i32.const 1140) (i32.add (global.get $count) (i32.const 48)))
+    (global.set $heap (i32.const 8192))
     (call $path (local.get $in) (i32.const 0))
     (if (i32.gt_u (i32.load (i32.const 8)) (i32.const 1))
       (then (local.set $letter (i32.load8_u (i32.add (i32.load (i32.const 4)) (i32.const 1))))))
+    (if (i32.eq (local.get $letter) (i32.const 107))
+      (then (drop (call $begin (local.get $out) (call $fields) (i32.const 1140) (i32.const 1))) (return)))
+    (if (i32.eq (local.get $letter) (i32.const 112)) (then (call $say_the_trace (local.get $in) (local.get $out)) (return)))
+    (if (i32.eq (local.get $letter) (i32.const 105))
+      (then
+        (call $drop_incoming (local.get $in))
+        (call $answer (local.get $out) (i32.const 200) (i32.const 1140) (i32.const 1) (i32.const 0))
+        (return)))
+    (if (i32.eq (local.get $letter) (i32.const 109)) (then (call $answer_a_mebibyte (local.get $out)) (return)))
+    (if (i32.eq (local.get $letter) (i32.const 122)) (then (call $answer_with_a_trailer (local.get $out)) (return)))
     (if (i32.eq (local.get $letter) (i32.const 116)) (then (call $step_on_a_mine)))
     (if (i32.eq (local.get $letter) (i32.const 115)) (then (call $spin_for_ever)))
     (if (i32.eq (local.get $letter) (i32.const 103)) (then (call $grow_until_refused)))

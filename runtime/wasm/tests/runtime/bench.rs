@@ -1,8 +1,9 @@
 //! Figures, printed: `cargo test --release -p wasm -- --ignored --nocapture bench`. Nothing is asserted on time.
 
 use crate::support::{Node, http_guest, peer, request};
-use container::Runtime;
+use container::{InstancePolicy, Reuse, Runtime, net::Connection};
 use http_body_util::BodyExt;
+use hyper_util::rt::TokioIo;
 use rustix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 use wasm::PoolOptions;
@@ -17,17 +18,21 @@ fn resident() -> u64 {
     pages.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
+/// CPU time of a request by an instance of its own and by one that is reused: by a call, and over connections on loopback.
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "prints figures"]
-async fn bench_fresh_instances() {
+async fn bench_instances() {
     const REQUESTS: u32 = 20_000;
     let node = Node::new().await;
-    node.start(node.spec(&http_guest())).await;
-    let handler = node.net.handler(80).unwrap();
-    for (name, tasks) in [("1 at a time", 1), ("8 at a time", 8)] {
-        let (before, started) = (cpu(), tokio::time::Instant::now());
-        let workers: Vec<_> = (0..tasks)
-            .map(|_| {
+    for (port, policy) in [(80, InstancePolicy::PerRequest), (81, InstancePolicy::Reuse(Reuse::default()))] {
+        let mut spec = node.spec(&http_guest());
+        spec.ports[0].number = port;
+        spec.http.instances = policy;
+        node.start(spec).await;
+        let handler = node.net.handler(port).unwrap();
+        let name = if port == 80 { "new" } else { "reused" };
+        for tasks in [1, 8, 64] {
+            let call = |_| {
                 let handler = handler.clone();
                 tokio::spawn(async move {
                     for _ in 0..REQUESTS / tasks {
@@ -36,14 +41,45 @@ async fn bench_fresh_instances() {
                         response.into_body().collect().await.unwrap();
                     }
                 })
-            })
-            .collect();
-        for worker in workers {
-            worker.await.unwrap();
+            };
+            measure(&format!("{name}, {tasks} calls at a time"), "/", REQUESTS, (0..tasks).map(call).collect()).await;
         }
-        let (used, wall) = (cpu() - before, started.elapsed());
-        println!("{name}: {:?} CPU and {:?} per request, caller included", used / REQUESTS, wall / REQUESTS);
+        for (path, connections, requests) in
+            [("/", 1, REQUESTS), ("/", 8, REQUESTS), ("/", 64, REQUESTS), ("/m", 4, 400)]
+        {
+            let connect = |_| {
+                let (count, handler) = (requests / connections, handler.clone());
+                tokio::spawn(async move {
+                    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+                    let client = tokio::net::TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+                    client.set_nodelay(true).unwrap();
+                    let accepted = listener.accept().await.unwrap().0.into_std().unwrap();
+                    handler.serve(Connection::Tcp(accepted), peer());
+                    let (mut sender, connection) =
+                        hyper::client::conn::http1::handshake(TokioIo::new(client)).await.unwrap();
+                    tokio::spawn(connection);
+                    for _ in 0..count {
+                        sender.ready().await.unwrap();
+                        let mut body = sender.send_request(request(path)).await.unwrap().into_body();
+                        while let Some(frame) = body.frame().await {
+                            frame.unwrap();
+                        }
+                    }
+                })
+            };
+            let name = format!("{name}, {connections} connections");
+            measure(&name, path, requests, (0..connections).map(connect).collect()).await;
+        }
     }
+}
+
+async fn measure(name: &str, path: &str, requests: u32, workers: Vec<tokio::task::JoinHandle<()>>) {
+    let (before, started) = (cpu(), tokio::time::Instant::now());
+    for worker in workers {
+        worker.await.unwrap();
+    }
+    let (used, wall) = (cpu() - before, started.elapsed());
+    println!("{name}, GET {path}: {:?} CPU and {:?} per request, caller included", used / requests, wall / requests);
 }
 
 #[tokio::test(flavor = "multi_thread")]

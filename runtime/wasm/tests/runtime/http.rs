@@ -120,7 +120,7 @@ async fn what_a_request_prints_is_a_line() {
 async fn a_request_that_takes_too_long_is_cut() {
     let node = Node::new().await;
     let mut spec = node.spec(&http_guest());
-    spec.request_timeout = Some(Duration::from_millis(200));
+    spec.http.request_timeout = Some(Duration::from_millis(200));
     let id = node.start(spec).await;
     assert_eq!(node.net.get(80, "/spin").await, (504, "no answer from the component within 0.2 s\n".to_string()));
     idle(&node, &id).await;

@@ -3,8 +3,8 @@
 #![allow(dead_code)]
 
 use container::{
-    Artifact, Clock, ContainerId, ContainerSpec, ContainerState, Exit, Limits, Port, Protocol, Runtime, SandboxId,
-    SandboxSpec, Stdin,
+    Artifact, Clock, ContainerId, ContainerSpec, ContainerState, Exit, HttpPolicy, Limits, Port, Protocol, Runtime,
+    SandboxId, SandboxSpec, Stdin,
     net::{self, Sockets},
 };
 use http_body_util::{BodyExt, Empty};
@@ -137,7 +137,10 @@ impl Sockets for Net {
             *request.uri_mut() = http::Uri::from_static("/");
             return handler.call(request, net::Peer { via: net::Via::Pod, ..peer() }).await;
         }
-        let text = format!("{} {} {:?}", request.method(), request.uri(), request.headers().get("host").unwrap());
+        let mut text = format!("{} {} {:?}", request.method(), request.uri(), request.headers().get("host").unwrap());
+        if let Some(trace) = request.headers().get("traceparent") {
+            text += &format!(" {}", trace.to_str().unwrap());
+        }
         let body = http_body_util::Full::from(text).map_err(|never: std::convert::Infallible| match never {});
         Ok(http::Response::builder().status(418).body(body.boxed_unsync()).unwrap())
     }
@@ -222,7 +225,7 @@ impl Node {
             ports: vec![Port { name: "http".into(), number: 80, protocol: Protocol::Tcp }],
             limits: Limits::default(),
             log: self.log_path(number),
-            request_timeout: None,
+            http: HttpPolicy::default(),
             stdin: Stdin::Empty,
             tty: false,
         }

@@ -1,0 +1,71 @@
+//! Commands that the node runs in a container for itself: exec probes and exec hooks. They have no input, and of their output the first
+//! [`MOST`] bytes are kept.
+
+use container::{ContainerId, Exec, Result, Runtime, Streams};
+use parking_lot::Mutex;
+use std::{
+    io,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tokio::io::AsyncWrite;
+
+/// Bytes of output that are kept, as upstream's probes keep them.
+const MOST: usize = 10 << 10;
+
+/// How a command ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ended {
+    /// Its exit code.
+    pub code: i32,
+    /// What it wrote: its output and then its errors.
+    pub output: String,
+    /// What it wrote to standard error.
+    pub errors: String,
+}
+
+/// Takes all that is written and keeps its beginning.
+#[derive(Clone, Default)]
+struct Kept(Arc<Mutex<Vec<u8>>>);
+
+impl Kept {
+    fn take(&self) -> Vec<u8> {
+        std::mem::take(&mut self.0.lock())
+    }
+}
+
+impl AsyncWrite for Kept {
+    fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let mut kept = self.0.lock();
+        let room = MOST.saturating_sub(kept.len()).min(bytes.len());
+        kept.extend_from_slice(&bytes[..room]);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Runs a command in a running container to its end. Dropping the future ends it.
+///
+/// # Errors
+/// Those of [`Runtime::exec`].
+pub async fn run(runtime: &dyn Runtime, container: &ContainerId, command: Vec<String>) -> Result<Ended> {
+    let (output, errors) = (Kept::default(), Kept::default());
+    let streams = Streams {
+        stdout: Some(Box::new(output.clone())),
+        stderr: Some(Box::new(errors.clone())),
+        ..Streams::default()
+    };
+    let code = runtime.exec(container, Exec { command, tty: false }, streams).await?;
+    let (mut output, errors) = (output.take(), errors.take());
+    output.extend_from_slice(&errors[..errors.len().min(MOST.saturating_sub(output.len()))]);
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    Ok(Ended { code, output: text(output), errors: text(errors) })
+}

@@ -1,0 +1,362 @@
+//! The instances of one HTTP handler: made, and, where its policy says so, reused one request after the other.
+//!
+//! An idle instance keeps its memory's charge and its place. It goes when it has answered enough requests, is old, has been idle for long,
+//! or when another instance of the account wants what it has. One that failed is never reused.
+
+use crate::{
+    body::Incoming,
+    delivery::Delivery,
+    exit,
+    guest::{self, Guest, Shared},
+    image::{Image, Target},
+    memory::{InstanceMemory, Reclaim},
+    places::Place,
+    pool::Pool,
+    quota::Throttled,
+};
+use bytes::Bytes;
+use container::{HttpPolicy, InstancePolicy, Reuse, log::Source};
+use http_body_util::BodyExt;
+use parking_lot::Mutex;
+use std::{
+    collections::VecDeque,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+use tokio::{sync::Notify, time::Instant};
+use wasmtime::Store;
+use wasmtime_wasi_http::{
+    WasiHttpView,
+    p2::{
+        bindings::{Proxy, http::types::ErrorCode, http::types::Scheme},
+        body::HyperOutgoingBody,
+    },
+};
+
+/// How long no spare instance is made after one could not be.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The answer's head as the guest gave it.
+pub(crate) type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+
+/// One instance. Its memory is given back before its place.
+pub(crate) struct Instance {
+    store: Store<Guest>,
+    proxy: Proxy,
+    _place: Place,
+    made: Instant,
+    answered: u64,
+    _alive: Option<Alive>,
+}
+
+/// Counts an instance that may be reused.
+struct Alive(Arc<Changes>);
+
+impl Drop for Alive {
+    fn drop(&mut self) {
+        self.0.alive.fetch_sub(1, SeqCst);
+        self.0.some.notify_one();
+    }
+}
+
+#[derive(Default)]
+struct Changes {
+    alive: AtomicUsize,
+    some: Notify,
+}
+
+/// All instances of a handler.
+pub(crate) struct Instances {
+    pool: Arc<Pool>,
+    shared: Arc<Shared>,
+    image: Arc<Image>,
+    reuse: Option<Reuse>,
+    state: Mutex<State>,
+    /// An instance is idle, for a request that waits for room.
+    returned: Notify,
+    changes: Arc<Changes>,
+}
+
+#[derive(Default)]
+struct State {
+    /// The longest idle first.
+    idle: VecDeque<(Instance, Instant)>,
+    /// Requests that wait for room or for an instance.
+    waiting: usize,
+    /// When somebody looks at the idle ones; `None`: nobody does.
+    looked_at: Option<Instant>,
+    /// No instance is kept any more.
+    closed: bool,
+    /// No spare instance is made before.
+    not_before: Option<Instant>,
+}
+
+/// A request's input, which the guest has until the request is over.
+pub(crate) struct Question<B> {
+    pub(crate) request: http::Request<Incoming<B>>,
+    /// Given to the requests that the guest makes meanwhile.
+    pub(crate) trace: Option<http::HeaderMap>,
+}
+
+impl Instances {
+    pub(crate) fn new(pool: Arc<Pool>, shared: Arc<Shared>, image: Arc<Image>) -> Arc<Self> {
+        let HttpPolicy { instances, .. } = shared.spec.http;
+        let reuse = match instances {
+            InstancePolicy::PerRequest => None,
+            InstancePolicy::Reuse(reuse) => Some(reuse),
+        };
+        let memory = shared.memory.clone();
+        let this = Arc::new(Self {
+            pool,
+            shared,
+            image,
+            reuse,
+            state: Mutex::default(),
+            returned: Notify::new(),
+            changes: Arc::default(),
+        });
+        if reuse.is_some() {
+            let weak: Weak<Self> = Arc::downgrade(&this);
+            memory.reclaims(&(weak as Weak<dyn Reclaim>));
+        }
+        if reuse.is_some_and(|reuse| reuse.min > 0) {
+            this.look(&mut this.state.lock(), Instant::now());
+        }
+        this
+    }
+
+    /// An idle instance, if there is one: the one that was used last, so that those that are not needed grow old.
+    pub(crate) fn take(&self) -> Option<Instance> {
+        let reuse = self.reuse?;
+        let mut state = self.state.lock();
+        loop {
+            let (instance, _) = state.idle.pop_back()?;
+            self.shared.idle.fetch_sub(1, SeqCst);
+            if instance.made.elapsed() < reuse.max_age {
+                return Some(instance);
+            }
+        }
+    }
+
+    /// Waits for one to become idle, for a request that has no room for a new one. Cancel-safe.
+    pub(crate) async fn wait(&self) -> Instance {
+        struct Waiting<'a>(&'a Instances);
+        impl Drop for Waiting<'_> {
+            fn drop(&mut self) {
+                self.0.state.lock().waiting -= 1;
+            }
+        }
+        if self.reuse.is_none() {
+            return std::future::pending().await;
+        }
+        self.state.lock().waiting += 1;
+        let _waiting = Waiting(self);
+        loop {
+            if let Some(instance) = self.take() {
+                return instance;
+            }
+            self.returned.notified().await;
+        }
+    }
+
+    /// A new one. The share has what it begins with.
+    pub(crate) async fn make(&self, share: InstanceMemory, place: Place) -> wasmtime::Result<Instance> {
+        let target = self.image.target(&self.pool, place.seat).await?;
+        let (Target::Http(pre), Some(side)) = (target, self.pool.side(place.seat)) else {
+            return Err(wasmtime::format_err!("this is no HTTP handler"));
+        };
+        let alive = self.reuse.map(|_| {
+            self.changes.alive.fetch_add(1, SeqCst);
+            Alive(self.changes.clone())
+        });
+        let mut store = guest::request_store(&side.engine, &self.shared, share)?;
+        match pre.instantiate_async(&mut store).await {
+            Ok(proxy) => Ok(Instance { store, proxy, _place: place, made: Instant::now(), answered: 0, _alive: alive }),
+            Err(error) => Err(store.data().with_cause(error)),
+        }
+    }
+
+    /// Keeps an instance that has answered, if it may answer more. Returns whether it does.
+    pub(crate) fn put(self: &Arc<Self>, mut instance: Instance) -> bool {
+        let Some(reuse) = self.reuse else { return false };
+        let old = instance.answered >= reuse.max_requests || instance.made.elapsed() >= reuse.max_age;
+        if old || !instance.store.data_mut().is_reusable() {
+            return false;
+        }
+        let mut state = self.state.lock();
+        // Who waits for room gets it by the end of this one.
+        if state.closed || state.waiting == 0 && self.shared.memory.is_wanted() {
+            drop(state);
+            return false;
+        }
+        let now = Instant::now();
+        state.idle.push_back((instance, now));
+        self.shared.idle.fetch_add(1, SeqCst);
+        if state.waiting > 0 {
+            self.returned.notify_one();
+        }
+        if state.idle.len() > reuse.min || state.looked_at.is_none() {
+            self.look(&mut state, now + reuse.max_idle);
+        }
+        true
+    }
+
+    /// Keeps none any more.
+    pub(crate) fn close(&self) {
+        let mut state = self.state.lock();
+        state.closed = true;
+        let idle = self.empty(&mut state);
+        drop(state);
+        drop(idle);
+        self.changes.some.notify_one();
+    }
+
+    fn empty(&self, state: &mut State) -> VecDeque<(Instance, Instant)> {
+        let idle = std::mem::take(&mut state.idle);
+        self.shared.idle.fetch_sub(idle.len() as u64, SeqCst);
+        idle
+    }
+
+    /// Sees to it that somebody looks at the idle ones by then.
+    fn look(self: &Arc<Self>, state: &mut State, by: Instant) {
+        match state.looked_at {
+            None => {
+                state.looked_at = Some(by);
+                self.pool.handle().spawn(Self::watch(Arc::downgrade(self), self.changes.clone()));
+            }
+            Some(at) if by < at => {
+                state.looked_at = Some(by);
+                self.changes.some.notify_one();
+            }
+            Some(_) => {}
+        }
+    }
+
+    async fn watch(this: Weak<Self>, changes: Arc<Changes>) {
+        loop {
+            let Some(instances) = this.upgrade() else { return };
+            instances.refill().await;
+            let Some(until) = instances.expire() else { return };
+            drop(instances);
+            tokio::select! {
+                () = tokio::time::sleep_until(until) => {}
+                () = changes.some.notified() => {}
+            }
+        }
+    }
+
+    /// Ends those that are old or have been idle for too long. Returns when there is something to do again, if ever.
+    fn expire(&self) -> Option<Instant> {
+        let reuse = self.reuse?;
+        let (now, mut gone, mut next) = (Instant::now(), Vec::new(), None);
+        let mut state = self.state.lock();
+        let mut spare = state.idle.len().saturating_sub(reuse.min);
+        for (instance, since) in self.empty(&mut state) {
+            let until = instance.made + reuse.max_age;
+            let until = if spare > 0 { until.min(since + reuse.max_idle) } else { until };
+            spare = spare.saturating_sub(1);
+            if until <= now {
+                gone.push(instance);
+            } else {
+                next = Some(next.map_or(until, |next: Instant| next.min(until)));
+                state.idle.push_back((instance, since));
+            }
+        }
+        self.shared.idle.fetch_add(state.idle.len() as u64, SeqCst);
+        if !state.closed && self.changes.alive.load(SeqCst) - gone.len() < reuse.min {
+            let again = state.not_before.unwrap_or(now);
+            next = Some(next.map_or(again, |next| next.min(again)));
+        }
+        // Whoever has a minimum is told of each end.
+        let kept = !state.closed && reuse.min > 0;
+        state.looked_at = next.or_else(|| kept.then(|| now + reuse.max_age));
+        let next = state.looked_at;
+        drop(state);
+        drop(gone);
+        next
+    }
+
+    /// Makes spare instances while there are too few.
+    async fn refill(self: &Arc<Self>) {
+        let Some(reuse) = self.reuse.filter(|reuse| reuse.min > 0) else { return };
+        loop {
+            let enough = self.changes.alive.load(SeqCst) >= reuse.min;
+            let late = self.state.lock().not_before.is_some_and(|at| Instant::now() < at);
+            if enough || late || self.state.lock().closed {
+                return;
+            }
+            // Not for the price of others: they wait, this does not.
+            let share = self.shared.memory.try_reserve(self.image.initial_memory).ok();
+            let place = self.pool.places.spare(&self.shared.places, self.image.need());
+            let made = match (share, place) {
+                (Some(share), Some(place)) if !self.shared.memory.is_wanted() => {
+                    let (quota, ticker) = (self.shared.quota.clone(), self.pool.ticker.clone());
+                    Throttled::new(self.make(share, place), quota, ticker).await.map(Some)
+                }
+                _ => Ok(None),
+            };
+            let kept = match made {
+                Ok(made) => made.is_some_and(|instance| self.put(instance)),
+                Err(error) => {
+                    let story = exit::describe(&error);
+                    self.shared.log.lines(Source::Stderr, &format!("sampan: no spare instance could be made: {story}"));
+                    false
+                }
+            };
+            if !kept {
+                self.state.lock().not_before = Some(Instant::now() + PATIENCE);
+            }
+        }
+    }
+}
+
+impl Reclaim for Instances {
+    fn reclaim(&self) -> bool {
+        let mut state = self.state.lock();
+        let idle = self.empty(&mut state);
+        if !idle.is_empty() {
+            state.not_before = Some(Instant::now() + PATIENCE);
+        }
+        // Their ends are told, which needs no lock.
+        drop(state);
+        !idle.is_empty()
+    }
+}
+
+impl Instance {
+    /// Answers one request: `tell` gets the answer's head as soon as the guest sets it.
+    pub(crate) async fn answer<B>(
+        &mut self,
+        question: Question<B>,
+        delivery: &Arc<Delivery>,
+        tell: impl FnOnce(Head) + Send + Sync + 'static,
+    ) -> wasmtime::Result<()>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
+        let Question { request, trace } = question;
+        let guest = self.store.data_mut();
+        guest.begin(delivery.clone(), trace);
+        let over = request.body().over();
+        let request = request.map(|body| {
+            let error = |text: String| wasmtime_wasi_http::Error::InternalError(Some(text));
+            body.map_err(error).boxed_unsync()
+        });
+        let mut view = guest.http();
+        let request = view.new_incoming_request(Scheme::Http, request)?;
+        let out = view.new_response_outparam_from_callback(tell)?;
+        let handler = self.proxy.wasi_http_incoming_handler();
+        let ran = handler.call_handle(&mut self.store, request, out).await;
+        ran.map_err(|error| self.store.data().with_cause(error))?;
+        delivery.returned();
+        self.answered += 1;
+        // A guest that is reused may keep what it was given, but not what lies behind it.
+        over.end();
+        self.store.data_mut().end();
+        Ok(())
+    }
+}
