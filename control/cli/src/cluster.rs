@@ -23,7 +23,7 @@ use std::{
 };
 use tokio::sync::watch;
 
-/// How long what is not a pod may take to end, each of two times.
+/// Timeout of the shutdown of all parts other than pods; it applies twice.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first lists may take before a start counts as failed.
 const START_TIMEOUT: Duration = Duration::from_secs(60);

@@ -27,7 +27,7 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
 /// How soon it is tried again when it did not work.
 const RETRY_DELAY: Duration = Duration::from_secs(60);
 
-/// Everything that proves who is who.
+/// The keys and certificates of the cluster.
 pub(crate) struct Credentials {
     pub(crate) authority: Pair,
     pub(crate) tokens: Tokens,

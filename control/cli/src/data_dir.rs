@@ -29,7 +29,7 @@ pub(crate) struct DataDir {
     path: PathBuf,
 }
 
-/// Who holds a data directory.
+/// The process that holds a data directory.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, PartialEq, Eq)]
 pub(crate) struct Holder {
     /// Process id.
@@ -283,7 +283,7 @@ impl DataDir {
         Ok((ours.into_iter().map(|(.., path)| path).collect(), left))
     }
 
-    /// Takes the lock, or says who has it.
+    /// Takes the lock. The error names its holder.
     pub(crate) fn lock(&self) -> anyhow::Result<Lock> {
         loop {
             let mut file = self.open_lock()?;
@@ -301,7 +301,7 @@ impl DataDir {
         }
     }
 
-    /// What a second cluster is told.
+    /// The error for a second cluster.
     pub(crate) fn in_use(&self, holder: &Holder) -> anyhow::Error {
         anyhow::anyhow!(
             "the data directory {} is in use by {}; stop it with `{}`, or choose another with --data-dir",
@@ -311,7 +311,7 @@ impl DataDir {
         )
     }
 
-    /// Who runs here now, if anybody does. Makes nothing.
+    /// The current holder of the lock, if any. Creates no files.
     pub(crate) fn holder(&self) -> anyhow::Result<Option<Holder>> {
         let path = self.join(LOCK);
         let mut file = match OpenOptions::new().read(true).write(true).open(&path) {

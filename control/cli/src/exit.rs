@@ -26,7 +26,7 @@ impl fmt::Display for Exit {
 
 impl std::error::Error for Exit {}
 
-/// What was asked for cannot be meant: nothing was begun.
+/// A usage error: nothing was started.
 pub(crate) fn usage(message: impl Into<String>) -> anyhow::Error {
     with_code(USAGE, message)
 }
@@ -35,7 +35,7 @@ fn with_code(code: u8, message: impl Into<String>) -> anyhow::Error {
     anyhow::Error::new(Exit { code, message: message.into() })
 }
 
-/// A failure that has been told already, by this process or by another.
+/// A failure that this or another process has already printed.
 pub(crate) fn silent(code: u8) -> anyhow::Error {
     with_code(code, "")
 }
@@ -61,12 +61,12 @@ pub(crate) fn print_text(text: &str) {
     print(&anyhow::anyhow!("{text}"));
 }
 
-/// Whether a failure has been told already.
+/// Whether a failure has already been printed.
 pub(crate) fn is_printed(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Exit>().is_some_and(|exit| exit.message.is_empty())
 }
 
-/// Prints a failure, unless it has been told; on a terminal in clap's colours.
+/// Prints a failure, unless it has already been printed; on a terminal in clap's colours.
 pub(crate) fn print(error: &anyhow::Error) {
     if is_printed(error) {
         return;

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What is known of a cluster.
+/// The record of a cluster.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Known {
     /// Its data directory.
@@ -117,7 +117,7 @@ impl Clusters {
         else {
             return;
         };
-        // What cannot be noted is not listed and not renewed later, and stops nobody.
+        // a failure is no error: the cluster is only not listed, and its kubeconfigs are not renewed
         if let Err(error) = fs::create_dir_all(folder).map_err(Into::into).and_then(|()| note_private(&file, &text)) {
             tracing::info!("{error}; the cluster is not listed when it is stopped");
         }

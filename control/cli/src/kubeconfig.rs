@@ -139,7 +139,7 @@ pub(crate) fn check(path: &Path, dir: &DataDir, authority: &str) -> anyhow::Resu
     tried.map_err(|error| anyhow::anyhow!("cannot write {}: {}", path.display(), io(&error)))
 }
 
-/// Removes the entries of a cluster from another kubeconfig, if they are there and its own. What was done, in words.
+/// Removes the entries of a cluster from another kubeconfig, if they belong to that cluster. Returns a message about the change.
 pub(crate) fn forget(path: &Path, name: &str, authority: &str) -> anyhow::Result<Option<String>> {
     if read(path).is_none() {
         return Ok(None);
@@ -228,7 +228,7 @@ fn read_or_new(path: &Path) -> anyhow::Result<Value> {
     }
 }
 
-/// How long somebody else may take to write a kubeconfig.
+/// How long to wait for the lock of a kubeconfig that another process writes.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 

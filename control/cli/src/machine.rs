@@ -1,4 +1,4 @@
-//! What this machine is, as the Node object tells it.
+//! The facts about this machine that the Node object contains, and its memory.
 
 use agent::Machine;
 use rustix::{

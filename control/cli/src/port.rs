@@ -1,4 +1,4 @@
-//! Binding the API's port, and who has a port that is taken.
+//! Binds the API's port, and finds the process that occupies a port.
 
 use anyhow::{Context, bail};
 use std::{
@@ -8,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// Listens, or says what is in the way and how to choose another port.
+/// Listens. The error names the process that occupies the port, and how to choose another one.
 pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = match TcpListener::bind(address) {
         Ok(listener) => listener,
@@ -39,7 +39,7 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Who listens where a process of ours would.
+/// The process that listens at the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Held {
     Nobody,

@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-/// Lines of what is waited for that a terminal shows at once.
+/// Most objects that a terminal shows at once.
 const MAX_SHOWN: usize = 8;
 
 /// Progress of one command.

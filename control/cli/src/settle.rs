@@ -39,9 +39,9 @@ pub(crate) struct Node {
 
 /// How to wait.
 pub(crate) struct Patience<'a> {
-    /// How long before the user gets the prompt back; the cluster goes on trying.
+    /// How long the command waits; the cluster continues to try afterwards.
     pub(crate) timeout: Duration,
-    /// When it was applied: older events tell of something else.
+    /// The time of the apply: older events are ignored.
     pub(crate) since: Timestamp,
     /// None for a cluster that is not on this machine, whose ports cannot be seen.
     pub(crate) node: Option<Node>,
@@ -59,7 +59,7 @@ impl Patience<'_> {
         self.dir.map_or_else(|| text.to_owned(), |dir| dir.complete(text))
     }
 
-    /// Where the output of what is in trouble is.
+    /// The command that shows the log of a failing container.
     fn output(&self, trouble: &Trouble) -> String {
         trouble.output.as_ref().map_or_else(String::new, |logs| format!("; its output: {} {logs}", self.kubectl()))
     }
@@ -163,7 +163,7 @@ impl<'a> Pending<'a> {
         self.outcome.object["metadata"]["namespace"].as_str().unwrap_or("default")
     }
 
-    /// What it is and what is missing.
+    /// The object and its missing parts.
     fn missing(&self) -> Option<(String, String)> {
         match &self.last.state {
             Some(State::Waiting(what)) => Some((self.outcome.label.clone(), what.clone())),

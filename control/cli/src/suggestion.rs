@@ -1,4 +1,4 @@
-//! What a wrong command line is told beside clap's own words: which command was meant, and what only kubectl can do.
+//! Hints about a wrong command line in addition to clap's messages: similar commands, and commands that only kubectl has.
 
 use crate::args::Cli;
 use clap::{

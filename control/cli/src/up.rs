@@ -99,7 +99,7 @@ fn begin(mut args: UpArgs, file: Settings, start: Start) -> anyhow::Result<()> {
     up.start(manifests)
 }
 
-/// What was given with -f, read.
+/// The manifests of `-f`.
 fn manifests(args: &UpArgs) -> anyhow::Result<Vec<Manifest>> {
     let mut manifests = match args.filename.is_empty() {
         true => Vec::new(),
@@ -148,7 +148,7 @@ impl Up {
         result
     }
 
-    /// Tells that the cluster is ready, applies what was given, and tells what became of it. The cluster then goes on.
+    /// Reports that the cluster is ready, applies the manifests, and reports the result. The cluster continues to run.
     async fn work(
         &self,
         cluster: &Cluster,
@@ -158,7 +158,7 @@ impl Up {
         let mut report = self.report(&address.to_string(), self.remembered.clone());
         report.ready();
         if !manifests.is_empty() {
-            // What is wrong with manifests does not take the cluster down: it can be fixed and applied again.
+            // an error in manifests does not end the cluster: the user can fix and apply them again
             report.filled = Some(self.fill(cluster.client(), std::process::id(), manifests).await);
         }
         report.end(&self.args.filename);

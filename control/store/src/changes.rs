@@ -8,9 +8,9 @@ use std::sync::{
 };
 use tokio::sync::Notify;
 
-/// The revision of the last change under a prefix. A clone tells of the same prefix.
+/// The revision of the last change under a prefix. A clone has the same prefix.
 ///
-/// It is never behind what has been acknowledged: who wrote something and then asks sees the change.
+/// It includes all acknowledged writes, so that a caller sees its own.
 #[derive(Clone, Debug, Default)]
 pub struct Changes(Arc<Tracked>);
 

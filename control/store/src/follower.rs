@@ -127,7 +127,7 @@ impl<T: Payload> Follower<T> {
         events.into_iter().find(|event| &**event.key() == key).cloned()
     }
 
-    /// Takes in what has changed in the log.
+    /// Applies the changes of the log.
     fn follow(&mut self, batch: Result<Batch, LogError>) {
         let batch = match batch {
             Ok(batch) => batch,

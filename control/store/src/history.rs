@@ -60,7 +60,7 @@ impl<T> History<T> {
         }
     }
 
-    /// Forgets what is older or more than `options` allow. Returns when the next event becomes too old.
+    /// Drops events beyond the age or number of `options`. Returns when the next event becomes too old.
     pub(crate) fn prune(&mut self, now: Instant, options: &Options) -> Option<Instant> {
         while let Some((at, event)) = self.ring.front() {
             let old = now.saturating_duration_since(*at) >= options.history;

@@ -23,7 +23,7 @@ pub(crate) fn queue<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
 
 struct State<T> {
     events: VecDeque<Event<T>>,
-    /// Who waits for an event.
+    /// The waker of the receiver.
     reader: Option<Waker>,
     limit: usize,
     /// An event found no room.

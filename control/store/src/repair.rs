@@ -1,4 +1,4 @@
-//! What happens after a failed commit: the log is opened again, with a pause between the tries, and what is in it decides.
+//! Recovery after a failed commit: the log is opened again, with delayed retries, and its content decides whether the commit is durable.
 //!
 //! Nothing is believed that was not read again: the log is either where it was before the failed commit, which then never happened, or
 //! where it would be after it, which then did happen; and all that was acknowledged must be in it. A log in any other state is damaged,
@@ -13,7 +13,7 @@ use tokio::time::Instant;
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// A commit: what it makes of the store, and who waits for it.
+/// A commit: its state of the store, and its waiting callers.
 pub(crate) struct Commit<T> {
     pub(crate) revision: Revision,
     pub(crate) map: Map<T>,
@@ -32,7 +32,7 @@ pub(crate) struct Repair<T> {
     pause: Duration,
 }
 
-/// What the log says about a commit that failed.
+/// Whether a failed commit is in the log.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
     /// It is there.
@@ -52,7 +52,7 @@ impl<T> Repair<T> {
         self.pause = (self.pause * 2).min(MAX_RETRY_DELAY);
     }
 
-    /// Compares what was read with what was published before the commit.
+    /// Compares the log's content with the state that was published before the commit.
     pub(crate) fn judge(&self, replay: &Replay, revision: Revision, map: &Map<T>) -> Result<Found, LogError> {
         let (found, expected) = match replay.revision {
             at if at == self.lost.revision => (Found::Stored, &self.lost.map),

@@ -17,7 +17,7 @@ pub struct Write {
     pub ttl: Option<Duration>,
 }
 
-/// Where the change that a write made is told, or why it made none.
+/// Sends the result of a write to its caller: the change, or the error.
 pub(crate) type Reply<T> = oneshot::Sender<Result<Event<T>, Error<T>>>;
 
 pub(crate) enum Request<T> {

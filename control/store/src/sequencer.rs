@@ -119,7 +119,7 @@ impl<T: Payload> Sequencer<T> {
                 woken = woken(&mut self.in_flight, &mut self.repair, &mut self.room_check) => {
                     self.wake(woken);
                     self.publisher.tell().await;
-                    // Who has just been answered may have more to write: let it join this commit, not the one after.
+                    // yields, so that callers which were just answered can add their next write to this commit
                     tokio::task::yield_now().await;
                     while self.prepared.has_room() && let Ok(request) = self.requests.try_recv() {
                         self.take(request);
@@ -131,7 +131,7 @@ impl<T: Payload> Sequencer<T> {
                         self.take(request);
                     }
                 }
-                () = sleep_until(wake), if room => {} // what is due is done below
+                () = sleep_until(wake), if room => {} // the loop does the work that is due
             }
             self.begin_repair_or_check();
             if open {
@@ -162,7 +162,7 @@ impl<T: Payload> Sequencer<T> {
         }
     }
 
-    /// Forgets old history. Returns when something is to be done although nobody asks: an expiry, or more to forget.
+    /// Drops old history. Returns the time of the next work without a request: an expiry, or more history to drop.
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
         let expiry = self.expiries.first().filter(|_| self.repair.is_none()).map(|(at, _)| {
@@ -268,7 +268,7 @@ impl<T: Payload> Sequencer<T> {
         event
     }
 
-    /// Deletes what has expired, as far as the commit in the making has room.
+    /// Deletes expired entries, as many as fit into the current commit.
     fn expire(&mut self) {
         if self.repair.is_some() {
             return;
@@ -309,7 +309,7 @@ impl<T: Payload> Sequencer<T> {
         commit.answers.into_iter().for_each(Answer::send);
     }
 
-    /// A commit has failed: what was prepared on top of it never happens, and whether it did is asked of the log.
+    /// Handles a failed commit: later prepared commits are dropped, and the log is read to learn whether the failed one is durable.
     fn commit_failed(&mut self, commit: Commit<T>, error: LogError) {
         tracing::error!(%error, "a commit failed: the store is read-only until its file could be opened again");
         let cause = Arc::new(error);
@@ -403,7 +403,7 @@ fn expiries<T>(map: &Map<T>) -> BTreeSet<(NonZeroU64, Arc<str>)> {
     map.iter_from(|_| false).filter_map(|entry| Some((entry.expires?, entry.key.clone()))).collect()
 }
 
-/// The next of what is under way to end.
+/// Waits for the next commit in progress.
 async fn woken<T>(
     in_flight: &mut Option<InFlight<T>>,
     repair: &mut Option<Repair<T>>,

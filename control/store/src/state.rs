@@ -62,7 +62,7 @@ pub(crate) struct Publisher<T> {
     undelivered: Option<Published<T>>,
 }
 
-/// The newest revision that readers see, and that watches have been told of.
+/// The newest revision that readers see, and that was delivered to watches.
 #[derive(Clone)]
 pub(crate) struct Progress {
     pub(crate) published: watch::Receiver<Revision>,
@@ -96,7 +96,7 @@ impl<T: Payload> Publisher<T> {
 }
 
 impl<T> Publisher<T> {
-    /// Makes durable changes visible to readers: `map` is the state after them. Whoever made them is answered after this.
+    /// Makes durable changes visible to readers; `map` is the state after them. Their callers are answered afterwards.
     pub(crate) fn publish(&mut self, revision: Revision, map: Map<T>, events: Vec<Event<T>>) {
         self.undelivered = Some((revision, events.clone()));
         self.state.publish(revision, map, events);

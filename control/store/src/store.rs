@@ -15,7 +15,7 @@ const QUEUE: usize = 1024;
 /// Longest key, bytes.
 const MAX_KEY_BYTES: usize = 4096;
 
-/// The store. A clone is the same store. Once the last one is dropped the writer ends what is queued and stops.
+/// The store. A clone is the same store. When the last clone is dropped, the writer completes the queued requests and stops.
 pub struct Store<T: Payload> {
     state: Arc<State<T>>,
     requests: mpsc::Sender<Request<T>>,
@@ -134,7 +134,7 @@ impl<T: Payload> Store<T> {
         done.map(drop).map_err(|_| Error::Closed)
     }
 
-    /// Waits until the watches have been told of everything up to `revision`.
+    /// Waits until all events up to `revision` are delivered to the watches.
     pub async fn wait_until_delivered(&self, revision: Revision) -> Result<(), Error<T>> {
         let mut delivered = self.progress.delivered.clone();
         let done = delivered.wait_for(|now| *now >= revision).await;

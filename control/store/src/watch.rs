@@ -128,7 +128,7 @@ impl<T: Send + Sync + 'static> FanOut<T> {
         (sender, Self { commits, newcomers, folders: HashMap::new(), count: 0, sweep_at: MAX_BATCH, delivered })
     }
 
-    /// Ends, and with it all watches, when no more commits come.
+    /// Ends, with all watches, when the sender of commits is dropped.
     pub(crate) async fn run(mut self) {
         let mut done = 0;
         while let Some((revision, events)) = self.commits.recv().await {

@@ -1,5 +1,5 @@
-//! Sends pod statuses to the API: the latest of each pod only, a bounded number at a time, again and again until the API took it.
-//! The last one of a deleted pod is followed by its deletion.
+//! Sends pod statuses to the API: only the latest status of each pod, with limited concurrency, and with retries until the API accepts it. The
+//! last status of a terminating pod is followed by the pod's deletion.
 
 use crate::{pod, status};
 use client::{Client, DeleteOptions, Patch};
@@ -17,27 +17,27 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Calls under way at a time.
+/// Most concurrent calls.
 const MAX_PARALLEL: usize = 16;
 const FIRST_RETRY: Duration = Duration::from_millis(200);
 const MAX_RETRY: Duration = Duration::from_secs(30);
-/// How long a status waits for the next one that says only how far a starting pod is. A pod whose image is there starts within
-/// milliseconds, and each status is a write of the store and work for all who watch pods.
+/// How long a status that only shows the progress of a starting pod waits for a newer one. A pod whose image is present starts within
+/// milliseconds, and each status costs a write to the store and an event for each watch.
 const SETTLE: Duration = Duration::from_millis(10);
 
-/// One thing to tell.
+/// A status to send, a deletion, or both.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
-    /// Whose.
+    /// The pod.
     pub pod: Arc<Pod>,
-    /// The status; `None` when only the deletion is wanted.
+    /// The status; `None` for a deletion only.
     pub status: Arc<PodStatus>,
-    /// Then delete the pod for good.
+    /// Whether to delete the pod afterwards, without a grace period.
     pub delete: bool,
 }
 
 impl Report {
-    /// Whether it says only how far the start of a pod is that the API knows as `Pending`: others act on pods that are ready or finished.
+    /// Whether it only shows the progress of a pod that is `Pending` in the API: controllers act on ready and finished pods.
     fn is_passing(&self) -> bool {
         let ready = |condition: &PodCondition| condition.type_ == "Ready" && condition.status == "True";
         let acted_on = self.delete
@@ -58,20 +58,20 @@ struct Inner {
     token: CancellationToken,
     tasks: TaskTracker,
     places: Semaphore,
-    /// By uid: what waits behind the call that is under way.
+    /// Reports by uid that wait for the current call of their pod.
     waiting: Mutex<HashMap<String, Waiting>>,
     first: Mutex<First>,
 }
 
-/// What waits to be told of a pod.
+/// The waiting report of a pod.
 #[derive(Default)]
 struct Waiting {
     report: Option<Report>,
-    /// Told when the report is replaced.
+    /// Notified when the report is replaced.
     newer: Arc<Notify>,
 }
 
-/// Pods of which the API believes what it was told by an earlier process.
+/// Pods whose status in the API was sent by an earlier process.
 #[derive(Default)]
 struct First {
     uids: HashSet<String>,
@@ -88,7 +88,7 @@ impl Reporter {
         }
     }
 
-    /// Cancels `told` once the API has heard of each of these pods, or they are gone.
+    /// Cancels `told` once a status of each of these pods was sent, or the pods are gone.
     pub(crate) fn expect(&self, uids: HashSet<String>, told: CancellationToken) {
         if uids.is_empty() {
             return told.cancel();
@@ -96,12 +96,12 @@ impl Reporter {
         *self.inner.first.lock() = First { uids, told: Some(told) };
     }
 
-    /// Nothing will be told of a pod any more.
+    /// Stops waiting for the first status of a pod: none will be sent.
     pub(crate) fn forget(&self, uid: &str) {
         self.inner.tell(uid);
     }
 
-    /// Tells the API, replacing what was not yet told of the same pod.
+    /// Queues a report. It replaces the waiting report of the same pod.
     pub(crate) fn report(&self, report: Report) {
         let uid = pod::uid(&report.pod).to_owned();
         match self.inner.waiting.lock().entry(uid.clone()) {
@@ -143,7 +143,7 @@ impl Inner {
                     tracing::warn!(pod = pod::full_name(&report.pod), %error, "cannot report the pod's status, will try again");
                     tokio::time::sleep(delay).await;
                     delay = (delay * 2).min(MAX_RETRY);
-                    // a newer report has precedence, but a wanted deletion stays wanted
+                    // a newer report replaces this one, but a requested deletion is kept
                     let mut waiting = self.waiting.lock();
                     if let Some(Waiting { report: none @ None, .. }) = waiting.get_mut(uid) {
                         *none = Some(report);
@@ -153,7 +153,7 @@ impl Inner {
         }
     }
 
-    /// The API has heard of a pod.
+    /// Records that the first status of a pod was sent, or will not be.
     fn tell(&self, uid: &str) {
         let mut first = self.first.lock();
         if first.uids.remove(uid) && first.uids.is_empty() {
@@ -172,7 +172,7 @@ impl Inner {
         self.take(uid)
     }
 
-    /// What is told when a newer report replaces one that says only how far the start of a pod is.
+    /// The notification of a newer report, if the waiting one only shows the progress of a starting pod.
     fn passing(&self, uid: &str) -> Option<Arc<Notify>> {
         let waiting = self.waiting.lock();
         let waiting = waiting.get(uid)?;
@@ -194,7 +194,7 @@ impl Inner {
         let patch = Patch::Strategic(status_patch(&report.pod, &report.status));
         match self.client.patch_status::<Pod>(namespace, name, patch).await {
             Ok(_) => {}
-            // nobody wants this status any more
+            // the pod is gone
             Err(error) if self.is_gone(&report.pod, &error).await? => return Ok(()),
             Err(error) if error.is_invalid() => {
                 tracing::error!(pod = pod::full_name(&report.pod), %error, "the API refuses the pod's status");
@@ -211,8 +211,8 @@ impl Inner {
         Ok(())
     }
 
-    /// Whether a call failed since the pod is gone, or another has its name. A conflict alone does not say so: it is also what the API
-    /// answers when others wrote the pod faster again and again.
+    /// Whether a call failed because the pod is gone or another pod has its name. A conflict is no proof: it also occurs when other clients
+    /// update the pod repeatedly.
     async fn is_gone(&self, pod: &Pod, error: &client::Error) -> client::Result<bool> {
         if !(error.is_conflict() || error.is_invalid()) {
             return Ok(error.is_not_found());
@@ -222,7 +222,7 @@ impl Inner {
     }
 }
 
-/// The strategic merge patch that makes a pod's status ours, and leaves conditions of others alone.
+/// The strategic merge patch that sets a pod's status, and keeps conditions that other clients own.
 fn status_patch(pod: &Pod, status: &PodStatus) -> Value {
     let mut body = serde_json::to_value(status).unwrap_or_default();
     for field in status::OWN {
@@ -238,7 +238,7 @@ fn status_patch(pod: &Pod, status: &PodStatus) -> Value {
         }
     }
     for field in ["podIPs", "hostIPs"] {
-        // lists of addresses merge by address: without this another one would stay
+        // address lists merge by address: this removes other addresses
         if let Some(addresses) = body.get_mut(field).and_then(Value::as_array_mut) {
             addresses.insert(0, json!({"$patch": "replace"}));
         }

@@ -1,7 +1,7 @@
-//! What the node remembers of each pod (see `runtime/README.md`): attempts, ids, restart counts, times, the log file, the address. One small
-//! JSON file per pod, replaced atomically, so that a restart of the process continues where it was.
+//! The node's persistent state of each pod (see `runtime/README.md`): attempts, ids, restart counts, times, the log file, the address. One small
+//! JSON file per pod, replaced atomically, so that the pod continues after a restart of the process.
 //!
-//! Not the truth about what runs (that is [`container::Runtime::list`]) and not the wish (that is the Pod).
+//! It is neither the observed state ([`container::Runtime::list`]) nor the desired state (the Pod).
 
 use crate::{
     backoff::Backoff,
@@ -19,7 +19,7 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// The reason of a container whose end nobody saw.
+/// The reason of a container that ended unobserved.
 pub const LOST_REASON: &str = "ContainerStatusUnknown";
 /// Its exit code, as upstream's.
 pub const LOST_CODE: i32 = 137;
@@ -27,11 +27,11 @@ pub const LOST_CODE: i32 = 137;
 pub const LOST_MESSAGE: &str =
     "The node agent was restarted and the container, which used to be Running, ended with it";
 
-/// A pod as the node remembers it.
+/// The persistent state of a pod.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct PodState {
-    /// Namespace, name and uid: to clean up after pods that were deleted while the agent was away.
+    /// Namespace, name and uid, to clean up pods that were deleted while the agent did not run.
     pub namespace: String,
     /// See `namespace`.
     pub name: String,
@@ -41,12 +41,12 @@ pub struct PodState {
     pub started: Option<Timestamp>,
     /// The pod's address, kept over restarts.
     pub address: Option<IpAddr>,
-    /// By container name, init containers among them.
+    /// By container name, including init containers.
     pub containers: BTreeMap<String, Record>,
     /// Why the node failed the pod, if it did.
     pub failure: Option<Failure>,
-    /// The volumes that are made or may be half made. Written before the first is touched, and gone from here once all are removed: removal
-    /// goes by this and not by the Pod, which may be no more.
+    /// The volumes that are set up, completely or partly. Written before the setup, and cleared after all are removed. The teardown uses this list
+    /// and not the Pod, which may be deleted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub volumes: Vec<Made>,
 }
@@ -58,10 +58,10 @@ pub struct Failure {
     pub reason: String,
     /// For people.
     pub message: String,
-    /// The node did not take the pod: nothing of it ever ran.
+    /// The node rejected the pod: none of its containers ever ran.
     #[serde(default)]
     pub refused: bool,
-    /// The node had too little of something: the pod is told to be disrupted.
+    /// The node lacked a resource: the pod gets the DisruptionTarget condition.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pressure: bool,
 }
@@ -70,13 +70,13 @@ pub struct Failure {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Record {
-    /// Attempts after the first, but for those that only continue what the end of the agent's process broke off.
+    /// Attempts after the first, except those that continue a container which the end of the agent's process stopped.
     pub restarts: i32,
     /// The latest attempt.
     pub current: Option<Attempt>,
     /// The end of the attempt before it.
     pub last: Option<Ended>,
-    /// Holds restarts back.
+    /// The restart back-off.
     pub backoff: Option<Backoff>,
 }
 
@@ -88,17 +88,17 @@ pub struct Attempt {
     pub id: String,
     /// The runtime's name: the scheme of `containerID`.
     pub runtime: String,
-    /// `spec.image` it was made from.
+    /// `spec.image` at its creation.
     pub image: String,
-    /// What the image resolved to.
+    /// The resolved image.
     pub image_id: String,
     /// Number of its log file.
     pub log: i32,
-    /// How far it got.
+    /// Its phase.
     pub state: AttemptState,
 }
 
-/// How far an attempt got.
+/// The phase of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum AttemptState {
@@ -130,7 +130,7 @@ pub struct Ended {
     /// When it ended; unknown for a lost one.
     #[serde(default)]
     pub finished_at: Option<Timestamp>,
-    /// The node agent stopped it because the process ended: no crash, and nothing to hold back.
+    /// The agent stopped it because its process ended: not a crash, so that no back-off applies.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
 }
@@ -143,12 +143,12 @@ impl Attempt {
 }
 
 impl Ended {
-    /// Whether it ended since the process of the agent did.
+    /// Whether it ended with the process of the agent.
     pub(crate) fn came_with_the_agents(&self) -> bool {
         self.drained || self.reason == LOST_REASON
     }
 
-    /// Counts as an end that nobody saw.
+    /// Marks it as ended unobserved.
     pub(crate) fn lose(&mut self) {
         self.code = LOST_CODE;
         self.reason = LOST_REASON.into();
@@ -172,8 +172,7 @@ impl Record {
 }
 
 impl PodState {
-    /// The memory of a pod seen for the first time. A pod that already ran here (its status says so) but whose file is lost keeps
-    /// its restart counts.
+    /// The state of a pod without a file. If its status shows that it already ran here, the restart counts are taken from the status.
     pub fn adopt(pod: &Pod) -> Self {
         let mut state = Self {
             namespace: pod.metadata.namespace.clone().unwrap_or_default(),
@@ -190,13 +189,13 @@ impl PodState {
         state
     }
 
-    /// What the pod's status says, where it knows [more](Self::is_behind) than the file; what only the file knows stays.
+    /// Takes from the pod's status what is [newer](Self::is_behind) than the file; fields that only the file has stay.
     pub fn caught_up(self, pod: &Pod) -> Self {
         if self.is_behind(pod) { Self { volumes: self.volumes, ..Self::adopt(pod) } } else { self }
     }
 
-    /// Whether the API has acknowledged more than this: the file is older than the pod's status, as a power cut may leave it. While there is
-    /// power it is written before the status is sent.
+    /// Whether the file is older than the pod's status in the API. Only a power failure causes this: otherwise the file is written before the
+    /// status is sent.
     pub fn is_behind(&self, pod: &Pod) -> bool {
         Self::adopt(pod).containers.iter().any(|(name, told)| {
             let Some(known) = self.containers.get(name) else { return true };
@@ -205,7 +204,7 @@ impl PodState {
         })
     }
 
-    /// Turns attempts that are thought to run but are not among `alive` into lost ones.
+    /// Marks running attempts that are not in `alive` as lost.
     pub fn lose(&mut self, alive: impl Fn(&str) -> bool) {
         for record in self.containers.values_mut() {
             let Some(attempt) = &mut record.current else { continue };
@@ -225,7 +224,7 @@ impl PodState {
     }
 }
 
-/// Whether an attempt that is taken for lost is known to have ended in another way.
+/// Whether `told` is the actual end of an attempt that is recorded as lost.
 fn is_other_end(known: &Ended, told: &Ended) -> bool {
     known.container_id == told.container_id && known.reason == LOST_REASON && told.reason != LOST_REASON
 }
@@ -271,11 +270,11 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
     Some(Record { restarts: status.restart_count, current: Some(current), last, backoff: None })
 }
 
-/// The extension of a file that is not in its place yet.
+/// The extension of temporary files.
 const UNFINISHED: &str = "tmp";
 
-/// Where the files are: `DIR/<uid>.json`. All work on them is done on threads that may block, one file at a time and in the order in which it
-/// was asked for: thousands of pods that start at once take one such thread and not hundreds.
+/// The folder of the files `DIR/<uid>.json`. Operations run on blocking threads, one at a time and in order, so that thousands of starting pods
+/// occupy one such thread and not hundreds.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     dir: Arc<Path>,
@@ -283,7 +282,7 @@ pub struct StateDir {
 }
 
 impl StateDir {
-    /// Makes the folder, private to the user, and removes the unfinished files that a kill left in it.
+    /// Creates the folder, private to the user, and removes temporary files of a killed process.
     pub fn open(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         for entry in std::fs::read_dir(dir)?.flatten() {
@@ -298,7 +297,7 @@ impl StateDir {
         self.dir.join(format!("{uid}.json"))
     }
 
-    /// Work that has begun is finished also when nobody waits for it any more, and the next waits for that.
+    /// Runs an operation. A started operation completes even if the caller is cancelled; the next one waits for it.
     async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
         let turn = self.turn.clone().acquire_owned().await.map_err(io::Error::other)?;
         blocking(move || {
@@ -308,8 +307,8 @@ impl StateDir {
         .await
     }
 
-    /// Replaces a pod's file. Atomic, and not synced, which would cost each start of a container milliseconds: after a power cut the
-    /// containers are gone too, a file may be cut short or [behind](PodState::is_behind), and the status in the API has what matters.
+    /// Replaces a pod's file atomically, without a sync, which would delay each container start by milliseconds. After a power failure the
+    /// containers are gone too; a file may be truncated or [behind](PodState::is_behind), and the status in the API replaces it.
     pub async fn save(&self, state: &PodState) -> io::Result<()> {
         let path = self.path(&state.uid);
         let bytes = serde_json::to_vec(state).map_err(io::Error::other)?;
@@ -331,7 +330,7 @@ impl StateDir {
         .await
     }
 
-    /// All remembered pods, by uid. A file that cannot be read is skipped with a warning: the pod's status has enough to go on.
+    /// The states of all pods by uid. An unreadable file is skipped with a warning: the pod's status replaces it.
     pub async fn load(&self) -> io::Result<BTreeMap<String, PodState>> {
         let this = self.clone();
         self.work(move || this.read()).await
@@ -356,7 +355,7 @@ impl StateDir {
     }
 }
 
-/// Folders are removed by what a file says: it must be of the pod that it is named after.
+/// The error of a file of another pod than its name says: the teardown must not remove the folders that it lists.
 fn foreign() -> io::Error {
     io::Error::other("it is not of the pod that it is named after")
 }

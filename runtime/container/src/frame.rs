@@ -1,16 +1,15 @@
-//! What the API server and a node say to each other on the stream of an exec or an attach, after the upgrade ([`PROTOCOL`]): frames of
+//! The protocol between API server and node on the stream of an exec or attach, after the upgrade ([`PROTOCOL`]): frames of
 //! `[channel: u8][length: u32, big endian][bytes]`.
 //!
 //! | channel | from | bytes |
 //! | --- | --- | --- |
-//! | [`STDIN`] | server | input; an empty frame is its end |
-//! | [`STDOUT`], [`STDERR`] | node | output; an empty frame is its end |
-//! | [`STATUS`] | node | how it ended, a `metav1.Status` as JSON: the last frame |
-//! | [`RESIZE`] | server | the terminal's size as clients write it, `{"Width":80,"Height":24}`; in any pieces |
-//! | [`ALIVE`] | node | nothing, now and then: who writes learns that nobody is there any more |
+//! | [`STDIN`] | server | input; an empty frame ends it |
+//! | [`STDOUT`], [`STDERR`] | node | output; an empty frame ends it |
+//! | [`STATUS`] | node | the result, a `metav1.Status` as JSON: the last frame |
+//! | [`RESIZE`] | server | the terminal's size as clients send it, `{"Width":80,"Height":24}`; split at any byte |
+//! | [`ALIVE`] | node | empty, periodically, so that the sender detects a closed connection |
 //!
-//! Either side ends the other by closing the stream. Nothing is multiplexed: each exec has a stream of its own, whose back-pressure is
-//! that of all its channels.
+//! Either side ends the session by closing the stream. Each exec has a separate stream, whose back-pressure applies to all its channels.
 
 use std::io;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -23,16 +22,16 @@ pub const STDIN: u8 = 0;
 pub const STDOUT: u8 = 1;
 /// Standard error.
 pub const STDERR: u8 = 2;
-/// The end, with its reason.
+/// The result of the command.
 pub const STATUS: u8 = 3;
 /// Sizes of the terminal.
 pub const RESIZE: u8 = 4;
-/// A sign of life.
+/// Keep-alive.
 pub const ALIVE: u8 = 5;
 /// Most bytes of a frame.
 pub const LONGEST: usize = 64 << 10;
 
-/// Writes bytes as frames, one at least.
+/// Writes bytes as one or more frames.
 ///
 /// # Errors
 /// Those of the stream.

@@ -1,9 +1,9 @@
-//! A folder of the host that a container sees, and the one way to open it.
+//! A host folder that is mounted into a container, and the only function that opens it.
 //!
-//! Guests write into volumes. Between two looks at a path a guest may have put a link in its way, so a path that was once checked is worth
-//! nothing. [`Mount::open`] begins at a root that no guest can replace, takes one name after the other through no link, and gives only
-//! the very folder that was there when the container was made. Nothing is held open in between: an idle container costs no descriptor.
-//! (`openat2` with `RESOLVE_BENEATH` gives the same for paths without links and `..`, but on Linux only, and not in every sandbox.)
+//! Guests write to volumes, and may replace a part of a path by a link between check and use. [`Mount::open`] therefore starts at a root that
+//! no guest can replace, resolves one name at a time without following links, and accepts only the folder that existed when the container was
+//! created. No descriptor stays open in between: an idle container costs none.
+//! (`openat2` with `RESOLVE_BENEATH` does the same for paths without links and `..`, but only on Linux, and not in every sandbox.)
 
 use rustix::{
     fs::{Mode, OFlags, fstat, open, openat},
@@ -16,13 +16,13 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// Enough to resolve from, and to look at; on Linux it needs no permission to read.
+/// Flags of a handle for path resolution and `fstat`; on Linux, opening it needs no read permission.
 #[cfg(target_os = "linux")]
 const HANDLE: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 #[cfg(not(target_os = "linux"))]
 const HANDLE: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Tells one folder or file of the host from all others, as long as it exists.
+/// Identifies a folder or file of the host while it exists.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct FileId {
     /// The file system.
@@ -40,45 +40,45 @@ impl FileId {
     }
 }
 
-/// A folder of the host that the container sees. Files are mounted by their folder.
+/// A host folder that is mounted into a container. Files are mounted by their folder.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
-    /// A folder of the host that no guest can replace by another.
+    /// A host folder that no guest can replace.
     pub root: PathBuf,
-    /// The way from there to the folder that is shown: names, neither links nor `..`; empty for the root itself.
+    /// The path from `root` to the mounted folder: names only, neither links nor `..`; empty for the root itself.
     pub below: PathBuf,
-    /// The folder that was there when the container was made.
+    /// The identity of the folder when the container was created.
     pub id: FileId,
-    /// Inside the container, absolute.
+    /// The path in the container, absolute.
     pub target: String,
     /// Refuse writes.
     pub read_only: bool,
 }
 
-/// Why a mount cannot be opened, in words that name nothing of the host outside of the volume.
+/// Why a mount cannot be opened. The text contains no path of the host outside the volume.
 #[derive(Debug, thiserror::Error)]
 pub enum MountError {
-    /// The root or a part of the way is not there or may not be opened.
+    /// The root or a part of the path does not exist or cannot be opened.
     #[error("{what}: {error}")]
     Io {
-        /// `the volume`, or the way within it.
+        /// `the volume`, or the path within it.
         what: String,
-        /// The operating system's word.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// The way holds something that is no folder, for example a link.
+    /// A part of the path is no folder, for example a link.
     #[error("{0}: it is not a folder, or it was replaced by a link")]
     NotAFolder(String),
-    /// The way holds `..` or begins at the host's root.
+    /// The path contains `..` or is absolute.
     #[error("{0}: it leads out of the volume")]
     Outside(String),
-    /// Another folder is there now.
+    /// The folder was replaced by another one.
     #[error("{0}: it was replaced since the container was made")]
     Replaced(String),
 }
 
 impl Mount {
-    /// The folder that is there now.
+    /// Creates a mount of the folder that exists now.
     pub fn new(
         root: impl Into<PathBuf>,
         below: impl Into<PathBuf>,
@@ -90,15 +90,15 @@ impl Mount {
         Ok(Self { root, below, id, target: target.into(), read_only })
     }
 
-    /// Opens what stands at `below` in the folder, through links that stay within it; `flags` say how, `O_NOFOLLOW` for the last name as well.
-    /// Blocks on the disk.
+    /// Opens `below` in the folder, following links that stay within it. `flags` apply to the last name, including `O_NOFOLLOW`. Blocks on the
+    /// disk.
     pub fn open_below(&self, below: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
         let root = self.open().map_err(io::Error::other)?;
         let below = if below.as_os_str().is_empty() { Path::new(".") } else { below };
         beneath(&root, below, flags | OFlags::CLOEXEC, mode)
     }
 
-    /// A handle of the folder, to resolve from. Blocks on the disk for some microseconds.
+    /// Opens a handle of the folder for path resolution. Blocks on the disk for some microseconds.
     pub fn open(&self) -> Result<File, MountError> {
         let handle = folder(&self.root, &self.below)?;
         if look(&self.below, FileId::of(&handle))? != self.id {
@@ -137,7 +137,7 @@ fn beneath(root: &File, below: &Path, flags: OFlags, mode: Mode) -> io::Result<O
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
     loop {
         match openat2(root, below, flags, mode, resolve) {
-            // something was renamed meanwhile
+            // retried, because a rename interfered
             Err(Errno::AGAIN) => {}
             Err(Errno::NOSYS) => return without_links(root, below, flags, mode),
             opened => return Ok(opened?),
@@ -150,7 +150,7 @@ fn beneath(root: &File, below: &Path, flags: OFlags, mode: Mode) -> io::Result<O
     without_links(root, below, flags, mode)
 }
 
-/// One name after the other, through no link at all.
+/// Resolves one name at a time, without following links.
 fn without_links(root: &File, below: &Path, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
     let mut at = openat(root, ".", HANDLE, Mode::empty())?;
     let mut names = below.components().filter(|part| *part != Component::CurDir).peekable();

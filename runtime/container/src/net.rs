@@ -1,8 +1,8 @@
-//! The pod network as one seam.
+//! The interface of the pod network.
 //!
-//! [`Network`] gives each pod its [`Sockets`]; a guest's bind, connect, resolve and HTTP calls go through them and nowhere else.
-//! [`Dialer`] is the cluster's way to pods: probes, node ports, port-forward, the API server's proxy. All plain data and byte
-//! streams, so that the same seam serves virtual mode (pod addresses exist only in here), kernel mode and an isolated child.
+//! [`Network`] provides the [`Sockets`] of each pod; all bind, connect, resolve and HTTP calls of a guest use them.
+//! [`Dialer`] connects the cluster to pods: probes, node ports, port-forward, the API server's proxy. The interface consists of plain data and
+//! byte streams, so that it fits virtual mode (pod addresses exist only in this process), kernel mode and an isolated child process.
 
 use bytes::Bytes;
 use http_body_util::combinators::UnsyncBoxBody;
@@ -40,19 +40,19 @@ pub enum Connection {
     Stream(Stream),
 }
 
-/// Why the network refused. The variants are the ones a guest can tell apart.
+/// An error of the network. The variants are those that a guest can distinguish.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
-    /// Nobody listens there (or no ready endpoint behind a Service).
+    /// Nothing listens at the address, or the Service has no ready endpoint.
     #[error("connection refused: {0}")]
     Refused(String),
-    /// The port is taken.
+    /// The port is in use.
     #[error("address in use: {0}")]
     AddressInUse(SocketAddr),
     /// Not an address of this pod.
     #[error("cannot bind {0}: it is not an address of this pod")]
     NotAvailable(SocketAddr),
-    /// The egress rules or a policy forbid it; says what to do.
+    /// The egress rules or a policy forbid the call; the text says what to do.
     #[error("{0}")]
     Denied(String),
     /// The name does not exist.
@@ -61,19 +61,19 @@ pub enum Error {
     /// No answer in time.
     #[error("timed out: {0}")]
     TimedOut(String),
-    /// No way there.
+    /// There is no route.
     #[error("unreachable: {0}")]
     Unreachable(String),
-    /// Not something this network does.
+    /// This network does not support the call.
     #[error("not supported: {0}")]
     Unsupported(String),
     /// The peer broke the protocol.
     #[error("protocol error: {0}")]
     Protocol(String),
-    /// The peer went away.
+    /// The peer closed the connection.
     #[error("connection reset: {0}")]
     Reset(String),
-    /// A bound (sockets, buffers) is reached.
+    /// A limit (sockets, buffers) is reached.
     #[error("too many: {0}")]
     Exhausted(String),
 }
@@ -81,34 +81,34 @@ pub enum Error {
 /// Result of a network call.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// Who a connection comes from, as the guest may see it and policy decides on.
+/// The peer of a connection, as guests see it and policies use it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Peer {
     /// Source address: a pod's or, from outside, the node's internal address.
     pub address: SocketAddr,
-    /// By which way it came.
+    /// The route of the connection.
     pub via: Via,
 }
 
-/// The way by which a connection or request reaches a pod.
+/// The route by which a connection or request reaches a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Via {
     /// From a pod.
     Pod,
-    /// From the cluster itself: a probe. It is served however many others wait.
+    /// From the cluster itself: a probe. It is served regardless of waiting requests.
     Cluster,
-    /// By a port of the node that only this machine reaches: every program on it, the user's browser with pages of any site among them.
+    /// By a node port that is reachable only from this machine, by every program on it, including pages of any site in the user's browser.
     /// The text is the command that opens the port to other sites.
     Loopback(Arc<str>),
-    /// By a port of the node that others reach too, or one whose Service takes requests of any site.
+    /// By a node port that other machines reach too, or whose Service accepts requests of any site.
     NodePort,
 }
 
-/// An HTTP server inside the process: a guest that exports an HTTP handler.
+/// An HTTP server in this process: a guest that exports an HTTP handler.
 #[async_trait::async_trait]
 pub trait HttpHandler: Send + Sync + 'static {
-    /// One request: a call to a local component is a function call. The future may be polled on any runtime; the handler moves
-    /// guest work to its own threads. Dropping the future cancels the request.
+    /// Serves one request by a function call. The future may be polled on any runtime; the handler runs guests on its own threads. Dropping the
+    /// future cancels the request.
     async fn call(&self, request: Request, peer: Peer) -> Result<Response>;
 
     /// Takes over a whole connection and serves HTTP/1.1 (and HTTP/2 by prior knowledge) on it until it ends, on the handler's
@@ -116,21 +116,21 @@ pub trait HttpHandler: Send + Sync + 'static {
     fn serve(&self, connection: Connection, peer: Peer);
 }
 
-/// A TCP port that a pod has taken and does nothing with yet: whoever connects to it is refused. Dropping it frees the port.
+/// A TCP port that a pod has bound without listening: connections are refused. Dropping it frees the port.
 #[async_trait::async_trait]
 pub trait BoundPort: Send + Sync {
-    /// Where it is bound; a requested port 0 is chosen by now.
+    /// Its local address; a requested port 0 has been replaced.
     fn local_address(&self) -> SocketAddr;
-    /// Listens here from now on.
+    /// Starts to listen.
     async fn listen(self: Box<Self>) -> Result<Box<dyn Listener>>;
-    /// [`Sockets::connect`] from this port, which stays taken while the stream lives.
+    /// [`Sockets::connect`] from this port, which stays bound while the stream exists.
     async fn connect(self: Box<Self>, to: SocketAddr) -> Result<(Stream, SocketAddr)>;
 }
 
 /// A bound TCP listener of a pod. Dropping it unbinds.
 #[async_trait::async_trait]
 pub trait Listener: Send + Sync {
-    /// Where it listens; a requested port 0 is chosen by now.
+    /// Its local address; a requested port 0 has been replaced.
     fn local_address(&self) -> SocketAddr;
     /// The next connection with its peer. Cancel-safe.
     async fn accept(&self) -> Result<(Stream, SocketAddr)>;
@@ -139,7 +139,7 @@ pub trait Listener: Send + Sync {
 /// A bound UDP socket of a pod. Dropping it unbinds. Datagrams that find its queue full are lost, as on any network.
 #[async_trait::async_trait]
 pub trait Datagrams: Send + Sync {
-    /// Where it is bound.
+    /// Its local address.
     fn local_address(&self) -> SocketAddr;
     /// Sends one datagram.
     async fn send_to(&self, data: Bytes, to: SocketAddr) -> Result<()>;
@@ -147,13 +147,13 @@ pub trait Datagrams: Send + Sync {
     async fn receive(&self) -> Result<(Bytes, SocketAddr)>;
 }
 
-/// Keeps an HTTP handler bound; dropping it unbinds (calls under way go on).
+/// The binding of an HTTP handler; dropping it unbinds. Calls in progress continue.
 pub trait Serving: Send + Sync {
-    /// Where it is bound.
+    /// Its local address.
     fn local_address(&self) -> SocketAddr;
 }
 
-/// A pod's own view of the network. `localhost` is the pod; binds never make a host socket in virtual mode.
+/// The network as a pod sees it. `localhost` is the pod; in virtual mode, a bind creates no host socket.
 #[async_trait::async_trait]
 pub trait Sockets: Send + Sync + 'static {
     /// The pod's addresses, the primary first.
@@ -186,34 +186,34 @@ pub trait Sockets: Send + Sync + 'static {
     async fn serve_http(&self, port: u16, handler: Arc<dyn HttpHandler>) -> Result<Box<dyn Serving>>;
 }
 
-/// A pod that wants a network.
+/// The data of a pod to attach.
 #[derive(Clone, Debug)]
 pub struct PodNetwork {
     /// The pod's uid.
     pub id: Arc<str>,
     /// Its name, for messages.
     pub name: String,
-    /// Its namespace: where short names are looked up first.
+    /// Its namespace, in which short names are resolved first.
     pub namespace: String,
     /// Its host name.
     pub hostname: String,
-    /// The address it had before a restart of the node agent: kept if still free.
+    /// Its address before a restart of the agent, kept if it is free.
     pub address: Option<IpAddr>,
     /// `hostAliases`: address and names.
     pub host_aliases: Vec<(IpAddr, Vec<String>)>,
 }
 
-/// Where a pod's network is, which decides what may run in it.
+/// The kind of a pod's network, which determines the runtimes that can use it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Sandbox {
-    /// In this process only: its guests have the pod's [`Sockets`] and nothing of the host.
+    /// In this process only: guests use the pod's [`Sockets`], and no socket of the host.
     #[default]
     Virtual,
-    /// A network namespace of the kernel, by the absolute path under which it can be entered. The pod's [`Sockets`] are in it.
+    /// A network namespace of the kernel, given by its absolute path. The pod's [`Sockets`] are in it.
     Namespace(PathBuf),
 }
 
-/// A pod on the network.
+/// An attached pod.
 #[derive(Clone)]
 pub struct Attachment {
     /// Where it is.
@@ -224,29 +224,29 @@ pub struct Attachment {
     pub sockets: Arc<dyn Sockets>,
 }
 
-/// Gives pods their addresses and their view.
+/// Attaches pods to the network.
 #[async_trait::async_trait]
 pub trait Network: Send + Sync + 'static {
-    /// Attaches a pod. Idempotent by id: the same pod gets the same address and view.
+    /// Attaches a pod. Idempotent by id: the same pod gets the same address and sockets.
     async fn attach(&self, pod: PodNetwork) -> Result<Attachment>;
-    /// Frees the pod's address and closes what it has open. Idempotent.
+    /// Frees the pod's address and closes its sockets. Idempotent.
     async fn detach(&self, id: &str);
-    /// The view of a pod, while it is attached: the way to what listens on its loopback, which is how its ports are forwarded.
+    /// The sockets of an attached pod. Port-forward connects to its loopback by them.
     fn view(&self, id: &str) -> Option<Arc<dyn Sockets>>;
     /// Ids and primary addresses of all attached pods.
     fn list(&self) -> Vec<(Arc<str>, IpAddr)>;
 }
 
-/// The cluster's way to pods and Services. Not bound by egress rules; used by probes, node ports, port-forward, webhooks, the
-/// API server's proxy.
+/// Connects the cluster to pods and Services, regardless of egress rules: for probes, node ports, port-forward, webhooks and the API server's
+/// proxy.
 #[async_trait::async_trait]
 pub trait Dialer: Send + Sync + 'static {
     /// A byte stream to `address:port` of a pod or Service.
     async fn connect(&self, to: SocketAddr) -> Result<Stream>;
-    /// Whether somebody listens there, without running any guest code for an HTTP handler (TCP probes).
+    /// Whether something listens at the address, for TCP probes. Runs no guest code of HTTP handlers.
     async fn reachable(&self, to: SocketAddr) -> Result<()>;
-    /// One HTTP request to a pod or Service, no TLS.
+    /// Sends one HTTP request to a pod or Service, without TLS.
     async fn http(&self, to: SocketAddr, request: Request) -> Result<Response>;
-    /// Hands an accepted connection to whoever serves `to` (a pod's address): to an HTTP handler whole, else byte by byte.
+    /// Passes an accepted connection to the pod at `to`: to an HTTP handler as a whole, otherwise as bytes.
     async fn hand_over(&self, connection: Connection, peer: Peer, to: SocketAddr) -> Result<()>;
 }

@@ -8,7 +8,7 @@ use api::quantity::Quantity;
 use ipnet::IpNet;
 use std::{net::IpAddr, time::Duration};
 
-/// What was asked for, checked.
+/// The validated settings.
 pub(crate) struct Config {
     pub(super) dir: DataDir,
     pub(super) node: String,

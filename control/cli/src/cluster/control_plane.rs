@@ -29,7 +29,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 /// write of an idle cluster. Within the 15 s for which a Lease is valid it is renewed.
 const RENEWAL: Duration = Duration::from_secs(10);
 
-/// What a control plane needs of what is around it.
+/// The dependencies of a control plane.
 pub(super) struct Outside {
     /// Where the API listens.
     pub(super) listener: TcpListener,
@@ -39,7 +39,7 @@ pub(super) struct Outside {
     pub(super) nodes: Arc<dyn Nodes>,
     /// The way to their pods.
     pub(super) dialer: Arc<dyn Dialer>,
-    /// What is known of images, for warnings.
+    /// Information about images, for warnings.
     pub(super) image_advice: kinds::ImageAdvice,
     /// Keys that are being made.
     pub(super) signing: Signing,

@@ -1,4 +1,4 @@
-//! What events tell about things that nothing else explains: a probe that fails, a volume that is not there.
+//! Events that explain what no status shows: a failing probe, a missing volume.
 
 use super::state::Trouble;
 use client::{Client, ListOptions};
@@ -33,7 +33,7 @@ impl Warnings {
     ) -> Option<Trouble> {
         if self.seen.get(namespace).is_none_or(|(asked, _)| now - *asked >= POLL_INTERVAL) {
             let options = ListOptions { fields: "type=Warning".into(), ..ListOptions::default() };
-            // Without an answer there is nothing to tell; the objects themselves are asked for anyway.
+            // a failed list is ignored: the objects are read independently
             let events = client.list::<Event>(namespace, &options).await.map(|list| list.items).unwrap_or_default();
             self.seen.insert(namespace.to_owned(), (now, events));
         }

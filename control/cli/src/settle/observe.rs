@@ -30,7 +30,7 @@ pub(super) const NO_PODS: &str = "no pod behind it is ready";
 /// The reason of a Service whose node port another process has: it recovers as soon as that one ends.
 pub(super) const TAKEN: &str = "NodePortUnavailable";
 
-/// What was seen of an object at one time.
+/// An observation of an object.
 #[derive(Default)]
 pub(super) struct Observation {
     pub(super) state: Option<State>,
@@ -44,7 +44,7 @@ impl Observation {
         Self { state: Some(state), ..Self::default() }
     }
 
-    /// The trouble to tell if only one can be: the one that stays.
+    /// The trouble to report if there are several: a persistent one.
     pub(super) fn worst(&self) -> Option<&Trouble> {
         self.troubles.iter().find(|trouble| trouble.lasting).or(self.troubles.first())
     }
@@ -178,7 +178,7 @@ fn node_ports(outcome: &Outcome, node: Node) -> Observation {
     Observation { state: Some(waiting.unwrap_or(State::Done)), troubles, uids: HashSet::new() }
 }
 
-/// Who is in the way of a node port, and what to do about it.
+/// The process that occupies a node port, and how to resolve that.
 fn taken(number: u16, label: &str, who: &str, node: Node) -> String {
     // Another cluster's: on loopback each can have an address of its own.
     let hint = match who.contains("(sampan)") && node.address.is_loopback() {

@@ -18,16 +18,16 @@ use k8s_openapi::api::{
 pub(super) enum State {
     /// It is there, or there is nothing to wait for.
     Done,
-    /// What is still missing.
+    /// The missing parts.
     Waiting(String),
     /// It will not come.
     Failed(String),
 }
 
-/// Why something is not there yet, as its pods tell it.
+/// Why an object is not ready, according to its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Trouble {
-    /// Who tells it: `pod/hello-1`.
+    /// The pod that reports it: `pod/hello-1`.
     pub(super) object: String,
     /// One word, such as `ErrImagePull`.
     pub(super) reason: String,
@@ -44,7 +44,7 @@ pub(super) struct Trouble {
 pub(super) const UNSCHEDULED: &str = "FailedScheduling";
 /// Reasons of waiting containers that are no trouble.
 const ON_THE_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
-/// Reasons that stay until somebody changes something.
+/// Reasons that persist until the user changes something.
 const LASTING: [&str; 8] = [
     "ErrImagePull",
     PULL_BACK_OFF,

@@ -36,7 +36,7 @@ pub trait Log: Send + Sync + 'static {
     }
 
     /// Whether more can be stored than is now: [`LogError::Full`] if the space that is kept back for deletions had to be touched.
-    /// Called after each commit and while it says no: cheap if there is room.
+    /// Called after each commit, and again while it fails: cheap if the disk has free space.
     async fn room(&self) -> Result<(), LogError> {
         Ok(())
     }
@@ -146,7 +146,7 @@ pub enum LogError {
     /// Reading or writing failed.
     #[error("input/output error: {0}")]
     Io(#[source] io::Error),
-    /// What is stored is not what was written.
+    /// The stored data is damaged.
     #[error("it is damaged: {0}")]
     Corrupt(String),
     /// The log was closed, or its thread ended.

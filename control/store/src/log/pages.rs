@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
-/// Where the byte is whose lowest bit says which commit slot counts.
+/// Offset of the byte whose lowest bit selects the current commit slot.
 const PRIMARY: usize = 9;
 /// Where the commit slots begin, and their length.
 const SLOTS: usize = 64;
@@ -47,7 +47,7 @@ pub(super) struct Branch<'a> {
 }
 
 impl<'a> Pages<'a> {
-    /// `None` if the header does not say where pages are.
+    /// `None` if the header does not locate the pages.
     pub(super) fn new(file: &'a [u8]) -> Option<Self> {
         let page = small(file, 12)?;
         let (header, data) = (small(file, 16)?, small(file, 20)?);

@@ -26,7 +26,7 @@ pub(super) fn encode(space: &mut [u8], key: &str, numbers: [u64; 3], value: &[u8
     sum
 }
 
-/// Reads a record, if it is as it was written.
+/// Reads a record; fails if it is damaged.
 pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<(Record, u32), LogError> {
     let stored = stored_checksum(bytes).ok_or_else(|| damaged(key))?;
     if checksum(key, bytes) != stored {

@@ -25,7 +25,7 @@ const MAX_VALUE_BYTES: usize = 64 << 20;
 /// How far the revision is moved on where the newest is not known, so that none is given twice.
 const SKIPPED: Revision = 1_000_000;
 
-/// What was found in a damaged file.
+/// The salvaged content of a damaged file.
 #[derive(Debug)]
 pub struct Salvage {
     /// The newest revision, or one behind all that were given.
@@ -36,7 +36,7 @@ pub struct Salvage {
     pub doubtful: Vec<Arc<str>>,
     /// Between which keys records were lost.
     pub lost: Vec<Gap>,
-    /// The newest index is damaged and an older one was used: what was deleted since is back.
+    /// The newest index is damaged and an older one was used, so that later deletions are undone.
     pub previous: bool,
     /// How many records there were, if that can be read.
     pub count: Option<u64>,
@@ -141,7 +141,7 @@ impl Salvage {
         newest
     }
 
-    /// Writes what was found to a new file, which a store can be opened on.
+    /// Writes the salvaged content to a new file, which a store can open.
     pub async fn write(&self, path: &Path) -> Result<(), LogError> {
         let change = |record: &Record| Change {
             key: record.key.clone(),
@@ -177,7 +177,7 @@ struct Walk<'a> {
 }
 
 impl Walk<'_> {
-    /// Takes what is beneath a page whose keys are those of `range`.
+    /// Collects the entries beneath a page whose keys lie in `range`.
     fn descend(&mut self, number: u64, range: Gap, depth: usize) {
         let page = Some(number).filter(|number| depth < MAX_DEPTH && self.seen.insert(*number));
         match page.and_then(|number| self.pages.page(number)) {

@@ -24,10 +24,10 @@ pub(super) const RESERVE: u64 = 4 << 20;
 /// With so much free on the disk there is no shortage, even if not every page of the file has its block, bytes.
 const AMPLE: u64 = 4 * RESERVE;
 
-/// Gives a file the blocks of its first bytes, behind its end too, or says that its file system cannot.
+/// Allocates the blocks of a file's first bytes, also beyond its end. Fails if the file system does not support it.
 type Allocate = fn(&File, u64) -> io::Result<()>;
 
-/// The file and what is known of its space. A clone is the same file.
+/// The file and the state of its reserve. A clone is the same file.
 #[derive(Clone, Debug)]
 pub(super) struct Space {
     file: Arc<File>,
@@ -71,12 +71,12 @@ impl Space {
         Ok(Backend { under: FileBackend::new(file)?, space: self.clone() })
     }
 
-    /// Whether there is no need to look at the disk.
+    /// Whether no check of the disk is necessary.
     pub(super) fn is_secured(&self) -> bool {
         self.secured.load(Ordering::Acquire)
     }
 
-    /// Takes what is missing from the disk. Blocks.
+    /// Allocates the missing part of the reserve. Blocks.
     pub(super) fn secure(&self) -> Result<(), LogError> {
         let _one = self.securing.lock();
         if self.is_secured() {
@@ -109,7 +109,7 @@ impl Space {
         }
     }
 
-    /// Makes the file that is the reserve. What is in it cannot be made smaller by a file system that compresses.
+    /// Creates the reserve as a separate file, with content that a compressing file system cannot shrink.
     fn take_beside(&self) -> io::Result<()> {
         if std::fs::metadata(&self.beside).is_ok_and(|beside| beside.len() == RESERVE) {
             return Ok(());
@@ -130,7 +130,7 @@ impl Space {
         write().or_else(|error| if self.give_up(&error) { write() } else { Err(error) })
     }
 
-    /// Removes the file that is the reserve if that is what is needed, and is there.
+    /// Removes the reserve file, if it exists and its space is needed.
     fn give_up(&self, error: &io::Error) -> bool {
         let is_full = matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
         let has_room = is_full && std::fs::remove_file(&self.beside).is_ok();
@@ -146,7 +146,7 @@ fn blocks(metadata: &std::fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(metadata) * 512
 }
 
-/// What the disk of a file has free, bytes; `None` if its file system does not tell.
+/// Free bytes of the file's disk; `None` if the file system does not report them.
 #[cfg(target_os = "linux")]
 fn free(file: &File) -> io::Result<Option<u64>> {
     let disk = rustix::fs::fstatvfs(file)?;
@@ -288,7 +288,7 @@ mod tests {
         assert!(space.is_secured());
         assert!(blocks(&std::fs::metadata(&reserve).unwrap()) >= RESERVE);
         let full = || io::Error::from(io::ErrorKind::StorageFull);
-        // Another error, and a full disk without a reserve, are told as they are.
+        // other errors, and a full disk without a reserve, are returned unchanged
         space.spend(|| Err(io::ErrorKind::InvalidData.into())).unwrap_err();
         assert!(reserve.exists() && space.is_secured());
         space.spend(|| if reserve.exists() { Err(full()) } else { Ok(()) }).unwrap();
