@@ -1,7 +1,8 @@
-//! HTTP handlers: a fresh instance per request, on the guests' threads.
+//! HTTP handlers: an instance for each request, new or reused ([`crate::instances`]), on the guests' threads.
 //!
-//! A request waits for its turn, then for memory, then runs in a task of its own, so that one that spins does not hold up its
-//! connection. It is cut when its client goes away or does nothing, and when its container is ended; it may take any time.
+//! A request waits for its turn, then for memory, then runs. Where it comes over a connection, the connection's task runs the guest until the
+//! answer's head is there, and a task of its own runs what is left; a guest that spins yields at each epoch, so that its connection is still
+//! read. A request is cut when its client goes away or does nothing, and when its container is ended; it may take any time.
 
 use crate::{
     HttpOptions,

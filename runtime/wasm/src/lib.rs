@@ -4,7 +4,7 @@
 //!
 //! | exports | target | life cycle |
 //! | --- | --- | --- |
-//! | component with `wasi:http/incoming-handler` | `http` | a fresh instance per request, none while idle |
+//! | component with `wasi:http/incoming-handler` | `http` | an instance per request, none while idle, unless the policy reuses instances |
 //! | component with `wasi:cli/run` | `command` | one instance until it returns |
 //! | core module with `_start` or a function without a name (WASI preview 1, or its first form `wasi_unstable`) | `core` | one instance until it returns |
 //!
