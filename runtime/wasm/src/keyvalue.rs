@@ -168,7 +168,7 @@ impl Table {
         KeyResponse { cursor: more.then(|| cursor.saturating_add(keys.len() as u64)), keys }
     }
 
-    fn get_many(&self, keys: Vec<String>) -> Result<Vec<Option<(String, Vec<u8>)>>, Error> {
+    fn get_many(&self, keys: Vec<String>) -> Result<Vec<Option<Pair>>, Error> {
         let mut bytes = 0;
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
@@ -182,6 +182,9 @@ impl Table {
         Ok(found)
     }
 }
+
+/// A key and its value.
+type Pair = (String, Vec<u8>);
 
 impl Pairs {
     /// None, on the account of a pod.

@@ -28,7 +28,7 @@ impl<T: Send + 'static> HostUdpSocketWithStore<T> for Here {
             let mut view = access.get();
             let sockets = view.shared.sockets.clone();
             let socket = view.udp3(&this)?;
-            SocketResult::Ok((!socket.is_bound()).then(|| (sockets, socket.v6)))
+            SocketResult::Ok((!socket.is_bound()).then_some((sockets, socket.v6)))
         })?;
         if let Some((sockets, v6)) = bound {
             let port = Udp::any_port(&*sockets, v6).await?;

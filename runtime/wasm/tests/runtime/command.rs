@@ -4,6 +4,9 @@ use crate::support::{Node, command_guest, component, core_guest};
 use container::{ContainerSpec, ExitReason, Limits, Mount, Runtime};
 use std::time::Duration;
 
+/// A busy machine takes its time.
+const ALIVE: Duration = Duration::from_secs(60);
+
 fn spec(node: &Node, argument: &str) -> ContainerSpec {
     let mut spec = node.spec(&core_guest());
     spec.args = vec!["main".into(), argument.into()];
@@ -230,10 +233,16 @@ async fn a_cpu_limit_holds_and_can_be_changed() {
     cpu(Duration::from_millis(300)).await;
     let share = cpu(Duration::from_secs(2)).await;
     assert!(share < 0.15, "100m got {share} of a core");
-    assert!(node.runtime.stats(&id).await.unwrap().throttled > 0);
+    // On a busy machine a guest may get less than its limit for a while.
+    let throttled = async {
+        while node.runtime.stats(&id).await.unwrap().throttled == 0 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(ALIVE, throttled).await.expect("it reached its limit and was not throttled");
     node.runtime.update_limits(&id, Limits::default()).await.unwrap();
-    let freed = cpu(Duration::from_secs(1)).await;
-    assert!(freed > share, "without a limit it got {freed}, no more than the {share} before");
+    let freed = async { while cpu(Duration::from_secs(1)).await < 0.15 {} };
+    tokio::time::timeout(ALIVE, freed).await.expect("without a limit it gets no more than before");
     node.runtime.remove(&id).await.unwrap();
 }
 
