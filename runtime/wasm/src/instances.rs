@@ -37,7 +37,7 @@ use wasmtime_wasi_http::{
 };
 
 /// How long no spare instance is made after one could not be.
-const WAIT_TIMEOUT: Duration = Duration::from_secs(10);
+const RETRY_DELAY: Duration = Duration::from_secs(10);
 
 /// The answer's head as the guest gave it.
 pub(crate) type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
@@ -307,7 +307,7 @@ impl Instances {
                 }
             };
             if !kept {
-                self.state.lock().not_before = Some(Instant::now() + WAIT_TIMEOUT);
+                self.state.lock().not_before = Some(Instant::now() + RETRY_DELAY);
             }
         }
     }
@@ -318,7 +318,7 @@ impl Reclaim for Instances {
         let mut state = self.state.lock();
         let idle = self.empty(&mut state);
         if !idle.is_empty() {
-            state.not_before = Some(Instant::now() + WAIT_TIMEOUT);
+            state.not_before = Some(Instant::now() + RETRY_DELAY);
         }
         // Their ends are told, which needs no lock.
         drop(state);
