@@ -38,6 +38,7 @@ pub mod policy;
 mod pressure;
 pub mod probe;
 mod prober;
+mod readings;
 mod reporter;
 pub mod resources;
 pub mod router;
@@ -57,7 +58,7 @@ pub use handle::ProbeKind;
 pub use images::Images;
 pub use options::{Machine, Options, Runtimes};
 pub use pressure::Pressure;
-pub use usage::Usage;
+pub use readings::Usage;
 
 #[cfg(test)]
 mod tests;

@@ -1,6 +1,6 @@
 //! What an agent is told at its start.
 
-use crate::{pressure::Pressure, usage::Usage};
+use crate::{pressure::Pressure, readings::Usage};
 use api::Clock;
 use container::{Artifact, Runtime};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;

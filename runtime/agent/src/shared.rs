@@ -11,9 +11,9 @@ use crate::{
     options::{Options, Runtimes},
     pod,
     prober::Prober,
+    readings::Readings,
     reporter::Reporter,
     state::{PodState, StateDir},
-    usage::Readings,
     volumes::{Private, Tokens, VolumePlugin},
 };
 use client::{EventType, Recorder};

@@ -3,8 +3,9 @@
 
 use crate::{
     pod,
+    readings::Rate,
     shared::Shared,
-    usage::{self, OfNode, Rate, Sample},
+    usage::{self, OfNode, Sample},
 };
 use axum::{
     Json,
