@@ -34,8 +34,8 @@ const IMPORTS: &str = r#"
    unreachable)
 "#;
 
-/// Prints the files that its arguments name, each looked for in all mounts in turn. Traps if one is nowhere.
-const CAT: &str = r#"
+/// Copies a file to standard output.
+const COPY: &str = r#"
  (func $copy (param $fd i32)
    (loop $more
      (i32.store (i32.const 0) (i32.const 32768))
@@ -45,6 +45,10 @@ const CAT: &str = r#"
          (i32.store (i32.const 4) (i32.load (i32.const 8)))
          (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)))
          (br $more)))))))
+"#;
+
+/// Prints the files that its arguments name, each looked for in all mounts in turn. Traps if one is nowhere.
+const CAT: &str = r#"
  (func (export "_start") (local $i i32) (local $count i32)
    (local.set $count (call $arguments))
    (local.set $i (i32.const 1))
@@ -54,6 +58,9 @@ const CAT: &str = r#"
      (local.set $i (i32.add (local.get $i) (i32.const 1)))
      (br $next))))
 "#;
+
+/// Repeats its standard input.
+const TALK: &str = r#"(func (export "_start") (call $copy (i32.const 0)))"#;
 
 /// Writes its second argument into the file that the first one names, in the first mount. Traps if that does not let it.
 const PUT: &str = r#"
@@ -93,10 +100,11 @@ pub fn load(machine: &Machine, name: &str) {
         "put" => PUT,
         "work" => WORK,
         "spin" => SPIN,
+        "talk" => TALK,
         other => panic!("no guest {other}"),
     };
     let file = machine.path("work").join(format!("{name}.wat"));
-    fs::write(&file, format!("(module {IMPORTS} {body})")).expect("written");
+    fs::write(&file, format!("(module {IMPORTS} {COPY} {body})")).expect("written");
     load_as(machine, &file.display().to_string(), &format!("{name}:1"));
 }
 

@@ -184,3 +184,47 @@ fn deletion_waits_for_requests_as_long_as_the_grace_period() {
     cluster.kubectl(&["delete", "pod", "spin", "--timeout=100s"]);
     assert!(cluster.kubectl_fails(&["get", "pod", "spin"], "").contains("NotFound"));
 }
+
+#[test]
+fn exec_probes_and_hooks_run_commands_in_the_container() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    guests::load_sample(&machine, "hello");
+    let cluster = machine.up(&[]);
+    let good = "    readinessProbe: {exec: {command: [ls, /dev]}, periodSeconds: 1}\n    livenessProbe: {exec: {command: [\"true\"]}, periodSeconds: 1}\n    \
+                lifecycle: {postStart: {exec: {command: [echo, hi]}}, preStop: {exec: {command: [cat, /nothing]}}}\n";
+    let bad = "    livenessProbe: {exec: {command: [cat, /nothing]}, periodSeconds: 1, failureThreshold: 2}\n    \
+               readinessProbe: {exec: {command: [nothing]}, periodSeconds: 1}\n";
+    let hooked = "    lifecycle: {postStart: {exec: {command: [cat, /nothing]}}}\n";
+    let manifest = [pod("good", good), pod("bad", bad), pod("hooked", hooked)].concat();
+    let said = cluster.kubectl_with(&["apply", "-f", "-"], &manifest);
+    assert!(!said.contains("Warning"), "{said}");
+    cluster.kubectl(&["wait", "--for=condition=Ready", "pod/good", "--timeout=100s"]);
+    for name in ["bad", "hooked"] {
+        cluster.eventually("a restart", || {
+            Some(()).filter(|()| status(&cluster, name, "restartCount").parse::<u32>().is_ok_and(|n| n > 0))
+        });
+    }
+    cluster.kubectl(&["delete", "pod", "good", "--wait"]);
+    let columns = "custom-columns=O:.involvedObject.name,R:.reason,M:.message";
+    let wanted = [
+        ("bad", "Unhealthy", "Liveness probe failed: cat: /nothing: No such file or directory"),
+        ("bad", "Unhealthy", "Readiness probe errored and resulted in unknown state: exec: \"nothing\": "),
+        ("bad", "Killing", "Container c failed liveness probe, will be restarted"),
+        ("hooked", "FailedPostStartHook", "PostStartHook failed"),
+        ("hooked", "Killing", "FailedPostStartHook"),
+        ("good", "FailedPreStopHook", "PreStopHook failed"),
+    ];
+    cluster.eventually("the events", || {
+        let events = cluster.kubectl(&["get", "events", "-o", columns]);
+        let told = |(object, reason, message): &(&str, &str, &str)| {
+            events.lines().any(|line| {
+                let mut words = line.split_whitespace();
+                words.next() == Some(*object) && words.next() == Some(*reason) && line.contains(message)
+            })
+        };
+        Some(()).filter(|()| wanted.iter().all(told))
+    });
+}

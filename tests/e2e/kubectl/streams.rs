@@ -1,7 +1,7 @@
 //! Streams into pods as unmodified kubectls open them: by WebSocket, which is their default, and by SPDY, which older ones speak.
 
 use super::machine;
-use crate::harness::*;
+use crate::{guests, harness::*};
 use std::{
     io::{BufRead, BufReader, Read, Write},
     net::TcpStream,
@@ -157,4 +157,48 @@ fn files_are_copied_both_ways() {
     }
     let (code, _, errors) = run(&c, "true", &["cp", &there.display().to_string(), "p:/elsewhere"], "");
     assert!(code != Some(0), "{errors}");
+}
+
+#[test]
+fn top_shows_what_pods_and_nodes_use() {
+    let Some(machine) = machine() else { return };
+    let c = machine.up(&[]);
+    c.kubectl(&["run", "p", "--image=hello:1", "--port=8080", "--labels=app=p"]);
+    c.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=60s"]);
+    let top = |args: &[&str]| {
+        let output = c.kubectl_command(&[&["top"], args].concat()).output().expect("kubectl runs");
+        let shown = String::from_utf8_lossy(&output.stdout).into_owned();
+        Some(shown).filter(|_| output.status.success())
+    };
+    // a container is told of when it has run for ten seconds
+    let pods = c.eventually("metrics of the pod", || top(&["pod"]).filter(|shown| shown.contains("\np ")));
+    assert!(pods.starts_with("NAME   CPU(cores)   MEMORY(bytes)"), "{pods}");
+    let containers = top(&["pod", "p", "--containers"]).expect("known by now");
+    assert!(containers.lines().any(|line| line.starts_with("p     p      ")), "{containers}");
+    assert_eq!(top(&["pod", "-l", "app=other"]).as_deref(), Some(""));
+    let nodes = top(&["node"]).expect("known by now");
+    let used: Vec<&str> = nodes.lines().nth(1).expect("the node").split_whitespace().collect();
+    // the node's memory is its process's, which is never less than this
+    let memory = used[3].trim_end_matches("Mi").parse::<u32>().expect("a number");
+    assert!(used[1].ends_with('m') && (10..10_000).contains(&memory), "{nodes}");
+}
+
+#[test]
+fn debug_adds_a_container_to_a_pod_that_runs() {
+    let Some(machine) = machine() else { return };
+    guests::load(&machine, "talk");
+    let c = machine.up(&[]);
+    c.kubectl(&["run", "p", "--image=hello:1", "--port=8080"]);
+    c.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=60s"]);
+    for websockets in WAYS {
+        let name = format!("talker-{websockets}");
+        let debug = ["debug", "-i", "p", "--image=talk:1", "--target=p", "-c", &name];
+        let (code, output, errors) = run(&c, websockets, &debug, "through the debugger\n");
+        assert!(code == Some(0) && output.contains("through the debugger"), "{code:?} {output} {errors}");
+        let state = format!("{{.status.ephemeralContainerStatuses[?(@.name==\"{name}\")].state.terminated.exitCode}}");
+        c.eventually("its end", || Some(()).filter(|()| c.field("pod/p", &state) == "0"));
+        assert_eq!(c.kubectl(&["logs", "p", "-c", &name]), "through the debugger\n");
+    }
+    assert_eq!(c.field("pod/p", "{.status.phase} {.status.containerStatuses[0].restartCount}"), "Running 0");
+    c.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=60s"]);
 }
