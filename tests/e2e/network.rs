@@ -1,7 +1,7 @@
 //! The pod network as guests and clients see it.
 
 use crate::{guests, harness::*};
-use std::{thread, time::Duration};
+use std::{fs, thread, time::Duration};
 
 fn job(name: &str, url: &str) -> String {
     format!(
@@ -132,4 +132,75 @@ fn a_storm_of_requests_is_answered_and_the_api_stays_alive() {
     assert!(other.is_empty(), "answered, or told to come back: {other:?}\n{log}");
     assert_eq!(cluster.field("pod/storm", "{.status.containerStatuses[0].restartCount}"), "0");
     assert_eq!(get(&url).expect("served after it").0, 200);
+}
+
+/// The sockets of a process that listen, or receive datagrams, on the host.
+fn host_sockets(pid: u32) -> Vec<String> {
+    let owned = |entry: std::io::Result<fs::DirEntry>| {
+        let link = fs::read_link(entry.ok()?.path()).ok()?;
+        Some(link.to_str()?.strip_prefix("socket:[")?.trim_end_matches(']').to_owned())
+    };
+    let mine: Vec<String> = fs::read_dir(format!("/proc/{pid}/fd")).expect("its files").filter_map(owned).collect();
+    let mut found = Vec::new();
+    for (table, states) in
+        [("tcp", ["0A"].as_slice()), ("tcp6", &["0A"]), ("udp", &["07", "01"]), ("udp6", &["07", "01"])]
+    {
+        let text = fs::read_to_string(format!("/proc/{pid}/net/{table}")).unwrap_or_default();
+        for line in text.lines().skip(1) {
+            let words: Vec<&str> = line.split_whitespace().collect();
+            if states.contains(&words[3]) && mine.iter().any(|inode| inode == words[9]) {
+                found.push(format!("{table} {}", words[1]));
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn servers_on_sockets_are_behind_services_and_open_nothing_on_the_host() {
+    if kubectl().is_none() {
+        return;
+    }
+    let machine = Machine::new();
+    let folder = sample("echo", &machine.path("work"));
+    guests::load_sample(&machine, "echo");
+    let cluster = machine.up(&[]);
+    let before = host_sockets(cluster.pid());
+    assert!(before.iter().any(|socket| socket.starts_with("tcp ")), "the API is seen: {before:?}");
+    let applied = machine.run(&["apply", "-f", &folder.display().to_string(), "--wait"]);
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    cluster.kubectl(&["rollout", "status", "deployment/echo", "--timeout=100s"]);
+    cluster.kubectl(&["wait", "--for=condition=Complete", "job/echo-check", "--timeout=100s"]);
+    assert_eq!(cluster.kubectl(&["logs", "job/echo-check"]), "The boat drifts where the water goes");
+    assert_eq!(host_sockets(cluster.pid()), before, "a guest's listener is no socket of the host");
+
+    let client = |name: &str, url: &str| {
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}}}\nspec:\n  restartPolicy: Never\n  containers:\n  \
+             - {{name: c, image: 'echo:1', args: ['{url}', 'a boat']}}\n---\n"
+        )
+    };
+    let asked = [
+        ("udp", "udp://echo:7", "a boat"),
+        ("full", "tcp://echo.default.svc.cluster.local:7", "a boat"),
+        ("no-port", "tcp://echo:8", "tcp://echo:8: connection-refused\n"),
+        ("own", "tcp://127.0.0.1:22", "tcp://127.0.0.1:22: connection-refused\n"),
+        ("unknown", "tcp://nobody.default:7", "tcp://nobody.default:7: name-unresolvable\n"),
+        ("metadata", "tcp://169.254.169.254:80", "tcp://169.254.169.254:80: access-denied\n"),
+    ];
+    let pods: String = asked.iter().map(|(name, url, _)| client(name, url)).collect();
+    cluster.kubectl_with(&["apply", "-f", "-"], &pods);
+    for (name, url, expected) in asked {
+        cluster.eventually("it ends", || {
+            let phase = cluster.field(&format!("pod/{name}"), "{.status.phase}");
+            Some(()).filter(|()| phase == "Succeeded" || phase == "Failed")
+        });
+        let log = cluster.kubectl(&["logs", name]);
+        assert!(log.contains(expected), "{url}: {log}");
+        assert_eq!(log.contains("--allow-egress"), name == "metadata", "{log}");
+    }
+    let pod = cluster.kubectl(&["get", "pod", "-l", "app=echo", "-o", "jsonpath={.items[0].metadata.name}"]);
+    cluster.kubectl(&["delete", "pod", &pod, "--wait"]);
+    assert_eq!(host_sockets(cluster.pid()), before);
 }

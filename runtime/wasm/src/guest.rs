@@ -6,15 +6,17 @@ use crate::{
     exit,
     files::{self, Refused, Unopened, budget},
     host::{self, HostMemoryMeter},
-    keyvalue::{self, Pairs},
+    keyvalue,
     memory::{InstanceMemory, MemoryAccount},
     metrics::Metrics,
     outgoing::Outgoing,
+    pairs::Pairs,
     places::Held,
     preview::PREVIEW_1,
     quota::Quota,
     sockets,
     stdio::{self, Output},
+    view::View,
 };
 use container::{
     ContainerSpec,
@@ -29,7 +31,7 @@ use std::sync::{
 use tokio::{io::DuplexStream, sync::Semaphore};
 use wasmtime::{
     Engine, Store,
-    component::{HasData, Linker, Resource},
+    component::{Linker, Resource},
 };
 use wasmtime_wasi::{
     I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
@@ -147,19 +149,6 @@ pub(crate) struct Guest {
     live: Live,
 }
 
-/// What host functions of our own see of a component instance.
-pub(crate) struct View<'a> {
-    pub(crate) table: &'a mut ResourceTable,
-    pub(crate) shared: &'a Arc<Shared>,
-}
-
-/// Names [`View`] for wasmtime.
-pub(crate) struct Here;
-
-impl HasData for Here {
-    type Data<'a> = View<'a>;
-}
-
 /// The state of a core module's instance.
 pub(crate) struct CoreGuest {
     wasi: WasiP1Ctx,
@@ -176,7 +165,14 @@ pub(crate) struct CoreGuest {
 impl Guest {
     pub(crate) fn view(&mut self) -> View<'_> {
         self.host_memory.measure(&mut self.table, &mut self.memory);
-        View { table: &mut self.table, shared: &self.live.0 }
+        let shared = &self.live.0;
+        View {
+            table: &mut self.table,
+            sockets: &shared.sockets,
+            log: &shared.log,
+            env: &shared.spec.env,
+            pairs: &shared.pairs,
+        }
     }
 
     /// Lists its folders, opened or not: each of a command's is when it uses it.

@@ -62,6 +62,7 @@ mod memory;
 mod metrics;
 mod options;
 mod outgoing;
+mod pairs;
 mod places;
 mod pool;
 mod preview;
@@ -77,6 +78,7 @@ mod tools;
 mod trace;
 mod turns;
 mod unstable;
+mod view;
 
 pub use clients::ClientOptions;
 pub use options::{Compiler, FileOptions, HttpOptions, MemoryProbe, Options, PoolOptions};

@@ -36,8 +36,8 @@ use std::{
     pin::pin,
     task::{Context, Poll, Waker},
 };
-use wasmtime::component::Resource;
-use wasmtime_wasi::p2::bindings::sockets::network::ErrorCode;
+use wasmtime::component::{Resource, ResourceTableError};
+use wasmtime_wasi::p2::{SocketError, bindings::sockets::network::ErrorCode};
 
 /// Polls once, without a waker. tokio's budget of polls does not count: it would say that nothing is there.
 pub(crate) fn now<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
@@ -126,6 +126,14 @@ impl Default for Options {
             receive_buffer: stream::WRITE as u64,
             send_buffer: stream::WRITE as u64,
         }
+    }
+}
+
+/// A socket for which the table has no room is one too many, and no end of the guest.
+fn too_many(error: ResourceTableError) -> SocketError {
+    match error {
+        ResourceTableError::Full => ErrorCode::NewSocketLimit.into(),
+        other => SocketError::trap(other),
     }
 }
 

@@ -3,12 +3,12 @@
 use super::{
     Fault, is_name, now, ours, p2_udp, positive,
     tcp::{Pending, Tcp, tell},
-    theirs,
+    theirs, too_many,
 };
-use crate::guest::{Here, View};
+use crate::view::{Here, View};
 use container::net;
 use std::{collections::VecDeque, net::IpAddr, task::Poll};
-use wasmtime::component::{Linker, Resource, ResourceTableError};
+use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::p2::{
     DynInputStream, DynOutputStream, DynPollable, Network, Pollable, SocketError, SocketResult, TcpSocket,
     bindings::sockets::{
@@ -36,14 +36,6 @@ pub(crate) fn add_to_linker<T: Send + 'static>(
 impl From<Fault> for SocketError {
     fn from(fault: Fault) -> Self {
         ErrorCode::from(fault).into()
-    }
-}
-
-/// A socket for which the table has no room is one too many, and no end of the guest.
-pub(super) fn too_many(error: ResourceTableError) -> SocketError {
-    match error {
-        ResourceTableError::Full => ErrorCode::NewSocketLimit.into(),
-        other => SocketError::trap(other),
     }
 }
 
@@ -136,7 +128,7 @@ impl tcp::HostTcpSocket for View<'_> {
         at: IpSocketAddress,
     ) -> SocketResult<()> {
         self.table.get(&network)?;
-        let sockets = self.shared.sockets.clone();
+        let sockets = self.sockets.clone();
         let socket = self.socket(&this)?;
         socket.idle()?.bind(&*sockets, at.into()).await?;
         socket.step = Some(Step::Bind);
@@ -154,9 +146,9 @@ impl tcp::HostTcpSocket for View<'_> {
         to: IpSocketAddress,
     ) -> SocketResult<()> {
         self.table.get(&network)?;
-        let shared = self.shared.clone();
+        let (sockets, log) = (self.sockets.clone(), self.log.clone());
         let socket = self.socket(&this)?;
-        socket.idle()?.start_connect(&shared.sockets, &shared.log, to.into())?;
+        socket.idle()?.start_connect(&sockets, &log, to.into())?;
         socket.step = Some(Step::Connect);
         Ok(())
     }
@@ -175,7 +167,7 @@ impl tcp::HostTcpSocket for View<'_> {
     }
 
     async fn start_listen(&mut self, this: Resource<TcpSocket>) -> SocketResult<()> {
-        let sockets = self.shared.sockets.clone();
+        let sockets = self.sockets.clone();
         let socket = self.socket(&this)?;
         if !socket.idle()?.is_bound() {
             // unlike 0.3, this version binds by itself only
@@ -349,10 +341,10 @@ impl ip_name_lookup::Host for View<'_> {
         if !is_name(&name) {
             return Err(ErrorCode::InvalidArgument.into());
         }
-        let shared = self.shared.clone();
+        let (sockets, log) = (self.sockets.clone(), self.log.clone());
         let mut lookup = Lookup::UnderWay(Box::pin(async move {
-            let answer = shared.sockets.resolve(&name).await;
-            answer.inspect_err(|error| tell(&shared.log, &format!("look-up of {name}"), error))
+            let answer = sockets.resolve(&name).await;
+            answer.inspect_err(|error| tell(&log, &format!("look-up of {name}"), error))
         }));
         if let Poll::Ready(Err(code)) = now(|context| lookup.poll(context).map(|answer| answer.clone())) {
             return Err(code.into());

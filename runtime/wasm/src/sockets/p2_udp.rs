@@ -1,12 +1,10 @@
 //! wasi:sockets of WASI 0.2: UDP.
 
 use super::{
-    now, ours,
-    p2::too_many,
-    positive, theirs,
+    now, ours, positive, theirs, too_many,
     udp::{Incoming, Outgoing, Udp},
 };
-use crate::guest::{Here, View};
+use crate::view::{Here, View};
 use std::task::Poll;
 use wasmtime::component::{Linker, Resource};
 use wasmtime_wasi::p2::{
@@ -71,7 +69,7 @@ impl udp::HostUdpSocket for View<'_> {
         at: IpSocketAddress,
     ) -> SocketResult<()> {
         self.table.get(&network)?;
-        let sockets = self.shared.sockets.clone();
+        let sockets = self.sockets.clone();
         let socket = self.udp_socket(&this)?;
         if socket.binding {
             return Err(ErrorCode::ConcurrencyConflict.into());
@@ -93,7 +91,7 @@ impl udp::HostUdpSocket for View<'_> {
         this: Resource<UdpSocket>,
         to: Option<IpSocketAddress>,
     ) -> SocketResult<(Resource<IncomingDatagramStream>, Resource<OutgoingDatagramStream>)> {
-        let (shared, this) = (self.shared.clone(), ours::<Socket, _>(&this));
+        let (log, this) = (self.log.clone(), ours::<Socket, _>(&this));
         if self.table.iter_children(&this)?.any(|child| child.is::<Incoming>() || child.is::<Outgoing>()) {
             return Err(SocketError::trap(wasmtime::format_err!("the streams of the UDP socket are not dropped yet")));
         }
@@ -102,7 +100,7 @@ impl udp::HostUdpSocket for View<'_> {
             return Err(ErrorCode::InvalidState.into());
         }
         socket.connect(to.map(Into::into))?;
-        let (incoming, outgoing) = (socket.incoming()?, socket.outgoing(&shared.log)?);
+        let (incoming, outgoing) = (socket.incoming()?, socket.outgoing(&log)?);
         let incoming = self.table.push_child(incoming, &this).map_err(too_many)?;
         let outgoing = self.table.push_child(outgoing, &this).map_err(too_many)?;
         Ok((theirs(&incoming), theirs(&outgoing)))

@@ -6,7 +6,7 @@ use super::{
     tcp::{Acceptor, Tcp, tell},
     theirs,
 };
-use crate::guest::{Here, View};
+use crate::view::{Here, View};
 use bytes::BytesMut;
 use container::net;
 use std::{
@@ -241,8 +241,8 @@ impl<T: Send + 'static> types::HostTcpSocketWithStore<T> for Here {
     async fn connect(store: &Accessor<T, Self>, this: Resource<TcpSocket>, to: IpSocketAddress) -> SocketResult<()> {
         store.with(|mut access| {
             let mut view = access.get();
-            let shared = view.shared.clone();
-            view.tcp3(&this)?.start_connect(&shared.sockets, &shared.log, to.into()).map_err(SocketError::from)
+            let (sockets, log) = (view.sockets.clone(), view.log.clone());
+            view.tcp3(&this)?.start_connect(&sockets, &log, to.into()).map_err(SocketError::from)
         })?;
         let settled = |context: &mut Context<'_>| {
             store.with(|mut access| access.get().tcp3(&this).map(|tcp| tcp.poll_connect(context)))
@@ -259,7 +259,7 @@ impl<T: Send + 'static> types::HostTcpSocketWithStore<T> for Here {
         this: Resource<TcpSocket>,
     ) -> SocketResult<StreamReader<Resource<TcpSocket>>> {
         let view = store.getter();
-        let sockets = store.get().shared.sockets.clone();
+        let sockets = store.get().sockets.clone();
         let mut here = store.get();
         let socket = here.tcp3(&this)?;
         socket.listen(&*sockets).await?;
@@ -307,7 +307,7 @@ impl<T: Send + 'static> types::HostTcpSocketWithStore<T> for Here {
 
 impl types::HostTcpSocket for View<'_> {
     async fn bind(&mut self, this: Resource<TcpSocket>, at: IpSocketAddress) -> SocketResult<()> {
-        let sockets = self.shared.sockets.clone();
+        let sockets = self.sockets.clone();
         Ok(self.tcp3(&this)?.bind(&*sockets, at.into()).await?)
     }
 
@@ -416,9 +416,12 @@ impl<T: Send + 'static> ip_name_lookup::HostWithStore<T> for Here {
         if !super::is_name(&name) {
             return Ok(Err(ErrorCode::InvalidArgument));
         }
-        let shared = store.with(|mut access| access.get().shared.clone());
-        let answer = shared.sockets.resolve(&name).await;
-        let answer = answer.inspect_err(|error| tell(&shared.log, &format!("look-up of {name}"), error));
+        let (sockets, log) = store.with(|mut access| {
+            let view = access.get();
+            (view.sockets.clone(), view.log.clone())
+        });
+        let answer = sockets.resolve(&name).await;
+        let answer = answer.inspect_err(|error| tell(&log, &format!("look-up of {name}"), error));
         Ok(answer.map(|addresses| addresses.into_iter().map(IpAddress::from).collect()).map_err(|error| match error {
             net::Error::TimedOut(_) | net::Error::Exhausted(_) => ErrorCode::TemporaryResolverFailure,
             net::Error::NoSuchHost(_) => ErrorCode::NameUnresolvable,

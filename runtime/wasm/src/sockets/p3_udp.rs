@@ -1,7 +1,7 @@
 //! wasi:sockets of WASI 0.3: UDP.
 
 use super::{ours, p3::v6, positive, theirs, udp::Udp};
-use crate::guest::{Here, View};
+use crate::view::{Here, View};
 use wasmtime::component::{Accessor, Resource};
 use wasmtime_wasi::{
     p3::{
@@ -26,7 +26,7 @@ impl<T: Send + 'static> HostUdpSocketWithStore<T> for Here {
     ) -> SocketResult<()> {
         let bound = store.with(|mut access| {
             let mut view = access.get();
-            let sockets = view.shared.sockets.clone();
+            let sockets = view.sockets.clone();
             let socket = view.udp3(&this)?;
             SocketResult::Ok((!socket.is_bound()).then_some((sockets, socket.v6)))
         })?;
@@ -36,7 +36,7 @@ impl<T: Send + 'static> HostUdpSocketWithStore<T> for Here {
         }
         let mut outgoing = store.with(|mut access| {
             let mut view = access.get();
-            let log = view.shared.log.clone();
+            let log = view.log.clone();
             Ok::<_, SocketError>(view.udp3(&this)?.outgoing(&log)?)
         })?;
         outgoing.send(data, to.map(Into::into))?;
@@ -52,12 +52,12 @@ impl<T: Send + 'static> HostUdpSocketWithStore<T> for Here {
 
 impl HostUdpSocket for View<'_> {
     async fn bind(&mut self, this: Resource<UdpSocket>, at: IpSocketAddress) -> SocketResult<()> {
-        let sockets = self.shared.sockets.clone();
+        let sockets = self.sockets.clone();
         Ok(self.udp3(&this)?.bind(&*sockets, at.into()).await?)
     }
 
     async fn connect(&mut self, this: Resource<UdpSocket>, to: IpSocketAddress) -> SocketResult<()> {
-        let sockets = self.shared.sockets.clone();
+        let sockets = self.sockets.clone();
         let socket = self.udp3(&this)?;
         socket.connect(Some(to.into()))?;
         if !socket.is_bound() {
