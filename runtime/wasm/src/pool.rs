@@ -98,15 +98,16 @@ impl Pool {
     pub(crate) fn new(options: &Options) -> wasmtime::Result<Self> {
         let engines = config::engines(options.pool)?;
         // `event_interval(1)`: with tokio's default, two spinning guests delay every socket by 61 ticks.
+        let priority = rustix::process::getpriority_process(None)?.saturating_add(NICE);
         let runtime = Builder::new_multi_thread()
             .thread_name("guest")
             .worker_threads(options.threads)
             // those of files, and one more for what a thread had to do before it waits for one
             .max_blocking_threads(options.threads.saturating_mul(BLOCKING_CALLS_PER_THREAD * 2 + 2))
             .event_interval(1)
-            // of this thread alone, on Linux
-            .on_thread_start(|| {
-                let _ = rustix::process::nice(NICE);
+            // On Linux the priority is the thread's alone. It is set, not lowered: a thread begins with that of the thread that starts it.
+            .on_thread_start(move || {
+                let _ = rustix::process::setpriority_process(None, priority);
             })
             .enable_all()
             .build()?;
