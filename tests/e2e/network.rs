@@ -172,7 +172,11 @@ fn servers_on_sockets_are_behind_services_and_open_nothing_on_the_host() {
     assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
     cluster.kubectl(&["rollout", "status", "deployment/echo", "--timeout=100s"]);
     cluster.kubectl(&["wait", "--for=condition=Complete", "job/echo-check", "--timeout=100s"]);
-    assert_eq!(cluster.kubectl(&["logs", "job/echo-check"]), "The boat drifts where the water goes");
+    // A first pod may have come before the server and failed.
+    let succeeded =
+        ["get", "pod", "-l", "job-name=echo-check", "--field-selector=status.phase=Succeeded", "-o", "name"];
+    let log = cluster.kubectl(&["logs", cluster.kubectl(&succeeded).trim()]);
+    assert_eq!(log, "The boat drifts where the water goes");
     assert_eq!(host_sockets(cluster.pid()), before, "a guest's listener is no socket of the host");
 
     let client = |name: &str, url: &str| {

@@ -97,8 +97,8 @@ impl Pool {
     /// Takes some 50 ms of system calls: not for a thread that others wait for.
     pub(crate) fn new(options: &Options) -> wasmtime::Result<Self> {
         let engines = config::engines(options.pool)?;
-        // `event_interval(1)`: with tokio's default, two spinning guests delay every socket by 61 ticks.
         let priority = rustix::process::getpriority_process(None)?.saturating_add(NICE);
+        // `event_interval(1)`: with tokio's default, two spinning guests delay every socket by 61 ticks.
         let runtime = Builder::new_multi_thread()
             .thread_name("guest")
             .worker_threads(options.threads)

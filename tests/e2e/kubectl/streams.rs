@@ -190,13 +190,22 @@ fn debug_adds_a_container_to_a_pod_that_runs() {
     let c = machine.up(&[]);
     c.kubectl(&["run", "p", "--image=hello:1", "--port=8080"]);
     c.kubectl(&["wait", "--for=condition=Ready", "pod/p", "--timeout=60s"]);
+    // Its input is empty, so that it ends at once.
+    c.kubectl(&["debug", "p", "--image=talk:1", "--target=p", "-c", "silent"]);
+    let state = "{.status.ephemeralContainerStatuses[?(@.name==\"silent\")].state.terminated.exitCode}";
+    c.eventually("its end", || Some(()).filter(|()| c.field("pod/p", state) == "0"));
     for websockets in WAYS {
         let name = format!("talker-{websockets}");
-        let debug = ["debug", "-i", "p", "--image=talk:1", "--target=p", "-c", &name];
-        let (code, output, errors) = run(&c, websockets, &debug, "through the debugger\n");
-        assert!(code == Some(0) && output.contains("through the debugger"), "{code:?} {output} {errors}");
-        let state = format!("{{.status.ephemeralContainerStatuses[?(@.name==\"{name}\")].state.terminated.exitCode}}");
-        c.eventually("its end", || Some(()).filter(|()| c.field("pod/p", &state) == "0"));
+        let mut debug = c.kubectl_command(&["debug", "-i", "p", "--image=talk:1", "--target=p", "-c", &name]);
+        debug.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", websockets).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut debug = debug.spawn().expect("kubectl starts");
+        let mut input = debug.stdin.take().expect("piped");
+        input.write_all(b"through the debugger\n").expect("taken");
+        let line = BufReader::new(debug.stdout.take().expect("piped")).lines().map_while(Result::ok);
+        assert!(line.take(20).any(|line| line == "through the debugger"));
+        // The container's input stays open for the next who attaches.
+        debug.kill().expect("killed");
+        debug.wait().expect("ended");
         assert_eq!(c.kubectl(&["logs", "p", "-c", &name]), "through the debugger\n");
     }
     assert_eq!(c.field("pod/p", "{.status.phase} {.status.containerStatuses[0].restartCount}"), "Running 0");
