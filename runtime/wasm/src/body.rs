@@ -1,4 +1,4 @@
-//! The bodies of a request and of its answer, watched on their way.
+//! The bodies of requests and responses. Both report to [`clients`] whether the client stalls.
 
 use crate::{clients, delivery::Delivery, guest::Shared};
 use bytes::Bytes;
@@ -18,7 +18,7 @@ use tokio::{
 };
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
-/// A request's body that notes whether its client sends it.
+/// A request's body that records whether the guest waits for the client.
 pub(crate) struct Sent<B> {
     body: B,
     client: Arc<clients::Request>,
@@ -30,10 +30,10 @@ impl<B> Drop for Sent<B> {
     }
 }
 
-/// A request's body as the guest has it: there until the request is over.
+/// A request's body as the guest reads it. Reads fail after the request has ended.
 pub(crate) struct Incoming<B>(Arc<Mutex<Option<Sent<B>>>>);
 
-/// Ends it.
+/// Ends an [`Incoming`] body.
 pub(crate) struct Over<B>(Weak<Mutex<Option<Sent<B>>>>);
 
 impl<B> Incoming<B> {
@@ -78,15 +78,16 @@ where
     }
 }
 
-/// What runs one request. Dropped before it is done, it is ended: nobody waits for it any more.
+/// The task that runs one request. If dropped before it is done, the task is aborted: nobody waits for its response.
 pub(crate) struct Task {
-    /// `None`: it has ended.
+    /// `None`: the task has ended.
     handle: Option<AbortHandle>,
+    /// The response is complete. The task may go on without its client.
     pub(crate) done: bool,
 }
 
 impl Task {
-    /// Runs it on the guests' threads, and waits for the answer's head.
+    /// Runs the task on the guests' threads, and waits for the head of the response.
     pub(crate) async fn begin<T>(
         run: impl Future<Output = ()> + Send + 'static,
         mut head: oneshot::Receiver<T>,
@@ -94,27 +95,28 @@ impl Task {
         threads: &Handle,
     ) -> (Result<T, RecvError>, Self) {
         let task = Self { handle: Some(threads.spawn(run).abort_handle()), done: false };
-        let told = poll_fn(|context| delivery.poll(context, |context| Pin::new(&mut head).poll(context))).await;
-        (told, task)
+        let result = poll_fn(|context| delivery.poll(context, |context| Pin::new(&mut head).poll(context))).await;
+        (result, task)
     }
 
-    /// Runs it here until the answer's head is there, which most answers are whole by, and what is left on the guests' threads.
+    /// Runs the task in the caller's task until the head of the response is ready, and the rest on the guests' threads. Most responses are complete
+    /// by then.
     pub(crate) async fn begin_here<T>(
         run: impl Future<Output = ()> + Send + Unpin + 'static,
         mut head: oneshot::Receiver<T>,
         threads: &Handle,
     ) -> (Result<T, RecvError>, Self) {
         let mut run = Some(run);
-        let told = poll_fn(|context| {
+        let result = poll_fn(|context| {
             if run.as_mut().is_some_and(|run| Pin::new(run).poll(context).is_ready()) {
                 run = None;
             }
-            // Its sender is in what runs: nobody else has to be woken.
+            // `run` has the sender of the head, so this task needs no other waker.
             Pin::new(&mut head).poll(context)
         });
-        let told = told.await;
+        let result = result.await;
         let handle = run.map(|run| threads.spawn(run).abort_handle());
-        (told, Self { handle, done: false })
+        (result, Self { handle, done: false })
     }
 }
 
@@ -126,23 +128,23 @@ impl Drop for Task {
     }
 }
 
-/// An answer's body. Once all of it is delivered, the guest may finish what it has left to do.
+/// A response's body. After all of it is delivered, the guest may continue until it returns.
 pub(crate) struct Guarded {
     pub(crate) body: HyperOutgoingBody,
-    /// Bytes to come, if the guest declared them: hyper does not ask for the end then.
+    /// Remaining bytes, if the guest set Content-Length: hyper does not poll for the end in that case.
     pub(crate) left: Option<u64>,
     pub(crate) delivery: Arc<Delivery>,
     pub(crate) task: Task,
     pub(crate) client: Arc<clients::Request>,
     pub(crate) what: Arc<str>,
     pub(crate) shared: Arc<Shared>,
-    /// Why the answer ends before it is complete.
+    /// The error with which an incomplete response ends.
     pub(crate) broken: Option<BoxError>,
 }
 
 impl Guarded {
-    /// Why the answer broke off, told in the log.
-    fn told(&self, why: &str) -> BoxError {
+    /// Logs why the response is incomplete, and returns the text as an error.
+    fn incomplete(&self, why: &str) -> BoxError {
         let why = match self.left {
             Some(left) if left > 0 => format!("{why}, {left} bytes before its content-length"),
             _ => why.to_string(),
@@ -151,13 +153,13 @@ impl Guarded {
         why.into()
     }
 
-    /// What the guest wrote. Once the request is over nothing more comes, even if the guest kept the body.
-    fn written(&mut self, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, wasmtime_wasi_http::Error>>> {
+    /// Polls for the next frame of the guest. After the request is over the body ends, even if the guest has not dropped it.
+    fn poll_written(&mut self, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, wasmtime_wasi_http::Error>>> {
         let (delivery, body) = (&self.delivery, &mut self.body);
         let over = delivery.is_over().is_some();
         match delivery.poll(context, |context| Pin::new(body).poll_frame(context)) {
             Poll::Pending if over => Poll::Ready(None),
-            // It ended meanwhile.
+            // The request ended during the poll: poll again.
             Poll::Pending if delivery.is_over().is_some() => {
                 context.waker().wake_by_ref();
                 Poll::Pending
@@ -176,16 +178,16 @@ impl Body for Guarded {
         if let Some(error) = this.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let frame = this.written(context);
+        let frame = this.poll_written(context);
         this.client.untaken(matches!(frame, Poll::Ready(Some(Ok(_)))));
         let frame = std::task::ready!(frame);
         match (&frame, &mut this.left) {
-            // The body of an instance that was ended looks complete. Its log has said why.
+            // The body of an instance that was ended looks complete. The log already has the reason.
             (None, _) if this.delivery.is_over() == Some(false) => {
                 this.broken = Some("the component was ended before its answer was complete".into());
             }
-            (None, Some(left)) if *left > 0 => this.broken = Some(this.told("the answer ended")),
-            (Some(Err(_)), _) => this.broken = Some(this.told("the component broke its answer off")),
+            (None, Some(left)) if *left > 0 => this.broken = Some(this.incomplete("the answer ended")),
+            (Some(Err(_)), _) => this.broken = Some(this.incomplete("the component broke its answer off")),
             (None, _) => this.task.done = true,
             (Some(Ok(frame)), Some(left)) => {
                 *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
@@ -193,7 +195,7 @@ impl Body for Guarded {
             _ => {}
         }
         if this.broken.is_some() {
-            // hyper sends what there is before it waits, not before it fails.
+            // hyper flushes buffered frames when the body is pending, but not when it fails.
             context.waker().wake_by_ref();
             return Poll::Pending;
         }

@@ -1,8 +1,8 @@
-//! Clients of guests: how many are connected, which of them is waited for, and when it is let go. One for the node.
+//! Clients of guests: limits and timeouts of connections and requests. The node has one set for all its guests.
 //!
-//! Nothing ends because it takes long. What ends is what waits for a client that does nothing: a connection without a first byte, an idle
-//! one, a request whose body nobody sends, an answer that nobody reads. When there is no room for another connection, those that have
-//! waited for their clients the longest make it.
+//! The total duration of a connection or request is not limited. A connection or request is cut when its client stalls: no first byte, an
+//! idle connection, a request body that is not sent, a response that is not read. When the connection limit is reached, the connections that
+//! have waited for their clients the longest are closed.
 
 use parking_lot::Mutex;
 use std::{
@@ -16,27 +16,27 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// How often those who wait are looked at.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the timeouts are checked.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How much later than a request its connection is cut, so that the client may read why.
-const LATER: Duration = Duration::from_secs(5);
+/// How much later than its requests a connection is cut, so that the client can read the error response.
+const CONNECTION_GRACE: Duration = Duration::from_secs(5);
 
-/// Of those who wait for their clients when there is no room, how many are let go at once: looking at all of them takes a moment.
-const SHARE: usize = 64;
+/// At the connection limit, one in this many connections is closed at once, because each scan of all connections takes time.
+const EVICTION_DIVISOR: usize = 64;
 
-/// Bounds of clients.
+/// Limits and timeouts of clients.
 #[derive(Clone, Copy, Debug)]
 pub struct ClientOptions {
-    /// Connections to all guests of the node together. Each is a file descriptor.
+    /// Most connections to all guests of the node. Each connection uses a file descriptor.
     pub connections: usize,
-    /// Connections to one container.
+    /// Most connections to one container.
     pub per_container: usize,
-    /// How long a connection may take to its first byte.
+    /// How long a client may take to send the first byte of a connection.
     pub first_byte: Duration,
-    /// How long it may be without a request.
+    /// How long a connection may have no request.
     pub idle: Duration,
-    /// How long a client may leave a body unsent or an answer unread.
+    /// How long a client may send nothing of a request body that the guest waits for, or read nothing of a response.
     pub stall: Duration,
 }
 
@@ -55,32 +55,33 @@ impl Default for ClientOptions {
 /// All clients of a node.
 pub(crate) struct Clients {
     options: ClientOptions,
-    next: AtomicU64,
+    next_id: AtomicU64,
     connections: Mutex<BTreeMap<u64, Arc<ConnectionState>>>,
     requests: Mutex<BTreeMap<u64, Arc<RequestState>>>,
-    some: Notify,
+    /// A connection or request was added.
+    added: Notify,
 }
 
 impl Clients {
     pub(crate) fn new(options: ClientOptions) -> Arc<Self> {
         Arc::new(Self {
             options,
-            next: AtomicU64::new(0),
+            next_id: AtomicU64::new(0),
             connections: Mutex::default(),
             requests: Mutex::default(),
-            some: Notify::new(),
+            added: Notify::new(),
         })
     }
 
-    /// Looks after the clients until they are gone for good.
+    /// Checks the timeouts until the [`Clients`] are dropped.
     pub(crate) async fn watch(this: Weak<Self>) {
         loop {
             let Some(clients) = this.upgrade() else { return };
             if clients.is_empty() {
-                clients.some.notified().await;
+                clients.added.notified().await;
             }
-            clients.look(Instant::now());
-            let pause = LOOK.min(clients.options.stall / 4);
+            clients.cut_stalled(Instant::now());
+            let pause = CHECK_INTERVAL.min(clients.options.stall / 4);
             drop(clients);
             tokio::time::sleep(pause).await;
         }
@@ -90,43 +91,44 @@ impl Clients {
         self.connections.lock().is_empty() && self.requests.lock().is_empty()
     }
 
-    /// Cuts what has waited too long.
-    fn look(&self, now: Instant) {
+    /// Cuts the requests and connections whose timeout has passed.
+    fn cut_stalled(&self, now: Instant) {
         for request in self.requests.lock().values() {
-            if request.waits().is_some_and(|since| since + self.options.stall <= now) {
+            if request.waiting_since().is_some_and(|since| since + self.options.stall <= now) {
                 request.cut.cancel();
             }
         }
         for connection in self.connections.lock().values() {
-            if connection.waits().is_some_and(|(since, wait)| since + wait.limit(&self.options) <= now) {
+            if connection.waiting_since().is_some_and(|(since, wait)| since + wait.limit(&self.options) <= now) {
                 connection.cut.cancel();
             }
         }
     }
 
-    /// Takes in a connection of the container that `owner` names. `None` when there is no room, and nobody waits for a client.
+    /// Adds a connection to the container `owner`. `None`: the limit is reached, and no connection waits for its client.
     pub(crate) fn connect(self: &Arc<Self>, owner: usize) -> Option<Connection> {
         let mut all = self.connections.lock();
         let open = |of: Option<usize>| {
             all.values().filter(|it| !it.cut.is_cancelled() && of.is_none_or(|of| of == it.owner)).collect::<Vec<_>>()
         };
-        let crowd = match (all.len() >= self.options.per_container).then(|| open(Some(owner))) {
+        let candidates = match (all.len() >= self.options.per_container).then(|| open(Some(owner))) {
             Some(mine) if mine.len() >= self.options.per_container => Some(mine),
             _ if all.len() >= self.options.connections => {
                 Some(open(None)).filter(|all| all.len() >= self.options.connections)
             }
             _ => None,
         };
-        if let Some(crowd) = crowd {
-            let count = (crowd.len() / SHARE).max(1);
-            let mut waiting: Vec<_> = crowd.into_iter().filter_map(|it| Some((it.waits()?.0, it))).collect();
+        if let Some(candidates) = candidates {
+            let count = (candidates.len() / EVICTION_DIVISOR).max(1);
+            let mut waiting: Vec<_> =
+                candidates.into_iter().filter_map(|it| Some((it.waiting_since()?.0, it))).collect();
             if waiting.is_empty() {
                 return None;
             }
             waiting.sort_by_key(|(since, _)| *since);
             waiting.iter().take(count).for_each(|(_, connection)| connection.cut.cancel());
         }
-        let id = self.next.fetch_add(1, Relaxed);
+        let id = self.next_id.fetch_add(1, Relaxed);
         let state = Arc::new(ConnectionState {
             owner,
             cut: CancellationToken::new(),
@@ -134,55 +136,57 @@ impl Clients {
         });
         all.insert(id, state.clone());
         drop(all);
-        self.some.notify_one();
+        self.added.notify_one();
         Some(Connection { id, state, clients: self.clone() })
     }
 
-    /// A request to the container that `owner` names, over a connection or by a call.
+    /// Adds a request to the container `owner`, over a connection or by a call.
     pub(crate) fn request(self: &Arc<Self>, owner: usize, connection: Option<&Connection>) -> Request {
         let connection = connection.map(|it| it.state.clone());
         if let Some(connection) = &connection {
             connection.change(|it| it.requests += 1);
         }
-        let id = self.next.fetch_add(1, Relaxed);
+        let id = self.next_id.fetch_add(1, Relaxed);
         let state = Arc::new(RequestState {
             owner,
             connection,
             cut: CancellationToken::new(),
-            wait: Mutex::new(Wait { unsent: None, untaken: None, begun: false }),
+            wait: Mutex::new(RequestWait { unsent: None, untaken: None, begun: false }),
         });
         self.requests.lock().insert(id, state.clone());
-        self.some.notify_one();
+        self.added.notify_one();
         Request { id, state, clients: self.clone() }
     }
 
-    /// Memory is short in a container: cuts its request that has waited the longest for its client, if for `patience` at least.
+    /// Frees memory of a container: cuts the request that has waited the longest for its client, if it has waited for `patience` or longer.
     pub(crate) fn relieve(&self, owner: usize, patience: Duration) {
         let requests = self.requests.lock();
         let mine = requests.values().filter(|it| it.owner == owner && !it.cut.is_cancelled());
-        let longest = mine.filter_map(|it| Some((it.waits()?, it))).min_by_key(|(since, _)| *since);
+        let longest = mine.filter_map(|it| Some((it.waiting_since()?, it))).min_by_key(|(since, _)| *since);
         if let Some((_, request)) = longest.filter(|(since, _)| since.elapsed() >= patience) {
             request.cut.cancel();
         }
     }
 }
 
-/// What a connection waits for.
-enum Pause {
+/// Why a connection waits for its client.
+enum WaitReason {
+    /// The client has sent no byte.
     FirstByte,
+    /// There is no request.
     Request,
-    /// All its requests wait for the client.
+    /// All requests wait for the client.
     Requests,
-    /// The client takes no bytes.
+    /// The client reads nothing.
     Write,
 }
 
-impl Pause {
+impl WaitReason {
     fn limit(&self, options: &ClientOptions) -> Duration {
         match self {
             Self::FirstByte => options.first_byte,
             Self::Request => options.idle,
-            Self::Requests => options.stall + LATER,
+            Self::Requests => options.stall + CONNECTION_GRACE,
             Self::Write => options.stall,
         }
     }
@@ -196,24 +200,24 @@ struct ConnectionState {
 
 struct Activity {
     requests: usize,
-    /// Of the requests, those that wait for the client.
+    /// Requests that wait for the client.
     stalled: usize,
-    /// Since when all of them do.
+    /// Since when all requests wait for the client, or there is none.
     since: Instant,
-    /// Since when the client takes no bytes.
+    /// Since when the client reads nothing.
     blocked: Option<Instant>,
-    /// There was a first byte.
+    /// The first byte was received.
     heard: bool,
 }
 
 impl ConnectionState {
-    /// Since when it waits for its client, and for what.
-    fn waits(&self) -> Option<(Instant, Pause)> {
+    /// Since when the connection waits for its client, and why.
+    fn waiting_since(&self) -> Option<(Instant, WaitReason)> {
         let state = self.state.lock();
         match (state.blocked, state.requests) {
-            (Some(since), _) => Some((since, Pause::Write)),
-            (None, 0) => Some((state.since, if state.heard { Pause::Request } else { Pause::FirstByte })),
-            (None, all) => (state.stalled >= all).then_some((state.since, Pause::Requests)),
+            (Some(since), _) => Some((since, WaitReason::Write)),
+            (None, 0) => Some((state.since, if state.heard { WaitReason::Request } else { WaitReason::FirstByte })),
+            (None, all) => (state.stalled >= all).then_some((state.since, WaitReason::Requests)),
         }
     }
 
@@ -227,7 +231,7 @@ impl ConnectionState {
     }
 }
 
-/// An open connection, until dropped.
+/// An open connection. It is removed when dropped.
 pub(crate) struct Connection {
     id: u64,
     state: Arc<ConnectionState>,
@@ -235,12 +239,12 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
-    /// Cancelled when it is to be let go.
+    /// Cancelled when the connection must be closed.
     pub(crate) fn cut(&self) -> &CancellationToken {
         &self.state.cut
     }
 
-    /// The client has sent something.
+    /// Records that the client has sent a byte.
     pub(crate) fn heard(&self) {
         let mut state = self.state.state.lock();
         if !std::mem::replace(&mut state.heard, true) {
@@ -248,7 +252,7 @@ impl Connection {
         }
     }
 
-    /// The client takes no bytes, or does again.
+    /// Records whether the client reads nothing, so that writes are blocked.
     pub(crate) fn blocked(&self, blocked: bool) {
         let mut state = self.state.state.lock();
         if blocked != state.blocked.is_some() {
@@ -267,30 +271,30 @@ struct RequestState {
     owner: usize,
     connection: Option<Arc<ConnectionState>>,
     cut: CancellationToken,
-    wait: Mutex<Wait>,
+    wait: Mutex<RequestWait>,
 }
 
-struct Wait {
-    /// Since when the guest has waited for the next piece of the body.
+struct RequestWait {
+    /// Since when the guest has waited for the next part of the request body.
     unsent: Option<Instant>,
-    /// Since when a piece of the answer has not been taken.
+    /// Since when a part of the response waits for the client to read it.
     untaken: Option<Instant>,
-    /// The answer has begun. Who sends no more from then on may have nothing to say.
+    /// The response has begun. From then on the request body has no timeout: the client may have nothing more to send.
     begun: bool,
 }
 
-impl Wait {
+impl RequestWait {
     fn since(&self) -> Option<Instant> {
         self.untaken.or(self.unsent.filter(|_| !self.begun))
     }
 }
 
 impl RequestState {
-    fn waits(&self) -> Option<Instant> {
+    fn waiting_since(&self) -> Option<Instant> {
         self.wait.lock().since()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Wait)) {
+    fn change(&self, change: impl FnOnce(&mut RequestWait)) {
         let mut wait = self.wait.lock();
         let before = wait.since().is_some();
         change(&mut wait);
@@ -302,7 +306,7 @@ impl RequestState {
     }
 }
 
-/// A request under way, until dropped.
+/// A request in flight. It is removed when dropped.
 pub(crate) struct Request {
     id: u64,
     state: Arc<RequestState>,
@@ -310,17 +314,17 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    /// Cancelled when its client has done nothing for too long.
+    /// Cancelled when the client stalls for too long.
     pub(crate) fn cut(&self) -> &CancellationToken {
         &self.state.cut
     }
 
-    /// The guest waits for the next piece of the body, or has got it.
+    /// Records whether the guest waits for the next part of the request body.
     pub(crate) fn unsent(&self, waits: bool) {
         self.state.change(|it| it.unsent = waits.then(|| it.unsent.unwrap_or_else(Instant::now)));
     }
 
-    /// A piece of the answer is there to be taken, or the client waits for one.
+    /// Records whether a part of the response waits for the client to read it. Otherwise the client waits for the guest.
     pub(crate) fn untaken(&self, waits: bool) {
         self.state.change(|it| {
             it.begun = true;
@@ -331,7 +335,7 @@ impl Request {
 
 impl Drop for Request {
     fn drop(&mut self) {
-        self.state.change(|it| *it = Wait { unsent: None, untaken: None, begun: true });
+        self.state.change(|it| *it = RequestWait { unsent: None, untaken: None, begun: true });
         if let Some(connection) = &self.state.connection {
             connection.change(|it| it.requests -= 1);
         }
@@ -351,7 +355,7 @@ mod tests {
         clients
     }
 
-    /// The seconds after which something is cut.
+    /// Waits until the token is cancelled. Returns the seconds that this took.
     async fn seconds(cut: &CancellationToken) -> u64 {
         let begin = Instant::now();
         assert!(tokio::time::timeout(3600 * SECOND, cut.cancelled()).await.is_ok(), "it is never cut");
@@ -374,7 +378,7 @@ mod tests {
         let _asked = clients.request(1, Some(&deaf));
         deaf.blocked(true);
         assert!((60..=61).contains(&seconds(deaf.cut()).await));
-        // A guest may take its time, for the head and between pieces.
+        // A guest has no timeout, neither for the head nor between parts of the response.
         let patient = clients.connect(1).unwrap();
         patient.heard();
         let request = clients.request(1, Some(&patient));
@@ -385,7 +389,7 @@ mod tests {
             request.untaken(false);
             tokio::time::sleep(3600 * SECOND).await;
         }
-        // A client that has got the answer's beginning need not send more.
+        // After the response has begun, the client need not send more.
         request.unsent(true);
         tokio::time::sleep(3600 * SECOND).await;
         assert!(lives(request.cut()) && lives(patient.cut()));
@@ -393,7 +397,7 @@ mod tests {
         assert!((60..=61).contains(&seconds(request.cut()).await));
         assert!((4..=6).contains(&seconds(patient.cut()).await), "the connection a little later");
         drop(request);
-        // A body that comes slowly, and one that stops.
+        // A slow request body is not cut, one that stops is.
         let sending = clients.request(1, None);
         for _ in 0..3 {
             sending.unsent(true);
@@ -436,7 +440,7 @@ mod tests {
         let _other = clients.connect(2).unwrap();
         assert!(!lives(newer.cut()) || !lives(third.cut()), "the node has four");
         assert!(lives(working.cut()), "it waits for its guest");
-        // All work: there is no room.
+        // No connection waits for its client: the next is refused.
         drop((older, newer, third, _fourth, _other));
         let all: Vec<_> = (3..6).map(|owner| clients.connect(owner).unwrap()).collect();
         let requests: Vec<_> = all.iter().map(|it| clients.request(3, Some(it))).collect();

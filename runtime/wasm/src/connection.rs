@@ -1,18 +1,18 @@
-//! One connection to an HTTP guest: HTTP/1.1 or, by prior knowledge, HTTP/2; and the requests that no guest is shown.
+//! One connection to an HTTP guest, by HTTP/1.1 or by HTTP/2 with prior knowledge, and the requests that are refused without a guest.
 //!
-//! # Requests of other web sites
-//! A port of the node that listens on loopback only is reached by every page that the user's browser shows. Such a request is refused
-//! where its headers tell what it is, and nowhere else, so that curl, Services, proxies, the user's own pages and tests that send any
-//! `Host` work. As Go's `http.CrossOriginProtection` does, `Sec-Fetch-Site` is believed first: pages can neither set nor remove it, and
-//! browsers send it to loopback addresses without TLS too.
-//! - `cross-site`: only a link to the application may be followed, a navigation by GET or HEAD to a document of its own. A form that submits
-//!   itself and a frame are refused as any other request is.
-//! - `same-origin` and `none` (the user's own doing) pass.
-//! - Others, and browsers that do not say: a method that may change something is refused if its `Origin` is not the `Host` that is asked.
+//! # Cross-site requests
+//! Every page in the user's browser can send requests to a port of the node, even if the port listens only on loopback. A request is refused
+//! only if its headers show that it is cross-site, so that curl, Services, proxies, the user's own pages and tests that send any `Host`
+//! work. `Sec-Fetch-Site` comes first, as in Go's `http.CrossOriginProtection`: pages can neither set nor remove this header, and browsers
+//! send it to loopback addresses without TLS too.
+//! - `cross-site`: only a link to the application is allowed, that is a navigation by GET or HEAD to a top-level document. A form that
+//!   submits itself and a frame are refused, as all other requests are.
+//! - `same-origin` and `none` (the user opened the address) are allowed.
+//! - Other values and no value: a request with another method than GET or HEAD is refused if its `Origin` does not match its `Host`.
 //!
-//! What a page of this machine asks (`Origin`, else `Referer`) passes, and what a proxy has passed on (a page that adds such a header to a
-//! request must ask for leave by a preflight, which is refused). What is left is rebinding: a name of another site that turns into a
-//! loopback address. Its requests look like those of a name in /etc/hosts; browsers ask the user before they let such a page in.
+//! Requests of pages of this machine (`Origin`, else `Referer`) are allowed, and requests with a proxy's header: a page that adds such a
+//! header causes a preflight, which is refused. DNS rebinding, where a name of another site resolves to a loopback address, is not detected:
+//! its requests look like requests to a name in /etc/hosts. Browsers ask the user before such a page may use a loopback address.
 
 use crate::{
     clients,
@@ -37,40 +37,40 @@ use tokio::{
     sync::Notify,
 };
 
-/// How long a connection may be idle, or take to send a request's head.
-const IDLE: Duration = Duration::from_secs(75);
+/// How long a connection may be idle, and how long a client may take to send the head of a request.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(75);
 
-/// Concurrent streams per HTTP/2 connection.
-const STREAMS: u32 = 128;
+/// Most concurrent streams of an HTTP/2 connection.
+const MAX_STREAMS: u32 = 128;
 
-/// Streams that a client opened and reset before they were looked at; with more the connection is closed.
-const RESETS: usize = 100;
+/// Most streams that a client opened and reset before the server accepted them. The connection is closed at more.
+const MAX_PENDING_RESETS: usize = 100;
 
-/// Bytes of an answer that an HTTP/2 stream holds for a client that does not read.
-const UNREAD: usize = 64 << 10;
+/// Most bytes of a response that an HTTP/2 stream buffers while the client does not read.
+const MAX_SEND_BUFFER: usize = 64 << 10;
 
-/// How long a connection that is let go may take to say so.
-const PARTING: Duration = Duration::from_secs(1);
+/// How long a graceful shutdown may take when the client stalled.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Serves a connection until its end.
+/// Serves a connection until it ends.
 pub(crate) async fn serve<S>(handler: Arc<Handler>, stream: S, client: clients::Connection, peer: Peer)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let client = Arc::new(client);
-    let stream = Watched { stream, client: client.clone(), heard: false, blocked: false };
-    // Told of each request on HTTP/2: only a client that has sent one can be sent away by a frame.
+    let stream = MonitoredStream { stream, client: client.clone(), heard: false, blocked: false };
+    // Notified of each HTTP/2 request: GOAWAY is sent only to a client that has sent a request.
     let streams = Arc::new(Notify::new());
-    let (this, seen, told) = (handler.clone(), client.clone(), streams.clone());
+    let (this, seen, notify) = (handler.clone(), client.clone(), streams.clone());
     let service = hyper::service::service_fn(move |request: Request<hyper::body::Incoming>| {
         let (handler, request_of, peer) = (this.clone(), seen.clone(), peer.clone());
         let multiplexed = request.version() == Version::HTTP_2;
         if multiplexed {
-            told.notify_one();
+            notify.notify_one();
         }
         async move {
-            let refused = refusal(&request, &peer.via, &handler);
-            let ends = refused.is_some();
+            let refused = refuse(&request, &peer.via, &handler);
+            let is_refused = refused.is_some();
             let mut response = match refused {
                 Some(response) => response,
                 None => {
@@ -78,22 +78,22 @@ where
                     handler.clone().answer(request, client, peer, true).await
                 }
             };
-            let leaves = ends || handler.is_retired() || response.status() == StatusCode::REQUEST_TIMEOUT;
-            if !multiplexed && leaves {
+            let closes = is_refused || handler.is_retired() || response.status() == StatusCode::REQUEST_TIMEOUT;
+            if !multiplexed && closes {
                 response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(response)
         }
     });
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE);
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT);
     builder
         .http2()
         .timer(TokioTimer::new())
-        .max_concurrent_streams(STREAMS)
-        .max_pending_accept_reset_streams(RESETS)
-        .max_send_buf_size(UNREAD)
-        .keep_alive_interval(IDLE);
+        .max_concurrent_streams(MAX_STREAMS)
+        .max_pending_accept_reset_streams(MAX_PENDING_RESETS)
+        .max_send_buf_size(MAX_SEND_BUFFER)
+        .keep_alive_interval(IDLE_TIMEOUT);
     let connection = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {
@@ -107,7 +107,7 @@ where
         }
         () = client.cut().cancelled() => {
             connection.as_mut().graceful_shutdown();
-            let _ = tokio::time::timeout(PARTING, connection).await;
+            let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await;
             return;
         }
     };
@@ -116,18 +116,18 @@ where
     }
 }
 
-/// What to say to a request that no guest is shown.
-fn refusal<B>(request: &Request<B>, via: &Via, handler: &Handler) -> Option<Response> {
+/// The response to a request that is refused without a guest. `None`: the guest answers it.
+fn refuse<B>(request: &Request<B>, via: &Via, handler: &Handler) -> Option<Response> {
     if request.method() == Method::CONNECT {
         return Some(plain(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
     }
-    if let Some(wrong) = wrong_host(request) {
+    if let Some(wrong) = host_error(request) {
         return Some(plain(StatusCode::BAD_REQUEST, wrong));
     }
     if let Via::Loopback(opens) = via
-        && of_another_site(request)
+        && is_cross_site(request)
     {
-        let page = asking(request.headers()).unwrap_or("a page of another site");
+        let page = requesting_page(request.headers()).unwrap_or("a page of another site");
         let (method, path) = (request.method(), request.uri().path());
         handler.tell_of_other_sites(&format!(
             "sampan: {method} {path} refused: {page} asked, and this port is for this machine; to allow other sites: {opens}"
@@ -138,8 +138,8 @@ fn refusal<B>(request: &Request<B>, via: &Via, handler: &Handler) -> Option<Resp
     None
 }
 
-/// RFC 9112, 3.2: exactly one valid Host. HTTP/1.0 and HTTP/2 need none. The words are Go's.
-fn wrong_host<B>(request: &Request<B>) -> Option<&'static str> {
+/// Checks that there is exactly one valid Host (RFC 9112, 3.2). HTTP/1.0 and HTTP/2 do not require one. The texts are those of Go's net/http.
+fn host_error<B>(request: &Request<B>) -> Option<&'static str> {
     let mut hosts = request.headers().get_all(header::HOST).iter();
     let valid = |host: &HeaderValue| {
         host.is_empty() || host.to_str().is_ok_and(|host| !host.contains('@') && host.parse::<Authority>().is_ok())
@@ -152,24 +152,24 @@ fn wrong_host<B>(request: &Request<B>) -> Option<&'static str> {
     }
 }
 
-/// Whether a browser asks for a page of another site, and nothing speaks for it: see the module's text.
-fn of_another_site<B>(request: &Request<B>) -> bool {
+/// Whether a request is refused as cross-site. The module documentation has the rules.
+fn is_cross_site<B>(request: &Request<B>) -> bool {
     let headers = request.headers();
     let is = |name: &str, value: &str| headers.get(name).is_some_and(|it| it == value);
     let proxied = ["forwarded", "x-forwarded-for", "x-real-ip", "via"].iter().any(|name| headers.contains_key(*name));
-    if proxied || asking(headers).is_some_and(of_this_machine) {
+    if proxied || requesting_page(headers).is_some_and(is_loopback_page) {
         return false;
     }
     let reads = matches!(*request.method(), Method::GET | Method::HEAD);
     match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
         Some(b"cross-site") => !(reads && is("sec-fetch-mode", "navigate") && is("sec-fetch-dest", "document")),
         Some(b"same-origin" | b"none") => false,
-        _ => !reads && headers.get(header::ORIGIN).is_some_and(|origin| !is_own(origin, request)),
+        _ => !reads && headers.get(header::ORIGIN).is_some_and(|origin| !is_same_origin(origin, request)),
     }
 }
 
-/// Whether an origin is the host that the request asks. `null`, the origin of sandboxed frames and of files, is nobody's.
-fn is_own<B>(origin: &HeaderValue, request: &Request<B>) -> bool {
+/// Whether an origin matches the host of the request. `null`, the origin of sandboxed frames and of files, matches none.
+fn is_same_origin<B>(origin: &HeaderValue, request: &Request<B>) -> bool {
     let Some(origin) = origin.to_str().ok().and_then(|origin| origin.parse::<Uri>().ok()) else { return false };
     let usual = match origin.scheme_str() {
         Some("http") => 80,
@@ -184,12 +184,13 @@ fn is_own<B>(origin: &HeaderValue, request: &Request<B>) -> bool {
     origin.host().eq_ignore_ascii_case(host.host()) && port(origin) == port(host)
 }
 
-/// The page that asks, as far as the browser tells.
-fn asking(headers: &HeaderMap) -> Option<&str> {
+/// The page that sent the request, from `Origin` or `Referer`.
+fn requesting_page(headers: &HeaderMap) -> Option<&str> {
     headers.get(header::ORIGIN).or_else(|| headers.get(header::REFERER))?.to_str().ok()
 }
 
-fn of_this_machine(page: &str) -> bool {
+/// Whether the address of a page has a loopback host.
+fn is_loopback_page(page: &str) -> bool {
     let Ok(uri) = page.parse::<Uri>() else { return false };
     let host = uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
     let name = host.trim_end_matches('.');
@@ -198,16 +199,18 @@ fn of_this_machine(page: &str) -> bool {
         || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
-/// A stream that notes whether its client does something.
-struct Watched<S> {
+/// A stream that records the activity of its client.
+struct MonitoredStream<S> {
     stream: S,
     client: Arc<clients::Connection>,
+    /// The first byte has been read.
     heard: bool,
+    /// The last write was pending.
     blocked: bool,
 }
 
-impl<S> Watched<S> {
-    fn note<T>(&mut self, result: Poll<T>) -> Poll<T> {
+impl<S> MonitoredStream<S> {
+    fn record_write<T>(&mut self, result: Poll<T>) -> Poll<T> {
         if result.is_pending() != self.blocked {
             self.blocked = result.is_pending();
             self.client.blocked(self.blocked);
@@ -216,7 +219,7 @@ impl<S> Watched<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if !self.heard && !buffer.filled().is_empty() {
@@ -227,10 +230,10 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for MonitoredStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, bytes);
-        self.note(result)
+        self.record_write(result)
     }
 
     fn poll_write_vectored(
@@ -239,7 +242,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         pieces: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write_vectored(cx, pieces);
-        self.note(result)
+        self.record_write(result)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -289,14 +292,14 @@ mod tests {
             (http2, &[], None),
         ] {
             let headers: Vec<_> = hosts.iter().map(|host| ("host", *host)).collect();
-            assert_eq!(wrong_host(&request(version, &headers)), wrong, "{version:?} {hosts:?}");
+            assert_eq!(host_error(&request(version, &headers)), wrong, "{version:?} {hosts:?}");
         }
     }
 
     fn refused(method: Method, headers: &[(&str, &str)]) -> bool {
         let mut request = request(Version::HTTP_11, headers);
         *request.method_mut() = method;
-        of_another_site(&request)
+        is_cross_site(&request)
     }
 
     const SITE: &str = "sec-fetch-site";
@@ -309,7 +312,7 @@ mod tests {
     #[test]
     fn only_what_a_browser_calls_cross_site_is_refused() {
         for (headers, wanted) in [
-            // What a page of another site can make a browser send.
+            // Requests that a page of another site can make a browser send.
             (&[CROSS, CORS, EVIL][..], true),
             (&[CROSS, (MODE, "no-cors")], true),
             (&[CROSS, (MODE, "no-cors"), ("referer", "https://evil.example/page")], true),
@@ -336,7 +339,7 @@ mod tests {
         }
     }
 
-    /// A link may be followed. A form that submits itself, and a frame in which the user is made to click, may not.
+    /// A link is allowed. A form that submits itself, and a frame (clickjacking), are refused.
     #[test]
     fn another_site_may_only_link_to_a_document() {
         let navigate = |dest| [CROSS, (MODE, "navigate"), (DEST, dest), ("referer", "https://evil.example/")];
@@ -357,7 +360,7 @@ mod tests {
         }
     }
 
-    /// Also by a browser that does not say which site asks.
+    /// This includes browsers that do not send `Sec-Fetch-Site`.
     #[test]
     fn what_changes_something_is_asked_by_its_own_origin() {
         let host = |name| ("host", name);
@@ -375,7 +378,7 @@ mod tests {
             (&[shop, ("origin", "http://www.shop.example:30080")], true),
             (&[shop, ("origin", "http://www.shop.example:30080"), (SITE, "same-site")], true),
             (&[("origin", "http://shop.example:30080")], true),
-            // Pages of the application, of this machine, and clients that are no browsers.
+            // Pages of the application, pages of this machine, and clients that are not browsers.
             (&[here, ("origin", "http://127.0.0.1:30080")], false),
             (&[here, ("origin", "http://localhost:3000")], false),
             (&[shop, ("origin", "http://shop.example:30080")], false),
@@ -384,7 +387,7 @@ mod tests {
             (&[host("shop.example:80"), ("origin", "http://shop.example")], false),
             (&[host("shop.example"), ("origin", "https://shop.example")], false),
             (&[host("shop.example:443"), ("origin", "https://shop.example")], false),
-            // A proxy that names itself only by the host it asks.
+            // A proxy that changes the Host and adds no header of its own.
             (&[here, ("origin", "https://shop.example"), (SITE, "same-origin")], false),
             (&[here, ("origin", "https://shop.example"), ("x-forwarded-for", "203.0.113.7")], false),
             (&[here], false),
@@ -397,6 +400,6 @@ mod tests {
         let mut http2 = request(Version::HTTP_2, &[("origin", "http://shop.example:30080")]);
         *http2.method_mut() = Method::POST;
         *http2.uri_mut() = "http://shop.example:30080/".parse().unwrap();
-        assert!(!of_another_site(&http2), "its authority is its host");
+        assert!(!is_cross_site(&http2), "its authority is its host");
     }
 }

@@ -1,8 +1,9 @@
-//! HTTP handlers: an instance for each request, new or reused ([`crate::instances`]), on the guests' threads.
+//! HTTP handlers: each request runs in an instance, new or reused ([`crate::instances`]), on the guests' threads.
 //!
-//! A request waits for its turn, then for memory, then runs. Where it comes over a connection, the connection's task runs the guest until the
-//! answer's head is there, and a task of its own runs what is left; a guest that spins yields at each epoch, so that its connection is still
-//! read. A request is cut when its client goes away or does nothing, and when its container is ended; it may take any time.
+//! A request waits for its turn, then for memory and an instance slot, then runs. If it came over a connection, the task of the connection
+//! runs the guest until the head of the response is ready, and a new task runs the rest. A guest that computes yields at each epoch, so the
+//! connection is still read. A request is ended when its client disconnects or stalls, and when its container is ended. The duration of a
+//! request is bounded only by the container's request timeout, if there is one.
 
 use crate::{
     HttpOptions,
@@ -44,24 +45,24 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// What a request that waits takes besides its head, bytes: its task and its connection's buffers.
-const WAITING: usize = 4 << 10;
+/// Bytes that a queued request takes in addition to its head: its task and the buffers of its connection.
+const QUEUED_REQUEST_BYTES: usize = 4 << 10;
 
-/// How often a request that waits for memory looks for others that only wait for their clients.
-const PRESSED: Duration = Duration::from_secs(1);
+/// How often a request that waits for memory or a slot looks for a request whose client stalls.
+const PRESSURE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How long a client may do nothing while others wait for its request's memory.
-const STALL: Duration = Duration::from_secs(5);
+/// How long a client may stall while another request of the container waits for memory.
+const STALL_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long nothing may move while a request waits for memory that others keep while they wait, perhaps for this very request.
-const STUCK: Duration = Duration::from_secs(10);
+/// How long a request waits for memory while no guest runs. The requests that have the memory may wait for this request.
+const DEADLOCK_TIMEOUT: Duration = Duration::from_secs(10);
 
-const FULL: &str = "this node runs as many instances as it can";
+const NODE_FULL: &str = "this node runs as many instances as it can";
 
 type Body = UnsyncBoxBody<Bytes, BoxError>;
 pub(crate) type Response = http::Response<Body>;
-/// Tells whoever waits for the answer: what the guest said, or what to say instead.
-type Teller = oneshot::Sender<Result<Head, Response>>;
+/// Sends the head that the guest set, or the response to give instead.
+type HeadSender = oneshot::Sender<Result<Head, Response>>;
 
 /// The handler of one container.
 pub(crate) struct Handler {
@@ -72,19 +73,20 @@ pub(crate) struct Handler {
     options: HttpOptions,
     turns: Arc<Turns>,
     tracer: Option<Tracer>,
-    /// Clients are asked to leave: HTTP/1.1 connections end with their next answer, HTTP/2 ones with the requests under way.
+    /// Asks clients to disconnect: an HTTP/1.1 connection ends after its next response, an HTTP/2 connection after the requests in flight.
     retire: CancellationToken,
-    /// Connections.
+    /// Open connections.
     pub(crate) open: TaskTracker,
-    /// No new requests; connections close when theirs are done.
+    /// Refuses new requests. Connections close when their requests are done.
     drain: CancellationToken,
-    /// Requests under way end now.
+    /// Ends the requests in flight.
     cut: CancellationToken,
-    /// Requests under way.
+    /// Requests in flight.
     requests: TaskTracker,
-    /// A request asked for more memory than its container may have.
+    /// Called with the reason when a request needs more memory than its container may use.
     out_of_memory: Box<dyn Fn(String) + Send + Sync>,
-    other_sites: AtomicBool,
+    /// A refused request of another site was logged.
+    cross_site_logged: AtomicBool,
 }
 
 impl Handler {
@@ -114,12 +116,12 @@ impl Handler {
             cut: CancellationToken::new(),
             requests: TaskTracker::new(),
             out_of_memory: Box::new(out_of_memory),
-            other_sites: AtomicBool::new(false),
+            cross_site_logged: AtomicBool::new(false),
         })
     }
 
-    /// Goes on serving the connections there are until they have left, if clients were asked to: one that is closed while its client sends
-    /// the next request fails that.
+    /// If clients were asked to disconnect, waits up to `limit` until they have. A connection that is closed while its client sends the next
+    /// request makes that request fail.
     pub(crate) async fn linger(&self, limit: Duration) {
         if self.retire.is_cancelled() {
             self.open.close();
@@ -127,7 +129,7 @@ impl Handler {
         }
     }
 
-    /// Takes no more requests and finishes those under way within `grace`. Returns whether none had to be cut.
+    /// Refuses new requests and waits up to `grace` for those in flight. Returns whether all of them finished.
     pub(crate) async fn drain(&self, grace: Duration) -> bool {
         self.drain.cancel();
         self.instances.close();
@@ -137,7 +139,7 @@ impl Handler {
         drained
     }
 
-    /// Ends all requests now.
+    /// Ends all requests immediately.
     pub(crate) async fn cut(&self) {
         self.drain.cancel();
         self.cut.cancel();
@@ -146,12 +148,12 @@ impl Handler {
         self.requests.wait().await;
     }
 
-    /// Names the container among the clients'.
+    /// Identifies the container in [`clients::Clients`].
     pub(crate) fn owner(&self) -> usize {
         Arc::as_ptr(&self.shared).addr()
     }
 
-    /// A client asks, over a connection or by a call.
+    /// Registers a request that came over `connection`, or by a call if there is none.
     pub(crate) fn client(&self, connection: Option<&clients::Connection>) -> clients::Request {
         self.pool.clients.request(self.owner(), connection)
     }
@@ -164,7 +166,8 @@ impl Handler {
         self.retire.is_cancelled()
     }
 
-    /// Waits until a connection is to end with the requests under way: HTTP/2 ones that were told of a stream also when retired.
+    /// Waits until a connection should end after the requests in flight. `streams` reports a request on HTTP/2: such a connection also ends
+    /// when the handler is retired.
     pub(crate) async fn leaving(&self, streams: &Notify) {
         let retired = async {
             self.retire.cancelled().await;
@@ -174,18 +177,18 @@ impl Handler {
     }
 
     pub(crate) fn tell_of_other_sites(&self, text: &str) {
-        if !self.other_sites.swap(true, Relaxed) {
+        if !self.cross_site_logged.swap(true, Relaxed) {
             self.shared.log.lines(Source::Stderr, text);
         }
     }
 
-    /// Answers a request. `here`: this is one of the guests' threads, which may run the guest itself until its answer begins.
+    /// Answers a request. `inline`: the caller is on one of the guests' threads and runs the guest itself until the response begins.
     pub(crate) async fn answer<B>(
         self: Arc<Self>,
         mut request: http::Request<B>,
         client: clients::Request,
         peer: Peer,
-        here: bool,
+        inline: bool,
     ) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
@@ -194,14 +197,14 @@ impl Handler {
         let trace = self.tracer.as_ref().map(|tracer| tracer.trace(request.headers_mut()));
         let access = self.shared.spec.http.access_log;
         let access = access.then(|| Access::new(&self.shared.log, peer.address.ip(), &request, trace.as_ref()));
-        let asked = Asked { client, via: peer.via, trace, here };
-        let response = self.run_and_answer(request, asked).await;
+        let caller = Caller { client, via: peer.via, trace, inline };
+        let response = self.run_and_answer(request, caller).await;
         let Some(mut access) = access else { return response };
         access.answered(response.status());
         response.map(|body| Counted { body, access }.boxed_unsync())
     }
 
-    async fn run_and_answer<B>(self: Arc<Self>, request: http::Request<B>, asked: Asked) -> Response
+    async fn run_and_answer<B>(self: Arc<Self>, request: http::Request<B>, caller: Caller) -> Response
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
@@ -212,20 +215,20 @@ impl Handler {
         self.shared.requests.fetch_add(1, Relaxed);
         let begin = Instant::now();
         let what: Arc<str> = format!("{} {}", request.method(), request.uri().path()).into();
-        let head = request.method() == Method::HEAD;
-        let Asked { client, via, trace, here } = asked;
+        let is_head_request = request.method() == Method::HEAD;
+        let Caller { client, via, trace, inline } = caller;
         let client = Arc::new(client);
-        let call = Call { what: what.clone(), client: client.clone(), via, delivery: Arc::default() };
-        let delivery = call.delivery.clone();
+        let context = RunContext { what: what.clone(), client: client.clone(), via, delivery: Arc::default() };
+        let delivery = context.delivery.clone();
         let (sender, receiver) = oneshot::channel();
         let request = with_host(request).map(|body| Incoming::new(body, client.clone()));
         let question = Question { request, trace };
-        let run = self.requests.track_future(self.clone().run(question, sender, call));
-        let (told, mut task) = match here {
+        let run = self.requests.track_future(self.clone().run(question, sender, context));
+        let (result, mut task) = match inline {
             true => Task::begin_here(Box::pin(run), receiver, self.pool.handle()).await,
             false => Task::begin(run, receiver, &delivery, self.pool.handle()).await,
         };
-        let response = match told {
+        let response = match result {
             Ok(Ok(Ok(response))) if response.status().is_informational() => {
                 let status = response.status();
                 self.log(&what, &format!("the component answered {status}, which is not the end of an answer"));
@@ -234,8 +237,8 @@ impl Handler {
             Ok(Ok(Ok(response))) => {
                 let (parts, body) = response.into_parts();
                 let length = parts.headers.get(header::CONTENT_LENGTH);
-                let left = if head { Some(0) } else { length.and_then(|it| it.to_str().ok()?.parse().ok()) };
-                task.done = left == Some(0) && !head || body.is_end_stream();
+                let left = if is_head_request { Some(0) } else { length.and_then(|it| it.to_str().ok()?.parse().ok()) };
+                task.done = left == Some(0) && !is_head_request || body.is_end_stream();
                 client.untaken(true);
                 let body =
                     Guarded { body, left, delivery, task, client, what, shared: self.shared.clone(), broken: None };
@@ -261,29 +264,29 @@ impl Handler {
         self.shared.log.lines(Source::Stderr, &format!("sampan: {what}: {text}"));
     }
 
-    /// Runs one request to its end; `head` gets the answer's head as soon as the guest sets it, or what to say instead.
-    async fn run<B>(self: Arc<Self>, question: Question<B>, head: Teller, call: Call)
+    /// Runs one request to its end. `head` gets the head of the response as soon as the guest sets it, or the response to give instead.
+    async fn run<B>(self: Arc<Self>, question: Question<B>, head: HeadSender, context: RunContext)
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
-        let Call { what, client, via, delivery } = call;
+        let RunContext { what, client, via, delivery } = context;
         let head = Arc::new(Mutex::new(Some(head)));
-        // Returns whether there was no answer yet.
-        let say = |response: Response| {
+        // Returns whether the response had not begun.
+        let respond = |response: Response| {
             let Some(head) = head.lock().take() else { return false };
             let _ = head.send(Err(response));
             true
         };
-        let bytes = WAITING + size(question.request.uri(), question.request.headers());
+        let bytes = QUEUED_REQUEST_BYTES + head_bytes(question.request.uri(), question.request.headers());
         let guest = async {
             let turn = self.turn(bytes, via).await?;
-            let from = self.source().await?;
+            let source = self.instance_source().await?;
             let quota = self.shared.quota.clone();
-            let run = Held::new(self.serve(from, question, delivery.clone(), head.clone()), delivery);
+            let run = Held::new(self.serve(source, question, delivery.clone(), head.clone()), delivery);
             Throttled::new(Alternating::new(run, turn), quota, self.pool.ticker.clone()).await.map_err(Failure::Guest)
         };
-        let late = async {
+        let timeout = async {
             match self.shared.spec.http.request_timeout {
                 Some(limit) => tokio::time::sleep(limit).await,
                 None => std::future::pending().await,
@@ -292,63 +295,65 @@ impl Handler {
         let failure = tokio::select! {
             biased;
             () = self.cut.cancelled() => {
-                say(plain(StatusCode::SERVICE_UNAVAILABLE, "this container was ended"));
+                respond(plain(StatusCode::SERVICE_UNAVAILABLE, "this container was ended"));
                 return;
             }
             () = client.cut().cancelled() => {
                 self.log(&what, "ended, since its client neither sent nor took anything for too long");
-                say(plain(StatusCode::REQUEST_TIMEOUT, "nothing came for too long"));
+                respond(plain(StatusCode::REQUEST_TIMEOUT, "nothing came for too long"));
                 return;
             }
             result = guest => match result {
                 Ok(()) => {
-                    if say(plain(StatusCode::BAD_GATEWAY, "the component gave no answer")) {
+                    if respond(plain(StatusCode::BAD_GATEWAY, "the component gave no answer")) {
                         self.log(&what, "the component gave no answer");
                     }
                     return;
                 }
                 Err(failure) => failure,
             },
-            () = late => {
-                say(self.late(&what));
+            () = timeout => {
+                respond(self.timed_out(&what));
                 return;
             }
         };
-        say(self.refused(failure, &what));
+        respond(self.refused(failure, &what));
     }
 
-    /// What a client is told of a request that its guest did not answer.
+    /// The response to a request that the guest did not answer. Logs the reason.
     fn refused(&self, failure: Failure, what: &str) -> Response {
         match failure {
-            Failure::Busy => plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this container"),
-            Failure::Stuck => {
+            Failure::QueueFull => {
+                plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this container")
+            }
+            Failure::Deadlock => {
                 self.log(
                     what,
                     "refused: requests that wait keep all the memory or places there are, and nothing moves",
                 );
                 plain(StatusCode::SERVICE_UNAVAILABLE, "other requests keep all the room there is, and they wait")
             }
-            Failure::Full => {
-                self.log(what, &format!("refused: {FULL}"));
-                plain(StatusCode::SERVICE_UNAVAILABLE, FULL)
+            Failure::NoSlot => {
+                self.log(what, &format!("refused: {NODE_FULL}"));
+                plain(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL)
             }
             Failure::Guest(error) => self.failed(&error, what),
         }
     }
 
-    /// The cluster's own requests, probes, wait for nobody: there are few, and a container that is busy is not a dead one.
+    /// Waits for a turn. Probes, which come from the cluster, do not wait: they are few, and a busy container must not fail its probes.
     async fn turn(&self, bytes: usize, via: Via) -> Result<Turn, Failure> {
         if via == Via::Cluster {
             return Ok(self.turns.extra());
         }
-        self.turns.begin(bytes).await.map_err(|_| Failure::Busy)
+        self.turns.begin(bytes).await.map_err(|_| Failure::QueueFull)
     }
 
-    /// Memory and a place for an instance. While they are short, clients that do nothing lose theirs. In a circle of calls (over any
-    /// number of pods) whose requests have taken all there is, those that have not begun are refused, so that the others go on.
-    async fn room(&self) -> Result<(InstanceMemory, Place), Failure> {
+    /// Waits for memory and a slot for an instance. Meanwhile requests whose clients stall are ended. If requests that call each other, in any
+    /// number of pods, have all the memory, requests without an instance are refused, so that the others can finish.
+    async fn reserve(&self) -> Result<(InstanceMemory, Place), Failure> {
         let begin = Instant::now();
-        let room = async {
+        let reserved = async {
             let memory = self.shared.memory.reserve(self.image.initial_memory).await;
             let share = memory.map_err(|full| Failure::Guest(full.into()))?;
             let place = || self.pool.places.request(&self.shared.places, self.image.need());
@@ -356,48 +361,48 @@ impl Handler {
                 None if self.shared.memory.reclaim_node() => place().await,
                 place => place,
             };
-            Ok((share, place.ok_or(Failure::Full)?))
+            Ok((share, place.ok_or(Failure::NoSlot)?))
         };
-        tokio::pin!(room);
+        tokio::pin!(reserved);
         loop {
-            if let Ok(room) = tokio::time::timeout(PRESSED, room.as_mut()).await {
-                return room;
+            if let Ok(result) = tokio::time::timeout(PRESSURE_CHECK_INTERVAL, reserved.as_mut()).await {
+                return result;
             }
-            self.pool.clients.relieve(self.owner(), STALL);
+            self.pool.clients.relieve(self.owner(), STALL_TIMEOUT);
             let calls = self.shared.outgoing.available_permits() < self.options.outgoing;
-            let alone = self.shared.instances.load(Relaxed) == 0;
-            if begin.elapsed() >= STUCK && self.turns.quiet() >= STUCK && (calls || alone) {
-                return Err(Failure::Stuck);
+            let no_instance = self.shared.instances.load(Relaxed) == 0;
+            if begin.elapsed() >= DEADLOCK_TIMEOUT && self.turns.quiet() >= DEADLOCK_TIMEOUT && (calls || no_instance) {
+                return Err(Failure::Deadlock);
             }
         }
     }
 
-    /// An instance for a request: an idle one, or what a new one needs.
-    async fn source(&self) -> Result<Origin, Failure> {
+    /// Waits for an idle instance, or for the memory and slot of a new one.
+    async fn instance_source(&self) -> Result<InstanceSource, Failure> {
         if let Some(instance) = self.instances.take() {
-            return Ok(Origin::Idle(instance));
+            return Ok(InstanceSource::Idle(instance));
         }
         tokio::select! {
             biased;
-            room = self.room() => room.map(|(share, place)| Origin::Room(share, place)),
-            instance = self.instances.wait() => Ok(Origin::Idle(instance)),
+            reserved = self.reserve() => reserved.map(|(share, place)| InstanceSource::Reserved(share, place)),
+            instance = self.instances.wait() => Ok(InstanceSource::Idle(instance)),
         }
     }
 
     async fn serve<B>(
         &self,
-        from: Origin,
+        source: InstanceSource,
         question: Question<B>,
         delivery: Arc<Delivery>,
-        head: Arc<Mutex<Option<Teller>>>,
+        head: Arc<Mutex<Option<HeadSender>>>,
     ) -> wasmtime::Result<()>
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
-        let mut instance = match from {
-            Origin::Idle(instance) => instance,
-            Origin::Room(share, place) => self.instances.make(share, place).await?,
+        let mut instance = match source {
+            InstanceSource::Idle(instance) => instance,
+            InstanceSource::Reserved(share, place) => self.instances.make(share, place).await?,
         };
         let tell = move |answer| {
             if let Some(head) = head.lock().take() {
@@ -409,7 +414,7 @@ impl Handler {
         Ok(())
     }
 
-    fn late(&self, what: &str) -> Response {
+    fn timed_out(&self, what: &str) -> Response {
         let limit = self.shared.spec.http.request_timeout.unwrap_or_default().as_secs_f32();
         self.log(what, &format!("cut after {limit} s"));
         plain(StatusCode::GATEWAY_TIMEOUT, &format!("no answer from the component within {limit} s"))
@@ -428,38 +433,43 @@ impl Handler {
             (self.out_of_memory)(story);
         }
         if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, FULL);
+            return plain(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL);
         }
         plain(StatusCode::INTERNAL_SERVER_ERROR, "the component failed; its log has the backtrace")
     }
 }
 
-/// Where a request's instance comes from.
-enum Origin {
+/// The instance for a request.
+enum InstanceSource {
+    /// An existing instance is reused.
     Idle(Instance),
-    Room(InstanceMemory, Place),
+    /// A new instance is created with this memory and slot.
+    Reserved(InstanceMemory, Place),
 }
 
+/// Why a guest did not answer.
 enum Failure {
-    /// Too many wait.
-    Busy,
-    /// Those who have the memory wait for something that does not come.
-    Stuck,
-    /// The node has no place for another instance.
-    Full,
+    /// The queue of the container is full.
+    QueueFull,
+    /// The requests that have the memory or slots wait, and none makes progress.
+    Deadlock,
+    /// The node has no slot for another instance.
+    NoSlot,
+    /// The guest failed.
     Guest(wasmtime::Error),
 }
 
-/// Who asks, and how.
-struct Asked {
+/// The caller of a request.
+struct Caller {
     client: clients::Request,
     via: Via,
     trace: Option<HeaderMap>,
-    here: bool,
+    /// The caller runs the guest until the response begins.
+    inline: bool,
 }
 
-/// What a request's task needs to know of it.
-struct Call {
+/// What the task of a request needs besides the request.
+struct RunContext {
     /// Method and path, for the log.
     what: Arc<str>,
     client: Arc<clients::Request>,
@@ -467,12 +477,13 @@ struct Call {
     delivery: Arc<Delivery>,
 }
 
-fn size(uri: &Uri, headers: &HeaderMap) -> usize {
+/// Bytes of a request's path and headers.
+fn head_bytes(uri: &Uri, headers: &HeaderMap) -> usize {
     let headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
     headers + uri.path_and_query().map_or(0, |it| it.as_str().len())
 }
 
-/// HTTP/1.0 needs no Host, wasi:http does.
+/// Adds a Host header if there is none: HTTP/1.0 does not require one, wasi:http does.
 fn with_host<B>(mut request: http::Request<B>) -> http::Request<B> {
     if request.uri().authority().is_none() && !request.headers().contains_key(header::HOST) {
         request.headers_mut().insert(header::HOST, HeaderValue::from_static("localhost"));
@@ -480,6 +491,7 @@ fn with_host<B>(mut request: http::Request<B>) -> http::Request<B> {
     request
 }
 
+/// A response with a line of plain text.
 pub(crate) fn plain(status: StatusCode, text: &str) -> Response {
     let body = Full::from(format!("{text}\n")).map_err(|never: Infallible| match never {}).boxed_unsync();
     let mut response = http::Response::new(body);

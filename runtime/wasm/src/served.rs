@@ -1,11 +1,11 @@
-//! An HTTP handler as the network sees it: calls and connections.
+//! The network's interface to an HTTP handler: calls and connections.
 
 use crate::{connection, http::Handler};
 use container::net::{self, Connection, HttpHandler, Peer};
 use std::sync::Arc;
 use tokio::net::TcpStream;
 
-/// The handler as the network sees it.
+/// Gives calls and connections of the network to a handler.
 pub(crate) struct Served(pub(crate) Arc<Handler>);
 
 #[async_trait::async_trait]
@@ -19,14 +19,14 @@ impl HttpHandler for Served {
     fn serve(&self, connection: Connection, peer: Peer) {
         let this = self.0.clone();
         let Some(client) = this.pool.clients.connect(this.owner()) else {
-            // Dropping it closes it: the client sees a reset and may try another endpoint.
+            // Dropping the connection closes it. The client sees a reset and may try another endpoint.
             return;
         };
         let (open, threads) = (this.open.clone(), this.pool.handle().clone());
         let serve = async move {
             match connection {
                 Connection::Tcp(socket) => {
-                    // Fails only if the socket is not non-blocking or the reactor is gone.
+                    // This fails only if the socket is blocking or the runtime has shut down.
                     if let Ok(socket) = TcpStream::from_std(socket) {
                         let _ = socket.set_nodelay(true);
                         connection::serve(this, socket, client, peer).await;
