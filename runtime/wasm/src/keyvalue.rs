@@ -1,8 +1,8 @@
 //! wasi:config from the environment variables of the container, and wasi:keyvalue in the memory of the node, one store per pod.
 //!
-//! The pairs of a pod live as long as the pod, through restarts of its containers, all of which see them. They count as the pod's memory,
-//! and have a limit of their own. wasmtime-wasi-keyvalue is not used: each of its buckets is a copy, so that nobody sees what another sets,
-//! and it has no limit.
+//! All containers of a pod share the store, which survives container restarts and ends with the pod. The pairs are charged to the pod's
+//! memory account and have a separate limit. wasmtime-wasi-keyvalue is not used, because each of its buckets is a copy, so that instances
+//! do not see each other's changes, and because it has no limit.
 
 use crate::{
     guest::{Here, Shared, View},
@@ -81,16 +81,16 @@ use bindings::wasi::{
     },
 };
 
-/// Bytes of the pairs of a pod, with what the table takes.
-const LIMIT: u64 = 16 << 20;
-/// Of a pair beside its key and value.
-const ENTRY: u64 = 128;
-/// Bytes of a key.
-const KEY: usize = 1 << 10;
-/// Keys of one list.
-const PAGE: usize = 1_000;
+/// Most bytes of the pairs of a pod, including [`ENTRY_OVERHEAD`].
+const MAX_STORE_BYTES: u64 = 16 << 20;
+/// Bytes charged for a pair in addition to its key and value.
+const ENTRY_OVERHEAD: u64 = 128;
+/// Most bytes of a key.
+const MAX_KEY_BYTES: usize = 1 << 10;
+/// Most keys in one response of `list-keys`.
+const MAX_PAGE_KEYS: usize = 1_000;
 
-/// Puts the interfaces into a linker.
+/// Adds the interfaces to a linker.
 pub(crate) fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
     view: for<'a> fn(&'a mut T) -> View<'a>,
@@ -101,15 +101,16 @@ pub(crate) fn add_to_linker<T: Send + 'static>(
     batch::add_to_linker::<T, Here>(linker, view)
 }
 
-/// A guest's handle on the pod's pairs.
+/// A guest's handle to the store of its pod.
 #[allow(unreachable_pub, reason = "the bindings re-export it")]
 pub struct Bucket;
 
-/// The pairs of a pod.
+/// The store of a pod.
 pub(crate) struct Pairs(Mutex<Table>);
 
 struct Table {
     pairs: BTreeMap<String, Vec<u8>>,
+    /// The size of all pairs, as [`size`] counts it.
     bytes: u64,
     memory: InstanceMemory,
 }
@@ -118,19 +119,20 @@ fn other<T>(text: impl Into<String>) -> Result<T, Error> {
     Err(Error::Other(text.into()))
 }
 
+/// Bytes charged for a pair.
 fn size(key: &str, value: &[u8]) -> u64 {
-    ENTRY + (key.len() + value.len()) as u64
+    ENTRY_OVERHEAD + (key.len() + value.len()) as u64
 }
 
 impl Table {
     fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), Error> {
-        if key.len() > KEY {
-            return other(format!("a key has at most {KEY} bytes"));
+        if key.len() > MAX_KEY_BYTES {
+            return other(format!("a key has at most {MAX_KEY_BYTES} bytes"));
         }
         let before = self.pairs.get(&key).map_or(0, |value| size(&key, value));
         let bytes = self.bytes - before + size(&key, &value);
-        if bytes > LIMIT {
-            return other(format!("the pairs of a pod have at most {LIMIT} bytes"));
+        if bytes > MAX_STORE_BYTES {
+            return other(format!("the pairs of a pod have at most {MAX_STORE_BYTES} bytes"));
         }
         if let Err(full) = self.memory.set_host_bytes(bytes) {
             return other(full.to_string());
@@ -143,7 +145,7 @@ impl Table {
     fn delete(&mut self, key: &str) {
         if let Some(value) = self.pairs.remove(key) {
             self.bytes -= size(key, &value);
-            // giving back never fails
+            // Reducing a charge never fails.
             let _ = self.memory.set_host_bytes(self.bytes);
         }
     }
@@ -161,7 +163,7 @@ impl Table {
 
     fn keys(&self, cursor: u64) -> KeyResponse {
         let skip = usize::try_from(cursor).unwrap_or(usize::MAX);
-        let keys: Vec<String> = self.pairs.keys().skip(skip).take(PAGE).cloned().collect();
+        let keys: Vec<String> = self.pairs.keys().skip(skip).take(MAX_PAGE_KEYS).cloned().collect();
         let more = keys.last().is_some_and(|last| {
             self.pairs.range::<str, _>((Bound::Excluded(last.as_str()), Bound::Unbounded)).next().is_some()
         });
@@ -174,8 +176,8 @@ impl Table {
         for key in keys {
             let value = self.pairs.get(&key).cloned();
             bytes += value.as_ref().map_or(0, |value| size(&key, value));
-            if bytes > LIMIT {
-                return other(format!("the values are above {LIMIT} bytes: ask for fewer"));
+            if bytes > MAX_STORE_BYTES {
+                return other(format!("the values are above {MAX_STORE_BYTES} bytes: ask for fewer"));
             }
             found.push(value.map(|value| (key, value)));
         }
@@ -187,7 +189,7 @@ impl Table {
 type Pair = (String, Vec<u8>);
 
 impl Pairs {
-    /// None, on the account of a pod.
+    /// Creates an empty store whose pairs are charged to `memory`, the account of the pod.
     pub(crate) fn new(memory: Arc<MemoryAccount>) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Table { pairs: BTreeMap::new(), bytes: 0, memory: InstanceMemory::new(memory) })))
     }
@@ -196,7 +198,10 @@ impl Pairs {
 type Answer<T> = wasmtime::Result<Result<T, Error>>;
 
 impl View<'_> {
-    /// Calls with the pairs, if the bucket is one.
+    /// Calls a function with the locked store.
+    ///
+    /// # Errors
+    /// The handle is not a bucket of this instance.
     fn pairs<T>(&mut self, bucket: &Resource<Bucket>, call: impl FnOnce(&mut Table) -> Result<T, Error>) -> Answer<T> {
         self.table.get(bucket)?;
         Ok(call(&mut self.shared.pairs.0.lock()))
@@ -218,7 +223,7 @@ fn variable(shared: &Shared, name: &str) -> Option<String> {
 }
 
 impl store::Host for View<'_> {
-    /// There is one store, `default`, which is also meant where no name is given.
+    /// A pod has one store. Its identifier is `default` or empty.
     fn open(&mut self, identifier: String) -> Answer<Resource<Bucket>> {
         if !["", "default"].contains(&identifier.as_str()) {
             return Ok(Err(Error::NoSuchStore));
@@ -268,7 +273,7 @@ impl batch::Host for View<'_> {
         self.pairs(&bucket, |table| table.get_many(keys))
     }
 
-    /// Those before the first that fails are set.
+    /// Stops at the first pair that fails. The pairs before it remain set.
     fn set_many(&mut self, bucket: Resource<Bucket>, pairs: Vec<(String, Vec<u8>)>) -> Answer<()> {
         self.pairs(&bucket, |table| pairs.into_iter().try_for_each(|(key, value)| table.set(key, value)))
     }
@@ -301,9 +306,9 @@ mod tests {
     fn pairs_count_as_memory_and_have_a_limit() {
         let (memory, mut table) = table(None);
         table.set("a".into(), vec![0; 1 << 20]).unwrap();
-        assert_eq!(memory.used(), (1 << 20) + 1 + ENTRY);
+        assert_eq!(memory.used(), (1 << 20) + 1 + ENTRY_OVERHEAD);
         table.set("a".into(), vec![0; 1000]).unwrap();
-        assert_eq!(memory.used(), 1001 + ENTRY);
+        assert_eq!(memory.used(), 1001 + ENTRY_OVERHEAD);
         table.delete("none");
         table.delete("a");
         assert_eq!(memory.used(), 0);
