@@ -1,8 +1,8 @@
-//! What the host holds for a component instance (headers, bodies, directory listings), and the bound on it.
+//! Accounting and limits of host memory: what the host holds for a component instance (headers, bodies, directory listings).
 //!
-//! Such memory is no guest's linear memory, so wasmtime's limiter never sees it, and a few bytes of a guest make a lot of it. It is
-//! therefore weighed every few calls of the host and charged to the instance's account. What cannot be looked into is charged as the
-//! most that it may hold. An instance that may not have what the host holds already loses it at once: the call under way fails.
+//! Host memory is not part of a linear memory, so wasmtime's limiter does not see it, and a guest can allocate much of it with small calls.
+//! It is therefore measured every few host calls and charged to the instance's account. A resource whose size is not accessible is charged
+//! with the maximum that it can hold. If the charge is refused, the instance loses its resources immediately, and the current call fails.
 
 use crate::{
     memory::InstanceMemory,
@@ -23,45 +23,48 @@ use wasmtime_wasi_http::{
     },
 };
 
-/// Bytes of one set of fields, with what their table takes.
+/// Most bytes of one set of header fields, including the overhead of its table.
 pub(crate) const FIELDS: usize = 64 << 10;
-/// Bytes that one write to a body may have.
+/// Most bytes of one write to a body.
 pub(crate) const CHUNK: usize = 8 << 10;
-/// Writes that wait for who takes the answer, besides one. Enough that small ones go out together; what a body that nobody reads holds is
-/// 128 KiB at most.
+/// Most buffered writes to a body, besides the one in progress. This is enough to send small writes together, and limits a body that is not
+/// read to 128 KiB.
 pub(crate) const CHUNKS: usize = 15;
-/// Bytes of a body that nobody reads, of those that are charged.
-const BODY: u64 = 64 << 10;
-/// Bytes that the host holds for any instance, not charged: else a limit would have to be above what an instance begins with.
-const FREE: u64 = 128 << 10;
-/// Calls between two weighings. Between them a guest makes at most this many sets of fields.
-const CALLS: u32 = 8;
+/// Bytes charged for the buffered part of an outgoing body. The buffer can hold more if the body is not read.
+const BODY_WEIGHT: u64 = 64 << 10;
+/// Bytes of host memory per instance that are not charged. Without this allowance, the resources of a new instance would exceed a low
+/// limit.
+const UNCHARGED_BYTES: u64 = 128 << 10;
+/// Fewest host calls between two measurements. A guest creates at most one set of header fields per call.
+const MEASURE_INTERVAL_CALLS: u32 = 8;
 
-/// Of a resource that is small.
-const SMALL: u64 = 256;
-/// Of a stream that reads ahead or writes behind.
-const STREAM: u64 = 8 << 10;
-/// Of a request under way: its buffers on the way out and back.
-const UNDER_WAY: u64 = 64 << 10;
-/// Of a folder's list, which is read whole.
-const LISTING: u64 = 64 << 10;
-/// Of a UDP socket that receives: its queue in the network.
-const DATAGRAMS: u64 = 64 << 10;
+/// Bytes charged for a small resource.
+const SMALL_WEIGHT: u64 = 256;
+/// Bytes charged for a buffered stream.
+const STREAM_WEIGHT: u64 = 8 << 10;
+/// Bytes charged for an outgoing request in flight: its send and receive buffers.
+const REQUEST_WEIGHT: u64 = 64 << 10;
+/// Bytes charged for a directory listing, which is read completely.
+const LISTING_WEIGHT: u64 = 64 << 10;
+/// Bytes charged for a bound UDP socket: its receive queue in the network.
+const DATAGRAMS_WEIGHT: u64 = 64 << 10;
 
-/// Weighs what an instance's table holds.
+/// Measures the resources in an instance's table and charges them to its account.
 #[derive(Default)]
 pub(crate) struct HostMemoryMeter {
+    /// Host calls since the last measurement.
     calls: u32,
-    next: u32,
-    /// The account refused: the table was emptied.
+    /// Host calls until the next measurement.
+    interval: u32,
+    /// The account refused the charge, and the table was emptied.
     pub(crate) refused: bool,
 }
 
 impl HostMemoryMeter {
-    /// To be called at each call of the host.
-    pub(crate) fn measure(&mut self, table: &mut ResourceTable, share: &mut InstanceMemory) {
+    /// Counts a host call, and measures the table when the interval is over. Must be called at each host call.
+    pub(crate) fn measure(&mut self, table: &mut ResourceTable, memory: &mut InstanceMemory) {
         self.calls += 1;
-        if self.calls <= self.next {
+        if self.calls <= self.interval {
             return;
         }
         let (mut entries, mut bytes) = (0, 0);
@@ -69,9 +72,9 @@ impl HostMemoryMeter {
             entries += 1;
             bytes += weight(entry);
         }
-        // Weighing a large table at every eighth call would be most of the work.
-        (self.calls, self.next) = (0, CALLS.max(entries / 16));
-        if share.set_host_bytes(bytes.saturating_sub(FREE)).is_err() {
+        // A large table is measured less often, because each measurement visits all entries.
+        (self.calls, self.interval) = (0, MEASURE_INTERVAL_CALLS.max(entries / 16));
+        if memory.set_host_bytes(bytes.saturating_sub(UNCHARGED_BYTES)).is_err() {
             self.refused = true;
             *table = ResourceTable::new();
             table.set_max_capacity(0);
@@ -79,16 +82,17 @@ impl HostMemoryMeter {
     }
 }
 
+/// Bytes charged for a resource.
 fn weight(resource: &(dyn Any + Send)) -> u64 {
-    let body = |is: bool| if is { BODY } else { 0 };
+    let body = |has_body: bool| if has_body { BODY_WEIGHT } else { 0 };
     if let Some(fields) = resource.downcast_ref::<FieldMap>() {
-        return SMALL + fields_weight(fields);
+        return SMALL_WEIGHT + fields_weight(fields);
     }
     if resource.is::<DynInputStream>() || resource.is::<DynOutputStream>() || resource.is::<HostIncomingBody>() {
-        return STREAM;
+        return STREAM_WEIGHT;
     }
     if let Some(response) = resource.downcast_ref::<HostOutgoingResponse>() {
-        return SMALL + fields_weight(&response.headers) + body(response.body.is_some());
+        return SMALL_WEIGHT + fields_weight(&response.headers) + body(response.body.is_some());
     }
     if let Some(request) = resource.downcast_ref::<HostOutgoingRequest>() {
         let text = |text: &Option<String>| text.as_ref().map_or(0, |text| text.len() as u64);
@@ -97,36 +101,36 @@ fn weight(resource: &(dyn Any + Send)) -> u64 {
             _ => 0,
         };
         let texts = text(&request.authority) + text(&request.path_with_query) + method;
-        return SMALL + texts + fields_weight(&request.headers) + body(request.body.is_some());
+        return SMALL_WEIGHT + texts + fields_weight(&request.headers) + body(request.body.is_some());
     }
     if let Some(response) = resource.downcast_ref::<HostIncomingResponse>() {
-        return STREAM + fields_weight(&response.headers);
+        return STREAM_WEIGHT + fields_weight(&response.headers);
     }
     if let Some(socket) = resource.downcast_ref::<p2::Socket>() {
-        return SMALL + socket.tcp.weight() as u64;
+        return SMALL_WEIGHT + socket.tcp.weight() as u64;
     }
     if let Some(socket) = resource.downcast_ref::<Tcp>() {
-        // of 0.3, whose streams are not in the table
-        return SMALL + 2 * STREAM + socket.weight() as u64;
+        // WASI 0.3 keeps the two streams of a connection outside the table.
+        return SMALL_WEIGHT + 2 * STREAM_WEIGHT + socket.weight() as u64;
     }
     if resource.is::<Incoming>() || resource.downcast_ref::<Udp>().is_some_and(Udp::is_bound) {
-        return DATAGRAMS;
+        return DATAGRAMS_WEIGHT;
     }
     if resource.is::<HostFutureIncomingResponse>() {
-        return UNDER_WAY;
+        return REQUEST_WEIGHT;
     }
     if resource.is::<DirectoryEntryStream>() {
-        return LISTING;
+        return LISTING_WEIGHT;
     }
     match resource.downcast_ref::<HostFutureTrailers>() {
-        Some(HostFutureTrailers::Done(Ok(Some(trailers)))) => STREAM + fields_weight(trailers),
-        Some(_) => STREAM,
-        None if resource.is::<HostOutgoingBody>() => SMALL * 2,
-        None => SMALL,
+        Some(HostFutureTrailers::Done(Ok(Some(trailers)))) => STREAM_WEIGHT + fields_weight(trailers),
+        Some(_) => STREAM_WEIGHT,
+        None if resource.is::<HostOutgoingBody>() => SMALL_WEIGHT * 2,
+        None => SMALL_WEIGHT,
     }
 }
 
-/// As wasmtime-wasi-http counts them: what they say and what their table takes.
+/// Counts header fields as wasmtime-wasi-http does: names, values and the overhead of the table.
 fn fields_weight(fields: &http::HeaderMap) -> u64 {
     let values: usize = fields.values().map(|value| value.len() + size_of::<http::HeaderValue>()).sum();
     let names: usize = fields.keys().map(|name| name.as_str().len() + size_of::<http::HeaderName>()).sum();
@@ -152,13 +156,13 @@ mod tests {
             fields
         };
         let kept = [(); 8].map(|()| table.push(fields()).unwrap());
-        (0..=CALLS).for_each(|_| meter.measure(&mut table, &mut share));
+        (0..=MEASURE_INTERVAL_CALLS).for_each(|_| meter.measure(&mut table, &mut share));
         let used = memory.used();
         assert!((200 << 10..300 << 10).contains(&used), "8 × 48 KB without what is free: {used}");
         for fields in kept {
             table.delete(fields).unwrap();
         }
-        (0..=CALLS).for_each(|_| meter.measure(&mut table, &mut share));
+        (0..=MEASURE_INTERVAL_CALLS).for_each(|_| meter.measure(&mut table, &mut share));
         assert_eq!((memory.used(), meter.refused), (0, false));
         let mut made = 0;
         while let Ok(_fields) = table.push(fields()) {

@@ -1,5 +1,5 @@
-//! What a look at a Wasm file tells about whether it can run here, without compiling it: the names that it imports and exports. Whoever
-//! loads or applies it learns at once what its pod would say later. What this lets pass may still be refused by the compiler.
+//! Checks whether a Wasm file can run on this node, from the names that it imports and exports, without compiling it. The check reports an
+//! error when an image is loaded or applied, instead of later in the pod's status. The compiler may still reject a file that passes.
 
 use crate::{
     image::{COMPONENTS, ENTRY_FUNCTIONS, EXPECTED, NOT_OFFERED, hint, list_names},
@@ -7,15 +7,15 @@ use crate::{
 };
 use wasmparser::{Encoding, ExternalKind, MemoryType, Parser, Payload, TypeRef};
 
-/// What is said of memories that threads share: what they take escapes every account, and wasmtime calls them unfinished.
-const SHARED: &str =
+/// The error for shared memories. Their use cannot be charged to a memory account, and their support in wasmtime is incomplete.
+const SHARED_MEMORY_ERROR: &str =
     "it has a memory that threads share, which this node does not offer (atomics on other memories run)";
 
-/// What components may import from, in versions 0.2 and 0.3.
+/// The packages that components may import from, in versions 0.2 and 0.3.
 const PACKAGES: [&str; 7] =
     ["wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:http/", "wasi:io/", "wasi:random/", "wasi:sockets/"];
 
-/// What they may import beside it: drafts, in exactly these versions.
+/// The draft interfaces that components may import, in exactly these versions.
 const DRAFTS: [&str; 4] = [
     "wasi:config/store@0.2.0-rc.1",
     "wasi:keyvalue/atomics@0.2.0-draft",
@@ -23,16 +23,16 @@ const DRAFTS: [&str; 4] = [
     "wasi:keyvalue/store@0.2.0-draft",
 ];
 
-/// Why a module or component can never run on this node; `None` if nothing is seen that speaks against it, or if it is neither.
+/// Returns why a module or component can never run on this node. Returns `None` if the check finds no reason, or if `bytes` is not Wasm.
 pub fn never_runs(bytes: &[u8]) -> Option<String> {
     let names = Names::read(bytes).ok()?;
     if names.shares_memory {
-        return Some(SHARED.to_owned());
+        return Some(SHARED_MEMORY_ERROR.to_owned());
     }
     let exports: Vec<&str> = names.exports.iter().map(String::as_str).collect();
     let entry = match names.component {
         true => exports.iter().any(|name| COMPONENTS.iter().any(|known| name.starts_with(known))),
-        false => names.starts,
+        false => names.has_entry,
     };
     if !entry {
         let what = if names.component { "component" } else { "core module" };
@@ -42,15 +42,15 @@ pub fn never_runs(bytes: &[u8]) -> Option<String> {
     (!unknown.is_empty()).then(|| format!("{NOT_OFFERED}: {}", list_names(&unknown)))
 }
 
-/// The names of the outermost module or component.
+/// The imports and exports of the outermost module or component.
 #[derive(Default)]
 struct Names {
     component: bool,
-    /// A module that has a function to begin with.
-    starts: bool,
-    /// It, or a module within it, has a memory that threads share.
+    /// A core module exports an entry function.
+    has_entry: bool,
+    /// The outermost module or component, or a nested module, has a shared memory.
     shares_memory: bool,
-    /// Functions of a module as `MODULE::NAME`.
+    /// The imports of a core module have the form `MODULE::NAME`.
     imports: Vec<String>,
     exports: Vec<String>,
 }
@@ -82,7 +82,7 @@ impl Names {
                     for export in section {
                         let export = export?;
                         let function = export.kind == ExternalKind::Func;
-                        names.starts |= function && ENTRY_FUNCTIONS.contains(&export.name);
+                        names.has_entry |= function && ENTRY_FUNCTIONS.contains(&export.name);
                         if function || !ENTRY_FUNCTIONS.contains(&export.name) {
                             names.exports.push(export.name.to_owned());
                         }
@@ -150,7 +150,7 @@ mod tests {
             r#"(module (import "env" "memory" (memory 1 1 shared)) (func (export "_start")))"#,
             r#"(component (core module (memory 1 1 shared)) (instance $i) (export "wasi:cli/run@0.2.0" (instance $i)))"#,
         ] {
-            assert_eq!(told(shared).as_deref(), Some(SHARED), "{shared}");
+            assert_eq!(told(shared).as_deref(), Some(SHARED_MEMORY_ERROR), "{shared}");
         }
     }
 

@@ -1,8 +1,8 @@
 //! wasi:config from the environment variables of the container, and wasi:keyvalue in the memory of the node, one store per pod.
 //!
-//! The pairs of a pod live as long as the pod, through restarts of its containers, all of which see them. They count as the pod's memory,
-//! and have a limit of their own. wasmtime-wasi-keyvalue is not used: each of its buckets is a copy, so that nobody sees what another sets,
-//! and it has no limit.
+//! All containers of a pod share the store, which survives container restarts and ends with the pod. The pairs are charged to the pod's
+//! memory account and have a separate limit. wasmtime-wasi-keyvalue is not used, because each of its buckets is a copy, so that instances
+//! do not see each other's changes, and because it has no limit.
 
 use crate::{
     pairs::{Pair, Table},
@@ -79,7 +79,7 @@ use bindings::wasi::{
     },
 };
 
-/// Puts the interfaces into a linker.
+/// Adds the interfaces to a linker.
 pub(crate) fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
     view: for<'a> fn(&'a mut T) -> View<'a>,
@@ -90,14 +90,17 @@ pub(crate) fn add_to_linker<T: Send + 'static>(
     batch::add_to_linker::<T, Here>(linker, view)
 }
 
-/// A guest's handle on the pod's pairs.
+/// A guest's handle to the store of its pod.
 #[allow(unreachable_pub, reason = "the bindings re-export it")]
 pub struct Bucket;
 
 type Answer<T> = wasmtime::Result<Result<T, Error>>;
 
 impl View<'_> {
-    /// Calls with the pairs, if the bucket is one.
+    /// Calls a function with the locked store.
+    ///
+    /// # Errors
+    /// The handle is not a bucket of this instance.
     fn pairs<T>(&mut self, bucket: &Resource<Bucket>, call: impl FnOnce(&mut Table) -> Result<T, String>) -> Answer<T> {
         self.table.get(bucket)?;
         Ok(call(&mut self.pairs.lock()).map_err(Error::Other))
@@ -116,7 +119,7 @@ impl config::Host for View<'_> {
 }
 
 impl store::Host for View<'_> {
-    /// There is one store, `default`, which is also meant where no name is given.
+    /// A pod has one store. Its identifier is `default` or empty.
     fn open(&mut self, identifier: String) -> Answer<Resource<Bucket>> {
         if !["", "default"].contains(&identifier.as_str()) {
             return Ok(Err(Error::NoSuchStore));
@@ -169,7 +172,7 @@ impl batch::Host for View<'_> {
         self.pairs(&bucket, |table| table.get_many(keys))
     }
 
-    /// Those before the first that fails are set.
+    /// Stops at the first pair that fails. The pairs before it remain set.
     fn set_many(&mut self, bucket: Resource<Bucket>, pairs: Vec<Pair>) -> Answer<()> {
         self.pairs(&bucket, |table| pairs.into_iter().try_for_each(|(key, value)| table.set(key, value)))
     }

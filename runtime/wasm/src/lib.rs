@@ -8,8 +8,8 @@
 //! | component with `wasi:cli/run` | `command` | one instance until it returns |
 //! | core module with `_start` or a function without a name (WASI preview 1, or its first form `wasi_unstable`) | `core` | one instance until it returns |
 //!
-//! This crate knows neither Kubernetes nor image formats nor addresses: the child process of [`compile`] produces the code, and the network is
-//! [`container::net::Sockets`].
+//! This crate knows neither Kubernetes nor image formats nor addresses: the child process of [`compile`] produces the code, and the network
+//! is [`container::net::Sockets`].
 //!
 //! # Isolation and limits of guests
 //! * Guest code runs on separate threads (`pool`), yields every millisecond (epoch), and is throttled to its CPU limit (`quota`).
@@ -19,17 +19,18 @@
 //!   exceeds the rest of the limit waits for others to end: load alone does not kill a container.
 //! * Memory that the host holds for an instance (headers, bodies, listings) counts as its memory (`host`). The node's account follows the
 //!   memory that is available on the machine, so that a guest is OOMKilled and not the cluster.
-//! * Instances have places (`places`): in a pool set aside at the start, or by themselves. A container has a quarter of them at most, some
-//!   are kept for first requests and for HTTP, and the node tells before they run out. What does not have the pool's shape (large tables,
-//!   several memories) runs by itself.
-//! * A trap ends one request (answered 500, with the backtrace in the container's log), not its handler. For a command it is the
-//!   end: exit code 134, backtrace in the message.
-//! * WASI has no signals. A stop acts on a command as SIGTERM does on a process without a handler: it ends at once, exit code 143. An
-//!   HTTP handler unbinds, finishes its requests within the grace period and ends with 0, or with 137 if some had to be cut.
+//! * The node limits the number of instances by slots (`places`), in a preallocated pool or outside of it. A container takes at most a quarter
+//!   of the slots, some slots are reserved for first requests and for HTTP, and the node reports a problem before they run out. An instance
+//!   that does not fit the pool's limits (large tables, several memories) runs outside of it.
+//! * A trap in an HTTP handler ends one request, with response 500 and the backtrace in the container's log, but not the container. A trap in a
+//!   command ends the container with exit code 134 and the backtrace in the termination message.
+//! * WASI has no signals. A stop acts on a command as SIGTERM does on a process without a handler: the command ends immediately with exit
+//!   code 143. An HTTP handler closes its port, finishes its requests within the grace period and ends with exit code 0, or with 137 if the
+//!   grace period cut off some of them.
 //!
 //! # wasi:sockets
-//! TCP, UDP and names are host resources of our own over [`container::net::Sockets`]: a guest's listener is the pod's, and no socket of
-//! the host.
+//! This crate implements TCP, UDP and name lookup on [`container::net::Sockets`]. A guest's listener belongs to the pod's network and is
+//! not a socket of the host.
 
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
@@ -84,7 +85,7 @@ pub use clients::ClientOptions;
 pub use options::{Compiler, FileOptions, HttpOptions, MemoryProbe, Options, PoolOptions};
 pub use runtime::Wasmtime;
 
-/// Of wasmtime, as it is linked here: what a node tells of its runtime.
+/// The version of the linked wasmtime, which the node reports as its runtime version.
 pub const VERSION: &str = "48.0.8";
 
 #[cfg(test)]

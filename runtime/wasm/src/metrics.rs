@@ -1,4 +1,4 @@
-//! The runtime's metrics. What happens is counted as it happens, what is there is read when somebody looks.
+//! The runtime's metrics. Counters and histograms are updated when an event happens, gauges are read at each scrape.
 
 use prometheus_client::{
     collector::Collector,
@@ -21,10 +21,10 @@ struct Label {
 
 type Requests = Family<Label, Histogram, fn() -> Histogram>;
 
-/// No map is looked into per request: there is a histogram for each class of status.
+/// Holds the histogram of each status class, so that a request needs no lookup in the [`Family`].
 pub(crate) struct Metrics {
     all_requests: Requests,
-    requests: [Histogram; CLASSES.len()],
+    requests: [Histogram; STATUS_CLASSES.len()],
     compilations: Family<Label, Counter>,
     pub(crate) cached: Counter,
     pub(crate) compiled: Counter,
@@ -33,19 +33,19 @@ pub(crate) struct Metrics {
     pub(crate) traps: Counter,
 }
 
-const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+const STATUS_CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 
 impl Default for Metrics {
     fn default() -> Self {
         let all_requests = Requests::new_with_constructor(|| Histogram::new(exponential_buckets(1e-5, 4.0, 12)));
         let compilations = Family::<Label, Counter>::default();
-        let of = |result| compilations.get_or_create_owned(&Label { result });
+        let counter = |result| compilations.get_or_create_owned(&Label { result });
         Self {
-            requests: CLASSES.map(|result| all_requests.get_or_create_owned(&Label { result })),
+            requests: STATUS_CLASSES.map(|result| all_requests.get_or_create_owned(&Label { result })),
             all_requests,
-            cached: of("cached"),
-            compiled: of("compiled"),
-            failed: of("failed"),
+            cached: counter("cached"),
+            compiled: counter("compiled"),
+            failed: counter("failed"),
             compilations,
             compile_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 14)),
             traps: Counter::default(),
@@ -54,9 +54,9 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A request was answered: the head of the response is there.
+    /// Records a request whose response head is available `took` after its arrival.
     pub(crate) fn answered(&self, status: http::StatusCode, took: Duration) {
-        let class = usize::from(status.as_u16() / 100).clamp(1, CLASSES.len()) - 1;
+        let class = usize::from(status.as_u16() / 100).clamp(1, STATUS_CLASSES.len()) - 1;
         self.requests[class].observe(took.as_secs_f64());
     }
 
@@ -71,7 +71,7 @@ impl Metrics {
     }
 }
 
-/// What is there now.
+/// The values of the gauges at one moment.
 pub(crate) struct Now {
     pub(crate) instances: u64,
     pub(crate) instances_idle: u64,
@@ -80,7 +80,7 @@ pub(crate) struct Now {
     pub(crate) memory: u64,
 }
 
-/// Reads it; `None` when the runtime is gone.
+/// Collects the gauges at each scrape. The function returns `None` after the runtime was dropped.
 pub(crate) struct Present<F>(pub(crate) F);
 
 impl<F> fmt::Debug for Present<F> {

@@ -1,4 +1,4 @@
-//! wasi:http going out: every request goes through [`Sockets::http`], which decides on names, egress, load balancing and TLS.
+//! Outgoing wasi:http requests. [`Sockets::http`] sends them: it resolves names and applies egress policies, load balancing and TLS.
 
 use crate::trace;
 use container::{
@@ -11,16 +11,16 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody, WasiHttpHooks};
 
-/// How long an answer may take to begin when the guest sets no time-out.
-const FIRST_BYTE: Duration = Duration::from_secs(600);
+/// Applies if the guest sets no timeout for the start of the response.
+const DEFAULT_FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(600);
 
-/// One instance's way out.
+/// Sends the outgoing requests of one instance.
 pub(crate) struct Outgoing {
     pub(crate) sockets: Arc<dyn Sockets>,
     pub(crate) log: Log,
-    /// Requests under way, of the whole container.
+    /// One permit per request in flight, shared by all instances of the container.
     pub(crate) permits: Arc<Semaphore>,
-    /// The trace of the request that the guest answers, for requests that name none.
+    /// The trace headers of the incoming request. They are added to outgoing requests without a trace.
     pub(crate) trace: Option<HeaderMap>,
 }
 
@@ -52,37 +52,37 @@ impl WasiHttpHooks for Outgoing {
         }
         let (sockets, log) = (self.sockets.clone(), self.log.clone());
         let options = options.unwrap_or_default();
-        let limit = match (options.connect_timeout, options.first_byte_timeout) {
+        let timeout = match (options.connect_timeout, options.first_byte_timeout) {
             (Some(connect), Some(first)) => connect.saturating_add(first),
             (None, Some(first)) => first,
-            _ => FIRST_BYTE,
+            _ => DEFAULT_FIRST_BYTE_TIMEOUT,
         };
         Box::new(async move {
             let uri = request.uri().clone();
             let request = request.map(|body| body.map_err(net::BoxError::from).boxed_unsync());
-            let response = match tokio::time::timeout(limit, sockets.http(request)).await {
+            let response = match tokio::time::timeout(timeout, sockets.http(request)).await {
                 Ok(Ok(response)) => response,
                 Ok(Err(error)) => {
                     if matches!(error, net::Error::Denied(_) | net::Error::Unsupported(_)) {
-                        // The guest only sees a code; whoever reads its log sees what to do.
+                        // The guest only gets an error code. The container's log explains the refusal to its operator.
                         log.lines(Source::Stderr, &format!("sampan: outgoing request to {uri} refused: {error}"));
                     }
                     tracing::debug!(%uri, %error, "an outgoing request failed");
-                    return Err(refused(error));
+                    return Err(error_code(error));
                 }
                 Err(_) => return Err(Error::ConnectionReadTimeout),
             };
             let response = response.map(|body| {
                 let body = body.map_err(|error| Error::InternalError(Some(error.to_string())));
-                // The permit lives as long as the body: it is a connection in use.
-                Held { body: body.boxed_unsync(), _permit: permit }.boxed_unsync()
+                // The connection is in use, and holds its permit, until the body is dropped.
+                PermitBody { body: body.boxed_unsync(), _permit: permit }.boxed_unsync()
             });
             Ok((response, Box::new(async { Ok(()) }) as Io))
         })
     }
 }
 
-fn refused(error: net::Error) -> Error {
+fn error_code(error: net::Error) -> Error {
     match error {
         net::Error::Refused(_) => Error::ConnectionRefused,
         net::Error::Denied(_) => Error::HttpRequestDenied,
@@ -95,12 +95,13 @@ fn refused(error: net::Error) -> Error {
     }
 }
 
-struct Held {
+/// A response body with the permit of its request.
+struct PermitBody {
     body: WasiBody,
     _permit: tokio::sync::OwnedSemaphorePermit,
 }
 
-impl http_body::Body for Held {
+impl http_body::Body for PermitBody {
     type Data = bytes::Bytes;
     type Error = Error;
 

@@ -1,27 +1,28 @@
-//! The pairs of wasi:keyvalue in the memory of the node, bounded in bytes: one table per pod.
+//! The store of wasi:keyvalue: one table per pod in the node's memory, with a limit in bytes.
 
 use crate::memory::{InstanceMemory, MemoryAccount};
 use parking_lot::{Mutex, MutexGuard};
 use std::{collections::BTreeMap, ops::Bound, sync::Arc};
 
-/// Bytes of the pairs of a pod, with what the table takes.
-const LIMIT: u64 = 16 << 20;
-/// Of a pair beside its key and value.
-const ENTRY: u64 = 128;
-/// Bytes of a key.
-const KEY: usize = 1 << 10;
-/// Keys of one list.
-const PAGE: usize = 1_000;
+/// Most bytes of the pairs of a pod, including [`ENTRY_OVERHEAD`].
+const MAX_STORE_BYTES: u64 = 16 << 20;
+/// Bytes charged for a pair in addition to its key and value.
+const ENTRY_OVERHEAD: u64 = 128;
+/// Most bytes of a key.
+const MAX_KEY_BYTES: usize = 1 << 10;
+/// Most keys in one response of `list-keys`.
+const MAX_PAGE_KEYS: usize = 1_000;
 
 /// A key and its value.
 pub(crate) type Pair = (String, Vec<u8>);
 
-/// The pairs of a pod.
+/// The store of a pod.
 pub(crate) struct Pairs(Mutex<Table>);
 
-/// The same, locked.
+/// The locked store.
 pub(crate) struct Table {
     pairs: BTreeMap<String, Vec<u8>>,
+    /// The size of all pairs, as [`size`] counts it.
     bytes: u64,
     memory: InstanceMemory,
 }
@@ -30,8 +31,9 @@ fn other<T>(text: impl Into<String>) -> Result<T, String> {
     Err(text.into())
 }
 
+/// Bytes charged for a pair.
 fn size(key: &str, value: &[u8]) -> u64 {
-    ENTRY + (key.len() + value.len()) as u64
+    ENTRY_OVERHEAD + (key.len() + value.len()) as u64
 }
 
 impl Table {
@@ -43,15 +45,15 @@ impl Table {
         self.pairs.contains_key(key)
     }
 
-    /// Sets a pair, if there is room.
+    /// Sets a pair. Fails above the limit or when the memory account refuses the charge.
     pub(crate) fn set(&mut self, key: String, value: Vec<u8>) -> Result<(), String> {
-        if key.len() > KEY {
-            return other(format!("a key has at most {KEY} bytes"));
+        if key.len() > MAX_KEY_BYTES {
+            return other(format!("a key has at most {MAX_KEY_BYTES} bytes"));
         }
         let before = self.pairs.get(&key).map_or(0, |value| size(&key, value));
         let bytes = self.bytes - before + size(&key, &value);
-        if bytes > LIMIT {
-            return other(format!("the pairs of a pod have at most {LIMIT} bytes"));
+        if bytes > MAX_STORE_BYTES {
+            return other(format!("the pairs of a pod have at most {MAX_STORE_BYTES} bytes"));
         }
         if let Err(full) = self.memory.set_host_bytes(bytes) {
             return other(full.to_string());
@@ -65,12 +67,12 @@ impl Table {
     pub(crate) fn delete(&mut self, key: &str) {
         if let Some(value) = self.pairs.remove(key) {
             self.bytes -= size(key, &value);
-            // giving back never fails
+            // Reducing a charge never fails.
             let _ = self.memory.set_host_bytes(self.bytes);
         }
     }
 
-    /// Adds to a number, which is kept as decimal text; one that is not there is 0.
+    /// Adds to a number, stored as decimal text. An absent key counts as 0.
     pub(crate) fn increment(&mut self, key: String, delta: u64) -> Result<u64, String> {
         let number = match self.pairs.get(&key) {
             None => Some(0),
@@ -82,10 +84,10 @@ impl Table {
         Ok(sum)
     }
 
-    /// A page of the keys in order, from the cursor on, and where the next begins.
+    /// Returns one page of the sorted keys, beginning at the cursor, and the next cursor, if any.
     pub(crate) fn keys(&self, cursor: u64) -> (Vec<String>, Option<u64>) {
         let skip = usize::try_from(cursor).unwrap_or(usize::MAX);
-        let keys: Vec<String> = self.pairs.keys().skip(skip).take(PAGE).cloned().collect();
+        let keys: Vec<String> = self.pairs.keys().skip(skip).take(MAX_PAGE_KEYS).cloned().collect();
         let more = keys.last().is_some_and(|last| {
             self.pairs.range::<str, _>((Bound::Excluded(last.as_str()), Bound::Unbounded)).next().is_some()
         });
@@ -93,15 +95,15 @@ impl Table {
         (keys, next)
     }
 
-    /// The pairs of these keys.
+    /// Returns the pairs of these keys, `None` for an absent key.
     pub(crate) fn get_many(&self, keys: Vec<String>) -> Result<Vec<Option<Pair>>, String> {
         let mut bytes = 0;
         let mut found = Vec::with_capacity(keys.len());
         for key in keys {
             let value = self.pairs.get(&key).cloned();
             bytes += value.as_ref().map_or(0, |value| size(&key, value));
-            if bytes > LIMIT {
-                return other(format!("the values are above {LIMIT} bytes: ask for fewer"));
+            if bytes > MAX_STORE_BYTES {
+                return other(format!("the values are above {MAX_STORE_BYTES} bytes: ask for fewer"));
             }
             found.push(value.map(|value| (key, value)));
         }
@@ -110,11 +112,12 @@ impl Table {
 }
 
 impl Pairs {
+    /// Locks the store.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Table> {
         self.0.lock()
     }
 
-    /// None, on the account of a pod.
+    /// Creates an empty store whose pairs are charged to `memory`, the account of the pod.
     pub(crate) fn new(memory: Arc<MemoryAccount>) -> Arc<Self> {
         Arc::new(Self(Mutex::new(Table { pairs: BTreeMap::new(), bytes: 0, memory: InstanceMemory::new(memory) })))
     }
@@ -137,9 +140,9 @@ mod tests {
     fn pairs_count_as_memory_and_have_a_limit() {
         let (memory, mut table) = table(None);
         table.set("a".into(), vec![0; 1 << 20]).unwrap();
-        assert_eq!(memory.used(), (1 << 20) + 1 + ENTRY);
+        assert_eq!(memory.used(), (1 << 20) + 1 + ENTRY_OVERHEAD);
         table.set("a".into(), vec![0; 1000]).unwrap();
-        assert_eq!(memory.used(), 1001 + ENTRY);
+        assert_eq!(memory.used(), 1001 + ENTRY_OVERHEAD);
         table.delete("none");
         table.delete("a");
         assert_eq!(memory.used(), 0);

@@ -1,8 +1,9 @@
-//! Places for instances: how many there are at a time on the whole node, and who gets the next.
+//! Instance slots: the node's limit on concurrent instances, and how the slots are divided among containers.
 //!
-//! An instance lives in the *pool*, which is set aside at the start and quick to begin in, or by *itself*, allocated when it begins. The
-//! second is for commands, which live long, for what does not have the pool's shape, and for all when the pool is full. It is bounded as
-//! well: each instance takes some of the memory maps that the kernel allows a process, and a process without maps cannot allocate at all.
+//! An instance takes *pool* slots or *single* slots. The pool is allocated at startup, and an instance starts quickly in it. A single
+//! instance is allocated on demand. Single slots serve commands, which are long-lived, instances that do not fit the pool's limits, and
+//! requests when the pool is full. Single slots are limited too: each instance uses memory maps, the kernel limits the memory maps of a
+//! process (`vm.max_map_count`), and a process that reaches that limit cannot allocate memory.
 
 use parking_lot::Mutex;
 use std::sync::{
@@ -11,41 +12,43 @@ use std::sync::{
 };
 use tokio::sync::Notify;
 
-/// No container has more than this part of the places of a kind.
-const SHARE: usize = 4;
-/// This part is kept for containers that have no instance yet: the first request of each, so probes too.
-const FIRST: usize = 16;
-/// This part of the pool commands never take.
-const HTTP: usize = 4;
+/// A container takes at most 1/4 of the slots of each kind.
+const SHARE_DIVISOR: usize = 4;
+/// 1/16 of the slots of each kind is reserved for containers without an instance, so that a first request or probe succeeds on a busy node.
+const FIRST_DIVISOR: usize = 16;
+/// 1/4 of the pool is reserved for HTTP requests: commands never take it.
+const HTTP_DIVISOR: usize = 4;
 
-/// Where an instance lives.
+/// The kind of a slot: in the preallocated pool, or allocated on demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Seat {
     Pool,
     Single,
 }
 
-/// Why there is no place now.
+/// Why no slot is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// The container has its share: it gets another place when one of its own instances ends.
+    /// The container is at its limit. It gets another slot when one of its own instances ends.
     Share,
+    /// The node has no slot left that this container may take.
     Node,
 }
 
+/// A number of slots of each kind.
 #[derive(Clone, Copy)]
 struct Count {
     pool: usize,
     single: usize,
 }
 
-/// All places of the node.
+/// All instance slots of the node.
 pub(crate) struct Places {
-    all: Count,
+    capacity: Count,
     free: Mutex<Count>,
 }
 
-/// The places that one container has.
+/// The slots that one container holds.
 #[derive(Default)]
 pub(crate) struct Held {
     pool: AtomicUsize,
@@ -53,48 +56,52 @@ pub(crate) struct Held {
     freed: Notify,
 }
 
-/// A place, given back when dropped.
+/// The slots of one instance, released on drop.
 pub(crate) struct Place {
     places: Arc<Places>,
     held: Arc<Held>,
     pub(crate) seat: Seat,
+    /// Number of slots.
     count: usize,
 }
 
-/// What an instance needs.
+/// The slots that an instance needs.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Need {
-    /// It has the pool's shape.
+    /// The instance fits the limits of the pool.
     pub(crate) fits_pool: bool,
-    /// Places that it takes by itself: as many as it has memories, which are what takes the kernel's memory maps.
+    /// Single slots that the instance takes outside the pool: one per linear memory, because each memory uses memory maps of the kernel.
     pub(crate) alone: usize,
 }
 
-fn share(all: usize) -> usize {
-    all.div_ceil(SHARE)
+/// Most slots of one kind that a container takes, out of `capacity`.
+fn max_per_container(capacity: usize) -> usize {
+    capacity.div_ceil(SHARE_DIVISOR)
 }
 
 impl Places {
     pub(crate) fn new(pool: usize, single: usize) -> Arc<Self> {
-        let all = Count { pool, single };
-        Arc::new(Self { all, free: Mutex::new(all) })
+        let capacity = Count { pool, single };
+        Arc::new(Self { capacity, free: Mutex::new(capacity) })
     }
 
-    /// All places, and those that are taken.
+    /// The total number of slots, and how many of them are taken.
     pub(crate) fn count(&self) -> (usize, usize) {
-        let (all, free) = (self.all.pool + self.all.single, *self.free.lock());
+        let (all, free) = (self.capacity.pool + self.capacity.single, *self.free.lock());
         (all, all - free.pool - free.single)
     }
 
-    /// Whether a tenth or less is left of what commands may have: they are the first that do not get any.
+    /// Whether at most 10% of the slots available to commands are free. Commands are the first to run out of slots.
     pub(crate) fn is_short(&self) -> bool {
-        let kept = Count { pool: self.all.pool / HTTP, single: self.all.single / FIRST };
+        let all = self.capacity;
+        let reserved = Count { pool: all.pool / HTTP_DIVISOR, single: all.single / FIRST_DIVISOR };
         let free = *self.free.lock();
-        let left = free.pool.saturating_sub(kept.pool) + free.single.saturating_sub(kept.single);
-        left * 10 <= self.all.pool - kept.pool + self.all.single - kept.single
+        let left = free.pool.saturating_sub(reserved.pool) + free.single.saturating_sub(reserved.single);
+        left * 10 <= all.pool - reserved.pool + all.single - reserved.single
     }
 
-    /// A place for a request's instance. Waits while the container has its share; `None`: the node is full. Cancel-safe.
+    /// Takes the slots for a request's instance. Waits while the container is at its limit. Returns `None` if the node is full.
+    /// Cancel-safe.
     pub(crate) async fn request(self: &Arc<Self>, held: &Arc<Held>, need: Need) -> Option<Place> {
         loop {
             let freed = held.freed.notified();
@@ -106,7 +113,7 @@ impl Places {
         }
     }
 
-    /// A place for an instance that no request waits for yet, if there is one.
+    /// Takes the slots for a spare instance, which no request needs yet. Returns `None` if no slot is free.
     pub(crate) fn spare(self: &Arc<Self>, held: &Arc<Held>, need: Need) -> Option<Place> {
         self.try_request(held, need).ok()
     }
@@ -114,34 +121,35 @@ impl Places {
     fn try_request(self: &Arc<Self>, held: &Arc<Held>, need: Need) -> Result<Place, Full> {
         let mut free = self.free.lock();
         let mine = Count { pool: held.pool.load(Relaxed), single: held.single.load(Relaxed) };
-        let first = mine.pool + mine.single == 0;
-        let room = |free: usize, mine: usize, all: usize, count: usize| {
-            free >= count && (first || mine + count <= share(all) && free >= all / FIRST + count)
+        let is_first = mine.pool + mine.single == 0;
+        let fits = |free: usize, mine: usize, all: usize, count: usize| {
+            free >= count && (is_first || mine + count <= max_per_container(all) && free >= all / FIRST_DIVISOR + count)
         };
-        if need.fits_pool && room(free.pool, mine.pool, self.all.pool, 1) {
-            return Ok(self.place(&mut free, held, Seat::Pool, 1));
+        if need.fits_pool && fits(free.pool, mine.pool, self.capacity.pool, 1) {
+            return Ok(self.take(&mut free, held, Seat::Pool, 1));
         }
-        if room(free.single, mine.single, self.all.single, need.alone) {
-            return Ok(self.place(&mut free, held, Seat::Single, need.alone));
+        if fits(free.single, mine.single, self.capacity.single, need.alone) {
+            return Ok(self.take(&mut free, held, Seat::Single, need.alone));
         }
-        let has_share =
-            (!need.fits_pool || mine.pool >= share(self.all.pool)) && mine.single + need.alone > share(self.all.single);
-        Err(if has_share && !first { Full::Share } else { Full::Node })
+        let pool_at_limit = !need.fits_pool || mine.pool >= max_per_container(self.capacity.pool);
+        let single_at_limit = mine.single + need.alone > max_per_container(self.capacity.single);
+        Err(if pool_at_limit && single_at_limit && !is_first { Full::Share } else { Full::Node })
     }
 
-    /// A place for a command, which keeps it long. `None`: the node is full.
+    /// Takes the slots for a command. Commands are long-lived and therefore prefer single slots. Returns `None` if the node is full.
     pub(crate) fn command(self: &Arc<Self>, held: &Arc<Held>, need: Need) -> Option<Place> {
         let mut free = self.free.lock();
-        if free.single >= self.all.single / FIRST + need.alone {
-            return Some(self.place(&mut free, held, Seat::Single, need.alone));
+        if free.single >= self.capacity.single / FIRST_DIVISOR + need.alone {
+            return Some(self.take(&mut free, held, Seat::Single, need.alone));
         }
-        if need.fits_pool && free.pool > self.all.pool / HTTP {
-            return Some(self.place(&mut free, held, Seat::Pool, 1));
+        if need.fits_pool && free.pool > self.capacity.pool / HTTP_DIVISOR {
+            return Some(self.take(&mut free, held, Seat::Pool, 1));
         }
         None
     }
 
-    fn place(self: &Arc<Self>, free: &mut Count, held: &Arc<Held>, seat: Seat, count: usize) -> Place {
+    /// Moves `count` slots from `free` to `held`.
+    fn take(self: &Arc<Self>, free: &mut Count, held: &Arc<Held>, seat: Seat, count: usize) -> Place {
         *free.of(seat) -= count;
         held.of(seat).fetch_add(count, Relaxed);
         Place { places: self.clone(), held: held.clone(), seat, count }

@@ -1,4 +1,4 @@
-//! The guests' own threads and their engines.
+//! The thread pool and the wasmtime engines of the guests.
 
 use crate::{
     Options,
@@ -16,17 +16,17 @@ use tokio::{
 };
 use wasmtime::{Engine, component};
 
-/// Built-in tools that may run at a time on the node.
+/// Most built-in tools that run at the same time on the node.
 pub(crate) const MAX_TOOLS: usize = 64;
 
-/// Calls of files at a time, for each thread of guests.
+/// Most concurrent file operations per guest thread.
 pub(crate) const BLOCKING_CALLS_PER_THREAD: usize = 8;
 
-/// How far the threads of guests, and the compiler, are below the rest of the node. The same for both: a new image gets its half of the
-/// cores beside guests that never end.
+/// The nice value of the guest threads and of the compiler, relative to the rest of the node. Both have the same value, so that compiling a
+/// new image gets half of the CPU time even while guests keep all cores busy.
 pub(crate) const NICE: i32 = 5;
 
-/// The pool of this node, made at the first use.
+/// The [`Pool`] of this node, created at the first use.
 pub(crate) struct LazyPool {
     options: Options,
     pool: OnceCell<Arc<Pool>>,
@@ -37,10 +37,10 @@ impl LazyPool {
         Self { options, pool: OnceCell::new() }
     }
 
-    /// The pool; whoever comes first makes it.
+    /// Returns the pool. The first caller creates it.
     ///
     /// # Errors
-    /// When an engine or its threads cannot be made. The next caller tries again.
+    /// An engine or its threads cannot be created. The next call tries again.
     pub(crate) async fn get(&self) -> Result<&Arc<Pool>> {
         let make = async || {
             let options = self.options.clone();
@@ -49,36 +49,36 @@ impl LazyPool {
         self.pool.get_or_try_init(make).await
     }
 
-    /// The pool if it is made.
+    /// Returns the pool if it exists.
     pub(crate) fn made(&self) -> Option<&Arc<Pool>> {
         self.pool.get()
     }
 }
 
-/// Makes something on a thread that others do not wait for.
+/// Runs a blocking function on a thread of the blocking pool.
 pub(crate) async fn blocking<T: Send + 'static>(
     make: impl FnOnce() -> anyhow::Result<T> + Send + 'static,
 ) -> Result<T> {
     tokio::task::spawn_blocking(make).await.map_err(anyhow::Error::from)?.map_err(Error::Other)
 }
 
-/// Everything that running a guest needs. There is one ([`LazyPool`]).
+/// Everything that running a guest needs. There is one per node, in a [`LazyPool`].
 pub(crate) struct Pool {
-    /// Instances from the pool, where there is one.
+    /// For instances in pool slots. `None` without pooling allocation.
     pool: Option<EngineLinkers>,
-    /// Instances allocated one by one.
+    /// For instances that are allocated on demand.
     pub(crate) single: EngineLinkers,
     pub(crate) places: Arc<Places>,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clients: Arc<Clients>,
-    /// Built-in tools that may run.
+    /// One permit per running built-in tool, at most [`MAX_TOOLS`].
     pub(crate) tools: Arc<Semaphore>,
     problem: Option<String>,
     handle: Handle,
     runtime: Option<Runtime>,
 }
 
-/// An engine and what guests may import there.
+/// An engine and the host functions that guests may import.
 pub(crate) struct EngineLinkers {
     pub(crate) engine: Engine,
     pub(crate) components: component::Linker<guest::Guest>,
@@ -94,18 +94,18 @@ impl EngineLinkers {
 }
 
 impl Pool {
-    /// Takes some 50 ms of system calls: not for a thread that others wait for.
+    /// Blocks for about 50 ms in system calls, so it must not run on an asynchronous thread.
     pub(crate) fn new(options: &Options) -> wasmtime::Result<Self> {
         let engines = config::engines(options.pool)?;
         let priority = rustix::process::getpriority_process(None)?.saturating_add(NICE);
-        // `event_interval(1)`: with tokio's default, two spinning guests delay every socket by 61 ticks.
+        // `event_interval(1)`: with tokio's default of 61, two guests that compute delay each socket event by 61 ticks.
         let runtime = Builder::new_multi_thread()
             .thread_name("guest")
             .worker_threads(options.threads)
-            // those of files, and one more for what a thread had to do before it waits for one
+            // the file calls, and one more per thread for work before it waits for a file call
             .max_blocking_threads(options.threads.saturating_mul(BLOCKING_CALLS_PER_THREAD * 2 + 2))
             .event_interval(1)
-            // On Linux the priority is the thread's alone. It is set, not lowered: a thread begins with that of the thread that starts it.
+            // On Linux, the priority applies to the calling thread only. It is absolute, because a thread inherits its parent's.
             .on_thread_start(move || {
                 let _ = rustix::process::setpriority_process(None, priority);
             })
@@ -114,7 +114,7 @@ impl Pool {
         let clients = Clients::new(options.http.clients);
         runtime.spawn(Clients::watch(Arc::downgrade(&clients)));
         let pooled = engines.pool.as_ref().map_or(0, |(_, instances)| *instances);
-        // Without a pool all are allocated one by one.
+        // Without a pool, all instances are allocated on demand.
         let single = options.pool.unpooled + if pooled == 0 { options.pool.pooled } else { 0 };
         let weak = engines.pool.iter().map(|(engine, _)| engine.weak()).chain([engines.single.weak()]).collect();
         Ok(Self {
@@ -130,6 +130,7 @@ impl Pool {
         })
     }
 
+    /// The engine for a kind of slot. `None` if this node has no such slots.
     pub(crate) fn side(&self, seat: Seat) -> Option<&EngineLinkers> {
         match seat {
             Seat::Pool => self.pool.as_ref(),
@@ -137,7 +138,7 @@ impl Pool {
         }
     }
 
-    /// What is wrong with the node's ability to run Wasm, if anything. The text stays the same as long as the trouble does.
+    /// Describes a problem that limits how the node runs Wasm, if there is one. The text does not change while the problem persists.
     pub(crate) fn problem(&self) -> Option<String> {
         let short = self.places.is_short().then(|| {
             let all = self.places.count().0;
@@ -159,7 +160,7 @@ impl Drop for Pool {
     fn drop(&mut self) {
         self.ticker.stop();
         if let Some(runtime) = self.runtime.take() {
-            // May be dropped on an asynchronous thread, which must not block.
+            // The pool may be dropped on an asynchronous thread, which must not block.
             runtime.shutdown_background();
         }
     }

@@ -1,12 +1,12 @@
-//! WASI preview 1 and its first form, `wasi_unstable`: the names.
+//! The module and function names of WASI preview 1 and of its predecessor `wasi_unstable`.
 
-/// The module of preview 1.
+/// The import module of preview 1.
 pub(crate) const PREVIEW_1: &str = "wasi_snapshot_preview1";
 
-/// The module of its first form.
+/// The import module of the predecessor of preview 1.
 pub(crate) const UNSTABLE: &str = "wasi_unstable";
 
-/// All functions of both.
+/// All functions. Both modules have the same names.
 pub(crate) const FUNCTIONS: [&str; 46] = [
     "args_get",
     "args_sizes_get",

@@ -1,7 +1,8 @@
-//! Turns: how many guests of a container run at a time. A guest has one while it computes, not while it waits for its client, for a
-//! request of its own, for a file or for a clock: however many wait, whether for slow clients or in a circle of calls, others can begin.
+//! The concurrency limit of a container: how many of its guests run at the same time.
 //!
-//! What a guest keeps while it waits is memory, which has its own account.
+//! A guest holds a permit while it computes, but not while it waits for its client, an outgoing request, a file or a clock. Guests that
+//! wait, on slow clients or on each other in a cycle of calls, therefore do not keep other guests from starting. The memory of a waiting
+//! guest is charged to the container's memory account, not to this limit.
 
 use parking_lot::Mutex;
 use std::{
@@ -20,149 +21,164 @@ use std::{
 };
 use tokio::{sync::oneshot, time::Instant};
 
-/// The turns of one container.
+/// The concurrency limit of one container, with a bounded FIFO queue of guests that wait to start.
 pub(crate) struct Turns {
-    /// Guests that run at a time.
-    most: usize,
-    /// Bytes that those who wait to begin may take together.
-    room: usize,
-    /// How many may wait.
-    queue: usize,
+    /// Most guests that run at the same time.
+    limit: usize,
+    /// Most bytes that the queued guests hold together.
+    max_queued_bytes: usize,
+    /// Most guests in the queue.
+    max_queued: usize,
     state: Mutex<State>,
-    begin: Instant,
-    /// When a guest last ran, in milliseconds from the beginning.
-    ran: AtomicU64,
+    created: Instant,
+    /// When a guest last ran, in milliseconds since `created`.
+    last_run_ms: AtomicU64,
 }
 
 struct State {
     running: usize,
+    /// The queue. It may contain cancelled entries, whose receivers are closed.
     waiting: VecDeque<oneshot::Sender<Turn>>,
-    /// Bytes that those who wait take.
-    taken: usize,
-    /// How many wait.
+    /// Bytes that the queued guests hold.
+    queued_bytes: usize,
+    /// Queued guests, without cancelled ones.
     queued: usize,
 }
 
-/// Too many wait to begin.
+/// The queue is full.
 #[derive(Debug)]
 pub(crate) struct Full;
 
 impl Turns {
-    pub(crate) fn new(most: usize, room: usize, queue: usize) -> Arc<Self> {
-        let state = Mutex::new(State { running: 0, waiting: VecDeque::new(), taken: 0, queued: 0 });
-        Arc::new(Self { most: most.max(1), room, queue, state, begin: Instant::now(), ran: AtomicU64::new(0) })
+    pub(crate) fn new(limit: usize, max_queued_bytes: usize, max_queued: usize) -> Arc<Self> {
+        let state = Mutex::new(State { running: 0, waiting: VecDeque::new(), queued_bytes: 0, queued: 0 });
+        Arc::new(Self {
+            limit: limit.max(1),
+            max_queued_bytes,
+            max_queued,
+            state,
+            created: Instant::now(),
+            last_run_ms: AtomicU64::new(0),
+        })
     }
 
-    /// A turn to begin. Waits, in order, while as many run as may; who waits takes `bytes` meanwhile. Cancel-safe.
+    /// Acquires a permit to start a guest. Waits in FIFO order while the limit is reached. The caller holds `bytes` while it waits.
+    /// Cancel-safe.
+    ///
+    /// # Errors
+    /// The queue is full, in entries or in bytes.
     pub(crate) async fn begin(self: &Arc<Self>, bytes: usize) -> Result<Turn, Full> {
         let receiver = {
             let mut state = self.state.lock();
-            if state.running < self.most {
+            if state.running < self.limit {
                 state.running += 1;
-                return Ok(Turn { turns: self.clone(), has: true });
+                return Ok(Turn { turns: self.clone(), held: true });
             }
-            if state.queued >= self.queue || state.taken.saturating_add(bytes) > self.room {
+            if state.queued >= self.max_queued || state.queued_bytes.saturating_add(bytes) > self.max_queued_bytes {
                 return Err(Full);
             }
             state.queued += 1;
-            state.taken += bytes;
+            state.queued_bytes += bytes;
             let (sender, receiver) = oneshot::channel();
             state.waiting.push_back(sender);
             receiver
         };
-        let _waiting = Waiting(self, bytes);
+        let _queued = QueuedGuard(self, bytes);
         receiver.await.map_err(|_| Full)
     }
 
-    /// A turn beside all others, at once.
+    /// Acquires a permit immediately, even above the limit.
     pub(crate) fn extra(self: &Arc<Self>) -> Turn {
         self.state.lock().running += 1;
-        Turn { turns: self.clone(), has: true }
+        Turn { turns: self.clone(), held: true }
     }
 
-    /// How long no guest has run.
+    /// How long no guest has run, measured from the end of the last poll of a guest.
     pub(crate) fn quiet(&self) -> Duration {
-        self.begin.elapsed().saturating_sub(Duration::from_millis(self.ran.load(Relaxed)))
+        self.created.elapsed().saturating_sub(Duration::from_millis(self.last_run_ms.load(Relaxed)))
     }
 
     fn note_run(&self) {
-        self.ran.store(u64::try_from(self.begin.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
+        self.last_run_ms.store(u64::try_from(self.created.elapsed().as_millis()).unwrap_or(u64::MAX), Relaxed);
     }
 
-    fn give_back(self: &Arc<Self>) {
+    /// Releases one permit and passes free permits to queued guests.
+    fn release(self: &Arc<Self>) {
         let mut state = self.state.lock();
         state.running -= 1;
-        while state.running < self.most {
+        while state.running < self.limit {
             let Some(next) = state.waiting.pop_front() else { return };
             state.running += 1;
             drop(state);
-            let sent = next.send(Turn { turns: self.clone(), has: true });
+            let sent = next.send(Turn { turns: self.clone(), held: true });
             let unsent = sent.err();
             state = self.state.lock();
             if let Some(mut turn) = unsent {
-                // It is not waited for any more. Dropping it would come back here.
-                turn.has = false;
+                // The queued guest was cancelled. Dropping a held permit would call this function recursively.
+                turn.held = false;
                 state.running -= 1;
             }
         }
     }
 }
 
-struct Waiting<'a>(&'a Turns, usize);
+/// Removes a guest, and the bytes that it holds, from the queue's counts when dropped.
+struct QueuedGuard<'a>(&'a Turns, usize);
 
-impl Drop for Waiting<'_> {
+impl Drop for QueuedGuard<'_> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock();
         state.queued -= 1;
-        state.taken -= self.1;
-        if state.waiting.len() > 2 * self.0.most {
+        state.queued_bytes -= self.1;
+        if state.waiting.len() > 2 * self.0.limit {
             state.waiting.retain(|sender| !sender.is_closed());
         }
     }
 }
 
-/// A guest that runs, or that may: given back when dropped.
+/// A permit to run a guest. A guest that waits releases the permit and acquires it again when it continues. Dropping it releases it.
 pub(crate) struct Turn {
     turns: Arc<Turns>,
-    has: bool,
+    /// Whether the permit counts against the limit now.
+    held: bool,
 }
 
 impl Turn {
-    /// A guest that goes on does not wait for it: those who have begun come before those who have not.
-    fn take(&mut self) {
-        if !std::mem::replace(&mut self.has, true) {
+    /// Acquires the permit again, without waiting and even above the limit: guests that have started take precedence over queued guests.
+    fn acquire(&mut self) {
+        if !std::mem::replace(&mut self.held, true) {
             self.turns.state.lock().running += 1;
         }
     }
 
-    fn give(&mut self) {
-        if std::mem::replace(&mut self.has, false) {
-            self.turns.give_back();
+    fn release(&mut self) {
+        if std::mem::replace(&mut self.held, false) {
+            self.turns.release();
         }
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.give();
+        self.release();
     }
 }
 
-/// A guest's future that gives its turn back while it waits.
+/// A guest's future that releases its permit while it waits.
 pub(crate) struct Alternating<F> {
     future: Pin<Box<F>>,
     turn: Turn,
-    /// Of the task, and what stands before it.
-    waker: Option<(Arc<Nudge>, Waker)>,
+    /// Wraps the waker of the current task, and is replaced when the future moves to another task.
+    waker: Option<(Arc<WakeDetector>, Waker)>,
 }
 
-/// Tells whether a future was woken while it was polled: a guest that gives way at an epoch is, one that waits is not.
-struct Nudge {
+/// Detects whether a future is woken during its own poll. A guest that yields at an epoch wakes itself, a guest that waits does not.
+struct WakeDetector {
     woken: AtomicBool,
     task: Waker,
 }
 
-impl Wake for Nudge {
+impl Wake for WakeDetector {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -184,17 +200,17 @@ impl<F: Future> Future for Alternating<F> {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
         let Self { future, turn, waker } = &mut *self;
-        turn.take();
-        if !waker.as_ref().is_some_and(|(nudge, _)| nudge.task.will_wake(context.waker())) {
-            let nudge = Arc::new(Nudge { woken: AtomicBool::new(false), task: context.waker().clone() });
-            *waker = Some((nudge.clone(), nudge.into()));
+        turn.acquire();
+        if !waker.as_ref().is_some_and(|(detector, _)| detector.task.will_wake(context.waker())) {
+            let detector = Arc::new(WakeDetector { woken: AtomicBool::new(false), task: context.waker().clone() });
+            *waker = Some((detector.clone(), detector.into()));
         }
-        let Some((nudge, woken)) = waker else { return Poll::Pending };
-        nudge.woken.store(false, SeqCst);
+        let Some((detector, woken)) = waker else { return Poll::Pending };
+        detector.woken.store(false, SeqCst);
         let result = future.as_mut().poll(&mut Context::from_waker(woken));
         turn.turns.note_run();
-        if result.is_ready() || !nudge.woken.load(SeqCst) {
-            turn.give();
+        if result.is_ready() || !detector.woken.load(SeqCst) {
+            turn.release();
         }
         result
     }
@@ -205,11 +221,11 @@ mod tests {
     use super::*;
     use tokio::sync::Notify;
 
-    /// Runs until told, giving way as guests do.
+    /// Computes until `end` is set, yielding as guests do.
     async fn spin(end: Arc<AtomicBool>) {
         while !end.load(SeqCst) {
             let mut first = true;
-            // As an epoch makes a guest give way; tokio's own would wake it later.
+            // Wakes itself during the poll, as a guest does at an epoch. `tokio::task::yield_now` wakes the task later.
             std::future::poll_fn(|context| {
                 if std::mem::take(&mut first) {
                     context.waker().wake_by_ref();
@@ -231,7 +247,7 @@ mod tests {
     async fn who_waits_has_no_turn_and_who_computes_has() {
         let turns = Turns::new(2, 1000, 2);
         let event = Arc::new(Notify::new());
-        // As many as you like may wait, each of them begun.
+        // Any number of started guests may wait.
         let mut waiting = Vec::new();
         for _ in 0..100 {
             let turn = turns.begin(1).await.unwrap();
@@ -255,7 +271,7 @@ mod tests {
         settle().await;
         gone.abort();
         settle().await;
-        assert_eq!(turns.state.lock().taken, 600, "who left takes no room");
+        assert_eq!(turns.state.lock().queued_bytes, 600, "who left takes no room");
         event.notify_waiters();
         for task in waiting {
             task.await.unwrap();
@@ -267,7 +283,7 @@ mod tests {
         }
         assert!(next.await.unwrap());
         assert_eq!(turns.state.lock().running, 0);
-        assert_eq!(turns.state.lock().taken, 0);
+        assert_eq!(turns.state.lock().queued_bytes, 0);
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(turns.quiet(), Duration::from_secs(3));
     }
