@@ -1,4 +1,4 @@
-//! A line in the container's log for each request.
+//! The access log: one line in the container's log per request.
 
 use bytes::Bytes;
 use container::{
@@ -15,12 +15,12 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Nobody waits for the answer any more: as other servers say it.
-const GONE: u16 = 499;
+/// The status of a request whose client disconnected, as nginx logs it.
+const CLIENT_CLOSED_REQUEST: u16 = 499;
 
-/// One request, written when it is dropped: who asked, what, the status, bytes of the answer's body, how long it took until all of it was
-/// taken, and the trace.
-pub(crate) struct Access {
+/// The entry of one request, written on drop: peer, request line, status, bytes of the response body, duration until the body was sent,
+/// and trace.
+pub(crate) struct AccessLogEntry {
     log: Log,
     peer: IpAddr,
     request: String,
@@ -30,17 +30,17 @@ pub(crate) struct Access {
     bytes: u64,
 }
 
-impl Access {
+impl AccessLogEntry {
     pub(crate) fn new<B>(log: &Log, peer: IpAddr, request: &http::Request<B>, trace: Option<&HeaderMap>) -> Self {
         let path = request.uri().path_and_query().map_or("/", |path| path.as_str());
-        let parent = trace.and_then(|trace| trace.get(crate::trace::PARENT));
+        let parent = trace.and_then(|trace| trace.get(crate::trace::TRACEPARENT));
         Self {
             log: log.clone(),
             peer: peer.to_canonical(),
             request: format!("{} {path} {:?}", request.method(), request.version()),
             trace: parent.and_then(|parent| parent.to_str().ok()).map(str::to_owned),
             begin: Instant::now(),
-            status: GONE,
+            status: CLIENT_CLOSED_REQUEST,
             bytes: 0,
         }
     }
@@ -50,7 +50,7 @@ impl Access {
     }
 }
 
-impl Drop for Access {
+impl Drop for AccessLogEntry {
     fn drop(&mut self) {
         let Self { peer, request, status, bytes, .. } = self;
         let millis = self.begin.elapsed().as_secs_f64() * 1e3;
@@ -60,13 +60,13 @@ impl Drop for Access {
     }
 }
 
-/// An answer's body, counted.
-pub(crate) struct Counted {
+/// A response body whose bytes are counted for the entry.
+pub(crate) struct CountedBody {
     pub(crate) body: UnsyncBoxBody<Bytes, BoxError>,
-    pub(crate) access: Access,
+    pub(crate) access: AccessLogEntry,
 }
 
-impl Body for Counted {
+impl Body for CountedBody {
     type Data = Bytes;
     type Error = BoxError;
 

@@ -26,34 +26,34 @@ pub(crate) struct Sent<B> {
 
 impl<B> Drop for Sent<B> {
     fn drop(&mut self) {
-        self.client.unsent(false);
+        self.client.set_waiting_for_body(false);
     }
 }
 
 /// A request's body as the guest reads it. Reads fail after the request has ended.
-pub(crate) struct Incoming<B>(Arc<Mutex<Option<Sent<B>>>>);
+pub(crate) struct RequestBody<B>(Arc<Mutex<Option<Sent<B>>>>);
 
-/// Ends an [`Incoming`] body.
-pub(crate) struct Over<B>(Weak<Mutex<Option<Sent<B>>>>);
+/// Ends an [`RequestBody`] body.
+pub(crate) struct RequestBodyEnd<B>(Weak<Mutex<Option<Sent<B>>>>);
 
-impl<B> Incoming<B> {
+impl<B> RequestBody<B> {
     pub(crate) fn new(body: B, client: Arc<clients::Request>) -> Self {
         Self(Arc::new(Mutex::new(Some(Sent { body, client }))))
     }
 
-    pub(crate) fn over(&self) -> Over<B> {
-        Over(Arc::downgrade(&self.0))
+    pub(crate) fn over(&self) -> RequestBodyEnd<B> {
+        RequestBodyEnd(Arc::downgrade(&self.0))
     }
 }
 
-impl<B> Over<B> {
+impl<B> RequestBodyEnd<B> {
     pub(crate) fn end(self) {
         let body = self.0.upgrade().and_then(|body| body.lock().take());
         drop(body);
     }
 }
 
-impl<B> Body for Incoming<B>
+impl<B> Body for RequestBody<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: std::fmt::Display,
@@ -65,7 +65,7 @@ where
         let mut sent = self.0.lock();
         let Some(sent) = &mut *sent else { return Poll::Ready(Some(Err("the request is over".into()))) };
         let frame = Pin::new(&mut sent.body).poll_frame(context);
-        sent.client.unsent(frame.is_pending());
+        sent.client.set_waiting_for_body(frame.is_pending());
         frame.map(|frame| frame.map(|frame| frame.map_err(|error| error.to_string())))
     }
 
@@ -101,7 +101,7 @@ impl Task {
 
     /// Runs the task in the caller's task until the head of the response is ready, and the rest on the guests' threads. Most responses are complete
     /// by then.
-    pub(crate) async fn begin_here<T>(
+    pub(crate) async fn run_inline<T>(
         run: impl Future<Output = ()> + Send + Unpin + 'static,
         mut head: oneshot::Receiver<T>,
         threads: &Handle,
@@ -129,7 +129,7 @@ impl Drop for Task {
 }
 
 /// A response's body. After all of it is delivered, the guest may continue until it returns.
-pub(crate) struct Guarded {
+pub(crate) struct ResponseBody {
     pub(crate) body: HyperOutgoingBody,
     /// Remaining bytes, if the guest set Content-Length: hyper does not poll for the end in that case.
     pub(crate) left: Option<u64>,
@@ -142,7 +142,7 @@ pub(crate) struct Guarded {
     pub(crate) broken: Option<BoxError>,
 }
 
-impl Guarded {
+impl ResponseBody {
     /// Logs why the response is incomplete, and returns the text as an error.
     fn incomplete(&self, why: &str) -> BoxError {
         let why = match self.left {
@@ -169,7 +169,7 @@ impl Guarded {
     }
 }
 
-impl Body for Guarded {
+impl Body for ResponseBody {
     type Data = Bytes;
     type Error = BoxError;
 
@@ -179,7 +179,7 @@ impl Body for Guarded {
             return Poll::Ready(Some(Err(error)));
         }
         let frame = this.poll_written(context);
-        this.client.untaken(matches!(frame, Poll::Ready(Some(Ok(_)))));
+        this.client.set_waiting_for_reader(matches!(frame, Poll::Ready(Some(Ok(_)))));
         let frame = std::task::ready!(frame);
         match (&frame, &mut this.left) {
             // The body of an instance that was ended looks complete. The log already has the reason.

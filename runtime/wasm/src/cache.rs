@@ -5,8 +5,8 @@
 
 use crate::{
     image::{Code, Image, Kind, Loaded, Target},
-    places::Seat,
     pool::Pool,
+    slots::SlotKind,
 };
 use container::{Artifact, Clock, Result};
 use hmac::{Hmac, Mac};
@@ -123,7 +123,7 @@ impl Cache {
             let side = pool.side(seat)?;
             Some(self.deserialize(&side.engine, &path).map(|code| Loaded::new(side, &code)))
         };
-        let pooled = match load(Seat::Pool) {
+        let pooled = match load(SlotKind::Pool) {
             Some(Ok(Ok(loaded))) => Some(loaded),
             Some(Ok(Err(error))) => return Lookup::Image(Err(error)),
             Some(Err(error)) => {
@@ -134,7 +134,7 @@ impl Cache {
         };
         let single = match pooled.as_ref().map(|loaded| loaded.target.kind()) {
             Some(Kind::Http) => None,
-            _ => load(Seat::Single),
+            _ => load(SlotKind::Single),
         };
         let single = match single {
             Some(Ok(Ok(loaded))) => Some(loaded),

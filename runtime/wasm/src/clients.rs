@@ -159,7 +159,7 @@ impl Clients {
     }
 
     /// Frees memory of a container: cuts the request that has waited the longest for its client, if it has waited for `patience` or longer.
-    pub(crate) fn relieve(&self, owner: usize, patience: Duration) {
+    pub(crate) fn cut_longest_stall(&self, owner: usize, patience: Duration) {
         let requests = self.requests.lock();
         let mine = requests.values().filter(|it| it.owner == owner && !it.cut.is_cancelled());
         let longest = mine.filter_map(|it| Some((it.waiting_since()?, it))).min_by_key(|(since, _)| *since);
@@ -245,7 +245,7 @@ impl Connection {
     }
 
     /// Records that the client has sent a byte.
-    pub(crate) fn heard(&self) {
+    pub(crate) fn record_first_byte(&self) {
         let mut state = self.state.state.lock();
         if !std::mem::replace(&mut state.heard, true) {
             state.since = Instant::now();
@@ -253,7 +253,7 @@ impl Connection {
     }
 
     /// Records whether the client reads nothing, so that writes are blocked.
-    pub(crate) fn blocked(&self, blocked: bool) {
+    pub(crate) fn set_write_blocked(&self, blocked: bool) {
         let mut state = self.state.state.lock();
         if blocked != state.blocked.is_some() {
             state.blocked = blocked.then(Instant::now);
@@ -320,12 +320,12 @@ impl Request {
     }
 
     /// Records whether the guest waits for the next part of the request body.
-    pub(crate) fn unsent(&self, waits: bool) {
+    pub(crate) fn set_waiting_for_body(&self, waits: bool) {
         self.state.change(|it| it.unsent = waits.then(|| it.unsent.unwrap_or_else(Instant::now)));
     }
 
     /// Records whether a part of the response waits for the client to read it. Otherwise the client waits for the guest.
-    pub(crate) fn untaken(&self, waits: bool) {
+    pub(crate) fn set_waiting_for_reader(&self, waits: bool) {
         self.state.change(|it| {
             it.begun = true;
             it.untaken = waits.then(Instant::now);
@@ -372,42 +372,42 @@ mod tests {
         let silent = clients.connect(1).unwrap();
         assert!((10..=11).contains(&seconds(silent.cut()).await));
         let idle = clients.connect(1).unwrap();
-        idle.heard();
+        idle.record_first_byte();
         assert!((75..=76).contains(&seconds(idle.cut()).await));
         let deaf = clients.connect(1).unwrap();
         let _asked = clients.request(1, Some(&deaf));
-        deaf.blocked(true);
+        deaf.set_write_blocked(true);
         assert!((60..=61).contains(&seconds(deaf.cut()).await));
         // A guest has no timeout, neither for the head nor between parts of the response.
         let patient = clients.connect(1).unwrap();
-        patient.heard();
+        patient.record_first_byte();
         let request = clients.request(1, Some(&patient));
         tokio::time::sleep(3600 * SECOND).await;
         for _ in 0..3 {
-            request.untaken(true);
+            request.set_waiting_for_reader(true);
             tokio::time::sleep(50 * SECOND).await;
-            request.untaken(false);
+            request.set_waiting_for_reader(false);
             tokio::time::sleep(3600 * SECOND).await;
         }
         // After the response has begun, the client need not send more.
-        request.unsent(true);
+        request.set_waiting_for_body(true);
         tokio::time::sleep(3600 * SECOND).await;
         assert!(lives(request.cut()) && lives(patient.cut()));
-        request.untaken(true);
+        request.set_waiting_for_reader(true);
         assert!((60..=61).contains(&seconds(request.cut()).await));
         assert!((4..=6).contains(&seconds(patient.cut()).await), "the connection a little later");
         drop(request);
         // A slow request body is not cut, one that stops is.
         let sending = clients.request(1, None);
         for _ in 0..3 {
-            sending.unsent(true);
+            sending.set_waiting_for_body(true);
             tokio::time::sleep(50 * SECOND).await;
-            sending.unsent(false);
+            sending.set_waiting_for_body(false);
         }
         assert!(lives(sending.cut()));
-        sending.unsent(true);
+        sending.set_waiting_for_body(true);
         tokio::time::sleep(30 * SECOND).await;
-        sending.unsent(true);
+        sending.set_waiting_for_body(true);
         assert!((29..=31).contains(&seconds(sending.cut()).await), "asking again is no progress");
     }
 
@@ -415,9 +415,9 @@ mod tests {
     async fn one_stalled_stream_does_not_end_its_connection() {
         let clients = clients(100, 100);
         let connection = clients.connect(1).unwrap();
-        connection.heard();
+        connection.record_first_byte();
         let (stalled, works) = (clients.request(1, Some(&connection)), clients.request(1, Some(&connection)));
-        stalled.untaken(true);
+        stalled.set_waiting_for_reader(true);
         assert!((60..=61).contains(&seconds(stalled.cut()).await));
         tokio::time::sleep(600 * SECOND).await;
         assert!(lives(works.cut()) && lives(connection.cut()));
@@ -432,7 +432,7 @@ mod tests {
         let request = clients.request(1, Some(&working));
         let (older, newer) = (clients.connect(1).unwrap(), clients.connect(2).unwrap());
         tokio::time::sleep(SECOND).await;
-        newer.heard();
+        newer.record_first_byte();
         let third = clients.connect(1).unwrap();
         assert!(lives(older.cut()), "there was room");
         let _fourth = clients.connect(1).unwrap();
@@ -445,7 +445,7 @@ mod tests {
         let all: Vec<_> = (3..6).map(|owner| clients.connect(owner).unwrap()).collect();
         let requests: Vec<_> = all.iter().map(|it| clients.request(3, Some(it))).collect();
         assert!(clients.connect(9).is_none());
-        requests[1].unsent(true);
+        requests[1].set_waiting_for_body(true);
         assert!(clients.connect(9).is_some());
         assert!(!lives(all[1].cut()) && lives(all[0].cut()) && lives(all[2].cut()));
         drop(request);
@@ -455,15 +455,15 @@ mod tests {
     async fn short_memory_is_made_by_the_longest_stall_of_the_container() {
         let clients = clients(4, 3);
         let (first, second, other) = (clients.request(1, None), clients.request(1, None), clients.request(2, None));
-        other.untaken(true);
+        other.set_waiting_for_reader(true);
         tokio::time::sleep(SECOND).await;
-        first.unsent(true);
+        first.set_waiting_for_body(true);
         tokio::time::sleep(SECOND).await;
-        second.untaken(true);
-        clients.relieve(1, 5 * SECOND);
+        second.set_waiting_for_reader(true);
+        clients.cut_longest_stall(1, 5 * SECOND);
         tokio::time::sleep(4 * SECOND).await;
         assert!(lives(first.cut()), "not yet");
-        clients.relieve(1, 5 * SECOND);
+        clients.cut_longest_stall(1, 5 * SECOND);
         assert!(!lives(first.cut()) && lives(second.cut()) && lives(other.cut()));
     }
 }

@@ -1,7 +1,7 @@
 //! Compilation in a child process, which contains what a hostile module does to the compiler: excessive memory or time, or a crash.
 //!
 //! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which lowers
-//! its own limits before it reads the input. A child uses all idle cores; [`Queue`] decides how many
+//! its own limits before it reads the input. A child uses all idle cores; [`CompileQueue`] decides how many
 //! children run, and which job is next. The child reads a job from standard input, and
 //! writes the code and a report to files in a folder that only this node's user can enter.
 
@@ -13,7 +13,7 @@ use crate::{
     inspect,
     metrics::Metrics,
     pool::{LazyPool, NICE, Pool},
-    queue::Queue,
+    queue::CompileQueue,
 };
 use container::{Artifact, Error, Progress, Result};
 use rustix::process::{Resource, Rlimit, Signal};
@@ -82,14 +82,14 @@ enum Report {
 pub(crate) struct Compilers {
     options: Compiler,
     pub(crate) cache: Cache,
-    queue: Arc<Queue>,
+    queue: Arc<CompileQueue>,
     count: AtomicU64,
     metrics: Arc<Metrics>,
 }
 
 impl Compilers {
     pub(crate) fn new(options: Compiler, cache: Cache, metrics: Arc<Metrics>) -> Self {
-        Self { queue: Queue::new(cores().min(MAX_COMPILERS)), options, cache, count: AtomicU64::new(0), metrics }
+        Self { queue: CompileQueue::new(cores().min(MAX_COMPILERS)), options, cache, count: AtomicU64::new(0), metrics }
     }
 
     /// Returns the image of an artifact. Cancel-safe: dropping the future kills the child. Creates the pool during the compilation.
@@ -121,7 +121,7 @@ impl Compilers {
         let bytes = self.check(path).inspect_err(|_| {
             self.metrics.failed.inc();
         })?;
-        let _permit = self.queue.place(bytes, || progress(Progress::Queued)).await;
+        let _permit = self.queue.acquire(bytes, || progress(Progress::Queued)).await;
         progress(Progress::Compiling { bytes });
         let scratch = {
             let (cache, number) = (self.cache.clone(), self.count.fetch_add(1, Relaxed));

@@ -16,7 +16,7 @@
 
 use crate::{
     clients,
-    http::{Handler, Response, plain},
+    http::{Handler, Response, text_response},
 };
 use container::net::{Peer, Via};
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, Version, header, uri::Authority};
@@ -49,7 +49,7 @@ const MAX_PENDING_RESETS: usize = 100;
 /// Most bytes of a response that an HTTP/2 stream buffers while the client does not read.
 const MAX_SEND_BUFFER: usize = 64 << 10;
 
-/// How long a graceful shutdown may take when the client stalled.
+/// How long a graceful shutdown may take after a stall or an eviction.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Serves a connection until it ends.
@@ -98,7 +98,7 @@ where
     tokio::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,
-        () = handler.leaving(&streams) => {
+        () = handler.should_close(&streams) => {
             connection.as_mut().graceful_shutdown();
             tokio::select! {
                 ended = connection.as_mut() => ended,
@@ -119,21 +119,21 @@ where
 /// The response to a request that is refused without a guest. `None`: the guest answers it.
 fn refuse<B>(request: &Request<B>, via: &Via, handler: &Handler) -> Option<Response> {
     if request.method() == Method::CONNECT {
-        return Some(plain(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
+        return Some(text_response(StatusCode::NOT_IMPLEMENTED, "CONNECT is not supported"));
     }
     if let Some(wrong) = host_error(request) {
-        return Some(plain(StatusCode::BAD_REQUEST, wrong));
+        return Some(text_response(StatusCode::BAD_REQUEST, wrong));
     }
     if let Via::Loopback(opens) = via
         && is_cross_site(request)
     {
         let page = requesting_page(request.headers()).unwrap_or("a page of another site");
         let (method, path) = (request.method(), request.uri().path());
-        handler.tell_of_other_sites(&format!(
+        handler.log_cross_site(&format!(
             "sampan: {method} {path} refused: {page} asked, and this port is for this machine; to allow other sites: {opens}"
         ));
         let text = "pages of other sites may not ask this port; the container's log says how to allow it";
-        return Some(plain(StatusCode::FORBIDDEN, text));
+        return Some(text_response(StatusCode::FORBIDDEN, text));
     }
     None
 }
@@ -213,7 +213,7 @@ impl<S> MonitoredStream<S> {
     fn record_write<T>(&mut self, result: Poll<T>) -> Poll<T> {
         if result.is_pending() != self.blocked {
             self.blocked = result.is_pending();
-            self.client.blocked(self.blocked);
+            self.client.set_write_blocked(self.blocked);
         }
         result
     }
@@ -224,7 +224,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for MonitoredStream<S> {
         let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
         if !self.heard && !buffer.filled().is_empty() {
             self.heard = true;
-            self.client.heard();
+            self.client.record_first_byte();
         }
         result
     }

@@ -1,6 +1,6 @@
-//! Between a guest that answers a request and whoever takes the answer.
+//! Delivery of a guest's answer to the task that sends it to the client.
 //!
-//! The taker is woken when the guest lets go of its thread, not at each small write: what was written meanwhile goes out together.
+//! The sending task is woken when the guest yields its thread, not at each small write, so that small writes are sent together.
 
 use parking_lot::Mutex;
 use std::{
@@ -13,23 +13,23 @@ use std::{
     task::{Context, Poll, Wake, Waker},
 };
 
-/// One answer on its way.
+/// The delivery of one answer.
 #[derive(Default)]
 pub(crate) struct Delivery {
     /// The guest returned.
     returned: AtomicBool,
-    /// The guest has nothing to do with the request any more: it returned, or its instance goes.
+    /// The guest no longer works on the request: it returned, or its instance is dropped.
     over: AtomicBool,
-    taker: Mutex<Taker>,
+    consumer: Mutex<Consumer>,
 }
 
 #[derive(Default)]
-struct Taker {
+struct Consumer {
     waker: Option<Waker>,
-    /// The guest runs.
-    held: bool,
-    /// There is something to take since it does.
-    woken: bool,
+    /// The guest is being polled.
+    guest_running: bool,
+    /// The guest has written since its poll began.
+    wake_pending: bool,
 }
 
 impl Delivery {
@@ -43,17 +43,17 @@ impl Delivery {
         self.wake();
     }
 
-    /// Whether nothing more comes, and whether that is since the guest returned.
+    /// `Some` once nothing more follows: whether the guest returned.
     pub(crate) fn is_over(&self) -> Option<bool> {
         self.over.load(SeqCst).then(|| self.returned.load(SeqCst))
     }
 
-    /// To poll what the guest fills: whoever does so with this context is woken when it lets go of its thread.
+    /// Polls what the guest fills with a context that is woken when the guest yields its thread.
     pub(crate) fn poll<T>(self: &Arc<Self>, context: &Context<'_>, poll: impl FnOnce(&mut Context<'_>) -> T) -> T {
         {
-            let mut taker = self.taker.lock();
-            if !taker.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
-                taker.waker = Some(context.waker().clone());
+            let mut consumer = self.consumer.lock();
+            if !consumer.waker.as_ref().is_some_and(|waker| waker.will_wake(context.waker())) {
+                consumer.waker = Some(context.waker().clone());
             }
         }
         let waker = self.clone().into();
@@ -61,27 +61,27 @@ impl Delivery {
     }
 
     fn hold(&self) {
-        self.taker.lock().held = true;
+        self.consumer.lock().guest_running = true;
     }
 
     fn release(&self) {
-        let mut taker = self.taker.lock();
-        taker.held = false;
-        if std::mem::take(&mut taker.woken) {
-            drop(taker);
+        let mut consumer = self.consumer.lock();
+        consumer.guest_running = false;
+        if std::mem::take(&mut consumer.wake_pending) {
+            drop(consumer);
             self.wake();
         }
     }
 
-    /// Wakes the taker, or does so when the guest lets go.
+    /// Wakes the consumer, now or when the guest yields.
     fn wake(&self) {
-        let mut taker = self.taker.lock();
-        if taker.held {
-            taker.woken = true;
+        let mut consumer = self.consumer.lock();
+        if consumer.guest_running {
+            consumer.wake_pending = true;
             return;
         }
-        let waker = taker.waker.clone();
-        drop(taker);
+        let waker = consumer.waker.clone();
+        drop(consumer);
         if let Some(waker) = waker {
             waker.wake();
         }
@@ -98,19 +98,19 @@ impl Wake for Delivery {
     }
 }
 
-/// A guest's future that holds what it writes until it lets go of its thread.
-pub(crate) struct Held<F> {
+/// A guest's future whose writes are announced when it yields its thread.
+pub(crate) struct BatchedWrites<F> {
     future: Pin<Box<F>>,
     delivery: Arc<Delivery>,
 }
 
-impl<F: Future> Held<F> {
+impl<F: Future> BatchedWrites<F> {
     pub(crate) fn new(future: F, delivery: Arc<Delivery>) -> Self {
         Self { future: Box::pin(future), delivery }
     }
 }
 
-impl<F: Future> Future for Held<F> {
+impl<F: Future> Future for BatchedWrites<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
@@ -121,7 +121,7 @@ impl<F: Future> Future for Held<F> {
     }
 }
 
-impl<F> Drop for Held<F> {
+impl<F> Drop for BatchedWrites<F> {
     /// Also after a panic: what goes with the future is told at once.
     fn drop(&mut self) {
         self.delivery.release();
@@ -145,10 +145,10 @@ mod tests {
     #[test]
     fn the_taker_is_woken_once_the_guest_lets_go_and_not_at_each_write() {
         let (delivery, count) = (Arc::<Delivery>::default(), Arc::<Count>::default());
-        let taker = Waker::from(count.clone());
-        let writes = delivery.poll(&Context::from_waker(&taker), |context| context.waker().clone());
+        let consumer = Waker::from(count.clone());
+        let writes = delivery.poll(&Context::from_waker(&consumer), |context| context.waker().clone());
         let (guest, seen) = (writes.clone(), count.clone());
-        let mut held = Held::new(
+        let mut writes = BatchedWrites::new(
             std::future::poll_fn(move |_| {
                 (0..100).for_each(|_| guest.wake_by_ref());
                 assert_eq!(seen.0.load(SeqCst) % 2, 0, "not while it runs");
@@ -157,11 +157,11 @@ mod tests {
             delivery.clone(),
         );
         let mut guest = Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut held).poll(&mut guest).is_pending());
+        assert!(Pin::new(&mut writes).poll(&mut guest).is_pending());
         assert_eq!(count.0.load(SeqCst), 1);
         writes.wake_by_ref();
         assert_eq!(count.0.load(SeqCst), 2, "at once while no guest runs");
-        assert!(Pin::new(&mut held).poll(&mut guest).is_pending());
+        assert!(Pin::new(&mut writes).poll(&mut guest).is_pending());
         assert_eq!((count.0.load(SeqCst), delivery.is_over()), (3, None));
         delivery.end();
         assert_eq!((count.0.load(SeqCst), delivery.is_over()), (4, Some(false)));

@@ -11,9 +11,9 @@ use crate::{
     metrics::Metrics,
     outgoing::Outgoing,
     pairs::Pairs,
-    places::Held,
     preview::PREVIEW_1,
     quota::Quota,
+    slots::ContainerSlots,
     sockets,
     stdio::{self, Output},
     view::View,
@@ -83,7 +83,7 @@ pub(crate) struct Shared {
     pub(crate) in_place: WasiFilesystemCtx,
     /// Limits concurrent exec commands.
     pub(crate) commands: Arc<Semaphore>,
-    pub(crate) places: Arc<Held>,
+    pub(crate) places: Arc<ContainerSlots>,
     pub(crate) instances: AtomicU64,
     /// Of them, those that wait for a request.
     pub(crate) idle: AtomicU64,

@@ -7,20 +7,20 @@
 
 use crate::{
     HttpOptions,
-    access::{Access, Counted},
-    body::{Guarded, Incoming, Task},
+    access::{AccessLogEntry, CountedBody},
+    body::{RequestBody, ResponseBody, Task},
     clients,
-    delivery::{Delivery, Held},
+    delivery::{BatchedWrites, Delivery},
     exit,
     guest::Shared,
     image::Image,
-    instances::{Head, Instance, Instances, Question},
+    instances::{GuestRequest, Head, Instance, Instances},
     memory::InstanceMemory,
-    places::Place,
     pool::Pool,
     quota::Throttled,
+    run_limit::{Alternating, RunLimit, RunPermit},
+    slots::InstanceSlot,
     trace::Tracer,
-    turns::{Alternating, Turn, Turns},
 };
 use bytes::Bytes;
 use container::{
@@ -71,7 +71,7 @@ pub(crate) struct Handler {
     image: Arc<Image>,
     instances: Arc<Instances>,
     options: HttpOptions,
-    turns: Arc<Turns>,
+    turns: Arc<RunLimit>,
     tracer: Option<Tracer>,
     /// Asks clients to disconnect: an HTTP/1.1 connection ends after its next response, an HTTP/2 connection after the requests in flight.
     retire: CancellationToken,
@@ -101,7 +101,7 @@ impl Handler {
     ) -> Arc<Self> {
         let policy = &shared.spec.http;
         let concurrency = policy.max_concurrent.unwrap_or(options.concurrency);
-        let turns = Turns::new(concurrency, options.queue, policy.max_queued.unwrap_or(usize::MAX));
+        let turns = RunLimit::new(concurrency, options.queue, policy.max_queued.unwrap_or(usize::MAX));
         Arc::new(Self {
             instances: Instances::new(pool.clone(), shared.clone(), image.clone()),
             pool,
@@ -122,7 +122,7 @@ impl Handler {
 
     /// If clients were asked to disconnect, waits up to `limit` until they have. A connection that is closed while its client sends the next
     /// request makes that request fail.
-    pub(crate) async fn linger(&self, limit: Duration) {
+    pub(crate) async fn wait_for_disconnects(&self, limit: Duration) {
         if self.retire.is_cancelled() {
             self.open.close();
             let _ = tokio::time::timeout(limit, self.open.wait()).await;
@@ -149,13 +149,13 @@ impl Handler {
     }
 
     /// Identifies the container in [`clients::Clients`].
-    pub(crate) fn owner(&self) -> usize {
+    pub(crate) fn container_key(&self) -> usize {
         Arc::as_ptr(&self.shared).addr()
     }
 
     /// Registers a request that came over `connection`, or by a call if there is none.
     pub(crate) fn client(&self, connection: Option<&clients::Connection>) -> clients::Request {
-        self.pool.clients.request(self.owner(), connection)
+        self.pool.clients.request(self.container_key(), connection)
     }
 
     pub(crate) fn id(&self) -> &str {
@@ -168,7 +168,7 @@ impl Handler {
 
     /// Waits until a connection should end after the requests in flight. `streams` reports a request on HTTP/2: such a connection also ends
     /// when the handler is retired.
-    pub(crate) async fn leaving(&self, streams: &Notify) {
+    pub(crate) async fn should_close(&self, streams: &Notify) {
         let retired = async {
             self.retire.cancelled().await;
             streams.notified().await;
@@ -176,7 +176,7 @@ impl Handler {
         tokio::select! { () = self.drain.cancelled() => {}, () = retired => {} }
     }
 
-    pub(crate) fn tell_of_other_sites(&self, text: &str) {
+    pub(crate) fn log_cross_site(&self, text: &str) {
         if !self.cross_site_logged.swap(true, Relaxed) {
             self.shared.log.lines(Source::Stderr, text);
         }
@@ -196,12 +196,12 @@ impl Handler {
     {
         let trace = self.tracer.as_ref().map(|tracer| tracer.trace(request.headers_mut()));
         let access = self.shared.spec.http.access_log;
-        let access = access.then(|| Access::new(&self.shared.log, peer.address.ip(), &request, trace.as_ref()));
+        let access = access.then(|| AccessLogEntry::new(&self.shared.log, peer.address.ip(), &request, trace.as_ref()));
         let caller = Caller { client, via: peer.via, trace, inline };
         let response = self.run_and_answer(request, caller).await;
         let Some(mut access) = access else { return response };
         access.answered(response.status());
-        response.map(|body| Counted { body, access }.boxed_unsync())
+        response.map(|body| CountedBody { body, access }.boxed_unsync())
     }
 
     async fn run_and_answer<B>(self: Arc<Self>, request: http::Request<B>, caller: Caller) -> Response
@@ -210,7 +210,7 @@ impl Handler {
         B::Error: std::fmt::Display,
     {
         if self.drain.is_cancelled() {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "this container is being stopped");
+            return text_response(StatusCode::SERVICE_UNAVAILABLE, "this container is being stopped");
         }
         self.shared.requests.fetch_add(1, Relaxed);
         let begin = Instant::now();
@@ -221,40 +221,48 @@ impl Handler {
         let context = RunContext { what: what.clone(), client: client.clone(), via, delivery: Arc::default() };
         let delivery = context.delivery.clone();
         let (sender, receiver) = oneshot::channel();
-        let request = with_host(request).map(|body| Incoming::new(body, client.clone()));
-        let question = Question { request, trace };
+        let request = with_host(request).map(|body| RequestBody::new(body, client.clone()));
+        let question = GuestRequest { request, trace };
         let run = self.requests.track_future(self.clone().run(question, sender, context));
         let (result, mut task) = match inline {
-            true => Task::begin_here(Box::pin(run), receiver, self.pool.handle()).await,
+            true => Task::run_inline(Box::pin(run), receiver, self.pool.handle()).await,
             false => Task::begin(run, receiver, &delivery, self.pool.handle()).await,
         };
         let response = match result {
             Ok(Ok(Ok(response))) if response.status().is_informational() => {
                 let status = response.status();
                 self.log(&what, &format!("the component answered {status}, which is not the end of an answer"));
-                plain(StatusCode::BAD_GATEWAY, &format!("the component answered {status}"))
+                text_response(StatusCode::BAD_GATEWAY, &format!("the component answered {status}"))
             }
             Ok(Ok(Ok(response))) => {
                 let (parts, body) = response.into_parts();
                 let length = parts.headers.get(header::CONTENT_LENGTH);
                 let left = if is_head_request { Some(0) } else { length.and_then(|it| it.to_str().ok()?.parse().ok()) };
                 task.done = left == Some(0) && !is_head_request || body.is_end_stream();
-                client.untaken(true);
-                let body =
-                    Guarded { body, left, delivery, task, client, what, shared: self.shared.clone(), broken: None };
+                client.set_waiting_for_reader(true);
+                let body = ResponseBody {
+                    body,
+                    left,
+                    delivery,
+                    task,
+                    client,
+                    what,
+                    shared: self.shared.clone(),
+                    broken: None,
+                };
                 http::Response::from_parts(parts, body.boxed_unsync())
             }
             Ok(Ok(Err(code))) => {
                 task.done = true;
                 self.log(&what, &format!("the component answered with an error: {code:?}"));
-                plain(StatusCode::BAD_GATEWAY, &format!("the component answered with an error: {code:?}"))
+                text_response(StatusCode::BAD_GATEWAY, &format!("the component answered with an error: {code:?}"))
             }
             Ok(Err(failure)) => {
                 task.done = true;
                 failure
             }
             // The task was aborted or panicked.
-            Err(_) => plain(StatusCode::SERVICE_UNAVAILABLE, "this container was ended"),
+            Err(_) => text_response(StatusCode::SERVICE_UNAVAILABLE, "this container was ended"),
         };
         self.shared.metrics.answered(response.status(), begin.elapsed());
         response
@@ -265,7 +273,7 @@ impl Handler {
     }
 
     /// Runs one request to its end. `head` gets the head of the response as soon as the guest sets it, or the response to give instead.
-    async fn run<B>(self: Arc<Self>, question: Question<B>, head: HeadSender, context: RunContext)
+    async fn run<B>(self: Arc<Self>, question: GuestRequest<B>, head: HeadSender, context: RunContext)
     where
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
@@ -283,7 +291,7 @@ impl Handler {
             let turn = self.turn(bytes, via).await?;
             let source = self.instance_source().await?;
             let quota = self.shared.quota.clone();
-            let run = Held::new(self.serve(source, question, delivery.clone(), head.clone()), delivery);
+            let run = BatchedWrites::new(self.serve(source, question, delivery.clone(), head.clone()), delivery);
             Throttled::new(Alternating::new(run, turn), quota, self.pool.ticker.clone()).await.map_err(Failure::Guest)
         };
         let timeout = async {
@@ -295,17 +303,17 @@ impl Handler {
         let failure = tokio::select! {
             biased;
             () = self.cut.cancelled() => {
-                respond(plain(StatusCode::SERVICE_UNAVAILABLE, "this container was ended"));
+                respond(text_response(StatusCode::SERVICE_UNAVAILABLE, "this container was ended"));
                 return;
             }
             () = client.cut().cancelled() => {
                 self.log(&what, "ended, since its client neither sent nor took anything for too long");
-                respond(plain(StatusCode::REQUEST_TIMEOUT, "nothing came for too long"));
+                respond(text_response(StatusCode::REQUEST_TIMEOUT, "nothing came for too long"));
                 return;
             }
             result = guest => match result {
                 Ok(()) => {
-                    if respond(plain(StatusCode::BAD_GATEWAY, "the component gave no answer")) {
+                    if respond(text_response(StatusCode::BAD_GATEWAY, "the component gave no answer")) {
                         self.log(&what, "the component gave no answer");
                     }
                     return;
@@ -324,34 +332,37 @@ impl Handler {
     fn refused(&self, failure: Failure, what: &str) -> Response {
         match failure {
             Failure::QueueFull => {
-                plain(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this container")
+                text_response(StatusCode::SERVICE_UNAVAILABLE, "too many requests are waiting for this container")
             }
             Failure::Deadlock => {
                 self.log(
                     what,
                     "refused: requests that wait keep all the memory or places there are, and nothing moves",
                 );
-                plain(StatusCode::SERVICE_UNAVAILABLE, "other requests keep all the room there is, and they wait")
+                text_response(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "other requests keep all the room there is, and they wait",
+                )
             }
             Failure::NoSlot => {
                 self.log(what, &format!("refused: {NODE_FULL}"));
-                plain(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL)
+                text_response(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL)
             }
             Failure::Guest(error) => self.failed(&error, what),
         }
     }
 
     /// Waits for a turn. Probes, which come from the cluster, do not wait: they are few, and a busy container must not fail its probes.
-    async fn turn(&self, bytes: usize, via: Via) -> Result<Turn, Failure> {
+    async fn turn(&self, bytes: usize, via: Via) -> Result<RunPermit, Failure> {
         if via == Via::Cluster {
-            return Ok(self.turns.extra());
+            return Ok(self.turns.acquire_unlimited());
         }
         self.turns.begin(bytes).await.map_err(|_| Failure::QueueFull)
     }
 
     /// Waits for memory and a slot for an instance. Meanwhile requests whose clients stall are ended. If requests that call each other, in any
     /// number of pods, have all the memory, requests without an instance are refused, so that the others can finish.
-    async fn reserve(&self) -> Result<(InstanceMemory, Place), Failure> {
+    async fn reserve(&self) -> Result<(InstanceMemory, InstanceSlot), Failure> {
         let begin = Instant::now();
         let reserved = async {
             let memory = self.shared.memory.reserve(self.image.initial_memory).await;
@@ -368,10 +379,13 @@ impl Handler {
             if let Ok(result) = tokio::time::timeout(PRESSURE_CHECK_INTERVAL, reserved.as_mut()).await {
                 return result;
             }
-            self.pool.clients.relieve(self.owner(), STALL_TIMEOUT);
+            self.pool.clients.cut_longest_stall(self.container_key(), STALL_TIMEOUT);
             let calls = self.shared.outgoing.available_permits() < self.options.outgoing;
             let no_instance = self.shared.instances.load(Relaxed) == 0;
-            if begin.elapsed() >= DEADLOCK_TIMEOUT && self.turns.quiet() >= DEADLOCK_TIMEOUT && (calls || no_instance) {
+            if begin.elapsed() >= DEADLOCK_TIMEOUT
+                && self.turns.idle_time() >= DEADLOCK_TIMEOUT
+                && (calls || no_instance)
+            {
                 return Err(Failure::Deadlock);
             }
         }
@@ -392,7 +406,7 @@ impl Handler {
     async fn serve<B>(
         &self,
         source: InstanceSource,
-        question: Question<B>,
+        question: GuestRequest<B>,
         delivery: Arc<Delivery>,
         head: Arc<Mutex<Option<HeadSender>>>,
     ) -> wasmtime::Result<()>
@@ -417,7 +431,7 @@ impl Handler {
     fn timed_out(&self, what: &str) -> Response {
         let limit = self.shared.spec.http.request_timeout.unwrap_or_default().as_secs_f32();
         self.log(what, &format!("cut after {limit} s"));
-        plain(StatusCode::GATEWAY_TIMEOUT, &format!("no answer from the component within {limit} s"))
+        text_response(StatusCode::GATEWAY_TIMEOUT, &format!("no answer from the component within {limit} s"))
     }
 
     fn failed(&self, error: &wasmtime::Error, what: &str) -> Response {
@@ -427,15 +441,18 @@ impl Handler {
         }
         self.shared.log.lines(Source::Stderr, &format!("sampan: {what} failed: {story}"));
         if exit::is_contention(error) {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, "other requests use all the memory of this container");
+            return text_response(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "other requests use all the memory of this container",
+            );
         }
         if exit::is_out_of_memory(error) {
             (self.out_of_memory)(story);
         }
         if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-            return plain(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL);
+            return text_response(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL);
         }
-        plain(StatusCode::INTERNAL_SERVER_ERROR, "the component failed; its log has the backtrace")
+        text_response(StatusCode::INTERNAL_SERVER_ERROR, "the component failed; its log has the backtrace")
     }
 }
 
@@ -444,7 +461,7 @@ enum InstanceSource {
     /// An existing instance is reused.
     Idle(Instance),
     /// A new instance is created with this memory and slot.
-    Reserved(InstanceMemory, Place),
+    Reserved(InstanceMemory, InstanceSlot),
 }
 
 /// Why a guest did not answer.
@@ -492,7 +509,7 @@ fn with_host<B>(mut request: http::Request<B>) -> http::Request<B> {
 }
 
 /// A response with a line of plain text.
-pub(crate) fn plain(status: StatusCode, text: &str) -> Response {
+pub(crate) fn text_response(status: StatusCode, text: &str) -> Response {
     let body = Full::from(format!("{text}\n")).map_err(|never: Infallible| match never {}).boxed_unsync();
     let mut response = http::Response::new(body);
     *response.status_mut() = status;

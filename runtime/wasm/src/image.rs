@@ -2,8 +2,8 @@
 
 use crate::{
     guest::{CoreGuest, Guest},
-    places::{Need, Seat},
     pool::{EngineLinkers, Pool},
+    slots::{Need, SlotKind},
 };
 use container::{Artifact, Error, Prepared, Result};
 use std::{fmt, sync::Arc};
@@ -101,8 +101,8 @@ impl Image {
     }
 
     /// The guest to instantiate in a slot of the pool or of single instances.
-    pub(crate) async fn target(self: &Arc<Self>, pool: &Arc<Pool>, seat: Seat) -> wasmtime::Result<&Target> {
-        if seat == Seat::Pool {
+    pub(crate) async fn target(self: &Arc<Self>, pool: &Arc<Pool>, seat: SlotKind) -> wasmtime::Result<&Target> {
+        if seat == SlotKind::Pool {
             return self.pool.as_ref().ok_or_else(|| wasmtime::format_err!("it does not fit the pool"));
         }
         let load = async || {

@@ -1,18 +1,18 @@
-//! The instances of one HTTP handler: made, and, where its policy says so, reused one request after the other.
+//! The instances of one HTTP handler, created per request or, by policy, reused for one request after the other.
 //!
-//! An idle instance keeps its memory's charge and its place. It goes when it has answered enough requests, is old, has been idle for long,
-//! or when another instance of the account wants what it has. One that failed is never reused.
+//! An idle instance keeps its memory charge and its slot. It is dropped at its limits of requests, age and idle time, or when another
+//! instance needs its memory or slot. An instance that failed is never reused.
 
 use crate::{
-    body::Incoming,
+    body::RequestBody,
     delivery::Delivery,
     exit,
     guest::{self, Guest, Shared},
     image::{Image, Target},
     memory::{InstanceMemory, Reclaim},
-    places::Place,
     pool::Pool,
     quota::Throttled,
+    slots::InstanceSlot,
 };
 use bytes::Bytes;
 use container::{HttpPolicy, InstancePolicy, Reuse, log::Source};
@@ -36,26 +36,26 @@ use wasmtime_wasi_http::{
     },
 };
 
-/// How long no spare instance is made after one could not be.
+/// Delay before the next spare instance after one could not be created.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// The answer's head as the guest gave it.
+/// The head of the guest's answer, or its error.
 pub(crate) type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
 
-/// One instance. Its memory is given back before its place.
+/// One instance. Its memory is released before its slot.
 pub(crate) struct Instance {
     store: Store<Guest>,
     proxy: Proxy,
-    _place: Place,
+    _place: InstanceSlot,
     made: Instant,
     answered: u64,
-    _alive: Option<Alive>,
+    _alive: Option<LiveInstance>,
 }
 
 /// Counts an instance that may be reused.
-struct Alive(Arc<Changes>);
+struct LiveInstance(Arc<Changes>);
 
-impl Drop for Alive {
+impl Drop for LiveInstance {
     fn drop(&mut self) {
         self.0.alive.fetch_sub(1, SeqCst);
         self.0.some.notify_one();
@@ -75,29 +75,29 @@ pub(crate) struct Instances {
     image: Arc<Image>,
     reuse: Option<Reuse>,
     state: Mutex<State>,
-    /// An instance is idle, for a request that waits for room.
+    /// Notifies requests that wait for memory of an idle instance.
     returned: Notify,
     changes: Arc<Changes>,
 }
 
 #[derive(Default)]
 struct State {
-    /// The longest idle first.
+    /// Idle instances, the longest idle first.
     idle: VecDeque<(Instance, Instant)>,
-    /// Requests that wait for room or for an instance.
+    /// Requests that wait for memory or for an instance.
     waiting: usize,
-    /// When somebody looks at the idle ones; `None`: nobody does.
-    looked_at: Option<Instant>,
-    /// No instance is kept any more.
+    /// When the next check of idle instances is due; `None` if none is scheduled.
+    next_check: Option<Instant>,
+    /// No instance is kept for reuse: the handler stops.
     closed: bool,
-    /// No spare instance is made before.
-    not_before: Option<Instant>,
+    /// No spare instance is created before this time.
+    retry_at: Option<Instant>,
 }
 
-/// A request's input, which the guest has until the request is over.
-pub(crate) struct Question<B> {
-    pub(crate) request: http::Request<Incoming<B>>,
-    /// Given to the requests that the guest makes meanwhile.
+/// A request as the guest receives it.
+pub(crate) struct GuestRequest<B> {
+    pub(crate) request: http::Request<RequestBody<B>>,
+    /// Trace headers for outgoing requests of the guest.
     pub(crate) trace: Option<http::HeaderMap>,
 }
 
@@ -123,7 +123,7 @@ impl Instances {
             memory.reclaims(&(weak as Weak<dyn Reclaim>));
         }
         if reuse.is_some_and(|reuse| reuse.min > 0) {
-            this.look(&mut this.state.lock(), Instant::now());
+            this.schedule_check(&mut this.state.lock(), Instant::now());
         }
         this
     }
@@ -163,14 +163,14 @@ impl Instances {
     }
 
     /// A new one. The share has what it begins with.
-    pub(crate) async fn make(&self, share: InstanceMemory, place: Place) -> wasmtime::Result<Instance> {
+    pub(crate) async fn make(&self, share: InstanceMemory, place: InstanceSlot) -> wasmtime::Result<Instance> {
         let target = self.image.target(&self.pool, place.seat).await?;
         let (Target::Http(pre), Some(side)) = (target, self.pool.side(place.seat)) else {
             return Err(wasmtime::format_err!("this is no HTTP handler"));
         };
         let alive = self.reuse.map(|_| {
             self.changes.alive.fetch_add(1, SeqCst);
-            Alive(self.changes.clone())
+            LiveInstance(self.changes.clone())
         });
         let mut store = guest::request_store(&side.engine, &self.shared, share)?;
         match pre.instantiate_async(&mut store).await {
@@ -198,8 +198,8 @@ impl Instances {
         if state.waiting > 0 {
             self.returned.notify_one();
         }
-        if state.idle.len() > reuse.min || state.looked_at.is_none() {
-            self.look(&mut state, now + reuse.max_idle);
+        if state.idle.len() > reuse.min || state.next_check.is_none() {
+            self.schedule_check(&mut state, now + reuse.max_idle);
         }
         true
     }
@@ -221,14 +221,14 @@ impl Instances {
     }
 
     /// Sees to it that somebody looks at the idle ones by then.
-    fn look(self: &Arc<Self>, state: &mut State, by: Instant) {
-        match state.looked_at {
+    fn schedule_check(self: &Arc<Self>, state: &mut State, by: Instant) {
+        match state.next_check {
             None => {
-                state.looked_at = Some(by);
+                state.next_check = Some(by);
                 self.pool.handle().spawn(Self::watch(Arc::downgrade(self), self.changes.clone()));
             }
             Some(at) if by < at => {
-                state.looked_at = Some(by);
+                state.next_check = Some(by);
                 self.changes.some.notify_one();
             }
             Some(_) => {}
@@ -267,13 +267,13 @@ impl Instances {
         }
         self.shared.idle.fetch_add(state.idle.len() as u64, SeqCst);
         if !state.closed && self.changes.alive.load(SeqCst) - gone.len() < reuse.min {
-            let again = state.not_before.unwrap_or(now);
+            let again = state.retry_at.unwrap_or(now);
             next = Some(next.map_or(again, |next| next.min(again)));
         }
         // Whoever has a minimum is told of each end.
         let kept = !state.closed && reuse.min > 0;
-        state.looked_at = next.or_else(|| kept.then(|| now + reuse.max_age));
-        let next = state.looked_at;
+        state.next_check = next.or_else(|| kept.then(|| now + reuse.max_age));
+        let next = state.next_check;
         drop(state);
         drop(gone);
         next
@@ -284,7 +284,7 @@ impl Instances {
         let Some(reuse) = self.reuse.filter(|reuse| reuse.min > 0) else { return };
         loop {
             let enough = self.changes.alive.load(SeqCst) >= reuse.min;
-            let late = self.state.lock().not_before.is_some_and(|at| Instant::now() < at);
+            let late = self.state.lock().retry_at.is_some_and(|at| Instant::now() < at);
             if enough || late || self.state.lock().closed {
                 return;
             }
@@ -307,7 +307,7 @@ impl Instances {
                 }
             };
             if !kept {
-                self.state.lock().not_before = Some(Instant::now() + RETRY_DELAY);
+                self.state.lock().retry_at = Some(Instant::now() + RETRY_DELAY);
             }
         }
     }
@@ -318,7 +318,7 @@ impl Reclaim for Instances {
         let mut state = self.state.lock();
         let idle = self.empty(&mut state);
         if !idle.is_empty() {
-            state.not_before = Some(Instant::now() + RETRY_DELAY);
+            state.retry_at = Some(Instant::now() + RETRY_DELAY);
         }
         // Their ends are told, which needs no lock.
         drop(state);
@@ -330,7 +330,7 @@ impl Instance {
     /// Answers one request: `tell` gets the answer's head as soon as the guest sets it.
     pub(crate) async fn answer<B>(
         &mut self,
-        question: Question<B>,
+        question: GuestRequest<B>,
         delivery: &Arc<Delivery>,
         tell: impl FnOnce(Head) + Send + Sync + 'static,
     ) -> wasmtime::Result<()>
@@ -338,7 +338,7 @@ impl Instance {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
-        let Question { request, trace } = question;
+        let GuestRequest { request, trace } = question;
         let guest = self.store.data_mut();
         guest.begin(delivery.clone(), trace);
         let over = request.body().over();

@@ -19,7 +19,7 @@
 //!   exceeds the rest of the limit waits for others to end: load alone does not kill a container.
 //! * Memory that the host holds for an instance (headers, bodies, listings) counts as its memory (`host`). The node's account follows the
 //!   memory that is available on the machine, so that a guest is OOMKilled and not the cluster.
-//! * The node limits the number of instances by slots (`places`), in a preallocated pool or outside of it. A container takes at most a quarter
+//! * The node limits the number of instances by slots (`slots`), in a preallocated pool or outside of it. A container takes at most a quarter
 //!   of the slots, some slots are reserved for first requests and for HTTP, and the node reports a problem before they run out. An instance
 //!   that does not fit the pool's limits (large tables, several memories) runs outside of it.
 //! * A trap in an HTTP handler ends one request, with response 500 and the backtrace in the container's log, but not the container. A trap in a
@@ -64,20 +64,20 @@ mod metrics;
 mod options;
 mod outgoing;
 mod pairs;
-mod places;
 mod pool;
 mod preview;
 mod queue;
 mod quota;
+mod run_limit;
 mod runtime;
 mod served;
+mod slots;
 mod sockets;
 mod stdio;
 mod terminal;
 mod ticker;
 mod tools;
 mod trace;
-mod turns;
 mod unstable;
 mod view;
 

@@ -96,7 +96,7 @@ impl<F: Fn() -> Option<Now> + Send + Sync + 'static> Collector for Present<F> {
             ("sampan_wasm_instances", "Guest instances that exist", now.instances),
             ("sampan_wasm_instances_idle", "Of them, those that wait for a request", now.instances_idle),
             ("sampan_wasm_places", "Guest instances that may exist at a time", now.places),
-            ("sampan_wasm_places_taken", "Places that instances have or are about to have", now.places_taken),
+            ("sampan_wasm_places_taken", "InstanceSlots that instances have or are about to have", now.places_taken),
             ("sampan_wasm_memory_bytes", "Memory that guests hold", now.memory),
         ] {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;

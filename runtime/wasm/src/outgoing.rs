@@ -46,7 +46,7 @@ impl WasiHttpHooks for Outgoing {
             return Box::new(async { Err(Error::ConnectionLimitReached) });
         };
         if let Some(trace) = &self.trace
-            && !request.headers().contains_key(trace::PARENT)
+            && !request.headers().contains_key(trace::TRACEPARENT)
         {
             request.headers_mut().extend(trace.clone());
         }

@@ -4,7 +4,7 @@ use crate::{
     Options,
     clients::Clients,
     config, guest, limits,
-    places::{Places, Seat},
+    slots::{InstanceSlots, SlotKind},
     ticker::Ticker,
     unstable,
 };
@@ -68,7 +68,7 @@ pub(crate) struct Pool {
     pool: Option<EngineLinkers>,
     /// For instances that are allocated on demand.
     pub(crate) single: EngineLinkers,
-    pub(crate) places: Arc<Places>,
+    pub(crate) places: Arc<InstanceSlots>,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clients: Arc<Clients>,
     /// One permit per running built-in tool, at most [`MAX_TOOLS`].
@@ -120,7 +120,7 @@ impl Pool {
         Ok(Self {
             pool: engines.pool.map(|(engine, _)| EngineLinkers::new(engine)).transpose()?,
             single: EngineLinkers::new(engines.single)?,
-            places: Places::new(pooled as usize, single as usize),
+            places: InstanceSlots::new(pooled as usize, single as usize),
             ticker: Ticker::start(weak)?,
             clients,
             tools: Arc::new(Semaphore::new(MAX_TOOLS)),
@@ -131,10 +131,10 @@ impl Pool {
     }
 
     /// The engine for a kind of slot. `None` if this node has no such slots.
-    pub(crate) fn side(&self, seat: Seat) -> Option<&EngineLinkers> {
+    pub(crate) fn side(&self, seat: SlotKind) -> Option<&EngineLinkers> {
         match seat {
-            Seat::Pool => self.pool.as_ref(),
-            Seat::Single => Some(&self.single),
+            SlotKind::Pool => self.pool.as_ref(),
+            SlotKind::Single => Some(&self.single),
         }
     }
 

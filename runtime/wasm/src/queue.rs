@@ -1,46 +1,47 @@
-//! Who compiles next: several at a time, the smallest first, and one place that only small ones take, so that none waits for minutes behind
-//! large ones.
+//! The queue of compilations: several run at a time, the smallest input goes first, and one permit is reserved for small inputs, so that they
+//! do not wait behind large ones.
 
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::oneshot;
 
-/// Bytes of Wasm that compile in less than a second.
+/// Most bytes of a small input, which compiles in less than a second.
 const SMALL: u64 = 1 << 20;
 
-pub(crate) struct Queue {
-    /// Compilers at a time, at least 2.
-    places: usize,
+/// Limits concurrent compilations.
+pub(crate) struct CompileQueue {
+    /// Most concurrent compilations, at least 2.
+    max_compilers: usize,
     state: Mutex<State>,
 }
 
 #[derive(Default)]
 struct State {
     running: usize,
-    /// Of them, those that are not small.
+    /// Running compilations of large inputs.
     large: usize,
-    /// By size, then in order.
-    waiting: BTreeMap<(u64, u64), oneshot::Sender<Place>>,
+    /// Sorted by size, then by arrival.
+    waiting: BTreeMap<(u64, u64), oneshot::Sender<CompilePermit>>,
     next: u64,
 }
 
-/// A compiler may run until this is dropped.
-pub(crate) struct Place {
-    queue: Option<Arc<Queue>>,
+/// Permits one compilation until it is dropped.
+pub(crate) struct CompilePermit {
+    queue: Option<Arc<CompileQueue>>,
     bytes: u64,
 }
 
-impl Queue {
-    pub(crate) fn new(places: usize) -> Arc<Self> {
-        Arc::new(Self { places: places.max(2), state: Mutex::default() })
+impl CompileQueue {
+    pub(crate) fn new(max_compilers: usize) -> Arc<Self> {
+        Arc::new(Self { max_compilers: max_compilers.max(2), state: Mutex::default() })
     }
 
-    /// A place to compile so many bytes; `queued` is called if there is none yet. Cancel-safe.
-    pub(crate) async fn place(self: &Arc<Self>, bytes: u64, queued: impl FnOnce()) -> Place {
+    /// Waits for the permit to compile an input of `bytes`. Calls `queued` if it has to wait. Cancel-safe.
+    pub(crate) async fn acquire(self: &Arc<Self>, bytes: u64, queued: impl FnOnce()) -> CompilePermit {
         let receiver = {
             let mut state = self.state.lock();
-            if let Some(place) = self.take(&mut state, bytes) {
-                return place;
+            if let Some(permit) = self.take(&mut state, bytes) {
+                return permit;
             }
             let (sender, receiver) = oneshot::channel();
             state.next += 1;
@@ -50,17 +51,17 @@ impl Queue {
         };
         queued();
         // The sender is in the queue, which is borrowed here, until it has sent.
-        receiver.await.unwrap_or(Place { queue: None, bytes })
+        receiver.await.unwrap_or(CompilePermit { queue: None, bytes })
     }
 
-    fn take(self: &Arc<Self>, state: &mut State, bytes: u64) -> Option<Place> {
+    fn take(self: &Arc<Self>, state: &mut State, bytes: u64) -> Option<CompilePermit> {
         let is_large = bytes > SMALL;
-        if state.running >= self.places || is_large && state.large + 1 >= self.places {
+        if state.running >= self.max_compilers || is_large && state.large + 1 >= self.max_compilers {
             return None;
         }
         state.running += 1;
         state.large += usize::from(is_large);
-        Some(Place { queue: Some(self.clone()), bytes })
+        Some(CompilePermit { queue: Some(self.clone()), bytes })
     }
 }
 
@@ -71,17 +72,17 @@ impl State {
     }
 }
 
-impl Drop for Place {
+impl Drop for CompilePermit {
     fn drop(&mut self) {
         let Some(queue) = self.queue.take() else { return };
         let mut state = queue.state.lock();
         state.give_back(self.bytes);
         while let Some(&(bytes, _)) = state.waiting.keys().next()
-            && let Some(place) = queue.take(&mut state, bytes)
+            && let Some(permit) = queue.take(&mut state, bytes)
             && let Some((_, sender)) = state.waiting.pop_first()
         {
-            if let Err(mut unsent) = sender.send(place) {
-                // It is not waited for any more. Dropping it would come back here.
+            if let Err(mut unsent) = sender.send(permit) {
+                // The waiter is gone. Without the queue, dropping the permit does not enter this function again.
                 unsent.queue = None;
                 state.give_back(bytes);
             }
@@ -97,14 +98,14 @@ mod tests {
 
     #[tokio::test]
     async fn the_smallest_is_next_and_large_ones_leave_a_place() {
-        let queue = Queue::new(2);
+        let queue = CompileQueue::new(2);
         let order = Arc::new(Mutex::new(Vec::new()));
         let start = |bytes: u64| {
             let (queue, order) = (queue.clone(), order.clone());
             tokio::spawn(async move {
-                let place = queue.place(bytes, || ()).await;
+                let permit = queue.acquire(bytes, || ()).await;
                 order.lock().push(bytes);
-                place
+                permit
             })
         };
         let settle = async || {
@@ -115,7 +116,7 @@ mod tests {
         let large = start(9 * MIB).await.unwrap();
         let waiting = [8 * MIB, 3 * MIB, 5 * MIB].map(start);
         settle().await;
-        assert_eq!(*order.lock(), [9 * MIB], "one place is for small ones");
+        assert_eq!(*order.lock(), [9 * MIB], "one permit is for small ones");
         let small = start(MIB).await.unwrap();
         let second = start(10);
         settle().await;
@@ -131,7 +132,7 @@ mod tests {
         assert_eq!(order.lock()[2..], [10, 3 * MIB], "the smallest of those that wait, beside a small one");
         drop(second);
         settle().await;
-        assert_eq!(order.lock().len(), 4, "a place is for small ones");
+        assert_eq!(order.lock().len(), 4, "a permit is for small ones");
         let [eight, three, five] = waiting;
         drop(three.await.unwrap());
         drop(five.await.unwrap());

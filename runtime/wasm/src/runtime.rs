@@ -18,7 +18,7 @@ use crate::{
     pairs::Pairs,
     pool::{self, BLOCKING_CALLS_PER_THREAD, LazyPool, Pool},
     quota::{Quota, Throttled},
-    served::Served,
+    served::NetworkHandler,
     trace::Tracer,
 };
 use async_trait::async_trait;
@@ -329,7 +329,7 @@ impl Inner {
             container.retire.clone(),
             out_of_memory,
         );
-        let serving = match shared.sockets.serve_http(port, Arc::new(Served(handler.clone()))).await {
+        let serving = match shared.sockets.serve_http(port, Arc::new(NetworkHandler(handler.clone()))).await {
             Ok(serving) => serving,
             Err(net::Error::AddressInUse(address)) => {
                 let message = format!("port {} is taken by another container of this pod", address.port());
@@ -418,7 +418,7 @@ async fn supervise(
         () = container.kill.cancelled() => end_now(End::killed()).await,
         drained = async {
             let begin = Instant::now();
-            handler.linger(CLIENT_CLOSE_TIMEOUT.min(grace / 2)).await;
+            handler.wait_for_disconnects(CLIENT_CLOSE_TIMEOUT.min(grace / 2)).await;
             handler.drain(grace.saturating_sub(begin.elapsed())).await
         } => if drained { End::exited(0) } else { End::killed() },
     }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use tokio::net::TcpStream;
 
 /// Gives calls and connections of the network to a handler.
-pub(crate) struct Served(pub(crate) Arc<Handler>);
+pub(crate) struct NetworkHandler(pub(crate) Arc<Handler>);
 
 #[async_trait::async_trait]
-impl HttpHandler for Served {
+impl HttpHandler for NetworkHandler {
     async fn call(&self, request: net::Request, peer: Peer) -> net::Result<net::Response> {
         let this = self.0.clone();
         let client = this.client(None);
@@ -18,7 +18,7 @@ impl HttpHandler for Served {
 
     fn serve(&self, connection: Connection, peer: Peer) {
         let this = self.0.clone();
-        let Some(client) = this.pool.clients.connect(this.owner()) else {
+        let Some(client) = this.pool.clients.connect(this.container_key()) else {
             // Dropping the connection closes it. The client sees a reset and may try another endpoint.
             return;
         };

@@ -1,4 +1,4 @@
-//! W3C trace context (<https://www.w3.org/TR/trace-context/>): which requests belong together.
+//! W3C trace context (<https://www.w3.org/TR/trace-context/>).
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
@@ -7,36 +7,39 @@ use std::{
     time::SystemTime,
 };
 
-pub(crate) const PARENT: HeaderName = HeaderName::from_static("traceparent");
+pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const STATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Begins traces. Their identifiers are unique, not secret.
+/// Starts traces. Their identifiers are unique, not secret.
 pub(crate) struct Tracer {
     seed: Sha256,
     next: AtomicU64,
 }
 
 impl Tracer {
-    /// For what is named so and starts now, on the node that has this key.
+    /// A tracer for the container `name`, started `now` on the node with this key: the three make its identifiers unique.
     pub(crate) fn new(key: &[u8; 32], name: &str, now: SystemTime) -> Self {
         let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_nanos();
         let seed = Sha256::new().chain_update(b"trace\0").chain_update(key).chain_update(now.to_be_bytes());
         Self { seed: seed.chain_update(name), next: AtomicU64::new(0) }
     }
 
-    /// The trace that a request belongs to. It begins one if it names none: then its headers say so.
+    /// Returns the trace headers of a request. A request without a valid context starts a trace, which is added to its headers.
     pub(crate) fn trace(&self, headers: &mut HeaderMap) -> HeaderMap {
-        let mut named = headers.get_all(PARENT).iter();
+        let mut named = headers.get_all(TRACEPARENT).iter();
         let valid = matches!((named.next(), named.next()), (Some(one), None) if is_valid(one.as_bytes()));
         if !valid {
             headers.remove(STATE);
-            headers.insert(PARENT, self.begin());
+            headers.insert(TRACEPARENT, self.begin());
         }
         let of = |name: HeaderName| headers.get_all(&name).iter().map(move |value| (name.clone(), value.clone()));
-        of(PARENT).chain(of(STATE)).collect::<Vec<_>>().into_iter().fold(HeaderMap::new(), |mut all, (name, value)| {
-            all.append(name, value);
-            all
-        })
+        of(TRACEPARENT).chain(of(STATE)).collect::<Vec<_>>().into_iter().fold(
+            HeaderMap::new(),
+            |mut all, (name, value)| {
+                all.append(name, value);
+                all
+            },
+        )
     }
 
     fn begin(&self) -> HeaderValue {
@@ -47,7 +50,7 @@ impl Tracer {
     }
 }
 
-/// Whether it is a `traceparent` as its version 00 says, or may be one of a later version.
+/// Whether the text is a `traceparent` of version 00, or can be one of a later version.
 fn is_valid(text: &[u8]) -> bool {
     let hex = |part: &[u8]| part.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
     let some = |part: &[u8]| hex(part) && part.iter().any(|byte| *byte != b'0');
@@ -75,13 +78,13 @@ mod tests {
         let run = |parents: &[&str]| {
             let mut headers = HeaderMap::new();
             for parent in parents {
-                headers.append(PARENT, parent.parse().unwrap());
+                headers.append(TRACEPARENT, parent.parse().unwrap());
             }
             headers.append(STATE, "a=1".parse().unwrap());
             headers.append(STATE, "b=2".parse().unwrap());
             let trace = tracer.trace(&mut headers);
             assert_eq!(trace, headers, "the guest and who it asks are told the same");
-            (trace.get(PARENT).unwrap().to_str().unwrap().to_owned(), trace.get_all(STATE).iter().count())
+            (trace.get(TRACEPARENT).unwrap().to_str().unwrap().to_owned(), trace.get_all(STATE).iter().count())
         };
         assert_eq!(run(&[GOOD]), (GOOD.to_owned(), 2));
         let later = format!("01{}-more", &GOOD[2..]);

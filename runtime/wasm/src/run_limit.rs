@@ -22,7 +22,7 @@ use std::{
 use tokio::{sync::oneshot, time::Instant};
 
 /// The concurrency limit of one container, with a bounded FIFO queue of guests that wait to start.
-pub(crate) struct Turns {
+pub(crate) struct RunLimit {
     /// Most guests that run at the same time.
     limit: usize,
     /// Most bytes that the queued guests hold together.
@@ -38,7 +38,7 @@ pub(crate) struct Turns {
 struct State {
     running: usize,
     /// The queue. It may contain cancelled entries, whose receivers are closed.
-    waiting: VecDeque<oneshot::Sender<Turn>>,
+    waiting: VecDeque<oneshot::Sender<RunPermit>>,
     /// Bytes that the queued guests hold.
     queued_bytes: usize,
     /// Queued guests, without cancelled ones.
@@ -49,7 +49,7 @@ struct State {
 #[derive(Debug)]
 pub(crate) struct Full;
 
-impl Turns {
+impl RunLimit {
     pub(crate) fn new(limit: usize, max_queued_bytes: usize, max_queued: usize) -> Arc<Self> {
         let state = Mutex::new(State { running: 0, waiting: VecDeque::new(), queued_bytes: 0, queued: 0 });
         Arc::new(Self {
@@ -67,12 +67,12 @@ impl Turns {
     ///
     /// # Errors
     /// The queue is full, in entries or in bytes.
-    pub(crate) async fn begin(self: &Arc<Self>, bytes: usize) -> Result<Turn, Full> {
+    pub(crate) async fn begin(self: &Arc<Self>, bytes: usize) -> Result<RunPermit, Full> {
         let receiver = {
             let mut state = self.state.lock();
             if state.running < self.limit {
                 state.running += 1;
-                return Ok(Turn { turns: self.clone(), held: true });
+                return Ok(RunPermit { turns: self.clone(), held: true });
             }
             if state.queued >= self.max_queued || state.queued_bytes.saturating_add(bytes) > self.max_queued_bytes {
                 return Err(Full);
@@ -88,13 +88,13 @@ impl Turns {
     }
 
     /// Acquires a permit immediately, even above the limit.
-    pub(crate) fn extra(self: &Arc<Self>) -> Turn {
+    pub(crate) fn acquire_unlimited(self: &Arc<Self>) -> RunPermit {
         self.state.lock().running += 1;
-        Turn { turns: self.clone(), held: true }
+        RunPermit { turns: self.clone(), held: true }
     }
 
     /// How long no guest has run, measured from the end of the last poll of a guest.
-    pub(crate) fn quiet(&self) -> Duration {
+    pub(crate) fn idle_time(&self) -> Duration {
         self.created.elapsed().saturating_sub(Duration::from_millis(self.last_run_ms.load(Relaxed)))
     }
 
@@ -110,7 +110,7 @@ impl Turns {
             let Some(next) = state.waiting.pop_front() else { return };
             state.running += 1;
             drop(state);
-            let sent = next.send(Turn { turns: self.clone(), held: true });
+            let sent = next.send(RunPermit { turns: self.clone(), held: true });
             let unsent = sent.err();
             state = self.state.lock();
             if let Some(mut turn) = unsent {
@@ -123,7 +123,7 @@ impl Turns {
 }
 
 /// Removes a guest, and the bytes that it holds, from the queue's counts when dropped.
-struct QueuedGuard<'a>(&'a Turns, usize);
+struct QueuedGuard<'a>(&'a RunLimit, usize);
 
 impl Drop for QueuedGuard<'_> {
     fn drop(&mut self) {
@@ -137,13 +137,13 @@ impl Drop for QueuedGuard<'_> {
 }
 
 /// A permit to run a guest. A guest that waits releases the permit and acquires it again when it continues. Dropping it releases it.
-pub(crate) struct Turn {
-    turns: Arc<Turns>,
+pub(crate) struct RunPermit {
+    turns: Arc<RunLimit>,
     /// Whether the permit counts against the limit now.
     held: bool,
 }
 
-impl Turn {
+impl RunPermit {
     /// Acquires the permit again, without waiting and even above the limit: guests that have started take precedence over queued guests.
     fn acquire(&mut self) {
         if !std::mem::replace(&mut self.held, true) {
@@ -158,7 +158,7 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for RunPermit {
     fn drop(&mut self) {
         self.release();
     }
@@ -167,7 +167,7 @@ impl Drop for Turn {
 /// A guest's future that releases its permit while it waits.
 pub(crate) struct Alternating<F> {
     future: Pin<Box<F>>,
-    turn: Turn,
+    turn: RunPermit,
     /// Wraps the waker of the current task, and is replaced when the future moves to another task.
     waker: Option<(Arc<WakeDetector>, Waker)>,
 }
@@ -190,7 +190,7 @@ impl Wake for WakeDetector {
 }
 
 impl<F: Future> Alternating<F> {
-    pub(crate) fn new(future: F, turn: Turn) -> Self {
+    pub(crate) fn new(future: F, turn: RunPermit) -> Self {
         Self { future: Box::pin(future), turn, waker: None }
     }
 }
@@ -245,7 +245,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn who_waits_has_no_turn_and_who_computes_has() {
-        let turns = Turns::new(2, 1000, 2);
+        let turns = RunLimit::new(2, 1000, 2);
         let event = Arc::new(Notify::new());
         // Any number of started guests may wait.
         let mut waiting = Vec::new();
@@ -266,7 +266,7 @@ mod tests {
         settle().await;
         assert!(!next.is_finished(), "two compute");
         assert!(turns.begin(600).await.is_err(), "no room to wait");
-        drop(turns.extra());
+        drop(turns.acquire_unlimited());
         let gone = tokio::spawn(async move { other.begin(300).await.is_ok() });
         settle().await;
         gone.abort();
@@ -285,6 +285,6 @@ mod tests {
         assert_eq!(turns.state.lock().running, 0);
         assert_eq!(turns.state.lock().queued_bytes, 0);
         tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(turns.quiet(), Duration::from_secs(3));
+        assert_eq!(turns.idle_time(), Duration::from_secs(3));
     }
 }

@@ -21,7 +21,7 @@ const HTTP_DIVISOR: usize = 4;
 
 /// The kind of a slot: in the preallocated pool, or allocated on demand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Seat {
+pub(crate) enum SlotKind {
     Pool,
     Single,
 }
@@ -43,24 +43,24 @@ struct Count {
 }
 
 /// All instance slots of the node.
-pub(crate) struct Places {
+pub(crate) struct InstanceSlots {
     capacity: Count,
     free: Mutex<Count>,
 }
 
 /// The slots that one container holds.
 #[derive(Default)]
-pub(crate) struct Held {
+pub(crate) struct ContainerSlots {
     pool: AtomicUsize,
     single: AtomicUsize,
     freed: Notify,
 }
 
 /// The slots of one instance, released on drop.
-pub(crate) struct Place {
-    places: Arc<Places>,
-    held: Arc<Held>,
-    pub(crate) seat: Seat,
+pub(crate) struct InstanceSlot {
+    places: Arc<InstanceSlots>,
+    held: Arc<ContainerSlots>,
+    pub(crate) seat: SlotKind,
     /// Number of slots.
     count: usize,
 }
@@ -79,7 +79,7 @@ fn max_per_container(capacity: usize) -> usize {
     capacity.div_ceil(SHARE_DIVISOR)
 }
 
-impl Places {
+impl InstanceSlots {
     pub(crate) fn new(pool: usize, single: usize) -> Arc<Self> {
         let capacity = Count { pool, single };
         Arc::new(Self { capacity, free: Mutex::new(capacity) })
@@ -102,7 +102,7 @@ impl Places {
 
     /// Takes the slots for a request's instance. Waits while the container is at its limit. Returns `None` if the node is full.
     /// Cancel-safe.
-    pub(crate) async fn request(self: &Arc<Self>, held: &Arc<Held>, need: Need) -> Option<Place> {
+    pub(crate) async fn request(self: &Arc<Self>, held: &Arc<ContainerSlots>, need: Need) -> Option<InstanceSlot> {
         loop {
             let freed = held.freed.notified();
             match self.try_request(held, need) {
@@ -114,11 +114,11 @@ impl Places {
     }
 
     /// Takes the slots for a spare instance, which no request needs yet. Returns `None` if no slot is free.
-    pub(crate) fn spare(self: &Arc<Self>, held: &Arc<Held>, need: Need) -> Option<Place> {
+    pub(crate) fn spare(self: &Arc<Self>, held: &Arc<ContainerSlots>, need: Need) -> Option<InstanceSlot> {
         self.try_request(held, need).ok()
     }
 
-    fn try_request(self: &Arc<Self>, held: &Arc<Held>, need: Need) -> Result<Place, Full> {
+    fn try_request(self: &Arc<Self>, held: &Arc<ContainerSlots>, need: Need) -> Result<InstanceSlot, Full> {
         let mut free = self.free.lock();
         let mine = Count { pool: held.pool.load(Relaxed), single: held.single.load(Relaxed) };
         let is_first = mine.pool + mine.single == 0;
@@ -126,10 +126,10 @@ impl Places {
             free >= count && (is_first || mine + count <= max_per_container(all) && free >= all / FIRST_DIVISOR + count)
         };
         if need.fits_pool && fits(free.pool, mine.pool, self.capacity.pool, 1) {
-            return Ok(self.take(&mut free, held, Seat::Pool, 1));
+            return Ok(self.take(&mut free, held, SlotKind::Pool, 1));
         }
         if fits(free.single, mine.single, self.capacity.single, need.alone) {
-            return Ok(self.take(&mut free, held, Seat::Single, need.alone));
+            return Ok(self.take(&mut free, held, SlotKind::Single, need.alone));
         }
         let pool_at_limit = !need.fits_pool || mine.pool >= max_per_container(self.capacity.pool);
         let single_at_limit = mine.single + need.alone > max_per_container(self.capacity.single);
@@ -137,44 +137,50 @@ impl Places {
     }
 
     /// Takes the slots for a command. Commands are long-lived and therefore prefer single slots. Returns `None` if the node is full.
-    pub(crate) fn command(self: &Arc<Self>, held: &Arc<Held>, need: Need) -> Option<Place> {
+    pub(crate) fn command(self: &Arc<Self>, held: &Arc<ContainerSlots>, need: Need) -> Option<InstanceSlot> {
         let mut free = self.free.lock();
         if free.single >= self.capacity.single / FIRST_DIVISOR + need.alone {
-            return Some(self.take(&mut free, held, Seat::Single, need.alone));
+            return Some(self.take(&mut free, held, SlotKind::Single, need.alone));
         }
         if need.fits_pool && free.pool > self.capacity.pool / HTTP_DIVISOR {
-            return Some(self.take(&mut free, held, Seat::Pool, 1));
+            return Some(self.take(&mut free, held, SlotKind::Pool, 1));
         }
         None
     }
 
     /// Moves `count` slots from `free` to `held`.
-    fn take(self: &Arc<Self>, free: &mut Count, held: &Arc<Held>, seat: Seat, count: usize) -> Place {
+    fn take(
+        self: &Arc<Self>,
+        free: &mut Count,
+        held: &Arc<ContainerSlots>,
+        seat: SlotKind,
+        count: usize,
+    ) -> InstanceSlot {
         *free.of(seat) -= count;
         held.of(seat).fetch_add(count, Relaxed);
-        Place { places: self.clone(), held: held.clone(), seat, count }
+        InstanceSlot { places: self.clone(), held: held.clone(), seat, count }
     }
 }
 
 impl Count {
-    fn of(&mut self, seat: Seat) -> &mut usize {
+    fn of(&mut self, seat: SlotKind) -> &mut usize {
         match seat {
-            Seat::Pool => &mut self.pool,
-            Seat::Single => &mut self.single,
+            SlotKind::Pool => &mut self.pool,
+            SlotKind::Single => &mut self.single,
         }
     }
 }
 
-impl Held {
-    fn of(&self, seat: Seat) -> &AtomicUsize {
+impl ContainerSlots {
+    fn of(&self, seat: SlotKind) -> &AtomicUsize {
         match seat {
-            Seat::Pool => &self.pool,
-            Seat::Single => &self.single,
+            SlotKind::Pool => &self.pool,
+            SlotKind::Single => &self.single,
         }
     }
 }
 
-impl Drop for Place {
+impl Drop for InstanceSlot {
     fn drop(&mut self) {
         let mut free = self.places.free.lock();
         *free.of(self.seat) += self.count;
@@ -191,7 +197,7 @@ mod tests {
     const FITS: Need = Need { fits_pool: true, alone: 1 };
     const LARGE: Need = Need { fits_pool: false, alone: 4 };
 
-    fn take(places: &Arc<Places>, held: &Arc<Held>, most: usize) -> (Vec<Place>, Option<Full>) {
+    fn take(places: &Arc<InstanceSlots>, held: &Arc<ContainerSlots>, most: usize) -> (Vec<InstanceSlot>, Option<Full>) {
         let mut taken = Vec::new();
         while taken.len() < most {
             match places.try_request(held, FITS) {
@@ -204,10 +210,10 @@ mod tests {
 
     #[test]
     fn no_container_has_more_than_its_share_and_each_has_a_first() {
-        let places = Places::new(64, 32);
+        let places = InstanceSlots::new(64, 32);
         let greedy: Vec<_> = (0..8)
             .map(|_| {
-                let held = Arc::<Held>::default();
+                let held = Arc::<ContainerSlots>::default();
                 let (taken, full) = take(&places, &held, 1000);
                 (held, taken, full)
             })
@@ -216,7 +222,7 @@ mod tests {
         assert!(places.is_short(), "{:?}", places.count());
         let (_, last, full) = &greedy[7];
         assert_eq!((last.len(), *full), (1, Some(Full::Node)), "only what is kept for first requests is left");
-        let late = Arc::<Held>::default();
+        let late = Arc::<ContainerSlots>::default();
         assert_eq!(take(&places, &late, 10).0.len(), 1, "the first of another");
         drop(greedy);
         assert_eq!(places.count(), (96, 0));
@@ -225,26 +231,26 @@ mod tests {
 
     #[test]
     fn commands_leave_places_for_requests() {
-        let places = Places::new(64, 32);
-        let held = Arc::<Held>::default();
+        let places = InstanceSlots::new(64, 32);
+        let held = Arc::<ContainerSlots>::default();
         let commands: Vec<_> = std::iter::from_fn(|| places.command(&held, FITS)).collect();
-        assert_eq!(commands.iter().filter(|it| it.seat == Seat::Single).count(), 30);
-        assert_eq!(commands.iter().filter(|it| it.seat == Seat::Pool).count(), 48);
+        assert_eq!(commands.iter().filter(|it| it.seat == SlotKind::Single).count(), 30);
+        assert_eq!(commands.iter().filter(|it| it.seat == SlotKind::Pool).count(), 48);
         assert!(places.command(&held, FITS).is_none());
-        let http = Arc::<Held>::default();
-        assert!(places.try_request(&http, FITS).is_ok_and(|place| place.seat == Seat::Pool));
+        let http = Arc::<ContainerSlots>::default();
+        assert!(places.try_request(&http, FITS).is_ok_and(|place| place.seat == SlotKind::Pool));
         assert!(places.try_request(&Arc::default(), LARGE).is_err(), "it needs four, two are kept");
         drop(commands);
         let large = places.try_request(&http, LARGE).unwrap();
-        assert_eq!((large.seat, places.count()), (Seat::Single, (96, 4)));
+        assert_eq!((large.seat, places.count()), (SlotKind::Single, (96, 4)));
         drop(large);
         assert_eq!(places.count(), (96, 0));
     }
 
     #[tokio::test]
     async fn who_has_its_share_waits_for_its_own_and_is_woken() {
-        let places = Places::new(4, 0);
-        let held = Arc::<Held>::default();
+        let places = InstanceSlots::new(4, 0);
+        let held = Arc::<ContainerSlots>::default();
         let place = places.request(&held, FITS).await.unwrap();
         let waiting = tokio::spawn({
             let (places, held) = (places.clone(), held.clone());
@@ -253,7 +259,7 @@ mod tests {
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
         drop(place);
-        assert_eq!(waiting.await.unwrap(), Some(Seat::Pool));
+        assert_eq!(waiting.await.unwrap(), Some(SlotKind::Pool));
         assert!(places.request(&Arc::default(), LARGE).await.is_none(), "no place by itself at all");
     }
 }
