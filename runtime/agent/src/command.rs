@@ -1,5 +1,5 @@
-//! Commands that the node runs in a container for itself: exec probes and exec hooks. They have no input, and of their output the first
-//! [`MOST`] bytes are kept.
+//! Commands that the node runs in a container for itself: exec probes and exec hooks. They have no input, and the first 10 KiB of their
+//! output are kept.
 
 use container::{ContainerId, Exec, Result, Runtime, Streams};
 use parking_lot::Mutex;
@@ -12,7 +12,7 @@ use std::{
 use tokio::io::AsyncWrite;
 
 /// Bytes of output that are kept, as upstream's probes keep them.
-const MOST: usize = 10 << 10;
+const MAX_OUTPUT: usize = 10 << 10;
 
 /// How a command ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Kept {
 impl AsyncWrite for Kept {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut kept = self.0.lock();
-        let room = MOST.saturating_sub(kept.len()).min(bytes.len());
+        let room = MAX_OUTPUT.saturating_sub(kept.len()).min(bytes.len());
         kept.extend_from_slice(&bytes[..room]);
         Poll::Ready(Ok(bytes.len()))
     }
@@ -65,7 +65,7 @@ pub async fn run(runtime: &dyn Runtime, container: &ContainerId, command: Vec<St
     };
     let code = runtime.exec(container, Exec { command, tty: false }, streams).await?;
     let (mut output, errors) = (output.take(), errors.take());
-    output.extend_from_slice(&errors[..errors.len().min(MOST.saturating_sub(output.len()))]);
+    output.extend_from_slice(&errors[..errors.len().min(MAX_OUTPUT.saturating_sub(output.len()))]);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ok(Ended { code, output: text(output), errors: text(errors) })
 }

@@ -1,7 +1,7 @@
 //! Compilation in a child process, which contains what a hostile module does to the compiler: excessive memory or time, or a crash.
 //!
 //! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which lowers
-//! its own limits before it reads the input. A child uses all idle cores; [`CompileQueue`] decides how many
+//! its own limits before it reads the input. A child uses all idle cores; a queue decides how many
 //! children run, and which job is next. The child reads a job from standard input, and
 //! writes the code and a report to files in a folder that only this node's user can enter.
 
