@@ -97,15 +97,6 @@ fn file_instead(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
 }
 
 fn instead(word: &str) -> Option<String> {
-    match word {
-        "debug" => {
-            return Some(
-                "sampan has no `debug` yet, not by kubectl either; `kubectl exec POD -- ls /` looks around".to_owned(),
-            );
-        }
-        "top" => return Some("sampan has no `top` yet, not by kubectl either".to_owned()),
-        _ => {}
-    }
     if KUBECTLS.contains(&word) {
         return Some(format!(
             "sampan has no `{word}`; use `kubectl {word}` (1.32 or newer; `sampan up` prints its KUBECONFIG)"

@@ -148,7 +148,7 @@ mod tests {
         let consumer = Waker::from(count.clone());
         let writes = delivery.poll(&Context::from_waker(&consumer), |context| context.waker().clone());
         let (guest, seen) = (writes.clone(), count.clone());
-        let mut writes = BatchedWrites::new(
+        let mut batched = BatchedWrites::new(
             std::future::poll_fn(move |_| {
                 (0..100).for_each(|_| guest.wake_by_ref());
                 assert_eq!(seen.0.load(SeqCst) % 2, 0, "not while it runs");
@@ -157,11 +157,11 @@ mod tests {
             delivery.clone(),
         );
         let mut guest = Context::from_waker(Waker::noop());
-        assert!(Pin::new(&mut writes).poll(&mut guest).is_pending());
+        assert!(Pin::new(&mut batched).poll(&mut guest).is_pending());
         assert_eq!(count.0.load(SeqCst), 1);
         writes.wake_by_ref();
         assert_eq!(count.0.load(SeqCst), 2, "at once while no guest runs");
-        assert!(Pin::new(&mut writes).poll(&mut guest).is_pending());
+        assert!(Pin::new(&mut batched).poll(&mut guest).is_pending());
         assert_eq!((count.0.load(SeqCst), delivery.is_over()), (3, None));
         delivery.end();
         assert_eq!((count.0.load(SeqCst), delivery.is_over()), (4, Some(false)));
