@@ -1,26 +1,26 @@
 //! wasi:sockets over [`container::net::Sockets`]: TCP, UDP and names, of WASI 0.2 (`p2`) and 0.3 (`p3`).
 //!
-//! wasmtime-wasi's own sockets are sockets of the host, and its check of addresses can only allow or deny. A guest's are the pod's: a
-//! bind takes a port of the pod and makes no socket of the host, names and addresses are the cluster's, and the network decides what is
-//! reached. So wasmtime-wasi gives the bindings only. Its resource types name the entries of an instance's table; what stands in the
-//! entries is [`tcp::Tcp`], [`udp::Udp`] and their streams (`ours` and `theirs` turn a handle of the one into one of the other).
+//! The sockets of wasmtime-wasi are host sockets, and its address check can only allow or deny. A guest's sockets belong to its pod: a bind
+//! takes a port of the pod and opens no host socket, names and addresses are the cluster's, and the network decides which destinations are
+//! reachable. Therefore only the bindings of wasmtime-wasi are used. Its resource types name the entries of an instance's table, which
+//! hold [`tcp::Tcp`], [`udp::Udp`] and their streams (`ours` and `theirs` convert between the handle types).
 //!
 //! | WASI | [`Sockets`](container::net::Sockets) |
 //! | --- | --- |
-//! | bind | `bind`: finds the port taken and chooses port 0. A port that does not listen yet refuses |
+//! | bind | `bind`: fails if the port is in use, and chooses a port for 0. A bound port without a listener refuses connections |
 //! | listen, accept | `BoundPort::listen`, `Listener::accept`. The local address of an accepted connection is one of the pod's, as its peer used it |
 //! | connect | `connect`, or `BoundPort::connect` of a bound socket. The remote address is what the guest asked for, a Service's included |
 //! | UDP | `bind_udp`. A connected socket filters by peer on this side |
-//! | resolve-addresses | `resolve`: all addresses in its order. Literals too: there is no second parser |
-//! | keep-alive, hop limit, buffer sizes, backlog | kept and told back, without effect; 0 is an invalid argument |
+//! | resolve-addresses | `resolve`: all addresses in its order, IP literals included |
+//! | keep-alive, hop limit, buffer sizes, backlog | stored and returned without effect; 0 is an invalid argument |
 //!
-//! Functions that must not block poll once (`now`). What is not ready then stays in its resource, and the `ready` of the resource polls
+//! Functions that must not block poll once (`now`). A pending operation stays in its resource, and the `ready` function of the resource polls
 //! it with a waker.
 //!
-//! What bounds them: the network's limit of sockets of a pod (what is bound or connected), the capacity of the instance's table (the
-//! others), and the container's memory, which is charged for what a connection may hold ([`crate::host`]).
+//! Limits: the network's limit of bound and connected sockets per pod, the capacity of the instance's table for all other sockets, and the
+//! container's memory, which is charged for the buffers of a connection ([`crate::host`]).
 //!
-//! Modules of preview 1 have no way to open sockets: wasmtime does not implement `sock_accept` and its like.
+//! Modules of preview 1 cannot open sockets: wasmtime does not implement `sock_accept` and the related functions.
 
 pub(crate) mod p2;
 mod p2_udp;
@@ -39,13 +39,13 @@ use std::{
 use wasmtime::component::{Resource, ResourceTableError};
 use wasmtime_wasi::p2::{SocketError, bindings::sockets::network::ErrorCode};
 
-/// Polls once, without a waker. tokio's budget of polls does not count: it would say that nothing is there.
+/// Polls once, without a waker. Ignores tokio's cooperative budget, which would report pending.
 pub(crate) fn now<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
     let future = pin!(tokio::task::coop::unconstrained(std::future::poll_fn(poll)));
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// The handle of our resource behind one of wasmtime-wasi's.
+/// Converts a handle of wasmtime-wasi's type into one of the host's type.
 fn ours<T: 'static, W: 'static>(handle: &Resource<W>) -> Resource<T> {
     match handle.owned() {
         true => Resource::new_own(handle.rep()),
@@ -53,21 +53,21 @@ fn ours<T: 'static, W: 'static>(handle: &Resource<W>) -> Resource<T> {
     }
 }
 
-/// wasmtime-wasi's handle for a resource of ours.
+/// Converts a handle of the host's type into one of wasmtime-wasi's type.
 fn theirs<T: 'static, W: 'static>(handle: &Resource<T>) -> Resource<W> {
     ours(handle)
 }
 
-/// Why a call of a guest fails.
+/// Why a socket call of a guest fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
-    /// The network says so.
+    /// An error of the network.
     Net(net::Error),
-    /// Not in this state of the socket.
+    /// The call is invalid in the current state of the socket.
     InvalidState,
-    /// Not with these arguments.
+    /// An argument is invalid.
     InvalidArgument,
-    /// A datagram above the largest.
+    /// The datagram exceeds the maximum size.
     TooLarge,
 }
 
@@ -100,7 +100,7 @@ impl From<Fault> for ErrorCode {
     }
 }
 
-/// Settings that are kept and told back.
+/// Socket options that are stored and returned, without effect.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Options {
     keep_alive: bool,
@@ -115,7 +115,7 @@ pub(crate) struct Options {
 }
 
 impl Default for Options {
-    /// As Linux has them.
+    /// The defaults of Linux.
     fn default() -> Self {
         Self {
             keep_alive: false,
@@ -129,7 +129,7 @@ impl Default for Options {
     }
 }
 
-/// A socket for which the table has no room is one too many, and no end of the guest.
+/// Maps a full table to an error of the call, so that the guest does not trap.
 fn too_many(error: ResourceTableError) -> SocketError {
     match error {
         ResourceTableError::Full => ErrorCode::NewSocketLimit.into(),
@@ -137,17 +137,17 @@ fn too_many(error: ResourceTableError) -> SocketError {
     }
 }
 
-/// Whether a name may be looked up at all.
+/// Whether the length of a name is valid.
 fn is_name(name: &str) -> bool {
     (1..=255).contains(&name.len())
 }
 
-/// A setting that may not be 0.
+/// Returns the value of an option, or an error for 0.
 fn positive<T: PartialEq + Default>(value: T) -> Result<T, Fault> {
     if value == T::default() { Err(Fault::InvalidArgument) } else { Ok(value) }
 }
 
-/// An IPv6 socket is not for IPv4, mapped into it or not.
+/// Checks the address family. An IPv6 socket takes no IPv4 address, mapped or not.
 fn check_family(address: SocketAddr, v6: bool) -> Result<(), Fault> {
     let fits = match address.ip() {
         IpAddr::V4(_) => !v6,
@@ -163,8 +163,8 @@ fn check_unicast(address: SocketAddr) -> Result<(), Fault> {
 }
 
 fn check_remote(address: SocketAddr) -> Result<(), Fault> {
-    let none = address.ip().to_canonical().is_unspecified() || address.port() == 0;
-    if none { Err(Fault::InvalidArgument) } else { Ok(()) }
+    let is_invalid = address.ip().to_canonical().is_unspecified() || address.port() == 0;
+    if is_invalid { Err(Fault::InvalidArgument) } else { Ok(()) }
 }
 
 #[cfg(test)]

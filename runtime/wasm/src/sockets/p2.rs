@@ -22,7 +22,7 @@ use wasmtime_wasi::p2::{
 
 type Streams = (Resource<DynInputStream>, Resource<DynOutputStream>);
 
-/// Puts the interfaces in the place of wasmtime-wasi's.
+/// Replaces the interfaces of wasmtime-wasi in a linker.
 pub(crate) fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
     view: for<'a> fn(&'a mut T) -> View<'a>,
@@ -39,7 +39,7 @@ impl From<Fault> for SocketError {
     }
 }
 
-/// The standard's own two steps around what happens in one: which of them was begun.
+/// An operation that the guest has started and not finished. WASI 0.2 splits each into two calls; the host completes it in the first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Step {
     Bind,
@@ -47,7 +47,7 @@ pub(super) enum Step {
     Listen,
 }
 
-/// A TCP socket with the step that was begun.
+/// A TCP socket and its started operation.
 pub(crate) struct Socket {
     pub(crate) tcp: Tcp,
     step: Option<Step>,
@@ -170,7 +170,7 @@ impl tcp::HostTcpSocket for View<'_> {
         let sockets = self.sockets.clone();
         let socket = self.socket(&this)?;
         if !socket.idle()?.is_bound() {
-            // unlike 0.3, this version binds by itself only
+            // WASI 0.3 binds implicitly, WASI 0.2 does not.
             return Err(ErrorCode::InvalidState.into());
         }
         socket.tcp.listen(&*sockets).await?;
@@ -297,7 +297,7 @@ impl tcp::HostTcpSocket for View<'_> {
     }
 }
 
-/// A look-up, until it is answered, and then its addresses.
+/// A pending name lookup, or its remaining addresses.
 enum Lookup {
     UnderWay(Pending<net::Result<Vec<IpAddr>>>),
     Answered(Result<VecDeque<IpAddr>, ErrorCode>),

@@ -17,7 +17,7 @@ use wasmtime_wasi::p2::{
     subscribe,
 };
 
-/// Datagrams of one call.
+/// Most datagrams of one call.
 const DATAGRAMS: usize = 16;
 /// Bytes after which a call receives no further datagram.
 const RECEIVE: usize = 64 << 10;
@@ -30,13 +30,13 @@ pub(super) fn add_to_linker<T: Send + 'static>(
     udp_create_socket::add_to_linker::<T, Here>(linker, view)
 }
 
-/// A UDP socket, and whether its bind was begun and not finished.
+/// A UDP socket, and whether its bind is started and not finished.
 struct Socket {
     udp: Udp,
     binding: bool,
 }
 
-/// Nothing of a socket itself has to be waited for.
+/// A socket is always ready.
 #[async_trait::async_trait]
 impl Pollable for Socket {
     async fn ready(&mut self) {}

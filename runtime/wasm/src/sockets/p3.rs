@@ -33,10 +33,10 @@ use wasmtime_wasi::{
     sockets::TcpSocket,
 };
 
-/// Bytes of one read into a guest that gives no room of its own.
+/// Bytes of one read when the guest provides no buffer.
 const BUFFER: usize = 8 << 10;
 
-/// Puts the interfaces into a linker.
+/// Adds the interfaces to a linker.
 pub(crate) fn add_to_linker<T: Send + 'static>(
     linker: &mut Linker<T>,
     view: for<'a> fn(&'a mut T) -> View<'a>,
@@ -89,7 +89,7 @@ impl types::Host for View<'_> {
     }
 }
 
-/// The connections of a listener.
+/// Produces the connections of a listener.
 struct Accepting<T> {
     acceptor: Acceptor,
     view: for<'a> fn(&'a mut T) -> View<'a>,
@@ -115,7 +115,7 @@ impl<T: 'static> StreamProducer<T> for Accepting<T> {
         }
         match self.acceptor.poll_accept(context) {
             Poll::Pending => pending,
-            // the pod has left the network
+            // The pod is detached from the network.
             Poll::Ready(Err(_)) => Poll::Ready(Ok(StreamResult::Dropped)),
             Poll::Ready(Ok(accepted)) => {
                 let socket = (self.view)(store.data_mut()).table.push(accepted)?;
@@ -128,13 +128,13 @@ impl<T: 'static> StreamProducer<T> for Accepting<T> {
 
 type Outcome = oneshot::Sender<Result<(), ErrorCode>>;
 
-/// Says how a stream went, once; what is dropped went well.
+/// Reports the result of a stream once. A dropped reporter reports success.
 struct End(Option<Outcome>);
 
 impl End {
     fn with(&mut self, result: Result<(), ErrorCode>) {
         if let Some(tell) = self.0.take() {
-            // the guest may not ask
+            // The guest may have dropped the future.
             let _ = tell.send(result);
         }
     }
@@ -146,7 +146,7 @@ impl Drop for End {
     }
 }
 
-/// What a connection receives.
+/// Produces the received bytes of a connection.
 struct Receiving {
     from: Reader,
     end: End,
@@ -195,7 +195,7 @@ impl<T> StreamProducer<T> for Receiving {
     }
 }
 
-/// What a connection sends. The end of the guest's stream is the end of what is sent.
+/// Sends the guest's stream to a connection. The end of the stream closes the sending half.
 struct Transmitting {
     to: Writer,
     end: End,
@@ -219,7 +219,7 @@ impl<T> StreamConsumer<T> for Transmitting {
     ) -> Poll<wasmtime::Result<StreamResult>> {
         let mut from = from.as_direct(store);
         if from.remaining().is_empty() {
-            // asks only: whether there is room is not known before something is written
+            // The guest asks for readiness only, which is unknown before a write.
             return Poll::Ready(Ok(StreamResult::Completed));
         }
         match self.to.poll_write(context, from.remaining()) {

@@ -1,4 +1,4 @@
-//! The two halves of a connection, as both versions of WASI use them: by polling, since no function of WASI may block.
+//! The two halves of a connection. Both versions of WASI poll them, because no WASI function may block.
 
 use super::now;
 use bytes::{Buf, Bytes, BytesMut};
@@ -19,16 +19,16 @@ use tokio::{
 use tokio_util::task::AbortOnDropHandle;
 use wasmtime_wasi::p2::{InputStream, OutputStream, Pollable, StreamError, StreamResult};
 
-/// Bytes that are read ahead when a guest waits until it can read.
-const AHEAD: usize = 4 << 10;
-/// Bytes that one call of a guest reads at most.
-const READ: usize = 64 << 10;
-/// Bytes that one call of a guest writes at most, and that a connection may have in flight to its peer.
+/// Bytes that are read ahead when a guest waits for readiness.
+const READ_AHEAD_BYTES: usize = 4 << 10;
+/// Most bytes that one call reads.
+const MAX_READ_BYTES: usize = 64 << 10;
+/// Most bytes that one call writes, and that a connection has in flight to its peer.
 pub(crate) const WRITE: usize = 64 << 10;
-/// How long what a guest has written is still delivered after the guest or its socket is gone.
-const LINGER: Duration = Duration::from_secs(60);
+/// How long written bytes are still delivered after the guest or its socket is dropped.
+const LINGER_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Makes the two halves of a connection.
+/// Splits a connection into its two halves.
 pub(crate) fn halves(stream: Stream) -> (Reader, Writer) {
     let (reader, writer) = tokio::io::split(stream);
     let reading = Reading { half: Some(reader), ahead: BytesMut::new(), failed: None };
@@ -38,7 +38,7 @@ pub(crate) fn halves(stream: Stream) -> (Reader, Writer) {
     )
 }
 
-/// The half that a guest reads from. Clones are the same half.
+/// The half that a guest reads from. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Reader(Arc<Mutex<Reading>>);
 
@@ -73,7 +73,7 @@ impl Reading {
         if self.half.is_none() || !self.ahead.is_empty() {
             return Poll::Ready(());
         }
-        let mut buffer = [0; AHEAD];
+        let mut buffer = [0; READ_AHEAD_BYTES];
         match ready!(self.poll_read(context, &mut buffer)) {
             Ok(count) => self.ahead.extend_from_slice(&buffer[..count]),
             Err(error) => self.failed = Some(error.kind()),
@@ -83,17 +83,17 @@ impl Reading {
 }
 
 impl Reader {
-    /// Reads what is there; 0 is the end. After an error is the end.
+    /// Reads available bytes; 0 is the end of the stream. The stream ends after an error.
     pub(crate) fn poll_read(&self, context: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         self.0.lock().poll_read(context, into)
     }
 
-    /// Ready when a read gives bytes, the end or an error.
+    /// Ready when a read returns bytes, the end or an error.
     pub(crate) fn poll_ready(&self, context: &mut Context<'_>) -> Poll<()> {
         self.0.lock().poll_ready(context)
     }
 
-    /// Reads nothing any more.
+    /// Closes the half and discards unread bytes.
     pub(crate) fn shut(&self) {
         let mut reading = self.0.lock();
         (reading.half, reading.failed) = (None, None);
@@ -113,7 +113,7 @@ impl InputStream for Reader {
         if size == 0 {
             return Ok(Bytes::new());
         }
-        let mut into = BytesMut::zeroed(size.min(READ));
+        let mut into = BytesMut::zeroed(size.min(MAX_READ_BYTES));
         match now(|context| self.poll_read(context, &mut into)) {
             Poll::Pending => Ok(Bytes::new()),
             Poll::Ready(Ok(0)) => Err(StreamError::Closed),
@@ -128,27 +128,27 @@ impl InputStream for Reader {
 
 type Half = WriteHalf<Stream>;
 
-/// The half that a guest writes to. Clones are the same half.
+/// The half that a guest writes to. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Writer(Arc<Mutex<Sending>>);
 
 struct Sending {
     state: Writing,
-    /// Bytes written, as far as they tell what the peer has not read at most.
+    /// Bytes written so far, up to the maximum in flight: an upper bound of the unread bytes.
     total: usize,
 }
 
 enum Writing {
     Ready(Half),
-    /// A write that must wait has a task, since the guest need not wait for it.
+    /// A task completes a write that would block the guest.
     Task(JoinHandle<io::Result<Half>>),
-    /// Nothing follows what a task still writes.
-    Last(JoinHandle<io::Result<Half>>),
+    /// A task completes the last write and closes the half.
+    Closing(JoinHandle<io::Result<Half>>),
     Closed(Option<io::ErrorKind>),
 }
 
 impl Sending {
-    /// Ready when the half can be written to, or never again.
+    /// Ready when the half accepts bytes, or is closed.
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if let Writing::Task(task) = &mut self.state {
             self.state = match ready!(Pin::new(task).poll(context)) {
@@ -160,11 +160,11 @@ impl Sending {
         Poll::Ready(())
     }
 
-    /// Why nothing can be written any more, if so: a failure is told once.
-    fn going_on(&mut self) -> StreamResult<()> {
+    /// Fails if the half is closed. Reports a failure of the connection once.
+    fn check_open(&mut self) -> StreamResult<()> {
         match &mut self.state {
             Writing::Ready(_) | Writing::Task(_) => Ok(()),
-            Writing::Last(_) => Err(StreamError::Closed),
+            Writing::Closing(_) => Err(StreamError::Closed),
             Writing::Closed(kind) => Err(match kind.take() {
                 None | Some(io::ErrorKind::BrokenPipe) => StreamError::Closed,
                 Some(kind) => StreamError::LastOperationFailed(io::Error::from(kind).into()),
@@ -196,7 +196,7 @@ impl Sending {
 }
 
 impl Writer {
-    /// Writes what there is room for now.
+    /// Writes as many bytes as the connection accepts.
     pub(crate) fn poll_write(&self, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut sending = self.0.lock();
         ready!(sending.poll_ready(context));
@@ -207,20 +207,20 @@ impl Writer {
         }
     }
 
-    /// Bytes that the peer may not have read yet.
+    /// Upper bound of the bytes that the peer has not read.
     pub(crate) fn in_flight(&self) -> usize {
         self.0.lock().total
     }
 
-    /// Tells the peer that nothing follows what is written.
+    /// Closes the half after the pending write.
     pub(crate) fn shut(&self) {
         let mut sending = self.0.lock();
         sending.state = match std::mem::replace(&mut sending.state, Writing::Closed(None)) {
             Writing::Ready(mut half) => match now(|context| Pin::new(&mut half).poll_shutdown(context)) {
                 Poll::Ready(_) => Writing::Closed(None),
-                Poll::Pending => Writing::Last(tokio::spawn(async move { half.shutdown().await.map(|()| half) })),
+                Poll::Pending => Writing::Closing(tokio::spawn(async move { half.shutdown().await.map(|()| half) })),
             },
-            Writing::Task(task) => Writing::Last(tokio::spawn(async move {
+            Writing::Task(task) => Writing::Closing(tokio::spawn(async move {
                 let mut half = AbortOnDropHandle::new(task).await??;
                 half.shutdown().await.map(|()| half)
             })),
@@ -231,18 +231,18 @@ impl Writer {
 
 impl Drop for Sending {
     fn drop(&mut self) {
-        if let Writing::Task(task) | Writing::Last(task) = &self.state {
+        if let Writing::Task(task) | Writing::Closing(task) = &self.state {
             linger(task);
         }
     }
 }
 
-/// Ends a task that nobody waits for, but not at once: what was written before the end is delivered to a peer that reads.
+/// Aborts a detached task after [`LINGER_TIMEOUT`], so that a peer that reads receives what was written.
 fn linger<T: Send + 'static>(task: &JoinHandle<T>) {
     let end = task.abort_handle();
     match Handle::try_current() {
         Ok(runtime) => drop(runtime.spawn(async move {
-            tokio::time::sleep(LINGER).await;
+            tokio::time::sleep(LINGER_TIMEOUT).await;
             end.abort();
         })),
         Err(_) => end.abort(),
@@ -262,19 +262,19 @@ impl OutputStream for Writer {
         let mut sending = self.0.lock();
         match sending.state {
             Writing::Ready(_) if bytes.len() <= WRITE => sending.write(bytes),
-            // as much as check-write allows while a write waits
+            // check-write allows no bytes while a write is pending
             Writing::Task(_) if bytes.is_empty() => {}
             Writing::Ready(_) | Writing::Task(_) => {
                 return Err(StreamError::Trap(wasmtime::format_err!("more is written than check-write allowed")));
             }
-            Writing::Last(_) | Writing::Closed(_) => {}
+            Writing::Closing(_) | Writing::Closed(_) => {}
         }
-        sending.going_on()
+        sending.check_open()
     }
 
-    /// Whatever is written is delivered as soon as it can be.
+    /// Nothing is buffered.
     fn flush(&mut self) -> StreamResult<()> {
-        self.0.lock().going_on()
+        self.0.lock().check_open()
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
@@ -282,7 +282,7 @@ impl OutputStream for Writer {
         match (now(|context| sending.poll_ready(context)), &sending.state) {
             (Poll::Pending, _) => Ok(0),
             (_, Writing::Ready(_)) => Ok(WRITE),
-            _ => sending.going_on().map(|()| 0),
+            _ => sending.check_open().map(|()| 0),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A TCP socket of a guest over the pod's [`Sockets`]: its states, as both versions of WASI see them.
+//! A TCP socket of a guest over the pod's [`Sockets`]: the state machine that both versions of WASI share.
 
 use super::{
     Fault, Options, check_family, check_remote, check_unicast, now,
@@ -18,7 +18,7 @@ use wasmtime_wasi::p2::Pollable;
 
 pub(super) type Pending<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// The unspecified address of a family, port 0.
+/// The unspecified address of a family with port 0.
 pub(super) fn unspecified(v6: bool) -> SocketAddr {
     let ip: IpAddr = if v6 { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
     SocketAddr::new(ip, 0)
@@ -40,7 +40,7 @@ enum State {
     },
     Connected(Connected),
     Listening(Acceptor),
-    /// A connection that failed. A socket is used once.
+    /// The connection failed. A socket cannot be reused.
     Failed(Fault),
 }
 
@@ -49,17 +49,17 @@ struct Connected {
     remote: SocketAddr,
     reader: Reader,
     writer: Writer,
-    /// The guest has its reading half, its writing half.
+    /// Whether the guest has taken the reader, and the writer.
     taken: (bool, bool),
 }
 
-/// The connections of a listener, in turn.
+/// Accepts the connections of a listener.
 pub(crate) struct Acceptor {
     v6: bool,
-    /// Of what it accepts.
+    /// Options of accepted sockets.
     options: Options,
     listener: Arc<dyn Listener>,
-    /// Kept from one poll to the next, because its waker may be gone with it.
+    /// The pending operation. Dropping it between polls would lose its waker.
     under_way: Option<Pending<net::Result<(Stream, SocketAddr)>>>,
     accepted: Option<net::Result<(Stream, SocketAddr)>>,
     own: Vec<IpAddr>,
@@ -76,7 +76,7 @@ impl Tcp {
         Self { v6, options, state: State::Connected(connected) }
     }
 
-    /// Takes a port of the pod.
+    /// Binds a port of the pod.
     pub(crate) async fn bind(&mut self, sockets: &dyn Sockets, at: SocketAddr) -> Result<(), Fault> {
         let State::Unbound = self.state else { return Err(Fault::InvalidState) };
         check_unicast(at)?;
@@ -85,7 +85,7 @@ impl Tcp {
         Ok(())
     }
 
-    /// Begins to connect, from its port where it is bound.
+    /// Starts to connect, from the bound port if there is one.
     pub(crate) fn start_connect(&mut self, sockets: &Arc<dyn Sockets>, log: &Log, to: SocketAddr) -> Result<(), Fault> {
         if !matches!(self.state, State::Unbound | State::Bound(_)) {
             return Err(Fault::InvalidState);
@@ -110,7 +110,7 @@ impl Tcp {
         matches!(self.state, State::Connecting { .. })
     }
 
-    /// Ready when the connection under way is settled.
+    /// Ready when the connection is established or has failed.
     pub(crate) fn poll_connect(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         let (result, remote) = match &mut self.state {
             State::Connecting { remote, under_way } => (ready!(under_way.as_mut().poll(context)), *remote),
@@ -131,7 +131,7 @@ impl Tcp {
         })
     }
 
-    /// Accepts connections from now on.
+    /// Starts to listen.
     pub(crate) async fn listen(&mut self, sockets: &dyn Sockets) -> Result<(), Fault> {
         let port = match std::mem::replace(&mut self.state, State::Unbound) {
             State::Bound(port) => port,
@@ -147,14 +147,14 @@ impl Tcp {
         Ok(())
     }
 
-    /// What accepts its connections, apart from the socket.
+    /// An acceptor that is independent of the socket.
     pub(crate) fn acceptor(&self) -> Result<Acceptor, Fault> {
         let State::Listening(it) = &self.state else { return Err(Fault::InvalidState) };
         let (listener, own) = (it.listener.clone(), it.own.clone());
         Ok(Acceptor { v6: self.v6, options: self.options, listener, own, under_way: None, accepted: None })
     }
 
-    /// The next connection, if one waits.
+    /// Accepts a pending connection; `None` if there is none.
     pub(crate) fn accept(&mut self) -> Option<Result<Self, Fault>> {
         let State::Listening(acceptor) = &mut self.state else { return Some(Err(Fault::InvalidState)) };
         match now(|context| acceptor.poll_accept(context)) {
@@ -163,7 +163,7 @@ impl Tcp {
         }
     }
 
-    /// The two halves, for the guest, once.
+    /// Takes both halves, once.
     pub(crate) fn take_halves(&mut self) -> Result<(Reader, Writer), Fault> {
         Ok((self.take_reader()?, self.take_writer()?))
     }
@@ -227,7 +227,7 @@ impl Tcp {
         matches!(self.state, State::Listening(_))
     }
 
-    /// The length of the queue of connections is the network's; a guest's wish is only checked.
+    /// Validates the backlog. The network decides the length of the queue.
     pub(crate) fn set_backlog(&self, value: u64) -> Result<(), Fault> {
         match &self.state {
             _ if value == 0 => Err(Fault::InvalidArgument),
@@ -236,7 +236,7 @@ impl Tcp {
         }
     }
 
-    /// Bytes that the host may hold for it, beside its streams.
+    /// Upper bound of the bytes that the host holds for the socket, excluding its streams.
     pub(crate) fn weight(&self) -> usize {
         match &self.state {
             State::Connected(connected) => connected.writer.in_flight(),
@@ -246,7 +246,7 @@ impl Tcp {
 }
 
 impl Acceptor {
-    /// Ready when a connection waits to be accepted, or an error.
+    /// Ready when a connection or an error is pending.
     pub(crate) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
         if self.accepted.is_none() {
             let under_way = self.under_way.get_or_insert_with(|| {
@@ -259,12 +259,12 @@ impl Acceptor {
         Poll::Ready(())
     }
 
-    /// The next connection.
+    /// Accepts the next connection.
     pub(crate) fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Result<Tcp, Fault>> {
         ready!(self.poll_ready(context));
         Poll::Ready(match self.accepted.take() {
             Some(Ok((stream, remote))) => {
-                let local = reached(self.listener.local_address(), remote, &self.own);
+                let local = local_address_for(self.listener.local_address(), remote, &self.own);
                 Ok(Tcp::connected(self.v6, self.options, stream, local, remote))
             }
             Some(Err(error)) => Err(error.into()),
@@ -273,8 +273,8 @@ impl Acceptor {
     }
 }
 
-/// The address of the pod by which `remote` has reached a listener.
-fn reached(bound: SocketAddr, remote: SocketAddr, own: &[IpAddr]) -> SocketAddr {
+/// The pod's address that `remote` connected to.
+fn local_address_for(bound: SocketAddr, remote: SocketAddr, own: &[IpAddr]) -> SocketAddr {
     let ip = match bound.ip() {
         ip if !ip.is_unspecified() => ip,
         _ if remote.ip().is_loopback() => remote.ip(),
@@ -286,7 +286,7 @@ fn reached(bound: SocketAddr, remote: SocketAddr, own: &[IpAddr]) -> SocketAddr 
     SocketAddr::new(ip, bound.port())
 }
 
-/// A guest sees a code; whoever reads its log sees what to do.
+/// Logs why the network refused an operation: the guest only receives an error code.
 pub(super) fn tell(log: &Log, what: &str, error: &net::Error) {
     if matches!(error, net::Error::Denied(_) | net::Error::Unsupported(_)) {
         log.lines(Source::Stderr, &format!("sampan: {what} refused: {error}"));
@@ -294,12 +294,12 @@ pub(super) fn tell(log: &Log, what: &str, error: &net::Error) {
     tracing::debug!(what, %error, "a socket of a guest failed");
 }
 
-/// Ready when its connection is settled, or when one waits to be accepted.
+/// Ready when a connection attempt has ended, or when a connection is pending.
 #[async_trait::async_trait]
 impl Pollable for Tcp {
     async fn ready(&mut self) {
         if self.is_connecting() {
-            // its result stays in the socket
+            // The result stays in the socket.
             let _ = std::future::poll_fn(|context| self.poll_connect(context)).await;
         } else if let State::Listening(acceptor) = &mut self.state {
             std::future::poll_fn(|context| acceptor.poll_ready(context)).await;

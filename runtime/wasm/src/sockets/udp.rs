@@ -16,8 +16,8 @@ use std::{
 };
 use wasmtime_wasi::p2::Pollable;
 
-/// The largest datagram.
-const LARGEST: usize = 65_507;
+/// Most bytes of a datagram.
+const MAX_DATAGRAM_BYTES: usize = 65_507;
 
 /// A UDP socket.
 pub(crate) struct Udp {
@@ -42,17 +42,17 @@ impl Udp {
         Ok(())
     }
 
-    /// A port that is chosen, for a socket that is not bound.
+    /// Binds an ephemeral port.
     pub(crate) async fn any_port(sockets: &dyn Sockets, v6: bool) -> Result<Box<dyn Datagrams>, Fault> {
         Ok(sockets.bind_udp(unspecified(v6)).await?)
     }
 
-    /// Takes such a port, if it has none.
+    /// Sets the port of an unbound socket.
     pub(crate) fn bound_to(&mut self, port: Box<dyn Datagrams>) {
         self.socket.get_or_insert_with(|| port.into());
     }
 
-    /// Sends to one peer and receives from it only; `None` ends that.
+    /// Restricts the socket to one peer; `None` removes the restriction.
     pub(crate) fn connect(&mut self, to: Option<SocketAddr>) -> Result<(), Fault> {
         if let Some(to) = to {
             check_unicast(to)?;
@@ -82,18 +82,18 @@ impl Udp {
     }
 }
 
-/// What it receives.
+/// Receives datagrams.
 pub(crate) struct Incoming {
     socket: Arc<dyn Datagrams>,
-    /// Only from there.
+    /// Drops datagrams of other peers.
     from: Option<SocketAddr>,
-    /// Kept from one poll to the next, because its waker may be gone with it.
+    /// The pending operation. Dropping it between polls would lose its waker.
     under_way: Option<Pending<net::Result<(Bytes, SocketAddr)>>>,
     received: Option<net::Result<(Bytes, SocketAddr)>>,
 }
 
 impl Incoming {
-    /// Ready when there is a datagram, or an error.
+    /// Ready when a datagram or an error is pending.
     pub(crate) fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<()> {
         while self.received.is_none() {
             let under_way = self.under_way.get_or_insert_with(|| {
@@ -102,15 +102,15 @@ impl Incoming {
             });
             let received = ready!(under_way.as_mut().poll(context));
             self.under_way = None;
-            let other = |(_, from): &(Bytes, SocketAddr)| self.from.is_some_and(|only| only != *from);
-            if !received.as_ref().is_ok_and(other) {
+            let is_other_peer = |(_, from): &(Bytes, SocketAddr)| self.from.is_some_and(|only| only != *from);
+            if !received.as_ref().is_ok_and(is_other_peer) {
                 self.received = Some(received);
             }
         }
         Poll::Ready(())
     }
 
-    /// The next datagram.
+    /// Receives the next datagram.
     pub(crate) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(Bytes, SocketAddr), Fault>> {
         ready!(self.poll_ready(context));
         Poll::Ready(match self.received.take() {
@@ -127,22 +127,22 @@ impl Pollable for Incoming {
     }
 }
 
-/// What it sends.
+/// Sends datagrams.
 pub(crate) struct Outgoing {
     socket: Arc<dyn Datagrams>,
     v6: bool,
-    /// Only to there.
+    /// The only destination.
     to: Option<SocketAddr>,
     log: Log,
-    /// Datagrams that the guest may send now.
+    /// Datagrams that the guest may send before it asks again.
     pub(super) permitted: usize,
     under_way: Option<Pending<net::Result<()>>>,
 }
 
 impl Outgoing {
-    /// Begins to send a datagram.
+    /// Starts to send a datagram.
     pub(crate) fn send(&mut self, data: Vec<u8>, to: Option<SocketAddr>) -> Result<(), Fault> {
-        if data.len() > LARGEST {
+        if data.len() > MAX_DATAGRAM_BYTES {
             return Err(Fault::TooLarge);
         }
         let to = match (to, self.to) {
@@ -161,7 +161,7 @@ impl Outgoing {
         Ok(())
     }
 
-    /// Ready when the datagram under way is sent, or lost.
+    /// Ready when the datagram is sent or has failed.
     pub(crate) fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
         let Some(under_way) = &mut self.under_way else { return Poll::Ready(Ok(())) };
         let sent = ready!(under_way.as_mut().poll(context));
@@ -173,7 +173,7 @@ impl Outgoing {
 #[async_trait::async_trait]
 impl Pollable for Outgoing {
     async fn ready(&mut self) {
-        // a datagram that nobody waited for is lost, as on any network
+        // A failed datagram is lost, as on any network.
         let _ = std::future::poll_fn(|context| self.poll_sent(context)).await;
     }
 }
