@@ -83,7 +83,7 @@ pub(crate) struct Shared {
     pub(crate) in_place: WasiFilesystemCtx,
     /// Limits concurrent exec commands.
     pub(crate) commands: Arc<Semaphore>,
-    pub(crate) places: Arc<ContainerSlots>,
+    pub(crate) slots: Arc<ContainerSlots>,
     pub(crate) instances: AtomicU64,
     /// Of them, those that wait for a request.
     pub(crate) idle: AtomicU64,

@@ -367,12 +367,12 @@ impl Handler {
         let reserved = async {
             let memory = self.shared.memory.reserve(self.image.initial_memory).await;
             let share = memory.map_err(|full| Failure::Guest(full.into()))?;
-            let place = || self.pool.places.request(&self.shared.places, self.image.need());
-            let place = match place().await {
-                None if self.shared.memory.reclaim_node() => place().await,
-                place => place,
+            let slot = || self.pool.slots.request(&self.shared.slots, self.image.slot_requirements());
+            let slot = match slot().await {
+                None if self.shared.memory.reclaim_node() => slot().await,
+                slot => slot,
             };
-            Ok((share, place.ok_or(Failure::NoSlot)?))
+            Ok((share, slot.ok_or(Failure::NoSlot)?))
         };
         tokio::pin!(reserved);
         loop {
@@ -398,7 +398,7 @@ impl Handler {
         }
         tokio::select! {
             biased;
-            reserved = self.reserve() => reserved.map(|(share, place)| InstanceSource::Reserved(share, place)),
+            reserved = self.reserve() => reserved.map(|(share, slot)| InstanceSource::Reserved(share, slot)),
             instance = self.instances.wait() => Ok(InstanceSource::Idle(instance)),
         }
     }
@@ -416,7 +416,7 @@ impl Handler {
     {
         let mut instance = match source {
             InstanceSource::Idle(instance) => instance,
-            InstanceSource::Reserved(share, place) => self.instances.make(share, place).await?,
+            InstanceSource::Reserved(share, slot) => self.instances.make(share, slot).await?,
         };
         let tell = move |answer| {
             if let Some(head) = head.lock().take() {

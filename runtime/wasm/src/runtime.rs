@@ -14,7 +14,7 @@ use crate::{
     image::{Image, Kind},
     malloc_trim::MallocTrim,
     memory::MemoryAccount,
-    metrics::{Metrics, Now, Present},
+    metrics::{GaugeCollector, GaugeValues, Metrics},
     pairs::Pairs,
     pool::{self, BLOCKING_CALLS_PER_THREAD, LazyPool, Pool},
     quota::{Quota, Throttled},
@@ -170,16 +170,16 @@ impl Wasmtime {
     pub fn register(&self, registry: &mut Registry) {
         self.0.metrics.register(registry);
         let this = Arc::downgrade(&self.0);
-        registry.register_collector(Box::new(Present(move || {
+        registry.register_collector(Box::new(GaugeCollector(move || {
             let this = this.upgrade()?;
             let (mut instances, mut instances_idle) = (0, 0);
             for container in this.containers.lock().values() {
                 instances += container.shared.instances.load(Relaxed);
                 instances_idle += container.shared.idle.load(Relaxed);
             }
-            let (places, taken) = this.pool.made().map_or((0, 0), |pool| pool.places.count());
-            let (places, places_taken) = (places as u64, taken as u64);
-            Some(Now { instances, instances_idle, places, places_taken, memory: this.memory.used() })
+            let (slots, taken) = this.pool.made().map_or((0, 0), |pool| pool.slots.count());
+            let (slots, slots_taken) = (slots as u64, taken as u64);
+            Some(GaugeValues { instances, instances_idle, slots, slots_taken, memory: this.memory.used() })
         })));
     }
 
@@ -520,7 +520,7 @@ impl Runtime for Wasmtime {
             attached: Arc::default(),
             input: Input::new(spec.stdin),
             commands: Arc::new(Semaphore::new(exec::MAX_COMMANDS)),
-            places: Arc::default(),
+            slots: Arc::default(),
             instances: AtomicU64::new(0),
             idle: AtomicU64::new(0),
             requests: AtomicU64::new(0),
