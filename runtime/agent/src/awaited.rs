@@ -2,7 +2,7 @@
 //! process, or the pull of another pod), those who wait hear of it and do not wait for their back-off.
 
 use crate::{
-    handle::{Handle, Note},
+    handle::{Handle, Message},
     images::{Images, Keyring},
 };
 use parking_lot::Mutex;
@@ -19,12 +19,12 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// Who waits for which image. At most the pods of the node, each once for an image.
 #[derive(Default)]
-pub(crate) struct Awaited {
+pub(crate) struct AwaitedImages {
     images: Mutex<HashMap<String, Vec<Weak<Handle>>>>,
-    some: Notify,
+    added: Notify,
 }
 
-impl Awaited {
+impl AwaitedImages {
     /// A pod waits for an image until it is told once.
     pub(crate) fn add(&self, image: &str, handle: &Arc<Handle>) {
         let mut images = self.images.lock();
@@ -32,7 +32,7 @@ impl Awaited {
         if !waiting.iter().any(|other| other.as_ptr() == Arc::as_ptr(handle)) {
             waiting.push(Arc::downgrade(handle));
         }
-        self.some.notify_one();
+        self.added.notify_one();
     }
 
     /// The images that somebody waits for; pods that are gone do not.
@@ -45,32 +45,32 @@ impl Awaited {
         images.keys().cloned().collect()
     }
 
-    fn tell(&self, image: &str) {
+    fn notify(&self, image: &str) {
         for handle in self.images.lock().remove(image).into_iter().flatten().filter_map(|handle| handle.upgrade()) {
-            handle.note(Note::Image(image.to_owned()));
+            handle.send(Message::ImagePresent(image.to_owned()));
         }
     }
 }
 
 /// Looks for awaited images until `token` is cancelled.
-pub(crate) async fn run(awaited: Arc<Awaited>, images: Arc<dyn Images>, token: CancellationToken) {
-    let look = async {
+pub(crate) async fn run(awaited: Arc<AwaitedImages>, images: Arc<dyn Images>, token: CancellationToken) {
+    let poll = async {
         loop {
             let names = awaited.names();
             if names.is_empty() {
-                awaited.some.notified().await;
+                awaited.added.notified().await;
             }
             tokio::time::sleep(CHECK_INTERVAL).await;
             for image in names {
                 // what only some may use, they find at their own time
                 if matches!(images.present(&image, &Keyring::new()).await, Ok(Some(_))) {
-                    awaited.tell(&image);
+                    awaited.notify(&image);
                 }
             }
         }
     };
     tokio::select! {
         () = token.cancelled() => {}
-        () = look => {}
+        () = poll => {}
     }
 }

@@ -83,10 +83,10 @@ async fn exec(access: Access<'_>, action: &ExecAction, container: &Container, ti
 fn static_command(action: &ExecAction, container: &Container) -> Option<Vec<String>> {
     let own = container.env.iter().flatten();
     let variables: HashMap<_, _> = own.map(|e| (e.name.as_str(), e.value.as_deref().unwrap_or_default())).collect();
-    let mut room = env::MAX_BYTES;
+    let mut budget = env::MAX_BYTES;
     let one = |text: &String| {
-        let text = expand(text, room, |name| variables.get(name).copied())?;
-        room -= text.len();
+        let text = expand(text, budget, |name| variables.get(name).copied())?;
+        budget -= text.len();
         Some(text)
     };
     action.command.iter().flatten().map(one).collect()
@@ -156,7 +156,7 @@ async fn http_get(
         Ok(Ok(Answer::Status(status))) => {
             Outcome::Failed(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
         }
-        Ok(Ok(Answer::Elsewhere)) => Outcome::Warned("Probe terminated redirects".into()),
+        Ok(Ok(Answer::ForeignRedirect)) => Outcome::Warned("Probe terminated redirects".into()),
         Ok(Err(text)) => Outcome::Failed(text),
         Err(_) => Outcome::Failed(format!(
             "Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
@@ -165,7 +165,7 @@ async fn http_get(
 }
 
 /// A GET as hooks do it: whatever the answer, it is one. The error is for people.
-pub(crate) async fn notify(access: Access<'_>, action: &HTTPGetAction, c: &Container) -> Result<(), String> {
+pub(crate) async fn http_hook(access: Access<'_>, action: &HTTPGetAction, c: &Container) -> Result<(), String> {
     let (to, url) = target(action, c, access.address)?;
     follow(access.dialer, action, to, &url, "lifecycle").await.map(drop)
 }
@@ -185,7 +185,7 @@ fn target(action: &HTTPGetAction, c: &Container, pod: IpAddr) -> Result<(SocketA
 enum Answer {
     Status(StatusCode),
     /// It was sent to another host, and did not go there.
-    Elsewhere,
+    ForeignRedirect,
 }
 
 async fn follow(
@@ -208,9 +208,11 @@ async fn follow(
             read(answer).await;
             return Ok(Answer::Status(status));
         };
-        let Some(address) = next.authority().and_then(|a| address(a.as_str())) else { return Ok(Answer::Elsewhere) };
+        let Some(address) = next.authority().and_then(|a| address(a.as_str())) else {
+            return Ok(Answer::ForeignRedirect);
+        };
         if address.ip() != first.ip() || next.scheme_str() != Some("http") {
-            return Ok(Answer::Elsewhere);
+            return Ok(Answer::ForeignRedirect);
         }
         (to, uri) = (address, next);
     }

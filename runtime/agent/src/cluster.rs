@@ -3,8 +3,8 @@
 
 use crate::{
     config::{Configs, References, references},
-    named::Named,
     pod,
+    referenced::ReferencedObjects,
 };
 use client::{Client, Informer, Informers, Target};
 use k8s_openapi::api::{
@@ -19,7 +19,7 @@ pub(crate) struct Cluster {
     /// The pods of the node.
     pub pods: Informer<Pod>,
     /// The ConfigMaps and Secrets that they name.
-    pub(crate) named: Named,
+    pub(crate) referenced: ReferencedObjects,
     /// All Services.
     pub services: Informer<Service>,
     /// All RuntimeClasses.
@@ -36,7 +36,7 @@ impl Cluster {
             services: informers.of(),
             classes: informers.of(),
             nodes: informers.over(Target::of::<Node>().named("", node)),
-            named: Named::new(client.clone(), informers),
+            referenced: ReferencedObjects::new(client.clone(), informers),
             client,
         }
     }
@@ -55,11 +55,11 @@ impl Cluster {
         let namespace = pod::namespace(pod);
         let mut out = Configs::default();
         for name in config_maps {
-            let found = self.named.config_map(namespace, &name).await?;
+            let found = self.referenced.config_map(namespace, &name).await?;
             out.config_maps.insert(name, found);
         }
         for name in secrets {
-            let found = self.named.secret(namespace, &name).await?;
+            let found = self.referenced.secret(namespace, &name).await?;
             out.secrets.insert(name, found);
         }
         if namespace != "default" {

@@ -26,10 +26,10 @@ pub const MAX_BYTES: usize = 2 << 20;
 const ENTRY_OVERHEAD: usize = 16;
 
 /// What is left of [`MAX_BYTES`]. A text that is made and then overridden counts too: it has cost as much.
-struct Room(usize);
+struct SizeBudget(usize);
 
-impl Room {
-    fn take(&mut self, bytes: usize) -> Result<(), String> {
+impl SizeBudget {
+    fn charge(&mut self, bytes: usize) -> Result<(), String> {
         self.0 = self.0.checked_sub(bytes + ENTRY_OVERHEAD).ok_or_else(too_long)?;
         Ok(())
     }
@@ -43,19 +43,19 @@ fn too_long() -> String {
 #[derive(Default)]
 struct Variables {
     list: Vec<(String, String)>,
-    places: HashMap<String, usize>,
+    index: HashMap<String, usize>,
 }
 
 impl Variables {
     fn find(&self, name: &str) -> Option<&str> {
-        self.places.get(name).map(|place| self.list[*place].1.as_str())
+        self.index.get(name).map(|position| self.list[*position].1.as_str())
     }
 
     fn set(&mut self, name: &str, value: String) {
-        match self.places.get(name) {
-            Some(place) => self.list[*place].1 = value,
+        match self.index.get(name) {
+            Some(position) => self.list[*position].1 = value,
             None => {
-                self.places.insert(name.to_owned(), self.list.len());
+                self.index.insert(name.to_owned(), self.list.len());
                 self.list.push((name.to_owned(), value));
             }
         }
@@ -103,7 +103,7 @@ pub fn environment(
     from: Sources<'_>,
 ) -> Result<Environment, String> {
     let mut out = Environment::default();
-    let (mut own, mut room) = (Variables::default(), Room(MAX_BYTES));
+    let (mut own, mut budget) = (Variables::default(), SizeBudget(MAX_BYTES));
     for source in c.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &source.config_map_ref {
@@ -115,7 +115,7 @@ pub fn environment(
             };
             let values = map.data.iter().flatten().map(|(k, v)| (k.as_str(), Cow::from(v)));
             let source = format!("configMap {}/{}", pod::namespace(pod), reference.name);
-            out.skipped.extend(take(&mut own, &mut room, prefix, values, &source)?);
+            out.skipped.extend(add_env_from(&mut own, &mut budget, prefix, values, &source)?);
         }
         if let Some(reference) = &source.secret_ref {
             let Some(secret) = from.configs.secrets.get(&reference.name).and_then(Option::as_deref) else {
@@ -126,19 +126,19 @@ pub fn environment(
             };
             let values = secret_values(secret).into_iter().map(|(k, v)| (k, String::from_utf8_lossy(v)));
             let source = format!("secret {}/{}", pod::namespace(pod), reference.name);
-            out.skipped.extend(take(&mut own, &mut room, prefix, values, &source)?);
+            out.skipped.extend(add_env_from(&mut own, &mut budget, prefix, values, &source)?);
         }
     }
     let services = service_variables(pod, &from.configs.services);
     for variable in c.env.iter().flatten() {
         let lookup = |name: &str| own.find(name).or_else(|| services.find(name));
         let value = match (&variable.value, &variable.value_from) {
-            (Some(value), _) if !value.is_empty() => Some(expand(value, room.0, lookup).ok_or_else(too_long)?),
+            (Some(value), _) if !value.is_empty() => Some(expand(value, budget.0, lookup).ok_or_else(too_long)?),
             (_, Some(source)) => value_from(pod, c, source, from)?,
             _ => Some(String::new()),
         };
         if let Some(value) = value {
-            room.take(variable.name.len() + value.len())?;
+            budget.charge(variable.name.len() + value.len())?;
             own.set(&variable.name, value);
         }
     }
@@ -150,9 +150,9 @@ pub fn environment(
 }
 
 /// Takes the values of an `envFrom`. Returns the text about keys that cannot be names.
-fn take<'a>(
+fn add_env_from<'a>(
     own: &mut Variables,
-    room: &mut Room,
+    budget: &mut SizeBudget,
     prefix: &str,
     values: impl Iterator<Item = (&'a str, Cow<'a, str>)>,
     source: &str,
@@ -164,7 +164,7 @@ fn take<'a>(
         if name.is_empty() || !name.bytes().all(|b| (0x20..=0x7e).contains(&b) && b != b'=') {
             invalid.push(key.to_owned());
         } else {
-            room.take(name.len() + value.len())?;
+            budget.charge(name.len() + value.len())?;
             own.set(&name, value.into_owned());
         }
     }
@@ -263,14 +263,14 @@ fn service_variables(pod: &Pod, services: &[std::sync::Arc<Service>]) -> Variabl
 pub fn command_line(c: &Container, image: &Command, environment: &Environment) -> Result<Vec<String>, String> {
     let variables: HashMap<&str, &str> =
         environment.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let mut room = Room(MAX_BYTES);
+    let mut budget = SizeBudget(MAX_BYTES);
     for (name, value) in environment.variables.iter().chain(&environment.image) {
-        room.take(name.len() + value.len())?;
+        budget.charge(name.len() + value.len())?;
     }
     let mut expanded = |list: &Option<Vec<String>>| -> Result<Vec<String>, String> {
         let one = |text: &String| {
-            let text = expand(text, room.0, |name| variables.get(name).copied()).ok_or_else(too_long)?;
-            room.take(text.len())?;
+            let text = expand(text, budget.0, |name| variables.get(name).copied()).ok_or_else(too_long)?;
+            budget.charge(text.len())?;
             Ok(text)
         };
         list.iter().flatten().map(one).collect()

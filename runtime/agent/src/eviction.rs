@@ -6,7 +6,7 @@
 //! each. How fast the disk can fill between two looks is bounded elsewhere, where guests write.
 
 use crate::{
-    handle::{Eviction, Note},
+    handle::{Eviction, Message},
     node,
     plan::EVICTED,
     pod, resources,
@@ -33,7 +33,7 @@ const MIN_BYTES: u64 = 1 << 20;
 /// Likewise for inodes.
 const MIN_INODES: u64 = 100;
 /// The priority from which on a pod is critical to the cluster.
-const CRITICAL: i32 = 2_000_000_000;
+const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
 /// What a pod takes of the disk, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -50,24 +50,24 @@ pub(crate) struct Usage {
 
 /// What the disk is short of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Short {
-    Bytes,
+enum StarvedResource {
+    Storage,
     Inodes,
 }
 
-impl Short {
+impl StarvedResource {
     /// As events and messages name it.
     fn name(self) -> &'static str {
         match self {
-            Self::Bytes => RESOURCE,
+            Self::Storage => RESOURCE,
             Self::Inodes => "inodes",
         }
     }
 
     /// Whether it is worth evicting a pod with this usage.
-    fn frees(self, usage: &Usage) -> bool {
+    fn is_worth_reclaiming(self, usage: &Usage) -> bool {
         match self {
-            Self::Bytes => usage.total >= MIN_BYTES,
+            Self::Storage => usage.total >= MIN_BYTES,
             Self::Inodes => usage.inodes >= MIN_INODES,
         }
     }
@@ -95,7 +95,7 @@ fn storage(resources: Option<&ResourceRequirements>, limit: bool) -> Option<(u64
 }
 
 /// What the pod's containers may take together: upstream's `PodLimits` and `PodRequests`.
-fn sum(pod: &Pod, limit: bool) -> Option<u64> {
+fn pod_storage(pod: &Pod, limit: bool) -> Option<u64> {
     let of = |c: &Container| storage(c.resources.as_ref(), limit).map(|(bytes, _)| bytes);
     let (mut all, mut most, mut found) = (0, 0, false);
     for (container, role) in pod::containers(pod) {
@@ -109,14 +109,14 @@ fn sum(pod: &Pod, limit: bool) -> Option<u64> {
     found.then_some(most.max(all))
 }
 
-fn binary(bytes: u64) -> String {
+fn format_bytes(bytes: u64) -> String {
     Quantity::new(i64::try_from(bytes).unwrap_or(i64::MAX), Format::BinarySi).to_string()
 }
 
 /// Whether a pod has any limit that measuring can find exceeded.
 fn is_limited(pod: &Pod) -> bool {
     let sized = |v: &k8s_openapi::api::core::v1::Volume| v.empty_dir.as_ref().is_some_and(|e| e.size_limit.is_some());
-    pod::spec(pod).volumes.iter().flatten().any(sized) || sum(pod, true).is_some()
+    pod::spec(pod).volumes.iter().flatten().any(sized) || pod_storage(pod, true).is_some()
 }
 
 /// The limit that a pod exceeds. The texts are upstream's, with the blank at their end.
@@ -128,8 +128,8 @@ fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
             return Some(format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", volume.name, limit.0));
         }
     }
-    if let Some(limit) = sum(pod, true).filter(|limit| usage.total > *limit) {
-        let limit = binary(limit);
+    if let Some(limit) = pod_storage(pod, true).filter(|limit| usage.total > *limit) {
+        let limit = format_bytes(limit);
         return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));
     }
     for container in &pod::spec(pod).containers {
@@ -143,26 +143,26 @@ fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
 }
 
 /// The order in which pods are evicted: who takes more than requested, then who matters less, then who takes most beyond it.
-fn rank(pod: &Pod, usage: &Usage, short: Short) -> (bool, i32, Reverse<i128>) {
-    let beyond = match short {
-        Short::Bytes => i128::from(usage.total) - i128::from(sum(pod, false).unwrap_or(0)),
+fn rank(pod: &Pod, usage: &Usage, starved: StarvedResource) -> (bool, i32, Reverse<i128>) {
+    let beyond = match starved {
+        StarvedResource::Storage => i128::from(usage.total) - i128::from(pod_storage(pod, false).unwrap_or(0)),
         // Nobody can request them.
-        Short::Inodes => i128::from(usage.inodes),
+        StarvedResource::Inodes => i128::from(usage.inodes),
     };
     (beyond <= 0, pod::spec(pod).priority.unwrap_or(0), Reverse(beyond))
 }
 
 /// Why the first in that order must go.
-fn reason(pod: &Pod, usage: &Usage, short: Short) -> String {
-    let mut message = format!("The node was low on resource: {}. ", short.name());
-    if short == Short::Inodes {
+fn reason(pod: &Pod, usage: &Usage, starved: StarvedResource) -> String {
+    let mut message = format!("The node was low on resource: {}. ", starved.name());
+    if starved == StarvedResource::Inodes {
         return message;
     }
     for (container, _) in pod::containers(pod) {
         let (request, text) = storage(container.resources.as_ref(), false).unwrap_or((0, "0".into()));
         let used = usage.logs.get(&container.name).copied().unwrap_or(0);
         if used > request {
-            let (name, used) = (&container.name, binary(used));
+            let (name, used) = (&container.name, format_bytes(used));
             message += &format!(
                 "Container {name} was using {used}, request is {text}, has larger consumption of {RESOURCE}. "
             );
@@ -172,11 +172,11 @@ fn reason(pod: &Pod, usage: &Usage, short: Short) -> String {
 }
 
 fn is_critical(pod: &Pod) -> bool {
-    pod::spec(pod).priority.is_some_and(|p| p >= CRITICAL)
+    pod::spec(pod).priority.is_some_and(|p| p >= SYSTEM_CRITICAL_PRIORITY)
 }
 
 /// What is known of one pod's usage.
-struct Known {
+struct Measurement {
     usage: Usage,
     /// Not measured again before.
     due: Instant,
@@ -190,17 +190,17 @@ pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     loop {
         tokio::select! {
             () = token.cancelled() => return,
-            _ = tick.tick() => look(&shared, &mut known).await,
+            _ = tick.tick() => synchronize(&shared, &mut known).await,
         }
     }
 }
 
-async fn look(shared: &Shared, known: &mut HashMap<String, Known>) {
+async fn synchronize(shared: &Shared, known: &mut HashMap<String, Measurement>) {
     let pods = active(shared);
     known.retain(|uid, _| pods.iter().any(|pod| pod::uid(pod) == uid));
     let mut any = false;
     for pod in pods.iter().filter(|pod| is_limited(pod)) {
-        let usage = take(shared, pod, known, false).await;
+        let usage = usage_of(shared, pod, known, false).await;
         if let Some(message) = usage.and_then(|usage| exceeded(pod, &usage)) {
             any = true;
             evict(shared, pod, Eviction { message, pressure: false });
@@ -209,44 +209,45 @@ async fn look(shared: &Shared, known: &mut HashMap<String, Known>) {
     if any {
         return;
     }
-    let Some(short) = short_of(shared).await else { return };
+    let Some(starved) = starved_resource(shared).await else { return };
     let node = node::reference(&shared.options);
-    let text = format!("Attempting to reclaim {}", short.name());
+    let text = format!("Attempting to reclaim {}", starved.name());
     shared.recorder.event(&node, EventType::Warning, "EvictionThresholdMet", text);
-    collect_logs(shared).await;
+    remove_finished_logs(shared).await;
     shared.collect_images().await;
-    let Some(short) = short_of(shared).await else { return };
+    let Some(starved) = starved_resource(shared).await else { return };
     let mut ranked = Vec::new();
     for pod in pods.iter().filter(|pod| !is_critical(pod)) {
-        if let Some(usage) = take(shared, pod, known, true).await.filter(|usage| short.frees(usage)) {
-            ranked.push((rank(pod, &usage, short), pod, usage));
+        if let Some(usage) = usage_of(shared, pod, known, true).await.filter(|usage| starved.is_worth_reclaiming(usage))
+        {
+            ranked.push((rank(pod, &usage, starved), pod, usage));
         }
     }
     // one at a time, as upstream: its room may be enough
     match ranked.into_iter().min_by_key(|(rank, ..)| *rank) {
-        Some((_, pod, usage)) => evict(shared, pod, Eviction { message: reason(pod, &usage, short), pressure: true }),
+        Some((_, pod, usage)) => evict(shared, pod, Eviction { message: reason(pod, &usage, starved), pressure: true }),
         None => tracing::warn!("the disk is short, and no pod takes enough of it to be evicted"),
     }
 }
 
 /// Removes the logs of pods that are over: upstream removes dead containers, with their logs, before anything else.
-async fn collect_logs(shared: &Shared) {
+async fn remove_finished_logs(shared: &Shared) {
     let over = shared.cluster.pods.list();
-    let over = over.iter().filter(|pod| pod::is_finished(pod) && !runs(shared, pod));
+    let over = over.iter().filter(|pod| pod::is_finished(pod) && !has_running_containers(shared, pod));
     let logs = |pod: &Arc<Pod>| shared.logs_dir(pod::namespace(pod), pod::name(pod), pod::uid(pod));
     let folders: Vec<PathBuf> = over.map(logs).collect();
-    if let Err(error) = blocking(move || folders.iter().try_for_each(|folder| clear(folder))).await {
+    if let Err(error) = blocking(move || folders.iter().try_for_each(|folder| remove_log_files(folder))).await {
         tracing::warn!(%error, "cannot remove logs of pods that are over");
     }
 }
 
-fn runs(shared: &Shared, pod: &Pod) -> bool {
+fn has_running_containers(shared: &Shared, pod: &Pod) -> bool {
     let handle = shared.pods.lock().get(pod::uid(pod)).cloned();
     handle.is_some_and(|handle| handle.state().containers.values().any(|record| record.is_running()))
 }
 
 /// Removes the files of a pod's logs. The folder of a container stays: it tells that there was something.
-fn clear(logs: &Path) -> std::io::Result<()> {
+fn remove_log_files(logs: &Path) -> std::io::Result<()> {
     let containers = match std::fs::read_dir(logs) {
         // none of them has said anything
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
@@ -271,13 +272,18 @@ fn active(shared: &Shared) -> Vec<Arc<Pod>> {
     pods.into_iter().filter(running).collect()
 }
 
-async fn short_of(shared: &Shared) -> Option<Short> {
+async fn starved_resource(shared: &Shared) -> Option<StarvedResource> {
     let pressure = shared.options.pressure.clone();
     let pressure = blocking(move || Ok(pressure())).await.ok()?;
-    if pressure.disk { Some(Short::Bytes) } else { pressure.inodes.then_some(Short::Inodes) }
+    if pressure.disk { Some(StarvedResource::Storage) } else { pressure.inodes.then_some(StarvedResource::Inodes) }
 }
 
-async fn take(shared: &Shared, pod: &Arc<Pod>, known: &mut HashMap<String, Known>, new: bool) -> Option<Usage> {
+async fn usage_of(
+    shared: &Shared,
+    pod: &Arc<Pod>,
+    known: &mut HashMap<String, Measurement>,
+    new: bool,
+) -> Option<Usage> {
     let (uid, begin) = (pod::uid(pod), Instant::now());
     if let Some(known) = known.get(uid).filter(|known| begin < known.due && !new) {
         return Some(known.usage.clone());
@@ -288,7 +294,7 @@ async fn take(shared: &Shared, pod: &Arc<Pod>, known: &mut HashMap<String, Known
     match blocking(move || measure(&measured, &volumes, &logs)).await {
         Ok(usage) => {
             let due = begin + CHECK_INTERVAL / 2 + begin.elapsed() * 50;
-            known.insert(uid.to_owned(), Known { usage: usage.clone(), due });
+            known.insert(uid.to_owned(), Measurement { usage: usage.clone(), due });
             Some(usage)
         }
         Err(error) => {
@@ -306,7 +312,7 @@ fn evict(shared: &Shared, pod: &Pod, eviction: Eviction) {
     tracing::info!(pod = pod::full_name(pod), message = eviction.message, "evicted");
     shared.event(pod, None, EventType::Warning, EVICTED, &*eviction.message);
     if let Some(handle) = shared.pods.lock().get(pod::uid(pod)) {
-        handle.note(Note::Evict(eviction));
+        handle.send(Message::Evict(eviction));
     }
 }
 
@@ -383,19 +389,25 @@ mod tests {
             (make("larger", 0, "50Mi"), mib(200)),
         ];
         let mut order: Vec<_> =
-            pods.iter().map(|(pod, usage)| (rank(pod, usage, Short::Bytes), pod::name(pod))).collect();
+            pods.iter().map(|(pod, usage)| (rank(pod, usage, StarvedResource::Storage), pod::name(pod))).collect();
         order.sort();
         assert_eq!(order.into_iter().map(|(_, n)| n).collect::<Vec<_>>(), ["larger", "large", "important", "within"]);
-        let text = reason(&pods[2].0, &usage(&[("v", 1)], &[("c", 12 << 10)]), Short::Bytes);
+        let text = reason(&pods[2].0, &usage(&[("v", 1)], &[("c", 12 << 10)]), StarvedResource::Storage);
         assert_eq!(
             text,
             "The node was low on resource: ephemeral-storage. Container c was using 12Ki, request is 0, has larger consumption of \
              ephemeral-storage. "
         );
         let many = |inodes: u64| Usage { inodes, ..usage(&[("v", 1 << 30)], &[]) };
-        let (few, most) = (rank(&pods[0].0, &many(100), Short::Inodes), rank(&pods[2].0, &many(101), Short::Inodes));
+        let (few, most) = (
+            rank(&pods[0].0, &many(100), StarvedResource::Inodes),
+            rank(&pods[2].0, &many(101), StarvedResource::Inodes),
+        );
         assert!(most < few, "of inodes the one with most, whatever was requested");
-        assert!(!Short::Inodes.frees(&many(99)) && Short::Inodes.frees(&many(100)));
-        assert_eq!(reason(&pods[0].0, &many(100), Short::Inodes), "The node was low on resource: inodes. ");
+        assert!(
+            !StarvedResource::Inodes.is_worth_reclaiming(&many(99))
+                && StarvedResource::Inodes.is_worth_reclaiming(&many(100))
+        );
+        assert_eq!(reason(&pods[0].0, &many(100), StarvedResource::Inodes), "The node was low on resource: inodes. ");
     }
 }

@@ -40,19 +40,19 @@ pub(crate) struct Eviction {
 
 /// A note.
 #[derive(Debug)]
-pub(crate) enum Note {
+pub(crate) enum Message {
     /// The runtime says that a container entered a state.
-    Container(Arc<str>, ContainerState),
+    ContainerState(Arc<str>, ContainerState),
     /// The runtime does not know a container that should run.
-    Lost(Arc<str>),
+    ContainerLost(Arc<str>),
     /// A probe's verdict on an attempt changed.
-    Probe { container: String, id: String, kind: ProbeKind, passed: bool },
+    ProbeResult { container: String, id: String, kind: ProbeKind, passed: bool },
     /// What a start that takes long is doing.
-    Progress { container: String, message: String },
+    StartProgress { container: String, message: String },
     /// An image that could not be pulled is on the node now.
-    Image(String),
+    ImagePresent(String),
     /// A ConfigMap or Secret of the pod changed.
-    Config,
+    ConfigChanged,
     /// The pod takes too much of the node, or the node has too little.
     Evict(Eviction),
 }
@@ -62,7 +62,7 @@ struct Inbox {
     pod: Option<Arc<Pod>>,
     gone: bool,
     drain: bool,
-    notes: Vec<Note>,
+    messages: Vec<Message>,
 }
 
 /// What the worker finds when it wakes.
@@ -70,7 +70,7 @@ pub(crate) struct Mail {
     pub(crate) pod: Option<Arc<Pod>>,
     pub(crate) gone: bool,
     pub(crate) drain: bool,
-    pub(crate) notes: Vec<Note>,
+    pub(crate) messages: Vec<Message>,
 }
 
 /// A worker as others see it.
@@ -107,20 +107,20 @@ impl Handle {
     }
 
     /// Leaves a note. The notes of one pod are bounded by what its containers can do between two wake-ups.
-    pub(crate) fn note(&self, note: Note) {
-        self.inbox.lock().notes.push(note);
+    pub(crate) fn send(&self, message: Message) {
+        self.inbox.lock().messages.push(message);
         self.wake.notify_one();
     }
 
     /// Takes everything.
-    pub(crate) fn read(&self) -> Mail {
+    pub(crate) fn receive(&self) -> Mail {
         let mut inbox = self.inbox.lock();
-        let notes = std::mem::take(&mut inbox.notes);
-        Mail { pod: inbox.pod.take(), gone: inbox.gone, drain: inbox.drain, notes }
+        let messages = std::mem::take(&mut inbox.messages);
+        Mail { pod: inbox.pod.take(), gone: inbox.gone, drain: inbox.drain, messages }
     }
 
     /// Waits for mail. Cancel-safe.
-    pub(crate) async fn woken(&self) {
+    pub(crate) async fn notified(&self) {
         self.wake.notified().await;
     }
 

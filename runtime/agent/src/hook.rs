@@ -26,13 +26,13 @@ pub(crate) async fn run(
     let of = || format!("for Container {:?} in Pod {:?} failed - error:", container.name, pod::full_name(pod));
     if let Some(action) = &handler.exec {
         let command = action.command.as_deref().unwrap_or_default().join(" ");
-        let told = |text| format!("Exec lifecycle hook ([{command}]) {} {text}", of());
-        return exec(access, action).await.map_err(told);
+        let describe = |text| format!("Exec lifecycle hook ([{command}]) {} {text}", of());
+        return exec(access, action).await.map_err(describe);
     }
     if let Some(action) = &handler.http_get {
         let path = action.path.as_deref().unwrap_or("/");
-        let told = |text| format!("HTTP lifecycle hook ({path}) {} {text}", of());
-        return check::notify(access, action, container).await.map_err(told);
+        let describe = |text| format!("HTTP lifecycle hook ({path}) {} {text}", of());
+        return check::http_hook(access, action, container).await.map_err(describe);
     }
     if let Some(sleep) = &handler.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
@@ -47,7 +47,7 @@ async fn exec(access: Access<'_>, action: &ExecAction) -> Result<(), String> {
     let line = command.join(" ");
     match command::run(access.runtime, access.id, command).await {
         Ok(ended) if ended.code == 0 => Ok(()),
-        Ok(command::Ended { code, output, errors }) => {
+        Ok(command::CommandResult { code, output, errors }) => {
             Err(format!("command '{line}' exited with {code}: {errors}, message: {output:?}"))
         }
         Err(error) => Err(format!("{error}, message: \"\"")),

@@ -61,7 +61,7 @@ pub trait Images: Send + Sync + 'static {
 }
 
 /// Upstream's `imageGCHighThresholdPercent` and `imageGCLowThresholdPercent`.
-const FULL_PERCENT: (u8, u8) = (85, 80);
+const GC_THRESHOLD_PERCENT: (u8, u8) = (85, 80);
 
 #[async_trait::async_trait]
 impl Images for image::Images {
@@ -82,7 +82,7 @@ impl Images for image::Images {
     }
 
     async fn collect(&self, used: &[String]) {
-        let (high, low) = FULL_PERCENT;
+        let (high, low) = GC_THRESHOLD_PERCENT;
         let digests: HashSet<_> = used.iter().filter_map(|name| Some(self.get(name).ok()??.digest)).collect();
         let result = match self.to_free(high, low) {
             Ok(0) => return,

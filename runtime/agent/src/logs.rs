@@ -1,7 +1,7 @@
 //! Reads container logs back: CRI lines, rotated files, following. The counterpart of `container::log`.
 //!
 //! Follows the semantics of `kubectl logs` and <https://kubernetes.io/docs/concepts/cluster-administration/logging/>. Following polls
-//! the file: a line is seen at most [`POLL`] after it was written.
+//! the file: a line is seen at most [`POLL_INTERVAL`] after it was written.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
@@ -13,17 +13,17 @@ use std::{
 };
 
 /// How often a followed file is looked at.
-pub const POLL: Duration = Duration::from_millis(200);
+pub const POLL_INTERVAL: Duration = Duration::from_millis(200);
 /// Bytes read at a time.
 const CHUNK: usize = 64 << 10;
 /// Bounds of a termination message that is taken from the log.
-const LAST_BYTES: u64 = 8 << 10;
-const LAST_LINES: usize = 80;
-const LAST_TEXT: usize = 2048;
+const MAX_TAIL_BYTES: u64 = 8 << 10;
+const MAX_TAIL_LINES: usize = 80;
+const MAX_MESSAGE_BYTES: usize = 2048;
 
 /// What part of a log is wanted, and how.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
+pub struct LogOptions {
     /// Only the last lines.
     pub tail: Option<usize>,
     /// Only lines from then on.
@@ -88,7 +88,7 @@ pub fn files(current: &Path) -> Vec<PathBuf> {
 
 /// Turns CRI lines into what the user sees.
 struct Printer {
-    wanted: Wanted,
+    wanted: LogOptions,
     left: usize,
     /// The line before was partial: its time was printed already.
     inside: bool,
@@ -97,7 +97,7 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(wanted: Wanted) -> Self {
+    fn new(wanted: LogOptions) -> Self {
         let (left, begun) = (wanted.limit.unwrap_or(usize::MAX), wanted.since.is_none());
         Self { wanted, left, inside: false, begun }
     }
@@ -144,7 +144,7 @@ pub struct Reader {
 
 impl Reader {
     /// Opens the log whose current file is `path`; the file need not exist yet. For `tail`, old files are read through first.
-    pub fn open(path: &Path, wanted: Wanted) -> io::Result<Self> {
+    pub fn open(path: &Path, wanted: LogOptions) -> io::Result<Self> {
         let mut printer = Printer::new(wanted.clone());
         let mut file = None;
         if let Some(tail) = wanted.tail {
@@ -266,26 +266,27 @@ fn find_tail(files: &[PathBuf], tail: usize, printer: &mut Printer) -> io::Resul
 }
 
 /// The end of a log as a termination message: at most 80 lines and 2 KiB.
-pub fn last_words(path: &Path) -> String {
+pub fn termination_message(path: &Path) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(path)?;
         let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(LAST_BYTES)))?;
+        file.seek(SeekFrom::Start(size.saturating_sub(MAX_TAIL_BYTES)))?;
         let mut bytes = Vec::new();
-        file.take(LAST_BYTES).read_to_end(&mut bytes)?;
+        file.take(MAX_TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     let bytes = read().unwrap_or_default();
     let lines: Vec<_> = bytes.split(|b| *b == b'\n').filter_map(parse).collect();
     let mut text = Vec::new();
-    for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+    for line in &lines[lines.len().saturating_sub(MAX_TAIL_LINES)..] {
         text.extend_from_slice(line.text);
         if !line.partial {
             text.push(b'\n');
         }
     }
     let text = String::from_utf8_lossy(&text);
-    let from = (text.len().saturating_sub(LAST_TEXT)..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let from =
+        (text.len().saturating_sub(MAX_MESSAGE_BYTES)..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     text[from..].to_owned()
 }
 

@@ -171,9 +171,9 @@ pub(crate) fn unregistered(options: &Options) -> Node {
 
 /// What is remembered between two heartbeats.
 #[derive(Default)]
-struct Heart {
+struct NodeUpdater {
     uid: Option<String>,
-    sent: Option<Sent>,
+    sent: Option<SentStatus>,
     pressure: Pressure,
     /// What runtimes said of themselves last.
     problem: Option<String>,
@@ -182,7 +182,7 @@ struct Heart {
 }
 
 /// What was sent last, without the times of heartbeats.
-struct Sent {
+struct SentStatus {
     status: Value,
     /// What the API made of it.
     stored: Value,
@@ -191,7 +191,7 @@ struct Sent {
 
 /// Keeps the Node until `token` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
-    let mut heart = Heart::default();
+    let mut updater = NodeUpdater::default();
     let mut tick = tokio::time::interval(RENEW_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut failures = 0u32;
@@ -200,7 +200,7 @@ pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
             () = token.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match heart.beat(&shared).await {
+        match updater.sync(&shared).await {
             Ok(()) => failures = 0,
             Err(error) => {
                 // at start the API may still be on its way: the first tries follow each other fast
@@ -214,8 +214,8 @@ pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     }
 }
 
-impl Heart {
-    async fn beat(&mut self, shared: &Shared) -> Result<()> {
+impl NodeUpdater {
+    async fn sync(&mut self, shared: &Shared) -> Result<()> {
         let node = shared.cluster.client.find::<Node>("", &shared.options.node).await?;
         let uid = node.as_ref().and_then(|node| node.metadata.uid.clone());
         let known = self.uid.is_some() && self.uid == uid;
@@ -276,7 +276,7 @@ impl Heart {
         let (now, pressure) = (shared.now(), shared.options.pressure.clone());
         let pressure = tokio::task::spawn_blocking(move || pressure()).await.unwrap_or_default();
         if pressure != self.pressure {
-            self.turned(shared, pressure);
+            self.record_pressure_change(shared, pressure);
             self.pressure = pressure;
             if pressure == Pressure::default() {
                 tracing::info!("memory and disk suffice again");
@@ -297,7 +297,7 @@ impl Heart {
         let problems: Vec<_> =
             shared.runtimes.iter().filter_map(|r| Some(format!("{}: {}", r.name(), r.health()?))).collect();
         let problem = Some(problems.join("; ")).filter(|text| !text.is_empty());
-        self.tell(shared, problem.clone());
+        self.record_runtime_health(shared, problem.clone());
         let since = |kind: &str, status: &str| {
             self.transitions.get(kind).filter(|(before, _)| before == status).map(|(_, at)| at.clone())
         };
@@ -307,12 +307,12 @@ impl Heart {
     }
 
     /// Tells as events what upstream tells when a condition turns: before the disk is so full that the store takes no event.
-    fn turned(&self, shared: &Shared, now: Pressure) {
-        let told = [
+    fn record_pressure_change(&self, shared: &Shared, now: Pressure) {
+        let conditions = [
             (self.pressure.memory, now.memory, "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
             (self.pressure.of_disk(), now.of_disk(), "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
         ];
-        for (before, now, yes, no) in told {
+        for (before, now, yes, no) in conditions {
             if before != now {
                 let reason = if now { yes } else { no };
                 let text = format!("Node {} status is now: {reason}", shared.options.node);
@@ -322,7 +322,7 @@ impl Heart {
     }
 
     /// Says once what runtimes say of themselves, and once that it is over.
-    fn tell(&mut self, shared: &Shared, problem: Option<String>) {
+    fn record_runtime_health(&mut self, shared: &Shared, problem: Option<String>) {
         if problem == self.problem {
             return;
         }
@@ -338,9 +338,9 @@ impl Heart {
     /// the Node as the API has it.
     async fn send_status(&mut self, shared: &Shared, status: Value, present: Option<&Node>) -> Result<()> {
         let now = shared.now();
-        let steady = without_heartbeats(status.clone());
+        let comparable = without_heartbeats(status.clone());
         let fresh = self.sent.as_ref().is_some_and(|sent| {
-            sent.status == steady
+            sent.status == comparable
                 && present.is_none_or(|node| stored(node) == sent.stored)
                 && now.duration_since(sent.at) < RESEND_INTERVAL
         });
@@ -354,7 +354,7 @@ impl Heart {
         }
         let patch = Patch::Strategic(body);
         let node = shared.cluster.client.patch_status::<Node>("", &shared.options.node, patch).await?;
-        self.sent = Some(Sent { status: steady, stored: stored(&node), at: now });
+        self.sent = Some(SentStatus { status: comparable, stored: stored(&node), at: now });
         Ok(())
     }
 

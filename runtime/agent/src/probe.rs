@@ -9,32 +9,32 @@ use std::time::Duration;
 
 /// Consecutive results of one probe of one attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tally {
+pub struct ThresholdCounter {
     last: Option<bool>,
-    run: i32,
-    verdict: Option<bool>,
+    consecutive: i32,
+    result: Option<bool>,
 }
 
-impl Tally {
+impl ThresholdCounter {
     /// Before the first result: alive, not ready, not known to be started.
     pub fn new(kind: ProbeKind) -> Self {
-        let verdict = match kind {
+        let result = match kind {
             ProbeKind::Startup => None,
             ProbeKind::Liveness => Some(true),
             ProbeKind::Readiness => Some(false),
         };
-        Self { last: None, run: 0, verdict }
+        Self { last: None, consecutive: 0, result }
     }
 
     /// Adds a result. Returns the verdict if it changed.
     pub fn add(&mut self, probe: &Probe, passed: bool) -> Option<bool> {
-        self.run = if self.last == Some(passed) { self.run.saturating_add(1) } else { 1 };
+        self.consecutive = if self.last == Some(passed) { self.consecutive.saturating_add(1) } else { 1 };
         self.last = Some(passed);
         let needed = if passed { probe.success_threshold.unwrap_or(1) } else { probe.failure_threshold.unwrap_or(3) };
-        if self.run < needed.max(1) || self.verdict == Some(passed) {
+        if self.consecutive < needed.max(1) || self.result == Some(passed) {
             return None;
         }
-        self.verdict = Some(passed);
+        self.result = Some(passed);
         Some(passed)
     }
 }
@@ -78,8 +78,8 @@ mod tests {
 
     fn verdicts(kind: ProbeKind, success: i32, failure: i32, results: &str) -> Vec<Option<bool>> {
         let probe = Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() };
-        let mut tally = Tally::new(kind);
-        results.chars().map(|c| tally.add(&probe, c == '+')).collect()
+        let mut counter = ThresholdCounter::new(kind);
+        results.chars().map(|c| counter.add(&probe, c == '+')).collect()
     }
 
     #[test]

@@ -5,7 +5,7 @@ use parking_lot::Mutex;
 use std::collections::HashMap;
 
 /// The shortest time of which a rate is told.
-pub(crate) const SHORTEST: SignedDuration = SignedDuration::from_secs(10);
+pub(crate) const MIN_RATE_WINDOW: SignedDuration = SignedDuration::from_secs(10);
 
 /// What a node's own process uses. What cannot be read is absent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -51,10 +51,10 @@ impl Readings {
     }
 
     /// The newest reading that is old enough to be rated against.
-    pub(crate) fn base(&self, now: Timestamp, value: impl Fn(&Reading) -> Option<u64>) -> Option<(Timestamp, u64)> {
+    pub(crate) fn baseline(&self, now: Timestamp, value: impl Fn(&Reading) -> Option<u64>) -> Option<(Timestamp, u64)> {
         let all = self.0.lock();
         all.iter().find_map(|reading| {
-            let at = reading.at.filter(|at| now.duration_since(*at) >= SHORTEST)?;
+            let at = reading.at.filter(|at| now.duration_since(*at) >= MIN_RATE_WINDOW)?;
             Some((at, value(reading)?))
         })
     }
@@ -80,15 +80,15 @@ mod tests {
     fn a_rate_is_of_the_newest_reading_that_is_old_enough() {
         let readings = Readings::default();
         let cpu = |reading: &Reading| reading.containers.get(&7).copied();
-        assert_eq!(readings.base(at(100), cpu), None);
+        assert_eq!(readings.baseline(at(100), cpu), None);
         let reading = |seconds, cpu| Reading { at: Some(at(seconds)), node: None, containers: [(7, cpu)].into() };
         readings.push(reading(100, 5));
-        assert_eq!(readings.base(at(109), cpu), None, "too short a time");
-        assert_eq!(readings.base(at(110), cpu), Some((at(100), 5)));
+        assert_eq!(readings.baseline(at(109), cpu), None, "too short a time");
+        assert_eq!(readings.baseline(at(110), cpu), Some((at(100), 5)));
         readings.push(reading(115, 9));
-        assert_eq!(readings.base(at(116), cpu), Some((at(100), 5)));
-        assert_eq!(readings.base(at(125), cpu), Some((at(115), 9)));
-        assert_eq!(readings.base(at(125), |reading| reading.node), None);
+        assert_eq!(readings.baseline(at(116), cpu), Some((at(100), 5)));
+        assert_eq!(readings.baseline(at(125), cpu), Some((at(115), 9)));
+        assert_eq!(readings.baseline(at(125), |reading| reading.node), None);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use crate::{
     pod,
     shared::Shared,
     state::PodState,
-    volumes::{self, Context, Made, Room, Synced},
+    volumes::{self, Context, FileBudget, SyncedVolume, VolumeRecord},
 };
 use client::EventType;
 use container::{
@@ -17,20 +17,20 @@ use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
 /// What containers need.
-pub(crate) struct Ready {
+pub(crate) struct PodSetup {
     pub(crate) attachment: Attachment,
-    pub(crate) volumes: BTreeMap<String, Synced>,
+    pub(crate) volumes: BTreeMap<String, SyncedVolume>,
 }
 
-/// Makes it. Idempotent. What went wrong was told by an event.
-pub(crate) async fn make(shared: &Arc<Shared>, pod: &Arc<Pod>, address: Option<IpAddr>) -> Result<Ready, String> {
+/// Makes it. Idempotent. What went wrong was report by an event.
+pub(crate) async fn set_up(shared: &Arc<Shared>, pod: &Arc<Pod>, address: Option<IpAddr>) -> Result<PodSetup, String> {
     let volumes = sync_volumes(shared, pod, &[]).await?;
     let attachment = shared.network.attach(network(pod, address)).await.map_err(|error| {
         let message = format!("Failed to create pod sandbox: network: {error}");
         shared.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", &*message);
         message
     })?;
-    Ok(Ready { attachment, volumes })
+    Ok(PodSetup { attachment, volumes })
 }
 
 fn network(pod: &Pod, address: Option<IpAddr>) -> PodNetwork {
@@ -51,15 +51,15 @@ pub(crate) async fn sync_volumes(
     shared: &Arc<Shared>,
     pod: &Arc<Pod>,
     addresses: &[IpAddr],
-) -> Result<BTreeMap<String, Synced>, String> {
+) -> Result<BTreeMap<String, SyncedVolume>, String> {
     if pod::spec(pod).volumes.as_ref().is_none_or(Vec::is_empty) {
         return Ok(BTreeMap::new());
     }
-    let told = |message: String| {
+    let report = |message: String| {
         shared.event(pod, None, EventType::Warning, "FailedMount", &*message);
         message
     };
-    let configs = shared.cluster.configs(pod).await.map_err(|e| told(format!("MountVolume.SetUp failed: {e}")))?;
+    let configs = shared.cluster.configs(pod).await.map_err(|e| report(format!("MountVolume.SetUp failed: {e}")))?;
     let root = shared.volumes_dir(pod::uid(pod));
     let cx = Context {
         pod: pod.clone(),
@@ -70,38 +70,38 @@ pub(crate) async fn sync_volumes(
         now: shared.now(),
         dir: root.clone(),
         private: shared.private.clone(),
-        room: Room::default(),
+        budget: FileBudget::default(),
     };
-    volumes::sync_all(&shared.plugins, &cx, &root).await.map_err(told)
+    volumes::sync_all(&shared.plugins, &cx, &root).await.map_err(report)
 }
 
 /// When the first volume wants to be synced again.
-pub(crate) fn next_sync(volumes: &BTreeMap<String, Synced>) -> Option<Timestamp> {
-    volumes.values().filter_map(|v| v.again).min()
+pub(crate) fn next_sync(volumes: &BTreeMap<String, SyncedVolume>) -> Option<Timestamp> {
+    volumes.values().filter_map(|v| v.resync_at).min()
 }
 
 /// Undoes everything of a pod but its logs and its state file, the volumes as they were recorded. Idempotent. What fails keeps what it needs:
 /// volumes stay while a sandbox may use them, and each that cannot be removed stays as it is.
-pub(crate) async fn undo(shared: &Shared, uid: &str, made: &[Made]) -> Result<(), String> {
+pub(crate) async fn tear_down(shared: &Shared, uid: &str, recorded: &[VolumeRecord]) -> Result<(), String> {
     let id: Arc<str> = uid.into();
-    let mut left = Vec::new();
+    let mut failures = Vec::new();
     for runtime in shared.runtimes.iter() {
         if let Err(error) = runtime.remove_sandbox(&id).await {
-            left.push(format!("cannot remove the sandbox in {}: {error}", runtime.name()));
+            failures.push(format!("cannot remove the sandbox in {}: {error}", runtime.name()));
         }
     }
-    if !left.is_empty() {
-        return Err(left.join("; "));
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
     }
     shared.network.detach(&id).await;
     shared.tokens.forget(&id);
-    volumes::tear_down(&shared.plugins, made, &shared.volumes_dir(&id)).await
+    volumes::tear_down(&shared.plugins, recorded, &shared.volumes_dir(&id)).await
 }
 
 /// Undoes everything of a pod that is gone from the API, and removes its logs; its state file as the last thing, so that what fails is
 /// found again. Idempotent.
-pub(crate) async fn forget(shared: &Shared, state: &PodState) -> Result<(), String> {
-    undo(shared, &state.uid, &state.volumes).await?;
+pub(crate) async fn clean_up(shared: &Shared, state: &PodState) -> Result<(), String> {
+    tear_down(shared, &state.uid, &state.volumes).await?;
     let logs = shared.logs_dir(&state.namespace, &state.name, &state.uid);
     let removed = volumes::blocking(move || volumes::tree::remove(&logs)).await;
     removed.map_err(|error| format!("cannot remove the logs: {error}"))?;
@@ -111,10 +111,10 @@ pub(crate) async fn forget(shared: &Shared, state: &PodState) -> Result<(), Stri
 /// Forgets a pod that was deleted while the agent was away. It is tried again until it works or the process ends.
 pub(crate) async fn clean_up_orphan(shared: &Shared, state: &PodState, token: &CancellationToken) {
     let mut failures = 0;
-    while let Err(error) = forget(shared, state).await {
+    while let Err(error) = clean_up(shared, state).await {
         let PodState { namespace, name, uid, .. } = state;
         tracing::warn!(pod = format!("{namespace}/{name}"), uid, error, "an orphaned pod cannot be cleaned up yet");
-        let pause = tokio::time::sleep(delay(failures));
+        let pause = tokio::time::sleep(retry_delay(failures));
         if token.run_until_cancelled(pause).await.is_none() {
             return;
         }
@@ -128,7 +128,7 @@ pub(crate) async fn remove_sandbox(runtime: &dyn Runtime, sandbox: &SandboxId, t
     let mut failures = 0;
     while let Err(error) = runtime.remove_sandbox(sandbox).await {
         tracing::warn!(runtime = runtime.name(), %sandbox, %error, "an orphaned sandbox cannot be removed yet");
-        let pause = tokio::time::sleep(delay(failures));
+        let pause = tokio::time::sleep(retry_delay(failures));
         if token.run_until_cancelled(pause).await.is_none() {
             return;
         }
@@ -137,6 +137,6 @@ pub(crate) async fn remove_sandbox(runtime: &dyn Runtime, sandbox: &SandboxId, t
 }
 
 /// How long to wait after so many failures before this one: a second, doubled up to two minutes.
-pub(crate) fn delay(failures: u32) -> Duration {
+pub(crate) fn retry_delay(failures: u32) -> Duration {
     Duration::from_secs((1 << failures.min(10)).min(120))
 }

@@ -1,8 +1,8 @@
 //! What all workers of a node have in common.
 
 use crate::{
-    admission::Room,
-    awaited::Awaited,
+    admission::AdmittedPods,
+    awaited::AwaitedImages,
     cluster::Cluster,
     downward::Facts,
     handle::Handle,
@@ -14,7 +14,7 @@ use crate::{
     readings::Readings,
     reporter::Reporter,
     state::{PodState, StateDir},
-    volumes::{Private, Tokens, VolumePlugin},
+    volumes::{PrivateDir, Tokens, VolumePlugin},
 };
 use client::{EventType, Recorder};
 use container::net::{Dialer, Network};
@@ -40,19 +40,19 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) plugins: Vec<Box<dyn VolumePlugin>>,
     pub(crate) tokens: Arc<Tokens>,
-    pub(crate) private: Private,
+    pub(crate) private: PrivateDir,
     pub(crate) states: StateDir,
     pub(crate) reporter: Reporter,
     pub(crate) prober: Prober,
-    pub(crate) awaited: Arc<Awaited>,
-    pub(crate) room: Mutex<Room>,
+    pub(crate) awaited: Arc<AwaitedImages>,
+    pub(crate) admitted: Mutex<AdmittedPods>,
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Metrics,
     pub(crate) readings: Readings,
     /// Containers that a drain had to end.
-    pub(crate) cut: AtomicUsize,
+    pub(crate) killed: AtomicUsize,
 }
 
 impl Shared {

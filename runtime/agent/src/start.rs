@@ -4,12 +4,12 @@
 use crate::{
     config::Configs,
     env::{self, Environment, Sources},
-    handle::{Handle, Note},
+    handle::{Handle, Message},
     images::{self, Keyring, Policy, Pulled},
     pod, policy, resources,
     shared::Shared,
-    termination::{self, LastWords},
-    volumes::{self, Synced, Wanted, mounts},
+    termination::{self, TerminationMessage},
+    volumes::{self, MountRequest, SyncedVolume, mounts},
 };
 use client::EventType;
 use container::{
@@ -29,7 +29,7 @@ pub(crate) struct Start {
     pub(crate) log: i32,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) attachment: Attachment,
-    pub(crate) volumes: Arc<BTreeMap<String, Synced>>,
+    pub(crate) volumes: Arc<BTreeMap<String, SyncedVolume>>,
     pub(crate) token: CancellationToken,
 }
 
@@ -40,7 +40,7 @@ pub(crate) struct Started {
     pub(crate) image_id: String,
     pub(crate) prepared: Arc<dyn Prepared>,
     /// Where it leaves its termination message.
-    pub(crate) last_words: Option<LastWords>,
+    pub(crate) termination_message: Option<TerminationMessage>,
 }
 
 /// Why it was not.
@@ -107,7 +107,7 @@ impl Start {
     }
 
     fn progress(&self, message: String) {
-        self.handle.note(Note::Progress { container: self.container.clone(), message });
+        self.handle.send(Message::StartProgress { container: self.container.clone(), message });
     }
 
     async fn make_ready(&self, container: &Container) -> Result<(Arc<dyn Runtime>, ContainerSpec, Started)> {
@@ -128,7 +128,7 @@ impl Start {
         for warning in prepared.warnings() {
             self.event(EventType::Warning, "ImageAdvice", warning);
         }
-        let (spec, last_words) = self.spec(container, &pulled, environment).await?;
+        let (spec, termination_message) = self.spec(container, &pulled, environment).await?;
         if prepared.target() == "http" && !spec.ports.iter().any(|port| port.protocol == Protocol::Tcp) {
             let text = format!(
                 "Container {} serves HTTP but declares no containerPort: it is served on port {DEFAULT_HTTP_PORT}",
@@ -137,7 +137,7 @@ impl Start {
             self.event(EventType::Warning, "DefaultPort", text);
         }
         let (runtime_name, image_id) = (runtime.name().to_owned(), pulled.image_id);
-        let started = Started { runtime: runtime_name, image, image_id, prepared, last_words };
+        let started = Started { runtime: runtime_name, image, image_id, prepared, termination_message };
         Ok((runtime.clone(), spec, started))
     }
 
@@ -242,7 +242,7 @@ impl Start {
         container: &Container,
         pulled: &Pulled,
         environment: Environment,
-    ) -> Result<(ContainerSpec, Option<LastWords>)> {
+    ) -> Result<(ContainerSpec, Option<TerminationMessage>)> {
         let args = env::command_line(container, &pulled.command, &environment)
             .map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
         let http = policy::http(self.pod.metadata.annotations.as_ref(), &self.container)
@@ -256,12 +256,16 @@ impl Start {
             let (container, _) = pod::container(&pod, &name).ok_or_else(|| format!("container {name} not found"))?;
             let (variables, scratch, private) = (&variables[..], &*scratch, &private);
             let container = &*container;
-            let mut mounts = mounts(&Wanted { pod: &pod, container, volumes: &volumes, variables, scratch, private })?;
-            let last_words = termination::prepare(container, &mut mounts, &messages);
-            Ok((mounts, last_words.map_err(|e| format!("failed to prepare the termination message file: {e}"))?))
+            let mut mounts =
+                mounts(&MountRequest { pod: &pod, container, volumes: &volumes, variables, scratch, private })?;
+            let termination_message = termination::prepare(container, &mut mounts, &messages);
+            Ok((
+                mounts,
+                termination_message.map_err(|e| format!("failed to prepare the termination message file: {e}"))?,
+            ))
         });
         let made = made.await.map_err(|e| e.to_string()).and_then(|made| made);
-        let (mounts, last_words) =
+        let (mounts, termination_message) =
             made.map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
         let spec = ContainerSpec {
             id: self.id.as_str().into(),
@@ -282,7 +286,7 @@ impl Start {
             },
             tty: container.tty.unwrap_or(false),
         };
-        Ok((spec, last_words))
+        Ok((spec, termination_message))
     }
 
     async fn launch(&self, runtime: &Arc<dyn Runtime>, spec: ContainerSpec, started: Started) -> Result<Started> {
@@ -324,7 +328,7 @@ impl Start {
         let Some(status) = list.into_iter().find(|status| status.id == *id) else { return false };
         let ended = matches!(status.state, container::ContainerState::Exited(_));
         if ended {
-            self.handle.note(Note::Container(id.clone(), status.state));
+            self.handle.send(Message::ContainerState(id.clone(), status.state));
         }
         ended
     }

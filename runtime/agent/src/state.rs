@@ -5,7 +5,7 @@
 
 use crate::{
     backoff::Backoff,
-    volumes::{Made, blocking},
+    volumes::{VolumeRecord, blocking},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -48,7 +48,7 @@ pub struct PodState {
     /// The volumes that are set up, completely or partly. Written before the setup, and cleared after all are removed. The teardown uses this list
     /// and not the Pod, which may be deleted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub volumes: Vec<Made>,
+    pub volumes: Vec<VolumeRecord>,
 }
 
 /// Why a whole pod failed, beyond its containers.
@@ -59,8 +59,8 @@ pub struct Failure {
     /// For people.
     pub message: String,
     /// The node rejected the pod: none of its containers ever ran.
-    #[serde(default)]
-    pub refused: bool,
+    #[serde(default, rename = "refused")]
+    pub rejected: bool,
     /// The node lacked a resource: the pod gets the DisruptionTarget condition.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pressure: bool,
@@ -75,7 +75,7 @@ pub struct Record {
     /// The latest attempt.
     pub current: Option<Attempt>,
     /// The end of the attempt before it.
-    pub last: Option<Ended>,
+    pub last: Option<Terminated>,
     /// The restart back-off.
     pub backoff: Option<Backoff>,
 }
@@ -107,14 +107,14 @@ pub enum AttemptState {
         /// When.
         started_at: Timestamp,
     },
-    /// Ended.
-    Exited(Ended),
+    /// Terminated.
+    Exited(Terminated),
 }
 
 /// The end of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ended {
+pub struct Terminated {
     /// `containerID` in the status, with its scheme.
     pub container_id: String,
     /// The exit code.
@@ -142,14 +142,14 @@ impl Attempt {
     }
 }
 
-impl Ended {
+impl Terminated {
     /// Whether it ended with the process of the agent.
-    pub(crate) fn came_with_the_agents(&self) -> bool {
+    pub(crate) fn ended_with_agent(&self) -> bool {
         self.drained || self.reason == LOST_REASON
     }
 
     /// Marks it as ended unobserved.
-    pub(crate) fn lose(&mut self) {
+    pub(crate) fn mark_lost(&mut self) {
         self.code = LOST_CODE;
         self.reason = LOST_REASON.into();
         self.message = LOST_MESSAGE.into();
@@ -163,7 +163,7 @@ impl Record {
     }
 
     /// How the latest attempt ended, if it did.
-    pub fn ended(&self) -> Option<&Ended> {
+    pub fn terminated(&self) -> Option<&Terminated> {
         match &self.current {
             Some(Attempt { state: AttemptState::Exited(ended), .. }) => Some(ended),
             _ => None,
@@ -190,7 +190,7 @@ impl PodState {
     }
 
     /// Takes from the pod's status what is [newer](Self::is_behind) than the file; fields that only the file has stay.
-    pub fn caught_up(self, pod: &Pod) -> Self {
+    pub fn merge_status(self, pod: &Pod) -> Self {
         if self.is_behind(pod) { Self { volumes: self.volumes, ..Self::adopt(pod) } } else { self }
     }
 
@@ -199,18 +199,18 @@ impl PodState {
     pub fn is_behind(&self, pod: &Pod) -> bool {
         Self::adopt(pod).containers.iter().any(|(name, told)| {
             let Some(known) = self.containers.get(name) else { return true };
-            let other = |told: &Ended| known.ended().is_some_and(|known| is_other_end(known, told));
-            told.restarts > known.restarts || told.restarts == known.restarts && told.ended().is_some_and(other)
+            let other = |told: &Terminated| known.terminated().is_some_and(|known| is_other_end(known, told));
+            told.restarts > known.restarts || told.restarts == known.restarts && told.terminated().is_some_and(other)
         })
     }
 
     /// Marks running attempts that are not in `alive` as lost.
-    pub fn lose(&mut self, alive: impl Fn(&str) -> bool) {
+    pub fn mark_lost(&mut self, alive: impl Fn(&str) -> bool) {
         for record in self.containers.values_mut() {
             let Some(attempt) = &mut record.current else { continue };
             let AttemptState::Running { started_at } = attempt.state else { continue };
             if !alive(&attempt.id) {
-                attempt.state = AttemptState::Exited(Ended {
+                attempt.state = AttemptState::Exited(Terminated {
                     container_id: attempt.container_id(),
                     code: LOST_CODE,
                     reason: LOST_REASON.into(),
@@ -225,7 +225,7 @@ impl PodState {
 }
 
 /// Whether `told` is the actual end of an attempt that is recorded as lost.
-fn is_other_end(known: &Ended, told: &Ended) -> bool {
+fn is_other_end(known: &Terminated, told: &Terminated) -> bool {
     known.container_id == told.container_id && known.reason == LOST_REASON && told.reason != LOST_REASON
 }
 
@@ -233,7 +233,7 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
     let id = status.container_id.clone()?;
     let (runtime, raw) = id.split_once("://")?;
     let state = status.state.as_ref()?;
-    let ended = |t: &k8s_openapi::api::core::v1::ContainerStateTerminated| Ended {
+    let ended = |t: &k8s_openapi::api::core::v1::ContainerStateTerminated| Terminated {
         container_id: t.container_id.clone().unwrap_or_else(|| id.clone()),
         code: t.exit_code,
         reason: t.reason.clone().unwrap_or_default(),
@@ -246,7 +246,7 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
     let (current, last) = match (&state.terminated, &state.running) {
         (Some(terminated), _) => (AttemptState::Exited(ended(terminated)), last),
         (None, Some(running)) => {
-            let lost = Ended {
+            let lost = Terminated {
                 container_id: id.clone(),
                 code: LOST_CODE,
                 reason: LOST_REASON.into(),
@@ -271,14 +271,14 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
 }
 
 /// The extension of temporary files.
-const UNFINISHED: &str = "tmp";
+const TEMPORARY_EXTENSION: &str = "tmp";
 
 /// The folder of the files `DIR/<uid>.json`. Operations run on blocking threads, one at a time and in order, so that thousands of starting pods
 /// occupy one such thread and not hundreds.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     dir: Arc<Path>,
-    turn: Arc<Semaphore>,
+    permit: Arc<Semaphore>,
 }
 
 impl StateDir {
@@ -286,11 +286,11 @@ impl StateDir {
     pub fn open(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         for entry in std::fs::read_dir(dir)?.flatten() {
-            if entry.path().extension().is_some_and(|e| e == UNFINISHED) {
+            if entry.path().extension().is_some_and(|e| e == TEMPORARY_EXTENSION) {
                 std::fs::remove_file(entry.path())?;
             }
         }
-        Ok(Self { dir: dir.into(), turn: Arc::new(Semaphore::new(1)) })
+        Ok(Self { dir: dir.into(), permit: Arc::new(Semaphore::new(1)) })
     }
 
     fn path(&self, uid: &str) -> PathBuf {
@@ -299,9 +299,9 @@ impl StateDir {
 
     /// Runs an operation. A started operation completes even if the caller is cancelled; the next one waits for it.
     async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-        let turn = self.turn.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let permit = self.permit.clone().acquire_owned().await.map_err(io::Error::other)?;
         blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             work()
         })
         .await
@@ -313,7 +313,7 @@ impl StateDir {
         let path = self.path(&state.uid);
         let bytes = serde_json::to_vec(state).map_err(io::Error::other)?;
         self.work(move || {
-            let temporary = path.with_extension(UNFINISHED);
+            let temporary = path.with_extension(TEMPORARY_EXTENSION);
             std::fs::File::create(&temporary)?.write_all(&bytes)?;
             std::fs::rename(&temporary, &path)
         })
@@ -345,7 +345,7 @@ impl StateDir {
             }
             let read = std::fs::read(&path).and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other));
             match read
-                .and_then(|state: PodState| if self.path(&state.uid) == path { Ok(state) } else { Err(foreign()) })
+                .and_then(|state: PodState| if self.path(&state.uid) == path { Ok(state) } else { Err(wrong_uid()) })
             {
                 Ok(state) => drop(states.insert(state.uid.clone(), state)),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "unreadable pod state, ignored"),
@@ -356,7 +356,7 @@ impl StateDir {
 }
 
 /// The error of a file of another pod than its name says: the teardown must not remove the folders that it lists.
-fn foreign() -> io::Error {
+fn wrong_uid() -> io::Error {
     io::Error::other("it is not of the pod that it is named after")
 }
 
@@ -431,10 +431,10 @@ mod tests {
     #[test]
     fn running_attempts_that_are_gone_are_lost_with_137() {
         let mut state = running();
-        state.lose(|id| id == "a");
+        state.mark_lost(|id| id == "a");
         assert!(state.containers["c"].is_running());
-        state.lose(|_| false);
-        let ended = state.containers["c"].ended().unwrap();
+        state.mark_lost(|_| false);
+        let ended = state.containers["c"].terminated().unwrap();
         assert_eq!((ended.code, ended.reason.as_str(), ended.finished_at), (137, "ContainerStatusUnknown", None));
         assert_eq!(ended.container_id, "wasmtime://a");
     }
@@ -451,7 +451,7 @@ mod tests {
         let ended =
             |reason: &str| json!({"terminated": {"exitCode": 0, "reason": reason, "containerID": "wasmtime://a"}});
         let mut known = running();
-        known.lose(|_| false);
+        known.mark_lost(|_| false);
         assert!(!known.is_behind(&told(1, runs())), "the file is written first");
         assert!(!known.is_behind(&told(2, runs())));
         assert!(!known.is_behind(&told(2, ended(LOST_REASON))));
@@ -476,6 +476,6 @@ mod tests {
         assert_eq!(state.address, Some("10.32.0.9".parse().unwrap()));
         assert_eq!(state.containers.len(), 1, "a container that never ran has no record");
         assert_eq!(state.containers["c"].restarts, 4);
-        assert_eq!(state.containers["c"].ended().unwrap().code, 137);
+        assert_eq!(state.containers["c"].terminated().unwrap().code, 137);
     }
 }

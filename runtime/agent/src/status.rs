@@ -4,9 +4,9 @@
 //! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
 
 use crate::{
-    plan::{Busy, Live, LiveContainer, Setup},
+    plan::{LiveContainer, LiveState, Operation, Setup},
     pod::{self, Role},
-    state::{Attempt, AttemptState, Ended, Failure, LOST_CODE, LOST_REASON, PodState},
+    state::{Attempt, AttemptState, Failure, LOST_CODE, LOST_REASON, PodState, Terminated},
 };
 use api::schema::Schema;
 use jiff::Timestamp;
@@ -27,7 +27,7 @@ pub struct Input<'a> {
     /// What is remembered.
     pub state: &'a PodState,
     /// What is under way.
-    pub live: &'a Live,
+    pub live: &'a LiveState,
     /// The node's addresses, the primary first.
     pub host: &'a [IpAddr],
     /// The pod's addresses, the primary first.
@@ -35,13 +35,13 @@ pub struct Input<'a> {
     /// What was reported last; newer than what the pod says of itself.
     pub reported: Option<&'a PodStatus>,
     /// The pod will not run again: its last report.
-    pub last: bool,
+    pub is_final: bool,
     /// The time.
     pub now: Timestamp,
 }
 
 /// What of a pod's status the node alone says. Others say conditions of their own, and what scheduler and resource claims need.
-pub(crate) const OWN: &[&str] = &[
+pub(crate) const OWN_FIELDS: &[&str] = &[
     "phase",
     "reason",
     "message",
@@ -58,9 +58,9 @@ pub(crate) const OWN: &[&str] = &[
 
 /// Whether the API has another status of the pod than was reported, as far as it is the node's to say: somebody wrote over it, and it
 /// is to be said again (upstream's `needsReconcile`). Or the pod as it is seen here is older than the report.
-pub(crate) fn overruled(pod: &Pod, reported: &PodStatus) -> bool {
-    let (seen, said) = (in_go_form(pod.status.as_ref()), in_go_form(Some(reported)));
-    if OWN.iter().any(|field| seen.get(field) != said.get(field)) {
+pub(crate) fn is_overwritten(pod: &Pod, reported: &PodStatus) -> bool {
+    let (seen, said) = (without_empty_fields(pod.status.as_ref()), without_empty_fields(Some(reported)));
+    if OWN_FIELDS.iter().any(|field| seen.get(field) != said.get(field)) {
         return true;
     }
     let find = |kind: &str| {
@@ -76,7 +76,7 @@ pub(crate) fn overruled(pod: &Pod, reported: &PodStatus) -> bool {
 }
 
 /// A status as the API writes it.
-fn in_go_form(status: Option<&PodStatus>) -> Value {
+fn without_empty_fields(status: Option<&PodStatus>) -> Value {
     static SCHEMA: LazyLock<Option<Schema>> = LazyLock::new(|| Schema::named("io.k8s.api.core.v1.PodStatus"));
     let mut value = status.and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default();
     if let Some(schema) = &*SCHEMA {
@@ -86,7 +86,7 @@ fn in_go_form(status: Option<&PodStatus>) -> Value {
 }
 
 /// The pod with the status that was reported of it in place of what another hand wrote; what others say in conditions stays.
-pub(crate) fn with_own_status(pod: &Pod, reported: &PodStatus) -> Pod {
+pub(crate) fn with_reported_status(pod: &Pod, reported: &PodStatus) -> Pod {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone());
     Pod { status: Some(PodStatus { conditions, ..reported.clone() }), ..pod.clone() }
 }
@@ -98,8 +98,8 @@ pub(crate) fn is_shown_ready(pod: &Pod) -> bool {
 
 /// Makes the status.
 pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
-    if let Some(failure) = input.state.failure.as_ref().filter(|failure| failure.refused) {
-        return refused(pod, failure, input);
+    if let Some(failure) = input.state.failure.as_ref().filter(|failure| failure.rejected) {
+        return rejected(pod, failure, input);
     }
     let mut init: Vec<_> =
         pod::init_containers(pod).iter().map(|c| container_status(pod, c, pod::init_role(c), input)).collect();
@@ -107,12 +107,12 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
         pod::spec(pod).containers.iter().map(|c| container_status(pod, c, Role::App, input)).collect();
     let ephemeral: Vec<_> = pod::ephemeral(pod).iter().map(|c| ephemeral_status(pod, c, input)).collect();
     let initialized = crate::plan::was_initialized(pod, input.state);
-    let over = crate::plan::verdict(pod, input.state).is_some();
+    let over = crate::plan::terminal_phase(pod, input.state).is_some();
     let may_run = init.iter().chain(&apps).any(|s| s.state.as_ref().is_some_and(|s| s.running.is_some()));
-    if input.last && initialized {
-        apps.iter_mut().for_each(locate);
+    if input.is_final && initialized {
+        apps.iter_mut().for_each(mark_unlocated);
     }
-    let mut phase = phase(pod, &init, &apps, over || input.last, initialized);
+    let mut phase = phase(pod, &init, &apps, over || input.is_final, initialized);
     let old = pod.status.clone().unwrap_or_default();
     let mut reason = old.reason.filter(|_| old.phase.as_deref() == Some("Failed"));
     let mut message = old.message.filter(|_| old.phase.as_deref() == Some("Failed"));
@@ -128,7 +128,7 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
         Some("Failed") => phase = "Failed",
         // what still runs delays the end: nobody may take the pod's place before it is over
         _ if may_run && matches!(phase, "Succeeded" | "Failed") => phase = "Running",
-        _ if input.last && !matches!(phase, "Succeeded" | "Failed") => phase = "Failed",
+        _ if input.is_final && !matches!(phase, "Succeeded" | "Failed") => phase = "Failed",
         _ => {}
     }
     let conditions = conditions(pod, &init, &apps, phase, input);
@@ -161,7 +161,7 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
 }
 
 /// A pod that the node did not take has no containers, addresses or conditions of the node's.
-fn refused(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
+fn rejected(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
     PodStatus {
         phase: Some("Failed".into()),
         reason: Some(failure.reason.clone()),
@@ -174,7 +174,7 @@ fn refused(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
 }
 
 /// A container that should have run and of which nothing is known when the pod ends.
-fn locate(status: &mut ContainerStatus) {
+fn mark_unlocated(status: &mut ContainerStatus) {
     let state = status.state.get_or_insert_default();
     if state.terminated.is_none() {
         *state = ContainerState {
@@ -197,18 +197,20 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
     let last = record.and_then(|r| r.last.as_ref());
     let (state, last) = match attempt.map(|a| &a.state) {
         // upstream's kubelet says nothing of a container before its hook is over
-        Some(AttemptState::Running { .. }) if live.busy == Busy::PostStart => (waits(default_reason(pod), ""), last),
+        Some(AttemptState::Running { .. }) if live.operation == Operation::PostStart => {
+            (waiting_state(default_reason(pod), ""), last)
+        }
         Some(AttemptState::Running { started_at }) => {
             let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
             (ContainerState { running: Some(running), ..Default::default() }, last)
         }
         Some(AttemptState::Exited(ended)) => match &live.waiting {
-            Some(waiting) if !input.last => (waits(&waiting.reason, &waiting.message), Some(ended)),
-            _ => (terminated(ended), last),
+            Some(waiting) if !input.is_final => (waiting_state(&waiting.reason, &waiting.message), Some(ended)),
+            _ => (terminated_state(ended), last),
         },
         None => match &live.waiting {
-            Some(waiting) => (waits(&waiting.reason, &waiting.message), last),
-            None => (waits(default_reason(pod), ""), last),
+            Some(waiting) => (waiting_state(&waiting.reason, &waiting.message), last),
+            None => (waiting_state(default_reason(pod), ""), last),
         },
     };
     let running = state.running.is_some();
@@ -225,7 +227,7 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
         allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
         resources,
         state: Some(state),
-        last_state: Some(last.map(terminated).unwrap_or_default()),
+        last_state: Some(last.map(terminated_state).unwrap_or_default()),
         volume_mounts: mounts(c),
         ..ContainerStatus::default()
     }
@@ -253,7 +255,7 @@ pub fn default_reason(pod: &Pod) -> &'static str {
     if pod::init_containers(pod).is_empty() { "ContainerCreating" } else { "PodInitializing" }
 }
 
-fn waits(reason: &str, message: &str) -> ContainerState {
+fn waiting_state(reason: &str, message: &str) -> ContainerState {
     let message = (!message.is_empty()).then(|| message.to_owned());
     ContainerState {
         waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
@@ -261,7 +263,7 @@ fn waits(reason: &str, message: &str) -> ContainerState {
     }
 }
 
-fn terminated(ended: &Ended) -> ContainerState {
+fn terminated_state(ended: &Terminated) -> ContainerState {
     ContainerState {
         terminated: Some(ContainerStateTerminated {
             container_id: Some(ended.container_id.clone()),
@@ -276,7 +278,7 @@ fn terminated(ended: &Ended) -> ContainerState {
     }
 }
 
-fn parts(status: &ContainerStatus) -> (bool, Option<i32>, bool, Option<i32>) {
+fn summary(status: &ContainerStatus) -> (bool, Option<i32>, bool, Option<i32>) {
     let state = status.state.as_ref();
     let last = status.last_state.as_ref();
     (
@@ -299,7 +301,7 @@ pub fn phase(
     let (mut pending_init, mut failed_init, mut pending_sidecars) = (0, 0, 0);
     let (mut running, mut waiting, mut stopped, mut succeeded) = (0, 0, 0, 0);
     for (container, status) in pod::init_containers(pod).iter().zip(init) {
-        let (runs, ended, waits, last) = parts(status);
+        let (runs, ended, waits, last) = summary(status);
         if pod::init_role(container) == Role::Sidecar {
             if runs {
                 running += 1;
@@ -315,7 +317,7 @@ pub fn phase(
         failed_init += usize::from(!runs && code.is_some_and(|c| c != 0));
     }
     for status in apps {
-        let (runs, ended, _, last) = parts(status);
+        let (runs, ended, _, last) = summary(status);
         if runs {
             running += 1;
         } else if let Some(code) = ended {
@@ -359,7 +361,7 @@ fn conditions(
         ("ContainersReady", containers_ready),
         ("PodScheduled", (true, None, None)),
     ];
-    let make = |(kind, (status, reason, message)): (&str, Verdict)| {
+    let make = |(kind, (status, reason, message)): (&str, ConditionValue)| {
         let status = if status { "True" } else { "False" };
         let reported = input.reported.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         let before = reported.iter().chain(old).find(|c| c.type_ == kind);
@@ -382,16 +384,16 @@ fn conditions(
 }
 
 /// Status, reason, message.
-type Verdict = (bool, Option<String>, Option<String>);
+type ConditionValue = (bool, Option<String>, Option<String>);
 
-fn no(reason: &str, message: String) -> Verdict {
+fn false_because(reason: &str, message: String) -> ConditionValue {
     (false, Some(reason.to_owned()), (!message.is_empty()).then_some(message))
 }
 
-fn containers_ready(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> Verdict {
+fn containers_ready(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> ConditionValue {
     match phase {
-        "Succeeded" => return no("PodCompleted", String::new()),
-        "Failed" => return no("PodFailed", String::new()),
+        "Succeeded" => return false_because("PodCompleted", String::new()),
+        "Failed" => return false_because("PodFailed", String::new()),
         _ => {}
     }
     let sidecars = pod::init_containers(pod).iter().zip(init).filter(|(c, _)| pod::init_role(c) == Role::Sidecar);
@@ -400,10 +402,10 @@ fn containers_ready(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus
     if unready.is_empty() {
         return (true, None, None);
     }
-    no("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))
+    false_because("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))
 }
 
-fn pod_ready(pod: &Pod, old: &[PodCondition], containers: &Verdict) -> Verdict {
+fn pod_ready(pod: &Pod, old: &[PodCondition], containers: &ConditionValue) -> ConditionValue {
     if !containers.0 {
         return containers.clone();
     }
@@ -418,15 +420,15 @@ fn pod_ready(pod: &Pod, old: &[PodCondition], containers: &Verdict) -> Verdict {
             Some(_) => {}
         }
     }
-    if messages.is_empty() { (true, None, None) } else { no("ReadinessGatesNotReady", messages.join(", ")) }
+    if messages.is_empty() { (true, None, None) } else { false_because("ReadinessGatesNotReady", messages.join(", ")) }
 }
 
-fn initialized(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> Verdict {
+fn initialized(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> ConditionValue {
     if phase == "Succeeded" {
         return (true, Some("PodCompleted".into()), None);
     }
     let ever_started = |s: &ContainerStatus| {
-        let (runs, ended, _, last) = parts(s);
+        let (runs, ended, _, last) = summary(s);
         runs || ended.is_some() || last.is_some()
     };
     if apps.iter().any(ever_started) {
@@ -441,7 +443,7 @@ fn initialized(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], ph
     if incomplete.is_empty() {
         return (true, None, None);
     }
-    no("ContainersNotInitialized", format!("containers with incomplete status: [{}]", incomplete.join(" ")))
+    false_because("ContainersNotInitialized", format!("containers with incomplete status: [{}]", incomplete.join(" ")))
 }
 
 #[cfg(test)]

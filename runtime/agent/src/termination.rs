@@ -19,22 +19,22 @@ const DEFAULT_PATH: &str = "/dev/termination-log";
 /// As much of the end of the file is read. Upstream's figure.
 const MAX_BYTES: u64 = 4096;
 /// Guests write next to the file: a link of theirs is never followed, and a pipe is not waited for.
-const NEVER_WAIT: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+const NOFOLLOW_NONBLOCK: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
 /// Where a container leaves its message.
 #[derive(Clone, Debug)]
-pub(crate) struct LastWords {
+pub(crate) struct TerminationMessage {
     /// A folder that no guest can replace.
     root: PathBuf,
     /// The way from there to the file.
-    way: PathBuf,
+    path: PathBuf,
     /// What was there when the container was started: an old message, or a file that is none.
     before: Option<(SystemTime, u64)>,
 }
 
-impl LastWords {
-    fn at(root: PathBuf, way: PathBuf) -> Self {
-        let mut this = Self { root, way, before: None };
+impl TerminationMessage {
+    fn new(root: PathBuf, path: PathBuf) -> Self {
+        let mut this = Self { root, path, before: None };
         this.before = this.open(OFlags::RDONLY).ok().and_then(|file| stamp(&file));
         this
     }
@@ -60,10 +60,10 @@ impl LastWords {
     fn open(&self, how: OFlags) -> io::Result<File> {
         let folder = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let mut at = open(&self.root, folder, Mode::empty())?;
-        let mut parts = self.way.components().peekable();
+        let mut parts = self.path.components().peekable();
         while let Some(part) = parts.next() {
             let Component::Normal(part) = part else { return Err(io::ErrorKind::InvalidInput.into()) };
-            let how = if parts.peek().is_some() { folder | OFlags::NOFOLLOW } else { how | NEVER_WAIT };
+            let how = if parts.peek().is_some() { folder | OFlags::NOFOLLOW } else { how | NOFOLLOW_NONBLOCK };
             at = openat(&at, part, how, Mode::from_raw_mode(0o666))?;
         }
         Ok(at.into())
@@ -77,25 +77,29 @@ fn stamp(file: &File) -> Option<(SystemTime, u64)> {
 }
 
 /// Makes the file and shows it. `folder` is the container's own for this; it is emptied first. Blocks on the disk.
-pub(crate) fn prepare(container: &Container, mounts: &mut Vec<Mount>, folder: &Path) -> io::Result<Option<LastWords>> {
+pub(crate) fn prepare(
+    container: &Container,
+    mounts: &mut Vec<Mount>,
+    folder: &Path,
+) -> io::Result<Option<TerminationMessage>> {
     let path = container.termination_message_path.as_deref().filter(|p| !p.is_empty()).unwrap_or(DEFAULT_PATH);
     let path = Path::new(path);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
     let covering = mounts.iter().filter(|m| parent.starts_with(&m.target)).max_by_key(|m| m.target.len());
     if let Some(mount) = covering {
-        let way = mount.below.join(path.strip_prefix(&mount.target).unwrap_or(path));
-        let words = LastWords::at(mount.root.clone(), way);
-        if !mount.read_only && words.before.is_none() {
+        let path = mount.below.join(path.strip_prefix(&mount.target).unwrap_or(path));
+        let message = TerminationMessage::new(mount.root.clone(), path);
+        if !mount.read_only && message.before.is_none() {
             // the folder may be missing, or be no place for files: then there is no message
-            drop(words.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL));
+            drop(message.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL));
         }
-        return Ok(Some(LastWords::at(words.root, words.way)));
+        return Ok(Some(TerminationMessage::new(message.root, message.path)));
     }
     tree::remove(folder)?;
     std::fs::create_dir_all(folder)?;
     File::create(folder.join(name))?;
     mounts.push(Mount::new(folder, "", parent.to_string_lossy(), false).map_err(io::Error::other)?);
-    Ok(Some(LastWords::at(folder.to_owned(), name.into())))
+    Ok(Some(TerminationMessage::new(folder.to_owned(), name.into())))
 }
 
 #[cfg(test)]
@@ -117,12 +121,12 @@ mod tests {
         let folder = dir.path().join("own");
         for text in ["why", "", "again"] {
             let mut mounts = vec![mount(dir.path(), "/dev/shm")];
-            let words = prepare(&container(None), &mut mounts, &folder).unwrap().unwrap();
+            let message = prepare(&container(None), &mut mounts, &folder).unwrap().unwrap();
             assert_eq!((mounts.len(), mounts[1].target.as_str()), (2, "/dev"));
             let file = mounts[1].root.join("termination-log");
             assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
             std::fs::write(file, text).unwrap();
-            assert_eq!(words.read(), text);
+            assert_eq!(message.read(), text);
         }
     }
 
@@ -130,10 +134,10 @@ mod tests {
     fn the_end_of_a_long_message_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let mut mounts = Vec::new();
-        let words = prepare(&container(Some("/a/b/c")), &mut mounts, &dir.path().join("own")).unwrap().unwrap();
+        let message = prepare(&container(Some("/a/b/c")), &mut mounts, &dir.path().join("own")).unwrap().unwrap();
         assert_eq!(mounts[0].target, "/a/b");
         std::fs::write(mounts[0].root.join("c"), "x".repeat(5000) + "end").unwrap();
-        let text = words.read();
+        let text = message.read();
         assert_eq!((text.len(), text.ends_with("xend")), (4096, true));
     }
 
@@ -146,15 +150,15 @@ mod tests {
         let own = dir.path().join("own");
         let at = |path: &str| {
             let mut mounts = vec![mount(&data, "/data")];
-            let words = prepare(&container(Some(path)), &mut mounts, &own).unwrap().unwrap();
+            let message = prepare(&container(Some(path)), &mut mounts, &own).unwrap().unwrap();
             assert_eq!(mounts.len(), 1);
-            words
+            message
         };
         assert_eq!(at("/data/app.log").read(), "");
-        let words = at("/data/sub/why");
+        let message = at("/data/sub/why");
         assert!(data.join("sub/why").is_file(), "it can be opened without making it");
         std::fs::write(data.join("sub/why"), "because").unwrap();
-        assert_eq!(words.read(), "because");
+        assert_eq!(message.read(), "because");
         assert_eq!(at("/data/none/why").read(), "");
     }
 
@@ -166,13 +170,13 @@ mod tests {
         std::fs::create_dir(&secret).unwrap();
         std::fs::write(secret.join("why"), "secret").unwrap();
         let mut mounts = vec![mount(&data, "/data")];
-        let words = prepare(&container(Some("/data/sub/why")), &mut mounts, dir.path()).unwrap().unwrap();
+        let message = prepare(&container(Some("/data/sub/why")), &mut mounts, dir.path()).unwrap().unwrap();
         std::fs::remove_file(data.join("sub/why")).unwrap();
         symlink(secret.join("why"), data.join("sub/why")).unwrap();
-        assert_eq!(words.read(), "");
+        assert_eq!(message.read(), "");
         std::fs::remove_dir_all(data.join("sub")).unwrap();
         symlink(&secret, data.join("sub")).unwrap();
-        assert_eq!(words.read(), "");
+        assert_eq!(message.read(), "");
         std::fs::remove_file(data.join("sub")).unwrap();
         std::fs::create_dir(data.join("sub")).unwrap();
         rustix::fs::mknodat(
@@ -183,6 +187,6 @@ mod tests {
             0,
         )
         .unwrap();
-        assert_eq!(words.read(), "", "a pipe is not waited for");
+        assert_eq!(message.read(), "", "a pipe is not waited for");
     }
 }

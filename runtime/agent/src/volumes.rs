@@ -15,8 +15,8 @@ mod token;
 pub(crate) mod tree;
 
 pub use atomic::{File, write};
-pub use mounts::{Wanted, mounts};
-pub use private::Private;
+pub use mounts::{MountRequest, mounts};
+pub use private::PrivateDir;
 pub use token::{TokenSource, Tokens};
 
 use crate::{config::Configs, downward::Facts, pod};
@@ -56,56 +56,56 @@ pub struct Context {
     /// The volume's own folder; made by the plugin if it needs it.
     pub dir: PathBuf,
     /// What no volume may show.
-    pub private: Private,
+    pub private: PrivateDir,
     /// What the pod's files that come from the API may still take.
-    pub room: Room,
+    pub budget: FileBudget,
 }
 
 /// Bytes that the files of a pod's configMap, secret, downwardAPI and projected volumes may take together. One object may stand behind
 /// thousands of files: without a bound a short pod would take the memory and the disk of its node.
-const MAX_FILE_BYTES: usize = 64 << 20;
+const MAX_API_FILE_BYTES: usize = 64 << 20;
 
 /// What is left of a pod's bound. A clone is the same room.
 #[derive(Clone, Debug)]
-pub struct Room(Arc<AtomicUsize>);
+pub struct FileBudget(Arc<AtomicUsize>);
 
-impl Default for Room {
+impl Default for FileBudget {
     fn default() -> Self {
-        Self(Arc::new(MAX_FILE_BYTES.into()))
+        Self(Arc::new(MAX_API_FILE_BYTES.into()))
     }
 }
 
-impl Room {
+impl FileBudget {
     /// Takes the room of a file.
     ///
     /// # Errors
     /// There is not as much left.
-    pub fn take(&self, bytes: usize) -> Result<(), Error> {
+    pub fn charge(&self, bytes: usize) -> Result<(), Error> {
         let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        let text = || format!("the pod's files from the API take more than {} MiB together", MAX_FILE_BYTES >> 20);
+        let text = || format!("the pod's files from the API take more than {} MiB together", MAX_API_FILE_BYTES >> 20);
         left.map(drop).map_err(|_| Error::Source(text()))
     }
 }
 
 /// A volume that is up to date.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Synced {
+pub struct SyncedVolume {
     /// What containers mount.
     pub path: PathBuf,
     /// Whose it is.
-    pub kind: Kind,
+    pub owner: Owner,
     /// Sync again at the latest then.
-    pub again: Option<Timestamp>,
+    pub resync_at: Option<Timestamp>,
 }
 
 /// Whose a volume is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum Owner {
     /// The pod's: its containers may write.
     Pod,
     /// The agent's: its files are replaced as a whole and old versions are swept (see [`write()`]). Containers only read, whatever their
     /// mount says.
-    Versions,
+    Agent,
     /// The node's.
     Host,
 }
@@ -127,12 +127,12 @@ pub enum Error {
 /// One kind of volume source.
 #[async_trait]
 pub trait VolumePlugin: Send + Sync + 'static {
-    /// Upstream's name of it. It is [recorded](Made) with each volume, so it never changes.
+    /// Upstream's name of it. It is [recorded](VolumeRecord) with each volume, so it never changes.
     fn name(&self) -> &'static str;
     /// Whether the volume is of this kind.
     fn handles(&self, volume: &Volume) -> bool;
     /// Makes the volume or brings it up to date. Idempotent.
-    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<Synced, Error>;
+    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<SyncedVolume, Error>;
     /// Removes what `sync` made, also where that was broken off. Idempotent. When it fails, nothing else touches the folder, and it is
     /// tried again.
     async fn teardown(&self, dir: &Path) -> io::Result<()> {
@@ -143,7 +143,7 @@ pub trait VolumePlugin: Send + Sync + 'static {
 
 /// A volume as it is recorded before it is made: what removes it must be known also when the pod is no more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
+pub struct VolumeRecord {
     /// Its name in the pod.
     pub volume: String,
     /// Its plugin's name.
@@ -156,20 +156,24 @@ pub fn plugins() -> Vec<Box<dyn VolumePlugin>> {
 }
 
 /// What to record of a pod's volumes. One that no plugin handles is never made.
-pub fn record(plugins: &[Box<dyn VolumePlugin>], pod: &Pod) -> Vec<Made> {
+pub fn record(plugins: &[Box<dyn VolumePlugin>], pod: &Pod) -> Vec<VolumeRecord> {
     let volumes = pod::spec(pod).volumes.iter().flatten();
-    let made = volumes.filter_map(|v| {
+    let recorded = volumes.filter_map(|v| {
         let plugin = plugins.iter().find(|p| p.handles(v))?.name();
-        Some(Made { volume: v.name.clone(), plugin: plugin.into() })
+        Some(VolumeRecord { volume: v.name.clone(), plugin: plugin.into() })
     });
-    made.collect()
+    recorded.collect()
 }
 
 /// Removes the volumes that were recorded, each by its own plugin, then the pod's folder. What a plugin could not remove stays as it is, and
 /// what nobody recorded stays too: the error names all of it. Idempotent.
-pub async fn tear_down(plugins: &[Box<dyn VolumePlugin>], made: &[Made], root: &Path) -> Result<(), String> {
-    let mut left = Vec::new();
-    for Made { volume, plugin } in made {
+pub async fn tear_down(
+    plugins: &[Box<dyn VolumePlugin>],
+    recorded: &[VolumeRecord],
+    root: &Path,
+) -> Result<(), String> {
+    let mut errors = Vec::new();
+    for VolumeRecord { volume, plugin } in recorded {
         let mut parts = Path::new(volume).components();
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
         let torn = match plugins.iter().find(|p| p.name() == plugin) {
@@ -178,16 +182,16 @@ pub async fn tear_down(plugins: &[Box<dyn VolumePlugin>], made: &[Made], root: &
             None => Err(format!("this node has no volume plugin {plugin}")),
         };
         if let Err(error) = torn {
-            left.push(format!("UnmountVolume.TearDown failed for volume {volume:?} : {error}"));
+            errors.push(format!("UnmountVolume.TearDown failed for volume {volume:?} : {error}"));
         }
     }
     let folder = root.to_owned();
     if let Err(error) = blocking(move || remove_own(&folder)).await
-        && left.is_empty()
+        && errors.is_empty()
     {
-        left.push(format!("{}: {error}", root.display()));
+        errors.push(format!("{}: {error}", root.display()));
     }
-    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
 
 /// Removes the agent's own folders of a pod, and the pod's if nothing else is in it.
@@ -215,7 +219,7 @@ pub async fn sync_all(
     plugins: &[Box<dyn VolumePlugin>],
     cx: &Context,
     root: &Path,
-) -> Result<BTreeMap<String, Synced>, String> {
+) -> Result<BTreeMap<String, SyncedVolume>, String> {
     let mut out = BTreeMap::new();
     for volume in pod::spec(&cx.pod).volumes.iter().flatten() {
         let Some(plugin) = plugins.iter().find(|p| p.handles(volume)) else {
@@ -254,14 +258,14 @@ impl VolumePlugin for EmptyDir {
         volume.empty_dir.is_some()
     }
 
-    async fn sync(&self, cx: &Context, _volume: &Volume) -> Result<Synced, Error> {
+    async fn sync(&self, cx: &Context, _volume: &Volume) -> Result<SyncedVolume, Error> {
         let dir = cx.dir.clone();
         blocking(move || {
             std::fs::create_dir_all(&dir)?;
             std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777))
         })
         .await?;
-        Ok(Synced { path: cx.dir.clone(), kind: Kind::Pod, again: None })
+        Ok(SyncedVolume { path: cx.dir.clone(), owner: Owner::Pod, resync_at: None })
     }
 }
 
@@ -278,11 +282,11 @@ impl VolumePlugin for HostPath {
         volume.host_path.is_some()
     }
 
-    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<Synced, Error> {
+    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<SyncedVolume, Error> {
         let source = volume.host_path.clone().unwrap_or_default();
         let (path, private) = (PathBuf::from(&source.path), cx.private.clone());
         blocking(move || Ok(host_path(&source, &private))).await?.map_err(Error::Source)?;
-        Ok(Synced { path, kind: Kind::Host, again: None })
+        Ok(SyncedVolume { path, owner: Owner::Host, resync_at: None })
     }
 
     async fn teardown(&self, _dir: &Path) -> io::Result<()> {
@@ -291,12 +295,12 @@ impl VolumePlugin for HostPath {
 }
 
 /// Checks or makes a host path as its type says. Looked at again whenever a container mounts it: by then something else may be there.
-fn host_path(source: &HostPathVolumeSource, private: &Private) -> Result<(), String> {
+fn host_path(source: &HostPathVolumeSource, private: &PrivateDir) -> Result<(), String> {
     use std::os::unix::fs::FileTypeExt;
     let path = Path::new(&source.path);
     // what is to be made must not be made in there either
     if let Some(handle) = path.ancestors().find_map(|folder| beneath::root(folder).ok()) {
-        let refused = if path.is_dir() { private.refuse(&handle) } else { private.refuse_inside(&handle) };
+        let refused = if path.is_dir() { private.check(&handle) } else { private.check_not_inside(&handle) };
         refused.map_err(|why| format!("hostPath {} is refused: {why}", source.path))?;
     }
     let kind = path.metadata().ok().map(|m| m.file_type());

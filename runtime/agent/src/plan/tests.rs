@@ -15,7 +15,7 @@ fn ago(seconds: i64) -> Timestamp {
 struct Case {
     pod: Pod,
     state: PodState,
-    live: Live,
+    live: LiveState,
 }
 
 fn case(spec: Value) -> Case {
@@ -28,7 +28,7 @@ fn case(spec: Value) -> Case {
     let pod =
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap();
     let state = PodState { started: Some(ago(60)), ..PodState::default() };
-    Case { pod, state, live: Live { setup: Setup::Ready, ..Live::default() } }
+    Case { pod, state, live: LiveState { setup: Setup::Ready, ..LiveState::default() } }
 }
 
 fn apps(policy: &str, names: &[&str]) -> Case {
@@ -65,7 +65,7 @@ impl Case {
     }
 
     fn ended(self, name: &str, code: i32, seconds_ago: i64) -> Self {
-        let ended = Ended {
+        let ended = Terminated {
             container_id: String::new(),
             code,
             reason: String::new(),
@@ -123,7 +123,7 @@ impl Case {
 #[test]
 fn the_pod_is_set_up_before_its_containers() {
     apps("Always", &["a"]).with(|c| c.live.setup = Setup::None).plans(expect!["set up"]);
-    apps("Always", &["a"]).with(|c| c.live.setup = Setup::Busy).plans(expect![""]);
+    apps("Always", &["a"]).with(|c| c.live.setup = Setup::InProgress).plans(expect![""]);
     apps("Always", &["a"])
         .with(|c| c.live.setup = Setup::Failed(now() + SignedDuration::from_secs(4)))
         .plans(expect!["wake in 4s"]);
@@ -136,7 +136,7 @@ fn app_containers_start_together_and_are_left_alone_while_they_run() {
         start a
         start b"#]]);
     apps("Always", &["a", "b"]).runs("a").plans(expect!["start b"]);
-    apps("Always", &["a", "b"]).runs("a").live("b", |l| l.busy = Busy::Starting).plans(expect![""]);
+    apps("Always", &["a", "b"]).runs("a").live("b", |l| l.operation = Operation::Starting).plans(expect![""]);
 }
 
 #[test]
@@ -231,7 +231,7 @@ fn probes_and_changed_images_stop_a_container() {
     apps("Always", &["a"])
         .runs("a")
         .live("a", unhealthy(None))
-        .live("a", |l| l.busy = Busy::Stopping(Duration::from_secs(30)))
+        .live("a", |l| l.operation = Operation::Stopping(Duration::from_secs(30)))
         .plans(expect![""]);
     apps("Always", &["a"])
         .runs("a")
@@ -246,7 +246,7 @@ fn deletion_stops_apps_then_sidecars_then_undoes_everything() {
     all()
         .runs("side")
         .runs("app")
-        .live("app", |l| l.busy = Busy::Stopping(Duration::from_secs(5)))
+        .live("app", |l| l.operation = Operation::Stopping(Duration::from_secs(5)))
         .deleting()
         .plans(expect![""]);
     all().runs("side").ended("app", 143, 1).deleting().plans(expect!["stop side 5s: Stopping container side"]);
@@ -255,7 +255,7 @@ fn deletion_stops_apps_then_sidecars_then_undoes_everything() {
         .ended("side", 143, 1)
         .ended("app", 143, 1)
         .deleting()
-        .with(|c| c.live.setup = Setup::Undoing)
+        .with(|c| c.live.setup = Setup::TearingDown)
         .plans(expect![""]);
     all()
         .ended("side", 143, 1)
@@ -269,10 +269,10 @@ fn deletion_stops_apps_then_sidecars_then_undoes_everything() {
 fn a_shorter_grace_period_is_passed_on_and_starts_are_given_up() {
     apps("Always", &["a"])
         .runs("a")
-        .live("a", |l| l.busy = Busy::Stopping(Duration::from_secs(30)))
+        .live("a", |l| l.operation = Operation::Stopping(Duration::from_secs(30)))
         .deleting()
         .plans(expect!["stop a 5s: Stopping container a"]);
-    apps("Always", &["a"]).live("a", |l| l.busy = Busy::Starting).deleting().plans(expect!["cancel a"]);
+    apps("Always", &["a"]).live("a", |l| l.operation = Operation::Starting).deleting().plans(expect!["cancel a"]);
     apps("Always", &["a"]).runs("a").with(|c| c.live.gone = true).plans(expect!["stop a 30s: Stopping container a"]);
 }
 
@@ -298,17 +298,17 @@ fn a_finished_pod_is_undone_and_left_until_it_is_deleted() {
 #[test]
 fn volumes_that_are_recorded_are_removed_before_the_pod_is_finished() {
     let recorded = |setup: Setup| {
-        let made = crate::volumes::Made { volume: "v".into(), plugin: "kubernetes.io/empty-dir".into() };
+        let made = crate::volumes::VolumeRecord { volume: "v".into(), plugin: "kubernetes.io/empty-dir".into() };
         apps("Never", &["a"]).with(|c| (c.state.volumes, c.live.setup) = (vec![made], setup))
     };
     // an earlier process made them, or not all could be made
-    for setup in [Setup::None, Setup::Failed(ago(-9)), Setup::Stuck(ago(0))] {
+    for setup in [Setup::None, Setup::Failed(ago(-9)), Setup::TeardownFailed(ago(0))] {
         recorded(setup.clone()).deleting().plans(expect!["tear down"]);
         recorded(setup.clone()).with(|c| c.live.gone = true).plans(expect!["tear down"]);
         recorded(setup).ended("a", 0, 1).plans(expect!["tear down"]);
     }
-    recorded(Setup::Stuck(ago(-9))).deleting().plans(expect!["wake in 9s"]);
-    recorded(Setup::Undoing).deleting().plans(expect![""]);
+    recorded(Setup::TeardownFailed(ago(-9))).deleting().plans(expect!["wake in 9s"]);
+    recorded(Setup::TearingDown).deleting().plans(expect![""]);
     recorded(Setup::None).plans(expect!["set up"]);
 }
 
@@ -324,7 +324,7 @@ fn a_deadline_fails_the_pod_when_it_is_over() {
             c.state.failure = Some(Failure {
                 reason: "DeadlineExceeded".into(),
                 message: String::new(),
-                refused: false,
+                rejected: false,
                 pressure: false,
             })
         })

@@ -5,7 +5,7 @@ use crate::{
     pod,
     readings::Rate,
     shared::Shared,
-    usage::{self, OfNode, Sample},
+    usage::{self, NodeSample, Sample},
 };
 use axum::{
     Json,
@@ -68,7 +68,7 @@ pub(super) async fn summary(State(shared): State<Arc<Shared>>) -> Response {
         extend(&mut value, of_pod(&now, of_one));
         pods.push(value);
     }
-    let OfNode { usage, rate } = usage::of_node(&shared);
+    let NodeSample { usage, rate } = usage::node_sample(&shared);
     let mut node = json!({"nodeName": shared.options.node});
     extend(&mut node, figures(&now, usage.cpu_nanos, rate, usage.memory_bytes));
     Json(json!({"node": node, "pods": pods})).into_response()
@@ -133,7 +133,7 @@ pub(super) async fn resource(State(shared): State<Arc<Shared>>) -> Response {
     let name = "container_start_time_seconds";
     text.head(name, "gauge", "[STABLE] Start time of the container since unix epoch in seconds");
     samples.iter().for_each(|s| text.line(name, of_container(s), started(s), None));
-    let OfNode { usage, .. } = usage::of_node(&shared);
+    let NodeSample { usage, .. } = usage::node_sample(&shared);
     if let Some(cpu) = usage.cpu_nanos {
         let name = "node_cpu_usage_seconds_total";
         text.head(name, "counter", "[STABLE] Cumulative cpu time consumed by the node in core-seconds");

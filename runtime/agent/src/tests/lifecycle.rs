@@ -469,7 +469,7 @@ async fn what_takes_longer_than_the_drain_is_cut_counted_and_remembered() {
     world.pod("p", json!({"containers": [{"name": "slow", "image": "i:1"}, {"name": "fast", "image": "i:1"}]}));
     world.until("p", |s| condition(s, "Ready").0 == "True").await;
     world.stop().await;
-    assert_eq!(world.agent.as_ref().unwrap().cut(), 1);
+    assert_eq!(world.agent.as_ref().unwrap().killed_containers(), 1);
     world.start().await;
     let status = world.until("p", |s| s["containerStatuses"][1]["lastState"]["terminated"].is_object()).await;
     let code = |n: usize| status["containerStatuses"][n]["lastState"]["terminated"]["exitCode"].clone();
@@ -480,7 +480,7 @@ async fn what_takes_longer_than_the_drain_is_cut_counted_and_remembered() {
 #[tokio::test(start_paused = true)]
 async fn the_first_pass_takes_back_what_an_earlier_process_said() {
     let mut world = World::new().await;
-    world.agent.as_ref().unwrap().settled().await;
+    world.agent.as_ref().unwrap().statuses_synced().await;
     world.pod("p", one(json!({})));
     world.until("p", |s| condition(s, "Ready").0 == "True").await;
     world.stop().await;
@@ -488,7 +488,7 @@ async fn the_first_pass_takes_back_what_an_earlier_process_said() {
     // what must be pulled again is not up before the first pass is over
     world.images.present.lock().clear();
     world.start().await;
-    world.agent.as_ref().unwrap().settled().await;
+    world.agent.as_ref().unwrap().statuses_synced().await;
     let said = world.api.statuses();
     assert!(said.len() > before, "nothing was said of the pod");
     for kind in ["Ready", "ContainersReady"] {

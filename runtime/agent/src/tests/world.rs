@@ -2,7 +2,7 @@
 
 use super::fake_api::FakeApi;
 use crate::{
-    Agent, Machine, Options, Parts, Runtimes,
+    Agent, Dependencies, Machine, Options, Runtimes,
     images::{Command, Error, Images, Keyring, Listed, Pulled},
 };
 use client::{Informers, Recorder, RecorderOptions};
@@ -146,7 +146,7 @@ impl World {
         tokio::spawn(write);
         let informers = Informers::new(client.clone(), token.clone(), tasks);
         let runtime: Arc<dyn Runtime> = Arc::new(self.runtime.clone());
-        let parts = Parts {
+        let parts = Dependencies {
             runtimes: Runtimes::new([runtime]),
             network: Arc::new(self.network.clone()),
             dialer: Arc::new(self.network.clone()),

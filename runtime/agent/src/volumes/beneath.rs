@@ -96,8 +96,9 @@ impl Search {
                     match mkdirat(at, &name, mode) {
                         Ok(()) => {
                             // the mode, whatever the process's mask says
-                            let made = openat(at, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(changed)?;
-                            fchmod(made, mode).map_err(changed)?;
+                            let recorded =
+                                openat(at, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(changed)?;
+                            fchmod(recorded, mode).map_err(changed)?;
                         }
                         Err(Errno::EXIST) => {}
                         Err(errno) => return Err(format!("cannot make {}: {errno}", sub.display())),

@@ -5,7 +5,7 @@
 //! whose versions are swept (a container with a `subPath` of a ConfigMap keeps what it began with, as upstream).
 
 use super::{
-    Kind, Private, Synced,
+    Owner, PrivateDir, SyncedVolume,
     beneath::{self, Found},
     tree,
 };
@@ -26,19 +26,19 @@ use std::{
 };
 
 /// What the mounts of one start are made from.
-pub struct Wanted<'a> {
+pub struct MountRequest<'a> {
     /// The pod.
     pub pod: &'a Pod,
     /// Its container.
     pub container: &'a Container,
     /// Its volumes by name.
-    pub volumes: &'a BTreeMap<String, Synced>,
+    pub volumes: &'a BTreeMap<String, SyncedVolume>,
     /// What `subPathExpr` may refer to.
     pub variables: &'a [(String, String)],
     /// A folder of this container for copies; it is emptied first.
     pub scratch: &'a Path,
     /// What no mount may show.
-    pub private: &'a Private,
+    pub private: &'a PrivateDir,
 }
 
 /// Files that are mounted into one folder.
@@ -48,8 +48,8 @@ struct Files {
 }
 
 /// Makes the mounts of one start. Blocks on the disk. The error is the message of `CreateContainerConfigError`.
-pub fn mounts(wanted: &Wanted<'_>) -> Result<Vec<Mount>, String> {
-    let Wanted { pod, container, volumes, scratch, .. } = *wanted;
+pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
+    let MountRequest { pod, container, volumes, scratch, .. } = *request;
     tree::remove(scratch).map_err(|error| format!("failed to prepare subPath: {error}"))?;
     let mut out: Vec<Mount> = Vec::new();
     let mut files: BTreeMap<String, Files> = BTreeMap::new();
@@ -61,8 +61,8 @@ pub fn mounts(wanted: &Wanted<'_>) -> Result<Vec<Mount>, String> {
                 mount.name, container.name
             ));
         };
-        let sub = sub_path(mount, wanted.variables)?;
-        let read_only = mount.read_only == Some(true) || volume.kind == Kind::Versions;
+        let sub = sub_path(mount, request.variables)?;
+        let read_only = mount.read_only == Some(true) || volume.owner == Owner::Agent;
         let failed = |e: &dyn std::fmt::Display| match sub.is_empty() {
             true => format!("failed to mount volume {:?} into container {:?}: {e}", mount.name, container.name),
             false => {
@@ -72,14 +72,14 @@ pub fn mounts(wanted: &Wanted<'_>) -> Result<Vec<Mount>, String> {
                 )
             }
         };
-        let (root, found) = find(volume, Path::new(&sub), wanted.private).map_err(|e| failed(&e))?;
+        let (root, found) = find(volume, Path::new(&sub), request.private).map_err(|e| failed(&e))?;
         let (root, below) = match found {
             Found::File(file) => {
                 let number = files.len();
                 add_file(mount, file, read_only, &scratch.join(format!("files-{number}")), &mut files)?;
                 continue;
             }
-            Found::Folder(_, handle) if volume.kind == Kind::Versions && !sub.is_empty() => {
+            Found::Folder(_, handle) if volume.owner == Owner::Agent && !sub.is_empty() => {
                 let copy = scratch.join(format!("folder-{number}"));
                 copy_folder(&handle, &copy).map_err(|e| failed(&e))?;
                 (copy, PathBuf::new())
@@ -136,13 +136,13 @@ fn expand_all(text: &str, variables: &[(String, String)]) -> Result<String, Stri
 }
 
 /// What a mount shows, and the folder from which a way to it is told.
-fn find(volume: &Synced, sub: &Path, private: &Private) -> Result<(PathBuf, Found), String> {
+fn find(volume: &SyncedVolume, sub: &Path, private: &PrivateDir) -> Result<(PathBuf, Found), String> {
     let path = &volume.path;
     let metadata = path.metadata().map_err(|e| format!("the volume is not there: {e}"))?;
     let mode = metadata.permissions().mode() & 0o7777;
     if metadata.is_dir() {
-        let make = (volume.kind != Kind::Versions).then(|| Mode::from_raw_mode(mode as rustix::fs::RawMode));
-        let accept = |root: &OwnedFd| if volume.kind == Kind::Host { private.refuse(root) } else { Ok(()) };
+        let make = (volume.owner != Owner::Agent).then(|| Mode::from_raw_mode(mode as rustix::fs::RawMode));
+        let accept = |root: &OwnedFd| if volume.owner == Owner::Host { private.check(root) } else { Ok(()) };
         let found = beneath::find(path, sub, make, accept)?;
         return Ok((path.clone(), found));
     }
@@ -153,7 +153,7 @@ fn find(volume: &Synced, sub: &Path, private: &Private) -> Result<(PathBuf, Foun
         return Err("the volume is a single file".into());
     }
     let parent = beneath::root(parent)?;
-    private.refuse_inside(&parent)?;
+    private.check_not_inside(&parent)?;
     Ok((real.clone(), beneath::file(&parent, name)?))
 }
 

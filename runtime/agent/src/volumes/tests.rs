@@ -2,7 +2,7 @@ use super::*;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 
-async fn sync(root: &Path, volume: Value) -> Result<Synced, String> {
+async fn sync(root: &Path, volume: Value) -> Result<SyncedVolume, String> {
     let mut volume = volume;
     volume["name"] = "v".into();
     let pod = json!({
@@ -29,8 +29,8 @@ async fn sync(root: &Path, volume: Value) -> Result<Synced, String> {
         tokens: Arc::new(Tokens::new(crate::tests::FakeApi::new().client())),
         now: Timestamp::UNIX_EPOCH,
         dir: root.to_owned(),
-        private: Private::new(root.join("none")),
-        room: Room::default(),
+        private: PrivateDir::new(root.join("none")),
+        budget: FileBudget::default(),
     };
     Ok(sync_all(&plugins(), &cx, root).await?.remove("v").unwrap())
 }
@@ -58,8 +58,8 @@ async fn one_object_does_not_become_any_amount_of_files() {
         json!({"projected": {"sources": [{"configMap": {"name": "big", "items": items}}]}})
     };
     let root = tempfile::tempdir().unwrap();
-    let made = sync(root.path(), volume(3)).await.unwrap();
-    assert_eq!(shown(&made.path).len(), 3);
+    let recorded = sync(root.path(), volume(3)).await.unwrap();
+    assert_eq!(shown(&recorded.path).len(), 3);
     let root = tempfile::tempdir().unwrap();
     let error = sync(root.path(), volume(65)).await.unwrap_err();
     assert!(error.contains("more than 64 MiB together"), "{error}");

@@ -33,21 +33,21 @@ impl Node {
     }
 
     fn mounts_of(&self, mounts: Value, variables: &[(&str, &str)], host: &Path) -> Result<Vec<Mount>, String> {
-        let volume = |path: PathBuf, kind| Synced { path, kind, again: None };
+        let volume = |path: PathBuf, owner| SyncedVolume { path, owner, resync_at: None };
         let volumes = [
-            ("v".to_owned(), volume(self.at("data/v"), Kind::Pod)),
-            ("cm".to_owned(), volume(self.at("data/cm"), Kind::Versions)),
-            ("host".to_owned(), volume(host.to_owned(), Kind::Host)),
+            ("v".to_owned(), volume(self.at("data/v"), Owner::Pod)),
+            ("cm".to_owned(), volume(self.at("data/cm"), Owner::Agent)),
+            ("host".to_owned(), volume(host.to_owned(), Owner::Host)),
         ];
         let container = json!({"name": "c", "volumeMounts": mounts});
         let variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        super::mounts(&Wanted {
+        super::mounts(&MountRequest {
             pod: &Pod::default(),
             container: &serde_json::from_value(container).expect("a container"),
             volumes: &volumes.into(),
             variables: &variables,
             scratch: &self.at("data/scratch"),
-            private: &Private::new(self.at("data")),
+            private: &PrivateDir::new(self.at("data")),
         })
     }
 

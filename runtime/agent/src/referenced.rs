@@ -3,7 +3,7 @@
 
 use crate::{
     config::{References, references},
-    handle::{Handle, Note},
+    handle::{Handle, Message},
     pod,
 };
 use client::{Client, Informer, Informers, Key, Kind, Target};
@@ -19,10 +19,10 @@ use std::{
 };
 
 /// How long a read waits for the first list of a watch that has just begun, before it asks by itself.
-const FIRST_LIST: Duration = Duration::from_secs(1);
+const FIRST_LIST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// ConfigMaps and Secrets by name, and who names them.
-pub(crate) struct Named {
+pub(crate) struct ReferencedObjects {
     client: Client,
     informers: Informers,
     config_maps: Objects<ConfigMap>,
@@ -43,18 +43,18 @@ struct Watched<K: Kind> {
 struct Pods {
     handles: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
     /// Whether any of them has looked at it: before that, what the watch finds is no change.
-    seen: AtomicBool,
+    read: AtomicBool,
 }
 
 impl Pods {
     fn changed(&self) {
-        if self.seen.load(Ordering::Acquire) {
-            self.handles.lock().values().for_each(|handle| handle.note(Note::Config));
+        if self.read.load(Ordering::Acquire) {
+            self.handles.lock().values().for_each(|handle| handle.send(Message::ConfigChanged));
         }
     }
 }
 
-impl Named {
+impl ReferencedObjects {
     pub(crate) fn new(client: Client, informers: Informers) -> Self {
         Self { client, informers, config_maps: Mutex::default(), secrets: Mutex::default() }
     }
@@ -69,8 +69,8 @@ impl Named {
     /// Forgets a pod. Idempotent.
     pub(crate) fn remove(&self, uid: &str, pod: &Pod) {
         let References { config_maps, secrets } = references(pod);
-        config_maps.iter().for_each(|name| leave(&self.config_maps, &key(pod, name), uid));
-        secrets.iter().for_each(|name| leave(&self.secrets, &key(pod, name), uid));
+        config_maps.iter().for_each(|name| unwatch(&self.config_maps, &key(pod, name), uid));
+        secrets.iter().for_each(|name| unwatch(&self.secrets, &key(pod, name), uid));
     }
 
     /// A ConfigMap, if there is one.
@@ -88,8 +88,8 @@ impl Named {
         let watched = objects.entry(key).or_insert_with_key(|key| {
             let informer = self.informers.over(Target::of::<K>().named(&key.namespace, &key.name));
             let pods = Arc::<Pods>::default();
-            let told = pods.clone();
-            informer.subscribe(move |_| told.changed());
+            let watchers = pods.clone();
+            informer.subscribe(move |_| watchers.changed());
             Watched { informer, pods }
         });
         watched.pods.handles.lock().insert(handle.uid.clone(), handle.clone());
@@ -97,12 +97,14 @@ impl Named {
 
     /// What the watch does not have is asked of the API: the object may be younger than the last event.
     async fn get<K: Kind>(&self, objects: &Objects<K>, namespace: &str, name: &str) -> client::Result<Option<Arc<K>>> {
-        let held =
-            objects.lock().get(&Key::new(namespace, name)).map(|held| (held.informer.clone(), held.pods.clone()));
-        if let Some((informer, pods)) = held {
-            let _: Result<(), _> = tokio::time::timeout(FIRST_LIST, informer.synced()).await;
+        let watched = objects
+            .lock()
+            .get(&Key::new(namespace, name))
+            .map(|watched| (watched.informer.clone(), watched.pods.clone()));
+        if let Some((informer, pods)) = watched {
+            let _: Result<(), _> = tokio::time::timeout(FIRST_LIST_TIMEOUT, informer.synced()).await;
             // First: a change that this read does not show is told.
-            pods.seen.store(true, Ordering::Release);
+            pods.read.store(true, Ordering::Release);
             if let Some(found) = informer.get(namespace, name) {
                 return Ok(Some(found));
             }
@@ -115,7 +117,7 @@ fn key(pod: &Pod, name: &str) -> Key {
     Key::new(pod::namespace(pod), name)
 }
 
-fn leave<K: Kind>(objects: &Objects<K>, key: &Key, uid: &str) {
+fn unwatch<K: Kind>(objects: &Objects<K>, key: &Key, uid: &str) {
     let mut all = objects.lock();
     let Some(watched) = all.get(key) else { return };
     let last = {
