@@ -1,9 +1,8 @@
-//! Whether the node takes a pod that was bound to it: whoever binds may be wrong, or later than somebody else. Pure. A pod that is
-//! refused has failed; its controller makes another.
+//! Decides whether the node admits a pod that was bound to it. The binding may be wrong or based on stale data. A rejected pod fails, and
+//! its controller creates another. Pure.
 //!
-//! Upstream's kubelet refuses by the same filters as the scheduler's; of those, this is NodeResourcesFit and NodeAffinity. Pods that
-//! were taken are never judged again. See
-//! <https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-framework/>.
+//! Upstream's kubelet checks the scheduler's filters. This module checks NodeResourcesFit and NodeAffinity. Admitted pods are never checked
+//! again. See <https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-framework/>.
 
 use crate::{pod, state::Failure};
 use client::fit::{
@@ -13,7 +12,7 @@ use client::fit::{
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::{collections::HashMap, sync::Arc};
 
-/// What the node has and which pods have taken their share of it.
+/// The node's allocatable resources, and the requests of the admitted pods.
 #[derive(Clone, Debug)]
 pub struct AdmittedPods {
     capacity: Resources,
@@ -22,17 +21,17 @@ pub struct AdmittedPods {
     requests: HashMap<Arc<str>, Resources>,
 }
 
-/// Why a pod is rejected: reason and message as upstream's, the message of the event.
+/// Why a pod is rejected. Reason and message are upstream's, and those of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// `OutOfcpu`, `NodeAffinity`, …
+    /// Such as `OutOfcpu` or `NodeAffinity`.
     pub reason: String,
-    /// For people.
+    /// The message of the event.
     pub message: String,
 }
 
 impl Rejection {
-    /// What the pod's status says.
+    /// The failure for the pod's status.
     pub fn failure(&self) -> Failure {
         let message = format!("Pod was rejected: {}", self.message);
         Failure { reason: self.reason.clone(), message, rejected: true, pressure: false }
@@ -40,13 +39,16 @@ impl Rejection {
 }
 
 impl AdmittedPods {
-    /// Empty, of a node with that much for pods and so many max_pods.
+    /// Creates the table of a node without pods. `capacity` is what the node's pods may request together.
     pub fn new(capacity: Resources, max_pods: u32) -> Self {
         let max_pods = usize::try_from(max_pods).unwrap_or(usize::MAX);
         Self { capacity, max_pods, used: Resources::default(), requests: HashMap::new() }
     }
 
-    /// Takes a pod if it fits beside those that were taken.
+    /// Admits a pod if its requests fit.
+    ///
+    /// # Errors
+    /// A resource does not suffice.
     pub fn admit(&mut self, pod: &Pod) -> Result<(), Rejection> {
         let requested = requests(pod::spec(pod));
         match self.insufficient(&requested) {
@@ -63,12 +65,12 @@ impl AdmittedPods {
         }
     }
 
-    /// Takes a pod that is here already, whether it fits or not.
+    /// Adds a pod that was admitted before, whether it fits or not.
     pub fn add(&mut self, pod: &Pod) {
         self.insert(pod, requests(pod::spec(pod)));
     }
 
-    /// A pod that ended or left gives back what it took. Idempotent.
+    /// Releases the requests of a pod that ended or was deleted. Idempotent.
     pub fn remove(&mut self, uid: &str) {
         if let Some(share) = self.requests.remove(uid) {
             self.used.sub(&share);
@@ -81,7 +83,7 @@ impl AdmittedPods {
         self.requests.insert(pod::uid(pod).into(), share);
     }
 
-    /// The first resource that does not suffice: its name, what is requested for, used and there.
+    /// The first insufficient resource: its name, and the requested, used and available amounts.
     fn insufficient<'a>(&self, requested: &'a Resources) -> Option<(&'a str, Amount, Amount, Amount)> {
         let count = |n: usize| Amount::try_from(n).unwrap_or(Amount::MAX);
         let (taken, max_pods) = (count(self.requests.len()), count(self.max_pods));
@@ -93,14 +95,17 @@ impl AdmittedPods {
             ("memory", requested.memory, used.memory, has.memory),
             ("ephemeral-storage", requested.storage, used.storage, has.storage),
         ];
-        // extended resources that the node does not have are not its own to count
+        // The kubelet ignores extended resources that the node does not have.
         let own = requested.scalar.iter().filter(|(name, _)| !name.contains('/') || has.scalar.contains_key(*name));
         let scalar = own.map(|(name, amount)| (name.as_str(), *amount, of(used, name), of(has, name)));
         named.into_iter().chain(scalar).find(|(_, requested, used, has)| *requested > 0 && *requested > has - used)
     }
 }
 
-/// Whether the node is one that the pod's selector and required affinity accept.
+/// Checks that the node matches the pod's node selector and required node affinity.
+///
+/// # Errors
+/// It does not match.
 pub fn check_node_affinity(pod: &Pod, node: &Node) -> Result<(), Rejection> {
     if Required::of(pod::spec(pod)).matches(node) {
         return Ok(());

@@ -1,4 +1,4 @@
-//! The agent: a worker for each pod of the node, and the few loops that serve them all.
+//! The node agent: one worker per pod, and the loops that are shared by all pods.
 
 use crate::{
     admission::AdmittedPods,
@@ -43,49 +43,52 @@ use std::{
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How often runtimes are asked for everything: what no event told is found then.
+/// How often the containers of all runtimes are listed, to find changes whose event was missed.
 const RELIST_INTERVAL: Duration = Duration::from_secs(10);
-/// How often unused images are removed.
+/// How often unused images are garbage-collected.
 const IMAGE_GC_INTERVAL: Duration = Duration::from_secs(300);
-/// What stopping may take beyond the drain time: a container that is killed at its end still tells so.
+/// How much longer than the drain timeout a drain may take, so that the exits of killed containers are still recorded.
 const DRAIN_MARGIN: Duration = Duration::from_secs(3);
-/// A worker that panicked is made anew after this.
+/// Delay before a worker that panicked is restarted.
 const PANIC_RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// The parts that an agent joins.
+/// The interfaces that an agent depends on.
 pub struct Dependencies {
-    /// By handler.
+    /// The container runtimes by handler.
     pub runtimes: Runtimes,
     /// The pod network.
     pub network: Arc<dyn Network>,
-    /// The cluster's way to pods.
+    /// Connects to pods, for probes and hooks.
     pub dialer: Arc<dyn Dialer>,
-    /// Images of the node.
+    /// The images of the node.
     pub images: Arc<dyn Images>,
-    /// The API.
+    /// The client of the API server, with the node's identity.
     pub client: Client,
-    /// The informers of the process; the agent reads with its own client.
+    /// The informers of the process. The agent's own informers list and watch with `client`.
     pub informers: Informers,
-    /// Events, as component `kubelet`.
+    /// Records events as component `kubelet`.
     pub recorder: Recorder,
 }
 
-/// The node agent: the kubelet's role. Cheap to clone.
+/// The node agent, which is Sampan's kubelet. Cheap to clone.
 #[derive(Clone)]
 pub struct Agent {
     pub(crate) shared: Arc<Shared>,
     draining: Arc<AtomicBool>,
-    /// Workers that a drain did not wait for.
+    /// The number of workers that did not end within the drain timeout.
     unfinished_workers: Arc<AtomicUsize>,
     workers: TaskTracker,
     pub(crate) token: CancellationToken,
     probing: CancellationToken,
-    /// Cancelled when the API no longer believes what an earlier process told of pods.
+    /// Cancelled when no pod's status in the API shows readiness that an earlier process reported.
     statuses_synced: CancellationToken,
 }
 
 impl Agent {
-    /// Joins the parts. Makes the folders below the data folder; starts nothing. Must be called on a tokio runtime.
+    /// Creates an agent and the folders below the data folder. Starts nothing. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// A folder cannot be created or read.
     pub fn new(options: Options, dependencies: Dependencies) -> io::Result<Self> {
         let states = StateDir::open(&options.data_dir.join("state"))?;
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
@@ -128,25 +131,28 @@ impl Agent {
         })
     }
 
-    /// Shows its metrics in the process's registry; once.
+    /// Registers the agent's metrics. Must be called at most once.
     pub fn register(&self, registry: &mut Registry) {
         let shared = Arc::downgrade(&self.shared);
         self.shared.metrics.register(registry, move || shared.upgrade().map_or((0, 0), |shared| shared.running()));
     }
 
-    /// Resolves when the agent has made a first pass over the pods of its node: those that the API calls ready, since an earlier process
-    /// said so, and that do not run now are reported as not ready. At once where there are none, and when the agent ends.
+    /// Resolves when the API shows no stale readiness: each pod that an earlier process reported as ready, and that does not run any more,
+    /// has been reported as not ready. Also resolves when the agent ends.
     pub async fn statuses_synced(&self) {
         self.statuses_synced.cancelled().await;
     }
 
-    /// After a run: how many containers had to be ended since they did not stop within the drain time.
+    /// After [`Agent::run`]: how many containers were killed because they did not stop within the drain timeout.
     pub fn killed_containers(&self) -> usize {
         self.shared.killed.load(Ordering::Acquire) + self.unfinished_workers.load(Ordering::Acquire)
     }
 
-    /// Runs until `token` is cancelled; then stops what would not outlive the process, within the drain time, and returns. No
-    /// object of the API is changed by that.
+    /// Runs until `token` is cancelled. Then stops the containers that would not survive the process, within the drain timeout, and
+    /// returns. The drain changes no object of the API.
+    ///
+    /// # Errors
+    /// The saved states or the runtimes' containers cannot be listed, or one of the agent's loops ended.
     pub async fn run(&self, token: CancellationToken) -> anyhow::Result<()> {
         let shared = &self.shared;
         let _settled = self.statuses_synced.clone().drop_guard();
@@ -182,7 +188,7 @@ impl Agent {
         Ok(())
     }
 
-    /// Starts a loop that the agent cannot be without: `ended` is cancelled when it ends.
+    /// Spawns a loop that the agent cannot run without. Cancels `ended` when the loop ends.
     fn spawn_essential(&self, ended: &CancellationToken, part: impl Future<Output = ()> + Send + 'static) {
         let ended = ended.clone().drop_guard();
         self.shared.tasks.spawn(async move {
@@ -191,7 +197,8 @@ impl Agent {
         });
     }
 
-    /// Reads what was known before the restart, sets it against what still runs, and removes what nobody wants any more.
+    /// Loads the saved states of pods, marks attempts that do not run any more as lost, and starts the clean-up of orphaned pods and
+    /// sandboxes. Returns the states by uid.
     async fn restore_states(&self) -> anyhow::Result<BTreeMap<String, PodState>> {
         let shared = &self.shared;
         let known = shared.states.load().await?;
@@ -220,7 +227,8 @@ impl Agent {
     }
 
     fn subscribe(&self, mut known: BTreeMap<String, PodState>) {
-        // Before news come in: those that were here keep their place, then the others in the order of their creation.
+        // Admits the listed pods before any watch event: first the pods that ran here before, then the new ones in the order of their
+        // creation.
         let mut pods = self.shared.cluster.pods.list();
         pods.sort_by_cached_key(|pod| {
             let new = !known.contains_key(pod::uid(pod)) && pod::is_new(pod);
@@ -235,7 +243,7 @@ impl Agent {
         }
         let (agent, known) = (self.clone(), Mutex::new(known));
         self.shared.cluster.pods.subscribe(move |delta| agent.on_pod(delta, &known));
-        // no news will tell of those that went in between
+        // The subscription reports no pods that were deleted between the list and the subscription.
         for pod in pods {
             let present = self.shared.cluster.pods.get(pod::namespace(&pod), pod::name(&pod));
             if present.is_none_or(|present| present.metadata.uid != pod.metadata.uid) {
@@ -249,7 +257,7 @@ impl Agent {
         if matches!(delta, Delta::Deleted(_)) || pod::is_finished(pod) {
             self.shared.admitted.lock().remove(pod::uid(pod));
         } else if delta.old().is_some_and(|old| pod::is_finished(old)) {
-            // somebody wrote that it was over, and it never was
+            // Another client set a terminal phase, and it was reverted.
             self.shared.admitted.lock().add(pod);
         }
         let present = self.shared.pods.lock().get(pod::uid(pod)).cloned();
@@ -264,7 +272,7 @@ impl Agent {
         }
     }
 
-    /// Gives a pod its worker, and a place on the node if there is one.
+    /// Starts the worker of a pod. A new pod is admitted or rejected first.
     fn adopt(&self, pod: Arc<Pod>, state: Option<PodState>) {
         if self.draining.load(Ordering::Acquire) {
             return;
@@ -309,7 +317,7 @@ impl Agent {
         }
     }
 
-    /// Forwards what a runtime tells.
+    /// Forwards a runtime's events to the workers.
     async fn forward_events(self, runtime: Arc<dyn Runtime>) {
         let mut events = runtime.events();
         loop {
@@ -328,9 +336,9 @@ impl Agent {
         }
     }
 
-    /// Sets what workers believe to run against what runs.
+    /// Compares the attempts that workers consider running with the containers that run.
     async fn relist(&self) {
-        // taken first: what is started while the runtimes are asked is not missed by being too new for their answer
+        // The workers' states are read before the runtimes are listed, so that a container which starts meanwhile is not taken for lost.
         let handles: Vec<_> = self.shared.pods.lock().values().cloned().collect();
         let believed: Vec<_> = handles.into_iter().map(|handle| (handle.state(), handle)).collect();
         let mut all = HashMap::new();
@@ -360,7 +368,7 @@ impl Agent {
 
     async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        // what ends now fails its probes, and nobody needs to hear of that
+        // A container that is stopping fails its probes, which must not be reported.
         self.probing.cancel();
         let handles: Vec<_> = self.shared.pods.lock().values().cloned().collect();
         handles.iter().for_each(|handle| handle.drain());
@@ -375,7 +383,7 @@ impl Agent {
     }
 }
 
-/// Whether containers of the pod have outlived the process that started them.
+/// Whether a container of the pod kept running while the agent was down.
 fn has_running_containers(state: Option<&PodState>) -> bool {
     state.is_some_and(|state| state.containers.values().any(|record| record.is_running()))
 }

@@ -1,5 +1,5 @@
-//! Images that pods wait for since they could not be pulled. When one comes to the node in another way (`sampan image load`, which is another
-//! process, or the pull of another pod), those who wait hear of it and do not wait for their back-off.
+//! Images that pods wait for after a failed pull. If an image arrives in another way (`sampan image load`, which is another process, or the
+//! pull of another pod), the waiting pods start at once and do not wait for their back-off.
 
 use crate::{
     handle::{Handle, Message},
@@ -14,10 +14,10 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How often the images are looked for while somebody waits: two small files each.
+/// How often the awaited images are looked up. A lookup reads two small files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who waits for which image. At most the pods of the node, each once for an image.
+/// The pods that wait for images, by image. Bounded by the pods of the node: each waits for an image once.
 #[derive(Default)]
 pub(crate) struct AwaitedImages {
     images: Mutex<HashMap<String, Vec<Weak<Handle>>>>,
@@ -25,7 +25,7 @@ pub(crate) struct AwaitedImages {
 }
 
 impl AwaitedImages {
-    /// A pod waits for an image until it is told once.
+    /// Registers a pod as waiting for an image. It is notified once.
     pub(crate) fn add(&self, image: &str, handle: &Arc<Handle>) {
         let mut images = self.images.lock();
         let waiting = images.entry(image.to_owned()).or_default();
@@ -35,7 +35,7 @@ impl AwaitedImages {
         self.added.notify_one();
     }
 
-    /// The images that somebody waits for; pods that are gone do not.
+    /// The images that pods wait for. Forgets pods that no longer exist.
     fn names(&self) -> Vec<String> {
         let mut images = self.images.lock();
         images.retain(|_, waiting| {
@@ -52,7 +52,7 @@ impl AwaitedImages {
     }
 }
 
-/// Looks for awaited images until `token` is cancelled.
+/// Looks up awaited images until `token` is cancelled.
 pub(crate) async fn run(awaited: Arc<AwaitedImages>, images: Arc<dyn Images>, token: CancellationToken) {
     let poll = async {
         loop {
@@ -62,7 +62,7 @@ pub(crate) async fn run(awaited: Arc<AwaitedImages>, images: Arc<dyn Images>, to
             }
             tokio::time::sleep(CHECK_INTERVAL).await;
             for image in names {
-                // what only some may use, they find at their own time
+                // An image that requires credentials is found at the pod's next attempt.
                 if matches!(images.present(&image, &Keyring::new()).await, Ok(Some(_))) {
                     awaited.notify(&image);
                 }

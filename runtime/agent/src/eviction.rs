@@ -1,9 +1,9 @@
-//! Ends pods that take more of the disk than they may, and pods by rank while the disk is short.
+//! Evicts pods that exceed their limits of local storage, and ranks and evicts pods while the node has disk pressure.
 //!
 //! Follows the kubelet's eviction manager: <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/> and
-//! <https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#local-ephemeral-storage>. Only pods with a limit are
-//! measured while the disk is not short, and none again before fifty times what that took: the measuring costs at most 2 % of a core for
-//! each. How fast the disk can fill between two looks is bounded elsewhere, where guests write.
+//! <https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#local-ephemeral-storage>. Without disk pressure, only
+//! pods with a limit are measured. A pod is not measured again before fifty times the duration of its last measurement, so that measuring
+//! costs at most 2 % of a core per pod. The write path of guests limits how fast the disk can fill between two checks.
 
 use crate::{
     handle::{Eviction, Message},
@@ -28,27 +28,27 @@ use tokio_util::sync::CancellationToken;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const RESOURCE: &str = "ephemeral-storage";
-/// A pod that takes less is not evicted for a short disk: it would free nothing.
+/// Pods that use less are not evicted for disk pressure: it would reclaim nothing.
 const MIN_BYTES: u64 = 1 << 20;
-/// Likewise for inodes.
+/// The same for inodes.
 const MIN_INODES: u64 = 100;
-/// The priority from which on a pod is critical to the cluster.
+/// Pods with this priority or a higher one are critical, as upstream's `IsCriticalPodBasedOnPriority`.
 const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
-/// What a pod takes of the disk, in bytes.
+/// The local storage that a pod uses, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Each emptyDir.
+    /// By emptyDir volume.
     volumes: BTreeMap<String, u64>,
-    /// The logs of each container.
+    /// The logs by container.
     logs: BTreeMap<String, u64>,
-    /// All volumes on the node's disk, and logs.
+    /// All volumes on the node's disk, and the logs.
     total: u64,
-    /// How many files and folders these are.
+    /// The number of files and folders.
     inodes: u64,
 }
 
-/// What the disk is short of.
+/// The resource of the disk that the node is low on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum StarvedResource {
     Storage,
@@ -56,7 +56,7 @@ enum StarvedResource {
 }
 
 impl StarvedResource {
-    /// As events and messages name it.
+    /// The name in events and messages.
     fn name(self) -> &'static str {
         match self {
             Self::Storage => RESOURCE,
@@ -64,7 +64,7 @@ impl StarvedResource {
         }
     }
 
-    /// Whether it is worth evicting a pod with this usage.
+    /// Whether evicting a pod with this usage reclaims enough.
     fn is_worth_reclaiming(self, usage: &Usage) -> bool {
         match self {
             Self::Storage => usage.total >= MIN_BYTES,
@@ -94,7 +94,7 @@ fn storage(resources: Option<&ResourceRequirements>, limit: bool) -> Option<(u64
     Some((bytes, of.0.clone()))
 }
 
-/// What the pod's containers may take together: upstream's `PodLimits` and `PodRequests`.
+/// The pod's limit or request of local storage, as upstream's `PodLimits` and `PodRequests`.
 fn pod_storage(pod: &Pod, limit: bool) -> Option<u64> {
     let of = |c: &Container| storage(c.resources.as_ref(), limit).map(|(bytes, _)| bytes);
     let (mut all, mut most, mut found) = (0, 0, false);
@@ -113,13 +113,13 @@ fn format_bytes(bytes: u64) -> String {
     Quantity::new(i64::try_from(bytes).unwrap_or(i64::MAX), Format::BinarySi).to_string()
 }
 
-/// Whether a pod has any limit that measuring can find exceeded.
+/// Whether a pod has a limit of local storage.
 fn is_limited(pod: &Pod) -> bool {
     let sized = |v: &k8s_openapi::api::core::v1::Volume| v.empty_dir.as_ref().is_some_and(|e| e.size_limit.is_some());
     pod::spec(pod).volumes.iter().flatten().any(sized) || pod_storage(pod, true).is_some()
 }
 
-/// The limit that a pod exceeds. The texts are upstream's, with the blank at their end.
+/// The message about the limit that a pod exceeds. The texts are upstream's, with the trailing space.
 fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
     for volume in pod::spec(pod).volumes.iter().flatten() {
         let Some(limit) = volume.empty_dir.as_ref().and_then(|e| e.size_limit.as_ref()) else { continue };
@@ -142,17 +142,17 @@ fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
     None
 }
 
-/// The order in which pods are evicted: who takes more than requested, then who matters less, then who takes most beyond it.
+/// The eviction order, as upstream's: usage above the request, then priority, then usage relative to the request.
 fn rank(pod: &Pod, usage: &Usage, starved: StarvedResource) -> (bool, i32, Reverse<i128>) {
     let beyond = match starved {
         StarvedResource::Storage => i128::from(usage.total) - i128::from(pod_storage(pod, false).unwrap_or(0)),
-        // Nobody can request them.
+        // Inodes cannot be requested.
         StarvedResource::Inodes => i128::from(usage.inodes),
     };
     (beyond <= 0, pod::spec(pod).priority.unwrap_or(0), Reverse(beyond))
 }
 
-/// Why the first in that order must go.
+/// The eviction message of a pod.
 fn reason(pod: &Pod, usage: &Usage, starved: StarvedResource) -> String {
     let mut message = format!("The node was low on resource: {}. ", starved.name());
     if starved == StarvedResource::Inodes {
@@ -175,14 +175,14 @@ fn is_critical(pod: &Pod) -> bool {
     pod::spec(pod).priority.is_some_and(|p| p >= SYSTEM_CRITICAL_PRIORITY)
 }
 
-/// What is known of one pod's usage.
+/// The last measurement of a pod.
 struct Measurement {
     usage: Usage,
-    /// Not measured again before.
+    /// When the pod may be measured again.
     due: Instant,
 }
 
-/// Looks at the pods of the node until `token` is cancelled.
+/// Checks the node's pods until `token` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     let mut known = HashMap::new();
     let mut tick = tokio::time::interval(CHECK_INTERVAL);
@@ -223,14 +223,14 @@ async fn synchronize(shared: &Shared, known: &mut HashMap<String, Measurement>) 
             ranked.push((rank(pod, &usage, starved), pod, usage));
         }
     }
-    // one at a time, as upstream: its room may be enough
+    // Like upstream, evicts one pod per check: it may reclaim enough.
     match ranked.into_iter().min_by_key(|(rank, ..)| *rank) {
         Some((_, pod, usage)) => evict(shared, pod, Eviction { message: reason(pod, &usage, starved), pressure: true }),
         None => tracing::warn!("the disk is short, and no pod takes enough of it to be evicted"),
     }
 }
 
-/// Removes the logs of pods that are over: upstream removes dead containers, with their logs, before anything else.
+/// Removes the logs of finished pods. Upstream removes dead containers with their logs before it evicts pods.
 async fn remove_finished_logs(shared: &Shared) {
     let over = shared.cluster.pods.list();
     let over = over.iter().filter(|pod| pod::is_finished(pod) && !has_running_containers(shared, pod));
@@ -246,10 +246,10 @@ fn has_running_containers(shared: &Shared, pod: &Pod) -> bool {
     handle.is_some_and(|handle| handle.state().containers.values().any(|record| record.is_running()))
 }
 
-/// Removes the files of a pod's logs. The folder of a container stays: it tells that there was something.
+/// Removes the log files of a pod. Keeps the containers' folders, which show that there were logs.
 fn remove_log_files(logs: &Path) -> std::io::Result<()> {
     let containers = match std::fs::read_dir(logs) {
-        // none of them has said anything
+        // No container has written anything.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         containers => containers?,
     };

@@ -1,7 +1,7 @@
-//! The decision about one pod: what to do next, given the wish, what is known and the time. Pure and level-driven: the same
-//! question after a restart gives the same answer.
+//! Decides what to do next for one pod, from the desired state, the known state and the time. Pure and level-driven: after a restart, the
+//! same input gives the same plan.
 //!
-//! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>, sidecars as of KEP-753.
+//! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>, and KEP-753 for sidecars.
 
 use crate::{
     backoff::Backoff,
@@ -12,126 +12,126 @@ use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::{collections::BTreeMap, time::Duration};
 
-/// `status.reason` of a pod that was evicted.
+/// `status.reason` of an evicted pod.
 pub(crate) const EVICTED: &str = "Evicted";
-/// How long its containers may take to stop.
+/// The longest grace period of an evicted pod, as upstream's.
 const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
-/// What the worker knows and does at this moment; lost with the process, and rightly so.
+/// The in-memory state of a pod's worker. It is lost with the process.
 #[derive(Clone, Debug, Default)]
 pub struct LiveState {
-    /// Network, volumes and sandbox.
+    /// The progress of the pod's volumes, network and sandbox.
     pub setup: Setup,
-    /// By container name.
+    /// The state of containers by name.
     pub containers: BTreeMap<String, LiveContainer>,
-    /// The pod is gone from the API.
+    /// The pod is deleted from the API.
     pub gone: bool,
 }
 
-/// The pod's own part.
+/// The progress of a pod's volumes, network and sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Setup {
-    /// Nothing made by this process, or all undone. What an earlier one left, [`PodState::volumes`] says.
+    /// Not set up by this process, or completely torn down. An earlier process may have left the volumes of [`PodState::volumes`].
     #[default]
     None,
-    /// Being made.
+    /// The setup is in progress.
     InProgress,
-    /// Failed; not before the given time again.
+    /// The setup failed. It is retried at this time.
     Failed(Timestamp),
-    /// Containers may run.
+    /// The setup is complete: containers may run.
     Ready,
-    /// Being undone.
+    /// The teardown is in progress.
     TearingDown,
-    /// Could not be undone; not before the given time again.
+    /// The teardown failed. It is retried at this time.
     TeardownFailed(Timestamp),
 }
 
-/// One container's part.
+/// The in-memory state of a container.
 #[derive(Clone, Debug, Default)]
 pub struct LiveContainer {
-    /// What is under way.
+    /// The operation in progress.
     pub operation: Operation,
-    /// Why it waits, and until when it is not tried again.
+    /// Why the container waits, and until when it is not started.
     pub waiting: Option<Waiting>,
-    /// The startup probe (and the postStart hook) passed.
+    /// The startup probe succeeded, or there is none, and the postStart hook is done.
     pub started: bool,
-    /// The readiness probe passed (or there is none).
+    /// The readiness probe succeeded, or there is none.
     pub ready: bool,
-    /// A liveness or startup probe gave up on it: the message and the probe's own grace period.
+    /// The liveness or startup probe failed: the event message, and the probe's own grace period.
     pub unhealthy: Option<(String, Option<Duration>)>,
 }
 
-/// What is under way for a container.
+/// The operation in progress on a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Operation {
     /// None.
     #[default]
     None,
-    /// Pull, prepare, create, start.
+    /// It is starting: pull, prepare, create, start.
     Starting,
-    /// It runs, and its postStart hook as well.
+    /// It runs, and so does its postStart hook.
     PostStart,
-    /// Hook and stop, with this grace.
+    /// It is stopping, with this grace period: preStop hook and stop.
     Stopping(Duration),
 }
 
-/// `state.waiting`, with a time before which a new try makes no sense.
+/// `state.waiting` of the status, and the time of the next attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// `ContainerCreating`, `ImagePullBackOff`, …
+    /// Such as `ContainerCreating` or `ImagePullBackOff`.
     pub reason: String,
-    /// For people.
+    /// The message of the status.
     pub message: String,
-    /// Not before.
+    /// The container is not started before this time.
     pub until: Option<Timestamp>,
 }
 
-/// One thing to do.
+/// An action of the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Make volumes, network and sandbox.
+    /// Set up volumes, network and sandbox.
     SetUp,
-    /// Start a container's next attempt.
+    /// Start the next attempt of a container.
     Start(String),
-    /// Give up a start that is under way.
+    /// Cancel a start in progress.
     Cancel(String),
-    /// Hold a container back after it ended.
+    /// Report that a container waits for its restart back-off.
     BackOff {
-        /// Which.
+        /// The container's name.
         container: String,
-        /// Until when.
+        /// The end of the back-off.
         until: Timestamp,
-        /// The whole delay, for the message.
+        /// The full delay, for the message.
         delay: Duration,
     },
     /// Stop a container.
     Stop {
-        /// Which.
+        /// The container's name.
         container: String,
-        /// How long it may take.
+        /// The grace period.
         grace: Duration,
-        /// Why: the text of the event.
+        /// The message of the event.
         message: String,
     },
-    /// The node fails the pod.
+    /// Mark the pod as failed.
     Fail {
-        /// `DeadlineExceeded`.
+        /// Such as `DeadlineExceeded`.
         reason: &'static str,
-        /// For people.
+        /// The message of the status.
         message: &'static str,
     },
-    /// Undo sandbox, network and volumes; nothing runs any more.
+    /// Tear down sandbox, network and volumes. No container runs.
     TearDown,
-    /// All is undone and the pod is to be deleted: report and delete it, forget it.
+    /// Report the final status, delete the pod from the API and end the worker. Everything is torn down.
     Finish,
 }
 
-/// What to do now, and when to ask again at the latest.
+/// The actions to start now, and when to plan again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In order; none waits for another.
+    /// Actions in order. None waits for another.
     pub actions: Vec<Action>,
-    /// Ask again then.
+    /// When to plan again at the latest.
     pub wake: Option<Timestamp>,
 }
 
@@ -141,16 +141,16 @@ impl Plan {
     }
 }
 
-/// How a pod's work ended.
+/// The terminal phase of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TerminalPhase {
-    /// All app containers ended with 0 and none is restarted.
+    /// All app containers exited with 0, and none is restarted.
     Succeeded,
-    /// One did not.
+    /// An app container failed, or the pod failed as a whole.
     Failed,
 }
 
-/// Whether the pod's work is over by what its containers did.
+/// The terminal phase of the pod, if its containers are done.
 pub fn terminal_phase(pod: &Pod, state: &PodState) -> Option<TerminalPhase> {
     if state.failure.is_some() {
         return Some(TerminalPhase::Failed);
@@ -179,12 +179,12 @@ pub fn terminal_phase(pod: &Pod, state: &PodState) -> Option<TerminalPhase> {
     Some(if all_zero { TerminalPhase::Succeeded } else { TerminalPhase::Failed })
 }
 
-/// Whether any app container was ever started: then init containers are not run again.
+/// Whether an app container was ever started. If so, init containers are not run again.
 pub fn was_initialized(pod: &Pod, state: &PodState) -> bool {
     pod::spec(pod).containers.iter().any(|c| state.containers.get(&c.name).is_some_and(|r| r.current.is_some()))
 }
 
-/// Decides.
+/// Computes the plan. `now` is compared with back-offs and deadlines.
 pub fn plan(pod: &Pod, state: &PodState, live: &LiveState, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let ending = live.gone || pod::is_deleting(pod);
@@ -216,7 +216,7 @@ fn deadline(pod: &Pod, state: &PodState) -> Option<Timestamp> {
     state.started?.saturating_add(SignedDuration::from_secs(seconds)).ok()
 }
 
-/// App, init and ephemeral containers are stopped together; sidecars after them, the last started first.
+/// Stops app, init and ephemeral containers together, and then the sidecars in reverse start order. Then tears down the pod's resources.
 fn terminate(pod: &Pod, state: &PodState, live: &LiveState, delete: bool, now: Timestamp, plan: &mut Plan) {
     let evicted = state.failure.as_ref().is_some_and(|failure| failure.reason == EVICTED);
     let grace = if evicted { pod::grace(pod).min(EVICTION_GRACE) } else { pod::grace(pod) };
@@ -266,7 +266,7 @@ fn run_containers(pod: &Pod, state: &PodState, live: &LiveState, now: Timestamp,
     for (container, _) in pod::containers(pod) {
         stop_if_unhealthy_or_changed(pod, container, state, live, plan);
     }
-    // before all others, so that they help where an init container does not start
+    // Ephemeral containers come first, so that they can debug an init container that does not start.
     for container in pod::ephemeral(pod) {
         start_if_needed(pod, &pod::as_container(container), Role::Ephemeral, state, live, now, plan);
     }
@@ -284,7 +284,7 @@ fn run_containers(pod: &Pod, state: &PodState, live: &LiveState, now: Timestamp,
             },
             Role::Sidecar => {
                 start_if_needed(pod, container, role, state, live, now, plan);
-                // what came after it once it was up does not wait for it again, unless all begins anew with the process
+                // A sidecar that restarts does not block the containers after it, unless all containers restart because the agent did.
                 let passed = place < last_started
                     && !record.and_then(Record::terminated).is_some_and(Terminated::ended_with_agent);
                 let up = running && started;
@@ -300,7 +300,8 @@ fn run_containers(pod: &Pod, state: &PodState, live: &LiveState, now: Timestamp,
     }
 }
 
-/// Whether those after it wait for a container's postStart hook: upstream starts one after the other, and a start ends with its hook.
+/// Whether the next containers wait for the postStart hook of this one. Like upstream, containers start one after the other, and a start
+/// includes the hook.
 fn blocks_next(container: &Container, live: &LiveState, plan: &Plan) -> bool {
     let name = &container.name;
     let hooked = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
@@ -312,13 +313,13 @@ fn blocks_next(container: &Container, live: &LiveState, plan: &Plan) -> bool {
     hooked && starts()
 }
 
-/// The place of the last init container that was ever started. Upstream's `computeInitContainerActions` goes on from there.
+/// The index of the last init container that was ever started. Upstream's `computeInitContainerActions` continues from there.
 fn last_started(pod: &Pod, state: &PodState) -> usize {
     let started = |c: &Container| state.containers.get(&c.name).is_some_and(|r| r.current.is_some());
     pod::init_containers(pod).iter().rposition(started).unwrap_or(0)
 }
 
-/// Stops a running container that a probe gave up on, or whose image was changed in the spec.
+/// Stops a running container that failed a probe or whose image changed in the spec.
 fn stop_if_unhealthy_or_changed(pod: &Pod, container: &Container, state: &PodState, live: &LiveState, plan: &mut Plan) {
     let Some(record) = state.containers.get(&container.name).filter(|r| r.is_running()) else { return };
     let Some(live) = live.containers.get(&container.name) else { return };
@@ -335,7 +336,7 @@ fn stop_if_unhealthy_or_changed(pod: &Pod, container: &Container, state: &PodSta
     }
 }
 
-/// Starts a container if it should run and does not, now or when its back-off is over.
+/// Starts a container that should run, unless it must wait for a back-off.
 fn start_if_needed(
     pod: &Pod,
     c: &Container,

@@ -1,6 +1,6 @@
-//! Runs all probes of the node from one task: a heap of due times, one small task per check under way.
+//! Runs all probes of the node from one task, with a heap of due times and a small task per check in flight.
 //!
-//! A worker registers an attempt's probes when it starts and removes them when it ends; verdicts come back as notes.
+//! A worker adds the probes of an attempt when it starts and removes them when it ends. Results are sent to the worker as messages.
 
 use crate::{
     check::{self, Access, Outcome},
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Checks under way at a time.
+/// Most checks in flight.
 const MAX_PARALLEL: usize = 256;
 
 /// An attempt with probes.
@@ -50,9 +50,9 @@ struct ScheduledProbe {
     counter: ThresholdCounter,
     first: Instant,
     running: bool,
-    /// Not asked any more: started up, or held until the container restarts.
+    /// No further checks: the startup probe succeeded, or the container is being restarted.
     finished: bool,
-    /// A startup probe of the same attempt has not passed yet.
+    /// The startup probe of the attempt has not succeeded yet.
     awaits_startup: bool,
 }
 
@@ -64,7 +64,7 @@ struct Table {
     next: u64,
 }
 
-/// Cheap to clone.
+/// The prober. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Prober {
     inner: Arc<Inner>,
@@ -90,7 +90,7 @@ impl Prober {
         Self { inner: Arc::new(inner) }
     }
 
-    /// Starts the probes of an attempt. `jitter` (0 to 1) spreads the first checks of many attempts over their period.
+    /// Adds the probes of an attempt. `jitter` (0 to 1) spreads the first checks of many attempts over their period.
     pub(crate) fn add(&self, target: Target, jitter: f64) {
         let target = Arc::new(target);
         let Some((container, _)) = pod::container(&target.pod, &target.container) else { return };
@@ -124,7 +124,7 @@ impl Prober {
         self.inner.changed.notify_one();
     }
 
-    /// Ends the probes of an attempt.
+    /// Removes the probes of an attempt.
     pub(crate) fn remove(&self, id: &str) {
         let mut table = self.inner.table.lock();
         for number in table.by_attempt.remove(id).into_iter().flatten() {
@@ -132,7 +132,7 @@ impl Prober {
         }
     }
 
-    /// The pod begins to end: it is no longer restarted, but its readiness is still asked.
+    /// Stops the liveness and startup probes of a terminating pod, which is not restarted. The readiness probe continues.
     pub(crate) fn keep_only_readiness(&self, id: &str) {
         let mut table = self.inner.table.lock();
         for number in table.by_attempt.get(id).cloned().into_iter().flatten() {
@@ -160,7 +160,7 @@ impl Prober {
         }
     }
 
-    /// Starts all checks that are due. Returns when the next one is.
+    /// Starts all due checks. Returns the next due time.
     fn start_due(&self, token: &CancellationToken, tasks: &TaskTracker) -> Option<Instant> {
         let mut table = self.inner.table.lock();
         let now = Instant::now();
@@ -176,7 +176,7 @@ impl Prober {
             probe.running = true;
             let (inner, target, kind) = (self.inner.clone(), probe.target.clone(), probe.kind);
             let token = token.clone();
-            // a check that is under way when the end begins says nothing about the container
+            // A check in flight when the drain begins says nothing about the container.
             tasks.spawn(async move {
                 tokio::select! {
                     biased;
@@ -219,7 +219,7 @@ impl Inner {
                 self.recorder.event(&about, EventType::Warning, "Unhealthy", text);
             }
         }
-        // a check that cannot be made says nothing, as upstream's: it neither kills a container nor makes it ready
+        // Like upstream, a check that could not be made has no result.
         let passed = match outcome {
             Outcome::Passed | Outcome::Warned(_) => Some(true),
             Outcome::Failed(_) => Some(false),
@@ -229,7 +229,7 @@ impl Inner {
         self.changed.notify_one();
     }
 
-    /// Counts a result and plans the next check.
+    /// Counts a result and schedules the next check.
     fn record_result(&self, number: u64, at: Instant, spec: &k8s_openapi::api::core::v1::Probe, passed: Option<bool>) {
         let mut table = self.table.lock();
         let Some(probe) = table.probes.get_mut(&number) else { return };
@@ -239,7 +239,7 @@ impl Inner {
         let ended = matches!((kind, verdict), (ProbeKind::Startup, Some(_)) | (ProbeKind::Liveness, Some(false)));
         probe.finished = ended;
         if !ended {
-            // checks keep their rhythm; those missed while one took long are left out
+            // Checks keep their period. Those missed during a long check are skipped.
             let (now, period) = (Instant::now(), probe::period(spec));
             let mut next = at + period;
             while next <= now {
@@ -258,7 +258,7 @@ impl Inner {
     }
 }
 
-/// The startup probe passed: the others begin.
+/// Schedules the other probes of an attempt after its startup probe succeeded.
 fn release_after_startup(table: &mut Table, id: &str) {
     let now = Instant::now();
     for number in table.by_attempt.get(id).cloned().into_iter().flatten() {

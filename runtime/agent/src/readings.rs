@@ -1,44 +1,44 @@
-//! The last readings of CPU times, and rates between them. Pure.
+//! The latest samples of CPU time, and rates computed from them. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
-/// The shortest time of which a rate is told.
+/// The shortest time over which a rate is computed.
 pub(crate) const MIN_RATE_WINDOW: SignedDuration = SignedDuration::from_secs(10);
 
-/// What a node's own process uses. What cannot be read is absent.
+/// The usage of the node's process. Unreadable values are `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// CPU time since the start in nanoseconds, of the guests as well.
+    /// CPU time since the start in nanoseconds, including the guests'.
     pub cpu_nanos: Option<u64>,
     /// Resident memory in bytes.
     pub memory_bytes: Option<u64>,
 }
 
-/// CPU used per second.
+/// A rate of CPU usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
     /// Nanoseconds per second.
     pub(crate) nano_cores: u64,
-    /// The time that it is the mean of.
+    /// The time over which the rate is averaged.
     pub(crate) window: SignedDuration,
 }
 
-/// CPU times at one time.
+/// The CPU times of the node and its containers at one time, in nanoseconds.
 #[derive(Default)]
 pub(crate) struct Reading {
     pub(crate) at: Option<Timestamp>,
     pub(crate) node: Option<u64>,
-    /// By the beginning of the attempt's id, which is random.
+    /// By the key of the attempt's id.
     pub(crate) containers: HashMap<u64, u64>,
 }
 
-/// The last two readings.
+/// The last two samples.
 #[derive(Default)]
 pub(crate) struct Readings(Mutex<[Reading; 2]>);
 
-/// A container's key in a reading.
+/// A container's key: the first 64 bits of its random id.
 pub(crate) fn key(id: &str) -> u64 {
     id.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
@@ -50,7 +50,7 @@ impl Readings {
         *before = std::mem::replace(last, reading);
     }
 
-    /// The newest reading that is old enough to be rated against.
+    /// The newest sample that is at least [`MIN_RATE_WINDOW`] old, with its time.
     pub(crate) fn baseline(&self, now: Timestamp, value: impl Fn(&Reading) -> Option<u64>) -> Option<(Timestamp, u64)> {
         let all = self.0.lock();
         all.iter().find_map(|reading| {
@@ -60,7 +60,7 @@ impl Readings {
     }
 }
 
-/// The use since the base.
+/// The rate since the baseline.
 pub(crate) fn rate((at, before): (Timestamp, u64), now: Timestamp, cpu_nanos: u64) -> Option<Rate> {
     let window = now.duration_since(at);
     let nanos = u128::try_from(window.as_nanos()).ok().filter(|nanos| *nanos > 0)?;

@@ -1,5 +1,5 @@
-//! The ConfigMaps and Secrets that the pods of the node name. Each object is watched by itself, by name, from the first pod that names it
-//! to the last: a node reads no other (upstream's `WatchBasedManager`, and all that its Node authorizer allows).
+//! The ConfigMaps and Secrets that the node's pods reference. Each object is watched by name while a pod references it, like upstream's
+//! `WatchBasedManager`. The Node authorizer allows nothing more.
 
 use crate::{
     config::{References, references},
@@ -18,10 +18,10 @@ use std::{
     time::Duration,
 };
 
-/// How long a read waits for the first list of a watch that has just begun, before it asks by itself.
+/// How long a read waits for the first list of a new watch before it reads from the API.
 const FIRST_LIST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// ConfigMaps and Secrets by name, and who names them.
+/// The referenced ConfigMaps and Secrets.
 pub(crate) struct ReferencedObjects {
     client: Client,
     informers: Informers,
@@ -29,20 +29,20 @@ pub(crate) struct ReferencedObjects {
     secrets: Objects<Secret>,
 }
 
-/// The objects of a kind that are watched.
+/// The watched objects of a kind.
 type Objects<K> = Mutex<HashMap<Key, Watched<K>>>;
 
-/// An object, or the absence of one.
+/// A watched object, which may not exist.
 struct Watched<K: Kind> {
     informer: Informer<K>,
     pods: Arc<Pods>,
 }
 
-/// The pods that name an object.
+/// The pods that reference an object.
 #[derive(Default)]
 struct Pods {
     handles: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
-    /// Whether any of them has looked at it: before that, what the watch finds is no change.
+    /// Whether a pod has read the object. Before that, a watch event is no change for any pod.
     read: AtomicBool,
 }
 
@@ -59,26 +59,26 @@ impl ReferencedObjects {
         Self { client, informers, config_maps: Mutex::default(), secrets: Mutex::default() }
     }
 
-    /// From now on the pod is told when what it names changes. What it names does not change while it lives.
+    /// Watches the objects that a pod references, and notifies the pod of changes. A pod's references never change.
     pub(crate) fn add(&self, handle: &Arc<Handle>, pod: &Pod) {
         let References { config_maps, secrets } = references(pod);
         config_maps.iter().for_each(|name| self.watch(&self.config_maps, key(pod, name), handle));
         secrets.iter().for_each(|name| self.watch(&self.secrets, key(pod, name), handle));
     }
 
-    /// Forgets a pod. Idempotent.
+    /// Stops watching for a pod. Idempotent.
     pub(crate) fn remove(&self, uid: &str, pod: &Pod) {
         let References { config_maps, secrets } = references(pod);
         config_maps.iter().for_each(|name| unwatch(&self.config_maps, &key(pod, name), uid));
         secrets.iter().for_each(|name| unwatch(&self.secrets, &key(pod, name), uid));
     }
 
-    /// A ConfigMap, if there is one.
+    /// Reads a ConfigMap.
     pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> client::Result<Option<Arc<ConfigMap>>> {
         self.get(&self.config_maps, namespace, name).await
     }
 
-    /// A Secret, if there is one.
+    /// Reads a Secret.
     pub(crate) async fn secret(&self, namespace: &str, name: &str) -> client::Result<Option<Arc<Secret>>> {
         self.get(&self.secrets, namespace, name).await
     }
@@ -95,7 +95,7 @@ impl ReferencedObjects {
         watched.pods.handles.lock().insert(handle.uid.clone(), handle.clone());
     }
 
-    /// What the watch does not have is asked of the API: the object may be younger than the last event.
+    /// Reads an object. If the watch does not have it, reads from the API, because the object may be newer than the last watch event.
     async fn get<K: Kind>(&self, objects: &Objects<K>, namespace: &str, name: &str) -> client::Result<Option<Arc<K>>> {
         let watched = objects
             .lock()
@@ -103,7 +103,7 @@ impl ReferencedObjects {
             .map(|watched| (watched.informer.clone(), watched.pods.clone()));
         if let Some((informer, pods)) = watched {
             let _: Result<(), _> = tokio::time::timeout(FIRST_LIST_TIMEOUT, informer.synced()).await;
-            // First: a change that this read does not show is told.
+            // Set before the read, so that each change after the read is notified.
             pods.read.store(true, Ordering::Release);
             if let Some(found) = informer.get(namespace, name) {
                 return Ok(Some(found));

@@ -25,12 +25,12 @@ const MAX_RETRY: Duration = Duration::from_secs(30);
 /// milliseconds, and each status costs a write to the store and an event for each watch.
 const DEBOUNCE_DELAY: Duration = Duration::from_millis(10);
 
-/// A status to send, a deletion, or both.
+/// A status to send, optionally followed by the deletion of the pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     /// The pod.
     pub pod: Arc<Pod>,
-    /// The status; `None` for a deletion only.
+    /// The status.
     pub status: Arc<PodStatus>,
     /// Whether to delete the pod afterwards, without a grace period.
     pub delete: bool,
@@ -47,7 +47,7 @@ impl Report {
     }
 }
 
-/// Cheap to clone.
+/// Sends pod statuses. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Reporter {
     inner: Arc<Inner>,
@@ -75,7 +75,7 @@ struct Waiting {
 #[derive(Default)]
 struct FirstReports {
     uids: HashSet<String>,
-    /// Cancelled when there is none left.
+    /// Cancelled when all are reported.
     reported: Option<CancellationToken>,
 }
 
@@ -95,7 +95,7 @@ impl Reporter {
         }
     }
 
-    /// Cancels `reported` once a status of each of these pods was sent, or the pods are gone.
+    /// Cancels `reported` once a status of each of these pods was sent, or the pods are deleted.
     pub(crate) fn expect_first_reports(&self, uids: HashSet<String>, reported: CancellationToken) {
         if uids.is_empty() {
             return reported.cancel();

@@ -1,4 +1,4 @@
-//! A pod's own part: volumes and network, made before its containers and undone after them.
+//! Sets up a pod's volumes and network before its containers start, and tears them down after they end.
 
 use crate::{
     pod,
@@ -16,13 +16,13 @@ use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// What containers need.
+/// The resources of a pod that containers need.
 pub(crate) struct PodSetup {
     pub(crate) attachment: Attachment,
     pub(crate) volumes: BTreeMap<String, SyncedVolume>,
 }
 
-/// Makes it. Idempotent. What went wrong was report by an event.
+/// Sets up volumes and network. Idempotent. Errors were recorded as events.
 pub(crate) async fn set_up(shared: &Arc<Shared>, pod: &Arc<Pod>, address: Option<IpAddr>) -> Result<PodSetup, String> {
     let volumes = sync_volumes(shared, pod, &[]).await?;
     let attachment = shared.network.attach(network(pod, address)).await.map_err(|error| {
@@ -46,7 +46,7 @@ fn network(pod: &Pod, address: Option<IpAddr>) -> PodNetwork {
     }
 }
 
-/// Brings all volumes up to date.
+/// Syncs all volumes of the pod. Errors were recorded as events.
 pub(crate) async fn sync_volumes(
     shared: &Arc<Shared>,
     pod: &Arc<Pod>,
@@ -75,13 +75,13 @@ pub(crate) async fn sync_volumes(
     volumes::sync_all(&shared.plugins, &cx, &root).await.map_err(report)
 }
 
-/// When the first volume wants to be synced again.
+/// When the first volume must be synced again.
 pub(crate) fn next_sync(volumes: &BTreeMap<String, SyncedVolume>) -> Option<Timestamp> {
     volumes.values().filter_map(|v| v.resync_at).min()
 }
 
-/// Undoes everything of a pod but its logs and its state file, the volumes as they were recorded. Idempotent. What fails keeps what it needs:
-/// volumes stay while a sandbox may use them, and each that cannot be removed stays as it is.
+/// Tears down a pod except its logs and its state file. The volumes are those of the record. Idempotent. Keeps the volumes if a sandbox
+/// cannot be removed, because it may use them. A volume that cannot be removed stays unchanged.
 pub(crate) async fn tear_down(shared: &Shared, uid: &str, recorded: &[VolumeRecord]) -> Result<(), String> {
     let id: Arc<str> = uid.into();
     let mut failures = Vec::new();
@@ -98,8 +98,8 @@ pub(crate) async fn tear_down(shared: &Shared, uid: &str, recorded: &[VolumeReco
     volumes::tear_down(&shared.plugins, recorded, &shared.volumes_dir(&id)).await
 }
 
-/// Undoes everything of a pod that is gone from the API, and removes its logs; its state file as the last thing, so that what fails is
-/// found again. Idempotent.
+/// Tears down a pod that is deleted from the API, and removes its logs and then its state file, so that a failed clean-up is found and
+/// repeated after a restart. Idempotent.
 pub(crate) async fn clean_up(shared: &Shared, state: &PodState) -> Result<(), String> {
     tear_down(shared, &state.uid, &state.volumes).await?;
     let logs = shared.logs_dir(&state.namespace, &state.name, &state.uid);
@@ -108,7 +108,7 @@ pub(crate) async fn clean_up(shared: &Shared, state: &PodState) -> Result<(), St
     shared.states.remove(&state.uid).await.map_err(|error| format!("cannot remove the state file: {error}"))
 }
 
-/// Forgets a pod that was deleted while the agent was away. It is tried again until it works or the process ends.
+/// Cleans up a pod that was deleted while the agent was down. Retries until it succeeds or the process ends.
 pub(crate) async fn clean_up_orphan(shared: &Shared, state: &PodState, token: &CancellationToken) {
     let mut failures = 0;
     while let Err(error) = clean_up(shared, state).await {
@@ -122,8 +122,8 @@ pub(crate) async fn clean_up_orphan(shared: &Shared, state: &PodState, token: &C
     }
 }
 
-/// Removes the sandbox of a pod of which nothing else is known. It is tried again until it works or the process ends, since a pod whose programs
-/// still run must not keep the others from starting.
+/// Removes a sandbox without a known pod. Retries until it succeeds or the process ends. It runs in the background, because its running
+/// containers must not delay other pods.
 pub(crate) async fn remove_sandbox(runtime: &dyn Runtime, sandbox: &SandboxId, token: &CancellationToken) {
     let mut failures = 0;
     while let Err(error) = runtime.remove_sandbox(sandbox).await {
@@ -136,7 +136,7 @@ pub(crate) async fn remove_sandbox(runtime: &dyn Runtime, sandbox: &SandboxId, t
     }
 }
 
-/// How long to wait after so many failures before this one: a second, doubled up to two minutes.
+/// The retry delay after this number of earlier failures: one second, doubled up to two minutes.
 pub(crate) fn retry_delay(failures: u32) -> Duration {
     Duration::from_secs((1 << failures.min(10)).min(120))
 }

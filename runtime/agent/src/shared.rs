@@ -1,4 +1,4 @@
-//! What all workers of a node have in common.
+//! What all workers of a node share.
 
 use crate::{
     admission::AdmittedPods,
@@ -51,7 +51,7 @@ pub(crate) struct Shared {
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Metrics,
     pub(crate) readings: Readings,
-    /// Containers that a drain had to end.
+    /// Containers that a drain killed.
     pub(crate) killed: AtomicUsize,
 }
 
@@ -60,7 +60,7 @@ impl Shared {
         self.options.clock.now()
     }
 
-    /// An event about a pod or one of its containers.
+    /// Records an event about a pod or one of its containers.
     pub(crate) fn event(
         &self,
         pod: &Pod,
@@ -77,18 +77,18 @@ impl Shared {
         self.options.data_dir.join("volumes").join(uid)
     }
 
-    /// `DATA/logs/<namespace>_<name>_<uid>`.
+    /// The folder of a pod's logs: `DATA/logs/<namespace>_<name>_<uid>`.
     pub(crate) fn logs_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.options.data_dir.join("logs").join(format!("{namespace}_{name}_{uid}"))
     }
 
-    /// `…/<container>/<n>.log`.
+    /// The log file of an attempt: `…/<container>/<n>.log`.
     pub(crate) fn log_file(&self, pod: &Pod, container: &str, number: i32) -> PathBuf {
         let dir = self.logs_dir(pod::namespace(pod), pod::name(pod), pod::uid(pod));
         dir.join(container).join(format!("{number}.log"))
     }
 
-    /// How many pods have a running container, and how many containers run.
+    /// The number of pods with a running container, and the number of running containers.
     pub(crate) fn running(&self) -> (usize, usize) {
         let handles: Vec<_> = self.pods.lock().values().cloned().collect();
         let of = |state: &PodState| state.containers.values().filter(|record| record.is_running()).count();
@@ -96,7 +96,7 @@ impl Shared {
         (counts.len(), counts.iter().sum())
     }
 
-    /// Removes images that no pod of the node uses.
+    /// Garbage-collects images that no pod of the node uses.
     pub(crate) async fn collect_images(&self) {
         let mut used = Vec::new();
         for pod in self.cluster.pods.list() {
@@ -113,13 +113,13 @@ impl Shared {
         Facts { node: self.options.node.clone(), host: self.options.addresses.clone(), addresses: addresses.to_vec() }
     }
 
-    /// 64 hexadecimal digits, as container runtimes name containers.
+    /// A new container id: 64 hexadecimal digits, like other container runtimes.
     pub(crate) fn new_id(&self) -> String {
         let mut rng = self.rng.lock();
         (0..4).map(|_| format!("{:016x}", rng.u64(..))).collect()
     }
 
-    /// Between 0 and 1.
+    /// A random number between 0 and 1.
     pub(crate) fn jitter(&self) -> f64 {
         self.rng.lock().f64()
     }

@@ -1,5 +1,4 @@
-//! Starting one attempt of a container: image, prepare, environment, mounts, create, start. Every way it can fail has upstream's
-//! waiting reason.
+//! Starts an attempt of a container: image, preparation, environment, mounts, create, start. Each failure has upstream's waiting reason.
 
 use crate::{
     config::Configs,
@@ -19,7 +18,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
-/// Everything one start needs.
+/// The input of a start.
 pub(crate) struct Start {
     pub(crate) shared: Arc<Shared>,
     pub(crate) handle: Arc<Handle>,
@@ -33,17 +32,17 @@ pub(crate) struct Start {
     pub(crate) token: CancellationToken,
 }
 
-/// A container that was started; how it is by now, its events say.
+/// A started container. Its further state arrives as runtime events.
 pub(crate) struct Started {
     pub(crate) runtime: String,
     pub(crate) image: String,
     pub(crate) image_id: String,
     pub(crate) prepared: Arc<dyn Prepared>,
-    /// Where it leaves its termination message.
+    /// The file with its termination message.
     pub(crate) termination_message: Option<TerminationMessage>,
 }
 
-/// Why it was not.
+/// A failed start.
 #[derive(Debug)]
 pub(crate) struct StartError {
     pub(crate) reason: &'static str,
@@ -51,16 +50,16 @@ pub(crate) struct StartError {
     pub(crate) retry: Retry,
 }
 
-/// When to try again.
+/// When to retry a failed start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// With the image's back-off.
+    /// After the back-off of the image.
     Pull,
-    /// Soon, or when something the pod refers to changes.
+    /// After a short delay, or when a referenced object changes.
     Soon,
-    /// With the container's own back-off.
+    /// After the back-off of the container.
     Later,
-    /// Not: it was given up.
+    /// Never: the start was cancelled.
     Cancelled,
 }
 
@@ -77,7 +76,7 @@ impl StartError {
 type Result<T> = std::result::Result<T, StartError>;
 
 impl Start {
-    /// Runs it. Until the container is created it can be given up.
+    /// Starts the container. Can be cancelled until the container is created.
     pub(crate) async fn run(self) -> Result<Started> {
         let Some((container, _)) = pod::container(&self.pod, &self.container) else {
             return Err(StartError::cancelled());
@@ -141,7 +140,7 @@ impl Start {
         Ok((runtime.clone(), spec, started))
     }
 
-    /// The handler that the pod's RuntimeClass forces.
+    /// The handler that the pod's RuntimeClass requires.
     fn handler(&self) -> Result<Option<String>> {
         let Some(class) = pod::spec(&self.pod).runtime_class_name.as_deref().filter(|c| !c.is_empty()) else {
             return Ok(None);
@@ -322,7 +321,7 @@ impl Start {
         Ok(started)
     }
 
-    /// Whether the runtime has an end of the attempt to tell: then that, not the error, is what happened.
+    /// Whether the container has already exited. Then its exit is reported, and not the error of the start.
     async fn is_known(&self, runtime: &Arc<dyn Runtime>, id: &Arc<str>) -> bool {
         let Ok(list) = runtime.list().await else { return false };
         let Some(status) = list.into_iter().find(|status| status.id == *id) else { return false };

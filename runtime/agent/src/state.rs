@@ -19,7 +19,7 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// The reason of a container that ended unobserved.
+/// The reason of a container whose exit was not observed.
 pub const LOST_REASON: &str = "ContainerStatusUnknown";
 /// Its exit code, as upstream's.
 pub const LOST_CODE: i32 = 137;
@@ -51,12 +51,12 @@ pub struct PodState {
     pub volumes: Vec<VolumeRecord>,
 }
 
-/// Why a whole pod failed, beyond its containers.
+/// Why the node failed the pod as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// `DeadlineExceeded`.
+    /// Such as `DeadlineExceeded`.
     pub reason: String,
-    /// For people.
+    /// The message of the status.
     pub message: String,
     /// The node rejected the pod: none of its containers ever ran.
     #[serde(default, rename = "refused")]
@@ -66,89 +66,89 @@ pub struct Failure {
     pub pressure: bool,
 }
 
-/// One container over all its attempts.
+/// A container with all its attempts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Record {
-    /// Attempts after the first, except those that continue a container which the end of the agent's process stopped.
+    /// The restart count. It excludes restarts of containers that the agent stopped because its process ended.
     pub restarts: i32,
     /// The latest attempt.
     pub current: Option<Attempt>,
-    /// The end of the attempt before it.
+    /// The termination of the attempt before it.
     pub last: Option<Terminated>,
     /// The restart back-off.
     pub backoff: Option<Backoff>,
 }
 
-/// One attempt.
+/// An attempt to run a container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
-    /// Its id in the runtime.
+    /// The container id in the runtime.
     pub id: String,
-    /// The runtime's name: the scheme of `containerID`.
+    /// The name of the runtime, which is the scheme of `containerID`.
     pub runtime: String,
-    /// `spec.image` at its creation.
+    /// `spec.image` when it was created.
     pub image: String,
-    /// The resolved image.
+    /// The id of the resolved image.
     pub image_id: String,
-    /// Number of its log file.
+    /// The number of its log file.
     pub log: i32,
-    /// Its phase.
+    /// Whether it runs.
     pub state: AttemptState,
 }
 
-/// The phase of an attempt.
+/// The state of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum AttemptState {
-    /// Started.
+    /// It runs.
     Running {
-        /// When.
+        /// The start time.
         started_at: Timestamp,
     },
-    /// Terminated.
+    /// It exited.
     Exited(Terminated),
 }
 
-/// The end of an attempt.
+/// The termination of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Terminated {
-    /// `containerID` in the status, with its scheme.
+    /// `containerID` of the status, with its scheme.
     pub container_id: String,
     /// The exit code.
     pub code: i32,
-    /// `Completed`, `Error`, `OOMKilled`, …
+    /// Such as `Completed`, `Error` or `OOMKilled`.
     pub reason: String,
-    /// For people.
+    /// The message of the status.
     #[serde(default)]
     pub message: String,
-    /// When it was started.
+    /// The start time.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
-    /// When it ended; unknown for a lost one.
+    /// The time of the exit. `None` if the exit was not observed.
     #[serde(default)]
     pub finished_at: Option<Timestamp>,
-    /// The agent stopped it because its process ended: not a crash, so that no back-off applies.
+    /// The agent stopped the container because its process ended. This is no crash, so that no back-off applies.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
 }
 
 impl Attempt {
-    /// `wasmtime://<id>`.
+    /// `containerID` of the status: `RUNTIME://ID`.
     pub fn container_id(&self) -> String {
         format!("{}://{}", self.runtime, self.id)
     }
 }
 
 impl Terminated {
-    /// Whether it ended with the process of the agent.
+    /// Whether it ended together with the agent's process.
     pub(crate) fn ended_with_agent(&self) -> bool {
         self.drained || self.reason == LOST_REASON
     }
 
-    /// Marks it as ended unobserved.
+    /// Marks the exit as not observed.
     pub(crate) fn mark_lost(&mut self) {
         self.code = LOST_CODE;
         self.reason = LOST_REASON.into();
@@ -162,7 +162,7 @@ impl Record {
         matches!(self.current, Some(Attempt { state: AttemptState::Running { .. }, .. }))
     }
 
-    /// How the latest attempt ended, if it did.
+    /// The termination of the latest attempt, unless it runs.
     pub fn terminated(&self) -> Option<&Terminated> {
         match &self.current {
             Some(Attempt { state: AttemptState::Exited(ended), .. }) => Some(ended),
@@ -189,7 +189,7 @@ impl PodState {
         state
     }
 
-    /// Takes from the pod's status what is [newer](Self::is_behind) than the file; fields that only the file has stay.
+    /// Replaces the state by the pod's status if the status is [newer](Self::is_behind). Keeps the fields that only the file has.
     pub fn merge_status(self, pod: &Pod) -> Self {
         if self.is_behind(pod) { Self { volumes: self.volumes, ..Self::adopt(pod) } } else { self }
     }
@@ -204,7 +204,7 @@ impl PodState {
         })
     }
 
-    /// Marks running attempts that are not in `alive` as lost.
+    /// Marks running attempts for which `alive` returns false as lost.
     pub fn mark_lost(&mut self, alive: impl Fn(&str) -> bool) {
         for record in self.containers.values_mut() {
             let Some(attempt) = &mut record.current else { continue };
@@ -224,7 +224,7 @@ impl PodState {
     }
 }
 
-/// Whether `told` is the actual end of an attempt that is recorded as lost.
+/// Whether `told` is the actual termination of an attempt that is recorded as lost.
 fn is_other_end(known: &Terminated, told: &Terminated) -> bool {
     known.container_id == told.container_id && known.reason == LOST_REASON && told.reason != LOST_REASON
 }
@@ -355,7 +355,7 @@ impl StateDir {
     }
 }
 
-/// The error of a file of another pod than its name says: the teardown must not remove the folders that it lists.
+/// The error of a file whose uid does not match its name. Its volumes must not be torn down.
 fn wrong_uid() -> io::Error {
     io::Error::other("it is not of the pod that it is named after")
 }

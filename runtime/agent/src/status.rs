@@ -1,5 +1,4 @@
-//! The status of a pod from what is known of it. Pure: phases, conditions and container statuses exactly as Kubernetes reports
-//! them.
+//! Computes the status of a pod. Pure. Phase, conditions and container statuses equal upstream's.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
 
@@ -21,26 +20,26 @@ use k8s_openapi::{
 use serde_json::Value;
 use std::{net::IpAddr, sync::LazyLock};
 
-/// Everything that goes in besides the pod.
+/// The input besides the pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
-    /// What is remembered.
+    /// The persistent state.
     pub state: &'a PodState,
-    /// What is under way.
+    /// The in-memory state of the worker.
     pub live: &'a LiveState,
     /// The node's addresses, the primary first.
     pub host: &'a [IpAddr],
     /// The pod's addresses, the primary first.
     pub addresses: &'a [IpAddr],
-    /// What was reported last; newer than what the pod says of itself.
+    /// The last reported status. It may be newer than the status of the Pod object.
     pub reported: Option<&'a PodStatus>,
-    /// The pod will not run again: its last report.
+    /// This is the final status: no container will run again.
     pub is_final: bool,
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What of a pod's status the node alone says. Others say conditions of their own, and what scheduler and resource claims need.
+/// The status fields that only the node sets. Other clients own some conditions and the fields for scheduling and resource claims.
 pub(crate) const OWN_FIELDS: &[&str] = &[
     "phase",
     "reason",
@@ -56,8 +55,8 @@ pub(crate) const OWN_FIELDS: &[&str] = &[
     "ephemeralContainerStatuses",
 ];
 
-/// Whether the API has another status of the pod than was reported, as far as it is the node's to say: somebody wrote over it, and it
-/// is to be said again (upstream's `needsReconcile`). Or the pod as it is seen here is older than the report.
+/// Whether the Pod's status differs from the reported one in what the node owns: another client changed it, and the report must be repeated
+/// (upstream's `needsReconcile`), or this Pod object is older than the report.
 pub(crate) fn is_overwritten(pod: &Pod, reported: &PodStatus) -> bool {
     let (seen, said) = (without_empty_fields(pod.status.as_ref()), without_empty_fields(Some(reported)));
     if OWN_FIELDS.iter().any(|field| seen.get(field) != said.get(field)) {
@@ -75,7 +74,7 @@ pub(crate) fn is_overwritten(pod: &Pod, reported: &PodStatus) -> bool {
     })
 }
 
-/// A status as the API writes it.
+/// The status without empty fields, as the API stores it.
 fn without_empty_fields(status: Option<&PodStatus>) -> Value {
     static SCHEMA: LazyLock<Option<Schema>> = LazyLock::new(|| Schema::named("io.k8s.api.core.v1.PodStatus"));
     let mut value = status.and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default();
@@ -85,18 +84,18 @@ fn without_empty_fields(status: Option<&PodStatus>) -> Value {
     value
 }
 
-/// The pod with the status that was reported of it in place of what another hand wrote; what others say in conditions stays.
+/// The pod with the reported status. Its conditions are those of the API, where other clients own some.
 pub(crate) fn with_reported_status(pod: &Pod, reported: &PodStatus) -> Pod {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone());
     Pod { status: Some(PodStatus { conditions, ..reported.clone() }), ..pod.clone() }
 }
 
-/// Whether the API calls a pod ready, itself or its containers.
+/// Whether the pod's status in the API has the condition Ready or ContainersReady.
 pub(crate) fn is_shown_ready(pod: &Pod) -> bool {
     ["Ready", "ContainersReady"].iter().any(|type_| pod::condition(pod, type_).is_some_and(|c| c.status == "True"))
 }
 
-/// Makes the status.
+/// Computes the status.
 pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
     if let Some(failure) = input.state.failure.as_ref().filter(|failure| failure.rejected) {
         return rejected(pod, failure, input);
@@ -126,7 +125,7 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
     match old.phase.as_deref() {
         Some("Succeeded") => phase = "Succeeded",
         Some("Failed") => phase = "Failed",
-        // what still runs delays the end: nobody may take the pod's place before it is over
+        // A running container delays the terminal phase, so that no replacement is created before the pod has ended.
         _ if may_run && matches!(phase, "Succeeded" | "Failed") => phase = "Running",
         _ if input.is_final && !matches!(phase, "Succeeded" | "Failed") => phase = "Failed",
         _ => {}
@@ -160,7 +159,7 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
     }
 }
 
-/// A pod that the node did not take has no containers, addresses or conditions of the node's.
+/// The status of a rejected pod. It has no containers, addresses or conditions.
 fn rejected(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
     PodStatus {
         phase: Some("Failed".into()),
@@ -173,7 +172,7 @@ fn rejected(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
     }
 }
 
-/// A container that should have run and of which nothing is known when the pod ends.
+/// Marks a container without a known exit as terminated when the pod ends.
 fn mark_unlocated(status: &mut ContainerStatus) {
     let state = status.state.get_or_insert_default();
     if state.terminated.is_none() {
@@ -196,7 +195,7 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
     let attempt = record.and_then(|r| r.current.as_ref());
     let last = record.and_then(|r| r.last.as_ref());
     let (state, last) = match attempt.map(|a| &a.state) {
-        // upstream's kubelet says nothing of a container before its hook is over
+        // Like upstream, the status shows no running container before its postStart hook is done.
         Some(AttemptState::Running { .. }) if live.operation == Operation::PostStart => {
             (waiting_state(default_reason(pod), ""), last)
         }
@@ -233,7 +232,7 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
     }
 }
 
-/// Nobody asks whether an ephemeral container is ready.
+/// Ephemeral containers have no readiness.
 fn ephemeral_status(pod: &Pod, c: &EphemeralContainer, input: &Input<'_>) -> ContainerStatus {
     let status = container_status(pod, &pod::as_container(c), Role::Ephemeral, input);
     ContainerStatus { ready: false, started: None, ..status }
@@ -250,7 +249,7 @@ fn mounts(c: &Container) -> Option<Vec<VolumeMountStatus>> {
     Some(mounts.collect())
 }
 
-/// Why a container waits when nothing else is known.
+/// The reason of a waiting container if no other is known.
 pub fn default_reason(pod: &Pod) -> &'static str {
     if pod::init_containers(pod).is_empty() { "ContainerCreating" } else { "PodInitializing" }
 }
@@ -289,7 +288,8 @@ fn summary(status: &ContainerStatus) -> (bool, Option<i32>, bool, Option<i32>) {
     )
 }
 
-/// The phase: a summary of the containers, never the other way round.
+/// The phase of the pod, computed from its container statuses. `terminal` means that no container is restarted, `initialized` that an app
+/// container was started.
 pub fn phase(
     pod: &Pod,
     init: &[ContainerStatus],
@@ -383,7 +383,7 @@ fn conditions(
     wanted.into_iter().chain(disrupted).map(make).collect()
 }
 
-/// Status, reason, message.
+/// Status, reason and message of a condition.
 type ConditionValue = (bool, Option<String>, Option<String>);
 
 fn false_because(reason: &str, message: String) -> ConditionValue {

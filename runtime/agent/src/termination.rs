@@ -1,7 +1,8 @@
-//! Termination messages: a file that each container can write, read once when it ends.
+//! Termination messages: each container can write a file, which is read when the container exits.
 //!
-//! Follows <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>. A Wasm guest sees whole folders: the
-//! file lies in a folder of its own, shown at the parent of `terminationMessagePath`, or else in the volume that is mounted there.
+//! Follows <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>. Wasm guests mount whole folders.
+//! Therefore the file has a folder of its own, mounted at the parent of `terminationMessagePath`, or is in the volume that is mounted
+//! there.
 
 use crate::volumes::tree;
 use container::Mount;
@@ -14,21 +15,21 @@ use std::{
     time::SystemTime,
 };
 
-/// What a container that says nothing about it gets.
+/// The default of `terminationMessagePath`.
 const DEFAULT_PATH: &str = "/dev/termination-log";
-/// As much of the end of the file is read. Upstream's figure.
+/// The maximum size of a message. Only the end of a larger file is read. The value is upstream's.
 const MAX_BYTES: u64 = 4096;
-/// Guests write next to the file: a link of theirs is never followed, and a pipe is not waited for.
+/// Guests can replace the file: never follow a symbolic link, and do not block on a named pipe.
 const NOFOLLOW_NONBLOCK: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-/// Where a container leaves its message.
+/// The file with the termination message of a container.
 #[derive(Clone, Debug)]
 pub(crate) struct TerminationMessage {
-    /// A folder that no guest can replace.
+    /// A folder that guests cannot replace.
     root: PathBuf,
-    /// The way from there to the file.
+    /// The path of the file below `root`.
     path: PathBuf,
-    /// What was there when the container was started: an old message, or a file that is none.
+    /// Modification time and size of the file when the container started: the message must differ from an earlier one.
     before: Option<(SystemTime, u64)>,
 }
 
@@ -39,7 +40,7 @@ impl TerminationMessage {
         this
     }
 
-    /// What the container wrote, empty when it wrote nothing. Blocks on the disk for some microseconds.
+    /// The message, or an empty string if the container wrote none. Blocks on the disk for some microseconds.
     pub(crate) fn read(&self) -> String {
         let read = || -> io::Result<Vec<u8>> {
             let mut file = self.open(OFlags::RDONLY)?;
@@ -52,11 +53,11 @@ impl TerminationMessage {
             file.take(MAX_BYTES).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
-        // a container that removed the file says nothing
+        // A removed file counts as an empty message.
         String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
     }
 
-    /// Opens the file, from one folder to the next through no link.
+    /// Opens the file component by component, without following symbolic links.
     fn open(&self, how: OFlags) -> io::Result<File> {
         let folder = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let mut at = open(&self.root, folder, Mode::empty())?;
@@ -70,13 +71,13 @@ impl TerminationMessage {
     }
 }
 
-/// When a regular file was last written, and its size.
+/// Modification time and size of a regular file.
 fn stamp(file: &File) -> Option<(SystemTime, u64)> {
     let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-/// Makes the file and shows it. `folder` is the container's own for this; it is emptied first. Blocks on the disk.
+/// Creates and mounts the file. `folder` belongs to the container's termination message and is emptied first. Blocks on the disk.
 pub(crate) fn prepare(
     container: &Container,
     mounts: &mut Vec<Mount>,
@@ -90,7 +91,7 @@ pub(crate) fn prepare(
         let path = mount.below.join(path.strip_prefix(&mount.target).unwrap_or(path));
         let message = TerminationMessage::new(mount.root.clone(), path);
         if !mount.read_only && message.before.is_none() {
-            // the folder may be missing, or be no place for files: then there is no message
+            // If the folder is missing or not writable, there is no message.
             drop(message.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL));
         }
         return Ok(Some(TerminationMessage::new(message.root, message.path)));

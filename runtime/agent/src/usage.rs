@@ -1,5 +1,5 @@
-//! What containers and the node use of CPU and memory. CPU time is read every [`SAMPLE_INTERVAL`], so that a rate is known at once when somebody asks;
-//! who asks gets the use of the last 10 to 25 seconds, as of metrics-server.
+//! CPU and memory usage of containers and of the node. CPU times are sampled every [`SAMPLE_INTERVAL`], so that a rate is available at
+//! once. It covers the last 10 to 25 seconds, like that of metrics-server.
 
 use crate::{
     pod,
@@ -13,18 +13,18 @@ use k8s_openapi::api::core::v1::Pod;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Time between two readings, as of metrics-server.
+/// The sample interval, as of metrics-server.
 const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
-/// How long after its start a container is rated since that: later its mean would say nothing of now.
+/// A container without a sample is rated since its start if it is younger than this: later, the mean since the start is meaningless.
 const MAX_SINCE_START: SignedDuration = SignedDuration::from_secs(60);
-/// Containers that are read without a pause for other tasks.
+/// The number of containers that are sampled before other tasks may run.
 const BATCH_SIZE: usize = 256;
 
-/// One reading of a running container.
+/// The usage of a running container.
 pub(crate) struct Sample {
     pub(crate) pod: Arc<Pod>,
     pub(crate) container: String,
-    /// The attempt.
+    /// The id of the attempt.
     pub(crate) id: String,
     pub(crate) image: String,
     pub(crate) started: Timestamp,
@@ -32,13 +32,13 @@ pub(crate) struct Sample {
     pub(crate) rate: Option<Rate>,
 }
 
-/// One reading of the node.
+/// The usage of the node.
 pub(crate) struct NodeSample {
     pub(crate) usage: Usage,
     pub(crate) rate: Option<Rate>,
 }
 
-/// What runs at this moment, by pod.
+/// The usage of all running containers, ordered by pod.
 pub(crate) async fn samples(shared: &Shared) -> Vec<Sample> {
     let now = shared.now();
     let mut samples = Vec::new();
@@ -70,7 +70,7 @@ pub(crate) async fn samples(shared: &Shared) -> Vec<Sample> {
     samples
 }
 
-/// What the node uses at this moment.
+/// The usage of the node.
 pub(crate) fn node_sample(shared: &Shared) -> NodeSample {
     let (now, usage) = (shared.now(), (shared.options.usage)());
     let base = shared.readings.baseline(now, |reading| reading.node);
@@ -98,7 +98,7 @@ async fn read(shared: &Shared) -> Reading {
     reading
 }
 
-/// Reads until `token` is cancelled.
+/// Samples CPU times until `token` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -1,6 +1,6 @@
-//! One task per pod: reads its mail, asks [`plan`] what to do, starts it, remembers, reports, sleeps.
+//! One task per pod. It receives messages, asks [`plan`] what to do, starts the actions, saves the state, reports the status, and sleeps.
 //!
-//! Nothing here waits for an action: each is a future of its own in `ops`, whose outcome is one more reason to plan again.
+//! The task never waits for an action. Each action is a future in `ops`, and its outcome triggers the next plan.
 
 mod actions;
 mod outcomes;
@@ -35,15 +35,15 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The exit code of a container that did not end by itself when it was told to.
+/// The exit code of a container that the runtime killed because it did not stop within the grace period (128 + SIGKILL).
 const SIGKILL_EXIT_CODE: i32 = 137;
-/// How long after it was seen a status of another hand is overwritten: what is only older than the last report is no more by then, and
-/// two who do not agree write no more often.
+/// Delay before the worker replaces a status that another client wrote. It filters out watch events that are only older than the last
+/// report, and it limits how often two writers overwrite each other.
 const STATUS_RESEND_DELAY: SignedDuration = SignedDuration::from_secs(1);
-/// How long a runtime may take to tell the ends of containers whose stop is over.
+/// How long the worker waits for the exit events of containers after their stop calls returned.
 const EXIT_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What came of an action.
+/// The result of an action.
 enum Outcome {
     SetUp(Result<PodSetup, String>),
     TornDown(Result<(), String>),
@@ -57,7 +57,7 @@ enum Outcome {
         id: String,
         result: Result<(), String>,
     },
-    /// The container was stopped, or ended, before its hook.
+    /// The postStart hook was cancelled, because the container was stopped or exited.
     HookCancelled,
     Stopped {
         container: String,
@@ -65,31 +65,31 @@ enum Outcome {
     },
 }
 
-/// A start under way.
+/// A start in progress.
 struct Starting {
     id: String,
     token: CancellationToken,
-    /// What the runtime said of it before the start was known to be over.
+    /// Runtime events of the attempt that arrived before the start returned. They are handled after the start.
     early: Vec<ContainerState>,
 }
 
-/// What this process alone knows of a container; [`LiveState`] has what the plan needs, and the state what outlives the process.
+/// In-memory data of a container. [`LiveState`] holds what the plan needs, and [`PodState`] what survives a restart of the process.
 #[derive(Default)]
 struct ContainerContext {
     starting: Option<Starting>,
-    /// Keeps what it runs in memory.
+    /// Keeps the prepared image loaded.
     prepared: Option<Arc<dyn Prepared>>,
-    /// Where it leaves its termination message.
+    /// The file with the container's termination message.
     termination_message: Option<TerminationMessage>,
-    /// Holds back starts that fail before there is an attempt.
+    /// The back-off of starts that fail before an attempt exists.
     retry: Option<Backoff>,
-    /// Gives up a postStart hook.
+    /// Cancels the postStart hook.
     hook: CancellationToken,
-    /// Why the hook failed, until the container has ended for that.
+    /// The error of the postStart hook, until the container that failed for it has exited.
     hook_error: Option<String>,
 }
 
-/// A failed pull.
+/// A failed image pull.
 struct FailedPull {
     backoff: Backoff,
     error: String,
@@ -104,19 +104,19 @@ pub(crate) struct Worker {
     attachment: Option<Attachment>,
     addresses: Vec<IpAddr>,
     volumes: Arc<BTreeMap<String, SyncedVolume>>,
-    /// Volumes want to be synced: something they show changed.
+    /// A source of the volumes changed, so that they must be synced.
     volumes_stale: bool,
     volumes_syncing: bool,
     containers: HashMap<String, ContainerContext>,
-    /// By image.
+    /// Failed pulls by image.
     pulls: HashMap<String, FailedPull>,
     setup_failures: u32,
-    /// Times in a row that undoing failed.
+    /// Consecutive failures of the teardown.
     teardown_failures: u32,
     reported: Option<Arc<PodStatus>>,
-    /// The latest state that others see is in the file.
+    /// The published state is saved in the state file.
     state_saved: bool,
-    /// Somebody else has changed what was reported, so that it is said again at this time.
+    /// When to send the status again, because another client overwrote the reported one.
     resend_at: Option<Timestamp>,
     final_report_sent: bool,
     ops: FuturesUnordered<BoxFuture<'static, Outcome>>,
@@ -149,7 +149,7 @@ impl Worker {
         }
     }
 
-    /// Runs until the pod is gone from the API and from the node, or the process ends.
+    /// Runs until the pod is deleted from the API and cleaned up on the node, or until the process ends.
     pub(crate) async fn run(mut self) {
         self.check_admission().await;
         self.resume_probes();
@@ -179,7 +179,8 @@ impl Worker {
         }
     }
 
-    /// A pod that the node took but that is not for such a node is refused, once. What an informer says of the node may be old.
+    /// Rejects a new pod whose node selector or affinity does not match the node. The informer's Node may be stale, so that a mismatch is
+    /// checked against the API.
     async fn check_admission(&mut self) {
         if self.handle.state().started.is_some() || self.state.failure.is_some() || !pod::is_new(&self.pod) {
             return;
@@ -188,7 +189,7 @@ impl Worker {
         if cluster.nodes.get("", name).is_some_and(|node| admission::check_node_affinity(&self.pod, &node).is_ok()) {
             return;
         }
-        // not registered yet, or not to be asked: then it is what it will register as
+        // If the Node is not registered yet or cannot be read, uses the Node that the agent will register.
         let node = cluster.client.find::<Node>("", name).await.ok().flatten();
         let node = node.unwrap_or_else(|| node::unregistered(&self.shared.options));
         if let Err(rejection) = admission::check_node_affinity(&self.pod, &node) {
@@ -215,7 +216,7 @@ impl Worker {
         }
     }
 
-    /// Containers of a runtime that outlived the agent are probed again.
+    /// Starts the probes of containers that kept running while the agent was down.
     fn resume_probes(&mut self) {
         let names: Vec<_> =
             self.state.containers.iter().filter(|(_, r)| r.is_running()).map(|(n, _)| n.clone()).collect();
@@ -250,7 +251,7 @@ impl Worker {
         }
     }
 
-    /// A pod as the API has it, but with the status that this node reported: as the kubelet, it believes itself.
+    /// Returns the pod from the API, but with the status that this node reported: like the kubelet, the node trusts its own status.
     fn with_reported_status(&mut self, pod: Arc<Pod>) -> Arc<Pod> {
         match self.reported.as_ref().filter(|own| status::is_overwritten(&pod, own)) {
             Some(own) => {
@@ -299,7 +300,7 @@ impl Worker {
         }
     }
 
-    /// What waits for this image is started now.
+    /// Lets the containers that wait for this image start at once.
     fn on_image_present(&mut self, image: &str) {
         self.pulls.remove(image);
         for (container, _) in pod::all_containers(&self.pod).filter(|(c, _)| c.image.as_deref() == Some(image)) {
@@ -311,7 +312,7 @@ impl Worker {
         }
     }
 
-    /// From now on the pod is failed; its containers are stopped.
+    /// Marks the pod as failed. The next plan stops its containers.
     fn on_eviction(&mut self, Eviction { message, pressure }: Eviction) {
         if self.state.failure.is_none() && plan::terminal_phase(&self.pod, &self.state).is_none() {
             self.state.failure = Some(Failure { reason: EVICTED.into(), message, rejected: false, pressure });
@@ -344,13 +345,13 @@ impl Worker {
         }
     }
 
-    /// The number of the log of the next attempt.
+    /// The number of the next attempt's log file.
     fn next_log(&self, container: &str) -> i32 {
         let current = self.state.containers.get(container).and_then(|r| r.current.as_ref());
         current.map_or(0, |attempt| attempt.log + 1)
     }
 
-    /// Starts a sync of the volumes if it is due. Returns when the next one is.
+    /// Starts a sync of the volumes if it is due. Returns when the next sync is due.
     fn refresh_volumes(&mut self, now: Timestamp) -> Option<Timestamp> {
         if self.live.setup != Setup::Ready || self.volumes_syncing {
             return None;
@@ -368,7 +369,7 @@ impl Worker {
         None
     }
 
-    /// Writes the state if it has changed; whatever tells others of it waits for that. Whether the file holds it.
+    /// Saves the state if it has changed. Returns whether the state file is up to date. Callers publish the state only after the save.
     async fn save(&mut self) -> bool {
         if self.state_saved && *self.handle.state() == self.state {
             return true;
@@ -415,8 +416,8 @@ impl Worker {
         self.shared.reporter.report(Report { pod: self.pod.clone(), status, delete });
     }
 
-    /// The process ends: stop what would not survive it, note how it ended, change nothing in the API. What the state file says is
-    /// running is found lost, and started again, by the next process.
+    /// Stops the containers that would not survive the end of the process, and saves their exits. Changes nothing in the API. The next
+    /// process treats attempts that are still recorded as running as lost, and restarts them.
     async fn drain(mut self) {
         for starting in self.containers.values().filter_map(|own| own.starting.as_ref()) {
             starting.token.cancel();
@@ -442,7 +443,7 @@ impl Worker {
         }
     }
 
-    /// Waits until the runtime has told the ends of these containers: it does, but by another way than it ends a stop.
+    /// Waits for the exit events of these containers. The events arrive independently of the results of the stop calls.
     async fn wait_for_exits(&mut self, names: &[String]) {
         loop {
             let mail = self.handle.receive();
@@ -454,8 +455,8 @@ impl Worker {
         }
     }
 
-    /// Saves how containers ended that were stopped because the process ends: the next one starts them again. What is not started again
-    /// after an exit code 0 has not done its work by obeying, and counts as lost.
+    /// Saves the exits of containers that were stopped because the process ends; the next process restarts them. A container that exited
+    /// with 0 and has no restart for that code was interrupted, and counts as lost.
     async fn save_drained_exits(&mut self, names: &[String]) {
         for name in names {
             let record = self.state.containers.get_mut(name);
@@ -501,7 +502,7 @@ impl Worker {
         }
     }
 
-    /// The pod is gone from everywhere.
+    /// Cleans up a pod that is deleted from the API.
     async fn forget(self) {
         let shared = &self.shared;
         let uid = pod::uid(&self.pod);

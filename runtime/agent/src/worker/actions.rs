@@ -1,4 +1,4 @@
-//! From a planned action to the future that does it.
+//! Turns planned actions into futures.
 
 use super::{Outcome, Starting, Worker};
 use crate::{
@@ -15,7 +15,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 impl Worker {
-    /// Starts an action. True when the plan must be asked again at once, since something was decided on the spot.
+    /// Starts an action. Returns true if the state changed at once, so that the plan must be computed again.
     pub(super) async fn execute(&mut self, action: Action, now: Timestamp) -> bool {
         match action {
             Action::SetUp => return self.set_up().await,
@@ -33,7 +33,7 @@ impl Worker {
                 self.state.failure = Some(Failure { reason, message, rejected: false, pressure: false });
                 return true;
             }
-            // a sync that is under way would make again what is removed; its end is a reason to plan again
+            // A sync in progress would recreate the removed folders. Its end triggers the next plan.
             Action::TearDown if self.volumes_syncing => {}
             Action::TearDown => {
                 self.live.setup = Setup::TearingDown;

@@ -1,4 +1,4 @@
-//! What the worker learns: outcomes of its actions, and what runtimes say of its containers.
+//! Handles the outcomes of the worker's actions and the runtime's events.
 
 use super::{FailedPull, Outcome, Worker};
 use crate::{
@@ -21,9 +21,9 @@ use k8s_openapi::api::core::v1::Container;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Delay before a container whose configuration is missing is tried again, if nothing changes before.
+/// Delay before a container with missing configuration is retried, unless the configuration changes before.
 const CONFIG_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(10);
-/// How long `ErrImagePull` and `PostStartHookError` are shown before the back-off is.
+/// How long the status shows `ErrImagePull` and `PostStartHookError` before it shows the back-off.
 const ERROR_DISPLAY_TIME: SignedDuration = SignedDuration::from_secs(2);
 
 impl Worker {
@@ -59,7 +59,7 @@ impl Worker {
                 self.volumes_syncing = false;
                 match result {
                     Ok(volumes) => self.volumes = Arc::new(volumes),
-                    // told by an event; running containers keep what they have until something changes again
+                    // The error was recorded as an event. Running containers keep their volumes until the next change.
                     Err(_) => self.postpone_sync(),
                 }
             }
@@ -70,7 +70,7 @@ impl Worker {
             Outcome::PostStart { container, id, result } => self.on_hook(&container, &id, result),
             Outcome::HookCancelled => {}
             Outcome::Stopped { container, id } => {
-                // until the runtime tells the end (or a relist finds it gone) it counts as stopping
+                // The container counts as stopping until the runtime reports its exit, or a relist does not find it.
                 let over = self.running(&container).is_none_or(|a| a.id != id);
                 let live = self.live(&container);
                 if over && matches!(live.operation, Operation::Stopping(_)) {
@@ -104,11 +104,11 @@ impl Worker {
         let log = self.next_log(container);
         let record = self.state.containers.entry(container.to_owned()).or_default();
         if let Some(Attempt { state: AttemptState::Exited(ended), .. }) = record.current.take() {
-            // an end that nobody saw (the agent was away), or that came with the agent's, is no crash
+            // An unobserved exit (the agent was down) and a drained container are no crashes.
             if let Some(finished) = ended.finished_at.filter(|_| !ended.drained) {
                 record.backoff = Some(Backoff::next(record.backoff, finished, now));
             }
-            // what was stopped with the agent, in good order, goes on where it was: nobody needs to be alarmed
+            // A drained container continues after the restart of the agent, which is no restart of the container.
             if !ended.drained {
                 record.restarts += 1;
                 self.shared.metrics.restarts.inc();
@@ -138,7 +138,7 @@ impl Worker {
         }
     }
 
-    /// Runs the postStart hook, if there is one.
+    /// Runs the postStart hook. Returns false if there is none.
     fn begin_post_start(&mut self, container: &str) -> bool {
         let hooked = pod::container(&self.pod, container)
             .is_some_and(|(c, _)| c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()));
@@ -176,19 +176,19 @@ impl Worker {
         }
     }
 
-    /// The logs of the present attempt and of the one before it are kept, as upstream.
+    /// Removes old log files. Like upstream, it keeps the logs of the current and the previous attempt.
     fn remove_old_logs(&self, container: &str) {
         let Some(number) = self.running(container).map(|attempt| attempt.log - 2).filter(|n| *n >= 0) else { return };
         let current = self.shared.log_file(&self.pod, container, number);
         self.shared.tasks.spawn_blocking(move || {
             for file in crate::logs::files(&current) {
-                // a container that wrote nothing has no file
+                // A container without output has no file.
                 let _ = std::fs::remove_file(file);
             }
         });
     }
 
-    /// A container runs and its hook is done: from now on probes decide.
+    /// Starts the probes of a container that runs and whose postStart hook is done.
     pub(super) fn begin_probes(&mut self, container: &str) {
         let Some((spec, _)) = pod::container(&self.pod, container) else { return };
         let (startup, readiness) = (spec.startup_probe.is_some(), spec.readiness_probe.is_some());
@@ -257,7 +257,7 @@ impl Worker {
         self.live(container).waiting = Some(waiting);
     }
 
-    /// An image that is not here and would do, however it comes: one that is always pulled would not.
+    /// Waits for an image that is missing on the node. With the pull policy Always, an image on the node does not help.
     fn await_image(&self, container: &str, error: &StartError) {
         let Some((spec, _)) = pod::container(&self.pod, container) else { return };
         let image = spec.image.as_deref().unwrap_or_default();
@@ -290,7 +290,7 @@ impl Worker {
     async fn on_exit(&mut self, container: &str, exit: Exit) {
         let Some(log) = self.running(container).map(|attempt| attempt.log) else { return };
         let read = self.read_termination_message(container, log, exit.code, exit.message);
-        // a message that cannot be read is none
+        // An unreadable message counts as none.
         let message = volumes::blocking(move || Ok(read())).await.unwrap_or_default();
         let Some(attempt) = self.running(container) else { return };
         let AttemptState::Running { started_at } = attempt.state else { return };
@@ -306,8 +306,8 @@ impl Worker {
         self.end(container, ended);
     }
 
-    /// Reads what the container has to say about its end: the runtime's word, and what it wrote itself; the end of its log where it asks for
-    /// that. Blocks on the disk.
+    /// Returns a function that reads the termination message: the runtime's message and the container's own. With `FallbackToLogsOnError`,
+    /// an empty message is replaced by the end of the log. The function blocks on the disk.
     fn read_termination_message(
         &self,
         container: &str,
