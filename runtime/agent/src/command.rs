@@ -1,5 +1,4 @@
-//! Commands that the node runs in a container for itself: exec probes and exec hooks. They have no input, and the first 10 KiB of their
-//! output are kept.
+//! Runs the commands of exec probes and exec hooks in a container. They have no input, and the first 10 KiB of their output are kept.
 
 use container::{ContainerId, Exec, Result, Runtime, Streams};
 use parking_lot::Mutex;
@@ -11,21 +10,21 @@ use std::{
 };
 use tokio::io::AsyncWrite;
 
-/// Bytes of output that are kept, as upstream's probes keep them.
+/// Bytes of output to keep, as upstream's probes.
 const MAX_OUTPUT: usize = 10 << 10;
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandResult {
-    /// Its exit code.
+    /// The exit code.
     pub code: i32,
-    /// What it wrote: its output and then its errors.
+    /// Standard output, followed by standard error.
     pub output: String,
-    /// What it wrote to standard error.
+    /// Standard error.
     pub errors: String,
 }
 
-/// Takes all that is written and keeps its beginning.
+/// Accepts all output and keeps its beginning.
 #[derive(Clone, Default)]
 struct CappedOutput(Arc<Mutex<Vec<u8>>>);
 
@@ -52,7 +51,7 @@ impl AsyncWrite for CappedOutput {
     }
 }
 
-/// Runs a command in a running container to its end. Dropping the future ends it.
+/// Runs a command in a running container until it ends. Dropping the future stops the command.
 ///
 /// # Errors
 /// Those of [`Runtime::exec`].

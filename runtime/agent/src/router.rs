@@ -1,6 +1,7 @@
-//! The kubelet's own HTTP paths: container logs, statistics, streams, health. The API server calls them; on one node by a pipe.
+//! The kubelet API: container logs, statistics, streams and health. The API server calls it; in a single process, over an in-memory
+//! connection.
 //!
-//! `run` answers 501: upstream's clients do not use it any more. No authentication here: whoever mounts the router decides who reaches it.
+//! `run` answers 501, because upstream's clients do not use it any more. The router does not authenticate: its server must.
 
 mod stats;
 mod streams;
@@ -29,7 +30,7 @@ use serde_json::json;
 use std::{io, path::PathBuf, sync::Arc};
 
 impl Agent {
-    /// The kubelet's paths of this node.
+    /// The routes of the kubelet API of this node.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/healthz", get(|| async { "ok" }))
@@ -59,7 +60,7 @@ async fn pods(State(shared): State<Arc<Shared>>) -> Response {
     Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})).into_response()
 }
 
-/// `v1.PodLogOptions`, as a query.
+/// The query of `v1.PodLogOptions`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct LogQuery {
@@ -136,7 +137,7 @@ fn status_of<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
     all.find(|status| status.name == container)
 }
 
-/// The file that is asked for and the attempt that writes it.
+/// The requested log file, and the id of the attempt that writes it. The error is upstream's message.
 fn log_of(
     shared: &Shared,
     pod: &Pod,
@@ -150,7 +151,7 @@ fn log_of(
     let current = record.and_then(|r| r.current.as_ref());
     let number = match (current, previous) {
         (Some(attempt), false) => Some(attempt.log),
-        // a container that waits for its next attempt: the one that ended is the previous one
+        // While a container waits for its next attempt, the ended attempt is the previous one.
         (Some(attempt), true) if waiting.is_some() && record.is_some_and(|r| !r.is_running()) => Some(attempt.log),
         (Some(attempt), true) => record.filter(|r| r.last.is_some()).map(|_| attempt.log - 1),
         (None, _) => None,
@@ -158,7 +159,7 @@ fn log_of(
     match (number, current) {
         (Some(number), Some(attempt)) => {
             let path = shared.log_file(pod, container, number);
-            // Removed while the disk was short. A container that has said nothing has no folder either.
+            // The file was removed because of disk pressure. A container without output has no folder either.
             let is_gone = !path.exists() && path.parent().is_some_and(|folder| folder.exists());
             if is_gone && pod::is_finished(pod) {
                 return Err(format!("unable to retrieve container logs for {}", attempt.container_id()));
@@ -180,7 +181,7 @@ fn log_of(
     }
 }
 
-/// A log on its way.
+/// A log that is being sent.
 struct LogStream {
     reader: Option<Reader>,
     path: PathBuf,
@@ -212,7 +213,7 @@ impl LogStream {
             if let Some(piece) = piece {
                 return Some(Ok(piece));
             }
-            // a container's end is told after its log is on the disk: what was read after the end is all there is
+            // The exit is reported after the log was written, so that a read after the exit is complete.
             if full || !self.options.follow || !runs {
                 return None;
             }

@@ -17,7 +17,7 @@ fn read(path: &Path, wanted: LogOptions) -> String {
 fn lines_are_chosen_and_printed_as_asked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("0.log");
-    // a rotated file comes first
+    // Rotated files come first.
     std::fs::write(dir.path().join("0.log.20260101-000000"), line(1, "stdout", "F", "one")).unwrap();
     let text = [
         line(2, "stderr", "F", "two"),
@@ -103,7 +103,7 @@ fn a_reader_misses_no_file_however_often_the_log_was_rotated() {
     write(1);
     let mut reader = Reader::open(&path, LogOptions::default()).unwrap();
     assert_eq!(all(&mut reader), "1\n");
-    // What came just before the rotation, and files in between.
+    // Reads the lines that were written just before the rotation, and the files in between.
     use std::io::Write;
     let late = line(2, "stdout", "F", "2");
     std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(late.as_bytes()).unwrap();
@@ -114,21 +114,21 @@ fn a_reader_misses_no_file_however_often_the_log_was_rotated() {
     rotate("000001");
     write(5);
     assert_eq!(all(&mut reader), "2\n3\n4\n5\n");
-    // The one that was read is gone by now: it was the oldest.
+    // The file that was being read was removed: it was the oldest.
     rotate("000002");
     for name in ["000000", "000000-001", "000001", "000002"] {
         std::fs::remove_file(dir.path().join(format!("0.log.20260101-{name}"))).unwrap();
     }
     write(6);
     assert_eq!(all(&mut reader), "6\n");
-    // Who begins while it is read begins with the oldest.
+    // A file that appears at the start of the read is read from the oldest on.
     rotate("000003");
     write(7);
     assert_eq!(all(&mut Reader::open(&path, LogOptions::default()).unwrap()), "6\n7\n");
     assert_eq!(all(&mut Reader::open(&path, LogOptions { tail: Some(2), ..LogOptions::default() }).unwrap()), "6\n7\n");
 }
 
-/// 64 MiB: all of it is seen, across rotations, by who follows. No file is removed here: how fast a reader is differs between machines.
+/// A follower sees all of 64 MiB across rotations. No file is removed, because readers have different speeds on different machines.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_output_is_seen_by_who_follows() {
     use container::log::{Disk, Log, Options, Source};

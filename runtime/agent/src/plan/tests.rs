@@ -11,7 +11,7 @@ fn ago(seconds: i64) -> Timestamp {
     now() - SignedDuration::from_secs(seconds)
 }
 
-/// A pod, and what its containers do.
+/// A pod with the state of its containers.
 struct Case {
     pod: Pod,
     state: PodState,
@@ -36,7 +36,7 @@ fn apps(policy: &str, names: &[&str]) -> Case {
     case(json!({"restartPolicy": policy, "containers": containers}))
 }
 
-/// `init` runs first, `side` is a sidecar, `app` the app.
+/// `init` is an init container, `side` a sidecar, `app` an app container.
 fn with_init(policy: &str) -> Case {
     case(json!({
         "restartPolicy": policy,
@@ -145,7 +145,7 @@ fn ended_containers_restart_as_their_policy_says() {
     apps("OnFailure", &["a", "b"]).ended("a", 0, 1).runs("b").plans(expect![""]);
     apps("OnFailure", &["a", "b"]).ended("a", 1, 1).runs("b").plans(expect!["start a"]);
     apps("Never", &["a", "b"]).ended("a", 1, 1).runs("b").plans(expect![""]);
-    // a container's own policy comes before the pod's
+    // A container's own policy overrides the pod's.
     case(json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Always"}]}))
         .ended("a", 1, 1)
         .plans(expect!["start a"]);
@@ -177,7 +177,7 @@ fn init_containers_run_one_after_another_and_sidecars_when_started() {
     with_init("Always").ended("init", 0, 1).runs("side").live("side", |l| l.started = false).plans(expect![""]);
     with_init("Always").ended("init", 0, 1).runs("side").plans(expect!["start init2"]);
     with_init("Always").ended("init", 0, 9).runs("side").ended("init2", 0, 1).plans(expect!["start app"]);
-    // a sidecar that ends before the pod is initialized comes back first
+    // A sidecar that exits before the pod is initialized restarts before the next init container.
     with_init("Never").ended("init", 0, 9).ended("side", 0, 1).plans(expect!["start side"]);
 }
 
@@ -195,7 +195,7 @@ fn what_came_after_a_sidecar_does_not_wait_for_it_again() {
         back off side 10s
         start init2
         wake in 7s"#]]);
-    // after a restart of the process the order is that of the first start
+    // After a restart of the process, containers start in the original order.
     let drained = |case: &mut Case| {
         for record in case.state.containers.values_mut() {
             let Some(Attempt { state: AttemptState::Exited(ended), .. }) = &mut record.current else { continue };
@@ -281,14 +281,14 @@ fn a_finished_pod_is_undone_and_left_until_it_is_deleted() {
     apps("Never", &["a", "b"]).ended("a", 0, 1).ended("b", 1, 1).plans(expect!["tear down"]);
     apps("Never", &["a"]).ended("a", 0, 1).with(|c| c.live.setup = Setup::None).plans(expect![""]);
     apps("Never", &["a"]).ended("a", 0, 1).with(|c| c.live.setup = Setup::None).deleting().plans(expect!["finish"]);
-    // sidecars of a finished pod go
+    // The sidecars of a finished pod are stopped.
     with_init("Never")
         .ended("init", 0, 9)
         .ended("init2", 0, 9)
         .ended("app", 0, 1)
         .runs("side")
         .plans(expect!["stop side 30s: Stopping container side"]);
-    // whatever is remembered: the API says that it is over
+    // A terminal phase in the API overrides the known state.
     apps("Always", &["a"])
         .with(|c| c.pod.status = serde_json::from_value(json!({"phase": "Failed"})).unwrap())
         .with(|c| c.live.setup = Setup::None)
@@ -301,7 +301,7 @@ fn volumes_that_are_recorded_are_removed_before_the_pod_is_finished() {
         let made = crate::volumes::VolumeRecord { volume: "v".into(), plugin: "kubernetes.io/empty-dir".into() };
         apps("Never", &["a"]).with(|c| (c.state.volumes, c.live.setup) = (vec![made], setup))
     };
-    // an earlier process made them, or not all could be made
+    // An earlier process set up the volumes, or a setup or teardown failed.
     for setup in [Setup::None, Setup::Failed(ago(-9)), Setup::TeardownFailed(ago(0))] {
         recorded(setup.clone()).deleting().plans(expect!["tear down"]);
         recorded(setup.clone()).with(|c| c.live.gone = true).plans(expect!["tear down"]);

@@ -1,7 +1,7 @@
-//! The kubelet's paths that become streams: `/exec`, `/attach` and `/portForward`. Who calls them asks for an upgrade; a refusal is text with
-//! the kubelet's words. On an exec and an attach `container::frame` is spoken, on a forwarded port its own bytes.
+//! The streaming endpoints of the kubelet API: `/exec`, `/attach` and `/portForward`. Each requires an HTTP upgrade. Errors are plain text
+//! with the kubelet's messages. `exec` and `attach` use the protocol of [`container::frame`], a forwarded port transfers raw bytes.
 //!
-//! A stream ends with the caller's: what was run for it ends then, and a program that was joined is left.
+//! When the client disconnects, an `exec` command is stopped, and an attached container continues.
 
 use crate::{agent::Agent, pod, shared::Shared};
 use axum::{
@@ -31,19 +31,19 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The protocol of a forwarded port: its bytes.
+/// The upgrade protocol of a forwarded port: raw bytes.
 const PORT_PROTOCOL: &str = "port";
-/// Bytes that wait in one direction of one stream.
+/// The buffer size per stream and direction, in bytes.
 const PIPE_BUFFER: usize = 32 << 10;
-/// Frames that wait to be written.
+/// The number of frames that wait to be written.
 const FRAME_QUEUE: usize = 4;
-/// Sizes of a terminal that wait; who is slower misses some.
+/// The number of terminal sizes that wait. If the queue is full, a size is dropped.
 const RESIZE_QUEUE: usize = 16;
-/// Longest text of a terminal's size, bytes.
+/// The maximum length of a terminal size in JSON, in bytes.
 const MAX_RESIZE_BYTES: usize = 256;
-/// How often a silent stream is asked whether somebody is there.
+/// How often a keep-alive frame is sent.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long a port may take to be reached.
+/// The timeout for connecting to a port.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
@@ -72,7 +72,7 @@ fn is_set(pairs: &[(String, String)], name: &str) -> bool {
     pairs.iter().any(|(known, value)| known == name && value == "1")
 }
 
-/// A running container, and what runs it.
+/// Finds a running container and its runtime. Returns the container id.
 fn running(shared: &Shared, namespace: &str, pod: &str, container: &str) -> Option<(Arc<str>, Arc<dyn Runtime>)> {
     let pod = shared.cluster.pods.get(namespace, pod)?;
     let handle = shared.pods.lock().get(pod::uid(&pod)).cloned()?;
@@ -149,11 +149,11 @@ fn failure(text: &str) -> Value {
     })
 }
 
-/// Runs until it has ended, and says how.
+/// The program of a stream. Returns its `v1.Status`.
 type Operation = BoxFuture<'static, Value>;
 
 impl StreamNode {
-    /// Answers a request for a stream of frames: `start` is given the program's ends of it.
+    /// Upgrades the request to a stream of frames. `start` receives the program's ends of the streams.
     fn serve(
         self,
         request: Request,
@@ -171,7 +171,7 @@ impl StreamNode {
         self.upgrade(request, frame::PROTOCOL, move |stream| Box::pin(serve_frames(stream, wanted, start)))
     }
 
-    /// Answers that the protocol is spoken from now on, and does the work until the node ends.
+    /// Upgrades the request to `protocol`, and runs `work` on the connection until the node stops.
     fn upgrade(
         self,
         mut request: Request,
@@ -203,8 +203,8 @@ impl StreamNode {
     }
 }
 
-/// Moves frames between the stream and a program, until the program has ended and all its output is on the way, or until the other side
-/// has gone.
+/// Transfers frames between the connection and a program, until the program has ended and its output is sent, or until the client
+/// disconnects.
 async fn serve_frames(
     stream: TokioIo<Upgraded>,
     [stdin, stdout, stderr, tty]: [bool; 4],
@@ -262,7 +262,7 @@ async fn serve_frames(
     }
 }
 
-/// What the program writes, until its end.
+/// Sends a program's output as frames until its end.
 async fn forward_output(channel: u8, from: Option<DuplexStream>, frames: mpsc::Sender<(u8, Vec<u8>)>) {
     let Some(mut from) = from else { return };
     let mut buffer = BytesMut::new();
@@ -275,7 +275,7 @@ async fn forward_output(channel: u8, from: Option<DuplexStream>, frames: mpsc::S
     }
 }
 
-/// What the other side says, until it goes.
+/// Receives the client's frames until it disconnects.
 async fn read_frames(
     from: &mut ReadHalf<TokioIo<Upgraded>>,
     mut stdin: Option<DuplexStream>,
@@ -285,7 +285,7 @@ async fn read_frames(
     while let Ok(Some((channel, bytes))) = frame::read(from).await {
         match channel {
             frame::STDIN => {
-                // A program that does not read any more is no reason to end.
+                // A program that closed its standard input continues.
                 let written = match &mut stdin {
                     Some(to) if !bytes.is_empty() => to.write_all(&bytes).await.is_ok(),
                     _ => false,
@@ -305,7 +305,7 @@ async fn read_frames(
     }
 }
 
-/// Takes the whole sizes off the text. What can be none is thrown away.
+/// Takes the complete terminal sizes from the buffered text. Drops invalid text.
 fn parse_sizes(text: &mut Vec<u8>) -> Vec<(u16, u16)> {
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
     let side = |size: &Value, name: &str| size[name].as_u64().and_then(|side| u16::try_from(side).ok());
@@ -314,7 +314,7 @@ fn parse_sizes(text: &mut Vec<u8>) -> Vec<(u16, u16)> {
     for value in values.by_ref() {
         match value {
             Ok(size) => sizes.extend(side(&size, "Width").zip(side(&size, "Height"))),
-            // Asked again it would pass over what is only half there.
+            // The iterator would skip an incomplete value at the next call.
             Err(error) => {
                 broken = !error.is_eof();
                 break;
@@ -348,7 +348,7 @@ async fn port_forward(
     let why = match connected {
         Ok(Ok((mut connection, _))) => {
             return node.upgrade(request, PORT_PROTOCOL, move |mut stream| {
-                // Its end is the same however it came.
+                // A failed connection ends the stream like a closed one.
                 Box::pin(async move { drop(copy_bidirectional(&mut stream, &mut connection).await) })
             });
         }

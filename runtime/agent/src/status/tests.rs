@@ -8,17 +8,17 @@ fn now() -> Timestamp {
 
 #[derive(Clone, Copy)]
 enum Does {
-    /// Never started.
+    /// It never started.
     Nothing,
-    /// Runs, ready.
+    /// It runs and is ready.
     Runs,
-    /// Runs, startup probe pending.
+    /// It runs, and its startup probe has not succeeded.
     Starts,
-    /// Runs, not ready.
+    /// It runs and is not ready.
     Unready,
-    /// Terminated.
+    /// It terminated.
     Terminated(i32),
-    /// Terminated and waits for its restart.
+    /// It terminated and waits for its restart.
     Crashed(i32),
 }
 use Does::{Crashed, Nothing, Runs, Starts, Terminated as Over, Unready};

@@ -1,4 +1,4 @@
-//! Volumes whose files come from the API: configMap, secret, downwardAPI, projected. All written by [`super::write`].
+//! Volumes with files from the API: configMap, secret, downwardAPI and projected. [`super::write`] writes them.
 
 use super::{Context, Error, File, FileBudget, Owner, SyncedVolume, TokenSource, VolumePlugin, blocking, write};
 use crate::{
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume, VolumeProjection};
 use std::collections::BTreeMap;
 
-/// The plugin.
+/// The plugin of these volumes.
 pub(super) struct Payloads;
 
 type Files = BTreeMap<String, File>;
@@ -89,18 +89,18 @@ async fn project(
         pod: (pod::name(&cx.pod).to_owned(), pod::uid(&cx.pod).to_owned()),
     };
     let (text, refresh) = cx.tokens.get(&wanted, cx.now).await?;
-    // readable for the pod's own user only: there is one user per node, so the mode is what upstream gives such a pod
+    // The mode that upstream gives the token of a pod without a user of its own: the node has only one user.
     files.insert(token.path.clone(), File { data: text.into_bytes(), mode });
     Ok(Some(refresh))
 }
 
 /// A ConfigMap or Secret as a source of files.
 struct Keys<'a> {
-    /// As messages name the object, and its keys.
+    /// The terms for the object and for a key in messages.
     terms: (&'static str, &'static str),
     name: &'a str,
     budget: &'a FileBudget,
-    /// `None` when there is no such object.
+    /// `None` if the object does not exist.
     values: Option<BTreeMap<&'a str, &'a [u8]>>,
 }
 
@@ -115,7 +115,7 @@ fn secret<'a>(cx: &'a Context, name: &'a str) -> Keys<'a> {
 }
 
 impl Keys<'_> {
-    /// One file per item, or per key if no items are named.
+    /// Adds a file per item, or per key if no items are given.
     fn files(
         &self,
         items: Option<&[KeyToPath]>,

@@ -2,7 +2,7 @@ use super::*;
 use serde_json::{Value, json};
 use std::os::unix::fs::symlink;
 
-/// A pod's volumes on disk: `v` is an emptyDir, `cm` a volume with versions.
+/// A pod's volumes on disk: `v` is an emptyDir, `cm` a volume that the agent writes.
 struct Node(tempfile::TempDir);
 
 impl Node {
@@ -21,7 +21,7 @@ impl Node {
         self.0.path().join(name)
     }
 
-    /// The ConfigMap says something new.
+    /// Changes the content of the ConfigMap.
     fn update(&self, text: &str) {
         let file = super::super::File { data: text.as_bytes().to_vec(), mode: 0o640 };
         let files = [("dir/file".to_owned(), file.clone()), ("top".to_owned(), file)].into();
@@ -58,7 +58,7 @@ impl Node {
     }
 }
 
-/// The text of a file below an open mount.
+/// The content of a file below an open mount.
 fn text(mount: &Mount, name: &str) -> String {
     let at = OwnedFd::from(mount.open().expect("it opens"));
     let mut file = File::from(openat(at, name, OFlags::RDONLY, Mode::empty()).expect("a file"));
@@ -102,7 +102,7 @@ fn a_file_is_copied_from_what_was_found_not_from_its_path() {
     let (mut files, folder) = (BTreeMap::new(), node.at("copies"));
     add_file(&mount, file, true, &folder, &mut files).expect("copied");
     assert_eq!(std::fs::read_to_string(folder.join("f")).expect("there"), "mine");
-    // nor is a link followed where the copy goes
+    // No symbolic link is followed at the destination either.
     let again = File::open(node.at("outside/secret")).expect("there");
     std::fs::remove_file(folder.join("f")).expect("removed");
     symlink(node.at("outside/new"), folder.join("f")).expect("made");
