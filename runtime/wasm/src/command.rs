@@ -143,11 +143,14 @@ pub(crate) fn function_name(args: &[String]) -> Option<String> {
 }
 
 /// Converts the result of a run to an exit, and counts traps.
-pub(crate) fn end(result: wasmtime::Result<End>, shared: &Shared) -> End {
-    result.unwrap_or_else(|error| {
-        if exit::is_trap(&error) {
-            shared.metrics.traps.inc();
-        }
-        End::of(&error)
-    })
+pub(crate) async fn end(result: wasmtime::Result<End>, shared: &Shared) -> End {
+    let error = match result {
+        Ok(end) => return end,
+        Err(error) => error,
+    };
+    if !exit::is_trap(&error) {
+        return End::of(&error, &[]);
+    }
+    shared.metrics.traps.inc();
+    End::of(&error, &shared.source_calls(&error).await)
 }

@@ -1,7 +1,7 @@
 //! Compilation in a child process, which contains what a hostile module does to the compiler: excessive memory or time, or a crash.
 //!
 //! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which lowers
-//! its own limits before it reads the input. A child uses all idle cores; a queue decides how many
+//! its own limits before it reads the input. Children also read the debug information of guests ([`crate::source`]), which is as hostile. A child uses all idle cores; a queue decides how many
 //! children run, and which job is next. The child reads a job from standard input, and
 //! writes the code and a report to files in a folder that only this node's user can enter.
 
@@ -9,6 +9,7 @@ use crate::{
     Compiler,
     cache::{Cache, Lookup, Scratch},
     config,
+    dwarf::{self, SourceCall},
     image::Image,
     inspect,
     metrics::Metrics,
@@ -55,22 +56,37 @@ const MAX_STDERR: u64 = 16 << 10;
 /// Magic number of a Wasm binary.
 const MAGIC: &[u8] = b"\0asm";
 
+/// What a child does.
 #[derive(Serialize, Deserialize)]
-struct Job {
-    input: PathBuf,
-    /// Hexadecimal SHA-256 that the input must have.
-    digest: String,
-    output: PathBuf,
-    report: PathBuf,
-    memory: u64,
-    cpu: u64,
+pub(crate) struct Job {
+    pub(crate) input: PathBuf,
+    pub(crate) task: Task,
+    /// The file that the child writes its [`Report`] to.
+    pub(crate) report: PathBuf,
+    /// Most bytes of address space.
+    pub(crate) memory: u64,
+    /// Most seconds of CPU time.
+    pub(crate) cpu: u64,
 }
 
 #[derive(Serialize, Deserialize)]
-enum Report {
+pub(crate) enum Task {
+    Compile {
+        /// Hexadecimal SHA-256 that the input must have.
+        digest: String,
+        output: PathBuf,
+    },
+    /// Finds where in the source the code at these offsets of the input comes from.
+    Locate { offsets: Vec<u64> },
+}
+
+#[derive(Serialize, Deserialize)]
+pub(crate) enum Report {
     Compiled {
         compatibility: String,
     },
+    /// For each offset the calls that are there, the innermost first.
+    Located(Vec<Vec<SourceCall>>),
     Invalid(String),
     /// Not compiled, because the node cannot run its exports or imports.
     NeverRuns(String),
@@ -176,8 +192,7 @@ impl Compilers {
         let options = &self.options;
         let job = Job {
             input: std::path::absolute(input).map_err(|error| Error::Other(error.into()))?,
-            digest: hash.to_string(),
-            output: scratch.path().join("code"),
+            task: Task::Compile { digest: hash.to_string(), output: scratch.path().join("code") },
             report: scratch.path().join("report"),
             memory: options.memory,
             cpu: options.cpu.as_secs().max(1),
@@ -193,7 +208,7 @@ impl Compilers {
         let report = std::fs::read(&job.report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         match report {
             Some(Report::Compiled { compatibility: of_child }) if of_child == compatibility => Ok(()),
-            Some(Report::Compiled { .. }) => Err(Error::Exhausted(
+            Some(Report::Compiled { .. } | Report::Located(_)) => Err(Error::Exhausted(
                 "the compiler is another version than this node (was the program replaced while running?): restart it"
                     .into(),
             )),
@@ -205,7 +220,8 @@ impl Compilers {
     }
 }
 
-async fn run(options: &Compiler, job: &Job) -> io::Result<(ExitStatus, String)> {
+/// Runs a child to its end. Returns its status and the beginning of its standard error. Cancel-safe: dropping the future kills the child.
+pub(crate) async fn run(options: &Compiler, job: &Job) -> io::Result<(ExitStatus, String)> {
     let mut child = Command::new(&options.program)
         .args(&options.args)
         .env_clear()
@@ -321,18 +337,27 @@ fn limit(job: &Job) -> io::Result<()> {
 }
 
 fn run_job(job: &Job) -> io::Result<()> {
-    let report = match compile(job) {
-        Ok(compatibility) => Report::Compiled { compatibility },
-        Err(report) => report,
+    let report = match &job.task {
+        Task::Compile { digest, output } => match compile(&job.input, digest, output) {
+            Ok(compatibility) => Report::Compiled { compatibility },
+            Err(report) => report,
+        },
+        Task::Locate { offsets } => match std::fs::read(&job.input) {
+            Ok(wasm) => Report::Located(dwarf::locate(&wasm, offsets)),
+            Err(error) => unreadable(&job.input, &error),
+        },
     };
     std::fs::write(&job.report, serde_json::to_vec(&report)?)
 }
 
-fn compile(job: &Job) -> std::result::Result<String, Report> {
-    let unreadable = |error: &dyn std::fmt::Display| Report::Unreadable(format!("{}: {error}", job.input.display()));
-    let wasm = std::fs::read(&job.input).map_err(|error| unreadable(&error))?;
-    if hex::encode(Sha256::digest(&wasm)) != job.digest.to_ascii_lowercase() {
-        return Err(unreadable(&format!("is not what its digest sha256:{} says", job.digest)));
+fn unreadable(input: &Path, error: &dyn std::fmt::Display) -> Report {
+    Report::Unreadable(format!("{}: {error}", input.display()))
+}
+
+fn compile(input: &Path, digest: &str, output: &Path) -> std::result::Result<String, Report> {
+    let wasm = std::fs::read(input).map_err(|error| unreadable(input, &error))?;
+    if hex::encode(Sha256::digest(&wasm)) != digest.to_ascii_lowercase() {
+        return Err(unreadable(input, &format!("is not what its digest sha256:{digest} says")));
     }
     if let Some(why) = inspect::never_runs(&wasm) {
         return Err(Report::NeverRuns(why));
@@ -345,6 +370,6 @@ fn compile(job: &Job) -> std::result::Result<String, Report> {
         Some([_, _, 1, 0]) => engine.precompile_component(&wasm).map_err(invalid)?,
         version => return Err(Report::Invalid(format!("unknown version of WebAssembly: {version:x?}"))),
     };
-    std::fs::write(&job.output, code).map_err(|error| unreadable(&error))?;
+    std::fs::write(output, code).map_err(|error| unreadable(input, &error))?;
     Ok(config::compatibility(&engine))
 }

@@ -348,7 +348,7 @@ impl Handler {
                 self.log(what, &format!("refused: {NODE_FULL}"));
                 text_response(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL)
             }
-            Failure::Guest(error) => self.failed(&error, what),
+            Failure::Guest(error) => self.failed(error, what),
         }
     }
 
@@ -434,25 +434,41 @@ impl Handler {
         text_response(StatusCode::GATEWAY_TIMEOUT, &format!("no answer from the component within {limit} s"))
     }
 
-    fn failed(&self, error: &wasmtime::Error, what: &str) -> Response {
-        let story = exit::describe(error);
-        if exit::is_trap(error) {
+    fn failed(&self, error: wasmtime::Error, what: &str) -> Response {
+        let (is_contention, is_out_of_memory) = (exit::is_contention(&error), exit::is_out_of_memory(&error));
+        let is_pool_full = error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some();
+        if exit::is_trap(&error) {
             self.shared.metrics.traps.inc();
         }
-        self.shared.log.lines(Source::Stderr, &format!("sampan: {what} failed: {story}"));
-        if exit::is_contention(error) {
+        if is_contention || is_out_of_memory {
+            let story = exit::describe(&error);
+            self.shared.log.lines(Source::Stderr, &format!("sampan: {what} failed: {story}"));
+            if is_out_of_memory && !is_contention {
+                (self.out_of_memory)(story);
+            }
+        } else {
+            self.log_failure(error, what);
+        }
+        if is_contention {
             return text_response(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "other requests use all the memory of this container",
             );
         }
-        if exit::is_out_of_memory(error) {
-            (self.out_of_memory)(story);
-        }
-        if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+        if is_pool_full {
             return text_response(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL);
         }
         text_response(StatusCode::INTERNAL_SERVER_ERROR, "the component failed; its log has the backtrace")
+    }
+
+    /// Logs a failure. The response does not wait for the lines of the source.
+    fn log_failure(&self, error: wasmtime::Error, what: &str) {
+        let (shared, what) = (self.shared.clone(), what.to_owned());
+        self.pool.handle().spawn(async move {
+            let calls = shared.source_calls(&error).await;
+            let text = format!("sampan: {what} failed: {}", exit::describe_with(&error, &calls));
+            shared.log.lines(Source::Stderr, &text);
+        });
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     pool::{self, BLOCKING_CALLS_PER_THREAD, LazyPool, Pool},
     quota::{Quota, Throttled},
     served::NetworkHandler,
+    source::{LastLookup, SourceLines},
     trace::Tracer,
 };
 use async_trait::async_trait;
@@ -81,6 +82,7 @@ struct Inner {
     in_place: WasiFilesystemCtx,
     events: broadcast::Sender<Event>,
     metrics: Arc<Metrics>,
+    source: Arc<SourceLines>,
     malloc_trim: MallocTrim,
 }
 
@@ -132,6 +134,7 @@ impl Wasmtime {
         let cache = Cache::new(options.cache.clone(), options.key, options.cache_bytes, options.clock.clone());
         let metrics = Arc::new(Metrics::default());
         Self(Arc::new(Inner {
+            source: SourceLines::new(options.compiler.clone(), cache.clone()),
             compilers: Compilers::new(options.compiler.clone(), cache, metrics.clone()),
             metrics,
             memory: MemoryAccount::node(options.memory, options.memory_probe.clone()),
@@ -281,6 +284,7 @@ impl Inner {
             _ => None,
         };
         let End { code, reason, message } = end;
+        let message = exit::termination_message(message);
         let exit = Exit { code, reason, message, started_at, finished_at: self.now() };
         self.set_state(container, ContainerState::Exited(exit));
     }
@@ -366,7 +370,7 @@ impl Inner {
                 biased;
                 () = container.kill.cancelled() => End::killed(),
                 () = container.stop.cancelled() => End::stopped(),
-                result = &mut run => return this.exit(&container, command_end(&shared, result)).await,
+                result = &mut run => return this.exit(&container, command_end(&shared, result).await).await,
             };
             // a guest yields at each epoch tick, and is dropped then
             run.abort();
@@ -377,9 +381,10 @@ impl Inner {
 }
 
 /// How a command ended. A failure is also written to the container's log.
-fn command_end(shared: &Shared, result: std::result::Result<wasmtime::Result<End>, JoinError>) -> End {
+async fn command_end(shared: &Shared, result: std::result::Result<wasmtime::Result<End>, JoinError>) -> End {
     let result = result.unwrap_or_else(|error| Err(wasmtime::format_err!("{error}")));
-    let (failed, end) = (result.is_err(), command::end(result, shared));
+    let failed = result.is_err();
+    let end = command::end(result, shared).await;
     if failed && !end.message.is_empty() {
         let text = format!("sampan: {} failed: {}", shared.spec.name, end.message);
         shared.log.lines(Source::Stderr, &text);
@@ -525,6 +530,8 @@ impl Runtime for Wasmtime {
             idle: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             metrics: self.0.metrics.clone(),
+            source: self.0.source.clone(),
+            last_lookup: LastLookup::default(),
             spec,
         });
         let container = Arc::new(Container {
