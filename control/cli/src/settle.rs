@@ -20,14 +20,14 @@ use std::{
 use tokio::time::{Instant, sleep, timeout};
 
 /// How long something that will not recover is given to do so after all.
-const GRACE: Duration = Duration::from_secs(5);
+const RECOVERY_TIME: Duration = Duration::from_secs(5);
 /// How long what a pod told before the apply is given: the node may be waiting before it tries again.
-const OLD_GRACE: Duration = Duration::from_secs(30);
+const OLD_RECOVERY_TIME: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
 /// How long pods without a readiness probe must stay ready: such a pod is, until its guest traps.
 const STABLE_TIME: Duration = Duration::from_millis(300);
 /// How long nothing but Services without pods may be waited for: their node ports refuse until there are some.
-const BARE: Duration = Duration::from_secs(1);
+const NO_PODS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the node ports of the cluster are.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +38,7 @@ pub(crate) struct Node {
 }
 
 /// How to wait.
-pub(crate) struct Patience<'a> {
+pub(crate) struct WaitOptions<'a> {
     /// How long the command waits; the cluster continues to try afterwards.
     pub(crate) timeout: Duration,
     /// The time of the apply: older events are ignored.
@@ -49,7 +49,7 @@ pub(crate) struct Patience<'a> {
     pub(crate) dir: Option<&'a DataDir>,
 }
 
-impl Patience<'_> {
+impl WaitOptions<'_> {
     fn kubectl(&self) -> String {
         self.dir.map_or_else(|| "kubectl".to_owned(), DataDir::kubectl)
     }
@@ -67,20 +67,20 @@ impl Patience<'_> {
 
 /// Something that was applied is not there.
 #[derive(Debug)]
-pub(crate) struct Unsettled {
+pub(crate) struct NotReady {
     /// What, and why.
     what: String,
     /// The command that tells more.
     inspect: String,
 }
 
-impl std::fmt::Display for Unsettled {
+impl std::fmt::Display for NotReady {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}\ninspect with: {}", self.what, self.inspect)
     }
 }
 
-impl std::error::Error for Unsettled {}
+impl std::error::Error for NotReady {}
 
 /// Something that was applied and is not there yet.
 struct Pending<'a> {
@@ -99,53 +99,53 @@ struct Pending<'a> {
 pub(crate) async fn wait(
     client: &Client,
     outcomes: &[Outcome],
-    patience: &Patience<'_>,
+    options: &WaitOptions<'_>,
     progress: &mut Progress,
-) -> Result<(), Unsettled> {
+) -> Result<(), NotReady> {
     let mut pending: Vec<Pending<'_>> = outcomes.iter().map(Pending::of).collect();
-    let settled = timeout(patience.timeout, settle(client, &mut pending, patience, progress)).await;
+    let settled = timeout(options.timeout, settle(client, &mut pending, options, progress)).await;
     settled.unwrap_or_else(|_| {
         let Some(first) = pending.first() else { return Ok(()) };
         let (what, others) = (first.words(), pending.len() - 1);
         let others = if others == 0 { String::new() } else { format!(" (and {others} more)") };
-        Err(first.unsettled(format!("not ready after {} s: {what}{others}", patience.timeout.as_secs()), patience))
+        Err(first.not_ready(format!("not ready after {} s: {what}{others}", options.timeout.as_secs()), options))
     })
 }
 
 async fn settle(
     client: &Client,
     pending: &mut Vec<Pending<'_>>,
-    patience: &Patience<'_>,
+    options: &WaitOptions<'_>,
     progress: &mut Progress,
-) -> Result<(), Unsettled> {
+) -> Result<(), NotReady> {
     let (all, start) = (pending.len(), Instant::now());
     let mut told = HashSet::new();
-    let mut warnings = Warnings::since(patience.since);
+    let mut warnings = Warnings::since(options.since);
     let mut bare: Option<Instant> = None;
     loop {
         for one in pending.iter_mut() {
-            one.last = observe(client, one.outcome, patience.node, patience.since).await;
+            one.last = observe(client, one.outcome, options.node, options.since).await;
             if one.last.is_unexplained() {
                 let newest = warnings.newest(client, one.namespace(), &one.last.uids, Instant::now()).await;
                 one.last.troubles.extend(newest);
             }
-            for trouble in one.last.troubles.iter().filter(|trouble| is_told(trouble, start.elapsed())) {
+            for trouble in one.last.troubles.iter().filter(|trouble| is_reported(trouble, start.elapsed())) {
                 // Pods of one kind have the same trouble, and its message may count. What turns out to stay is told with its reason.
                 if told.insert((one.outcome.label.clone(), trouble.cause().to_owned(), trouble.lasting)) {
-                    let words = patience.complete(&trouble.words());
-                    progress.line(&format!("  {}: {words}{}", trouble.object, patience.output(trouble)));
+                    let words = options.complete(&trouble.words());
+                    progress.line(&format!("  {}: {words}{}", trouble.object, options.output(trouble)));
                 }
             }
-            if let Some(error) = one.given_up(Instant::now(), patience) {
+            if let Some(error) = one.failure(Instant::now(), options) {
                 return Err(error);
             }
         }
-        pending.retain_mut(|one| !one.settled(Instant::now()));
+        pending.retain_mut(|one| !one.is_settled(Instant::now()));
         if pending.is_empty() {
             return Ok(());
         }
-        bare = pending.iter().all(Pending::is_bare).then(|| bare.unwrap_or_else(Instant::now));
-        if bare.is_some_and(|since| since.elapsed() >= BARE) {
+        bare = pending.iter().all(Pending::lacks_only_pods).then(|| bare.unwrap_or_else(Instant::now));
+        if bare.is_some_and(|since| since.elapsed() >= NO_PODS_TIMEOUT) {
             return Ok(());
         }
         let missing: Vec<_> = pending.iter().filter_map(Pending::missing).collect();
@@ -172,14 +172,14 @@ impl<'a> Pending<'a> {
     }
 
     /// Whether it is a Service that only lacks pods.
-    fn is_bare(&self) -> bool {
+    fn lacks_only_pods(&self) -> bool {
         matches!(&self.last.state, Some(State::Waiting(what)) if what == observe::NO_PODS)
     }
 
     /// Why it is waited for no longer.
-    fn given_up(&mut self, now: Instant, patience: &Patience<'_>) -> Option<Unsettled> {
+    fn failure(&mut self, now: Instant, options: &WaitOptions<'_>) -> Option<NotReady> {
         if let Some(State::Failed(why)) = &self.last.state {
-            return Some(self.unsettled(format!("{}: {why}", self.outcome.label), patience));
+            return Some(self.not_ready(format!("{}: {why}", self.outcome.label), options));
         }
         let lasting = || self.last.troubles.iter().filter(|trouble| trouble.lasting);
         let is_stuck = self.last.state != Some(State::Done) && lasting().next().is_some();
@@ -192,17 +192,17 @@ impl<'a> Pending<'a> {
             }
         }
         let is_old = |trouble: &Trouble| trouble.old && self.tried.get(&trouble.object) != Some(&true);
-        let grace = if lasting().all(is_old) { OLD_GRACE } else { GRACE };
+        let grace = if lasting().all(is_old) { OLD_RECOVERY_TIME } else { RECOVERY_TIME };
         let stuck = self.stuck.is_some_and(|since| now - since >= grace);
         stuck.then(|| {
             let taken = self.last.worst().is_some_and(|trouble| trouble.reason == observe::TAKEN);
             let what = if taken { "not ready while its port is taken" } else { "not ready, and it will not recover" };
-            self.unsettled(format!("{what}: {}", self.words()), patience)
+            self.not_ready(format!("{what}: {}", self.words()), options)
         })
     }
 
     /// Whether it is there, and not for a moment only.
-    fn settled(&mut self, now: Instant) -> bool {
+    fn is_settled(&mut self, now: Instant) -> bool {
         let done = self.last.state == Some(State::Done);
         self.done = done.then(|| self.done.unwrap_or(now));
         let steady = if is_unprobed(&self.outcome.object) { STABLE_TIME } else { Duration::ZERO };
@@ -221,16 +221,16 @@ impl<'a> Pending<'a> {
         }
     }
 
-    fn unsettled(&self, what: String, patience: &Patience<'_>) -> Unsettled {
+    fn not_ready(&self, what: String, options: &WaitOptions<'_>) -> NotReady {
         let object = self.last.worst().map_or(&self.outcome.label, |trouble| &trouble.object);
-        let what = patience.complete(&what);
-        Unsettled { what, inspect: format!("{} describe -n {} {object}", patience.kubectl(), self.namespace()) }
+        let what = options.complete(&what);
+        NotReady { what, inspect: format!("{} describe -n {} {object}", options.kubectl(), self.namespace()) }
     }
 }
 
 /// Whether a trouble is told after so long: one of before the apply may be over before anybody looks at the pod again.
-fn is_told(trouble: &Trouble, waited: Duration) -> bool {
-    !(trouble.old && trouble.reason == state::UNSCHEDULED) || waited >= GRACE
+fn is_reported(trouble: &Trouble, waited: Duration) -> bool {
+    !(trouble.old && trouble.reason == state::UNSCHEDULED) || waited >= RECOVERY_TIME
 }
 
 /// Whether it has pods that are ready as soon as they run.
@@ -280,9 +280,9 @@ mod tests {
             output: None,
         };
         let old = trouble(state::UNSCHEDULED, true);
-        assert!(!is_told(&old, Duration::from_secs(1)) && is_told(&old, GRACE));
-        assert!(is_told(&trouble(state::UNSCHEDULED, false), Duration::ZERO));
-        assert!(is_told(&trouble("ErrImagePull", true), Duration::ZERO));
+        assert!(!is_reported(&old, Duration::from_secs(1)) && is_reported(&old, RECOVERY_TIME));
+        assert!(is_reported(&trouble(state::UNSCHEDULED, false), Duration::ZERO));
+        assert!(is_reported(&trouble("ErrImagePull", true), Duration::ZERO));
     }
 
     fn outcome(object: Value) -> Outcome {
@@ -297,15 +297,15 @@ mod tests {
         let start = Instant::now();
         let observed = |state| Observation { state: Some(state), ..Observation::default() };
         let probed = deployment(json!({"readinessProbe": {}}));
-        assert!(Pending { last: observed(State::Done), ..Pending::of(&probed) }.settled(start));
+        assert!(Pending { last: observed(State::Done), ..Pending::of(&probed) }.is_settled(start));
         let unprobed = deployment(json!({}));
         let mut one = Pending { last: observed(State::Done), ..Pending::of(&unprobed) };
-        assert!(!one.settled(start));
+        assert!(!one.is_settled(start));
         one.last = observed(State::Waiting("0/1 ready".into()));
-        assert!(!one.settled(start + STABLE_TIME), "its guest trapped");
+        assert!(!one.is_settled(start + STABLE_TIME), "its guest trapped");
         one.last = observed(State::Done);
-        assert!(!one.settled(start + STABLE_TIME * 2));
-        assert!(one.settled(start + STABLE_TIME * 3));
+        assert!(!one.is_settled(start + STABLE_TIME * 2));
+        assert!(one.is_settled(start + STABLE_TIME * 3));
     }
 
     #[test]
@@ -325,19 +325,19 @@ mod tests {
             ..Observation::default()
         };
         let dir = DataDir::locate(Some("/tmp/my data".as_ref())).expect("a path");
-        let patience = Patience { timeout: GRACE, since: Timestamp::UNIX_EPOCH, node: None, dir: Some(&dir) };
+        let options = WaitOptions { timeout: RECOVERY_TIME, since: Timestamp::UNIX_EPOCH, node: None, dir: Some(&dir) };
         let mut one = Pending { last: waiting(true), ..Pending::of(&object) };
         let start = Instant::now();
-        assert!(one.given_up(start, &patience).is_none());
-        let error = one.given_up(start + GRACE, &patience).expect("given up").to_string();
+        assert!(one.failure(start, &options).is_none());
+        let error = one.failure(start + RECOVERY_TIME, &options).expect("given up").to_string();
         assert!(error.contains("service/hello: pod/p: ErrImagePull\n"), "{error}");
         assert!(error.ends_with("kubectl --kubeconfig '/tmp/my data/kubeconfig' describe -n n pod/p"), "{error}");
         one.last = waiting(false);
-        assert!(one.given_up(start + GRACE * 2, &patience).is_none());
+        assert!(one.failure(start + RECOVERY_TIME * 2, &options).is_none());
         one.last = waiting(true);
-        assert!(one.given_up(start + GRACE * 3, &patience).is_none(), "the grace begins again");
+        assert!(one.failure(start + RECOVERY_TIME * 3, &options).is_none(), "the grace begins again");
         one.last.state = Some(State::Failed("Failed".into()));
-        assert!(one.given_up(start + GRACE * 3, &patience).is_some(), "at once");
+        assert!(one.failure(start + RECOVERY_TIME * 3, &options).is_some(), "at once");
     }
 
     #[test]
@@ -354,10 +354,10 @@ mod tests {
         let state = Some(State::Waiting("node port 30080 is not open".into()));
         let last = Observation { state, troubles: vec![taken], ..Observation::default() };
         let mut one = Pending { last, ..Pending::of(&object) };
-        let patience = Patience { timeout: GRACE, since: Timestamp::UNIX_EPOCH, node: None, dir: None };
+        let options = WaitOptions { timeout: RECOVERY_TIME, since: Timestamp::UNIX_EPOCH, node: None, dir: None };
         let start = Instant::now();
-        assert!(one.given_up(start, &patience).is_none());
-        let error = one.given_up(start + GRACE, &patience).expect("given up").to_string();
+        assert!(one.failure(start, &options).is_none());
+        let error = one.failure(start + RECOVERY_TIME, &options).expect("given up").to_string();
         assert!(
             error.starts_with("not ready while its port is taken: service/hello: NodePortUnavailable\n"),
             "{error}"
@@ -379,23 +379,23 @@ mod tests {
             }],
             ..Observation::default()
         };
-        let patience = Patience { timeout: OLD_GRACE, since: Timestamp::UNIX_EPOCH, node: None, dir: None };
+        let options = WaitOptions { timeout: OLD_RECOVERY_TIME, since: Timestamp::UNIX_EPOCH, node: None, dir: None };
         let start = Instant::now();
         let begun = |reason: &str| {
             let mut one = Pending { last: waiting(reason), ..Pending::of(&object) };
-            assert!(one.given_up(start, &patience).is_none());
+            assert!(one.failure(start, &options).is_none());
             one
         };
         let mut one = begun(state::PULL_BACK_OFF);
-        assert!(one.given_up(start + GRACE * 2, &patience).is_none(), "it has not tried again");
-        assert!(one.given_up(start + OLD_GRACE, &patience).is_some(), "but it is not waited for for ever");
+        assert!(one.failure(start + RECOVERY_TIME * 2, &options).is_none(), "it has not tried again");
+        assert!(one.failure(start + OLD_RECOVERY_TIME, &options).is_some(), "but it is not waited for for ever");
         let mut one = begun(state::PULL_BACK_OFF);
         for reason in ["ErrImagePull", state::PULL_BACK_OFF] {
             one.last = waiting(reason);
-            assert!(one.given_up(start + GRACE, &patience).is_some(), "{reason} is the answer of now");
+            assert!(one.failure(start + RECOVERY_TIME, &options).is_some(), "{reason} is the answer of now");
         }
         let mut one = begun("ErrImagePull");
         one.last = waiting(state::PULL_BACK_OFF);
-        assert!(one.given_up(start + GRACE, &patience).is_none(), "that was the answer of before");
+        assert!(one.failure(start + RECOVERY_TIME, &options).is_none(), "that was the answer of before");
     }
 }

@@ -17,7 +17,7 @@ use crate::{
     progress::Progress,
     remote,
     settings::{self, Settings},
-    settle::{self, Node, Patience, Unsettled},
+    settle::{self, Node, NotReady, WaitOptions},
 };
 use anyhow::Context;
 use report::{Filled, Report};
@@ -233,8 +233,8 @@ impl Up {
         };
         remote::notes(&reached, &outcomes).await.iter().for_each(|note| progress.line(&format!("note: {note}")));
         let node = Some(Node { address: self.settings.node_address(), pid });
-        let patience = Patience { timeout: self.args.timeout, since, node, dir: Some(&self.dir) };
-        let settled = settle::wait(&reached.client, &outcomes, &patience, &mut progress).await;
+        let options = WaitOptions { timeout: self.args.timeout, since, node, dir: Some(&self.dir) };
+        let settled = settle::wait(&reached.client, &outcomes, &options, &mut progress).await;
         progress.done();
         match settled {
             Ok(()) => Filled::Ready(outcomes),

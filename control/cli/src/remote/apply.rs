@@ -8,7 +8,7 @@ use crate::{
     env, images,
     manifests::{self, Manifest},
     progress::Progress,
-    settle::{self, Patience},
+    settle::{self, WaitOptions},
 };
 use anyhow::{Context, bail};
 use client::{Client, Error};
@@ -52,14 +52,14 @@ pub(crate) async fn run(args: &ApplyArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let node = reached.dir.as_ref().and_then(node);
-    let patience = Patience { timeout: args.timeout, since, node, dir: reached.dir.as_ref() };
+    let options = WaitOptions { timeout: args.timeout, since, node, dir: reached.dir.as_ref() };
     let mut progress = Progress::new();
-    let settled = settle::wait(&reached.client, &outcomes, &patience, &mut progress).await;
+    let settled = settle::wait(&reached.client, &outcomes, &options, &mut progress).await;
     progress.done();
     settled?;
     let objects = if outcomes.len() == 1 { "object" } else { "objects" };
     crate::out::say(&format!("ready: {} {objects} in {:.3} s", outcomes.len(), started.elapsed().as_secs_f64()));
-    for (_, name, url) in settle::urls(&outcomes, patience.node.map(|node| node.address)) {
+    for (_, name, url) in settle::urls(&outcomes, options.node.map(|node| node.address)) {
         crate::out::say(&format!("  {name}  {url}"));
     }
     Ok(())

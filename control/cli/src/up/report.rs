@@ -1,6 +1,6 @@
 //! What `up` tells when the cluster is ready and what it was given is applied: for people, or as one JSON object.
 
-use super::{DataDir, Form, PathBuf, Unsettled, down};
+use super::{DataDir, Form, NotReady, PathBuf, down};
 use crate::{out, remote::Outcome, settle};
 use serde_json::{Value, json};
 use std::{net::IpAddr, time::Instant};
@@ -8,7 +8,7 @@ use std::{net::IpAddr, time::Instant};
 /// What became of the manifests.
 pub(super) enum Filled {
     Ready(Vec<Outcome>),
-    NotReady(Vec<Outcome>, Unsettled),
+    NotReady(Vec<Outcome>, NotReady),
     NotApplied(anyhow::Error),
 }
 
