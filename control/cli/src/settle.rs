@@ -1,5 +1,5 @@
-//! Waiting until what was applied is there: Deployments and pods ready, Jobs complete, node ports open. What pods and events tell
-//! about why they are not is shown as it comes, and what will not recover is not waited for.
+//! Waits until applied objects are ready: Deployments and pods ready, Jobs complete, node ports open. Shows problems of pods and events as
+//! they appear, and stops waiting for objects that cannot recover.
 
 mod events;
 mod observe;
@@ -11,7 +11,7 @@ use events::Warnings;
 use jiff::Timestamp;
 use observe::{Observation, observe};
 use serde_json::Value;
-use state::{State, Trouble};
+use state::{Problem, State};
 use std::{
     collections::{HashMap, HashSet},
     net::{IpAddr, SocketAddr},
@@ -19,33 +19,33 @@ use std::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
-/// How long something that will not recover is given to do so after all.
+/// How long an object with a lasting problem may take to recover.
 const RECOVERY_TIME: Duration = Duration::from_secs(5);
-/// How long what a pod told before the apply is given: the node may be waiting before it tries again.
+/// The same for a problem of a pod that is older than the apply: the node may be waiting before its next attempt.
 const OLD_RECOVERY_TIME: Duration = Duration::from_secs(30);
 const POLL_INTERVAL: Duration = Duration::from_millis(50);
-/// How long pods without a readiness probe must stay ready: such a pod is, until its guest traps.
+/// How long pods without a readiness probe must stay ready: such a pod is ready until its guest traps.
 const STABLE_TIME: Duration = Duration::from_millis(300);
-/// How long nothing but Services without pods may be waited for: their node ports refuse until there are some.
+/// How long to wait for Services without pods only: their node ports refuse connections until there are pods.
 const NO_PODS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where the node ports of the cluster are.
+/// The node whose ports are checked.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Node {
     pub(crate) address: IpAddr,
-    /// The process that listens there.
+    /// The process that must listen on them.
     pub(crate) pid: u32,
 }
 
-/// How to wait.
+/// The options of waiting.
 pub(crate) struct WaitOptions<'a> {
     /// How long the command waits; the cluster continues to try afterwards.
     pub(crate) timeout: Duration,
     /// The time of the apply: older events are ignored.
     pub(crate) since: Timestamp,
-    /// None for a cluster that is not on this machine, whose ports cannot be seen.
+    /// `None` if the cluster is not on this machine, so that its ports cannot be checked.
     pub(crate) node: Option<Node>,
-    /// None for a cluster that is not in a data directory: hints then leave the kubeconfig to the user.
+    /// `None` if the cluster is in no data directory: hints then do not include the kubeconfig.
     pub(crate) dir: Option<&'a DataDir>,
 }
 
@@ -54,23 +54,23 @@ impl WaitOptions<'_> {
         self.dir.map_or_else(|| "kubectl".to_owned(), DataDir::kubectl)
     }
 
-    /// What others say, with their commands for this cluster.
+    /// Adds this cluster to the commands in a text.
     fn complete(&self, text: &str) -> String {
         self.dir.map_or_else(|| text.to_owned(), |dir| dir.complete(text))
     }
 
     /// The command that shows the log of a failing container.
-    fn output(&self, trouble: &Trouble) -> String {
-        trouble.output.as_ref().map_or_else(String::new, |logs| format!("; its output: {} {logs}", self.kubectl()))
+    fn output(&self, problem: &Problem) -> String {
+        problem.output.as_ref().map_or_else(String::new, |logs| format!("; its output: {} {logs}", self.kubectl()))
     }
 }
 
-/// Something that was applied is not there.
+/// An applied object that is not ready.
 #[derive(Debug)]
 pub(crate) struct NotReady {
-    /// What, and why.
+    /// Which object, and why.
     what: String,
-    /// The command that tells more.
+    /// The command to inspect it.
     inspect: String,
 }
 
@@ -82,19 +82,19 @@ impl std::fmt::Display for NotReady {
 
 impl std::error::Error for NotReady {}
 
-/// Something that was applied and is not there yet.
+/// An applied object that is not ready yet.
 struct Pending<'a> {
     outcome: &'a Outcome,
-    /// Since when it is known that it will not recover.
+    /// Since when it has a lasting problem.
     stuck: Option<Instant>,
-    /// Pods of before the apply that wait to pull their image again, and whether they have tried it since.
+    /// Pods from before the apply that wait for the next pull attempt, and whether it has happened since.
     tried: HashMap<String, bool>,
-    /// Since when it is there.
+    /// Since when it is ready.
     done: Option<Instant>,
     last: Observation,
 }
 
-/// Shows progress until everything is there. An error says what is not: at once if it failed, soon if it will not recover, else after
+/// Shows progress until all objects are ready. Returns an error at once if an object failed, soon if it cannot recover, and otherwise after
 /// the timeout.
 pub(crate) async fn wait(
     client: &Client,
@@ -127,13 +127,14 @@ async fn settle(
             one.last = observe(client, one.outcome, options.node, options.since).await;
             if one.last.is_unexplained() {
                 let newest = warnings.newest(client, one.namespace(), &one.last.uids, Instant::now()).await;
-                one.last.troubles.extend(newest);
+                one.last.problems.extend(newest);
             }
-            for trouble in one.last.troubles.iter().filter(|trouble| is_reported(trouble, start.elapsed())) {
-                // Pods of one kind have the same trouble, and its message may count. What turns out to stay is told with its reason.
-                if told.insert((one.outcome.label.clone(), trouble.cause().to_owned(), trouble.lasting)) {
-                    let words = options.complete(&trouble.words());
-                    progress.line(&format!("  {}: {words}{}", trouble.object, options.output(trouble)));
+            for problem in one.last.problems.iter().filter(|problem| is_reported(problem, start.elapsed())) {
+                // Pods of one object have the same problem, and its message may contain a count. A problem that turns out to be lasting is
+                // shown again.
+                if told.insert((one.outcome.label.clone(), problem.cause().to_owned(), problem.lasting)) {
+                    let words = options.complete(&problem.words());
+                    progress.line(&format!("  {}: {words}{}", problem.object, options.output(problem)));
                 }
             }
             if let Some(error) = one.failure(Instant::now(), options) {
@@ -176,32 +177,32 @@ impl<'a> Pending<'a> {
         matches!(&self.last.state, Some(State::Waiting(what)) if what == observe::NO_PODS)
     }
 
-    /// Why it is waited for no longer.
+    /// The error if it is not worth waiting any longer.
     fn failure(&mut self, now: Instant, options: &WaitOptions<'_>) -> Option<NotReady> {
         if let Some(State::Failed(why)) = &self.last.state {
             return Some(self.not_ready(format!("{}: {why}", self.outcome.label), options));
         }
-        let lasting = || self.last.troubles.iter().filter(|trouble| trouble.lasting);
+        let lasting = || self.last.problems.iter().filter(|problem| problem.lasting);
         let is_stuck = self.last.state != Some(State::Done) && lasting().next().is_some();
         self.stuck = is_stuck.then(|| self.stuck.unwrap_or(now));
-        for trouble in lasting() {
-            if trouble.reason == state::PULL_BACK_OFF {
-                self.tried.entry(trouble.object.clone()).or_default();
-            } else if let Some(tried) = self.tried.get_mut(&trouble.object) {
+        for problem in lasting() {
+            if problem.reason == state::PULL_BACK_OFF {
+                self.tried.entry(problem.object.clone()).or_default();
+            } else if let Some(tried) = self.tried.get_mut(&problem.object) {
                 *tried = true;
             }
         }
-        let is_old = |trouble: &Trouble| trouble.old && self.tried.get(&trouble.object) != Some(&true);
+        let is_old = |problem: &Problem| problem.old && self.tried.get(&problem.object) != Some(&true);
         let grace = if lasting().all(is_old) { OLD_RECOVERY_TIME } else { RECOVERY_TIME };
         let stuck = self.stuck.is_some_and(|since| now - since >= grace);
         stuck.then(|| {
-            let taken = self.last.worst().is_some_and(|trouble| trouble.reason == observe::TAKEN);
+            let taken = self.last.worst().is_some_and(|problem| problem.reason == observe::TAKEN);
             let what = if taken { "not ready while its port is taken" } else { "not ready, and it will not recover" };
             self.not_ready(format!("{what}: {}", self.words()), options)
         })
     }
 
-    /// Whether it is there, and not for a moment only.
+    /// Whether it is ready and stays so.
     fn is_settled(&mut self, now: Instant) -> bool {
         let done = self.last.state == Some(State::Done);
         self.done = done.then(|| self.done.unwrap_or(now));
@@ -209,28 +210,28 @@ impl<'a> Pending<'a> {
         self.done.is_some_and(|since| now - since >= steady)
     }
 
-    /// What it waits for and why, in one line. What a trouble means was told when it came, unless nothing is told on the way.
+    /// What it waits for and why, in one line. The message of a problem was already shown, unless progress is suppressed.
     fn words(&self) -> String {
         let label = &self.outcome.label;
-        let why = |trouble: &Trouble| if out::is_quiet() { trouble.words() } else { trouble.reason.clone() };
+        let why = |problem: &Problem| if out::is_quiet() { problem.words() } else { problem.reason.clone() };
         match (self.last.worst(), &self.last.state) {
-            (Some(trouble), _) if trouble.object == *label => format!("{label}: {}", why(trouble)),
-            (Some(trouble), _) => format!("{label}: {}: {}", trouble.object, why(trouble)),
+            (Some(problem), _) if problem.object == *label => format!("{label}: {}", why(problem)),
+            (Some(problem), _) => format!("{label}: {}: {}", problem.object, why(problem)),
             (None, Some(State::Waiting(what))) => format!("{label}: {what}"),
             (None, _) => label.clone(),
         }
     }
 
     fn not_ready(&self, what: String, options: &WaitOptions<'_>) -> NotReady {
-        let object = self.last.worst().map_or(&self.outcome.label, |trouble| &trouble.object);
+        let object = self.last.worst().map_or(&self.outcome.label, |problem| &problem.object);
         let what = options.complete(&what);
         NotReady { what, inspect: format!("{} describe -n {} {object}", options.kubectl(), self.namespace()) }
     }
 }
 
-/// Whether a trouble is told after so long: one of before the apply may be over before anybody looks at the pod again.
-fn is_reported(trouble: &Trouble, waited: Duration) -> bool {
-    !(trouble.old && trouble.reason == state::UNSCHEDULED) || waited >= RECOVERY_TIME
+/// Whether a problem is shown after this time: one from before the apply may disappear when the scheduler retries the pod.
+fn is_reported(problem: &Problem, waited: Duration) -> bool {
+    !(problem.old && problem.reason == state::UNSCHEDULED) || waited >= RECOVERY_TIME
 }
 
 /// Whether it has pods that are ready as soon as they run.
@@ -250,7 +251,7 @@ fn tcp_node_ports(service: &Value) -> impl Iterator<Item = u16> {
     tcp.filter_map(|port| port["nodePort"].as_u64().and_then(|number| u16::try_from(number).ok()))
 }
 
-/// Namespace, name and URL of the node ports of Services that are ready; none if the node is not of this machine.
+/// Namespace, name and URL of the node ports of ready Services. Empty if the node is not on this machine.
 pub(crate) fn urls(outcomes: &[Outcome], node: Option<IpAddr>) -> Vec<(&str, &str, String)> {
     let mut all = Vec::new();
     let Some(node) = node else { return all };
@@ -271,7 +272,7 @@ mod tests {
 
     #[test]
     fn what_the_scheduler_said_before_the_apply_is_told_only_if_it_stays() {
-        let trouble = |reason: &str, old| Trouble {
+        let problem = |reason: &str, old| Problem {
             object: "pod/p".into(),
             reason: reason.into(),
             message: "m".into(),
@@ -279,10 +280,10 @@ mod tests {
             old,
             output: None,
         };
-        let old = trouble(state::UNSCHEDULED, true);
+        let old = problem(state::UNSCHEDULED, true);
         assert!(!is_reported(&old, Duration::from_secs(1)) && is_reported(&old, RECOVERY_TIME));
-        assert!(is_reported(&trouble(state::UNSCHEDULED, false), Duration::ZERO));
-        assert!(is_reported(&trouble("ErrImagePull", true), Duration::ZERO));
+        assert!(is_reported(&problem(state::UNSCHEDULED, false), Duration::ZERO));
+        assert!(is_reported(&problem("ErrImagePull", true), Duration::ZERO));
     }
 
     fn outcome(object: Value) -> Outcome {
@@ -311,7 +312,7 @@ mod tests {
     #[test]
     fn lasting_trouble_is_given_up_after_a_grace_and_other_trouble_is_not() {
         let object = outcome(json!({"kind": "Deployment", "metadata": {"namespace": "n"}}));
-        let trouble = |lasting| Trouble {
+        let problem = |lasting| Problem {
             object: "pod/p".into(),
             reason: "ErrImagePull".into(),
             message: "none".into(),
@@ -321,7 +322,7 @@ mod tests {
         };
         let waiting = |lasting| Observation {
             state: Some(State::Waiting("0/1 ready".into())),
-            troubles: vec![trouble(lasting)],
+            problems: vec![problem(lasting)],
             ..Observation::default()
         };
         let dir = DataDir::locate(Some("/tmp/my data".as_ref())).expect("a path");
@@ -343,7 +344,7 @@ mod tests {
     #[test]
     fn a_port_that_is_taken_may_be_free_again() {
         let object = outcome(json!({"kind": "Service", "metadata": {"namespace": "n"}}));
-        let taken = Trouble {
+        let taken = Problem {
             object: object.label.clone(),
             reason: observe::TAKEN.into(),
             message: "node port 30080 of service/hello is taken by process 7 (nginx)".into(),
@@ -352,7 +353,7 @@ mod tests {
             output: None,
         };
         let state = Some(State::Waiting("node port 30080 is not open".into()));
-        let last = Observation { state, troubles: vec![taken], ..Observation::default() };
+        let last = Observation { state, problems: vec![taken], ..Observation::default() };
         let mut one = Pending { last, ..Pending::of(&object) };
         let options = WaitOptions { timeout: RECOVERY_TIME, since: Timestamp::UNIX_EPOCH, node: None, dir: None };
         let start = Instant::now();
@@ -369,7 +370,7 @@ mod tests {
         let object = outcome(json!({"kind": "Deployment", "metadata": {"namespace": "n"}}));
         let waiting = |reason: &str| Observation {
             state: Some(State::Waiting("0/1 ready".into())),
-            troubles: vec![Trouble {
+            problems: vec![Problem {
                 object: "pod/p".into(),
                 reason: reason.into(),
                 message: String::new(),
