@@ -119,7 +119,7 @@ async fn a_deleted_namespace_takes_everything_with_it() {
 async fn a_deleted_pod_is_given_its_grace() {
     let world = World::start().await;
     let pod = json!({"metadata": {"name": "p"}, "spec": {"terminationGracePeriodSeconds": 20, "containers": [{"name": "slow", "image": "i:1"}]}});
-    world.machines["n1"].runtime.script(|_, _| container::fake::Script::Linger(std::time::Duration::from_secs(12)));
+    world.machines["n1"].runtime.script(|_, _| container::fake::Script::SlowStop(std::time::Duration::from_secs(12)));
     world.call("POST", PODS, pod).await;
     world.until("it to run", |w| w.in_phase("Running") == 1).await;
     let asked = world.elapsed();

@@ -32,7 +32,7 @@ use tokio::time::Instant;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// Simulated time within which everything has to happen unless a test says otherwise.
-const PATIENCE: Duration = Duration::from_secs(3600);
+const TIMEOUT: Duration = Duration::from_secs(3600);
 /// Simulated time between two looks.
 const LOOK: Duration = Duration::from_millis(50);
 
@@ -335,7 +335,7 @@ impl World {
 
     /// Waits until something holds, at most an hour of simulated time.
     pub async fn until(&self, what: &str, holds: impl Fn(&Self) -> bool) {
-        self.until_within(PATIENCE, what, holds).await;
+        self.until_within(TIMEOUT, what, holds).await;
     }
 
     /// Waits until something holds, at most so long in simulated time.

@@ -134,7 +134,7 @@ fn an_image_that_was_loaded_since_is_waited_for() {
     let absent = fails(&machine, &["apply", "-f", "d.yaml", "--wait"]);
     assert!(absent.contains("ErrImagePull") && absent.contains("it will not recover"), "{absent}");
     let pods = || succeeds(&machine, &["get", "pods", "--no-headers"]);
-    let deadline = std::time::Instant::now() + PATIENCE;
+    let deadline = std::time::Instant::now() + TIMEOUT;
     while !pods().contains("ImagePullBackOff") {
         assert!(std::time::Instant::now() < deadline, "{}", pods());
         std::thread::sleep(Duration::from_millis(100));

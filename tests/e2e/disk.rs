@@ -2,7 +2,7 @@
 
 use crate::{
     cli::{fails, succeeds},
-    harness::{Cluster, Machine, PATIENCE, SmallDisk, alone, kubectl},
+    harness::{Cluster, Machine, SmallDisk, TIMEOUT, alone, kubectl},
 };
 use std::{
     fs,
@@ -24,7 +24,7 @@ fn a_standard_error_that_takes_nothing_ends_no_task() {
         command.output().expect("kubectl runs")
     };
     let until = |what: &str, args: &[&str], holds: &dyn Fn(&str) -> bool| {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let output = run(args);
             if output.status.success() && holds(&String::from_utf8_lossy(&output.stdout)) {

@@ -18,7 +18,7 @@ use std::{
 };
 
 /// Far above what anything here takes: a bound on liveness, not a measurement.
-pub const PATIENCE: Duration = Duration::from_secs(120);
+pub const TIMEOUT: Duration = Duration::from_secs(120);
 
 /// The user that clusters run as when the tests are run by root: Debian's `nobody`.
 const NOBODY: u32 = 65534;
@@ -290,7 +290,7 @@ impl Cluster<'_> {
     }
 
     fn wait_for(&mut self, stream: &str, start: &str) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             match self.lines.recv_timeout(left) {
@@ -332,7 +332,7 @@ impl Cluster<'_> {
 
     /// The exit code, once it has ended.
     pub fn ended(mut self) -> i32 {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
                 return status.code().unwrap_or(-1);
@@ -395,7 +395,7 @@ impl Cluster<'_> {
 
     /// Waits until a check holds.
     pub fn eventually<T>(&self, what: &str, mut check: impl FnMut() -> Option<T>) -> T {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + TIMEOUT;
         loop {
             if let Some(value) = check() {
                 return value;

@@ -40,7 +40,7 @@ fn ask(kept: Option<TcpStream>, to: SocketAddr, header: &str) -> Result<Option<T
         Some(stream) => stream,
         None => TcpStream::connect(to)?,
     };
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(TIMEOUT))?;
     stream.write_all(format!("GET / HTTP/1.1\r\nHost: web\r\n{header}\r\n").as_bytes())?;
     let (mut text, mut buffer) = (String::new(), [0; 4096]);
     while !text.ends_with("\r\n0\r\n\r\n") {

@@ -1,15 +1,15 @@
-//! The command line that scripts may rely on.
+//! The command line, which scripts rely on.
 
 use crate::{parse, settings::Settings};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{path::PathBuf, time::Duration};
 
-/// The hidden first argument that makes this program the child process which compiles guests.
+/// The hidden first argument of the child process that compiles guests.
 pub(crate) const COMPILE_CHILD: &str = "compile-child";
-/// The hidden first argument of a cluster in the background: `up --detach` starts this program again with it.
+/// The hidden first argument of a cluster in the background, which `up --detach` starts.
 pub(crate) const BACKGROUND: &str = "background";
 
-/// What a newcomer tries first, under the list of commands.
+/// First commands for new users, shown after the list of commands.
 const FIRST_STEPS: &str = "\
 First steps:
   sampan up -f hello.yaml     start a cluster, apply a manifest, and say how to reach what it makes
@@ -19,7 +19,7 @@ First steps:
 
 Exit codes: 0 ok, 1 failed, 2 wrong usage, 130 interrupted.";
 
-/// What `up -f` waits for, under its flags.
+/// What `up -f` waits for, shown after its flags.
 const WAITING: &str = "\
 With -f, up waits until what it applied is there: all pods of Deployments and ReplicaSets ready, Jobs complete, pods \
 ready or succeeded, node ports open. It shows what pods report meanwhile, and gives up early on what will not recover: \
@@ -40,7 +40,7 @@ The name of the node, the address ranges, --listen and --node-address are rememb
 There are listen, nodeAddress, tlsSAN, drain, nodeName, cpu, memory, maxPods, reservedCPU, reservedMemory, podCIDR, \
 serviceCIDR and allowEgress: each takes what its flag takes, tlsSAN and allowEgress also a list.";
 
-/// Which cluster the client commands mean, under their flags.
+/// How the client commands select a cluster, shown after their flags.
 const WHICH: &str = "\
 Which cluster: --kubeconfig, else --data-dir or $SAMPAN_DATA_DIR, else $KUBECONFIG, else the default data directory.";
 
@@ -409,7 +409,7 @@ mod tests {
     use super::*;
     use clap::CommandFactory;
 
-    /// Every command with its path, sub-commands too.
+    /// All commands with their paths, including subcommands.
     fn commands(command: &clap::Command, path: &str, all: &mut Vec<(String, clap::Command)>) {
         let path = format!("{path} {}", command.get_name()).trim().to_owned();
         command.get_subcommands().for_each(|sub| commands(sub, &path, all));

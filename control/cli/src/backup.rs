@@ -1,26 +1,26 @@
-//! `sampan backup FILE`: a copy of the store, with the cluster up or down, that a start takes in place of its own.
+//! `sampan backup FILE`: copies the store of a running or stopped cluster to a file that can replace a store.
 //!
-//! The file of a running cluster may change while it is copied. A copy is therefore opened and read whole before it counts: the checksums
-//! of pages and records and their number say whether it is the state after one commit, and if not, it is copied again.
+//! The store of a running cluster may change while it is copied. Therefore each copy is opened and read completely: the checksums and the
+//! number of records show whether it is the state after one commit. If not, the store is copied again.
 //!
-//! With `--salvage` the store may be damaged: the copy has what is whole of it, and what was lost is told.
+//! With `--salvage`, the store may be damaged: the copy has its intact records, and the losses are reported.
 
 use crate::{data_dir::DataDir, exit::io, out};
 use anyhow::{Context, bail};
 use std::{fs, path::Path, time::Duration};
 use store::{Log, LogError, Redb, Revision, Salvage};
 
-/// How often a store that is written to is copied until a copy is whole.
+/// How often a store in use is copied until a copy is consistent.
 const MAX_TRIES: u32 = 50;
 const RETRY_DELAY: Duration = Duration::from_millis(100);
 
-/// What a copy holds.
+/// The content of a copy.
 struct Copied {
     objects: usize,
     revision: Revision,
 }
 
-/// Copies the store of a data directory to a file, which it replaces; with `salvage` what is whole of a damaged one.
+/// Copies the store of a data directory to a file, which is replaced. With `salvage`, copies the intact records of a damaged store.
 pub(crate) async fn run(dir: &DataDir, file: &Path, salvage: bool) -> anyhow::Result<()> {
     let store = dir.join(crate::data_dir::STORE);
     if !store.exists() {
@@ -50,14 +50,15 @@ pub(crate) async fn run(dir: &DataDir, file: &Path, salvage: bool) -> anyhow::Re
     Ok(())
 }
 
-/// Moves a synced file to its place, durably.
+/// Moves a synced file to its final path, durably.
 fn put(from: &Path, to: &Path) -> std::io::Result<()> {
     fs::rename(from, to)?;
     let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::File::open(folder)?.sync_all()
 }
 
-/// Saves what is whole, and tells what is not. `named` is what the user called the copy, which lies beside its place until it is whole.
+/// Saves the intact records and reports the losses. `named` is the path that the user gave; the copy is written beside it until it is
+/// complete.
 async fn save(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::Result<Copied> {
     if dir.holder()?.is_some() {
         bail!("the cluster is up, so its store is not damaged: leave --salvage out");
@@ -69,14 +70,14 @@ async fn save(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::R
     }
     salvage.write(to).await.map_err(failed)?;
     fs::File::open(to)?.sync_all()?;
-    for text in losses(&salvage) {
+    for text in describe_losses(&salvage) {
         eprintln!("{text}");
     }
     Ok(Copied { objects: salvage.records.len(), revision: salvage.revision })
 }
 
-/// What a damaged store has lost, for people: a line each.
-fn losses(salvage: &Salvage) -> Vec<String> {
+/// Describes what a damaged store has lost, in a line each.
+fn describe_losses(salvage: &Salvage) -> Vec<String> {
     let saved = (salvage.records.len() - salvage.doubtful.len()) as u64;
     let mut lines = Vec::new();
     if let Some(count) = salvage.count.filter(|count| *count > saved && !salvage.previous) {
@@ -94,7 +95,7 @@ fn losses(salvage: &Salvage) -> Vec<String> {
     lines
 }
 
-/// Copies until a copy is whole. `named` as in [`save`].
+/// Copies until a copy is consistent. `named` as in [`save`].
 async fn copy(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::Result<Copied> {
     let mut tries = 0;
     loop {
@@ -118,7 +119,7 @@ async fn copy(dir: &DataDir, store: &Path, to: &Path, named: &Path) -> anyhow::R
     }
 }
 
-/// Reads a copy, and leaves it as a store that was closed.
+/// Reads a copy completely, and leaves it as a closed store.
 async fn whole(copy: &Path) -> Result<Copied, LogError> {
     let log = Redb::open(copy)?;
     let replay = log.replay().await?;
@@ -150,7 +151,7 @@ mod tests {
                 for n in 0..100_000u64 {
                     let value = Bytes::from(vec![b'x'; 500]);
                     store.put(&format!("/{n:06}"), Expect::Absent, value, None).await.expect("written");
-                    // Like a cluster that is busy, not like a benchmark: a copy needs a moment without a commit.
+                    // Like a busy cluster, not like a benchmark: a copy needs a moment without a commit.
                     tokio::time::sleep(Duration::from_millis(20)).await;
                 }
             }
@@ -162,7 +163,7 @@ mod tests {
             run(&dir, &file, false).await.expect("copied");
             let copy = open(&file).await;
             assert!(copy.revision() >= before, "what was acknowledged before is in it");
-            // Revision 2 wrote the first key, and each one after it the next.
+            // Revision 2 wrote the first key, and each further revision the next key.
             let snapshot = copy.snapshot(None).expect("the newest");
             assert_eq!(snapshot.count("/") as u64, copy.revision() - 1);
             copy.close().await.expect("closed");
@@ -203,7 +204,7 @@ mod tests {
         store.close().await.expect("closed");
         let mut bytes = fs::read(&path).expect("read");
         let wanted = b"value 33 value 33 ";
-        // In every copy of it that the file holds.
+        // In every copy that the file contains.
         let places: Vec<_> = (0..bytes.len() - wanted.len()).filter(|at| bytes[*at..].starts_with(wanted)).collect();
         places.into_iter().for_each(|at| bytes[at] = b'V');
         fs::write(&path, bytes).expect("written");
@@ -214,7 +215,7 @@ mod tests {
         assert!(copy.get("/pods/default/033").is_none());
         copy.put("/pods/default/033", Expect::Absent, Bytes::from("again"), None).await.expect("it can be written to");
         copy.close().await.expect("closed");
-        let lines = losses(&Salvage::read(&path).expect("read"));
+        let lines = describe_losses(&Salvage::read(&path).expect("read"));
         assert_eq!((lines.len(), &*lines[0]), (2, "damaged: 1 of 50 objects"));
         assert!(
             lines[1].starts_with("damaged: objects between /pods/default/032 and /pods/default/03"),

@@ -1,5 +1,5 @@
-//! Checks that need several settings, or this machine. They run before anything is touched: what they refuse is wrong usage (exit code 2), like
-//! a flag that cannot be read, in the foreground and with `--detach` alike.
+//! Checks that involve several settings or the machine. They run before anything is changed. Their errors are usage errors (exit code 2),
+//! like those of invalid flags, in the foreground and with `--detach`.
 
 use crate::{
     exit::usage,
@@ -8,10 +8,10 @@ use crate::{
 use api::quantity::Quantity;
 use std::{io::ErrorKind, net::TcpListener};
 
-/// Addresses of a node's range that no pod gets: the network's, the node's own and the last.
+/// Addresses of a node's range that no pod gets: the network address, the node's own and the last.
 const NOT_FOR_PODS: u64 = 3;
 
-/// Refuses ranges that overlap or are too small, reserves that leave nothing, and addresses that this machine does not have.
+/// Rejects ranges that overlap or are too small, reserves that leave no resources, and addresses that this machine does not have.
 pub(crate) fn together(settings: &Settings) -> anyhow::Result<()> {
     ranges(settings).and_then(|()| reserves(settings)).and_then(|()| addresses(settings)).map_err(usage)
 }
@@ -25,7 +25,7 @@ fn ranges(settings: &Settings) -> Result<(), String> {
     }
     for (flag, range) in [("--pod-cidr", pods), ("--service-cidr", services)] {
         for (other, address) in [("--listen", settings.listen().ip()), ("--node-address", settings.node_address())] {
-            // Unspecified is every address of the machine: the range 0.0.0.0/0 alone holds it.
+            // The unspecified address stands for all addresses of the machine; only the range 0.0.0.0/0 contains it.
             if range.contains(&address) {
                 return Err(format!(
                     "{flag} {range} holds {address}, which {other} names; give a range that this machine does not use"
@@ -36,7 +36,7 @@ fn ranges(settings: &Settings) -> Result<(), String> {
     has_room(settings)
 }
 
-/// Whether a node's range has an address for each of its pods.
+/// Whether a node's range has enough addresses for its pods.
 fn has_room(settings: &Settings) -> Result<(), String> {
     let (pods, max) = (settings.pod_cidr(), u64::from(settings.max_pods()));
     let node = settings.node_cidr();
@@ -57,7 +57,7 @@ fn has_room(settings: &Settings) -> Result<(), String> {
     })
 }
 
-/// What this machine has of a node's settings: their flag, the amount, and the amount as it is told.
+/// The flag, the machine's amount, and its text of a node resource.
 fn machine() -> [(&'static str, Quantity, String); 2] {
     let none = Settings::default();
     let mebibytes = format!("{}Mi", none.memory().value() >> 20);
@@ -84,7 +84,7 @@ fn reserves(settings: &Settings) -> Result<(), String> {
     Ok(())
 }
 
-/// Settings that are taken, and that pods may suffer from.
+/// Warnings about settings that are accepted but may harm pods.
 pub(crate) fn warnings(settings: &Settings) -> Vec<String> {
     let mut all = Vec::new();
     for ((name, has, shown), wanted) in machine().into_iter().zip([settings.cpu, settings.memory]) {
@@ -97,7 +97,7 @@ pub(crate) fn warnings(settings: &Settings) -> Vec<String> {
     all
 }
 
-/// Whether this machine has the addresses: asked by binding any port of them.
+/// Whether this machine has the addresses. Checks by binding any port.
 fn addresses(settings: &Settings) -> Result<(), String> {
     for (flag, address) in [("--listen", settings.listen().ip()), ("--node-address", settings.node_address())] {
         if let Err(error) = TcpListener::bind((address, 0)) {
@@ -119,7 +119,7 @@ mod tests {
     use crate::args::{Cli, Command};
     use clap::Parser;
 
-    /// What `sampan up` says to flags; the addresses of the machine are asked as well.
+    /// The error of `sampan up` with these flags, including the check of the machine's addresses.
     fn up(flags: &[&str]) -> Result<(), String> {
         let all = ["sampan", "up"].iter().chain(flags);
         let Command::Up(args) = Cli::try_parse_from(all).map_err(|error| error.to_string())?.command else {

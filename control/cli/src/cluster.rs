@@ -1,4 +1,5 @@
-//! The composition root: one cluster in one process. [`control_plane`] decides, [`node`] runs, and [`Cluster::start`] joins the two.
+//! The composition root: a cluster in one process. [`control_plane`] has the control plane, [`node`] the node, and [`Cluster::start`]
+//! connects them.
 
 mod chosen;
 mod config;
@@ -12,8 +13,8 @@ use anyhow::bail;
 pub(crate) use chosen::Chosen;
 use client::Client;
 pub(crate) use config::Config;
-use control_plane::{ControlPlane, Outside};
-use node::{Given, LocalNode, Node};
+use control_plane::{ControlPlane, ControlPlaneDependencies};
+use node::{LocalNode, Node, NodeDependencies};
 use parts::{Group, Process};
 use server::pki::Pair;
 use std::{
@@ -25,9 +26,9 @@ use tokio::sync::watch;
 
 /// Timeout of the shutdown of all parts other than pods; it applies twice.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the first lists may take before a start counts as failed.
+/// How long the first lists may take at start.
 const START_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long a start waits until the pods of the previous run are no longer shown as ready.
+/// How long a start waits until no pod of the previous run is shown as ready.
 const FIRST_PASS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A running cluster.
@@ -37,9 +38,9 @@ pub(crate) struct Cluster {
     plane: ControlPlane,
     node: Node,
     administrator: Client,
-    /// How long the agent may take to stop pods at the end.
+    /// How long the agent may take to stop pods.
     drain: Duration,
-    /// The node agent, which drains; everything else goes on meanwhile.
+    /// The node agent, which drains first while everything else continues.
     draining: Group,
     /// Everything else.
     group: Group,
@@ -47,7 +48,7 @@ pub(crate) struct Cluster {
 }
 
 impl Cluster {
-    /// Starts everything and returns when requests are served and caches are synced.
+    /// Starts everything. Returns when requests are served and caches are synced.
     pub(crate) async fn start(config: Config, listener: TcpListener) -> anyhow::Result<Self> {
         let address = listener.local_addr()?;
         let process = Process { clock: env::clock(), metrics: Arc::default() };
@@ -58,7 +59,7 @@ impl Cluster {
         let signing = control_plane::sign(&config, &process, address, plan.node_internal());
         let images = images::open(&config.dir)?;
         let local = Arc::new(LocalNode::new(&config));
-        let outside = Outside {
+        let dependencies = ControlPlaneDependencies {
             listener,
             advertise: SocketAddr::new(plan.node_internal(), address.port()),
             nodes: local.clone(),
@@ -66,14 +67,14 @@ impl Cluster {
             image_advice: images::advice(&images),
             signing,
         };
-        let plane = ControlPlane::start(&config, &process, &group, outside).await?;
-        let given = Given {
+        let plane = ControlPlane::start(&config, &process, &group, dependencies).await?;
+        let dependencies = NodeDependencies {
             client: plane.client(&format!("system:node:{}", config.node), &["system:nodes"]).named("kubelet"),
             informers: &plane.informers,
             store: &plane.store,
             authority: &plane.credentials.authority.certificate,
         };
-        let node = Node::start(&config, &process, (&group, &draining), given, plan, images, &local)?;
+        let node = Node::start(&config, &process, (&group, &draining), dependencies, plan, images, &local)?;
         let administrator = plane.client("kubernetes-admin", &["system:masters"]).named("sampan");
         let drain = config.drain;
         let cluster = Self { address, process, plane, node, administrator, drain, draining, group, failure };
@@ -81,7 +82,7 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Waits until caches are synced and the pods of the previous run are no longer shown as ready.
+    /// Waits until caches are synced and no pod of the previous run is shown as ready.
     async fn ready(&self) -> anyhow::Result<()> {
         let informers = &self.plane.informers;
         if tokio::time::timeout(START_TIMEOUT, informers.synced()).await.is_err() {
@@ -89,7 +90,7 @@ impl Cluster {
                 informers.missing().into_iter().map(|(kind, why)| format!("{kind} ({why})")).collect();
             bail!("these lists were not there after {START_TIMEOUT:?}: {}", missing.join(", "));
         }
-        // Pods that are still marked ready by the previous run do not run yet. With very many pods some are corrected after the start.
+        // Pods that the previous run marked as ready do not run yet. With very many pods, some are corrected after the start.
         if tokio::time::timeout(FIRST_PASS_TIMEOUT, self.node.agent.statuses_synced()).await.is_err() {
             tracing::warn!("some pods are still shown as they were before the restart");
         }
@@ -101,7 +102,7 @@ impl Cluster {
         &self.administrator
     }
 
-    /// Hands out what a kubeconfig needs: now, and again whenever the certificates are made anew, which this sees to from now on.
+    /// Calls `show` with the content for kubeconfigs, now and whenever the certificates are renewed.
     pub(crate) fn give_access(
         &self,
         mut write: impl FnMut(&kubeconfig::Access<'_>) -> anyhow::Result<()> + Send + 'static,
@@ -127,7 +128,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Resolves when a part that the cluster cannot be without has ended.
+    /// Resolves when an essential part of the cluster has ended.
     pub(crate) async fn failed(&self) -> anyhow::Error {
         let mut failure = self.failure.clone();
         match failure.wait_for(Option::is_some).await {
@@ -138,8 +139,8 @@ impl Cluster {
         }
     }
 
-    /// Drains the node, then ends everything else. Of API objects only the Leases of controllers and scheduler change: they are free. Returns
-    /// how many containers had to be cut.
+    /// Drains the node, then stops everything else. The only API objects that change are the Leases of controllers and scheduler, which are
+    /// released. Returns how many containers had to be killed.
     pub(crate) async fn stop(self) -> usize {
         if !self.draining.end(self.drain + SHUTDOWN_TIMEOUT).await {
             tracing::warn!("the node agent has not drained in time");

@@ -1,8 +1,8 @@
-//! Which cluster a command means that is about one that is there, such as `down`: the one that kubectl beside it speaks to. Without it,
-//! `down --purge` would end another.
+//! Selects the cluster of a command about an existing cluster, such as `down`: the one that kubectl uses in the same shell. Otherwise `down
+//! --purge` could remove another cluster.
 //!
-//! The files of `$KUBECONFIG` are read together, as kubectl does: of what several of them have, the first one's counts. A cluster is known by
-//! its certificate authority. See <https://kubernetes.io/docs/concepts/configuration/organize-cluster-access-kubeconfig/>.
+//! The files of `$KUBECONFIG` are merged as kubectl does: the first definition wins. A cluster is identified by its certificate authority.
+//! See <https://kubernetes.io/docs/concepts/configuration/organize-cluster-access-kubeconfig/>.
 
 use crate::{
     credentials,
@@ -18,10 +18,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// The directory that the user named, else that of `$KUBECONFIG`; `None` is the default place.
+/// The directory that the user named, or that of `$KUBECONFIG`. `None` means the default directory.
 ///
 /// # Errors
-/// `$KUBECONFIG` names a cluster of ours, and kubectl speaks to another one by it.
+/// `$KUBECONFIG` names a cluster of this user, but kubectl uses another cluster with it.
 pub(crate) fn data_dir(named: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>> {
     match files() {
         Some(files) if named.is_none() => of_files(&files, &elsewhere()),
@@ -29,14 +29,14 @@ pub(crate) fn data_dir(named: Option<PathBuf>) -> anyhow::Result<Option<PathBuf>
     }
 }
 
-/// The files of `$KUBECONFIG`, where it decides.
+/// The files of `$KUBECONFIG`, if it is set.
 fn files() -> Option<Vec<PathBuf>> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     let paths = set("KUBECONFIG").filter(|_| set("SAMPAN_DATA_DIR").is_none())?;
     Some(std::env::split_paths(&paths).filter(|path| !path.as_os_str().is_empty()).collect())
 }
 
-/// The clusters of this user, wherever they are: directory and authority.
+/// Data directory and certificate authority of all clusters of this user.
 fn elsewhere() -> Vec<(PathBuf, String)> {
     let default = DataDir::locate(None).ok().and_then(of_dir);
     let known = Clusters::of_user().all().into_iter().map(|known| (known.dir, known.authority));
@@ -49,7 +49,7 @@ fn of_dir(dir: DataDir) -> Option<(PathBuf, String)> {
     Some((dir.path().to_owned(), authority))
 }
 
-/// The clusters of this user that a kubeconfig has entries of, as `up --kubeconfig` and `kubeconfig --merge` write them.
+/// The user's clusters that have entries in a kubeconfig, as `up --kubeconfig` and `kubeconfig --merge` write them.
 fn copied(file: &Path, elsewhere: &[(PathBuf, String)]) -> Vec<PathBuf> {
     let Some(whole) = kubeconfig::read(file) else { return Vec::new() };
     let clusters = whole["clusters"].as_array().into_iter().flatten();
@@ -58,20 +58,20 @@ fn copied(file: &Path, elsewhere: &[(PathBuf, String)]) -> Vec<PathBuf> {
     ours.map(|(dir, _)| dir.clone()).collect()
 }
 
-/// The certificate authority of a cluster's entry in a file, as kubeconfigs have it, if it names one.
+/// The certificate authority of a cluster entry, in base64, if it has one.
 fn authority(file: &Path, cluster: &Value) -> Option<String> {
     match cluster["certificate-authority-data"].as_str().filter(|data| !data.is_empty()) {
         Some(data) => Some(data.to_owned()),
-        // Beside the file that names it.
+        // Relative to the file that names it.
         None => fs::read(file.parent()?.join(cluster["certificate-authority"].as_str()?))
             .ok()
             .map(|certificate| STANDARD.encode(certificate)),
     }
 }
 
-/// The data directory that kubectl speaks to by these files. None if it is none of ours, and the files have none of ours either.
+/// The data directory of kubectl's cluster. `None` if it is not of this user and the files have no cluster of this user.
 fn of_files(files: &[PathBuf], elsewhere: &[(PathBuf, String)]) -> anyhow::Result<Option<PathBuf>> {
-    // Also one whose directory was removed: another may not be taken in its place.
+    // Includes clusters whose directory was removed: no other cluster may be used instead.
     let gone =
         |file: &PathBuf| elsewhere.iter().map(|(dir, _)| dir).find(|dir| dir.join("kubeconfig") == *file).cloned();
     let mut holding: Vec<PathBuf> = Vec::new();
@@ -97,7 +97,7 @@ fn of_files(files: &[PathBuf], elsewhere: &[(PathBuf, String)]) -> anyhow::Resul
     };
     match (current, holding.as_slice()) {
         (_, []) => Ok(None),
-        // kubectl speaks to nobody, and this is the one that is named.
+        // kubectl has no current cluster, and this cluster is named.
         (None, [one]) => Ok(Some(one.clone())),
         (None, _) => anyhow::bail!(
             "by $KUBECONFIG no context is current, so it may be the cluster of {}: say which with {}",
@@ -113,11 +113,11 @@ fn of_files(files: &[PathBuf], elsewhere: &[(PathBuf, String)]) -> anyhow::Resul
     }
 }
 
-/// The current context of several kubeconfigs.
+/// The current context of merged kubeconfigs.
 #[derive(Debug, PartialEq, Eq)]
 struct Current {
     context: String,
-    /// The certificate authority of its cluster, as kubeconfigs have it, if it names one.
+    /// The certificate authority of its cluster, in base64, if it has one.
     authority: Option<String>,
 }
 
@@ -146,7 +146,7 @@ impl Current {
 mod tests {
     use super::*;
 
-    /// A kubeconfig with one context and the base64 of its authority; with the current context or without.
+    /// A kubeconfig with one context and the base64 of its authority, with or without a current context.
     fn config(name: &str, authority: &str, current: bool) -> String {
         let current = if current { format!("current-context: {name}\n") } else { String::new() };
         let authority = STANDARD.encode(authority);
@@ -203,7 +203,7 @@ mod tests {
             (&["absent", "damaged", "b/kubeconfig"], "b"),
             (&["of-b"], "b"),
             (&["of-b", "a/kubeconfig"], "b"),
-            // Its entries in a file that another wrote.
+            // Its entries in a file that another cluster wrote.
             (&["with-work"], "refused"),
             (&["work", "of-b"], "refused"),
             (&["merged", "of-b"], "refused"),

@@ -1,6 +1,6 @@
-//! Keys and certificates of the cluster. The authority and the token key are made once and kept in DIR/pki (0600); everything
-//! they sign is made anew at each start, so that addresses are right, and again long before it ends. Nothing that was signed can be
-//! called back but by a new authority: stop, remove `ca.crt` and `ca.key` of DIR/pki, start.
+//! Keys and certificates of the cluster. The authority and the token key are created once and kept in DIR/pki (0600). All certificates are
+//! issued at each start, so that addresses are right, and renewed long before they expire. Issued certificates can be revoked only by a new
+//! authority: stop, remove `ca.crt` and `ca.key` of DIR/pki, start.
 
 use crate::data_dir::{DataDir, read_private, write_private};
 use anyhow::{Context, bail};
@@ -11,41 +11,41 @@ use kinds::Tokens;
 use server::pki::{self, Names, Pair, Validity};
 use std::{fs, net::IpAddr, time::Duration};
 
-/// Issuer of ServiceAccount tokens: upstream's default for clusters without a public name.
+/// The issuer of ServiceAccount tokens: upstream's default for clusters without a public name.
 const ISSUER: &str = "https://kubernetes.default.svc.cluster.local";
-/// The file of the API's other names.
+/// The file with the additional names of the API.
 const NAMES: &str = "names";
 const DAY: SignedDuration = SignedDuration::from_hours(24);
 
-/// How long what the authority signs is good, in days: a kubeconfig that got into wrong hands is not for ever, and a copy of one serves for
-/// some time after the cluster was stopped.
+/// The validity of certificates in days. A stolen kubeconfig expires, and a copy of a kubeconfig remains valid for some time after the
+/// cluster is stopped.
 const LIFETIME_DAYS: i32 = 90;
-/// How old it is, in days, when it is made anew.
+/// The age at which a certificate is renewed, in days.
 const RENEWAL_DAYS: i32 = 60;
-/// How often the clock is asked whether that is so: no timer runs while a machine sleeps.
+/// How often the age is checked: timers do not run while a machine sleeps.
 const CHECK_INTERVAL: Duration = Duration::from_secs(3600);
-/// How soon it is tried again when it did not work.
+/// The delay after a failed renewal.
 const RETRY_DELAY: Duration = Duration::from_secs(60);
 
 /// The keys and certificates of the cluster.
 pub(crate) struct Credentials {
     pub(crate) authority: Pair,
     pub(crate) tokens: Tokens,
-    /// Whom the serving certificate is for.
+    /// The names of the serving certificate.
     names: Names,
 }
 
-/// What the authority signs for this process.
+/// The certificates of this process.
 pub(crate) struct Signed {
     pub(crate) serving: Pair,
     pub(crate) administrator: Pair,
-    /// When new ones are due.
+    /// When to renew them.
     renew: Timestamp,
 }
 
 impl Credentials {
-    /// Reads what is kept, makes what is not, and signs what is needed. `addresses` and `names` (also
-    /// addresses as text) are those of the API besides loopback and Service `kubernetes`.
+    /// Reads existing keys, creates missing ones, and issues certificates. `addresses` and `names` (which may be addresses too) are those
+    /// of the API in addition to loopback and Service `kubernetes`.
     pub(crate) fn open(
         dir: &DataDir,
         now: Timestamp,
@@ -70,7 +70,7 @@ impl Credentials {
         Ok((made, signed))
     }
 
-    /// New certificates, good from now on.
+    /// Issues certificates that are valid from now on.
     fn sign(&self, now: Timestamp) -> anyhow::Result<Signed> {
         let life = validity(now, LIFETIME_DAYS)?;
         Ok(Signed {
@@ -80,7 +80,7 @@ impl Credentials {
         })
     }
 
-    /// Makes new certificates whenever those before are old, for ever, and gives them to `show`; what fails is logged and tried again.
+    /// Renews the certificates when they are old, forever, and passes them to `show`. Failures are logged and retried.
     pub(crate) async fn renew(
         &self,
         clock: &Clock,
@@ -113,16 +113,16 @@ impl Credentials {
 }
 
 impl Signed {
-    /// When new ones are due.
+    /// When to renew the certificates.
     pub(crate) fn due(&self) -> Timestamp {
         self.renew
     }
 }
 
-/// The names and addresses that `--tls-san` may give. Each client is sent all of them with every handshake.
+/// The maximum number of `--tls-san` names. Each client receives all of them with every handshake.
 const MAX_NAMES: usize = 100;
 
-/// The names and addresses of `--tls-san`, of this start and of those before: DIR/pki/names has one a line.
+/// The names of `--tls-san`, of this start and of earlier ones. DIR/pki/names has one per line.
 pub(crate) fn names(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<String>> {
     let path = dir.join("pki").join(NAMES);
     let before = read_private(&path)?.unwrap_or_default();
@@ -142,7 +142,7 @@ pub(crate) fn names(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<Strin
     Ok(names)
 }
 
-/// As [`names`], and keeps them for later starts.
+/// Like [`names`], and saves them for later starts.
 pub(crate) fn remember(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<String>> {
     let names = names(dir, asked)?;
     if !names.is_empty() {
@@ -151,12 +151,12 @@ pub(crate) fn remember(dir: &DataDir, asked: &[String]) -> anyhow::Result<Vec<St
     Ok(names)
 }
 
-/// The certificate authority of a data directory, as kubeconfigs have it, if there is one.
+/// The certificate authority of a data directory in base64, if there is one.
 pub(crate) fn authority_in(dir: &DataDir) -> Option<String> {
     fs::read(dir.join("pki/ca.crt")).ok().map(|certificate| STANDARD.encode(certificate))
 }
 
-/// What to do about keys that cannot be used.
+/// How to handle unusable keys.
 fn damaged(folder: &DataDir, files: &str) -> String {
     format!("{files} in {} cannot be used; put them back, or remove them to get new ones", folder.path().display())
 }
@@ -174,7 +174,7 @@ fn authority(folder: &DataDir, now: Timestamp) -> anyhow::Result<Pair> {
             write_private(&certificate, made.certificate.as_bytes())?;
             Ok(made)
         }
-        // The key is written first: a key alone is a start that was cut short.
+        // The key is written first: a key without a certificate is left by an interrupted start.
         (None, Some(_)) => {
             std::fs::remove_file(&key)?;
             authority(folder, now)
@@ -186,7 +186,7 @@ fn authority(folder: &DataDir, now: Timestamp) -> anyhow::Result<Pair> {
     }
 }
 
-/// From an hour ago, for clocks that differ.
+/// Valid since an hour ago, for clocks that differ.
 fn validity(now: Timestamp, days: i32) -> anyhow::Result<Validity> {
     let until =
         DAY.checked_mul(days).and_then(|span| now.checked_add(span).ok()).context("the clock is out of range")?;

@@ -1,4 +1,4 @@
-//! The folder in which a cluster keeps everything, and the lock that makes it one cluster's.
+//! The data directory of a cluster, and the lock that gives it to one process.
 //!
 //! ```text
 //! DIR/            0700
@@ -23,7 +23,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A data directory that exists and is ours alone.
+/// An existing data directory of this user.
 #[derive(Clone, Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
@@ -34,18 +34,18 @@ pub(crate) struct DataDir {
 pub(crate) struct Holder {
     /// Process id.
     pub(crate) pid: u32,
-    /// Where its API listens, once it does.
+    /// Where its API listens. `None` before it listens.
     #[serde(default)]
     pub(crate) address: String,
-    /// How many seconds its pods may take to end.
+    /// How long its pods may take to stop, in seconds.
     #[serde(default)]
     pub(crate) drain: u32,
-    /// What it was started with: [`crate::settings`].
+    /// The settings that it was started with: see [`crate::settings`].
     #[serde(default)]
     pub(crate) flags: BTreeMap<String, String>,
 }
 
-/// The lock on a data directory; free when dropped or when the process ends, however it ends.
+/// The lock of a data directory. Released when dropped, and when the process ends in any way.
 #[derive(Debug)]
 pub(crate) struct Lock {
     file: File,
@@ -55,11 +55,11 @@ pub(crate) struct Lock {
 pub(crate) const LOCK: &str = "lock";
 /// The store.
 pub(crate) const STORE: &str = "cluster.redb";
-/// What the store holds back for a full disk, beside it.
+/// The reserve file of the store for a full disk.
 const RESERVE: &str = "cluster.redb.reserve";
-/// Files that only a cluster of ours makes: a folder with one of them is ours whatever else it holds.
+/// Files that only clusters create: a folder with one of them is a data directory, whatever else it contains.
 const CERTAINLY_OURS: [&str; 4] = [STORE, "compile.key", "pki/sa.key", "images/blobs"];
-/// Everything that a cluster puts there. A folder with nothing else is ours too: a start may have been cut short.
+/// Everything that a cluster creates. A folder with nothing else is a data directory too: a start may have been interrupted.
 const OURS: [&str; 13] = [
     "agent",
     LOCK,
@@ -75,22 +75,22 @@ const OURS: [&str; 13] = [
     "pods",
     "sampan.log",
 ];
-/// Bytes of a lock that are read.
+/// Bytes of a lock file to read.
 const MAX_HOLDER: u64 = 64 << 10;
-/// A folder of the file system itself.
+/// A folder that the file system itself creates.
 const LOST_AND_FOUND: &str = "lost+found";
 
-/// Whose a folder is, by what it holds.
+/// Whether a folder is a data directory, by its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Whose {
+enum Ownership {
     Nobodys,
     Ours,
     Foreign,
 }
 
 impl DataDir {
-    /// The folder named by the user, or the default place; made if absent. An empty one is taken and closed to others. One of
-    /// ours that others may read is refused, as is one with anything else in it: nothing is written there.
+    /// Opens the folder that the user named, or the default, and creates it if it does not exist. An empty folder is made private. A data
+    /// directory that other users can read is rejected, as is a folder with other content.
     pub(crate) fn open(path: Option<&Path>) -> anyhow::Result<Self> {
         let dir = Self::locate(path)?;
         let path = &dir.path;
@@ -104,7 +104,7 @@ impl DataDir {
         })?;
         let metadata = fs::metadata(path).map_err(|error| unreadable(path, &error))?;
         let whose = whose(path).map_err(|error| unreadable(path, &error))?;
-        if whose == Whose::Foreign {
+        if whose == Ownership::Foreign {
             bail!(
                 "the directory {} holds files that are not sampan's; it was left as it is: name an empty or a new one with --data-dir",
                 path.display()
@@ -120,7 +120,7 @@ impl DataDir {
                 metadata.uid()
             );
         }
-        if whose == Whose::Ours {
+        if whose == Ownership::Ours {
             bail!("{}", open_to_others(path, metadata.mode()));
         }
         fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(|error| {
@@ -129,12 +129,12 @@ impl DataDir {
         Ok(dir)
     }
 
-    /// As [`DataDir::open`], but only if there is such a folder: for commands that have nothing to do in a new one.
+    /// Like [`DataDir::open`], but only if the folder exists: for commands that have nothing to do in a new one.
     pub(crate) fn open_existing(path: Option<&Path>) -> anyhow::Result<Option<Self>> {
         if Self::locate(path)?.path.exists() { Self::open(path).map(Some) } else { Ok(None) }
     }
 
-    /// The folder named by the user, or the default place, for a look: it need not exist, and nothing is made or changed.
+    /// The folder that the user named, or the default, for reading. It need not exist, and nothing is created or changed.
     pub(crate) fn locate(path: Option<&Path>) -> anyhow::Result<Self> {
         let path = match path {
             Some(path) => std::path::absolute(path).context("--data-dir names no directory")?,
@@ -146,14 +146,14 @@ impl DataDir {
         Ok(Self { path })
     }
 
-    /// The data directory that a kubeconfig lies in, if it lies in one.
+    /// The data directory that contains a kubeconfig, if there is one.
     pub(crate) fn of_kubeconfig(file: &Path) -> Option<PathBuf> {
         let folder = file.parent().filter(|_| file.file_name().is_some_and(|name| name == "kubeconfig"))?;
         folder.join(LOCK).is_file().then(|| folder.to_owned())
     }
 
-    /// What its cluster is called, and cluster, user and context in kubeconfigs: `sampan` for the default data directory, and a name of its own
-    /// for each other one, so that clusters are beside each other in one kubeconfig.
+    /// The name of the cluster, and of its cluster, user and context in kubeconfigs: `sampan` for the default data directory, and a unique
+    /// name for each other one, so that one kubeconfig can have several clusters.
     pub(crate) fn name(&self) -> String {
         if self.is_default() {
             return "sampan".to_owned();
@@ -163,13 +163,13 @@ impl DataDir {
         format!("sampan-{}", folder.chars().map(plain).collect::<String>())
     }
 
-    /// Whether it is the one that is used if none is named.
+    /// Whether it is the default directory.
     pub(crate) fn is_default(&self) -> bool {
         let same = |path: PathBuf| canonical(&path) == canonical(&self.path);
         default_path().and_then(|path| Ok(std::path::absolute(path)?)).is_ok_and(same)
     }
 
-    /// A command of ours that means this directory, as it can be pasted: `sampan up --data-dir /d`.
+    /// A sampan command with this directory, for pasting: `sampan up --data-dir /d`.
     pub(crate) fn command(&self, command: &str) -> String {
         match Self::locate(None).is_ok_and(|meant| meant.path == self.path) {
             true => format!("sampan {command}"),
@@ -177,7 +177,7 @@ impl DataDir {
         }
     }
 
-    /// As [`DataDir::command`], for those that follow $KUBECONFIG: all but `up`.
+    /// Like [`DataDir::command`], for commands that use $KUBECONFIG: all except `up`.
     pub(crate) fn client_command(&self, command: &str) -> String {
         let set = |name: &str| crate::env::var_os(name).filter(|value| !value.is_empty());
         match set("KUBECONFIG").filter(|_| set("SAMPAN_DATA_DIR").is_none()) {
@@ -187,7 +187,7 @@ impl DataDir {
         }
     }
 
-    /// Commands that others name, as the node agent does, with this directory: they would mean another.
+    /// Adds this directory to sampan commands in other texts, such as the node agent's.
     pub(crate) fn complete(&self, text: &str) -> String {
         let commands = ["image load FILE", "image prune"];
         commands.iter().fold(text.to_owned(), |text, command| {
@@ -195,7 +195,7 @@ impl DataDir {
         })
     }
 
-    /// kubectl for the cluster of this directory, as it can be pasted.
+    /// kubectl for the cluster of this directory, for pasting.
     pub(crate) fn kubectl(&self) -> String {
         let path = self.join("kubeconfig");
         match crate::env::var_os("KUBECONFIG").is_some_and(|value| value == path) {
@@ -204,7 +204,7 @@ impl DataDir {
         }
     }
 
-    /// A folder inside, made if absent, that only the owner may read.
+    /// A private folder inside, created if it does not exist.
     pub(crate) fn private_folder(&self, name: &str) -> anyhow::Result<Self> {
         let path = self.join(name);
         let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&path);
@@ -217,20 +217,20 @@ impl DataDir {
         Ok(Self { path })
     }
 
-    /// The folder itself.
+    /// The path of the directory.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// A path inside.
+    /// A path inside the directory.
     pub(crate) fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
     }
 
-    /// Refuses a folder that holds what is not ours: for commands that end or remove something. An absent one is nobody's.
+    /// Rejects a folder with foreign content: for commands that stop or remove something. An absent folder is accepted.
     pub(crate) fn refuse_foreign(&self) -> anyhow::Result<()> {
         match whose(&self.path) {
-            Ok(Whose::Foreign) => {
+            Ok(Ownership::Foreign) => {
                 bail!("the directory {} holds files that are not sampan's; it was left as it is", self.path.display())
             }
             Err(error) if error.kind() != ErrorKind::NotFound => Err(unreadable(&self.path, &error)),
@@ -238,13 +238,13 @@ impl DataDir {
         }
     }
 
-    /// Removes what a cluster of ours has put there, and the folder if nothing else is in it. Answers with what is left.
+    /// Removes the files of the cluster, and the folder if it is empty then. Returns the names of the remaining files.
     pub(crate) fn remove(&self) -> anyhow::Result<Vec<String>> {
         if !self.path.exists() {
             return Ok(Vec::new());
         }
         self.refuse_foreign()?;
-        // Nobody starts a cluster here meanwhile.
+        // Prevents a cluster from starting here meanwhile.
         let lock = self.lock()?;
         let (ours, left) = self.entries()?;
         for path in ours {
@@ -254,10 +254,10 @@ impl DataDir {
         }
         drop(lock);
         if left.is_empty() {
-            // Of a link, the folder that it leads to stays, empty.
+            // If the path is a symbolic link, its target folder stays, empty.
             let link = self.path.is_symlink();
             match if link { fs::remove_file(&self.path) } else { fs::remove_dir(&self.path) } {
-                // A mount point stays, and so does its lost+found.
+                // A mount point stays, with its lost+found.
                 Err(error) if !matches!(error.kind(), ErrorKind::ResourceBusy | ErrorKind::DirectoryNotEmpty) => {
                     return Err(not_removed(&self.path, &error));
                 }
@@ -267,8 +267,8 @@ impl DataDir {
         Ok(left)
     }
 
-    /// What is ours in the folder, in the order in which it is removed, and the names of what is not. The store goes first: what is left of a
-    /// removal that was cut is no cluster any more. The lock goes last, since without it a cluster could start in what is left.
+    /// The cluster's files in the order of their removal, and the names of other files. The store is first: an interrupted removal leaves
+    /// no cluster. The lock is last, because without it a cluster could start during the removal.
     fn entries(&self) -> anyhow::Result<(Vec<PathBuf>, Vec<String>)> {
         let (mut ours, mut left) = (Vec::new(), Vec::new());
         for entry in fs::read_dir(&self.path).map_err(|error| unreadable(&self.path, &error))? {
@@ -293,7 +293,7 @@ impl DataDir {
                 Err(TryLockError::Error(error)) => return Err(error).context("cannot lock the data directory"),
             }
             let mut lock = Lock { file };
-            // Whoever removed the directory may have given back the lock of a file that is gone.
+            // The directory may have been removed, so that the lock is that of a deleted file.
             if lock.is_there(self) {
                 lock.announce("", 0, BTreeMap::new())?;
                 return Ok(lock);
@@ -335,7 +335,7 @@ impl DataDir {
 }
 
 impl Lock {
-    /// Writes who holds the lock, where it listens, and with what it was started.
+    /// Writes the holder of the lock, where it listens, and its settings.
     pub(crate) fn announce(
         &mut self,
         address: &str,
@@ -344,29 +344,29 @@ impl Lock {
     ) -> anyhow::Result<()> {
         let holder = Holder { pid: std::process::id(), address: address.to_owned(), drain, flags };
         let text = serde_json::to_vec(&holder)?;
-        // Over what is there, then cut: on a full disk a file keeps the space it has, and gets no new one.
+        // Overwrites the content and then truncates the file: on a full disk, a file keeps its space and gets no more.
         self.file.rewind()?;
         self.file.write_all(&text)?;
         self.file.set_len(text.len() as u64)?;
         Ok(())
     }
 
-    /// Whether the directory still has this lock: somebody may have removed it, and perhaps made it anew.
+    /// Whether the lock is still that of the directory: the directory may have been removed and created again.
     pub(crate) fn is_there(&self, dir: &DataDir) -> bool {
         let ours = self.file.metadata().map(|file| (file.dev(), file.ino()));
         let there = fs::metadata(dir.join(LOCK)).map(|file| (file.dev(), file.ino()));
         match (ours, there) {
             (Ok(ours), Ok(there)) => ours == there,
-            // What cannot be read now may be readable again.
+            // An unreadable file may become readable again.
             (_, Err(error)) => error.kind() != ErrorKind::NotFound,
             (Err(_), _) => true,
         }
     }
 }
 
-/// Whose a folder is.
-fn whose(path: &Path) -> std::io::Result<Whose> {
-    let mut whose = Whose::Nobodys;
+/// Whether a folder is a data directory.
+fn whose(path: &Path) -> std::io::Result<Ownership> {
+    let mut whose = Ownership::Nobodys;
     for entry in fs::read_dir(path)? {
         let name = entry?.file_name();
         if name == LOST_AND_FOUND {
@@ -374,15 +374,15 @@ fn whose(path: &Path) -> std::io::Result<Whose> {
         }
         if !name.to_str().is_some_and(is_ours) {
             let certain = CERTAINLY_OURS.iter().any(|file| path.join(file).exists());
-            return Ok(if certain { Whose::Ours } else { Whose::Foreign });
+            return Ok(if certain { Ownership::Ours } else { Ownership::Foreign });
         }
-        whose = Whose::Ours;
+        whose = Ownership::Ours;
     }
     Ok(whose)
 }
 
-/// Whether a cluster of ours makes a file of this name. Files are written beside their place and moved there: one may be left of a start
-/// that was cut.
+/// Whether a cluster creates files with this name. Files are written beside their final path and renamed: an interrupted start may have
+/// left one.
 fn is_ours(name: &str) -> bool {
     let stem = |ours: &str| ours.rsplit_once('.').map_or(ours, |(stem, _)| stem).to_owned();
     OURS.iter().any(|ours| name == *ours || name.starts_with(&format!("{}.tmp", stem(ours))))
@@ -418,13 +418,13 @@ fn describe(holder: &Holder) -> String {
     }
 }
 
-/// A directory as the kernel names it; one that is gone by its place in the folder that is there.
+/// The canonical path of a directory. For a removed directory, its name in its canonical parent.
 pub(crate) fn canonical(path: &Path) -> PathBuf {
     let within = || Some(fs::canonicalize(path.parent()?).ok()?.join(path.file_name()?));
     fs::canonicalize(path).ok().or_else(within).unwrap_or_else(|| path.to_owned())
 }
 
-/// The place of those who name none.
+/// The default data directory.
 pub(crate) fn default_path() -> anyhow::Result<PathBuf> {
     if let Some(base) = crate::env::var_os("XDG_DATA_HOME").filter(|v| !v.is_empty()) {
         return Ok(PathBuf::from(base).join("sampan"));
@@ -435,12 +435,12 @@ pub(crate) fn default_path() -> anyhow::Result<PathBuf> {
     }
 }
 
-/// Writes a file that only its owner may read, all of it or nothing: also over a power cut, and only if it differs.
+/// Writes a private file atomically and durably, if its content differs.
 pub(crate) fn write_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     replace_private(path, content, true)
 }
 
-/// As [`write_private`], without waiting for the disk: a power cut may take the file.
+/// Like [`write_private`], but not durably: a power failure may lose the file.
 pub(crate) fn note_private(path: &Path, content: &[u8]) -> anyhow::Result<()> {
     replace_private(path, content, false)
 }
@@ -465,7 +465,7 @@ fn replace_private(path: &Path, content: &[u8], durably: bool) -> anyhow::Result
     })
 }
 
-/// Makes a file's entry in its folder durable, after it was made or renamed. Where a folder cannot be synced, it need not be.
+/// Syncs the folder of a created or renamed file. Ignores folders that cannot be synced.
 fn sync_folder_of(path: &Path) -> std::io::Result<()> {
     let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) else { return Ok(()) };
     match File::open(folder)?.sync_all() {
@@ -474,7 +474,7 @@ fn sync_folder_of(path: &Path) -> std::io::Result<()> {
     }
 }
 
-/// Reads a file that must be private; one that others may read is refused.
+/// Reads a private file. A file that others can read is rejected.
 pub(crate) fn read_private(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     let metadata = match fs::metadata(path) {
         Ok(metadata) => metadata,
@@ -487,7 +487,7 @@ pub(crate) fn read_private(path: &Path) -> anyhow::Result<Option<Vec<u8>>> {
     Ok(Some(fs::read(path).map_err(|error| unreadable(path, &error))?))
 }
 
-/// New files are private unless they say otherwise.
+/// Makes new files private by default.
 pub(crate) fn private_umask() {
     rustix::process::umask(Mode::RWXG | Mode::RWXO);
 }

@@ -1,26 +1,26 @@
-//! Limits of file descriptors by use, so that guests and clients leave enough for the store, the images and the logs.
+//! Limits of file descriptors by use, so that guests and clients leave enough for the store, images and logs.
 
-/// The most of each, where there are plenty.
+/// The maximum of each limit.
 const MAX_SHARES: Shares =
     Shares { guest_files: usize::MAX, guest_connections: 16_384, relayed: 8_192, api: 4_096, handshakes: 256 };
 
-/// What others than the cluster's own files may have.
+/// The limits of file descriptors, except for the cluster's own files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Shares {
     /// Files that guests hold open.
     pub(crate) guest_files: usize,
     /// Connections to HTTP guests.
     pub(crate) guest_connections: usize,
-    /// Connections that are relayed byte by byte, two descriptors each.
+    /// Relayed connections, with two descriptors each.
     pub(crate) relayed: usize,
     /// Connections to the API.
     pub(crate) api: usize,
-    /// Connections to the API that have said nothing yet, and as many whose handshake is under way.
+    /// Connections to the API before their first request, and the same number during their handshake.
     pub(crate) handshakes: usize,
 }
 
 impl Shares {
-    /// Of so many that the process may have open.
+    /// Derives the limits from the process's limit of open files.
     pub(crate) fn of(limit: usize) -> Self {
         Self {
             guest_files: limit / 2,

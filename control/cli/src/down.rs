@@ -1,4 +1,4 @@
-//! `sampan down` and `up --detach`: a cluster in the background is this program again, in a session of its own.
+//! `sampan down` and `up --detach`. A cluster in the background is this program, started again in a session of its own.
 
 use crate::{
     args::{BACKGROUND, DownArgs},
@@ -24,20 +24,20 @@ use std::{
 };
 use tokio::signal::unix::{SignalKind, signal};
 
-/// The line of standard output by which a cluster in the background says that its manifests could not be applied, or are not all there.
+/// The line of standard output with which a background cluster reports that its manifests failed or are not ready.
 pub(crate) const LACKING: &str = "lacking";
-/// How the line begins by which it says why it did not start, as a JSON string: its log may be on a disk that is full.
+/// The prefix of the line with which it reports why it did not start, as a JSON string. Its log may be on a full disk.
 const FAILED: &str = "failed ";
-/// The line after which it has nothing more to report.
+/// The line after which it reports nothing more.
 pub(crate) const REPORTED: &str = "reported";
 
-/// What a cluster in the background prints, in its directory.
+/// The log file of a background cluster, in its directory.
 const LOG: &str = "sampan.log";
 
-/// How long `down` waits beyond the drain before it gives up.
+/// How long `down` waits in addition to the drain.
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// The exit code of a command that Ctrl-C ends, as shells count: 128 and the signal.
+/// The exit code after Ctrl-C, as shells define it: 128 plus the signal.
 const EXIT_INTERRUPTED: i32 = 130;
 
 /// `sampan down`.
@@ -64,7 +64,7 @@ pub(crate) fn run(args: &DownArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The kubeconfigs besides its own in which a cluster may have entries, and what these are called there. Its name and authority are not
+/// The kubeconfigs, other than its own, that may have entries of a cluster, and the names of these entries. Name and authority are not
 /// taken from a kubeconfig, which anybody may have written.
 fn named(dir: &DataDir) -> Option<(Known, Vec<PathBuf>)> {
     let known = Clusters::of_user().get(dir);
@@ -79,7 +79,7 @@ fn named(dir: &DataDir) -> Option<(Known, Vec<PathBuf>)> {
     Some((own.or(known)?, copies.into_iter().collect()))
 }
 
-/// Where kubectl goes on to speak to a cluster that is stopped.
+/// Reports which kubeconfigs still have a stopped cluster as their current context.
 fn still_current(dir: &DataDir) -> Vec<String> {
     let Some((known, files)) = named(dir) else { return Vec::new() };
     let current = files.into_iter().filter(|file| kubeconfig::is_current(file, &known.name, &known.authority));
@@ -94,7 +94,7 @@ fn still_current(dir: &DataDir) -> Vec<String> {
     current.map(told).collect()
 }
 
-/// Removes the entries of a cluster from the user's kubeconfigs. Answers with how many had some.
+/// Removes the entries of a cluster from the user's kubeconfigs. Returns how many had some.
 fn forget(dir: &DataDir, named: Option<(Known, Vec<PathBuf>)>) -> anyhow::Result<usize> {
     let mut count = 0;
     if let Some((known, files)) = named {
@@ -109,7 +109,7 @@ fn forget(dir: &DataDir, named: Option<(Known, Vec<PathBuf>)>) -> anyhow::Result
     Ok(count)
 }
 
-/// Stops the cluster of a data directory and returns when its lock is free. No cluster is success: the wish is fulfilled. Whether one ran.
+/// Stops the cluster of a data directory and returns when its lock is free. Succeeds if there is no cluster. Returns whether one ran.
 fn down(dir: &DataDir) -> anyhow::Result<bool> {
     let Some(holder) = dir.holder()? else {
         eprintln!("no cluster is running in {}", dir.path().display());
@@ -141,9 +141,9 @@ fn note(text: &str) {
     }
 }
 
-/// Removes what the cluster has left: its entries in the user's kubeconfigs and its directory. Files that are not ours stay.
+/// Removes what a cluster has left: its entries in kubeconfigs and its directory. Foreign files stay.
 fn purge(dir: &DataDir) -> anyhow::Result<()> {
-    // Known before its keys are gone, and forgotten once they are.
+    // Read before its keys are removed, and forgotten afterwards.
     let named = named(dir);
     let left = dir.remove()?;
     let path = dir.path().display();
@@ -157,21 +157,21 @@ fn purge(dir: &DataDir) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// First of all in a cluster in the background: it holds no descriptor of the caller, who may wait for a lock or a pipe to be free, and
-/// has neither its session nor its terminal. It leaves the caller's folder too, once it has read the files that it was given.
-pub(crate) fn leave_the_caller() {
-    // What fails here leaves the cluster as it would be in the foreground.
+/// The first step of a background cluster: it closes the caller's descriptors, because the caller may wait for a lock or pipe to be free,
+/// and leaves the caller's session and terminal. It also leaves the caller's working directory, after it has read the given files.
+pub(crate) fn detach_from_caller() {
+    // If a step fails, the cluster runs as in the foreground.
     let _ = wasm::descriptors::close_inherited();
     let _ = rustix::process::setsid();
 }
 
-/// Says to who started it why a cluster in the background did not start.
-pub(crate) fn tell_failure(error: &anyhow::Error) {
+/// Reports to the starting process why a background cluster did not start.
+pub(crate) fn report_failure(error: &anyhow::Error) {
     out::say_always(&format!("{FAILED}{}", serde_json::Value::from(crate::exit::text(error))));
 }
 
-/// Starts `up` again in the background and returns when it is ready. Its standard error goes to DIR/sampan.log, and is shown
-/// here meanwhile: progress as in the foreground.
+/// Starts `up` again in the background and returns when it is ready. Its standard error goes to DIR/sampan.log, which is printed meanwhile:
+/// progress as in the foreground.
 pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Result<()> {
     if let Some(holder) = dir.holder()? {
         return Err(dir.in_use(&holder));
@@ -180,13 +180,13 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
     let log_path: PathBuf = dir.join(LOG);
     let unusable = |error: std::io::Error| anyhow::anyhow!("cannot write {}: {}", log_path.display(), io(&error));
     let log = OpenOptions::new().create(true).append(true).mode(0o600).open(&log_path).map_err(unusable)?;
-    // One start at a time: the log is shown, and another start would write there too.
+    // Serializes starts: the log is printed, and another start would write to it too.
     let turn = File::open(&log_path).map_err(unusable)?;
     if let Err(TryLockError::WouldBlock) = turn.try_lock() {
         bail!("another `sampan up --detach` is starting a cluster in {}", dir.path().display());
     }
     let begin = turn.metadata().map_or(0, |log| log.len());
-    let shown = Shown::start(&log_path).map_err(unusable)?;
+    let shown = LogFollower::start(&log_path).map_err(unusable)?;
     let mut child = Command::new(std::env::current_exe().context("cannot find this program")?)
         .arg(BACKGROUND)
         .args(arguments)
@@ -205,7 +205,7 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
             REPORTED => {
                 shown.end();
                 note(&format!("the cluster runs in the background; stop it with `{}`", dir.client_command("down")));
-                // Why was told by the child, in its one line.
+                // The child reported the reason in its one line.
                 return if lacking { Err(crate::exit::silent(1)) } else { Ok(()) };
             }
             json if json.starts_with('{') => out::say_always(json),
@@ -218,13 +218,13 @@ pub(crate) fn detach(dir: &DataDir, mut arguments: Vec<OsString>) -> anyhow::Res
     if let Some(failure) = failure.filter(|failure| !has_since(&log_path, begin, failure)) {
         eprintln!("{failure}");
     }
-    // The child has said why and its code says of what kind: both are as they would be in the foreground.
+    // The child has printed the reason, and its exit code tells the kind: both are as in the foreground.
     let code = status.code().and_then(|code| u8::try_from(code).ok()).filter(|code| *code != 0).unwrap_or(1);
     eprintln!("the cluster did not start; its log is {}", log_path.display());
     Err(crate::exit::silent(code))
 }
 
-/// Whether a log has a text since it had this length.
+/// Whether a log contains a text after this length.
 fn has_since(path: &Path, begin: u64, text: &str) -> bool {
     let read = || -> std::io::Result<Vec<u8>> {
         let mut log = File::open(path)?;
@@ -235,7 +235,7 @@ fn has_since(path: &Path, begin: u64, text: &str) -> bool {
     read().is_ok_and(|bytes| String::from_utf8_lossy(&bytes).contains(text))
 }
 
-/// Ends this process with a word at Ctrl-C, which a cluster in the background does not get: it has a session of its own.
+/// Ends this process with a message on Ctrl-C. A background cluster has its own session and does not receive it.
 fn when_interrupted(word: String) {
     thread::spawn(move || {
         crate::block(async move {
@@ -246,14 +246,14 @@ fn when_interrupted(word: String) {
     });
 }
 
-/// What comes to a log, shown on standard error as it comes.
-struct Shown {
+/// Prints what is appended to a log to standard error.
+struct LogFollower {
     over: mpsc::Sender<()>,
     thread: thread::JoinHandle<()>,
 }
 
-impl Shown {
-    /// From the present end of the log.
+impl LogFollower {
+    /// Starts at the current end of the log.
     fn start(path: &Path) -> std::io::Result<Self> {
         let mut log = File::open(path)?;
         log.seek(SeekFrom::End(0))?;
@@ -261,7 +261,7 @@ impl Shown {
         let thread = thread::spawn(move || {
             loop {
                 let last = ended.recv_timeout(POLL_INTERVAL) != Err(mpsc::RecvTimeoutError::Timeout);
-                // A reader that went away does not stop the start.
+                // A closed reader does not end the start.
                 let _ = std::io::copy(&mut log, &mut std::io::stderr());
                 if last {
                     return;
@@ -271,7 +271,7 @@ impl Shown {
         Ok(Self { over, thread })
     }
 
-    /// After everything that is there now.
+    /// Prints everything written so far and stops.
     fn end(self) {
         drop(self.over);
         let _ = self.thread.join();

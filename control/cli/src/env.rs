@@ -1,4 +1,4 @@
-//! The environment, clock and randomness: read here and nowhere else, and passed down.
+//! The environment, clock and randomness. They are read only here and passed down.
 #![allow(clippy::disallowed_methods, reason = "this is the one place")]
 
 use jiff::Timestamp;
@@ -19,24 +19,24 @@ pub(crate) fn system_clock() -> container::Clock {
     container::Clock::new(SystemTime::now)
 }
 
-/// When this process began to run `main`.
+/// When `main` of this process started.
 pub(crate) fn now() -> std::time::Instant {
     std::time::Instant::now()
 }
 
-/// Open files below which a node with a few pods and clients may already have none left.
+/// With fewer open files, a node with a few pods and clients may run out of them.
 const FEW_FILES: u64 = 4096;
 
-/// Raises the limit of open files to what is allowed: each connection and pod log is one. Says what is wrong if that is little.
+/// Raises the limit of open files to the maximum, because each connection and pod log needs one. Returns a warning if the maximum is low.
 pub(crate) fn raise_file_limit() -> Option<String> {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
-    // Refused only where a sandbox forbids it; the soft limit then stays.
+    // Fails only in a sandbox that forbids it. The soft limit then stays.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     few_files(getrlimit(Resource::Nofile).current)
 }
 
-/// `None` is no limit.
+/// `None` means no limit.
 fn few_files(limit: Option<u64>) -> Option<String> {
     let limit = limit.filter(|limit| *limit < FEW_FILES)?;
     Some(format!(
@@ -45,13 +45,13 @@ fn few_files(limit: Option<u64>) -> Option<String> {
     ))
 }
 
-/// How many files this process may have open.
+/// The limit of open files of this process.
 pub(crate) fn file_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX)
 }
 
-/// Whether this process was started with a signal ignored. Where the system does not say, it is not.
+/// Whether this process was started with a signal ignored. False if the system does not report it.
 pub(crate) fn is_ignored(signal: i32) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

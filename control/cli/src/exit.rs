@@ -1,17 +1,17 @@
-//! How a command ends when it fails: 1, unless the error says otherwise. Scripts rely on the codes: 0 ok, 1 failed, 2 usage.
+//! Exit codes of failed commands: 1, unless the error has another. Scripts rely on them: 0 success, 1 failure, 2 usage.
 
 use std::{fmt, io::IsTerminal};
 
-/// How a failure of our own begins, as clap's and kubectl's.
+/// The prefix of sampan's own errors, like clap's and kubectl's.
 const PREFIX: &str = "error:";
-/// How one begins that the server refused, as kubectl's.
+/// The prefix of errors from the server, like kubectl's.
 pub(crate) const FROM_SERVER: &str = "Error from server";
-/// The code of a failure without one of its own.
+/// The exit code of an error without its own.
 const FAILED: u8 = 1;
-/// The code of a command that cannot be meant; clap's own is the same.
+/// The exit code of a usage error, like clap's.
 const USAGE: u8 = 2;
 
-/// An error with an exit code of its own.
+/// An error with its own exit code.
 #[derive(Debug)]
 pub(crate) struct Exit {
     code: u8,
@@ -40,33 +40,33 @@ pub(crate) fn silent(code: u8) -> anyhow::Error {
     with_code(code, "")
 }
 
-/// Standard output was closed (`EPIPE`): the command ends, with 0 and without a word.
-pub(crate) fn unread() -> anyhow::Error {
+/// Standard output was closed (`EPIPE`): the command ends with 0 and without a message.
+pub(crate) fn closed_output() -> anyhow::Error {
     silent(0)
 }
 
-/// The exit code of a failure.
+/// The exit code of an error.
 pub(crate) fn code(error: &anyhow::Error) -> u8 {
     error.downcast_ref::<Exit>().map_or(FAILED, |exit| exit.code)
 }
 
-/// A failure as it is printed: what the server refused in kubectl's form, all else with `error: ` before it.
+/// The text of an error: errors of the server in kubectl's form, others with the prefix `error: `.
 pub(crate) fn text(error: &anyhow::Error) -> String {
     let text = causes(error.chain());
     if text.starts_with(FROM_SERVER) { text } else { format!("{PREFIX} {text}") }
 }
 
-/// Prints a failure that has no error value of its own.
+/// Prints a failure that has no error value.
 pub(crate) fn print_text(text: &str) {
     print(&anyhow::anyhow!("{text}"));
 }
 
-/// Whether a failure has already been printed.
+/// Whether an error has already been printed.
 pub(crate) fn is_printed(error: &anyhow::Error) -> bool {
     error.downcast_ref::<Exit>().is_some_and(|exit| exit.message.is_empty())
 }
 
-/// Prints a failure, unless it has already been printed; on a terminal in clap's colours.
+/// Prints an error, unless it has already been printed. On a terminal in clap's colours.
 pub(crate) fn print(error: &anyhow::Error) {
     if is_printed(error) {
         return;
@@ -77,7 +77,7 @@ pub(crate) fn print(error: &anyhow::Error) {
     eprintln!("{}", if colours { coloured(&text) } else { text });
 }
 
-/// A failure with its beginning in red, whoever refused.
+/// An error with its prefix in red.
 fn coloured(text: &str) -> String {
     let beginning = match text.starts_with(FROM_SERVER) {
         // `Error from server (NotFound):`
@@ -88,7 +88,7 @@ fn coloured(text: &str) -> String {
     format!("\x1b[1m\x1b[31m{red}\x1b[0m{rest}")
 }
 
-/// An error and its causes in one line. Libraries often repeat a cause in their own words: it is told once.
+/// An error and its causes in one line. Libraries often repeat a cause in their own text; repetitions are omitted.
 pub(crate) fn causes<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error + 'static)>) -> String {
     let mut whole = String::new();
     for cause in chain {
@@ -102,7 +102,7 @@ pub(crate) fn causes<'a>(chain: impl Iterator<Item = &'a (dyn std::error::Error 
     whole
 }
 
-/// Without the operating system's error numbers, which stand behind its words.
+/// Removes the operating system's error numbers, which follow the texts.
 fn without_numbers(text: &str) -> String {
     let mut parts = text.split(" (os error ");
     let mut out = parts.next().unwrap_or_default().to_owned();
@@ -118,7 +118,7 @@ fn without_numbers(text: &str) -> String {
     out
 }
 
-/// An error of the operating system in words, without its number.
+/// The text of an error of the operating system, without its number.
 pub(crate) fn io(error: &std::io::Error) -> String {
     without_numbers(&error.to_string())
 }

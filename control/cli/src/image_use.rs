@@ -1,18 +1,18 @@
-//! Which pods of a running cluster use an image: `image rm` asks, as `docker rmi` does.
+//! Finds the pods of a running cluster that use an image. `image rm` asks, like `docker rmi`.
 
 use image::{Listed, Reference};
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use std::collections::BTreeSet;
 
-/// An image that is to be removed.
+/// An image to be removed.
 pub(crate) struct Removed {
-    /// Its full name; none if it is named by its digest.
+    /// Its full name. `None` if it is identified by its digest.
     pub(crate) name: Option<String>,
-    /// Its digest, if its content goes too: no other name is left.
+    /// Its digest, if this is its last name, so that its content is removed too.
     pub(crate) digest: Option<String>,
 }
 
-/// `namespace/name` of the pods that use it: all that are there, as docker counts containers that have ended.
+/// `namespace/name` of the pods that use it, including terminated ones, as docker counts stopped containers.
 pub(crate) fn users(pods: &[Pod], removed: &Removed) -> Vec<String> {
     let using = pods.iter().filter(|pod| images(pod).iter().any(|image| is_it(image, removed)));
     let label = |pod: &Pod| {
@@ -22,7 +22,7 @@ pub(crate) fn users(pods: &[Pod], removed: &Removed) -> Vec<String> {
     using.map(label).collect()
 }
 
-/// As [`users`], of an image under any of its names.
+/// Like [`users`], for an image under any of its names.
 pub(crate) fn users_of(pods: &[Pod], image: &Listed) -> BTreeSet<String> {
     let digest = Some(image.digest.to_string());
     let by_content = users(pods, &Removed { name: None, digest });
@@ -30,7 +30,7 @@ pub(crate) fn users_of(pods: &[Pod], image: &Listed) -> BTreeSet<String> {
     by_content.into_iter().chain(by_name).collect()
 }
 
-/// Everything by which a pod names its images: what it asks for, and what it got.
+/// All image references of a pod: those of its spec and of its status.
 fn images(pod: &Pod) -> Vec<String> {
     let asked = pod.spec.iter().flat_map(|spec: &PodSpec| {
         let init = spec.init_containers.iter().flatten();

@@ -1,5 +1,5 @@
-//! `sampan image`, the packaging of images that are files; the node agent has the same store. It is plain files with a lock
-//! for collection, so all of it works with the cluster up or down.
+//! `sampan image`, and the packaging of image files. The node agent has the same store. It consists of plain files with a lock for garbage
+//! collection, so that everything works while the cluster runs or is stopped.
 
 use crate::{
     data_dir::DataDir,
@@ -36,7 +36,7 @@ pub(crate) fn open(dir: &DataDir) -> anyhow::Result<Images> {
     Ok(Images::open(dir.join("images"), Options { roots, proxies, ..Options::default() })?)
 }
 
-/// What the API server may tell who applies a manifest: that an image of the store is a Linux image.
+/// Warnings of the API server for images of the store: that an image is a Linux image.
 pub(crate) fn advice(images: &Images) -> kinds::ImageAdvice {
     let images = images.clone();
     Arc::new(move |name| match images.get(name).ok().flatten()?.artifact {
@@ -70,12 +70,12 @@ pub(crate) async fn load(dir: DataDir, file: &Path, tag: &str) -> anyhow::Result
     Ok(())
 }
 
-/// Where something was put, if it is not where people expect it.
+/// Reports where an image was stored if that is unexpected.
 fn into(dir: &DataDir) -> String {
     if dir.is_default() { String::new() } else { format!(" into {}", dir.path().display()) }
 }
 
-/// Says in advance what a pod of it would say.
+/// Warns of what its pods would report.
 fn warn_of_what_never_runs(loaded: &Pulled, what: &str) {
     let image::Artifact::Wasm { path, .. } = &loaded.artifact else { return };
     if let Some(why) = std::fs::read(path).ok().and_then(|bytes| wasm::inspect::never_runs(&bytes)) {
@@ -83,8 +83,8 @@ fn warn_of_what_never_runs(loaded: &Pulled, what: &str) {
     }
 }
 
-/// The image of the store that people mean by a name or digest: a name without a registry is Docker Hub's, as everywhere, or else the one
-/// that a file got, which is `localhost/` and the file's.
+/// The image of the store that a name or digest means. As usual, a name without a registry is one of Docker Hub, or else the one that a
+/// file got: `localhost/` and the file's name.
 fn named(dir: &DataDir, list: &[Listed], name: &str) -> anyhow::Result<String> {
     let has = |full: &str| list.iter().any(|one| one.names.iter().any(|there| there == full));
     if list.iter().any(|one| one.digest.to_string() == name) {
@@ -102,7 +102,7 @@ fn named(dir: &DataDir, list: &[Listed], name: &str) -> anyhow::Result<String> {
     }
 }
 
-/// Why a file could not be loaded, in one line. What an archive's reader says of a file that is none is no help.
+/// Why a file could not be loaded, in one line. The archive reader's error about other files is not helpful.
 fn unloadable(error: image::Error) -> anyhow::Error {
     match error {
         image::Error::Refused(text) if text.contains(": it is none of: ") && !text.contains(".tar: ") => {
@@ -113,13 +113,13 @@ fn unloadable(error: image::Error) -> anyhow::Error {
     }
 }
 
-/// Bytes of an error that are shown.
+/// The maximum length of an error, in bytes.
 const MAX_ERROR: usize = 300;
 
-/// How the parser of WebAssembly text names a file that it got as bytes.
+/// The name in errors of the WebAssembly text parser for input without a file name.
 const ANONYMOUS: &str = "<anon>:";
 
-/// What is wrong with a file, in one bounded line: a parser's picture of the place becomes its line and column.
+/// The error of a file in one bounded line: the excerpt of a parser error is replaced by its line and column.
 fn brief(text: &str) -> String {
     let place = text.find(ANONYMOUS).and_then(|at| {
         let number = |text: &str| -> String { text.chars().take_while(char::is_ascii_digit).collect() };
@@ -141,7 +141,7 @@ fn brief(text: &str) -> String {
 pub(crate) async fn list(path: Option<&Path>) -> anyhow::Result<()> {
     let dir = DataDir::open_existing(path)?;
     let (images, users) = match &dir {
-        // Without an answer of the cluster the column says nothing; the images are there anyway.
+        // Without a running cluster the column is empty.
         Some(dir) => (open(dir)?.list().await?, running_pods(dir).await.ok().flatten()),
         None => (Vec::new(), None),
     };
@@ -165,7 +165,7 @@ pub(crate) async fn tag(path: Option<&Path>, image: &str, name: &str) -> anyhow:
     Ok(())
 }
 
-/// `sampan image prune`: what nothing in the cluster could start again.
+/// `sampan image prune`: removes images that no object of the cluster can start.
 pub(crate) async fn prune(path: Option<&Path>, all: bool) -> anyhow::Result<()> {
     let dir = existing(path)?;
     let users = match users(&dir).await? {
@@ -192,7 +192,7 @@ pub(crate) async fn prune(path: Option<&Path>, all: bool) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// The data directory of commands that need images in it.
+/// The data directory of commands that need existing images.
 fn existing(path: Option<&Path>) -> anyhow::Result<DataDir> {
     match DataDir::open_existing(path)? {
         Some(dir) => Ok(dir),
@@ -200,7 +200,7 @@ fn existing(path: Option<&Path>) -> anyhow::Result<DataDir> {
     }
 }
 
-/// A header, then a line for each name, the newest image first. `users`: what runs, if that is known.
+/// A header, and a line per name, the newest image first. `users` are the images in use, if known.
 fn lines(mut list: Vec<Listed>, users: Option<&[Pod]>, now: SystemTime) -> Vec<String> {
     let mut rows = vec![["NAME", "CREATED", "SIZE", "USED BY", "LAYOUT", "DIGEST"].map(str::to_owned).to_vec()];
     list.sort_by_key(|one| Reverse(one.added));
@@ -216,7 +216,7 @@ fn lines(mut list: Vec<Listed>, users: Option<&[Pod]>, now: SystemTime) -> Vec<S
     out::columns(&rows)
 }
 
-/// A name as people type it: without what is added to one without a registry.
+/// A name as users type it, without the default registry.
 fn short(name: &str) -> &str {
     let name = name.strip_prefix("docker.io/").unwrap_or(name);
     name.strip_prefix("library/").unwrap_or(name)
@@ -230,7 +230,7 @@ fn count(pods: usize) -> String {
     }
 }
 
-/// `5m ago`: one unit, as kubectl's ages.
+/// `5m ago`: one unit, like kubectl's ages.
 fn ago(age: Duration) -> String {
     let seconds = age.as_secs();
     let (number, unit) = match seconds {
@@ -242,7 +242,7 @@ fn ago(age: Duration) -> String {
     format!("{number}{unit} ago")
 }
 
-/// A size for people, in decimal units as disks and docker count.
+/// A size in decimal units, like docker's.
 fn bytes(size: u64) -> String {
     match size {
         0..1000 => format!("{size} B"),
@@ -252,7 +252,7 @@ fn bytes(size: u64) -> String {
     }
 }
 
-/// `sampan image rm`. What a pod of the running cluster uses is removed by force alone.
+/// `sampan image rm`. An image that a pod of the running cluster uses is removed only with --force.
 pub(crate) async fn remove(path: Option<&Path>, names: &[String], force: bool) -> anyhow::Result<()> {
     let dir = existing(path)?;
     let images = open(&dir)?;
@@ -281,7 +281,7 @@ async fn remove_one(dir: &DataDir, images: &Images, name: &str, pods: &[Pod]) ->
     Ok(images.remove(meant).await?)
 }
 
-/// What goes with a name or digest.
+/// What the removal of a name or digest removes.
 fn removed(list: &[Listed], name: &str) -> anyhow::Result<Removed> {
     if list.iter().any(|one| one.digest.to_string() == name) {
         return Ok(Removed { name: None, digest: Some(name.to_owned()) });
@@ -291,7 +291,7 @@ fn removed(list: &[Listed], name: &str) -> anyhow::Result<Removed> {
     Ok(Removed { digest: last.map(|one| one.digest.to_string()), name: Some(full) })
 }
 
-/// The pods of the cluster that runs in this directory; none if none runs.
+/// The pods of the running cluster of this directory. Empty if none runs.
 async fn pods(dir: &DataDir) -> anyhow::Result<Vec<Pod>> {
     let ask = "cannot ask the cluster which images are used; --force removes without asking";
     Ok(running_pods(dir).await.context(ask)?.unwrap_or_default())
@@ -305,8 +305,8 @@ async fn running_pods(dir: &DataDir) -> anyhow::Result<Option<Vec<Pod>>> {
     Ok(Some(client.list::<Pod>("", &ListOptions::default()).await.map_err(remote::explain)?.items))
 }
 
-/// The pods, and the templates from which others may be made at any time, each as a pod: a Deployment of no replicas, and what a rollback
-/// goes back to. None if no cluster runs here.
+/// The pods and the pod templates of the cluster, each as a pod: a Deployment without replicas, or a revision for rollback, can create pods
+/// at any time. `None` if no cluster runs.
 async fn users(dir: &DataDir) -> anyhow::Result<Option<Vec<Pod>>> {
     let Some(mut users) = running_pods(dir).await? else { return Ok(None) };
     let client = remote::connect_in(dir).await?;
@@ -320,7 +320,7 @@ async fn users(dir: &DataDir) -> anyhow::Result<Option<Vec<Pod>>> {
     Ok(Some(users))
 }
 
-/// `sampan image push`, with the credentials of ~/.docker/config.json if there are any.
+/// `sampan image push`, with the credentials of ~/.docker/config.json, if any.
 pub(crate) async fn push(path: Option<&Path>, name: &str) -> anyhow::Result<()> {
     let dir = existing(path)?;
     let mut keyring = Keyring::new();
@@ -334,7 +334,7 @@ pub(crate) async fn push(path: Option<&Path>, name: &str) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// Packages and loads every image of the manifests that is a file, and names it there by its digest.
+/// Packages and loads all images of manifests that are files, and replaces them by their digests.
 pub(crate) async fn package(dir: &DataDir, manifests: &mut [Manifest]) -> anyhow::Result<()> {
     let images = open(dir)?;
     for path in manifests::image_files(manifests)? {

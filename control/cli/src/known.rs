@@ -1,8 +1,8 @@
-//! The clusters that this user has started on this machine, wherever their data directories are, and where their kubeconfigs were copied
-//! to: `ls` shows those that are stopped, a start renews the copies, and `down --purge` finds these also when the directory is gone.
+//! The clusters that this user has started on this machine, with their data directories and copies of their kubeconfigs. `ls` lists the
+//! stopped ones, a start renews the copies, and `down --purge` finds them even if the directory was removed.
 //!
-//! One small file a cluster, in `$XDG_STATE_HOME/sampan/clusters`, else in `~/.local/state/sampan/clusters`. Nothing depends on it:
-//! without a home, or where nothing can be written, clusters start all the same.
+//! Each cluster has a small file in `$XDG_STATE_HOME/sampan/clusters` or `~/.local/state/sampan/clusters`. The records are optional:
+//! without a home directory, or if nothing can be written, clusters work too.
 
 use crate::{
     data_dir::{DataDir, canonical, note_private},
@@ -21,31 +21,31 @@ use std::{
 pub(crate) struct Known {
     /// Its data directory.
     pub(crate) dir: PathBuf,
-    /// What its entries in kubeconfigs are called.
+    /// The name of its entries in kubeconfigs.
     pub(crate) name: String,
-    /// Its certificate authority, as kubeconfigs have it: by this its entries are known.
+    /// Its certificate authority in base64, which identifies its entries.
     pub(crate) authority: String,
-    /// The kubeconfigs besides its own that have entries of it.
+    /// The kubeconfigs, other than its own, with entries of it.
     #[serde(default)]
     pub(crate) copies: Vec<PathBuf>,
 }
 
-/// The folder that has them.
+/// The folder of the records.
 #[derive(Clone, Debug)]
 pub(crate) struct Clusters {
-    /// None if there is no place for it.
+    /// `None` if there is no such folder.
     folder: Option<PathBuf>,
 }
 
 impl Clusters {
-    /// Those of the user.
+    /// The records of the user.
     pub(crate) fn of_user() -> Self {
         let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let state = set("XDG_STATE_HOME").or_else(|| set("HOME").map(|home| home.join(".local/state")));
         Self { folder: state.map(|state| state.join("sampan/clusters")) }
     }
 
-    /// All of them, by directory; also those whose directory is gone.
+    /// All records, by directory, including those of removed directories.
     pub(crate) fn all(&self) -> Vec<Known> {
         let files = self.folder.iter().filter_map(|folder| fs::read_dir(folder).ok()).flatten().flatten();
         let mut all: Vec<Known> = files.filter_map(|file| read(&file.path())).collect();
@@ -53,14 +53,14 @@ impl Clusters {
         all
     }
 
-    /// The one of a data directory.
+    /// The record of a data directory.
     pub(crate) fn get(&self, dir: &DataDir) -> Option<Known> {
         read(&self.file(&canonical(dir.path()))?)
     }
 
-    /// Notes that a cluster was started, and one more kubeconfig that has entries of it.
+    /// Records the start of a cluster, and one more kubeconfig with entries of it.
     pub(crate) fn note(&self, dir: &DataDir, name: &str, authority: &str, copy: Option<&Path>) {
-        let _turn = self.turn();
+        let _lock = self.lock();
         let mut known = Known {
             dir: canonical(dir.path()),
             name: name.to_owned(),
@@ -75,9 +75,9 @@ impl Clusters {
         self.put(&known);
     }
 
-    /// Leaves out copies that have no entries of it any more.
-    pub(crate) fn keep_copies(&self, dir: &DataDir, keep: impl Fn(&Path) -> bool) {
-        let _turn = self.turn();
+    /// Removes copies that no longer have entries of it.
+    pub(crate) fn retain_copies(&self, dir: &DataDir, keep: impl Fn(&Path) -> bool) {
+        let _lock = self.lock();
         if let Some(mut known) = self.get(dir) {
             let before = known.copies.len();
             known.copies.retain(|copy| keep(copy));
@@ -87,12 +87,12 @@ impl Clusters {
         }
     }
 
-    /// Forgets the one of a data directory.
+    /// Removes the record of a data directory.
     pub(crate) fn forget(&self, dir: &DataDir) {
         self.file(&canonical(dir.path())).into_iter().for_each(|file| drop(fs::remove_file(file)));
     }
 
-    /// Forgets those whose directory is gone and that no kubeconfig names any more: temporary ones, mostly. `names` says whether a kubeconfig
+    /// Removes records of removed directories, mostly temporary ones, that no kubeconfig names any more. `names` tells whether a kubeconfig
     /// names a cluster.
     pub(crate) fn tidy(&self, names: impl Fn(&Path, &Known) -> bool) {
         for gone in self.all().into_iter().filter(|known| !known.dir.exists()) {
@@ -102,8 +102,8 @@ impl Clusters {
         }
     }
 
-    /// One changes what is known at a time: the folder is locked while this is held. None where there is no folder to be had.
-    fn turn(&self) -> Option<fs::File> {
+    /// Serializes changes: the folder is locked while the result is held. `None` if there is no folder.
+    fn lock(&self) -> Option<fs::File> {
         let folder = self.folder.as_ref()?;
         fs::create_dir_all(folder).ok()?;
         let folder = fs::File::open(folder).ok()?;
@@ -117,13 +117,13 @@ impl Clusters {
         else {
             return;
         };
-        // a failure is no error: the cluster is only not listed, and its kubeconfigs are not renewed
+        // A failure is ignored: the cluster is only not listed, and its kubeconfigs are not renewed.
         if let Err(error) = fs::create_dir_all(folder).map_err(Into::into).and_then(|()| note_private(&file, &text)) {
             tracing::info!("{error}; the cluster is not listed when it is stopped");
         }
     }
 
-    /// The file of a data directory: by its whole path, since those of many end alike.
+    /// The file of a data directory, named after its whole path, because many paths have the same last component.
     fn file(&self, dir: &Path) -> Option<PathBuf> {
         let hash = digest(&SHA256, dir.as_os_str().as_bytes());
         let name: String = hash.as_ref()[..8].iter().map(|byte| format!("{byte:02x}")).collect();
@@ -131,7 +131,7 @@ impl Clusters {
     }
 }
 
-/// None if it cannot be read, or is none.
+/// `None` if it is unreadable or invalid.
 fn read(file: &Path) -> Option<Known> {
     serde_json::from_slice(&fs::read(file).ok()?).ok()
 }
@@ -154,7 +154,7 @@ mod tests {
         assert_eq!((known.name.as_str(), known.authority.as_str()), ("sampan-a", "one"));
         assert_eq!(known.copies, [Path::new("/copy"), Path::new("/other")]);
         assert_eq!(clusters.all().len(), 2);
-        clusters.keep_copies(&a, |copy| copy == Path::new("/other"));
+        clusters.retain_copies(&a, |copy| copy == Path::new("/other"));
         assert_eq!(clusters.get(&a).expect("noted").copies, [Path::new("/other")]);
 
         fs::remove_dir_all(a.path()).expect("removed");

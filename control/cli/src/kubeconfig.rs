@@ -1,4 +1,4 @@
-//! The kubeconfig: written for the cluster's administrator, merged elsewhere only when asked to.
+//! The kubeconfig of the cluster's administrator, and merging it into other kubeconfigs on request.
 
 use crate::{
     data_dir::{DataDir, write_private},
@@ -16,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-/// What a client needs to reach the cluster as its administrator.
+/// How a client accesses the cluster as its administrator.
 pub(crate) struct Access<'a> {
     pub(crate) address: SocketAddr,
     pub(crate) ca_pem: &'a str,
@@ -24,7 +24,7 @@ pub(crate) struct Access<'a> {
     pub(crate) key_pem: &'a str,
 }
 
-/// A whole kubeconfig, with this name for cluster, user and context.
+/// A kubeconfig with this name for cluster, user and context.
 pub(crate) fn document(access: &Access<'_>, name: &str) -> Value {
     let host = crate::port::reachable(access.address);
     json!({
@@ -44,7 +44,7 @@ pub(crate) fn document(access: &Access<'_>, name: &str) -> Value {
     })
 }
 
-/// Writes a kubeconfig, private; through a link, which people have who keep their settings elsewhere.
+/// Writes a private kubeconfig. Follows a symbolic link, which users have whose settings are elsewhere.
 pub(crate) fn write(path: &Path, document: &Value) -> anyhow::Result<()> {
     let path = &fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     make_folder_of(path)?;
@@ -56,14 +56,14 @@ fn make_folder_of(path: &Path) -> anyhow::Result<()> {
     fs::create_dir_all(parent).map_err(|error| anyhow::anyhow!("cannot make {}: {}", parent.display(), io(&error)))
 }
 
-/// Whether a kubeconfig of an earlier start has the same server and authority: its certificate is good for a year.
+/// Whether a kubeconfig of an earlier start has the same server and authority, so that its certificate may still be valid.
 pub(crate) fn leads_to(path: &Path, document: &Value) -> bool {
     let there = fs::read(path).ok().and_then(|text| api::yaml::parse(&text).ok());
     there.is_some_and(|(there, _)| there["clusters"] == document["clusters"] && there["users"][0]["user"].is_object())
 }
 
-/// Writes what `up` was asked for besides the cluster's own kubeconfig, and remembers where: later starts renew it there. Entries of a cluster
-/// that was in the same data directory before are replaced, those of another are not.
+/// Writes the kubeconfigs that `up` was asked for in addition to the cluster's own, and records them: later starts renew them. Replaces
+/// entries of an earlier cluster of the same data directory, but not those of other clusters.
 pub(crate) fn copy(dir: &DataDir, ours: &Value, file: Option<&Path>, personal: bool) -> anyhow::Result<()> {
     let clusters = Clusters::of_user();
     let before = clusters.get(dir);
@@ -78,7 +78,7 @@ pub(crate) fn copy(dir: &DataDir, ours: &Value, file: Option<&Path>, personal: b
     Ok(())
 }
 
-/// Brings the copies of a cluster's kubeconfig up to date, wherever they still name it. One that cannot be written stops nobody.
+/// Renews the copies of a cluster's kubeconfig that still name the cluster. Failures are not fatal.
 pub(crate) fn renew_copies(dir: &DataDir, ours: &Value) {
     let clusters = Clusters::of_user();
     let mut left = Vec::new();
@@ -93,11 +93,11 @@ pub(crate) fn renew_copies(dir: &DataDir, ours: &Value) {
             Err(error) => eprintln!("warning: the copy of the kubeconfig is old: {error:#}"),
         }
     }
-    clusters.keep_copies(dir, |copy| !left.iter().any(|left| left == copy));
+    clusters.retain_copies(dir, |copy| !left.iter().any(|left| left == copy));
 }
 
-/// Adds the cluster to an existing kubeconfig (or a new one) and makes it current. Its own older entries are replaced, those of
-/// another cluster only by force. What was done, in words.
+/// Adds the cluster to an existing or new kubeconfig and makes it the current context. Replaces its own older entries, and those of other
+/// clusters only with force. Returns a message.
 pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<String> {
     let name = name_of(ours);
     edit(path, |whole| {
@@ -120,26 +120,26 @@ pub(crate) fn merge(path: &Path, ours: &Value, force: bool) -> anyhow::Result<St
     ))
 }
 
-/// Tries whether [`merge`] can write the entries of a cluster there, before there is one. Makes the folder, and nothing else. `authority` is
-/// that of the data directory, empty if it has none yet.
+/// Checks in advance whether [`merge`] can write the entries of a cluster. Creates the folder and nothing else. `authority` is that of the
+/// data directory, empty if it has none yet.
 ///
 /// # Errors
-/// Why it cannot. What to do instead depends on who chose the file.
+/// It cannot. The remedy depends on who chose the file.
 pub(crate) fn check(path: &Path, dir: &DataDir, authority: &str) -> anyhow::Result<()> {
     let (whole, name) = (read_or_new(path)?, dir.name());
     let before = Clusters::of_user().get(dir);
     if !before.is_some_and(|before| is_named(&whole, &name, &before.authority)) {
         refuse_another(path, &whole, authority, &name)?;
     }
-    let _turn = Turn::take(path, LOCK_TIMEOUT)?;
-    // It is written as a file beside it, which then takes its place.
+    let _lock = FileLock::take(path, LOCK_TIMEOUT)?;
+    // A temporary file is written beside it and renamed.
     let path = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let beside = path.with_extension(format!("tmp{}", std::process::id()));
     let tried = fs::File::create(&beside).and_then(|_| fs::remove_file(&beside));
     tried.map_err(|error| anyhow::anyhow!("cannot write {}: {}", path.display(), io(&error)))
 }
 
-/// Removes the entries of a cluster from another kubeconfig, if they belong to that cluster. Returns a message about the change.
+/// Removes the entries of a cluster from another kubeconfig. Returns a message about the change.
 pub(crate) fn forget(path: &Path, name: &str, authority: &str) -> anyhow::Result<Option<String>> {
     if read(path).is_none() {
         return Ok(None);
@@ -163,18 +163,18 @@ pub(crate) fn forget(path: &Path, name: &str, authority: &str) -> anyhow::Result
     })
 }
 
-/// What became of a copy.
+/// The result of renewing a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Renewed {
-    /// Its address and credentials are right now.
+    /// Address and credentials were updated.
     Written,
-    /// They were.
+    /// They were up to date.
     Right,
-    /// It is gone, or has no entry of this cluster any more.
+    /// The file was removed, or has no entry of this cluster any more.
     NotOurs,
 }
 
-/// Brings the entries of a cluster in another kubeconfig up to date; whatever else is there stays, the current context too.
+/// Updates the entries of a cluster in another kubeconfig. Everything else is kept, including the current context.
 pub(crate) fn renew(path: &Path, ours: &Value) -> anyhow::Result<Renewed> {
     let (name, authority) = (name_of(ours), authority_of(ours));
     if let Err(error) = fs::File::open(path)
@@ -199,18 +199,18 @@ pub(crate) fn renew(path: &Path, ours: &Value) -> anyhow::Result<Renewed> {
     })
 }
 
-/// Reads a kubeconfig, or begins one, changes it and writes it if it differs: as one step beside others that do so too.
+/// Reads or creates a kubeconfig, changes it, and writes it if it differs, under its lock.
 fn edit<T>(path: &Path, change: impl Fn(&mut Value) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let changed = || {
         let before = read_or_new(path)?;
         let mut whole = before.clone();
         change(&mut whole).map(|told| (whole != before, whole, told))
     };
-    // Where nothing is to be written, as on a full disk, nothing is.
+    // If nothing changed, nothing is written, as on a full disk.
     if let (false, _, told) = changed()? {
         return Ok(told);
     }
-    let _turn = Turn::take(path, LOCK_TIMEOUT)?;
+    let _lock = FileLock::take(path, LOCK_TIMEOUT)?;
     let (_, whole, told) = changed()?;
     write(path, &whole)?;
     Ok(told)
@@ -228,14 +228,14 @@ fn read_or_new(path: &Path) -> anyhow::Result<Value> {
     }
 }
 
-/// How long to wait for the lock of a kubeconfig that another process writes.
+/// How long to wait for the lock of a kubeconfig.
 const LOCK_TIMEOUT: Duration = Duration::from_secs(10);
 const LOCK_RETRY: Duration = Duration::from_millis(10);
 
-/// The right to change a kubeconfig: the file that kubectl makes beside it for that time, too.
-struct Turn(PathBuf);
+/// The lock of a kubeconfig: the lock file that kubectl uses too.
+struct FileLock(PathBuf);
 
-impl Turn {
+impl FileLock {
     fn take(path: &Path, patience: Duration) -> anyhow::Result<Self> {
         let mut name = path.as_os_str().to_owned();
         name.push(".lock");
@@ -260,18 +260,18 @@ impl Turn {
     }
 }
 
-impl Drop for Turn {
+impl Drop for FileLock {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
     }
 }
 
-/// Whether a kubeconfig has a cluster of this name and authority.
+/// Whether a kubeconfig has a cluster with this name and authority.
 pub(crate) fn names(path: &Path, name: &str, authority: &str) -> bool {
     read(path).is_some_and(|whole| is_named(&whole, name, authority))
 }
 
-/// Whether a cluster is the one that kubectl speaks to by this kubeconfig.
+/// Whether the cluster is the current one of this kubeconfig.
 pub(crate) fn is_current(path: &Path, name: &str, authority: &str) -> bool {
     read(path).is_some_and(|whole| whole["current-context"] == name && is_named(&whole, name, authority))
 }
@@ -281,7 +281,7 @@ fn is_named(whole: &Value, name: &str, authority: &str) -> bool {
     clusters.any(|it| it["name"] == name && it["cluster"]["certificate-authority-data"] == authority)
 }
 
-/// The name of cluster, user and context in a kubeconfig of ours.
+/// The name of cluster, user and context in a cluster's own kubeconfig.
 pub(crate) fn name_of(ours: &Value) -> &str {
     ours["current-context"].as_str().unwrap_or_default()
 }
@@ -291,12 +291,12 @@ pub(crate) fn authority_of(ours: &Value) -> &str {
     ours["clusters"][0]["cluster"]["certificate-authority-data"].as_str().unwrap_or_default()
 }
 
-/// The kubeconfig of a data directory, if it is there.
+/// The kubeconfig of a data directory, if it exists.
 pub(crate) fn of(dir: &DataDir) -> Option<Value> {
     read(&dir.join("kubeconfig"))
 }
 
-/// None if it cannot be read, or is none.
+/// `None` if it is unreadable or invalid.
 pub(crate) fn read(path: &Path) -> Option<Value> {
     let (whole, _) = api::yaml::parse(&fs::read(path).ok()?).ok()?;
     Some(whole).filter(Value::is_object)
@@ -304,8 +304,8 @@ pub(crate) fn read(path: &Path) -> Option<Value> {
 
 const LISTS: [&str; 3] = ["clusters", "users", "contexts"];
 
-/// Which entry of this name is another cluster's: a cluster is known by its certificate authority, which stays, and not by its
-/// address.
+/// The kinds of entries with this name that belong to another cluster. A cluster is identified by its certificate authority, which never
+/// changes, and not by its address.
 fn of_another(whole: &Value, authority: &str, name: &str) -> Option<&'static str> {
     let entry = |of: &Value, list: &str| {
         let found = of[list].as_array().into_iter().flatten().find(|entry| entry["name"] == name);
@@ -328,8 +328,8 @@ fn refuse_another(path: &Path, whole: &Value, authority: &str, name: &str) -> an
     )
 }
 
-/// Where people's kubeconfig is: the first file of $KUBECONFIG, else ~/.kube/config. What a cluster keeps in its data directory is its own:
-/// another's entries there would mislead whoever asks for that cluster.
+/// The user's kubeconfig: the first file of $KUBECONFIG, or ~/.kube/config. Kubeconfigs in data directories are excluded: entries of
+/// another cluster there would mislead users of that cluster.
 pub(crate) fn personal_path() -> anyhow::Result<PathBuf> {
     let set = |name: &str| crate::env::var_os(name).filter(|value| !value.is_empty());
     let named = set("KUBECONFIG").and_then(|paths| std::env::split_paths(&paths).find(|path| is_personal(path)));
@@ -344,7 +344,7 @@ fn is_personal(path: &Path) -> bool {
     !path.as_os_str().is_empty() && DataDir::of_kubeconfig(path).is_none()
 }
 
-/// Why there is no kubeconfig in a data directory, and what to do.
+/// The error about a data directory without a kubeconfig.
 pub(crate) fn absent(dir: &DataDir) -> anyhow::Error {
     let path = dir.join("kubeconfig");
     match dir.holder() {
@@ -362,7 +362,7 @@ pub(crate) fn absent(dir: &DataDir) -> anyhow::Error {
     }
 }
 
-/// No cluster has run there; `running` are those that do elsewhere.
+/// The error if no cluster has run in the directory. `running` are other running clusters.
 fn none_ever(dir: &DataDir, running: &[PathBuf]) -> anyhow::Error {
     let path = dir.join("kubeconfig");
     let named: Vec<String> = running.iter().map(|dir| format!("--data-dir {}", crate::out::shell(dir))).collect();
@@ -374,7 +374,7 @@ fn none_ever(dir: &DataDir, running: &[PathBuf]) -> anyhow::Error {
     anyhow::anyhow!("no kubeconfig at {}: start a cluster first with `{}`{meant}", path.display(), dir.command("up"))
 }
 
-/// `sampan kubeconfig`: prints or merges the one of the data directory.
+/// `sampan kubeconfig`: prints or merges the kubeconfig of the data directory.
 pub(crate) fn run(args: &crate::args::KubeconfigArgs) -> anyhow::Result<()> {
     let dir = DataDir::locate(args.data.data_dir.as_deref())?;
     let path = dir.join("kubeconfig");

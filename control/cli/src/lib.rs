@@ -1,5 +1,5 @@
-//! Commands, configuration and the composition root: the only place that reads clock, environment and randomness, and the only
-//! one that knows every other crate.
+//! Commands, configuration and the composition root. It is the only crate that reads clock, environment and randomness, and the only one
+//! that depends on all others.
 
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
@@ -52,7 +52,7 @@ pub fn main() -> ExitCode {
     let background = arguments.first().is_some_and(|first| first == args::BACKGROUND);
     if background {
         arguments.remove(0);
-        down::leave_the_caller();
+        down::detach_from_caller();
     }
     let cli = match parse(&arguments) {
         Ok(cli) => cli,
@@ -68,7 +68,7 @@ pub fn main() -> ExitCode {
         Err(error) => {
             exit::print(&error);
             if background && !exit::is_printed(&error) {
-                down::tell_failure(&error);
+                down::report_failure(&error);
             }
             ExitCode::from(exit::code(&error))
         }
@@ -77,9 +77,9 @@ pub fn main() -> ExitCode {
 
 /// How this process was started.
 pub(crate) struct Start {
-    /// By `up --detach`.
+    /// Whether `up --detach` started it.
     pub(crate) background: bool,
-    /// Its arguments without that.
+    /// The other arguments.
     pub(crate) arguments: Vec<OsString>,
 }
 
@@ -137,7 +137,7 @@ async fn image(command: ImageCommand) -> anyhow::Result<()> {
     }
 }
 
-/// The runtime of the control plane: guests have threads of their own.
+/// The tokio runtime of the control plane. Guests have threads of their own.
 pub(crate) fn control_runtime() -> anyhow::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -1,5 +1,5 @@
-//! What the process says on standard error: the log, and lines for the user. What cannot be written is lost, and nothing else: a full
-//! disk, a closed pipe or a closed terminal ends no task.
+//! Standard error: the log, and messages for the user. Output that cannot be written is lost: a full disk, a closed pipe or a closed
+//! terminal ends no task.
 
 use std::{fmt, io::IsTerminal};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -9,8 +9,8 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
-/// `eprintln!` of the standard library panics when standard error cannot be written, and so ends the task that told something.
-/// Within this crate the line is lost instead.
+/// `eprintln!` of the standard library panics if standard error cannot be written, which would end the task. In this crate the line is lost
+/// instead.
 macro_rules! eprintln {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -18,7 +18,7 @@ macro_rules! eprintln {
     }};
 }
 
-/// The crates of this workspace: what they log is meant for users, unlike what libraries do.
+/// The crates of this workspace: their messages are for users, unlike those of libraries.
 const OURS: [&str; 13] = [
     "agent",
     "api",
@@ -35,7 +35,7 @@ const OURS: [&str; 13] = [
     "wasm",
 ];
 
-/// Starts the log: warnings, `-v` what users care about, `-vv` everything of ours. `filter` (`$SAMPAN_LOG`) takes the place of all that.
+/// Initializes the log: warnings by default, `-v` info, `-vv` debug messages of this workspace. `filter` (`$SAMPAN_LOG`) overrides them.
 pub(crate) fn start(verbose: u8, filter: Option<&str>) {
     let given = filter.and_then(|filter| {
         let refused = |error| eprintln!("SAMPAN_LOG is not a filter ({error}); it is ignored");
@@ -44,7 +44,7 @@ pub(crate) fn start(verbose: u8, filter: Option<&str>) {
     let filter = given.unwrap_or_else(|| EnvFilter::new(default_filter(verbose)));
     let filter = filter.add_directive("kube_client=off".parse().expect("a valid directive"));
     let colours = std::io::stderr().is_terminal();
-    // Internal errors are those of writing: they would be told by the `eprintln!` that panics.
+    // Internal errors of the logger are write errors, and it would report them with the panicking `eprintln!`.
     let log = tracing_subscriber::fmt().with_env_filter(filter).with_ansi(colours).log_internal_errors(false);
     let log = log.with_writer(std::io::stderr);
     match verbose == 0 && !is_file() {
@@ -58,13 +58,13 @@ fn default_filter(verbose: u8) -> String {
     OURS.iter().fold(others.to_owned(), |filter, name| format!("{filter},{name}={ours}"))
 }
 
-/// Whether standard error is a file, which somebody reads later: times matter there.
+/// Whether standard error is a file, so that lines need times.
 fn is_file() -> bool {
     let status = rustix::fs::fstat(std::io::stderr());
     status.is_ok_and(|status| rustix::fs::FileType::from_raw_mode(status.st_mode).is_file())
 }
 
-/// Warnings among the lines for the user: `warning: what happened: key=value`.
+/// Formats warnings like messages for the user: `warning: what happened: key=value`.
 struct Plain;
 
 impl<S, N> FormatEvent<S, N> for Plain

@@ -1,4 +1,4 @@
-//! The facts about this machine that the Node object contains, and its memory.
+//! Properties of this machine for the Node object, and its memory.
 
 use agent::Machine;
 use rustix::{
@@ -17,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-/// Reads the machine. What cannot be read stays empty.
+/// Reads the properties. Unreadable ones are empty.
 pub(crate) fn read(data: &Path) -> Machine {
     let uname = system::uname();
     let text = |c: &std::ffi::CStr| c.to_string_lossy().into_owned();
@@ -43,8 +43,8 @@ pub(crate) fn read(data: &Path) -> Machine {
     }
 }
 
-/// The addresses of this machine's interfaces but loopback and link-local ones, by which others may reach it. What the system does not
-/// tell is left out.
+/// The addresses of this machine's interfaces at which others may reach it: all except loopback and link-local ones. Unreadable ones are
+/// omitted.
 pub(crate) fn addresses() -> Vec<IpAddr> {
     let text = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let mut all: Vec<IpAddr> = local_v4(&text("/proc/net/fib_trie")).into_iter().map(IpAddr::from).collect();
@@ -69,44 +69,46 @@ fn local_v4(fib_trie: &str) -> Vec<Ipv4Addr> {
     found
 }
 
-/// The first column of the kernel's table, 32 digits, without link-local addresses (fe80::/10), which say nothing without an interface.
+/// The first column of the kernel's table, 32 digits. Excludes link-local addresses (fe80::/10), which are meaningless without an
+/// interface.
 fn local_v6(if_inet6: &str) -> Vec<Ipv6Addr> {
     let digits = if_inet6.lines().filter_map(|line| line.split_whitespace().next()).filter(|d| d.len() == 32);
     let addresses = digits.filter_map(|digits| u128::from_str_radix(digits, 16).ok()).map(Ipv6Addr::from);
     addresses.filter(|address| !address.is_unicast_link_local()).collect()
 }
 
-/// CPUs that this process may use.
+/// The CPUs available to this process.
 pub(crate) fn cpus() -> u32 {
     std::thread::available_parallelism().map_or(1, |n| u32::try_from(n.get()).unwrap_or(u32::MAX))
 }
 
-/// Memory in bytes that this machine, or the control group that this process lives in, has; 0 if it cannot be read.
+/// The memory of this machine, or of this process's control group, in bytes. 0 if it cannot be read.
 pub(crate) fn total_memory() -> u64 {
     let all = field(&read_text("/proc/meminfo"), "MemTotal:").unwrap_or(0);
     groups().iter().filter_map(Group::limit).fold(all, |least, limit| if least == 0 { limit } else { least.min(limit) })
 }
 
-/// Memory in bytes that can be had without anybody being killed: on the machine and in the control groups.
+/// The available memory in bytes, of the machine and of the control groups.
 pub(crate) fn available_memory() -> u64 {
     let machine = field(&read_text("/proc/meminfo"), "MemAvailable:").unwrap_or(u64::MAX);
     groups().iter().filter_map(Group::available).fold(machine, u64::min)
 }
 
-/// How many memory maps the kernel allows a process.
+/// The kernel's limit of memory maps per process.
 pub(crate) fn memory_maps() -> u64 {
     read_text("/proc/sys/vm/max_map_count").trim().parse().unwrap_or(65_530)
 }
 
-/// What guests may have together of a node with `capacity` bytes, of which `reserved` are kept for the cluster itself.
-pub(crate) fn room(capacity: u64, reserved: u64) -> wasm::MemoryProbe {
+/// A function that returns the memory limit of all guests together, on a node with `capacity` bytes of which `reserved` are for the
+/// cluster.
+pub(crate) fn guest_limit(capacity: u64, reserved: u64) -> wasm::MemoryProbe {
     let own = AtomicU64::new(resident());
-    // The kernel needs some, and what guests take comes in pieces between two looks.
+    // A margin for the kernel, and for what guests allocate between two checks.
     let margin = (capacity / 16).clamp(32 << 20, 512 << 20);
     Arc::new(move |charged| {
         let resident = resident();
         let now = resident.saturating_sub(charged);
-        // With few guests this is what the cluster itself uses; with many, guests hide it.
+        // With few guests, this is the cluster's own memory. With many, it cannot be distinguished from the guests'.
         let own = match charged.saturating_mul(8) < resident {
             true => {
                 own.store(now, Relaxed);
@@ -114,25 +116,25 @@ pub(crate) fn room(capacity: u64, reserved: u64) -> wasm::MemoryProbe {
             }
             false => own.fetch_max(now, Relaxed).max(now),
         };
-        Use { capacity, reserved, own, resident, available: available_memory(), margin }.room()
+        MemoryUse { capacity, reserved, own, resident, available: available_memory(), margin }.guest_limit()
     })
 }
 
-struct Use {
+struct MemoryUse {
     capacity: u64,
     reserved: u64,
-    /// What of this process is not guests'.
+    /// The memory of this process that does not belong to guests.
     own: u64,
-    /// The whole process.
+    /// The resident memory of the whole process.
     resident: u64,
     available: u64,
     margin: u64,
 }
 
-impl Use {
-    /// What is not the cluster's, and no more than guests have by now with what is available: what they were given and have not touched
-    /// yet is taken from that.
-    fn room(&self) -> u64 {
+impl MemoryUse {
+    /// The limit: what the cluster does not need, and at most what guests use now plus what is available. Memory that guests have reserved
+    /// but not touched counts as available.
+    fn guest_limit(&self) -> u64 {
         let theirs = self.capacity.saturating_sub(self.own.max(self.reserved));
         let touched = self.resident.saturating_sub(self.own);
         theirs.min(touched.saturating_add(self.available.saturating_sub(self.margin)))
@@ -144,7 +146,7 @@ fn resident() -> u64 {
     field(&read_text("/proc/self/status"), "VmRSS:").unwrap_or(0)
 }
 
-/// What this process uses: CPU time of its own threads, the guests' among them, and resident memory.
+/// The usage of this process: CPU time of its threads, including guests, and resident memory.
 pub(crate) fn usage() -> agent::Usage {
     let cpu = clock_gettime(ClockId::ProcessCPUTime);
     let nanos = Duration::try_from(cpu).ok().and_then(|cpu| u64::try_from(cpu.as_nanos()).ok());
@@ -155,7 +157,7 @@ fn read_text(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default()
 }
 
-/// A memory control group that this process is in.
+/// A memory control group of this process.
 #[derive(Debug, PartialEq, Eq)]
 struct Group {
     folder: PathBuf,
@@ -166,8 +168,8 @@ fn groups() -> Vec<Group> {
     groups_of(&read_text("/proc/self/cgroup"))
 }
 
-/// The groups of `/proc/self/cgroup` up the tree. In a container its own group may be mounted as the root: what is not there counts for
-/// nothing.
+/// The groups of `/proc/self/cgroup` and their parents. In a container, the own group may be mounted as the root: missing groups are
+/// ignored.
 fn groups_of(text: &str) -> Vec<Group> {
     let mut groups = Vec::new();
     for line in text.lines() {
@@ -206,13 +208,13 @@ impl Group {
     }
 }
 
-/// A limit in bytes; `max`, and what the first version writes for it, is none.
+/// A limit in bytes. `None` for `max` and the equivalent value of version 1.
 fn limit(text: &str) -> Option<u64> {
     text.trim().parse().ok().filter(|bytes| *bytes < 1 << 62)
 }
 
-/// The address at which this machine answers if it listens on `wanted`: itself, unless that is every address. Then the first of an
-/// interface that others may reach, or its own loopback where there is none.
+/// The address that others use if this machine listens on `wanted`: itself, unless it is unspecified. Then the first address of an
+/// interface that others may reach, or the loopback address.
 pub(crate) fn address(wanted: IpAddr) -> IpAddr {
     let own: IpAddr = match wanted {
         IpAddr::V4(v4) if v4.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
@@ -227,7 +229,7 @@ fn os_image(os_release: &str) -> String {
     line.map_or_else(|| "Linux".to_owned(), |name| name.trim_matches('"').to_owned())
 }
 
-/// The number after `name` at the beginning of a line, in bytes.
+/// The number after `name` at the start of a line, converted to bytes.
 fn field(text: &str, name: &str) -> Option<u64> {
     let rest = text.lines().find_map(|line| line.strip_prefix(name))?;
     let mut words = rest.split_whitespace();
@@ -235,7 +237,7 @@ fn field(text: &str, name: &str) -> Option<u64> {
     Some(if words.next() == Some("kB") { number << 10 } else { number })
 }
 
-/// A valid Node name from a host name: lower case, and nothing that a DNS-1123 name may not hold.
+/// Converts a host name to a valid Node name: lower case, and only characters of a DNS-1123 name.
 pub(crate) fn node_name(hostname: &str) -> String {
     let plain = |c: char| if c.is_ascii_alphanumeric() || c == '.' || c == '-' { c.to_ascii_lowercase() } else { '-' };
     let name: String = hostname.chars().map(plain).collect();
@@ -340,7 +342,7 @@ mod tests {
     fn guests_have_what_the_cluster_and_others_leave() {
         const GIB: u64 = 1 << 30;
         const MIB: u64 = 1 << 20;
-        let idle = Use {
+        let idle = MemoryUse {
             capacity: 24 * GIB,
             reserved: 256 * MIB,
             own: 200 * MIB,
@@ -349,21 +351,21 @@ mod tests {
             margin: 512 * MIB,
         };
         for (what, usage, expected) in [
-            ("others use 4 GiB", Use { ..idle }, 20 * GIB - 512 * MIB),
-            ("nobody else is there", Use { available: 24 * GIB, ..idle }, 24 * GIB - 512 * MIB),
+            ("others use 4 GiB", MemoryUse { ..idle }, 20 * GIB - 512 * MIB),
+            ("nobody else is there", MemoryUse { available: 24 * GIB, ..idle }, 24 * GIB - 512 * MIB),
             (
                 "the cluster uses more than it reserved",
-                Use { own: GIB, resident: GIB, available: 23 * GIB + 600 * MIB, ..idle },
+                MemoryUse { own: GIB, resident: GIB, available: 23 * GIB + 600 * MIB, ..idle },
                 23 * GIB,
             ),
             (
                 "guests have touched 3 GiB",
-                Use { resident: 3 * GIB + 200 * MIB, available: GIB, ..idle },
+                MemoryUse { resident: 3 * GIB + 200 * MIB, available: GIB, ..idle },
                 4 * GIB - 512 * MIB,
             ),
-            ("others have taken all", Use { resident: GIB + 200 * MIB, available: 100 * MIB, ..idle }, GIB),
+            ("others have taken all", MemoryUse { resident: GIB + 200 * MIB, available: 100 * MIB, ..idle }, GIB),
         ] {
-            assert_eq!(usage.room(), expected, "{what}");
+            assert_eq!(usage.guest_limit(), expected, "{what}");
         }
     }
 }

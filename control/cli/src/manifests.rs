@@ -1,4 +1,4 @@
-//! Manifests from files, folders and standard input, and the files among the images that they name.
+//! Manifests from files, folders and standard input, and the images in them that are files.
 
 use crate::out;
 use anyhow::{Context, bail};
@@ -10,19 +10,19 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Manifests larger than this are refused.
+/// The maximum size of a manifest in bytes.
 const MAX_FILE: u64 = 16 << 20;
 
-/// One object of a manifest and where it came from.
+/// An object of a manifest, with its origin.
 #[derive(Clone, Debug)]
 pub(crate) struct Manifest {
     pub(crate) object: Value,
     pub(crate) source: String,
-    /// The folder that relative images start from.
+    /// The folder that relative image paths refer to.
     pub(crate) folder: PathBuf,
 }
 
-/// Reads all objects of files, folders (`*.yaml`, `*.yml`, `*.json`, sorted; their sub-folders only if `recursive`) and `-`.
+/// Reads all objects of files, folders (`*.yaml`, `*.yml`, `*.json`, sorted; subfolders only if `recursive`) and `-`.
 pub(crate) fn read(paths: &[PathBuf], recursive: bool) -> anyhow::Result<Vec<Manifest>> {
     let mut all = Vec::new();
     for path in paths {
@@ -63,7 +63,7 @@ fn files(folder: &Path, recursive: bool) -> anyhow::Result<Vec<PathBuf>> {
     for entry in entries {
         let manifest = entry.extension().is_some_and(|e| e == "yaml" || e == "yml" || e == "json");
         if manifest && entry.is_file() {
-            // It says which of the others are meant, and it may have neither kind nor apiVersion.
+            // A kustomization selects other files, and may have neither kind nor apiVersion.
             if entry.file_stem().is_some_and(|stem| stem == "kustomization") {
                 let (file, folder) = (entry.display(), out::shell(folder));
                 bail!("{file} makes the folder a kustomization, which only kubectl builds: kubectl apply -k {folder}");
@@ -123,8 +123,8 @@ fn add(object: Value, source: &str, folder: &Path, all: &mut Vec<Manifest>) -> a
     Ok(())
 }
 
-/// The files of all images that are paths (`./hello.wasm`, `/home/me/x.wat`, `hello.wasm` beside the manifest), each once. One
-/// that is not there is refused, as is a name that no image can have: its pods could never run.
+/// The files of all images that are paths (`./hello.wasm`, `/home/me/x.wat`, `hello.wasm` beside the manifest), each once. A missing file
+/// and an invalid image name are errors: their pods could never run.
 pub(crate) fn image_files(manifests: &mut [Manifest]) -> anyhow::Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = Vec::new();
     for manifest in manifests {
@@ -133,7 +133,7 @@ pub(crate) fn image_files(manifests: &mut [Manifest]) -> anyhow::Result<Vec<Path
         each_container(&mut manifest.object, &mut |container| {
             let Some(image) = container["image"].as_str() else { return };
             let Some(file) = image_file(image, &folder) else {
-                // The server says what it thinks of an empty one.
+                // The server validates an empty one.
                 if !image.is_empty()
                     && let Err(error) = check_name(image)
                 {
@@ -160,7 +160,7 @@ pub(crate) fn image_files(manifests: &mut [Manifest]) -> anyhow::Result<Vec<Path
     Ok(files)
 }
 
-/// A name that people give, with advice where it cannot be one.
+/// Validates a name that users give. The error has advice.
 pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
     let Err(error) = Reference::parse(name) else { return Ok(()) };
     let lower = name.to_lowercase();
@@ -170,7 +170,7 @@ pub(crate) fn check_name(name: &str) -> anyhow::Result<()> {
     }
 }
 
-/// Puts `name` in the place of images that are this file, with `imagePullPolicy: IfNotPresent`.
+/// Replaces images that are this file by `name`, with `imagePullPolicy: IfNotPresent`.
 pub(crate) fn replace_image(manifests: &mut [Manifest], file: &Path, name: &str) {
     for manifest in manifests {
         let folder = manifest.folder.clone();
@@ -184,7 +184,7 @@ pub(crate) fn replace_image(manifests: &mut [Manifest], file: &Path, name: &str)
     }
 }
 
-/// Visits every container, wherever a pod is described.
+/// Visits every container of every pod spec.
 fn each_container(value: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
     match value {
         Value::Object(map) => {
@@ -202,15 +202,15 @@ fn each_container(value: &mut Value, visit: &mut dyn FnMut(&mut Value)) {
     }
 }
 
-/// The file that an image is, if it is a path: as written, or ending like a guest and either there or without anything that only
-/// names have.
+/// The file of an image that is a path: with an explicit path, or with the extension of a guest and either existing or without anything
+/// that only names have.
 fn image_file(image: &str, folder: &Path) -> Option<PathBuf> {
     let file: PathBuf = folder.join(image).components().collect();
     let guest = [".wasm", ".wat"].iter().any(|ending| image.ends_with(ending));
     (is_path(image) || guest && (file.is_file() || !image.contains(['/', ':', '@']))).then_some(file)
 }
 
-/// A path and not a name: no registry's name starts with a dot or a slash.
+/// Whether it is an explicit path: no registry's name starts with a dot or a slash.
 fn is_path(image: &str) -> bool {
     ["./", "../", "/"].iter().any(|start| image.starts_with(start))
 }

@@ -1,15 +1,15 @@
-//! Standard output. Whoever reads it may stop to (`sampan get pods | head -1`): a command that only prints then ends without a
-//! word, as kubectl does; one that does something does it to the end.
+//! Standard output. Its reader may stop reading (`sampan get pods | head -1`): a command that only prints then ends without a message, like
+//! kubectl; other commands continue.
 
 use std::{
     io::{ErrorKind, Write, stdout},
     sync::atomic::{AtomicBool, Ordering::Relaxed},
 };
 
-/// `--quiet`.
+/// Whether `--quiet` is set.
 static QUIET: AtomicBool = AtomicBool::new(false);
 
-/// No lines about what was done, and no progress, from here on.
+/// Suppresses progress and messages about completed actions.
 pub(crate) fn be_quiet(quiet: bool) {
     QUIET.store(quiet, Relaxed);
 }
@@ -19,35 +19,35 @@ pub(crate) fn is_quiet() -> bool {
     QUIET.load(Relaxed)
 }
 
-/// A line about what was done. A closed pipe is the reader's choice; the work goes on.
+/// Prints a message about a completed action. A closed pipe is ignored.
 pub(crate) fn say(line: &str) {
     if !is_quiet() {
         say_always(line);
     }
 }
 
-/// As [`say`], but also with `--quiet`.
+/// Like [`say`], but also with `--quiet`.
 pub(crate) fn say_always(line: &str) {
     let mut out = stdout();
     let _ = writeln!(out, "{line}").and_then(|()| out.flush());
 }
 
-/// A line that the command is for.
+/// Prints a line of the command's result.
 pub(crate) fn line(line: &str) -> anyhow::Result<()> {
     print(format!("{line}\n").as_bytes())
 }
 
-/// What the command is for, as it is. A closed pipe ends the command, with 0.
+/// Prints the command's result. A closed pipe ends the command with 0.
 pub(crate) fn print(bytes: &[u8]) -> anyhow::Result<()> {
     let mut out = stdout();
     match out.write_all(bytes).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
-        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(crate::exit::unread()),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(crate::exit::closed_output()),
         Err(error) => anyhow::bail!("cannot write to standard output: {}", crate::exit::io(&error)),
     }
 }
 
-/// Rows as lines, each column as wide as its widest cell.
+/// Formats rows with aligned columns.
 pub(crate) fn columns(rows: &[Vec<String>]) -> Vec<String> {
     let mut widths: Vec<usize> = Vec::new();
     for row in rows {
@@ -63,7 +63,7 @@ pub(crate) fn columns(rows: &[Vec<String>]) -> Vec<String> {
     rows.iter().map(line).collect()
 }
 
-/// A path as a shell reads it back: quoted if it has to be.
+/// A path quoted for a shell, if necessary.
 pub(crate) fn shell(path: &std::path::Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+=:@,%".contains(c);

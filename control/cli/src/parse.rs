@@ -1,5 +1,5 @@
-//! How the settings and times of a command line are read, each into its type: by clap from flags, and from the fields of a `--config` file. An
-//! error says what is right; who reads names the flag or the field.
+//! Parses the settings and durations of the command line and of `--config` files into typed values. An error describes valid values; the
+//! caller adds the flag or field.
 
 use api::quantity::Quantity;
 use ipnet::IpNet;
@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-/// Below this not even one guest runs.
+/// Below this, not even one guest runs.
 const MIN_MEMORY: i64 = 64 << 20;
-/// Room for few Services; upstream asks for as many.
+/// The smallest Service range, as upstream's.
 const MIN_SERVICES: u64 = 8;
-/// The longest prefix with that many addresses.
+/// The prefix length of that range.
 const SERVICES_PREFIX: u8 = 29;
-/// The longest drain.
+/// The maximum of `--drain`.
 const MAX_DRAIN: u64 = 3600;
 
 /// `--listen`.
@@ -30,9 +30,9 @@ pub(crate) fn node_address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| "use an IP address of this machine, for example 127.0.0.1, or 0.0.0.0 for all".to_owned())
 }
 
-/// `--tls-san`: what a certificate can name.
+/// `--tls-san`: a name that a certificate can contain.
 pub(crate) fn tls_san(text: &str) -> Result<String, String> {
-    // One label may be left open, as in a certificate.
+    // The first label may be a wildcard.
     let name = text.strip_prefix("*.").unwrap_or(text);
     if text.parse::<IpAddr>().is_ok() || api::names::dns1123_subdomain(name).is_empty() {
         return Ok(text.to_owned());
@@ -48,7 +48,7 @@ pub(crate) fn node_name(text: &str) -> Result<String, String> {
     }
 }
 
-/// `--max-pods`: one or more.
+/// `--max-pods`: at least one.
 pub(crate) fn max_pods(text: &str) -> Result<u32, String> {
     match text.parse::<u32>() {
         Ok(pods) if pods > 0 => Ok(pods),
@@ -56,7 +56,7 @@ pub(crate) fn max_pods(text: &str) -> Result<u32, String> {
     }
 }
 
-/// `--cpu`: more than none.
+/// `--cpu`: more than 0.
 pub(crate) fn cpu(text: &str) -> Result<Quantity, String> {
     let cpus = quantity(text, "2 or 500m")?;
     match cpus.milli_value() {
@@ -68,7 +68,7 @@ pub(crate) fn cpu(text: &str) -> Result<Quantity, String> {
     }
 }
 
-/// `--memory`: room for a guest.
+/// `--memory`: enough for a guest.
 pub(crate) fn memory(text: &str) -> Result<Quantity, String> {
     let memory = quantity(text, "512Mi or 2Gi")?;
     match memory.value() {
@@ -77,12 +77,12 @@ pub(crate) fn memory(text: &str) -> Result<Quantity, String> {
     }
 }
 
-/// `--reserved-cpu`: none, or more.
+/// `--reserved-cpu`: 0 or more.
 pub(crate) fn reserved_cpu(text: &str) -> Result<Quantity, String> {
     not_negative(text, "100m or 0")
 }
 
-/// `--reserved-memory`: none, or more.
+/// `--reserved-memory`: 0 or more.
 pub(crate) fn reserved_memory(text: &str) -> Result<Quantity, String> {
     not_negative(text, "256Mi or 0")
 }
@@ -108,7 +108,7 @@ pub(crate) fn drain(text: &str) -> Result<u32, String> {
     }
 }
 
-/// `--timeout`, `--since`: more than nothing.
+/// `--timeout` and `--since`: more than 0.
 pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     match duration(text, "90s, 2m or 1h")? {
         Duration::ZERO => Err("use more than 0, for example 90s, 2m or 1h".to_owned()),
@@ -116,7 +116,7 @@ pub(crate) fn timeout(text: &str) -> Result<Duration, String> {
     }
 }
 
-/// A time as Go writes it, such as 90s, 2m or 1h30m; a number without a unit counts seconds.
+/// A duration in Go's format, such as 90s, 2m or 1h30m. A number without a unit means seconds.
 fn duration(text: &str, example: &str) -> Result<Duration, String> {
     let wrong = || format!("it is not a time; use for example {example}");
     if let Ok(seconds) = text.parse::<u32>() {
@@ -138,7 +138,7 @@ fn duration(text: &str, example: &str) -> Result<Duration, String> {
     if text.is_empty() { Err(wrong()) } else { Ok(Duration::from_secs(total)) }
 }
 
-/// `--pod-cidr`; whether it is large enough depends on `--max-pods`.
+/// `--pod-cidr`. Its minimum size depends on `--max-pods`.
 pub(crate) fn pod_cidr(text: &str) -> Result<IpNet, String> {
     cidr(text, "10.32.0.0/11")
 }
@@ -154,7 +154,7 @@ pub(crate) fn service_cidr(text: &str) -> Result<IpNet, String> {
     Ok(range)
 }
 
-/// `--allow-egress`: a range, or one address.
+/// `--allow-egress`: a range or an address.
 pub(crate) fn allow_egress(text: &str) -> Result<IpNet, String> {
     range(text).ok_or_else(|| "use an IP address or a range, for example 192.168.1.7 or 192.168.1.0/24".to_owned())
 }
@@ -167,7 +167,7 @@ fn cidr(text: &str, example: &str) -> Result<IpNet, String> {
     }
 }
 
-/// A range, or one address as a range of its own.
+/// A range, or an address as a range.
 fn range(text: &str) -> Option<IpNet> {
     text.parse::<IpAddr>().map(IpNet::from).ok().or_else(|| text.parse().ok())
 }

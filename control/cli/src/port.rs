@@ -1,4 +1,4 @@
-//! Binds the API's port, and finds the process that occupies a port.
+//! Binds the port of the API, and finds the process that occupies a port.
 
 use anyhow::{Context, bail};
 use std::{
@@ -8,17 +8,19 @@ use std::{
     path::Path,
 };
 
-/// Listens. The error names the process that occupies the port, and how to choose another one.
+/// Listens. The error names the process that occupies the port, and how to choose another port.
 pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     let listener = match TcpListener::bind(address) {
         Ok(listener) => listener,
         Err(error) if error.kind() == ErrorKind::AddrInUse => {
             let elsewhere = format!("choose another with --listen, for example --listen {}:0", address.ip());
             match holder(address, std::process::id()) {
-                Held::Other(who) => bail!("{address} is taken by {who}; {elsewhere}"),
-                Held::Us => bail!("{address} is taken by process {}, this one; {elsewhere}", std::process::id()),
-                // The kernel keeps the port of a connection for a minute after its end.
-                Held::Nobody => bail!(
+                PortHolder::Other(who) => bail!("{address} is taken by {who}; {elsewhere}"),
+                PortHolder::Expected => {
+                    bail!("{address} is taken by process {}, this one; {elsewhere}", std::process::id())
+                }
+                // The kernel keeps the port of a closed connection for a minute.
+                PortHolder::Nobody => bail!(
                     "{address} is taken by a connection, open or just ended (nobody listens there); wait a minute, or {elsewhere}"
                 ),
             }
@@ -31,7 +33,7 @@ pub(crate) fn listen(address: SocketAddr) -> anyhow::Result<TcpListener> {
     Ok(listener)
 }
 
-/// An address to go to: every address of the machine is none, 127.0.0.1 is one of them.
+/// An address that clients can use: the unspecified address is replaced by 127.0.0.1.
 pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     match address.ip().is_unspecified() {
         true => SocketAddr::new(Ipv4Addr::LOCALHOST.into(), address.port()),
@@ -39,28 +41,28 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// The process that listens at the address.
+/// Which process listens at an address.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Held {
+pub(crate) enum PortHolder {
     Nobody,
-    /// The process that was asked about.
-    Us,
-    /// `process 7 (nginx)`, as far as this user may see.
+    /// The expected process.
+    Expected,
+    /// Another process, `process 7 (nginx)`, as far as this user can see.
     Other(String),
 }
 
-/// Who has a TCP address: listens on it, or on it and others. `ours` is the process that should.
-pub(crate) fn holder(address: SocketAddr, ours: u32) -> Held {
+/// Finds the process that listens on a TCP address, or on it and others. `ours` is the expected process.
+pub(crate) fn holder(address: SocketAddr, ours: u32) -> PortHolder {
     let inodes = listeners(address);
     let sockets: Vec<String> = inodes.iter().map(|inode| format!("socket:[{inode}]")).collect();
     match () {
-        () if sockets.is_empty() => Held::Nobody,
-        () if has_one(format!("/proc/{ours}").as_ref(), &sockets) => Held::Us,
-        () => Held::Other(process_with(&sockets).unwrap_or_else(|| "another process".to_owned())),
+        () if sockets.is_empty() => PortHolder::Nobody,
+        () if has_one(format!("/proc/{ours}").as_ref(), &sockets) => PortHolder::Expected,
+        () => PortHolder::Other(process_with(&sockets).unwrap_or_else(|| "another process".to_owned())),
     }
 }
 
-/// Which process has one of these sockets, as far as this user may see.
+/// The process that has one of these sockets, as far as this user can see.
 fn process_with(sockets: &[String]) -> Option<String> {
     fs::read_dir("/proc").ok()?.flatten().find_map(|process| {
         let pid: u32 = process.file_name().to_str()?.parse().ok()?;
@@ -76,7 +78,7 @@ fn has_one(process: &Path, sockets: &[String]) -> bool {
         .any(|fd| fs::read_link(fd.path()).is_ok_and(|link| sockets.iter().any(|socket| link.as_os_str() == &**socket)))
 }
 
-/// The inodes of all sockets that listen where `address` would.
+/// The inodes of all listening sockets that accept connections to `address`.
 fn listeners(address: SocketAddr) -> Vec<String> {
     let tables = ["/proc/net/tcp", "/proc/net/tcp6"].iter().filter_map(|table| fs::read_to_string(table).ok());
     let of = |text: String| -> Vec<String> {
@@ -85,7 +87,7 @@ fn listeners(address: SocketAddr) -> Vec<String> {
     tables.flat_map(of).collect()
 }
 
-/// The inode of a line of /proc/net/tcp or tcp6 that listens (state 0A) where `address` would.
+/// The inode of a line of /proc/net/tcp or tcp6 that listens (state 0A) on `address`.
 fn listening_inode(line: &str, address: SocketAddr) -> Option<String> {
     let fields: Vec<&str> = line.split_whitespace().collect();
     let (local, state, inode) = (fields.get(1)?, fields.get(3)?, fields.get(9)?);
@@ -95,7 +97,7 @@ fn listening_inode(line: &str, address: SocketAddr) -> Option<String> {
     (*state == "0A" && port == address.port() && same).then(|| (*inode).to_owned())
 }
 
-/// An address as /proc/net has it: words of 32 bits, each with its lowest byte first.
+/// An address in the format of /proc/net: 32-bit words in the byte order of the machine.
 fn hex_address(hex: &str) -> Option<IpAddr> {
     let word = |at: usize| u32::from_str_radix(hex.get(at..at + 8)?, 16).ok().map(u32::to_le_bytes);
     if hex.len() == 8 {
@@ -155,13 +157,13 @@ mod tests {
             assert_eq!(listening_inode(&line(local, "01"), at(address)), None, "connected");
         }
         let free = TcpListener::bind("127.0.0.1:0").and_then(|one| one.local_addr()).expect("bound");
-        assert_eq!(holder(free, std::process::id()), Held::Nobody);
+        assert_eq!(holder(free, std::process::id()), PortHolder::Nobody);
         let ours = TcpListener::bind("127.0.0.1:0").expect("bound");
         let address = ours.local_addr().expect("bound");
-        assert_eq!(holder(address, std::process::id()), Held::Us);
+        assert_eq!(holder(address, std::process::id()), PortHolder::Expected);
         let who = holder(address, u32::MAX);
         assert!(
-            matches!(&who, Held::Other(who) if who.contains(&format!("process {}", std::process::id()))),
+            matches!(&who, PortHolder::Other(who) if who.contains(&format!("process {}", std::process::id()))),
             "{who:?}"
         );
     }

@@ -1,4 +1,4 @@
-//! What the user sees while waiting: a spinner on a terminal, plain lines otherwise. All on standard error; nothing with `--quiet`.
+//! Progress on standard error: a spinner on a terminal, and lines otherwise. Nothing with `--quiet`.
 
 use crate::out;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -8,13 +8,13 @@ use std::{
     time::Duration,
 };
 
-/// Most objects that a terminal shows at once.
+/// The maximum number of objects on a terminal.
 const MAX_SHOWN: usize = 8;
 
-/// Progress of one command.
+/// The progress of a command.
 pub(crate) struct Progress {
     bar: Option<ProgressBar>,
-    /// What each of the things that are waited for said last.
+    /// The last state of each awaited object.
     last: HashMap<String, String>,
 }
 
@@ -30,11 +30,11 @@ impl Progress {
         Self { bar, last: HashMap::new() }
     }
 
-    /// What is being waited for, each with what is missing. A terminal shows all of it, with `ready` of how many and since when;
-    /// elsewhere a line tells each change.
+    /// Shows the awaited objects with what is missing. A terminal shows all of them, the number of ready objects and the elapsed time;
+    /// otherwise each change is a line.
     pub(crate) fn waiting(&mut self, missing: &[(String, String)], ready: usize, seconds: u64) {
         if let Some(bar) = &self.bar {
-            bar.set_message(picture(missing, ready, seconds));
+            bar.set_message(render(missing, ready, seconds));
             return;
         }
         for (label, what) in missing {
@@ -45,7 +45,7 @@ impl Progress {
         }
     }
 
-    /// A line that stays.
+    /// Prints a permanent line.
     pub(crate) fn line(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.println(text),
@@ -54,7 +54,7 @@ impl Progress {
         }
     }
 
-    /// Nothing is being waited for any more.
+    /// Ends the progress.
     pub(crate) fn done(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -62,8 +62,8 @@ impl Progress {
     }
 }
 
-/// A line that counts, then one for each.
-fn picture(missing: &[(String, String)], ready: usize, seconds: u64) -> String {
+/// A line with counts, and a line per object.
+fn render(missing: &[(String, String)], ready: usize, seconds: u64) -> String {
     let mut lines = vec![format!("{ready} of {} ready, {seconds} s", ready + missing.len())];
     lines.extend(missing.iter().take(MAX_SHOWN).map(|(label, what)| format!("    {label} {what}")));
     if missing.len() > MAX_SHOWN {
@@ -79,8 +79,8 @@ mod tests {
     #[test]
     fn a_terminal_shows_what_is_missing_and_since_when() {
         let missing = |n: usize| (0..n).map(|i| (format!("pod/p{i}"), "Pending".to_owned())).collect::<Vec<_>>();
-        assert_eq!(picture(&missing(2), 3, 7), "3 of 5 ready, 7 s\n    pod/p0 Pending\n    pod/p1 Pending");
-        let many = picture(&missing(MAX_SHOWN + 2), 0, 0);
+        assert_eq!(render(&missing(2), 3, 7), "3 of 5 ready, 7 s\n    pod/p0 Pending\n    pod/p1 Pending");
+        let many = render(&missing(MAX_SHOWN + 2), 0, 0);
         assert!(many.ends_with("    and 2 more") && many.lines().count() == MAX_SHOWN + 2, "{many}");
     }
 }

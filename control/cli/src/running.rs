@@ -1,5 +1,5 @@
-//! `sampan ls`: which clusters there are on this machine. One that runs holds its lock and its store open, which `/proc` tells, also when
-//! its folder is gone, and whichever user started it; a stopped one is listed for the user who started it.
+//! `sampan ls`: the clusters of this machine. A running cluster has its lock and its store open, which `/proc` shows, even if its directory
+//! was removed and for other users' clusters. Stopped clusters are listed for the user who started them.
 
 use crate::{
     args::{LsArgs, Report},
@@ -14,17 +14,17 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// A cluster that runs, as far as this user may see.
+/// A running cluster, as far as this user can see.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Running {
     pub(crate) pid: u32,
     /// Its data directory.
     pub(crate) dir: PathBuf,
-    /// The directory was removed under it.
+    /// The directory was removed while the cluster runs.
     pub(crate) gone: bool,
 }
 
-/// How the kernel tells that a file that is open has no name any more.
+/// The suffix that the kernel adds to the path of an open file that was removed.
 const DELETED: &str = " (deleted)";
 
 /// All clusters that run, by directory.
@@ -41,7 +41,7 @@ pub(crate) fn all() -> Vec<Running> {
     found
 }
 
-/// The cluster of a process, by the files that it has open.
+/// The cluster of a process, found by its open files.
 fn of_process(pid: u32, links: &[String]) -> Option<Running> {
     links.iter().find_map(|link| {
         let (path, gone) = link.strip_suffix(DELETED).map_or((link.as_str(), false), |path| (path, true));
@@ -52,13 +52,13 @@ fn of_process(pid: u32, links: &[String]) -> Option<Running> {
     })
 }
 
-/// The directory of the cluster of this machine whose API is at an address, such as `127.0.0.1:6443`.
+/// The data directory of the cluster on this machine whose API has this address, such as `127.0.0.1:6443`.
 pub(crate) fn with_api(address: &str) -> Option<PathBuf> {
     let at = |one: &Running| api(&one.dir).is_some_and(|api| api == address);
     all().into_iter().find(at).map(|one| one.dir)
 }
 
-/// The directories of the clusters that run, and whose API answers to this user, but for one.
+/// The directories of other running clusters whose API this user can access.
 pub(crate) fn others(than: &DataDir) -> Vec<PathBuf> {
     let here = canonical(than.path());
     let mut dirs: Vec<PathBuf> = all().into_iter().filter(|one| !one.gone).map(|one| one.dir).collect();
@@ -72,7 +72,7 @@ fn api(dir: &Path) -> Option<String> {
     Some(holder.address).filter(|address| !address.is_empty())
 }
 
-/// One line of the list.
+/// A line of the list.
 struct Line {
     name: String,
     status: &'static str,
@@ -111,7 +111,7 @@ pub(crate) fn run(args: &LsArgs) -> anyhow::Result<()> {
     }
 }
 
-/// What runs, and what was started here before and is still there.
+/// Running clusters, and stopped ones that were started here and still exist.
 fn lines() -> anyhow::Result<Vec<Line>> {
     let mut lines = Vec::new();
     for one in all() {
@@ -140,7 +140,7 @@ fn lines() -> anyhow::Result<Vec<Line>> {
     Ok(lines)
 }
 
-/// The directories that have a store, each once, without those of clusters that run. Folders that were removed are passed over.
+/// The directories with a store, each once, without those of running clusters. Removed directories are skipped.
 fn stopped(known: impl Iterator<Item = PathBuf>, running: &[Line]) -> BTreeSet<PathBuf> {
     let there = known.filter(|dir| dir.join(STORE).exists());
     there.filter(|dir| !running.iter().any(|line| line.dir == *dir)).collect()

@@ -1,7 +1,7 @@
-//! The settings of a cluster: what only its start takes, by flags of `up` or by fields of a `--config` file.
+//! The settings of a cluster that only a start changes, by flags of `up` or fields of a `--config` file.
 //!
-//! Each is read once, into its type, and is `None` where it was left out; what it is then stands here too. A running cluster tells its own in
-//! its lock, so that an `up -f` that joins it can say what it does not change, and takes in silence what is so already.
+//! Each is parsed once into its type, and is `None` if it was omitted; the defaults are in this module too. A running cluster records its
+//! settings in its lock, so that an `up -f` for it can reject different ones and accept equal ones.
 
 mod file;
 
@@ -20,7 +20,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
 };
 
-/// What separates the values of a setting that may have several, in a lock.
+/// The separator of multiple values of a setting in a lock.
 const SEPARATOR: &str = ",";
 
 /// What was asked for.
@@ -71,7 +71,7 @@ pub(crate) struct Settings {
     pub(crate) allow_egress: Vec<IpNet>,
 }
 
-/// What each setting is, with its default.
+/// Values with defaults.
 impl Settings {
     /// Where the API listens.
     pub(crate) fn listen(&self) -> SocketAddr {
@@ -83,67 +83,67 @@ impl Settings {
         self.node_address.unwrap_or(Ipv4Addr::LOCALHOST.into())
     }
 
-    /// How long pods may take to end, in seconds.
+    /// How long pods may take to stop, in seconds.
     pub(crate) fn drain(&self) -> u32 {
         self.drain.unwrap_or(10)
     }
 
-    /// CPUs of the node.
+    /// The CPUs of the node.
     pub(crate) fn cpu(&self) -> Quantity {
         self.cpu.unwrap_or_else(|| Quantity::new(machine::cpus().into(), Format::DecimalSi))
     }
 
-    /// Memory of the node, in bytes. As much as there can be where the machine does not say: what cannot be read is held against nobody.
+    /// The memory of the node in bytes. The maximum if the machine's memory cannot be read.
     pub(crate) fn memory(&self) -> Quantity {
         let machine = || i64::try_from(machine::total_memory()).ok().filter(|bytes| *bytes > 0).unwrap_or(i64::MAX);
         self.memory.unwrap_or_else(|| Quantity::new(machine(), Format::BinarySi))
     }
 
-    /// The most pods of the node.
+    /// The maximum number of pods of the node.
     pub(crate) fn max_pods(&self) -> u32 {
         self.max_pods.unwrap_or(10_000)
     }
 
-    /// CPUs that are not for pods.
+    /// CPUs that are reserved for the cluster.
     pub(crate) fn reserved_cpu(&self) -> Quantity {
         self.reserved_cpu.unwrap_or(Quantity::from_milli(100, Format::DecimalSi))
     }
 
-    /// Memory that is not for pods, in bytes.
+    /// Memory that is reserved for the cluster, in bytes.
     pub(crate) fn reserved_memory(&self) -> Quantity {
         self.reserved_memory.unwrap_or(Quantity::new(256 << 20, Format::BinarySi))
     }
 
-    /// Addresses of pods.
+    /// The range of pod addresses.
     pub(crate) fn pod_cidr(&self) -> IpNet {
         self.pod_cidr.unwrap_or_else(|| network().pod_cidr)
     }
 
-    /// Those of them that this node has: the first, as many as a node gets.
+    /// The part of it that this node uses: the first, with the size of a node's range.
     pub(crate) fn node_cidr(&self) -> IpNet {
         let pods = self.pod_cidr();
         let length = pods.prefix_len().max(node_prefix());
         IpNet::new_assert(pods.network(), length)
     }
 
-    /// Addresses of Services.
+    /// The range of Service addresses.
     pub(crate) fn service_cidr(&self) -> IpNet {
         self.service_cidr.unwrap_or_else(|| network().service_cidr)
     }
 }
 
-/// How long the prefix of a node's range is, unless that of all pods is longer.
+/// The prefix length of a node's range, unless the range of all pods is smaller.
 pub(crate) fn node_prefix() -> u8 {
     network().node_cidr.prefix_len()
 }
 
-/// The network's own defaults.
+/// The defaults of the network.
 fn network() -> network::Config {
     network::Config::new(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), 0))
 }
 
 impl Settings {
-    /// These, and the others' where these say nothing.
+    /// Merges these settings with others, which apply where these are `None`.
     pub(crate) fn or(self, other: Self) -> Self {
         Self {
             listen: self.listen.or(other.listen),
@@ -162,7 +162,7 @@ impl Settings {
         }
     }
 
-    /// Each value that was asked for, by its flag; one that was repeated for each value.
+    /// Each given value with its flag. Repeated flags occur once per value.
     pub(crate) fn given(&self) -> Vec<(&'static str, String)> {
         let mut all = Vec::new();
         let mut one = |flag: &'static str, value: Option<String>| all.extend(value.map(|value| (flag, value)));
@@ -182,7 +182,7 @@ impl Settings {
         all
     }
 
-    /// What they come to at a start, by flag: for the lock. `node` is the node's name, `names` are all names of the API.
+    /// The effective settings of a start by flag, for the lock. `node` is the node's name, `names` are all names of the API.
     pub(crate) fn of_cluster(&self, node: &str, names: Vec<String>) -> BTreeMap<String, String> {
         let whole = Self {
             listen: Some(self.listen()),
@@ -210,7 +210,7 @@ impl Settings {
         flags
     }
 
-    /// Refuses those by which the cluster that runs would have to become another one.
+    /// Rejects settings that the running cluster cannot adopt.
     pub(crate) fn check_running(&self, dir: &DataDir, running: &Holder) -> anyhow::Result<()> {
         let differs =
             |(flag, value): &(&str, String)| !running.flags.get(*flag).is_some_and(|now| is_so(flag, value, now));
@@ -229,16 +229,16 @@ impl Settings {
     }
 }
 
-/// Whether a cluster that runs with `now` has what `value` asks for.
+/// Whether a running cluster with `now` satisfies `value`.
 fn is_so(flag: &str, value: &str, now: &str) -> bool {
     let quantity = |text: &str| Quantity::parse(text).ok();
     value == now
         || match flag {
-            // Port 0 is any port.
+            // Port 0 means any port.
             "--listen" => {
                 value.strip_suffix(":0").is_some_and(|ip| now.rsplit_once(':').is_some_and(|(at, _)| at == ip))
             }
-            // The same amount is written in several ways.
+            // Equal amounts can be written in several ways.
             "--cpu" | "--memory" | "--reserved-cpu" | "--reserved-memory" => {
                 quantity(value).is_some_and(|value| quantity(now) == Some(value))
             }

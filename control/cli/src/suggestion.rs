@@ -8,7 +8,7 @@ use clap::{
 };
 use std::ffi::OsString;
 
-/// Commands of kubectl that sampan leaves to it.
+/// Commands that only kubectl has.
 const KUBECTLS: [&str; 33] = [
     "annotate",
     "api-resources",
@@ -45,7 +45,7 @@ const KUBECTLS: [&str; 33] = [
     "certificate",
 ];
 
-/// Words for what another command does.
+/// Synonyms of commands.
 const MEANT: [(&str, &str); 8] = [
     ("start", "sampan up"),
     ("stop", "sampan down"),
@@ -57,10 +57,10 @@ const MEANT: [(&str, &str); 8] = [
     ("push", "sampan image push"),
 ];
 
-/// Commands whose flags are some of kubectl's.
+/// Commands that support a subset of kubectl's flags.
 const SMALLER: [&str; 5] = ["apply", "delete", "get", "logs", "port-forward"];
 
-/// The same error with better advice.
+/// The error with better advice.
 pub(crate) fn with_suggestion(mut error: clap::Error, arguments: &[OsString]) -> clap::Error {
     match error.kind() {
         ErrorKind::InvalidSubcommand => {
@@ -72,7 +72,7 @@ pub(crate) fn with_suggestion(mut error: clap::Error, arguments: &[OsString]) ->
         }
         ErrorKind::UnknownArgument => {
             let ours = arguments.iter().filter_map(|argument| argument.to_str()).find(|word| SMALLER.contains(word));
-            // clap's own advice here is to pass the flag as a value.
+            // Here clap advises to pass the flag as a value.
             error.remove(ContextKind::Suggested);
             if let Some(tip) = file_instead(&error, arguments) {
                 error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![StyledStr::from(tip)]));
@@ -88,7 +88,7 @@ pub(crate) fn with_suggestion(mut error: clap::Error, arguments: &[OsString]) ->
     }
 }
 
-/// What is no flag where a file was meant, of the commands that take one with -f.
+/// An argument that was meant as a file, for commands with -f.
 fn file_instead(error: &clap::Error, arguments: &[OsString]) -> Option<String> {
     let command = arguments.iter().filter_map(|argument| argument.to_str()).find(|word| !word.starts_with('-'))?;
     let Some(ContextValue::String(word)) = error.get(ContextKind::InvalidArg) else { return None };

@@ -1,4 +1,4 @@
-//! `sampan up`: start, say how to reach it, apply, wait for the end, drain.
+//! `sampan up`: starts the cluster, shows how to access it, applies manifests, waits for a signal, and drains.
 
 mod report;
 
@@ -17,7 +17,7 @@ use crate::{
     progress::Progress,
     remote,
     settings::{self, Settings},
-    settle::{self, Node, Patience, Unsettled},
+    settle::{self, Node, NotReady, WaitOptions},
 };
 use anyhow::Context;
 use report::{Filled, Report};
@@ -28,24 +28,25 @@ use std::{
 };
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// How often a cluster looks whether its directory is still there.
+/// How often a cluster checks that its directory still exists.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// One call of `up`.
+/// A call of `up`.
 struct Up {
-    /// Without the settings, which are below.
+    /// The arguments. The settings are separate, see below.
     args: UpArgs,
-    /// What flags, file and earlier starts come to.
+    /// The merged settings of flags, file and earlier starts.
     settings: Settings,
     /// Settings of the last start, as flags.
     remembered: Vec<String>,
     dir: DataDir,
-    /// By `--detach`.
+    /// Whether `--detach` started this process.
     background: bool,
     started: Instant,
 }
 
-/// Runs until Ctrl-C, SIGTERM or SIGHUP; `Ok` after a drain. With `--detach` and where the cluster runs already, returns when all is done.
+/// Runs until Ctrl-C, SIGTERM or SIGHUP, and returns `Ok` after a drain. With `--detach`, and if the cluster already runs, returns when
+/// everything is done.
 pub(crate) fn run(args: UpArgs, start: Start) -> anyhow::Result<()> {
     check_input(&args)?;
     let Some(path) = args.config.clone() else { return begin(args, Settings::default(), start) };
@@ -53,7 +54,7 @@ pub(crate) fn run(args: UpArgs, start: Start) -> anyhow::Result<()> {
     begin(args, file.clone(), start).map_err(|error| settings::name_fields(error, &path, &file, &asked))
 }
 
-/// Refuses to read standard input where it is the caller's, and to read it twice.
+/// Rejects reading standard input twice, or where it belongs to the caller.
 fn check_input(args: &UpArgs) -> anyhow::Result<()> {
     let (manifests, settings) = (
         args.filename.iter().any(|path| settings::is_input(path)),
@@ -73,7 +74,7 @@ fn check_input(args: &UpArgs) -> anyhow::Result<()> {
     }
 }
 
-/// Goes on with the settings of the file, which flags override.
+/// Adds the settings of the file. Flags override them.
 fn begin(mut args: UpArgs, file: Settings, start: Start) -> anyhow::Result<()> {
     let started = env::now();
     let asked = std::mem::take(&mut args.settings).or(file);
@@ -110,7 +111,7 @@ fn manifests(args: &UpArgs) -> anyhow::Result<Vec<Manifest>> {
 }
 
 impl Up {
-    /// Starts the cluster in this process and returns at its end.
+    /// Starts the cluster in this process. Returns when it ends.
     fn start(self, mut manifests: Vec<Manifest>) -> anyhow::Result<()> {
         check::warnings(&self.settings).iter().for_each(|warning| eprintln!("{warning}"));
         let config = Config::new(&self.settings, &self.dir)?;
@@ -158,14 +159,14 @@ impl Up {
         let mut report = self.report(&address.to_string(), self.remembered.clone());
         report.ready();
         if !manifests.is_empty() {
-            // an error in manifests does not end the cluster: the user can fix and apply them again
+            // An error in manifests does not end the cluster: the user can fix and apply them again.
             report.filled = Some(self.fill(cluster.client(), std::process::id(), manifests).await);
         }
         report.end(&self.args.filename);
         std::future::pending().await
     }
 
-    /// Drains and ends a cluster, or stops at once at the next signal.
+    /// Drains and stops a cluster. Stops at once at the next signal.
     async fn stop(&self, cluster: Cluster, signals: &mut Signals) {
         if !out::is_quiet() {
             eprintln!("stopping (again to stop at once)");
@@ -182,7 +183,7 @@ impl Up {
         }
     }
 
-    /// `up -f` where the cluster runs already: applies to it.
+    /// `up -f` if the cluster already runs: applies the manifests to it.
     async fn join(self, holder: &Holder, manifests: &mut [Manifest]) -> anyhow::Result<()> {
         let (dir, args) = (&self.dir, &self.args);
         if !out::is_quiet() {
@@ -195,7 +196,7 @@ impl Up {
         Report { background: false, filled: Some(filled), ..self.report(&holder.address, Vec::new()) }.joined()
     }
 
-    /// What will be told; of manifests nothing yet.
+    /// The report, without manifests yet.
     fn report(&self, address: &str, remembered: Vec<String>) -> Report {
         Report {
             form: self.args.output,
@@ -211,7 +212,7 @@ impl Up {
         }
     }
 
-    /// Applies what was given and waits until it is there. `pid` is the cluster's process.
+    /// Applies the manifests and waits until they are ready. `pid` is the cluster's process.
     async fn fill(&self, client: &client::Client, pid: u32, manifests: &mut [Manifest]) -> Filled {
         let mut progress = Progress::new();
         let since = env::clock().now();
@@ -233,8 +234,8 @@ impl Up {
         };
         remote::notes(&reached, &outcomes).await.iter().for_each(|note| progress.line(&format!("note: {note}")));
         let node = Some(Node { address: self.settings.node_address(), pid });
-        let patience = Patience { timeout: self.args.timeout, since, node, dir: Some(&self.dir) };
-        let settled = settle::wait(&reached.client, &outcomes, &patience, &mut progress).await;
+        let options = WaitOptions { timeout: self.args.timeout, since, node, dir: Some(&self.dir) };
+        let settled = settle::wait(&reached.client, &outcomes, &options, &mut progress).await;
         progress.done();
         match settled {
             Ok(()) => Filled::Ready(outcomes),
@@ -243,7 +244,7 @@ impl Up {
     }
 }
 
-/// Refuses what [`kubeconfigs`] could not write for this call, while nothing runs yet.
+/// Checks in advance that [`kubeconfigs`] can write for this call.
 fn check_kubeconfigs(args: &UpArgs, dir: &DataDir) -> anyhow::Result<()> {
     let authority = credentials::authority_in(dir).unwrap_or_default();
     let check = |path: &Path| kubeconfig::check(path, dir, &authority);
@@ -260,7 +261,7 @@ fn check_kubeconfigs(args: &UpArgs, dir: &DataDir) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes the kubeconfigs: the cluster's own at each call, at the first one what was asked for besides, and the copies of before.
+/// Writes the kubeconfigs: the cluster's own at each call, the requested ones at the first, and the copies of earlier starts.
 fn kubeconfigs(
     args: &UpArgs,
     dir: &DataDir,
@@ -270,7 +271,7 @@ fn kubeconfigs(
     move |access| {
         let document = kubeconfig::document(access, &name);
         if let Err(error) = kubeconfig::write(&own, &document) {
-            // As on a full disk, which shall not keep a cluster from starting.
+            // For example on a full disk, which must not prevent a start.
             if !kubeconfig::leads_to(&own, &document) {
                 return Err(error);
             }
@@ -285,7 +286,7 @@ fn kubeconfigs(
     }
 }
 
-/// Resolves when somebody has removed the directory of the cluster: `down` could not find it any more, and what it writes is lost.
+/// Resolves when the directory of the cluster was removed: `down` could not find the cluster, and what it writes is lost.
 async fn removed(lock: &Lock, dir: &DataDir) -> anyhow::Error {
     while lock.is_there(dir) {
         tokio::time::sleep(CHECK_INTERVAL).await;
@@ -296,9 +297,9 @@ async fn removed(lock: &Lock, dir: &DataDir) -> anyhow::Error {
 struct Signals {
     interrupt: Signal,
     terminate: Signal,
-    /// The terminal is gone; `None` where the caller chose to outlive it (`nohup`).
+    /// The terminal was closed. `None` if the caller ignores the signal (`nohup`).
     hangup: Option<Signal>,
-    /// Without a handler the signal for a file above `ulimit -f` ends the process; with one the write fails, as on a full disk.
+    /// Without a handler, exceeding `ulimit -f` ends the process. With one, the write fails, as on a full disk.
     _file_size: Signal,
 }
 

@@ -1,12 +1,12 @@
-//! What this binary calls itself.
+//! The version of this binary.
 
 use crate::args::Report;
 use serde_json::json;
 
-/// sampan's own version.
+/// The version of sampan.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// What `sampan version` prints.
+/// The output of `sampan version`.
 pub(crate) fn text(form: Report) -> String {
     let kubernetes = server::version::KUBERNETES;
     match form {

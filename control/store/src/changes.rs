@@ -1,5 +1,4 @@
-//! When something under a prefix changed last, without a watch: for state that is made of what is stored there and made anew only when it is
-//! asked for.
+//! The revision of the last change under a prefix, without a watch. It serves derived state that is recomputed on demand.
 
 use crate::{Event, Revision};
 use std::sync::{
@@ -8,7 +7,7 @@ use std::sync::{
 };
 use tokio::sync::Notify;
 
-/// The revision of the last change under a prefix. A clone has the same prefix.
+/// The revision of the last change under a prefix. Clones have the same prefix.
 ///
 /// It includes all acknowledged writes, so that a caller sees its own.
 #[derive(Clone, Debug, Default)]
@@ -26,7 +25,7 @@ impl Changes {
         Self(Arc::new(Tracked { prefix: prefix.into(), last: AtomicU64::new(now), changed: Notify::new() }))
     }
 
-    /// The revision of the last change; at first the revision at which it was asked for.
+    /// The revision of the last change. Initially the revision at which tracking began.
     pub fn last(&self) -> Revision {
         self.0.last.load(Ordering::Acquire)
     }
@@ -36,7 +35,7 @@ impl Changes {
         loop {
             let changed = self.0.changed.notified();
             tokio::pin!(changed);
-            // Enrolled before the look, so that no change falls between the two.
+            // Registered before the check, so that no change is missed in between.
             changed.as_mut().enable();
             if self.last() > revision {
                 return;
@@ -45,7 +44,7 @@ impl Changes {
         }
     }
 
-    /// Whether anybody but the store still holds it.
+    /// Whether anybody except the store still uses it.
     pub(crate) fn is_used(&self) -> bool {
         Arc::strong_count(&self.0) > 1
     }

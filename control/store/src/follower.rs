@@ -1,7 +1,7 @@
-//! The one task of a store over a [`SharedLog`]: each write is a conditional transaction there, and memory follows the log's changes,
-//! whoever made them. A write is answered when memory has reached its revision, so that whoever wrote reads what they wrote.
+//! The task of a store over a [`SharedLog`]. Each write is a conditional transaction of the log, and the store follows the log's changes,
+//! whoever made them. A write is answered when the store has reached its revision, so that callers read their own writes.
 //!
-//! While the changes cannot be had, memory stays as it is and no write is begun: its answer could not come.
+//! While the changes cannot be read, the state stays as it is and no write is started, because it could not be answered.
 
 use crate::{
     Action, Batch, Change, Entry, Error, Event, LogError, Payload, Record, Revision,
@@ -17,14 +17,14 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-/// Most writes whose callers wait; the rest waits in the queue.
+/// Most writes in flight. Other writes wait in the queue.
 const MAX_WRITES: usize = 1024;
-/// The pause before the changes are asked for again.
+/// The pause before the changes are requested again.
 const RETRY_DELAY: Duration = Duration::from_secs(1);
-/// Longest sleep when nothing in the history grows old.
+/// The longest sleep if no history expires.
 const MAX_SLEEP: Duration = Duration::from_secs(30);
 
-/// A write that the log has ended or is about to, and its caller.
+/// A write whose transaction is in flight or has ended, and its caller.
 struct Written<T> {
     key: Arc<str>,
     reply: Reply<T>,
@@ -38,13 +38,13 @@ pub(crate) struct Follower<T> {
     map: Map<T>,
     revision: Revision,
     under_way: FuturesUnordered<BoxFuture<'static, Written<T>>>,
-    /// What the log has ended, by the revision that memory has to reach first.
+    /// Ended transactions, by the revision that the store must reach before they are answered.
     ended: BTreeMap<Revision, Vec<Written<T>>>,
     closing: Option<oneshot::Sender<Result<(), LogError>>>,
 }
 
 impl<T: Payload> Follower<T> {
-    /// Of a log that the publisher has been made from.
+    /// Creates the follower of a log whose content is in the publisher.
     pub(crate) fn new(publisher: Publisher<T>, log: Arc<dyn SharedLog>, requests: mpsc::Receiver<Request<T>>) -> Self {
         let (revision, map) = publisher.state.newest();
         let (under_way, ended) = (FuturesUnordered::new(), BTreeMap::new());
@@ -107,7 +107,7 @@ impl<T: Payload> Follower<T> {
         }
     }
 
-    /// Answers what memory has reached.
+    /// Answers the writes whose revisions are reached.
     fn answer(&self, Written { key, reply, outcome }: Written<T>) {
         let result = match outcome {
             Ok(Outcome::Written(at)) => self.event(at, &key).ok_or_else(|| {
@@ -120,14 +120,14 @@ impl<T: Payload> Follower<T> {
         Answer { reply, result }.send();
     }
 
-    /// The change of a key at a revision.
+    /// The event of a key at a revision.
     fn event(&self, at: Revision, key: &str) -> Option<Event<T>> {
         let history = self.publisher.state.history.lock();
         let events = history.after(at - 1).take_while(|event| event.revision == at);
         events.into_iter().find(|event| &**event.key() == key).cloned()
     }
 
-    /// Applies the changes of the log.
+    /// Applies changes of the log.
     fn follow(&mut self, batch: Result<Batch, LogError>) {
         let batch = match batch {
             Ok(batch) => batch,
@@ -151,7 +151,7 @@ impl<T: Payload> Follower<T> {
         let after: Option<Arc<Entry<T>>> = match action {
             Action::Put { created, expires, value } => Some(entry(Record { key, revision, created, expires, value })),
             Action::Delete => {
-                before.as_ref()?; // created and deleted before it could be seen
+                before.as_ref()?; // created and deleted before it became visible
                 drop(self.map.remove(&key));
                 None
             }
@@ -163,7 +163,7 @@ impl<T: Payload> Follower<T> {
     }
 }
 
-/// The changes after a revision, asked for after a pause.
+/// Requests the changes after a revision, after a pause.
 fn follow(log: Arc<dyn SharedLog>, revision: Revision, pause: Duration) -> BoxFuture<'static, Result<Batch, LogError>> {
     Box::pin(async move {
         sleep(pause).await;

@@ -1,37 +1,37 @@
-//! What happened lately: the events of about five minutes, from which older states are rebuilt and watches start.
+//! The history: the events of about five minutes. Past states are rebuilt from them, and watches start in them.
 //!
-//! The state at a past revision is the nearest later checkpoint (or the present) with the events in between undone.
-//! Checkpoints are clones of the map, made every [`STRIDE`] events, so that undoing is bounded and the nodes that history
-//! keeps alive are few.
+//! The state at a past revision is the next later checkpoint (or the current state) with the events in between undone. Checkpoints are
+//! clones of the map, one every [`CHECKPOINT_INTERVAL`] events, which bounds the number of events to undo and the number of nodes that the
+//! history keeps alive.
 
 use crate::{
     Error, Event, Options, Revision, Watch,
     map::Map,
-    watch::{Newcomers, Watcher},
+    watch::{NewWatchers, Watcher},
 };
 use std::{collections::VecDeque, sync::Arc};
 use tokio::time::Instant;
 
 /// Events between two checkpoints.
-const STRIDE: usize = 1024;
+const CHECKPOINT_INTERVAL: usize = 1024;
 
 pub(crate) struct History<T> {
     /// The newest published revision and its state.
     revision: Revision,
     map: Map<T>,
-    /// Everything after this revision is here: the oldest at which a snapshot can be taken or a watch can start.
+    /// The history is complete after this revision. It is the oldest revision for snapshots and watches.
     oldest: Revision,
     ring: VecDeque<(Instant, Event<T>)>,
-    /// Bytes that only the ring keeps alive: the values that have been replaced or deleted.
+    /// Bytes that only the history keeps alive: replaced and deleted values.
     bytes: usize,
     checkpoints: VecDeque<(Revision, Map<T>)>,
     since_checkpoint: usize,
-    newcomers: Arc<Newcomers<T>>,
+    newcomers: Arc<NewWatchers<T>>,
     closed: bool,
 }
 
 impl<T> History<T> {
-    pub(crate) fn new(revision: Revision, map: Map<T>, newcomers: Arc<Newcomers<T>>) -> Self {
+    pub(crate) fn new(revision: Revision, map: Map<T>, newcomers: Arc<NewWatchers<T>>) -> Self {
         Self {
             revision,
             map,
@@ -45,7 +45,7 @@ impl<T> History<T> {
         }
     }
 
-    /// Takes in the events of one commit and the state after them.
+    /// Adds the events of a commit and the state after them.
     pub(crate) fn append(&mut self, now: Instant, events: Vec<Event<T>>, revision: Revision, map: Map<T>) {
         self.since_checkpoint += events.len();
         for event in events {
@@ -54,13 +54,13 @@ impl<T> History<T> {
         }
         self.revision = revision;
         self.map = map;
-        if self.since_checkpoint >= STRIDE {
+        if self.since_checkpoint >= CHECKPOINT_INTERVAL {
             self.since_checkpoint = 0;
             self.checkpoints.push_back((revision, self.map.clone()));
         }
     }
 
-    /// Drops events beyond the age or number of `options`. Returns when the next event becomes too old.
+    /// Removes events beyond the age or number of `options`. Returns when the next event expires.
     pub(crate) fn prune(&mut self, now: Instant, options: &Options) -> Option<Instant> {
         while let Some((at, event)) = self.ring.front() {
             let old = now.saturating_duration_since(*at) >= options.history;
@@ -72,13 +72,13 @@ impl<T> History<T> {
             self.ring.pop_front();
         }
         self.forget_checkpoints();
-        if self.ring.is_empty() && self.ring.capacity() > STRIDE {
-            self.ring.shrink_to(STRIDE);
+        if self.ring.is_empty() && self.ring.capacity() > CHECKPOINT_INTERVAL {
+            self.ring.shrink_to(CHECKPOINT_INTERVAL);
         }
         self.ring.front().map(|(at, _)| *at + options.history)
     }
 
-    /// Forgets everything up to `revision`.
+    /// Removes the history up to `revision`.
     pub(crate) fn compact(&mut self, revision: Revision) {
         while let Some((_, event)) = self.ring.front()
             && event.revision <= revision
@@ -96,7 +96,7 @@ impl<T> History<T> {
         }
     }
 
-    /// Whether the past of `revision` is here.
+    /// Whether the history can rebuild `revision`.
     fn covers(&self, revision: Revision) -> Result<(), Error<T>> {
         if revision > self.revision {
             Err(Error::Future { current: self.revision })
@@ -114,11 +114,11 @@ impl<T> History<T> {
         let (watcher, watch) = Watcher::new(prefix, self.revision, past, queue);
         if !self.closed {
             self.newcomers.add(watcher);
-        } // else the watch ends after its past
+        } // otherwise the watch ends after its past events
         Ok(watch)
     }
 
-    /// Nothing will happen any more: a watch that begins now ends after its past.
+    /// No further events will happen: a watch that starts now ends after its past events.
     pub(crate) fn close(&mut self) {
         self.closed = true;
     }
@@ -129,7 +129,7 @@ impl<T> History<T> {
         self.ring.range(start..).map(|(_, event)| event)
     }
 
-    /// What it takes to rebuild the state at `revision`: a later state and the events to undo in it.
+    /// The input for rebuilding the state at `revision`: a later state and the events to undo.
     pub(crate) fn at(&self, revision: Revision) -> Result<Past<T>, Error<T>> {
         self.covers(revision)?;
         let next = self.checkpoints.partition_point(|(at, _)| *at < revision);

@@ -1,27 +1,26 @@
-//! The store: revisioned bytes under sorted keys, held in memory and made durable by a [`Log`].
+//! The store: bytes with revisions under sorted keys, in memory, made durable by a [`Log`].
 //!
-//! What it is: one global revision, optimistic writes ([`Expect`]), group commit by one writer task, snapshots at a
-//! revision, ordered watches, expiry. An acknowledged write is durable, and is published (to [`Store::get`],
-//! snapshots, watches) strictly after it is durable and in the order of revisions.
+//! It has one global revision, optimistic writes ([`Expect`]), group commit by one writer task, snapshots at a revision, ordered watches,
+//! and expiry. An acknowledged write is durable. It is published (to [`Store::get`], snapshots and watches) after it is durable and in the
+//! order of revisions.
 //!
-//! What it is not: it knows no Kubernetes. Keys and bytes are the server's; what the server wants beside the bytes
-//! (the spliced form, parsed labels, cached rows) is the [`Payload`] it supplies. There is no transaction over several
-//! keys, because Kubernetes needs none.
+//! It does not know Kubernetes. Keys and bytes are the server's, and what the server keeps in addition to the bytes (parsed labels, cached
+//! rows) is its [`Payload`]. There are no transactions over several keys, because Kubernetes needs none.
 //!
-//! **Who gives a revision.** An embedded log ([`Log`]: memory, redb) is *sequenced*: this store is its only writer, so the `sequencer`
-//! checks expectations in memory, numbers the changes, and commits many of them at once. A log with other writers (`SharedLog`: etcd,
-//! say) is *followed*: what memory holds may be old, so each write is a conditional transaction there, which also numbers it; memory
-//! takes in the log's changes, whoever made them, and a write is answered when memory has reached its revision. Both end in one
-//! `Publisher`, which alone makes changes visible, in order. So a caller sees the same store over either, which the contract suite
-//! shows, and nothing above the store knows which one it is: stored bytes hold no revision, because a shared log tells it only afterwards.
-//! A follower that sequenced in memory would have to lock the others out, and a sequencer that asked a transaction of its own file for
-//! each write would lose the group commit, which is what makes it fast.
+//! **Who assigns revisions.** An embedded log ([`Log`]: memory, redb) is *sequenced*: this store is its only writer, so that the
+//! `sequencer` checks expectations in memory, assigns revisions to changes, and commits many changes at once. A log with other writers
+//! (`SharedLog`, for example etcd) is *followed*: the state in memory may be stale, so that each write is a conditional transaction of the
+//! log, which also assigns its revision. The store applies the log's changes, whoever made them, and answers a write when it has reached
+//! the write's revision. Both use one `Publisher`, which makes changes visible in order. Therefore callers see the same behaviour over
+//! both, which the contract tests verify. Stored bytes contain no revision, because a shared log assigns it only afterwards. A follower
+//! that sequenced in memory would have to lock out the other writers, and a sequencer with one transaction per write would lose the group
+//! commit, which makes it fast.
 //!
-//! No shared log is built in: `SharedLog`, the follower and `Store::follow` are compiled with the feature `contract` only. Whoever adds
-//! a shared log removes this condition.
+//! No shared log is built in: `SharedLog`, the follower and `Store::follow` are compiled only with the feature `contract`. The first shared
+//! log removes this condition.
 //!
-//! The semantics follow those of etcd as the Kubernetes API server relies on them: see "Efficient detection of changes"
-//! in the page *Kubernetes API Concepts*.
+//! The semantics are those of etcd that the Kubernetes API server relies on: see "Efficient detection of changes" in the page *Kubernetes
+//! API Concepts*.
 
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
@@ -62,20 +61,20 @@ pub use watch::Watch;
 
 use std::{fmt, num::NonZeroU64, sync::Arc, time::SystemTime};
 
-/// The number of a change. One sequence for the whole store; it starts above 1, never decreases and is never reused,
-/// neither after deletes and compaction nor after a restart.
+/// The number of a change. The store has one sequence. Revisions are greater than 1, never decrease and are never reused, neither after
+/// deletions and compaction nor after a restart.
 pub type Revision = u64;
 
-/// The revision of an empty store. The first write gets the next one.
+/// The revision of an empty store. The first write gets the next revision.
 pub const FIRST: Revision = 1;
 
-/// What a user of the store keeps beside the stored bytes of each entry.
+/// What the user of the store keeps in addition to the stored bytes of each entry.
 ///
-/// [`Bytes`] is a reference to shared memory: a payload that needs the bytes with something spliced in does best to
-/// keep slices of `stored` and the piece between them, instead of a second copy.
+/// [`Bytes`] refers to shared memory. A payload that needs the bytes with an insertion should keep slices of `stored` and the insertion,
+/// not a second copy.
 pub trait Payload: Send + Sync + 'static {
-    /// Makes the payload of one revision of one key: called once for it, before any reader or watcher sees it, and
-    /// for every live entry when the store is opened. It runs on the writer task: it must neither block nor panic.
+    /// Creates the payload of an entry. Called once per entry before any reader or watch sees it, and for each live entry when the store is
+    /// opened. It runs on the writer task and must neither block nor panic.
     fn publish(key: &str, revision: Revision, stored: Bytes) -> Self;
 }
 
@@ -83,20 +82,20 @@ impl Payload for () {
     fn publish(_: &str, _: Revision, _: Bytes) -> Self {}
 }
 
-/// One revision of one key. Immutable and shared: readers, watchers and history hold the same one.
+/// A key at one revision. Immutable, and shared by readers, watches and history.
 #[non_exhaustive]
 pub struct Entry<T> {
     /// The key.
     pub key: Arc<str>,
     /// The revision of the last change.
     pub revision: Revision,
-    /// The revision at which the key came to be (since it was last absent).
+    /// The revision at which the key was created.
     pub created: Revision,
-    /// When it expires: milliseconds since the Unix epoch by the store's clock.
+    /// The expiry in milliseconds since the Unix epoch, by the store's clock.
     pub expires: Option<NonZeroU64>,
-    /// The bytes as they were put.
+    /// The bytes of the put.
     pub stored: Bytes,
-    /// What the user of the store made of them.
+    /// The payload of the bytes.
     pub payload: T,
 }
 
@@ -111,27 +110,27 @@ impl<T> fmt::Debug for Entry<T> {
     }
 }
 
-/// What a writer believes about a key; the write is refused with [`Error::Conflict`] when that is not so.
+/// The expectation of a write about its key. If it does not hold, the write fails with [`Error::Conflict`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// The key does not exist.
     Absent,
-    /// The key exists, and this is the revision of its last change.
+    /// The key exists, and its last change has this revision.
     At(Revision),
 }
 
-/// One change, as watchers see it.
+/// A change, as watches report it.
 pub struct Event<T> {
-    /// The revision of the change; of the deletion for a delete.
+    /// The revision of the change.
     pub revision: Revision,
-    /// The entry before the change. `None`: the change created it.
+    /// The entry before the change. `None` if the change created it.
     pub before: Option<Arc<Entry<T>>>,
-    /// The entry after the change. `None`: the change deleted it.
+    /// The entry after the change. `None` if the change deleted it.
     pub after: Option<Arc<Entry<T>>>,
 }
 
 impl<T> Event<T> {
-    /// The key that changed.
+    /// The changed key.
     pub fn key(&self) -> &Arc<str> {
         let entry = self.after.as_ref().or(self.before.as_ref());
         &entry.expect("an event has a before or an after").key
@@ -154,7 +153,7 @@ impl<T> fmt::Debug for Event<T> {
     }
 }
 
-/// Wall-clock time, passed in: expiry is kept across restarts and so needs more than tokio's clock.
+/// A wall clock. Expiry continues over restarts and therefore needs more than tokio's clock.
 #[derive(Clone)]
 pub struct Clock(Arc<dyn Fn() -> SystemTime + Send + Sync>);
 

@@ -1,16 +1,16 @@
-//! A persistent ordered map of entries: a B+ tree whose nodes are shared between versions.
+//! A persistent ordered map of entries: a B+ tree whose versions share nodes.
 //!
-//! A clone is O(1) and is a snapshot. A change copies only the nodes on its path, and only those that a snapshot still
-//! shares: the changes of one batch work in place after the first. Every inner node knows how many entries lie under each child, so that counting
-//! a prefix is O(log n). An entry costs about 12 bytes here, a balanced binary tree about 100.
+//! A clone is a snapshot and takes O(1). A change copies the nodes on its path that a snapshot shares, so that after the first change of a
+//! batch, the others modify nodes in place. Inner nodes count the entries of each child, so that counting a prefix takes O(log n). An entry
+//! costs about 12 bytes, compared with about 100 in a balanced binary tree.
 
 use crate::Entry;
 use std::sync::Arc;
 
-/// Most entries of a leaf, most children of an inner node.
-const FULL: usize = 32;
-/// A node with fewer than this is merged into a neighbour that has room.
-const SPARSE: usize = FULL / 4;
+/// The maximum number of entries of a leaf and of children of an inner node.
+const MAX_ENTRIES: usize = 32;
+/// A node with fewer entries is merged into a neighbour that has space.
+const MIN_ENTRIES: usize = MAX_ENTRIES / 4;
 
 pub(crate) struct Map<T> {
     root: Arc<Node<T>>,
@@ -22,14 +22,14 @@ enum Node<T> {
     Inner(Vec<Child<T>>),
 }
 
-/// All keys under `node` are at or after `from` (not asserted for the first child) and before the next child's `from`.
+/// The keys of `node` are at or after `from` (not guaranteed for the first child) and before the next child's `from`.
 struct Child<T> {
     from: Arc<str>,
     len: usize,
     node: Arc<Node<T>>,
 }
 
-/// The right half of a node that was split, and the first key under it.
+/// The right half of a split node, and its first key.
 struct Split<T> {
     from: Arc<str>,
     node: Arc<Node<T>>,
@@ -75,7 +75,7 @@ impl<T> Map<T> {
         }
     }
 
-    /// Puts the entry under its key and returns what was there.
+    /// Inserts an entry. Returns the previous entry of its key.
     pub(crate) fn insert(&mut self, entry: Arc<Entry<T>>) -> Option<Arc<Entry<T>>> {
         let (replaced, split) = insert(&mut self.root, entry);
         if replaced.is_none() {
@@ -93,7 +93,7 @@ impl<T> Map<T> {
         replaced
     }
 
-    /// Removes the key and returns what was there.
+    /// Removes a key. Returns its entry.
     pub(crate) fn remove(&mut self, key: &str) -> Option<Arc<Entry<T>>> {
         self.get(key)?;
         let removed = remove(&mut self.root, key);
@@ -106,7 +106,7 @@ impl<T> Map<T> {
         Some(removed)
     }
 
-    /// How many entries lie before the first one for which `before` is false. `before` must hold for a prefix of the order.
+    /// The number of entries for which `before` is true. `before` must hold for a prefix of the order.
     pub(crate) fn rank(&self, before: impl Fn(&str) -> bool) -> usize {
         let mut node = &self.root;
         let mut rank = 0;
@@ -129,7 +129,7 @@ impl<T> Map<T> {
         self.rank(|key| key < prefix || key.starts_with(prefix)) - self.rank(|key| key < prefix)
     }
 
-    /// The entries in order, from the first one for which `before` is false.
+    /// The entries in order, starting with the first one for which `before` is false.
     pub(crate) fn iter_from(&self, before: impl Fn(&str) -> bool) -> Iter<'_, T> {
         let mut stack = Vec::new();
         let mut node = &self.root;
@@ -160,7 +160,7 @@ impl<T> FromIterator<Arc<Entry<T>>> for Map<T> {
 }
 
 impl<T> Node<T> {
-    /// Entries under this node.
+    /// The number of entries of this subtree.
     fn len(&self) -> usize {
         match self {
             Node::Leaf(entries) => entries.len(),
@@ -168,7 +168,7 @@ impl<T> Node<T> {
         }
     }
 
-    /// Entries or children in this node.
+    /// The number of entries or children of this node.
     fn width(&self) -> usize {
         match self {
             Node::Leaf(entries) => entries.len(),
@@ -185,7 +185,7 @@ fn child_of<T>(children: &[Child<T>], key: &str) -> usize {
     children[1..].partition_point(|child| &*child.from <= key)
 }
 
-/// The child that holds the first entry for which `before` is false, if any does.
+/// The child with the first entry for which `before` is false.
 fn first_child<T>(children: &[Child<T>], before: &impl Fn(&str) -> bool) -> usize {
     children[1..].partition_point(|child| before(&child.from))
 }
@@ -219,14 +219,14 @@ fn insert<T>(node: &mut Arc<Node<T>>, entry: Arc<Entry<T>>) -> Inserted<T> {
 }
 
 fn split<T, I>(items: &mut Vec<I>, from: fn(&I) -> Arc<str>, node: fn(Vec<I>) -> Node<T>) -> Option<Split<T>> {
-    if items.len() <= FULL {
+    if items.len() <= MAX_ENTRIES {
         return None;
     }
     let right = items.split_off(items.len() / 2);
     Some(Split { from: from(&right[0]), node: Arc::new(node(right)) })
 }
 
-/// Removes a key that is there.
+/// Removes an existing key.
 fn remove<T>(node: &mut Arc<Node<T>>, key: &str) -> Arc<Entry<T>> {
     match Arc::make_mut(node) {
         Node::Leaf(entries) => {
@@ -240,7 +240,7 @@ fn remove<T>(node: &mut Arc<Node<T>>, key: &str) -> Arc<Entry<T>> {
             let width = children[at].node.width();
             if width == 0 {
                 children.remove(at);
-            } else if width < SPARSE {
+            } else if width < MIN_ENTRIES {
                 merge(children, at);
             }
             removed
@@ -248,9 +248,9 @@ fn remove<T>(node: &mut Arc<Node<T>>, key: &str) -> Arc<Entry<T>> {
     }
 }
 
-/// Merges the child at `at` with a neighbour if both fit into one node with room to spare.
+/// Merges the child at `at` with a neighbour if both fit into one node with spare space.
 fn merge<T>(children: &mut Vec<Child<T>>, at: usize) {
-    let fits = |left: &Child<T>, right: &Child<T>| left.node.width() + right.node.width() <= FULL * 3 / 4;
+    let fits = |left: &Child<T>, right: &Child<T>| left.node.width() + right.node.width() <= MAX_ENTRIES * 3 / 4;
     let left = if at > 0 && fits(&children[at - 1], &children[at]) {
         at - 1
     } else if at + 1 < children.len() && fits(&children[at], &children[at + 1]) {
@@ -323,9 +323,9 @@ mod tests {
         map.iter_from(|_| false).map(|entry| (entry.key.to_string(), entry.revision)).collect()
     }
 
-    /// Every child count is right, no node is empty or too wide, all leaves are at one depth.
+    /// Checks that all counts are right, no node is empty or too large, and all leaves have the same depth.
     fn check(node: &Node<()>, root: bool) -> usize {
-        assert!(node.width() <= FULL && (root || node.width() > 0));
+        assert!(node.width() <= MAX_ENTRIES && (root || node.width() > 0));
         let Node::Inner(children) = node else { return 0 };
         let depths: Vec<usize> = children
             .iter()
@@ -345,7 +345,7 @@ mod tests {
         let mut model = BTreeMap::new();
         let mut kept = Vec::new();
         for step in 0..40_000u64 {
-            // Grow, shrink to nothing, and grow again.
+            // Grow, shrink to empty, and grow again.
             let grow = matches!(step / 10_000, 0 | 2);
             let key = format!("/{}/{}", random.u8(..4), random.u16(..3_000));
             if random.u8(..10) < if grow { 8 } else { 1 } {

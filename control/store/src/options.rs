@@ -8,13 +8,13 @@ use std::time::Duration;
 pub struct Options {
     /// How long past revisions can be listed and watched.
     pub history: Duration,
-    /// How many events history keeps at most, whatever their age.
+    /// The maximum number of events in the history.
     pub ring: usize,
-    /// How many bytes of replaced and deleted values history keeps at most.
+    /// The maximum size of replaced and deleted values in the history, in bytes.
     pub history_bytes: usize,
-    /// How many events may wait in one watch before it is cut.
+    /// The maximum number of events that wait in a watch. A watch with more is closed as lagging.
     pub watch_queue: usize,
-    /// Wall-clock time, for expiry.
+    /// The wall clock, for expiry.
     pub clock: Clock,
 }
 

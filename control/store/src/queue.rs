@@ -1,6 +1,5 @@
-//! The queue between the task that hands events out and one watch: bounded, with one writer and one reader. It is one small piece of
-//! memory. Of an event to ten thousand watches, most of the time goes to memory that is in no cache of the processor, so that the pieces
-//! of memory which a delivery touches are what it costs.
+//! The queue between the task that delivers events and one watch: bounded, with one writer and one reader, and in one small allocation.
+//! Delivering an event to ten thousand watches is dominated by cache misses, so that a delivery must touch as little memory as possible.
 
 use crate::Event;
 use parking_lot::Mutex;
@@ -11,10 +10,10 @@ use std::{
 };
 use tokio::task::coop;
 
-/// Room that an empty queue keeps, events.
+/// The capacity that an empty queue keeps, in events.
 const KEPT_CAPACITY: usize = 4;
 
-/// A queue for so many events.
+/// Creates a queue with a maximum number of events.
 pub(crate) fn queue<T>(limit: usize) -> (Sender<T>, Receiver<T>) {
     let state = State { events: VecDeque::new(), reader: None, limit, lagged: false, ended: false, unread: false };
     let state = Arc::new(Mutex::new(state));
@@ -26,11 +25,11 @@ struct State<T> {
     /// The waker of the receiver.
     reader: Option<Waker>,
     limit: usize,
-    /// An event found no room.
+    /// An event did not fit.
     lagged: bool,
-    /// The sender is gone.
+    /// The sender was dropped.
     ended: bool,
-    /// The receiver is gone.
+    /// The receiver was dropped.
     unread: bool,
 }
 
@@ -44,11 +43,12 @@ impl<T> State<T> {
     }
 }
 
-/// The end of the queue that is written to.
+/// The writing end of the queue.
 pub(crate) struct Sender<T>(Arc<Mutex<State<T>>>);
 
 impl<T> Sender<T> {
-    /// Queues an event and wakes the reader. Whether there is a reader that keeps up: else the event is lost, and so is every further one.
+    /// Queues an event and wakes the receiver. Returns false if there is no receiver or the queue is full: the event and all further events
+    /// are then lost.
     pub(crate) fn send(&self, event: &Event<T>) -> bool {
         let mut state = self.0.lock();
         if state.unread || state.lagged || state.events.len() >= state.limit {
@@ -64,7 +64,7 @@ impl<T> Sender<T> {
         true
     }
 
-    /// Whether anybody reads, and keeps up.
+    /// Whether there is a receiver that keeps up.
     pub(crate) fn is_alive(&self) -> bool {
         let state = self.0.lock();
         !state.unread && !state.lagged
@@ -83,11 +83,11 @@ impl<T> Drop for Sender<T> {
     }
 }
 
-/// The end of the queue that is read.
+/// The reading end of the queue.
 pub(crate) struct Receiver<T>(Arc<Mutex<State<T>>>);
 
 impl<T> Receiver<T> {
-    /// The next event; `None` when there is none and the sender is gone. It takes part in tokio's cooperative scheduling.
+    /// Returns the next event, or `None` if the queue is empty and the sender was dropped. Takes part in tokio's cooperative scheduling.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event<T>>> {
         let budget = ready!(coop::poll_proceed(cx));
         let mut state = self.0.lock();
@@ -104,12 +104,12 @@ impl<T> Receiver<T> {
         Poll::Ready(event)
     }
 
-    /// The next event if there is one by now.
+    /// Returns the next event if there is one.
     pub(crate) fn try_next(&mut self) -> Option<Event<T>> {
         self.0.lock().pop()
     }
 
-    /// Whether an event found no room.
+    /// Whether an event did not fit.
     pub(crate) fn lagged(&self) -> bool {
         self.0.lock().lagged
     }

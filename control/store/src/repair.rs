@@ -1,19 +1,19 @@
 //! Recovery after a failed commit: the log is opened again, with delayed retries, and its content decides whether the commit is durable.
 //!
-//! Nothing is believed that was not read again: the log is either where it was before the failed commit, which then never happened, or
-//! where it would be after it, which then did happen; and all that was acknowledged must be in it. A log in any other state is damaged,
-//! and the store stays read-only.
+//! The decision relies only on what was read again. The log is either in the state before the failed commit, which then never happened, or
+//! in the state after it, which then did happen. It must contain all acknowledged writes. A log in any other state is damaged, and the
+//! store stays read-only.
 
 use crate::{Event, LogError, Replay, Revision, map::Map, request::Answer};
 use futures::future::BoxFuture;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The first try comes at once, the second after this, each next one after twice the time.
+/// The first attempt is immediate, the second after this delay, and each further one after twice the delay.
 const RETRY_DELAY: Duration = Duration::from_millis(250);
 const MAX_RETRY_DELAY: Duration = Duration::from_secs(5);
 
-/// A commit: its state of the store, and its waiting callers.
+/// A commit: the state after it, and its waiting callers.
 pub(crate) struct Commit<T> {
     pub(crate) revision: Revision,
     pub(crate) map: Map<T>,
@@ -25,19 +25,19 @@ pub(crate) struct Commit<T> {
 pub(crate) struct Repair<T> {
     /// The commit that failed.
     pub(crate) lost: Commit<T>,
-    /// A try that is under way.
+    /// The attempt in progress.
     pub(crate) work: Option<BoxFuture<'static, Result<Replay, LogError>>>,
-    /// When the next one begins.
+    /// When the next attempt begins.
     pub(crate) next: Instant,
     pause: Duration,
 }
 
-/// Whether a failed commit is in the log.
+/// Whether the log contains a failed commit.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Found {
-    /// It is there.
+    /// It does.
     Stored,
-    /// It never was.
+    /// It does not.
     Absent,
 }
 
@@ -46,14 +46,14 @@ impl<T> Repair<T> {
         Self { lost, work: None, next: Instant::now(), pause: RETRY_DELAY }
     }
 
-    /// A try has failed.
+    /// Schedules the next attempt after a failed one.
     pub(crate) fn wait(&mut self) {
         self.next = Instant::now() + self.pause;
         self.pause = (self.pause * 2).min(MAX_RETRY_DELAY);
     }
 
     /// Compares the log's content with the state that was published before the commit.
-    pub(crate) fn judge(&self, replay: &Replay, revision: Revision, map: &Map<T>) -> Result<Found, LogError> {
+    pub(crate) fn find_commit(&self, replay: &Replay, revision: Revision, map: &Map<T>) -> Result<Found, LogError> {
         let (found, expected) = match replay.revision {
             at if at == self.lost.revision => (Found::Stored, &self.lost.map),
             at if at == revision => (Found::Absent, map),

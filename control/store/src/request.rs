@@ -1,23 +1,23 @@
-//! Writes on their way to the one task that makes changes, and its answers.
+//! Write requests to the task that makes changes, and their results.
 
 use crate::{Bytes, Error, Event, Expect, LogError};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::oneshot;
 
-/// A write, and on which condition it happens. Nothing is deleted that is not there: that is a conflict too.
+/// A conditional write. Deleting a key that does not exist is a conflict.
 #[derive(Clone, Debug)]
 pub struct Write {
     /// The key.
     pub key: Arc<str>,
     /// The condition.
     pub expect: Expect,
-    /// The new bytes; `None` deletes the key.
+    /// The new bytes. `None` deletes the key.
     pub value: Option<Bytes>,
-    /// After which time the key is to be deleted.
+    /// The time to live of the key.
     pub ttl: Option<Duration>,
 }
 
-/// Sends the result of a write to its caller: the change, or the error.
+/// Sends the result to the caller: the event, or the error.
 pub(crate) type Reply<T> = oneshot::Sender<Result<Event<T>, Error<T>>>;
 
 pub(crate) enum Request<T> {
@@ -25,7 +25,7 @@ pub(crate) enum Request<T> {
     Close(oneshot::Sender<Result<(), LogError>>),
 }
 
-/// An answer that is sent when everything it tells of is durable and published.
+/// A result that is sent when everything it refers to is durable and published.
 pub(crate) struct Answer<T> {
     pub(crate) reply: Reply<T>,
     pub(crate) result: Result<Event<T>, Error<T>>,
@@ -36,7 +36,7 @@ impl<T> Answer<T> {
         drop(self.reply.send(self.result)); // a caller that no longer waits has dropped its end
     }
 
-    /// Answers with an error instead. What is refused anyway stays refused for its own reason, but tells nothing unpublished.
+    /// Replaces the result by an error. A refused write keeps its own error, unless it would reveal unpublished data.
     pub(crate) fn fail(self, error: Error<T>) {
         drop(self.reply.send(Err(error)));
     }

@@ -1,10 +1,10 @@
-//! The one task that writes: it checks expectations, numbers changes, folds them into commits, and publishes.
+//! The writer task: it checks expectations, assigns revisions, groups changes into commits, and publishes them.
 //!
-//! While one commit is on its way to the disk the next one is prepared from what arrives; it starts when the first has
-//! ended. So a lone write is committed at once, and under load a commit carries whatever queued during the last one,
-//! without a timer. A prepared change becomes visible only when its commit has ended well. If a commit fails, what was prepared after it
-//! fails too, and so does everything until the log has been opened again: see [`crate::repair`]. While the disk is full, what makes
-//! the store no larger is taken still.
+//! While a commit is in progress, the next one is prepared from the requests that arrive; it starts when the first has ended. Therefore a
+//! single write is committed at once, and under load a commit contains all writes that arrived during the previous one, without a timer. A
+//! prepared change becomes visible only after its commit succeeded. If a commit fails, the prepared changes after it fail too, and so do
+//! all writes until the log is open again: see [`crate::repair`]. While the disk is full, writes that do not grow the store are still
+//! accepted.
 
 use crate::{
     Action, Batch, Bytes, Change, Entry, Error, Event, Expect, Log, LogError, Payload, Replay, Revision,
@@ -26,18 +26,18 @@ use tokio::{
     time::{Instant, sleep_until},
 };
 
-/// Most changes in one commit; the rest waits in the queue.
+/// Most changes in a commit. Other requests wait in the queue.
 const MAX_CHANGES: usize = 1024;
-/// Most value bytes in one commit, unless a single value is larger.
+/// Most value bytes in a commit, unless a single value is larger.
 const MAX_BYTES: usize = 16 << 20;
-/// Longest sleep, so that a wall clock that was set is noticed.
+/// The longest sleep, so that a changed wall clock is noticed.
 const MAX_SLEEP: Duration = Duration::from_secs(30);
-/// How often a full disk is asked for room, and for how long a commit that failed for want of space counts more than its answer.
+/// How often the space of a full disk is checked, and how long a commit that failed for lack of space overrides the result of such a check.
 const SPACE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// By how many bytes an object may grow on a full disk: a deletion is first a note in the object, then reports of its end.
-const GROWTH: usize = 1024;
+/// By how many bytes an object may grow on a full disk: a deletion first sets a field of the object, and then its status changes.
+const MAX_GROWTH: usize = 1024;
 
-/// A commit in the making.
+/// A commit that is being prepared.
 struct Prepared<T> {
     changes: Vec<Change>,
     events: Vec<Event<T>>,
@@ -55,11 +55,11 @@ impl<T> Prepared<T> {
     }
 }
 
-/// A commit on its way to the disk, then whether there is room for more.
+/// A commit in progress, followed by a check of the free space.
 type InFlight<T> = (BoxFuture<'static, (Result<(), LogError>, Result<(), LogError>)>, Commit<T>);
 
-/// What the writer waits for.
-enum Woken<T> {
+/// The events that wake the writer.
+enum WakeReason<T> {
     Committed(Commit<T>, Result<(), LogError>, Result<(), LogError>),
     Reopened(Result<Replay, LogError>),
     RoomChecked(Result<(), LogError>),
@@ -69,23 +69,23 @@ pub(crate) struct Sequencer<T> {
     publisher: Publisher<T>,
     log: Arc<dyn Log>,
     requests: mpsc::Receiver<Request<T>>,
-    /// The state and revision after everything prepared.
+    /// The state and revision after all prepared changes.
     map: Map<T>,
     revision: Revision,
     prepared: Prepared<T>,
     in_flight: Option<InFlight<T>>,
-    /// The log is not open: a commit has failed.
+    /// The log is not open, because a commit failed.
     repair: Option<Repair<T>>,
-    /// The disk is full: when to ask for room again, and the question that is under way.
+    /// The disk is full: the time of the next check, and the check in progress.
     disk_full: Option<Instant>,
-    room_check: Option<BoxFuture<'static, Result<(), LogError>>>,
-    /// When which key expires, for exactly the entries of `map` that do.
+    space_check: Option<BoxFuture<'static, Result<(), LogError>>>,
+    /// The expiry times of exactly the entries of `map` that have one.
     expiries: BTreeSet<(NonZeroU64, Arc<str>)>,
     closing: Option<oneshot::Sender<Result<(), LogError>>>,
 }
 
 impl<T: Payload> Sequencer<T> {
-    /// Of a log that the publisher has been made from.
+    /// Creates the sequencer of a log whose content is in the publisher.
     pub(crate) fn new(publisher: Publisher<T>, log: Arc<dyn Log>, requests: mpsc::Receiver<Request<T>>) -> Self {
         let (revision, map) = publisher.state.newest();
         let expiries = expiries(&map);
@@ -99,8 +99,8 @@ impl<T: Payload> Sequencer<T> {
             in_flight: None,
             repair: None,
             disk_full: None,
-            // A disk may be full from the start.
-            room_check: None,
+            // The disk may be full at the start.
+            space_check: None,
             expiries,
             closing: None,
         }
@@ -109,14 +109,14 @@ impl<T: Payload> Sequencer<T> {
     pub(crate) async fn run(mut self) {
         let mut arrived = Vec::new();
         let mut open = true;
-        self.note_room(self.log.room().await);
+        self.on_space_checked(self.log.check_space().await);
         while open || self.in_flight.is_some() || !self.prepared.answers.is_empty() || !self.prepared.changes.is_empty()
         {
             let room = open && self.prepared.has_room();
             let wake = self.next_wake();
             tokio::select! {
                 biased;
-                woken = woken(&mut self.in_flight, &mut self.repair, &mut self.room_check) => {
+                woken = woken(&mut self.in_flight, &mut self.repair, &mut self.space_check) => {
                     self.wake(woken);
                     self.publisher.tell().await;
                     // yields, so that callers which were just answered can add their next write to this commit
@@ -137,7 +137,7 @@ impl<T: Payload> Sequencer<T> {
             if open {
                 self.expire();
             }
-            self.launch();
+            self.start_commit();
         }
         if let Some(repair) = self.repair.take() {
             self.unknown(repair.lost.answers);
@@ -150,19 +150,19 @@ impl<T: Payload> Sequencer<T> {
         }
     }
 
-    fn wake(&mut self, woken: Woken<T>) {
+    fn wake(&mut self, woken: WakeReason<T>) {
         match woken {
-            Woken::Committed(commit, Ok(()), room) => {
+            WakeReason::Committed(commit, Ok(()), room) => {
                 self.publish(commit);
-                self.note_room(room);
+                self.on_space_checked(room);
             }
-            Woken::Committed(commit, Err(error), _) => self.commit_failed(commit, error),
-            Woken::Reopened(result) => self.reopened(result),
-            Woken::RoomChecked(room) => self.note_room(room),
+            WakeReason::Committed(commit, Err(error), _) => self.commit_failed(commit, error),
+            WakeReason::Reopened(result) => self.reopened(result),
+            WakeReason::RoomChecked(room) => self.on_space_checked(room),
         }
     }
 
-    /// Drops old history. Returns the time of the next work without a request: an expiry, or more history to drop.
+    /// Removes expired history. Returns when there is more work without a request: an expiry of an entry or of history.
     fn next_wake(&self) -> Instant {
         let now = Instant::now();
         let expiry = self.expiries.first().filter(|_| self.repair.is_none()).map(|(at, _)| {
@@ -170,7 +170,7 @@ impl<T: Payload> Sequencer<T> {
         });
         let old = self.publisher.state.history.lock().prune(now, &self.publisher.state.options);
         let try_again = self.repair.as_ref().filter(|repair| repair.work.is_none()).map(|repair| repair.next);
-        let look = self.disk_full.filter(|_| self.room_check.is_none());
+        let look = self.disk_full.filter(|_| self.space_check.is_none());
         let longest = now + MAX_SLEEP;
         [expiry, old, try_again, look].into_iter().flatten().fold(longest, Instant::min)
     }
@@ -205,7 +205,7 @@ impl<T: Payload> Sequencer<T> {
         ttl: Option<Duration>,
     ) -> Result<Event<T>, Error<T>> {
         if self.disk_full.is_some()
-            && before.as_ref().is_none_or(|before| value.len() > before.stored.len() + GROWTH)
+            && before.as_ref().is_none_or(|before| value.len() > before.stored.len() + MAX_GROWTH)
             && let Some(cause) = self.publisher.state.failure()
         {
             return Err(Error::Full { cause });
@@ -230,7 +230,7 @@ impl<T: Payload> Sequencer<T> {
         self.change(change, Some(last), None)
     }
 
-    /// The entry that a write replaces, if it is what the writer expects.
+    /// The entry that a write replaces, if the expectation holds.
     fn check(&self, key: &str, expect: Expect) -> Result<Option<Arc<Entry<T>>>, Error<T>> {
         if self.repair.is_some()
             && let Some(cause) = self.publisher.state.failure()
@@ -283,27 +283,27 @@ impl<T: Payload> Sequencer<T> {
         }
     }
 
-    /// Starts the next commit if none is under way.
-    fn launch(&mut self) {
+    /// Starts the next commit if none is in progress.
+    fn start_commit(&mut self) {
         if self.in_flight.is_some() {
             return;
         }
         let Prepared { changes, events, answers, .. } = std::mem::replace(&mut self.prepared, Prepared::new());
         if changes.is_empty() {
-            answers.into_iter().for_each(Answer::send); // refusals only: what they tell is published
+            answers.into_iter().for_each(Answer::send); // refused writes only: what they refer to is published
             return;
         }
         let (log, batch) = (self.log.clone(), Batch { revision: self.revision, changes });
         let work = async move {
             let committed = log.commit(batch).await;
-            let room = if committed.is_ok() { log.room().await } else { Ok(()) };
+            let room = if committed.is_ok() { log.check_space().await } else { Ok(()) };
             (committed, room)
         };
         let commit = Commit { revision: self.revision, map: self.map.clone(), events, answers };
         self.in_flight = Some((Box::pin(work), commit));
     }
 
-    /// A commit is durable.
+    /// Publishes a durable commit.
     fn publish(&mut self, commit: Commit<T>) {
         self.publisher.publish(commit.revision, commit.map, commit.events);
         commit.answers.into_iter().for_each(Answer::send);
@@ -316,28 +316,28 @@ impl<T: Payload> Sequencer<T> {
         self.publisher.state.failure.send_replace(Some(cause.clone()));
         let prepared = std::mem::replace(&mut self.prepared, Prepared::new());
         prepared.answers.into_iter().for_each(|answer| answer.fail(Error::ReadOnly { cause: cause.clone() }));
-        (self.disk_full, self.room_check) = (None, None);
+        (self.disk_full, self.space_check) = (None, None);
         self.repair = Some(Repair::new(commit));
     }
 
-    /// Opens the log again, or asks a full disk for room, if that is due.
+    /// Opens the log again, or checks the space of a full disk, if that is due.
     fn begin_repair_or_check(&mut self) {
         let now = Instant::now();
         if let Some(repair) = self.repair.as_mut().filter(|repair| repair.work.is_none() && repair.next <= now) {
             let log = self.log.clone();
             repair.work = Some(Box::pin(async move { log.reopen().await }));
         }
-        if self.disk_full.is_some_and(|at| at <= now) && self.room_check.is_none() && self.in_flight.is_none() {
+        if self.disk_full.is_some_and(|at| at <= now) && self.space_check.is_none() && self.in_flight.is_none() {
             let log = self.log.clone();
-            self.room_check = Some(Box::pin(async move { log.room().await }));
+            self.space_check = Some(Box::pin(async move { log.check_space().await }));
         }
     }
 
-    /// The log has been opened again, or not.
+    /// Handles the result of opening the log again.
     fn reopened(&mut self, result: Result<Replay, LogError>) {
         let Some(mut repair) = self.repair.take() else { return };
         let (revision, map) = self.publisher.state.newest();
-        match result.and_then(|replay| repair.judge(&replay, revision, &map)) {
+        match result.and_then(|replay| repair.find_commit(&replay, revision, &map)) {
             Ok(found) => self.recovered(repair.lost, found, revision, map),
             Err(error) => {
                 tracing::error!(%error, "the store's file cannot be opened again yet");
@@ -371,12 +371,12 @@ impl<T: Payload> Sequencer<T> {
         }
     }
 
-    /// Whether there is room for more.
-    fn note_room(&mut self, room: Result<(), LogError>) {
+    /// Handles the result of a check of the free space.
+    fn on_space_checked(&mut self, room: Result<(), LogError>) {
         match room {
             Ok(()) if self.disk_full.is_none() => {}
-            // A commit failed for want of space a moment ago: that counts more.
-            Ok(()) if self.room_check.is_none() && self.disk_full.is_some_and(|at| at > Instant::now()) => {}
+            // A commit failed for lack of space a moment ago, which overrides the check.
+            Ok(()) if self.space_check.is_none() && self.disk_full.is_some_and(|at| at > Instant::now()) => {}
             Ok(()) => {
                 tracing::warn!("the store's disk has room again");
                 self.disk_full = None;
@@ -390,7 +390,7 @@ impl<T: Payload> Sequencer<T> {
                 self.disk_full = Some(Instant::now() + SPACE_CHECK_INTERVAL);
             }
         }
-        self.room_check = None;
+        self.space_check = None;
     }
 
     fn unknown(&self, answers: Vec<Answer<T>>) {
@@ -403,26 +403,26 @@ fn expiries<T>(map: &Map<T>) -> BTreeSet<(NonZeroU64, Arc<str>)> {
     map.iter_from(|_| false).filter_map(|entry| Some((entry.expires?, entry.key.clone()))).collect()
 }
 
-/// Waits for the next commit in progress.
+/// Waits for the commit in progress.
 async fn woken<T>(
     in_flight: &mut Option<InFlight<T>>,
     repair: &mut Option<Repair<T>>,
-    room_check: &mut Option<BoxFuture<'static, Result<(), LogError>>>,
-) -> Woken<T> {
+    space_check: &mut Option<BoxFuture<'static, Result<(), LogError>>>,
+) -> WakeReason<T> {
     if let Some((work, _)) = in_flight {
         let (committed, room) = work.as_mut().await;
         let (_, commit) = in_flight.take().expect("it was there");
-        return Woken::Committed(commit, committed, room);
+        return WakeReason::Committed(commit, committed, room);
     }
     if let Some(work) = repair.as_mut().and_then(|repair| repair.work.as_mut()) {
         let result = work.as_mut().await;
         if let Some(repair) = repair {
             repair.work = None;
         }
-        return Woken::Reopened(result);
+        return WakeReason::Reopened(result);
     }
-    match room_check {
-        Some(check) => Woken::RoomChecked(check.as_mut().await),
+    match space_check {
+        Some(check) => WakeReason::RoomChecked(check.as_mut().await),
         None => std::future::pending().await,
     }
 }

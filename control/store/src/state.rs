@@ -1,10 +1,10 @@
-//! What readers share, and the one way in which a change becomes visible to them: [`Publisher`].
+//! The state that readers share, and the [`Publisher`], which alone makes changes visible.
 
 use crate::{
     Changes, Entry, Error, Event, LogError, Options, Payload, Record, Replay, Revision,
     history::History,
     map::Map,
-    watch::{FanOut, Newcomers, Published},
+    watch::{FanOut, NewWatchers, Published},
 };
 use parking_lot::{Mutex, RwLock};
 use std::sync::Arc;
@@ -13,13 +13,13 @@ use tokio::{
     time::Instant,
 };
 
-/// What readers and the task that publishes share. Lock order: `history`, then `head`, then `changes`.
+/// The state that readers and the publishing task share. Lock order: `history`, then `head`, then `changes`.
 pub(crate) struct State<T> {
     /// The newest published state.
     pub(crate) head: RwLock<Head<T>>,
     pub(crate) history: Mutex<History<T>>,
     pub(crate) changes: Mutex<Vec<Changes>>,
-    /// Why the store does not take every write at the moment.
+    /// Why the store does not accept every write at the moment.
     pub(crate) failure: watch::Sender<Option<Arc<LogError>>>,
     pub(crate) options: Options,
 }
@@ -44,7 +44,7 @@ impl<T> State<T> {
         let now = Instant::now();
         let mut history = self.history.lock();
         let before = std::mem::replace(&mut *self.head.write(), Head { revision, map: map.clone() });
-        // After the state is there to be read, and before the writer is answered.
+        // After the state is readable, and before the writer is answered.
         self.changes.lock().iter().for_each(|changes| changes.note(revision, &events));
         history.append(now, events, revision, map);
         history.prune(now, &self.options);
@@ -53,16 +53,16 @@ impl<T> State<T> {
     }
 }
 
-/// Publishes changes in the order of their revisions. Dropping it ends all watches.
+/// Publishes changes in the order of their revisions. Dropping it closes all watches.
 pub(crate) struct Publisher<T> {
     pub(crate) state: Arc<State<T>>,
     published: watch::Sender<Revision>,
-    /// To the task that delivers events to watches, and the commit that it gets next.
+    /// The task that delivers events to watches, and the commit that it receives next.
     commits: mpsc::Sender<Published<T>>,
     undelivered: Option<Published<T>>,
 }
 
-/// The newest revision that readers see, and that was delivered to watches.
+/// The newest revisions that are visible to readers and delivered to watches.
 #[derive(Clone)]
 pub(crate) struct Progress {
     pub(crate) published: watch::Receiver<Revision>,
@@ -70,7 +70,7 @@ pub(crate) struct Progress {
 }
 
 impl<T: Payload> Publisher<T> {
-    /// Begins with what a log holds.
+    /// Creates a publisher with the content of a log.
     pub(crate) async fn new(replay: Replay, options: Options) -> Result<(Self, Progress), Error<T>> {
         let revision = replay.revision;
         let build = move || replay.records.into_iter().map(entry::<T>).collect::<Map<T>>();
@@ -79,7 +79,7 @@ impl<T: Payload> Publisher<T> {
             Err(error) => return Err(LogError::Corrupt(format!("a record cannot be understood: {error}")).into()),
         };
         tracing::debug!(revision, entries = map.len(), "store opened");
-        let newcomers = Newcomers::new();
+        let newcomers = NewWatchers::new();
         let state = Arc::new(State {
             head: RwLock::new(Head { revision, map: map.clone() }),
             history: Mutex::new(History::new(revision, map, newcomers.clone())),
@@ -96,14 +96,14 @@ impl<T: Payload> Publisher<T> {
 }
 
 impl<T> Publisher<T> {
-    /// Makes durable changes visible to readers; `map` is the state after them. Their callers are answered afterwards.
+    /// Makes durable changes visible to readers. `map` is the state after them. Callers are answered afterwards.
     pub(crate) fn publish(&mut self, revision: Revision, map: Map<T>, events: Vec<Event<T>>) {
         self.undelivered = Some((revision, events.clone()));
         self.state.publish(revision, map, events);
         self.published.send_replace(revision);
     }
 
-    /// Queues what has been published for the watches; once after each [`Publisher::publish`]. Waits where too much is queued already.
+    /// Queues the published events for the watches. Called once after each [`Publisher::publish`]. Waits if too many commits are queued.
     pub(crate) async fn tell(&mut self) {
         if let Some(commit) = self.undelivered.take()
             && self.commits.send(commit).await.is_err()
@@ -119,7 +119,7 @@ impl<T> Drop for Publisher<T> {
     }
 }
 
-/// What a record of the log is to readers.
+/// The entry of a record of the log.
 pub(crate) fn entry<T: Payload>(record: Record) -> Arc<Entry<T>> {
     let Record { key, revision, created, expires, value } = record;
     let payload = T::publish(&key, revision, value.clone());

@@ -1,4 +1,4 @@
-//! The handle: reads from memory, writes through the task that makes changes.
+//! The handle of a store. Reads are from memory, writes go through the task that makes changes.
 
 use crate::{
     Bytes, Changes, Entry, Error, Event, Expect, Log, LogError, Options, Payload, Revision, Watch,
@@ -10,12 +10,12 @@ use crate::{
 use std::{fmt, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// Writes that may wait for the task that makes changes; a further one waits for room in the call.
+/// The maximum number of queued writes. Further calls wait.
 const QUEUE: usize = 1024;
-/// Longest key, bytes.
+/// The maximum length of a key in bytes.
 const MAX_KEY_BYTES: usize = 4096;
 
-/// The store. A clone is the same store. When the last clone is dropped, the writer completes the queued requests and stops.
+/// A store. Clones are the same store. When the last clone is dropped, the writer completes the queued requests and stops.
 pub struct Store<T: Payload> {
     state: Arc<State<T>>,
     requests: mpsc::Sender<Request<T>>,
@@ -35,7 +35,7 @@ impl<T: Payload> fmt::Debug for Store<T> {
 }
 
 impl<T: Payload> Store<T> {
-    /// Reads an embedded log and starts the task that sequences writes to it, on the current tokio runtime.
+    /// Reads an embedded log and starts its sequencer on the current tokio runtime.
     pub async fn open(log: impl Log, options: Options) -> Result<Self, Error<T>> {
         let log: Arc<dyn Log> = Arc::new(log);
         let (publisher, progress) = Publisher::new(log.replay().await?, options).await?;
@@ -45,7 +45,7 @@ impl<T: Payload> Store<T> {
         Ok(Self { state, requests, progress })
     }
 
-    /// Reads a log that others write as well and starts the task that follows it, on the current tokio runtime.
+    /// Reads a shared log and starts its follower on the current tokio runtime.
     #[cfg(any(test, feature = "contract"))]
     pub async fn follow(log: impl crate::SharedLog, options: Options) -> Result<Self, Error<T>> {
         let (publisher, progress) = Publisher::new(log.read().await?, options).await?;
@@ -65,7 +65,7 @@ impl<T: Payload> Store<T> {
         self.state.head.read().map.get(key).cloned()
     }
 
-    /// The state at a revision, the newest by default: O(1) for the newest, about a millisecond at worst for an older one.
+    /// The state at a revision, by default the newest. Takes O(1) for the newest, and at most about a millisecond for an older one.
     pub fn snapshot(&self, at: Option<Revision>) -> Result<Snapshot<T>, Error<T>> {
         {
             let head = self.state.head.read();
@@ -81,9 +81,8 @@ impl<T: Payload> Store<T> {
         Ok(Snapshot { revision, map: past.rebuild() })
     }
 
-    /// Creates or replaces a key. When it returns `Ok`, the write is durable and published. With `ttl`, the key is
-    /// deleted that long after now (within a second or so), unless it is put again before. If the caller stops waiting,
-    /// the write may still happen.
+    /// Creates or replaces a key. When it returns `Ok`, the write is durable and published. With `ttl`, the key is deleted after that time
+    /// (within about a second), unless it is put again before. If the caller stops waiting, the write may still happen.
     pub async fn put(
         &self,
         key: &str,
@@ -101,7 +100,7 @@ impl<T: Payload> Store<T> {
         Ok(event.after.expect("a put leaves an entry"))
     }
 
-    /// Deletes a key. Answers with the revision of the deletion and the last state. `Expect::Absent` always conflicts.
+    /// Deletes a key. Returns the event with the revision of the deletion and the last entry. `Expect::Absent` always conflicts.
     pub async fn delete(&self, key: &str, expect: Expect) -> Result<(Revision, Arc<Entry<T>>), Error<T>> {
         let event = self.write(Write { key: key.into(), expect, value: None, ttl: None }).await?;
         Ok((event.revision, event.before.expect("what was deleted was there")))
@@ -113,12 +112,12 @@ impl<T: Payload> Store<T> {
         answer.await.unwrap_or(Err(Error::Closed))
     }
 
-    /// The events under `prefix` after `since`.
+    /// Watches the events under `prefix` after `since`.
     pub fn watch(&self, prefix: &str, since: Revision) -> Result<Watch<T>, Error<T>> {
         self.state.history.lock().watch(prefix, since, self.state.options.watch_queue)
     }
 
-    /// When something under `prefix` changes, from now on.
+    /// Tracks the revision of the last change under `prefix`, from now on.
     pub fn changes(&self, prefix: &str) -> Changes {
         let mut all = self.state.changes.lock();
         all.retain(Changes::is_used);
@@ -141,28 +140,27 @@ impl<T: Payload> Store<T> {
         done.map(drop).map_err(|_| Error::Closed)
     }
 
-    /// Forgets history up to and with `revision`: snapshots and watches can no longer start before it.
+    /// Removes the history up to and including `revision`. Snapshots and watches can no longer start before it.
     pub fn compact(&self, revision: Revision) {
         self.state.history.lock().compact(revision);
     }
 
-    /// Why the store does not take every write at the moment; `None` if it does.
+    /// Why the store does not accept every write at the moment. `None` if it does.
     pub fn failure(&self) -> Option<Arc<LogError>> {
         self.state.failure()
     }
 
-    /// The same, to wait for changes of it.
+    /// A receiver of the changes of [`Store::failure`].
     pub fn failures(&self) -> watch::Receiver<Option<Arc<LogError>>> {
         self.state.failure.subscribe()
     }
 
-    /// Resolves when the writer has ended: after [`Store::close`], or because of a fault in it. Nothing can be written any more.
+    /// Resolves when the writer has ended, after [`Store::close`] or because of an internal error. Nothing can be written any more.
     pub async fn ended(&self) {
         let _ = self.progress.published.clone().wait_for(|_| false).await;
     }
 
-    /// Ends what is queued, gives back the log's files and ends all watches. Later writes fail with [`Error::Closed`];
-    /// reads of what is in memory still work.
+    /// Completes queued writes, closes the log and all watches. Later writes fail with [`Error::Closed`], reads continue to work.
     pub async fn close(self) -> Result<(), Error<T>> {
         let (reply, answer) = oneshot::channel();
         self.send(Request::Close(reply)).await?;
@@ -174,7 +172,7 @@ impl<T: Payload> Store<T> {
     }
 }
 
-/// The state at one revision. Holding one keeps the entries of that time in memory.
+/// The state at one revision. It keeps the entries of its revision in memory.
 pub struct Snapshot<T> {
     revision: Revision,
     map: Map<T>,
@@ -203,25 +201,25 @@ impl<T> Snapshot<T> {
         self.map.get(key)
     }
 
-    /// The entries under `prefix` in the order of their keys, those after the whole key `start_after` if given.
+    /// The entries under `prefix` in key order, after the whole key `start_after` if given.
     pub fn range<'a>(&'a self, prefix: &'a str, start_after: Option<&'a str>) -> Range<'a, T> {
         let before = |key: &str| key < prefix || start_after.is_some_and(|start| key <= start);
         Range { entries: self.map.iter_from(before), prefix }
     }
 
-    /// How many entries are under `prefix`: O(log n).
+    /// The number of entries under `prefix`. Takes O(log n).
     pub fn count(&self, prefix: &str) -> usize {
         self.map.count(prefix)
     }
 
-    /// How many entries are under `prefix` after the whole key `start_after`: O(log n).
+    /// The number of entries under `prefix` after the whole key `start_after`. Takes O(log n).
     pub fn count_after(&self, prefix: &str, start_after: &str) -> usize {
         let end = self.map.rank(|key| key < prefix || key.starts_with(prefix));
         end.saturating_sub(self.map.rank(|key| key < prefix || key <= start_after))
     }
 }
 
-/// See [`Snapshot::range`].
+/// The iterator of [`Snapshot::range`].
 pub struct Range<'a, T> {
     entries: Iter<'a, T>,
     prefix: &'a str,

@@ -1,5 +1,6 @@
-//! Watches: the events under a prefix, in order, to readers that keep up. One task hands the events out, so that however many watch, the
-//! writer only queues a commit for it. It finds those whom an event concerns by the folders of its key, not by asking each watch.
+//! Watches: the events under a prefix, in order, for readers that keep up. One task delivers events, so that the writer only queues each
+//! commit once, however many watches there are. The task finds the watches of an event by the folders of its key, without testing each
+//! watch.
 
 use crate::{
     Event, Revision,
@@ -14,28 +15,28 @@ use std::{
 };
 use tokio::sync::{mpsc, watch};
 
-/// Commits that may wait to be handed out; with more, the writer waits.
+/// The maximum number of commits that wait for delivery. With more, the writer waits.
 const MAX_QUEUED: usize = 64;
-/// Deliveries after which the task lets others run.
+/// The number of deliveries after which the task yields.
 const MAX_BATCH: usize = 1024;
 
-/// The events under a prefix after a revision, each once and in order of revision.
+/// The events under a prefix after a revision, each once and in the order of revisions.
 ///
-/// Live events wait in a bounded queue. A watch whose queue is full is cut: it still yields what was queued, then `None`
-/// for ever, and [`Watch::lagged`] is true. The reader then lists and watches anew. Nobody ever waits for a watch.
+/// Live events wait in a bounded queue. A watch whose queue overflows is closed: it returns the queued events and then only `None`, and
+/// [`Watch::lagged`] is true. The reader must list and watch again. The store never waits for a watch.
 pub struct Watch<T> {
-    /// Events that had happened when the watch began.
+    /// The past events when the watch began.
     past: VecDeque<Event<T>>,
     live: Receiver<T>,
 }
 
 impl<T> Watch<T> {
-    /// The next event; waits for it. `None` when the watch has been cut or the store is closed. Cancel-safe.
+    /// Waits for the next event. `None` if the watch has lagged or the store is closed. Cancel-safe.
     pub async fn next(&mut self) -> Option<Event<T>> {
         poll_fn(|cx| self.poll_next(cx)).await
     }
 
-    /// As [`Watch::next`].
+    /// Polls for the next event: see [`Watch::next`].
     pub fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Event<T>>> {
         match self.past.pop_front() {
             Some(event) => Poll::Ready(Some(event)),
@@ -43,12 +44,12 @@ impl<T> Watch<T> {
         }
     }
 
-    /// The next event if there is one by now.
+    /// The next event if there is one.
     pub fn try_next(&mut self) -> Option<Event<T>> {
         self.past.pop_front().or_else(|| self.live.try_next())
     }
 
-    /// Whether the watch was cut because it was too slow.
+    /// Whether the watch was closed because it was too slow.
     pub fn lagged(&self) -> bool {
         self.live.lagged()
     }
@@ -57,7 +58,7 @@ impl<T> Watch<T> {
 /// The store's end of a watch.
 pub(crate) struct Watcher<T> {
     prefix: Box<str>,
-    /// The watch has the events up to this revision already.
+    /// The watch already has the events up to this revision.
     since: Revision,
     live: Sender<T>,
 }
@@ -68,7 +69,8 @@ impl<T> Watcher<T> {
         (Self { prefix: prefix.into(), since, live: sender }, Watch { past, live })
     }
 
-    /// Hands it an event of its folder, whose name is so long, if the event is under its prefix. Whether it can go on.
+    /// Delivers an event of its folder, whose name has this length, if the event is under its prefix. Returns whether the watch is still
+    /// open.
     fn deliver(&self, event: &Event<T>, folder: usize) -> bool {
         let all = self.prefix.len() == folder;
         let concerned = event.revision > self.since && (all || event.key().starts_with(&*self.prefix));
@@ -79,60 +81,60 @@ impl<T> Watcher<T> {
         self.live.is_alive()
     }
 
-    /// The folder that holds all of the prefix: its part up to the last slash.
+    /// The folder of a prefix: the part up to its last slash.
     fn folder(&self) -> &str {
         &self.prefix[..self.prefix.rfind('/').map_or(0, |at| at + 1)]
     }
 }
 
-/// Watches that have begun and are not among those of the [`FanOut`] yet.
-pub(crate) struct Newcomers<T>(Mutex<Vec<Watcher<T>>>);
+/// Watches that have begun and are not registered in the [`FanOut`] yet.
+pub(crate) struct NewWatchers<T>(Mutex<Vec<Watcher<T>>>);
 
-impl<T> Newcomers<T> {
+impl<T> NewWatchers<T> {
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self(Mutex::default()))
     }
 
-    /// The caller holds the lock of the history from which the watch has its past, so that no commit is missed between the two.
+    /// The caller holds the lock of the history, from which the watch has its past events, so that no commit is missed in between.
     pub(crate) fn add(&self, watcher: Watcher<T>) {
         let mut waiting = self.0.lock();
         if waiting.len() == waiting.capacity() {
-            waiting.retain(Watcher::is_alive); // where nothing happens, watches come and go all the same
+            waiting.retain(Watcher::is_alive); // Removes closed watches, which otherwise would accumulate while there are no events.
         }
         waiting.push(watcher);
     }
 }
 
-/// The changes of a commit, and the revision after it.
+/// The events of a commit, and its revision.
 pub(crate) type Published<T> = (Revision, Vec<Event<T>>);
 
-/// Hands events to watches.
+/// Delivers events to watches.
 pub(crate) struct FanOut<T> {
     commits: mpsc::Receiver<Published<T>>,
-    newcomers: Arc<Newcomers<T>>,
-    /// Of each folder that is watched, or in which something is.
+    newcomers: Arc<NewWatchers<T>>,
+    /// The watched folders and their parents.
     folders: HashMap<Box<str>, Vec<Watcher<T>>>,
     count: usize,
-    /// With so many, the dead are looked for everywhere.
+    /// At this number of watches, closed watches are removed from all folders.
     sweep_at: usize,
     delivered: watch::Sender<Revision>,
 }
 
 impl<T: Send + Sync + 'static> FanOut<T> {
-    /// Where commits go, and the task for them.
+    /// Creates the queue of commits and the task that delivers them.
     pub(crate) fn new(
-        newcomers: Arc<Newcomers<T>>,
+        newcomers: Arc<NewWatchers<T>>,
         delivered: watch::Sender<Revision>,
     ) -> (mpsc::Sender<Published<T>>, Self) {
         let (sender, commits) = mpsc::channel(MAX_QUEUED);
         (sender, Self { commits, newcomers, folders: HashMap::new(), count: 0, sweep_at: MAX_BATCH, delivered })
     }
 
-    /// Ends, with all watches, when the sender of commits is dropped.
+    /// Ends, together with all watches, when the sender of commits is dropped.
     pub(crate) async fn run(mut self) {
         let mut done = 0;
         while let Some((revision, events)) = self.commits.recv().await {
-            self.enrol();
+            self.register();
             for event in &events {
                 done += self.deliver(event);
                 if done >= MAX_BATCH {
@@ -145,7 +147,7 @@ impl<T: Send + Sync + 'static> FanOut<T> {
         self.newcomers.0.lock().clear();
     }
 
-    fn enrol(&mut self) {
+    fn register(&mut self) {
         for watcher in std::mem::take(&mut *self.newcomers.0.lock()) {
             self.count += 1;
             match self.folders.get_mut(watcher.folder()) {
@@ -163,7 +165,7 @@ impl<T: Send + Sync + 'static> FanOut<T> {
         }
     }
 
-    /// Answers how many watches were asked.
+    /// Returns the number of watches that were tested.
     fn deliver(&mut self, event: &Event<T>) -> usize {
         let key = event.key();
         let folders = std::iter::once(0).chain(key.match_indices('/').map(|(at, _)| at + 1));
@@ -195,13 +197,13 @@ mod tests {
     }
 
     struct World {
-        newcomers: Arc<Newcomers<()>>,
+        newcomers: Arc<NewWatchers<()>>,
         fan_out: FanOut<()>,
     }
 
     impl World {
         fn new() -> Self {
-            let newcomers = Newcomers::new();
+            let newcomers = NewWatchers::new();
             let (_, fan_out) = FanOut::new(newcomers.clone(), watch::Sender::new(0));
             Self { newcomers, fan_out }
         }
@@ -219,7 +221,7 @@ mod tests {
         let prefixes = ["", "/", "/a", "/a/", "/a/b", "/a/bc", "/a/b/", "/a/b/c", "/z", "a"];
         let mut watches: Vec<_> = prefixes.iter().map(|prefix| (prefix, world.watch(prefix, 2))).collect();
         let keys = ["/a/b", "/a/bc", "/a/b/c", "/a/b/c/d", "/ab/c", "/b", "a", "a/b"];
-        world.fan_out.enrol();
+        world.fan_out.register();
         for (n, key) in keys.iter().enumerate() {
             world.fan_out.deliver(&event(key, n as u64 + 1));
         }
@@ -235,7 +237,7 @@ mod tests {
         let mut world = World::new();
         let watches: Vec<_> = (0..1000).map(|n| world.watch(&format!("/pods/n{n}/"), 0)).collect();
         let all = world.watch("/pods/", 0);
-        world.fan_out.enrol();
+        world.fan_out.register();
         assert_eq!(world.fan_out.deliver(&event("/pods/n7/p", 1)), 2);
         drop((watches, all));
     }
@@ -250,7 +252,7 @@ mod tests {
         assert!(world.newcomers.0.lock().len() < 10, "also where nothing happens");
         for n in 0..10 * MAX_BATCH {
             let ends = world.watch(&format!("/{n}/"), 0);
-            world.fan_out.enrol();
+            world.fan_out.register();
             drop(ends);
         }
         assert!(world.fan_out.folders.len() <= 2 * MAX_BATCH, "{}", world.fan_out.folders.len());

@@ -1,7 +1,7 @@
-//! What every [`Runtime`] must do, as tests: `wasm`, `runc` and the fake run the same ones. [`network`] does the same for networks.
+//! Contract tests of [`Runtime`], which `wasm`, `runc` and the fake must pass. [`network`] has those of networks.
 //!
-//! A crate that implements a runtime writes a [`Fixture`] and one line in its tests:
-//! `container::runtime_contract!(make_fixture);` where `make_fixture` is an async function without arguments.
+//! A crate that implements a runtime provides a [`Fixture`] and one line in its tests: `container::runtime_contract!(make_fixture);`, where
+//! `make_fixture` is an async function without arguments.
 
 pub mod network;
 
@@ -13,46 +13,46 @@ use crate::{
 use std::{path::Path, sync::Arc, time::Duration};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Far beyond what any of this takes.
+/// Much longer than any test takes.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A program that a runtime can run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Program {
-    /// Ends with this code, 0 to 9.
+    /// Exits with this code, 0 to 9.
     Exit(u8),
-    /// Prints its arguments, one per line, and ends with code 0.
+    /// Prints its arguments, one per line, and exits with 0.
     PrintArguments,
-    /// Waits for ever without using CPU, and leaves signals alone.
+    /// Waits forever without using CPU, and ignores signals.
     Wait,
-    /// Uses all the CPU it gets, for ever.
+    /// Uses all available CPU time forever.
     Spin,
-    /// Uses more and more memory.
+    /// Allocates more and more memory.
     Grow,
 }
 
-/// A runtime to test and what it needs.
+/// The runtime under test and what it needs.
 pub trait Fixture: Send + Sync {
     /// The runtime.
     fn runtime(&self) -> Arc<dyn Runtime>;
-    /// A pod's network; nothing is asked of it.
+    /// The network of a pod. The tests do not use it.
     fn sockets(&self) -> Arc<dyn Sockets>;
-    /// A program and the arguments to give it, its name first.
+    /// A program and its arguments, including its name.
     fn program(&self, program: Program) -> (Artifact, Vec<String>);
-    /// A folder of the test's own.
+    /// A folder of the test.
     fn folder(&self) -> &Path;
-    /// A command that can be run beside [`Program::Wait`], copies its standard input to its output and ends with this code; `None` where no
-    /// second program can be run in a container.
-    fn copies(&self, _code: i32) -> Option<Vec<String>> {
+    /// A command for exec beside [`Program::Wait`]: it copies its standard input to its output and exits with this code. `None` if the
+    /// runtime does not support exec.
+    fn copy_command(&self, _code: i32) -> Option<Vec<String>> {
         None
     }
-    /// Whether a running container's own streams can be joined; [`Program::Wait`] copies its standard input to its output then.
-    fn attaches(&self) -> bool {
+    /// Whether the runtime supports attach. If so, [`Program::Wait`] copies its standard input to its output.
+    fn supports_attach(&self) -> bool {
         false
     }
 }
 
-/// Makes one test per promise of [`Runtime`]; `$fixture` is an async function that gives a [`Fixture`].
+/// Creates one test per guarantee of [`Runtime`]. `$fixture` is an async function that returns a [`Fixture`].
 #[macro_export]
 macro_rules! runtime_contract {
     ($fixture:path) => {
@@ -90,7 +90,7 @@ impl<'a> Pod<'a> {
     async fn new(fixture: &'a dyn Fixture) -> Self {
         let (runtime, sandbox): (_, SandboxId) = (fixture.runtime(), "pod-uid".into());
         let pod = Self { fixture, runtime, sandbox };
-        // Twice: it is idempotent.
+        // Called twice, because it is idempotent.
         pod.make().await;
         pod.make().await;
         pod
@@ -159,7 +159,7 @@ impl<'a> Pod<'a> {
     }
 }
 
-/// A program's exit code and reason are what it gave.
+/// Exit code and reason are those of the program.
 pub async fn exit_codes_are_reported(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
     for code in [0, 1, 7] {
@@ -171,7 +171,7 @@ pub async fn exit_codes_are_reported(fixture: &dyn Fixture) {
     }
 }
 
-/// Standard output is in the log, in CRI format, when the end is known.
+/// When the exit is reported, the log contains the standard output in CRI format.
 pub async fn output_goes_to_the_log(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
     let spec = pod.spec("print", Program::PrintArguments);
@@ -184,7 +184,7 @@ pub async fn output_goes_to_the_log(fixture: &dyn Fixture) {
     assert!(args.iter().all(|arg| lines.contains(&arg.as_str())), "{args:?} in {text}");
 }
 
-/// Nobody outlives a stop's grace period.
+/// A stop ends the container within the grace period.
 pub async fn a_stop_ends_within_the_grace_period(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
     let id = pod.start(pod.spec("wait", Program::Wait)).await;
@@ -196,7 +196,7 @@ pub async fn a_stop_ends_within_the_grace_period(fixture: &dyn Fixture) {
     pod.runtime.stop(&id, Duration::ZERO).await.expect("stopping twice is fine");
 }
 
-/// A stop without grace ends a program that never looks up.
+/// A stop without a grace period ends a program that never yields.
 pub async fn a_kill_ends_what_spins(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
     let id = pod.start(pod.spec("spin", Program::Spin)).await;
@@ -204,7 +204,7 @@ pub async fn a_kill_ends_what_spins(fixture: &dyn Fixture) {
     assert_eq!(pod.exit(&id).await.code, 137);
 }
 
-/// Memory is bounded, and the reason says so.
+/// Memory is limited, and exceeding the limit is an OOM kill.
 pub async fn memory_above_the_limit_is_an_oom_kill(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
     let mut spec = pod.spec("grow", Program::Grow);
@@ -214,7 +214,7 @@ pub async fn memory_above_the_limit_is_an_oom_kill(fixture: &dyn Fixture) {
     assert_eq!((exit.code, exit.reason), (137, ExitReason::OomKilled), "{}", exit.message);
 }
 
-/// Created, running, exited: each once, in this order, with the same story as the list.
+/// Created, Running and Exited are sent once each, in this order, and match the list.
 pub async fn states_are_announced_in_order(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
     let mut events = pod.runtime.events();
@@ -234,7 +234,7 @@ pub async fn states_are_announced_in_order(fixture: &dyn Fixture) {
     assert_eq!(pod.state(&id).await.as_ref(), seen.last());
 }
 
-/// Removing and stopping what is not there succeeds; asking about it does not.
+/// Removing or stopping something that does not exist succeeds. Other calls report that it does not exist.
 pub async fn undoing_what_is_not_there_is_fine(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
     let nobody: ContainerId = "nobody".into();
@@ -250,7 +250,7 @@ pub async fn undoing_what_is_not_there_is_fine(fixture: &dyn Fixture) {
     assert_eq!(pod.state(&id).await, None);
 }
 
-/// With the sandbox go its containers, running or not.
+/// Removing a sandbox ends and removes its containers.
 pub async fn removing_a_sandbox_ends_its_containers(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
     pod.start(pod.spec("one", Program::Spin)).await;
@@ -260,7 +260,7 @@ pub async fn removing_a_sandbox_ends_its_containers(fixture: &dyn Fixture) {
     pod.runtime.remove_sandbox(&pod.sandbox).await.expect("removing twice is fine");
 }
 
-/// An identity is used once; the next attempt has its own.
+/// A container id is used once. The next attempt has its own.
 pub async fn attempts_do_not_mix(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
     let first = pod.start(pod.spec("attempt-0", Program::Exit(1))).await;
@@ -274,16 +274,16 @@ pub async fn attempts_do_not_mix(fixture: &dyn Fixture) {
     assert_eq!(pod.runtime.list().await.expect("a list").len(), 1);
 }
 
-/// Streams of which the other ends are ours: one to write to the program, one to read what it says.
+/// Streams for a program, with their other ends: a writer to its input and a reader of its output.
 fn streams() -> (Streams, impl AsyncWriteExt + Unpin, impl AsyncReadExt + Unpin) {
-    let ((stdin, ours), (theirs, stdout)) = (tokio::io::duplex(1 << 10), tokio::io::duplex(1 << 10));
-    (Streams { stdin: Some(Box::new(stdin)), stdout: Some(Box::new(theirs)), ..Streams::default() }, ours, stdout)
+    let ((stdin, input), (stdout, output)) = (tokio::io::duplex(1 << 10), tokio::io::duplex(1 << 10));
+    (Streams { stdin: Some(Box::new(stdin)), stdout: Some(Box::new(stdout)), ..Streams::default() }, input, output)
 }
 
-/// A command has its streams and its exit code; or the runtime says that it does not do that. What does not run is not found.
+/// A command gets its streams and returns its exit code, unless exec is unsupported. Exec in a container that does not run is an error.
 pub async fn a_command_runs_beside_the_program_or_is_refused(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
-    let command = fixture.copies(3);
+    let command = fixture.copy_command(3);
     let exec = Exec { command: command.clone().unwrap_or_else(|| vec!["copy".into()]), tty: false };
     let nobody = pod.runtime.exec(&"nobody".into(), exec.clone(), Streams::default()).await;
     assert!(matches!(nobody, Err(Error::NotFound(_))), "{nobody:?}");
@@ -291,14 +291,14 @@ pub async fn a_command_runs_beside_the_program_or_is_refused(fixture: &dyn Fixtu
     let early = pod.runtime.exec(&created, exec.clone(), Streams::default()).await;
     assert!(matches!(early, Err(Error::NotFound(_))), "{early:?}");
     let id = pod.start(pod.spec("wait", Program::Wait)).await;
-    let (streams, mut ours, mut said) = streams();
+    let (streams, mut input, mut output) = streams();
     let run = tokio::time::timeout(TEST_TIMEOUT, pod.runtime.exec(&id, exec, streams));
     let talk = async {
-        // nobody listens where it is refused
-        let _ = ours.write_all(b"ask").await;
-        drop(ours);
+        // If exec is unsupported, nobody reads.
+        let _ = input.write_all(b"ask").await;
+        drop(input);
         let mut text = String::new();
-        said.read_to_string(&mut text).await.expect("read");
+        output.read_to_string(&mut text).await.expect("read");
         text
     };
     let (result, text) = tokio::join!(run, talk);
@@ -310,19 +310,19 @@ pub async fn a_command_runs_beside_the_program_or_is_refused(fixture: &dyn Fixtu
     assert!(matches!(pod.state(&id).await, Some(ContainerState::Running { .. })), "the program itself goes on");
 }
 
-/// Who attaches has the program's streams; or the runtime says that it does not do that. What does not run is not found.
+/// An attached client gets the program's streams, unless attach is unsupported. Attaching to a container that does not run is an error.
 pub async fn streams_are_joined_or_it_is_refused(fixture: &dyn Fixture) {
     let pod = Pod::new(fixture).await;
     let nobody = pod.runtime.attach(&"nobody".into(), Streams::default()).await;
     assert!(matches!(nobody, Err(Error::NotFound(_))), "{nobody:?}");
     let id = pod.start(pod.spec("wait", Program::Wait)).await;
-    let (streams, mut ours, mut said) = streams();
+    let (streams, mut input, mut output) = streams();
     let attach = async {
-        if fixture.attaches() {
+        if fixture.supports_attach() {
             let mut answer = [0; 3];
             let talk = async {
-                ours.write_all(b"ask").await.expect("written");
-                said.read_exact(&mut answer).await.expect("read");
+                input.write_all(b"ask").await.expect("written");
+                output.read_exact(&mut answer).await.expect("read");
             };
             tokio::select! {
                 result = pod.runtime.attach(&id, streams) => panic!("it ended: {result:?}"),

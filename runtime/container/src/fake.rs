@@ -1,8 +1,7 @@
-//! A runtime and a network that exist in memory only, for tests of whoever drives them (feature `fake`).
+//! An in-memory runtime and network for tests (feature `fake`).
 //!
-//! [`FakeRuntime`] keeps the contract of [`Runtime`]; what each container does is a [`Script`] chosen by the test. [`FakeNetwork`] keeps
-//! that of [`Network`](crate::net::Network), [`Sockets`] and [`Dialer`](crate::net::Dialer). Both prove it: they pass the suites of
-//! `contract`.
+//! [`FakeRuntime`] implements [`Runtime`]; the test chooses a [`Script`] for each container. [`FakeNetwork`] implements
+//! [`Network`](crate::net::Network), [`Sockets`] and [`Dialer`](crate::net::Dialer). Both pass the tests of `contract`.
 
 mod network;
 
@@ -26,25 +25,25 @@ use tokio::{
     sync::broadcast,
 };
 
-/// What a container does once it is started.
+/// What a container does after its start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Script {
-    /// Runs until it is stopped; then ends with 143.
+    /// Runs until it is stopped, and exits with 143.
     Run,
-    /// Runs until it is stopped; then ends with this code.
-    Obey(i32),
-    /// Runs until it is stopped, and needs so long to end; killed with 137 when the grace period is shorter.
-    Linger(Duration),
-    /// Ends by itself with this code after that time.
+    /// Runs until it is stopped, and exits with this code.
+    ExitOnStop(i32),
+    /// Runs until it is stopped, and takes this long to stop. Exits with 137 if the grace period is shorter.
+    SlowStop(Duration),
+    /// Exits by itself with this code after this time.
     Exit(Duration, i32),
-    /// Writes its arguments to its log, one per line, and ends with 0.
+    /// Writes its arguments to its log, one per line, and exits with 0.
     Print,
-    /// Asks for more memory than it may have, and is killed.
-    Grow,
-    /// Cannot be started: [`Runtime::start`] fails and nothing ever ran.
-    Refuse(String),
-    /// Cannot be compiled: [`Runtime::prepare`] fails.
-    Invalid(String),
+    /// Exceeds its memory limit and is killed.
+    OomKill,
+    /// [`Runtime::start`] fails with this text, and the container never runs.
+    FailStart(String),
+    /// [`Runtime::prepare`] fails with this text.
+    FailPrepare(String),
 }
 
 type Scripts = Box<dyn Fn(&str, u32) -> Script + Send + Sync>;
@@ -68,7 +67,7 @@ struct Entry {
     state: ContainerState,
 }
 
-/// A runtime in memory. Cheap to clone.
+/// An in-memory runtime. Cheap to clone.
 #[derive(Clone)]
 pub struct FakeRuntime(Arc<Inner>);
 
@@ -78,9 +77,9 @@ struct Inner {
     scripts: Mutex<Scripts>,
     state: Mutex<State>,
     events: broadcast::Sender<Event>,
-    survives: bool,
+    survives_restart: bool,
     problem: Mutex<Option<String>>,
-    stuck: AtomicBool,
+    fails_removal: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -88,7 +87,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl FakeRuntime {
-    /// A runtime of this name whose containers do what `scripts(container name, attempt)` says; attempts count from 0.
+    /// Creates a runtime with this name. A container's script is `scripts(container name, attempt)`; attempts count from 0.
     pub fn new(
         name: &'static str,
         clock: Clock,
@@ -97,12 +96,12 @@ impl FakeRuntime {
         Self::with(name, clock, scripts, false)
     }
 
-    /// As [`FakeRuntime::new`], saying whether containers outlive the process.
+    /// Like [`FakeRuntime::new`]. `survives_restart` is the runtime's answer to [`Runtime::survives_restart`].
     pub fn with(
         name: &'static str,
         clock: Clock,
         scripts: impl Fn(&str, u32) -> Script + Send + Sync + 'static,
-        survives: bool,
+        survives_restart: bool,
     ) -> Self {
         let scripts: Mutex<Scripts> = Mutex::new(Box::new(scripts));
         let inner = Inner {
@@ -111,49 +110,49 @@ impl FakeRuntime {
             scripts,
             state: Mutex::default(),
             events: broadcast::channel(1024).0,
-            survives,
+            survives_restart,
             problem: Mutex::default(),
-            stuck: AtomicBool::new(false),
+            fails_removal: AtomicBool::new(false),
         };
         Self(Arc::new(inner))
     }
 
-    /// Changes what containers created from now on do.
+    /// Changes the scripts of containers that are created from now on.
     pub fn script(&self, scripts: impl Fn(&str, u32) -> Script + Send + Sync + 'static) {
         *lock(&self.0.scripts) = Box::new(scripts);
     }
 
-    /// What it says is wrong with it from now on.
+    /// Sets the problem that [`Runtime::health`] reports.
     pub fn set_problem(&self, problem: Option<&str>) {
         *lock(&self.0.problem) = problem.map(str::to_owned);
     }
 
-    /// Whether no sandbox can be removed from now on.
-    pub fn set_stuck(&self, stuck: bool) {
-        self.0.stuck.store(stuck, Ordering::SeqCst);
+    /// Whether [`Runtime::remove_sandbox`] fails from now on.
+    pub fn fail_sandbox_removal(&self, fails_removal: bool) {
+        self.0.fails_removal.store(fails_removal, Ordering::SeqCst);
     }
 
-    /// All specs that were created, in order.
+    /// The specs of all created containers, in order.
     pub fn specs(&self) -> Vec<ContainerSpec> {
         lock(&self.0.state).specs.clone()
     }
 
-    /// All stops that were asked for: container name and grace.
+    /// All stop calls: container name and grace period.
     pub fn stops(&self) -> Vec<(String, Duration)> {
         lock(&self.0.state).stops.clone()
     }
 
-    /// Names of the containers that were retired, in order.
+    /// Names of the retired containers, in order.
     pub fn retired(&self) -> Vec<String> {
         lock(&self.0.state).retired.clone()
     }
 
-    /// All commands that were run in containers, in order.
+    /// All commands that were executed in containers, in order.
     pub fn commands(&self) -> Vec<Vec<String>> {
         lock(&self.0.state).commands.clone()
     }
 
-    /// Names of running containers, sorted.
+    /// Names of the running containers, sorted.
     pub fn running(&self) -> Vec<String> {
         let state = lock(&self.0.state);
         let running = state.containers.values().filter(|e| matches!(e.state, ContainerState::Running { .. }));
@@ -162,26 +161,26 @@ impl FakeRuntime {
         names
     }
 
-    /// Sandboxes that exist.
+    /// The existing sandboxes.
     pub fn sandboxes(&self) -> Vec<SandboxId> {
         lock(&self.0.state).sandboxes.iter().cloned().collect()
     }
 
-    /// Ends all running containers of a name.
+    /// Ends all running containers with this name.
     pub fn exit(&self, name: &str, code: i32) {
         let ids: Vec<_> = {
             let state = lock(&self.0.state);
             let named = state.containers.iter().filter(|(_, e)| e.spec.name == name);
             named.map(|(id, _)| id.clone()).collect()
         };
-        ids.iter().for_each(|id| self.end(id, code));
+        ids.iter().for_each(|id| self.exit_one(id, code));
     }
 
-    fn end(&self, id: &ContainerId, code: i32) {
-        self.end_by(id, code, if code == 0 { ExitReason::Completed } else { ExitReason::Error });
+    fn exit_one(&self, id: &ContainerId, code: i32) {
+        self.exit_with(id, code, if code == 0 { ExitReason::Completed } else { ExitReason::Error });
     }
 
-    fn end_by(&self, id: &ContainerId, code: i32, reason: ExitReason) {
+    fn exit_with(&self, id: &ContainerId, code: i32, reason: ExitReason) {
         let mut state = lock(&self.0.state);
         let Some(entry) = state.containers.get_mut(id) else { return };
         let started_at = match entry.state {
@@ -192,7 +191,7 @@ impl FakeRuntime {
         let exit = Exit { code, reason, message: String::new(), started_at, finished_at: self.0.clock.now() };
         entry.state = ContainerState::Exited(exit.clone());
         let sandbox = entry.sandbox.clone();
-        // nobody may listen
+        // There may be no receiver.
         let _ = self.0.events.send(Event { id: id.clone(), sandbox, state: ContainerState::Exited(exit) });
     }
 
@@ -231,7 +230,7 @@ impl Runtime for FakeRuntime {
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Arc<dyn Prepared>> {
         progress(Progress::Queued);
-        if let Script::Invalid(text) = lock(&self.0.scripts)(artifact.digest(), 0) {
+        if let Script::FailPrepare(text) = lock(&self.0.scripts)(artifact.digest(), 0) {
             return Err(Error::Invalid(text));
         }
         lock(&self.0.state).prepared.push(artifact.digest().to_owned());
@@ -244,7 +243,7 @@ impl Runtime for FakeRuntime {
     }
 
     async fn remove_sandbox(&self, id: &SandboxId) -> Result<()> {
-        if self.0.stuck.load(Ordering::SeqCst) {
+        if self.0.fails_removal.load(Ordering::SeqCst) {
             return Err(Error::Exhausted(format!("sandbox {id} is busy")));
         }
         let ids: Vec<_> = {
@@ -276,7 +275,7 @@ impl Runtime for FakeRuntime {
         let entry = Entry { sandbox: sandbox.clone(), spec: spec.clone(), script, state: ContainerState::Created };
         state.containers.insert(spec.id.clone(), entry);
         let event = Event { id: spec.id, sandbox: sandbox.clone(), state: ContainerState::Created };
-        // nobody may listen
+        // There may be no receiver.
         let _ = self.0.events.send(event);
         Ok(())
     }
@@ -287,7 +286,7 @@ impl Runtime for FakeRuntime {
         if !new {
             return Ok(());
         }
-        if let Script::Refuse(text) = script {
+        if let Script::FailStart(text) = script {
             return Err(Error::Invalid(text));
         }
         let sandbox = self.entry(id, |entry| {
@@ -296,20 +295,20 @@ impl Runtime for FakeRuntime {
         })?;
         let _ = self.0.events.send(Event { id: id.clone(), sandbox, state: running });
         match script {
-            Script::Exit(Duration::ZERO, code) => self.end(id, code),
+            Script::Exit(Duration::ZERO, code) => self.exit_one(id, code),
             Script::Exit(after, code) => {
                 let (this, id) = (self.clone(), id.clone());
                 tokio::spawn(async move {
                     tokio::time::sleep(after).await;
-                    this.end(&id, code);
+                    this.exit_one(&id, code);
                 });
             }
             Script::Print => {
                 let spec = self.entry(id, |entry| entry.spec.clone())?;
                 print(&spec, self.0.clock.now()).map_err(anyhow::Error::from)?;
-                self.end(id, 0);
+                self.exit_one(id, 0);
             }
-            Script::Grow => self.end_by(id, 137, ExitReason::OomKilled),
+            Script::OomKill => self.exit_with(id, 137, ExitReason::OomKilled),
             _ => {}
         }
         Ok(())
@@ -332,18 +331,18 @@ impl Runtime for FakeRuntime {
         }
         lock(&self.0.state).stops.push((name, grace));
         match script {
-            Script::Linger(needs) => {
+            Script::SlowStop(needs) => {
                 tokio::time::sleep(needs.min(grace)).await;
-                self.end(id, if needs <= grace { 143 } else { 137 });
+                self.exit_one(id, if needs <= grace { 143 } else { 137 });
             }
-            Script::Obey(code) => self.end(id, code),
-            _ => self.end(id, 143),
+            Script::ExitOnStop(code) => self.exit_one(id, code),
+            _ => self.exit_one(id, 143),
         }
         Ok(())
     }
 
     async fn remove(&self, id: &ContainerId) -> Result<()> {
-        self.end(id, 137);
+        self.exit_one(id, 137);
         lock(&self.0.state).containers.remove(id);
         Ok(())
     }
@@ -363,7 +362,7 @@ impl Runtime for FakeRuntime {
         self.0.events.subscribe()
     }
 
-    /// Half a core.
+    /// Reports half a core of CPU usage.
     async fn stats(&self, id: &ContainerId) -> Result<Stats> {
         let now = self.0.clock.now();
         self.entry(id, |entry| {
@@ -380,9 +379,9 @@ impl Runtime for FakeRuntime {
         self.entry(id, |entry| entry.spec.limits = limits)
     }
 
-    /// Its commands: `copy CODE`, `hang`, which does not end, and `say CODE OUTPUT ERRORS`.
+    /// Commands: `copy CODE`, `hang` (does not end), and `say CODE OUTPUT ERRORS`.
     async fn exec(&self, id: &ContainerId, exec: Exec, mut streams: Streams) -> Result<i32> {
-        self.running_one(id)?;
+        self.check_running(id)?;
         lock(&self.0.state).commands.push(exec.command.clone());
         let parse = |code: &str| code.parse().map_err(|_| Error::Invalid(format!("{code:?} is no exit code")));
         match exec.command.iter().map(String::as_str).collect::<Vec<_>>()[..] {
@@ -405,19 +404,19 @@ impl Runtime for FakeRuntime {
         }
     }
 
-    /// What is written to it is read from it.
+    /// Copies the standard input to the standard output.
     async fn attach(&self, id: &ContainerId, mut streams: Streams) -> Result<()> {
-        self.running_one(id)?;
+        self.check_running(id)?;
         streams.copy().await
     }
 
     fn survives_restart(&self) -> bool {
-        self.0.survives
+        self.0.survives_restart
     }
 }
 
 impl FakeRuntime {
-    fn running_one(&self, id: &ContainerId) -> Result<()> {
+    fn check_running(&self, id: &ContainerId) -> Result<()> {
         match self.entry(id, |entry| matches!(entry.state, ContainerState::Running { .. }))? {
             true => Ok(()),
             false => Err(Error::NotFound(format!("container {id} is not running"))),
@@ -426,7 +425,7 @@ impl FakeRuntime {
 }
 
 impl Streams {
-    /// Standard input to standard output, until it ends.
+    /// Copies standard input to standard output until its end.
     async fn copy(&mut self) -> Result<()> {
         if let (Some(from), Some(to)) = (&mut self.stdin, &mut self.stdout) {
             copy(from, to).await.map_err(anyhow::Error::from)?;

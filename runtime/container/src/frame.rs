@@ -7,7 +7,7 @@
 //! | [`STDOUT`], [`STDERR`] | node | output; an empty frame ends it |
 //! | [`STATUS`] | node | the result, a `metav1.Status` as JSON: the last frame |
 //! | [`RESIZE`] | server | the terminal's size as clients send it, `{"Width":80,"Height":24}`; split at any byte |
-//! | [`ALIVE`] | node | empty, periodically, so that the sender detects a closed connection |
+//! | [`KEEPALIVE`] | node | empty, periodically, so that the sender detects a closed connection |
 //!
 //! Either side ends the session by closing the stream. Each exec has a separate stream, whose back-pressure applies to all its channels.
 
@@ -27,17 +27,17 @@ pub const STATUS: u8 = 3;
 /// Sizes of the terminal.
 pub const RESIZE: u8 = 4;
 /// Keep-alive.
-pub const ALIVE: u8 = 5;
-/// Most bytes of a frame.
-pub const LONGEST: usize = 64 << 10;
+pub const KEEPALIVE: u8 = 5;
+/// The maximum length of a frame's bytes.
+pub const MAX_FRAME_BYTES: usize = 64 << 10;
 
 /// Writes bytes as one or more frames.
 ///
 /// # Errors
-/// Those of the stream.
+/// The stream fails.
 pub async fn write<W: AsyncWrite + Unpin>(to: &mut W, channel: u8, bytes: &[u8]) -> io::Result<()> {
-    let (first, rest) = bytes.split_at(bytes.len().min(LONGEST));
-    for piece in std::iter::once(first).chain(rest.chunks(LONGEST)) {
+    let (first, rest) = bytes.split_at(bytes.len().min(MAX_FRAME_BYTES));
+    for piece in std::iter::once(first).chain(rest.chunks(MAX_FRAME_BYTES)) {
         let length = u32::try_from(piece.len()).map_err(io::Error::other)?;
         let mut frame = Vec::with_capacity(5 + piece.len());
         frame.push(channel);
@@ -48,10 +48,10 @@ pub async fn write<W: AsyncWrite + Unpin>(to: &mut W, channel: u8, bytes: &[u8])
     to.flush().await
 }
 
-/// Reads a frame: its channel and bytes, or `None` where the stream ends. Not cancel-safe.
+/// Reads a frame. Returns its channel and bytes, or `None` at the end of the stream. Not cancel-safe.
 ///
 /// # Errors
-/// Those of the stream; one that is cut within a frame; a frame that is longer than [`LONGEST`].
+/// The stream fails or ends within a frame, or the frame is longer than [`MAX_FRAME_BYTES`].
 pub async fn read<R: AsyncRead + Unpin>(from: &mut R) -> io::Result<Option<(u8, Vec<u8>)>> {
     let channel = match from.read_u8().await {
         Ok(channel) => channel,
@@ -59,7 +59,7 @@ pub async fn read<R: AsyncRead + Unpin>(from: &mut R) -> io::Result<Option<(u8, 
         Err(error) => return Err(error),
     };
     let length = usize::try_from(from.read_u32().await?).unwrap_or(usize::MAX);
-    if length > LONGEST {
+    if length > MAX_FRAME_BYTES {
         return Err(io::Error::new(io::ErrorKind::InvalidData, "a frame is too long"));
     }
     let mut bytes = vec![0; length];
@@ -74,7 +74,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_written_is_read() {
         let mut wire = Vec::new();
-        let long: Vec<u8> = (0..LONGEST + 7).map(|at| at.to_le_bytes()[0]).collect();
+        let long: Vec<u8> = (0..MAX_FRAME_BYTES + 7).map(|at| at.to_le_bytes()[0]).collect();
         for (channel, bytes) in [(STDIN, &b"hello"[..]), (STDOUT, b""), (STDERR, &long)] {
             write(&mut wire, channel, bytes).await.expect("written");
         }
@@ -83,8 +83,8 @@ mod tests {
         let mut next = async || read(&mut from).await.expect("a frame");
         assert_eq!(next().await, Some((STDIN, b"hello".to_vec())));
         assert_eq!(next().await, Some((STDOUT, Vec::new())));
-        assert_eq!(next().await, Some((STDERR, long[..LONGEST].to_vec())));
-        assert_eq!(next().await, Some((STDERR, long[LONGEST..].to_vec())));
+        assert_eq!(next().await, Some((STDERR, long[..MAX_FRAME_BYTES].to_vec())));
+        assert_eq!(next().await, Some((STDERR, long[MAX_FRAME_BYTES..].to_vec())));
         assert_eq!(next().await, None);
     }
 

@@ -31,7 +31,7 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// How long a writer waits for a hanging disk.
+/// How long a writer waits for a disk that does not respond.
 pub const STALL_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Multiple of [`Options::buffer`] that lines of the host, which does not wait, may occupy.
@@ -108,7 +108,7 @@ impl Disk {
 
 fn write_all(queue: &mpsc::Receiver<Arc<Inner>>) {
     let mut open: VecDeque<Weak<Inner>> = VecDeque::new();
-    // What was lost since the disk failed.
+    // The output that was lost since the disk failed.
     let mut lost: Option<Lost> = None;
     while let Ok(log) = queue.recv() {
         let Written { opened, missing, error } = log.write_out();
@@ -146,7 +146,7 @@ struct Inner {
     clock: Clock,
     disk: Disk,
     pending: Mutex<Pending>,
-    /// Only the disk's thread takes it (and whoever closes a file for it).
+    /// Used by the disk's thread, which also closes files of other logs.
     file: Mutex<Option<Open>>,
     progress: Notify,
 }
@@ -155,15 +155,15 @@ struct Pending {
     bytes: Vec<u8>,
     queued: bool,
     writing: bool,
-    /// A writer has waited for the disk in vain: until it goes on, output is lost.
-    hangs: bool,
+    /// A writer waited in vain for the disk: output is lost until the disk continues.
+    stalled: bool,
     lost: Lost,
-    /// Bytes that may be logged at once; negative is debt.
+    /// The bytes that may be logged at once. Negative after a burst above the limit.
     tokens: f64,
     refilled: Option<Instant>,
 }
 
-/// Output that nobody will read.
+/// An amount of lost output.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Lost {
     lines: u64,
@@ -179,7 +179,7 @@ impl Lost {
 
 /// The outcome of a write to the disk.
 struct Written {
-    /// The file was opened for it.
+    /// The write opened the file.
     opened: bool,
     missing: Lost,
     error: Option<io::Error>,
@@ -191,13 +191,13 @@ struct Open {
 }
 
 impl Log {
-    /// A log at `path`. Nothing is made on disk yet.
+    /// Creates a log at `path`. Creates nothing on disk yet.
     pub fn new(path: PathBuf, options: Options, clock: Clock, disk: &Disk) -> Self {
         let pending = Pending {
             bytes: Vec::new(),
             queued: false,
             writing: false,
-            hangs: false,
+            stalled: false,
             lost: Lost::default(),
             tokens: options.burst as f64,
             refilled: None,
@@ -213,25 +213,25 @@ impl Log {
         }))
     }
 
-    /// A writer with its own unfinished line.
+    /// Returns a writer with its own incomplete line.
     pub fn writer(&self, source: Source) -> Writer {
         Writer { log: self.clone(), source, tail: Vec::new() }
     }
 
-    /// Writes whole lines at once: what the host has to say in the container's log.
+    /// Writes whole lines at once, for messages of the host in the container's log.
     pub fn lines(&self, source: Source, text: &str) {
         let mut writer = self.writer(source);
         writer.write(text.as_bytes());
         writer.finish(true);
     }
 
-    /// Bytes that may be written now without waiting.
+    /// The number of bytes that may be written now without waiting.
     pub fn free(&self) -> usize {
         let (mut pending, options) = (self.0.pending.lock(), &self.0.options);
-        if pending.hangs {
+        if pending.stalled {
             return options.buffer;
         }
-        match pending.debt(options) {
+        match pending.delay(options) {
             Some(_) => 0,
             None => options.buffer.saturating_sub(pending.bytes.len()),
         }
@@ -239,24 +239,24 @@ impl Log {
 
     /// Waits until [`Log::free`] is not 0. Cancel-safe.
     pub async fn writable(&self) {
-        let taken = self.until(|pending, options| pending.hangs || pending.bytes.len() < options.buffer);
-        if timeout(STALL_TIMEOUT, taken).await.is_err() {
-            self.0.pending.lock().hangs = true;
+        let accepted = self.wait_until(|pending, options| pending.stalled || pending.bytes.len() < options.buffer);
+        if timeout(STALL_TIMEOUT, accepted).await.is_err() {
+            self.0.pending.lock().stalled = true;
             self.0.progress.notify_waiters();
         }
         loop {
-            let debt = self.0.pending.lock().debt(&self.0.options);
-            let Some(debt) = debt else { return };
-            sleep(debt).await;
+            let delay = self.0.pending.lock().delay(&self.0.options);
+            let Some(delay) = delay else { return };
+            sleep(delay).await;
         }
     }
 
-    /// Waits until all that was written is on disk (in the operating system's hands, not synced). Cancel-safe.
+    /// Waits until everything written has reached the operating system. Does not flush it to the disk. Cancel-safe.
     pub async fn flush(&self) {
-        self.until(|pending, _| pending.bytes.is_empty() && !pending.writing).await;
+        self.wait_until(|pending, _| pending.bytes.is_empty() && !pending.writing).await;
     }
 
-    async fn until(&self, done: impl Fn(&Pending, &Options) -> bool) {
+    async fn wait_until(&self, done: impl Fn(&Pending, &Options) -> bool) {
         loop {
             let progress = self.0.progress.notified();
             tokio::pin!(progress);
@@ -275,7 +275,7 @@ impl Log {
         let stamp = format!("{} {}", timestamp(self.0.clock.now()), source.name());
         let mut pending = self.0.pending.lock();
         let before = pending.bytes.len();
-        if pending.hangs || before > self.0.options.buffer.saturating_mul(OVERFLOW) {
+        if pending.stalled || before > self.0.options.buffer.saturating_mul(OVERFLOW) {
             let bytes = pieces.iter().map(|(_, text)| text.len() as u64).sum();
             pending.lost.add(Lost { lines: pieces.len() as u64, bytes });
             return;
@@ -283,7 +283,7 @@ impl Log {
         for (full, text) in pieces {
             line(&mut pending.bytes, &stamp, *full, text);
         }
-        // The time stamps count: a flood of empty lines costs as much disk as any other.
+        // Time stamps count too, because a flood of empty lines costs disk space like any other output.
         pending.tokens -= (pending.bytes.len() - before) as f64;
         self.queue(&mut pending);
     }
@@ -297,22 +297,22 @@ impl Log {
 }
 
 impl Pending {
-    /// How long to wait until there is something in hand again; `None` is not at all.
-    fn debt(&mut self, options: &Options) -> Option<Duration> {
+    /// The delay until the rate limit allows more bytes. `None` if it allows them now.
+    fn delay(&mut self, options: &Options) -> Option<Duration> {
         let now = Instant::now();
         let passed = now - self.refilled.replace(now).unwrap_or(now);
         self.tokens = (self.tokens + passed.as_secs_f64() * options.rate as f64).min(options.burst as f64);
-        let debt = -self.tokens / options.rate.max(1) as f64;
-        (debt > 0.0).then(|| Duration::from_secs_f64(debt).max(Duration::from_millis(1)))
+        let delay = -self.tokens / options.rate.max(1) as f64;
+        (delay > 0.0).then(|| Duration::from_secs_f64(delay).max(Duration::from_millis(1)))
     }
 }
 
 impl Inner {
-    /// Writes what is pending.
+    /// Writes the pending bytes.
     fn write_out(&self) -> Written {
         let (bytes, mut missing) = {
             let mut pending = self.pending.lock();
-            (pending.queued, pending.writing, pending.hangs) = (false, true, false);
+            (pending.queued, pending.writing, pending.stalled) = (false, true, false);
             (std::mem::take(&mut pending.bytes), std::mem::take(&mut pending.lost))
         };
         self.progress.notify_waiters();
@@ -341,7 +341,7 @@ impl Inner {
             open = self.open()?;
         }
         if let Err(error) = open.file.write_all(bytes) {
-            // Half a line would spoil the next one.
+            // Removes an incomplete line, which would corrupt the next one.
             let _ = open.file.set_len(open.size);
             return Err(error);
         }
@@ -386,6 +386,9 @@ impl Inner {
 }
 
 /// The rotated files of the log at `path`, the oldest first.
+///
+/// # Errors
+/// The folder cannot be read.
 pub fn rotated(path: &Path) -> io::Result<Vec<PathBuf>> {
     let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(Vec::new());
@@ -409,7 +412,7 @@ fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// One stream's way into a log: cuts bytes into lines. What is left unfinished when it is dropped becomes a partial line.
+/// Writes one stream to a log and splits it into lines. Dropping the writer logs an incomplete line as a partial one.
 pub struct Writer {
     log: Log,
     source: Source,
@@ -417,12 +420,12 @@ pub struct Writer {
 }
 
 impl Writer {
-    /// The log it writes to.
+    /// The log that it writes to.
     pub fn log(&self) -> &Log {
         &self.log
     }
 
-    /// Takes all bytes. A caller that respects [`Log::free`] keeps the buffer within its bound.
+    /// Accepts all bytes. The buffer stays within its limit if the caller respects [`Log::free`].
     pub fn write(&mut self, mut bytes: &[u8]) {
         let max = self.log.0.options.max_line;
         let mut pieces: Vec<(bool, Cow<'_, [u8]>)> = Vec::new();
@@ -444,7 +447,7 @@ impl Writer {
         self.log.emit(&pieces, self.source);
     }
 
-    /// The unfinished line and `rest` as one; copies only if there is an unfinished line.
+    /// Joins the incomplete line and `rest`. Copies only if there is an incomplete line.
     fn complete<'a>(&mut self, rest: &'a [u8]) -> Cow<'a, [u8]> {
         if self.tail.is_empty() {
             return Cow::Borrowed(rest);
@@ -453,7 +456,7 @@ impl Writer {
         Cow::Owned(std::mem::take(&mut self.tail))
     }
 
-    /// Ends the unfinished line, as a whole line or (as at the end of a process's output) as a partial one.
+    /// Ends the incomplete line: as a full line, or as a partial one at the end of a process's output.
     pub fn finish(&mut self, full: bool) {
         if !self.tail.is_empty() {
             let tail = std::mem::take(&mut self.tail);
@@ -475,7 +478,7 @@ fn line(out: &mut Vec<u8>, stamp: &str, full: bool, text: &[u8]) {
     out.push(b'\n');
 }
 
-/// `2026-01-02T15:04:05.000000000Z`: RFC 3339 in UTC with nanoseconds. Times before 1970 read as 1970.
+/// Formats RFC 3339 in UTC with nanoseconds, `2026-01-02T15:04:05.000000000Z`. Times before 1970 become 1970.
 pub fn timestamp(time: SystemTime) -> String {
     let (date, clock, nanos) = civil(time);
     format!("{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{nanos:09}Z", date.0, date.1, date.2, clock.0, clock.1, clock.2)
@@ -488,7 +491,7 @@ fn compact(time: SystemTime) -> String {
 
 type Civil = ((u64, u64, u64), (u64, u64, u64), u32);
 
-/// Year, month, day and hour, minute, second in UTC, by the usual era arithmetic (400 years are 146,097 days).
+/// Year, month, day, and hour, minute, second in UTC, computed from eras of 400 years (146,097 days).
 fn civil(time: SystemTime) -> Civil {
     let since = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(Duration::ZERO);
     let (days, seconds) = (since.as_secs() / 86_400, since.as_secs() % 86_400);

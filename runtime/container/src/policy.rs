@@ -1,44 +1,45 @@
-//! How a container's HTTP handler is served, as plain values.
+//! How a container's HTTP handler is served. Plain data.
 
 use std::time::Duration;
 
-/// How the HTTP handler of one container is served. The default: a new instance for each request, and the node's own bounds.
+/// How the HTTP handler of a container is served. The default is a new instance per request, and the node's own limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HttpPolicy {
-    /// Which instance answers a request.
+    /// Which instance serves a request.
     pub instances: InstancePolicy,
-    /// Time after which a request is cut; `None` is never.
+    /// The timeout of a request. `None` means no timeout.
     pub request_timeout: Option<Duration>,
-    /// Requests that compute at a time, at least 1; `None`: as many as the node allows each container.
+    /// The maximum number of requests that run concurrently, at least 1. `None` means the node's limit per container.
     pub max_concurrent: Option<usize>,
-    /// Requests that may wait for their turn; `None`: as many as fit into the memory that the node keeps for them, which always holds.
+    /// The maximum number of queued requests. `None` means as many as fit into the node's memory for queued requests, which always limits
+    /// them.
     pub max_queued: Option<usize>,
-    /// Whether each request is a line in the container's log.
+    /// Whether the container's log has a line per request.
     pub access_log: bool,
-    /// Whether a request without a W3C trace context (`traceparent`) gets one, and the requests that the guest makes meanwhile carry it.
+    /// Whether a request without a W3C trace context (`traceparent`) gets one, which the guest's own requests then carry.
     pub trace_context: bool,
 }
 
-/// Which instance of a component answers a request.
+/// Which instance of a component serves a request.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum InstancePolicy {
-    /// A new one, so that nothing of a request is left for the next.
+    /// A new instance, so that requests share no state.
     #[default]
     PerRequest,
-    /// One that has answered others, if one is idle.
+    /// An idle instance that has served other requests, if there is one.
     Reuse(Reuse),
 }
 
-/// How long an instance is reused.
+/// The limits of reusing an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Reuse {
-    /// Requests that it answers, at least 1.
+    /// The number of requests that an instance serves, at least 1.
     pub max_requests: u64,
-    /// Time from its beginning after which it takes no more requests.
+    /// The age after which an instance gets no more requests.
     pub max_age: Duration,
-    /// Time that it may be idle.
+    /// How long an instance may be idle.
     pub max_idle: Duration,
-    /// Instances that are made before a request needs them, and kept although idle.
+    /// The number of instances that are created in advance and kept while idle.
     pub min: usize,
 }
 

@@ -17,7 +17,7 @@ fn refused(c: &Cluster<'_>, args: &[&str]) -> String {
     let pid = child.id().to_string();
     let (done, ended) = mpsc::channel();
     thread::spawn(move || done.send(child.wait_with_output().expect("kubectl ends")));
-    let Ok(output) = ended.recv_timeout(PATIENCE) else {
+    let Ok(output) = ended.recv_timeout(TIMEOUT) else {
         let _ = Command::new("kill").args(["-9", &pid]).status();
         panic!("kubectl {args:?} hangs");
     };

@@ -1,6 +1,6 @@
-//! What the first start on a data directory chose for good: the address ranges and the node's name. Pods, Services, certificates and the
-//! Node have them in the store, which no flag changes: another range or name is refused, as upstream's are for good. And what the last
-//! start chose until another is given: where the API and the node ports are, since kubeconfigs and bookmarks hold it.
+//! The settings that a data directory keeps. The address ranges and the node's name are permanent: pods, Services, certificates and the
+//! Node in the store contain them, and other values are rejected. The addresses of the API and of node ports are kept until others are
+//! given, because kubeconfigs and bookmarks contain them.
 
 use crate::{
     data_dir::{DataDir, STORE, read_private, write_private},
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use std::net::{IpAddr, SocketAddr};
 
 const FILE: &str = "chosen.json";
-/// Its name before it held the node's.
+/// The file's name in earlier versions, which had only the ranges.
 const OLD: &str = "ranges.json";
 
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -21,10 +21,10 @@ pub(crate) struct Chosen {
     pub(super) pods: IpNet,
     #[serde(with = "range")]
     pub(super) services: IpNet,
-    /// Empty in a file of before names were kept.
+    /// Empty in a file of an earlier version.
     #[serde(default)]
     pub(super) node: String,
-    /// Where the API listened, with the port that it got.
+    /// The address of the API, with the chosen port.
     #[serde(default)]
     pub(super) listen: Option<SocketAddr>,
     #[serde(default)]
@@ -46,9 +46,9 @@ mod range {
 }
 
 impl Chosen {
-    /// Gives settings that were left out the values of before. Answers with those that are not the ordinary ones, as one would type them.
+    /// Fills omitted settings with the kept values. Returns those that differ from the defaults, as flags.
     pub(crate) fn fill_in(dir: &DataDir, settings: Settings) -> anyhow::Result<(Settings, Vec<String>)> {
-        let Some(before) = Self::before(dir)? else { return Ok((settings, Vec::new())) };
+        let Some(before) = Self::load(dir)? else { return Ok((settings, Vec::new())) };
         let ordinary = settings.clone();
         let settings = settings.or(Settings {
             pod_cidr: Some(before.pods),
@@ -70,8 +70,8 @@ impl Chosen {
         Ok((settings, remembered))
     }
 
-    /// What was chosen, if there is a store that holds it.
-    fn before(dir: &DataDir) -> anyhow::Result<Option<Self>> {
+    /// Reads the kept settings, if there is a store that depends on them.
+    fn load(dir: &DataDir) -> anyhow::Result<Option<Self>> {
         if !dir.join(STORE).exists() {
             return Ok(None);
         }
@@ -87,17 +87,17 @@ impl Chosen {
 
     /// The name of the node whose pods are in the store.
     pub(super) fn node(dir: &DataDir) -> anyhow::Result<Option<String>> {
-        Ok(Self::before(dir)?.map(|before| before.node).filter(|name| !name.is_empty()))
+        Ok(Self::load(dir)?.map(|before| before.node).filter(|name| !name.is_empty()))
     }
 
-    /// Where the node ports of the cluster are, or were at its last start.
+    /// The address of the cluster's node ports, now or at its last start.
     pub(crate) fn node_address(dir: &DataDir) -> anyhow::Result<Option<IpAddr>> {
-        Ok(Self::before(dir)?.and_then(|before| before.node_address))
+        Ok(Self::load(dir)?.and_then(|before| before.node_address))
     }
 
-    /// Refuses what differs from what the objects that are there have.
+    /// Rejects values that differ from those in the stored objects.
     pub(super) fn check(&self, dir: &DataDir) -> anyhow::Result<()> {
-        let Some(before) = Self::before(dir)? else { return Ok(()) };
+        let Some(before) = Self::load(dir)? else { return Ok(()) };
         let dir = dir.path().display();
         let pairs = [
             ("--pod-cidr", &self.pods, before.pods, "pods"),
@@ -121,12 +121,12 @@ impl Chosen {
         Ok(())
     }
 
-    /// Notes it for later starts.
+    /// Saves the settings for later starts.
     pub(super) fn keep(&self, dir: &DataDir) -> anyhow::Result<()> {
         self.check(dir)?;
         match write_private(&dir.join(FILE), &serde_json::to_vec(self)?) {
-            // What binds is noted already; a full disk does not keep a cluster from starting.
-            Err(error) if Self::before(dir)?.is_some() => eprintln!("warning: {error}; an older one stays"),
+            // The permanent settings are saved already, and a full disk must not prevent a start.
+            Err(error) if Self::load(dir)?.is_some() => eprintln!("warning: {error}; an older one stays"),
             result => result?,
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! What one cluster is started with: every setting decided.
+//! The configuration of a cluster, with all settings resolved.
 
 use super::chosen::Chosen;
 use crate::{data_dir::DataDir, machine, settings::Settings};
@@ -26,17 +26,17 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// Decides everything before a port is bound.
+    /// Resolves and validates all settings before a port is bound.
     ///
     /// # Errors
-    /// What the data directory has for good, and the settings name otherwise.
+    /// The settings differ from the permanent ones of the data directory, or are invalid.
     pub(crate) fn new(settings: &Settings, dir: &DataDir) -> anyhow::Result<Self> {
         let mut machine = machine::read(dir.path());
         let node = match &settings.node_name {
             Some(name) => name.clone(),
             None => Chosen::node(dir)?.unwrap_or_else(|| machine::node_name(&machine.hostname)),
         };
-        // That of a host need not be one.
+        // A host name need not be a valid node name.
         if let Some(problem) = api::names::dns1123_subdomain(&node).first() {
             bail!("--node-name {node:?}: {problem}");
         }
@@ -70,7 +70,7 @@ impl Config {
         &self.node
     }
 
-    /// What of it later starts are to have too.
+    /// The settings that the data directory keeps.
     pub(super) fn chosen(&self) -> Chosen {
         Chosen {
             pods: self.pod_cidr,

@@ -1,5 +1,5 @@
-//! The part of a cluster that decides: the store, the API server over it, the controllers and the scheduler. It knows of nodes only what
-//! [`Outside`] gives it.
+//! The control plane of a cluster: the store, the API server, the controllers and the scheduler. It accesses nodes only through its
+//! [`ControlPlaneDependencies`].
 
 use super::{
     config::Config,
@@ -25,48 +25,48 @@ use store::Store;
 use tokio::{sync::oneshot, task::JoinHandle};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How often the Leases are renewed. Upstream renews every 2 s; here no other candidate waits for one to expire, and each renewal is a durable
-/// write of an idle cluster. Within the 15 s for which a Lease is valid it is renewed.
+/// How often the Leases are renewed. Upstream renews them every 2 s. Here no other candidate waits for them to expire, and each renewal is
+/// a durable write of an otherwise idle cluster. A Lease is valid for 15 s.
 const RENEWAL: Duration = Duration::from_secs(10);
 
 /// The dependencies of a control plane.
-pub(super) struct Outside {
-    /// Where the API listens.
+pub(super) struct ControlPlaneDependencies {
+    /// The listener of the API.
     pub(super) listener: TcpListener,
-    /// Where pods reach the API.
+    /// The address of the API for pods.
     pub(super) advertise: SocketAddr,
-    /// The way to the kubelets' paths.
+    /// Connects to the kubelets.
     pub(super) nodes: Arc<dyn Nodes>,
-    /// The way to their pods.
+    /// Connects to pods.
     pub(super) dialer: Arc<dyn Dialer>,
     /// Information about images, for warnings.
     pub(super) image_advice: kinds::ImageAdvice,
-    /// Keys that are being made.
+    /// The keys, which are being created.
     pub(super) signing: Signing,
 }
 
-/// A control plane that runs.
+/// A running control plane.
 pub(super) struct ControlPlane {
     pub(super) store: Store<server::Item>,
     pub(super) credentials: Arc<Credentials>,
-    /// The certificates of the start.
+    /// The certificates at the start.
     pub(super) signed: Signed,
     pub(super) serving: Serving,
-    /// Those that all components of the process share.
+    /// The informers of all components of the process.
     pub(super) informers: Informers,
     server: Server,
 }
 
-/// Keys and certificates that are being made.
+/// Keys and certificates that are being created.
 pub(super) type Signing = JoinHandle<anyhow::Result<(Credentials, Signed)>>;
 
-/// Makes the keys on a thread of their own: they wait for the disk, as the store does, which is opened meanwhile. `address` is where the API
-/// listens, `node_internal` where pods find it.
+/// Creates the keys on a blocking thread: this waits for the disk while the store is being opened, which does too. `address` is that of the
+/// API, `node_internal` the address of the API for pods.
 pub(super) fn sign(config: &Config, process: &Process, address: SocketAddr, node_internal: IpAddr) -> Signing {
     let service = config.service_cidr.hosts().next().unwrap_or_else(|| config.service_cidr.addr());
     let mut addresses = vec![service, node_internal];
     match address.ip() {
-        // clients come by any of them
+        // clients use any of them
         every if every.is_unspecified() => addresses.extend(machine::addresses()),
         one => addresses.push(one),
     }
@@ -79,35 +79,35 @@ pub(super) fn sign(config: &Config, process: &Process, address: SocketAddr, node
 }
 
 impl ControlPlane {
-    /// Starts it in a group; returns when requests are served and the components that decide have begun to read.
+    /// Starts the control plane in a group. Returns when requests are served and the components have started to read.
     pub(super) async fn start(
         config: &Config,
         process: &Process,
         group: &Group,
-        outside: Outside,
+        dependencies: ControlPlaneDependencies,
     ) -> anyhow::Result<Self> {
-        let address = outside.listener.local_addr()?;
+        let address = dependencies.listener.local_addr()?;
         let mut chosen = config.chosen();
         chosen.listen = Some(address);
         chosen.keep(&config.dir)?;
         let store = stored::open(&config.dir).await?;
-        let (credentials, signed) = outside.signing.await??;
+        let (credentials, signed) = dependencies.signing.await??;
         let serving = Serving::new(&signed.serving)?;
         let settings = kinds::Settings {
             service_cidr: config.service_cidr,
             node_ports: 30000..=32767,
             tokens: credentials.tokens.clone(),
-            advertise: outside.advertise,
+            advertise: dependencies.advertise,
             identity: config.node.clone(),
-            image_advice: Some(outside.image_advice),
+            image_advice: Some(dependencies.image_advice),
             capabilities: kinds::Capabilities::new(agent::HONOURED.iter().copied().chain(scheduler::honoured())),
         };
         let options = server::Options {
             store: store.clone(),
             clock: process.clock.clone(),
             ids: Arc::new(Ids::new(fastrand::Rng::with_seed(env::seed()))),
-            nodes: outside.nodes,
-            dialer: outside.dialer,
+            nodes: dependencies.nodes,
+            dialer: dependencies.dialer,
             advertise: settings.advertise,
             shutdown: group.token.clone(),
             audit: None,
@@ -117,7 +117,7 @@ impl ControlPlane {
         let bootstrap = Bootstrap::new(&server, settings, process.clock.clone());
         bootstrap.ensure().await.context("cannot start the API server")?;
         let tls = server::tls::config(&serving, &credentials.authority.certificate)?;
-        serve(group, &server, outside.listener, tls)?;
+        serve(group, &server, dependencies.listener, tls)?;
         group.essential_silent("API server's own objects", {
             let token = group.token.clone();
             async move { bootstrap.run(&token).await }
@@ -128,7 +128,7 @@ impl ControlPlane {
                 tokio::select! { () = token.cancelled() => {}, () = store.ended() => {} }
             }
         });
-        // One set of informers for all that read with the same rights.
+        // One set of informers for all components with the same rights.
         let manager = as_user(&server, "system:kube-controller-manager", &[]).named("kube-controller-manager");
         let informers = Informers::new(manager.clone(), group.token.clone(), group.tasks.clone());
         informers.register(&mut process.metrics.lock());
@@ -142,7 +142,7 @@ impl ControlPlane {
         Ok(plane)
     }
 
-    /// A client, by function call: one for each component, with its rights.
+    /// An in-process client. Each component has one with its own rights.
     pub(super) fn client(&self, user: &str, groups: &[&str]) -> Client {
         as_user(&self.server, user, groups)
     }
@@ -160,7 +160,7 @@ impl ControlPlane {
             tasks.close();
             async move {
                 context.ended().await;
-                // One that ended by itself takes the others with it.
+                // A controller that ends stops the others.
                 token.cancel();
                 drop(context);
                 tasks.wait().await;
@@ -197,17 +197,16 @@ fn serve(group: &Group, server: &Server, listener: TcpListener, tls: rustls::Ser
     Ok(())
 }
 
-/// A candidate for one of the Leases of which a component is led. The store belongs to this process, which the lock of the data directory
-/// proves: nobody else can lead.
+/// A candidate for a Lease of leader election. The lock of the data directory proves that this process is the only candidate.
 fn elector(config: &Config, process: &Process, client: &Client, lease: &str) -> Elector {
     let options = ElectorOptions::new("kube-system", lease, &config.node);
     let options = ElectorOptions { alone: true, retry_period: RENEWAL, ..options };
     Elector::new(client.clone(), process.clock.clone(), options)
 }
 
-/// Runs a component for as long as it leads, and returns when it has begun: at once, as nobody else can lead. `begin` starts the work and
-/// answers with what ends when the work has. A component that has lost its Lease ends the process, as upstream's do: so the next one knows
-/// nothing of before.
+/// Runs a component while it is the leader. Returns when it has started, which is immediate without other candidates. `begin` starts the
+/// component and returns a future that resolves when it has ended. Like upstream's, a component that loses its Lease ends the process, so
+/// that no state of a former leader remains.
 async fn lead<Work: Future<Output = ()> + Send>(
     group: &Group,
     name: &'static str,
@@ -227,6 +226,6 @@ async fn lead<Work: Future<Output = ()> + Send>(
         }
         Ok(())
     });
-    // It fails where the component did, which the group tells.
+    // This fails if the component failed, which the group reports.
     let _ = begun.await;
 }

@@ -1,5 +1,5 @@
-//! The part of a cluster that runs pods: the node agent with its runtimes, network and images. It reaches the control plane as any node
-//! does, by clients, informers and the kubelets' paths.
+//! The node of a cluster: the node agent with its runtimes, network and images. It accesses the control plane like any node, through
+//! clients, informers and the kubelet API.
 
 use super::{
     config::Config,
@@ -23,24 +23,24 @@ use std::{
 use store::{LogError, Store};
 use wasm::Wasmtime;
 
-/// A node that runs.
+/// A running node.
 pub(super) struct Node {
     pub(super) agent: Agent,
 }
 
-/// What a node is given by the control plane.
-pub(super) struct Given<'a> {
-    /// With the node's own rights.
+/// What a node needs from the control plane.
+pub(super) struct NodeDependencies<'a> {
+    /// A client with the node's rights.
     pub(super) client: Client,
-    /// Those of the process.
+    /// The informers of the process.
     pub(super) informers: &'a Informers,
-    /// What the node tells of: whether it takes every write.
+    /// The store, whose failures are reported as events of the node.
     pub(super) store: &'a Store<server::Item>,
-    /// Who is trusted when a guest calls `https` inside the cluster.
+    /// The certificate authority for guests' `https` requests inside the cluster.
     pub(super) authority: &'a str,
 }
 
-/// The kubelet's paths of this node by a pipe, and the way to its pods: nowhere until the agent is there.
+/// Connects to the kubelet API of this node in memory, and to its pods. Fails until the agent is started.
 pub(super) struct LocalNode {
     name: String,
     router: OnceLock<axum::Router>,
@@ -71,7 +71,7 @@ impl server::dialer::Dialer for LocalNode {
     }
 }
 
-/// The plan of the pod network: where things will be. `api` is where the API listens.
+/// The configuration of the pod network. `api` is the address of the API.
 pub(super) fn plan_network(config: &Config, api: SocketAddr) -> network::Config {
     let mut plan = network::Config::new(api);
     plan.pod_cidr = config.pod_cidr;
@@ -84,38 +84,39 @@ pub(super) fn plan_network(config: &Config, api: SocketAddr) -> network::Config 
 }
 
 impl Node {
-    /// Starts it: the agent in `draining`, which is ended first, everything else in `group`.
+    /// Starts the node: the agent in the group `draining`, which stops first, and everything else in `group`.
     pub(super) fn start(
         config: &Config,
         process: &Process,
         (group, draining): (&Group, &Group),
-        given: Given<'_>,
+        dependencies: NodeDependencies<'_>,
         mut plan: network::Config,
         images: Images,
         local: &LocalNode,
     ) -> anyhow::Result<Self> {
-        plan.cluster_roots = network::certificates(given.authority.as_bytes());
+        plan.cluster_roots = network::certificates(dependencies.authority.as_bytes());
         let network = VirtualNetwork::new(plan, group.token.clone(), group.tasks.clone())?;
         network.register(&mut process.metrics.lock());
         let wasm = Arc::new(Wasmtime::new(wasm_options(config)?));
         wasm.register(&mut process.metrics.lock());
-        let recorder = |component: &str| recorder(config, process, group, &given.client, component);
-        group.spawn(stored::tell(given.store.clone(), recorder("store"), reference(config)));
-        let dependencies = Dependencies {
+        let recorder = |component: &str| recorder(config, process, group, &dependencies.client, component);
+        group.spawn(stored::record_events(dependencies.store.clone(), recorder("store"), reference(config)));
+        let agent_dependencies = Dependencies {
             runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>]),
             network: Arc::new(network.clone()),
             dialer: Arc::new(network.clone()),
             images: Arc::new(images),
-            client: given.client.clone(),
-            informers: given.informers.clone(),
+            client: dependencies.client.clone(),
+            informers: dependencies.informers.clone(),
             recorder: recorder("kubelet"),
         };
-        let agent = Agent::new(agent_options(config, process, given.store, &*wasm), dependencies)?;
+        let agent = Agent::new(agent_options(config, process, dependencies.store, &*wasm), agent_dependencies)?;
         agent.register(&mut process.metrics.lock());
         let _ = local.router.set(agent.router());
         let _ = local.network.set(network.clone());
         group.essential_silent("pod network", {
-            let (informers, recorder, token) = (given.informers.clone(), recorder("kube-proxy"), group.token.clone());
+            let (informers, recorder, token) =
+                (dependencies.informers.clone(), recorder("kube-proxy"), group.token.clone());
             async move { network::run(network, informers, Some(recorder), token).await }
         });
         draining.essential("node agent", {
@@ -126,7 +127,7 @@ impl Node {
     }
 }
 
-/// The node as events name it, which is the kubelet's way: by name, in no namespace.
+/// The reference to the node in events, like the kubelet's: by name, without a namespace.
 fn reference(config: &Config) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".to_owned()),
@@ -156,7 +157,7 @@ fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
     let descriptors = Shares::of(env::file_limit());
     options.http.clients.connections = descriptors.guest_connections;
     options.http.clients.per_container = (options.http.clients.connections * 3 / 4).max(1);
-    options.memory_probe = machine::room(config.machine.memory, reserved);
+    options.memory_probe = machine::guest_limit(config.machine.memory, reserved);
     options.pool = wasm::PoolOptions::within(machine::memory_maps());
     options.files.max_open = descriptors.guest_files;
     Ok(options)
@@ -172,12 +173,13 @@ fn agent_options(
     let reserved = [("cpu", config.reserved_cpu), ("memory", config.reserved_memory)];
     agent::Options {
         node: config.node.clone(),
-        // where its node ports answer: the gateway of the pod network is on no machine, and in a network of 10/8 another's
+        // The addresses where node ports listen. The gateway of the pod network is on no interface, and may be another host's in a network
+        // of 10/8.
         addresses: vec![machine::address(config.node_address)],
         machine: config.machine.clone(),
         pressure: Arc::new(move || {
             let mut pressure = agent::Pressure::read(&disk, machine::available_memory());
-            // a quota or a limit of file sizes is no less full than a disk
+            // an exceeded quota or file size limit counts as a full disk
             pressure.disk |= store.failure().is_some_and(|failure| matches!(*failure, LogError::Full(_)));
             pressure
         }),

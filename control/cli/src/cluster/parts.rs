@@ -1,8 +1,8 @@
-//! The parts that a cluster cannot be without: one that ends, ends the process with a reason, so that whoever supervises it can act.
+//! The essential parts of a cluster: if one ends, the process ends with a reason, so that a supervisor can react.
 //!
-//! Essential are: the store's writer, the API server and its own objects, the informers, the controllers, the scheduler, the pod
-//! network, the node agent and its loops. Not essential are what is made anew or only tells: event recorders, one pod's worker, one
-//! node port's listener, one connection, warming the Wasm engine.
+//! Essential are the store's writer, the API server and its own objects, the informers, the controllers, the scheduler, the pod network,
+//! and the node agent with its loops. Not essential are parts that are restarted or only report: event recorders, a pod's worker, a node
+//! port's listener, a connection, warming up the Wasm engine.
 
 use api::Clock;
 use futures::FutureExt;
@@ -16,28 +16,28 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub(super) struct Process {
     /// The wall clock.
     pub(super) clock: Clock,
-    /// Where each part registers what it measures.
+    /// The registry of metrics.
     pub(super) metrics: Arc<Mutex<Registry>>,
 }
 
-/// Parts that end together. A clone is the same group.
+/// Parts that stop together. Clones are the same group.
 #[derive(Clone)]
 pub(super) struct Group {
-    /// Ends them.
+    /// Stops them.
     pub(super) token: CancellationToken,
-    /// Tells when they have ended.
+    /// Tracks whether they have ended.
     pub(super) tasks: TaskTracker,
     /// Why the first essential part of the cluster ended.
     failed: watch::Sender<Option<String>>,
 }
 
 impl Group {
-    /// No part yet. Groups of one cluster share where failures are told.
+    /// An empty group. The groups of a cluster share `failure`.
     pub(super) fn new(failed: watch::Sender<Option<String>>) -> Self {
         Self { token: CancellationToken::new(), tasks: TaskTracker::new(), failed }
     }
 
-    /// Starts a part that ends when the group does, or earlier by itself.
+    /// Spawns a part that stops with the group, and may end earlier.
     pub(super) fn spawn(&self, part: impl Future<Output = ()> + Send + 'static) {
         let token = self.token.clone();
         self.tasks.spawn(async move {
@@ -45,8 +45,8 @@ impl Group {
         });
     }
 
-    /// Starts a part that watches the token itself. If it ends, with or without an error or by a panic, the cluster has failed. Once the cluster
-    /// stops, nobody reads that failure.
+    /// Spawns an essential part, which watches the token itself. If it ends, with or without an error or by a panic, the cluster has
+    /// failed. A failure while the cluster stops is ignored.
     pub(super) fn essential(
         &self,
         name: &'static str,
@@ -67,12 +67,12 @@ impl Group {
         });
     }
 
-    /// The same for a part that has nothing to say when it ends.
+    /// Like [`Group::essential`], for a part without a result.
     pub(super) fn essential_silent(&self, name: &'static str, part: impl Future<Output = ()> + Send + 'static) {
         self.essential(name, part.map(Ok));
     }
 
-    /// Ends the parts, and waits for them at most so long. Whether all have ended.
+    /// Stops the parts and waits for them, at most for `timeout`. Returns whether all have ended.
     pub(super) async fn end(&self, patience: Duration) -> bool {
         self.tasks.close();
         self.token.cancel();

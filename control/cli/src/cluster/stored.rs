@@ -1,4 +1,4 @@
-//! The store's file: opened, or refused with what to do; and what is told when it does not take every write.
+//! Opens the store's file, with advice in errors, and reports when the store does not accept every write.
 
 use crate::{
     data_dir::{DataDir, STORE},
@@ -9,10 +9,10 @@ use k8s_openapi::api::core::v1::ObjectReference;
 use std::{fmt::Display, io::ErrorKind};
 use store::{LogError, Redb, Store};
 
-/// Opens the store, or says which file cannot be one and what to do.
+/// Opens the store. The error tells which file cannot be opened, and what to do.
 pub(super) async fn open(dir: &DataDir) -> anyhow::Result<Store<server::Item>> {
     let path = dir.join(STORE);
-    // An empty file is that of a start that was cut short, unless a cluster has run on it.
+    // An interrupted start leaves an empty file. If a cluster has run on it, the file is damaged.
     if std::fs::metadata(&path).is_ok_and(|file| file.len() == 0) && dir.join("kubeconfig").exists() {
         return Err(damaged(dir, &"it is empty"));
     }
@@ -21,7 +21,7 @@ pub(super) async fn open(dir: &DataDir) -> anyhow::Result<Store<server::Item>> {
         move || Redb::open(path)
     });
     let log = opened.await?.map_err(|error| match error {
-        // `Held` names the file and who has it; the disk's own troubles are not mended by another file
+        // `Held` names the file and its holder, and another file does not help against I/O errors
         LogError::Held { .. } => anyhow::Error::new(error),
         LogError::Io(ref io) if !is_damage(io) => unusable(dir, &error),
         LogError::Full(_) => full(dir, &error),
@@ -36,7 +36,7 @@ pub(super) async fn open(dir: &DataDir) -> anyhow::Result<Store<server::Item>> {
     })
 }
 
-/// A file that ends too soon, or is no store, is not mended by another try.
+/// Retrying does not help for a truncated or foreign file.
 fn is_damage(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::InvalidData | ErrorKind::UnexpectedEof)
 }
@@ -60,13 +60,13 @@ fn damaged(dir: &DataDir, error: &dyn Display) -> anyhow::Error {
     )
 }
 
-/// Tells as events of the node what the store itself logs: that it does not take every write, and that it does again.
-pub(super) async fn tell(store: Store<server::Item>, recorder: Recorder, node: ObjectReference) {
+/// Records as events of the node what the store logs: that it does not accept every write, and that it does again.
+pub(super) async fn record_events(store: Store<server::Item>, recorder: Recorder, node: ObjectReference) {
     let mut failures = store.failures();
     while let Ok(failure) = failures.wait_for(Option::is_some).await.map(|failure| failure.clone()) {
         let cause = failure.map(|failure| failure.to_string()).unwrap_or_default();
         let text = format!("the store does not take every write: {cause}");
-        // A full disk may have no room for this one; the next one, which has, tells of both.
+        // A full disk may have no space for this event. The next one, which has, mentions both.
         recorder.event(&node, EventType::Warning, "StoreFailed", &text);
         if failures.wait_for(Option::is_none).await.is_err() {
             return;

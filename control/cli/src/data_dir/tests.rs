@@ -83,7 +83,7 @@ fn of_a_link_the_link_is_removed_and_what_is_ours_behind_it() {
 fn a_lock_is_of_the_file_that_is_there() {
     let folder = open_folder(&["cluster.redb"]);
     let dir = DataDir { path: folder.path().to_owned() };
-    // As if the directory were removed after the file was opened: the lock of the old file is free, and worth nothing.
+    // As if the directory were removed after the file was opened: the lock of the old file is free but worthless.
     let stale = dir.open_lock().expect("made");
     fs::remove_file(dir.join(LOCK)).expect("removed");
     assert!(!Lock { file: stale }.is_there(&dir));
@@ -110,7 +110,7 @@ fn a_private_file_is_written_only_if_it_differs() {
     let path = folder.path().join("file");
     write_private(&path, b"one").expect("written");
     let inode = fs::metadata(&path).expect("there").ino();
-    // Nothing can be made in the folder, as on a full disk.
+    // No file can be created in the folder, as on a full disk.
     let closed = |to: u32| fs::set_permissions(folder.path(), fs::Permissions::from_mode(to)).expect("changed");
     closed(0o500);
     write_private(&path, b"one").expect("nothing is to be done");
@@ -131,7 +131,7 @@ fn keys_that_others_may_read_are_refused() {
     assert!(read_private(&key).expect_err("readable").to_string().contains("chmod 600"));
 }
 
-/// A folder of mode 755 with these files.
+/// A folder with mode 755 and these files.
 fn open_folder(files: &[&str]) -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     for file in files {

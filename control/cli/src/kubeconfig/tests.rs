@@ -35,7 +35,7 @@ fn what_cannot_be_merged_into_is_told_before() {
     assert!(error.contains("its cluster \"sampan-data\" is of another cluster"), "{error}");
     fs::write(&file, "clusters: [{name: sampan-data, cluster: {certificate-authority-data: ca}}]").expect("written");
     check(&file).expect("its own can be replaced");
-    // homes that take nothing, whoever asks
+    // Home directories that nobody can write to.
     let error = check(Path::new("/proc/none/.kube/config")).expect_err("no folder can be made there").to_string();
     assert!(error.starts_with("cannot make /proc/none/.kube: "), "{error}");
     let error = check(Path::new("/proc/config")).expect_err("no file can be made there").to_string();
@@ -195,11 +195,11 @@ fn a_lock_of_kubectl_is_respected_and_named_if_it_stays() {
     let path = folder.path().join("config");
     let lock = folder.path().join("config.lock");
     fs::write(&lock, "").expect("written");
-    let Err(error) = Turn::take(&path, Duration::ZERO) else { panic!("it is taken") };
+    let Err(error) = FileLock::take(&path, Duration::ZERO) else { panic!("it is taken") };
     assert!(error.to_string().contains(&format!("{} is there", lock.display())), "{error}");
     assert!(lock.exists(), "another's");
     fs::remove_file(&lock).expect("removed");
-    drop(Turn::take(&path, Duration::ZERO).expect("free"));
+    drop(FileLock::take(&path, Duration::ZERO).expect("free"));
     assert!(!lock.exists());
     let document = ours("ca", "sampan");
     merge(&path, &document, false).expect("merged");

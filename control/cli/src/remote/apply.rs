@@ -8,7 +8,7 @@ use crate::{
     env, images,
     manifests::{self, Manifest},
     progress::Progress,
-    settle::{self, Patience},
+    settle::{self, WaitOptions},
 };
 use anyhow::{Context, bail};
 use client::{Client, Error};
@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 /// The field manager of this program.
 const MANAGER: &str = "sampan";
 
-/// What applying one object came to.
+/// The result of applying an object.
 pub(crate) struct Outcome {
     /// `deployment.apps/hello`.
     pub(crate) label: String,
-    /// `created`, `configured`, `unchanged`, or `replaced` for a finished Job that could not change.
+    /// `created`, `configured`, `unchanged`, or `replaced` for a finished Job whose change was not possible.
     pub(crate) verb: &'static str,
-    /// The object as the server has it now.
+    /// The object as the server returned it.
     pub(crate) object: Value,
 }
 
@@ -52,27 +52,27 @@ pub(crate) async fn run(args: &ApplyArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     let node = reached.dir.as_ref().and_then(node);
-    let patience = Patience { timeout: args.timeout, since, node, dir: reached.dir.as_ref() };
+    let options = WaitOptions { timeout: args.timeout, since, node, dir: reached.dir.as_ref() };
     let mut progress = Progress::new();
-    let settled = settle::wait(&reached.client, &outcomes, &patience, &mut progress).await;
+    let settled = settle::wait(&reached.client, &outcomes, &options, &mut progress).await;
     progress.done();
     settled?;
     let objects = if outcomes.len() == 1 { "object" } else { "objects" };
     crate::out::say(&format!("ready: {} {objects} in {:.3} s", outcomes.len(), started.elapsed().as_secs_f64()));
-    for (_, name, url) in settle::urls(&outcomes, patience.node.map(|node| node.address)) {
+    for (_, name, url) in settle::urls(&outcomes, options.node.map(|node| node.address)) {
         crate::out::say(&format!("  {name}  {url}"));
     }
     Ok(())
 }
 
-/// Where the node ports of a cluster of this machine are.
+/// The node of a cluster on this machine, for its node ports.
 fn node(dir: &DataDir) -> Option<settle::Node> {
     let holder = dir.holder().ok()??;
     let address = Chosen::node_address(dir).ok()??;
     Some(settle::Node { address, pid: holder.pid })
 }
 
-/// Applies objects in order, namespaces first, by server-side apply. One that fails does not stop the others.
+/// Applies objects in order, namespaces first, by server-side apply. A failure does not stop the others.
 pub(crate) async fn apply_all(
     reached: &Reached,
     manifests: &[Manifest],
@@ -147,7 +147,7 @@ async fn one(reached: &Reached, resources: &Resources, manifest: &Manifest) -> a
     Ok(Outcome { label, verb, object })
 }
 
-/// Server-side apply of one object.
+/// Applies an object.
 async fn patch(client: &Client, url: &str, body: Vec<u8>) -> Result<(StatusCode, Value), Error> {
     let body = Some(("application/apply-patch+yaml", body));
     let (status, body) = request(client, Method::PATCH, url, body, "application/json").await?;
@@ -156,30 +156,30 @@ async fn patch(client: &Client, url: &str, body: Vec<u8>) -> Result<(StatusCode,
 
 const IMMUTABLE: &str = ": field is immutable";
 
-/// Whether the server refused it since what is there cannot become it.
+/// Whether the server rejected a change of an immutable field.
 fn is_immutable(error: &Error) -> bool {
     error.status().is_some_and(|status| status.message.contains(IMMUTABLE))
 }
 
-/// A Job that is over: nothing of it runs.
+/// Whether a Job has finished, so that nothing of it runs.
 fn is_finished(job: &Value) -> bool {
     let conditions = job["status"]["conditions"].as_array();
     let over = |c: &Value| (c["type"] == "Complete" || c["type"] == "Failed") && c["status"] == "True";
     conditions.into_iter().flatten().any(over)
 }
 
-/// The longest value that an error shows.
+/// The maximum length of a value in an error.
 const MAX_VALUE: usize = 200;
 
-/// What the server says, for people: without the value of a field that cannot change, since a whole template says nothing about what is
-/// wrong with it, and a list that holds an entry twice in plain words.
+/// The server's error without the value of an immutable field, because a whole template does not help, and with duplicate list entries in
+/// plain words.
 fn brief(error: Error) -> Error {
     let Error::Api(mut status) = error else { return error };
     status.message = doubled(&status.message).unwrap_or_else(|| without_values(&status.message));
     Error::Api(status)
 }
 
-/// The server tells doubled entries of a list in the words of its own machinery.
+/// Replaces the server's message about duplicate list entries.
 fn doubled(message: &str) -> Option<String> {
     let (before, key) = message.split_once(": duplicate entries for key [")?;
     let path = before.rsplit(' ').next()?.trim_start_matches('.');

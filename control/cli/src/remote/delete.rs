@@ -8,10 +8,10 @@ use http::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
 
-/// How long to wait for an object to be gone.
+/// How long to wait until an object is gone.
 const DELETE_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// `sampan delete`: in the background, then waits until the objects are gone.
+/// `sampan delete`: deletes with background propagation, then waits until the objects are gone.
 pub(crate) async fn run(args: &DeleteArgs) -> anyhow::Result<()> {
     let asked = names::parse(&args.what).map_err(usage)?;
     let by_type = args.all || args.selector.is_some();
@@ -60,7 +60,7 @@ pub(crate) async fn run(args: &DeleteArgs) -> anyhow::Result<()> {
     let mut failures = Vec::new();
     for (path, label) in &targets {
         match one(client, path, label, crate::out::say).await {
-            // Deleted with what owned it.
+            // Deleted together with its owner.
             Err(error) if by_type && error.downcast_ref::<Gone>().is_some() => {}
             Err(error) => failures.push(error),
             Ok(()) => {}
@@ -69,7 +69,7 @@ pub(crate) async fn run(args: &DeleteArgs) -> anyhow::Result<()> {
     super::done_or_failed((), failures)
 }
 
-/// There was nothing to delete.
+/// The object did not exist.
 #[derive(Debug)]
 struct Gone(String);
 

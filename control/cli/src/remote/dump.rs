@@ -1,4 +1,4 @@
-//! `sampan dump`: what somebody who was not there needs to understand a failure, in a folder. Secrets are named and not shown.
+//! `sampan dump`: writes what is needed to analyse a failure into a folder. Secrets are listed without their data.
 
 use super::{Resources, connect, explain, fetch, get::escape, resources::Resource};
 use crate::{args::DumpArgs, out};
@@ -10,7 +10,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// Bytes of a log that are kept: its end.
+/// Bytes of a log to keep, from its end.
 const MAX_LOG: usize = 1 << 20;
 
 /// `sampan dump DIR`.
@@ -47,7 +47,7 @@ struct Dump<'a> {
 }
 
 impl Dump<'_> {
-    /// All objects of a kind: `NAMESPACE/PLURAL.yaml`, or `_cluster/PLURAL.yaml`; and the logs of pods.
+    /// All objects of a kind: `NAMESPACE/PLURAL.yaml` or `_cluster/PLURAL.yaml`. For pods, also their logs.
     async fn objects(&self, resource: &Resource) -> anyhow::Result<()> {
         let list: Value = super::decode(&self.get(&resource.path("", ""), "application/json").await?)?;
         let mut items = super::get::items(list, resource);
@@ -70,7 +70,7 @@ impl Dump<'_> {
         Ok(())
     }
 
-    /// `NAMESPACE/logs/POD/CONTAINER.log`, and `CONTAINER.previous.log` of one that restarted.
+    /// `NAMESPACE/logs/POD/CONTAINER.log`, and `CONTAINER.previous.log` of a restarted container.
     async fn logs(&self, pod: &Value, namespace: &str) -> anyhow::Result<()> {
         let name = super::pods::name(pod);
         for container in super::pods::containers(pod) {
@@ -79,7 +79,7 @@ impl Dump<'_> {
                     "/api/v1/namespaces/{namespace}/pods/{name}/log?container={}&limitBytes={MAX_LOG}{query}",
                     escape(&container)
                 );
-                // There may be none: the container has not run, or not before.
+                // The log may not exist: the container has not run, or had no earlier run.
                 if let Ok(body) = self.get(&url, "*/*").await {
                     self.write(&format!("{namespace}/logs/{name}/{container}.{end}"), &body)?;
                 }
@@ -101,7 +101,7 @@ impl Dump<'_> {
     }
 }
 
-/// Takes out what must not be in a bug report.
+/// Removes secrets and bookkeeping from an object.
 fn hide(object: &mut Value) {
     if let Some(metadata) = object["metadata"].as_object_mut() {
         metadata.remove("managedFields");

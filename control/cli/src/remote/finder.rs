@@ -1,4 +1,4 @@
-//! Finds the pods that `POD` or `TYPE/NAME` means, as kubectl's `polymorphichelpers` do.
+//! Finds the pods of `POD` or `TYPE/NAME`, like kubectl's `polymorphichelpers`.
 
 use super::{Reached, Resources, explain, get::escape, names, pods};
 use crate::exit::usage;
@@ -8,7 +8,7 @@ use http::Method;
 use serde_json::Value;
 use std::time::Duration;
 
-/// How long to wait for a first pod: kubectl's --pod-running-timeout.
+/// How long to wait for the first pod, as kubectl's --pod-running-timeout.
 const FIRST_POD_TIMEOUT: Duration = Duration::from_secs(20);
 const POLL_INTERVAL: Duration = Duration::from_millis(200);
 
@@ -18,9 +18,9 @@ pub(super) struct Finder {
     pub(super) namespace: String,
 }
 
-/// What was named, and its pods, the one that tells most first.
+/// The named object and its pods, ordered by preference for logs.
 pub(super) struct Found {
-    /// `Pod`, `Service`, …
+    /// The kind, such as `Pod` or `Service`.
     pub(super) kind: String,
     pub(super) object: Value,
     /// At least one.
@@ -32,14 +32,14 @@ impl Finder {
         Self { client: reached.client, namespace: reached.namespace }
     }
 
-    /// The pods of `NAME` or `TYPE/NAME`. `purpose` completes "cannot …" where a type has no pods.
+    /// Finds the pods of `NAME` or `TYPE/NAME`. `purpose` completes "cannot …" in the error for a type without pods.
     ///
     /// # Errors
-    /// When there is no such object, or it has no pods within [`FIRST_POD_TIMEOUT`].
+    /// The object does not exist, or has no pods within [`FIRST_POD_TIMEOUT`].
     pub(super) async fn find(&self, what: &str, purpose: &str) -> anyhow::Result<Found> {
         let asked = match what.contains('/') {
             true => names::parse(&[what.to_owned()]).map_err(usage)?.swap_remove(0),
-            false => names::Asked { kind: "pods".to_owned(), name: Some(what.to_owned()) },
+            false => names::NamedObjects { kind: "pods".to_owned(), name: Some(what.to_owned()) },
         };
         let resources = Resources::discover(&self.client).await?;
         let resource = resources.by_name(&asked.kind)?;
@@ -81,7 +81,7 @@ impl Finder {
         }
     }
 
-    /// One object.
+    /// Reads an object.
     pub(super) async fn get(&self, url: &str) -> anyhow::Result<Value> {
         let answer = super::request(&self.client, Method::GET, url, None, "application/json").await;
         super::decode(&answer.map_err(explain)?.1)

@@ -2,7 +2,7 @@
 
 use super::{
     Resources, connect, explain,
-    names::{self, Asked},
+    names::{self, NamedObjects},
     request,
     resources::Resource,
     table::Printer,
@@ -19,7 +19,7 @@ use http_body_util::BodyExt;
 use serde_json::{Value, json};
 
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
-/// One event of a watch; the server's own bound of an object is lower.
+/// The maximum size of a watch event in bytes. The server's limit of an object is lower.
 const MAX_EVENT: usize = 16 << 20;
 
 /// `sampan get`.
@@ -64,8 +64,8 @@ pub(crate) async fn run(args: &GetArgs) -> anyhow::Result<()> {
     super::done_or_failed((), failures)
 }
 
-/// What cannot be asked for together, in kubectl's words.
-fn allowed(args: &GetArgs, asked: &[Asked]) -> Result<(), &'static str> {
+/// Checks for invalid combinations of arguments. The errors are kubectl's.
+fn allowed(args: &GetArgs, asked: &[NamedObjects]) -> Result<(), &'static str> {
     let named = asked.iter().any(|one| one.name.is_some());
     match named {
         true if !args.selector.is_empty() => Err("name cannot be provided when a selector is specified"),
@@ -79,7 +79,7 @@ struct Get<'a> {
     args: &'a GetArgs,
     client: &'a Client,
     namespace: &'a str,
-    /// Kinds are told in front of names.
+    /// Whether names include the kind.
     several: bool,
 }
 
@@ -92,7 +92,7 @@ impl Get<'_> {
         if self.tables() { TABLE } else { "application/json" }
     }
 
-    /// The query of a list: what is asked for, and rows with their whole object where the order depends on it.
+    /// The query of a list. Rows include their whole object if it is needed for sorting.
     fn query(&self, resource: &Resource) -> String {
         let mut query = Vec::new();
         if !self.args.selector.is_empty() {
@@ -126,7 +126,7 @@ impl Get<'_> {
         Ok(answer)
     }
 
-    /// One table per kind, with an empty line between. Whether there was anything.
+    /// Prints a table per kind, separated by empty lines. Returns whether there were any objects.
     fn print_tables(&self, found: &[(&Resource, Option<&str>, Value)]) -> anyhow::Result<bool> {
         let mut any = false;
         for same in found.chunk_by(|a, b| a.0 == b.0) {
@@ -140,7 +140,7 @@ impl Get<'_> {
         Ok(any)
     }
 
-    /// One object as itself; anything else as a `List`, as kubectl does.
+    /// Prints a single named object as it is, and others as a `List`, like kubectl.
     fn print_objects(&self, found: Vec<(&Resource, Option<&str>, Value)>) -> anyhow::Result<()> {
         if found.is_empty() {
             return Ok(());
@@ -172,7 +172,7 @@ impl Get<'_> {
         }
     }
 
-    /// Without what only the server's bookkeeping needs, unless it was asked for.
+    /// Removes managed fields, unless they were requested.
     fn shown(&self, mut object: Value) -> Value {
         if !self.args.show_managed_fields
             && let Some(metadata) = object["metadata"].as_object_mut()
@@ -182,7 +182,7 @@ impl Get<'_> {
         object
     }
 
-    /// What is there, then every change, until the server or the user ends it.
+    /// Prints existing objects, then every change, until the server or the user ends the watch.
     async fn watch(&self, resource: &Resource, name: Option<&str>) -> anyhow::Result<()> {
         let first = self.fetch(resource, name).await?;
         let revision = first["metadata"]["resourceVersion"].as_str().unwrap_or_default().to_owned();
@@ -235,13 +235,13 @@ impl Get<'_> {
     }
 }
 
-/// Events in the order in which they happened, as `kubectl events` shows them; stored by name they are in none.
+/// Sorts events by time, like `kubectl events`. The store sorts them by name.
 fn by_time(answer: &mut Value, list: &str) {
     let time = |entry: &Value| {
         let event = if entry["object"].is_object() { &entry["object"] } else { entry };
         let series = &event["series"]["lastObservedTime"];
         let times = [series, &event["lastTimestamp"], &event["eventTime"], &event["metadata"]["creationTimestamp"]];
-        // Compared as times: some have fractions of a second.
+        // Compared as times, because only some have fractions of a second.
         times.into_iter().find_map(Value::as_str).and_then(|text| text.parse::<jiff::Timestamp>().ok())
     };
     if let Some(entries) = answer[list].as_array_mut() {
@@ -253,7 +253,7 @@ fn name_of(object: &Value) -> &str {
     object["metadata"]["name"].as_str().unwrap_or_default()
 }
 
-/// The objects of an answer, each with its kind: a list, or one.
+/// The objects of a response, each with its kind: a list, or a single object.
 pub(super) fn items(mut answer: Value, resource: &Resource) -> Vec<Value> {
     let Value::Array(mut items) = answer["items"].take() else {
         if let Some(object) = answer.as_object_mut() {

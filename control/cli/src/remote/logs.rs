@@ -12,9 +12,9 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use http_body_util::BodyExt;
 use serde_json::Value;
 
-/// How many logs are followed at once: kubectl's --max-log-requests.
+/// The maximum number of followed logs, as kubectl's --max-log-requests.
 const MAX_FOLLOWED: usize = 5;
-/// Lines of each pod by a selector: kubectl's.
+/// The number of lines per pod with a selector, as kubectl's.
 const SELECTED_TAIL: u64 = 10;
 
 /// `sampan logs`.
@@ -43,7 +43,7 @@ struct Logs<'a> {
 }
 
 impl Logs<'_> {
-    /// The pod that is meant by `NAME` or `TYPE/NAME`.
+    /// The pod of `NAME` or `TYPE/NAME`.
     async fn pod(&self, what: &str) -> anyhow::Result<Value> {
         let Found { mut pods, .. } = self.finder.find(what, "get the logs from").await?;
         if pods.len() > 1 {
@@ -52,7 +52,7 @@ impl Logs<'_> {
         Ok(pods.swap_remove(0))
     }
 
-    /// The logs of every pod that a selector finds.
+    /// Prints the logs of all pods of a selector.
     async fn selected(&self) -> anyhow::Result<()> {
         let found = self.finder.list(&self.args.selector).await?;
         if found.is_empty() {
@@ -79,7 +79,7 @@ impl Logs<'_> {
         Ok(())
     }
 
-    /// The log of one pod, as it comes; whole lines, since several may be followed.
+    /// Prints the log of a pod as it arrives. Prints whole lines, because several logs may be followed.
     async fn print(&self, pod: &Value, tail: Option<u64>) -> anyhow::Result<()> {
         let (container, told) = pods::container(pod, self.args.container.as_deref()).map_err(anyhow::Error::msg)?;
         if let Some(told) = told {
@@ -109,7 +109,7 @@ impl Logs<'_> {
             let frame = frame.map_err(|error| explain(super::transport(&error)))?;
             if let Ok(data) = frame.into_data() {
                 rest.extend_from_slice(&data);
-                // A line without an end is not held back for ever.
+                // A very long line is not held back until its end.
                 let whole = rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
                 let ready = if rest.len() - whole > MAX_LINE { rest.len() } else { whole };
                 out::print(&rest[..ready])?;
@@ -120,5 +120,5 @@ impl Logs<'_> {
     }
 }
 
-/// Bytes of a line without an end that are held back.
+/// The maximum number of bytes of an incomplete line that are held back.
 const MAX_LINE: usize = 64 << 10;

@@ -1,5 +1,5 @@
-//! The commands that talk to a cluster as any client does: `apply`, `get`, `logs`, `port-forward`, `delete`. Small on purpose: kubectl is the full
-//! client, these are for machines that lack one.
+//! The commands that are API clients: `apply`, `get`, `logs`, `port-forward`, `delete`. They are intentionally small: kubectl is the full
+//! client, and these are for machines without it.
 
 mod apply;
 mod delete;
@@ -32,22 +32,22 @@ use http_body_util::BodyExt;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use std::{ffi::OsStr, path::Path};
 
-/// The cluster that is meant.
+/// The selected cluster.
 pub(crate) struct Reached {
     pub(crate) client: Client,
-    /// The namespace of objects that do not name theirs.
+    /// The namespace of objects without one.
     pub(crate) namespace: String,
     /// Its data directory, if it is on this machine.
     pub(crate) dir: Option<DataDir>,
 }
 
 impl Reached {
-    /// A command of ours that means this cluster, as it can be pasted. Of one that is elsewhere the kubeconfig is left to the user.
+    /// A sampan command for this cluster, for pasting. For a remote cluster it does not include the kubeconfig.
     pub(crate) fn command(&self, command: &str) -> String {
         command_for(self.dir.as_ref(), command)
     }
 
-    /// kubectl for it, likewise.
+    /// The same for kubectl.
     pub(crate) fn kubectl(&self) -> String {
         self.dir.as_ref().map_or_else(|| "kubectl".to_owned(), DataDir::kubectl)
     }
@@ -57,8 +57,8 @@ fn command_for(dir: Option<&DataDir>, command: &str) -> String {
     dir.map_or_else(|| format!("sampan {command}"), |dir| dir.client_command(command))
 }
 
-/// Reaches the cluster that the arguments name: by --kubeconfig, else --data-dir or $SAMPAN_DATA_DIR, else $KUBECONFIG as kubectl
-/// does, else in the default data directory.
+/// Connects to the cluster of --kubeconfig, else of --data-dir or $SAMPAN_DATA_DIR, else of $KUBECONFIG like kubectl, else of the default
+/// data directory.
 pub(crate) async fn connect(target: &Target) -> anyhow::Result<Reached> {
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     let (config, dir) = match (&target.kubeconfig, set("KUBECONFIG")) {
@@ -98,7 +98,7 @@ async fn config_in(dir: &DataDir) -> anyhow::Result<kube::Config> {
     if path.exists() { config_of(&path).await } else { Err(kubeconfig::absent(dir)) }
 }
 
-/// By one kubeconfig.
+/// Uses a single kubeconfig.
 async fn config_of(path: &Path) -> anyhow::Result<kube::Config> {
     if !path.exists() {
         bail!("no kubeconfig at {}", path.display());
@@ -111,7 +111,7 @@ async fn config_of(path: &Path) -> anyhow::Result<kube::Config> {
     config.map_err(|error| unusable(&error))
 }
 
-/// By the files of $KUBECONFIG: those that are there, together.
+/// Uses the files of $KUBECONFIG that exist, merged.
 async fn config_of_all(paths: &OsStr) -> anyhow::Result<kube::Config> {
     let shown = paths.to_string_lossy();
     let unusable = |error: &(dyn std::error::Error + 'static)| {
@@ -130,20 +130,20 @@ async fn config_of_all(paths: &OsStr) -> anyhow::Result<kube::Config> {
     config.map_err(|error| unusable(&error))
 }
 
-/// What a library says of a kubeconfig, in one line: no picture of the file, which holds keys, and paths as they are.
+/// A library's error about a kubeconfig in one line: without an excerpt of the file, which contains keys, and with unquoted paths.
 fn words(error: &(dyn std::error::Error + 'static)) -> String {
     let chain = std::iter::successors(Some(error), |error| error.source());
     let text = crate::exit::causes(chain);
     text.lines().next().unwrap_or_default().replace("'\"", "'").replace("\"'", "'")
 }
 
-/// Why there was no answer: the innermost cause, since the layers above only say that they failed.
+/// Why there was no response: the innermost cause, because the outer errors only say that they failed.
 fn transport(error: &(dyn std::error::Error + 'static)) -> Error {
     let innermost = std::iter::successors(Some(error), |error| error.source()).last();
     Error::Transport(crate::exit::causes(innermost.into_iter()))
 }
 
-/// One request; a failure of the API becomes its own error, warnings go to stderr.
+/// Sends a request. Failures of the API become errors, warnings go to standard error.
 pub(crate) async fn request(
     client: &Client,
     method: http::Method,
@@ -156,7 +156,7 @@ pub(crate) async fn request(
     whole(response).await
 }
 
-/// GET of what is only kept: warnings concern who works with it.
+/// Sends a GET request whose warnings are ignored, because nobody works with the objects.
 pub(crate) async fn fetch(client: &Client, url: &str, accept: &str) -> Result<bytes::Bytes, Error> {
     Ok(whole(send(client, http::Method::GET, url, None, accept).await?).await?.1)
 }
@@ -167,7 +167,7 @@ async fn whole(response: http::Response<kube::client::Body>) -> Result<(http::St
     if status.is_success() { Ok((status, body)) } else { Err(Error::from_response(status.as_u16(), &body)) }
 }
 
-/// GET whose body is read as it comes.
+/// Sends a GET request and streams the response.
 pub(crate) async fn stream(client: &Client, url: &str, accept: &str) -> Result<kube::client::Body, Error> {
     let response = send(client, http::Method::GET, url, None, accept).await?;
     warn(&response);
@@ -214,14 +214,14 @@ pub(crate) fn decode(body: &[u8]) -> anyhow::Result<serde_json::Value> {
     serde_json::from_slice(body).map_err(|error| Error::Decode(error.to_string()).into())
 }
 
-/// What was done if nothing failed; else the last failure, the others printed before it.
+/// Success if nothing failed. Otherwise the last failure; the others were printed.
 pub(crate) fn done_or_failed<T>(done: T, mut failures: Vec<anyhow::Error>) -> anyhow::Result<T> {
     let Some(last) = failures.pop() else { return Ok(done) };
     failures.iter().for_each(crate::exit::print);
     Err(last)
 }
 
-/// The failure as kubectl prints it.
+/// The failure in kubectl's form.
 pub(crate) fn explain(error: Error) -> anyhow::Error {
     match error.status() {
         Some(status) if status.reason == api::Reason::Unknown => {

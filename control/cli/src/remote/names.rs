@@ -1,14 +1,14 @@
-//! How users name objects on the command line: `TYPE[,TYPE...] [NAME...]` or `TYPE/NAME...`, with kubectl's words for what is wrong.
+//! Parses names of objects on the command line: `TYPE[,TYPE...] [NAME...]` or `TYPE/NAME...`. The errors are kubectl's.
 
-/// One type, and the object of it that is meant; all of them if there is none.
+/// A type, and the name of an object. All objects of the type if there is no name.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Asked {
+pub(crate) struct NamedObjects {
     pub(crate) kind: String,
     pub(crate) name: Option<String>,
 }
 
-/// Reads the arguments.
-pub(crate) fn parse(arguments: &[String]) -> Result<Vec<Asked>, String> {
+/// Parses the arguments.
+pub(crate) fn parse(arguments: &[String]) -> Result<Vec<NamedObjects>, String> {
     let combined = arguments.iter().filter(|a| a.contains('/')).count();
     if combined == arguments.len() {
         return arguments.iter().map(|argument| type_and_name(argument)).collect();
@@ -23,20 +23,20 @@ pub(crate) fn parse(arguments: &[String]) -> Result<Vec<Asked>, String> {
     let mut all = Vec::new();
     for kind in kinds.split(',') {
         if names.is_empty() {
-            all.push(Asked { kind: kind.to_owned(), name: None });
+            all.push(NamedObjects { kind: kind.to_owned(), name: None });
         }
-        all.extend(names.iter().map(|name| Asked { kind: kind.to_owned(), name: Some(name.clone()) }));
+        all.extend(names.iter().map(|name| NamedObjects { kind: kind.to_owned(), name: Some(name.clone()) }));
     }
     all.dedup();
     Ok(all)
 }
 
-/// `TYPE/NAME`.
-fn type_and_name(argument: &str) -> Result<Asked, String> {
+/// Parses `TYPE/NAME`.
+fn type_and_name(argument: &str) -> Result<NamedObjects, String> {
     let parts: Vec<&str> = argument.split('/').collect();
     match parts[..] {
         [kind, name] if !kind.is_empty() && !name.is_empty() && !kind.contains(',') => {
-            Ok(Asked { kind: kind.to_owned(), name: Some(name.to_owned()) })
+            Ok(NamedObjects { kind: kind.to_owned(), name: Some(name.to_owned()) })
         }
         [_, _] => Err("arguments in resource/name form must have a single resource and name".to_owned()),
         _ => Err("arguments in resource/name form may not have more than one slash".to_owned()),
@@ -49,7 +49,7 @@ mod tests {
 
     fn read(text: &str) -> Result<Vec<String>, String> {
         let arguments: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-        let show = |a: Asked| format!("{}:{}", a.kind, a.name.unwrap_or_default());
+        let show = |a: NamedObjects| format!("{}:{}", a.kind, a.name.unwrap_or_default());
         Ok(parse(&arguments)?.into_iter().map(show).collect())
     }
 

@@ -1,11 +1,11 @@
-//! What an apply leaves undone, as Kubernetes does: environment variables keep the values that a container began with.
+//! Notes about what an apply does not change: running containers keep the values of their environment variables, as in Kubernetes.
 
 use super::{Outcome, Reached};
 use client::ListOptions;
 use k8s_openapi::api::apps::v1::Deployment;
 use serde_json::Value;
 
-/// A line for each Deployment that goes on with older values of what was applied.
+/// A note for each Deployment whose containers keep older values of the applied ConfigMaps and Secrets.
 pub(crate) async fn notes(reached: &Reached, outcomes: &[Outcome]) -> Vec<String> {
     let mut notes = Vec::new();
     for changed in outcomes.iter().filter(|outcome| outcome.verb == "configured") {
@@ -14,7 +14,7 @@ pub(crate) async fn notes(reached: &Reached, outcomes: &[Outcome]) -> Vec<String
             _ => continue,
         };
         let text = |field: &str| changed.object["metadata"][field].as_str().unwrap_or_default();
-        // A note less is no failure of what was applied.
+        // A missing note is not a failure of the apply.
         let Ok(found) = reached.client.list::<Deployment>(text("namespace"), &ListOptions::default()).await else {
             continue;
         };
@@ -43,7 +43,7 @@ fn note(deployment: &str, namespace: &str, changed: &str, kubectl: &str) -> Stri
     )
 }
 
-/// Whether a container has environment variables from it. Volumes follow by themselves.
+/// Whether a container has environment variables from the object. Volumes are updated by the node.
 fn reads(pod: &Value, kind: &str, name: &str) -> bool {
     let (whole, one) = match kind {
         "ConfigMap" => ("configMapRef", "configMapKeyRef"),

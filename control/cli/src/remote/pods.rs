@@ -1,5 +1,5 @@
-//! Which pod and which container `logs` means: kubectl's choice (its `polymorphichelpers`, `podutils.ByLogging` and
-//! `podcmd`), with its words.
+//! Selects the pod and the container of `logs`, like kubectl (its `polymorphichelpers`, `podutils.ByLogging` and `podcmd`), with its
+//! messages.
 
 use api::selector::Selector;
 use serde_json::Value;
@@ -12,7 +12,7 @@ pub(super) fn name(pod: &Value) -> &str {
     pod["metadata"]["name"].as_str().unwrap_or_default()
 }
 
-/// The selector of the pods of an object; `go` is its type as kubectl's errors name it.
+/// The pod selector of an object. `go` is its type in kubectl's errors.
 pub(super) fn selector(kind: &str, go: &str, object: &Value) -> Result<String, String> {
     let selector = &object["spec"]["selector"];
     match kind {
@@ -31,7 +31,7 @@ pub(super) fn selector(kind: &str, go: &str, object: &Value) -> Result<String, S
                 false => Ok(pairs.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",")),
             }
         }
-        // kubectl's own words for a kind that selects no pods
+        // kubectl's message about a kind that selects no pods
         _ => Err(format!("selector for {go} not implemented")),
     }
 }
@@ -40,7 +40,7 @@ fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
-/// The pod whose log tells most comes first: assigned, running, ready and that for long, often restarted, old.
+/// Sorts the most interesting pod first: assigned, running, ready for long, restarted often, old.
 pub(super) fn by_logging(a: &Value, b: &Value) -> Ordering {
     let unassigned = |pod: &Value| text(&pod["spec"]["nodeName"]).is_empty();
     let phase = |pod: &Value| match pod["status"]["phase"].as_str() {
@@ -48,7 +48,7 @@ pub(super) fn by_logging(a: &Value, b: &Value) -> Ordering {
         Some("Unknown") => 1,
         _ => 2,
     };
-    // Without a time: after every time. RFC 3339 in one zone compares as text.
+    // A missing time sorts after every time. RFC 3339 times in one zone compare as text.
     let since = |time: &Value| (time.as_str().is_none(), text(time));
     let ready = |pod: &Value| {
         let conditions = pod["status"]["conditions"].as_array();
@@ -73,7 +73,7 @@ pub(super) fn containers(pod: &Value) -> Vec<String> {
     lists.into_iter().flatten().flatten().map(|container| text(&container["name"])).collect()
 }
 
-/// Why something has no pods and will get none by itself: they are not waited for.
+/// Why an object has no pods and will get none by itself, so that there is no need to wait.
 pub(super) fn why_none(kind: &str, object: &Value) -> Option<&'static str> {
     let has = |condition: &str| {
         let conditions = object["status"]["conditions"].as_array();
@@ -91,7 +91,7 @@ pub(super) fn why_none(kind: &str, object: &Value) -> Option<&'static str> {
     }
 }
 
-/// What a container that does not run waits for, in its own words: its reason alone does not say what is wrong.
+/// Why a container waits, in its own message, because its reason alone does not say what is wrong.
 pub(super) fn why_waiting(pod: &Value, container: &str) -> Option<String> {
     let lists = ["containerStatuses", "initContainerStatuses"].map(|list| pod["status"][list].as_array());
     let status = lists.into_iter().flatten().flatten().find(|status| status["name"] == container)?;
@@ -99,7 +99,7 @@ pub(super) fn why_waiting(pod: &Value, container: &str) -> Option<String> {
     Some(message.to_owned())
 }
 
-/// The container to show, and what to tell about the choice.
+/// The container to show, and a note about the choice.
 pub(super) fn container(pod: &Value, asked: Option<&str>) -> Result<(String, Option<String>), String> {
     let names = |field: &str, suffix: &str| -> Vec<(String, String)> {
         let list = pod["spec"][field].as_array().into_iter().flatten();

@@ -1,6 +1,6 @@
-//! `sampan port-forward`: local ports whose connections go to ports of a pod, with kubectl's arguments and texts.
+//! `sampan port-forward`: forwards connections of local ports to ports of a pod, with kubectl's arguments and messages.
 //!
-//! Each connection finds its pod anew, so that a forwarded Service or Deployment outlives the pod that it began with.
+//! Each connection selects a pod, so that forwarding to a Service or Deployment outlives its first pod.
 
 use super::{
     connect,
@@ -23,19 +23,19 @@ use tokio::{
     task::JoinSet,
 };
 
-/// How long the pod may be silent after the client has sent its last byte. Channels of a WebSocket have no half-closed state, so the pod is not
-/// told that nothing more comes.
+/// How long the pod may be silent after the client has closed its direction. WebSocket channels have no half-closed state, so that the pod
+/// is not informed.
 const HALF_CLOSED_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Connections at a time; more wait to be accepted.
+/// The maximum number of connections. Others wait to be accepted.
 const MAX_CONNECTIONS: usize = 256;
 
-/// A port as the user names it.
+/// A port argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Port {
-    /// 0: any that is free.
+    /// The local port. 0 means any free port.
     local: Option<u16>,
-    /// A number or a name.
+    /// The remote port: a number or a name.
     remote: String,
 }
 
@@ -47,7 +47,7 @@ pub(crate) async fn run(args: &PortForwardArgs) -> anyhow::Result<()> {
     let mut accepting = JoinSet::new();
     for port in ports {
         let forward = Forward { finder: finder.clone(), what: args.what.clone().into(), remote: port.remote.into() };
-        // What is wrong with the target is told now, not at the first connection.
+        // Errors of the target are reported now, not at the first connection.
         let (_, remote) = forward.target().await?;
         let local = port.local.unwrap_or(forward.default_local(remote));
         for listener in listen(&addresses, local).await? {
@@ -96,7 +96,7 @@ fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, String> {
     Ok(all)
 }
 
-/// Listens on one port of all addresses. Of several, those that the machine lacks are left out, as kubectl does for `localhost`.
+/// Listens on a port of all addresses. Like kubectl for `localhost`, skips addresses that the machine does not have, if there are several.
 async fn listen(addresses: &[IpAddr], port: u16) -> anyhow::Result<Vec<TcpListener>> {
     let (mut listeners, mut failure) = (Vec::<TcpListener>::new(), None);
     for address in addresses {
@@ -136,7 +136,7 @@ async fn accept(listener: TcpListener, forward: Forward) -> anyhow::Result<()> {
     }
 }
 
-/// One remote port of what the user named.
+/// The forwarding of a remote port of the named object.
 #[derive(Clone)]
 struct Forward {
     finder: Arc<Finder>,
@@ -146,7 +146,7 @@ struct Forward {
 }
 
 impl Forward {
-    /// The pod that takes a connection now, and the number of its port.
+    /// Selects the pod for a connection, and its port.
     async fn target(&self) -> anyhow::Result<(String, u16)> {
         let found = self.finder.find(&self.what, "forward ports of").await?;
         let running =
@@ -158,12 +158,12 @@ impl Forward {
         Ok((pods::name(pod).to_owned(), remote_port(&found, pod, &self.remote)?))
     }
 
-    /// The local port if the user names none: the number that was asked for, of a name the pod's.
+    /// The default local port: the remote number, or the pod's port of the remote name.
     fn default_local(&self, remote: u16) -> u16 {
         self.remote.parse().unwrap_or(remote)
     }
 
-    /// Carries one connection to its end.
+    /// Forwards a connection until its end.
     async fn carry(&self, socket: TcpStream) -> anyhow::Result<()> {
         let (pod, port) = self.target().await?;
         let pods: Api<Pod> = Api::namespaced(self.finder.client.kube().clone(), &self.finder.namespace);
@@ -178,12 +178,12 @@ impl Forward {
         if let Some(error) = error.await {
             bail!("{error}");
         }
-        // A client or a pod that went away is no failure of the forwarding.
+        // A client or pod that disconnects is not an error.
         carried.or(Ok(()))
     }
 }
 
-/// Copies both ways until the pod ends, or is silent after the client's end.
+/// Copies both directions until the pod ends, or is silent after the client's end.
 async fn copy(
     mut read: impl AsyncRead + Unpin,
     mut write: impl AsyncWrite + Unpin,
@@ -202,7 +202,7 @@ async fn copy(
         loop {
             let mut client_ended = client_ended.clone();
             let silent = async {
-                // The sender lives as long as this.
+                // The sender must live as long as this.
                 let _ = client_ended.wait_for(|ended| *ended).await;
                 tokio::time::sleep(HALF_CLOSED_TIMEOUT).await;
             };
@@ -223,7 +223,7 @@ async fn copy(
     }
 }
 
-/// The number of the pod's port that `remote` means: of a Service's port its target, of a name the container's.
+/// The pod's port of `remote`: the target port of a Service's port, or the container port of a name.
 fn remote_port(found: &Found, pod: &Value, remote: &str) -> anyhow::Result<u16> {
     if found.kind != "Service" {
         return match remote.parse() {

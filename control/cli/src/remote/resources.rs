@@ -1,10 +1,10 @@
-//! What the cluster serves, from aggregated discovery, and how users name it.
+//! The resources that the cluster serves, from aggregated discovery, and their names on the command line.
 
 use anyhow::bail;
 use client::Client;
 use serde_json::Value;
 
-/// One served resource in its preferred version.
+/// A served resource in its preferred version.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Resource {
     pub(crate) group: String,
@@ -15,12 +15,12 @@ pub(crate) struct Resource {
     pub(crate) short_names: Vec<String>,
     pub(crate) categories: Vec<String>,
     pub(crate) namespaced: bool,
-    /// It has the verb list.
+    /// Whether it supports list.
     pub(crate) listed: bool,
 }
 
 impl Resource {
-    /// The path of one object, or of the collection if `name` is empty.
+    /// The path of an object, or of the collection if `name` is empty.
     pub(crate) fn path(&self, namespace: &str, name: &str) -> String {
         let mut path = match self.group.as_str() {
             "" => format!("/api/{}", self.version),
@@ -48,7 +48,7 @@ pub(crate) struct Resources(Vec<Resource>);
 const ACCEPT: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json";
 
 impl Resources {
-    /// Asks the cluster.
+    /// Reads the discovery documents.
     pub(crate) async fn discover(client: &Client) -> anyhow::Result<Self> {
         let mut all = Vec::new();
         for url in ["/api", "/apis"] {
@@ -58,7 +58,7 @@ impl Resources {
         Ok(Self(all))
     }
 
-    /// What can be listed, each kind once, in its preferred version. Reviews and the like only answer what they are asked.
+    /// The resources that can be listed, each kind once, in its preferred version.
     pub(crate) fn listed(&self) -> Vec<&Resource> {
         let mut all: Vec<&Resource> = Vec::new();
         for resource in self.0.iter().filter(|resource| resource.listed) {
@@ -72,7 +72,7 @@ impl Resources {
         all
     }
 
-    /// By what a user types: plural, singular, kind or short name, with or without its group.
+    /// Finds a resource by what users type: plural, singular, kind or short name, with or without the group.
     pub(crate) fn by_name(&self, name: &str) -> anyhow::Result<&Resource> {
         let wanted = name.to_lowercase();
         let (word, group) = wanted.split_once('.').map_or((wanted.as_str(), None), |(word, group)| (word, Some(group)));
@@ -86,7 +86,7 @@ impl Resources {
         }
     }
 
-    /// As [`Resources::by_name`], and the resources of a category such as `all`, each in its preferred version.
+    /// Like [`Resources::by_name`], and also the resources of a category such as `all`.
     pub(crate) fn expand(&self, name: &str) -> anyhow::Result<Vec<&Resource>> {
         let mut members: Vec<&Resource> = Vec::new();
         for resource in self.0.iter().filter(|r| r.categories.iter().any(|c| c == name)) {
@@ -97,7 +97,7 @@ impl Resources {
         if members.is_empty() { Ok(vec![self.by_name(name)?]) } else { Ok(members) }
     }
 
-    /// By `apiVersion` and `kind` of an object.
+    /// Finds a resource by `apiVersion` and `kind` of an object.
     pub(crate) fn by_kind(&self, api_version: &str, kind: &str) -> anyhow::Result<&Resource> {
         let gvk = api::GroupVersionKind::from_api_version(api_version, kind);
         let found = self.0.iter().find(|r| r.group == gvk.group && r.version == gvk.version && r.kind == gvk.kind);
@@ -111,7 +111,7 @@ impl Resources {
     }
 }
 
-/// Whether a group is one of Kubernetes itself: its kinds are not installed, they are there or not.
+/// Whether a group is Kubernetes' own: its kinds cannot be installed.
 fn is_kubernetes_own(group: &str) -> bool {
     !group.contains('.') || group.ends_with(".k8s.io")
 }

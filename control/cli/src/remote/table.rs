@@ -1,22 +1,22 @@
-//! `meta.k8s.io/v1 Table` as lines: columns padded as kubectl does.
+//! Prints `meta.k8s.io/v1 Table` with padded columns, like kubectl.
 
 use super::resources::Resource;
 use serde_json::Value;
 
-/// Prints tables of one kind, one after another, under one header.
+/// Prints tables of one kind under one header.
 pub(crate) struct Printer<'a> {
-    /// Columns of low priority too.
+    /// Include columns of low priority.
     pub(crate) wide: bool,
-    /// The namespace first.
+    /// Start with the namespace.
     pub(crate) namespaces: bool,
-    /// Names as `deployment.apps/hello`, for several kinds at once.
+    /// Print names as `deployment.apps/hello`, for several kinds.
     pub(crate) prefix: Option<&'a Resource>,
-    /// No header.
+    /// Omit the header.
     pub(crate) bare: bool,
-    /// The labels last.
+    /// End with the labels.
     pub(crate) labels: bool,
     widths: Vec<usize>,
-    /// Which columns are shown: known from the first table. The later ones of a watch come without columns, as Kubernetes sends them.
+    /// The shown columns, from the first table: the later tables of a watch have no columns.
     shown: Vec<usize>,
     headed: bool,
 }
@@ -28,7 +28,7 @@ impl<'a> Printer<'a> {
         Self { wide, namespaces, prefix, bare: false, labels: false, widths, shown, headed: false }
     }
 
-    /// The lines of a table; none if it has no rows. The header comes before the first.
+    /// The lines of a table. Empty if it has no rows. The header precedes the first row.
     pub(crate) fn lines(&mut self, table: &Value) -> Vec<String> {
         let empty = Vec::new();
         let columns = table["columnDefinitions"].as_array().unwrap_or(&empty);
@@ -80,7 +80,7 @@ impl<'a> Printer<'a> {
     }
 }
 
-/// `a=b,c=d`, in order, as kubectl's --show-labels.
+/// `a=b,c=d`, sorted, like kubectl's --show-labels.
 fn labels(labels: &Value) -> String {
     let pairs = labels.as_object().into_iter().flatten();
     let mut pairs: Vec<String> = pairs.map(|(key, value)| format!("{key}={}", value.as_str().unwrap_or(""))).collect();
@@ -125,7 +125,7 @@ mod tests {
         assert!(printer.lines(&json!({"columnDefinitions": [{"name": "Name"}], "rows": []})).is_empty());
         assert_eq!(printer.lines(&table()).len(), 3);
         assert_eq!(printer.lines(&table()), ["hello-1   1/1", "x         2"]);
-        // What a watch sends from its second event on.
+        // The second and later tables of a watch.
         let later = json!({"columnDefinitions": null, "rows": [{"cells": ["y", "0/1", "10.32.0.3"]}]});
         assert_eq!(printer.lines(&later), ["y         0/1"]);
         assert_eq!(printer.lines(&later), ["y         0/1"]);

@@ -1,4 +1,4 @@
-//! `sampan url`: where the ports of a Service answer.
+//! `sampan url`: prints the URLs of a Service.
 
 use super::{Reached, connect, finder::Finder, get::escape};
 use crate::{args::UrlArgs, exit::usage, out, port};
@@ -43,7 +43,7 @@ fn node_address(nodes: &Value) -> Option<IpAddr> {
     addresses.filter(|it| it["type"] == "InternalIP").find_map(|it| it["address"].as_str()?.parse().ok())
 }
 
-/// A URL for each TCP node port. The port's name or `appProtocol` tells whether it speaks TLS, as ingress controllers take it.
+/// A URL per TCP node port. Like ingress controllers, uses the port's name or `appProtocol` to decide on TLS.
 fn urls(service: &Value, node: IpAddr) -> Vec<String> {
     let ports = service["spec"]["ports"].as_array().into_iter().flatten();
     let url = |port: &Value| {

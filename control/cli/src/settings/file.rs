@@ -1,5 +1,5 @@
-//! Settings from a YAML file, as upstream's component configurations: fields are named as the flags are, in camel case, and read by the same
-//! rules.
+//! Settings from a YAML file, like upstream's component configurations: fields are named after the flags in camel case, and parsed in the
+//! same way.
 
 use super::Settings;
 use crate::{exit, parse};
@@ -7,20 +7,20 @@ use api::yaml;
 use serde_json::Value;
 use std::{fs::File, io::Read, path::Path};
 
-/// What a file of settings says that it is.
+/// `apiVersion` of the file.
 const API_VERSION: &str = "sampan.dev/v1alpha1";
-/// Its kind.
+/// `kind` of the file.
 const KIND: &str = "ClusterConfiguration";
-/// The most bytes of one.
+/// The maximum size of the file in bytes.
 const MAX_BYTES: u64 = 1 << 20;
 
-/// Whether it is standard input.
+/// Whether the file is standard input.
 pub(crate) fn is_input(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-/// An error about settings, with the file that has them and their fields there: who wrote a field knows no flag of it. `asked` are the
-/// flags, `file` is what was read.
+/// Rewrites an error about settings of the file to name the file and its fields instead of flags. `asked` are the flags, `file` are the
+/// file's settings.
 pub(crate) fn name_fields(error: anyhow::Error, path: &Path, file: &Settings, asked: &Settings) -> anyhow::Error {
     let text = exit::text(&error);
     let asked = asked.given();
@@ -38,16 +38,16 @@ pub(crate) fn name_fields(error: anyhow::Error, path: &Path, file: &Settings, as
     }
 }
 
-/// The field that is named as a flag is.
+/// The field of a flag.
 fn field_of(flag: &str) -> Option<&'static str> {
     let plain = flag.replace(['-', '_'], "");
     FIELDS.into_iter().find(|field| field.eq_ignore_ascii_case(&plain))
 }
 
-/// Reads a file of settings, or standard input for `-`.
+/// Reads a file with settings, or standard input for `-`.
 ///
 /// # Errors
-/// Wrong usage: the text names the file, and the line and the field if it is about one.
+/// A usage error, which names the file, and the line and the field if known.
 pub(crate) fn read(path: &Path) -> anyhow::Result<Settings> {
     let content = if is_input(path) { whole(std::io::stdin().lock()) } else { content(path) };
     let read = content.and_then(|content| settings(&content));
@@ -56,7 +56,7 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Settings> {
 
 fn content(path: &Path) -> Result<Vec<u8>, String> {
     let unreadable = |error: std::io::Error| exit::io(&error);
-    // Asked before it is opened: opening a pipe waits for whoever writes to it.
+    // Checked before opening: opening a named pipe waits for a writer.
     let metadata = std::fs::metadata(path).map_err(unreadable)?;
     if metadata.is_dir() {
         return Err("it is a directory; name a file".to_owned());
@@ -97,7 +97,7 @@ fn settings(content: &[u8]) -> Result<Settings, String> {
     }
 }
 
-/// What the parser says of a document that has no fields, in the words of this file.
+/// The parser's error about a document without fields, in this file's terms.
 fn plain(why: String) -> String {
     match why.strip_prefix("yaml: invalid type: ").filter(|why| why.contains("expected a mapping")) {
         Some(why) => {
@@ -109,7 +109,7 @@ fn plain(why: String) -> String {
 }
 
 impl Settings {
-    /// Takes one field of a file.
+    /// Sets one field.
     fn set(&mut self, name: &str, value: &Value) -> Result<(), String> {
         match name {
             "apiVersion" => is(value, API_VERSION)?,
@@ -133,7 +133,7 @@ impl Settings {
     }
 }
 
-/// All fields but the first two.
+/// All fields except `apiVersion` and `kind`.
 pub(crate) const FIELDS: [&str; 13] = [
     "listen",
     "nodeAddress",
@@ -161,7 +161,7 @@ fn is(value: &Value, wanted: &str) -> Result<(), String> {
     if value == wanted { Ok(()) } else { Err(format!("it is {value}; this version reads {wanted}")) }
 }
 
-/// A field without a value says nothing.
+/// A field without a value is ignored.
 fn one<T>(value: &Value, parse: impl Fn(&str) -> Result<T, String>) -> Result<Option<T>, String> {
     match value {
         Value::Null => Ok(None),
@@ -173,7 +173,7 @@ fn one<T>(value: &Value, parse: impl Fn(&str) -> Result<T, String>) -> Result<Op
     }
 }
 
-/// A list, or one value.
+/// A list, or a single value.
 fn several<T>(value: &Value, parse: impl Fn(&str) -> Result<T, String>) -> Result<Vec<T>, String> {
     let values = value.as_array().map_or(std::slice::from_ref(value), Vec::as_slice);
     let read: Result<Vec<Option<T>>, String> = values.iter().map(|value| one(value, &parse)).collect();
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
     use std::fs;
 
-    /// What is read of these lines below the header.
+    /// Reads these lines after the header.
     fn below(lines: &str) -> Result<Settings, String> {
         settings(format!("apiVersion: {API_VERSION}\nkind: {KIND}\n{lines}").as_bytes())
     }
@@ -304,7 +304,7 @@ mod tests {
             let error = read(&path).expect_err(why);
             assert_eq!((error.to_string(), exit::code(&error)), (format!("--config {}: {why}", path.display()), 2));
         }
-        // Not readable; root may read everything.
+        // Not readable, except for root.
         if !rustix::process::geteuid().is_root() {
             use std::os::unix::fs::PermissionsExt;
             let closed = folder.path().join("closed");

@@ -7,7 +7,7 @@ fn up(flags: &[&str]) -> Settings {
     args.settings
 }
 
-/// What a cluster that was started with some flags says to others.
+/// The lock of a cluster that was started with these flags.
 fn told(started: &[&str], flags: &[&str]) -> Option<String> {
     let running =
         Holder { pid: 7, flags: up(started).of_cluster("n", vec!["a.example".to_owned()]), ..Holder::default() };

@@ -1,39 +1,39 @@
-//! Events that explain what no status shows: a failing probe, a missing volume.
+//! Events that explain problems which no status shows, such as a failing probe or a missing volume.
 
-use super::state::Trouble;
+use super::state::Problem;
 use client::{Client, ListOptions};
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::Event;
 use std::{collections::HashMap, collections::HashSet, time::Duration};
 use tokio::time::Instant;
 
-/// How often the events of a namespace are asked for.
+/// How often the events of a namespace are listed.
 const POLL_INTERVAL: Duration = Duration::from_secs(1);
 
-/// The Warnings of the namespaces in which something is waited for.
+/// The warning events of the namespaces with awaited objects.
 pub(super) struct Warnings {
     since: Timestamp,
-    /// The events of a namespace, and when they were asked for.
+    /// The events of a namespace, and when they were listed.
     seen: HashMap<String, (Instant, Vec<Event>)>,
 }
 
 impl Warnings {
-    /// Older ones tell of something else. Events have whole seconds.
+    /// Older events are ignored. Events have whole seconds.
     pub(super) fn since(time: Timestamp) -> Self {
         Self { since: time - SignedDuration::from_secs(1), seen: HashMap::new() }
     }
 
-    /// The newest of a Warning about one of these objects.
+    /// The newest warning about one of these objects.
     pub(super) async fn newest(
         &mut self,
         client: &Client,
         namespace: &str,
         uids: &HashSet<String>,
         now: Instant,
-    ) -> Option<Trouble> {
+    ) -> Option<Problem> {
         if self.seen.get(namespace).is_none_or(|(asked, _)| now - *asked >= POLL_INTERVAL) {
             let options = ListOptions { fields: "type=Warning".into(), ..ListOptions::default() };
-            // a failed list is ignored: the objects are read independently
+            // A failed list is ignored, because the objects are read independently.
             let events = client.list::<Event>(namespace, &options).await.map(|list| list.items).unwrap_or_default();
             self.seen.insert(namespace.to_owned(), (now, events));
         }
@@ -41,13 +41,13 @@ impl Warnings {
     }
 }
 
-fn newest(events: &[Event], uids: &HashSet<String>, since: Timestamp) -> Option<Trouble> {
+fn newest(events: &[Event], uids: &HashSet<String>, since: Timestamp) -> Option<Problem> {
     let about = |event: &&Event| event.involved_object.uid.as_ref().is_some_and(|uid| uids.contains(uid));
     let timed = events.iter().filter(about).filter_map(|event| Some((time(event)?, event)));
     let (_, event) = timed.filter(|(time, _)| *time >= since).max_by_key(|(time, _)| *time)?;
     let object = &event.involved_object;
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
-    Some(Trouble {
+    Some(Problem {
         object: format!("{}/{}", text(&object.kind).to_lowercase(), text(&object.name)),
         reason: text(&event.reason),
         message: text(&event.message).trim().lines().next().unwrap_or_default().to_owned(),
@@ -87,7 +87,7 @@ mod tests {
         let told = |uids: &[&str], since: &str| {
             let uids = uids.iter().map(|uid| (*uid).to_owned()).collect();
             newest(&events, &uids, since.parse().expect("a time"))
-                .map(|trouble| format!("{}: {}", trouble.object, trouble.words()))
+                .map(|problem| format!("{}: {}", problem.object, problem.words()))
         };
         let want = Some("pod/p: Unhealthy: Readiness probe failed: refused".to_owned());
         assert_eq!(told(&["u"], "2026-01-01T00:00:00Z"), want);

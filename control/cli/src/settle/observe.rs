@@ -1,12 +1,12 @@
-//! The state of one object that was applied, and of the pods that it owns. Pods of others with the same labels are left out.
+//! Reads the state of an applied object and of the pods that it owns. Pods of other owners with the same labels are ignored.
 
 use super::{
     Node,
-    state::{self, State, Trouble},
+    state::{self, Problem, State},
     tcp_node_ports,
 };
 use crate::{
-    port::{self, Held},
+    port::{self, PortHolder},
     remote::Outcome,
 };
 use api::selector::Selector;
@@ -24,18 +24,18 @@ use k8s_openapi::{
 use serde_json::Value;
 use std::{collections::HashSet, net::SocketAddr};
 
-/// What a Service waits for whose node ports refuse as long as nothing can answer.
+/// The state of a Service whose node ports refuse connections because it has no pods.
 pub(super) const NO_PODS: &str = "no pod behind it is ready";
 
-/// The reason of a Service whose node port another process has: it recovers as soon as that one ends.
+/// The reason of a Service whose node port is used by another process. It recovers when that process ends.
 pub(super) const TAKEN: &str = "NodePortUnavailable";
 
 /// An observation of an object.
 #[derive(Default)]
 pub(super) struct Observation {
     pub(super) state: Option<State>,
-    pub(super) troubles: Vec<Trouble>,
-    /// It, what it owns, and the pods of these.
+    pub(super) problems: Vec<Problem>,
+    /// The uids of the object, its dependents, and their pods.
     pub(super) uids: HashSet<String>,
 }
 
@@ -44,18 +44,18 @@ impl Observation {
         Self { state: Some(state), ..Self::default() }
     }
 
-    /// The trouble to report if there are several: a persistent one.
-    pub(super) fn worst(&self) -> Option<&Trouble> {
-        self.troubles.iter().find(|trouble| trouble.lasting).or(self.troubles.first())
+    /// The most important problem: a lasting one.
+    pub(super) fn worst(&self) -> Option<&Problem> {
+        self.problems.iter().find(|problem| problem.lasting).or(self.problems.first())
     }
 
-    /// Something is missing, and nothing says why.
+    /// Whether something is missing without a known reason.
     pub(super) fn is_unexplained(&self) -> bool {
-        matches!(self.state, Some(State::Waiting(_))) && self.troubles.is_empty()
+        matches!(self.state, Some(State::Waiting(_))) && self.problems.is_empty()
     }
 }
 
-/// Reads the state of an object once. What is gone is not waited for: a Job may be removed when it is over.
+/// Reads the state of an object once. A deleted object is not awaited: a finished Job may be removed.
 pub(super) async fn observe(client: &Client, outcome: &Outcome, node: Option<Node>, since: Timestamp) -> Observation {
     let found = match outcome.object["kind"].as_str() {
         Some("Deployment" | "ReplicaSet" | "Job" | "Pod") => workload(client, &outcome.object, since).await,
@@ -69,11 +69,11 @@ pub(super) async fn observe(client: &Client, outcome: &Outcome, node: Option<Nod
     }
 }
 
-/// A Service is there once its node ports are open, which they are not before a pod can answer.
+/// A Service is ready once its node ports are open, which requires a ready pod.
 async fn service(client: &Client, outcome: &Outcome, node: Option<Node>) -> Result<Observation, Error> {
     let Some(node) = node else { return Ok(Observation::of(State::Done)) };
     let look = node_ports(outcome, node);
-    if !matches!(look.state, Some(State::Waiting(_))) || !look.troubles.is_empty() {
+    if !matches!(look.state, Some(State::Waiting(_))) || !look.problems.is_empty() {
         return Ok(look);
     }
     let text = |path: &str| outcome.object["metadata"][path].as_str().unwrap_or_default();
@@ -97,7 +97,7 @@ async fn workload(client: &Client, object: &Value, since: Timestamp) -> Result<O
             let mut uids: HashSet<String> = sets.iter().flat_map(|set| uid(&set.metadata)).collect();
             let mut pods = owned::<Pod>(client, namespace, &selector, &uids).await?;
             let state = state::deployment(&found, &pods);
-            // The trouble of an older template is over when the new one is there.
+            // Problems of pods of an older template do not matter any more.
             uids = sets.iter().max_by_key(|set| revision(set)).map(|set| uid(&set.metadata)).unwrap_or_default();
             pods.retain(|pod| is_controlled(&pod.metadata, &uids));
             uids.extend(uid(&found.metadata));
@@ -120,16 +120,16 @@ async fn workload(client: &Client, object: &Value, since: Timestamp) -> Result<O
             (state::pod(&found), vec![found], HashSet::new())
         }
     };
-    let mut troubles: Vec<Trouble> = pods.iter().flat_map(|pod| state::troubles_since(pod, since)).collect();
-    if troubles.iter().any(|trouble| trouble.reason == state::UNSCHEDULED) {
+    let mut problems: Vec<Problem> = pods.iter().flat_map(|pod| state::problems_since(pod, since)).collect();
+    if problems.iter().any(|problem| problem.reason == state::UNSCHEDULED) {
         let nodes = client.list::<NodeObject>("", &ListOptions::default()).await?.items;
-        pods.iter().for_each(|pod| state::mark_what_never_fits(&mut troubles, pod, &nodes));
+        pods.iter().for_each(|pod| state::mark_what_never_fits(&mut problems, pod, &nodes));
     }
     uids.extend(pods.iter().flat_map(|pod| uid(&pod.metadata)));
-    Ok(Observation { state: Some(state), troubles, uids })
+    Ok(Observation { state: Some(state), problems, uids })
 }
 
-/// Which template of its Deployment a ReplicaSet has.
+/// The revision of a ReplicaSet's template.
 fn revision(set: &ReplicaSet) -> u64 {
     let annotations = set.metadata.annotations.as_ref();
     annotations.and_then(|all| all.get("deployment.kubernetes.io/revision")?.parse().ok()).unwrap_or(0)
@@ -139,7 +139,7 @@ fn uid(meta: &ObjectMeta) -> HashSet<String> {
     meta.uid.iter().cloned().collect()
 }
 
-/// What a selector finds and one of these controls.
+/// The objects that a selector finds and that one of these uids controls.
 async fn owned<K: Kind>(
     client: &Client,
     namespace: &str,
@@ -156,14 +156,14 @@ fn is_controlled(meta: &ObjectMeta, owners: &HashSet<String>) -> bool {
     client::meta::controller_of(meta).is_some_and(|owner| owners.contains(&owner.uid))
 }
 
-/// Whether the cluster's process listens on a Service's node ports: an answer there could be somebody else's.
+/// Whether the cluster's process listens on a Service's node ports: a connection could reach another process.
 fn node_ports(outcome: &Outcome, node: Node) -> Observation {
     let mut waiting = None;
-    let mut troubles = Vec::new();
+    let mut problems = Vec::new();
     for number in tcp_node_ports(&outcome.object) {
         match port::holder(SocketAddr::new(node.address, number), node.pid) {
-            Held::Us => continue,
-            Held::Other(who) => troubles.push(Trouble {
+            PortHolder::Expected => continue,
+            PortHolder::Other(who) => problems.push(Problem {
                 object: outcome.label.clone(),
                 reason: TAKEN.to_owned(),
                 message: taken(number, &outcome.label, &who, node),
@@ -171,16 +171,16 @@ fn node_ports(outcome: &Outcome, node: Node) -> Observation {
                 old: false,
                 output: None,
             }),
-            Held::Nobody => {}
+            PortHolder::Nobody => {}
         }
         waiting.get_or_insert_with(|| State::Waiting(format!("node port {number} is not open")));
     }
-    Observation { state: Some(waiting.unwrap_or(State::Done)), troubles, uids: HashSet::new() }
+    Observation { state: Some(waiting.unwrap_or(State::Done)), problems, uids: HashSet::new() }
 }
 
 /// The process that occupies a node port, and how to resolve that.
 fn taken(number: u16, label: &str, who: &str, node: Node) -> String {
-    // Another cluster's: on loopback each can have an address of its own.
+    // It belongs to another cluster: on loopback, each cluster can have its own address.
     let hint = match who.contains("(sampan)") && node.address.is_loopback() {
         true => "; give one of the two clusters an address of its own: --node-address 127.0.0.2",
         false => "",
@@ -207,11 +207,11 @@ mod tests {
             {"port": 53, "nodePort": 1, "protocol": "UDP"}]}}));
         assert_eq!(node_ports(&service, node(std::process::id())).state, Some(State::Done));
         let other = node_ports(&service, node(u32::MAX));
-        assert!(other.troubles[0].message.contains("is taken by process "), "{:?}", other.troubles);
+        assert!(other.problems[0].message.contains("is taken by process "), "{:?}", other.problems);
         drop(listener);
         let closed = node_ports(&service, node(std::process::id()));
         let want = State::Waiting(format!("node port {} is not open", address.port()));
-        assert_eq!((closed.state, closed.troubles), (Some(want), Vec::new()));
+        assert_eq!((closed.state, closed.problems), (Some(want), Vec::new()));
     }
 
     #[test]

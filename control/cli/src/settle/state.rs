@@ -1,6 +1,6 @@
-//! Whether something that was applied is there, by what it and its pods say: pure.
+//! Whether an applied object is ready, according to it and its pods. Pure.
 //!
-//! Pods are believed, not only the object that has them: its status may be from before a restart of the cluster.
+//! Pods are checked in addition to the object, whose status may be from before a restart of the cluster.
 
 use client::{
     fit::resources::{Amount, Resources, requests},
@@ -13,36 +13,36 @@ use k8s_openapi::api::{
     core::v1::{ContainerStatus, Node, Pod},
 };
 
-/// How far something has come.
+/// The state of an object.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum State {
-    /// It is there, or there is nothing to wait for.
+    /// It is ready, or needs no waiting.
     Done,
     /// The missing parts.
     Waiting(String),
-    /// It will not come.
+    /// It failed.
     Failed(String),
 }
 
 /// Why an object is not ready, according to its pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Trouble {
+pub(super) struct Problem {
     /// The pod that reports it: `pod/hello-1`.
     pub(super) object: String,
     /// One word, such as `ErrImagePull`.
     pub(super) reason: String,
     pub(super) message: String,
-    /// It will not recover.
+    /// It cannot recover by itself.
     pub(super) lasting: bool,
-    /// It may be from before what was applied now: its pod is.
+    /// It may be older than the apply, because its pod is.
     pub(super) old: bool,
-    /// The arguments of kubectl that show its output.
+    /// The arguments of kubectl that show the container's output.
     pub(super) output: Option<String>,
 }
 
-/// The reason of a pod that no node takes now.
+/// The reason of a pod that fits no node at the moment.
 pub(super) const UNSCHEDULED: &str = "FailedScheduling";
-/// Reasons of waiting containers that are no trouble.
+/// Waiting reasons of containers that are no problem.
 const ON_THE_WAY: [&str; 2] = ["ContainerCreating", "PodInitializing"];
 /// Reasons that persist until the user changes something.
 const LASTING: [&str; 8] = [
@@ -55,14 +55,14 @@ const LASTING: [&str; 8] = [
     "RunContainerError",
     CRASHING,
 ];
-/// Of these, what is not told again after a while: what the node can mend it mends within a second.
+/// Of these, the ones whose retry the node reports within a second.
 const AT_ONCE: [&str; 2] = ["InvalidImageName", "ErrImageNeverPull"];
-/// The reason of a container that waits before its image is pulled again.
+/// The reason of a container that waits for the next pull attempt.
 pub(super) const PULL_BACK_OFF: &str = "ImagePullBackOff";
-/// The reason of a container that ends again and again.
+/// The reason of a container that repeatedly exits.
 const CRASHING: &str = "CrashLoopBackOff";
 
-/// A Deployment: all of its newest pods are ready, and none is left of an older template.
+/// A Deployment is ready when all pods of its newest template are ready and no other pod is left.
 pub(super) fn deployment(found: &Deployment, pods: &[Pod]) -> State {
     let spec = found.spec.as_ref();
     if spec.is_some_and(|spec| spec.paused == Some(true)) {
@@ -77,7 +77,7 @@ pub(super) fn deployment(found: &Deployment, pods: &[Pod]) -> State {
     replicas(wanted, told, rolled, pods)
 }
 
-/// A ReplicaSet: all of its pods are ready.
+/// A ReplicaSet is ready when all of its pods are.
 pub(super) fn replica_set(found: &ReplicaSet, pods: &[Pod]) -> State {
     let wanted = found.spec.as_ref().and_then(|spec| spec.replicas).unwrap_or(1);
     let status = found.status.clone().unwrap_or_default();
@@ -85,7 +85,7 @@ pub(super) fn replica_set(found: &ReplicaSet, pods: &[Pod]) -> State {
     replicas(wanted, status.available_replicas.unwrap_or(0), seen, pods)
 }
 
-/// What the status tells and what pods are both needed: the status may be old, and pods may be of an older template.
+/// Both status and pods are needed: the status may be stale, and pods may have an older template.
 fn replicas(wanted: i32, told: i32, current: bool, pods: &[Pod]) -> State {
     let ready = pods.iter().filter(|pod| pod.metadata.deletion_timestamp.is_none() && is_ready(pod)).count();
     let ready = told.min(i32::try_from(ready).unwrap_or(i32::MAX));
@@ -96,7 +96,7 @@ fn replicas(wanted: i32, told: i32, current: bool, pods: &[Pod]) -> State {
     }
 }
 
-/// A Job: complete.
+/// A Job is ready when it is complete.
 pub(super) fn job(found: &Job) -> State {
     if found.spec.as_ref().is_some_and(|spec| spec.suspend == Some(true)) {
         return State::Done;
@@ -113,14 +113,14 @@ pub(super) fn job(found: &Job) -> State {
     State::Waiting(format!("{} running", status.active.unwrap_or(0)))
 }
 
-/// A pod of its own: ready, or over with success.
+/// A pod is ready, or has succeeded.
 pub(super) fn pod(found: &Pod) -> State {
     let status = found.status.clone().unwrap_or_default();
     let phase = status.phase.unwrap_or_default();
     match phase.as_str() {
         "Succeeded" => State::Done,
         "Failed" => {
-            let why: Vec<String> = troubles(found).iter().map(Trouble::words).collect();
+            let why: Vec<String> = problems(found).iter().map(Problem::words).collect();
             State::Failed(joined("Failed", &why.iter().map(String::as_str).collect::<Vec<_>>()))
         }
         _ if is_ready(found) => State::Done,
@@ -130,10 +130,10 @@ pub(super) fn pod(found: &Pod) -> State {
     }
 }
 
-/// What a pod tells about why it does not run. What it told before `since` may have been mended since.
-pub(super) fn troubles_since(pod: &Pod, since: Timestamp) -> Vec<Trouble> {
-    let mut all = troubles(pod);
-    // Objects have whole seconds.
+/// Problems of a pod. Those that it reported before `since` may be resolved.
+pub(super) fn problems_since(pod: &Pod, since: Timestamp) -> Vec<Problem> {
+    let mut all = problems(pod);
+    // Timestamps of objects have whole seconds.
     let is_old = |time: &Timestamp| time.as_second() < since.as_second();
     if pod.metadata.creation_timestamp.as_ref().is_none_or(|created| !is_old(&created.0)) {
         return all;
@@ -141,27 +141,27 @@ pub(super) fn troubles_since(pod: &Pod, since: Timestamp) -> Vec<Trouble> {
     let status = pod.status.as_ref();
     let ends = status.into_iter().flat_map(|status| status.container_statuses.iter().flatten());
     let ends = ends.filter_map(|status| status.last_state.as_ref()?.terminated.as_ref()?.finished_at.as_ref());
-    // The scheduler has not looked at it since, and may have room for it now.
+    // The scheduler has not retried it since, and there may be a node for it now.
     let scheduled = status.into_iter().flat_map(|status| status.conditions.iter().flatten());
     let looked = scheduled
         .filter(|condition| condition.type_ == "PodScheduled")
         .any(|condition| condition.last_transition_time.as_ref().is_some_and(|time| !is_old(&time.0)));
-    all.iter_mut().filter(|trouble| trouble.reason == UNSCHEDULED).for_each(|trouble| trouble.old = !looked);
+    all.iter_mut().filter(|problem| problem.reason == UNSCHEDULED).for_each(|problem| problem.old = !looked);
     let crashed = ends.map(|time| time.0).max().is_some_and(|time| !is_old(&time));
-    for trouble in all.iter_mut().filter(|trouble| trouble.lasting) {
-        let fresh = (crashed && trouble.reason == CRASHING) || AT_ONCE.contains(&trouble.reason.as_str());
-        trouble.old = !fresh;
+    for problem in all.iter_mut().filter(|problem| problem.lasting) {
+        let fresh = (crashed && problem.reason == CRASHING) || AT_ONCE.contains(&problem.reason.as_str());
+        problem.old = !fresh;
     }
     all
 }
 
-/// What a pod tells about why it does not run.
-fn troubles(pod: &Pod) -> Vec<Trouble> {
+/// Problems of a pod.
+fn problems(pod: &Pod) -> Vec<Problem> {
     let name = pod.metadata.name.clone().unwrap_or_default();
     let Some(status) = pod.status.as_ref().filter(|_| pod.metadata.deletion_timestamp.is_none()) else {
         return Vec::new();
     };
-    let trouble = |reason: &str, message: String| Trouble {
+    let problem = |reason: &str, message: String| Problem {
         object: format!("pod/{name}"),
         reason: reason.to_owned(),
         message,
@@ -173,28 +173,28 @@ fn troubles(pod: &Pod) -> Vec<Trouble> {
     let mut all = Vec::new();
     let conditions = status.conditions.iter().flatten();
     for unscheduled in conditions.filter(|c| c.type_ == "PodScheduled" && c.status == "False") {
-        all.push(trouble(UNSCHEDULED, unscheduled.message.clone().unwrap_or_default()));
+        all.push(problem(UNSCHEDULED, unscheduled.message.clone().unwrap_or_default()));
     }
     if status.phase.as_deref() == Some("Failed")
         && let Some(reason) = &status.reason
     {
-        all.push(trouble(reason, status.message.clone().unwrap_or_default()));
+        all.push(problem(reason, status.message.clone().unwrap_or_default()));
     }
     let init = status.init_container_statuses.iter().flatten();
     for container in init.chain(status.container_statuses.iter().flatten()) {
         let Some((reason, message)) = of_container(container) else { continue };
         let output =
             (reason == CRASHING).then(|| format!("logs -n {namespace} {name} -c {} --previous", container.name));
-        all.push(Trouble { output, ..trouble(&reason, message) });
+        all.push(Problem { output, ..problem(&reason, message) });
     }
     all
 }
 
-/// The reason and message of a container that does not run as it should.
+/// The reason and message of a container that is not running properly.
 fn of_container(status: &ContainerStatus) -> Option<(String, String)> {
     let state = status.state.as_ref()?;
     let ended = |ended: &k8s_openapi::api::core::v1::ContainerStateTerminated| {
-        // The lines after the first are a trap's picture of the guest's stack.
+        // The lines after the first are the stack trace of a trap.
         let message = ended.message.as_deref().unwrap_or_default().trim().lines().next().unwrap_or_default();
         joined(&format!("container {} ended with exit code {}", status.name, ended.exit_code), &[message])
     };
@@ -211,16 +211,16 @@ fn of_container(status: &ContainerStatus) -> Option<(String, String)> {
     Some((reason, message))
 }
 
-/// A pod that waits for room waits for ever if it asks for more than any node has: that is told instead, and it stays.
-pub(super) fn mark_what_never_fits(troubles: &mut [Trouble], pod: &Pod, nodes: &[Node]) {
+/// A pod that requests more than any node has waits forever: reports that instead, as lasting.
+pub(super) fn mark_what_never_fits(problems: &mut [Problem], pod: &Pod, nodes: &[Node]) {
     let name = format!("pod/{}", pod.metadata.name.as_deref().unwrap_or_default());
     let Some(what) = never_fits(pod, nodes) else { return };
-    for trouble in troubles.iter_mut().filter(|trouble| trouble.object == name && trouble.reason == UNSCHEDULED) {
-        (trouble.message, trouble.lasting, trouble.old) = (what.clone(), true, false);
+    for problem in problems.iter_mut().filter(|problem| problem.object == name && problem.reason == UNSCHEDULED) {
+        (problem.message, problem.lasting, problem.old) = (what.clone(), true, false);
     }
 }
 
-/// What a pod asks for that no node has, however empty.
+/// The requests of a pod that exceed every node's allocatable resources.
 fn never_fits(pod: &Pod, nodes: &[Node]) -> Option<String> {
     let asked = requests(pod.spec.as_ref()?);
     let has: Vec<Resources> = nodes
@@ -243,8 +243,8 @@ fn never_fits(pod: &Pod, nodes: &[Node]) -> Option<String> {
     ))
 }
 
-impl Trouble {
-    /// The reason by which it is told once: two of them alternate for one cause.
+impl Problem {
+    /// The reason that groups reports: two reasons alternate for one cause.
     pub(super) fn cause(&self) -> &str {
         if self.reason == PULL_BACK_OFF { "ErrImagePull" } else { &self.reason }
     }
@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(never_fits(&pod(json!({"cpu": "3", "memory": "2Gi"})), &nodes), None, "it waits for room");
         assert_eq!(never_fits(&pod(json!({"cpu": "64"})), &[]), None, "a node may come");
         let object = "pod/p".to_owned();
-        let mut troubles = [UNSCHEDULED, "Other"].map(|reason| Trouble {
+        let mut problems = [UNSCHEDULED, "Other"].map(|reason| Problem {
             object: object.clone(),
             reason: reason.into(),
             message: "0/2 nodes".into(),
@@ -290,8 +290,8 @@ mod tests {
             old: false,
             output: None,
         });
-        mark_what_never_fits(&mut troubles, &pod(json!({"cpu": "64"})), &nodes);
-        assert!(troubles[0].lasting && troubles[0].message.contains("64000m") && !troubles[1].lasting);
+        mark_what_never_fits(&mut problems, &pod(json!({"cpu": "64"})), &nodes);
+        assert!(problems[0].lasting && problems[0].message.contains("64000m") && !problems[1].lasting);
     }
 
     fn pods(status: &[Value]) -> Vec<Pod> {
@@ -320,7 +320,7 @@ mod tests {
         let both = pods(&[ready("True"), ready("True")]);
         let is = |found: Deployment, pods: &[Pod]| super::deployment(&found, pods);
         assert_eq!(is(deployment(2, 2, 2), &both), State::Done);
-        // The status is of the last run: pods have not started in this one.
+        // The status is of the previous run: no pod has started in this one.
         let old = pods(&[ready("False"), ready("False")]);
         assert_eq!(is(deployment(2, 2, 2), &old), State::Waiting("0/2 ready".into()));
         // Pods of the older template are ready.
@@ -363,7 +363,7 @@ mod tests {
     #[test]
     fn troubles_are_what_pods_report_and_lasting_ones_are_known() {
         let of = |status: Value| -> Vec<(String, bool)> {
-            super::troubles(&pods(&[status])[0]).iter().map(|t| (t.words(), t.lasting)).collect()
+            super::problems(&pods(&[status])[0]).iter().map(|t| (t.words(), t.lasting)).collect()
         };
         assert_eq!(of(waiting("ContainerCreating", "")), []);
         assert_eq!(of(waiting("ErrImagePull", "no such image")), [("ErrImagePull: no such image".into(), true)]);
@@ -384,7 +384,7 @@ mod tests {
         let since: Timestamp = "2026-01-01T00:00:10.9Z".parse().expect("a time");
         let old = |created: &str, status: Value| {
             let pod = json!({"metadata": {"name": "p", "creationTimestamp": created}, "status": status});
-            let all = troubles_since(&serde_json::from_value(pod).expect("a pod"), since);
+            let all = problems_since(&serde_json::from_value(pod).expect("a pod"), since);
             assert_eq!(all.len(), 1);
             all[0].old
         };

@@ -1,21 +1,21 @@
-//! What `up` tells when the cluster is ready and what it was given is applied: for people, or as one JSON object.
+//! The report of `up` when the cluster is ready and the manifests are applied: text, or a JSON object.
 
-use super::{DataDir, Form, PathBuf, Unsettled, down};
+use super::{DataDir, Form, NotReady, PathBuf, down};
 use crate::{out, remote::Outcome, settle};
 use serde_json::{Value, json};
 use std::{net::IpAddr, time::Instant};
 
-/// What became of the manifests.
+/// The result of the manifests.
 pub(super) enum Filled {
     Ready(Vec<Outcome>),
-    NotReady(Vec<Outcome>, Unsettled),
+    NotReady(Vec<Outcome>, NotReady),
     NotApplied(anyhow::Error),
 }
 
-/// A cluster and what it was given.
+/// A cluster and its manifests.
 pub(super) struct Report {
     pub(super) form: Form,
-    /// Standard output is read by `up --detach`.
+    /// `up --detach` reads standard output.
     pub(super) background: bool,
     pub(super) api: String,
     /// The address at which the API listens.
@@ -26,12 +26,12 @@ pub(super) struct Report {
     /// Flags of the last start.
     pub(super) remembered: Vec<String>,
     pub(super) started: Instant,
-    /// None if there were no manifests.
+    /// `None` if there were no manifests.
     pub(super) filled: Option<Filled>,
 }
 
 impl Report {
-    /// The API answers.
+    /// Reports that the API is ready.
     pub(super) fn ready(&self) {
         if self.form == Form::Json {
             return;
@@ -41,13 +41,13 @@ impl Report {
         if let Some(line) = open_to_the_network(self.listen) {
             self.say(&line);
         }
-        // Beside it and not on standard error: in which order two streams are read is chance.
+        // On the same stream, because the order of two streams is undefined.
         if !self.remembered.is_empty() {
             self.say(&format!("  as at the last start: {}", self.remembered.join(" ")));
         }
     }
 
-    /// All is done that will be; `files` are the manifests, as given.
+    /// Reports the result. `files` are the manifests, as given.
     pub(super) fn end(&self, files: &[PathBuf]) {
         let trouble = self.trouble();
         match &self.filled {
@@ -80,7 +80,7 @@ impl Report {
         }
     }
 
-    /// The cluster ran already, and goes on running.
+    /// Reports that the cluster was already running and continues.
     pub(super) fn joined(self) -> anyhow::Result<()> {
         if self.form == Form::Json {
             self.say(&self.json().to_string());
@@ -96,7 +96,7 @@ impl Report {
         }
     }
 
-    /// How kubectl finds it.
+    /// How kubectl finds the cluster.
     fn export(&self) {
         if self.form == Form::Text {
             self.say(&format!("  export KUBECONFIG={}", out::shell(&self.kubeconfig)));
@@ -104,7 +104,7 @@ impl Report {
     }
 
     fn say(&self, line: &str) {
-        // One in the background is heard by `up --detach`, which keeps quiet itself.
+        // `up --detach` prints the report of a background cluster.
         if self.background || self.form == Form::Json { out::say_always(line) } else { out::say(line) }
     }
 
@@ -132,7 +132,7 @@ impl Report {
         }
     }
 
-    /// Of what is ready: the cluster's process listens on every one.
+    /// The URLs of ready Services: the cluster's process listens on all of them.
     fn urls(&self) -> Vec<(&str, &str, String)> {
         match &self.filled {
             Some(Filled::Ready(outcomes)) => settle::urls(outcomes, Some(self.node_address)),
@@ -168,7 +168,7 @@ impl Report {
     }
 }
 
-/// What is told of an API that others than this machine reach: the address that is shown may be this machine's own.
+/// The note about an API that other machines can reach: the shown address may be local.
 fn open_to_the_network(listen: IpAddr) -> Option<String> {
     let at = match listen {
         ip if ip.is_loopback() => return None,

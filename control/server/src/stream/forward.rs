@@ -43,7 +43,7 @@ const MAX_PORTS: usize = 100;
 /// How long the second stream of a pair may take, as upstream has it.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long an answer to an error may take to be read.
-const WORDS: Duration = DRAIN;
+const ERROR_WRITE_TIMEOUT: Duration = DRAIN;
 
 /// What the node's protocol is called.
 pub const UPGRADE: &str = "port";
@@ -177,7 +177,7 @@ async fn pairs(mut streams: mpsc::Receiver<Opened>, ports: Ports) {
                 {
                     let (id, (pair, _)) = entry.remove_entry();
                     let text = format!("(request={id}) timed out waiting for streams");
-                    running.push(Box::pin(async move { tell(pair.error, &text).await; None }));
+                    running.push(Box::pin(async move { send_error(pair.error, &text).await; None }));
                 }
                 continue;
             }
@@ -218,18 +218,18 @@ async fn pair_of(data: Opened, error: Option<Opened>, ports: Ports) {
         () = reset.cancelled() => return,
     };
     if let Err(text) = outcome {
-        tell(error, &text).await;
+        send_error(error, &text).await;
     }
 }
 
 /// Says why on the stream for errors.
-async fn tell(error: Option<Opened>, text: &str) {
+async fn send_error(error: Option<Opened>, text: &str) {
     let Some(mut error) = error else { return };
-    let said = async {
+    let written = async {
         error.bytes.write_all(text.as_bytes()).await?;
         error.bytes.shutdown().await
     };
-    let _ = timeout(WORDS, said).await;
+    let _ = timeout(ERROR_WRITE_TIMEOUT, written).await;
 }
 
 impl Ports {

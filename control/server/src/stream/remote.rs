@@ -367,7 +367,7 @@ mod tests {
         assert_eq!(frame::read(&mut agent).await.expect("a frame"), Some((frame::STDIN, Vec::new())));
         for (channel, bytes) in [
             (frame::STDOUT, "out"),
-            (frame::ALIVE, ""),
+            (frame::KEEPALIVE, ""),
             (frame::STDERR, "err"),
             (frame::STDOUT, ""),
             (frame::STATUS, "{}"),

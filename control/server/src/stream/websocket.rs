@@ -21,7 +21,7 @@ use tokio::{
 };
 
 /// Longest message that is read, bytes. kubectl's have 32 KiB.
-const LONGEST: usize = 1 << 20;
+const MAX_MESSAGE_BYTES: usize = 1 << 20;
 /// The channel by which a client of v5 ends another one.
 const CLOSE: u8 = 255;
 
@@ -107,7 +107,7 @@ where
             {
                 upgrade.set_selected_protocol(protocol);
             }
-            let upgrade = upgrade.max_message_size(LONGEST).max_frame_size(LONGEST);
+            let upgrade = upgrade.max_message_size(MAX_MESSAGE_BYTES).max_frame_size(MAX_MESSAGE_BYTES);
             upgrade.on_failed_upgrade(|error| tracing::debug!(%error, "no upgrade")).on_upgrade(serve)
         }
         Err(refusal) => refusal.into_response(),

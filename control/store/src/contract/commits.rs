@@ -1,4 +1,4 @@
-//! What an embedded log adds: writes are sequenced, share commits, and outlive the faults of a disk.
+//! The additional guarantees of an embedded log: writes are sequenced, share commits, and survive faults of the disk.
 
 use super::*;
 use crate::{Batch, Expect, FIRST, Log, LogError, Replay, Store};
@@ -13,13 +13,13 @@ use std::{
 };
 use tokio::{sync::Semaphore, time::sleep};
 
-/// A log that can be opened again and again, and a clock that goes with tokio's.
+/// A log that can be reopened, and a clock that advances with tokio's.
 pub struct Embedded {
     make: Arc<dyn Fn() -> Result<Arc<dyn Log>, LogError> + Send + Sync>,
     clock: Clock,
 }
 
-/// The fixture for a log that `make` opens.
+/// The fixture of the log that `make` opens.
 pub fn reopen<L: Log>(make: impl Fn() -> Result<L, LogError> + Send + Sync + 'static) -> Embedded {
     Embedded { make: Arc::new(move || Ok(Arc::new(make()?))), clock: clock() }
 }
@@ -56,25 +56,25 @@ impl Embedded {
     }
 }
 
-/// A log whose commits wait to be let through, or fail.
+/// A log whose commits wait at a gate, or fail.
 struct Gate {
     log: Arc<dyn Log>,
     open: Semaphore,
     waiting: Semaphore,
     commits: AtomicUsize,
-    /// Whether commits fail: before they are there, or after.
+    /// Whether commits fail, before or after they are stored.
     broken: AtomicBool,
     after: AtomicBool,
-    /// Whether opening again fails, and how often it was tried.
+    /// Whether reopening fails, and how often it was attempted.
     shut: AtomicBool,
     opens: AtomicUsize,
-    /// Whether a record is missing when it is opened again.
+    /// Whether a record is missing after reopening.
     forgetful: AtomicBool,
     full: AtomicBool,
 }
 
 impl Gate {
-    /// Waits until one more commit stands before the gate.
+    /// Waits until one more commit waits at the gate.
     async fn arrived(&self) {
         self.waiting.acquire().await.unwrap().forget();
     }
@@ -112,10 +112,10 @@ impl Log for Gate {
         Ok(replay)
     }
 
-    async fn room(&self) -> Result<(), LogError> {
+    async fn check_space(&self) -> Result<(), LogError> {
         match self.full.load(Ordering::SeqCst) {
             true => Err(std::io::Error::from(std::io::ErrorKind::StorageFull).into()),
-            false => self.log.room().await,
+            false => self.log.check_space().await,
         }
     }
 
@@ -138,7 +138,7 @@ pub async fn nothing_is_visible_before_it_is_durable(fixture: Embedded) {
     assert!(matches!(store.snapshot(Some(FIRST + 1)), Err(Error::Future { current: FIRST })));
     gate.open.add_permits(1);
     let event = watch.next().await.unwrap();
-    // Whoever has seen an event can read it.
+    // A reader that has seen an event can read its entry.
     assert!(Arc::ptr_eq(&store.get("/a").unwrap(), event.after.as_ref().unwrap()));
     assert_eq!(write.await.unwrap().revision, event.revision);
 }
@@ -185,7 +185,7 @@ pub async fn what_queues_during_a_commit_shares_the_next(fixture: Embedded) {
     assert_eq!(store.revision(), FIRST + 201);
 }
 
-/// A store with one entry, `/kept`, and the way to start writes that stand before the gate.
+/// A store with the entry `/kept`, and a function to start writes, which wait at the gate.
 async fn with_an_entry(fixture: &Embedded) -> (Store<Text>, Arc<Gate>, Arc<Entry<Text>>) {
     let (store, gate) = fixture.gated().await;
     gate.open.add_permits(1);
@@ -199,7 +199,7 @@ fn start(store: &Store<Text>, key: &'static str) -> tokio::task::JoinHandle<Resu
     tokio::spawn(async move { put(&store, key, Expect::Absent, "").await })
 }
 
-/// Waits until the store takes every write again.
+/// Waits until the store accepts every write again.
 async fn recovered(store: &Store<Text>) {
     store.failures().wait_for(Option::is_none).await.unwrap();
 }
@@ -232,7 +232,7 @@ pub async fn a_failed_commit_never_happened_and_writing_goes_on(fixture: Embedde
     gate.broken.store(false, Ordering::SeqCst);
     gate.shut.store(false, Ordering::SeqCst);
     recovered(&store).await;
-    // Opened at once, a commit that failed is known not to have happened.
+    // Reopened at once, the log shows that the failed commit did not happen.
     gate.broken.store(true, Ordering::SeqCst);
     gate.open.add_permits(100);
     assert!(matches!(put(&store, "/no", Expect::Absent, "").await, Err(Error::ReadOnly { .. })));
@@ -266,7 +266,7 @@ pub async fn a_log_that_does_not_open_is_tried_with_pauses_and_nothing_is_claime
     gate.after.store(true, Ordering::SeqCst);
     gate.shut.store(true, Ordering::SeqCst);
     gate.open.add_permits(100);
-    // It is there, but nobody can know.
+    // The commit is stored, but nobody can read the log.
     let error = put(&store, "/there", Expect::Absent, "").await.unwrap_err();
     assert!(matches!(error, Error::Unknown { .. }), "{error}");
     let before = gate.opens.load(Ordering::SeqCst);
@@ -301,7 +301,7 @@ pub async fn a_full_disk_takes_what_makes_the_store_no_larger(fixture: Embedded)
     let (store, gate, kept) = with_an_entry(&fixture).await;
     gate.open.add_permits(100);
     gate.full.store(true, Ordering::SeqCst);
-    let other = create(&store, "/other").await; // the last that had room
+    let other = create(&store, "/other").await; // the last write for which there is space
     let error = put(&store, "/new", Expect::Absent, "").await.unwrap_err();
     assert!(matches!(error, Error::Full { .. }), "{error}");
     let want = "nothing was stored: the disk of the store is full; free some space on it, or delete objects, which still works";
@@ -309,7 +309,7 @@ pub async fn a_full_disk_takes_what_makes_the_store_no_larger(fixture: Embedded)
     assert!(matches!(&*store.failure().unwrap(), LogError::Full(_)));
     let large = "x".repeat(5000);
     assert!(matches!(put(&store, "/kept", Expect::At(kept.revision), &large).await, Err(Error::Full { .. })));
-    // A deletion is first a note in the object.
+    // A deletion first sets a field of the object.
     put(&store, "/kept", Expect::At(kept.revision), "a little larger").await.unwrap();
     store.delete("/other", Expect::At(other.revision)).await.unwrap();
     gate.full.store(false, Ordering::SeqCst);

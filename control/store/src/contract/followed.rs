@@ -1,4 +1,4 @@
-//! A log with several writers, in memory: the follower is proven over it.
+//! An in-memory log with several writers, to test the follower.
 
 use super::*;
 use crate::{Action, Batch, Change, FIRST, LogError, Outcome, Record, Replay, SharedLog, Write};
@@ -11,7 +11,7 @@ use tokio::{
     time::{sleep, sleep_until},
 };
 
-/// The fixture for a store that follows the log that `make` opens.
+/// The fixture of a store that follows the log that `make` opens.
 pub fn follow<L: SharedLog>(make: impl Fn() -> L + Send + Sync + 'static) -> Fixture {
     let open = move |options| {
         let log = make();
@@ -20,11 +20,11 @@ pub fn follow<L: SharedLog>(make: impl Fn() -> L + Send + Sync + 'static) -> Fix
     Fixture { open: Box::new(open), clock: clock() }
 }
 
-/// A shared log in memory. A clone is the same log.
+/// A shared in-memory log. Clones are the same log.
 #[derive(Clone, Default)]
 pub struct SharedMemory {
     state: Arc<Mutex<State>>,
-    /// The newest revision; where it is held back, changes are not told yet.
+    /// The newest revision. While it is held back, changes are not reported.
     told: watch::Sender<Revision>,
     held: watch::Sender<bool>,
 }
@@ -58,7 +58,7 @@ impl State {
         revision
     }
 
-    /// Deletes what has expired; when the next key does.
+    /// Deletes expired entries. Returns the next expiry.
     fn expire(&mut self) -> Option<Instant> {
         let now = Instant::now();
         let due =
@@ -165,7 +165,7 @@ mod tests {
         let seen = watch.next().await.unwrap();
         assert_eq!((seen.revision, &**seen.key()), (entry.revision, "/a"));
         let newer = put(&two, "/a", Expect::At(entry.revision), "two").await.unwrap();
-        // Whether or not the first has heard of it.
+        // Whether or not the first store has seen it.
         assert!(matches!(
             put(&one, "/a", Expect::At(entry.revision), "x").await,
             Err(Error::Conflict { actual: Some(_) })
@@ -176,7 +176,7 @@ mod tests {
         two.delete("/a", Expect::At(newer.revision)).await.unwrap();
     }
 
-    /// A log whose changes cannot be had for a while.
+    /// A log whose changes cannot be read for a while.
     struct Interrupted(SharedMemory, watch::Receiver<bool>);
 
     #[async_trait]

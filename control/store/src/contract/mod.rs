@@ -1,17 +1,16 @@
-//! The contract of a store, as one suite. A log that a store sequences runs all of it in two lines:
+//! The contract tests of a store. A log that a store sequences runs all of them in two lines:
 //!
 //! ```ignore
 //! store::contract_suite!(store::contract::reopen(move || MyLog::open(&path)));
 //! ```
 //!
-//! and one that it follows runs what a caller of the store can see:
+//! A log that a store follows runs those about what callers see:
 //!
 //! ```ignore
 //! store::contract_suite!(followed store::contract::follow(|| MyLog::connect(&endpoint)));
 //! ```
 //!
-//! The expression makes a fresh, empty log per test; its closure opens that same log each time it is called. Tests run on
-//! a paused clock.
+//! The expression creates a new, empty log per test. Its closure opens the same log at each call. Tests run on a paused clock.
 
 #![allow(clippy::unwrap_used, reason = "tests: a panic is the answer")]
 #![allow(missing_docs, reason = "the name of each test is its promise")]
@@ -34,7 +33,7 @@ use std::{
 };
 use tokio::time::Instant;
 
-/// Expands to one `#[tokio::test]` per promise.
+/// Expands to one `#[tokio::test]` per guarantee.
 #[macro_export]
 macro_rules! contract_suite {
     ($embedded:expr) => {
@@ -87,7 +86,7 @@ macro_rules! contract_suite {
     };
 }
 
-/// A payload that shows what it was made of.
+/// A payload that shows its input.
 pub struct Text(pub String);
 
 impl Payload for Text {
@@ -100,7 +99,7 @@ type Fail = Error<Text>;
 
 type Open = Box<dyn Fn(Options) -> BoxFuture<'static, Result<Store<Text>, Fail>> + Send + Sync>;
 
-/// A store that can be opened again and again, and a clock that goes with tokio's.
+/// A store that can be reopened, and a clock that advances with tokio's.
 pub struct Fixture {
     open: Open,
     clock: Clock,

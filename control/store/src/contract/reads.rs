@@ -1,4 +1,4 @@
-//! What reads, history and watches promise.
+//! The guarantees of reads, history and watches.
 
 use super::*;
 use crate::{Error, Expect, FIRST};
@@ -47,7 +47,7 @@ pub async fn a_range_is_ordered_and_starts_after_a_key(fixture: Fixture) {
 
 pub async fn every_revision_of_the_history_can_be_listed(fixture: Fixture) {
     let store = fixture.open().await;
-    // Concurrent writers, so that commits hold several revisions; enough for several checkpoints.
+    // Concurrent writers, so that commits have several revisions, and enough writes for several checkpoints.
     join_all((0..40u64).map(|writer| {
         let store = store.clone();
         async move {
@@ -94,7 +94,7 @@ pub async fn history_ends_after_its_time(fixture: Fixture) {
     assert_eq!(store.snapshot(Some(first)).unwrap().count(""), 1);
     sleep(Duration::from_secs(1000)).await;
     assert_eq!(oldest(store.snapshot(Some(first))), second);
-    // The present never grows old.
+    // The current state never expires.
     assert_eq!(store.snapshot(Some(second)).unwrap().count(""), 2);
     store.watch("", second).unwrap();
 }
@@ -193,8 +193,8 @@ pub async fn compaction_forgets_the_past_but_no_entry(fixture: Fixture) {
     store.compact(first + 1);
     assert_eq!(oldest(store.snapshot(Some(first))), first + 1);
     assert_eq!(store.snapshot(Some(first + 1)).unwrap().count(""), 2);
-    store.compact(first); // already gone: nothing happens
-    store.compact(first + 100); // what has not happened stays
+    store.compact(first); // already removed: nothing happens
+    store.compact(first + 100); // future revisions are not affected
     assert_eq!(store.snapshot(None).unwrap().count(""), 3);
     assert_eq!(oldest(store.snapshot(Some(first + 1))), first + 2);
     create(&store, "/d").await;

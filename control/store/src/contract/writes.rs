@@ -1,4 +1,4 @@
-//! What a write promises: expectations, durability, order, expiry.
+//! The guarantees of writes: expectations, durability, order, expiry.
 
 use super::*;
 use crate::{Bytes, Expect, FIRST};
@@ -165,7 +165,7 @@ pub async fn a_closed_store_refuses_writes_and_ends_watches(fixture: Fixture) {
     let entry = create(&store, "/a").await;
     let mut watch = store.watch("/", FIRST).unwrap();
     let other = store.clone();
-    // What was asked for before the close is done.
+    // Requests before the close are completed.
     let (last, closed) = tokio::join!(put(&other, "/b", Expect::Absent, ""), store.close());
     closed.unwrap();
     assert_eq!(last.unwrap().revision, entry.revision + 1);

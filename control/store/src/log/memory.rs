@@ -1,4 +1,4 @@
-//! A log in memory, for tests and throw-away clusters: durable as long as a clone of it lives.
+//! An in-memory log for tests and temporary clusters. Its content lives as long as a clone of it.
 
 use super::{Action, Batch, Log, LogError, Record, Replay};
 use crate::{FIRST, Revision};
@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 
-/// A log in memory. A clone is the same log: a store opened on it finds what another has committed.
+/// An in-memory log. Clones are the same log: a store that opens it finds the commits of another.
 #[derive(Clone, Debug)]
 pub struct Memory(Arc<Mutex<State>>);
 
@@ -17,7 +17,7 @@ struct State {
 }
 
 impl Memory {
-    /// An empty log.
+    /// Creates an empty log.
     pub fn new() -> Self {
         Self(Arc::new(Mutex::new(State { revision: FIRST, records: BTreeMap::new() })))
     }

@@ -1,8 +1,8 @@
-//! The durable side of the store: what a log must do, and the logs there are.
+//! The durable side of the store: the interface of logs, and the built-in logs.
 //!
-//! A log need not be an append-only file: it must make a batch durable as one, and give back the live records.
+//! A log need not be an append-only file. It must make a batch durable atomically and return the live records.
 //!
-//! The store is the only writer of a [`Log`]. A log that others write as well is a [`shared::SharedLog`].
+//! The store is the only writer of a [`Log`]. A log with other writers is a [`shared::SharedLog`].
 
 pub(crate) mod memory;
 mod pages;
@@ -18,30 +18,30 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use std::{io, num::NonZeroU64, path::PathBuf, sync::Arc};
 
-/// Where the store keeps what it must not lose. Life cycle: `replay` once, then `commit`, one at a time and each waited for,
-/// after a failed one `reopen` until it succeeds, then `close`.
+/// The durable storage of a store. Life cycle: `replay` once, then `commit` sequentially. After a failed commit, `reopen` until it
+/// succeeds. Finally `close`.
 #[async_trait]
 pub trait Log: Send + Sync + 'static {
-    /// Everything that was committed and not overwritten or deleted since, and the newest revision.
+    /// Returns the live records and the newest revision.
     async fn replay(&self) -> Result<Replay, LogError>;
 
-    /// Makes the whole batch durable, or none of it: when this returns `Ok`, it survives a kill and a power cut.
-    /// After an error it is unknown until the next `reopen` whether the batch is there; the store commits nothing before.
+    /// Makes the whole batch durable, or none of it. After `Ok`, the batch survives a kill and a power failure. After an error, it is
+    /// unknown until the next `reopen` whether the batch is durable, and the store does not commit before.
     async fn commit(&self, batch: Batch) -> Result<(), LogError>;
 
-    /// Gives back what is open, opens it anew, and reads what is there as after a restart: from the disk itself, since what the
-    /// operating system still has in memory after a failed sync may never reach it. May be called again after an error.
+    /// Closes and opens the log, and reads it as after a restart. Reads from the disk, because after a failed sync the page cache may have
+    /// content that never reaches it. May be called again after an error.
     async fn reopen(&self) -> Result<Replay, LogError> {
         self.replay().await
     }
 
-    /// Whether more can be stored than is now: [`LogError::Full`] if the space that is kept back for deletions had to be touched.
-    /// Called after each commit, and again while it fails: cheap if the disk has free space.
-    async fn room(&self) -> Result<(), LogError> {
+    /// Checks that there is space for more data: [`LogError::Full`] if the space that is reserved for deletions had to be used. Called
+    /// after each commit, and repeatedly while it fails. Must be cheap if the disk has free space.
+    async fn check_space(&self) -> Result<(), LogError> {
         Ok(())
     }
 
-    /// Gives back files and locks. Nothing is called after it.
+    /// Closes files and releases locks. No other call follows.
     async fn close(&self) -> Result<(), LogError> {
         Ok(())
     }
@@ -61,8 +61,8 @@ impl<L: Log + ?Sized> Log for Arc<L> {
         (**self).reopen().await
     }
 
-    async fn room(&self) -> Result<(), LogError> {
-        (**self).room().await
+    async fn check_space(&self) -> Result<(), LogError> {
+        (**self).check_space().await
     }
 
     async fn close(&self) -> Result<(), LogError> {
@@ -70,86 +70,86 @@ impl<L: Log + ?Sized> Log for Arc<L> {
     }
 }
 
-/// The changes of one commit, in the order of their revisions.
+/// The changes of a commit, in the order of their revisions.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// The newest revision after this batch. It must be kept even if a later change removes every record.
+    /// The newest revision after this batch. The log must keep it even if later changes remove all records.
     pub revision: Revision,
-    /// The changes; a key may occur more than once.
+    /// The changes. A key may occur more than once.
     pub changes: Vec<Change>,
 }
 
-/// One change of one key.
+/// A change of a key.
 #[derive(Clone, Debug)]
 pub struct Change {
     /// The key.
     pub key: Arc<str>,
-    /// The revision of this change.
+    /// The revision of the change.
     pub revision: Revision,
-    /// What happens to the key.
+    /// The action on the key.
     pub action: Action,
 }
 
-/// What happens to a key.
+/// The action of a change.
 #[derive(Clone, Debug)]
 pub enum Action {
-    /// It is created or replaced.
+    /// Creates or replaces the key.
     Put {
-        /// The revision at which the key came to be.
+        /// The revision at which the key was created.
         created: Revision,
-        /// When it expires: milliseconds since the Unix epoch.
+        /// The expiry in milliseconds since the Unix epoch.
         expires: Option<NonZeroU64>,
         /// The bytes.
         value: Bytes,
     },
-    /// It goes away.
+    /// Deletes the key.
     Delete,
 }
 
-/// What a log gives back when the store opens.
+/// The content of a log when the store opens.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// The newest revision that was committed; [`crate::FIRST`] for a new log.
+    /// The newest committed revision. [`crate::FIRST`] for a new log.
     pub revision: Revision,
     /// The live records, in any order.
     pub records: Vec<Record>,
 }
 
-/// One live record.
+/// A live record.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// The key.
     pub key: Arc<str>,
     /// The revision of its last change.
     pub revision: Revision,
-    /// The revision at which the key came to be.
+    /// The revision at which the key was created.
     pub created: Revision,
-    /// When it expires: milliseconds since the Unix epoch.
+    /// The expiry in milliseconds since the Unix epoch.
     pub expires: Option<NonZeroU64>,
     /// The bytes.
     pub value: Bytes,
 }
 
-/// Why a log failed.
+/// The error of a log.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LogError {
-    /// Another process, or another store of this one, has it open.
+    /// Another process, or another store of this process, has it open.
     #[error("{} is already open: another process uses this data directory", path.display())]
     Held {
-        /// The file.
+        /// The path of the file.
         path: PathBuf,
     },
-    /// The disk is full, or a quota or limit of file sizes is reached.
+    /// The disk is full, or a quota or file size limit is reached.
     #[error("{0}")]
     Full(#[source] io::Error),
-    /// Reading or writing failed.
+    /// An I/O error.
     #[error("input/output error: {0}")]
     Io(#[source] io::Error),
     /// The stored data is damaged.
     #[error("it is damaged: {0}")]
     Corrupt(String),
-    /// The log was closed, or its thread ended.
+    /// The log is closed, or its thread ended.
     #[error("the log is closed")]
     Closed,
 }

@@ -1,34 +1,34 @@
-//! A redb file read page by page, without redb, which opens a damaged one not at all.
+//! Reads a redb file page by page without redb, which cannot open a damaged file.
 //!
-//! Follows redb's `docs/design.md` for file format 3: a header page with two commit slots, each with the root of a tree of tables; leaf
-//! pages with keys and values, branch pages with the children between routing keys. Nothing read here is believed: whatever does not fit
-//! its page is `None`, and what values hold has to carry its own checksum.
+//! Follows redb's `docs/design.md` for file format 3: a header page with two commit slots, each with the root of the table of tables; leaf
+//! pages with keys and values, and branch pages with children and separating keys. The content is not trusted: whatever exceeds its page is
+//! `None`, and values must have their own checksum.
 
 use std::ops::Range;
 
 const MAGIC: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
-/// Offset of the byte whose lowest bit selects the current commit slot.
+/// The offset of the byte whose lowest bit selects the current commit slot.
 const PRIMARY: usize = 9;
-/// Where the commit slots begin, and their length.
+/// The offset of the commit slots, and their length.
 const SLOTS: usize = 64;
 const SLOT: usize = 128;
-/// The size of the smallest page, which the header names too.
+/// The size of the smallest page, which the header contains too.
 pub(super) const PAGE: usize = 4096;
-/// A page has at most 2²⁰ of the smallest size.
+/// A page has at most 2²⁰ times the smallest size.
 const LARGEST_ORDER: u64 = 20;
 
-/// The bytes of a file and how its pages lie.
+/// The bytes of a file and the layout of its pages.
 pub(super) struct Pages<'a> {
     file: &'a [u8],
-    /// Of the header page and each region: the pages before its data, and all.
+    /// The layout of the header page and each region: pages before the data, and all pages.
     region_header: usize,
     region: usize,
 }
 
-/// The number of a page, as redb writes it.
+/// A page number, as redb encodes it.
 pub(super) type Number = u64;
 
-/// What a page is.
+/// The content of a page.
 pub(super) enum Page<'a> {
     Leaf(Leaf<'a>),
     Branch(Branch<'a>),
@@ -40,14 +40,14 @@ pub(super) struct Leaf<'a> {
     count: usize,
 }
 
-/// Pages, and the keys between them: each is at or above all keys in the page before it, and below all in the page after it.
+/// Children and the keys between them. Each key is at or above all keys of the child before it, and below all keys of the child after it.
 pub(super) struct Branch<'a> {
     page: &'a [u8],
     keys: usize,
 }
 
 impl<'a> Pages<'a> {
-    /// `None` if the header does not locate the pages.
+    /// `None` if the header does not describe the layout.
     pub(super) fn new(file: &'a [u8]) -> Option<Self> {
         let page = small(file, 12)?;
         let (header, data) = (small(file, 16)?, small(file, 20)?);
@@ -56,7 +56,7 @@ impl<'a> Pages<'a> {
         sound.then_some(Self { file, region_header, region })
     }
 
-    /// The roots of the trees of tables, the newest first.
+    /// The roots of the tables of tables, the newest first.
     pub(super) fn roots(&self) -> impl Iterator<Item = Number> {
         let primary = usize::from(self.file.get(PRIMARY).is_some_and(|byte| byte & 1 == 1));
         [primary, 1 - primary].into_iter().filter_map(|slot| {
@@ -80,7 +80,7 @@ impl<'a> Pages<'a> {
 }
 
 impl<'a> Page<'a> {
-    /// A page from its bytes, of which there may be more than it has.
+    /// Parses a page. `bytes` may be longer than the page.
     pub(super) fn read(page: &'a [u8]) -> Option<Self> {
         let count = usize::from(u16::from_le_bytes(page.get(2..4)?.try_into().ok()?));
         match page[0] {
@@ -92,18 +92,18 @@ impl<'a> Page<'a> {
 }
 
 impl<'a> Leaf<'a> {
-    /// The keys and values; `None` for one whose place is not on the page.
+    /// The keys and values. `None` for one that exceeds the page.
     pub(super) fn entries(&self) -> impl Iterator<Item = Option<(&'a [u8], &'a [u8])>> {
         (0..self.count).map(|n| Some((self.get(self.key(n, 2)?)?, self.get(self.value(n)?)?)))
     }
 
-    /// The same of a table whose values are eight bytes each.
+    /// The same for a table with values of eight bytes.
     pub(super) fn numbers(&self) -> impl Iterator<Item = Option<(&'a [u8], u64)>> {
         let values = self.count.checked_sub(1).and_then(|last| Some(self.key(last, 1)?.end));
         (0..self.count).map(move |n| Some((self.get(self.key(n, 1)?)?, number(self.page, values? + 8 * n)?)))
     }
 
-    /// Where a key is. `ends` is 2 if the ends of values follow those of keys, otherwise 1.
+    /// The range of a key. `ends` is 2 if the ends of values follow those of keys, otherwise 1.
     fn key(&self, n: usize, ends: usize) -> Option<Range<usize>> {
         let start = n.checked_sub(1).map_or(Some(4 + 4 * ends * self.count), |before| small(self.page, 4 + 4 * before));
         Some(start?..small(self.page, 4 + 4 * n)?)
@@ -124,7 +124,7 @@ impl<'a> Leaf<'a> {
 }
 
 impl<'a> Branch<'a> {
-    /// Each child with the key behind it; the last has none behind it. `None` for one whose place is not on the page.
+    /// Each child with the key after it, which the last child does not have. `None` for one that exceeds the page.
     pub(super) fn children(&self) -> impl Iterator<Item = Option<(Number, Option<&'a [u8]>)>> {
         let (numbers, ends) = (8 + 16 * (self.keys + 1), 8 + 24 * (self.keys + 1));
         let key = move |n: usize| {
@@ -139,7 +139,7 @@ impl<'a> Branch<'a> {
     }
 }
 
-/// The root of a table, from its entry in the tree of tables; an empty one has none.
+/// The root of a table, from its entry in the table of tables. Empty tables have none.
 pub(super) fn table_root(entry: &[u8]) -> Option<Option<Number>> {
     let root = number(entry, 10)?;
     Some((entry[9] == 1).then_some(root))

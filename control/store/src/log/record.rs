@@ -1,21 +1,21 @@
-//! How a record lies in the file, and how damage to it is noticed: a checksum in each record says which one is damaged, and the number
-//! and sum of all checksums say that none is missing and none came back.
+//! The encoding of records and the detection of damage. A checksum in each record shows whether it is damaged; the number and the sum of
+//! all checksums show whether a record is missing or reappeared.
 
 use super::{LogError, Record};
 use bytes::Bytes;
 use std::num::NonZeroU64;
 
-/// revision, created, expires (three little-endian u64, 0 for none) and the checksum (u32); the value follows.
+/// Revision, created, expires (three little-endian u64, 0 for none) and the checksum (u32). The value follows.
 const HEADER: usize = 28;
-/// Where the checksum is.
+/// The range of the checksum.
 const CHECKSUM: std::ops::Range<usize> = 24..HEADER;
 
-/// How long the record of a value is, bytes.
+/// The length of a record for a value, in bytes.
 pub(super) fn length(value: usize) -> usize {
     HEADER + value
 }
 
-/// Writes a record into `space`, which is as long as it. Answers its checksum.
+/// Encodes a record into `space`, which has the record's length. Returns its checksum.
 pub(super) fn encode(space: &mut [u8], key: &str, numbers: [u64; 3], value: &[u8]) -> u32 {
     for (place, number) in space.chunks_exact_mut(8).zip(numbers) {
         place.copy_from_slice(&number.to_le_bytes());
@@ -26,7 +26,7 @@ pub(super) fn encode(space: &mut [u8], key: &str, numbers: [u64; 3], value: &[u8
     sum
 }
 
-/// Reads a record; fails if it is damaged.
+/// Decodes a record. Fails if it is damaged.
 pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<(Record, u32), LogError> {
     let stored = stored_checksum(bytes).ok_or_else(|| damaged(key))?;
     if checksum(key, bytes) != stored {
@@ -43,7 +43,7 @@ pub(super) fn decode(key: &str, bytes: &[u8]) -> Result<(Record, u32), LogError>
     Ok((record, stored))
 }
 
-/// The checksum that a record carries; `None` if it is too short to have one.
+/// The checksum of a record. `None` if the record is too short.
 pub(super) fn stored_checksum(bytes: &[u8]) -> Option<u32> {
     bytes.get(CHECKSUM)?.try_into().ok().map(u32::from_le_bytes)
 }

@@ -1,9 +1,9 @@
-//! The embedded log: one redb file with the live records and the newest revision.
+//! The embedded log: a redb file with the live records and the newest revision.
 //!
-//! Each commit is one redb transaction with immediate durability in one phase: redb writes data and header, then
-//! calls `fdatasync` once; after a crash checksums choose the newer of the two headers. Reads go to the store's memory, so
-//! redb's own cache is small. Every open walks the file once and checks the checksum of each page, the replay that of each record and
-//! their number: what is damaged is refused, never served.
+//! Each commit is one redb transaction with immediate durability in one phase: redb writes data and header and calls `fdatasync` once;
+//! after a crash, checksums select the newer header. Reads are served from the store's memory, so that redb's own cache is small. Each open
+//! reads the file once and verifies the checksum of each page, and the replay verifies those of the records and their number. Damaged data
+//! is refused and never served.
 
 use super::{Action, Batch, Log, LogError, Record, Replay, record, space::Space};
 use crate::FIRST;
@@ -26,30 +26,30 @@ pub(super) const RECORDS: TableDefinition<&str, &[u8]> = TableDefinition::new("r
 pub(super) const NUMBERS: TableDefinition<&str, u64> = TableDefinition::new("numbers");
 pub(super) const REVISION: &str = "revision";
 const FORMAT: &str = "format";
-/// How many records there are.
+/// The number of records.
 pub(super) const COUNT: &str = "count";
 /// The sum of the records' checksums, modulo 2⁶⁴.
 const SUM: &str = "sum";
-/// The layout above. A file of a later layout is refused instead of misread.
+/// The current layout. Files with a later layout are refused.
 const FORMAT_NOW: u64 = 2;
 /// The layout without checksums: three numbers, then the value.
 const FORMAT_PLAIN: u64 = 1;
-/// redb's page cache, bytes: enough for the inner pages of the tree.
+/// The size of redb's page cache in bytes, which suffices for the inner pages of the tree.
 const CACHE: usize = 4 << 20;
 
 type Opener = Arc<dyn Fn(bool) -> Result<(Database, Option<Space>), LogError> + Send + Sync>;
 
 /// A log in a redb file.
 pub struct Redb {
-    /// Opens the database; told whether what the operating system has of the file in memory is to be mistrusted.
+    /// Opens the database. The argument tells whether to discard the file's page cache.
     open: Opener,
     opened: Arc<Mutex<Opened>>,
 }
 
 struct Opened {
-    /// `None` once closed, and while a reopen has not succeeded.
+    /// `None` after close, and while reopening has not succeeded.
     database: Option<Database>,
-    /// `None` over a storage that is not a file.
+    /// `None` if the storage is not a file.
     space: Option<Space>,
 }
 
@@ -60,8 +60,8 @@ impl std::fmt::Debug for Redb {
 }
 
 impl Redb {
-    /// Opens or makes the file. It is locked until the log is closed or dropped: a second open, by whomever, fails with
-    /// [`LogError::Held`]. Blocks for as long as it takes to read the file once.
+    /// Opens or creates the file. It is locked until the log is closed or dropped: a second open fails with [`LogError::Held`]. Blocks
+    /// while it reads the file once.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, LogError> {
         let path = path.as_ref().to_owned();
         Self::new(Arc::new(move |mistrust| {
@@ -75,7 +75,7 @@ impl Redb {
         }))
     }
 
-    /// The same over any storage, for tests of its failures.
+    /// Opens any storage, to test its failures.
     pub fn with_backend(backend: impl StorageBackend + Clone) -> Result<Self, LogError> {
         Self::new(Arc::new(move |_| {
             let database = builder().create_with_backend(backend.clone());
@@ -88,7 +88,7 @@ impl Redb {
         Ok(Self { open, opened: Arc::new(Mutex::new(opened)) })
     }
 
-    /// Runs `work` with the database on a thread that may block.
+    /// Runs `work` with the database on a blocking thread.
     async fn blocking<R: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Opened) -> Result<R, LogError> + Send + 'static,
@@ -119,7 +119,7 @@ impl Log for Redb {
         let open = self.open.clone();
         self.blocking(move |opened| {
             if let Some(database) = opened.database.take() {
-                // Its own close fails for the reason for which it is opened anew.
+                // Closing fails for the same reason for which the file is reopened.
                 let _ = catch_unwind(AssertUnwindSafe(|| drop(database)));
             }
             *opened = begin_use(&open, true)?;
@@ -128,7 +128,7 @@ impl Log for Redb {
         .await
     }
 
-    async fn room(&self) -> Result<(), LogError> {
+    async fn check_space(&self) -> Result<(), LogError> {
         if self.opened.lock().space.as_ref().is_none_or(Space::is_secured) {
             return Ok(());
         }
@@ -154,7 +154,7 @@ fn builder() -> redb::Builder {
     builder
 }
 
-/// redb takes some damage for a fault of its own and panics: that is damage too.
+/// redb treats some damage as an internal error and panics. It is reported as damage.
 fn guarded<R>(work: impl FnOnce() -> Result<R, LogError>) -> Result<R, LogError> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| {
         let text = panic.downcast_ref::<&str>().copied().map(str::to_owned);
@@ -163,7 +163,7 @@ fn guarded<R>(work: impl FnOnce() -> Result<R, LogError>) -> Result<R, LogError>
     })
 }
 
-/// Opens the database and brings it to the layout of now.
+/// Opens the database and converts it to the current layout.
 fn begin_use(open: &Opener, mistrust: bool) -> Result<Opened, LogError> {
     let (database, space) = open(mistrust)?;
     let read = database.begin_read().map_err(transaction)?;
@@ -197,7 +197,7 @@ fn begin_file(database: &Database) -> Result<(), LogError> {
     write.commit().map_err(commit)
 }
 
-/// Writes every record of the old layout anew, in one transaction.
+/// Rewrites all records of the old layout, in one transaction.
 fn add_checksums(database: &Database) -> Result<(), LogError> {
     let write = begin(database)?;
     {
@@ -384,7 +384,7 @@ mod tests {
         Redb::open(&path).unwrap();
     }
 
-    /// What somebody else leaves of the disk while no cluster runs does not matter to the next start.
+    /// Space that is free while no cluster runs does not matter for the next start.
     #[cfg(target_os = "linux")]
     #[tokio::test]
     async fn a_store_that_was_closed_has_the_space_that_its_next_use_needs() {
@@ -402,7 +402,7 @@ mod tests {
         let log = Redb::open(&path).unwrap();
         for n in 2..150 {
             log.commit(put(n, 10_000)).await.unwrap();
-            log.room().await.unwrap();
+            log.check_space().await.unwrap();
         }
         let (_, running) = has_and_length();
         log.close().await.unwrap();
@@ -414,7 +414,7 @@ mod tests {
         }
         let (has, length) = has_and_length();
         assert_eq!(has, kept, "nothing more was taken from the disk");
-        assert!(has >= length + super::super::space::RESERVE, "and nothing is missing: {has} for {length}");
+        assert!(has >= length + super::super::space::RESERVE_BYTES, "and nothing is missing: {has} for {length}");
     }
 
     #[test]

@@ -1,8 +1,8 @@
-//! What can be had of a damaged file: every record that is whole, and where some are missing.
+//! Salvages a damaged file: reads all intact records, and finds out where some are missing.
 //!
-//! The index (the branch pages) leads to the live records; each is believed if its own checksum holds. Where the index or a leaf is damaged,
-//! whatever lies anywhere in the file between the two neighbouring keys is taken, the newest of each key: it may be older than what was lost,
-//! or the remains of a record that was deleted, and is therefore told apart. So is what is newer than an index that is not the newest.
+//! The index (the branch pages) leads to the live records, which are valid if their own checksum is. Where the index or a leaf is damaged,
+//! the newest record of each key anywhere in the file between the two neighbouring keys is used. Such a record may be older than the lost
+//! one, or may have been deleted, and is therefore reported separately. So are records that are newer than an outdated index.
 
 use super::{
     Action, Batch, Change, Log, LogError, Record,
@@ -18,36 +18,36 @@ use std::{
     sync::Arc,
 };
 
-/// Deeper is no tree that redb makes.
+/// redb's trees are never deeper.
 const MAX_DEPTH: usize = 32;
-/// Longest page that is looked at as a leaf wherever it lies, bytes: the largest record and more.
+/// The maximum length of a page that is searched for records, in bytes: the largest record and more.
 const MAX_VALUE_BYTES: usize = 64 << 20;
-/// How far the revision is moved on where the newest is not known, so that none is given twice.
+/// By how much the revision is increased if the newest is unknown, so that none is reused.
 const SKIPPED: Revision = 1_000_000;
 
 /// The salvaged content of a damaged file.
 #[derive(Debug)]
 pub struct Salvage {
-    /// The newest revision, or one behind all that were given.
+    /// The newest revision, or a higher one that was never used.
     pub revision: Revision,
     /// The records, by key.
     pub records: BTreeMap<Arc<str>, Record>,
-    /// The keys of those that the index does not lead to: they may have been changed or deleted since they were as they are here.
+    /// The keys that the index does not lead to. Their records may be outdated or deleted.
     pub doubtful: Vec<Arc<str>>,
-    /// Between which keys records were lost.
+    /// The ranges of keys in which records were lost.
     pub lost: Vec<Gap>,
-    /// The newest index is damaged and an older one was used, so that later deletions are undone.
+    /// The newest index is damaged and an older one was used, so that later deletions are lost.
     pub previous: bool,
-    /// How many records there were, if that can be read.
+    /// The number of records, if it can be read.
     pub count: Option<u64>,
 }
 
-/// Keys above `after` up to `until`, which need not be whole keys; `None` is the end on that side.
+/// Keys above `after` up to `until`, which may be prefixes of keys. `None` means no bound.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Gap {
-    /// The bytes that the keys are above.
+    /// The exclusive lower bound.
     pub after: Option<Vec<u8>>,
-    /// The bytes that the keys are not above.
+    /// The inclusive upper bound.
     pub until: Option<Vec<u8>>,
 }
 
@@ -72,7 +72,7 @@ impl std::fmt::Display for Gap {
 }
 
 impl Salvage {
-    /// Reads a file that is a store or was one; it is not changed. Blocks for as long as it takes to read the file.
+    /// Reads a current or former store file without changing it. Blocks while it reads the file.
     pub fn read(path: &Path) -> Result<Self, LogError> {
         Ok(Self::of(&std::fs::read(path)?))
     }
@@ -106,7 +106,7 @@ impl Salvage {
             }
         }
         if found.lost.is_empty() && found.count.is_some_and(|count| count != found.records.len() as u64) {
-            // An older page in the place of the index leads to fewer, or to some that are gone.
+            // An outdated page in place of the index leads to fewer records or to deleted ones.
             found.lost.push(Gap::EVERYTHING);
         }
         let newest = found.search(file, revision.unwrap_or(Revision::MAX));
@@ -117,8 +117,8 @@ impl Salvage {
         found
     }
 
-    /// Takes what lies anywhere in the file if it is in a gap, newer than what the index leads to, or newer than `known`, up to which the
-    /// index is. Answers the newest revision there.
+    /// Adds records anywhere in the file that are in a gap, or newer than those of the index, or newer than `known`, the revision of the
+    /// index. Returns the newest revision found.
     fn search(&mut self, file: &[u8], known: Revision) -> Revision {
         let (mut newest, mut best) = (0, BTreeMap::<Arc<str>, Record>::new());
         for start in (0..file.len()).step_by(PAGE) {
@@ -157,7 +157,7 @@ impl Salvage {
     }
 }
 
-/// The roots of the tables that a tree of tables names.
+/// The roots of the tables in a table of tables.
 fn tables(pages: &Pages<'_>, root: u64) -> BTreeMap<String, Option<u64>> {
     let Some(Page::Leaf(leaf)) = pages.page(root) else { return BTreeMap::new() };
     let table = |(name, entry): (&[u8], &[u8])| Some((String::from_utf8(name.to_vec()).ok()?, table_root(entry)?));
@@ -168,16 +168,16 @@ fn decode((key, value): (&[u8], &[u8])) -> Option<Record> {
     Some(record::decode(str::from_utf8(key).ok()?, value).ok()?.0)
 }
 
-/// The way through the index.
+/// A traversal of the index.
 struct Walk<'a> {
     pages: &'a Pages<'a>,
-    /// What a damaged index leads to twice counts once.
+    /// Records that a damaged index leads to twice count once.
     seen: HashSet<u64>,
     found: &'a mut Salvage,
 }
 
 impl Walk<'_> {
-    /// Collects the entries beneath a page whose keys lie in `range`.
+    /// Collects the entries below a page whose keys lie in `range`.
     fn descend(&mut self, number: u64, range: Gap, depth: usize) {
         let page = Some(number).filter(|number| depth < MAX_DEPTH && self.seen.insert(*number));
         match page.and_then(|number| self.pages.page(number)) {
@@ -199,7 +199,7 @@ impl Walk<'_> {
         }
     }
 
-    /// Takes the records of a leaf; one that is not whole, or not where it belongs, leaves a gap between its neighbours.
+    /// Adds the records of a leaf. A damaged or misplaced record leaves a gap between its neighbours.
     fn take(&mut self, records: impl Iterator<Item = Option<Record>>, range: Gap) {
         let (mut after, mut whole, mut any) = (range.after.clone(), true, false);
         for record in records {

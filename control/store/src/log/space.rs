@@ -1,9 +1,9 @@
-//! The file under redb, with a reserve: its blocks, and a few MiB more, are taken from the disk before they are needed, so that a
-//! commit that makes the store no larger (a deletion, a renewed lease) finds room also when somebody else has filled the disk.
+//! The file of redb with reserved space: the blocks of the file and a few additional MiB are allocated in advance, so that a commit that
+//! does not grow the store (a deletion, a renewed Lease) succeeds even if other programs have filled the disk.
 //!
-//! The reserve lies in the file itself, behind its end: nobody else can take it between giving it up and using it. Where the file system
-//! cannot do that (NFS before 4.2, some of FUSE's), it is a file beside the store that is removed when a write finds no space. On a file
-//! system that copies what it overwrites, as btrfs does, the reserve helps less, and a commit may fail instead.
+//! The reserve is allocated in the file itself, beyond its end, so that no other program can use it between its release and its use. On
+//! file systems that do not support this (NFS before 4.2, some FUSE file systems), the reserve is a separate file that is removed when a
+//! write finds no space. On copy-on-write file systems such as btrfs, the reserve helps less, and a commit may fail.
 
 use super::LogError;
 use parking_lot::Mutex;
@@ -19,35 +19,35 @@ use std::{
     },
 };
 
-/// Kept for what makes the store no larger, bytes.
-pub(super) const RESERVE: u64 = 4 << 20;
-/// With so much free on the disk there is no shortage, even if not every page of the file has its block, bytes.
-const AMPLE: u64 = 4 * RESERVE;
+/// Reserved for changes that do not grow the store, in bytes.
+pub(super) const RESERVE_BYTES: u64 = 4 << 20;
+/// With this much free space, the disk is not low on space even if some pages have no blocks yet, in bytes.
+const AMPLE_BYTES: u64 = 4 * RESERVE_BYTES;
 
 /// Allocates the blocks of a file's first bytes, also beyond its end. Fails if the file system does not support it.
 type Allocate = fn(&File, u64) -> io::Result<()>;
 
-/// The file and the state of its reserve. A clone is the same file.
+/// The file and the state of its reserve. Clones are the same file.
 #[derive(Clone, Debug)]
 pub(super) struct Space {
     file: Arc<File>,
     allocate: Allocate,
-    /// Where the reserve is if the file itself cannot have it.
+    /// The path of the reserve file, if the reserve cannot be in the file itself.
     beside: Arc<Path>,
-    /// Whether every page of the file and the reserve have their blocks.
+    /// Whether all pages of the file and the reserve are allocated.
     secured: Arc<AtomicBool>,
-    /// One at a time.
+    /// Serializes allocations.
     securing: Arc<Mutex<()>>,
 }
 
 impl Space {
-    /// The file at a path, made if it is absent, for [`Space::backend`].
+    /// Opens or creates the file at a path, for [`Space::backend`].
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         let absent = !path.exists();
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         if absent {
             let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            File::open(folder)?.sync_all()?; // the file's own entry survives a power cut as well
+            File::open(folder)?.sync_all()?; // the file's directory entry survives a power failure as well
         }
         let mut beside = path.as_os_str().to_owned();
         beside.push(".reserve");
@@ -60,18 +60,18 @@ impl Space {
         })
     }
 
-    /// The next read comes from the disk.
+    /// The next read is from the disk.
     pub(super) fn forget_cached(&self) -> io::Result<()> {
         forget_cached(&self.file)
     }
 
-    /// The storage for redb.
+    /// The storage backend for redb.
     pub(super) fn backend(&self) -> Result<impl StorageBackend + use<>, DatabaseError> {
         let file = self.file.try_clone().map_err(redb::StorageError::Io)?;
         Ok(Backend { under: FileBackend::new(file)?, space: self.clone() })
     }
 
-    /// Whether no check of the disk is necessary.
+    /// Whether the disk need not be checked.
     pub(super) fn is_secured(&self) -> bool {
         self.secured.load(Ordering::Acquire)
     }
@@ -87,21 +87,22 @@ impl Space {
         result.map(drop).map_err(LogError::from)
     }
 
-    /// After the file was closed: takes what its next use needs first. Closing cuts off all that is free at its end, so the first commit makes it
-    /// twice as long; and that start must not fail because somebody else has filled the disk meanwhile. What cannot be had is looked for then.
+    /// After the file is closed, allocates the space that its next use needs first. Closing truncates the free space at its end, so that
+    /// the first commit doubles its size, and that start must not fail because other programs have filled the disk. Failures are handled at
+    /// the next start.
     pub(super) fn keep(&self) {
-        let needs = self.file.metadata().map_or(0, |metadata| 2 * metadata.len() + RESERVE);
+        let needs = self.file.metadata().map_or(0, |metadata| 2 * metadata.len() + RESERVE_BYTES);
         let _ = (self.allocate)(&self.file, needs);
     }
 
-    /// `Ok(true)`: nothing is missing. `Ok(false)`: not all is secured, yet nothing is short.
+    /// `Ok(true)` if everything is allocated. `Ok(false)` if not, but enough space is free.
     fn take(&self) -> io::Result<bool> {
         let metadata = self.file.metadata()?;
-        let wanted = metadata.len() + RESERVE;
+        let wanted = metadata.len() + RESERVE_BYTES;
         let has = blocks(&metadata) + std::fs::metadata(&self.beside).map_or(0, |beside| blocks(&beside));
         let missing = wanted.saturating_sub(has);
         if let Some(free) = free(&self.file)?.filter(|free| missing > *free) {
-            return if free >= AMPLE { Ok(false) } else { Err(io::ErrorKind::StorageFull.into()) };
+            return if free >= AMPLE_BYTES { Ok(false) } else { Err(io::ErrorKind::StorageFull.into()) };
         }
         match (self.allocate)(&self.file, wanted) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => self.take_beside().map(|()| true),
@@ -111,13 +112,13 @@ impl Space {
 
     /// Creates the reserve as a separate file, with content that a compressing file system cannot shrink.
     fn take_beside(&self) -> io::Result<()> {
-        if std::fs::metadata(&self.beside).is_ok_and(|beside| beside.len() == RESERVE) {
+        if std::fs::metadata(&self.beside).is_ok_and(|beside| beside.len() == RESERVE_BYTES) {
             return Ok(());
         }
         let noise: Vec<u8> = (0..1u32 << 16).map(|n| (n.wrapping_mul(0x9e37_79b9) ^ n).to_le_bytes()[3]).collect();
         let write = || {
             let mut file = File::create(&self.beside)?;
-            for _ in 0..RESERVE >> 16 {
+            for _ in 0..RESERVE_BYTES >> 16 {
                 file.write_all(&noise)?;
             }
             file.sync_all()
@@ -125,7 +126,7 @@ impl Space {
         write().inspect_err(|_| drop(std::fs::remove_file(&self.beside)))
     }
 
-    /// Writes, and once more with the reserve given up if the disk is full.
+    /// Writes. If the disk is full, releases the reserve and writes again.
     fn spend(&self, write: impl Fn() -> io::Result<()>) -> io::Result<()> {
         write().or_else(|error| if self.give_up(&error) { write() } else { Err(error) })
     }
@@ -146,7 +147,7 @@ fn blocks(metadata: &std::fs::Metadata) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(metadata) * 512
 }
 
-/// Free bytes of the file's disk; `None` if the file system does not report them.
+/// Free bytes of the file's disk. `None` if the file system does not report them.
 #[cfg(target_os = "linux")]
 fn free(file: &File) -> io::Result<Option<u64>> {
     let disk = rustix::fs::fstatvfs(file)?;
@@ -173,8 +174,8 @@ fn allocate(_: &File, _: u64) -> io::Result<()> {
     Err(io::ErrorKind::Unsupported.into())
 }
 
-/// Drops what the operating system has of the file in memory, so that it is read from the disk: after a failed sync what is in memory
-/// may never have been written, and counts as clean.
+/// Discards the file's page cache, so that it is read from the disk. After a failed sync, cached pages may never have been written but
+/// count as clean.
 #[cfg(target_os = "linux")]
 fn forget_cached(file: &File) -> io::Result<()> {
     Ok(rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::DontNeed)?)
@@ -185,7 +186,7 @@ fn forget_cached(_: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// [`FileBackend`], except that it notices when the file's length changes.
+/// [`FileBackend`] that notices changes of the file's length.
 #[derive(Debug)]
 struct Backend {
     under: FileBackend,
@@ -207,7 +208,7 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        // Never tried again: after a failed sync what is in memory may be lost, and count as written.
+        // Not retried: after a failed sync, cached pages may be lost but count as written.
         let result = self.under.sync_data();
         if let Err(error) = &result {
             self.space.give_up(error);
@@ -275,7 +276,7 @@ mod tests {
         let space = space(&folder, allocate);
         space.secure().unwrap();
         let metadata = space.file.metadata().unwrap();
-        assert!(space.is_secured() && metadata.len() == 0 && blocks(&metadata) >= RESERVE);
+        assert!(space.is_secured() && metadata.len() == 0 && blocks(&metadata) >= RESERVE_BYTES);
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
     }
 
@@ -286,7 +287,7 @@ mod tests {
         let reserve = folder.path().join("store.redb.reserve");
         space.secure().unwrap();
         assert!(space.is_secured());
-        assert!(blocks(&std::fs::metadata(&reserve).unwrap()) >= RESERVE);
+        assert!(blocks(&std::fs::metadata(&reserve).unwrap()) >= RESERVE_BYTES);
         let full = || io::Error::from(io::ErrorKind::StorageFull);
         // other errors, and a full disk without a reserve, are returned unchanged
         space.spend(|| Err(io::ErrorKind::InvalidData.into())).unwrap_err();

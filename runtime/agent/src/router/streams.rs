@@ -241,7 +241,7 @@ async fn serve_frames(
                     Some(frame) => frame,
                     None => break,
                 },
-                _ = alive.tick() => (frame::ALIVE, Vec::new()),
+                _ = alive.tick() => (frame::KEEPALIVE, Vec::new()),
             };
             if frame::write(&mut to, channel, &bytes).await.is_err() {
                 return;

@@ -168,7 +168,7 @@ async fn a_pod_that_is_deleted_does_not_wait_for_its_hook() {
 
 #[tokio::test(start_paused = true)]
 async fn a_hook_before_the_stop_takes_of_the_grace_period() {
-    let world = World::scripted(|_, _| Script::Linger(Duration::from_secs(600))).await;
+    let world = World::scripted(|_, _| Script::SlowStop(Duration::from_secs(600))).await;
     for (name, hook, left) in [
         ("sleeps", json!({"sleep": {"seconds": 12}}), 18),
         ("hangs", json!({"exec": {"command": ["hang"]}}), 2),

@@ -19,7 +19,7 @@ async fn a_conflict_is_not_the_end_of_a_pod() {
     world.pod("p", one(json!({})));
     world.phase("p", "Running").await;
     assert_eq!(world.api.conflict(0, "pods"), 0, "the first report met conflicts");
-    // The replies to the last report and to the deletion after it.
+    // The conflicts meet the last report and the deletion after it.
     for conflicts in [1, 6] {
         let name = format!("p{conflicts}");
         world.pod(&name, one(json!({})));

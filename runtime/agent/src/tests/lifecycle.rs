@@ -207,7 +207,7 @@ async fn an_image_that_is_loaded_ends_the_back_off_of_who_waits_for_it() {
     tokio::time::sleep(Duration::from_secs(400)).await;
     world.until("absent", |s| waiting(s) == "ImagePullBackOff").await;
     let (loaded, pulls) = (elapsed(), world.images.pulls.lock().len());
-    // An attempt of another process.
+    // Like `sampan image load`, which is another process.
     world.images.load("own:1");
     for name in ["absent", "never"] {
         world.phase(name, "Running").await;
@@ -222,8 +222,8 @@ async fn an_image_that_is_loaded_ends_the_back_off_of_who_waits_for_it() {
 async fn images_that_cannot_run_say_why_and_never_run() {
     let world = World::new().await;
     world.runtime.script(|name, _| match name {
-        "sha256:broken:1" => Script::Invalid("unknown import".into()),
-        "refused" => Script::Refuse("no entry point".into()),
+        "sha256:broken:1" => Script::FailPrepare("unknown import".into()),
+        "refused" => Script::FailStart("no entry point".into()),
         _ => Script::Run,
     });
     world.pod("never", one(json!({"imagePullPolicy": "Never"})));
@@ -268,7 +268,7 @@ async fn missing_configuration_is_waited_for() {
 
 #[tokio::test(start_paused = true)]
 async fn a_deleted_pod_is_stopped_with_grace_and_then_really_deleted() {
-    let world = World::scripted(|_, _| Script::Linger(Duration::from_secs(4))).await;
+    let world = World::scripted(|_, _| Script::SlowStop(Duration::from_secs(4))).await;
     let stopped = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
     let (seen, runtime) = (stopped.clone(), world.runtime.clone());
     world.network.answer(80, move |request| {
@@ -298,7 +298,7 @@ async fn a_deleted_pod_is_stopped_with_grace_and_then_really_deleted() {
 
 #[tokio::test(start_paused = true)]
 async fn a_shorter_second_grace_cuts_the_first_and_a_forced_deletion_is_cleaned_up_after() {
-    let world = World::scripted(|_, _| Script::Linger(Duration::from_secs(600))).await;
+    let world = World::scripted(|_, _| Script::SlowStop(Duration::from_secs(600))).await;
     world.pod("p", one(json!({})));
     world.pod("forced", one(json!({})));
     world.phase("p", "Running").await;
@@ -411,7 +411,7 @@ async fn a_sandbox_that_cannot_be_removed_keeps_no_pod_from_starting() {
     let mut world = World::new().await;
     world.pod("known", one(json!({})));
     world.phase("known", "Running").await;
-    world.runtime.set_stuck(true);
+    world.runtime.fail_sandbox_removal(true);
     world.stop().await;
     world.api.delete(&path("known"));
     // The pods of an earlier process whose state files are lost.
@@ -439,13 +439,13 @@ async fn a_sandbox_that_cannot_be_removed_keeps_no_pod_from_starting() {
     world.pod("next", one(json!({})));
     world.phase("next", "Running").await;
     assert_eq!(world.runtime.sandboxes().len(), 3, "both are still there");
-    world.runtime.set_stuck(false);
+    world.runtime.fail_sandbox_removal(false);
     world.until("next", |_| world.runtime.sandboxes().len() == 1).await;
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_obeys_a_drain_with_code_0_has_not_done_its_work() {
-    let mut world = World::scripted(|_, _| Script::Obey(0)).await;
+    let mut world = World::scripted(|_, _| Script::ExitOnStop(0)).await;
     for (name, policy) in [("always", "Always"), ("failure", "OnFailure"), ("never", "Never")] {
         let mut spec = one(json!({}));
         spec["restartPolicy"] = policy.into();
@@ -465,7 +465,7 @@ async fn what_obeys_a_drain_with_code_0_has_not_done_its_work() {
 #[tokio::test(start_paused = true)]
 async fn what_takes_longer_than_the_drain_is_cut_counted_and_remembered() {
     let mut world =
-        World::scripted(|name, _| Script::Linger(Duration::from_secs(if name == "slow" { 600 } else { 9 }))).await;
+        World::scripted(|name, _| Script::SlowStop(Duration::from_secs(if name == "slow" { 600 } else { 9 }))).await;
     world.pod("p", json!({"containers": [{"name": "slow", "image": "i:1"}, {"name": "fast", "image": "i:1"}]}));
     world.until("p", |s| condition(s, "Ready").0 == "True").await;
     world.stop().await;

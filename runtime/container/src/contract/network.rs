@@ -1,8 +1,8 @@
-//! What every [`Network`], the [`Sockets`] that it gives and the [`Dialer`] beside it must do, as tests: the virtual network, the kernel's and
-//! the fake run the same ones.
+//! Contract tests of [`Network`], its [`Sockets`] and the [`Dialer`], which the virtual network, the kernel's network and the fake must
+//! pass.
 //!
-//! A crate that implements them writes one line in its tests: `container::network_contract!(make);` where `make` is an async function
-//! without arguments that gives a fresh [`Node`].
+//! A crate that implements them has one line in its tests: `container::network_contract!(make);`, where `make` is an async function without
+//! arguments that returns a new [`Node`].
 
 use crate::net::{
     Body, Connection, Datagrams, Dialer, Error, HttpHandler, Listener, Network, Peer, PodNetwork, Request, Response,
@@ -17,18 +17,18 @@ use std::{
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-/// Far beyond what any of this takes.
+/// Much longer than any test takes.
 const TEST_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// A network without pods, and the cluster's way into it.
+/// A network without pods, and its dialer.
 pub struct Node {
     /// The network.
     pub network: Arc<dyn Network>,
-    /// Its dialer.
+    /// The cluster's dialer.
     pub dialer: Arc<dyn Dialer>,
 }
 
-/// Makes one test per promise of [`Network`], [`Sockets`] and [`Dialer`]; `$make` is an async function that gives a
+/// Creates one test per guarantee of [`Network`], [`Sockets`] and [`Dialer`]. `$make` is an async function that returns a
 /// [`Node`](crate::contract::network::Node).
 #[macro_export]
 macro_rules! network_contract {
@@ -59,7 +59,7 @@ macro_rules! network_contract {
     };
 }
 
-/// Fails a test that hangs.
+/// Fails a test that does not end in time.
 pub async fn in_time(test: impl Future<Output = ()>) {
     tokio::time::timeout(TEST_TIMEOUT, test).await.expect("nothing hangs");
 }
@@ -104,12 +104,12 @@ async fn write(stream: &mut Stream, text: &str) {
     stream.flush().await.expect("flushed");
 }
 
-/// Answers with the method and path; says who asked. A whole connection gets three letters and its end.
+/// Answers requests with their method and path, and records the peers. Writes three bytes to a whole connection and closes it.
 #[derive(Clone, Default)]
 struct Echo(Arc<Mutex<Vec<Peer>>>);
 
 impl Echo {
-    fn heard(&self, peer: Peer) {
+    fn record(&self, peer: Peer) {
         self.0.lock().expect("no panic").push(peer);
     }
 
@@ -121,14 +121,14 @@ impl Echo {
 #[async_trait::async_trait]
 impl HttpHandler for Echo {
     async fn call(&self, request: Request, peer: Peer) -> Result<Response> {
-        self.heard(peer);
+        self.record(peer);
         let text = format!("{} {}", request.method(), request.uri().path());
         let body = Full::new(Bytes::from(text)).map_err(|never| match never {});
         Ok(http::Response::new(Body::new(body)))
     }
 
     fn serve(&self, connection: Connection, peer: Peer) {
-        self.heard(peer);
+        self.record(peer);
         let Connection::Stream(mut stream) = connection else { return };
         tokio::spawn(async move {
             stream.write_all(b"all").await.expect("written");
@@ -147,7 +147,7 @@ async fn text(response: Result<Response>) -> String {
     String::from_utf8_lossy(&body).into_owned()
 }
 
-/// The same pod has one address and one view, however often it is attached; another has another; a wish is fulfilled if it can be.
+/// Attaching a pod again returns the same address. Other pods have other addresses. A requested address is used if it is free.
 pub async fn a_pod_is_attached_once_and_keeps_its_address(node: &Node) {
     let first = node.network.attach(spec("a")).await.expect("attached");
     let again = node.network.attach(spec("a")).await.expect("attached");
@@ -164,14 +164,14 @@ pub async fn a_pod_is_attached_once_and_keeps_its_address(node: &Node) {
     let mut listed = node.network.list();
     listed.sort();
     assert_eq!(listed, [("a".into(), first.addresses[0]), ("b".into(), b)]);
-    // after a restart of the agent
+    // As after a restart of the agent.
     node.network.detach("b").await;
-    let wish = |id: &str| PodNetwork { address: Some(b), ..spec(id) };
-    assert_eq!(node.network.attach(wish("b")).await.expect("attached").addresses, [b]);
-    assert_ne!(node.network.attach(wish("c")).await.expect("attached").addresses, [b], "it is taken");
+    let with_address = |id: &str| PodNetwork { address: Some(b), ..spec(id) };
+    assert_eq!(node.network.attach(with_address("b")).await.expect("attached").addresses, [b]);
+    assert_ne!(node.network.attach(with_address("c")).await.expect("attached").addresses, [b], "it is taken");
 }
 
-/// What a pod had open ends with it; nobody reaches it any more; detaching twice is fine.
+/// Detaching a pod closes its sockets and makes it unreachable. Detaching twice succeeds.
 pub async fn a_detached_pod_is_gone_and_its_address_is_free(node: &Node) {
     let ((a, _), (b, at)) = (pod(node, "a").await, pod(node, "b").await);
     let listener = b.listen(any(80)).await.expect("bound");
@@ -184,11 +184,11 @@ pub async fn a_detached_pod_is_gone_and_its_address_is_free(node: &Node) {
     assert!(a.connect(SocketAddr::new(at, 80)).await.is_err());
     assert!(node.dialer.connect(SocketAddr::new(at, 80)).await.is_err());
     assert_eq!(node.network.list().len(), 1);
-    let wish = PodNetwork { address: Some(at), ..spec("c") };
-    assert_eq!(node.network.attach(wish).await.expect("attached").addresses, [at]);
+    let with_address = PodNetwork { address: Some(at), ..spec("c") };
+    assert_eq!(node.network.attach(with_address).await.expect("attached").addresses, [at]);
 }
 
-/// Both ends know each other; the end of one direction leaves the other open.
+/// Both ends report the same addresses. Closing one direction leaves the other open.
 pub async fn a_stream_carries_bytes_both_ways_and_closes_by_halves(node: &Node) {
     let ((a, a_at), (b, b_at)) = (pod(node, "a").await, pod(node, "b").await);
     let listener = b.listen(any(80)).await.expect("bound");
@@ -206,7 +206,7 @@ pub async fn a_stream_carries_bytes_both_ways_and_closes_by_halves(node: &Node) 
     assert_eq!(near.read(&mut [0]).await.expect("the end"), 0);
 }
 
-/// One listener a port; port 0 chooses one; another pod's address cannot be bound.
+/// A port has one listener. Port 0 chooses a free port. The address of another pod cannot be bound.
 pub async fn a_port_is_taken_once_and_freed_when_dropped(node: &Node) {
     let ((a, a_at), (_, b_at)) = (pod(node, "a").await, pod(node, "b").await);
     let first = a.listen(any(80)).await.expect("bound");
@@ -221,7 +221,7 @@ pub async fn a_port_is_taken_once_and_freed_when_dropped(node: &Node) {
     assert!(matches!(a.bind(foreign).await.map(drop), Err(Error::NotAvailable(at)) if at == foreign));
 }
 
-/// Between bind and listen nobody gets in.
+/// A bound port refuses connections until it listens.
 pub async fn a_bound_port_refuses_until_it_listens(node: &Node) {
     let ((a, _), (b, b_at)) = (pod(node, "a").await, pod(node, "b").await);
     let to = SocketAddr::new(b_at, 80);
@@ -236,7 +236,7 @@ pub async fn a_bound_port_refuses_until_it_listens(node: &Node) {
     refused(a.connect(to).await);
 }
 
-/// A guest may choose the port that it calls from.
+/// A bound port is the source port of its connections.
 pub async fn a_bound_port_is_where_a_call_comes_from(node: &Node) {
     let ((a, a_at), (b, b_at)) = (pod(node, "a").await, pod(node, "b").await);
     let listener = b.listen(any(80)).await.expect("bound");
@@ -247,7 +247,7 @@ pub async fn a_bound_port_is_where_a_call_comes_from(node: &Node) {
     drop(stream);
 }
 
-/// What listens on a pod's loopback is reached by this pod's own view, which is how a port of a pod is forwarded, and by nobody else's.
+/// The pod's own view reaches what listens on its loopback address, as for a forwarded port. Others do not.
 pub async fn the_loopback_of_a_pod_is_its_own(node: &Node) {
     let ((a, a_at), (b, _)) = (pod(node, "a").await, pod(node, "b").await);
     let listener = a.listen(loopback(80)).await.expect("bound");
@@ -264,7 +264,7 @@ pub async fn the_loopback_of_a_pod_is_its_own(node: &Node) {
     a.connect(loopback(81)).await.expect("what listens everywhere listens on the loopback too");
 }
 
-/// An answer to where a datagram came from arrives.
+/// A reply to the source address of a datagram arrives.
 pub async fn datagrams_find_their_way_back(node: &Node) {
     let ((a, a_at), (b, b_at)) = (pod(node, "a").await, pod(node, "b").await);
     let server: Box<dyn Datagrams> = b.bind_udp(any(53)).await.expect("bound");
@@ -280,7 +280,7 @@ pub async fn datagrams_find_their_way_back(node: &Node) {
     client.send_to("lost".into(), SocketAddr::new(b_at, 54)).await.expect("nobody says that nobody is there");
 }
 
-/// A request to a handler here is a call, with the caller's address and way.
+/// A request to a handler is a call with the peer's address and kind.
 pub async fn a_handler_is_called_by_pods_and_by_the_cluster(node: &Node) {
     let ((a, a_at), (b, b_at)) = (pod(node, "a").await, pod(node, "b").await);
     let echo = Echo::default();
@@ -298,7 +298,7 @@ pub async fn a_handler_is_called_by_pods_and_by_the_cluster(node: &Node) {
     refused(a.http(get(&format!("http://{to}/"))).await);
 }
 
-/// A byte stream to a handler is served by it.
+/// A handler also serves a whole connection.
 pub async fn a_handler_is_given_whole_connections(node: &Node) {
     let ((a, a_at), (b, b_at)) = (pod(node, "a").await, pod(node, "b").await);
     let echo = Echo::default();
@@ -308,7 +308,7 @@ pub async fn a_handler_is_given_whole_connections(node: &Node) {
     assert_eq!(echo.peers(), [(a_at, Via::Pod)]);
 }
 
-/// Probes and forwarded ports come in without any pod's leave.
+/// The cluster's connections, such as those of probes and forwarded ports, reach listeners.
 pub async fn the_cluster_reaches_what_listens(node: &Node) {
     let (a, at) = pod(node, "a").await;
     let to = SocketAddr::new(at, 80);
@@ -322,7 +322,7 @@ pub async fn the_cluster_reaches_what_listens(node: &Node) {
     read(&mut far, "ask").await;
 }
 
-/// An accepted connection goes to whoever serves: byte by byte to a listener, whole to a handler, with its true peer.
+/// A connection is handed over: as bytes to a listener, whole to a handler, with its original peer.
 pub async fn a_connection_is_handed_over(node: &Node) {
     let (a, at) = pod(node, "a").await;
     let listener = a.listen(any(80)).await.expect("bound");
@@ -330,8 +330,8 @@ pub async fn a_connection_is_handed_over(node: &Node) {
     let _serving = a.serve_http(8080, Arc::new(echo.clone())).await.expect("bound");
     let peer = Peer { address: "192.0.2.1:7".parse().expect("an address"), via: Via::NodePort };
     let pipe = || {
-        let (ours, theirs) = tokio::io::duplex(1 << 10);
-        (Box::new(ours) as Stream, Connection::Stream(Box::new(theirs)))
+        let (near, far) = tokio::io::duplex(1 << 10);
+        (Box::new(near) as Stream, Connection::Stream(Box::new(far)))
     };
     let (mut near, connection) = pipe();
     node.dialer.hand_over(connection, peer.clone(), SocketAddr::new(at, 80)).await.expect("handed over");
@@ -348,7 +348,7 @@ pub async fn a_connection_is_handed_over(node: &Node) {
     refused(node.dialer.hand_over(pipe().1, peer, SocketAddr::new(at, 81)).await);
 }
 
-/// `hostAliases`, and nothing for a name of the cluster that nobody has.
+/// Names of `hostAliases` resolve, unknown names of the cluster do not.
 pub async fn names_are_the_pods_own(node: &Node) {
     let (a, _) = pod(node, "a").await;
     let alias: IpAddr = "10.9.8.7".parse().expect("an address");

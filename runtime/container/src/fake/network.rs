@@ -1,4 +1,4 @@
-//! A pod network in memory: pipes between pods, addresses counted up, no Services and no outside.
+//! An in-memory pod network: pipes between pods and sequential addresses, without Services and without access to the outside.
 
 use super::lock;
 use crate::net::{
@@ -14,18 +14,18 @@ use std::{
 };
 use tokio::sync::{Mutex as AsyncMutex, mpsc};
 
-/// Bytes that a pipe holds.
-const PIPE: usize = 64 << 10;
-/// Connections or datagrams that wait to be taken.
+/// The buffer size of a pipe in bytes.
+const PIPE_BUFFER: usize = 64 << 10;
+/// The number of waiting connections or datagrams.
 const BACKLOG: usize = 16;
-/// The first port that is chosen.
-const CHOSEN: u16 = 40_000;
-/// Where the cluster itself calls from.
-const NODE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 32, 0, 1));
+/// The first ephemeral port.
+const FIRST_EPHEMERAL_PORT: u16 = 40_000;
+/// The source address of the cluster's own connections.
+const NODE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 32, 0, 1));
 
 type Answer = Arc<dyn Fn(&http::Request<()>) -> (u16, Vec<(String, String)>) + Send + Sync>;
 
-/// A network in memory. Cheap to clone.
+/// An in-memory network. Cheap to clone.
 #[derive(Clone, Default)]
 pub struct FakeNetwork(Arc<Inner>);
 
@@ -42,10 +42,10 @@ struct Pod {
     udp: Mutex<BTreeMap<u16, (bool, Inbox)>>,
 }
 
-/// Where the datagrams for a UDP port go, each with its sender's address.
+/// The queue of datagrams for a UDP port, each with its sender's address.
 type Inbox = mpsc::Sender<(Bytes, SocketAddr)>;
 
-/// What has a TCP port; beside it stands whether it is bound to the pod's loopback only.
+/// What uses a TCP port. Tables also store whether it is bound to the loopback address only.
 #[derive(Clone)]
 enum Bound {
     Nothing,
@@ -54,7 +54,7 @@ enum Bound {
 }
 
 impl FakeNetwork {
-    /// Answers the cluster's HTTP on a port of every pod with a status and headers.
+    /// Answers HTTP requests of the cluster to this port of any pod with a status and headers.
     pub fn answer(
         &self,
         port: u16,
@@ -63,13 +63,13 @@ impl FakeNetwork {
         lock(&self.0.answers).insert(port, Arc::new(with));
     }
 
-    /// Nobody answers on that port any more.
-    pub fn silence(&self, port: u16) {
+    /// Removes the answer of a port.
+    pub fn remove_answer(&self, port: u16) {
         lock(&self.0.answers).remove(&port);
     }
 
-    /// The pod at an address, and whether it is reached by its loopback.
-    fn way(&self, from: Option<&Arc<Pod>>, to: IpAddr) -> Result<(Arc<Pod>, bool)> {
+    /// Finds the pod with an address, and whether the loopback address is used.
+    fn resolve_target(&self, from: Option<&Arc<Pod>>, to: IpAddr) -> Result<(Arc<Pod>, bool)> {
         match from {
             Some(pod) if to.is_loopback() => Ok((pod.clone(), true)),
             _ => {
@@ -80,9 +80,9 @@ impl FakeNetwork {
         }
     }
 
-    /// What listens there.
+    /// What is bound to the target.
     fn bound(&self, from: Option<&Arc<Pod>>, to: SocketAddr) -> Result<Bound> {
-        let (pod, by_loopback) = self.way(from, to.ip())?;
+        let (pod, by_loopback) = self.resolve_target(from, to.ip())?;
         match lock(&pod.tcp).get(&to.port()) {
             None | Some((_, Bound::Nothing)) => Err(Error::Refused(to.to_string())),
             Some((true, _)) if !by_loopback => Err(Error::Refused(to.to_string())),
@@ -92,16 +92,16 @@ impl FakeNetwork {
 
     async fn open(&self, from: Option<&Arc<Pod>>, to: SocketAddr, peer: Peer) -> Result<Stream> {
         let bound = self.bound(from, to)?;
-        let (ours, theirs) = tokio::io::duplex(PIPE);
+        let (near, far) = tokio::io::duplex(PIPE_BUFFER);
         match bound {
             Bound::Nothing => return Err(Error::Refused(to.to_string())),
             Bound::Listener(queue) => {
-                let queued = queue.send((Box::new(theirs), peer.address)).await;
+                let queued = queue.send((Box::new(far), peer.address)).await;
                 queued.map_err(|_| Error::Refused(to.to_string()))?;
             }
-            Bound::Http(handler) => handler.serve(Connection::Stream(Box::new(theirs)), peer),
+            Bound::Http(handler) => handler.serve(Connection::Stream(Box::new(far)), peer),
         }
-        Ok(Box::new(ours))
+        Ok(Box::new(near))
     }
 
     async fn call(&self, from: Option<&Arc<Pod>>, to: SocketAddr, peer: Peer, request: Request) -> Result<Response> {
@@ -112,39 +112,39 @@ impl FakeNetwork {
     }
 }
 
-fn cluster() -> Peer {
-    Peer { address: SocketAddr::new(NODE, 0), via: Via::Cluster }
+fn cluster_peer() -> Peer {
+    Peer { address: SocketAddr::new(NODE_ADDRESS, 0), via: Via::Cluster }
 }
 
-fn free<T>(taken: &BTreeMap<u16, T>) -> u16 {
-    (CHOSEN..u16::MAX).find(|port| !taken.contains_key(port)).unwrap_or(u16::MAX)
+fn free_port<T>(taken: &BTreeMap<u16, T>) -> u16 {
+    (FIRST_EPHEMERAL_PORT..u16::MAX).find(|port| !taken.contains_key(port)).unwrap_or(u16::MAX)
 }
 
 impl Pod {
-    /// Where something may be bound, and whether on the loopback only.
-    fn place<T>(&self, at: SocketAddr, taken: &BTreeMap<u16, T>) -> Result<(SocketAddr, bool)> {
+    /// Checks a bind. Returns the address, and whether it is the loopback only.
+    fn check_bind<T>(&self, at: SocketAddr, taken: &BTreeMap<u16, T>) -> Result<(SocketAddr, bool)> {
         let ip = at.ip();
         if !(ip.is_unspecified() || ip.is_loopback() || ip == self.address) {
             return Err(Error::NotAvailable(at));
         }
-        let at = SocketAddr::new(ip, if at.port() == 0 { free(taken) } else { at.port() });
+        let at = SocketAddr::new(ip, if at.port() == 0 { free_port(taken) } else { at.port() });
         if taken.contains_key(&at.port()) { Err(Error::AddressInUse(at)) } else { Ok((at, ip.is_loopback())) }
     }
 
     fn bind(self: &Arc<Self>, at: SocketAddr, bound: Bound) -> Result<Port> {
         let mut tcp = lock(&self.tcp);
-        let (at, loopback) = self.place(at, &tcp)?;
+        let (at, loopback) = self.check_bind(at, &tcp)?;
         tcp.insert(at.port(), (loopback, bound));
         Ok(Port { pod: self.clone(), at, network: None })
     }
 
-    /// Where a call of this pod comes from.
+    /// The source address of the pod's connections to `to`.
     fn source(&self, to: IpAddr, port: u16) -> SocketAddr {
         SocketAddr::new(if to.is_loopback() { to } else { self.address }, port)
     }
 }
 
-/// A TCP port that is taken until this is dropped.
+/// A TCP port that is in use until this is dropped.
 struct Port {
     pod: Arc<Pod>,
     at: SocketAddr,
@@ -173,9 +173,9 @@ impl BoundPort for Port {
         let (sender, queue) = mpsc::channel(BACKLOG);
         match lock(&self.pod.tcp).get_mut(&self.at.port()) {
             Some((_, bound)) => *bound = Bound::Listener(sender),
-            None => return Err(left()),
+            None => return Err(detached()),
         }
-        Ok(Box::new(Listening { port: *self, queue: AsyncMutex::new(queue) }))
+        Ok(Box::new(FakeListener { port: *self, queue: AsyncMutex::new(queue) }))
     }
 
     async fn connect(self: Box<Self>, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
@@ -186,23 +186,23 @@ impl BoundPort for Port {
     }
 }
 
-fn left() -> Error {
+fn detached() -> Error {
     Error::Reset("the pod has left the network".into())
 }
 
-struct Listening {
+struct FakeListener {
     port: Port,
     queue: AsyncMutex<mpsc::Receiver<(Stream, SocketAddr)>>,
 }
 
 #[async_trait::async_trait]
-impl Listener for Listening {
+impl Listener for FakeListener {
     fn local_address(&self) -> SocketAddr {
         self.port.at
     }
 
     async fn accept(&self) -> Result<(Stream, SocketAddr)> {
-        self.queue.lock().await.recv().await.ok_or_else(left)
+        self.queue.lock().await.recv().await.ok_or_else(detached)
     }
 }
 
@@ -226,18 +226,18 @@ impl Datagrams for FakeDatagrams {
     }
 
     async fn send_to(&self, data: Bytes, to: SocketAddr) -> Result<()> {
-        let (pod, by_loopback) = self.network.way(Some(&self.pod), to.ip())?;
+        let (pod, by_loopback) = self.network.resolve_target(Some(&self.pod), to.ip())?;
         if let Some((loopback, queue)) = lock(&pod.udp).get(&to.port())
             && (by_loopback || !loopback)
         {
-            // lost when the queue is full, as on any network
+            // A full queue drops datagrams, as on any network.
             let _ = queue.try_send((data, self.pod.source(to.ip(), self.at.port())));
         }
         Ok(())
     }
 
     async fn receive(&self) -> Result<(Bytes, SocketAddr)> {
-        self.queue.lock().await.recv().await.ok_or_else(left)
+        self.queue.lock().await.recv().await.ok_or_else(detached)
     }
 }
 
@@ -259,7 +259,7 @@ impl Sockets for FakeSockets {
     }
 
     async fn connect(&self, to: SocketAddr) -> Result<(Stream, SocketAddr)> {
-        let local = self.pod.source(to.ip(), free(&lock(&self.pod.tcp)));
+        let local = self.pod.source(to.ip(), free_port(&lock(&self.pod.tcp)));
         let stream = self.network.open(Some(&self.pod), to, Peer { address: local, via: Via::Pod }).await?;
         Ok((stream, local))
     }
@@ -267,7 +267,7 @@ impl Sockets for FakeSockets {
     async fn bind_udp(&self, at: SocketAddr) -> Result<Box<dyn Datagrams>> {
         let (sender, queue) = mpsc::channel(BACKLOG);
         let mut udp = lock(&self.pod.udp);
-        let (at, loopback) = self.pod.place(at, &udp)?;
+        let (at, loopback) = self.pod.check_bind(at, &udp)?;
         udp.insert(at.port(), (loopback, sender));
         let (network, pod) = (self.network.clone(), self.pod.clone());
         Ok(Box::new(FakeDatagrams { network, pod, at, queue: AsyncMutex::new(queue) }))
@@ -344,7 +344,7 @@ impl Network for FakeNetwork {
 #[async_trait::async_trait]
 impl Dialer for FakeNetwork {
     async fn connect(&self, to: SocketAddr) -> Result<Stream> {
-        self.open(None, to, cluster()).await
+        self.open(None, to, cluster_peer()).await
     }
 
     async fn reachable(&self, to: SocketAddr) -> Result<()> {
@@ -354,7 +354,7 @@ impl Dialer for FakeNetwork {
 
     async fn http(&self, to: SocketAddr, request: Request) -> Result<Response> {
         let answer = lock(&self.0.answers).get(&to.port()).cloned();
-        let Some(answer) = answer else { return self.call(None, to, cluster(), request).await };
+        let Some(answer) = answer else { return self.call(None, to, cluster_peer(), request).await };
         let (parts, _body) = request.into_parts();
         let (status, headers) = answer(&http::Request::from_parts(parts, ()));
         let mut response = http::Response::builder().status(status);
@@ -370,15 +370,15 @@ impl Dialer for FakeNetwork {
             handler.serve(connection, peer);
             return Ok(());
         }
-        let mut theirs = self.open(None, to, peer).await?;
-        let mut ours: Stream = match connection {
+        let mut far = self.open(None, to, peer).await?;
+        let mut near: Stream = match connection {
             Connection::Stream(stream) => stream,
             Connection::Tcp(socket) => {
                 Box::new(tokio::net::TcpStream::from_std(socket).map_err(|e| Error::Reset(e.to_string()))?)
             }
         };
-        // whoever ends it, ends both sides
-        tokio::spawn(async move { tokio::io::copy_bidirectional(&mut ours, &mut theirs).await });
+        // The end of either side ends both.
+        tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
         Ok(())
     }
 }

@@ -1,4 +1,4 @@
-//! The fakes keep the contracts of what they stand for.
+//! The fakes pass the contract tests.
 
 use super::*;
 use crate::contract::{Fixture, Program, network::Node};
@@ -40,14 +40,14 @@ impl Fixture for Fake {
         self.sockets.clone()
     }
 
-    /// The next container that is created does this.
+    /// Sets the script of the next container.
     fn program(&self, program: Program) -> (Artifact, Vec<String>) {
         let script = match program {
             Program::Exit(code) => Script::Exit(Duration::ZERO, code.into()),
             Program::PrintArguments => Script::Print,
             Program::Wait => Script::Run,
-            Program::Spin => Script::Linger(Duration::MAX),
-            Program::Grow => Script::Grow,
+            Program::Spin => Script::SlowStop(Duration::MAX),
+            Program::Grow => Script::OomKill,
         };
         self.runtime.script(move |_, _| script.clone());
         (Artifact::Wasm { path: "/fake.wasm".into(), digest: "sha256:0".into() }, vec!["main".into(), "one".into()])
@@ -57,11 +57,11 @@ impl Fixture for Fake {
         self.folder.path()
     }
 
-    fn copies(&self, code: i32) -> Option<Vec<String>> {
+    fn copy_command(&self, code: i32) -> Option<Vec<String>> {
         Some(vec!["copy".into(), code.to_string()])
     }
 
-    fn attaches(&self) -> bool {
+    fn supports_attach(&self) -> bool {
         true
     }
 }

@@ -66,7 +66,7 @@ async fn lines_are_tagged_with_their_stream() {
 
 #[tokio::test]
 async fn long_lines_are_cut_into_partial_ones() {
-    // However the bytes arrive, the pieces are the same.
+    // The split of the input does not change the lines.
     for chunk in [1, 2, 3, 7, 100] {
         let room = room(Options { max_line: 4, ..Options::default() });
         let mut out = room.log.writer(Source::Stdout);
@@ -113,7 +113,7 @@ async fn a_writer_that_is_too_fast_waits_and_loses_nothing() {
         assert!(room.log.free() > 0);
         out.write(format!("{number:010}\n").as_bytes());
     }
-    // 49 bytes each; the first 10,000 at once.
+    // 49 bytes each; the burst allows the first 10,000.
     let took = begin.elapsed().as_secs();
     assert!((38..=41).contains(&took), "{took} s");
     tokio::time::resume();
@@ -123,17 +123,17 @@ async fn a_writer_that_is_too_fast_waits_and_loses_nothing() {
 }
 
 #[tokio::test]
-#[allow(clippy::await_holding_lock)] // the lock is the disk that hangs
+#[allow(clippy::await_holding_lock)] // the lock simulates a disk that does not respond
 async fn a_disk_that_hangs_stops_no_writer_for_ever() {
     let room = room(Options { buffer: 100, ..Options::default() });
     let mut out = room.log.writer(Source::Stdout);
     out.write(b"before\n");
     room.log.flush().await;
     tokio::time::pause();
-    // As a disk that takes nothing: the thread of the disk stands in its write.
+    // Simulates a disk that does not respond: the disk's thread blocks in its write.
     let hanging = room.log.0.file.lock();
     out.write(b"kept for the disk\n");
-    // The clock of this test runs ahead of the thread: it has to stand there first.
+    // The paused clock advances while the thread does not: wait until the thread blocks.
     while room.log.0.pending.lock().queued {
         std::thread::yield_now();
     }

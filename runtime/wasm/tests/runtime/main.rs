@@ -59,11 +59,11 @@ impl Fixture for Node {
         self.folder.path()
     }
 
-    fn copies(&self, code: i32) -> Option<Vec<String>> {
+    fn copy_command(&self, code: i32) -> Option<Vec<String>> {
         Some(vec!["main".into(), format!("c{code}")])
     }
 
-    fn attaches(&self) -> bool {
+    fn supports_attach(&self) -> bool {
         true
     }
 }

@@ -11,7 +11,7 @@ use tokio_util::codec::{Decoder, Encoder};
 const VERSION: u16 = 3;
 const CONTROL: u16 = 0x8000;
 /// Longest control frame, bytes.
-const LONGEST: usize = 16 << 10;
+const MAX_CONTROL_FRAME_BYTES: usize = 16 << 10;
 /// Longest piece of data that is handed on, bytes.
 const PIECE: usize = 16 << 10;
 /// What begins a frame, bytes.
@@ -68,8 +68,8 @@ impl Decoder for Codec {
         if version != VERSION {
             return Err(Error::Version(version));
         }
-        if length > LONGEST {
-            return Err(Error::TooLong("a control frame", LONGEST));
+        if length > MAX_CONTROL_FRAME_BYTES {
+            return Err(Error::TooLong("a control frame", MAX_CONTROL_FRAME_BYTES));
         }
         if from.len() < HEAD + length {
             from.reserve(HEAD + length - from.len());

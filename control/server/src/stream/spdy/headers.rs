@@ -8,7 +8,7 @@ use bytes::{Buf, BufMut, BytesMut};
 use flate2::{Decompress, FlushDecompress, Status};
 
 /// Longest block, bytes without compression. Kubernetes' are shorter than 100.
-const LONGEST: usize = 16 << 10;
+const MAX_HEADER_BLOCK_BYTES: usize = 16 << 10;
 /// How a stream of zlib begins that needs a dictionary: 32 KiB of window, and the checksum of SPDY/3's dictionary.
 const START: [u8; 6] = [0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2];
 /// An empty stored block: so far it is whole (a sync flush).
@@ -47,8 +47,8 @@ impl Reader {
         let mut output = Vec::with_capacity(512);
         while !input.is_empty() {
             if output.len() == output.capacity() {
-                if output.len() >= LONGEST {
-                    return Err(Error::TooLong("a header block", LONGEST));
+                if output.len() >= MAX_HEADER_BLOCK_BYTES {
+                    return Err(Error::TooLong("a header block", MAX_HEADER_BLOCK_BYTES));
                 }
                 output.reserve_exact(output.len());
             }
