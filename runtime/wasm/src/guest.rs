@@ -2,6 +2,7 @@
 
 use crate::{
     attach::{AttachedStreams, Input},
+    core_dump::{self, CoreDumps, Dumped},
     delivery::Delivery,
     exit,
     files::{self, Refused, Unopened, budget},
@@ -92,6 +93,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) source: Arc<SourceLines>,
     pub(crate) last_lookup: LastLookup,
+    pub(crate) core_dumps: Arc<CoreDumps>,
+    pub(crate) dumped: Dumped,
 }
 
 impl Shared {
@@ -357,18 +360,18 @@ pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<Core
     Ok(linker)
 }
 
-impl Guest {
-    /// Adds the cause to the error that ended the guest.
-    pub(crate) fn with_cause(&self, error: wasmtime::Error) -> wasmtime::Error {
-        with_cause(error, &self.memory, self.host_memory.refused)
-    }
+/// The error that ended a component, with its cause. Keeps a core dump if the container asks for it.
+pub(crate) fn failed(store: &mut Store<Guest>, error: wasmtime::Error) -> wasmtime::Error {
+    let guest = store.data();
+    let (error, shared) = (with_cause(error, &guest.memory, guest.host_memory.refused), guest.live.0.clone());
+    core_dump::keep(store, error, &shared)
 }
 
-impl CoreGuest {
-    /// Adds the cause to the error that ended the guest.
-    pub(crate) fn with_cause(&self, error: wasmtime::Error) -> wasmtime::Error {
-        with_cause(error, &self.memory, false)
-    }
+/// As [`failed`], for a core module.
+pub(crate) fn core_failed(store: &mut Store<CoreGuest>, error: wasmtime::Error) -> wasmtime::Error {
+    let guest = store.data();
+    let (error, shared) = (with_cause(error, &guest.memory, false), guest.live.0.clone());
+    core_dump::keep(store, error, &shared)
 }
 
 /// Adds the refused memory charge as the cause, where the guest's own error is only its consequence.
@@ -458,7 +461,7 @@ fn component_store(
         live: Live::new(shared),
     };
     let mut store = Store::new(engine, guest);
-    store.limiter(|guest| &mut guest.memory);
+    store.limiter_async(|guest| &mut guest.memory);
     store.set_max_component_handles(MAX_HANDLES);
     store.set_hostcall_fuel(MAX_CALL_BYTES);
     yield_at_epochs(&mut store);
@@ -481,7 +484,7 @@ pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>, io: Io) -> wasmt
     let memory = InstanceMemory::new(shared.memory.clone());
     let guest = CoreGuest { wasi, unopened, files, stdio_replaced: false, memory, live: Live::new(shared) };
     let mut store = Store::new(engine, guest);
-    store.limiter(|guest| &mut guest.memory);
+    store.limiter_async(|guest| &mut guest.memory);
     store.set_hostcall_fuel(MAX_CALL_BYTES);
     yield_at_epochs(&mut store);
     Ok(store)

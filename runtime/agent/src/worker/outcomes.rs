@@ -175,12 +175,12 @@ impl Worker {
         }
     }
 
-    /// The logs of the present attempt and of the one before it are kept, as upstream.
+    /// The logs of the present attempt and of the one before it are kept, as upstream, and so are their core dumps.
     fn drop_old_logs(&self, container: &str) {
         let Some(number) = self.running(container).map(|attempt| attempt.log - 2).filter(|n| *n >= 0) else { return };
         let current = self.shared.log_file(&self.pod, container, number);
         self.shared.tasks.spawn_blocking(move || {
-            for file in crate::logs::files(&current) {
+            for file in crate::logs::files(&current).into_iter().chain([container::core_dump_file(&current)]) {
                 // a container that wrote nothing has no file
                 let _ = std::fs::remove_file(file);
             }

@@ -146,3 +146,41 @@ async fn a_guest_that_hoards_files_is_refused_more_long_before_the_process_has_n
     // EMFILE after 1,023: the folder is a file too
     assert_eq!(exit.code, 10, "{exit:?}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn instructions_that_take_long_do_not_keep_the_threads_of_others() {
+    let node = Node::new().await;
+    // fills 512 MiB by one instruction, and says so
+    let filler = r#"(module
+      (import "wasi_snapshot_preview1" "fd_write" (func $print (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") 8300)
+      (data (i32.const 0) "\10\00\00\00\02\00\00\00") (data (i32.const 16) "f\n")
+      (func (export "_start")
+        (loop $again
+          (memory.fill (i32.const 65536) (i32.const 1) (i32.const 536870912))
+          (drop (call $print (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+          (br $again))))"#;
+    let filler = wat::parse_str(filler).unwrap();
+    node.start(node.spec(&http_guest())).await;
+    assert_eq!(node.net.get(80, "/").await.0, 200);
+    // as many as there are threads
+    let fillers = [node.start(node.spec(&filler)).await, node.start(node.spec(&filler)).await];
+    let mut filled = 0;
+    for id in &fillers {
+        filled += node.log(id, |log| log.contains('f')).await.lines().count();
+    }
+    for _ in 0..200 {
+        let answer = tokio::time::timeout(ALIVE, node.net.get(80, "/")).await.expect("starved");
+        assert_eq!(answer.0, 200);
+    }
+    let mut since = 0;
+    for id in &fillers {
+        since += node.log(id, |log| log.contains('f')).await.lines().count();
+    }
+    since -= filled;
+    // a request takes some milliseconds, one instruction takes more than 50: who waits for instructions waits for one or more each time
+    assert!(since < 100, "{since} instructions while 200 requests were answered");
+    for id in fillers {
+        tokio::time::timeout(ALIVE, node.runtime.remove(&id)).await.expect("it cannot be ended").unwrap();
+    }
+}
