@@ -230,7 +230,7 @@ impl Guest {
             return Ok(dir.clone());
         }
         let (held, count) = (&mut self.files, files::count(&mut self.table).saturating_sub(self.unopened.len()));
-        let dir = files::open_folder(&self.live.0.spec.mounts[mount], false, held, || count)?;
+        let dir = files::open_folder(&self.live.0.spec.mounts[mount], true, held, || count)?;
         self.folders[mount] = Some(dir.clone());
         Ok(dir)
     }
@@ -253,6 +253,11 @@ impl Guest {
         self.memory.refused().is_none()
             && !self.host_memory.refused
             && self.table.iter_mut().count() <= MAX_REQUEST_RESOURCES / 2
+    }
+
+    /// Limits concurrent blocking file calls.
+    pub(crate) fn blocking(&self) -> Arc<Semaphore> {
+        self.live.0.blocking.clone()
     }
 
     pub(crate) fn space(&self) -> &Arc<budget::DiskSpace> {
@@ -439,7 +444,8 @@ fn component_store(
     http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
         outputs: [io.stdout.clone(), io.stderr.clone()],
-        wasi: wasi(shared, io).build(),
+        // its file calls are made in place: `crate::files::streams`
+        wasi: wasi(shared, io).allow_blocking_current_thread(true).build(),
         request,
         answering: Answering(None),
         table,

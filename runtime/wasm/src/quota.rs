@@ -1,7 +1,7 @@
 //! CPU limits: [`Throttled`] measures the thread's CPU time of every poll and delays futures that have used up their [`Quota`].
 //!
-//! Guests yield at every epoch (1 ms), so that a quota is overdrawn by at most that much; the debt is paid back. File calls of core modules run
-//! on the polling thread and are counted. File calls of components run on other threads and are not counted; neither is HTTP parsing.
+//! Guests yield at every epoch (1 ms), so that a quota is overdrawn by at most that much; the debt is paid back. File calls run on
+//! the polling thread and are counted. HTTP parsing is not.
 
 use crate::{
     long_polls::{Expected, PollHistory, hand_over},
