@@ -1,4 +1,4 @@
-//! How HTTP handlers are served, configured by annotations of the pod. Pure.
+//! How containers are run and HTTP handlers are served, configured by annotations of the pod. Pure.
 //!
 //! `sampan.dev/KEY` applies to all containers of the pod. `CONTAINER.sampan.dev/KEY` applies to one container and takes precedence. A
 //! change takes effect when the container starts again.
@@ -15,6 +15,7 @@
 //! | `max-queued-requests` | requests that wait for their turn | what memory holds |
 //! | `access-log` | `true`: a line in the log for each request | `false` |
 //! | `trace-context` | `true`: a request without `traceparent` gets one | `false` |
+//! | `coredump` | `true`: a trap leaves a core dump beside the container's log | `false` |
 
 use container::{HttpPolicy, InstancePolicy, Reuse};
 use std::{collections::BTreeMap, time::Duration};
@@ -53,6 +54,15 @@ pub fn http(annotations: Option<&BTreeMap<String, String>>, container: &str) -> 
         }
     }
     Ok(policy)
+}
+
+/// Whether a trap of the container leaves a core dump.
+///
+/// # Errors
+/// A value that means nothing, with its annotation.
+pub fn core_dump(annotations: Option<&BTreeMap<String, String>>, container: &str) -> Result<bool, String> {
+    let of = Annotations { all: annotations, container };
+    Ok(of.read("coredump", boolean)?.unwrap_or(false))
 }
 
 struct Annotations<'a> {
@@ -168,6 +178,19 @@ mod tests {
         assert_eq!(usual, Ok(InstancePolicy::Reuse(Reuse::default())));
         let unlike = of(&[("sampan.dev/instances", "reuse"), ("web.sampan.dev/instances", "per-request")]);
         assert_eq!(unlike, Ok(HttpPolicy::default()));
+    }
+
+    #[test]
+    fn core_dumps_are_kept_on_request() {
+        let of = |annotations: &[(&str, &str)]| {
+            let all = annotations.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+            core_dump(Some(&all), "web")
+        };
+        assert_eq!((core_dump(None, "web"), of(&[("api.sampan.dev/coredump", "true")])), (Ok(false), Ok(false)));
+        assert_eq!(of(&[("sampan.dev/coredump", "true")]), Ok(true));
+        assert_eq!(of(&[("sampan.dev/coredump", "true"), ("web.sampan.dev/coredump", "false")]), Ok(false));
+        let text = "annotation sampan.dev/coredump: invalid value \"on\": must be true or false";
+        assert_eq!(of(&[("sampan.dev/coredump", "on")]), Err(text.into()));
     }
 
     #[test]

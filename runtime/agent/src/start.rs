@@ -244,8 +244,10 @@ impl Start {
     ) -> Result<(ContainerSpec, Option<TerminationMessage>)> {
         let args = env::command_line(container, &pulled.command, &environment)
             .map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
-        let http = policy::http(self.pod.metadata.annotations.as_ref(), &self.container)
-            .map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
+        let invalid = |text| StartError::new("CreateContainerConfigError", text, Retry::Soon);
+        let annotations = self.pod.metadata.annotations.as_ref();
+        let http = policy::http(annotations, &self.container).map_err(invalid)?;
+        let core_dump = policy::core_dump(annotations, &self.container).map_err(invalid)?;
         let root = self.shared.volumes_dir(pod::uid(&self.pod));
         let scratch = volumes::files_dir(&root).join(&self.container);
         let messages = volumes::messages_dir(&root).join(&self.container);
@@ -277,6 +279,7 @@ impl Start {
             ports: container.ports.iter().flatten().filter_map(declared).collect(),
             limits: resources::limits(container),
             log: self.shared.log_file(&self.pod, &self.container, self.log),
+            core_dump,
             http,
             stdin: match (container.stdin, container.stdin_once) {
                 (Some(true), Some(true)) => Stdin::Once,

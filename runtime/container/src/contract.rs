@@ -121,6 +121,7 @@ impl<'a> Pod<'a> {
             ports: vec![],
             limits: Limits::default(),
             log: self.fixture.folder().join(format!("logs/{id}.log")),
+            core_dump: false,
             http: HttpPolicy { request_timeout: Some(TEST_TIMEOUT), ..HttpPolicy::default() },
             stdin: Stdin::Open,
             tty: false,

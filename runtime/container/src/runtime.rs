@@ -7,7 +7,7 @@ use crate::{
 use std::{
     collections::BTreeMap,
     fmt,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -132,12 +132,19 @@ pub struct ContainerSpec {
     pub limits: Limits,
     /// The file for standard output and error in CRI log format; the first byte creates it and its folder.
     pub log: PathBuf,
+    /// Whether a trap leaves a core dump in the file [`core_dump_file`] of the log. Only WebAssembly has them.
+    pub core_dump: bool,
     /// How it is served, if it is an HTTP handler.
     pub http: HttpPolicy,
     /// Its standard input.
     pub stdin: Stdin,
     /// Whether it has a terminal: then attached clients get standard error with standard output.
     pub tty: bool,
+}
+
+/// The file for the core dump of the container whose log is `log`: beside it, since the two are kept, counted and removed together.
+pub fn core_dump_file(log: &Path) -> PathBuf {
+    log.with_extension("core")
 }
 
 /// Why a container ended.

@@ -39,7 +39,7 @@ pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Imag
                 Err(error) => return cannot(error),
             };
             let ran = module(&mut store, pre, function.as_deref()).await;
-            return ran.map_err(|error| store.data().with_cause(error));
+            return ran.map_err(|error| guest::core_failed(&mut store, error));
         }
         Target::Command(pre) => pre.instance_pre(),
         Target::Command3(pre) => pre,
@@ -66,7 +66,7 @@ pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Imag
         (Target::Command3(pre), None) => asynchronous(&mut store, pre).await,
         (_, name) => component_function(side, &mut store, pre, name.as_deref().unwrap_or_default()).await,
     };
-    ran.map_err(|error| store.data().with_cause(error))
+    ran.map_err(|error| guest::failed(&mut store, error))
 }
 
 /// A command of WASI 0.3.

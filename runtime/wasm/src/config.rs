@@ -28,6 +28,8 @@ pub(crate) fn code() -> Config {
         .async_stack_size(STACK + HOST_STACK)
         // lines of the source are found after the trap, in a process of their own: [`crate::source`]
         .wasm_backtrace_details(WasmBacktraceDetails::Disable)
+        // of a trap, this only remembers what there is to dump: [`crate::core_dump`]
+        .coredump_on_trap(true)
         .wasm_backtrace_max_frames(NonZeroUsize::new(32));
     config
 }

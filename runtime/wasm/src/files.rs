@@ -6,6 +6,7 @@
 
 pub(crate) mod budget;
 pub(crate) mod lazy;
+pub(crate) mod streams;
 
 use budget::InstanceFiles;
 use container::{Mount, MountError};

@@ -2,6 +2,7 @@
 
 use crate::{
     attach::{AttachedStreams, Input},
+    core_dump::{self, CoreDumps, Dumped},
     delivery::Delivery,
     exit,
     files::{self, Refused, Unopened, budget},
@@ -92,6 +93,8 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) source: Arc<SourceLines>,
     pub(crate) last_lookup: LastLookup,
+    pub(crate) core_dumps: Arc<CoreDumps>,
+    pub(crate) dumped: Dumped,
 }
 
 impl Shared {
@@ -227,7 +230,7 @@ impl Guest {
             return Ok(dir.clone());
         }
         let (held, count) = (&mut self.files, files::count(&mut self.table).saturating_sub(self.unopened.len()));
-        let dir = files::open_folder(&self.live.0.spec.mounts[mount], false, held, || count)?;
+        let dir = files::open_folder(&self.live.0.spec.mounts[mount], true, held, || count)?;
         self.folders[mount] = Some(dir.clone());
         Ok(dir)
     }
@@ -250,6 +253,11 @@ impl Guest {
         self.memory.refused().is_none()
             && !self.host_memory.refused
             && self.table.iter_mut().count() <= MAX_REQUEST_RESOURCES / 2
+    }
+
+    /// Limits concurrent blocking file calls.
+    pub(crate) fn blocking(&self) -> Arc<Semaphore> {
+        self.live.0.blocking.clone()
     }
 
     pub(crate) fn space(&self) -> &Arc<budget::DiskSpace> {
@@ -357,18 +365,18 @@ pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<Core
     Ok(linker)
 }
 
-impl Guest {
-    /// Adds the cause to the error that ended the guest.
-    pub(crate) fn with_cause(&self, error: wasmtime::Error) -> wasmtime::Error {
-        with_cause(error, &self.memory, self.host_memory.refused)
-    }
+/// The error that ended a component, with its cause. Keeps a core dump if the container asks for it.
+pub(crate) fn failed(store: &mut Store<Guest>, error: wasmtime::Error) -> wasmtime::Error {
+    let guest = store.data();
+    let (error, shared) = (with_cause(error, &guest.memory, guest.host_memory.refused), guest.live.0.clone());
+    core_dump::keep(store, error, &shared)
 }
 
-impl CoreGuest {
-    /// Adds the cause to the error that ended the guest.
-    pub(crate) fn with_cause(&self, error: wasmtime::Error) -> wasmtime::Error {
-        with_cause(error, &self.memory, false)
-    }
+/// As [`failed`], for a core module.
+pub(crate) fn core_failed(store: &mut Store<CoreGuest>, error: wasmtime::Error) -> wasmtime::Error {
+    let guest = store.data();
+    let (error, shared) = (with_cause(error, &guest.memory, false), guest.live.0.clone());
+    core_dump::keep(store, error, &shared)
 }
 
 /// Adds the refused memory charge as the cause, where the guest's own error is only its consequence.
@@ -436,7 +444,8 @@ fn component_store(
     http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
         outputs: [io.stdout.clone(), io.stderr.clone()],
-        wasi: wasi(shared, io).build(),
+        // its file calls are made in place: `crate::files::streams`
+        wasi: wasi(shared, io).allow_blocking_current_thread(true).build(),
         request,
         answering: Answering(None),
         table,
@@ -458,7 +467,7 @@ fn component_store(
         live: Live::new(shared),
     };
     let mut store = Store::new(engine, guest);
-    store.limiter(|guest| &mut guest.memory);
+    store.limiter_async(|guest| &mut guest.memory);
     store.set_max_component_handles(MAX_HANDLES);
     store.set_hostcall_fuel(MAX_CALL_BYTES);
     yield_at_epochs(&mut store);
@@ -481,7 +490,7 @@ pub(crate) fn core_store(engine: &Engine, shared: &Arc<Shared>, io: Io) -> wasmt
     let memory = InstanceMemory::new(shared.memory.clone());
     let guest = CoreGuest { wasi, unopened, files, stdio_replaced: false, memory, live: Live::new(shared) };
     let mut store = Store::new(engine, guest);
-    store.limiter(|guest| &mut guest.memory);
+    store.limiter_async(|guest| &mut guest.memory);
     store.set_hostcall_fuel(MAX_CALL_BYTES);
     yield_at_epochs(&mut store);
     Ok(store)

@@ -175,7 +175,7 @@ impl Instances {
         let mut store = guest::request_store(&side.engine, &self.shared, share)?;
         match pre.instantiate_async(&mut store).await {
             Ok(proxy) => Ok(Instance { store, proxy, _slot: slot, made: Instant::now(), answered: 0, _alive: alive }),
-            Err(error) => Err(store.data().with_cause(error)),
+            Err(error) => Err(guest::failed(&mut store, error)),
         }
     }
 
@@ -351,7 +351,7 @@ impl Instance {
         let out = view.new_response_outparam_from_callback(tell)?;
         let handler = self.proxy.wasi_http_incoming_handler();
         let ran = handler.call_handle(&mut self.store, request, out).await;
-        ran.map_err(|error| self.store.data().with_cause(error))?;
+        ran.map_err(|error| guest::failed(&mut self.store, error))?;
         delivery.returned();
         self.answered += 1;
         // A guest that is reused may keep what it was given, but not what lies behind it.

@@ -4,18 +4,14 @@
 use crate::{
     files::{
         Refused,
-        budget::{DiskSpace, ENTRY_BYTES},
+        budget::ENTRY_BYTES,
         lazy::{Files, HasFiles, error_code},
+        streams::{FileOutput, in_place},
     },
     guest::{CoreGuest, Guest},
     preview::{PREVIEW_1 as MODULE, UNSTABLE},
 };
-use bytes::Bytes;
-use std::{future::poll_fn, io, pin::pin, sync::Arc};
-use tokio::{
-    sync::Semaphore,
-    task::{block_in_place, yield_now},
-};
+use tokio::sync::Semaphore;
 use wasmtime::{
     Caller, Extern, Memory, StoreContextMut,
     component::{HasData, Linker, LinkerInstance, Resource},
@@ -26,7 +22,7 @@ use wasmtime_wasi::{
     p0::wasi_unstable as p0,
     p1::wasi_snapshot_preview1::{self as p1, WasiSnapshotPreview1 as _},
     p2::{
-        DynOutputStream, FsResult, OutputStream, Pollable, StreamError, StreamResult,
+        DynOutputStream, FsResult,
         bindings::filesystem::{
             preopens,
             types::{self, DescriptorFlags, ErrorCode, HostDescriptor, OpenFlags, PathFlags},
@@ -106,7 +102,9 @@ fn descriptors_of_components(linker: &mut Linker<Guest>) -> wasmtime::Result<()>
                 if !guest.may_open() {
                     return Ok((Opened::Err(ErrorCode::InsufficientMemory),));
                 }
-                Ok((wasi_result(guest.filesystem().open_at(fd, follow, path, how, flags).await)?,))
+                let places = guest.blocking();
+                let opened = in_place(&places, guest.filesystem().open_at(fd, follow, path, how, flags)).await;
+                Ok((wasi_result(opened)?,))
             })
         },
     )?;
@@ -173,64 +171,17 @@ fn writes_of_components(types: &mut LinkerInstance<'_, Guest>) -> wasmtime::Resu
     )
 }
 
-/// Replaces the stream of a file by a metered one.
+/// Replaces the stream to a file by one of ours.
 fn meter(
     guest: &mut Guest,
     stream: Result<Resource<DynOutputStream>, ErrorCode>,
 ) -> wasmtime::Result<Result<Resource<DynOutputStream>, ErrorCode>> {
     let Ok(stream) = stream else { return Ok(stream) };
-    let space = guest.space().clone();
+    let (space, places) = (guest.space().clone(), guest.blocking());
     let table = guest.ctx().table;
     let inner = table.delete(stream)?;
-    let metered: DynOutputStream = Box::new(Metered { inner, space });
-    Ok(Ok(table.push(metered)?))
-}
-
-/// A stream to a file whose writes count against the node's disk limit.
-struct Metered {
-    inner: DynOutputStream,
-    space: Arc<DiskSpace>,
-}
-
-impl Metered {
-    fn take(&self, bytes: &Bytes) -> StreamResult<()> {
-        match self.space.take(bytes.len() as u64) {
-            true => Ok(()),
-            false => Err(StreamError::LastOperationFailed(io::Error::from(rustix::io::Errno::NOSPC).into())),
-        }
-    }
-}
-
-#[wasmtime_wasi::async_trait]
-impl Pollable for Metered {
-    async fn ready(&mut self) {
-        self.inner.ready().await;
-    }
-}
-
-#[wasmtime_wasi::async_trait]
-impl OutputStream for Metered {
-    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.take(&bytes)?;
-        self.inner.write(bytes)
-    }
-
-    fn flush(&mut self) -> StreamResult<()> {
-        self.inner.flush()
-    }
-
-    fn check_write(&mut self) -> StreamResult<usize> {
-        self.inner.check_write()
-    }
-
-    async fn blocking_write_and_flush(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.take(&bytes)?;
-        self.inner.blocking_write_and_flush(bytes).await
-    }
-
-    async fn cancel(&mut self) {
-        self.inner.cancel().await;
-    }
+    let stream: DynOutputStream = Box::new(FileOutput::new(inner, space, places));
+    Ok(Ok(table.push(stream)?))
 }
 
 fn memory(caller: &mut Caller<'_, CoreGuest>) -> wasmtime::Result<Memory> {
@@ -238,17 +189,6 @@ fn memory(caller: &mut Caller<'_, CoreGuest>) -> wasmtime::Result<Memory> {
         Some(Extern::Memory(memory)) => Ok(memory),
         _ => wasmtime::bail!("missing required memory export"),
     }
-}
-
-/// Runs a blocking file call on this thread, so that its CPU time counts for the guest; another thread takes over the other tasks.
-async fn in_place<T>(permits: &Semaphore, call: impl Future<Output = T>) -> T {
-    let permit = permits.acquire().await;
-    let mut call = pin!(call);
-    let answer = poll_fn(|context| block_in_place(|| call.as_mut().poll(context))).await;
-    drop(permit);
-    // yields, so that the CPU quota is checked before the guest continues
-    yield_now().await;
-    answer
 }
 
 async fn directly<T>(_: &Semaphore, call: impl Future<Output = T>) -> T {

@@ -3,16 +3,23 @@
 //! The limit of the node's account follows the memory that is available on the machine, as other processes use it too.
 
 use crate::MemoryProbe;
+use async_trait::async_trait;
 use parking_lot::Mutex;
 use std::{
     sync::{
         Arc, Weak,
-        atomic::{AtomicU64, AtomicUsize, Ordering::SeqCst},
+        atomic::{
+            AtomicBool, AtomicU64, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
     time::Duration,
 };
-use tokio::sync::Notify;
-use wasmtime::ResourceLimiter;
+use tokio::{sync::Notify, task::yield_now};
+use wasmtime::ResourceLimiterAsync;
+
+/// Bytes of an instance from which on its container is large. The host fills so many in about 5 ms.
+const LARGE: u64 = 32 << 20;
 
 /// How often waiters re-check the available memory: there is no notification when another process frees memory.
 const RECHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -60,6 +67,8 @@ pub(crate) struct MemoryAccount {
     idle: Mutex<Vec<Weak<dyn Reclaim>>>,
     /// Those who wait for some.
     waiting: AtomicUsize,
+    /// An instance has or had [`LARGE`] bytes.
+    large: AtomicBool,
 }
 
 /// Adjusts the limit of the node's account to the machine's available memory.
@@ -100,6 +109,7 @@ impl MemoryAccount {
             freed: Notify::new(),
             idle: Mutex::default(),
             waiting: AtomicUsize::new(0),
+            large: AtomicBool::new(false),
         }
     }
 
@@ -124,6 +134,16 @@ impl MemoryAccount {
 
     pub(crate) fn used(&self) -> u64 {
         self.used.load(SeqCst)
+    }
+
+    /// Whether one of its instances has or had so much memory that one instruction of it may take some milliseconds.
+    pub(crate) fn is_large(&self) -> bool {
+        self.large.load(Relaxed)
+    }
+
+    /// The account of the node.
+    pub(crate) fn root(self: &Arc<Self>) -> &Arc<Self> {
+        self.parent.as_ref().map_or(self, Self::root)
     }
 
     /// This account and those above it.
@@ -318,9 +338,8 @@ impl Drop for InstanceMemory {
     }
 }
 
-impl ResourceLimiter for InstanceMemory {
-    /// Returns an error at the limit, which is a trap: the guest ends as OOMKilled, with the backtrace of the allocation.
-    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+impl InstanceMemory {
+    fn grow_memory(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         self.last = 0;
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
@@ -328,17 +347,50 @@ impl ResourceLimiter for InstanceMemory {
         self.grow((desired - current) as u64)
     }
 
-    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
-        self.undo_grow();
-        Ok(())
-    }
-
-    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+    fn grow_table(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
         self.last = 0;
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
         self.grow((desired - current) as u64 * size_of::<usize>() as u64)
+    }
+
+    /// Yields if the container is large from now on, so that the guest goes on as one whose next instruction may take long.
+    async fn yield_if_large(&self) {
+        if self.charged >= LARGE && !self.memory.large.swap(true, Relaxed) {
+            yield_now().await;
+        }
+    }
+}
+
+#[async_trait]
+impl ResourceLimiterAsync for InstanceMemory {
+    /// Returns an error at the limit, which is a trap: the guest ends as OOMKilled, with the backtrace of the allocation.
+    async fn memory_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let grown = self.grow_memory(current, desired, maximum)?;
+        self.yield_if_large().await;
+        Ok(grown)
+    }
+
+    fn memory_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
+        self.undo_grow();
+        Ok(())
+    }
+
+    async fn table_growing(
+        &mut self,
+        current: usize,
+        desired: usize,
+        maximum: Option<usize>,
+    ) -> wasmtime::Result<bool> {
+        let grown = self.grow_table(current, desired, maximum)?;
+        self.yield_if_large().await;
+        Ok(grown)
     }
 
     fn table_grow_failed(&mut self, _error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -370,23 +422,23 @@ mod tests {
         let two = MemoryAccount::new("the container", None, Some(node.clone()));
         let mut a = InstanceMemory::new(one.clone());
         let mut b = InstanceMemory::new(one.clone());
-        assert!(a.memory_growing(0, 400, None).unwrap());
-        let error = b.memory_growing(0, 300, None).unwrap_err();
+        assert!(a.grow_memory(0, 400, None).unwrap());
+        let error = b.grow_memory(0, 300, None).unwrap_err();
         assert_eq!(
             error.downcast_ref::<OutOfMemory>().unwrap().to_string(),
             "out of memory: 300 more bytes do not fit: 400 of 600 bytes are in use by the container"
         );
         let oversized = |error: wasmtime::Error| error.downcast_ref::<OutOfMemory>().unwrap().is_oversized();
         assert!(!oversized(error), "300 of 600 are not more than half: it is only crowded");
-        assert!(oversized(a.memory_growing(400, 700, None).unwrap_err()));
-        assert!(b.table_growing(0, 25, None).unwrap());
+        assert!(oversized(a.grow_memory(400, 700, None).unwrap_err()));
+        assert!(b.grow_table(0, 25, None).unwrap());
         assert_eq!((one.used(), node.used()), (600, 600));
         let mut c = InstanceMemory::new(two.clone());
-        assert!(c.memory_growing(0, 401, None).unwrap_err().to_string().contains("in use by the node"));
+        assert!(c.grow_memory(0, 401, None).unwrap_err().to_string().contains("in use by the node"));
         assert_eq!((two.used(), node.used()), (0, 600), "a refused charge leaves no trace");
         drop(a);
-        assert!(c.memory_growing(0, 401, None).unwrap());
-        assert!(!c.memory_growing(401, 800, Some(500)).unwrap(), "the guest's own maximum is its own affair");
+        assert!(c.grow_memory(0, 401, None).unwrap());
+        assert!(!c.grow_memory(401, 800, Some(500)).unwrap(), "the guest's own maximum is its own affair");
         b.memory_grow_failed(wasmtime::format_err!("no")).unwrap();
         drop((b, c));
         assert_eq!((one.used(), two.used(), node.used()), (0, 0, 0));
@@ -399,7 +451,7 @@ mod tests {
         let error = memory.reserve(1000).await.map(drop).unwrap_err();
         assert!(error.to_string().contains("0 of 100 bytes are in use by the container"), "{error}");
         let mut first = memory.reserve(80).await.unwrap();
-        assert!(first.memory_growing(0, 80, None).unwrap(), "what is set aside is not charged twice");
+        assert!(first.grow_memory(0, 80, None).unwrap(), "what is set aside is not charged twice");
         assert_eq!(node.used(), 80);
         let other = MemoryAccount::new("the container", None, Some(node.clone()));
         let waiting =
@@ -427,11 +479,11 @@ mod tests {
         let node = MemoryAccount::node(640 * MIB, probe);
         let memory = MemoryAccount::new("the container", None, Some(node.clone()));
         let mut instance = InstanceMemory::new(memory.clone());
-        assert!(instance.memory_growing(0, 90 << 20, None).unwrap());
-        let error = instance.memory_growing(90 << 20, 110 << 20, None).unwrap_err();
+        assert!(instance.grow_memory(0, 90 << 20, None).unwrap());
+        let error = instance.grow_memory(90 << 20, 110 << 20, None).unwrap_err();
         assert!(error.to_string().ends_with("94371840 of 104857600 bytes are in use by the node"), "{error}");
         left.store(200 * MIB, SeqCst);
-        assert!(instance.memory_growing(90 << 20, 110 << 20, None).unwrap(), "a refusal asks again");
+        assert!(instance.grow_memory(90 << 20, 110 << 20, None).unwrap(), "a refusal asks again");
         let before = count.load(SeqCst);
         for _ in 0..1000 {
             drop(memory.reserve(MIB).await.unwrap());

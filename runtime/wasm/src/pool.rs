@@ -4,6 +4,7 @@ use crate::{
     Options,
     clients::Clients,
     config, guest, limits,
+    long_polls::LongPolls,
     slots::{InstanceSlots, SlotKind},
     ticker::Ticker,
     unstable,
@@ -102,8 +103,11 @@ impl Pool {
         let runtime = Builder::new_multi_thread()
             .thread_name("guest")
             .worker_threads(options.threads)
-            // the file calls, and one more per thread for work before it waits for a file call
-            .max_blocking_threads(options.threads.saturating_mul(BLOCKING_CALLS_PER_THREAD * 2 + 2))
+            // the file calls, one more per thread for work before it waits for a file call, and those who take over during long polls
+            .max_blocking_threads(
+                options.threads.saturating_mul(BLOCKING_CALLS_PER_THREAD * 2 + 2)
+                    + LongPolls::blocking_threads(options.threads),
+            )
             .event_interval(1)
             // On Linux, the priority applies to the calling thread only. It is absolute, because a thread inherits its parent's.
             .on_thread_start(move || {
@@ -121,7 +125,7 @@ impl Pool {
             pool: engines.pool.map(|(engine, _)| EngineLinkers::new(engine)).transpose()?,
             single: EngineLinkers::new(engines.single)?,
             slots: InstanceSlots::new(pooled as usize, single as usize),
-            ticker: Ticker::start(weak)?,
+            ticker: Ticker::start(weak, options.threads)?,
             clients,
             tools: Arc::new(Semaphore::new(MAX_TOOLS)),
             problem: engines.problem,

@@ -1,9 +1,13 @@
 //! CPU limits: [`Throttled`] measures the thread's CPU time of every poll and delays futures that have used up their [`Quota`].
 //!
-//! Guests yield at every epoch (1 ms), so that a quota is overdrawn by at most that much; the debt is paid back. File calls of core modules run
-//! on the polling thread and are counted. File calls of components run on other threads and are not counted; neither is HTTP parsing.
+//! Guests yield at every epoch (1 ms), so that a quota is overdrawn by at most that much; the debt is paid back. File calls run on
+//! the polling thread and are counted. HTTP parsing is not.
 
-use crate::ticker::Ticker;
+use crate::{
+    long_polls::{Expected, PollHistory, hand_over},
+    memory::MemoryAccount,
+    ticker::Ticker,
+};
 use parking_lot::Mutex;
 use std::{
     future::Future,
@@ -15,7 +19,10 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tokio::time::{Instant, Sleep, sleep_until};
+use tokio::{
+    sync::OwnedSemaphorePermit,
+    time::{Instant, Sleep, sleep_until},
+};
 
 /// Period over which unused quota accumulates, as the default period of cgroups.
 const PERIOD: Duration = Duration::from_millis(100);
@@ -31,6 +38,8 @@ pub(crate) struct Quota {
     used: AtomicU64,
     throttled: AtomicU64,
     parent: Option<Arc<Quota>>,
+    /// Of a container.
+    polls: Option<PollHistory>,
 }
 
 struct Bucket {
@@ -48,7 +57,15 @@ impl Quota {
             used: AtomicU64::new(0),
             throttled: AtomicU64::new(0),
             parent,
+            polls: None,
         })
+    }
+
+    /// The quota of a container, whose instances are charged to `memory`.
+    pub(crate) fn of_container(millis: Option<u64>, pod: Arc<Quota>, memory: Arc<MemoryAccount>) -> Arc<Self> {
+        let quota = Arc::into_inner(Self::new(millis, Some(pod)));
+        let polls = Some(PollHistory::new(memory));
+        Arc::new(Self { polls, ..quota.expect("nobody else has it yet") })
     }
 
     pub(crate) fn set(&self, millis: Option<u64>) {
@@ -104,17 +121,37 @@ impl Quota {
     }
 }
 
-/// A guest's future, throttled by a quota and interrupted by the ticker.
+/// A guest's future, throttled by a quota and interrupted by the ticker. It takes no worker of others away ([`crate::long_polls`]).
 pub(crate) struct Throttled<F> {
-    future: Pin<Box<F>>,
+    /// `None` after the drop.
+    future: Option<Pin<Box<F>>>,
     quota: Arc<Quota>,
     ticker: Arc<Ticker>,
     wait: Option<Pin<Box<Sleep>>>,
+    turn: Option<Pin<Box<dyn Future<Output = OwnedSemaphorePermit> + Send>>>,
 }
 
 impl<F: Future> Throttled<F> {
     pub(crate) fn new(future: F, quota: Arc<Quota>, ticker: Arc<Ticker>) -> Self {
-        Self { future: Box::pin(future), quota, ticker, wait: None }
+        Self { future: Some(Box::pin(future)), quota, ticker, wait: None, turn: None }
+    }
+}
+
+impl<F> Throttled<F> {
+    fn expected(&self) -> Expected {
+        self.quota.polls.as_ref().map_or(Expected::Short, PollHistory::expected)
+    }
+
+    /// Waits until a poll that may be long may begin; `None`: it is short.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<Option<OwnedSemaphorePermit>> {
+        if self.turn.is_none() {
+            let turn = self.ticker.long_polls.permit(self.expected());
+            self.turn = turn.map(|turn| Box::pin(turn) as Pin<Box<dyn Future<Output = _> + Send>>);
+        }
+        let Some(turn) = &mut self.turn else { return Poll::Ready(None) };
+        let permit = ready!(turn.as_mut().poll(context));
+        self.turn = None;
+        Poll::Ready(Some(permit))
     }
 }
 
@@ -131,12 +168,32 @@ impl<F: Future> Future for Throttled<F> {
             let Some(until) = this.quota.available(Instant::now()) else { break };
             this.wait = Some(Box::pin(sleep_until(until)));
         }
+        let turn = ready!(this.poll_turn(context));
+        let Some(future) = &mut this.future else { return Poll::Pending };
         let running = this.ticker.run();
         let before = thread_cpu();
-        let result = this.future.as_mut().poll(context);
-        this.quota.charge(thread_cpu().saturating_sub(before));
-        drop(running);
+        let result = match &turn {
+            Some(_) => hand_over(|| future.as_mut().poll(context)),
+            None => future.as_mut().poll(context),
+        };
+        let used = thread_cpu().saturating_sub(before);
+        drop((running, turn));
+        this.quota.charge(used);
+        if let Some(polls) = &this.quota.polls {
+            polls.record(used);
+        }
         result
+    }
+}
+
+impl<F> Drop for Throttled<F> {
+    fn drop(&mut self) {
+        let future = self.future.take();
+        match self.expected() {
+            Expected::Short => drop(future),
+            // unmapping much memory takes long too
+            Expected::MaybeLong | Expected::Long => hand_over(|| drop(future)),
+        }
     }
 }
 

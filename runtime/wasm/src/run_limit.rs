@@ -1,6 +1,6 @@
 //! The concurrency limit of a container: how many of its guests run at the same time.
 //!
-//! A guest holds a permit while it computes, but not while it waits for its client, an outgoing request, a file or a clock. Guests that
+//! A guest holds a permit while it computes, but not while it waits for its client, an outgoing request or a clock. Guests that
 //! wait, on slow clients or on each other in a cycle of calls, therefore do not keep other guests from starting. The memory of a waiting
 //! guest is charged to the container's memory account, not to this limit.
 

@@ -6,7 +6,9 @@ use crate::{
     cache::Cache,
     command,
     compile::Compilers,
-    config, exec,
+    config,
+    core_dump::{CoreDumps, Dumped},
+    exec,
     exit::{self, End},
     files::{self, budget},
     guest::{Io, Shared},
@@ -83,6 +85,7 @@ struct Inner {
     events: broadcast::Sender<Event>,
     metrics: Arc<Metrics>,
     source: Arc<SourceLines>,
+    core_dumps: Arc<CoreDumps>,
     malloc_trim: MallocTrim,
 }
 
@@ -134,6 +137,7 @@ impl Wasmtime {
         let cache = Cache::new(options.cache.clone(), options.key, options.cache_bytes, options.clock.clone());
         let metrics = Arc::new(Metrics::default());
         Self(Arc::new(Inner {
+            core_dumps: Arc::default(),
             source: SourceLines::new(options.compiler.clone(), cache.clone()),
             compilers: Compilers::new(options.compiler.clone(), cache, metrics.clone()),
             metrics,
@@ -509,12 +513,13 @@ impl Runtime for Wasmtime {
             _ => None,
         });
         let id = spec.id.clone();
+        let memory = MemoryAccount::new("the container", spec.limits.memory_bytes, Some(memory));
         let shared = Arc::new(Shared {
             sockets,
             log,
-            memory: MemoryAccount::new("the container", spec.limits.memory_bytes, Some(memory)),
+            quota: Quota::of_container(spec.limits.cpu_millis, quota, memory.clone()),
+            memory,
             pairs,
-            quota: Quota::new(spec.limits.cpu_millis, Some(quota)),
             outgoing: Arc::new(Semaphore::new(options.http.outgoing)),
             files,
             space: self.0.space.clone(),
@@ -532,6 +537,8 @@ impl Runtime for Wasmtime {
             metrics: self.0.metrics.clone(),
             source: self.0.source.clone(),
             last_lookup: LastLookup::default(),
+            core_dumps: self.0.core_dumps.clone(),
+            dumped: Dumped::default(),
             spec,
         });
         let container = Arc::new(Container {

@@ -1,5 +1,6 @@
 //! The epoch ticker, at whose ticks running guests yield to the scheduler.
 
+use crate::long_polls::LongPolls;
 use std::{
     sync::{
         Arc,
@@ -23,18 +24,22 @@ pub(crate) struct Ticker {
     parked: AtomicBool,
     stopped: AtomicBool,
     thread: parking_lot::Mutex<Option<Thread>>,
+    /// The polls of guests that may not yield at the next tick.
+    pub(crate) long_polls: LongPolls,
 }
 
 /// Marks a guest as running until this is dropped.
 pub(crate) struct Running<'a>(&'a Ticker);
 
 impl Ticker {
-    pub(crate) fn start(engines: Vec<EngineWeak>) -> std::io::Result<Arc<Self>> {
+    /// `threads`: the threads that run guests.
+    pub(crate) fn start(engines: Vec<EngineWeak>, threads: usize) -> std::io::Result<Arc<Self>> {
         let ticker = Arc::new(Self {
             active: AtomicUsize::new(0),
             parked: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             thread: parking_lot::Mutex::new(None),
+            long_polls: LongPolls::new(threads),
         });
         let thread: JoinHandle<()> = thread::Builder::new().name("guest-epoch".into()).spawn({
             let ticker = ticker.clone();

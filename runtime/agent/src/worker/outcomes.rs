@@ -176,12 +176,12 @@ impl Worker {
         }
     }
 
-    /// Removes old log files. Like upstream, it keeps the logs of the current and the previous attempt.
+    /// Removes old log files and core dumps. Like upstream, it keeps the logs of the current and the previous attempt.
     fn remove_old_logs(&self, container: &str) {
         let Some(number) = self.running(container).map(|attempt| attempt.log - 2).filter(|n| *n >= 0) else { return };
         let current = self.shared.log_file(&self.pod, container, number);
         self.shared.tasks.spawn_blocking(move || {
-            for file in crate::logs::files(&current) {
+            for file in crate::logs::files(&current).into_iter().chain([container::core_dump_file(&current)]) {
                 // A container without output has no file.
                 let _ = std::fs::remove_file(file);
             }

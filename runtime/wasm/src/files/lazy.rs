@@ -1,8 +1,15 @@
 //! The file functions of components: those of wasmtime-wasi, with mounts that are opened at their first use.
 
-use crate::{files::Refused, guest::Guest};
+use crate::{
+    files::{
+        Refused,
+        streams::{FileInput, in_place},
+    },
+    guest::Guest,
+};
 use wasmtime::component::{HasData, Resource};
 use wasmtime_wasi::{
+    WasiView,
     filesystem::{Descriptor, WasiFilesystemView},
     p2::{
         DynInputStream, DynOutputStream, FsError, FsResult,
@@ -56,7 +63,8 @@ macro_rules! using {
     ($($name:ident($($argument:ident: $type:ty),*) -> $answer:ty;)*) => { $(
         async fn $name(&mut self, fd: Resource<Descriptor>, $($argument: $type),*) -> FsResult<$answer> {
             self.ensure_open(&fd)?;
-            self.0.filesystem().$name(fd, $($argument),*).await
+            let places = self.0.blocking();
+            in_place(&places, self.0.filesystem().$name(fd, $($argument),*)).await
         }
     )* };
 }
@@ -100,7 +108,8 @@ impl HostDescriptor for Files<'_> {
     ) -> FsResult<()> {
         self.ensure_open(&fd)?;
         self.ensure_open(&new)?;
-        self.0.filesystem().link_at(fd, follow, path, new, new_path).await
+        let places = self.0.blocking();
+        in_place(&places, self.0.filesystem().link_at(fd, follow, path, new, new_path)).await
     }
 
     async fn rename_at(
@@ -112,7 +121,8 @@ impl HostDescriptor for Files<'_> {
     ) -> FsResult<()> {
         self.ensure_open(&fd)?;
         self.ensure_open(&new)?;
-        self.0.filesystem().rename_at(fd, path, new, new_path).await
+        let places = self.0.blocking();
+        in_place(&places, self.0.filesystem().rename_at(fd, path, new, new_path)).await
     }
 
     async fn is_same_object(&mut self, a: Resource<Descriptor>, b: Resource<Descriptor>) -> wasmtime::Result<bool> {
@@ -123,12 +133,16 @@ impl HostDescriptor for Files<'_> {
         if self.ensure_open(&a).is_err() || self.ensure_open(&b).is_err() {
             return Ok(false);
         }
-        self.0.filesystem().is_same_object(a, b).await
+        let places = self.0.blocking();
+        in_place(&places, self.0.filesystem().is_same_object(a, b)).await
     }
 
     fn read_via_stream(&mut self, fd: Resource<Descriptor>, offset: Filesize) -> FsResult<Resource<DynInputStream>> {
         self.reserve_stream()?;
-        self.0.filesystem().read_via_stream(fd, offset)
+        let stream = self.0.filesystem().read_via_stream(fd, offset)?;
+        let (places, table) = (self.0.blocking(), self.0.ctx().table);
+        let stream: DynInputStream = Box::new(FileInput::new(table.delete(stream)?, places));
+        Ok(table.push(stream)?)
     }
 
     fn write_via_stream(&mut self, fd: Resource<Descriptor>, offset: Filesize) -> FsResult<Resource<DynOutputStream>> {

@@ -1,6 +1,7 @@
 ;; An HTTP handler that reads files: `/NAME` answers with the first 1,000 bytes of NAME in the first folder that it was given, or 404 with
 ;; `error ` and a letter, A for the first code of wasi:filesystem. `/*NAME` opens NAME again and again until that fails. `/+NAME` and `/!NAME`
-;; make it and write to it until that fails, the one at offsets, the other to a stream.
+;; make it and write to it until that fails, the one at offsets, the other to a stream. `/&NAME` reads it for ever, at an offset and from a
+;; stream in turn.
 (module
   (import "wasi:http/types@0.2.0" "[method]incoming-request.path-with-query" (func $path (param i32 i32)))
   (import "wasi:http/types@0.2.0" "[constructor]fields" (func $fields (result i32)))
@@ -19,6 +20,9 @@
 
   (import "wasi:filesystem/types@0.2.0" "[method]descriptor.write" (func $write_at (param i32 i32 i32 i64 i32)))
   (import "wasi:filesystem/types@0.2.0" "[method]descriptor.write-via-stream" (func $to_stream (param i32 i64 i32)))
+  (import "wasi:filesystem/types@0.2.0" "[method]descriptor.read-via-stream" (func $from_stream (param i32 i64 i32)))
+  (import "wasi:io/streams@0.2.0" "[method]input-stream.blocking-read" (func $take (param i32 i64 i32)))
+  (import "wasi:io/streams@0.2.0" "[resource-drop]input-stream" (func $drop_input (param i32)))
   (import "wasi:filesystem/types@0.2.0" "filesystem-error-code" (func $code (param i32 i32)))
 
   (memory (export "memory") 32)
@@ -68,6 +72,18 @@
         (then (call $fail (local.get $out) (i32.load8_u (i32.const 84))) (return)))
       (br_if $again (i32.eq (local.get $letter) (i32.const 42))))
     (local.set $fd (i32.load (i32.const 84)))
+    (if (i32.eq (local.get $letter) (i32.const 38))
+      (then
+        (loop $more
+          (global.set $heap (i32.const 8192))
+          (call $read (local.get $fd) (i64.const 65536) (i64.const 0) (i32.const 96))
+          (if (i32.load8_u (i32.const 96)) (then (unreachable)))
+          (call $from_stream (local.get $fd) (i64.const 0) (i32.const 112))
+          (if (i32.load8_u (i32.const 112)) (then (unreachable)))
+          (call $take (i32.load (i32.const 116)) (i64.const 65536) (i32.const 128))
+          (if (i32.load8_u (i32.const 128)) (then (unreachable)))
+          (call $drop_input (i32.load (i32.const 116)))
+          (br $more))))
     (if (i32.eq (local.get $letter) (i32.const 43))
       (then
         (loop $more

@@ -107,3 +107,40 @@ async fn bench_idle_handlers() {
     println!("{HANDLERS} idle handlers: {} bytes each", (resident() - before) / u64::from(HANDLERS));
     assert_eq!(node.runtime.list().await.unwrap().len(), usize::from(HANDLERS) + 1);
 }
+
+/// Latencies of a neighbour's requests, alone and beside two commands whose every instruction fills 1 GiB.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "prints figures"]
+async fn bench_neighbour_of_large_instructions() {
+    const FILL: &str = r#"(module (memory (export "memory") 16500) (func (export "_start")
+      (loop $l (memory.fill (i32.const 65536) (i32.const 1) (i32.const 1073741824)) (br $l))))"#;
+    let node = Node::new().await;
+    node.start(node.spec(&http_guest())).await;
+    latencies(&node, "alone").await;
+    let mut fillers = Vec::new();
+    for count in [1, 2, 4] {
+        while fillers.len() < count {
+            fillers.push(node.start(node.spec(&wat::parse_str(FILL).unwrap())).await);
+        }
+        latencies(&node, &format!("beside {count} that fill 1 GiB again and again")).await;
+    }
+    for id in fillers {
+        node.runtime.remove(&id).await.unwrap();
+    }
+    latencies(&node, "alone again").await;
+}
+
+/// Prints the latencies of 110 requests a second.
+async fn latencies(node: &Node, name: &str) {
+    let mut all = Vec::new();
+    let mut ticks = tokio::time::interval(Duration::from_millis(9));
+    for _ in 0..550 {
+        ticks.tick().await;
+        let begin = std::time::Instant::now();
+        assert_eq!(node.net.get(80, "/").await.0, 200);
+        all.push(begin.elapsed());
+    }
+    all.sort();
+    let (p50, p99, most) = (all[all.len() / 2], all[all.len() * 99 / 100], all[all.len() - 1]);
+    println!("{name}: p50 {p50:.2?}, p99 {p99:.2?}, most {most:.2?}");
+}

@@ -312,3 +312,56 @@ async fn a_trap_tells_the_line_of_the_source_in_its_message_and_in_the_log() {
     assert!(log.contains("sampan: main failed: wasm trap: integer divide by zero"), "{log}");
     assert!(log.contains("divide.wat:3"), "{log}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trap_leaves_a_core_dump_only_where_it_is_asked_for() {
+    let node = Node::new().await;
+    let text = r#"(module $app
+      (memory (export "memory") 2) (data (i32.const 70000) "what it held")
+      (global $count (mut i32) (i32.const 41))
+      (func $fail (global.set $count (i32.const 42)) (unreachable))
+      (func (export "_start") (call $fail)))"#;
+    let spec = || node.spec(&wat::parse_str(text).unwrap());
+    let silent = spec();
+    let none = container::core_dump_file(&silent.log);
+    assert!(!node.run(silent).await.message.contains("core dump") && !none.exists());
+    let mut asks = spec();
+    asks.core_dump = true;
+    let file = container::core_dump_file(&asks.log);
+    let exit = node.run(asks).await;
+    assert_eq!((exit.code, exit.reason), (134, ExitReason::Error));
+    let dump = std::fs::read(&file).unwrap();
+    let told = format!("a core dump of {} bytes is in {}", dump.len(), file.display());
+    assert_eq!(exit.message.lines().nth(1), Some(&*told), "{}", exit.message);
+    assert!(exit.message.contains("app!fail"), "{}", exit.message);
+    assert!(std::os::unix::fs::MetadataExt::mode(&file.metadata().unwrap()) & 0o077 == 0);
+    let (mut name, mut functions, mut globals, mut data) = (String::new(), Vec::new(), Vec::new(), Vec::new());
+    for payload in wasmparser::Parser::new(0).parse_all(&dump) {
+        match payload.unwrap() {
+            wasmparser::Payload::CustomSection(section) => match section.as_known() {
+                wasmparser::KnownCustom::CoreDump(section) => name = section.name.to_owned(),
+                wasmparser::KnownCustom::CoreDumpStack(stack) => {
+                    functions.extend(stack.frames.iter().map(|frame| frame.funcidx));
+                }
+                _ => {}
+            },
+            wasmparser::Payload::GlobalSection(section) => {
+                globals.extend(
+                    section.into_iter().map(|global| global.unwrap().init_expr.get_operators_reader().read().unwrap()),
+                );
+            }
+            wasmparser::Payload::DataSection(section) => {
+                data.extend(section.into_iter().map(|data| data.unwrap().data.to_vec()));
+            }
+            _ => {}
+        }
+    }
+    assert_eq!((name.as_str(), functions), ("main", vec![0, 1]));
+    assert!(matches!(globals[..], [wasmparser::Operator::I32Const { value: 42 }]), "{globals:?}");
+    assert_eq!(data, [b"what it held"]);
+    let mut large = node.spec(&wat::parse_str(text.replace("\"memory\") 2)", "\"memory\") 3000)")).unwrap());
+    large.core_dump = true;
+    let (file, exit) = (container::core_dump_file(&large.log), node.run(large).await);
+    let why = "there is no core dump: the 196608000 bytes of memory are more than the 134217728 that one may have";
+    assert_eq!((exit.message.lines().nth(1), file.exists()), (Some(why), false), "{}", exit.message);
+}

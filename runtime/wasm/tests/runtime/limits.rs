@@ -204,6 +204,30 @@ async fn files_alone() {
     spec.mounts = vec![Mount::new(&volume, "", "/data", false).unwrap()];
     spec.limits.cpu_millis = Some(100);
     let id = node.start(spec).await;
+    print_use().await;
+    assert!(matches!(node.state(&id).await, container::ContainerState::Running { .. }));
+}
+
+/// As [`files_alone`], for a component.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "started by another test in a process of its own"]
+async fn files_of_a_component_alone() {
+    let node = Node::new().await;
+    let volume = node.folder.path().join("volume");
+    std::fs::create_dir(&volume).unwrap();
+    std::fs::write(volume.join("f"), vec![b'x'; 1 << 20]).unwrap();
+    let mut spec = node.spec(&files_guest());
+    spec.mounts = vec![Mount::new(&volume, "", "/data", false).unwrap()];
+    spec.limits.cpu_millis = Some(100);
+    node.start(spec).await;
+    let net = node.net.clone();
+    let reads = tokio::spawn(async move { net.get(80, "/&f").await });
+    print_use().await;
+    assert!(!reads.is_finished(), "it reads for ever");
+}
+
+/// Prints the CPU time that this process uses from now on, in thousandths of a core.
+async fn print_use() {
     let used = || {
         let time = rustix::time::clock_gettime(rustix::time::ClockId::ProcessCPUTime);
         time.tv_sec * 1000 + time.tv_nsec / 1_000_000
@@ -212,18 +236,19 @@ async fn files_alone() {
     let (before, begin) = (used(), tokio::time::Instant::now());
     tokio::time::sleep(Duration::from_secs(3)).await;
     let millis = (used() - before) as f64 / begin.elapsed().as_secs_f64();
-    assert!(matches!(node.state(&id).await, container::ContainerState::Running { .. }));
     println!("used {millis:.0}");
 }
 
 #[test]
 fn files_count_for_the_limit_of_cpu() {
-    let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
-    let output = alone.args(["--ignored", "--exact", "limits::files_alone", "--nocapture"]).output().unwrap();
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let used = text.lines().find_map(|line| line.split_once("used ")?.1.trim().parse::<u64>().ok());
-    let used = used.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
-    assert!(used < 200, "a guest of 100m and its node used {used}m");
+    for guest in ["files_alone", "files_of_a_component_alone"] {
+        let mut alone = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = alone.args(["--ignored", "--exact", &format!("limits::{guest}"), "--nocapture"]).output().unwrap();
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let used = text.lines().find_map(|line| line.split_once("used ")?.1.trim().parse::<u64>().ok());
+        let used = used.unwrap_or_else(|| panic!("{text}{}", String::from_utf8_lossy(&output.stderr)));
+        assert!(used < 200, "{guest}: a guest of 100m and its node used {used}m");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -227,6 +227,7 @@ impl Node {
             ports: vec![Port { name: "http".into(), number: 80, protocol: Protocol::Tcp }],
             limits: Limits::default(),
             log: self.log_path(number),
+            core_dump: false,
             http: HttpPolicy::default(),
             stdin: Stdin::Empty,
             tty: false,
