@@ -254,8 +254,8 @@ impl Handler {
             }
             Ok(Ok(Err(code))) => {
                 task.done = true;
-                self.log(&what, &format!("the component answered with an error: {code:?}"));
-                text_response(StatusCode::BAD_GATEWAY, &format!("the component answered with an error: {code:?}"))
+                self.log(&what, &format!("the component answered with an error: {code}"));
+                text_response(StatusCode::BAD_GATEWAY, &format!("the component answered with an error: {code}"))
             }
             Ok(Err(failure)) => {
                 task.done = true;

@@ -4,6 +4,7 @@
 //! instance needs its memory or slot. An instance that failed is never reused.
 
 use crate::{
+    async_handler,
     body::RequestBody,
     delivery::Delivery,
     exit,
@@ -29,27 +30,33 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use wasmtime::Store;
 use wasmtime_wasi_http::{
-    WasiHttpView,
-    p2::{
-        bindings::{Proxy, http::types::ErrorCode, http::types::Scheme},
-        body::HyperOutgoingBody,
-    },
+    WasiBody, WasiHttpView,
+    p2::bindings::{Proxy, http::types::Scheme},
+    p3::bindings::Service,
 };
 
 /// Delay before the next spare instance after one could not be created.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// The head of the guest's answer, or its error.
-pub(crate) type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+/// The head of the guest's answer, or its error code.
+pub(crate) type Head = Result<http::Response<WasiBody>, String>;
 
 /// One instance. Its memory is released before its slot.
 pub(crate) struct Instance {
     store: Store<Guest>,
-    proxy: Proxy,
+    exports: Exports,
     _place: InstanceSlot,
     made: Instant,
     answered: u64,
     _alive: Option<LiveInstance>,
+}
+
+/// The handler that an instance exports.
+enum Exports {
+    /// Of WASI 0.2.
+    Handler(Proxy),
+    /// Of WASI 0.3.
+    AsyncHandler(Service),
 }
 
 /// Counts an instance that may be reused.
@@ -165,16 +172,23 @@ impl Instances {
     /// A new one. The share has what it begins with.
     pub(crate) async fn make(&self, share: InstanceMemory, place: InstanceSlot) -> wasmtime::Result<Instance> {
         let target = self.image.target(&self.pool, place.seat).await?;
-        let (Target::Http(pre), Some(side)) = (target, self.pool.side(place.seat)) else {
-            return Err(wasmtime::format_err!("this is no HTTP handler"));
+        let Some(side) = self.pool.side(place.seat) else {
+            return Err(wasmtime::format_err!("there is no such engine"));
         };
         let alive = self.reuse.map(|_| {
             self.changes.alive.fetch_add(1, SeqCst);
             LiveInstance(self.changes.clone())
         });
         let mut store = guest::request_store(&side.engine, &self.shared, share)?;
-        match pre.instantiate_async(&mut store).await {
-            Ok(proxy) => Ok(Instance { store, proxy, _place: place, made: Instant::now(), answered: 0, _alive: alive }),
+        let exports = match target {
+            Target::Http(pre) => pre.instantiate_async(&mut store).await.map(Exports::Handler),
+            Target::Http3(pre) => pre.instantiate_async(&mut store).await.map(Exports::AsyncHandler),
+            _ => Err(wasmtime::format_err!("this is no HTTP handler")),
+        };
+        match exports {
+            Ok(exports) => {
+                Ok(Instance { store, exports, _place: place, made: Instant::now(), answered: 0, _alive: alive })
+            }
             Err(error) => Err(store.data().with_cause(error)),
         }
     }
@@ -346,11 +360,23 @@ impl Instance {
             let error = |text: String| wasmtime_wasi_http::Error::InternalError(Some(text));
             body.map_err(error).boxed_unsync()
         });
-        let mut view = guest.http();
-        let request = view.new_incoming_request(Scheme::Http, request)?;
-        let out = view.new_response_outparam_from_callback(tell)?;
-        let handler = self.proxy.wasi_http_incoming_handler();
-        let ran = handler.call_handle(&mut self.store, request, out).await;
+        let ran = match &self.exports {
+            Exports::Handler(proxy) => {
+                let mut view = guest.http();
+                let request = view.new_incoming_request(Scheme::Http, request)?;
+                let tell = |head: Result<_, _>| tell(head.map_err(|code| format!("{code:?}")));
+                let out = view.new_response_outparam_from_callback(tell)?;
+                proxy.wasi_http_incoming_handler().call_handle(&mut self.store, request, out).await
+            }
+            Exports::AsyncHandler(service) => {
+                let answer = async |accessor: &_| {
+                    async_handler::answer(accessor, service, request, tell).await?;
+                    async_handler::finished(accessor).await;
+                    Ok(())
+                };
+                self.store.run_concurrent(answer).await.flatten()
+            }
+        };
         ran.map_err(|error| self.store.data().with_cause(error))?;
         delivery.returned();
         self.answered += 1;
