@@ -9,7 +9,8 @@ pub struct HttpPolicy {
     pub instances: InstancePolicy,
     /// Time after which a request is cut; `None` is never.
     pub request_timeout: Option<Duration>,
-    /// Requests that compute at a time, at least 1; `None`: as many as the node allows each container.
+    /// Requests that compute at a time, at least 1; `None`: as many as the node allows each container. A reused instance of a handler of WASI
+    /// 0.3 has at most as many requests at a time, whether they compute or wait.
     pub max_concurrent: Option<usize>,
     /// Requests that may wait for their turn; `None`: as many as fit into the memory that the node keeps for them, which always holds.
     pub max_queued: Option<usize>,
@@ -25,7 +26,7 @@ pub enum InstancePolicy {
     /// A new one, so that nothing of a request is left for the next.
     #[default]
     PerRequest,
-    /// One that has answered others, if one is idle.
+    /// One that has answered others, if one is idle; for a handler of WASI 0.3 one that may be answering others at the time.
     Reuse(Reuse),
 }
 

@@ -92,6 +92,11 @@ impl Image {
         Ok(Self { artifact, kind, pool: pool.map(|it| it.target), single, load, initial_memory, memories })
     }
 
+    /// Whether it is a handler of WASI 0.3, an instance of which may answer several requests at the same time.
+    pub(crate) fn is_concurrent(&self) -> bool {
+        matches!(self.pool.as_ref().or_else(|| self.single.get()), Some(Target::Http3(_)))
+    }
+
     /// The slots that an instance needs.
     pub(crate) fn need(&self) -> Need {
         Need { fits_pool: self.pool.is_some(), alone: self.memories }

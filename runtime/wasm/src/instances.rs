@@ -4,8 +4,8 @@
 //! instance needs its memory or slot. An instance that failed is never reused.
 
 use crate::{
-    async_handler,
-    body::RequestBody,
+    async_handler::{self, Answering},
+    body::{RequestBody, RequestBodyEnd},
     delivery::Delivery,
     exit,
     guest::{self, Guest, Shared},
@@ -16,7 +16,7 @@ use crate::{
     slots::InstanceSlot,
 };
 use bytes::Bytes;
-use container::{HttpPolicy, InstancePolicy, Reuse, log::Source};
+use container::{InstancePolicy, Reuse, log::Source};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use std::{
@@ -56,7 +56,7 @@ enum Exports {
     /// Of WASI 0.2.
     Handler(Proxy),
     /// Of WASI 0.3.
-    AsyncHandler(Service),
+    AsyncHandler(Arc<Service>),
 }
 
 /// Counts an instance that may be reused.
@@ -81,6 +81,8 @@ pub(crate) struct Instances {
     shared: Arc<Shared>,
     image: Arc<Image>,
     reuse: Option<Reuse>,
+    /// An instance answers several requests at the same time ([`crate::concurrent`]).
+    concurrent: bool,
     state: Mutex<State>,
     /// Notifies requests that wait for memory of an idle instance.
     returned: Notify,
@@ -108,19 +110,41 @@ pub(crate) struct GuestRequest<B> {
     pub(crate) trace: Option<http::HeaderMap>,
 }
 
+/// The policy of a container that reuses instances.
+pub(crate) fn reuse(shared: &Shared) -> Option<Reuse> {
+    match shared.spec.http.instances {
+        InstancePolicy::PerRequest => None,
+        InstancePolicy::Reuse(reuse) => Some(reuse),
+    }
+}
+
+impl<B> GuestRequest<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display,
+{
+    /// The request as the bindings take it, the end of its body, and its trace.
+    pub(crate) fn split(self) -> (http::Request<WasiBody>, RequestBodyEnd<B>, Option<http::HeaderMap>) {
+        let over = self.request.body().over();
+        let request = self.request.map(|body| {
+            let error = |text: String| wasmtime_wasi_http::Error::InternalError(Some(text));
+            body.map_err(error).boxed_unsync()
+        });
+        (request, over, self.trace)
+    }
+}
+
 impl Instances {
-    pub(crate) fn new(pool: Arc<Pool>, shared: Arc<Shared>, image: Arc<Image>) -> Arc<Self> {
-        let HttpPolicy { instances, .. } = shared.spec.http;
-        let reuse = match instances {
-            InstancePolicy::PerRequest => None,
-            InstancePolicy::Reuse(reuse) => Some(reuse),
-        };
+    /// `concurrent`: the caller keeps the instances, whatever the policy.
+    pub(crate) fn new(pool: Arc<Pool>, shared: Arc<Shared>, image: Arc<Image>, concurrent: bool) -> Arc<Self> {
+        let reuse = reuse(&shared).filter(|_| !concurrent);
         let memory = shared.memory.clone();
         let this = Arc::new(Self {
             pool,
             shared,
             image,
             reuse,
+            concurrent,
             state: Mutex::default(),
             returned: Notify::new(),
             changes: Arc::default(),
@@ -179,10 +203,10 @@ impl Instances {
             self.changes.alive.fetch_add(1, SeqCst);
             LiveInstance(self.changes.clone())
         });
-        let mut store = guest::request_store(&side.engine, &self.shared, share)?;
+        let mut store = guest::request_store(&side.engine, &self.shared, share, self.concurrent)?;
         let exports = match target {
             Target::Http(pre) => pre.instantiate_async(&mut store).await.map(Exports::Handler),
-            Target::Http3(pre) => pre.instantiate_async(&mut store).await.map(Exports::AsyncHandler),
+            Target::Http3(pre) => pre.instantiate_async(&mut store).await.map(Arc::new).map(Exports::AsyncHandler),
             _ => Err(wasmtime::format_err!("this is no HTTP handler")),
         };
         match exports {
@@ -293,6 +317,13 @@ impl Instances {
         next
     }
 
+    /// Memory and a slot for a spare instance, unless others wait for them.
+    pub(crate) fn spare(&self) -> Option<(InstanceMemory, InstanceSlot)> {
+        let share = self.shared.memory.try_reserve(self.image.initial_memory).ok()?;
+        let place = self.pool.places.spare(&self.shared.places, self.image.need())?;
+        (!self.shared.memory.is_wanted()).then_some((share, place))
+    }
+
     /// Makes spare instances while there are too few.
     async fn refill(self: &Arc<Self>) {
         let Some(reuse) = self.reuse.filter(|reuse| reuse.min > 0) else { return };
@@ -302,15 +333,12 @@ impl Instances {
             if enough || late || self.state.lock().closed {
                 return;
             }
-            // Not for the price of others: they wait, this does not.
-            let share = self.shared.memory.try_reserve(self.image.initial_memory).ok();
-            let place = self.pool.places.spare(&self.shared.places, self.image.need());
-            let made = match (share, place) {
-                (Some(share), Some(place)) if !self.shared.memory.is_wanted() => {
+            let made = match self.spare() {
+                Some((share, place)) => {
                     let (quota, ticker) = (self.shared.quota.clone(), self.pool.ticker.clone());
                     Throttled::new(self.make(share, place), quota, ticker).await.map(Some)
                 }
-                _ => Ok(None),
+                None => Ok(None),
             };
             let kept = match made {
                 Ok(made) => made.is_some_and(|instance| self.put(instance)),
@@ -341,6 +369,19 @@ impl Reclaim for Instances {
 }
 
 impl Instance {
+    /// The store, and the handler of WASI 0.3.
+    pub(crate) fn asynchronous(&mut self) -> wasmtime::Result<(&mut Store<Guest>, Arc<Service>)> {
+        match &self.exports {
+            Exports::AsyncHandler(service) => Ok((&mut self.store, service.clone())),
+            Exports::Handler(_) => Err(wasmtime::format_err!("this is no handler of WASI 0.3")),
+        }
+    }
+
+    /// Adds the cause to the error that ended the guest.
+    pub(crate) fn with_cause(&self, error: wasmtime::Error) -> wasmtime::Error {
+        self.store.data().with_cause(error)
+    }
+
     /// Answers one request: `tell` gets the answer's head as soon as the guest sets it.
     pub(crate) async fn answer<B>(
         &mut self,
@@ -352,14 +393,9 @@ impl Instance {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
-        let GuestRequest { request, trace } = question;
+        let (request, over, trace) = question.split();
         let guest = self.store.data_mut();
         guest.begin(delivery.clone(), trace);
-        let over = request.body().over();
-        let request = request.map(|body| {
-            let error = |text: String| wasmtime_wasi_http::Error::InternalError(Some(text));
-            body.map_err(error).boxed_unsync()
-        });
         let ran = match &self.exports {
             Exports::Handler(proxy) => {
                 let mut view = guest.http();
@@ -370,7 +406,7 @@ impl Instance {
             }
             Exports::AsyncHandler(service) => {
                 let answer = async |accessor: &_| {
-                    async_handler::answer(accessor, service, request, tell).await?;
+                    Answering { service, trace: None }.answer(accessor, request, tell).await?;
                     async_handler::finished(accessor).await;
                     Ok(())
                 };

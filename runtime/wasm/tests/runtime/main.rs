@@ -8,6 +8,7 @@ mod bench;
 mod clients;
 mod command;
 mod compile;
+mod concurrent;
 mod exec;
 mod hostile;
 mod http;
