@@ -9,7 +9,8 @@ pub struct HttpPolicy {
     pub instances: InstancePolicy,
     /// The timeout of a request. `None` means no timeout.
     pub request_timeout: Option<Duration>,
-    /// The maximum number of requests that run concurrently, at least 1. `None` means the node's limit per container.
+    /// The maximum number of requests that run concurrently, at least 1. `None` means the node's limit per container. A reused instance of a
+    /// WASI 0.3 handler has at most this many requests, whether they compute or wait.
     pub max_concurrent: Option<usize>,
     /// The maximum number of queued requests. `None` means as many as fit into the node's memory for queued requests, which always limits
     /// them.
@@ -26,7 +27,7 @@ pub enum InstancePolicy {
     /// A new instance, so that requests share no state.
     #[default]
     PerRequest,
-    /// An idle instance that has served other requests, if there is one.
+    /// An idle instance that has served other requests, if there is one. A WASI 0.3 handler may serve several requests at the same time.
     Reuse(Reuse),
 }
 

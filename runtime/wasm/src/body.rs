@@ -1,6 +1,6 @@
 //! The bodies of requests and responses. Both report to [`clients`] whether the client stalls.
 
-use crate::{clients, delivery::Delivery, guest::Shared};
+use crate::{async_handler::Sent as SentState, clients, delivery::Delivery, guest::Shared};
 use bytes::Bytes;
 use container::{log::Source, net::BoxError};
 use http_body::{Body, Frame, SizeHint};
@@ -13,10 +13,13 @@ use std::{
 };
 use tokio::{
     runtime::Handle,
-    sync::oneshot::{self, error::RecvError},
+    sync::{
+        oneshot::{self, error::RecvError},
+        watch,
+    },
     task::AbortHandle,
 };
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
+use wasmtime_wasi_http::{Error, WasiBody};
 
 /// A request's body that records whether the guest waits for the client.
 pub(crate) struct Sent<B> {
@@ -130,7 +133,7 @@ impl Drop for Task {
 
 /// A response's body. After all of it is delivered, the guest may continue until it returns.
 pub(crate) struct ResponseBody {
-    pub(crate) body: HyperOutgoingBody,
+    pub(crate) body: WasiBody,
     /// Remaining bytes, if the guest set Content-Length: hyper does not poll for the end in that case.
     pub(crate) left: Option<u64>,
     pub(crate) delivery: Arc<Delivery>,
@@ -154,7 +157,7 @@ impl ResponseBody {
     }
 
     /// Polls for the next frame of the guest. After the request is over the body ends, even if the guest has not dropped it.
-    fn poll_written(&mut self, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, wasmtime_wasi_http::Error>>> {
+    fn poll_written(&mut self, context: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
         let (delivery, body) = (&self.delivery, &mut self.body);
         let over = delivery.is_over().is_some();
         match delivery.poll(context, |context| Pin::new(body).poll_frame(context)) {
@@ -203,6 +206,49 @@ impl Body for ResponseBody {
             this.task.done = true;
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The body of a response of WASI 0.3, whose guest is told when it was sent.
+pub(crate) struct Sending {
+    body: WasiBody,
+    ended: bool,
+    told: watch::Sender<SentState>,
+}
+
+impl Sending {
+    pub(crate) fn new(body: WasiBody, told: watch::Sender<SentState>) -> Self {
+        Self { body, ended: false, told }
+    }
+}
+
+impl Drop for Sending {
+    /// hyper drops a body of known length after its last byte, without a poll for its end.
+    fn drop(&mut self) {
+        let whole = self.ended || self.body.is_end_stream() || self.body.size_hint().exact() == Some(0);
+        self.told.send_replace(if whole { SentState::Wholly } else { SentState::Cut });
+    }
+}
+
+impl Body for Sending {
+    type Data = Bytes;
+    type Error = Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let frame = Pin::new(&mut self.body).poll_frame(context);
+        if matches!(frame, Poll::Ready(None)) {
+            self.ended = true;
+            self.told.send_replace(SentState::Wholly);
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {

@@ -43,13 +43,14 @@ pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Imag
         }
         Target::Command(pre) => pre.instance_pre(),
         Target::Command3(pre) => pre,
-        Target::Http(_) if function.is_none() => {
+        Target::Http(_) | Target::Http3(_) if function.is_none() => {
             let tools = crate::tools::names();
             return Ok(End::cannot_run(format!(
                 "executable file not found: a handler of HTTP is no command; there are {tools}"
             )));
         }
         Target::Http(pre) => pre.instance_pre(),
+        Target::Http3(pre) => pre.instance_pre(),
     };
     let mut store = match guest::store(&side.engine, shared, io) {
         Ok(store) => store,

@@ -1,6 +1,7 @@
 //! The host state of one instance: its WASI context, files, memory account and limits.
 
 use crate::{
+    async_handler,
     attach::{AttachedStreams, Input},
     core_dump::{self, CoreDumps, Dumped},
     delivery::Delivery,
@@ -26,14 +27,17 @@ use container::{
     net::Sockets,
 };
 use http::HeaderMap;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
 };
 use tokio::{io::DuplexStream, sync::Semaphore};
 use wasmtime::{
     Engine, Store,
-    component::{Linker, Resource},
+    component::{GuestTaskId, Linker, Resource},
 };
 use wasmtime_wasi::{
     I32Exit, ResourceTable, WasiCtx, WasiCtxBuilder, WasiCtxView, WasiView,
@@ -153,6 +157,10 @@ pub(crate) struct Guest {
     unopened: Vec<Unopened>,
     /// Answers requests.
     request: bool,
+    /// Answers several requests at the same time.
+    concurrent: bool,
+    /// The trace headers of the requests that it answers at the same time.
+    traces: BTreeMap<GuestTaskId, HeaderMap>,
     /// Its standard streams.
     outputs: [Output; 2],
     http: WasiHttpCtx,
@@ -252,7 +260,17 @@ impl Guest {
     pub(crate) fn is_reusable(&mut self) -> bool {
         self.memory.refused().is_none()
             && !self.host_memory.refused
-            && self.table.iter_mut().count() <= MAX_REQUEST_RESOURCES / 2
+            && self.table.iter_mut().count() <= if self.concurrent { MAX_RESOURCES } else { MAX_REQUEST_RESOURCES } / 2
+    }
+
+    /// The trace headers of requests, by the task that answers each.
+    pub(crate) fn traces(&mut self) -> &mut BTreeMap<GuestTaskId, HeaderMap> {
+        &mut self.traces
+    }
+
+    /// The trace headers of the next outgoing request.
+    pub(crate) fn set_trace(&mut self, trace: Option<HeaderMap>) {
+        self.outgoing.trace = trace;
     }
 
     /// Limits concurrent blocking file calls.
@@ -349,6 +367,9 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     p3::filesystem::add_to_linker(&mut linker)?;
     sockets::p3::add_to_linker(&mut linker, Guest::view)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    linker.allow_shadowing(true);
+    async_handler::add_client_to_linker(&mut linker)?;
+    linker.allow_shadowing(false);
     keyvalue::add_to_linker(&mut linker, Guest::view)?;
     Ok(linker)
 }
@@ -419,27 +440,29 @@ impl Io {
 /// A store for the one component instance of a command.
 pub(crate) fn store(engine: &Engine, shared: &Arc<Shared>, io: Io) -> wasmtime::Result<Store<Guest>> {
     files::check_mounts(&shared.spec.mounts)?;
-    component_store(engine, shared, InstanceMemory::new(shared.memory.clone()), false, io)
+    component_store(engine, shared, InstanceMemory::new(shared.memory.clone()), (false, false), io)
 }
 
-/// A store for a component instance that answers requests.
+/// A store for a component instance that answers requests, one or (`concurrent`) several at a time.
 pub(crate) fn request_store(
     engine: &Engine,
     shared: &Arc<Shared>,
     memory: InstanceMemory,
+    concurrent: bool,
 ) -> wasmtime::Result<Store<Guest>> {
-    component_store(engine, shared, memory, true, Io::own(shared, true))
+    component_store(engine, shared, memory, (true, concurrent), Io::own(shared, true))
 }
 
 fn component_store(
     engine: &Engine,
     shared: &Arc<Shared>,
     memory: InstanceMemory,
-    request: bool,
+    (request, concurrent): (bool, bool),
     io: Io,
 ) -> wasmtime::Result<Store<Guest>> {
     let mut table = ResourceTable::new();
-    table.set_max_capacity(if request { MAX_REQUEST_RESOURCES } else { MAX_RESOURCES });
+    let one_request = request && !concurrent;
+    table.set_max_capacity(if one_request { MAX_REQUEST_RESOURCES } else { MAX_RESOURCES });
     let mut http = WasiHttpCtx::new();
     http.set_field_size_limit(host::FIELDS);
     let guest = Guest {
@@ -447,11 +470,13 @@ fn component_store(
         // its file calls are made in place: `crate::files::streams`
         wasi: wasi(shared, io).allow_blocking_current_thread(true).build(),
         request,
+        concurrent,
+        traces: BTreeMap::new(),
         answering: Answering(None),
         table,
         files: budget::InstanceFiles::new(
             shared.files.clone(),
-            if request { budget::MAX_REQUEST_FILES } else { budget::MAX_FILES },
+            if one_request { budget::MAX_REQUEST_FILES } else { budget::MAX_FILES },
         ),
         folders: vec![None; shared.spec.mounts.len()],
         unopened: Vec::new(),

@@ -21,6 +21,7 @@ use wasmtime_wasi_http::{
         body::{HostFutureTrailers, HostIncomingBody, HostOutgoingBody},
         types::{HostFutureIncomingResponse, HostIncomingResponse, HostOutgoingRequest, HostOutgoingResponse},
     },
+    p3,
 };
 
 /// Most bytes of one set of header fields, including the overhead of its table.
@@ -30,6 +31,8 @@ pub(crate) const CHUNK: usize = 8 << 10;
 /// Most buffered writes to a body, besides the one in progress. This is enough to send small writes together, and limits a body that is not
 /// read to 128 KiB.
 pub(crate) const CHUNKS: usize = 15;
+/// Most bytes of one write to a body of WASI 0.3, which buffers one and holds another.
+pub(crate) const CHUNK_3: usize = 64 << 10;
 /// Bytes charged for the buffered part of an outgoing body. The buffer can hold more if the body is not read.
 const BODY_WEIGHT: u64 = 64 << 10;
 /// Bytes of host memory per instance that are not charged. Without this allowance, the resources of a new instance would exceed a low
@@ -102,6 +105,14 @@ fn weight(resource: &(dyn Any + Send)) -> u64 {
         };
         let texts = text(&request.authority) + text(&request.path_with_query) + method;
         return SMALL_WEIGHT + texts + fields_weight(&request.headers) + body(request.body.is_some());
+    }
+    if let Some(request) = resource.downcast_ref::<p3::Request>() {
+        let path = request.path_with_query.as_ref().map_or(0, |path| path.as_str().len());
+        let authority = request.authority.as_ref().map_or(0, |authority| authority.as_str().len());
+        return SMALL_WEIGHT + (path + authority) as u64 + fields_weight(&request.headers) + BODY_WEIGHT;
+    }
+    if let Some(response) = resource.downcast_ref::<p3::Response>() {
+        return SMALL_WEIGHT + fields_weight(&response.headers) + BODY_WEIGHT;
     }
     if let Some(response) = resource.downcast_ref::<HostIncomingResponse>() {
         return STREAM_WEIGHT + fields_weight(&response.headers);

@@ -10,11 +10,12 @@ use crate::{
     access::{AccessLogEntry, CountedBody},
     body::{RequestBody, ResponseBody, Task},
     clients,
+    concurrent::{ConcurrentInstances, Failed},
     delivery::{BatchedWrites, Delivery},
     exit,
     guest::Shared,
     image::Image,
-    instances::{GuestRequest, Head, Instance, Instances},
+    instances::{self, GuestRequest, Head, Instance, Instances},
     memory::InstanceMemory,
     pool::Pool,
     quota::Throttled,
@@ -70,6 +71,8 @@ pub(crate) struct Handler {
     shared: Arc<Shared>,
     image: Arc<Image>,
     instances: Arc<Instances>,
+    /// Instead of `instances`, for a handler of WASI 0.3 whose instances are reused.
+    concurrent: Option<Arc<ConcurrentInstances>>,
     options: HttpOptions,
     turns: Arc<RunLimit>,
     tracer: Option<Tracer>,
@@ -102,8 +105,15 @@ impl Handler {
         let policy = &shared.spec.http;
         let concurrency = policy.max_concurrent.unwrap_or(options.concurrency);
         let turns = RunLimit::new(concurrency, options.queue, policy.max_queued.unwrap_or(usize::MAX));
+        let reuse = instances::reuse(&shared).filter(|_| image.is_concurrent());
+        let instances = Instances::new(pool.clone(), shared.clone(), image.clone(), reuse.is_some());
+        let concurrent = reuse.map(|reuse| {
+            let (pool, shared, turns) = (pool.clone(), shared.clone(), turns.clone());
+            ConcurrentInstances::new(pool, shared, instances.clone(), turns, reuse, concurrency)
+        });
         Arc::new(Self {
-            instances: Instances::new(pool.clone(), shared.clone(), image.clone()),
+            instances,
+            concurrent,
             pool,
             shared,
             image,
@@ -133,6 +143,7 @@ impl Handler {
     pub(crate) async fn drain(&self, grace: Duration) -> bool {
         self.drain.cancel();
         self.instances.close();
+        self.concurrent.iter().for_each(|instances| instances.close());
         self.requests.close();
         let drained = tokio::time::timeout(grace, self.requests.wait()).await.is_ok();
         self.cut().await;
@@ -146,6 +157,9 @@ impl Handler {
         self.instances.close();
         self.requests.close();
         self.requests.wait().await;
+        if let Some(instances) = &self.concurrent {
+            instances.end().await;
+        }
     }
 
     /// Identifies the container in [`clients::Clients`].
@@ -254,8 +268,8 @@ impl Handler {
             }
             Ok(Ok(Err(code))) => {
                 task.done = true;
-                self.log(&what, &format!("the component answered with an error: {code:?}"));
-                text_response(StatusCode::BAD_GATEWAY, &format!("the component answered with an error: {code:?}"))
+                self.log(&what, &format!("the component answered with an error: {code}"));
+                text_response(StatusCode::BAD_GATEWAY, &format!("the component answered with an error: {code}"))
             }
             Ok(Err(failure)) => {
                 task.done = true;
@@ -289,6 +303,9 @@ impl Handler {
         let bytes = QUEUED_REQUEST_BYTES + head_bytes(question.request.uri(), question.request.headers());
         let guest = async {
             let turn = self.turn(bytes, via).await?;
+            if let Some(instances) = &self.concurrent {
+                return self.serve_concurrently(instances, question, turn, delivery, head.clone()).await;
+            }
             let source = self.instance_source().await?;
             let quota = self.shared.quota.clone();
             let run = BatchedWrites::new(self.serve(source, question, delivery.clone(), head.clone()), delivery);
@@ -348,7 +365,21 @@ impl Handler {
                 self.log(what, &format!("refused: {NODE_FULL}"));
                 text_response(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL)
             }
-            Failure::Guest(error) => self.failed(error, what),
+            Failure::Guest(error) => {
+                let error = Arc::new(error);
+                self.log_failure(error.clone(), what);
+                self.failed(&error)
+            }
+            Failure::Instance(Failed::Error(error, first)) => {
+                match first {
+                    true => self.log_failure(error.clone(), what),
+                    false => self.log(what, "failed with another request of its instance"),
+                }
+                self.failed(&error)
+            }
+            Failure::Instance(Failed::Ended) => {
+                text_response(StatusCode::SERVICE_UNAVAILABLE, "this container was ended")
+            }
         }
     }
 
@@ -403,6 +434,42 @@ impl Handler {
         }
     }
 
+    /// Has an instance answer a request that it may answer beside others. The request has its turn until an instance takes it.
+    async fn serve_concurrently<B>(
+        &self,
+        instances: &Arc<ConcurrentInstances>,
+        question: GuestRequest<B>,
+        turn: RunPermit,
+        delivery: Arc<Delivery>,
+        head: Arc<Mutex<Option<HeadSender>>>,
+    ) -> Result<(), Failure>
+    where
+        B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: std::fmt::Display,
+    {
+        let mut ticket = instances.enqueue(question, delivery, tell(head));
+        let since = ticket.since;
+        let seat = {
+            let create = async {
+                loop {
+                    let claim = instances.claim(since).await;
+                    let (share, place) = self.reserve().await?;
+                    // An error means that there is an instance.
+                    if let Ok(error) = instances.start(claim, share, place).await {
+                        return Err::<Infallible, _>(Failure::Guest(error));
+                    }
+                }
+            };
+            tokio::select! {
+                biased;
+                seat = ticket.started() => seat?,
+                failed = create => return failed.map(|never| match never {}),
+            }
+        };
+        drop(turn);
+        Ok(seat.finished().await?)
+    }
+
     async fn serve<B>(
         &self,
         source: InstanceSource,
@@ -418,12 +485,7 @@ impl Handler {
             InstanceSource::Idle(instance) => instance,
             InstanceSource::Reserved(share, slot) => self.instances.make(share, slot).await?,
         };
-        let tell = move |answer| {
-            if let Some(head) = head.lock().take() {
-                let _ = head.send(Ok(answer));
-            }
-        };
-        instance.answer(question, &delivery, tell).await?;
+        instance.answer(question, &delivery, tell(head)).await?;
         self.instances.put(instance);
         Ok(())
     }
@@ -434,41 +496,47 @@ impl Handler {
         text_response(StatusCode::GATEWAY_TIMEOUT, &format!("no answer from the component within {limit} s"))
     }
 
-    fn failed(&self, error: wasmtime::Error, what: &str) -> Response {
-        let (is_contention, is_out_of_memory) = (exit::is_contention(&error), exit::is_out_of_memory(&error));
-        let is_pool_full = error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some();
-        if exit::is_trap(&error) {
-            self.shared.metrics.traps.inc();
-        }
-        if is_contention || is_out_of_memory {
-            let story = exit::describe(&error);
-            self.shared.log.lines(Source::Stderr, &format!("sampan: {what} failed: {story}"));
-            if is_out_of_memory && !is_contention {
-                (self.out_of_memory)(story);
-            }
-        } else {
-            self.log_failure(error, what);
-        }
-        if is_contention {
+    /// The response to a request whose guest failed.
+    fn failed(&self, error: &wasmtime::Error) -> Response {
+        if exit::is_contention(error) {
             return text_response(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "other requests use all the memory of this container",
             );
         }
-        if is_pool_full {
+        if exit::is_out_of_memory(error) {
+            (self.out_of_memory)(exit::describe(error));
+        }
+        if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
             return text_response(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL);
         }
         text_response(StatusCode::INTERNAL_SERVER_ERROR, "the component failed; its log has the backtrace")
     }
 
     /// Logs a failure. The response does not wait for the lines of the source.
-    fn log_failure(&self, error: wasmtime::Error, what: &str) {
+    fn log_failure(&self, error: Arc<wasmtime::Error>, what: &str) {
+        if exit::is_trap(&error) {
+            self.shared.metrics.traps.inc();
+        }
+        if exit::is_contention(&error) || exit::is_out_of_memory(&error) {
+            let text = format!("sampan: {what} failed: {}", exit::describe(&error));
+            return self.shared.log.lines(Source::Stderr, &text);
+        }
         let (shared, what) = (self.shared.clone(), what.to_owned());
         self.pool.handle().spawn(async move {
             let calls = shared.source_calls(&error).await;
             let text = format!("sampan: {what} failed: {}", exit::describe_with(&error, &calls));
             shared.log.lines(Source::Stderr, &text);
         });
+    }
+}
+
+/// Passes on the head that the guest sets.
+fn tell(head: Arc<Mutex<Option<HeadSender>>>) -> impl FnOnce(Head) + Send + Sync + 'static {
+    move |answer| {
+        if let Some(head) = head.lock().take() {
+            let _ = head.send(Ok(answer));
+        }
     }
 }
 
@@ -490,6 +558,14 @@ enum Failure {
     NoSlot,
     /// The guest failed.
     Guest(wasmtime::Error),
+    /// The instance did not answer, which answers other requests too.
+    Instance(Failed),
+}
+
+impl From<Failed> for Failure {
+    fn from(failed: Failed) -> Self {
+        Self::Instance(failed)
+    }
 }
 
 /// The caller of a request.

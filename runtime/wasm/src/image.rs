@@ -13,7 +13,7 @@ use wasmtime::{
     component::{self, Component, types::ComponentItem},
 };
 use wasmtime_wasi::p2::bindings::CommandPre;
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
+use wasmtime_wasi_http::{p2::bindings::ProxyPre, p3::bindings::ServicePre};
 
 /// A prepared artifact: one `InstancePre` for all containers of the image, on each engine that it runs on.
 pub(crate) struct Image {
@@ -35,7 +35,7 @@ pub(crate) type Load = Box<dyn Fn(&Pool) -> wasmtime::Result<Target> + Send + Sy
 /// The kind of guest, which its exports determine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// `wasi:http/incoming-handler`.
+    /// `wasi:http/incoming-handler` or `wasi:http/handler`.
     Http,
     /// `wasi:cli/run`.
     Command,
@@ -46,6 +46,8 @@ pub(crate) enum Kind {
 /// A linked guest on one engine.
 pub(crate) enum Target {
     Http(ProxyPre<Guest>),
+    /// `wasi:http/handler` of WASI 0.3, whose function is asynchronous.
+    Http3(ServicePre<Guest>),
     Command(CommandPre<Guest>),
     /// `wasi:cli/run` of WASI 0.3, whose function is asynchronous.
     Command3(component::InstancePre<Guest>),
@@ -64,23 +66,18 @@ pub(crate) enum Code {
     Module(Module),
 }
 
-pub(crate) const EXPECTED: &str = "expected a component that exports wasi:http/incoming-handler@0.2, or wasi:cli/run@0.2 or @0.3, or a core \
-                        module with the function _start (WASI preview 1)";
+pub(crate) const EXPECTED: &str = "expected a component that exports wasi:http/incoming-handler@0.2, wasi:http/handler@0.3, or wasi:cli/run@0.2 or \
+                        @0.3, or a core module with the function _start (WASI preview 1)";
 
 /// The entry functions of core modules. The first one that is exported is called, as by `wasmtime run`.
 pub(crate) const ENTRY_FUNCTIONS: [&str; 2] = ["", "_start"];
 
 const HANDLER: &str = "wasi:http/incoming-handler@0.2.";
+const HANDLER3: &str = "wasi:http/handler@0.3.";
 const RUN: &str = "wasi:cli/run@0.2.";
 
 /// The interfaces of a component that may be its program, the first of them that it has, without the last number of their versions.
-pub(crate) const COMPONENTS: [&str; 3] = [HANDLER, RUN, "wasi:cli/run@0.3."];
-
-/// What is said to whoever has a handler of WASI 0.3.
-pub(crate) fn hint(exports: &[&str]) -> &'static str {
-    let later = exports.iter().any(|name| name.starts_with("wasi:http/handler@0.3."));
-    if later { "; handlers of WASI 0.3 are not supported yet" } else { "" }
-}
+pub(crate) const COMPONENTS: [&str; 4] = [HANDLER, HANDLER3, RUN, "wasi:cli/run@0.3."];
 
 impl Image {
     /// An image of code that was loaded for the pool, for single instances, or both.
@@ -93,6 +90,11 @@ impl Image {
         let memories = known.needs.as_ref().map_or(1, |it| it.num_memories.max(1)) as usize;
         let single = OnceCell::new_with(single.map(|it| it.target));
         Ok(Self { artifact, kind, pool: pool.map(|it| it.target), single, load, initial_memory, memories })
+    }
+
+    /// Whether it is a handler of WASI 0.3, an instance of which may answer several requests at the same time.
+    pub(crate) fn is_concurrent(&self) -> bool {
+        matches!(self.pool.as_ref().or_else(|| self.single.get()), Some(Target::Http3(_)))
     }
 
     /// The slots that an instance needs.
@@ -130,7 +132,7 @@ impl Loaded {
 impl Target {
     pub(crate) fn kind(&self) -> Kind {
         match self {
-            Self::Http(_) => Kind::Http,
+            Self::Http(_) | Self::Http3(_) => Kind::Http,
             Self::Command(_) | Self::Command3(_) => Kind::Command,
             Self::Core(_) => Kind::Core,
         }
@@ -147,11 +149,12 @@ impl Target {
             .collect();
         let exported = |interface: &str| exports.iter().any(|name| name.starts_with(interface));
         let Some(entry) = COMPONENTS.into_iter().find(|name| exported(name)) else {
-            return Err(invalid(format!("this component exports {}{}", list_names(&exports), hint(&exports))));
+            return Err(invalid(format!("this component exports {}", list_names(&exports))));
         };
         let pre = side.components.instantiate_pre(component).map_err(unlinkable)?;
         Ok(match entry {
             HANDLER => Self::Http(ProxyPre::new(pre).map_err(unlinkable)?),
+            HANDLER3 => Self::Http3(ServicePre::new(pre).map_err(unlinkable)?),
             RUN => Self::Command(CommandPre::new(pre).map_err(unlinkable)?),
             _ => Self::Command3(pre),
         })

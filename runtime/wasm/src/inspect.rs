@@ -2,7 +2,7 @@
 //! error when an image is loaded or applied, instead of later in the pod's status. The compiler may still reject a file that passes.
 
 use crate::{
-    image::{COMPONENTS, ENTRY_FUNCTIONS, EXPECTED, NOT_OFFERED, hint, list_names},
+    image::{COMPONENTS, ENTRY_FUNCTIONS, EXPECTED, NOT_OFFERED, list_names},
     preview::{FUNCTIONS, PREVIEW_1, UNSTABLE},
 };
 use wasmparser::{Encoding, ExternalKind, MemoryType, Parser, Payload, TypeRef};
@@ -36,7 +36,7 @@ pub fn never_runs(bytes: &[u8]) -> Option<String> {
     };
     if !entry {
         let what = if names.component { "component" } else { "core module" };
-        return Some(format!("this {what} exports {}{}; {EXPECTED}", list_names(&exports), hint(&exports)));
+        return Some(format!("this {what} exports {}; {EXPECTED}", list_names(&exports)));
     }
     let unknown: Vec<&str> = names.imports.iter().map(String::as_str).filter(|name| !names.is_offered(name)).collect();
     (!unknown.is_empty()).then(|| format!("{NOT_OFFERED}: {}", list_names(&unknown)))
@@ -163,9 +163,7 @@ mod tests {
         let told_import = told(&format!("(component {import} {run})")).expect("unknown");
         assert!(told_import.ends_with(": wasi:nn/graph@0.2.0"), "{told_import}");
         assert_eq!(told(&format!(r#"(component (import "wasi:io/poll@0.2.3" (instance)) {run})"#)), None);
-        let later =
-            told(r#"(component (instance $i) (export "wasi:http/handler@0.3.0" (instance $i)))"#).expect("later");
-        assert!(later.contains("handlers of WASI 0.3 are not supported yet"), "{later}");
+        assert_eq!(told(r#"(component (instance $i) (export "wasi:http/handler@0.3.0" (instance $i)))"#), None);
         let run3 = r#"(instance $i) (export "wasi:cli/run@0.3.0" (instance $i))"#;
         for offered in ["wasi:cli/stdout@0.3.2", "wasi:config/store@0.2.0-rc.1", "wasi:keyvalue/batch@0.2.0-draft"] {
             assert_eq!(told(&format!(r#"(component (import "{offered}" (instance)) {run3})"#)), None, "{offered}");

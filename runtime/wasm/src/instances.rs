@@ -4,7 +4,8 @@
 //! instance needs its memory or slot. An instance that failed is never reused.
 
 use crate::{
-    body::RequestBody,
+    async_handler::{self, Answering},
+    body::{RequestBody, RequestBodyEnd},
     delivery::Delivery,
     exit,
     guest::{self, Guest, Shared},
@@ -15,7 +16,7 @@ use crate::{
     slots::InstanceSlot,
 };
 use bytes::Bytes;
-use container::{HttpPolicy, InstancePolicy, Reuse, log::Source};
+use container::{InstancePolicy, Reuse, log::Source};
 use http_body_util::BodyExt;
 use parking_lot::Mutex;
 use std::{
@@ -29,27 +30,33 @@ use std::{
 use tokio::{sync::Notify, time::Instant};
 use wasmtime::Store;
 use wasmtime_wasi_http::{
-    WasiHttpView,
-    p2::{
-        bindings::{Proxy, http::types::ErrorCode, http::types::Scheme},
-        body::HyperOutgoingBody,
-    },
+    WasiBody, WasiHttpView,
+    p2::bindings::{Proxy, http::types::Scheme},
+    p3::bindings::Service,
 };
 
 /// Delay before the next spare instance after one could not be created.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// The head of the guest's answer, or its error.
-pub(crate) type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
+/// The head of the guest's answer, or its error code.
+pub(crate) type Head = Result<http::Response<WasiBody>, String>;
 
 /// One instance. Its memory is released before its slot.
 pub(crate) struct Instance {
     store: Store<Guest>,
-    proxy: Proxy,
+    exports: Exports,
     _slot: InstanceSlot,
     made: Instant,
     answered: u64,
     _alive: Option<LiveInstance>,
+}
+
+/// The handler that an instance exports.
+enum Exports {
+    /// Of WASI 0.2.
+    Handler(Proxy),
+    /// Of WASI 0.3.
+    AsyncHandler(Arc<Service>),
 }
 
 /// Counts an instance that may be reused.
@@ -74,6 +81,8 @@ pub(crate) struct Instances {
     shared: Arc<Shared>,
     image: Arc<Image>,
     reuse: Option<Reuse>,
+    /// An instance answers several requests at the same time ([`crate::concurrent`]).
+    concurrent: bool,
     state: Mutex<State>,
     /// Notifies requests that wait for memory of an idle instance.
     returned: Notify,
@@ -101,19 +110,41 @@ pub(crate) struct GuestRequest<B> {
     pub(crate) trace: Option<http::HeaderMap>,
 }
 
+/// The policy of a container that reuses instances.
+pub(crate) fn reuse(shared: &Shared) -> Option<Reuse> {
+    match shared.spec.http.instances {
+        InstancePolicy::PerRequest => None,
+        InstancePolicy::Reuse(reuse) => Some(reuse),
+    }
+}
+
+impl<B> GuestRequest<B>
+where
+    B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: std::fmt::Display,
+{
+    /// The request as the bindings take it, the end of its body, and its trace.
+    pub(crate) fn split(self) -> (http::Request<WasiBody>, RequestBodyEnd<B>, Option<http::HeaderMap>) {
+        let over = self.request.body().over();
+        let request = self.request.map(|body| {
+            let error = |text: String| wasmtime_wasi_http::Error::InternalError(Some(text));
+            body.map_err(error).boxed_unsync()
+        });
+        (request, over, self.trace)
+    }
+}
+
 impl Instances {
-    pub(crate) fn new(pool: Arc<Pool>, shared: Arc<Shared>, image: Arc<Image>) -> Arc<Self> {
-        let HttpPolicy { instances, .. } = shared.spec.http;
-        let reuse = match instances {
-            InstancePolicy::PerRequest => None,
-            InstancePolicy::Reuse(reuse) => Some(reuse),
-        };
+    /// `concurrent`: the caller keeps the instances, whatever the policy.
+    pub(crate) fn new(pool: Arc<Pool>, shared: Arc<Shared>, image: Arc<Image>, concurrent: bool) -> Arc<Self> {
+        let reuse = reuse(&shared).filter(|_| !concurrent);
         let memory = shared.memory.clone();
         let this = Arc::new(Self {
             pool,
             shared,
             image,
             reuse,
+            concurrent,
             state: Mutex::default(),
             returned: Notify::new(),
             changes: Arc::default(),
@@ -165,16 +196,23 @@ impl Instances {
     /// A new one. The share has what it begins with.
     pub(crate) async fn make(&self, share: InstanceMemory, slot: InstanceSlot) -> wasmtime::Result<Instance> {
         let target = self.image.target(&self.pool, slot.kind).await?;
-        let (Target::Http(pre), Some(side)) = (target, self.pool.side(slot.kind)) else {
-            return Err(wasmtime::format_err!("this is no HTTP handler"));
+        let Some(side) = self.pool.side(slot.kind) else {
+            return Err(wasmtime::format_err!("there is no such engine"));
         };
         let alive = self.reuse.map(|_| {
             self.changes.alive.fetch_add(1, SeqCst);
             LiveInstance(self.changes.clone())
         });
-        let mut store = guest::request_store(&side.engine, &self.shared, share)?;
-        match pre.instantiate_async(&mut store).await {
-            Ok(proxy) => Ok(Instance { store, proxy, _slot: slot, made: Instant::now(), answered: 0, _alive: alive }),
+        let mut store = guest::request_store(&side.engine, &self.shared, share, self.concurrent)?;
+        let exports = match target {
+            Target::Http(pre) => pre.instantiate_async(&mut store).await.map(Exports::Handler),
+            Target::Http3(pre) => pre.instantiate_async(&mut store).await.map(Arc::new).map(Exports::AsyncHandler),
+            _ => Err(wasmtime::format_err!("this is no HTTP handler")),
+        };
+        match exports {
+            Ok(exports) => {
+                Ok(Instance { store, exports, _slot: slot, made: Instant::now(), answered: 0, _alive: alive })
+            }
             Err(error) => Err(guest::failed(&mut store, error)),
         }
     }
@@ -279,6 +317,13 @@ impl Instances {
         next
     }
 
+    /// Memory and a slot for a spare instance, unless others wait for them.
+    pub(crate) fn spare(&self) -> Option<(InstanceMemory, InstanceSlot)> {
+        let share = self.shared.memory.try_reserve(self.image.initial_memory).ok()?;
+        let slot = self.pool.slots.spare(&self.shared.slots, self.image.slot_requirements())?;
+        (!self.shared.memory.is_wanted()).then_some((share, slot))
+    }
+
     /// Makes spare instances while there are too few.
     async fn refill(self: &Arc<Self>) {
         let Some(reuse) = self.reuse.filter(|reuse| reuse.min > 0) else { return };
@@ -288,15 +333,12 @@ impl Instances {
             if enough || late || self.state.lock().closed {
                 return;
             }
-            // Not for the price of others: they wait, this does not.
-            let share = self.shared.memory.try_reserve(self.image.initial_memory).ok();
-            let slot = self.pool.slots.spare(&self.shared.slots, self.image.slot_requirements());
-            let made = match (share, slot) {
-                (Some(share), Some(slot)) if !self.shared.memory.is_wanted() => {
+            let made = match self.spare() {
+                Some((share, slot)) => {
                     let (quota, ticker) = (self.shared.quota.clone(), self.pool.ticker.clone());
                     Throttled::new(self.make(share, slot), quota, ticker).await.map(Some)
                 }
-                _ => Ok(None),
+                None => Ok(None),
             };
             let kept = match made {
                 Ok(made) => made.is_some_and(|instance| self.put(instance)),
@@ -327,6 +369,19 @@ impl Reclaim for Instances {
 }
 
 impl Instance {
+    /// The store, and the handler of WASI 0.3.
+    pub(crate) fn asynchronous(&mut self) -> wasmtime::Result<(&mut Store<Guest>, Arc<Service>)> {
+        match &self.exports {
+            Exports::AsyncHandler(service) => Ok((&mut self.store, service.clone())),
+            Exports::Handler(_) => Err(wasmtime::format_err!("this is no handler of WASI 0.3")),
+        }
+    }
+
+    /// Adds the cause to the error that ended the guest.
+    pub(crate) fn failed(&mut self, error: wasmtime::Error) -> wasmtime::Error {
+        guest::failed(&mut self.store, error)
+    }
+
     /// Answers one request: `tell` gets the answer's head as soon as the guest sets it.
     pub(crate) async fn answer<B>(
         &mut self,
@@ -338,19 +393,26 @@ impl Instance {
         B: http_body::Body<Data = Bytes> + Send + Unpin + 'static,
         B::Error: std::fmt::Display,
     {
-        let GuestRequest { request, trace } = question;
+        let (request, over, trace) = question.split();
         let guest = self.store.data_mut();
         guest.begin(delivery.clone(), trace);
-        let over = request.body().over();
-        let request = request.map(|body| {
-            let error = |text: String| wasmtime_wasi_http::Error::InternalError(Some(text));
-            body.map_err(error).boxed_unsync()
-        });
-        let mut view = guest.http();
-        let request = view.new_incoming_request(Scheme::Http, request)?;
-        let out = view.new_response_outparam_from_callback(tell)?;
-        let handler = self.proxy.wasi_http_incoming_handler();
-        let ran = handler.call_handle(&mut self.store, request, out).await;
+        let ran = match &self.exports {
+            Exports::Handler(proxy) => {
+                let mut view = guest.http();
+                let request = view.new_incoming_request(Scheme::Http, request)?;
+                let tell = |head: Result<_, _>| tell(head.map_err(|code| format!("{code:?}")));
+                let out = view.new_response_outparam_from_callback(tell)?;
+                proxy.wasi_http_incoming_handler().call_handle(&mut self.store, request, out).await
+            }
+            Exports::AsyncHandler(service) => {
+                let answer = async |accessor: &_| {
+                    Answering { service, trace: None }.answer(accessor, request, tell).await?;
+                    async_handler::finished(accessor).await;
+                    Ok(())
+                };
+                self.store.run_concurrent(answer).await.flatten()
+            }
+        };
         ran.map_err(|error| guest::failed(&mut self.store, error))?;
         delivery.returned();
         self.answered += 1;

@@ -4,7 +4,7 @@
 //!
 //! | exports | target | life cycle |
 //! | --- | --- | --- |
-//! | component with `wasi:http/incoming-handler` | `http` | an instance per request, none while idle, unless the policy reuses instances |
+//! | component with `wasi:http/incoming-handler` (WASI 0.2) or `wasi:http/handler` (0.3) | `http` | an instance per request, none while idle, unless the policy reuses instances: one request after the other, or (0.3) many at the same time |
 //! | component with `wasi:cli/run` | `command` | one instance until it returns |
 //! | core module with `_start` or a function without a name (WASI preview 1, or its first form `wasi_unstable`) | `core` | one instance until it returns |
 //!
@@ -36,12 +36,14 @@
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
 
 mod access;
+mod async_handler;
 mod attach;
 mod body;
 mod cache;
 mod clients;
 mod command;
 pub mod compile;
+mod concurrent;
 mod config;
 mod connection;
 mod core_dump;

@@ -36,6 +36,10 @@ impl WasiHttpHooks for Outgoing {
         crate::host::CHUNK
     }
 
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
+        crate::host::CHUNK_3
+    }
+
     fn send_request(
         &mut self,
         mut request: http::Request<WasiBody>,

@@ -3,10 +3,12 @@
 // Helpers outside `#[test]` functions are not exempt by clippy.toml; tests run on the real clock.
 #![allow(clippy::unwrap_used, clippy::disallowed_methods, missing_docs)]
 
+mod async_http;
 mod bench;
 mod clients;
 mod command;
 mod compile;
+mod concurrent;
 mod exec;
 mod hostile;
 mod http;

@@ -4,7 +4,7 @@ use crate::support::Node;
 use container::{ExitReason, Mount};
 use std::path::Path;
 
-fn sample(name: &str) -> Vec<u8> {
+pub(crate) fn sample(name: &str) -> Vec<u8> {
     let samples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../samples");
     std::fs::read(samples.join(format!("{name}/{name}.wasm"))).unwrap()
 }
