@@ -146,6 +146,6 @@ mod tests {
         assert!(pending.is_err(), "two threads, two permits");
         let _other = polls.permit(Expected::MaybeLong).unwrap().await;
         drop(one);
-        next.await;
+        drop(next.await);
     }
 }

@@ -226,7 +226,7 @@ fn hostile_guests() -> Vec<Hostile> {
             poll,
             "(drop (call $poll (i32.const 0) (i32.const 64) (i32.const 1) (i32.const 128)))",
         ),
-        for_ever("asks for randomness", 64, random, "(drop (call $random (i32.const 1024) (i32.const 16777216)))"),
+        for_ever("asks for randomness", 64, random, "(drop (call $random (i32.const 1024) (i32.const 1048576)))"),
         until(OOM, for_ever("grows its memory", 64, "(memory 1)", &grow("memory.grow (i32.const 16)"))),
         until(
             OOM,
