@@ -1,14 +1,15 @@
 //! Compilation in a child process, which contains what a hostile module does to the compiler: excessive memory or time, or a crash.
 //!
-//! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which lowers
-//! its own limits before it reads the input. A child uses all idle cores; a queue decides how many
-//! children run, and which job is next. The child reads a job from standard input, and
-//! writes the code and a report to files in a folder that only this node's user can enter.
+//! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which reads
+//! a job from standard input, lowers its own limits, opens the files that the job names, and gives up all others and the network before it
+//! reads the input. It writes the code and a report to files in a folder that only this node's user can enter. A child uses all idle cores; a
+//! queue decides how many children run, and which job is next.
 
 use crate::{
     Compiler,
-    cache::{Cache, Lookup, Scratch},
+    cache::{CODE, Cache, FUNCTIONS, Lookup, Scratch},
     config,
+    functions::{self, Functions},
     image::Image,
     inspect,
     metrics::Metrics,
@@ -16,6 +17,10 @@ use crate::{
     queue::CompileQueue,
 };
 use container::{Artifact, Error, Progress, Result};
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, RestrictionStatus, Ruleset, RulesetAttr, RulesetError,
+    Scope,
+};
 use rustix::process::{Resource, Rlimit, Signal};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -49,6 +54,11 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into)
 }
 
+/// The name of a scope's functions in the cache.
+fn scope_name(scope: &str, compatibility: &str) -> String {
+    format!("{}.{compatibility}", hex::encode(Sha256::digest(scope)))
+}
+
 /// Most bytes that are kept of the child's standard error.
 const MAX_STDERR: u64 = 16 << 10;
 
@@ -62,14 +72,50 @@ struct Job {
     digest: String,
     output: PathBuf,
     report: PathBuf,
+    functions: Option<FunctionFiles>,
     memory: u64,
     cpu: u64,
+}
+
+/// The files of compiled functions ([`crate::functions`]).
+#[derive(Serialize, Deserialize)]
+struct FunctionFiles {
+    /// Those of the last artifact of the same scope.
+    last: Option<PathBuf>,
+    /// Those of the present artifact, to be written.
+    present: PathBuf,
+}
+
+/// The files of a job. The process opens no other.
+struct Files {
+    input: io::Result<File>,
+    output: File,
+    report: File,
+    last: Option<File>,
+    present: Option<File>,
+}
+
+impl Files {
+    fn open(job: &Job) -> io::Result<Self> {
+        let functions = job.functions.as_ref();
+        Ok(Self {
+            input: File::open(&job.input),
+            output: File::create(&job.output)?,
+            report: File::create(&job.report)?,
+            // it may have been evicted since
+            last: functions.and_then(|files| File::open(files.last.as_ref()?).ok()),
+            present: functions.map(|files| File::create(&files.present)).transpose()?,
+        })
+    }
 }
 
 #[derive(Serialize, Deserialize)]
 enum Report {
     Compiled {
         compatibility: String,
+        /// Functions that were taken from the scope's last artifact.
+        functions_cached: u64,
+        functions_compiled: u64,
     },
     Invalid(String),
     /// Not compiled, because the node cannot run its exports or imports.
@@ -100,6 +146,7 @@ impl Compilers {
         compatibility: &str,
         pool: &LazyPool,
         artifact: &Artifact,
+        scope: &str,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image> {
         let Artifact::Wasm { path, digest } = artifact else {
@@ -128,9 +175,10 @@ impl Compilers {
             let name = format!("{hash}-{number}");
             blocking(move || cache.scratch(&name).map_err(cache_error)).await?
         };
+        let scope = (bytes >= functions::MIN_INPUT && !scope.is_empty()).then(|| scope_name(scope, compatibility));
         let compiled = async {
             let begin = tokio::time::Instant::now();
-            let compiled = self.compile(path, hash, &scratch, compatibility).await;
+            let compiled = self.compile(path, hash, &scratch, compatibility, scope.as_deref()).await;
             self.metrics.compile_seconds.observe(begin.elapsed().as_secs_f64());
             if compiled.is_ok() { &self.metrics.compiled } else { &self.metrics.failed }.inc();
             compiled
@@ -138,9 +186,18 @@ impl Compilers {
         let (compiled, pool) = tokio::join!(compiled, pool.get());
         compiled?;
         let pool = pool?;
-        let (cache, code) = (self.cache.clone(), scratch.path().join("code"));
+        let (cache, code, present) =
+            (self.cache.clone(), scratch.path().join("code"), scratch.path().join("functions"));
         let taken = name.clone();
-        blocking(move || cache.insert(&taken, &code).map_err(cache_error)).await?;
+        let insert = move || {
+            if let Some(scope) = scope
+                && let Err(error) = cache.insert(&scope, FUNCTIONS, &present)
+            {
+                tracing::warn!(%error, "compiled functions cannot be stored: the next version compiles in full");
+            }
+            cache.insert(&taken, CODE, &code).map_err(cache_error)
+        };
+        blocking(insert).await?;
         match self.cached(pool, &name, artifact).await? {
             Lookup::Image(image) => image.map(|image| *image),
             Lookup::Absent => {
@@ -172,13 +229,30 @@ impl Compilers {
         Ok(size)
     }
 
-    async fn compile(&self, input: &Path, hash: &str, scratch: &Scratch, compatibility: &str) -> Result<()> {
+    /// Compiles to files in `scratch`: with the functions of `scope`, if there is one.
+    async fn compile(
+        &self,
+        input: &Path,
+        hash: &str,
+        scratch: &Scratch,
+        compatibility: &str,
+        scope: Option<&str>,
+    ) -> Result<()> {
         let options = &self.options;
+        let functions = match scope.map(str::to_owned) {
+            Some(scope) => {
+                let cache = self.cache.clone();
+                let last = blocking(move || Ok(cache.verified(&scope, FUNCTIONS))).await?;
+                Some(FunctionFiles { last, present: scratch.path().join("functions") })
+            }
+            None => None,
+        };
         let job = Job {
             input: std::path::absolute(input).map_err(|error| Error::Other(error.into()))?,
             digest: hash.to_string(),
             output: scratch.path().join("code"),
             report: scratch.path().join("report"),
+            functions,
             memory: options.memory,
             cpu: options.cpu.as_secs().max(1),
         };
@@ -192,7 +266,13 @@ impl Compilers {
         };
         let report = std::fs::read(&job.report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         match report {
-            Some(Report::Compiled { compatibility: of_child }) if of_child == compatibility => Ok(()),
+            Some(Report::Compiled { compatibility: of_child, functions_cached, functions_compiled })
+                if of_child == compatibility =>
+            {
+                self.metrics.functions_cached.inc_by(functions_cached);
+                self.metrics.functions_compiled.inc_by(functions_compiled);
+                Ok(())
+            }
             Some(Report::Compiled { .. }) => Err(Error::Exhausted(
                 "the compiler is another version than this node (was the program replaced while running?): restart it"
                     .into(),
@@ -288,12 +368,19 @@ pub fn child_main() -> ExitCode {
     if let Err(error) = limit(&job) {
         return fail(&format!("cannot limit itself: {error}"));
     }
-    if let Err(error) =
-        rayon::ThreadPoolBuilder::new().num_threads(cores().min(MAX_THREADS)).stack_size(STACK).build_global()
-    {
+    // reads the control group
+    let threads = cores().min(MAX_THREADS);
+    let files = match Files::open(&job) {
+        Ok(files) => files,
+        Err(error) => return fail(&format!("cannot open its files: {error}")),
+    };
+    if let Err(error) = confine() {
+        return fail(&format!("cannot confine itself: {error}"));
+    }
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build_global() {
         return fail(&format!("cannot start threads: {error}"));
     }
-    let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || run_job(&job));
+    let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || run_job(&job, files));
     match worker.map(|worker| worker.join()) {
         Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
         Ok(Ok(Err(error))) => fail(&format!("cannot write its result: {error}")),
@@ -320,17 +407,28 @@ fn limit(job: &Job) -> io::Result<()> {
     Ok(())
 }
 
-fn run_job(job: &Job) -> io::Result<()> {
-    let report = match compile(job) {
-        Ok(compatibility) => Report::Compiled { compatibility },
-        Err(report) => report,
-    };
-    std::fs::write(&job.report, serde_json::to_vec(&report)?)
+/// Gives up all files that this process has not opened, TCP, and signals to other processes, as far as the kernel can (Landlock, Linux 5.13 for
+/// files). Holds for the calling thread, and for those that it starts.
+fn confine() -> std::result::Result<RestrictionStatus, RulesetError> {
+    Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(ABI::V6))?
+        .handle_access(AccessNet::from_all(ABI::V6))?
+        .scope(Scope::from_all(ABI::V6))?
+        .create()?
+        .restrict_self()
 }
 
-fn compile(job: &Job) -> std::result::Result<String, Report> {
+fn run_job(job: &Job, mut files: Files) -> io::Result<()> {
+    let (Ok(report) | Err(report)) = compile(job, &mut files);
+    files.report.write_all(&serde_json::to_vec(&report)?)
+}
+
+fn compile(job: &Job, files: &mut Files) -> std::result::Result<Report, Report> {
     let unreadable = |error: &dyn std::fmt::Display| Report::Unreadable(format!("{}: {error}", job.input.display()));
-    let wasm = std::fs::read(&job.input).map_err(|error| unreadable(&error))?;
+    let mut wasm = Vec::new();
+    let input = files.input.as_mut().map_err(|error| unreadable(error))?;
+    input.read_to_end(&mut wasm).map_err(|error| unreadable(&error))?;
     if hex::encode(Sha256::digest(&wasm)) != job.digest.to_ascii_lowercase() {
         return Err(unreadable(&format!("is not what its digest sha256:{} says", job.digest)));
     }
@@ -338,13 +436,64 @@ fn compile(job: &Job) -> std::result::Result<String, Report> {
         return Err(Report::NeverRuns(why));
     }
     let invalid = |error: wasmtime::Error| Report::Invalid(format!("{error:#}"));
-    let engine = config::compiler().map_err(invalid)?;
+    let functions = match files.present {
+        Some(_) => Some(Arc::new(Functions::read(files.last.as_mut()).map_err(|error| unreadable(&error))?)),
+        None => None,
+    };
+    let engine = config::compiler(functions.clone()).map_err(invalid)?;
     // bytes 4 to 8 are version and layer; a component has layer 1
     let code = match wasm.get(4..8) {
         Some([1, 0, 0, 0]) => engine.precompile_module(&wasm).map_err(invalid)?,
         Some([_, _, 1, 0]) => engine.precompile_component(&wasm).map_err(invalid)?,
         version => return Err(Report::Invalid(format!("unknown version of WebAssembly: {version:x?}"))),
     };
-    std::fs::write(&job.output, code).map_err(|error| unreadable(&error))?;
-    Ok(config::compatibility(&engine))
+    files.output.write_all(&code).map_err(|error| unreadable(&error))?;
+    let (functions_cached, functions_compiled) = functions.as_ref().map_or((0, 0), |functions| functions.counts());
+    if let (Some(functions), Some(file)) = (functions, files.present.take()) {
+        functions.write(file).map_err(|error| unreadable(&error))?;
+    }
+    Ok(Report::Compiled { compatibility: config::compatibility(&engine), functions_cached, functions_compiled })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use landlock::RulesetStatus;
+    use std::net::{Ipv4Addr, TcpListener, TcpStream};
+
+    #[test]
+    fn a_confined_compiler_has_the_files_it_opened_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("input");
+        std::fs::write(&path, "input").unwrap();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        // Confinement holds for a thread, and for those that it starts.
+        let confined = std::thread::spawn(move || {
+            let mut file = File::open(&path).unwrap();
+            if confine().unwrap().ruleset == RulesetStatus::NotEnforced {
+                return Vec::new();
+            }
+            let mut text = String::new();
+            file.read_to_string(&mut text).unwrap();
+            assert_eq!(text, "input");
+            let (mut created, inner) = (path.clone(), path.clone());
+            created.set_file_name("created");
+            let opened = std::thread::spawn(move || File::open(&inner).map(drop)).join().unwrap();
+            let refused = [
+                opened,
+                File::create(&path).map(drop),
+                File::create(&created).map(drop),
+                std::fs::remove_file(&path),
+                std::fs::read_dir("/").map(drop),
+                std::process::Command::new("/bin/true").status().map(drop),
+                TcpStream::connect(address).map(drop),
+                TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(drop),
+            ];
+            refused.into_iter().map(|result| result.map_err(|error| error.kind())).collect()
+        });
+        for (at, result) in confined.join().unwrap().into_iter().enumerate() {
+            assert_eq!(result, Err(io::ErrorKind::PermissionDenied), "{at}");
+        }
+    }
 }

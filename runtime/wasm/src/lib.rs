@@ -49,6 +49,7 @@ pub mod descriptors;
 mod exec;
 mod exit;
 mod files;
+mod functions;
 mod guest;
 mod host;
 mod http;
