@@ -121,7 +121,7 @@ impl Start {
         let configs = self.shared.cluster.configs(&self.pod).await;
         let configs = configs.map_err(|e| StartError::new("CreateContainerConfigError", e.to_string(), Retry::Soon))?;
         let environment = self.environment(container, &pulled, &configs)?;
-        let scope = preparation_scope(pod::namespace(&self.pod), &image);
+        let scope = images::preparation_scope(pod::namespace(&self.pod), &image);
         let prepared = runtime.prepare(&pulled.artifact, &scope, &|progress| self.progress(describe(&progress))).await;
         let prepared = prepared.map_err(|e| {
             StartError::new("CreateContainerError", format!("failed to prepare image {image:?}: {e}"), Retry::Later)
@@ -339,12 +339,6 @@ fn declared(port: &k8s_openapi::api::core::v1::ContainerPort) -> Option<Port> {
     };
     let number = u16::try_from(port.container_port).ok()?;
     Some(Port { name: port.name.clone().unwrap_or_default(), number, protocol })
-}
-
-/// Returns whose image it is: versions of one repository in one namespace share what the compiler keeps of them, others never do. Empty for a
-/// name that cannot be parsed.
-fn preparation_scope(namespace: &str, image: &str) -> String {
-    image::Reference::parse(image).map_or(String::new(), |name| format!("{namespace}/{}", name.repository()))
 }
 
 fn describe(progress: &Progress) -> String {

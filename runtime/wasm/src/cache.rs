@@ -48,8 +48,20 @@ impl Cache {
         Self { folder, key, max_bytes, clock }
     }
 
-    /// Creates the folder and ensures that no other user can write to it.
+    /// Creates the folder, ensures that no other user can write to it, and removes what compilers of an earlier process left.
     pub(crate) fn open(&self) -> io::Result<()> {
+        self.create()?;
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the folder, and ensures that no other user can write to it.
+    pub(crate) fn create(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let metadata = fs::metadata(&self.folder)?;
         if metadata.uid() != rustix::process::geteuid().as_raw() {
@@ -58,13 +70,6 @@ impl Cache {
         }
         if metadata.mode() & 0o077 != 0 {
             fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o700))?;
-        }
-        // removes folders of compilers of an earlier process
-        for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "tmp") {
-                fs::remove_dir_all(path)?;
-            }
         }
         Ok(())
     }

@@ -6,7 +6,7 @@
 //! queue decides how many children run, and which job is next.
 
 use crate::{
-    Compiler,
+    Compiler, Options,
     cache::{CODE, Cache, FUNCTIONS, Lookup, Scratch},
     config,
     functions::{self, Functions},
@@ -124,6 +124,57 @@ enum Report {
     Unreadable(String),
 }
 
+/// A Wasm artifact.
+struct Wasm<'a> {
+    path: &'a Path,
+    /// Its SHA-256 in hexadecimal.
+    hash: &'a str,
+}
+
+impl<'a> Wasm<'a> {
+    fn of(artifact: &'a Artifact) -> Result<Self> {
+        let Artifact::Wasm { path, digest } = artifact else {
+            return Err(Error::Unsupported("a Linux image does not run on wasmtime".into()));
+        };
+        let hash = digest
+            .strip_prefix("sha256:")
+            .filter(|hash| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
+        match hash {
+            Some(hash) => Ok(Self { path, hash }),
+            None => Err(Error::Invalid(format!("{digest} is not a sha256 digest"))),
+        }
+    }
+
+    /// The name of its code in the cache.
+    fn name(&self, compatibility: &str) -> String {
+        format!("{}.{compatibility}", self.hash)
+    }
+}
+
+/// Compiles an artifact into a cache that a node may use at the same time. Returns whether that was necessary. `scope` is that of
+/// [`container::Runtime::prepare`].
+///
+/// # Errors
+/// It is not a Wasm artifact, does not compile within the limits, or the cache cannot be written.
+pub async fn precompile(options: &Options, artifact: &Artifact, scope: &str) -> Result<bool> {
+    let cache = Cache::new(options.cache.clone(), options.key, options.cache_bytes, options.clock.clone());
+    let compilers = Compilers::new(options.compiler.clone(), cache.clone(), Arc::default());
+    let compatibility =
+        || Ok(config::compatibility(&config::compiler(None).map_err(|error| Error::Other(error.into()))?));
+    let compatibility = blocking(compatibility).await?;
+    let wasm = Wasm::of(artifact)?;
+    let name = wasm.name(&compatibility);
+    let is_compiled = blocking(move || {
+        cache.create().map_err(cache_error)?;
+        Ok(cache.verified(&name, CODE).is_some())
+    });
+    if is_compiled.await? {
+        return Ok(false);
+    }
+    compilers.compile_to_cache(&wasm, &compatibility, scope, &|_| ()).await?;
+    Ok(true)
+}
+
 /// Produces the images of artifacts, from the cache or by a child process.
 pub(crate) struct Compilers {
     options: Compiler,
@@ -149,63 +200,62 @@ impl Compilers {
         scope: &str,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image> {
-        let Artifact::Wasm { path, digest } = artifact else {
-            return Err(Error::Unsupported("a Linux image does not run on wasmtime".into()));
-        };
-        let hash = digest
-            .strip_prefix("sha256:")
-            .filter(|hash| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
-        let Some(hash) = hash else {
-            return Err(Error::Invalid(format!("{digest} is not a sha256 digest")));
-        };
-        let name = format!("{hash}.{compatibility}");
+        let wasm = Wasm::of(artifact)?;
+        let name = wasm.name(compatibility);
         if self.cache.contains(&name)
             && let Lookup::Image(image) = self.cached(pool.get().await?, &name, artifact).await?
         {
             self.metrics.cached.inc();
             return image.map(|image| *image);
         }
-        let bytes = self.check(path).inspect_err(|_| {
+        let (compiled, pool) = tokio::join!(self.compile_to_cache(&wasm, compatibility, scope, progress), pool.get());
+        compiled?;
+        match self.cached(pool?, &name, artifact).await? {
+            Lookup::Image(image) => image.map(|image| *image),
+            Lookup::Absent => Err(Error::Exhausted(format!(
+                "the compiled code of {} could not be read back from the cache",
+                artifact.digest()
+            ))),
+            // compiling the same bytes again would produce the same code
+            Lookup::Incompatible(error) => Err(Error::Invalid(format!("this node cannot run it: {error:#}"))),
+        }
+    }
+
+    /// Compiles an artifact, and adds its code to the cache.
+    async fn compile_to_cache(
+        &self,
+        wasm: &Wasm<'_>,
+        compatibility: &str,
+        scope: &str,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<()> {
+        let bytes = self.check(wasm.path).inspect_err(|_| {
             self.metrics.failed.inc();
         })?;
         let _permit = self.queue.acquire(bytes, || progress(Progress::Queued)).await;
         progress(Progress::Compiling { bytes });
         let scratch = {
             let (cache, number) = (self.cache.clone(), self.count.fetch_add(1, Relaxed));
-            let name = format!("{hash}-{number}");
+            // `precompile` may run in another process at the same time
+            let name = format!("{}-{}-{number}", wasm.hash, std::process::id());
             blocking(move || cache.scratch(&name).map_err(cache_error)).await?
         };
         let scope = (bytes >= functions::MIN_INPUT && !scope.is_empty()).then(|| scope_name(scope, compatibility));
-        let compiled = async {
-            let begin = tokio::time::Instant::now();
-            let compiled = self.compile(path, hash, &scratch, compatibility, scope.as_deref()).await;
-            self.metrics.compile_seconds.observe(begin.elapsed().as_secs_f64());
-            if compiled.is_ok() { &self.metrics.compiled } else { &self.metrics.failed }.inc();
-            compiled
-        };
-        let (compiled, pool) = tokio::join!(compiled, pool.get());
+        let begin = tokio::time::Instant::now();
+        let compiled = self.compile(wasm, &scratch, compatibility, scope.as_deref()).await;
+        self.metrics.compile_seconds.observe(begin.elapsed().as_secs_f64());
+        if compiled.is_ok() { &self.metrics.compiled } else { &self.metrics.failed }.inc();
         compiled?;
-        let pool = pool?;
-        let (cache, code, present) =
-            (self.cache.clone(), scratch.path().join("code"), scratch.path().join("functions"));
-        let taken = name.clone();
+        let (cache, name) = (self.cache.clone(), wasm.name(compatibility));
         let insert = move || {
             if let Some(scope) = scope
-                && let Err(error) = cache.insert(&scope, FUNCTIONS, &present)
+                && let Err(error) = cache.insert(&scope, FUNCTIONS, &scratch.path().join("functions"))
             {
                 tracing::warn!(%error, "compiled functions cannot be stored: the next version compiles in full");
             }
-            cache.insert(&taken, CODE, &code).map_err(cache_error)
+            cache.insert(&name, CODE, &scratch.path().join("code")).map_err(cache_error)
         };
-        blocking(insert).await?;
-        match self.cached(pool, &name, artifact).await? {
-            Lookup::Image(image) => image.map(|image| *image),
-            Lookup::Absent => {
-                Err(Error::Exhausted(format!("the compiled code of {digest} could not be read back from the cache")))
-            }
-            // compiling the same bytes again would produce the same code
-            Lookup::Incompatible(error) => Err(Error::Invalid(format!("this node cannot run it: {error:#}"))),
-        }
+        blocking(insert).await
     }
 
     async fn cached(&self, pool: &Arc<Pool>, name: &str, artifact: &Artifact) -> Result<Lookup> {
@@ -232,8 +282,7 @@ impl Compilers {
     /// Compiles to files in `scratch`: with the functions of `scope`, if there is one.
     async fn compile(
         &self,
-        input: &Path,
-        hash: &str,
+        wasm: &Wasm<'_>,
         scratch: &Scratch,
         compatibility: &str,
         scope: Option<&str>,
@@ -248,8 +297,8 @@ impl Compilers {
             None => None,
         };
         let job = Job {
-            input: std::path::absolute(input).map_err(|error| Error::Other(error.into()))?,
-            digest: hash.to_string(),
+            input: std::path::absolute(wasm.path).map_err(|error| Error::Other(error.into()))?,
+            digest: wasm.hash.to_string(),
             output: scratch.path().join("code"),
             report: scratch.path().join("report"),
             functions,
