@@ -2,7 +2,7 @@
 
 use crate::unsteady::Switch;
 use agent::{
-    Agent, Machine, Parts, Pressure, Runtimes,
+    Agent, Dependencies, Machine, Pressure, Runtimes,
     images::{Command, Error, Images, Keyring, Listed, Pulled},
 };
 use api::Object;
@@ -217,7 +217,7 @@ impl World {
         let (recorder, write) = Recorder::new(client.clone(), self.clock.clone(), options);
         tokio::spawn(write);
         let machine = self.machines.get_mut(name).unwrap();
-        let parts = Parts {
+        let dependencies = Dependencies {
             runtimes: Runtimes::new([Arc::new(machine.runtime.clone()) as Arc<dyn Runtime>]),
             network: Arc::new(self.network.clone()),
             dialer: Arc::new(self.network.clone()),
@@ -262,7 +262,7 @@ impl World {
             runtime_version: "wasmtime://48".into(),
             port: None,
         };
-        let agent = Agent::new(options, parts).unwrap();
+        let agent = Agent::new(options, dependencies).unwrap();
         self.routers.0.lock().insert(name.to_owned(), agent.router());
         let token = CancellationToken::new();
         let child = token.clone();

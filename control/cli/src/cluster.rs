@@ -90,7 +90,7 @@ impl Cluster {
             bail!("these lists were not there after {START_TIMEOUT:?}: {}", missing.join(", "));
         }
         // Pods that are still marked ready by the previous run do not run yet. With very many pods some are corrected after the start.
-        if tokio::time::timeout(FIRST_PASS_TIMEOUT, self.node.agent.settled()).await.is_err() {
+        if tokio::time::timeout(FIRST_PASS_TIMEOUT, self.node.agent.statuses_synced()).await.is_err() {
             tracing::warn!("some pods are still shown as they were before the restart");
         }
         Ok(())
@@ -144,7 +144,7 @@ impl Cluster {
         if !self.draining.end(self.drain + SHUTDOWN_TIMEOUT).await {
             tracing::warn!("the node agent has not drained in time");
         }
-        let cut = self.node.agent.cut();
+        let cut = self.node.agent.killed_containers();
         if !self.group.end(SHUTDOWN_TIMEOUT).await {
             tracing::warn!("some tasks have not ended in time");
         }

@@ -1,9 +1,8 @@
-//! Whether the node takes a pod that was bound to it: whoever binds may be wrong, or later than somebody else. Pure. A pod that is
-//! refused has failed; its controller makes another.
+//! Decides whether the node admits a pod that was bound to it. The binding may be wrong or based on stale data. A rejected pod fails, and
+//! its controller creates another. Pure.
 //!
-//! Upstream's kubelet refuses by the same filters as the scheduler's; of those, this is NodeResourcesFit and NodeAffinity. Pods that
-//! were taken are never judged again. See
-//! <https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-framework/>.
+//! Upstream's kubelet checks the scheduler's filters. This module checks NodeResourcesFit and NodeAffinity. Admitted pods are never checked
+//! again. See <https://kubernetes.io/docs/concepts/scheduling-eviction/scheduling-framework/>.
 
 use crate::{pod, state::Failure};
 use client::fit::{
@@ -13,48 +12,51 @@ use client::fit::{
 use k8s_openapi::api::core::v1::{Node, Pod};
 use std::{collections::HashMap, sync::Arc};
 
-/// What the node has and which pods have taken their share of it.
+/// The node's allocatable resources, and the requests of the admitted pods.
 #[derive(Clone, Debug)]
-pub struct Room {
+pub struct AdmittedPods {
     capacity: Resources,
-    places: usize,
+    max_pods: usize,
     used: Resources,
-    taken: HashMap<Arc<str>, Resources>,
+    requests: HashMap<Arc<str>, Resources>,
 }
 
-/// Why a pod is refused: reason and message as upstream's, the message of the event.
+/// Why a pod is rejected. Reason and message are upstream's, and those of the event.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal {
-    /// `OutOfcpu`, `NodeAffinity`, …
+pub struct Rejection {
+    /// Such as `OutOfcpu` or `NodeAffinity`.
     pub reason: String,
-    /// For people.
+    /// The message of the event.
     pub message: String,
 }
 
-impl Refusal {
-    /// What the pod's status says.
+impl Rejection {
+    /// The failure for the pod's status.
     pub fn failure(&self) -> Failure {
         let message = format!("Pod was rejected: {}", self.message);
-        Failure { reason: self.reason.clone(), message, refused: true, pressure: false }
+        Failure { reason: self.reason.clone(), message, rejected: true, pressure: false }
     }
 }
 
-impl Room {
-    /// Empty, of a node with that much for pods and so many places.
-    pub fn new(capacity: Resources, places: u32) -> Self {
-        let places = usize::try_from(places).unwrap_or(usize::MAX);
-        Self { capacity, places, used: Resources::default(), taken: HashMap::new() }
+impl AdmittedPods {
+    /// Creates the table of a node without pods. `capacity` is what the node's pods may request together.
+    pub fn new(capacity: Resources, max_pods: u32) -> Self {
+        let max_pods = usize::try_from(max_pods).unwrap_or(usize::MAX);
+        Self { capacity, max_pods, used: Resources::default(), requests: HashMap::new() }
     }
 
-    /// Takes a pod if it fits beside those that were taken.
-    pub fn admit(&mut self, pod: &Pod) -> Result<(), Refusal> {
-        let asked = requests(pod::spec(pod));
-        match self.short_of(&asked) {
+    /// Admits a pod if its requests fit.
+    ///
+    /// # Errors
+    /// A resource does not suffice.
+    pub fn admit(&mut self, pod: &Pod) -> Result<(), Rejection> {
+        let requested = requests(pod::spec(pod));
+        match self.insufficient(&requested) {
             None => {
-                self.put(pod, asked);
+                self.insert(pod, requested);
                 Ok(())
             }
-            Some((resource, requested, used, capacity)) => Err(Refusal {
+            Some((resource, requested, used, capacity)) => Err(Rejection {
                 reason: format!("OutOf{resource}"),
                 message: format!(
                     "Node didn't have enough resource: {resource}, requested: {requested}, used: {used}, capacity: {capacity}"
@@ -63,50 +65,53 @@ impl Room {
         }
     }
 
-    /// Takes a pod that is here already, whether it fits or not.
-    pub fn keep(&mut self, pod: &Pod) {
-        self.put(pod, requests(pod::spec(pod)));
+    /// Adds a pod that was admitted before, whether it fits or not.
+    pub fn add(&mut self, pod: &Pod) {
+        self.insert(pod, requests(pod::spec(pod)));
     }
 
-    /// A pod that ended or left gives back what it took. Idempotent.
-    pub fn free(&mut self, uid: &str) {
-        if let Some(share) = self.taken.remove(uid) {
+    /// Releases the requests of a pod that ended or was deleted. Idempotent.
+    pub fn remove(&mut self, uid: &str) {
+        if let Some(share) = self.requests.remove(uid) {
             self.used.sub(&share);
         }
     }
 
-    fn put(&mut self, pod: &Pod, share: Resources) {
-        self.free(pod::uid(pod));
+    fn insert(&mut self, pod: &Pod, share: Resources) {
+        self.remove(pod::uid(pod));
         self.used.add(&share);
-        self.taken.insert(pod::uid(pod).into(), share);
+        self.requests.insert(pod::uid(pod).into(), share);
     }
 
-    /// The first resource that does not suffice: its name, what is asked for, used and there.
-    fn short_of<'a>(&self, asked: &'a Resources) -> Option<(&'a str, Amount, Amount, Amount)> {
+    /// The first insufficient resource: its name, and the requested, used and available amounts.
+    fn insufficient<'a>(&self, requested: &'a Resources) -> Option<(&'a str, Amount, Amount, Amount)> {
         let count = |n: usize| Amount::try_from(n).unwrap_or(Amount::MAX);
-        let (taken, places) = (count(self.taken.len()), count(self.places));
+        let (taken, max_pods) = (count(self.requests.len()), count(self.max_pods));
         let (used, has) = (&self.used, &self.capacity);
         let of = |all: &Resources, name: &str| all.scalar.get(name).copied().unwrap_or(0);
         let named = [
-            ("pods", 1, taken, places),
-            ("cpu", asked.cpu, used.cpu, has.cpu),
-            ("memory", asked.memory, used.memory, has.memory),
-            ("ephemeral-storage", asked.storage, used.storage, has.storage),
+            ("pods", 1, taken, max_pods),
+            ("cpu", requested.cpu, used.cpu, has.cpu),
+            ("memory", requested.memory, used.memory, has.memory),
+            ("ephemeral-storage", requested.storage, used.storage, has.storage),
         ];
-        // extended resources that the node does not have are not its own to count
-        let own = asked.scalar.iter().filter(|(name, _)| !name.contains('/') || has.scalar.contains_key(*name));
+        // The kubelet ignores extended resources that the node does not have.
+        let own = requested.scalar.iter().filter(|(name, _)| !name.contains('/') || has.scalar.contains_key(*name));
         let scalar = own.map(|(name, amount)| (name.as_str(), *amount, of(used, name), of(has, name)));
-        named.into_iter().chain(scalar).find(|(_, asked, used, has)| *asked > 0 && *asked > has - used)
+        named.into_iter().chain(scalar).find(|(_, requested, used, has)| *requested > 0 && *requested > has - used)
     }
 }
 
-/// Whether the node is one that the pod's selector and required affinity accept.
-pub fn suits(pod: &Pod, node: &Node) -> Result<(), Refusal> {
+/// Checks that the node matches the pod's node selector and required node affinity.
+///
+/// # Errors
+/// It does not match.
+pub fn check_node_affinity(pod: &Pod, node: &Node) -> Result<(), Rejection> {
     if Required::of(pod::spec(pod)).matches(node) {
         return Ok(());
     }
     let message = "Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector".to_owned();
-    Err(Refusal { reason: "NodeAffinity".to_owned(), message })
+    Err(Rejection { reason: "NodeAffinity".to_owned(), message })
 }
 
 #[cfg(test)]
@@ -119,15 +124,15 @@ mod tests {
         serde_json::from_value(json!({"metadata": {"name": name, "uid": name}, "spec": spec})).unwrap()
     }
 
-    fn room(places: u32) -> Room {
+    fn admitted(max_pods: u32) -> AdmittedPods {
         let capacity = Resources { cpu: 4000, memory: 1 << 30, storage: 1 << 30, ..Resources::default() };
-        Room::new(capacity, places)
+        AdmittedPods::new(capacity, max_pods)
     }
 
     #[test]
     fn a_pod_that_does_not_fit_is_refused_with_upstreams_words() {
-        let mut room = room(2);
-        room.admit(&pod("a", json!({"cpu": "3", "memory": "512Mi"}))).unwrap();
+        let mut admitted = admitted(2);
+        admitted.admit(&pod("a", json!({"cpu": "3", "memory": "512Mi"}))).unwrap();
         for (requests, reason, numbers) in [
             (json!({"cpu": "1001m", "memory": "1Gi"}), "OutOfcpu", "cpu, requested: 1001, used: 3000, capacity: 4000"),
             (
@@ -146,45 +151,45 @@ mod tests {
                 "hugepages-2Mi, requested: 2097152, used: 0, capacity: 0",
             ),
         ] {
-            let refusal = room.admit(&pod("b", requests)).unwrap_err();
-            assert_eq!(refusal.reason, reason);
-            assert_eq!(refusal.message, format!("Node didn't have enough resource: {numbers}"));
-            let failure = refusal.failure();
+            let rejection = admitted.admit(&pod("b", requests)).unwrap_err();
+            assert_eq!(rejection.reason, reason);
+            assert_eq!(rejection.message, format!("Node didn't have enough resource: {numbers}"));
+            let failure = rejection.failure();
             assert_eq!(failure.message, format!("Pod was rejected: Node didn't have enough resource: {numbers}"));
         }
-        room.admit(&pod("b", json!({"cpu": "1", "memory": "512Mi", "example.com/gpu": "1"}))).unwrap();
-        let refusal = room.admit(&pod("c", json!({"cpu": "1"}))).unwrap_err();
-        assert_eq!(refusal.reason, "OutOfpods", "the number of pods is looked at first");
-        assert_eq!(refusal.message, "Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2");
+        admitted.admit(&pod("b", json!({"cpu": "1", "memory": "512Mi", "example.com/gpu": "1"}))).unwrap();
+        let rejection = admitted.admit(&pod("c", json!({"cpu": "1"}))).unwrap_err();
+        assert_eq!(rejection.reason, "OutOfpods", "the number of pods is looked at first");
+        assert_eq!(rejection.message, "Node didn't have enough resource: pods, requested: 1, used: 2, capacity: 2");
     }
 
     #[test]
     fn a_share_is_given_back_once_and_kept_pods_count() {
-        let mut room = room(9);
-        room.keep(&pod("a", json!({"cpu": "6"})));
-        assert!(room.admit(&pod("b", json!({"cpu": "1m"}))).is_err(), "too full, and yet nobody leaves");
-        room.admit(&pod("c", json!({}))).expect("asks for nothing");
-        room.free("a");
-        room.free("a");
-        room.free("unknown");
-        room.admit(&pod("b", json!({"cpu": "4"}))).unwrap();
-        assert!(room.admit(&pod("d", json!({"cpu": "1m"}))).is_err());
+        let mut admitted = admitted(9);
+        admitted.add(&pod("a", json!({"cpu": "6"})));
+        assert!(admitted.admit(&pod("b", json!({"cpu": "1m"}))).is_err(), "too full, and yet nobody leaves");
+        admitted.admit(&pod("c", json!({}))).expect("asks for nothing");
+        admitted.remove("a");
+        admitted.remove("a");
+        admitted.remove("unknown");
+        admitted.admit(&pod("b", json!({"cpu": "4"}))).unwrap();
+        assert!(admitted.admit(&pod("d", json!({"cpu": "1m"}))).is_err());
     }
 
     #[test]
     fn a_pod_that_asks_for_everything_leaves_no_trace() {
         let huge = json!({"cpu": "9E", "memory": "9E", "ephemeral-storage": "9E", "hugepages-2Mi": "9E"});
-        let mut room = room(9);
-        room.admit(&pod("a", json!({"cpu": "3", "memory": "512Mi"}))).unwrap();
-        let refusal = room.admit(&pod("huge", huge.clone())).unwrap_err();
-        assert_eq!(refusal.reason, "OutOfcpu");
-        room.keep(&pod("huge", huge.clone()));
-        room.keep(&pod("other", huge));
-        room.free("huge");
-        room.free("other");
-        let refusal = room.admit(&pod("b", json!({"memory": "513Mi"}))).unwrap_err();
-        assert!(refusal.message.contains("used: 536870912"), "{}", refusal.message);
-        room.admit(&pod("b", json!({"memory": "512Mi"}))).unwrap();
+        let mut admitted = admitted(9);
+        admitted.admit(&pod("a", json!({"cpu": "3", "memory": "512Mi"}))).unwrap();
+        let rejection = admitted.admit(&pod("huge", huge.clone())).unwrap_err();
+        assert_eq!(rejection.reason, "OutOfcpu");
+        admitted.add(&pod("huge", huge.clone()));
+        admitted.add(&pod("other", huge));
+        admitted.remove("huge");
+        admitted.remove("other");
+        let rejection = admitted.admit(&pod("b", json!({"memory": "513Mi"}))).unwrap_err();
+        assert!(rejection.message.contains("used: 536870912"), "{}", rejection.message);
+        admitted.admit(&pod("b", json!({"memory": "512Mi"}))).unwrap();
     }
 
     #[test]
@@ -205,7 +210,7 @@ mod tests {
             let mut whole = serde_json::to_value(&pod.spec).unwrap();
             whole.as_object_mut().unwrap().extend(spec.as_object().unwrap().clone());
             pod.spec = serde_json::from_value(whole).unwrap();
-            assert_eq!(suits(&pod, &node).is_ok(), suitable, "{spec}");
+            assert_eq!(check_node_affinity(&pod, &node).is_ok(), suitable, "{spec}");
         }
     }
 }

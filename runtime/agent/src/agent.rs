@@ -1,11 +1,11 @@
-//! The agent: a worker for each pod of the node, and the few loops that serve them all.
+//! The node agent: one worker per pod, and the loops that are shared by all pods.
 
 use crate::{
-    admission::Room,
-    awaited::{self, Awaited},
+    admission::AdmittedPods,
+    awaited::{self, AwaitedImages},
     cluster::Cluster,
     eviction,
-    handle::{Handle, Note},
+    handle::{Handle, Message},
     images::Images,
     metrics::Metrics,
     node,
@@ -43,56 +43,59 @@ use std::{
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How often runtimes are asked for everything: what no event told is found then.
+/// How often the containers of all runtimes are listed, to find changes whose event was missed.
 const RELIST_INTERVAL: Duration = Duration::from_secs(10);
-/// How often unused images are removed.
-const COLLECT_INTERVAL: Duration = Duration::from_secs(300);
-/// What stopping may take beyond the drain time: a container that is killed at its end still tells so.
-const SLACK: Duration = Duration::from_secs(3);
-/// A worker that panicked is made anew after this.
+/// How often unused images are garbage-collected.
+const IMAGE_GC_INTERVAL: Duration = Duration::from_secs(300);
+/// How much longer than the drain timeout a drain may take, so that the exits of killed containers are still recorded.
+const DRAIN_MARGIN: Duration = Duration::from_secs(3);
+/// Delay before a worker that panicked is restarted.
 const PANIC_RETRY_DELAY: Duration = Duration::from_secs(10);
 
-/// The parts that an agent joins.
-pub struct Parts {
-    /// By handler.
+/// The interfaces that an agent depends on.
+pub struct Dependencies {
+    /// The container runtimes by handler.
     pub runtimes: Runtimes,
     /// The pod network.
     pub network: Arc<dyn Network>,
-    /// The cluster's way to pods.
+    /// Connects to pods, for probes and hooks.
     pub dialer: Arc<dyn Dialer>,
-    /// Images of the node.
+    /// The images of the node.
     pub images: Arc<dyn Images>,
-    /// The API.
+    /// The client of the API server, with the node's identity.
     pub client: Client,
-    /// The informers of the process; the agent reads with its own client.
+    /// The informers of the process. The agent's own informers list and watch with `client`.
     pub informers: Informers,
-    /// Events, as component `kubelet`.
+    /// Records events as component `kubelet`.
     pub recorder: Recorder,
 }
 
-/// The node agent: the kubelet's role. Cheap to clone.
+/// The node agent, which is Sampan's kubelet. Cheap to clone.
 #[derive(Clone)]
 pub struct Agent {
     pub(crate) shared: Arc<Shared>,
     draining: Arc<AtomicBool>,
-    /// Workers that a drain did not wait for.
-    late: Arc<AtomicUsize>,
+    /// The number of workers that did not end within the drain timeout.
+    unfinished_workers: Arc<AtomicUsize>,
     workers: TaskTracker,
     pub(crate) token: CancellationToken,
     probing: CancellationToken,
-    /// Cancelled when the API no longer believes what an earlier process told of pods.
-    settled: CancellationToken,
+    /// Cancelled when no pod's status in the API shows readiness that an earlier process reported.
+    statuses_synced: CancellationToken,
 }
 
 impl Agent {
-    /// Joins the parts. Makes the folders below the data folder; starts nothing. Must be called on a tokio runtime.
-    pub fn new(options: Options, parts: Parts) -> io::Result<Self> {
+    /// Creates an agent and the folders below the data folder. Starts nothing. Must be called on a tokio runtime.
+    ///
+    /// # Errors
+    /// A folder cannot be created or read.
+    pub fn new(options: Options, dependencies: Dependencies) -> io::Result<Self> {
         let states = StateDir::open(&options.data_dir.join("state"))?;
         let (token, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let Parts { runtimes, network, dialer, images, client, informers, recorder } = parts;
+        let Dependencies { runtimes, network, dialer, images, client, informers, recorder } = dependencies;
         let allocatable = Arc::new(node::allocatable(&options));
         let shared = Shared {
-            room: Mutex::new(Room::new(Resources::parse(Some(allocatable.as_ref())), options.pods)),
+            admitted: Mutex::new(AdmittedPods::new(Resources::parse(Some(allocatable.as_ref())), options.pods)),
             allocatable,
             runtimes,
             network,
@@ -102,46 +105,57 @@ impl Agent {
             recorder: recorder.clone(),
             plugins: volumes::plugins(),
             tokens: Arc::new(Tokens::new(client.clone())),
-            private: volumes::Private::new(options.private.clone()),
+            private: volumes::PrivateDir::new(options.private.clone()),
             states,
             reporter: Reporter::new(client, token.clone(), tasks.clone()),
             prober: Prober::new(dialer, recorder),
-            awaited: Arc::new(Awaited::default()),
+            awaited: Arc::new(AwaitedImages::default()),
             rng: Mutex::new(fastrand::Rng::with_seed(options.seed)),
             pods: Mutex::default(),
             tasks,
             metrics: Metrics::default(),
             readings: Readings::default(),
-            cut: AtomicUsize::new(0),
+            killed: AtomicUsize::new(0),
             options,
         };
         let probing = token.child_token();
-        let (draining, workers, settled) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
-        Ok(Self { shared: Arc::new(shared), draining, late: Arc::default(), workers, token, probing, settled })
+        let (draining, workers, statuses_synced) = (Arc::default(), TaskTracker::new(), CancellationToken::new());
+        Ok(Self {
+            shared: Arc::new(shared),
+            draining,
+            unfinished_workers: Arc::default(),
+            workers,
+            token,
+            probing,
+            statuses_synced,
+        })
     }
 
-    /// Shows its metrics in the process's registry; once.
+    /// Registers the agent's metrics. Must be called at most once.
     pub fn register(&self, registry: &mut Registry) {
         let shared = Arc::downgrade(&self.shared);
         self.shared.metrics.register(registry, move || shared.upgrade().map_or((0, 0), |shared| shared.running()));
     }
 
-    /// Resolves when the agent has made a first pass over the pods of its node: those that the API calls ready, since an earlier process
-    /// said so, and that do not run now are reported as not ready. At once where there are none, and when the agent ends.
-    pub async fn settled(&self) {
-        self.settled.cancelled().await;
+    /// Resolves when the API shows no stale readiness: each pod that an earlier process reported as ready, and that does not run any more,
+    /// has been reported as not ready. Also resolves when the agent ends.
+    pub async fn statuses_synced(&self) {
+        self.statuses_synced.cancelled().await;
     }
 
-    /// After a run: how many containers had to be ended since they did not stop within the drain time.
-    pub fn cut(&self) -> usize {
-        self.shared.cut.load(Ordering::Acquire) + self.late.load(Ordering::Acquire)
+    /// After [`Agent::run`]: how many containers were killed because they did not stop within the drain timeout.
+    pub fn killed_containers(&self) -> usize {
+        self.shared.killed.load(Ordering::Acquire) + self.unfinished_workers.load(Ordering::Acquire)
     }
 
-    /// Runs until `token` is cancelled; then stops what would not outlive the process, within the drain time, and returns. No
-    /// object of the API is changed by that.
+    /// Runs until `token` is cancelled. Then stops the containers that would not survive the process, within the drain timeout, and
+    /// returns. The drain changes no object of the API.
+    ///
+    /// # Errors
+    /// The saved states or the runtimes' containers cannot be listed, or one of the agent's loops ended.
     pub async fn run(&self, token: CancellationToken) -> anyhow::Result<()> {
         let shared = &self.shared;
-        let _settled = self.settled.clone().drop_guard();
+        let _settled = self.statuses_synced.clone().drop_guard();
         tokio::select! {
             () = token.cancelled() => {
                 self.token.cancel();
@@ -149,19 +163,19 @@ impl Agent {
             }
             () = shared.cluster.synced() => {}
         }
-        let known = self.recall().await?;
+        let known = self.restore_states().await?;
         for runtime in shared.runtimes.iter() {
-            shared.tasks.spawn(self.clone().listen(runtime.clone()));
+            shared.tasks.spawn(self.clone().forward_events(runtime.clone()));
         }
         let ended = CancellationToken::new();
-        self.essential(&ended, shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
-        self.essential(&ended, node::run(shared.clone(), self.token.clone()));
-        self.essential(&ended, eviction::run(shared.clone(), self.token.clone()));
-        self.essential(&ended, usage::run(shared.clone(), self.token.clone()));
-        self.essential(&ended, awaited::run(shared.awaited.clone(), shared.images.clone(), self.token.clone()));
+        self.spawn_essential(&ended, shared.prober.clone().run(self.probing.clone(), shared.tasks.clone()));
+        self.spawn_essential(&ended, node::run(shared.clone(), self.token.clone()));
+        self.spawn_essential(&ended, eviction::run(shared.clone(), self.token.clone()));
+        self.spawn_essential(&ended, usage::run(shared.clone(), self.token.clone()));
+        self.spawn_essential(&ended, awaited::run(shared.awaited.clone(), shared.images.clone(), self.token.clone()));
         self.subscribe(known);
         let mut relist = tokio::time::interval(RELIST_INTERVAL);
-        let mut collect = tokio::time::interval(COLLECT_INTERVAL);
+        let mut collect = tokio::time::interval(IMAGE_GC_INTERVAL);
         loop {
             tokio::select! {
                 () = token.cancelled() => break,
@@ -174,8 +188,8 @@ impl Agent {
         Ok(())
     }
 
-    /// Starts a loop that the agent cannot be without: `ended` is cancelled when it ends.
-    fn essential(&self, ended: &CancellationToken, part: impl Future<Output = ()> + Send + 'static) {
+    /// Spawns a loop that the agent cannot run without. Cancels `ended` when the loop ends.
+    fn spawn_essential(&self, ended: &CancellationToken, part: impl Future<Output = ()> + Send + 'static) {
         let ended = ended.clone().drop_guard();
         self.shared.tasks.spawn(async move {
             let _ended = ended;
@@ -183,8 +197,9 @@ impl Agent {
         });
     }
 
-    /// Reads what was known before the restart, sets it against what still runs, and removes what nobody wants any more.
-    async fn recall(&self) -> anyhow::Result<BTreeMap<String, PodState>> {
+    /// Loads the saved states of pods, marks attempts that do not run any more as lost, and starts the clean-up of orphaned pods and
+    /// sandboxes. Returns the states by uid.
+    async fn restore_states(&self) -> anyhow::Result<BTreeMap<String, PodState>> {
         let shared = &self.shared;
         let known = shared.states.load().await?;
         let mut alive = HashSet::new();
@@ -207,26 +222,28 @@ impl Agent {
             let token = self.token.clone();
             shared.tasks.spawn(async move { setup::remove_sandbox(&*runtime, &sandbox, &token).await });
         }
-        known.values_mut().for_each(|state| state.lose(|id| alive.contains(id)));
+        known.values_mut().for_each(|state| state.mark_lost(|id| alive.contains(id)));
         Ok(known)
     }
 
     fn subscribe(&self, mut known: BTreeMap<String, PodState>) {
-        // Before news come in: those that were here keep their place, then the others in the order of their creation.
+        // Admits the listed pods before any watch event: first the pods that ran here before, then the new ones in the order of their
+        // creation.
         let mut pods = self.shared.cluster.pods.list();
         pods.sort_by_cached_key(|pod| {
             let new = !known.contains_key(pod::uid(pod)) && pod::is_new(pod);
             (new, pod.metadata.creation_timestamp.clone(), pod::name(pod).to_owned())
         });
-        let stale = pods.iter().filter(|pod| status::is_shown_ready(pod) && !runs(known.get(pod::uid(pod))));
+        let stale =
+            pods.iter().filter(|pod| status::is_shown_ready(pod) && !has_running_containers(known.get(pod::uid(pod))));
         let stale = stale.map(|pod| pod::uid(pod).to_owned()).collect();
-        self.shared.reporter.expect(stale, self.settled.clone());
+        self.shared.reporter.expect_first_reports(stale, self.statuses_synced.clone());
         for pod in &pods {
             self.adopt(pod.clone(), known.remove(pod::uid(pod)));
         }
         let (agent, known) = (self.clone(), Mutex::new(known));
         self.shared.cluster.pods.subscribe(move |delta| agent.on_pod(delta, &known));
-        // no news will tell of those that went in between
+        // The subscription reports no pods that were deleted between the list and the subscription.
         for pod in pods {
             let present = self.shared.cluster.pods.get(pod::namespace(&pod), pod::name(&pod));
             if present.is_none_or(|present| present.metadata.uid != pod.metadata.uid) {
@@ -238,10 +255,10 @@ impl Agent {
     fn on_pod(&self, delta: &Delta<Pod>, known: &Mutex<BTreeMap<String, PodState>>) {
         let pod = delta.object();
         if matches!(delta, Delta::Deleted(_)) || pod::is_finished(pod) {
-            self.shared.room.lock().free(pod::uid(pod));
+            self.shared.admitted.lock().remove(pod::uid(pod));
         } else if delta.old().is_some_and(|old| pod::is_finished(old)) {
-            // somebody wrote that it was over, and it never was
-            self.shared.room.lock().keep(pod);
+            // Another client set a terminal phase, and it was reverted.
+            self.shared.admitted.lock().add(pod);
         }
         let present = self.shared.pods.lock().get(pod::uid(pod)).cloned();
         match (delta, present) {
@@ -255,27 +272,27 @@ impl Agent {
         }
     }
 
-    /// Gives a pod its worker, and a place on the node if there is one.
+    /// Starts the worker of a pod. A new pod is admitted or rejected first.
     fn adopt(&self, pod: Arc<Pod>, state: Option<PodState>) {
         if self.draining.load(Ordering::Acquire) {
             return;
         }
         let uid: Arc<str> = pod::uid(&pod).into();
-        let state = state.map(|state| state.caught_up(&pod));
+        let state = state.map(|state| state.merge_status(&pod));
         let new = state.is_none() && pod::is_new(&pod);
         let mut state = state.unwrap_or_else(|| PodState::adopt(&pod));
         if new {
-            let admitted = self.shared.room.lock().admit(&pod);
-            if let Err(refusal) = admitted {
-                self.shared.event(&pod, None, EventType::Warning, &refusal.reason, &*refusal.message);
-                state.failure = Some(refusal.failure());
+            let admitted = self.shared.admitted.lock().admit(&pod);
+            if let Err(rejection) = admitted {
+                self.shared.event(&pod, None, EventType::Warning, &rejection.reason, &*rejection.message);
+                state.failure = Some(rejection.failure());
             }
         } else if !pod::is_finished(&pod) {
-            self.shared.room.lock().keep(&pod);
+            self.shared.admitted.lock().add(&pod);
         }
         let handle = Arc::new(Handle::new(uid.clone(), &state));
         if !pod::is_finished(&pod) {
-            self.shared.cluster.named.add(&handle, &pod);
+            self.shared.cluster.referenced.add(&handle, &pod);
         }
         self.shared.pods.lock().insert(uid, handle.clone());
         let shared = self.shared.clone();
@@ -294,14 +311,14 @@ impl Agent {
         });
     }
 
-    fn note(&self, uid: &str, note: Note) {
+    fn send(&self, uid: &str, message: Message) {
         if let Some(handle) = self.shared.pods.lock().get(uid) {
-            handle.note(note);
+            handle.send(message);
         }
     }
 
-    /// Forwards what a runtime tells.
-    async fn listen(self, runtime: Arc<dyn Runtime>) {
+    /// Forwards a runtime's events to the workers.
+    async fn forward_events(self, runtime: Arc<dyn Runtime>) {
         let mut events = runtime.events();
         loop {
             let event = tokio::select! {
@@ -309,7 +326,7 @@ impl Agent {
                 event = events.recv() => event,
             };
             match event {
-                Ok(event) => self.note(&event.sandbox, Note::Container(event.id, event.state)),
+                Ok(event) => self.send(&event.sandbox, Message::ContainerState(event.id, event.state)),
                 Err(RecvError::Lagged(missed)) => {
                     tracing::warn!(runtime = runtime.name(), missed, "missed container events, asking for everything");
                     self.relist().await;
@@ -319,9 +336,9 @@ impl Agent {
         }
     }
 
-    /// Sets what workers believe to run against what runs.
+    /// Compares the attempts that workers consider running with the containers that run.
     async fn relist(&self) {
-        // taken first: what is started while the runtimes are asked is not missed by being too new for their answer
+        // The workers' states are read before the runtimes are listed, so that a container which starts meanwhile is not taken for lost.
         let handles: Vec<_> = self.shared.pods.lock().values().cloned().collect();
         let believed: Vec<_> = handles.into_iter().map(|handle| (handle.state(), handle)).collect();
         let mut all = HashMap::new();
@@ -339,9 +356,11 @@ impl Agent {
             for attempt in running.filter_map(|record| record.current.as_ref()) {
                 let id: Arc<str> = attempt.id.as_str().into();
                 match all.remove(&id) {
-                    Some(state @ container::ContainerState::Exited(_)) => handle.note(Note::Container(id, state)),
+                    Some(state @ container::ContainerState::Exited(_)) => {
+                        handle.send(Message::ContainerState(id, state))
+                    }
                     Some(_) => {}
-                    None => handle.note(Note::Lost(id)),
+                    None => handle.send(Message::ContainerLost(id)),
                 }
             }
         }
@@ -349,14 +368,14 @@ impl Agent {
 
     async fn drain(&self) {
         self.draining.store(true, Ordering::Release);
-        // what ends now fails its probes, and nobody needs to hear of that
+        // A container that is stopping fails its probes, which must not be reported.
         self.probing.cancel();
         let handles: Vec<_> = self.shared.pods.lock().values().cloned().collect();
         handles.iter().for_each(|handle| handle.drain());
         self.workers.close();
-        if tokio::time::timeout(self.shared.options.drain + SLACK, self.workers.wait()).await.is_err() {
+        if tokio::time::timeout(self.shared.options.drain + DRAIN_MARGIN, self.workers.wait()).await.is_err() {
             tracing::warn!("some containers did not stop in time");
-            self.late.store(self.workers.len(), Ordering::Release);
+            self.unfinished_workers.store(self.workers.len(), Ordering::Release);
         }
         self.token.cancel();
         self.shared.tasks.close();
@@ -364,7 +383,7 @@ impl Agent {
     }
 }
 
-/// Whether containers of the pod have outlived the process that started them.
-fn runs(state: Option<&PodState>) -> bool {
+/// Whether a container of the pod kept running while the agent was down.
+fn has_running_containers(state: Option<&PodState>) -> bool {
     state.is_some_and(|state| state.containers.values().any(|record| record.is_running()))
 }

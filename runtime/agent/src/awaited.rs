@@ -1,8 +1,8 @@
-//! Images that pods wait for since they could not be pulled. When one comes to the node in another way (`sampan image load`, which is another
-//! process, or the pull of another pod), those who wait hear of it and do not wait for their back-off.
+//! Images that pods wait for after a failed pull. If an image arrives in another way (`sampan image load`, which is another process, or the
+//! pull of another pod), the waiting pods start at once and do not wait for their back-off.
 
 use crate::{
-    handle::{Handle, Note},
+    handle::{Handle, Message},
     images::{Images, Keyring},
 };
 use parking_lot::Mutex;
@@ -14,28 +14,28 @@ use std::{
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
-/// How often the images are looked for while somebody waits: two small files each.
+/// How often the awaited images are looked up. A lookup reads two small files.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Who waits for which image. At most the pods of the node, each once for an image.
+/// The pods that wait for images, by image. Bounded by the pods of the node: each waits for an image once.
 #[derive(Default)]
-pub(crate) struct Awaited {
+pub(crate) struct AwaitedImages {
     images: Mutex<HashMap<String, Vec<Weak<Handle>>>>,
-    some: Notify,
+    added: Notify,
 }
 
-impl Awaited {
-    /// A pod waits for an image until it is told once.
+impl AwaitedImages {
+    /// Registers a pod as waiting for an image. It is notified once.
     pub(crate) fn add(&self, image: &str, handle: &Arc<Handle>) {
         let mut images = self.images.lock();
         let waiting = images.entry(image.to_owned()).or_default();
         if !waiting.iter().any(|other| other.as_ptr() == Arc::as_ptr(handle)) {
             waiting.push(Arc::downgrade(handle));
         }
-        self.some.notify_one();
+        self.added.notify_one();
     }
 
-    /// The images that somebody waits for; pods that are gone do not.
+    /// The images that pods wait for. Forgets pods that no longer exist.
     fn names(&self) -> Vec<String> {
         let mut images = self.images.lock();
         images.retain(|_, waiting| {
@@ -45,32 +45,32 @@ impl Awaited {
         images.keys().cloned().collect()
     }
 
-    fn tell(&self, image: &str) {
+    fn notify(&self, image: &str) {
         for handle in self.images.lock().remove(image).into_iter().flatten().filter_map(|handle| handle.upgrade()) {
-            handle.note(Note::Image(image.to_owned()));
+            handle.send(Message::ImagePresent(image.to_owned()));
         }
     }
 }
 
-/// Looks for awaited images until `token` is cancelled.
-pub(crate) async fn run(awaited: Arc<Awaited>, images: Arc<dyn Images>, token: CancellationToken) {
-    let look = async {
+/// Looks up awaited images until `token` is cancelled.
+pub(crate) async fn run(awaited: Arc<AwaitedImages>, images: Arc<dyn Images>, token: CancellationToken) {
+    let poll = async {
         loop {
             let names = awaited.names();
             if names.is_empty() {
-                awaited.some.notified().await;
+                awaited.added.notified().await;
             }
             tokio::time::sleep(CHECK_INTERVAL).await;
             for image in names {
-                // what only some may use, they find at their own time
+                // An image that requires credentials is found at the pod's next attempt.
                 if matches!(images.present(&image, &Keyring::new()).await, Ok(Some(_))) {
-                    awaited.tell(&image);
+                    awaited.notify(&image);
                 }
             }
         }
     };
     tokio::select! {
         () = token.cancelled() => {}
-        () = look => {}
+        () = poll => {}
     }
 }

@@ -1,7 +1,7 @@
-//! Exponential back-off with Kubernetes' numbers: 10 s doubling to 5 min, forgotten after 10 min of peace. Pure.
+//! Exponential back-off with Kubernetes' values: 10 s, doubled up to 5 min, reset after 10 min without a failure. Pure.
 //!
-//! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy>. The first restart of a container
-//! is immediate; each further one waits twice as long since the container's end.
+//! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/#restart-policy>. The first restart of a container is
+//! immediate. Each further restart waits twice as long after the container's exit.
 
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -11,17 +11,17 @@ const INITIAL: SignedDuration = SignedDuration::from_secs(10);
 const MAXIMUM: SignedDuration = SignedDuration::from_secs(300);
 const FORGET: SignedDuration = SignedDuration::from_secs(600);
 
-/// How long to hold something back that failed.
+/// A back-off delay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backoff {
-    /// The present delay.
+    /// The current delay.
     pub delay: SignedDuration,
-    /// When the delay was last raised.
+    /// When the delay was last increased.
     pub updated: Timestamp,
 }
 
 impl Backoff {
-    /// The back-off after another failure at `event`: doubled, or fresh when there was none or it was long ago.
+    /// The back-off after another failure at `event`: doubled, or the initial delay if there was none or it was reset.
     pub fn next(previous: Option<Self>, event: Timestamp, now: Timestamp) -> Self {
         let delay = match previous {
             Some(previous) if event.duration_since(previous.updated) <= FORGET => (previous.delay * 2).min(MAXIMUM),
@@ -30,7 +30,7 @@ impl Backoff {
         Self { delay, updated: now }
     }
 
-    /// Until when a container that ended at `since` is held back; `None` when it may start now.
+    /// The end of the back-off of a container that exited at `since`. `None` if it may start now.
     pub fn until(this: Option<Self>, since: Timestamp, now: Timestamp) -> Option<Timestamp> {
         let this = this?;
         if since.duration_since(this.updated) > FORGET {
@@ -40,14 +40,14 @@ impl Backoff {
         (now < until).then_some(until)
     }
 
-    /// Until when something that failed at the last update (a pull) is held back.
+    /// The end of the back-off of an operation that failed at the last update, such as a pull.
     pub fn since_update(this: Option<Self>, now: Timestamp) -> Option<Timestamp> {
         let updated = this?.updated;
         Self::until(this, updated, now)
     }
 }
 
-/// A duration as Go prints it, whole milliseconds: `10s`, `1m20s`, `1.234s`, `850ms`, `0s`.
+/// A duration in Go's format, in whole milliseconds: `10s`, `1m20s`, `1.234s`, `850ms`, `0s`.
 pub fn go_duration(duration: Duration) -> String {
     let millis = duration.as_millis();
     if millis == 0 {

@@ -1,6 +1,6 @@
-//! What pods may ask for that this node honours, as data: the API server warns users of the rest.
+//! The optional pod fields that this node supports. The API server warns users of other fields.
 
-/// Fields as `kubectl explain` names them. A new volume plugin, probe or hook adds its field here, and the warning goes.
+/// Fields with the names of `kubectl explain`. A new volume plugin, probe or hook adds its field here, which removes the warning.
 pub const HONOURED: &[&str] = &[
     "pod.spec.containers.lifecycle.postStart.exec",
     "pod.spec.containers.lifecycle.preStop.exec",

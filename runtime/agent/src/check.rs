@@ -1,4 +1,4 @@
-//! One check of a probe: through the cluster's [`Dialer`], never the host's network, or by a command in the container.
+//! The checks of probes: through the cluster's [`Dialer`], never the host's network, or by a command in the container.
 
 use crate::{backoff::go_duration, command, env, expand::expand};
 use bytes::Bytes;
@@ -18,38 +18,38 @@ use std::{
     time::Duration,
 };
 
-/// Redirects that are followed, as Go's client.
+/// The maximum number of redirects, as of Go's client.
 const MAX_REDIRECTS: usize = 10;
-/// Bytes of an answer that are read.
+/// The maximum number of bytes to read of a response.
 const MAX_BODY: usize = 10 << 10;
 
 /// The result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Passed.
+    /// It succeeded.
     Passed,
-    /// Passed, with something to say: the text of an event of reason `ProbeWarning`.
+    /// It succeeded with a warning, which is the message of an event with the reason `ProbeWarning`.
     Warned(String),
-    /// Failed, and why.
+    /// It failed, with this message.
     Failed(String),
-    /// It could not be made, and why: no result.
+    /// It could not be made, with this message. It has no result.
     Errored(String),
 }
 
-/// A running container as the node reaches it.
+/// How the node accesses a running container.
 #[derive(Clone, Copy)]
 pub struct Access<'a> {
-    /// The way to its ports.
+    /// Connects to its ports.
     pub dialer: &'a dyn Dialer,
-    /// What runs it.
+    /// The runtime that runs it.
     pub runtime: &'a dyn Runtime,
-    /// The attempt.
+    /// The id of the attempt.
     pub id: &'a ContainerId,
     /// The address of its pod.
     pub address: IpAddr,
 }
 
-/// Checks once, within `timeout`.
+/// Makes one check within `timeout`.
 pub async fn check(access: Access<'_>, probe: &Probe, container: &Container, timeout: Duration) -> Outcome {
     let Access { dialer, address, .. } = access;
     if let Some(action) = &probe.exec {
@@ -64,7 +64,7 @@ pub async fn check(access: Access<'_>, probe: &Probe, container: &Container, tim
     Outcome::Errored("gRPC probes are not supported by this node yet: use exec, httpGet or tcpSocket".into())
 }
 
-/// A command of the container's: passed if it ends with 0. What cannot be started gives no result.
+/// Runs a command in the container. It succeeds with exit code 0. A command that cannot be started has no result.
 async fn exec(access: Access<'_>, action: &ExecAction, container: &Container, timeout: Duration) -> Outcome {
     let Some(command) = static_command(action, container) else {
         return Outcome::Errored("the command is too long".into());
@@ -78,21 +78,21 @@ async fn exec(access: Access<'_>, action: &ExecAction, container: &Container, ti
     }
 }
 
-/// The command with `$(NAME)` replaced by what the container's own `env` says: where a value comes from elsewhere it is empty here, as
-/// upstream's `ExpandContainerCommandOnlyStatic` has it. `None`: it is too long.
+/// The command with `$(NAME)` expanded from the container's `env`. Variables with a `valueFrom` are empty, as in upstream's
+/// `ExpandContainerCommandOnlyStatic`. `None` if it is too long.
 fn static_command(action: &ExecAction, container: &Container) -> Option<Vec<String>> {
     let own = container.env.iter().flatten();
     let variables: HashMap<_, _> = own.map(|e| (e.name.as_str(), e.value.as_deref().unwrap_or_default())).collect();
-    let mut room = env::MAX_BYTES;
+    let mut budget = env::MAX_BYTES;
     let one = |text: &String| {
-        let text = expand(text, room, |name| variables.get(name).copied())?;
-        room -= text.len();
+        let text = expand(text, budget, |name| variables.get(name).copied())?;
+        budget -= text.len();
         Some(text)
     };
     action.command.iter().flatten().map(one).collect()
 }
 
-/// A port by number, or by the name of one of the container's ports.
+/// The port with this number, or the container's port with this name.
 pub fn port(port: &IntOrString, container: &Container) -> Result<u16, String> {
     let number = match port {
         IntOrString::Int(number) => Some(*number),
@@ -129,7 +129,7 @@ async fn tcp(dialer: &dyn Dialer, action: &TCPSocketAction, c: &Container, pod: 
     }
 }
 
-/// In Go's words, since people search for them.
+/// An error in Go's words, which users search for.
 fn dial_error(to: SocketAddr, error: &net::Error) -> String {
     match error {
         net::Error::Refused(_) => format!("dial tcp {to}: connect: connection refused"),
@@ -156,7 +156,7 @@ async fn http_get(
         Ok(Ok(Answer::Status(status))) => {
             Outcome::Failed(format!("HTTP probe failed with statuscode: {}", status.as_u16()))
         }
-        Ok(Ok(Answer::Elsewhere)) => Outcome::Warned("Probe terminated redirects".into()),
+        Ok(Ok(Answer::ForeignRedirect)) => Outcome::Warned("Probe terminated redirects".into()),
         Ok(Err(text)) => Outcome::Failed(text),
         Err(_) => Outcome::Failed(format!(
             "Get {url:?}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
@@ -164,13 +164,13 @@ async fn http_get(
     }
 }
 
-/// A GET as hooks do it: whatever the answer, it is one. The error is for people.
-pub(crate) async fn notify(access: Access<'_>, action: &HTTPGetAction, c: &Container) -> Result<(), String> {
+/// Sends the GET request of a hook. Any response is a success. The error is the message for the user.
+pub(crate) async fn http_hook(access: Access<'_>, action: &HTTPGetAction, c: &Container) -> Result<(), String> {
     let (to, url) = target(action, c, access.address)?;
     follow(access.dialer, action, to, &url, "lifecycle").await.map(drop)
 }
 
-/// Where a GET goes, and its URL.
+/// The address and URL of a GET request.
 fn target(action: &HTTPGetAction, c: &Container, pod: IpAddr) -> Result<(SocketAddr, String), String> {
     if action.scheme.as_deref().is_some_and(|s| s.eq_ignore_ascii_case("https")) {
         return Err("HTTPS is not supported by this node yet: use scheme HTTP".into());
@@ -181,11 +181,11 @@ fn target(action: &HTTPGetAction, c: &Container, pod: IpAddr) -> Result<(SocketA
     Ok((to, format!("http://{to}{path}")))
 }
 
-/// What came of a GET.
+/// The result of a GET request.
 enum Answer {
     Status(StatusCode),
-    /// It was sent to another host, and did not go there.
-    Elsewhere,
+    /// A redirect to another host, which was not followed.
+    ForeignRedirect,
 }
 
 async fn follow(
@@ -208,9 +208,11 @@ async fn follow(
             read(answer).await;
             return Ok(Answer::Status(status));
         };
-        let Some(address) = next.authority().and_then(|a| address(a.as_str())) else { return Ok(Answer::Elsewhere) };
+        let Some(address) = next.authority().and_then(|a| address(a.as_str())) else {
+            return Ok(Answer::ForeignRedirect);
+        };
         if address.ip() != first.ip() || next.scheme_str() != Some("http") {
-            return Ok(Answer::Elsewhere);
+            return Ok(Answer::ForeignRedirect);
         }
         (to, uri) = (address, next);
     }
@@ -257,7 +259,7 @@ fn request(action: &HTTPGetAction, uri: &Uri, agent: &str) -> net::Request {
     request
 }
 
-/// Reads the answer, so that its handler ends by itself; what is too long is cut.
+/// Reads the response, so that its handler can complete. Stops at [`MAX_BODY`].
 async fn read(answer: net::Response) {
     let (mut body, mut read) = (answer.into_body(), 0);
     while let Some(Ok(frame)) = body.frame().await {

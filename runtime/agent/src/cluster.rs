@@ -1,10 +1,11 @@
-//! What the agent reads from the API, as little as upstream's kubelet may: its own Node and pods, what these pods name, all Services (for
-//! environment variables) and RuntimeClasses. By informers where it can, by a call where an informer may be behind.
+//! The objects that the agent reads from the API. Like upstream's kubelet, it reads its own Node and pods, the objects that these pods
+//! reference, all Services (for environment variables) and all RuntimeClasses. It uses informers, and reads from the API where an informer
+//! may be stale.
 
 use crate::{
     config::{Configs, References, references},
-    named::Named,
     pod,
+    referenced::ReferencedObjects,
 };
 use client::{Client, Informer, Informers, Target};
 use k8s_openapi::api::{
@@ -14,29 +15,29 @@ use k8s_openapi::api::{
 
 /// The agent's view of the API.
 pub(crate) struct Cluster {
-    /// For writes, and reads that must be fresh.
+    /// For writes, and for reads that must be fresh.
     pub client: Client,
-    /// The pods of the node.
+    /// The pods that are bound to the node.
     pub pods: Informer<Pod>,
-    /// The ConfigMaps and Secrets that they name.
-    pub(crate) named: Named,
+    /// The ConfigMaps and Secrets that these pods reference.
+    pub(crate) referenced: ReferencedObjects,
     /// All Services.
     pub services: Informer<Service>,
     /// All RuntimeClasses.
     pub classes: Informer<RuntimeClass>,
-    /// The node's own object.
+    /// The node's own Node.
     pub nodes: Informer<Node>,
 }
 
 impl Cluster {
-    /// Of a node, from informers with the node's identity.
+    /// `informers` must have the node's identity.
     pub(crate) fn new(client: Client, informers: Informers, node: &str) -> Self {
         Self {
             pods: informers.over(Target::of::<Pod>().fields(format!("spec.nodeName={node}"))),
             services: informers.of(),
             classes: informers.of(),
             nodes: informers.over(Target::of::<Node>().named("", node)),
-            named: Named::new(client.clone(), informers),
+            referenced: ReferencedObjects::new(client.clone(), informers),
             client,
         }
     }
@@ -49,17 +50,17 @@ impl Cluster {
         self.nodes.synced().await;
     }
 
-    /// Everything a pod refers to.
+    /// Reads the ConfigMaps, Secrets and Services that a pod references.
     pub(crate) async fn configs(&self, pod: &Pod) -> client::Result<Configs> {
         let References { config_maps, secrets } = references(pod);
         let namespace = pod::namespace(pod);
         let mut out = Configs::default();
         for name in config_maps {
-            let found = self.named.config_map(namespace, &name).await?;
+            let found = self.referenced.config_map(namespace, &name).await?;
             out.config_maps.insert(name, found);
         }
         for name in secrets {
-            let found = self.named.secret(namespace, &name).await?;
+            let found = self.referenced.secret(namespace, &name).await?;
             out.secrets.insert(name, found);
         }
         if namespace != "default" {

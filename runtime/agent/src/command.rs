@@ -1,5 +1,4 @@
-//! Commands that the node runs in a container for itself: exec probes and exec hooks. They have no input, and the first 10 KiB of their
-//! output are kept.
+//! Runs the commands of exec probes and exec hooks in a container. They have no input, and the first 10 KiB of their output are kept.
 
 use container::{ContainerId, Exec, Result, Runtime, Streams};
 use parking_lot::Mutex;
@@ -11,35 +10,35 @@ use std::{
 };
 use tokio::io::AsyncWrite;
 
-/// Bytes of output that are kept, as upstream's probes keep them.
+/// Bytes of output to keep, as upstream's probes.
 const MAX_OUTPUT: usize = 10 << 10;
 
-/// How a command ended.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ended {
-    /// Its exit code.
+pub struct CommandResult {
+    /// The exit code.
     pub code: i32,
-    /// What it wrote: its output and then its errors.
+    /// Standard output, followed by standard error.
     pub output: String,
-    /// What it wrote to standard error.
+    /// Standard error.
     pub errors: String,
 }
 
-/// Takes all that is written and keeps its beginning.
+/// Accepts all output and keeps its beginning.
 #[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
+struct CappedOutput(Arc<Mutex<Vec<u8>>>);
 
-impl Kept {
+impl CappedOutput {
     fn take(&self) -> Vec<u8> {
         std::mem::take(&mut self.0.lock())
     }
 }
 
-impl AsyncWrite for Kept {
+impl AsyncWrite for CappedOutput {
     fn poll_write(self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let mut kept = self.0.lock();
-        let room = MAX_OUTPUT.saturating_sub(kept.len()).min(bytes.len());
-        kept.extend_from_slice(&bytes[..room]);
+        let mut output = self.0.lock();
+        let free = MAX_OUTPUT.saturating_sub(output.len()).min(bytes.len());
+        output.extend_from_slice(&bytes[..free]);
         Poll::Ready(Ok(bytes.len()))
     }
 
@@ -52,12 +51,12 @@ impl AsyncWrite for Kept {
     }
 }
 
-/// Runs a command in a running container to its end. Dropping the future ends it.
+/// Runs a command in a running container until it ends. Dropping the future stops the command.
 ///
 /// # Errors
 /// Those of [`Runtime::exec`].
-pub async fn run(runtime: &dyn Runtime, container: &ContainerId, command: Vec<String>) -> Result<Ended> {
-    let (output, errors) = (Kept::default(), Kept::default());
+pub async fn run(runtime: &dyn Runtime, container: &ContainerId, command: Vec<String>) -> Result<CommandResult> {
+    let (output, errors) = (CappedOutput::default(), CappedOutput::default());
     let streams = Streams {
         stdout: Some(Box::new(output.clone())),
         stderr: Some(Box::new(errors.clone())),
@@ -67,5 +66,5 @@ pub async fn run(runtime: &dyn Runtime, container: &ContainerId, command: Vec<St
     let (mut output, errors) = (output.take(), errors.take());
     output.extend_from_slice(&errors[..errors.len().min(MAX_OUTPUT.saturating_sub(output.len()))]);
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    Ok(Ended { code, output: text(output), errors: text(errors) })
+    Ok(CommandResult { code, output: text(output), errors: text(errors) })
 }

@@ -1,5 +1,4 @@
-//! What a pod takes from the API besides itself: ConfigMaps, Secrets, Services. Read once per start or sync, so that the code that
-//! uses it is pure.
+//! The ConfigMaps, Secrets and Services of a pod. They are read once per start or sync, so that the code that uses them is pure.
 
 use crate::pod;
 use k8s_openapi::{
@@ -11,7 +10,7 @@ use std::{
     sync::Arc,
 };
 
-/// The objects a pod refers to, by name in its namespace; `None` is known to be absent.
+/// The objects that a pod references, by name in its namespace. `None` means that the object does not exist.
 #[derive(Clone, Debug, Default)]
 pub struct Configs {
     /// ConfigMaps.
@@ -22,7 +21,7 @@ pub struct Configs {
     pub services: Vec<Arc<Service>>,
 }
 
-/// Names of ConfigMaps and Secrets.
+/// Names of referenced ConfigMaps and Secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct References {
     /// ConfigMaps.
@@ -31,7 +30,7 @@ pub struct References {
     pub secrets: BTreeSet<String>,
 }
 
-/// Everything a pod's containers and volumes refer to.
+/// The ConfigMaps and Secrets that a pod's containers and volumes reference.
 pub fn references(pod: &Pod) -> References {
     let mut out = References::default();
     for (container, _) in pod::all_containers(pod) {
@@ -55,7 +54,7 @@ pub fn references(pod: &Pod) -> References {
     out
 }
 
-/// One value of a ConfigMap, text or binary.
+/// A value of a ConfigMap, text or binary.
 pub fn config_map_value<'a>(map: &'a ConfigMap, key: &str) -> Option<&'a [u8]> {
     let text = map.data.as_ref().and_then(|d| d.get(key)).map(String::as_bytes);
     text.or_else(|| map.binary_data.as_ref().and_then(|d| d.get(key)).map(|b| b.0.as_slice()))

@@ -1,4 +1,4 @@
-//! The downward API: a pod's own fields as text. Pure.
+//! The downward API: fields of a pod as text. Pure.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/pods/downward-api/>.
 
@@ -6,7 +6,7 @@ use crate::pod;
 use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, fmt::Write, net::IpAddr};
 
-/// Facts about a pod that its object may not yet say.
+/// Values that the Pod object may not contain yet.
 #[derive(Clone, Debug, Default)]
 pub struct Facts {
     /// The node's name.
@@ -17,7 +17,7 @@ pub struct Facts {
     pub addresses: Vec<IpAddr>,
 }
 
-/// The text at a field path, as `fieldRef` names it.
+/// The text of a `fieldRef`'s path. The error is upstream's message.
 pub fn field(pod: &Pod, facts: &Facts, path: &str) -> Result<String, String> {
     if let Some((map, key)) = path.strip_suffix("']").and_then(|p| p.split_once("['")) {
         let map = match map {
@@ -44,7 +44,7 @@ pub fn field(pod: &Pod, facts: &Facts, path: &str) -> Result<String, String> {
     })
 }
 
-/// `key="value"` lines, values quoted as Go's `%q`.
+/// Lines of `key="value"`, with values quoted like Go's `%q`.
 fn lines(map: Option<&BTreeMap<String, String>>) -> String {
     let mut out = String::new();
     for (key, value) in map.into_iter().flatten() {

@@ -19,17 +19,17 @@ use std::{
     collections::{BTreeMap, HashMap},
 };
 
-/// Bytes that the environment and the arguments of a container may take together: what Linux gives a program.
+/// The limit of a container's environment and arguments together, in bytes. The value is Linux's.
 pub const MAX_BYTES: usize = 2 << 20;
 
-/// Bytes that each text counts besides its own: its end, and the pointer to it.
+/// Bytes that each string counts in addition to its length: its terminator and its pointer.
 const ENTRY_OVERHEAD: usize = 16;
 
-/// What is left of [`MAX_BYTES`]. A text that is made and then overridden counts too: it has cost as much.
-struct Room(usize);
+/// What remains of [`MAX_BYTES`]. Overridden variables count too, because they cost as much to compute.
+struct SizeBudget(usize);
 
-impl Room {
-    fn take(&mut self, bytes: usize) -> Result<(), String> {
+impl SizeBudget {
+    fn charge(&mut self, bytes: usize) -> Result<(), String> {
         self.0 = self.0.checked_sub(bytes + ENTRY_OVERHEAD).ok_or_else(too_long)?;
         Ok(())
     }
@@ -39,42 +39,42 @@ fn too_long() -> String {
     format!("argument list too long: the environment and the arguments take more than {MAX_BYTES} bytes")
 }
 
-/// Variables by name, in the order in which they came.
+/// Variables by name, in insertion order.
 #[derive(Default)]
 struct Variables {
     list: Vec<(String, String)>,
-    places: HashMap<String, usize>,
+    index: HashMap<String, usize>,
 }
 
 impl Variables {
     fn find(&self, name: &str) -> Option<&str> {
-        self.places.get(name).map(|place| self.list[*place].1.as_str())
+        self.index.get(name).map(|position| self.list[*position].1.as_str())
     }
 
     fn set(&mut self, name: &str, value: String) {
-        match self.places.get(name) {
-            Some(place) => self.list[*place].1 = value,
+        match self.index.get(name) {
+            Some(position) => self.list[*position].1 = value,
             None => {
-                self.places.insert(name.to_owned(), self.list.len());
+                self.index.insert(name.to_owned(), self.list.len());
                 self.list.push((name.to_owned(), value));
             }
         }
     }
 }
 
-/// The environment, and keys of `envFrom` that cannot be names.
+/// The environment of a container, and the keys of `envFrom` that are no valid names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Environment {
-    /// The pod's own and those of Services, in order; no name twice. Only these can be referred to.
+    /// The pod's variables and those of Services, in order, without duplicates. Only these can be referenced by `$(NAME)`.
     pub variables: Vec<(String, String)>,
-    /// Those of the image that are not overridden.
+    /// The image's variables that are not overridden.
     pub image: Vec<(String, String)>,
-    /// Texts for events of reason `InvalidEnvironmentVariableNames`.
+    /// Messages of events with the reason `InvalidEnvironmentVariableNames`.
     pub skipped: Vec<String>,
 }
 
-/// All that the program sees: the image's variables first, and in front of them `HOSTNAME`, as container runtimes do; one of that name that
-/// the pod or image sets stays as it is.
+/// The variables of the program: the image's come first. Like container runtimes, adds `HOSTNAME` in front unless the pod or the image sets
+/// it.
 pub fn with_hostname(hostname: String, environment: Environment) -> Vec<(String, String)> {
     let mut variables = environment.image;
     variables.extend(environment.variables);
@@ -84,18 +84,18 @@ pub fn with_hostname(hostname: String, environment: Environment) -> Vec<(String,
     variables
 }
 
-/// Everything that is read.
+/// The input of an environment.
 #[derive(Clone, Copy, Debug)]
 pub struct Sources<'a> {
-    /// Objects of the API.
+    /// The ConfigMaps, Secrets and Services of the API.
     pub configs: &'a Configs,
-    /// Addresses and names.
+    /// The values of the downward API.
     pub facts: &'a Facts,
-    /// The node's allocatable amounts.
+    /// The node's allocatable resources.
     pub allocatable: &'a BTreeMap<String, Quantity>,
 }
 
-/// Makes the environment. The error is the message of `CreateContainerConfigError`.
+/// Computes the environment. The error is the message of `CreateContainerConfigError`.
 pub fn environment(
     pod: &Pod,
     c: &Container,
@@ -103,7 +103,7 @@ pub fn environment(
     from: Sources<'_>,
 ) -> Result<Environment, String> {
     let mut out = Environment::default();
-    let (mut own, mut room) = (Variables::default(), Room(MAX_BYTES));
+    let (mut own, mut budget) = (Variables::default(), SizeBudget(MAX_BYTES));
     for source in c.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         if let Some(reference) = &source.config_map_ref {
@@ -115,7 +115,7 @@ pub fn environment(
             };
             let values = map.data.iter().flatten().map(|(k, v)| (k.as_str(), Cow::from(v)));
             let source = format!("configMap {}/{}", pod::namespace(pod), reference.name);
-            out.skipped.extend(take(&mut own, &mut room, prefix, values, &source)?);
+            out.skipped.extend(add_env_from(&mut own, &mut budget, prefix, values, &source)?);
         }
         if let Some(reference) = &source.secret_ref {
             let Some(secret) = from.configs.secrets.get(&reference.name).and_then(Option::as_deref) else {
@@ -126,19 +126,19 @@ pub fn environment(
             };
             let values = secret_values(secret).into_iter().map(|(k, v)| (k, String::from_utf8_lossy(v)));
             let source = format!("secret {}/{}", pod::namespace(pod), reference.name);
-            out.skipped.extend(take(&mut own, &mut room, prefix, values, &source)?);
+            out.skipped.extend(add_env_from(&mut own, &mut budget, prefix, values, &source)?);
         }
     }
     let services = service_variables(pod, &from.configs.services);
     for variable in c.env.iter().flatten() {
         let lookup = |name: &str| own.find(name).or_else(|| services.find(name));
         let value = match (&variable.value, &variable.value_from) {
-            (Some(value), _) if !value.is_empty() => Some(expand(value, room.0, lookup).ok_or_else(too_long)?),
+            (Some(value), _) if !value.is_empty() => Some(expand(value, budget.0, lookup).ok_or_else(too_long)?),
             (_, Some(source)) => value_from(pod, c, source, from)?,
             _ => Some(String::new()),
         };
         if let Some(value) = value {
-            room.take(variable.name.len() + value.len())?;
+            budget.charge(variable.name.len() + value.len())?;
             own.set(&variable.name, value);
         }
     }
@@ -149,10 +149,10 @@ pub fn environment(
     Ok(out)
 }
 
-/// Takes the values of an `envFrom`. Returns the text about keys that cannot be names.
-fn take<'a>(
+/// Adds the values of an `envFrom`. Returns a message about keys that are no valid names.
+fn add_env_from<'a>(
     own: &mut Variables,
-    room: &mut Room,
+    budget: &mut SizeBudget,
     prefix: &str,
     values: impl Iterator<Item = (&'a str, Cow<'a, str>)>,
     source: &str,
@@ -160,11 +160,11 @@ fn take<'a>(
     let mut invalid = Vec::new();
     for (key, value) in values {
         let name = format!("{prefix}{key}");
-        // printable ASCII but '=': the relaxed rule that is Kubernetes' own since 1.34
+        // Printable ASCII except '=': upstream's relaxed rule, the default since 1.34.
         if name.is_empty() || !name.bytes().all(|b| (0x20..=0x7e).contains(&b) && b != b'=') {
             invalid.push(key.to_owned());
         } else {
-            room.take(name.len() + value.len())?;
+            budget.charge(name.len() + value.len())?;
             own.set(&name, value.into_owned());
         }
     }
@@ -177,7 +177,7 @@ fn take<'a>(
     Ok((!invalid.is_empty()).then(skipped))
 }
 
-/// The value of a `valueFrom`; `None` when an optional one is absent.
+/// The value of a `valueFrom`. `None` if an optional reference does not exist.
 fn value_from(pod: &Pod, c: &Container, source: &EnvVarSource, from: Sources<'_>) -> Result<Option<String>, String> {
     let namespace = pod::namespace(pod);
     if let Some(field) = &source.field_ref {
@@ -218,7 +218,7 @@ fn value_from(pod: &Pod, c: &Container, source: &EnvVarSource, from: Sources<'_>
     Ok(Some(String::new()))
 }
 
-/// The variables that name Services, as Docker links once did.
+/// The environment variables of Services, which are compatible with Docker links.
 fn service_variables(pod: &Pod, services: &[std::sync::Arc<Service>]) -> Variables {
     let linked = pod::spec(pod).enable_service_links != Some(false);
     let mut out = Variables::default();
@@ -257,20 +257,20 @@ fn service_variables(pod: &Pod, services: &[std::sync::Arc<Service>]) -> Variabl
     out
 }
 
-/// The command line: the container's command replaces the image's entry point and its arguments; its arguments replace the
-/// image's. Empty means that the runtime names the program. `$(NAME)` is one of the pod's own variables: what the image sets is not known
-/// to upstream's kubelet, which leaves such a reference as it is. The error is the message of `CreateContainerConfigError`.
+/// The command line. The container's command replaces the image's entry point and arguments; the container's arguments replace the image's
+/// arguments. If the result is empty, the runtime chooses the program. `$(NAME)` expands the pod's variables only: upstream's kubelet does
+/// not know the image's, and keeps such references unchanged. The error is the message of `CreateContainerConfigError`.
 pub fn command_line(c: &Container, image: &Command, environment: &Environment) -> Result<Vec<String>, String> {
     let variables: HashMap<&str, &str> =
         environment.variables.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
-    let mut room = Room(MAX_BYTES);
+    let mut budget = SizeBudget(MAX_BYTES);
     for (name, value) in environment.variables.iter().chain(&environment.image) {
-        room.take(name.len() + value.len())?;
+        budget.charge(name.len() + value.len())?;
     }
     let mut expanded = |list: &Option<Vec<String>>| -> Result<Vec<String>, String> {
         let one = |text: &String| {
-            let text = expand(text, room.0, |name| variables.get(name).copied()).ok_or_else(too_long)?;
-            room.take(text.len())?;
+            let text = expand(text, budget.0, |name| variables.get(name).copied()).ok_or_else(too_long)?;
+            budget.charge(text.len())?;
             Ok(text)
         };
         list.iter().flatten().map(one).collect()
@@ -282,7 +282,7 @@ pub fn command_line(c: &Container, image: &Command, environment: &Environment) -
         (true, true) => (image.entrypoint.clone(), image.arguments.clone()),
     };
     if line.is_empty() && !rest.is_empty() {
-        // arguments without a program: Wasm images often name none
+        // Wasm images often have no entry point: the container's name stands for the program.
         line.push(c.name.clone());
     }
     line.extend(rest);

@@ -1,12 +1,12 @@
-//! Ends pods that take more of the disk than they may, and pods by rank while the disk is short.
+//! Evicts pods that exceed their limits of local storage, and ranks and evicts pods while the node has disk pressure.
 //!
 //! Follows the kubelet's eviction manager: <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/> and
-//! <https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#local-ephemeral-storage>. Only pods with a limit are
-//! measured while the disk is not short, and none again before fifty times what that took: the measuring costs at most 2 % of a core for
-//! each. How fast the disk can fill between two looks is bounded elsewhere, where guests write.
+//! <https://kubernetes.io/docs/concepts/configuration/manage-resources-containers/#local-ephemeral-storage>. Without disk pressure, only
+//! pods with a limit are measured. A pod is not measured again before fifty times the duration of its last measurement, so that measuring
+//! costs at most 2 % of a core per pod. The write path of guests limits how fast the disk can fill between two checks.
 
 use crate::{
-    handle::{Eviction, Note},
+    handle::{Eviction, Message},
     node,
     plan::EVICTED,
     pod, resources,
@@ -28,46 +28,46 @@ use tokio_util::sync::CancellationToken;
 
 const CHECK_INTERVAL: Duration = Duration::from_secs(10);
 const RESOURCE: &str = "ephemeral-storage";
-/// A pod that takes less is not evicted for a short disk: it would free nothing.
+/// Pods that use less are not evicted for disk pressure: it would reclaim nothing.
 const MIN_BYTES: u64 = 1 << 20;
-/// Likewise for inodes.
+/// The same for inodes.
 const MIN_INODES: u64 = 100;
-/// The priority from which on a pod is critical to the cluster.
-const CRITICAL: i32 = 2_000_000_000;
+/// Pods with this priority or a higher one are critical, as upstream's `IsCriticalPodBasedOnPriority`.
+const SYSTEM_CRITICAL_PRIORITY: i32 = 2_000_000_000;
 
-/// What a pod takes of the disk, in bytes.
+/// The local storage that a pod uses, in bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Usage {
-    /// Each emptyDir.
+    /// By emptyDir volume.
     volumes: BTreeMap<String, u64>,
-    /// The logs of each container.
+    /// The logs by container.
     logs: BTreeMap<String, u64>,
-    /// All volumes on the node's disk, and logs.
+    /// All volumes on the node's disk, and the logs.
     total: u64,
-    /// How many files and folders these are.
+    /// The number of files and folders.
     inodes: u64,
 }
 
-/// What the disk is short of.
+/// The resource of the disk that the node is low on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Short {
-    Bytes,
+enum StarvedResource {
+    Storage,
     Inodes,
 }
 
-impl Short {
-    /// As events and messages name it.
+impl StarvedResource {
+    /// The name in events and messages.
     fn name(self) -> &'static str {
         match self {
-            Self::Bytes => RESOURCE,
+            Self::Storage => RESOURCE,
             Self::Inodes => "inodes",
         }
     }
 
-    /// Whether it is worth evicting a pod with this usage.
-    fn frees(self, usage: &Usage) -> bool {
+    /// Whether evicting a pod with this usage reclaims enough.
+    fn is_worth_reclaiming(self, usage: &Usage) -> bool {
         match self {
-            Self::Bytes => usage.total >= MIN_BYTES,
+            Self::Storage => usage.total >= MIN_BYTES,
             Self::Inodes => usage.inodes >= MIN_INODES,
         }
     }
@@ -94,8 +94,8 @@ fn storage(resources: Option<&ResourceRequirements>, limit: bool) -> Option<(u64
     Some((bytes, of.0.clone()))
 }
 
-/// What the pod's containers may take together: upstream's `PodLimits` and `PodRequests`.
-fn sum(pod: &Pod, limit: bool) -> Option<u64> {
+/// The pod's limit or request of local storage, as upstream's `PodLimits` and `PodRequests`.
+fn pod_storage(pod: &Pod, limit: bool) -> Option<u64> {
     let of = |c: &Container| storage(c.resources.as_ref(), limit).map(|(bytes, _)| bytes);
     let (mut all, mut most, mut found) = (0, 0, false);
     for (container, role) in pod::containers(pod) {
@@ -109,17 +109,17 @@ fn sum(pod: &Pod, limit: bool) -> Option<u64> {
     found.then_some(most.max(all))
 }
 
-fn binary(bytes: u64) -> String {
+fn format_bytes(bytes: u64) -> String {
     Quantity::new(i64::try_from(bytes).unwrap_or(i64::MAX), Format::BinarySi).to_string()
 }
 
-/// Whether a pod has any limit that measuring can find exceeded.
+/// Whether a pod has a limit of local storage.
 fn is_limited(pod: &Pod) -> bool {
     let sized = |v: &k8s_openapi::api::core::v1::Volume| v.empty_dir.as_ref().is_some_and(|e| e.size_limit.is_some());
-    pod::spec(pod).volumes.iter().flatten().any(sized) || sum(pod, true).is_some()
+    pod::spec(pod).volumes.iter().flatten().any(sized) || pod_storage(pod, true).is_some()
 }
 
-/// The limit that a pod exceeds. The texts are upstream's, with the blank at their end.
+/// The message about the limit that a pod exceeds. The texts are upstream's, with the trailing space.
 fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
     for volume in pod::spec(pod).volumes.iter().flatten() {
         let Some(limit) = volume.empty_dir.as_ref().and_then(|e| e.size_limit.as_ref()) else { continue };
@@ -128,8 +128,8 @@ fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
             return Some(format!("Usage of EmptyDir volume {:?} exceeds the limit {:?}. ", volume.name, limit.0));
         }
     }
-    if let Some(limit) = sum(pod, true).filter(|limit| usage.total > *limit) {
-        let limit = binary(limit);
+    if let Some(limit) = pod_storage(pod, true).filter(|limit| usage.total > *limit) {
+        let limit = format_bytes(limit);
         return Some(format!("Pod ephemeral local storage usage exceeds the total limit of containers {limit}. "));
     }
     for container in &pod::spec(pod).containers {
@@ -142,27 +142,27 @@ fn exceeded(pod: &Pod, usage: &Usage) -> Option<String> {
     None
 }
 
-/// The order in which pods are evicted: who takes more than requested, then who matters less, then who takes most beyond it.
-fn rank(pod: &Pod, usage: &Usage, short: Short) -> (bool, i32, Reverse<i128>) {
-    let beyond = match short {
-        Short::Bytes => i128::from(usage.total) - i128::from(sum(pod, false).unwrap_or(0)),
-        // Nobody can request them.
-        Short::Inodes => i128::from(usage.inodes),
+/// The eviction order, as upstream's: usage above the request, then priority, then usage relative to the request.
+fn rank(pod: &Pod, usage: &Usage, starved: StarvedResource) -> (bool, i32, Reverse<i128>) {
+    let beyond = match starved {
+        StarvedResource::Storage => i128::from(usage.total) - i128::from(pod_storage(pod, false).unwrap_or(0)),
+        // Inodes cannot be requested.
+        StarvedResource::Inodes => i128::from(usage.inodes),
     };
     (beyond <= 0, pod::spec(pod).priority.unwrap_or(0), Reverse(beyond))
 }
 
-/// Why the first in that order must go.
-fn reason(pod: &Pod, usage: &Usage, short: Short) -> String {
-    let mut message = format!("The node was low on resource: {}. ", short.name());
-    if short == Short::Inodes {
+/// The eviction message of a pod.
+fn reason(pod: &Pod, usage: &Usage, starved: StarvedResource) -> String {
+    let mut message = format!("The node was low on resource: {}. ", starved.name());
+    if starved == StarvedResource::Inodes {
         return message;
     }
     for (container, _) in pod::containers(pod) {
         let (request, text) = storage(container.resources.as_ref(), false).unwrap_or((0, "0".into()));
         let used = usage.logs.get(&container.name).copied().unwrap_or(0);
         if used > request {
-            let (name, used) = (&container.name, binary(used));
+            let (name, used) = (&container.name, format_bytes(used));
             message += &format!(
                 "Container {name} was using {used}, request is {text}, has larger consumption of {RESOURCE}. "
             );
@@ -172,17 +172,17 @@ fn reason(pod: &Pod, usage: &Usage, short: Short) -> String {
 }
 
 fn is_critical(pod: &Pod) -> bool {
-    pod::spec(pod).priority.is_some_and(|p| p >= CRITICAL)
+    pod::spec(pod).priority.is_some_and(|p| p >= SYSTEM_CRITICAL_PRIORITY)
 }
 
-/// What is known of one pod's usage.
-struct Known {
+/// The last measurement of a pod.
+struct Measurement {
     usage: Usage,
-    /// Not measured again before.
+    /// When the pod may be measured again.
     due: Instant,
 }
 
-/// Looks at the pods of the node until `token` is cancelled.
+/// Checks the node's pods until `token` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     let mut known = HashMap::new();
     let mut tick = tokio::time::interval(CHECK_INTERVAL);
@@ -190,17 +190,17 @@ pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     loop {
         tokio::select! {
             () = token.cancelled() => return,
-            _ = tick.tick() => look(&shared, &mut known).await,
+            _ = tick.tick() => synchronize(&shared, &mut known).await,
         }
     }
 }
 
-async fn look(shared: &Shared, known: &mut HashMap<String, Known>) {
+async fn synchronize(shared: &Shared, known: &mut HashMap<String, Measurement>) {
     let pods = active(shared);
     known.retain(|uid, _| pods.iter().any(|pod| pod::uid(pod) == uid));
     let mut any = false;
     for pod in pods.iter().filter(|pod| is_limited(pod)) {
-        let usage = take(shared, pod, known, false).await;
+        let usage = usage_of(shared, pod, known, false).await;
         if let Some(message) = usage.and_then(|usage| exceeded(pod, &usage)) {
             any = true;
             evict(shared, pod, Eviction { message, pressure: false });
@@ -209,46 +209,47 @@ async fn look(shared: &Shared, known: &mut HashMap<String, Known>) {
     if any {
         return;
     }
-    let Some(short) = short_of(shared).await else { return };
+    let Some(starved) = starved_resource(shared).await else { return };
     let node = node::reference(&shared.options);
-    let text = format!("Attempting to reclaim {}", short.name());
+    let text = format!("Attempting to reclaim {}", starved.name());
     shared.recorder.event(&node, EventType::Warning, "EvictionThresholdMet", text);
-    collect_logs(shared).await;
+    remove_finished_logs(shared).await;
     shared.collect_images().await;
-    let Some(short) = short_of(shared).await else { return };
+    let Some(starved) = starved_resource(shared).await else { return };
     let mut ranked = Vec::new();
     for pod in pods.iter().filter(|pod| !is_critical(pod)) {
-        if let Some(usage) = take(shared, pod, known, true).await.filter(|usage| short.frees(usage)) {
-            ranked.push((rank(pod, &usage, short), pod, usage));
+        if let Some(usage) = usage_of(shared, pod, known, true).await.filter(|usage| starved.is_worth_reclaiming(usage))
+        {
+            ranked.push((rank(pod, &usage, starved), pod, usage));
         }
     }
-    // one at a time, as upstream: its room may be enough
+    // Like upstream, evicts one pod per check: it may reclaim enough.
     match ranked.into_iter().min_by_key(|(rank, ..)| *rank) {
-        Some((_, pod, usage)) => evict(shared, pod, Eviction { message: reason(pod, &usage, short), pressure: true }),
+        Some((_, pod, usage)) => evict(shared, pod, Eviction { message: reason(pod, &usage, starved), pressure: true }),
         None => tracing::warn!("the disk is short, and no pod takes enough of it to be evicted"),
     }
 }
 
-/// Removes the logs of pods that are over: upstream removes dead containers, with their logs, before anything else.
-async fn collect_logs(shared: &Shared) {
+/// Removes the logs of finished pods. Upstream removes dead containers with their logs before it evicts pods.
+async fn remove_finished_logs(shared: &Shared) {
     let over = shared.cluster.pods.list();
-    let over = over.iter().filter(|pod| pod::is_finished(pod) && !runs(shared, pod));
+    let over = over.iter().filter(|pod| pod::is_finished(pod) && !has_running_containers(shared, pod));
     let logs = |pod: &Arc<Pod>| shared.logs_dir(pod::namespace(pod), pod::name(pod), pod::uid(pod));
     let folders: Vec<PathBuf> = over.map(logs).collect();
-    if let Err(error) = blocking(move || folders.iter().try_for_each(|folder| clear(folder))).await {
+    if let Err(error) = blocking(move || folders.iter().try_for_each(|folder| remove_log_files(folder))).await {
         tracing::warn!(%error, "cannot remove logs of pods that are over");
     }
 }
 
-fn runs(shared: &Shared, pod: &Pod) -> bool {
+fn has_running_containers(shared: &Shared, pod: &Pod) -> bool {
     let handle = shared.pods.lock().get(pod::uid(pod)).cloned();
     handle.is_some_and(|handle| handle.state().containers.values().any(|record| record.is_running()))
 }
 
-/// Removes the files of a pod's logs. The folder of a container stays: it tells that there was something.
-fn clear(logs: &Path) -> std::io::Result<()> {
+/// Removes the log files of a pod. Keeps the containers' folders, which show that there were logs.
+fn remove_log_files(logs: &Path) -> std::io::Result<()> {
     let containers = match std::fs::read_dir(logs) {
-        // none of them has said anything
+        // No container has written anything.
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
         containers => containers?,
     };
@@ -271,13 +272,18 @@ fn active(shared: &Shared) -> Vec<Arc<Pod>> {
     pods.into_iter().filter(running).collect()
 }
 
-async fn short_of(shared: &Shared) -> Option<Short> {
+async fn starved_resource(shared: &Shared) -> Option<StarvedResource> {
     let pressure = shared.options.pressure.clone();
     let pressure = blocking(move || Ok(pressure())).await.ok()?;
-    if pressure.disk { Some(Short::Bytes) } else { pressure.inodes.then_some(Short::Inodes) }
+    if pressure.disk { Some(StarvedResource::Storage) } else { pressure.inodes.then_some(StarvedResource::Inodes) }
 }
 
-async fn take(shared: &Shared, pod: &Arc<Pod>, known: &mut HashMap<String, Known>, new: bool) -> Option<Usage> {
+async fn usage_of(
+    shared: &Shared,
+    pod: &Arc<Pod>,
+    known: &mut HashMap<String, Measurement>,
+    new: bool,
+) -> Option<Usage> {
     let (uid, begin) = (pod::uid(pod), Instant::now());
     if let Some(known) = known.get(uid).filter(|known| begin < known.due && !new) {
         return Some(known.usage.clone());
@@ -288,7 +294,7 @@ async fn take(shared: &Shared, pod: &Arc<Pod>, known: &mut HashMap<String, Known
     match blocking(move || measure(&measured, &volumes, &logs)).await {
         Ok(usage) => {
             let due = begin + CHECK_INTERVAL / 2 + begin.elapsed() * 50;
-            known.insert(uid.to_owned(), Known { usage: usage.clone(), due });
+            known.insert(uid.to_owned(), Measurement { usage: usage.clone(), due });
             Some(usage)
         }
         Err(error) => {
@@ -306,7 +312,7 @@ fn evict(shared: &Shared, pod: &Pod, eviction: Eviction) {
     tracing::info!(pod = pod::full_name(pod), message = eviction.message, "evicted");
     shared.event(pod, None, EventType::Warning, EVICTED, &*eviction.message);
     if let Some(handle) = shared.pods.lock().get(pod::uid(pod)) {
-        handle.note(Note::Evict(eviction));
+        handle.send(Message::Evict(eviction));
     }
 }
 
@@ -383,19 +389,25 @@ mod tests {
             (make("larger", 0, "50Mi"), mib(200)),
         ];
         let mut order: Vec<_> =
-            pods.iter().map(|(pod, usage)| (rank(pod, usage, Short::Bytes), pod::name(pod))).collect();
+            pods.iter().map(|(pod, usage)| (rank(pod, usage, StarvedResource::Storage), pod::name(pod))).collect();
         order.sort();
         assert_eq!(order.into_iter().map(|(_, n)| n).collect::<Vec<_>>(), ["larger", "large", "important", "within"]);
-        let text = reason(&pods[2].0, &usage(&[("v", 1)], &[("c", 12 << 10)]), Short::Bytes);
+        let text = reason(&pods[2].0, &usage(&[("v", 1)], &[("c", 12 << 10)]), StarvedResource::Storage);
         assert_eq!(
             text,
             "The node was low on resource: ephemeral-storage. Container c was using 12Ki, request is 0, has larger consumption of \
              ephemeral-storage. "
         );
         let many = |inodes: u64| Usage { inodes, ..usage(&[("v", 1 << 30)], &[]) };
-        let (few, most) = (rank(&pods[0].0, &many(100), Short::Inodes), rank(&pods[2].0, &many(101), Short::Inodes));
+        let (few, most) = (
+            rank(&pods[0].0, &many(100), StarvedResource::Inodes),
+            rank(&pods[2].0, &many(101), StarvedResource::Inodes),
+        );
         assert!(most < few, "of inodes the one with most, whatever was requested");
-        assert!(!Short::Inodes.frees(&many(99)) && Short::Inodes.frees(&many(100)));
-        assert_eq!(reason(&pods[0].0, &many(100), Short::Inodes), "The node was low on resource: inodes. ");
+        assert!(
+            !StarvedResource::Inodes.is_worth_reclaiming(&many(99))
+                && StarvedResource::Inodes.is_worth_reclaiming(&many(100))
+        );
+        assert_eq!(reason(&pods[0].0, &many(100), StarvedResource::Inodes), "The node was low on resource: inodes. ");
     }
 }

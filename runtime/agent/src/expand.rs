@@ -1,9 +1,9 @@
-//! `$(VAR)` in commands, arguments, environment and `subPathExpr`. Pure.
+//! Expands `$(VAR)` in commands, arguments, environment and `subPathExpr`. Pure.
 //!
 //! Follows <https://kubernetes.io/docs/tasks/inject-data-application/define-interdependent-environment-variables/>.
 
-/// Replaces `$(NAME)` by what `lookup` knows; an unknown reference stays as it is, `$$` is a single `$`. `None`: it would be longer than
-/// `most` bytes. A reference may stand for more than itself, and texts are made of texts: without a bound a short pod would take all memory.
+/// Replaces `$(NAME)` by the value of `lookup`. Unknown references stay unchanged, and `$$` becomes `$`. Returns `None` if the result
+/// exceeds `most` bytes: nested references could otherwise grow exponentially and exhaust the memory.
 pub fn expand<'a>(text: &str, most: usize, mut lookup: impl FnMut(&str) -> Option<&'a str>) -> Option<String> {
     let mut out = String::with_capacity(text.len());
     let mut rest = text;

@@ -1,4 +1,4 @@
-//! The mailbox of a pod's worker: everybody else leaves notes here, the worker reads them when it wakes.
+//! The mailbox of a pod's worker. Other tasks send messages, and the worker receives them when it wakes.
 
 use crate::state::PodState;
 use container::ContainerState;
@@ -7,19 +7,19 @@ use parking_lot::Mutex;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// The three probes.
+/// The kinds of probes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum ProbeKind {
-    /// Holds the others back until it passes once.
+    /// Delays the other probes until it succeeds once.
     Startup,
     /// Restarts the container when it fails.
     Liveness,
-    /// Decides whether the pod gets traffic.
+    /// Decides whether the pod receives traffic.
     Readiness,
 }
 
 impl ProbeKind {
-    /// As in messages.
+    /// The name in messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Startup => "Startup",
@@ -29,31 +29,31 @@ impl ProbeKind {
     }
 }
 
-/// Why a pod is evicted.
+/// An eviction of a pod.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Eviction {
-    /// For people: upstream's text.
+    /// The status message, with upstream's text.
     pub(crate) message: String,
-    /// The node needs the room: no fault of the pod's own.
+    /// The node is low on a resource: the pod gets the DisruptionTarget condition.
     pub(crate) pressure: bool,
 }
 
-/// A note.
+/// A message to a worker.
 #[derive(Debug)]
-pub(crate) enum Note {
-    /// The runtime says that a container entered a state.
-    Container(Arc<str>, ContainerState),
+pub(crate) enum Message {
+    /// The runtime reports a container's state.
+    ContainerState(Arc<str>, ContainerState),
     /// The runtime does not know a container that should run.
-    Lost(Arc<str>),
-    /// A probe's verdict on an attempt changed.
-    Probe { container: String, id: String, kind: ProbeKind, passed: bool },
-    /// What a start that takes long is doing.
-    Progress { container: String, message: String },
-    /// An image that could not be pulled is on the node now.
-    Image(String),
-    /// A ConfigMap or Secret of the pod changed.
-    Config,
-    /// The pod takes too much of the node, or the node has too little.
+    ContainerLost(Arc<str>),
+    /// A probe of an attempt reached its success or failure threshold.
+    ProbeResult { container: String, id: String, kind: ProbeKind, passed: bool },
+    /// The progress of a start that takes long.
+    StartProgress { container: String, message: String },
+    /// An image whose pull failed is on the node now.
+    ImagePresent(String),
+    /// A ConfigMap or Secret that the pod references changed.
+    ConfigChanged,
+    /// The pod exceeds a limit, or the node is low on a resource.
     Evict(Eviction),
 }
 
@@ -62,18 +62,18 @@ struct Inbox {
     pod: Option<Arc<Pod>>,
     gone: bool,
     drain: bool,
-    notes: Vec<Note>,
+    messages: Vec<Message>,
 }
 
-/// What the worker finds when it wakes.
+/// The messages that a worker receives at once.
 pub(crate) struct Mail {
     pub(crate) pod: Option<Arc<Pod>>,
     pub(crate) gone: bool,
     pub(crate) drain: bool,
-    pub(crate) notes: Vec<Note>,
+    pub(crate) messages: Vec<Message>,
 }
 
-/// A worker as others see it.
+/// The other tasks' view of a worker.
 pub(crate) struct Handle {
     /// The pod's uid.
     pub(crate) uid: Arc<str>,
@@ -88,39 +88,39 @@ impl Handle {
         Self { uid, inbox: Mutex::default(), wake: Notify::new(), state: Mutex::new(Arc::new(state.clone())) }
     }
 
-    /// A newer pod; replaces one that was not yet read.
+    /// Sends a newer Pod. It replaces one that was not received yet.
     pub(crate) fn update(&self, pod: Arc<Pod>) {
         self.inbox.lock().pod = Some(pod);
         self.wake.notify_one();
     }
 
-    /// The pod is gone from the API.
+    /// Reports that the pod is deleted from the API.
     pub(crate) fn gone(&self) {
         self.inbox.lock().gone = true;
         self.wake.notify_one();
     }
 
-    /// The process is going down.
+    /// Reports that the process ends.
     pub(crate) fn drain(&self) {
         self.inbox.lock().drain = true;
         self.wake.notify_one();
     }
 
-    /// Leaves a note. The notes of one pod are bounded by what its containers can do between two wake-ups.
-    pub(crate) fn note(&self, note: Note) {
-        self.inbox.lock().notes.push(note);
+    /// Sends a message. The queue is bounded by what the pod's containers can do between two wake-ups.
+    pub(crate) fn send(&self, message: Message) {
+        self.inbox.lock().messages.push(message);
         self.wake.notify_one();
     }
 
-    /// Takes everything.
-    pub(crate) fn read(&self) -> Mail {
+    /// Takes all messages.
+    pub(crate) fn receive(&self) -> Mail {
         let mut inbox = self.inbox.lock();
-        let notes = std::mem::take(&mut inbox.notes);
-        Mail { pod: inbox.pod.take(), gone: inbox.gone, drain: inbox.drain, notes }
+        let messages = std::mem::take(&mut inbox.messages);
+        Mail { pod: inbox.pod.take(), gone: inbox.gone, drain: inbox.drain, messages }
     }
 
-    /// Waits for mail. Cancel-safe.
-    pub(crate) async fn woken(&self) {
+    /// Waits for messages. Cancel-safe.
+    pub(crate) async fn notified(&self) {
         self.wake.notified().await;
     }
 

@@ -1,4 +1,4 @@
-//! Life-cycle hooks, and stopping a container with one.
+//! Life-cycle hooks, and the stop of a container with a preStop hook.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/containers/container-lifecycle-hooks/>.
 
@@ -13,10 +13,11 @@ use k8s_openapi::api::core::v1::{Container, ExecAction, LifecycleHandler, Pod};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-/// What a container gets after its hook at least, as upstream.
+/// The shortest grace period after a preStop hook, as upstream's.
 const MIN_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Runs a hook. The error is upstream's text: for the status and the node's log, and not for events, since it may hold secrets.
+/// Runs a hook. The error is upstream's text for the status and the agent's log. Events must not contain it, because it may contain
+/// secrets.
 pub(crate) async fn run(
     access: Access<'_>,
     pod: &Pod,
@@ -26,19 +27,19 @@ pub(crate) async fn run(
     let of = || format!("for Container {:?} in Pod {:?} failed - error:", container.name, pod::full_name(pod));
     if let Some(action) = &handler.exec {
         let command = action.command.as_deref().unwrap_or_default().join(" ");
-        let told = |text| format!("Exec lifecycle hook ([{command}]) {} {text}", of());
-        return exec(access, action).await.map_err(told);
+        let describe = |text| format!("Exec lifecycle hook ([{command}]) {} {text}", of());
+        return exec(access, action).await.map_err(describe);
     }
     if let Some(action) = &handler.http_get {
         let path = action.path.as_deref().unwrap_or("/");
-        let told = |text| format!("HTTP lifecycle hook ({path}) {} {text}", of());
-        return check::notify(access, action, container).await.map_err(told);
+        let describe = |text| format!("HTTP lifecycle hook ({path}) {} {text}", of());
+        return check::http_hook(access, action, container).await.map_err(describe);
     }
     if let Some(sleep) = &handler.sleep {
         tokio::time::sleep(Duration::from_secs(u64::try_from(sleep.seconds).unwrap_or(0))).await;
         return Ok(());
     }
-    // accepted by the API for the sake of old objects, and run by no kubelet
+    // The API accepts it for compatibility, and no kubelet runs it.
     Err("Cannot run handler: invalid handler: tcpSocket".into())
 }
 
@@ -47,14 +48,14 @@ async fn exec(access: Access<'_>, action: &ExecAction) -> Result<(), String> {
     let line = command.join(" ");
     match command::run(access.runtime, access.id, command).await {
         Ok(ended) if ended.code == 0 => Ok(()),
-        Ok(command::Ended { code, output, errors }) => {
+        Ok(command::CommandResult { code, output, errors }) => {
             Err(format!("command '{line}' exited with {code}: {errors}, message: {output:?}"))
         }
         Err(error) => Err(format!("{error}, message: \"\"")),
     }
 }
 
-/// Runs the postStart hook of an attempt. The error is as of [`run`].
+/// Runs the postStart hook of an attempt. The error is that of [`run`].
 pub(crate) async fn post_start(
     shared: Arc<Shared>,
     pod: Arc<Pod>,
@@ -71,7 +72,7 @@ pub(crate) async fn post_start(
     }
 }
 
-/// A container to stop.
+/// The stop of a container.
 pub(crate) struct Stop {
     pub(crate) shared: Arc<Shared>,
     pub(crate) runtime: Arc<dyn Runtime>,
@@ -80,16 +81,16 @@ pub(crate) struct Stop {
     pub(crate) id: ContainerId,
     pub(crate) address: Option<IpAddr>,
     pub(crate) grace: Duration,
-    /// The text of the event; none is recorded when empty.
+    /// The message of the event. No event is recorded if it is empty.
     pub(crate) message: String,
-    /// A stop with a longer grace period is under way: the hook has its chance already.
+    /// A stop with a longer grace period is in progress, so that the preStop hook is not run again.
     pub(crate) again: bool,
-    /// Whether clients have somewhere else to go, and are asked to.
+    /// Whether HTTP clients are asked to disconnect, because other endpoints serve them.
     pub(crate) retire: bool,
 }
 
 impl Stop {
-    /// preStop, then stop; all of it within the grace period.
+    /// Runs the preStop hook and stops the container, both within the grace period.
     pub(crate) async fn run(self) {
         if !self.message.is_empty() {
             self.shared.event(&self.pod, Some(&self.container), EventType::Normal, "Killing", &*self.message);
@@ -111,7 +112,7 @@ impl Stop {
         }
     }
 
-    /// Runs the hook, within the grace period. Returns how long that took, or `None` where there is no hook.
+    /// Runs the hook within the grace period. Returns how long it took, or `None` if there is no hook.
     async fn pre_stop(&self) -> Option<Duration> {
         let (container, _) = pod::container(&self.pod, &self.container)?;
         let handler = container.lifecycle.as_ref()?.pre_stop.as_ref()?;

@@ -1,5 +1,4 @@
-//! The seam to images: what a worker needs of them, and the pull policies and texts around it. The registry protocol and the
-//! content store are crate `image`'s.
+//! The interface to images, and pull policies. Registry protocol and content store are in the crate `image`.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/containers/images/>.
 
@@ -9,59 +8,58 @@ use std::collections::HashSet;
 
 pub use image::{Error, Keyring};
 
-/// What the image's configuration says about starting it.
+/// The image configuration for starting a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Command {
-    /// Entry point; empty when the image names none.
+    /// Entry point. Empty if the image has none.
     pub entrypoint: Vec<String>,
     /// Default arguments.
     pub arguments: Vec<String>,
-    /// Environment.
+    /// Environment variables.
     pub env: Vec<(String, String)>,
     /// Working directory.
     pub working_dir: Option<String>,
 }
 
-/// An image that is on the node.
+/// An image on the node.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pulled {
-    /// What to run.
+    /// The program.
     pub artifact: Artifact,
-    /// `repository@sha256:…`, or the digest alone: `imageID` of the status.
+    /// `imageID` of the status: `repository@sha256:…`, or only the digest.
     pub image_id: String,
-    /// Bytes of the image.
+    /// The image's size in bytes.
     pub size: u64,
-    /// How to start it.
+    /// The entry point, arguments and environment.
     pub command: Command,
-    /// For people: `linux/amd64`, `wasm`.
+    /// The platform for messages, such as `linux/amd64` or `wasm`.
     pub platform: String,
 }
 
-/// One image of the node's list.
+/// An image in the node's list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listed {
-    /// All its names, by tag and by digest.
+    /// All names, by tag and by digest.
     pub names: Vec<String>,
-    /// Bytes.
+    /// The size in bytes.
     pub size: u64,
 }
 
-/// Images of the node.
+/// The images of the node.
 #[async_trait::async_trait]
 pub trait Images: Send + Sync + 'static {
-    /// The image if it is on the node and a pod with these credentials may use it; never asks a registry.
+    /// Returns the image if it is on the node and a pod with these credentials may use it. Never contacts a registry.
     async fn present(&self, image: &str, keyring: &Keyring) -> Result<Option<Pulled>, Error>;
-    /// Asks the registry for the image and downloads what is missing. However many ask at the same time, it is pulled once.
-    /// Cancel-safe.
+    /// Resolves the image at the registry and downloads missing content. Concurrent pulls of an image share one download. Cancel-safe.
     async fn pull(&self, image: &str, keyring: &Keyring) -> Result<Pulled, Error>;
-    /// All images of the node.
+    /// All images on the node.
     async fn list(&self) -> Vec<Listed>;
-    /// When the disk is rather full, removes images that nothing in `used` (names and ids) stands for, the oldest first.
+    /// If disk usage exceeds the high threshold, removes unused images, the oldest first. `used` has the names and ids of images in use.
     async fn collect(&self, used: &[String]);
 }
 
 /// Upstream's `imageGCHighThresholdPercent` and `imageGCLowThresholdPercent`.
-const FULL_PERCENT: (u8, u8) = (85, 80);
+const GC_THRESHOLD_PERCENT: (u8, u8) = (85, 80);
 
 #[async_trait::async_trait]
 impl Images for image::Images {
@@ -82,7 +80,7 @@ impl Images for image::Images {
     }
 
     async fn collect(&self, used: &[String]) {
-        let (high, low) = FULL_PERCENT;
+        let (high, low) = GC_THRESHOLD_PERCENT;
         let digests: HashSet<_> = used.iter().filter_map(|name| Some(self.get(name).ok()??.digest)).collect();
         let result = match self.to_free(high, low) {
             Ok(0) => return,
@@ -124,19 +122,19 @@ pub fn preparation_scope(namespace: &str, image: &str) -> String {
     image::Reference::parse(image).map_or(String::new(), |name| format!("{namespace}/{}", name.repository()))
 }
 
-/// The three pull policies.
+/// The image pull policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Ask the registry at each start.
+    /// Resolve the image at the registry at each start.
     Always,
-    /// Only when absent.
+    /// Pull the image if it is not on the node.
     IfNotPresent,
-    /// Never.
+    /// Never pull the image.
     Never,
 }
 
 impl Policy {
-    /// Of a container; unset follows the tag as upstream: none or `latest` is Always.
+    /// The policy of a container. Like upstream, the default is Always for the tag `latest` or none, and else IfNotPresent.
     pub fn of(image: &str, policy: Option<&str>) -> Self {
         match policy {
             Some("Always") => Self::Always,
@@ -151,7 +149,7 @@ impl Policy {
     }
 }
 
-/// Adds the credentials of an image pull secret. The error is for the user and holds nothing secret.
+/// Adds the credentials of an image pull secret. The error is for the user and contains no secret.
 pub fn add_secret(keyring: &mut Keyring, secret: &Secret) -> Result<(), String> {
     let values = crate::config::secret_values(secret);
     match (values.get(".dockerconfigjson"), values.get(".dockercfg")) {

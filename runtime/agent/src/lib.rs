@@ -1,12 +1,12 @@
-//! The node agent: the kubelet's role. Makes the pods that are bound to its node real: network, volumes, images, containers, probes;
-//! and tells the API how they are.
+//! The node agent, which is Sampan's kubelet. It runs the pods that are bound to its node (network, volumes, images, containers, probes)
+//! and reports their status to the API.
 //!
-//! It knows no runtime, network or registry by name: they arrive as `Arc<dyn Runtime>`, `Arc<dyn Network>`, `Arc<dyn Dialer>` and
-//! `Arc<dyn Images>`. It has no back door to the API: everything goes through [`client::Client`].
+//! It depends on interfaces: `Arc<dyn Runtime>`, `Arc<dyn Network>`, `Arc<dyn Dialer>` and `Arc<dyn Images>`. It accesses the API only
+//! through [`client::Client`].
 //!
-//! Where to look: [`admission`] decides which pods the node takes (pure), [`plan`] what happens to a pod (pure), `worker` does it,
-//! [`status`] says how it is (pure), [`volumes`] and
-//! [`mod@env`] give it its configuration, [`logs`] and [`router`] answer `kubectl logs`, [`node`] keeps the Node object.
+//! Modules: [`admission`] decides which pods the node admits (pure), [`plan`] decides what to do next for a pod (pure), `worker` executes
+//! the plan, [`status`] computes the pod's status (pure), [`volumes`] and [`mod@env`] provide its configuration, [`logs`] and [`router`]
+//! serve the kubelet API, and [`node`] updates the Node object.
 
 #![warn(unreachable_pub, clippy::large_futures, clippy::let_underscore_future)]
 #![cfg_attr(not(test), warn(clippy::too_many_lines, clippy::wildcard_imports))]
@@ -29,7 +29,6 @@ mod hook;
 pub mod images;
 pub mod logs;
 mod metrics;
-mod named;
 pub mod node;
 mod options;
 pub mod plan;
@@ -39,6 +38,7 @@ mod pressure;
 pub mod probe;
 mod prober;
 mod readings;
+mod referenced;
 mod reporter;
 pub mod resources;
 pub mod router;
@@ -52,7 +52,7 @@ mod usage;
 pub mod volumes;
 mod worker;
 
-pub use agent::{Agent, Parts};
+pub use agent::{Agent, Dependencies};
 pub use capabilities::HONOURED;
 pub use handle::ProbeKind;
 pub use images::{Images, preparation_scope};

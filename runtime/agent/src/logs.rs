@@ -1,7 +1,7 @@
-//! Reads container logs back: CRI lines, rotated files, following. The counterpart of `container::log`.
+//! Reads container logs: CRI lines, rotated files, and following. The counterpart of `container::log`.
 //!
-//! Follows the semantics of `kubectl logs` and <https://kubernetes.io/docs/concepts/cluster-administration/logging/>. Following polls
-//! the file: a line is seen at most [`POLL`] after it was written.
+//! Follows the semantics of `kubectl logs` and <https://kubernetes.io/docs/concepts/cluster-administration/logging/>. Following polls the
+//! file, so that a line is seen at most [`POLL_INTERVAL`] after it was written.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use jiff::Timestamp;
@@ -12,33 +12,33 @@ use std::{
     time::Duration,
 };
 
-/// How often a followed file is looked at.
-pub const POLL: Duration = Duration::from_millis(200);
-/// Bytes read at a time.
+/// How often a followed file is read.
+pub const POLL_INTERVAL: Duration = Duration::from_millis(200);
+/// Bytes per read.
 const CHUNK: usize = 64 << 10;
-/// Bounds of a termination message that is taken from the log.
-const LAST_BYTES: u64 = 8 << 10;
-const LAST_LINES: usize = 80;
-const LAST_TEXT: usize = 2048;
+/// Limits of a termination message that is taken from the log, as upstream's.
+const MAX_TAIL_BYTES: u64 = 8 << 10;
+const MAX_TAIL_LINES: usize = 80;
+const MAX_MESSAGE_BYTES: usize = 2048;
 
-/// What part of a log is wanted, and how.
+/// Which part of a log to read, as `v1.PodLogOptions`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Wanted {
-    /// Only the last lines.
+pub struct LogOptions {
+    /// Only this number of lines at the end.
     pub tail: Option<usize>,
-    /// Only lines from then on.
+    /// Only lines from this time on.
     pub since: Option<Timestamp>,
-    /// Put each line's time in front of it.
+    /// Prefix each line with its time.
     pub timestamps: bool,
-    /// At most so many bytes.
+    /// At most this number of bytes.
     pub limit: Option<usize>,
-    /// Go on while the container runs.
+    /// Continue while the container runs.
     pub follow: bool,
     /// Only `stdout` or `stderr`.
     pub stream: Option<Stream>,
 }
 
-/// Of a line.
+/// The stream of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
     /// Standard output.
@@ -47,20 +47,20 @@ pub enum Stream {
     Stderr,
 }
 
-/// One line of a CRI log.
+/// A line of a CRI log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
-    /// As written.
+    /// The time as written in the log.
     pub time: &'a str,
-    /// Where it came from.
+    /// The stream that it was written to.
     pub stream: Stream,
-    /// More of the same line follows.
+    /// The next entry continues this line.
     pub partial: bool,
-    /// Without the newline.
+    /// The text without the newline.
     pub text: &'a [u8],
 }
 
-/// Reads `TIME STREAM TAG TEXT`; `None` for anything else.
+/// Parses `TIME STREAM TAG TEXT`. Returns `None` for other formats.
 pub fn parse(line: &[u8]) -> Option<Line<'_>> {
     let mut parts = line.splitn(4, |b| *b == b' ');
     let time = std::str::from_utf8(parts.next()?).ok()?;
@@ -73,7 +73,7 @@ pub fn parse(line: &[u8]) -> Option<Line<'_>> {
     Some(Line { time, stream, partial, text: parts.next().unwrap_or_default() })
 }
 
-/// The files of an attempt, the oldest first: rotated ones, then the current one.
+/// The log files of an attempt: rotated files, the oldest first, and then the current one.
 pub fn files(current: &Path) -> Vec<PathBuf> {
     let Some(name) = current.file_name().and_then(|n| n.to_str()) else { return Vec::new() };
     let prefix = format!("{name}.");
@@ -86,18 +86,18 @@ pub fn files(current: &Path) -> Vec<PathBuf> {
     rotated
 }
 
-/// Turns CRI lines into what the user sees.
+/// Formats CRI lines for the user.
 struct Printer {
-    wanted: Wanted,
+    wanted: LogOptions,
     left: usize,
-    /// The line before was partial: its time was printed already.
+    /// The previous entry was partial: the line's time is already printed.
     inside: bool,
-    /// `since` was reached.
+    /// A line at or after `since` was found.
     begun: bool,
 }
 
 impl Printer {
-    fn new(wanted: Wanted) -> Self {
+    fn new(wanted: LogOptions) -> Self {
         let (left, begun) = (wanted.limit.unwrap_or(usize::MAX), wanted.since.is_none());
         Self { wanted, left, inside: false, begun }
     }
@@ -129,22 +129,22 @@ impl Printer {
     }
 }
 
-/// A log being read. Blocking; call it where that is allowed.
+/// Reads the log of an attempt. Its functions block on the disk.
 ///
-/// Files are told apart by their inode, since a rotation gives another name to the file that is read: the next one is always the one that
-/// was begun after it.
+/// Files are identified by their inode, because rotation renames the file that is being read. The next file is always the one that was
+/// created after it.
 pub struct Reader {
     path: PathBuf,
     printer: Printer,
     file: Option<std::fs::File>,
-    /// A newer file was seen: what this one holds now is all it will ever hold.
+    /// A newer file exists, so that this one does not grow any more.
     closed: bool,
     rest: Vec<u8>,
 }
 
 impl Reader {
-    /// Opens the log whose current file is `path`; the file need not exist yet. For `tail`, old files are read through first.
-    pub fn open(path: &Path, wanted: Wanted) -> io::Result<Self> {
+    /// Opens the log whose current file is `path`, which need not exist yet. `tail` reads through the rotated files first.
+    pub fn open(path: &Path, wanted: LogOptions) -> io::Result<Self> {
         let mut printer = Printer::new(wanted.clone());
         let mut file = None;
         if let Some(tail) = wanted.tail {
@@ -158,7 +158,7 @@ impl Reader {
         Ok(Self { path: path.to_owned(), printer, file, closed: false, rest: Vec::new() })
     }
 
-    /// The next piece; `None` when there is nothing more now, or when the limit is reached ([`Reader::is_full`]).
+    /// Reads the next piece. `None` if there is no more output at the moment, or if the limit is reached ([`Reader::is_full`]).
     pub fn read(&mut self) -> io::Result<Option<Bytes>> {
         let mut out = BytesMut::new();
         while !self.is_full() && out.len() < CHUNK {
@@ -178,7 +178,7 @@ impl Reader {
         Ok((!out.is_empty()).then(|| out.freeze()))
     }
 
-    /// At the end of a file: goes to the next one. False when there is none.
+    /// Moves from the end of a file to the next file. Returns false if there is none.
     fn advance(&mut self) -> io::Result<bool> {
         use std::os::unix::fs::MetadataExt;
         let name = |meta: std::fs::Metadata| (meta.dev(), meta.ino());
@@ -186,11 +186,11 @@ impl Reader {
             let files: Vec<_> =
                 files(&self.path).into_iter().filter_map(|path| Some((name(path.metadata().ok()?), path))).collect();
             let open = self.file.as_ref().map(|file| file.metadata().map(name)).transpose()?;
-            // One that is gone was the oldest of all.
+            // If the open file was removed, it was the oldest, and the first remaining file follows it.
             let at = open.and_then(|open| files.iter().position(|(file, _)| *file == open));
             let Some((wanted, path)) = files.get(at.map_or(0, |at| at + 1)) else { return Ok(false) };
             if open.is_some() && !std::mem::replace(&mut self.closed, true) {
-                // Its last lines may have come after it was read to its end.
+                // Read the file once more: lines may have been written after its end was reached.
                 return Ok(true);
             }
             match std::fs::File::open(path) {
@@ -198,7 +198,7 @@ impl Reader {
                     (self.file, self.closed) = (Some(file), false);
                     return Ok(true);
                 }
-                // Rotated or removed meanwhile.
+                // The file was rotated or removed meanwhile.
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => return Err(error),
@@ -206,7 +206,7 @@ impl Reader {
         }
     }
 
-    /// Whether the limit is reached.
+    /// Whether the byte limit is reached.
     pub fn is_full(&self) -> bool {
         self.printer.left == 0
     }
@@ -228,7 +228,7 @@ impl Reader {
     }
 }
 
-/// File and offset where the last `tail` lines begin that will be shown.
+/// The file and offset of the first of the last `tail` lines.
 fn find_tail(files: &[PathBuf], tail: usize, printer: &mut Printer) -> io::Result<(usize, u64)> {
     let mut starts: VecDeque<(usize, u64)> = VecDeque::new();
     let mut end = (files.len().saturating_sub(1), 0);
@@ -261,31 +261,32 @@ fn find_tail(files: &[PathBuf], tail: usize, printer: &mut Printer) -> io::Resul
         }
         end = (index, offset);
     }
-    // `since` is applied again while printing; the tail begins after it, so that changes nothing
+    // Printing checks `since` again, which changes nothing for these lines.
     Ok(starts.front().copied().unwrap_or(end))
 }
 
-/// The end of a log as a termination message: at most 80 lines and 2 KiB.
-pub fn last_words(path: &Path) -> String {
+/// The end of a log as a termination message: at most 80 lines and 2 KiB, as upstream's.
+pub fn termination_message(path: &Path) -> String {
     let read = || -> io::Result<Vec<u8>> {
         let mut file = std::fs::File::open(path)?;
         let size = file.metadata()?.len();
-        file.seek(SeekFrom::Start(size.saturating_sub(LAST_BYTES)))?;
+        file.seek(SeekFrom::Start(size.saturating_sub(MAX_TAIL_BYTES)))?;
         let mut bytes = Vec::new();
-        file.take(LAST_BYTES).read_to_end(&mut bytes)?;
+        file.take(MAX_TAIL_BYTES).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
     let bytes = read().unwrap_or_default();
     let lines: Vec<_> = bytes.split(|b| *b == b'\n').filter_map(parse).collect();
     let mut text = Vec::new();
-    for line in &lines[lines.len().saturating_sub(LAST_LINES)..] {
+    for line in &lines[lines.len().saturating_sub(MAX_TAIL_LINES)..] {
         text.extend_from_slice(line.text);
         if !line.partial {
             text.push(b'\n');
         }
     }
     let text = String::from_utf8_lossy(&text);
-    let from = (text.len().saturating_sub(LAST_TEXT)..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let from =
+        (text.len().saturating_sub(MAX_MESSAGE_BYTES)..=text.len()).find(|i| text.is_char_boundary(*i)).unwrap_or(0);
     text[from..].to_owned()
 }
 

@@ -1,4 +1,4 @@
-//! The agent's metrics, under upstream's names where there are some.
+//! The agent's metrics, with upstream's names where upstream has the metric.
 
 use crate::pod::Role;
 use prometheus_client::{
@@ -15,7 +15,7 @@ struct Started {
     container_type: &'static str,
 }
 
-/// What is counted as it happens; what runs is read when somebody looks.
+/// Counters are updated when an event happens, gauges are read at each scrape.
 pub(crate) struct Metrics {
     started: Family<Started, Counter>,
     pub(crate) restarts: Counter,
@@ -30,7 +30,7 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// A container was started.
+    /// Counts a started container.
     pub(crate) fn started(&self, role: Role) {
         let container_type = match role {
             Role::App => "container",
@@ -40,7 +40,7 @@ impl Metrics {
         self.started.get_or_create(&Started { container_type }).inc();
     }
 
-    /// Shows them, and how many pods and containers run, which `running` says.
+    /// Registers the metrics. `running` returns the number of running pods and containers.
     pub(crate) fn register(
         &self,
         registry: &mut Registry,

@@ -1,6 +1,7 @@
-//! The Node object and its Lease: registered at start, renewed every 10 s, the status sent when it changes and every 5 min.
+//! The Node object and its Lease. The node is registered at start, the Lease is renewed every 10 s, and the status is sent when it changes
+//! and at least every 5 min.
 //!
-//! Taints and the judgement about a silent node are the node life-cycle controller's. Follows
+//! The node life-cycle controller sets taints and handles unreachable nodes. Follows
 //! <https://kubernetes.io/docs/concepts/architecture/nodes/>.
 
 use crate::{options::Options, pressure::Pressure, shared::Shared};
@@ -24,7 +25,7 @@ const RENEW_INTERVAL: Duration = Duration::from_secs(10);
 const RESEND_INTERVAL: SignedDuration = SignedDuration::from_mins(5);
 const LEASE_NAMESPACE: &str = "kube-node-lease";
 const LEASE_SECONDS: i32 = 40;
-/// As upstream's `nodeStatusMaxImages` and names per image.
+/// Upstream's `nodeStatusMaxImages` and `MaxNamesPerImageInNodeStatus`.
 const MAX_IMAGES: usize = 50;
 const MAX_IMAGE_NAMES: usize = 5;
 
@@ -34,7 +35,7 @@ fn kibi(bytes: u64) -> Quantity {
     Quantity(format!("{}Ki", bytes >> 10))
 }
 
-/// What the machine has.
+/// The node's capacity.
 pub fn capacity(options: &Options) -> Amounts {
     let machine = &options.machine;
     [
@@ -47,7 +48,7 @@ pub fn capacity(options: &Options) -> Amounts {
     .into()
 }
 
-/// What pods may use of the machine.
+/// The resources that pods may request together: capacity minus reserved.
 pub fn allocatable(options: &Options) -> Amounts {
     let reserved = |name: &str| options.reserved.get(name).and_then(crate::resources::quantity);
     let bytes =
@@ -65,7 +66,8 @@ pub fn allocatable(options: &Options) -> Amounts {
     .into()
 }
 
-/// The conditions: upstream's four, and one for what runtimes say of themselves. `since` gives the transition time of a condition that had this status before.
+/// The node conditions: upstream's, and RuntimeDegraded for problems that runtimes report. `since` returns the transition time of a
+/// condition that had the same status before.
 fn conditions(
     pressure: Pressure,
     problem: Option<&str>,
@@ -115,7 +117,7 @@ fn conditions(
     ]
 }
 
-/// The whole status.
+/// The status of the Node.
 fn status(options: &Options, runtimes: Vec<String>, images: Vec<Value>, conditions: Vec<Value>) -> Value {
     let machine = &options.machine;
     let mut addresses: Vec<_> =
@@ -162,36 +164,36 @@ fn labels(options: &Options) -> BTreeMap<String, String> {
     labels
 }
 
-/// The Node as far as it is known before it is registered.
+/// The Node as the agent will register it.
 pub(crate) fn unregistered(options: &Options) -> Node {
     let metadata =
         ObjectMeta { name: Some(options.node.clone()), labels: Some(labels(options)), ..ObjectMeta::default() };
     Node { metadata, ..Node::default() }
 }
 
-/// What is remembered between two heartbeats.
+/// Registers and updates the Node and its Lease.
 #[derive(Default)]
-struct Heart {
+struct NodeUpdater {
     uid: Option<String>,
-    sent: Option<Sent>,
+    sent: Option<SentStatus>,
     pressure: Pressure,
-    /// What runtimes said of themselves last.
+    /// The last problem that runtimes reported.
     problem: Option<String>,
     transitions: BTreeMap<String, (String, String)>,
     lease: Option<Lease>,
 }
 
-/// What was sent last, without the times of heartbeats.
-struct Sent {
+/// The last sent status, without heartbeat times.
+struct SentStatus {
     status: Value,
-    /// What the API made of it.
+    /// The status that the API stored.
     stored: Value,
     at: Timestamp,
 }
 
-/// Keeps the Node until `token` is cancelled.
+/// Updates the Node until `token` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
-    let mut heart = Heart::default();
+    let mut updater = NodeUpdater::default();
     let mut tick = tokio::time::interval(RENEW_INTERVAL);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut failures = 0u32;
@@ -200,10 +202,10 @@ pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
             () = token.cancelled() => return,
             _ = tick.tick() => {}
         }
-        match heart.beat(&shared).await {
+        match updater.sync(&shared).await {
             Ok(()) => failures = 0,
             Err(error) => {
-                // at start the API may still be on its way: the first tries follow each other fast
+                // The API server may still be starting, so that the first retries come quickly.
                 failures += 1;
                 tracing::warn!(node = shared.options.node, %error, failures, "cannot keep the Node, will try again");
                 tick.reset_after(
@@ -214,17 +216,17 @@ pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
     }
 }
 
-impl Heart {
-    async fn beat(&mut self, shared: &Shared) -> Result<()> {
+impl NodeUpdater {
+    async fn sync(&mut self, shared: &Shared) -> Result<()> {
         let node = shared.cluster.client.find::<Node>("", &shared.options.node).await?;
         let uid = node.as_ref().and_then(|node| node.metadata.uid.clone());
         let known = self.uid.is_some() && self.uid == uid;
         if !known {
-            // The first time, or somebody deleted the Node. Upstream's stays away until the kubelet is restarted; here the cluster would
-            // have to be.
+            // The Node is new, or it was deleted. Upstream registers again only after a restart of the kubelet, which here would be a
+            // restart of the whole cluster.
             *self = Self { pressure: self.pressure, problem: self.problem.take(), ..Self::default() };
         }
-        // The API's word counts: what another hand has changed turns back now, and not when it last turned here.
+        // Transition times are those of the API: a condition that another client changed changes back now.
         self.transitions.clear();
         for condition in node.iter().filter_map(|node| node.status.as_ref()?.conditions.as_ref()).flatten() {
             if let Some(at) = &condition.last_transition_time {
@@ -242,7 +244,7 @@ impl Heart {
         self.renew(shared).await
     }
 
-    /// A new Node comes with its status: one that has no room yet would refuse the pods that wait for it.
+    /// Registers the Node together with its status: a Node without allocatable resources would not fit the pods that wait for it.
     async fn register(&mut self, shared: &Shared, present: bool, status: &Value) -> Result<()> {
         let options = &shared.options;
         let node: Node = match present {
@@ -271,12 +273,12 @@ impl Heart {
         Ok(())
     }
 
-    /// The whole status as it is now.
+    /// The current status.
     async fn observe(&mut self, shared: &Shared) -> Value {
         let (now, pressure) = (shared.now(), shared.options.pressure.clone());
         let pressure = tokio::task::spawn_blocking(move || pressure()).await.unwrap_or_default();
         if pressure != self.pressure {
-            self.turned(shared, pressure);
+            self.record_pressure_change(shared, pressure);
             self.pressure = pressure;
             if pressure == Pressure::default() {
                 tracing::info!("memory and disk suffice again");
@@ -297,7 +299,7 @@ impl Heart {
         let problems: Vec<_> =
             shared.runtimes.iter().filter_map(|r| Some(format!("{}: {}", r.name(), r.health()?))).collect();
         let problem = Some(problems.join("; ")).filter(|text| !text.is_empty());
-        self.tell(shared, problem.clone());
+        self.record_runtime_health(shared, problem.clone());
         let since = |kind: &str, status: &str| {
             self.transitions.get(kind).filter(|(before, _)| before == status).map(|(_, at)| at.clone())
         };
@@ -306,13 +308,13 @@ impl Heart {
         status(&shared.options, runtimes, images, conditions)
     }
 
-    /// Tells as events what upstream tells when a condition turns: before the disk is so full that the store takes no event.
-    fn turned(&self, shared: &Shared, now: Pressure) {
-        let told = [
+    /// Records upstream's events about changed pressure conditions, before the disk is too full for the store to accept events.
+    fn record_pressure_change(&self, shared: &Shared, now: Pressure) {
+        let conditions = [
             (self.pressure.memory, now.memory, "NodeHasInsufficientMemory", "NodeHasSufficientMemory"),
             (self.pressure.of_disk(), now.of_disk(), "NodeHasDiskPressure", "NodeHasNoDiskPressure"),
         ];
-        for (before, now, yes, no) in told {
+        for (before, now, yes, no) in conditions {
             if before != now {
                 let reason = if now { yes } else { no };
                 let text = format!("Node {} status is now: {reason}", shared.options.node);
@@ -321,8 +323,8 @@ impl Heart {
         }
     }
 
-    /// Says once what runtimes say of themselves, and once that it is over.
-    fn tell(&mut self, shared: &Shared, problem: Option<String>) {
+    /// Records an event when the runtimes' problem appears, changes or disappears.
+    fn record_runtime_health(&mut self, shared: &Shared, problem: Option<String>) {
         if problem == self.problem {
             return;
         }
@@ -334,13 +336,13 @@ impl Heart {
         self.problem = problem;
     }
 
-    /// Sends the status when it is another than was sent last, when somebody has changed what the API has, and now and then. `present` is
-    /// the Node as the API has it.
+    /// Sends the status if it changed, if another client changed the stored status, or if the last one is older than [`RESEND_INTERVAL`].
+    /// `present` is the Node of the API.
     async fn send_status(&mut self, shared: &Shared, status: Value, present: Option<&Node>) -> Result<()> {
         let now = shared.now();
-        let steady = without_heartbeats(status.clone());
+        let comparable = without_heartbeats(status.clone());
         let fresh = self.sent.as_ref().is_some_and(|sent| {
-            sent.status == steady
+            sent.status == comparable
                 && present.is_none_or(|node| stored(node) == sent.stored)
                 && now.duration_since(sent.at) < RESEND_INTERVAL
         });
@@ -349,16 +351,16 @@ impl Heart {
         }
         let mut body = json!({"status": status});
         if let Some(addresses) = body["status"]["addresses"].as_array_mut() {
-            // they merge by type, and all of them are the node's: without this those of another hand would stay
+            // Addresses merge by type, so that without this directive addresses of other clients would stay.
             addresses.insert(0, json!({"$patch": "replace"}));
         }
         let patch = Patch::Strategic(body);
         let node = shared.cluster.client.patch_status::<Node>("", &shared.options.node, patch).await?;
-        self.sent = Some(Sent { status: steady, stored: stored(&node), at: now });
+        self.sent = Some(SentStatus { status: comparable, stored: stored(&node), at: now });
         Ok(())
     }
 
-    /// A Lease that was deleted (with its Node, by the garbage collector) or written by somebody else is looked up again.
+    /// Renews the Lease. Reads it again if it was deleted (with its Node, by the garbage collector) or changed by another client.
     async fn renew(&mut self, shared: &Shared) -> Result<()> {
         let client = &shared.cluster.client;
         if let Some(known) = self.lease.take()

@@ -1,4 +1,4 @@
-//! What an agent is told at its start.
+//! The options of an agent.
 
 use crate::{pressure::Pressure, readings::Usage};
 use api::Clock;
@@ -6,96 +6,96 @@ use container::{Artifact, Runtime};
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 use std::{collections::BTreeMap, net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
-/// How an agent is set up. All of it is decided by the composition root.
+/// The options of an agent. The composition root sets all of them.
 #[derive(Clone)]
 pub struct Options {
-    /// The Node's name.
+    /// The name of the Node.
     pub node: String,
-    /// The node's addresses, the primary first: `InternalIP`, and `hostIPs` of pods. They are the machine's own, where its node ports
-    /// answer.
+    /// The node's addresses, the primary first: `InternalIP` of the Node and `hostIPs` of pods. They are the machine's own addresses, on
+    /// which node ports listen.
     pub addresses: Vec<IpAddr>,
-    /// The machine.
+    /// The machine's properties.
     pub machine: Machine,
-    /// How full the machine is; asked on a thread that may block.
+    /// Reads the machine's pressure. Called on a thread that may block.
     pub pressure: Arc<dyn Fn() -> Pressure + Send + Sync>,
-    /// What this process uses; cheap.
+    /// Reads the CPU and memory usage of this process. Must not block.
     pub usage: Arc<dyn Fn() -> Usage + Send + Sync>,
-    /// Pods that may run at a time.
+    /// The maximum number of pods.
     pub pods: u32,
-    /// Amounts of the machine that pods do not get: `cpu`, `memory`, `ephemeral-storage`.
+    /// Resources that are reserved for the system: `cpu`, `memory`, `ephemeral-storage`.
     pub reserved: BTreeMap<String, Quantity>,
-    /// Labels of the Node besides the well-known ones.
+    /// Labels of the Node in addition to the well-known ones.
     pub labels: BTreeMap<String, String>,
-    /// The pod address range of this node, for `spec.podCIDR`; empty when unknown.
+    /// The pod CIDR of this node, for `spec.podCIDR`. Empty if unknown.
     pub pod_cidr: String,
-    /// Where state, volumes and logs are: `DIR/{state,volumes,logs}`. Must be private to the user.
+    /// The folder of state, volumes and logs: `DIR/{state,volumes,logs}`. Must be accessible to the user only.
     pub data_dir: PathBuf,
-    /// The folder of which no pod may see anything by a hostPath: it holds the cluster's keys and store.
+    /// The folder with the cluster's keys and store. No hostPath volume may expose any of it.
     pub private: PathBuf,
-    /// Wall clock.
+    /// The wall clock.
     pub clock: Clock,
-    /// Seed of ids and jitter.
+    /// The seed of container ids and jitter.
     pub seed: u64,
-    /// How long stopping may take when the process ends.
+    /// How long containers may take to stop when the process ends.
     pub drain: Duration,
-    /// `v1.36.0+sampan`: `kubeletVersion`.
+    /// `kubeletVersion` of the Node, such as `v1.36.0+sampan`.
     pub version: String,
-    /// `wasmtime://48.0.8`: `containerRuntimeVersion`.
+    /// `containerRuntimeVersion` of the Node, such as `wasmtime://48.0.8`.
     pub runtime_version: String,
-    /// The port on which the agent's paths are served, if any: `daemonEndpoints`.
+    /// The port of the kubelet API, for `daemonEndpoints`. `None` if it is not served on a port.
     pub port: Option<u16>,
 }
 
-/// What the machine is, as read by the composition root.
+/// The machine's properties, as the composition root reads them.
 #[derive(Clone, Debug, Default)]
 pub struct Machine {
-    /// `linux`.
+    /// Such as `linux`.
     pub operating_system: String,
-    /// `amd64`.
+    /// Such as `amd64`.
     pub architecture: String,
-    /// `Debian GNU/Linux 12 (bookworm)`.
+    /// Such as `Debian GNU/Linux 12 (bookworm)`.
     pub os_image: String,
-    /// `6.1.0-18-amd64`.
+    /// Such as `6.1.0-18-amd64`.
     pub kernel: String,
-    /// Three ids, as the machine gives them; may be empty.
+    /// Identifiers of the machine and its boot. May be empty.
     pub machine_id: String,
     /// See `machine_id`.
     pub system_uuid: String,
     /// See `machine_id`.
     pub boot_id: String,
-    /// Cores.
+    /// The number of CPU cores.
     pub cpus: u32,
-    /// Bytes.
+    /// Total memory in bytes.
     pub memory: u64,
-    /// Bytes of the disk that holds the data folder.
+    /// The size of the file system with the data folder, in bytes.
     pub storage: u64,
-    /// Host name.
+    /// The host name.
     pub hostname: String,
 }
 
-/// The runtimes of a node, by handler: `wasmtime`, `runc`.
+/// The container runtimes of a node by handler, such as `wasmtime` or `runc`.
 #[derive(Clone)]
 pub struct Runtimes {
     by_handler: BTreeMap<String, Arc<dyn Runtime>>,
 }
 
 impl Runtimes {
-    /// Each under its own name.
+    /// Registers each runtime under its own name.
     pub fn new(runtimes: impl IntoIterator<Item = Arc<dyn Runtime>>) -> Self {
         Self { by_handler: runtimes.into_iter().map(|r| (r.name().to_owned(), r)).collect() }
     }
 
-    /// All of them.
+    /// All runtimes.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<dyn Runtime>> {
         self.by_handler.values()
     }
 
-    /// By handler.
+    /// The runtime with this handler.
     pub fn get(&self, handler: &str) -> Option<&Arc<dyn Runtime>> {
         self.by_handler.get(handler)
     }
 
-    /// The runtime for an artifact; a RuntimeClass's handler forces one. The error is for the user.
+    /// Chooses the runtime for an artifact. A RuntimeClass may require a handler. The error is the message for the user.
     pub fn choose(
         &self,
         artifact: &Artifact,

@@ -1,137 +1,137 @@
-//! The decision about one pod: what to do next, given the wish, what is known and the time. Pure and level-driven: the same
-//! question after a restart gives the same answer.
+//! Decides what to do next for one pod, from the desired state, the known state and the time. Pure and level-driven: after a restart, the
+//! same input gives the same plan.
 //!
-//! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>, sidecars as of KEP-753.
+//! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>, and KEP-753 for sidecars.
 
 use crate::{
     backoff::Backoff,
     pod::{self, Policy, Role},
-    state::{Ended, PodState, Record},
+    state::{PodState, Record, Terminated},
 };
 use jiff::{SignedDuration, Timestamp};
 use k8s_openapi::api::core::v1::{Container, Pod};
 use std::{collections::BTreeMap, time::Duration};
 
-/// `status.reason` of a pod that was evicted.
+/// `status.reason` of an evicted pod.
 pub(crate) const EVICTED: &str = "Evicted";
-/// How long its containers may take to stop.
+/// The longest grace period of an evicted pod, as upstream's.
 const EVICTION_GRACE: Duration = Duration::from_secs(1);
 
-/// What the worker knows and does at this moment; lost with the process, and rightly so.
+/// The in-memory state of a pod's worker. It is lost with the process.
 #[derive(Clone, Debug, Default)]
-pub struct Live {
-    /// Network, volumes and sandbox.
+pub struct LiveState {
+    /// The progress of the pod's volumes, network and sandbox.
     pub setup: Setup,
-    /// By container name.
+    /// The state of containers by name.
     pub containers: BTreeMap<String, LiveContainer>,
-    /// The pod is gone from the API.
+    /// The pod is deleted from the API.
     pub gone: bool,
 }
 
-/// The pod's own part.
+/// The progress of a pod's volumes, network and sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Setup {
-    /// Nothing made by this process, or all undone. What an earlier one left, [`PodState::volumes`] says.
+    /// Not set up by this process, or completely torn down. An earlier process may have left the volumes of [`PodState::volumes`].
     #[default]
     None,
-    /// Being made.
-    Busy,
-    /// Failed; not before the given time again.
+    /// The setup is in progress.
+    InProgress,
+    /// The setup failed. It is retried at this time.
     Failed(Timestamp),
-    /// Containers may run.
+    /// The setup is complete: containers may run.
     Ready,
-    /// Being undone.
-    Undoing,
-    /// Could not be undone; not before the given time again.
-    Stuck(Timestamp),
+    /// The teardown is in progress.
+    TearingDown,
+    /// The teardown failed. It is retried at this time.
+    TeardownFailed(Timestamp),
 }
 
-/// One container's part.
+/// The in-memory state of a container.
 #[derive(Clone, Debug, Default)]
 pub struct LiveContainer {
-    /// What is under way.
-    pub busy: Busy,
-    /// Why it waits, and until when it is not tried again.
+    /// The operation in progress.
+    pub operation: Operation,
+    /// Why the container waits, and until when it is not started.
     pub waiting: Option<Waiting>,
-    /// The startup probe (and the postStart hook) passed.
+    /// The startup probe succeeded, or there is none, and the postStart hook is done.
     pub started: bool,
-    /// The readiness probe passed (or there is none).
+    /// The readiness probe succeeded, or there is none.
     pub ready: bool,
-    /// A liveness or startup probe gave up on it: the message and the probe's own grace period.
+    /// The liveness or startup probe failed: the event message, and the probe's own grace period.
     pub unhealthy: Option<(String, Option<Duration>)>,
 }
 
-/// What is under way for a container.
+/// The operation in progress on a container.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Busy {
-    /// Nothing.
+pub enum Operation {
+    /// None.
     #[default]
-    No,
-    /// Pull, prepare, create, start.
+    None,
+    /// It is starting: pull, prepare, create, start.
     Starting,
-    /// It runs, and its postStart hook as well.
+    /// It runs, and so does its postStart hook.
     PostStart,
-    /// Hook and stop, with this grace.
+    /// It is stopping, with this grace period: preStop hook and stop.
     Stopping(Duration),
 }
 
-/// `state.waiting`, with a time before which a new try makes no sense.
+/// `state.waiting` of the status, and the time of the next attempt.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Waiting {
-    /// `ContainerCreating`, `ImagePullBackOff`, …
+    /// Such as `ContainerCreating` or `ImagePullBackOff`.
     pub reason: String,
-    /// For people.
+    /// The message of the status.
     pub message: String,
-    /// Not before.
+    /// The container is not started before this time.
     pub until: Option<Timestamp>,
 }
 
-/// One thing to do.
+/// An action of the worker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// Make volumes, network and sandbox.
+    /// Set up volumes, network and sandbox.
     SetUp,
-    /// Start a container's next attempt.
+    /// Start the next attempt of a container.
     Start(String),
-    /// Give up a start that is under way.
+    /// Cancel a start in progress.
     Cancel(String),
-    /// Hold a container back after it ended.
+    /// Report that a container waits for its restart back-off.
     BackOff {
-        /// Which.
+        /// The container's name.
         container: String,
-        /// Until when.
+        /// The end of the back-off.
         until: Timestamp,
-        /// The whole delay, for the message.
+        /// The full delay, for the message.
         delay: Duration,
     },
     /// Stop a container.
     Stop {
-        /// Which.
+        /// The container's name.
         container: String,
-        /// How long it may take.
+        /// The grace period.
         grace: Duration,
-        /// Why: the text of the event.
+        /// The message of the event.
         message: String,
     },
-    /// The node fails the pod.
+    /// Mark the pod as failed.
     Fail {
-        /// `DeadlineExceeded`.
+        /// Such as `DeadlineExceeded`.
         reason: &'static str,
-        /// For people.
+        /// The message of the status.
         message: &'static str,
     },
-    /// Undo sandbox, network and volumes; nothing runs any more.
+    /// Tear down sandbox, network and volumes. No container runs.
     TearDown,
-    /// All is undone and the pod is to be deleted: report and delete it, forget it.
+    /// Report the final status, delete the pod from the API and end the worker. Everything is torn down.
     Finish,
 }
 
-/// What to do now, and when to ask again at the latest.
+/// The actions to start now, and when to plan again.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In order; none waits for another.
+    /// Actions in order. None waits for another.
     pub actions: Vec<Action>,
-    /// Ask again then.
+    /// When to plan again at the latest.
     pub wake: Option<Timestamp>,
 }
 
@@ -141,54 +141,54 @@ impl Plan {
     }
 }
 
-/// How a pod's work ended.
+/// The terminal phase of a pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// All app containers ended with 0 and none is restarted.
+pub enum TerminalPhase {
+    /// All app containers exited with 0, and none is restarted.
     Succeeded,
-    /// One did not.
+    /// An app container failed, or the pod failed as a whole.
     Failed,
 }
 
-/// Whether the pod's work is over by what its containers did.
-pub fn verdict(pod: &Pod, state: &PodState) -> Option<Verdict> {
+/// The terminal phase of the pod, if its containers are done.
+pub fn terminal_phase(pod: &Pod, state: &PodState) -> Option<TerminalPhase> {
     if state.failure.is_some() {
-        return Some(Verdict::Failed);
+        return Some(TerminalPhase::Failed);
     }
     match pod.status.as_ref().and_then(|s| s.phase.as_deref()) {
-        Some("Succeeded") => return Some(Verdict::Succeeded),
-        Some("Failed") => return Some(Verdict::Failed),
+        Some("Succeeded") => return Some(TerminalPhase::Succeeded),
+        Some("Failed") => return Some(TerminalPhase::Failed),
         _ => {}
     }
     if !was_initialized(pod, state) {
         for init in pod::init_containers(pod).iter().filter(|c| pod::init_role(c) == Role::Init) {
-            let failed = state.containers.get(&init.name).and_then(Record::ended).is_some_and(|e| e.code != 0);
+            let failed = state.containers.get(&init.name).and_then(Record::terminated).is_some_and(|e| e.code != 0);
             if failed && pod::policy(pod, init, Role::Init) == Policy::Never {
-                return Some(Verdict::Failed);
+                return Some(TerminalPhase::Failed);
             }
         }
     }
     let mut all_zero = true;
     for app in &pod::spec(pod).containers {
-        let ended = state.containers.get(&app.name).and_then(Record::ended)?;
+        let ended = state.containers.get(&app.name).and_then(Record::terminated)?;
         if pod::policy(pod, app, Role::App).restarts(ended.code) {
             return None;
         }
         all_zero &= ended.code == 0;
     }
-    Some(if all_zero { Verdict::Succeeded } else { Verdict::Failed })
+    Some(if all_zero { TerminalPhase::Succeeded } else { TerminalPhase::Failed })
 }
 
-/// Whether any app container was ever started: then init containers are not run again.
+/// Whether an app container was ever started. If so, init containers are not run again.
 pub fn was_initialized(pod: &Pod, state: &PodState) -> bool {
     pod::spec(pod).containers.iter().any(|c| state.containers.get(&c.name).is_some_and(|r| r.current.is_some()))
 }
 
-/// Decides.
-pub fn plan(pod: &Pod, state: &PodState, live: &Live, now: Timestamp) -> Plan {
+/// Computes the plan. `now` is compared with back-offs and deadlines.
+pub fn plan(pod: &Pod, state: &PodState, live: &LiveState, now: Timestamp) -> Plan {
     let mut plan = Plan::default();
     let ending = live.gone || pod::is_deleting(pod);
-    let over = verdict(pod, state).is_some();
+    let over = terminal_phase(pod, state).is_some();
     if let Some(deadline) = deadline(pod, state).filter(|_| !ending && !over) {
         if deadline <= now {
             let message = "Pod was active on the node longer than the specified deadline";
@@ -198,15 +198,15 @@ pub fn plan(pod: &Pod, state: &PodState, live: &Live, now: Timestamp) -> Plan {
         plan.wake_at(deadline);
     }
     if ending || over {
-        wind_down(pod, state, live, ending, now, &mut plan);
+        terminate(pod, state, live, ending, now, &mut plan);
         return plan;
     }
     match live.setup {
-        Setup::None | Setup::Stuck(_) => plan.actions.push(Action::SetUp),
+        Setup::None | Setup::TeardownFailed(_) => plan.actions.push(Action::SetUp),
         Setup::Failed(until) if until <= now => plan.actions.push(Action::SetUp),
         Setup::Failed(until) => plan.wake_at(until),
-        Setup::Busy | Setup::Undoing => {}
-        Setup::Ready => keep_running(pod, state, live, now, &mut plan),
+        Setup::InProgress | Setup::TearingDown => {}
+        Setup::Ready => run_containers(pod, state, live, now, &mut plan),
     }
     plan
 }
@@ -216,25 +216,23 @@ fn deadline(pod: &Pod, state: &PodState) -> Option<Timestamp> {
     state.started?.saturating_add(SignedDuration::from_secs(seconds)).ok()
 }
 
-/// App, init and ephemeral containers are stopped together; sidecars after them, the last started first.
-fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, now: Timestamp, plan: &mut Plan) {
+/// Stops app, init and ephemeral containers together, and then the sidecars in reverse start order. Then tears down the pod's resources.
+fn terminate(pod: &Pod, state: &PodState, live: &LiveState, delete: bool, now: Timestamp, plan: &mut Plan) {
     let evicted = state.failure.as_ref().is_some_and(|failure| failure.reason == EVICTED);
     let grace = if evicted { pod::grace(pod).min(EVICTION_GRACE) } else { pod::grace(pod) };
     let mut others_alive = false;
     let stop = |name: &String, plan: &mut Plan| -> bool {
-        let busy = live.containers.get(name).map_or(&Busy::No, |c| &c.busy);
+        let operation = live.containers.get(name).map_or(&Operation::None, |c| &c.operation);
         let running = state.containers.get(name).is_some_and(Record::is_running);
-        match busy {
-            Busy::Starting => plan.actions.push(Action::Cancel(name.clone())),
-            Busy::Stopping(present) if *present <= grace => {}
-            Busy::No | Busy::PostStart | Busy::Stopping(_) if running => plan.actions.push(Action::Stop {
-                container: name.clone(),
-                grace,
-                message: format!("Stopping container {name}"),
-            }),
+        match operation {
+            Operation::Starting => plan.actions.push(Action::Cancel(name.clone())),
+            Operation::Stopping(present) if *present <= grace => {}
+            Operation::None | Operation::PostStart | Operation::Stopping(_) if running => plan
+                .actions
+                .push(Action::Stop { container: name.clone(), grace, message: format!("Stopping container {name}") }),
             _ => {}
         }
-        running || *busy != Busy::No
+        running || *operation != Operation::None
     };
     for (container, role) in pod::containers(pod) {
         if role != Role::Sidecar {
@@ -253,78 +251,79 @@ fn wind_down(pod: &Pod, state: &PodState, live: &Live, delete: bool, now: Timest
         }
     }
     match live.setup {
-        Setup::Busy | Setup::Undoing => {}
-        Setup::Stuck(until) if until > now => plan.wake_at(until),
+        Setup::InProgress | Setup::TearingDown => {}
+        Setup::TeardownFailed(until) if until > now => plan.wake_at(until),
         Setup::None | Setup::Failed(_) if state.volumes.is_empty() => {
             if delete {
                 plan.actions.push(Action::Finish);
             }
         }
-        Setup::None | Setup::Failed(_) | Setup::Ready | Setup::Stuck(_) => plan.actions.push(Action::TearDown),
+        Setup::None | Setup::Failed(_) | Setup::Ready | Setup::TeardownFailed(_) => plan.actions.push(Action::TearDown),
     }
 }
 
-fn keep_running(pod: &Pod, state: &PodState, live: &Live, now: Timestamp, plan: &mut Plan) {
+fn run_containers(pod: &Pod, state: &PodState, live: &LiveState, now: Timestamp, plan: &mut Plan) {
     for (container, _) in pod::containers(pod) {
-        stop_if_wrong(pod, container, state, live, plan);
+        stop_if_unhealthy_or_changed(pod, container, state, live, plan);
     }
-    // before all others, so that they help where an init container does not start
+    // Ephemeral containers come first, so that they can debug an init container that does not start.
     for container in pod::ephemeral(pod) {
-        consider(pod, &pod::as_container(container), Role::Ephemeral, state, live, now, plan);
+        start_if_needed(pod, &pod::as_container(container), Role::Ephemeral, state, live, now, plan);
     }
     let initialized = was_initialized(pod, state);
-    let reached = reached(pod, state);
+    let last_started = last_started(pod, state);
     for (place, (container, role)) in pod::containers(pod).enumerate() {
         let record = state.containers.get(&container.name);
         let started = live.containers.get(&container.name).is_some_and(|c| c.started);
         let running = record.is_some_and(Record::is_running);
         match role {
             Role::Init if initialized => continue,
-            Role::Init => match record.and_then(Record::ended) {
+            Role::Init => match record.and_then(Record::terminated) {
                 Some(ended) if ended.code == 0 => continue,
-                _ => return consider(pod, container, role, state, live, now, plan),
+                _ => return start_if_needed(pod, container, role, state, live, now, plan),
             },
             Role::Sidecar => {
-                consider(pod, container, role, state, live, now, plan);
-                // what came after it once it was up does not wait for it again, unless all begins anew with the process
-                let passed =
-                    place < reached && !record.and_then(Record::ended).is_some_and(Ended::came_with_the_agents);
+                start_if_needed(pod, container, role, state, live, now, plan);
+                // A sidecar that restarts does not block the containers after it, unless all containers restart because the agent did.
+                let passed = place < last_started
+                    && !record.and_then(Record::terminated).is_some_and(Terminated::ended_with_agent);
                 let up = running && started;
                 if !(initialized || passed || up) {
                     return;
                 }
             }
-            Role::App | Role::Ephemeral => consider(pod, container, role, state, live, now, plan),
+            Role::App | Role::Ephemeral => start_if_needed(pod, container, role, state, live, now, plan),
         }
-        if holds_back(container, live, plan) {
+        if blocks_next(container, live, plan) {
             return;
         }
     }
 }
 
-/// Whether those after it wait for a container's postStart hook: upstream starts one after the other, and a start ends with its hook.
-fn holds_back(container: &Container, live: &Live, plan: &Plan) -> bool {
+/// Whether the next containers wait for the postStart hook of this one. Like upstream, containers start one after the other, and a start
+/// includes the hook.
+fn blocks_next(container: &Container, live: &LiveState, plan: &Plan) -> bool {
     let name = &container.name;
     let hooked = container.lifecycle.as_ref().is_some_and(|lifecycle| lifecycle.post_start.is_some());
     let starts = || {
-        let busy = live.containers.get(name).map_or(&Busy::No, |c| &c.busy);
-        matches!(busy, Busy::Starting | Busy::PostStart)
+        let operation = live.containers.get(name).map_or(&Operation::None, |c| &c.operation);
+        matches!(operation, Operation::Starting | Operation::PostStart)
             || plan.actions.last().is_some_and(|last| matches!(last, Action::Start(started) if started == name))
     };
     hooked && starts()
 }
 
-/// The place of the last init container that was ever started. Upstream's `computeInitContainerActions` goes on from there.
-fn reached(pod: &Pod, state: &PodState) -> usize {
+/// The index of the last init container that was ever started. Upstream's `computeInitContainerActions` continues from there.
+fn last_started(pod: &Pod, state: &PodState) -> usize {
     let started = |c: &Container| state.containers.get(&c.name).is_some_and(|r| r.current.is_some());
     pod::init_containers(pod).iter().rposition(started).unwrap_or(0)
 }
 
-/// Stops a running container that a probe gave up on, or whose image was changed in the spec.
-fn stop_if_wrong(pod: &Pod, container: &Container, state: &PodState, live: &Live, plan: &mut Plan) {
+/// Stops a running container that failed a probe or whose image changed in the spec.
+fn stop_if_unhealthy_or_changed(pod: &Pod, container: &Container, state: &PodState, live: &LiveState, plan: &mut Plan) {
     let Some(record) = state.containers.get(&container.name).filter(|r| r.is_running()) else { return };
     let Some(live) = live.containers.get(&container.name) else { return };
-    if live.busy != Busy::No {
+    if live.operation != Operation::None {
         return;
     }
     let own = pod::grace(pod);
@@ -337,10 +336,18 @@ fn stop_if_wrong(pod: &Pod, container: &Container, state: &PodState, live: &Live
     }
 }
 
-/// Starts a container if it should run and does not, now or when its back-off is over.
-fn consider(pod: &Pod, c: &Container, role: Role, state: &PodState, live: &Live, now: Timestamp, plan: &mut Plan) {
+/// Starts a container that should run, unless it must wait for a back-off.
+fn start_if_needed(
+    pod: &Pod,
+    c: &Container,
+    role: Role,
+    state: &PodState,
+    live: &LiveState,
+    now: Timestamp,
+    plan: &mut Plan,
+) {
     let mine = live.containers.get(&c.name);
-    if mine.is_some_and(|l| l.busy != Busy::No) {
+    if mine.is_some_and(|l| l.operation != Operation::None) {
         return;
     }
     let record = state.containers.get(&c.name);
@@ -350,11 +357,11 @@ fn consider(pod: &Pod, c: &Container, role: Role, state: &PodState, live: &Live,
     if let Some(until) = mine.and_then(|l| l.waiting.as_ref()).and_then(|w| w.until).filter(|until| *until > now) {
         return plan.wake_at(until);
     }
-    if let Some(ended) = record.and_then(Record::ended) {
+    if let Some(ended) = record.and_then(Record::terminated) {
         if !pod::policy(pod, c, role).restarts(ended.code) {
             return;
         }
-        if let Some((until, delay)) = held_back(record.and_then(|r| r.backoff), ended, now) {
+        if let Some((until, delay)) = backoff_deadline(record.and_then(|r| r.backoff), ended, now) {
             plan.actions.push(Action::BackOff { container: c.name.clone(), until, delay });
             return plan.wake_at(until);
         }
@@ -362,7 +369,7 @@ fn consider(pod: &Pod, c: &Container, role: Role, state: &PodState, live: &Live,
     plan.actions.push(Action::Start(c.name.clone()));
 }
 
-fn held_back(backoff: Option<Backoff>, ended: &Ended, now: Timestamp) -> Option<(Timestamp, Duration)> {
+fn backoff_deadline(backoff: Option<Backoff>, ended: &Terminated, now: Timestamp) -> Option<(Timestamp, Duration)> {
     let finished = ended.finished_at.filter(|_| !ended.drained)?;
     let until = Backoff::until(backoff, finished, now)?;
     Some((until, backoff?.delay.unsigned_abs()))

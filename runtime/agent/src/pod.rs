@@ -1,4 +1,4 @@
-//! Small questions about a Pod, asked in many places of the agent; what others ask too is in [`client::pod`]. Pure.
+//! Functions on Pods that several modules of the agent use. Those that other crates use too are in [`client::pod`]. Pure.
 
 pub use client::pod::{
     condition, init_containers, is_deleting, is_finished, is_sidecar, name, namespace, phase, qos_class, spec, uid,
@@ -6,14 +6,14 @@ pub use client::pod::{
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, ObjectReference, Pod};
 use std::{borrow::Cow, time::Duration};
 
-/// The three restart policies.
+/// The restart policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {
-    /// Restart whatever the exit code.
+    /// Restart after any exit.
     Always,
-    /// Restart unless the exit code is 0.
+    /// Restart after a non-zero exit code.
     OnFailure,
-    /// Never restart.
+    /// Do not restart.
     Never,
 }
 
@@ -26,7 +26,7 @@ impl Policy {
         }
     }
 
-    /// Whether a container that ended with `code` is started again.
+    /// Whether a container that exited with `code` is restarted.
     pub fn restarts(self, code: i32) -> bool {
         match self {
             Self::Always => true,
@@ -36,36 +36,36 @@ impl Policy {
     }
 }
 
-/// What a container is in its pod.
+/// The role of a container in its pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Role {
-    /// A regular init container: runs to its end before the next.
+    /// A regular init container. It must complete before the next one starts.
     Init,
-    /// A restartable init container (sidecar): starts in init order, runs as long as the pod.
+    /// A restartable init container (sidecar). It starts in the order of the init containers and runs as long as the pod.
     Sidecar,
     /// An app container.
     App,
-    /// An ephemeral container: added while the pod runs, to look into it, and never restarted.
+    /// An ephemeral container. It is added to a running pod for debugging and never restarted.
     Ephemeral,
 }
 
-/// Whether the node has never taken a pod and is asked to: such a pod is judged, and only once.
+/// Whether the node has not admitted or rejected the pod yet.
 pub(crate) fn is_new(pod: &Pod) -> bool {
     let started = pod.status.as_ref().is_some_and(|status| status.start_time.is_some());
     !started && !is_deleting(pod) && !is_finished(pod)
 }
 
-/// `name_namespace(uid)`: how messages name a pod.
+/// `name_namespace(uid)`, as upstream's messages name a pod.
 pub fn full_name(pod: &Pod) -> String {
     format!("{}_{}({})", name(pod), namespace(pod), uid(pod))
 }
 
-/// What a container from `spec.initContainers` is.
+/// The role of a container of `spec.initContainers`.
 pub fn init_role(container: &Container) -> Role {
     if is_sidecar(container) { Role::Sidecar } else { Role::Init }
 }
 
-/// All containers but ephemeral ones with their roles, in start order.
+/// All containers except ephemeral ones, with their roles, in start order.
 pub fn containers(pod: &Pod) -> impl Iterator<Item = (&Container, Role)> {
     let init = init_containers(pod).iter().map(|c| (c, init_role(c)));
     init.chain(spec(pod).containers.iter().map(|c| (c, Role::App)))
@@ -76,7 +76,7 @@ pub fn ephemeral(pod: &Pod) -> &[EphemeralContainer] {
     spec(pod).ephemeral_containers.as_deref().unwrap_or_default()
 }
 
-/// An ephemeral container as any other: what it cannot have it has not.
+/// Converts an ephemeral container to a container without the fields that ephemeral containers do not have.
 pub fn as_container(c: &EphemeralContainer) -> Container {
     Container {
         name: c.name.clone(),
@@ -104,7 +104,7 @@ pub fn all_containers(pod: &Pod) -> impl Iterator<Item = (Cow<'_, Container>, Ro
     containers(pod).map(|(c, role)| (Cow::Borrowed(c), role)).chain(ephemeral)
 }
 
-/// A container by name.
+/// Finds a container by name.
 pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<(Cow<'a, Container>, Role)> {
     let lasting = containers(pod).find(|(c, _)| c.name == name);
     lasting.map(|(c, role)| (Cow::Borrowed(c), role)).or_else(|| {
@@ -113,8 +113,8 @@ pub fn container<'a>(pod: &'a Pod, name: &str) -> Option<(Cow<'a, Container>, Ro
     })
 }
 
-/// The restart policy of one container: its own, else the pod's. An init container is tried again unless the pod says Never, an ephemeral one
-/// never.
+/// The restart policy of a container: its own or the pod's. Init containers have OnFailure unless the pod has Never. Ephemeral containers
+/// have Never.
 pub fn policy(pod: &Pod, container: &Container, role: Role) -> Policy {
     let of_pod = Policy::parse(spec(pod).restart_policy.as_deref().unwrap_or("Always"));
     match (role, container.restart_policy.as_deref(), of_pod) {
@@ -127,14 +127,14 @@ pub fn policy(pod: &Pod, container: &Container, role: Role) -> Policy {
     }
 }
 
-/// The grace period for stopping its containers: what the deletion says, else the spec's; at least a second, as upstream.
+/// The grace period: the deletion's, else the spec's, and at least one second, as upstream's.
 pub fn grace(pod: &Pod) -> Duration {
     let own = spec(pod).termination_grace_period_seconds.unwrap_or(30);
     let seconds = if is_deleting(pod) { pod.metadata.deletion_grace_period_seconds.unwrap_or(own) } else { own };
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0).max(1))
 }
 
-/// A reference for events about the pod, or about one of its containers.
+/// An object reference to the pod, or to one of its containers, for events.
 pub fn reference(pod: &Pod, container: Option<(&str, Role)>) -> ObjectReference {
     let field_path = container.map(|(name, role)| match role {
         Role::App => format!("spec.containers{{{name}}}"),
@@ -152,11 +152,11 @@ pub fn reference(pod: &Pod, container: Option<(&str, Role)>) -> ObjectReference 
     }
 }
 
-/// The host name a guest sees.
+/// The pod's host name.
 pub fn hostname(pod: &Pod) -> String {
     let spec = spec(pod);
     let own = spec.hostname_override.as_ref().or(spec.hostname.as_ref()).filter(|h| !h.is_empty());
     let full = own.cloned().unwrap_or_else(|| name(pod).to_owned());
-    // Linux allows 63 bytes; a cut name must not end in a separator
+    // Linux allows 63 bytes, and a truncated name must not end in a separator.
     full.chars().take(63).collect::<String>().trim_end_matches(['-', '.']).to_owned()
 }

@@ -1,7 +1,7 @@
-//! How HTTP handlers are served, from the annotations of their pod. Pure.
+//! How HTTP handlers are served, configured by annotations of the pod. Pure.
 //!
-//! `sampan.dev/KEY` is for all containers of the pod, `CONTAINER.sampan.dev/KEY` for one, and wins. A change holds from the container's next
-//! start on.
+//! `sampan.dev/KEY` applies to all containers of the pod. `CONTAINER.sampan.dev/KEY` applies to one container and takes precedence. A
+//! change takes effect when the container starts again.
 //!
 //! | key | value | default |
 //! | --- | --- | --- |
@@ -19,13 +19,13 @@
 use container::{HttpPolicy, InstancePolicy, Reuse};
 use std::{collections::BTreeMap, time::Duration};
 
-/// Instances that are kept for one container at most: a quarter of the node's pool.
+/// The maximum of `min-instances`: a quarter of the node's pool.
 const MIN_INSTANCES: u64 = 512;
 
-/// How the HTTP handler of a container is served.
+/// Reads the HTTP policy of a container.
 ///
 /// # Errors
-/// A value that means nothing, with its annotation.
+/// A value is invalid. The error names its annotation.
 pub fn http(annotations: Option<&BTreeMap<String, String>>, container: &str) -> Result<HttpPolicy, String> {
     let of = Annotations { all: annotations, container };
     let mut policy = HttpPolicy {
@@ -99,7 +99,7 @@ fn size(number: u64) -> usize {
     usize::try_from(number).unwrap_or(usize::MAX)
 }
 
-/// A duration as Go writes it, in whole numbers: `500ms`, `90s`, `1h30m`. More than none.
+/// Parses a positive duration in Go's format with whole numbers: `500ms`, `90s`, `1h30m`.
 fn duration(text: &str) -> Result<Duration, String> {
     let parse = || {
         let (mut total, mut rest) = (Duration::ZERO, text);

@@ -1,7 +1,7 @@
-//! How full the machine is: the node's `MemoryPressure` and `DiskPressure`.
+//! The pressure of the machine: the node's `MemoryPressure` and `DiskPressure`.
 //!
-//! Thresholds as in <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/>, with one difference: upstream calls a
-//! disk short at 10 % (of a developer's 1 TB disk: 100 GB). Here 1 GiB is enough on any disk.
+//! The thresholds are those of <https://kubernetes.io/docs/concepts/scheduling-eviction/node-pressure-eviction/>, with one difference:
+//! upstream reports disk pressure below 10 %, which is 100 GB on a developer's 1 TB disk. Here 1 GiB suffices on any disk.
 
 use std::path::Path;
 
@@ -10,19 +10,20 @@ const MIN_DISK_PERCENT: u64 = 10;
 const MIN_INODES_PERCENT: u64 = 5;
 const AMPLE_DISK: u64 = 1 << 30;
 
-/// How full the machine is.
+/// The pressure of the machine.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Pressure {
-    /// Memory is short: less than 100 MiB are available.
+    /// Less than 100 MiB of memory are available.
     pub memory: bool,
-    /// The disk is short: less than 1 GiB and less than 10 % are available.
+    /// Less than 1 GiB and less than 10 % of the disk are available.
     pub disk: bool,
-    /// The file system of the disk is short of inodes: less than 5 % are left, and it has a fixed number of them.
+    /// Less than 5 % of the disk's inodes are available. False for file systems without a fixed number of inodes.
     pub inodes: bool,
 }
 
 impl Pressure {
-    /// Looks at the disk of a folder; `available` bytes of memory can be had. What cannot be read is not short.
+    /// Reads the pressure of the file system of `folder`. `available` is the available memory in bytes. Unreadable values count as no
+    /// pressure.
     pub fn read(folder: &Path, available: u64) -> Self {
         let disk = rustix::fs::statvfs(folder).ok();
         Self {
@@ -32,20 +33,20 @@ impl Pressure {
         }
     }
 
-    /// `DiskPressure`: something of the disk is short.
+    /// `DiskPressure`: the disk is low on space or inodes.
     pub fn of_disk(self) -> bool {
         self.disk || self.inodes
     }
 }
 
-/// Of what may be used at all, as df counts: blocks kept back (for root, by a quota) are neither used nor free.
+/// Relates the available space to the usable space, like df: reserved blocks (for root, or by a quota) count as neither used nor free.
 fn is_short(block: u64, blocks: u64, free: u64, available: u64) -> bool {
     let usable = blocks.saturating_sub(free).saturating_add(available);
     let few = u128::from(available) * 100 < u128::from(usable) * u128::from(MIN_DISK_PERCENT);
     few && available.saturating_mul(block) < AMPLE_DISK
 }
 
-/// File systems that make inodes as they need them count none.
+/// File systems that allocate inodes on demand report a total of 0.
 fn lacks_inodes(all: u64, available: u64) -> bool {
     all > 0 && u128::from(available) * 100 < u128::from(all) * u128::from(MIN_INODES_PERCENT)
 }

@@ -1,5 +1,4 @@
-//! Probes: how often, how many in a row, and what each result means. Pure; the checks themselves are in [`crate::check`], the
-//! timing is the prober's.
+//! Probes: timing, and thresholds of consecutive results. Pure. The checks are in [`crate::check`], the scheduling is the prober's.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/configuration/liveness-readiness-startup-probes/>.
 
@@ -7,39 +6,39 @@ use crate::handle::ProbeKind;
 use k8s_openapi::api::core::v1::{Container, Probe};
 use std::time::Duration;
 
-/// Consecutive results of one probe of one attempt.
+/// Counts consecutive results of a probe of an attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Tally {
+pub struct ThresholdCounter {
     last: Option<bool>,
-    run: i32,
-    verdict: Option<bool>,
+    consecutive: i32,
+    result: Option<bool>,
 }
 
-impl Tally {
-    /// Before the first result: alive, not ready, not known to be started.
+impl ThresholdCounter {
+    /// The initial result: liveness succeeded, readiness failed, startup unknown.
     pub fn new(kind: ProbeKind) -> Self {
-        let verdict = match kind {
+        let result = match kind {
             ProbeKind::Startup => None,
             ProbeKind::Liveness => Some(true),
             ProbeKind::Readiness => Some(false),
         };
-        Self { last: None, run: 0, verdict }
+        Self { last: None, consecutive: 0, result }
     }
 
-    /// Adds a result. Returns the verdict if it changed.
+    /// Adds the result of a check. Returns the result of the probe if it changed.
     pub fn add(&mut self, probe: &Probe, passed: bool) -> Option<bool> {
-        self.run = if self.last == Some(passed) { self.run.saturating_add(1) } else { 1 };
+        self.consecutive = if self.last == Some(passed) { self.consecutive.saturating_add(1) } else { 1 };
         self.last = Some(passed);
         let needed = if passed { probe.success_threshold.unwrap_or(1) } else { probe.failure_threshold.unwrap_or(3) };
-        if self.run < needed.max(1) || self.verdict == Some(passed) {
+        if self.consecutive < needed.max(1) || self.result == Some(passed) {
             return None;
         }
-        self.verdict = Some(passed);
+        self.result = Some(passed);
         Some(passed)
     }
 }
 
-/// A container's probe of a kind.
+/// A container's probe of this kind.
 pub fn of(container: &Container, kind: ProbeKind) -> Option<&Probe> {
     match kind {
         ProbeKind::Startup => container.startup_probe.as_ref(),
@@ -52,22 +51,22 @@ fn seconds(value: Option<i32>, default: u64) -> Duration {
     Duration::from_secs(value.and_then(|v| u64::try_from(v).ok()).unwrap_or(default))
 }
 
-/// Time before the first check.
+/// The delay before the first check.
 pub fn initial_delay(probe: &Probe) -> Duration {
     seconds(probe.initial_delay_seconds, 0)
 }
 
-/// Time between checks, at least a second.
+/// The period, at least one second.
 pub fn period(probe: &Probe) -> Duration {
     seconds(probe.period_seconds, 10).max(Duration::from_secs(1))
 }
 
-/// Time for one check, at least a second.
+/// The timeout of a check, at least one second.
 pub fn timeout(probe: &Probe) -> Duration {
     seconds(probe.timeout_seconds, 1).max(Duration::from_secs(1))
 }
 
-/// The grace period that a failed probe gives its container, if it has its own.
+/// The probe's own grace period for the container's stop.
 pub fn grace(probe: &Probe) -> Option<Duration> {
     probe.termination_grace_period_seconds.and_then(|s| u64::try_from(s).ok()).map(|s| Duration::from_secs(s.max(1)))
 }
@@ -78,8 +77,8 @@ mod tests {
 
     fn verdicts(kind: ProbeKind, success: i32, failure: i32, results: &str) -> Vec<Option<bool>> {
         let probe = Probe { success_threshold: Some(success), failure_threshold: Some(failure), ..Probe::default() };
-        let mut tally = Tally::new(kind);
-        results.chars().map(|c| tally.add(&probe, c == '+')).collect()
+        let mut counter = ThresholdCounter::new(kind);
+        results.chars().map(|c| counter.add(&probe, c == '+')).collect()
     }
 
     #[test]

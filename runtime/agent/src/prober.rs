@@ -1,12 +1,12 @@
-//! Runs all probes of the node from one task: a heap of due times, one small task per check under way.
+//! Runs all probes of the node from one task, with a heap of due times and a small task per check in flight.
 //!
-//! A worker registers an attempt's probes when it starts and removes them when it ends; verdicts come back as notes.
+//! A worker adds the probes of an attempt when it starts and removes them when it ends. Results are sent to the worker as messages.
 
 use crate::{
     check::{self, Access, Outcome},
-    handle::{Handle, Note, ProbeKind},
+    handle::{Handle, Message, ProbeKind},
     pod,
-    probe::{self, Tally},
+    probe::{self, ThresholdCounter},
 };
 use client::{EventType, Recorder};
 use container::{ContainerId, Runtime, net::Dialer};
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// Checks under way at a time.
+/// Most checks in flight.
 const MAX_PARALLEL: usize = 256;
 
 /// An attempt with probes.
@@ -44,27 +44,27 @@ impl Target {
     }
 }
 
-struct Job {
+struct ScheduledProbe {
     target: Arc<Target>,
     kind: ProbeKind,
-    tally: Tally,
+    counter: ThresholdCounter,
     first: Instant,
     running: bool,
-    /// Not asked any more: started up, or held until the container restarts.
-    done: bool,
-    /// A startup probe of the same attempt has not passed yet.
-    held: bool,
+    /// No further checks: the startup probe succeeded, or the container is being restarted.
+    finished: bool,
+    /// The startup probe of the attempt has not succeeded yet.
+    awaits_startup: bool,
 }
 
 #[derive(Default)]
 struct Table {
-    jobs: HashMap<u64, Job>,
+    probes: HashMap<u64, ScheduledProbe>,
     by_attempt: HashMap<ContainerId, Vec<u64>>,
     due: BinaryHeap<Reverse<(Instant, u64)>>,
     next: u64,
 }
 
-/// Cheap to clone.
+/// The prober. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Prober {
     inner: Arc<Inner>,
@@ -75,7 +75,7 @@ struct Inner {
     recorder: Recorder,
     table: Mutex<Table>,
     changed: Notify,
-    places: Semaphore,
+    permits: Semaphore,
 }
 
 impl Prober {
@@ -85,12 +85,12 @@ impl Prober {
             recorder,
             table: Mutex::default(),
             changed: Notify::new(),
-            places: Semaphore::new(MAX_PARALLEL),
+            permits: Semaphore::new(MAX_PARALLEL),
         };
         Self { inner: Arc::new(inner) }
     }
 
-    /// Starts the probes of an attempt. `jitter` (0 to 1) spreads the first checks of many attempts over their period.
+    /// Adds the probes of an attempt. `jitter` (0 to 1) spreads the first checks of many attempts over their period.
     pub(crate) fn add(&self, target: Target, jitter: f64) {
         let target = Arc::new(target);
         let Some((container, _)) = pod::container(&target.pod, &target.container) else { return };
@@ -102,13 +102,21 @@ impl Prober {
             let first = now
                 + probe::initial_delay(spec)
                 + probe::period(spec).min(Duration::from_secs(1)).mul_f64(jitter * 0.2);
-            let held = starting && kind != ProbeKind::Startup;
+            let awaits_startup = starting && kind != ProbeKind::Startup;
             let (number, target) = (table.next, target.clone());
             table.next += 1;
             table.by_attempt.entry(target.id.clone()).or_default().push(number);
-            let job = Job { target, kind, tally: Tally::new(kind), first, running: false, done: false, held };
-            table.jobs.insert(number, job);
-            if !held {
+            let probe = ScheduledProbe {
+                target,
+                kind,
+                counter: ThresholdCounter::new(kind),
+                first,
+                running: false,
+                finished: false,
+                awaits_startup,
+            };
+            table.probes.insert(number, probe);
+            if !awaits_startup {
                 table.due.push(Reverse((first, number)));
             }
         }
@@ -116,20 +124,20 @@ impl Prober {
         self.inner.changed.notify_one();
     }
 
-    /// Ends the probes of an attempt.
+    /// Removes the probes of an attempt.
     pub(crate) fn remove(&self, id: &str) {
         let mut table = self.inner.table.lock();
         for number in table.by_attempt.remove(id).into_iter().flatten() {
-            table.jobs.remove(&number);
+            table.probes.remove(&number);
         }
     }
 
-    /// The pod begins to end: it is no longer restarted, but its readiness is still asked.
-    pub(crate) fn keep_readiness(&self, id: &str) {
+    /// Stops the liveness and startup probes of a terminating pod, which is not restarted. The readiness probe continues.
+    pub(crate) fn keep_only_readiness(&self, id: &str) {
         let mut table = self.inner.table.lock();
         for number in table.by_attempt.get(id).cloned().into_iter().flatten() {
-            if let Some(job) = table.jobs.get_mut(&number).filter(|job| job.kind != ProbeKind::Readiness) {
-                job.done = true;
+            if let Some(probe) = table.probes.get_mut(&number).filter(|probe| probe.kind != ProbeKind::Readiness) {
+                probe.finished = true;
             }
         }
     }
@@ -152,7 +160,7 @@ impl Prober {
         }
     }
 
-    /// Starts all checks that are due. Returns when the next one is.
+    /// Starts all due checks. Returns the next due time.
     fn start_due(&self, token: &CancellationToken, tasks: &TaskTracker) -> Option<Instant> {
         let mut table = self.inner.table.lock();
         let now = Instant::now();
@@ -161,19 +169,19 @@ impl Prober {
                 return Some(at);
             }
             table.due.pop();
-            let Some(job) = table.jobs.get_mut(&number) else { continue };
-            if job.done || job.running {
+            let Some(probe) = table.probes.get_mut(&number) else { continue };
+            if probe.finished || probe.running {
                 continue;
             }
-            job.running = true;
-            let (inner, target, kind) = (self.inner.clone(), job.target.clone(), job.kind);
+            probe.running = true;
+            let (inner, target, kind) = (self.inner.clone(), probe.target.clone(), probe.kind);
             let token = token.clone();
-            // a check that is under way when the end begins says nothing about the container
+            // A check in flight when the drain begins says nothing about the container.
             tasks.spawn(async move {
                 tokio::select! {
                     biased;
                     () = token.cancelled() => {}
-                    () = inner.ask(number, at, &target, kind) => {}
+                    () = inner.run_probe(number, at, &target, kind) => {}
                 }
             });
         }
@@ -182,13 +190,13 @@ impl Prober {
 }
 
 impl Inner {
-    async fn ask(&self, number: u64, at: Instant, target: &Arc<Target>, kind: ProbeKind) {
+    async fn run_probe(&self, number: u64, at: Instant, target: &Arc<Target>, kind: ProbeKind) {
         let Some((container, role)) = pod::container(&target.pod, &target.container) else { return };
         let Some(spec) = probe::of(&container, kind) else { return };
-        let Ok(_place) = self.places.acquire().await else { return };
+        let Ok(_permit) = self.permits.acquire().await else { return };
         let access = target.access(self.dialer.as_ref());
         let outcome = check::check(access, spec, &container, probe::timeout(spec)).await;
-        if self.table.lock().jobs.get(&number).is_none_or(|job| job.done) {
+        if self.table.lock().probes.get(&number).is_none_or(|probe| probe.finished) {
             return;
         }
         let about = pod::reference(&target.pod, Some((&target.container, role)));
@@ -211,27 +219,27 @@ impl Inner {
                 self.recorder.event(&about, EventType::Warning, "Unhealthy", text);
             }
         }
-        // a check that cannot be made says nothing, as upstream's: it neither kills a container nor makes it ready
+        // Like upstream, a check that could not be made has no result.
         let passed = match outcome {
             Outcome::Passed | Outcome::Warned(_) => Some(true),
             Outcome::Failed(_) => Some(false),
             Outcome::Errored(_) => None,
         };
-        self.settle(number, at, spec, passed);
+        self.record_result(number, at, spec, passed);
         self.changed.notify_one();
     }
 
-    /// Counts a result and plans the next check.
-    fn settle(&self, number: u64, at: Instant, spec: &k8s_openapi::api::core::v1::Probe, passed: Option<bool>) {
+    /// Counts a result and schedules the next check.
+    fn record_result(&self, number: u64, at: Instant, spec: &k8s_openapi::api::core::v1::Probe, passed: Option<bool>) {
         let mut table = self.table.lock();
-        let Some(job) = table.jobs.get_mut(&number) else { return };
-        job.running = false;
-        let verdict = passed.and_then(|passed| job.tally.add(spec, passed));
-        let (kind, target) = (job.kind, job.target.clone());
+        let Some(probe) = table.probes.get_mut(&number) else { return };
+        probe.running = false;
+        let verdict = passed.and_then(|passed| probe.counter.add(spec, passed));
+        let (kind, target) = (probe.kind, probe.target.clone());
         let ended = matches!((kind, verdict), (ProbeKind::Startup, Some(_)) | (ProbeKind::Liveness, Some(false)));
-        job.done = ended;
+        probe.finished = ended;
         if !ended {
-            // checks keep their rhythm; those missed while one took long are left out
+            // Checks keep their period. Those missed during a long check are skipped.
             let (now, period) = (Instant::now(), probe::period(spec));
             let mut next = at + period;
             while next <= now {
@@ -240,23 +248,23 @@ impl Inner {
             table.due.push(Reverse((next, number)));
         }
         if kind == ProbeKind::Startup && verdict == Some(true) {
-            release(&mut table, &target.id);
+            release_after_startup(&mut table, &target.id);
         }
         drop(table);
         if let Some(passed) = verdict {
             let (container, id) = (target.container.clone(), target.id.to_string());
-            target.handle.note(Note::Probe { container, id, kind, passed });
+            target.handle.send(Message::ProbeResult { container, id, kind, passed });
         }
     }
 }
 
-/// The startup probe passed: the others begin.
-fn release(table: &mut Table, id: &str) {
+/// Schedules the other probes of an attempt after its startup probe succeeded.
+fn release_after_startup(table: &mut Table, id: &str) {
     let now = Instant::now();
     for number in table.by_attempt.get(id).cloned().into_iter().flatten() {
-        if let Some(job) = table.jobs.get_mut(&number).filter(|job| job.held) {
-            job.held = false;
-            let first = job.first.max(now);
+        if let Some(probe) = table.probes.get_mut(&number).filter(|probe| probe.awaits_startup) {
+            probe.awaits_startup = false;
+            let first = probe.first.max(now);
             table.due.push(Reverse((first, number)));
         }
     }

@@ -1,44 +1,44 @@
-//! The last readings of CPU times, and rates between them. Pure.
+//! The latest samples of CPU time, and rates computed from them. Pure.
 
 use jiff::{SignedDuration, Timestamp};
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
-/// The shortest time of which a rate is told.
-pub(crate) const SHORTEST: SignedDuration = SignedDuration::from_secs(10);
+/// The shortest time over which a rate is computed.
+pub(crate) const MIN_RATE_WINDOW: SignedDuration = SignedDuration::from_secs(10);
 
-/// What a node's own process uses. What cannot be read is absent.
+/// The usage of the node's process. Unreadable values are `None`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
-    /// CPU time since the start in nanoseconds, of the guests as well.
+    /// CPU time since the start in nanoseconds, including the guests'.
     pub cpu_nanos: Option<u64>,
     /// Resident memory in bytes.
     pub memory_bytes: Option<u64>,
 }
 
-/// CPU used per second.
+/// A rate of CPU usage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Rate {
     /// Nanoseconds per second.
     pub(crate) nano_cores: u64,
-    /// The time that it is the mean of.
+    /// The time over which the rate is averaged.
     pub(crate) window: SignedDuration,
 }
 
-/// CPU times at one time.
+/// The CPU times of the node and its containers at one time, in nanoseconds.
 #[derive(Default)]
 pub(crate) struct Reading {
     pub(crate) at: Option<Timestamp>,
     pub(crate) node: Option<u64>,
-    /// By the beginning of the attempt's id, which is random.
+    /// By the key of the attempt's id.
     pub(crate) containers: HashMap<u64, u64>,
 }
 
-/// The last two readings.
+/// The last two samples.
 #[derive(Default)]
 pub(crate) struct Readings(Mutex<[Reading; 2]>);
 
-/// A container's key in a reading.
+/// A container's key: the first 64 bits of its random id.
 pub(crate) fn key(id: &str) -> u64 {
     id.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or(0)
 }
@@ -50,17 +50,17 @@ impl Readings {
         *before = std::mem::replace(last, reading);
     }
 
-    /// The newest reading that is old enough to be rated against.
-    pub(crate) fn base(&self, now: Timestamp, value: impl Fn(&Reading) -> Option<u64>) -> Option<(Timestamp, u64)> {
+    /// The newest sample that is at least [`MIN_RATE_WINDOW`] old, with its time.
+    pub(crate) fn baseline(&self, now: Timestamp, value: impl Fn(&Reading) -> Option<u64>) -> Option<(Timestamp, u64)> {
         let all = self.0.lock();
         all.iter().find_map(|reading| {
-            let at = reading.at.filter(|at| now.duration_since(*at) >= SHORTEST)?;
+            let at = reading.at.filter(|at| now.duration_since(*at) >= MIN_RATE_WINDOW)?;
             Some((at, value(reading)?))
         })
     }
 }
 
-/// The use since the base.
+/// The rate since the baseline.
 pub(crate) fn rate((at, before): (Timestamp, u64), now: Timestamp, cpu_nanos: u64) -> Option<Rate> {
     let window = now.duration_since(at);
     let nanos = u128::try_from(window.as_nanos()).ok().filter(|nanos| *nanos > 0)?;
@@ -80,15 +80,15 @@ mod tests {
     fn a_rate_is_of_the_newest_reading_that_is_old_enough() {
         let readings = Readings::default();
         let cpu = |reading: &Reading| reading.containers.get(&7).copied();
-        assert_eq!(readings.base(at(100), cpu), None);
+        assert_eq!(readings.baseline(at(100), cpu), None);
         let reading = |seconds, cpu| Reading { at: Some(at(seconds)), node: None, containers: [(7, cpu)].into() };
         readings.push(reading(100, 5));
-        assert_eq!(readings.base(at(109), cpu), None, "too short a time");
-        assert_eq!(readings.base(at(110), cpu), Some((at(100), 5)));
+        assert_eq!(readings.baseline(at(109), cpu), None, "too short a time");
+        assert_eq!(readings.baseline(at(110), cpu), Some((at(100), 5)));
         readings.push(reading(115, 9));
-        assert_eq!(readings.base(at(116), cpu), Some((at(100), 5)));
-        assert_eq!(readings.base(at(125), cpu), Some((at(115), 9)));
-        assert_eq!(readings.base(at(125), |reading| reading.node), None);
+        assert_eq!(readings.baseline(at(116), cpu), Some((at(100), 5)));
+        assert_eq!(readings.baseline(at(125), cpu), Some((at(115), 9)));
+        assert_eq!(readings.baseline(at(125), |reading| reading.node), None);
     }
 
     #[test]

@@ -23,14 +23,14 @@ const FIRST_RETRY: Duration = Duration::from_millis(200);
 const MAX_RETRY: Duration = Duration::from_secs(30);
 /// How long a status that only shows the progress of a starting pod waits for a newer one. A pod whose image is present starts within
 /// milliseconds, and each status costs a write to the store and an event for each watch.
-const SETTLE: Duration = Duration::from_millis(10);
+const DEBOUNCE_DELAY: Duration = Duration::from_millis(10);
 
-/// A status to send, a deletion, or both.
+/// A status to send, optionally followed by the deletion of the pod.
 #[derive(Clone, Debug)]
 pub(crate) struct Report {
     /// The pod.
     pub pod: Arc<Pod>,
-    /// The status; `None` for a deletion only.
+    /// The status.
     pub status: Arc<PodStatus>,
     /// Whether to delete the pod afterwards, without a grace period.
     pub delete: bool,
@@ -38,16 +38,16 @@ pub(crate) struct Report {
 
 impl Report {
     /// Whether it only shows the progress of a pod that is `Pending` in the API: controllers act on ready and finished pods.
-    fn is_passing(&self) -> bool {
+    fn is_transient(&self) -> bool {
         let ready = |condition: &PodCondition| condition.type_ == "Ready" && condition.status == "True";
-        let acted_on = self.delete
+        let is_significant = self.delete
             || matches!(self.status.phase.as_deref(), Some("Succeeded" | "Failed"))
             || self.status.conditions.iter().flatten().any(ready);
-        !acted_on && pod::phase(&self.pod) == "Pending" && !pod::is_deleting(&self.pod)
+        !is_significant && pod::phase(&self.pod) == "Pending" && !pod::is_deleting(&self.pod)
     }
 }
 
-/// Cheap to clone.
+/// Sends pod statuses. Cheap to clone.
 #[derive(Clone)]
 pub(crate) struct Reporter {
     inner: Arc<Inner>,
@@ -57,10 +57,10 @@ struct Inner {
     client: Client,
     token: CancellationToken,
     tasks: TaskTracker,
-    places: Semaphore,
+    permits: Semaphore,
     /// Reports by uid that wait for the current call of their pod.
     waiting: Mutex<HashMap<String, Waiting>>,
-    first: Mutex<First>,
+    first: Mutex<FirstReports>,
 }
 
 /// The waiting report of a pod.
@@ -73,32 +73,39 @@ struct Waiting {
 
 /// Pods whose status in the API was sent by an earlier process.
 #[derive(Default)]
-struct First {
+struct FirstReports {
     uids: HashSet<String>,
-    /// Cancelled when there is none left.
-    told: Option<CancellationToken>,
+    /// Cancelled when all are reported.
+    reported: Option<CancellationToken>,
 }
 
 impl Reporter {
     /// Sends through `client` until `token` is cancelled, in tasks of `tasks`.
     pub(crate) fn new(client: Client, token: CancellationToken, tasks: TaskTracker) -> Self {
-        let places = Semaphore::new(MAX_PARALLEL);
+        let permits = Semaphore::new(MAX_PARALLEL);
         Self {
-            inner: Arc::new(Inner { client, token, tasks, places, waiting: Mutex::default(), first: Mutex::default() }),
+            inner: Arc::new(Inner {
+                client,
+                token,
+                tasks,
+                permits,
+                waiting: Mutex::default(),
+                first: Mutex::default(),
+            }),
         }
     }
 
-    /// Cancels `told` once a status of each of these pods was sent, or the pods are gone.
-    pub(crate) fn expect(&self, uids: HashSet<String>, told: CancellationToken) {
+    /// Cancels `reported` once a status of each of these pods was sent, or the pods are deleted.
+    pub(crate) fn expect_first_reports(&self, uids: HashSet<String>, reported: CancellationToken) {
         if uids.is_empty() {
-            return told.cancel();
+            return reported.cancel();
         }
-        *self.inner.first.lock() = First { uids, told: Some(told) };
+        *self.inner.first.lock() = FirstReports { uids, reported: Some(reported) };
     }
 
     /// Stops waiting for the first status of a pod: none will be sent.
     pub(crate) fn forget(&self, uid: &str) {
-        self.inner.tell(uid);
+        self.inner.mark_reported(uid);
     }
 
     /// Queues a report. It replaces the waiting report of the same pod.
@@ -130,13 +137,13 @@ impl Inner {
     async fn send_all(&self, uid: &str) {
         let mut delay = FIRST_RETRY;
         while let Some(report) = self.next(uid).await {
-            let result = match self.places.acquire().await {
-                Ok(_place) => self.send(&report).await,
+            let result = match self.permits.acquire().await {
+                Ok(_permit) => self.send(&report).await,
                 Err(_) => return,
             };
             match result {
                 Ok(()) => {
-                    self.tell(uid);
+                    self.mark_reported(uid);
                     delay = FIRST_RETRY;
                 }
                 Err(error) => {
@@ -154,18 +161,18 @@ impl Inner {
     }
 
     /// Records that the first status of a pod was sent, or will not be.
-    fn tell(&self, uid: &str) {
+    fn mark_reported(&self, uid: &str) {
         let mut first = self.first.lock();
         if first.uids.remove(uid) && first.uids.is_empty() {
-            first.told.take().inspect(CancellationToken::cancel);
+            first.reported.take().inspect(CancellationToken::cancel);
         }
     }
 
-    /// The next report of a pod, at once or after [`SETTLE`].
+    /// The next report of a pod, at once or after [`DEBOUNCE_DELAY`].
     async fn next(&self, uid: &str) -> Option<Report> {
-        let settled = Instant::now() + SETTLE;
-        while let Some(newer) = self.passing(uid) {
-            if tokio::time::timeout_at(settled, newer.notified()).await.is_err() {
+        let deadline = Instant::now() + DEBOUNCE_DELAY;
+        while let Some(newer) = self.transient(uid) {
+            if tokio::time::timeout_at(deadline, newer.notified()).await.is_err() {
                 break;
             }
         }
@@ -173,10 +180,10 @@ impl Inner {
     }
 
     /// The notification of a newer report, if the waiting one only shows the progress of a starting pod.
-    fn passing(&self, uid: &str) -> Option<Arc<Notify>> {
+    fn transient(&self, uid: &str) -> Option<Arc<Notify>> {
         let waiting = self.waiting.lock();
         let waiting = waiting.get(uid)?;
-        waiting.report.as_ref().filter(|report| report.is_passing()).map(|_| waiting.newer.clone())
+        waiting.report.as_ref().filter(|report| report.is_transient()).map(|_| waiting.newer.clone())
     }
 
     /// Takes the next report of a pod; with none the pod's entry goes, so that the next report starts a new task.
@@ -225,7 +232,7 @@ impl Inner {
 /// The strategic merge patch that sets a pod's status, and keeps conditions that other clients own.
 fn status_patch(pod: &Pod, status: &PodStatus) -> Value {
     let mut body = serde_json::to_value(status).unwrap_or_default();
-    for field in status::OWN {
+    for field in status::OWN_FIELDS {
         if body.get(field).is_none() {
             body[field] = Value::Null;
         }

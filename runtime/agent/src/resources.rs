@@ -1,4 +1,4 @@
-//! Requests, limits and the class of service that follows from them. Pure.
+//! Resource requests and limits. Pure.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-qos/>.
 
@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 
 type Amounts = BTreeMap<String, Text>;
 
-/// Parses a quantity; what the API let through parses.
+/// Parses a quantity. The API server has validated it.
 pub fn quantity(text: &Text) -> Option<Quantity> {
     Quantity::parse(&text.0).ok()
 }
@@ -22,12 +22,12 @@ fn amount(map: Option<&Amounts>, name: &str) -> Option<Quantity> {
     map?.get(name).and_then(quantity)
 }
 
-/// What a runtime enforces for a container.
+/// The limits that a runtime enforces for a container.
 pub fn limits(container: &Container) -> Limits {
     of(container.resources.as_ref())
 }
 
-/// What a runtime enforces for the whole pod.
+/// The limits that a runtime enforces for the whole pod.
 pub fn pod_limits(pod: &Pod) -> Limits {
     of(pod::spec(pod).resources.as_ref())
 }
@@ -41,8 +41,8 @@ fn of(resources: Option<&ResourceRequirements>) -> Limits {
     }
 }
 
-/// The value of a `resourceFieldRef`: limits default to the node's allocatable amounts, requests to the limit, then 0. Divided and
-/// rounded up.
+/// The value of a `resourceFieldRef`, divided by the divisor and rounded up. A limit defaults to the node's allocatable amount, and a
+/// request to the limit, then to 0.
 pub fn field(
     container: &Container,
     resource: &str,

@@ -1,6 +1,7 @@
-//! The kubelet's own HTTP paths: container logs, statistics, streams, health. The API server calls them; on one node by a pipe.
+//! The kubelet API: container logs, statistics, streams and health. The API server calls it; in a single process, over an in-memory
+//! connection.
 //!
-//! `run` answers 501: upstream's clients do not use it any more. No authentication here: whoever mounts the router decides who reaches it.
+//! `run` answers 501, because upstream's clients do not use it any more. The router does not authenticate: its server must.
 
 mod stats;
 mod streams;
@@ -8,7 +9,7 @@ mod streams;
 use crate::{
     agent::Agent,
     handle::Handle,
-    logs::{self, Reader, Stream, Wanted},
+    logs::{self, LogOptions, Reader, Stream},
     pod,
     shared::Shared,
     state::PodState,
@@ -29,7 +30,7 @@ use serde_json::json;
 use std::{io, path::PathBuf, sync::Arc};
 
 impl Agent {
-    /// The kubelet's paths of this node.
+    /// The routes of the kubelet API of this node.
     pub fn router(&self) -> Router {
         Router::new()
             .route("/healthz", get(|| async { "ok" }))
@@ -38,13 +39,13 @@ impl Agent {
             .route("/stats/summary", get(stats::summary))
             .route("/metrics/cadvisor", get(stats::cadvisor))
             .route("/metrics/resource", get(stats::resource))
-            .route("/run/{*rest}", any(|| async { not_here("run") }))
+            .route("/run/{*rest}", any(|| async { not_implemented("run") }))
             .with_state(self.shared.clone())
             .merge(self.streams())
     }
 }
 
-fn not_here(what: &str) -> Response {
+fn not_implemented(what: &str) -> Response {
     let message = format!("{what} is not supported by this node yet");
     let body = json!({
         "kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure",
@@ -59,7 +60,7 @@ async fn pods(State(shared): State<Arc<Shared>>) -> Response {
     Json(json!({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})).into_response()
 }
 
-/// `v1.PodLogOptions`, as a query.
+/// The query of `v1.PodLogOptions`.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct LogQuery {
@@ -78,7 +79,7 @@ fn flag(text: Option<&String>) -> bool {
 }
 
 impl LogQuery {
-    fn wanted(&self, now: Timestamp) -> Result<Wanted, String> {
+    fn options(&self, now: Timestamp) -> Result<LogOptions, String> {
         let since = match (&self.since_time, self.since_seconds) {
             (Some(time), _) => Some(time.parse().map_err(|e| format!("invalid sinceTime: {e}"))?),
             (None, Some(seconds)) => now.checked_sub(SignedDuration::from_secs(seconds)).ok(),
@@ -91,7 +92,7 @@ impl LogQuery {
             Some("Stderr") => Some(Stream::Stderr),
             Some(other) => return Err(format!("invalid stream {other:?}")),
         };
-        Ok(Wanted {
+        Ok(LogOptions {
             tail: size(self.tail_lines),
             since,
             timestamps: flag(self.timestamps.as_ref()),
@@ -102,7 +103,7 @@ impl LogQuery {
     }
 }
 
-fn refuse(code: StatusCode, message: String) -> Response {
+fn error_response(code: StatusCode, message: String) -> Response {
     (code, message).into_response()
 }
 
@@ -112,20 +113,20 @@ async fn container_logs(
     Query(query): Query<LogQuery>,
 ) -> Response {
     let Some(pod) = shared.cluster.pods.get(&namespace, &name) else {
-        return refuse(StatusCode::NOT_FOUND, format!("pod {name:?} not found\n"));
+        return error_response(StatusCode::NOT_FOUND, format!("pod {name:?} not found\n"));
     };
     if pod::container(&pod, &container).is_none() {
-        return refuse(StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {name:?}\n"));
+        return error_response(StatusCode::NOT_FOUND, format!("container {container:?} not found in pod {name:?}\n"));
     }
-    let wanted = match query.wanted(shared.now()) {
-        Ok(wanted) => wanted,
-        Err(message) => return refuse(StatusCode::UNPROCESSABLE_ENTITY, message),
+    let options = match query.options(shared.now()) {
+        Ok(options) => options,
+        Err(message) => return error_response(StatusCode::UNPROCESSABLE_ENTITY, message),
     };
     let handle = shared.pods.lock().get(pod::uid(&pod)).cloned();
     let state = handle.as_ref().map(|handle| handle.state()).unwrap_or_default();
-    match choose(&shared, &pod, &state, &container, flag(query.previous.as_ref())) {
-        Ok((path, id)) => stream(path, wanted, handle, container, id),
-        Err(message) => refuse(StatusCode::BAD_REQUEST, message),
+    match log_of(&shared, &pod, &state, &container, flag(query.previous.as_ref())) {
+        Ok((path, id)) => stream(path, options, handle, container, id),
+        Err(message) => error_response(StatusCode::BAD_REQUEST, message),
     }
 }
 
@@ -136,8 +137,8 @@ fn status_of<'a>(pod: &'a Pod, container: &str) -> Option<&'a ContainerStatus> {
     all.find(|status| status.name == container)
 }
 
-/// The file that is asked for and the attempt that writes it.
-fn choose(
+/// The requested log file, and the id of the attempt that writes it. The error is upstream's message.
+fn log_of(
     shared: &Shared,
     pod: &Pod,
     state: &PodState,
@@ -150,7 +151,7 @@ fn choose(
     let current = record.and_then(|r| r.current.as_ref());
     let number = match (current, previous) {
         (Some(attempt), false) => Some(attempt.log),
-        // a container that waits for its next attempt: the one that ended is the previous one
+        // While a container waits for its next attempt, the ended attempt is the previous one.
         (Some(attempt), true) if waiting.is_some() && record.is_some_and(|r| !r.is_running()) => Some(attempt.log),
         (Some(attempt), true) => record.filter(|r| r.last.is_some()).map(|_| attempt.log - 1),
         (None, _) => None,
@@ -158,7 +159,7 @@ fn choose(
     match (number, current) {
         (Some(number), Some(attempt)) => {
             let path = shared.log_file(pod, container, number);
-            // Removed while the disk was short. A container that has said nothing has no folder either.
+            // The file was removed because of disk pressure. A container without output has no folder either.
             let is_gone = !path.exists() && path.parent().is_some_and(|folder| folder.exists());
             if is_gone && pod::is_finished(pod) {
                 return Err(format!("unable to retrieve container logs for {}", attempt.container_id()));
@@ -180,29 +181,29 @@ fn choose(
     }
 }
 
-/// A log on its way.
-struct Following {
+/// A log that is being sent.
+struct LogStream {
     reader: Option<Reader>,
     path: PathBuf,
-    wanted: Wanted,
+    options: LogOptions,
     handle: Option<Arc<Handle>>,
     container: String,
     id: String,
 }
 
-fn stream(path: PathBuf, wanted: Wanted, handle: Option<Arc<Handle>>, container: String, id: String) -> Response {
-    let following = Following { reader: None, path, wanted, handle, container, id };
-    let body = futures::stream::unfold(following, |mut following| async move {
-        let piece = following.next().await?;
-        Some((piece, following))
+fn stream(path: PathBuf, options: LogOptions, handle: Option<Arc<Handle>>, container: String, id: String) -> Response {
+    let log = LogStream { reader: None, path, options, handle, container, id };
+    let body = futures::stream::unfold(log, |mut log| async move {
+        let piece = log.next().await?;
+        Some((piece, log))
     });
     ([(header::CONTENT_TYPE, "text/plain")], Body::from_stream(body)).into_response()
 }
 
-impl Following {
+impl LogStream {
     async fn next(&mut self) -> Option<io::Result<Bytes>> {
         loop {
-            let runs = self.runs();
+            let runs = self.is_running();
             let (reader, piece) = match self.read().await {
                 Ok(read) => read,
                 Err(error) => return Some(Err(error)),
@@ -212,20 +213,20 @@ impl Following {
             if let Some(piece) = piece {
                 return Some(Ok(piece));
             }
-            // a container's end is told after its log is on the disk: what was read after the end is all there is
-            if full || !self.wanted.follow || !runs {
+            // The exit is reported after the log was written, so that a read after the exit is complete.
+            if full || !self.options.follow || !runs {
                 return None;
             }
-            tokio::time::sleep(logs::POLL).await;
+            tokio::time::sleep(logs::POLL_INTERVAL).await;
         }
     }
 
     async fn read(&mut self) -> io::Result<(Reader, Option<Bytes>)> {
-        let (reader, path, wanted) = (self.reader.take(), self.path.clone(), self.wanted.clone());
+        let (reader, path, options) = (self.reader.take(), self.path.clone(), self.options.clone());
         let read = move || {
             let mut reader = match reader {
                 Some(reader) => reader,
-                None => Reader::open(&path, wanted)?,
+                None => Reader::open(&path, options)?,
             };
             let piece = reader.read()?;
             Ok((reader, piece))
@@ -234,7 +235,7 @@ impl Following {
     }
 
     /// Whether the attempt that writes the log still runs.
-    fn runs(&self) -> bool {
+    fn is_running(&self) -> bool {
         let Some(handle) = &self.handle else { return false };
         let state = handle.state();
         let Some(record) = state.containers.get(&self.container) else { return false };

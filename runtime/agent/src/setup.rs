@@ -1,10 +1,10 @@
-//! A pod's own part: volumes and network, made before its containers and undone after them.
+//! Sets up a pod's volumes and network before its containers start, and tears them down after they end.
 
 use crate::{
     pod,
     shared::Shared,
     state::PodState,
-    volumes::{self, Context, Made, Room, Synced},
+    volumes::{self, Context, FileBudget, SyncedVolume, VolumeRecord},
 };
 use client::EventType;
 use container::{
@@ -16,21 +16,21 @@ use k8s_openapi::api::core::v1::Pod;
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// What containers need.
-pub(crate) struct Ready {
+/// The resources of a pod that containers need.
+pub(crate) struct PodSetup {
     pub(crate) attachment: Attachment,
-    pub(crate) volumes: BTreeMap<String, Synced>,
+    pub(crate) volumes: BTreeMap<String, SyncedVolume>,
 }
 
-/// Makes it. Idempotent. What went wrong was told by an event.
-pub(crate) async fn make(shared: &Arc<Shared>, pod: &Arc<Pod>, address: Option<IpAddr>) -> Result<Ready, String> {
+/// Sets up volumes and network. Idempotent. Errors were recorded as events.
+pub(crate) async fn set_up(shared: &Arc<Shared>, pod: &Arc<Pod>, address: Option<IpAddr>) -> Result<PodSetup, String> {
     let volumes = sync_volumes(shared, pod, &[]).await?;
     let attachment = shared.network.attach(network(pod, address)).await.map_err(|error| {
         let message = format!("Failed to create pod sandbox: network: {error}");
         shared.event(pod, None, EventType::Warning, "FailedCreatePodSandBox", &*message);
         message
     })?;
-    Ok(Ready { attachment, volumes })
+    Ok(PodSetup { attachment, volumes })
 }
 
 fn network(pod: &Pod, address: Option<IpAddr>) -> PodNetwork {
@@ -46,20 +46,20 @@ fn network(pod: &Pod, address: Option<IpAddr>) -> PodNetwork {
     }
 }
 
-/// Brings all volumes up to date.
+/// Syncs all volumes of the pod. Errors were recorded as events.
 pub(crate) async fn sync_volumes(
     shared: &Arc<Shared>,
     pod: &Arc<Pod>,
     addresses: &[IpAddr],
-) -> Result<BTreeMap<String, Synced>, String> {
+) -> Result<BTreeMap<String, SyncedVolume>, String> {
     if pod::spec(pod).volumes.as_ref().is_none_or(Vec::is_empty) {
         return Ok(BTreeMap::new());
     }
-    let told = |message: String| {
+    let report = |message: String| {
         shared.event(pod, None, EventType::Warning, "FailedMount", &*message);
         message
     };
-    let configs = shared.cluster.configs(pod).await.map_err(|e| told(format!("MountVolume.SetUp failed: {e}")))?;
+    let configs = shared.cluster.configs(pod).await.map_err(|e| report(format!("MountVolume.SetUp failed: {e}")))?;
     let root = shared.volumes_dir(pod::uid(pod));
     let cx = Context {
         pod: pod.clone(),
@@ -70,51 +70,51 @@ pub(crate) async fn sync_volumes(
         now: shared.now(),
         dir: root.clone(),
         private: shared.private.clone(),
-        room: Room::default(),
+        budget: FileBudget::default(),
     };
-    volumes::sync_all(&shared.plugins, &cx, &root).await.map_err(told)
+    volumes::sync_all(&shared.plugins, &cx, &root).await.map_err(report)
 }
 
-/// When the first volume wants to be synced again.
-pub(crate) fn next_sync(volumes: &BTreeMap<String, Synced>) -> Option<Timestamp> {
-    volumes.values().filter_map(|v| v.again).min()
+/// When the first volume must be synced again.
+pub(crate) fn next_sync(volumes: &BTreeMap<String, SyncedVolume>) -> Option<Timestamp> {
+    volumes.values().filter_map(|v| v.resync_at).min()
 }
 
-/// Undoes everything of a pod but its logs and its state file, the volumes as they were recorded. Idempotent. What fails keeps what it needs:
-/// volumes stay while a sandbox may use them, and each that cannot be removed stays as it is.
-pub(crate) async fn undo(shared: &Shared, uid: &str, made: &[Made]) -> Result<(), String> {
+/// Tears down a pod except its logs and its state file. The volumes are those of the record. Idempotent. Keeps the volumes if a sandbox
+/// cannot be removed, because it may use them. A volume that cannot be removed stays unchanged.
+pub(crate) async fn tear_down(shared: &Shared, uid: &str, recorded: &[VolumeRecord]) -> Result<(), String> {
     let id: Arc<str> = uid.into();
-    let mut left = Vec::new();
+    let mut failures = Vec::new();
     for runtime in shared.runtimes.iter() {
         if let Err(error) = runtime.remove_sandbox(&id).await {
-            left.push(format!("cannot remove the sandbox in {}: {error}", runtime.name()));
+            failures.push(format!("cannot remove the sandbox in {}: {error}", runtime.name()));
         }
     }
-    if !left.is_empty() {
-        return Err(left.join("; "));
+    if !failures.is_empty() {
+        return Err(failures.join("; "));
     }
     shared.network.detach(&id).await;
     shared.tokens.forget(&id);
-    volumes::tear_down(&shared.plugins, made, &shared.volumes_dir(&id)).await
+    volumes::tear_down(&shared.plugins, recorded, &shared.volumes_dir(&id)).await
 }
 
-/// Undoes everything of a pod that is gone from the API, and removes its logs; its state file as the last thing, so that what fails is
-/// found again. Idempotent.
-pub(crate) async fn forget(shared: &Shared, state: &PodState) -> Result<(), String> {
-    undo(shared, &state.uid, &state.volumes).await?;
+/// Tears down a pod that is deleted from the API, and removes its logs and then its state file, so that a failed clean-up is found and
+/// repeated after a restart. Idempotent.
+pub(crate) async fn clean_up(shared: &Shared, state: &PodState) -> Result<(), String> {
+    tear_down(shared, &state.uid, &state.volumes).await?;
     let logs = shared.logs_dir(&state.namespace, &state.name, &state.uid);
     let removed = volumes::blocking(move || volumes::tree::remove(&logs)).await;
     removed.map_err(|error| format!("cannot remove the logs: {error}"))?;
     shared.states.remove(&state.uid).await.map_err(|error| format!("cannot remove the state file: {error}"))
 }
 
-/// Forgets a pod that was deleted while the agent was away. It is tried again until it works or the process ends.
+/// Cleans up a pod that was deleted while the agent was down. Retries until it succeeds or the process ends.
 pub(crate) async fn clean_up_orphan(shared: &Shared, state: &PodState, token: &CancellationToken) {
     let mut failures = 0;
-    while let Err(error) = forget(shared, state).await {
+    while let Err(error) = clean_up(shared, state).await {
         let PodState { namespace, name, uid, .. } = state;
         tracing::warn!(pod = format!("{namespace}/{name}"), uid, error, "an orphaned pod cannot be cleaned up yet");
-        let pause = tokio::time::sleep(delay(failures));
+        let pause = tokio::time::sleep(retry_delay(failures));
         if token.run_until_cancelled(pause).await.is_none() {
             return;
         }
@@ -122,13 +122,13 @@ pub(crate) async fn clean_up_orphan(shared: &Shared, state: &PodState, token: &C
     }
 }
 
-/// Removes the sandbox of a pod of which nothing else is known. It is tried again until it works or the process ends, since a pod whose programs
-/// still run must not keep the others from starting.
+/// Removes a sandbox without a known pod. Retries until it succeeds or the process ends. It runs in the background, because its running
+/// containers must not delay other pods.
 pub(crate) async fn remove_sandbox(runtime: &dyn Runtime, sandbox: &SandboxId, token: &CancellationToken) {
     let mut failures = 0;
     while let Err(error) = runtime.remove_sandbox(sandbox).await {
         tracing::warn!(runtime = runtime.name(), %sandbox, %error, "an orphaned sandbox cannot be removed yet");
-        let pause = tokio::time::sleep(delay(failures));
+        let pause = tokio::time::sleep(retry_delay(failures));
         if token.run_until_cancelled(pause).await.is_none() {
             return;
         }
@@ -136,7 +136,7 @@ pub(crate) async fn remove_sandbox(runtime: &dyn Runtime, sandbox: &SandboxId, t
     }
 }
 
-/// How long to wait after so many failures before this one: a second, doubled up to two minutes.
-pub(crate) fn delay(failures: u32) -> Duration {
+/// The retry delay after this number of earlier failures: one second, doubled up to two minutes.
+pub(crate) fn retry_delay(failures: u32) -> Duration {
     Duration::from_secs((1 << failures.min(10)).min(120))
 }

@@ -1,8 +1,8 @@
-//! What all workers of a node have in common.
+//! What all workers of a node share.
 
 use crate::{
-    admission::Room,
-    awaited::Awaited,
+    admission::AdmittedPods,
+    awaited::AwaitedImages,
     cluster::Cluster,
     downward::Facts,
     handle::Handle,
@@ -14,7 +14,7 @@ use crate::{
     readings::Readings,
     reporter::Reporter,
     state::{PodState, StateDir},
-    volumes::{Private, Tokens, VolumePlugin},
+    volumes::{PrivateDir, Tokens, VolumePlugin},
 };
 use client::{EventType, Recorder};
 use container::net::{Dialer, Network};
@@ -40,19 +40,19 @@ pub(crate) struct Shared {
     pub(crate) recorder: Recorder,
     pub(crate) plugins: Vec<Box<dyn VolumePlugin>>,
     pub(crate) tokens: Arc<Tokens>,
-    pub(crate) private: Private,
+    pub(crate) private: PrivateDir,
     pub(crate) states: StateDir,
     pub(crate) reporter: Reporter,
     pub(crate) prober: Prober,
-    pub(crate) awaited: Arc<Awaited>,
-    pub(crate) room: Mutex<Room>,
+    pub(crate) awaited: Arc<AwaitedImages>,
+    pub(crate) admitted: Mutex<AdmittedPods>,
     pub(crate) rng: Mutex<fastrand::Rng>,
     pub(crate) pods: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
     pub(crate) tasks: TaskTracker,
     pub(crate) metrics: Metrics,
     pub(crate) readings: Readings,
-    /// Containers that a drain had to end.
-    pub(crate) cut: AtomicUsize,
+    /// Containers that a drain killed.
+    pub(crate) killed: AtomicUsize,
 }
 
 impl Shared {
@@ -60,7 +60,7 @@ impl Shared {
         self.options.clock.now()
     }
 
-    /// An event about a pod or one of its containers.
+    /// Records an event about a pod or one of its containers.
     pub(crate) fn event(
         &self,
         pod: &Pod,
@@ -77,18 +77,18 @@ impl Shared {
         self.options.data_dir.join("volumes").join(uid)
     }
 
-    /// `DATA/logs/<namespace>_<name>_<uid>`.
+    /// The folder of a pod's logs: `DATA/logs/<namespace>_<name>_<uid>`.
     pub(crate) fn logs_dir(&self, namespace: &str, name: &str, uid: &str) -> PathBuf {
         self.options.data_dir.join("logs").join(format!("{namespace}_{name}_{uid}"))
     }
 
-    /// `…/<container>/<n>.log`.
+    /// The log file of an attempt: `…/<container>/<n>.log`.
     pub(crate) fn log_file(&self, pod: &Pod, container: &str, number: i32) -> PathBuf {
         let dir = self.logs_dir(pod::namespace(pod), pod::name(pod), pod::uid(pod));
         dir.join(container).join(format!("{number}.log"))
     }
 
-    /// How many pods have a running container, and how many containers run.
+    /// The number of pods with a running container, and the number of running containers.
     pub(crate) fn running(&self) -> (usize, usize) {
         let handles: Vec<_> = self.pods.lock().values().cloned().collect();
         let of = |state: &PodState| state.containers.values().filter(|record| record.is_running()).count();
@@ -96,7 +96,7 @@ impl Shared {
         (counts.len(), counts.iter().sum())
     }
 
-    /// Removes images that no pod of the node uses.
+    /// Garbage-collects images that no pod of the node uses.
     pub(crate) async fn collect_images(&self) {
         let mut used = Vec::new();
         for pod in self.cluster.pods.list() {
@@ -113,13 +113,13 @@ impl Shared {
         Facts { node: self.options.node.clone(), host: self.options.addresses.clone(), addresses: addresses.to_vec() }
     }
 
-    /// 64 hexadecimal digits, as container runtimes name containers.
+    /// A new container id: 64 hexadecimal digits, like other container runtimes.
     pub(crate) fn new_id(&self) -> String {
         let mut rng = self.rng.lock();
         (0..4).map(|_| format!("{:016x}", rng.u64(..))).collect()
     }
 
-    /// Between 0 and 1.
+    /// A random number between 0 and 1.
     pub(crate) fn jitter(&self) -> f64 {
         self.rng.lock().f64()
     }

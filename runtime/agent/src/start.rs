@@ -1,15 +1,14 @@
-//! Starting one attempt of a container: image, prepare, environment, mounts, create, start. Every way it can fail has upstream's
-//! waiting reason.
+//! Starts an attempt of a container: image, preparation, environment, mounts, create, start. Each failure has upstream's waiting reason.
 
 use crate::{
     config::Configs,
     env::{self, Environment, Sources},
-    handle::{Handle, Note},
+    handle::{Handle, Message},
     images::{self, Keyring, Policy, Pulled},
     pod, policy, resources,
     shared::Shared,
-    termination::{self, LastWords},
-    volumes::{self, Synced, Wanted, mounts},
+    termination::{self, TerminationMessage},
+    volumes::{self, MountRequest, SyncedVolume, mounts},
 };
 use client::EventType;
 use container::{
@@ -19,7 +18,7 @@ use k8s_openapi::api::core::v1::{Container, Pod, Secret};
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
-/// Everything one start needs.
+/// The input of a start.
 pub(crate) struct Start {
     pub(crate) shared: Arc<Shared>,
     pub(crate) handle: Arc<Handle>,
@@ -29,21 +28,21 @@ pub(crate) struct Start {
     pub(crate) log: i32,
     pub(crate) addresses: Vec<IpAddr>,
     pub(crate) attachment: Attachment,
-    pub(crate) volumes: Arc<BTreeMap<String, Synced>>,
+    pub(crate) volumes: Arc<BTreeMap<String, SyncedVolume>>,
     pub(crate) token: CancellationToken,
 }
 
-/// A container that was started; how it is by now, its events say.
+/// A started container. Its further state arrives as runtime events.
 pub(crate) struct Started {
     pub(crate) runtime: String,
     pub(crate) image: String,
     pub(crate) image_id: String,
     pub(crate) prepared: Arc<dyn Prepared>,
-    /// Where it leaves its termination message.
-    pub(crate) last_words: Option<LastWords>,
+    /// The file with its termination message.
+    pub(crate) termination_message: Option<TerminationMessage>,
 }
 
-/// Why it was not.
+/// A failed start.
 #[derive(Debug)]
 pub(crate) struct StartError {
     pub(crate) reason: &'static str,
@@ -51,16 +50,16 @@ pub(crate) struct StartError {
     pub(crate) retry: Retry,
 }
 
-/// When to try again.
+/// When to retry a failed start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Retry {
-    /// With the image's back-off.
+    /// After the back-off of the image.
     Pull,
-    /// Soon, or when something the pod refers to changes.
+    /// After a short delay, or when a referenced object changes.
     Soon,
-    /// With the container's own back-off.
+    /// After the back-off of the container.
     Later,
-    /// Not: it was given up.
+    /// Never: the start was cancelled.
     Cancelled,
 }
 
@@ -77,7 +76,7 @@ impl StartError {
 type Result<T> = std::result::Result<T, StartError>;
 
 impl Start {
-    /// Runs it. Until the container is created it can be given up.
+    /// Starts the container. Can be cancelled until the container is created.
     pub(crate) async fn run(self) -> Result<Started> {
         let Some((container, _)) = pod::container(&self.pod, &self.container) else {
             return Err(StartError::cancelled());
@@ -107,7 +106,7 @@ impl Start {
     }
 
     fn progress(&self, message: String) {
-        self.handle.note(Note::Progress { container: self.container.clone(), message });
+        self.handle.send(Message::StartProgress { container: self.container.clone(), message });
     }
 
     async fn make_ready(&self, container: &Container) -> Result<(Arc<dyn Runtime>, ContainerSpec, Started)> {
@@ -129,7 +128,7 @@ impl Start {
         for warning in prepared.warnings() {
             self.event(EventType::Warning, "ImageAdvice", warning);
         }
-        let (spec, last_words) = self.spec(container, &pulled, environment).await?;
+        let (spec, termination_message) = self.spec(container, &pulled, environment).await?;
         if prepared.target() == "http" && !spec.ports.iter().any(|port| port.protocol == Protocol::Tcp) {
             let text = format!(
                 "Container {} serves HTTP but declares no containerPort: it is served on port {DEFAULT_HTTP_PORT}",
@@ -138,11 +137,11 @@ impl Start {
             self.event(EventType::Warning, "DefaultPort", text);
         }
         let (runtime_name, image_id) = (runtime.name().to_owned(), pulled.image_id);
-        let started = Started { runtime: runtime_name, image, image_id, prepared, last_words };
+        let started = Started { runtime: runtime_name, image, image_id, prepared, termination_message };
         Ok((runtime.clone(), spec, started))
     }
 
-    /// The handler that the pod's RuntimeClass forces.
+    /// The handler that the pod's RuntimeClass requires.
     fn handler(&self) -> Result<Option<String>> {
         let Some(class) = pod::spec(&self.pod).runtime_class_name.as_deref().filter(|c| !c.is_empty()) else {
             return Ok(None);
@@ -243,7 +242,7 @@ impl Start {
         container: &Container,
         pulled: &Pulled,
         environment: Environment,
-    ) -> Result<(ContainerSpec, Option<LastWords>)> {
+    ) -> Result<(ContainerSpec, Option<TerminationMessage>)> {
         let args = env::command_line(container, &pulled.command, &environment)
             .map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
         let http = policy::http(self.pod.metadata.annotations.as_ref(), &self.container)
@@ -257,12 +256,16 @@ impl Start {
             let (container, _) = pod::container(&pod, &name).ok_or_else(|| format!("container {name} not found"))?;
             let (variables, scratch, private) = (&variables[..], &*scratch, &private);
             let container = &*container;
-            let mut mounts = mounts(&Wanted { pod: &pod, container, volumes: &volumes, variables, scratch, private })?;
-            let last_words = termination::prepare(container, &mut mounts, &messages);
-            Ok((mounts, last_words.map_err(|e| format!("failed to prepare the termination message file: {e}"))?))
+            let mut mounts =
+                mounts(&MountRequest { pod: &pod, container, volumes: &volumes, variables, scratch, private })?;
+            let termination_message = termination::prepare(container, &mut mounts, &messages);
+            Ok((
+                mounts,
+                termination_message.map_err(|e| format!("failed to prepare the termination message file: {e}"))?,
+            ))
         });
         let made = made.await.map_err(|e| e.to_string()).and_then(|made| made);
-        let (mounts, last_words) =
+        let (mounts, termination_message) =
             made.map_err(|text| StartError::new("CreateContainerConfigError", text, Retry::Soon))?;
         let spec = ContainerSpec {
             id: self.id.as_str().into(),
@@ -283,7 +286,7 @@ impl Start {
             },
             tty: container.tty.unwrap_or(false),
         };
-        Ok((spec, last_words))
+        Ok((spec, termination_message))
     }
 
     async fn launch(&self, runtime: &Arc<dyn Runtime>, spec: ContainerSpec, started: Started) -> Result<Started> {
@@ -319,13 +322,13 @@ impl Start {
         Ok(started)
     }
 
-    /// Whether the runtime has an end of the attempt to tell: then that, not the error, is what happened.
+    /// Whether the container has already exited. Then its exit is reported, and not the error of the start.
     async fn is_known(&self, runtime: &Arc<dyn Runtime>, id: &Arc<str>) -> bool {
         let Ok(list) = runtime.list().await else { return false };
         let Some(status) = list.into_iter().find(|status| status.id == *id) else { return false };
         let ended = matches!(status.state, container::ContainerState::Exited(_));
         if ended {
-            self.handle.note(Note::Container(id.clone(), status.state));
+            self.handle.send(Message::ContainerState(id.clone(), status.state));
         }
         ended
     }

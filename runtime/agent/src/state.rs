@@ -5,7 +5,7 @@
 
 use crate::{
     backoff::Backoff,
-    volumes::{Made, blocking},
+    volumes::{VolumeRecord, blocking},
 };
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{ContainerStatus, Pod};
@@ -19,7 +19,7 @@ use std::{
 };
 use tokio::sync::Semaphore;
 
-/// The reason of a container that ended unobserved.
+/// The reason of a container whose exit was not observed.
 pub const LOST_REASON: &str = "ContainerStatusUnknown";
 /// Its exit code, as upstream's.
 pub const LOST_CODE: i32 = 137;
@@ -48,108 +48,108 @@ pub struct PodState {
     /// The volumes that are set up, completely or partly. Written before the setup, and cleared after all are removed. The teardown uses this list
     /// and not the Pod, which may be deleted.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub volumes: Vec<Made>,
+    pub volumes: Vec<VolumeRecord>,
 }
 
-/// Why a whole pod failed, beyond its containers.
+/// Why the node failed the pod as a whole.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Failure {
-    /// `DeadlineExceeded`.
+    /// Such as `DeadlineExceeded`.
     pub reason: String,
-    /// For people.
+    /// The message of the status.
     pub message: String,
     /// The node rejected the pod: none of its containers ever ran.
-    #[serde(default)]
-    pub refused: bool,
+    #[serde(default, rename = "refused")]
+    pub rejected: bool,
     /// The node lacked a resource: the pod gets the DisruptionTarget condition.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub pressure: bool,
 }
 
-/// One container over all its attempts.
+/// A container with all its attempts.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 pub struct Record {
-    /// Attempts after the first, except those that continue a container which the end of the agent's process stopped.
+    /// The restart count. It excludes restarts of containers that the agent stopped because its process ended.
     pub restarts: i32,
     /// The latest attempt.
     pub current: Option<Attempt>,
-    /// The end of the attempt before it.
-    pub last: Option<Ended>,
+    /// The termination of the attempt before it.
+    pub last: Option<Terminated>,
     /// The restart back-off.
     pub backoff: Option<Backoff>,
 }
 
-/// One attempt.
+/// An attempt to run a container.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Attempt {
-    /// Its id in the runtime.
+    /// The container id in the runtime.
     pub id: String,
-    /// The runtime's name: the scheme of `containerID`.
+    /// The name of the runtime, which is the scheme of `containerID`.
     pub runtime: String,
-    /// `spec.image` at its creation.
+    /// `spec.image` when it was created.
     pub image: String,
-    /// The resolved image.
+    /// The id of the resolved image.
     pub image_id: String,
-    /// Number of its log file.
+    /// The number of its log file.
     pub log: i32,
-    /// Its phase.
+    /// Whether it runs.
     pub state: AttemptState,
 }
 
-/// The phase of an attempt.
+/// The state of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum AttemptState {
-    /// Started.
+    /// It runs.
     Running {
-        /// When.
+        /// The start time.
         started_at: Timestamp,
     },
-    /// Ended.
-    Exited(Ended),
+    /// It exited.
+    Exited(Terminated),
 }
 
-/// The end of an attempt.
+/// The termination of an attempt.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Ended {
-    /// `containerID` in the status, with its scheme.
+pub struct Terminated {
+    /// `containerID` of the status, with its scheme.
     pub container_id: String,
     /// The exit code.
     pub code: i32,
-    /// `Completed`, `Error`, `OOMKilled`, …
+    /// Such as `Completed`, `Error` or `OOMKilled`.
     pub reason: String,
-    /// For people.
+    /// The message of the status.
     #[serde(default)]
     pub message: String,
-    /// When it was started.
+    /// The start time.
     #[serde(default)]
     pub started_at: Option<Timestamp>,
-    /// When it ended; unknown for a lost one.
+    /// The time of the exit. `None` if the exit was not observed.
     #[serde(default)]
     pub finished_at: Option<Timestamp>,
-    /// The agent stopped it because its process ended: not a crash, so that no back-off applies.
+    /// The agent stopped the container because its process ended. This is no crash, so that no back-off applies.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub drained: bool,
 }
 
 impl Attempt {
-    /// `wasmtime://<id>`.
+    /// `containerID` of the status: `RUNTIME://ID`.
     pub fn container_id(&self) -> String {
         format!("{}://{}", self.runtime, self.id)
     }
 }
 
-impl Ended {
-    /// Whether it ended with the process of the agent.
-    pub(crate) fn came_with_the_agents(&self) -> bool {
+impl Terminated {
+    /// Whether it ended together with the agent's process.
+    pub(crate) fn ended_with_agent(&self) -> bool {
         self.drained || self.reason == LOST_REASON
     }
 
-    /// Marks it as ended unobserved.
-    pub(crate) fn lose(&mut self) {
+    /// Marks the exit as not observed.
+    pub(crate) fn mark_lost(&mut self) {
         self.code = LOST_CODE;
         self.reason = LOST_REASON.into();
         self.message = LOST_MESSAGE.into();
@@ -162,8 +162,8 @@ impl Record {
         matches!(self.current, Some(Attempt { state: AttemptState::Running { .. }, .. }))
     }
 
-    /// How the latest attempt ended, if it did.
-    pub fn ended(&self) -> Option<&Ended> {
+    /// The termination of the latest attempt, unless it runs.
+    pub fn terminated(&self) -> Option<&Terminated> {
         match &self.current {
             Some(Attempt { state: AttemptState::Exited(ended), .. }) => Some(ended),
             _ => None,
@@ -189,8 +189,8 @@ impl PodState {
         state
     }
 
-    /// Takes from the pod's status what is [newer](Self::is_behind) than the file; fields that only the file has stay.
-    pub fn caught_up(self, pod: &Pod) -> Self {
+    /// Replaces the state by the pod's status if the status is [newer](Self::is_behind). Keeps the fields that only the file has.
+    pub fn merge_status(self, pod: &Pod) -> Self {
         if self.is_behind(pod) { Self { volumes: self.volumes, ..Self::adopt(pod) } } else { self }
     }
 
@@ -199,18 +199,18 @@ impl PodState {
     pub fn is_behind(&self, pod: &Pod) -> bool {
         Self::adopt(pod).containers.iter().any(|(name, told)| {
             let Some(known) = self.containers.get(name) else { return true };
-            let other = |told: &Ended| known.ended().is_some_and(|known| is_other_end(known, told));
-            told.restarts > known.restarts || told.restarts == known.restarts && told.ended().is_some_and(other)
+            let other = |told: &Terminated| known.terminated().is_some_and(|known| is_other_end(known, told));
+            told.restarts > known.restarts || told.restarts == known.restarts && told.terminated().is_some_and(other)
         })
     }
 
-    /// Marks running attempts that are not in `alive` as lost.
-    pub fn lose(&mut self, alive: impl Fn(&str) -> bool) {
+    /// Marks running attempts for which `alive` returns false as lost.
+    pub fn mark_lost(&mut self, alive: impl Fn(&str) -> bool) {
         for record in self.containers.values_mut() {
             let Some(attempt) = &mut record.current else { continue };
             let AttemptState::Running { started_at } = attempt.state else { continue };
             if !alive(&attempt.id) {
-                attempt.state = AttemptState::Exited(Ended {
+                attempt.state = AttemptState::Exited(Terminated {
                     container_id: attempt.container_id(),
                     code: LOST_CODE,
                     reason: LOST_REASON.into(),
@@ -224,8 +224,8 @@ impl PodState {
     }
 }
 
-/// Whether `told` is the actual end of an attempt that is recorded as lost.
-fn is_other_end(known: &Ended, told: &Ended) -> bool {
+/// Whether `told` is the actual termination of an attempt that is recorded as lost.
+fn is_other_end(known: &Terminated, told: &Terminated) -> bool {
     known.container_id == told.container_id && known.reason == LOST_REASON && told.reason != LOST_REASON
 }
 
@@ -233,7 +233,7 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
     let id = status.container_id.clone()?;
     let (runtime, raw) = id.split_once("://")?;
     let state = status.state.as_ref()?;
-    let ended = |t: &k8s_openapi::api::core::v1::ContainerStateTerminated| Ended {
+    let ended = |t: &k8s_openapi::api::core::v1::ContainerStateTerminated| Terminated {
         container_id: t.container_id.clone().unwrap_or_else(|| id.clone()),
         code: t.exit_code,
         reason: t.reason.clone().unwrap_or_default(),
@@ -246,7 +246,7 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
     let (current, last) = match (&state.terminated, &state.running) {
         (Some(terminated), _) => (AttemptState::Exited(ended(terminated)), last),
         (None, Some(running)) => {
-            let lost = Ended {
+            let lost = Terminated {
                 container_id: id.clone(),
                 code: LOST_CODE,
                 reason: LOST_REASON.into(),
@@ -271,14 +271,14 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
 }
 
 /// The extension of temporary files.
-const UNFINISHED: &str = "tmp";
+const TEMPORARY_EXTENSION: &str = "tmp";
 
 /// The folder of the files `DIR/<uid>.json`. Operations run on blocking threads, one at a time and in order, so that thousands of starting pods
 /// occupy one such thread and not hundreds.
 #[derive(Clone, Debug)]
 pub struct StateDir {
     dir: Arc<Path>,
-    turn: Arc<Semaphore>,
+    permit: Arc<Semaphore>,
 }
 
 impl StateDir {
@@ -286,11 +286,11 @@ impl StateDir {
     pub fn open(dir: &Path) -> io::Result<Self> {
         std::fs::create_dir_all(dir)?;
         for entry in std::fs::read_dir(dir)?.flatten() {
-            if entry.path().extension().is_some_and(|e| e == UNFINISHED) {
+            if entry.path().extension().is_some_and(|e| e == TEMPORARY_EXTENSION) {
                 std::fs::remove_file(entry.path())?;
             }
         }
-        Ok(Self { dir: dir.into(), turn: Arc::new(Semaphore::new(1)) })
+        Ok(Self { dir: dir.into(), permit: Arc::new(Semaphore::new(1)) })
     }
 
     fn path(&self, uid: &str) -> PathBuf {
@@ -299,9 +299,9 @@ impl StateDir {
 
     /// Runs an operation. A started operation completes even if the caller is cancelled; the next one waits for it.
     async fn work<T: Send + 'static>(&self, work: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-        let turn = self.turn.clone().acquire_owned().await.map_err(io::Error::other)?;
+        let permit = self.permit.clone().acquire_owned().await.map_err(io::Error::other)?;
         blocking(move || {
-            let _turn = turn;
+            let _permit = permit;
             work()
         })
         .await
@@ -313,7 +313,7 @@ impl StateDir {
         let path = self.path(&state.uid);
         let bytes = serde_json::to_vec(state).map_err(io::Error::other)?;
         self.work(move || {
-            let temporary = path.with_extension(UNFINISHED);
+            let temporary = path.with_extension(TEMPORARY_EXTENSION);
             std::fs::File::create(&temporary)?.write_all(&bytes)?;
             std::fs::rename(&temporary, &path)
         })
@@ -345,7 +345,7 @@ impl StateDir {
             }
             let read = std::fs::read(&path).and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other));
             match read
-                .and_then(|state: PodState| if self.path(&state.uid) == path { Ok(state) } else { Err(foreign()) })
+                .and_then(|state: PodState| if self.path(&state.uid) == path { Ok(state) } else { Err(wrong_uid()) })
             {
                 Ok(state) => drop(states.insert(state.uid.clone(), state)),
                 Err(error) => tracing::warn!(path = %path.display(), %error, "unreadable pod state, ignored"),
@@ -355,8 +355,8 @@ impl StateDir {
     }
 }
 
-/// The error of a file of another pod than its name says: the teardown must not remove the folders that it lists.
-fn foreign() -> io::Error {
+/// The error of a file whose uid does not match its name. Its volumes must not be torn down.
+fn wrong_uid() -> io::Error {
     io::Error::other("it is not of the pod that it is named after")
 }
 
@@ -431,10 +431,10 @@ mod tests {
     #[test]
     fn running_attempts_that_are_gone_are_lost_with_137() {
         let mut state = running();
-        state.lose(|id| id == "a");
+        state.mark_lost(|id| id == "a");
         assert!(state.containers["c"].is_running());
-        state.lose(|_| false);
-        let ended = state.containers["c"].ended().unwrap();
+        state.mark_lost(|_| false);
+        let ended = state.containers["c"].terminated().unwrap();
         assert_eq!((ended.code, ended.reason.as_str(), ended.finished_at), (137, "ContainerStatusUnknown", None));
         assert_eq!(ended.container_id, "wasmtime://a");
     }
@@ -451,7 +451,7 @@ mod tests {
         let ended =
             |reason: &str| json!({"terminated": {"exitCode": 0, "reason": reason, "containerID": "wasmtime://a"}});
         let mut known = running();
-        known.lose(|_| false);
+        known.mark_lost(|_| false);
         assert!(!known.is_behind(&told(1, runs())), "the file is written first");
         assert!(!known.is_behind(&told(2, runs())));
         assert!(!known.is_behind(&told(2, ended(LOST_REASON))));
@@ -476,6 +476,6 @@ mod tests {
         assert_eq!(state.address, Some("10.32.0.9".parse().unwrap()));
         assert_eq!(state.containers.len(), 1, "a container that never ran has no record");
         assert_eq!(state.containers["c"].restarts, 4);
-        assert_eq!(state.containers["c"].ended().unwrap().code, 137);
+        assert_eq!(state.containers["c"].terminated().unwrap().code, 137);
     }
 }

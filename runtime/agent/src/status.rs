@@ -1,12 +1,11 @@
-//! The status of a pod from what is known of it. Pure: phases, conditions and container statuses exactly as Kubernetes reports
-//! them.
+//! Computes the status of a pod. Pure. Phase, conditions and container statuses equal upstream's.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/workloads/pods/pod-lifecycle/>.
 
 use crate::{
-    plan::{Busy, Live, LiveContainer, Setup},
+    plan::{LiveContainer, LiveState, Operation, Setup},
     pod::{self, Role},
-    state::{Attempt, AttemptState, Ended, Failure, LOST_CODE, LOST_REASON, PodState},
+    state::{Attempt, AttemptState, Failure, LOST_CODE, LOST_REASON, PodState, Terminated},
 };
 use api::schema::Schema;
 use jiff::Timestamp;
@@ -21,27 +20,27 @@ use k8s_openapi::{
 use serde_json::Value;
 use std::{net::IpAddr, sync::LazyLock};
 
-/// Everything that goes in besides the pod.
+/// The input besides the pod.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
-    /// What is remembered.
+    /// The persistent state.
     pub state: &'a PodState,
-    /// What is under way.
-    pub live: &'a Live,
+    /// The in-memory state of the worker.
+    pub live: &'a LiveState,
     /// The node's addresses, the primary first.
     pub host: &'a [IpAddr],
     /// The pod's addresses, the primary first.
     pub addresses: &'a [IpAddr],
-    /// What was reported last; newer than what the pod says of itself.
+    /// The last reported status. It may be newer than the status of the Pod object.
     pub reported: Option<&'a PodStatus>,
-    /// The pod will not run again: its last report.
-    pub last: bool,
-    /// The time.
+    /// This is the final status: no container will run again.
+    pub is_final: bool,
+    /// The current time.
     pub now: Timestamp,
 }
 
-/// What of a pod's status the node alone says. Others say conditions of their own, and what scheduler and resource claims need.
-pub(crate) const OWN: &[&str] = &[
+/// The status fields that only the node sets. Other clients own some conditions and the fields for scheduling and resource claims.
+pub(crate) const OWN_FIELDS: &[&str] = &[
     "phase",
     "reason",
     "message",
@@ -56,11 +55,11 @@ pub(crate) const OWN: &[&str] = &[
     "ephemeralContainerStatuses",
 ];
 
-/// Whether the API has another status of the pod than was reported, as far as it is the node's to say: somebody wrote over it, and it
-/// is to be said again (upstream's `needsReconcile`). Or the pod as it is seen here is older than the report.
-pub(crate) fn overruled(pod: &Pod, reported: &PodStatus) -> bool {
-    let (seen, said) = (in_go_form(pod.status.as_ref()), in_go_form(Some(reported)));
-    if OWN.iter().any(|field| seen.get(field) != said.get(field)) {
+/// Whether the Pod's status differs from the reported one in what the node owns: another client changed it, and the report must be repeated
+/// (upstream's `needsReconcile`), or this Pod object is older than the report.
+pub(crate) fn is_overwritten(pod: &Pod, reported: &PodStatus) -> bool {
+    let (seen, said) = (without_empty_fields(pod.status.as_ref()), without_empty_fields(Some(reported)));
+    if OWN_FIELDS.iter().any(|field| seen.get(field) != said.get(field)) {
         return true;
     }
     let find = |kind: &str| {
@@ -75,8 +74,8 @@ pub(crate) fn overruled(pod: &Pod, reported: &PodStatus) -> bool {
     })
 }
 
-/// A status as the API writes it.
-fn in_go_form(status: Option<&PodStatus>) -> Value {
+/// The status without empty fields, as the API stores it.
+fn without_empty_fields(status: Option<&PodStatus>) -> Value {
     static SCHEMA: LazyLock<Option<Schema>> = LazyLock::new(|| Schema::named("io.k8s.api.core.v1.PodStatus"));
     let mut value = status.and_then(|status| serde_json::to_value(status).ok()).unwrap_or_default();
     if let Some(schema) = &*SCHEMA {
@@ -85,21 +84,21 @@ fn in_go_form(status: Option<&PodStatus>) -> Value {
     value
 }
 
-/// The pod with the status that was reported of it in place of what another hand wrote; what others say in conditions stays.
-pub(crate) fn with_own_status(pod: &Pod, reported: &PodStatus) -> Pod {
+/// The pod with the reported status. Its conditions are those of the API, where other clients own some.
+pub(crate) fn with_reported_status(pod: &Pod, reported: &PodStatus) -> Pod {
     let conditions = pod.status.as_ref().and_then(|status| status.conditions.clone());
     Pod { status: Some(PodStatus { conditions, ..reported.clone() }), ..pod.clone() }
 }
 
-/// Whether the API calls a pod ready, itself or its containers.
+/// Whether the pod's status in the API has the condition Ready or ContainersReady.
 pub(crate) fn is_shown_ready(pod: &Pod) -> bool {
     ["Ready", "ContainersReady"].iter().any(|type_| pod::condition(pod, type_).is_some_and(|c| c.status == "True"))
 }
 
-/// Makes the status.
+/// Computes the status.
 pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
-    if let Some(failure) = input.state.failure.as_ref().filter(|failure| failure.refused) {
-        return refused(pod, failure, input);
+    if let Some(failure) = input.state.failure.as_ref().filter(|failure| failure.rejected) {
+        return rejected(pod, failure, input);
     }
     let mut init: Vec<_> =
         pod::init_containers(pod).iter().map(|c| container_status(pod, c, pod::init_role(c), input)).collect();
@@ -107,12 +106,12 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
         pod::spec(pod).containers.iter().map(|c| container_status(pod, c, Role::App, input)).collect();
     let ephemeral: Vec<_> = pod::ephemeral(pod).iter().map(|c| ephemeral_status(pod, c, input)).collect();
     let initialized = crate::plan::was_initialized(pod, input.state);
-    let over = crate::plan::verdict(pod, input.state).is_some();
+    let over = crate::plan::terminal_phase(pod, input.state).is_some();
     let may_run = init.iter().chain(&apps).any(|s| s.state.as_ref().is_some_and(|s| s.running.is_some()));
-    if input.last && initialized {
-        apps.iter_mut().for_each(locate);
+    if input.is_final && initialized {
+        apps.iter_mut().for_each(mark_unlocated);
     }
-    let mut phase = phase(pod, &init, &apps, over || input.last, initialized);
+    let mut phase = phase(pod, &init, &apps, over || input.is_final, initialized);
     let old = pod.status.clone().unwrap_or_default();
     let mut reason = old.reason.filter(|_| old.phase.as_deref() == Some("Failed"));
     let mut message = old.message.filter(|_| old.phase.as_deref() == Some("Failed"));
@@ -126,9 +125,9 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
     match old.phase.as_deref() {
         Some("Succeeded") => phase = "Succeeded",
         Some("Failed") => phase = "Failed",
-        // what still runs delays the end: nobody may take the pod's place before it is over
+        // A running container delays the terminal phase, so that no replacement is created before the pod has ended.
         _ if may_run && matches!(phase, "Succeeded" | "Failed") => phase = "Running",
-        _ if input.last && !matches!(phase, "Succeeded" | "Failed") => phase = "Failed",
+        _ if input.is_final && !matches!(phase, "Succeeded" | "Failed") => phase = "Failed",
         _ => {}
     }
     let conditions = conditions(pod, &init, &apps, phase, input);
@@ -160,8 +159,8 @@ pub fn generate(pod: &Pod, input: &Input<'_>) -> PodStatus {
     }
 }
 
-/// A pod that the node did not take has no containers, addresses or conditions of the node's.
-fn refused(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
+/// The status of a rejected pod. It has no containers, addresses or conditions.
+fn rejected(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
     PodStatus {
         phase: Some("Failed".into()),
         reason: Some(failure.reason.clone()),
@@ -173,8 +172,8 @@ fn refused(pod: &Pod, failure: &Failure, input: &Input<'_>) -> PodStatus {
     }
 }
 
-/// A container that should have run and of which nothing is known when the pod ends.
-fn locate(status: &mut ContainerStatus) {
+/// Marks a container without a known exit as terminated when the pod ends.
+fn mark_unlocated(status: &mut ContainerStatus) {
     let state = status.state.get_or_insert_default();
     if state.terminated.is_none() {
         *state = ContainerState {
@@ -196,19 +195,21 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
     let attempt = record.and_then(|r| r.current.as_ref());
     let last = record.and_then(|r| r.last.as_ref());
     let (state, last) = match attempt.map(|a| &a.state) {
-        // upstream's kubelet says nothing of a container before its hook is over
-        Some(AttemptState::Running { .. }) if live.busy == Busy::PostStart => (waits(default_reason(pod), ""), last),
+        // Like upstream, the status shows no running container before its postStart hook is done.
+        Some(AttemptState::Running { .. }) if live.operation == Operation::PostStart => {
+            (waiting_state(default_reason(pod), ""), last)
+        }
         Some(AttemptState::Running { started_at }) => {
             let running = ContainerStateRunning { started_at: Some(Time(*started_at)) };
             (ContainerState { running: Some(running), ..Default::default() }, last)
         }
         Some(AttemptState::Exited(ended)) => match &live.waiting {
-            Some(waiting) if !input.last => (waits(&waiting.reason, &waiting.message), Some(ended)),
-            _ => (terminated(ended), last),
+            Some(waiting) if !input.is_final => (waiting_state(&waiting.reason, &waiting.message), Some(ended)),
+            _ => (terminated_state(ended), last),
         },
         None => match &live.waiting {
-            Some(waiting) => (waits(&waiting.reason, &waiting.message), last),
-            None => (waits(default_reason(pod), ""), last),
+            Some(waiting) => (waiting_state(&waiting.reason, &waiting.message), last),
+            None => (waiting_state(default_reason(pod), ""), last),
         },
     };
     let running = state.running.is_some();
@@ -225,13 +226,13 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
         allocated_resources: resources.as_ref().and_then(|r| r.requests.clone()),
         resources,
         state: Some(state),
-        last_state: Some(last.map(terminated).unwrap_or_default()),
+        last_state: Some(last.map(terminated_state).unwrap_or_default()),
         volume_mounts: mounts(c),
         ..ContainerStatus::default()
     }
 }
 
-/// Nobody asks whether an ephemeral container is ready.
+/// Ephemeral containers have no readiness.
 fn ephemeral_status(pod: &Pod, c: &EphemeralContainer, input: &Input<'_>) -> ContainerStatus {
     let status = container_status(pod, &pod::as_container(c), Role::Ephemeral, input);
     ContainerStatus { ready: false, started: None, ..status }
@@ -248,12 +249,12 @@ fn mounts(c: &Container) -> Option<Vec<VolumeMountStatus>> {
     Some(mounts.collect())
 }
 
-/// Why a container waits when nothing else is known.
+/// The reason of a waiting container if no other is known.
 pub fn default_reason(pod: &Pod) -> &'static str {
     if pod::init_containers(pod).is_empty() { "ContainerCreating" } else { "PodInitializing" }
 }
 
-fn waits(reason: &str, message: &str) -> ContainerState {
+fn waiting_state(reason: &str, message: &str) -> ContainerState {
     let message = (!message.is_empty()).then(|| message.to_owned());
     ContainerState {
         waiting: Some(ContainerStateWaiting { reason: Some(reason.to_owned()), message }),
@@ -261,7 +262,7 @@ fn waits(reason: &str, message: &str) -> ContainerState {
     }
 }
 
-fn terminated(ended: &Ended) -> ContainerState {
+fn terminated_state(ended: &Terminated) -> ContainerState {
     ContainerState {
         terminated: Some(ContainerStateTerminated {
             container_id: Some(ended.container_id.clone()),
@@ -276,7 +277,7 @@ fn terminated(ended: &Ended) -> ContainerState {
     }
 }
 
-fn parts(status: &ContainerStatus) -> (bool, Option<i32>, bool, Option<i32>) {
+fn summary(status: &ContainerStatus) -> (bool, Option<i32>, bool, Option<i32>) {
     let state = status.state.as_ref();
     let last = status.last_state.as_ref();
     (
@@ -287,7 +288,8 @@ fn parts(status: &ContainerStatus) -> (bool, Option<i32>, bool, Option<i32>) {
     )
 }
 
-/// The phase: a summary of the containers, never the other way round.
+/// The phase of the pod, computed from its container statuses. `terminal` means that no container is restarted, `initialized` that an app
+/// container was started.
 pub fn phase(
     pod: &Pod,
     init: &[ContainerStatus],
@@ -299,7 +301,7 @@ pub fn phase(
     let (mut pending_init, mut failed_init, mut pending_sidecars) = (0, 0, 0);
     let (mut running, mut waiting, mut stopped, mut succeeded) = (0, 0, 0, 0);
     for (container, status) in pod::init_containers(pod).iter().zip(init) {
-        let (runs, ended, waits, last) = parts(status);
+        let (runs, ended, waits, last) = summary(status);
         if pod::init_role(container) == Role::Sidecar {
             if runs {
                 running += 1;
@@ -315,7 +317,7 @@ pub fn phase(
         failed_init += usize::from(!runs && code.is_some_and(|c| c != 0));
     }
     for status in apps {
-        let (runs, ended, _, last) = parts(status);
+        let (runs, ended, _, last) = summary(status);
         if runs {
             running += 1;
         } else if let Some(code) = ended {
@@ -359,7 +361,7 @@ fn conditions(
         ("ContainersReady", containers_ready),
         ("PodScheduled", (true, None, None)),
     ];
-    let make = |(kind, (status, reason, message)): (&str, Verdict)| {
+    let make = |(kind, (status, reason, message)): (&str, ConditionValue)| {
         let status = if status { "True" } else { "False" };
         let reported = input.reported.and_then(|s| s.conditions.as_deref()).unwrap_or_default();
         let before = reported.iter().chain(old).find(|c| c.type_ == kind);
@@ -381,17 +383,17 @@ fn conditions(
     wanted.into_iter().chain(disrupted).map(make).collect()
 }
 
-/// Status, reason, message.
-type Verdict = (bool, Option<String>, Option<String>);
+/// Status, reason and message of a condition.
+type ConditionValue = (bool, Option<String>, Option<String>);
 
-fn no(reason: &str, message: String) -> Verdict {
+fn false_because(reason: &str, message: String) -> ConditionValue {
     (false, Some(reason.to_owned()), (!message.is_empty()).then_some(message))
 }
 
-fn containers_ready(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> Verdict {
+fn containers_ready(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> ConditionValue {
     match phase {
-        "Succeeded" => return no("PodCompleted", String::new()),
-        "Failed" => return no("PodFailed", String::new()),
+        "Succeeded" => return false_because("PodCompleted", String::new()),
+        "Failed" => return false_because("PodFailed", String::new()),
         _ => {}
     }
     let sidecars = pod::init_containers(pod).iter().zip(init).filter(|(c, _)| pod::init_role(c) == Role::Sidecar);
@@ -400,10 +402,10 @@ fn containers_ready(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus
     if unready.is_empty() {
         return (true, None, None);
     }
-    no("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))
+    false_because("ContainersNotReady", format!("containers with unready status: [{}]", unready.join(" ")))
 }
 
-fn pod_ready(pod: &Pod, old: &[PodCondition], containers: &Verdict) -> Verdict {
+fn pod_ready(pod: &Pod, old: &[PodCondition], containers: &ConditionValue) -> ConditionValue {
     if !containers.0 {
         return containers.clone();
     }
@@ -418,15 +420,15 @@ fn pod_ready(pod: &Pod, old: &[PodCondition], containers: &Verdict) -> Verdict {
             Some(_) => {}
         }
     }
-    if messages.is_empty() { (true, None, None) } else { no("ReadinessGatesNotReady", messages.join(", ")) }
+    if messages.is_empty() { (true, None, None) } else { false_because("ReadinessGatesNotReady", messages.join(", ")) }
 }
 
-fn initialized(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> Verdict {
+fn initialized(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], phase: &str) -> ConditionValue {
     if phase == "Succeeded" {
         return (true, Some("PodCompleted".into()), None);
     }
     let ever_started = |s: &ContainerStatus| {
-        let (runs, ended, _, last) = parts(s);
+        let (runs, ended, _, last) = summary(s);
         runs || ended.is_some() || last.is_some()
     };
     if apps.iter().any(ever_started) {
@@ -441,7 +443,7 @@ fn initialized(pod: &Pod, init: &[ContainerStatus], apps: &[ContainerStatus], ph
     if incomplete.is_empty() {
         return (true, None, None);
     }
-    no("ContainersNotInitialized", format!("containers with incomplete status: [{}]", incomplete.join(" ")))
+    false_because("ContainersNotInitialized", format!("containers with incomplete status: [{}]", incomplete.join(" ")))
 }
 
 #[cfg(test)]

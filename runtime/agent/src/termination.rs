@@ -1,7 +1,8 @@
-//! Termination messages: a file that each container can write, read once when it ends.
+//! Termination messages: each container can write a file, which is read when the container exits.
 //!
-//! Follows <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>. A Wasm guest sees whole folders: the
-//! file lies in a folder of its own, shown at the parent of `terminationMessagePath`, or else in the volume that is mounted there.
+//! Follows <https://kubernetes.io/docs/tasks/debug/debug-application/determine-reason-pod-failure/>. Wasm guests mount whole folders.
+//! Therefore the file has a folder of its own, mounted at the parent of `terminationMessagePath`, or is in the volume that is mounted
+//! there.
 
 use crate::volumes::tree;
 use container::Mount;
@@ -14,32 +15,32 @@ use std::{
     time::SystemTime,
 };
 
-/// What a container that says nothing about it gets.
+/// The default of `terminationMessagePath`.
 const DEFAULT_PATH: &str = "/dev/termination-log";
-/// As much of the end of the file is read. Upstream's figure.
+/// The maximum size of a message. Only the end of a larger file is read. The value is upstream's.
 const MAX_BYTES: u64 = 4096;
-/// Guests write next to the file: a link of theirs is never followed, and a pipe is not waited for.
-const NEVER_WAIT: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
+/// Guests can replace the file: never follow a symbolic link, and do not block on a named pipe.
+const NOFOLLOW_NONBLOCK: OFlags = OFlags::NOFOLLOW.union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-/// Where a container leaves its message.
+/// The file with the termination message of a container.
 #[derive(Clone, Debug)]
-pub(crate) struct LastWords {
-    /// A folder that no guest can replace.
+pub(crate) struct TerminationMessage {
+    /// A folder that guests cannot replace.
     root: PathBuf,
-    /// The way from there to the file.
-    way: PathBuf,
-    /// What was there when the container was started: an old message, or a file that is none.
+    /// The path of the file below `root`.
+    path: PathBuf,
+    /// Modification time and size of the file when the container started: the message must differ from an earlier one.
     before: Option<(SystemTime, u64)>,
 }
 
-impl LastWords {
-    fn at(root: PathBuf, way: PathBuf) -> Self {
-        let mut this = Self { root, way, before: None };
+impl TerminationMessage {
+    fn new(root: PathBuf, path: PathBuf) -> Self {
+        let mut this = Self { root, path, before: None };
         this.before = this.open(OFlags::RDONLY).ok().and_then(|file| stamp(&file));
         this
     }
 
-    /// What the container wrote, empty when it wrote nothing. Blocks on the disk for some microseconds.
+    /// The message, or an empty string if the container wrote none. Blocks on the disk for some microseconds.
     pub(crate) fn read(&self) -> String {
         let read = || -> io::Result<Vec<u8>> {
             let mut file = self.open(OFlags::RDONLY)?;
@@ -52,50 +53,54 @@ impl LastWords {
             file.take(MAX_BYTES).read_to_end(&mut bytes)?;
             Ok(bytes)
         };
-        // a container that removed the file says nothing
+        // A removed file counts as an empty message.
         String::from_utf8_lossy(&read().unwrap_or_default()).into_owned()
     }
 
-    /// Opens the file, from one folder to the next through no link.
+    /// Opens the file component by component, without following symbolic links.
     fn open(&self, how: OFlags) -> io::Result<File> {
         let folder = OFlags::DIRECTORY | OFlags::RDONLY | OFlags::CLOEXEC;
         let mut at = open(&self.root, folder, Mode::empty())?;
-        let mut parts = self.way.components().peekable();
+        let mut parts = self.path.components().peekable();
         while let Some(part) = parts.next() {
             let Component::Normal(part) = part else { return Err(io::ErrorKind::InvalidInput.into()) };
-            let how = if parts.peek().is_some() { folder | OFlags::NOFOLLOW } else { how | NEVER_WAIT };
+            let how = if parts.peek().is_some() { folder | OFlags::NOFOLLOW } else { how | NOFOLLOW_NONBLOCK };
             at = openat(&at, part, how, Mode::from_raw_mode(0o666))?;
         }
         Ok(at.into())
     }
 }
 
-/// When a regular file was last written, and its size.
+/// Modification time and size of a regular file.
 fn stamp(file: &File) -> Option<(SystemTime, u64)> {
     let metadata = file.metadata().ok().filter(std::fs::Metadata::is_file)?;
     Some((metadata.modified().ok()?, metadata.len()))
 }
 
-/// Makes the file and shows it. `folder` is the container's own for this; it is emptied first. Blocks on the disk.
-pub(crate) fn prepare(container: &Container, mounts: &mut Vec<Mount>, folder: &Path) -> io::Result<Option<LastWords>> {
+/// Creates and mounts the file. `folder` belongs to the container's termination message and is emptied first. Blocks on the disk.
+pub(crate) fn prepare(
+    container: &Container,
+    mounts: &mut Vec<Mount>,
+    folder: &Path,
+) -> io::Result<Option<TerminationMessage>> {
     let path = container.termination_message_path.as_deref().filter(|p| !p.is_empty()).unwrap_or(DEFAULT_PATH);
     let path = Path::new(path);
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else { return Ok(None) };
     let covering = mounts.iter().filter(|m| parent.starts_with(&m.target)).max_by_key(|m| m.target.len());
     if let Some(mount) = covering {
-        let way = mount.below.join(path.strip_prefix(&mount.target).unwrap_or(path));
-        let words = LastWords::at(mount.root.clone(), way);
-        if !mount.read_only && words.before.is_none() {
-            // the folder may be missing, or be no place for files: then there is no message
-            drop(words.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL));
+        let path = mount.below.join(path.strip_prefix(&mount.target).unwrap_or(path));
+        let message = TerminationMessage::new(mount.root.clone(), path);
+        if !mount.read_only && message.before.is_none() {
+            // If the folder is missing or not writable, there is no message.
+            drop(message.open(OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL));
         }
-        return Ok(Some(LastWords::at(words.root, words.way)));
+        return Ok(Some(TerminationMessage::new(message.root, message.path)));
     }
     tree::remove(folder)?;
     std::fs::create_dir_all(folder)?;
     File::create(folder.join(name))?;
     mounts.push(Mount::new(folder, "", parent.to_string_lossy(), false).map_err(io::Error::other)?);
-    Ok(Some(LastWords::at(folder.to_owned(), name.into())))
+    Ok(Some(TerminationMessage::new(folder.to_owned(), name.into())))
 }
 
 #[cfg(test)]
@@ -117,12 +122,12 @@ mod tests {
         let folder = dir.path().join("own");
         for text in ["why", "", "again"] {
             let mut mounts = vec![mount(dir.path(), "/dev/shm")];
-            let words = prepare(&container(None), &mut mounts, &folder).unwrap().unwrap();
+            let message = prepare(&container(None), &mut mounts, &folder).unwrap().unwrap();
             assert_eq!((mounts.len(), mounts[1].target.as_str()), (2, "/dev"));
             let file = mounts[1].root.join("termination-log");
             assert_eq!(std::fs::read_to_string(&file).unwrap(), "");
             std::fs::write(file, text).unwrap();
-            assert_eq!(words.read(), text);
+            assert_eq!(message.read(), text);
         }
     }
 
@@ -130,10 +135,10 @@ mod tests {
     fn the_end_of_a_long_message_is_kept() {
         let dir = tempfile::tempdir().unwrap();
         let mut mounts = Vec::new();
-        let words = prepare(&container(Some("/a/b/c")), &mut mounts, &dir.path().join("own")).unwrap().unwrap();
+        let message = prepare(&container(Some("/a/b/c")), &mut mounts, &dir.path().join("own")).unwrap().unwrap();
         assert_eq!(mounts[0].target, "/a/b");
         std::fs::write(mounts[0].root.join("c"), "x".repeat(5000) + "end").unwrap();
-        let text = words.read();
+        let text = message.read();
         assert_eq!((text.len(), text.ends_with("xend")), (4096, true));
     }
 
@@ -146,15 +151,15 @@ mod tests {
         let own = dir.path().join("own");
         let at = |path: &str| {
             let mut mounts = vec![mount(&data, "/data")];
-            let words = prepare(&container(Some(path)), &mut mounts, &own).unwrap().unwrap();
+            let message = prepare(&container(Some(path)), &mut mounts, &own).unwrap().unwrap();
             assert_eq!(mounts.len(), 1);
-            words
+            message
         };
         assert_eq!(at("/data/app.log").read(), "");
-        let words = at("/data/sub/why");
+        let message = at("/data/sub/why");
         assert!(data.join("sub/why").is_file(), "it can be opened without making it");
         std::fs::write(data.join("sub/why"), "because").unwrap();
-        assert_eq!(words.read(), "because");
+        assert_eq!(message.read(), "because");
         assert_eq!(at("/data/none/why").read(), "");
     }
 
@@ -166,13 +171,13 @@ mod tests {
         std::fs::create_dir(&secret).unwrap();
         std::fs::write(secret.join("why"), "secret").unwrap();
         let mut mounts = vec![mount(&data, "/data")];
-        let words = prepare(&container(Some("/data/sub/why")), &mut mounts, dir.path()).unwrap().unwrap();
+        let message = prepare(&container(Some("/data/sub/why")), &mut mounts, dir.path()).unwrap().unwrap();
         std::fs::remove_file(data.join("sub/why")).unwrap();
         symlink(secret.join("why"), data.join("sub/why")).unwrap();
-        assert_eq!(words.read(), "");
+        assert_eq!(message.read(), "");
         std::fs::remove_dir_all(data.join("sub")).unwrap();
         symlink(&secret, data.join("sub")).unwrap();
-        assert_eq!(words.read(), "");
+        assert_eq!(message.read(), "");
         std::fs::remove_file(data.join("sub")).unwrap();
         std::fs::create_dir(data.join("sub")).unwrap();
         rustix::fs::mknodat(
@@ -183,6 +188,6 @@ mod tests {
             0,
         )
         .unwrap();
-        assert_eq!(words.read(), "", "a pipe is not waited for");
+        assert_eq!(message.read(), "", "a pipe is not waited for");
     }
 }

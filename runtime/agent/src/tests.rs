@@ -1,4 +1,4 @@
-//! The agent as a whole, over a runtime, a network, images and an API that exist in memory, on a paused clock.
+//! Tests the whole agent with an in-memory runtime, network, image store and API, on a paused clock.
 
 mod admission;
 mod annotated;

@@ -1,9 +1,9 @@
-//! What containers and the node use of CPU and memory. CPU time is read every [`EVERY`], so that a rate is known at once when somebody asks;
-//! who asks gets the use of the last 10 to 25 seconds, as of metrics-server.
+//! CPU and memory usage of containers and of the node. CPU times are sampled every [`SAMPLE_INTERVAL`], so that a rate is available at
+//! once. It covers the last 10 to 25 seconds, like that of metrics-server.
 
 use crate::{
     pod,
-    readings::{Rate, Reading, SHORTEST, Usage, key, rate},
+    readings::{MIN_RATE_WINDOW, Rate, Reading, Usage, key, rate},
     shared::Shared,
     state::AttemptState,
 };
@@ -13,18 +13,18 @@ use k8s_openapi::api::core::v1::Pod;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Time between two readings, as of metrics-server.
-const EVERY: Duration = Duration::from_secs(15);
-/// How long after its start a container is rated since that: later its mean would say nothing of now.
-const FRESH: SignedDuration = SignedDuration::from_secs(60);
-/// Containers that are read without a pause for other tasks.
-const BATCH: usize = 256;
+/// The sample interval, as of metrics-server.
+const SAMPLE_INTERVAL: Duration = Duration::from_secs(15);
+/// A container without a sample is rated since its start if it is younger than this: later, the mean since the start is meaningless.
+const MAX_SINCE_START: SignedDuration = SignedDuration::from_secs(60);
+/// The number of containers that are sampled before other tasks may run.
+const BATCH_SIZE: usize = 256;
 
-/// One reading of a running container.
+/// The usage of a running container.
 pub(crate) struct Sample {
     pub(crate) pod: Arc<Pod>,
     pub(crate) container: String,
-    /// The attempt.
+    /// The id of the attempt.
     pub(crate) id: String,
     pub(crate) image: String,
     pub(crate) started: Timestamp,
@@ -32,13 +32,13 @@ pub(crate) struct Sample {
     pub(crate) rate: Option<Rate>,
 }
 
-/// One reading of the node.
-pub(crate) struct OfNode {
+/// The usage of the node.
+pub(crate) struct NodeSample {
     pub(crate) usage: Usage,
     pub(crate) rate: Option<Rate>,
 }
 
-/// What runs at this moment, by pod.
+/// The usage of all running containers, ordered by pod.
 pub(crate) async fn samples(shared: &Shared) -> Vec<Sample> {
     let now = shared.now();
     let mut samples = Vec::new();
@@ -50,9 +50,9 @@ pub(crate) async fn samples(shared: &Shared) -> Vec<Sample> {
             let Some(runtime) = shared.runtimes.get(&attempt.runtime) else { continue };
             let Ok(stats) = runtime.stats(&attempt.id.as_str().into()).await else { continue };
             let of = key(&attempt.id);
-            let base = shared.readings.base(now, |reading| reading.containers.get(&of).copied());
+            let base = shared.readings.baseline(now, |reading| reading.containers.get(&of).copied());
             let age = now.duration_since(started_at);
-            let base = base.or_else(|| (SHORTEST..FRESH).contains(&age).then_some((started_at, 0)));
+            let base = base.or_else(|| (MIN_RATE_WINDOW..MAX_SINCE_START).contains(&age).then_some((started_at, 0)));
             samples.push(Sample {
                 pod: pod.clone(),
                 container: name.clone(),
@@ -62,7 +62,7 @@ pub(crate) async fn samples(shared: &Shared) -> Vec<Sample> {
                 stats,
                 rate: base.and_then(|base| rate(base, now, stats.cpu_nanos)),
             });
-            if samples.len().is_multiple_of(BATCH) {
+            if samples.len().is_multiple_of(BATCH_SIZE) {
                 tokio::task::yield_now().await;
             }
         }
@@ -70,19 +70,19 @@ pub(crate) async fn samples(shared: &Shared) -> Vec<Sample> {
     samples
 }
 
-/// What the node uses at this moment.
-pub(crate) fn of_node(shared: &Shared) -> OfNode {
+/// The usage of the node.
+pub(crate) fn node_sample(shared: &Shared) -> NodeSample {
     let (now, usage) = (shared.now(), (shared.options.usage)());
-    let base = shared.readings.base(now, |reading| reading.node);
+    let base = shared.readings.baseline(now, |reading| reading.node);
     let rate = usage.cpu_nanos.and_then(|cpu| rate(base?, now, cpu));
-    OfNode { usage, rate }
+    NodeSample { usage, rate }
 }
 
 async fn read(shared: &Shared) -> Reading {
     let mut reading =
         Reading { at: Some(shared.now()), node: (shared.options.usage)().cpu_nanos, containers: HashMap::new() };
     let handles: Vec<_> = shared.pods.lock().values().cloned().collect();
-    for handles in handles.chunks(BATCH) {
+    for handles in handles.chunks(BATCH_SIZE) {
         for handle in handles {
             for attempt in
                 handle.state().containers.values().filter(|r| r.is_running()).filter_map(|r| r.current.as_ref())
@@ -98,9 +98,9 @@ async fn read(shared: &Shared) -> Reading {
     reading
 }
 
-/// Reads until `token` is cancelled.
+/// Samples CPU times until `token` is cancelled.
 pub(crate) async fn run(shared: Arc<Shared>, token: CancellationToken) {
-    let mut ticks = tokio::time::interval(EVERY);
+    let mut ticks = tokio::time::interval(SAMPLE_INTERVAL);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     while token.run_until_cancelled(ticks.tick()).await.is_some() {
         let reading = read(&shared).await;

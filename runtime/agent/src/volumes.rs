@@ -1,10 +1,10 @@
-//! Volumes: folders of the node that a pod's containers see. One plugin per kind of source; a plugin brings a folder up to date
-//! again and again, so that changed ConfigMaps, Secrets, labels and tokens reach running containers.
+//! Volumes: folders of the node that a pod's containers mount. Each kind of source has a plugin, which syncs the folder repeatedly, so that
+//! changed ConfigMaps, Secrets, labels and tokens reach running containers.
 //!
-//! Not here: persistent volumes (their issue). Follows <https://kubernetes.io/docs/concepts/storage/volumes/>.
+//! Persistent volumes are not supported yet. Follows <https://kubernetes.io/docs/concepts/storage/volumes/>.
 //!
-//! A Wasm guest sees folders only. A `subPath` that names a folder is mounted as it is; one that names a file, and a `hostPath` that
-//! is a file, are copied into a folder of their own when the container starts, which is mounted at the parent of `mountPath`.
+//! Wasm guests mount folders only. A `subPath` of a folder is mounted directly. A `subPath` of a file, and a `hostPath` of a file, are
+//! copied when the container starts into a folder of their own, which is mounted at the parent of `mountPath`.
 
 mod atomic;
 mod beneath;
@@ -15,8 +15,8 @@ mod token;
 pub(crate) mod tree;
 
 pub use atomic::{File, write};
-pub use mounts::{Wanted, mounts};
-pub use private::Private;
+pub use mounts::{MountRequest, mounts};
+pub use private::PrivateDir;
 pub use token::{TokenSource, Tokens};
 
 use crate::{config::Configs, downward::Facts, pod};
@@ -38,138 +38,140 @@ use std::{
     },
 };
 
-/// What a plugin may read while it works.
+/// The input of a plugin.
 #[derive(Clone)]
 pub struct Context {
     /// The pod.
     pub pod: Arc<Pod>,
-    /// Its ConfigMaps and Secrets.
+    /// Its ConfigMaps, Secrets and Services.
     pub configs: Arc<Configs>,
-    /// Names and addresses.
+    /// The values of the downward API.
     pub facts: Arc<Facts>,
-    /// The node's allocatable amounts.
+    /// The node's allocatable resources.
     pub allocatable: Arc<BTreeMap<String, Quantity>>,
     /// Service account tokens.
     pub tokens: Arc<Tokens>,
-    /// The time.
+    /// The current time.
     pub now: Timestamp,
-    /// The volume's own folder; made by the plugin if it needs it.
+    /// The volume's folder. The plugin creates it if it needs one.
     pub dir: PathBuf,
-    /// What no volume may show.
-    pub private: Private,
-    /// What the pod's files that come from the API may still take.
-    pub room: Room,
+    /// The folder that no volume may expose.
+    pub private: PrivateDir,
+    /// The remaining size of the pod's files from the API.
+    pub budget: FileBudget,
 }
 
-/// Bytes that the files of a pod's configMap, secret, downwardAPI and projected volumes may take together. One object may stand behind
-/// thousands of files: without a bound a short pod would take the memory and the disk of its node.
-const MAX_FILE_BYTES: usize = 64 << 20;
+/// The maximum size of the files of a pod's configMap, secret, downwardAPI and projected volumes together, in bytes. One object can have
+/// thousands of files, so that without a limit a small pod could exhaust the memory and disk of its node.
+const MAX_API_FILE_BYTES: usize = 64 << 20;
 
-/// What is left of a pod's bound. A clone is the same room.
+/// The remaining size of a pod's files from the API. Clones share it.
 #[derive(Clone, Debug)]
-pub struct Room(Arc<AtomicUsize>);
+pub struct FileBudget(Arc<AtomicUsize>);
 
-impl Default for Room {
+impl Default for FileBudget {
     fn default() -> Self {
-        Self(Arc::new(MAX_FILE_BYTES.into()))
+        Self(Arc::new(MAX_API_FILE_BYTES.into()))
     }
 }
 
-impl Room {
-    /// Takes the room of a file.
+impl FileBudget {
+    /// Charges the size of a file.
     ///
     /// # Errors
-    /// There is not as much left.
-    pub fn take(&self, bytes: usize) -> Result<(), Error> {
+    /// The size exceeds what remains.
+    pub fn charge(&self, bytes: usize) -> Result<(), Error> {
         let left = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(bytes));
-        let text = || format!("the pod's files from the API take more than {} MiB together", MAX_FILE_BYTES >> 20);
+        let text = || format!("the pod's files from the API take more than {} MiB together", MAX_API_FILE_BYTES >> 20);
         left.map(drop).map_err(|_| Error::Source(text()))
     }
 }
 
-/// A volume that is up to date.
+/// A synced volume.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Synced {
-    /// What containers mount.
+pub struct SyncedVolume {
+    /// The path that containers mount.
     pub path: PathBuf,
-    /// Whose it is.
-    pub kind: Kind,
-    /// Sync again at the latest then.
-    pub again: Option<Timestamp>,
+    /// Who writes to it.
+    pub owner: Owner,
+    /// When it must be synced again.
+    pub resync_at: Option<Timestamp>,
 }
 
-/// Whose a volume is.
+/// Who writes to a volume.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// The pod's: its containers may write.
+pub enum Owner {
+    /// The containers of the pod.
     Pod,
-    /// The agent's: its files are replaced as a whole and old versions are swept (see [`write()`]). Containers only read, whatever their
-    /// mount says.
-    Versions,
-    /// The node's.
+    /// The agent: it replaces all files at once and removes old versions (see [`write()`]). Mounts are read-only, whatever they specify.
+    Agent,
+    /// The node: a hostPath.
     Host,
 }
 
-/// Why a volume is not there. The text goes into the event of reason `FailedMount`.
+/// Why a volume cannot be set up. The text is part of the message of the event `FailedMount`.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Something it refers to is missing or wrong.
+    /// A referenced object or path is missing or invalid.
     #[error("{0}")]
     Source(String),
-    /// The API did not give what it needs.
+    /// The API server did not return what the volume needs.
     #[error(transparent)]
     Api(#[from] client::Error),
-    /// The node's disk.
+    /// An I/O error of the node's disk.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// One kind of volume source.
+/// The plugin of a kind of volume source.
 #[async_trait]
 pub trait VolumePlugin: Send + Sync + 'static {
-    /// Upstream's name of it. It is [recorded](Made) with each volume, so it never changes.
+    /// Upstream's plugin name. It is [recorded](VolumeRecord) with each volume and must never change.
     fn name(&self) -> &'static str;
-    /// Whether the volume is of this kind.
+    /// Whether the plugin handles the volume.
     fn handles(&self, volume: &Volume) -> bool;
-    /// Makes the volume or brings it up to date. Idempotent.
-    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<Synced, Error>;
-    /// Removes what `sync` made, also where that was broken off. Idempotent. When it fails, nothing else touches the folder, and it is
-    /// tried again.
+    /// Sets up or updates the volume. Idempotent.
+    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<SyncedVolume, Error>;
+    /// Removes what `sync` created, even partly. Idempotent. After a failure, nothing else touches the folder, and the teardown is retried.
     async fn teardown(&self, dir: &Path) -> io::Result<()> {
         let dir = dir.to_owned();
         blocking(move || tree::remove(&dir)).await
     }
 }
 
-/// A volume as it is recorded before it is made: what removes it must be known also when the pod is no more.
+/// The record of a volume. It is saved before the setup, because the teardown must not depend on the Pod, which may be deleted.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Made {
-    /// Its name in the pod.
+pub struct VolumeRecord {
+    /// The volume's name in the pod.
     pub volume: String,
-    /// Its plugin's name.
+    /// The plugin's name.
     pub plugin: Cow<'static, str>,
 }
 
-/// The plugins of this node, the first that handles a volume wins.
+/// The plugins of this node. The first that handles a volume is used.
 pub fn plugins() -> Vec<Box<dyn VolumePlugin>> {
     vec![Box::new(EmptyDir), Box::new(HostPath), Box::new(payload::Payloads)]
 }
 
-/// What to record of a pod's volumes. One that no plugin handles is never made.
-pub fn record(plugins: &[Box<dyn VolumePlugin>], pod: &Pod) -> Vec<Made> {
+/// The records of a pod's volumes. A volume without a plugin is never set up.
+pub fn record(plugins: &[Box<dyn VolumePlugin>], pod: &Pod) -> Vec<VolumeRecord> {
     let volumes = pod::spec(pod).volumes.iter().flatten();
-    let made = volumes.filter_map(|v| {
+    let recorded = volumes.filter_map(|v| {
         let plugin = plugins.iter().find(|p| p.handles(v))?.name();
-        Some(Made { volume: v.name.clone(), plugin: plugin.into() })
+        Some(VolumeRecord { volume: v.name.clone(), plugin: plugin.into() })
     });
-    made.collect()
+    recorded.collect()
 }
 
-/// Removes the volumes that were recorded, each by its own plugin, then the pod's folder. What a plugin could not remove stays as it is, and
-/// what nobody recorded stays too: the error names all of it. Idempotent.
-pub async fn tear_down(plugins: &[Box<dyn VolumePlugin>], made: &[Made], root: &Path) -> Result<(), String> {
-    let mut left = Vec::new();
-    for Made { volume, plugin } in made {
+/// Tears down the recorded volumes with their plugins, and removes the pod's folder. Keeps what a plugin could not remove and what is not
+/// recorded; the error names all of it. Idempotent.
+pub async fn tear_down(
+    plugins: &[Box<dyn VolumePlugin>],
+    recorded: &[VolumeRecord],
+    root: &Path,
+) -> Result<(), String> {
+    let mut errors = Vec::new();
+    for VolumeRecord { volume, plugin } in recorded {
         let mut parts = Path::new(volume).components();
         let plain = matches!((parts.next(), parts.next()), (Some(Component::Normal(_)), None));
         let torn = match plugins.iter().find(|p| p.name() == plugin) {
@@ -178,19 +180,19 @@ pub async fn tear_down(plugins: &[Box<dyn VolumePlugin>], made: &[Made], root: &
             None => Err(format!("this node has no volume plugin {plugin}")),
         };
         if let Err(error) = torn {
-            left.push(format!("UnmountVolume.TearDown failed for volume {volume:?} : {error}"));
+            errors.push(format!("UnmountVolume.TearDown failed for volume {volume:?} : {error}"));
         }
     }
     let folder = root.to_owned();
     if let Err(error) = blocking(move || remove_own(&folder)).await
-        && left.is_empty()
+        && errors.is_empty()
     {
-        left.push(format!("{}: {error}", root.display()));
+        errors.push(format!("{}: {error}", root.display()));
     }
-    if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+    if errors.is_empty() { Ok(()) } else { Err(errors.join("; ")) }
 }
 
-/// Removes the agent's own folders of a pod, and the pod's if nothing else is in it.
+/// Removes the agent's own folders of a pod, and the pod's folder if it is empty then.
 fn remove_own(root: &Path) -> io::Result<()> {
     tree::remove(&files_dir(root))?;
     tree::remove(&messages_dir(root))?;
@@ -200,22 +202,22 @@ fn remove_own(root: &Path) -> io::Result<()> {
     }
 }
 
-/// Where a pod's containers have their copies of single files. No volume can be called so.
+/// The folder of the containers' copies of single files. No volume can have this name.
 pub(crate) fn files_dir(root: &Path) -> PathBuf {
     root.join("..files")
 }
 
-/// Where they have their termination messages.
+/// The folder of the containers' termination messages.
 pub(crate) fn messages_dir(root: &Path) -> PathBuf {
     root.join("..termination")
 }
 
-/// Brings all volumes of a pod up to date. Returns them by name.
+/// Syncs all volumes of a pod. Returns them by name. The error is the message of the event `FailedMount`.
 pub async fn sync_all(
     plugins: &[Box<dyn VolumePlugin>],
     cx: &Context,
     root: &Path,
-) -> Result<BTreeMap<String, Synced>, String> {
+) -> Result<BTreeMap<String, SyncedVolume>, String> {
     let mut out = BTreeMap::new();
     for volume in pod::spec(&cx.pod).volumes.iter().flatten() {
         let Some(plugin) = plugins.iter().find(|p| p.handles(volume)) else {
@@ -233,14 +235,14 @@ pub async fn sync_all(
     Ok(out)
 }
 
-/// Runs file work where it may block.
+/// Runs blocking file operations on a blocking thread.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)?
 }
 
-/// An empty folder that lives as long as the pod. How much is in it, [`crate::eviction`] watches; `medium: Memory` is a folder like any other.
+/// An empty folder with the lifetime of the pod. [`crate::eviction`] checks its size. `medium: Memory` is an ordinary folder too.
 struct EmptyDir;
 
 #[async_trait]
@@ -250,22 +252,23 @@ impl VolumePlugin for EmptyDir {
     }
 
     fn handles(&self, volume: &Volume) -> bool {
-        // The API writes it where no source is given: one that has none here has one that this program does not know.
+        // The API server sets emptyDir if a volume has no source. A volume without a known source here has one that this version does not
+        // know.
         volume.empty_dir.is_some()
     }
 
-    async fn sync(&self, cx: &Context, _volume: &Volume) -> Result<Synced, Error> {
+    async fn sync(&self, cx: &Context, _volume: &Volume) -> Result<SyncedVolume, Error> {
         let dir = cx.dir.clone();
         blocking(move || {
             std::fs::create_dir_all(&dir)?;
             std::fs::set_permissions(&dir, std::os::unix::fs::PermissionsExt::from_mode(0o777))
         })
         .await?;
-        Ok(Synced { path: cx.dir.clone(), kind: Kind::Pod, again: None })
+        Ok(SyncedVolume { path: cx.dir.clone(), owner: Owner::Pod, resync_at: None })
     }
 }
 
-/// A path of the node.
+/// A path of the host.
 struct HostPath;
 
 #[async_trait]
@@ -278,11 +281,11 @@ impl VolumePlugin for HostPath {
         volume.host_path.is_some()
     }
 
-    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<Synced, Error> {
+    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<SyncedVolume, Error> {
         let source = volume.host_path.clone().unwrap_or_default();
         let (path, private) = (PathBuf::from(&source.path), cx.private.clone());
         blocking(move || Ok(host_path(&source, &private))).await?.map_err(Error::Source)?;
-        Ok(Synced { path, kind: Kind::Host, again: None })
+        Ok(SyncedVolume { path, owner: Owner::Host, resync_at: None })
     }
 
     async fn teardown(&self, _dir: &Path) -> io::Result<()> {
@@ -290,13 +293,13 @@ impl VolumePlugin for HostPath {
     }
 }
 
-/// Checks or makes a host path as its type says. Looked at again whenever a container mounts it: by then something else may be there.
-fn host_path(source: &HostPathVolumeSource, private: &Private) -> Result<(), String> {
+/// Checks or creates a host path as its type requires. Each mount checks the path again, because the host may have changed it.
+fn host_path(source: &HostPathVolumeSource, private: &PrivateDir) -> Result<(), String> {
     use std::os::unix::fs::FileTypeExt;
     let path = Path::new(&source.path);
-    // what is to be made must not be made in there either
+    // Nothing may be created inside the private folder either.
     if let Some(handle) = path.ancestors().find_map(|folder| beneath::root(folder).ok()) {
-        let refused = if path.is_dir() { private.refuse(&handle) } else { private.refuse_inside(&handle) };
+        let refused = if path.is_dir() { private.check(&handle) } else { private.check_not_inside(&handle) };
         refused.map_err(|why| format!("hostPath {} is refused: {why}", source.path))?;
     }
     let kind = path.metadata().ok().map(|m| m.file_type());

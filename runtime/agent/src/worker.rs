@@ -1,6 +1,6 @@
-//! One task per pod: reads its mail, asks [`plan`] what to do, starts it, remembers, reports, sleeps.
+//! One task per pod. It receives messages, asks [`plan`] what to do, starts the actions, saves the state, reports the status, and sleeps.
 //!
-//! Nothing here waits for an action: each is a future of its own in `ops`, whose outcome is one more reason to plan again.
+//! The task never waits for an action. Each action is a future in `ops`, and its outcome triggers the next plan.
 
 mod actions;
 mod outcomes;
@@ -8,19 +8,19 @@ mod outcomes;
 use crate::{
     admission,
     backoff::Backoff,
-    handle::{Eviction, Handle, Mail, Note, ProbeKind},
+    handle::{Eviction, Handle, Mail, Message, ProbeKind},
     hook::Stop,
     node,
-    plan::{self, Busy, EVICTED, Live, LiveContainer, Setup, Waiting, plan},
+    plan::{self, EVICTED, LiveContainer, LiveState, Operation, Setup, Waiting, plan},
     pod, probe,
     reporter::Report,
-    setup::{self, Ready},
+    setup::{self, PodSetup},
     shared::Shared,
     start::{StartError, Started},
     state::{Attempt, AttemptState, Failure, PodState},
     status,
-    termination::LastWords,
-    volumes::Synced,
+    termination::TerminationMessage,
+    volumes::SyncedVolume,
 };
 use client::EventType;
 use container::{ContainerState, Prepared, Runtime, net::Attachment};
@@ -35,62 +35,62 @@ use std::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The exit code of a container that did not end by itself when it was told to.
-const CUT_CODE: i32 = 137;
-/// How long after it was seen a status of another hand is overwritten: what is only older than the last report is no more by then, and
-/// two who do not agree write no more often.
-const OVERRULED: SignedDuration = SignedDuration::from_secs(1);
-/// How long a runtime may take to tell the ends of containers whose stop is over.
-const TOLD: Duration = Duration::from_secs(1);
+/// The exit code of a container that the runtime killed because it did not stop within the grace period (128 + SIGKILL).
+const SIGKILL_EXIT_CODE: i32 = 137;
+/// Delay before the worker replaces a status that another client wrote. It filters out watch events that are only older than the last
+/// report, and it limits how often two writers overwrite each other.
+const STATUS_RESEND_DELAY: SignedDuration = SignedDuration::from_secs(1);
+/// How long the worker waits for the exit events of containers after their stop calls returned.
+const EXIT_REPORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What came of an action.
+/// The result of an action.
 enum Outcome {
-    SetUp(Result<Ready, String>),
+    SetUp(Result<PodSetup, String>),
     TornDown(Result<(), String>),
-    Volumes(Result<BTreeMap<String, Synced>, String>),
+    VolumesSynced(Result<BTreeMap<String, SyncedVolume>, String>),
     Start {
         container: String,
         result: Box<Result<Started, StartError>>,
     },
-    Hook {
+    PostStart {
         container: String,
         id: String,
         result: Result<(), String>,
     },
-    /// The container was stopped, or ended, before its hook.
-    Unhooked,
+    /// The postStart hook was cancelled, because the container was stopped or exited.
+    HookCancelled,
     Stopped {
         container: String,
         id: String,
     },
 }
 
-/// A start under way.
+/// A start in progress.
 struct Starting {
     id: String,
     token: CancellationToken,
-    /// What the runtime said of it before the start was known to be over.
+    /// Runtime events of the attempt that arrived before the start returned. They are handled after the start.
     early: Vec<ContainerState>,
 }
 
-/// What this process alone knows of a container; [`Live`] has what the plan needs, and the state what outlives the process.
+/// In-memory data of a container. [`LiveState`] holds what the plan needs, and [`PodState`] what survives a restart of the process.
 #[derive(Default)]
-struct Own {
+struct ContainerContext {
     starting: Option<Starting>,
-    /// Keeps what it runs in memory.
+    /// Keeps the prepared image loaded.
     prepared: Option<Arc<dyn Prepared>>,
-    /// Where it leaves its termination message.
-    last_words: Option<LastWords>,
-    /// Holds back starts that fail before there is an attempt.
+    /// The file with the container's termination message.
+    termination_message: Option<TerminationMessage>,
+    /// The back-off of starts that fail before an attempt exists.
     retry: Option<Backoff>,
-    /// Gives up a postStart hook.
+    /// Cancels the postStart hook.
     hook: CancellationToken,
-    /// Why the hook failed, until the container has ended for that.
+    /// The error of the postStart hook, until the container that failed for it has exited.
     hook_error: Option<String>,
 }
 
-/// A failed pull.
-struct Pull {
+/// A failed image pull.
+struct FailedPull {
     backoff: Backoff,
     error: String,
 }
@@ -100,25 +100,25 @@ pub(crate) struct Worker {
     handle: Arc<Handle>,
     pod: Arc<Pod>,
     state: PodState,
-    live: Live,
+    live: LiveState,
     attachment: Option<Attachment>,
     addresses: Vec<IpAddr>,
-    volumes: Arc<BTreeMap<String, Synced>>,
-    /// Volumes want to be synced: something they show changed.
-    stale: bool,
-    syncing: bool,
-    containers: HashMap<String, Own>,
-    /// By image.
-    pulls: HashMap<String, Pull>,
-    setups: u32,
-    /// Times in a row that undoing failed.
-    undone: u32,
+    volumes: Arc<BTreeMap<String, SyncedVolume>>,
+    /// A source of the volumes changed, so that they must be synced.
+    volumes_stale: bool,
+    volumes_syncing: bool,
+    containers: HashMap<String, ContainerContext>,
+    /// Failed pulls by image.
+    pulls: HashMap<String, FailedPull>,
+    setup_failures: u32,
+    /// Consecutive failures of the teardown.
+    teardown_failures: u32,
     reported: Option<Arc<PodStatus>>,
-    /// The latest state that others see is in the file.
-    saved: bool,
-    /// Somebody else has changed what was reported, so that it is said again at this time.
-    overruled: Option<Timestamp>,
-    last_sent: bool,
+    /// The published state is saved in the state file.
+    state_saved: bool,
+    /// When to send the status again, because another client overwrote the reported one.
+    resend_at: Option<Timestamp>,
+    final_report_sent: bool,
     ops: FuturesUnordered<BoxFuture<'static, Outcome>>,
 }
 
@@ -131,32 +131,32 @@ impl Worker {
             handle,
             pod,
             state,
-            live: Live::default(),
+            live: LiveState::default(),
             attachment: None,
             addresses: Vec::new(),
             volumes: Arc::default(),
-            stale: false,
-            syncing: false,
+            volumes_stale: false,
+            volumes_syncing: false,
             containers: HashMap::new(),
             pulls: HashMap::new(),
-            setups: 0,
-            undone: 0,
+            setup_failures: 0,
+            teardown_failures: 0,
             reported: None,
-            saved: false,
-            overruled: None,
-            last_sent: false,
+            state_saved: false,
+            resend_at: None,
+            final_report_sent: false,
             ops: FuturesUnordered::new(),
         }
     }
 
-    /// Runs until the pod is gone from the API and from the node, or the process ends.
+    /// Runs until the pod is deleted from the API and cleaned up on the node, or until the process ends.
     pub(crate) async fn run(mut self) {
-        self.judge().await;
-        self.rejoin();
+        self.check_admission().await;
+        self.resume_probes();
         loop {
-            let mail = self.handle.read();
+            let mail = self.handle.receive();
             let drain = mail.drain;
-            self.take(mail).await;
+            self.handle_mail(mail).await;
             if drain {
                 return self.drain().await;
             }
@@ -164,13 +164,13 @@ impl Worker {
             let plan = plan(&self.pod, &self.state, &self.live, now);
             let mut again = false;
             for action in plan.actions {
-                again |= self.act(action, now).await;
+                again |= self.execute(action, now).await;
             }
             let due = self.refresh_volumes(now);
             self.save().await;
             self.report();
-            let wake = [plan.wake, due, self.overruled].into_iter().flatten().min();
-            if self.last_sent && self.live.gone {
+            let wake = [plan.wake, due, self.resend_at].into_iter().flatten().min();
+            if self.final_report_sent && self.live.gone {
                 return self.forget().await;
             }
             if !again {
@@ -179,22 +179,23 @@ impl Worker {
         }
     }
 
-    /// A pod that the node took but that is not for such a node is refused, once. What an informer says of the node may be old.
-    async fn judge(&mut self) {
+    /// Rejects a new pod whose node selector or affinity does not match the node. The informer's Node may be stale, so that a mismatch is
+    /// checked against the API.
+    async fn check_admission(&mut self) {
         if self.handle.state().started.is_some() || self.state.failure.is_some() || !pod::is_new(&self.pod) {
             return;
         }
         let (cluster, name) = (&self.shared.cluster, &self.shared.options.node);
-        if cluster.nodes.get("", name).is_some_and(|node| admission::suits(&self.pod, &node).is_ok()) {
+        if cluster.nodes.get("", name).is_some_and(|node| admission::check_node_affinity(&self.pod, &node).is_ok()) {
             return;
         }
-        // not registered yet, or not to be asked: then it is what it will register as
+        // If the Node is not registered yet or cannot be read, uses the Node that the agent will register.
         let node = cluster.client.find::<Node>("", name).await.ok().flatten();
         let node = node.unwrap_or_else(|| node::unregistered(&self.shared.options));
-        if let Err(refusal) = admission::suits(&self.pod, &node) {
-            self.shared.room.lock().free(pod::uid(&self.pod));
-            self.shared.event(&self.pod, None, EventType::Warning, &refusal.reason, &*refusal.message);
-            self.state.failure = Some(refusal.failure());
+        if let Err(rejection) = admission::check_node_affinity(&self.pod, &node) {
+            self.shared.admitted.lock().remove(pod::uid(&self.pod));
+            self.shared.event(&self.pod, None, EventType::Warning, &rejection.reason, &*rejection.message);
+            self.state.failure = Some(rejection.failure());
         }
     }
 
@@ -206,7 +207,7 @@ impl Worker {
             }
         };
         let outcome = tokio::select! {
-            () = self.handle.woken() => None,
+            () = self.handle.notified() => None,
             outcome = self.ops.next(), if !self.ops.is_empty() => outcome,
             () = pause => None,
         };
@@ -215,51 +216,51 @@ impl Worker {
         }
     }
 
-    /// Containers of a runtime that outlived the agent are probed again.
-    fn rejoin(&mut self) {
+    /// Starts the probes of containers that kept running while the agent was down.
+    fn resume_probes(&mut self) {
         let names: Vec<_> =
             self.state.containers.iter().filter(|(_, r)| r.is_running()).map(|(n, _)| n.clone()).collect();
         self.addresses = self.state.address.into_iter().collect();
         for name in names {
-            self.launched(&name);
+            self.begin_probes(&name);
         }
     }
 
-    async fn take(&mut self, mail: Mail) {
+    async fn handle_mail(&mut self, mail: Mail) {
         if let Some(pod) = mail.pod {
             let (old, new) = (&self.pod.metadata, &pod.metadata);
-            self.stale |= old.labels != new.labels || old.annotations != new.annotations;
+            self.volumes_stale |= old.labels != new.labels || old.annotations != new.annotations;
             let ending = pod::is_deleting(&pod) && !pod::is_deleting(&self.pod);
-            self.pod = self.unless_overruled(pod);
+            self.pod = self.with_reported_status(pod);
             if ending {
                 let running = self.state.containers.values().filter_map(|r| r.current.as_ref());
-                running.for_each(|attempt| self.shared.prober.keep_readiness(&attempt.id));
+                running.for_each(|attempt| self.shared.prober.keep_only_readiness(&attempt.id));
             }
         }
         self.live.gone |= mail.gone;
-        for note in mail.notes {
-            match note {
-                Note::Container(id, state) => self.on_container(&id, state).await,
-                Note::Lost(id) => self.on_lost(&id),
-                Note::Probe { container, id, kind, passed } => self.on_probe(&container, &id, kind, passed),
-                Note::Progress { container, message } => self.on_progress(&container, message),
-                Note::Image(image) => self.on_image(&image),
-                Note::Config => self.on_config(),
-                Note::Evict(eviction) => self.on_eviction(eviction),
+        for message in mail.messages {
+            match message {
+                Message::ContainerState(id, state) => self.on_container(&id, state).await,
+                Message::ContainerLost(id) => self.on_lost(&id),
+                Message::ProbeResult { container, id, kind, passed } => self.on_probe(&container, &id, kind, passed),
+                Message::StartProgress { container, message } => self.on_progress(&container, message),
+                Message::ImagePresent(image) => self.on_image_present(&image),
+                Message::ConfigChanged => self.on_config_changed(),
+                Message::Evict(eviction) => self.on_eviction(eviction),
             }
         }
     }
 
-    /// A pod as the API has it, but with the status that this node reported: as the kubelet, it believes itself.
-    fn unless_overruled(&mut self, pod: Arc<Pod>) -> Arc<Pod> {
-        match self.reported.as_ref().filter(|own| status::overruled(&pod, own)) {
+    /// Returns the pod from the API, but with the status that this node reported: like the kubelet, the node trusts its own status.
+    fn with_reported_status(&mut self, pod: Arc<Pod>) -> Arc<Pod> {
+        match self.reported.as_ref().filter(|own| status::is_overwritten(&pod, own)) {
             Some(own) => {
-                let at = self.shared.now().saturating_add(OVERRULED).unwrap_or(Timestamp::MAX);
-                self.overruled.get_or_insert(at);
-                Arc::new(status::with_own_status(&pod, own))
+                let at = self.shared.now().saturating_add(STATUS_RESEND_DELAY).unwrap_or(Timestamp::MAX);
+                self.resend_at.get_or_insert(at);
+                Arc::new(status::with_reported_status(&pod, own))
             }
             None => {
-                self.overruled = None;
+                self.resend_at = None;
                 pod
             }
         }
@@ -272,7 +273,7 @@ impl Worker {
         self.live.containers.get_mut(container).expect("inserted above")
     }
 
-    fn own(&mut self, container: &str) -> &mut Own {
+    fn context(&mut self, container: &str) -> &mut ContainerContext {
         self.containers.entry(container.to_owned()).or_default()
     }
 
@@ -281,13 +282,13 @@ impl Worker {
         matches!(attempt.state, AttemptState::Running { .. }).then_some(attempt)
     }
 
-    fn named(&self, id: &str) -> Option<String> {
+    fn container_by_id(&self, id: &str) -> Option<String> {
         let mut all = self.state.containers.iter();
         all.find(|(_, r)| r.current.as_ref().is_some_and(|a| a.id == id)).map(|(name, _)| name.clone())
     }
 
-    fn on_config(&mut self) {
-        self.stale = true;
+    fn on_config_changed(&mut self) {
+        self.volumes_stale = true;
         let now = self.shared.now();
         if let Setup::Failed(until) = &mut self.live.setup {
             *until = now;
@@ -299,8 +300,8 @@ impl Worker {
         }
     }
 
-    /// What waits for this image is started now.
-    fn on_image(&mut self, image: &str) {
+    /// Lets the containers that wait for this image start at once.
+    fn on_image_present(&mut self, image: &str) {
         self.pulls.remove(image);
         for (container, _) in pod::all_containers(&self.pod).filter(|(c, _)| c.image.as_deref() == Some(image)) {
             if let Some(waiting) = self.live.containers.get_mut(&container.name).and_then(|c| c.waiting.as_mut())
@@ -311,17 +312,17 @@ impl Worker {
         }
     }
 
-    /// From now on the pod is failed; its containers are stopped.
+    /// Marks the pod as failed. The next plan stops its containers.
     fn on_eviction(&mut self, Eviction { message, pressure }: Eviction) {
-        if self.state.failure.is_none() && plan::verdict(&self.pod, &self.state).is_none() {
-            self.state.failure = Some(Failure { reason: EVICTED.into(), message, refused: false, pressure });
+        if self.state.failure.is_none() && plan::terminal_phase(&self.pod, &self.state).is_none() {
+            self.state.failure = Some(Failure { reason: EVICTED.into(), message, rejected: false, pressure });
         }
     }
 
     fn on_progress(&mut self, container: &str, message: String) {
         let reason = status::default_reason(&self.pod).to_owned();
         let live = self.live(container);
-        if live.busy == Busy::Starting {
+        if live.operation == Operation::Starting {
             live.waiting = Some(Waiting { reason, message, until: None });
         }
     }
@@ -344,51 +345,53 @@ impl Worker {
         }
     }
 
-    /// The number of the log of the next attempt.
+    /// The number of the next attempt's log file.
     fn next_log(&self, container: &str) -> i32 {
         let current = self.state.containers.get(container).and_then(|r| r.current.as_ref());
         current.map_or(0, |attempt| attempt.log + 1)
     }
 
-    /// Starts a sync of the volumes if it is due. Returns when the next one is.
+    /// Starts a sync of the volumes if it is due. Returns when the next sync is due.
     fn refresh_volumes(&mut self, now: Timestamp) -> Option<Timestamp> {
-        if self.live.setup != Setup::Ready || self.syncing {
+        if self.live.setup != Setup::Ready || self.volumes_syncing {
             return None;
         }
         let due = setup::next_sync(&self.volumes);
-        if !self.stale && due.is_none_or(|due| now < due) {
+        if !self.volumes_stale && due.is_none_or(|due| now < due) {
             return due;
         }
-        self.stale = false;
-        self.syncing = true;
+        self.volumes_stale = false;
+        self.volumes_syncing = true;
         let (shared, pod, addresses) = (self.shared.clone(), self.pod.clone(), self.addresses.clone());
-        self.ops.push(Box::pin(async move { Outcome::Volumes(setup::sync_volumes(&shared, &pod, &addresses).await) }));
+        self.ops.push(Box::pin(
+            async move { Outcome::VolumesSynced(setup::sync_volumes(&shared, &pod, &addresses).await) },
+        ));
         None
     }
 
-    /// Writes the state if it has changed; whatever tells others of it waits for that. Whether the file holds it.
+    /// Saves the state if it has changed. Returns whether the state file is up to date. Callers publish the state only after the save.
     async fn save(&mut self) -> bool {
-        if self.saved && *self.handle.state() == self.state {
+        if self.state_saved && *self.handle.state() == self.state {
             return true;
         }
         let saved = self.shared.states.save(&self.state).await;
-        self.saved = saved.is_ok();
+        self.state_saved = saved.is_ok();
         if let Err(error) = saved {
             tracing::error!(pod = pod::full_name(&self.pod), %error, "cannot remember the pod: a restart will not know it");
         }
         self.handle.publish(&self.state);
-        self.saved
+        self.state_saved
     }
 
     fn report(&mut self) {
-        if self.live.gone || self.last_sent {
-            self.overruled = None;
+        if self.live.gone || self.final_report_sent {
+            self.resend_at = None;
             return;
         }
-        let ending = pod::is_deleting(&self.pod) || plan::verdict(&self.pod, &self.state).is_some();
-        let quiet = self.live.containers.values().all(|c| c.busy == Busy::No)
+        let ending = pod::is_deleting(&self.pod) || plan::terminal_phase(&self.pod, &self.state).is_some();
+        let quiet = self.live.containers.values().all(|c| c.operation == Operation::None)
             && self.state.containers.values().all(|r| !r.is_running());
-        let over = matches!(self.live.setup, Setup::None | Setup::Failed(_) | Setup::Stuck(_));
+        let over = matches!(self.live.setup, Setup::None | Setup::Failed(_) | Setup::TeardownFailed(_));
         self.report_as(ending && quiet && over, false);
     }
 
@@ -400,11 +403,11 @@ impl Worker {
             host: &self.shared.options.addresses,
             addresses: &self.addresses,
             reported: self.reported.as_deref(),
-            last,
+            is_final: last,
             now,
         };
         let status = status::generate(&self.pod, &input);
-        let again = self.overruled.take_if(|at| *at <= now).is_some();
+        let again = self.resend_at.take_if(|at| *at <= now).is_some();
         if !delete && !again && self.reported.as_deref() == Some(&status) {
             return;
         }
@@ -413,8 +416,8 @@ impl Worker {
         self.shared.reporter.report(Report { pod: self.pod.clone(), status, delete });
     }
 
-    /// The process ends: stop what would not survive it, note how it ended, change nothing in the API. What the state file says is
-    /// running is found lost, and started again, by the next process.
+    /// Stops the containers that would not survive the end of the process, and saves their exits. Changes nothing in the API. The next
+    /// process treats attempts that are still recorded as running as lost, and restarts them.
     async fn drain(mut self) {
         for starting in self.containers.values().filter_map(|own| own.starting.as_ref()) {
             starting.token.cancel();
@@ -423,16 +426,16 @@ impl Worker {
         let running = self.state.containers.iter().filter_map(|(name, record)| {
             let attempt = record.current.as_ref().filter(|_| record.is_running())?;
             let runtime = self.shared.runtimes.get(&attempt.runtime).filter(|r| !r.survives_restart())?;
-            let stop = self.stop(name, attempt, runtime.clone(), grace, String::new(), false);
+            let stop = self.stop_request(name, attempt, runtime.clone(), grace, String::new(), false);
             let stop = Stop { retire: false, ..stop };
             Some((name.clone(), stop.run()))
         });
         let (names, stops): (Vec<_>, Vec<_>) = running.unzip();
         futures::future::join_all(stops).await;
-        if tokio::time::timeout(TOLD, self.hear_ends(&names)).await.is_err() {
+        if tokio::time::timeout(EXIT_REPORT_TIMEOUT, self.wait_for_exits(&names)).await.is_err() {
             tracing::warn!(pod = pod::full_name(&self.pod), "the runtime has not told how containers ended");
         }
-        self.remember_drained(&names).await;
+        self.save_drained_exits(&names).await;
         for runtime in self.shared.runtimes.iter().filter(|r| !r.survives_restart()) {
             if let Err(error) = runtime.remove_sandbox(&self.handle.uid).await {
                 tracing::warn!(pod = pod::full_name(&self.pod), %error, "cannot remove the sandbox");
@@ -440,21 +443,21 @@ impl Worker {
         }
     }
 
-    /// Waits until the runtime has told the ends of these containers: it does, but by another way than it ends a stop.
-    async fn hear_ends(&mut self, names: &[String]) {
+    /// Waits for the exit events of these containers. The events arrive independently of the results of the stop calls.
+    async fn wait_for_exits(&mut self, names: &[String]) {
         loop {
-            let mail = self.handle.read();
-            self.take(mail).await;
+            let mail = self.handle.receive();
+            self.handle_mail(mail).await;
             if names.iter().all(|name| self.running(name).is_none()) {
                 return;
             }
-            self.handle.woken().await;
+            self.handle.notified().await;
         }
     }
 
-    /// Saves how containers ended that were stopped because the process ends: the next one starts them again. What is not started again
-    /// after an exit code 0 has not done its work by obeying, and counts as lost.
-    async fn remember_drained(&mut self, names: &[String]) {
+    /// Saves the exits of containers that were stopped because the process ends; the next process restarts them. A container that exited
+    /// with 0 and has no restart for that code was interrupted, and counts as lost.
+    async fn save_drained_exits(&mut self, names: &[String]) {
         for name in names {
             let record = self.state.containers.get_mut(name);
             let Some(AttemptState::Exited(ended)) = record.and_then(|r| r.current.as_mut()).map(|a| &mut a.state)
@@ -462,13 +465,13 @@ impl Worker {
                 continue;
             };
             ended.drained = true;
-            if ended.code == CUT_CODE {
-                self.shared.cut.fetch_add(1, Ordering::AcqRel);
+            if ended.code == SIGKILL_EXIT_CODE {
+                self.shared.killed.fetch_add(1, Ordering::AcqRel);
             }
             let restarts =
                 pod::container(&self.pod, name).is_some_and(|(c, role)| pod::policy(&self.pod, &c, role).restarts(0));
             if ended.code == 0 && !restarts {
-                ended.lose();
+                ended.mark_lost();
             }
         }
         if let Err(error) = self.shared.states.save(&self.state).await {
@@ -476,7 +479,7 @@ impl Worker {
         }
     }
 
-    fn stop(
+    fn stop_request(
         &self,
         name: &str,
         attempt: &Attempt,
@@ -499,15 +502,15 @@ impl Worker {
         }
     }
 
-    /// The pod is gone from everywhere.
+    /// Cleans up a pod that is deleted from the API.
     async fn forget(self) {
         let shared = &self.shared;
         let uid = pod::uid(&self.pod);
-        if let Err(error) = setup::forget(shared, &self.state).await {
+        if let Err(error) = setup::clean_up(shared, &self.state).await {
             tracing::warn!(pod = pod::full_name(&self.pod), error, "the pod's remains stay until the next start");
         }
         shared.reporter.forget(uid);
-        shared.cluster.named.remove(uid, &self.pod);
+        shared.cluster.referenced.remove(uid, &self.pod);
         shared.pods.lock().remove(&self.handle.uid);
     }
 }

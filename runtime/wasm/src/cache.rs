@@ -133,8 +133,8 @@ impl Cache {
     /// Loads the image under `name`: for the pool if it fits the pool's limits, and for single instances if it does not or is a command.
     pub(crate) fn load(&self, pool: &Pool, name: &str, artifact: &Artifact) -> Lookup {
         let Some(path) = self.verified(name, CODE) else { return Lookup::Absent };
-        let load = |seat| {
-            let side = pool.side(seat)?;
+        let load = |kind| {
+            let side = pool.side(kind)?;
             Some(self.deserialize(&side.engine, &path).map(|code| Loaded::new(side, &code)))
         };
         let pooled = match load(SlotKind::Pool) {

@@ -18,19 +18,19 @@ const FUNCTION: char = '@';
 
 /// Runs a program to completion: the exported function that `io` names, or the entry function of the image.
 pub(crate) async fn run(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Image>, io: Io) -> wasmtime::Result<End> {
-    let place = || pool.places.command(&shared.places, image.need());
-    let Some(place) = place().or_else(|| shared.memory.reclaim_node().then(place).flatten()) else {
-        let all = pool.places.count().0;
+    let slot = || pool.slots.command(&shared.slots, image.slot_requirements());
+    let Some(slot) = slot().or_else(|| shared.memory.reclaim_node().then(slot).flatten()) else {
+        let all = pool.slots.count().0;
         return Ok(End::cannot_run(format!(
             "this node runs as many Wasm instances as it can: it has places for {all}"
         )));
     };
     let cannot = |error| Ok(End::cannot_run(exit::describe(&error)));
-    let target = match image.target(pool, place.seat).await {
+    let target = match image.target(pool, slot.kind).await {
         Ok(target) => target,
         Err(error) => return cannot(error),
     };
-    let Some(side) = pool.side(place.seat) else { return Ok(End::cannot_run("there is no such engine")) };
+    let Some(side) = pool.side(slot.kind) else { return Ok(End::cannot_run("there is no such engine")) };
     let function = io.function.clone();
     let pre = match target {
         Target::Core(pre) => {
@@ -143,11 +143,14 @@ pub(crate) fn function_name(args: &[String]) -> Option<String> {
 }
 
 /// Converts the result of a run to an exit, and counts traps.
-pub(crate) fn end(result: wasmtime::Result<End>, shared: &Shared) -> End {
-    result.unwrap_or_else(|error| {
-        if exit::is_trap(&error) {
-            shared.metrics.traps.inc();
-        }
-        End::of(&error)
-    })
+pub(crate) async fn end(result: wasmtime::Result<End>, shared: &Shared) -> End {
+    let error = match result {
+        Ok(end) => return end,
+        Err(error) => error,
+    };
+    if !exit::is_trap(&error) {
+        return End::of(&error, &[]);
+    }
+    shared.metrics.traps.inc();
+    End::of(&error, &shared.source_calls(&error).await)
 }

@@ -2,34 +2,34 @@
 //!
 //! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which reads
 //! a job from standard input, lowers its own limits, opens the files that the job names, and gives up all others and the network before it
-//! reads the input. It writes the code and a report to files in a folder that only this node's user can enter. A child uses all idle cores; a
-//! queue decides how many children run, and which job is next.
+//! reads the input. It writes the code and a report to files in a folder that only this node's user can enter. Children also read the debug
+//! information of guests ([`crate::source`]), which is as hostile. A child uses all idle cores; a queue decides how many children run, and
+//! which job is next.
+
+mod child;
+
+pub use child::child_main;
+pub(crate) use child::{Job, Report, Task};
 
 use crate::{
     Compiler, Options,
     cache::{CODE, Cache, FUNCTIONS, Lookup, Scratch},
-    config,
-    functions::{self, Functions},
+    config, functions,
     image::Image,
-    inspect,
     metrics::Metrics,
-    pool::{LazyPool, NICE, Pool},
+    pool::{LazyPool, Pool},
     queue::CompileQueue,
 };
+use child::FunctionFiles;
 use container::{Artifact, Error, Progress, Result};
-use landlock::{
-    ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, RestrictionStatus, Ruleset, RulesetAttr, RulesetError,
-    Scope,
-};
-use rustix::process::{Resource, Rlimit, Signal};
-use serde::{Deserialize, Serialize};
+use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
-    process::{ExitCode, ExitStatus, Stdio},
+    process::{ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -39,12 +39,6 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     process::Command,
 };
-
-/// Bytes of stack of the compiling thread: the compiler recurses into nested blocks.
-const STACK: usize = 32 << 20;
-
-/// Most threads of one compiler: each reserves a stack of the address space that the compiler may use.
-const MAX_THREADS: usize = 16;
 
 /// Most compilers that run at a time: each may use as much memory as [`Compiler::memory`] says.
 const MAX_COMPILERS: usize = 4;
@@ -62,67 +56,11 @@ fn scope_name(scope: &str, compatibility: &str) -> String {
 /// Most bytes that are kept of the child's standard error.
 const MAX_STDERR: u64 = 16 << 10;
 
+/// Most bytes of a child's report.
+const MAX_REPORT: u64 = 1 << 20;
+
 /// Magic number of a Wasm binary.
 const MAGIC: &[u8] = b"\0asm";
-
-#[derive(Serialize, Deserialize)]
-struct Job {
-    input: PathBuf,
-    /// Hexadecimal SHA-256 that the input must have.
-    digest: String,
-    output: PathBuf,
-    report: PathBuf,
-    functions: Option<FunctionFiles>,
-    memory: u64,
-    cpu: u64,
-}
-
-/// The files of compiled functions ([`crate::functions`]).
-#[derive(Serialize, Deserialize)]
-struct FunctionFiles {
-    /// Those of the last artifact of the same scope.
-    last: Option<PathBuf>,
-    /// Those of the present artifact, to be written.
-    present: PathBuf,
-}
-
-/// The files of a job. The process opens no other.
-struct Files {
-    input: io::Result<File>,
-    output: File,
-    report: File,
-    last: Option<File>,
-    present: Option<File>,
-}
-
-impl Files {
-    fn open(job: &Job) -> io::Result<Self> {
-        let functions = job.functions.as_ref();
-        Ok(Self {
-            input: File::open(&job.input),
-            output: File::create(&job.output)?,
-            report: File::create(&job.report)?,
-            // it may have been evicted since
-            last: functions.and_then(|files| File::open(files.last.as_ref()?).ok()),
-            present: functions.map(|files| File::create(&files.present)).transpose()?,
-        })
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-enum Report {
-    Compiled {
-        compatibility: String,
-        /// Functions that were taken from the scope's last artifact.
-        functions_cached: u64,
-        functions_compiled: u64,
-    },
-    Invalid(String),
-    /// Not compiled, because the node cannot run its exports or imports.
-    NeverRuns(String),
-    /// The input could not be read, or does not match its digest.
-    Unreadable(String),
-}
 
 /// A Wasm artifact.
 struct Wasm<'a> {
@@ -298,8 +236,7 @@ impl Compilers {
         };
         let job = Job {
             input: std::path::absolute(wasm.path).map_err(|error| Error::Other(error.into()))?,
-            digest: wasm.hash.to_string(),
-            output: scratch.path().join("code"),
+            task: Task::Compile { digest: wasm.hash.to_string(), output: scratch.path().join("code"), functions },
             report: scratch.path().join("report"),
             functions,
             memory: options.memory,
@@ -313,8 +250,7 @@ impl Compilers {
                 return Err(Error::Exhausted(format!("not compiled after {} s: given up", options.timeout.as_secs())));
             }
         };
-        let report = std::fs::read(&job.report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        match report {
+        match read_report(&job.report).ok() {
             Some(Report::Compiled { compatibility: of_child, functions_cached, functions_compiled })
                 if of_child == compatibility =>
             {
@@ -322,7 +258,7 @@ impl Compilers {
                 self.metrics.functions_compiled.inc_by(functions_compiled);
                 Ok(())
             }
-            Some(Report::Compiled { .. }) => Err(Error::Exhausted(
+            Some(Report::Compiled { .. } | Report::Located(_)) => Err(Error::Exhausted(
                 "the compiler is another version than this node (was the program replaced while running?): restart it"
                     .into(),
             )),
@@ -334,7 +270,8 @@ impl Compilers {
     }
 }
 
-async fn run(options: &Compiler, job: &Job) -> io::Result<(ExitStatus, String)> {
+/// Runs a child to its end. Returns its status and the beginning of its standard error. Cancel-safe: dropping the future kills the child.
+pub(crate) async fn run(options: &Compiler, job: &Job) -> io::Result<(ExitStatus, String)> {
     let mut child = Command::new(&options.program)
         .args(&options.args)
         .env_clear()
@@ -357,6 +294,13 @@ async fn run(options: &Compiler, job: &Job) -> io::Result<(ExitStatus, String)> 
     }
     let status = child.wait().await?;
     Ok((status, String::from_utf8_lossy(&stderr_text).into_owned()))
+}
+
+/// Reads what a child found. It is as hostile as the child's input.
+pub(crate) fn read_report(path: &Path) -> io::Result<Report> {
+    let mut text = Vec::new();
+    File::open(path)?.take(MAX_REPORT).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 /// The error of a child that ended without a report.
@@ -401,148 +345,4 @@ fn not_wasm(head: &[u8]) -> String {
         _ => "something else",
     };
     format!("not WebAssembly: the file does not begin with \\0asm; it is {found}")
-}
-
-/// The main function of the compiler's child process, for a hidden subcommand: reads one job from standard input, lowers its limits, compiles.
-///
-/// The result is the report file, not the exit code.
-pub fn child_main() -> ExitCode {
-    let mut text = String::new();
-    let read = io::stdin().take(64 << 10).read_to_string(&mut text);
-    let job = read.and_then(|_| Ok(serde_json::from_str::<Job>(&text)?));
-    let job = match job {
-        Ok(job) => job,
-        Err(error) => return fail(&format!("no order on standard input: {error}")),
-    };
-    if let Err(error) = limit(&job) {
-        return fail(&format!("cannot limit itself: {error}"));
-    }
-    // reads the control group
-    let threads = cores().min(MAX_THREADS);
-    let files = match Files::open(&job) {
-        Ok(files) => files,
-        Err(error) => return fail(&format!("cannot open its files: {error}")),
-    };
-    if let Err(error) = confine() {
-        return fail(&format!("cannot confine itself: {error}"));
-    }
-    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build_global() {
-        return fail(&format!("cannot start threads: {error}"));
-    }
-    let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || run_job(&job, files));
-    match worker.map(|worker| worker.join()) {
-        Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
-        Ok(Ok(Err(error))) => fail(&format!("cannot write its result: {error}")),
-        Ok(Err(_)) => ExitCode::FAILURE,
-        Err(error) => fail(&format!("cannot start a thread: {error}")),
-    }
-}
-
-fn fail(text: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{text}");
-    ExitCode::FAILURE
-}
-
-fn limit(job: &Job) -> io::Result<()> {
-    let bound = |value| Rlimit { current: Some(value), maximum: Some(value) };
-    rustix::process::setrlimit(Resource::As, bound(job.memory))?;
-    rustix::process::setrlimit(Resource::Cpu, Rlimit { current: Some(job.cpu), maximum: Some(job.cpu + 5) })?;
-    rustix::process::setrlimit(Resource::Core, bound(0))?;
-    rustix::process::setrlimit(Resource::Fsize, bound(2 << 30))?;
-    // no privileges by exec, and no child that outlives the node
-    rustix::thread::set_no_new_privs(true)?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::process::nice(NICE)?;
-    Ok(())
-}
-
-/// Gives up all files that this process has not opened, TCP, and signals to other processes, as far as the kernel can (Landlock, Linux 5.13 for
-/// files). Holds for the calling thread, and for those that it starts.
-fn confine() -> std::result::Result<RestrictionStatus, RulesetError> {
-    Ruleset::default()
-        .set_compatibility(CompatLevel::BestEffort)
-        .handle_access(AccessFs::from_all(ABI::V6))?
-        .handle_access(AccessNet::from_all(ABI::V6))?
-        .scope(Scope::from_all(ABI::V6))?
-        .create()?
-        .restrict_self()
-}
-
-fn run_job(job: &Job, mut files: Files) -> io::Result<()> {
-    let (Ok(report) | Err(report)) = compile(job, &mut files);
-    files.report.write_all(&serde_json::to_vec(&report)?)
-}
-
-fn compile(job: &Job, files: &mut Files) -> std::result::Result<Report, Report> {
-    let unreadable = |error: &dyn std::fmt::Display| Report::Unreadable(format!("{}: {error}", job.input.display()));
-    let mut wasm = Vec::new();
-    let input = files.input.as_mut().map_err(|error| unreadable(error))?;
-    input.read_to_end(&mut wasm).map_err(|error| unreadable(&error))?;
-    if hex::encode(Sha256::digest(&wasm)) != job.digest.to_ascii_lowercase() {
-        return Err(unreadable(&format!("is not what its digest sha256:{} says", job.digest)));
-    }
-    if let Some(why) = inspect::never_runs(&wasm) {
-        return Err(Report::NeverRuns(why));
-    }
-    let invalid = |error: wasmtime::Error| Report::Invalid(format!("{error:#}"));
-    let functions = match files.present {
-        Some(_) => Some(Arc::new(Functions::read(files.last.as_mut()).map_err(|error| unreadable(&error))?)),
-        None => None,
-    };
-    let engine = config::compiler(functions.clone()).map_err(invalid)?;
-    // bytes 4 to 8 are version and layer; a component has layer 1
-    let code = match wasm.get(4..8) {
-        Some([1, 0, 0, 0]) => engine.precompile_module(&wasm).map_err(invalid)?,
-        Some([_, _, 1, 0]) => engine.precompile_component(&wasm).map_err(invalid)?,
-        version => return Err(Report::Invalid(format!("unknown version of WebAssembly: {version:x?}"))),
-    };
-    files.output.write_all(&code).map_err(|error| unreadable(&error))?;
-    let (functions_cached, functions_compiled) = functions.as_ref().map_or((0, 0), |functions| functions.counts());
-    if let (Some(functions), Some(file)) = (functions, files.present.take()) {
-        functions.write(file).map_err(|error| unreadable(&error))?;
-    }
-    Ok(Report::Compiled { compatibility: config::compatibility(&engine), functions_cached, functions_compiled })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use landlock::RulesetStatus;
-    use std::net::{Ipv4Addr, TcpListener, TcpStream};
-
-    #[test]
-    fn a_confined_compiler_has_the_files_it_opened_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("input");
-        std::fs::write(&path, "input").unwrap();
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let address = listener.local_addr().unwrap();
-        // Confinement holds for a thread, and for those that it starts.
-        let confined = std::thread::spawn(move || {
-            let mut file = File::open(&path).unwrap();
-            if confine().unwrap().ruleset == RulesetStatus::NotEnforced {
-                return Vec::new();
-            }
-            let mut text = String::new();
-            file.read_to_string(&mut text).unwrap();
-            assert_eq!(text, "input");
-            let (mut created, inner) = (path.clone(), path.clone());
-            created.set_file_name("created");
-            let opened = std::thread::spawn(move || File::open(&inner).map(drop)).join().unwrap();
-            let refused = [
-                opened,
-                File::create(&path).map(drop),
-                File::create(&created).map(drop),
-                std::fs::remove_file(&path),
-                std::fs::read_dir("/").map(drop),
-                std::process::Command::new("/bin/true").status().map(drop),
-                TcpStream::connect(address).map(drop),
-                TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).map(drop),
-            ];
-            refused.into_iter().map(|result| result.map_err(|error| error.kind())).collect()
-        });
-        for (at, result) in confined.join().unwrap().into_iter().enumerate() {
-            assert_eq!(result, Err(io::ErrorKind::PermissionDenied), "{at}");
-        }
-    }
 }

@@ -7,7 +7,7 @@ use std::{
     num::NonZeroUsize,
     sync::Arc,
 };
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
 /// The settings that determine generated code.
 ///
@@ -27,6 +27,8 @@ pub(crate) fn code() -> Config {
         .memory_init_cow(true)
         .max_wasm_stack(STACK)
         .async_stack_size(STACK + HOST_STACK)
+        // lines of the source are found after the trap, in a process of their own: [`crate::source`]
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .wasm_backtrace_max_frames(NonZeroUsize::new(32));
     config
 }

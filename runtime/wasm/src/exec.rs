@@ -91,7 +91,7 @@ fn start(pool: &Arc<Pool>, shared: &Arc<Shared>, image: &Arc<Image>, io: Io) -> 
         let (errors, name) = (io.stderr.clone(), io.args.first().cloned().unwrap_or_default());
         let run = command::run(&node, &shared, &image, io);
         let result = Throttled::new(run, shared.quota.clone(), node.ticker.clone()).await;
-        let End { code, reason, message } = command::end(result, &shared);
+        let End { code, reason, message } = command::end(result, &shared).await;
         if reason == ExitReason::ContainerCannotRun {
             return Err(Error::Invalid(format!("exec: \"{name}\": {message}")));
         }

@@ -15,6 +15,7 @@ use crate::{
     quota::Quota,
     slots::ContainerSlots,
     sockets,
+    source::{Calls, LastLookup, SourceLines},
     stdio::{self, Output},
     view::View,
 };
@@ -83,12 +84,21 @@ pub(crate) struct Shared {
     pub(crate) in_place: WasiFilesystemCtx,
     /// Limits concurrent exec commands.
     pub(crate) commands: Arc<Semaphore>,
-    pub(crate) places: Arc<ContainerSlots>,
+    pub(crate) slots: Arc<ContainerSlots>,
     pub(crate) instances: AtomicU64,
     /// Of them, those that wait for a request.
     pub(crate) idle: AtomicU64,
     pub(crate) requests: AtomicU64,
     pub(crate) metrics: Arc<Metrics>,
+    pub(crate) source: Arc<SourceLines>,
+    pub(crate) last_lookup: LastLookup,
+}
+
+impl Shared {
+    /// Returns the calls in the source at the frames of a trap, as far as they can be found.
+    pub(crate) async fn source_calls(&self, error: &wasmtime::Error) -> Calls {
+        self.source.of(error, &self.spec.artifact, &self.last_lookup).await.unwrap_or_default()
+    }
 }
 
 /// Counts an instance as live until this is dropped.

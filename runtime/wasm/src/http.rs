@@ -348,7 +348,7 @@ impl Handler {
                 self.log(what, &format!("refused: {NODE_FULL}"));
                 text_response(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL)
             }
-            Failure::Guest(error) => self.failed(&error, what),
+            Failure::Guest(error) => self.failed(error, what),
         }
     }
 
@@ -367,12 +367,12 @@ impl Handler {
         let reserved = async {
             let memory = self.shared.memory.reserve(self.image.initial_memory).await;
             let share = memory.map_err(|full| Failure::Guest(full.into()))?;
-            let place = || self.pool.places.request(&self.shared.places, self.image.need());
-            let place = match place().await {
-                None if self.shared.memory.reclaim_node() => place().await,
-                place => place,
+            let slot = || self.pool.slots.request(&self.shared.slots, self.image.slot_requirements());
+            let slot = match slot().await {
+                None if self.shared.memory.reclaim_node() => slot().await,
+                slot => slot,
             };
-            Ok((share, place.ok_or(Failure::NoSlot)?))
+            Ok((share, slot.ok_or(Failure::NoSlot)?))
         };
         tokio::pin!(reserved);
         loop {
@@ -398,7 +398,7 @@ impl Handler {
         }
         tokio::select! {
             biased;
-            reserved = self.reserve() => reserved.map(|(share, place)| InstanceSource::Reserved(share, place)),
+            reserved = self.reserve() => reserved.map(|(share, slot)| InstanceSource::Reserved(share, slot)),
             instance = self.instances.wait() => Ok(InstanceSource::Idle(instance)),
         }
     }
@@ -416,7 +416,7 @@ impl Handler {
     {
         let mut instance = match source {
             InstanceSource::Idle(instance) => instance,
-            InstanceSource::Reserved(share, place) => self.instances.make(share, place).await?,
+            InstanceSource::Reserved(share, slot) => self.instances.make(share, slot).await?,
         };
         let tell = move |answer| {
             if let Some(head) = head.lock().take() {
@@ -434,25 +434,41 @@ impl Handler {
         text_response(StatusCode::GATEWAY_TIMEOUT, &format!("no answer from the component within {limit} s"))
     }
 
-    fn failed(&self, error: &wasmtime::Error, what: &str) -> Response {
-        let story = exit::describe(error);
-        if exit::is_trap(error) {
+    fn failed(&self, error: wasmtime::Error, what: &str) -> Response {
+        let (is_contention, is_out_of_memory) = (exit::is_contention(&error), exit::is_out_of_memory(&error));
+        let is_pool_full = error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some();
+        if exit::is_trap(&error) {
             self.shared.metrics.traps.inc();
         }
-        self.shared.log.lines(Source::Stderr, &format!("sampan: {what} failed: {story}"));
-        if exit::is_contention(error) {
+        if is_contention || is_out_of_memory {
+            let story = exit::describe(&error);
+            self.shared.log.lines(Source::Stderr, &format!("sampan: {what} failed: {story}"));
+            if is_out_of_memory && !is_contention {
+                (self.out_of_memory)(story);
+            }
+        } else {
+            self.log_failure(error, what);
+        }
+        if is_contention {
             return text_response(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "other requests use all the memory of this container",
             );
         }
-        if exit::is_out_of_memory(error) {
-            (self.out_of_memory)(story);
-        }
-        if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+        if is_pool_full {
             return text_response(StatusCode::SERVICE_UNAVAILABLE, NODE_FULL);
         }
         text_response(StatusCode::INTERNAL_SERVER_ERROR, "the component failed; its log has the backtrace")
+    }
+
+    /// Logs a failure. The response does not wait for the lines of the source.
+    fn log_failure(&self, error: wasmtime::Error, what: &str) {
+        let (shared, what) = (self.shared.clone(), what.to_owned());
+        self.pool.handle().spawn(async move {
+            let calls = shared.source_calls(&error).await;
+            let text = format!("sampan: {what} failed: {}", exit::describe_with(&error, &calls));
+            shared.log.lines(Source::Stderr, &text);
+        });
     }
 }
 

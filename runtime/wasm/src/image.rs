@@ -3,7 +3,7 @@
 use crate::{
     guest::{CoreGuest, Guest},
     pool::{EngineLinkers, Pool},
-    slots::{Need, SlotKind},
+    slots::{SlotKind, SlotRequirements},
 };
 use container::{Artifact, Error, Prepared, Result};
 use std::{fmt, sync::Arc};
@@ -96,13 +96,13 @@ impl Image {
     }
 
     /// The slots that an instance needs.
-    pub(crate) fn need(&self) -> Need {
-        Need { fits_pool: self.pool.is_some(), alone: self.memories }
+    pub(crate) fn slot_requirements(&self) -> SlotRequirements {
+        SlotRequirements { fits_pool: self.pool.is_some(), single: self.memories }
     }
 
     /// The guest to instantiate in a slot of the pool or of single instances.
-    pub(crate) async fn target(self: &Arc<Self>, pool: &Arc<Pool>, seat: SlotKind) -> wasmtime::Result<&Target> {
-        if seat == SlotKind::Pool {
+    pub(crate) async fn target(self: &Arc<Self>, pool: &Arc<Pool>, kind: SlotKind) -> wasmtime::Result<&Target> {
+        if kind == SlotKind::Pool {
             return self.pool.as_ref().ok_or_else(|| wasmtime::format_err!("it does not fit the pool"));
         }
         let load = async || {

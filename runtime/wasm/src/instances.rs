@@ -46,7 +46,7 @@ pub(crate) type Head = Result<http::Response<HyperOutgoingBody>, ErrorCode>;
 pub(crate) struct Instance {
     store: Store<Guest>,
     proxy: Proxy,
-    _place: InstanceSlot,
+    _slot: InstanceSlot,
     made: Instant,
     answered: u64,
     _alive: Option<LiveInstance>,
@@ -163,9 +163,9 @@ impl Instances {
     }
 
     /// A new one. The share has what it begins with.
-    pub(crate) async fn make(&self, share: InstanceMemory, place: InstanceSlot) -> wasmtime::Result<Instance> {
-        let target = self.image.target(&self.pool, place.seat).await?;
-        let (Target::Http(pre), Some(side)) = (target, self.pool.side(place.seat)) else {
+    pub(crate) async fn make(&self, share: InstanceMemory, slot: InstanceSlot) -> wasmtime::Result<Instance> {
+        let target = self.image.target(&self.pool, slot.kind).await?;
+        let (Target::Http(pre), Some(side)) = (target, self.pool.side(slot.kind)) else {
             return Err(wasmtime::format_err!("this is no HTTP handler"));
         };
         let alive = self.reuse.map(|_| {
@@ -174,7 +174,7 @@ impl Instances {
         });
         let mut store = guest::request_store(&side.engine, &self.shared, share)?;
         match pre.instantiate_async(&mut store).await {
-            Ok(proxy) => Ok(Instance { store, proxy, _place: place, made: Instant::now(), answered: 0, _alive: alive }),
+            Ok(proxy) => Ok(Instance { store, proxy, _slot: slot, made: Instant::now(), answered: 0, _alive: alive }),
             Err(error) => Err(store.data().with_cause(error)),
         }
     }
@@ -290,11 +290,11 @@ impl Instances {
             }
             // Not for the price of others: they wait, this does not.
             let share = self.shared.memory.try_reserve(self.image.initial_memory).ok();
-            let place = self.pool.places.spare(&self.shared.places, self.image.need());
-            let made = match (share, place) {
-                (Some(share), Some(place)) if !self.shared.memory.is_wanted() => {
+            let slot = self.pool.slots.spare(&self.shared.slots, self.image.slot_requirements());
+            let made = match (share, slot) {
+                (Some(share), Some(slot)) if !self.shared.memory.is_wanted() => {
                     let (quota, ticker) = (self.shared.quota.clone(), self.pool.ticker.clone());
-                    Throttled::new(self.make(share, place), quota, ticker).await.map(Some)
+                    Throttled::new(self.make(share, slot), quota, ticker).await.map(Some)
                 }
                 _ => Ok(None),
             };

@@ -241,11 +241,11 @@ fn memory(caller: &mut Caller<'_, CoreGuest>) -> wasmtime::Result<Memory> {
 }
 
 /// Runs a blocking file call on this thread, so that its CPU time counts for the guest; another thread takes over the other tasks.
-async fn in_place<T>(places: &Semaphore, call: impl Future<Output = T>) -> T {
-    let place = places.acquire().await;
+async fn in_place<T>(permits: &Semaphore, call: impl Future<Output = T>) -> T {
+    let permit = permits.acquire().await;
     let mut call = pin!(call);
     let answer = poll_fn(|context| block_in_place(|| call.as_mut().poll(context))).await;
-    drop(place);
+    drop(permit);
     // yields, so that the CPU quota is checked before the guest continues
     yield_now().await;
     answer
@@ -263,11 +263,11 @@ macro_rules! original {
     (@ $form:ident $how:ident $caller:ident, $name:ident, $($argument:expr),*) => {{
         let memory = memory(&mut $caller)?;
         let fuel = wasmtime::AsContextMut::as_context_mut(&mut $caller).hostcall_fuel();
-        let places = $caller.data().blocking();
+        let permits = $caller.data().blocking();
         let (bytes, guest) = memory.data_and_store_mut(&mut $caller);
         let wasi = guest.wasi();
         wasi.set_hostcall_fuel(fuel);
-        $how(&places, $form::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*)).await
+        $how(&permits, $form::$name(wasi, &mut wiggle::GuestMemory::Unshared(bytes), $($argument),*)).await
     }};
     ($($call:tt)*) => { original!(@ p1 directly $($call)*) };
 }

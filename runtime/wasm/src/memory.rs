@@ -147,7 +147,7 @@ impl MemoryAccount {
         all.iter().filter(|one| one.reclaim()).count() > 0
     }
 
-    /// The same of the whole node: for places, which are not memory.
+    /// Reclaims from the whole node, to free instance slots.
     pub(crate) fn reclaim_node(&self) -> bool {
         self.chain().last().is_some_and(Self::reclaim)
     }

@@ -83,32 +83,32 @@ impl Metrics {
 }
 
 /// The values of the gauges at one moment.
-pub(crate) struct Now {
+pub(crate) struct GaugeValues {
     pub(crate) instances: u64,
     pub(crate) instances_idle: u64,
-    pub(crate) places: u64,
-    pub(crate) places_taken: u64,
+    pub(crate) slots: u64,
+    pub(crate) slots_taken: u64,
     pub(crate) memory: u64,
 }
 
 /// Collects the gauges at each scrape. The function returns `None` after the runtime was dropped.
-pub(crate) struct Present<F>(pub(crate) F);
+pub(crate) struct GaugeCollector<F>(pub(crate) F);
 
-impl<F> fmt::Debug for Present<F> {
+impl<F> fmt::Debug for GaugeCollector<F> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Present")
+        f.write_str("GaugeCollector")
     }
 }
 
-impl<F: Fn() -> Option<Now> + Send + Sync + 'static> Collector for Present<F> {
+impl<F: Fn() -> Option<GaugeValues> + Send + Sync + 'static> Collector for GaugeCollector<F> {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let Some(now) = (self.0)() else { return Ok(()) };
+        let Some(values) = (self.0)() else { return Ok(()) };
         for (name, help, value) in [
-            ("sampan_wasm_instances", "Guest instances that exist", now.instances),
-            ("sampan_wasm_instances_idle", "Of them, those that wait for a request", now.instances_idle),
-            ("sampan_wasm_places", "Guest instances that may exist at a time", now.places),
-            ("sampan_wasm_places_taken", "InstanceSlots that instances have or are about to have", now.places_taken),
-            ("sampan_wasm_memory_bytes", "Memory that guests hold", now.memory),
+            ("sampan_wasm_instances", "Guest instances that exist", values.instances),
+            ("sampan_wasm_instances_idle", "Of them, those that wait for a request", values.instances_idle),
+            ("sampan_wasm_places", "Guest instances that may exist at a time", values.slots),
+            ("sampan_wasm_places_taken", "Places that instances have or are about to have", values.slots_taken),
+            ("sampan_wasm_memory_bytes", "Memory that guests hold", values.memory),
         ] {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;

@@ -68,7 +68,7 @@ pub(crate) struct Pool {
     pool: Option<EngineLinkers>,
     /// For instances that are allocated on demand.
     pub(crate) single: EngineLinkers,
-    pub(crate) places: Arc<InstanceSlots>,
+    pub(crate) slots: Arc<InstanceSlots>,
     pub(crate) ticker: Arc<Ticker>,
     pub(crate) clients: Arc<Clients>,
     /// One permit per running built-in tool, at most [`MAX_TOOLS`].
@@ -120,7 +120,7 @@ impl Pool {
         Ok(Self {
             pool: engines.pool.map(|(engine, _)| EngineLinkers::new(engine)).transpose()?,
             single: EngineLinkers::new(engines.single)?,
-            places: InstanceSlots::new(pooled as usize, single as usize),
+            slots: InstanceSlots::new(pooled as usize, single as usize),
             ticker: Ticker::start(weak)?,
             clients,
             tools: Arc::new(Semaphore::new(MAX_TOOLS)),
@@ -131,8 +131,8 @@ impl Pool {
     }
 
     /// The engine for a kind of slot. `None` if this node has no such slots.
-    pub(crate) fn side(&self, seat: SlotKind) -> Option<&EngineLinkers> {
-        match seat {
+    pub(crate) fn side(&self, kind: SlotKind) -> Option<&EngineLinkers> {
+        match kind {
             SlotKind::Pool => self.pool.as_ref(),
             SlotKind::Single => Some(&self.single),
         }
@@ -140,8 +140,8 @@ impl Pool {
 
     /// Describes a problem that limits how the node runs Wasm, if there is one. The text does not change while the problem persists.
     pub(crate) fn problem(&self) -> Option<String> {
-        let short = self.places.is_short().then(|| {
-            let all = self.places.count().0;
+        let short = self.slots.is_short().then(|| {
+            let all = self.slots.count().0;
             format!(
                 "more than 90% of the places for {all} Wasm instances are taken: when all are, commands do not start and HTTP \
                  guests answer 503 (run fewer, or raise vm.max_map_count)"

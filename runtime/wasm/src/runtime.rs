@@ -14,11 +14,12 @@ use crate::{
     image::{Image, Kind},
     malloc_trim::MallocTrim,
     memory::MemoryAccount,
-    metrics::{Metrics, Now, Present},
+    metrics::{GaugeCollector, GaugeValues, Metrics},
     pairs::Pairs,
     pool::{self, BLOCKING_CALLS_PER_THREAD, LazyPool, Pool},
     quota::{Quota, Throttled},
     served::NetworkHandler,
+    source::{LastLookup, SourceLines},
     trace::Tracer,
 };
 use async_trait::async_trait;
@@ -81,6 +82,7 @@ struct Inner {
     in_place: WasiFilesystemCtx,
     events: broadcast::Sender<Event>,
     metrics: Arc<Metrics>,
+    source: Arc<SourceLines>,
     malloc_trim: MallocTrim,
 }
 
@@ -132,6 +134,7 @@ impl Wasmtime {
         let cache = Cache::new(options.cache.clone(), options.key, options.cache_bytes, options.clock.clone());
         let metrics = Arc::new(Metrics::default());
         Self(Arc::new(Inner {
+            source: SourceLines::new(options.compiler.clone(), cache.clone()),
             compilers: Compilers::new(options.compiler.clone(), cache, metrics.clone()),
             metrics,
             memory: MemoryAccount::node(options.memory, options.memory_probe.clone()),
@@ -170,16 +173,16 @@ impl Wasmtime {
     pub fn register(&self, registry: &mut Registry) {
         self.0.metrics.register(registry);
         let this = Arc::downgrade(&self.0);
-        registry.register_collector(Box::new(Present(move || {
+        registry.register_collector(Box::new(GaugeCollector(move || {
             let this = this.upgrade()?;
             let (mut instances, mut instances_idle) = (0, 0);
             for container in this.containers.lock().values() {
                 instances += container.shared.instances.load(Relaxed);
                 instances_idle += container.shared.idle.load(Relaxed);
             }
-            let (places, taken) = this.pool.made().map_or((0, 0), |pool| pool.places.count());
-            let (places, places_taken) = (places as u64, taken as u64);
-            Some(Now { instances, instances_idle, places, places_taken, memory: this.memory.used() })
+            let (slots, taken) = this.pool.made().map_or((0, 0), |pool| pool.slots.count());
+            let (slots, slots_taken) = (slots as u64, taken as u64);
+            Some(GaugeValues { instances, instances_idle, slots, slots_taken, memory: this.memory.used() })
         })));
     }
 
@@ -286,6 +289,7 @@ impl Inner {
             _ => None,
         };
         let End { code, reason, message } = end;
+        let message = exit::termination_message(message);
         let exit = Exit { code, reason, message, started_at, finished_at: self.now() };
         self.set_state(container, ContainerState::Exited(exit));
     }
@@ -371,7 +375,7 @@ impl Inner {
                 biased;
                 () = container.kill.cancelled() => End::killed(),
                 () = container.stop.cancelled() => End::stopped(),
-                result = &mut run => return this.exit(&container, command_end(&shared, result)).await,
+                result = &mut run => return this.exit(&container, command_end(&shared, result).await).await,
             };
             // a guest yields at each epoch tick, and is dropped then
             run.abort();
@@ -382,9 +386,10 @@ impl Inner {
 }
 
 /// How a command ended. A failure is also written to the container's log.
-fn command_end(shared: &Shared, result: std::result::Result<wasmtime::Result<End>, JoinError>) -> End {
+async fn command_end(shared: &Shared, result: std::result::Result<wasmtime::Result<End>, JoinError>) -> End {
     let result = result.unwrap_or_else(|error| Err(wasmtime::format_err!("{error}")));
-    let (failed, end) = (result.is_err(), command::end(result, shared));
+    let failed = result.is_err();
+    let end = command::end(result, shared).await;
     if failed && !end.message.is_empty() {
         let text = format!("sampan: {} failed: {}", shared.spec.name, end.message);
         shared.log.lines(Source::Stderr, &text);
@@ -526,11 +531,13 @@ impl Runtime for Wasmtime {
             attached: Arc::default(),
             input: Input::new(spec.stdin),
             commands: Arc::new(Semaphore::new(exec::MAX_COMMANDS)),
-            places: Arc::default(),
+            slots: Arc::default(),
             instances: AtomicU64::new(0),
             idle: AtomicU64::new(0),
             requests: AtomicU64::new(0),
             metrics: self.0.metrics.clone(),
+            source: self.0.source.clone(),
+            last_lookup: LastLookup::default(),
             spec,
         });
         let container = Arc::new(Container {

@@ -28,9 +28,9 @@ pub(crate) enum SlotKind {
 
 /// Why no slot is available.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Full {
+pub(crate) enum SlotsExhausted {
     /// The container is at its limit. It gets another slot when one of its own instances ends.
-    Share,
+    Container,
     /// The node has no slot left that this container may take.
     Node,
 }
@@ -58,20 +58,20 @@ pub(crate) struct ContainerSlots {
 
 /// The slots of one instance, released on drop.
 pub(crate) struct InstanceSlot {
-    places: Arc<InstanceSlots>,
-    held: Arc<ContainerSlots>,
-    pub(crate) seat: SlotKind,
+    slots: Arc<InstanceSlots>,
+    container: Arc<ContainerSlots>,
+    pub(crate) kind: SlotKind,
     /// Number of slots.
     count: usize,
 }
 
 /// The slots that an instance needs.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Need {
+pub(crate) struct SlotRequirements {
     /// The instance fits the limits of the pool.
     pub(crate) fits_pool: bool,
     /// Single slots that the instance takes outside the pool: one per linear memory, because each memory uses memory maps of the kernel.
-    pub(crate) alone: usize,
+    pub(crate) single: usize,
 }
 
 /// Most slots of one kind that a container takes, out of `capacity`.
@@ -102,69 +102,89 @@ impl InstanceSlots {
 
     /// Takes the slots for a request's instance. Waits while the container is at its limit. Returns `None` if the node is full.
     /// Cancel-safe.
-    pub(crate) async fn request(self: &Arc<Self>, held: &Arc<ContainerSlots>, need: Need) -> Option<InstanceSlot> {
+    pub(crate) async fn request(
+        self: &Arc<Self>,
+        container: &Arc<ContainerSlots>,
+        required: SlotRequirements,
+    ) -> Option<InstanceSlot> {
         loop {
-            let freed = held.freed.notified();
-            match self.try_request(held, need) {
-                Ok(place) => return Some(place),
-                Err(Full::Node) => return None,
-                Err(Full::Share) => freed.await,
+            let freed = container.freed.notified();
+            match self.try_request(container, required) {
+                Ok(slot) => return Some(slot),
+                Err(SlotsExhausted::Node) => return None,
+                Err(SlotsExhausted::Container) => freed.await,
             }
         }
     }
 
     /// Takes the slots for a spare instance, which no request needs yet. Returns `None` if no slot is free.
-    pub(crate) fn spare(self: &Arc<Self>, held: &Arc<ContainerSlots>, need: Need) -> Option<InstanceSlot> {
-        self.try_request(held, need).ok()
+    pub(crate) fn spare(
+        self: &Arc<Self>,
+        container: &Arc<ContainerSlots>,
+        required: SlotRequirements,
+    ) -> Option<InstanceSlot> {
+        self.try_request(container, required).ok()
     }
 
-    fn try_request(self: &Arc<Self>, held: &Arc<ContainerSlots>, need: Need) -> Result<InstanceSlot, Full> {
+    fn try_request(
+        self: &Arc<Self>,
+        container: &Arc<ContainerSlots>,
+        required: SlotRequirements,
+    ) -> Result<InstanceSlot, SlotsExhausted> {
         let mut free = self.free.lock();
-        let mine = Count { pool: held.pool.load(Relaxed), single: held.single.load(Relaxed) };
+        let mine = Count { pool: container.pool.load(Relaxed), single: container.single.load(Relaxed) };
         let is_first = mine.pool + mine.single == 0;
         let fits = |free: usize, mine: usize, all: usize, count: usize| {
             free >= count && (is_first || mine + count <= max_per_container(all) && free >= all / FIRST_DIVISOR + count)
         };
-        if need.fits_pool && fits(free.pool, mine.pool, self.capacity.pool, 1) {
-            return Ok(self.take(&mut free, held, SlotKind::Pool, 1));
+        if required.fits_pool && fits(free.pool, mine.pool, self.capacity.pool, 1) {
+            return Ok(self.take(&mut free, container, SlotKind::Pool, 1));
         }
-        if fits(free.single, mine.single, self.capacity.single, need.alone) {
-            return Ok(self.take(&mut free, held, SlotKind::Single, need.alone));
+        if fits(free.single, mine.single, self.capacity.single, required.single) {
+            return Ok(self.take(&mut free, container, SlotKind::Single, required.single));
         }
-        let pool_at_limit = !need.fits_pool || mine.pool >= max_per_container(self.capacity.pool);
-        let single_at_limit = mine.single + need.alone > max_per_container(self.capacity.single);
-        Err(if pool_at_limit && single_at_limit && !is_first { Full::Share } else { Full::Node })
+        let pool_at_limit = !required.fits_pool || mine.pool >= max_per_container(self.capacity.pool);
+        let single_at_limit = mine.single + required.single > max_per_container(self.capacity.single);
+        Err(if pool_at_limit && single_at_limit && !is_first {
+            SlotsExhausted::Container
+        } else {
+            SlotsExhausted::Node
+        })
     }
 
     /// Takes the slots for a command. Commands are long-lived and therefore prefer single slots. Returns `None` if the node is full.
-    pub(crate) fn command(self: &Arc<Self>, held: &Arc<ContainerSlots>, need: Need) -> Option<InstanceSlot> {
+    pub(crate) fn command(
+        self: &Arc<Self>,
+        container: &Arc<ContainerSlots>,
+        required: SlotRequirements,
+    ) -> Option<InstanceSlot> {
         let mut free = self.free.lock();
-        if free.single >= self.capacity.single / FIRST_DIVISOR + need.alone {
-            return Some(self.take(&mut free, held, SlotKind::Single, need.alone));
+        if free.single >= self.capacity.single / FIRST_DIVISOR + required.single {
+            return Some(self.take(&mut free, container, SlotKind::Single, required.single));
         }
-        if need.fits_pool && free.pool > self.capacity.pool / HTTP_DIVISOR {
-            return Some(self.take(&mut free, held, SlotKind::Pool, 1));
+        if required.fits_pool && free.pool > self.capacity.pool / HTTP_DIVISOR {
+            return Some(self.take(&mut free, container, SlotKind::Pool, 1));
         }
         None
     }
 
-    /// Moves `count` slots from `free` to `held`.
+    /// Moves `count` slots from `free` to `container`.
     fn take(
         self: &Arc<Self>,
         free: &mut Count,
-        held: &Arc<ContainerSlots>,
-        seat: SlotKind,
+        container: &Arc<ContainerSlots>,
+        kind: SlotKind,
         count: usize,
     ) -> InstanceSlot {
-        *free.of(seat) -= count;
-        held.of(seat).fetch_add(count, Relaxed);
-        InstanceSlot { places: self.clone(), held: held.clone(), seat, count }
+        *free.of(kind) -= count;
+        container.of(kind).fetch_add(count, Relaxed);
+        InstanceSlot { slots: self.clone(), container: container.clone(), kind, count }
     }
 }
 
 impl Count {
-    fn of(&mut self, seat: SlotKind) -> &mut usize {
-        match seat {
+    fn of(&mut self, kind: SlotKind) -> &mut usize {
+        match kind {
             SlotKind::Pool => &mut self.pool,
             SlotKind::Single => &mut self.single,
         }
@@ -172,8 +192,8 @@ impl Count {
 }
 
 impl ContainerSlots {
-    fn of(&self, seat: SlotKind) -> &AtomicUsize {
-        match seat {
+    fn of(&self, kind: SlotKind) -> &AtomicUsize {
+        match kind {
             SlotKind::Pool => &self.pool,
             SlotKind::Single => &self.single,
         }
@@ -182,11 +202,11 @@ impl ContainerSlots {
 
 impl Drop for InstanceSlot {
     fn drop(&mut self) {
-        let mut free = self.places.free.lock();
-        *free.of(self.seat) += self.count;
-        self.held.of(self.seat).fetch_sub(self.count, Relaxed);
+        let mut free = self.slots.free.lock();
+        *free.of(self.kind) += self.count;
+        self.container.of(self.kind).fetch_sub(self.count, Relaxed);
         drop(free);
-        self.held.freed.notify_one();
+        self.container.freed.notify_one();
     }
 }
 
@@ -194,14 +214,18 @@ impl Drop for InstanceSlot {
 mod tests {
     use super::*;
 
-    const FITS: Need = Need { fits_pool: true, alone: 1 };
-    const LARGE: Need = Need { fits_pool: false, alone: 4 };
+    const FITS: SlotRequirements = SlotRequirements { fits_pool: true, single: 1 };
+    const LARGE: SlotRequirements = SlotRequirements { fits_pool: false, single: 4 };
 
-    fn take(places: &Arc<InstanceSlots>, held: &Arc<ContainerSlots>, most: usize) -> (Vec<InstanceSlot>, Option<Full>) {
+    fn take(
+        slots: &Arc<InstanceSlots>,
+        container: &Arc<ContainerSlots>,
+        most: usize,
+    ) -> (Vec<InstanceSlot>, Option<SlotsExhausted>) {
         let mut taken = Vec::new();
         while taken.len() < most {
-            match places.try_request(held, FITS) {
-                Ok(place) => taken.push(place),
+            match slots.try_request(container, FITS) {
+                Ok(slot) => taken.push(slot),
                 Err(full) => return (taken, Some(full)),
             }
         }
@@ -210,56 +234,60 @@ mod tests {
 
     #[test]
     fn no_container_has_more_than_its_share_and_each_has_a_first() {
-        let places = InstanceSlots::new(64, 32);
+        let slots = InstanceSlots::new(64, 32);
         let greedy: Vec<_> = (0..8)
             .map(|_| {
-                let held = Arc::<ContainerSlots>::default();
-                let (taken, full) = take(&places, &held, 1000);
-                (held, taken, full)
+                let container = Arc::<ContainerSlots>::default();
+                let (taken, full) = take(&slots, &container, 1000);
+                (container, taken, full)
             })
             .collect();
-        assert_eq!((greedy[0].1.len(), greedy[0].2), (16 + 8, Some(Full::Share)), "a quarter of each");
-        assert!(places.is_short(), "{:?}", places.count());
+        assert_eq!((greedy[0].1.len(), greedy[0].2), (16 + 8, Some(SlotsExhausted::Container)), "a quarter of each");
+        assert!(slots.is_short(), "{:?}", slots.count());
         let (_, last, full) = &greedy[7];
-        assert_eq!((last.len(), *full), (1, Some(Full::Node)), "only what is kept for first requests is left");
+        assert_eq!(
+            (last.len(), *full),
+            (1, Some(SlotsExhausted::Node)),
+            "only what is kept for first requests is left"
+        );
         let late = Arc::<ContainerSlots>::default();
-        assert_eq!(take(&places, &late, 10).0.len(), 1, "the first of another");
+        assert_eq!(take(&slots, &late, 10).0.len(), 1, "the first of another");
         drop(greedy);
-        assert_eq!(places.count(), (96, 0));
-        assert!(!places.is_short());
+        assert_eq!(slots.count(), (96, 0));
+        assert!(!slots.is_short());
     }
 
     #[test]
     fn commands_leave_places_for_requests() {
-        let places = InstanceSlots::new(64, 32);
-        let held = Arc::<ContainerSlots>::default();
-        let commands: Vec<_> = std::iter::from_fn(|| places.command(&held, FITS)).collect();
-        assert_eq!(commands.iter().filter(|it| it.seat == SlotKind::Single).count(), 30);
-        assert_eq!(commands.iter().filter(|it| it.seat == SlotKind::Pool).count(), 48);
-        assert!(places.command(&held, FITS).is_none());
+        let slots = InstanceSlots::new(64, 32);
+        let container = Arc::<ContainerSlots>::default();
+        let commands: Vec<_> = std::iter::from_fn(|| slots.command(&container, FITS)).collect();
+        assert_eq!(commands.iter().filter(|it| it.kind == SlotKind::Single).count(), 30);
+        assert_eq!(commands.iter().filter(|it| it.kind == SlotKind::Pool).count(), 48);
+        assert!(slots.command(&container, FITS).is_none());
         let http = Arc::<ContainerSlots>::default();
-        assert!(places.try_request(&http, FITS).is_ok_and(|place| place.seat == SlotKind::Pool));
-        assert!(places.try_request(&Arc::default(), LARGE).is_err(), "it needs four, two are kept");
+        assert!(slots.try_request(&http, FITS).is_ok_and(|slot| slot.kind == SlotKind::Pool));
+        assert!(slots.try_request(&Arc::default(), LARGE).is_err(), "it needs four, two are kept");
         drop(commands);
-        let large = places.try_request(&http, LARGE).unwrap();
-        assert_eq!((large.seat, places.count()), (SlotKind::Single, (96, 4)));
+        let large = slots.try_request(&http, LARGE).unwrap();
+        assert_eq!((large.kind, slots.count()), (SlotKind::Single, (96, 4)));
         drop(large);
-        assert_eq!(places.count(), (96, 0));
+        assert_eq!(slots.count(), (96, 0));
     }
 
     #[tokio::test]
     async fn who_has_its_share_waits_for_its_own_and_is_woken() {
-        let places = InstanceSlots::new(4, 0);
-        let held = Arc::<ContainerSlots>::default();
-        let place = places.request(&held, FITS).await.unwrap();
+        let slots = InstanceSlots::new(4, 0);
+        let container = Arc::<ContainerSlots>::default();
+        let slot = slots.request(&container, FITS).await.unwrap();
         let waiting = tokio::spawn({
-            let (places, held) = (places.clone(), held.clone());
-            async move { places.request(&held, FITS).await.map(|place| place.seat) }
+            let (slots, container) = (slots.clone(), container.clone());
+            async move { slots.request(&container, FITS).await.map(|slot| slot.kind) }
         });
         tokio::task::yield_now().await;
         assert!(!waiting.is_finished());
-        drop(place);
+        drop(slot);
         assert_eq!(waiting.await.unwrap(), Some(SlotKind::Pool));
-        assert!(places.request(&Arc::default(), LARGE).await.is_none(), "no place by itself at all");
+        assert!(slots.request(&Arc::default(), LARGE).await.is_none(), "the node has no single slot");
     }
 }

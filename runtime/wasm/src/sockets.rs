@@ -3,7 +3,7 @@
 //! The sockets of wasmtime-wasi are host sockets, and its address check can only allow or deny. A guest's sockets belong to its pod: a bind
 //! takes a port of the pod and opens no host socket, names and addresses are the cluster's, and the network decides which destinations are
 //! reachable. Therefore only the bindings of wasmtime-wasi are used. Its resource types name the entries of an instance's table, which
-//! hold [`tcp::Tcp`], [`udp::Udp`] and their streams (`ours` and `theirs` convert between the handle types).
+//! hold [`tcp::Tcp`], [`udp::Udp`] and their streams (`host_handle` and `wasi_handle` convert between the handle types).
 //!
 //! | WASI | [`Sockets`](container::net::Sockets) |
 //! | --- | --- |
@@ -46,7 +46,7 @@ pub(crate) fn now<T>(poll: impl FnMut(&mut Context<'_>) -> Poll<T>) -> Poll<T> {
 }
 
 /// Converts a handle of wasmtime-wasi's type into one of the host's type.
-fn ours<T: 'static, W: 'static>(handle: &Resource<W>) -> Resource<T> {
+fn host_handle<T: 'static, W: 'static>(handle: &Resource<W>) -> Resource<T> {
     match handle.owned() {
         true => Resource::new_own(handle.rep()),
         false => Resource::new_borrow(handle.rep()),
@@ -54,13 +54,13 @@ fn ours<T: 'static, W: 'static>(handle: &Resource<W>) -> Resource<T> {
 }
 
 /// Converts a handle of the host's type into one of wasmtime-wasi's type.
-fn theirs<T: 'static, W: 'static>(handle: &Resource<T>) -> Resource<W> {
-    ours(handle)
+fn wasi_handle<T: 'static, W: 'static>(handle: &Resource<T>) -> Resource<W> {
+    host_handle(handle)
 }
 
 /// Why a socket call of a guest fails.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Fault {
+pub(crate) enum SocketFault {
     /// An error of the network.
     Net(net::Error),
     /// The call is invalid in the current state of the socket.
@@ -71,19 +71,19 @@ pub(crate) enum Fault {
     TooLarge,
 }
 
-impl From<net::Error> for Fault {
+impl From<net::Error> for SocketFault {
     fn from(error: net::Error) -> Self {
         Self::Net(error)
     }
 }
 
-impl From<Fault> for ErrorCode {
-    fn from(fault: Fault) -> Self {
+impl From<SocketFault> for ErrorCode {
+    fn from(fault: SocketFault) -> Self {
         match fault {
-            Fault::InvalidState => Self::InvalidState,
-            Fault::InvalidArgument => Self::InvalidArgument,
-            Fault::TooLarge => Self::DatagramTooLarge,
-            Fault::Net(error) => match error {
+            SocketFault::InvalidState => Self::InvalidState,
+            SocketFault::InvalidArgument => Self::InvalidArgument,
+            SocketFault::TooLarge => Self::DatagramTooLarge,
+            SocketFault::Net(error) => match error {
                 net::Error::Refused(_) => Self::ConnectionRefused,
                 net::Error::AddressInUse(_) => Self::AddressInUse,
                 net::Error::NotAvailable(_) => Self::AddressNotBindable,
@@ -143,28 +143,28 @@ fn is_name(name: &str) -> bool {
 }
 
 /// Returns the value of an option, or an error for 0.
-fn positive<T: PartialEq + Default>(value: T) -> Result<T, Fault> {
-    if value == T::default() { Err(Fault::InvalidArgument) } else { Ok(value) }
+fn positive<T: PartialEq + Default>(value: T) -> Result<T, SocketFault> {
+    if value == T::default() { Err(SocketFault::InvalidArgument) } else { Ok(value) }
 }
 
 /// Checks the address family. An IPv6 socket takes no IPv4 address, mapped or not.
-fn check_family(address: SocketAddr, v6: bool) -> Result<(), Fault> {
+fn check_family(address: SocketAddr, v6: bool) -> Result<(), SocketFault> {
     let fits = match address.ip() {
         IpAddr::V4(_) => !v6,
         IpAddr::V6(ip) => v6 && ip.to_ipv4_mapped().is_none(),
     };
-    if fits { Ok(()) } else { Err(Fault::InvalidArgument) }
+    if fits { Ok(()) } else { Err(SocketFault::InvalidArgument) }
 }
 
-fn check_unicast(address: SocketAddr) -> Result<(), Fault> {
+fn check_unicast(address: SocketAddr) -> Result<(), SocketFault> {
     let ip = address.ip().to_canonical();
     let broadcast = matches!(ip, IpAddr::V4(ip) if ip.is_broadcast());
-    if ip.is_multicast() || broadcast { Err(Fault::InvalidArgument) } else { Ok(()) }
+    if ip.is_multicast() || broadcast { Err(SocketFault::InvalidArgument) } else { Ok(()) }
 }
 
-fn check_remote(address: SocketAddr) -> Result<(), Fault> {
+fn check_remote(address: SocketAddr) -> Result<(), SocketFault> {
     let is_invalid = address.ip().to_canonical().is_unspecified() || address.port() == 0;
-    if is_invalid { Err(Fault::InvalidArgument) } else { Ok(()) }
+    if is_invalid { Err(SocketFault::InvalidArgument) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use super::{
     stored,
 };
 use crate::{descriptors::Shares, env, machine, precompile};
-use agent::{Agent, Parts, Runtimes};
+use agent::{Agent, Dependencies, Runtimes};
 use anyhow::Context;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
@@ -101,7 +101,7 @@ impl Node {
         wasm.register(&mut process.metrics.lock());
         let recorder = |component: &str| recorder(config, process, group, &given.client, component);
         group.spawn(stored::tell(given.store.clone(), recorder("store"), reference(config)));
-        let parts = Parts {
+        let dependencies = Dependencies {
             runtimes: Runtimes::new([wasm.clone() as Arc<dyn Runtime>]),
             network: Arc::new(network.clone()),
             dialer: Arc::new(network.clone()),
@@ -110,7 +110,7 @@ impl Node {
             informers: given.informers.clone(),
             recorder: recorder("kubelet"),
         };
-        let agent = Agent::new(agent_options(config, process, given.store, &*wasm), parts)?;
+        let agent = Agent::new(agent_options(config, process, given.store, &*wasm), dependencies)?;
         agent.register(&mut process.metrics.lock());
         let _ = local.router.set(agent.router());
         let _ = local.network.set(network.clone());

@@ -169,12 +169,12 @@ fn an_environment_that_grows_out_of_itself_is_refused() {
     let mut chain = vec![json!({"name": "E0", "value": "x".repeat(10)})];
     chain.extend((1..33).map(double));
     refused(json!({"env": chain}));
-    // what is made and overridden again is work and memory all the same
+    // Overridden values count towards the limit, because they cost work and memory.
     refused(json!({"env": vec![json!({"name": "A", "value": "x".repeat(100_000)}); 40]}));
     let from = json!({"prefix": "P", "configMapRef": {"name": "cm"}});
     assert!(run(json!({"envFrom": vec![from.clone(); 1000]}), false).is_ok());
     refused(json!({"envFrom": vec![from; 200_000]}));
-    // arguments count with it
+    // Arguments count towards the limit.
     let env = run(json!({"env": [{"name": "E", "value": "x".repeat(100_000)}]}), false).unwrap();
     let line = |count: usize| {
         let container = json!({"name": "c", "args": vec!["$(E)"; count]});

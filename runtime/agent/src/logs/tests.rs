@@ -4,7 +4,7 @@ fn line(second: u32, stream: &str, tag: &str, text: &str) -> String {
     format!("2026-01-01T00:00:{second:02}.000000000Z {stream} {tag} {text}\n")
 }
 
-fn read(path: &Path, wanted: Wanted) -> String {
+fn read(path: &Path, wanted: LogOptions) -> String {
     let mut reader = Reader::open(path, wanted).unwrap();
     let mut out = Vec::new();
     while let Some(piece) = reader.read().unwrap() {
@@ -17,7 +17,7 @@ fn read(path: &Path, wanted: Wanted) -> String {
 fn lines_are_chosen_and_printed_as_asked() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("0.log");
-    // a rotated file comes first
+    // Rotated files come first.
     std::fs::write(dir.path().join("0.log.20260101-000000"), line(1, "stdout", "F", "one")).unwrap();
     let text = [
         line(2, "stderr", "F", "two"),
@@ -28,20 +28,20 @@ fn lines_are_chosen_and_printed_as_asked() {
         line(5, "stdout", "F", "five words are here"),
     ];
     std::fs::write(&path, text.concat() + "2026-01-01T00:00:06Z stdout F half").unwrap();
-    let all = Wanted::default();
+    let all = LogOptions::default();
     let since = |s: &str| Some(s.parse().unwrap());
     for (wanted, expected) in [
         (all.clone(), "one\ntwo\nthree\n\nfive words are here\n"),
-        (Wanted { tail: Some(2), ..all.clone() }, "\nfive words are here\n"),
-        (Wanted { tail: Some(3), ..all.clone() }, "three\n\nfive words are here\n"),
-        (Wanted { tail: Some(9), ..all.clone() }, "one\ntwo\nthree\n\nfive words are here\n"),
-        (Wanted { tail: Some(0), ..all.clone() }, ""),
-        (Wanted { since: since("2026-01-01T00:00:03Z"), ..all.clone() }, "three\n\nfive words are here\n"),
-        (Wanted { since: since("2026-01-01T00:00:03Z"), tail: Some(1), ..all.clone() }, "five words are here\n"),
-        (Wanted { limit: Some(6), ..all.clone() }, "one\ntw"),
-        (Wanted { stream: Some(Stream::Stderr), ..all.clone() }, "two\n"),
+        (LogOptions { tail: Some(2), ..all.clone() }, "\nfive words are here\n"),
+        (LogOptions { tail: Some(3), ..all.clone() }, "three\n\nfive words are here\n"),
+        (LogOptions { tail: Some(9), ..all.clone() }, "one\ntwo\nthree\n\nfive words are here\n"),
+        (LogOptions { tail: Some(0), ..all.clone() }, ""),
+        (LogOptions { since: since("2026-01-01T00:00:03Z"), ..all.clone() }, "three\n\nfive words are here\n"),
+        (LogOptions { since: since("2026-01-01T00:00:03Z"), tail: Some(1), ..all.clone() }, "five words are here\n"),
+        (LogOptions { limit: Some(6), ..all.clone() }, "one\ntw"),
+        (LogOptions { stream: Some(Stream::Stderr), ..all.clone() }, "two\n"),
         (
-            Wanted { timestamps: true, tail: Some(3), limit: Some(77), ..all.clone() },
+            LogOptions { timestamps: true, tail: Some(3), limit: Some(77), ..all.clone() },
             "2026-01-01T00:00:03.000000000Z three\n2026-01-01T00:00:04.000000000Z \n2026-01-",
         ),
     ] {
@@ -53,7 +53,7 @@ fn lines_are_chosen_and_printed_as_asked() {
 fn a_reader_follows_growth_and_rotation() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("0.log");
-    let mut reader = Reader::open(&path, Wanted { tail: Some(10), ..Wanted::default() }).unwrap();
+    let mut reader = Reader::open(&path, LogOptions { tail: Some(10), ..LogOptions::default() }).unwrap();
     assert_eq!(reader.read().unwrap(), None, "no file yet");
     std::fs::write(&path, line(1, "stdout", "F", "one")).unwrap();
     assert_eq!(reader.read().unwrap().unwrap(), "one\n");
@@ -69,7 +69,7 @@ fn half_a_line_waits_for_its_end() {
     let path = dir.path().join("0.log");
     let whole = line(1, "stdout", "F", "one");
     std::fs::write(&path, &whole[..20]).unwrap();
-    let mut reader = Reader::open(&path, Wanted::default()).unwrap();
+    let mut reader = Reader::open(&path, LogOptions::default()).unwrap();
     assert_eq!(reader.read().unwrap(), None);
     use std::io::Write;
     std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&whole.as_bytes()[20..]).unwrap();
@@ -82,9 +82,9 @@ fn last_words_are_bounded() {
     let path = dir.path().join("0.log");
     let text: String = (0..500).map(|i| line(1, "stdout", "F", &format!("line {i}"))).collect();
     std::fs::write(&path, text).unwrap();
-    let words = last_words(&path);
+    let words = termination_message(&path);
     assert!(words.ends_with("line 499\n") && words.lines().count() <= 80 && words.len() <= 2048, "{words}");
-    assert_eq!(last_words(&dir.path().join("none")), "");
+    assert_eq!(termination_message(&dir.path().join("none")), "");
 }
 
 #[test]
@@ -101,9 +101,9 @@ fn a_reader_misses_no_file_however_often_the_log_was_rotated() {
         String::from_utf8(out).unwrap()
     };
     write(1);
-    let mut reader = Reader::open(&path, Wanted::default()).unwrap();
+    let mut reader = Reader::open(&path, LogOptions::default()).unwrap();
     assert_eq!(all(&mut reader), "1\n");
-    // What came just before the rotation, and files in between.
+    // Reads the lines that were written just before the rotation, and the files in between.
     use std::io::Write;
     let late = line(2, "stdout", "F", "2");
     std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(late.as_bytes()).unwrap();
@@ -114,21 +114,21 @@ fn a_reader_misses_no_file_however_often_the_log_was_rotated() {
     rotate("000001");
     write(5);
     assert_eq!(all(&mut reader), "2\n3\n4\n5\n");
-    // The one that was read is gone by now: it was the oldest.
+    // The file that was being read was removed: it was the oldest.
     rotate("000002");
     for name in ["000000", "000000-001", "000001", "000002"] {
         std::fs::remove_file(dir.path().join(format!("0.log.20260101-{name}"))).unwrap();
     }
     write(6);
     assert_eq!(all(&mut reader), "6\n");
-    // Who begins while it is read begins with the oldest.
+    // A file that appears at the start of the read is read from the oldest on.
     rotate("000003");
     write(7);
-    assert_eq!(all(&mut Reader::open(&path, Wanted::default()).unwrap()), "6\n7\n");
-    assert_eq!(all(&mut Reader::open(&path, Wanted { tail: Some(2), ..Wanted::default() }).unwrap()), "6\n7\n");
+    assert_eq!(all(&mut Reader::open(&path, LogOptions::default()).unwrap()), "6\n7\n");
+    assert_eq!(all(&mut Reader::open(&path, LogOptions { tail: Some(2), ..LogOptions::default() }).unwrap()), "6\n7\n");
 }
 
-/// 64 MiB: all of it is seen, across rotations, by who follows. No file is removed here: how fast a reader is differs between machines.
+/// A follower sees all of 64 MiB across rotations. No file is removed, because readers have different speeds on different machines.
 #[tokio::test(flavor = "multi_thread")]
 async fn all_output_is_seen_by_who_follows() {
     use container::log::{Disk, Log, Options, Source};
@@ -147,7 +147,7 @@ async fn all_output_is_seen_by_who_follows() {
         log.flush().await;
     });
     let following = tokio::task::spawn_blocking(move || {
-        let mut reader = Reader::open(&path, Wanted { follow: true, ..Wanted::default() }).unwrap();
+        let mut reader = Reader::open(&path, LogOptions { follow: true, ..LogOptions::default() }).unwrap();
         let (mut seen, mut rest) = (0, Vec::new());
         while seen < LINES {
             let ended = writing.is_finished();

@@ -11,11 +11,11 @@ fn ago(seconds: i64) -> Timestamp {
     now() - SignedDuration::from_secs(seconds)
 }
 
-/// A pod, and what its containers do.
+/// A pod with the state of its containers.
 struct Case {
     pod: Pod,
     state: PodState,
-    live: Live,
+    live: LiveState,
 }
 
 fn case(spec: Value) -> Case {
@@ -28,7 +28,7 @@ fn case(spec: Value) -> Case {
     let pod =
         serde_json::from_value(json!({"metadata": {"name": "p", "namespace": "n", "uid": "u"}, "spec": spec})).unwrap();
     let state = PodState { started: Some(ago(60)), ..PodState::default() };
-    Case { pod, state, live: Live { setup: Setup::Ready, ..Live::default() } }
+    Case { pod, state, live: LiveState { setup: Setup::Ready, ..LiveState::default() } }
 }
 
 fn apps(policy: &str, names: &[&str]) -> Case {
@@ -36,7 +36,7 @@ fn apps(policy: &str, names: &[&str]) -> Case {
     case(json!({"restartPolicy": policy, "containers": containers}))
 }
 
-/// `init` runs first, `side` is a sidecar, `app` the app.
+/// `init` is an init container, `side` a sidecar, `app` an app container.
 fn with_init(policy: &str) -> Case {
     case(json!({
         "restartPolicy": policy,
@@ -65,7 +65,7 @@ impl Case {
     }
 
     fn ended(self, name: &str, code: i32, seconds_ago: i64) -> Self {
-        let ended = Ended {
+        let ended = Terminated {
             container_id: String::new(),
             code,
             reason: String::new(),
@@ -123,7 +123,7 @@ impl Case {
 #[test]
 fn the_pod_is_set_up_before_its_containers() {
     apps("Always", &["a"]).with(|c| c.live.setup = Setup::None).plans(expect!["set up"]);
-    apps("Always", &["a"]).with(|c| c.live.setup = Setup::Busy).plans(expect![""]);
+    apps("Always", &["a"]).with(|c| c.live.setup = Setup::InProgress).plans(expect![""]);
     apps("Always", &["a"])
         .with(|c| c.live.setup = Setup::Failed(now() + SignedDuration::from_secs(4)))
         .plans(expect!["wake in 4s"]);
@@ -136,7 +136,7 @@ fn app_containers_start_together_and_are_left_alone_while_they_run() {
         start a
         start b"#]]);
     apps("Always", &["a", "b"]).runs("a").plans(expect!["start b"]);
-    apps("Always", &["a", "b"]).runs("a").live("b", |l| l.busy = Busy::Starting).plans(expect![""]);
+    apps("Always", &["a", "b"]).runs("a").live("b", |l| l.operation = Operation::Starting).plans(expect![""]);
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn ended_containers_restart_as_their_policy_says() {
     apps("OnFailure", &["a", "b"]).ended("a", 0, 1).runs("b").plans(expect![""]);
     apps("OnFailure", &["a", "b"]).ended("a", 1, 1).runs("b").plans(expect!["start a"]);
     apps("Never", &["a", "b"]).ended("a", 1, 1).runs("b").plans(expect![""]);
-    // a container's own policy comes before the pod's
+    // A container's own policy overrides the pod's.
     case(json!({"restartPolicy": "Never", "containers": [{"name": "a", "restartPolicy": "Always"}]}))
         .ended("a", 1, 1)
         .plans(expect!["start a"]);
@@ -177,7 +177,7 @@ fn init_containers_run_one_after_another_and_sidecars_when_started() {
     with_init("Always").ended("init", 0, 1).runs("side").live("side", |l| l.started = false).plans(expect![""]);
     with_init("Always").ended("init", 0, 1).runs("side").plans(expect!["start init2"]);
     with_init("Always").ended("init", 0, 9).runs("side").ended("init2", 0, 1).plans(expect!["start app"]);
-    // a sidecar that ends before the pod is initialized comes back first
+    // A sidecar that exits before the pod is initialized restarts before the next init container.
     with_init("Never").ended("init", 0, 9).ended("side", 0, 1).plans(expect!["start side"]);
 }
 
@@ -195,7 +195,7 @@ fn what_came_after_a_sidecar_does_not_wait_for_it_again() {
         back off side 10s
         start init2
         wake in 7s"#]]);
-    // after a restart of the process the order is that of the first start
+    // After a restart of the process, containers start in the original order.
     let drained = |case: &mut Case| {
         for record in case.state.containers.values_mut() {
             let Some(Attempt { state: AttemptState::Exited(ended), .. }) = &mut record.current else { continue };
@@ -231,7 +231,7 @@ fn probes_and_changed_images_stop_a_container() {
     apps("Always", &["a"])
         .runs("a")
         .live("a", unhealthy(None))
-        .live("a", |l| l.busy = Busy::Stopping(Duration::from_secs(30)))
+        .live("a", |l| l.operation = Operation::Stopping(Duration::from_secs(30)))
         .plans(expect![""]);
     apps("Always", &["a"])
         .runs("a")
@@ -246,7 +246,7 @@ fn deletion_stops_apps_then_sidecars_then_undoes_everything() {
     all()
         .runs("side")
         .runs("app")
-        .live("app", |l| l.busy = Busy::Stopping(Duration::from_secs(5)))
+        .live("app", |l| l.operation = Operation::Stopping(Duration::from_secs(5)))
         .deleting()
         .plans(expect![""]);
     all().runs("side").ended("app", 143, 1).deleting().plans(expect!["stop side 5s: Stopping container side"]);
@@ -255,7 +255,7 @@ fn deletion_stops_apps_then_sidecars_then_undoes_everything() {
         .ended("side", 143, 1)
         .ended("app", 143, 1)
         .deleting()
-        .with(|c| c.live.setup = Setup::Undoing)
+        .with(|c| c.live.setup = Setup::TearingDown)
         .plans(expect![""]);
     all()
         .ended("side", 143, 1)
@@ -269,10 +269,10 @@ fn deletion_stops_apps_then_sidecars_then_undoes_everything() {
 fn a_shorter_grace_period_is_passed_on_and_starts_are_given_up() {
     apps("Always", &["a"])
         .runs("a")
-        .live("a", |l| l.busy = Busy::Stopping(Duration::from_secs(30)))
+        .live("a", |l| l.operation = Operation::Stopping(Duration::from_secs(30)))
         .deleting()
         .plans(expect!["stop a 5s: Stopping container a"]);
-    apps("Always", &["a"]).live("a", |l| l.busy = Busy::Starting).deleting().plans(expect!["cancel a"]);
+    apps("Always", &["a"]).live("a", |l| l.operation = Operation::Starting).deleting().plans(expect!["cancel a"]);
     apps("Always", &["a"]).runs("a").with(|c| c.live.gone = true).plans(expect!["stop a 30s: Stopping container a"]);
 }
 
@@ -281,14 +281,14 @@ fn a_finished_pod_is_undone_and_left_until_it_is_deleted() {
     apps("Never", &["a", "b"]).ended("a", 0, 1).ended("b", 1, 1).plans(expect!["tear down"]);
     apps("Never", &["a"]).ended("a", 0, 1).with(|c| c.live.setup = Setup::None).plans(expect![""]);
     apps("Never", &["a"]).ended("a", 0, 1).with(|c| c.live.setup = Setup::None).deleting().plans(expect!["finish"]);
-    // sidecars of a finished pod go
+    // The sidecars of a finished pod are stopped.
     with_init("Never")
         .ended("init", 0, 9)
         .ended("init2", 0, 9)
         .ended("app", 0, 1)
         .runs("side")
         .plans(expect!["stop side 30s: Stopping container side"]);
-    // whatever is remembered: the API says that it is over
+    // A terminal phase in the API overrides the known state.
     apps("Always", &["a"])
         .with(|c| c.pod.status = serde_json::from_value(json!({"phase": "Failed"})).unwrap())
         .with(|c| c.live.setup = Setup::None)
@@ -298,17 +298,17 @@ fn a_finished_pod_is_undone_and_left_until_it_is_deleted() {
 #[test]
 fn volumes_that_are_recorded_are_removed_before_the_pod_is_finished() {
     let recorded = |setup: Setup| {
-        let made = crate::volumes::Made { volume: "v".into(), plugin: "kubernetes.io/empty-dir".into() };
+        let made = crate::volumes::VolumeRecord { volume: "v".into(), plugin: "kubernetes.io/empty-dir".into() };
         apps("Never", &["a"]).with(|c| (c.state.volumes, c.live.setup) = (vec![made], setup))
     };
-    // an earlier process made them, or not all could be made
-    for setup in [Setup::None, Setup::Failed(ago(-9)), Setup::Stuck(ago(0))] {
+    // An earlier process set up the volumes, or a setup or teardown failed.
+    for setup in [Setup::None, Setup::Failed(ago(-9)), Setup::TeardownFailed(ago(0))] {
         recorded(setup.clone()).deleting().plans(expect!["tear down"]);
         recorded(setup.clone()).with(|c| c.live.gone = true).plans(expect!["tear down"]);
         recorded(setup).ended("a", 0, 1).plans(expect!["tear down"]);
     }
-    recorded(Setup::Stuck(ago(-9))).deleting().plans(expect!["wake in 9s"]);
-    recorded(Setup::Undoing).deleting().plans(expect![""]);
+    recorded(Setup::TeardownFailed(ago(-9))).deleting().plans(expect!["wake in 9s"]);
+    recorded(Setup::TearingDown).deleting().plans(expect![""]);
     recorded(Setup::None).plans(expect!["set up"]);
 }
 
@@ -324,7 +324,7 @@ fn a_deadline_fails_the_pod_when_it_is_over() {
             c.state.failure = Some(Failure {
                 reason: "DeadlineExceeded".into(),
                 message: String::new(),
-                refused: false,
+                rejected: false,
                 pressure: false,
             })
         })

@@ -1,11 +1,11 @@
-//! What the node and its containers use: `/stats/summary` (JSON), and `/metrics/resource` and `/metrics/cadvisor` (Prometheus text), as the
-//! kubelet names the figures. A figure that this node does not measure is left out.
+//! CPU and memory usage of the node and its containers: `/stats/summary` (JSON), `/metrics/resource` and `/metrics/cadvisor` (Prometheus
+//! text), with the kubelet's names. Metrics that this node does not measure are omitted.
 
 use crate::{
     pod,
     readings::Rate,
     shared::Shared,
-    usage::{self, OfNode, Sample},
+    usage::{self, NodeSample, Sample},
 };
 use axum::{
     Json,
@@ -20,7 +20,7 @@ use std::{
     sync::Arc,
 };
 
-/// CPU and memory as the summary has them. The window of a rate is this node's addition: metrics.k8s.io tells it.
+/// CPU and memory of the summary. The window of the rate is an extension for metrics.k8s.io.
 fn figures(now: &str, cpu_nanos: Option<u64>, rate: Option<Rate>, memory: Option<u64>) -> Map<String, Value> {
     let mut figures = Map::new();
     if let Some(cpu_nanos) = cpu_nanos {
@@ -37,7 +37,7 @@ fn figures(now: &str, cpu_nanos: Option<u64>, rate: Option<Rate>, memory: Option
     figures
 }
 
-/// Of a pod: a rate is known when it is known of all containers. Its window is the shortest of theirs.
+/// The sum of a pod's containers. There is a rate if all containers have one; its window is the shortest of theirs.
 fn of_pod(now: &str, samples: &[Sample]) -> Map<String, Value> {
     let rates: Option<Vec<Rate>> = samples.iter().map(|sample| sample.rate).collect();
     let rate = rates.and_then(|rates| {
@@ -68,7 +68,7 @@ pub(super) async fn summary(State(shared): State<Arc<Shared>>) -> Response {
         extend(&mut value, of_pod(&now, of_one));
         pods.push(value);
     }
-    let OfNode { usage, rate } = usage::of_node(&shared);
+    let NodeSample { usage, rate } = usage::node_sample(&shared);
     let mut node = json!({"nodeName": shared.options.node});
     extend(&mut node, figures(&now, usage.cpu_nanos, rate, usage.memory_bytes));
     Json(json!({"node": node, "pods": pods})).into_response()
@@ -80,7 +80,7 @@ fn extend(value: &mut Value, more: Map<String, Value>) {
     }
 }
 
-/// Metrics in Prometheus' text format.
+/// Metrics in the text format of Prometheus.
 #[derive(Default)]
 struct Text(String);
 
@@ -93,7 +93,7 @@ impl Text {
         self.put(format_args!("# HELP {name} {help}\n# TYPE {name} {kind}\n"));
     }
 
-    /// One line; `at` is the time of the reading.
+    /// Writes a sample. `at` is its time.
     fn line(&mut self, name: &str, labels: impl Display, value: impl Display, at: Option<Timestamp>) {
         self.put(format_args!("{name}{labels} {value}"));
         if let Some(at) = at {
@@ -133,7 +133,7 @@ pub(super) async fn resource(State(shared): State<Arc<Shared>>) -> Response {
     let name = "container_start_time_seconds";
     text.head(name, "gauge", "[STABLE] Start time of the container since unix epoch in seconds");
     samples.iter().for_each(|s| text.line(name, of_container(s), started(s), None));
-    let OfNode { usage, .. } = usage::of_node(&shared);
+    let NodeSample { usage, .. } = usage::node_sample(&shared);
     if let Some(cpu) = usage.cpu_nanos {
         let name = "node_cpu_usage_seconds_total";
         text.head(name, "counter", "[STABLE] Cumulative cpu time consumed by the node in core-seconds");
@@ -160,7 +160,7 @@ pub(super) async fn resource(State(shared): State<Arc<Shared>>) -> Response {
     text.response()
 }
 
-/// The figures of cAdvisor that dashboards read, as far as this node measures them.
+/// The metrics of cAdvisor that dashboards use, as far as this node measures them.
 pub(super) async fn cadvisor(State(shared): State<Arc<Shared>>) -> Response {
     let samples = usage::samples(&shared).await;
     let now = Some(shared.now());

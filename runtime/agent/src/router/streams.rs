@@ -1,7 +1,7 @@
-//! The kubelet's paths that become streams: `/exec`, `/attach` and `/portForward`. Who calls them asks for an upgrade; a refusal is text with
-//! the kubelet's words. On an exec and an attach `container::frame` is spoken, on a forwarded port its own bytes.
+//! The streaming endpoints of the kubelet API: `/exec`, `/attach` and `/portForward`. Each requires an HTTP upgrade. Errors are plain text
+//! with the kubelet's messages. `exec` and `attach` use the protocol of [`container::frame`], a forwarded port transfers raw bytes.
 //!
-//! A stream ends with the caller's: what was run for it ends then, and a program that was joined is left.
+//! When the client disconnects, an `exec` command is stopped, and an attached container continues.
 
 use crate::{agent::Agent, pod, shared::Shared};
 use axum::{
@@ -31,23 +31,23 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// The protocol of a forwarded port: its bytes.
-const PORT: &str = "port";
-/// Bytes that wait in one direction of one stream.
+/// The upgrade protocol of a forwarded port: raw bytes.
+const PORT_PROTOCOL: &str = "port";
+/// The buffer size per stream and direction, in bytes.
 const PIPE_BUFFER: usize = 32 << 10;
-/// Frames that wait to be written.
-const QUEUE: usize = 4;
-/// Sizes of a terminal that wait; who is slower misses some.
+/// The number of frames that wait to be written.
+const FRAME_QUEUE: usize = 4;
+/// The number of terminal sizes that wait. If the queue is full, a size is dropped.
 const RESIZE_QUEUE: usize = 16;
-/// Longest text of a terminal's size, bytes.
+/// The maximum length of a terminal size in JSON, in bytes.
 const MAX_RESIZE_BYTES: usize = 256;
-/// How often a silent stream is asked whether somebody is there.
+/// How often a keep-alive frame is sent.
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(30);
-/// How long a port may take to be reached.
+/// The timeout for connecting to a port.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 
 #[derive(Clone)]
-struct Node {
+struct StreamNode {
     shared: Arc<Shared>,
     token: CancellationToken,
 }
@@ -58,21 +58,21 @@ impl Agent {
             .route("/exec/{namespace}/{pod}/{container}", any(exec))
             .route("/attach/{namespace}/{pod}/{container}", any(attach))
             .route("/portForward/{namespace}/{pod}", any(port_forward))
-            .with_state(Node { shared: self.shared.clone(), token: self.token.clone() })
+            .with_state(StreamNode { shared: self.shared.clone(), token: self.token.clone() })
     }
 }
 
 type Pairs = Query<Vec<(String, String)>>;
 
-fn refuse(code: StatusCode, text: String) -> Response {
+fn error_response(code: StatusCode, text: String) -> Response {
     (code, format!("{text}\n")).into_response()
 }
 
-fn on(pairs: &[(String, String)], name: &str) -> bool {
+fn is_set(pairs: &[(String, String)], name: &str) -> bool {
     pairs.iter().any(|(known, value)| known == name && value == "1")
 }
 
-/// A running container, and what runs it.
+/// Finds a running container and its runtime. Returns the container id.
 fn running(shared: &Shared, namespace: &str, pod: &str, container: &str) -> Option<(Arc<str>, Arc<dyn Runtime>)> {
     let pod = shared.cluster.pods.get(namespace, pod)?;
     let handle = shared.pods.lock().get(pod::uid(&pod)).cloned()?;
@@ -83,19 +83,19 @@ fn running(shared: &Shared, namespace: &str, pod: &str, container: &str) -> Opti
 }
 
 async fn exec(
-    State(node): State<Node>,
+    State(node): State<StreamNode>,
     Path((namespace, name, container)): Path<(String, String, String)>,
     Query(pairs): Pairs,
     request: Request,
 ) -> Response {
     let Some((id, runtime)) = running(&node.shared, &namespace, &name, &container) else {
-        return refuse(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"));
+        return error_response(StatusCode::INTERNAL_SERVER_ERROR, format!("container not found ({container:?})"));
     };
     let command: Vec<String> = pairs.iter().filter(|(n, _)| n == "command").map(|(_, word)| word.clone()).collect();
     if command.is_empty() {
-        return refuse(StatusCode::BAD_REQUEST, "a command is missing".into());
+        return error_response(StatusCode::BAD_REQUEST, "a command is missing".into());
     }
-    let tty = on(&pairs, "tty");
+    let tty = is_set(&pairs, "tty");
     node.serve(request, &pairs, move |streams| {
         Box::pin(async move {
             let outcome = runtime.exec(&id, Exec { command: command.clone(), tty }, streams).await;
@@ -109,14 +109,14 @@ async fn exec(
 }
 
 async fn attach(
-    State(node): State<Node>,
+    State(node): State<StreamNode>,
     Path((namespace, name, container)): Path<(String, String, String)>,
     Query(pairs): Pairs,
     request: Request,
 ) -> Response {
     let Some((id, runtime)) = running(&node.shared, &namespace, &name, &container) else {
         let text = format!("container {container} not found in pod {name}_{namespace}");
-        return refuse(StatusCode::INTERNAL_SERVER_ERROR, text);
+        return error_response(StatusCode::INTERNAL_SERVER_ERROR, text);
     };
     node.serve(request, &pairs, move |streams| {
         Box::pin(async move {
@@ -149,26 +149,29 @@ fn failure(text: &str) -> Value {
     })
 }
 
-/// Runs until it has ended, and says how.
-type Work = BoxFuture<'static, Value>;
+/// The program of a stream. Returns its `v1.Status`.
+type Operation = BoxFuture<'static, Value>;
 
-impl Node {
-    /// Answers a request for a stream of frames: `start` is given the program's ends of it.
+impl StreamNode {
+    /// Upgrades the request to a stream of frames. `start` receives the program's ends of the streams.
     fn serve(
         self,
         request: Request,
         pairs: &[(String, String)],
-        start: impl FnOnce(Streams) -> Work + Send + 'static,
+        start: impl FnOnce(Streams) -> Operation + Send + 'static,
     ) -> Response {
-        let is = |name: &str| on(pairs, name);
+        let is = |name: &str| is_set(pairs, name);
         let wanted = [is("stdin"), is("stdout"), is("stderr") && !is("tty"), is("tty")];
         if !wanted[..3].contains(&true) {
-            return refuse(StatusCode::BAD_REQUEST, "you must specify at least 1 of stdin, stdout, stderr".into());
+            return error_response(
+                StatusCode::BAD_REQUEST,
+                "you must specify at least 1 of stdin, stdout, stderr".into(),
+            );
         }
-        self.upgrade(request, frame::PROTOCOL, move |stream| Box::pin(converse(stream, wanted, start)))
+        self.upgrade(request, frame::PROTOCOL, move |stream| Box::pin(serve_frames(stream, wanted, start)))
     }
 
-    /// Answers that the protocol is spoken from now on, and does the work until the node ends.
+    /// Upgrades the request to `protocol`, and runs `work` on the connection until the node stops.
     fn upgrade(
         self,
         mut request: Request,
@@ -177,7 +180,7 @@ impl Node {
     ) -> Response {
         let asked = request.headers().get(header::UPGRADE).is_some_and(|asked| asked == protocol);
         let Some(upgrade) = request.extensions_mut().remove::<OnUpgrade>().filter(|_| asked) else {
-            return refuse(StatusCode::BAD_REQUEST, format!("an upgrade to {protocol} is required"));
+            return error_response(StatusCode::BAD_REQUEST, format!("an upgrade to {protocol} is required"));
         };
         let token = self.token;
         self.shared.tasks.spawn(async move {
@@ -200,30 +203,33 @@ impl Node {
     }
 }
 
-/// Moves frames between the stream and a program, until the program has ended and all its output is on the way, or until the other side
-/// has gone.
-async fn converse(
+/// Transfers frames between the connection and a program, until the program has ended and its output is sent, or until the client
+/// disconnects.
+async fn serve_frames(
     stream: TokioIo<Upgraded>,
     [stdin, stdout, stderr, tty]: [bool; 4],
-    start: impl FnOnce(Streams) -> Work + Send + 'static,
+    start: impl FnOnce(Streams) -> Operation + Send + 'static,
 ) {
     let (mut from, mut to) = split(stream);
     let pipe = |is: bool| if is { Some(duplex(PIPE_BUFFER)) } else { None };
-    let (input, theirs) = pipe(stdin).unzip();
-    let (output, their_output) = pipe(stdout).unzip();
-    let (errors, their_errors) = pipe(stderr).unzip();
+    let (input, program_input) = pipe(stdin).unzip();
+    let (output, program_output) = pipe(stdout).unzip();
+    let (errors, program_errors) = pipe(stderr).unzip();
     let (sizes, resize) = mpsc::channel(RESIZE_QUEUE);
     let program = Streams {
-        stdin: theirs.map(|end| Box::new(end) as Box<_>),
-        stdout: their_output.map(|end| Box::new(end) as Box<_>),
-        stderr: their_errors.map(|end| Box::new(end) as Box<_>),
+        stdin: program_input.map(|end| Box::new(end) as Box<_>),
+        stdout: program_output.map(|end| Box::new(end) as Box<_>),
+        stderr: program_errors.map(|end| Box::new(end) as Box<_>),
         resize: tty.then_some(resize),
     };
-    let (frames, mut queue) = mpsc::channel(QUEUE);
+    let (frames, mut queue) = mpsc::channel(FRAME_QUEUE);
     let work = async move {
         let run = start(program);
-        let (outcome, (), ()) =
-            tokio::join!(run, pump(frame::STDOUT, output, frames.clone()), pump(frame::STDERR, errors, frames.clone()));
+        let (outcome, (), ()) = tokio::join!(
+            run,
+            forward_output(frame::STDOUT, output, frames.clone()),
+            forward_output(frame::STDERR, errors, frames.clone())
+        );
         let _ = frames.send((frame::STATUS, outcome.to_string().into_bytes())).await;
         drop(frames);
     };
@@ -252,12 +258,12 @@ async fn converse(
     };
     tokio::select! {
         () = both => {}
-        () = take(&mut from, input, sizes) => {}
+        () = read_frames(&mut from, input, sizes) => {}
     }
 }
 
-/// What the program writes, until its end.
-async fn pump(channel: u8, from: Option<DuplexStream>, frames: mpsc::Sender<(u8, Vec<u8>)>) {
+/// Sends a program's output as frames until its end.
+async fn forward_output(channel: u8, from: Option<DuplexStream>, frames: mpsc::Sender<(u8, Vec<u8>)>) {
     let Some(mut from) = from else { return };
     let mut buffer = BytesMut::new();
     loop {
@@ -269,8 +275,8 @@ async fn pump(channel: u8, from: Option<DuplexStream>, frames: mpsc::Sender<(u8,
     }
 }
 
-/// What the other side says, until it goes.
-async fn take(
+/// Receives the client's frames until it disconnects.
+async fn read_frames(
     from: &mut ReadHalf<TokioIo<Upgraded>>,
     mut stdin: Option<DuplexStream>,
     sizes: mpsc::Sender<(u16, u16)>,
@@ -279,7 +285,7 @@ async fn take(
     while let Ok(Some((channel, bytes))) = frame::read(from).await {
         match channel {
             frame::STDIN => {
-                // A program that does not read any more is no reason to end.
+                // A program that closed its standard input continues.
                 let written = match &mut stdin {
                     Some(to) if !bytes.is_empty() => to.write_all(&bytes).await.is_ok(),
                     _ => false,
@@ -290,7 +296,7 @@ async fn take(
             }
             frame::RESIZE => {
                 text.extend(bytes);
-                for size in resized(&mut text) {
+                for size in parse_sizes(&mut text) {
                     let _ = sizes.try_send(size);
                 }
             }
@@ -299,8 +305,8 @@ async fn take(
     }
 }
 
-/// Takes the whole sizes off the text. What can be none is thrown away.
-fn resized(text: &mut Vec<u8>) -> Vec<(u16, u16)> {
+/// Takes the complete terminal sizes from the buffered text. Drops invalid text.
+fn parse_sizes(text: &mut Vec<u8>) -> Vec<(u16, u16)> {
     let mut values = serde_json::Deserializer::from_slice(text).into_iter::<Value>();
     let side = |size: &Value, name: &str| size[name].as_u64().and_then(|side| u16::try_from(side).ok());
     let mut sizes = Vec::new();
@@ -308,7 +314,7 @@ fn resized(text: &mut Vec<u8>) -> Vec<(u16, u16)> {
     for value in values.by_ref() {
         match value {
             Ok(size) => sizes.extend(side(&size, "Width").zip(side(&size, "Height"))),
-            // Asked again it would pass over what is only half there.
+            // The iterator would skip an incomplete value at the next call.
             Err(error) => {
                 broken = !error.is_eof();
                 break;
@@ -324,33 +330,33 @@ fn resized(text: &mut Vec<u8>) -> Vec<(u16, u16)> {
 }
 
 async fn port_forward(
-    State(node): State<Node>,
+    State(node): State<StreamNode>,
     Path((namespace, name)): Path<(String, String)>,
     Query(pairs): Pairs,
     request: Request,
 ) -> Response {
     let port = pairs.iter().find(|(name, _)| name == "port").and_then(|(_, port)| port.parse::<u16>().ok());
     let Some(port) = port.filter(|port| *port > 0) else {
-        return refuse(StatusCode::BAD_REQUEST, "query parameter \"port\" is required".into());
+        return error_response(StatusCode::BAD_REQUEST, "query parameter \"port\" is required".into());
     };
     let found = node.shared.cluster.pods.get(&namespace, &name);
     let Some(view) = found.and_then(|pod| node.shared.network.view(pod::uid(&pod))) else {
-        return refuse(StatusCode::NOT_FOUND, format!("pod not found (\"{name}_{namespace}\")"));
+        return error_response(StatusCode::NOT_FOUND, format!("pod not found (\"{name}_{namespace}\")"));
     };
     let at = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), port);
     let connected = timeout(CONNECT_TIMEOUT, view.connect(at)).await;
     let why = match connected {
-        Ok(Ok((mut theirs, _))) => {
-            return node.upgrade(request, PORT, move |mut stream| {
-                // Its end is the same however it came.
-                Box::pin(async move { drop(copy_bidirectional(&mut stream, &mut theirs).await) })
+        Ok(Ok((mut connection, _))) => {
+            return node.upgrade(request, PORT_PROTOCOL, move |mut stream| {
+                // A failed connection ends the stream like a closed one.
+                Box::pin(async move { drop(copy_bidirectional(&mut stream, &mut connection).await) })
             });
         }
         Ok(Err(net::Error::Refused(_))) => format!("dial tcp4 {at}: connect: connection refused"),
         Ok(Err(error)) => format!("dial tcp4 {at}: {error}"),
         Err(_) => format!("dial tcp4 {at}: i/o timeout"),
     };
-    refuse(StatusCode::BAD_GATEWAY, format!("failed to connect to localhost:{port} inside the pod: {why}"))
+    error_response(StatusCode::BAD_GATEWAY, format!("failed to connect to localhost:{port} inside the pod: {why}"))
 }
 
 #[cfg(test)]
@@ -360,15 +366,15 @@ mod tests {
     #[test]
     fn sizes_come_in_any_pieces() {
         let mut text = br#"{"Width":80,"Height":24}{"Width":1"#.to_vec();
-        assert_eq!(resized(&mut text), [(80, 24)]);
+        assert_eq!(parse_sizes(&mut text), [(80, 24)]);
         text.extend(
             br#"00,"Height":30}
 "#,
         );
-        assert_eq!(resized(&mut text), [(100, 30)]);
+        assert_eq!(parse_sizes(&mut text), [(100, 30)]);
         for odd in ["nothing", r#"{"Width":-1,"Height":70000}"#, "[", &"[".repeat(300)] {
             text.extend(odd.as_bytes());
-            assert_eq!(resized(&mut text), []);
+            assert_eq!(parse_sizes(&mut text), []);
             assert!(text.len() <= MAX_RESIZE_BYTES);
         }
     }

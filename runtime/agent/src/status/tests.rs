@@ -8,27 +8,27 @@ fn now() -> Timestamp {
 
 #[derive(Clone, Copy)]
 enum Does {
-    /// Never started.
+    /// It never started.
     Nothing,
-    /// Runs, ready.
+    /// It runs and is ready.
     Runs,
-    /// Runs, startup probe pending.
+    /// It runs, and its startup probe has not succeeded.
     Starts,
-    /// Runs, not ready.
+    /// It runs and is not ready.
     Unready,
-    /// Ended.
-    Ended(i32),
-    /// Ended and waits for its restart.
+    /// It terminated.
+    Terminated(i32),
+    /// It terminated and waits for its restart.
     Crashed(i32),
 }
-use Does::{Crashed, Ended as Over, Nothing, Runs, Starts, Unready};
+use Does::{Crashed, Nothing, Runs, Starts, Terminated as Over, Unready};
 
-fn make(pod: &Pod, does: &[(&str, Does)]) -> (PodState, Live) {
+fn make(pod: &Pod, does: &[(&str, Does)]) -> (PodState, LiveState) {
     let mut state = PodState { started: Some(now()), ..PodState::default() };
-    let mut live = Live { setup: Setup::Ready, ..Live::default() };
+    let mut live = LiveState { setup: Setup::Ready, ..LiveState::default() };
     for (name, does) in does {
         let ended = |code| {
-            AttemptState::Exited(Ended {
+            AttemptState::Exited(Terminated {
                 container_id: "wasmtime://x".into(),
                 code,
                 reason: if code == 0 { "Completed".into() } else { "Error".into() },
@@ -80,9 +80,9 @@ fn pod(policy: &str, init: &[&str], apps: &[&str]) -> Pod {
     .unwrap()
 }
 
-fn status_of(pod: &Pod, does: &[(&str, Does)], last: bool) -> PodStatus {
+fn status_of(pod: &Pod, does: &[(&str, Does)], is_final: bool) -> PodStatus {
     let (state, live) = make(pod, does);
-    let input = Input { state: &state, live: &live, host: &[], addresses: &[], reported: None, last, now: now() };
+    let input = Input { state: &state, live: &live, host: &[], addresses: &[], reported: None, is_final, now: now() };
     generate(pod, &input)
 }
 
@@ -222,11 +222,12 @@ fn container_statuses_tell_state_last_state_and_readiness() {
 #[test]
 fn a_deadline_is_told_only_when_nothing_runs_any_more() {
     let p = pod("Always", &[], &["a"]);
-    let told = |does, last| {
+    let told = |does, is_final| {
         let (mut state, live) = make(&p, &[("a", does)]);
         state.failure =
-            Some(Failure { reason: "DeadlineExceeded".into(), message: "m".into(), refused: false, pressure: false });
-        let input = Input { state: &state, live: &live, host: &[], addresses: &[], reported: None, last, now: now() };
+            Some(Failure { reason: "DeadlineExceeded".into(), message: "m".into(), rejected: false, pressure: false });
+        let input =
+            Input { state: &state, live: &live, host: &[], addresses: &[], reported: None, is_final, now: now() };
         let status = generate(&p, &input);
         (status.phase.unwrap(), status.reason)
     };

@@ -1,4 +1,4 @@
-//! Pods that the node does not take.
+//! Pods that the node rejects.
 
 use super::world::{World, path};
 use serde_json::json;
@@ -30,7 +30,7 @@ async fn pods_that_do_not_fit_are_refused_and_those_that_run_stay() {
         assert!(events.contains(&expected), "{expected} in {events:#?}");
     }
     assert_eq!(world.runtime.specs().len(), 1, "nothing of them ran");
-    // a node that shrank keeps what it has, and pods that wait for its start are taken by age
+    // A node with less capacity keeps its pods. Pods that wait for its start are admitted by age.
     world.stop().await;
     let created = |name: &str, at: &str| {
         world.pod(name, asks("1"));
@@ -44,7 +44,7 @@ async fn pods_that_do_not_fit_are_refused_and_those_that_run_stay() {
         .await;
     world.phase("b-earlier", "Running").await;
     assert_eq!(world.phase("a-later", "Failed").await["reason"], "OutOfcpu");
-    // a place that is given up can be had
+    // Released resources can be requested again.
     world.delete("first", 0);
     world.gone("first").await;
     world.pod("third", asks("3"));

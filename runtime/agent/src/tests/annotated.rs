@@ -1,4 +1,4 @@
-//! What a pod's annotations say of how it is served.
+//! Annotations of a pod about its HTTP handlers.
 
 use super::world::{World, path, waiting};
 use serde_json::json;

@@ -1,4 +1,4 @@
-//! Exec probes and life-cycle hooks, as upstream's kubelet runs them.
+//! Exec probes and life-cycle hooks, compared with upstream's kubelet.
 
 use super::world::{World, condition, elapsed, waiting};
 use container::fake::Script;
@@ -54,7 +54,7 @@ async fn an_exec_probe_that_fails_tells_what_it_wrote_and_restarts() {
         assert!(told(&world, event), "{event} in {:#?}", world.api.events());
     }
     let readiness = world.api.events().into_iter().find(|e| e.contains("Readiness probe failed"));
-    // the event cuts it to what events hold
+    // The message is truncated to the maximum length of an event.
     assert!(readiness.is_some_and(|text| text.len() <= 1100 && text.contains("ooo")));
 }
 
@@ -102,7 +102,7 @@ async fn a_hook_that_fails_after_the_start_ends_the_container() {
     for event in ["FailedPostStartHook: PostStartHook failed", "Killing: FailedPostStartHook"] {
         assert!(told(&world, event), "{event} in {:#?}", world.api.events());
     }
-    // what is not started again shows how it ended
+    // A container that is not restarted shows how it terminated.
     let mut spec = one(json!({"lifecycle": {"postStart": {"tcpSocket": {"port": 80}}}}));
     spec["restartPolicy"] = "Never".into();
     world.pod("never", spec);

@@ -1,4 +1,4 @@
-//! How containers and pods end, and who waits for that.
+//! The termination of containers and pods.
 
 use super::world::{World, elapsed, path};
 use container::fake::Script;
@@ -19,7 +19,7 @@ async fn a_conflict_is_not_the_end_of_a_pod() {
     world.pod("p", one(json!({})));
     world.phase("p", "Running").await;
     assert_eq!(world.api.conflict(0, "pods"), 0, "the first report met conflicts");
-    // of the last report and of the deletion after it
+    // The replies to the last report and to the deletion after it.
     for conflicts in [1, 6] {
         let name = format!("p{conflicts}");
         world.pod(&name, one(json!({})));
@@ -29,7 +29,7 @@ async fn a_conflict_is_not_the_end_of_a_pod() {
         world.gone(&name).await;
         assert_eq!(world.api.conflict(0, "pods"), 0);
     }
-    // another pod of the name is left alone
+    // Another pod with the same name is not deleted.
     world.delete("p", 1);
     world.api.conflict(3, "pods");
     world.until("p", |_| world.runtime.stops().len() == 3).await;
@@ -57,7 +57,7 @@ async fn what_a_container_writes_before_its_end_is_told() {
     world.runtime.exit("c", 3);
     let status = world.until("p", |s| s["containerStatuses"][0]["restartCount"] == 1).await;
     assert_eq!(status["containerStatuses"][0]["lastState"]["terminated"]["message"], "why");
-    // the next one begins with an empty file, and says nothing: then its log counts
+    // The next attempt starts with an empty file and writes nothing, so that the end of its log is used.
     let log = world.runtime.specs()[1].log.clone();
     std::fs::write(&log, "2026-01-01T00:00:00Z stdout F the log\n").unwrap();
     world.runtime.exit("c", 3);

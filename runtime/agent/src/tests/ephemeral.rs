@@ -1,4 +1,4 @@
-//! Ephemeral containers, which are added while a pod runs.
+//! Ephemeral containers, which are added to a running pod.
 
 use super::world::{World, condition, path};
 use container::{Stdin, fake::Script};

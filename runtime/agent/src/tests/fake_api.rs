@@ -1,5 +1,5 @@
-//! An API server for tests: stores JSON, lists, watches, merges statuses, selects by namespace and by equal fields. No validation, no
-//! defaulting.
+//! An API server for tests. It stores JSON, lists, watches, merges statuses, and selects by namespace and by equality of fields. It neither
+//! validates nor sets defaults.
 
 use axum::{
     Router,
@@ -24,23 +24,23 @@ struct Inner {
 
 #[derive(Default)]
 struct Objects {
-    /// By path: `/api/v1/namespaces/n/pods/p`.
+    /// Objects by path: `/api/v1/namespaces/n/pods/p`.
     by_path: BTreeMap<String, Value>,
     log: Vec<Change>,
-    /// Statuses patched into pods, by name.
+    /// Statuses that were patched, by name of the pod.
     statuses: Vec<(String, Value)>,
-    /// Answer this many writes of this resource (any, when it is empty; never Events) with this code and reason.
+    /// The number of writes to fail, with the resource (empty for any except Events), code and reason.
     failures: (u32, &'static str, u16, &'static str),
     tokens: u32,
-    /// What was read: path and query of each GET.
+    /// Path and query of each GET.
     asked: Vec<String>,
-    /// Watches that are open, by path and query.
+    /// Open watches by path and query.
     open: Vec<String>,
-    /// Watches of these resources tell nothing.
+    /// Resources whose watches are stalled.
     silent: &'static [&'static str],
 }
 
-/// A write, or a deletion, whose `after` is the last state at the revision of the deletion.
+/// A write or deletion. For a deletion, `after` is the last state at the revision of the deletion.
 struct Change {
     revision: u64,
     path: String,
@@ -49,12 +49,12 @@ struct Change {
     deleted: bool,
 }
 
-/// Which objects a list or watch is about.
+/// The selector of a list or watch.
 #[derive(Clone)]
 struct Selection {
     resource: String,
     namespace: Option<String>,
-    /// Path of a field, and its value.
+    /// The path of a field and its value.
     fields: Vec<(String, String)>,
 }
 
@@ -76,7 +76,7 @@ impl Selection {
     }
 }
 
-/// A watch that is counted while it is open.
+/// Counts an open watch until it is dropped.
 struct Open(FakeApi, String);
 
 impl Drop for Open {
@@ -102,7 +102,7 @@ impl FakeApi {
         client::Client::new(kube::Client::new(service, "default"))
     }
 
-    /// Creates or replaces an object at a path.
+    /// Creates or replaces the object at a path.
     pub(super) fn put(&self, path: &str, mut object: Value) {
         let mut objects = self.0.objects.lock();
         let revision = *self.0.revision.borrow() + 1;
@@ -117,7 +117,7 @@ impl FakeApi {
         self.0.objects.lock().by_path.get(path).cloned()
     }
 
-    /// An object as it was first created.
+    /// The object as it was created.
     pub(super) fn created(&self, path: &str) -> Option<Value> {
         let objects = self.0.objects.lock();
         let first = objects.log.iter().find(|change| change.path == path && change.before.is_none());
@@ -142,7 +142,7 @@ impl FakeApi {
         self.0.revision.send_replace(revision);
     }
 
-    /// All objects below a collection's path, anywhere.
+    /// All objects of a collection, in all namespaces.
     pub(super) fn all(&self, resource: &str) -> Vec<Value> {
         let objects = self.0.objects.lock();
         let of = |(path, value): (&String, &Value)| (resource_of(path) == resource).then(|| value.clone());
@@ -158,14 +158,14 @@ impl FakeApi {
         self.0.objects.lock().asked.clone()
     }
 
-    /// Path and query of the watches that are open.
+    /// Path and query of the open watches.
     pub(super) fn open(&self) -> Vec<String> {
         let mut open = self.0.objects.lock().open.clone();
         open.sort();
         open
     }
 
-    /// From now on watches of these resources tell nothing; others tell what they held back.
+    /// Stalls the watches of these resources. Other watches send the events that they held back.
     pub(super) fn silence(&self, silent: &'static [&'static str]) {
         self.0.objects.lock().silent = silent;
         self.0.revision.send_modify(|_| {});
@@ -175,12 +175,12 @@ impl FakeApi {
         self.0.objects.lock().failures = (times, "", 500, "InternalError");
     }
 
-    /// Answers writes of a resource with conflicts, as when others were faster; answers how many are left of those asked for before.
+    /// Answers the next writes of a resource with conflicts. Returns how many of the earlier ones remain.
     pub(super) fn conflict(&self, times: u32, resource: &'static str) -> u32 {
         std::mem::replace(&mut self.0.objects.lock().failures, (times, resource, 409, "Conflict")).0
     }
 
-    /// `reason: message` of all events, in order of creation.
+    /// All events as `reason: message`, in order of creation.
     pub(crate) fn events(&self) -> Vec<String> {
         let mut events = self.all("events");
         events.sort_by_key(|e| e["metadata"]["resourceVersion"].as_str().and_then(|v| v.parse::<u64>().ok()));
@@ -190,7 +190,7 @@ impl FakeApi {
     }
 }
 
-/// `/api/v1/namespaces/n/pods/p` → `pods`.
+/// The resource of a path: `/api/v1/namespaces/n/pods/p` → `pods`.
 fn resource_of(path: &str) -> &str {
     let parts: Vec<_> = path.trim_start_matches('/').split('/').collect();
     let skip = if parts.first() == Some(&"api") { 2 } else { 3 };
@@ -310,7 +310,7 @@ impl FakeApi {
         Body::from_stream(stream.boxed()).into_response()
     }
 
-    /// The events of a watch after a revision, and the last of them.
+    /// The watch events after a revision, and the revision of the last one.
     fn news(&self, selection: &Selection, since: u64) -> (String, u64) {
         let objects = self.0.objects.lock();
         let silent = objects.silent.contains(&selection.resource.as_str());
@@ -361,7 +361,7 @@ impl FakeApi {
     }
 }
 
-/// Merges objects; conditions by type; all other lists are replaced.
+/// Merges objects, and conditions by type. Replaces other lists.
 fn merge(into: &mut Value, patch: &Value) {
     let Some(patch) = patch.as_object() else { return };
     for (key, value) in patch {

@@ -58,7 +58,7 @@ async fn a_pod_with_environment_and_a_config_map_volume_runs() {
     let statuses = world.api.statuses();
     assert_eq!(statuses[0].1["phase"], "Pending", "the first report is Pending");
     assert!(statuses.len() < 6, "statuses are not repeated: {statuses:#?}");
-    // the volume follows the ConfigMap
+    // The volume follows the ConfigMap.
     world.api.edit("/api/v1/namespaces/default/configmaps/cm", |cm| cm["data"]["color"] = "red".into());
     let file = mount.root.join("color");
     world.until("p", |_| std::fs::read_to_string(&file).unwrap() == "red").await;
@@ -123,7 +123,7 @@ async fn finished_pods_keep_their_word() {
     assert_eq!(condition(&good, "Ready").1, "PodCompleted");
     let bad = world.phase("bad", "Failed").await;
     assert_eq!(bad["containerStatuses"][1]["state"]["terminated"]["exitCode"], 1);
-    // nothing is left of them but their logs and what the API knows
+    // Only their logs and their objects in the API remain.
     world.until("bad", |_| world.runtime.sandboxes().is_empty()).await;
     let good = world.until("good", |s| condition(s, "PodReadyToStartContainers").0 == "False").await;
     assert!(good["podIP"].is_string(), "the address stays on record");
@@ -207,7 +207,7 @@ async fn an_image_that_is_loaded_ends_the_back_off_of_who_waits_for_it() {
     tokio::time::sleep(Duration::from_secs(400)).await;
     world.until("absent", |s| waiting(s) == "ImagePullBackOff").await;
     let (loaded, pulls) = (elapsed(), world.images.pulls.lock().len());
-    // as another process does it
+    // An attempt of another process.
     world.images.load("own:1");
     for name in ["absent", "never"] {
         world.phase(name, "Running").await;
@@ -368,7 +368,7 @@ async fn after_a_restart_of_the_agent_pods_go_on_where_they_were() {
     assert_eq!(world.status("p"), before, "draining changes nothing in the API");
     assert!(world.runtime.retired().is_empty(), "nobody else is there to go to");
     assert!(world.runtime.running().is_empty());
-    // the process is new: the network has forgotten, and another pod comes first
+    // The new process has an empty network, and another pod is set up first.
     world.network = Default::default();
     world.start().await;
     let again = |s: &Value| {
@@ -385,7 +385,7 @@ async fn after_a_restart_of_the_agent_pods_go_on_where_they_were() {
     assert_eq!(after["phase"], "Running");
     let never = world.phase("never", "Failed").await;
     assert_eq!(never["containerStatuses"][0]["state"]["terminated"]["exitCode"], 143);
-    // stopped with the agent again and again, it is never held back as what crashes is
+    // A container that is repeatedly drained has no restart back-off.
     let begin = super::world::elapsed();
     for _ in 2..5 {
         world.stop().await;
@@ -399,7 +399,7 @@ async fn after_a_restart_of_the_agent_pods_go_on_where_they_were() {
     let mut logs: Vec<_> = world.runtime.specs().iter().filter(|s| s.name == "c").map(|s| s.log.clone()).collect();
     logs.sort();
     assert!(logs.iter().any(|log| log.ends_with("4.log")), "each attempt has a log of its own: {logs:?}");
-    // what was deleted meanwhile leaves nothing behind
+    // A pod that was deleted meanwhile is cleaned up.
     world.stop().await;
     world.api.delete(&path("p"));
     world.start().await;
@@ -414,7 +414,7 @@ async fn a_sandbox_that_cannot_be_removed_keeps_no_pod_from_starting() {
     world.runtime.set_stuck(true);
     world.stop().await;
     world.api.delete(&path("known"));
-    // of another run, whose state files are lost
+    // The pods of an earlier process whose state files are lost.
     let attached = world.network.attach(PodNetwork {
         id: "unknown".into(),
         name: "unknown".to_owned(),
@@ -469,7 +469,7 @@ async fn what_takes_longer_than_the_drain_is_cut_counted_and_remembered() {
     world.pod("p", json!({"containers": [{"name": "slow", "image": "i:1"}, {"name": "fast", "image": "i:1"}]}));
     world.until("p", |s| condition(s, "Ready").0 == "True").await;
     world.stop().await;
-    assert_eq!(world.agent.as_ref().unwrap().cut(), 1);
+    assert_eq!(world.agent.as_ref().unwrap().killed_containers(), 1);
     world.start().await;
     let status = world.until("p", |s| s["containerStatuses"][1]["lastState"]["terminated"].is_object()).await;
     let code = |n: usize| status["containerStatuses"][n]["lastState"]["terminated"]["exitCode"].clone();
@@ -480,15 +480,15 @@ async fn what_takes_longer_than_the_drain_is_cut_counted_and_remembered() {
 #[tokio::test(start_paused = true)]
 async fn the_first_pass_takes_back_what_an_earlier_process_said() {
     let mut world = World::new().await;
-    world.agent.as_ref().unwrap().settled().await;
+    world.agent.as_ref().unwrap().statuses_synced().await;
     world.pod("p", one(json!({})));
     world.until("p", |s| condition(s, "Ready").0 == "True").await;
     world.stop().await;
     let before = world.api.statuses().len();
-    // what must be pulled again is not up before the first pass is over
+    // A container whose image must be pulled again does not start before the first pass is over.
     world.images.present.lock().clear();
     world.start().await;
-    world.agent.as_ref().unwrap().settled().await;
+    world.agent.as_ref().unwrap().statuses_synced().await;
     let said = world.api.statuses();
     assert!(said.len() > before, "nothing was said of the pod");
     for kind in ["Ready", "ContainersReady"] {
@@ -637,7 +637,7 @@ async fn logs_are_served_as_the_kubelet_does() {
     assert!(
         metrics.contains("container_memory_working_set_bytes{container=\"c\",namespace=\"default\",pod=\"p\"} 1048576")
     );
-    // a followed log ends with its container, after its last line
+    // A followed log ends with its container, after its last line.
     let follow = tokio::spawn({
         let request =
             axum::http::Request::get("/containerLogs/default/p/c?follow=true").body(axum::body::Body::empty()).unwrap();
@@ -651,7 +651,7 @@ async fn logs_are_served_as_the_kubelet_does() {
     assert!(!follow.is_finished());
     world.runtime.exit("c", 0);
     assert_eq!(follow.await.unwrap(), "second\nmore\n");
-    // following what has ended already waits for nothing
+    // Following the log of an exited container returns at once.
     let begin = super::world::elapsed();
     assert_eq!(get("/containerLogs/default/p/c?previous=true&follow=true").await, (200, "second\nmore\n".into()));
     assert_eq!(super::world::elapsed(), begin);

@@ -1,5 +1,5 @@
-//! Nobody's files are at risk from the end of a pod: not those that somebody mounted into its folders, and nothing that no plugin made.
-//! The mounts are real ones, in a mount namespace of the test's own.
+//! The end of a pod removes no user's files: neither of file systems that are mounted into its folders, nor files that no plugin created.
+//! The mounts are real, in a mount namespace of the test.
 
 #![allow(clippy::disallowed_methods, reason = "a test is told by its environment what it must not skip")]
 
@@ -12,8 +12,8 @@ use std::{
     time::Duration,
 };
 
-/// Whether the test runs in a mount namespace of its own. If not, it is run once more there; or skipped (said loudly) where that cannot
-/// be and is not required.
+/// Whether the test runs in its own mount namespace. If not, runs the test again in one. If that is impossible and not required, skips the
+/// test with a message.
 fn alone(name: &str) -> bool {
     const INSIDE: &str = "SAMPAN_TEST_INSIDE";
     if env::var_os(INSIDE).is_some() {
@@ -36,7 +36,7 @@ fn alone(name: &str) -> bool {
     false
 }
 
-/// A user's folder, mounted somewhere until it is dropped.
+/// A user's folder, mounted until it is dropped.
 struct Bound {
     own: tempfile::TempDir,
     at: PathBuf,
@@ -58,9 +58,9 @@ impl Bound {
         assert_eq!(text, "years of work", "{when}, mounted at {}", self.at.display());
     }
 
-    /// Takes it away.
+    /// Unmounts it.
     fn unmount(&self) {
-        // its folder may have been moved, and is found where it is now
+        // The mount point may have been moved.
         let mounts = fs::read_to_string("/proc/self/mountinfo").expect("read");
         let root = self.own.path().to_str().expect("text");
         let line = mounts.lines().find(|line| line.split(' ').nth(3).is_some_and(|from| root.ends_with(from)));
@@ -71,11 +71,11 @@ impl Bound {
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum End {
-    /// It is deleted in good order.
+    /// The pod is deleted gracefully.
     Deleted,
-    /// It goes from the API at once.
+    /// The pod is removed from the API at once.
     Forced,
-    /// It goes from the API while the agent is away.
+    /// The pod is removed from the API while the agent is down.
     Orphaned,
 }
 
@@ -148,14 +148,14 @@ async fn volumes_are_recorded_before_they_are_made() {
     let away = world.dir.path().join("away");
     world.pod("first", spec());
     world.phase("first", "Running").await;
-    // the record cannot be written: then nothing is made
+    // If the record cannot be saved, no volume is set up.
     fs::rename(&states, &away).expect("moved");
     world.pod("p", spec());
     world.until("p", |_| world.api.events().iter().any(|e| e.contains("cannot record"))).await;
     assert!(!world.dir.path().join("volumes/uid-p").exists());
     fs::rename(&away, &states).expect("moved back");
     world.phase("p", "Running").await;
-    // one volume cannot be made: all of them are recorded, and removed with the pod
+    // If one volume cannot be set up, all are recorded and removed with the pod.
     let mut broken = spec();
     broken["volumes"][1] = json!({"name": "labels", "configMap": {"name": "none"}});
     world.pod("q", broken);

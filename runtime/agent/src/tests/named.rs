@@ -1,4 +1,4 @@
-//! What a node reads of the cluster: its own, and what its pods name.
+//! What a node reads from the API: its own objects, and those that its pods reference.
 
 use super::world::{World, path, waiting};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ fn watch(collection: &str, name: &str) -> String {
     format!("{collection}?watch=true&allowWatchBookmarks=true&fieldSelector=metadata.name%3D{name}")
 }
 
-/// The watches of ConfigMaps and Secrets that are open, without their revisions.
+/// The open watches of ConfigMaps and Secrets, without revisions.
 fn watches(world: &World) -> Vec<String> {
     let open = world.api.open().into_iter().filter(|url| url.contains("/configmaps") || url.contains("/secrets"));
     open.map(|url| url.split("&resourceVersion").next().unwrap_or_default().to_owned()).collect()
@@ -79,7 +79,7 @@ async fn a_node_reads_its_own_pods_and_what_they_name() {
     assert_eq!(watches(&world), [watch(MAPS, "shared"), watch(SECRETS, "other")]);
     world.delete("b", 1);
     world.gone("b").await;
-    // the task of a watch ends a moment after its last holder
+    // The task of a watch ends shortly after its last user.
     let ended = async {
         while !watches(&world).is_empty() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
@@ -91,7 +91,7 @@ async fn a_node_reads_its_own_pods_and_what_they_name() {
 #[tokio::test(start_paused = true)]
 async fn what_was_made_just_before_a_pod_is_there_for_its_first_start() {
     let world = World::new().await;
-    // This pod waits for both; its watches are under way, and will say nothing of what comes.
+    // This pod waits for both objects. Their watches are open and stalled.
     world.pod("early", naming("map", "secret"));
     world.until("early", |_| watches(&world).len() == 2).await;
     while !world.api.events().iter().any(|event| event.starts_with("FailedMount")) {
@@ -107,7 +107,7 @@ async fn what_was_made_just_before_a_pod_is_there_for_its_first_start() {
     let events = world.api.events().split_off(failed);
     assert!(!events.iter().any(|event| event.contains("not found")), "{events:#?}");
     world.phase("early", "Running").await;
-    // No second look at a volume that is as it was listed: its folder is written once.
+    // A volume that equals its first list is not synced again: its folder is written once.
     let begin = world.api.asked().len();
     world.pod("first", naming("map", "secret"));
     world.phase("first", "Running").await;

@@ -82,7 +82,7 @@ async fn a_lease_that_goes_or_changes_is_renewed_all_the_same() {
     let world = World::new().await;
     world.ready().await;
     let before = elapsed();
-    // the garbage collector takes the Lease of a Node's predecessor after the Node is back
+    // The garbage collector deletes the Lease of the previous Node after the new Node was registered.
     world.api.delete(LEASE);
     world.until("none", |_| world.lease().is_object()).await;
     assert!(elapsed() - before <= Duration::from_secs(11), "{:?}", elapsed() - before);

@@ -1,4 +1,4 @@
-//! Statuses that another hand writes over.
+//! Statuses that another client overwrites.
 
 use super::world::{World, condition, elapsed, path};
 use serde_json::{Value, json};

@@ -1,4 +1,4 @@
-//! Images that are on the node, but not for everybody.
+//! Images on the node that require credentials.
 
 use super::world::{World, failure, waiting};
 use crate::images::Keyring;

@@ -1,4 +1,4 @@
-//! The kubelet's paths that tell what the node and its containers use.
+//! The endpoints of the kubelet API for CPU and memory usage.
 
 use super::world::World;
 use serde_json::{Value, json};
@@ -16,7 +16,7 @@ async fn summary(world: &World) -> Value {
     serde_json::from_str(&get(world, "/stats/summary").await).unwrap()
 }
 
-/// A node with a pod of two containers that began now. Each uses half a core.
+/// A node with a pod of two containers that have just started. Each uses half a core.
 async fn world() -> World {
     let world = World::new().await;
     let limited = json!({"name": "a", "image": "i:1", "resources": {"limits": {"memory": "64Mi", "cpu": "500m"}}});

@@ -2,7 +2,7 @@
 
 use super::fake_api::FakeApi;
 use crate::{
-    Agent, Machine, Options, Parts, Runtimes,
+    Agent, Dependencies, Machine, Options, Runtimes,
     images::{Command, Error, Images, Keyring, Listed, Pulled},
 };
 use client::{Informers, Recorder, RecorderOptions};
@@ -25,7 +25,7 @@ pub(super) fn epoch() -> Timestamp {
     "2026-01-01T00:00:00Z".parse().expect("a time")
 }
 
-/// Paused time since the test began.
+/// The paused time since the test began.
 pub(super) fn elapsed() -> Duration {
     let now = tokio::time::Instant::now();
     let begin = BEGIN.get().unwrap_or_else(|| {
@@ -39,12 +39,12 @@ pub(super) fn now() -> Timestamp {
     epoch() + SignedDuration::try_from(elapsed()).expect("in range")
 }
 
-/// Images in memory: any name is in the registry, unless told otherwise.
+/// Images in memory. The registry has every name, except those that fail.
 #[derive(Default)]
 pub(super) struct FakeImages {
     pub(super) present: Mutex<BTreeMap<String, Pulled>>,
     pub(super) broken: Mutex<BTreeMap<String, Error>>,
-    /// Images that are here for those with these credentials only.
+    /// Images on the node that require these credentials.
     pub(super) private: Mutex<BTreeMap<String, Keyring>>,
     pub(super) pulls: Mutex<Vec<(String, Keyring)>>,
 }
@@ -91,24 +91,24 @@ impl Images for FakeImages {
 }
 
 impl FakeImages {
-    /// An image comes without a pull.
+    /// Adds an image to the node without a pull.
     pub(super) fn load(&self, image: &str) {
         self.present.lock().insert(image.to_owned(), pulled(image));
     }
 }
 
-/// A pull that fails.
+/// The error of a failed pull.
 pub(super) fn failure(image: &str) -> Error {
     Error::ErrImagePull { image: image.into(), cause: "no such tag".into(), hint: String::new() }
 }
 
-/// One node and its API.
+/// A node and its API server.
 pub(super) struct World {
     pub(super) api: FakeApi,
     pub(super) runtime: FakeRuntime,
     pub(super) network: FakeNetwork,
     pub(super) images: Arc<FakeImages>,
-    /// The disk is short.
+    /// Whether the disk has pressure.
     pub(super) short: Arc<std::sync::atomic::AtomicBool>,
     pub(super) dir: tempfile::TempDir,
     pub(super) agent: Option<Agent>,
@@ -146,7 +146,7 @@ impl World {
         tokio::spawn(write);
         let informers = Informers::new(client.clone(), token.clone(), tasks);
         let runtime: Arc<dyn Runtime> = Arc::new(self.runtime.clone());
-        let parts = Parts {
+        let parts = Dependencies {
             runtimes: Runtimes::new([runtime]),
             network: Arc::new(self.network.clone()),
             dialer: Arc::new(self.network.clone()),
@@ -168,14 +168,14 @@ impl World {
         self.running = Some((token, task));
     }
 
-    /// Ends the agent as Ctrl-C does.
+    /// Ends the agent like Ctrl-C.
     pub(super) async fn stop(&mut self) {
         let (token, task) = self.running.take().expect("a running agent");
         token.cancel();
         task.await.expect("the agent ends");
     }
 
-    /// Creates a pod bound to the node. `spec` lacks the node's name.
+    /// Creates a pod that is bound to the node. `spec` has no node name.
     pub(super) fn pod(&self, name: &str, mut spec: Value) {
         spec["nodeName"] = "node".into();
         let pod = json!({
@@ -190,7 +190,7 @@ impl World {
         self.api.get(&path(name)).map(|pod| pod["status"].clone()).unwrap_or_default()
     }
 
-    /// Marks a pod deleted, as the API server does.
+    /// Marks a pod as deleted, like the API server.
     pub(super) fn delete(&self, name: &str, grace: i64) {
         self.api.edit(&path(name), |pod| {
             pod["metadata"]["deletionTimestamp"] = api::time::rfc3339(now()).into();
@@ -198,7 +198,7 @@ impl World {
         });
     }
 
-    /// Waits until a pod's status fulfils something, at most an hour of paused time.
+    /// Waits until a pod's status fulfils a condition, at most an hour of paused time.
     pub(super) async fn until(&self, name: &str, what: impl Fn(&Value) -> bool) -> Value {
         let begin = elapsed();
         loop {

@@ -1,8 +1,8 @@
-//! Replaces the files of a folder all at once: they live in a time-named folder, `..data` points to it, and each name is a link
-//! through `..data`. A reader sees the old set or the new one, never a mix.
+//! Replaces the files of a folder atomically: they are in a folder that is named after its time, the symbolic link `..data` points to it,
+//! and each visible name is a symbolic link through `..data`. A reader sees the old files or the new ones, never a mixture.
 //!
-//! The layout is Kubernetes' own: programs watch `..data` for changes. Nothing is synced: what is there is compared with what is wanted
-//! whenever a pod starts, and what a power cut left otherwise is written anew.
+//! The layout is upstream's `AtomicWriter`: programs watch `..data` for changes. Nothing is flushed to the disk. The files are compared
+//! with the desired ones whenever a pod starts, and those that a power failure damaged are written again.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -11,17 +11,17 @@ use std::{
     path::{Component, Path},
 };
 
-/// One file to write.
+/// A file to write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct File {
-    /// Its bytes.
+    /// Its content.
     pub data: Vec<u8>,
     /// Its permission bits.
     pub mode: u32,
 }
 
-/// Makes `dir` hold exactly `files` (relative path → file). Does nothing when it already does. `stamp` names the new version and must
-/// differ from the last one's.
+/// Makes `dir` contain exactly `files`, by relative path. Does nothing if it already does. `stamp` names the new version and must differ
+/// from the previous one's.
 pub fn write(dir: &Path, files: &BTreeMap<String, File>, stamp: &str) -> io::Result<()> {
     for path in files.keys() {
         check(path)?;
@@ -95,7 +95,7 @@ fn tops(files: &BTreeMap<String, File>) -> BTreeSet<&str> {
     files.keys().filter_map(|path| path.split('/').next()).collect()
 }
 
-/// Makes the visible names.
+/// Creates the symbolic links of the visible names.
 fn links(dir: &Path, files: &BTreeMap<String, File>) -> io::Result<()> {
     for name in tops(files) {
         let target = Path::new("..data").join(name);

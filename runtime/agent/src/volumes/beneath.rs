@@ -1,5 +1,5 @@
-//! Finds what a `subPath` names below a volume's root, once, when a container is made. Links are followed as long as they stay inside, one
-//! name at a time and from handle to handle, so that no guest can lead the search out by changing the volume meanwhile
+//! Resolves the `subPath` of a mount below a volume's root, once, when a container is created. It resolves symbolic links inside the volume
+//! only, component by component and relative to open folders, so that a guest cannot redirect the lookup by changing the volume meanwhile
 //! (CVE-2017-1002101, CVE-2021-25741).
 
 use rustix::{
@@ -14,31 +14,31 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
-/// As many links as the kernel follows.
+/// The kernel's limit of symbolic links per lookup.
 const MAX_LINKS: u32 = 40;
 
-/// Opens a folder, which may be read.
+/// Flags to open a folder for reading.
 pub(super) const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// Opens a file without waiting: a guest may have made a pipe of it.
+/// Flags to open a file without blocking: a guest may have replaced it by a named pipe.
 pub(super) const FILE: OFlags = OFlags::RDONLY.union(OFlags::NOFOLLOW).union(OFlags::NONBLOCK).union(OFlags::CLOEXEC);
 
-/// What is there.
+/// The result of a lookup.
 #[derive(Debug)]
 pub(super) enum Found {
-    /// A folder, and the way to it without links.
+    /// A folder, and its path without symbolic links.
     Folder(PathBuf, OwnedFd),
     /// A regular file, open for reading.
     File(File),
 }
 
-/// Opens the root of a volume; links on the way to it are the user's own.
+/// Opens the root of a volume. Symbolic links in its own path are trusted.
 pub(super) fn root(path: &Path) -> Result<OwnedFd, String> {
     open(path, FOLDER, Mode::empty()).map_err(|e| format!("the volume cannot be opened: {e}"))
 }
 
-/// Finds `sub` below a folder, if `accept` takes that folder. What is missing is made as a folder, with the mode `make`, if there is one.
-/// The error is for the user and names nothing of the host.
+/// Resolves `sub` below a folder that `accept` allows. Missing components are created as folders with the mode `make`, if it is set. The
+/// error is for the user and contains no path of the host.
 pub(super) fn find(
     path: &Path,
     sub: &Path,
@@ -54,9 +54,9 @@ pub(super) fn find(
 
 struct Search {
     root: OwnedFd,
-    /// The folders from the root to where the search is: `..` goes back to a handle, never to whatever is above it by now.
+    /// The open folders from the root to the current one. `..` returns to an open folder, never to the folder's current parent.
     stack: Vec<(OsString, OwnedFd)>,
-    /// What is still to go, and whether a link said so.
+    /// The remaining components, and whether each comes from a symbolic link.
     todo: VecDeque<(OsString, bool)>,
     links: u32,
     make: Option<Mode>,
@@ -95,9 +95,10 @@ impl Search {
                     let mode = self.make.ok_or_else(|| format!("{} does not exist", sub.display()))?;
                     match mkdirat(at, &name, mode) {
                         Ok(()) => {
-                            // the mode, whatever the process's mask says
-                            let made = openat(at, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(changed)?;
-                            fchmod(made, mode).map_err(changed)?;
+                            // Sets the mode regardless of the process's umask.
+                            let recorded =
+                                openat(at, &name, FOLDER | OFlags::NOFOLLOW, Mode::empty()).map_err(changed)?;
+                            fchmod(recorded, mode).map_err(changed)?;
                         }
                         Err(Errno::EXIST) => {}
                         Err(errno) => return Err(format!("cannot make {}: {errno}", sub.display())),
@@ -123,7 +124,7 @@ impl Search {
     }
 }
 
-/// Opens a regular file, and nothing else, in a folder that is open.
+/// Opens a regular file in an open folder. Other file types are an error.
 pub(super) fn file(at: &OwnedFd, name: &OsStr) -> Result<Found, String> {
     let file = File::from(openat(at, name, FILE, Mode::empty()).map_err(changed)?);
     match file.metadata() {

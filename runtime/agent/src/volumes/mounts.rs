@@ -1,11 +1,11 @@
-//! From a container's volume mounts to the folders a runtime shows it.
+//! Resolves a container's volume mounts to folders for the runtime.
 //!
-//! Everything is found from handles (see [`super::beneath`]) and handed on as a [`Mount`], which is found again in the same way at each
-//! opening. What a runtime cannot show by itself is copied into a folder of the container: single files, and folders within volumes
-//! whose versions are swept (a container with a `subPath` of a ConfigMap keeps what it began with, as upstream).
+//! Every path is resolved with open folders (see [`super::beneath`]) and becomes a [`Mount`], which the runtime resolves in the same way at
+//! each open. What a runtime cannot mount directly is copied into a folder of the container: single files, and folders of volumes whose old
+//! versions are removed. Like upstream, a container with a `subPath` of a ConfigMap keeps the version that it started with.
 
 use super::{
-    Kind, Private, Synced,
+    Owner, PrivateDir, SyncedVolume,
     beneath::{self, Found},
     tree,
 };
@@ -25,31 +25,31 @@ use std::{
     path::{Path, PathBuf},
 };
 
-/// What the mounts of one start are made from.
-pub struct Wanted<'a> {
+/// The input of a container's mounts.
+pub struct MountRequest<'a> {
     /// The pod.
     pub pod: &'a Pod,
     /// Its container.
     pub container: &'a Container,
-    /// Its volumes by name.
-    pub volumes: &'a BTreeMap<String, Synced>,
-    /// What `subPathExpr` may refer to.
+    /// The pod's volumes by name.
+    pub volumes: &'a BTreeMap<String, SyncedVolume>,
+    /// The variables that `subPathExpr` may reference.
     pub variables: &'a [(String, String)],
-    /// A folder of this container for copies; it is emptied first.
+    /// A folder for the container's copies. It is emptied first.
     pub scratch: &'a Path,
-    /// What no mount may show.
-    pub private: &'a Private,
+    /// The folder that no mount may expose.
+    pub private: &'a PrivateDir,
 }
 
-/// Files that are mounted into one folder.
+/// Single files with the same parent folder of `mountPath`.
 struct Files {
     folder: PathBuf,
     read_only: bool,
 }
 
-/// Makes the mounts of one start. Blocks on the disk. The error is the message of `CreateContainerConfigError`.
-pub fn mounts(wanted: &Wanted<'_>) -> Result<Vec<Mount>, String> {
-    let Wanted { pod, container, volumes, scratch, .. } = *wanted;
+/// Resolves the mounts of a container. Blocks on the disk. The error is the message of `CreateContainerConfigError`.
+pub fn mounts(request: &MountRequest<'_>) -> Result<Vec<Mount>, String> {
+    let MountRequest { pod, container, volumes, scratch, .. } = *request;
     tree::remove(scratch).map_err(|error| format!("failed to prepare subPath: {error}"))?;
     let mut out: Vec<Mount> = Vec::new();
     let mut files: BTreeMap<String, Files> = BTreeMap::new();
@@ -61,8 +61,8 @@ pub fn mounts(wanted: &Wanted<'_>) -> Result<Vec<Mount>, String> {
                 mount.name, container.name
             ));
         };
-        let sub = sub_path(mount, wanted.variables)?;
-        let read_only = mount.read_only == Some(true) || volume.kind == Kind::Versions;
+        let sub = sub_path(mount, request.variables)?;
+        let read_only = mount.read_only == Some(true) || volume.owner == Owner::Agent;
         let failed = |e: &dyn std::fmt::Display| match sub.is_empty() {
             true => format!("failed to mount volume {:?} into container {:?}: {e}", mount.name, container.name),
             false => {
@@ -72,14 +72,14 @@ pub fn mounts(wanted: &Wanted<'_>) -> Result<Vec<Mount>, String> {
                 )
             }
         };
-        let (root, found) = find(volume, Path::new(&sub), wanted.private).map_err(|e| failed(&e))?;
+        let (root, found) = find(volume, Path::new(&sub), request.private).map_err(|e| failed(&e))?;
         let (root, below) = match found {
             Found::File(file) => {
                 let number = files.len();
                 add_file(mount, file, read_only, &scratch.join(format!("files-{number}")), &mut files)?;
                 continue;
             }
-            Found::Folder(_, handle) if volume.kind == Kind::Versions && !sub.is_empty() => {
+            Found::Folder(_, handle) if volume.owner == Owner::Agent && !sub.is_empty() => {
                 let copy = scratch.join(format!("folder-{number}"));
                 copy_folder(&handle, &copy).map_err(|e| failed(&e))?;
                 (copy, PathBuf::new())
@@ -101,7 +101,7 @@ pub fn mounts(wanted: &Wanted<'_>) -> Result<Vec<Mount>, String> {
     Ok(out)
 }
 
-/// `subPath`, or `subPathExpr` with its variables. Texts as upstream's `makeMounts` and `ExpandContainerVolumeMounts`.
+/// `subPath`, or the expanded `subPathExpr`. The messages are those of upstream's `makeMounts` and `ExpandContainerVolumeMounts`.
 fn sub_path(mount: &VolumeMount, variables: &[(String, String)]) -> Result<String, String> {
     let sub = match (&mount.sub_path_expr, &mount.sub_path) {
         (Some(text), _) if !text.is_empty() => expand_all(text, variables)?,
@@ -116,10 +116,10 @@ fn sub_path(mount: &VolumeMount, variables: &[(String, String)]) -> Result<Strin
     Ok(sub)
 }
 
-/// Linux' `PATH_MAX`.
+/// `PATH_MAX` of Linux.
 const MAX_PATH: usize = 4096;
 
-/// A variable that is not set, or is empty, must not put several pods' files into one folder.
+/// An unset or empty variable is an error, so that pods do not share a folder by mistake.
 fn expand_all(text: &str, variables: &[(String, String)]) -> Result<String, String> {
     let mut missing = std::collections::BTreeSet::new();
     let sub = expand(text, MAX_PATH, |name| {
@@ -135,29 +135,29 @@ fn expand_all(text: &str, variables: &[(String, String)]) -> Result<String, Stri
     Err(format!("missing value for {}", Vec::from_iter(missing).join(", ")))
 }
 
-/// What a mount shows, and the folder from which a way to it is told.
-fn find(volume: &Synced, sub: &Path, private: &Private) -> Result<(PathBuf, Found), String> {
+/// Resolves a mount. Returns the root that its path is relative to, and what is there.
+fn find(volume: &SyncedVolume, sub: &Path, private: &PrivateDir) -> Result<(PathBuf, Found), String> {
     let path = &volume.path;
     let metadata = path.metadata().map_err(|e| format!("the volume is not there: {e}"))?;
     let mode = metadata.permissions().mode() & 0o7777;
     if metadata.is_dir() {
-        let make = (volume.kind != Kind::Versions).then(|| Mode::from_raw_mode(mode as rustix::fs::RawMode));
-        let accept = |root: &OwnedFd| if volume.kind == Kind::Host { private.refuse(root) } else { Ok(()) };
+        let make = (volume.owner != Owner::Agent).then(|| Mode::from_raw_mode(mode as rustix::fs::RawMode));
+        let accept = |root: &OwnedFd| if volume.owner == Owner::Host { private.check(root) } else { Ok(()) };
         let found = beneath::find(path, sub, make, accept)?;
         return Ok((path.clone(), found));
     }
-    // a hostPath that is a file: it is opened in its folder, which must not be the data directory either
+    // A hostPath of a file is opened relative to its folder, which must not be private either.
     let real = path.canonicalize().map_err(|e| format!("the volume is not there: {e}"))?;
     let (Some(parent), Some(name)) = (real.parent(), real.file_name()) else { return Err("it is not a folder".into()) };
     if !sub.as_os_str().is_empty() {
         return Err("the volume is a single file".into());
     }
     let parent = beneath::root(parent)?;
-    private.refuse_inside(&parent)?;
+    private.check_not_inside(&parent)?;
     Ok((real.clone(), beneath::file(&parent, name)?))
 }
 
-/// Copies one file into the folder that stands for the parent of its mount path.
+/// Copies a file into the folder that is mounted at the parent of its mount path.
 fn add_file(
     mount: &VolumeMount,
     source: File,
@@ -180,7 +180,7 @@ fn add_file(
         .map_err(|e| format!("failed to copy the file for {}: {e}", mount.mount_path))
 }
 
-/// From a handle into a new file, so that no link is followed on either side.
+/// Copies an open file to a new file, so that no symbolic link is followed on either side.
 fn copy_file(mut source: File, target: &Path) -> io::Result<()> {
     let metadata = source.metadata()?;
     let disk = rustix::fs::statvfs(target.parent().unwrap_or(target))?;
@@ -192,7 +192,7 @@ fn copy_file(mut source: File, target: &Path) -> io::Result<()> {
     copy.set_permissions(Permissions::from_mode(metadata.permissions().mode() & 0o777))
 }
 
-/// Copies a folder of a volume that only the agent writes. Its files and folders: there are no links in a version.
+/// Copies the files and folders of a volume that only the agent writes. Such a volume has no symbolic links below a version.
 fn copy_folder(source: &OwnedFd, target: &Path) -> io::Result<()> {
     std::fs::create_dir_all(target)?;
     for entry in rustix::fs::Dir::read_from(source)? {

@@ -1,6 +1,6 @@
-//! Volumes whose files come from the API: configMap, secret, downwardAPI, projected. All written by [`super::write`].
+//! Volumes with files from the API: configMap, secret, downwardAPI and projected. [`super::write`] writes them.
 
-use super::{Context, Error, File, Kind, Room, Synced, TokenSource, VolumePlugin, blocking, write};
+use super::{Context, Error, File, FileBudget, Owner, SyncedVolume, TokenSource, VolumePlugin, blocking, write};
 use crate::{
     config::{config_map_values, secret_values},
     downward, pod, resources,
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{DownwardAPIVolumeFile, KeyToPath, Volume, VolumeProjection};
 use std::collections::BTreeMap;
 
-/// The plugin.
+/// The plugin of these volumes.
 pub(super) struct Payloads;
 
 type Files = BTreeMap<String, File>;
@@ -25,17 +25,17 @@ impl VolumePlugin for Payloads {
         v.config_map.is_some() || v.secret.is_some() || v.downward_api.is_some() || v.projected.is_some()
     }
 
-    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<Synced, Error> {
-        let (files, again) = files(cx, volume).await?;
+    async fn sync(&self, cx: &Context, volume: &Volume) -> Result<SyncedVolume, Error> {
+        let (files, resync_at) = files(cx, volume).await?;
         let (dir, stamp) = (cx.dir.clone(), cx.now.strftime("%Y_%m_%d_%H_%M_%S.%9f").to_string());
         blocking(move || write(&dir, &files, &stamp)).await?;
-        Ok(Synced { path: cx.dir.clone(), kind: Kind::Versions, again })
+        Ok(SyncedVolume { path: cx.dir.clone(), owner: Owner::Agent, resync_at })
     }
 }
 
 async fn files(cx: &Context, volume: &Volume) -> Result<(Files, Option<Timestamp>), Error> {
     let mut files = Files::new();
-    let mut again: Option<Timestamp> = None;
+    let mut resync_at: Option<Timestamp> = None;
     if let Some(source) = &volume.config_map {
         let mode = mode(source.default_mode);
         config_map(cx, &source.name).files(source.items.as_deref(), source.optional, mode, &mut files)?;
@@ -49,13 +49,13 @@ async fn files(cx: &Context, volume: &Volume) -> Result<(Files, Option<Timestamp
         let mode = mode(projected.default_mode);
         for source in projected.sources.iter().flatten() {
             let due = project(cx, source, mode, &mut files).await?;
-            again = match (again, due) {
+            resync_at = match (resync_at, due) {
                 (Some(a), Some(b)) => Some(a.min(b)),
                 (a, b) => a.or(b),
             };
         }
     }
-    Ok((files, again))
+    Ok((files, resync_at))
 }
 
 fn mode(bits: Option<i32>) -> u32 {
@@ -89,33 +89,33 @@ async fn project(
         pod: (pod::name(&cx.pod).to_owned(), pod::uid(&cx.pod).to_owned()),
     };
     let (text, refresh) = cx.tokens.get(&wanted, cx.now).await?;
-    // readable for the pod's own user only: there is one user per node, so the mode is what upstream gives such a pod
+    // The mode that upstream gives the token of a pod without a user of its own: the node has only one user.
     files.insert(token.path.clone(), File { data: text.into_bytes(), mode });
     Ok(Some(refresh))
 }
 
 /// A ConfigMap or Secret as a source of files.
 struct Keys<'a> {
-    /// As messages name the object, and its keys.
-    words: (&'static str, &'static str),
+    /// The terms for the object and for a key in messages.
+    terms: (&'static str, &'static str),
     name: &'a str,
-    room: &'a Room,
-    /// `None` when there is no such object.
+    budget: &'a FileBudget,
+    /// `None` if the object does not exist.
     values: Option<BTreeMap<&'a str, &'a [u8]>>,
 }
 
 fn config_map<'a>(cx: &'a Context, name: &'a str) -> Keys<'a> {
     let found = cx.configs.config_maps.get(name).and_then(Option::as_deref);
-    Keys { words: ("configmap", "config key"), name, room: &cx.room, values: found.map(config_map_values) }
+    Keys { terms: ("configmap", "config key"), name, budget: &cx.budget, values: found.map(config_map_values) }
 }
 
 fn secret<'a>(cx: &'a Context, name: &'a str) -> Keys<'a> {
     let found = cx.configs.secrets.get(name).and_then(Option::as_deref);
-    Keys { words: ("secret", "secret key"), name, room: &cx.room, values: found.map(secret_values) }
+    Keys { terms: ("secret", "secret key"), name, budget: &cx.budget, values: found.map(secret_values) }
 }
 
 impl Keys<'_> {
-    /// One file per item, or per key if no items are named.
+    /// Adds a file per item, or per key if no items are given.
     fn files(
         &self,
         items: Option<&[KeyToPath]>,
@@ -125,12 +125,12 @@ impl Keys<'_> {
     ) -> Result<(), Error> {
         let optional = optional == Some(true);
         let Some(values) = &self.values else {
-            let missing = || Error::Source(format!("{} {:?} not found", self.words.0, self.name));
+            let missing = || Error::Source(format!("{} {:?} not found", self.terms.0, self.name));
             return if optional { Ok(()) } else { Err(missing()) };
         };
         let Some(items) = items.filter(|items| !items.is_empty()) else {
             for (key, data) in values {
-                self.room.take(data.len())?;
+                self.budget.charge(data.len())?;
                 files.insert((*key).to_owned(), File { data: data.to_vec(), mode: default });
             }
             return Ok(());
@@ -138,13 +138,13 @@ impl Keys<'_> {
         for item in items {
             match values.get(item.key.as_str()) {
                 Some(data) => {
-                    self.room.take(data.len())?;
+                    self.budget.charge(data.len())?;
                     let mode = item.mode.map_or(default, |m| mode(Some(m)));
                     files.insert(item.path.clone(), File { data: data.to_vec(), mode });
                 }
                 None if optional => {}
                 None => {
-                    return Err(Error::Source(format!("references non-existent {}: {}", self.words.1, item.key)));
+                    return Err(Error::Source(format!("references non-existent {}: {}", self.terms.1, item.key)));
                 }
             }
         }
@@ -166,7 +166,7 @@ fn downward(cx: &Context, items: &[DownwardAPIVolumeFile], default: u32, files: 
         };
         let mode = item.mode.map_or(default, |m| mode(Some(m)));
         let data = text.map_err(Error::Source)?.into_bytes();
-        cx.room.take(data.len())?;
+        cx.budget.charge(data.len())?;
         files.insert(item.path.clone(), File { data, mode });
     }
     Ok(())

@@ -1,5 +1,5 @@
-//! What no pod may see of the node: its processes (procfs), and the cluster's own data directory, which holds its keys and the code that it
-//! runs. Compared by device and inode, so that neither links nor bind mounts of it are a way around.
+//! What no pod may see of the node: its processes (procfs), and the cluster's data folder, which contains keys and executed code. Folders
+//! are compared by device and inode, so that symbolic links and bind mounts cannot circumvent the check.
 
 use container::FileId;
 use rustix::fs::{Mode, OFlags, PROC_SUPER_MAGIC, fstatfs, open, openat};
@@ -10,58 +10,58 @@ use std::{
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 
-/// More folders than any path holds (`PATH_MAX / 2`).
+/// More folders than a path can have (`PATH_MAX / 2`).
 const MAX_DEPTH: usize = 2048;
 
-/// A folder that is kept from pods.
+/// A folder that pods must not see.
 #[derive(Clone, Debug, Default)]
-pub struct Private(PathBuf);
+pub struct PrivateDir(PathBuf);
 
-impl Private {
-    /// This folder.
+impl PrivateDir {
+    /// Protects this folder.
     pub fn new(folder: PathBuf) -> Self {
         Self(folder)
     }
 
-    /// Refuses a folder that holds it or lies in it. The error is for the user.
-    pub fn refuse(&self, folder: &OwnedFd) -> Result<(), String> {
-        self.refuse_inside(folder)?;
-        if let Some(at) = processes_below(folder) {
+    /// Checks that a folder neither contains the private folder nor lies inside it. The error is for the user.
+    pub fn check(&self, folder: &OwnedFd) -> Result<(), String> {
+        self.check_not_inside(folder)?;
+        if let Some(at) = procfs_below(folder) {
             return Err(format!("it holds {}, where the processes of this node are", at.display()));
         }
-        let (Some(ours), Ok(it)) = (self.upwards(), FileId::of(folder)) else { return Ok(()) };
-        if ours.contains(&it) {
+        let (Some(private), Ok(it)) = (self.ancestors(), FileId::of(folder)) else { return Ok(()) };
+        if private.contains(&it) {
             return Err("it holds the data directory of this node, which pods may not see".into());
         }
         Ok(())
     }
 
-    /// Refuses a folder that lies in it, and what is in such a folder.
-    pub fn refuse_inside(&self, folder: &OwnedFd) -> Result<(), String> {
+    /// Checks that a folder does not lie inside the private folder or procfs. The error is for the user.
+    pub fn check_not_inside(&self, folder: &OwnedFd) -> Result<(), String> {
         if is_procfs(folder) {
             return Err("it shows the processes of this node, and whoever writes their memory is one of them".into());
         }
-        let Some(ours) = self.upwards() else { return Ok(()) };
-        let up = upwards(folder).map_err(|e| format!("it cannot be looked at: {e}"))?;
-        if ours.first().is_some_and(|private| up.contains(private)) {
+        let Some(private) = self.ancestors() else { return Ok(()) };
+        let up = ancestors(folder).map_err(|e| format!("it cannot be looked at: {e}"))?;
+        if private.first().is_some_and(|private| up.contains(private)) {
             return Err("it lies in the data directory of this node, which pods may not see".into());
         }
         Ok(())
     }
 
-    /// Itself and all that hold it, if it is there.
-    fn upwards(&self) -> Option<Vec<FileId>> {
-        upwards(&open(&self.0, FOLDER, Mode::empty()).ok()?).ok()
+    /// The private folder and its ancestors. `None` if it does not exist.
+    fn ancestors(&self) -> Option<Vec<FileId>> {
+        ancestors(&open(&self.0, FOLDER, Mode::empty()).ok()?).ok()
     }
 }
 
-/// Whether it is of procfs: `/proc/self/mem` is this process's memory, and no page of it is protected from who writes there.
+/// Whether the folder is part of procfs: `/proc/self/mem` writes to the memory of this process, even to read-only pages.
 fn is_procfs(folder: &OwnedFd) -> bool {
     fstatfs(folder).is_ok_and(|system| system.f_type == PROC_SUPER_MAGIC)
 }
 
-/// Where procfs is mounted in a folder.
-fn processes_below(folder: &OwnedFd) -> Option<PathBuf> {
+/// Where procfs is mounted below a folder.
+fn procfs_below(folder: &OwnedFd) -> Option<PathBuf> {
     let path = std::fs::read_link(format!("/proc/self/fd/{}", folder.as_raw_fd())).ok()?;
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").ok()?;
     let mounted = mounts.lines().filter_map(|line| {
@@ -73,8 +73,8 @@ fn processes_below(folder: &OwnedFd) -> Option<PathBuf> {
     mounted.into_iter().find(|at| at.starts_with(&path))
 }
 
-/// A folder and all that hold it.
-fn upwards(folder: &OwnedFd) -> std::io::Result<Vec<FileId>> {
+/// A folder and its ancestors.
+fn ancestors(folder: &OwnedFd) -> std::io::Result<Vec<FileId>> {
     let mut chain = vec![FileId::of(folder)?];
     let mut at = openat(folder, ".", FOLDER, Mode::empty())?;
     while chain.len() < MAX_DEPTH {
@@ -102,7 +102,7 @@ mod tests {
         }
         symlink("home/data/pki", at("link")).expect("made");
         symlink("/proc/self", at("processes")).expect("made");
-        let private = Private::new(at("home/data"));
+        let private = PrivateDir::new(at("home/data"));
         for (path, text) in [
             ("home/data", "lies in"),
             ("home/data/pki", "lies in"),
@@ -119,7 +119,7 @@ mod tests {
             ("/proc/1/task/1", "processes of this node"),
             ("processes", "processes of this node"),
         ] {
-            let result = private.refuse(&open(at(path), FOLDER, Mode::empty()).expect("open"));
+            let result = private.check(&open(at(path), FOLDER, Mode::empty()).expect("open"));
             assert_eq!(result.is_err(), !text.is_empty(), "{path}: {result:?}");
             assert!(result.err().unwrap_or_default().contains(text), "{path}");
         }

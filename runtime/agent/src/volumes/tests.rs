@@ -2,7 +2,7 @@ use super::*;
 use serde_json::{Value, json};
 use std::os::unix::fs::PermissionsExt;
 
-async fn sync(root: &Path, volume: Value) -> Result<Synced, String> {
+async fn sync(root: &Path, volume: Value) -> Result<SyncedVolume, String> {
     let mut volume = volume;
     volume["name"] = "v".into();
     let pod = json!({
@@ -29,13 +29,13 @@ async fn sync(root: &Path, volume: Value) -> Result<Synced, String> {
         tokens: Arc::new(Tokens::new(crate::tests::FakeApi::new().client())),
         now: Timestamp::UNIX_EPOCH,
         dir: root.to_owned(),
-        private: Private::new(root.join("none")),
-        room: Room::default(),
+        private: PrivateDir::new(root.join("none")),
+        budget: FileBudget::default(),
     };
     Ok(sync_all(&plugins(), &cx, root).await?.remove("v").unwrap())
 }
 
-/// Names, texts and modes of what a volume shows.
+/// Names, contents and modes of a volume's files.
 fn shown(path: &Path) -> Vec<(String, String, u32)> {
     let visible = |e: &std::fs::DirEntry| !e.file_name().to_string_lossy().starts_with("..");
     let mut all: Vec<_> = std::fs::read_dir(path)
@@ -58,8 +58,8 @@ async fn one_object_does_not_become_any_amount_of_files() {
         json!({"projected": {"sources": [{"configMap": {"name": "big", "items": items}}]}})
     };
     let root = tempfile::tempdir().unwrap();
-    let made = sync(root.path(), volume(3)).await.unwrap();
-    assert_eq!(shown(&made.path).len(), 3);
+    let recorded = sync(root.path(), volume(3)).await.unwrap();
+    assert_eq!(shown(&recorded.path).len(), 3);
     let root = tempfile::tempdir().unwrap();
     let error = sync(root.path(), volume(65)).await.unwrap_err();
     assert!(error.contains("more than 64 MiB together"), "{error}");
@@ -68,7 +68,7 @@ async fn one_object_does_not_become_any_amount_of_files() {
 
 #[tokio::test]
 async fn a_source_that_this_program_does_not_know_is_refused() {
-    // The API writes an emptyDir where none is given, so that only a source of a newer API is missing here.
+    // The API server sets emptyDir if a volume has no source. Without any known source, the volume has one of a newer API.
     let root = tempfile::tempdir().unwrap();
     let error = sync(root.path(), json!({"quantumDisk": {}})).await.unwrap_err();
     assert!(error.contains("no volume plugin matched"), "{error}");

@@ -1,4 +1,4 @@
-//! Service account tokens for projected volumes, asked of the API by TokenRequest, kept until 80 % of their life is over.
+//! Service account tokens for projected volumes. They are requested by TokenRequest and cached until 80 % of their lifetime have passed.
 //!
 //! Follows <https://kubernetes.io/docs/concepts/storage/projected-volumes/#serviceaccounttoken>.
 
@@ -12,18 +12,18 @@ use k8s_openapi::api::{
 use parking_lot::Mutex;
 use std::collections::HashMap;
 
-/// What token is wanted.
+/// The parameters of a token.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TokenSource {
     /// The pod's namespace.
     pub namespace: String,
-    /// The service account.
+    /// The name of the service account.
     pub account: String,
-    /// The audience; empty for the API's own.
+    /// The audience. Empty for the API server's own.
     pub audience: String,
-    /// How long it should live.
+    /// The requested lifetime in seconds.
     pub seconds: i64,
-    /// Name and uid of the pod it is bound to.
+    /// Name and uid of the pod that the token is bound to.
     pub pod: (String, String),
 }
 
@@ -33,19 +33,19 @@ struct Token {
     expires: Timestamp,
 }
 
-/// The tokens of all pods of the node.
+/// The tokens of the node's pods.
 pub struct Tokens {
     client: Client,
     cache: Mutex<HashMap<TokenSource, Token>>,
 }
 
 impl Tokens {
-    /// Asks through this client.
+    /// Requests tokens through `client`.
     pub fn new(client: Client) -> Self {
         Self { client, cache: Mutex::default() }
     }
 
-    /// A token and when to ask for the next one. When the API does not answer, a token that is still valid is given again.
+    /// Returns a token and the time of its refresh. If the request fails, returns the cached token while it is valid.
     pub async fn get(&self, source: &TokenSource, now: Timestamp) -> client::Result<(String, Timestamp)> {
         if let Some(token) = self.cache.lock().get(source).filter(|t| now < t.refresh) {
             return Ok((token.text.clone(), token.refresh));
@@ -88,12 +88,12 @@ impl Tokens {
             return Err(client::Error::Decode("a TokenRequest without token and time".into()));
         };
         let refresh = now.saturating_add(expires.duration_since(now) * 4 / 5).unwrap_or(expires);
-        // not later than a day, as upstream, however long the token lives
+        // Like upstream, refreshes at least once a day.
         let day = now.saturating_add(SignedDuration::from_hours(24)).unwrap_or(expires);
         Ok(Token { text, refresh: refresh.min(day), expires })
     }
 
-    /// Forgets the tokens of a pod.
+    /// Removes the tokens of a pod from the cache.
     pub fn forget(&self, uid: &str) {
         self.cache.lock().retain(|source, _| source.pod.1 != uid);
     }

@@ -1,6 +1,6 @@
-//! Folders that guests have filled: how much is in them, and how they are removed. A guest may nest folders as deep as it likes; a walk that
-//! keeps a handle or a stack frame per level would use up the process's descriptors, or its stack. These walks hold few handles at a time,
-//! follow no link, enter no mount, and go by names of one level only.
+//! Measures and removes folders that guests have filled. Guests can nest folders arbitrarily deep, and a traversal with an open folder or a
+//! stack frame per level would exhaust file descriptors or the stack. These traversals hold few open folders, follow no symbolic link,
+//! enter no mount, and use paths of one component only.
 
 use container::FileId;
 use rustix::{
@@ -12,10 +12,10 @@ use std::{collections::HashSet, ffi::CString, io, os::fd::OwnedFd, path::Path};
 
 const FOLDER: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// What a file takes on the disk is counted in these.
+/// The unit of `st_blocks`, in bytes.
 const BLOCK: u64 = 512;
 
-/// Entries after which a measurement ends: some seconds' work. What it has found until then counts.
+/// A measurement stops after this number of entries, which takes some seconds. It returns what it has found by then.
 const MAX_ENTRIES: u64 = 4_000_000;
 
 fn names(folder: &OwnedFd) -> io::Result<Vec<(CString, FileType)>> {
@@ -37,8 +37,8 @@ fn is_folder(at: &OwnedFd, name: &CString, kind: FileType) -> io::Result<bool> {
     Ok(FileType::from_raw_mode(statat(at, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode) == FileType::Directory)
 }
 
-/// Opens a folder in `at`, neither through a link nor into what is mounted there. A kernel without `openat2` (Linux before 5.6, other systems)
-/// tells mounts of another file system only.
+/// Opens a folder in `at` without following a symbolic link or entering a mount. Without `openat2` (Linux before 5.6, other systems), only
+/// mounts of other file systems are detected.
 fn enter<P: Arg + Copy>(at: &OwnedFd, name: P) -> io::Result<OwnedFd> {
     let mounted = || io::Error::new(io::ErrorKind::CrossesDevices, "something is mounted there");
     #[cfg(target_os = "linux")]
@@ -48,7 +48,7 @@ fn enter<P: Arg + Copy>(at: &OwnedFd, name: P) -> io::Result<OwnedFd> {
         match openat2(at, name, FOLDER, Mode::empty(), stay) {
             Ok(folder) => return Ok(folder),
             Err(Errno::XDEV) => return Err(mounted()),
-            // not known here, or not allowed by a sandbox that does not know it
+            // The kernel, or a seccomp filter, does not support it.
             Err(Errno::NOSYS | Errno::PERM) => {}
             Err(errno) => return Err(errno.into()),
         }
@@ -57,8 +57,8 @@ fn enter<P: Arg + Copy>(at: &OwnedFd, name: P) -> io::Result<OwnedFd> {
     if FileId::of(&folder)?.device != FileId::of(at)?.device { Err(mounted()) } else { Ok(folder) }
 }
 
-/// Removes a folder and all that is in it. Idempotent. Folders within are moved up into it before they are emptied, so that none is ever
-/// deeper than one level. Nothing that is mounted in it, or on it, is entered: that is an error, and the folder stays.
+/// Removes a folder with its content. Idempotent. Moves nested folders up into it before it empties them, so that no folder is deeper than
+/// one level. A mount in it or on it is an error, and the folder stays.
 pub(crate) fn remove(path: &Path) -> io::Result<()> {
     let (Some(parent), Some(own)) = (path.parent(), path.file_name()) else {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "it has no parent"));
@@ -92,7 +92,7 @@ pub(crate) fn remove(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Empties a folder in `top`: files are removed, folders moved to `top`.
+/// Empties a folder in `top`: removes its files and moves its folders to `top`.
 fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
     let folder = enter(top, name)?;
     for (name, kind) in names(&folder)? {
@@ -100,7 +100,7 @@ fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
             unlinkat(&folder, &name, AtFlags::empty())?;
             continue;
         }
-        // the first name that is free: a guest may have used some
+        // A guest may already use some of the names.
         loop {
             *fresh += 1;
             let to = format!("..{fresh}");
@@ -117,15 +117,15 @@ fn empty(top: &OwnedFd, name: &CString, fresh: &mut u64) -> io::Result<()> {
     Ok(())
 }
 
-/// What a folder and all in it take of the disk.
+/// The disk usage of a folder's content.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Size {
     pub(crate) bytes: u64,
     pub(crate) inodes: u64,
 }
 
-/// What a folder and all in it take of the disk, as `du` counts: blocks, a file with several names once, and not the folder itself. What
-/// changes meanwhile is counted as it was met, or not at all.
+/// The disk usage of a folder's content, as of `du`: allocated blocks, and a hard-linked file once. Excludes the folder itself. Concurrent
+/// changes may or may not be counted.
 pub(crate) fn usage(path: &Path) -> io::Result<Size> {
     let mut at = match open(path, FOLDER, Mode::empty()) {
         Ok(folder) => folder,
@@ -133,7 +133,7 @@ pub(crate) fn usage(path: &Path) -> io::Result<Size> {
         Err(errno) => return Err(errno.into()),
     };
     let (mut size, mut entries, mut linked) = (Size::default(), 0u64, HashSet::new());
-    // of each level: the folder itself, and its folders that are still to be looked at
+    // Per level: the folder's id, and its folders that are not visited yet.
     let mut stack: Vec<(FileId, Vec<CString>)> = Vec::new();
     let mut down = true;
     loop {
@@ -161,7 +161,7 @@ pub(crate) fn usage(path: &Path) -> io::Result<Size> {
         }
         down = false;
         if let Some(name) = folders.pop() {
-            // a folder that is gone, or a link by now, is passed over, and what is mounted there is not the pod's
+            // Skips a folder that was removed or replaced by a symbolic link, and mounts, which do not belong to the pod.
             if let Ok(folder) = enter(&at, &name) {
                 (at, down) = (folder, true);
             }
@@ -171,7 +171,7 @@ pub(crate) fn usage(path: &Path) -> io::Result<Size> {
         let Some((parent, _)) = stack.last() else { break };
         at = openat(&at, "..", FOLDER, Mode::empty())?;
         if FileId::of(&at)? != *parent {
-            // it was moved while it was looked at
+            // A guest moved the folder meanwhile.
             break;
         }
     }

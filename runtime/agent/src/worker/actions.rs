@@ -1,9 +1,9 @@
-//! From a planned action to the future that does it.
+//! Turns planned actions into futures.
 
 use super::{Outcome, Starting, Worker};
 use crate::{
     backoff::Backoff,
-    plan::{Action, Busy, Setup, Waiting},
+    plan::{Action, Operation, Setup, Waiting},
     pod, setup,
     start::Start,
     state::Failure,
@@ -15,8 +15,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 impl Worker {
-    /// Starts an action. True when the plan must be asked again at once, since something was decided on the spot.
-    pub(super) async fn act(&mut self, action: Action, now: Timestamp) -> bool {
+    /// Starts an action. Returns true if the state changed at once, so that the plan must be computed again.
+    pub(super) async fn execute(&mut self, action: Action, now: Timestamp) -> bool {
         match action {
             Action::SetUp => return self.set_up().await,
             Action::Start(container) => return self.start(container, now),
@@ -30,31 +30,31 @@ impl Worker {
             Action::Fail { reason, message } => {
                 self.shared.event(&self.pod, None, EventType::Normal, reason, message);
                 let (reason, message) = (reason.to_owned(), message.to_owned());
-                self.state.failure = Some(Failure { reason, message, refused: false, pressure: false });
+                self.state.failure = Some(Failure { reason, message, rejected: false, pressure: false });
                 return true;
             }
-            // a sync that is under way would make again what is removed; its end is a reason to plan again
-            Action::TearDown if self.syncing => {}
+            // A sync in progress would recreate the removed folders. Its end triggers the next plan.
+            Action::TearDown if self.volumes_syncing => {}
             Action::TearDown => {
-                self.live.setup = Setup::Undoing;
+                self.live.setup = Setup::TearingDown;
                 let (shared, pod, made) = (self.shared.clone(), self.pod.clone(), self.state.volumes.clone());
                 self.ops.push(Box::pin(async move {
-                    shared.cluster.named.remove(pod::uid(&pod), &pod);
-                    Outcome::TornDown(setup::undo(&shared, pod::uid(&pod), &made).await)
+                    shared.cluster.referenced.remove(pod::uid(&pod), &pod);
+                    Outcome::TornDown(setup::tear_down(&shared, pod::uid(&pod), &made).await)
                 }));
             }
             Action::Finish => {
-                if !self.last_sent && !self.live.gone {
+                if !self.final_report_sent && !self.live.gone {
                     self.report_as(true, true);
                 }
-                self.last_sent = true;
+                self.final_report_sent = true;
             }
         }
         false
     }
 
     async fn set_up(&mut self) -> bool {
-        self.live.setup = Setup::Busy;
+        self.live.setup = Setup::InProgress;
         self.state.volumes = volumes::record(&self.shared.plugins, &self.pod);
         let recorded = self.save().await || self.state.volumes.is_empty();
         let (shared, pod, address) = (self.shared.clone(), self.pod.clone(), self.state.address);
@@ -64,7 +64,7 @@ impl Worker {
             self.on_outcome(Outcome::SetUp(Err(message.into()))).await;
             return true;
         }
-        self.ops.push(Box::pin(async move { Outcome::SetUp(setup::make(&shared, &pod, address).await) }));
+        self.ops.push(Box::pin(async move { Outcome::SetUp(setup::set_up(&shared, &pod, address).await) }));
         false
     }
 
@@ -107,9 +107,9 @@ impl Worker {
             token: CancellationToken::new(),
         };
         let starting = Starting { id: start.id.clone(), token: start.token.clone(), early: Vec::new() };
-        self.own(&container).starting = Some(starting);
+        self.context(&container).starting = Some(starting);
         let live = self.live(&container);
-        live.busy = Busy::Starting;
+        live.operation = Operation::Starting;
         if let Some(waiting) = &mut live.waiting {
             waiting.until = None;
         }
@@ -127,11 +127,11 @@ impl Worker {
             self.on_lost(&id);
             return true;
         };
-        let again = self.live.containers.get(container).is_some_and(|l| matches!(l.busy, Busy::Stopping(_)));
+        let again = self.live.containers.get(container).is_some_and(|l| matches!(l.operation, Operation::Stopping(_)));
         let message = if again { String::new() } else { message };
-        let stop = self.stop(container, attempt, runtime, grace, message, again);
-        self.own(container).hook.cancel();
-        self.live(container).busy = Busy::Stopping(grace);
+        let stop = self.stop_request(container, attempt, runtime, grace, message, again);
+        self.context(container).hook.cancel();
+        self.live(container).operation = Operation::Stopping(grace);
         let container = container.to_owned();
         self.ops.push(Box::pin(async move {
             stop.run().await;

@@ -1,17 +1,17 @@
-//! What the worker learns: outcomes of its actions, and what runtimes say of its containers.
+//! Handles the outcomes of the worker's actions and the runtime's events.
 
-use super::{Outcome, Pull, Worker};
+use super::{FailedPull, Outcome, Worker};
 use crate::{
     backoff::Backoff,
     hook,
     images::Policy,
-    plan::{Busy, LiveContainer, Setup, Waiting},
+    plan::{LiveContainer, Operation, Setup, Waiting},
     pod::{self, Role},
     prober::Target,
     setup,
     start::{Retry, StartError, Started},
-    state::{Attempt, AttemptState, Ended, LOST_CODE, LOST_MESSAGE, LOST_REASON},
-    termination::LastWords,
+    state::{Attempt, AttemptState, LOST_CODE, LOST_MESSAGE, LOST_REASON, Terminated},
+    termination::TerminationMessage,
     volumes,
 };
 use client::EventType;
@@ -21,16 +21,16 @@ use k8s_openapi::api::core::v1::Container;
 use std::{sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Delay before a container whose configuration is missing is tried again, if nothing changes before.
-const CONFIG_DELAY: SignedDuration = SignedDuration::from_secs(10);
-/// How long `ErrImagePull` and `PostStartHookError` are shown before the back-off is.
-const ERROR_SHOWN: SignedDuration = SignedDuration::from_secs(2);
+/// Delay before a container with missing configuration is retried, unless the configuration changes before.
+const CONFIG_RETRY_DELAY: SignedDuration = SignedDuration::from_secs(10);
+/// How long the status shows `ErrImagePull` and `PostStartHookError` before it shows the back-off.
+const ERROR_DISPLAY_TIME: SignedDuration = SignedDuration::from_secs(2);
 
 impl Worker {
     pub(super) async fn on_outcome(&mut self, outcome: Outcome) {
         match outcome {
             Outcome::SetUp(Ok(made)) => {
-                self.setups = 0;
+                self.setup_failures = 0;
                 self.state.address = made.attachment.addresses.first().copied();
                 self.addresses = made.attachment.addresses.clone();
                 self.attachment = Some(made.attachment);
@@ -38,27 +38,28 @@ impl Worker {
                 self.live.setup = Setup::Ready;
             }
             Outcome::SetUp(Err(_told)) => {
-                self.live.setup = Setup::Failed(self.later(setup::delay(self.setups)));
-                self.setups += 1;
+                self.live.setup = Setup::Failed(self.deadline_after(setup::retry_delay(self.setup_failures)));
+                self.setup_failures += 1;
             }
             Outcome::TornDown(Err(error)) => {
                 tracing::warn!(pod = pod::full_name(&self.pod), error, "the pod cannot be undone yet");
-                self.live.setup = Setup::Stuck(self.later(setup::delay(self.undone)));
-                self.undone += 1;
+                self.live.setup =
+                    Setup::TeardownFailed(self.deadline_after(setup::retry_delay(self.teardown_failures)));
+                self.teardown_failures += 1;
             }
             Outcome::TornDown(Ok(())) => {
                 self.live.setup = Setup::None;
-                self.undone = 0;
+                self.teardown_failures = 0;
                 self.state.volumes.clear();
                 self.attachment = None;
                 self.volumes = Arc::default();
                 self.containers.clear();
             }
-            Outcome::Volumes(result) => {
-                self.syncing = false;
+            Outcome::VolumesSynced(result) => {
+                self.volumes_syncing = false;
                 match result {
                     Ok(volumes) => self.volumes = Arc::new(volumes),
-                    // told by an event; running containers keep what they have until something changes again
+                    // The error was recorded as an event. Running containers keep their volumes until the next change.
                     Err(_) => self.postpone_sync(),
                 }
             }
@@ -66,48 +67,48 @@ impl Worker {
                 Ok(started) => self.on_started(&container, started).await,
                 Err(error) => self.on_start_failed(&container, error),
             },
-            Outcome::Hook { container, id, result } => self.on_hook(&container, &id, result),
-            Outcome::Unhooked => {}
+            Outcome::PostStart { container, id, result } => self.on_hook(&container, &id, result),
+            Outcome::HookCancelled => {}
             Outcome::Stopped { container, id } => {
-                // until the runtime tells the end (or a relist finds it gone) it counts as stopping
+                // The container counts as stopping until the runtime reports its exit, or a relist does not find it.
                 let over = self.running(&container).is_none_or(|a| a.id != id);
                 let live = self.live(&container);
-                if over && matches!(live.busy, Busy::Stopping(_)) {
-                    live.busy = Busy::No;
+                if over && matches!(live.operation, Operation::Stopping(_)) {
+                    live.operation = Operation::None;
                 }
             }
         }
     }
 
-    fn later(&self, delay: Duration) -> Timestamp {
+    fn deadline_after(&self, delay: Duration) -> Timestamp {
         after(self.shared.now(), SignedDuration::try_from(delay).unwrap_or(SignedDuration::MAX))
     }
 
     fn postpone_sync(&mut self) {
-        let soon = after(self.shared.now(), CONFIG_DELAY);
+        let soon = after(self.shared.now(), CONFIG_RETRY_DELAY);
         let mut volumes = self.volumes.as_ref().clone();
-        for volume in volumes.values_mut().filter(|v| v.again.is_some()) {
-            volume.again = Some(soon);
+        for volume in volumes.values_mut().filter(|v| v.resync_at.is_some()) {
+            volume.resync_at = Some(soon);
         }
         self.volumes = Arc::new(volumes);
     }
 
     async fn on_started(&mut self, container: &str, started: Started) {
         let now = self.shared.now();
-        let own = self.own(container);
+        let own = self.context(container);
         let Some(starting) = own.starting.take() else { return };
         own.retry = None;
         own.prepared = Some(started.prepared);
-        own.last_words = started.last_words;
+        own.termination_message = started.termination_message;
         self.pulls.remove(&started.image);
         let log = self.next_log(container);
         let record = self.state.containers.entry(container.to_owned()).or_default();
         if let Some(Attempt { state: AttemptState::Exited(ended), .. }) = record.current.take() {
-            // an end that nobody saw (the agent was away), or that came with the agent's, is no crash
+            // An unobserved exit (the agent was down) and a drained container are no crashes.
             if let Some(finished) = ended.finished_at.filter(|_| !ended.drained) {
                 record.backoff = Some(Backoff::next(record.backoff, finished, now));
             }
-            // what was stopped with the agent, in good order, goes on where it was: nobody needs to be alarmed
+            // A drained container continues after the restart of the agent, which is no restart of the container.
             if !ended.drained {
                 record.restarts += 1;
                 self.shared.metrics.restarts.inc();
@@ -123,7 +124,7 @@ impl Worker {
             state: AttemptState::Running { started_at: now },
         });
         self.count_start(container, now);
-        self.drop_old_logs(container);
+        self.remove_old_logs(container);
         let fresh = LiveContainer::default();
         *self.live(container) = fresh;
         for state in starting.early {
@@ -133,26 +134,26 @@ impl Worker {
             return;
         }
         if !self.begin_post_start(container) {
-            self.launched(container);
+            self.begin_probes(container);
         }
     }
 
-    /// Runs the postStart hook, if there is one.
+    /// Runs the postStart hook. Returns false if there is none.
     fn begin_post_start(&mut self, container: &str) -> bool {
         let hooked = pod::container(&self.pod, container)
             .is_some_and(|(c, _)| c.lifecycle.as_ref().is_some_and(|l| l.post_start.is_some()));
         let Some(attempt) = self.running(container).filter(|_| hooked) else { return false };
         let Some(runtime) = self.shared.runtimes.get(&attempt.runtime).cloned() else { return false };
         let Some(address) = self.addresses.first().copied() else { return false };
-        let (id, name, given_up) = (attempt.id.clone(), container.to_owned(), CancellationToken::new());
+        let (id, name, cancelled) = (attempt.id.clone(), container.to_owned(), CancellationToken::new());
         let hook =
             hook::post_start(self.shared.clone(), self.pod.clone(), name.clone(), runtime, id.as_str().into(), address);
-        self.live(container).busy = Busy::PostStart;
-        self.own(container).hook = given_up.clone();
+        self.live(container).operation = Operation::PostStart;
+        self.context(container).hook = cancelled.clone();
         self.ops.push(Box::pin(async move {
-            match given_up.run_until_cancelled(hook).await {
-                Some(result) => Outcome::Hook { container: name, id, result },
-                None => Outcome::Unhooked,
+            match cancelled.run_until_cancelled(hook).await {
+                Some(result) => Outcome::PostStart { container: name, id, result },
+                None => Outcome::HookCancelled,
             }
         }));
         true
@@ -175,20 +176,20 @@ impl Worker {
         }
     }
 
-    /// The logs of the present attempt and of the one before it are kept, as upstream.
-    fn drop_old_logs(&self, container: &str) {
+    /// Removes old log files. Like upstream, it keeps the logs of the current and the previous attempt.
+    fn remove_old_logs(&self, container: &str) {
         let Some(number) = self.running(container).map(|attempt| attempt.log - 2).filter(|n| *n >= 0) else { return };
         let current = self.shared.log_file(&self.pod, container, number);
         self.shared.tasks.spawn_blocking(move || {
             for file in crate::logs::files(&current) {
-                // a container that wrote nothing has no file
+                // A container without output has no file.
                 let _ = std::fs::remove_file(file);
             }
         });
     }
 
-    /// A container runs and its hook is done: from now on probes decide.
-    pub(super) fn launched(&mut self, container: &str) {
+    /// Starts the probes of a container that runs and whose postStart hook is done.
+    pub(super) fn begin_probes(&mut self, container: &str) {
         let Some((spec, _)) = pod::container(&self.pod, container) else { return };
         let (startup, readiness) = (spec.startup_probe.is_some(), spec.readiness_probe.is_some());
         let probed = startup || readiness || spec.liveness_probe.is_some();
@@ -214,18 +215,18 @@ impl Worker {
             return;
         }
         let live = self.live(container);
-        if live.busy != Busy::PostStart {
+        if live.operation != Operation::PostStart {
             return;
         }
-        live.busy = Busy::No;
+        live.operation = Operation::None;
         match result {
-            Ok(()) => self.launched(container),
+            Ok(()) => self.begin_probes(container),
             Err(text) => {
                 let pod = pod::full_name(&self.pod);
                 tracing::warn!(pod, container, text, "PostStart hook failed");
                 let (kind, reason) = (EventType::Warning, "FailedPostStartHook");
                 self.shared.event(&self.pod, Some(container), kind, reason, "PostStartHook failed");
-                self.own(container).hook_error = Some(text);
+                self.context(container).hook_error = Some(text);
                 self.live(container).unhealthy = Some((reason.into(), None));
             }
         }
@@ -233,14 +234,14 @@ impl Worker {
 
     fn on_start_failed(&mut self, container: &str, error: StartError) {
         let now = self.shared.now();
-        self.own(container).starting = None;
-        self.live(container).busy = Busy::No;
+        self.context(container).starting = None;
+        self.live(container).operation = Operation::None;
         self.await_image(container, &error);
         let until = match error.retry {
             Retry::Cancelled => return,
-            Retry::Soon => after(now, CONFIG_DELAY),
+            Retry::Soon => after(now, CONFIG_RETRY_DELAY),
             Retry::Later => {
-                let own = self.own(container);
+                let own = self.context(container);
                 let backoff = Backoff::next(own.retry, now, now);
                 own.retry = Some(backoff);
                 after(now, backoff.delay)
@@ -248,15 +249,15 @@ impl Worker {
             Retry::Pull => {
                 let image = pod::container(&self.pod, container).and_then(|(c, _)| c.image.clone()).unwrap_or_default();
                 let backoff = Backoff::next(self.pulls.get(&image).map(|p| p.backoff), now, now);
-                self.pulls.insert(image, Pull { backoff, error: format!("{}: {}", error.reason, error.message) });
-                after(now, ERROR_SHOWN)
+                self.pulls.insert(image, FailedPull { backoff, error: format!("{}: {}", error.reason, error.message) });
+                after(now, ERROR_DISPLAY_TIME)
             }
         };
         let waiting = Waiting { reason: error.reason.to_owned(), message: error.message, until: Some(until) };
         self.live(container).waiting = Some(waiting);
     }
 
-    /// An image that is not here and would do, however it comes: one that is always pulled would not.
+    /// Waits for an image that is missing on the node. With the pull policy Always, an image on the node does not help.
     fn await_image(&self, container: &str, error: &StartError) {
         let Some((spec, _)) = pod::container(&self.pod, container) else { return };
         let image = spec.image.as_deref().unwrap_or_default();
@@ -272,7 +273,7 @@ impl Worker {
             starting.early.push(state);
             return;
         }
-        let Some(name) = self.named(id) else { return };
+        let Some(name) = self.container_by_id(id) else { return };
         match state {
             ContainerState::Created => {}
             ContainerState::Running { started_at } => {
@@ -288,12 +289,12 @@ impl Worker {
 
     async fn on_exit(&mut self, container: &str, exit: Exit) {
         let Some(log) = self.running(container).map(|attempt| attempt.log) else { return };
-        let read = self.last_message(container, log, exit.code, exit.message);
-        // a message that cannot be read is none
+        let read = self.read_termination_message(container, log, exit.code, exit.message);
+        // An unreadable message counts as none.
         let message = volumes::blocking(move || Ok(read())).await.unwrap_or_default();
         let Some(attempt) = self.running(container) else { return };
         let AttemptState::Running { started_at } = attempt.state else { return };
-        let ended = Ended {
+        let ended = Terminated {
             container_id: attempt.container_id(),
             code: exit.code,
             reason: reason(exit.reason).to_owned(),
@@ -305,32 +306,32 @@ impl Worker {
         self.end(container, ended);
     }
 
-    /// Reads what the container has to say about its end: the runtime's word, and what it wrote itself; the end of its log where it asks for
-    /// that. Blocks on the disk.
-    fn last_message(
+    /// Returns a function that reads the termination message: the runtime's message and the container's own. With `FallbackToLogsOnError`,
+    /// an empty message is replaced by the end of the log. The function blocks on the disk.
+    fn read_termination_message(
         &self,
         container: &str,
         log: i32,
         code: i32,
         message: String,
     ) -> impl FnOnce() -> String + Send + use<> {
-        let words = self.containers.get(container).and_then(|own| own.last_words.clone());
+        let words = self.containers.get(container).and_then(|own| own.termination_message.clone());
         let wants_log = pod::container(&self.pod, container)
             .is_some_and(|(c, _)| c.termination_message_policy.as_deref() == Some("FallbackToLogsOnError"));
         let log =
             (wants_log && code != 0 && message.is_empty()).then(|| self.shared.log_file(&self.pod, container, log));
         move || {
-            let own = words.as_ref().map(LastWords::read).unwrap_or_default();
-            let own = log.filter(|_| own.is_empty()).map_or(own, |log| crate::logs::last_words(&log));
+            let own = words.as_ref().map(TerminationMessage::read).unwrap_or_default();
+            let own = log.filter(|_| own.is_empty()).map_or(own, |log| crate::logs::termination_message(&log));
             if message.is_empty() || own.is_empty() { message + &own } else { format!("{message}: {own}") }
         }
     }
 
     pub(super) fn on_lost(&mut self, id: &str) {
-        let Some(name) = self.named(id) else { return };
+        let Some(name) = self.container_by_id(id) else { return };
         let Some(attempt) = self.running(&name) else { return };
         let AttemptState::Running { started_at } = attempt.state else { return };
-        let ended = Ended {
+        let ended = Terminated {
             container_id: attempt.container_id(),
             code: LOST_CODE,
             reason: LOST_REASON.into(),
@@ -342,20 +343,20 @@ impl Worker {
         self.end(&name, ended);
     }
 
-    fn end(&mut self, container: &str, ended: Ended) {
+    fn end(&mut self, container: &str, ended: Terminated) {
         let Some(attempt) = self.state.containers.get_mut(container).and_then(|r| r.current.as_mut()) else { return };
         let code = ended.code;
         attempt.state = AttemptState::Exited(ended);
         let (id, runtime) = (attempt.id.clone(), self.shared.runtimes.get(&attempt.runtime).cloned());
         self.shared.prober.remove(&id);
         *self.live(container) = LiveContainer::default();
-        let own = self.own(container);
+        let own = self.context(container);
         own.hook.cancel();
         if let Some(message) = own.hook_error.take()
             && pod::container(&self.pod, container)
                 .is_some_and(|(c, role)| pod::policy(&self.pod, &c, role).restarts(code))
         {
-            let until = Some(after(self.shared.now(), ERROR_SHOWN));
+            let until = Some(after(self.shared.now(), ERROR_DISPLAY_TIME));
             let waiting = Waiting { reason: "PostStartHookError".into(), message, until };
             self.live(container).waiting = Some(waiting);
         }

@@ -1,9 +1,9 @@
 //! wasi:sockets of WASI 0.2: TCP and names.
 
 use super::{
-    Fault, is_name, now, ours, p2_udp, positive,
+    SocketFault, host_handle, is_name, now, p2_udp, positive,
     tcp::{Pending, Tcp, tell},
-    theirs, too_many,
+    too_many, wasi_handle,
 };
 use crate::view::{Here, View};
 use container::net;
@@ -33,8 +33,8 @@ pub(crate) fn add_to_linker<T: Send + 'static>(
     p2_udp::add_to_linker(linker, view)
 }
 
-impl From<Fault> for SocketError {
-    fn from(fault: Fault) -> Self {
+impl From<SocketFault> for SocketError {
+    fn from(fault: SocketFault) -> Self {
         ErrorCode::from(fault).into()
     }
 }
@@ -78,7 +78,7 @@ impl Pollable for Socket {
 
 impl View<'_> {
     fn socket(&mut self, this: &Resource<TcpSocket>) -> SocketResult<&mut Socket> {
-        Ok(self.table.get_mut(&ours::<Socket, _>(this))?)
+        Ok(self.table.get_mut(&host_handle::<Socket, _>(this))?)
     }
 
     fn tcp(&mut self, this: &Resource<TcpSocket>) -> SocketResult<&mut Tcp> {
@@ -114,7 +114,7 @@ impl network::HostNetwork for View<'_> {
 impl tcp_create_socket::Host for View<'_> {
     fn create_tcp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
         let socket = Socket { tcp: Tcp::new(matches!(family, IpAddressFamily::Ipv6)), step: None };
-        Ok(theirs(&self.table.push(socket).map_err(too_many)?))
+        Ok(wasi_handle(&self.table.push(socket).map_err(too_many)?))
     }
 }
 
@@ -163,7 +163,7 @@ impl tcp::HostTcpSocket for View<'_> {
         };
         socket.step = None;
         settled?;
-        self.streams(&ours(&this))
+        self.streams(&host_handle(&this))
     }
 
     async fn start_listen(&mut self, this: Resource<TcpSocket>) -> SocketResult<()> {
@@ -189,7 +189,7 @@ impl tcp::HostTcpSocket for View<'_> {
         let accepted = self.socket(&this)?.idle()?.accept().ok_or(ErrorCode::WouldBlock)??;
         let socket = self.table.push(Socket { tcp: accepted, step: None }).map_err(too_many)?;
         let (input, output) = self.streams(&socket)?;
-        Ok((theirs(&socket), input, output))
+        Ok((wasi_handle(&socket), input, output))
     }
 
     fn local_address(&mut self, this: Resource<TcpSocket>) -> SocketResult<IpSocketAddress> {
@@ -201,11 +201,11 @@ impl tcp::HostTcpSocket for View<'_> {
     }
 
     fn is_listening(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<bool> {
-        Ok(self.table.get(&ours::<Socket, _>(&this))?.tcp.is_listening())
+        Ok(self.table.get(&host_handle::<Socket, _>(&this))?.tcp.is_listening())
     }
 
     fn address_family(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<IpAddressFamily> {
-        Ok(match self.table.get(&ours::<Socket, _>(&this))?.tcp.v6 {
+        Ok(match self.table.get(&host_handle::<Socket, _>(&this))?.tcp.v6 {
             true => IpAddressFamily::Ipv6,
             false => IpAddressFamily::Ipv4,
         })
@@ -279,7 +279,7 @@ impl tcp::HostTcpSocket for View<'_> {
     }
 
     fn subscribe(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<Resource<DynPollable>> {
-        subscribe(self.table, ours::<Socket, _>(&this))
+        subscribe(self.table, host_handle::<Socket, _>(&this))
     }
 
     fn shutdown(&mut self, this: Resource<TcpSocket>, how: ShutdownType) -> SocketResult<()> {
@@ -292,7 +292,7 @@ impl tcp::HostTcpSocket for View<'_> {
     }
 
     fn drop(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<()> {
-        self.table.delete(ours::<Socket, _>(&this))?;
+        self.table.delete(host_handle::<Socket, _>(&this))?;
         Ok(())
     }
 }
@@ -319,7 +319,7 @@ impl Lookup {
 fn unresolved(error: net::Error) -> ErrorCode {
     match error {
         net::Error::TimedOut(_) | net::Error::Exhausted(_) => ErrorCode::TemporaryResolverFailure,
-        net::Error::NoSuchHost(_) | net::Error::Denied(_) => Fault::from(error).into(),
+        net::Error::NoSuchHost(_) | net::Error::Denied(_) => SocketFault::from(error).into(),
         _ => ErrorCode::PermanentResolverFailure,
     }
 }
@@ -349,13 +349,13 @@ impl ip_name_lookup::Host for View<'_> {
         if let Poll::Ready(Err(code)) = now(|context| lookup.poll(context).map(|answer| answer.clone())) {
             return Err(code.into());
         }
-        Ok(theirs(&self.table.push(lookup)?))
+        Ok(wasi_handle(&self.table.push(lookup)?))
     }
 }
 
 impl ip_name_lookup::HostResolveAddressStream for View<'_> {
     fn resolve_next_address(&mut self, this: Resource<ResolveAddressStream>) -> SocketResult<Option<IpAddress>> {
-        let lookup = self.table.get_mut(&ours::<Lookup, _>(&this))?;
+        let lookup = self.table.get_mut(&host_handle::<Lookup, _>(&this))?;
         match now(|context| {
             lookup.poll(context).map(|answer| answer.as_mut().map(VecDeque::pop_front).map_err(|code| *code))
         }) {
@@ -365,11 +365,11 @@ impl ip_name_lookup::HostResolveAddressStream for View<'_> {
     }
 
     fn subscribe(&mut self, this: Resource<ResolveAddressStream>) -> wasmtime::Result<Resource<DynPollable>> {
-        subscribe(self.table, ours::<Lookup, _>(&this))
+        subscribe(self.table, host_handle::<Lookup, _>(&this))
     }
 
     fn drop(&mut self, this: Resource<ResolveAddressStream>) -> wasmtime::Result<()> {
-        self.table.delete(ours::<Lookup, _>(&this))?;
+        self.table.delete(host_handle::<Lookup, _>(&this))?;
         Ok(())
     }
 }

@@ -1,8 +1,9 @@
 //! wasi:sockets of WASI 0.2: UDP.
 
 use super::{
-    now, ours, positive, theirs, too_many,
+    host_handle, now, positive, too_many,
     udp::{Incoming, Outgoing, Udp},
+    wasi_handle,
 };
 use crate::view::{Here, View};
 use std::task::Poll;
@@ -44,7 +45,7 @@ impl Pollable for Socket {
 
 impl View<'_> {
     fn udp_socket(&mut self, this: &Resource<UdpSocket>) -> SocketResult<&mut Socket> {
-        Ok(self.table.get_mut(&ours::<Socket, _>(this))?)
+        Ok(self.table.get_mut(&host_handle::<Socket, _>(this))?)
     }
 
     fn udp(&mut self, this: &Resource<UdpSocket>) -> SocketResult<&mut Udp> {
@@ -55,7 +56,7 @@ impl View<'_> {
 impl udp_create_socket::Host for View<'_> {
     async fn create_udp_socket(&mut self, family: IpAddressFamily) -> SocketResult<Resource<UdpSocket>> {
         let socket = Socket { udp: Udp::new(matches!(family, IpAddressFamily::Ipv6)), binding: false };
-        Ok(theirs(&self.table.push(socket).map_err(too_many)?))
+        Ok(wasi_handle(&self.table.push(socket).map_err(too_many)?))
     }
 }
 
@@ -91,7 +92,7 @@ impl udp::HostUdpSocket for View<'_> {
         this: Resource<UdpSocket>,
         to: Option<IpSocketAddress>,
     ) -> SocketResult<(Resource<IncomingDatagramStream>, Resource<OutgoingDatagramStream>)> {
-        let (log, this) = (self.log.clone(), ours::<Socket, _>(&this));
+        let (log, this) = (self.log.clone(), host_handle::<Socket, _>(&this));
         if self.table.iter_children(&this)?.any(|child| child.is::<Incoming>() || child.is::<Outgoing>()) {
             return Err(SocketError::trap(wasmtime::format_err!("the streams of the UDP socket are not dropped yet")));
         }
@@ -103,7 +104,7 @@ impl udp::HostUdpSocket for View<'_> {
         let (incoming, outgoing) = (socket.incoming()?, socket.outgoing(&log)?);
         let incoming = self.table.push_child(incoming, &this).map_err(too_many)?;
         let outgoing = self.table.push_child(outgoing, &this).map_err(too_many)?;
-        Ok((theirs(&incoming), theirs(&outgoing)))
+        Ok((wasi_handle(&incoming), wasi_handle(&outgoing)))
     }
 
     fn local_address(&mut self, this: Resource<UdpSocket>) -> SocketResult<IpSocketAddress> {
@@ -115,7 +116,7 @@ impl udp::HostUdpSocket for View<'_> {
     }
 
     fn address_family(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<IpAddressFamily> {
-        Ok(match self.table.get(&ours::<Socket, _>(&this))?.udp.v6 {
+        Ok(match self.table.get(&host_handle::<Socket, _>(&this))?.udp.v6 {
             true => IpAddressFamily::Ipv6,
             false => IpAddressFamily::Ipv4,
         })
@@ -149,18 +150,18 @@ impl udp::HostUdpSocket for View<'_> {
     }
 
     fn subscribe(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<Resource<DynPollable>> {
-        subscribe(self.table, ours::<Socket, _>(&this))
+        subscribe(self.table, host_handle::<Socket, _>(&this))
     }
 
     fn drop(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<()> {
-        self.table.delete(ours::<Socket, _>(&this))?;
+        self.table.delete(host_handle::<Socket, _>(&this))?;
         Ok(())
     }
 }
 
 impl udp::HostIncomingDatagramStream for View<'_> {
     fn receive(&mut self, this: Resource<IncomingDatagramStream>, most: u64) -> SocketResult<Vec<IncomingDatagram>> {
-        let incoming = self.table.get_mut(&ours::<Incoming, _>(&this))?;
+        let incoming = self.table.get_mut(&host_handle::<Incoming, _>(&this))?;
         let most = usize::try_from(most).unwrap_or(usize::MAX).min(DATAGRAMS);
         let (mut datagrams, mut size) = (Vec::new(), 0);
         while datagrams.len() < most && size < RECEIVE {
@@ -177,18 +178,18 @@ impl udp::HostIncomingDatagramStream for View<'_> {
     }
 
     fn subscribe(&mut self, this: Resource<IncomingDatagramStream>) -> wasmtime::Result<Resource<DynPollable>> {
-        subscribe(self.table, ours::<Incoming, _>(&this))
+        subscribe(self.table, host_handle::<Incoming, _>(&this))
     }
 
     fn drop(&mut self, this: Resource<IncomingDatagramStream>) -> wasmtime::Result<()> {
-        self.table.delete(ours::<Incoming, _>(&this))?;
+        self.table.delete(host_handle::<Incoming, _>(&this))?;
         Ok(())
     }
 }
 
 impl udp::HostOutgoingDatagramStream for View<'_> {
     fn check_send(&mut self, this: Resource<OutgoingDatagramStream>) -> SocketResult<u64> {
-        let outgoing = self.table.get_mut(&ours::<Outgoing, _>(&this))?;
+        let outgoing = self.table.get_mut(&host_handle::<Outgoing, _>(&this))?;
         outgoing.permitted = match now(|context| outgoing.poll_sent(context)) {
             Poll::Pending => 0,
             Poll::Ready(sent) => {
@@ -200,7 +201,7 @@ impl udp::HostOutgoingDatagramStream for View<'_> {
     }
 
     fn send(&mut self, this: Resource<OutgoingDatagramStream>, datagrams: Vec<OutgoingDatagram>) -> SocketResult<u64> {
-        let outgoing = self.table.get_mut(&ours::<Outgoing, _>(&this))?;
+        let outgoing = self.table.get_mut(&host_handle::<Outgoing, _>(&this))?;
         if datagrams.len() > outgoing.permitted {
             return Err(SocketError::trap(wasmtime::format_err!("more is sent than check-send allowed")));
         }
@@ -228,11 +229,11 @@ impl udp::HostOutgoingDatagramStream for View<'_> {
     }
 
     fn subscribe(&mut self, this: Resource<OutgoingDatagramStream>) -> wasmtime::Result<Resource<DynPollable>> {
-        subscribe(self.table, ours::<Outgoing, _>(&this))
+        subscribe(self.table, host_handle::<Outgoing, _>(&this))
     }
 
     async fn drop(&mut self, this: Resource<OutgoingDatagramStream>) -> wasmtime::Result<()> {
-        let mut outgoing = self.table.delete(ours::<Outgoing, _>(&this))?;
+        let mut outgoing = self.table.delete(host_handle::<Outgoing, _>(&this))?;
         outgoing.ready().await;
         Ok(())
     }

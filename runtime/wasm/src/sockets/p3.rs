@@ -1,10 +1,10 @@
 //! wasi:sockets of WASI 0.3: TCP.
 
 use super::{
-    Fault, ours, positive,
+    SocketFault, host_handle, positive,
     stream::{Reader, Writer},
     tcp::{Acceptor, Tcp, tell},
-    theirs,
+    wasi_handle,
 };
 use crate::view::{Here, View};
 use bytes::BytesMut;
@@ -45,13 +45,13 @@ pub(crate) fn add_to_linker<T: Send + 'static>(
     ip_name_lookup::add_to_linker::<T, Here>(linker, view)
 }
 
-impl From<Fault> for ErrorCode {
-    fn from(fault: Fault) -> Self {
+impl From<SocketFault> for ErrorCode {
+    fn from(fault: SocketFault) -> Self {
         match fault {
-            Fault::InvalidState => Self::InvalidState,
-            Fault::InvalidArgument => Self::InvalidArgument,
-            Fault::TooLarge => Self::DatagramTooLarge,
-            Fault::Net(error) => match error {
+            SocketFault::InvalidState => Self::InvalidState,
+            SocketFault::InvalidArgument => Self::InvalidArgument,
+            SocketFault::TooLarge => Self::DatagramTooLarge,
+            SocketFault::Net(error) => match error {
                 net::Error::Refused(_) => Self::ConnectionRefused,
                 net::Error::AddressInUse(_) => Self::AddressInUse,
                 net::Error::NotAvailable(_) => Self::AddressNotBindable,
@@ -67,8 +67,8 @@ impl From<Fault> for ErrorCode {
     }
 }
 
-impl From<Fault> for SocketError {
-    fn from(fault: Fault) -> Self {
+impl From<SocketFault> for SocketError {
+    fn from(fault: SocketFault) -> Self {
         ErrorCode::from(fault).into()
     }
 }
@@ -79,7 +79,7 @@ pub(super) fn v6(family: IpAddressFamily) -> bool {
 
 impl View<'_> {
     fn tcp3(&mut self, this: &Resource<TcpSocket>) -> SocketResult<&mut Tcp> {
-        self.table.get_mut(&ours::<Tcp, _>(this)).map_err(SocketError::trap)
+        self.table.get_mut(&host_handle::<Tcp, _>(this)).map_err(SocketError::trap)
     }
 }
 
@@ -119,7 +119,7 @@ impl<T: 'static> StreamProducer<T> for Accepting<T> {
             Poll::Ready(Err(_)) => Poll::Ready(Ok(StreamResult::Dropped)),
             Poll::Ready(Ok(accepted)) => {
                 let socket = (self.view)(store.data_mut()).table.push(accepted)?;
-                to.set_buffer(Some(theirs(&socket)));
+                to.set_buffer(Some(wasi_handle(&socket)));
                 Poll::Ready(Ok(StreamResult::Completed))
             }
         }
@@ -312,7 +312,7 @@ impl types::HostTcpSocket for View<'_> {
     }
 
     fn create(&mut self, family: IpAddressFamily) -> SocketResult<Resource<TcpSocket>> {
-        Ok(theirs(&self.table.push(Tcp::new(v6(family))).map_err(SocketError::trap)?))
+        Ok(wasi_handle(&self.table.push(Tcp::new(v6(family))).map_err(SocketError::trap)?))
     }
 
     fn get_local_address(&mut self, this: Resource<TcpSocket>) -> SocketResult<IpSocketAddress> {
@@ -324,11 +324,11 @@ impl types::HostTcpSocket for View<'_> {
     }
 
     fn get_is_listening(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<bool> {
-        Ok(self.table.get(&ours::<Tcp, _>(&this))?.is_listening())
+        Ok(self.table.get(&host_handle::<Tcp, _>(&this))?.is_listening())
     }
 
     fn get_address_family(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<IpAddressFamily> {
-        Ok(match self.table.get(&ours::<Tcp, _>(&this))?.v6 {
+        Ok(match self.table.get(&host_handle::<Tcp, _>(&this))?.v6 {
             true => IpAddressFamily::Ipv6,
             false => IpAddressFamily::Ipv4,
         })
@@ -402,7 +402,7 @@ impl types::HostTcpSocket for View<'_> {
     }
 
     fn drop(&mut self, this: Resource<TcpSocket>) -> wasmtime::Result<()> {
-        self.table.delete(ours::<Tcp, _>(&this))?;
+        self.table.delete(host_handle::<Tcp, _>(&this))?;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! wasi:sockets of WASI 0.3: UDP.
 
-use super::{ours, p3::v6, positive, theirs, udp::Udp};
+use super::{host_handle, p3::v6, positive, udp::Udp, wasi_handle};
 use crate::view::{Here, View};
 use wasmtime::component::{Accessor, Resource};
 use wasmtime_wasi::{
@@ -13,7 +13,7 @@ use wasmtime_wasi::{
 
 impl View<'_> {
     fn udp3(&mut self, this: &Resource<UdpSocket>) -> SocketResult<&mut Udp> {
-        self.table.get_mut(&ours::<Udp, _>(this)).map_err(SocketError::trap)
+        self.table.get_mut(&host_handle::<Udp, _>(this)).map_err(SocketError::trap)
     }
 }
 
@@ -68,13 +68,13 @@ impl HostUdpSocket for View<'_> {
     }
 
     async fn create(&mut self, family: IpAddressFamily) -> SocketResult<Resource<UdpSocket>> {
-        Ok(theirs(&self.table.push(Udp::new(v6(family))).map_err(SocketError::trap)?))
+        Ok(wasi_handle(&self.table.push(Udp::new(v6(family))).map_err(SocketError::trap)?))
     }
 
     fn disconnect(&mut self, this: Resource<UdpSocket>) -> SocketResult<()> {
         let socket = self.udp3(&this)?;
         if socket.remote.is_none() {
-            return Err(super::Fault::InvalidState.into());
+            return Err(super::SocketFault::InvalidState.into());
         }
         Ok(socket.connect(None)?)
     }
@@ -84,11 +84,11 @@ impl HostUdpSocket for View<'_> {
     }
 
     fn get_remote_address(&mut self, this: Resource<UdpSocket>) -> SocketResult<IpSocketAddress> {
-        Ok(self.udp3(&this)?.remote.ok_or(super::Fault::InvalidState)?.into())
+        Ok(self.udp3(&this)?.remote.ok_or(super::SocketFault::InvalidState)?.into())
     }
 
     fn get_address_family(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<IpAddressFamily> {
-        Ok(match self.table.get(&ours::<Udp, _>(&this))?.v6 {
+        Ok(match self.table.get(&host_handle::<Udp, _>(&this))?.v6 {
             true => IpAddressFamily::Ipv6,
             false => IpAddressFamily::Ipv4,
         })
@@ -122,7 +122,7 @@ impl HostUdpSocket for View<'_> {
     }
 
     fn drop(&mut self, this: Resource<UdpSocket>) -> wasmtime::Result<()> {
-        self.table.delete(ours::<Udp, _>(&this))?;
+        self.table.delete(host_handle::<Udp, _>(&this))?;
         Ok(())
     }
 }

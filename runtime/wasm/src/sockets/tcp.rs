@@ -1,7 +1,7 @@
 //! A TCP socket of a guest over the pod's [`Sockets`]: the state machine that both versions of WASI share.
 
 use super::{
-    Fault, Options, check_family, check_remote, check_unicast, now,
+    Options, SocketFault, check_family, check_remote, check_unicast, now,
     stream::{Reader, Writer, halves},
 };
 use container::{
@@ -41,7 +41,7 @@ enum State {
     Connected(Connected),
     Listening(Acceptor),
     /// The connection failed. A socket cannot be reused.
-    Failed(Fault),
+    Failed(SocketFault),
 }
 
 struct Connected {
@@ -77,8 +77,8 @@ impl Tcp {
     }
 
     /// Binds a port of the pod.
-    pub(crate) async fn bind(&mut self, sockets: &dyn Sockets, at: SocketAddr) -> Result<(), Fault> {
-        let State::Unbound = self.state else { return Err(Fault::InvalidState) };
+    pub(crate) async fn bind(&mut self, sockets: &dyn Sockets, at: SocketAddr) -> Result<(), SocketFault> {
+        let State::Unbound = self.state else { return Err(SocketFault::InvalidState) };
         check_unicast(at)?;
         check_family(at, self.v6)?;
         self.state = State::Bound(sockets.bind(at).await?);
@@ -86,9 +86,14 @@ impl Tcp {
     }
 
     /// Starts to connect, from the bound port if there is one.
-    pub(crate) fn start_connect(&mut self, sockets: &Arc<dyn Sockets>, log: &Log, to: SocketAddr) -> Result<(), Fault> {
+    pub(crate) fn start_connect(
+        &mut self,
+        sockets: &Arc<dyn Sockets>,
+        log: &Log,
+        to: SocketAddr,
+    ) -> Result<(), SocketFault> {
         if !matches!(self.state, State::Unbound | State::Bound(_)) {
-            return Err(Fault::InvalidState);
+            return Err(SocketFault::InvalidState);
         }
         check_unicast(to)?;
         check_remote(to)?;
@@ -111,12 +116,12 @@ impl Tcp {
     }
 
     /// Ready when the connection is established or has failed.
-    pub(crate) fn poll_connect(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+    pub(crate) fn poll_connect(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketFault>> {
         let (result, remote) = match &mut self.state {
             State::Connecting { remote, under_way } => (ready!(under_way.as_mut().poll(context)), *remote),
             State::Connected(_) => return Poll::Ready(Ok(())),
             State::Failed(fault) => return Poll::Ready(Err(fault.clone())),
-            _ => return Poll::Ready(Err(Fault::InvalidState)),
+            _ => return Poll::Ready(Err(SocketFault::InvalidState)),
         };
         Poll::Ready(match result {
             Ok((stream, local)) => {
@@ -124,7 +129,7 @@ impl Tcp {
                 Ok(())
             }
             Err(error) => {
-                let fault = Fault::from(error);
+                let fault = SocketFault::from(error);
                 self.state = State::Failed(fault.clone());
                 Err(fault)
             }
@@ -132,13 +137,13 @@ impl Tcp {
     }
 
     /// Starts to listen.
-    pub(crate) async fn listen(&mut self, sockets: &dyn Sockets) -> Result<(), Fault> {
+    pub(crate) async fn listen(&mut self, sockets: &dyn Sockets) -> Result<(), SocketFault> {
         let port = match std::mem::replace(&mut self.state, State::Unbound) {
             State::Bound(port) => port,
             State::Unbound => sockets.bind(unspecified(self.v6)).await?,
             other => {
                 self.state = other;
-                return Err(Fault::InvalidState);
+                return Err(SocketFault::InvalidState);
             }
         };
         let listener: Arc<dyn Listener> = port.listen().await?.into();
@@ -148,15 +153,15 @@ impl Tcp {
     }
 
     /// An acceptor that is independent of the socket.
-    pub(crate) fn acceptor(&self) -> Result<Acceptor, Fault> {
-        let State::Listening(it) = &self.state else { return Err(Fault::InvalidState) };
+    pub(crate) fn acceptor(&self) -> Result<Acceptor, SocketFault> {
+        let State::Listening(it) = &self.state else { return Err(SocketFault::InvalidState) };
         let (listener, own) = (it.listener.clone(), it.own.clone());
         Ok(Acceptor { v6: self.v6, options: self.options, listener, own, under_way: None, accepted: None })
     }
 
     /// Accepts a pending connection; `None` if there is none.
-    pub(crate) fn accept(&mut self) -> Option<Result<Self, Fault>> {
-        let State::Listening(acceptor) = &mut self.state else { return Some(Err(Fault::InvalidState)) };
+    pub(crate) fn accept(&mut self) -> Option<Result<Self, SocketFault>> {
+        let State::Listening(acceptor) = &mut self.state else { return Some(Err(SocketFault::InvalidState)) };
         match now(|context| acceptor.poll_accept(context)) {
             Poll::Ready(accepted) => Some(accepted),
             Poll::Pending => None,
@@ -164,34 +169,34 @@ impl Tcp {
     }
 
     /// Takes both halves, once.
-    pub(crate) fn take_halves(&mut self) -> Result<(Reader, Writer), Fault> {
+    pub(crate) fn take_halves(&mut self) -> Result<(Reader, Writer), SocketFault> {
         Ok((self.take_reader()?, self.take_writer()?))
     }
 
-    pub(crate) fn take_reader(&mut self) -> Result<Reader, Fault> {
+    pub(crate) fn take_reader(&mut self) -> Result<Reader, SocketFault> {
         match &mut self.state {
             State::Connected(connected) if !connected.taken.0 => {
                 connected.taken.0 = true;
                 Ok(connected.reader.clone())
             }
             State::Failed(fault) => Err(fault.clone()),
-            _ => Err(Fault::InvalidState),
+            _ => Err(SocketFault::InvalidState),
         }
     }
 
-    pub(crate) fn take_writer(&mut self) -> Result<Writer, Fault> {
+    pub(crate) fn take_writer(&mut self) -> Result<Writer, SocketFault> {
         match &mut self.state {
             State::Connected(connected) if !connected.taken.1 => {
                 connected.taken.1 = true;
                 Ok(connected.writer.clone())
             }
             State::Failed(fault) => Err(fault.clone()),
-            _ => Err(Fault::InvalidState),
+            _ => Err(SocketFault::InvalidState),
         }
     }
 
-    pub(crate) fn shut(&self, receive: bool, send: bool) -> Result<(), Fault> {
-        let State::Connected(connected) = &self.state else { return Err(Fault::InvalidState) };
+    pub(crate) fn shut(&self, receive: bool, send: bool) -> Result<(), SocketFault> {
+        let State::Connected(connected) = &self.state else { return Err(SocketFault::InvalidState) };
         if receive {
             connected.reader.shut();
         }
@@ -201,21 +206,21 @@ impl Tcp {
         Ok(())
     }
 
-    pub(crate) fn local(&self) -> Result<SocketAddr, Fault> {
+    pub(crate) fn local(&self) -> Result<SocketAddr, SocketFault> {
         match &self.state {
             State::Bound(port) => Ok(port.local_address()),
             State::Connected(connected) => Ok(connected.local),
             State::Listening(acceptor) => Ok(acceptor.listener.local_address()),
             State::Failed(fault) => Err(fault.clone()),
-            State::Unbound | State::Connecting { .. } => Err(Fault::InvalidState),
+            State::Unbound | State::Connecting { .. } => Err(SocketFault::InvalidState),
         }
     }
 
-    pub(crate) fn remote(&self) -> Result<SocketAddr, Fault> {
+    pub(crate) fn remote(&self) -> Result<SocketAddr, SocketFault> {
         match &self.state {
             State::Connected(connected) => Ok(connected.remote),
             State::Failed(fault) => Err(fault.clone()),
-            _ => Err(Fault::InvalidState),
+            _ => Err(SocketFault::InvalidState),
         }
     }
 
@@ -228,11 +233,11 @@ impl Tcp {
     }
 
     /// Validates the backlog. The network decides the length of the queue.
-    pub(crate) fn set_backlog(&self, value: u64) -> Result<(), Fault> {
+    pub(crate) fn set_backlog(&self, value: u64) -> Result<(), SocketFault> {
         match &self.state {
-            _ if value == 0 => Err(Fault::InvalidArgument),
+            _ if value == 0 => Err(SocketFault::InvalidArgument),
             State::Unbound | State::Bound(_) | State::Listening(_) => Ok(()),
-            _ => Err(Fault::InvalidState),
+            _ => Err(SocketFault::InvalidState),
         }
     }
 
@@ -260,7 +265,7 @@ impl Acceptor {
     }
 
     /// Accepts the next connection.
-    pub(crate) fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Result<Tcp, Fault>> {
+    pub(crate) fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<Result<Tcp, SocketFault>> {
         ready!(self.poll_ready(context));
         Poll::Ready(match self.accepted.take() {
             Some(Ok((stream, remote))) => {
@@ -268,7 +273,7 @@ impl Acceptor {
                 Ok(Tcp::connected(self.v6, self.options, stream, local, remote))
             }
             Some(Err(error)) => Err(error.into()),
-            None => Err(Fault::InvalidState),
+            None => Err(SocketFault::InvalidState),
         })
     }
 }

@@ -41,7 +41,7 @@ impl Pod {
         self.sockets.listen(at("127.0.0.1", port)).await.unwrap()
     }
 
-    async fn connect(&self, tcp: &mut Tcp, port: u16) -> Result<(), Fault> {
+    async fn connect(&self, tcp: &mut Tcp, port: u16) -> Result<(), SocketFault> {
         tcp.start_connect(&self.sockets, &self.log, at("127.0.0.1", port))?;
         poll_fn(|context| tcp.poll_connect(context)).await
     }
@@ -63,23 +63,26 @@ fn at(ip: &str, port: u16) -> SocketAddr {
 async fn a_socket_does_what_its_state_allows() {
     let pod = Pod::new().await;
     let mut tcp = Tcp::new(false);
-    assert_eq!(tcp.local(), Err(Fault::InvalidState));
-    assert!(matches!(tcp.accept(), Some(Err(Fault::InvalidState))));
+    assert_eq!(tcp.local(), Err(SocketFault::InvalidState));
+    assert!(matches!(tcp.accept(), Some(Err(SocketFault::InvalidState))));
     for wrong in ["::1", "224.0.0.1", "255.255.255.255", "::ffff:127.0.0.1"] {
-        assert_eq!(tcp.bind(&*pod.sockets, at(wrong, 1)).await, Err(Fault::InvalidArgument), "{wrong}");
+        assert_eq!(tcp.bind(&*pod.sockets, at(wrong, 1)).await, Err(SocketFault::InvalidArgument), "{wrong}");
     }
     let elsewhere = at("10.1.1.1", 1);
     assert_eq!(tcp.bind(&*pod.sockets, elsewhere).await, Err(net::Error::NotAvailable(elsewhere).into()));
     tcp.bind(&*pod.sockets, at("0.0.0.0", 0)).await.unwrap();
     let port = tcp.local().unwrap().port();
     assert_ne!(port, 0);
-    assert_eq!(tcp.bind(&*pod.sockets, at("0.0.0.0", 0)).await, Err(Fault::InvalidState));
+    assert_eq!(tcp.bind(&*pod.sockets, at("0.0.0.0", 0)).await, Err(SocketFault::InvalidState));
     let refused = pod.connect(&mut Tcp::new(false), port).await;
-    assert!(matches!(refused, Err(Fault::Net(net::Error::Refused(_)))), "a bound port does not listen: {refused:?}");
-    assert_eq!(tcp.set_backlog(0), Err(Fault::InvalidArgument));
+    assert!(
+        matches!(refused, Err(SocketFault::Net(net::Error::Refused(_)))),
+        "a bound port does not listen: {refused:?}"
+    );
+    assert_eq!(tcp.set_backlog(0), Err(SocketFault::InvalidArgument));
     tcp.listen(&*pod.sockets).await.unwrap();
     assert!(tcp.accept().is_none());
-    assert_eq!(pod.connect(&mut tcp, port).await, Err(Fault::InvalidState), "a listener does not connect");
+    assert_eq!(pod.connect(&mut tcp, port).await, Err(SocketFault::InvalidState), "a listener does not connect");
 
     let mut client = Tcp::new(false);
     pod.connect(&mut client, port).await.unwrap();
@@ -87,12 +90,12 @@ async fn a_socket_does_what_its_state_allows() {
     let accepted = tcp.accept().unwrap().unwrap();
     assert_eq!(accepted.local(), Ok(at("127.0.0.1", port)), "by the address that the peer used");
     assert_eq!((client.remote(), client.local()), (accepted.local(), accepted.remote()));
-    assert_eq!(pod.connect(&mut client, port).await, Err(Fault::InvalidState));
+    assert_eq!(pod.connect(&mut client, port).await, Err(SocketFault::InvalidState));
     assert!(client.take_halves().is_ok() && client.take_halves().is_err());
 
     let mut failed = Tcp::new(false);
     assert!(pod.connect(&mut failed, 9).await.is_err());
-    assert_eq!(pod.connect(&mut failed, port).await, Err(Fault::InvalidState), "a socket is used once");
+    assert_eq!(pod.connect(&mut failed, port).await, Err(SocketFault::InvalidState), "a socket is used once");
 }
 
 #[tokio::test]
@@ -172,13 +175,13 @@ async fn a_connected_udp_socket_hears_its_peer_only() {
     let to = one.local().unwrap();
     for (udp, text) in [(&three, "no"), (&two, "yes")] {
         let mut outgoing = udp.outgoing(&pod.log).unwrap();
-        assert_eq!(outgoing.send(vec![0; 65_508], Some(to)), Err(Fault::TooLarge));
-        assert_eq!(outgoing.send(vec![], None), Err(Fault::InvalidArgument));
+        assert_eq!(outgoing.send(vec![0; 65_508], Some(to)), Err(SocketFault::TooLarge));
+        assert_eq!(outgoing.send(vec![], None), Err(SocketFault::InvalidArgument));
         outgoing.send(text.into(), Some(to)).unwrap();
         outgoing.ready().await;
     }
     let heard = poll_fn(|context| incoming.poll_receive(context)).await.unwrap();
     assert_eq!(heard, (Bytes::from_static(b"yes"), two.local().unwrap()));
     let mut outgoing = one.outgoing(&pod.log).unwrap();
-    assert_eq!(outgoing.send(vec![], Some(three.local().unwrap())), Err(Fault::InvalidArgument));
+    assert_eq!(outgoing.send(vec![], Some(three.local().unwrap())), Err(SocketFault::InvalidArgument));
 }

@@ -1,7 +1,7 @@
 //! A UDP socket of a guest over the pod's [`Sockets`].
 
 use super::{
-    Fault, Options, check_family, check_remote, check_unicast,
+    Options, SocketFault, check_family, check_remote, check_unicast,
     tcp::{Pending, tell, unspecified},
 };
 use bytes::Bytes;
@@ -32,9 +32,9 @@ impl Udp {
         Self { v6, options: Options::default(), socket: None, remote: None }
     }
 
-    pub(crate) async fn bind(&mut self, sockets: &dyn Sockets, at: SocketAddr) -> Result<(), Fault> {
+    pub(crate) async fn bind(&mut self, sockets: &dyn Sockets, at: SocketAddr) -> Result<(), SocketFault> {
         if self.socket.is_some() {
-            return Err(Fault::InvalidState);
+            return Err(SocketFault::InvalidState);
         }
         check_unicast(at)?;
         check_family(at, self.v6)?;
@@ -43,7 +43,7 @@ impl Udp {
     }
 
     /// Binds an ephemeral port.
-    pub(crate) async fn any_port(sockets: &dyn Sockets, v6: bool) -> Result<Box<dyn Datagrams>, Fault> {
+    pub(crate) async fn any_port(sockets: &dyn Sockets, v6: bool) -> Result<Box<dyn Datagrams>, SocketFault> {
         Ok(sockets.bind_udp(unspecified(v6)).await?)
     }
 
@@ -53,7 +53,7 @@ impl Udp {
     }
 
     /// Restricts the socket to one peer; `None` removes the restriction.
-    pub(crate) fn connect(&mut self, to: Option<SocketAddr>) -> Result<(), Fault> {
+    pub(crate) fn connect(&mut self, to: Option<SocketAddr>) -> Result<(), SocketFault> {
         if let Some(to) = to {
             check_unicast(to)?;
             check_remote(to)?;
@@ -67,17 +67,17 @@ impl Udp {
         self.socket.is_some()
     }
 
-    pub(crate) fn local(&self) -> Result<SocketAddr, Fault> {
-        self.socket.as_ref().map(|socket| socket.local_address()).ok_or(Fault::InvalidState)
+    pub(crate) fn local(&self) -> Result<SocketAddr, SocketFault> {
+        self.socket.as_ref().map(|socket| socket.local_address()).ok_or(SocketFault::InvalidState)
     }
 
-    pub(crate) fn incoming(&self) -> Result<Incoming, Fault> {
-        let socket = self.socket.clone().ok_or(Fault::InvalidState)?;
+    pub(crate) fn incoming(&self) -> Result<Incoming, SocketFault> {
+        let socket = self.socket.clone().ok_or(SocketFault::InvalidState)?;
         Ok(Incoming { socket, from: self.remote, under_way: None, received: None })
     }
 
-    pub(crate) fn outgoing(&self, log: &Log) -> Result<Outgoing, Fault> {
-        let socket = self.socket.clone().ok_or(Fault::InvalidState)?;
+    pub(crate) fn outgoing(&self, log: &Log) -> Result<Outgoing, SocketFault> {
+        let socket = self.socket.clone().ok_or(SocketFault::InvalidState)?;
         Ok(Outgoing { socket, v6: self.v6, to: self.remote, log: log.clone(), permitted: 0, under_way: None })
     }
 }
@@ -111,11 +111,11 @@ impl Incoming {
     }
 
     /// Receives the next datagram.
-    pub(crate) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(Bytes, SocketAddr), Fault>> {
+    pub(crate) fn poll_receive(&mut self, context: &mut Context<'_>) -> Poll<Result<(Bytes, SocketAddr), SocketFault>> {
         ready!(self.poll_ready(context));
         Poll::Ready(match self.received.take() {
-            Some(received) => received.map_err(Fault::from),
-            None => Err(Fault::InvalidState),
+            Some(received) => received.map_err(SocketFault::from),
+            None => Err(SocketFault::InvalidState),
         })
     }
 }
@@ -141,15 +141,15 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Starts to send a datagram.
-    pub(crate) fn send(&mut self, data: Vec<u8>, to: Option<SocketAddr>) -> Result<(), Fault> {
+    pub(crate) fn send(&mut self, data: Vec<u8>, to: Option<SocketAddr>) -> Result<(), SocketFault> {
         if data.len() > MAX_DATAGRAM_BYTES {
-            return Err(Fault::TooLarge);
+            return Err(SocketFault::TooLarge);
         }
         let to = match (to, self.to) {
             (Some(to), None) => to,
             (Some(to), Some(only)) if to == only => to,
             (None, Some(only)) => only,
-            _ => return Err(Fault::InvalidArgument),
+            _ => return Err(SocketFault::InvalidArgument),
         };
         check_remote(to)?;
         check_family(to, self.v6)?;
@@ -162,11 +162,11 @@ impl Outgoing {
     }
 
     /// Ready when the datagram is sent or has failed.
-    pub(crate) fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Fault>> {
+    pub(crate) fn poll_sent(&mut self, context: &mut Context<'_>) -> Poll<Result<(), SocketFault>> {
         let Some(under_way) = &mut self.under_way else { return Poll::Ready(Ok(())) };
         let sent = ready!(under_way.as_mut().poll(context));
         self.under_way = None;
-        Poll::Ready(sent.map_err(Fault::from))
+        Poll::Ready(sent.map_err(SocketFault::from))
     }
 }
 

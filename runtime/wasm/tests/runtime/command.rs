@@ -288,3 +288,27 @@ async fn what_is_removed_while_it_starts_does_not_run_on() {
     let exit = tokio::time::timeout(Duration::from_secs(20), ended).await.expect("it runs on");
     assert_eq!(exit.code, 137);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_trap_tells_the_line_of_the_source_in_its_message_and_in_the_log() {
+    let node = Node::new().await;
+    let text = r#"(module
+  (func $divide (param i32) (result i32)
+    (i32.div_u (i32.const 1) (local.get 0)))
+  (func $start (export "_start")
+    (drop (call $divide (i32.const 0)))))"#;
+    let mut parser = wat::Parser::new();
+    let wasm = parser.generate_dwarf(wat::GenerateDwarf::Lines).parse_str(Some("divide.wat".as_ref()), text).unwrap();
+    let id = node.start(node.spec(&wasm)).await;
+    let exit = node.exit(&id).await;
+    assert_eq!((exit.code, exit.reason), (134, ExitReason::Error));
+    assert!(exit.message.starts_with("wasm trap: integer divide by zero\n"), "{}", exit.message);
+    let lines: Vec<&str> = exit.message.lines().map(str::trim).collect();
+    let frame = |function: &str| lines.iter().position(|line| line.ends_with(function)).expect(function);
+    let (first, second) = (frame(" - divide"), frame(" - start"));
+    assert!(lines[first + 1].starts_with("at ") && lines[first + 1].contains("divide.wat:3"), "{}", exit.message);
+    assert!(first < second && lines[second + 1].contains("divide.wat:5"), "{}", exit.message);
+    let log = node.log(&id, |log| log.contains("divide.wat:5")).await;
+    assert!(log.contains("sampan: main failed: wasm trap: integer divide by zero"), "{log}");
+    assert!(log.contains("divide.wat:3"), "{log}");
+}

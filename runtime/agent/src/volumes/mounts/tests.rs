@@ -2,7 +2,7 @@ use super::*;
 use serde_json::{Value, json};
 use std::os::unix::fs::symlink;
 
-/// A pod's volumes on disk: `v` is an emptyDir, `cm` a volume with versions.
+/// A pod's volumes on disk: `v` is an emptyDir, `cm` a volume that the agent writes.
 struct Node(tempfile::TempDir);
 
 impl Node {
@@ -21,7 +21,7 @@ impl Node {
         self.0.path().join(name)
     }
 
-    /// The ConfigMap says something new.
+    /// Changes the content of the ConfigMap.
     fn update(&self, text: &str) {
         let file = super::super::File { data: text.as_bytes().to_vec(), mode: 0o640 };
         let files = [("dir/file".to_owned(), file.clone()), ("top".to_owned(), file)].into();
@@ -33,21 +33,21 @@ impl Node {
     }
 
     fn mounts_of(&self, mounts: Value, variables: &[(&str, &str)], host: &Path) -> Result<Vec<Mount>, String> {
-        let volume = |path: PathBuf, kind| Synced { path, kind, again: None };
+        let volume = |path: PathBuf, owner| SyncedVolume { path, owner, resync_at: None };
         let volumes = [
-            ("v".to_owned(), volume(self.at("data/v"), Kind::Pod)),
-            ("cm".to_owned(), volume(self.at("data/cm"), Kind::Versions)),
-            ("host".to_owned(), volume(host.to_owned(), Kind::Host)),
+            ("v".to_owned(), volume(self.at("data/v"), Owner::Pod)),
+            ("cm".to_owned(), volume(self.at("data/cm"), Owner::Agent)),
+            ("host".to_owned(), volume(host.to_owned(), Owner::Host)),
         ];
         let container = json!({"name": "c", "volumeMounts": mounts});
         let variables: Vec<_> = variables.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
-        super::mounts(&Wanted {
+        super::mounts(&MountRequest {
             pod: &Pod::default(),
             container: &serde_json::from_value(container).expect("a container"),
             volumes: &volumes.into(),
             variables: &variables,
             scratch: &self.at("data/scratch"),
-            private: &Private::new(self.at("data")),
+            private: &PrivateDir::new(self.at("data")),
         })
     }
 
@@ -58,7 +58,7 @@ impl Node {
     }
 }
 
-/// The text of a file below an open mount.
+/// The content of a file below an open mount.
 fn text(mount: &Mount, name: &str) -> String {
     let at = OwnedFd::from(mount.open().expect("it opens"));
     let mut file = File::from(openat(at, name, OFlags::RDONLY, Mode::empty()).expect("a file"));
@@ -102,7 +102,7 @@ fn a_file_is_copied_from_what_was_found_not_from_its_path() {
     let (mut files, folder) = (BTreeMap::new(), node.at("copies"));
     add_file(&mount, file, true, &folder, &mut files).expect("copied");
     assert_eq!(std::fs::read_to_string(folder.join("f")).expect("there"), "mine");
-    // nor is a link followed where the copy goes
+    // No symbolic link is followed at the destination either.
     let again = File::open(node.at("outside/secret")).expect("there");
     std::fs::remove_file(folder.join("f")).expect("removed");
     symlink(node.at("outside/new"), folder.join("f")).expect("made");

@@ -25,9 +25,11 @@ use wit_component::{ComponentEncoder, StringEncoding};
 
 const WIT: &str = include_str!("../../guests/wasi.wit");
 
-/// A component of `world` around a core module.
+/// A component of `world` around a core module, with debug information that names its lines as those of `guest.wat`.
 pub fn component(world: &str, wat: &str) -> Vec<u8> {
-    let mut module = wat::parse_str(wat).unwrap();
+    let mut parser = wat::Parser::new();
+    let parser = parser.generate_dwarf(wat::GenerateDwarf::Lines);
+    let mut module = parser.parse_str(Some(Path::new("guest.wat")), wat).unwrap();
     let mut resolve = wit_parser::Resolve::new();
     let package = resolve.push_source("wasi.wit", WIT).unwrap();
     let world = resolve.select_world(&[package], Some(world)).unwrap();

@@ -1,9 +1,9 @@
-//! The ConfigMaps and Secrets that the pods of the node name. Each object is watched by itself, by name, from the first pod that names it
-//! to the last: a node reads no other (upstream's `WatchBasedManager`, and all that its Node authorizer allows).
+//! The ConfigMaps and Secrets that the node's pods reference. Each object is watched by name while a pod references it, like upstream's
+//! `WatchBasedManager`. The Node authorizer allows nothing more.
 
 use crate::{
     config::{References, references},
-    handle::{Handle, Note},
+    handle::{Handle, Message},
     pod,
 };
 use client::{Client, Informer, Informers, Key, Kind, Target};
@@ -18,67 +18,67 @@ use std::{
     time::Duration,
 };
 
-/// How long a read waits for the first list of a watch that has just begun, before it asks by itself.
-const FIRST_LIST: Duration = Duration::from_secs(1);
+/// How long a read waits for the first list of a new watch before it reads from the API.
+const FIRST_LIST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// ConfigMaps and Secrets by name, and who names them.
-pub(crate) struct Named {
+/// The referenced ConfigMaps and Secrets.
+pub(crate) struct ReferencedObjects {
     client: Client,
     informers: Informers,
     config_maps: Objects<ConfigMap>,
     secrets: Objects<Secret>,
 }
 
-/// The objects of a kind that are watched.
+/// The watched objects of a kind.
 type Objects<K> = Mutex<HashMap<Key, Watched<K>>>;
 
-/// An object, or the absence of one.
+/// A watched object, which may not exist.
 struct Watched<K: Kind> {
     informer: Informer<K>,
     pods: Arc<Pods>,
 }
 
-/// The pods that name an object.
+/// The pods that reference an object.
 #[derive(Default)]
 struct Pods {
     handles: Mutex<HashMap<Arc<str>, Arc<Handle>>>,
-    /// Whether any of them has looked at it: before that, what the watch finds is no change.
-    seen: AtomicBool,
+    /// Whether a pod has read the object. Before that, a watch event is no change for any pod.
+    read: AtomicBool,
 }
 
 impl Pods {
     fn changed(&self) {
-        if self.seen.load(Ordering::Acquire) {
-            self.handles.lock().values().for_each(|handle| handle.note(Note::Config));
+        if self.read.load(Ordering::Acquire) {
+            self.handles.lock().values().for_each(|handle| handle.send(Message::ConfigChanged));
         }
     }
 }
 
-impl Named {
+impl ReferencedObjects {
     pub(crate) fn new(client: Client, informers: Informers) -> Self {
         Self { client, informers, config_maps: Mutex::default(), secrets: Mutex::default() }
     }
 
-    /// From now on the pod is told when what it names changes. What it names does not change while it lives.
+    /// Watches the objects that a pod references, and notifies the pod of changes. A pod's references never change.
     pub(crate) fn add(&self, handle: &Arc<Handle>, pod: &Pod) {
         let References { config_maps, secrets } = references(pod);
         config_maps.iter().for_each(|name| self.watch(&self.config_maps, key(pod, name), handle));
         secrets.iter().for_each(|name| self.watch(&self.secrets, key(pod, name), handle));
     }
 
-    /// Forgets a pod. Idempotent.
+    /// Stops watching for a pod. Idempotent.
     pub(crate) fn remove(&self, uid: &str, pod: &Pod) {
         let References { config_maps, secrets } = references(pod);
-        config_maps.iter().for_each(|name| leave(&self.config_maps, &key(pod, name), uid));
-        secrets.iter().for_each(|name| leave(&self.secrets, &key(pod, name), uid));
+        config_maps.iter().for_each(|name| unwatch(&self.config_maps, &key(pod, name), uid));
+        secrets.iter().for_each(|name| unwatch(&self.secrets, &key(pod, name), uid));
     }
 
-    /// A ConfigMap, if there is one.
+    /// Reads a ConfigMap.
     pub(crate) async fn config_map(&self, namespace: &str, name: &str) -> client::Result<Option<Arc<ConfigMap>>> {
         self.get(&self.config_maps, namespace, name).await
     }
 
-    /// A Secret, if there is one.
+    /// Reads a Secret.
     pub(crate) async fn secret(&self, namespace: &str, name: &str) -> client::Result<Option<Arc<Secret>>> {
         self.get(&self.secrets, namespace, name).await
     }
@@ -88,21 +88,23 @@ impl Named {
         let watched = objects.entry(key).or_insert_with_key(|key| {
             let informer = self.informers.over(Target::of::<K>().named(&key.namespace, &key.name));
             let pods = Arc::<Pods>::default();
-            let told = pods.clone();
-            informer.subscribe(move |_| told.changed());
+            let watchers = pods.clone();
+            informer.subscribe(move |_| watchers.changed());
             Watched { informer, pods }
         });
         watched.pods.handles.lock().insert(handle.uid.clone(), handle.clone());
     }
 
-    /// What the watch does not have is asked of the API: the object may be younger than the last event.
+    /// Reads an object. If the watch does not have it, reads from the API, because the object may be newer than the last watch event.
     async fn get<K: Kind>(&self, objects: &Objects<K>, namespace: &str, name: &str) -> client::Result<Option<Arc<K>>> {
-        let held =
-            objects.lock().get(&Key::new(namespace, name)).map(|held| (held.informer.clone(), held.pods.clone()));
-        if let Some((informer, pods)) = held {
-            let _: Result<(), _> = tokio::time::timeout(FIRST_LIST, informer.synced()).await;
-            // First: a change that this read does not show is told.
-            pods.seen.store(true, Ordering::Release);
+        let watched = objects
+            .lock()
+            .get(&Key::new(namespace, name))
+            .map(|watched| (watched.informer.clone(), watched.pods.clone()));
+        if let Some((informer, pods)) = watched {
+            let _: Result<(), _> = tokio::time::timeout(FIRST_LIST_TIMEOUT, informer.synced()).await;
+            // Set before the read, so that each change after the read is notified.
+            pods.read.store(true, Ordering::Release);
             if let Some(found) = informer.get(namespace, name) {
                 return Ok(Some(found));
             }
@@ -115,7 +117,7 @@ fn key(pod: &Pod, name: &str) -> Key {
     Key::new(pod::namespace(pod), name)
 }
 
-fn leave<K: Kind>(objects: &Objects<K>, key: &Key, uid: &str) {
+fn unwatch<K: Kind>(objects: &Objects<K>, key: &Key, uid: &str) {
     let mut all = objects.lock();
     let Some(watched) = all.get(key) else { return };
     let last = {
