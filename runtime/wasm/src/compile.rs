@@ -28,7 +28,7 @@ use std::{
     fs::File,
     io::{self, Read},
     os::unix::process::ExitStatusExt,
-    path::{Path, PathBuf},
+    path::Path,
     process::{ExitStatus, Stdio},
     sync::{
         Arc,
@@ -238,7 +238,6 @@ impl Compilers {
             input: std::path::absolute(wasm.path).map_err(|error| Error::Other(error.into()))?,
             task: Task::Compile { digest: wasm.hash.to_string(), output: scratch.path().join("code"), functions },
             report: scratch.path().join("report"),
-            functions,
             memory: options.memory,
             cpu: options.cpu.as_secs().max(1),
         };

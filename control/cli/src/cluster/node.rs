@@ -8,7 +8,6 @@ use super::{
 };
 use crate::{descriptors::Shares, env, machine, precompile};
 use agent::{Agent, Dependencies, Runtimes};
-use anyhow::Context;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
 use image::Images;
