@@ -1,7 +1,9 @@
 //! One function per figure.
 
 use crate::{
+    guests,
     load::{Client, spread},
+    pods,
     server::{ADDRESS, Server, fsync},
     watchers,
 };
@@ -65,6 +67,25 @@ pub async fn all(wanted: &[String]) {
             if want("apply") {
                 apply(&mut table, &folder.path().join("apply")).await;
             }
+            if want("requests") {
+                guests::requests(&mut table, &folder.path().join("requests"), &samples()).await;
+            }
+            if want("neighbours") {
+                guests::neighbours(&mut table, &folder.path().join("neighbours"), &samples()).await;
+            }
+            if want("pods") {
+                pods::pods(&mut table, &folder.path().join("pods"), &samples(), 1000).await;
+            }
+            // takes minutes: only by its name
+            if wanted.iter().any(|name| name == "density") {
+                pods::pods(&mut table, &folder.path().join("density"), &samples(), 10_000).await;
+            }
+            if want("compile") {
+                pods::compile(&mut table, &folder.path().join("compile"), &samples()).await;
+            }
+            if want("edit") {
+                pods::edit(&mut table, &folder.path().join("edit")).await;
+            }
         })
         .await;
     println!("| figure | goal | measured |\n| --- | --- | --- |");
@@ -111,7 +132,8 @@ fn answered(port: u16) -> bool {
         && answer.ends_with(b"200")
 }
 
-fn until_answered(port: u16) {
+/// Waits for a 200 of a node port.
+pub fn until_answered(port: u16) {
     let deadline = Instant::now() + Duration::from_secs(60);
     while !answered(port) {
         assert!(Instant::now() < deadline, "no answer on port {port}");
@@ -343,20 +365,20 @@ async fn schedule(table: &mut Table, folder: &Path) {
     server.stop();
 }
 
-async fn apply(table: &mut Table, folder: &Path) {
+/// `sampan image load`.
+pub fn load_image(folder: &Path, file: &Path, name: &str) {
     let load = std::process::Command::new(crate::server::binary())
-        .args([
-            "image",
-            "load",
-            &samples().join("hello/hello.wasm").display().to_string(),
-            "-t",
-            "hello:1",
-            "--data-dir",
-        ])
+        .args(["image", "load"])
+        .arg(file)
+        .args(["-t", name, "--data-dir"])
         .arg(folder)
         .output()
         .expect("loads");
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
+}
+
+async fn apply(table: &mut Table, folder: &Path) {
+    load_image(folder, &samples().join("hello/hello.wasm"), "hello:1");
     let server = Server::start(folder, &[]);
     let client = Client::new(&server);
     let mut connection = client.connect().await;

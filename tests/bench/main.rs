@@ -4,7 +4,9 @@
 #![allow(clippy::disallowed_methods, reason = "a bench reads the clock")]
 
 mod figures;
+mod guests;
 mod load;
+mod pods;
 mod server;
 mod watchers;
 

@@ -64,7 +64,12 @@ impl Server {
 
     /// User and system CPU time so far, of all threads.
     pub fn cpu(&self) -> Duration {
-        cpu(&self.child.id().to_string())
+        process_cpu(&self.child.id().to_string())
+    }
+
+    /// As [`Server::cpu`], and of the processes that it started and that ended: its compilers.
+    pub fn all_cpu(&self) -> Duration {
+        ticks(&self.child.id().to_string(), &[11, 12, 13, 14])
     }
 
     /// Resident memory in MiB.
@@ -99,13 +104,19 @@ impl Drop for Server {
 
 /// User and system CPU time of this process so far.
 pub fn own_cpu() -> Duration {
-    cpu("self")
+    process_cpu("self")
 }
 
-fn cpu(process: &str) -> Duration {
+/// User and system CPU time of a process so far.
+pub fn process_cpu(process: &str) -> Duration {
+    ticks(process, &[11, 12])
+}
+
+/// Sums fields of a process's `stat` that are ticks of 10 ms.
+fn ticks(process: &str, of: &[usize]) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{process}/stat")).expect("running");
     let fields: Vec<&str> = stat.rsplit(')').next().expect("a tail").split_whitespace().collect();
-    let ticks: u64 = [11, 12].iter().map(|i| fields[*i].parse::<u64>().expect("ticks")).sum();
+    let ticks: u64 = of.iter().map(|i| fields[*i].parse::<u64>().expect("ticks")).sum();
     Duration::from_millis(ticks * 10)
 }
 

@@ -174,6 +174,27 @@ fn images_are_tagged_and_pruned_but_not_what_a_rollback_needs() {
 }
 
 #[test]
+fn images_are_compiled_ahead_with_the_cluster_down_or_up() {
+    let machine = Machine::new();
+    write(&machine, "trap.wat", TRAP);
+    write(&machine, "spin.wat", SPIN);
+    assert!(fails(&machine, &["image", "precompile", "spin:1"]).contains("there is no data directory"));
+    succeeds(&machine, &["image", "load", "spin.wat", "-t", "spin:1"]);
+    assert_eq!(succeeds(&machine, &["image", "precompile", "spin:1"]), "compiled spin:1\n");
+    let cluster = machine.up(&[]);
+    succeeds(&machine, &["image", "load", "trap.wat", "-t", "trap:1"]);
+    let both = succeeds(&machine, &["image", "precompile", "spin:1", "trap:1"]);
+    assert_eq!(both, "spin:1 is compiled already\ncompiled trap:1\n");
+    let absent = fails(&machine, &["image", "precompile", "absent:1"]);
+    assert!(absent.contains("absent:1: no such image in the store"), "{absent}");
+    write(&machine, "d.yaml", &deployment("d", "spin:1", ", resources: {limits: {cpu: 10m}}"));
+    succeeds(&machine, &["apply", "-f", "d.yaml", "--wait"]);
+    let metrics = cluster.kubectl(&["get", "--raw", "/metrics"]);
+    assert!(metrics.contains("sampan_wasm_images_prepared_total{result=\"cached\"} 1"), "{metrics}");
+    assert!(metrics.contains("sampan_wasm_images_prepared_total{result=\"compiled\"} 0"), "{metrics}");
+}
+
+#[test]
 fn deleting_by_selector_and_what_apply_needs_are_as_kubectl_says() {
     let machine = Machine::new();
     let _cluster = machine.up(&[]);

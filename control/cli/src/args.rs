@@ -226,6 +226,17 @@ pub(crate) enum ImageCommand {
         #[command(flatten)]
         data: DataDir,
     },
+    /// Compile images of the store now, so that their first pods need not wait for it
+    Precompile {
+        /// Names, such as hello:1.0, or digests (sha256:HEX)
+        #[arg(required = true, value_name = "IMAGE")]
+        images: Vec<String>,
+        /// The namespace of the pods: later versions of an image compile faster in the same one
+        #[arg(short, long, default_value = "default")]
+        namespace: String,
+        #[command(flatten)]
+        data: DataDir,
+    },
     /// Remove images from the store
     Rm {
         /// Names, such as hello:1.0, or digests (sha256:HEX)

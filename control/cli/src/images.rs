@@ -85,7 +85,7 @@ fn warn_of_what_never_runs(loaded: &Pulled, what: &str) {
 
 /// The image of the store that a name or digest means. As usual, a name without a registry is one of Docker Hub, or else the one that a
 /// file got: `localhost/` and the file's name.
-fn named(dir: &DataDir, list: &[Listed], name: &str) -> anyhow::Result<String> {
+pub(crate) fn named(dir: &DataDir, list: &[Listed], name: &str) -> anyhow::Result<String> {
     let has = |full: &str| list.iter().any(|one| one.names.iter().any(|there| there == full));
     if list.iter().any(|one| one.digest.to_string() == name) {
         return Ok(name.to_owned());
@@ -193,7 +193,7 @@ pub(crate) async fn prune(path: Option<&Path>, all: bool) -> anyhow::Result<()> 
 }
 
 /// The data directory of commands that need existing images.
-fn existing(path: Option<&Path>) -> anyhow::Result<DataDir> {
+pub(crate) fn existing(path: Option<&Path>) -> anyhow::Result<DataDir> {
     match DataDir::open_existing(path)? {
         Some(dir) => Ok(dir),
         None => bail!("there is no data directory {} yet", DataDir::locate(path)?.path().display()),

@@ -27,6 +27,7 @@ mod manifests;
 mod out;
 mod parse;
 mod port;
+mod precompile;
 mod progress;
 mod remote;
 mod running;
@@ -132,6 +133,9 @@ async fn image(command: ImageCommand) -> anyhow::Result<()> {
         ImageCommand::Ls(data) => images::list(dir(data)?.as_deref()).await,
         ImageCommand::Tag { image, name, data } => images::tag(dir(data)?.as_deref(), &image, &name).await,
         ImageCommand::Prune { all, data } => images::prune(dir(data)?.as_deref(), all).await,
+        ImageCommand::Precompile { images, namespace, data } => {
+            precompile::run(dir(data)?.as_deref(), &images, &namespace).await
+        }
         ImageCommand::Rm { images, force, data } => images::remove(dir(data)?.as_deref(), &images, force).await,
         ImageCommand::Push { image, data } => images::push(dir(data)?.as_deref(), &image).await,
     }

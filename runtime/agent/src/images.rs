@@ -116,6 +116,12 @@ impl From<image::Pulled> for Pulled {
     }
 }
 
+/// Returns whose image it is: versions of one repository in one namespace share what the compiler keeps of them, others never do. Empty for a
+/// name that cannot be parsed.
+pub fn preparation_scope(namespace: &str, image: &str) -> String {
+    image::Reference::parse(image).map_or(String::new(), |name| format!("{namespace}/{}", name.repository()))
+}
+
 /// The image pull policies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Policy {

@@ -55,7 +55,7 @@ mod worker;
 pub use agent::{Agent, Dependencies};
 pub use capabilities::HONOURED;
 pub use handle::ProbeKind;
-pub use images::Images;
+pub use images::{Images, preparation_scope};
 pub use options::{Machine, Options, Runtimes};
 pub use pressure::Pressure;
 pub use readings::Usage;

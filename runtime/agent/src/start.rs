@@ -120,7 +120,8 @@ impl Start {
         let configs = self.shared.cluster.configs(&self.pod).await;
         let configs = configs.map_err(|e| StartError::new("CreateContainerConfigError", e.to_string(), Retry::Soon))?;
         let environment = self.environment(container, &pulled, &configs)?;
-        let prepared = runtime.prepare(&pulled.artifact, &|progress| self.progress(describe(&progress))).await;
+        let scope = images::preparation_scope(pod::namespace(&self.pod), &image);
+        let prepared = runtime.prepare(&pulled.artifact, &scope, &|progress| self.progress(describe(&progress))).await;
         let prepared = prepared.map_err(|e| {
             StartError::new("CreateContainerError", format!("failed to prepare image {image:?}: {e}"), Retry::Later)
         })?;

@@ -130,7 +130,7 @@ impl<'a> Pod<'a> {
 
     async fn create(&self, spec: ContainerSpec) -> ContainerId {
         let id = spec.id.clone();
-        let _prepared = self.runtime.prepare(&spec.artifact, &|_| ()).await.expect("it can be prepared");
+        let _prepared = self.runtime.prepare(&spec.artifact, "", &|_| ()).await.expect("it can be prepared");
         self.runtime.create(&self.sandbox, spec).await.expect("it can be created");
         id
     }

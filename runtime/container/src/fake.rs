@@ -227,6 +227,7 @@ impl Runtime for FakeRuntime {
     async fn prepare(
         &self,
         artifact: &Artifact,
+        _scope: &str,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Arc<dyn Prepared>> {
         progress(Progress::Queued);

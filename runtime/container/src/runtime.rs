@@ -309,9 +309,13 @@ pub trait Runtime: Send + Sync + 'static {
     fn name(&self) -> &'static str;
 
     /// Compiles or unpacks an artifact, once for concurrent calls. Cancel-safe.
+    ///
+    /// `scope` says whose artifact it is (`NAMESPACE/REPOSITORY`): artifacts of one scope may share parts of their preparation, artifacts of
+    /// different scopes never do. Empty: it shares nothing.
     async fn prepare(
         &self,
         artifact: &Artifact,
+        scope: &str,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Arc<dyn Prepared>>;
 

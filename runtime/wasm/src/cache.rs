@@ -1,7 +1,8 @@
-//! The cache of compiled code: `<sha256 of the Wasm>.<compatibility>.cwasm`, and a `.mac` file that authenticates it.
+//! The cache of compiled code: `<sha256 of the Wasm>.<compatibility>.cwasm`, and a `.mac` file that authenticates it. Beside it, under the hash
+//! of a scope's name, the compiled functions of the scope's last artifact ([`crate::functions`]).
 //!
 //! wasmtime refuses code of another version, configuration or CPU, but does not detect altered code. Code is therefore loaded only if its
-//! HMAC-SHA256 over name and bytes matches. The folder has mode 0700, and files are added by rename.
+//! HMAC-SHA256 over name and bytes matches; so are functions. The folder has mode 0700, and files are added by rename.
 
 use crate::{
     image::{Code, Image, Kind, Loaded, Target},
@@ -13,7 +14,7 @@ use hmac::{Hmac, Mac};
 use sha2::Sha256;
 use std::{
     fs::{self, DirBuilder, File},
-    io::{self, Read},
+    io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt},
     path::{Path, PathBuf},
 };
@@ -27,6 +28,11 @@ pub(crate) enum Lookup {
     /// No engine accepts the code; the error says why.
     Incompatible(wasmtime::Error),
 }
+
+/// The extension of the code of an artifact.
+pub(crate) const CODE: &str = "cwasm";
+/// The extension of the functions of a scope's last artifact.
+pub(crate) const FUNCTIONS: &str = "functions";
 
 /// The cache of one node.
 #[derive(Clone)]
@@ -42,8 +48,20 @@ impl Cache {
         Self { folder, key, max_bytes, clock }
     }
 
-    /// Creates the folder and ensures that no other user can write to it.
+    /// Creates the folder, ensures that no other user can write to it, and removes what compilers of an earlier process left.
     pub(crate) fn open(&self) -> io::Result<()> {
+        self.create()?;
+        for entry in fs::read_dir(&self.folder)? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|extension| extension == "tmp") {
+                fs::remove_dir_all(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Creates the folder, and ensures that no other user can write to it.
+    pub(crate) fn create(&self) -> io::Result<()> {
         DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let metadata = fs::metadata(&self.folder)?;
         if metadata.uid() != rustix::process::geteuid().as_raw() {
@@ -52,13 +70,6 @@ impl Cache {
         }
         if metadata.mode() & 0o077 != 0 {
             fs::set_permissions(&self.folder, fs::Permissions::from_mode(0o700))?;
-        }
-        // removes folders of compilers of an earlier process
-        for entry in fs::read_dir(&self.folder)? {
-            let path = entry?.path();
-            if path.extension().is_some_and(|extension| extension == "tmp") {
-                fs::remove_dir_all(path)?;
-            }
         }
         Ok(())
     }
@@ -70,44 +81,47 @@ impl Cache {
         Ok(Scratch(path))
     }
 
-    fn mac(&self, name: &str, mut code: File) -> io::Result<Hmac<Sha256>> {
+    /// Returns the MAC of bytes under a name. Copies them to `copy` meanwhile.
+    fn mac(&self, name: &str, mut bytes: File, mut copy: impl Write) -> io::Result<Hmac<Sha256>> {
         let mut mac = Hmac::<Sha256>::new_from_slice(&self.key).map_err(io::Error::other)?;
         mac.update(b"sampan compiled code 1\0");
         mac.update(name.as_bytes());
         mac.update(b"\0");
         let mut buffer = vec![0; 256 << 10];
         loop {
-            match code.read(&mut buffer)? {
-                0 => return Ok(mac),
-                count => mac.update(&buffer[..count]),
-            }
+            let count = bytes.read(&mut buffer)?;
+            let Some(read @ [_, ..]) = buffer.get(..count) else { return Ok(mac) };
+            mac.update(read);
+            copy.write_all(read)?;
         }
     }
 
-    /// Adds the output of a compiler under `name`, and evicts old code.
-    pub(crate) fn insert(&self, name: &str, code: &Path) -> io::Result<()> {
-        let mac = self.mac(name, File::open(code)?)?.finalize().into_bytes();
-        let sidecar = code.with_extension("mac");
+    /// Adds the output of a compiler under `name`, and evicts what was not used for long.
+    ///
+    /// The output is copied: a process that its compiler left behind may still hold the file open.
+    pub(crate) fn insert(&self, name: &str, extension: &str, output: &Path) -> io::Result<()> {
+        let (copy, sidecar) = (output.with_extension("copy"), output.with_extension("mac"));
+        let mac = self.mac(name, File::open(output)?, File::create(&copy)?)?.finalize().into_bytes();
         fs::write(&sidecar, mac)?;
-        fs::rename(code, self.path(name, "cwasm"))?;
+        fs::rename(copy, self.path(name, extension))?;
         fs::rename(sidecar, self.path(name, "mac"))?;
         self.evict(name)
     }
 
     /// Whether code exists under `name`, authentic or not.
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.path(name, "cwasm").exists()
+        self.path(name, CODE).exists()
     }
 
-    /// The path of the code under `name`, if it exists and is authentic. Removes code that is not, so that it is compiled again.
-    fn verified(&self, name: &str) -> Option<PathBuf> {
-        let path = self.path(name, "cwasm");
+    /// The path of what is under `name`, if it exists and is authentic. Removes what is not, so that it is compiled again.
+    pub(crate) fn verified(&self, name: &str, extension: &str) -> Option<PathBuf> {
+        let path = self.path(name, extension);
         let file = File::open(&path).ok()?;
         let authentic = fs::read(self.path(name, "mac"))
-            .and_then(|expected| Ok((self.mac(name, file.try_clone()?)?, expected)))
+            .and_then(|expected| Ok((self.mac(name, file.try_clone()?, io::sink())?, expected)))
             .is_ok_and(|(mac, expected)| mac.verify_slice(&expected).is_ok());
         if !authentic {
-            tracing::warn!(file = %path.display(), "compiled code is not what was written there; compiling again");
+            tracing::warn!(file = %path.display(), "this file of the compile cache is not what was written there; compiling again");
             self.remove(name);
             return None;
         }
@@ -118,7 +132,7 @@ impl Cache {
 
     /// Loads the image under `name`: for the pool if it fits the pool's limits, and for single instances if it does not or is a command.
     pub(crate) fn load(&self, pool: &Pool, name: &str, artifact: &Artifact) -> Lookup {
-        let Some(path) = self.verified(name) else { return Lookup::Absent };
+        let Some(path) = self.verified(name, CODE) else { return Lookup::Absent };
         let load = |kind| {
             let side = pool.side(kind)?;
             Some(self.deserialize(&side.engine, &path).map(|code| Loaded::new(side, &code)))
@@ -152,8 +166,9 @@ impl Cache {
 
     /// Loads the code under `name` for single instances.
     fn load_single(&self, pool: &Pool, name: &str) -> wasmtime::Result<Target> {
-        let path =
-            self.verified(name).ok_or_else(|| wasmtime::format_err!("the compiled code is gone from the cache"))?;
+        let path = self
+            .verified(name, CODE)
+            .ok_or_else(|| wasmtime::format_err!("the compiled code is gone from the cache"))?;
         let code = self.deserialize(&pool.single.engine, &path)?;
         Ok(Loaded::new(&pool.single, &code)?.target)
     }
@@ -173,20 +188,23 @@ impl Cache {
     }
 
     fn remove(&self, name: &str) {
-        let _ = fs::remove_file(self.path(name, "cwasm"));
-        let _ = fs::remove_file(self.path(name, "mac"));
+        for extension in [CODE, FUNCTIONS, "mac"] {
+            let _ = fs::remove_file(self.path(name, extension));
+        }
     }
 
     fn path(&self, name: &str, extension: &str) -> PathBuf {
         self.folder.join(format!("{name}.{extension}"))
     }
 
-    /// Removes the least recently used code until the rest fits, except `keep`.
+    /// Removes the least recently used code and functions until the rest fits, except `keep`.
     fn evict(&self, keep: &str) -> io::Result<()> {
         let mut entries = Vec::new();
         for entry in fs::read_dir(&self.folder)? {
             let path = entry?.path();
-            if let (Some("cwasm"), Ok(metadata)) = (path.extension().and_then(|it| it.to_str()), fs::metadata(&path)) {
+            if let (Some(CODE | FUNCTIONS), Ok(metadata)) =
+                (path.extension().and_then(|it| it.to_str()), fs::metadata(&path))
+            {
                 entries.push((metadata.modified()?, metadata.len(), path));
             }
         }

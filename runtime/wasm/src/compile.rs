@@ -1,31 +1,35 @@
 //! Compilation in a child process, which contains what a hostile module does to the compiler: excessive memory or time, or a crash.
 //!
-//! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which lowers
-//! its own limits before it reads the input. Children also read the debug information of guests ([`crate::source`]), which is as hostile. A child uses all idle cores; a queue decides how many
-//! children run, and which job is next. The child reads a job from standard input, and
-//! writes the code and a report to files in a folder that only this node's user can enter.
+//! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which reads
+//! a job from standard input, lowers its own limits, opens the files that the job names, and gives up all others and the network before it
+//! reads the input. It writes the code and a report to files in a folder that only this node's user can enter. Children also read the debug
+//! information of guests ([`crate::source`]), which is as hostile. A child uses all idle cores; a queue decides how many children run, and
+//! which job is next.
+
+mod child;
+
+pub use child::child_main;
+pub(crate) use child::{Job, Report, Task};
 
 use crate::{
-    Compiler,
-    cache::{Cache, Lookup, Scratch},
-    config,
-    dwarf::{self, SourceCall},
+    Compiler, Options,
+    cache::{CODE, Cache, FUNCTIONS, Lookup, Scratch},
+    config, functions,
     image::Image,
-    inspect,
     metrics::Metrics,
-    pool::{LazyPool, NICE, Pool},
+    pool::{LazyPool, Pool},
     queue::CompileQueue,
 };
+use child::FunctionFiles;
 use container::{Artifact, Error, Progress, Result};
-use rustix::process::{Resource, Rlimit, Signal};
-use serde::{Deserialize, Serialize};
+use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
-    io::{self, Read, Write},
+    io::{self, Read},
     os::unix::process::ExitStatusExt,
-    path::{Path, PathBuf},
-    process::{ExitCode, ExitStatus, Stdio},
+    path::Path,
+    process::{ExitStatus, Stdio},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -36,12 +40,6 @@ use tokio::{
     process::Command,
 };
 
-/// Bytes of stack of the compiling thread: the compiler recurses into nested blocks.
-const STACK: usize = 32 << 20;
-
-/// Most threads of one compiler: each reserves a stack of the address space that the compiler may use.
-const MAX_THREADS: usize = 16;
-
 /// Most compilers that run at a time: each may use as much memory as [`Compiler::memory`] says.
 const MAX_COMPILERS: usize = 4;
 
@@ -50,48 +48,69 @@ fn cores() -> usize {
     std::thread::available_parallelism().map_or(1, Into::into)
 }
 
+/// The name of a scope's functions in the cache.
+fn scope_name(scope: &str, compatibility: &str) -> String {
+    format!("{}.{compatibility}", hex::encode(Sha256::digest(scope)))
+}
+
 /// Most bytes that are kept of the child's standard error.
 const MAX_STDERR: u64 = 16 << 10;
+
+/// Most bytes of a child's report.
+const MAX_REPORT: u64 = 1 << 20;
 
 /// Magic number of a Wasm binary.
 const MAGIC: &[u8] = b"\0asm";
 
-/// What a child does.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Job {
-    pub(crate) input: PathBuf,
-    pub(crate) task: Task,
-    /// The file that the child writes its [`Report`] to.
-    pub(crate) report: PathBuf,
-    /// Most bytes of address space.
-    pub(crate) memory: u64,
-    /// Most seconds of CPU time.
-    pub(crate) cpu: u64,
+/// A Wasm artifact.
+struct Wasm<'a> {
+    path: &'a Path,
+    /// Its SHA-256 in hexadecimal.
+    hash: &'a str,
 }
 
-#[derive(Serialize, Deserialize)]
-pub(crate) enum Task {
-    Compile {
-        /// Hexadecimal SHA-256 that the input must have.
-        digest: String,
-        output: PathBuf,
-    },
-    /// Finds where in the source the code at these offsets of the input comes from.
-    Locate { offsets: Vec<u64> },
+impl<'a> Wasm<'a> {
+    fn of(artifact: &'a Artifact) -> Result<Self> {
+        let Artifact::Wasm { path, digest } = artifact else {
+            return Err(Error::Unsupported("a Linux image does not run on wasmtime".into()));
+        };
+        let hash = digest
+            .strip_prefix("sha256:")
+            .filter(|hash| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
+        match hash {
+            Some(hash) => Ok(Self { path, hash }),
+            None => Err(Error::Invalid(format!("{digest} is not a sha256 digest"))),
+        }
+    }
+
+    /// The name of its code in the cache.
+    fn name(&self, compatibility: &str) -> String {
+        format!("{}.{compatibility}", self.hash)
+    }
 }
 
-#[derive(Serialize, Deserialize)]
-pub(crate) enum Report {
-    Compiled {
-        compatibility: String,
-    },
-    /// For each offset the calls that are there, the innermost first.
-    Located(Vec<Vec<SourceCall>>),
-    Invalid(String),
-    /// Not compiled, because the node cannot run its exports or imports.
-    NeverRuns(String),
-    /// The input could not be read, or does not match its digest.
-    Unreadable(String),
+/// Compiles an artifact into a cache that a node may use at the same time. Returns whether that was necessary. `scope` is that of
+/// [`container::Runtime::prepare`].
+///
+/// # Errors
+/// It is not a Wasm artifact, does not compile within the limits, or the cache cannot be written.
+pub async fn precompile(options: &Options, artifact: &Artifact, scope: &str) -> Result<bool> {
+    let cache = Cache::new(options.cache.clone(), options.key, options.cache_bytes, options.clock.clone());
+    let compilers = Compilers::new(options.compiler.clone(), cache.clone(), Arc::default());
+    let compatibility =
+        || Ok(config::compatibility(&config::compiler(None).map_err(|error| Error::Other(error.into()))?));
+    let compatibility = blocking(compatibility).await?;
+    let wasm = Wasm::of(artifact)?;
+    let name = wasm.name(&compatibility);
+    let is_compiled = blocking(move || {
+        cache.create().map_err(cache_error)?;
+        Ok(cache.verified(&name, CODE).is_some())
+    });
+    if is_compiled.await? {
+        return Ok(false);
+    }
+    compilers.compile_to_cache(&wasm, &compatibility, scope, &|_| ()).await?;
+    Ok(true)
 }
 
 /// Produces the images of artifacts, from the cache or by a child process.
@@ -116,55 +135,65 @@ impl Compilers {
         compatibility: &str,
         pool: &LazyPool,
         artifact: &Artifact,
+        scope: &str,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Image> {
-        let Artifact::Wasm { path, digest } = artifact else {
-            return Err(Error::Unsupported("a Linux image does not run on wasmtime".into()));
-        };
-        let hash = digest
-            .strip_prefix("sha256:")
-            .filter(|hash| hash.len() == 64 && hash.bytes().all(|b| b.is_ascii_hexdigit()));
-        let Some(hash) = hash else {
-            return Err(Error::Invalid(format!("{digest} is not a sha256 digest")));
-        };
-        let name = format!("{hash}.{compatibility}");
+        let wasm = Wasm::of(artifact)?;
+        let name = wasm.name(compatibility);
         if self.cache.contains(&name)
             && let Lookup::Image(image) = self.cached(pool.get().await?, &name, artifact).await?
         {
             self.metrics.cached.inc();
             return image.map(|image| *image);
         }
-        let bytes = self.check(path).inspect_err(|_| {
+        let (compiled, pool) = tokio::join!(self.compile_to_cache(&wasm, compatibility, scope, progress), pool.get());
+        compiled?;
+        match self.cached(pool?, &name, artifact).await? {
+            Lookup::Image(image) => image.map(|image| *image),
+            Lookup::Absent => Err(Error::Exhausted(format!(
+                "the compiled code of {} could not be read back from the cache",
+                artifact.digest()
+            ))),
+            // compiling the same bytes again would produce the same code
+            Lookup::Incompatible(error) => Err(Error::Invalid(format!("this node cannot run it: {error:#}"))),
+        }
+    }
+
+    /// Compiles an artifact, and adds its code to the cache.
+    async fn compile_to_cache(
+        &self,
+        wasm: &Wasm<'_>,
+        compatibility: &str,
+        scope: &str,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<()> {
+        let bytes = self.check(wasm.path).inspect_err(|_| {
             self.metrics.failed.inc();
         })?;
         let _permit = self.queue.acquire(bytes, || progress(Progress::Queued)).await;
         progress(Progress::Compiling { bytes });
         let scratch = {
             let (cache, number) = (self.cache.clone(), self.count.fetch_add(1, Relaxed));
-            let name = format!("{hash}-{number}");
+            // `precompile` may run in another process at the same time
+            let name = format!("{}-{}-{number}", wasm.hash, std::process::id());
             blocking(move || cache.scratch(&name).map_err(cache_error)).await?
         };
-        let compiled = async {
-            let begin = tokio::time::Instant::now();
-            let compiled = self.compile(path, hash, &scratch, compatibility).await;
-            self.metrics.compile_seconds.observe(begin.elapsed().as_secs_f64());
-            if compiled.is_ok() { &self.metrics.compiled } else { &self.metrics.failed }.inc();
-            compiled
-        };
-        let (compiled, pool) = tokio::join!(compiled, pool.get());
+        let scope = (bytes >= functions::MIN_INPUT && !scope.is_empty()).then(|| scope_name(scope, compatibility));
+        let begin = tokio::time::Instant::now();
+        let compiled = self.compile(wasm, &scratch, compatibility, scope.as_deref()).await;
+        self.metrics.compile_seconds.observe(begin.elapsed().as_secs_f64());
+        if compiled.is_ok() { &self.metrics.compiled } else { &self.metrics.failed }.inc();
         compiled?;
-        let pool = pool?;
-        let (cache, code) = (self.cache.clone(), scratch.path().join("code"));
-        let taken = name.clone();
-        blocking(move || cache.insert(&taken, &code).map_err(cache_error)).await?;
-        match self.cached(pool, &name, artifact).await? {
-            Lookup::Image(image) => image.map(|image| *image),
-            Lookup::Absent => {
-                Err(Error::Exhausted(format!("the compiled code of {digest} could not be read back from the cache")))
+        let (cache, name) = (self.cache.clone(), wasm.name(compatibility));
+        let insert = move || {
+            if let Some(scope) = scope
+                && let Err(error) = cache.insert(&scope, FUNCTIONS, &scratch.path().join("functions"))
+            {
+                tracing::warn!(%error, "compiled functions cannot be stored: the next version compiles in full");
             }
-            // compiling the same bytes again would produce the same code
-            Lookup::Incompatible(error) => Err(Error::Invalid(format!("this node cannot run it: {error:#}"))),
-        }
+            cache.insert(&name, CODE, &scratch.path().join("code")).map_err(cache_error)
+        };
+        blocking(insert).await
     }
 
     async fn cached(&self, pool: &Arc<Pool>, name: &str, artifact: &Artifact) -> Result<Lookup> {
@@ -188,11 +217,26 @@ impl Compilers {
         Ok(size)
     }
 
-    async fn compile(&self, input: &Path, hash: &str, scratch: &Scratch, compatibility: &str) -> Result<()> {
+    /// Compiles to files in `scratch`: with the functions of `scope`, if there is one.
+    async fn compile(
+        &self,
+        wasm: &Wasm<'_>,
+        scratch: &Scratch,
+        compatibility: &str,
+        scope: Option<&str>,
+    ) -> Result<()> {
         let options = &self.options;
+        let functions = match scope.map(str::to_owned) {
+            Some(scope) => {
+                let cache = self.cache.clone();
+                let last = blocking(move || Ok(cache.verified(&scope, FUNCTIONS))).await?;
+                Some(FunctionFiles { last, present: scratch.path().join("functions") })
+            }
+            None => None,
+        };
         let job = Job {
-            input: std::path::absolute(input).map_err(|error| Error::Other(error.into()))?,
-            task: Task::Compile { digest: hash.to_string(), output: scratch.path().join("code") },
+            input: std::path::absolute(wasm.path).map_err(|error| Error::Other(error.into()))?,
+            task: Task::Compile { digest: wasm.hash.to_string(), output: scratch.path().join("code"), functions },
             report: scratch.path().join("report"),
             memory: options.memory,
             cpu: options.cpu.as_secs().max(1),
@@ -205,9 +249,14 @@ impl Compilers {
                 return Err(Error::Exhausted(format!("not compiled after {} s: given up", options.timeout.as_secs())));
             }
         };
-        let report = std::fs::read(&job.report).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        match report {
-            Some(Report::Compiled { compatibility: of_child }) if of_child == compatibility => Ok(()),
+        match read_report(&job.report).ok() {
+            Some(Report::Compiled { compatibility: of_child, functions_cached, functions_compiled })
+                if of_child == compatibility =>
+            {
+                self.metrics.functions_cached.inc_by(functions_cached);
+                self.metrics.functions_compiled.inc_by(functions_compiled);
+                Ok(())
+            }
             Some(Report::Compiled { .. } | Report::Located(_)) => Err(Error::Exhausted(
                 "the compiler is another version than this node (was the program replaced while running?): restart it"
                     .into(),
@@ -244,6 +293,13 @@ pub(crate) async fn run(options: &Compiler, job: &Job) -> io::Result<(ExitStatus
     }
     let status = child.wait().await?;
     Ok((status, String::from_utf8_lossy(&stderr_text).into_owned()))
+}
+
+/// Reads what a child found. It is as hostile as the child's input.
+pub(crate) fn read_report(path: &Path) -> io::Result<Report> {
+    let mut text = Vec::new();
+    File::open(path)?.take(MAX_REPORT).read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
 }
 
 /// The error of a child that ended without a report.
@@ -288,88 +344,4 @@ fn not_wasm(head: &[u8]) -> String {
         _ => "something else",
     };
     format!("not WebAssembly: the file does not begin with \\0asm; it is {found}")
-}
-
-/// The main function of the compiler's child process, for a hidden subcommand: reads one job from standard input, lowers its limits, compiles.
-///
-/// The result is the report file, not the exit code.
-pub fn child_main() -> ExitCode {
-    let mut text = String::new();
-    let read = io::stdin().take(64 << 10).read_to_string(&mut text);
-    let job = read.and_then(|_| Ok(serde_json::from_str::<Job>(&text)?));
-    let job = match job {
-        Ok(job) => job,
-        Err(error) => return fail(&format!("no order on standard input: {error}")),
-    };
-    if let Err(error) = limit(&job) {
-        return fail(&format!("cannot limit itself: {error}"));
-    }
-    if let Err(error) =
-        rayon::ThreadPoolBuilder::new().num_threads(cores().min(MAX_THREADS)).stack_size(STACK).build_global()
-    {
-        return fail(&format!("cannot start threads: {error}"));
-    }
-    let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || run_job(&job));
-    match worker.map(|worker| worker.join()) {
-        Ok(Ok(Ok(()))) => ExitCode::SUCCESS,
-        Ok(Ok(Err(error))) => fail(&format!("cannot write its result: {error}")),
-        Ok(Err(_)) => ExitCode::FAILURE,
-        Err(error) => fail(&format!("cannot start a thread: {error}")),
-    }
-}
-
-fn fail(text: &str) -> ExitCode {
-    let _ = writeln!(io::stderr(), "{text}");
-    ExitCode::FAILURE
-}
-
-fn limit(job: &Job) -> io::Result<()> {
-    let bound = |value| Rlimit { current: Some(value), maximum: Some(value) };
-    rustix::process::setrlimit(Resource::As, bound(job.memory))?;
-    rustix::process::setrlimit(Resource::Cpu, Rlimit { current: Some(job.cpu), maximum: Some(job.cpu + 5) })?;
-    rustix::process::setrlimit(Resource::Core, bound(0))?;
-    rustix::process::setrlimit(Resource::Fsize, bound(2 << 30))?;
-    // no privileges by exec, and no child that outlives the node
-    rustix::thread::set_no_new_privs(true)?;
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::process::nice(NICE)?;
-    Ok(())
-}
-
-fn run_job(job: &Job) -> io::Result<()> {
-    let report = match &job.task {
-        Task::Compile { digest, output } => match compile(&job.input, digest, output) {
-            Ok(compatibility) => Report::Compiled { compatibility },
-            Err(report) => report,
-        },
-        Task::Locate { offsets } => match std::fs::read(&job.input) {
-            Ok(wasm) => Report::Located(dwarf::locate(&wasm, offsets)),
-            Err(error) => unreadable(&job.input, &error),
-        },
-    };
-    std::fs::write(&job.report, serde_json::to_vec(&report)?)
-}
-
-fn unreadable(input: &Path, error: &dyn std::fmt::Display) -> Report {
-    Report::Unreadable(format!("{}: {error}", input.display()))
-}
-
-fn compile(input: &Path, digest: &str, output: &Path) -> std::result::Result<String, Report> {
-    let wasm = std::fs::read(input).map_err(|error| unreadable(input, &error))?;
-    if hex::encode(Sha256::digest(&wasm)) != digest.to_ascii_lowercase() {
-        return Err(unreadable(input, &format!("is not what its digest sha256:{digest} says")));
-    }
-    if let Some(why) = inspect::never_runs(&wasm) {
-        return Err(Report::NeverRuns(why));
-    }
-    let invalid = |error: wasmtime::Error| Report::Invalid(format!("{error:#}"));
-    let engine = config::compiler().map_err(invalid)?;
-    // bytes 4 to 8 are version and layer; a component has layer 1
-    let code = match wasm.get(4..8) {
-        Some([1, 0, 0, 0]) => engine.precompile_module(&wasm).map_err(invalid)?,
-        Some([_, _, 1, 0]) => engine.precompile_component(&wasm).map_err(invalid)?,
-        version => return Err(Report::Invalid(format!("unknown version of WebAssembly: {version:x?}"))),
-    };
-    std::fs::write(output, code).map_err(|error| unreadable(input, &error))?;
-    Ok(config::compatibility(&engine))
 }

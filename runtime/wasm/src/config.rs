@@ -1,10 +1,11 @@
 //! The configuration of the engines, which the compiler and the node share so that their code is compatible.
 
-use crate::PoolOptions;
+use crate::{PoolOptions, functions::Functions};
 use sha2::{Digest, Sha256};
 use std::{
     hash::{Hash, Hasher},
     num::NonZeroUsize,
+    sync::Arc,
 };
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, WasmBacktraceDetails};
 
@@ -44,9 +45,13 @@ const SINGLE_STACK: usize = 1 << 20;
 /// Bytes of stack of host functions that a guest calls.
 const HOST_STACK: usize = 512 << 10;
 
-/// An engine for the compiler, which reserves no address space.
-pub(crate) fn compiler() -> wasmtime::Result<Engine> {
-    Engine::new(&code())
+/// An engine for the compiler, which reserves no address space. It takes functions from a cache, if there is one.
+pub(crate) fn compiler(functions: Option<Arc<Functions>>) -> wasmtime::Result<Engine> {
+    let mut config = code();
+    if let Some(functions) = functions {
+        config.enable_incremental_compilation(functions)?;
+    }
+    Engine::new(&config)
 }
 
 /// Least instances of a pool. Its limits are not worth a smaller one.
@@ -147,7 +152,7 @@ mod tests {
     fn compiler_and_both_engines_agree_on_the_code() {
         let engines = engines(PoolOptions { pooled: 64, unpooled: 0 }).unwrap();
         assert_eq!(engines.problem, None);
-        let code = compatibility(&compiler().unwrap());
+        let code = compatibility(&compiler(None).unwrap());
         assert_eq!(compatibility(&engines.pool.unwrap().0), code);
         assert_eq!(compatibility(&engines.single), code);
     }

@@ -53,6 +53,7 @@ mod dwarf;
 mod exec;
 mod exit;
 mod files;
+mod functions;
 mod guest;
 mod host;
 mod http;

@@ -29,6 +29,9 @@ pub(crate) struct Metrics {
     pub(crate) cached: Counter,
     pub(crate) compiled: Counter,
     pub(crate) failed: Counter,
+    functions: Family<Label, Counter>,
+    pub(crate) functions_cached: Counter,
+    pub(crate) functions_compiled: Counter,
     pub(crate) compile_seconds: Histogram,
     pub(crate) traps: Counter,
 }
@@ -39,14 +42,19 @@ impl Default for Metrics {
     fn default() -> Self {
         let all_requests = Requests::new_with_constructor(|| Histogram::new(exponential_buckets(1e-5, 4.0, 12)));
         let compilations = Family::<Label, Counter>::default();
+        let functions = Family::<Label, Counter>::default();
         let counter = |result| compilations.get_or_create_owned(&Label { result });
+        let function = |result| functions.get_or_create_owned(&Label { result });
         Self {
             requests: STATUS_CLASSES.map(|result| all_requests.get_or_create_owned(&Label { result })),
             all_requests,
             cached: counter("cached"),
             compiled: counter("compiled"),
             failed: counter("failed"),
+            functions_cached: function("cached"),
+            functions_compiled: function("compiled"),
             compilations,
+            functions,
             compile_seconds: Histogram::new(exponential_buckets(0.01, 2.0, 14)),
             traps: Counter::default(),
         }
@@ -64,6 +72,9 @@ impl Metrics {
         let registry = registry.sub_registry_with_prefix("sampan_wasm");
         let help = "Images made ready, by where the code came from";
         registry.register("images_prepared", help, self.compilations.clone());
+        let help =
+            "Functions of images that were compiled with those of the version before, by where the code came from";
+        registry.register("functions_compiled", help, self.functions.clone());
         registry.register("compile_duration_seconds", "How long compiling takes", self.compile_seconds.clone());
         registry.register("guest_traps", "Guests that trapped", self.traps.clone());
         let help = "From a request to the head of its answer, by class of status";

@@ -217,14 +217,19 @@ impl Inner {
             let cache = self.compilers.cache.clone();
             pool::blocking(move || {
                 cache.open()?;
-                Ok(config::compatibility(&config::compiler()?))
+                Ok(config::compatibility(&config::compiler(None)?))
             })
             .await
         };
         self.compatibility.get_or_try_init(make).await.map(String::as_str)
     }
 
-    async fn image(&self, artifact: &Artifact, progress: &(dyn Fn(Progress) + Send + Sync)) -> Result<Arc<Image>> {
+    async fn image(
+        &self,
+        artifact: &Artifact,
+        scope: &str,
+        progress: &(dyn Fn(Progress) + Send + Sync),
+    ) -> Result<Arc<Image>> {
         let compatibility = self.compatibility().await?;
         let slot = self.images.lock().entry(artifact.digest().to_string()).or_default().clone();
         let mut preparation = slot.0.lock().await;
@@ -240,7 +245,7 @@ impl Inner {
             }
             Preparation::Exhausted(..) | Preparation::Nothing => {}
         }
-        let result = self.compilers.image(compatibility, &self.pool, artifact, progress).await;
+        let result = self.compilers.image(compatibility, &self.pool, artifact, scope, progress).await;
         match result {
             Ok(image) => {
                 let image = Arc::new(image);
@@ -467,9 +472,10 @@ impl Runtime for Wasmtime {
     async fn prepare(
         &self,
         artifact: &Artifact,
+        scope: &str,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Arc<dyn Prepared>> {
-        Ok(self.0.image(artifact, progress).await?)
+        Ok(self.0.image(artifact, scope, progress).await?)
     }
 
     async fn sandbox(&self, spec: SandboxSpec, sockets: Arc<dyn Sockets>) -> Result<()> {
@@ -570,7 +576,7 @@ impl Runtime for Wasmtime {
         let held = container.image.lock().clone();
         let image = match held {
             Some(image) => image,
-            None => match self.0.image(&container.shared.spec.artifact, &|_| ()).await {
+            None => match self.0.image(&container.shared.spec.artifact, "", &|_| ()).await {
                 Ok(image) => image,
                 Err(error) => {
                     self.0.exit(&container, End::cannot_run(error.to_string())).await;

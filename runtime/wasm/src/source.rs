@@ -14,8 +14,7 @@ use container::Artifact;
 use parking_lot::Mutex;
 use std::{
     collections::VecDeque,
-    fs::File,
-    io::{self, Read},
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
@@ -35,9 +34,6 @@ const MAX_WAIT: Duration = Duration::from_secs(5);
 
 /// Least time between two children of one container: it may trap at each request, at another place each time.
 const MIN_INTERVAL: Duration = Duration::from_secs(10);
-
-/// Most bytes of a child's report.
-const MAX_REPORT: u64 = 1 << 20;
 
 /// Traps that are remembered, so that the next one at the same place needs no child.
 const REMEMBERED: usize = 64;
@@ -125,10 +121,8 @@ impl SourceLines {
         job.report = scratch.path().join("report");
         let run = tokio::time::timeout(TIMEOUT, compile::run(&self.compiler, &job));
         let (status, _) = run.await.map_err(|_| io::ErrorKind::TimedOut)??;
-        let mut text = Vec::new();
-        let report = File::open(&job.report).map_err(|_| io::Error::other(status.to_string()))?;
-        report.take(MAX_REPORT).read_to_end(&mut text)?;
-        match serde_json::from_slice(&text)? {
+        let report = compile::read_report(&job.report);
+        match report.map_err(|error| io::Error::other(format!("{status}: {error}")))? {
             Report::Located(calls) => Ok(calls),
             Report::Unreadable(text) => Err(io::Error::other(text)),
             _ => Err(io::ErrorKind::InvalidData.into()),

@@ -32,7 +32,7 @@ mod tests {
 
     #[test]
     fn the_names_are_those_of_the_linker() {
-        let engine = config::compiler().unwrap();
+        let engine = config::compiler(None).unwrap();
         let mut linker = add_to_linker(limits::modules(guest::modules(&engine).unwrap()).unwrap()).unwrap();
         for module in [PREVIEW_1, UNSTABLE] {
             for name in FUNCTIONS {

@@ -6,9 +6,8 @@ use super::{
     parts::{Group, Process},
     stored,
 };
-use crate::{args::COMPILE_CHILD, descriptors::Shares, env, machine};
+use crate::{descriptors::Shares, env, machine, precompile};
 use agent::{Agent, Dependencies, Runtimes};
-use anyhow::Context;
 use client::{Client, Informers, Recorder, RecorderOptions};
 use container::Runtime;
 use image::Images;
@@ -146,12 +145,7 @@ fn recorder(config: &Config, process: &Process, group: &Group, client: &Client, 
 }
 
 fn wasm_options(config: &Config) -> anyhow::Result<wasm::Options> {
-    let key = wasm::key::load_or_create(&config.dir.join("compile.key"), |key| key.copy_from_slice(&env::random()))
-        .context("cannot read the key of the compile cache")?;
-    let program = std::env::current_exe().context("cannot find this program")?;
-    let compiler = wasm::Compiler::new(program, vec![COMPILE_CHILD.into()]);
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let mut options = wasm::Options::new(config.dir.join("compiled"), key, compiler, threads, env::system_clock());
+    let mut options = precompile::wasm_options(&config.dir)?;
     let reserved = u64::try_from(config.reserved_memory.value()).unwrap_or(0);
     options.memory = config.machine.memory.saturating_sub(reserved);
     let descriptors = Shares::of(env::file_limit());

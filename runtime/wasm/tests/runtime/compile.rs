@@ -3,11 +3,12 @@
 use crate::support::{Node, component, core_guest, http_guest, options};
 use container::{Artifact, Error, Progress, Runtime};
 use parking_lot::Mutex;
+use sha2::{Digest, Sha256};
 use std::{fs, os::unix::fs::MetadataExt, path::PathBuf, time::Duration};
 use wasm::Wasmtime;
 
 async fn refused(node: &Node, wasm: &[u8]) -> Error {
-    node.runtime.prepare(&node.artifact(wasm), &|_| ()).await.expect_err("it was accepted")
+    node.runtime.prepare(&node.artifact(wasm), "", &|_| ()).await.expect_err("it was accepted")
 }
 
 fn invalid(error: &Error) -> &str {
@@ -92,6 +93,13 @@ async fn what_can_never_run_is_not_compiled() {
 /// A module of `functions` functions, each of `lines` times `x = x * x + 3`, as bytes: text of that size takes longer to parse than
 /// to compile.
 fn bomb(functions: usize, lines: usize) -> Vec<u8> {
+    let line = [0x20, 0, 0x20, 0, 0x6c, 0x41, 3, 0x6a, 0x21, 0];
+    let body = [&[1, 1, 0x7f][..], &line.repeat(lines), &[0x0b]].concat();
+    module(vec![body; functions])
+}
+
+/// A module of functions without parameters and results, of which the first is exported as `_start`.
+fn module(bodies: Vec<Vec<u8>>) -> Vec<u8> {
     fn number(mut value: usize) -> Vec<u8> {
         let mut bytes = Vec::new();
         while value >= 0x80 {
@@ -104,15 +112,14 @@ fn bomb(functions: usize, lines: usize) -> Vec<u8> {
     fn section(id: u8, content: Vec<u8>) -> Vec<u8> {
         [vec![id], number(content.len()), content].concat()
     }
-    let line = [0x20, 0, 0x20, 0, 0x6c, 0x41, 3, 0x6a, 0x21, 0];
-    let body = [&[1, 1, 0x7f][..], &line.repeat(lines), &[0x0b]].concat();
-    let code = [number(body.len()), body].concat();
+    let functions = bodies.len();
+    let code: Vec<u8> = bodies.into_iter().flat_map(|body| [number(body.len()), body].concat()).collect();
     [
         b"\0asm\x01\0\0\0".to_vec(),
         section(1, vec![1, 0x60, 0, 0]),
         section(3, [number(functions), vec![0; functions]].concat()),
         section(7, [&[1, 6][..], b"_start", &[0, 0]].concat()),
-        section(10, [number(functions), code.repeat(functions)].concat()),
+        section(10, [number(functions), code].concat()),
     ]
     .concat()
 }
@@ -128,7 +135,7 @@ async fn a_compile_bomb_runs_into_its_limits() {
     assert!(invalid(&refused(&node, &bomb(1, 5000)).await).contains("are more than the 1000 this node compiles"));
     // The rest of the node goes on compiling.
     node.runtime
-        .prepare(&node.artifact(&wat::parse_str(r#"(module (func (export "_start")))"#).unwrap()), &|_| ())
+        .prepare(&node.artifact(&wat::parse_str(r#"(module (func (export "_start")))"#).unwrap()), "", &|_| ())
         .await
         .unwrap();
 }
@@ -136,7 +143,10 @@ async fn a_compile_bomb_runs_into_its_limits() {
 #[tokio::test]
 async fn a_compiler_that_needs_too_much_memory_says_so() {
     let node = Node::with(|options| options.compiler.memory = 384 << 20).await;
-    node.runtime.prepare(&node.artifact(&core_guest()), &|_| ()).await.expect("384 MiB are enough for a small module");
+    node.runtime
+        .prepare(&node.artifact(&core_guest()), "", &|_| ())
+        .await
+        .expect("384 MiB are enough for a small module");
     let error = refused(&node, &bomb(1, 700_000)).await;
     assert_eq!(exhausted(&error), "compiling it takes more than the allowed 384 MiB");
 }
@@ -146,10 +156,12 @@ async fn a_file_that_is_not_what_its_digest_says_is_not_compiled() {
     let node = Node::new().await;
     let Artifact::Wasm { path, .. } = node.artifact(&core_guest()) else { unreachable!() };
     let artifact = Artifact::Wasm { path, digest: format!("sha256:{}", "0".repeat(64)) };
-    let error = node.runtime.prepare(&artifact, &|_| ()).await.unwrap_err();
+    let error = node.runtime.prepare(&artifact, "", &|_| ()).await.unwrap_err();
     assert!(exhausted(&error).contains("is not what its digest sha256:000000"), "{error}");
     let artifact = Artifact::Wasm { path: PathBuf::from("/nowhere"), digest: "sha256:../../etc/passwd".into() };
-    assert!(invalid(&node.runtime.prepare(&artifact, &|_| ()).await.unwrap_err()).contains("is not a sha256 digest"));
+    assert!(
+        invalid(&node.runtime.prepare(&artifact, "", &|_| ()).await.unwrap_err()).contains("is not a sha256 digest")
+    );
 }
 
 #[tokio::test]
@@ -162,15 +174,15 @@ async fn concurrent_callers_share_one_compilation_and_a_cancelled_one_hands_over
             *compiled.lock() += 1;
         }
     };
-    let prepare = || node.runtime.prepare(&artifact, &progress);
+    let prepare = || node.runtime.prepare(&artifact, "", &progress);
     let (a, b, c) = tokio::join!(prepare(), prepare(), prepare());
     assert_eq!((a.unwrap().target(), b.unwrap().target(), c.unwrap().target()), ("http", "http", "http"));
     assert_eq!(*compiled.lock(), 1);
 
     let other = node.artifact(&bomb(60, 5000));
-    let cancelled = tokio::time::timeout(Duration::from_millis(100), node.runtime.prepare(&other, &|_| ())).await;
+    let cancelled = tokio::time::timeout(Duration::from_millis(100), node.runtime.prepare(&other, "", &|_| ())).await;
     assert!(cancelled.is_err(), "that was quick");
-    assert_eq!(node.runtime.prepare(&other, &|_| ()).await.unwrap().target(), "core");
+    assert_eq!(node.runtime.prepare(&other, "", &|_| ()).await.unwrap().target(), "core");
 }
 
 #[tokio::test]
@@ -183,7 +195,7 @@ async fn compiled_code_is_reused_after_a_restart_but_only_if_it_is_authentic() {
         options.key = key;
         let compiled = Mutex::new(false);
         let runtime = Wasmtime::new(options);
-        runtime.prepare(&artifact, &|_| *compiled.lock() = true).await.unwrap();
+        runtime.prepare(&artifact, "", &|_| *compiled.lock() = true).await.unwrap();
         compiled.into_inner()
     };
     assert!(compiles([1; 32]).await, "the first time");
@@ -207,11 +219,89 @@ async fn compiled_code_is_reused_after_a_restart_but_only_if_it_is_authentic() {
     assert!(!compiles([2; 32]).await);
 }
 
+/// A module of 200 functions that differ, 1.2 MB. The last one depends on the version.
+fn version(version: i8) -> Vec<u8> {
+    let functions = (0..200u8).map(|number| {
+        let constant = if number == 199 { version } else { (number / 4) as i8 };
+        let line = [0x20, 0, 0x20, 0, 0x6c, 0x41, constant as u8 & 0x7f, 0x6a, 0x21, 0];
+        let count = 600 + usize::from(number);
+        [&[1, 1, 0x7f][..], &line.repeat(count), &[0x0b]].concat()
+    });
+    module(functions.collect())
+}
+
+#[tokio::test]
+async fn of_another_version_only_what_changed_is_compiled_and_never_with_functions_of_another_scope() {
+    let node = Node::new().await;
+    let mut registry = prometheus_client::registry::Registry::default();
+    node.runtime.register(&mut registry);
+    let counted = |what: &str| -> u64 {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        let name = format!("sampan_wasm_functions_compiled_total{{result=\"{what}\"}} ");
+        text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+    };
+    // cached and compiled functions of one more version
+    let prepare = async |number: i8, scope: &str| {
+        let before = (counted("cached"), counted("compiled"));
+        let artifact = node.artifact(&version(number));
+        let _prepared = node.runtime.prepare(&artifact, scope, &|_| ()).await.unwrap();
+        (counted("cached") - before.0, counted("compiled") - before.1)
+    };
+    let (none, all) = prepare(1, "a/app").await;
+    assert!(none == 0 && all >= 200, "{none} {all}");
+    // One function changed. Of the others the compiler makes a few anew: its key depends a little on what a thread compiled before.
+    let most = |(cached, compiled): (u64, u64)| compiled >= 1 && cached >= all * 3 / 4 && cached + compiled == all;
+    assert!(most(prepare(2, "a/app").await));
+    assert_eq!(prepare(3, "b/app").await, (0, all), "another namespace");
+    assert_eq!(prepare(4, "a/other").await, (0, all), "another repository");
+    assert_eq!(prepare(5, "").await, (0, 0), "nobody's: nothing is kept");
+
+    // What a compiler that lies returned in one scope, put in the place of another's.
+    let file = |scope: &str, extension: &str| {
+        let hash: String = Sha256::digest(scope).iter().map(|byte| format!("{byte:02x}")).collect();
+        let mut paths = fs::read_dir(node.folder.path().join("cache")).unwrap().map(|entry| entry.unwrap().path());
+        let of_scope = |path: &PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with(&hash);
+        paths.find(|path| of_scope(path) && path.extension().unwrap() == extension).unwrap()
+    };
+    for extension in ["functions", "mac"] {
+        fs::copy(file("a/app", extension), file("b/app", extension)).unwrap();
+    }
+    assert_eq!(prepare(6, "b/app").await, (0, all));
+    assert!(most(prepare(7, "b/app").await));
+    // One bit changed.
+    let path = file("a/app", "functions");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(prepare(8, "a/app").await, (0, all));
+    assert!(most(prepare(9, "a/app").await));
+}
+
+#[tokio::test]
+async fn code_with_functions_of_the_version_before_is_the_code_that_a_full_compilation_makes() {
+    let code = async |numbers: &[i8]| {
+        let node = Node::new().await;
+        let mut name = String::new();
+        for number in numbers {
+            let artifact = node.artifact(&version(*number));
+            node.runtime.prepare(&artifact, "a/app", &|_| ()).await.unwrap();
+            name = artifact.digest().trim_start_matches("sha256:").to_owned();
+        }
+        let mut paths = fs::read_dir(node.folder.path().join("cache")).unwrap().map(|entry| entry.unwrap().path());
+        let of_last =
+            |path: &PathBuf| path.extension().unwrap() == "cwasm" && path.display().to_string().contains(&name);
+        fs::read(paths.find(of_last).unwrap()).unwrap()
+    };
+    assert!(code(&[1, 2]).await == code(&[2]).await, "the code differs");
+}
+
 #[tokio::test]
 async fn the_cache_forgets_what_was_used_longest_ago() {
     let node = Node::with(|options| options.cache_bytes = 1).await;
-    node.runtime.prepare(&node.artifact(&core_guest()), &|_| ()).await.unwrap();
-    node.runtime.prepare(&node.artifact(&http_guest()), &|_| ()).await.unwrap();
+    node.runtime.prepare(&node.artifact(&core_guest()), "", &|_| ()).await.unwrap();
+    node.runtime.prepare(&node.artifact(&http_guest()), "", &|_| ()).await.unwrap();
     let names: Vec<_> =
         fs::read_dir(node.folder.path().join("cache")).unwrap().map(|it| it.unwrap().file_name()).collect();
     assert_eq!(names.len(), 2, "one image and its MAC: {names:?}");

@@ -314,7 +314,7 @@ async fn what_happens_is_measured() {
     shown("sampan_wasm_instances 0");
     shown("sampan_wasm_memory_bytes 0");
     node.runtime.remove(&id).await.unwrap();
-    node.runtime.prepare(&spec.artifact, &|_| ()).await.unwrap();
+    node.runtime.prepare(&spec.artifact, "", &|_| ()).await.unwrap();
     shown("sampan_wasm_images_prepared_total{result=\"cached\"} 1");
 }
 

@@ -59,7 +59,7 @@ async fn pod(node: &Node, name: &str) {
 
 async fn start(node: &Node, sandbox: &str, spec: ContainerSpec) -> container::ContainerId {
     let id = spec.id.clone();
-    let _prepared = node.runtime.prepare(&spec.artifact, &|_| ()).await.unwrap();
+    let _prepared = node.runtime.prepare(&spec.artifact, "", &|_| ()).await.unwrap();
     node.runtime.create(&sandbox.into(), spec).await.unwrap();
     node.runtime.start(&id).await.unwrap();
     id

@@ -92,7 +92,7 @@ async fn a_swap_between_creation_and_start_ends_the_start() {
         let mut spec = node.spec(&guest);
         (spec.args, spec.mounts) = (arguments, vec![volume.mount()]);
         let id = spec.id.clone();
-        let _prepared = node.runtime.prepare(&spec.artifact, &|_| ()).await.unwrap();
+        let _prepared = node.runtime.prepare(&spec.artifact, "", &|_| ()).await.unwrap();
         node.runtime.create(&node.sandbox, spec.clone()).await.unwrap();
         volume.swap();
         node.runtime.start(&id).await.unwrap();

@@ -52,7 +52,7 @@ impl Pods {
 
     async fn start(&self, pod: &str, spec: ContainerSpec) -> ContainerId {
         let id = spec.id.clone();
-        let _prepared = self.node.runtime.prepare(&spec.artifact, &|_| ()).await.unwrap();
+        let _prepared = self.node.runtime.prepare(&spec.artifact, "", &|_| ()).await.unwrap();
         self.node.runtime.create(&pod.into(), spec).await.unwrap();
         self.node.runtime.start(&id).await.unwrap();
         id

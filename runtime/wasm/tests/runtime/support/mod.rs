@@ -241,7 +241,7 @@ impl Node {
     /// Prepares, creates and starts.
     pub async fn start(&self, spec: ContainerSpec) -> ContainerId {
         let id = spec.id.clone();
-        let _prepared = self.runtime.prepare(&spec.artifact, &|_| ()).await.unwrap();
+        let _prepared = self.runtime.prepare(&spec.artifact, "", &|_| ()).await.unwrap();
         self.runtime.create(&self.sandbox, spec).await.unwrap();
         self.runtime.start(&id).await.unwrap();
         id
