@@ -1,7 +1,10 @@
 //! Calls of `wasi:http/handler` of WASI 0.3, whose function is asynchronous: it returns the head of the response, and the guest goes on with
 //! the body.
 
-use crate::{body::Sending, guest::Guest, instances::Head};
+use crate::{
+    body::{Head, Sending, Transmission},
+    guest::Guest,
+};
 use http::HeaderMap;
 use http_body_util::BodyExt;
 use std::future::poll_fn;
@@ -24,17 +27,6 @@ use wasmtime_wasi_http::{
 
 type HttpResult<T> = Result<T, TrappableError<ErrorCode>>;
 
-/// How far a response's body is sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Sent {
-    /// It is being sent.
-    Partly,
-    /// All of it was taken.
-    Wholly,
-    /// It was dropped before its end.
-    Cut,
-}
-
 /// One call of the handler.
 pub(crate) struct Answering<'a> {
     pub(crate) service: &'a Service,
@@ -42,7 +34,7 @@ pub(crate) struct Answering<'a> {
     pub(crate) trace: Option<HeaderMap>,
 }
 
-type Called = Result<(http::Response<WasiBody>, watch::Receiver<Sent>), ErrorCode>;
+type Called = Result<(http::Response<WasiBody>, watch::Receiver<Transmission>), ErrorCode>;
 
 impl Answering<'_> {
     /// Calls the handler. `tell` gets the head of the response or the guest's error. Returns when the body of the response was taken or dropped;
@@ -84,12 +76,12 @@ fn response(accessor: &Accessor<Guest>, answer: Result<Resource<Response>, Error
         Ok(response) => response,
         Err(code) => return Ok(Err(code)),
     };
-    let (sender, sent) = watch::channel(Sent::Partly);
+    let (sender, sent) = watch::channel(Transmission::Partly);
     let told = sent.clone();
     // What the guest is told of its response.
     let transmitted = async move {
         match sent_end(told).await {
-            Sent::Wholly => Ok(()),
+            Transmission::Wholly => Ok(()),
             _ => Err(Error::ConnectionTerminated),
         }
     };
@@ -101,8 +93,8 @@ fn response(accessor: &Accessor<Guest>, answer: Result<Resource<Response>, Error
 }
 
 /// Waits until a body is sent or dropped.
-async fn sent_end(mut sent: watch::Receiver<Sent>) -> Sent {
-    sent.wait_for(|sent| *sent != Sent::Partly).await.map_or(Sent::Cut, |sent| *sent)
+async fn sent_end(mut sent: watch::Receiver<Transmission>) -> Transmission {
+    sent.wait_for(|sent| *sent != Transmission::Partly).await.map_or(Transmission::Cut, |sent| *sent)
 }
 
 /// Waits until the guest has finished what it began.
@@ -134,6 +126,9 @@ impl client::HostWithStore<Guest> for Client {
 }
 
 /// Replaces the client of a linker that has wasi:http.
-pub(crate) fn add_client_to_linker(linker: &mut Linker<Guest>) -> wasmtime::Result<()> {
-    client::add_to_linker::<Guest, Client>(linker, Guest::http)
+pub(crate) fn components(mut linker: Linker<Guest>) -> wasmtime::Result<Linker<Guest>> {
+    linker.allow_shadowing(true);
+    client::add_to_linker::<Guest, Client>(&mut linker, Guest::http)?;
+    linker.allow_shadowing(false);
+    Ok(linker)
 }

@@ -1,6 +1,6 @@
 //! The bodies of requests and responses. Both report to [`clients`] whether the client stalls.
 
-use crate::{async_handler::Sent as SentState, clients, delivery::Delivery, guest::Shared};
+use crate::{clients, delivery::Delivery, guest::Shared};
 use bytes::Bytes;
 use container::{log::Source, net::BoxError};
 use http_body::{Body, Frame, SizeHint};
@@ -217,15 +217,29 @@ impl Body for ResponseBody {
     }
 }
 
+/// The head of the guest's answer, or its error code.
+pub(crate) type Head = Result<http::Response<WasiBody>, String>;
+
+/// How far a response's body is sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Transmission {
+    /// It is being sent.
+    Partly,
+    /// All of it was taken.
+    Wholly,
+    /// It was dropped before its end.
+    Cut,
+}
+
 /// The body of a response of WASI 0.3, whose guest is told when it was sent.
 pub(crate) struct Sending {
     body: WasiBody,
     ended: bool,
-    told: watch::Sender<SentState>,
+    told: watch::Sender<Transmission>,
 }
 
 impl Sending {
-    pub(crate) fn new(body: WasiBody, told: watch::Sender<SentState>) -> Self {
+    pub(crate) fn new(body: WasiBody, told: watch::Sender<Transmission>) -> Self {
         Self { body, ended: false, told }
     }
 }
@@ -234,7 +248,7 @@ impl Drop for Sending {
     /// hyper drops a body of known length after its last byte, without a poll for its end.
     fn drop(&mut self) {
         let whole = self.ended || self.body.is_end_stream() || self.body.size_hint().exact() == Some(0);
-        self.told.send_replace(if whole { SentState::Wholly } else { SentState::Cut });
+        self.told.send_replace(if whole { Transmission::Wholly } else { Transmission::Cut });
     }
 }
 
@@ -246,7 +260,7 @@ impl Body for Sending {
         let frame = Pin::new(&mut self.body).poll_frame(context);
         if matches!(frame, Poll::Ready(None)) {
             self.ended = true;
-            self.told.send_replace(SentState::Wholly);
+            self.told.send_replace(Transmission::Wholly);
         }
         frame
     }

@@ -8,10 +8,11 @@
 
 use crate::{
     async_handler::Answering,
+    body::Head,
     delivery::Delivery,
     exit,
     guest::{Guest, Shared},
-    instances::{GuestRequest, Head, Instance, Instances},
+    instances::{GuestRequest, Instance, Instances},
     memory::{InstanceMemory, Reclaim},
     pool::Pool,
     quota::Throttled,

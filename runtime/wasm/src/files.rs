@@ -9,7 +9,10 @@ pub(crate) mod lazy;
 pub(crate) mod streams;
 
 use budget::InstanceFiles;
-use container::{Mount, MountError};
+use container::{
+    ContainerSpec, Mount, MountError,
+    log::{Log, Source},
+};
 use std::{
     fs::File,
     io,
@@ -76,6 +79,33 @@ pub(crate) fn relative(mounts: &[Mount], cwd: &str) -> Result<Vec<Mount>, MountE
 
 fn is_name(part: &Component<'_>) -> bool {
     matches!(part, Component::Normal(_))
+}
+
+/// Sets the working directory of a container: by mounts for relative paths, and by `PWD` for programs that read it (Go).
+pub(crate) fn set_working_directory(spec: &mut ContainerSpec, log: &Log) {
+    let cwd = spec.cwd.clone().unwrap_or_else(|| "/".into());
+    match relative(&spec.mounts, &cwd) {
+        Ok(relative) => spec.mounts.extend(relative),
+        Err(error) => {
+            let text =
+                format!("sampan: the working directory {cwd} cannot be opened: {error}: relative names begin at /");
+            log.lines(Source::Stderr, &text);
+        }
+    }
+    let asks = spec.cwd.is_some() || !spec.mounts.is_empty();
+    if asks && !spec.env.iter().any(|(name, _)| name == "PWD") {
+        spec.env.push(("PWD".into(), cwd));
+    }
+}
+
+/// Tells which mounts a program cannot see that looks for folders by WASI 0.3: its file functions are not held to the limits of files and disk
+/// yet, so that they have no folders.
+pub(crate) fn log_invisible(mounts: &[Mount], log: &Log) {
+    if !mounts.is_empty() {
+        let names: Vec<_> = mounts.iter().map(|mount| mount.target.as_str()).collect();
+        let text = format!("sampan: volumes are not visible to programs of WASI 0.3 yet: {}", names.join(", "));
+        log.lines(Source::Stderr, &text);
+    }
 }
 
 /// The context of a guest whose file calls block the calling thread.

@@ -1,7 +1,6 @@
 //! The host state of one instance: its WASI context, files, memory account and limits.
 
 use crate::{
-    async_handler,
     attach::{AttachedStreams, Input},
     core_dump::{self, CoreDumps, Dumped},
     delivery::Delivery,
@@ -383,9 +382,6 @@ pub(crate) fn components(engine: &Engine) -> wasmtime::Result<Linker<Guest>> {
     p3::filesystem::add_to_linker(&mut linker)?;
     sockets::p3::add_to_linker(&mut linker, Guest::view)?;
     wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
-    linker.allow_shadowing(true);
-    async_handler::add_client_to_linker(&mut linker)?;
-    linker.allow_shadowing(false);
     keyvalue::add_to_linker(&mut linker, Guest::view)?;
     Ok(linker)
 }

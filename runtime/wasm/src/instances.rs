@@ -5,7 +5,7 @@
 
 use crate::{
     async_handler::{self, Answering},
-    body::{RequestBody, RequestBodyEnd},
+    body::{Head, RequestBody, RequestBodyEnd},
     delivery::Delivery,
     exit,
     guest::{self, Guest, Shared},
@@ -37,9 +37,6 @@ use wasmtime_wasi_http::{
 
 /// Delay before the next spare instance after one could not be created.
 const RETRY_DELAY: Duration = Duration::from_secs(10);
-
-/// The head of the guest's answer, or its error code.
-pub(crate) type Head = Result<http::Response<WasiBody>, String>;
 
 /// One instance. Its memory is released before its slot.
 pub(crate) struct Instance {

@@ -1,7 +1,7 @@
 //! The thread pool and the wasmtime engines of the guests.
 
 use crate::{
-    Options,
+    Options, async_handler,
     clients::Clients,
     config, guest, limits,
     long_polls::LongPolls,
@@ -84,7 +84,7 @@ pub(crate) struct EngineLinkers {
 
 impl EngineLinkers {
     fn new(engine: Engine) -> wasmtime::Result<Self> {
-        let components = limits::components(guest::components(&engine)?)?;
+        let components = async_handler::components(limits::components(guest::components(&engine)?)?)?;
         let modules = unstable::add_to_linker(limits::modules(guest::modules(&engine)?)?)?;
         Ok(Self { components, modules, engine })
     }

@@ -360,23 +360,6 @@ fn last_wins(env: Vec<(String, String)>) -> Vec<(String, String)> {
     kept
 }
 
-/// Sets the working directory of a container: by mounts for relative paths, and by `PWD` for programs that read it (Go).
-fn set_working_directory(spec: &mut ContainerSpec, log: &Log) {
-    let cwd = spec.cwd.clone().unwrap_or_else(|| "/".into());
-    match files::relative(&spec.mounts, &cwd) {
-        Ok(relative) => spec.mounts.extend(relative),
-        Err(error) => {
-            let text =
-                format!("sampan: the working directory {cwd} cannot be opened: {error}: relative names begin at /");
-            log.lines(Source::Stderr, &text);
-        }
-    }
-    let asks = spec.cwd.is_some() || !spec.mounts.is_empty();
-    if asks && !spec.env.iter().any(|(name, _)| name == "PWD") {
-        spec.env.push(("PWD".into(), cwd));
-    }
-}
-
 #[async_trait]
 impl Runtime for Wasmtime {
     fn name(&self) -> &'static str {
@@ -425,7 +408,7 @@ impl Runtime for Wasmtime {
             room.ok_or_else(|| Error::NotFound(format!("sandbox {sandbox}")))?;
         let options = &self.0.options;
         let log = Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk);
-        set_working_directory(&mut spec, &log);
+        files::set_working_directory(&mut spec, &log);
         // holds the image, so that the caller may drop its reference
         let image = self.0.images.get(spec.artifact.digest());
         let id = spec.id.clone();
@@ -495,6 +478,9 @@ impl Runtime for Wasmtime {
             },
         };
         *container.image.lock() = Some(image.clone());
+        if image.imports_folders_of_0_3() {
+            files::log_invisible(&container.shared.spec.mounts, &container.shared.log);
+        }
         let pool = self.0.pool.get().await?;
         match image.kind {
             Kind::Http => self.0.start_http(&container, &image, pool).await,
