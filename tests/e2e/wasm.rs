@@ -70,16 +70,23 @@ fn exit_codes_and_traps_are_told() {
     std::fs::write(machine.path("work").join("trap.wat"), trap).expect("written");
     let load = machine.run(&["image", "load", "trap.wat", "-t", "trap:1"]);
     assert!(load.status.success(), "{}", String::from_utf8_lossy(&load.stderr));
-    cluster.kubectl(&["run", "trap", "--image=trap:1"]);
+    cluster.kubectl(&["run", "trap", "--image=trap:1", "--annotations=sampan.dev/coredump=true"]);
     let message = cluster.eventually("the trap is told", || {
         let text = cluster.field("pod/trap", "{.status.containerStatuses[0].lastState.terminated.message}");
         Some(text).filter(|t| !t.is_empty())
     });
     assert!(message.contains("inner"), "a symbolised backtrace: {message}");
+    let dump = message.lines().nth(1).and_then(|line| line.strip_prefix("a core dump of ")?.split_once(" is in "));
+    let dump = std::path::PathBuf::from(dump.expect("the core dump is told").1);
+    assert!(std::fs::read(&dump).expect("a core dump").starts_with(b"\0asm"));
+    let log = cluster.kubectl(&["logs", "trap", "--previous"]);
+    assert!(log.contains("sampan: trap failed: wasm trap: wasm `unreachable`") && log.contains("inner"), "{log}");
     cluster.eventually("it backs off", || {
         let reason = cluster.field("pod/trap", "{.status.containerStatuses[0].state.waiting.reason}");
         Some(()).filter(|()| reason == "CrashLoopBackOff")
     });
+    cluster.kubectl(&["delete", "pod", "trap", "--grace-period=1"]);
+    cluster.eventually("the core dump goes with its pod", || Some(()).filter(|()| !dump.exists()));
 }
 
 #[test]
@@ -102,6 +109,15 @@ fn hostile_guests_leave_the_api_and_other_pods_alive() {
         &server("bad", 30082, "    resources: {limits: {memory: 32Mi, cpu: 500m}}\n"),
     );
     cluster.kubectl(&["run", "flood", "--image=flood:1"]);
+    // each instruction of them takes a tenth of a second and more
+    let fill = "(module (memory (export \"memory\") 8200) (func (export \"_start\") \
+        (loop $l (memory.fill (i32.const 0) (i32.const 1) (i32.const 536870912)) (br $l))))";
+    std::fs::write(machine.path("work").join("fill.wat"), fill).expect("written");
+    assert!(machine.run(&["image", "load", "fill.wat", "-t", "fill:1"]).status.success());
+    for name in ["fill-1", "fill-2"] {
+        cluster.kubectl(&["run", name, "--image=fill:1"]);
+        cluster.kubectl(&["wait", "--for=condition=Ready", &format!("pod/{name}"), "--timeout=100s"]);
+    }
     let url = |port: u16, path: &str| format!("http://{}:{port}{path}", machine.address);
     for port in [30081, 30082] {
         cluster.eventually("served", || get(&url(port, "/")).ok().filter(|(code, _)| *code == 200));

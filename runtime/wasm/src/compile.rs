@@ -7,21 +7,22 @@
 //! which job is next.
 
 mod child;
+pub(crate) mod process;
 
 pub use child::child_main;
-pub(crate) use child::{Job, Report, Task};
 
 use crate::{
     Compiler, Options,
-    cache::{CODE, Cache, FUNCTIONS, Lookup, Scratch},
+    cache::{CODE, Cache, FUNCTIONS, Scratch},
     config, functions,
     image::Image,
+    load::Lookup,
     metrics::Metrics,
     pool::{LazyPool, Pool},
     queue::CompileQueue,
 };
-use child::FunctionFiles;
 use container::{Artifact, Error, Progress, Result};
+use process::{FunctionFiles, Job, Report, Task};
 use rustix::process::Signal;
 use sha2::{Digest, Sha256};
 use std::{
@@ -29,15 +30,11 @@ use std::{
     io::{self, Read},
     os::unix::process::ExitStatusExt,
     path::Path,
-    process::{ExitStatus, Stdio},
+    process::ExitStatus,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering::Relaxed},
     },
-};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    process::Command,
 };
 
 /// Most compilers that run at a time: each may use as much memory as [`Compiler::memory`] says.
@@ -52,12 +49,6 @@ fn cores() -> usize {
 fn scope_name(scope: &str, compatibility: &str) -> String {
     format!("{}.{compatibility}", hex::encode(Sha256::digest(scope)))
 }
-
-/// Most bytes that are kept of the child's standard error.
-const MAX_STDERR: u64 = 16 << 10;
-
-/// Most bytes of a child's report.
-const MAX_REPORT: u64 = 1 << 20;
 
 /// Magic number of a Wasm binary.
 const MAGIC: &[u8] = b"\0asm";
@@ -241,7 +232,7 @@ impl Compilers {
             memory: options.memory,
             cpu: options.cpu.as_secs().max(1),
         };
-        let (status, stderr_text) = match tokio::time::timeout(options.timeout, run(options, &job)).await {
+        let (status, stderr_text) = match tokio::time::timeout(options.timeout, process::run(options, &job)).await {
             Ok(done) => done.map_err(|error| {
                 Error::Exhausted(format!("the compiler {} cannot be started: {error}", options.program.display()))
             })?,
@@ -249,7 +240,7 @@ impl Compilers {
                 return Err(Error::Exhausted(format!("not compiled after {} s: given up", options.timeout.as_secs())));
             }
         };
-        match read_report(&job.report).ok() {
+        match process::read_report(&job.report).ok() {
             Some(Report::Compiled { compatibility: of_child, functions_cached, functions_compiled })
                 if of_child == compatibility =>
             {
@@ -267,39 +258,6 @@ impl Compilers {
             None => Err(child_error(options, status, &stderr_text)),
         }
     }
-}
-
-/// Runs a child to its end. Returns its status and the beginning of its standard error. Cancel-safe: dropping the future kills the child.
-pub(crate) async fn run(options: &Compiler, job: &Job) -> io::Result<(ExitStatus, String)> {
-    let mut child = Command::new(&options.program)
-        .args(&options.args)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped())
-        .kill_on_drop(true)
-        .spawn()?;
-    let mut job = serde_json::to_vec(job)?;
-    job.push(b'\n');
-    if let Some(mut stdin) = child.stdin.take() {
-        // if the child died before it read its job, its status is the error
-        let _ = stdin.write_all(&job).await;
-    }
-    let mut stderr_text = Vec::new();
-    if let Some(mut stderr) = child.stderr.take() {
-        (&mut stderr).take(MAX_STDERR).read_to_end(&mut stderr_text).await?;
-        tokio::io::copy(&mut stderr, &mut tokio::io::sink()).await?;
-    }
-    let status = child.wait().await?;
-    Ok((status, String::from_utf8_lossy(&stderr_text).into_owned()))
-}
-
-/// Reads what a child found. It is as hostile as the child's input.
-pub(crate) fn read_report(path: &Path) -> io::Result<Report> {
-    let mut text = Vec::new();
-    File::open(path)?.take(MAX_REPORT).read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
 }
 
 /// The error of a child that ended without a report.

@@ -35,6 +35,10 @@ pub(crate) fn code() -> Config {
     config
 }
 
+/// The nice value of the guest threads and of the compiler, relative to the rest of the node. Both have the same value, so that compiling a
+/// new image gets half of the CPU time even while guests keep all cores busy.
+pub(crate) const NICE: i32 = 5;
+
 /// Bytes of stack of pooled instances, which are never returned to the system.
 const STACK: usize = 512 << 10;
 

@@ -102,6 +102,22 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Keeps a core dump of a trap, if the container asks for it.
+    fn keep_core_dump<T: Send + 'static>(&self, store: &mut Store<T>, error: wasmtime::Error) -> wasmtime::Error {
+        if !self.spec.core_dump {
+            return error;
+        }
+        let destination = core_dump::Destination {
+            dumped: &self.dumped,
+            core_dumps: &self.core_dumps,
+            memory: &self.memory,
+            space: &self.space,
+            log: &self.spec.log,
+            name: &self.spec.name,
+        };
+        core_dump::keep(store, error, &destination)
+    }
+
     /// Returns the calls in the source at the frames of a trap, as far as they can be found.
     pub(crate) async fn source_calls(&self, error: &wasmtime::Error) -> Calls {
         self.source.of(error, &self.spec.artifact, &self.last_lookup).await.unwrap_or_default()
@@ -390,14 +406,14 @@ pub(crate) fn modules(engine: &Engine) -> wasmtime::Result<wasmtime::Linker<Core
 pub(crate) fn failed(store: &mut Store<Guest>, error: wasmtime::Error) -> wasmtime::Error {
     let guest = store.data();
     let (error, shared) = (with_cause(error, &guest.memory, guest.host_memory.refused), guest.live.0.clone());
-    core_dump::keep(store, error, &shared)
+    shared.keep_core_dump(store, error)
 }
 
 /// As [`failed`], for a core module.
 pub(crate) fn core_failed(store: &mut Store<CoreGuest>, error: wasmtime::Error) -> wasmtime::Error {
     let guest = store.data();
     let (error, shared) = (with_cause(error, &guest.memory, false), guest.live.0.clone());
-    core_dump::keep(store, error, &shared)
+    shared.keep_core_dump(store, error)
 }
 
 /// Adds the refused memory charge as the cause, where the guest's own error is only its consequence.

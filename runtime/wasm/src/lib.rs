@@ -23,7 +23,9 @@
 //!   of the slots, some slots are reserved for first requests and for HTTP, and the node reports a problem before they run out. An instance
 //!   that does not fit the pool's limits (large tables, several memories) runs outside of it.
 //! * A trap in an HTTP handler ends one request, with response 500 and the backtrace in the container's log, but not the container. A trap in a
-//!   command ends the container with exit code 134 and the backtrace in the termination message.
+//!   command ends the container with exit code 134 and the backtrace in its log and in the termination message. Where the guest has debug
+//!   information, the backtrace has the lines of the source (`source`). On request, the first trap leaves a core dump (`core_dump`).
+//! * A guest whose next instruction may take long does not keep the thread of others (`long_polls`).
 //! * WASI has no signals. A stop acts on a command as SIGTERM does on a process without a handler: the command ends immediately with exit
 //!   code 143. An HTTP handler closes its port, finishes its requests within the grace period and ends with exit code 0, or with 137 if the
 //!   grace period cut off some of them.
@@ -63,6 +65,7 @@ mod instances;
 pub mod key;
 mod keyvalue;
 mod limits;
+mod load;
 mod long_polls;
 mod malloc_trim;
 mod memory;
@@ -71,6 +74,7 @@ mod options;
 mod outgoing;
 mod pairs;
 mod pool;
+mod prepared;
 mod preview;
 mod queue;
 mod quota;

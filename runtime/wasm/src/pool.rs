@@ -23,10 +23,6 @@ pub(crate) const MAX_TOOLS: usize = 64;
 /// Most concurrent file operations per guest thread.
 pub(crate) const BLOCKING_CALLS_PER_THREAD: usize = 8;
 
-/// The nice value of the guest threads and of the compiler, relative to the rest of the node. Both have the same value, so that compiling a
-/// new image gets half of the CPU time even while guests keep all cores busy.
-pub(crate) const NICE: i32 = 5;
-
 /// The [`Pool`] of this node, created at the first use.
 pub(crate) struct LazyPool {
     options: Options,
@@ -98,7 +94,7 @@ impl Pool {
     /// Blocks for about 50 ms in system calls, so it must not run on an asynchronous thread.
     pub(crate) fn new(options: &Options) -> wasmtime::Result<Self> {
         let engines = config::engines(options.pool)?;
-        let priority = rustix::process::getpriority_process(None)?.saturating_add(NICE);
+        let priority = rustix::process::getpriority_process(None)?.saturating_add(config::NICE);
         // `event_interval(1)`: with tokio's default of 61, two guests that compute delay each socket event by 61 ticks.
         let runtime = Builder::new_multi_thread()
             .thread_name("guest")

@@ -6,7 +6,6 @@ use crate::{
     cache::Cache,
     command,
     compile::Compilers,
-    config,
     core_dump::{CoreDumps, Dumped},
     exec,
     exit::{self, End},
@@ -18,7 +17,8 @@ use crate::{
     memory::MemoryAccount,
     metrics::{GaugeCollector, GaugeValues, Metrics},
     pairs::Pairs,
-    pool::{self, BLOCKING_CALLS_PER_THREAD, LazyPool, Pool},
+    pool::{BLOCKING_CALLS_PER_THREAD, LazyPool, Pool},
+    prepared::PreparedImages,
     quota::{Quota, Throttled},
     served::NetworkHandler,
     source::{LastLookup, SourceLines},
@@ -36,13 +36,13 @@ use prometheus_client::registry::Registry;
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     sync::{
-        Arc, Weak,
+        Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
     },
     time::{Duration, SystemTime},
 };
 use tokio::{
-    sync::{OnceCell, Semaphore, broadcast, watch},
+    sync::{Semaphore, broadcast, watch},
     task::JoinError,
     time::Instant,
 };
@@ -51,9 +51,6 @@ use wasmtime_wasi::filesystem::{Dir, WasiFilesystemCtx};
 
 /// Most queued events. A slower receiver gets a lag error and lists again. The queue is allocated at the start, 128 bytes per event.
 const EVENT_QUEUE: usize = 1024;
-
-/// Delay before an artifact is compiled again that failed for lack of resources.
-const RETRY_DELAY: Duration = Duration::from_secs(5);
 
 /// How long a stopping container waits for clients to close their connections, before it closes idle ones.
 const CLIENT_CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -70,10 +67,7 @@ pub struct Wasmtime(Arc<Inner>);
 struct Inner {
     options: Options,
     pool: LazyPool,
-    /// Identifies the code that this node runs ([`config::compatibility`]). Computed before the first access to the cache, whose folder it opens.
-    compatibility: OnceCell<String>,
-    compilers: Compilers,
-    images: Mutex<HashMap<String, Arc<Slot>>>,
+    images: PreparedImages,
     sandboxes: Mutex<HashMap<SandboxId, Sandbox>>,
     containers: Mutex<BTreeMap<ContainerId, Arc<Container>>>,
     memory: Arc<MemoryAccount>,
@@ -96,21 +90,6 @@ struct Sandbox {
     pairs: Arc<Pairs>,
     quota: Arc<Quota>,
     files: Arc<budget::PodFiles>,
-}
-
-/// One artifact. The lock is held during compilation, so that concurrent callers wait for the result.
-#[derive(Default)]
-struct Slot(tokio::sync::Mutex<Preparation>);
-
-#[derive(Default)]
-enum Preparation {
-    #[default]
-    Nothing,
-    Image(Weak<Image>),
-    /// Final: the digest identifies the bytes.
-    Invalid(String),
-    /// Not retried before this time.
-    Exhausted(String, Instant),
 }
 
 struct Container {
@@ -139,7 +118,7 @@ impl Wasmtime {
         Self(Arc::new(Inner {
             core_dumps: Arc::default(),
             source: SourceLines::new(options.compiler.clone(), cache.clone()),
-            compilers: Compilers::new(options.compiler.clone(), cache, metrics.clone()),
+            images: PreparedImages::new(Compilers::new(options.compiler.clone(), cache, metrics.clone())),
             metrics,
             memory: MemoryAccount::node(options.memory, options.memory_probe.clone()),
             malloc_trim: MallocTrim::default(),
@@ -151,8 +130,6 @@ impl Wasmtime {
             blocking: Arc::new(Semaphore::new(options.threads.saturating_mul(BLOCKING_CALLS_PER_THREAD))),
             in_place: files::in_place(),
             pool: LazyPool::new(options.clone()),
-            compatibility: OnceCell::new(),
-            images: Mutex::default(),
             sandboxes: Mutex::default(),
             containers: Mutex::default(),
             events: broadcast::Sender::new(EVENT_QUEUE),
@@ -165,7 +142,7 @@ impl Wasmtime {
     /// # Errors
     /// When the cache's folder or the engine cannot be created; the first use tries again.
     pub async fn warm(&self) -> Result<()> {
-        tokio::try_join!(self.0.compatibility(), self.0.pool.get()).map(drop)
+        tokio::try_join!(self.0.images.compatibility(), self.0.pool.get()).map(drop)
     }
 
     /// Why the node's ability to run Wasm is impaired, for a node condition; `None` if it is not.
@@ -212,69 +189,6 @@ impl Container {
 }
 
 impl Inner {
-    async fn compatibility(&self) -> Result<&str> {
-        let make = async || {
-            let cache = self.compilers.cache.clone();
-            pool::blocking(move || {
-                cache.open()?;
-                Ok(config::compatibility(&config::compiler(None)?))
-            })
-            .await
-        };
-        self.compatibility.get_or_try_init(make).await.map(String::as_str)
-    }
-
-    async fn image(
-        &self,
-        artifact: &Artifact,
-        scope: &str,
-        progress: &(dyn Fn(Progress) + Send + Sync),
-    ) -> Result<Arc<Image>> {
-        let compatibility = self.compatibility().await?;
-        let slot = self.images.lock().entry(artifact.digest().to_string()).or_default().clone();
-        let mut preparation = slot.0.lock().await;
-        match &*preparation {
-            Preparation::Image(image) => {
-                if let Some(image) = image.upgrade() {
-                    return Ok(image);
-                }
-            }
-            Preparation::Invalid(text) => return Err(Error::Invalid(text.clone())),
-            Preparation::Exhausted(text, until) if Instant::now() < *until => {
-                return Err(Error::Exhausted(text.clone()));
-            }
-            Preparation::Exhausted(..) | Preparation::Nothing => {}
-        }
-        let result = self.compilers.image(compatibility, &self.pool, artifact, scope, progress).await;
-        match result {
-            Ok(image) => {
-                let image = Arc::new(image);
-                *preparation = Preparation::Image(Arc::downgrade(&image));
-                Ok(image)
-            }
-            Err(error) => {
-                *preparation = match &error {
-                    Error::Invalid(text) => Preparation::Invalid(text.clone()),
-                    Error::Exhausted(text) => Preparation::Exhausted(text.clone(), Instant::now() + RETRY_DELAY),
-                    _ => Preparation::Nothing,
-                };
-                Err(error)
-            }
-        }
-    }
-
-    /// Removes entries of artifacts whose image is gone and whose preparation did not fail.
-    fn forget_images(&self) {
-        self.images.lock().retain(|_, slot| {
-            Arc::strong_count(slot) > 1
-                || slot.0.try_lock().map_or(true, |preparation| match &*preparation {
-                    Preparation::Image(image) => image.strong_count() > 0,
-                    Preparation::Nothing => false,
-                    Preparation::Invalid(_) | Preparation::Exhausted(..) => true,
-                })
-        });
-    }
-
     fn set_state(&self, container: &Container, state: ContainerState) {
         container.state.send_replace(state.clone());
         // sending without receivers is no error: `list` is authoritative
@@ -475,7 +389,7 @@ impl Runtime for Wasmtime {
         scope: &str,
         progress: &(dyn Fn(Progress) + Send + Sync),
     ) -> Result<Arc<dyn Prepared>> {
-        Ok(self.0.image(artifact, scope, progress).await?)
+        Ok(self.0.images.prepare(&self.0.pool, artifact, scope, progress).await?)
     }
 
     async fn sandbox(&self, spec: SandboxSpec, sockets: Arc<dyn Sockets>) -> Result<()> {
@@ -513,11 +427,7 @@ impl Runtime for Wasmtime {
         let log = Log::new(spec.log.clone(), options.log, options.clock.clone(), &options.disk);
         set_working_directory(&mut spec, &log);
         // holds the image, so that the caller may drop its reference
-        let slot = self.0.images.lock().get(spec.artifact.digest()).cloned();
-        let image = slot.and_then(|slot| match &*slot.0.try_lock().ok()? {
-            Preparation::Image(image) => image.upgrade(),
-            _ => None,
-        });
+        let image = self.0.images.get(spec.artifact.digest());
         let id = spec.id.clone();
         let memory = MemoryAccount::new("the container", spec.limits.memory_bytes, Some(memory));
         let shared = Arc::new(Shared {
@@ -576,7 +486,7 @@ impl Runtime for Wasmtime {
         let held = container.image.lock().clone();
         let image = match held {
             Some(image) => image,
-            None => match self.0.image(&container.shared.spec.artifact, "", &|_| ()).await {
+            None => match self.0.images.prepare(&self.0.pool, &container.shared.spec.artifact, "", &|_| ()).await {
                 Ok(image) => image,
                 Err(error) => {
                     self.0.exit(&container, End::cannot_run(error.to_string())).await;
@@ -630,7 +540,7 @@ impl Runtime for Wasmtime {
     async fn remove(&self, id: &ContainerId) -> Result<()> {
         self.stop(id, Duration::ZERO).await?;
         self.0.containers.lock().remove(id);
-        self.0.forget_images();
+        self.0.images.forget_unused();
         if let Some(pool) = self.0.pool.made() {
             self.0.malloc_trim.schedule(pool.handle());
         }

@@ -7,7 +7,7 @@
 use crate::{
     Compiler,
     cache::Cache,
-    compile::{self, Job, Report, Task},
+    compile::process::{self, Job, Report, Task},
     dwarf::SourceCall,
 };
 use container::Artifact;
@@ -119,9 +119,9 @@ impl SourceLines {
     async fn child(&self, mut job: Job) -> io::Result<Vec<Vec<SourceCall>>> {
         let scratch = self.cache.scratch(&format!("lines-{}", self.count.fetch_add(1, Relaxed)))?;
         job.report = scratch.path().join("report");
-        let run = tokio::time::timeout(TIMEOUT, compile::run(&self.compiler, &job));
+        let run = tokio::time::timeout(TIMEOUT, process::run(&self.compiler, &job));
         let (status, _) = run.await.map_err(|_| io::ErrorKind::TimedOut)??;
-        let report = compile::read_report(&job.report);
+        let report = process::read_report(&job.report);
         match report.map_err(|error| io::Error::other(format!("{status}: {error}")))? {
             Report::Located(calls) => Ok(calls),
             Report::Unreadable(text) => Err(io::Error::other(text)),

@@ -1,23 +1,21 @@
 //! The child process: it runs one job.
 
 use crate::{
-    config,
-    dwarf::{self, SourceCall},
+    compile::process::{Job, Report, Task},
+    config, dwarf,
     functions::Functions,
     inspect,
-    pool::NICE,
 };
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, RestrictionStatus, Ruleset, RulesetAttr, RulesetError,
     Scope,
 };
 use rustix::process::{Resource, Rlimit, Signal};
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use std::{
     fs::File,
     io::{self, Read, Write},
-    path::{Path, PathBuf},
+    path::Path,
     process::ExitCode,
     sync::Arc,
 };
@@ -27,57 +25,6 @@ const STACK: usize = 32 << 20;
 
 /// Most threads of one compiler: each reserves a stack of the address space that the compiler may use.
 const MAX_THREADS: usize = 16;
-
-/// What a child does.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct Job {
-    pub(crate) input: PathBuf,
-    pub(crate) task: Task,
-    /// The file that the child writes its [`Report`] to.
-    pub(crate) report: PathBuf,
-    /// Most bytes of address space.
-    pub(crate) memory: u64,
-    /// Most seconds of CPU time.
-    pub(crate) cpu: u64,
-}
-
-#[derive(Serialize, Deserialize)]
-pub(crate) enum Task {
-    Compile {
-        /// Hexadecimal SHA-256 that the input must have.
-        digest: String,
-        output: PathBuf,
-        functions: Option<FunctionFiles>,
-    },
-    /// Finds where in the source the code at these offsets of the input comes from.
-    Locate { offsets: Vec<u64> },
-}
-
-/// The files of compiled functions ([`crate::functions`]).
-#[derive(Serialize, Deserialize)]
-pub(crate) struct FunctionFiles {
-    /// Those of the last artifact of the same scope.
-    pub(crate) last: Option<PathBuf>,
-    /// Those of the present artifact, to be written.
-    pub(crate) present: PathBuf,
-}
-
-#[derive(Serialize, Deserialize)]
-pub(crate) enum Report {
-    Compiled {
-        compatibility: String,
-        /// Functions that were taken from the scope's last artifact.
-        functions_cached: u64,
-        functions_compiled: u64,
-    },
-    /// For each offset the calls that are there, the innermost first.
-    Located(Vec<Vec<SourceCall>>),
-    Invalid(String),
-    /// Not compiled, because the node cannot run its exports or imports.
-    NeverRuns(String),
-    /// The input could not be read, or does not match its digest.
-    Unreadable(String),
-}
 
 /// The files of a job. The process opens no other.
 struct Files {
@@ -162,7 +109,7 @@ fn limit(job: &Job) -> io::Result<()> {
     // no privileges by exec, and no child that outlives the node
     rustix::thread::set_no_new_privs(true)?;
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    rustix::process::nice(NICE)?;
+    rustix::process::nice(config::NICE)?;
     Ok(())
 }
 
