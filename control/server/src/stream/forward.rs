@@ -1,5 +1,5 @@
-//! Forwarded ports: one connection of the client carries many of those that it takes itself. Each goes to the node as a stream of its own
-//! whose bytes are the port's; nothing is multiplexed there. The words are upstream's.
+//! Port forwarding. A client's connection carries a stream per forwarded connection. Each goes to the node as a separate stream with the
+//! raw bytes of the port, without multiplexing. The messages are upstream's.
 
 use super::{
     DRAIN, PIPE, Streaming,
@@ -32,35 +32,35 @@ use tokio::{
     time::{sleep, timeout},
 };
 
-/// The protocol of the streams of one connection.
+/// The protocol of the streams of a connection.
 const PROTOCOL: &str = "portforward.k8s.io";
-/// A SPDY connection within a WebSocket.
+/// A SPDY connection inside a WebSocket.
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
-/// Ports of the query, each with a channel for its bytes and one for errors.
+/// Subprotocols with ports in the query, each with a data channel and an error channel.
 const CHANNELS: [&str; 3] = ["v4.channel.k8s.io", "v4.base64.channel.k8s.io", ""];
-/// Ports of one query.
+/// The maximum number of ports in a query.
 const MAX_PORTS: usize = 100;
-/// How long the second stream of a pair may take, as upstream has it.
+/// How long the second stream of a pair may take, as upstream's.
 const STREAM_TIMEOUT: Duration = Duration::from_secs(30);
-/// How long an answer to an error may take to be read.
+/// How long the client may take to read an error.
 const ERROR_WRITE_TIMEOUT: Duration = DRAIN;
 
-/// What the node's protocol is called.
+/// The upgrade protocol of the node.
 pub const UPGRADE: &str = "port";
 
-/// Where the ports are.
+/// The target of forwarded ports.
 #[derive(Clone)]
 struct Ports {
     kubelet: Kubelet,
     target: Arc<str>,
-    /// As error texts name the sandbox.
+    /// The name of the sandbox in errors.
     id: Arc<str>,
 }
 
-/// Serves a call that forwards ports of what is at `streaming`, which `id` names in errors.
+/// Serves a request to forward ports of the target at `streaming`, which `id` names in errors.
 ///
 /// # Errors
-/// 400 for what is no upgrade, or names no ports where it must; 403 for pages of other sites.
+/// 400 if the request is no upgrade or lacks required ports. 403 for pages of other origins.
 pub async fn forward(mut call: Call, streaming: Streaming, id: &str) -> Result<Response<Body>, Status> {
     upgrade::check(&call)?;
     let Streaming { kubelet, target, shutdown } = streaming;
@@ -114,7 +114,7 @@ fn port_number(text: &str) -> Result<u16, String> {
     }
 }
 
-/// Whether the headers of a stream are those of a forwarded port.
+/// Checks the headers of a stream.
 fn check(headers: &Headers) -> Result<(), String> {
     match headers.get("port") {
         "" => return Err("\"port\" header is required".into()),
@@ -131,7 +131,7 @@ async fn tunnelled(socket: WebSocket, ports: Ports) {
     let (ours, theirs) = duplex(PIPE);
     let session = async {
         connection(Box::new(ours), ports).await;
-        // Its last words may take a while, not for ever.
+        // The remaining output may take a while, but not forever.
         sleep(DRAIN).await;
     };
     tokio::select! {
@@ -146,14 +146,14 @@ async fn connection(bytes: upgrade::Bytes, ports: Ports) {
     }
 }
 
-/// The streams of one forwarded connection, as far as they are there.
+/// The streams of a forwarded connection that are open.
 #[derive(Default)]
 struct Pair {
     data: Option<Opened>,
     error: Option<Opened>,
 }
 
-/// What belongs together. Old clients give no id: their streams come right after each other.
+/// The id that a pair of streams shares. Old clients send none: their streams follow each other.
 fn request_id(opened: &Opened) -> String {
     match (opened.headers.get("requestid"), opened.headers.get("streamtype")) {
         ("", "data") => opened.id.saturating_sub(2).to_string(),
@@ -162,10 +162,10 @@ fn request_id(opened: &Opened) -> String {
     }
 }
 
-/// Forwards each pair of streams, until there are no more.
+/// Forwards each pair of streams, until the connection ends.
 async fn pairs(mut streams: mpsc::Receiver<Opened>, ports: Ports) {
     let mut waiting: HashMap<String, (Pair, u32)> = HashMap::new();
-    // What is forwarded, and what is waited for: who is still there after its time gets an id back.
+    // Forwarded pairs, and time-outs of incomplete ones. A time-out returns the id.
     let mut running: FuturesUnordered<BoxFuture<'static, Option<(String, u32)>>> = FuturesUnordered::new();
     loop {
         let opened = tokio::select! {
@@ -222,7 +222,7 @@ async fn pair_of(data: Opened, error: Option<Opened>, ports: Ports) {
     }
 }
 
-/// Says why on the stream for errors.
+/// Writes a message to the error stream.
 async fn send_error(error: Option<Opened>, text: &str) {
     let Some(mut error) = error else { return };
     let written = async {
@@ -233,12 +233,12 @@ async fn send_error(error: Option<Opened>, text: &str) {
 }
 
 impl Ports {
-    /// Joins the bytes with those of a port until both directions have ended, or says why there are none.
+    /// Connects the bytes with those of a port until both directions have ended. The error is the message for the client.
     async fn reach(&self, port: u16, bytes: &mut DuplexStream) -> Result<(), String> {
         let why = |text: &str| Err(format!("error forwarding port {port} to pod {}, uid : {text}", self.id));
         match self.kubelet.upgrade(UPGRADE, &format!("{}?port={port}", self.target)).await {
             Ok(Upgrade::Done(mut stream)) => {
-                // Its end is the same however it came.
+                // A failed connection ends the stream like a closed one.
                 let _ = copy_bidirectional(bytes, &mut stream).await;
                 Ok(())
             }
@@ -251,7 +251,7 @@ impl Ports {
     }
 }
 
-/// The older form: the ports are in the query, each has two channels, and each channel begins with its port.
+/// The older protocol: the ports are in the query, each has two channels, and each channel starts with its port.
 async fn channels(socket: WebSocket, form: Form, ports: Ports, numbers: Vec<u16>) {
     let (input, mut pieces) = mpsc::channel::<Piece>(4);
     let (output, queue) = mpsc::channel(4);
@@ -278,14 +278,14 @@ async fn channels(socket: WebSocket, form: Form, ports: Ports, numbers: Vec<u16>
         tokio::join!(join_all(running), inbound);
         std::future::pending::<()>().await;
     };
-    // The connection decides: it ends when the client goes, or when all is said.
+    // The connection ends when the client disconnects, or when all output is sent.
     tokio::select! {
         () = websocket::channels(socket, form, input, queue) => {}
         () = moving => {}
     }
 }
 
-/// Carries one port's bytes to its channel, and what is wrong to the next one, until the port or the client ends.
+/// Forwards a port to its data channel and errors to its error channel, until the port or the client ends.
 async fn channel_pair(
     (data, port): (u8, u16),
     mut from: ReadHalf<DuplexStream>,
@@ -312,7 +312,7 @@ async fn channel_pair(
         reached
     };
     tokio::pin!(pump, reach);
-    // Channels cannot be closed one by one: a client does not tell that it has sent all, so the port's end is the end.
+    // Channels cannot be half-closed: a client does not report that it has sent everything, so the end of the port is the end.
     let reached = tokio::select! {
         biased;
         reached = &mut reach => {

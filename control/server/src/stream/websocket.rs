@@ -1,5 +1,5 @@
-//! WebSocket (RFC 6455) with Kubernetes' subprotocols: several channels of bytes in one connection, or the bytes of a SPDY connection.
-//! Pings are answered below this; what is too long, or is no message of the subprotocol, ends the connection.
+//! WebSocket (RFC 6455) with Kubernetes' subprotocols: several byte channels in one connection, or the bytes of a SPDY connection. The
+//! library answers pings. Messages that are too long or violate the subprotocol end the connection.
 
 use super::{DRAIN, IDLE, PIPE};
 use axum::{
@@ -20,25 +20,25 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-/// Longest message that is read, bytes. kubectl's have 32 KiB.
+/// The maximum size of a received message in bytes. kubectl's have 32 KiB.
 const MAX_MESSAGE_BYTES: usize = 1 << 20;
-/// The channel by which a client of v5 ends another one.
+/// The channel with which a v5 client closes another channel.
 const CLOSE: u8 = 255;
 
 /// Bytes of a channel.
 pub(super) type Piece = (u8, Bytes);
 
-/// How channels and their bytes are written into messages.
+/// The encoding of channels and bytes in messages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Form {
-    /// As text, with the bytes in base64.
+    /// Text messages with base64.
     pub(super) base64: bool,
-    /// The client can end a channel.
+    /// The client can close a channel.
     pub(super) closes: bool,
 }
 
 impl Form {
-    /// What a message says: `None` where it says nothing. The empty piece of a channel is its end.
+    /// Decodes a message. `None` for one without content. An empty piece closes its channel.
     pub(super) fn read(self, message: Message) -> Result<Option<Piece>, &'static str> {
         let (channel, bytes) = match (message, self.base64) {
             (Message::Binary(bytes), false) => {
@@ -72,7 +72,7 @@ impl Form {
     }
 }
 
-/// Whether a request wants a WebSocket.
+/// Whether a request asks for a WebSocket.
 pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
     let has = |name: header::HeaderName, word: &str| {
         let values = headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
@@ -81,7 +81,7 @@ pub(super) fn is_wanted(headers: &HeaderMap) -> bool {
     has(header::CONNECTION, "upgrade") && has(header::UPGRADE, "websocket")
 }
 
-/// The subprotocols that the client offers, in its order.
+/// The subprotocols that the client offers, in order.
 pub(super) fn offered(headers: &HeaderMap) -> Vec<String> {
     let values = headers.get_all(header::SEC_WEBSOCKET_PROTOCOL).into_iter().filter_map(|value| value.to_str().ok());
     values
@@ -91,7 +91,7 @@ pub(super) fn offered(headers: &HeaderMap) -> Vec<String> {
         .collect()
 }
 
-/// Answers the request: `serve` is given the connection once it is there.
+/// Upgrades the request. `serve` receives the connection.
 pub(super) async fn accept<F>(
     parts: &mut Parts,
     protocol: &str,
@@ -114,8 +114,8 @@ where
     }
 }
 
-/// Moves pieces between the connection and the channels, until `output` ends (what it said is sent, and the connection closed), the client
-/// goes, or nothing is said for too long.
+/// Transfers pieces between the connection and the channels, until `output` ends and is sent, the client disconnects, or the connection is
+/// idle for too long.
 pub(super) async fn channels(
     socket: WebSocket,
     form: Form,
@@ -126,7 +126,7 @@ pub(super) async fn channels(
     let (mut spoken, mut end) = (Instant::now(), close_code::NORMAL);
     let mut reading: Option<Piece> = None;
     loop {
-        // A channel that is not read holds up the others, and the client's closing with them; its answers go on.
+        // A channel that is not read blocks the client's other channels, including its close message. Output continues.
         let step = tokio::select! {
             permit = input.reserve(), if reading.is_some() => match (permit, reading.take()) {
                 (Ok(permit), Some(piece)) => { permit.send(piece); Ok(None) }
@@ -158,7 +158,7 @@ pub(super) async fn channels(
     }
     drop(input);
     let farewell = Message::Close(Some(CloseFrame { code: end, reason: "".into() }));
-    // The client's own goodbye ends it.
+    // The client's close message ends the connection.
     let leave = async {
         sink.send(farewell).await.ok()?;
         while stream.next().await?.is_ok() {}
@@ -167,7 +167,7 @@ pub(super) async fn channels(
     let _ = timeout(DRAIN, leave).await;
 }
 
-/// Moves the bytes of a tunnel, one binary message for each piece, until either end of it goes.
+/// Transfers the bytes of a tunnel, one binary message per piece, until either end closes.
 pub(super) async fn tunnel(socket: WebSocket, bytes: DuplexStream) {
     let (mut sink, mut stream) = socket.split();
     let (mut from, mut to) = split(bytes);
@@ -203,7 +203,7 @@ pub(super) async fn tunnel(socket: WebSocket, bytes: DuplexStream) {
         () = outbound.as_mut() => return,
         () = inbound => {}
     }
-    // The client speaks no more: the session learns of it, and has some time for its last words.
+    // The client has closed its direction: the session is informed and has some time for its remaining output.
     drop(to);
     let _ = timeout(DRAIN, outbound).await;
 }

@@ -1,4 +1,4 @@
-//! Frames: how they are read and written. Pure; data comes in the pieces in which it arrives, so that a frame of 16 MiB takes no 16 MiB.
+//! Reads and writes frames. Pure. Data is returned in the pieces in which it arrives, so that a frame of 16 MiB needs no 16 MiB.
 
 use super::{
     Error,
@@ -10,41 +10,41 @@ use tokio_util::codec::{Decoder, Encoder};
 /// The version in control frames: 3.1 is 3 on the wire.
 const VERSION: u16 = 3;
 const CONTROL: u16 = 0x8000;
-/// Longest control frame, bytes.
+/// The maximum length of a control frame in bytes.
 const MAX_CONTROL_FRAME_BYTES: usize = 16 << 10;
-/// Longest piece of data that is handed on, bytes.
+/// The maximum length of a returned piece of data in bytes.
 const PIECE: usize = 16 << 10;
-/// What begins a frame, bytes.
+/// The length of a frame header in bytes.
 const HEAD: usize = 8;
 /// Stream ids have 31 bits.
 const ID: u32 = 0x7fff_ffff;
 const FIN: u8 = 1;
 
-/// A frame, as far as it matters here.
+/// A frame, with the fields that matter here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Frame {
     /// Opens a stream.
     SynStream { id: u32, fin: bool, headers: Headers },
-    /// Takes a stream.
+    /// Accepts a stream.
     SynReply { id: u32, fin: bool, headers: Headers },
-    /// Ends a stream at once.
+    /// Resets a stream.
     RstStream { id: u32, status: u32 },
-    /// To be sent back.
+    /// A ping, which must be returned.
     Ping(u32),
-    /// No more streams.
+    /// No further streams are accepted.
     GoAway { last: u32, status: u32 },
-    /// Bytes of a stream; the last ones with `fin`.
+    /// Bytes of a stream. `fin` marks the last ones.
     Data { id: u32, fin: bool, bytes: Bytes },
-    /// SETTINGS, HEADERS, WINDOW_UPDATE and what nobody knows.
+    /// SETTINGS, HEADERS, WINDOW_UPDATE and unknown frames.
     Other,
 }
 
-/// Reads and writes the frames of one connection.
+/// Reads and writes the frames of a connection.
 #[derive(Default)]
 pub(crate) struct Codec {
     reader: Reader,
     writer: Writer,
-    /// What is left of a frame of data: its stream, whether it is the last one, bytes.
+    /// The rest of a data frame: its stream, whether it is the last one, and the number of bytes.
     data: Option<(u32, bool, usize)>,
 }
 
@@ -82,7 +82,7 @@ impl Decoder for Codec {
 }
 
 impl Codec {
-    /// What has arrived of a frame of data.
+    /// Returns the bytes of a data frame that have arrived.
     fn piece(&mut self, from: &mut BytesMut, id: u32, last: bool, left: usize) -> Option<Frame> {
         let bytes = from.split_to(left.min(from.len()).min(PIECE)).freeze();
         let left = left - bytes.len();
@@ -98,7 +98,7 @@ impl Codec {
         Ok(match kind {
             1 => {
                 let id = body.try_get_u32().map_err(short)? & ID;
-                // Of another stream, and a priority: both mean nothing here.
+                // The associated stream and the priority are ignored.
                 body.try_get_u32().map_err(short)?;
                 body.try_get_u16().map_err(short)?;
                 Frame::SynStream { id, fin, headers: self.reader.read(body)? }
@@ -117,7 +117,7 @@ impl Codec {
                 status: body.try_get_u32().map_err(short)?,
             },
             8 => {
-                // Read, since the ones after it are compressed with it in mind.
+                // Decoded although ignored, because the compression of later frames depends on it.
                 body.try_get_u32().map_err(short)?;
                 self.reader.read(body)?;
                 Frame::Other

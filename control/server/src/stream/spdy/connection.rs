@@ -1,5 +1,5 @@
-//! One connection: its frames on one side, streams of bytes on the other. Each stream is a pipe that holds a little each way; the end of
-//! its writing half is FIN, in both directions. Everything of a connection is one future: dropping it ends all of it.
+//! A connection: frames on one side, byte streams on the other. Each stream is a pipe with a small buffer per direction, and the end of a
+//! direction is FIN. A connection is one future: dropping it ends everything.
 
 use super::{Codec, Error, Frame, Headers};
 use crate::stream::{DRAIN, IDLE, PIPE};
@@ -17,31 +17,31 @@ use tokio_util::{
     sync::CancellationToken,
 };
 
-/// Streams of a connection at a time: a forwarded connection is two.
+/// The maximum number of streams of a connection. A forwarded connection has two.
 const STREAMS: usize = 512;
-/// Frames that wait to be written. With more, whoever writes waits.
+/// The maximum number of frames that wait to be written. With more, writers wait.
 const QUEUE: usize = 16;
-/// Statuses of RST_STREAM.
+/// Status codes of RST_STREAM.
 const REFUSED: u32 = 3;
 const CANCEL: u32 = 5;
 
 /// A stream that the peer opened.
 pub(crate) struct Opened {
-    /// Odd, and rising.
+    /// Odd and increasing.
     pub(crate) id: u32,
-    /// With which it was opened.
+    /// The headers that opened it.
     pub(crate) headers: Headers,
-    /// Its bytes. Dropping it ends the stream.
+    /// The bytes. Dropping them closes the stream.
     pub(crate) bytes: DuplexStream,
-    /// Cancelled when the peer ends both directions at once.
+    /// Cancelled when the peer resets the stream.
     pub(crate) reset: CancellationToken,
 }
 
-/// Serves a connection: gives `handle` the streams that the peer opens and that `check` finds right, until the peer ends it, or until `handle`
-/// is done and what it wrote has been sent.
+/// Serves a connection. `handle` receives the streams that the peer opens and `check` accepts. Returns when the peer ends the connection,
+/// or when `handle` is done and its output is sent.
 ///
 /// # Errors
-/// What the peer did wrong, or how the bytes ended.
+/// The peer violated the protocol, or the connection failed.
 pub(crate) async fn serve<Io, Handle>(
     io: Io,
     check: fn(&Headers) -> Result<(), String>,
@@ -76,7 +76,7 @@ where
         tokio::join!(pump(pumping, frames, over.clone()), send(queue, &mut output, &active)).1?;
         Ok(output.get_mut().shutdown().await?)
     };
-    // Once nothing more is to be said, the client has some time to take the rest.
+    // After the end of the output, the client has some time to read the rest.
     let limit = async {
         over.cancelled().await;
         tokio::time::sleep(DRAIN).await;
@@ -90,7 +90,7 @@ where
     }
 }
 
-/// When something was said last.
+/// The time of the last activity.
 #[derive(Default)]
 struct Active(Mutex<Option<Instant>>);
 
@@ -99,7 +99,7 @@ impl Active {
         *self.0.lock() = Some(Instant::now());
     }
 
-    /// Ends when nothing has been said for too long.
+    /// Resolves when the connection has been idle for too long.
     async fn idle(&self) {
         self.now();
         loop {
@@ -112,11 +112,11 @@ impl Active {
     }
 }
 
-/// One direction of a stream, from here to the peer.
+/// The direction of a stream from here to the peer.
 struct Pump {
     id: u32,
     from: ReadHalf<DuplexStream>,
-    /// The peer does not want it any more.
+    /// The peer has reset it.
     reset: CancellationToken,
     _place: Arc<OwnedSemaphorePermit>,
 }
@@ -143,7 +143,7 @@ impl Pump {
     }
 }
 
-/// Moves what is written into the streams, until the handler is done and all of it is in the queue.
+/// Forwards written bytes to the streams, until the handler is done and everything is queued.
 async fn pump(mut new: mpsc::Receiver<Pump>, frames: mpsc::Sender<Frame>, over: CancellationToken) {
     let mut running: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
     loop {
@@ -153,12 +153,12 @@ async fn pump(mut new: mpsc::Receiver<Pump>, frames: mpsc::Sender<Frame>, over: 
             () = over.cancelled() => break,
         }
     }
-    // The handler has ended, and with it its ends of the streams.
+    // The handler has ended, which closed its streams.
     while running.next().await.is_some() {}
     let _ = frames.send(Frame::GoAway { last: 0, status: 0 }).await;
 }
 
-/// Writes what is in the queue, up to the goodbye.
+/// Writes the queued frames, up to the GOAWAY frame.
 async fn send<W: AsyncWrite + Unpin>(
     mut queue: mpsc::Receiver<Frame>,
     output: &mut FramedWrite<W, Codec>,
@@ -178,14 +178,14 @@ async fn send<W: AsyncWrite + Unpin>(
     Ok(())
 }
 
-/// One direction of a stream, from the peer to here.
+/// The direction of a stream from the peer to here.
 struct Known {
     to: WriteHalf<DuplexStream>,
     reset: CancellationToken,
     _place: Arc<OwnedSemaphorePermit>,
 }
 
-/// What comes from the peer.
+/// Handles the frames from the peer.
 struct Reading {
     check: fn(&Headers) -> Result<(), String>,
     opened: mpsc::Sender<Opened>,
@@ -220,7 +220,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Waits for a place in the queue: a peer that does not read is not read either.
+    /// Waits for space in the queue: while the peer does not read, nothing is read from it.
     async fn say(&self, frame: Frame) {
         let _ = self.frames.send(frame).await;
     }
@@ -246,7 +246,7 @@ impl Reading {
         let known = Known { to, reset: reset.clone(), _place: place.clone() };
         let sent = self.pumps.send(Pump { id, from, reset: reset.clone(), _place: place }).await;
         if sent.is_err() || self.opened.send(Opened { id, headers, bytes, reset }).await.is_err() {
-            // Nobody takes streams any more: the connection is about to end.
+            // No further streams are accepted: the connection is about to end.
             return Ok(());
         }
         self.streams.insert(id, known);
@@ -256,7 +256,7 @@ impl Reading {
         Ok(())
     }
 
-    /// Data of a stream. What comes for none is thrown away: it was on its way when the stream was reset.
+    /// Handles the data of a stream. Drops data of unknown streams, which was sent before a reset arrived.
     async fn take(&mut self, id: u32, fin: bool, bytes: &[u8]) {
         let Some(known) = self.streams.get_mut(&id) else { return };
         let written = known.to.write_all(bytes).await;

@@ -1,17 +1,16 @@
-//! Blocks of names and values, compressed with one context for each direction of a connection.
+//! Header blocks, compressed with one context per direction of a connection.
 //!
-//! What is sent is not compressed: a server says next to nothing in headers, and zlib's own form for that (stored blocks) needs none of the
-//! quarter of a megabyte that a compressor holds.
+//! Sent blocks are not compressed: a server sends few headers, and zlib's stored blocks avoid the 256 KiB of memory of a compressor.
 
 use super::{Error, dictionary};
 use bytes::{Buf, BufMut, BytesMut};
 use flate2::{Decompress, FlushDecompress, Status};
 
-/// Longest block, bytes without compression. Kubernetes' are shorter than 100.
+/// The maximum length of an uncompressed block in bytes. Kubernetes' are shorter than 100.
 const MAX_HEADER_BLOCK_BYTES: usize = 16 << 10;
-/// How a stream of zlib begins that needs a dictionary: 32 KiB of window, and the checksum of SPDY/3's dictionary.
+/// The header of a zlib stream with a dictionary: a window of 32 KiB, and the checksum of SPDY/3's dictionary.
 const START: [u8; 6] = [0x78, 0xbb, 0xe3, 0xc6, 0xa7, 0xc2];
-/// An empty stored block: so far it is whole (a sync flush).
+/// An empty stored block, which ends a sync flush.
 const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 
 /// Names and values. Names are in lower case on the wire.
@@ -19,7 +18,7 @@ const FLUSH: [u8; 5] = [0, 0, 0, 0xff, 0xff];
 pub(crate) struct Headers(pub(super) Vec<(String, String)>);
 
 impl Headers {
-    /// The value of a name in lower case, or nothing.
+    /// The value of a name in lower case, or an empty string.
     pub(crate) fn get(&self, name: &str) -> &str {
         self.0.iter().find(|(known, _)| known == name).map_or("", |(_, value)| value)
     }
@@ -31,12 +30,12 @@ impl<const N: usize> From<[(&str, &str); N]> for Headers {
     }
 }
 
-/// Reads blocks.
+/// Reads header blocks.
 #[derive(Default)]
 pub(super) struct Reader(Option<Decompress>);
 
 impl Reader {
-    /// The next block.
+    /// Decodes the next block.
     pub(super) fn read(&mut self, compressed: &[u8]) -> Result<Headers, Error> {
         parse(&self.inflate(compressed)?)
     }
@@ -92,7 +91,7 @@ fn parse(mut block: &[u8]) -> Result<Headers, Error> {
     Ok(headers)
 }
 
-/// Writes blocks.
+/// Writes header blocks.
 #[derive(Default)]
 pub(super) struct Writer {
     begun: bool,
