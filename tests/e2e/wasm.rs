@@ -22,6 +22,20 @@ fn server(name: &str, port: u16, extra: &str) -> String {
 }
 
 #[test]
+fn a_handler_of_wasi_0_3_answers_request_after_request_in_one_instance() {
+    let machine = Machine::new();
+    let folder = sample("async-hello", &machine.path("work")).display().to_string();
+    let cluster = machine.up(&[]);
+    let applied = machine.run(&["apply", "-f", &folder, "--wait"]);
+    assert!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    let url = format!("http://{}:30081/", machine.address);
+    let first = cluster.eventually("it answers", || get(&url).ok().filter(|(code, _)| *code == 200));
+    assert!(first.1.starts_with("Hello from async-hello-") && first.1.ends_with(", request 1\n"), "{first:?}");
+    let second = get(&url).expect("it answers");
+    assert!(second.0 == 200 && second.1.ends_with(", request 2\n"), "{second:?}");
+}
+
+#[test]
 fn every_target_runs_and_its_output_is_in_the_log() {
     if kubectl().is_none() {
         return;
