@@ -47,15 +47,13 @@ impl Answering<'_> {
     ) -> wasmtime::Result<()> {
         let trace = self.trace.take();
         let function = self.service.wasi_http_handler().func_handle();
-        let call = accessor.with(|mut store| {
+        let (call, traced) = accessor.with(|mut store| {
             // The guest is told how its request was read by the body itself, not by the second result.
             let request = Request::from_http(store.get().http().hooks, request).0;
             let request = store.get().http().table.push(request)?;
             let call = function.start_call_concurrent(store.as_context_mut(), (request,))?;
-            if let Some(trace) = trace {
-                store.get().traces().insert(call.task(), trace);
-            }
-            wasmtime::error::Ok(call)
+            let traced = trace.map(|trace| store.get().traces().begin(call.task(), trace));
+            wasmtime::error::Ok((call, traced))
         })?;
         let task = call.task();
         let (answer,) = function.finish_call_concurrent(accessor, call).await?;
@@ -66,7 +64,9 @@ impl Answering<'_> {
                 sent_end(sent).await;
             }
         }
-        accessor.with(|mut store| store.get().traces().remove(&task));
+        if let Some(traced) = traced {
+            accessor.with(|mut store| store.get().traces().end(task, traced));
+        }
         Ok(())
     }
 }
@@ -115,7 +115,7 @@ impl client::HostWithStore<Guest> for Client {
             let mut store = store.as_context_mut();
             let root = store.async_call_stack().ok().and_then(Iterator::last);
             let guest = store.data_mut();
-            let trace = root.and_then(|root| guest.traces().get(&root).cloned());
+            let trace = root.and_then(|root| guest.traces().get(root));
             if trace.is_some() {
                 guest.set_trace(trace);
             }

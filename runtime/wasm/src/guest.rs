@@ -18,6 +18,7 @@ use crate::{
     sockets,
     source::{Calls, LastLookup, SourceLines},
     stdio::{self, Output},
+    trace::TraceTable,
     view::View,
 };
 use container::{
@@ -26,12 +27,9 @@ use container::{
     net::Sockets,
 };
 use http::HeaderMap;
-use std::{
-    collections::BTreeMap,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 use tokio::{io::DuplexStream, sync::Semaphore};
 use wasmtime::{
@@ -175,7 +173,7 @@ pub(crate) struct Guest {
     /// Answers several requests at the same time.
     concurrent: bool,
     /// The trace headers of the requests that it answers at the same time.
-    traces: BTreeMap<GuestTaskId, HeaderMap>,
+    traces: TraceTable<GuestTaskId>,
     /// Its standard streams.
     outputs: [Output; 2],
     http: WasiHttpCtx,
@@ -279,7 +277,7 @@ impl Guest {
     }
 
     /// The trace headers of requests, by the task that answers each.
-    pub(crate) fn traces(&mut self) -> &mut BTreeMap<GuestTaskId, HeaderMap> {
+    pub(crate) fn traces(&mut self) -> &mut TraceTable<GuestTaskId> {
         &mut self.traces
     }
 
@@ -483,7 +481,7 @@ fn component_store(
         wasi: wasi(shared, io).allow_blocking_current_thread(true).build(),
         request,
         concurrent,
-        traces: BTreeMap::new(),
+        traces: TraceTable::default(),
         answering: Answering(None),
         table,
         files: budget::InstanceFiles::new(

@@ -3,6 +3,7 @@
 use http::{HeaderMap, HeaderName, HeaderValue};
 use sha2::{Digest, Sha256};
 use std::{
+    collections::BTreeMap,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::SystemTime,
 };
@@ -66,6 +67,38 @@ fn is_valid(text: &[u8]) -> bool {
     whole && hex(version) && some(&text[3..35]) && some(&text[36..52]) && hex(&text[53..55])
 }
 
+/// The trace headers of requests that one instance answers at the same time, by the task that answers each.
+pub(crate) struct TraceTable<K> {
+    count: u64,
+    traces: BTreeMap<K, (u64, HeaderMap)>,
+}
+
+impl<K> Default for TraceTable<K> {
+    fn default() -> Self {
+        Self { count: 0, traces: BTreeMap::new() }
+    }
+}
+
+impl<K: Ord> TraceTable<K> {
+    /// Sets the trace of a task. Returns a number for [`TraceTable::end`].
+    pub(crate) fn begin(&mut self, task: K, trace: HeaderMap) -> u64 {
+        self.count += 1;
+        self.traces.insert(task, (self.count, trace));
+        self.count
+    }
+
+    /// Removes the trace of a task that has ended. A new task may have its identifier, and keeps its own trace.
+    pub(crate) fn end(&mut self, task: K, number: u64) {
+        if self.traces.get(&task).is_some_and(|(last, _)| *last == number) {
+            self.traces.remove(&task);
+        }
+    }
+
+    pub(crate) fn get(&self, task: K) -> Option<HeaderMap> {
+        self.traces.get(&task).map(|(_, trace)| trace.clone())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -106,5 +139,17 @@ mod tests {
         assert_ne!(run(&[]).0, run(&[]).0);
         let other = Tracer::new(&[1; 32], "b", SystemTime::UNIX_EPOCH);
         assert_ne!(other.begin(), Tracer::new(&[1; 32], "a", SystemTime::UNIX_EPOCH).begin());
+    }
+
+    #[test]
+    fn a_task_with_the_identifier_of_one_that_ended_keeps_its_trace() {
+        let trace = |text: &'static str| HeaderMap::from_iter([(TRACEPARENT, HeaderValue::from_static(text))]);
+        let mut table = TraceTable::default();
+        let first = table.begin(7, trace("first"));
+        let second = table.begin(7, trace("second"));
+        table.end(7, first);
+        assert_eq!(table.get(7), Some(trace("second")));
+        table.end(7, second);
+        assert_eq!(table.get(7), None);
     }
 }

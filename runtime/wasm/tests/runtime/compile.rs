@@ -52,7 +52,7 @@ async fn what_is_not_wasm_is_refused_with_what_it_is() {
 #[tokio::test]
 async fn other_shapes_are_refused_with_what_was_found_and_what_is_expected() {
     let node = Node::new().await;
-    const EXPECTED: &str = "; expected a component that exports wasi:http/incoming-handler@0.2, or wasi:cli/run@0.2 or @0.3, or a \
+    const EXPECTED: &str = "; expected a component that exports wasi:http/incoming-handler@0.2, wasi:http/handler@0.3, or wasi:cli/run@0.2 or @0.3, or a \
                             core module with the function _start (WASI preview 1)";
     let add =
         r#"(module (func (export "add") (param i32 i32) (result i32) (i32.const 1)) (memory (export "memory") 1))"#;
