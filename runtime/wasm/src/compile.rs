@@ -231,6 +231,7 @@ impl Compilers {
             report: scratch.path().join("report"),
             memory: options.memory,
             cpu: options.cpu.as_secs().max(1),
+            threads: options.threads,
         };
         let (status, stderr_text) = match tokio::time::timeout(options.timeout, process::run(options, &job)).await {
             Ok(done) => done.map_err(|error| {

@@ -105,7 +105,9 @@ fn demangle(name: &str) -> String {
     if let Ok(name) = rustc_demangle::try_demangle(name) {
         return name.to_string();
     }
-    let demangled = cpp_demangle::Symbol::new(name).ok().and_then(|symbol| symbol.demangle().ok());
+    // without the prefix, `f` is the type float
+    let mangled = Some(name).filter(|name| name.starts_with("_Z"));
+    let demangled = mangled.and_then(|name| cpp_demangle::Symbol::new(name).ok()?.demangle().ok());
     demangled.unwrap_or_else(|| name.to_owned())
 }
 
@@ -129,7 +131,8 @@ mod tests {
             _ => None,
         });
         let body = bodies.next().unwrap();
-        (body.start + wasm[body].iter().position(|byte| *byte == operator).unwrap()) as u64
+        // the last one: the body begins with the number of its locals
+        (body.start + wasm[body].iter().rposition(|byte| *byte == operator).unwrap()) as u64
     }
 
     const TEXT: &str = "(module\n  (func $f\n    nop\n    unreachable))";
@@ -185,5 +188,6 @@ mod tests {
         );
         assert_eq!(demangle("_Z3addii"), "add(int, int)");
         assert_eq!(demangle("main.main"), "main.main");
+        assert_eq!(demangle("f"), "f");
     }
 }

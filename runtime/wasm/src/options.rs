@@ -61,6 +61,9 @@ impl Options {
     }
 }
 
+/// Most threads of one compiler by default.
+const MAX_COMPILER_THREADS: usize = 16;
+
 /// The compiler's child process, which must call [`crate::compile::child_main`].
 #[derive(Clone, Debug)]
 pub struct Compiler {
@@ -76,6 +79,8 @@ pub struct Compiler {
     pub timeout: Duration,
     /// Most bytes of Wasm.
     pub input: u64,
+    /// Threads of one compiler. Each reserves a stack of the address space that the compiler may use.
+    pub threads: usize,
 }
 
 impl Compiler {
@@ -88,6 +93,7 @@ impl Compiler {
             cpu: Duration::from_secs(240),
             timeout: Duration::from_secs(600),
             input: 256 << 20,
+            threads: std::thread::available_parallelism().map_or(1, Into::into).min(MAX_COMPILER_THREADS),
         }
     }
 }

@@ -98,6 +98,7 @@ impl SourceLines {
             report: Default::default(),
             memory: MAX_MEMORY,
             cpu: MAX_CPU_SECONDS,
+            threads: 1,
         };
         let found = self.child(job).await.inspect_err(|error| {
             tracing::debug!(%digest, %error, "the lines of a trap are not known");

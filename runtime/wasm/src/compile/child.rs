@@ -23,9 +23,6 @@ use std::{
 /// Bytes of stack of the compiling thread: the compiler recurses into nested blocks.
 const STACK: usize = 32 << 20;
 
-/// Most threads of one compiler: each reserves a stack of the address space that the compiler may use.
-const MAX_THREADS: usize = 16;
-
 /// The files of a job. The process opens no other.
 struct Files {
     input: io::Result<File>,
@@ -74,8 +71,6 @@ pub fn child_main() -> ExitCode {
     if let Err(error) = limit(&job) {
         return fail(&format!("cannot limit itself: {error}"));
     }
-    // reads the control group
-    let threads = super::cores().min(MAX_THREADS);
     let files = match Files::open(&job) {
         Ok(files) => files,
         Err(error) => return fail(&format!("cannot open its files: {error}")),
@@ -83,7 +78,8 @@ pub fn child_main() -> ExitCode {
     if let Err(error) = confine() {
         return fail(&format!("cannot confine itself: {error}"));
     }
-    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build_global() {
+    if let Err(error) = rayon::ThreadPoolBuilder::new().num_threads(job.threads.max(1)).stack_size(STACK).build_global()
+    {
         return fail(&format!("cannot start threads: {error}"));
     }
     let worker = std::thread::Builder::new().stack_size(STACK).spawn(move || run_job(&job, files));

@@ -30,6 +30,7 @@ pub(crate) struct Job {
     pub(crate) memory: u64,
     /// Most seconds of CPU time.
     pub(crate) cpu: u64,
+    pub(crate) threads: usize,
 }
 
 #[derive(Serialize, Deserialize)]
