@@ -3,7 +3,7 @@
 //! The child is this program, started with the arguments [`Compiler::args`] and an empty environment; it must call [`child_main`], which reads
 //! a job from standard input, lowers its own limits, opens the files that the job names, and gives up all others and the network before it
 //! reads the input. It writes the code and a report to files in a folder that only this node's user can enter. Children also read the debug
-//! information of guests ([`crate::source`]), which is as hostile. A child uses all idle cores; a queue decides how many children run, and
+//! information of guests (`source`), which is as hostile. A child uses all idle cores; a queue decides how many children run, and
 //! which job is next.
 
 mod child;
