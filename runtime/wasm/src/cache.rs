@@ -166,3 +166,25 @@ impl Drop for Scratch {
         let _ = fs::remove_dir_all(&self.0);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_compiler_left_behind_changes_no_verified_code() {
+        let folder = tempfile::tempdir().unwrap();
+        let cache = Cache::new(folder.path().join("cache"), [7; 32], 1 << 20, Clock::new(|| std::time::UNIX_EPOCH));
+        cache.open().unwrap();
+        let scratch = cache.scratch("x").unwrap();
+        let output = scratch.path().join("code");
+        let mut left = File::create(&output).unwrap();
+        left.write_all(b"code").unwrap();
+        cache.insert("x", CODE, &output).unwrap();
+        let path = cache.verified("x", CODE).unwrap();
+        left.write_all(b" of another kind").unwrap();
+        fs::write(&output, "other").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"code");
+        assert_eq!(cache.verified("x", CODE), Some(path));
+    }
+}
