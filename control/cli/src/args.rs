@@ -80,7 +80,7 @@ pub(crate) enum Command {
         #[command(flatten)]
         data: DataDir,
     },
-    /// Load, list, tag, remove and push images of the node's store
+    /// Load, list, tag, compile, prune, remove and push images of the node's store
     #[command(subcommand)]
     Image(ImageCommand),
     /// List the images of the node's store, as `image ls` does

@@ -7,6 +7,7 @@
 use crate::{
     exit,
     files::budget::DiskSpace,
+    long_polls::hand_over,
     memory::{InstanceMemory, MemoryAccount},
 };
 use container::core_dump_file;
@@ -21,7 +22,6 @@ use std::{
         atomic::{AtomicBool, Ordering::SeqCst},
     },
 };
-use tokio::task::block_in_place;
 use wasmtime::{Error, Store, WasmCoreDump};
 
 /// Most bytes of the memories of a guest that is dumped: the host holds two copies of what is not zero in them.
@@ -54,8 +54,8 @@ pub(crate) fn keep<T: Send + 'static>(store: &mut Store<T>, error: Error, destin
     if destination.dumped.0.swap(true, SeqCst) {
         return error;
     }
-    let story = block_in_place(|| write(store, dump, destination))
-        .unwrap_or_else(|why| format!("there is no core dump: {why}"));
+    let story =
+        hand_over(|| write(store, dump, destination)).unwrap_or_else(|why| format!("there is no core dump: {why}"));
     error.context(story)
 }
 
