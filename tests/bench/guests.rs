@@ -1,5 +1,5 @@
 //! Figures of Wasm guests that serve HTTP: CPU time of a request, and what others on the node notice. The program that `SAMPAN_BENCH_WASMTIME`
-//! names is measured beside them: `wasmtime serve` of the same component with its default settings.
+//! names is measured beside them: `wasmtime serve` of the same component with its default settings. So is a server without Wasm.
 
 use crate::{
     figures::{Table, at, load_image, millis, until_answered},
@@ -85,22 +85,46 @@ pub async fn serve(connection: &mut Connection, name: &str, image: &str, port: u
     connection.apply(&format!("/apis/apps/v1/namespaces/default/deployments/{name}"), &deployment).await;
 }
 
-/// `wasmtime serve`; ended when dropped.
+/// A server that is measured beside sampan; ended when dropped.
 struct Peer(Child, SocketAddr);
 
+/// In this variable this program finds the address on which it is to be the native server.
+const NATIVE: &str = "SAMPAN_BENCH_NATIVE";
+
+/// Serves the sample's answer by axum on both cores if [`NATIVE`] asks for it. Returns whether it did.
+pub fn serves_natively() -> bool {
+    let Ok(address) = std::env::var(NATIVE) else { return false };
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    runtime.block_on(async {
+        let app = axum::Router::new().route("/", axum::routing::get(|| async { "Hello from Wasm\n" }));
+        let listener = tokio::net::TcpListener::bind(address).await.expect("a free port");
+        axum::serve(listener, app).await.expect("served");
+    });
+    true
+}
+
 impl Peer {
-    fn start(component: &Path) -> Option<Self> {
+    /// `wasmtime serve`, if its program is named.
+    fn wasmtime(component: &Path) -> Option<Self> {
         let program = std::env::var_os("SAMPAN_BENCH_WASMTIME")?;
         let address = SocketAddr::new(ADDRESS.parse().expect("an address"), 31_999);
-        let child = Command::new(program)
-            .args(["serve", "-S", "cli", "--addr", &address.to_string()])
-            .arg(component)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("wasmtime starts");
+        let mut command = Command::new(program);
+        command.args(["serve", "-S", "cli", "--addr", &address.to_string()]).arg(component);
+        Some(Self::start(command, address))
+    }
+
+    /// This program as a native server.
+    fn native() -> Self {
+        let address = SocketAddr::new(ADDRESS.parse().expect("an address"), 31_998);
+        let mut command = Command::new(std::env::current_exe().expect("this program"));
+        command.env(NATIVE, address.to_string());
+        Self::start(command, address)
+    }
+
+    fn start(mut command: Command, address: SocketAddr) -> Self {
+        let child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("it starts");
         until_answered(address.port());
-        Some(Self(child, address))
+        Self(child, address)
     }
 
     fn cpu(&self) -> Duration {
@@ -126,7 +150,7 @@ pub async fn requests(table: &mut Table, folder: &Path, samples: &Path) {
     serve(&mut connection, "reuse", "hello:1", 31_101, &json!({"sampan.dev/instances": "reuse"})).await;
     until_answered(31_100);
     until_answered(31_101);
-    let peer = Peer::start(&component);
+    let (peer, native) = (Peer::wasmtime(&component), Peer::native());
     let address = |port| SocketAddr::new(ADDRESS.parse().expect("an address"), port);
     for connections in [1, 8, 64] {
         let text = measured(address(31_100), connections, || server.cpu()).await;
@@ -138,8 +162,10 @@ pub async fn requests(table: &mut Table, folder: &Path, samples: &Path) {
         }
         let text = measured(address(31_101), connections, || server.cpu()).await;
         table.row(&format!("… with reuse, {connections} connections"), "≤ 15 µs", text);
+        let text = measured(native.1, connections, || native.cpu()).await;
+        table.row(&format!("… beside it: the same answer by axum alone, {connections} connections"), "", text);
     }
-    drop(peer);
+    drop((peer, native));
     server.stop();
 }
 
