@@ -81,55 +81,91 @@ where
     }
 }
 
-/// The task that runs one request. If dropped before it is done, the task is aborted: nobody waits for its response.
-pub(crate) struct Task {
-    /// `None`: the task has ended.
-    handle: Option<AbortHandle>,
-    /// The response is complete. The task may go on without its client.
+/// The run of one request's guest. If dropped before it is done, the guest is ended: nobody waits for its response.
+pub(crate) struct Run {
+    state: RunState,
+    /// The response is complete. The guest may go on without its client.
     pub(crate) done: bool,
 }
 
-impl Task {
-    /// Runs the task on the guests' threads, and waits for the head of the response.
+type Guest = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+enum RunState {
+    Ended,
+    /// In a task of its own.
+    Task(AbortHandle),
+    /// In the task that sends the response. Most guests end before the response is sent, and need no other task: that would wake another thread.
+    Inline(Guest, Handle),
+}
+
+impl Run {
+    /// Runs the guest in a task on the guests' threads, and waits for the head of the response.
     pub(crate) async fn begin<T>(
-        run: impl Future<Output = ()> + Send + 'static,
+        guest: impl Future<Output = ()> + Send + 'static,
         mut head: oneshot::Receiver<T>,
         delivery: &Arc<Delivery>,
         threads: &Handle,
     ) -> (Result<T, RecvError>, Self) {
-        let task = Self { handle: Some(threads.spawn(run).abort_handle()), done: false };
+        let run = Self { state: RunState::Task(threads.spawn(guest).abort_handle()), done: false };
         let result = poll_fn(|context| delivery.poll(context, |context| Pin::new(&mut head).poll(context))).await;
-        (result, task)
+        (result, run)
     }
 
-    /// Runs the task in the caller's task until the head of the response is ready, and the rest on the guests' threads. Most responses are complete
-    /// by then.
-    pub(crate) async fn run_inline<T>(
-        run: impl Future<Output = ()> + Send + Unpin + 'static,
+    /// Runs the guest in the caller's task until the head of the response is ready.
+    pub(crate) async fn begin_inline<T>(
+        mut guest: Guest,
         mut head: oneshot::Receiver<T>,
         threads: &Handle,
     ) -> (Result<T, RecvError>, Self) {
-        let mut run = Some(run);
+        let mut ended = false;
         let result = poll_fn(|context| {
-            if run.as_mut().is_some_and(|run| Pin::new(run).poll(context).is_ready()) {
-                run = None;
-            }
-            // `run` has the sender of the head, so this task needs no other waker.
+            ended = ended || guest.as_mut().poll(context).is_ready();
+            // The guest has the sender of the head, so this task needs no other waker.
             Pin::new(&mut head).poll(context)
         });
         let result = result.await;
-        let handle = run.map(|run| threads.spawn(run).abort_handle());
-        (result, Self { handle, done: false })
+        let state = if ended { RunState::Ended } else { RunState::Inline(guest, threads.clone()) };
+        (result, Self { state, done: false })
+    }
+
+    /// Continues the guest if it runs in the caller's task.
+    fn advance(&mut self, context: &mut Context<'_>) {
+        if let RunState::Inline(guest, _) = &mut self.state
+            && guest.as_mut().poll(context).is_ready()
+        {
+            self.state = RunState::Ended;
+        }
+    }
+
+    fn is_inline(&self) -> bool {
+        matches!(self.state, RunState::Inline(..))
+    }
+
+    /// Gives the guest a task of its own.
+    pub(crate) fn detach(&mut self) {
+        self.state = match std::mem::replace(&mut self.state, RunState::Ended) {
+            RunState::Inline(guest, threads) => RunState::Task(threads.spawn(guest).abort_handle()),
+            state => state,
+        };
     }
 }
 
-impl Drop for Task {
+impl Drop for Run {
     fn drop(&mut self) {
-        if let Some(handle) = self.handle.take().filter(|_| !self.done) {
-            handle.abort();
+        if self.done {
+            self.detach();
+        } else if let RunState::Task(task) = &self.state {
+            task.abort();
         }
     }
 }
+
+/// Bytes of a response that are sent while its guest runs in the same task. hyper takes so many without waiting for the client, so that a client
+/// that reads slowly does not keep the guest from running.
+const INLINE_BYTES: usize = 16 << 10;
+
+/// Most frames for the same reason.
+const INLINE_FRAMES: usize = 4;
 
 /// A response's body. After all of it is delivered, the guest may continue until it returns.
 pub(crate) struct ResponseBody {
@@ -137,7 +173,9 @@ pub(crate) struct ResponseBody {
     /// Remaining bytes, if the guest set Content-Length: hyper does not poll for the end in that case.
     pub(crate) left: Option<u64>,
     pub(crate) delivery: Arc<Delivery>,
-    pub(crate) task: Task,
+    pub(crate) run: Run,
+    /// Frames and bytes that were sent.
+    pub(crate) sent: (usize, usize),
     pub(crate) client: Arc<clients::Request>,
     pub(crate) what: Arc<str>,
     pub(crate) shared: Arc<Shared>,
@@ -170,6 +208,32 @@ impl ResponseBody {
             frame => frame,
         }
     }
+
+    /// As [`Self::poll_written`]. Continues a guest that runs in this task when there is nothing to send, or when everything is sent. That delays
+    /// the last bytes by one tick at most, when the guest yields.
+    fn poll_run(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Error>>> {
+        let mut frame = self.poll_written(context);
+        if !self.run.is_inline() {
+            return frame;
+        }
+        if let Poll::Ready(Some(Ok(sent))) = &frame {
+            let bytes = sent.data_ref().map_or(0, Bytes::len);
+            self.sent = (self.sent.0 + 1, self.sent.1.saturating_add(bytes));
+            if self.left == Some(bytes as u64) {
+                self.run.advance(context);
+            }
+            if self.sent.0 > INLINE_FRAMES || self.sent.1 > INLINE_BYTES {
+                self.run.detach();
+            }
+        } else if frame.is_pending() {
+            self.run.advance(context);
+            frame = self.poll_written(context);
+            if frame.is_pending() {
+                self.run.detach();
+            }
+        }
+        frame
+    }
 }
 
 impl Body for ResponseBody {
@@ -181,7 +245,7 @@ impl Body for ResponseBody {
         if let Some(error) = this.broken.take() {
             return Poll::Ready(Some(Err(error)));
         }
-        let frame = this.poll_written(context);
+        let frame = this.poll_run(context);
         this.client.set_waiting_for_reader(matches!(frame, Poll::Ready(Some(Ok(_)))));
         let frame = std::task::ready!(frame);
         match (&frame, &mut this.left) {
@@ -191,7 +255,7 @@ impl Body for ResponseBody {
             }
             (None, Some(left)) if *left > 0 => this.broken = Some(this.incomplete("the answer ended")),
             (Some(Err(_)), _) => this.broken = Some(this.incomplete("the component broke its answer off")),
-            (None, _) => this.task.done = true,
+            (None, _) => this.run.done = true,
             (Some(Ok(frame)), Some(left)) => {
                 *left = left.saturating_sub(frame.data_ref().map_or(0, |data| data.len() as u64));
             }
@@ -203,7 +267,7 @@ impl Body for ResponseBody {
             return Poll::Pending;
         }
         if this.left == Some(0) || this.body.is_end_stream() {
-            this.task.done = true;
+            this.run.done = true;
         }
         Poll::Ready(frame.map(|frame| frame.map_err(BoxError::from)))
     }

@@ -103,6 +103,11 @@ where
             tokio::select! {
                 ended = connection.as_mut() => ended,
                 () = client.cut().cancelled() => return,
+                () = handler.is_cut() => {
+                    // A client that takes nothing keeps the guest from seeing it, which runs in this task.
+                    let _ = tokio::time::timeout(SHUTDOWN_TIMEOUT, connection).await;
+                    return;
+                }
             }
         }
         () = client.cut().cancelled() => {

@@ -1,14 +1,14 @@
 //! HTTP handlers: each request runs in an instance, new or reused ([`crate::instances`]), on the guests' threads.
 //!
 //! A request waits for its turn, then for memory and an instance slot, then runs. If it came over a connection, the task of the connection
-//! runs the guest until the head of the response is ready, and a new task runs the rest. A guest that computes yields at each epoch, so the
-//! connection is still read. A request is ended when its client disconnects or stalls, and when its container is ended. The duration of a
-//! request is bounded only by the container's request timeout, if there is one.
+//! runs the guest as long as there is something to send, and a task of its own the rest ([`crate::body::Run`]). A guest that computes yields
+//! at each epoch, so the connection is still read. A request is ended when its client disconnects or stalls, and when its container is ended.
+//! The duration of a request is bounded only by the container's request timeout, if there is one.
 
 use crate::{
     HttpOptions,
     access::{AccessLogEntry, CountedBody},
-    body::{Head, RequestBody, ResponseBody, Task},
+    body::{Head, RequestBody, ResponseBody, Run},
     clients,
     concurrent::{ConcurrentInstances, Failed},
     delivery::{BatchedWrites, Delivery},
@@ -28,7 +28,7 @@ use container::{
     log::Source,
     net::{BoxError, Peer, Via},
 };
-use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header};
 use http_body::Body as _;
 use http_body_util::{BodyExt, Full, combinators::UnsyncBoxBody};
 use parking_lot::Mutex;
@@ -190,6 +190,11 @@ impl Handler {
         tokio::select! { () = self.drain.cancelled() => {}, () = retired => {} }
     }
 
+    /// Waits until the requests in flight are ended.
+    pub(crate) async fn is_cut(&self) {
+        self.cut.cancelled().await;
+    }
+
     pub(crate) fn log_cross_site(&self, text: &str) {
         if !self.cross_site_logged.swap(true, Relaxed) {
             self.shared.log.lines(Source::Stderr, text);
@@ -230,6 +235,7 @@ impl Handler {
         let begin = Instant::now();
         let what: Arc<str> = format!("{} {}", request.method(), request.uri().path()).into();
         let is_head_request = request.method() == Method::HEAD;
+        let multiplexed = request.version() == Version::HTTP_2;
         let Caller { client, via, trace, inline } = caller;
         let client = Arc::new(client);
         let context = RunContext { what: what.clone(), client: client.clone(), via, delivery: Arc::default() };
@@ -237,11 +243,15 @@ impl Handler {
         let (sender, receiver) = oneshot::channel();
         let request = with_host(request).map(|body| RequestBody::new(body, client.clone()));
         let question = GuestRequest { request, trace };
-        let run = self.requests.track_future(self.clone().run(question, sender, context));
-        let (result, mut task) = match inline {
-            true => Task::run_inline(Box::pin(run), receiver, self.pool.handle()).await,
-            false => Task::begin(run, receiver, &delivery, self.pool.handle()).await,
+        let guest = self.requests.track_future(self.clone().run(question, sender, context));
+        let (result, mut run) = match inline {
+            true => Run::begin_inline(Box::pin(guest), receiver, self.pool.handle()).await,
+            false => Run::begin(guest, receiver, &delivery, self.pool.handle()).await,
         };
+        // a stream of HTTP/2 is not asked for more while its client takes nothing
+        if multiplexed {
+            run.detach();
+        }
         let response = match result {
             Ok(Ok(Ok(response))) if response.status().is_informational() => {
                 let status = response.status();
@@ -252,13 +262,14 @@ impl Handler {
                 let (parts, body) = response.into_parts();
                 let length = parts.headers.get(header::CONTENT_LENGTH);
                 let left = if is_head_request { Some(0) } else { length.and_then(|it| it.to_str().ok()?.parse().ok()) };
-                task.done = left == Some(0) && !is_head_request || body.is_end_stream();
+                run.done = left == Some(0) && !is_head_request || body.is_end_stream();
                 client.set_waiting_for_reader(true);
                 let body = ResponseBody {
                     body,
                     left,
                     delivery,
-                    task,
+                    run,
+                    sent: (0, 0),
                     client,
                     what,
                     shared: self.shared.clone(),
@@ -267,12 +278,12 @@ impl Handler {
                 http::Response::from_parts(parts, body.boxed_unsync())
             }
             Ok(Ok(Err(code))) => {
-                task.done = true;
+                run.done = true;
                 self.log(&what, &format!("the component answered with an error: {code}"));
                 text_response(StatusCode::BAD_GATEWAY, &format!("the component answered with an error: {code}"))
             }
             Ok(Err(failure)) => {
-                task.done = true;
+                run.done = true;
                 failure
             }
             // The task was aborted or panicked.

@@ -6,7 +6,13 @@ use crate::{
     slots::{SlotKind, SlotRequirements},
 };
 use container::{Artifact, Error, Prepared, Result};
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 use tokio::sync::OnceCell;
 use wasmtime::{
     InstancePre, Module, ResourcesRequired,
@@ -21,6 +27,10 @@ pub(crate) struct Image {
     pub(crate) kind: Kind,
     /// `None` if it exceeds the pool's limits.
     pool: Option<Target>,
+    /// Loaded after some requests, for a handler that fits the pool.
+    resident: OnceCell<Target>,
+    /// Requests that asked for [`Image::resident`] before it was loaded.
+    asked: AtomicUsize,
     /// Loaded at the first use, for a handler that fits the pool.
     single: OnceCell<Target>,
     load: Load,
@@ -29,8 +39,11 @@ pub(crate) struct Image {
     memories: usize,
 }
 
-/// Loads the code for single instances. Blocks on the disk.
-pub(crate) type Load = Box<dyn Fn(&Pool) -> wasmtime::Result<Target> + Send + Sync>;
+/// Loads the code for another engine. Blocks on the disk.
+pub(crate) type Load = Box<dyn Fn(&EngineLinkers) -> wasmtime::Result<Target> + Send + Sync>;
+
+/// Requests after which a handler is loaded for the resident pool. Most handlers of a node answer none for a long time.
+const RESIDENT_AFTER: usize = 16;
 
 /// The kind of guest, which its exports determine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +102,9 @@ impl Image {
         let initial_memory = known.needs.as_ref().map_or(0, initial_bytes);
         let memories = known.needs.as_ref().map_or(1, |it| it.num_memories.max(1)) as usize;
         let single = OnceCell::new_with(single.map(|it| it.target));
-        Ok(Self { artifact, kind, pool: pool.map(|it| it.target), single, load, initial_memory, memories })
+        let (resident, asked) = (OnceCell::new(), AtomicUsize::new(0));
+        let pool = pool.map(|it| it.target);
+        Ok(Self { artifact, kind, pool, resident, asked, single, load, initial_memory, memories })
     }
 
     /// Whether it is a handler of WASI 0.3, an instance of which may answer several requests at the same time.
@@ -120,10 +135,27 @@ impl Image {
         }
         let load = async || {
             let (this, node) = (self.clone(), pool.clone());
-            let load = move || (this.load)(&node);
+            let load = move || (this.load)(&node.single);
             pool.handle().spawn_blocking(load).await?
         };
         self.single.get_or_try_init(load).await
+    }
+
+    /// The guest to instantiate in the resident pool: `None` until it is loaded, which its first requests cause.
+    pub(crate) fn resident(self: &Arc<Self>, pool: &Arc<Pool>) -> Option<&Target> {
+        let loaded = self.resident.get();
+        if loaded.is_none() && self.asked.fetch_add(1, Relaxed) == RESIDENT_AFTER {
+            let (this, node) = (self.clone(), pool.clone());
+            pool.handle().spawn_blocking(move || {
+                let Some(resident) = node.resident() else { return };
+                match (this.load)(&resident.side) {
+                    // set once only: there is one such task
+                    Ok(target) => drop(this.resident.set(target)),
+                    Err(error) => tracing::debug!(error = %format_args!("{error:#}"), "not for the resident pool"),
+                }
+            });
+        }
+        loaded
     }
 }
 

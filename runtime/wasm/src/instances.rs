@@ -11,9 +11,9 @@ use crate::{
     guest::{self, Guest, Shared},
     image::{Image, Target},
     memory::{InstanceMemory, Reclaim},
-    pool::Pool,
+    pool::{Pool, ResidentPool},
     quota::Throttled,
-    slots::InstanceSlot,
+    slots::{InstanceSlot, SlotKind},
 };
 use bytes::Bytes;
 use container::{InstancePolicy, Reuse, log::Source};
@@ -27,7 +27,10 @@ use std::{
     },
     time::Duration,
 };
-use tokio::{sync::Notify, time::Instant};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit},
+    time::Instant,
+};
 use wasmtime::Store;
 use wasmtime_wasi_http::{
     WasiBody, WasiHttpView,
@@ -42,6 +45,7 @@ const RETRY_DELAY: Duration = Duration::from_secs(10);
 pub(crate) struct Instance {
     store: Store<Guest>,
     exports: Exports,
+    _resident: Option<OwnedSemaphorePermit>,
     _slot: InstanceSlot,
     made: Instant,
     answered: u64,
@@ -190,11 +194,28 @@ impl Instances {
         }
     }
 
+    /// A place in the resident pool, for an instance that has a slot of the pool and answers one request. Instances that are kept have their own
+    /// memory resident.
+    fn resident(&self, kind: SlotKind) -> Option<(&ResidentPool, &Target, OwnedSemaphorePermit)> {
+        if kind != SlotKind::Pool || self.reuse.is_some() || self.concurrent {
+            return None;
+        }
+        let resident = self.pool.resident()?;
+        let target = self.image.resident(&self.pool)?;
+        Some((resident, target, resident.permits.clone().try_acquire_owned().ok()?))
+    }
+
     /// A new one. The share has what it begins with.
     pub(crate) async fn make(&self, share: InstanceMemory, slot: InstanceSlot) -> wasmtime::Result<Instance> {
-        let target = self.image.target(&self.pool, slot.kind).await?;
-        let Some(side) = self.pool.side(slot.kind) else {
-            return Err(wasmtime::format_err!("there is no such engine"));
+        let resident = self.resident(slot.kind);
+        let (side, target, resident) = match resident {
+            Some((resident, target, permit)) => (&resident.side, target, Some(permit)),
+            None => {
+                let Some(side) = self.pool.side(slot.kind) else {
+                    return Err(wasmtime::format_err!("there is no such engine"));
+                };
+                (side, self.image.target(&self.pool, slot.kind).await?, None)
+            }
         };
         let alive = self.reuse.map(|_| {
             self.changes.alive.fetch_add(1, SeqCst);
@@ -208,7 +229,8 @@ impl Instances {
         };
         match exports {
             Ok(exports) => {
-                Ok(Instance { store, exports, _slot: slot, made: Instant::now(), answered: 0, _alive: alive })
+                let made = Instant::now();
+                Ok(Instance { store, exports, _resident: resident, _slot: slot, made, answered: 0, _alive: alive })
             }
             Err(error) => Err(guest::failed(&mut store, error)),
         }

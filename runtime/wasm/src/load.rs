@@ -3,7 +3,7 @@
 use crate::{
     cache::{CODE, Cache},
     image::{Code, Image, Kind, Loaded, Target},
-    pool::Pool,
+    pool::{EngineLinkers, Pool},
     slots::SlotKind,
 };
 use container::{Artifact, Result};
@@ -50,17 +50,17 @@ impl Cache {
             None => None,
         };
         let (cache, name) = (self.clone(), name.to_owned());
-        let load = Box::new(move |pool: &Pool| cache.load_single(pool, &name));
+        let load = Box::new(move |side: &EngineLinkers| cache.load_on(side, &name));
         Lookup::Image(Image::new(artifact.clone(), load, pooled, single).map(Box::new))
     }
 
-    /// Loads the code under `name` for single instances.
-    fn load_single(&self, pool: &Pool, name: &str) -> wasmtime::Result<Target> {
+    /// Loads the code under `name` for another engine.
+    fn load_on(&self, side: &EngineLinkers, name: &str) -> wasmtime::Result<Target> {
         let path = self
             .verified(name, CODE)
             .ok_or_else(|| wasmtime::format_err!("the compiled code is gone from the cache"))?;
-        let code = self.deserialize(&pool.single.engine, &path)?;
-        Ok(Loaded::new(&pool.single, &code)?.target)
+        let code = self.deserialize(&side.engine, &path)?;
+        Ok(Loaded::new(side, &code)?.target)
     }
 
     /// # Proof of safety

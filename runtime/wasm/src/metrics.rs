@@ -89,6 +89,7 @@ pub(crate) struct GaugeValues {
     pub(crate) slots: u64,
     pub(crate) slots_taken: u64,
     pub(crate) memory: u64,
+    pub(crate) resident: u64,
 }
 
 /// Collects the gauges at each scrape. The function returns `None` after the runtime was dropped.
@@ -109,6 +110,7 @@ impl<F: Fn() -> Option<GaugeValues> + Send + Sync + 'static> Collector for Gauge
             ("sampan_wasm_places", "Guest instances that may exist at a time", values.slots),
             ("sampan_wasm_places_taken", "Places that instances have or are about to have", values.slots_taken),
             ("sampan_wasm_memory_bytes", "Memory that guests hold", values.memory),
+            ("sampan_wasm_resident_bytes", "Memory that is kept for the next instances", values.resident),
         ] {
             let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
             ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX)).encode(metric)?;

@@ -61,6 +61,8 @@ pub(crate) async fn blocking<T: Send + 'static>(
 
 /// Everything that running a guest needs. There is one per node, in a [`LazyPool`].
 pub(crate) struct Pool {
+    /// For as many instances in pool slots as it has permits. `None` without memory that stays resident.
+    resident: Option<ResidentPool>,
     /// For instances in pool slots. `None` without pooling allocation.
     pool: Option<EngineLinkers>,
     /// For instances that are allocated on demand.
@@ -73,6 +75,21 @@ pub(crate) struct Pool {
     problem: Option<String>,
     handle: Handle,
     runtime: Option<Runtime>,
+}
+
+/// The pool whose memory stays resident. It is small, so that all handlers of a node share it, request by request.
+pub(crate) struct ResidentPool {
+    pub(crate) side: EngineLinkers,
+    /// One permit per instance.
+    pub(crate) permits: Arc<Semaphore>,
+}
+
+impl ResidentPool {
+    /// Bytes that stay resident for the next instances.
+    pub(crate) fn bytes(&self) -> u64 {
+        let metrics = self.side.engine.pooling_allocator_metrics();
+        metrics.map_or(0, |it| (it.unused_memory_bytes_resident() + it.unused_table_bytes_resident()) as u64)
+    }
 }
 
 /// An engine and the host functions that guests may import.
@@ -116,8 +133,16 @@ impl Pool {
         let pooled = engines.pool.as_ref().map_or(0, |(_, instances)| *instances);
         // Without a pool, all instances are allocated on demand.
         let single = options.pool.unpooled + if pooled == 0 { options.pool.pooled } else { 0 };
-        let weak = engines.pool.iter().map(|(engine, _)| engine.weak()).chain([engines.single.weak()]).collect();
+        let pools = engines.resident.iter().chain(&engines.pool).map(|(engine, _)| engine.weak());
+        let weak = pools.chain([engines.single.weak()]).collect();
+        let resident = |(engine, instances)| -> wasmtime::Result<_> {
+            Ok(ResidentPool {
+                side: EngineLinkers::new(engine)?,
+                permits: Arc::new(Semaphore::new(instances as usize)),
+            })
+        };
         Ok(Self {
+            resident: engines.resident.map(resident).transpose()?,
             pool: engines.pool.map(|(engine, _)| EngineLinkers::new(engine)).transpose()?,
             single: EngineLinkers::new(engines.single)?,
             slots: InstanceSlots::new(pooled as usize, single as usize),
@@ -136,6 +161,11 @@ impl Pool {
             SlotKind::Pool => self.pool.as_ref(),
             SlotKind::Single => Some(&self.single),
         }
+    }
+
+    /// The pool whose memory stays resident, if this node has one.
+    pub(crate) fn resident(&self) -> Option<&ResidentPool> {
+        self.resident.as_ref()
     }
 
     /// Describes a problem that limits how the node runs Wasm, if there is one. The text does not change while the problem persists.

@@ -17,7 +17,7 @@ use crate::{
     memory::MemoryAccount,
     metrics::{GaugeCollector, GaugeValues, Metrics},
     pairs::Pairs,
-    pool::{BLOCKING_CALLS_PER_THREAD, LazyPool, Pool},
+    pool::{BLOCKING_CALLS_PER_THREAD, LazyPool, Pool, ResidentPool},
     prepared::PreparedImages,
     quota::{Quota, Throttled},
     served::NetworkHandler,
@@ -163,7 +163,8 @@ impl Wasmtime {
             }
             let (slots, taken) = this.pool.made().map_or((0, 0), |pool| pool.slots.count());
             let (slots, slots_taken) = (slots as u64, taken as u64);
-            Some(GaugeValues { instances, instances_idle, slots, slots_taken, memory: this.memory.used() })
+            let resident = this.pool.made().and_then(|pool| pool.resident()).map_or(0, ResidentPool::bytes);
+            Some(GaugeValues { instances, instances_idle, slots, slots_taken, memory: this.memory.used(), resident })
         })));
     }
 

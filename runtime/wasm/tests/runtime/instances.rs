@@ -16,16 +16,19 @@ fn reuse(node: &Node, reuse: Reuse) -> ContainerSpec {
     spec
 }
 
-/// Waits until no instance has anything to do.
-async fn settle(node: &Node) {
+/// The value of a metric of the runtime.
+fn metric(node: &Node, name: &str) -> u64 {
     let mut registry = prometheus_client::registry::Registry::default();
     node.runtime.register(&mut registry);
-    let shown = |name: &str| {
-        let mut text = String::new();
-        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
-        let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
-        line.unwrap_or_else(|| panic!("{name} in {text}"))
-    };
+    let mut text = String::new();
+    prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+    let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' ').map(str::to_owned));
+    line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("{name} in {text}"))
+}
+
+/// Waits until no instance has anything to do.
+async fn settle(node: &Node) {
+    let shown = |name: &str| metric(node, name);
     let wait = async {
         while shown("sampan_wasm_instances") != shown("sampan_wasm_instances_idle") {
             tokio::time::sleep(SECOND / 500).await;
@@ -68,6 +71,30 @@ async fn a_new_instance_answers_each_request_unless_the_policy_says_reuse() {
     node.runtime.stop(&id, 10 * SECOND).await.unwrap();
     let stats = node.runtime.stats(&id).await.unwrap();
     assert_eq!((stats.instances, stats.memory_bytes), (0, 0), "it goes with its container");
+}
+
+#[tokio::test]
+async fn memory_that_stays_resident_is_bounded_and_new_to_each_request() {
+    if !wasmtime::PoolingAllocationConfig::is_pagemap_scan_available() {
+        return eprintln!("skipped: this kernel does not tell which pages were written (Linux 6.7)");
+    }
+    let node = Node::new().await;
+    let id = node.start(node.spec(&http_guest())).await;
+    // the guest counts its requests in its memory
+    assert!(said(&node, "/i", 40).await.iter().all(|count| count == "1"));
+    let one = metric(&node, "sampan_wasm_resident_bytes");
+    assert!((4 << 10..1 << 20).contains(&one), "one after the other, they share one instance's: {one}");
+    let mut many = tokio::task::JoinSet::new();
+    for _ in 0..500 {
+        let net = node.net.clone();
+        many.spawn(async move { net.get(80, "/i").await.0 });
+    }
+    assert!(many.join_all().await.iter().all(|status| *status == 200));
+    settle(&node).await;
+    let all = metric(&node, "sampan_wasm_resident_bytes");
+    assert!(all <= 64 << 20, "{all}");
+    assert!(said(&node, "/i", 40).await.iter().all(|count| count == "1"));
+    node.runtime.remove(&id).await.unwrap();
 }
 
 #[tokio::test]
