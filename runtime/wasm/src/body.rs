@@ -111,9 +111,11 @@ impl Run {
         (result, run)
     }
 
-    /// Runs the guest in the caller's task until the head of the response is ready.
+    /// Runs the guest in the caller's task until the head of the response is ready, and if it `stays`, while there is something to send. It does
+    /// not on HTTP/2, whose streams are not polled while their client takes nothing.
     pub(crate) async fn begin_inline<T>(
         mut guest: Guest,
+        stays: bool,
         mut head: oneshot::Receiver<T>,
         threads: &Handle,
     ) -> (Result<T, RecvError>, Self) {
@@ -125,7 +127,11 @@ impl Run {
         });
         let result = result.await;
         let state = if ended { RunState::Ended } else { RunState::Inline(guest, threads.clone()) };
-        (result, Self { state, done: false })
+        let mut run = Self { state, done: false };
+        if !stays {
+            run.detach();
+        }
+        (result, run)
     }
 
     /// Continues the guest if it runs in the caller's task.

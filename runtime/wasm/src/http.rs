@@ -235,7 +235,7 @@ impl Handler {
         let begin = Instant::now();
         let what: Arc<str> = format!("{} {}", request.method(), request.uri().path()).into();
         let is_head_request = request.method() == Method::HEAD;
-        let multiplexed = request.version() == Version::HTTP_2;
+        let stays_inline = request.version() != Version::HTTP_2;
         let Caller { client, via, trace, inline } = caller;
         let client = Arc::new(client);
         let context = RunContext { what: what.clone(), client: client.clone(), via, delivery: Arc::default() };
@@ -245,13 +245,9 @@ impl Handler {
         let question = GuestRequest { request, trace };
         let guest = self.requests.track_future(self.clone().run(question, sender, context));
         let (result, mut run) = match inline {
-            true => Run::begin_inline(Box::pin(guest), receiver, self.pool.handle()).await,
+            true => Run::begin_inline(Box::pin(guest), stays_inline, receiver, self.pool.handle()).await,
             false => Run::begin(guest, receiver, &delivery, self.pool.handle()).await,
         };
-        // a stream of HTTP/2 is not asked for more while its client takes nothing
-        if multiplexed {
-            run.detach();
-        }
         let response = match result {
             Ok(Ok(Ok(response))) if response.status().is_informational() => {
                 let status = response.status();
