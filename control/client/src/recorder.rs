@@ -12,7 +12,7 @@ use k8s_openapi::{
 use serde_json::json;
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    hash::Hash,
+    hash::{BuildHasher, Hash, RandomState},
 };
 use tokio::sync::mpsc;
 
@@ -84,7 +84,7 @@ impl Recorder {
         let write = async move {
             let mut correlator = Correlator::new(options);
             let mut requests = FuturesUnordered::new();
-            let mut busy: HashSet<WrittenKey> = HashSet::new();
+            let mut busy: HashSet<Fingerprint> = HashSet::new();
             loop {
                 tokio::select! {
                     Some(done) = requests.next(), if !requests.is_empty() => {
@@ -93,13 +93,13 @@ impl Recorder {
                     record = records.recv(), if requests.len() < IN_FLIGHT => {
                         let Some(record) = record else { break };
                         let Some(correlated) = correlator.observe(record) else { continue };
-                        let key = correlated.key.clone();
+                        let key = correlated.key;
                         while busy.contains(&key) {
                             let Some(done) = requests.next().await else { break };
                             busy.remove(&done);
                         }
                         let (client, request) = (client.clone(), correlator.request(correlated));
-                        busy.insert(key.clone());
+                        busy.insert(key);
                         requests.push(async move {
                             request.send(&client).await;
                             key
@@ -127,20 +127,18 @@ impl Recorder {
     }
 }
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct AboutKey {
-    kind: Option<String>,
-    namespace: Option<String>,
-    name: Option<String>,
-    uid: Option<String>,
-    api_version: Option<String>,
-}
+/// Identifies an object, a group of events, an event or a message, in place of the texts themselves: a cluster with many pods would keep
+/// megabytes of them. The keys of the hash are secret, so that nobody finds two texts with one fingerprint.
+type Fingerprint = u128;
 
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-struct SimilarKey {
-    about: AboutKey,
-    kind: EventType,
-    reason: String,
+/// The hash functions of a recorder.
+struct Hashes([RandomState; 2]);
+
+impl Hashes {
+    fn of(&self, value: impl Hash) -> Fingerprint {
+        let [high, low] = &self.0;
+        u128::from(high.hash_one(&value)) << 64 | u128::from(low.hash_one(&value))
+    }
 }
 
 /// A bounded map that evicts its oldest entries.
@@ -178,7 +176,7 @@ impl<K: Clone + Eq + Hash, V> Recent<K, V> {
 }
 
 struct Similar {
-    messages: Vec<String>,
+    messages: Vec<Fingerprint>,
     last: Timestamp,
 }
 
@@ -192,9 +190,6 @@ struct Written {
     count: i32,
     first: Timestamp,
 }
-
-/// The group of an event, and the field and message within it (empty once they are aggregated).
-type WrittenKey = (SimilarKey, Option<String>, String);
 
 enum Request {
     Create(Box<Event>),
@@ -226,48 +221,50 @@ async fn count(client: &Client, event: &Event) -> crate::Result<()> {
 
 struct Correlator {
     options: RecorderOptions,
-    similar: Recent<SimilarKey, Similar>,
-    buckets: Recent<AboutKey, Bucket>,
-    written: Recent<WrittenKey, Written>,
+    hashes: Hashes,
+    /// By object, type and reason.
+    similar: Recent<Fingerprint, Similar>,
+    /// By object.
+    buckets: Recent<Fingerprint, Bucket>,
+    /// By group, and the field and message within it, which are empty once the events are aggregated.
+    written: Recent<Fingerprint, Written>,
     sequence: u64,
 }
 
 /// An event that passed the spam filter.
 struct CorrelateResult {
     record: EventRecord,
-    key: WrittenKey,
+    /// Identifies the Event that is written.
+    key: Fingerprint,
 }
 
 impl Correlator {
     fn new(options: RecorderOptions) -> Self {
-        Self { options, similar: Recent::new(), buckets: Recent::new(), written: Recent::new(), sequence: 0 }
+        let hashes = Hashes([RandomState::new(), RandomState::new()]);
+        Self { options, hashes, similar: Recent::new(), buckets: Recent::new(), written: Recent::new(), sequence: 0 }
     }
 
     /// Aggregates and filters an event; `None` if the spam filter drops it.
     fn observe(&mut self, mut record: EventRecord) -> Option<CorrelateResult> {
-        let about = AboutKey {
-            kind: record.about.kind.clone(),
-            namespace: record.about.namespace.clone(),
-            name: record.about.name.clone(),
-            uid: record.about.uid.clone(),
-            api_version: record.about.api_version.clone(),
-        };
-        let group = SimilarKey { about: about.clone(), kind: record.kind, reason: record.reason.clone() };
+        let object = &record.about;
+        let about = self.hashes.of((&object.kind, &object.namespace, &object.name, &object.uid, &object.api_version));
+        let group = self.hashes.of((about, record.kind, &record.reason));
+        let message = self.hashes.of(&record.message);
         let now = record.at;
         let similar = self.similar.entry(&group, || Similar { messages: Vec::new(), last: now });
         if seconds(similar.last, now) > SIMILAR_WINDOW_SECONDS as f64 {
             similar.messages.clear();
         }
         similar.last = now;
-        if !similar.messages.contains(&record.message) && similar.messages.len() < MAX_SIMILAR_EVENTS {
-            similar.messages.push(record.message.clone());
+        if !similar.messages.contains(&message) && similar.messages.len() < MAX_SIMILAR_EVENTS {
+            similar.messages.push(message);
         }
         let combined = similar.messages.len() >= MAX_SIMILAR_EVENTS;
         let key = if combined {
             record.message = format!("(combined from similar events): {}", record.message);
-            (group, None, String::new())
+            self.hashes.of((group, None::<&str>, ""))
         } else {
-            (group, record.about.field_path.clone(), record.message.clone())
+            self.hashes.of((group, record.about.field_path.as_deref(), &record.message))
         };
         let bucket = self.buckets.entry(&about, || Bucket { tokens: SPAM_BURST, at: now });
         bucket.tokens = (bucket.tokens + seconds(bucket.at, now).max(0.0) / REFILL_SECONDS).min(SPAM_BURST);
