@@ -1,6 +1,6 @@
 //! What an informer caches of an object: the typed object, or its metadata only.
 
-use crate::{Key, Kind, Undecodable, decode};
+use crate::{Key, Kind, Undecodable, decode, shrink::shrink};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use serde::{Deserialize, Deserializer};
 
@@ -56,6 +56,7 @@ impl<K: Kind> Cached for K {
     fn read(json: &str) -> Result<Self, String> {
         let mut object: Self = decode::object(json)?;
         object.metadata_mut().managed_fields = None;
+        shrink(&mut object);
         Ok(object)
     }
 }

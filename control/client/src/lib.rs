@@ -33,6 +33,7 @@ mod pool;
 mod queue;
 mod recorder;
 mod reflector;
+mod shrink;
 mod target;
 mod watch;
 
