@@ -6,7 +6,7 @@ use crate::Resource;
 use api::{Object, Status};
 use bytes::{BufMut, Bytes, BytesMut};
 use serde_json::Value;
-use std::sync::OnceLock;
+use std::{cell::Cell, sync::OnceLock};
 use store::{Payload, Revision};
 
 /// The payload of every entry.
@@ -253,29 +253,43 @@ impl View {
 
 const METADATA: &[u8] = b"\"metadata\":{";
 
+/// Most bytes that a thread keeps to write the next object into.
+const SCRATCH: usize = 64 << 10;
+
 /// The stored form: kind, apiVersion and metadata first, no resourceVersion. [`View::write`] and [`View::write_partial`] rely on the order.
+///
+/// It takes exactly as much memory as it is long: objects stay in memory, and so does the history.
 pub fn stored_form(object: &Object) -> Bytes {
-    let mut out = Vec::with_capacity(1024);
+    thread_local!(static BUFFER: Cell<Vec<u8>> = const { Cell::new(Vec::new()) });
+    let mut out = BUFFER.take();
+    write_stored_form(&mut out, object);
+    let form = Bytes::copy_from_slice(&out);
+    out.clear();
+    out.shrink_to(SCRATCH);
+    BUFFER.set(out);
+    form
+}
+
+fn write_stored_form(out: &mut Vec<u8>, object: &Object) {
     out.extend_from_slice(b"{\"kind\":");
-    write(&mut out, object.0.get("kind").unwrap_or(&Value::Null));
+    write(out, object.0.get("kind").unwrap_or(&Value::Null));
     out.extend_from_slice(b",\"apiVersion\":");
-    write(&mut out, object.0.get("apiVersion").unwrap_or(&Value::Null));
+    write(out, object.0.get("apiVersion").unwrap_or(&Value::Null));
     out.extend_from_slice(b",\"metadata\":{");
     let mut first = true;
     for (key, value) in object.0.get("metadata").and_then(Value::as_object).into_iter().flatten() {
         if key != "resourceVersion" {
-            pair(&mut out, &mut first, key, value);
+            pair(out, &mut first, key, value);
         }
     }
     out.push(b'}');
     let mut first = false;
     for (key, value) in &object.0 {
         if !matches!(key.as_str(), "kind" | "apiVersion" | "metadata") {
-            pair(&mut out, &mut first, key, value);
+            pair(out, &mut first, key, value);
         }
     }
     out.push(b'}');
-    Bytes::from(out)
 }
 
 fn write(out: &mut Vec<u8>, value: &impl serde::Serialize) {
