@@ -72,10 +72,10 @@ pub struct Failure {
 pub struct Record {
     /// The restart count. It excludes restarts of containers that the agent stopped because its process ended.
     pub restarts: i32,
-    /// The latest attempt.
-    pub current: Option<Attempt>,
+    /// The latest attempt. Boxed, since a map has room for eleven records from the first one on.
+    pub current: Option<Box<Attempt>>,
     /// The termination of the attempt before it.
-    pub last: Option<Terminated>,
+    pub last: Option<Box<Terminated>>,
     /// The restart back-off.
     pub backoff: Option<Backoff>,
 }
@@ -159,13 +159,13 @@ impl Terminated {
 impl Record {
     /// Whether the latest attempt runs.
     pub fn is_running(&self) -> bool {
-        matches!(self.current, Some(Attempt { state: AttemptState::Running { .. }, .. }))
+        self.current.as_ref().is_some_and(|attempt| matches!(attempt.state, AttemptState::Running { .. }))
     }
 
     /// The termination of the latest attempt, unless it runs.
     pub fn terminated(&self) -> Option<&Terminated> {
-        match &self.current {
-            Some(Attempt { state: AttemptState::Exited(ended), .. }) => Some(ended),
+        match self.current.as_ref().map(|attempt| &attempt.state) {
+            Some(AttemptState::Exited(ended)) => Some(ended),
             _ => None,
         }
     }
@@ -267,7 +267,8 @@ fn adopt_container(status: &ContainerStatus) -> Option<Record> {
         log: status.restart_count,
         state: current,
     };
-    Some(Record { restarts: status.restart_count, current: Some(current), last, backoff: None })
+    let (current, last) = (Some(Box::new(current)), last.map(Box::new));
+    Some(Record { restarts: status.restart_count, current, last, backoff: None })
 }
 
 /// The extension of temporary files.
@@ -374,7 +375,7 @@ mod tests {
             log: 2,
             state: AttemptState::Running { started_at: Timestamp::UNIX_EPOCH },
         };
-        let record = Record { restarts: 2, current: Some(attempt), ..Record::default() };
+        let record = Record { restarts: 2, current: Some(Box::new(attempt)), ..Record::default() };
         PodState { uid: "u".into(), containers: [("c".to_owned(), record)].into(), ..PodState::default() }
     }
 

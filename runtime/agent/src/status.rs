@@ -192,8 +192,8 @@ fn container_status(pod: &Pod, c: &Container, role: Role, input: &Input<'_>) -> 
     let none = LiveContainer::default();
     let live = input.live.containers.get(&c.name).unwrap_or(&none);
     let record = input.state.containers.get(&c.name);
-    let attempt = record.and_then(|r| r.current.as_ref());
-    let last = record.and_then(|r| r.last.as_ref());
+    let attempt = record.and_then(|r| r.current.as_deref());
+    let last = record.and_then(|r| r.last.as_deref());
     let (state, last) = match attempt.map(|a| &a.state) {
         // Like upstream, the status shows no running container before its postStart hook is done.
         Some(AttemptState::Running { .. }) if live.operation == Operation::PostStart => {

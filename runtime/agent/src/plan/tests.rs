@@ -55,7 +55,7 @@ impl Case {
             log: 0,
             state,
         };
-        self.state.containers.entry(name.into()).or_default().current = Some(attempt);
+        self.state.containers.entry(name.into()).or_default().current = Some(Box::new(attempt));
         self
     }
 
@@ -198,7 +198,9 @@ fn what_came_after_a_sidecar_does_not_wait_for_it_again() {
     // After a restart of the process, containers start in the original order.
     let drained = |case: &mut Case| {
         for record in case.state.containers.values_mut() {
-            let Some(Attempt { state: AttemptState::Exited(ended), .. }) = &mut record.current else { continue };
+            let Some(AttemptState::Exited(ended)) = record.current.as_mut().map(|attempt| &mut attempt.state) else {
+                continue;
+            };
             ended.drained = true;
         }
     };

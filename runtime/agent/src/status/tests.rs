@@ -60,7 +60,7 @@ fn make(pod: &Pod, does: &[(&str, Does)]) -> (PodState, LiveState) {
             log: 0,
             state: attempt,
         };
-        state.containers.entry((*name).into()).or_default().current = Some(attempt);
+        state.containers.entry((*name).into()).or_default().current = Some(Box::new(attempt));
     }
     (state, live)
 }

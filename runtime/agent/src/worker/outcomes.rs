@@ -103,7 +103,7 @@ impl Worker {
         self.pulls.remove(&started.image);
         let log = self.next_log(container);
         let record = self.state.containers.entry(container.to_owned()).or_default();
-        if let Some(Attempt { state: AttemptState::Exited(ended), .. }) = record.current.take() {
+        if let Some(AttemptState::Exited(ended)) = record.current.take().map(|attempt| attempt.state) {
             // An unobserved exit (the agent was down) and a drained container are no crashes.
             if let Some(finished) = ended.finished_at.filter(|_| !ended.drained) {
                 record.backoff = Some(Backoff::next(record.backoff, finished, now));
@@ -113,16 +113,16 @@ impl Worker {
                 record.restarts += 1;
                 self.shared.metrics.restarts.inc();
             }
-            record.last = Some(ended);
+            record.last = Some(Box::new(ended));
         }
-        record.current = Some(Attempt {
+        record.current = Some(Box::new(Attempt {
             id: starting.id.clone(),
             runtime: started.runtime,
             image: started.image,
             image_id: started.image_id,
             log,
             state: AttemptState::Running { started_at: now },
-        });
+        }));
         self.count_start(container, now);
         self.remove_old_logs(container);
         let fresh = LiveContainer::default();
@@ -278,7 +278,8 @@ impl Worker {
             ContainerState::Created => {}
             ContainerState::Running { started_at } => {
                 if let (Some(record), Ok(at)) = (self.state.containers.get_mut(&name), Timestamp::try_from(started_at))
-                    && let Some(Attempt { state: AttemptState::Running { started_at }, .. }) = &mut record.current
+                    && let Some(AttemptState::Running { started_at }) =
+                        record.current.as_mut().map(|attempt| &mut attempt.state)
                 {
                     *started_at = at;
                 }
