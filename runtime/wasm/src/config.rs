@@ -63,7 +63,7 @@ const SMALLEST_POOL: u32 = 64;
 
 /// The node's engines. Compiled code is compatible with both.
 pub(crate) struct Engines {
-    /// The engine with a pool, and its number of instances; `None` where address space is too short for a pool.
+    /// The engine with a pool, and its number of instances; `None` where none is wanted, or address space is too short for it.
     pub(crate) pool: Option<(Engine, u32)>,
     /// The engine that allocates instances on demand, without limits of size.
     pub(crate) single: Engine,
@@ -73,13 +73,16 @@ pub(crate) struct Engines {
 
 pub(crate) fn engines(pool: PoolOptions) -> wasmtime::Result<Engines> {
     let single = Engine::new(code().max_wasm_stack(SINGLE_STACK).async_stack_size(SINGLE_STACK + HOST_STACK))?;
-    let mut instances = pool.pooled.max(1);
+    if pool.pooled == 0 {
+        return Ok(Engines { pool: None, single, problem: None });
+    }
+    let mut instances = pool.pooled;
     loop {
         let mut config = code();
         config.allocation_strategy(InstanceAllocationStrategy::Pooling(pooling(instances)));
         let error = match Engine::new(&config) {
             Ok(engine) => {
-                let problem = (instances != pool.pooled.max(1)).then(|| {
+                let problem = (instances != pool.pooled).then(|| {
                     format!(
                         "address space is short: {instances} Wasm instances in the pool at a time instead of {} (check \
                          ulimit -v and vm.max_map_count)",
