@@ -1,0 +1,234 @@
+//! What a child gives up before it sees anything of a guest: other files (Landlock), other system calls (seccomp), privileges.
+
+use crate::child::filter;
+use anyhow::{Context, bail};
+use container::Folder;
+use landlock::{
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreatedAttr, RulesetStatus, Scope,
+};
+use rustix::{
+    process::{Resource, Rlimit, Signal, getrlimit, setrlimit},
+    thread::{CapabilitySet, CapabilitySets},
+};
+use std::path::Path;
+
+/// Most descriptors of a child. Guests have fewer: see `Options::files`.
+const DESCRIPTORS: u64 = 8192;
+
+/// The kernel kills this process when the node's thread that started it ends.
+pub(super) fn die_with_the_node() -> anyhow::Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).context("cannot end with the node")
+}
+
+/// When memory is short, the kernel shall end a pod and not the node.
+pub(super) fn be_the_first_to_go() {
+    let _ = std::fs::write("/proc/self/oom_score_adj", "1000");
+}
+
+/// Confines this thread, and those that it starts, to the folders of the pod.
+///
+/// # Errors
+/// The kernel cannot.
+pub(super) fn confine(folders: &[Folder]) -> anyhow::Result<()> {
+    limit().context("cannot lower its limits")?;
+    drop_capabilities().context("cannot drop its capabilities")?;
+    rustix::thread::set_no_new_privs(true).context("cannot give up new privileges")?;
+    let status = landlock(folders).context("cannot restrict its files (Landlock)")?;
+    if status == RulesetStatus::NotEnforced {
+        bail!("the kernel has no Landlock (Linux 5.13, with landlock among the modules of lsm=)");
+    }
+    filter::install().context("cannot restrict its system calls (seccomp)")
+}
+
+fn limit() -> anyhow::Result<()> {
+    let bound = |value| Rlimit { current: Some(value), maximum: Some(value) };
+    setrlimit(Resource::Core, bound(0))?;
+    let most = getrlimit(Resource::Nofile).maximum.unwrap_or(u64::MAX).min(DESCRIPTORS);
+    setrlimit(Resource::Nofile, bound(most))?;
+    Ok(())
+}
+
+/// The capabilities of root that change nothing but whose files these are: files of volumes belong to anybody.
+const KEPT: CapabilitySet = CapabilitySet::DAC_OVERRIDE.union(CapabilitySet::FOWNER).union(CapabilitySet::CHOWN);
+
+fn drop_capabilities() -> anyhow::Result<()> {
+    let now = rustix::thread::capabilities(None)?;
+    let kept = CapabilitySets {
+        effective: now.effective & KEPT,
+        permitted: now.permitted & KEPT,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, kept)?;
+    Ok(())
+}
+
+fn landlock(folders: &[Folder]) -> anyhow::Result<RulesetStatus> {
+    let abi = ABI::V6;
+    let mut ruleset = Ruleset::default()
+        .set_compatibility(CompatLevel::BestEffort)
+        .handle_access(AccessFs::from_all(abi))?
+        .handle_access(AccessNet::from_all(abi))?
+        .scope(Scope::from_all(abi))?
+        .create()?;
+    for folder in folders {
+        let Some(opened) = open(&folder.path, folder.read_only)? else { continue };
+        let access = access(abi, &folder.path, folder.read_only);
+        ruleset = ruleset.add_rule(PathBeneath::new(opened, access))?;
+    }
+    Ok(ruleset.restrict_self()?.ruleset)
+}
+
+/// A folder that may be read need not exist: then there is nothing to read.
+fn open(path: &Path, read_only: bool) -> anyhow::Result<Option<PathFd>> {
+    match PathFd::new(path) {
+        Ok(opened) => Ok(Some(opened)),
+        Err(_) if read_only && !path.exists() => Ok(None),
+        Err(error) => Err(error).with_context(|| path.display().to_string()),
+    }
+}
+
+/// Neither programs nor devices, sockets and pipes.
+fn access(abi: ABI, path: &Path, read_only: bool) -> BitFlags<AccessFs> {
+    let never = AccessFs::Execute
+        | AccessFs::MakeChar
+        | AccessFs::MakeBlock
+        | AccessFs::MakeSock
+        | AccessFs::MakeFifo
+        | AccessFs::IoctlDev;
+    let all = if read_only { AccessFs::from_read(abi) } else { AccessFs::from_all(abi) };
+    let of_files = if path.is_dir() { AccessFs::from_all(abi) } else { AccessFs::from_file(abi) };
+    all & !never & of_files
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::{
+        io::Errno,
+        net::{AddressFamily, SocketType},
+        process::Pid,
+    };
+    use std::{
+        fs::{self, File},
+        io::{self, Write},
+        net::{Ipv4Addr, TcpListener, TcpStream},
+        os::unix::{fs::PermissionsExt, net::UnixStream},
+        process::Command,
+        sync::mpsc,
+        thread,
+    };
+
+    fn folder(path: &Path, read_only: bool) -> Folder {
+        Folder { path: path.to_owned(), read_only }
+    }
+
+    /// Runs `work` in a confined thread. The confinement holds for a thread and those that it starts.
+    fn confined<T: Send + 'static>(folders: Vec<Folder>, work: impl FnOnce() -> T + Send + 'static) -> T {
+        let confined = thread::spawn(move || {
+            confine(&folders).expect("this kernel can confine");
+            work()
+        });
+        confined.join().expect("no panic")
+    }
+
+    #[test]
+    fn a_confined_process_has_its_folders_and_nothing_else() {
+        let outside = tempfile::tempdir().unwrap();
+        let (own, shown) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(outside.path().join("secret"), "x").unwrap();
+        fs::write(shown.path().join("file"), "shown").unwrap();
+        let folders = vec![folder(own.path(), false), folder(shown.path(), true), folder(Path::new("/nowhere"), true)];
+        let paths = [outside.path(), own.path(), shown.path()].map(Path::to_owned);
+        let refused = confined(folders, move || {
+            let [outside, own, shown] = paths;
+            fs::write(own.join("a"), "a").expect("its own folder");
+            fs::create_dir(own.join("d")).expect("its own folder");
+            fs::rename(own.join("a"), own.join("d/b")).expect("its own folder");
+            fs::remove_dir_all(own.join("d")).expect("its own folder");
+            assert_eq!(fs::read_to_string(shown.join("file")).expect("it may read"), "shown");
+            std::os::unix::fs::symlink(&outside, own.join("way")).expect("its own folder");
+            [
+                File::open("/etc/passwd").map(drop),
+                File::open("/proc/self/environ").map(drop),
+                File::open(outside.join("secret")).map(drop),
+                File::open(own.join("way/secret")).map(drop),
+                fs::write(outside.join("new"), ""),
+                fs::write(shown.join("file"), "other"),
+                fs::remove_file(shown.join("file")),
+                fs::rename(shown.join("file"), own.join("file")),
+                fs::hard_link(outside.join("secret"), own.join("link")),
+                fs::read_dir("/").map(drop),
+            ]
+            .map(|result| result.map_err(|error| error.kind()))
+        });
+        for (at, result) in refused.into_iter().enumerate() {
+            let error = result.expect_err("refused");
+            let expected = [io::ErrorKind::PermissionDenied, io::ErrorKind::CrossesDevices];
+            assert!(expected.contains(&error), "{at}: {error}");
+        }
+        assert_eq!(fs::read_to_string(outside.path().join("secret")).unwrap(), "x");
+    }
+
+    #[test]
+    fn a_confined_process_starts_no_program_and_opens_no_socket() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = listener.local_addr().unwrap();
+        let own = tempfile::tempdir().unwrap();
+        let program = own.path().join("program");
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let parent = Pid::as_raw(rustix::process::getppid());
+        confined(vec![folder(own.path(), false)], move || {
+            let eperm = |what: &str, result: Result<(), Errno>| assert_eq!(result, Err(Errno::PERM), "{what}");
+            for program in [Path::new("/bin/true"), &program] {
+                let error = Command::new(program).status().expect_err("no process").kind();
+                assert_eq!(error, io::ErrorKind::PermissionDenied);
+            }
+            for family in [AddressFamily::INET, AddressFamily::INET6, AddressFamily::UNIX, AddressFamily::NETLINK] {
+                for kind in [SocketType::STREAM, SocketType::DGRAM, SocketType::RAW] {
+                    eperm("socket", rustix::net::socket(family, kind, None).map(drop));
+                }
+            }
+            TcpStream::connect(address).expect_err("no connection");
+            let parent = Pid::from_raw(parent).expect("a process");
+            eperm("kill", rustix::process::kill_process(parent, Signal::CONT));
+            eperm("pidfd_open", rustix::process::pidfd_open(parent, rustix::process::PidfdFlags::empty()).map(drop));
+            eperm("setrlimit", setrlimit(Resource::Core, getrlimit(Resource::Core)));
+            eperm("chmod", rustix::fs::chmod(&program, rustix::fs::Mode::RWXU));
+            eperm("chroot", rustix::process::chroot(program.parent().expect("a folder")));
+            eperm("prctl", rustix::thread::set_no_new_privs(false));
+            eperm("capget", rustix::thread::capabilities(None).map(drop));
+            eperm("setpriority", rustix::process::setpriority_process(Some(parent), 19));
+            // what it needs
+            let (mut a, b) = UnixStream::pair().expect("a pair");
+            a.write_all(b"x").expect("written");
+            drop(b);
+            let (sender, receiver) = mpsc::channel();
+            thread::Builder::new().name("named".into()).spawn(move || sender.send(7)).expect("a thread");
+            assert_eq!(receiver.recv(), Ok(7));
+            assert!(rustix::fs::memfd_create("code", rustix::fs::MemfdFlags::CLOEXEC).is_ok());
+        });
+    }
+
+    /// A socket that the node handed over may end, but never becomes one to somebody else.
+    #[test]
+    fn a_socket_that_was_closed_connects_to_nobody_else() {
+        use rustix::net::{RecvFlags, SendFlags, recv, sendto};
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let other = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let to = other.local_addr().unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        drop(client);
+        let result = confined(Vec::new(), move || {
+            let mut buffer = [0; 1];
+            let _ = recv(&accepted, &mut buffer, RecvFlags::empty());
+            let _ = accepted.shutdown(std::net::Shutdown::Both);
+            // MSG_FASTOPEN
+            let connect = sendto(&accepted, b"x", SendFlags::from_bits_retain(0x2000_0000), &to);
+            (connect, rustix::net::connect(&accepted, &to))
+        });
+        assert_eq!(result, (Err(Errno::PERM), Err(Errno::PERM)));
+    }
+}
